@@ -1,0 +1,90 @@
+//! What has to be remembered between looks so that counters never fall: the only state of that kind.
+
+use std::collections::BTreeMap;
+
+use crate::snapshot::{ConntrackCounter, ConntrackCpu, Reading, Snapshot};
+
+/// Accumulators of one running exporter.
+#[derive(Debug, Default)]
+pub struct Accumulators {
+    conntrack: BTreeMap<(u16, ConntrackCounter), Unwrapped>,
+}
+
+/// A 32-bit counter of the kernel, continued beyond its wraps.
+#[derive(Clone, Copy, Debug)]
+struct Unwrapped {
+    last: u32,
+    total: u64,
+}
+
+impl Unwrapped {
+    fn advance(&mut self, value: u32) {
+        let step = value.wrapping_sub(self.last);
+        // More than half the range in one step is no increase: the counter began again at 0 (the module was
+        // reloaded), and what it shows now has been counted since.
+        self.total += u64::from(if step <= u32::MAX / 2 { step } else { value });
+        self.last = value;
+    }
+}
+
+impl Accumulators {
+    /// Replaces the kernel's 32-bit values by continued ones. CPUs that are not in this look keep theirs.
+    pub fn apply(&mut self, snapshot: &mut Snapshot) {
+        let Reading::Ok(cpus) = &mut snapshot.conntrack.cpus else { return };
+        for (index, cpu) in cpus.iter().enumerate() {
+            let key = cpu.cpu.unwrap_or(u16::try_from(index).unwrap_or(u16::MAX));
+            for (counter, value) in &cpu.counters {
+                let value = u32::try_from(*value).unwrap_or(u32::MAX); // the sources have 32 bits
+                self.conntrack
+                    .entry((key, *counter))
+                    .and_modify(|unwrapped| unwrapped.advance(value))
+                    .or_insert(Unwrapped { last: value, total: value.into() });
+            }
+        }
+        let numbered = cpus.iter().all(|cpu| cpu.cpu.is_some());
+        let mut continued: BTreeMap<u16, ConntrackCpu> = BTreeMap::new();
+        for ((key, counter), unwrapped) in &self.conntrack {
+            let cpu = continued.entry(*key).or_default();
+            cpu.cpu = numbered.then_some(*key);
+            cpu.counters.insert(*counter, unwrapped.total);
+        }
+        *cpus = continued.into_values().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode;
+    use crate::snapshot::CounterRow;
+
+    use ConntrackCounter::{Drop, InsertFailed};
+
+    fn look(accumulators: &mut Accumulators, cpus: &[u32]) -> u64 {
+        let mut snapshot = decode::snapshot(&decode::test_capture(), &Default::default());
+        let row = |value: &u32| CounterRow::from([(InsertFailed, u64::from(*value)), (Drop, 0)]);
+        snapshot.conntrack.cpus =
+            Reading::Ok(cpus.iter().map(|value| ConntrackCpu { cpu: None, counters: row(value) }).collect());
+        accumulators.apply(&mut snapshot);
+        assert_eq!(snapshot.conntrack.totals().ok().unwrap()[&Drop], 0);
+        snapshot.conntrack.totals().ok().unwrap()[&InsertFailed]
+    }
+
+    #[test]
+    fn a_wrap_on_one_cpu_is_neither_a_drop_nor_a_jump() {
+        let mut accumulators = Accumulators::default();
+        let start = look(&mut accumulators, &[u32::MAX - 1, 10]);
+        assert_eq!(start, u64::from(u32::MAX - 1) + 10);
+        assert_eq!(look(&mut accumulators, &[3, 11]), start + 5 + 1);
+        assert_eq!(look(&mut accumulators, &[3, 11]), start + 6);
+    }
+
+    #[test]
+    fn a_counter_that_begins_again_does_not_jump_and_a_cpu_that_goes_does_not_dip() {
+        let mut accumulators = Accumulators::default();
+        assert_eq!(look(&mut accumulators, &[1000, 500]), 1500);
+        assert_eq!(look(&mut accumulators, &[2, 500]), 1502);
+        assert_eq!(look(&mut accumulators, &[4]), 1504);
+        assert_eq!(look(&mut accumulators, &[4, 501]), 1505);
+    }
+}

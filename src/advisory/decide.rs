@@ -1,0 +1,150 @@
+//! From a kernel's identity to "has it this defect?".
+
+use super::defects::{Basis, Decision, Defect};
+use super::range::{BuildNumber, DefectState, Found};
+use crate::snapshot::{Build, Kernel, KernelVersion, Numbering};
+
+/// How many livepatch names the detail lists.
+const SHOWN_LIVEPATCHES: usize = 3;
+
+impl Defect {
+    /// What the version number of `kernel` implies. `livepatches` are the names under
+    /// /sys/kernel/livepatch: empty if there are none (or the directory does not exist), `None` if
+    /// that could not be read. A livepatch may have removed a defect without a trace in the version,
+    /// but brings none in: it puts `present` in doubt, never `absent`.
+    pub fn decide(&self, kernel: &Kernel, livepatches: Option<&[String]>) -> Decision {
+        let decision = match kernel.numbering {
+            Numbering::Upstream => self.exact(kernel),
+            Numbering::Prerelease => self.candidate(kernel),
+            Numbering::Frozen => self.by_build(kernel).unwrap_or_else(|| self.lower_bound(kernel)),
+        };
+        match (decision.state, livepatches) {
+            (DefectState::Present, None) => decision.doubted("whether a livepatch is loaded could not be read"),
+            (DefectState::Present, Some(names @ [_, ..])) => decision.doubted(&loaded(names)),
+            _ => decision,
+        }
+    }
+
+    fn exact(&self, kernel: &Kernel) -> Decision {
+        let found = self.upstream.find(&kernel.base);
+        let detail = format!(
+            "{}: upstream {} by its version number, in the range {}: {}",
+            kernel.release,
+            kernel.base,
+            found.span(),
+            claim(&found)
+        );
+        Decision::new(found.range.state, Basis::UpstreamVersion, detail)
+    }
+
+    /// A release candidate lies between two releases: decided if they agree.
+    fn candidate(&self, kernel: &Kernel) -> Decision {
+        let after = kernel.base;
+        let Some(before) = predecessor(after) else {
+            let detail = format!("{}: a candidate of {after}, whose predecessor is not known here", kernel.release);
+            return Decision::new(DefectState::Unknown, Basis::None, detail);
+        };
+        let (low, high) = (self.upstream.find(&before), self.upstream.find(&after));
+        let (was, is) = (low.range.state, high.range.state);
+        let state = if was == is { is } else { DefectState::Unknown };
+        let detail = format!(
+            "{}: a candidate by its version number, between {before} (defect {was}) and {after} (defect {is}): {}",
+            kernel.release, high.range.source
+        );
+        Decision::new(state, Basis::UpstreamVersion, detail)
+    }
+
+    /// The vendor's own table, if this kernel is counted by it.
+    fn by_build(&self, kernel: &Kernel) -> Option<Decision> {
+        let build = kernel.build.as_ref()?;
+        let table = self.vendors.iter().find(|table| {
+            table.vendor == kernel.vendor && table.series == kernel.base.series() && table.counts(build)
+        })?;
+        let found = table.builds.find(&BuildNumber(build.numbers.clone()));
+        let detail = format!(
+            "{}: {} build {build} of {} by its version number, in the range {}: {}",
+            kernel.release,
+            kernel.vendor,
+            kernel.base,
+            found.span(),
+            claim(&found)
+        );
+        Some(Decision::new(found.range.state, Basis::VendorTable, detail))
+    }
+
+    /// The base has its own fixes for certain, and any later ones perhaps. So it is decided if
+    /// nothing above the base could change the answer, or if the base's own branch was repaired
+    /// before it: a repair stays.
+    fn lower_bound(&self, kernel: &Kernel) -> Decision {
+        let found = self.upstream.find(&kernel.base);
+        let here = found.range.state;
+        let above = |state| found.above.iter().any(|range| range.state == state);
+        let repaired = || self.upstream.find(&kernel.base.series()).range.state == DefectState::Present;
+        let state = match here {
+            DefectState::Absent if !above(DefectState::Present) || repaired() => here,
+            DefectState::Present if !above(DefectState::Absent) => here,
+            _ => DefectState::Unknown,
+        };
+        let why = match state {
+            DefectState::Unknown => "later changes may or may not have been back-ported, and no table tells by build",
+            _ => found.range.source.as_str(),
+        };
+        let detail = format!(
+            "{}: a {} kernel based on {} or later by its version number (defect {here} there): {why}",
+            kernel.release, kernel.vendor, kernel.base
+        );
+        Decision::new(state, Basis::UpstreamVersion, detail)
+    }
+}
+
+impl Decision {
+    /// An undecided defect has no basis.
+    fn new(state: DefectState, basis: Basis, detail: String) -> Self {
+        let basis = if state == DefectState::Unknown { Basis::None } else { basis };
+        Decision { state, basis, detail }
+    }
+
+    fn doubted(self, why: &str) -> Self {
+        let detail = format!("{}; but {why}", self.detail);
+        Decision::new(DefectState::Unknown, Basis::None, detail)
+    }
+}
+
+impl super::defects::VendorTable {
+    fn counts(&self, build: &Build) -> bool {
+        self.flavours.is_empty() || self.flavours.contains(&build.flavour)
+    }
+}
+
+fn claim<K>(found: &Found<'_, K>) -> String {
+    let source = &found.range.source;
+    match found.range.state {
+        DefectState::Unknown => format!("not known ({source})"),
+        state => format!("defect {state} ({source})"),
+    }
+}
+
+fn loaded(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(SHOWN_LIVEPATCHES).map(|name| name.escape_debug().to_string()).collect();
+    let more = match names.len().saturating_sub(SHOWN_LIVEPATCHES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("a livepatch is loaded and may have repaired it ({}{more})", shown.join(", "))
+}
+
+/// The release that came before. Where x grows, the last minor of the old x has to be known.
+fn predecessor(version: KernelVersion) -> Option<KernelVersion> {
+    let KernelVersion { major, minor, patch } = version;
+    match (major, minor, patch) {
+        (2, 6, 0) => None,
+        (_, _, 1..) => Some(KernelVersion::new(major, minor, patch - 1)),
+        (_, 1.., 0) => Some(KernelVersion::new(major, minor - 1, 0)),
+        (3, 0, 0) => Some(KernelVersion::new(2, 6, 39)),
+        (4, 0, 0) => Some(KernelVersion::new(3, 19, 0)),
+        (5, 0, 0) => Some(KernelVersion::new(4, 20, 0)),
+        (6, 0, 0) => Some(KernelVersion::new(5, 19, 0)),
+        (7, 0, 0) => Some(KernelVersion::new(6, 19, 0)),
+        _ => None,
+    }
+}

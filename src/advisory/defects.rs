@@ -1,0 +1,193 @@
+//! The known kernel defects: one file each, `defects/ID.toml`, checked as it is read.
+//!
+//! A file has `id`, `title`, `references`, the `[[upstream]]` ranges of x.y.z releases, and
+//! `[[vendor]]` tables for kernels whose x.y.z is frozen, whose ranges are of the vendor's build
+//! number. A range whose state nobody has read is `unknown` and its source says what was not read.
+//! A fact that is not in a table is not known: there is no other place.
+
+use std::sync::LazyLock;
+
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+
+pub use super::range::DefectState;
+use super::range::{BuildNumber, Partition, RawRange};
+use crate::snapshot::{KernelVersion, Vendor, names};
+
+static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/defects");
+
+/// The defects read, and the errors of those that could not be.
+static BUILT_IN: LazyLock<(Vec<Defect>, Vec<String>)> = LazyLock::new(|| {
+    let mut defects = Vec::new();
+    let mut errors = Vec::new();
+    for file in FILES.files() {
+        let name = file.path().to_string_lossy();
+        match file.contents_utf8().ok_or_else(|| vec![format!("{name}: not UTF-8")]).and_then(|t| read(&name, t)) {
+            Ok(defect) => defects.push(defect),
+            Err(found) => errors.extend(found),
+        }
+    }
+    defects.sort_by(|a, b| a.id.cmp(&b.id));
+    (defects, errors)
+});
+
+/// One known defect.
+#[derive(Clone, Debug)]
+pub struct Defect {
+    pub id: String,
+    /// One line for people.
+    pub title: String,
+    /// Commits, mails and issues that tell about it.
+    pub references: Vec<String>,
+    pub(super) upstream: Partition<KernelVersion>,
+    pub(super) vendors: Vec<VendorTable>,
+}
+
+/// What the builds of one vendor's frozen series contain.
+#[derive(Clone, Debug)]
+pub(super) struct VendorTable {
+    pub vendor: Vendor,
+    /// x.y.0 of the base; whatever z the vendor shows.
+    pub series: KernelVersion,
+    /// The flavours that share this counter; empty: all.
+    pub flavours: Vec<String>,
+    pub builds: Partition<BuildNumber>,
+}
+
+/// What a version number implies. `state` is `Unknown` exactly if `basis` is `None`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    pub state: DefectState,
+    pub basis: Basis,
+    /// One line: the release, the range that decided, and why that is believed.
+    pub detail: String,
+}
+
+names! {
+    /// What is known about a defect rests on this, best first.
+    Basis {
+        /// `--kernel-defect`
+        Operator = "operator",
+        /// A build number in a vendor's table
+        VendorTable = "vendor_table",
+        /// The upstream version that the kernel is built from
+        UpstreamVersion = "upstream_version",
+        /// Nothing: it is unknown
+        None = "none",
+    }
+}
+
+/// All built-in defects, by id.
+pub fn all() -> &'static [Defect] {
+    &BUILT_IN.0
+}
+
+pub fn by_id(id: &str) -> Option<&'static Defect> {
+    all().iter().find(|defect| defect.id == id)
+}
+
+/// Everything that is wrong with the built-in files. A test holds it empty, so [`all`] is complete.
+pub fn lint() -> Vec<String> {
+    BUILT_IN.1.clone()
+}
+
+/// Everything that is wrong with one file; of what is no TOML of the right shape, the first error.
+pub fn lint_file(name: &str, text: &str) -> Vec<String> {
+    read(name, text).err().unwrap_or_default()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDefect {
+    id: String,
+    title: String,
+    references: Vec<String>,
+    upstream: Vec<RawRange>,
+    #[serde(default)]
+    vendor: Vec<RawVendor>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVendor {
+    name: String,
+    series: String,
+    #[serde(default)]
+    flavours: Vec<String>,
+    builds: Vec<RawRange>,
+}
+
+/// The one reader, for the program and the linter alike.
+fn read(name: &str, text: &str) -> Result<Defect, Vec<String>> {
+    let raw: RawDefect =
+        toml::from_str(text).map_err(|error| vec![format!("{name}: {}", error.to_string().trim_end())])?;
+    let RawDefect { id, title, references, upstream, vendor } = raw;
+    let mut errors = Vec::new();
+    if format!("{id}.toml") != name {
+        errors.push(format!("id {id:?} does not fit the file name"));
+    }
+    if !id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') || id.is_empty() {
+        errors.push(format!("id {id:?} is not made of a-z, 0-9 and -"));
+    }
+    if title.trim().is_empty() || title.contains('\n') {
+        errors.push("the title is not one line".into());
+    }
+    if references.is_empty() {
+        errors.push("no references".into());
+    }
+    if references.iter().any(|reference| reference.trim().is_empty()) {
+        errors.push("a reference is empty".into());
+    }
+    let upstream =
+        Partition::read(&upstream).map_err(|found| errors.extend(found.iter().map(|e| format!("upstream: {e}"))));
+    let mut vendors: Vec<VendorTable> = Vec::new();
+    for table in vendor {
+        match read_vendor(table) {
+            Ok(table) if vendors.iter().any(|other| other.overlaps(&table)) => {
+                errors.push(format!("two tables for {} {}", table.vendor, table.series));
+            }
+            Ok(table) => vendors.push(table),
+            Err(found) => errors.extend(found),
+        }
+    }
+    match upstream {
+        Ok(upstream) if errors.is_empty() => Ok(Defect { id, title, references, upstream, vendors }),
+        _ => Err(errors.into_iter().map(|error| format!("{name}: {error}")).collect()),
+    }
+}
+
+fn read_vendor(raw: RawVendor) -> Result<VendorTable, Vec<String>> {
+    let label = format!("{} {}", raw.name, raw.series);
+    let mut errors = Vec::new();
+    let vendor = Vendor::from_name(&raw.name);
+    if vendor.is_none() {
+        errors.push(format!("{label}: unknown vendor {:?}", raw.name));
+    }
+    let series = match raw.series.parse::<KernelVersion>() {
+        Ok(series) if raw.series.matches('.').count() == 1 => Some(series),
+        _ => {
+            errors.push(format!("{label}: series {:?} is not x.y", raw.series));
+            None
+        }
+    };
+    let builds =
+        Partition::read(&raw.builds).map_err(|found| errors.extend(found.iter().map(|e| format!("{label}: {e}"))));
+    match (vendor, series, builds) {
+        (Some(vendor), Some(series), Ok(builds)) => Ok(VendorTable { vendor, series, flavours: raw.flavours, builds }),
+        _ => Err(errors),
+    }
+}
+
+impl VendorTable {
+    fn overlaps(&self, other: &VendorTable) -> bool {
+        let share = self.flavours.is_empty()
+            || other.flavours.is_empty()
+            || self.flavours.iter().any(|flavour| other.flavours.contains(flavour));
+        self.vendor == other.vendor && self.series == other.series && share
+    }
+}
+
+// Beside this file, not under defects/: all that lies there is embedded in the program.
+#[cfg(test)]
+#[path = "defects_tests.rs"]
+mod tests;

@@ -1,0 +1,128 @@
+//! Checks the catalogue and reports every error at once.
+
+use std::collections::BTreeSet;
+
+use super::{Advisory, ConditionKind, PLANNED, State, Test, defects, parse, sources};
+use crate::snapshot::ConntrackCounter;
+
+/// Placeholders that `judge::conditions` fills in.
+const PLACEHOLDERS: &[&str] =
+    &["entries_limit_doubled", "entries_limit_half", "entries_quadrupled", "offloading_device"];
+
+/// All errors of the built-in catalogue and defect tables; empty when they are sound.
+pub fn lint() -> Vec<String> {
+    let mut errors = defects::lint();
+    let mut ids = BTreeSet::new();
+    for (stem, text) in sources() {
+        errors.extend(lint_file(stem, text));
+        if !ids.insert(stem) || PLANNED.iter().any(|(planned, _)| *planned == stem) {
+            errors.push(format!("{stem}: the id is taken or still listed as planned"));
+        }
+    }
+    errors
+}
+
+/// All errors of one catalogue file.
+fn lint_file(stem: &str, text: &str) -> Vec<String> {
+    match parse(text) {
+        Ok(advisory) => lint_advisory(stem, &advisory).into_iter().map(|error| format!("{stem}: {error}")).collect(),
+        Err(error) => vec![format!("{stem}: {error}")],
+    }
+}
+
+fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
+    let mut errors = Vec::new();
+    let mut check = |sound: bool, error: String| {
+        if !sound {
+            errors.push(error);
+        }
+    };
+    check(advisory.id == stem, format!("the id is {:?}", advisory.id));
+    let kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    check(advisory.id.chars().all(kebab), "the id is not in kebab-case".into());
+    check(!advisory.title.is_empty() && !advisory.title.ends_with('.'), "the title is no headline".into());
+    check(!advisory.prose.is_empty(), "there is no prose to explain it".into());
+    check(!advisory.references.is_empty(), "there are no references".into());
+    for reference in &advisory.references {
+        check(reference.starts_with("https://"), format!("{reference:?} is no https reference"));
+    }
+    let ingredients = advisory.conditions.iter().filter(|condition| condition.kind == ConditionKind::Ingredient);
+    check(ingredients.count() > 0, "there is no ingredient: it could never be not_affected".into());
+    let mut ids = BTreeSet::new();
+    for condition in &advisory.conditions {
+        let snake = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        check(condition.id.chars().all(snake), format!("condition {:?} is not in snake_case", condition.id));
+        check(ids.insert(&condition.id), format!("condition {:?} is there twice", condition.id));
+        let defect = match &condition.test {
+            Test::KernelDefect(defect) | Test::DriverOffloadsPort { defect, .. } => Some(defect),
+            _ => None,
+        };
+        check(
+            defect.is_none_or(|id| defects::all().iter().any(|known| known.id == *id)),
+            format!("condition {:?} names a defect without a table", condition.id),
+        );
+    }
+    for state in State::ALL {
+        let summary = advisory.summaries.get(state.name()).map_or("", String::as_str);
+        check(!summary.is_empty() && !summary.ends_with('.'), format!("no summary (without full stop) for {state}"));
+    }
+    check(advisory.summaries.len() == State::ALL.len(), "a summary is for no state".into());
+    check(!advisory.remedies.is_empty(), "there is no remedy".into());
+    for command in advisory.remedies.iter().filter_map(|remedy| remedy.command.as_deref()) {
+        for placeholder in placeholders(command) {
+            check(PLACEHOLDERS.contains(&placeholder), format!("nothing fills in {{{placeholder}}}"));
+        }
+    }
+    for evidence in &advisory.evidence {
+        let known = ConntrackCounter::from_name(&evidence.counter).is_some();
+        check(known, format!("{:?} is no connection tracking counter", evidence.counter));
+    }
+    errors
+}
+
+/// Names between braces that are placeholders, not shell or awk.
+fn placeholders(command: &str) -> impl Iterator<Item = &str> {
+    command.split('{').skip(1).filter_map(|rest| {
+        let (name, _) = rest.split_once('}')?;
+        (!name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advisory::{Catalogue, FILES};
+
+    #[test]
+    fn the_built_in_data_is_sound_and_complete() {
+        assert_eq!(lint(), Vec::<String>::new());
+        assert_eq!(Catalogue::built_in().advisories.len(), FILES.files().count());
+        assert!(Catalogue::built_in().get("conntrack-table-full").is_some());
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once() {
+        let (stem, text) = sources().find(|(stem, _)| *stem == "conntrack-table-full").unwrap();
+        let broken = text
+            .replace("title = \"", "title = \".\" # ")
+            .replace("\"https://docs", "\"http://docs")
+            .replace("{entries_limit_doubled}", "{mystery}")
+            .replace("counter = \"drop\"", "counter = \"dropped\"")
+            .replace("unknown = ", "unheard_of = ")
+            .replace("kind = \"ingredient\"", "kind = \"safeguard\"");
+        let errors = lint_file(stem, &broken).join("\n");
+        for part in ["headline", "no https", "{mystery}", "dropped", "for unknown", "for no state", "no ingredient"] {
+            assert!(errors.contains(part), "{part:?} is not in:\n{errors}");
+        }
+        for (broken, part) in [
+            (text.replacen("+++", "---", 1), "first line"),
+            (text.replace("severity = \"critical\"", "severity = \"awful\""), "awful"),
+            (text.replace("subject = ", "flavour = "), "flavour"),
+            (text.replace("test = \"conntrack_active\"", "test = \"vibes\""), "vibes"),
+        ] {
+            let errors = lint_file(stem, &broken).join("\n");
+            assert!(errors.contains(part), "{part:?} is not in:\n{errors}");
+        }
+        assert!(lint_file("other", text).join("\n").contains("the id is"));
+    }
+}

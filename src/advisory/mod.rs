@@ -1,0 +1,205 @@
+//! What is known about problems: advisories as data, kernel defects as data, and the linter of both.
+//!
+//! An advisory is one file in `catalogue/`: TOML front matter between `+++` lines, then the prose that
+//! `natwatch explain` prints. Rust changes only when a condition needs a word that [`Test`] lacks.
+
+mod decide;
+pub mod defects;
+mod lint;
+mod range;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+
+pub use lint::lint;
+
+use crate::snapshot::names;
+
+static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/catalogue");
+
+names! {
+    /// How bad an exposure is.
+    Severity {
+        /// Shown, never counted
+        Info = "info",
+        /// Connections are delayed or lost now and then
+        Warning = "warning",
+        /// Connections are lost
+        Critical = "critical",
+    }
+}
+
+names! {
+    /// The state of an advisory on a node, from good to bad.
+    State {
+        /// An ingredient is absent altogether
+        NotAffected = "not_affected",
+        /// The ingredients are here; something named keeps the problem from happening
+        Mitigated = "mitigated",
+        /// Not enough could be seen to say one of the others
+        Unknown = "unknown",
+        /// Every condition of the problem holds now
+        Exposed = "exposed",
+    }
+}
+
+names! {
+    /// What a condition contributes.
+    ConditionKind {
+        /// Without it the problem cannot exist
+        Ingredient = "ingredient",
+        /// The lack of something that would prevent the problem
+        Safeguard = "safeguard",
+    }
+}
+
+/// The closed vocabulary of conditions. What each word looks at stands in `judge::conditions`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Test {
+    /// The connection tracking table has entries.
+    ConntrackActive,
+    /// Entries ÷ limit of the table is at least this.
+    ConntrackTableFilled(f64),
+    /// 2 · entries ÷ buckets is at least this.
+    ConntrackBucketsLoaded(f64),
+    /// The running kernel has this defect.
+    KernelDefect(String),
+    /// The tunnel is up.
+    TunnelUp,
+    /// A device with this driver carries the tunnel.
+    UnderlayDriver(String),
+    /// Such a device has an offload for UDP tunnels in force.
+    UnderlayTunnelOffload(String),
+    /// Its driver offloads tunnels on this tunnel's port.
+    DriverOffloadsPort {
+        /// Present: on any port.
+        defect: String,
+        /// Absent: on these ports only, and whether that is right cannot be seen from here.
+        ports: Vec<u16>,
+    },
+}
+
+/// One condition of an advisory.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// Public name.
+    pub id: String,
+    /// Ingredient or lack of a safeguard.
+    pub kind: ConditionKind,
+    /// What decides it.
+    pub test: Test,
+}
+
+/// Something to do about an exposure.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remedy {
+    /// What it does.
+    pub text: String,
+    /// A command, with `{placeholders}` that conditions fill in.
+    pub command: Option<String>,
+    /// Whether its effect survives a reboot.
+    pub survives_reboot: bool,
+}
+
+/// A counter that is shown beside the verdict but decides nothing.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// Name of a connection tracking counter.
+    pub counter: String,
+    /// What it counts.
+    pub text: String,
+}
+
+/// What an advisory is judged on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// The node as a whole.
+    Node,
+    /// Each tunnel; the worst one is the node's.
+    Tunnel,
+}
+
+/// One known problem.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Advisory {
+    /// Public name.
+    pub id: String,
+    /// One line.
+    pub title: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is judged on.
+    pub subject: Subject,
+    /// Where this is known from.
+    pub references: Vec<String>,
+    /// All conditions, in the order they are shown.
+    pub conditions: Vec<Condition>,
+    /// One sentence per state, by the state's name; the detail that decided is added.
+    pub summaries: BTreeMap<String, String>,
+    /// What to do, best first.
+    pub remedies: Vec<Remedy>,
+    #[serde(default)]
+    /// Counters to show.
+    pub evidence: Vec<Evidence>,
+    #[serde(skip)]
+    /// What `natwatch explain` prints.
+    pub prose: String,
+}
+
+/// Advisories of the contract that are not built yet, with what they will be about.
+pub const PLANNED: &[(&str, &str)] = &[
+    ("vxlan-double-snat-checksum", "Tunnel packets are masqueraded twice and leave with a wrong UDP checksum"),
+    ("snat-port-race", "Two connections pick the same source port at once and one loses its first packet"),
+    ("dns-conntrack-race", "Parallel DNS queries through a Service race and one is dropped"),
+    ("tcp-invalid-reset", "Out-of-window segments bypass address translation and reset the connection"),
+    ("iptables-backend-split", "Service rules are in the legacy and in the nf_tables backend at once"),
+    ("tunnel-offload-needlessly-off", "A tunnel's checksum offload is off although nothing needs that"),
+];
+
+/// The advisories, sorted by id.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// All of them.
+    pub advisories: Vec<Advisory>,
+}
+
+impl Catalogue {
+    /// The catalogue that is compiled in. A test and the linter keep it well-formed.
+    pub fn built_in() -> &'static Self {
+        static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
+            let parsed = sources().filter_map(|(_, text)| parse(text).ok());
+            let mut advisories: Vec<Advisory> = parsed.collect();
+            advisories.sort_by(|a, b| a.id.cmp(&b.id));
+            Catalogue { advisories }
+        });
+        &CATALOGUE
+    }
+
+    /// The advisory with this id.
+    pub fn get(&self, id: &str) -> Option<&Advisory> {
+        self.advisories.iter().find(|advisory| advisory.id == id)
+    }
+}
+
+/// File name without extension, and content.
+fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILES.files().filter_map(|file| Some((file.path().file_stem()?.to_str()?, file.contents_utf8()?)))
+}
+
+/// One catalogue file.
+fn parse(text: &str) -> Result<Advisory, String> {
+    let rest = text.strip_prefix("+++\n").ok_or("the first line is not +++")?;
+    let (front, prose) = rest.split_once("\n+++\n").ok_or("the front matter has no closing +++")?;
+    let mut advisory: Advisory = toml::from_str(front).map_err(|error| error.to_string())?;
+    prose.trim().clone_into(&mut advisory.prose);
+    Ok(advisory)
+}

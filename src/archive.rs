@@ -1,0 +1,179 @@
+//! A capture as a directory: what `natwatch capture` writes and `check --from` reads.
+//!
+//! Each answer is a file named after its request: the kernel's bytes for `ok`, and for the other states a file
+//! with the suffix `.absent`, `.denied` or `.failed` that holds the reason. `meta.json` is written last, so a
+//! directory without it is no capture.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::capture::{Answer, BYTE_ORDER, Capture, FORMAT, Meta};
+use crate::snapshot::{Reading, SourceState};
+
+const META: &str = "meta.json";
+/// Largest answer that is loaded; as large as the largest that is written.
+const MAX_FILE: u64 = 32 << 20;
+/// Files of one capture that are loaded.
+const MAX_FILES: usize = 16_384;
+/// Directories below each other: `sysfs/class/net/eth0/device/driver` has six.
+const MAX_DEPTH: usize = 12;
+
+/// Whether a capture can be written into `dir`: it must not exist or be empty.
+///
+/// # Errors
+/// Says why not.
+pub fn check_target(dir: &Path) -> Result<(), String> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(format!("{} is not empty; name a directory that is empty or not there yet", dir.display())),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(format!("cannot write to {}: {error}", dir.display())),
+    }
+}
+
+/// Writes a capture into `dir`, which must not exist or be empty.
+///
+/// # Errors
+/// Says what could not be written; whatever had been written is removed again.
+pub fn save(capture: &Capture, dir: &Path) -> Result<(), String> {
+    check_target(dir)?;
+    let existed = dir.exists();
+    if !existed {
+        fs::create_dir(dir).map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
+    }
+    write_all(capture, dir).inspect_err(|_| {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+        }
+        if !existed {
+            let _ = fs::remove_dir(dir);
+        }
+    })
+}
+
+fn write_all(capture: &Capture, dir: &Path) -> Result<(), String> {
+    for (name, answer) in &capture.answers {
+        let (name, bytes) = match answer {
+            // A device may be called eth0.failed.
+            Reading::Ok(bytes) if state_suffix(name).is_some() => (format!("{name}.ok"), bytes.as_slice()),
+            Reading::Ok(bytes) => (name.clone(), bytes.as_slice()),
+            other => (format!("{name}.{}", other.state()), other.why().as_bytes()),
+        };
+        write_file(&dir.join(name), bytes)?;
+    }
+    let mut meta = serde_json::to_vec_pretty(&capture.meta).map_err(|error| format!("cannot write {META}: {error}"))?;
+    meta.push(b'\n');
+    write_file(&dir.join(META), &meta)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let describe = |error| format!("cannot write {}: {error}", path.display());
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(describe)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(describe)?;
+    file.write_all(bytes).map_err(describe)
+}
+
+/// Reads a capture.
+///
+/// # Errors
+/// Says what is not a capture of a format and byte order that this natwatch reads.
+pub fn load(dir: &Path) -> Result<Capture, String> {
+    let meta = read_file(&dir.join(META))
+        .map_err(|error| format!("{error}; {} is no capture, or one that was not finished", dir.display()))?;
+    let meta: Meta = serde_json::from_slice(&meta).map_err(|error| format!("{}: {error}", dir.join(META).display()))?;
+    if meta.format != FORMAT {
+        return Err(format!("the capture has format {}, this natwatch reads {FORMAT}", meta.format));
+    }
+    if meta.byte_order != BYTE_ORDER {
+        return Err(format!(
+            "the capture comes from a {}-endian machine; replay it on one (this one is {BYTE_ORDER}-endian)",
+            meta.byte_order
+        ));
+    }
+    let mut capture = Capture::new(meta, "the capture has no answer to this request");
+    load_directory(dir, String::new(), 0, &mut capture.answers)?;
+    Ok(capture)
+}
+
+fn load_directory(
+    dir: &Path,
+    prefix: String,
+    depth: usize,
+    answers: &mut BTreeMap<String, Answer>,
+) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("{}: more than {MAX_DEPTH} directories deep", dir.display()));
+    }
+    let describe = |error| format!("cannot read {}: {error}", dir.display());
+    for entry in fs::read_dir(dir).map_err(describe)? {
+        let entry = entry.map_err(describe)?;
+        let path = entry.path();
+        let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
+            return Err(format!("{}: the name is not UTF-8", path.display()));
+        };
+        let kind = entry.file_type().map_err(describe)?;
+        if kind.is_dir() {
+            load_directory(&path, format!("{name}/"), depth + 1, answers)?;
+        } else if depth > 0 {
+            if answers.len() >= MAX_FILES {
+                return Err(format!("the capture has more than {MAX_FILES} files"));
+            }
+            let (name, answer) = parse_answer(name, read_file(&path)?);
+            if answers.insert(name.clone(), answer).is_some() {
+                return Err(format!("the capture answers {name} twice"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn state_suffix(name: &str) -> Option<(&str, SourceState)> {
+    let (name, suffix) = name.rsplit_once('.')?;
+    Some((name, SourceState::from_name(suffix)?))
+}
+
+fn parse_answer(name: String, bytes: Vec<u8>) -> (String, Answer) {
+    let Some((request, state)) = state_suffix(&name) else { return (name, Reading::Ok(bytes)) };
+    let why = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    let answer = match state {
+        SourceState::Ok => Reading::Ok(bytes),
+        SourceState::Absent => Reading::Absent(why(bytes)),
+        SourceState::Denied => Reading::Denied(why(bytes)),
+        SourceState::Failed => Reading::Failed(why(bytes)),
+    };
+    (request.to_owned(), answer)
+}
+
+/// A regular file, not a link to one: a capture comes from strangers.
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let describe = |error| format!("cannot read {}: {error}", path.display());
+    if !fs::symlink_metadata(path).map_err(describe)?.is_file() {
+        return Err(format!("{}: not a regular file", path.display()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).map_err(describe)?.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(describe)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("{}: larger than {MAX_FILE} bytes", path.display()));
+    }
+    Ok(bytes)
+}
+
+/// One line per answer, for `natwatch capture`.
+pub fn listing(capture: &Capture) -> String {
+    let width = capture.answers.keys().map(String::len).max().unwrap_or(0);
+    let mut text = String::new();
+    for (name, answer) in &capture.answers {
+        let what = match answer {
+            Reading::Ok(bytes) => format!("{} bytes", bytes.len()),
+            other => format!("{}: {}", other.state(), other.why()),
+        };
+        text.push_str(&format!("{name:width$}  {what}\n"));
+    }
+    text
+}

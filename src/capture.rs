@@ -1,0 +1,212 @@
+//! What the kernel was asked and what it answered, byte for byte.
+//!
+//! A [`Capture`] is what `kernel` produces, what `decode` reads, what `natwatch capture` saves, what
+//! `check --from` replays, and what the tests use as fixtures.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::{Reading, Source};
+
+/// The raw answer to one request.
+pub type Answer = Reading<Vec<u8>>;
+
+/// Which tree a path belongs to; each has its `--path.*` flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// `/proc`
+    Procfs,
+    /// `/sys`
+    Sysfs,
+    /// The host's root file system
+    Rootfs,
+}
+
+impl Root {
+    /// Name of the tree in request names and capture directories.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Procfs => "procfs",
+            Self::Sysfs => "sysfs",
+            Self::Rootfs => "rootfs",
+        }
+    }
+}
+
+/// Netlink protocols in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetlinkFamily {
+    /// `NETLINK_ROUTE`
+    Route,
+    /// `NETLINK_GENERIC`
+    Generic,
+    /// `NETLINK_NETFILTER`: opening this socket can load a module, so ask only when the subsystem is there.
+    Netfilter,
+}
+
+/// One question to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The content of a regular file.
+    File(Root, String),
+    /// The lines of a large file that contain one of these words.
+    Lines(Root, String, Vec<String>),
+    /// The names in a directory, sorted, one per line.
+    Directory(Root, String),
+    /// The target of a symbolic link.
+    Link(Root, String),
+    /// One netlink request: message type, whether it is a dump, and what follows the header.
+    Netlink {
+        /// Protocol
+        family: NetlinkFamily,
+        /// `nlmsg_type`
+        kind: u16,
+        /// Ask for a dump
+        dump: bool,
+        /// Payload
+        body: Vec<u8>,
+    },
+}
+
+/// A question with its name and what its answer means for its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Unique; also the path of the answer in a capture directory.
+    pub name: String,
+    /// The source it belongs to.
+    pub source: Source,
+    /// The question itself.
+    pub question: Question,
+    /// The source is complete without it: "absent" is one of the expected answers.
+    pub optional: bool,
+    /// The answer cannot change before the next boot, so `serve` asks only once.
+    pub until_reboot: bool,
+}
+
+impl Request {
+    fn path(source: Source, root: Root, path: &str, question: Question) -> Self {
+        let name = format!("{}/{path}", root.name());
+        Self { name, source, question, optional: false, until_reboot: false }
+    }
+
+    /// The content of a file.
+    pub fn file(source: Source, root: Root, path: impl Into<String>) -> Self {
+        let path = path.into();
+        Self::path(source, root, &path, Question::File(root, path.clone()))
+    }
+
+    /// Some lines of a file.
+    pub fn lines(source: Source, root: Root, path: impl Into<String>, words: &[&str]) -> Self {
+        let path = path.into();
+        let words = words.iter().map(ToString::to_string).collect();
+        Self::path(source, root, &path, Question::Lines(root, path.clone(), words))
+    }
+
+    /// The names in a directory.
+    pub fn directory(source: Source, root: Root, path: impl Into<String>) -> Self {
+        let path = path.into();
+        let mut request = Self::path(source, root, &path, Question::Directory(root, path.clone()));
+        request.name.push_str(".list"); // a directory may hold files that are asked for as well
+        request
+    }
+
+    /// The target of a symbolic link.
+    pub fn link(source: Source, root: Root, path: impl Into<String>) -> Self {
+        let path = path.into();
+        Self::path(source, root, &path, Question::Link(root, path.clone()))
+    }
+
+    /// A netlink request; `name` is its path below `netlink/`.
+    pub fn netlink(source: Source, name: &str, family: NetlinkFamily, kind: u16, dump: bool, body: Vec<u8>) -> Self {
+        let name = format!("netlink/{name}");
+        let question = Question::Netlink { family, kind, dump, body };
+        Self { name, source, question, optional: false, until_reboot: false }
+    }
+
+    /// See [`Request::optional`].
+    pub fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    /// See [`Request::until_reboot`].
+    pub fn until_reboot(self) -> Self {
+        Self { until_reboot: true, ..self }
+    }
+}
+
+/// What is known about the look itself: everything that is not an answer of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// Version of the capture directory's format; [`FORMAT`].
+    pub format: u32,
+    /// Version of the natwatch that looked.
+    pub natwatch_version: String,
+    /// `little` or `big`: netlink answers are in the byte order of the machine.
+    pub byte_order: String,
+    /// Host name.
+    pub hostname: String,
+    /// Start of the look, RFC 3339, UTC.
+    pub captured_at: String,
+    /// CPUs online; null if it could not be told.
+    pub online_cpus: Option<u32>,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Effective capabilities, by name.
+    pub capabilities: Vec<String>,
+    /// `initial`, `other` or `unknown`.
+    pub network_namespace: String,
+    /// Whether addresses and names were replaced (`capture --redact`).
+    pub redacted: bool,
+}
+
+/// The format that this version writes, and the only one it reads.
+pub const FORMAT: u32 = 1;
+
+/// The byte order of this machine, as `meta.json` spells it.
+pub const BYTE_ORDER: &str = if cfg!(target_endian = "big") { "big" } else { "little" };
+
+/// All answers of one look.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// About the look.
+    pub meta: Meta,
+    /// Answers by request name.
+    pub answers: BTreeMap<String, Answer>,
+    /// What a missing answer means: "no answer in this capture", say.
+    pub unanswered: String,
+}
+
+impl Capture {
+    /// A capture without answers.
+    pub fn new(meta: Meta, unanswered: impl Into<String>) -> Self {
+        Self { meta, answers: BTreeMap::new(), unanswered: unanswered.into() }
+    }
+
+    /// Whether this was answered already.
+    pub fn has(&self, request: &Request) -> bool {
+        self.answers.contains_key(&request.name)
+    }
+
+    /// The answer to a request. One that nobody answered is a failed reading, never an empty one.
+    pub fn get(&self, request: &Request) -> Reading<&[u8]> {
+        match self.answers.get(&request.name) {
+            Some(answer) => answer.as_ref().map(Vec::as_slice),
+            None => Reading::Failed(format!("{}: {}", request.name, self.unanswered)),
+        }
+    }
+
+    /// The same, as text without the final newline.
+    pub fn text(&self, request: &Request) -> Reading<String> {
+        self.get(request).map(|bytes| String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned())
+    }
+
+    /// The same, as one decimal number.
+    pub fn number(&self, request: &Request) -> Reading<u64> {
+        self.text(request)
+            .decode(|text| text.trim().parse().map_err(|_| format!("{}: {text:?} is not a number", request.name)))
+    }
+}

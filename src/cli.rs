@@ -1,0 +1,290 @@
+//! The command line: flags, sub-commands, and their conversion into ready values.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::advisory::defects::{self, DefectState};
+use crate::advisory::{Catalogue, PLANNED, Severity};
+use crate::decode::Collectors;
+use crate::judge;
+use crate::kernel::Paths;
+use crate::snapshot::Collector;
+
+/// Why packets get lost on this node: conntrack, NAT, tunnels, offloads and the kernel, as metrics and verdicts.
+#[derive(Debug, Parser)]
+#[command(name = "natwatch", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; `serve` when nothing is named.
+    #[command(subcommand)]
+    pub action: Option<Action>,
+    /// Flags of `serve`.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Serve metrics, a report page and JSON until SIGTERM (the default)
+    Serve(Box<Serve>),
+    /// Look once and report on stdout
+    Check(Box<Check>),
+    /// Save the kernel's raw answers, to be replayed anywhere with `check --from`
+    Capture(Box<Capture>),
+    /// Explain an advisory: mechanism, conditions, remedies, sources
+    Explain {
+        /// The advisory; without it all are listed
+        id: Option<String>,
+    },
+    /// Print the table of every metric
+    Metrics,
+    /// Print a completion script
+    Completions {
+        /// The shell that it is for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `serve`, spelled as node_exporter's.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Address to listen on, repeatable
+    #[arg(long = "web.listen-address", value_name = "HOST:PORT", default_value = ":10077")]
+    pub listen: Vec<String>,
+    /// Path under which to expose metrics
+    #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
+    pub telemetry_path: String,
+    /// Requests that are answered at once; 0 is no limit
+    #[arg(long = "web.max-requests", value_name = "N", default_value_t = 200)]
+    pub max_requests: usize,
+    /// Only log messages with this severity or above
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    /// Form of log messages
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt")]
+    pub log_format: LogFormat,
+    /// What is shown of the readings
+    #[command(flatten)]
+    pub shown: Shown,
+    /// Flags shared with `check` and `capture`
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Severity of log messages.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogLevel {
+    /// Everything
+    Debug,
+    /// Starts, stops, states
+    Info,
+    /// What may need attention
+    Warn,
+    /// What went wrong
+    Error,
+}
+
+/// Form of log messages.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// key=value
+    Logfmt,
+    /// One JSON object per line
+    Json,
+}
+
+/// How much of the readings becomes series.
+#[derive(Debug, Args)]
+pub struct Shown {
+    /// Devices whose offload features have series
+    #[arg(long = "collector.links.max-devices", value_name = "N", default_value_t = 8)]
+    pub max_devices: usize,
+    /// Add insert_failed and drop by CPU
+    #[arg(long = "collector.conntrack.per-cpu")]
+    pub per_cpu: bool,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Replay a capture instead of looking at this machine
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["path.procfs", "path.sysfs", "path.rootfs"])]
+    pub from: Option<PathBuf>,
+    /// Judge only this advisory, repeatable
+    #[arg(long = "advisory", value_name = "ID", value_parser = advisory)]
+    pub advisories: Vec<String>,
+    /// Severity from which on an advisory decides the exit code
+    #[arg(long, value_name = "SEVERITY", default_value = "warning", value_parser = severity)]
+    pub min_severity: Severity,
+    /// Form of the report
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// What is shown of the readings
+    #[command(flatten)]
+    pub shown: Shown,
+    /// Flags shared with `serve` and `capture`
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Form of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// The document of /report.json
+    Json,
+    /// Text format 0.0.4, as for the textfile collector of node_exporter
+    Prometheus,
+    /// A monitoring plugin's line, performance data and exit code
+    Nagios,
+    /// One line and an exit code for node-problem-detector
+    Npd,
+}
+
+/// Flags of `capture`.
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Where to save: a directory that is empty or not there yet
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Replace addresses and the host name, consistently
+    #[arg(long)]
+    pub redact: bool,
+    /// Flags shared with `serve` and `check`
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags that `serve`, `check` and `capture` share.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Which collectors are on
+    #[command(flatten)]
+    pub collectors: CollectorFlags,
+    /// Where procfs is mounted
+    #[arg(id = "path.procfs", long = "path.procfs", value_name = "DIR", default_value = "/proc")]
+    pub procfs: PathBuf,
+    /// Where sysfs is mounted
+    #[arg(id = "path.sysfs", long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
+    pub sysfs: PathBuf,
+    /// Where the host's root file system is mounted
+    #[arg(id = "path.rootfs", long = "path.rootfs", value_name = "DIR", default_value = "/")]
+    pub rootfs: PathBuf,
+    /// What is known better than by natwatch, repeatable: it beats every other evidence
+    #[arg(long = "kernel-defect", value_name = "ID=present|absent", value_parser = kernel_defect)]
+    pub kernel_defects: Vec<(String, DefectState)>,
+    /// Judge this namespace although it is not the node's
+    #[arg(long = "network-namespace", value_name = "current", value_parser = ["current"])]
+    pub network_namespace: Option<String>,
+}
+
+impl Common {
+    /// Where the trees are mounted.
+    pub fn paths(&self) -> Paths {
+        Paths { procfs: self.procfs.clone(), sysfs: self.sysfs.clone(), rootfs: self.rootfs.clone() }
+    }
+
+    /// What the judge is told.
+    pub fn options(&self, advisories: &[String]) -> judge::Options {
+        judge::Options {
+            kernel_defects: self.kernel_defects.iter().cloned().collect(),
+            this_namespace: self.network_namespace.is_some(),
+            advisories: advisories.to_vec(),
+        }
+    }
+}
+
+/// `--collector.NAME` and `--no-collector.NAME` for every collector; the later one wins.
+#[derive(Clone, Debug)]
+pub struct CollectorFlags(pub Collectors);
+
+impl FromArgMatches for CollectorFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let on = |collector: &&Collector| !matches.get_flag(&off_flag(**collector));
+        Ok(Self(Collector::ALL.iter().filter(on).copied().collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for CollectorFlags {
+    fn augment_args(command: Command) -> Command {
+        Collector::ALL.iter().fold(command, |command, collector| {
+            let (on, off) = (on_flag(*collector), off_flag(*collector));
+            let what = format!("Read for the {collector} collector (the default)");
+            command
+                .arg(flag(&on).overrides_with(off.clone()).help(what))
+                .arg(flag(&off).overrides_with(on).help(format!("Do not; what needs it is unknown then")))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn flag(name: &str) -> Arg {
+    Arg::new(name.to_owned()).long(name.to_owned()).action(ArgAction::SetTrue)
+}
+
+fn on_flag(collector: Collector) -> String {
+    format!("collector.{collector}")
+}
+
+fn off_flag(collector: Collector) -> String {
+    format!("no-collector.{collector}")
+}
+
+fn telemetry_path(text: &str) -> Result<String, String> {
+    let taken = ["/", "/report.json", "/-/healthy", "/-/ready"];
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '{' | '}' | '*' | '?' | '#' | ':');
+    if !text.starts_with('/') || taken.contains(&text) || !text.chars().all(plain) {
+        return Err(format!("must be a plain path that begins with / and is none of {}", taken.join(" ")));
+    }
+    Ok(text.to_owned())
+}
+
+fn severity(text: &str) -> Result<Severity, String> {
+    Severity::from_name(text).ok_or_else(|| "must be info, warning or critical".into())
+}
+
+fn advisory(text: &str) -> Result<String, String> {
+    let catalogue = Catalogue::built_in();
+    if catalogue.get(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let known: Vec<&str> = catalogue.advisories.iter().map(|advisory| advisory.id.as_str()).collect();
+    let planned =
+        if PLANNED.iter().any(|(id, _)| *id == text) { "planned, but not judged by this version; " } else { "" };
+    Err(format!("{planned}known are {}", known.join(", ")))
+}
+
+fn kernel_defect(text: &str) -> Result<(String, DefectState), String> {
+    let known = || defects::all().iter().map(|defect| defect.id.as_str()).collect::<Vec<_>>().join(", ");
+    let (id, state) = text.split_once('=').ok_or("must be ID=present or ID=absent")?;
+    if !defects::all().iter().any(|defect| defect.id == id) {
+        return Err(format!("no defect is called {id:?}; known are {}", known()));
+    }
+    match state {
+        "present" => Ok((id.to_owned(), DefectState::Present)),
+        "absent" => Ok((id.to_owned(), DefectState::Absent)),
+        _ => Err(format!("{state:?} is neither present nor absent")),
+    }
+}
+
+/// Parses the command line. The error carries the exit code of the contract: 1, and 0 for `--help`.
+///
+/// # Errors
+/// What to print, where, and the exit code.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, (clap::Error, u8)> {
+    Cli::try_parse_from(arguments).map_err(|error| {
+        let code = if error.use_stderr() { 1 } else { 0 };
+        (error, code)
+    })
+}

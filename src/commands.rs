@@ -1,0 +1,213 @@
+//! What each sub-command does, down to its exit code.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use clap::CommandFactory as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::advisory::{Catalogue, Severity, State};
+use crate::cli::{self, Action, Cli, Common, Format, LogFormat, LogLevel, Shown};
+use crate::decode::{self, Collectors};
+use crate::judge::{self, Report};
+use crate::kernel::{Kernel, Progress, lock};
+use crate::refresh::Refresher;
+use crate::render::line::{PluginState, nagios, npd, plugin_state};
+use crate::render::text::{self, Style};
+use crate::render::{exposition, json, metrics};
+use crate::{archive, redact, server};
+
+/// natwatch itself failed.
+const FAILED: u8 = 1;
+/// How long `check` and `capture` wait for the kernel.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a command line; errors go to stderr, once.
+pub fn run(cli: Cli) -> u8 {
+    let result = match cli.action {
+        None => serve(&cli.serve),
+        Some(Action::Serve(serve_flags)) => serve(&serve_flags),
+        Some(Action::Check(flags)) => return check(&flags),
+        Some(Action::Capture(flags)) => capture(&flags),
+        Some(Action::Explain { id }) => explain(id.as_deref()),
+        Some(Action::Metrics) => print(&metrics::table()),
+        Some(Action::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "natwatch", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("natwatch: {error}");
+            FAILED
+        }
+    }
+}
+
+/// Writes to stdout. A reader that has gone away is no error.
+fn print(text: &str) -> Result<(), String> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write to stdout: {error}")),
+        _ => Ok(()),
+    }
+}
+
+/// One look at this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
+fn look(common: &Common) -> Progress {
+    let kernel = Kernel::new(common.paths());
+    let collectors = common.collectors.0.clone();
+    let progress = Arc::new(Mutex::new(kernel.begin("no answer")));
+    let (done, finished) = mpsc::channel::<()>();
+    let shared = Arc::clone(&progress);
+    std::thread::spawn(move || {
+        let plan = |capture: &_| decode::plan(capture, &collectors);
+        kernel.look(plan, Instant::now() + PATIENCE, &shared);
+        drop(done);
+    });
+    let _ = finished.recv_timeout(PATIENCE);
+    let progress = lock(&progress).clone();
+    progress.given_up(&format!("no answer within {} s", PATIENCE.as_secs()))
+}
+
+fn check(flags: &cli::Check) -> u8 {
+    match checked(flags) {
+        Ok(code) => code,
+        Err(error) => {
+            // A monitor takes the line on stdout and a code of its own for "the check itself failed".
+            let (code, line) = match flags.format {
+                Format::Nagios => (PluginState::Unknown as u8, format!("NATWATCH UNKNOWN - {error}\n")),
+                Format::Npd => (2, format!("{}\n", error.chars().take(80).collect::<String>())),
+                Format::Text | Format::Json | Format::Prometheus => (FAILED, String::new()),
+            };
+            let _ = print(&line);
+            eprintln!("natwatch: {error}");
+            code
+        }
+    }
+}
+
+fn checked(flags: &cli::Check) -> Result<u8, String> {
+    let progress = match &flags.from {
+        Some(directory) => {
+            let capture = archive::load(directory)?;
+            Progress { capture, durations: Default::default(), current: None }
+        }
+        None => look(&flags.common),
+    };
+    let collectors = &flags.common.collectors.0;
+    let snapshot = decode::snapshot(&progress.capture, collectors);
+    let report = judge::judge(Catalogue::built_in(), &snapshot, &flags.common.options(&flags.advisories));
+    let text = match flags.format {
+        Format::Text => text::render(&report, &snapshot, style()),
+        Format::Json => json::render(&report, &snapshot),
+        Format::Prometheus => {
+            let settings = shown(&flags.shown, collectors);
+            exposition::prometheus(&metrics::families(&report, &snapshot, &progress.durations, &settings))
+        }
+        Format::Nagios => nagios(&report, &snapshot, flags.min_severity) + "\n",
+        Format::Npd => npd(&report, flags.min_severity) + "\n",
+    };
+    print(&text)?;
+    Ok(exit_code(&report, flags.format, flags.min_severity))
+}
+
+fn exit_code(report: &Report, format: Format, severity: Severity) -> u8 {
+    match (format, report.worst(severity)) {
+        (Format::Nagios, _) => plugin_state(report, severity) as u8,
+        (Format::Npd, State::Exposed) => 1,
+        (Format::Npd, State::Unknown) | (_, State::Exposed) => 2,
+        (_, State::Unknown) => 3,
+        (_, State::Mitigated | State::NotAffected) => 0,
+    }
+}
+
+fn style() -> Style {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    Style { colour: wanted && !dumb && io::stdout().is_terminal() }
+}
+
+fn shown(shown: &Shown, collectors: &Collectors) -> metrics::Settings {
+    metrics::Settings { max_devices: shown.max_devices, per_cpu: shown.per_cpu, collectors: collectors.clone() }
+}
+
+fn capture(flags: &cli::Capture) -> Result<(), String> {
+    archive::check_target(&flags.directory)?;
+    let mut capture = look(&flags.common).capture;
+    // What nobody asked before the time ran out is missing in the directory, and a replay says so.
+    if flags.redact {
+        redact::redact(&mut capture);
+    }
+    archive::save(&capture, &flags.directory)?;
+    print(&archive::listing(&capture))?;
+    let directory: &Path = &flags.directory;
+    print(&format!("\nReplay it with: natwatch check --from {}\n", directory.display()))
+}
+
+fn explain(id: Option<&str>) -> Result<(), String> {
+    let catalogue = Catalogue::built_in();
+    match id {
+        None => print(&text::explain_all(catalogue)),
+        Some(id) => match catalogue.get(id) {
+            Some(advisory) => print(&text::explain(advisory)),
+            None => match crate::advisory::PLANNED.iter().find(|(planned, _)| *planned == id) {
+                Some((_, title)) => print(&format!("{id} (planned: not judged by this version)\n{title}\n")),
+                None => Err(format!("no advisory is called {id:?}; `natwatch explain` lists them")),
+            },
+        },
+    }
+}
+
+fn serve(flags: &cli::Serve) -> Result<(), String> {
+    log_to_stderr(flags.log_level, flags.log_format);
+    let listeners = server::bind(&flags.listen)?;
+    let collectors = flags.common.collectors.0.clone();
+    let refresher = Refresher::new(Kernel::new(flags.common.paths()), collectors.clone(), flags.common.options(&[]));
+    let settings = server::Settings {
+        telemetry_path: flags.telemetry_path.clone(),
+        max_requests: flags.max_requests,
+        metrics: shown(&flags.shown, &collectors),
+    };
+    // Rendering a report takes well under a millisecond and the kernel is read on a thread of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(async {
+        let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let mut terminate = terminate.map_err(|error| format!("cannot wait for SIGTERM: {error}"))?;
+        let mut interrupt = interrupt.map_err(|error| format!("cannot wait for SIGINT: {error}"))?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server::run(listeners, Arc::new(refresher), settings, shutdown).await
+    })
+}
+
+fn log_to_stderr(level: LogLevel, format: LogFormat) {
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::fmt;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    let level = match level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    };
+    let registry = tracing_subscriber::registry().with(level);
+    match format {
+        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).init(),
+        LogFormat::Logfmt => {
+            let layer = fmt::layer().event_format(tracing_logfmt::EventsFormatter::default());
+            registry.with(layer.fmt_fields(tracing_logfmt::FieldsFormatter::default()).with_writer(io::stderr)).init();
+        }
+    }
+}

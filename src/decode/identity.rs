@@ -1,0 +1,96 @@
+//! Which kernel this is and what the host calls itself.
+
+use crate::capture::{Capture, Request, Root};
+use crate::decode::{Problems, always_there, release};
+use crate::snapshot::{Kernel, Reading, Source};
+
+fn proc(path: &str) -> Request {
+    Request::file(Source::Kernel, Root::Procfs, path)
+}
+
+fn os_release(path: &str) -> Request {
+    Request::file(Source::Kernel, Root::Rootfs, path).optional()
+}
+
+fn livepatch() -> Request {
+    Request::directory(Source::Kernel, Root::Sysfs, "kernel/livepatch").optional()
+}
+
+fn livepatch_neighbour() -> Request {
+    Request::directory(Source::Kernel, Root::Sysfs, "kernel").optional()
+}
+
+/// What to ask.
+pub fn requests(capture: &Capture) -> Vec<Request> {
+    let mut requests = vec![
+        proc("sys/kernel/osrelease"),
+        proc("sys/kernel/version"),
+        proc("version"),
+        proc("version_signature").optional(),
+        livepatch(),
+        os_release("etc/os-release"),
+    ];
+    if matches!(capture.get(&os_release("etc/os-release")), Reading::Absent(_)) {
+        requests.push(os_release("usr/lib/os-release"));
+    }
+    if matches!(capture.get(&livepatch()), Reading::Absent(_)) {
+        requests.push(livepatch_neighbour());
+    }
+    requests
+}
+
+/// Release and numbering of the kernel.
+pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Kernel> {
+    let text = |path: &str| capture.text(&proc(path)).ok().cloned();
+    let (version, proc_version) = (text("sys/kernel/version"), text("version"));
+    let signature = text("version_signature");
+    let osrelease = proc("sys/kernel/osrelease");
+    // Every kernel has this file, so a missing one says something about procfs, not about the kernel.
+    let reading = always_there(capture, capture.text(&osrelease), &osrelease)
+        .decode(|release| release::parse(&release, version.as_deref(), proc_version.as_deref(), signature.as_deref()));
+    problems.note(Source::Kernel, reading)
+}
+
+/// Names of the live patches that are loaded.
+pub fn decode_livepatches(capture: &Capture) -> Reading<Vec<String>> {
+    let names = capture.text(&livepatch()).map(|names| names.lines().map(str::to_owned).collect());
+    always_there(capture, names, &livepatch_neighbour())
+}
+
+/// `ID VERSION_ID` of os-release.
+pub fn decode_distro(capture: &Capture) -> Reading<String> {
+    let reading = match capture.text(&os_release("etc/os-release")) {
+        Reading::Absent(_) => capture.text(&os_release("usr/lib/os-release")),
+        other => other,
+    };
+    reading.decode(|text| {
+        let value = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+            Some(line.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
+        };
+        let id = value("ID").ok_or("os-release has no ID")?;
+        let distro = value("VERSION_ID").map_or(id.clone(), |version| format!("{id} {version}"));
+        // A label value: bounded, and printable.
+        Ok::<_, String>(distro.chars().filter(|c| !c.is_control()).take(64).collect())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::test_capture;
+
+    fn distro(text: &str) -> Reading<String> {
+        let mut capture = test_capture();
+        let request = os_release("etc/os-release");
+        capture.answers.insert(request.name, Reading::Ok(text.as_bytes().to_vec()));
+        decode_distro(&capture)
+    }
+
+    #[test]
+    fn os_release_is_read_with_and_without_quotes() {
+        assert_eq!(distro("NAME=x\nID=ubuntu\nVERSION_ID=\"22.04\"\n"), Reading::Ok("ubuntu 22.04".into()));
+        assert_eq!(distro("ID='arch'\nBUILD_ID=rolling\n"), Reading::Ok("arch".into()));
+        assert!(matches!(distro("VERSION_ID=1\n"), Reading::Failed(_)));
+    }
+}

@@ -1,0 +1,292 @@
+//! Links and tunnels from rtnetlink, drivers from sysfs, and the order in which to ask about them.
+//!
+//! Kernel sources: `rtnl_fill_ifinfo`, `vxlan_fill_info`, `geneve_fill_info`, `vxlan_fdb_info`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::capture::{Capture, NetlinkFamily, Request, Root};
+use crate::decode::{Problems, ethtool, routing};
+use crate::snapshot::{FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, with_lower_devices};
+use crate::wire::{self, Attributes, WireError};
+
+const RTM_GETLINK: u16 = 18;
+const RTM_GETNEIGH: u16 = 30;
+/// Length of `struct ifinfomsg`.
+const IFINFOMSG: usize = 16;
+/// Length of `struct ndmsg`.
+const NDMSG: usize = 12;
+const IFF_UP: u32 = 1;
+const ARPHRD_LOOPBACK: u16 = 772;
+const PF_BRIDGE: u8 = 7;
+const IFLA_EXT_MASK: u16 = 29;
+/// `RTEXT_FILTER_SKIP_STATS`: nobody reads the per-link statistics here.
+const SKIP_STATS: u32 = 1 << 3;
+
+/// Tunnels that are followed to their underlay; a node has one or two, an OpenStack host a few dozen.
+const MAX_TUNNELS: usize = 128;
+/// Physical devices whose driver is looked up; SR-IOV hosts have a few hundred.
+const MAX_PHYSICAL: usize = 1024;
+
+fn all_links() -> Request {
+    let mut body = vec![0; IFINFOMSG];
+    wire::put(&mut body, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    Request::netlink(Source::Rtnetlink, "route/links", NetlinkFamily::Route, RTM_GETLINK, true, body)
+}
+
+fn fdb(link: &Link) -> Request {
+    // For the forwarding database the kernel takes an ifinfomsg, whose index filters by device.
+    let mut body = vec![0; IFINFOMSG];
+    body[0] = PF_BRIDGE;
+    body[4..8].copy_from_slice(&link.index.to_ne_bytes());
+    let name = format!("route/fdb-{}", link.name);
+    Request::netlink(Source::Rtnetlink, &name, NetlinkFamily::Route, RTM_GETNEIGH, true, body)
+}
+
+fn driver(link: &Link) -> Request {
+    Request::link(Source::Ethtool, Root::Sysfs, format!("class/net/{}/device/driver", link.name)).optional()
+}
+
+/// sysfs may be mounted for another network namespace; the index tells.
+fn sysfs_index(link: &Link) -> Request {
+    Request::file(Source::Ethtool, Root::Sysfs, format!("class/net/{}/ifindex", link.name))
+}
+
+/// What to ask, given what is known so far.
+pub fn requests(capture: &Capture) -> Vec<Request> {
+    let mut requests = vec![all_links()];
+    let Reading::Ok(mut links) = capture.get(&all_links()).decode(decode_links) else { return requests };
+    let up = followed(&links);
+    if up.is_empty() {
+        return requests;
+    }
+    requests.extend(up.iter().map(|at| fdb(&links[*at])));
+    for link in physical(&links) {
+        requests.extend([sysfs_index(link), driver(link)]);
+    }
+    if up.iter().any(|at| !capture.has(&fdb(&links[*at]))) {
+        return requests;
+    }
+    attach_fdb(capture, &mut links);
+    requests.extend(routing::requests(capture, &links));
+    routing::attach_underlay(capture, &mut links);
+    requests.extend(ethtool::requests(capture, relevant(&links).iter().map(|at| &links[*at])));
+    requests
+}
+
+/// Reads the answers.
+pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> {
+    let reading = problems.note(Source::Rtnetlink, capture.get(&all_links()).decode(decode_links));
+    reading.map(|mut links| {
+        if links.iter().filter(|link| link.up && link.tunnel.is_some()).count() > MAX_TUNNELS {
+            problems
+                .fail(Source::Rtnetlink, format!("more than {MAX_TUNNELS} tunnels are up; the rest is not followed"));
+        }
+        let followed: BTreeSet<usize> = followed(&links).into_iter().collect();
+        attach_fdb(capture, &mut links);
+        for at in &followed {
+            if let Some(Tunnel { fdb: Reading::Failed(why), .. }) = &links[*at].tunnel {
+                problems.fail(Source::Rtnetlink, why.clone());
+            }
+        }
+        routing::attach_underlay(capture, &mut links);
+        let relevant = relevant(&links);
+        let names = ethtool::feature_names(capture);
+        for (at, link) in links.iter_mut().enumerate() {
+            if relevant.contains(&at) {
+                let features = ethtool::features(capture, &names, link);
+                link.features = problems.note(Source::Ethtool, features);
+            }
+            if !followed.is_empty() {
+                let driver = driver_of(capture, link);
+                link.driver = if is_physical(link) { problems.note(Source::Ethtool, driver) } else { driver };
+            }
+        }
+        links
+    })
+}
+
+fn is_physical(link: &Link) -> bool {
+    link.kind.is_none() && !link.loopback
+}
+
+fn physical(links: &[Link]) -> impl Iterator<Item = &Link> {
+    links.iter().filter(|link| is_physical(link)).take(MAX_PHYSICAL)
+}
+
+/// Positions of the tunnels that are up.
+fn followed(links: &[Link]) -> Vec<usize> {
+    let up = links.iter().enumerate().filter(|(_, link)| link.up && link.tunnel.is_some());
+    up.map(|(at, _)| at).take(MAX_TUNNELS).collect()
+}
+
+/// Positions of the tunnels that are up, of the devices that carry them, and of the devices below those.
+fn relevant(links: &[Link]) -> BTreeSet<usize> {
+    let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
+    let carriers: Vec<u32> =
+        relevant.iter().filter_map(|at| links[*at].tunnel.as_ref()?.underlay.ok()).flatten().copied().collect();
+    for carrier in carriers {
+        relevant.extend(with_lower_devices(links, carrier));
+    }
+    relevant
+}
+
+fn driver_of(capture: &Capture, link: &Link) -> Reading<String> {
+    if !is_physical(link) {
+        return Reading::Absent("a virtual device".into());
+    }
+    match capture.number(&sysfs_index(link)) {
+        Reading::Ok(index) if index == u64::from(link.index) => {}
+        Reading::Denied(why) => return Reading::Denied(why),
+        _ => {
+            let name = &link.name;
+            return Reading::Failed(format!("sysfs does not show {name}: is it mounted for this network namespace?"));
+        }
+    }
+    capture.text(&driver(link)).decode(|target| match target.rsplit('/').next() {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(format!("{}: the driver link points to {target:?}", link.name)),
+    })
+}
+
+fn attach_fdb(capture: &Capture, links: &mut [Link]) {
+    for at in followed(links) {
+        let reading = capture.get(&fdb(&links[at])).decode(|bytes| decode_fdb(bytes, links[at].index));
+        if let Some(tunnel) = &mut links[at].tunnel {
+            tunnel.fdb = reading;
+        }
+    }
+}
+
+/// Answer to `RTM_GETLINK`.
+fn decode_links(bytes: &[u8]) -> Result<Vec<Link>, WireError> {
+    let messages = wire::dump(bytes, "links")?;
+    let mut links = Vec::with_capacity(messages.len());
+    for (number, message) in messages.iter().enumerate() {
+        links.push(decode_link(message.body).map_err(|error| error.within(format_args!("link {}", number + 1)))?);
+    }
+    Ok(links)
+}
+
+fn decode_link(body: &[u8]) -> Result<Link, WireError> {
+    let attributes = Attributes::after(body, IFINFOMSG, "IFLA")?;
+    let name = device_name(attributes.get(3).unwrap_or_default())?;
+    let info = attributes.nested(18, "IFLA_LINKINFO")?;
+    let kind = info.as_ref().map(|info| info.string(1)).transpose()?.flatten();
+    let data = info.as_ref().and_then(|info| info.get(2)).unwrap_or_default();
+    let tunnel = match kind.as_deref() {
+        Some("vxlan") => Some(decode_vxlan(data).map_err(|error| error.within(&name))?),
+        Some("geneve") => Some(decode_geneve(data).map_err(|error| error.within(&name))?),
+        _ => None,
+    };
+    Ok(Link {
+        index: u32::from_ne_bytes(wire::array(body, 4, "ifinfomsg")?),
+        kind,
+        loopback: u16::from_ne_bytes(wire::array(body, 2, "ifinfomsg")?) == ARPHRD_LOOPBACK,
+        up: u32::from_ne_bytes(wire::array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
+        mtu: attributes.u32(4)?,
+        lower: attributes.u32(5)?.filter(|index| *index != 0),
+        master: attributes.u32(10)?,
+        link_netnsid: attributes.u32(37)?.map(u32::cast_signed),
+        tunnel,
+        driver: Reading::Failed("not looked up: no tunnel is up".into()),
+        features: Reading::Failed("not looked up: it carries no tunnel that is up".into()),
+        name,
+    })
+}
+
+/// A device name may hold any byte but zero, `/`, `:` and white space; what does not print is written as `\xNN`.
+fn device_name(bytes: &[u8]) -> Result<String, WireError> {
+    let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    let mut name = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                let _ = write!(name, "\\x{:02x}", u32::from(character));
+            } else {
+                name.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(name, "\\x{byte:02x}");
+        }
+    }
+    if name.is_empty() || bytes.len() > 15 || name == "." || name == ".." || name.contains(['/', ' ', ':']) {
+        return Err(WireError::new(format!("{name:?} is no device name")));
+    }
+    Ok(name)
+}
+
+fn decode_vxlan(data: &[u8]) -> Result<Tunnel, WireError> {
+    let attributes = Attributes::parse(data, "IFLA_VXLAN")?;
+    let flow_based = attributes.u8(25)?.unwrap_or(0) != 0;
+    let mut tunnel = Tunnel {
+        kind: TunnelKind::Vxlan,
+        id: attributes.u32(1)?.filter(|_| !flow_based),
+        port: attributes.be16(15)?,
+        source_ports: attributes.be16_pair(10)?.filter(|range| *range != (0, 0)),
+        link: attributes.u32(3)?.filter(|index| *index != 0),
+        local: attributes.address(17)?.or(attributes.address(4)?),
+        remote: attributes.address(16)?.or(attributes.address(2)?),
+        udp_checksum: UdpChecksum::Unknown,
+        flow_based,
+        fdb: Reading::Failed("not read: the tunnel is down".into()),
+        underlay: Reading::Failed("not looked up: the tunnel is down".into()),
+    };
+    tunnel.udp_checksum = udp_checksum(&tunnel, attributes.u8(18)?, attributes.u8(19)?);
+    Ok(tunnel)
+}
+
+fn decode_geneve(data: &[u8]) -> Result<Tunnel, WireError> {
+    let attributes = Attributes::parse(data, "IFLA_GENEVE")?;
+    let flow_based = attributes.get(6).is_some();
+    let mut tunnel = Tunnel {
+        kind: TunnelKind::Geneve,
+        id: attributes.u32(1)?.filter(|_| !flow_based),
+        port: attributes.be16(5)?,
+        source_ports: attributes.be16_pair(15)?.filter(|range| *range != (0, 0)),
+        link: None,
+        local: None,
+        remote: attributes.address(7)?.or(attributes.address(2)?),
+        udp_checksum: UdpChecksum::Unknown,
+        flow_based,
+        fdb: Reading::Failed("not read: the tunnel is down".into()),
+        underlay: Reading::Failed("not looked up: the tunnel is down".into()),
+    };
+    tunnel.udp_checksum = udp_checksum(&tunnel, attributes.u8(8)?, attributes.u8(9)?);
+    Ok(tunnel)
+}
+
+/// IPv4 underlay: on as the attribute says. IPv6 underlay: on unless zero checksums are allowed.
+fn udp_checksum(tunnel: &Tunnel, csum: Option<u8>, zero_csum6_tx: Option<u8>) -> UdpChecksum {
+    if tunnel.flow_based {
+        return UdpChecksum::PerPacket;
+    }
+    let on = if tunnel.ipv6() { zero_csum6_tx.map(|zero| zero == 0) } else { csum.map(|csum| csum != 0) };
+    match on {
+        Some(true) => UdpChecksum::On,
+        Some(false) => UdpChecksum::Off,
+        None => UdpChecksum::Unknown,
+    }
+}
+
+/// Answer to `RTM_GETNEIGH` with family `PF_BRIDGE`.
+fn decode_fdb(bytes: &[u8], device: u32) -> Result<Vec<FdbEntry>, WireError> {
+    let mut entries = Vec::new();
+    for message in wire::dump(bytes, "forwarding database")? {
+        let attributes = Attributes::after(message.body, NDMSG, "NDA")?;
+        if u32::from_ne_bytes(wire::array(message.body, 4, "ndmsg")?) != device {
+            continue;
+        }
+        entries.push(FdbEntry {
+            remote: attributes.address(1)?,
+            via: attributes.u32(8)?,
+            port: attributes.be16(6)?,
+            nexthop_group: attributes.u32(13)?,
+        });
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests;

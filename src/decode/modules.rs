@@ -1,0 +1,119 @@
+//! Whether a netfilter subsystem is in the running kernel, so that asking it cannot load a module.
+//!
+//! The kernel loads `nfnetlink-subsys-N` on the first request of a privileged process; natwatch changes
+//! nothing by looking, so it makes sure first.
+
+use crate::capture::{Capture, Request, Root};
+use crate::snapshot::{Reading, Source};
+
+/// What is known about a subsystem.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is in the kernel: asking is safe.
+    There,
+    /// It is not: asking would load it. The text says how that is known.
+    Missing(String),
+    /// It could not be told, so it must not be asked.
+    Unclear(String),
+    /// Not known yet: these answers are needed first.
+    Ask(Vec<Request>),
+}
+
+/// Looks for `module`, by name, and as built-in code through `symbol`, one of its functions.
+pub fn presence(capture: &Capture, source: Source, module: &str, symbol: &str) -> Presence {
+    let loaded = Request::lines(source, Root::Procfs, "modules", &[module]).optional();
+    if !capture.has(&loaded) {
+        return Presence::Ask(vec![loaded]);
+    }
+    match capture.get(&loaded) {
+        // A kernel without CONFIG_MODULES can load none.
+        Reading::Absent(_) => return Presence::There,
+        Reading::Ok(lines) if names_module(lines, module) => return Presence::There,
+        _ => {}
+    }
+    let release = Request::file(source, Root::Procfs, "sys/kernel/osrelease");
+    let object = Request::directory(source, Root::Sysfs, format!("module/{module}")).optional();
+    if !capture.has(&object) || !capture.has(&release) {
+        return Presence::Ask(vec![object, release]);
+    }
+    if capture.get(&object).ok().is_some() {
+        return Presence::There;
+    }
+    let release = capture.text(&release).ok().cloned().unwrap_or_default();
+    let release = if release.contains('/') { String::new() } else { release };
+    let built_in = Request::lines(
+        source,
+        Root::Rootfs,
+        format!("lib/modules/{release}/modules.builtin"),
+        &[&format!("/{module}.ko")],
+    );
+    let symbols = Request::lines(source, Root::Procfs, "kallsyms", &[&format!(" {symbol}")]);
+    let (built_in, symbols) = (built_in.optional().until_reboot(), symbols.optional().until_reboot());
+    if !capture.has(&built_in) {
+        return Presence::Ask(vec![built_in]);
+    }
+    if capture.get(&built_in).ok().is_some_and(|lines| !lines.is_empty()) {
+        return Presence::There;
+    }
+    if !capture.has(&symbols) {
+        return Presence::Ask(vec![symbols]);
+    }
+    match capture.get(&symbols) {
+        Reading::Ok(lines) if !lines.is_empty() => Presence::There,
+        Reading::Ok(_) => Presence::Missing(format!("the module {module} is not loaded; asking would load it")),
+        _ if capture.get(&built_in).ok().is_some() => {
+            Presence::Missing(format!("the module {module} is not loaded; asking would load it"))
+        }
+        _ => Presence::Unclear(format!("cannot tell whether {module} is in the kernel; asking could load it")),
+    }
+}
+
+/// Lines of `/proc/modules` begin with the name.
+fn names_module(lines: &[u8], module: &str) -> bool {
+    let lines = String::from_utf8_lossy(lines);
+    lines.lines().any(|line| line.split_whitespace().next() == Some(module))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::test_capture;
+
+    /// Plays a kernel that gives these answers and is silent (absent) otherwise.
+    fn ask(answers: &[(&str, Reading<&str>)]) -> Presence {
+        let mut capture = test_capture();
+        for _ in 0..8 {
+            let Presence::Ask(requests) = presence(&capture, Source::Ctnetlink, "nf_x", "nf_x_init") else { break };
+            for request in requests {
+                let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
+                let answer = given.unwrap_or(Reading::Absent("ENOENT".into()));
+                capture.answers.insert(request.name, answer.map(|text| text.as_bytes().to_vec()));
+            }
+        }
+        presence(&capture, Source::Ctnetlink, "nf_x", "nf_x_init")
+    }
+
+    #[test]
+    fn each_sign_of_presence_is_enough() {
+        let modules = ("procfs/modules", Reading::Ok(""));
+        assert_eq!(ask(&[]), Presence::There, "no /proc/modules: the kernel cannot load any");
+        assert_eq!(ask(&[("procfs/modules", Reading::Ok("nf_x 16384 0 - Live 0x0\n"))]), Presence::There);
+        assert_eq!(ask(&[modules.clone(), ("sysfs/module/nf_x.list", Reading::Ok(""))]), Presence::There);
+        let builtin = "rootfs/lib/modules/6.1.0/modules.builtin";
+        let release = ("procfs/sys/kernel/osrelease", Reading::Ok("6.1.0\n"));
+        let found = (builtin, Reading::Ok("kernel/net/netfilter/nf_x.ko\n"));
+        assert_eq!(ask(&[modules.clone(), release, found]), Presence::There);
+        let symbol = ("procfs/kallsyms", Reading::Ok("0000 t nf_x_init\n"));
+        assert_eq!(ask(&[modules, symbol]), Presence::There);
+    }
+
+    #[test]
+    fn without_any_sign_nothing_is_asked() {
+        let other = ("procfs/modules", Reading::Ok("nf_xy 16384 0 - Live 0x0\n"));
+        let no_symbol = ("procfs/kallsyms", Reading::Ok(""));
+        assert!(matches!(ask(&[other.clone(), no_symbol]), Presence::Missing(_)));
+        assert!(matches!(ask(&[other]), Presence::Unclear(_)), "nothing readable is not the same as nothing there");
+        let denied = ("procfs/modules", Reading::Denied("EACCES".into()));
+        assert!(matches!(ask(&[denied]), Presence::Unclear(_)));
+    }
+}

@@ -1,0 +1,110 @@
+//! Protocol counters: `/proc/thread-self/net/{snmp,snmp6,netstat}`, by name.
+
+use crate::capture::{Capture, Request, Root};
+use crate::decode::{Problems, always_there};
+use crate::snapshot::{Netstat, Source};
+
+fn file(name: &str) -> Request {
+    Request::file(Source::Netstat, Root::Procfs, format!("thread-self/net/{name}"))
+}
+
+/// What to ask. `snmp6` is missing where IPv6 is off.
+pub fn requests() -> Vec<Request> {
+    vec![file("snmp"), file("snmp6").optional(), file("netstat")]
+}
+
+/// Reads the answers.
+pub fn decode(capture: &Capture, problems: &mut Problems) -> Netstat {
+    let mut table = |name: &str, group: &str, counter: &str| {
+        let reading = capture.get(&file(name)).decode(|bytes| in_table(bytes, group, counter));
+        problems.note(Source::Netstat, reading)
+    };
+    let udp_in_csum_errors = table("snmp", "Udp", "InCsumErrors");
+    let tcp_in_csum_errors = table("snmp", "Tcp", "InCsumErrors");
+    let tcp_syn_retransmits = table("netstat", "TcpExt", "TCPSynRetrans");
+    let udp6 = capture.get(&file("snmp6")).decode(|bytes| in_list(bytes, "Udp6InCsumErrors"));
+    let udp6_in_csum_errors = problems.note(Source::Netstat, always_there(capture, udp6, &file("snmp")));
+    Netstat { udp_in_csum_errors, udp6_in_csum_errors, tcp_in_csum_errors, tcp_syn_retransmits }
+}
+
+/// Pairs of lines: `Udp: InDatagrams NoPorts …`, `Udp: 12 0 …`.
+fn in_table(bytes: &[u8], group: &str, counter: &str) -> Result<u64, String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    while let Some(names) = lines.next() {
+        let Some(names) = names.strip_prefix(group).and_then(|rest| rest.strip_prefix(':')) else { continue };
+        let values = lines.next().unwrap_or_default();
+        let values = values.strip_prefix(group).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
+        if !text.ends_with('\n') && lines.next().is_none() {
+            return Err(format!("{group}: the last line is cut off"));
+        }
+        let (names, values): (Vec<&str>, Vec<&str>) =
+            (names.split_whitespace().collect(), values.split_whitespace().collect());
+        if names.len() != values.len() {
+            return Err(format!("{group}: {} values under {} names", values.len(), names.len()));
+        }
+        let value = names.iter().position(|name| *name == counter).map(|index| values[index]);
+        return number(group, counter, value);
+    }
+    Err(format!("no line begins with {group:?}"))
+}
+
+/// One counter per line: `Udp6InCsumErrors   0`.
+fn in_list(bytes: &[u8], counter: &str) -> Result<u64, String> {
+    let text = String::from_utf8_lossy(bytes);
+    for line in text.split_inclusive('\n') {
+        let mut words = line.split_whitespace();
+        if words.next() == Some(counter) {
+            return number("snmp6", counter, words.next().filter(|_| line.ends_with('\n')));
+        }
+    }
+    number("snmp6", counter, None)
+}
+
+fn number(group: &str, counter: &str, value: Option<&str>) -> Result<u64, String> {
+    let value = value.ok_or_else(|| format!("{group}: this kernel prints no {counter}"))?;
+    value.parse().map_err(|_| format!("{group}: {counter} is {value:?}, not a number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SNMP: &[u8] = b"Tcp: RtoAlgorithm MaxConn InCsumErrors\nTcp: 1 -1 5\nUdp: InDatagrams NoPorts InCsumErrors IgnoredMulti\nUdp: 18 0 7 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 9\n";
+
+    #[test]
+    fn counters_are_found_by_group_and_name() {
+        assert_eq!(in_table(SNMP, "Udp", "InCsumErrors"), Ok(7));
+        assert_eq!(in_table(SNMP, "Tcp", "InCsumErrors"), Ok(5));
+        assert_eq!(in_list(b"Udp6InErrors 3\nUdp6InCsumErrors\t4\n", "Udp6InCsumErrors"), Ok(4));
+    }
+
+    #[test]
+    fn a_counter_that_is_not_there_is_never_zero() {
+        assert!(in_table(SNMP, "Udp", "MemErrors").unwrap_err().contains("prints no MemErrors"));
+        assert!(in_table(SNMP, "TcpExt", "TCPSynRetrans").unwrap_err().contains("no line begins"));
+        assert!(in_table(SNMP, "Tcp", "MaxConn").unwrap_err().contains("\"-1\""));
+        assert!(in_list(b"", "Udp6InCsumErrors").is_err());
+    }
+
+    #[test]
+    fn a_cut_table_is_an_error_until_its_line_is_complete() {
+        let group_end = SNMP.windows(2).position(|two| two == b"0\n").unwrap() + 2;
+        for cut in 0..group_end {
+            assert!(in_table(&SNMP[..cut], "Udp", "InCsumErrors").is_err(), "cut at {cut}");
+        }
+        let list = b"Udp6InCsumErrors 42\n";
+        for cut in 0..list.len() {
+            assert!(in_list(&list[..cut], "Udp6InCsumErrors").is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn random_text_never_panics() {
+        proptest::proptest!(|(bytes: Vec<u8>, text: String)| {
+            let _ = in_table(&bytes, "Udp", "InCsumErrors");
+            let _ = in_table(format!("Udp:{text}").as_bytes(), "Udp", "InCsumErrors");
+            let _ = in_list(&bytes, "Udp6InCsumErrors");
+        });
+    }
+}

@@ -1,0 +1,246 @@
+//! The vocabulary of conditions: what each word of [`Test`] looks at.
+
+use std::collections::BTreeSet;
+
+use super::{ConditionState, DefectFinding};
+use crate::advisory::Test;
+use crate::advisory::defects::DefectState;
+use crate::snapshot::{Feature, Link, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
+
+/// What conditions are evaluated against.
+pub struct Context<'a> {
+    /// What was seen.
+    pub snapshot: &'a Snapshot,
+    /// What is known about the kernel.
+    pub defects: &'a [DefectFinding],
+    /// Set when counters, tunnels and rules are not the node's.
+    pub blind: Option<&'static str>,
+}
+
+/// The state of a condition, why, and what its remedies can use.
+pub struct Outcome {
+    pub state: ConditionState,
+    pub detail: String,
+    pub values: Vec<(&'static str, String)>,
+}
+
+impl Outcome {
+    fn new(state: ConditionState, detail: impl Into<String>) -> Self {
+        Self { state, detail: detail.into(), values: Vec::new() }
+    }
+
+    fn holds(detail: impl Into<String>) -> Self {
+        Self::new(ConditionState::Holds, detail)
+    }
+
+    fn fails(detail: impl Into<String>) -> Self {
+        Self::new(ConditionState::Fails, detail)
+    }
+
+    fn unknown(detail: impl Into<String>) -> Self {
+        Self::new(ConditionState::Unknown, detail)
+    }
+
+    fn holds_if(holds: bool, detail: impl Into<String>) -> Self {
+        if holds { Self::holds(detail) } else { Self::fails(detail) }
+    }
+
+    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.values.push((name, value.to_string()));
+        self
+    }
+}
+
+impl Context<'_> {
+    /// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.
+    pub fn evaluate(&self, test: &Test, tunnel: Option<&Link>) -> Outcome {
+        if let Test::KernelDefect(id) = test {
+            return self.kernel_defect(id);
+        }
+        if let Some(why) = self.blind {
+            return Outcome::unknown(why);
+        }
+        match test {
+            Test::KernelDefect(_) => unreachable!("handled above: it is no matter of namespaces"),
+            Test::ConntrackActive => self.conntrack_active(),
+            Test::ConntrackTableFilled(ratio) => self.conntrack_table_filled(*ratio),
+            Test::ConntrackBucketsLoaded(ratio) => self.conntrack_buckets_loaded(*ratio),
+            Test::TunnelUp => self.tunnel_up(tunnel),
+            Test::UnderlayDriver(driver) => self.underlay_driver(tunnel, driver),
+            Test::UnderlayTunnelOffload(driver) => self.underlay_tunnel_offload(tunnel, driver),
+            Test::DriverOffloadsPort { defect, ports } => self.driver_offloads_port(tunnel, defect, ports),
+        }
+    }
+
+    fn defect(&self, id: &str) -> Option<&DefectFinding> {
+        self.defects.iter().find(|defect| defect.id == id)
+    }
+
+    fn kernel_defect(&self, id: &str) -> Outcome {
+        match self.defect(id) {
+            Some(defect) => match defect.state {
+                DefectState::Present => Outcome::holds(&defect.detail),
+                DefectState::Absent => Outcome::fails(&defect.detail),
+                DefectState::Unknown => Outcome::unknown(&defect.detail),
+            },
+            None => Outcome::unknown(format!("natwatch has no table for {id}")),
+        }
+    }
+
+    fn conntrack_active(&self) -> Outcome {
+        match &self.snapshot.conntrack.entries {
+            Reading::Ok(0) => Outcome::fails("connection tracking has 0 entries"),
+            Reading::Ok(1) => Outcome::holds("connection tracking has 1 entry"),
+            Reading::Ok(entries) => Outcome::holds(format!("connection tracking has {entries} entries")),
+            Reading::Absent(_) => Outcome::fails("nf_conntrack is not in the running kernel"),
+            other => Outcome::unknown(other.why()),
+        }
+    }
+
+    fn conntrack_table_filled(&self, ratio: f64) -> Outcome {
+        match (&self.snapshot.conntrack.entries, &self.snapshot.conntrack.entries_limit) {
+            (Reading::Ok(entries), Reading::Ok(0)) => {
+                Outcome::fails(format!("{entries} entries, and nf_conntrack_max is 0: no limit"))
+            }
+            (Reading::Ok(entries), Reading::Ok(limit)) => {
+                let filled = *entries as f64 / *limit as f64;
+                let detail = format!("{entries} of {limit} entries ({:.1} %)", filled * 100.0);
+                Outcome::holds_if(filled >= ratio, detail)
+                    .with("entries_limit_doubled", limit.saturating_mul(2))
+                    .with("entries_limit_half", limit.div_ceil(2))
+            }
+            (Reading::Ok(_), other) => Outcome::unknown(other.why()),
+            (other, _) => Outcome::unknown(other.why()),
+        }
+    }
+
+    fn conntrack_buckets_loaded(&self, ratio: f64) -> Outcome {
+        match (&self.snapshot.conntrack.entries, &self.snapshot.conntrack.buckets) {
+            (_, Reading::Ok(0)) => Outcome::unknown("nf_conntrack_buckets is 0"),
+            (Reading::Ok(entries), Reading::Ok(buckets)) => {
+                let load = 2.0 * *entries as f64 / *buckets as f64;
+                let detail = format!("{entries} entries, each in 2 of {buckets} buckets: mean chain {load:.2}");
+                Outcome::holds_if(load >= ratio, detail).with("entries_quadrupled", entries.saturating_mul(4))
+            }
+            (Reading::Absent(_), _) => Outcome::fails("nf_conntrack is not in the running kernel"),
+            (Reading::Ok(_), other) => Outcome::unknown(other.why()),
+            (other, _) => Outcome::unknown(other.why()),
+        }
+    }
+
+    fn tunnel_up(&self, tunnel: Option<&Link>) -> Outcome {
+        match (tunnel, &self.snapshot.links) {
+            (Some(link), _) => Outcome::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
+            (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device"),
+            (None, other) => Outcome::unknown(other.why()),
+        }
+    }
+
+    fn underlay_driver(&self, tunnel: Option<&Link>, driver: &str) -> Outcome {
+        if let Reading::Failed(why) | Reading::Denied(why) | Reading::Absent(why) = &self.snapshot.links {
+            return Outcome::unknown(why);
+        }
+        let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
+            return Outcome::fails("no tunnel, so nothing carries one");
+        };
+        if !link.up {
+            return Outcome::unknown("not looked up: it is down");
+        }
+        let links = self.snapshot.known_links();
+        let (carriers, elsewhere) = match &tunnel.underlay {
+            Reading::Ok(_) => (self.carriers(tunnel), None),
+            // Wherever it goes, it leaves by a device of this namespace.
+            other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
+            other => return Outcome::unknown(other.why()),
+        };
+        let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
+        let driven = carriers.iter().find(|link| link.driver.ok().is_some_and(|name| name == driver));
+        let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
+        match (driven, elsewhere, unseen) {
+            (Some(device), None, _) => {
+                let detail = format!("{} carries it and is driven by {driver}", device.name);
+                Outcome::holds(detail).with("offloading_device", &device.name)
+            }
+            (Some(device), Some(why), _) => {
+                Outcome::unknown(format!("{} is driven by {driver}, but does it carry the tunnel? {why}", device.name))
+            }
+            (None, _, Some(device)) => Outcome::unknown(device.driver.why()),
+            (None, Some(_), None) => Outcome::fails(format!("no device here is driven by {driver}")),
+            (None, None, None) => {
+                let names: Vec<_> = carriers.iter().map(|link| describe_driver(link)).collect();
+                let names = if names.is_empty() { "no device".to_owned() } else { names.join(", ") };
+                Outcome::fails(format!("carried by {names}"))
+            }
+        }
+    }
+
+    fn underlay_tunnel_offload(&self, tunnel: Option<&Link>, driver: &str) -> Outcome {
+        let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
+            return Outcome::unknown("no tunnel that is up, so nothing is offloaded");
+        };
+        if let Reading::Failed(why) | Reading::Denied(why) | Reading::Absent(why) = &tunnel.underlay {
+            return Outcome::unknown(why);
+        }
+        let links = self.snapshot.known_links();
+        let driven: Vec<&Link> = self
+            .carriers(tunnel)
+            .iter()
+            .map(|at| &links[*at])
+            .filter(|link| link.driver.ok().is_some_and(|name| name == driver))
+            .collect();
+        let offloads = |link: &&&Link| tunnel_offload(link) == Toggle::On;
+        if let Some(device) = driven.iter().find(offloads) {
+            let detail = format!("tunnel offloads are on on {}", device.name);
+            return Outcome::holds(detail).with("offloading_device", &device.name);
+        }
+        match driven.iter().find(|link| tunnel_offload(link) == Toggle::Unknown) {
+            Some(device) => {
+                let why = device.features.why();
+                Outcome::unknown(format!("offload features of {} are not known: {why}", device.name))
+            }
+            None if driven.is_empty() => Outcome::fails(format!("no {driver} device carries it")),
+            None => Outcome::fails(format!("tunnel offloads are off on {}", driven[0].name)),
+        }
+    }
+
+    fn driver_offloads_port(&self, tunnel: Option<&Link>, defect: &str, ports: &[u16]) -> Outcome {
+        let Some(Tunnel { port: Some(port), .. }) = tunnel.and_then(|link| link.tunnel.as_ref()) else {
+            return Outcome::unknown("the tunnel's port is not known");
+        };
+        let Some(finding) = self.defect(defect) else {
+            return Outcome::unknown(format!("natwatch has no table for {defect}"));
+        };
+        match finding.state {
+            DefectState::Present => Outcome::holds(format!("the driver offloads any port: {}", finding.detail)),
+            DefectState::Absent if ports.contains(port) => Outcome::unknown(format!(
+                "the driver offloads port {port}; whether the hypervisor handles it cannot be seen from inside"
+            )),
+            DefectState::Absent => Outcome::fails(format!("the driver does not offload port {port}")),
+            DefectState::Unknown => Outcome::unknown(&finding.detail),
+        }
+    }
+
+    /// Positions of the devices that carry a tunnel, and of those below them.
+    fn carriers(&self, tunnel: &Tunnel) -> BTreeSet<usize> {
+        let underlay = tunnel.underlay.ok().into_iter().flatten();
+        underlay.flat_map(|index| with_lower_devices(self.snapshot.known_links(), *index)).collect()
+    }
+}
+
+/// Whether a card is asked for the inner checksum of tunnel packets: it needs a tunnel segmentation offload, and
+/// the checksum offload that this is built on.
+fn tunnel_offload(link: &Link) -> Toggle {
+    let tunnel = [Feature::TxUdpTnlSegmentation, Feature::TxUdpTnlCsumSegmentation].map(|name| link.feature(name));
+    match (tunnel, link.feature(Feature::TxChecksumIpGeneric)) {
+        (_, Toggle::Off) | ([Toggle::Off, Toggle::Off], _) => Toggle::Off,
+        ([Toggle::On, _] | [_, Toggle::On], Toggle::On) => Toggle::On,
+        _ => Toggle::Unknown,
+    }
+}
+
+fn describe_driver(link: &Link) -> String {
+    match &link.driver {
+        Reading::Ok(driver) => format!("{} ({driver})", link.name),
+        _ => format!("{} ({})", link.name, link.kind.as_deref().unwrap_or("virtual")),
+    }
+}

@@ -1,0 +1,271 @@
+//! From what was seen to what it means: pure, and without a `Result`, because what could not be seen is in the
+//! data as `unknown`.
+
+mod conditions;
+
+use std::collections::BTreeMap;
+
+use crate::advisory::defects::{self, Basis, DefectState};
+use crate::advisory::{Advisory, Catalogue, ConditionKind, Severity, State, Subject};
+use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
+use conditions::Context;
+
+names! {
+    /// The state of one condition.
+    ConditionState {
+        /// It holds
+        Holds = "holds",
+        /// It does not
+        Fails = "fails",
+        /// It could not be seen
+        Unknown = "unknown",
+    }
+}
+
+/// What the operator says, and what is to be judged.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--kernel-defect ID=present|absent`: beats everything.
+    pub kernel_defects: BTreeMap<String, DefectState>,
+    /// `--network-namespace current`: judge this namespace although it is not the node's.
+    pub this_namespace: bool,
+    /// `--advisory ID`: only these; empty is all.
+    pub advisories: Vec<String>,
+}
+
+/// One condition on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionFinding {
+    /// Public name.
+    pub id: String,
+    /// Ingredient or lack of a safeguard.
+    pub kind: ConditionKind,
+    /// Whether it holds.
+    pub state: ConditionState,
+    /// One line that names what decided it.
+    pub detail: String,
+}
+
+/// A remedy that fits this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemedyFinding {
+    /// What it does.
+    pub text: String,
+    /// A command, filled in.
+    pub command: Option<String>,
+    /// Whether its effect survives a reboot.
+    pub survives_reboot: bool,
+}
+
+/// One advisory on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Public name.
+    pub id: String,
+    /// One line.
+    pub title: String,
+    /// How bad an exposure is.
+    pub severity: Severity,
+    /// The verdict.
+    pub state: State,
+    /// One sentence about this node.
+    pub summary: String,
+    /// In the advisory's order.
+    pub conditions: Vec<ConditionFinding>,
+    /// Counters that bear on it; they decide nothing.
+    pub evidence: Vec<String>,
+    /// What to do; empty unless exposed.
+    pub remedies: Vec<RemedyFinding>,
+    /// Where this is known from.
+    pub references: Vec<String>,
+}
+
+impl Finding {
+    /// The condition that decided the state.
+    pub fn deciding(&self) -> Option<&ConditionFinding> {
+        let failing = |kind| {
+            move |condition: &&ConditionFinding| condition.kind == kind && condition.state == ConditionState::Fails
+        };
+        match self.state {
+            State::NotAffected => self.conditions.iter().find(failing(ConditionKind::Ingredient)),
+            State::Mitigated => self.conditions.iter().find(failing(ConditionKind::Safeguard)),
+            State::Unknown => self.conditions.iter().find(|condition| condition.state == ConditionState::Unknown),
+            State::Exposed => self.conditions.last(),
+        }
+    }
+}
+
+/// One kernel defect on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefectFinding {
+    /// Public name.
+    pub id: String,
+    /// Whether the running kernel has it.
+    pub state: DefectState,
+    /// Where that is known from.
+    pub basis: Basis,
+    /// One line that names what decided it.
+    pub detail: String,
+}
+
+/// The verdicts about one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Worst state among the advisories of at least warning.
+    pub verdict: State,
+    /// Sorted by id.
+    pub advisories: Vec<Finding>,
+    /// Sorted by id.
+    pub defects: Vec<DefectFinding>,
+}
+
+impl Report {
+    /// Worst state among the advisories of at least this severity.
+    pub fn worst(&self, severity: Severity) -> State {
+        let counted = self.advisories.iter().filter(|finding| finding.severity >= severity);
+        counted.map(|finding| finding.state).max().unwrap_or(State::NotAffected)
+    }
+}
+
+/// Judges everything that is known about a node.
+pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options) -> Report {
+    let defects = judge_defects(snapshot, options);
+    let context = Context { snapshot, defects: &defects, blind: blind(snapshot, options) };
+    let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
+    let advisories = catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
+    let mut report = Report { verdict: State::NotAffected, advisories, defects };
+    report.verdict = report.worst(Severity::Warning);
+    report
+}
+
+/// Why counters, tunnels and rules say nothing about the node, if they do not.
+fn blind(snapshot: &Snapshot, options: &Options) -> Option<&'static str> {
+    match snapshot.network_namespace {
+        _ if options.this_namespace => None,
+        NetworkNamespace::Initial => None,
+        NetworkNamespace::Other => Some("this is not the node's network namespace; is hostNetwork set?"),
+        NetworkNamespace::Unknown => {
+            Some("cannot tell whether this is the node's network namespace: /proc/sys/net is not readable")
+        }
+    }
+}
+
+fn judge_defects(snapshot: &Snapshot, options: &Options) -> Vec<DefectFinding> {
+    let livepatches = match &snapshot.livepatches {
+        Reading::Ok(names) => Some(names.as_slice()),
+        Reading::Absent(_) => Some(&[][..]), // this kernel cannot load any
+        Reading::Denied(_) | Reading::Failed(_) => None,
+    };
+    defects::all()
+        .iter()
+        .map(|defect| {
+            if let Some(state) = options.kernel_defects.get(&defect.id) {
+                let (id, detail) = (defect.id.clone(), "the operator says so (--kernel-defect)".into());
+                return DefectFinding { id, state: *state, basis: Basis::Operator, detail };
+            }
+            let (state, basis, detail) = match &snapshot.kernel {
+                Reading::Ok(kernel) => {
+                    let decision = defect.decide(kernel, livepatches);
+                    (decision.state, decision.basis, decision.detail)
+                }
+                other => (DefectState::Unknown, Basis::None, other.why().to_owned()),
+            };
+            DefectFinding { id: defect.id.clone(), state, basis, detail }
+        })
+        .collect()
+}
+
+/// One advisory on one subject.
+struct Judgement {
+    state: State,
+    conditions: Vec<ConditionFinding>,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Context<'_> {
+    fn judge(&self, advisory: &Advisory) -> Finding {
+        let judgement = match advisory.subject {
+            Subject::Node => self.judge_subject(advisory, None),
+            Subject::Tunnel => {
+                let tunnels = self.snapshot.tunnels().map(|(link, _)| self.judge_subject(advisory, Some(link)));
+                let worst = tunnels.reduce(|worst, next| if next.state > worst.state { next } else { worst });
+                worst.unwrap_or_else(|| self.judge_subject(advisory, None))
+            }
+        };
+        let Judgement { state, conditions, values } = judgement;
+        let mut finding = Finding {
+            id: advisory.id.clone(),
+            title: advisory.title.clone(),
+            severity: advisory.severity,
+            state,
+            summary: advisory.summaries.get(state.name()).cloned().unwrap_or_default(),
+            conditions,
+            evidence: self.evidence(advisory),
+            remedies: Vec::new(),
+            references: advisory.references.clone(),
+        };
+        if let Some(detail) = finding.deciding().map(|condition| condition.detail.clone()) {
+            finding.summary = format!("{}: {detail}.", finding.summary);
+        }
+        if state == State::Exposed {
+            finding.remedies = advisory.remedies.iter().map(|remedy| fill_in(remedy, &values)).collect();
+        }
+        finding
+    }
+
+    fn judge_subject(&self, advisory: &Advisory, tunnel: Option<&Link>) -> Judgement {
+        let mut values = BTreeMap::new();
+        let conditions: Vec<ConditionFinding> = advisory
+            .conditions
+            .iter()
+            .map(|condition| {
+                let outcome = self.evaluate(&condition.test, tunnel);
+                values.extend(outcome.values);
+                let subject = tunnel.map(|link| format!("{}: ", link.name)).unwrap_or_default();
+                let (id, kind) = (condition.id.clone(), condition.kind);
+                ConditionFinding { id, kind, state: outcome.state, detail: format!("{subject}{}", outcome.detail) }
+            })
+            .collect();
+        Judgement { state: combine(&conditions), conditions, values }
+    }
+
+    fn evidence(&self, advisory: &Advisory) -> Vec<String> {
+        let Reading::Ok(totals) = self.snapshot.conntrack.totals() else { return Vec::new() };
+        if self.blind.is_some() {
+            return Vec::new();
+        }
+        let shown = advisory.evidence.iter().filter_map(|evidence| {
+            let value = totals.get(&ConntrackCounter::from_name(&evidence.counter)?)?;
+            Some(format!("{} since boot: {value} ({})", evidence.counter, evidence.text))
+        });
+        shown.collect()
+    }
+}
+
+/// The contract's rule: any ingredient fails → not affected; else any safeguard's lack fails → mitigated; else
+/// any unknown → unknown; else exposed.
+fn combine(conditions: &[ConditionFinding]) -> State {
+    let any = |state, kind: Option<ConditionKind>| {
+        conditions.iter().any(|condition| condition.state == state && kind.is_none_or(|kind| condition.kind == kind))
+    };
+    if any(ConditionState::Fails, Some(ConditionKind::Ingredient)) {
+        State::NotAffected
+    } else if any(ConditionState::Fails, Some(ConditionKind::Safeguard)) {
+        State::Mitigated
+    } else if any(ConditionState::Unknown, None) {
+        State::Unknown
+    } else {
+        State::Exposed
+    }
+}
+
+/// A remedy whose command cannot be filled in keeps its text and loses its command.
+fn fill_in(remedy: &crate::advisory::Remedy, values: &BTreeMap<&'static str, String>) -> RemedyFinding {
+    let command = remedy.command.as_ref().map(|command| {
+        values.iter().fold(command.clone(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
+    });
+    RemedyFinding { text: remedy.text.clone(), command, survives_reboot: remedy.survives_reboot }
+}
+
+#[cfg(test)]
+mod tests;

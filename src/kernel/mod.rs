@@ -1,0 +1,138 @@
+//! The only code that asks the operating system about the node. It executes requests and decodes nothing.
+//!
+//! A look runs on a thread of its own, because `/proc/thread-self/net` and netlink sockets belong to the
+//! network namespace of the thread, and because a request can block inside the kernel for longer than the
+//! caller may wait.
+
+mod environment;
+mod files;
+mod netlink;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::capture::{Answer, Capture, Question, Request, Root};
+use crate::snapshot::{Collector, Reading};
+
+/// Where the trees are mounted.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// `--path.procfs`
+    pub procfs: PathBuf,
+    /// `--path.sysfs`
+    pub sysfs: PathBuf,
+    /// `--path.rootfs`
+    pub rootfs: PathBuf,
+}
+
+impl Paths {
+    fn root(&self, root: Root) -> &PathBuf {
+        match root {
+            Root::Procfs => &self.procfs,
+            Root::Sysfs => &self.sysfs,
+            Root::Rootfs => &self.rootfs,
+        }
+    }
+}
+
+/// What a look has found so far.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The answers.
+    pub capture: Capture,
+    /// Time spent per collector.
+    pub durations: BTreeMap<Collector, Duration>,
+    /// The request that is being executed now.
+    pub current: Option<String>,
+}
+
+/// Asks the kernel of this machine.
+#[derive(Debug)]
+pub struct Kernel {
+    paths: Paths,
+    /// Answers that hold until the next boot.
+    until_reboot: Mutex<BTreeMap<String, Answer>>,
+}
+
+/// The longest chain of questions that depend on each other is about six: links, forwarding database, routes,
+/// look-ups, families, features.
+const MAX_ROUNDS: usize = 16;
+
+impl Kernel {
+    /// A kernel whose trees are mounted there.
+    pub fn new(paths: Paths) -> Self {
+        Self { paths, until_reboot: Mutex::default() }
+    }
+
+    /// The start of a look: who looks, from where, when. `unanswered` is what a request means that is never
+    /// answered.
+    pub fn begin(&self, unanswered: &str) -> Progress {
+        let capture = Capture::new(environment::meta(&self.paths), unanswered);
+        Progress { capture, durations: BTreeMap::new(), current: None }
+    }
+
+    /// Answers requests into `progress` until the planner names no more or the deadline has passed.
+    pub fn look(&self, plan: impl Fn(&Capture) -> Vec<Request>, deadline: Instant, progress: &Mutex<Progress>) {
+        let mut sockets = netlink::Sockets::default();
+        for _ in 0..MAX_ROUNDS {
+            let requests = plan(&lock(progress).capture);
+            if requests.is_empty() {
+                return;
+            }
+            for request in requests {
+                let start = Instant::now();
+                if start >= deadline {
+                    return;
+                }
+                lock(progress).current = Some(request.name.clone());
+                let answer = self.answer(&request, deadline, &mut sockets);
+                let mut progress = lock(progress);
+                progress.current = None;
+                *progress.durations.entry(request.source.collector()).or_default() += start.elapsed();
+                progress.capture.answers.insert(request.name, answer);
+            }
+        }
+    }
+
+    fn answer(&self, request: &Request, deadline: Instant, sockets: &mut netlink::Sockets) -> Answer {
+        if !request.until_reboot {
+            return self.ask(&request.question, deadline, sockets);
+        }
+        if let Some(answer) = lock(&self.until_reboot).get(&request.name) {
+            return answer.clone();
+        }
+        let answer = self.ask(&request.question, deadline, sockets);
+        if !matches!(answer, Reading::Failed(_)) {
+            lock(&self.until_reboot).insert(request.name.clone(), answer.clone());
+        }
+        answer
+    }
+
+    fn ask(&self, question: &Question, deadline: Instant, sockets: &mut netlink::Sockets) -> Answer {
+        match question {
+            Question::File(root, path) => files::content(self.paths.root(*root), path),
+            Question::Lines(root, path, words) => files::lines(self.paths.root(*root), path, words, deadline),
+            Question::Directory(root, path) => files::directory(self.paths.root(*root), path),
+            Question::Link(root, path) => files::link(self.paths.root(*root), path),
+            Question::Netlink { family, kind, dump, body } => sockets.ask(*family, *kind, *dump, body, deadline),
+        }
+    }
+}
+
+/// Locks; a thread that panicked while holding the lock leaves the answers that it had, which are whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Progress {
+    /// What there is when nobody waits any longer: the rest failed for this reason.
+    pub fn given_up(mut self, why: &str) -> Self {
+        if let Some(current) = self.current.take() {
+            self.capture.answers.insert(current.clone(), Reading::Failed(format!("{current}: {why}")));
+        }
+        why.clone_into(&mut self.capture.unanswered);
+        self
+    }
+}

@@ -1,0 +1,153 @@
+//! Netlink requests. Only the framing is looked at, to see where an answer ends.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use neli::consts::socket::{Msg, NlFamily};
+use neli::socket::NlSocket;
+use neli::utils::Groups;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::capture::{Answer, NetlinkFamily};
+use crate::snapshot::Reading;
+use crate::wire::{self, HEADER_LENGTH, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
+
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_DUMP: u16 = 0x300;
+/// The kernel packs at most 32 KiB into one datagram of a dump.
+const BUFFER: usize = 64 << 10;
+/// Largest answer that is kept: a routing table of 300,000 routes.
+const MAX_ANSWER: usize = 32 << 20;
+/// How often an interrupted dump is repeated before it counts as failed.
+const MAX_TRIES: usize = 4;
+
+/// The sockets of one look; one per protocol, opened when first needed.
+#[derive(Default)]
+pub struct Sockets {
+    open: BTreeMap<NetlinkFamily, NlSocket>,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Sockets {
+    /// Sends one request and collects the whole answer, byte for byte.
+    pub fn ask(&mut self, family: NetlinkFamily, kind: u16, dump: bool, body: &[u8], deadline: Instant) -> Answer {
+        for _ in 0..MAX_TRIES {
+            match self.ask_once(family, kind, dump, body, deadline) {
+                Ok(Some(bytes)) => return classify(bytes),
+                Ok(None) => {} // interrupted by a change
+                Err(error) => {
+                    self.open.remove(&family); // whatever may still arrive on it belongs to nobody
+                    return failure(family, &error);
+                }
+            }
+        }
+        Reading::Failed(format!("the dump was interrupted by changes {MAX_TRIES} times in a row"))
+    }
+
+    fn ask_once(
+        &mut self,
+        family: NetlinkFamily,
+        kind: u16,
+        dump: bool,
+        body: &[u8],
+        deadline: Instant,
+    ) -> io::Result<Option<Vec<u8>>> {
+        self.sequence += 1;
+        let request = request(kind, dump, self.sequence, body);
+        if !self.open.contains_key(&family) {
+            self.open.insert(family, connect(family)?);
+        }
+        let socket = &self.open[&family];
+        socket.send(&request, Msg::empty())?;
+        self.buffer.resize(BUFFER, 0);
+        let mut answer: Vec<u8> = Vec::new();
+        let mut interrupted = false;
+        loop {
+            wait(socket, deadline)?;
+            let (length, _) = socket.recv(&mut self.buffer[..], Msg::TRUNC)?;
+            let datagram = self
+                .buffer
+                .get(..length)
+                .ok_or_else(|| io::Error::other(format!("a message of {length} bytes does not fit {BUFFER}")))?;
+            let datagram_start = answer.len();
+            answer.extend_from_slice(datagram);
+            answer.resize(answer.len().next_multiple_of(4), 0);
+            if answer.len() > MAX_ANSWER {
+                return Err(io::Error::other(format!("the answer is larger than {MAX_ANSWER} bytes")));
+            }
+            let mut finished = false;
+            for message in wire::messages(&answer[datagram_start..]) {
+                let message = message.map_err(io::Error::other)?;
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                finished |= matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) || message.flags & NLM_F_MULTI == 0;
+            }
+            if finished {
+                return Ok((!interrupted).then_some(answer));
+            }
+        }
+    }
+}
+
+fn connect(family: NetlinkFamily) -> io::Result<NlSocket> {
+    let protocol = match family {
+        NetlinkFamily::Route => NlFamily::Route,
+        NetlinkFamily::Generic => NlFamily::Generic,
+        NetlinkFamily::Netfilter => NlFamily::Netfilter,
+    };
+    NlSocket::connect(protocol, None, Groups::empty())
+}
+
+fn request(kind: u16, dump: bool, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let length = HEADER_LENGTH + body.len();
+    let flags = if dump { NLM_F_REQUEST | NLM_F_DUMP } else { NLM_F_REQUEST };
+    let mut bytes = Vec::with_capacity(length);
+    // Requests are built by the planner from bounded values; none comes near 4 GiB.
+    bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0u32.to_ne_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+fn wait(socket: &NlSocket, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3600));
+    let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+    // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers.
+    // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)) {
+        Ok(0) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer before the deadline")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A refusal for lack of permission is a state of its own; every other answer is kept as it is.
+fn classify(bytes: Vec<u8>) -> Answer {
+    let errno = wire::messages(&bytes).find_map(|message| {
+        let message = message.ok()?;
+        matches!(message.kind, NLMSG_ERROR | NLMSG_DONE).then(|| message.errno().ok()).flatten()
+    });
+    let refused = [Errno::PERM, Errno::ACCESS].map(Errno::raw_os_error);
+    if errno.is_some_and(|errno| refused.contains(&errno)) { denied() } else { Reading::Ok(bytes) }
+}
+
+fn denied() -> Answer {
+    Reading::Denied("CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)".into())
+}
+
+fn failure(family: NetlinkFamily, error: &io::Error) -> Answer {
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM | Errno::ACCESS) => denied(),
+        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
+            Reading::Absent(format!("this kernel has no netlink protocol for {family:?}"))
+        }
+        _ => Reading::Failed(format!("netlink request failed: {error}")),
+    }
+}

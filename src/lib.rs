@@ -1,0 +1,38 @@
+//! natwatch: what connection tracking, NAT, tunnels, offloads and the kernel do on a Linux node, and whether it is
+//! exposed to a known defect.
+//!
+//! Data flows one way, and the modules are listed in its order:
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`kernel`] | asks the operating system; decodes nothing |
+//! | [`capture`] | what was asked and what was answered, byte for byte |
+//! | [`archive`], [`redact`] | a capture as a directory, without private data if wanted |
+//! | [`wire`] | netlink framing |
+//! | [`decode`] | the planner, and bytes to facts |
+//! | [`snapshot`] | the facts |
+//! | [`accumulate`] | the only memory between looks: counters that never fall |
+//! | [`advisory`] | known problems and kernel defects, as data |
+//! | [`judge`] | facts to verdicts |
+//! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
+//! | [`refresh`], [`server`], [`process`] | one look at a time, served over HTTP |
+//! | [`cli`], [`commands`] | flags and sub-commands |
+//!
+//! ARCHITECTURE.md tells why, and which modules may name which.
+
+pub mod accumulate;
+pub mod advisory;
+pub mod archive;
+pub mod capture;
+pub mod cli;
+pub mod commands;
+pub mod decode;
+pub mod judge;
+pub mod kernel;
+pub mod process;
+pub mod redact;
+pub mod refresh;
+pub mod render;
+pub mod server;
+pub mod snapshot;
+pub mod wire;

@@ -1,0 +1,26 @@
+//! The exporter's own process, as every Prometheus client library reports it.
+
+use procfs::WithCurrentSystemInfo as _;
+use procfs::process::LimitValue;
+
+use crate::render::metrics::Process;
+
+/// Reads `/proc/self`; `None` where it is not readable, and then no series say anything.
+pub fn read() -> Option<Process> {
+    let process = procfs::process::Process::myself().ok()?;
+    let stat = process.stat().ok()?;
+    let ticks = procfs::ticks_per_second() as f64;
+    let max_fds = match process.limits().ok()?.max_open_files.soft_limit {
+        LimitValue::Value(limit) => Some(limit),
+        LimitValue::Unlimited => None,
+    };
+    Some(Process {
+        cpu_seconds: (stat.utime + stat.stime) as f64 / ticks,
+        open_fds: process.fd_count().ok()? as u64,
+        max_fds,
+        virtual_memory_bytes: stat.vsize,
+        resident_memory_bytes: stat.rss_bytes().get(),
+        start_time_seconds: procfs::boot_time_secs().ok()? as f64 + stat.starttime as f64 / ticks,
+        threads: stat.num_threads.try_into().ok()?,
+    })
+}

@@ -1,0 +1,104 @@
+//! The two exposition formats over one list of families: OpenMetrics 1.0 through `prometheus-client`, and
+//! Prometheus text 0.0.4.
+
+use std::fmt::{self, Write as _};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::metrics::{Families, Family, Kind, Value};
+
+/// `Content-Type` of [`openmetrics`].
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// `Content-Type` of [`prometheus`].
+pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// OpenMetrics 1.0 text.
+///
+/// # Errors
+/// None in practice: writing into a string does not fail.
+pub fn openmetrics(families: Families) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Samples(families)));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+#[derive(Debug)]
+struct Samples(Families);
+
+impl Collector for Samples {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        for family in self.0.iter() {
+            // The library appends the unit and `_total` again.
+            let name = family.metric.name.trim_end_matches("_total");
+            let unit = Some(family.metric.unit).filter(|unit| !unit.is_empty());
+            let stem = unit.map_or(name, |unit| name.trim_end_matches(unit).trim_end_matches('_'));
+            let unit = unit.map(|unit| Unit::Other(unit.to_owned()));
+            let kind = match family.metric.kind {
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Counter => MetricType::Counter,
+            };
+            let mut encoder = encoder.encode_descriptor(stem, family.metric.help, unit.as_ref(), kind)?;
+            for (labels, value) in &family.samples {
+                let labels: Vec<(&str, &str)> =
+                    family.metric.labels.iter().copied().zip(labels.iter().map(String::as_str)).collect();
+                encode_sample(encoder.encode_family(&labels)?, family, *value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_sample(mut encoder: MetricEncoder<'_>, family: &Family, value: Value) -> fmt::Result {
+    match family.metric.kind {
+        Kind::Counter => encoder.encode_counter::<[(&str, &str); 0], Value, f64>(&value, None),
+        Kind::Gauge => encoder.encode_gauge(&value),
+    }
+}
+
+impl EncodeCounterValue for Value {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::CounterValueEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(value) => EncodeCounterValue::encode(value, encoder),
+            Self::Real(value) => EncodeCounterValue::encode(value, encoder),
+        }
+    }
+}
+
+impl EncodeGaugeValue for Value {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::GaugeValueEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(value) => EncodeGaugeValue::encode(value, encoder),
+            Self::Real(value) => EncodeGaugeValue::encode(value, encoder),
+        }
+    }
+}
+
+/// Prometheus text 0.0.4.
+pub fn prometheus(families: &Families) -> String {
+    let mut out = String::new();
+    for Family { metric, samples } in families.iter() {
+        // The table's help texts hold neither backslash nor line feed; a test keeps it so.
+        let _ = writeln!(out, "# HELP {} {}", metric.name, metric.help);
+        let _ = writeln!(out, "# TYPE {} {}", metric.name, metric.kind.name());
+        for (labels, value) in samples {
+            out.push_str(metric.name);
+            for (at, (name, value)) in metric.labels.iter().zip(labels).enumerate() {
+                let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                let _ = write!(out, "{}{name}=\"{escaped}\"", if at == 0 { '{' } else { ',' });
+            }
+            if !metric.labels.is_empty() {
+                out.push('}');
+            }
+            let _ = match value {
+                Value::Whole(value) => writeln!(out, " {value}"),
+                Value::Real(value) => writeln!(out, " {value}"),
+            };
+        }
+    }
+    out
+}

@@ -1,0 +1,499 @@
+//! The one table of metrics, and the samples of one look.
+//!
+//! README, `natwatch metrics` and the tests read the same table. A sample can only be made through it, with
+//! exactly the labels that it declares.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::advisory::State;
+use crate::advisory::defects::DefectState;
+use crate::judge::{ConditionState, Report};
+use crate::snapshot::{
+    Collector, ConntrackCounter, Feature, Link, Reading, Snapshot, Source, SourceState, Tunnel, with_lower_devices,
+};
+
+/// What a metric does over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only goes up.
+    Counter,
+}
+
+impl Kind {
+    /// The type's name in both exposition formats.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gauge => "gauge",
+            Self::Counter => "counter",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug, PartialEq)]
+pub struct Metric {
+    /// Full name, with unit and `_total`.
+    pub name: &'static str,
+    /// Gauge or counter.
+    pub kind: Kind,
+    /// Label names, in order.
+    pub labels: &'static [&'static str],
+    /// Unit that the name carries; empty where it counts things.
+    pub unit: &'static str,
+    /// The collector that it belongs to; `None`: always printed.
+    pub collector: Option<Collector>,
+    /// What it says and which kernel object says so.
+    pub help: &'static str,
+}
+
+/// A value. Counters stay whole numbers: a float loses increments beyond 2⁵³.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// A whole number.
+    Whole(u64),
+    /// Seconds.
+    Real(f64),
+}
+
+/// All samples of one metric.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// Its row in the table.
+    pub metric: &'static Metric,
+    /// Label values and value of each sample.
+    pub samples: Vec<(Vec<String>, Value)>,
+}
+
+/// All families of one look, in the order of the table.
+#[derive(Clone, Debug, Default)]
+pub struct Families {
+    families: BTreeMap<usize, Family>,
+}
+
+impl Families {
+    fn add<const N: usize>(&mut self, name: &'static str, labels: [&str; N], value: Value) {
+        let position = METRICS.iter().position(|metric| metric.name == name);
+        debug_assert!(position.is_some_and(|at| METRICS[at].labels.len() == N), "{name} with {N} labels");
+        let Some(position) = position else { return };
+        let family =
+            self.families.entry(position).or_insert_with(|| Family { metric: &METRICS[position], samples: Vec::new() });
+        family.samples.push((labels.iter().map(ToString::to_string).collect(), value));
+    }
+
+    fn flag<const N: usize>(&mut self, name: &'static str, labels: [&str; N], value: bool) {
+        self.add(name, labels, Value::Whole(value.into()));
+    }
+
+    fn reading(&mut self, name: &'static str, reading: &Reading<u64>) {
+        if let Reading::Ok(value) = reading {
+            self.add(name, [], Value::Whole(*value));
+        }
+    }
+
+    /// All families.
+    pub fn iter(&self) -> impl Iterator<Item = &Family> {
+        self.families.values()
+    }
+
+    /// Keeps what belongs to these collectors, and what belongs to none.
+    pub fn retain(&mut self, collectors: &[Collector]) {
+        self.families.retain(|_, family| {
+            if matches!(family.metric.labels, ["collector"] | ["source", "state"]) {
+                family.samples.retain(|(labels, _)| {
+                    let of_source = Source::from_name(&labels[0]).map(Source::collector);
+                    Collector::from_name(&labels[0]).or(of_source).is_none_or(|owner| collectors.contains(&owner))
+                });
+            }
+            family.metric.collector.is_none_or(|collector| collectors.contains(&collector))
+        });
+    }
+}
+
+/// What the metrics need besides report and snapshot.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--collector.links.max-devices`
+    pub max_devices: usize,
+    /// `--collector.conntrack.per-cpu`
+    pub per_cpu: bool,
+    /// Which collectors are on.
+    pub collectors: crate::decode::Collectors,
+}
+
+/// Tunnels with a series of their own; the rest is counted in `natwatch_series_omitted`.
+const MAX_TUNNELS: usize = 16;
+
+/// The samples of one look. `durations` is empty for a replay, which took no time in any kernel.
+pub fn families(
+    report: &Report,
+    snapshot: &Snapshot,
+    durations: &BTreeMap<Collector, Duration>,
+    settings: &Settings,
+) -> Families {
+    let mut out = Families::default();
+    if settings.collectors.contains(&Collector::Verdict) {
+        verdicts(&mut out, report);
+    }
+    if settings.collectors.contains(&Collector::Kernel) {
+        kernel(&mut out, report, snapshot);
+    }
+    let kind = snapshot.network_namespace.name();
+    out.flag("natwatch_network_namespace_info", [kind], true);
+    conntrack(&mut out, snapshot, settings);
+    links(&mut out, report, snapshot, settings);
+    let netstat = &snapshot.netstat;
+    out.reading("natwatch_netstat_udp_in_csum_errors_total", &netstat.udp_in_csum_errors);
+    out.reading("natwatch_netstat_udp6_in_csum_errors_total", &netstat.udp6_in_csum_errors);
+    out.reading("natwatch_netstat_tcp_in_csum_errors_total", &netstat.tcp_in_csum_errors);
+    out.reading("natwatch_netstat_tcp_syn_retransmits_total", &netstat.tcp_syn_retransmits);
+    health(&mut out, report, snapshot, durations, settings);
+    out.flag("natwatch_build_info", [env!("CARGO_PKG_VERSION"), std::env::consts::ARCH], true);
+    out
+}
+
+fn verdicts(out: &mut Families, report: &Report) {
+    for finding in &report.advisories {
+        let id = finding.id.as_str();
+        if finding.state != State::Unknown {
+            out.flag("natwatch_exposure", [id], finding.state == State::Exposed);
+        }
+        for state in State::ALL {
+            out.flag("natwatch_advisory_state", [id, state.name()], finding.state == *state);
+        }
+        for condition in &finding.conditions {
+            for state in ConditionState::ALL {
+                let labels = [id, &condition.id, state.name()];
+                out.flag("natwatch_advisory_condition", labels, condition.state == *state);
+            }
+        }
+        out.flag("natwatch_advisory_info", [id, finding.severity.name(), &finding.title], true);
+    }
+}
+
+fn kernel(out: &mut Families, report: &Report, snapshot: &Snapshot) {
+    if let Reading::Ok(kernel) = &snapshot.kernel {
+        let distro = snapshot.distro.ok().map_or("", String::as_str);
+        out.flag("natwatch_kernel_info", [&kernel.release, distro, &kernel.base.to_string()], true);
+    }
+    for defect in &report.defects {
+        for state in DefectState::ALL {
+            out.flag("natwatch_kernel_defect", [&defect.id, state.name()], defect.state == *state);
+        }
+        out.flag("natwatch_kernel_defect_info", [&defect.id, defect.basis.name()], true);
+    }
+}
+
+fn conntrack(out: &mut Families, snapshot: &Snapshot, settings: &Settings) {
+    out.reading("natwatch_conntrack_entries", &snapshot.conntrack.entries);
+    out.reading("natwatch_conntrack_entries_limit", &snapshot.conntrack.entries_limit);
+    out.reading("natwatch_conntrack_buckets", &snapshot.conntrack.buckets);
+    for (counter, value) in snapshot.conntrack.totals().ok().into_iter().flatten() {
+        out.add(counter_metric(*counter), [], Value::Whole(*value));
+    }
+    for cpu in snapshot.conntrack.cpus.ok().into_iter().flatten().filter(|_| settings.per_cpu) {
+        let Some(number) = cpu.cpu.map(|cpu| cpu.to_string()) else { continue };
+        for (counter, name) in [
+            (ConntrackCounter::InsertFailed, "natwatch_conntrack_cpu_insert_failed_total"),
+            (ConntrackCounter::Drop, "natwatch_conntrack_cpu_drop_total"),
+        ] {
+            if let Some(value) = cpu.counters.get(&counter) {
+                out.add(name, [&number], Value::Whole(*value));
+            }
+        }
+    }
+}
+
+fn counter_metric(counter: ConntrackCounter) -> &'static str {
+    match counter {
+        ConntrackCounter::Found => "natwatch_conntrack_found_total",
+        ConntrackCounter::Invalid => "natwatch_conntrack_invalid_total",
+        ConntrackCounter::Insert => "natwatch_conntrack_insert_total",
+        ConntrackCounter::InsertFailed => "natwatch_conntrack_insert_failed_total",
+        ConntrackCounter::Drop => "natwatch_conntrack_drop_total",
+        ConntrackCounter::EarlyDrop => "natwatch_conntrack_early_drop_total",
+        ConntrackCounter::Error => "natwatch_conntrack_error_total",
+        ConntrackCounter::SearchRestart => "natwatch_conntrack_search_restart_total",
+        ConntrackCounter::ClashResolve => "natwatch_conntrack_clash_resolve_total",
+        ConntrackCounter::ChainTooLong => "natwatch_conntrack_chaintoolong_total",
+        ConntrackCounter::ExpectNew => "natwatch_conntrack_expect_new_total",
+        ConntrackCounter::ExpectCreate => "natwatch_conntrack_expect_create_total",
+        ConntrackCounter::ExpectDelete => "natwatch_conntrack_expect_delete_total",
+    }
+}
+
+fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Settings) {
+    if snapshot.links.ok().is_none() {
+        return;
+    }
+    let mut tunnels: Vec<(&Link, &Tunnel)> = snapshot.tunnels().collect();
+    out.add("natwatch_tunnels", [], Value::Whole(tunnels.len() as u64));
+    tunnels.sort_by_key(|(link, _)| (!link.up, &link.name));
+    for (link, tunnel) in tunnels.iter().take(MAX_TUNNELS) {
+        let id = tunnel.id.map_or(String::new(), |id| id.to_string());
+        let port = tunnel.port.map_or(String::new(), |port| port.to_string());
+        let underlay = super::json::underlay(snapshot, tunnel).unwrap_or_default();
+        let labels = [&link.name, tunnel.kind.name(), &id, &port, &underlay, tunnel.udp_checksum.name()];
+        out.flag("natwatch_tunnel_info", labels, true);
+    }
+    let mut omitted = tunnels.len().saturating_sub(MAX_TUNNELS);
+    let devices = feature_devices(report, snapshot);
+    for (position, device) in devices.iter().enumerate() {
+        for (feature, state) in device.features.ok().into_iter().flatten() {
+            if position >= settings.max_devices {
+                omitted += 3;
+                continue;
+            }
+            let labels = [device.name.as_str(), feature.name()];
+            out.flag("natwatch_interface_feature_enabled", labels, state.enabled);
+            out.flag("natwatch_interface_feature_wanted", labels, state.wanted);
+            out.flag("natwatch_interface_feature_fixed", labels, state.fixed);
+        }
+    }
+    out.add("natwatch_series_omitted", [], Value::Whole(omitted as u64));
+}
+
+/// Tunnels that are up and what carries them: those of exposed tunnels first, then by name.
+fn feature_devices<'a>(report: &Report, snapshot: &'a Snapshot) -> Vec<&'a Link> {
+    let links = snapshot.known_links();
+    let exposed = |link: &Link| {
+        let named = format!("{}: ", link.name);
+        let exposed = report.advisories.iter().filter(|finding| finding.state == State::Exposed);
+        exposed.flat_map(|finding| &finding.conditions).any(|condition| condition.detail.starts_with(&named))
+    };
+    let mut rank: BTreeMap<&str, (bool, &Link)> = BTreeMap::new();
+    for (link, tunnel) in snapshot.tunnels().filter(|(link, _)| link.up) {
+        let underlay = tunnel.underlay.ok().into_iter().flatten();
+        let below = underlay.flat_map(|index| with_lower_devices(links, *index)).map(|at| &links[at]);
+        for device in std::iter::once(link).chain(below) {
+            let unexposed = !exposed(link);
+            rank.entry(&device.name).and_modify(|(rank, _)| *rank &= unexposed).or_insert((unexposed, device));
+        }
+    }
+    let mut ranked: Vec<_> = rank.into_iter().map(|(name, (rank, link))| ((rank, name), link)).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, link)| link).collect()
+}
+
+fn health(
+    out: &mut Families,
+    report: &Report,
+    snapshot: &Snapshot,
+    durations: &BTreeMap<Collector, Duration>,
+    settings: &Settings,
+) {
+    for status in &snapshot.sources {
+        for state in SourceState::ALL {
+            let labels = [status.source.name(), state.name()];
+            out.flag("natwatch_source_state", labels, status.state == *state);
+        }
+    }
+    for collector in &settings.collectors {
+        let success = match collector {
+            Collector::Verdict => report.advisories.iter().all(|finding| finding.state != State::Unknown),
+            _ => snapshot
+                .sources
+                .iter()
+                .filter(|status| status.source.collector() == *collector)
+                .all(|status| matches!(status.state, SourceState::Ok | SourceState::Absent)),
+        };
+        out.flag("natwatch_scrape_collector_success", [collector.name()], success);
+        if let Some(duration) = durations.get(collector) {
+            let seconds = Value::Real(duration.as_secs_f64());
+            out.add("natwatch_scrape_collector_duration_seconds", [collector.name()], seconds);
+        }
+    }
+}
+
+/// What `process_*` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// User and system time.
+    pub cpu_seconds: f64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// Their limit; `None` without one.
+    pub max_fds: Option<u64>,
+    /// Virtual memory.
+    pub virtual_memory_bytes: u64,
+    /// Resident memory.
+    pub resident_memory_bytes: u64,
+    /// Since the Unix epoch.
+    pub start_time_seconds: f64,
+    /// Threads.
+    pub threads: u64,
+}
+
+/// Adds the exporter's own process, as Prometheus client libraries do.
+pub fn add_process(out: &mut Families, process: &Process) {
+    out.add("process_cpu_seconds_total", [], Value::Real(process.cpu_seconds));
+    out.add("process_open_fds", [], Value::Whole(process.open_fds));
+    if let Some(limit) = process.max_fds {
+        out.add("process_max_fds", [], Value::Whole(limit));
+    }
+    out.add("process_virtual_memory_bytes", [], Value::Whole(process.virtual_memory_bytes));
+    out.add("process_resident_memory_bytes", [], Value::Whole(process.resident_memory_bytes));
+    out.add("process_start_time_seconds", [], Value::Real(process.start_time_seconds));
+    out.add("process_threads", [], Value::Whole(process.threads));
+}
+
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    collector: Option<Collector>,
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, unit: "", collector, help }
+}
+
+const fn counter(name: &'static str, collector: Option<Collector>, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels: &[], unit: "", collector, help }
+}
+
+const VERDICT: Option<Collector> = Some(Collector::Verdict);
+const KERNEL: Option<Collector> = Some(Collector::Kernel);
+const CONNTRACK: Option<Collector> = Some(Collector::Conntrack);
+const LINKS: Option<Collector> = Some(Collector::Links);
+const NETSTAT: Option<Collector> = Some(Collector::Netstat);
+
+/// Every metric, in the order of the output.
+#[rustfmt::skip]
+pub static METRICS: &[Metric] = &[
+    gauge("natwatch_exposure", &["advisory"], VERDICT,
+        "1 if every condition of the advisory holds, 0 if it is mitigated or does not affect this node; no series while that is unknown (derived)"),
+    gauge("natwatch_advisory_state", &["advisory", "state"], VERDICT,
+        "1 for the state that the advisory is in: exposed, mitigated, not_affected or unknown (derived)"),
+    gauge("natwatch_advisory_condition", &["advisory", "condition", "state"], VERDICT,
+        "1 for the state that the condition is in: holds, fails or unknown (derived)"),
+    gauge("natwatch_advisory_info", &["advisory", "severity", "title"], VERDICT,
+        "Severity and title of the advisory, always 1 (catalogue)"),
+    gauge("natwatch_kernel_info", &["release", "distro", "upstream"], KERNEL,
+        "Running kernel: release (/proc/sys/kernel/osrelease), distribution (os-release of the host), upstream version that it is based on; always 1"),
+    gauge("natwatch_kernel_defect", &["defect", "state"], KERNEL,
+        "1 for the state of the kernel defect: present, absent or unknown (operator or version tables)"),
+    gauge("natwatch_kernel_defect_info", &["defect", "basis"], KERNEL,
+        "What the state of the kernel defect is based on, always 1"),
+    gauge("natwatch_network_namespace_info", &["kind"], None,
+        "Whether this is the node's network namespace: initial, other or unknown (presence of /proc/sys/net/core/netdev_max_backlog); always 1"),
+    gauge("natwatch_conntrack_entries", &[], CONNTRACK,
+        "Entries in the connection tracking table of this namespace (/proc/sys/net/netfilter/nf_conntrack_count)"),
+    gauge("natwatch_conntrack_entries_limit", &[], CONNTRACK,
+        "Most entries that the table takes, 0 for no limit (/proc/sys/net/netfilter/nf_conntrack_max)"),
+    gauge("natwatch_conntrack_buckets", &[], CONNTRACK,
+        "Buckets of the hash table, shared by all namespaces (/proc/sys/net/netfilter/nf_conntrack_buckets)"),
+    counter("natwatch_conntrack_found_total", CONNTRACK,
+        "NAT tuples found taken while a free one was searched, before 4.9 also successful look-ups (nf_conntrack statistics, found)"),
+    counter("natwatch_conntrack_invalid_total", CONNTRACK,
+        "Packets that belong to no connection and cannot start one (nf_conntrack statistics, invalid)"),
+    counter("natwatch_conntrack_insert_total", CONNTRACK,
+        "Entries made by user space, before 4.13 every new connection (nf_conntrack statistics, insert)"),
+    counter("natwatch_conntrack_insert_failed_total", CONNTRACK,
+        "Entries that could not be inserted: an unresolved clash, a dying entry or a long chain; before 5.10 also clashes that were resolved (nf_conntrack statistics, insert_failed)"),
+    counter("natwatch_conntrack_drop_total", CONNTRACK,
+        "Packets dropped by connection tracking: table full, unresolved clash, refused by a protocol tracker (nf_conntrack statistics, drop)"),
+    counter("natwatch_conntrack_early_drop_total", CONNTRACK,
+        "Entries evicted to make room in a full table (nf_conntrack statistics, early_drop)"),
+    counter("natwatch_conntrack_error_total", CONNTRACK,
+        "Error packets that could not be handled (nf_conntrack statistics, icmp_error)"),
+    counter("natwatch_conntrack_search_restart_total", CONNTRACK,
+        "Look-ups restarted because the table changed under them (nf_conntrack statistics, search_restart)"),
+    counter("natwatch_conntrack_clash_resolve_total", CONNTRACK,
+        "Clashes resolved without losing a packet, 5.10 and later (nf_conntrack statistics, clashres)"),
+    counter("natwatch_conntrack_chaintoolong_total", CONNTRACK,
+        "Insertions refused because a hash chain was too long, 5.15 and later (nf_conntrack statistics, chainlength)"),
+    counter("natwatch_conntrack_expect_new_total", CONNTRACK,
+        "Expectations added after a matching new one (nf_conntrack statistics, expect_new; not over ctnetlink)"),
+    counter("natwatch_conntrack_expect_create_total", CONNTRACK,
+        "Expectations created by helpers (nf_conntrack statistics, expect_create; not over ctnetlink)"),
+    counter("natwatch_conntrack_expect_delete_total", CONNTRACK,
+        "Expectations deleted (nf_conntrack statistics, expect_delete; not over ctnetlink)"),
+    Metric { labels: &["cpu"], ..counter("natwatch_conntrack_cpu_insert_failed_total", CONNTRACK,
+        "Entries that could not be inserted, by CPU; only with --collector.conntrack.per-cpu (nf_conntrack statistics, insert_failed)") },
+    Metric { labels: &["cpu"], ..counter("natwatch_conntrack_cpu_drop_total", CONNTRACK,
+        "Packets dropped by connection tracking, by CPU; only with --collector.conntrack.per-cpu (nf_conntrack statistics, drop)") },
+    gauge("natwatch_tunnels", &[], LINKS,
+        "VXLAN and Geneve devices, up or down (rtnetlink, IFLA_INFO_KIND)"),
+    gauge("natwatch_tunnel_info", &["device", "kind", "id", "port", "underlay", "udp_checksum"], LINKS,
+        "A tunnel device, always 1: network id, UDP port, the devices that carry it, outer UDP checksum (rtnetlink, IFLA_INFO_DATA and route look-ups)"),
+    gauge("natwatch_interface_feature_enabled", &["device", "feature"], LINKS,
+        "1 if the offload feature is in force on a tunnel or a device that carries one (ethtool netlink, ETHTOOL_A_FEATURES_ACTIVE)"),
+    gauge("natwatch_interface_feature_wanted", &["device", "feature"], LINKS,
+        "1 if the offload feature was asked for (ethtool netlink, ETHTOOL_A_FEATURES_WANTED)"),
+    gauge("natwatch_interface_feature_fixed", &["device", "feature"], LINKS,
+        "1 if the offload feature cannot be changed (ethtool netlink, ETHTOOL_A_FEATURES_HW and _NOCHANGE)"),
+    gauge("natwatch_series_omitted", &[], LINKS,
+        "Series left out because of the limits on devices and tunnels (derived)"),
+    counter("natwatch_netstat_udp_in_csum_errors_total", NETSTAT,
+        "UDP datagrams received over IPv4 with a wrong checksum (/proc/thread-self/net/snmp, Udp InCsumErrors)"),
+    counter("natwatch_netstat_udp6_in_csum_errors_total", NETSTAT,
+        "UDP datagrams received over IPv6 with a wrong checksum (/proc/thread-self/net/snmp6, Udp6InCsumErrors)"),
+    counter("natwatch_netstat_tcp_in_csum_errors_total", NETSTAT,
+        "TCP segments received with a wrong checksum (/proc/thread-self/net/snmp, Tcp InCsumErrors)"),
+    counter("natwatch_netstat_tcp_syn_retransmits_total", NETSTAT,
+        "SYN and SYN/ACK segments sent again (/proc/thread-self/net/netstat, TcpExt TCPSynRetrans)"),
+    gauge("natwatch_source_state", &["source", "state"], None,
+        "1 for the state that reading the source ended in: ok, absent, denied or failed; only sources that were needed are listed (derived)"),
+    gauge("natwatch_scrape_collector_success", &["collector"], None,
+        "1 if none of the collector's sources was denied or failed; of verdict: 1 if no advisory is unknown (derived)"),
+    Metric { unit: "seconds", ..gauge("natwatch_scrape_collector_duration_seconds", &["collector"], None,
+        "Time that the kernel took to answer the collector's requests (monotonic clock)") },
+    gauge("natwatch_build_info", &["version", "arch"], None,
+        "Version and architecture of natwatch, always 1"),
+    Metric { unit: "seconds", ..counter("process_cpu_seconds_total", None,
+        "User and system CPU time of natwatch (/proc/self/stat)") },
+    gauge("process_open_fds", &[], None, "Open file descriptors of natwatch (/proc/self/fd)"),
+    gauge("process_max_fds", &[], None, "Limit of open file descriptors of natwatch (/proc/self/limits)"),
+    Metric { unit: "bytes", ..gauge("process_virtual_memory_bytes", &[], None,
+        "Virtual memory of natwatch (/proc/self/stat)") },
+    Metric { unit: "bytes", ..gauge("process_resident_memory_bytes", &[], None,
+        "Resident memory of natwatch (/proc/self/stat)") },
+    Metric { unit: "seconds", ..gauge("process_start_time_seconds", &[], None,
+        "Start of natwatch since the Unix epoch (/proc/self/stat)") },
+    gauge("process_threads", &[], None, "Threads of natwatch (/proc/self/stat)"),
+];
+
+/// The table as Markdown, for `natwatch metrics` and the README.
+pub fn table() -> String {
+    let mut out = String::from("| name | type | labels | unit | help |\n|---|---|---|---|---|\n");
+    for metric in METRICS {
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let help = metric.help.replace('|', "\\|");
+        let row = [&format!("`{}`", metric.name), metric.kind.name(), &labels.join(", "), metric.unit, &help];
+        out.push_str(&format!("| {} |\n", row.join(" | ")));
+    }
+    out
+}
+
+/// The label values of features, for the series budget in the docs.
+pub const FEATURES: usize = Feature::ALL.len();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_follows_the_naming_rules() {
+        let mut names = std::collections::BTreeSet::new();
+        for metric in METRICS {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} is there twice");
+            assert!(name.starts_with("natwatch_") || name.starts_with("process_"), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+            let stem = name.trim_end_matches("_total");
+            assert!(metric.unit.is_empty() || stem.ends_with(metric.unit), "{name}: unit {}", metric.unit);
+            assert!(!metric.help.ends_with('.') && !metric.help.contains(['\n', '\\']), "{name}: {}", metric.help);
+            assert!(metric.help.is_ascii(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_counter_has_its_metric() {
+        for counter in ConntrackCounter::ALL {
+            let name = counter_metric(*counter);
+            assert_eq!(name, format!("natwatch_conntrack_{counter}_total"));
+            assert!(METRICS.iter().any(|metric| metric.name == name), "{name}");
+        }
+    }
+}

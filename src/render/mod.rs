@@ -1,0 +1,41 @@
+//! A report as text for people, JSON, a web page, metrics, and the one-line formats of other monitors.
+//!
+//! Renderers own their output shapes: the core types are not the JSON.
+
+pub mod exposition;
+pub mod html;
+pub mod json;
+pub mod line;
+pub mod metrics;
+pub mod text;
+
+use crate::advisory::State;
+use crate::judge::{Finding, Report};
+use crate::snapshot::{Snapshot, SourceState};
+
+/// What a missing privilege hides, in one sentence; `None` when none is missing.
+fn missing_privilege(snapshot: &Snapshot) -> Option<String> {
+    let denied = snapshot.sources.iter().filter(|status| status.state == SourceState::Denied);
+    let list: Vec<_> = denied.map(|status| format!("{}: {}", status.source, status.detail)).collect();
+    (!list.is_empty()).then(|| format!("More could be decided with more privilege. {}.", list.join("; ")))
+}
+
+/// Findings in one state, exposed ones by severity.
+fn in_state(report: &Report, state: State) -> Vec<&Finding> {
+    let mut findings: Vec<&Finding> = report.advisories.iter().filter(|finding| finding.state == state).collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+/// Unknown findings by what keeps them unknown.
+fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
+    let mut groups: Vec<(String, Vec<&Finding>)> = Vec::new();
+    for finding in in_state(report, State::Unknown) {
+        let cause = finding.deciding().map_or(String::new(), |condition| condition.detail.clone());
+        match groups.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, members)) => members.push(finding),
+            None => groups.push((cause, vec![finding])),
+        }
+    }
+    groups
+}

@@ -1,0 +1,207 @@
+//! Which kernel is running: plain data, no decision.
+//!
+//! Filled by `decode::release` from /proc/sys/kernel/{osrelease,version}, /proc/version and
+//! /proc/version_signature. These files show the host's kernel in every container.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The x.y.z of an upstream release. A missing z is 0, as in `uname -r` since Linux 3.0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct KernelVersion {
+    pub major: u16,
+    pub minor: u16,
+    pub patch: u16,
+}
+
+impl KernelVersion {
+    pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
+        Self { major, minor, patch }
+    }
+
+    /// The release a series begins with: 5.4.41 -> 5.4.0.
+    pub const fn series(self) -> Self {
+        Self::new(self.major, self.minor, 0)
+    }
+}
+
+impl fmt::Display for KernelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl FromStr for KernelVersion {
+    type Err = String;
+
+    /// Accepts `5`, `5.4` and `5.4.41`; nothing may follow, and signs and blanks are errors.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut numbers = [0u16; 3];
+        for (position, part) in text.split('.').enumerate() {
+            let slot =
+                numbers.get_mut(position).ok_or_else(|| format!("version {text:?} has more than three numbers"))?;
+            *slot =
+                number(part).ok_or_else(|| format!("version {text:?}: {part:?} is not a number from 0 to 65535"))?;
+        }
+        let [major, minor, patch] = numbers;
+        Ok(Self::new(major, minor, patch))
+    }
+}
+
+/// Decimal digits only (`u16::from_str` would also take a leading `+`).
+fn number(text: &str) -> Option<u16> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// Declares [`Vendor`], its names and the list of all of them from one table.
+macro_rules! vendors {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Who built the kernel, as far as its numbering is concerned. Names are stable: they are
+        /// used in the defect tables.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Vendor { $($(#[$doc])* $variant,)* }
+
+        impl Vendor {
+            pub const ALL: &[Vendor] = &[$(Vendor::$variant,)*];
+
+            pub const fn name(self) -> &'static str {
+                match self { $(Vendor::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+vendors! {
+    /// A bare x.y.z, or one of Ubuntu's unpatched "mainline" builds.
+    Upstream = "upstream",
+    Ubuntu = "ubuntu",
+    Debian = "debian",
+    /// Red Hat's own bases and the rebuilds that keep its build numbers (CentOS, Rocky, Alma,
+    /// Oracle's RHCK).
+    Rhel = "rhel",
+    Fedora = "fedora",
+    Elrepo = "elrepo",
+    /// Amazon Linux 1, 2 and 2023.
+    Amazon = "amazon",
+    /// Flatcar and its ancestor CoreOS Container Linux.
+    Flatcar = "flatcar",
+    /// Google's Container-Optimized OS.
+    Cos = "cos",
+    ChromeOs = "chromeos",
+    Wsl = "wsl",
+    Suse = "suse",
+    /// Oracle's Unbreakable Enterprise Kernel.
+    Uek = "uek",
+    Proxmox = "proxmox",
+    Photon = "photon",
+    /// openEuler, Huawei Cloud EulerOS, Kylin.
+    OpenEuler = "openeuler",
+    /// Alibaba Cloud Linux, Anolis.
+    Alibaba = "alibaba",
+    /// TencentOS, OpenCloudOS.
+    Tencent = "tencent",
+    /// Virtuozzo and OpenVZ.
+    Virtuozzo = "virtuozzo",
+    /// Arch and Manjaro.
+    Arch = "arch",
+    /// Built by someone this list does not know.
+    Other = "other",
+}
+
+impl Vendor {
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|v| v.name() == name)
+    }
+}
+
+impl fmt::Display for Vendor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What [`Kernel::base`] says about the fixes inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Numbering {
+    /// Exactly the fixes of the upstream release `base`.
+    Upstream,
+    /// A release candidate of `base`: between its predecessor and it.
+    Prerelease,
+    /// At least what `base` has; later fixes and features are back-ported without a trace in it.
+    Frozen,
+}
+
+/// The vendor's own counter: `107` of `4.15.0-107-generic`, `1127.8.2` of `3.10.0-1127.8.2.el7`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Build {
+    /// Never empty. Compared number by number, so 1127 < 1127.8.2 < 1160.
+    pub numbers: Vec<u32>,
+    /// `generic`, `aws`, `cloud-amd64`, `rt`; empty if the release names none. Flavours may count
+    /// on their own (Ubuntu's clouds start at 1000).
+    pub flavour: String,
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, number) in self.numbers.iter().enumerate() {
+            if position > 0 {
+                f.write_str(".")?;
+            }
+            write!(f, "{number}")?;
+        }
+        if !self.flavour.is_empty() {
+            write!(f, "-{}", self.flavour)?;
+        }
+        Ok(())
+    }
+}
+
+/// The running kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kernel {
+    /// `uname -r`, printable ASCII of at most 64 bytes.
+    pub release: String,
+    pub vendor: Vendor,
+    /// The upstream version that the sources stem from, not always the one in `release`: Debian's
+    /// `4.19.0-10-amd64` is 4.19.132.
+    pub base: KernelVersion,
+    pub numbering: Numbering,
+    /// Absent if the release has none, or one in a form that must not be compared.
+    pub build: Option<Build>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_printed() {
+        for (text, shown) in [("0", "0.0.0"), ("5.4", "5.4.0"), ("5.4.41", "5.4.41"), ("2.6.39", "2.6.39")] {
+            assert_eq!(text.parse::<KernelVersion>().unwrap().to_string(), shown);
+        }
+        for text in ["", ".", "5.", "5.4.", "5.4.1.2", "+5.4", "5.-4", "5.4 ", "65536.1", "5.x"] {
+            assert!(text.parse::<KernelVersion>().is_err(), "{text:?}");
+        }
+        assert!(KernelVersion::new(5, 5, 19) > KernelVersion::new(5, 4, 41));
+    }
+
+    #[test]
+    fn vendor_names_are_unique_lower_case_and_found() {
+        for &vendor in Vendor::ALL {
+            assert_eq!(Vendor::from_name(vendor.name()), Some(vendor));
+            assert!(vendor.name().bytes().all(|b| b.is_ascii_lowercase()));
+        }
+        assert_eq!(Vendor::from_name("Rhel"), None);
+    }
+
+    #[test]
+    fn builds_are_printed_with_their_flavour() {
+        let mut build = Build { numbers: vec![1127, 8, 2], flavour: String::new() };
+        assert_eq!(build.to_string(), "1127.8.2");
+        build.flavour = "rt".into();
+        assert_eq!(build.to_string(), "1127.8.2-rt");
+    }
+}

@@ -1,0 +1,251 @@
+//! Links, tunnels, offload features, and the routing that carries a tunnel's outer packets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Reading, names};
+
+/// A network device (`struct net_device`) as rtnetlink tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index, unique in the namespace.
+    pub index: u32,
+    /// Name, at most 15 bytes.
+    pub name: String,
+    /// `IFLA_INFO_KIND`; `None` for physical devices and the loopback device.
+    pub kind: Option<String>,
+    /// The loopback device (`ARPHRD_LOOPBACK`).
+    pub loopback: bool,
+    /// Administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Maximum transmission unit, bytes.
+    pub mtu: Option<u32>,
+    /// `IFLA_LINK`: the device it sits on, or a veth's peer.
+    pub lower: Option<u32>,
+    /// `IFLA_MASTER`: the bridge, bond or team that it is a port of.
+    pub master: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: id of the namespace that `lower` lives in; `None` when it is this one.
+    pub link_netnsid: Option<i32>,
+    /// What a VXLAN or Geneve device adds.
+    pub tunnel: Option<Tunnel>,
+    /// Driver bound to the parent device; `Absent` for a virtual device, `Failed` when not looked up.
+    pub driver: Reading<String>,
+    /// Offload features; `Failed` when not looked up (only tunnels and what carries them are).
+    pub features: Reading<Features>,
+}
+
+names! {
+    /// UDP tunnel kinds.
+    TunnelKind {
+        /// RFC 7348
+        Vxlan = "vxlan",
+        /// RFC 8926
+        Geneve = "geneve",
+    }
+}
+
+names! {
+    /// Whether the tunnel fills in the outer UDP checksum.
+    UdpChecksum {
+        /// It does
+        On = "on",
+        /// It sends 0
+        Off = "off",
+        /// A flow-based device: each packet's metadata decides
+        PerPacket = "per_packet",
+        /// The kernel does not say
+        Unknown = "unknown",
+    }
+}
+
+/// A UDP tunnel device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// VXLAN or Geneve
+    pub kind: TunnelKind,
+    /// Network identifier (VNI); `None` on a flow-based device.
+    pub id: Option<u32>,
+    /// UDP destination port of outer packets.
+    pub port: Option<u16>,
+    /// Range of outer source ports, both ends included; `None`: `ip_local_port_range`.
+    pub source_ports: Option<(u16, u16)>,
+    /// `IFLA_VXLAN_LINK`: the device outer packets must leave by.
+    pub link: Option<u32>,
+    /// Source address of outer packets (VTEP).
+    pub local: Option<IpAddr>,
+    /// Default destination of outer packets.
+    pub remote: Option<IpAddr>,
+    /// Outer UDP checksum.
+    pub udp_checksum: UdpChecksum,
+    /// `IFLA_*_COLLECT_METADATA`: remotes come from each packet's metadata (Open vSwitch, Cilium).
+    pub flow_based: bool,
+    /// Forwarding database of the device; read only while it is up.
+    pub fdb: Reading<Vec<FdbEntry>>,
+    /// Devices that outer packets leave by, found by route look-ups.
+    pub underlay: Reading<Vec<u32>>,
+}
+
+impl Tunnel {
+    /// Whether outer packets are IPv6.
+    pub fn ipv6(&self) -> bool {
+        self.remote.or(self.local).is_some_and(|address| address.is_ipv6())
+    }
+
+    /// Unicast addresses that outer packets are sent to, in the order the kernel lists them.
+    pub fn remotes(&self) -> Vec<IpAddr> {
+        let listed = self.fdb.ok().into_iter().flatten().filter_map(|entry| entry.remote);
+        let mut remotes = Vec::new();
+        for remote in self.remote.into_iter().chain(listed) {
+            if !remote.is_unspecified() && !remote.is_multicast() && !remotes.contains(&remote) {
+                remotes.push(remote);
+            }
+        }
+        remotes
+    }
+}
+
+/// One entry of a tunnel's forwarding database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Where frames for this entry are sent; `None` with a next-hop group.
+    pub remote: Option<IpAddr>,
+    /// Device that the entry insists on.
+    pub via: Option<u32>,
+    /// UDP port other than the tunnel's.
+    pub port: Option<u16>,
+    /// Next-hop group that holds the remotes instead.
+    pub nexthop_group: Option<u32>,
+}
+
+names! {
+    /// Offload features that decide something here, by their ethtool names.
+    Feature {
+        /// One checksum engine for any protocol (`NETIF_F_HW_CSUM`)
+        TxChecksumIpGeneric = "tx-checksum-ip-generic",
+        /// `NETIF_F_IP_CSUM`
+        TxChecksumIpv4 = "tx-checksum-ipv4",
+        /// `NETIF_F_IPV6_CSUM`
+        TxChecksumIpv6 = "tx-checksum-ipv6",
+        /// `NETIF_F_GSO_UDP_TUNNEL`
+        TxUdpTnlSegmentation = "tx-udp_tnl-segmentation",
+        /// `NETIF_F_GSO_UDP_TUNNEL_CSUM`
+        TxUdpTnlCsumSegmentation = "tx-udp_tnl-csum-segmentation",
+        /// `NETIF_F_RXCSUM`
+        RxChecksum = "rx-checksum",
+    }
+}
+
+/// One feature of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureState {
+    /// In force now.
+    pub enabled: bool,
+    /// Asked for; differs from `enabled` where a dependency is missing.
+    pub wanted: bool,
+    /// Cannot be changed.
+    pub fixed: bool,
+}
+
+/// Features of one device; one that this kernel does not know is not in the map.
+pub type Features = BTreeMap<Feature, FeatureState>;
+
+names! {
+    /// An offload for people and JSON.
+    Toggle {
+        /// In force
+        On = "on",
+        /// Not in force
+        Off = "off",
+        /// Not seen
+        Unknown = "unknown",
+    }
+}
+
+impl Link {
+    /// State of one feature.
+    pub fn feature(&self, feature: Feature) -> Toggle {
+        match self.features.ok().and_then(|features| features.get(&feature)) {
+            Some(state) if state.enabled => Toggle::On,
+            Some(_) => Toggle::Off,
+            None => Toggle::Unknown,
+        }
+    }
+}
+
+/// Positions of a link and of everything below it: VLAN and MACVLAN parents, ports of a bond, team or bridge.
+pub fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![index];
+    while let Some(index) = open.pop() {
+        let Some(at) = links.iter().position(|link| link.index == index) else { continue };
+        if !found.insert(at) {
+            continue;
+        }
+        let link = &links[at];
+        let on_top = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap"));
+        open.extend(link.lower.filter(|_| on_top && link.link_netnsid.is_none()));
+        open.extend(links.iter().filter(|port| port.master == Some(index)).map(|port| port.index));
+    }
+    found
+}
+
+/// A local address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the link that has it.
+    pub link: u32,
+    /// The address itself (`IFA_LOCAL`, or `IFA_ADDRESS` where there is no peer).
+    pub address: IpAddr,
+    /// Length of the prefix, bits.
+    pub prefix_length: u8,
+    /// `RT_SCOPE_*`: 0 global, 253 link, 254 host.
+    pub scope: u8,
+    /// `IFA_F_SECONDARY`: never chosen as the primary address of its subnet.
+    pub secondary: bool,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Routing table.
+    pub table: u32,
+    /// Destination prefix and its length in bits; `None` for the default route of length 0.
+    pub destination: Option<IpAddr>,
+    /// Length of the destination prefix, bits.
+    pub prefix_length: u8,
+    /// `RTN_*`: 1 unicast, 2 local, 7 unreachable, …
+    pub kind: u8,
+    /// Type of service that it is for; 0 is any.
+    pub tos: u8,
+    /// Metric; lower wins.
+    pub priority: Option<u32>,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Preferred source address.
+    pub preferred_source: Option<IpAddr>,
+    /// Devices of the next hops.
+    pub devices: Vec<u32>,
+    /// Next-hop object that holds the devices instead.
+    pub nexthop: Option<u32>,
+}
+
+/// A policy rule (`ip rule`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// IPv6 or IPv4.
+    pub ipv6: bool,
+    /// Order; lower is looked at first.
+    pub priority: u32,
+    /// Table that it leads to.
+    pub table: u32,
+    /// `FR_ACT_*`: 1 to table, 2 goto, 6 blackhole, …
+    pub action: u8,
+    /// Mark and mask.
+    pub fwmark: Option<(u32, u32)>,
+    /// Source prefix.
+    pub source: Option<(IpAddr, u8)>,
+    /// Destination prefix.
+    pub destination: Option<(IpAddr, u8)>,
+    /// Attributes that natwatch does not model, by number (`FRA_*`).
+    pub other: Vec<u16>,
+}

@@ -1,0 +1,349 @@
+//! What is known about a node at one moment: plain data, no input or output, no opinion.
+//!
+//! Every fact is three-valued at least: [`Reading`] keeps "it is not there" (a fact) apart from "it
+//! could not be seen" (no fact). A zero in here is a measured zero.
+
+mod kernel;
+mod links;
+
+use std::collections::BTreeMap;
+
+pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
+pub use links::{
+    Address, FdbEntry, Feature, FeatureState, Features, Link, Route, Rule, Toggle, Tunnel, TunnelKind, UdpChecksum,
+    with_lower_devices,
+};
+
+/// How the answer to one question ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading<T> {
+    /// It was read.
+    Ok(T),
+    /// It is not there, and that is a fact (a kernel module that is not loaded, say).
+    Absent(String),
+    /// It may be there; a permission is missing. The text names it.
+    Denied(String),
+    /// It may be there; reading it went wrong. The text says how.
+    Failed(String),
+}
+
+impl<T> Reading<T> {
+    /// The value, if it was read.
+    pub fn ok(&self) -> Option<&T> {
+        match self {
+            Self::Ok(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Why there is no value; empty when there is one.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Ok(_) => "",
+            Self::Absent(why) | Self::Denied(why) | Self::Failed(why) => why,
+        }
+    }
+
+    /// The state alone.
+    pub fn state(&self) -> SourceState {
+        match self {
+            Self::Ok(_) => SourceState::Ok,
+            Self::Absent(_) => SourceState::Absent,
+            Self::Denied(_) => SourceState::Denied,
+            Self::Failed(_) => SourceState::Failed,
+        }
+    }
+
+    /// Borrows the value.
+    pub fn as_ref(&self) -> Reading<&T> {
+        match self {
+            Self::Ok(value) => Reading::Ok(value),
+            Self::Absent(why) => Reading::Absent(why.clone()),
+            Self::Denied(why) => Reading::Denied(why.clone()),
+            Self::Failed(why) => Reading::Failed(why.clone()),
+        }
+    }
+
+    /// Decodes the value; a decoding error makes the reading a failed one.
+    pub fn decode<U, E: ToString>(self, decode: impl FnOnce(T) -> Result<U, E>) -> Reading<U> {
+        match self {
+            Self::Ok(value) => match decode(value) {
+                Ok(decoded) => Reading::Ok(decoded),
+                Err(error) => Reading::Failed(error.to_string()),
+            },
+            Self::Absent(why) => Reading::Absent(why),
+            Self::Denied(why) => Reading::Denied(why),
+            Self::Failed(why) => Reading::Failed(why),
+        }
+    }
+
+    /// Converts the value.
+    pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Reading<U> {
+        self.decode(|value| Ok::<U, String>(convert(value)))
+    }
+}
+
+/// Declares a closed set of names once: the enum, the list of all members, and each member's public name, by which
+/// it is printed and read.
+macro_rules! names {
+    ($(#[$doc:meta])* $enum:ident { $($(#[$member_doc:meta])* $member:ident = $name:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $enum { $($(#[$member_doc])* $member,)+ }
+
+        impl $enum {
+            /// Every member, in order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$member,)+];
+
+            /// The public name (label value, JSON value, flag).
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$member => $name,)+ }
+            }
+
+            /// The member with this public name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$member),)+ _ => None }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $enum {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let name = String::deserialize(deserializer)?;
+                Self::from_name(&name).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|member| member.name()).collect();
+                    serde::de::Error::custom(format!("{name:?} is none of {}", known.join(", ")))
+                })
+            }
+        }
+
+        impl std::fmt::Display for $enum {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+    };
+}
+pub(crate) use names;
+
+names! {
+    /// How a source ended.
+    SourceState {
+        /// Read and understood.
+        Ok = "ok",
+        /// Not there, which is a fact.
+        Absent = "absent",
+        /// A permission is missing.
+        Denied = "denied",
+        /// It went wrong.
+        Failed = "failed",
+    }
+}
+
+names! {
+    /// One kernel interface that natwatch reads.
+    Source {
+        /// `/proc/thread-self/net/stat/nf_conntrack`
+        ProcConntrack = "proc_conntrack",
+        /// nfnetlink subsystem 1; asked only where the file above is missing
+        Ctnetlink = "ctnetlink",
+        /// rtnetlink: links, addresses, forwarding database
+        Rtnetlink = "rtnetlink",
+        /// rtnetlink: policy rules, routes, route look-ups
+        Routing = "routing",
+        /// generic netlink family `ethtool`, and the driver names in sysfs
+        Ethtool = "ethtool",
+        /// release, version and live patches of the running kernel; the host's os-release
+        Kernel = "kernel",
+        /// `/proc/sys/net/netfilter`
+        Sysctl = "sysctl",
+        /// `/proc/thread-self/net/{snmp,snmp6,netstat}`
+        Netstat = "netstat",
+    }
+}
+
+names! {
+    /// A group of sources that can be switched off, and the families printed from them.
+    Collector {
+        /// Connection tracking counters and sizes
+        Conntrack = "conntrack",
+        /// Links, tunnels, routes, offload features
+        Links = "links",
+        /// Kernel identity and its known defects
+        Kernel = "kernel",
+        /// Protocol counters
+        Netstat = "netstat",
+        /// The advisories
+        Verdict = "verdict",
+    }
+}
+
+impl Source {
+    /// The collector that reads this source.
+    pub const fn collector(self) -> Collector {
+        match self {
+            Self::ProcConntrack | Self::Ctnetlink | Self::Sysctl => Collector::Conntrack,
+            Self::Rtnetlink | Self::Routing | Self::Ethtool => Collector::Links,
+            Self::Kernel => Collector::Kernel,
+            Self::Netstat => Collector::Netstat,
+        }
+    }
+}
+
+names! {
+    /// Which network namespace the readings come from.
+    NetworkNamespace {
+        /// The node's own (the one the kernel booted with)
+        Initial = "initial",
+        /// A container's or another private one
+        Other = "other",
+        /// It could not be told
+        Unknown = "unknown",
+    }
+}
+
+names! {
+    /// A live per-CPU counter of connection tracking: `struct ip_conntrack_stat`, 32 bits each.
+    ///
+    /// Retired members of that structure (`searched`, `new`, `ignore`, `delete`, `delete_list`) are not
+    /// counters any more although the file still prints a 0 for them, so they have no name here.
+    ConntrackCounter {
+        /// Candidate NAT tuples that were taken already (before 4.9 also every successful look-up)
+        Found = "found",
+        /// Packets that belong to no connection and cannot start one
+        Invalid = "invalid",
+        /// Entries injected by user space (before 4.13 every new connection)
+        Insert = "insert",
+        /// Entries that could not be inserted
+        InsertFailed = "insert_failed",
+        /// Packets dropped by connection tracking itself
+        Drop = "drop",
+        /// Entries evicted to make room
+        EarlyDrop = "early_drop",
+        /// Error packets that could not be handled
+        Error = "error",
+        /// Look-ups restarted because the table changed under them
+        SearchRestart = "search_restart",
+        /// Clashes resolved without losing a packet (5.10 and later)
+        ClashResolve = "clash_resolve",
+        /// Insertions refused because the hash chain was too long (5.15 and later)
+        ChainTooLong = "chaintoolong",
+        /// Expectations added after a new one was found
+        ExpectNew = "expect_new",
+        /// Expectations created
+        ExpectCreate = "expect_create",
+        /// Expectations deleted
+        ExpectDelete = "expect_delete",
+    }
+}
+
+/// Counters by name; a counter that this kernel does not have is not in the map.
+pub type CounterRow = BTreeMap<ConntrackCounter, u64>;
+
+/// One CPU's share of the counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackCpu {
+    /// CPU number; `None` where it is not known which one it is.
+    pub cpu: Option<u16>,
+    /// One look gives the kernel's values, which wrap at 2³²; [`crate::accumulate`] undoes the wraps.
+    pub counters: CounterRow,
+}
+
+/// Connection tracking of this network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conntrack {
+    /// One row per possible CPU. Absent: the module is not loaded.
+    pub cpus: Reading<Vec<ConntrackCpu>>,
+    /// Entries in the table (`nf_conntrack_count`).
+    pub entries: Reading<u64>,
+    /// Most entries that the table takes (`nf_conntrack_max`); 0 is no limit.
+    pub entries_limit: Reading<u64>,
+    /// Buckets of the hash table that all namespaces share (`nf_conntrack_buckets`).
+    pub buckets: Reading<u64>,
+}
+
+impl Conntrack {
+    /// The counters, summed over CPUs.
+    pub fn totals(&self) -> Reading<CounterRow> {
+        self.cpus.as_ref().map(|cpus| {
+            let mut totals = CounterRow::new();
+            for (counter, value) in cpus.iter().flat_map(|cpu| &cpu.counters) {
+                *totals.entry(*counter).or_default() += value;
+            }
+            totals
+        })
+    }
+}
+
+/// Protocol counters of this network namespace, packets or segments since boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Netstat {
+    /// `Udp: InCsumErrors`
+    pub udp_in_csum_errors: Reading<u64>,
+    /// `Udp6InCsumErrors`; absent where IPv6 is off
+    pub udp6_in_csum_errors: Reading<u64>,
+    /// `Tcp: InCsumErrors`
+    pub tcp_in_csum_errors: Reading<u64>,
+    /// `TcpExt: TCPSynRetrans`
+    pub tcp_syn_retransmits: Reading<u64>,
+}
+
+/// How one source ended, for people and for `natwatch_source_state`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// Which source
+    pub source: Source,
+    /// How it ended
+    pub state: SourceState,
+    /// Why, in one line; may be empty when it is `ok`.
+    pub detail: String,
+}
+
+/// Everything that one look at a node found.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Host name of the node (its UTS namespace).
+    pub hostname: String,
+    /// When the look began, RFC 3339, UTC.
+    pub captured_at: String,
+    /// CPUs online; `None` if it could not be told.
+    pub online_cpus: Option<u32>,
+    /// Whose network this is.
+    pub network_namespace: NetworkNamespace,
+    /// Release and numbering of the running kernel.
+    pub kernel: Reading<Kernel>,
+    /// Live patches that are loaded, by name. Absent: the kernel cannot load any.
+    pub livepatches: Reading<Vec<String>>,
+    /// Distribution of the root file system, as `ID VERSION_ID` of os-release.
+    pub distro: Reading<String>,
+    /// Connection tracking.
+    pub conntrack: Conntrack,
+    /// All links of the namespace, in the kernel's order (by index).
+    pub links: Reading<Vec<Link>>,
+    /// Local addresses; read only while a tunnel is up.
+    pub addresses: Reading<Vec<Address>>,
+    /// Policy rules; read only while a tunnel is up.
+    pub rules: Reading<Vec<Rule>>,
+    /// Routes that cover a remote of a tunnel; read only while a tunnel is up.
+    pub routes: Reading<Vec<Route>>,
+    /// Protocol counters.
+    pub netstat: Netstat,
+    /// How each source that this look needed ended.
+    pub sources: Vec<SourceStatus>,
+}
+
+impl Snapshot {
+    /// All links, or none where they could not be read.
+    pub fn known_links(&self) -> &[Link] {
+        self.links.ok().map_or(&[], Vec::as_slice)
+    }
+
+    /// The name of a link.
+    pub fn link_name(&self, index: u32) -> &str {
+        self.known_links().iter().find(|link| link.index == index).map_or("?", |link| &link.name)
+    }
+
+    /// The tunnels among the links, up or not.
+    pub fn tunnels(&self) -> impl Iterator<Item = (&Link, &Tunnel)> {
+        self.known_links().iter().filter_map(|link| Some((link, link.tunnel.as_ref()?)))
+    }
+}

@@ -1,0 +1,327 @@
+//! Netlink framing: message headers and attributes, borrowed from the bytes, with errors that carry numbers.
+//!
+//! Used on both sides of the border: `kernel` needs it to see where an answer ends, `decode` to read it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// `NLMSG_ERROR`: an errno, or an acknowledgement when it is 0.
+pub const NLMSG_ERROR: u16 = 2;
+/// `NLMSG_DONE`: end of a dump.
+pub const NLMSG_DONE: u16 = 3;
+/// `NLM_F_MULTI`: more messages follow until `NLMSG_DONE`.
+pub const NLM_F_MULTI: u16 = 0x2;
+/// `NLM_F_DUMP_INTR`: the dump is inconsistent, something changed meanwhile.
+pub const NLM_F_DUMP_INTR: u16 = 0x10;
+/// Length of `struct nlmsghdr`.
+pub const HEADER_LENGTH: usize = 16;
+/// `NLA_F_NESTED`
+const NLA_F_NESTED: u16 = 0x8000;
+/// Everything but `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// Bytes that do not hold what they should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireError(String);
+
+impl WireError {
+    /// An error with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Puts the surrounding object in front.
+    pub fn within(self, object: impl fmt::Display) -> Self {
+        Self(format!("{object}: {}", self.0))
+    }
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WireError {}
+
+impl From<WireError> for String {
+    fn from(error: WireError) -> Self {
+        error.0
+    }
+}
+
+/// `bytes[at..at + N]`, or an error that says what was needed.
+pub fn array<const N: usize>(bytes: &[u8], at: usize, what: &str) -> Result<[u8; N], WireError> {
+    let slice = at.checked_add(N).and_then(|end| bytes.get(at..end));
+    slice.and_then(|slice| slice.try_into().ok()).ok_or_else(|| {
+        WireError::new(format!("{what}: need {N} bytes at offset {at}, have {}", bytes.len().saturating_sub(at)))
+    })
+}
+
+/// One netlink message.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Message type.
+    pub kind: u16,
+    /// Header flags.
+    pub flags: u16,
+    /// What follows the header.
+    pub body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The errno of an `NLMSG_ERROR` or `NLMSG_DONE` message, as a positive number; 0 is success.
+    pub fn errno(&self) -> Result<i32, WireError> {
+        if self.kind == NLMSG_DONE && self.body.len() < 4 {
+            return Ok(0); // old kernels send an empty NLMSG_DONE
+        }
+        Ok(i32::from_ne_bytes(array(self.body, 0, "errno of a netlink message")?).wrapping_neg())
+    }
+}
+
+/// Iterates over the messages of one or more datagrams.
+pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, WireError>> {
+    let mut rest = bytes;
+    let mut number = 0;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        number += 1;
+        let message = message(rest).map_err(|error| error.within(format_args!("netlink message {number}")));
+        rest = match &message {
+            Ok((_, rest)) => rest,
+            Err(_) => &[],
+        };
+        Some(message.map(|(message, _)| message))
+    })
+}
+
+fn message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), WireError> {
+    let length = u32::from_ne_bytes(array(bytes, 0, "header")?) as usize;
+    let kind = u16::from_ne_bytes(array(bytes, 4, "header")?);
+    let flags = u16::from_ne_bytes(array(bytes, 6, "header")?);
+    if length < HEADER_LENGTH || length > bytes.len() {
+        return Err(WireError::new(format!("type {kind} says {length} bytes, have {}", bytes.len())));
+    }
+    let next = length.next_multiple_of(4).min(bytes.len());
+    Ok((Message { kind, flags, body: &bytes[HEADER_LENGTH..length] }, &bytes[next..]))
+}
+
+/// The messages of a finished dump, without the final `NLMSG_DONE`.
+///
+/// # Errors
+/// A dump without an end, an interrupted one, one that ended in an errno, a broken message.
+pub fn dump<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<Message<'a>>, WireError> {
+    let mut all = Vec::new();
+    for message in messages(bytes) {
+        let message = message.map_err(|error| error.within(what))?;
+        if message.flags & NLM_F_DUMP_INTR != 0 {
+            return Err(WireError::new(format!("{what}: the dump was interrupted by a change")));
+        }
+        match message.kind {
+            NLMSG_DONE | NLMSG_ERROR => {
+                return match message.errno()? {
+                    0 if message.kind == NLMSG_DONE => Ok(all),
+                    errno => Err(WireError::new(format!("{what}: the kernel answered errno {errno}"))),
+                };
+            }
+            _ => all.push(message),
+        }
+    }
+    Err(WireError::new(format!("{what}: the dump has no end (NLMSG_DONE is missing)")))
+}
+
+/// One netlink attribute.
+#[derive(Clone, Copy, Debug)]
+pub struct Attribute<'a> {
+    /// Attribute type, without the flag bits.
+    pub kind: u16,
+    /// Payload.
+    pub body: &'a [u8],
+}
+
+/// A block of attributes, known to be well-formed.
+#[derive(Clone, Debug)]
+pub struct Attributes<'a> {
+    what: &'static str,
+    list: Vec<Attribute<'a>>,
+}
+
+impl<'a> Attributes<'a> {
+    /// Splits a block; `what` names it in errors.
+    pub fn parse(bytes: &'a [u8], what: &'static str) -> Result<Self, WireError> {
+        let mut list = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let length = u16::from_ne_bytes(array(rest, 0, what)?) as usize;
+            let kind = u16::from_ne_bytes(array(rest, 2, what)?) & NLA_TYPE_MASK;
+            if length < 4 || length > rest.len() {
+                let have = rest.len();
+                return Err(WireError::new(format!("{what} attribute {kind} says {length} bytes, have {have}")));
+            }
+            list.push(Attribute { kind, body: &rest[4..length] });
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+        Ok(Self { what, list })
+    }
+
+    /// Splits what follows a fixed header of `header` bytes.
+    pub fn after(bytes: &'a [u8], header: usize, what: &'static str) -> Result<Self, WireError> {
+        let rest = bytes
+            .get(header..)
+            .ok_or_else(|| WireError::new(format!("{what}: need a header of {header} bytes, have {}", bytes.len())))?;
+        Self::parse(rest, what)
+    }
+
+    /// All attributes, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Attribute<'a>> {
+        self.list.iter()
+    }
+
+    /// The payload of an attribute; the last one wins, as in the kernel's `nla_parse`.
+    pub fn get(&self, kind: u16) -> Option<&'a [u8]> {
+        self.list.iter().rev().find(|attribute| attribute.kind == kind).map(|attribute| attribute.body)
+    }
+
+    /// A nested block.
+    pub fn nested(&self, kind: u16, what: &'static str) -> Result<Option<Attributes<'a>>, WireError> {
+        self.get(kind).map(|body| Attributes::parse(body, what)).transpose()
+    }
+
+    fn fixed<const N: usize>(&self, kind: u16) -> Result<Option<[u8; N]>, WireError> {
+        let Some(body) = self.get(kind) else { return Ok(None) };
+        match body.try_into() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(_) => {
+                Err(WireError::new(format!("{} attribute {kind}: need {N} bytes, have {}", self.what, body.len())))
+            }
+        }
+    }
+
+    /// A byte.
+    pub fn u8(&self, kind: u16) -> Result<Option<u8>, WireError> {
+        Ok(self.fixed::<1>(kind)?.map(|[byte]| byte))
+    }
+
+    /// Host order, 16 bits.
+    pub fn u16(&self, kind: u16) -> Result<Option<u16>, WireError> {
+        Ok(self.fixed(kind)?.map(u16::from_ne_bytes))
+    }
+
+    /// Network order, 16 bits.
+    pub fn be16(&self, kind: u16) -> Result<Option<u16>, WireError> {
+        Ok(self.fixed(kind)?.map(u16::from_be_bytes))
+    }
+
+    /// Host order, 32 bits.
+    pub fn u32(&self, kind: u16) -> Result<Option<u32>, WireError> {
+        Ok(self.fixed(kind)?.map(u32::from_ne_bytes))
+    }
+
+    /// Network order, 32 bits.
+    pub fn be32(&self, kind: u16) -> Result<Option<u32>, WireError> {
+        Ok(self.fixed(kind)?.map(u32::from_be_bytes))
+    }
+
+    /// Two 16-bit numbers in network order.
+    pub fn be16_pair(&self, kind: u16) -> Result<Option<(u16, u16)>, WireError> {
+        Ok(self.fixed::<4>(kind)?.map(|[a, b, c, d]| (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))))
+    }
+
+    /// An address, whose family its length tells.
+    pub fn address(&self, kind: u16) -> Result<Option<IpAddr>, WireError> {
+        let Some(body) = self.get(kind) else { return Ok(None) };
+        address(body).map(Some).ok_or_else(|| {
+            let have = body.len();
+            WireError::new(format!("{} attribute {kind}: an address has 4 or 16 bytes, not {have}", self.what))
+        })
+    }
+
+    /// A string, up to its terminating zero.
+    pub fn string(&self, kind: u16) -> Result<Option<String>, WireError> {
+        let Some(body) = self.get(kind) else { return Ok(None) };
+        let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
+        match std::str::from_utf8(text) {
+            Ok(text) => Ok(Some(text.to_owned())),
+            Err(_) => Err(WireError::new(format!("{} attribute {kind}: not UTF-8", self.what))),
+        }
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|octets| Ipv4Addr::from(octets).into());
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|octets| Ipv6Addr::from(octets).into())).ok()
+}
+
+/// Appends an attribute with its padding.
+pub fn put(out: &mut Vec<u8>, kind: u16, body: &[u8]) {
+    // Requests are built here from bounded values; none comes near 64 KiB.
+    let length = u16::try_from(body.len() + 4).unwrap_or(u16::MAX);
+    out.extend(length.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(body);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+/// Appends a nested attribute.
+pub fn put_nested(out: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let mut body = Vec::new();
+    fill(&mut body);
+    put(out, kind | NLA_F_NESTED, &body);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_survive_a_round_trip() {
+        let mut bytes = Vec::new();
+        put(&mut bytes, 1, &7u32.to_ne_bytes());
+        put(&mut bytes, 2, b"eth0\0");
+        put_nested(&mut bytes, 3, |nested| put(nested, 4, &0x2118u16.to_be_bytes()));
+        put(&mut bytes, 5, &[10, 0, 0, 1]);
+        let attributes = Attributes::parse(&bytes, "test").unwrap();
+        assert_eq!(attributes.u32(1).unwrap(), Some(7));
+        assert_eq!(attributes.string(2).unwrap().as_deref(), Some("eth0"));
+        assert_eq!(attributes.nested(3, "inner").unwrap().unwrap().be16(4).unwrap(), Some(8472));
+        assert_eq!(attributes.address(5).unwrap(), Some("10.0.0.1".parse().unwrap()));
+        assert_eq!(attributes.u8(9).unwrap(), None);
+        let error = attributes.be16(1).unwrap_err().to_string();
+        assert_eq!(error, "test attribute 1: need 2 bytes, have 4");
+    }
+
+    #[test]
+    fn a_dump_needs_its_end() {
+        let mut bytes = message_bytes(24, 2, &[0; 8]);
+        assert!(dump(&bytes, "x").unwrap_err().to_string().contains("no end"));
+        bytes.extend(message_bytes(NLMSG_DONE, 2, &0i32.to_ne_bytes()));
+        assert_eq!(dump(&bytes, "x").unwrap().len(), 1);
+        for cut in 0..bytes.len() {
+            assert!(dump(&bytes[..cut], "x").is_err(), "cut at {cut}");
+        }
+        let interrupted = message_bytes(24, 2 | NLM_F_DUMP_INTR, &[0; 8]);
+        assert!(dump(&interrupted, "x").unwrap_err().to_string().contains("interrupted"));
+        let refused = message_bytes(NLMSG_DONE, 2, &(-16i32).to_ne_bytes());
+        assert!(dump(&refused, "x").unwrap_err().to_string().contains("errno 16"));
+    }
+
+    fn message_bytes(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let mut bytes = u32::try_from(HEADER_LENGTH + body.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        proptest::proptest!(|(bytes: Vec<u8>)| {
+            let _ = dump(&bytes, "random");
+            let _ = Attributes::parse(&bytes, "random");
+            let _ = messages(&bytes).count();
+        });
+    }
+}
