@@ -220,7 +220,7 @@ impl Args for CollectorFlags {
             let what = format!("Read for the {collector} collector (the default)");
             command
                 .arg(flag(&on).overrides_with(off.clone()).help(what))
-                .arg(flag(&off).overrides_with(on).help(format!("Do not; what needs it is unknown then")))
+                .arg(flag(&off).overrides_with(on).help("Do not; what needs it is unknown then"))
         })
     }
 

@@ -34,6 +34,7 @@ static BUILT_IN: LazyLock<(Vec<Defect>, Vec<String>)> = LazyLock::new(|| {
 /// One known defect.
 #[derive(Clone, Debug)]
 pub struct Defect {
+    /// Public name.
     pub id: String,
     /// One line for people.
     pub title: String,
@@ -57,7 +58,9 @@ pub(super) struct VendorTable {
 /// What a version number implies. `state` is `Unknown` exactly if `basis` is `None`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
+    /// Whether the kernel has the defect.
     pub state: DefectState,
+    /// What says so.
     pub basis: Basis,
     /// One line: the release, the range that decided, and why that is believed.
     pub detail: String,
@@ -80,10 +83,6 @@ names! {
 /// All built-in defects, by id.
 pub fn all() -> &'static [Defect] {
     &BUILT_IN.0
-}
-
-pub fn by_id(id: &str) -> Option<&'static Defect> {
-    all().iter().find(|defect| defect.id == id)
 }
 
 /// Everything that is wrong with the built-in files. A test holds it empty, so [`all`] is complete.

@@ -193,9 +193,9 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
     for (counter, column, _) in COUNTERS {
         let Some(index) = header.iter().position(|name| name == column) else { continue };
         // eight hexadecimal digits each, so that a value cut short cannot pass for a smaller one
-        let value = (values[index].len() == 8).then(|| u32::from_str_radix(values[index], 16).ok()).flatten();
-        let value = value
-            .ok_or_else(|| format!("line {}: {column} is {:?}, not 8 hexadecimal digits", row + 2, values[index]))?;
+        let text = values[index];
+        let value = u32::from_str_radix(text, 16).ok().filter(|_| text.len() == 8 && !text.starts_with('+'));
+        let value = value.ok_or_else(|| format!("line {}: {column} is {text:?}, not 8 hexadecimal digits", row + 2))?;
         counters.insert(*counter, value.into());
     }
     Ok(ConntrackCpu { cpu: None, counters })

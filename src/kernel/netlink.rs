@@ -1,6 +1,7 @@
 //! Netlink requests. Only the framing is looked at, to see where an answer ends.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -58,10 +59,10 @@ impl Sockets {
     ) -> io::Result<Option<Vec<u8>>> {
         self.sequence += 1;
         let request = request(kind, dump, self.sequence, body);
-        if !self.open.contains_key(&family) {
-            self.open.insert(family, connect(family)?);
-        }
-        let socket = &self.open[&family];
+        let socket = match self.open.entry(family) {
+            Entry::Occupied(socket) => socket.into_mut(),
+            Entry::Vacant(place) => place.insert(connect(family)?),
+        };
         socket.send(&request, Msg::empty())?;
         self.buffer.resize(BUFFER, 0);
         let mut answer: Vec<u8> = Vec::new();
@@ -115,6 +116,7 @@ fn request(kind: u16, dump: bool, sequence: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+#[allow(unsafe_code, reason = "neli's socket lends only its number")]
 fn wait(socket: &NlSocket, deadline: Instant) -> io::Result<()> {
     let left = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3600));
     let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };

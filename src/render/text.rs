@@ -146,7 +146,11 @@ fn paragraph(out: &mut String, indent: &str, text: &str) {
 fn item(out: &mut String, indent: &str, lead: &str, text: &str) {
     let first = format!("{indent}{lead}");
     let hanging = format!("{indent}{}", if lead.is_empty() { "" } else { "  " });
-    let options = textwrap::Options::new(WIDTH).initial_indent(&first).subsequent_indent(&hanging);
+    let options = textwrap::Options::new(WIDTH)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .break_words(false)
+        .initial_indent(&first)
+        .subsequent_indent(&hanging);
     let printable: String = text.chars().filter(|c| !c.is_control()).collect();
     out.push_str(&textwrap::fill(&printable, options));
     out.push('\n');

@@ -6,15 +6,21 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::names;
+
 /// The x.y.z of an upstream release. A missing z is 0, as in `uname -r` since Linux 3.0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KernelVersion {
+    /// x
     pub major: u16,
+    /// y
     pub minor: u16,
+    /// z
     pub patch: u16,
 }
 
 impl KernelVersion {
+    /// x.y.z
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
         Self { major, minor, patch }
     }
@@ -56,70 +62,53 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok()
 }
 
-/// Declares [`Vendor`], its names and the list of all of them from one table.
-macro_rules! vendors {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Who built the kernel, as far as its numbering is concerned. Names are stable: they are
-        /// used in the defect tables.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        pub enum Vendor { $($(#[$doc])* $variant,)* }
-
-        impl Vendor {
-            pub const ALL: &[Vendor] = &[$(Vendor::$variant,)*];
-
-            pub const fn name(self) -> &'static str {
-                match self { $(Vendor::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-vendors! {
-    /// A bare x.y.z, or one of Ubuntu's unpatched "mainline" builds.
-    Upstream = "upstream",
-    Ubuntu = "ubuntu",
-    Debian = "debian",
-    /// Red Hat's own bases and the rebuilds that keep its build numbers (CentOS, Rocky, Alma,
-    /// Oracle's RHCK).
-    Rhel = "rhel",
-    Fedora = "fedora",
-    Elrepo = "elrepo",
-    /// Amazon Linux 1, 2 and 2023.
-    Amazon = "amazon",
-    /// Flatcar and its ancestor CoreOS Container Linux.
-    Flatcar = "flatcar",
-    /// Google's Container-Optimized OS.
-    Cos = "cos",
-    ChromeOs = "chromeos",
-    Wsl = "wsl",
-    Suse = "suse",
-    /// Oracle's Unbreakable Enterprise Kernel.
-    Uek = "uek",
-    Proxmox = "proxmox",
-    Photon = "photon",
-    /// openEuler, Huawei Cloud EulerOS, Kylin.
-    OpenEuler = "openeuler",
-    /// Alibaba Cloud Linux, Anolis.
-    Alibaba = "alibaba",
-    /// TencentOS, OpenCloudOS.
-    Tencent = "tencent",
-    /// Virtuozzo and OpenVZ.
-    Virtuozzo = "virtuozzo",
-    /// Arch and Manjaro.
-    Arch = "arch",
-    /// Built by someone this list does not know.
-    Other = "other",
-}
-
-impl Vendor {
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|v| v.name() == name)
-    }
-}
-
-impl fmt::Display for Vendor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+names! {
+    /// Who built the kernel, as far as its numbering is concerned. Names are stable: they are used in the defect
+    /// tables.
+    Vendor {
+        /// A bare x.y.z, or one of Ubuntu's unpatched "mainline" builds.
+        Upstream = "upstream",
+        /// Canonical's kernels.
+        Ubuntu = "ubuntu",
+        /// Debian's kernels.
+        Debian = "debian",
+        /// Red Hat's own bases and the rebuilds that keep its build numbers (CentOS, Rocky, Alma,
+        /// Oracle's RHCK).
+        Rhel = "rhel",
+        /// Fedora's kernels.
+        Fedora = "fedora",
+        /// Upstream kernels packaged for RHEL.
+        Elrepo = "elrepo",
+        /// Amazon Linux 1, 2 and 2023.
+        Amazon = "amazon",
+        /// Flatcar and its ancestor CoreOS Container Linux.
+        Flatcar = "flatcar",
+        /// Google's Container-Optimized OS.
+        Cos = "cos",
+        /// ChromeOS.
+        ChromeOs = "chromeos",
+        /// Windows Subsystem for Linux.
+        Wsl = "wsl",
+        /// SLES and openSUSE.
+        Suse = "suse",
+        /// Oracle's Unbreakable Enterprise Kernel.
+        Uek = "uek",
+        /// Proxmox VE.
+        Proxmox = "proxmox",
+        /// VMware Photon OS.
+        Photon = "photon",
+        /// openEuler, Huawei Cloud EulerOS, Kylin.
+        OpenEuler = "openeuler",
+        /// Alibaba Cloud Linux, Anolis.
+        Alibaba = "alibaba",
+        /// TencentOS, OpenCloudOS.
+        Tencent = "tencent",
+        /// Virtuozzo and OpenVZ.
+        Virtuozzo = "virtuozzo",
+        /// Arch and Manjaro.
+        Arch = "arch",
+        /// Built by someone this list does not know.
+        Other = "other",
     }
 }
 
@@ -164,10 +153,12 @@ impl fmt::Display for Build {
 pub struct Kernel {
     /// `uname -r`, printable ASCII of at most 64 bytes.
     pub release: String,
+    /// Who built it.
     pub vendor: Vendor,
     /// The upstream version that the sources stem from, not always the one in `release`: Debian's
     /// `4.19.0-10-amd64` is 4.19.132.
     pub base: KernelVersion,
+    /// How exact `base` is.
     pub numbering: Numbering,
     /// Absent if the release has none, or one in a form that must not be compared.
     pub build: Option<Build>,

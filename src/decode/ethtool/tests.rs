@@ -1,1 +1,1 @@
-use super::*;
+//! On captured bytes.

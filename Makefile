@@ -1,0 +1,51 @@
+# `make test` passes on a fresh Debian or Ubuntu with a Rust toolchain, as root: it installs what the tests need.
+
+CARGO ?= cargo
+# What the live tests compare with: the standard tools, a Prometheus, and the reference parser of OpenMetrics.
+PACKAGES = conntrack ethtool iproute2 iptables nftables prometheus python3 python3-prometheus-client strace \
+	util-linux libcap2-bin
+COMMANDS = conntrack ethtool ip iptables iptables-legacy iptables-nft nft nstat prometheus promtool python3 strace \
+	unshare setpriv
+CARGO_DENY_VERSION = 0.20.2
+
+.PHONY: build test test-deps check fmt clippy doc deny golden help
+
+help:
+	@echo 'make build    the release binary'
+	@echo 'make test     all tests, as root; installs what they need'
+	@echo 'make check    formatting, lints, documentation, licences'
+	@echo 'make golden   write the golden outputs anew; review the diff'
+
+build:
+	$(CARGO) build --release --locked
+
+test: test-deps
+	$(CARGO) test --locked
+
+test-deps:
+	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
+	/usr/bin/python3 -c 'import prometheus_client.openmetrics.parser' 2>/dev/null || missing="$$missing prometheus_client"; \
+	if [ -n "$$missing" ]; then \
+		echo "installing what is missing:$$missing"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES); \
+	fi
+
+check: fmt clippy doc deny
+
+fmt:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+# Licences, sources and bans; the advisory database is not part of it, so that it works without network.
+deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny@$(CARGO_DENY_VERSION)
+	$(CARGO) deny --offline check licenses bans sources
+
+golden:
+	GOLDEN=write $(CARGO) test --locked --test golden
