@@ -6,8 +6,7 @@ use super::{Advisory, ConditionKind, PLANNED, State, Test, defects, parse, sourc
 use crate::snapshot::ConntrackCounter;
 
 /// Placeholders that `judge::conditions` fills in.
-const PLACEHOLDERS: &[&str] =
-    &["entries_limit_doubled", "entries_limit_half", "entries_quadrupled", "offloading_device"];
+const PLACEHOLDERS: &[&str] = &["entries_limit_doubled", "buckets_for_that", "entries_quadrupled", "offloading_device"];
 
 /// All errors of the built-in catalogue and defect tables; empty when they are sound.
 pub fn lint() -> Vec<String> {

@@ -105,9 +105,11 @@ impl Context<'_> {
             (Reading::Ok(entries), Reading::Ok(limit)) => {
                 let filled = *entries as f64 / *limit as f64;
                 let detail = format!("{entries} of {limit} entries ({:.1} %)", filled * 100.0);
+                let doubled = limit.saturating_mul(2);
+                let buckets = self.snapshot.conntrack.buckets.ok().copied().unwrap_or(0).max(doubled / 4);
                 Outcome::holds_if(filled >= ratio, detail)
-                    .with("entries_limit_doubled", limit.saturating_mul(2))
-                    .with("entries_limit_half", limit.div_ceil(2))
+                    .with("entries_limit_doubled", doubled)
+                    .with("buckets_for_that", buckets)
             }
             (Reading::Ok(_), other) => Outcome::unknown(other.why()),
             (other, _) => Outcome::unknown(other.why()),
@@ -182,12 +184,12 @@ impl Context<'_> {
             return Outcome::unknown(why);
         }
         let links = self.snapshot.known_links();
-        let driven: Vec<&Link> = self
-            .carriers(tunnel)
-            .iter()
-            .map(|at| &links[*at])
-            .filter(|link| link.driver.ok().is_some_and(|name| name == driver))
-            .collect();
+        let carriers: Vec<&Link> = self.carriers(tunnel).iter().map(|at| &links[*at]).collect();
+        if let Some(device) = carriers.iter().find(|link| link.driver.state() > SourceState::Absent) {
+            return Outcome::unknown(device.driver.why());
+        }
+        let driven: Vec<&Link> =
+            carriers.into_iter().filter(|link| link.driver.ok().is_some_and(|name| name == driver)).collect();
         let offloads = |link: &&&Link| tunnel_offload(link) == Toggle::On;
         if let Some(device) = driven.iter().find(offloads) {
             let detail = format!("tunnel offloads are on on {}", device.name);

@@ -68,6 +68,8 @@ pub struct Finding {
     pub severity: Severity,
     /// The verdict.
     pub state: State,
+    /// The tunnel that the conditions are about, where an advisory is judged on each.
+    pub subject: Option<String>,
     /// One sentence about this node.
     pub summary: String,
     /// In the advisory's order.
@@ -81,7 +83,14 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The condition that decided the state.
+    /// The detail that decided, without the subject's name in front.
+    pub fn cause(&self) -> &str {
+        let detail = self.deciding().map_or("", |condition| &condition.detail);
+        let subject = self.subject.as_deref().unwrap_or_default();
+        detail.strip_prefix(subject).and_then(|detail| detail.strip_prefix(": ")).unwrap_or(detail)
+    }
+
+    /// The condition that decided the state; for an exposure, the first safeguard that is lacking.
     pub fn deciding(&self) -> Option<&ConditionFinding> {
         let failing = |kind| {
             move |condition: &&ConditionFinding| condition.kind == kind && condition.state == ConditionState::Fails
@@ -90,7 +99,11 @@ impl Finding {
             State::NotAffected => self.conditions.iter().find(failing(ConditionKind::Ingredient)),
             State::Mitigated => self.conditions.iter().find(failing(ConditionKind::Safeguard)),
             State::Unknown => self.conditions.iter().find(|condition| condition.state == ConditionState::Unknown),
-            State::Exposed => self.conditions.last(),
+            State::Exposed => self
+                .conditions
+                .iter()
+                .find(|condition| condition.kind == ConditionKind::Safeguard)
+                .or(self.conditions.last()),
         }
     }
 }
@@ -177,6 +190,7 @@ fn judge_defects(snapshot: &Snapshot, options: &Options) -> Vec<DefectFinding> {
 
 /// One advisory on one subject.
 struct Judgement {
+    subject: Option<String>,
     state: State,
     conditions: Vec<ConditionFinding>,
     values: BTreeMap<&'static str, String>,
@@ -192,12 +206,13 @@ impl Context<'_> {
                 worst.unwrap_or_else(|| self.judge_subject(advisory, None))
             }
         };
-        let Judgement { state, conditions, values } = judgement;
+        let Judgement { subject, state, conditions, values } = judgement;
         let mut finding = Finding {
             id: advisory.id.clone(),
             title: advisory.title.clone(),
             severity: advisory.severity,
             state,
+            subject,
             summary: advisory.summaries.get(state.name()).cloned().unwrap_or_default(),
             conditions,
             evidence: self.evidence(advisory),
@@ -226,7 +241,8 @@ impl Context<'_> {
                 ConditionFinding { id, kind, state: outcome.state, detail: format!("{subject}{}", outcome.detail) }
             })
             .collect();
-        Judgement { state: combine(&conditions), conditions, values }
+        let subject = tunnel.map(|link| link.name.clone());
+        Judgement { subject, state: combine(&conditions), conditions, values }
     }
 
     fn evidence(&self, advisory: &Advisory) -> Vec<String> {

@@ -1,1 +1,136 @@
+//! The contract's rule, and each word of the vocabulary at its borders.
 
+use super::*;
+use crate::advisory::Test;
+use crate::decode::{Collectors, snapshot, test_capture};
+
+/// A node about which nothing is known, to be filled in.
+fn blank() -> Snapshot {
+    let mut blank = snapshot(&test_capture(), &Collectors::new());
+    blank.conntrack.entries = Reading::Ok(0);
+    blank.conntrack.entries_limit = Reading::Ok(1000);
+    blank.conntrack.buckets = Reading::Ok(1000);
+    blank
+}
+
+fn state(snapshot: &Snapshot, test: &Test) -> ConditionState {
+    let context = Context { snapshot, defects: &[], blind: None };
+    context.evaluate(test, None).state
+}
+
+fn condition(kind: ConditionKind, state: ConditionState) -> ConditionFinding {
+    ConditionFinding { id: "x".into(), kind, state, detail: String::new() }
+}
+
+#[test]
+fn conditions_combine_as_the_contract_says() {
+    use ConditionKind::{Ingredient as I, Safeguard as S};
+    use ConditionState::{Fails, Holds, Unknown};
+    let combined = |list: &[(ConditionKind, ConditionState)]| {
+        combine(&list.iter().map(|(kind, state)| condition(*kind, *state)).collect::<Vec<_>>())
+    };
+    assert_eq!(combined(&[(I, Holds), (S, Holds)]), State::Exposed);
+    assert_eq!(combined(&[(I, Fails), (S, Fails)]), State::NotAffected);
+    assert_eq!(combined(&[(I, Fails), (I, Unknown), (S, Unknown)]), State::NotAffected);
+    assert_eq!(combined(&[(I, Holds), (S, Fails), (S, Unknown)]), State::Mitigated);
+    assert_eq!(combined(&[(I, Unknown), (S, Fails)]), State::Mitigated);
+    assert_eq!(combined(&[(I, Holds), (S, Unknown)]), State::Unknown);
+    assert_eq!(combined(&[(I, Unknown), (S, Holds)]), State::Unknown);
+}
+
+#[test]
+fn states_are_ordered_from_good_to_bad() {
+    assert!(State::Exposed > State::Unknown && State::Unknown > State::Mitigated);
+    assert!(State::Mitigated > State::NotAffected);
+}
+
+#[test]
+fn the_table_is_nearly_full_from_95_percent_on() {
+    let test = Test::ConntrackTableFilled(0.95);
+    let mut node = blank();
+    for (entries, expected) in
+        [(949, ConditionState::Fails), (950, ConditionState::Holds), (1001, ConditionState::Holds)]
+    {
+        node.conntrack.entries = Reading::Ok(entries);
+        assert_eq!(state(&node, &test), expected, "{entries}");
+    }
+    node.conntrack.entries_limit = Reading::Ok(0);
+    assert_eq!(state(&node, &test), ConditionState::Fails, "0 is no limit");
+    node.conntrack.entries_limit = Reading::Denied("no".into());
+    assert_eq!(state(&node, &test), ConditionState::Unknown);
+}
+
+#[test]
+fn buckets_are_loaded_from_a_mean_chain_of_one_on() {
+    let test = Test::ConntrackBucketsLoaded(1.0);
+    let mut node = blank();
+    for (entries, expected) in [(499, ConditionState::Fails), (500, ConditionState::Holds)] {
+        node.conntrack.entries = Reading::Ok(entries);
+        assert_eq!(state(&node, &test), expected, "{entries}");
+    }
+    node.conntrack.buckets = Reading::Ok(0);
+    assert_eq!(state(&node, &test), ConditionState::Unknown);
+}
+
+#[test]
+fn no_module_is_a_fact_and_no_permission_is_not() {
+    let mut node = blank();
+    node.conntrack.entries = Reading::Absent("no such file".into());
+    assert_eq!(state(&node, &Test::ConntrackActive), ConditionState::Fails);
+    node.conntrack.entries = Reading::Failed("cut off".into());
+    assert_eq!(state(&node, &Test::ConntrackActive), ConditionState::Unknown);
+    assert_eq!(state(&node, &Test::TunnelUp), ConditionState::Unknown, "links were not read");
+}
+
+#[test]
+fn another_namespace_blinds_all_but_the_kernel() {
+    let mut node = blank();
+    node.network_namespace = NetworkNamespace::Other;
+    let options = Options::default();
+    let report = judge(Catalogue::built_in(), &node, &options);
+    let state = |report: &Report, id: &str| {
+        let found = report.advisories.iter().find(|finding| finding.id == id).unwrap();
+        (found.state, found.cause().to_owned())
+    };
+    let (verdict, cause) = state(&report, "conntrack-table-full");
+    assert_eq!(verdict, State::Unknown);
+    assert_eq!(cause, "this is not the node's network namespace; is hostNetwork set?");
+    let options = Options { this_namespace: true, ..options };
+    let report = judge(Catalogue::built_in(), &node, &options);
+    assert_eq!(state(&report, "conntrack-table-full").0, State::NotAffected);
+    node.network_namespace = NetworkNamespace::Unknown;
+    let report = judge(Catalogue::built_in(), &node, &Options::default());
+    assert_eq!(state(&report, "conntrack-table-full").0, State::Unknown);
+}
+
+#[test]
+fn the_operators_word_beats_everything_and_says_so() {
+    let id = "conntrack-chain-limit".to_owned();
+    for state in [DefectState::Present, DefectState::Absent] {
+        let options = Options { kernel_defects: [(id.clone(), state)].into(), ..Options::default() };
+        let report = judge(Catalogue::built_in(), &blank(), &options);
+        let defect = report.defects.iter().find(|defect| defect.id == id).unwrap();
+        assert_eq!((defect.state, defect.basis), (state, Basis::Operator));
+    }
+}
+
+#[test]
+fn only_warnings_and_worse_make_the_verdict() {
+    let finding = |severity, state| Finding {
+        id: "x".into(),
+        title: String::new(),
+        severity,
+        state,
+        subject: None,
+        summary: String::new(),
+        conditions: Vec::new(),
+        evidence: Vec::new(),
+        remedies: Vec::new(),
+        references: Vec::new(),
+    };
+    let advisories = vec![finding(Severity::Info, State::Exposed), finding(Severity::Warning, State::Mitigated)];
+    let report = Report { verdict: State::NotAffected, advisories, defects: Vec::new() };
+    assert_eq!(report.worst(Severity::Info), State::Exposed);
+    assert_eq!(report.worst(Severity::Warning), State::Mitigated);
+    assert_eq!(report.worst(Severity::Critical), State::NotAffected);
+}

@@ -259,9 +259,8 @@ fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Se
 fn feature_devices<'a>(report: &Report, snapshot: &'a Snapshot) -> Vec<&'a Link> {
     let links = snapshot.known_links();
     let exposed = |link: &Link| {
-        let named = format!("{}: ", link.name);
-        let exposed = report.advisories.iter().filter(|finding| finding.state == State::Exposed);
-        exposed.flat_map(|finding| &finding.conditions).any(|condition| condition.detail.starts_with(&named))
+        let mut exposed = report.advisories.iter().filter(|finding| finding.state == State::Exposed);
+        exposed.any(|finding| finding.subject.as_deref() == Some(&link.name))
     };
     let mut rank: BTreeMap<&str, (bool, &Link)> = BTreeMap::new();
     for (link, tunnel) in snapshot.tunnels().filter(|(link, _)| link.up) {

@@ -31,10 +31,9 @@ fn in_state(report: &Report, state: State) -> Vec<&Finding> {
 fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
     let mut groups: Vec<(String, Vec<&Finding>)> = Vec::new();
     for finding in in_state(report, State::Unknown) {
-        let cause = finding.deciding().map_or(String::new(), |condition| condition.detail.clone());
-        match groups.iter_mut().find(|(known, _)| *known == cause) {
+        match groups.iter_mut().find(|(known, _)| known == finding.cause()) {
             Some((_, members)) => members.push(finding),
-            None => groups.push((cause, vec![finding])),
+            None => groups.push((finding.cause().to_owned(), vec![finding])),
         }
     }
     groups

@@ -1,1 +1,65 @@
-//! On captured bytes.
+//! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
+
+use super::*;
+
+const FAMILIES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/generic/families");
+const NAMES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/ethtool/feature-names");
+const TUNNEL: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/ethtool/features-flannel.1");
+const OFF: &[u8] = include_bytes!("../../../tests/fixtures/vmxnet3-mitigated/netlink/ethtool/features-eth0");
+
+#[test]
+fn the_family_is_found_by_name() {
+    let families = decode_families(FAMILIES).unwrap();
+    assert_eq!(families["nlctrl"], CONTROLLER);
+    assert!(families["ethtool"] > CONTROLLER);
+}
+
+#[test]
+fn features_are_found_by_name() {
+    let names = decode_names(NAMES).unwrap();
+    assert_eq!(names["tx-checksum-ip-generic"], 3);
+    let features = decode_features(TUNNEL, &names).unwrap();
+    let on = FeatureState { enabled: true, wanted: true, fixed: false };
+    assert_eq!(features[&Feature::TxChecksumIpGeneric], on);
+    let fixed = FeatureState { enabled: false, wanted: false, fixed: true };
+    assert_eq!(features[&Feature::TxChecksumIpv4], fixed, "ethtool -k prints off [fixed]");
+    let eth0 = decode_features(OFF, &names).unwrap();
+    let off = FeatureState { enabled: false, wanted: false, fixed: false };
+    assert_eq!(eth0[&Feature::TxUdpTnlSegmentation], off);
+    assert_eq!(eth0[&Feature::TxUdpTnlCsumSegmentation], off);
+    assert!(eth0[&Feature::TxChecksumIpGeneric].enabled);
+}
+
+#[test]
+fn a_feature_this_kernel_does_not_know_is_absent_not_off() {
+    let mut names = decode_names(NAMES).unwrap();
+    names.remove("tx-udp_tnl-segmentation");
+    assert!(!decode_features(TUNNEL, &names).unwrap().contains_key(&Feature::TxUdpTnlSegmentation));
+}
+
+#[test]
+fn every_cut_is_an_error() {
+    let names = decode_names(NAMES).unwrap();
+    for cut in 0..FAMILIES.len() {
+        assert!(decode_families(&FAMILIES[..cut]).is_err(), "families cut at {cut}");
+    }
+    for cut in 0..NAMES.len() {
+        assert!(decode_names(&NAMES[..cut]).is_err(), "names cut at {cut}");
+    }
+    for cut in 0..TUNNEL.len() {
+        assert!(decode_features(&TUNNEL[..cut], &names).is_err(), "features cut at {cut}");
+    }
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    let names = decode_names(NAMES).unwrap();
+    proptest::proptest!(|(bytes: Vec<u8>, at in 0..TUNNEL.len(), byte: u8)| {
+        let _ = decode_families(&bytes);
+        let _ = decode_names(&bytes);
+        let mut broken = TUNNEL.to_vec();
+        broken[at] = byte;
+        let _ = decode_features(&broken, &names);
+        let _ = bits(Some(&bytes), "random");
+    });
+}

@@ -1,0 +1,76 @@
+//! Whole outputs of every captured node in `tests/fixtures`, in every format, with exit codes.
+//!
+//! `make golden` writes `tests/golden` anew; the diff is to be reviewed.
+
+#![allow(clippy::disallowed_types, reason = "tests run the program")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const FORMATS: [&str; 5] = ["text", "json", "prometheus", "nagios", "npd"];
+
+fn fixtures() -> Vec<PathBuf> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let entries = fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path());
+    let mut directories: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    directories.sort();
+    directories
+}
+
+/// The report and its exit code; what changes from build to build is masked.
+fn check(fixture: &Path, format: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_natwatch"));
+    let output = command.arg("check").arg("--from").arg(fixture).args(["--format", format]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", fixture.display());
+    let version = env!("CARGO_PKG_VERSION");
+    let stdout = String::from_utf8(output.stdout)
+        .unwrap()
+        .replace(&format!("\"natwatch_version\": \"{version}\""), "\"natwatch_version\": \"VERSION\"")
+        .replace(&format!("version=\"{version}\",arch=\"{}\"", std::env::consts::ARCH), "version=\"VERSION\"");
+    format!("{stdout}exit code {}\n", output.status.code().unwrap())
+}
+
+#[test]
+fn whole_outputs_stay_as_reviewed() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let write = std::env::var_os("GOLDEN").is_some_and(|value| value == "write");
+    let (mut wrong, mut expected_files) = (Vec::new(), Vec::new());
+    for fixture in fixtures() {
+        for format in FORMATS {
+            let file = golden.join(format!("{}.{format}", fixture.file_name().unwrap().to_str().unwrap()));
+            let actual = check(&fixture, format);
+            if write {
+                fs::create_dir_all(&golden).unwrap();
+                fs::write(&file, &actual).unwrap();
+            } else if fs::read_to_string(&file).unwrap_or_default() != actual {
+                wrong.push(format!("{}:\n{actual}", file.display()));
+            }
+            expected_files.push(file);
+        }
+    }
+    assert!(wrong.is_empty(), "run `make golden` and review the diff:\n{}", wrong.join("\n"));
+    let present = fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path());
+    let stale: Vec<_> = present.filter(|file| !expected_files.contains(file)).collect();
+    assert!(stale.is_empty(), "no fixture produces these any more: {stale:?}");
+}
+
+/// Every state of every advisory is shown by at least one captured node.
+#[test]
+fn every_state_of_every_advisory_has_a_fixture() {
+    let mut seen = Vec::new();
+    for fixture in fixtures() {
+        let report = check(&fixture, "json");
+        let (json, _) = report.rsplit_once("exit code").unwrap();
+        let report: serde_json::Value = serde_json::from_str(json).unwrap();
+        for advisory in report["advisories"].as_array().unwrap() {
+            seen.push((advisory["id"].clone(), advisory["state"].clone()));
+        }
+    }
+    for advisory in &natwatch::advisory::Catalogue::built_in().advisories {
+        for state in natwatch::advisory::State::ALL {
+            let wanted = (advisory.id.as_str().into(), state.name().into());
+            assert!(seen.contains(&wanted), "no fixture is {wanted:?}");
+        }
+    }
+}
