@@ -48,4 +48,4 @@ deny:
 	$(CARGO) deny --offline check licenses bans sources
 
 golden:
-	GOLDEN=write $(CARGO) test --locked --test golden
+	GOLDEN=write $(CARGO) test --locked --test golden --test docs

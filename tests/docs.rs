@@ -1,0 +1,107 @@
+//! The documents say what the program does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use natwatch::advisory::{Catalogue, PLANNED};
+use natwatch::render::metrics::{METRICS, table};
+use natwatch::snapshot::{Collector, Source};
+
+const BEGIN: &str = "<!-- metrics: written by `make golden` -->\n";
+const END: &str = "<!-- end of metrics -->";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn document(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap()
+}
+
+#[test]
+fn the_readme_has_the_table_of_metrics() {
+    let readme = document("README.md");
+    let (before, rest) = readme.split_once(BEGIN).unwrap();
+    let (shown, after) = rest.split_once(END).unwrap();
+    if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+        fs::write(path("README.md"), format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
+    } else {
+        assert_eq!(shown, table(), "run `make golden`");
+    }
+}
+
+#[test]
+fn the_readme_shows_a_real_report() {
+    let readme = document("README.md");
+    let sample = readme.split("$ natwatch check\n").nth(1).unwrap().split("```").next().unwrap();
+    let report = document("tests/golden/table-full.text");
+    assert!(report.starts_with(sample), "the sample is not the beginning of tests/golden/table-full.text:\n{report}");
+}
+
+#[test]
+fn the_readme_lists_the_advisories_that_are_built_and_no_others() {
+    let readme = document("README.md");
+    for advisory in &Catalogue::built_in().advisories {
+        let row = format!("| `{}` | {} |", advisory.id, advisory.severity);
+        assert!(readme.contains(&row), "{row}");
+    }
+    for (id, _) in PLANNED {
+        assert!(!readme.contains(id), "{id} is only planned");
+    }
+}
+
+#[test]
+fn the_platform_page_knows_every_source_and_every_request() {
+    let platform = document("PLATFORM.md");
+    for source in Source::ALL {
+        assert!(platform.contains(&format!("| {source} |")) || platform.contains(&format!("{source},")), "{source}");
+    }
+    for (fixture, requests) in [("flannel", 20), ("unprivileged", 10)] {
+        let mut open = vec![path("tests/fixtures").join(fixture).join("procfs")];
+        let mut files = 0;
+        while let Some(entry) = open.pop() {
+            if entry.is_dir() {
+                open.extend(fs::read_dir(&entry).unwrap().map(|entry| entry.unwrap().path()));
+                continue;
+            }
+            files += 1;
+            let name = entry.file_name().unwrap().to_str().unwrap();
+            let name = name.split('.').next().unwrap();
+            let last_word = name.rsplit('_').next().unwrap();
+            assert!(platform.contains(name) || platform.contains(last_word), "{} is not listed", entry.display());
+        }
+        assert!(files * 2 >= requests, "{fixture} holds only {files} files");
+    }
+}
+
+#[test]
+fn every_help_text_names_where_it_is_from() {
+    for metric in METRICS {
+        let origin = metric.help.rsplit_once('(').map(|(_, origin)| origin);
+        let named = origin.is_some() || metric.name == "natwatch_kernel_info" || metric.name == "natwatch_build_info";
+        assert!(named || metric.name == "natwatch_kernel_defect_info", "{}: {}", metric.name, metric.help);
+    }
+}
+
+#[test]
+fn captured_nodes_stay_within_the_budget_of_series() {
+    for entry in fs::read_dir(path("tests/golden")).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.extension().is_some_and(|extension| extension == "prometheus") {
+            let text = fs::read_to_string(&entry).unwrap();
+            let series = text.lines().filter(|line| line.starts_with("natwatch_")).count();
+            assert!((100..=400).contains(&series), "{}: {series} series", entry.display());
+        }
+    }
+}
+
+#[test]
+fn the_architecture_page_points_to_what_exists() {
+    let page = document("ARCHITECTURE.md");
+    for word in page.split('`').filter(|word| word.starts_with("src/") && !word.contains('*')) {
+        let flow = word == "src/flow"; // planned, and said so
+        assert!(flow || path(word).exists() || path(&format!("{word}.rs")).exists(), "{word}");
+    }
+    for collector in Collector::ALL {
+        assert!(document("README.md").contains(collector.name()), "{collector}");
+    }
+}
