@@ -17,7 +17,7 @@ use crate::snapshot::{Snapshot, SourceState};
 fn missing_privilege(snapshot: &Snapshot) -> Option<String> {
     let denied = snapshot.sources.iter().filter(|status| status.state == SourceState::Denied);
     let list: Vec<_> = denied.map(|status| format!("{}: {}", status.source, status.detail)).collect();
-    (!list.is_empty()).then(|| format!("More could be decided with more privilege. {}.", list.join("; ")))
+    (!list.is_empty()).then(|| format!("More could be seen with more privilege. {}.", list.join("; ")))
 }
 
 /// Findings in one state, exposed ones by severity.
