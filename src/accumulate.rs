@@ -7,6 +7,7 @@ use crate::snapshot::{ConntrackCounter, ConntrackCpu, Reading, Snapshot};
 /// Accumulators of one running exporter.
 #[derive(Debug, Default)]
 pub struct Accumulators {
+    latest: u64,
     conntrack: BTreeMap<(u16, ConntrackCounter), Unwrapped>,
 }
 
@@ -29,9 +30,14 @@ impl Unwrapped {
 
 impl Accumulators {
     /// Replaces the kernel's 32-bit values by continued ones. CPUs that are not in this look keep theirs.
-    pub fn apply(&mut self, snapshot: &mut Snapshot) {
+    ///
+    /// `look` numbers the looks in the order they began: values of an older look than the latest seen are not news,
+    /// and are replaced by the latest.
+    pub fn apply(&mut self, look: u64, snapshot: &mut Snapshot) {
         let Reading::Ok(cpus) = &mut snapshot.conntrack.cpus else { return };
-        for (index, cpu) in cpus.iter().enumerate() {
+        let news = look >= self.latest;
+        self.latest = self.latest.max(look);
+        for (index, cpu) in cpus.iter().enumerate().filter(|_| news) {
             let key = cpu.cpu.unwrap_or(u16::try_from(index).unwrap_or(u16::MAX));
             for (counter, value) in &cpu.counters {
                 let value = u32::try_from(*value).unwrap_or(u32::MAX); // the sources have 32 bits
@@ -61,11 +67,15 @@ mod tests {
     use ConntrackCounter::{Drop, InsertFailed};
 
     fn look(accumulators: &mut Accumulators, cpus: &[u32]) -> u64 {
+        numbered_look(accumulators, accumulators.latest + 1, cpus)
+    }
+
+    fn numbered_look(accumulators: &mut Accumulators, number: u64, cpus: &[u32]) -> u64 {
         let mut snapshot = decode::snapshot(&decode::test_capture(), &Default::default());
         let row = |value: &u32| CounterRow::from([(InsertFailed, u64::from(*value)), (Drop, 0)]);
         snapshot.conntrack.cpus =
             Reading::Ok(cpus.iter().map(|value| ConntrackCpu { cpu: None, counters: row(value) }).collect());
-        accumulators.apply(&mut snapshot);
+        accumulators.apply(number, &mut snapshot);
         assert_eq!(snapshot.conntrack.totals().ok().unwrap()[&Drop], 0);
         snapshot.conntrack.totals().ok().unwrap()[&InsertFailed]
     }
@@ -77,6 +87,15 @@ mod tests {
         assert_eq!(start, u64::from(u32::MAX - 1) + 10);
         assert_eq!(look(&mut accumulators, &[3, 11]), start + 5 + 1);
         assert_eq!(look(&mut accumulators, &[3, 11]), start + 6);
+    }
+
+    #[test]
+    fn a_look_that_is_finished_late_changes_nothing() {
+        let mut accumulators = Accumulators::default();
+        assert_eq!(numbered_look(&mut accumulators, 1, &[100]), 100);
+        assert_eq!(numbered_look(&mut accumulators, 2, &[150]), 150);
+        assert_eq!(numbered_look(&mut accumulators, 1, &[100]), 150, "the first look, by a scrape that was late");
+        assert_eq!(numbered_look(&mut accumulators, 3, &[151]), 151);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::accumulate::Accumulators;
 use crate::advisory::Catalogue;
+use crate::capture::{Capture, Request};
 use crate::decode::{self, Collectors};
 use crate::judge::{self, Report};
 use crate::kernel::{Kernel, Progress, lock};
@@ -34,14 +35,33 @@ pub struct Look {
 /// A look that is on its way.
 #[derive(Clone, Debug)]
 struct Flight {
+    number: u64,
     progress: Arc<Mutex<Progress>>,
     done: watch::Receiver<Option<Arc<Look>>>,
+}
+
+/// What a refresher looks at: the kernel, or a test's idea of one.
+pub trait World: std::fmt::Debug + Send + Sync + 'static {
+    /// The start of a look; `unanswered` is what a request means that is never answered.
+    fn begin(&self, unanswered: &str) -> Progress;
+    /// Answers what `plan` names, into `progress`, until the deadline.
+    fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, deadline: Instant, progress: &Mutex<Progress>);
+}
+
+impl World for Kernel {
+    fn begin(&self, unanswered: &str) -> Progress {
+        Self::begin(self, unanswered)
+    }
+
+    fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, deadline: Instant, progress: &Mutex<Progress>) {
+        Self::look(self, plan, deadline, progress);
+    }
 }
 
 /// Looks on demand.
 #[derive(Debug)]
 pub struct Refresher {
-    kernel: Kernel,
+    world: Box<dyn World>,
     collectors: Collectors,
     options: judge::Options,
     accumulators: Mutex<Accumulators>,
@@ -50,13 +70,13 @@ pub struct Refresher {
 
 impl Refresher {
     /// A refresher that has not looked yet.
-    pub fn new(kernel: Kernel, collectors: Collectors, options: judge::Options) -> Self {
-        Self { kernel, collectors, options, accumulators: Mutex::default(), flight: Mutex::default() }
+    pub fn new(world: impl World, collectors: Collectors, options: judge::Options) -> Self {
+        Self { world: Box::new(world), collectors, options, accumulators: Mutex::default(), flight: Mutex::default() }
     }
 
     /// A fresh look, or what there is of it after `patience`.
     pub async fn look(self: &Arc<Self>, patience: Duration) -> Arc<Look> {
-        let Flight { progress, mut done } = self.join();
+        let Flight { number, progress, mut done } = self.join();
         let finished = tokio::time::timeout(patience, done.wait_for(Option::is_some)).await;
         if let Ok(Ok(look)) = &finished
             && let Some(look) = look.as_ref()
@@ -65,7 +85,7 @@ impl Refresher {
         }
         let why = format!("no answer within {:.1} s", patience.as_secs_f64());
         let progress = lock(&progress).clone().given_up(&why);
-        Arc::new(self.finish(progress))
+        Arc::new(self.finish(number, progress))
     }
 
     /// The look that is on its way, or a new one.
@@ -76,15 +96,16 @@ impl Refresher {
         if let Some(running) = flight.as_ref().filter(running) {
             return running.clone();
         }
+        let number = flight.as_ref().map_or(0, |flight| flight.number + 1);
         let (sender, done) = watch::channel(None);
-        let progress = Arc::new(Mutex::new(self.kernel.begin("no answer")));
-        let started = Flight { progress: Arc::clone(&progress), done };
+        let progress = Arc::new(Mutex::new(self.world.begin("no answer")));
+        let started = Flight { number, progress: Arc::clone(&progress), done };
         let refresher = Arc::clone(self);
         let work = move || {
             let plan = |capture: &_| decode::plan(capture, &refresher.collectors);
-            refresher.kernel.look(plan, Instant::now() + MAX_LOOK, &progress);
+            refresher.world.look(&plan, Instant::now() + MAX_LOOK, &progress);
             let progress = lock(&progress).clone();
-            sender.send_replace(Some(Arc::new(refresher.finish(progress))));
+            sender.send_replace(Some(Arc::new(refresher.finish(number, progress))));
         };
         if let Err(error) = std::thread::Builder::new().name("look".into()).spawn(work) {
             tracing::error!(%error, "cannot start a thread to look at the kernel");
@@ -93,10 +114,95 @@ impl Refresher {
         started
     }
 
-    fn finish(&self, progress: Progress) -> Look {
+    fn finish(&self, number: u64, progress: Progress) -> Look {
         let mut snapshot = decode::snapshot(&progress.capture, &self.collectors);
-        lock(&self.accumulators).apply(&mut snapshot);
+        lock(&self.accumulators).apply(number, &mut snapshot);
         let report = judge::judge(Catalogue::built_in(), &snapshot, &self.options);
         Look { report, snapshot, durations: progress.durations }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::decode::test_capture;
+    use crate::snapshot::{Reading, SourceState};
+
+    /// Answers the number of entries at once and everything else when the gate opens.
+    #[derive(Debug)]
+    struct Slow {
+        gate: Mutex<mpsc::Receiver<()>>,
+        looks: Arc<AtomicUsize>,
+    }
+
+    impl World for Slow {
+        fn begin(&self, _: &str) -> Progress {
+            Progress { capture: test_capture(), durations: BTreeMap::new(), current: None }
+        }
+
+        fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, _: Instant, progress: &Mutex<Progress>) {
+            let look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
+            let requests = plan(&lock(progress).capture);
+            for request in requests {
+                if !request.name.ends_with("nf_conntrack_count") {
+                    lock(progress).current = Some(request.name.clone());
+                    let _ = lock(&self.gate).recv();
+                }
+                let mut progress = lock(progress);
+                progress.current = None;
+                progress.capture.answers.insert(request.name, Reading::Ok(format!("{look}\n").into_bytes()));
+            }
+        }
+    }
+
+    fn slow() -> (Arc<Refresher>, mpsc::Sender<()>, Arc<AtomicUsize>) {
+        let (open, gate) = mpsc::channel();
+        let looks = Arc::new(AtomicUsize::new(0));
+        let world = Slow { gate: Mutex::new(gate), looks: Arc::clone(&looks) };
+        let refresher = Refresher::new(world, Collectors::from([Collector::Conntrack]), judge::Options::default());
+        (Arc::new(refresher), open, looks)
+    }
+
+    #[tokio::test]
+    async fn an_impatient_scrape_gets_what_there_is_and_the_rest_failed() {
+        let (refresher, open, looks) = slow();
+        let look = loop {
+            let look = refresher.look(Duration::from_millis(20)).await;
+            if look.snapshot.conntrack.entries.ok().is_some() {
+                break look;
+            }
+        };
+        assert_eq!(look.snapshot.conntrack.entries, Reading::Ok(1));
+        assert!(look.snapshot.conntrack.buckets.why().contains("no answer within 0.0 s"));
+        let states = look.snapshot.sources.iter().map(|status| status.state);
+        assert!(states.clone().count() > 0 && states.clone().all(|state| state == SourceState::Failed));
+        assert_eq!(looks.load(Ordering::SeqCst), 1, "a stuck look is never joined by a second");
+        drop(open); // the kernel answers at last
+        let look = refresher.look(Duration::from_secs(60)).await;
+        assert_eq!(look.snapshot.conntrack.entries_limit, Reading::Ok(1), "the same look, finished");
+    }
+
+    #[tokio::test]
+    async fn a_hundred_scrapes_share_one_look() {
+        let (refresher, open, looks) = slow();
+        let scrapes: Vec<_> = (0..100)
+            .map(|_| {
+                let refresher = Arc::clone(&refresher);
+                tokio::spawn(async move { refresher.look(Duration::from_secs(60)).await })
+            })
+            .collect();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await; // until each of the tasks has joined the look
+        }
+        drop(open);
+        for scrape in scrapes {
+            let look = scrape.await.expect("no scrape panicked");
+            assert_eq!(look.snapshot.conntrack.entries, Reading::Ok(1));
+        }
+        assert_eq!(looks.load(Ordering::SeqCst), 1);
+        assert_eq!(refresher.look(Duration::from_secs(60)).await.snapshot.conntrack.entries, Reading::Ok(2), "fresh");
     }
 }
