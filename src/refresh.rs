@@ -180,8 +180,9 @@ mod tests {
         let states = look.snapshot.sources.iter().map(|status| status.state);
         assert!(states.clone().count() > 0 && states.clone().all(|state| state == SourceState::Failed));
         assert_eq!(looks.load(Ordering::SeqCst), 1, "a stuck look is never joined by a second");
-        drop(open); // the kernel answers at last
-        let look = refresher.look(Duration::from_secs(60)).await;
+        let patient = async { refresher.look(Duration::from_secs(60)).await };
+        let answering = async { drop(open) }; // polled after the patient one has joined
+        let (look, ()) = tokio::join!(biased; patient, answering);
         assert_eq!(look.snapshot.conntrack.entries_limit, Reading::Ok(1), "the same look, finished");
     }
 
