@@ -141,14 +141,10 @@ fn decode_features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Result<Feat
     for feature in Feature::ALL {
         let Some(bit) = names.get(feature.name()) else { continue };
         let is_in = |set: &[u32]| set.get(bit / 32).is_some_and(|word| word >> (bit % 32) & 1 == 1);
-        features.insert(
-            *feature,
-            FeatureState {
-                enabled: is_in(&active),
-                wanted: is_in(&wanted),
-                fixed: !is_in(&changeable) || is_in(&never_changed),
-            },
-        );
+        let (enabled, fixed) = (is_in(&active), !is_in(&changeable) || is_in(&never_changed));
+        // Nobody can ask for a fixed feature, so the kernel's set of wanted ones does not hold it.
+        let wanted = if fixed { enabled } else { is_in(&wanted) };
+        features.insert(*feature, FeatureState { enabled, wanted, fixed });
     }
     Ok(features)
 }

@@ -124,6 +124,9 @@ fn underlay(capture: &Capture, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>
         let group = entry.nexthop_group.unwrap_or_default();
         return Reading::Failed(format!("its forwarding database uses next-hop group {group}, which is not read"));
     }
+    if let Some(why) = ports_decide(capture, tunnel) {
+        return Reading::Failed(why.into());
+    }
     let classes = match (&tunnel.fdb, classes(capture, tunnel)) {
         (Reading::Ok(_), Reading::Ok(classes)) => classes,
         (Reading::Ok(_), other) => return other.map(|_| Vec::new()),
@@ -136,7 +139,15 @@ fn underlay(capture: &Capture, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>
     let mut devices: BTreeSet<u32> = tunnel.link.into_iter().chain(via).collect();
     for (number, remote) in classes.iter().enumerate() {
         match capture.get(&lookup(link, tunnel, number, *remote)).decode(decode_lookup) {
-            Reading::Ok(found) => devices.extend(found),
+            Reading::Ok(found) => {
+                if tunnel.link.is_none() {
+                    match siblings(capture, *remote, &found) {
+                        Reading::Ok(siblings) => devices.extend(siblings),
+                        other => return other,
+                    }
+                }
+                devices.extend(found);
+            }
             other => return other.map(|_| Vec::new()),
         }
     }
@@ -144,6 +155,39 @@ fn underlay(capture: &Capture, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>
         return Reading::Failed("it knows no remote yet".into());
     }
     Reading::Ok(devices.into_iter().collect())
+}
+
+/// Why one look-up per remote does not tell the way of every packet, if it does not.
+fn ports_decide(capture: &Capture, tunnel: &Tunnel) -> Option<&'static str> {
+    const FRA_SPORT_RANGE: u16 = 23;
+    const FRA_DPORT_RANGE: u16 = 24;
+    let families: BTreeSet<bool> = tunnel.remotes().iter().map(IpAddr::is_ipv6).collect();
+    let all = families.into_iter().filter_map(|ipv6| capture.get(&rules(ipv6)).decode(decode_rules).ok().cloned());
+    let tested: BTreeSet<u16> = all.flatten().flat_map(|rule| rule.other).collect();
+    let own_port = |port: &u16| Some(*port) != tunnel.port;
+    let other_ports = tunnel.fdb.ok().into_iter().flatten().any(|entry| entry.port.as_ref().is_some_and(own_port));
+    match () {
+        () if tested.contains(&FRA_SPORT_RANGE) => Some("a policy rule looks at source ports, which differ by packet"),
+        () if other_ports && tested.contains(&FRA_DPORT_RANGE) => {
+            Some("a policy rule looks at destination ports, and forwarding entries have their own")
+        }
+        () => None,
+    }
+}
+
+/// Devices of the other next hops of a multipath route: a look-up names the one that its packet would take, and the
+/// tunnel's packets, whose source ports differ, take all of them.
+fn siblings(capture: &Capture, remote: IpAddr, found: &[u32]) -> Reading<Vec<u32>> {
+    covering(capture, remote).decode(|(_, routes)| {
+        let unread = routes.iter().find_map(|route| route.nexthop.filter(|_| route.devices.is_empty()));
+        match unread {
+            Some(id) => Err(format!("a route uses next-hop object {id}, whose devices are not read")),
+            None => {
+                let used = routes.into_iter().filter(|route| found.iter().any(|index| route.devices.contains(index)));
+                Ok(used.flat_map(|route| route.devices).collect())
+            }
+        }
+    })
 }
 
 /// One remote for each set of routes that covers any.

@@ -215,6 +215,16 @@ impl Router {
         counter.and_then(|c| c["packets"].as_u64()).unwrap_or_else(|| panic!("no counter in {text}"))
     }
 
+    /// `settle` for an overfull table: each of `sent` flows has an entry, was evicted, or was dropped.
+    pub fn settle_evicting(&self, sent: u64) {
+        eventually(PATIENCE, || {
+            let stats = super::counters::conntrack_stats(&self.router);
+            let count = super::traffic::conntrack_count(&self.router);
+            let known = count + stats.total("early_drop") + stats.total("drop");
+            if known == sent { Ok(()) } else { Err(format!("sent {sent}, {count} entries, {stats:?}")) }
+        });
+    }
+
     /// Waits until each of `sent` packets has either reached the sink or been dropped by the
     /// router's conntrack, then returns how many reached it.
     pub fn settle(&self, sent: u64) -> u64 {
