@@ -17,6 +17,7 @@ use crate::refresh::Refresher;
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{exposition, json, metrics};
+use crate::snapshot::Collector;
 use crate::{archive, redact, server};
 
 /// natwatch itself failed.
@@ -92,7 +93,7 @@ fn check(flags: &cli::Check) -> u8 {
 }
 
 fn checked(flags: &cli::Check) -> Result<u8, String> {
-    let progress = match &flags.from {
+    let mut progress = match &flags.from {
         Some(directory) => {
             let capture = archive::load(directory)?;
             Progress { capture, durations: Default::default(), current: None }
@@ -100,8 +101,12 @@ fn checked(flags: &cli::Check) -> Result<u8, String> {
         None => look(&flags.common),
     };
     let collectors = &flags.common.collectors.0;
+    let start = Instant::now();
     let snapshot = decode::snapshot(&progress.capture, collectors);
     let report = judge::judge(Catalogue::built_in(), &snapshot, &flags.common.options(&flags.advisories));
+    if flags.from.is_none() {
+        progress.durations.insert(Collector::Verdict, start.elapsed());
+    }
     let text = match flags.format {
         Format::Text => text::render(&report, &snapshot, style()),
         Format::Json => json::render(&report, &snapshot),

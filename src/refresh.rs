@@ -115,10 +115,13 @@ impl Refresher {
     }
 
     fn finish(&self, number: u64, progress: Progress) -> Look {
+        let start = Instant::now();
         let mut snapshot = decode::snapshot(&progress.capture, &self.collectors);
         lock(&self.accumulators).apply(number, &mut snapshot);
         let report = judge::judge(Catalogue::built_in(), &snapshot, &self.options);
-        Look { report, snapshot, durations: progress.durations }
+        let mut durations = progress.durations;
+        durations.insert(Collector::Verdict, start.elapsed());
+        Look { report, snapshot, durations }
     }
 }
 

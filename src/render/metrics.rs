@@ -437,7 +437,7 @@ pub static METRICS: &[Metric] = &[
     gauge("natwatch_scrape_collector_success", &["collector"], None,
         "1 if none of the collector's sources was denied or failed; of verdict: 1 if no advisory is unknown (derived)"),
     Metric { unit: "seconds", ..gauge("natwatch_scrape_collector_duration_seconds", &["collector"], None,
-        "Time that the kernel took to answer the collector's requests (monotonic clock)") },
+        "Time that the kernel took to answer the collector's requests; of verdict: to decode and judge them (monotonic clock)") },
     gauge("natwatch_build_info", &["version", "arch"], None,
         "Version and architecture of natwatch, always 1"),
     Metric { unit: "seconds", ..counter("process_cpu_seconds_total", None,
