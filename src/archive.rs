@@ -15,6 +15,8 @@ use crate::snapshot::{Reading, SourceState};
 const META: &str = "meta.json";
 /// Largest answer that is loaded; as large as the largest that is written.
 const MAX_FILE: u64 = 32 << 20;
+/// All answers of one capture together.
+const MAX_TOTAL: usize = 256 << 20;
 /// Files of one capture that are loaded.
 const MAX_FILES: usize = 16_384;
 /// Directories below each other: `sysfs/class/net/eth0/device/driver` has six.
@@ -37,10 +39,24 @@ pub fn check_target(dir: &Path) -> Result<(), String> {
 
 /// Writes a capture into `dir`, which must not exist or be empty.
 ///
+/// It is written beside `dir` and then renamed, so that `dir` is never half a capture. Where that is not possible (a
+/// mount point, a parent that is not writable) it is written in place, `meta.json` last, and removed on failure.
+///
 /// # Errors
-/// Says what could not be written; whatever had been written is removed again.
+/// Says what could not be written.
 pub fn save(capture: &Capture, dir: &Path) -> Result<(), String> {
     check_target(dir)?;
+    let mut beside = dir.as_os_str().to_owned();
+    beside.push(format!(".partial-{}", std::process::id()));
+    let beside = Path::new(&beside);
+    if fs::create_dir(beside).is_ok() {
+        let written = write_all(capture, beside);
+        if written.is_ok() && fs::rename(beside, dir).is_ok() {
+            return Ok(());
+        }
+        let _ = fs::remove_dir_all(beside);
+        written?;
+    }
     let existed = dir.exists();
     if !existed {
         fs::create_dir(dir).map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
@@ -97,7 +113,7 @@ pub fn load(dir: &Path) -> Result<Capture, String> {
         ));
     }
     let mut capture = Capture::new(meta, "the capture has no answer to this request");
-    load_directory(dir, String::new(), 0, &mut capture.answers)?;
+    load_directory(dir, String::new(), 0, &mut 0, &mut capture.answers)?;
     Ok(capture)
 }
 
@@ -105,6 +121,7 @@ fn load_directory(
     dir: &Path,
     prefix: String,
     depth: usize,
+    total: &mut usize,
     answers: &mut BTreeMap<String, Answer>,
 ) -> Result<(), String> {
     if depth > MAX_DEPTH {
@@ -119,12 +136,17 @@ fn load_directory(
         };
         let kind = entry.file_type().map_err(describe)?;
         if kind.is_dir() {
-            load_directory(&path, format!("{name}/"), depth + 1, answers)?;
+            load_directory(&path, format!("{name}/"), depth + 1, total, answers)?;
         } else if depth > 0 {
             if answers.len() >= MAX_FILES {
                 return Err(format!("the capture has more than {MAX_FILES} files"));
             }
-            let (name, answer) = parse_answer(name, read_file(&path)?);
+            let bytes = read_file(&path)?;
+            *total += bytes.len();
+            if *total > MAX_TOTAL {
+                return Err(format!("the capture has more than {MAX_TOTAL} bytes"));
+            }
+            let (name, answer) = parse_answer(name, bytes);
             if answers.insert(name.clone(), answer).is_some() {
                 return Err(format!("the capture answers {name} twice"));
             }

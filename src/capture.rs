@@ -69,6 +69,17 @@ pub enum Question {
     },
 }
 
+/// What it means that something is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// The source is absent: a module is not loaded, say.
+    Fact,
+    /// Nothing: the source is complete without it.
+    Expected,
+    /// That it is hidden: every kernel has it.
+    Impossible,
+}
+
 /// A question with its name and what its answer means for its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -78,8 +89,8 @@ pub struct Request {
     pub source: Source,
     /// The question itself.
     pub question: Question,
-    /// The source is complete without it: "absent" is one of the expected answers.
-    pub optional: bool,
+    /// What it says about the source when the answer is "absent".
+    pub absence: Absence,
     /// The answer cannot change before the next boot, so `serve` asks only once.
     pub until_reboot: bool,
 }
@@ -87,7 +98,7 @@ pub struct Request {
 impl Request {
     fn path(source: Source, root: Root, path: &str, question: Question) -> Self {
         let name = format!("{}/{path}", root.name());
-        Self { name, source, question, optional: false, until_reboot: false }
+        Self { name, source, question, absence: Absence::Fact, until_reboot: false }
     }
 
     /// The content of a file.
@@ -121,12 +132,17 @@ impl Request {
     pub fn netlink(source: Source, name: &str, family: NetlinkFamily, kind: u16, dump: bool, body: Vec<u8>) -> Self {
         let name = format!("netlink/{name}");
         let question = Question::Netlink { family, kind, dump, body };
-        Self { name, source, question, optional: false, until_reboot: false }
+        Self { name, source, question, absence: Absence::Fact, until_reboot: false }
     }
 
-    /// See [`Request::optional`].
+    /// See [`Absence::Expected`].
     pub fn optional(self) -> Self {
-        Self { optional: true, ..self }
+        Self { absence: Absence::Expected, ..self }
+    }
+
+    /// See [`Absence::Impossible`].
+    pub fn everywhere(self) -> Self {
+        Self { absence: Absence::Impossible, ..self }
     }
 
     /// See [`Request::until_reboot`].
@@ -191,9 +207,13 @@ impl Capture {
         self.answers.contains_key(&request.name)
     }
 
-    /// The answer to a request. One that nobody answered is a failed reading, never an empty one.
+    /// The answer to a request. One that nobody answered is a failed reading, never an empty one, and so is the
+    /// absence of what every kernel has.
     pub fn get(&self, request: &Request) -> Reading<&[u8]> {
         match self.answers.get(&request.name) {
+            Some(Reading::Absent(why)) if request.absence == Absence::Impossible => {
+                Reading::Failed(format!("{why}, which every kernel has: is it mounted and not masked?"))
+            }
             Some(answer) => answer.as_ref().map(Vec::as_slice),
             None => Reading::Failed(format!("{}: {}", request.name, self.unanswered)),
         }
@@ -204,9 +224,49 @@ impl Capture {
         self.get(request).map(|bytes| String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned())
     }
 
-    /// The same, as one decimal number.
+    /// The same, as one line. The kernel ends it with a line feed; without one it is cut off.
+    pub fn line(&self, request: &Request) -> Reading<String> {
+        self.get(request).decode(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let line = text.strip_suffix('\n').map(str::to_owned);
+            line.ok_or_else(|| format!("{}: {text:?} is cut off", request.name))
+        })
+    }
+
+    /// The same, as one decimal number. The kernel ends it with a line feed; without one it is cut off.
     pub fn number(&self, request: &Request) -> Reading<u64> {
-        self.text(request)
-            .decode(|text| text.trim().parse().map_err(|_| format!("{}: {text:?} is not a number", request.name)))
+        self.get(request).decode(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let digits = text.strip_suffix('\n').ok_or_else(|| format!("{}: {text:?} is cut off", request.name))?;
+            digits.trim().parse().map_err(|_| format!("{}: {digits:?} is not a number", request.name))
+        })
+    }
+}
+
+/// A list of CPUs as sysfs writes it (`0-3,8`); `None` if it is none, or longer than any machine's.
+pub fn cpu_list(text: &str) -> Option<Vec<u16>> {
+    const MAX_CPUS: usize = 1 << 16;
+    let mut cpus = Vec::new();
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cpus.extend(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?);
+        if cpus.len() > MAX_CPUS {
+            return None;
+        }
+    }
+    Some(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists_may_have_holes_but_no_nonsense() {
+        assert_eq!(cpu_list("0-1,4\n"), Some(vec![0, 1, 4]));
+        assert_eq!(cpu_list("0"), Some(vec![0]));
+        for nonsense in ["", "0-x", "-", "0-65536", &"0-65535,".repeat(1000)] {
+            assert_eq!(cpu_list(nonsense), None);
+        }
     }
 }

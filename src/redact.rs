@@ -49,7 +49,13 @@ pub fn redact(capture: &mut Capture) {
     let hostname = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
     capture.meta.redacted = true;
     for (name, answer) in &mut capture.answers {
-        let Reading::Ok(bytes) = answer else { continue };
+        let bytes = match answer {
+            Reading::Ok(bytes) => bytes,
+            Reading::Absent(why) | Reading::Denied(why) | Reading::Failed(why) => {
+                *why = redact_text(why, &hostname);
+                continue;
+            }
+        };
         let redacted = match name.strip_prefix("netlink/route/") {
             Some(what) => match RULES.iter().find(|rules| what.starts_with(rules.prefix)) {
                 Some(rules) => redactor.messages(bytes, rules).map_err(|error| error.to_string()),
@@ -74,8 +80,12 @@ fn replace_text(bytes: &mut Vec<u8>, hostname: &str) {
         && let Ok(text) = std::str::from_utf8(bytes)
         && text.contains(hostname)
     {
-        *bytes = text.replace(hostname, "redacted").into_bytes();
+        *bytes = redact_text(text, hostname).into_bytes();
     }
+}
+
+fn redact_text(text: &str, hostname: &str) -> String {
+    if hostname.len() > 3 { text.replace(hostname, "redacted") } else { text.to_owned() }
 }
 
 /// Devices that were named after their hardware address.
@@ -83,8 +93,27 @@ fn rename(capture: &mut Capture, renamed: &[(String, String)]) {
     let answers = std::mem::take(&mut capture.answers);
     for (name, answer) in answers {
         let new = renamed.iter().fold(name, |name, (old, new)| name.replace(old, new));
+        let reason = |why: String| renamed.iter().fold(why, |why, (old, new)| why.replace(old, new));
+        let answer = match answer {
+            Reading::Ok(bytes) => {
+                Reading::Ok(renamed.iter().fold(bytes, |bytes, (old, new)| replaced(bytes, old, new)))
+            }
+            Reading::Absent(why) => Reading::Absent(reason(why)),
+            Reading::Denied(why) => Reading::Denied(reason(why)),
+            Reading::Failed(why) => Reading::Failed(reason(why)),
+        };
         capture.answers.insert(new, answer);
     }
+}
+
+/// Answers about a device name it; both names have the same length, so the framing stays as it is.
+fn replaced(mut bytes: Vec<u8>, old: &str, new: &str) -> Vec<u8> {
+    for at in 0..bytes.len().saturating_sub(old.len() - 1) {
+        if let Some(place) = bytes.get_mut(at..at + old.len()).filter(|place| *place == old.as_bytes()) {
+            place.copy_from_slice(new.as_bytes());
+        }
+    }
+    bytes
 }
 
 struct Redactor {

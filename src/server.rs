@@ -12,7 +12,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum_server::Handle;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 
@@ -28,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
 /// A client that has not sent its request after this is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long running requests may go on after SIGTERM.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long running requests may go on after SIGTERM: a little longer than one waits for the kernel.
+const GRACE: Duration = Duration::from_secs(11);
 
 /// What serving needs to know.
 #[derive(Clone, Debug)]
@@ -93,6 +94,8 @@ pub async fn run(
     for listener in listeners {
         announce(&listener);
         let mut server = axum_server::from_tcp(listener).map_err(|error| error.to_string())?.handle(handle.clone());
+        // Without the guess at HTTP/2, which would wait for a silent client for ever.
+        *server.http_builder() = Builder::new(TokioExecutor::new()).http1_only();
         server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         let routes = routes(Arc::clone(&app)).into_make_service();
         servers.spawn(async move { server.serve(routes).await });
@@ -215,7 +218,9 @@ impl App {
 fn patience(headers: &HeaderMap) -> Duration {
     let seconds =
         headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok()?.parse().ok());
-    let Some(timeout) = seconds.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok()) else {
+    let Some(timeout) =
+        seconds.filter(|seconds: &f64| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    else {
         return PATIENCE;
     };
     timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::refresh::MAX_LOOK)
@@ -313,7 +318,7 @@ mod tests {
         };
         assert_eq!(with("10"), Duration::from_millis(9500));
         assert_eq!(with("0.4"), Duration::from_millis(200));
-        for nonsense in ["-1", "NaN", "inf", "soon"] {
+        for nonsense in ["0", "-1", "NaN", "inf", "soon"] {
             assert_eq!(with(nonsense), PATIENCE, "{nonsense}");
         }
         assert_eq!(with("1e9"), crate::refresh::MAX_LOOK);

@@ -2,11 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Advisory, ConditionKind, PLANNED, State, Test, defects, parse, sources};
+use super::{Advisory, ConditionKind, PLACEHOLDERS, PLANNED, State, Test, defects, parse, sources};
 use crate::snapshot::ConntrackCounter;
-
-/// Placeholders that `judge::conditions` fills in.
-const PLACEHOLDERS: &[&str] = &["entries_limit_doubled", "buckets_for_that", "entries_quadrupled", "offloading_device"];
 
 /// All errors of the built-in catalogue and defect tables; empty when they are sound.
 pub fn lint() -> Vec<String> {

@@ -76,6 +76,8 @@ pub enum Test {
     UnderlayTunnelOffload(String),
     /// Its driver offloads tunnels on this tunnel's port.
     DriverOffloadsPort {
+        /// The driver.
+        driver: String,
         /// Present: on any port.
         defect: String,
         /// Absent: on these ports only, and whether that is right cannot be seen from here.
@@ -154,6 +156,10 @@ pub struct Advisory {
     /// What `natwatch explain` prints.
     pub prose: String,
 }
+
+/// What commands of remedies may leave open, as `{name}`; `judge::conditions` fills it in.
+pub const PLACEHOLDERS: &[&str] =
+    &["entries_limit_doubled", "buckets_for_that", "entries_quadrupled", "offloading_device"];
 
 /// Advisories of the contract that are not built yet, with what they will be about.
 pub const PLANNED: &[(&str, &str)] = &[

@@ -2,7 +2,7 @@
 //!
 //! Kernel sources: `ct_cpu_seq_show` and `nf_ct_netlink_stats` (`ctnetlink_ct_stat_cpu_fill_info`).
 
-use crate::capture::{Capture, NetlinkFamily, Request, Root};
+use crate::capture::{Capture, NetlinkFamily, Request, Root, cpu_list};
 use crate::decode::modules::{self, Presence};
 use crate::decode::{Problems, always_there};
 use crate::snapshot::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Reading, Source};
@@ -44,7 +44,12 @@ fn proc_file() -> Request {
 }
 
 fn proc_control() -> Request {
-    Request::file(Source::ProcConntrack, Root::Procfs, "thread-self/net/stat/rt_cache")
+    Request::file(Source::ProcConntrack, Root::Procfs, "thread-self/net/stat/rt_cache").everywhere()
+}
+
+/// Has parameters, so it is there for the built-in module too.
+fn module_object() -> Request {
+    Request::directory(Source::Sysctl, Root::Sysfs, "module/nf_conntrack").optional()
 }
 
 /// The proc file has a line per possible CPU but no numbers; this says which CPUs those are.
@@ -57,7 +62,7 @@ fn sysctl(name: &str) -> Request {
 }
 
 fn sysctl_control() -> Request {
-    Request::file(Source::Sysctl, Root::Procfs, "sys/net/core/somaxconn")
+    Request::file(Source::Sysctl, Root::Procfs, "sys/net/core/somaxconn").everywhere()
 }
 
 fn stats_cpu() -> Request {
@@ -78,7 +83,7 @@ pub fn requests(capture: &Capture) -> Vec<Request> {
         return requests;
     }
     if matches!(capture.get(&sysctl("nf_conntrack_count")), Reading::Absent(_)) {
-        requests.push(sysctl_control());
+        requests.extend([sysctl_control(), module_object()]);
     }
     match capture.get(&proc_file()) {
         Reading::Ok(_) => {}
@@ -104,20 +109,23 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Conntrack {
     }
 }
 
+/// A size. Its absence means that the module is not there, unless anything else shows that it is.
 fn size(capture: &Capture, name: &str, problems: &mut Problems) -> Reading<u64> {
-    let reading = capture.number(&sysctl(name));
-    problems.note(Source::Sysctl, always_there(capture, reading, &sysctl_control()))
+    let reading = always_there(capture, capture.number(&sysctl(name)), &sysctl_control());
+    let there = capture.get(&proc_file()).ok().is_some() || capture.get(&module_object()).ok().is_some();
+    let reading = match reading {
+        Reading::Absent(why) if there => {
+            Reading::Failed(format!("{why}, but nf_conntrack is in the running kernel: is it masked?"))
+        }
+        other => other,
+    };
+    problems.note(Source::Sysctl, reading)
 }
 
 fn cpus(capture: &Capture, problems: &mut Problems) -> Reading<Vec<ConntrackCpu>> {
     let from_proc = capture.get(&proc_file()).decode(|bytes| decode_proc(bytes, problems));
-    if let Reading::Ok(mut cpus) = from_proc {
-        if let Some(ids) = capture.text(&possible_cpus()).ok().and_then(|list| cpu_list(list))
-            && ids.len() == cpus.len()
-        {
-            cpus.iter_mut().zip(ids).for_each(|(cpu, id)| cpu.cpu = Some(id));
-        }
-        return Reading::Ok(cpus);
+    if let Reading::Ok(cpus) = from_proc {
+        return problems.note(Source::ProcConntrack, number_cpus(capture, cpus));
     }
     let without_module = matches!(from_proc, Reading::Absent(_))
         && matches!(capture.get(&sysctl("nf_conntrack_count")), Reading::Absent(_));
@@ -141,6 +149,19 @@ fn cpus(capture: &Capture, problems: &mut Problems) -> Reading<Vec<ConntrackCpu>
         }
         Presence::Ask(_) => Reading::Failed(format!("{}: {}", stats_cpu().name, capture.unanswered)),
     }
+}
+
+/// Gives the lines of the proc file their CPU numbers, and makes sure that none is missing.
+fn number_cpus(capture: &Capture, mut cpus: Vec<ConntrackCpu>) -> Reading<Vec<ConntrackCpu>> {
+    let Some(ids) = capture.text(&possible_cpus()).ok().and_then(|list| cpu_list(list)) else {
+        return Reading::Ok(cpus);
+    };
+    if ids.len() != cpus.len() {
+        let (lines, possible) = (cpus.len(), ids.len());
+        return Reading::Failed(format!("net/stat/nf_conntrack: {lines} lines for {possible} possible CPUs"));
+    }
+    cpus.iter_mut().zip(ids).for_each(|(cpu, id)| cpu.cpu = Some(id));
+    Reading::Ok(cpus)
 }
 
 /// `/proc/thread-self/net/stat/nf_conntrack`: a header of names, then one line of hexadecimal numbers per
@@ -169,15 +190,6 @@ fn decode_proc(bytes: &[u8], problems: &mut Problems) -> Result<Vec<ConntrackCpu
         return Err(format!("{file}: no line for any CPU"));
     }
     Ok(rows)
-}
-
-/// A list of CPUs as sysfs writes it: `0-3,8`.
-fn cpu_list(text: &str) -> Option<Vec<u16>> {
-    let ranges = text.trim().split(',').map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
-    });
-    Some(ranges.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 fn is_known(column: &str) -> bool {
@@ -334,14 +346,6 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(decode_ctnetlink(&bytes[..cut]).is_err(), "cut at {cut}");
         }
-    }
-
-    #[test]
-    fn cpu_lists_may_have_holes() {
-        assert_eq!(cpu_list("0-1,4\n"), Some(vec![0, 1, 4]));
-        assert_eq!(cpu_list("0"), Some(vec![0]));
-        assert_eq!(cpu_list(""), None);
-        assert_eq!(cpu_list("0-x"), None);
     }
 
     #[test]

@@ -17,15 +17,15 @@ fn livepatch() -> Request {
 }
 
 fn livepatch_neighbour() -> Request {
-    Request::directory(Source::Kernel, Root::Sysfs, "kernel").optional()
+    Request::file(Source::Kernel, Root::Sysfs, "kernel/uevent_seqnum").optional()
 }
 
 /// What to ask.
 pub fn requests(capture: &Capture) -> Vec<Request> {
     let mut requests = vec![
-        proc("sys/kernel/osrelease"),
-        proc("sys/kernel/version"),
-        proc("version"),
+        proc("sys/kernel/osrelease").everywhere(),
+        proc("sys/kernel/version").everywhere(),
+        proc("version").everywhere(),
         proc("version_signature").optional(),
         livepatch(),
         os_release("etc/os-release"),
@@ -41,13 +41,13 @@ pub fn requests(capture: &Capture) -> Vec<Request> {
 
 /// Release and numbering of the kernel.
 pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Kernel> {
-    let text = |path: &str| capture.text(&proc(path)).ok().cloned();
+    let text = |path: &str| capture.line(&proc(path)).ok().cloned();
     let (version, proc_version) = (text("sys/kernel/version"), text("version"));
     let signature = text("version_signature");
-    let osrelease = proc("sys/kernel/osrelease");
-    // Every kernel has this file, so a missing one says something about procfs, not about the kernel.
-    let reading = always_there(capture, capture.text(&osrelease), &osrelease)
-        .decode(|release| release::parse(&release, version.as_deref(), proc_version.as_deref(), signature.as_deref()));
+    let reading = capture.line(&proc("sys/kernel/osrelease").everywhere()).decode(|release| {
+        release::parse(&release, version.as_deref(), proc_version.as_deref(), signature.as_deref())
+            .map_err(|error| format!("sys/kernel/osrelease: {error}"))
+    });
     problems.note(Source::Kernel, reading)
 }
 
@@ -58,12 +58,12 @@ pub fn decode_livepatches(capture: &Capture) -> Reading<Vec<String>> {
 }
 
 /// `ID VERSION_ID` of os-release.
-pub fn decode_distro(capture: &Capture) -> Reading<String> {
+pub fn decode_distro(capture: &Capture, problems: &mut Problems) -> Reading<String> {
     let reading = match capture.text(&os_release("etc/os-release")) {
         Reading::Absent(_) => capture.text(&os_release("usr/lib/os-release")),
         other => other,
     };
-    reading.decode(|text| {
+    let distro = reading.decode(|text| {
         let value = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
             Some(line.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
@@ -72,7 +72,11 @@ pub fn decode_distro(capture: &Capture) -> Reading<String> {
         let distro = value("VERSION_ID").map_or(id.clone(), |version| format!("{id} {version}"));
         // A label value: bounded, and printable.
         Ok::<_, String>(distro.chars().filter(|c| !c.is_control()).take(64).collect())
-    })
+    });
+    if let Reading::Failed(why) = &distro {
+        problems.remark(Source::Kernel, why.clone()); // a name for people; nothing rests on it
+    }
+    distro
 }
 
 #[cfg(test)]
@@ -84,7 +88,7 @@ mod tests {
         let mut capture = test_capture();
         let request = os_release("etc/os-release");
         capture.answers.insert(request.name, Reading::Ok(text.as_bytes().to_vec()));
-        decode_distro(&capture)
+        decode_distro(&capture, &mut Problems::default())
     }
 
     #[test]

@@ -84,6 +84,12 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> 
         }
         let followed: BTreeSet<usize> = followed(&links).into_iter().collect();
         attach_fdb(capture, &mut links);
+        for (_, link) in links.iter_mut().enumerate().filter(|(at, link)| link.up && !followed.contains(at)) {
+            if let Some(tunnel) = &mut link.tunnel {
+                let why = format!("not followed: more than {MAX_TUNNELS} tunnels are up");
+                (tunnel.fdb, tunnel.underlay) = (Reading::Failed(why.clone()), Reading::Failed(why));
+            }
+        }
         for at in &followed {
             if let Some(Tunnel { fdb: Reading::Failed(why), .. }) = &links[*at].tunnel {
                 problems.fail(Source::Rtnetlink, why.clone());

@@ -14,7 +14,7 @@ mod routing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::{Capture, Request};
+use crate::capture::{Absence, Capture, Request};
 use crate::snapshot::{
     Collector, Conntrack, Netstat, NetworkNamespace, Reading, Snapshot, Source, SourceState, SourceStatus,
 };
@@ -25,10 +25,12 @@ pub type Collectors = BTreeSet<Collector>;
 /// Requests of a whole look; a node with many tunnels needs a few hundred.
 const MAX_REQUESTS: usize = 8192;
 
-/// Everything that has to be asked, as far as the answers in `capture` tell.
+/// Everything that has to be asked, as far as the answers in `capture` tell; the collector whose requests grow with
+/// the node comes last.
 fn wanted(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
     let mut requests = Vec::new();
-    for collector in collectors {
+    let last = |collector: &&Collector| **collector == Collector::Links;
+    for collector in collectors.iter().filter(|c| !last(c)).chain(collectors.iter().filter(last)) {
         requests.extend(match collector {
             Collector::Conntrack => conntrack::requests(capture),
             Collector::Links => links::requests(capture),
@@ -39,13 +41,13 @@ fn wanted(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
     }
     let mut names = BTreeSet::new();
     requests.retain(|request| names.insert(request.name.clone()));
-    requests.truncate(MAX_REQUESTS);
     requests
 }
 
 /// The next requests; empty when nothing is left to ask.
 pub fn plan(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
     let mut requests = wanted(capture, collectors);
+    requests.truncate(MAX_REQUESTS); // the rest stays unanswered, which makes its source a failed one
     requests.retain(|request| !capture.has(request));
     requests
 }
@@ -69,7 +71,7 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
     };
     let (kernel, livepatches, distro) = if on(Collector::Kernel) {
         let kernel = identity::decode(capture, &mut problems);
-        (kernel, identity::decode_livepatches(capture), identity::decode_distro(capture))
+        (kernel, identity::decode_livepatches(capture), identity::decode_distro(capture, &mut problems))
     } else {
         (off(Collector::Kernel), off(Collector::Kernel), off(Collector::Kernel))
     };
@@ -178,7 +180,7 @@ impl Problems {
         for request in wanted.iter().filter(|request| request.source == source) {
             let answer = capture.get(request);
             let state = answer.state();
-            let expected = state == SourceState::Absent && request.optional;
+            let expected = state == SourceState::Absent && request.absence == Absence::Expected;
             if !expected && state > worst.0 {
                 worst = (state, answer.why().to_owned());
             }

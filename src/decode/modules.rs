@@ -26,8 +26,15 @@ pub fn presence(capture: &Capture, source: Source, module: &str, symbol: &str) -
         return Presence::Ask(vec![loaded]);
     }
     match capture.get(&loaded) {
-        // A kernel without CONFIG_MODULES can load none.
-        Reading::Absent(_) => return Presence::There,
+        Reading::Absent(_) => {
+            let procfs = Request::file(source, Root::Procfs, "version").everywhere();
+            if !capture.has(&procfs) {
+                return Presence::Ask(vec![procfs]);
+            }
+            if capture.get(&procfs).ok().is_some() {
+                return Presence::There; // a kernel without CONFIG_MODULES can load none
+            }
+        }
         Reading::Ok(lines) if names_module(lines, module) => return Presence::There,
         _ => {}
     }
@@ -96,7 +103,8 @@ mod tests {
     #[test]
     fn each_sign_of_presence_is_enough() {
         let modules = ("procfs/modules", Reading::Ok(""));
-        assert_eq!(ask(&[]), Presence::There, "no /proc/modules: the kernel cannot load any");
+        let procfs = ("procfs/version", Reading::Ok("Linux version 6.1.0\n"));
+        assert_eq!(ask(&[procfs]), Presence::There, "no /proc/modules: the kernel cannot load any");
         assert_eq!(ask(&[("procfs/modules", Reading::Ok("nf_x 16384 0 - Live 0x0\n"))]), Presence::There);
         assert_eq!(ask(&[modules.clone(), ("sysfs/module/nf_x.list", Reading::Ok(""))]), Presence::There);
         let builtin = "rootfs/lib/modules/6.1.0/modules.builtin";
@@ -113,6 +121,7 @@ mod tests {
         let no_symbol = ("procfs/kallsyms", Reading::Ok(""));
         assert!(matches!(ask(&[other.clone(), no_symbol]), Presence::Missing(_)));
         assert!(matches!(ask(&[other]), Presence::Unclear(_)), "nothing readable is not the same as nothing there");
+        assert!(matches!(ask(&[]), Presence::Unclear(_)), "no procfs at all");
         let denied = ("procfs/modules", Reading::Denied("EACCES".into()));
         assert!(matches!(ask(&[denied]), Presence::Unclear(_)));
     }

@@ -10,13 +10,14 @@ fn file(name: &str) -> Request {
 
 /// What to ask. `snmp6` is missing where IPv6 is off.
 pub fn requests() -> Vec<Request> {
-    vec![file("snmp"), file("snmp6").optional(), file("netstat")]
+    vec![file("snmp").everywhere(), file("snmp6").optional(), file("netstat").everywhere()]
 }
 
 /// Reads the answers.
 pub fn decode(capture: &Capture, problems: &mut Problems) -> Netstat {
     let mut table = |name: &str, group: &str, counter: &str| {
-        let reading = capture.get(&file(name)).decode(|bytes| in_table(bytes, group, counter));
+        let reading = capture.get(&file(name).everywhere()).decode(|bytes| in_table(bytes, group, counter));
+        let reading = reading.explain(|why| format!("net/{name}: {why}"));
         problems.note(Source::Netstat, reading)
     };
     let udp_in_csum_errors = table("snmp", "Udp", "InCsumErrors");

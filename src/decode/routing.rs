@@ -1,18 +1,22 @@
 //! Which devices carry a tunnel's outer packets: addresses, policy rules, routes, and route look-ups.
 //!
 //! The kernel is asked to route one remote of every *class*: two remotes that are covered by routes of equal
-//! content in every table are routed alike, so a cluster of thousands of nodes needs one or two look-ups.
+//! content in every table are routed alike, so a cluster of thousands of nodes needs one or two look-ups. Of a
+//! multipath route a look-up names one next hop, and flows take them all, so the others are added.
 //!
 //! Kernel sources: `inet_fill_ifaddr`, `fib_nl_fill_rule`, `fib_dump_info`, `inet_rtm_getroute`, and their
 //! IPv6 counterparts.
 
-use std::collections::BTreeSet;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
 use crate::snapshot::{Address, Link, Reading, Route, Rule, Source, Tunnel};
 use crate::wire::{self, Attributes, NLMSG_ERROR, WireError};
+use tables::Tables;
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETADDR: u16 = 22;
@@ -88,11 +92,11 @@ fn families(links: &[Link]) -> BTreeSet<bool> {
 
 /// What to ask; needs the forwarding databases.
 pub fn requests(capture: &Capture, links: &[Link]) -> Vec<Request> {
-    let families = families(links);
+    let tables = Tables::read(capture);
     let mut requests = vec![addresses()];
-    requests.extend(families.iter().flat_map(|ipv6| [rules(*ipv6), routes(*ipv6)]));
+    requests.extend(families(links).iter().flat_map(|ipv6| [rules(*ipv6), routes(*ipv6)]));
     for (link, tunnel) in up_tunnels(links) {
-        if let Reading::Ok(classes) = classes(capture, tunnel) {
+        if let Reading::Ok(classes) = classes(&tables, tunnel) {
             let lookups = classes.iter().enumerate().take(MAX_LOOKUPS);
             requests.extend(lookups.map(|(number, remote)| lookup(link, tunnel, number, *remote)));
         }
@@ -102,18 +106,16 @@ pub fn requests(capture: &Capture, links: &[Link]) -> Vec<Request> {
 
 /// Fills in the devices that carry each tunnel.
 pub fn attach_underlay(capture: &Capture, links: &mut [Link]) {
-    let found: Vec<_> = links
-        .iter()
-        .map(|link| link.tunnel.as_ref().filter(|_| link.up).map(|tunnel| underlay(capture, link, tunnel)))
-        .collect();
-    for (link, underlay) in links.iter_mut().zip(found) {
-        if let (Some(tunnel), Some(underlay)) = (&mut link.tunnel, underlay) {
-            tunnel.underlay = underlay;
+    let tables = Tables::read(capture);
+    for link in links.iter_mut().filter(|link| link.up) {
+        if let Some(tunnel) = &link.tunnel {
+            let underlay = underlay(capture, &tables, link, tunnel);
+            link.tunnel = Some(Tunnel { underlay, ..tunnel.clone() });
         }
     }
 }
 
-fn underlay(capture: &Capture, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>> {
+fn underlay(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>> {
     if link.link_netnsid.is_some() {
         return Reading::Failed("its outer packets are sent in another network namespace".into());
     }
@@ -124,10 +126,10 @@ fn underlay(capture: &Capture, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>
         let group = entry.nexthop_group.unwrap_or_default();
         return Reading::Failed(format!("its forwarding database uses next-hop group {group}, which is not read"));
     }
-    if let Some(why) = ports_decide(capture, tunnel) {
+    if let Some(why) = ports_decide(tables, tunnel) {
         return Reading::Failed(why.into());
     }
-    let classes = match (&tunnel.fdb, classes(capture, tunnel)) {
+    let classes = match (&tunnel.fdb, classes(tables, tunnel)) {
         (Reading::Ok(_), Reading::Ok(classes)) => classes,
         (Reading::Ok(_), other) => return other.map(|_| Vec::new()),
         (other, _) => return other.as_ref().map(|_| Vec::new()),
@@ -138,18 +140,17 @@ fn underlay(capture: &Capture, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>
     let via = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.via);
     let mut devices: BTreeSet<u32> = tunnel.link.into_iter().chain(via).collect();
     for (number, remote) in classes.iter().enumerate() {
-        match capture.get(&lookup(link, tunnel, number, *remote)).decode(decode_lookup) {
-            Reading::Ok(found) => {
-                if tunnel.link.is_none() {
-                    match siblings(capture, *remote, &found) {
-                        Reading::Ok(siblings) => devices.extend(siblings),
-                        other => return other,
-                    }
-                }
-                devices.extend(found);
-            }
+        let found = match capture.get(&lookup(link, tunnel, number, *remote)).decode(decode_lookup) {
+            Reading::Ok(found) => found,
             other => return other.map(|_| Vec::new()),
+        };
+        if tunnel.link.is_none() {
+            match siblings(tables, *remote, &found) {
+                Ok(siblings) => devices.extend(siblings),
+                Err(why) => return Reading::Failed(why),
+            }
         }
+        devices.extend(found);
     }
     if devices.is_empty() && tunnel.remotes().is_empty() {
         return Reading::Failed("it knows no remote yet".into());
@@ -158,83 +159,49 @@ fn underlay(capture: &Capture, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>
 }
 
 /// Why one look-up per remote does not tell the way of every packet, if it does not.
-fn ports_decide(capture: &Capture, tunnel: &Tunnel) -> Option<&'static str> {
+fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
     const FRA_SPORT_RANGE: u16 = 23;
     const FRA_DPORT_RANGE: u16 = 24;
     let families: BTreeSet<bool> = tunnel.remotes().iter().map(IpAddr::is_ipv6).collect();
-    let all = families.into_iter().filter_map(|ipv6| capture.get(&rules(ipv6)).decode(decode_rules).ok().cloned());
-    let tested: BTreeSet<u16> = all.flatten().flat_map(|rule| rule.other).collect();
+    let rules = families.into_iter().filter_map(|ipv6| tables.family(ipv6).ok()).flat_map(|family| &family.rules);
+    let tested: BTreeSet<u16> = rules.flat_map(|rule| &rule.other).copied().collect();
     let own_port = |port: &u16| Some(*port) != tunnel.port;
     let other_ports = tunnel.fdb.ok().into_iter().flatten().any(|entry| entry.port.as_ref().is_some_and(own_port));
-    match () {
-        () if tested.contains(&FRA_SPORT_RANGE) => Some("a policy rule looks at source ports, which differ by packet"),
-        () if other_ports && tested.contains(&FRA_DPORT_RANGE) => {
-            Some("a policy rule looks at destination ports, and forwarding entries have their own")
-        }
-        () => None,
+    if tested.contains(&FRA_SPORT_RANGE) {
+        return Some("a policy rule looks at source ports, which differ by packet");
     }
+    (other_ports && tested.contains(&FRA_DPORT_RANGE))
+        .then_some("a policy rule looks at destination ports, and forwarding entries have their own")
 }
 
 /// Devices of the other next hops of a multipath route: a look-up names the one that its packet would take, and the
 /// tunnel's packets, whose source ports differ, take all of them.
-fn siblings(capture: &Capture, remote: IpAddr, found: &[u32]) -> Reading<Vec<u32>> {
-    covering(capture, remote).decode(|(_, routes)| {
-        let unread = routes.iter().find_map(|route| route.nexthop.filter(|_| route.devices.is_empty()));
-        match unread {
-            Some(id) => Err(format!("a route uses next-hop object {id}, whose devices are not read")),
-            None => {
-                let used = routes.into_iter().filter(|route| found.iter().any(|index| route.devices.contains(index)));
-                Ok(used.flat_map(|route| route.devices).collect())
-            }
+fn siblings(tables: &Tables, remote: IpAddr, found: &[u32]) -> Result<BTreeSet<u32>, String> {
+    let Some(family) = tables.family(remote.is_ipv6()).ok() else { return Ok(BTreeSet::new()) };
+    let mut siblings = BTreeSet::new();
+    for route in family.covering(remote).map(|at| &family.routes[at]) {
+        if let Some(id) = route.nexthop.filter(|_| route.devices.is_empty()) {
+            return Err(format!("a route uses next-hop object {id}, whose devices are not read"));
         }
-    })
+        if found.iter().any(|index| route.devices.contains(index)) {
+            siblings.extend(&route.devices);
+        }
+    }
+    Ok(siblings)
 }
 
 /// One remote for each set of routes that covers any.
-fn classes(capture: &Capture, tunnel: &Tunnel) -> Reading<Vec<IpAddr>> {
-    let mut seen = Vec::new();
-    let mut classes = Vec::new();
-    for remote in tunnel.remotes() {
-        let covering = match covering(capture, remote) {
-            Reading::Ok(covering) => covering,
-            other => return other.map(|_| Vec::new()),
+fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<IpAddr>> {
+    let mut classes = BTreeMap::new();
+    for (order, remote) in tunnel.remotes().into_iter().enumerate() {
+        match tables.family(remote.is_ipv6()) {
+            Reading::Ok(family) => classes.entry((remote.is_ipv6(), family.class(remote))).or_insert((order, remote)),
+            other => return other.as_ref().map(|_| Vec::new()),
         };
-        if !seen.contains(&covering) {
-            seen.push(covering);
-            classes.push(remote);
-        }
     }
-    Reading::Ok(classes)
-}
-
-/// The content, without destinations, of all rules and routes that this address meets.
-fn covering(capture: &Capture, address: IpAddr) -> Reading<(Vec<Rule>, Vec<Route>)> {
-    let ipv6 = address.is_ipv6();
-    let rules = match capture.get(&rules(ipv6)).decode(decode_rules) {
-        Reading::Ok(rules) => rules,
-        other => return other.map(|_| Default::default()),
-    };
-    let rules = rules.into_iter().filter(|rule| rule.destination.is_some_and(|prefix| contains(prefix, address)));
-    capture.get(&routes(ipv6)).decode(decode_routes).map(|routes| {
-        let covering = routes.into_iter().filter(|route| covers(route, address));
-        let contents = covering.map(|route| Route { destination: None, ..route });
-        (rules.collect(), contents.collect())
-    })
-}
-
-fn covers(route: &Route, address: IpAddr) -> bool {
-    route.destination.is_none_or(|destination| contains((destination, route.prefix_length), address))
-}
-
-/// Whether a prefix contains an address of the same family.
-fn contains((prefix, length): (IpAddr, u8), address: IpAddr) -> bool {
-    let (prefix, address, bits) = match (prefix, address) {
-        (IpAddr::V4(prefix), IpAddr::V4(address)) => (u128::from(prefix.to_bits()), u128::from(address.to_bits()), 32),
-        (IpAddr::V6(prefix), IpAddr::V6(address)) => (prefix.to_bits(), address.to_bits(), 128),
-        _ => return false,
-    };
-    let host_bits = u32::saturating_sub(bits, u32::from(length));
-    (prefix ^ address).checked_shr(host_bits).unwrap_or(0) == 0
+    let mut first: Vec<_> = classes.into_values().collect();
+    first.sort_unstable(); // the order in which the kernel lists them, so that a replay asks the same
+    Reading::Ok(first.into_iter().map(|(_, remote)| remote).collect())
 }
 
 /// Addresses of all links; `Failed` unless a tunnel is up.
@@ -244,23 +211,26 @@ pub fn decode_all_addresses(capture: &Capture, problems: &mut Problems) -> Readi
 
 /// Policy rules of the families in use.
 pub fn decode_all_rules(capture: &Capture, links: &[Link], problems: &mut Problems) -> Reading<Vec<Rule>> {
-    let all = families(links).into_iter().map(|ipv6| capture.get(&rules(ipv6)).decode(decode_rules));
+    let tables = Tables::read(capture);
+    let all = families(links).into_iter().map(|ipv6| tables.family(ipv6).as_ref().map(|family| family.rules.clone()));
     problems.note(Source::Routing, concat(all))
 }
 
 /// Routes that cover a remote of a tunnel, and failures of route look-ups.
 pub fn decode_all_routes(capture: &Capture, links: &[Link], problems: &mut Problems) -> Reading<Vec<Route>> {
+    let tables = Tables::read(capture);
+    let mut remotes = BTreeSet::new();
     for (link, tunnel) in up_tunnels(links) {
-        for (number, remote) in classes(capture, tunnel).ok().into_iter().flatten().enumerate().take(MAX_LOOKUPS) {
+        remotes.extend(tunnel.remotes());
+        for (number, remote) in classes(&tables, tunnel).ok().into_iter().flatten().enumerate().take(MAX_LOOKUPS) {
             problems.note(Source::Routing, capture.get(&lookup(link, tunnel, number, *remote)).decode(decode_lookup));
         }
     }
-    let remotes: Vec<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
     let all = families(links).into_iter().map(|ipv6| {
-        capture.get(&routes(ipv6)).decode(decode_routes).map(|mut routes| {
-            let in_family = |remote: &&IpAddr| remote.is_ipv6() == ipv6;
-            routes.retain(|route| remotes.iter().filter(in_family).any(|remote| covers(route, *remote)));
-            routes
+        tables.family(ipv6).as_ref().map(|family| {
+            let mine = remotes.iter().filter(|remote| remote.is_ipv6() == ipv6);
+            let covering: BTreeSet<usize> = mine.flat_map(|remote| family.covering(*remote)).collect();
+            covering.into_iter().map(|at| family.routes[at].clone()).collect()
         })
     });
     problems.note(Source::Routing, concat(all))

@@ -68,7 +68,9 @@ impl Context<'_> {
             Test::TunnelUp => self.tunnel_up(tunnel),
             Test::UnderlayDriver(driver) => self.underlay_driver(tunnel, driver),
             Test::UnderlayTunnelOffload(driver) => self.underlay_tunnel_offload(tunnel, driver),
-            Test::DriverOffloadsPort { defect, ports } => self.driver_offloads_port(tunnel, defect, ports),
+            Test::DriverOffloadsPort { driver, defect, ports } => {
+                self.driver_offloads_port(tunnel, driver, defect, ports)
+            }
         }
     }
 
@@ -105,11 +107,13 @@ impl Context<'_> {
             (Reading::Ok(entries), Reading::Ok(limit)) => {
                 let filled = *entries as f64 / *limit as f64;
                 let detail = format!("{entries} of {limit} entries ({:.1} %)", filled * 100.0);
+                let outcome = Outcome::holds_if(filled >= ratio, detail);
                 let doubled = limit.saturating_mul(2);
+                if doubled > i32::MAX as u64 {
+                    return outcome; // more than the kernel takes
+                }
                 let buckets = self.snapshot.conntrack.buckets.ok().copied().unwrap_or(0).max(doubled / 4);
-                Outcome::holds_if(filled >= ratio, detail)
-                    .with("entries_limit_doubled", doubled)
-                    .with("buckets_for_that", buckets)
+                outcome.with("entries_limit_doubled", doubled).with("buckets_for_that", buckets)
             }
             (Reading::Ok(_), other) => Outcome::unknown(other.why()),
             (other, _) => Outcome::unknown(other.why()),
@@ -133,7 +137,7 @@ impl Context<'_> {
     fn tunnel_up(&self, tunnel: Option<&Link>) -> Outcome {
         match (tunnel, &self.snapshot.links) {
             (Some(link), _) => Outcome::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
-            (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device"),
+            (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device in this network namespace"),
             (None, other) => Outcome::unknown(other.why()),
         }
     }
@@ -143,7 +147,7 @@ impl Context<'_> {
             return Outcome::unknown(why);
         }
         let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
-            return Outcome::fails("no tunnel, so nothing carries one");
+            return Outcome::fails("there is no tunnel in this network namespace, so nothing carries one");
         };
         if !link.up {
             return Outcome::unknown("not looked up: it is down");
@@ -158,6 +162,10 @@ impl Context<'_> {
         let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
         let driven = carriers.iter().find(|link| link.driver.ok().is_some_and(|name| name == driver));
         let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
+        let opaque = carriers
+            .iter()
+            .find(|link| !seen_through(link))
+            .map(|link| format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)));
         match (driven, elsewhere, unseen) {
             (Some(device), None, _) => {
                 let detail = format!("{} carries it and is driven by {driver}", device.name);
@@ -167,6 +175,7 @@ impl Context<'_> {
                 Outcome::unknown(format!("{} is driven by {driver}, but does it carry the tunnel? {why}", device.name))
             }
             (None, _, Some(device)) => Outcome::unknown(device.driver.why()),
+            (None, None, None) if opaque.is_some() => Outcome::unknown(opaque.unwrap_or_default()),
             (None, Some(_), None) => Outcome::fails(format!("no device here is driven by {driver}")),
             (None, None, None) => {
                 let names: Vec<_> = carriers.iter().map(|link| describe_driver(link)).collect();
@@ -183,13 +192,9 @@ impl Context<'_> {
         if let Reading::Failed(why) | Reading::Denied(why) | Reading::Absent(why) = &tunnel.underlay {
             return Outcome::unknown(why);
         }
-        let links = self.snapshot.known_links();
-        let carriers: Vec<&Link> = self.carriers(tunnel).iter().map(|at| &links[*at]).collect();
-        if let Some(device) = carriers.iter().find(|link| link.driver.state() > SourceState::Absent) {
-            return Outcome::unknown(device.driver.why());
-        }
-        let driven: Vec<&Link> =
-            carriers.into_iter().filter(|link| link.driver.ok().is_some_and(|name| name == driver)).collect();
+        let Some(driven) = self.driven_below(tunnel, driver) else {
+            return Outcome::unknown("it is not known which cards carry it");
+        };
         let offloads = |link: &&&Link| tunnel_offload(link) == Toggle::On;
         if let Some(device) = driven.iter().find(offloads) {
             let detail = format!("tunnel offloads are on on {}", device.name);
@@ -205,21 +210,31 @@ impl Context<'_> {
         }
     }
 
-    fn driver_offloads_port(&self, tunnel: Option<&Link>, defect: &str, ports: &[u16]) -> Outcome {
-        let Some(Tunnel { port: Some(port), .. }) = tunnel.and_then(|link| link.tunnel.as_ref()) else {
-            return Outcome::unknown("the tunnel's port is not known");
+    fn driver_offloads_port(&self, tunnel: Option<&Link>, driver: &str, defect: &str, ports: &[u16]) -> Outcome {
+        let Some(tunnel) = tunnel.and_then(|link| link.tunnel.as_ref()) else {
+            return Outcome::unknown("there is no tunnel, so there is no port");
         };
+        if self.driven_below(tunnel, driver).is_some_and(|driven| driven.is_empty()) {
+            return Outcome::fails(format!("no {driver} device carries it"));
+        }
         let Some(finding) = self.defect(defect) else {
             return Outcome::unknown(format!("natwatch has no table for {defect}"));
         };
         match finding.state {
             DefectState::Present => Outcome::holds(format!("the driver offloads any port: {}", finding.detail)),
-            DefectState::Absent if ports.contains(port) => Outcome::unknown(format!(
-                "the driver offloads port {port}; whether the hypervisor handles it cannot be seen from inside"
-            )),
-            DefectState::Absent => Outcome::fails(format!("the driver does not offload port {port}")),
             DefectState::Unknown => Outcome::unknown(&finding.detail),
+            DefectState::Absent => driver_offloads_some_port(tunnel, ports),
         }
+    }
+
+    /// The devices below a tunnel that have this driver; `None` where that is not known of all.
+    fn driven_below(&self, tunnel: &Tunnel, driver: &str) -> Option<Vec<&Link>> {
+        tunnel.underlay.ok()?;
+        let links = self.snapshot.known_links();
+        let carriers: Vec<&Link> = self.carriers(tunnel).iter().map(|at| &links[*at]).collect();
+        let known = carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && seen_through(link));
+        let driven = |link: &&Link| link.driver.ok().is_some_and(|name| name == driver);
+        known.then(|| carriers.into_iter().filter(driven).collect())
     }
 
     /// Positions of the devices that carry a tunnel, and of those below them.
@@ -227,6 +242,37 @@ impl Context<'_> {
         let underlay = tunnel.underlay.ok().into_iter().flatten();
         underlay.flat_map(|index| with_lower_devices(self.snapshot.known_links(), *index)).collect()
     }
+}
+
+/// The driver offloads these ports only; which of them the hypervisor handles cannot be seen.
+fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Outcome {
+    if tunnel.flow_based {
+        return Outcome::unknown("flow-based: each packet brings its own port");
+    }
+    let own = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
+    let used: BTreeSet<u16> = tunnel.port.into_iter().chain(own).collect();
+    match used.iter().find(|port| ports.contains(port)) {
+        Some(port) => Outcome::unknown(format!(
+            "the driver may offload port {port}; whether the hypervisor handles it cannot be seen from inside"
+        )),
+        None if used.is_empty() => Outcome::unknown("the tunnel's port is not known"),
+        None => {
+            let used: Vec<String> = used.iter().map(u16::to_string).collect();
+            Outcome::fails(format!("the driver does not offload port {}", used.join(", ")))
+        }
+    }
+}
+
+/// Whether everything below a device is among its lower devices: a packet that a veth, a tun device or a switch takes
+/// goes on where natwatch does not look.
+fn seen_through(link: &Link) -> bool {
+    const KINDS: &[&str] =
+        &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bond", "team", "bridge", "vrf", "dummy"];
+    link.kind.as_deref().is_none_or(|kind| KINDS.contains(&kind))
+}
+
+fn kind(link: &Link) -> &str {
+    link.kind.as_deref().unwrap_or("virtual")
 }
 
 /// Whether a card is asked for the inner checksum of tunnel packets: it needs a tunnel segmentation offload, and
@@ -243,6 +289,6 @@ fn tunnel_offload(link: &Link) -> Toggle {
 fn describe_driver(link: &Link) -> String {
     match &link.driver {
         Reading::Ok(driver) => format!("{} ({driver})", link.name),
-        _ => format!("{} ({})", link.name, link.kind.as_deref().unwrap_or("virtual")),
+        _ => format!("{} ({})", link.name, kind(link)),
     }
 }

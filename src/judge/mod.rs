@@ -6,7 +6,7 @@ mod conditions;
 use std::collections::BTreeMap;
 
 use crate::advisory::defects::{self, Basis, DefectState};
-use crate::advisory::{Advisory, Catalogue, ConditionKind, Severity, State, Subject};
+use crate::advisory::{Advisory, Catalogue, ConditionKind, PLACEHOLDERS, Severity, State, Subject};
 use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
 use conditions::Context;
 
@@ -220,7 +220,8 @@ impl Context<'_> {
             references: advisory.references.clone(),
         };
         if let Some(detail) = finding.deciding().map(|condition| condition.detail.clone()) {
-            finding.summary = format!("{}: {detail}.", finding.summary);
+            let stop = if detail.ends_with(['.', '?']) { "" } else { "." };
+            finding.summary = format!("{}: {detail}{stop}", finding.summary);
         }
         if state == State::Exposed {
             finding.remedies = advisory.remedies.iter().map(|remedy| fill_in(remedy, &values)).collect();
@@ -280,6 +281,8 @@ fn fill_in(remedy: &crate::advisory::Remedy, values: &BTreeMap<&'static str, Str
     let command = remedy.command.as_ref().map(|command| {
         values.iter().fold(command.clone(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
     });
+    let open = |command: &String| PLACEHOLDERS.iter().any(|name| command.contains(&format!("{{{name}}}")));
+    let command = command.filter(|command| !open(command));
     RemedyFinding { text: remedy.text.clone(), command, survives_reboot: remedy.survives_reboot }
 }
 

@@ -114,6 +114,87 @@ fn the_operators_word_beats_everything_and_says_so() {
     }
 }
 
+/// A tunnel over one device, as the links of a snapshot.
+fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
+    use crate::snapshot::{FdbEntry, Tunnel, TunnelKind, UdpChecksum};
+    let fdb = FdbEntry { remote: None, via: None, port: entry_port, nexthop_group: None };
+    let tunnel = Tunnel {
+        kind: TunnelKind::Vxlan,
+        id: Some(1),
+        port: Some(port),
+        source_ports: None,
+        link: None,
+        local: None,
+        remote: None,
+        udp_checksum: UdpChecksum::On,
+        flow_based: false,
+        fdb: Reading::Ok(vec![fdb]),
+        underlay: Reading::Ok(vec![device.index]),
+    };
+    let virtual_device = Reading::Absent("a virtual device".into());
+    let vxlan =
+        Link { index: 9, name: "vx".into(), kind: Some("vxlan".into()), tunnel: Some(tunnel), ..device.clone() };
+    let vxlan = Link { driver: virtual_device, ..vxlan };
+    let mut node = blank();
+    node.links = Reading::Ok(vec![device, vxlan]);
+    node
+}
+
+fn device(kind: Option<&str>, driver: Reading<String>) -> Link {
+    Link {
+        index: 1,
+        name: "eth0".into(),
+        kind: kind.map(str::to_owned),
+        loopback: false,
+        up: true,
+        mtu: None,
+        lower: None,
+        master: None,
+        link_netnsid: None,
+        tunnel: None,
+        driver,
+        features: Reading::Failed("not read".into()),
+    }
+}
+
+fn vmxnet3(node: &Snapshot, port_limit: DefectState) -> State {
+    let kernel_defects = [("vmxnet3-tunnel-any-port".to_owned(), port_limit)].into();
+    let advisories = vec!["vmxnet3-tunnel-offload".to_owned()];
+    let report = judge(Catalogue::built_in(), node, &Options { kernel_defects, advisories, ..Options::default() });
+    report.advisories[0].state
+}
+
+#[test]
+fn a_device_that_hides_what_is_below_it_decides_nothing() {
+    let absent = || Reading::Absent("a virtual device".into());
+    for (kind, driver, expected) in [
+        (None, Reading::Ok("virtio_net".to_owned()), State::NotAffected),
+        (Some("dummy"), absent(), State::NotAffected),
+        (Some("veth"), absent(), State::Unknown),
+        (Some("openvswitch"), absent(), State::Unknown),
+        (Some("tun"), absent(), State::Unknown),
+        (None, Reading::Failed("sysfs is of another namespace".into()), State::Unknown),
+    ] {
+        let node = tunnel_over(device(kind, driver), 8472, None);
+        assert_eq!(vmxnet3(&node, DefectState::Present), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn every_port_a_tunnel_sends_to_counts() {
+    let card = || device(None, Reading::Ok("vmxnet3".to_owned()));
+    for (port, entry_port, limit, expected) in [
+        (9999, None, DefectState::Absent, State::Mitigated),
+        (8472, None, DefectState::Absent, State::Unknown),
+        (9999, Some(8472), DefectState::Absent, State::Unknown),
+        (9999, None, DefectState::Unknown, State::Unknown),
+        (9999, None, DefectState::Present, State::Unknown), // the card's features are not known
+    ] {
+        let node = tunnel_over(card(), port, entry_port);
+        assert_eq!(vmxnet3(&node, limit), expected, "{port} {entry_port:?} {limit}");
+    }
+}
+
 #[test]
 fn only_warnings_and_worse_make_the_verdict() {
     let finding = |severity, state| Finding {

@@ -5,34 +5,35 @@ use std::path::Path;
 use rustix::thread::CapabilitySet;
 
 use super::{Paths, files};
-use crate::capture::{BYTE_ORDER, FORMAT, Meta};
+use crate::capture::{BYTE_ORDER, FORMAT, Meta, cpu_list};
 use crate::snapshot::{NetworkNamespace, Reading};
 
-pub fn meta(paths: &Paths) -> Meta {
+/// What can be told without opening a file: a tree may hang, and then so would whoever begins a look.
+pub fn meta() -> Meta {
     Meta {
         format: FORMAT,
         natwatch_version: env!("CARGO_PKG_VERSION").into(),
         byte_order: BYTE_ORDER.into(),
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         captured_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        online_cpus: online_cpus(&paths.sysfs),
+        online_cpus: None,
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         capabilities: capabilities(),
-        network_namespace: network_namespace(&paths.procfs).name().into(),
+        network_namespace: NetworkNamespace::Unknown.name().into(),
         redacted: false,
     }
 }
 
-/// A list like `0-3,8`.
+/// The rest, which stands in files: CPUs online and whose network namespace this is.
+pub fn from_files(paths: &Paths) -> (Option<u32>, NetworkNamespace) {
+    (online_cpus(&paths.sysfs), network_namespace(&paths.procfs))
+}
+
 fn online_cpus(sysfs: &Path) -> Option<u32> {
     let list = files::content(sysfs, "devices/system/cpu/online");
-    let list = String::from_utf8_lossy(list.ok()?).trim().to_owned();
-    list.split(',').try_fold(0u32, |count, range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        count.checked_add(last.checked_sub(first)?.checked_add(1)?)
-    })
+    let cpus = cpu_list(&String::from_utf8_lossy(list.ok()?))?;
+    u32::try_from(cpus.len()).ok()
 }
 
 fn capabilities() -> Vec<String> {

@@ -69,12 +69,18 @@ impl Kernel {
     /// The start of a look: who looks, from where, when. `unanswered` is what a request means that is never
     /// answered.
     pub fn begin(&self, unanswered: &str) -> Progress {
-        let capture = Capture::new(environment::meta(&self.paths), unanswered);
+        let capture = Capture::new(environment::meta(), unanswered);
         Progress { capture, durations: BTreeMap::new(), current: None }
     }
 
     /// Answers requests into `progress` until the planner names no more or the deadline has passed.
     pub fn look(&self, plan: impl Fn(&Capture) -> Vec<Request>, deadline: Instant, progress: &Mutex<Progress>) {
+        let (online_cpus, namespace) = environment::from_files(&self.paths);
+        {
+            let meta = &mut lock(progress).capture.meta;
+            meta.online_cpus = online_cpus;
+            meta.network_namespace = namespace.name().into();
+        }
         let mut sockets = netlink::Sockets::default();
         for _ in 0..MAX_ROUNDS {
             let requests = plan(&lock(progress).capture);
@@ -98,25 +104,33 @@ impl Kernel {
 
     fn answer(&self, request: &Request, deadline: Instant, sockets: &mut netlink::Sockets) -> Answer {
         if !request.until_reboot {
-            return self.ask(&request.question, deadline, sockets);
+            return self.ask(request, deadline, sockets);
         }
         if let Some(answer) = lock(&self.until_reboot).get(&request.name) {
             return answer.clone();
         }
-        let answer = self.ask(&request.question, deadline, sockets);
+        let answer = self.ask(request, deadline, sockets);
         if !matches!(answer, Reading::Failed(_)) {
             lock(&self.until_reboot).insert(request.name.clone(), answer.clone());
         }
         answer
     }
 
-    fn ask(&self, question: &Question, deadline: Instant, sockets: &mut netlink::Sockets) -> Answer {
-        match question {
+    fn ask(&self, request: &Request, deadline: Instant, sockets: &mut netlink::Sockets) -> Answer {
+        match &request.question {
             Question::File(root, path) => files::content(self.paths.root(*root), path),
             Question::Lines(root, path, words) => files::lines(self.paths.root(*root), path, words, deadline),
             Question::Directory(root, path) => files::directory(self.paths.root(*root), path),
             Question::Link(root, path) => files::link(self.paths.root(*root), path),
-            Question::Netlink { family, kind, dump, body } => sockets.ask(*family, *kind, *dump, body, deadline),
+            Question::Netlink { family, kind, dump, body } => {
+                let name = &request.name;
+                match sockets.ask(*family, *kind, *dump, body, deadline) {
+                    Reading::Absent(why) => Reading::Absent(format!("{name}: {why}")),
+                    Reading::Denied(why) => Reading::Denied(format!("{name}: {why}")),
+                    Reading::Failed(why) => Reading::Failed(format!("{name}: {why}")),
+                    ok @ Reading::Ok(_) => ok,
+                }
+            }
         }
     }
 }

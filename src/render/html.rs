@@ -33,7 +33,7 @@ pub fn render(report: &Report, snapshot: &Snapshot, telemetry_path: &str) -> Str
             body {
                 h1 { "natwatch: " span class=(report.verdict) { (words(report.verdict)) } }
                 p { (snapshot.hostname) ", kernel " (release) ", " (snapshot.captured_at) }
-                @if let Some(hint) = missing_privilege(snapshot) { p { (hint) } }
+                @if let Some(hint) = missing_privilege(report, snapshot) { p { (hint) } }
                 @for finding in in_state(report, State::Exposed) { (exposed(finding)) }
                 @for (cause, findings) in unknown_by_cause(report) {
                     section {

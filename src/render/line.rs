@@ -39,8 +39,8 @@ pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> Strin
     };
     let mut line = format!("NATWATCH {word} - {}", headline(report, severity));
     let perfdata = [
-        counted(report, State::Exposed).map(|count| format!("exposed={count}")),
-        counted(report, State::Unknown).map(|count| format!("unknown={count}")),
+        Some(format!("exposed={}", in_state(report, State::Exposed).len())),
+        Some(format!("unknown={}", in_state(report, State::Unknown).len())),
         snapshot.conntrack.entries.ok().map(|entries| match snapshot.conntrack.entries_limit.ok() {
             Some(limit) => format!("conntrack_entries={entries};;;0;{limit}"),
             None => format!("conntrack_entries={entries}"),
@@ -52,10 +52,6 @@ pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> Strin
     line.push_str(" | ");
     line.push_str(&perfdata.into_iter().flatten().collect::<Vec<_>>().join(" "));
     line
-}
-
-fn counted(report: &Report, state: State) -> Option<usize> {
-    Some(in_state(report, state).len())
 }
 
 fn counter(snapshot: &Snapshot, counter: ConntrackCounter) -> Option<String> {
@@ -82,6 +78,8 @@ fn headline(report: &Report, severity: Severity) -> String {
         .collect();
     match worst {
         State::Exposed | State::Unknown => format!("{worst}: {}", ids.join(", ")),
-        State::Mitigated | State::NotAffected => "not exposed to any known NAT defect".into(),
+        State::Mitigated | State::NotAffected => {
+            format!("nothing exposed ({} advisories judged)", report.advisories.len())
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::advisory::State;
 use crate::advisory::defects::DefectState;
 use crate::judge::{ConditionState, Report};
 use crate::snapshot::{
-    Collector, ConntrackCounter, Feature, Link, Reading, Snapshot, Source, SourceState, Tunnel, with_lower_devices,
+    Collector, ConntrackCounter, Link, Reading, Snapshot, Source, SourceState, Tunnel, with_lower_devices,
 };
 
 /// What a metric does over time.
@@ -367,13 +367,13 @@ pub static METRICS: &[Metric] = &[
     gauge("natwatch_advisory_condition", &["advisory", "condition", "state"], VERDICT,
         "1 for the state that the condition is in: holds, fails or unknown (derived)"),
     gauge("natwatch_advisory_info", &["advisory", "severity", "title"], VERDICT,
-        "Severity and title of the advisory, always 1 (catalogue)"),
+        "Severity and title of the advisory, always 1 (derived from the catalogue)"),
     gauge("natwatch_kernel_info", &["release", "distro", "upstream"], KERNEL,
         "Running kernel: release (/proc/sys/kernel/osrelease), distribution (os-release of the host), upstream version that it is based on; always 1"),
     gauge("natwatch_kernel_defect", &["defect", "state"], KERNEL,
-        "1 for the state of the kernel defect: present, absent or unknown (operator or version tables)"),
+        "1 for the state of the kernel defect: present, absent or unknown (derived: operator or version tables)"),
     gauge("natwatch_kernel_defect_info", &["defect", "basis"], KERNEL,
-        "What the state of the kernel defect is based on, always 1"),
+        "What the state of the kernel defect is based on, always 1 (derived)"),
     gauge("natwatch_network_namespace_info", &["kind"], None,
         "Whether this is the node's network namespace: initial, other or unknown (presence of /proc/sys/net/core/netdev_max_backlog); always 1"),
     gauge("natwatch_conntrack_entries", &[], CONNTRACK,
@@ -464,9 +464,6 @@ pub fn table() -> String {
     }
     out
 }
-
-/// The label values of features, for the series budget in the docs.
-pub const FEATURES: usize = Feature::ALL.len();
 
 #[cfg(test)]
 mod tests {

@@ -14,10 +14,11 @@ use crate::judge::{Finding, Report};
 use crate::snapshot::{Snapshot, SourceState};
 
 /// What a missing privilege hides, in one sentence; `None` when none is missing.
-fn missing_privilege(snapshot: &Snapshot) -> Option<String> {
+fn missing_privilege(report: &Report, snapshot: &Snapshot) -> Option<String> {
     let denied = snapshot.sources.iter().filter(|status| status.state == SourceState::Denied);
     let list: Vec<_> = denied.map(|status| format!("{}: {}", status.source, status.detail)).collect();
-    (!list.is_empty()).then(|| format!("More could be seen with more privilege. {}.", list.join("; ")))
+    let gain = if in_state(report, State::Unknown).is_empty() { "seen" } else { "decided" };
+    (!list.is_empty()).then(|| format!("More could be {gain} with more privilege. {}.", list.join("; ")))
 }
 
 /// Findings in one state, exposed ones by severity.

@@ -39,7 +39,7 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
     let release = snapshot.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
     let _ = writeln!(out, "natwatch: {}", style.state(report.verdict, &verdict));
     paragraph(&mut out, "", &format!("{}, kernel {release}, {}", snapshot.hostname, snapshot.captured_at));
-    if let Some(hint) = missing_privilege(snapshot) {
+    if let Some(hint) = missing_privilege(report, snapshot) {
         out.push('\n');
         paragraph(&mut out, "", &hint);
     }

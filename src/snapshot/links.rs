@@ -94,13 +94,9 @@ impl Tunnel {
     /// Unicast addresses that outer packets are sent to, in the order the kernel lists them.
     pub fn remotes(&self) -> Vec<IpAddr> {
         let listed = self.fdb.ok().into_iter().flatten().filter_map(|entry| entry.remote);
-        let mut remotes = Vec::new();
-        for remote in self.remote.into_iter().chain(listed) {
-            if !remote.is_unspecified() && !remote.is_multicast() && !remotes.contains(&remote) {
-                remotes.push(remote);
-            }
-        }
-        remotes
+        let mut seen = BTreeSet::new();
+        let new = |remote: &IpAddr| !remote.is_unspecified() && !remote.is_multicast() && seen.insert(*remote);
+        self.remote.into_iter().chain(listed).filter(new).collect()
     }
 }
 
@@ -174,17 +170,23 @@ impl Link {
 
 /// Positions of a link and of everything below it: VLAN and MACVLAN parents, ports of a bond, team or bridge.
 pub fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
+    let by_index: BTreeMap<u32, usize> = links.iter().enumerate().map(|(at, link)| (link.index, at)).collect();
+    let mut ports: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for link in links {
+        if let Some(master) = link.master {
+            ports.entry(master).or_default().push(link.index);
+        }
+    }
     let mut found = BTreeSet::new();
     let mut open = vec![index];
     while let Some(index) = open.pop() {
-        let Some(at) = links.iter().position(|link| link.index == index) else { continue };
-        if !found.insert(at) {
-            continue;
+        let Some(at) = by_index.get(&index) else { continue };
+        if found.insert(*at) {
+            let link = &links[*at];
+            let on_top = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap"));
+            open.extend(link.lower.filter(|_| on_top && link.link_netnsid.is_none()));
+            open.extend(ports.get(&index).into_iter().flatten());
         }
-        let link = &links[at];
-        let on_top = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap"));
-        open.extend(link.lower.filter(|_| on_top && link.link_netnsid.is_none()));
-        open.extend(links.iter().filter(|port| port.master == Some(index)).map(|port| port.index));
     }
     found
 }
@@ -205,7 +207,7 @@ pub struct Address {
 }
 
 /// A route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// Routing table.
     pub table: u32,

@@ -77,6 +77,14 @@ impl<T> Reading<T> {
         }
     }
 
+    /// Rewords a failure.
+    pub fn explain(self, reword: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Failed(why) => Self::Failed(reword(why)),
+            other => other,
+        }
+    }
+
     /// Converts the value.
     pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Reading<U> {
         self.decode(|value| Ok::<U, String>(convert(value)))

@@ -7,6 +7,7 @@
 // it; the rest would be reported as dead code in each of them.
 #![allow(dead_code, reason = "each test file uses a part of this module")]
 
+pub mod command;
 pub mod counters;
 pub mod cpus;
 pub mod fake;

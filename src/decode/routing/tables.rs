@@ -1,0 +1,106 @@
+//! Rules and routes of both families, indexed by prefix, so that a cluster's thousands of remotes are sorted into
+//! classes in no time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use super::{decode_routes, decode_rules, routes, rules};
+use crate::capture::Capture;
+use crate::snapshot::{Reading, Route, Rule};
+
+/// What was answered about routing.
+pub struct Tables {
+    ipv4: Reading<Family>,
+    ipv6: Reading<Family>,
+}
+
+/// One family's rules and routes.
+pub struct Family {
+    pub rules: Vec<Rule>,
+    pub routes: Vec<Route>,
+    /// Positions of routes by the length and the bits of their prefix.
+    by_prefix: BTreeMap<u8, HashMap<u128, Vec<usize>>>,
+    /// For each route, the first one with the same content but for the destination.
+    content: Vec<usize>,
+}
+
+impl Tables {
+    /// Reads the answers; a family that was not asked about is a failed reading.
+    pub fn read(capture: &Capture) -> Self {
+        let family = |ipv6| match capture.get(&rules(ipv6)).decode(decode_rules) {
+            Reading::Ok(rules) => {
+                capture.get(&routes(ipv6)).decode(decode_routes).map(|routes| Family::new(rules, routes))
+            }
+            other => other.decode(|_| Err("unreachable: it is not Ok")),
+        };
+        Self { ipv4: family(false), ipv6: family(true) }
+    }
+
+    /// Rules and routes of one family.
+    pub fn family(&self, ipv6: bool) -> &Reading<Family> {
+        if ipv6 { &self.ipv6 } else { &self.ipv4 }
+    }
+}
+
+impl Family {
+    fn new(rules: Vec<Rule>, routes: Vec<Route>) -> Self {
+        let mut by_prefix: BTreeMap<u8, HashMap<u128, Vec<usize>>> = BTreeMap::new();
+        let mut seen: HashMap<Route, usize> = HashMap::new();
+        let mut content = Vec::with_capacity(routes.len());
+        for (at, route) in routes.iter().enumerate() {
+            let bits = route.destination.map_or(0, |destination| masked(destination, route.prefix_length));
+            by_prefix.entry(route.prefix_length).or_default().entry(bits).or_default().push(at);
+            content.push(*seen.entry(Route { destination: None, ..route.clone() }).or_insert(at));
+        }
+        Self { rules, routes, by_prefix, content }
+    }
+
+    /// The routes, in any table, that cover an address.
+    pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = usize> {
+        self.by_prefix
+            .iter()
+            .filter_map(move |(length, prefixes)| prefixes.get(&masked(address, *length)))
+            .flatten()
+            .copied()
+    }
+
+    /// Equal for two addresses that are routed alike: the rules for them, and the content of the routes that cover
+    /// them.
+    pub fn class(&self, address: IpAddr) -> (Vec<usize>, BTreeSet<usize>) {
+        let meets = |rule: &&(usize, &Rule)| {
+            rule.1.destination.is_some_and(|(prefix, length)| {
+                prefix.is_ipv4() == address.is_ipv4() && masked(prefix, length) == masked(address, length)
+            })
+        };
+        let rules = self.rules.iter().enumerate().collect::<Vec<_>>();
+        let rules = rules.iter().filter(meets).map(|(at, _)| *at).collect();
+        (rules, self.covering(address).map(|at| self.content[at]).collect())
+    }
+}
+
+/// The first `length` bits of an address, in the upper bits.
+fn masked(address: IpAddr, length: u8) -> u128 {
+    let bits = match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let keep = u128::MAX.checked_shl(128u32.saturating_sub(length.into())).unwrap_or(0);
+    bits & keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_masked_at_any_length() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(masked(ip("10.1.2.3"), 8), masked(ip("10.255.0.1"), 8));
+        assert_ne!(masked(ip("10.1.2.3"), 8), masked(ip("11.1.2.3"), 8));
+        assert_eq!(masked(ip("203.0.113.1"), 0), 0);
+        assert_ne!(masked(ip("203.0.113.1"), 32), masked(ip("203.0.113.2"), 32));
+        assert_eq!(masked(ip("2001:db8::1"), 32), masked(ip("2001:db8:1::1"), 32));
+        assert_ne!(masked(ip("2001:db8::1"), 128), masked(ip("2001:db8::2"), 128));
+        assert_eq!(masked(ip("2001:db8::1"), 255), masked(ip("2001:db8::1"), 128), "nonsense is survived");
+    }
+}
