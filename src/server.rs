@@ -12,8 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum_server::Handle;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::rt::TokioTimer;
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 
@@ -93,9 +92,9 @@ pub async fn run(
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {
         announce(&listener);
-        let mut server = axum_server::from_tcp(listener).map_err(|error| error.to_string())?.handle(handle.clone());
+        let server = axum_server::from_tcp(listener).map_err(|error| error.to_string())?.handle(handle.clone());
         // Without the guess at HTTP/2, which would wait for a silent client for ever.
-        *server.http_builder() = Builder::new(TokioExecutor::new()).http1_only();
+        let mut server = server.http1_only();
         server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         let routes = routes(Arc::clone(&app)).into_make_service();
         servers.spawn(async move { server.serve(routes).await });

@@ -313,6 +313,39 @@ mod tests {
         }
     }
 
+    fn answered(answers: &[(&Request, Reading<&[u8]>)]) -> Capture {
+        let mut capture = crate::decode::test_capture();
+        for (request, answer) in answers {
+            capture.answers.insert(request.name.clone(), answer.clone().map(<[u8]>::to_vec));
+        }
+        capture
+    }
+
+    #[test]
+    fn a_missing_line_for_a_cpu_is_a_failure() {
+        let two = answered(&[(&proc_file(), Reading::Ok(MODERN)), (&possible_cpus(), Reading::Ok(b"0,2\n"))]);
+        let cpus = cpus(&two, &mut Problems::default());
+        assert_eq!(cpus.ok().unwrap().iter().map(|cpu| cpu.cpu).collect::<Vec<_>>(), [Some(0), Some(2)]);
+        let three = answered(&[(&proc_file(), Reading::Ok(MODERN)), (&possible_cpus(), Reading::Ok(b"0-2\n"))]);
+        assert!(super::cpus(&three, &mut Problems::default()).why().contains("2 lines for 3 possible CPUs"));
+    }
+
+    #[test]
+    fn a_missing_size_is_a_fact_only_without_any_sign_of_the_module() {
+        let absent = || Reading::Absent("ENOENT".to_owned());
+        let (count, control) = (sysctl("nf_conntrack_count"), sysctl_control());
+        let size = |answers: &[(&Request, Reading<&[u8]>)]| {
+            super::size(&answered(answers), "nf_conntrack_count", &mut Problems::default())
+        };
+        let here = || Reading::Ok(&b"4096\n"[..]);
+        assert!(matches!(size(&[(&count, absent()), (&control, here())]), Reading::Absent(_)));
+        assert!(matches!(size(&[(&count, absent())]), Reading::Failed(_)), "is there a procfs at all?");
+        let masked = [(&count, absent()), (&control, here()), (&proc_file(), Reading::Ok(MODERN))];
+        assert!(size(&masked).why().contains("masked"));
+        let loaded = [(&count, absent()), (&control, here()), (&module_object(), Reading::Ok(&b"parameters\n"[..]))];
+        assert!(size(&loaded).why().contains("masked"));
+    }
+
     /// Answer of Linux 6.18 on 2 CPUs to `IPCTNL_MSG_CT_GET_STATS_CPU`; values edited to tell them apart.
     fn ctnetlink_answer() -> Vec<u8> {
         let mut bytes = Vec::new();

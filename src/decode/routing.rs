@@ -120,7 +120,7 @@ fn underlay(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel) ->
         return Reading::Failed("its outer packets are sent in another network namespace".into());
     }
     if tunnel.flow_based {
-        return Reading::Failed("flow-based: each packet brings its own remote".into());
+        return Reading::Absent("flow-based: each packet brings its own remote".into());
     }
     if let Some(entry) = tunnel.fdb.ok().into_iter().flatten().find(|entry| entry.nexthop_group.is_some()) {
         let group = entry.nexthop_group.unwrap_or_default();
@@ -153,7 +153,7 @@ fn underlay(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel) ->
         devices.extend(found);
     }
     if devices.is_empty() && tunnel.remotes().is_empty() {
-        return Reading::Failed("it knows no remote yet".into());
+        return Reading::Absent("it knows no remote yet".into());
     }
     Reading::Ok(devices.into_iter().collect())
 }

@@ -153,19 +153,22 @@ impl Context<'_> {
             return Outcome::unknown("not looked up: it is down");
         }
         let links = self.snapshot.known_links();
+        // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
         let (carriers, elsewhere) = match &tunnel.underlay {
             Reading::Ok(_) => (self.carriers(tunnel), None),
-            // Wherever it goes, it leaves by a device of this namespace.
             other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
             other => return Outcome::unknown(other.why()),
         };
         let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
         let driven = carriers.iter().find(|link| link.driver.ok().is_some_and(|name| name == driver));
         let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
-        let opaque = carriers
-            .iter()
-            .find(|link| !seen_through(link))
-            .map(|link| format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)));
+        let opaque = carriers.iter().find(|link| !seen_through(link)).and_then(|link| match &tunnel.underlay {
+            Reading::Ok(_) => {
+                Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
+            }
+            Reading::Absent(_) => None, // pods' veths are everywhere; a tunnel through one has a fixed route
+            other => Some(other.why().to_owned()),
+        });
         match (driven, elsewhere, unseen) {
             (Some(device), None, _) => {
                 let detail = format!("{} carries it and is driven by {driver}", device.name);
@@ -175,7 +178,7 @@ impl Context<'_> {
                 Outcome::unknown(format!("{} is driven by {driver}, but does it carry the tunnel? {why}", device.name))
             }
             (None, _, Some(device)) => Outcome::unknown(device.driver.why()),
-            (None, None, None) if opaque.is_some() => Outcome::unknown(opaque.unwrap_or_default()),
+            (None, _, None) if opaque.is_some() => Outcome::unknown(opaque.unwrap_or_default()),
             (None, Some(_), None) => Outcome::fails(format!("no device here is driven by {driver}")),
             (None, None, None) => {
                 let names: Vec<_> = carriers.iter().map(|link| describe_driver(link)).collect();

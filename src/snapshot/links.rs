@@ -81,7 +81,8 @@ pub struct Tunnel {
     pub flow_based: bool,
     /// Forwarding database of the device; read only while it is up.
     pub fdb: Reading<Vec<FdbEntry>>,
-    /// Devices that outer packets leave by, found by route look-ups.
+    /// Devices that outer packets leave by, found by route look-ups. Absent: no route is fixed (a flow-based device, or
+    /// one that knows no remote).
     pub underlay: Reading<Vec<u32>>,
 }
 
