@@ -47,6 +47,7 @@ pub fn render(report: &Report, snapshot: &Snapshot, telemetry_path: &str) -> Str
                 (rest(report))
                 (tunnels(snapshot))
                 (conntrack(snapshot))
+                (defects(report))
                 (sources(snapshot))
                 section {
                     p {
@@ -162,6 +163,22 @@ fn conntrack(snapshot: &Snapshot) -> Markup {
             @if let Some(totals) = snapshot.conntrack.totals().ok() {
                 div class="scroll" {
                     table { @for (counter, value) in totals { tr { th { (counter) } td { (value) } } } }
+                }
+            }
+        }
+    }
+}
+
+fn defects(report: &Report) -> Markup {
+    html! {
+        section {
+            h2 { "Defects of the running kernel" }
+            div class="scroll" {
+                table {
+                    tr { th { "defect" } th { "state" } th { "basis" } th { "decided by" } }
+                    @for defect in &report.defects {
+                        tr { td { (defect.id) } td { (defect.state) } td { (defect.basis) } td { (defect.detail) } }
+                    }
                 }
             }
         }
