@@ -10,8 +10,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use support::command::{CaptureDir, Exposition, NATWATCH, Run, Server, metrics_table, natwatch, natwatch_in};
+use support::capture::CaptureDir;
+use support::exposition::{Exposition, metrics_table};
 use support::netns::Netns;
+use support::program::{NATWATCH, Run, natwatch, natwatch_in};
+use support::server::Server;
 use support::tools::expect_success;
 use support::vxlan::Vxlan;
 
@@ -235,8 +238,8 @@ fn the_operators_word_beats_the_tables() {
         let text = states.fine.check(&["--format", "prometheus", flag]).expect(0);
         let metrics = Exposition::parse(&text);
         let id = ("defect", "conntrack-chain-limit");
-        assert_eq!(metrics.value("natwatch_kernel_defect", &[id, ("state", state)]), Some(1.0));
-        assert_eq!(metrics.value("natwatch_kernel_defect_info", &[id, ("basis", "operator")]), Some(1.0));
+        assert_eq!(metrics.find("natwatch_kernel_defect", &[id, ("state", state)]), Some(1.0));
+        assert_eq!(metrics.find("natwatch_kernel_defect_info", &[id, ("basis", "operator")]), Some(1.0));
     }
     // The table would say otherwise about this release, and about one that cannot be read.
     for release in ["5.15.1", "6.18.0", "nonsense"] {
@@ -291,7 +294,7 @@ fn what_needs_a_collector_that_is_off_is_unknown() {
         let text = states.warning.check(&flags("prometheus"));
         assert_eq!(text.code, code);
         let metrics = Exposition::parse(&text.stdout);
-        for (name, labels, _) in &metrics.samples {
+        for (name, labels, _) in metrics.samples() {
             let of_it = prefixes[at].iter().any(|prefix| name.starts_with(prefix));
             let source = labels.get("source").is_some_and(|source| sources[at].contains(&source.as_str()));
             let named = labels.get("collector").is_some_and(|name| name == collector);
@@ -461,7 +464,7 @@ fn the_table_of_metrics_is_what_is_served() {
     let pair = Vxlan::default().build();
     let server = Server::start(&pair.nodes[0], &["--network-namespace", "current", "--collector.conntrack.per-cpu"]);
     let served = Exposition::parse(&server.ok("/metrics"));
-    for (name, labels, _) in &served.samples {
+    for (name, labels, _) in served.samples() {
         let row = table.get(name).unwrap_or_else(|| panic!("{name} is not in the table"));
         let labels: BTreeSet<String> = labels.keys().cloned().collect();
         assert_eq!(labels, row.labels, "{name}");

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use support::command::{Exposition, NATWATCH, Run, Server, natwatch_in};
+use support::exposition::Exposition;
 use support::http::{self, Response};
 use support::netns::Netns;
 use support::process::{Daemon, free_port};
+use support::program::{HERE, NATWATCH, Run, natwatch_in};
+use support::server::Server;
 use support::vxlan::Vxlan;
 use support::wait::{PATIENCE, eventually};
 
-const CURRENT: [&str; 2] = ["--network-namespace", "current"];
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What the scrapers send as `Accept`, and what they get.
@@ -52,7 +53,7 @@ const ACCEPTS: [(&str, &str, &str); 6] = [
 #[test]
 fn endpoints_have_their_content_types() {
     let ns = Netns::new();
-    let server = Server::start(&ns, &CURRENT);
+    let server = Server::start(&ns, &HERE);
     let types = [
         ("/", "text/html"),
         ("/metrics", "text/plain; version=0.0.4"),
@@ -84,7 +85,7 @@ fn endpoints_have_their_content_types() {
 #[test]
 fn head_answers_without_a_body() {
     let ns = Netns::new();
-    let server = Server::start(&ns, &CURRENT);
+    let server = Server::start(&ns, &HERE);
     for path in ["/", "/metrics", "/report.json", "/-/healthy"] {
         let request = format!("HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let address = server.address();
@@ -98,7 +99,7 @@ fn head_answers_without_a_body() {
 #[test]
 fn each_scraper_gets_the_format_it_asks_for() {
     let ns = Netns::new();
-    let server = Server::start(&ns, &CURRENT);
+    let server = Server::start(&ns, &HERE);
     for (who, accept, expected) in ACCEPTS {
         let response = server.get("/metrics", &[("Accept", accept)]);
         assert_eq!(response.header("content-type"), Some(expected), "{who}");
@@ -113,7 +114,7 @@ fn each_scraper_gets_the_format_it_asks_for() {
 #[test]
 fn gzip_is_for_those_who_ask() {
     let ns = Netns::new();
-    let server = Server::start(&ns, &CURRENT);
+    let server = Server::start(&ns, &HERE);
     for path in ["/", "/metrics", "/report.json"] {
         for (encoding, zipped) in
             [("gzip", true), ("deflate, gzip;q=0.5", true), ("identity", false), ("gzip;q=0", false)]
@@ -145,7 +146,7 @@ fn gunzip(bytes: &[u8]) -> String {
 #[test]
 fn collectors_are_chosen_by_query() {
     let ns = Netns::new();
-    let server = Server::start(&ns, &[CURRENT[0], CURRENT[1], "--no-collector.links"]);
+    let server = Server::start(&ns, &[HERE[0], HERE[1], "--no-collector.links"]);
     let families = |query: &str| Exposition::parse(&server.ok(&format!("/metrics?{query}"))).families();
     let all = families("");
     let conntrack = families("collect[]=conntrack");
@@ -160,7 +161,7 @@ fn collectors_are_chosen_by_query() {
     assert_eq!(both, all);
     // What is printed does not change what is judged.
     let only = Exposition::parse(&server.ok("/metrics?collect[]=verdict"));
-    assert_eq!(only.value("natwatch_exposure", &[("advisory", "conntrack-table-full")]), Some(0.0));
+    assert_eq!(only.find("natwatch_exposure", &[("advisory", "conntrack-table-full")]), Some(0.0));
     for query in ["collect[]=nonsense", "exclude[]=nonsense", "collect[]=links", "collect[]=kernel&exclude[]=netstat"] {
         let response = server.get(&format!("/metrics?{query}"), &[]);
         assert_eq!(response.status, 400, "{query}: {}", response.text());
@@ -250,7 +251,7 @@ fn hanging(ns: &Netns, tree: &str, flags: &[&str]) -> (Command, tempfile::TempDi
 fn hanging_server<'a>(ns: &'a Netns, tree: &str, flags: &[&str]) -> (Server<'a>, tempfile::TempDir) {
     let port = free_port(ns);
     let address = format!("127.0.0.1:{port}");
-    let flags = [&["serve", "--web.listen-address", &address], &CURRENT[..], flags].concat();
+    let flags = [&["serve", "--web.listen-address", &address], &HERE[..], flags].concat();
     let (command, dir) = hanging(ns, tree, &flags);
     (Server::from_command(ns, command, port), dir)
 }
@@ -263,8 +264,8 @@ fn check_in_time(server: &Server<'_>) -> Exposition {
         assert_eq!(response.status, 200);
         assert!(start.elapsed() < Duration::from_secs(3), "too late: {:?}", start.elapsed());
         let metrics = Exposition::parse(response.text());
-        assert_eq!(metrics.value("natwatch_source_state", &[("source", "kernel"), ("state", "failed")]), Some(1.0));
-        assert_eq!(metrics.value("natwatch_scrape_collector_success", &[("collector", "kernel")]), Some(0.0));
+        assert_eq!(metrics.find("natwatch_source_state", &[("source", "kernel"), ("state", "failed")]), Some(1.0));
+        assert_eq!(metrics.find("natwatch_scrape_collector_success", &[("collector", "kernel")]), Some(0.0));
         assert_eq!(server.get("/-/healthy", &[]).status, 200);
     }
     let response = server.get("/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "0.2")]);
@@ -277,9 +278,9 @@ fn a_root_file_system_that_hangs_costs_what_needs_it() {
     let (mut server, _dir) = hanging_server(&ns, "rootfs", &[]);
     assert_eq!(server.get("/-/ready", &[]).status, 503, "the first look has not ended");
     let metrics = check_in_time(&server);
-    assert_eq!(metrics.value("natwatch_scrape_collector_success", &[("collector", "conntrack")]), Some(1.0));
-    assert!(metrics.value("natwatch_conntrack_entries", &[]).is_some());
-    assert_eq!(metrics.value("natwatch_exposure", &[("advisory", "conntrack-table-full")]), Some(0.0));
+    assert_eq!(metrics.find("natwatch_scrape_collector_success", &[("collector", "conntrack")]), Some(1.0));
+    assert!(metrics.find("natwatch_conntrack_entries", &[]).is_some());
+    assert_eq!(metrics.find("natwatch_exposure", &[("advisory", "conntrack-table-full")]), Some(0.0));
     // It gives up waiting for the first look, and then says what is wrong instead of "not ready" for ever.
     eventually(PATIENCE, || (server.get("/-/ready", &[]).status == 200).then_some(()));
     server.daemon.signal(Signal::TERM);
@@ -294,7 +295,7 @@ fn a_procfs_that_hangs_is_answered_in_time() {
     let (mut server, _dir) = hanging_server(&ns, "procfs", &[]);
     assert_eq!(server.get("/-/healthy", &[]).status, 200);
     let metrics = check_in_time(&server);
-    assert_eq!(metrics.value("natwatch_conntrack_entries", &[]), None);
+    assert_eq!(metrics.find("natwatch_conntrack_entries", &[]), None);
     server.daemon.signal(Signal::TERM);
     assert_eq!(server.daemon.wait(PATIENCE).code(), Some(0));
 }
@@ -313,7 +314,7 @@ fn a_sysfs_that_hangs_is_answered_in_time() {
 #[test]
 fn check_does_not_wait_for_ever() {
     let ns = Netns::new();
-    let flags = [&["check", "--format", "json"], &CURRENT[..]].concat();
+    let flags = [&["check", "--format", "json"], &HERE[..]].concat();
     let (command, _dir) = hanging(&ns, "rootfs", &flags);
     let mut check = Daemon::start(command);
     let status = check.wait(Duration::from_secs(60));
@@ -328,7 +329,7 @@ fn check_does_not_wait_for_ever() {
 #[test]
 fn check_does_not_wait_for_ever_for_procfs() {
     let ns = Netns::new();
-    let flags = [&["check", "--format", "json"], &CURRENT[..]].concat();
+    let flags = [&["check", "--format", "json"], &HERE[..]].concat();
     let (command, _dir) = hanging(&ns, "procfs", &flags);
     let mut check = Daemon::start(command);
     assert_eq!(check.wait(Duration::from_secs(60)).code(), Some(3), "{}", check.stderr());
@@ -570,7 +571,7 @@ sys.stdout.write("".join(checker.text))
     let host = "<script>alert(1)</script>&\"";
     let mut command = ns.command("unshare");
     command.args(["--uts", "sh", "-c", "printf %s \"$0\" > /proc/sys/kernel/hostname && exec \"$@\"", host, NATWATCH]);
-    command.args(["--web.listen-address", &format!("127.0.0.1:{port}")]).args(CURRENT);
+    command.args(["--web.listen-address", &format!("127.0.0.1:{port}")]).args(HERE);
     let server = Server::from_command(ns, command, port);
     let page = server.ok("/");
     let mut python = Command::new("/usr/bin/python3")
@@ -590,7 +591,7 @@ sys.stdout.write("".join(checker.text))
     assert_eq!(report["node"]["hostname"], host);
     assert_eq!(report["tunnels"][0]["device"], evil);
     let metrics = Exposition::parse(&server.ok("/metrics"));
-    assert_eq!(metrics.value("natwatch_tunnel_info", &[("device", evil)]), Some(1.0));
+    assert_eq!(metrics.find("natwatch_tunnel_info", &[("device", evil)]), Some(1.0));
 }
 
 /// Object keys with the check of each value.
@@ -611,7 +612,7 @@ fn shape(value: &Value, fields: Shape<'_>) {
 #[test]
 fn the_json_report_has_the_shape_of_the_contract() {
     let pair = Vxlan::default().build();
-    let server = Server::start(&pair.nodes[0], &CURRENT);
+    let server = Server::start(&pair.nodes[0], &HERE);
     let report: Value = serde_json::from_str(&server.ok("/report.json")).expect("JSON");
     let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
     let any_text = |value: &Value| value.is_string();
@@ -738,7 +739,7 @@ fn the_json_report_has_the_shape_of_the_contract() {
         assert_eq!(source["state"], "ok", "{source}");
     }
     // The same document from `check`.
-    let args = [&["check", "--format", "json"], &CURRENT[..]].concat();
+    let args = [&["check", "--format", "json"], &HERE[..]].concat();
     let checked = natwatch_in(&pair.nodes[0], &args);
     let checked: Value = serde_json::from_str(&checked.stdout).expect("JSON");
     assert_eq!(still(checked), still(report));

@@ -5,16 +5,16 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use support::counters::{Counters, CtStats, conntrack_stats};
+use support::exposition::{Exposition, metrics_here};
 use support::fake::{CONNTRACK_SYSCTLS, NEIGHBOURS, Tree};
-use support::natwatch::{
-    BINARY, HERE, Metrics, NOT_THE_NODES, PublicCopy, Report, Run, check, check_here, metrics_here, run, run_as,
-};
 use support::netns::Netns;
+use support::program::{HERE, NATWATCH, PublicCopy, Run, natwatch_as, natwatch_in};
 use support::race::{Limits, Race, race};
+use support::report::{NOT_THE_NODES, Report, check, check_here};
 use support::router::{Backend, NatRule, Ports, Proto, Router};
 use support::strace::{Call, Strace};
 use support::traffic::{conntrack_count, conntrack_limit, exhaust, fill_assured, fill_unassured};
@@ -81,14 +81,14 @@ fn assert_counters(expected: &Counters, seen: &BTreeMap<String, u64>) {
     }
 }
 
-fn assert_sizes(sizes: [u64; 3], report: &Report, metrics: &Metrics) {
+fn assert_sizes(sizes: [u64; 3], report: &Report, metrics: &Exposition) {
     for (name, expected) in ["entries", "entries_limit", "buckets"].into_iter().zip(sizes) {
         assert_eq!(report.json["conntrack"][name], expected, "{name}");
         assert_eq!(metrics.get(&format!("natwatch_conntrack_{name}"), &[]), Some(expected as f64), "{name}");
     }
 }
 
-fn assert_per_cpu(stats: &CtStats, metrics: &Metrics) {
+fn assert_per_cpu(stats: &CtStats, metrics: &Exposition) {
     for counter in ["insert_failed", "drop"] {
         let name = format!("natwatch_conntrack_cpu_{counter}_total");
         assert_eq!(metrics.series(&name).len(), stats.per_cpu.len(), "{name}");
@@ -187,13 +187,13 @@ fn assert_full(ns: &Netns) {
     assert_eq!(metrics.get("natwatch_exposure", &[("advisory", FULL)]), Some(1.0));
     let state = metrics.one_state("natwatch_advisory_state", &[("advisory", FULL)]);
     assert_eq!(state.as_deref(), Some("exposed"));
-    let nagios = run(ns, &["check", "--format", "nagios", HERE[0], HERE[1]]);
+    let nagios = natwatch_in(ns, &["check", "--format", "nagios", HERE[0], HERE[1]]);
     assert_eq!(nagios.code, 2, "{nagios:?}");
     assert!(nagios.stdout.starts_with("NATWATCH CRITICAL - ") && nagios.stdout.contains(FULL), "{nagios:?}");
     let perfdata = nagios.stdout.split_once(" | ").expect("performance data").1;
     let entries = format!("conntrack_entries={};;;0;{}", conntrack_count(ns), conntrack_limit(ns));
     assert!(perfdata.contains(&entries), "{entries} in {perfdata}");
-    let npd = run(ns, &["check", "--format", "npd", HERE[0], HERE[1]]);
+    let npd = natwatch_in(ns, &["check", "--format", "npd", HERE[0], HERE[1]]);
     assert_eq!(npd.code, 1, "{npd:?}");
     assert_one_short_line(&npd);
     assert!(npd.stdout.contains(FULL), "{npd:?}");
@@ -209,13 +209,13 @@ fn assert_unknown_elsewhere(ns: &Netns) {
         assert_eq!(condition["state"], "unknown", "{condition}");
         assert_eq!(condition["detail"], NOT_THE_NODES);
     }
-    let nagios = run(ns, &["check", "--format", "nagios"]);
+    let nagios = natwatch_in(ns, &["check", "--format", "nagios"]);
     assert_eq!(nagios.code, 3, "{nagios:?}");
     assert!(nagios.stdout.starts_with("NATWATCH UNKNOWN - "), "{nagios:?}");
-    let npd = run(ns, &["check", "--format", "npd"]);
+    let npd = natwatch_in(ns, &["check", "--format", "npd"]);
     assert_eq!(npd.code, 2, "{npd:?}");
     assert_one_short_line(&npd);
-    let metrics = Metrics::parse(&run(ns, &["check", "--format", "prometheus"]).stdout);
+    let metrics = Exposition::parse(&natwatch_in(ns, &["check", "--format", "prometheus"]).stdout);
     assert_eq!(metrics.get("natwatch_exposure", &[("advisory", FULL)]), None, "no series while unknown");
     assert_eq!(metrics.one_state("natwatch_advisory_state", &[("advisory", FULL)]).as_deref(), Some("unknown"));
     assert_eq!(metrics.get("natwatch_network_namespace_info", &[("kind", "other")]), Some(1.0));
@@ -232,10 +232,10 @@ fn assert_emptied(ns: &Netns) {
     eventually(PATIENCE, || (conntrack_count(ns) == 0).then_some(()));
     let (_, report) = assert_agrees(ns);
     assert_eq!((report.state(FULL), report.code), ("not_affected", 0), "{}", report.json);
-    let nagios = run(ns, &["check", "--format", "nagios", HERE[0], HERE[1]]);
+    let nagios = natwatch_in(ns, &["check", "--format", "nagios", HERE[0], HERE[1]]);
     assert_eq!(nagios.code, 0, "{nagios:?}");
     assert!(nagios.stdout.starts_with("NATWATCH OK - "), "{nagios:?}");
-    let npd = run(ns, &["check", "--format", "npd", HERE[0], HERE[1]]);
+    let npd = natwatch_in(ns, &["check", "--format", "npd", HERE[0], HERE[1]]);
     assert_eq!(npd.code, 0, "{npd:?}");
     assert_one_short_line(&npd);
     let metrics = metrics_here(ns, &[]);
@@ -312,7 +312,7 @@ fn without_the_procfs_file_nobody_sees_no_counters_and_is_told_why() {
     let binary = copy.path();
     let wrapper = [&NOBODY[..], &[binary.to_str().expect("UTF-8")]].concat();
     let flags = [HERE[0], HERE[1], "--path.procfs", procfs.path(), "--collector.conntrack.per-cpu"];
-    let run_with = |format: &str| run_as(ns, &wrapper, &[&["check", "--format", format], &flags[..4]].concat());
+    let run_with = |format: &str| natwatch_as(ns, &wrapper, &[&["check", "--format", format], &flags[..4]].concat());
     let report = run_with("json").report();
     assert_no_counters(&report);
     let (state, detail) = report.source("ctnetlink").expect("it was asked");
@@ -320,8 +320,8 @@ fn without_the_procfs_file_nobody_sees_no_counters_and_is_told_why() {
     assert!(detail.contains("CAP_NET_ADMIN"), "{detail}");
     assert_eq!(report.json["conntrack"]["entries"], 10, "the sysctls are still there");
     assert_eq!(report.state(FULL), "mitigated", "it needs no counters");
-    let text = run_as(ns, &wrapper, &[&["check", "--format", "prometheus"], &flags[..]].concat());
-    let metrics = Metrics::parse(&text.stdout);
+    let text = natwatch_as(ns, &wrapper, &[&["check", "--format", "prometheus"], &flags[..]].concat());
+    let metrics = Exposition::parse(&text.stdout);
     assert_no_series(&metrics);
     let state = metrics.one_state("natwatch_source_state", &[("source", "ctnetlink")]);
     assert_eq!(state.as_deref(), Some("denied"));
@@ -338,9 +338,10 @@ fn assert_no_counters(report: &Report) {
     assert!(evidence.iter().all(|list| list.as_array().is_some_and(Vec::is_empty)), "{evidence:?}");
 }
 
-fn assert_no_series(metrics: &Metrics) {
-    let counters = |name: &&str| name.starts_with("natwatch_conntrack_") && name.ends_with("_total");
-    assert_eq!(metrics.names().filter(counters).collect::<Vec<_>>(), Vec::<&str>::new());
+fn assert_no_series(metrics: &Exposition) {
+    let mut families = metrics.families();
+    families.retain(|name| name.starts_with("natwatch_conntrack_") && name.ends_with("_total"));
+    assert_eq!(families, BTreeSet::new());
 }
 
 /// What says that `nf_conntrack_netlink` could be a module that is not loaded.
@@ -375,10 +376,11 @@ impl Modular {
     /// The report, and the calls that made it.
     fn check(&self, ns: &Netns) -> (Report, Vec<Call>) {
         let strace = Strace::of("%network");
-        let words = [strace.words(), vec![BINARY]].concat();
+        let words = [strace.words(), vec![NATWATCH]].concat();
         let paths = ["--path.procfs", self.procfs.path(), "--path.sysfs", self.sysfs.path()];
         let roots = ["--path.rootfs", self.rootfs.path()];
-        let report = run_as(ns, &words, &[&["check", "--format", "json"], &HERE[..], &paths, &roots].concat()).report();
+        let report =
+            natwatch_as(ns, &words, &[&["check", "--format", "json"], &HERE[..], &paths, &roots].concat()).report();
         (report, strace.calls())
     }
 }

@@ -14,9 +14,12 @@ use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket}
 use serde_json::Value;
 
 use support::counters::{nstat, proc_netstat, proc_snmp6};
+use support::exposition::{Exposition, metrics_here};
 use support::links::{features, kind_supported, links, offload};
-use support::natwatch::{Metrics, Report, check, check_here, metrics_here, run};
 use support::netns::{Netns, veth};
+use support::program::natwatch_in;
+use support::report::{Report, check, check_here};
+use support::server::Server;
 use support::vxlan::{Peering, Underlay, Vxlan};
 use support::wait::{PATIENCE, eventually};
 
@@ -132,7 +135,7 @@ fn assert_tunnels(ns: &Netns) -> BTreeMap<String, Option<BTreeSet<String>>> {
 
 /// The one series of the tunnel has the labels that the document has.
 #[track_caller]
-fn assert_info(metrics: &Metrics, tunnel: &Value) {
+fn assert_info(metrics: &Exposition, tunnel: &Value) {
     let text = |key: &str| match &tunnel[key] {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
@@ -520,7 +523,7 @@ fn no_more_devices_than_asked_for_have_series() {
         ns.cmd(&format!("ip link add t{number:02} type vxlan id {number} dstport {} remote 192.0.2.2", 5000 + number));
         ns.up(&format!("t{number:02}"));
     }
-    let devices = |metrics: &Metrics| -> BTreeSet<String> {
+    let devices = |metrics: &Exposition| -> BTreeSet<String> {
         metrics.series("natwatch_interface_feature_fixed").iter().map(|(labels, _)| labels["device"].clone()).collect()
     };
     let metrics = metrics_here(&ns, &[]);
@@ -551,8 +554,8 @@ fn a_crowded_node_stays_within_the_budget_of_series() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), batch).expect("the batch");
     ns.run(&["ip", "-batch", file.path().to_str().expect("UTF-8")]);
-    let text = run(&ns, &["check", "--format", "prometheus", "--collector.conntrack.per-cpu"]);
-    let metrics = Metrics::parse(&text.stdout);
+    let text = natwatch_in(&ns, &["check", "--format", "prometheus", "--collector.conntrack.per-cpu"]);
+    let metrics = Exposition::parse(&text.stdout);
     assert!(metrics.len() <= 500, "{} series", metrics.len());
     assert_eq!(metrics.get("natwatch_tunnels", &[]), Some(20.0));
     let shown = metrics.series("natwatch_tunnel_info").len();
@@ -565,9 +568,8 @@ fn a_crowded_node_stays_within_the_budget_of_series() {
         let success = metrics.get("natwatch_scrape_collector_success", &[("collector", collector)]);
         assert_eq!(success, Some(1.0), "{collector}");
     }
-    let server = support::natwatch::serve(&ns, &[], &["--collector.conntrack.per-cpu"]);
-    let scraped = support::http::get(&ns, server.address, "/metrics", &[]);
-    let scraped = Metrics::parse(scraped.text());
+    let server = Server::start(&ns, &["--collector.conntrack.per-cpu"]);
+    let scraped = Exposition::parse(&server.ok("/metrics"));
     assert!(scraped.len() <= 500, "{} series with process_*", scraped.len());
 }
 
@@ -682,12 +684,12 @@ fn odd_device_names_are_told_apart_and_printed_safely() {
         assert_eq!(tunnel["tx_checksum_offload"], "on", "{name}");
         assert_info(&metrics, tunnel);
     }
-    let text = run(&ns, &["check", "--network-namespace", "current"]);
+    let text = natwatch_in(&ns, &["check", "--network-namespace", "current"]);
     assert!(text.stdout.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     let directory = tempfile::tempdir().expect("a directory");
     let saved = directory.path().join("capture");
     let saved = saved.to_str().expect("UTF-8");
-    let capture = run(&ns, &["capture", saved]);
+    let capture = natwatch_in(&ns, &["capture", saved]);
     assert_eq!(capture.code, 0, "{capture:?}");
     let replayed = check(&Netns::new(), &["--network-namespace", "current", "--from", saved]);
     assert_eq!(replayed.tunnels(), Some(tunnels));

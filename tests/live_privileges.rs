@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use support::counters::{conntrack_stats, parse_conntrack_stats};
+use support::exposition::Exposition;
 use support::fake::{CONNTRACK_SYSCTLS, NEIGHBOURS, Tree};
-use support::http;
 use support::links::features;
-use support::natwatch::{HERE, Metrics, PublicCopy, Report, Run, run_as, serve};
 use support::netns::{Netns, veth};
+use support::program::{HERE, PublicCopy, Run, natwatch_as};
+use support::report::Report;
 use support::router::{Backend, NatRule, Ports, Proto, Router};
+use support::server::Server;
 use support::traffic::exhaust;
 use support::wait::{PATIENCE, eventually};
 
@@ -49,7 +51,7 @@ fn busy() -> Router {
 }
 
 fn check(ns: &Netns, wrapper: &[&str], format: &str, more: &[&str]) -> Run {
-    run_as(ns, wrapper, &[&["check", "--format", format], more].concat())
+    natwatch_as(ns, wrapper, &[&["check", "--format", format], more].concat())
 }
 
 /// The document without what differs from run to run.
@@ -109,7 +111,7 @@ fn everyone_sees_the_same() {
         assert_eq!((&tunnel["underlay"], &tunnel["udp_checksum"]), (&"wan0".into(), &"on".into()), "{name}");
         let facts = facts(&report);
         assert_eq!(*first.get_or_insert_with(|| facts.clone()), facts, "{name}");
-        let metrics = Metrics::parse(&check(ns, &wrapper, "prometheus", &HERE).stdout);
+        let metrics = Exposition::parse(&check(ns, &wrapper, "prometheus", &HERE).stdout);
         assert_eq!(metrics.get("natwatch_conntrack_insert_failed_total", &[]), Some(40.0), "{name}");
         let labels = [("device", "wan0"), ("feature", "tx-checksum-ip-generic")];
         let on = features(ns, "wan0")["tx-checksum-ip-generic"].on;
@@ -150,7 +152,7 @@ fn root_of_a_user_namespace_sees_the_network_that_it_owns() {
                   >/dev/null 2>&1 || exit 9; done; ip link set lo up; \
                   ip link add tun type vxlan id 7 dstport 8472 remote 127.0.0.1; ip link set tun up; conntrack -S; echo ---; ";
     let script = format!("{insert} exec {binary} check --format json --network-namespace current");
-    let run = run_as(&ns, &["unshare", "-Urn", "sh", "-c"], &[&script]);
+    let run = natwatch_as(&ns, &["unshare", "-Urn", "sh", "-c"], &[&script]);
     assert_eq!(run.code, 0, "{run:?}");
     let (stats, json) = run.stdout.split_once("---\n").expect("two parts");
     let stats = parse_conntrack_stats(stats);
@@ -213,12 +215,12 @@ fn everyone_can_serve() {
     let binary = binary.to_str().expect("UTF-8");
     for (name, identity) in identities() {
         let wrapper = [&identity[..], &[binary]].concat();
-        let mut server = serve(ns, &wrapper, &HERE);
-        let get = |path: &str| http::get(ns, server.address, path, &[]);
+        let mut server = Server::start_as(ns, &wrapper, &HERE);
+        let get = |path: &str| server.get(path, &[]);
         for _ in 0..3 {
             let response = get("/metrics");
             assert_eq!(response.status, 200, "{name}");
-            let metrics = Metrics::parse(response.text());
+            let metrics = Exposition::parse(response.text());
             assert_eq!(metrics.get("natwatch_conntrack_insert_failed_total", &[]), Some(40.0), "{name}");
             assert_eq!(metrics.one_state("natwatch_source_state", &[("source", "ethtool")]).as_deref(), Some("ok"));
             assert!(metrics.get("process_start_time_seconds", &[]).is_some(), "{name}");
@@ -246,7 +248,7 @@ fn nobody_can_save_a_capture() {
     for (number, (name, identity)) in identities().into_iter().enumerate() {
         let wrapper = [&identity[..], &[binary]].concat();
         let directory = format!("{}/{number}", home.path());
-        let saved = run_as(ns, &wrapper, &["capture", &directory]);
+        let saved = natwatch_as(ns, &wrapper, &["capture", &directory]);
         if ["uid 0 without capabilities", "root of a user namespace"].contains(&name) {
             // Not their directory, and no capability to write there: that is the one thing they cannot do.
             assert_eq!(saved.code, 1, "{saved:?}");

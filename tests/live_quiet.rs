@@ -13,11 +13,13 @@ use std::thread;
 use rustix::process::Signal;
 
 use support::counters::{Counters, proc_netstat, proc_snmp6};
+use support::exposition::Exposition;
 use support::http;
 use support::links::{links, offload};
-use support::natwatch::{BINARY, HERE, Metrics, Server, run_as, serve};
 use support::netns::{Netns, veth};
+use support::program::{HERE, NATWATCH, natwatch_as};
 use support::router::{Backend, NatRule, Ports, Proto, Router};
+use support::server::Server;
 use support::strace::{Call, Strace};
 use support::traffic::exhaust;
 use support::wait::{PATIENCE, eventually};
@@ -214,8 +216,8 @@ fn a_check_changes_nothing_and_sends_nothing() {
         let before = (state(ns), sent(ns));
         for format in ["text", "json", "prometheus", "nagios", "npd"] {
             let strace = Strace::all();
-            let words = [strace.words(), vec![BINARY]].concat();
-            let run = run_as(ns, &words, &["check", "--format", format, HERE[0], HERE[1]]);
+            let words = [strace.words(), vec![NATWATCH]].concat();
+            let run = natwatch_as(ns, &words, &["check", "--format", format, HERE[0], HERE[1]]);
             assert_eq!(run.code, 0, "{run:?}");
             let calls = strace.calls();
             assert_quiet(&calls, None);
@@ -238,8 +240,8 @@ fn a_capture_writes_its_directory_and_nothing_else() {
     for (name, flags) in [("plain", &[][..]), ("redacted", &["--redact"][..])] {
         let directory = home.path().join(name);
         let strace = Strace::all();
-        let words = [strace.words(), vec![BINARY]].concat();
-        let run = run_as(ns, &words, &[&["capture", directory.to_str().expect("UTF-8")], flags].concat());
+        let words = [strace.words(), vec![NATWATCH]].concat();
+        let run = natwatch_as(ns, &words, &[&["capture", directory.to_str().expect("UTF-8")], flags].concat());
         assert_eq!(run.code, 0, "{run:?}");
         let calls = strace.calls();
         assert_quiet(&calls, Some(home.path()));
@@ -259,14 +261,7 @@ fn a_capture_writes_its_directory_and_nothing_else() {
     assert_same(&before.0, &state(ns));
 }
 
-/// Scrapes `path` once; panics unless it is answered.
-fn scrape(ns: &Netns, server: &Server, path: &str) -> String {
-    let response = http::get(ns, server.address, path, &[]);
-    assert_eq!(response.status, 200, "{path}");
-    response.text().to_owned()
-}
-
-fn stop(mut server: Server) {
+fn stop(mut server: Server<'_>) {
     server.daemon.signal(Signal::TERM);
     assert_eq!(server.daemon.wait(PATIENCE).code(), Some(0), "{}", server.daemon.stderr());
 }
@@ -278,12 +273,12 @@ fn serving_changes_nothing() {
     for ns in [&empty, &lab.router] {
         let before = without_connections(state(ns));
         let strace = Strace::all();
-        let server = serve(ns, &[strace.words(), vec![BINARY]].concat(), &HERE);
+        let server = Server::start_as(ns, &[strace.words(), vec![NATWATCH]].concat(), &HERE);
         for path in ["/metrics", "/report.json", "/", "/-/healthy", "/-/ready", "/metrics"] {
             if path == "/-/ready" {
-                eventually(PATIENCE, || (http::get(ns, server.address, path, &[]).status == 200).then_some(()));
+                eventually(PATIENCE, || (server.get(path, &[]).status == 200).then_some(()));
             }
-            scrape(ns, &server, path);
+            server.ok(path);
         }
         stop(server);
         let calls = strace.calls();
@@ -334,14 +329,14 @@ fn a_hundred_simultaneous_scrapes_share_a_look() {
     let lab = busy();
     let ns = &lab.router;
     let strace = Strace::of("open,openat,openat2");
-    let server = serve(ns, &[strace.words(), vec![BINARY]].concat(), &HERE);
-    eventually(PATIENCE, || (http::get(ns, server.address, "/-/ready", &[]).status == 200).then_some(()));
-    let barrier = Barrier::new(SCRAPERS);
+    let server = Server::start_as(ns, &[strace.words(), vec![NATWATCH]].concat(), &HERE);
+    eventually(PATIENCE, || (server.get("/-/ready", &[]).status == 200).then_some(()));
+    let (barrier, address) = (Barrier::new(SCRAPERS), server.address());
     let answers: Vec<_> = ns.enter(|| {
         thread::scope(|scope| {
             let scraper = || {
                 barrier.wait();
-                http::try_get(server.address, "/metrics", &[]).expect("an answer")
+                http::try_get(address, "/metrics", &[]).expect("an answer")
             };
             let threads: Vec<_> = (0..SCRAPERS).map(|_| scope.spawn(scraper)).collect();
             threads.into_iter().map(|thread| thread.join().expect("a scraper")).collect()
@@ -351,10 +346,10 @@ fn a_hundred_simultaneous_scrapes_share_a_look() {
     assert_eq!(answers.len(), SCRAPERS);
     for answer in &answers {
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let metrics = Metrics::parse(answer.text());
+        let metrics = Exposition::parse(answer.text());
         let counters = metrics.conntrack_counters();
         assert_eq!((counters["insert_failed"], counters["drop"]), (40, 40));
-        assert_eq!(counters, Metrics::parse(answers[0].text()).conntrack_counters());
+        assert_eq!(counters, Exposition::parse(answers[0].text()).conntrack_counters());
         assert_eq!(metrics.one_state("natwatch_source_state", &[("source", "proc_conntrack")]).as_deref(), Some("ok"));
     }
     let looks = strace.calls().iter().filter(|call| call.has("net/stat/nf_conntrack")).count();

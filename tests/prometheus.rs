@@ -12,10 +12,12 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use support::command::{Exposition, NATWATCH, Row, Server, metrics_table};
+use support::exposition::{Exposition, Row, metrics_table};
 use support::http;
 use support::netns::Netns;
 use support::process::{Daemon, free_port};
+use support::program::NATWATCH;
+use support::server::Server;
 use support::tools::require;
 use support::vxlan::Vxlan;
 use support::wait::{PATIENCE, eventually};
@@ -94,18 +96,18 @@ fn a_real_prometheus_scrapes_all_of_it() {
     let direct = Exposition::parse(&server.ok("/metrics"));
 
     let scraped = prometheus.query("scrape_samples_scraped")[0].1;
-    assert_eq!(scraped as usize, direct.samples.len());
+    assert_eq!(scraped as usize, direct.len());
     assert!(scraped <= 500.0, "{scraped} series");
 
     let stored = prometheus.query("%7Bjob=%22natwatch%22%7D");
-    for (name, labels, value) in &direct.samples {
+    for (name, labels, value) in direct.samples() {
         let found = stored.iter().find(|(stored, _)| {
-            stored["__name__"] == *name && labels.iter().all(|(key, value)| stored.get(key) == Some(value))
+            stored["__name__"] == name && labels.iter().all(|(key, value)| stored.get(key) == Some(value))
         });
         let (stored, found) = found.unwrap_or_else(|| panic!("{name} {labels:?} is not stored"));
         assert_eq!(stored.len(), labels.len() + 3, "name, job, instance and its own: {stored:?}");
-        if !MOVING.contains(&name.as_str()) {
-            assert_eq!(found, value, "{name} {labels:?}");
+        if !MOVING.contains(&name) {
+            assert_eq!(*found, value, "{name} {labels:?}");
         }
     }
     check_metadata(&prometheus.api("/api/v1/targets/metadata"), &metrics_table(), &direct.families());
@@ -201,8 +203,8 @@ fn both_formats(server: &Server<'_>) -> Vec<(String, BTreeMap<String, String>, f
     let open = server.get("/metrics", &[OPENMETRICS]);
     assert!(open.header("content-type").expect("a type").starts_with("application/openmetrics-text"));
     let plain = server.ok("/metrics");
-    let own: BTreeSet<_> =
-        Exposition::parse(&plain).samples.into_iter().map(|(name, labels, _)| (name, labels)).collect();
+    let own = Exposition::parse(&plain);
+    let own: BTreeSet<_> = own.samples().map(|(name, labels, _)| (name.to_owned(), labels.clone())).collect();
     let (open, plain) = (reference("openmetrics.parser", open.text()), reference("parser", &plain));
     assert_eq!(open.len(), plain.len());
     for (a, b) in open.iter().zip(&plain) {

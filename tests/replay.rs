@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 
-use support::command::{CaptureDir, Exposition, NATWATCH, Run, natwatch_in, walk};
+use support::capture::{CaptureDir, walk};
+use support::exposition::Exposition;
 use support::netns::Netns;
+use support::program::{NATWATCH, Run, natwatch_in};
 use support::vxlan::{Vxlan, VxlanPair};
 
 /// So that the verdicts do not depend on the kernel that the tests run on.
@@ -69,10 +71,10 @@ fn a_replay_says_what_the_node_said() {
         assert_eq!(run(), run(), "{format}");
     }
     let metrics = Exposition::parse(&capture.check(&["--format", "prometheus", DEFECT]).stdout);
-    assert_eq!(metrics.value("natwatch_conntrack_entries", &[]), replayed["conntrack"]["entries"].as_f64());
+    assert_eq!(metrics.find("natwatch_conntrack_entries", &[]), replayed["conntrack"]["entries"].as_f64());
     for (name, value) in replayed["conntrack"]["counters"].as_object().expect("counters") {
         let name = format!("natwatch_conntrack_{name}_total");
-        assert_eq!(metrics.value(&name, &[]), value.as_f64(), "{name}");
+        assert_eq!(metrics.find(&name, &[]), value.as_f64(), "{name}");
     }
 }
 

@@ -1,23 +1,28 @@
-//! What the live tests need around the product: namespaces, topologies, traffic, and
-//! the kernel's own numbers as the standard tools print them.
+//! What the tests need around the product: namespaces, topologies, traffic, the kernel's own numbers as the standard
+//! tools print them, and the program itself from outside.
 //!
-//! Nothing here calls natwatch code, so that a test can hold natwatch against it; `natwatch` starts the program.
+//! `program` runs natwatch, `capture` and `server` through it; `report` and `exposition` take apart what it prints.
+//! None of them links natwatch's code, and everything else neither links nor runs it, so that a test can hold natwatch
+//! against it.
 
 // Every integration-test file compiles its own copy of this module and uses a part of
 // it; the rest would be reported as dead code in each of them.
 #![allow(dead_code, reason = "each test file uses a part of this module")]
 
-pub mod command;
+pub mod capture;
 pub mod counters;
 pub mod cpus;
+pub mod exposition;
 pub mod fake;
 pub mod http;
 pub mod links;
-pub mod natwatch;
 pub mod netns;
 pub mod process;
+pub mod program;
 pub mod race;
+pub mod report;
 pub mod router;
+pub mod server;
 pub mod sockets;
 pub mod strace;
 pub mod tools;
