@@ -454,18 +454,34 @@ fn a_kernel_without_connection_tracking_is_not_affected() {
     let ns = Netns::new();
     let procfs = Tree::procfs(&ns);
     procfs.copy_proc(&ns, NEIGHBOURS);
-    let report = check_here(&ns, &["--path.procfs", procfs.path()]);
+    let sysfs = Tree::empty(); // the real one says that the module is in this kernel
+    let paths = ["--path.procfs", procfs.path(), "--path.sysfs", sysfs.path()];
+    let report = check_here(&ns, &paths);
     assert_eq!(report.source("proc_conntrack").map(|(state, _)| state), Some("absent"), "{}", report.json);
     assert_eq!(report.source("sysctl").map(|(state, _)| state), Some("absent"), "{}", report.json);
     assert_eq!(report.source("ctnetlink"), None, "nothing to ask: {}", report.json);
     assert_eq!((report.state(FULL), report.code), ("not_affected", 0), "{}", report.json);
     assert_no_counters(&report);
     assert!(report.json["conntrack"]["entries"].is_null());
-    let metrics = metrics_here(&ns, &["--path.procfs", procfs.path()]);
+    let metrics = metrics_here(&ns, &paths);
     assert_no_series(&metrics);
     assert_eq!(metrics.get("natwatch_conntrack_entries", &[]), None);
     let success = metrics.get("natwatch_scrape_collector_success", &[("collector", "conntrack")]);
     assert_eq!(success, Some(1.0), "absent is an answer");
+}
+
+/// Both files are hidden, but sysfs shows that the module is in the kernel.
+#[test]
+fn a_hidden_table_is_unknown_while_the_module_shows() {
+    let ns = Netns::new();
+    let procfs = Tree::procfs(&ns);
+    procfs.copy_proc(&ns, NEIGHBOURS);
+    let sysfs = Tree::empty();
+    sysfs.directories("module/nf_conntrack");
+    let report = check_here(&ns, &["--path.procfs", procfs.path(), "--path.sysfs", sysfs.path()]);
+    let (state, detail) = report.source("sysctl").expect("it was asked");
+    assert!(state == "failed" && detail.contains("masked"), "{state}: {detail}");
+    assert_eq!((report.state(FULL), report.code), ("unknown", 3), "{}", report.json);
 }
 
 /// The neighbours are missing too, so something hides files: nothing is claimed.
