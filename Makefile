@@ -2,10 +2,10 @@
 
 CARGO ?= cargo
 # What the live tests compare with: the standard tools, a Prometheus, and the reference parser of OpenMetrics.
-PACKAGES = conntrack ethtool iproute2 iptables nftables prometheus python3 python3-prometheus-client strace \
-	util-linux libcap2-bin
-COMMANDS = conntrack ethtool ip iptables iptables-legacy iptables-nft nft nstat prometheus promtool python3 strace \
-	unshare setpriv
+PACKAGES = bsdutils conntrack ethtool gzip iproute2 iptables libcap2-bin mount nftables procps prometheus python3 \
+	python3-prometheus-client strace util-linux
+COMMANDS = bridge capsh conntrack ethtool gzip ip iptables iptables-legacy iptables-nft mount nft nstat prometheus \
+	promtool python3 script setpriv strace sysctl unshare
 CARGO_DENY_VERSION = 0.20.2
 
 .PHONY: build test test-deps check fmt clippy doc deny golden help

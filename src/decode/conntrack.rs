@@ -109,17 +109,20 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Conntrack {
     }
 }
 
-/// A size. Its absence means that the module is not there, unless anything else shows that it is.
 fn size(capture: &Capture, name: &str, problems: &mut Problems) -> Reading<u64> {
     let reading = always_there(capture, capture.number(&sysctl(name)), &sysctl_control());
+    problems.note(Source::Sysctl, not_masked(capture, reading))
+}
+
+/// A missing file means that the module is not there, unless anything else shows that it is.
+fn not_masked<T>(capture: &Capture, reading: Reading<T>) -> Reading<T> {
     let there = capture.get(&proc_file()).ok().is_some() || capture.get(&module_object()).ok().is_some();
-    let reading = match reading {
+    match reading {
         Reading::Absent(why) if there => {
             Reading::Failed(format!("{why}, but nf_conntrack is in the running kernel: is it masked?"))
         }
         other => other,
-    };
-    problems.note(Source::Sysctl, reading)
+    }
 }
 
 fn cpus(capture: &Capture, problems: &mut Problems) -> Reading<Vec<ConntrackCpu>> {
@@ -131,7 +134,8 @@ fn cpus(capture: &Capture, problems: &mut Problems) -> Reading<Vec<ConntrackCpu>
         && matches!(capture.get(&sysctl("nf_conntrack_count")), Reading::Absent(_));
     if without_module {
         let reading = from_proc.map(|_: Vec<ConntrackCpu>| Vec::new());
-        return problems.note(Source::ProcConntrack, always_there(capture, reading, &proc_control()));
+        let reading = always_there(capture, reading, &proc_control());
+        return problems.note(Source::ProcConntrack, not_masked(capture, reading));
     }
     let from_proc = problems.note(Source::ProcConntrack, from_proc);
     match module(capture) {
