@@ -267,10 +267,10 @@ fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Outcome {
 }
 
 /// Whether everything below a device is among its lower devices: a packet that a veth, a tun device or a switch takes
-/// goes on where natwatch does not look.
+/// goes on where natwatch does not look. WireGuard ends it: it completes checksums before it encrypts.
 fn seen_through(link: &Link) -> bool {
     const KINDS: &[&str] =
-        &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bond", "team", "bridge", "vrf", "dummy"];
+        &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bond", "team", "bridge", "vrf", "dummy", "wireguard"];
     link.kind.as_deref().is_none_or(|kind| KINDS.contains(&kind))
 }
 

@@ -170,6 +170,7 @@ fn a_device_that_hides_what_is_below_it_decides_nothing() {
     for (kind, driver, expected) in [
         (None, Reading::Ok("virtio_net".to_owned()), State::NotAffected),
         (Some("dummy"), absent(), State::NotAffected),
+        (Some("wireguard"), absent(), State::NotAffected),
         (Some("veth"), absent(), State::Unknown),
         (Some("openvswitch"), absent(), State::Unknown),
         (Some("tun"), absent(), State::Unknown),
