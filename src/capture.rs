@@ -233,13 +233,10 @@ impl Capture {
         })
     }
 
-    /// The same, as one decimal number. The kernel ends it with a line feed; without one it is cut off.
+    /// The same, as one line that holds one decimal number.
     pub fn number(&self, request: &Request) -> Reading<u64> {
-        self.get(request).decode(|bytes| {
-            let text = String::from_utf8_lossy(bytes);
-            let digits = text.strip_suffix('\n').ok_or_else(|| format!("{}: {text:?} is cut off", request.name))?;
-            digits.trim().parse().map_err(|_| format!("{}: {digits:?} is not a number", request.name))
-        })
+        self.line(request)
+            .decode(|line| line.trim().parse().map_err(|_| format!("{}: {line:?} is not a number", request.name)))
     }
 }
 

@@ -91,7 +91,8 @@ pub fn lint() -> Vec<String> {
 }
 
 /// Everything that is wrong with one file; of what is no TOML of the right shape, the first error.
-pub fn lint_file(name: &str, text: &str) -> Vec<String> {
+#[cfg(test)]
+fn lint_file(name: &str, text: &str) -> Vec<String> {
     read(name, text).err().unwrap_or_default()
 }
 

@@ -51,13 +51,10 @@ fn features_request(family: u16, link: &Link) -> Request {
 }
 
 fn family(capture: &Capture) -> Reading<u16> {
-    match capture.get(&families()).decode(decode_families) {
-        Reading::Ok(found) => match found.get("ethtool") {
-            Some(id) => Reading::Ok(*id),
-            None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
-        },
-        other => other.map(|_| 0),
-    }
+    capture.get(&families()).decode(decode_families).and_then(|found| match found.get("ethtool") {
+        Some(id) => Reading::Ok(*id),
+        None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
+    })
 }
 
 /// What to ask about these devices.
@@ -72,21 +69,16 @@ pub fn requests<'a>(capture: &Capture, links: impl Iterator<Item = &'a Link>) ->
 
 /// Number of each feature in this kernel.
 pub fn feature_names(capture: &Capture) -> Reading<BTreeMap<String, usize>> {
-    match family(capture) {
-        Reading::Ok(family) => capture.get(&names_request(family)).decode(decode_names),
-        other => other.map(|_| BTreeMap::new()),
-    }
+    family(capture).and_then(|family| capture.get(&names_request(family)).decode(decode_names))
 }
 
 /// Features of one device.
 pub fn features(capture: &Capture, names: &Reading<BTreeMap<String, usize>>, link: &Link) -> Reading<Features> {
-    match (family(capture), names) {
-        (Reading::Ok(family), Reading::Ok(names)) => {
+    family(capture).and_then(|family| {
+        names.as_ref().and_then(|names| {
             capture.get(&features_request(family, link)).decode(|bytes| decode_features(bytes, names))
-        }
-        (Reading::Ok(_), other) => other.as_ref().map(|_| Features::new()),
-        (other, _) => other.map(|_| Features::new()),
-    }
+        })
+    })
 }
 
 fn decode_families(bytes: &[u8]) -> Result<BTreeMap<String, u16>, WireError> {

@@ -68,8 +68,9 @@ pub fn requests(capture: &Capture) -> Vec<Request> {
         return requests;
     }
     attach_fdb(capture, &mut links);
-    requests.extend(routing::requests(capture, &links));
-    routing::attach_underlay(capture, &mut links);
+    let tables = routing::Tables::read(capture);
+    requests.extend(routing::requests(&tables, &links));
+    routing::attach_underlay(capture, &tables, &mut links);
     requests.extend(ethtool::requests(capture, relevant(&links).iter().map(|at| &links[*at])));
     requests
 }
@@ -78,24 +79,16 @@ pub fn requests(capture: &Capture) -> Vec<Request> {
 pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> {
     let reading = problems.note(Source::Rtnetlink, capture.get(&all_links()).decode(decode_links));
     reading.map(|mut links| {
-        if links.iter().filter(|link| link.up && link.tunnel.is_some()).count() > MAX_TUNNELS {
-            problems
-                .fail(Source::Rtnetlink, format!("more than {MAX_TUNNELS} tunnels are up; the rest is not followed"));
-        }
-        let followed: BTreeSet<usize> = followed(&links).into_iter().collect();
         attach_fdb(capture, &mut links);
-        for (_, link) in links.iter_mut().enumerate().filter(|(at, link)| link.up && !followed.contains(at)) {
-            if let Some(tunnel) = &mut link.tunnel {
-                let why = format!("not followed: more than {MAX_TUNNELS} tunnels are up");
-                (tunnel.fdb, tunnel.underlay) = (Reading::Failed(why.clone()), Reading::Failed(why));
-            }
-        }
-        for at in &followed {
-            if let Some(Tunnel { fdb: Reading::Failed(why), .. }) = &links[*at].tunnel {
+        for tunnel in links.iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref()) {
+            if let Reading::Failed(why) = &tunnel.fdb {
                 problems.fail(Source::Rtnetlink, why.clone());
             }
         }
-        routing::attach_underlay(capture, &mut links);
+        let tunnel_is_up = !followed(&links).is_empty();
+        if tunnel_is_up {
+            routing::attach_underlay(capture, &routing::Tables::read(capture), &mut links);
+        }
         let relevant = relevant(&links);
         let names = ethtool::feature_names(capture);
         for (at, link) in links.iter_mut().enumerate() {
@@ -103,7 +96,7 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> 
                 let features = ethtool::features(capture, &names, link);
                 link.features = problems.note(Source::Ethtool, features);
             }
-            if !followed.is_empty() {
+            if tunnel_is_up {
                 let driver = driver_of(capture, link);
                 link.driver = if is_physical(link) { problems.note(Source::Ethtool, driver) } else { driver };
             }
@@ -155,12 +148,17 @@ fn driver_of(capture: &Capture, link: &Link) -> Reading<String> {
     })
 }
 
+/// Reads the forwarding database of each tunnel that is up; that of one beyond the limit is a failed reading.
 fn attach_fdb(capture: &Capture, links: &mut [Link]) {
-    for at in followed(links) {
-        let reading = capture.get(&fdb(&links[at])).decode(|bytes| decode_fdb(bytes, links[at].index));
-        if let Some(tunnel) = &mut links[at].tunnel {
-            tunnel.fdb = reading;
-        }
+    let followed: BTreeSet<usize> = followed(links).into_iter().collect();
+    for (at, link) in links.iter_mut().enumerate().filter(|(_, link)| link.up) {
+        let (request, index) = (fdb(link), link.index);
+        let Some(tunnel) = &mut link.tunnel else { continue };
+        tunnel.fdb = if followed.contains(&at) {
+            capture.get(&request).decode(|bytes| decode_fdb(bytes, index))
+        } else {
+            Reading::Failed(format!("more than {MAX_TUNNELS} tunnels are up; the rest is not followed"))
+        };
     }
 }
 

@@ -29,8 +29,9 @@ const MAX_REQUESTS: usize = 8192;
 /// the node comes last.
 fn wanted(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
     let mut requests = Vec::new();
-    let last = |collector: &&Collector| **collector == Collector::Links;
-    for collector in collectors.iter().filter(|c| !last(c)).chain(collectors.iter().filter(last)) {
+    let mut order: Vec<&Collector> = collectors.iter().collect();
+    order.sort_by_key(|collector| **collector == Collector::Links);
+    for collector in order {
         requests.extend(match collector {
             Collector::Conntrack => conntrack::requests(capture),
             Collector::Links => links::requests(capture),
@@ -63,10 +64,11 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
     let (addresses, rules, routes) = if tunnels.is_empty() {
         (Reading::Failed(unread()), Reading::Failed(unread()), Reading::Failed(unread()))
     } else {
+        let tables = routing::Tables::read(capture);
         (
             routing::decode_all_addresses(capture, &mut problems),
-            routing::decode_all_rules(capture, tunnels, &mut problems),
-            routing::decode_all_routes(capture, tunnels, &mut problems),
+            routing::decode_all_rules(&tables, tunnels, &mut problems),
+            routing::decode_all_routes(capture, &tables, tunnels, &mut problems),
         )
     };
     let (kernel, livepatches, distro) = if on(Collector::Kernel) {

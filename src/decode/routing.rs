@@ -16,7 +16,7 @@ use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
 use crate::snapshot::{Address, Link, Reading, Route, Rule, Source, Tunnel};
 use crate::wire::{self, Attributes, NLMSG_ERROR, WireError};
-use tables::Tables;
+pub use tables::Tables;
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETADDR: u16 = 22;
@@ -91,12 +91,11 @@ fn families(links: &[Link]) -> BTreeSet<bool> {
 }
 
 /// What to ask; needs the forwarding databases.
-pub fn requests(capture: &Capture, links: &[Link]) -> Vec<Request> {
-    let tables = Tables::read(capture);
+pub fn requests(tables: &Tables, links: &[Link]) -> Vec<Request> {
     let mut requests = vec![addresses()];
     requests.extend(families(links).iter().flat_map(|ipv6| [rules(*ipv6), routes(*ipv6)]));
     for (link, tunnel) in up_tunnels(links) {
-        if let Reading::Ok(classes) = classes(&tables, tunnel) {
+        if let Reading::Ok(classes) = classes(tables, tunnel) {
             let lookups = classes.iter().enumerate().take(MAX_LOOKUPS);
             requests.extend(lookups.map(|(number, remote)| lookup(link, tunnel, number, *remote)));
         }
@@ -105,11 +104,10 @@ pub fn requests(capture: &Capture, links: &[Link]) -> Vec<Request> {
 }
 
 /// Fills in the devices that carry each tunnel.
-pub fn attach_underlay(capture: &Capture, links: &mut [Link]) {
-    let tables = Tables::read(capture);
+pub fn attach_underlay(capture: &Capture, tables: &Tables, links: &mut [Link]) {
     for link in links.iter_mut().filter(|link| link.up) {
         if let Some(tunnel) = &link.tunnel {
-            let underlay = underlay(capture, &tables, link, tunnel);
+            let underlay = underlay(capture, tables, link, tunnel);
             link.tunnel = Some(Tunnel { underlay, ..tunnel.clone() });
         }
     }
@@ -210,19 +208,22 @@ pub fn decode_all_addresses(capture: &Capture, problems: &mut Problems) -> Readi
 }
 
 /// Policy rules of the families in use.
-pub fn decode_all_rules(capture: &Capture, links: &[Link], problems: &mut Problems) -> Reading<Vec<Rule>> {
-    let tables = Tables::read(capture);
+pub fn decode_all_rules(tables: &Tables, links: &[Link], problems: &mut Problems) -> Reading<Vec<Rule>> {
     let all = families(links).into_iter().map(|ipv6| tables.family(ipv6).as_ref().map(|family| family.rules.clone()));
     problems.note(Source::Routing, concat(all))
 }
 
 /// Routes that cover a remote of a tunnel, and failures of route look-ups.
-pub fn decode_all_routes(capture: &Capture, links: &[Link], problems: &mut Problems) -> Reading<Vec<Route>> {
-    let tables = Tables::read(capture);
+pub fn decode_all_routes(
+    capture: &Capture,
+    tables: &Tables,
+    links: &[Link],
+    problems: &mut Problems,
+) -> Reading<Vec<Route>> {
     let mut remotes = BTreeSet::new();
     for (link, tunnel) in up_tunnels(links) {
         remotes.extend(tunnel.remotes());
-        for (number, remote) in classes(&tables, tunnel).ok().into_iter().flatten().enumerate().take(MAX_LOOKUPS) {
+        for (number, remote) in classes(tables, tunnel).ok().into_iter().flatten().enumerate().take(MAX_LOOKUPS) {
             problems.note(Source::Routing, capture.get(&lookup(link, tunnel, number, *remote)).decode(decode_lookup));
         }
     }

@@ -162,7 +162,7 @@ impl Context<'_> {
         let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
         let driven = carriers.iter().find(|link| link.driver.ok().is_some_and(|name| name == driver));
         let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
-        let opaque = carriers.iter().find(|link| !seen_through(link)).and_then(|link| match &tunnel.underlay {
+        let opaque = carriers.iter().find(|link| !link.shows_what_is_below()).and_then(|link| match &tunnel.underlay {
             Reading::Ok(_) => {
                 Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
             }
@@ -235,7 +235,8 @@ impl Context<'_> {
         tunnel.underlay.ok()?;
         let links = self.snapshot.known_links();
         let carriers: Vec<&Link> = self.carriers(tunnel).iter().map(|at| &links[*at]).collect();
-        let known = carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && seen_through(link));
+        let known =
+            carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && link.shows_what_is_below());
         let driven = |link: &&Link| link.driver.ok().is_some_and(|name| name == driver);
         known.then(|| carriers.into_iter().filter(driven).collect())
     }
@@ -264,14 +265,6 @@ fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Outcome {
             Outcome::fails(format!("the driver does not offload port {}", used.join(", ")))
         }
     }
-}
-
-/// Whether everything below a device is among its lower devices: a packet that a veth, a tun device or a switch takes
-/// goes on where natwatch does not look. WireGuard ends it: it completes checksums before it encrypts.
-fn seen_through(link: &Link) -> bool {
-    const KINDS: &[&str] =
-        &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bond", "team", "bridge", "vrf", "dummy", "wireguard"];
-    link.kind.as_deref().is_none_or(|kind| KINDS.contains(&kind))
 }
 
 fn kind(link: &Link) -> &str {

@@ -158,7 +158,23 @@ names! {
     }
 }
 
+/// Kinds that sit on the device that `IFLA_LINK` names.
+const ON_TOP: &[&str] = &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap"];
+/// Other kinds whose packets go to their ports, or nowhere. WireGuard ends the path of a checksum: it completes them
+/// before it encrypts.
+const CLOSED: &[&str] = &["bond", "team", "bridge", "vrf", "dummy", "wireguard"];
+
 impl Link {
+    fn is_any_of(&self, kinds: &[&str]) -> bool {
+        self.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
+    }
+
+    /// Whether everything below this device is among its lower devices: a packet that a veth, a tun device or a switch
+    /// takes goes on where natwatch does not look.
+    pub fn shows_what_is_below(&self) -> bool {
+        self.kind.is_none() || self.is_any_of(ON_TOP) || self.is_any_of(CLOSED)
+    }
+
     /// State of one feature.
     pub fn feature(&self, feature: Feature) -> Toggle {
         match self.features.ok().and_then(|features| features.get(&feature)) {
@@ -184,8 +200,7 @@ pub fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
         let Some(at) = by_index.get(&index) else { continue };
         if found.insert(*at) {
             let link = &links[*at];
-            let on_top = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap"));
-            open.extend(link.lower.filter(|_| on_top && link.link_netnsid.is_none()));
+            open.extend(link.lower.filter(|_| link.is_any_of(ON_TOP) && link.link_netnsid.is_none()));
             open.extend(ports.get(&index).into_iter().flatten());
         }
     }

@@ -64,17 +64,22 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Decodes the value; a decoding error makes the reading a failed one.
-    pub fn decode<U, E: ToString>(self, decode: impl FnOnce(T) -> Result<U, E>) -> Reading<U> {
+    /// Goes on with the value, if it was read.
+    pub fn and_then<U>(self, next: impl FnOnce(T) -> Reading<U>) -> Reading<U> {
         match self {
-            Self::Ok(value) => match decode(value) {
-                Ok(decoded) => Reading::Ok(decoded),
-                Err(error) => Reading::Failed(error.to_string()),
-            },
+            Self::Ok(value) => next(value),
             Self::Absent(why) => Reading::Absent(why),
             Self::Denied(why) => Reading::Denied(why),
             Self::Failed(why) => Reading::Failed(why),
         }
+    }
+
+    /// Decodes the value; a decoding error makes the reading a failed one.
+    pub fn decode<U, E: ToString>(self, decode: impl FnOnce(T) -> Result<U, E>) -> Reading<U> {
+        self.and_then(|value| match decode(value) {
+            Ok(decoded) => Reading::Ok(decoded),
+            Err(error) => Reading::Failed(error.to_string()),
+        })
     }
 
     /// Rewords a failure.

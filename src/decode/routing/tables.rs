@@ -27,11 +27,12 @@ pub struct Family {
 impl Tables {
     /// Reads the answers; a family that was not asked about is a failed reading.
     pub fn read(capture: &Capture) -> Self {
-        let family = |ipv6| match capture.get(&rules(ipv6)).decode(decode_rules) {
-            Reading::Ok(rules) => {
-                capture.get(&routes(ipv6)).decode(decode_routes).map(|routes| Family::new(rules, routes))
-            }
-            other => other.decode(|_| Err("unreachable: it is not Ok")),
+        let family = |ipv6| {
+            let routes = capture.get(&routes(ipv6)).decode(decode_routes);
+            capture
+                .get(&rules(ipv6))
+                .decode(decode_rules)
+                .and_then(|rules| routes.map(|routes| Family::new(rules, routes)))
         };
         Self { ipv4: family(false), ipv6: family(true) }
     }
@@ -67,13 +68,12 @@ impl Family {
     /// Equal for two addresses that are routed alike: the rules for them, and the content of the routes that cover
     /// them.
     pub fn class(&self, address: IpAddr) -> (Vec<usize>, BTreeSet<usize>) {
-        let meets = |rule: &&(usize, &Rule)| {
-            rule.1.destination.is_some_and(|(prefix, length)| {
+        let meets = |rule: &Rule| {
+            rule.destination.is_some_and(|(prefix, length)| {
                 prefix.is_ipv4() == address.is_ipv4() && masked(prefix, length) == masked(address, length)
             })
         };
-        let rules = self.rules.iter().enumerate().collect::<Vec<_>>();
-        let rules = rules.iter().filter(meets).map(|(at, _)| *at).collect();
+        let rules = self.rules.iter().enumerate().filter(|(_, rule)| meets(rule)).map(|(at, _)| at).collect();
         (rules, self.covering(address).map(|at| self.content[at]).collect())
     }
 }
