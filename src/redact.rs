@@ -93,15 +93,9 @@ fn rename(capture: &mut Capture, renamed: &[(String, String)]) {
     let answers = std::mem::take(&mut capture.answers);
     for (name, answer) in answers {
         let new = renamed.iter().fold(name, |name, (old, new)| name.replace(old, new));
-        let reason = |why: String| renamed.iter().fold(why, |why, (old, new)| why.replace(old, new));
-        let answer = match answer {
-            Reading::Ok(bytes) => {
-                Reading::Ok(renamed.iter().fold(bytes, |bytes, (old, new)| replaced(bytes, old, new)))
-            }
-            Reading::Absent(why) => Reading::Absent(reason(why)),
-            Reading::Denied(why) => Reading::Denied(reason(why)),
-            Reading::Failed(why) => Reading::Failed(reason(why)),
-        };
+        let answer = answer
+            .map(|bytes| renamed.iter().fold(bytes, |bytes, (old, new)| replaced(bytes, old, new)))
+            .reword(|why| renamed.iter().fold(why, |why, (old, new)| why.replace(old, new)));
         capture.answers.insert(new, answer);
     }
 }

@@ -16,8 +16,9 @@ pub fn requests() -> Vec<Request> {
 /// Reads the answers.
 pub fn decode(capture: &Capture, problems: &mut Problems) -> Netstat {
     let mut table = |name: &str, group: &str, counter: &str| {
-        let reading = capture.get(&file(name).everywhere()).decode(|bytes| in_table(bytes, group, counter));
-        let reading = reading.explain(|why| format!("net/{name}: {why}"));
+        let reading = capture
+            .get(&file(name).everywhere())
+            .decode(|bytes| in_table(bytes, group, counter).map_err(|error| format!("net/{name}: {error}")));
         problems.note(Source::Netstat, reading)
     };
     let udp_in_csum_errors = table("snmp", "Udp", "InCsumErrors");

@@ -123,13 +123,8 @@ impl Kernel {
             Question::Directory(root, path) => files::directory(self.paths.root(*root), path),
             Question::Link(root, path) => files::link(self.paths.root(*root), path),
             Question::Netlink { family, kind, dump, body } => {
-                let name = &request.name;
-                match sockets.ask(*family, *kind, *dump, body, deadline) {
-                    Reading::Absent(why) => Reading::Absent(format!("{name}: {why}")),
-                    Reading::Denied(why) => Reading::Denied(format!("{name}: {why}")),
-                    Reading::Failed(why) => Reading::Failed(format!("{name}: {why}")),
-                    ok @ Reading::Ok(_) => ok,
-                }
+                let answer = sockets.ask(*family, *kind, *dump, body, deadline);
+                answer.reword(|why| format!("{}: {why}", request.name))
             }
         }
     }

@@ -82,11 +82,13 @@ impl<T> Reading<T> {
         })
     }
 
-    /// Rewords a failure.
-    pub fn explain(self, reword: impl FnOnce(String) -> String) -> Self {
+    /// Rewords the reason why there is no value.
+    pub fn reword(self, reword: impl FnOnce(String) -> String) -> Self {
         match self {
+            Self::Ok(value) => Self::Ok(value),
+            Self::Absent(why) => Self::Absent(reword(why)),
+            Self::Denied(why) => Self::Denied(reword(why)),
             Self::Failed(why) => Self::Failed(reword(why)),
-            other => other,
         }
     }
 
