@@ -181,7 +181,7 @@ fn the_telemetry_path_can_be_elsewhere() {
 #[test]
 fn several_addresses_are_served_and_a_taken_one_is_an_error() {
     let ns = Netns::new();
-    let (first, second) = (free_port(&ns), 40_001);
+    let (first, second) = (free_port(), 19_001);
     let mut command = ns.command(NATWATCH);
     for address in [format!("127.0.0.1:{first}"), format!("127.0.0.1:{second}"), format!("[::1]:{second}")] {
         command.args(["--web.listen-address", &address]);
@@ -195,7 +195,7 @@ fn several_addresses_are_served_and_a_taken_one_is_an_error() {
     }
     for taken in [format!("127.0.0.1:{first}"), format!("[::1]:{second}")] {
         // The first of the two addresses is free: nothing is served if one of them cannot be.
-        let args = ["--web.listen-address", "127.0.0.1:40002", "--web.listen-address", &taken];
+        let args = ["--web.listen-address", "127.0.0.1:19002", "--web.listen-address", &taken];
         natwatch_in(&ns, &args).fails(1, &["cannot listen", &taken, "in use"]);
     }
     natwatch_in(&ns, &["--web.listen-address", "192.0.2.1:9"]).fails(1, &["192.0.2.1:9"]);
@@ -205,7 +205,7 @@ fn several_addresses_are_served_and_a_taken_one_is_an_error() {
 #[test]
 fn a_port_alone_means_both_families() {
     let ns = Netns::new();
-    let port = free_port(&ns);
+    let port = free_port();
     let mut command = ns.command(NATWATCH);
     command.args(["--web.listen-address", &format!(":{port}")]);
     let server = Server::from_command(&ns, command, port);
@@ -214,10 +214,10 @@ fn a_port_alone_means_both_families() {
         assert_eq!(http::get(&ns, address, "/metrics", &[]).status, 200, "{address}");
     }
     // Taken by one family only: the other must not be served in silence as if nothing were wrong.
-    let held = ns.enter(|| TcpListener::bind(("127.0.0.1", 40_003))).expect("a listener");
+    let held = ns.enter(|| TcpListener::bind(("127.0.0.1", 19_003))).expect("a listener");
     let mut other = Daemon::start({
         let mut command = ns.command(NATWATCH);
-        command.args(["--web.listen-address", ":40003"]);
+        command.args(["--web.listen-address", ":19003"]);
         command
     });
     let status = other.wait(PATIENCE);
@@ -229,7 +229,7 @@ fn a_port_alone_means_both_families() {
 fn a_machine_without_ipv6_is_served_over_ipv4() {
     let ns = Netns::new();
     ns.sysctl("net.ipv6.conf.all.disable_ipv6", 1);
-    let port = free_port(&ns);
+    let port = free_port();
     let mut command = ns.command(NATWATCH);
     command.args(["--web.listen-address", &format!(":{port}")]);
     let server = Server::from_command(&ns, command, port);
@@ -249,7 +249,7 @@ fn hanging(ns: &Netns, tree: &str, flags: &[&str]) -> (Command, tempfile::TempDi
 }
 
 fn hanging_server<'a>(ns: &'a Netns, tree: &str, flags: &[&str]) -> (Server<'a>, tempfile::TempDir) {
-    let port = free_port(ns);
+    let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let flags = [&["serve", "--web.listen-address", &address], &HERE[..], flags].concat();
     let (command, dir) = hanging(ns, tree, &flags);
@@ -567,7 +567,7 @@ sys.stdout.write("".join(checker.text))
     ns.run(&["ip", "link", "set", "flannel.1", "down"]);
     ns.run(&["ip", "link", "set", "flannel.1", "name", evil]);
     ns.run(&["ip", "link", "set", evil, "up"]);
-    let port = free_port(ns);
+    let port = free_port();
     let host = "<script>alert(1)</script>&\"";
     let mut command = ns.command("unshare");
     command.args(["--uts", "sh", "-c", "printf %s \"$0\" > /proc/sys/kernel/hostname && exec \"$@\"", host, NATWATCH]);
@@ -764,7 +764,7 @@ fn still(mut report: Value) -> Value {
 #[test]
 fn a_terminal_is_told_the_address() {
     let ns = Netns::new();
-    let port = free_port(&ns);
+    let port = free_port();
     let line = format!("timeout --foreground -s TERM 20 {NATWATCH} --web.listen-address 127.0.0.1:{port}");
     let script = format!(
         "script -qec '{line}' /dev/null > \"$0\" & \

@@ -111,7 +111,7 @@ fn serve_once(listener: &TcpListener) {
 #[test]
 fn a_server_in_a_namespace_is_reached_over_http() {
     let ns = Netns::new();
-    let port = free_port(&ns);
+    let port = free_port();
     let listener = ns.enter(|| TcpListener::bind(("127.0.0.1", port)));
     let listener = listener.expect("the port is free");
     let server = std::thread::spawn(move || serve_once(&listener));

@@ -55,7 +55,7 @@ impl<'a> Prometheus<'a> {
         );
         fs::write(&config, text).expect("the configuration");
         // natwatch holds its port already, so another one is found.
-        let port = free_port(ns);
+        let port = free_port();
         let mut command = ns.command("prometheus");
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
@@ -240,7 +240,7 @@ fn hostile_label_values_survive_both_formats() {
     write("proc/sys/kernel/osrelease", &format!("{release}\n"));
     write("proc/sys/kernel/version", "#1 SMP\n");
     write("proc/version", "Linux version 6.1.0\n");
-    let port = free_port(&ns);
+    let port = free_port();
     let mut command = ns.command(NATWATCH);
     command.args(["--web.listen-address", &format!("127.0.0.1:{port}")]);
     command.arg("--path.rootfs").arg(dir.path().join("root")).arg("--path.procfs").arg(dir.path().join("proc"));

@@ -32,7 +32,7 @@ impl<'a> Server<'a> {
     }
 
     fn on_free_port(ns: &'a Netns, mut command: Command, flags: &[&str]) -> Self {
-        let port = free_port(ns);
+        let port = free_port();
         command.args(["--web.listen-address", &format!("127.0.0.1:{port}")]).args(flags);
         Self::from_command(ns, command, port)
     }
