@@ -56,17 +56,39 @@ pub enum Question {
     Directory(Root, String),
     /// The target of a symbolic link.
     Link(Root, String),
-    /// One netlink request: message type, whether it is a dump, and what follows the header.
-    Netlink {
-        /// Protocol
-        family: NetlinkFamily,
-        /// `nlmsg_type`
-        kind: u16,
-        /// Ask for a dump
-        dump: bool,
-        /// Payload
-        body: Vec<u8>,
-    },
+    /// One netlink request.
+    Netlink(NetlinkRequest),
+}
+
+/// A netlink request: message type, flags, and what follows the header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetlinkRequest {
+    /// Protocol
+    pub family: NetlinkFamily,
+    /// `nlmsg_type`
+    pub kind: u16,
+    /// Ask for a dump (`NLM_F_DUMP`).
+    pub dump: bool,
+    /// Ask for an acknowledgement (`NLM_F_ACK`), which then ends the answer.
+    pub ack: bool,
+    /// Payload
+    pub body: Vec<u8>,
+    /// Keep only some of the messages.
+    pub keep: Option<Keep>,
+    /// Most bytes of the answer; a larger one is a failed reading.
+    pub limit: usize,
+}
+
+/// Largest answer that is kept: a routing table of 300,000 routes.
+const MAX_ANSWER: usize = 32 << 20;
+
+/// Which messages of a large dump are kept: those whose attributes, after a header of this length, include this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Bytes of the family's own header.
+    pub header: usize,
+    /// Attribute type.
+    pub attribute: u16,
 }
 
 /// What it means that something is not there.
@@ -131,8 +153,18 @@ impl Request {
     /// A netlink request; `name` is its path below `netlink/`.
     pub fn netlink(source: Source, name: &str, family: NetlinkFamily, kind: u16, dump: bool, body: Vec<u8>) -> Self {
         let name = format!("netlink/{name}");
-        let question = Question::Netlink { family, kind, dump, body };
+        let question =
+            Question::Netlink(NetlinkRequest { family, kind, dump, ack: false, body, keep: None, limit: MAX_ANSWER });
         Self { name, source, question, absence: Absence::Fact, until_reboot: false }
+    }
+
+    /// Asks the kernel to acknowledge a netlink request: one that succeeds without an answer would else be waited for
+    /// until the deadline.
+    pub fn acknowledged(mut self) -> Self {
+        if let Question::Netlink(request) = &mut self.question {
+            request.ack = true;
+        }
+        self
     }
 
     /// See [`Absence::Expected`].
@@ -148,6 +180,22 @@ impl Request {
     /// See [`Request::until_reboot`].
     pub fn until_reboot(self) -> Self {
         Self { until_reboot: true, ..self }
+    }
+
+    /// Gives up an answer that is larger than this.
+    pub fn at_most(mut self, bytes: usize) -> Self {
+        if let Question::Netlink(request) = &mut self.question {
+            request.limit = bytes;
+        }
+        self
+    }
+
+    /// Keeps only the messages of a dump that carry an attribute.
+    pub fn keeping(mut self, keep_only: Keep) -> Self {
+        if let Question::Netlink(request) = &mut self.question {
+            request.keep = Some(keep_only);
+        }
+        self
     }
 }
 
@@ -238,6 +286,27 @@ impl Capture {
         self.line(request)
             .decode(|line| line.trim().parse().map_err(|_| format!("{}: {line:?} is not a number", request.name)))
     }
+}
+
+/// A name of the kernel's as part of a request's name, which is also a path: letters, digits, `-` and `_` stay as they
+/// are, and a long one ends in its hash.
+pub fn path_part(name: &[u8]) -> String {
+    /// The kernel's names have up to 255 bytes, a file system's too.
+    const LONGEST: usize = 80;
+    let mut out = String::new();
+    for byte in name {
+        if out.len() >= LONGEST {
+            // FNV-1a: captures outlive the compiler, so the hash must be the same for ever.
+            let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            out.push_str(&format!("%{:016x}", name.iter().fold(0xcbf2_9ce4_8422_2325, fold)));
+            break;
+        }
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => out.push(char::from(*byte)),
+            _ => out.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    out
 }
 
 /// A list of CPUs as sysfs writes it (`0-3,8`); `None` if it is none, or longer than any machine's.

@@ -132,6 +132,46 @@ pub fn dump<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<Message<'a>>, WireErr
     Err(WireError::new(format!("{what}: the dump has no end (NLMSG_DONE is missing)")))
 }
 
+/// The bytes of those messages whose attributes, after a header of `header` bytes, include `attribute`; control
+/// messages (errors, the end of a dump) are always kept.
+///
+/// # Errors
+/// A broken message or attribute.
+pub fn keep(bytes: &[u8], header: usize, attribute: u16) -> Result<Vec<u8>, WireError> {
+    let mut kept = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (message, next) = message(rest)?;
+        if message.kind <= NLMSG_DONE || has_attribute(message.body.get(header..).unwrap_or_default(), attribute)? {
+            kept.extend_from_slice(&rest[..rest.len() - next.len()]);
+        }
+        rest = next;
+    }
+    Ok(kept)
+}
+
+fn has_attribute(mut rest: &[u8], attribute: u16) -> Result<bool, WireError> {
+    while !rest.is_empty() {
+        let (found, next) = split_attribute(rest, "a message")?;
+        if found.kind == attribute {
+            return Ok(true);
+        }
+        rest = next;
+    }
+    Ok(false)
+}
+
+fn split_attribute<'a>(bytes: &'a [u8], what: &str) -> Result<(Attribute<'a>, &'a [u8]), WireError> {
+    let length = u16::from_ne_bytes(array(bytes, 0, what)?) as usize;
+    let kind = u16::from_ne_bytes(array(bytes, 2, what)?) & NLA_TYPE_MASK;
+    if length < 4 || length > bytes.len() {
+        let have = bytes.len();
+        return Err(WireError::new(format!("{what} attribute {kind} says {length} bytes, have {have}")));
+    }
+    let next = length.next_multiple_of(4).min(bytes.len());
+    Ok((Attribute { kind, body: &bytes[4..length] }, &bytes[next..]))
+}
+
 /// One netlink attribute.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribute<'a> {
@@ -154,14 +194,9 @@ impl<'a> Attributes<'a> {
         let mut list = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let length = u16::from_ne_bytes(array(rest, 0, what)?) as usize;
-            let kind = u16::from_ne_bytes(array(rest, 2, what)?) & NLA_TYPE_MASK;
-            if length < 4 || length > rest.len() {
-                let have = rest.len();
-                return Err(WireError::new(format!("{what} attribute {kind} says {length} bytes, have {have}")));
-            }
-            list.push(Attribute { kind, body: &rest[4..length] });
-            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+            let (attribute, next) = split_attribute(rest, what)?;
+            list.push(attribute);
+            rest = next;
         }
         Ok(Self { what, list })
     }
@@ -222,6 +257,11 @@ impl<'a> Attributes<'a> {
     /// Network order, 32 bits.
     pub fn be32(&self, kind: u16) -> Result<Option<u32>, WireError> {
         Ok(self.fixed(kind)?.map(u32::from_be_bytes))
+    }
+
+    /// Network order, 64 bits.
+    pub fn be64(&self, kind: u16) -> Result<Option<u64>, WireError> {
+        Ok(self.fixed(kind)?.map(u64::from_be_bytes))
     }
 
     /// Two 16-bit numbers in network order.

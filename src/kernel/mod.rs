@@ -56,9 +56,9 @@ pub struct Kernel {
     until_reboot: Mutex<BTreeMap<String, Answer>>,
 }
 
-/// The longest chain of questions that depend on each other is about six: links, forwarding database, routes,
-/// look-ups, families, features.
-const MAX_ROUNDS: usize = 16;
+/// The longest chain of questions that depend on each other: generation, tables, base chains, 16 jumps with a verdict
+/// map between each two, the search for a mark's setter as deep again, sets; eight times while the rules change.
+const MAX_ROUNDS: usize = 640;
 
 impl Kernel {
     /// A kernel whose trees are mounted there.
@@ -122,8 +122,8 @@ impl Kernel {
             Question::Lines(root, path, words) => files::lines(self.paths.root(*root), path, words, deadline),
             Question::Directory(root, path) => files::directory(self.paths.root(*root), path),
             Question::Link(root, path) => files::link(self.paths.root(*root), path),
-            Question::Netlink { family, kind, dump, body } => {
-                let answer = sockets.ask(*family, *kind, *dump, body, deadline);
+            Question::Netlink(question) => {
+                let answer = sockets.ask(question, deadline);
                 answer.reword(|why| format!("{}: {why}", request.name))
             }
         }

@@ -12,16 +12,15 @@ use neli::utils::Groups;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::capture::{Answer, NetlinkFamily};
+use crate::capture::{Answer, NetlinkFamily, NetlinkRequest};
 use crate::snapshot::Reading;
 use crate::wire::{self, HEADER_LENGTH, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 
 const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 /// The kernel packs at most 32 KiB into one datagram of a dump.
 const BUFFER: usize = 64 << 10;
-/// Largest answer that is kept: a routing table of 300,000 routes.
-const MAX_ANSWER: usize = 32 << 20;
 /// How often an interrupted dump is repeated before it counts as failed.
 const MAX_TRIES: usize = 4;
 
@@ -35,35 +34,28 @@ pub struct Sockets {
 
 impl Sockets {
     /// Sends one request and collects the whole answer, byte for byte.
-    pub fn ask(&mut self, family: NetlinkFamily, kind: u16, dump: bool, body: &[u8], deadline: Instant) -> Answer {
+    pub fn ask(&mut self, request: &NetlinkRequest, deadline: Instant) -> Answer {
         for _ in 0..MAX_TRIES {
-            match self.ask_once(family, kind, dump, body, deadline) {
+            match self.ask_once(request, deadline) {
                 Ok(Some(bytes)) => return classify(bytes),
                 Ok(None) => {} // interrupted by a change
                 Err(error) => {
-                    self.open.remove(&family); // whatever may still arrive on it belongs to nobody
-                    return failure(family, &error);
+                    self.open.remove(&request.family); // whatever may still arrive on it belongs to nobody
+                    return failure(request.family, &error);
                 }
             }
         }
         Reading::Failed(format!("the dump was interrupted by changes {MAX_TRIES} times in a row"))
     }
 
-    fn ask_once(
-        &mut self,
-        family: NetlinkFamily,
-        kind: u16,
-        dump: bool,
-        body: &[u8],
-        deadline: Instant,
-    ) -> io::Result<Option<Vec<u8>>> {
+    fn ask_once(&mut self, request: &NetlinkRequest, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
         self.sequence += 1;
-        let request = request(kind, dump, self.sequence, body);
-        let socket = match self.open.entry(family) {
+        let message = bytes(request, self.sequence);
+        let socket = match self.open.entry(request.family) {
             Entry::Occupied(socket) => socket.into_mut(),
-            Entry::Vacant(place) => place.insert(connect(family)?),
+            Entry::Vacant(place) => place.insert(connect(request.family)?),
         };
-        socket.send(&request, Msg::empty())?;
+        socket.send(&message, Msg::empty())?;
         self.buffer.resize(BUFFER, 0);
         let mut answer: Vec<u8> = Vec::new();
         let mut interrupted = false;
@@ -77,14 +69,22 @@ impl Sockets {
             let datagram_start = answer.len();
             answer.extend_from_slice(datagram);
             answer.resize(answer.len().next_multiple_of(4), 0);
-            if answer.len() > MAX_ANSWER {
-                return Err(io::Error::other(format!("the answer is larger than {MAX_ANSWER} bytes")));
+            if answer.len() > request.limit {
+                return Err(io::Error::other(format!("the answer is larger than {} bytes", request.limit)));
             }
             let mut finished = false;
-            for message in wire::messages(&answer[datagram_start..]) {
-                let message = message.map_err(io::Error::other)?;
-                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                finished |= matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) || message.flags & NLM_F_MULTI == 0;
+            for part in wire::messages(&answer[datagram_start..]) {
+                let part = part.map_err(io::Error::other)?;
+                interrupted |= part.flags & NLM_F_DUMP_INTR != 0;
+                // An acknowledgement is an NLMSG_ERROR of 0, and comes after everything else.
+                finished |=
+                    matches!(part.kind, NLMSG_DONE | NLMSG_ERROR) || (!request.ack && part.flags & NLM_F_MULTI == 0);
+            }
+            if let Some(keep) = request.keep {
+                let kept =
+                    wire::keep(&answer[datagram_start..], keep.header, keep.attribute).map_err(io::Error::other)?;
+                answer.truncate(datagram_start);
+                answer.extend(kept);
             }
             if finished {
                 return Ok((!interrupted).then_some(answer));
@@ -102,17 +102,18 @@ fn connect(family: NetlinkFamily) -> io::Result<NlSocket> {
     NlSocket::connect(protocol, None, Groups::empty())
 }
 
-fn request(kind: u16, dump: bool, sequence: u32, body: &[u8]) -> Vec<u8> {
-    let length = HEADER_LENGTH + body.len();
-    let flags = if dump { NLM_F_REQUEST | NLM_F_DUMP } else { NLM_F_REQUEST };
+fn bytes(request: &NetlinkRequest, sequence: u32) -> Vec<u8> {
+    let length = HEADER_LENGTH + request.body.len();
+    let dump = if request.dump { NLM_F_DUMP } else { 0 };
+    let ack = if request.ack { NLM_F_ACK } else { 0 };
     let mut bytes = Vec::with_capacity(length);
     // Requests are built by the planner from bounded values; none comes near 4 GiB.
     bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(request.kind.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | dump | ack).to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend(0u32.to_ne_bytes());
-    bytes.extend(body);
+    bytes.extend(&request.body);
     bytes
 }
 
