@@ -5,6 +5,7 @@
 
 mod kernel;
 mod links;
+pub mod netfilter;
 
 use std::collections::BTreeMap;
 

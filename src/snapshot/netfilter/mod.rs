@@ -1,0 +1,197 @@
+//! Rules of netfilter, whichever backend holds them: hooks, chains, rules, what they test and what they do.
+//!
+//! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
+
+mod rule;
+mod source_nat;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Reading, names};
+pub use rule::{
+    Chosen, Condition, Counter, End, Field, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test,
+    TypeScope, Verdict,
+};
+pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
+
+names! {
+    /// Family of a table (`NFPROTO_*`).
+    Family {
+        /// `NFPROTO_IPV4`
+        Ipv4 = "ipv4",
+        /// `NFPROTO_IPV6`
+        Ipv6 = "ipv6",
+        /// `NFPROTO_INET`: both
+        Inet = "inet",
+        /// `NFPROTO_NETDEV`: hooks of single devices
+        Netdev = "netdev",
+    }
+}
+
+names! {
+    /// Where a base chain is called.
+    Hook {
+        /// Every packet that arrives
+        Prerouting = "prerouting",
+        /// Packets for this host
+        Input = "input",
+        /// Packets for others
+        Forward = "forward",
+        /// Packets of this host
+        Output = "output",
+        /// Every packet that leaves
+        Postrouting = "postrouting",
+        /// Packets that a device is about to send (family netdev)
+        Egress = "egress",
+    }
+}
+
+names! {
+    /// What a base chain is for (`struct nft_chain_type`; the table's name for x_tables).
+    ChainKind {
+        /// Sees every packet
+        Filter = "filter",
+        /// The same; the packet is routed again when its mark changed (hook output)
+        Route = "route",
+        /// Sees the first packet of a flow; called from conntrack's NAT hook whatever its priority
+        Nat = "nat",
+    }
+}
+
+/// Everything that was read of one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// `NFTA_GEN_ID`, which every change of nf_tables moves. `None`: part of the rules could not be read, or may change
+    /// by itself.
+    pub generation: Option<u32>,
+    /// Devices whose egress chains were read; `None`: no tunnel was up.
+    pub devices: Option<BTreeSet<String>>,
+    /// Base chains on the hooks that matter, and every chain that their rules lead to. Of nat chains on prerouting and
+    /// output only those that were read in search of a mark's setter; see [`Chain::rules`].
+    pub chains: BTreeMap<ChainId, Chain>,
+    /// Sets that their rules ask, as far as anything about them was read.
+    pub sets: BTreeMap<SetId, Set>,
+    /// Who sets the mark bits that source-NAT rules test.
+    pub setters: MarkSetters,
+}
+
+/// A chain's name, unique in its backend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChainId {
+    /// Family of its table.
+    pub family: Family,
+    /// Its table.
+    pub table: String,
+    /// The chain itself.
+    pub chain: String,
+}
+
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Where the kernel calls it; `None`: only other chains do.
+    pub base: Option<Base>,
+    /// Its rules, in order. `Failed`: they were not read; the text says why.
+    pub rules: Reading<Arc<Vec<Rule>>>,
+}
+
+impl Chain {
+    /// Its rules, or none where they were not read.
+    pub fn known_rules(&self) -> &[Rule] {
+        self.rules.ok().map_or(&[], |rules| rules.as_slice())
+    }
+}
+
+/// What makes a chain a base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Where it is called.
+    pub hook: Hook,
+    /// What for.
+    pub kind: ChainKind,
+    /// Order among the chains of a hook; lower is first. Which of two equal ones is first is not known.
+    pub priority: i32,
+    /// What happens to a packet that no rule decided about: dropped, or accepted.
+    pub drops: bool,
+    /// Devices that it is bound to (hook egress).
+    pub devices: Vec<String>,
+}
+
+/// A set's name, unique in its backend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetId {
+    /// Of nf_tables.
+    Nftables {
+        /// Family of its table.
+        family: Family,
+        /// Its table.
+        table: String,
+        /// The set itself.
+        set: String,
+    },
+    /// Of ipset, by the index that rules hold.
+    Ipset(u16),
+}
+
+/// What is known about a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its name.
+    pub name: String,
+    /// Type of an ipset (`hash:net`), or the key of an nf_tables set (`4 bytes`).
+    pub kind: String,
+    /// Its elements only change with the generation of the rule set: none times out, none is added by a packet.
+    pub stable: bool,
+    /// Whether values that matter to the verdicts are elements. A value that is not here was not asked about.
+    pub members: BTreeMap<Vec<u128>, Reading<bool>>,
+}
+
+/// Where the bits come from that source-NAT rules look for in a mark.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkSetters {
+    /// Bits that are tested.
+    pub tested: u32,
+    /// Bits that a rule sets which a hook leads to, and one such rule for each.
+    pub found: BTreeMap<u32, (ChainId, u32)>,
+    /// Bits for which every chain was searched, and no rule sets them.
+    pub none: u32,
+    /// Bits for which the search was given up, and why. They count as possible.
+    pub given_up: u32,
+    /// Why it was given up; empty if it was not.
+    pub why: String,
+}
+
+impl MarkSetters {
+    /// Bits that are tested and for which no rule was found.
+    pub fn missing(&self) -> u32 {
+        self.tested & !self.found.keys().fold(0, |all, bit| all | bit)
+    }
+}
+
+impl Ruleset {
+    /// The chains that base chains of this kind on these hooks lead to, base chains included, each once: in the order
+    /// of the base chains (by priority, then name), then depth first as the rules name them.
+    pub fn reachable(&self, kind: ChainKind, hooks: &[Hook]) -> Vec<(&ChainId, &Chain)> {
+        let wanted = |base: &Base| base.kind == kind && hooks.contains(&base.hook);
+        let mut bases: Vec<_> = self
+            .chains
+            .iter()
+            .filter_map(|(id, chain)| Some((chain.base.as_ref().filter(|base| wanted(base))?, id)))
+            .collect();
+        bases.sort_by_key(|(base, id)| (base.hook != Hook::Postrouting, base.priority, *id));
+        let mut open: Vec<ChainId> = bases.into_iter().rev().map(|(_, id)| id.clone()).collect();
+        let mut seen = BTreeSet::new();
+        let mut found = Vec::new();
+        while let Some(id) = open.pop() {
+            let Some((id, chain)) = self.chains.get_key_value(&id) else { continue };
+            if !seen.insert(id) {
+                continue;
+            }
+            found.push((id, chain));
+            let named: Vec<&str> = chain.known_rules().iter().flat_map(Rule::jumps).collect();
+            open.extend(named.into_iter().rev().map(|name| ChainId { chain: name.to_owned(), ..id.clone() }));
+        }
+        found
+    }
+}

@@ -1,0 +1,350 @@
+//! A rule: what it tests and what it does.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::SetId;
+use crate::snapshot::{Reading, names};
+
+names! {
+    /// How a translation chooses among free source ports.
+    PortRandomization {
+        /// Keeps the port where it can
+        None = "none",
+        /// `NF_NAT_RANGE_PROTO_RANDOM`
+        Random = "random",
+        /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`, with or without the other flag
+        RandomFully = "random_fully",
+    }
+}
+
+impl PortRandomization {
+    /// From `NF_NAT_RANGE_*` flags, which are the same in both backends.
+    pub fn from_flags(flags: u32) -> Self {
+        match (flags & 0x10 != 0, flags & 0x4 != 0) {
+            (true, _) => Self::RandomFully,
+            (false, true) => Self::Random,
+            (false, false) => Self::None,
+        }
+    }
+}
+
+names! {
+    /// What a rule translates, and to what.
+    NatAction {
+        /// Source: primary address of the outgoing device
+        Masquerade = "masquerade",
+        /// Source: given addresses
+        Snat = "snat",
+        /// The prefix, one to one: of the source in postrouting and input, else of the destination
+        Netmap = "netmap",
+        /// Destination: given addresses
+        Dnat = "dnat",
+        /// Destination: this host
+        Redirect = "redirect",
+    }
+}
+
+/// A rule: its steps run in order until a match fails or a verdict ends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// From 1 within its chain.
+    pub position: u32,
+    /// Its comment; empty without one.
+    pub comment: String,
+    /// What it tests and does.
+    pub steps: Vec<Step>,
+    /// Packets and bytes that it counted; `None` without a counter of its own.
+    pub counter: Option<Counter>,
+    /// Written with an extension of x_tables.
+    pub from_xtables: bool,
+    /// Hash of everything but counters and handle: the same rule written again has the same one.
+    pub fingerprint: u64,
+}
+
+/// Counts of one rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets
+    pub packets: u64,
+    /// Bytes
+    pub bytes: u64,
+}
+
+/// One part of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The rule goes on only if this holds.
+    Match(Match),
+    /// Writes the packet's mark.
+    SetMark(MarkWrite),
+    /// Writes the connection's mark; `other` is the packet's.
+    SetConnectionMark(MarkWrite),
+    /// The packet is not tracked, hence never translated.
+    Notrack,
+    /// Translates an address; ends the rule.
+    Nat(Nat),
+    /// Ends the rule.
+    Verdict(Verdict),
+    /// Understood, and without influence on marks, NAT and the way through the rules (log, TCP options, …).
+    Harmless(String),
+    /// Not understood: it may do anything.
+    Opaque(String),
+}
+
+/// What a rule tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// All tests hold; or, if inverted, not all of them do.
+    Tests {
+        /// What is tested; never empty.
+        tests: Vec<Test>,
+        /// Whether the result is turned round.
+        inverted: bool,
+    },
+    /// The fields, one after the other, are an element of a set; or, if inverted, are not.
+    Set {
+        /// What is looked up.
+        fields: Vec<Field>,
+        /// Where.
+        set: SetId,
+        /// Whether the result is turned round.
+        inverted: bool,
+    },
+    /// The same for an ipset, whose type decides what its dimensions are.
+    Ipset {
+        /// Which set: the index that rules hold.
+        index: u16,
+        /// For each dimension, which end of the packet is looked up.
+        ends: Vec<End>,
+        /// Whether the result is turned round.
+        inverted: bool,
+    },
+    /// Holds for some packets and not for others, by chance or rate or circumstance (limit, statistic, owner, …).
+    Occasional(String),
+    /// Not understood.
+    Opaque(String),
+}
+
+/// An end of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// `src`
+    Source,
+    /// `dst`
+    Destination,
+}
+
+/// A test of one field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Test {
+    /// What is looked at.
+    pub field: Field,
+    /// What it must be.
+    pub condition: Condition,
+}
+
+/// What a field must be. Every field is an unsigned number: addresses as if written in network order, marks by value,
+/// device names as 16 bytes, the first the most significant, filled up with zeros.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// `field & mask == value`
+    Masked {
+        /// Bits looked at.
+        mask: u128,
+        /// What they must be.
+        value: u128,
+    },
+    /// Within one of these ranges, both ends included.
+    Ranges(Vec<(u128, u128)>),
+}
+
+impl fmt::Debug for Condition {
+    /// In hexadecimal, as masks are thought of: `0x4000/0x4000`, `0x400-0xffff`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Masked { mask, value } => write!(f, "{value:#x}/{mask:#x}"),
+            Self::Ranges(ranges) => {
+                let ranges: Vec<String> = ranges.iter().map(|(min, max)| format!("{min:#x}-{max:#x}")).collect();
+                f.write_str(&ranges.join(","))
+            }
+        }
+    }
+}
+
+/// A property of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    /// `skb->mark`
+    Mark,
+    /// `ct->mark`
+    ConnectionMark,
+    /// Name of the device that it came in by.
+    InputName,
+    /// Name of the device that it leaves by.
+    OutputName,
+    /// Index of the device that it came in by.
+    InputIndex,
+    /// Index of the device that it leaves by.
+    OutputIndex,
+    /// `NFPROTO_*`: 2 is IPv4, 10 is IPv6.
+    NfProto,
+    /// EtherType.
+    EtherType,
+    /// Layer 4 protocol: 6 is TCP, 17 is UDP.
+    L4Proto,
+    /// 32 bits
+    Ipv4Source,
+    /// 32 bits
+    Ipv4Destination,
+    /// 128 bits
+    Ipv6Source,
+    /// 128 bits
+    Ipv6Destination,
+    /// First 16 bits of the transport header.
+    SourcePort,
+    /// Next 16 bits of the transport header.
+    DestinationPort,
+    /// `NF_CT_STATE_BIT`: 1 invalid, 2 established, 4 related, 8 new, 64 untracked.
+    ConnectionState,
+    /// `IPS_*`: 0x10 source translated, 0x20 destination translated, …
+    ConnectionStatus,
+    /// 0 original, 1 reply.
+    ConnectionDirection,
+    /// `RTN_*` of the source address: 1 unicast, 2 local, 3 broadcast, …
+    SourceType(TypeScope),
+    /// `RTN_*` of the destination address.
+    DestinationType(TypeScope),
+    /// Any other, by its name.
+    Other(String),
+}
+
+/// Which devices' addresses count for the type of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TypeScope {
+    /// All
+    Any,
+    /// Those of the device that the packet came in by
+    Input,
+    /// Those of the device that it leaves by
+    Output,
+}
+
+/// A write to a mark: `new = (old & keep) ^ (other & take) ^ xor`, where `other` is the connection's mark when the
+/// packet's is written, and the other way round.
+#[derive(Clone, PartialEq, Eq)]
+pub enum MarkWrite {
+    /// Understood.
+    Exact {
+        /// Bits of the old value that stay.
+        keep: u32,
+        /// Bits taken from the other mark.
+        take: u32,
+        /// Bits turned round at last.
+        xor: u32,
+    },
+    /// Not understood: any bit may come out; the text says what it is.
+    Unknown(String),
+}
+
+impl fmt::Debug for MarkWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact { keep, take, xor } => write!(f, "keep {keep:#x}, take {take:#x}, xor {xor:#x}"),
+            Self::Unknown(what) => write!(f, "unknown: {what}"),
+        }
+    }
+}
+
+impl MarkWrite {
+    /// Bits that can be 1 afterwards although they were 0 in both marks.
+    pub fn can_set(&self) -> u32 {
+        match self {
+            Self::Exact { xor, .. } => *xor,
+            Self::Unknown(_) => u32::MAX,
+        }
+    }
+}
+
+/// A translation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// What is translated, and to what.
+    pub action: NatAction,
+    /// Addresses to choose from, both ends included; of a `netmap` the first and the last of the prefix.
+    pub addresses: Chosen<IpAddr>,
+    /// Ports to choose from, both ends included.
+    pub ports: Chosen<u16>,
+    /// How a port is chosen.
+    pub randomization: PortRandomization,
+    /// `NF_NAT_RANGE_PERSISTENT`: the same source gets the same address.
+    pub persistent: bool,
+}
+
+/// What a translation may choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen<T> {
+    /// The rule does not say.
+    Unset,
+    /// Fixed, both ends included.
+    Range(T, T),
+    /// Depends on the packet (a map).
+    ByPacket,
+}
+
+/// How a rule ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// On to the next base chain.
+    Accept,
+    /// The packet is gone: dropped, rejected.
+    Drop,
+    /// Back to the calling chain, or to the policy.
+    Return,
+    /// On with the next rule.
+    Continue,
+    /// Into a chain of the same table, and back here.
+    Jump(String),
+    /// Into a chain of the same table, and back to where this one was called.
+    Goto(String),
+    /// The packet leaves the hooks (queued to user space, sent elsewhere): what happens to it is not known here.
+    Gone(String),
+    /// By a map from fields to verdicts; a packet without an element goes on with the next rule.
+    Map {
+        /// What is looked up.
+        fields: Vec<Field>,
+        /// Where.
+        set: SetId,
+        /// The verdicts in it: each once, without the keys.
+        verdicts: Reading<Vec<Verdict>>,
+    },
+}
+
+impl Verdict {
+    /// The chain that it leads to.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Self::Jump(chain) | Self::Goto(chain) => Some(chain),
+            _ => None,
+        }
+    }
+
+    /// The chains that it can lead to.
+    fn targets(&self) -> Vec<&str> {
+        match self {
+            Self::Map { verdicts: Reading::Ok(verdicts), .. } => verdicts.iter().filter_map(Self::target).collect(),
+            _ => self.target().into_iter().collect(),
+        }
+    }
+}
+
+impl Rule {
+    /// Names of the chains that it leads to.
+    pub fn jumps(&self) -> Vec<&str> {
+        let verdicts = self.steps.iter().filter_map(|step| match step {
+            Step::Verdict(verdict) => Some(verdict),
+            _ => None,
+        });
+        verdicts.flat_map(Verdict::targets).collect()
+    }
+}
