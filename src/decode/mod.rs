@@ -11,6 +11,8 @@ mod modules;
 mod netstat;
 pub mod release;
 mod routing;
+#[allow(dead_code, unused_imports, reason = "used by the reader of rules")]
+mod xtables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
