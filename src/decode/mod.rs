@@ -9,6 +9,8 @@ mod identity;
 mod links;
 mod modules;
 mod netstat;
+#[allow(dead_code, reason = "used by the reader of rules")]
+mod owner;
 pub mod release;
 mod routing;
 #[allow(dead_code, unused_imports, reason = "used by the reader of rules")]

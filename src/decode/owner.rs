@@ -1,0 +1,383 @@
+//! Who writes a rule, told from the names it uses.
+//!
+//! Names of tables and chains come first, since their writers own them; then comments; then the shapes of rules that
+//! some put into `POSTROUTING` itself without any name. A shape counts only if it is somebody's own: `-s 10.0.0.0/8
+//! -o eth0 -j MASQUERADE` is anyone's, and so is libvirt's `-s NET ! -d NET -j MASQUERADE`, which every other VPN
+//! script writes as well, unless libvirt's rules for TCP and UDP stand beside it.
+//!
+//! kube-proxy and kubelet: both wrote `KUBE-POSTROUTING` and `KUBE-MARK-MASQ`, with the same rules (kubelet until
+//! Kubernetes 1.28). Nothing in them tells who was last. They count as kube-proxy's, which rewrites them with every
+//! synchronization; kubelet's are the chains that no other writes, and the rules of its kubenet.
+//!
+//! k3s is flannel and kube-proxy; it has no rules of its own here.
+
+use crate::snapshot::netfilter::{
+    ChainId, Chosen, Condition, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step,
+};
+
+/// Who writes this rule of this chain.
+pub fn owner(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Owner {
+    TABLE.iter().find(|(_, hallmark)| hallmark.fits(ruleset, id, rule)).map_or(Owner::Other, |(owner, _)| *owner)
+}
+
+/// What a writer is recognised by.
+enum Hallmark {
+    Table(Name),
+    Chain(Name),
+    /// A chain whose name means something only in this table.
+    ChainOf(&'static str, Name),
+    Comment(Name),
+    /// The name of an ipset that the rule asks.
+    Ipset(Name),
+    /// A rule without comment in `POSTROUTING` of table `nat`.
+    Shape(fn(&Shape) -> bool),
+}
+
+/// What a name must be.
+enum Name {
+    Is(&'static str),
+    Starts(&'static str),
+    /// Begins and ends like this.
+    Around(&'static str, &'static str),
+    /// This, then so many hexadecimal digits, then nothing.
+    Hex(&'static str, usize),
+}
+
+use Hallmark::{Chain, ChainOf, Comment, Ipset, Shape as Shaped, Table};
+use Name::{Around, Hex, Is, Starts};
+
+/// The first hit wins.
+#[rustfmt::skip]
+const TABLE: &[(Owner, Hallmark)] = &[
+    (Owner::KubeProxy,    Table(Is("kube-proxy"))),
+    (Owner::Flannel,      Table(Is("flannel-ipv4"))),
+    (Owner::Flannel,      Table(Is("flannel-ipv6"))),
+    (Owner::Calico,       Table(Is("calico"))),
+    (Owner::AwsVpcCni,    Table(Is("aws-cni"))),
+    (Owner::Docker,       Table(Is("docker-bridges"))),
+    (Owner::Podman,       Table(Is("netavark"))),
+    (Owner::Firewalld,    Table(Is("firewalld"))),
+    (Owner::Libvirt,      Table(Is("libvirt_network"))),
+    (Owner::CniPortmap,   Table(Is("cni_hostport"))),
+    (Owner::CniBridge,    Table(Is("cni_plugins_masquerade"))),
+    (Owner::Kindnet,      Table(Is("kindnet-ipmasq"))),
+
+    (Owner::Kubelet,      Chain(Is("KUBE-KUBELET-CANARY"))),
+    (Owner::Kubelet,      Chain(Is("KUBE-IPTABLES-HINT"))),
+    (Owner::Kubelet,      Chain(Is("KUBE-MARK-DROP"))),
+    (Owner::Kubelet,      ChainOf("filter", Is("KUBE-FIREWALL"))), // in nat it was kube-proxy's (IPVS)
+    (Owner::KubeRouter,   Chain(Starts("KUBE-ROUTER-"))),
+    (Owner::KubeRouter,   Chain(Starts("KUBE-NWPLCY-"))),
+    (Owner::KubeRouter,   Chain(Starts("KUBE-POD-FW-"))),
+    (Owner::KubeProxy,    Chain(Starts("KUBE-"))),
+    (Owner::Flannel,      Chain(Starts("FLANNEL-"))),
+    (Owner::Calico,       Chain(Starts("cali-"))),
+    (Owner::Cilium,       Chain(Starts("CILIUM_"))),
+    (Owner::Cilium,       Chain(Starts("OLD_CILIUM_"))),
+    (Owner::AwsVpcCni,    Chain(Starts("AWS-SNAT-CHAIN-"))),
+    (Owner::AwsVpcCni,    Chain(Starts("AWS-CONNMARK-CHAIN-"))),
+    (Owner::AwsVpcCni,    Chain(Starts("CNI-E4-"))),
+    (Owner::AwsVpcCni,    Chain(Starts("CNI-E6-"))),
+    (Owner::IpMasqAgent,  Chain(Is("IP-MASQ-AGENT"))),
+    (Owner::IpMasqAgent,  Chain(Is("IP-MASQ"))),
+    (Owner::Kindnet,      Chain(Is("KIND-MASQ-AGENT"))),
+    (Owner::CniPortmap,   Chain(Starts("CNI-HOSTPORT-"))),
+    (Owner::CniPortmap,   Chain(Starts("CNI-DN-"))),
+    (Owner::CniPortmap,   Chain(Starts("CNI-SN-"))),
+    (Owner::CniBridge,    Chain(Hex("CNI-", 24))),
+    (Owner::Podman,       Chain(Starts("NETAVARK-"))),
+    (Owner::Other,        Chain(Is("DOCKER-USER"))), // made by Docker, filled by the administrator
+    (Owner::Docker,       Chain(Is("DOCKER"))),
+    (Owner::Docker,       Chain(Starts("DOCKER-"))),
+    (Owner::Docker,       Chain(Starts("DOCKER_"))),
+    (Owner::Antrea,       Chain(Starts("ANTREA-"))),
+    (Owner::Weave,        Chain(Is("WEAVE"))),
+    (Owner::Weave,        Chain(Starts("WEAVE-"))),
+    (Owner::OpenshiftSdn, Chain(Starts("OPENSHIFT-"))),
+    (Owner::Istio,        Chain(Starts("ISTIO_"))),
+    (Owner::Libvirt,      Chain(Starts("LIBVIRT_"))),
+    (Owner::Tailscale,    Chain(Is("ts-postrouting"))),
+    (Owner::Tailscale,    Chain(Is("ts-forward"))),
+    (Owner::Tailscale,    Chain(Is("ts-input"))),
+    (Owner::Firewalld,    Chain(Is("POSTROUTING_ZONES"))),
+    (Owner::Firewalld,    Chain(Around("POST_", "_allow"))),
+    (Owner::Firewalld,    Chain(Around("POST_", "_pre"))),
+    (Owner::Firewalld,    Chain(Around("POST_", "_post"))),
+
+    (Owner::KubeProxy,    Comment(Starts("kubernetes postrouting rules"))),
+    (Owner::KubeProxy,    Comment(Starts("kubernetes service "))),
+    (Owner::KubeProxy,    Comment(Starts("Kubernetes endpoints dst ip:port"))),
+    (Owner::Kubelet,      Comment(Starts("kubenet: "))),
+    (Owner::Flannel,      Comment(Is("flanneld masq"))),
+    (Owner::Calico,       Comment(Starts("cali:"))),
+    (Owner::Cilium,       Comment(Starts("cilium-feeder:"))),
+    (Owner::Cilium,       Comment(Starts("cilium masquerade "))),
+    (Owner::Cilium,       Comment(Starts("cilium host->cluster "))),
+    (Owner::AwsVpcCni,    Comment(Is("AWS SNAT CHAIN"))),
+    (Owner::AwsVpcCni,    Comment(Starts("AWS, "))),
+    (Owner::AwsVpcCni,    Comment(Starts("name: \"aws-cni\" id: \""))),
+    (Owner::IpMasqAgent,  Comment(Starts("ip-masq-agent:"))),
+    (Owner::Kindnet,      Comment(Starts("kind-masq-agent:"))),
+    (Owner::CniPortmap,   Comment(Starts("CNI portfwd "))),
+    (Owner::CniBridge,    Comment(Around("name: \"", "\""))),
+    (Owner::Podman,       Comment(Starts("netavark portfw "))),
+    (Owner::Antrea,       Comment(Starts("Antrea: "))),
+    (Owner::Weave,        Comment(Is("Prevent SNAT to locally running containers"))),
+    (Owner::OpenshiftSdn, Comment(Is("rules for masquerading OpenShift traffic"))),
+
+    (Owner::KubeRouter,   Ipset(Starts("kube-router-"))),
+    (Owner::KubeRouter,   Ipset(Starts("inet6:kube-router-"))),
+    (Owner::KubeRouter,   Shaped(kube_router_services)),
+    (Owner::KubeRouter,   Shaped(kube_router_pods)),
+    (Owner::Docker,       Shaped(docker_bridge)),
+    (Owner::Docker,       Shaped(docker_hairpin)),
+    (Owner::Flannel,      Shaped(flannel_out)),
+    (Owner::Flannel,      Shaped(flannel_in)),
+    (Owner::Libvirt,      Shaped(libvirt_ports)),
+    (Owner::Libvirt,      Shaped(libvirt_rest)),
+];
+
+impl Hallmark {
+    fn fits(&self, ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> bool {
+        match self {
+            Self::Table(name) => name.fits(&id.table),
+            Self::Chain(name) => name.fits(&id.chain),
+            Self::ChainOf(table, name) => id.table == *table && name.fits(&id.chain),
+            Self::Comment(name) => name.fits(&rule.comment),
+            Self::Ipset(name) => ipsets(rule)
+                .any(|(index, ..)| ruleset.sets.get(&SetId::Ipset(index)).is_some_and(|set| name.fits(&set.name))),
+            Self::Shape(fits) => {
+                let unnamed = rule.comment.is_empty() && id.table == "nat" && id.chain == "POSTROUTING";
+                unnamed && Shape::of(rule, rules_beside(ruleset, id)).is_some_and(|shape| fits(&shape))
+            }
+        }
+    }
+}
+
+impl Name {
+    fn fits(&self, name: &str) -> bool {
+        match self {
+            Self::Is(whole) => name == *whole,
+            Self::Starts(start) => name.starts_with(start),
+            Self::Around(start, end) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+            Self::Hex(start, digits) => name.strip_prefix(start).is_some_and(|rest| {
+                rest.len() == *digits && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            }),
+        }
+    }
+}
+
+/// What a rule looks like that translates a source.
+struct Shape<'a> {
+    nat: &'a Nat,
+    /// Tests of single fields: the field, mask and value, whether inverted.
+    tests: Vec<Tested<'a>>,
+    /// Sets asked.
+    sets: Vec<(u16, &'a [End], bool)>,
+    /// Names of everything else that it tests.
+    others: Vec<&'a str>,
+    /// The other rules of its chain that were read.
+    beside: &'a [Rule],
+}
+
+#[derive(PartialEq)]
+struct Tested<'a> {
+    field: &'a Field,
+    mask: u128,
+    value: u128,
+    inverted: bool,
+}
+
+fn rules_beside<'a>(ruleset: &'a Ruleset, id: &ChainId) -> &'a [Rule] {
+    ruleset.chains.get(id).map_or(&[], |chain| chain.known_rules())
+}
+
+fn ipsets(rule: &Rule) -> impl Iterator<Item = (u16, &[End], bool)> {
+    rule.steps.iter().filter_map(|step| match step {
+        Step::Match(Match::Ipset { index, ends, inverted }) => Some((*index, ends.as_slice(), *inverted)),
+        _ => None,
+    })
+}
+
+fn nat(rule: &Rule) -> Option<&Nat> {
+    rule.steps.iter().find_map(|step| match step {
+        Step::Nat(nat) => Some(nat),
+        _ => None,
+    })
+}
+
+/// Tests of single fields, and the names of all other matches but ipsets. A range counts as such another match, and so
+/// does an inverted "all of these".
+fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
+    let (mut found, mut others) = (Vec::new(), Vec::new());
+    for step in &rule.steps {
+        match step {
+            Step::Match(Match::Tests { tests, inverted }) if !inverted || tests.len() == 1 => {
+                for test in tests {
+                    match &test.condition {
+                        Condition::Masked { mask, value } => {
+                            found.push(Tested { field: &test.field, mask: *mask, value: *value, inverted: *inverted });
+                        }
+                        Condition::Ranges(_) => others.push("range"),
+                    }
+                }
+            }
+            Step::Match(Match::Tests { .. }) => others.push("not all"),
+            Step::Match(Match::Set { .. }) => others.push("set"),
+            Step::Match(Match::Occasional(name) | Match::Opaque(name)) => others.push(name),
+            Step::Opaque(name) => others.push(name),
+            _ => {}
+        }
+    }
+    (found, others)
+}
+
+impl<'a> Shape<'a> {
+    fn of(rule: &'a Rule, beside: &'a [Rule]) -> Option<Self> {
+        let (tests, others) = tests(rule);
+        Some(Self { nat: nat(rule)?, tests, sets: ipsets(rule).collect(), others, beside })
+    }
+
+    /// The tests, if they are so many and the rule tests nothing else.
+    fn only<const N: usize>(&self) -> Option<&[Tested<'a>; N]> {
+        let only = self.sets.is_empty() && self.others.is_empty();
+        <&[Tested; N]>::try_from(self.tests.as_slice()).ok().filter(|_| only)
+    }
+
+    fn masquerades(&self) -> bool {
+        self.nat.action == NatAction::Masquerade && self.nat.ports == Chosen::Unset
+    }
+}
+
+impl Tested<'_> {
+    fn is_source(&self) -> bool {
+        matches!(self.field, Field::Ipv4Source | Field::Ipv6Source)
+    }
+
+    fn is_destination(&self) -> bool {
+        matches!(self.field, Field::Ipv4Destination | Field::Ipv6Destination)
+    }
+
+    fn same_network(&self, other: &Self) -> bool {
+        (self.mask, self.value) == (other.mask, other.value)
+    }
+
+    /// `224.0.0.0/4`, `ff00::/8`
+    fn is_multicast(&self) -> bool {
+        match self.field {
+            Field::Ipv4Destination => (self.mask, self.value) == (0xf000_0000, 0xe000_0000),
+            Field::Ipv6Destination => (self.mask, self.value) == (0xff << 120, 0xff << 120),
+            _ => false,
+        }
+    }
+
+    /// The whole name of a device, if that is what is tested.
+    fn device(&self) -> Option<String> {
+        let bytes = self.value.to_be_bytes();
+        let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        let whole = self.mask.leading_ones() as usize > 8 * length; // with the zero that ends it
+        (*self.field == Field::OutputName && whole).then(|| String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+}
+
+/// A source and a destination, in any order.
+fn pair<'a, 'b>(shape: &'b Shape<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
+    match shape.only::<2>()? {
+        [a, b] if a.is_source() && b.is_destination() => Some((a, b)),
+        [b, a] if a.is_source() && b.is_destination() => Some((a, b)),
+        _ => None,
+    }
+}
+
+/// `-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT --to-source ADDRESS`
+fn kube_router_services(shape: &Shape) -> bool {
+    shape.nat.action == NatAction::Snat && shape.others.iter().any(|name| name.split([' ', ':']).any(|w| w == "ipvs"))
+}
+
+/// `-m set --match-set A src -m set ! --match-set A dst -m set ! --match-set B dst -j MASQUERADE`
+fn kube_router_pods(shape: &Shape) -> bool {
+    let same = match shape.sets.as_slice() {
+        [(a, [End::Source], false), (b, [End::Destination], true), (c, [End::Destination], true)] => a == b && a != c,
+        _ => false,
+    };
+    same && shape.tests.is_empty() && shape.others.is_empty() && shape.masquerades()
+}
+
+/// `-s NET ! -o BRIDGE -j MASQUERADE` (or `-j SNAT`)
+fn docker_bridge(shape: &Shape) -> bool {
+    let Some([a, b]) = shape.only::<2>() else { return false };
+    [(a, b), (b, a)].into_iter().any(|(source, output)| {
+        let bridge = output.inverted && output.device().is_some_and(|name| is_docker_bridge(&name));
+        bridge && source.is_source() && !source.inverted
+    })
+}
+
+fn is_docker_bridge(name: &str) -> bool {
+    matches!(name, "docker0" | "docker_gwbridge") || Hex("br-", 12).fits(name)
+}
+
+/// `-s ADDRESS -d ADDRESS -p tcp --dport PORT -j MASQUERADE`: a container that reaches itself by a published port.
+fn docker_hairpin(shape: &Shape) -> bool {
+    let Some(tests) = shape.only::<4>() else { return false };
+    let tested = |field| tests.iter().any(|test| *test.field == field);
+    let source = tests.iter().find(|test| test.is_source());
+    let destination = tests.iter().find(|test| test.is_destination());
+    let same = source.zip(destination).is_some_and(|(source, destination)| {
+        let one = matches!((source.field, source.mask), (Field::Ipv4Source, 0xffff_ffff) | (_, u128::MAX));
+        one && source.same_network(destination)
+    });
+    let plain = shape.masquerades() && tests.iter().all(|test| !test.inverted);
+    same && plain && tested(Field::L4Proto) && tested(Field::DestinationPort)
+}
+
+/// `-s NET ! -d 224.0.0.0/4 -j MASQUERADE`
+fn flannel_out(shape: &Shape) -> bool {
+    let fits = |(source, destination): (&Tested, &Tested)| {
+        !source.inverted && destination.inverted && destination.is_multicast()
+    };
+    pair(shape).is_some_and(fits) && shape.masquerades()
+}
+
+/// `! -s NET -d NET -j MASQUERADE`, with [`flannel_out`] of the same network beside it.
+fn flannel_in(shape: &Shape) -> bool {
+    let Some((source, destination)) = pair(shape) else { return false };
+    let out = |rule: &Rule| {
+        let shape = Shape::of(rule, &[]).filter(|_| rule.comment.is_empty());
+        shape.is_some_and(|other| {
+            flannel_out(&other) && pair(&other).is_some_and(|(other, _)| other.same_network(source))
+        })
+    };
+    let turned = source.inverted && !destination.inverted && source.same_network(destination);
+    turned && shape.masquerades() && shape.beside.iter().any(out)
+}
+
+/// `-s NET ! -d NET -p tcp -j MASQUERADE --to-ports 1024-65535`, and for UDP.
+fn libvirt_ports(shape: &Shape) -> bool {
+    let ports = shape.nat.ports == Chosen::Range(1024, 65535) && shape.nat.action == NatAction::Masquerade;
+    ports && libvirt_network(shape).is_some()
+}
+
+/// The same without protocol and ports, beside those.
+fn libvirt_rest(shape: &Shape) -> bool {
+    let Some((_, destination)) = libvirt_network(shape) else { return false };
+    let ports = |rule: &Rule| {
+        Shape::of(rule, &[]).is_some_and(|other| {
+            libvirt_ports(&other) && libvirt_network(&other).is_some_and(|(_, d)| d.same_network(destination))
+        })
+    };
+    shape.tests.len() == 2 && shape.masquerades() && shape.beside.iter().any(ports)
+}
+
+fn libvirt_network<'a, 'b>(shape: &'b Shape<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
+    let source = shape.tests.iter().find(|test| test.is_source() && !test.inverted)?;
+    let destination = shape.tests.iter().find(|test| test.is_destination() && test.inverted)?;
+    let nothing_else = shape
+        .tests
+        .iter()
+        .all(|test| test.is_source() || test.is_destination() || (*test.field == Field::L4Proto && !test.inverted));
+    let fits = nothing_else && shape.sets.is_empty() && shape.others.is_empty() && source.same_network(destination);
+    fits.then_some((source, destination))
+}
+
+#[cfg(test)]
+mod tests;
