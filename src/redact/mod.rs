@@ -3,8 +3,16 @@
 //! IP addresses keep their structure: two that share a prefix share one afterwards, so routes still cover what they
 //! covered and the verdict stays the same. Only attributes that natwatch reads survive; everything else is zeroed,
 //! and an answer of a kind that is not known here is removed.
+//! In rules it is the other way round, since anything may matter to what they do: addresses, comments and names of sets
+//! are replaced, and a chain in which something cannot be told apart from an address is removed.
 
-use std::hash::{BuildHasher, RandomState};
+mod expressions;
+mod netfilter;
+mod registers;
+mod xtables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::capture::Capture;
@@ -14,6 +22,9 @@ use crate::wire::{self, HEADER_LENGTH, WireError};
 /// Answers without addresses.
 const HARMLESS: &[&str] =
     &["procfs/", "sysfs/", "rootfs/", "netlink/generic/", "netlink/ethtool/", "netlink/netfilter/ct-stats-cpu"];
+
+/// Rules and sets.
+const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/"];
 
 /// What happens to attributes of one message: kept, mapped, or (everything else) zeroed.
 struct Rules {
@@ -45,7 +56,7 @@ const RTA_MULTIPATH: u16 = 9;
 
 /// Redacts a capture in place. What cannot be redacted is removed and reads as failed.
 pub fn redact(capture: &mut Capture) {
-    let mut redactor = Redactor { random: RandomState::new(), renamed: Vec::new() };
+    let mut redactor = Redactor::new(RandomState::new());
     let hostname = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
     capture.meta.redacted = true;
     for (name, answer) in &mut capture.answers {
@@ -58,9 +69,12 @@ pub fn redact(capture: &mut Capture) {
         };
         let redacted = match name.strip_prefix("netlink/route/") {
             Some(what) => match RULES.iter().find(|rules| what.starts_with(rules.prefix)) {
-                Some(rules) => redactor.messages(bytes, rules).map_err(|error| error.to_string()),
+                Some(rules) => redactor.route(bytes, rules).map_err(|error| error.to_string()),
                 None => Err("nothing is known about its addresses".into()),
             },
+            None if NETFILTER.iter().any(|prefix| name.starts_with(prefix)) => {
+                each_message(bytes, |kind, body| redactor.netfilter(kind, body)).map_err(|error| error.to_string())
+            }
             None if HARMLESS.iter().any(|prefix| name.starts_with(prefix)) => {
                 replace_text(bytes, &hostname);
                 Ok(())
@@ -71,7 +85,7 @@ pub fn redact(capture: &mut Capture) {
             *answer = Reading::Failed(format!("removed by --redact: {why}"));
         }
     }
-    rename(capture, &redactor.renamed);
+    rename(capture, &mut redactor);
 }
 
 /// A kernel that was built on the node carries its name.
@@ -88,10 +102,13 @@ fn redact_text(text: &str, hostname: &str) -> String {
     if hostname.len() > 3 { text.replace(hostname, "redacted") } else { text.to_owned() }
 }
 
-/// Devices that were named after their hardware address.
-fn rename(capture: &mut Capture, renamed: &[(String, String)]) {
+/// Devices that were named after their hardware address, and requests that name a set.
+fn rename(capture: &mut Capture, redactor: &mut Redactor) {
     let answers = std::mem::take(&mut capture.answers);
-    for (name, answer) in answers {
+    for (old, answer) in answers {
+        let name = redactor.request_name(&old);
+        let answer = answer.reword(|why| why.replace(&old, &name));
+        let renamed = &redactor.renamed;
         let new = renamed.iter().fold(name, |name, (old, new)| name.replace(old, new));
         let answer = answer
             .map(|bytes| renamed.iter().fold(bytes, |bytes, (old, new)| replaced(bytes, old, new)))
@@ -113,22 +130,47 @@ fn replaced(mut bytes: Vec<u8>, old: &str, new: &str) -> Vec<u8> {
 struct Redactor {
     random: RandomState,
     renamed: Vec<(String, String)>,
+    /// New names of sets and chains.
+    names: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Those that are in use.
+    taken: BTreeSet<Vec<u8>>,
+    /// What keys of sets are made of: by family, table and set.
+    layouts: BTreeMap<(u8, Vec<u8>, Vec<u8>), Vec<registers::Label>>,
+}
+
+/// Calls `change` with the type and the payload of each message. Of errors and ends only the number stays: they may
+/// repeat the request.
+fn each_message(
+    bytes: &mut [u8],
+    mut change: impl FnMut(u16, &mut [u8]) -> Result<(), WireError>,
+) -> Result<(), WireError> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let length = u32::from_ne_bytes(wire::array(bytes, at, "message")?) as usize;
+        let kind = u16::from_ne_bytes(wire::array(bytes, at + 4, "message")?);
+        let next = at.saturating_add(length.max(HEADER_LENGTH));
+        let body = bytes.get_mut(at + HEADER_LENGTH..next).ok_or_else(|| WireError::new("a message is cut off"))?;
+        if kind > wire::NLMSG_DONE {
+            change(kind, body)?;
+        } else if kind >= wire::NLMSG_ERROR {
+            body.iter_mut().skip(4).for_each(|byte| *byte = 0);
+        }
+        at = next.next_multiple_of(4);
+    }
+    Ok(())
 }
 
 impl Redactor {
-    fn messages(&mut self, bytes: &mut [u8], rules: &Rules) -> Result<(), WireError> {
-        let mut at = 0;
-        while at < bytes.len() {
-            let length = u32::from_ne_bytes(wire::array(bytes, at, "message")?) as usize;
-            let kind = u16::from_ne_bytes(wire::array(bytes, at + 4, "message")?);
-            let next = at.saturating_add(length.max(HEADER_LENGTH));
-            let body = bytes.get_mut(at + HEADER_LENGTH..next).ok_or_else(|| WireError::new("a message is cut off"))?;
-            if kind > wire::NLMSG_DONE {
-                self.message(body, rules)?;
-            }
-            at = next.next_multiple_of(4);
-        }
-        Ok(())
+    fn new(random: RandomState) -> Self {
+        Self { random, renamed: Vec::new(), names: BTreeMap::new(), taken: BTreeSet::new(), layouts: BTreeMap::new() }
+    }
+
+    fn hash(&self, what: impl Hash) -> u64 {
+        self.random.hash_one(what)
+    }
+
+    fn route(&mut self, bytes: &mut [u8], rules: &Rules) -> Result<(), WireError> {
+        each_message(bytes, |_, body| self.message(body, rules))
     }
 
     fn message(&mut self, body: &mut [u8], rules: &Rules) -> Result<(), WireError> {
@@ -299,7 +341,7 @@ mod tests {
     use super::*;
 
     fn map(random: &RandomState, address: IpAddr) -> IpAddr {
-        let redactor = Redactor { random: random.clone(), renamed: Vec::new() };
+        let redactor = Redactor::new(random.clone());
         let mut bytes = match address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
@@ -355,8 +397,8 @@ mod tests {
     fn random_bytes_never_panic() {
         proptest::proptest!(|(bytes: Vec<u8>)| {
             for rules in RULES {
-                let mut redactor = Redactor { random: RandomState::new(), renamed: Vec::new() };
-                let _ = redactor.messages(&mut bytes.clone(), rules);
+                let mut redactor = Redactor::new(RandomState::new());
+                let _ = redactor.route(&mut bytes.clone(), rules);
                 let _ = redactor.message(&mut bytes.clone(), rules);
             }
         });
