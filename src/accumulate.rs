@@ -1,14 +1,39 @@
 //! What has to be remembered between looks so that counters never fall: the only state of that kind.
 
+mod rules;
+
 use std::collections::BTreeMap;
 
 use crate::snapshot::{ConntrackCounter, ConntrackCpu, Reading, Snapshot};
 
-/// Accumulators of one running exporter.
+/// Accumulators of one running exporter: there are two, per-CPU counters that wrap and rules that come and go.
 #[derive(Debug, Default)]
 pub struct Accumulators {
+    conntrack: Unwrapping,
+    rules: rules::Counting,
+}
+
+impl Accumulators {
+    /// Replaces what the kernel counts by continued values.
+    ///
+    /// `look` numbers the looks in the order they began: values of an older look than the latest seen are not news,
+    /// and are replaced by the latest.
+    pub fn apply(&mut self, look: u64, snapshot: &mut Snapshot) {
+        if let Reading::Ok(cpus) = &mut snapshot.conntrack.cpus {
+            self.conntrack.apply(look, cpus);
+        }
+        if let (Reading::Ok(rules), Reading::Ok(totals)) = (&snapshot.source_nat_rules, &mut snapshot.source_nat_totals)
+        {
+            self.rules.apply(look, rules, totals);
+        }
+    }
+}
+
+/// The per-CPU counters of connection tracking, continued.
+#[derive(Debug, Default)]
+struct Unwrapping {
     latest: u64,
-    conntrack: BTreeMap<(u16, ConntrackCounter), Unwrapped>,
+    counters: BTreeMap<(u16, ConntrackCounter), Unwrapped>,
 }
 
 /// A 32-bit counter of the kernel, continued beyond its wraps.
@@ -28,20 +53,16 @@ impl Unwrapped {
     }
 }
 
-impl Accumulators {
+impl Unwrapping {
     /// Replaces the kernel's 32-bit values by continued ones. CPUs that are not in this look keep theirs.
-    ///
-    /// `look` numbers the looks in the order they began: values of an older look than the latest seen are not news,
-    /// and are replaced by the latest.
-    pub fn apply(&mut self, look: u64, snapshot: &mut Snapshot) {
-        let Reading::Ok(cpus) = &mut snapshot.conntrack.cpus else { return };
+    fn apply(&mut self, look: u64, cpus: &mut Vec<ConntrackCpu>) {
         let news = look >= self.latest;
         self.latest = self.latest.max(look);
         for (index, cpu) in cpus.iter().enumerate().filter(|_| news) {
             let key = cpu.cpu.unwrap_or(u16::try_from(index).unwrap_or(u16::MAX));
             for (counter, value) in &cpu.counters {
                 let value = u32::try_from(*value).unwrap_or(u32::MAX); // the sources have 32 bits
-                self.conntrack
+                self.counters
                     .entry((key, *counter))
                     .and_modify(|unwrapped| unwrapped.advance(value))
                     .or_insert(Unwrapped { last: value, total: value.into() });
@@ -49,7 +70,7 @@ impl Accumulators {
         }
         let numbered = cpus.iter().all(|cpu| cpu.cpu.is_some());
         let mut continued: BTreeMap<u16, ConntrackCpu> = BTreeMap::new();
-        for ((key, counter), unwrapped) in &self.conntrack {
+        for ((key, counter), unwrapped) in &self.counters {
             let cpu = continued.entry(*key).or_default();
             cpu.cpu = numbered.then_some(*key);
             cpu.counters.insert(*counter, unwrapped.total);
@@ -67,7 +88,7 @@ mod tests {
     use ConntrackCounter::{Drop, InsertFailed};
 
     fn look(accumulators: &mut Accumulators, cpus: &[u32]) -> u64 {
-        numbered_look(accumulators, accumulators.latest + 1, cpus)
+        numbered_look(accumulators, accumulators.conntrack.latest + 1, cpus)
     }
 
     fn numbered_look(accumulators: &mut Accumulators, number: u64, cpus: &[u32]) -> u64 {

@@ -4,10 +4,14 @@
 //! `check --from` replays, and what the tests use as fixtures.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Reading, Source};
+use crate::snapshot::{Reading, Source, netfilter};
+
+/// Rules by the name of the request that they answer.
+pub type DecodedRules = BTreeMap<String, Reading<Arc<Vec<netfilter::Rule>>>>;
 
 /// The raw answer to one request.
 pub type Answer = Reading<Vec<u8>>;
@@ -240,6 +244,10 @@ pub struct Capture {
     pub meta: Meta,
     /// Answers by request name.
     pub answers: BTreeMap<String, Answer>,
+    /// The rules of nf_tables that an earlier look found; they hold while their generation stands.
+    pub last_rules: Option<Arc<netfilter::Ruleset>>,
+    /// What was read out of answers already: the planner needs the same rules again in each of its rounds.
+    pub rules: Arc<Mutex<DecodedRules>>,
     /// What a missing answer means: "no answer in this capture", say.
     pub unanswered: String,
 }
@@ -247,7 +255,7 @@ pub struct Capture {
 impl Capture {
     /// A capture without answers.
     pub fn new(meta: Meta, unanswered: impl Into<String>) -> Self {
-        Self { meta, answers: BTreeMap::new(), unanswered: unanswered.into() }
+        Self { meta, answers: BTreeMap::new(), last_rules: None, rules: Arc::default(), unanswered: unanswered.into() }
     }
 
     /// Whether this was answered already.
@@ -265,6 +273,23 @@ impl Capture {
             Some(answer) => answer.as_ref().map(Vec::as_slice),
             None => Reading::Failed(format!("{}: {}", request.name, self.unanswered)),
         }
+    }
+
+    /// The same, read as rules; each answer is read once.
+    pub fn rules(
+        &self,
+        request: &Request,
+        decode: impl FnOnce(&[u8]) -> Reading<Vec<netfilter::Rule>>,
+    ) -> Reading<Arc<Vec<netfilter::Rule>>> {
+        let mut known = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rules) = known.get(&request.name) {
+            return rules.clone();
+        }
+        let rules = self.get(request).and_then(decode).map(Arc::new);
+        if self.has(request) {
+            known.insert(request.name.clone(), rules.clone());
+        }
+        rules
     }
 
     /// The same, as text without the final newline.

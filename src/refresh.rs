@@ -16,6 +16,7 @@ use crate::capture::{Capture, Request};
 use crate::decode::{self, Collectors};
 use crate::judge::{self, Report};
 use crate::kernel::{Kernel, Progress, lock};
+use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Collector, Snapshot};
 
 /// Longest time that one look may take; a scrape that waits for it gives up earlier.
@@ -65,13 +66,21 @@ pub struct Refresher {
     collectors: Collectors,
     options: judge::Options,
     accumulators: Mutex<Accumulators>,
+    last_rules: Mutex<Option<Arc<Ruleset>>>,
     flight: Mutex<Option<Flight>>,
 }
 
 impl Refresher {
     /// A refresher that has not looked yet.
     pub fn new(world: impl World, collectors: Collectors, options: judge::Options) -> Self {
-        Self { world: Box::new(world), collectors, options, accumulators: Mutex::default(), flight: Mutex::default() }
+        Self {
+            world: Box::new(world),
+            collectors,
+            options,
+            accumulators: Mutex::default(),
+            last_rules: Mutex::default(),
+            flight: Mutex::default(),
+        }
     }
 
     /// A fresh look, or what there is of it after `patience`.
@@ -98,7 +107,9 @@ impl Refresher {
         }
         let number = flight.as_ref().map_or(0, |flight| flight.number + 1);
         let (sender, done) = watch::channel(None);
-        let progress = Arc::new(Mutex::new(self.world.begin("no answer")));
+        let mut progress = self.world.begin("no answer");
+        progress.capture.last_rules.clone_from(&lock(&self.last_rules));
+        let progress = Arc::new(Mutex::new(progress));
         let started = Flight { number, progress: Arc::clone(&progress), done };
         let refresher = Arc::clone(self);
         let work = move || {
@@ -118,6 +129,9 @@ impl Refresher {
         let start = Instant::now();
         let mut snapshot = decode::snapshot(&progress.capture, &self.collectors);
         lock(&self.accumulators).apply(number, &mut snapshot);
+        if let Some(rules) = snapshot.nftables.ok().filter(|rules| rules.generation.is_some()) {
+            *lock(&self.last_rules) = Some(Arc::clone(rules));
+        }
         let report = judge::judge(Catalogue::built_in(), &snapshot, &self.options);
         let mut durations = progress.durations;
         durations.insert(Collector::Verdict, start.elapsed());

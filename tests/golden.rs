@@ -4,11 +4,15 @@
 
 #![allow(clippy::disallowed_types, reason = "tests run the program")]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const FORMATS: [&str; 5] = ["text", "json", "prometheus", "nagios", "npd"];
+use natwatch::snapshot::Collector;
+use natwatch::snapshot::netfilter::ChainId;
+
+const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rules"];
 
 fn fixtures() -> Vec<PathBuf> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -18,8 +22,33 @@ fn fixtures() -> Vec<PathBuf> {
     directories
 }
 
+/// The rules as they were understood, one step a line.
+fn rules(fixture: &Path) -> String {
+    let capture = natwatch::archive::load(fixture).unwrap();
+    let collectors = Collector::ALL.iter().copied().collect();
+    let reading = natwatch::decode::snapshot(&capture, &collectors).nftables;
+    let Some(ruleset) = reading.ok() else { return format!("{reading:?}\n") };
+    let mut out = format!("generation {:?}, devices {:?}\n", ruleset.generation, ruleset.devices);
+    for (ChainId { family, table, chain }, found) in &ruleset.chains {
+        writeln!(out, "\n{family} {table} {chain}: {:?}", found.base).unwrap();
+        for rule in found.known_rules() {
+            writeln!(out, "  {} {:?} {:?}", rule.position, rule.comment, rule.counter).unwrap();
+            rule.steps.iter().for_each(|step| writeln!(out, "    {step:?}").unwrap());
+        }
+        if found.rules.ok().is_none() {
+            writeln!(out, "  {:?}", found.rules).unwrap();
+        }
+    }
+    writeln!(out, "\n{:?}", ruleset.setters).unwrap();
+    ruleset.sets.iter().for_each(|(id, set)| writeln!(out, "{id:?}\n  {set:?}").unwrap());
+    out
+}
+
 /// The report and its exit code; what changes from build to build is masked.
 fn check(fixture: &Path, format: &str) -> String {
+    if format == "rules" {
+        return rules(fixture);
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_natwatch"));
     let output = command.arg("check").arg("--from").arg(fixture).args(["--format", format]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", fixture.display());

@@ -612,6 +612,9 @@ fn shape(value: &Value, fields: Shape<'_>) {
 #[test]
 fn the_json_report_has_the_shape_of_the_contract() {
     let pair = Vxlan::default().build();
+    pair.nodes[0].cmd(
+        "iptables-nft -w -t nat -A POSTROUTING -p udp -m mark ! --mark 0x4000/0xff00 -j MASQUERADE --to-ports 1024-2047",
+    );
     let server = Server::start(&pair.nodes[0], &HERE);
     let report: Value = serde_json::from_str(&server.ok("/report.json")).expect("JSON");
     let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
@@ -634,8 +637,8 @@ fn the_json_report_has_the_shape_of_the_contract() {
             ("advisories", &list),
             ("kernel", &object),
             ("tunnels", &list),
-            // The rules are not read by this version: null, not an empty list.
-            ("source_nat_rules", &|value| value.is_null()),
+            ("source_nat_rules", &list),
+            ("source_nat_rules_omitted", &|value| *value == 0),
             ("conntrack", &object),
             ("sources", &list),
         ],
@@ -695,6 +698,24 @@ fn the_json_report_has_the_shape_of_the_contract() {
         shape(defect, &[("id", &text), ("state", &one_of(&["present", "absent", "unknown"])), ("basis", &basis)]);
         assert_eq!(defect["state"] == "unknown", defect["basis"] == "none", "{defect}");
     }
+    assert_eq!(report["source_nat_rules"].as_array().map(Vec::len), Some(1));
+    shape(
+        &report["source_nat_rules"][0],
+        &[
+            ("backend", &|value| *value == "iptables_nft"),
+            ("family", &|value| *value == "ipv4"),
+            ("table", &|value| *value == "nat"),
+            ("chain", &|value| *value == "POSTROUTING"),
+            ("position", &|value| *value == 1),
+            ("owner", &|value| *value == "other"),
+            ("action", &|value| *value == "masquerade"),
+            ("port_randomization", &|value| *value == "none"),
+            ("to_ports", &|value| *value == "1024-2047"),
+            ("mark", &|value| *value == serde_json::json!([{"value": "0x4000", "mask": "0xff00", "inverted": true}])),
+            ("packets", &number),
+            ("bytes", &number),
+        ],
+    );
     assert_eq!(report["tunnels"].as_array().map(Vec::len), Some(1));
     shape(
         &report["tunnels"][0],

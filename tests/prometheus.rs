@@ -139,6 +139,7 @@ fn every_help_names_its_source() {
     let table = metrics_table();
     let sources = [
         "nf_conntrack",
+        "nf_tables",
         "rtnetlink",
         "ethtool",
         "/proc/",

@@ -105,6 +105,26 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> 
     })
 }
 
+/// The links as [`decode`] finds them, but for drivers and features. `None` until everything was answered that leads
+/// from the tunnels to the devices that carry them: what is known never changes within a look.
+pub fn known(capture: &Capture) -> Option<Vec<Link>> {
+    let Reading::Ok(mut links) = capture.get(&all_links()).decode(decode_links) else { return None };
+    let up = followed(&links);
+    if up.is_empty() {
+        return Some(links);
+    }
+    if up.iter().any(|at| !capture.has(&fdb(&links[*at]))) {
+        return None;
+    }
+    attach_fdb(capture, &mut links);
+    let tables = routing::Tables::read(capture);
+    if !routing::requests(&tables, &links).iter().all(|request| capture.has(request)) {
+        return None;
+    }
+    routing::attach_underlay(capture, &tables, &mut links);
+    Some(links)
+}
+
 fn is_physical(link: &Link) -> bool {
     link.kind.is_none() && !link.loopback
 }

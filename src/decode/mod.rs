@@ -9,12 +9,16 @@ mod identity;
 mod links;
 mod modules;
 mod netstat;
-#[allow(dead_code, reason = "used by the reader of rules")]
+mod nftables;
 mod owner;
 pub mod release;
 mod routing;
-#[allow(dead_code, unused_imports, reason = "used by the reader of rules")]
+mod sets;
+mod source_nat;
 mod xtables;
+
+#[cfg(test)]
+pub use source_nat::totals as source_nat_totals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +42,7 @@ fn wanted(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
     for collector in order {
         requests.extend(match collector {
             Collector::Conntrack => conntrack::requests(capture),
+            Collector::Nat => nftables::requests(capture, collectors.contains(&Collector::Links)),
             Collector::Links => links::requests(capture),
             Collector::Kernel => identity::requests(capture),
             Collector::Netstat => netstat::requests(),
@@ -98,7 +103,20 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
             tcp_syn_retransmits: off(),
         }
     };
+    let nftables = if on(Collector::Nat) {
+        nftables::decode(capture, on(Collector::Links), &mut problems)
+    } else {
+        off(Collector::Nat)
+    };
+    let source_nat_rules = match nftables.as_ref() {
+        Reading::Absent(_) => Reading::Ok(Vec::new()), // a fact: there are no such rules
+        reading => reading.and_then(|ruleset| source_nat::rules(ruleset)),
+    };
+    let source_nat_totals = source_nat_rules.as_ref().map(|rules| source_nat::totals(rules));
     Snapshot {
+        nftables,
+        source_nat_rules,
+        source_nat_totals,
         hostname: capture.meta.hostname.clone(),
         captured_at: capture.meta.captured_at.clone(),
         online_cpus: capture.meta.online_cpus,

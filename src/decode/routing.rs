@@ -202,9 +202,14 @@ fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<IpAddr>> {
     Reading::Ok(first.into_iter().map(|(_, remote)| remote).collect())
 }
 
+/// Addresses of all links, as far as they were read.
+pub fn known_addresses(capture: &Capture) -> Reading<Vec<Address>> {
+    capture.get(&addresses()).decode(decode_addresses)
+}
+
 /// Addresses of all links; `Failed` unless a tunnel is up.
 pub fn decode_all_addresses(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Address>> {
-    problems.note(Source::Rtnetlink, capture.get(&addresses()).decode(decode_addresses))
+    problems.note(Source::Rtnetlink, known_addresses(capture))
 }
 
 /// Policy rules of the families in use.

@@ -4,9 +4,13 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::advisory::State;
 use crate::judge::{Finding, Report};
+use crate::snapshot::netfilter::{Counter, SourceNatRule};
 use crate::snapshot::{Feature, Snapshot};
 
-use super::{in_state, json, missing_privilege, unknown_by_cause};
+use super::{in_state, json, missing_privilege, source_nat, unknown_by_cause};
+
+/// Source-NAT rules on the page; a page that is to be read has no use for thousands, the JSON report has them.
+const MAX_SOURCE_NAT_RULES: usize = 200;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--bad:#c62828;--dim:#8a6100;--good:#2e7d32;--line:#8884}
@@ -45,6 +49,7 @@ pub fn render(report: &Report, snapshot: &Snapshot, telemetry_path: &str) -> Str
                     }
                 }
                 (rest(report))
+                (source_nat_section(snapshot))
                 (tunnels(snapshot))
                 (conntrack(snapshot))
                 (defects(report))
@@ -118,6 +123,79 @@ fn rest(report: &Report) -> Markup {
                 }
             }
         }
+    }
+}
+
+fn source_nat_section(snapshot: &Snapshot) -> Markup {
+    let rules = snapshot.source_nat_rules.ok().map_or(&[][..], Vec::as_slice);
+    let omitted = rules.len().saturating_sub(MAX_SOURCE_NAT_RULES);
+    html! {
+        section {
+            h2 { "Source NAT" }
+            p { (source_nat::headline(snapshot)) }
+            @if source_nat::totals(snapshot).next().is_some() { (source_nat_kinds(snapshot)) }
+            @if !rules.is_empty() {
+                details {
+                    summary { "The rules" }
+                    (source_nat_rules(&rules[..rules.len() - omitted]))
+                    @if omitted > 0 {
+                        p { "and " (source_nat::counted(omitted as u64)) " more: see this report as JSON" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn source_nat_kinds(snapshot: &Snapshot) -> Markup {
+    html! {
+        div class="scroll" {
+            table {
+                tr {
+                    th { "owner" } th { "action" } th { "ports" } th { "backend" } th { "family" } th { "rules" }
+                    th { "without counter" } th { "packets" } th { "bytes" }
+                }
+                @for (kind, total) in source_nat::totals(snapshot) {
+                    tr {
+                        td { (kind.owner) } td { (kind.action) } td { (source_nat::ports(kind.randomization)) }
+                        td { (kind.backend) } td { (kind.family) } td { (total.rules) } td { (total.uncounted) }
+                        (counter(total.counted))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn source_nat_rules(rules: &[SourceNatRule]) -> Markup {
+    html! {
+        div class="scroll" {
+            table {
+                tr {
+                    th { "backend" } th { "family" } th { "table" } th { "chain" } th { "position" } th { "owner" }
+                    th { "action" } th { "ports" } th { "mark" } th { "packets" } th { "bytes" }
+                }
+                @for rule in rules {
+                    tr {
+                        td { (rule.backend) } td { (rule.family) } td { (rule.table) } td { (rule.chain) }
+                        td { (rule.position) } td { (rule.owner) } td { (rule.action) }
+                        td {
+                            (source_nat::ports(rule.randomization))
+                            @if let Some(range) = source_nat::to_ports(rule) { ", " (range) }
+                        }
+                        td { (rule.marks.iter().map(source_nat::mark).collect::<Vec<_>>().join(", ")) }
+                        (counter(rule.counter))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn counter(counter: Option<Counter>) -> Markup {
+    let shown = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
+    html! {
+        td { (shown(counter.map(|counter| counter.packets))) } td { (shown(counter.map(|counter| counter.bytes))) }
     }
 }
 

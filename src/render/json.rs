@@ -7,10 +7,17 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::judge::{Finding, Report};
+use crate::snapshot::netfilter::SourceNatRule;
 use crate::snapshot::{Feature, Link, Reading, Snapshot, Tunnel};
+
+use super::source_nat;
 
 /// Version of the document; it changes when something is renamed or removed, not when something is added.
 const SCHEMA_VERSION: u32 = 1;
+
+/// Source-NAT rules in the document. A node with a rule for each of its pods has a few hundred; one rule takes half a
+/// kilobyte, so that the document stays below 6 MB whatever a script has added.
+const MAX_SOURCE_NAT_RULES: usize = 10_000;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -21,8 +28,9 @@ struct Document<'a> {
     advisories: Vec<Advisory<'a>>,
     kernel: Kernel<'a>,
     tunnels: Option<Vec<TunnelEntry<'a>>>,
-    /// Not read by this version.
-    source_nat_rules: Option<Vec<()>>,
+    source_nat_rules: Option<Vec<SourceNatEntry<'a>>>,
+    /// How many more there are.
+    source_nat_rules_omitted: Option<usize>,
     conntrack: Conntrack,
     sources: Vec<Source<'a>>,
 }
@@ -91,6 +99,29 @@ struct TunnelEntry<'a> {
 }
 
 #[derive(Serialize)]
+struct SourceNatEntry<'a> {
+    backend: &'static str,
+    family: &'static str,
+    table: &'a str,
+    chain: &'a str,
+    position: u32,
+    owner: &'static str,
+    action: &'static str,
+    port_randomization: &'static str,
+    to_ports: Option<String>,
+    mark: Vec<MarkEntry>,
+    packets: Option<u64>,
+    bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct MarkEntry {
+    value: String,
+    mask: String,
+    inverted: bool,
+}
+
+#[derive(Serialize)]
 struct Conntrack {
     entries: Option<u64>,
     entries_limit: Option<u64>,
@@ -113,6 +144,7 @@ pub fn render(report: &Report, snapshot: &Snapshot) -> String {
         .totals()
         .ok()
         .map(|totals| totals.iter().map(|(counter, value)| (counter.name(), *value)).collect());
+    let rules = snapshot.source_nat_rules.ok();
     let document = Document {
         schema_version: SCHEMA_VERSION,
         natwatch_version: env!("CARGO_PKG_VERSION"),
@@ -142,7 +174,8 @@ pub fn render(report: &Report, snapshot: &Snapshot) -> String {
             .links
             .ok()
             .map(|_| snapshot.tunnels().map(|(link, tunnel)| tunnel_entry(snapshot, link, tunnel)).collect()),
-        source_nat_rules: None,
+        source_nat_rules: rules.map(|rules| rules.iter().take(MAX_SOURCE_NAT_RULES).map(source_nat_entry).collect()),
+        source_nat_rules_omitted: rules.map(|rules| rules.len().saturating_sub(MAX_SOURCE_NAT_RULES)),
         conntrack: Conntrack {
             entries: snapshot.conntrack.entries.ok().copied(),
             entries_limit: snapshot.conntrack.entries_limit.ok().copied(),
@@ -201,6 +234,31 @@ fn tunnel_entry<'a>(snapshot: &Snapshot, link: &'a Link, tunnel: &Tunnel) -> Tun
         up: link.up,
         udp_checksum: tunnel.udp_checksum.name(),
         tx_checksum_offload: link.feature(Feature::TxChecksumIpGeneric).name(),
+    }
+}
+
+fn source_nat_entry(rule: &SourceNatRule) -> SourceNatEntry<'_> {
+    SourceNatEntry {
+        backend: rule.backend.name(),
+        family: rule.family.name(),
+        table: &rule.table,
+        chain: &rule.chain,
+        position: rule.position,
+        owner: rule.owner.name(),
+        action: rule.action.name(),
+        port_randomization: rule.randomization.name(),
+        to_ports: source_nat::to_ports(rule),
+        mark: rule
+            .marks
+            .iter()
+            .map(|mark| MarkEntry {
+                value: source_nat::hexadecimal(mark.value),
+                mask: source_nat::hexadecimal(mark.mask),
+                inverted: mark.inverted,
+            })
+            .collect(),
+        packets: rule.counter.map(|counter| counter.packets),
+        bytes: rule.counter.map(|counter| counter.bytes),
     }
 }
 

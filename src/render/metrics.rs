@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::advisory::State;
 use crate::advisory::defects::DefectState;
 use crate::judge::{ConditionState, Report};
+use crate::snapshot::netfilter::{Counter, SourceNatKind, SourceNatTotal};
 use crate::snapshot::{
     Collector, ConntrackCounter, Link, Reading, Snapshot, Source, SourceState, Tunnel, with_lower_devices,
 };
@@ -72,7 +73,8 @@ impl Families {
                     Collector::from_name(&labels[0]).or(of_source).is_none_or(|owner| collectors.contains(&owner))
                 });
             }
-            family.metric.collector.is_none_or(|collector| collectors.contains(&collector))
+            let owners = family.metric.collectors;
+            owners.is_empty() || owners.iter().any(|owner| collectors.contains(owner))
         });
     }
 }
@@ -91,6 +93,10 @@ pub struct Settings {
 /// Tunnels with a series of their own; the rest is counted in `natwatch_series_omitted`.
 const MAX_TUNNELS: usize = 16;
 
+/// Kinds of source-NAT rules with series of their own, 4 each: 64 of the 500 that a node may have. The rest is counted
+/// in `natwatch_series_omitted`.
+const MAX_SOURCE_NAT_KINDS: usize = 16;
+
 /// The samples of one look. `durations` is empty for a replay, which took no time in any kernel.
 pub fn families(
     report: &Report,
@@ -108,7 +114,10 @@ pub fn families(
     let kind = snapshot.network_namespace.name();
     out.flag("natwatch_network_namespace_info", [kind], true);
     conntrack(&mut out, snapshot, settings);
-    links(&mut out, report, snapshot, settings);
+    let omitted = source_nat(&mut out, snapshot) + links(&mut out, report, snapshot, settings);
+    if settings.collectors.contains(&Collector::Nat) || settings.collectors.contains(&Collector::Links) {
+        out.add("natwatch_series_omitted", [], Value::Whole(omitted));
+    }
     let netstat = &snapshot.netstat;
     out.reading("natwatch_netstat_udp_in_csum_errors_total", &netstat.udp_in_csum_errors);
     out.reading("natwatch_netstat_udp6_in_csum_errors_total", &netstat.udp6_in_csum_errors);
@@ -189,9 +198,39 @@ fn counter_metric(counter: ConntrackCounter) -> &'static str {
     }
 }
 
-fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Settings) {
+/// Source-NAT rules by kind; returns how many series the limit left out.
+fn source_nat(out: &mut Families, snapshot: &Snapshot) -> u64 {
+    let mut omitted = 0;
+    for (position, (kind, total)) in ranked_kinds(snapshot).into_iter().enumerate() {
+        let SourceNatKind { backend, family, owner, action, randomization } = *kind;
+        let SourceNatTotal { rules, uncounted, counted } = *total;
+        if position >= MAX_SOURCE_NAT_KINDS {
+            omitted += if counted.is_some() { 4 } else { 2 };
+            continue;
+        }
+        let labels = [backend.name(), family.name(), owner.name(), action.name(), randomization.name()];
+        out.add("natwatch_source_nat_rules", labels, Value::Whole(rules));
+        out.add("natwatch_source_nat_rules_uncounted", labels, Value::Whole(uncounted));
+        if let Some(Counter { packets, bytes }) = counted {
+            out.add("natwatch_source_nat_rule_packets_total", labels, Value::Whole(packets));
+            out.add("natwatch_source_nat_rule_bytes_total", labels, Value::Whole(bytes));
+        }
+    }
+    omitted
+}
+
+/// Kinds that have rules first, then by labels: not by how many rules there are, so that a kind's series do not come
+/// and go with other kinds' rules.
+fn ranked_kinds(snapshot: &Snapshot) -> Vec<(&SourceNatKind, &SourceNatTotal)> {
+    let mut kinds: Vec<_> = snapshot.source_nat_totals.ok().into_iter().flatten().collect();
+    kinds.sort_by_key(|(kind, total)| (total.rules == 0, **kind));
+    kinds
+}
+
+/// Tunnels and what carries them; returns how many series the limits left out.
+fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Settings) -> u64 {
     if snapshot.links.ok().is_none() {
-        return;
+        return 0;
     }
     let mut tunnels: Vec<(&Link, &Tunnel)> = snapshot.tunnels().collect();
     out.add("natwatch_tunnels", [], Value::Whole(tunnels.len() as u64));
@@ -217,7 +256,7 @@ fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Se
             out.flag("natwatch_interface_feature_fixed", labels, state.fixed);
         }
     }
-    out.add("natwatch_series_omitted", [], Value::Whole(omitted as u64));
+    omitted as u64
 }
 
 /// Tunnels that are up and what carries them: those of exposed tunnels first, then by name.

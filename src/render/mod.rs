@@ -7,18 +7,27 @@ pub mod html;
 pub mod json;
 pub mod line;
 pub mod metrics;
+mod source_nat;
 pub mod text;
 
 use crate::advisory::State;
 use crate::judge::{Finding, Report};
-use crate::snapshot::{Snapshot, SourceState};
+use crate::snapshot::{Snapshot, Source, SourceState, SourceStatus};
 
 /// What a missing privilege hides, in one sentence; `None` when none is missing.
 fn missing_privilege(report: &Report, snapshot: &Snapshot) -> Option<String> {
     let denied = snapshot.sources.iter().filter(|status| status.state == SourceState::Denied);
-    let list: Vec<_> = denied.map(|status| format!("{}: {}", status.source, status.detail)).collect();
+    let list: Vec<_> = denied.map(|status| format!("{}: {}", hidden(status), status.detail)).collect();
     let gain = if in_state(report, State::Unknown).is_empty() { "seen" } else { "decided" };
     (!list.is_empty()).then(|| format!("More could be {gain} with more privilege. {}.", list.join("; ")))
+}
+
+/// What a source that was denied would have shown, where its name does not say it.
+fn hidden(status: &SourceStatus) -> String {
+    match status.source {
+        Source::Nftables => "NAT rules (nftables)".into(),
+        source => source.name().into(),
+    }
 }
 
 /// Findings in one state, exposed ones by severity.
@@ -39,3 +48,6 @@ fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
     }
     groups
 }
+
+#[cfg(test)]
+mod tests;

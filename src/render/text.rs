@@ -6,7 +6,7 @@ use crate::advisory::{Advisory, Catalogue, PLANNED, State};
 use crate::judge::{ConditionState, Finding, Report};
 use crate::snapshot::Snapshot;
 
-use super::{in_state, missing_privilege, unknown_by_cause};
+use super::{in_state, missing_privilege, source_nat, unknown_by_cause};
 
 /// Columns of the text.
 const WIDTH: usize = 80;
@@ -53,6 +53,7 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
         paragraph(&mut out, "  ", &format!("because {cause}"));
     }
     rest(&mut out, report, style);
+    source_nat_rules(&mut out, snapshot);
     if report.verdict == State::Exposed {
         let _ = writeln!(out, "\n`natwatch explain ID` tells how it works and where that is known from.");
     }
@@ -92,6 +93,15 @@ fn rest(out: &mut String, report: &Report, style: Style) {
             item(&mut line, "", &format!("{words}: "), &ids.join(", "));
             out.push_str(&line.replacen(words, &style.state(state, words), 1));
         }
+    }
+}
+
+/// Who translates source addresses here, in a line per kind.
+fn source_nat_rules(out: &mut String, snapshot: &Snapshot) {
+    out.push('\n');
+    item(out, "", "", &source_nat::headline(snapshot));
+    for kind in source_nat::kinds(snapshot) {
+        item(out, "  ", "- ", &kind);
     }
 }
 

@@ -8,6 +8,7 @@ mod links;
 pub mod netfilter;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub use links::{
@@ -162,6 +163,10 @@ names! {
         ProcConntrack = "proc_conntrack",
         /// nfnetlink subsystem 1; asked only where the file above is missing
         Ctnetlink = "ctnetlink",
+        /// nfnetlink subsystem 10
+        Nftables = "nftables",
+        /// nfnetlink subsystem 6
+        Ipset = "ipset",
         /// rtnetlink: links, addresses, forwarding database
         Rtnetlink = "rtnetlink",
         /// rtnetlink: policy rules, routes, route look-ups
@@ -182,6 +187,8 @@ names! {
     Collector {
         /// Connection tracking counters and sizes
         Conntrack = "conntrack",
+        /// NAT rules and the sets they ask
+        Nat = "nat",
         /// Links, tunnels, routes, offload features
         Links = "links",
         /// Kernel identity and its known defects
@@ -198,6 +205,7 @@ impl Source {
     pub const fn collector(self) -> Collector {
         match self {
             Self::ProcConntrack | Self::Ctnetlink | Self::Sysctl => Collector::Conntrack,
+            Self::Nftables | Self::Ipset => Collector::Nat,
             Self::Rtnetlink | Self::Routing | Self::Ethtool => Collector::Links,
             Self::Kernel => Collector::Kernel,
             Self::Netstat => Collector::Netstat,
@@ -333,6 +341,12 @@ pub struct Snapshot {
     pub distro: Reading<String>,
     /// Connection tracking.
     pub conntrack: Conntrack,
+    /// Rules of nf_tables. Absent: the kernel has no nf_tables, or it is not loaded.
+    pub nftables: Reading<Arc<netfilter::Ruleset>>,
+    /// Source-NAT rules of all backends, in the order of the hooks.
+    pub source_nat_rules: Reading<Vec<netfilter::SourceNatRule>>,
+    /// The same, taken together by kind.
+    pub source_nat_totals: Reading<BTreeMap<netfilter::SourceNatKind, netfilter::SourceNatTotal>>,
     /// All links of the namespace, in the kernel's order (by index).
     pub links: Reading<Vec<Link>>,
     /// Local addresses; read only while a tunnel is up.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::netns::Netns;
-use super::program::{HERE, natwatch_in};
+use super::program::{HERE, NATWATCH, natwatch_as, natwatch_in};
+use super::strace::{Call, Strace};
 
 /// What the contract says of a namespace that is not the node's.
 pub const NOT_THE_NODES: &str = "this is not the node's network namespace; is hostNetwork set?";
@@ -20,6 +21,15 @@ pub fn check(ns: &Netns, more: &[&str]) -> Report {
 #[track_caller]
 pub fn check_here(ns: &Netns, more: &[&str]) -> Report {
     check(ns, &[&HERE[..], more].concat())
+}
+
+/// `check` that judges this namespace, and what it sends to the kernel.
+#[track_caller]
+pub fn traced(ns: &Netns, more: &[&str]) -> (Report, Vec<Call>) {
+    let strace = Strace::of("sendto,sendmsg,socket");
+    let words = [strace.words(), vec![NATWATCH]].concat();
+    let report = natwatch_as(ns, &words, &[&["check", "--format", "json"], &HERE[..], more].concat()).report();
+    (report, strace.calls())
 }
 
 /// The JSON report and the exit code that it came with.

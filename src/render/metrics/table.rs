@@ -32,8 +32,8 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// Unit that the name carries; empty where it counts things.
     pub unit: &'static str,
-    /// The collector that it belongs to; `None`: always printed.
-    pub collector: Option<Collector>,
+    /// The collectors that it belongs to: printed with any of them; always, if there are none.
+    pub collectors: &'static [Collector],
     /// What it says and which kernel object says so.
     pub help: &'static str,
 }
@@ -41,21 +41,27 @@ pub struct Metric {
 const fn gauge(
     name: &'static str,
     labels: &'static [&'static str],
-    collector: Option<Collector>,
+    collectors: &'static [Collector],
     help: &'static str,
 ) -> Metric {
-    Metric { name, kind: Kind::Gauge, labels, unit: "", collector, help }
+    Metric { name, kind: Kind::Gauge, labels, unit: "", collectors, help }
 }
 
-const fn counter(name: &'static str, collector: Option<Collector>, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, labels: &[], unit: "", collector, help }
+const fn counter(name: &'static str, collectors: &'static [Collector], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels: &[], unit: "", collectors, help }
 }
 
-const VERDICT: Option<Collector> = Some(Collector::Verdict);
-const KERNEL: Option<Collector> = Some(Collector::Kernel);
-const CONNTRACK: Option<Collector> = Some(Collector::Conntrack);
-const LINKS: Option<Collector> = Some(Collector::Links);
-const NETSTAT: Option<Collector> = Some(Collector::Netstat);
+const ALWAYS: &[Collector] = &[];
+const VERDICT: &[Collector] = &[Collector::Verdict];
+const KERNEL: &[Collector] = &[Collector::Kernel];
+const CONNTRACK: &[Collector] = &[Collector::Conntrack];
+const NAT: &[Collector] = &[Collector::Nat];
+const LINKS: &[Collector] = &[Collector::Links];
+const LIMITED: &[Collector] = &[Collector::Nat, Collector::Links];
+const NETSTAT: &[Collector] = &[Collector::Netstat];
+
+/// What source-NAT rules are counted by.
+const NAT_LABELS: &[&str] = &["backend", "family", "owner", "action", "port_randomization"];
 
 /// Every metric, in the order of the output.
 #[rustfmt::skip]
@@ -74,7 +80,7 @@ pub static METRICS: &[Metric] = &[
         "1 for the state of the kernel defect: present, absent or unknown (derived: operator or version tables)"),
     gauge("natwatch_kernel_defect_info", &["defect", "basis"], KERNEL,
         "What the state of the kernel defect is based on, always 1 (derived)"),
-    gauge("natwatch_network_namespace_info", &["kind"], None,
+    gauge("natwatch_network_namespace_info", &["kind"], ALWAYS,
         "Whether this is the node's network namespace: initial, other or unknown (presence of /proc/sys/net/core/netdev_max_backlog); always 1"),
     gauge("natwatch_conntrack_entries", &[], CONNTRACK,
         "Entries in the connection tracking table of this namespace (/proc/sys/net/netfilter/nf_conntrack_count)"),
@@ -112,6 +118,14 @@ pub static METRICS: &[Metric] = &[
         "Entries that could not be inserted, by CPU; only with --collector.conntrack.per-cpu (nf_conntrack statistics, insert_failed)") },
     Metric { labels: &["cpu"], ..counter("natwatch_conntrack_cpu_drop_total", CONNTRACK,
         "Packets dropped by connection tracking, by CPU; only with --collector.conntrack.per-cpu (nf_conntrack statistics, drop)") },
+    gauge("natwatch_source_nat_rules", NAT_LABELS, NAT,
+        "Source-NAT rules that a postrouting or input hook leads to (nf_tables, NFT_MSG_GETRULE)"),
+    Metric { labels: NAT_LABELS, ..counter("natwatch_source_nat_rule_packets_total", NAT,
+        "Packets counted by source-NAT rules, which see the first packet of each connection; rules that are gone are included (nf_tables, NFTA_COUNTER_PACKETS)") },
+    Metric { labels: NAT_LABELS, unit: "bytes", ..counter("natwatch_source_nat_rule_bytes_total", NAT,
+        "Bytes of the packets counted by source-NAT rules; rules that are gone are included (nf_tables, NFTA_COUNTER_BYTES)") },
+    gauge("natwatch_source_nat_rules_uncounted", NAT_LABELS, NAT,
+        "Source-NAT rules without a counter, which packets and bytes do not include (nf_tables, NFT_MSG_GETRULE)"),
     gauge("natwatch_tunnels", &[], LINKS,
         "VXLAN and Geneve devices, up or down (rtnetlink, IFLA_INFO_KIND)"),
     gauge("natwatch_tunnel_info", &["device", "kind", "id", "port", "underlay", "udp_checksum"], LINKS,
@@ -122,8 +136,8 @@ pub static METRICS: &[Metric] = &[
         "1 if the offload feature was asked for (ethtool netlink, ETHTOOL_A_FEATURES_WANTED)"),
     gauge("natwatch_interface_feature_fixed", &["device", "feature"], LINKS,
         "1 if the offload feature cannot be changed (ethtool netlink, ETHTOOL_A_FEATURES_HW and _NOCHANGE)"),
-    gauge("natwatch_series_omitted", &[], LINKS,
-        "Series left out because of the limits on devices and tunnels (derived)"),
+    gauge("natwatch_series_omitted", &[], LIMITED,
+        "Series left out because of the limits on devices, tunnels and kinds of NAT rules (derived)"),
     counter("natwatch_netstat_udp_in_csum_errors_total", NETSTAT,
         "UDP datagrams received over IPv4 with a wrong checksum (/proc/thread-self/net/snmp, Udp InCsumErrors)"),
     counter("natwatch_netstat_udp6_in_csum_errors_total", NETSTAT,
@@ -132,25 +146,25 @@ pub static METRICS: &[Metric] = &[
         "TCP segments received with a wrong checksum (/proc/thread-self/net/snmp, Tcp InCsumErrors)"),
     counter("natwatch_netstat_tcp_syn_retransmits_total", NETSTAT,
         "SYN and SYN/ACK segments sent again (/proc/thread-self/net/netstat, TcpExt TCPSynRetrans)"),
-    gauge("natwatch_source_state", &["source", "state"], None,
+    gauge("natwatch_source_state", &["source", "state"], ALWAYS,
         "1 for the state that reading the source ended in: ok, absent, denied or failed; only sources that were needed are listed (derived)"),
-    gauge("natwatch_scrape_collector_success", &["collector"], None,
+    gauge("natwatch_scrape_collector_success", &["collector"], ALWAYS,
         "1 if none of the collector's sources was denied or failed; of verdict: 1 if no advisory is unknown (derived)"),
-    Metric { unit: "seconds", ..gauge("natwatch_scrape_collector_duration_seconds", &["collector"], None,
+    Metric { unit: "seconds", ..gauge("natwatch_scrape_collector_duration_seconds", &["collector"], ALWAYS,
         "Time that the kernel took to answer the collector's requests; of verdict: to decode and judge them (monotonic clock)") },
-    gauge("natwatch_build_info", &["version", "arch"], None,
+    gauge("natwatch_build_info", &["version", "arch"], ALWAYS,
         "Version and architecture of natwatch, always 1"),
-    Metric { unit: "seconds", ..counter("process_cpu_seconds_total", None,
+    Metric { unit: "seconds", ..counter("process_cpu_seconds_total", ALWAYS,
         "User and system CPU time of natwatch (/proc/self/stat)") },
-    gauge("process_open_fds", &[], None, "Open file descriptors of natwatch (/proc/self/fd)"),
-    gauge("process_max_fds", &[], None, "Limit of open file descriptors of natwatch (/proc/self/limits)"),
-    Metric { unit: "bytes", ..gauge("process_virtual_memory_bytes", &[], None,
+    gauge("process_open_fds", &[], ALWAYS, "Open file descriptors of natwatch (/proc/self/fd)"),
+    gauge("process_max_fds", &[], ALWAYS, "Limit of open file descriptors of natwatch (/proc/self/limits)"),
+    Metric { unit: "bytes", ..gauge("process_virtual_memory_bytes", &[], ALWAYS,
         "Virtual memory of natwatch (/proc/self/stat)") },
-    Metric { unit: "bytes", ..gauge("process_resident_memory_bytes", &[], None,
+    Metric { unit: "bytes", ..gauge("process_resident_memory_bytes", &[], ALWAYS,
         "Resident memory of natwatch (/proc/self/stat)") },
-    Metric { unit: "seconds", ..gauge("process_start_time_seconds", &[], None,
+    Metric { unit: "seconds", ..gauge("process_start_time_seconds", &[], ALWAYS,
         "Start of natwatch since the Unix epoch (/proc/self/stat)") },
-    gauge("process_threads", &[], None, "Threads of natwatch (/proc/self/stat)"),
+    gauge("process_threads", &[], ALWAYS, "Threads of natwatch (/proc/self/stat)"),
 ];
 
 /// The table as Markdown, for `natwatch metrics` and the README.

@@ -1,0 +1,329 @@
+//! nf_tables over nfnetlink: which questions to ask, and the rule set that the answers make up.
+//!
+//! Everything that is read belongs to one generation of the rule set, which is asked for before and after; the
+//! answers are named by it, so that they are remembered as long as it stands. Only what can change a verdict is read:
+//! base chains on the hooks that a packet of ours crosses and the chains that they lead to. The nat chains on
+//! prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+
+mod expressions;
+mod nat;
+mod registers;
+mod setters;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use self::wire::Table;
+use crate::capture::{Capture, Request};
+use crate::decode::modules::{self, Presence};
+use crate::decode::sets::{self, Values};
+use crate::decode::{Problems, links, routing};
+use crate::snapshot::netfilter::{
+    Base, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
+};
+use crate::snapshot::{Reading, Source, with_lower_devices};
+use crate::wire::WireError;
+
+/// How often the rules are read while they change under us.
+const MAX_READINGS: usize = 8;
+/// Chains that are read; a node with hundreds of pods and network policies has a few thousand.
+const MAX_CHAINS: usize = 4096;
+
+/// What there is around the rules.
+#[derive(Debug)]
+struct Around {
+    /// Devices whose egress chains a tunnel's packets cross: tunnels and what carries them. `None`: no tunnel is up.
+    devices: Option<BTreeSet<String>>,
+    /// What sets are asked about.
+    values: Values,
+}
+
+impl Around {
+    /// `None`: the links are still being read.
+    fn of(capture: &Capture, links_on: bool) -> Option<Self> {
+        if !links_on {
+            return Some(Self { devices: None, values: Values::default() });
+        }
+        if !links::requests(capture).iter().all(|request| capture.has(request)) {
+            return None;
+        }
+        let links = links::known(capture).unwrap_or_default();
+        let up: Vec<_> = links.iter().filter(|link| link.up && link.tunnel.is_some()).collect();
+        let mut names: BTreeSet<String> = up.iter().map(|link| link.name.clone()).collect();
+        let underlays = up.iter().filter_map(|link| link.tunnel.as_ref()?.underlay.ok()).flatten();
+        for at in underlays.flat_map(|index| with_lower_devices(&links, *index)) {
+            names.insert(links[at].name.clone());
+        }
+        let values = Values::of(&links, &routing::known_addresses(capture));
+        Some(Self { devices: (!up.is_empty()).then_some(names), values })
+    }
+}
+
+fn module(capture: &Capture) -> Presence {
+    modules::presence(capture, Source::Nftables, "nf_tables", "nf_tables_getgen")
+}
+
+/// What to ask.
+pub fn requests(capture: &Capture, links_on: bool) -> Vec<Request> {
+    match module(capture) {
+        Presence::Ask(more) => more,
+        Presence::There => read(capture, links_on, &mut Problems::default()).0,
+        Presence::Missing(_) | Presence::Unclear(_) => Vec::new(),
+    }
+}
+
+/// Reads the answers.
+pub fn decode(capture: &Capture, links_on: bool, problems: &mut Problems) -> Reading<Arc<Ruleset>> {
+    let reading = match module(capture) {
+        Presence::There => read(capture, links_on, problems).1,
+        Presence::Missing(why) => Reading::Absent(why),
+        Presence::Unclear(why) => Reading::Failed(why),
+        Presence::Ask(_) => Reading::Failed(format!("{}: {}", wire::generation(1).name, capture.unanswered)),
+    };
+    match reading {
+        Reading::Ok((ruleset, error)) => {
+            if let Some(why) = error {
+                problems.fail(Source::Nftables, why);
+            }
+            Reading::Ok(ruleset)
+        }
+        other => {
+            let other = other.map(|(ruleset, _)| ruleset);
+            problems.set(Source::Nftables, other.as_ref().map(|_| ()));
+            other
+        }
+    }
+}
+
+/// A rule set, and why some of it could not be read.
+type Read = (Arc<Ruleset>, Option<String>);
+
+/// Reads the rules until a reading belongs to one generation. Also returns all requests of that reading.
+fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Request>, Reading<Read>) {
+    let mut asked = vec![wire::generation(1)];
+    let Some(Around { devices, values }) = Around::of(capture, links_on) else {
+        return (asked, Reading::Failed(format!("links: {}", capture.unanswered)));
+    };
+    for round in 1..=MAX_READINGS {
+        let generation = match capture.get(&wire::generation(round)).and_then(wire::decode_generation) {
+            Reading::Ok(generation) => generation,
+            other => return (asked, other.map(|_| Read::default())),
+        };
+        let mut attempt = Attempt::new(capture, generation, devices.clone());
+        match &capture.last_rules {
+            Some(last) if (last.generation, &last.devices) == (Some(generation), &devices) => attempt.again(last),
+            _ => attempt.run(),
+        }
+        attempt.ask_sets(&values);
+        let mut mine = [asked.clone(), attempt.asked.clone()].concat();
+        let after = wire::generation(round + 1);
+        if !attempt.pending && !attempt.asked.is_empty() {
+            mine.push(after.clone());
+            asked.push(after.clone());
+            match capture.get(&after).and_then(wire::decode_generation) {
+                Reading::Ok(same) if same == generation && !attempt.torn => {}
+                Reading::Ok(_) => continue,
+                other => return (mine, other.map(|_| Read::default())),
+            }
+        }
+        attempt.ruleset.sets = sets::decode(capture, &attempt.sets_prefix(), &attempt.ruleset, &values, problems);
+        return (mine, Reading::Ok(attempt.finish()));
+    }
+    (asked, Reading::Failed(format!("the rules changed {MAX_READINGS} times in a row while they were read")))
+}
+
+/// A reading of the rules at one generation.
+#[derive(Debug)]
+struct Attempt<'c> {
+    capture: &'c Capture,
+    generation: u32,
+    devices: Option<BTreeSet<String>>,
+    /// Every request so far, answered or not.
+    asked: Vec<Request>,
+    /// Some are not answered yet.
+    pending: bool,
+    /// An answer belongs to another generation.
+    torn: bool,
+    /// Part of it may change without a new generation.
+    fades: bool,
+    /// The first thing that went wrong.
+    error: Option<String>,
+    ruleset: Ruleset,
+}
+
+impl<'c> Attempt<'c> {
+    fn new(capture: &'c Capture, generation: u32, devices: Option<BTreeSet<String>>) -> Self {
+        let ruleset = Ruleset::default();
+        let (asked, error) = (Vec::new(), None);
+        Self { capture, generation, devices, asked, pending: false, torn: false, fades: false, error, ruleset }
+    }
+
+    /// Reads everything.
+    fn run(&mut self) {
+        let (whole, searched) = self.bases().into_iter().partition(|(_, base)| is_read_whole(base));
+        self.follow(whole);
+        if !self.pending {
+            setters::search(self, searched);
+        }
+    }
+
+    /// Takes over what was read before at the same generation; only counters have moved since.
+    fn again(&mut self, last: &Ruleset) {
+        self.ruleset = last.clone();
+        for (id, chain) in last.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
+            if chain.known_rules().iter().any(counts_source_nat) {
+                let rules = self.rules(wire::counters(self.generation, id), id);
+                self.ruleset.chains.insert(id.clone(), Chain { base: chain.base.clone(), rules });
+            }
+        }
+    }
+
+    fn sets_prefix(&self) -> String {
+        format!("netfilter/nft-{}", self.generation)
+    }
+
+    /// Asks sets about the values that matter, once all rules are known.
+    fn ask_sets(&mut self, values: &Values) {
+        if !self.pending {
+            let requests = sets::requests(self.capture, &self.sets_prefix(), &self.ruleset, values);
+            self.pending |= requests.iter().any(|request| !self.capture.has(request));
+            self.asked.extend(requests);
+        }
+    }
+
+    fn finish(mut self) -> Read {
+        self.ruleset.generation =
+            Some(self.generation).filter(|_| self.error.is_none() && !self.pending && !self.fades);
+        self.ruleset.devices = self.devices;
+        (Arc::new(self.ruleset), self.error)
+    }
+
+    /// Asks, and reads the answer.
+    fn answer<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, WireError>) -> Reading<T> {
+        let answer = self.capture.get(&request);
+        self.pending |= !self.capture.has(&request);
+        if let Reading::Ok(bytes) = &answer {
+            self.torn |= !wire::belongs(bytes, self.generation);
+        }
+        self.asked.push(request);
+        answer.decode(decode)
+    }
+
+    /// The same; an answer that is no value is an error of the whole source.
+    fn needed<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, WireError>) -> Reading<T> {
+        let reading = self.answer(request, decode);
+        if reading.ok().is_none() {
+            self.error.get_or_insert_with(|| reading.why().to_owned());
+        }
+        reading
+    }
+
+    /// Base chains of tables that are not dormant, on hooks that matter.
+    fn bases(&mut self) -> Vec<(ChainId, Base)> {
+        let Reading::Ok(tables) = self.needed(wire::tables(self.generation), wire::decode_tables) else {
+            return Vec::new();
+        };
+        let mut bases = Vec::new();
+        for family in [Family::Ipv4, Family::Ipv6, Family::Inet, Family::Netdev] {
+            let skipped = family == Family::Netdev && self.devices.is_none();
+            if skipped || !tables.iter().any(|table| table.family == family) {
+                continue;
+            }
+            let request = wire::base_chains(self.generation, family);
+            let found = self.needed(request, wire::decode_base_chains);
+            bases.extend(found.ok().into_iter().flatten().cloned());
+        }
+        let mine = |base: &Base| match &self.devices {
+            _ if base.hook != Hook::Egress => true,
+            // A pattern may stand for any device.
+            Some(devices) => base.devices.iter().any(|name| name.contains('*') || devices.contains(name)),
+            None => false,
+        };
+        bases.retain(|(id, base)| tables.contains(&Table { family: id.family, name: id.table.clone() }) && mine(base));
+        bases
+    }
+
+    /// Reads these chains and all that they lead to.
+    fn follow(&mut self, bases: Vec<(ChainId, Base)>) {
+        let mut level: Vec<(ChainId, Option<Base>)> = bases.into_iter().map(|(id, base)| (id, Some(base))).collect();
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for (id, base) in level {
+                if self.ruleset.chains.contains_key(&id) {
+                    continue;
+                }
+                let rules = if self.ruleset.chains.len() < MAX_CHAINS {
+                    self.rules(wire::rules(self.generation, &id), &id)
+                } else {
+                    let why = format!("more than {MAX_CHAINS} chains are in use; {} is not read", id.chain);
+                    self.error.get_or_insert_with(|| why.clone());
+                    Reading::Failed(why)
+                };
+                let chain = Chain { base, rules };
+                let targets = chain.known_rules().iter().flat_map(Rule::jumps);
+                next.extend(targets.map(|chain| (ChainId { chain: chain.to_owned(), ..id.clone() }, None)));
+                self.ruleset.chains.insert(id, chain);
+            }
+            level = next;
+        }
+    }
+
+    /// The rules of one chain, verdict maps filled in.
+    fn rules(&mut self, request: Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
+        let mut rules = self.answered_rules(request, id);
+        if let Reading::Failed(why) | Reading::Denied(why) | Reading::Absent(why) = &rules {
+            self.error.get_or_insert_with(|| why.clone());
+        }
+        if let Reading::Ok(rules) = &mut rules {
+            let is_map = |step: &Step| matches!(step, Step::Verdict(Verdict::Map { .. }));
+            if rules.iter().flat_map(|rule| &rule.steps).any(is_map) {
+                let rules: &mut Vec<Rule> = Arc::make_mut(rules);
+                self.fill_maps(rules);
+            }
+        }
+        rules
+    }
+
+    fn answered_rules(&mut self, request: Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
+        let rules = self.capture.rules(&request, |bytes| wire::decode_rules(bytes, id, self.generation));
+        self.pending |= !self.capture.has(&request);
+        self.torn |= rules.why() == wire::TORN;
+        self.asked.push(request);
+        rules
+    }
+
+    fn fill_maps(&mut self, rules: &mut [Rule]) {
+        for step in rules.iter_mut().flat_map(|rule| &mut rule.steps) {
+            if let Step::Verdict(Verdict::Map { set, verdicts, .. }) = step {
+                *verdicts = self.map(set);
+            }
+        }
+    }
+
+    fn map(&mut self, id: &SetId) -> Reading<Vec<Verdict>> {
+        match wire::map_of(self.generation, id) {
+            Some(request) => self.needed(request, |bytes| wire::decode_map(bytes, id)).map(|map| {
+                self.fades |= map.fades;
+                map.verdicts
+            }),
+            None => Reading::Failed("an ipset holds no verdicts".into()),
+        }
+    }
+}
+
+/// The nat chains that every new connection to a Service crosses are not read whole.
+fn is_read_whole(base: &Base) -> bool {
+    base.kind != ChainKind::Nat || matches!(base.hook, Hook::Postrouting | Hook::Input)
+}
+
+fn counts_source_nat(rule: &Rule) -> bool {
+    let translates = |step: &Step| match step {
+        Step::Nat(nat) => matches!(nat.action, NatAction::Masquerade | NatAction::Snat | NatAction::Netmap),
+        _ => false,
+    };
+    rule.counter.is_some() && rule.steps.iter().any(translates)
+}
+
+#[cfg(test)]
+mod tests;

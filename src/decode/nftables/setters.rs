@@ -1,0 +1,153 @@
+//! Whether any rule sets the mark bits that source-NAT rules look for.
+//!
+//! Such rules stand in the nat chains on prerouting and output, among those of every Service. The chains that are
+//! known to hold them are looked at first; that can only find one. Only for bits without one are the chains searched,
+//! and a search that is given up leaves the bit possible.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Attempt, wire};
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Condition, Field, Hook, Match, Rule, Step, Verdict};
+
+/// Chain whose rules test a bit, and the chain of the same table whose rule sets it.
+const WELL_KNOWN: &[(&str, &str)] = &[
+    ("KUBE-POSTROUTING", "KUBE-MARK-MASQ"),
+    ("masquerading", "mark-for-masquerade"), // kube-proxy, nftables mode
+    ("CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"),
+    ("NETAVARK-HOSTPORT-MASQ", "NETAVARK-HOSTPORT-SETMARK"),
+];
+
+/// Chains that one search reads.
+const MAX_CHAINS: usize = 512;
+/// Bytes that one search reads; a rule takes about 500.
+const MAX_BYTES: usize = 4 << 20;
+/// A verdict map that leads on is read up to this size.
+const MAX_MAP: usize = 256 << 10;
+
+/// Fills in [`crate::snapshot::netfilter::MarkSetters`]; `bases` are the nat chains on prerouting and output.
+pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>) {
+    let tests = tested(attempt);
+    let mut setters = std::mem::take(&mut attempt.ruleset.setters);
+    setters.tested = tests.values().fold(0, |all, bits| all | bits);
+    for (id, bits) in &tests {
+        for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
+            let setter = ChainId { chain: (*setter).to_owned(), ..id.clone() };
+            if !bases.is_empty() && setters.missing() & bits != 0 {
+                note(&mut setters.found, bits, &setter, &well_known(attempt, &setter));
+            }
+        }
+    }
+    if !attempt.pending && setters.missing() != 0 {
+        let mut open: Vec<ChainId> = bases.iter().map(|(id, _)| id.clone()).collect();
+        let mut seen: BTreeSet<ChainId> = open.iter().cloned().collect();
+        let mut bytes = 0;
+        while let Some(id) = open.pop() {
+            if setters.missing() == 0 {
+                break;
+            }
+            if seen.len() > MAX_CHAINS || bytes > MAX_BYTES {
+                setters.why = format!("more than {MAX_CHAINS} chains or {MAX_BYTES} bytes of rules");
+                break;
+            }
+            let request = wire::rules(attempt.generation, &id).at_most(MAX_BYTES);
+            bytes += attempt.capture.get(&request).ok().map_or(0, |answer| answer.len());
+            let rules = attempt.answered_rules(request, &id);
+            let Reading::Ok(rules) = rules else {
+                rules.why().clone_into(&mut setters.why);
+                continue;
+            };
+            let wanted = setters.tested;
+            note(&mut setters.found, &wanted, &id, &rules);
+            for chain in targets(attempt, &rules, &mut bytes, &mut setters.why) {
+                let chain = ChainId { chain, ..id.clone() };
+                if seen.insert(chain.clone()) {
+                    open.push(chain);
+                }
+            }
+        }
+    }
+    let missing = setters.missing();
+    if setters.why.is_empty() && !attempt.pending {
+        setters.none = missing;
+    } else {
+        setters.given_up = missing;
+    }
+    attempt.ruleset.setters = setters;
+    for (id, base) in bases {
+        let rules = Reading::Failed("only searched for rules that set a mark".into());
+        attempt.ruleset.chains.insert(id, Chain { base: Some(base), rules });
+    }
+}
+
+/// Bits of the mark that the chains on postrouting test, by chain.
+fn tested(attempt: &Attempt<'_>) -> BTreeMap<ChainId, u32> {
+    let chains = attempt.ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]);
+    let mut tested = BTreeMap::new();
+    for (id, chain) in chains {
+        let steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
+        let bits = steps.map(tested_bits).fold(0, |all, bits| all | bits);
+        if bits != 0 {
+            tested.insert(id.clone(), bits);
+        }
+    }
+    tested
+}
+
+/// Bits that must be 1, or, where a test only asks for 0, must not.
+fn tested_bits(step: &Step) -> u32 {
+    let Step::Match(Match::Tests { tests, .. }) = step else { return 0 };
+    let bits = tests.iter().filter(|test| test.field == Field::Mark).map(|test| match test.condition {
+        Condition::Masked { mask, value: 0 } => mask,
+        Condition::Masked { value, .. } => value,
+        Condition::Ranges(_) => u128::from(u32::MAX),
+    });
+    u32::try_from(bits.fold(0, |all, bits| all | bits)).unwrap_or(u32::MAX)
+}
+
+/// The rules of a chain that is in use; none if it is not there or nothing leads to it.
+fn well_known(attempt: &mut Attempt<'_>, id: &ChainId) -> Arc<Vec<Rule>> {
+    let Reading::Ok(rules) = attempt.rules(wire::rules(attempt.generation, id), id) else { return Arc::default() };
+    if rules.is_empty() {
+        return rules;
+    }
+    let users = attempt.needed(wire::chain(attempt.generation, id), wire::decode_use);
+    let led_to = users.ok().copied().flatten().is_some_and(|users| users as usize > rules.len());
+    if led_to { rules } else { Arc::default() }
+}
+
+/// Writes down the first rule that sets each of these bits.
+fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: &u32, id: &ChainId, rules: &[Rule]) {
+    for rule in rules {
+        let sets = rule.steps.iter().map(|step| match step {
+            Step::SetMark(write) => write.can_set(),
+            Step::Opaque(_) => u32::MAX,
+            _ => 0,
+        });
+        let sets = sets.fold(0, |all, bits| all | bits) & bits;
+        for bit in (0..32).map(|shift| 1 << shift).filter(|bit| sets & bit != 0) {
+            found.entry(bit).or_insert_with(|| (id.clone(), rule.position));
+        }
+    }
+}
+
+/// Chains that these rules lead to.
+fn targets(attempt: &mut Attempt<'_>, rules: &[Rule], bytes: &mut usize, why: &mut String) -> Vec<String> {
+    let mut chains: Vec<String> = rules.iter().flat_map(Rule::jumps).map(str::to_owned).collect();
+    for step in rules.iter().flat_map(|rule| &rule.steps) {
+        let Step::Verdict(Verdict::Map { set, .. }) = step else { continue };
+        let Some(request) = wire::map_of(attempt.generation, set).map(|request| request.at_most(MAX_MAP)) else {
+            continue;
+        };
+        *bytes += attempt.capture.get(&request).ok().map_or(0, |answer| answer.len());
+        match attempt.answer(request, |bytes| wire::decode_map(bytes, set)) {
+            Reading::Ok(map) => {
+                attempt.fades |= map.fades;
+                chains.extend(map.verdicts.iter().filter_map(Verdict::target).map(str::to_owned));
+            }
+            other => other.why().clone_into(why),
+        }
+    }
+    chains
+}

@@ -1,0 +1,333 @@
+//! Requests to nf_tables and what their answers hold, apart from expressions.
+//!
+//! Kernel sources: `nf_tables_dump_tables`, `nf_tables_dump_chains`, `nf_tables_dump_rules`, `nf_tables_dump_set`,
+//! `nf_tables_getgen`.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use super::expressions::{self, Reader};
+use crate::capture::{Keep, NetlinkFamily, Request, path_part};
+use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Verdict};
+use crate::snapshot::{Reading, Source};
+use crate::wire::{self, Attributes, Message, NLMSG_ERROR, WireError};
+
+/// `NFNL_SUBSYS_NFTABLES << 8`
+const NFTABLES: u16 = 10 << 8;
+const GETTABLE: u16 = NFTABLES | 1;
+const GETCHAIN: u16 = NFTABLES | 4;
+const GETRULE: u16 = NFTABLES | 7;
+const GETSETELEM: u16 = NFTABLES | 13;
+const GETGEN: u16 = NFTABLES | 16;
+/// Length of `struct nfgenmsg`.
+const NFGENMSG: usize = 4;
+const NFTA_CHAIN_HOOK: u16 = 4;
+/// A verdict map of 25,000 elements; larger ones are not read.
+const MAX_MAP: usize = 4 << 20;
+
+/// `NFPROTO_*`
+pub const fn number(family: Family) -> u8 {
+    match family {
+        Family::Inet => 1,
+        Family::Ipv4 => 2,
+        Family::Netdev => 5,
+        Family::Ipv6 => 10,
+    }
+}
+
+fn family_from(number: u8) -> Option<Family> {
+    Family::ALL.iter().copied().find(|family| self::number(*family) == number)
+}
+
+fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &str)]) -> Request {
+    let mut body = vec![family, 0, 0, 0];
+    for (attribute, text) in attributes {
+        let mut text = text.as_bytes().to_vec();
+        text.push(0);
+        wire::put(&mut body, *attribute, &text);
+    }
+    let name = format!("netfilter/{name}");
+    Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, kind, dump, body)
+}
+
+/// The generation of the rule set; `round` counts how often it is asked for in one look.
+pub fn generation(round: usize) -> Request {
+    request(&format!("nft-generation-{round}"), 0, GETGEN, false, &[])
+}
+
+/// All tables of all families.
+pub fn tables(generation: u32) -> Request {
+    request(&format!("nft-{generation}/tables"), 0, GETTABLE, true, &[])
+}
+
+/// The base chains of a family: a node with thousands of Services has tens of thousands of other chains, and the
+/// kernel does not tell them apart.
+pub fn base_chains(generation: u32, family: Family) -> Request {
+    let name = format!("nft-{generation}/chains-{family}");
+    let keep = Keep { header: NFGENMSG, attribute: NFTA_CHAIN_HOOK };
+    request(&name, number(family), GETCHAIN, true, &[]).keeping(keep)
+}
+
+/// One chain, for the number of its users.
+pub fn chain(generation: u32, id: &ChainId) -> Request {
+    let attributes = [(1, id.table.as_str()), (3, id.chain.as_str())];
+    request(&path(generation, "chain", id), number(id.family), GETCHAIN, false, &attributes)
+}
+
+/// The rules of one chain.
+pub fn rules(generation: u32, id: &ChainId) -> Request {
+    rules_as("rules", generation, id)
+}
+
+/// The same rules once more, for their counters: those do not stand still while the generation does.
+pub fn counters(generation: u32, id: &ChainId) -> Request {
+    rules_as("counters", generation, id)
+}
+
+fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
+    let attributes = [(1, id.table.as_str()), (2, id.chain.as_str())];
+    request(&path(generation, what, id), number(id.family), GETRULE, true, &attributes)
+}
+
+/// The elements of a verdict map; no ipset is one.
+pub fn map_of(generation: u32, id: &SetId) -> Option<Request> {
+    let SetId::Nftables { family, table, set } = id else { return None };
+    let name = format!("nft-{generation}/map/{family}/{}/{}", path_part(table.as_bytes()), path_part(set.as_bytes()));
+    let request = request(&name, number(*family), GETSETELEM, true, &[(1, table), (2, set)]);
+    Some(request.at_most(MAX_MAP))
+}
+
+fn path(generation: u32, what: &str, id: &ChainId) -> String {
+    let (table, chain) = (path_part(id.table.as_bytes()), path_part(id.chain.as_bytes()));
+    format!("nft-{generation}/{what}/{}/{table}/{chain}", id.family)
+}
+
+/// What the kernel says to a question: a value, nothing of that kind, or an error.
+fn single<'a>(bytes: &'a [u8], what: &'static str) -> Result<Result<Attributes<'a>, i32>, WireError> {
+    let message = wire::messages(bytes).next();
+    let message = message.ok_or_else(|| WireError::new(format!("{what}: no answer")))?;
+    let message = message.map_err(|error| error.within(what))?;
+    match message.kind {
+        NLMSG_ERROR => Ok(Err(message.errno()?)),
+        _ => Ok(Ok(Attributes::after(message.body, NFGENMSG, what)?)),
+    }
+}
+
+/// Answer to [`generation`].
+pub fn decode_generation(bytes: &[u8]) -> Reading<u32> {
+    const ENOENT: i32 = 2;
+    const EINVAL: i32 = 22;
+    const EOPNOTSUPP: i32 = 95;
+    match single(bytes, "generation of the rule set") {
+        Ok(Ok(attributes)) => match attributes.be32(1) {
+            Ok(Some(generation)) => Reading::Ok(generation),
+            Ok(None) => Reading::Failed("generation of the rule set: NFTA_GEN_ID is missing".into()),
+            Err(error) => Reading::Failed(error.to_string()),
+        },
+        Ok(Err(ENOENT | EINVAL | EOPNOTSUPP)) => Reading::Absent("this kernel has no nf_tables".into()),
+        Ok(Err(errno)) => Reading::Failed(format!("generation of the rule set: the kernel answered errno {errno}")),
+        Err(error) => Reading::Failed(error.to_string()),
+    }
+}
+
+/// Uses of a chain: its rules, and the rules and elements that lead to it. `None`: there is no such chain.
+pub fn decode_use(bytes: &[u8]) -> Result<Option<u32>, WireError> {
+    const ENOENT: i32 = 2;
+    match single(bytes, "chain")? {
+        Ok(attributes) => Ok(Some(attributes.be32(6)?.unwrap_or(0))),
+        Err(ENOENT) => Ok(None),
+        Err(errno) => Err(WireError::new(format!("chain: the kernel answered errno {errno}"))),
+    }
+}
+
+/// Whether all messages of an answer belong to this generation.
+pub fn belongs(bytes: &[u8], generation: u32) -> bool {
+    let low = generation & 0xffff;
+    let mut messages = wire::messages(bytes).flatten().filter(|message| message.kind & 0xff00 == NFTABLES);
+    messages.all(|message| {
+        let found = message.body.get(2..4).map(|bytes| u32::from(u16::from_be_bytes([bytes[0], bytes[1]])));
+        found == Some(low)
+    })
+}
+
+fn header_family(message: &Message<'_>) -> Result<Option<Family>, WireError> {
+    let [number, ..] = wire::array::<4>(message.body, 0, "nfgenmsg")?;
+    Ok(family_from(number))
+}
+
+/// A table that is there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Table {
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub name: String,
+}
+
+/// Answer to [`tables`], without dormant tables and families that no packet of ours meets.
+pub fn decode_tables(bytes: &[u8]) -> Result<Vec<Table>, WireError> {
+    const NFT_TABLE_F_DORMANT: u32 = 1;
+    let mut tables = Vec::new();
+    for message in wire::dump(bytes, "tables")? {
+        let attributes = Attributes::after(message.body, NFGENMSG, "table")?;
+        let dormant = attributes.be32(2)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
+        if let Some(family) = header_family(&message)?.filter(|_| !dormant) {
+            let name = attributes.string(1)?.ok_or_else(|| WireError::new("table: NFTA_TABLE_NAME is missing"))?;
+            tables.push(Table { family, name });
+        }
+    }
+    Ok(tables)
+}
+
+/// Answer to [`base_chains`]: chains with a hook that matters.
+pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<(ChainId, Base)>, WireError> {
+    let mut chains = Vec::new();
+    for (number, message) in wire::dump(bytes, "chains")?.iter().enumerate() {
+        let decoded = decode_base_chain(message).map_err(|error| error.within(format_args!("chain {}", number + 1)))?;
+        chains.extend(decoded);
+    }
+    Ok(chains)
+}
+
+fn decode_base_chain(message: &Message<'_>) -> Result<Option<(ChainId, Base)>, WireError> {
+    const NF_ACCEPT: u32 = 1;
+    let attributes = Attributes::after(message.body, NFGENMSG, "chain")?;
+    let missing = |what: &str| WireError::new(format!("{what} is missing"));
+    let (Some(family), Some(at)) = (header_family(message)?, attributes.nested(NFTA_CHAIN_HOOK, "hook")?) else {
+        return Ok(None);
+    };
+    let hook = match (family, at.be32(1)?.ok_or_else(|| missing("NFTA_HOOK_HOOKNUM"))?) {
+        (Family::Netdev, 1) => Hook::Egress,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 0) => Hook::Prerouting,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 1) => Hook::Input,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 2) => Hook::Forward,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 3) => Hook::Output,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 4) => Hook::Postrouting,
+        _ => return Ok(None), // ingress: a packet that leaves never meets it
+    };
+    let mut devices: Vec<String> = at.string(3)?.into_iter().collect();
+    for device in at.nested(4, "devices")?.iter().flat_map(Attributes::iter) {
+        let name = device.body.split(|byte| *byte == 0).next().unwrap_or_default();
+        let wildcard = if device.kind == 2 { "*" } else { "" }; // NFTA_DEVICE_PREFIX
+        devices.push(format!("{}{wildcard}", String::from_utf8_lossy(name)));
+    }
+    devices.dedup();
+    let kind = attributes.string(7)?.ok_or_else(|| missing("NFTA_CHAIN_TYPE"))?;
+    let kind = ChainKind::from_name(&kind).ok_or_else(|| WireError::new(format!("type {kind:?} is unknown")))?;
+    let id = ChainId {
+        family,
+        table: attributes.string(1)?.ok_or_else(|| missing("NFTA_CHAIN_TABLE"))?,
+        chain: attributes.string(3)?.ok_or_else(|| missing("NFTA_CHAIN_NAME"))?,
+    };
+    let base = Base {
+        hook,
+        kind,
+        priority: at.be32(2)?.ok_or_else(|| missing("NFTA_HOOK_PRIORITY"))?.cast_signed(),
+        drops: attributes.be32(5)?.unwrap_or(NF_ACCEPT) != NF_ACCEPT,
+        devices,
+    };
+    Ok(Some((id, base)))
+}
+
+/// An answer that was given while the rules changed.
+pub const TORN: &str = "an answer belongs to another generation of the rule set";
+
+/// Answer to [`rules`] and [`counters`].
+pub fn decode_rules(bytes: &[u8], id: &ChainId, generation: u32) -> Reading<Vec<Rule>> {
+    if !belongs(bytes, generation) {
+        return Reading::Failed(TORN.into());
+    }
+    Reading::Ok(bytes).decode(|bytes| rules_of(bytes, id))
+}
+
+fn rules_of(bytes: &[u8], id: &ChainId) -> Result<Vec<Rule>, WireError> {
+    let mut rules = Vec::new();
+    for message in wire::dump(bytes, "rules")? {
+        let position = u32::try_from(rules.len() + 1).unwrap_or(u32::MAX);
+        let rule = decode_rule(&message, id, position);
+        rules.push(rule.map_err(|error| error.within(format_args!("rule {position} of {}", id.chain)))?);
+    }
+    Ok(rules)
+}
+
+fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, WireError> {
+    let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
+    let of = (attributes.string(1)?, attributes.string(2)?);
+    if of != (Some(id.table.clone()), Some(id.chain.clone())) || header_family(message)? != Some(id.family) {
+        return Err(WireError::new(format!("it belongs to another chain: {of:?}")));
+    }
+    let mut reader = Reader::new(id.family, &id.table);
+    let mut hasher = DefaultHasher::new();
+    if let Some(list) = attributes.nested(4, "expressions")? {
+        for (number, element) in list.iter().enumerate() {
+            let within = |error: WireError| error.within(format_args!("expression {}", number + 1));
+            let expression = Attributes::parse(element.body, "expression").map_err(within)?;
+            let name = expression.string(1)?.ok_or_else(|| within(WireError::new("NFTA_EXPR_NAME is missing")))?;
+            let data = expression.get(2).unwrap_or_default();
+            // What moves while the rule stays the same.
+            if !matches!(name.as_str(), "counter" | "quota" | "last" | "limit") {
+                data.hash(&mut hasher);
+            }
+            name.hash(&mut hasher);
+            reader.read(&name, data).map_err(within)?;
+        }
+    }
+    let comment = match attributes.get(7).and_then(user_comment) {
+        Some(comment) => comment,
+        None => reader.comment,
+    };
+    comment.hash(&mut hasher);
+    Ok(Rule {
+        position,
+        comment,
+        steps: reader.steps,
+        counter: reader.counter,
+        from_xtables: reader.from_xtables,
+        fingerprint: hasher.finish(),
+    })
+}
+
+/// The comment among a rule's user data, which nft writes as type, length, value.
+fn user_comment(mut data: &[u8]) -> Option<String> {
+    const COMMENT: u8 = 0;
+    while let [kind, length, rest @ ..] = data {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == COMMENT {
+            let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        data = &rest[usize::from(*length)..];
+    }
+    None
+}
+
+/// What a verdict map holds.
+#[derive(Debug)]
+pub struct Map {
+    /// The verdicts in it, each once.
+    pub verdicts: Vec<Verdict>,
+    /// Elements time out, which moves no generation.
+    pub fades: bool,
+}
+
+/// Answer to [`map_of`].
+pub fn decode_map(bytes: &[u8], set: &SetId) -> Result<Map, WireError> {
+    const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+    let (mut verdicts, mut fades) = (Vec::new(), false);
+    for message in wire::dump(bytes, "verdict map")? {
+        let attributes = Attributes::after(message.body, NFGENMSG, "set elements")?;
+        for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
+            let element = Attributes::parse(element.body, "element")?;
+            fades |= element.get(NFTA_SET_ELEM_EXPIRATION).is_some();
+            // An element without data ends an interval.
+            let Some(data) = element.nested(2, "NFTA_SET_ELEM_DATA")? else { continue };
+            let Some(verdict) = data.nested(2, "NFTA_DATA_VERDICT")? else {
+                return Err(WireError::new(format!("{set:?} holds something other than verdicts")));
+            };
+            let verdict = expressions::verdict(&verdict)?;
+            if !verdicts.contains(&verdict) {
+                verdicts.push(verdict);
+            }
+        }
+    }
+    Ok(Map { verdicts, fades })
+}

@@ -1,0 +1,328 @@
+//! Sets of ipset: name by index, type by name, then one test per value.
+//!
+//! Kernel sources: `ip_set_protocol`, `ip_set_byindex`, `ip_set_header`, `ip_set_utest`, `ip_set_test`. A rule holds the
+//! index and keeps the set from being renamed; a swap changes the content and leaves index and name as they are.
+//!
+//! `ip_set_utest` answers `IPSET_ERR_EXIST` ("not in the set") to whatever the type's own code refuses, too: a wrong
+//! family, a missing protocol. So a test is only sent for types whose attributes are known here, and for the set's
+//! family. It updates neither counters nor timeouts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::capture::{Capture, NetlinkFamily, Request};
+use crate::decode::Problems;
+use crate::decode::modules::{self, Presence};
+use crate::decode::sets::values::{UDP, Values, address_key, port_key};
+use crate::decode::sets::{NFGENMSG, Question, combinations, message, refused, reply, within};
+use crate::snapshot::netfilter::{End, Set, SetId};
+use crate::snapshot::{Reading, Source};
+use crate::wire::{self, Attributes, WireError};
+
+/// `NFNL_SUBSYS_IPSET << 8`
+const IPSET: u16 = 6 << 8;
+const CMD_PROTOCOL: u16 = IPSET | 1;
+const CMD_TEST: u16 = IPSET | 11;
+const CMD_HEADER: u16 = IPSET | 12;
+const CMD_GET_BYINDEX: u16 = IPSET | 15;
+/// First protocol with `IPSET_CMD_GET_BYINDEX`; Linux has it since late 2018.
+const PROTOCOL: u8 = 7;
+const IPSET_ERR_EXIST: i32 = 4103;
+const NLA_F_NET_BYTEORDER: u16 = 0x4000;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dimension {
+    /// `IPSET_ATTR_IP`
+    Address,
+    /// `IPSET_ATTR_IP2`
+    Address2,
+    /// `IPSET_ATTR_PORT` with `IPSET_ATTR_PROTO`
+    Port,
+    /// `IPSET_ATTR_PORT` of a type that refuses a protocol
+    BarePort,
+}
+
+/// Types that can be asked; for networks a test without a prefix length tries every length, as a packet does.
+const TYPES: &[(&str, &[Dimension])] = &[
+    ("hash:ip", &[Dimension::Address]),
+    ("hash:net", &[Dimension::Address]),
+    ("bitmap:ip", &[Dimension::Address]),
+    ("bitmap:port", &[Dimension::BarePort]),
+    ("hash:ip,port", &[Dimension::Address, Dimension::Port]),
+    ("hash:net,port", &[Dimension::Address, Dimension::Port]),
+    ("hash:ip,port,ip", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
+    ("hash:ip,port,net", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
+];
+
+/// What rules ask: the set's index, and the ends of the packet that its dimensions are taken from.
+type Lookup<'a> = (u16, Vec<&'a [End]>);
+
+/// Type and family of a set; family 0 is any.
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    kind: String,
+    family: u8,
+}
+
+#[derive(Clone, Copy)]
+enum Value {
+    Address(IpAddr),
+    Port(u16),
+}
+
+impl Value {
+    fn key(self) -> u128 {
+        match self {
+            Self::Address(address) => address_key(address),
+            Self::Port(port) => port_key(UDP, port),
+        }
+    }
+
+    fn is_ipv6(self) -> Option<bool> {
+        match self {
+            Self::Address(address) => Some(address.is_ipv6()),
+            Self::Port(_) => None,
+        }
+    }
+}
+
+fn module(capture: &Capture) -> Presence {
+    modules::presence(capture, Source::Ipset, "ip_set", "ip_set_net_init")
+}
+
+fn request(name: &str, kind: u16, family: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
+    let mut body = vec![0; NFGENMSG];
+    body[0] = family;
+    wire::put(&mut body, 1, &[PROTOCOL]);
+    fill(&mut body);
+    let name = format!("netfilter/ipset/{name}");
+    Request::netlink(Source::Ipset, &name, NetlinkFamily::Netfilter, kind, false, body).acknowledged()
+}
+
+fn protocol() -> Request {
+    request("protocol", CMD_PROTOCOL, AF_INET, |_| {})
+}
+
+fn name(index: u16) -> Request {
+    request(&format!("{index}-name"), CMD_GET_BYINDEX, AF_INET, |body| wire::put(body, 11, &index.to_be_bytes()))
+}
+
+fn put_name(body: &mut Vec<u8>, name: &str) {
+    wire::put(body, 2, &[name.as_bytes(), &[0]].concat());
+}
+
+fn header(index: u16, name: &str) -> Request {
+    request(&format!("{index}-header"), CMD_HEADER, AF_INET, |body| put_name(body, name))
+}
+
+fn test(number: &str, name: &str, header: &Header, dimensions: &[Dimension], values: &[Value]) -> Request {
+    request(number, CMD_TEST, header.family, |body| {
+        put_name(body, name);
+        wire::put_nested(body, 7, |data| {
+            for (dimension, value) in dimensions.iter().zip(values) {
+                match value {
+                    Value::Address(address) => {
+                        let kind = if *dimension == Dimension::Address2 { 20 } else { 1 };
+                        wire::put_nested(data, kind, |data| put_address(data, *address));
+                    }
+                    Value::Port(port) => wire::put(data, 4 | NLA_F_NET_BYTEORDER, &port.to_be_bytes()),
+                }
+                if *dimension == Dimension::Port {
+                    wire::put(data, 7, &[UDP]);
+                }
+            }
+        });
+    })
+}
+
+/// Without `NLA_F_NET_BYTEORDER` no address is in any set.
+fn put_address(body: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => wire::put(body, 1 | NLA_F_NET_BYTEORDER, &address.octets()),
+        IpAddr::V6(address) => wire::put(body, 2 | NLA_F_NET_BYTEORDER, &address.octets()),
+    }
+}
+
+/// What to ask.
+pub fn requests(capture: &Capture, lookups: &[Lookup<'_>], values: &Values, budget: &mut usize) -> Vec<Request> {
+    if lookups.is_empty() {
+        return Vec::new();
+    }
+    match module(capture) {
+        Presence::There => {}
+        Presence::Ask(more) => return more,
+        Presence::Missing(_) | Presence::Unclear(_) => return Vec::new(),
+    }
+    let mut requests = vec![protocol()];
+    if capture.get(&protocol()).decode(decode_protocol).ok().is_none() {
+        return requests;
+    }
+    for (index, by) in lookups {
+        requests.push(name(*index));
+        let Reading::Ok(name) = capture.get(&name(*index)).decode(decode_name) else { continue };
+        requests.push(header(*index, &name));
+        let Reading::Ok(header) = capture.get(&header(*index, &name)).decode(decode_header) else { continue };
+        let questions = within(budget, questions(*index, by, &name, &header, values));
+        requests.extend(questions.into_iter().map(|question| question.request));
+    }
+    requests
+}
+
+/// Reads the answers.
+pub fn decode(
+    capture: &Capture,
+    lookups: &[Lookup<'_>],
+    values: &Values,
+    budget: &mut usize,
+    problems: &mut Problems,
+) -> BTreeMap<SetId, Set> {
+    if lookups.is_empty() {
+        return BTreeMap::new();
+    }
+    match module(capture) {
+        Presence::There => {}
+        Presence::Missing(why) => {
+            problems.set(Source::Ipset, Reading::<()>::Absent(why));
+            return BTreeMap::new();
+        }
+        Presence::Unclear(why) => {
+            problems.set(Source::Ipset, Reading::<()>::Failed(why));
+            return BTreeMap::new();
+        }
+        Presence::Ask(_) => {
+            problems.fail(Source::Ipset, format!("{}: {}", protocol().name, capture.unanswered));
+            return BTreeMap::new();
+        }
+    }
+    let protocol = capture.get(&protocol()).decode(decode_protocol);
+    if problems.note(Source::Ipset, protocol).ok().is_none() {
+        return BTreeMap::new();
+    }
+    let one = |(index, by): &Lookup<'_>| {
+        let set = decode_set(capture, *index, by, values, budget, problems)?;
+        Some((SetId::Ipset(*index), set))
+    };
+    lookups.iter().filter_map(one).collect()
+}
+
+fn decode_set(
+    capture: &Capture,
+    index: u16,
+    by: &[&[End]],
+    values: &Values,
+    budget: &mut usize,
+    problems: &mut Problems,
+) -> Option<Set> {
+    let name = problems.note(Source::Ipset, capture.get(&name(index)).decode(decode_name));
+    let name = name.ok()?;
+    let header = problems.note(Source::Ipset, capture.get(&header(index, name)).decode(decode_header));
+    let header = header.ok()?;
+    let mut members = strangers(by, header, values);
+    for Question { key, request } in within(budget, questions(index, by, name, header, values)) {
+        members.insert(key, problems.note(Source::Ipset, capture.get(&request).decode(decode_test)));
+    }
+    Some(Set { name: name.clone(), kind: header.kind.clone(), stable: false, members })
+}
+
+fn dimensions(header: &Header) -> Option<&'static [Dimension]> {
+    TYPES.iter().find(|(kind, _)| *kind == header.kind).map(|(_, dimensions)| *dimensions)
+}
+
+/// What a type with these dimensions can be asked: one value for each dimension.
+fn candidates(
+    dimensions: &[Dimension],
+    ends: &[End],
+    values: &Values,
+    keep: impl Fn(IpAddr) -> bool,
+) -> Vec<Vec<Value>> {
+    if ends.len() != dimensions.len() {
+        return Vec::new();
+    }
+    let is_port = |dimension: &Dimension| matches!(dimension, Dimension::Port | Dimension::BarePort);
+    let addresses = dimensions.iter().filter(|dimension| !is_port(dimension)).count();
+    let column = |(dimension, end): (&Dimension, &End)| -> Vec<Value> {
+        let list = match end {
+            // the source port of an outer packet is anything
+            End::Source if is_port(dimension) => return Vec::new(),
+            End::Destination if is_port(dimension) => return values.ports.iter().copied().map(Value::Port).collect(),
+            // with both addresses of a packet, it goes from this node to a peer
+            End::Source if addresses > 1 => values.own.clone(),
+            End::Destination if addresses > 1 => values.peers.clone(),
+            _ => values.addresses(),
+        };
+        list.into_iter().filter(|address| keep(*address)).map(Value::Address).collect()
+    };
+    combinations(&dimensions.iter().zip(ends).map(column).collect::<Vec<_>>())
+}
+
+/// Every value of the set's family, numbered for each way to look the set up: rule sets that do so in different ways
+/// ask different questions under different names.
+fn questions(index: u16, by: &[&[End]], name: &str, header: &Header, values: &Values) -> Vec<Question> {
+    let Some(dimensions) = dimensions(header) else { return Vec::new() };
+    let mut seen = BTreeSet::new();
+    let mut questions = Vec::new();
+    for ends in by {
+        let letters: String = ends.iter().map(|end| if *end == End::Source { 's' } else { 'd' }).collect();
+        let own_family = |address: IpAddr| address.is_ipv6() == (header.family == AF_INET6);
+        for (number, value) in candidates(dimensions, ends, values, own_family).into_iter().enumerate() {
+            let key: Vec<u128> = value.iter().map(|value| value.key()).collect();
+            if seen.insert(key.clone()) {
+                let number = format!("{index}-test-{letters}-{number}");
+                questions.push(Question { key, request: test(&number, name, header, dimensions, &value) });
+            }
+        }
+    }
+    questions
+}
+
+/// Values of the other family: to `ip_set_test` a packet of another family than the set's is in none.
+fn strangers(by: &[&[End]], header: &Header, values: &Values) -> BTreeMap<Vec<u128>, Reading<bool>> {
+    let Some(dimensions) = dimensions(header) else { return BTreeMap::new() };
+    let other_family = |address: IpAddr| address.is_ipv6() != (header.family == AF_INET6);
+    by.iter()
+        .flat_map(|ends| candidates(dimensions, ends, values, other_family))
+        .filter(|row| row.iter().any(|value| value.is_ipv6().is_some()))
+        .map(|row| (row.iter().map(|value| value.key()).collect(), Reading::Ok(false)))
+        .collect()
+}
+
+fn decode_protocol(bytes: &[u8]) -> Result<(), WireError> {
+    let what = "ipset protocol";
+    let version = Attributes::parse(message(bytes, CMD_PROTOCOL, what)?, "IPSET_ATTR")?.u8(1)?;
+    match version {
+        Some(version) if version >= PROTOCOL => Ok(()),
+        Some(version) => Err(WireError::new(format!(
+            "{what}: this kernel speaks version {version}, which cannot tell a set's name by its index (version \
+             {PROTOCOL} can)"
+        ))),
+        None => Err(WireError::new(format!("{what}: the kernel does not say its version"))),
+    }
+}
+
+fn text(attributes: &Attributes<'_>, kind: u16, what: &str) -> Result<String, WireError> {
+    attributes.string(kind)?.ok_or_else(|| WireError::new(format!("{what} is missing")))
+}
+
+fn decode_name(bytes: &[u8]) -> Result<String, WireError> {
+    let attributes = Attributes::parse(message(bytes, CMD_GET_BYINDEX, "ipset name")?, "IPSET_ATTR")?;
+    text(&attributes, 2, "ipset name: IPSET_ATTR_SETNAME")
+}
+
+fn decode_header(bytes: &[u8]) -> Result<Header, WireError> {
+    let attributes = Attributes::parse(message(bytes, CMD_HEADER, "ipset header")?, "IPSET_ATTR")?;
+    let family = attributes.u8(5)?.filter(|family| [0, AF_INET, AF_INET6].contains(family));
+    Ok(Header {
+        kind: text(&attributes, 3, "ipset header: IPSET_ATTR_TYPENAME")?,
+        family: family.ok_or_else(|| WireError::new("ipset header: the family is missing or unknown"))?,
+    })
+}
+
+fn decode_test(bytes: &[u8]) -> Result<bool, WireError> {
+    match reply(bytes, CMD_TEST, "ipset test")? {
+        (None, 0) => Ok(true),
+        (None, IPSET_ERR_EXIST) => Ok(false),
+        (_, errno) => Err(refused("ipset test", errno)),
+    }
+}

@@ -1,0 +1,165 @@
+//! Which sets hold the values that decide about a tunnel's packets. Membership is asked value by value: a set may have
+//! a million elements, and a few hundred of them matter.
+//!
+//! Request names carry running numbers, never a value: a replay of a redacted capture asks about mapped addresses, and
+//! must ask under the same names. So everything here keeps the order of first appearance.
+
+mod ipset;
+mod nftables;
+mod values;
+
+use std::collections::BTreeMap;
+
+use crate::capture::{Capture, Request};
+use crate::decode::Problems;
+use crate::snapshot::netfilter::{End, Field, Match, Ruleset, Set, SetId, Step};
+use crate::wire::{self, NLMSG_ERROR, WireError};
+
+pub use values::Values;
+
+/// Sets of one rule set that are asked; the rest is not.
+const MAX_SETS: usize = 64;
+/// Values that one set is asked about; a set with more is not asked.
+const MAX_KEYS: usize = 1024;
+/// Values that all sets of one rule set are asked about; the rest is not.
+const MAX_QUESTIONS: usize = 4096;
+/// Length of `struct nfgenmsg`.
+const NFGENMSG: usize = 4;
+const ENOENT: i32 = 2;
+
+/// The next questions about the sets that rules of `ruleset` look into, as far as the answers in `capture` tell; empty
+/// when nothing is left to ask.
+///
+/// `prefix` begins the names of requests to nf_tables. Requests to ipset are the same for every rule set. Sets are
+/// numbered as the rules name them, so `ruleset` must have all its chains. Its `sets` may hold what an earlier look at the
+/// same generation found; what still holds of it is not asked again.
+pub fn requests(capture: &Capture, prefix: &str, ruleset: &Ruleset, values: &Values) -> Vec<Request> {
+    if values.is_empty() {
+        return Vec::new();
+    }
+    let lookups = Lookups::of(ruleset);
+    let mut budget = MAX_QUESTIONS;
+    let mut requests = Vec::new();
+    for lookup in nftables::lookups(prefix, &lookups, &ruleset.sets) {
+        requests.extend(lookup.requests(capture, values, &mut budget));
+    }
+    requests.extend(ipset::requests(capture, &lookups.ipset, values, &mut budget));
+    requests
+}
+
+/// Reads the answers. A set about which nothing could be asked has no entry, nor has a value that was not asked about.
+///
+/// "Not an element" is only true of the rule set's generation if that is the same after the last answer: a set that is
+/// deleted meanwhile has no elements either.
+pub fn decode(
+    capture: &Capture,
+    prefix: &str,
+    ruleset: &Ruleset,
+    values: &Values,
+    problems: &mut Problems,
+) -> BTreeMap<SetId, Set> {
+    if values.is_empty() {
+        return BTreeMap::new();
+    }
+    let lookups = Lookups::of(ruleset);
+    let mut budget = MAX_QUESTIONS;
+    let mut sets = BTreeMap::new();
+    for lookup in nftables::lookups(prefix, &lookups, &ruleset.sets) {
+        let set = lookup.decode(capture, values, &mut budget, problems);
+        sets.extend(set.map(|set| (lookup.id.clone(), set)));
+    }
+    sets.extend(ipset::decode(capture, &lookups.ipset, values, &mut budget, problems));
+    sets
+}
+
+/// What rules look into, and with what; everything in the order in which the rules name it.
+#[derive(Default)]
+struct Lookups<'a> {
+    nftables: Vec<(&'a SetId, Vec<&'a [Field]>)>,
+    ipset: Vec<(u16, Vec<&'a [End]>)>,
+}
+
+impl<'a> Lookups<'a> {
+    fn of(ruleset: &'a Ruleset) -> Self {
+        let mut lookups = Self::default();
+        let rules = ruleset.chains.values().flat_map(|chain| chain.known_rules());
+        for step in rules.flat_map(|rule| &rule.steps) {
+            let room = lookups.nftables.len() + lookups.ipset.len() < MAX_SETS;
+            match step {
+                Step::Match(Match::Set { fields, set, .. }) => add(&mut lookups.nftables, set, fields, room),
+                Step::Match(Match::Ipset { index, ends, .. }) => add(&mut lookups.ipset, *index, ends, room),
+                _ => {}
+            }
+        }
+        lookups
+    }
+}
+
+fn add<'a, K: PartialEq, T: PartialEq>(lookups: &mut Vec<(K, Vec<&'a [T]>)>, set: K, by: &'a [T], room: bool) {
+    match lookups.iter_mut().find(|(known, _)| *known == set) {
+        Some((_, all)) if !all.contains(&by) => all.push(by),
+        None if room => lookups.push((set, vec![by])),
+        _ => {}
+    }
+}
+
+/// One value that a set is asked about.
+struct Question {
+    key: Vec<u128>,
+    request: Request,
+}
+
+/// Takes what there is room for.
+fn within(budget: &mut usize, mut questions: Vec<Question>) -> Vec<Question> {
+    questions.truncate(*budget);
+    *budget -= questions.len();
+    questions
+}
+
+/// Every way to take one of each column; none if there are more than [`MAX_KEYS`].
+fn combinations<T: Clone>(columns: &[Vec<T>]) -> Vec<Vec<T>> {
+    let count = columns.iter().try_fold(1usize, |count, column| count.checked_mul(column.len()));
+    if columns.is_empty() || count.is_none_or(|count| count > MAX_KEYS) {
+        return Vec::new();
+    }
+    columns.iter().fold(vec![Vec::new()], |rows, column| {
+        let longer = |row: &Vec<T>| {
+            let row = row.clone();
+            column.iter().map(move |value| row.iter().chain([value]).cloned().collect()).collect::<Vec<Vec<T>>>()
+        };
+        rows.iter().flat_map(longer).collect()
+    })
+}
+
+/// The answer to an acknowledged request: at most one message of this type, and the errno that ends it (0: none).
+fn reply<'a>(bytes: &'a [u8], kind: u16, what: &str) -> Result<(Option<&'a [u8]>, i32), WireError> {
+    let mut body = None;
+    for message in wire::messages(bytes) {
+        let message = message.map_err(|error| error.within(what))?;
+        match message.kind {
+            NLMSG_ERROR => return Ok((body, message.errno()?)),
+            found if found == kind && body.is_none() => {
+                let rest = message.body.get(NFGENMSG..);
+                body = Some(rest.ok_or_else(|| WireError::new(format!("{what}: nfgenmsg is cut off")))?);
+            }
+            found => return Err(WireError::new(format!("{what}: an unexpected message of type {found:#x}"))),
+        }
+    }
+    Err(WireError::new(format!("{what}: the answer has no end (the acknowledgement is missing)")))
+}
+
+/// The same, where anything but one message is an error.
+fn message<'a>(bytes: &'a [u8], kind: u16, what: &str) -> Result<&'a [u8], WireError> {
+    match reply(bytes, kind, what)? {
+        (Some(body), 0) => Ok(body),
+        (_, 0) => Err(WireError::new(format!("{what}: acknowledged without an answer"))),
+        (_, errno) => Err(refused(what, errno)),
+    }
+}
+
+fn refused(what: &str, errno: i32) -> WireError {
+    WireError::new(format!("{what}: the kernel answered errno {errno}"))
+}
+
+#[cfg(test)]
+mod tests;

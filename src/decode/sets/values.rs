@@ -1,0 +1,94 @@
+//! The values that matter to verdicts.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::snapshot::{Address, Link, Reading, Tunnel};
+
+/// Values of one kind that are asked about; the rest is not.
+const MAX_VALUES: usize = 256;
+/// `RT_SCOPE_UNIVERSE`
+const GLOBAL: u8 = 0;
+/// `IPPROTO_UDP`
+pub const UDP: u8 = 17;
+
+/// What outer packets of the tunnels that are up can look like; each list in order of first appearance, not sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Values {
+    /// Addresses of this node: tunnel end points first, then those of tunnels and of the devices below, then the rest.
+    pub own: Vec<IpAddr>,
+    /// Other ends of tunnels.
+    pub peers: Vec<IpAddr>,
+    /// Destination ports of outer packets.
+    pub ports: Vec<u16>,
+    /// Tunnels, and the devices that carry them: index and name.
+    pub devices: Vec<(u32, String)>,
+}
+
+impl Values {
+    /// Of these links.
+    pub fn of(links: &[Link], addresses: &Reading<Vec<Address>>) -> Self {
+        let tunnels: Vec<(&Link, &Tunnel)> =
+            links.iter().filter(|link| link.up).filter_map(|link| Some((link, link.tunnel.as_ref()?))).collect();
+        if tunnels.is_empty() {
+            return Self::default();
+        }
+        let carriers = tunnels.iter().flat_map(|(_, tunnel)| tunnel.underlay.ok().into_iter().flatten().copied());
+        let indices = unique(tunnels.iter().map(|(link, _)| link.index).chain(carriers));
+        let near: BTreeSet<u32> = indices.iter().copied().collect();
+        let global: Vec<&Address> =
+            addresses.ok().into_iter().flatten().filter(|address| address.scope == GLOBAL).collect();
+        let (close, far): (Vec<&Address>, Vec<&Address>) =
+            global.into_iter().partition(|address| near.contains(&address.link));
+        let locals = tunnels.iter().filter_map(|(_, tunnel)| tunnel.local);
+        let own = locals.chain(close.into_iter().chain(far).map(|address| address.address));
+        let device = |index: u32| links.iter().find(|link| link.index == index).map(|link| (index, link.name.clone()));
+        Self {
+            own: unique(own.filter(|address| !address.is_unspecified() && !address.is_multicast())),
+            peers: unique(tunnels.iter().flat_map(|(_, tunnel)| tunnel.remotes())),
+            ports: unique(tunnels.iter().flat_map(|(_, tunnel)| {
+                let others = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
+                tunnel.port.into_iter().chain(others).collect::<Vec<u16>>()
+            })),
+            devices: indices.into_iter().filter_map(device).collect(),
+        }
+    }
+
+    /// Whether nothing matters: no tunnel is up, or not everything is known yet.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Addresses on either end.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut seen = BTreeSet::new();
+        self.own.iter().chain(&self.peers).copied().filter(|address| seen.insert(*address)).collect()
+    }
+}
+
+/// The first [`MAX_VALUES`] different ones.
+fn unique<T: Copy + Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    values.filter(|value| seen.insert(*value)).take(MAX_VALUES).collect()
+}
+
+/// An address as a [`crate::snapshot::netfilter::Field`] has it.
+pub fn address_key(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// A device name as a field has it; `None` if its bytes are not known (see `links::device_name`).
+pub fn name_key(name: &str) -> Option<u128> {
+    let mut bytes = [0; 16];
+    let place = bytes.get_mut(..name.len()).filter(|_| name.len() < 16 && !name.contains('\\'))?;
+    place.copy_from_slice(name.as_bytes());
+    Some(u128::from_be_bytes(bytes))
+}
+
+/// A port as a dimension of an ipset has it: `ip_set_get_ip_port` tells the protocol too.
+pub fn port_key(protocol: u8, port: u16) -> u128 {
+    u128::from(protocol) << 16 | u128::from(port)
+}

@@ -1,0 +1,72 @@
+//! Source-NAT rules in words, for people.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::snapshot::netfilter::{
+    Backend, Family, MarkTest, NatAction, Owner, PortRandomization, SourceNatKind, SourceNatRule, SourceNatTotal,
+};
+use crate::snapshot::{Reading, Snapshot};
+
+/// How many there are, or why that is not known, in one line.
+pub fn headline(snapshot: &Snapshot) -> String {
+    match &snapshot.source_nat_rules {
+        Reading::Ok(rules) if rules.is_empty() => "Source NAT: none in nf_tables".into(),
+        Reading::Ok(rules) => format!("Source NAT: {}", counted(rules.len() as u64)),
+        Reading::Absent(why) | Reading::Denied(why) | Reading::Failed(why) => {
+            format!("Source NAT rules: not read: {why}")
+        }
+    }
+}
+
+/// "1 rule", "2 rules".
+pub fn counted(rules: u64) -> String {
+    format!("{rules} rule{}", if rules == 1 { "" } else { "s" })
+}
+
+/// One line for each kind that has rules, families taken together, most rules first.
+pub fn kinds(snapshot: &Snapshot) -> Vec<String> {
+    type Key = (Owner, NatAction, PortRandomization, Backend);
+    let mut kinds: BTreeMap<Key, (u64, BTreeSet<Family>)> = BTreeMap::new();
+    for (kind, total) in totals(snapshot).filter(|(_, total)| total.rules > 0) {
+        let (rules, families) = kinds.entry((kind.owner, kind.action, kind.randomization, kind.backend)).or_default();
+        *rules += total.rules;
+        families.insert(kind.family);
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, (rules, _))| std::cmp::Reverse(*rules)); // stable: then as the map had them
+    let line = |((owner, action, randomization, backend), (rules, families)): (Key, (u64, BTreeSet<Family>))| {
+        let families: Vec<&str> = families.into_iter().map(Family::name).collect();
+        format!("{owner}: {rules} {action}, {} ({backend}, {})", ports(randomization), families.join("+"))
+    };
+    kinds.into_iter().map(line).collect()
+}
+
+/// All kinds, in the order of their labels.
+pub fn totals(snapshot: &Snapshot) -> impl Iterator<Item = (&SourceNatKind, &SourceNatTotal)> {
+    snapshot.source_nat_totals.ok().into_iter().flatten()
+}
+
+/// How ports are chosen, in the words of `iptables`.
+pub fn ports(randomization: PortRandomization) -> &'static str {
+    match randomization {
+        PortRandomization::None => "ports not random",
+        PortRandomization::Random => "ports random",
+        PortRandomization::RandomFully => "ports random-fully",
+    }
+}
+
+/// "1024-65535"; `None` where the rule does not limit them.
+pub fn to_ports(rule: &SourceNatRule) -> Option<String> {
+    rule.to_ports.map(|(min, max)| format!("{min}-{max}"))
+}
+
+/// "0x4000"
+pub fn hexadecimal(number: u32) -> String {
+    format!("{number:#x}")
+}
+
+/// A test as `iptables` writes it: "0x4000/0x4000", "! 0x4000/0x4000".
+pub fn mark(test: &MarkTest) -> String {
+    let not = if test.inverted { "! " } else { "" };
+    format!("{not}{}/{}", hexadecimal(test.value), hexadecimal(test.mask))
+}

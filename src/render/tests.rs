@@ -1,0 +1,272 @@
+//! What is rendered of source-NAT rules, from snapshots made by hand.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::advisory::Catalogue;
+use crate::decode;
+use crate::judge::judge;
+use crate::render::metrics::{Families, Settings, Value};
+use crate::snapshot::netfilter::{
+    Backend, Counter, Family, MarkTest, NatAction, Owner, PortRandomization, SourceNatKind, SourceNatRule,
+    SourceNatTotal,
+};
+use crate::snapshot::{Collector, Reading};
+
+fn kube_proxy(family: Family) -> SourceNatRule {
+    SourceNatRule {
+        backend: Backend::IptablesNft,
+        family,
+        table: "nat".into(),
+        chain: "KUBE-POSTROUTING".into(),
+        position: 3,
+        owner: Owner::KubeProxy,
+        action: NatAction::Masquerade,
+        randomization: PortRandomization::RandomFully,
+        to_ports: None,
+        marks: vec![MarkTest { value: 0x4000, mask: 0xFF00, inverted: true }],
+        counter: Some(Counter { packets: 7, bytes: 420 }),
+        fingerprint: 1,
+    }
+}
+
+fn by_hand() -> SourceNatRule {
+    SourceNatRule {
+        backend: Backend::Nftables,
+        family: Family::Inet,
+        table: "my <b>table</b>".into(),
+        chain: "post".into(),
+        position: 1,
+        owner: Owner::Other,
+        action: NatAction::Snat,
+        randomization: PortRandomization::None,
+        to_ports: Some((1024, 65535)),
+        marks: Vec::new(),
+        counter: None,
+        fingerprint: 2,
+    }
+}
+
+fn node(rules: Reading<Vec<SourceNatRule>>) -> Snapshot {
+    let mut node = decode::snapshot(&decode::test_capture(), &Default::default());
+    node.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
+    node.source_nat_rules = rules;
+    node
+}
+
+fn ordinary() -> Snapshot {
+    node(Reading::Ok(vec![by_hand(), kube_proxy(Family::Ipv4), kube_proxy(Family::Ipv6)]))
+}
+
+fn report(node: &Snapshot) -> Report {
+    judge(Catalogue::built_in(), node, &Default::default())
+}
+
+fn text(node: &Snapshot) -> String {
+    text::render(&report(node), node, text::Style { colour: false })
+}
+
+fn html(node: &Snapshot) -> String {
+    html::render(&report(node), node, "/metrics")
+}
+
+fn json(node: &Snapshot) -> serde_json::Value {
+    serde_json::from_str(&json::render(&report(node), node)).unwrap()
+}
+
+fn families(node: &Snapshot, collectors: &[Collector]) -> Families {
+    let settings = Settings { max_devices: 8, per_cpu: false, collectors: collectors.iter().copied().collect() };
+    metrics::families(&report(node), node, &BTreeMap::new(), &settings)
+}
+
+/// Labels, joined, and values of one metric.
+fn samples(families: &Families, name: &str) -> Vec<(String, u64)> {
+    let family = families.iter().find(|family| family.metric.name == name);
+    let whole = |value: &Value| match value {
+        Value::Whole(number) => *number,
+        Value::Real(_) => panic!("{name} is no whole number"),
+    };
+    let samples = family.into_iter().flat_map(|family| &family.samples);
+    samples.map(|(labels, value)| (labels.join(" "), whole(value))).collect()
+}
+
+/// More kinds than have series; `rules` of each, `counted` each.
+fn many_kinds(rules: u64, counted: Option<Counter>) -> BTreeMap<SourceNatKind, SourceNatTotal> {
+    let kind = |owner: &Owner| SourceNatKind { owner: *owner, ..by_hand().kind() };
+    Owner::ALL.iter().map(|owner| (kind(owner), SourceNatTotal { rules, uncounted: 0, counted })).collect()
+}
+
+#[test]
+fn the_text_says_who_translates_in_a_line_per_kind() {
+    let text = text(&ordinary());
+    let section = "\nSource NAT: 3 rules\n  - kube-proxy: 2 masquerade, ports random-fully (iptables_nft, ipv4+ipv6)\n  \
+                   - other: 1 snat, ports not random (nftables, inet)\n";
+    assert!(text.ends_with(section), "{text}");
+}
+
+#[test]
+fn one_rule_is_no_rules() {
+    assert!(text(&node(Reading::Ok(vec![by_hand()]))).contains("\nSource NAT: 1 rule\n"));
+}
+
+#[test]
+fn the_text_says_why_there_are_no_rules() {
+    for (rules, words) in [
+        (Reading::Ok(Vec::new()), "Source NAT: none in nf_tables"),
+        (Reading::Denied("CAP_NET_ADMIN is missing".into()), "Source NAT rules: not read: CAP_NET_ADMIN is missing"),
+        (Reading::Failed("cut off".into()), "Source NAT rules: not read: cut off"),
+    ] {
+        let node = node(rules);
+        assert!(text(&node).ends_with(&format!("\n\n{words}\n")), "{}", text(&node));
+        assert!(html(&node).contains(&format!("<h2>Source NAT</h2><p>{words}</p></section>")), "{}", html(&node));
+    }
+}
+
+#[test]
+fn a_missing_privilege_hides_the_rules_and_is_said_although_no_verdict_needs_them() {
+    let mut node = node(Reading::Denied("CAP_NET_ADMIN is missing".into()));
+    let detail = "CAP_NET_ADMIN is missing".into();
+    node.sources = vec![SourceStatus { source: Source::Nftables, state: SourceState::Denied, detail }];
+    let hint = missing_privilege(&report(&node), &node).unwrap();
+    assert!(hint.ends_with("NAT rules (nftables): CAP_NET_ADMIN is missing."), "{hint}");
+    assert!(text(&node).contains("more privilege. NAT rules"));
+}
+
+#[test]
+fn the_page_lists_kinds_and_rules_and_escapes_what_others_named() {
+    let page = html(&ordinary());
+    assert!(page.contains("<td>kube-proxy</td><td>masquerade</td><td>ports random-fully</td><td>iptables_nft</td>"));
+    assert!(page.contains("<td>my &lt;b&gt;table&lt;/b&gt;</td><td>post</td><td>1</td><td>other</td><td>snat</td>"));
+    assert!(page.contains("<td>ports not random, 1024-65535</td><td></td><td>-</td><td>-</td>"), "{page}");
+    assert!(page.contains("<td>! 0x4000/0xff00</td><td>7</td><td>420</td>"));
+    assert!(!page.contains("<b>"));
+}
+
+#[test]
+fn the_page_shows_two_hundred_rules_and_says_how_many_more_there_are() {
+    let rows = |node: &Snapshot| html(node).matches("<td>KUBE-POSTROUTING</td>").count();
+    let (all, more) = (node(Reading::Ok(vec![kube_proxy(Family::Ipv4); 200])), "see this report as JSON");
+    assert_eq!((rows(&all), html(&all).contains(more)), (200, false));
+    let cut = node(Reading::Ok(vec![kube_proxy(Family::Ipv4); 201]));
+    assert_eq!(rows(&cut), 200);
+    assert!(html(&cut).contains("and 1 rule more: see this report as JSON"));
+}
+
+#[test]
+fn the_json_has_each_rule_with_its_own_numbers() {
+    let json = json(&ordinary());
+    let expected = serde_json::json!([
+        {"backend": "nftables", "family": "inet", "table": "my <b>table</b>", "chain": "post", "position": 1,
+         "owner": "other", "action": "snat", "port_randomization": "none", "to_ports": "1024-65535", "mark": [],
+         "packets": null, "bytes": null},
+        {"backend": "iptables_nft", "family": "ipv4", "table": "nat", "chain": "KUBE-POSTROUTING", "position": 3,
+         "owner": "kube-proxy", "action": "masquerade", "port_randomization": "random_fully", "to_ports": null,
+         "mark": [{"value": "0x4000", "mask": "0xff00", "inverted": true}], "packets": 7, "bytes": 420},
+    ]);
+    assert_eq!(json["source_nat_rules"].as_array().unwrap()[..2], expected.as_array().unwrap()[..]);
+    assert_eq!(json["source_nat_rules_omitted"], 0);
+}
+
+#[test]
+fn rules_that_were_not_read_are_null_and_none_are_none() {
+    let unread = json(&node(Reading::Denied("no".into())));
+    assert!(unread["source_nat_rules"].is_null() && unread["source_nat_rules_omitted"].is_null());
+    let none = json(&node(Reading::Ok(Vec::new())));
+    assert_eq!(none["source_nat_rules"], serde_json::json!([]));
+}
+
+#[test]
+fn the_json_ends_after_ten_thousand_rules_and_counts_the_rest() {
+    let json = json(&node(Reading::Ok(vec![by_hand(); 10_003])));
+    assert_eq!(json["source_nat_rules"].as_array().map(Vec::len), Some(10_000));
+    assert_eq!(json["source_nat_rules_omitted"], 3);
+}
+
+#[test]
+fn kinds_have_series_and_counters_only_where_a_rule_ever_had_one() {
+    let families = families(&ordinary(), &[Collector::Nat]);
+    let (v4, v6) = ("iptables_nft ipv4 kube-proxy masquerade random_fully", "nftables inet other snat none");
+    let rules = samples(&families, "natwatch_source_nat_rules");
+    assert_eq!(rules.iter().map(|(_, value)| value).collect::<Vec<_>>(), [&1, &1, &1]);
+    assert_eq!((rules[0].0.as_str(), rules[2].0.as_str()), (v4, v6));
+    let uncounted = samples(&families, "natwatch_source_nat_rules_uncounted");
+    assert_eq!(uncounted.iter().map(|(_, value)| value).collect::<Vec<_>>(), [&0, &0, &1]);
+    let packets = samples(&families, "natwatch_source_nat_rule_packets_total");
+    assert_eq!(packets.len(), 2);
+    assert_eq!(packets[0], (v4.to_owned(), 7));
+    assert_eq!(samples(&families, "natwatch_source_nat_rule_bytes_total")[0], (v4.to_owned(), 420));
+    assert_eq!(samples(&families, "natwatch_series_omitted"), [(String::new(), 0)]);
+}
+
+#[test]
+fn a_kind_without_rules_keeps_its_series() {
+    let mut node = node(Reading::Ok(Vec::new()));
+    let counted = Some(Counter { packets: 5, bytes: 300 });
+    let left = SourceNatTotal { rules: 0, uncounted: 0, counted };
+    node.source_nat_totals = Reading::Ok([(by_hand().kind(), left)].into());
+    let families = families(&node, &[Collector::Nat]);
+    assert_eq!(samples(&families, "natwatch_source_nat_rules")[0].1, 0);
+    assert_eq!(samples(&families, "natwatch_source_nat_rule_packets_total")[0].1, 5);
+    assert!(text(&node).contains("Source NAT: none in nf_tables\n"), "nothing is listed that is not there");
+}
+
+#[test]
+fn sixteen_kinds_have_series_and_the_rest_is_counted() {
+    let mut node = ordinary();
+    let left_out = Owner::ALL.len() as u64 - 16;
+    for (counted, each) in [(None, 2), (Some(Counter::default()), 4)] {
+        node.source_nat_totals = Reading::Ok(many_kinds(1, counted));
+        let families = families(&node, &[Collector::Nat]);
+        assert_eq!(samples(&families, "natwatch_source_nat_rules").len(), 16);
+        assert_eq!(samples(&families, "natwatch_series_omitted"), [(String::new(), left_out * each)]);
+    }
+}
+
+#[test]
+fn which_kinds_have_series_does_not_depend_on_how_many_rules_they_have() {
+    let mut node = ordinary();
+    let shown = |node: &Snapshot| -> Vec<String> {
+        let samples = samples(&families(node, &[Collector::Nat]), "natwatch_source_nat_rules");
+        samples.into_iter().map(|(labels, _)| labels).collect()
+    };
+    let mut kinds = many_kinds(1, None);
+    node.source_nat_totals = Reading::Ok(kinds.clone());
+    let before = shown(&node);
+    kinds.last_entry().unwrap().get_mut().rules = 1000;
+    node.source_nat_totals = Reading::Ok(kinds.clone());
+    assert_eq!(shown(&node), before);
+    // Only a kind that has no rule left gives its place to one that has.
+    kinds.first_entry().unwrap().get_mut().rules = 0;
+    node.source_nat_totals = Reading::Ok(kinds);
+    assert_eq!(shown(&node)[..15], before[1..]);
+}
+
+#[test]
+fn series_left_out_are_counted_with_either_collector_and_with_no_other() {
+    let mut node = ordinary();
+    node.source_nat_totals = Reading::Ok(many_kinds(1, None));
+    for (on, shown) in [
+        (&[Collector::Nat, Collector::Links][..], true),
+        (&[Collector::Nat], true),
+        (&[Collector::Links], true),
+        (&[Collector::Kernel], false),
+    ] {
+        let number = samples(&families(&node, on), "natwatch_series_omitted");
+        assert_eq!(number.len(), usize::from(shown), "{on:?}");
+        let mut chosen = families(&node, Collector::ALL);
+        chosen.retain(on);
+        assert_eq!(samples(&chosen, "natwatch_series_omitted").len(), usize::from(shown), "chosen: {on:?}");
+    }
+}
+
+#[test]
+fn bytes_are_typed_as_such_in_both_formats() {
+    let families = families(&ordinary(), &[Collector::Nat]);
+    let open = exposition::openmetrics(families.clone()).unwrap();
+    assert!(open.contains("# UNIT natwatch_source_nat_rule_bytes bytes\n"), "{open}");
+    let labels = "backend=\"iptables_nft\",family=\"ipv4\",owner=\"kube-proxy\",action=\"masquerade\",\
+                  port_randomization=\"random_fully\"";
+    for text in [open, exposition::prometheus(&families)] {
+        assert!(text.contains(&format!("natwatch_source_nat_rule_bytes_total{{{labels}}} 420\n")), "{text}");
+    }
+}
