@@ -1,7 +1,7 @@
 //! What the tests need around the product: namespaces, topologies, traffic, the kernel's own numbers as the standard
 //! tools print them, and the program itself from outside.
 //!
-//! `program` runs natwatch, `capture` and `server` through it; `report` and `exposition` take apart what it prints.
+//! `program` runs natwatch, `capture` and `server` through it; `report`, `exposition` and `rules` take apart what it prints.
 //! None of them links natwatch's code, and everything else neither links nor runs it, so that a test can hold natwatch
 //! against it.
 
@@ -14,14 +14,17 @@ pub mod counters;
 pub mod cpus;
 pub mod exposition;
 pub mod fake;
+pub mod grammar;
 pub mod http;
 pub mod links;
 pub mod netns;
+pub mod nfnetlink;
 pub mod process;
 pub mod program;
 pub mod race;
 pub mod report;
 pub mod router;
+pub mod rules;
 pub mod server;
 pub mod sockets;
 pub mod strace;

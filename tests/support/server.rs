@@ -4,10 +4,13 @@ use std::io::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use super::http::{self, Response};
 use super::netns::Netns;
 use super::process::{Daemon, free_port};
 use super::program::{NATWATCH, command_as};
+use super::wait::PATIENCE;
 
 /// A natwatch that serves in a namespace.
 #[derive(Debug)]
@@ -67,5 +70,12 @@ impl<'a> Server<'a> {
     pub fn raw(&self, request: &str) -> Result<Response, Error> {
         let address = self.address();
         self.ns.enter(|| http::parse(&http::exchange(address, request.as_bytes())?))
+    }
+
+    /// Ends it in order.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.daemon.signal(Signal::TERM);
+        assert_eq!(self.daemon.wait(PATIENCE).code(), Some(0), "{}", self.daemon.stderr());
     }
 }
