@@ -1,0 +1,104 @@
+//! What a node with 50,000 Service rules costs: natwatch side by side with the standard tools, as whole processes, and
+//! inside the process (the first look at a rule set, and the next ones while it stands).
+//!
+//! `cargo bench --bench rules`, as root: it moves into a network namespace of its own, which vanishes with it.
+
+#![allow(missing_docs, reason = "criterion generates public functions")]
+#![allow(clippy::disallowed_types, reason = "it runs the tools that natwatch is compared with")]
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
+use natwatch::capture::Capture;
+use natwatch::decode::{self, Collectors};
+use natwatch::kernel::{Kernel, Paths};
+use natwatch::snapshot::{Collector, Snapshot};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Rules as kube-proxy writes them, five for each Service.
+fn kube_proxy(services: usize) -> String {
+    let mut text = String::from("*nat\n:KUBE-SERVICES -\n:KUBE-POSTROUTING -\n:KUBE-MARK-MASQ -\n");
+    for n in 0..services {
+        let _ = write!(text, ":KUBE-SVC-{n:016X} -\n:KUBE-SEP-{n:016X} -\n");
+    }
+    text.push_str(
+        "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
+         -A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
+         -A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
+         -A KUBE-POSTROUTING -m comment --comment \"kubernetes service traffic requiring SNAT\" \
+         -j MASQUERADE --random-fully\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n",
+    );
+    for n in 0..services {
+        let (service, endpoint) = (
+            format!("10.{}.{}.{}", 96 + n / 65536, n / 256 % 256, n % 256),
+            format!("10.244.{}.{}", n / 256 % 256, n % 256),
+        );
+        let comment = format!("-m comment --comment \"default/svc{n}:http\"");
+        let match_service = format!("-d {service}/32 -p tcp {comment} -m tcp --dport 80");
+        let _ = write!(
+            text,
+            "-A KUBE-SERVICES {match_service} -j KUBE-SVC-{n:016X}\n\
+             -A KUBE-SVC-{n:016X} ! -s 10.244.0.0/16 {match_service} -j KUBE-MARK-MASQ\n\
+             -A KUBE-SVC-{n:016X} {comment} -j KUBE-SEP-{n:016X}\n\
+             -A KUBE-SEP-{n:016X} -s {endpoint}/32 {comment} -j KUBE-MARK-MASQ\n\
+             -A KUBE-SEP-{n:016X} -p tcp {comment} -m tcp -j DNAT --to-destination {endpoint}:8080\n"
+        );
+    }
+    text + "COMMIT\n"
+}
+
+fn load(rules: &str) {
+    let mut restore = Command::new("iptables-nft-restore").stdin(Stdio::piped()).spawn().expect("iptables is there");
+    restore.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("it reads");
+    assert!(restore.wait().expect("it ends").success());
+}
+
+fn run(argv: &[&str]) {
+    let mut command = Command::new(argv[0]);
+    let status = command.args(&argv[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(status.expect("it starts").code().is_some());
+}
+
+fn look(kernel: &Kernel, collectors: &Collectors, last: Option<&Snapshot>) -> Snapshot {
+    let mut progress = kernel.begin("no answer");
+    progress.capture.last_rules = last.and_then(|last| last.nftables.ok().cloned());
+    let progress = Mutex::new(progress);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    kernel.look(|capture: &Capture| decode::plan(capture, collectors), deadline, &progress);
+    decode::snapshot(&progress.into_inner().expect("no look panicked").capture, collectors)
+}
+
+#[allow(unsafe_code, reason = "a namespace of its own, which rustix calls unsafe")]
+fn rules(criterion: &mut Criterion) {
+    // SAFETY: this thread alone gets a new network namespace; it shares no files with others that would mind.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("run it as root");
+    let kernel = Kernel::new(Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() });
+    let collectors = Collectors::from([Collector::Nat]);
+    let natwatch = env!("CARGO_BIN_EXE_natwatch");
+    for services in [200, 10_000] {
+        load(&kube_proxy(services));
+        let mut group = criterion.benchmark_group(format!("{} rules", 5 * services));
+        group.sample_size(10).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));
+        let first = look(&kernel, &collectors, None);
+        assert_eq!(first.source_nat_rules.ok().map(Vec::len), Some(1), "{:?}", first.sources);
+        group.bench_function("first look", |bencher| bencher.iter(|| look(&kernel, &collectors, None)));
+        group.bench_function("next look", |bencher| bencher.iter(|| look(&kernel, &collectors, Some(&first))));
+        let tools: [&[&str]; 3] =
+            [&[natwatch, "check"], &["iptables-nft-save", "-t", "nat"], &["nft", "-j", "list", "ruleset"]];
+        for argv in tools {
+            let name = argv.join(" ").replace(natwatch, "natwatch");
+            group.bench_with_input(BenchmarkId::new("process", name), argv, |bencher, argv| bencher.iter(|| run(argv)));
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, rules);
+criterion_main!(benches);
