@@ -88,7 +88,7 @@ pub struct SourceNatRule {
     pub marks: Vec<MarkTest>,
     /// What it counted.
     pub counter: Option<Counter>,
-    /// See [`Rule::fingerprint`].
+    /// See [`super::Rule::fingerprint`].
     pub fingerprint: u64,
 }
 
