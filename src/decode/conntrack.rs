@@ -71,7 +71,7 @@ fn stats_cpu() -> Request {
 }
 
 fn module(capture: &Capture) -> Presence {
-    modules::presence(capture, Source::Ctnetlink, "nf_conntrack_netlink", "ctnetlink_net_init")
+    modules::presence(capture, &modules::NF_CONNTRACK_NETLINK)
 }
 
 /// What to ask.

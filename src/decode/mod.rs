@@ -20,9 +20,10 @@ mod xtables;
 #[cfg(test)]
 pub use source_nat::totals as source_nat_totals;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::{Absence, Capture, Request};
+use crate::capture::{Absence, Capture, Question, Request};
 use crate::snapshot::{
     Collector, Conntrack, Netstat, NetworkNamespace, Reading, Snapshot, Source, SourceState, SourceStatus,
 };
@@ -49,8 +50,17 @@ fn wanted(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
             Collector::Verdict => Vec::new(),
         });
     }
-    let mut names = BTreeSet::new();
-    requests.retain(|request| names.insert(request.name.clone()));
+    let mut questions: BTreeMap<String, Question> = BTreeMap::new();
+    requests.retain(|request| match questions.entry(request.name.clone()) {
+        Entry::Vacant(place) => {
+            place.insert(request.question.clone());
+            true
+        }
+        Entry::Occupied(known) => {
+            debug_assert!(known.get().asks_the_same(&request.question), "two questions are called {}", request.name);
+            false
+        }
+    });
     requests
 }
 

@@ -19,9 +19,32 @@ pub enum Presence {
     Ask(Vec<Request>),
 }
 
-/// Looks for `module`, by name, and as built-in code through `symbol`, one of its functions.
-pub fn presence(capture: &Capture, source: Source, module: &str, symbol: &str) -> Presence {
-    let loaded = Request::lines(source, Root::Procfs, "modules", &[module]).optional();
+/// A netfilter subsystem that may be a module.
+#[derive(Debug)]
+pub struct Module {
+    /// Its name.
+    name: &'static str,
+    /// One of its functions, by which its code is found when it is built in.
+    symbol: &'static str,
+    /// The source that asks it.
+    source: Source,
+}
+
+/// ctnetlink
+pub const NF_CONNTRACK_NETLINK: Module =
+    Module { name: "nf_conntrack_netlink", symbol: "ctnetlink_net_init", source: Source::Ctnetlink };
+/// nf_tables
+pub const NF_TABLES: Module = Module { name: "nf_tables", symbol: "nf_tables_getgen", source: Source::Nftables };
+/// ipset
+pub const IP_SET: Module = Module { name: "ip_set", symbol: "ip_set_net_init", source: Source::Ipset };
+/// One search of a file serves all of them.
+const ALL: [&Module; 3] = [&NF_CONNTRACK_NETLINK, &NF_TABLES, &IP_SET];
+
+/// Looks for a module by name, and for its code in the kernel.
+pub fn presence(capture: &Capture, module: &Module) -> Presence {
+    let Module { name: module, symbol, source } = *module;
+    let names = ALL.map(|module| module.name);
+    let loaded = Request::lines(source, Root::Procfs, "modules", &names).optional();
     if !capture.has(&loaded) {
         return Presence::Ask(vec![loaded]);
     }
@@ -48,25 +71,23 @@ pub fn presence(capture: &Capture, source: Source, module: &str, symbol: &str) -
     }
     let release = capture.text(&release).ok().cloned().unwrap_or_default();
     let release = if release.contains('/') { String::new() } else { release };
-    let built_in = Request::lines(
-        source,
-        Root::Rootfs,
-        format!("lib/modules/{release}/modules.builtin"),
-        &[&format!("/{module}.ko")],
-    );
-    let symbols = Request::lines(source, Root::Procfs, "kallsyms", &[&format!(" {symbol}")]);
+    let (files, functions) =
+        (ALL.map(|module| format!("/{}.ko", module.name)), ALL.map(|module| format!(" {}", module.symbol)));
+    let path = format!("lib/modules/{release}/modules.builtin");
+    let built_in = Request::lines(source, Root::Rootfs, path, &files.each_ref().map(String::as_str));
+    let symbols = Request::lines(source, Root::Procfs, "kallsyms", &functions.each_ref().map(String::as_str));
     let (built_in, symbols) = (built_in.optional().until_reboot(), symbols.optional().until_reboot());
     if !capture.has(&built_in) {
         return Presence::Ask(vec![built_in]);
     }
-    if capture.get(&built_in).ok().is_some_and(|lines| !lines.is_empty()) {
+    if capture.get(&built_in).ok().is_some_and(|lines| contains(lines, &format!("/{module}.ko"))) {
         return Presence::There;
     }
     if !capture.has(&symbols) {
         return Presence::Ask(vec![symbols]);
     }
     match capture.get(&symbols) {
-        Reading::Ok(lines) if !lines.is_empty() => Presence::There,
+        Reading::Ok(lines) if contains(lines, &format!(" {symbol}")) => Presence::There,
         Reading::Ok(_) => Presence::Missing(format!("the module {module} is not loaded; asking would load it")),
         _ if capture.get(&built_in).ok().is_some() => {
             Presence::Missing(format!("the module {module} is not loaded; asking would load it"))
@@ -81,6 +102,10 @@ fn names_module(lines: &[u8], module: &str) -> bool {
     lines.lines().any(|line| line.split_whitespace().next() == Some(module))
 }
 
+fn contains(lines: &[u8], word: &str) -> bool {
+    String::from_utf8_lossy(lines).contains(word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,14 +115,14 @@ mod tests {
     fn ask(answers: &[(&str, Reading<&str>)]) -> Presence {
         let mut capture = test_capture();
         for _ in 0..8 {
-            let Presence::Ask(requests) = presence(&capture, Source::Ctnetlink, "nf_x", "nf_x_init") else { break };
+            let Presence::Ask(requests) = presence(&capture, &NF_TABLES) else { break };
             for request in requests {
                 let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
                 let answer = given.unwrap_or(Reading::Absent("ENOENT".into()));
                 capture.answers.insert(request.name, answer.map(|text| text.as_bytes().to_vec()));
             }
         }
-        presence(&capture, Source::Ctnetlink, "nf_x", "nf_x_init")
+        presence(&capture, &NF_TABLES)
     }
 
     #[test]
@@ -105,19 +130,35 @@ mod tests {
         let modules = ("procfs/modules", Reading::Ok(""));
         let procfs = ("procfs/version", Reading::Ok("Linux version 6.1.0\n"));
         assert_eq!(ask(&[procfs]), Presence::There, "no /proc/modules: the kernel cannot load any");
-        assert_eq!(ask(&[("procfs/modules", Reading::Ok("nf_x 16384 0 - Live 0x0\n"))]), Presence::There);
-        assert_eq!(ask(&[modules.clone(), ("sysfs/module/nf_x.list", Reading::Ok(""))]), Presence::There);
+        assert_eq!(ask(&[("procfs/modules", Reading::Ok("nf_tables 16384 0 - Live 0x0\n"))]), Presence::There);
+        assert_eq!(ask(&[modules.clone(), ("sysfs/module/nf_tables.list", Reading::Ok(""))]), Presence::There);
         let builtin = "rootfs/lib/modules/6.1.0/modules.builtin";
         let release = ("procfs/sys/kernel/osrelease", Reading::Ok("6.1.0\n"));
-        let found = (builtin, Reading::Ok("kernel/net/netfilter/nf_x.ko\n"));
+        let found = (builtin, Reading::Ok("kernel/net/netfilter/nf_tables.ko\n"));
         assert_eq!(ask(&[modules.clone(), release, found]), Presence::There);
-        let symbol = ("procfs/kallsyms", Reading::Ok("0000 t nf_x_init\n"));
+        let symbol = ("procfs/kallsyms", Reading::Ok("0000 t nf_tables_getgen\n"));
         assert_eq!(ask(&[modules, symbol]), Presence::There);
+    }
+
+    /// The files are searched once for all modules: what another one left in them proves nothing.
+    #[test]
+    fn another_module_is_no_sign() {
+        let loaded = ("procfs/modules", Reading::Ok("nf_conntrack_netlink 16384 0 - Live 0x0\n"));
+        let release = ("procfs/sys/kernel/osrelease", Reading::Ok("6.1.0\n"));
+        let built_in =
+            ("rootfs/lib/modules/6.1.0/modules.builtin", Reading::Ok("kernel/net/netfilter/ipset/ip_set.ko\n"));
+        let symbols = ("procfs/kallsyms", Reading::Ok("0000 t ctnetlink_net_init\n"));
+        assert!(matches!(ask(&[loaded, release, built_in, symbols]), Presence::Missing(_)));
+        let asked = |module| match presence(&test_capture(), module) {
+            Presence::Ask(requests) => requests[0].question.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(asked(&NF_TABLES), asked(&IP_SET), "one name, one question");
     }
 
     #[test]
     fn without_any_sign_nothing_is_asked() {
-        let other = ("procfs/modules", Reading::Ok("nf_xy 16384 0 - Live 0x0\n"));
+        let other = ("procfs/modules", Reading::Ok("nf_tables_x 16384 0 - Live 0x0\n"));
         let no_symbol = ("procfs/kallsyms", Reading::Ok(""));
         assert!(matches!(ask(&[other.clone(), no_symbol]), Presence::Missing(_)));
         assert!(matches!(ask(&[other]), Presence::Unclear(_)), "nothing readable is not the same as nothing there");

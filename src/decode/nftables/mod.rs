@@ -61,7 +61,7 @@ impl Around {
 }
 
 fn module(capture: &Capture) -> Presence {
-    modules::presence(capture, Source::Nftables, "nf_tables", "nf_tables_getgen")
+    modules::presence(capture, &modules::NF_TABLES)
 }
 
 /// What to ask.

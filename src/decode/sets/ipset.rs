@@ -89,7 +89,7 @@ impl Value {
 }
 
 fn module(capture: &Capture) -> Presence {
-    modules::presence(capture, Source::Ipset, "ip_set", "ip_set_net_init")
+    modules::presence(capture, &modules::IP_SET)
 }
 
 fn request(name: &str, kind: u16, family: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
