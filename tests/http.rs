@@ -771,6 +771,10 @@ fn still(mut report: Value) -> Value {
     report["node"]["captured_at"].take();
     report["conntrack"]["counters"].take();
     report["conntrack"]["entries"].take();
+    for rule in report["source_nat_rules"].as_array_mut().expect("a list") {
+        rule["packets"].take();
+        rule["bytes"].take();
+    }
     for advisory in report["advisories"].as_array_mut().expect("a list") {
         advisory["evidence"].take();
         advisory["summary"].take();
