@@ -31,8 +31,8 @@ use crate::snapshot::{
 /// Which collectors are on.
 pub type Collectors = BTreeSet<Collector>;
 
-/// Requests of a whole look; a node with many tunnels needs a few hundred.
-const MAX_REQUESTS: usize = 8192;
+/// Requests of a whole look; a node with many tunnels needs a few hundred, one with many chains or sets thousands.
+const MAX_REQUESTS: usize = 32_768;
 
 /// Everything that has to be asked, as far as the answers in `capture` tell; the collector whose requests grow with
 /// the node comes last.

@@ -32,8 +32,7 @@ pub fn rules(ruleset: &Ruleset) -> Reading<Vec<SourceNatRule>> {
 /// An expression or target that may translate the source address for all we know.
 fn not_understood(step: &Step) -> Option<&str> {
     let Step::Opaque(what) = step else { return None };
-    let nat = ["expression ", "target MASQUERADE", "target SNAT", "target NETMAP"];
-    nat.iter().any(|start| what.starts_with(start)).then_some(what)
+    ["expression ", "target "].iter().any(|start| what.starts_with(start)).then_some(what)
 }
 
 fn source_nat_rule(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<SourceNatRule> {

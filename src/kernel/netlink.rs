@@ -12,7 +12,7 @@ use neli::utils::Groups;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::capture::{Answer, NetlinkFamily, NetlinkRequest};
+use crate::capture::{Answer, NetlinkFamily, NetlinkRequest, TOO_LARGE};
 use crate::snapshot::Reading;
 use crate::wire::{self, HEADER_LENGTH, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 
@@ -70,7 +70,7 @@ impl Sockets {
             answer.extend_from_slice(datagram);
             answer.resize(answer.len().next_multiple_of(4), 0);
             if answer.len() > request.limit {
-                return Err(io::Error::other(format!("the answer is larger than {} bytes", request.limit)));
+                return Err(io::Error::other(format!("{TOO_LARGE} {} bytes", request.limit)));
             }
             let mut finished = false;
             for part in wire::messages(&answer[datagram_start..]) {

@@ -16,10 +16,10 @@ const ETH_P_IPV6: u128 = 0x86dd;
 /// A rule while it is read.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    family: Family,
+    pub(super) family: Family,
     table: &'a str,
     /// IPv4 or IPv6, once the family or a match has told.
-    network: Option<Family>,
+    pub(super) network: Option<Family>,
     pub(super) registers: Registers,
     /// Read so far.
     pub steps: Vec<Step>,
@@ -99,7 +99,11 @@ impl<'a> Reader<'a> {
             "redir" => self.redir(a)?,
             "notrack" => self.steps.push(Step::Notrack),
             "counter" => self.counter = Some(counter(a)?),
-            "exthdr" if a.get(7).is_some() => self.steps.push(Step::Harmless("exthdr write".into())),
+            // Rewriting a TCP option ends the rule for packets that have none (NFT_BREAK); nft writes no test of TCP.
+            "exthdr" if a.get(7).is_some() => {
+                self.push(Match::Tests { tests: vec![equal(Field::L4Proto, 0xff, 6)], inverted: false });
+                self.occasional("exthdr write");
+            }
             "exthdr" => self.occasionally_loaded(a.be32(1)?, "a header option"),
             "numgen" => self.occasionally_loaded(a.be32(1)?, "numgen"),
             "socket" => self.occasionally_loaded(a.be32(2)?, "socket"),
@@ -108,10 +112,12 @@ impl<'a> Reader<'a> {
             "rt" => self.opaquely_loaded(a.be32(1)?, "rt"),
             "xfrm" => self.opaquely_loaded(a.be32(1)?, "ipsec"),
             "tunnel" => self.opaquely_loaded(a.be32(2)?, "tunnel"),
-            "limit" | "quota" | "connlimit" | "dynset" | "tproxy" => self.occasional(name),
-            "log" | "dup" | "last" | "flow_offload" => self.steps.push(Step::Harmless(name.to_owned())),
+            // The last two do something, but end the rule where they cannot (NFT_BREAK).
+            "limit" | "quota" | "connlimit" | "dynset" | "tproxy" | "flow_offload" => self.occasional(name),
+            "log" | "dup" | "last" => self.steps.push(Step::Harmless(name.to_owned())),
             "reject" => self.steps.push(Step::Verdict(Verdict::Drop)),
-            "queue" | "fwd" | "synproxy" => self.steps.push(Step::Verdict(Verdict::Gone(name.to_owned()))),
+            "queue" | "fwd" => self.steps.push(Step::Verdict(Verdict::Gone(name.to_owned()))),
+            "synproxy" => self.synproxy(),
             "objref" => self.objref(a)?,
             _ => {
                 self.registers = Registers::new();
@@ -119,6 +125,12 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Takes TCP away; the rule ends for any other protocol (`nft_synproxy_do_eval`).
+    fn synproxy(&mut self) {
+        self.push(Match::Tests { tests: vec![equal(Field::L4Proto, 0xff, 6)], inverted: false });
+        self.steps.push(Step::Verdict(Verdict::Gone("synproxy".into())));
     }
 
     fn occasionally_loaded(&mut self, register: Option<u32>, what: &'static str) {
@@ -130,42 +142,6 @@ impl<'a> Reader<'a> {
 
     fn opaquely_loaded(&mut self, register: Option<u32>, what: &str) {
         self.registers.load(register.unwrap_or_default(), Loaded::Opaque(what.to_owned()));
-    }
-
-    fn payload(&mut self, a: &Attributes<'_>) -> Result<()> {
-        const TRANSPORT_HEADER: u32 = 2;
-        let base = required(a.be32(2)?, "NFTA_PAYLOAD_BASE")?;
-        let from = required(a.be32(3)?, "NFTA_PAYLOAD_OFFSET")? as usize;
-        let length = required(a.be32(4)?, "NFTA_PAYLOAD_LEN")? as usize;
-        if a.be32(5)?.is_some() {
-            let written = format!("payload write at {from} of header {base}");
-            let ports = base == TRANSPORT_HEADER && from < 4;
-            let addresses = base == 1 && from + length > 8; // anything from the IPv6 source address on
-            self.steps.push(if ports || addresses { Step::Opaque(written) } else { Step::Harmless(written) });
-            return Ok(());
-        }
-        let register = required(a.be32(1)?, "NFTA_PAYLOAD_DREG")?;
-        let parts = header_fields(base, self.network);
-        let mut loaded = Vec::new();
-        let (mut at, end) = (from, from + length.min(64));
-        while at < end {
-            match parts.iter().find(|(_, start, width)| (*start..start + width).contains(&at)) {
-                Some((field, start, width)) => {
-                    let upto = end.min(start + width);
-                    loaded.push((Loaded::Wire(field.clone(), *width), at - start, upto - at));
-                    at = upto;
-                }
-                None => {
-                    let next = parts.iter().map(|(_, start, _)| *start).filter(|start| *start > at).min();
-                    let width = next.unwrap_or(end).min(end).min(at + 16) - at;
-                    let field = Field::Other(format!("{width} bytes at {at} of header {base}"));
-                    loaded.push((Loaded::Wire(field, width), 0, width));
-                    at += width;
-                }
-            }
-        }
-        self.registers.load_parts(register, loaded);
-        Ok(())
     }
 
     fn meta(&mut self, a: &Attributes<'_>) -> Result<()> {
@@ -203,6 +179,7 @@ impl<'a> Reader<'a> {
     }
 
     fn ct(&mut self, a: &Attributes<'_>) -> Result<()> {
+        const STATE: u32 = 0;
         const MARK: u32 = 3;
         let key = required(a.be32(2)?, "NFTA_CT_KEY")?;
         if let Some(register) = a.be32(4)? {
@@ -212,8 +189,12 @@ impl<'a> Reader<'a> {
             });
             return Ok(());
         }
+        if key != STATE {
+            // Without a connection the rule ends here (NFT_BREAK), inverted or not.
+            self.push(Match::Tests { tests: vec![has_connection()], inverted: false });
+        }
         let loaded = match key {
-            0 => Loaded::Host(Field::ConnectionState, 4),
+            STATE => Loaded::Host(Field::ConnectionState, 4),
             1 => Loaded::Wire(Field::ConnectionDirection, 1),
             2 => Loaded::Host(Field::ConnectionStatus, 4),
             MARK => Loaded::Host(Field::ConnectionMark, 4),
@@ -298,7 +279,10 @@ impl<'a> Reader<'a> {
         let register = required(a.be32(1)?, "NFTA_IMMEDIATE_DREG")?;
         let data = required(a.nested(2, "NFTA_IMMEDIATE_DATA")?, "NFTA_IMMEDIATE_DATA")?;
         if let Some(attributes) = data.nested(2, "NFTA_DATA_VERDICT")? {
-            self.steps.push(Step::Verdict(verdict(&attributes)?));
+            let verdict = verdict(&attributes)?;
+            if verdict != Verdict::Continue {
+                self.steps.push(Step::Verdict(verdict));
+            }
         } else {
             self.registers.load_constant(register, required(data.get(1), "NFTA_DATA_VALUE")?);
         }
@@ -349,7 +333,7 @@ impl<'a> Reader<'a> {
     fn objref(&mut self, a: &Attributes<'_>) -> Result<()> {
         match a.be32(1)? {
             Some(2 | 4 | 5) => self.occasional("a named quota or limit"),
-            Some(10) => self.steps.push(Step::Verdict(Verdict::Gone("synproxy".into()))),
+            Some(10) => self.synproxy(),
             Some(kind) => self.steps.push(Step::Harmless(format!("object of type {kind}"))),
             None => self.occasional("a map of objects"),
         }
@@ -357,16 +341,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Fields of a header with offset and width.
-fn header_fields(base: u32, network: Option<Family>) -> Vec<(Field, usize, usize)> {
-    match (base, network) {
-        (1, Some(Family::Ipv4)) => {
-            vec![(Field::L4Proto, 9, 1), (Field::Ipv4Source, 12, 4), (Field::Ipv4Destination, 16, 4)]
-        }
-        (1, Some(Family::Ipv6)) => vec![(Field::Ipv6Source, 8, 16), (Field::Ipv6Destination, 24, 16)],
-        (2, _) => vec![(Field::SourcePort, 0, 2), (Field::DestinationPort, 2, 2)],
-        _ => Vec::new(),
-    }
+pub(super) fn equal(field: Field, mask: u128, value: u128) -> Test {
+    Test { field, condition: Condition::Masked { mask, value } }
+}
+
+/// Neither invalid nor untracked: `nf_ct_get` finds a connection.
+fn has_connection() -> Test {
+    equal(Field::ConnectionState, 0x41, 0)
 }
 
 /// `NFTA_DATA_VALUE` inside an attribute.

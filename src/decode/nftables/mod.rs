@@ -7,6 +7,7 @@
 
 mod expressions;
 mod nat;
+mod payload;
 mod registers;
 mod setters;
 mod wire;

@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use super::expressions::{Reader, Result, required};
-use crate::snapshot::netfilter::{Chosen, Nat, NatAction, PortRandomization, Step};
+use super::expressions::{Reader, Result, equal, required};
+use crate::snapshot::netfilter::{Chosen, Family, Field, Match, Nat, NatAction, PortRandomization, Step};
 use crate::wire::{Attributes, WireError};
 
 impl Reader<'_> {
@@ -23,6 +23,7 @@ impl Reader<'_> {
 
     pub(super) fn nat(&mut self, a: &Attributes<'_>) -> Result<()> {
         const NETMAP: u32 = 0x40;
+        const NFPROTO_INET: u32 = 1;
         let flags = a.be32(7)?;
         let action = match (required(a.be32(1)?, "NFTA_NAT_TYPE")?, flags.unwrap_or(0) & NETMAP) {
             (_, NETMAP) => NatAction::Netmap,
@@ -30,7 +31,13 @@ impl Reader<'_> {
             (1, _) => NatAction::Dnat,
             (other, _) => return Err(WireError::new(format!("NFTA_NAT_TYPE {other} is unknown"))),
         };
-        let ipv6 = required(a.be32(2)?, "NFTA_NAT_FAMILY")? == 10;
+        let family = required(a.be32(2)?, "NFTA_NAT_FAMILY")?;
+        if self.family == Family::Inet && family != NFPROTO_INET {
+            // nft_nat_inet_eval: packets of the other family go on behind it; nft writes no test of the family.
+            let tests = vec![equal(Field::NfProto, 0xff, family.into())];
+            self.steps.push(Step::Match(Match::Tests { tests, inverted: false }));
+        }
+        let ipv6 = family == 10;
         let addresses = self.addresses(a.be32(3)?, a.be32(4)?, ipv6);
         let ports = self.ports(a.be32(5)?, a.be32(6)?);
         self.translate(action, addresses, ports, flags);

@@ -138,7 +138,7 @@ impl Registers {
     /// `dreg = sreg & mask ^ xor`
     pub fn bitwise(&mut self, sreg: u32, dreg: u32, mask: &[u8], xor: &[u8]) {
         let length = mask.len().max(xor.len());
-        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else { return };
+        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else { return self.load(dreg, no_register()) };
         let target = offset(dreg).unwrap_or(SIZE);
         for (at, cell) in cells.into_iter().enumerate() {
             let mask = mask.get(at).copied().unwrap_or(0);
@@ -152,7 +152,7 @@ impl Registers {
 
     /// `dreg = hton(sreg)` or back, by groups of `size` bytes: the same thing.
     pub fn swap(&mut self, sreg: u32, dreg: u32, length: usize, size: usize) {
-        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else { return };
+        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else { return self.load(dreg, no_register()) };
         let target = offset(dreg).unwrap_or(SIZE);
         let swapped = cells.chunks(size.max(1)).flat_map(|group| {
             let little = cfg!(target_endian = "little");
@@ -308,6 +308,10 @@ impl Registers {
         let [keep, take, xor] = [keep, take, xor].map(u32::from_ne_bytes);
         MarkWrite::Exact { keep, take, xor }
     }
+}
+
+fn no_register() -> Loaded {
+    Loaded::Opaque("a register that does not exist".into())
 }
 
 /// Bytes as a number, the first the most significant.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Attempt, wire};
+use crate::capture::TOO_LARGE;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Condition, Field, Hook, Match, Rule, Step, Verdict};
 
@@ -31,6 +32,17 @@ pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>) {
     let tests = tested(attempt);
     let mut setters = std::mem::take(&mut attempt.ruleset.setters);
     setters.tested = tests.values().fold(0, |all, bits| all | bits);
+    for (id, chain) in attempt
+        .ruleset
+        .reachable(ChainKind::Filter, Hook::ALL)
+        .into_iter()
+        .chain(attempt.ruleset.reachable(ChainKind::Route, Hook::ALL))
+    {
+        if chain.rules.ok().is_none() {
+            chain.rules.why().clone_into(&mut setters.why);
+        }
+        note(&mut setters.found, &setters.tested, id, chain.known_rules());
+    }
     for (id, bits) in &tests {
         for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
             let setter = ChainId { chain: (*setter).to_owned(), ..id.clone() };
@@ -55,7 +67,7 @@ pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>) {
             bytes += attempt.capture.get(&request).ok().map_or(0, |answer| answer.len());
             let rules = attempt.answered_rules(request, &id);
             let Reading::Ok(rules) = rules else {
-                rules.why().clone_into(&mut setters.why);
+                gave_up(attempt, rules.why(), &mut setters.why);
                 continue;
             };
             let wanted = setters.tested;
@@ -97,7 +109,15 @@ fn tested(attempt: &Attempt<'_>) -> BTreeMap<ChainId, u32> {
 
 /// Bits that must be 1, or, where a test only asks for 0, must not.
 fn tested_bits(step: &Step) -> u32 {
-    let Step::Match(Match::Tests { tests, .. }) = step else { return 0 };
+    let tests = match step {
+        Step::Match(Match::Tests { tests, .. }) => tests,
+        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. })
+            if fields.contains(&Field::Mark) =>
+        {
+            return u32::MAX;
+        }
+        _ => return 0,
+    };
     let bits = tests.iter().filter(|test| test.field == Field::Mark).map(|test| match test.condition {
         Condition::Masked { mask, value: 0 } => mask,
         Condition::Masked { value, .. } => value,
@@ -121,7 +141,8 @@ fn well_known(attempt: &mut Attempt<'_>, id: &ChainId) -> Arc<Vec<Rule>> {
 fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: &u32, id: &ChainId, rules: &[Rule]) {
     for rule in rules {
         let sets = rule.steps.iter().map(|step| match step {
-            Step::SetMark(write) => write.can_set(),
+            // The packet's mark may be restored from the connection's.
+            Step::SetMark(write) | Step::SetConnectionMark(write) => write.can_set(),
             Step::Opaque(_) => u32::MAX,
             _ => 0,
         });
@@ -146,8 +167,14 @@ fn targets(attempt: &mut Attempt<'_>, rules: &[Rule], bytes: &mut usize, why: &m
                 attempt.fades |= map.fades;
                 chains.extend(map.verdicts.iter().filter_map(Verdict::target).map(str::to_owned));
             }
-            other => other.why().clone_into(why),
+            other => gave_up(attempt, other.why(), why),
         }
     }
     chains
+}
+
+/// Only what is too large stays so; anything else may succeed in the next look, at the same generation.
+fn gave_up(attempt: &mut Attempt<'_>, reason: &str, why: &mut String) {
+    attempt.fades |= !reason.contains(TOO_LARGE);
+    reason.clone_into(why);
 }

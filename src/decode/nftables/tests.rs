@@ -443,3 +443,100 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
         }
     });
 }
+
+fn ct_mark_set(value: u32) -> Expression {
+    let immediate = expression("immediate", |out| {
+        be32(out, 1, 1);
+        put_nested(out, 2, |data| put(data, 1, &value.to_ne_bytes()));
+    });
+    let write = expression("ct", |out| {
+        be32(out, 2, 3);
+        be32(out, 4, 1);
+    });
+    [immediate, write].concat()
+}
+
+#[test]
+fn a_connection_mark_may_be_restored_so_setting_it_counts() {
+    let rules = [("post", vec![[mark_test(0x4000), masquerade()].concat()]), ("pre", vec![ct_mark_set(0x4000)])]
+        .map(|(name, rules)| (name, rules.into_iter().map(|rule| vec![rule]).collect::<Vec<_>>()));
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
+    let setters = kernel.read().0.ok().expect("it was read").setters.clone();
+    assert_eq!((setters.tested, setters.none), (0x4000, 0), "{setters:?}");
+}
+
+#[test]
+fn chains_that_were_read_whole_are_searched_too() {
+    let rules = [
+        ("post", vec![[mark_test(0x4000), masquerade()].concat()]),
+        ("forward", vec![set_mark(0x4000)]),
+        ("pre", vec![jump("x")]),
+    ]
+    .map(|(name, rules)| (name, rules.into_iter().map(|rule| vec![rule]).collect::<Vec<_>>()));
+    let bases = [("post", POSTROUTING, true), ("pre", PREROUTING, true), ("forward", 2, false)];
+    let mut kernel = Kernel::new(&bases, &rules);
+    let setters = kernel.read().0.ok().expect("it was read").setters.clone();
+    assert_eq!((setters.tested, setters.none), (0x4000, 0), "{setters:?}");
+}
+
+#[test]
+fn what_a_packet_has_to_be_for_an_expression_is_a_test_before_it() {
+    let mut reader = expressions::Reader::new(Family::Inet, "nat");
+    let mut data = Vec::new();
+    be32(&mut data, 1, 0);
+    be32(&mut data, 2, 2);
+    be32(&mut data, 3, 1);
+    reader.read("nat", &data).unwrap();
+    assert!(matches!(reader.steps[0], Step::Match(_)), "{:?}", reader.steps);
+    let mut reader = expressions::Reader::new(Family::Inet, "nat");
+    let mut data = Vec::new();
+    be32(&mut data, 2, 3);
+    be32(&mut data, 1, 1);
+    reader.read("ct", &data).unwrap();
+    reader.read("flow_offload", &[]).unwrap();
+    reader.read("synproxy", &[]).unwrap();
+    assert_eq!(reader.steps.len(), 4, "{:?}", reader.steps);
+}
+
+#[test]
+fn a_set_of_marks_tests_every_bit() {
+    let load = expression("meta", |out| {
+        be32(out, 2, 3);
+        be32(out, 1, 1);
+    });
+    let lookup = expression("lookup", |out| {
+        text(out, 1, "__set0");
+        be32(out, 2, 1);
+    });
+    let rules = [("post", vec![vec![load, lookup, masquerade()]])];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
+    let setters = kernel.read().0.ok().expect("it was read").setters.clone();
+    assert_ne!(setters.tested, 0, "{setters:?}");
+}
+
+#[test]
+fn a_passing_failure_of_the_search_is_not_remembered() {
+    let rules = [
+        ("post", vec![vec![mark_test(0x4000), masquerade()]]),
+        ("pre", vec![vec![jump("x")]]),
+        ("x", vec![vec![set_mark(0x1)]]),
+    ];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
+    let mut capture = kernel.converse(None);
+    let why = "the dump was interrupted by changes 4 times in a row";
+    capture.answers.insert("netlink/netfilter/nft-7/rules/ipv4/nat/x".into(), Reading::Failed(why.into()));
+    *capture.rules.lock().unwrap() = BTreeMap::new();
+    let first = decode(&capture, false, &mut Problems::default()).ok().expect("it was read").clone();
+    assert_eq!(first.setters.given_up, 0x4000);
+    assert_eq!(first.generation, None, "else it is never asked again");
+}
+
+#[test]
+fn continue_goes_on_with_the_same_rule() {
+    let mut data = Vec::new();
+    be32(&mut data, 1, 0);
+    put_nested(&mut data, 2, |data| put_nested(data, 2, |verdict| be32(verdict, 1, u32::MAX)));
+    let mut reader = expressions::Reader::new(Family::Inet, "t");
+    reader.read("immediate", &data).unwrap();
+    assert_eq!(reader.steps, []);
+}

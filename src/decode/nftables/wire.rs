@@ -202,7 +202,7 @@ fn decode_base_chain(message: &Message<'_>) -> Result<Option<(ChainId, Base)>, W
         (Family::Ipv4 | Family::Ipv6 | Family::Inet, 2) => Hook::Forward,
         (Family::Ipv4 | Family::Ipv6 | Family::Inet, 3) => Hook::Output,
         (Family::Ipv4 | Family::Ipv6 | Family::Inet, 4) => Hook::Postrouting,
-        _ => return Ok(None), // ingress: a packet that leaves never meets it
+        _ => return Ok(None), // ingress is not read; ARCHITECTURE.md says so
     };
     let mut devices: Vec<String> = at.string(3)?.into_iter().collect();
     for device in at.nested(4, "devices")?.iter().flat_map(Attributes::iter) {
@@ -264,8 +264,10 @@ fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rul
             let name = expression.string(1)?.ok_or_else(|| within(WireError::new("NFTA_EXPR_NAME is missing")))?;
             let data = expression.get(2).unwrap_or_default();
             // What moves while the rule stays the same.
-            if !matches!(name.as_str(), "counter" | "quota" | "last" | "limit") {
-                data.hash(&mut hasher);
+            match name.as_str() {
+                "counter" | "quota" | "last" | "limit" => {}
+                "lookup" => hash_lookup(data, &mut hasher).map_err(within)?,
+                _ => data.hash(&mut hasher),
             }
             name.hash(&mut hasher);
             reader.read(&name, data).map_err(within)?;
@@ -284,6 +286,17 @@ fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rul
         from_xtables: reader.from_xtables,
         fingerprint: hasher.finish(),
     })
+}
+
+/// An anonymous set has another name whenever its rule is written.
+fn hash_lookup(data: &[u8], hasher: &mut DefaultHasher) -> Result<(), WireError> {
+    let anonymous = |name: &[u8]| name.starts_with(b"__set") || name.starts_with(b"__map");
+    for attribute in Attributes::parse(data, "lookup")?.iter() {
+        if attribute.kind != 1 || !anonymous(attribute.body) {
+            (attribute.kind, attribute.body).hash(hasher);
+        }
+    }
+    Ok(())
 }
 
 /// The comment among a rule's user data, which nft writes as type, length, value.

@@ -14,7 +14,7 @@ use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
 use crate::decode::modules::{self, Presence};
 use crate::decode::sets::values::{UDP, Values, address_key, port_key};
-use crate::decode::sets::{NFGENMSG, Question, combinations, message, refused, reply, within};
+use crate::decode::sets::{Budget, NFGENMSG, Question, combinations, message, refused, reply, within};
 use crate::snapshot::netfilter::{End, Set, SetId};
 use crate::snapshot::{Reading, Source};
 use crate::wire::{self, Attributes, WireError};
@@ -146,7 +146,7 @@ fn put_address(body: &mut Vec<u8>, address: IpAddr) {
 }
 
 /// What to ask.
-pub fn requests(capture: &Capture, lookups: &[Lookup<'_>], values: &Values, budget: &mut usize) -> Vec<Request> {
+pub fn requests(capture: &Capture, lookups: &[Lookup<'_>], values: &Values, budget: &mut Budget) -> Vec<Request> {
     if lookups.is_empty() {
         return Vec::new();
     }
@@ -175,7 +175,7 @@ pub fn decode(
     capture: &Capture,
     lookups: &[Lookup<'_>],
     values: &Values,
-    budget: &mut usize,
+    budget: &mut Budget,
     problems: &mut Problems,
 ) -> BTreeMap<SetId, Set> {
     if lookups.is_empty() {
@@ -212,7 +212,7 @@ fn decode_set(
     index: u16,
     by: &[&[End]],
     values: &Values,
-    budget: &mut usize,
+    budget: &mut Budget,
     problems: &mut Problems,
 ) -> Option<Set> {
     let name = problems.note(Source::Ipset, capture.get(&name(index)).decode(decode_name));

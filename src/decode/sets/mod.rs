@@ -12,17 +12,16 @@ use std::collections::BTreeMap;
 
 use crate::capture::{Capture, Request};
 use crate::decode::Problems;
+use crate::snapshot::Source;
 use crate::snapshot::netfilter::{End, Field, Match, Ruleset, Set, SetId, Step};
 use crate::wire::{self, NLMSG_ERROR, WireError};
 
 pub use values::Values;
 
-/// Sets of one rule set that are asked; the rest is not.
+/// Sets of one rule set that are asked. With more the source is a failed one.
 const MAX_SETS: usize = 64;
-/// Values that one set is asked about; a set with more is not asked.
-const MAX_KEYS: usize = 1024;
-/// Values that all sets of one rule set are asked about; the rest is not.
-const MAX_QUESTIONS: usize = 4096;
+/// Values that all sets of one rule set are asked about, 10 µs each. With more the source is a failed one.
+const MAX_QUESTIONS: usize = 8192;
 /// Length of `struct nfgenmsg`.
 const NFGENMSG: usize = 4;
 const ENOENT: i32 = 2;
@@ -38,7 +37,7 @@ pub fn requests(capture: &Capture, prefix: &str, ruleset: &Ruleset, values: &Val
         return Vec::new();
     }
     let lookups = Lookups::of(ruleset);
-    let mut budget = MAX_QUESTIONS;
+    let mut budget = Budget::default();
     let mut requests = Vec::new();
     for lookup in nftables::lookups(prefix, &lookups, &ruleset.sets) {
         requests.extend(lookup.requests(capture, values, &mut budget));
@@ -62,13 +61,18 @@ pub fn decode(
         return BTreeMap::new();
     }
     let lookups = Lookups::of(ruleset);
-    let mut budget = MAX_QUESTIONS;
+    let mut budget = Budget::default();
     let mut sets = BTreeMap::new();
     for lookup in nftables::lookups(prefix, &lookups, &ruleset.sets) {
         let set = lookup.decode(capture, values, &mut budget, problems);
         sets.extend(set.map(|set| (lookup.id.clone(), set)));
     }
     sets.extend(ipset::decode(capture, &lookups.ipset, values, &mut budget, problems));
+    let asks = !lookups.nftables.is_empty() || !lookups.ipset.is_empty();
+    if lookups.cut || budget.cut || (values.cut && asks) {
+        let source = if lookups.nftables.is_empty() { Source::Ipset } else { Source::Nftables };
+        problems.fail(source, "there are more sets, peers or addresses than sets are asked about".into());
+    }
     sets
 }
 
@@ -77,6 +81,8 @@ pub fn decode(
 struct Lookups<'a> {
     nftables: Vec<(&'a SetId, Vec<&'a [Field]>)>,
     ipset: Vec<(u16, Vec<&'a [End]>)>,
+    /// There are more than [`MAX_SETS`].
+    cut: bool,
 }
 
 impl<'a> Lookups<'a> {
@@ -85,21 +91,37 @@ impl<'a> Lookups<'a> {
         let rules = ruleset.chains.values().flat_map(|chain| chain.known_rules());
         for step in rules.flat_map(|rule| &rule.steps) {
             let room = lookups.nftables.len() + lookups.ipset.len() < MAX_SETS;
-            match step {
+            let added = match step {
                 Step::Match(Match::Set { fields, set, .. }) => add(&mut lookups.nftables, set, fields, room),
                 Step::Match(Match::Ipset { index, ends, .. }) => add(&mut lookups.ipset, *index, ends, room),
-                _ => {}
-            }
+                _ => true,
+            };
+            lookups.cut |= !added;
         }
         lookups
     }
 }
 
-fn add<'a, K: PartialEq, T: PartialEq>(lookups: &mut Vec<(K, Vec<&'a [T]>)>, set: K, by: &'a [T], room: bool) {
+fn add<'a, K: PartialEq, T: PartialEq>(lookups: &mut Vec<(K, Vec<&'a [T]>)>, set: K, by: &'a [T], room: bool) -> bool {
     match lookups.iter_mut().find(|(known, _)| *known == set) {
-        Some((_, all)) if !all.contains(&by) => all.push(by),
+        Some((_, all)) if all.contains(&by) => {}
+        Some((_, all)) => all.push(by),
         None if room => lookups.push((set, vec![by])),
-        _ => {}
+        None => return false,
+    }
+    true
+}
+
+/// How many questions are left.
+struct Budget {
+    left: usize,
+    /// There were more questions than that.
+    cut: bool,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { left: MAX_QUESTIONS, cut: false }
     }
 }
 
@@ -110,24 +132,22 @@ struct Question {
 }
 
 /// Takes what there is room for.
-fn within(budget: &mut usize, mut questions: Vec<Question>) -> Vec<Question> {
-    questions.truncate(*budget);
-    *budget -= questions.len();
+fn within(budget: &mut Budget, mut questions: Vec<Question>) -> Vec<Question> {
+    budget.cut |= questions.len() > budget.left;
+    questions.truncate(budget.left);
+    budget.left -= questions.len();
     questions
 }
 
-/// Every way to take one of each column; none if there are more than [`MAX_KEYS`].
+/// Every way to take one of each column, as far as anyone may ask about it.
 fn combinations<T: Clone>(columns: &[Vec<T>]) -> Vec<Vec<T>> {
-    let count = columns.iter().try_fold(1usize, |count, column| count.checked_mul(column.len()));
-    if columns.is_empty() || count.is_none_or(|count| count > MAX_KEYS) {
+    if columns.is_empty() {
         return Vec::new();
     }
     columns.iter().fold(vec![Vec::new()], |rows, column| {
-        let longer = |row: &Vec<T>| {
-            let row = row.clone();
-            column.iter().map(move |value| row.iter().chain([value]).cloned().collect()).collect::<Vec<Vec<T>>>()
-        };
-        rows.iter().flat_map(longer).collect()
+        let longer =
+            |row: Vec<T>| column.iter().map(move |value| row.iter().chain([value]).cloned().collect::<Vec<T>>());
+        rows.into_iter().flat_map(longer).take(MAX_QUESTIONS + 1).collect()
     })
 }
 

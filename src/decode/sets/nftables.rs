@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
 use crate::decode::sets::values::{UDP, Values, address_key, name_key};
-use crate::decode::sets::{ENOENT, Lookups, Question, combinations, message, refused, reply, within};
+use crate::decode::sets::{Budget, ENOENT, Lookups, Question, combinations, message, refused, reply, within};
 use crate::snapshot::netfilter::{Family, Field, Set, SetId};
 use crate::snapshot::{Reading, Source};
 use crate::wire::{self, Attributes, WireError};
@@ -116,7 +116,7 @@ fn kinds(fields: &[Field]) -> Option<Vec<Kind>> {
 }
 
 impl Lookup<'_> {
-    pub fn requests(&self, capture: &Capture, values: &Values, budget: &mut usize) -> Vec<Request> {
+    pub fn requests(&self, capture: &Capture, values: &Values, budget: &mut Budget) -> Vec<Request> {
         let keys = self.keys(values);
         if keys.is_empty() || self.known(&keys).is_some() {
             return Vec::new();
@@ -136,7 +136,7 @@ impl Lookup<'_> {
         &self,
         capture: &Capture,
         values: &Values,
-        budget: &mut usize,
+        budget: &mut Budget,
         problems: &mut Problems,
     ) -> Option<Set> {
         let keys = self.keys(values);

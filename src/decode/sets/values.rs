@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use crate::snapshot::{Address, Link, Reading, Tunnel};
 
-/// Values of one kind that are asked about; the rest is not.
-const MAX_VALUES: usize = 256;
+/// Values of one kind that are asked about: the peers of a large cluster. With more the source is a failed one.
+const MAX_VALUES: usize = 1024;
 /// `RT_SCOPE_UNIVERSE`
 const GLOBAL: u8 = 0;
 /// `IPPROTO_UDP`
@@ -23,6 +23,8 @@ pub struct Values {
     pub ports: Vec<u16>,
     /// Tunnels, and the devices that carry them: index and name.
     pub devices: Vec<(u32, String)>,
+    /// Some list is as long as is asked about, and may have been longer.
+    pub cut: bool,
 }
 
 impl Values {
@@ -43,15 +45,15 @@ impl Values {
         let locals = tunnels.iter().filter_map(|(_, tunnel)| tunnel.local);
         let own = locals.chain(close.into_iter().chain(far).map(|address| address.address));
         let device = |index: u32| links.iter().find(|link| link.index == index).map(|link| (index, link.name.clone()));
-        Self {
-            own: unique(own.filter(|address| !address.is_unspecified() && !address.is_multicast())),
-            peers: unique(tunnels.iter().flat_map(|(_, tunnel)| tunnel.remotes())),
-            ports: unique(tunnels.iter().flat_map(|(_, tunnel)| {
-                let others = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
-                tunnel.port.into_iter().chain(others).collect::<Vec<u16>>()
-            })),
-            devices: indices.into_iter().filter_map(device).collect(),
-        }
+        let own = unique(own.filter(|address| !address.is_unspecified() && !address.is_multicast()));
+        let peers = unique(tunnels.iter().flat_map(|(_, tunnel)| tunnel.remotes()));
+        let ports = unique(tunnels.iter().flat_map(|(_, tunnel)| {
+            let others = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
+            tunnel.port.into_iter().chain(others).collect::<Vec<u16>>()
+        }));
+        let devices: Vec<(u32, String)> = indices.into_iter().filter_map(device).collect();
+        let cut = [own.len(), peers.len(), ports.len(), devices.len()].contains(&MAX_VALUES);
+        Self { own, peers, ports, devices, cut }
     }
 
     /// Whether nothing matters: no tunnel is up, or not everything is known yet.

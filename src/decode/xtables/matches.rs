@@ -9,6 +9,8 @@ use crate::wire::WireError;
 mod conntrack;
 mod ports;
 
+pub(super) use conntrack::has_connection;
+
 /// Matches whose outcome depends on chance, rate or circumstance: name, revisions, size up to the kernel's own fields.
 pub(super) const OCCASIONAL: &[(&str, RangeInclusive<u8>, usize)] = &[
     ("cgroup", 0..=0, 8),

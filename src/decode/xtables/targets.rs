@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::matches::size;
-use super::{Blob, Extension};
+use super::matches::{has_connection, size};
+use super::{Blob, Extension, test};
 use crate::snapshot::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, Step, Verdict};
 use crate::wire::WireError;
 
@@ -107,9 +107,7 @@ const RANGE2: RangeLayout = RangeLayout { size: 44, ..RANGE };
 fn nat(extension: &Extension, action: NatAction, layout: &RangeLayout) -> Result<Vec<Step>, WireError> {
     const MAP_IPS: u32 = 0x1;
     const PROTO_SPECIFIED: u32 = 0x2;
-    const RANDOM: u32 = 0x4;
     const PERSISTENT: u32 = 0x8;
-    const RANDOM_FULLY: u32 = 0x10;
     let blob = Blob::new(extension, layout.size)?;
     let flags = blob.u32(layout.flags)?;
     let has_addresses = match action {
@@ -127,13 +125,7 @@ fn nat(extension: &Extension, action: NatAction, layout: &RangeLayout) -> Result
     } else {
         Chosen::Unset
     };
-    let randomization = if flags & RANDOM_FULLY != 0 {
-        PortRandomization::RandomFully
-    } else if flags & RANDOM != 0 {
-        PortRandomization::Random
-    } else {
-        PortRandomization::None
-    };
+    let randomization = PortRandomization::from_flags(flags);
     Ok(vec![Step::Nat(Nat { action, addresses, ports, randomization, persistent: flags & PERSISTENT != 0 })])
 }
 
@@ -153,12 +145,16 @@ fn connmark(extension: &Extension) -> Result<Vec<Step>, WireError> {
         0 => write,
         _ => MarkWrite::Unknown(format!("shifted by {shift} bits")),
     };
-    Ok(vec![match mode {
-        0 => Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !connection, take: 0, xor: value })),
-        1 => Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !connection, take: packet, xor: 0 })),
-        2 => Step::SetMark(shifted(MarkWrite::Exact { keep: !packet, take: connection, xor: 0 })),
-        _ => Step::Opaque(format!("target CONNMARK revision {} mode {mode}", extension.revision)),
-    }])
+    Ok(match mode {
+        0 => vec![Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !connection, take: 0, xor: value }))],
+        1 => vec![Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !connection, take: packet, xor: 0 }))],
+        // connmark_tg_shift: without a connection the packet keeps its mark
+        2 => vec![
+            test(has_connection(), false),
+            Step::SetMark(shifted(MarkWrite::Exact { keep: !packet, take: connection, xor: 0 })),
+        ],
+        _ => vec![Step::Opaque(format!("target CONNMARK revision {} mode {mode}", extension.revision))],
+    })
 }
 
 /// `struct xt_tproxy_target_info`, `struct xt_tproxy_target_info_v1`: marks and accepts, or drops without a socket.

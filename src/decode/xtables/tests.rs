@@ -182,6 +182,11 @@ fn set_connection_mark(keep: u32, take: u32, xor: u32) -> Step {
     Step::SetConnectionMark(MarkWrite::Exact { keep, take, xor })
 }
 
+/// Without a connection there is nothing to restore, and the mark stays.
+fn has_connection() -> Step {
+    test(super::matches::has_connection(), false)
+}
+
 #[test]
 fn marks_are_written() {
     let accept = || Step::Verdict(Verdict::Accept);
@@ -193,10 +198,10 @@ fn marks_are_written() {
         ("CONNMARK --set-xmark 0x80/0xff", vec![set_connection_mark(!0xff, 0, 0x80)]),
         ("CONNMARK --save-mark --nfmask 0xff00 --ctmask 0xff", vec![set_connection_mark(!0xff, 0xff00, 0)]),
         ("CONNMARK --save-mark", vec![set_connection_mark(0, u32::MAX, 0)]),
-        ("CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80", vec![set_mark(!0x80, 0x80, 0)]),
+        ("CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80", vec![has_connection(), set_mark(!0x80, 0x80, 0)]),
         (
             "CONNMARK --restore-mark --left-shift-mark 4 --nfmask 0xff --ctmask 0xff",
-            vec![Step::SetMark(MarkWrite::Unknown("shifted by 4 bits".into()))],
+            vec![has_connection(), Step::SetMark(MarkWrite::Unknown("shifted by 4 bits".into()))],
         ),
         (
             "HMARK --hmark-tuple src,dst --hmark-mod 10 --hmark-rnd 7",

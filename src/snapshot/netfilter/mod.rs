@@ -65,7 +65,7 @@ pub struct Ruleset {
     /// `NFTA_GEN_ID`, which every change of nf_tables moves. `None`: part of the rules could not be read, or may change
     /// by itself.
     pub generation: Option<u32>,
-    /// Devices whose egress chains were read; `None`: no tunnel was up.
+    /// Devices whose egress chains were read; `None`: no tunnel that is up was seen.
     pub devices: Option<BTreeSet<String>>,
     /// Base chains on the hooks that matter, and every chain that their rules lead to. Of nat chains on prerouting and
     /// output only those that were read in search of a mark's setter; see [`Chain::rules`].
@@ -152,9 +152,10 @@ pub struct Set {
 pub struct MarkSetters {
     /// Bits that are tested.
     pub tested: u32,
-    /// Bits that a rule sets which a hook leads to, and one such rule for each.
+    /// Bits that a rule sets, and one such rule for each: one that a hook leads to, or of a well-known chain that other
+    /// rules lead to.
     pub found: BTreeMap<u32, (ChainId, u32)>,
-    /// Bits for which every chain was searched, and no rule sets them.
+    /// Bits for which every chain was searched, and no rule sets them, not in the connection's mark either.
     pub none: u32,
     /// Bits for which the search was given up, and why. They count as possible.
     pub given_up: u32,

@@ -84,7 +84,7 @@ pub enum Step {
     Notrack,
     /// Translates an address; ends the rule.
     Nat(Nat),
-    /// Ends the rule.
+    /// Ends the rule; a map that has no element, or `continue` as one, does not.
     Verdict(Verdict),
     /// Understood, and without influence on marks, NAT and the way through the rules (log, TCP options, …).
     Harmless(String),
@@ -301,7 +301,7 @@ pub enum Verdict {
     Drop,
     /// Back to the calling chain, or to the policy.
     Return,
-    /// On with the next rule.
+    /// On with what follows in the same rule; only in maps.
     Continue,
     /// Into a chain of the same table, and back here.
     Jump(String),
@@ -309,7 +309,7 @@ pub enum Verdict {
     Goto(String),
     /// The packet leaves the hooks (queued to user space, sent elsewhere): what happens to it is not known here.
     Gone(String),
-    /// By a map from fields to verdicts; a packet without an element goes on with the next rule.
+    /// By a map from fields to verdicts. A packet without an element goes on with the next rule (`NFT_BREAK`).
     Map {
         /// What is looked up.
         fields: Vec<Field>,

@@ -9,7 +9,7 @@ const NO_CONNECTION: u8 = 0x41;
 
 /// A packet without a connection fails the tests of a connection, inverted or not (before Linux 4.12, an untracked one
 /// had an empty connection).
-fn has_connection() -> Test {
+pub fn has_connection() -> Test {
     masked(Field::ConnectionState, NO_CONNECTION, 0u8)
 }
 
