@@ -87,7 +87,7 @@ fn a_replay_looks_at_nothing_but_the_capture() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("permissions");
     let (binary, place, log) = (dir.path().join("natwatch"), dir.path().join("place"), dir.path().join("log"));
-    fs::copy(NATWATCH, &binary).expect("a copy that nobody can reach");
+    expect(Command::new("cp").arg(NATWATCH).arg(&binary)); // by another process, see PublicCopy
     expect(Command::new("cp").arg("-r").arg(capture.path()).arg(&place));
     expect(Command::new("chmod").args(["-R", "a+rX"]).arg(&place));
     let elsewhere = Netns::new();
@@ -262,7 +262,7 @@ fn captures_go_only_where_nothing_is() {
     fs::DirBuilder::new().mode(0o555).create(&closed).expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
     let binary = path("natwatch");
-    fs::copy(NATWATCH, &binary).expect("a copy");
+    expect(Command::new("cp").arg(NATWATCH).arg(&binary));
     for target in [format!("{closed}/x"), closed.clone()] {
         let mut command = ns.command("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", &binary, "capture", &target]);

@@ -89,13 +89,18 @@ impl Counting {
     }
 }
 
+/// An anonymous chain has another name whenever its rules are written.
+fn lasting_name(chain: &str) -> String {
+    if chain.starts_with("__chain") { String::new() } else { chain.to_owned() }
+}
+
 /// The rules that have counters, equal ones together, those that counted most first.
 fn by_identity(rules: &[SourceNatRule]) -> BTreeMap<RuleId, Vec<(Counter, SourceNatKind)>> {
     let mut groups: BTreeMap<RuleId, Vec<(Counter, SourceNatKind)>> = BTreeMap::new();
     for rule in rules {
         let Some(counter) = rule.counter else { continue };
         let SourceNatRule { backend, family, fingerprint, .. } = *rule;
-        let id = RuleId { backend, family, table: rule.table.clone(), chain: rule.chain.clone(), fingerprint };
+        let id = RuleId { backend, family, table: rule.table.clone(), chain: lasting_name(&rule.chain), fingerprint };
         groups.entry(id).or_default().push((counter, rule.kind()));
     }
     for group in groups.values_mut() {

@@ -12,8 +12,13 @@
 //! k3s is flannel and kube-proxy; it has no rules of its own here.
 
 use crate::snapshot::netfilter::{
-    ChainId, Chosen, Condition, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step,
+    ChainId, Chosen, Condition, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step, TypeScope,
 };
+
+/// `RTN_LOCAL`
+const LOCAL: u128 = 2;
+/// What [`Shape::others`] calls a test of the source address's type.
+const SOURCE_IS_LOCAL: &str = "source is local";
 
 /// Who writes this rule of this chain.
 pub fn owner(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Owner {
@@ -131,6 +136,7 @@ const TABLE: &[(Owner, Hallmark)] = &[
     (Owner::KubeRouter,   Shaped(kube_router_pods)),
     (Owner::Docker,       Shaped(docker_bridge)),
     (Owner::Docker,       Shaped(docker_hairpin)),
+    (Owner::Docker,       Shaped(docker_local)),
     (Owner::Flannel,      Shaped(flannel_out)),
     (Owner::Flannel,      Shaped(flannel_in)),
     (Owner::Libvirt,      Shaped(libvirt_ports)),
@@ -217,6 +223,13 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
                     match &test.condition {
                         Condition::Masked { mask, value } => {
                             found.push(Tested { field: &test.field, mask: *mask, value: *value, inverted: *inverted });
+                        }
+                        Condition::Ranges(types)
+                            if matches!(test.field, Field::SourceType(TypeScope::Any))
+                                && types.as_slice() == [(LOCAL, LOCAL)]
+                                && !inverted =>
+                        {
+                            others.push(SOURCE_IS_LOCAL);
                         }
                         Condition::Ranges(_) => others.push("range"),
                     }
@@ -328,6 +341,13 @@ fn docker_hairpin(shape: &Shape) -> bool {
     });
     let plain = shape.masquerades() && tests.iter().all(|test| !test.inverted);
     same && plain && tested(Field::L4Proto) && tested(Field::DestinationPort)
+}
+
+/// `-o BRIDGE -m addrtype --src-type LOCAL -j MASQUERADE`: hairpins, and the routing mesh of Swarm.
+fn docker_local(shape: &Shape) -> bool {
+    let [output] = shape.tests.as_slice() else { return false };
+    let only = shape.sets.is_empty() && shape.others == [SOURCE_IS_LOCAL];
+    only && !output.inverted && output.device().is_some_and(|name| is_docker_bridge(&name)) && shape.masquerades()
 }
 
 /// `-s NET ! -d 224.0.0.0/4 -j MASQUERADE`

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::netns::Netns;
 use super::report::Report;
-use super::tools::require;
+use super::tools::{expect_success, require};
 
 /// Where cargo has put the program.
 pub const NATWATCH: &str = env!("CARGO_BIN_EXE_natwatch");
@@ -110,7 +110,9 @@ impl PublicCopy {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let copy = Self { directory };
-        fs::copy(NATWATCH, copy.path()).unwrap_or_else(|e| panic!("copying {NATWATCH}: {e}"));
+        // By another process: one that a test starts at this moment would hold a descriptor that writes the copy, and a
+        // program that is being written cannot be executed.
+        expect_success(Command::new("cp").arg(NATWATCH).arg(copy.path()));
         for path in [copy.directory.path().to_owned(), copy.path()] {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permissions");
         }

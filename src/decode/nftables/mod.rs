@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use self::wire::Table;
-use crate::capture::{Capture, Request};
+use crate::capture::{Capture, Request, TOO_LARGE};
 use crate::decode::modules::{self, Presence};
 use crate::decode::sets::{self, Values};
 use crate::decode::{Problems, links, routing};
@@ -83,25 +83,21 @@ pub fn decode(capture: &Capture, links_on: bool, problems: &mut Problems) -> Rea
         Presence::Ask(_) => Reading::Failed(format!("{}: {}", wire::generation(1).name, capture.unanswered)),
     };
     match reading {
-        Reading::Ok((ruleset, error)) => {
-            if let Some(why) = error {
-                problems.fail(Source::Nftables, why);
+        Reading::Ok(ruleset) => {
+            if let Some(why) = &ruleset.incomplete {
+                problems.fail(Source::Nftables, why.clone());
             }
             Reading::Ok(ruleset)
         }
         other => {
-            let other = other.map(|(ruleset, _)| ruleset);
             problems.set(Source::Nftables, other.as_ref().map(|_| ()));
             other
         }
     }
 }
 
-/// A rule set, and why some of it could not be read.
-type Read = (Arc<Ruleset>, Option<String>);
-
 /// Reads the rules until a reading belongs to one generation. Also returns all requests of that reading.
-fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Request>, Reading<Read>) {
+fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Request>, Reading<Arc<Ruleset>>) {
     let mut asked = vec![wire::generation(1)];
     let Some(Around { devices, values }) = Around::of(capture, links_on) else {
         return (asked, Reading::Failed(format!("links: {}", capture.unanswered)));
@@ -109,7 +105,7 @@ fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Requ
     for round in 1..=MAX_READINGS {
         let generation = match capture.get(&wire::generation(round)).and_then(wire::decode_generation) {
             Reading::Ok(generation) => generation,
-            other => return (asked, other.map(|_| Read::default())),
+            other => return (asked, other.map(|_| Arc::default())),
         };
         let mut attempt = Attempt::new(capture, generation, devices.clone());
         match &capture.last_rules {
@@ -125,7 +121,7 @@ fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Requ
             match capture.get(&after).and_then(wire::decode_generation) {
                 Reading::Ok(same) if same == generation && !attempt.torn => {}
                 Reading::Ok(_) => continue,
-                other => return (mine, other.map(|_| Read::default())),
+                other => return (mine, other.map(|_| Arc::default())),
             }
         }
         attempt.ruleset.sets = sets::decode(capture, &attempt.sets_prefix(), &attempt.ruleset, &values, problems);
@@ -148,16 +144,13 @@ struct Attempt<'c> {
     torn: bool,
     /// Part of it may change without a new generation.
     fades: bool,
-    /// The first thing that went wrong.
-    error: Option<String>,
     ruleset: Ruleset,
 }
 
 impl<'c> Attempt<'c> {
     fn new(capture: &'c Capture, generation: u32, devices: Option<BTreeSet<String>>) -> Self {
         let ruleset = Ruleset::default();
-        let (asked, error) = (Vec::new(), None);
-        Self { capture, generation, devices, asked, pending: false, torn: false, fades: false, error, ruleset }
+        Self { capture, generation, devices, asked: Vec::new(), pending: false, torn: false, fades: false, ruleset }
     }
 
     /// Reads everything.
@@ -193,11 +186,17 @@ impl<'c> Attempt<'c> {
         }
     }
 
-    fn finish(mut self) -> Read {
-        self.ruleset.generation =
-            Some(self.generation).filter(|_| self.error.is_none() && !self.pending && !self.fades);
+    fn finish(mut self) -> Arc<Ruleset> {
+        self.ruleset.generation = Some(self.generation).filter(|_| !self.pending && !self.fades);
         self.ruleset.devices = self.devices;
-        (Arc::new(self.ruleset), self.error)
+        Arc::new(self.ruleset)
+    }
+
+    /// Part of the rules is missing. An answer that was not understood, or is too large, stays so.
+    fn missing(&mut self, request: &Request, why: &str) {
+        let stays = self.capture.get(request).ok().is_some() || why.contains(TOO_LARGE);
+        self.fades |= !stays;
+        self.ruleset.incomplete.get_or_insert_with(|| why.to_owned());
     }
 
     /// Asks, and reads the answer.
@@ -213,9 +212,9 @@ impl<'c> Attempt<'c> {
 
     /// The same; an answer that is no value is an error of the whole source.
     fn needed<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, WireError>) -> Reading<T> {
-        let reading = self.answer(request, decode);
+        let reading = self.answer(request.clone(), decode);
         if reading.ok().is_none() {
-            self.error.get_or_insert_with(|| reading.why().to_owned());
+            self.missing(&request, reading.why());
         }
         reading
     }
@@ -258,7 +257,7 @@ impl<'c> Attempt<'c> {
                     self.rules(wire::rules(self.generation, &id), &id)
                 } else {
                     let why = format!("more than {MAX_CHAINS} chains are in use; {} is not read", id.chain);
-                    self.error.get_or_insert_with(|| why.clone());
+                    self.ruleset.incomplete.get_or_insert_with(|| why.clone());
                     Reading::Failed(why)
                 };
                 let chain = Chain { base, rules };
@@ -272,9 +271,9 @@ impl<'c> Attempt<'c> {
 
     /// The rules of one chain, verdict maps filled in.
     fn rules(&mut self, request: Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
-        let mut rules = self.answered_rules(request, id);
-        if let Reading::Failed(why) | Reading::Denied(why) | Reading::Absent(why) = &rules {
-            self.error.get_or_insert_with(|| why.clone());
+        let mut rules = self.answered_rules(request.clone(), id);
+        if rules.ok().is_none() {
+            self.missing(&request, rules.why());
         }
         if let Reading::Ok(rules) = &mut rules {
             let is_map = |step: &Step| matches!(step, Step::Verdict(Verdict::Map { .. }));

@@ -540,3 +540,22 @@ fn continue_goes_on_with_the_same_rule() {
     reader.read("immediate", &data).unwrap();
     assert_eq!(reader.steps, []);
 }
+
+/// What is too large or not understood stays so; it is not read again and again.
+#[test]
+fn a_lasting_failure_is_remembered_and_a_passing_one_is_not() {
+    let rules = [("post", vec![vec![verdict_map("m")]])];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
+    let mut capture = kernel.converse(None);
+    let mut known = None;
+    for (why, generation) in [("no answer in time", None), ("the answer is larger than 4194304 bytes", Some(7))] {
+        capture.answers.insert("netlink/netfilter/nft-7/map/ipv4/nat/m".into(), Reading::Failed(why.into()));
+        let found = decode(&capture, false, &mut Problems::default()).ok().expect("the rest was read").clone();
+        assert_eq!((found.generation, found.incomplete.as_deref()), (generation, Some(why)));
+        known = Some(found);
+    }
+    let again = kernel.converse(known.as_ref());
+    assert_eq!(names(&again), ["nft-generation-1"]);
+    let found = decode(&again, false, &mut Problems::default()).ok().expect("it is known").clone();
+    assert!(found.incomplete.is_some(), "and still said to be incomplete");
+}

@@ -3,6 +3,7 @@
 //! Kernel sources: `nf_tables_dump_tables`, `nf_tables_dump_chains`, `nf_tables_dump_rules`, `nf_tables_dump_set`,
 //! `nf_tables_getgen`.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::expressions::{self, Reader};
@@ -325,7 +326,7 @@ pub struct Map {
 /// Answer to [`map_of`].
 pub fn decode_map(bytes: &[u8], set: &SetId) -> Result<Map, WireError> {
     const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
-    let (mut verdicts, mut fades) = (Vec::new(), false);
+    let (mut verdicts, mut known, mut fades) = (Vec::new(), HashSet::new(), false);
     for message in wire::dump(bytes, "verdict map")? {
         let attributes = Attributes::after(message.body, NFGENMSG, "set elements")?;
         for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
@@ -336,9 +337,8 @@ pub fn decode_map(bytes: &[u8], set: &SetId) -> Result<Map, WireError> {
             let Some(verdict) = data.nested(2, "NFTA_DATA_VERDICT")? else {
                 return Err(WireError::new(format!("{set:?} holds something other than verdicts")));
             };
-            let verdict = expressions::verdict(&verdict)?;
-            if !verdicts.contains(&verdict) {
-                verdicts.push(verdict);
+            if known.insert((verdict.be32(1)?, verdict.get(2))) {
+                verdicts.push(expressions::verdict(&verdict)?);
             }
         }
     }

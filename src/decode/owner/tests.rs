@@ -53,6 +53,9 @@ fn rule(text: &str, comment: &str) -> Rule {
                 inverted = false;
                 continue;
             }
+            "--src-local" => {
+                Test { field: Field::SourceType(TypeScope::Any), condition: Condition::Ranges(vec![(2, 2)]) }
+            }
             "-o" => test(Field::OutputName, name(&next(&mut words))),
             "-p" => test(Field::L4Proto, (0xff, u128::from(next(&mut words).parse::<u8>().expect("a number")))),
             "--dport" => test(Field::DestinationPort, (0xffff, u128::from(next(&mut words).parse::<u16>().unwrap()))),
@@ -162,6 +165,8 @@ const NAMED: &[(Owner, &str, &str, &str, &str)] = &[
     (Owner::Docker, "nat", "POSTROUTING", "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", ""),
     (Owner::Docker, "nat", "POSTROUTING", "! -o br-0123456789ab -s 172.18.0.0/16 -j MASQUERADE", ""),
     (Owner::Docker, "nat", "POSTROUTING", "-s 172.19.0.0/16 ! -o docker_gwbridge -j SNAT", ""),
+    (Owner::Docker, "nat", "POSTROUTING", "-o docker_gwbridge --src-local -j MASQUERADE", ""),
+    (Owner::Other, "nat", "POSTROUTING", "-o eth0 --src-local -j MASQUERADE", ""),
     (Owner::Docker, "nat", "POSTROUTING", "-s fd00:1::/64 ! -o docker0 -j MASQUERADE", ""),
     (Owner::Docker, "nat", "POSTROUTING", "-s 172.17.0.2/32 -d 172.17.0.2/32 -p 6 --dport 80 -j MASQUERADE", ""),
     (Owner::Docker, "nat", "DOCKER", "", ""),

@@ -62,9 +62,11 @@ names! {
 /// Everything that was read of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// `NFTA_GEN_ID`, which every change of nf_tables moves. `None`: part of the rules could not be read, or may change
-    /// by itself.
+    /// `NFTA_GEN_ID`, which every change of nf_tables moves. `None`: another look at the same generation may find more
+    /// or something else.
     pub generation: Option<u32>,
+    /// Why part of the rules is missing, if it is.
+    pub incomplete: Option<String>,
     /// Devices whose egress chains were read; `None`: no tunnel that is up was seen.
     pub devices: Option<BTreeSet<String>>,
     /// Base chains on the hooks that matter, and every chain that their rules lead to. Of nat chains on prerouting and
