@@ -14,7 +14,7 @@ use crate::snapshot::{Reading, SourceState};
 
 const META: &str = "meta.json";
 /// Largest answer that is loaded; as large as the largest that is written.
-const MAX_FILE: u64 = 32 << 20;
+const MAX_FILE: u64 = 65 << 20;
 /// All answers of one capture together.
 const MAX_TOTAL: usize = 256 << 20;
 /// Files of one capture that are loaded.

@@ -96,7 +96,7 @@ fn checked(flags: &cli::Check) -> Result<u8, String> {
     let mut progress = match &flags.from {
         Some(directory) => {
             let capture = archive::load(directory)?;
-            Progress { capture, durations: Default::default(), current: None }
+            Progress::new(capture)
         }
         None => look(&flags.common),
     };

@@ -12,15 +12,19 @@ use tokio::sync::watch;
 
 use crate::accumulate::Accumulators;
 use crate::advisory::Catalogue;
-use crate::capture::{Capture, Request};
+use crate::capture::{Capture, LastTables, Request};
 use crate::decode::{self, Collectors};
 use crate::judge::{self, Report};
 use crate::kernel::{Kernel, Progress, lock};
 use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{Collector, Snapshot};
+use crate::snapshot::{Collector, Snapshot, Source};
 
 /// Longest time that one look may take; a scrape that waits for it gives up earlier.
 pub const MAX_LOOK: Duration = Duration::from_secs(60);
+
+/// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per
+/// 1,000 rules, and the kernel has no number that every change moves.
+const TABLES_HOLD: Duration = Duration::from_secs(30);
 
 /// One finished look.
 #[derive(Debug)]
@@ -67,6 +71,8 @@ pub struct Refresher {
     options: judge::Options,
     accumulators: Mutex<Accumulators>,
     last_rules: Mutex<Option<Arc<Ruleset>>>,
+    /// Legacy tables, and when they were read.
+    last_tables: Mutex<BTreeMap<Source, (Instant, LastTables)>>,
     flight: Mutex<Option<Flight>>,
 }
 
@@ -79,6 +85,7 @@ impl Refresher {
             options,
             accumulators: Mutex::default(),
             last_rules: Mutex::default(),
+            last_tables: Mutex::default(),
             flight: Mutex::default(),
         }
     }
@@ -86,15 +93,19 @@ impl Refresher {
     /// A fresh look, or what there is of it after `patience`.
     pub async fn look(self: &Arc<Self>, patience: Duration) -> Arc<Look> {
         let Flight { number, progress, mut done } = self.join();
-        let finished = tokio::time::timeout(patience, done.wait_for(Option::is_some)).await;
-        if let Ok(Ok(look)) = &finished
-            && let Some(look) = look.as_ref()
-        {
-            return Arc::clone(look);
+        let look = tokio::time::timeout(patience, finished(&mut done)).await.ok().flatten();
+        if let Some(look) = look {
+            return look;
         }
         let why = format!("no answer within {:.1} s", patience.as_secs_f64());
-        let progress = lock(&progress).clone().given_up(&why);
-        Arc::new(self.finish(number, progress))
+        let so_far = lock(&progress).so_far();
+        if so_far.is_none()
+            && let Some(look) = finished(&mut done).await
+        {
+            return look; // all answers are there and are being read
+        }
+        let so_far = so_far.unwrap_or_else(|| lock(&progress).clone());
+        Arc::new(self.finish(number, so_far.given_up(&why)))
     }
 
     /// The look that is on its way, or a new one.
@@ -109,14 +120,21 @@ impl Refresher {
         let (sender, done) = watch::channel(None);
         let mut progress = self.world.begin("no answer");
         progress.capture.last_rules.clone_from(&lock(&self.last_rules));
+        let started_at = Instant::now();
+        lock(&self.last_tables).retain(|_, (read_at, _)| started_at.duration_since(*read_at) < TABLES_HOLD);
+        let last_tables = lock(&self.last_tables).iter().map(|(source, (_, last))| (*source, last.clone())).collect();
+        progress.capture.last_tables = last_tables;
         let progress = Arc::new(Mutex::new(progress));
         let started = Flight { number, progress: Arc::clone(&progress), done };
         let refresher = Arc::clone(self);
         let work = move || {
             let plan = |capture: &_| decode::plan(capture, &refresher.collectors);
             refresher.world.look(&plan, Instant::now() + MAX_LOOK, &progress);
-            let progress = lock(&progress).clone();
-            sender.send_replace(Some(Arc::new(refresher.finish(number, progress))));
+            let answers = lock(&progress).finish();
+            let read = decode::tables_read_now(&answers.capture);
+            let read = read.into_iter().map(|(source, last)| (source, (started_at, last)));
+            lock(&refresher.last_tables).extend(read);
+            sender.send_replace(Some(Arc::new(refresher.finish(number, answers))));
         };
         if let Err(error) = std::thread::Builder::new().name("look".into()).spawn(work) {
             tracing::error!(%error, "cannot start a thread to look at the kernel");
@@ -139,6 +157,11 @@ impl Refresher {
     }
 }
 
+/// The look, once it is finished; `None` if it never will be.
+async fn finished(done: &mut watch::Receiver<Option<Arc<Look>>>) -> Option<Arc<Look>> {
+    done.wait_for(Option::is_some).await.ok().and_then(|look| look.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -157,7 +180,7 @@ mod tests {
 
     impl World for Slow {
         fn begin(&self, _: &str) -> Progress {
-            Progress { capture: test_capture(), durations: BTreeMap::new(), current: None }
+            Progress::new(test_capture())
         }
 
         fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, _: Instant, progress: &Mutex<Progress>) {

@@ -243,13 +243,14 @@ fn the_capability_decides_over_the_rules() {
     let binary = binary.to_str().expect("UTF-8");
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let without = ["--bounding-set=-all", "--inh-caps=-all"];
-    let ambient = ["--inh-caps=+net_admin", "--ambient-caps=+net_admin"];
+    // The second one lets it see that there are no legacy tables; without that there is no list.
+    let ambient = ["--inh-caps=+net_admin,+dac_read_search", "--ambient-caps=+net_admin,+dac_read_search"];
     let identities: [(&str, Vec<&str>, bool); 6] = [
         ("root", vec!["setpriv"], true),
         ("root without CAP_NET_ADMIN", vec!["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"], false),
         ("uid 0 without capabilities", [&["setpriv"][..], &without].concat(), false),
         ("uid 65534", [&nobody[..], &without].concat(), false),
-        ("uid 65534 with CAP_NET_ADMIN", [&nobody[..], &ambient].concat(), true),
+        ("uid 65534 with CAP_NET_ADMIN and CAP_DAC_READ_SEARCH", [&nobody[..], &ambient].concat(), true),
         ("root of a user namespace", vec!["unshare", "-Ur"], false),
     ];
     let wanted = expected(&ns);

@@ -6,7 +6,9 @@
 mod conntrack;
 mod ethtool;
 mod identity;
+mod iptables;
 mod links;
+mod marks;
 mod modules;
 mod netstat;
 mod nftables;
@@ -17,6 +19,7 @@ mod sets;
 mod source_nat;
 mod xtables;
 
+pub use iptables::read_now as tables_read_now;
 #[cfg(test)]
 pub use source_nat::totals as source_nat_totals;
 
@@ -43,7 +46,10 @@ fn wanted(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
     for collector in order {
         requests.extend(match collector {
             Collector::Conntrack => conntrack::requests(capture),
-            Collector::Nat => nftables::requests(capture, collectors.contains(&Collector::Links)),
+            Collector::Nat => {
+                let links_on = collectors.contains(&Collector::Links);
+                [nftables::requests(capture, links_on), iptables::requests(capture, links_on)].concat()
+            }
             Collector::Links => links::requests(capture),
             Collector::Kernel => identity::requests(capture),
             Collector::Netstat => netstat::requests(),
@@ -118,13 +124,17 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
     } else {
         off(Collector::Nat)
     };
-    let source_nat_rules = match nftables.as_ref() {
-        Reading::Absent(_) => Reading::Ok(Vec::new()), // a fact: there are no such rules
-        reading => reading.and_then(|ruleset| source_nat::rules(ruleset)),
+    let mut legacy = |half: iptables::Half| {
+        if on(Collector::Nat) { half.decode(capture, on(Collector::Links), &mut problems) } else { off(Collector::Nat) }
     };
+    let iptables_legacy = [iptables::Half::Ipv4, iptables::Half::Ipv6].map(&mut legacy);
+    let source_nat_rules = source_nat::all(&nftables, &iptables_legacy);
+    let [legacy_ipv4, legacy_ipv6] = iptables_legacy;
     let source_nat_totals = source_nat_rules.as_ref().map(|rules| source_nat::totals(rules));
     Snapshot {
         nftables,
+        legacy_ipv4,
+        legacy_ipv6,
         source_nat_rules,
         source_nat_totals,
         hostname: capture.meta.hostname.clone(),

@@ -1,6 +1,7 @@
 //! Which rules translate source addresses, who writes them, and how many of each kind there are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::decode::owner;
 use crate::snapshot::Reading;
@@ -9,10 +10,24 @@ use crate::snapshot::netfilter::{
     SourceNatKind, SourceNatRule, SourceNatTotal, Step,
 };
 
+/// Those of all backends. What is absent has no rules; a backend that could not be read makes the whole list unread.
+pub fn all(nftables: &Reading<Arc<Ruleset>>, legacy: &[Reading<Arc<Ruleset>>; 2]) -> Reading<Vec<SourceNatRule>> {
+    let mut all = Vec::new();
+    let [ipv4, ipv6] = legacy;
+    for (reading, is_legacy) in [(nftables, false), (ipv4, true), (ipv6, true)] {
+        match reading.as_ref().and_then(|ruleset| rules(ruleset, is_legacy)) {
+            Reading::Ok(rules) => all.extend(rules),
+            Reading::Absent(_) => {} // a fact: there are no such rules
+            other => return other,
+        }
+    }
+    Reading::Ok(all)
+}
+
 /// The source-NAT rules that a postrouting or input hook leads to.
 ///
 /// Failed: a chain was not read, or a rule has a NAT target that was not understood.
-pub fn rules(ruleset: &Ruleset) -> Reading<Vec<SourceNatRule>> {
+fn rules(ruleset: &Ruleset, is_legacy: bool) -> Reading<Vec<SourceNatRule>> {
     let mut found = Vec::new();
     for (id, chain) in ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
         let rules = match &chain.rules {
@@ -23,7 +38,7 @@ pub fn rules(ruleset: &Ruleset) -> Reading<Vec<SourceNatRule>> {
             if let Some(what) = rule.steps.iter().find_map(not_understood) {
                 return Reading::Failed(format!("rule {} of {}: {what} is not understood", rule.position, id.chain));
             }
-            found.extend(source_nat_rule(ruleset, id, rule));
+            found.extend(source_nat_rule(ruleset, is_legacy, id, rule));
         }
     }
     Reading::Ok(found)
@@ -35,7 +50,7 @@ fn not_understood(step: &Step) -> Option<&str> {
     ["expression ", "target "].iter().any(|start| what.starts_with(start)).then_some(what)
 }
 
-fn source_nat_rule(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<SourceNatRule> {
+fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, id: &ChainId, rule: &Rule) -> Option<SourceNatRule> {
     let nat = rule.steps.iter().find_map(|step| match step {
         Step::Nat(nat) => Some(nat),
         _ => None,
@@ -44,7 +59,11 @@ fn source_nat_rule(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<Sourc
         return None;
     }
     Some(SourceNatRule {
-        backend: if rule.from_xtables { Backend::IptablesNft } else { Backend::Nftables },
+        backend: match (is_legacy, rule.from_xtables) {
+            (true, _) => Backend::Legacy,
+            (false, true) => Backend::IptablesNft,
+            (false, false) => Backend::Nftables,
+        },
         family: id.family,
         table: id.table.clone(),
         chain: id.chain.clone(),

@@ -7,6 +7,7 @@
 mod environment;
 mod files;
 mod netlink;
+mod xtables;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ pub struct Progress {
     pub durations: BTreeMap<Collector, Duration>,
     /// The request that is being executed now.
     pub current: Option<String>,
+    /// The answers were taken away, to be read.
+    finished: bool,
 }
 
 /// Asks the kernel of this machine.
@@ -69,8 +72,7 @@ impl Kernel {
     /// The start of a look: who looks, from where, when. `unanswered` is what a request means that is never
     /// answered.
     pub fn begin(&self, unanswered: &str) -> Progress {
-        let capture = Capture::new(environment::meta(), unanswered);
-        Progress { capture, durations: BTreeMap::new(), current: None }
+        Progress::new(Capture::new(environment::meta(), unanswered))
     }
 
     /// Answers requests into `progress` until the planner names no more or the deadline has passed.
@@ -126,6 +128,10 @@ impl Kernel {
                 let answer = sockets.ask(question, deadline);
                 answer.reword(|why| format!("{}: {why}", request.name))
             }
+            Question::Xtables(question) => {
+                let answer = xtables::table(question, deadline);
+                answer.reword(|why| format!("{}: {why}", request.name))
+            }
         }
     }
 }
@@ -136,6 +142,22 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Progress {
+    /// The start of a look.
+    pub fn new(capture: Capture) -> Self {
+        Self { capture, durations: BTreeMap::new(), current: None, finished: false }
+    }
+
+    /// Takes everything away. Nothing stays behind: a table of rules alone may have tens of megabytes.
+    pub fn finish(&mut self) -> Self {
+        let capture = Capture::new(self.capture.meta.clone(), self.capture.unanswered.clone());
+        std::mem::replace(self, Self { finished: true, ..Self::new(capture) })
+    }
+
+    /// What there is of a look that is on its way; `None` when it has come to its end.
+    pub fn so_far(&self) -> Option<Self> {
+        (!self.finished).then(|| self.clone())
+    }
+
     /// What there is when nobody waits any longer: the rest failed for this reason.
     pub fn given_up(mut self, why: &str) -> Self {
         if let Some(current) = self.current.take() {

@@ -26,6 +26,10 @@ const HARMLESS: &[&str] =
 /// Rules and sets.
 const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/"];
 
+/// Tables of legacy x_tables.
+const LEGACY: &str = "xtables/";
+const LEGACY_IPV6: &str = "xtables/ipv6-";
+
 /// What happens to attributes of one message: kept, mapped, or (everything else) zeroed.
 struct Rules {
     prefix: &'static str,
@@ -74,6 +78,9 @@ pub fn redact(capture: &mut Capture) {
             },
             None if NETFILTER.iter().any(|prefix| name.starts_with(prefix)) => {
                 each_message(bytes, |kind, body| redactor.netfilter(kind, body)).map_err(|error| error.to_string())
+            }
+            None if name.starts_with(LEGACY) => {
+                redactor.legacy_table(name.starts_with(LEGACY_IPV6), bytes).map_err(|error| error.to_string())
             }
             None if HARMLESS.iter().any(|prefix| name.starts_with(prefix)) => {
                 replace_text(bytes, &hostname);

@@ -5,7 +5,8 @@
 
 use super::Redactor;
 use super::netfilter::text;
-use crate::wire::WireError;
+use crate::capture::XTABLES_INFO;
+use crate::wire::{self, WireError};
 
 const MATCHES: &[&str] = &[
     "addrtype",
@@ -58,7 +59,52 @@ const TARGETS: &[&str] = &[
 ];
 const NAT: &[&str] = &["MASQUERADE", "REDIRECT", "NETMAP", "SNAT", "DNAT"];
 
+/// Description and header before the entries of a legacy table.
+const ENTRIES: usize = XTABLES_INFO + 40;
+/// Length of `struct xt_entry_match` and `struct xt_entry_target` without data.
+const EXTENSION_HEADER: usize = 32;
+
 impl Redactor {
+    /// A table of legacy x_tables, entry by entry.
+    pub(super) fn legacy_table(&mut self, ipv6: bool, answer: &mut [u8]) -> Result<(), WireError> {
+        let mut rest = answer.get_mut(ENTRIES..).ok_or_else(|| WireError::new("a table is cut off"))?;
+        // target_offset of struct ipt_entry and struct ip6t_entry; next_offset follows
+        let at = if ipv6 { 140 } else { 88 };
+        while !rest.is_empty() {
+            let target = usize::from(u16::from_ne_bytes(wire::array(rest, at, "entry")?));
+            let next = usize::from(u16::from_ne_bytes(wire::array(rest, at + 2, "entry")?));
+            if next == 0 || next > rest.len() {
+                return Err(WireError::new("an entry is cut off"));
+            }
+            let (entry, more) = rest.split_at_mut(next);
+            self.legacy_entry(ipv6, entry, target)?;
+            rest = more;
+        }
+        Ok(())
+    }
+
+    fn legacy_entry(&mut self, ipv6: bool, entry: &mut [u8], target: usize) -> Result<(), WireError> {
+        let (family, width, size) = if ipv6 { (10, 16, 168) } else { (2, 4, 112) };
+        // Source, destination, and their masks.
+        self.masked(family, entry, 0, 2 * width)?;
+        self.masked(family, entry, width, 3 * width)?;
+        let mut at = size;
+        while at < target {
+            let (name, revision, data) = extension(entry, &mut at)?;
+            self.xt_match(family, &name, revision, data)?;
+        }
+        let mut at = target;
+        let (name, revision, data) = extension(entry, &mut at)?;
+        match name.as_slice() {
+            b"" => Ok(()), // a verdict
+            b"ERROR" => {
+                self.chain_name(data);
+                Ok(())
+            }
+            name => self.xt_target(family, name, revision, data),
+        }
+    }
+
     pub(super) fn xt_match(&self, family: u8, name: &[u8], revision: u32, info: &mut [u8]) -> Result<(), WireError> {
         match name {
             b"comment" => text(info),
@@ -139,6 +185,16 @@ impl Redactor {
     }
 }
 
+/// Name, revision and data of the match or target at `at`, which goes on to what follows it.
+fn extension<'a>(entry: &'a mut [u8], at: &mut usize) -> Result<(Vec<u8>, u32, &'a mut [u8]), WireError> {
+    let start = *at;
+    let size = usize::from(u16::from_ne_bytes(wire::array(entry, start, "extension")?));
+    *at = start + size.max(EXTENSION_HEADER);
+    let (header, data) = place(entry, start, *at - start)?.split_at_mut(EXTENSION_HEADER);
+    let name = header[2..31].split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
+    Ok((name, header[31].into(), data))
+}
+
 fn is_one_of(list: &[&str], name: &[u8]) -> bool {
     list.iter().any(|known| known.as_bytes() == name)
 }
@@ -164,5 +220,33 @@ pub(super) fn prefix_length(mask: &[u8]) -> Result<u8, WireError> {
     match u8::try_from(ones) {
         Ok(length) if leading == ones as usize => Ok(length),
         _ => Err(WireError::new("a mask of an address has holes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+
+    const NAT: &[u8] = include_bytes!("../../tests/fixtures/nat-iptables-legacy/xtables/ipv4-nat");
+
+    #[test]
+    fn tables_that_are_cut_off_or_changed_never_panic() {
+        let redact = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            Redactor::new(RandomState::new()).legacy_table(false, &mut bytes).map(|()| bytes)
+        };
+        assert_eq!(redact(NAT).map(|bytes| bytes.len()), Ok(NAT.len()));
+        assert_ne!(redact(NAT).unwrap(), NAT);
+        for length in ENTRIES + 1..NAT.len().min(4000) {
+            let _ = redact(&NAT[..length]);
+        }
+        proptest::proptest!(|(at in 0..NAT.len() - 1, value: [u8; 2])| {
+            let mut bytes = NAT.to_vec();
+            bytes[at..at + 2].copy_from_slice(&value);
+            let _ = redact(&bytes);
+            let _ = Redactor::new(RandomState::new()).legacy_table(true, &mut bytes);
+        });
     }
 }

@@ -26,6 +26,8 @@ fn missing_privilege(report: &Report, snapshot: &Snapshot) -> Option<String> {
 fn hidden(status: &SourceStatus) -> String {
     match status.source {
         Source::Nftables => "NAT rules (nftables)".into(),
+        Source::XtablesIpv4 => "NAT rules (legacy iptables)".into(),
+        Source::XtablesIpv6 => "NAT rules (legacy ip6tables)".into(),
         source => source.name().into(),
     }
 }

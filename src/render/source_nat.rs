@@ -10,7 +10,7 @@ use crate::snapshot::{Reading, Snapshot};
 /// How many there are, or why that is not known, in one line.
 pub fn headline(snapshot: &Snapshot) -> String {
     match &snapshot.source_nat_rules {
-        Reading::Ok(rules) if rules.is_empty() => "Source NAT: none in nf_tables".into(),
+        Reading::Ok(rules) if rules.is_empty() => "Source NAT: none".into(),
         Reading::Ok(rules) => format!("Source NAT: {}", counted(rules.len() as u64)),
         Reading::Absent(why) | Reading::Denied(why) | Reading::Failed(why) => {
             format!("Source NAT rules: not read: {why}")

@@ -165,6 +165,10 @@ names! {
         Ctnetlink = "ctnetlink",
         /// nfnetlink subsystem 10
         Nftables = "nftables",
+        /// Legacy x_tables for IPv4: `ip_tables_names` and getsockopt
+        XtablesIpv4 = "xtables_ipv4",
+        /// Legacy x_tables for IPv6
+        XtablesIpv6 = "xtables_ipv6",
         /// nfnetlink subsystem 6
         Ipset = "ipset",
         /// rtnetlink: links, addresses, forwarding database
@@ -205,7 +209,7 @@ impl Source {
     pub const fn collector(self) -> Collector {
         match self {
             Self::ProcConntrack | Self::Ctnetlink | Self::Sysctl => Collector::Conntrack,
-            Self::Nftables | Self::Ipset => Collector::Nat,
+            Self::Nftables | Self::XtablesIpv4 | Self::XtablesIpv6 | Self::Ipset => Collector::Nat,
             Self::Rtnetlink | Self::Routing | Self::Ethtool => Collector::Links,
             Self::Kernel => Collector::Kernel,
             Self::Netstat => Collector::Netstat,
@@ -343,6 +347,10 @@ pub struct Snapshot {
     pub conntrack: Conntrack,
     /// Rules of nf_tables. Absent: the kernel has no nf_tables, or it is not loaded.
     pub nftables: Reading<Arc<netfilter::Ruleset>>,
+    /// Rules of legacy `ip_tables`. Absent: the kernel has none.
+    pub legacy_ipv4: Reading<Arc<netfilter::Ruleset>>,
+    /// Rules of legacy `ip6_tables`. Absent: the kernel has none.
+    pub legacy_ipv6: Reading<Arc<netfilter::Ruleset>>,
     /// Source-NAT rules of all backends, in the order of the hooks.
     pub source_nat_rules: Reading<Vec<netfilter::SourceNatRule>>,
     /// The same, taken together by kind.

@@ -361,13 +361,38 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// What `iptables-legacy-save` and `ip6tables-legacy-save` say, of tables that are there: asking for others makes them.
+#[track_caller]
+pub fn expected_legacy(ns: &Netns) -> Rules {
+    let mut rules = Rules::new();
+    for (family, program, names) in
+        [("ipv4", "iptables-legacy-save", "ip_tables_names"), ("ipv6", "ip6tables-legacy-save", "ip6_tables_names")]
+    {
+        if !ns.proc_net(names).lines().any(|name| name == "nat") {
+            continue;
+        }
+        let chains = saved(&ns.run(&[program, "-c", "-t", "nat"]));
+        for (chain, mut found) in chains.into_iter().filter(|(_, found)| !found.is_empty()) {
+            found.iter_mut().for_each(|rule| rule.backend = "legacy".into());
+            rules.insert((family.to_owned(), "nat".to_owned(), chain), found);
+        }
+    }
+    rules
+}
+
 /// What natwatch reports of nf_tables; None where it says null.
 #[track_caller]
 pub fn reported(report: &Report) -> Option<Rules> {
+    reported_of(report, false)
+}
+
+/// The same of legacy tables, or of nf_tables.
+#[track_caller]
+pub fn reported_of(report: &Report, legacy: bool) -> Option<Rules> {
     let list = report.json["source_nat_rules"].as_array()?;
     let mut rules = Rules::new();
     let mut last = None;
-    for rule in list.iter().filter(|rule| rule["backend"] != "legacy") {
+    for rule in list.iter().filter(|rule| (rule["backend"] == "legacy") == legacy) {
         let chain = (text_of(&rule["family"]), text_of(&rule["table"]), text_of(&rule["chain"]));
         assert!(last.as_ref() == Some(&chain) || !rules.contains_key(&chain), "{chain:?} in two places: {list:?}");
         last = Some(chain.clone());
@@ -394,9 +419,21 @@ pub fn reported(report: &Report) -> Option<Rules> {
 #[track_caller]
 pub fn assert_rules(ns: &Netns) -> Report {
     let wanted = expected(ns);
+    let legacy = expected_legacy(ns);
     let report = check_here(ns, &[]);
     assert_same(&wanted, &report);
+    assert_same_legacy(&legacy, &report);
     report
+}
+
+/// The report has exactly these rules of legacy tables.
+#[track_caller]
+pub fn assert_same_legacy(wanted: &Rules, report: &Report) {
+    for source in ["xtables_ipv4", "xtables_ipv6"] {
+        assert_eq!(report.source(source), Some(("ok", "")), "{source}");
+    }
+    let found = reported_of(report, true).unwrap_or_else(|| panic!("no rules were read: {}", report.json));
+    assert_list(wanted, &found);
 }
 
 /// The report has exactly these rules.
@@ -405,6 +442,11 @@ pub fn assert_same(wanted: &Rules, report: &Report) {
     let source = report.source("nftables");
     let found = reported(report).unwrap_or_else(|| panic!("no rules were read: {source:?}"));
     assert_eq!(source, Some(("ok", "")));
+    assert_list(wanted, &found);
+}
+
+#[track_caller]
+fn assert_list(wanted: &Rules, found: &Rules) {
     for (chain, wanted) in wanted {
         let none = Vec::new();
         let found = found.get(chain).unwrap_or(&none);

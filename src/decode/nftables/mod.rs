@@ -61,6 +61,11 @@ impl Around {
     }
 }
 
+/// What sets are asked about; `None`: the links are still being read.
+pub fn values(capture: &Capture, links_on: bool) -> Option<Values> {
+    Around::of(capture, links_on).map(|around| around.values)
+}
+
 fn module(capture: &Capture) -> Presence {
     modules::presence(capture, &modules::NF_TABLES)
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::{Attempt, wire};
 use crate::capture::TOO_LARGE;
+use crate::decode::marks;
 use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Condition, Field, Hook, Match, Rule, Step, Verdict};
+use crate::snapshot::netfilter::{Base, Chain, ChainId, Rule, Step, Verdict};
 
 /// Chain whose rules test a bit, and the chain of the same table whose rule sets it.
 const WELL_KNOWN: &[(&str, &str)] = &[
@@ -29,25 +30,15 @@ const MAX_MAP: usize = 256 << 10;
 
 /// Fills in [`crate::snapshot::netfilter::MarkSetters`]; `bases` are the nat chains on prerouting and output.
 pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>) {
-    let tests = tested(attempt);
+    let tests = marks::tested(&attempt.ruleset);
     let mut setters = std::mem::take(&mut attempt.ruleset.setters);
     setters.tested = tests.values().fold(0, |all, bits| all | bits);
-    for (id, chain) in attempt
-        .ruleset
-        .reachable(ChainKind::Filter, Hook::ALL)
-        .into_iter()
-        .chain(attempt.ruleset.reachable(ChainKind::Route, Hook::ALL))
-    {
-        if chain.rules.ok().is_none() {
-            chain.rules.why().clone_into(&mut setters.why);
-        }
-        note(&mut setters.found, &setters.tested, id, chain.known_rules());
-    }
+    marks::note_whole_chains(&mut setters, &attempt.ruleset);
     for (id, bits) in &tests {
         for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
             let setter = ChainId { chain: (*setter).to_owned(), ..id.clone() };
             if !bases.is_empty() && setters.missing() & bits != 0 {
-                note(&mut setters.found, bits, &setter, &well_known(attempt, &setter));
+                note(&mut setters.found, *bits, &setter, &well_known(attempt, &setter));
             }
         }
     }
@@ -71,7 +62,7 @@ pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>) {
                 continue;
             };
             let wanted = setters.tested;
-            note(&mut setters.found, &wanted, &id, &rules);
+            note(&mut setters.found, wanted, &id, &rules);
             for chain in targets(attempt, &rules, &mut bytes, &mut setters.why) {
                 let chain = ChainId { chain, ..id.clone() };
                 if seen.insert(chain.clone()) {
@@ -93,39 +84,6 @@ pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>) {
     }
 }
 
-/// Bits of the mark that the chains on postrouting test, by chain.
-fn tested(attempt: &Attempt<'_>) -> BTreeMap<ChainId, u32> {
-    let chains = attempt.ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]);
-    let mut tested = BTreeMap::new();
-    for (id, chain) in chains {
-        let steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
-        let bits = steps.map(tested_bits).fold(0, |all, bits| all | bits);
-        if bits != 0 {
-            tested.insert(id.clone(), bits);
-        }
-    }
-    tested
-}
-
-/// Bits that must be 1, or, where a test only asks for 0, must not.
-fn tested_bits(step: &Step) -> u32 {
-    let tests = match step {
-        Step::Match(Match::Tests { tests, .. }) => tests,
-        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. })
-            if fields.contains(&Field::Mark) =>
-        {
-            return u32::MAX;
-        }
-        _ => return 0,
-    };
-    let bits = tests.iter().filter(|test| test.field == Field::Mark).map(|test| match test.condition {
-        Condition::Masked { mask, value: 0 } => mask,
-        Condition::Masked { value, .. } => value,
-        Condition::Ranges(_) => u128::from(u32::MAX),
-    });
-    u32::try_from(bits.fold(0, |all, bits| all | bits)).unwrap_or(u32::MAX)
-}
-
 /// The rules of a chain that is in use; none if it is not there or nothing leads to it.
 fn well_known(attempt: &mut Attempt<'_>, id: &ChainId) -> Arc<Vec<Rule>> {
     let Reading::Ok(rules) = attempt.rules(wire::rules(attempt.generation, id), id) else { return Arc::default() };
@@ -138,18 +96,9 @@ fn well_known(attempt: &mut Attempt<'_>, id: &ChainId) -> Arc<Vec<Rule>> {
 }
 
 /// Writes down the first rule that sets each of these bits.
-fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: &u32, id: &ChainId, rules: &[Rule]) {
+fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, rules: &[Rule]) {
     for rule in rules {
-        let sets = rule.steps.iter().map(|step| match step {
-            // The packet's mark may be restored from the connection's.
-            Step::SetMark(write) | Step::SetConnectionMark(write) => write.can_set(),
-            Step::Opaque(_) => u32::MAX,
-            _ => 0,
-        });
-        let sets = sets.fold(0, |all, bits| all | bits) & bits;
-        for bit in (0..32).map(|shift| 1 << shift).filter(|bit| sets & bit != 0) {
-            found.entry(bit).or_insert_with(|| (id.clone(), rule.position));
-        }
+        marks::note(found, bits, id, rule.position, &rule.steps);
     }
 }
 

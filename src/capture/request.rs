@@ -1,20 +1,6 @@
-//! What the kernel was asked and what it answered, byte for byte.
-//!
-//! A [`Capture`] is what `kernel` produces, what `decode` reads, what `natwatch capture` saves, what
-//! `check --from` replays, and what the tests use as fixtures.
+//! What the kernel can be asked, and under which name.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use serde::{Deserialize, Serialize};
-
-use crate::snapshot::{Reading, Source, netfilter};
-
-/// Rules by the name of the request that they answer.
-pub type DecodedRules = BTreeMap<String, Reading<Arc<Vec<netfilter::Rule>>>>;
-
-/// The raw answer to one request.
-pub type Answer = Reading<Vec<u8>>;
+use crate::snapshot::Source;
 
 /// Which tree a path belongs to; each has its `--path.*` flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +48,8 @@ pub enum Question {
     Link(Root, String),
     /// One netlink request.
     Netlink(NetlinkRequest),
+    /// One table of legacy x_tables, which must be there: asking for another makes it.
+    Xtables(XtablesRequest),
 }
 
 impl Question {
@@ -73,6 +61,21 @@ impl Question {
         }
     }
 }
+
+/// A table of legacy x_tables. The answer is its description, [`XTABLES_INFO`] bytes of `struct ipt_getinfo`, and its
+/// content, `struct ipt_get_entries`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XtablesRequest {
+    /// `ip6_tables` instead of `ip_tables`.
+    pub ipv6: bool,
+    /// The table's name.
+    pub table: String,
+    /// Only its description.
+    pub only_info: bool,
+}
+
+/// `sizeof(struct ipt_getinfo)`
+pub const XTABLES_INFO: usize = 84;
 
 /// A netlink request: message type, flags, and what follows the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +178,22 @@ impl Request {
         Self { name, source, question, absence: Absence::Fact, until_reboot: false }
     }
 
+    /// A table of legacy x_tables.
+    pub fn xtables(source: Source, ipv6: bool, table: &str) -> Self {
+        let name = format!("xtables/{}-{table}", if ipv6 { "ipv6" } else { "ipv4" });
+        let question = Question::Xtables(XtablesRequest { ipv6, table: table.to_owned(), only_info: false });
+        Self { name, source, question, absence: Absence::Fact, until_reboot: false }
+    }
+
+    /// Only the description of a table of legacy x_tables.
+    pub fn only_info(mut self) -> Self {
+        if let Question::Xtables(request) = &mut self.question {
+            request.only_info = true;
+            self.name.push_str(".info");
+        }
+        self
+    }
+
     /// Asks the kernel to acknowledge a netlink request: one that succeeds without an answer would else be waited for
     /// until the deadline.
     pub fn acknowledged(mut self) -> Self {
@@ -216,116 +235,6 @@ impl Request {
     }
 }
 
-/// What is known about the look itself: everything that is not an answer of the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Meta {
-    /// Version of the capture directory's format; [`FORMAT`].
-    pub format: u32,
-    /// Version of the natwatch that looked.
-    pub natwatch_version: String,
-    /// `little` or `big`: netlink answers are in the byte order of the machine.
-    pub byte_order: String,
-    /// Host name.
-    pub hostname: String,
-    /// Start of the look, RFC 3339, UTC.
-    pub captured_at: String,
-    /// CPUs online; null if it could not be told.
-    pub online_cpus: Option<u32>,
-    /// Effective user id.
-    pub uid: u32,
-    /// Effective group id.
-    pub gid: u32,
-    /// Effective capabilities, by name.
-    pub capabilities: Vec<String>,
-    /// `initial`, `other` or `unknown`.
-    pub network_namespace: String,
-    /// Whether addresses and names were replaced (`capture --redact`).
-    pub redacted: bool,
-}
-
-/// The format that this version writes, and the only one it reads.
-pub const FORMAT: u32 = 1;
-
-/// The byte order of this machine, as `meta.json` spells it.
-pub const BYTE_ORDER: &str = if cfg!(target_endian = "big") { "big" } else { "little" };
-
-/// All answers of one look.
-#[derive(Clone, Debug)]
-pub struct Capture {
-    /// About the look.
-    pub meta: Meta,
-    /// Answers by request name.
-    pub answers: BTreeMap<String, Answer>,
-    /// The rules of nf_tables that an earlier look found; they hold while their generation stands.
-    pub last_rules: Option<Arc<netfilter::Ruleset>>,
-    /// What was read out of answers already: the planner needs the same rules again in each of its rounds.
-    pub rules: Arc<Mutex<DecodedRules>>,
-    /// What a missing answer means: "no answer in this capture", say.
-    pub unanswered: String,
-}
-
-impl Capture {
-    /// A capture without answers.
-    pub fn new(meta: Meta, unanswered: impl Into<String>) -> Self {
-        Self { meta, answers: BTreeMap::new(), last_rules: None, rules: Arc::default(), unanswered: unanswered.into() }
-    }
-
-    /// Whether this was answered already.
-    pub fn has(&self, request: &Request) -> bool {
-        self.answers.contains_key(&request.name)
-    }
-
-    /// The answer to a request. One that nobody answered is a failed reading, never an empty one, and so is the
-    /// absence of what every kernel has.
-    pub fn get(&self, request: &Request) -> Reading<&[u8]> {
-        match self.answers.get(&request.name) {
-            Some(Reading::Absent(why)) if request.absence == Absence::Impossible => {
-                Reading::Failed(format!("{why}, which every kernel has: is it mounted and not masked?"))
-            }
-            Some(answer) => answer.as_ref().map(Vec::as_slice),
-            None => Reading::Failed(format!("{}: {}", request.name, self.unanswered)),
-        }
-    }
-
-    /// The same, read as rules; each answer is read once.
-    pub fn rules(
-        &self,
-        request: &Request,
-        decode: impl FnOnce(&[u8]) -> Reading<Vec<netfilter::Rule>>,
-    ) -> Reading<Arc<Vec<netfilter::Rule>>> {
-        let mut known = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rules) = known.get(&request.name) {
-            return rules.clone();
-        }
-        let rules = self.get(request).and_then(decode).map(Arc::new);
-        if self.has(request) {
-            known.insert(request.name.clone(), rules.clone());
-        }
-        rules
-    }
-
-    /// The same, as text without the final newline.
-    pub fn text(&self, request: &Request) -> Reading<String> {
-        self.get(request).map(|bytes| String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned())
-    }
-
-    /// The same, as one line. The kernel ends it with a line feed; without one it is cut off.
-    pub fn line(&self, request: &Request) -> Reading<String> {
-        self.get(request).decode(|bytes| {
-            let text = String::from_utf8_lossy(bytes);
-            let line = text.strip_suffix('\n').map(str::to_owned);
-            line.ok_or_else(|| format!("{}: {text:?} is cut off", request.name))
-        })
-    }
-
-    /// The same, as one line that holds one decimal number.
-    pub fn number(&self, request: &Request) -> Reading<u64> {
-        self.line(request)
-            .decode(|line| line.trim().parse().map_err(|_| format!("{}: {line:?} is not a number", request.name)))
-    }
-}
-
 /// A name of the kernel's as part of a request's name, which is also a path: letters, digits, `-` and `_` stay as they
 /// are, and a long one ends in its hash.
 pub fn path_part(name: &[u8]) -> String {
@@ -345,32 +254,4 @@ pub fn path_part(name: &[u8]) -> String {
         }
     }
     out
-}
-
-/// A list of CPUs as sysfs writes it (`0-3,8`); `None` if it is none, or longer than any machine's.
-pub fn cpu_list(text: &str) -> Option<Vec<u16>> {
-    const MAX_CPUS: usize = 1 << 16;
-    let mut cpus = Vec::new();
-    for range in text.trim().split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        cpus.extend(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?);
-        if cpus.len() > MAX_CPUS {
-            return None;
-        }
-    }
-    Some(cpus)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cpu_lists_may_have_holes_but_no_nonsense() {
-        assert_eq!(cpu_list("0-1,4\n"), Some(vec![0, 1, 4]));
-        assert_eq!(cpu_list("0"), Some(vec![0]));
-        for nonsense in ["", "0-x", "-", "0-65536", &"0-65535,".repeat(1000)] {
-            assert_eq!(cpu_list(nonsense), None);
-        }
-    }
 }

@@ -1,0 +1,278 @@
+//! Legacy x_tables (`iptables-legacy`): which tables to ask for, and the rule set that they make up.
+//!
+//! A table is only asked for if `ip_tables_names` lists it: asking makes it otherwise, and hooks it in. It comes as one
+//! blob, which is walked in place from the hooks; only rules that a hook leads to become values. The nat chains on
+//! prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+
+mod entry;
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use self::table::Table;
+use crate::capture::{Capture, LastTables, Request, Root, XTABLES_INFO};
+use crate::decode::{Problems, always_there, marks, nftables, sets};
+use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Match, Ruleset, Step};
+use crate::snapshot::{Reading, Source};
+use crate::wire::WireError;
+
+/// The half of legacy x_tables that is about one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// `ip_tables`
+    Ipv4,
+    /// `ip6_tables`
+    Ipv6,
+}
+
+/// Tables whose rules can change what happens to a packet; there are no others.
+const TABLES: &[&str] = &["raw", "mangle", "nat", "filter", "security"];
+
+/// Priority of a table's chain (`enum nf_ip_hook_priorities`).
+fn priority(table: &str, hook: Hook) -> i32 {
+    match (table, hook) {
+        ("raw", _) => -300,
+        ("mangle", _) => -150,
+        ("nat", Hook::Prerouting | Hook::Output) => -100,
+        ("nat", _) => 100,
+        ("security", _) => 50,
+        _ => 0,
+    }
+}
+
+fn kind(table: &str, hook: Hook) -> ChainKind {
+    match (table, hook) {
+        ("nat", _) => ChainKind::Nat,
+        ("mangle", Hook::Output) => ChainKind::Route,
+        _ => ChainKind::Filter,
+    }
+}
+
+/// What to ask.
+pub fn requests(capture: &Capture, links_on: bool) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for half in [Half::Ipv4, Half::Ipv6] {
+        requests.push(half.names());
+        if matches!(capture.get(&half.names()), Reading::Absent(_)) {
+            requests.push(neighbour());
+        }
+        requests.extend(half.infos(capture));
+        if half.still_stands(capture) == Some(false) {
+            requests.extend(half.tables(capture));
+        }
+        if let Some(ruleset) = half.ruleset(capture).ok()
+            && asks_sets(ruleset)
+            && let Some(values) = nftables::values(capture, links_on)
+        {
+            requests.extend(sets::requests(capture, "", ruleset, &values));
+        }
+    }
+    requests
+}
+
+/// The tables that this look has read, for the next ones.
+pub fn read_now(capture: &Capture) -> BTreeMap<Source, LastTables> {
+    let halves = [Half::Ipv4, Half::Ipv6];
+    halves.into_iter().filter_map(|half| Some((half.source(), half.read_now(capture)?))).collect()
+}
+
+/// Every kernel has it, beside the lists of tables.
+fn neighbour() -> Request {
+    Request::file(Source::XtablesIpv4, Root::Procfs, "thread-self/net/stat/rt_cache").everywhere()
+}
+
+fn asks_sets(ruleset: &Ruleset) -> bool {
+    let rules = ruleset.chains.values().flat_map(|chain| chain.known_rules());
+    rules.flat_map(|rule| &rule.steps).any(|step| matches!(step, Step::Match(Match::Ipset { .. })))
+}
+
+impl Half {
+    fn source(self) -> Source {
+        match self {
+            Self::Ipv4 => Source::XtablesIpv4,
+            Self::Ipv6 => Source::XtablesIpv6,
+        }
+    }
+
+    fn family(self) -> Family {
+        match self {
+            Self::Ipv4 => Family::Ipv4,
+            Self::Ipv6 => Family::Ipv6,
+        }
+    }
+
+    /// The tables that are there, one a line.
+    fn names(self) -> Request {
+        let name = if self == Self::Ipv6 { "ip6_tables_names" } else { "ip_tables_names" };
+        Request::file(self.source(), Root::Procfs, format!("thread-self/net/{name}"))
+    }
+
+    fn table(self, name: &str) -> Request {
+        // One that has gone since it was listed has no rules.
+        Request::xtables(self.source(), self == Self::Ipv6, name).optional()
+    }
+
+    fn tables(self, capture: &Capture) -> Vec<Request> {
+        let names = capture.text(&self.names());
+        let names = names.ok().map_or("", String::as_str);
+        TABLES.iter().filter(|table| names.lines().any(|name| name == **table)).map(|name| self.table(name)).collect()
+    }
+
+    /// Descriptions of the tables, if there is something to compare them with.
+    fn infos(self, capture: &Capture) -> Vec<Request> {
+        if !capture.last_tables.contains_key(&self.source()) {
+            return Vec::new();
+        }
+        self.tables(capture).into_iter().map(Request::only_info).collect()
+    }
+
+    /// Whether what an earlier look has read still holds, as far as the descriptions tell; `None`: not known yet.
+    fn still_stands(self, capture: &Capture) -> Option<bool> {
+        let Some(last) = capture.last_tables.get(&self.source()) else { return Some(false) };
+        let infos = self.infos(capture);
+        if infos.iter().any(|request| !capture.has(request)) {
+            return None;
+        }
+        let same =
+            |request: &Request| capture.get(request).ok().copied() == last.infos.get(&request.name).map(Vec::as_slice);
+        Some(infos.len() == last.infos.len() && infos.iter().all(same))
+    }
+
+    /// What the next looks may take over from this one: only what it has read itself, and without what sets hold.
+    fn read_now(self, capture: &Capture) -> Option<LastTables> {
+        let tables = self.tables(capture);
+        let infos = tables.into_iter().map(|request| {
+            let info = capture.get(&request).ok()?.get(..XTABLES_INFO)?.to_vec();
+            Some((request.only_info().name, info))
+        });
+        let infos = infos.collect::<Option<BTreeMap<_, _>>>().filter(|infos| !infos.is_empty())?;
+        Some(LastTables { infos, ruleset: self.ruleset(capture).ok()?.clone() })
+    }
+
+    /// The rules without what sets hold. Read once all tables have been asked for.
+    fn ruleset(self, capture: &Capture) -> Reading<Arc<Ruleset>> {
+        let names = always_there(capture, capture.text(&self.names()), &neighbour());
+        let names = match names {
+            Reading::Ok(names) => names,
+            other => return other.map(|_| Arc::default()),
+        };
+        match (self.still_stands(capture), capture.last_tables.get(&self.source())) {
+            (Some(true), Some(last)) => return Reading::Ok(Arc::clone(&last.ruleset)),
+            (None, _) => return Reading::Failed(format!("the tables' descriptions: {}", capture.unanswered)),
+            _ => {}
+        }
+        capture.ruleset(self.source(), &self.tables(capture), || {
+            let mut ruleset = Ruleset::default();
+            for name in TABLES.iter().filter(|table| names.lines().any(|name| name == **table)) {
+                let answer = capture.get(&self.table(name));
+                let answer = answer.decode(|bytes| {
+                    let described = |error: WireError| error.within(format_args!("table {name}"));
+                    let table = Table::new(bytes, self.family(), name).map_err(described)?;
+                    add(&mut ruleset, &table, name).map_err(described)
+                });
+                if !matches!(answer, Reading::Ok(()) | Reading::Absent(_)) {
+                    return answer.map(|()| Arc::default());
+                }
+            }
+            let mut setters = std::mem::take(&mut ruleset.setters);
+            marks::note_whole_chains(&mut setters, &ruleset);
+            setters.none = setters.missing();
+            ruleset.setters = setters;
+            Reading::Ok(Arc::new(ruleset))
+        })
+    }
+
+    /// Reads the answers.
+    pub fn decode(self, capture: &Capture, links_on: bool, problems: &mut Problems) -> Reading<Arc<Ruleset>> {
+        let reading = problems.note(self.source(), self.ruleset(capture));
+        reading.map(|ruleset| {
+            let values = if asks_sets(&ruleset) { nftables::values(capture, links_on) } else { None };
+            let Some(values) = values else { return ruleset };
+            let sets = sets::decode(capture, "", &ruleset, &values, problems);
+            Arc::new(Ruleset { sets, ..Arc::unwrap_or_clone(ruleset) })
+        })
+    }
+}
+
+/// Adds the rules of a table.
+fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), WireError> {
+    let (mut open, mut searched) = (Vec::new(), Vec::new());
+    for (number, chain) in table.chains.iter().enumerate() {
+        let Some(hook) = chain.hook else { continue };
+        let kind = kind(name, hook);
+        if kind == ChainKind::Nat && matches!(hook, Hook::Prerouting | Hook::Output) {
+            searched.push(number);
+        } else {
+            open.push(number);
+        }
+    }
+    let mut seen = vec![false; table.chains.len()];
+    while let Some(number) = open.pop() {
+        if std::mem::replace(&mut seen[number], true) {
+            continue;
+        }
+        let mut rules = Vec::new();
+        for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
+            let entry = entry?;
+            open.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
+            let rule = entry::rule(table, &entry, position);
+            rules.push(rule.map_err(|error| within_rule(error, table, number, position))?);
+        }
+        let chain = Chain { base: base(table, number, name)?, rules: Reading::Ok(Arc::new(rules)) };
+        if ruleset.chains.insert(id(table, number, name), chain).is_some() {
+            return Err(WireError::new(format!("two chains {}", table.name(&table.chains[number]))));
+        }
+    }
+    for number in &searched {
+        let rules = Reading::Failed("only searched for rules that set a mark".into());
+        ruleset.chains.insert(id(table, *number, name), Chain { base: base(table, *number, name)?, rules });
+    }
+    if name == "nat" { search(ruleset, table, searched, name) } else { Ok(()) }
+}
+
+fn within_rule(error: WireError, table: &Table<'_>, number: usize, position: u32) -> WireError {
+    error.within(format_args!("rule {position} of {}", table.name(&table.chains[number])))
+}
+
+fn id(table: &Table<'_>, number: usize, name: &str) -> ChainId {
+    ChainId { family: table.family, table: name.to_owned(), chain: table.name(&table.chains[number]) }
+}
+
+fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, WireError> {
+    let chain = &table.chains[number];
+    let Some(hook) = chain.hook else { return Ok(None) };
+    let drops = table.drops(chain)?;
+    Ok(Some(Base { hook, kind: kind(name, hook), priority: priority(name, hook), drops, devices: Vec::new() }))
+}
+
+/// Looks for rules that set the mark bits that source-NAT rules test, in every chain that these lead to.
+fn search(ruleset: &mut Ruleset, table: &Table<'_>, mut open: Vec<usize>, name: &str) -> Result<(), WireError> {
+    let tested = marks::tested(ruleset).values().fold(0, |all, bits| all | bits);
+    let setters = &mut ruleset.setters;
+    setters.tested = tested;
+    let mut seen = vec![false; table.chains.len()];
+    while let Some(number) = open.pop().filter(|_| setters.missing() != 0) {
+        if std::mem::replace(&mut seen[number], true) {
+            continue;
+        }
+        for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
+            let entry = entry?;
+            if entry.target_name().is_empty() {
+                open.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
+                continue;
+            }
+            let steps = entry::target(table, &entry).and_then(|target| crate::decode::xtables::decode_target(&target));
+            let steps = steps.map_err(|error| within_rule(error, table, number, position))?;
+            if steps.iter().any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque(_)))
+            {
+                marks::note(&mut setters.found, tested, &id(table, number, name), position, &steps);
+            }
+        }
+    }
+    setters.none = setters.missing();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

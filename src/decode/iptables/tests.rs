@@ -1,0 +1,244 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::decode::test_capture;
+use crate::snapshot::netfilter::{Condition, Counter, Field, Rule, Test, Verdict};
+
+const NAT: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv4-nat");
+const NAT6: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv6-nat");
+/// `offsetof(struct ipt_get_entries, entrytable)`, after the description
+const ENTRIES: usize = XTABLES_INFO + 40;
+
+fn read(bytes: &[u8], family: Family) -> Result<Ruleset, WireError> {
+    let mut ruleset = Ruleset::default();
+    let table = Table::new(bytes, family, "nat")?;
+    add(&mut ruleset, &table, "nat")?;
+    Ok(ruleset)
+}
+
+fn chain<'a>(ruleset: &'a Ruleset, family: Family, name: &str) -> &'a Chain {
+    &ruleset.chains[&ChainId { family, table: "nat".into(), chain: name.into() }]
+}
+
+fn masked(field: Field, mask: u128, value: u128, inverted: bool) -> Step {
+    let tests = vec![Test { field, condition: Condition::Masked { mask, value } }];
+    Step::Match(Match::Tests { tests, inverted })
+}
+
+fn verdict(rule: &Rule) -> Option<&Verdict> {
+    rule.steps.iter().find_map(|step| match step {
+        Step::Verdict(verdict) => Some(verdict),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_table_of_this_kernel_is_read() {
+    let ruleset = read(NAT, Family::Ipv4).unwrap();
+    let base = |name: &str| chain(&ruleset, Family::Ipv4, name).base.clone().unwrap();
+    let expected = [
+        ("PREROUTING", Hook::Prerouting, -100),
+        ("INPUT", Hook::Input, 100),
+        ("OUTPUT", Hook::Output, -100),
+        ("POSTROUTING", Hook::Postrouting, 100),
+    ];
+    for (name, hook, priority) in expected {
+        let devices = Vec::new();
+        assert_eq!(base(name), Base { hook, kind: ChainKind::Nat, priority, drops: false, devices });
+    }
+    assert!(chain(&ruleset, Family::Ipv4, "OUTPUT").rules.why().contains("only searched"));
+    let kube = chain(&ruleset, Family::Ipv4, "KUBE-POSTROUTING").known_rules();
+    assert_eq!(kube[0].steps[0], masked(Field::Mark, 0x4000, 0x4000, true));
+    assert_eq!(verdict(&kube[0]), Some(&Verdict::Return));
+    assert_eq!(kube.iter().map(|rule| rule.position).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(kube[2].comment, "kubernetes service traffic requiring SNAT");
+    assert_eq!(kube[2].counter, Some(Counter::default()));
+    let docker = chain(&ruleset, Family::Ipv4, "POSTROUTING").known_rules();
+    let docker = docker.iter().find(|rule| matches!(rule.steps.last(), Some(Step::Nat(_)))).unwrap();
+    assert_eq!(docker.steps[0], masked(Field::Ipv4Source, 0xffff_0000, 0xac11_0000, false));
+    let docker0 = u128::from_be_bytes(*b"docker0\0\0\0\0\0\0\0\0\0");
+    let whole = u128::MAX << 64; // the name and the zero that ends it
+    assert_eq!(docker.steps[1], masked(Field::OutputName, whole, docker0, true));
+    assert_eq!(ruleset.setters.tested & 0x4000, 0x4000);
+    assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
+    assert!(ruleset.chains.keys().all(|id| !id.chain.starts_with("KUBE-SVC") && id.chain != "KUBE-SERVICES"));
+}
+
+#[test]
+fn ipv6_is_laid_out_otherwise() {
+    let ruleset = read(NAT6, Family::Ipv6).unwrap();
+    let rules = chain(&ruleset, Family::Ipv6, "POSTROUTING").known_rules();
+    let source = rules.iter().flat_map(|rule| &rule.steps).find_map(|step| match step {
+        Step::Match(Match::Tests { tests, .. }) if tests[0].field == Field::Ipv6Source => Some(tests[0].clone()),
+        _ => None,
+    });
+    let Condition::Masked { mask, value } = source.unwrap().condition else { panic!("a mask") };
+    assert!(mask.leading_ones() >= 48 && value >> 121 == 0xfc >> 1, "{mask:x} {value:x}");
+}
+
+#[test]
+fn the_same_rule_has_the_same_fingerprint_whatever_it_counted() {
+    let fingerprints = |bytes: &[u8]| {
+        let ruleset = read(bytes, Family::Ipv4).unwrap();
+        let rules =
+            ruleset.chains.iter().flat_map(|(id, chain)| chain.known_rules().iter().map(move |rule| (id, rule)));
+        rules.map(|(id, rule)| ((id.clone(), rule.position), rule.fingerprint)).collect::<BTreeMap<_, _>>()
+    };
+    let before = fingerprints(NAT);
+    let mut counted = NAT.to_vec();
+    let table = Table::new(NAT, Family::Ipv4, "nat").unwrap();
+    for entry in table.chains.iter().flat_map(|chain| table.rules(chain)) {
+        let at = ENTRIES + entry.unwrap().at;
+        counted[at + 92..at + 112].fill(7); // comefrom, counters
+    }
+    assert_eq!(fingerprints(&counted), before);
+    let all: std::collections::BTreeSet<_> = before.values().collect();
+    assert!(all.len() > before.len() / 2, "different rules have different ones");
+}
+
+#[test]
+fn a_table_that_is_cut_off_is_an_error() {
+    for length in 0..NAT.len() {
+        assert!(read(&NAT[..length], Family::Ipv4).is_err(), "{length}");
+        let mut shorter = NAT[..length].to_vec();
+        if let Some(size) = length.checked_sub(ENTRIES).filter(|_| length % 8 == 4) {
+            // The description agrees: only the entries tell.
+            shorter[80..84].copy_from_slice(&u32::try_from(size).unwrap().to_ne_bytes());
+            assert!(read(&shorter, Family::Ipv4).is_err(), "{length}");
+        }
+    }
+    assert!(read(NAT, Family::Ipv6).is_err());
+    assert!(Table::new(NAT, Family::Ipv4, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
+}
+
+/// A jump back is no reason to go round for ever.
+#[test]
+fn a_table_whose_chains_form_a_circle_comes_to_an_end() {
+    let table = Table::new(NAT, Family::Ipv4, "nat").unwrap();
+    let circle = table.chains.iter().find(|chain| table.name(chain) == "KUBE-POSTROUTING").unwrap().start;
+    let mut bytes = NAT.to_vec();
+    for chain in &table.chains {
+        for entry in table.rules(chain).map(Result::unwrap).filter(|entry| entry.verdict() != Ok(None)) {
+            let at = ENTRIES + entry.at + entry.target + 32;
+            bytes[at..at + 4].copy_from_slice(&u32::try_from(circle).unwrap().to_ne_bytes());
+        }
+    }
+    let ruleset = read(&bytes, Family::Ipv4).unwrap();
+    let jump = verdict(&chain(&ruleset, Family::Ipv4, "KUBE-POSTROUTING").known_rules()[0]).cloned();
+    assert_eq!(jump, Some(Verdict::Jump("KUBE-POSTROUTING".into())));
+    assert!(!ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting]).is_empty());
+}
+
+proptest! {
+    #[test]
+    fn changed_bytes_are_an_answer_or_an_error(changes in proptest::collection::vec((0..NAT.len(), any::<u8>()), 1..20)) {
+        let mut bytes = NAT.to_vec();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        let _ = read(&bytes, Family::Ipv4);
+    }
+
+    #[test]
+    fn changed_offsets_are_an_answer_or_an_error(at in 0..NAT.len() / 4, value in 0..NAT.len() / 8) {
+        let mut bytes = NAT.to_vec();
+        let value = u32::try_from(8 * value).unwrap();
+        bytes[4 * at..4 * at + 4].copy_from_slice(&value.to_ne_bytes());
+        let _ = read(&bytes, Family::Ipv4);
+        bytes[4 * at..4 * at + 2].copy_from_slice(&[0, 0]);
+        let _ = read(&bytes, Family::Ipv4);
+    }
+
+    #[test]
+    fn noise_is_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
+        prop_assert!(read(&bytes, Family::Ipv4).is_err());
+        prop_assert!(read(&bytes, Family::Ipv6).is_err());
+    }
+}
+
+/// Answers what is asked until nothing is.
+fn play(answers: &[(&str, Reading<&[u8]>)]) -> (Capture, Vec<String>) {
+    play_on(test_capture(), answers)
+}
+
+fn play_on(mut capture: Capture, answers: &[(&str, Reading<&[u8]>)]) -> (Capture, Vec<String>) {
+    let mut asked = Vec::new();
+    loop {
+        let next: Vec<_> = requests(&capture, false).into_iter().filter(|request| !capture.has(request)).collect();
+        if next.is_empty() {
+            return (capture, asked);
+        }
+        for request in next {
+            let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
+            let answer = given.unwrap_or(Reading::Absent("ENOENT".into()));
+            capture.answers.insert(request.name.clone(), answer.map(<[u8]>::to_vec));
+            asked.push(request.name);
+        }
+    }
+}
+
+const NAMES: &str = "procfs/thread-self/net/ip_tables_names";
+const NAMES6: &str = "procfs/thread-self/net/ip6_tables_names";
+const RT_CACHE: &str = "procfs/thread-self/net/stat/rt_cache";
+
+#[test]
+fn only_tables_that_are_listed_are_asked_for() {
+    let (capture, asked) = play(&[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
+    assert_eq!(asked, [NAMES, NAMES6]);
+    let ruleset = Half::Ipv4.decode(&capture, false, &mut Problems::default());
+    assert_eq!(ruleset.ok().map(|ruleset| ruleset.chains.len()), Some(0));
+    let (capture, asked) = play(&[
+        (NAMES, Reading::Ok(b"nat\nother\n")),
+        (NAMES6, Reading::Ok(b"filter\n")),
+        ("xtables/ipv4-nat", Reading::Ok(NAT)),
+    ]);
+    assert_eq!(asked, [NAMES, NAMES6, "xtables/ipv4-nat", "xtables/ipv6-filter"]);
+    let read = |half: Half| half.decode(&capture, false, &mut Problems::default());
+    assert!(read(Half::Ipv4).ok().is_some_and(|ruleset| ruleset.chains.len() > 4));
+    assert_eq!(read(Half::Ipv6), Reading::Ok(Arc::default()), "a table that has gone since has no rules");
+}
+
+#[test]
+fn what_cannot_be_read_is_not_empty() {
+    let read = |answers: &[(&str, Reading<&[u8]>)]| {
+        let (capture, _) = play(answers);
+        Half::Ipv4.decode(&capture, false, &mut Problems::default())
+    };
+    let listed = (NAMES, Reading::Ok(&b"nat\n"[..]));
+    let table = |answer| ("xtables/ipv4-nat", answer);
+    assert!(matches!(read(&[(NAMES, Reading::Denied("EACCES".into()))]), Reading::Denied(_)));
+    assert!(matches!(read(&[listed.clone(), table(Reading::Denied("EPERM".into()))]), Reading::Denied(_)));
+    assert!(matches!(read(&[listed.clone(), table(Reading::Failed("EIO".into()))]), Reading::Failed(_)));
+    assert!(matches!(read(&[listed, table(Reading::Ok(&NAT[..NAT.len() - 8]))]), Reading::Failed(_)));
+    assert!(matches!(read(&[(RT_CACHE, Reading::Ok(b""))]), Reading::Absent(_)));
+    assert!(read(&[]).why().contains("is it mounted"), "{:?}", read(&[]));
+}
+
+/// Another look that may take over what this one has read asks for descriptions only, until one of them changes.
+#[test]
+fn what_was_read_is_read_again_only_when_its_description_changes() {
+    let listed = [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..]))];
+    let first = [&listed[..], &[("xtables/ipv4-nat", Reading::Ok(NAT))]].concat();
+    let (capture, _) = play(&first);
+    let read = |capture: &Capture| Half::Ipv4.decode(capture, false, &mut Problems::default());
+    let last = read_now(&capture);
+    assert_eq!(last.keys().collect::<Vec<_>>(), [&Source::XtablesIpv4]);
+    let again = |info: &'static [u8]| {
+        let mut next = test_capture();
+        next.last_tables.clone_from(&last);
+        let info = ("xtables/ipv4-nat.info", Reading::Ok(info));
+        play_on(next, &[&first[..], &[info]].concat())
+    };
+    let (same, asked) = again(&NAT[..XTABLES_INFO]);
+    assert_eq!(asked, [NAMES, NAMES6, "xtables/ipv4-nat.info"]);
+    assert_eq!(read(&same), read(&capture));
+    assert!(read_now(&same).is_empty(), "what was taken over is no younger for it");
+    let (changed, asked) = again(&NAT[1..=XTABLES_INFO]);
+    assert_eq!(asked, [NAMES, NAMES6, "xtables/ipv4-nat.info", "xtables/ipv4-nat"]);
+    assert_eq!(read(&changed), read(&capture));
+    let mut gone = test_capture();
+    gone.last_tables.clone_from(&last);
+    let (gone, asked) = play_on(gone, &[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
+    assert_eq!(asked, [NAMES, NAMES6]);
+    assert_eq!(read(&gone), Reading::Ok(Arc::default()));
+}

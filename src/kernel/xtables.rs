@@ -1,0 +1,142 @@
+//! Tables of legacy x_tables by getsockopt, byte for byte.
+//!
+//! Kernel sources: `do_ipt_get_ctl` (`net/ipv4/netfilter/ip_tables.c`), `do_ip6t_get_ctl`. Asking for a table that is
+//! not there makes it, so only tables are asked for that the kernel lists.
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use crate::capture::{Answer, XTABLES_INFO, XtablesRequest};
+use crate::snapshot::Reading;
+
+/// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
+const SO_GET_INFO: c_int = 64;
+/// `IPT_SO_GET_ENTRIES`, `IP6T_SO_GET_ENTRIES`
+const SO_GET_ENTRIES: c_int = 65;
+/// Bytes of a table's name, the final zero included (`XT_TABLE_MAXNAMELEN`).
+const NAME: usize = 32;
+/// `offsetof(struct ipt_getinfo, size)`
+const INFO_SIZE: usize = 80;
+/// `offsetof(struct ipt_get_entries, entrytable)`
+const ENTRIES_HEADER: usize = 40;
+/// Largest table that is read: 100,000 rules of kube-proxy, twice what it writes for 10,000 Services.
+const MAX_TABLE: usize = 64 << 20;
+/// How often a table is read that changes under us; kube-proxy writes it once a second at most.
+const MAX_TRIES: usize = 64;
+
+/// Reads a table: `struct ipt_getinfo`, then `struct ipt_get_entries`.
+///
+/// A table that is replaced by another of the same size in between gives no error, but its chains are elsewhere; so the
+/// description is read again afterwards, and must be the same.
+pub fn table(request: &XtablesRequest, deadline: Instant) -> Answer {
+    match read(request, deadline) {
+        Ok(Some(bytes)) => Reading::Ok(bytes),
+        Ok(None) => Reading::Failed(format!("the table changed {MAX_TRIES} times in a row while it was read")),
+        Err(error) => failure(&error),
+    }
+}
+
+fn read(request: &XtablesRequest, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+    let family = if request.ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    // Of a raw socket these options may be asked with CAP_NET_RAW as well, which this needs not.
+    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let level = if request.ipv6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP };
+    let mut bytes = Vec::new();
+    for _ in 0..MAX_TRIES {
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer before the deadline"));
+        }
+        let before = info(&socket, level, &request.table)?;
+        if request.only_info {
+            return Ok(Some(before.to_vec()));
+        }
+        let size = u32::from_ne_bytes(std::array::from_fn(|at| before[INFO_SIZE + at]));
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if size > MAX_TABLE {
+            return Err(io::Error::other(format!("the table has {size} bytes, more than {MAX_TABLE}")));
+        }
+        bytes.clear();
+        bytes.resize(XTABLES_INFO + ENTRIES_HEADER + size, 0);
+        bytes[..XTABLES_INFO].copy_from_slice(&before);
+        let entries = &mut bytes[XTABLES_INFO..];
+        entries[..NAME].copy_from_slice(&name(&request.table)?);
+        entries[NAME..NAME + 4].copy_from_slice(&before[INFO_SIZE..]);
+        match get(&socket, level, SO_GET_ENTRIES, entries) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => continue, // its size has changed
+            other => other?,
+        }
+        if info(&socket, level, &request.table)? == before {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+fn info(socket: &OwnedFd, level: c_int, table: &str) -> io::Result<[u8; XTABLES_INFO]> {
+    let mut info = [0; XTABLES_INFO];
+    info[..NAME].copy_from_slice(&name(table)?);
+    get(socket, level, SO_GET_INFO, &mut info)?;
+    Ok(info)
+}
+
+/// A name as the kernel wants it: it must end in a zero.
+fn name(table: &str) -> io::Result<[u8; NAME]> {
+    let mut name = [0; NAME];
+    let place = name.get_mut(..table.len()).filter(|place| place.len() < NAME);
+    place.ok_or_else(|| io::Error::other("the table's name is too long"))?.copy_from_slice(table.as_bytes());
+    Ok(name)
+}
+
+/// `getsockopt` whose buffer is question and answer; an answer of another length is an error.
+#[allow(unsafe_code, reason = "no safe interface knows these options")]
+fn get(socket: &OwnedFd, level: c_int, option: c_int, buffer: &mut [u8]) -> io::Result<()> {
+    let wanted = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
+    let mut length = wanted;
+    let at = buffer.as_mut_ptr().cast::<c_void>();
+    // SAFETY: `at` is valid for reads and writes of `length` bytes, which is the buffer's length, and `length` is a
+    // valid socklen_t; both outlive the call, after which the kernel keeps neither. The descriptor is open.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, at, &raw mut length) };
+    match result {
+        0 if length == wanted => Ok(()),
+        0 => Err(io::Error::other(format!("an answer of {length} bytes instead of {wanted}"))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn failure(error: &io::Error) -> Answer {
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM | Errno::ACCESS) => {
+            Reading::Denied("CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)".into())
+        }
+        Some(Errno::NOPROTOOPT | Errno::AFNOSUPPORT) => Reading::Absent("this kernel has no legacy x_tables".into()),
+        Some(Errno::NOENT) => Reading::Absent("there is no such table".into()),
+        _ => Reading::Failed(format!("getsockopt failed: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_in_a_zero() {
+        assert_eq!(name("nat").unwrap()[..4], *b"nat\0");
+        assert!(name(&"x".repeat(31)).is_ok());
+        assert!(name(&"x".repeat(32)).is_err());
+        assert!(name(&"x".repeat(33)).is_err());
+    }
+
+    #[test]
+    fn what_an_error_means() {
+        let of = |errno: Errno| failure(&errno.into());
+        assert!(matches!(of(Errno::PERM), Reading::Denied(_)));
+        assert!(matches!(of(Errno::NOPROTOOPT), Reading::Absent(_)));
+        assert!(matches!(of(Errno::NOENT), Reading::Absent(_)));
+        assert!(matches!(of(Errno::NOMEM), Reading::Failed(_)));
+    }
+}
