@@ -172,8 +172,26 @@ impl<'c> Attempt<'c> {
         self.ruleset = last.clone();
         for (id, chain) in last.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
             if chain.known_rules().iter().any(counts_source_nat) {
-                let rules = self.rules(wire::counters(self.generation, id), id);
+                let rules = self.with_fresh_counters(id, chain.known_rules());
                 self.ruleset.chains.insert(id.clone(), Chain { base: chain.base.clone(), rules });
+            }
+        }
+    }
+
+    /// Rules that are known but for their counters.
+    fn with_fresh_counters(&mut self, id: &ChainId, known: &[Rule]) -> Reading<Arc<Vec<Rule>>> {
+        let request = wire::counters(self.generation, id);
+        let fresh = self.answered_rules(request.clone(), id);
+        match &fresh {
+            Reading::Ok(rules) => {
+                self.torn |= rules.len() != known.len();
+                let counted = known.iter().zip(rules.iter());
+                let counted = counted.map(|(known, fresh)| Rule { counter: fresh.counter, ..known.clone() });
+                Reading::Ok(Arc::new(counted.collect()))
+            }
+            _ => {
+                self.missing(&request, fresh.why());
+                fresh
             }
         }
     }

@@ -309,11 +309,13 @@ fn rules_that_change_while_they_are_read_are_read_again() {
 
 #[test]
 fn while_a_generation_stands_only_counters_are_read_again() {
-    let counted = [("post", vec![vec![jump("a")]]), ("a", vec![vec![counter(3), masquerade()]])];
+    let rules = vec![vec![counter(3), masquerade()], vec![verdict_map("m")]];
+    let counted = [("post", vec![vec![jump("a")]]), ("a", rules), ("b", vec![])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &counted);
+    kernel.map = vec!["b"];
     let capture = kernel.converse(None);
     let first = decode(&capture, false, &mut Problems::default()).ok().expect("it was read").clone();
-    kernel.rules.insert("a", vec![vec![counter(5), masquerade()]]);
+    kernel.rules.insert("a", vec![vec![counter(5), masquerade()], vec![verdict_map("m")]]);
     let capture = kernel.converse(Some(&first));
     assert_eq!(names(&capture), ["nft-7/counters/ipv4/nat/a", "nft-generation-1", "nft-generation-2"]);
     let second = decode(&capture, false, &mut Problems::default()).ok().expect("it was read").clone();
@@ -322,6 +324,7 @@ fn while_a_generation_stands_only_counters_are_read_again() {
         rules.filter_map(|rule| rule.counter.map(|counter| counter.packets)).sum::<u64>()
     };
     assert_eq!((packets(&first), packets(&second)), (3, 5));
+    assert_eq!(chain_names(&second), ["a", "b", "post"], "what the map leads to is known");
     let fingerprints = |ruleset: &Ruleset| -> Vec<u64> {
         ruleset.chains.values().flat_map(Chain::known_rules).map(|rule| rule.fingerprint).collect()
     };
