@@ -25,18 +25,8 @@ const NFTA_CHAIN_HOOK: u16 = 4;
 /// A verdict map of 25,000 elements; larger ones are not read.
 const MAX_MAP: usize = 4 << 20;
 
-/// `NFPROTO_*`
-pub const fn number(family: Family) -> u8 {
-    match family {
-        Family::Inet => 1,
-        Family::Ipv4 => 2,
-        Family::Netdev => 5,
-        Family::Ipv6 => 10,
-    }
-}
-
 fn family_from(number: u8) -> Option<Family> {
-    Family::ALL.iter().copied().find(|family| self::number(*family) == number)
+    Family::ALL.iter().copied().find(|family| family.nfproto() == number)
 }
 
 fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &str)]) -> Request {
@@ -65,13 +55,13 @@ pub fn tables(generation: u32) -> Request {
 pub fn base_chains(generation: u32, family: Family) -> Request {
     let name = format!("nft-{generation}/chains-{family}");
     let keep = Keep { header: NFGENMSG, attribute: NFTA_CHAIN_HOOK };
-    request(&name, number(family), GETCHAIN, true, &[]).keeping(keep)
+    request(&name, family.nfproto(), GETCHAIN, true, &[]).keeping(keep)
 }
 
 /// One chain, for the number of its users.
 pub fn chain(generation: u32, id: &ChainId) -> Request {
     let attributes = [(1, id.table.as_str()), (3, id.chain.as_str())];
-    request(&path(generation, "chain", id), number(id.family), GETCHAIN, false, &attributes)
+    request(&path(generation, "chain", id), id.family.nfproto(), GETCHAIN, false, &attributes)
 }
 
 /// The rules of one chain.
@@ -86,14 +76,14 @@ pub fn counters(generation: u32, id: &ChainId) -> Request {
 
 fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
     let attributes = [(1, id.table.as_str()), (2, id.chain.as_str())];
-    request(&path(generation, what, id), number(id.family), GETRULE, true, &attributes)
+    request(&path(generation, what, id), id.family.nfproto(), GETRULE, true, &attributes)
 }
 
 /// The elements of a verdict map; no ipset is one.
 pub fn map_of(generation: u32, id: &SetId) -> Option<Request> {
     let SetId::Nftables { family, table, set } = id else { return None };
     let name = format!("nft-{generation}/map/{family}/{}/{}", path_part(table.as_bytes()), path_part(set.as_bytes()));
-    let request = request(&name, number(*family), GETSETELEM, true, &[(1, table), (2, set)]);
+    let request = request(&name, family.nfproto(), GETSETELEM, true, &[(1, table), (2, set)]);
     Some(request.at_most(MAX_MAP))
 }
 

@@ -10,7 +10,7 @@ use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
 use crate::decode::sets::values::{UDP, Values, address_key, name_key};
 use crate::decode::sets::{Budget, ENOENT, Lookups, Question, combinations, message, refused, reply, within};
-use crate::snapshot::netfilter::{Family, Field, Set, SetId};
+use crate::snapshot::netfilter::{Field, Set, SetId};
 use crate::snapshot::{Reading, Source};
 use crate::wire::{self, Attributes, WireError};
 
@@ -96,12 +96,7 @@ pub fn lookups<'a>(prefix: &str, lookups: &Lookups<'a>, last: &'a BTreeMap<SetId
         .filter_map(|(number, (id, by))| {
             let SetId::Nftables { family, table, set } = id else { return None };
             let kinds = by.iter().find_map(|fields| kinds(fields))?;
-            let family = match family {
-                Family::Inet => 1,
-                Family::Ipv4 => 2,
-                Family::Netdev => 5,
-                Family::Ipv6 => 10,
-            };
+            let family = family.nfproto();
             let name = format!("{prefix}/set-{number}");
             Some(Lookup { id, family, table, set, name, kinds, by: by.clone(), last: last.get(*id) })
         })

@@ -59,6 +59,18 @@ names! {
     }
 }
 
+impl Family {
+    /// `NFPROTO_*`
+    pub const fn nfproto(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Ipv4 => 2,
+            Self::Netdev => 5,
+            Self::Ipv6 => 10,
+        }
+    }
+}
+
 /// Everything that was read of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
