@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use support::capture::CaptureDir;
 use support::exposition::{Exposition, metrics_here};
-use support::grammar::{Dice, Grammar, services};
+use support::grammar::{random_rule_sets, services};
 use support::netns::Netns;
 use support::program::{HERE, NATWATCH, PublicCopy, natwatch_as};
 use support::report::{Report, check_here};
@@ -95,25 +95,7 @@ fn shapes_of_both_backends_on_one_node_keep_apart() {
 /// Rule sets that nobody thought of.
 #[test]
 fn random_rule_sets_are_reported_as_listed() {
-    let count = std::env::var("NATWATCH_RULE_SETS").map_or(40, |count| count.parse().expect("a number"));
-    let mut found: BTreeMap<String, u64> = BTreeMap::new();
-    for seed in 0..count {
-        let mut dice = Dice(seed);
-        let ns = Netns::new();
-        for (six, program) in [(false, "iptables-legacy-restore"), (true, "ip6tables-legacy-restore")] {
-            if six && seed % 4 != 0 {
-                continue;
-            }
-            let text = Grammar { dice: &mut dice, six }.table();
-            load(&ns, &[program, "-w", "--counters"], &text);
-        }
-        println!("rule set {seed}");
-        let report = assert_rules(&ns);
-        assert_series(&report, &metrics_here(&ns, &[]));
-        for rule in rules(&report) {
-            *found.entry(format!("{} {}", rule["action"], rule["port_randomization"])).or_default() += 1;
-        }
-    }
+    let found = random_rule_sets(["iptables-legacy-restore", "ip6tables-legacy-restore"]);
     assert!(found.len() >= 6, "every kind came up: {found:?}");
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use support::capture::CaptureDir;
 use support::exposition::metrics_here;
-use support::grammar::{Dice, Grammar, nft_table};
+use support::grammar::{Dice, count_kinds, nft_table, random_rule_sets, seeds};
 use support::netns::Netns;
 use support::report::{Report, check_here};
 use support::rules::{ChainName, assert_rules, assert_series, expected, load, nft, owners};
@@ -463,37 +463,10 @@ fn no_rules_is_an_empty_list() {
     assert_series(&report, &metrics_here(&ns, &[]));
 }
 
-/// How many random rule sets to try: `NATWATCH_RULE_SETS`.
-fn seeds() -> std::ops::Range<u64> {
-    0..std::env::var("NATWATCH_RULE_SETS").map_or(40, |count| count.parse().expect("a number"))
-}
-
-/// Rules of that kind that were reported, by action and randomization.
-fn count_kinds(report: &Report, found: &mut BTreeMap<String, u64>) {
-    for rule in report.json["source_nat_rules"].as_array().expect("rules") {
-        *found.entry(format!("{} {}", rule["action"], rule["port_randomization"])).or_default() += 1;
-    }
-}
-
 /// Rule sets of iptables that nobody thought of.
 #[test]
 fn random_rule_sets_of_iptables_are_reported_as_listed() {
-    let mut found = BTreeMap::new();
-    for seed in seeds() {
-        let mut dice = Dice(seed);
-        let ns = Netns::new();
-        for (six, program) in [(false, "iptables-nft-restore"), (true, "ip6tables-nft-restore")] {
-            if six && seed % 4 != 0 {
-                continue;
-            }
-            let text = Grammar { dice: &mut dice, six }.table();
-            load(&ns, &[program, "-w", "--counters"], &text);
-        }
-        println!("rule set {seed}");
-        let report = assert_rules(&ns);
-        assert_series(&report, &metrics_here(&ns, &[]));
-        count_kinds(&report, &mut found);
-    }
+    let found = random_rule_sets(["iptables-nft-restore", "ip6tables-nft-restore"]);
     assert_eq!(found.len(), 7, "every kind came up, netmap only without random ports: {found:?}");
 }
 

@@ -1,6 +1,12 @@
 //! Rule sets of iptables made by the test: such as look random and are the same in every run, and kube-proxy's.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+use super::exposition::metrics_here;
+use super::netns::Netns;
+use super::report::Report;
+use super::rules::{assert_rules, assert_series, load};
 
 /// Numbers that look random and are the same in every run (SplitMix64).
 #[derive(Debug)]
@@ -295,4 +301,38 @@ pub fn services(count: usize) -> String {
         let _ = writeln!(text, "-A KUBE-SVC-{number:016X} {protocol} -j {target}");
     }
     text + "COMMIT\n"
+}
+
+/// How many random rule sets to try: `NATWATCH_RULE_SETS`.
+pub fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("NATWATCH_RULE_SETS").map_or(40, |count| count.parse().expect("a number"))
+}
+
+/// Rules of that kind that were reported, by action and randomization.
+pub fn count_kinds(report: &Report, found: &mut BTreeMap<String, u64>) {
+    for rule in report.json["source_nat_rules"].as_array().expect("rules") {
+        *found.entry(format!("{} {}", rule["action"], rule["port_randomization"])).or_default() += 1;
+    }
+}
+
+/// Loads rule sets with these two programs, for IPv4 and now and then for IPv6, compares each with what the standard
+/// tools list, and counts the kinds of source-NAT rules that came up.
+pub fn random_rule_sets(restore: [&str; 2]) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for seed in seeds() {
+        let mut dice = Dice(seed);
+        let ns = Netns::new();
+        for (six, program) in [false, true].into_iter().zip(restore) {
+            if six && seed % 4 != 0 {
+                continue;
+            }
+            let text = Grammar { dice: &mut dice, six }.table();
+            load(&ns, &[program, "-w", "--counters"], &text);
+        }
+        println!("rule set {seed}");
+        let report = assert_rules(&ns);
+        assert_series(&report, &metrics_here(&ns, &[]));
+        count_kinds(&report, &mut found);
+    }
+    found
 }
