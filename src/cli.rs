@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::advisory::defects::{self, DefectState};
-use crate::advisory::{Catalogue, PLANNED, Severity};
+use crate::advisory::{Catalogue, Severity};
 use crate::decode::Collectors;
 use crate::judge;
 use crate::kernel::Paths;
@@ -260,9 +260,7 @@ fn advisory(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let known: Vec<&str> = catalogue.advisories.iter().map(|advisory| advisory.id.as_str()).collect();
-    let planned =
-        if PLANNED.iter().any(|(id, _)| *id == text) { "planned, but not judged by this version; " } else { "" };
-    Err(format!("{planned}known are {}", known.join(", ")))
+    Err(format!("known are {}", known.join(", ")))
 }
 
 fn kernel_defect(text: &str) -> Result<(String, DefectState), String> {

@@ -160,10 +160,7 @@ fn explain(id: Option<&str>) -> Result<(), String> {
         None => print(&text::explain_all(catalogue)),
         Some(id) => match catalogue.get(id) {
             Some(advisory) => print(&text::explain(advisory)),
-            None => match crate::advisory::PLANNED.iter().find(|(planned, _)| *planned == id) {
-                Some((_, title)) => print(&format!("{id} (planned: not judged by this version)\n{title}\n")),
-                None => Err(format!("no advisory is called {id:?}; `natwatch explain` lists them")),
-            },
+            None => Err(format!("no advisory is called {id:?}; `natwatch explain` lists them")),
         },
     }
 }

@@ -12,6 +12,7 @@
 //! | [`decode`] | the planner, and bytes to facts |
 //! | [`snapshot`] | the facts |
 //! | [`accumulate`] | the only memory between looks: counters that never fall |
+//! | [`flow`] | what the kernel would do with a packet |
 //! | [`advisory`] | known problems and kernel defects, as data |
 //! | [`judge`] | facts to verdicts |
 //! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
@@ -27,6 +28,7 @@ pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod decode;
+pub mod flow;
 pub mod judge;
 pub mod kernel;
 pub mod process;

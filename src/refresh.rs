@@ -14,7 +14,7 @@ use crate::accumulate::Accumulators;
 use crate::advisory::Catalogue;
 use crate::capture::{Capture, LastTables, Request};
 use crate::decode::{self, Collectors};
-use crate::judge::{self, Report};
+use crate::judge::{self, History, Report};
 use crate::kernel::{Kernel, Progress, lock};
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Collector, Snapshot, Source};
@@ -70,6 +70,7 @@ pub struct Refresher {
     collectors: Collectors,
     options: judge::Options,
     accumulators: Mutex<Accumulators>,
+    history: Mutex<History>,
     last_rules: Mutex<Option<Arc<Ruleset>>>,
     /// Legacy tables, and when they were read.
     last_tables: Mutex<BTreeMap<Source, (Instant, LastTables)>>,
@@ -84,6 +85,7 @@ impl Refresher {
             collectors,
             options,
             accumulators: Mutex::default(),
+            history: Mutex::default(),
             last_rules: Mutex::default(),
             last_tables: Mutex::default(),
             flight: Mutex::default(),
@@ -105,7 +107,7 @@ impl Refresher {
             return look; // all answers are there and are being read
         }
         let so_far = so_far.unwrap_or_else(|| lock(&progress).clone());
-        Arc::new(self.finish(number, so_far.given_up(&why)))
+        Arc::new(self.finish(number, so_far.given_up(&why), false))
     }
 
     /// The look that is on its way, or a new one.
@@ -134,7 +136,7 @@ impl Refresher {
             let read = decode::tables_read_now(&answers.capture);
             let read = read.into_iter().map(|(source, last)| (source, (started_at, last)));
             lock(&refresher.last_tables).extend(read);
-            sender.send_replace(Some(Arc::new(refresher.finish(number, answers))));
+            sender.send_replace(Some(Arc::new(refresher.finish(number, answers, true))));
         };
         if let Err(error) = std::thread::Builder::new().name("look".into()).spawn(work) {
             tracing::error!(%error, "cannot start a thread to look at the kernel");
@@ -143,14 +145,24 @@ impl Refresher {
         started
     }
 
-    fn finish(&self, number: u64, progress: Progress) -> Look {
+    /// Reads and judges what was answered. A look that did not come to its end changes no verdict: what nobody waited for
+    /// is unknown for no reason of the node's.
+    fn finish(&self, number: u64, progress: Progress, whole: bool) -> Look {
         let start = Instant::now();
         let mut snapshot = decode::snapshot(&progress.capture, &self.collectors);
         lock(&self.accumulators).apply(number, &mut snapshot);
         if let Some(rules) = snapshot.nftables.ok().filter(|rules| rules.generation.is_some()) {
             *lock(&self.last_rules) = Some(Arc::clone(rules));
         }
-        let report = judge::judge(Catalogue::built_in(), &snapshot, &self.options);
+        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &self.options);
+        let mut history = lock(&self.history);
+        let changes = if whole { history.note(start, &report) } else { Vec::new() };
+        for change in changes {
+            let (advisory, cause) = (change.advisory, change.cause);
+            tracing::warn!(advisory, old = %change.old, new = %change.new, cause, "verdict changed");
+        }
+        history.complete(start, Catalogue::built_in(), &mut report);
+        drop(history);
         let mut durations = progress.durations;
         durations.insert(Collector::Verdict, start.elapsed());
         Look { report, snapshot, durations }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 const SRC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 
 /// Modules that compute and do nothing else.
-const PURE: &[&str] = &["wire", "capture", "snapshot", "decode", "accumulate", "advisory", "judge", "render", "redact"];
+const PURE: &[&str] =
+    &["wire", "capture", "snapshot", "decode", "accumulate", "flow", "advisory", "judge", "render", "redact"];
 
 /// What each module may name of ours. Shell modules that are not listed may name anything.
 const MAY_NAME: &[(&str, &[&str])] = &[
@@ -17,7 +18,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("accumulate", &["accumulate", "snapshot"]),
     ("redact", &["redact", "capture", "snapshot", "wire"]),
     ("advisory", &["advisory", "snapshot"]),
-    ("judge", &["judge", "advisory", "snapshot"]),
+    ("flow", &["flow", "snapshot"]),
+    ("judge", &["judge", "advisory", "flow", "snapshot"]),
     ("render", &["render", "judge", "advisory", "snapshot", "decode"]),
     ("kernel", &["kernel", "capture", "snapshot", "wire"]),
     ("archive", &["archive", "capture", "snapshot"]),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use natwatch::advisory::{Catalogue, PLANNED};
+use natwatch::advisory::Catalogue;
 use natwatch::render::metrics::{METRICS, table};
 use natwatch::snapshot::{Collector, Source};
 
@@ -47,9 +47,6 @@ fn the_readme_lists_the_advisories_that_are_built_and_no_others() {
     for advisory in &Catalogue::built_in().advisories {
         let row = format!("| `{}` | {} |", advisory.id, advisory.severity);
         assert!(readme.contains(&row), "{row}");
-    }
-    for (id, _) in PLANNED {
-        assert!(!readme.contains(id), "{id} is only planned");
     }
 }
 
@@ -101,8 +98,7 @@ fn captured_nodes_stay_within_the_budget_of_series() {
 fn the_architecture_page_points_to_what_exists() {
     let page = document("ARCHITECTURE.md");
     for word in page.split('`').filter(|word| word.starts_with("src/") && !word.contains('*')) {
-        let flow = word == "src/flow"; // planned, and said so
-        assert!(flow || path(word).exists() || path(&format!("{word}.rs")).exists(), "{word}");
+        assert!(path(word).exists() || path(&format!("{word}.rs")).exists(), "{word}");
     }
     for collector in Collector::ALL {
         assert!(document("README.md").contains(collector.name()), "{collector}");

@@ -48,6 +48,7 @@ const SHAPES: &[Shape] = &[
     ("kube-proxy-1.31-ipv6.nft", &[("masquerading", "kube-proxy")]),
     ("kube-proxy-1.31.nft", &[("masquerading", "kube-proxy")]),
     ("kube-proxy-ipvs-and-flannel-0.20.1.rules", &[("FLANNEL-POSTRTG", "flannel"), ("KUBE-POSTROUTING", "kube-proxy")]),
+    ("kube-proxy-two-name-servers.rules", &[("KUBE-POSTROUTING", "kube-proxy")]),
     ("libvirt.rules", &[("LIBVIRT_PRT", "libvirt")]),
     ("podman.nft", &[("POSTROUTING", "podman"), ("nv_10_88_0_0_nm16", "podman")]),
     ("tailscale.rules", &[("ts-postrouting", "tailscale")]),

@@ -59,6 +59,10 @@ fn facts(report: &Report) -> Value {
     let mut json = report.json.clone();
     json["node"]["captured_at"] = Value::Null;
     json["source_nat_rules"] = Value::Null;
+    json["verdict"] = Value::Null;
+    let without_rules = ["vmxnet3-tunnel-offload", "conntrack-table-full", "conntrack-chain-limit"];
+    let advisories = json["advisories"].as_array_mut().expect("advisories");
+    advisories.retain(|advisory| without_rules.iter().any(|id| advisory["id"] == *id));
     json["source_nat_rules_omitted"] = Value::Null;
     let rules = ["nftables", "xtables_ipv4", "xtables_ipv6"];
     json["sources"].as_array_mut().expect("sources").retain(|source| rules.iter().all(|name| source["name"] != *name));
@@ -100,8 +104,12 @@ fn everyone_sees_the_same() {
     for (name, identity) in identities() {
         let wrapper = [&identity[..], &[binary]].concat();
         let run = check(ns, &wrapper, "json", &HERE);
-        assert_eq!(run.code, 3, "the tunnel leaves by a veth, beyond which nothing is seen: {name}: {run:?}");
         let report = run.report();
+        // Who may read the rules sees that one of them translates the tunnel's packets; the tunnel leaves by a veth,
+        // beyond which nothing is seen.
+        let exposed = report.state("vxlan-double-snat-checksum") == "exposed";
+        assert_eq!(exposed, report.json["source_nat_rules"].is_array(), "{name}: {}", report.json);
+        assert_eq!(report.code, if exposed { 2 } else { 3 }, "{name}: {}", report.json);
         assert_eq!(report.state("vmxnet3-tunnel-offload"), "unknown", "{name}");
         assert_eq!(report.state("conntrack-table-full"), "mitigated", "{name}");
         let counters = report.counters().unwrap_or_else(|| panic!("{name}: {}", report.json));
@@ -143,11 +151,11 @@ fn nobody_makes_natwatch_fail() {
     let binary = binary.to_str().expect("UTF-8");
     for (name, identity) in identities() {
         let wrapper = [&identity[..], &[binary]].concat();
-        for (format, here, elsewhere) in
-            [("text", 0, 3), ("json", 0, 3), ("prometheus", 0, 3), ("nagios", 0, 3), ("npd", 0, 2)]
-        {
+        for (format, elsewhere) in [("text", 3), ("json", 3), ("prometheus", 3), ("nagios", 3), ("npd", 2)] {
             let run = check(&ns, &wrapper, format, &HERE);
-            assert_eq!(run.code, here, "{name} {format}: {run:?}");
+            // Nothing is wrong here, as far as the rules can be read.
+            assert!([0, elsewhere].contains(&run.code), "{name} {format}: {run:?}");
+            assert!(name != "root" || run.code == 0, "{name} {format}: {run:?}");
             let run = check(&ns, &wrapper, format, &[]);
             assert_eq!(run.code, elsewhere, "{name} {format}: {run:?}");
             assert!(!run.stdout.is_empty() && run.stderr.is_empty(), "{name} {format}: {run:?}");
@@ -206,8 +214,10 @@ fn the_capability_decides_over_ctnetlink() {
         let wrapper = [&identity[..], &[binary]].concat();
         let run = check(ns, &wrapper, "json", &flags);
         // Over a veth, beyond which nothing is seen; the user namespace's own network has no tunnel at all.
-        assert_eq!(run.code, if name.contains("its own network") { 0 } else { 3 }, "{name}: {run:?}");
         let report = run.report();
+        let exposed = report.state("vxlan-double-snat-checksum") == "exposed";
+        let fine = if name.contains("its own network") { 0 } else { 3 };
+        assert_eq!(report.code, if exposed { 2 } else { fine }, "{name}: {}", report.json);
         assert_eq!(report.counters().map(|counters| counters["insert_failed"]), expected, "{name}: {}", report.json);
         let (state, detail) = report.source("ctnetlink").expect("it was asked");
         assert_eq!(state, if expected.is_some() { "ok" } else { "denied" }, "{name}: {detail}");

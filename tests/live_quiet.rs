@@ -83,7 +83,15 @@ fn assert_question(call: &Call) {
     assert_eq!(call.rest.matches("nlmsg_type=").count(), 1, "one message: {call:?}");
     let kind = field("nlmsg_type");
     if call.has("<NETLINK:[ROUTE") {
-        let asks = ["RTM_GETLINK", "RTM_GETADDR", "RTM_GETROUTE", "RTM_GETRULE", "RTM_GETNEIGH"];
+        let asks = [
+            "RTM_GETLINK",
+            "RTM_GETADDR",
+            "RTM_GETROUTE",
+            "RTM_GETRULE",
+            "RTM_GETNEIGH",
+            "RTM_GETNETCONF",
+            "RTM_GETTFILTER",
+        ];
         assert!(asks.contains(&kind.as_str()), "{kind}: {call:?}");
     } else if call.has("<NETLINK:[GENERIC") {
         // The command is the first byte after the header: CTRL_CMD_GETFAMILY of the controller, else
@@ -224,7 +232,9 @@ fn a_check_changes_nothing_and_sends_nothing() {
             let strace = Strace::all();
             let words = [strace.words(), vec![NATWATCH]].concat();
             let run = natwatch_as(ns, &words, &["check", "--format", format, HERE[0], HERE[1]]);
-            assert_eq!(run.code, 0, "{run:?}");
+            // The busy node's rules translate its tunnel's packets: exposed, in the format's own code.
+            let busy = if format == "npd" { 1 } else { 2 };
+            assert_eq!(run.code, if ns.name() == empty.name() { 0 } else { busy }, "{format}: {run:?}");
             let calls = strace.calls();
             assert_quiet(&calls, None);
             assert_sends_nothing(&calls);

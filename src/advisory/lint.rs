@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Advisory, ConditionKind, PLACEHOLDERS, PLANNED, State, Test, defects, parse, sources};
+use super::{Advisory, ConditionKind, PLACEHOLDERS, State, Test, defects, parse, sources};
 use crate::snapshot::ConntrackCounter;
 
 /// All errors of the built-in catalogue and defect tables; empty when they are sound.
@@ -11,8 +11,8 @@ pub fn lint() -> Vec<String> {
     let mut ids = BTreeSet::new();
     for (stem, text) in sources() {
         errors.extend(lint_file(stem, text));
-        if !ids.insert(stem) || PLANNED.iter().any(|(planned, _)| *planned == stem) {
-            errors.push(format!("{stem}: the id is taken or still listed as planned"));
+        if !ids.insert(stem) {
+            errors.push(format!("{stem}: the id is taken"));
         }
     }
     errors
@@ -49,16 +49,27 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
         let snake = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         check(condition.id.chars().all(snake), format!("condition {:?} is not in snake_case", condition.id));
         check(ids.insert(&condition.id), format!("condition {:?} is there twice", condition.id));
-        let defect = match &condition.test {
-            Test::KernelDefect(defect) | Test::DriverOffloadsPort { defect, .. } => Some(defect),
-            _ => None,
+        let named: Vec<&String> = match &condition.test {
+            Test::KernelDefect(defect) | Test::DriverOffloadsPort { defect, .. } | Test::PortNotRandom(defect) => {
+                vec![defect]
+            }
+            Test::ChecksumBreakable { on, off } | Test::OffloadNotNeeded { on, off } => vec![on, off],
+            _ => Vec::new(),
         };
         check(
-            defect.is_none_or(|id| defects::all().iter().any(|known| known.id == *id)),
+            named.iter().all(|id| defects::all().iter().any(|known| known.id == **id)),
             format!("condition {:?} names a defect without a table", condition.id),
         );
     }
-    for state in State::ALL {
+    if let Some(worse) = &advisory.severity_with_defect {
+        let known = defects::all().iter().any(|known| known.id == worse.defect);
+        check(
+            known && worse.severity > advisory.severity,
+            "severity_with_defect is no worse one, or of no table".into(),
+        );
+    }
+    let safeguarded = advisory.conditions.iter().any(|condition| condition.kind == ConditionKind::Safeguard);
+    for state in State::ALL.iter().filter(|state| safeguarded || **state != State::Mitigated) {
         let summary = advisory.summaries.get(state.name()).map_or("", String::as_str);
         check(!summary.is_empty() && !summary.ends_with('.'), format!("no summary (without full stop) for {state}"));
     }

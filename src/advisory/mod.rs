@@ -83,6 +83,48 @@ pub enum Test {
         /// Absent: on these ports only, and whether that is right cannot be seen from here.
         ports: Vec<u16>,
     },
+    /// New connections get to a rule that translates their source.
+    SourceNatReachable,
+    /// More than one CPU is online.
+    SeveralCpus,
+    /// Such a rule may give two connections the same port: it keeps ports, or this defect makes `random` predictable.
+    PortNotRandom(String),
+    /// A translation would leave a tunnel packet's checksum wrong.
+    ChecksumBreakable {
+        /// The defect that breaks checksums that the tunnel fills in.
+        on: String,
+        /// The defect that breaks those that it leaves 0.
+        off: String,
+    },
+    /// There are rules that translate addresses.
+    SourceNatPresent,
+    /// The tunnel's device leaves the checksum of what it carries to later.
+    TunnelChecksumOffload,
+    /// Connection tracking sees the tunnel's packets.
+    OuterTracked,
+    /// A rule changes the address or port of one of them.
+    OuterRewritten,
+    /// UDP to port 53 is given one of several destinations by chance.
+    DnsDnatToSeveral,
+    /// Pods do not ask a name server on this node, which would ask over TCP.
+    NoLocalCache,
+    /// Connections over TCP are given other destinations.
+    ServiceDnat,
+    /// Out-of-window segments are invalid (`nf_conntrack_tcp_be_liberal` is 0).
+    TcpNotLiberal,
+    /// Invalid segments pass through this host.
+    InvalidPasses,
+    /// The tunnel's device computes the checksum of what it carries at once.
+    TunnelChecksumOffloadOff,
+    /// A translation would not leave a tunnel packet's checksum wrong, or there is none.
+    OffloadNotNeeded {
+        /// The defect that breaks checksums that the tunnel fills in.
+        on: String,
+        /// The defect that breaks those that it leaves 0.
+        off: String,
+    },
+    /// Rules for Services or pods stand in legacy tables and in nf_tables.
+    ServiceNatInBoth,
 }
 
 /// One condition of an advisory.
@@ -119,6 +161,16 @@ pub struct Evidence {
     pub text: String,
 }
 
+/// Another severity on kernels with a defect.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeverityWithDefect {
+    /// The defect.
+    pub defect: String,
+    /// How bad an exposure is where it is present.
+    pub severity: Severity,
+}
+
 /// What an advisory is judged on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -139,6 +191,8 @@ pub struct Advisory {
     pub title: String,
     /// How bad it is.
     pub severity: Severity,
+    /// Where it is worse.
+    pub severity_with_defect: Option<SeverityWithDefect>,
     /// What it is judged on.
     pub subject: Subject,
     /// Where this is known from.
@@ -147,6 +201,8 @@ pub struct Advisory {
     pub conditions: Vec<Condition>,
     /// One sentence per state, by the state's name; the detail that decided is added.
     pub summaries: BTreeMap<String, String>,
+    /// What an exposure leaves behind for a while after it has ended.
+    pub aftermath: Option<String>,
     /// What to do, best first.
     pub remedies: Vec<Remedy>,
     #[serde(default)]
@@ -158,17 +214,13 @@ pub struct Advisory {
 }
 
 /// What commands of remedies may leave open, as `{name}`; `judge::conditions` fills it in.
-pub const PLACEHOLDERS: &[&str] =
-    &["entries_limit_doubled", "buckets_for_that", "entries_quadrupled", "offloading_device"];
-
-/// Advisories of the contract that are not built yet, with what they will be about.
-pub const PLANNED: &[(&str, &str)] = &[
-    ("vxlan-double-snat-checksum", "Tunnel packets are masqueraded twice and leave with a wrong UDP checksum"),
-    ("snat-port-race", "Two connections pick the same source port at once and one loses its first packet"),
-    ("dns-conntrack-race", "Parallel DNS queries through a Service race and one is dropped"),
-    ("tcp-invalid-reset", "Out-of-window segments bypass address translation and reset the connection"),
-    ("iptables-backend-split", "Service rules are in the legacy and in the nf_tables backend at once"),
-    ("tunnel-offload-needlessly-off", "A tunnel's checksum offload is off although nothing needs that"),
+pub const PLACEHOLDERS: &[&str] = &[
+    "entries_limit_doubled",
+    "buckets_for_that",
+    "entries_quadrupled",
+    "offloading_device",
+    "tunnel_device",
+    "tunnel_port",
 ];
 
 /// The advisories, sorted by id.

@@ -226,6 +226,11 @@ impl Request {
         self
     }
 
+    /// Whether [`Request::at_most`] was said.
+    pub fn is_limited(&self) -> bool {
+        matches!(&self.question, Question::Netlink(request) if request.limit < MAX_ANSWER)
+    }
+
     /// Keeps only the messages of a dump that carry an attribute.
     pub fn keeping(mut self, keep_only: Keep) -> Self {
         if let Question::Netlink(request) = &mut self.question {

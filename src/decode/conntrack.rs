@@ -57,6 +57,8 @@ fn possible_cpus() -> Request {
     Request::file(Source::ProcConntrack, Root::Sysfs, "devices/system/cpu/possible").optional().until_reboot()
 }
 
+const TCP_BE_LIBERAL: &str = "nf_conntrack_tcp_be_liberal";
+
 fn sysctl(name: &str) -> Request {
     Request::file(Source::Sysctl, Root::Procfs, format!("sys/net/netfilter/{name}"))
 }
@@ -76,7 +78,7 @@ fn module(capture: &Capture) -> Presence {
 
 /// What to ask.
 pub fn requests(capture: &Capture) -> Vec<Request> {
-    let sizes = ["nf_conntrack_count", "nf_conntrack_max", "nf_conntrack_buckets"];
+    let sizes = ["nf_conntrack_count", "nf_conntrack_max", "nf_conntrack_buckets", TCP_BE_LIBERAL];
     let mut requests: Vec<Request> = sizes.into_iter().map(sysctl).collect();
     requests.extend([proc_file(), possible_cpus()]);
     if !capture.has(&proc_file()) {
@@ -106,6 +108,7 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Conntrack {
         entries: size(capture, "nf_conntrack_count", problems),
         entries_limit: size(capture, "nf_conntrack_max", problems),
         buckets: size(capture, "nf_conntrack_buckets", problems),
+        tcp_be_liberal: size(capture, TCP_BE_LIBERAL, problems),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::capture::{Capture, Request, Root};
 use crate::decode::{Problems, always_there, release};
-use crate::snapshot::{Kernel, Reading, Source};
+use crate::snapshot::{Kernel, KernelVersion, Reading, Source};
 
 fn proc(path: &str) -> Request {
     Request::file(Source::Kernel, Root::Procfs, path)
@@ -49,6 +49,12 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Kernel> {
             .map_err(|error| format!("sys/kernel/osrelease: {error}"))
     });
     problems.note(Source::Kernel, reading)
+}
+
+/// Whether the kernel may drop UDP packets that clash (before Linux 5.6); `false` where its version is not known.
+pub fn drops_clashes(capture: &Capture) -> bool {
+    const RESOLVED: KernelVersion = KernelVersion::new(5, 6, 0);
+    decode(capture, &mut Problems::default()).ok().is_some_and(|kernel| kernel.base < RESOLVED)
 }
 
 /// Names of the live patches that are loaded.

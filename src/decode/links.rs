@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::capture::{Capture, NetlinkFamily, Request, Root};
-use crate::decode::{Problems, ethtool, routing};
+use crate::decode::{Problems, datapath, ethtool, routing};
 use crate::snapshot::{FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, with_lower_devices};
 use crate::wire::{self, Attributes, WireError};
 
@@ -43,6 +43,23 @@ fn fdb(link: &Link) -> Request {
     Request::netlink(Source::Rtnetlink, &name, NetlinkFamily::Route, RTM_GETNEIGH, true, body)
 }
 
+fn local_ports() -> Request {
+    Request::file(Source::Routing, Root::Procfs, "sys/net/ipv4/ip_local_port_range").everywhere()
+}
+
+/// The range of ports that sockets, and tunnels without a range of their own, send from.
+pub fn decode_local_ports(capture: &Capture, problems: &mut Problems) -> Reading<(u16, u16)> {
+    let read = capture.line(&local_ports()).decode(|line| {
+        let numbers: Vec<&str> = line.split_whitespace().collect();
+        match numbers.as_slice() {
+            [first, last] => first.parse().ok().zip(last.parse().ok()),
+            _ => None,
+        }
+        .ok_or_else(|| format!("ip_local_port_range: {line:?} is no range of ports"))
+    });
+    problems.note(Source::Routing, read)
+}
+
 fn driver(link: &Link) -> Request {
     Request::link(Source::Ethtool, Root::Sysfs, format!("class/net/{}/device/driver", link.name)).optional()
 }
@@ -60,6 +77,7 @@ pub fn requests(capture: &Capture) -> Vec<Request> {
     if up.is_empty() {
         return requests;
     }
+    requests.push(local_ports());
     requests.extend(up.iter().map(|at| fdb(&links[*at])));
     for link in physical(&links) {
         requests.extend([sysfs_index(link), driver(link)]);
@@ -72,6 +90,7 @@ pub fn requests(capture: &Capture) -> Vec<Request> {
     requests.extend(routing::requests(&tables, &links));
     routing::attach_underlay(capture, &tables, &mut links);
     requests.extend(ethtool::requests(capture, relevant(&links).iter().map(|at| &links[*at])));
+    requests.extend(datapath::device_requests(relevant(&links).iter().map(|at| &links[*at])));
     requests
 }
 
@@ -95,6 +114,8 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> 
             if relevant.contains(&at) {
                 let features = ethtool::features(capture, &names, link);
                 link.features = problems.note(Source::Ethtool, features);
+                let filters = datapath::decode_filters(capture, link);
+                link.filters = problems.note(Source::Datapath, filters);
             }
             if tunnel_is_up {
                 let driver = driver_of(capture, link);
@@ -214,6 +235,13 @@ fn decode_link(body: &[u8]) -> Result<Link, WireError> {
         link_netnsid: attributes.u32(37)?.map(u32::cast_signed),
         tunnel,
         driver: Reading::Failed("not looked up: no tunnel is up".into()),
+        xdp: attributes
+            .nested(43, "IFLA_XDP")?
+            .map(|xdp| xdp.u8(2))
+            .transpose()?
+            .flatten()
+            .is_some_and(|mode| mode != 0),
+        filters: Reading::Failed("not looked up: it carries no tunnel that is up".into()),
         features: Reading::Failed("not looked up: it carries no tunnel that is up".into()),
         name,
     })
@@ -255,6 +283,7 @@ fn decode_vxlan(data: &[u8]) -> Result<Tunnel, WireError> {
         udp_checksum: UdpChecksum::Unknown,
         flow_based,
         fdb: Reading::Failed("not read: the tunnel is down".into()),
+        outer: Reading::Failed("not looked up: the tunnel is down".into()),
         underlay: Reading::Failed("not looked up: the tunnel is down".into()),
     };
     tunnel.udp_checksum = udp_checksum(&tunnel, attributes.u8(18)?, attributes.u8(19)?);
@@ -275,6 +304,7 @@ fn decode_geneve(data: &[u8]) -> Result<Tunnel, WireError> {
         udp_checksum: UdpChecksum::Unknown,
         flow_based,
         fdb: Reading::Failed("not read: the tunnel is down".into()),
+        outer: Reading::Failed("not looked up: the tunnel is down".into()),
         underlay: Reading::Failed("not looked up: the tunnel is down".into()),
     };
     tunnel.udp_checksum = udp_checksum(&tunnel, attributes.u8(8)?, attributes.u8(9)?);

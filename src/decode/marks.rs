@@ -52,7 +52,13 @@ pub fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, 
     }
 }
 
-/// Writes down the rules of chains that were read whole, which are all but nat chains.
+/// Bits that any nat chain of this rule set tests.
+pub fn all_tested(ruleset: &Ruleset) -> u32 {
+    tested(ruleset).values().fold(0, |all, bits| all | bits)
+}
+
+/// Writes down the rules of chains that were read whole, which are all but nat chains: for every bit, because the rules
+/// that test it may be in another backend.
 pub fn note_whole_chains(setters: &mut MarkSetters, ruleset: &Ruleset) {
     for kind in [ChainKind::Filter, ChainKind::Route] {
         for (id, chain) in ruleset.reachable(kind, Hook::ALL) {
@@ -60,7 +66,7 @@ pub fn note_whole_chains(setters: &mut MarkSetters, ruleset: &Ruleset) {
                 chain.rules.why().clone_into(&mut setters.why);
             }
             for rule in chain.known_rules() {
-                note(&mut setters.found, setters.tested, id, rule.position, &rule.steps);
+                note(&mut setters.found, u32::MAX, id, rule.position, &rule.steps);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! and how to read them. [`plan`] is the planner, [`snapshot`] the decoder; a live look and a replay run both.
 
 mod conntrack;
+mod datapath;
 mod ethtool;
 mod identity;
 mod iptables;
@@ -15,6 +16,7 @@ mod nftables;
 mod owner;
 pub mod release;
 mod routing;
+mod services;
 mod sets;
 mod source_nat;
 mod xtables;
@@ -26,7 +28,7 @@ pub use source_nat::totals as source_nat_totals;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::{Absence, Capture, Question, Request};
+use crate::capture::{Absence, Capture, Question, Request, TOO_LARGE};
 use crate::snapshot::{
     Collector, Conntrack, Netstat, NetworkNamespace, Reading, Snapshot, Source, SourceState, SourceStatus,
 };
@@ -50,7 +52,7 @@ fn wanted(capture: &Capture, collectors: &Collectors) -> Vec<Request> {
                 let links_on = collectors.contains(&Collector::Links);
                 [nftables::requests(capture, links_on), iptables::requests(capture, links_on)].concat()
             }
-            Collector::Links => links::requests(capture),
+            Collector::Links => [links::requests(capture), datapath::requests(capture)].concat(),
             Collector::Kernel => identity::requests(capture),
             Collector::Netstat => netstat::requests(),
             Collector::Verdict => Vec::new(),
@@ -86,15 +88,28 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
     let tunnels = links.ok().map_or(&[][..], Vec::as_slice);
     let tunnels = if tunnels.iter().any(|link| link.up && link.tunnel.is_some()) { tunnels } else { &[] };
     let unread = || "not read: no tunnel is up".to_owned();
-    let (addresses, rules, routes) = if tunnels.is_empty() {
-        (Reading::Failed(unread()), Reading::Failed(unread()), Reading::Failed(unread()))
+    let failed = || Reading::Failed(unread());
+    let (addresses, rules, routes, local_ports) = if tunnels.is_empty() {
+        (Reading::Failed(unread()), Reading::Failed(unread()), Reading::Failed(unread()), Reading::Failed(unread()))
     } else {
         let tables = routing::Tables::read(capture);
         (
             routing::decode_all_addresses(capture, &mut problems),
-            routing::decode_all_rules(&tables, tunnels, &mut problems),
+            routing::decode_all_rules(&tables, &mut problems),
             routing::decode_all_routes(capture, &tables, tunnels, &mut problems),
+            links::decode_local_ports(capture, &mut problems),
         )
+    };
+    let forwarding = [false, true].map(|ipv6| match tunnels {
+        [] => failed(),
+        _ => problems.note(Source::Routing, routing::decode_forwarding(capture, ipv6)),
+    });
+    let (ipvs_services, foreign_tunnels) = if on(Collector::Links) {
+        let known = links.ok().map_or(&[][..], Vec::as_slice);
+        let foreign = datapath::decode_foreign_tunnels(capture, known, &mut problems);
+        (datapath::decode_ipvs(capture, &mut problems), foreign)
+    } else {
+        (off(Collector::Links), off(Collector::Links))
     };
     let (kernel, livepatches, distro) = if on(Collector::Kernel) {
         let kernel = identity::decode(capture, &mut problems);
@@ -106,7 +121,13 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
         conntrack::decode(capture, &mut problems)
     } else {
         let off = || off(Collector::Conntrack);
-        Conntrack { cpus: self::off(Collector::Conntrack), entries: off(), entries_limit: off(), buckets: off() }
+        Conntrack {
+            cpus: self::off(Collector::Conntrack),
+            entries: off(),
+            entries_limit: off(),
+            buckets: off(),
+            tcp_be_liberal: off(),
+        }
     };
     let netstat = if on(Collector::Netstat) {
         netstat::decode(capture, &mut problems)
@@ -150,6 +171,10 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
         addresses,
         rules,
         routes,
+        forwarding,
+        ipvs_services,
+        foreign_tunnels,
+        local_ports,
         netstat,
         sources: problems.statuses(capture, &wanted(capture, collectors)),
     }
@@ -225,7 +250,9 @@ impl Problems {
             let answer = capture.get(request);
             let state = answer.state();
             let expected = state == SourceState::Absent && request.absence == Absence::Expected;
-            if !expected && state > worst.0 {
+            // Where only so much is read by design, whoever needed more says so.
+            let too_large = request.is_limited() && answer.why().contains(TOO_LARGE);
+            if !expected && !too_large && state > worst.0 {
                 worst = (state, answer.why().to_owned());
             }
         }

@@ -8,15 +8,17 @@
 //! IPv6 counterparts.
 
 mod tables;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
-use crate::snapshot::{Address, Link, Reading, Route, Rule, Source, Tunnel};
-use crate::wire::{self, Attributes, NLMSG_ERROR, WireError};
+use crate::snapshot::{Address, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
+use crate::wire::{Attributes, WireError};
 pub use tables::Tables;
+use wire::{decode_addresses, decode_lookup, decode_routes, decode_rules};
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETADDR: u16 = 22;
@@ -31,6 +33,9 @@ const RTMSG: usize = 12;
 const IPPROTO_UDP: u8 = 17;
 /// Classes of remotes per tunnel. More means a route of its own for nearly every peer.
 const MAX_LOOKUPS: usize = 256;
+/// Marks that policy rules test, 0 included; each takes a look-up per class.
+const MAX_MARKS: usize = 16;
+const RTN_UNICAST: u8 = 1;
 
 fn family_name(ipv6: bool) -> &'static str {
     if ipv6 { "ipv6" } else { "ipv4" }
@@ -55,8 +60,8 @@ fn routes(ipv6: bool) -> Request {
     table(Source::Routing, "routes", RTM_GETROUTE, ipv6)
 }
 
-/// Asks the kernel which way the tunnel's packets to `remote` go.
-fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr) -> Request {
+/// Asks the kernel which way the tunnel's packets to `remote` go that carry a mark.
+fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (usize, u32)) -> Request {
     let mut body = vec![0; RTMSG];
     body[0] = if remote.is_ipv6() { AF_INET6 } else { AF_INET };
     body[1] = if remote.is_ipv6() { 128 } else { 32 };
@@ -66,18 +71,22 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr) -> Reques
         put_address(&mut body, 2, local);
     }
     if let Some(device) = tunnel.link {
-        wire::put(&mut body, 4, &device.to_ne_bytes());
+        crate::wire::put(&mut body, 4, &device.to_ne_bytes());
     }
-    wire::put(&mut body, 27, &[IPPROTO_UDP]);
-    wire::put(&mut body, 29, &tunnel.port.unwrap_or_default().to_be_bytes());
-    let name = format!("route/get-{}-{number}", link.name);
+    crate::wire::put(&mut body, 27, &[IPPROTO_UDP]);
+    crate::wire::put(&mut body, 29, &tunnel.port.unwrap_or_default().to_be_bytes());
+    let mut name = format!("route/get-{}-{number}", link.name);
+    if let (which @ 1.., mark) = mark {
+        crate::wire::put(&mut body, 16, &mark.to_ne_bytes());
+        name.push_str(&format!("-mark-{which}"));
+    }
     Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body)
 }
 
 fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
     match address {
-        IpAddr::V4(address) => wire::put(body, kind, &address.octets()),
-        IpAddr::V6(address) => wire::put(body, kind, &address.octets()),
+        IpAddr::V4(address) => crate::wire::put(body, kind, &address.octets()),
+        IpAddr::V6(address) => crate::wire::put(body, kind, &address.octets()),
     }
 }
 
@@ -85,35 +94,98 @@ fn up_tunnels(links: &[Link]) -> impl Iterator<Item = (&Link, &Tunnel)> {
     links.iter().filter(|link| link.up).filter_map(|link| Some((link, link.tunnel.as_ref()?)))
 }
 
-/// Families that outer packets belong to.
-fn families(links: &[Link]) -> BTreeSet<bool> {
-    up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).map(|remote| remote.is_ipv6()).collect()
+/// Both families: packets in tunnels may be of the other one.
+const FAMILIES: [bool; 2] = [false, true];
+
+/// Marks to look routes up with: none, and one for each policy rule that tests the mark, with a number.
+fn marks(tables: &Tables, ipv6: bool) -> Vec<(usize, u32)> {
+    let rules = tables.family(ipv6).ok().map_or(&[][..], |family| family.rules.as_slice());
+    let tested: BTreeSet<u32> =
+        rules.iter().filter_map(|rule| Some(rule.fwmark?.0)).filter(|mark| *mark != 0).collect();
+    std::iter::once(0).chain(tested).take(MAX_MARKS).enumerate().collect()
+}
+
+/// Every look-up of a tunnel, with the remotes that it stands for.
+fn lookups<'c>(
+    tables: &Tables,
+    link: &Link,
+    tunnel: &Tunnel,
+    classes: &'c [Vec<IpAddr>],
+) -> Vec<(&'c [IpAddr], u32, Request)> {
+    let mut all = Vec::new();
+    for (number, remotes) in classes.iter().enumerate().take(MAX_LOOKUPS) {
+        let Some(remote) = remotes.first() else { continue };
+        for mark in marks(tables, remote.is_ipv6()) {
+            all.push((remotes.as_slice(), mark.1, lookup(link, tunnel, number, *remote, mark)));
+        }
+    }
+    all
 }
 
 /// What to ask; needs the forwarding databases.
 pub fn requests(tables: &Tables, links: &[Link]) -> Vec<Request> {
     let mut requests = vec![addresses()];
-    requests.extend(families(links).iter().flat_map(|ipv6| [rules(*ipv6), routes(*ipv6)]));
+    requests.extend(FAMILIES.iter().flat_map(|ipv6| [rules(*ipv6), routes(*ipv6), forwarding(*ipv6)]));
     for (link, tunnel) in up_tunnels(links) {
         if let Reading::Ok(classes) = classes(tables, tunnel) {
-            let lookups = classes.iter().enumerate().take(MAX_LOOKUPS);
-            requests.extend(lookups.map(|(number, remote)| lookup(link, tunnel, number, *remote)));
+            requests.extend(lookups(tables, link, tunnel, &classes).into_iter().map(|(.., request)| request));
         }
     }
     requests
 }
 
-/// Fills in the devices that carry each tunnel.
+/// Whether devices forward packets.
+fn forwarding(ipv6: bool) -> Request {
+    const RTM_GETNETCONF: u16 = 82;
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    let name = format!("route/forwarding-{}", family_name(ipv6));
+    // struct netconfmsg is one byte, followed by attributes; a kernel without IPv6 refuses.
+    Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETNETCONF, true, vec![family, 0, 0, 0])
+}
+
+/// Whether any device forwards packets of a family.
+pub fn decode_forwarding(capture: &Capture, ipv6: bool) -> Reading<bool> {
+    /// What new devices begin with.
+    const NETCONFA_IFINDEX_DEFAULT: u32 = -2i32 as u32;
+    capture.get(&forwarding(ipv6)).decode(|bytes| {
+        let family = if ipv6 { AF_INET6 } else { AF_INET };
+        let mut forwards = false;
+        for message in crate::wire::dump(bytes, "forwarding")? {
+            // struct netconfmsg, filled up to 4 bytes
+            let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
+            let [found, ..] = crate::wire::array::<4>(message.body, 0, "netconfmsg")?;
+            let template = attributes.u32(1)? == Some(NETCONFA_IFINDEX_DEFAULT);
+            forwards |= found == family && !template && attributes.u32(2)?.is_some_and(|forwards| forwards != 0);
+        }
+        Ok::<_, WireError>(forwards)
+    })
+}
+
+/// Fills in the ways that outer packets take, and the devices that carry each tunnel.
 pub fn attach_underlay(capture: &Capture, tables: &Tables, links: &mut [Link]) {
     for link in links.iter_mut().filter(|link| link.up) {
         if let Some(tunnel) = &link.tunnel {
-            let underlay = underlay(capture, tables, link, tunnel);
-            link.tunnel = Some(Tunnel { underlay, ..tunnel.clone() });
+            let outer = outer_routes(capture, tables, link, tunnel);
+            let underlay = match &outer {
+                // The kernel sends by these devices whatever routes there are.
+                Reading::Ok(routes) => {
+                    let via = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.via);
+                    let routed = routes.iter().flat_map(|route| route.devices.iter().copied());
+                    let all: BTreeSet<u32> = tunnel.link.into_iter().chain(via).chain(routed).collect();
+                    if all.is_empty() && tunnel.remotes().is_empty() {
+                        Reading::Absent("it knows no remote yet".into())
+                    } else {
+                        Reading::Ok(all.into_iter().collect())
+                    }
+                }
+                other => other.as_ref().map(|_| Vec::new()),
+            };
+            link.tunnel = Some(Tunnel { underlay, outer, ..tunnel.clone() });
         }
     }
 }
 
-fn underlay(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel) -> Reading<Vec<u32>> {
+fn outer_routes(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel) -> Reading<Vec<OuterRoute>> {
     if link.link_netnsid.is_some() {
         return Reading::Failed("its outer packets are sent in another network namespace".into());
     }
@@ -135,25 +207,29 @@ fn underlay(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel) ->
     if classes.len() > MAX_LOOKUPS {
         return Reading::Failed(format!("its remotes take more than {MAX_LOOKUPS} different routes"));
     }
-    let via = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.via);
-    let mut devices: BTreeSet<u32> = tunnel.link.into_iter().chain(via).collect();
-    for (number, remote) in classes.iter().enumerate() {
-        let found = match capture.get(&lookup(link, tunnel, number, *remote)).decode(decode_lookup) {
-            Reading::Ok(found) => found,
+    if FAMILIES.iter().any(|ipv6| marks(tables, *ipv6).len() >= MAX_MARKS) {
+        return Reading::Failed(format!("policy rules test {MAX_MARKS} marks or more"));
+    }
+    let mut routes = Vec::new();
+    for (remotes, mark, request) in lookups(tables, link, tunnel, &classes) {
+        let found = match capture.get(&request).decode(decode_lookup) {
+            Reading::Ok(Some(found)) => found,
+            Reading::Ok(None) => continue, // nothing leaves
             other => return other.map(|_| Vec::new()),
         };
-        if tunnel.link.is_none() {
-            match siblings(tables, *remote, &found) {
-                Ok(siblings) => devices.extend(siblings),
+        let mut devices = found.devices;
+        if let (None, [remote, ..]) = (tunnel.link, remotes) {
+            match siblings(tables, *remote, &devices) {
+                Ok(siblings) => {
+                    devices.extend(siblings.into_iter().filter(|index| !devices.contains(index)).collect::<Vec<_>>())
+                }
                 Err(why) => return Reading::Failed(why),
             }
         }
-        devices.extend(found);
+        let (gateway, source) = (found.gateway, found.preferred_source);
+        routes.push(OuterRoute { mark, remotes: remotes.to_vec(), devices, gateway, source });
     }
-    if devices.is_empty() && tunnel.remotes().is_empty() {
-        return Reading::Absent("it knows no remote yet".into());
-    }
-    Reading::Ok(devices.into_iter().collect())
+    Reading::Ok(routes)
 }
 
 /// Why one look-up per remote does not tell the way of every packet, if it does not.
@@ -188,18 +264,21 @@ fn siblings(tables: &Tables, remote: IpAddr, found: &[u32]) -> Result<BTreeSet<u
     Ok(siblings)
 }
 
-/// One remote for each set of routes that covers any.
-fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<IpAddr>> {
+/// The remotes that each set of routes covers.
+fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Vec<IpAddr>>> {
     let mut classes = BTreeMap::new();
     for (order, remote) in tunnel.remotes().into_iter().enumerate() {
         match tables.family(remote.is_ipv6()) {
-            Reading::Ok(family) => classes.entry((remote.is_ipv6(), family.class(remote))).or_insert((order, remote)),
+            Reading::Ok(family) => {
+                let class = classes.entry((remote.is_ipv6(), family.class(remote))).or_insert((order, Vec::new()));
+                class.1.push(remote);
+            }
             other => return other.as_ref().map(|_| Vec::new()),
         };
     }
-    let mut first: Vec<_> = classes.into_values().collect();
+    let mut first: Vec<(usize, Vec<IpAddr>)> = classes.into_values().collect();
     first.sort_unstable(); // the order in which the kernel lists them, so that a replay asks the same
-    Reading::Ok(first.into_iter().map(|(_, remote)| remote).collect())
+    Reading::Ok(first.into_iter().map(|(_, remotes)| remotes).collect())
 }
 
 /// Addresses of all links, as far as they were read.
@@ -212,13 +291,14 @@ pub fn decode_all_addresses(capture: &Capture, problems: &mut Problems) -> Readi
     problems.note(Source::Rtnetlink, known_addresses(capture))
 }
 
-/// Policy rules of the families in use.
-pub fn decode_all_rules(tables: &Tables, links: &[Link], problems: &mut Problems) -> Reading<Vec<Rule>> {
-    let all = families(links).into_iter().map(|ipv6| tables.family(ipv6).as_ref().map(|family| family.rules.clone()));
+/// Policy rules of both families.
+pub fn decode_all_rules(tables: &Tables, problems: &mut Problems) -> Reading<Vec<Rule>> {
+    let all = FAMILIES.iter().map(|ipv6| tables.family(*ipv6).as_ref().map(|family| family.rules.clone()));
     problems.note(Source::Routing, concat(all))
 }
 
-/// Routes that cover a remote of a tunnel, and failures of route look-ups.
+/// Routes that cover a remote of a tunnel, those into a tunnel, and those that are not unicast; and failures of route
+/// look-ups.
 pub fn decode_all_routes(
     capture: &Capture,
     tables: &Tables,
@@ -228,15 +308,20 @@ pub fn decode_all_routes(
     let mut remotes = BTreeSet::new();
     for (link, tunnel) in up_tunnels(links) {
         remotes.extend(tunnel.remotes());
-        for (number, remote) in classes(tables, tunnel).ok().into_iter().flatten().enumerate().take(MAX_LOOKUPS) {
-            problems.note(Source::Routing, capture.get(&lookup(link, tunnel, number, *remote)).decode(decode_lookup));
+        let classes = classes(tables, tunnel);
+        for (.., request) in lookups(tables, link, tunnel, classes.ok().map_or(&[], Vec::as_slice)) {
+            problems.note(Source::Routing, capture.get(&request).decode(decode_lookup));
         }
     }
-    let all = families(links).into_iter().map(|ipv6| {
-        tables.family(ipv6).as_ref().map(|family| {
-            let mine = remotes.iter().filter(|remote| remote.is_ipv6() == ipv6);
-            let covering: BTreeSet<usize> = mine.flat_map(|remote| family.covering(*remote)).collect();
-            covering.into_iter().map(|at| family.routes[at].clone()).collect()
+    let feeders: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| feeders(links, link.index)).collect();
+    let all = FAMILIES.iter().map(|ipv6| {
+        tables.family(*ipv6).as_ref().map(|family| {
+            let mine = remotes.iter().filter(|remote| remote.is_ipv6() == *ipv6);
+            let mut wanted: BTreeSet<usize> = mine.flat_map(|remote| family.covering(*remote)).collect();
+            let inward =
+                |route: &Route| route.kind != RTN_UNICAST || route.devices.iter().any(|at| feeders.contains(at));
+            wanted.extend(family.routes.iter().enumerate().filter(|(_, route)| inward(route)).map(|(at, _)| at));
+            wanted.into_iter().map(|at| family.routes[at].clone()).collect()
         })
     });
     problems.note(Source::Routing, concat(all))
@@ -251,109 +336,6 @@ fn concat<T>(readings: impl Iterator<Item = Reading<Vec<T>>>) -> Reading<Vec<T>>
         }
     }
     Reading::Ok(all)
-}
-
-/// Answer to `RTM_GETADDR`.
-fn decode_addresses(bytes: &[u8]) -> Result<Vec<Address>, WireError> {
-    const IFA_F_SECONDARY: u32 = 1;
-    let mut addresses = Vec::new();
-    for message in wire::dump(bytes, "addresses")? {
-        let attributes = Attributes::after(message.body, IFADDRMSG, "IFA")?;
-        let [_, prefix_length, flags, scope] = wire::array(message.body, 0, "ifaddrmsg")?;
-        let Some(address) = attributes.address(2)?.or(attributes.address(1)?) else { continue };
-        addresses.push(Address {
-            link: u32::from_ne_bytes(wire::array(message.body, 4, "ifaddrmsg")?),
-            address,
-            prefix_length,
-            scope,
-            secondary: attributes.u32(8)?.unwrap_or(flags.into()) & IFA_F_SECONDARY != 0,
-        });
-    }
-    Ok(addresses)
-}
-
-/// Answer to `RTM_GETRULE`.
-fn decode_rules(bytes: &[u8]) -> Result<Vec<Rule>, WireError> {
-    const MODELLED: &[u16] = &[1, 2, 6, 10, 15, 16];
-    /// `FRA_SUPPRESS_PREFIXLEN` -1 (none), `FRA_PROTOCOL` (who made the rule)
-    const IRRELEVANT: &[u16] = &[14, 21];
-    let mut rules = Vec::new();
-    for message in wire::dump(bytes, "policy rules")? {
-        let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
-        let [family, destination_length, source_length, _] = wire::array(message.body, 0, "fib_rule_hdr")?;
-        let [table, _, _, action] = wire::array(message.body, 4, "fib_rule_hdr")?;
-        let mark = attributes.u32(10)?;
-        let no_suppression = attributes.u32(14)?.is_none_or(|length| length == u32::MAX);
-        let other = attributes
-            .iter()
-            .map(|attribute| attribute.kind)
-            .filter(|kind| !MODELLED.contains(kind) && !(IRRELEVANT.contains(kind) && (*kind != 14 || no_suppression)));
-        rules.push(Rule {
-            ipv6: family == AF_INET6,
-            priority: attributes.u32(6)?.unwrap_or(0),
-            table: attributes.u32(15)?.unwrap_or(table.into()),
-            action,
-            fwmark: mark.map(|mark| attributes.u32(16).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
-            source: attributes.address(2)?.map(|address| (address, source_length)),
-            destination: attributes.address(1)?.map(|address| (address, destination_length)),
-            other: other.collect(),
-        });
-    }
-    Ok(rules)
-}
-
-/// Answer to a dump of `RTM_GETROUTE`.
-fn decode_routes(bytes: &[u8]) -> Result<Vec<Route>, WireError> {
-    const RTM_F_CLONED: u32 = 0x200;
-    let mut routes = Vec::new();
-    for message in wire::dump(bytes, "routes")? {
-        if u32::from_ne_bytes(wire::array(message.body, 8, "rtmsg")?) & RTM_F_CLONED == 0 {
-            routes.push(decode_route(message.body)?);
-        }
-    }
-    Ok(routes)
-}
-
-/// Devices that one route look-up found. No route is an answer too: nothing leaves.
-fn decode_lookup(bytes: &[u8]) -> Result<Vec<u32>, WireError> {
-    const NO_ROUTE: [i32; 3] = [100, 101, 113]; // ENETDOWN, ENETUNREACH, EHOSTUNREACH
-    let message = wire::messages(bytes).next();
-    let message = message.ok_or_else(|| WireError::new("route look-up: no answer"))?;
-    let message = message.map_err(|error| error.within("route look-up"))?;
-    match message.kind {
-        RTM_NEWROUTE => Ok(decode_route(message.body)?.devices),
-        NLMSG_ERROR if NO_ROUTE.contains(&message.errno()?) => Ok(Vec::new()),
-        NLMSG_ERROR => Err(WireError::new(format!("route look-up: the kernel answered errno {}", message.errno()?))),
-        kind => Err(WireError::new(format!("route look-up: the answer has type {kind}"))),
-    }
-}
-
-fn decode_route(body: &[u8]) -> Result<Route, WireError> {
-    let attributes = Attributes::after(body, RTMSG, "RTA")?;
-    let [_, prefix_length, _, tos, table, _, _, kind] = wire::array(body, 0, "rtmsg")?;
-    let mut devices: Vec<u32> = attributes.u32(4)?.into_iter().collect();
-    if let Some(mut hops) = attributes.get(9) {
-        while !hops.is_empty() {
-            let length = u16::from_ne_bytes(wire::array(hops, 0, "rtnexthop")?) as usize;
-            devices.push(u32::from_ne_bytes(wire::array(hops, 4, "rtnexthop")?));
-            if length < 8 {
-                return Err(WireError::new(format!("rtnexthop says {length} bytes")));
-            }
-            hops = hops.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
-    Ok(Route {
-        table: attributes.u32(15)?.unwrap_or(table.into()),
-        destination: attributes.address(1)?,
-        prefix_length,
-        kind,
-        tos,
-        priority: attributes.u32(6)?,
-        gateway: attributes.address(5)?,
-        preferred_source: attributes.address(7)?,
-        devices,
-        nexthop: attributes.u32(30)?,
-    })
 }
 
 #[cfg(test)]

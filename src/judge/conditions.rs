@@ -1,10 +1,12 @@
 //! The vocabulary of conditions: what each word of [`Test`] looks at.
 
-use std::collections::BTreeSet;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ConditionState, DefectFinding};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
+use crate::flow;
 use crate::snapshot::{Feature, Link, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
 
 /// What conditions are evaluated against.
@@ -15,6 +17,10 @@ pub struct Context<'a> {
     pub defects: &'a [DefectFinding],
     /// Set when counters, tunnels and rules are not the node's.
     pub blind: Option<&'static str>,
+    /// Source-NAT rules that new connections get to; walked once.
+    pub(super) reached: OnceCell<Result<flow::ReachedRules, String>>,
+    /// What happens to the outer packets of tunnels, by index of the device; walked once.
+    pub(super) outer: RefCell<BTreeMap<u32, Result<flow::OuterPackets, String>>>,
 }
 
 /// The state of a condition, why, and what its remedies can use.
@@ -25,33 +31,38 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn new(state: ConditionState, detail: impl Into<String>) -> Self {
+    pub(super) fn new(state: ConditionState, detail: impl Into<String>) -> Self {
         Self { state, detail: detail.into(), values: Vec::new() }
     }
 
-    fn holds(detail: impl Into<String>) -> Self {
+    pub(super) fn holds(detail: impl Into<String>) -> Self {
         Self::new(ConditionState::Holds, detail)
     }
 
-    fn fails(detail: impl Into<String>) -> Self {
+    pub(super) fn fails(detail: impl Into<String>) -> Self {
         Self::new(ConditionState::Fails, detail)
     }
 
-    fn unknown(detail: impl Into<String>) -> Self {
+    pub(super) fn unknown(detail: impl Into<String>) -> Self {
         Self::new(ConditionState::Unknown, detail)
     }
 
-    fn holds_if(holds: bool, detail: impl Into<String>) -> Self {
+    pub(super) fn holds_if(holds: bool, detail: impl Into<String>) -> Self {
         if holds { Self::holds(detail) } else { Self::fails(detail) }
     }
 
-    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.values.push((name, value.to_string()));
         self
     }
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// Before anything was evaluated.
+    pub fn new(snapshot: &'a Snapshot, defects: &'a [DefectFinding], blind: Option<&'static str>) -> Self {
+        Self { snapshot, defects, blind, reached: OnceCell::new(), outer: RefCell::default() }
+    }
+
     /// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.
     pub fn evaluate(&self, test: &Test, tunnel: Option<&Link>) -> Outcome {
         if let Test::KernelDefect(id) = test {
@@ -71,10 +82,26 @@ impl Context<'_> {
             Test::DriverOffloadsPort { driver, defect, ports } => {
                 self.driver_offloads_port(tunnel, driver, defect, ports)
             }
+            Test::SourceNatReachable => self.source_nat_reachable(),
+            Test::SeveralCpus => self.several_cpus(),
+            Test::PortNotRandom(defect) => self.port_not_random(defect),
+            Test::ChecksumBreakable { on, off } => self.checksum_breakable(tunnel, on, off),
+            Test::SourceNatPresent => self.source_nat_present(),
+            Test::TunnelChecksumOffload => self.tunnel_checksum_offload(tunnel),
+            Test::OuterTracked => self.outer_tracked(tunnel),
+            Test::OuterRewritten => self.outer_rewritten(tunnel),
+            Test::DnsDnatToSeveral => self.dns_dnat_to_several(),
+            Test::NoLocalCache => self.no_local_cache(),
+            Test::ServiceDnat => self.service_dnat(),
+            Test::TcpNotLiberal => self.tcp_not_liberal(),
+            Test::InvalidPasses => self.invalid_passes(),
+            Test::TunnelChecksumOffloadOff => self.tunnel_checksum_offload_off(tunnel),
+            Test::OffloadNotNeeded { on, off } => self.offload_not_needed(tunnel, on, off),
+            Test::ServiceNatInBoth => self.service_nat_in_both(),
         }
     }
 
-    fn defect(&self, id: &str) -> Option<&DefectFinding> {
+    pub(super) fn defect(&self, id: &str) -> Option<&DefectFinding> {
         self.defects.iter().find(|defect| defect.id == id)
     }
 
@@ -137,8 +164,23 @@ impl Context<'_> {
     fn tunnel_up(&self, tunnel: Option<&Link>) -> Outcome {
         match (tunnel, &self.snapshot.links) {
             (Some(link), _) => Outcome::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
+            (None, Reading::Ok(_)) if self.foreign_tunnels().is_some() => {
+                Outcome::unknown(self.foreign_tunnels().unwrap_or_default())
+            }
             (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device in this network namespace"),
             (None, other) => Outcome::unknown(other.why()),
+        }
+    }
+
+    /// Why there may be tunnels that send from here although their device is elsewhere.
+    fn foreign_tunnels(&self) -> Option<String> {
+        match &self.snapshot.foreign_tunnels {
+            Reading::Ok(ports) => ports.first().map(|port| {
+                format!(
+                    "UDP port {port} has a socket here, but no tunnel device: it may live in another network namespace"
+                )
+            }),
+            other => Some(other.why().to_owned()),
         }
     }
 

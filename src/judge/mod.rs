@@ -2,6 +2,10 @@
 //! data as `unknown`.
 
 mod conditions;
+mod history;
+mod services;
+mod source_nat;
+mod tunnel;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +13,7 @@ use crate::advisory::defects::{self, Basis, DefectState};
 use crate::advisory::{Advisory, Catalogue, ConditionKind, PLACEHOLDERS, Severity, State, Subject};
 use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
 use conditions::Context;
+pub use history::{Change, History};
 
 names! {
     /// The state of one condition.
@@ -90,7 +95,7 @@ impl Finding {
         detail.strip_prefix(subject).and_then(|detail| detail.strip_prefix(": ")).unwrap_or(detail)
     }
 
-    /// The condition that decided the state; for an exposure, the first safeguard that is lacking.
+    /// The condition that decided the state; for an exposure, the last safeguard that is lacking.
     pub fn deciding(&self) -> Option<&ConditionFinding> {
         let failing = |kind| {
             move |condition: &&ConditionFinding| condition.kind == kind && condition.state == ConditionState::Fails
@@ -102,7 +107,7 @@ impl Finding {
             State::Exposed => self
                 .conditions
                 .iter()
-                .find(|condition| condition.kind == ConditionKind::Safeguard)
+                .rfind(|condition| condition.kind == ConditionKind::Safeguard)
                 .or(self.conditions.last()),
         }
     }
@@ -143,7 +148,7 @@ impl Report {
 /// Judges everything that is known about a node.
 pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options) -> Report {
     let defects = judge_defects(snapshot, options);
-    let context = Context { snapshot, defects: &defects, blind: blind(snapshot, options) };
+    let context = Context::new(snapshot, &defects, blind(snapshot, options));
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let advisories = catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
     let mut report = Report { verdict: State::NotAffected, advisories, defects };
@@ -202,7 +207,10 @@ impl Context<'_> {
             Subject::Node => self.judge_subject(advisory, None),
             Subject::Tunnel => {
                 let tunnels = self.snapshot.tunnels().map(|(link, _)| self.judge_subject(advisory, Some(link)));
-                let worst = tunnels.reduce(|worst, next| if next.state > worst.state { next } else { worst });
+                let foreign = self.snapshot.foreign_tunnels.ok().is_some_and(|ports| !ports.is_empty());
+                let elsewhere = foreign.then(|| self.judge_subject(advisory, None));
+                let worst =
+                    tunnels.chain(elsewhere).reduce(|worst, next| if next.state > worst.state { next } else { worst });
                 worst.unwrap_or_else(|| self.judge_subject(advisory, None))
             }
         };
@@ -210,7 +218,7 @@ impl Context<'_> {
         let mut finding = Finding {
             id: advisory.id.clone(),
             title: advisory.title.clone(),
-            severity: advisory.severity,
+            severity: self.severity(advisory),
             state,
             subject,
             summary: advisory.summaries.get(state.name()).cloned().unwrap_or_default(),
@@ -244,6 +252,14 @@ impl Context<'_> {
             .collect();
         let subject = tunnel.map(|link| link.name.clone());
         Judgement { subject, state: combine(&conditions), conditions, values }
+    }
+
+    fn severity(&self, advisory: &Advisory) -> Severity {
+        let present = |id: &str| self.defect(id).is_some_and(|defect| defect.state == DefectState::Present);
+        match &advisory.severity_with_defect {
+            Some(worse) if present(&worse.defect) => worse.severity,
+            _ => advisory.severity,
+        }
     }
 
     fn evidence(&self, advisory: &Advisory) -> Vec<String> {

@@ -14,7 +14,7 @@ fn blank() -> Snapshot {
 }
 
 fn state(snapshot: &Snapshot, test: &Test) -> ConditionState {
-    let context = Context { snapshot, defects: &[], blind: None };
+    let context = Context::new(snapshot, &[], None);
     context.evaluate(test, None).state
 }
 
@@ -129,6 +129,7 @@ fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
         udp_checksum: UdpChecksum::On,
         flow_based: false,
         fdb: Reading::Ok(vec![fdb]),
+        outer: Reading::Failed("not looked up".into()),
         underlay: Reading::Ok(vec![device.index]),
     };
     let virtual_device = Reading::Absent("a virtual device".into());
@@ -153,6 +154,8 @@ fn device(kind: Option<&str>, driver: Reading<String>) -> Link {
         link_netnsid: None,
         tunnel: None,
         driver,
+        xdp: false,
+        filters: Reading::Failed("not looked up".into()),
         features: Reading::Failed("not read".into()),
     }
 }

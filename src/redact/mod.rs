@@ -23,6 +23,9 @@ use crate::wire::{self, HEADER_LENGTH, WireError};
 const HARMLESS: &[&str] =
     &["procfs/", "sysfs/", "rootfs/", "netlink/generic/", "netlink/ethtool/", "netlink/netfilter/ct-stats-cpu"];
 
+/// Files with addresses and ports in hexadecimal. Only the ports matter.
+const SOCKETS: &[&str] = &["procfs/thread-self/net/udp", "procfs/thread-self/net/udp6", "procfs/thread-self/net/ip_vs"];
+
 /// Rules and sets.
 const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/"];
 
@@ -43,13 +46,16 @@ struct Rules {
 /// `IFLA_*`, `NDA_*`, `IFA_*`, `FRA_*`, `RTA_*` by number.
 #[rustfmt::skip]
 const RULES: &[Rules] = &[
-    Rules { prefix: "links", header: 16, keep: &[3, 4, 5, 10, 13, 16, 18, 27, 37], addresses: &[], hardware: &[1, 54] },
+    Rules { prefix: "links", header: 16, keep: &[3, 4, 5, 10, 13, 16, 18, 27, 37, 43], addresses: &[],
+        hardware: &[1, 54] },
     Rules { prefix: "fdb-", header: 12, keep: &[6, 7, 8, 9, 13], addresses: &[(1, None)], hardware: &[2] },
     Rules { prefix: "addresses", header: 8, keep: &[3, 6, 8],
         addresses: &[(1, None), (2, None), (4, None), (5, None), (7, None)], hardware: &[] },
     Rules { prefix: "rules-", header: 12, keep: &[3, 4, 6, 10, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24],
         addresses: &[(1, Some(1)), (2, Some(2))], hardware: &[] },
     Rules { prefix: "routes-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
+    Rules { prefix: "forwarding-", header: 4, keep: &[1, 2], addresses: &[], hardware: &[] },
+    Rules { prefix: "filters-", header: 20, keep: &[1], addresses: &[], hardware: &[] },
     Rules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
 ];
 const ROUTE: &[u16] = &[4, 6, 8, 9, 12, 15, 16, 20, 25, 30];
@@ -82,6 +88,10 @@ pub fn redact(capture: &mut Capture) {
             None if name.starts_with(LEGACY) => {
                 redactor.legacy_table(name.starts_with(LEGACY_IPV6), bytes).map_err(|error| error.to_string())
             }
+            None if SOCKETS.contains(&name.as_str()) => {
+                *bytes = without_socket_addresses(&String::from_utf8_lossy(bytes)).into_bytes();
+                Ok(())
+            }
             None if HARMLESS.iter().any(|prefix| name.starts_with(prefix)) => {
                 replace_text(bytes, &hostname);
                 Ok(())
@@ -93,6 +103,17 @@ pub fn redact(capture: &mut Capture) {
         }
     }
     rename(capture, &mut redactor);
+}
+
+/// `C000020A:2118` becomes `00000000:2118`.
+fn without_socket_addresses(text: &str) -> String {
+    let hex = |text: &str| text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let word = |word: &str| match word.rsplit_once(':') {
+        Some((address, port)) if hex(address) && hex(port) => format!("{}:{port}", "0".repeat(address.len())),
+        _ if word.starts_with('[') => "[::]".to_owned(), // how ip_vs writes IPv6
+        _ => word.to_owned(),
+    };
+    text.split_inclusive('\n').map(|line| line.split(' ').map(word).collect::<Vec<_>>().join(" ")).collect()
 }
 
 /// A kernel that was built on the node carries its name.

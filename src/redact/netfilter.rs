@@ -245,7 +245,7 @@ impl Redactor {
         let mut decoded = unescape(last);
         match *what {
             "map" => self.set_name(&mut decoded),
-            "chain" | "rules" | "counters" => self.chain_name(&mut decoded),
+            "chain" | "rules" | "udp-rules" | "counters" => self.chain_name(&mut decoded),
             _ => {}
         }
         format!("{}{}", &name[..name.len() - last.len()], path_part(&decoded))

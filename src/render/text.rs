@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::advisory::{Advisory, Catalogue, PLANNED, State};
+use crate::advisory::{Advisory, Catalogue, State};
 use crate::judge::{ConditionState, Finding, Report};
 use crate::snapshot::Snapshot;
 
@@ -140,10 +140,6 @@ pub fn explain_all(catalogue: &Catalogue) -> String {
     for advisory in &catalogue.advisories {
         let _ = writeln!(out, "{} ({})", advisory.id, advisory.severity);
         paragraph(&mut out, "  ", &advisory.title);
-    }
-    for (id, title) in PLANNED {
-        let _ = writeln!(out, "{id} (planned: not judged by this version)");
-        paragraph(&mut out, "  ", title);
     }
     out
 }

@@ -30,6 +30,11 @@ pub struct Link {
     pub tunnel: Option<Tunnel>,
     /// Driver bound to the parent device; `Absent` for a virtual device, `Failed` when not looked up.
     pub driver: Reading<String>,
+    /// An XDP program is attached.
+    pub xdp: bool,
+    /// Kinds of tc filters, with where they are; `Failed` when not looked up (only tunnels that are up and what carries
+    /// them are).
+    pub filters: Reading<Vec<String>>,
     /// Offload features; `Failed` when not looked up (only tunnels and what carries them are).
     pub features: Reading<Features>,
 }
@@ -81,6 +86,8 @@ pub struct Tunnel {
     pub flow_based: bool,
     /// Forwarding database of the device; read only while it is up.
     pub fdb: Reading<Vec<FdbEntry>>,
+    /// Ways that outer packets take, found by route look-ups; as `underlay`.
+    pub outer: Reading<Vec<OuterRoute>>,
     /// Devices that outer packets leave by, found by route look-ups. Absent: no route is fixed (a flow-based device, or
     /// one that knows no remote).
     pub underlay: Reading<Vec<u32>>,
@@ -99,6 +106,21 @@ impl Tunnel {
         let new = |remote: &IpAddr| !remote.is_unspecified() && !remote.is_multicast() && seen.insert(*remote);
         self.remote.into_iter().chain(listed).filter(new).collect()
     }
+}
+
+/// The way that outer packets take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OuterRoute {
+    /// For packets with this mark. 0 stands for none; each other one for a policy rule that tests it.
+    pub mark: u32,
+    /// Where they go.
+    pub remotes: Vec<IpAddr>,
+    /// Devices that they leave by: the one that was found, then those of the other next hops of the same route.
+    pub devices: Vec<u32>,
+    /// Next hop by the first device; `None`: the remote itself.
+    pub gateway: Option<IpAddr>,
+    /// Source address that the kernel chooses if the tunnel has none.
+    pub source: Option<IpAddr>,
 }
 
 /// One entry of a tunnel's forwarding database.
@@ -202,6 +224,21 @@ pub fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
             let link = &links[*at];
             open.extend(link.lower.filter(|_| link.is_any_of(ON_TOP) && link.link_netnsid.is_none()));
             open.extend(ports.get(&index).into_iter().flatten());
+        }
+    }
+    found
+}
+
+/// Devices by which packets get into a device: itself, a bridge or VRF that it is a port of, and devices on top of
+/// these.
+pub fn feeders(links: &[Link], index: u32) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![index];
+    while let Some(index) = open.pop() {
+        if found.insert(index) {
+            open.extend(links.iter().find(|link| link.index == index).and_then(|link| link.master));
+            let on_top = links.iter().filter(|link| link.lower == Some(index) && link.is_any_of(ON_TOP));
+            open.extend(on_top.filter(|link| link.link_netnsid.is_none()).map(|link| link.index));
         }
     }
     found

@@ -7,13 +7,13 @@ mod kernel;
 mod links;
 pub mod netfilter;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub use links::{
-    Address, FdbEntry, Feature, FeatureState, Features, Link, Route, Rule, Toggle, Tunnel, TunnelKind, UdpChecksum,
-    with_lower_devices,
+    Address, FdbEntry, Feature, FeatureState, Features, Link, OuterRoute, Route, Rule, Toggle, Tunnel, TunnelKind,
+    UdpChecksum, feeders, with_lower_devices,
 };
 
 /// How the answer to one question ended.
@@ -183,6 +183,8 @@ names! {
         Sysctl = "sysctl",
         /// `/proc/thread-self/net/{snmp,snmp6,netstat}`
         Netstat = "netstat",
+        /// What handles packets beside netfilter: tc filters, XDP programs, IPVS, sockets of tunnels elsewhere
+        Datapath = "datapath",
     }
 }
 
@@ -210,7 +212,7 @@ impl Source {
         match self {
             Self::ProcConntrack | Self::Ctnetlink | Self::Sysctl => Collector::Conntrack,
             Self::Nftables | Self::XtablesIpv4 | Self::XtablesIpv6 | Self::Ipset => Collector::Nat,
-            Self::Rtnetlink | Self::Routing | Self::Ethtool => Collector::Links,
+            Self::Rtnetlink | Self::Routing | Self::Ethtool | Self::Datapath => Collector::Links,
             Self::Kernel => Collector::Kernel,
             Self::Netstat => Collector::Netstat,
         }
@@ -287,6 +289,8 @@ pub struct Conntrack {
     pub entries_limit: Reading<u64>,
     /// Buckets of the hash table that all namespaces share (`nf_conntrack_buckets`).
     pub buckets: Reading<u64>,
+    /// Out-of-window TCP segments are not invalid, but for RSTs (`nf_conntrack_tcp_be_liberal`).
+    pub tcp_be_liberal: Reading<u64>,
 }
 
 impl Conntrack {
@@ -359,10 +363,20 @@ pub struct Snapshot {
     pub links: Reading<Vec<Link>>,
     /// Local addresses; read only while a tunnel is up.
     pub addresses: Reading<Vec<Address>>,
-    /// Policy rules; read only while a tunnel is up.
+    /// Policy rules of both families; read only while a tunnel is up.
     pub rules: Reading<Vec<Rule>>,
-    /// Routes that cover a remote of a tunnel; read only while a tunnel is up.
+    /// Routes that cover a remote of a tunnel, those into a tunnel, and those that are not unicast; read only while a
+    /// tunnel is up.
     pub routes: Reading<Vec<Route>>,
+    /// Whether any device forwards packets, of IPv4 and of IPv6; read only while a tunnel is up.
+    pub forwarding: [Reading<bool>; 2],
+    /// `ip_local_port_range`, both ends included: ports that a tunnel sends from if it has no range of its own; read only
+    /// while a tunnel is up.
+    pub local_ports: Reading<(u16, u16)>,
+    /// Services of IPVS. Absent: it is not loaded.
+    pub ipvs_services: Reading<u64>,
+    /// UDP ports of tunnels that have a socket here although no device of this namespace owns it.
+    pub foreign_tunnels: Reading<BTreeSet<u16>>,
     /// Protocol counters.
     pub netstat: Netstat,
     /// How each source that this look needed ended.

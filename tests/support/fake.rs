@@ -20,12 +20,18 @@ const ORDINARY: &[&str] = &[
     "thread-self/net/netstat",
 ];
 /// Files that every kernel has, next to those of a module.
-pub const NEIGHBOURS: &[&str] = &["thread-self/net/stat/rt_cache", "sys/net/core/somaxconn"];
+pub const NEIGHBOURS: &[&str] = &[
+    "thread-self/net/stat/rt_cache",
+    "thread-self/net/udp",
+    "sys/net/core/somaxconn",
+    "sys/net/ipv4/ip_local_port_range",
+];
 /// The sysctls of the connection tracking module.
 pub const CONNTRACK_SYSCTLS: &[&str] = &[
     "sys/net/netfilter/nf_conntrack_count",
     "sys/net/netfilter/nf_conntrack_max",
     "sys/net/netfilter/nf_conntrack_buckets",
+    "sys/net/netfilter/nf_conntrack_tcp_be_liberal",
 ];
 
 /// A tree that every user may read.

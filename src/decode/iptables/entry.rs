@@ -100,6 +100,16 @@ pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule>
     Ok(Rule { position, comment, steps, counter: Some(counter), from_xtables: true, fingerprint })
 }
 
+/// Whether a UDP packet can get past its header.
+pub fn can_be_udp(table: &Table<'_>, entry: &Entry<'_>) -> Result<bool> {
+    const UDP: u16 = 17;
+    const INV_PROTO: u8 = 0x40;
+    let header = header(table.family);
+    let protocol = u16::from_ne_bytes(wire::array(entry.bytes, header.proto, "proto")?);
+    let inverted = entry.bytes[header.invflags] & INV_PROTO != 0;
+    Ok(protocol == 0 || (protocol == UDP) != inverted)
+}
+
 /// Its target, if that is no verdict.
 pub fn target<'a>(table: &Table<'_>, entry: &Entry<'a>) -> Result<Extension<'a>> {
     let revision = entry.bytes[entry.target + 31];

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use self::table::Table;
 use crate::capture::{Capture, LastTables, Request, Root, XTABLES_INFO};
-use crate::decode::{Problems, always_there, marks, nftables, sets};
-use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Match, Ruleset, Step};
+use crate::decode::{Problems, always_there, marks, nftables, services, sets};
+use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Match, Rule, Ruleset, Step};
 use crate::snapshot::{Reading, Source};
 use crate::wire::WireError;
 
@@ -77,13 +77,19 @@ pub fn read_now(capture: &Capture) -> BTreeMap<Source, LastTables> {
     halves.into_iter().filter_map(|half| Some((half.source(), half.read_now(capture)?))).collect()
 }
 
+/// Bits of the mark that rules of legacy tables test, as far as these were read: rules of nf_tables may set them.
+pub fn tested_bits(capture: &Capture) -> u32 {
+    let rulesets = [Half::Ipv4, Half::Ipv6].map(|half| half.ruleset(capture));
+    rulesets.iter().filter_map(Reading::ok).fold(0, |all, ruleset| all | ruleset.setters.tested)
+}
+
 /// Every kernel has it, beside the lists of tables.
 fn neighbour() -> Request {
     Request::file(Source::XtablesIpv4, Root::Procfs, "thread-self/net/stat/rt_cache").everywhere()
 }
 
 fn asks_sets(ruleset: &Ruleset) -> bool {
-    let rules = ruleset.chains.values().flat_map(|chain| chain.known_rules());
+    let rules = ruleset.chains.values().flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
     rules.flat_map(|rule| &rule.steps).any(|step| matches!(step, Step::Match(Match::Ipset { .. })))
 }
 
@@ -169,7 +175,7 @@ impl Half {
                 let answer = answer.decode(|bytes| {
                     let described = |error: WireError| error.within(format_args!("table {name}"));
                     let table = Table::new(bytes, self.family(), name).map_err(described)?;
-                    add(&mut ruleset, &table, name).map_err(described)
+                    add(&mut ruleset, &table, name, services::MAX_RULES).map_err(described)
                 });
                 if !matches!(answer, Reading::Ok(()) | Reading::Absent(_)) {
                     return answer.map(|()| Arc::default());
@@ -195,40 +201,91 @@ impl Half {
     }
 }
 
-/// Adds the rules of a table.
-fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), WireError> {
-    let (mut open, mut searched) = (Vec::new(), Vec::new());
+/// Adds the rules of a table; the chains of Services whole if the table has no more than `few` entries.
+fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Result<(), WireError> {
+    let (mut whole, mut searched) = (Vec::new(), Vec::new());
     for (number, chain) in table.chains.iter().enumerate() {
         let Some(hook) = chain.hook else { continue };
-        let kind = kind(name, hook);
-        if kind == ChainKind::Nat && matches!(hook, Hook::Prerouting | Hook::Output) {
-            searched.push(number);
-        } else {
-            open.push(number);
-        }
+        let services = kind(name, hook) == ChainKind::Nat && matches!(hook, Hook::Prerouting | Hook::Output);
+        if services && table.count > few { searched.push(number) } else { whole.push(number) }
     }
     let mut seen = vec![false; table.chains.len()];
-    while let Some(number) = open.pop() {
+    while let Some(number) = whole.pop() {
         if std::mem::replace(&mut seen[number], true) {
             continue;
         }
         let mut rules = Vec::new();
         for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
             let entry = entry?;
-            open.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
+            whole.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
             let rule = entry::rule(table, &entry, position);
             rules.push(rule.map_err(|error| within_rule(error, table, number, position))?);
         }
-        let chain = Chain { base: base(table, number, name)?, rules: Reading::Ok(Arc::new(rules)) };
-        if ruleset.chains.insert(id(table, number, name), chain).is_some() {
-            return Err(WireError::new(format!("two chains {}", table.name(&table.chains[number]))));
+        insert(ruleset, table, number, name, Reading::Ok(Arc::new(rules)))?;
+    }
+    if name == "nat" {
+        ruleset.setters.tested = marks::all_tested(ruleset);
+        search(ruleset, table, name)?;
+        follow_for_udp(ruleset, table, &searched, name)?;
+    }
+    for number in searched {
+        if !ruleset.chains.contains_key(&id(table, number, name)) {
+            insert(ruleset, table, number, name, Reading::Failed(SEARCHED.into()))?;
         }
     }
-    for number in &searched {
-        let rules = Reading::Failed("only searched for rules that set a mark".into());
-        ruleset.chains.insert(id(table, *number, name), Chain { base: base(table, *number, name)?, rules });
+    Ok(())
+}
+
+/// Why a chain has no rules.
+const SEARCHED: &str = "only searched for rules that set a mark";
+
+fn insert(
+    ruleset: &mut Ruleset,
+    table: &Table<'_>,
+    number: usize,
+    name: &str,
+    rules: Reading<Arc<Vec<Rule>>>,
+) -> Result<(), WireError> {
+    match ruleset.chains.insert(id(table, number, name), Chain::new(base(table, number, name)?, rules)) {
+        Some(_) => Err(WireError::new(format!("two chains {}", table.name(&table.chains[number])))),
+        None => Ok(()),
     }
-    if name == "nat" { search(ruleset, table, searched, name) } else { Ok(()) }
+}
+
+/// Only what outer packets of tunnels can meet, in chains that are too many to be read whole.
+fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], name: &str) -> Result<(), WireError> {
+    let on_output = |number: &&usize| table.chains[**number].hook == Some(Hook::Output);
+    let mut open: Vec<usize> = searched.iter().filter(on_output).copied().collect();
+    let mut found = BTreeMap::new();
+    while let Some(number) = open.pop() {
+        if found.contains_key(&number) || ruleset.chains.contains_key(&id(table, number, name)) {
+            continue;
+        }
+        let mut rules = Vec::new();
+        for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
+            let entry = entry?;
+            if !entry::can_be_udp(table, &entry)? {
+                continue;
+            }
+            let rule = entry::rule(table, &entry, position);
+            let rule = rule.map_err(|error| within_rule(error, table, number, position))?;
+            if services::can_be_udp(&rule) {
+                open.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
+                rules.push(rule);
+            }
+        }
+        found.insert(number, rules);
+        if found.len() > services::MAX_CHAINS {
+            return Ok(());
+        }
+    }
+    for (number, rules) in found {
+        insert(ruleset, table, number, name, Reading::Failed(SEARCHED.into()))?;
+        if let Some(chain) = ruleset.chains.get_mut(&id(table, number, name)) {
+            chain.udp_rules = Some(Arc::new(rules));
+        }
+    }
+    Ok(())
 }
 
 fn within_rule(error: WireError, table: &Table<'_>, number: usize, position: u32) -> WireError {
@@ -246,27 +303,32 @@ fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, Wi
     Ok(Some(Base { hook, kind: kind(name, hook), priority: priority(name, hook), drops, devices: Vec::new() }))
 }
 
-/// Looks for rules that set the mark bits that source-NAT rules test, in every chain that these lead to.
-fn search(ruleset: &mut Ruleset, table: &Table<'_>, mut open: Vec<usize>, name: &str) -> Result<(), WireError> {
-    let tested = marks::tested(ruleset).values().fold(0, |all, bits| all | bits);
+/// Looks for rules that set a mark, in every chain that prerouting and output lead to. Any bit counts: rules of another
+/// backend may test it.
+fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), WireError> {
+    let first = |hook| matches!(hook, Some(Hook::Prerouting | Hook::Output));
+    let chains = table.chains.iter().enumerate();
+    let mut open: Vec<usize> = chains.filter(|(_, chain)| first(chain.hook)).map(|(number, _)| number).collect();
     let setters = &mut ruleset.setters;
-    setters.tested = tested;
     let mut seen = vec![false; table.chains.len()];
-    while let Some(number) = open.pop().filter(|_| setters.missing() != 0) {
+    while let Some(number) = open.pop() {
         if std::mem::replace(&mut seen[number], true) {
             continue;
         }
-        for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
+        let chain = &table.chains[number];
+        for next in table.jumps(chain) {
+            open.push(next?);
+        }
+        for (position, entry) in (1..).zip(table.rules(chain)).take_while(|_| chain.other_targets) {
             let entry = entry?;
             if entry.target_name().is_empty() {
-                open.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
                 continue;
             }
             let steps = entry::target(table, &entry).and_then(|target| crate::decode::xtables::decode_target(&target));
             let steps = steps.map_err(|error| within_rule(error, table, number, position))?;
             if steps.iter().any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque(_)))
             {
-                marks::note(&mut setters.found, tested, &id(table, number, name), position, &steps);
+                marks::note(&mut setters.found, u32::MAX, &id(table, number, name), position, &steps);
             }
         }
     }

@@ -5,8 +5,6 @@
 //! holds its name, and ends in an entry that returns; a built-in chain goes from `hook_entry` to `underflow`, its policy;
 //! the last entry has target `ERROR` as well. A table that is built otherwise is an error.
 
-use std::ops::Range;
-
 use crate::capture::XTABLES_INFO;
 use crate::snapshot::netfilter::{Family, Hook};
 use crate::wire::{self, WireError};
@@ -17,6 +15,8 @@ type Result<T> = std::result::Result<T, WireError>;
 const ENTRIES_HEADER: usize = 40;
 /// Bytes of `name` in both headers.
 const NAME: usize = 32;
+/// `offsetof(struct xt_entry_target, name)`
+const NAME_AT: usize = 2;
 /// Length of `struct xt_entry_match` and `struct xt_entry_target` without data.
 pub const EXTENSION_HEADER: usize = 32;
 /// `NF_INET_*`
@@ -48,6 +48,8 @@ pub struct Table<'a> {
     entries: &'a [u8],
     /// By offset.
     pub chains: Vec<Chain>,
+    /// Number of entries.
+    pub count: usize,
 }
 
 /// A chain: entries from `start` up to `end`, which is its policy or the return at its end.
@@ -61,7 +63,14 @@ pub struct Chain {
     pub start: usize,
     /// Offset of what follows its last rule.
     end: usize,
+    /// Offsets of the chains that its rules lead to.
+    jumps: Vec<u32>,
+    /// A rule has a target that is neither a verdict nor one of [`TRANSLATIONS`].
+    pub other_targets: bool,
 }
+
+/// Targets that write no mark, which nearly all entries of a node with Services have.
+const TRANSLATIONS: &[&[u8]] = &[b"DNAT\0", b"REDIRECT\0", b"NETMAP\0"];
 
 /// One entry, whose target is known to lie within it.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +83,21 @@ pub struct Entry<'a> {
     pub target: usize,
 }
 
+impl Chain {
+    fn new(hook: Option<Hook>, name: usize, start: usize) -> Self {
+        Self { hook, name, start, end: 0, jumps: Vec::new(), other_targets: false }
+    }
+}
+
 impl<'a> Entry<'a> {
     /// Its target's name; empty for a verdict.
     pub fn target_name(&self) -> &'a [u8] {
         name_of(&self.bytes[self.target..])
+    }
+
+    /// Whether that name begins so.
+    fn target_is(&self, name: &[u8]) -> bool {
+        self.bytes[self.target + NAME_AT..].starts_with(name)
     }
 
     /// Offset of the entry after it.
@@ -94,7 +114,7 @@ impl<'a> Entry<'a> {
 
     /// Its verdict, if that is its target: below 0 what to do, else where to go on.
     pub fn verdict(&self) -> Result<Option<i32>> {
-        if !self.target_name().is_empty() {
+        if !self.target_is(b"\0") {
             return Ok(None);
         }
         wire::array(self.target_data()?, 0, "verdict").map(|bytes| Some(i32::from_ne_bytes(bytes)))
@@ -103,8 +123,7 @@ impl<'a> Entry<'a> {
 
 /// The name in the header of an extension, which is known to be there.
 pub fn name_of(extension: &[u8]) -> &[u8] {
-    const NAME: Range<usize> = 2..31;
-    extension[NAME].split(|byte| *byte == 0).next().unwrap_or_default()
+    extension[NAME_AT..31].split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// What `struct ipt_getinfo` says.
@@ -150,7 +169,7 @@ impl<'a> Table<'a> {
             }
         }
         let layout = if family == Family::Ipv6 { &IPV6 } else { &IPV4 };
-        let mut table = Self { family, layout, entries, chains: Vec::new() };
+        let mut table = Self { family, layout, entries, chains: Vec::new(), count: info.num_entries as usize };
         table.find_chains(&info)?;
         Ok(table)
     }
@@ -161,23 +180,28 @@ impl<'a> Table<'a> {
         let mut ended = false;
         while at < self.entries.len() {
             let entry = self.entry(at)?;
-            let name = entry.target_name();
-            if name == b"ERROR" {
+            if entry.target_is(b"ERROR\0") {
                 if let Some(chain) = open.take() {
                     self.close(chain, last)?;
                 }
                 ended = entry.next() == self.entries.len();
                 let name = at + entry.target + EXTENSION_HEADER;
-                open = (!ended).then(|| Chain { hook: None, name, start: entry.next(), end: 0 });
+                open = (!ended).then(|| Chain::new(None, name, entry.next()));
             } else {
                 if let Some((hook, ..)) = info.hooks().find(|(_, start, _)| *start == at) {
                     if open.is_some() {
                         return Err(WireError::new(format!("chain {hook} begins within another")));
                     }
-                    open = Some(Chain { hook: Some(hook), name: 0, start: at, end: 0 });
+                    open = Some(Chain::new(Some(hook), 0, at));
                 }
-                let hook = open.as_ref().ok_or_else(|| WireError::new(format!("entry {at} is in no chain")))?.hook;
-                let policy = hook.and_then(|hook| info.hooks().find(|(other, ..)| *other == hook));
+                let chain = open.as_mut().ok_or_else(|| WireError::new(format!("entry {at} is in no chain")))?;
+                match entry.verdict()? {
+                    Some(verdict) => {
+                        chain.jumps.extend(u32::try_from(verdict).ok().filter(|to| *to as usize != entry.next()))
+                    }
+                    None => chain.other_targets |= !TRANSLATIONS.iter().any(|name| entry.target_is(name)),
+                }
+                let policy = chain.hook.and_then(|hook| info.hooks().find(|(other, ..)| *other == hook));
                 if policy.is_some_and(|(.., underflow)| underflow == at)
                     && let Some(chain) = open.take()
                 {
@@ -244,6 +268,11 @@ impl<'a> Table<'a> {
     /// Whether packets that get to the end of a built-in chain are dropped.
     pub fn drops(&self, chain: &Chain) -> Result<bool> {
         Ok(self.entry(chain.end)?.verdict()? == Some(-1))
+    }
+
+    /// Numbers of the chains that a chain leads to.
+    pub fn jumps(&self, chain: &Chain) -> impl Iterator<Item = Result<usize>> {
+        chain.jumps.iter().map(|start| self.chain_at(*start as usize))
     }
 
     /// A chain's name as `iptables` prints it.

@@ -12,7 +12,7 @@ const ENTRIES: usize = XTABLES_INFO + 40;
 fn read(bytes: &[u8], family: Family) -> Result<Ruleset, WireError> {
     let mut ruleset = Ruleset::default();
     let table = Table::new(bytes, family, "nat")?;
-    add(&mut ruleset, &table, "nat")?;
+    add(&mut ruleset, &table, "nat", services::MAX_RULES)?;
     Ok(ruleset)
 }
 
@@ -46,7 +46,7 @@ fn a_table_of_this_kernel_is_read() {
         let devices = Vec::new();
         assert_eq!(base(name), Base { hook, kind: ChainKind::Nat, priority, drops: false, devices });
     }
-    assert!(chain(&ruleset, Family::Ipv4, "OUTPUT").rules.why().contains("only searched"));
+    assert_eq!(chain(&ruleset, Family::Ipv4, "OUTPUT").known_rules().len(), 3, "few rules are read whole");
     let kube = chain(&ruleset, Family::Ipv4, "KUBE-POSTROUTING").known_rules();
     assert_eq!(kube[0].steps[0], masked(Field::Mark, 0x4000, 0x4000, true));
     assert_eq!(verdict(&kube[0]), Some(&Verdict::Return));
@@ -61,7 +61,23 @@ fn a_table_of_this_kernel_is_read() {
     assert_eq!(docker.steps[1], masked(Field::OutputName, whole, docker0, true));
     assert_eq!(ruleset.setters.tested & 0x4000, 0x4000);
     assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
-    assert!(ruleset.chains.keys().all(|id| !id.chain.starts_with("KUBE-SVC") && id.chain != "KUBE-SERVICES"));
+    assert!(ruleset.chains.keys().any(|id| id.chain.starts_with("KUBE-SVC")));
+}
+
+#[test]
+fn of_many_services_only_what_a_tunnel_can_meet_is_read() {
+    let table = Table::new(NAT, Family::Ipv4, "nat").unwrap();
+    let mut ruleset = Ruleset::default();
+    add(&mut ruleset, &table, "nat", 0).unwrap();
+    assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
+    let output = chain(&ruleset, Family::Ipv4, "OUTPUT");
+    assert!(output.rules.why().contains("only searched"));
+    assert_eq!(output.rules_for_udp().map(<[Rule]>::len), Some(3));
+    let services = chain(&ruleset, Family::Ipv4, "KUBE-SERVICES");
+    let kept = services.rules_for_udp().unwrap();
+    assert!(kept.iter().all(crate::decode::services::can_be_udp), "{kept:?}");
+    assert_eq!(chain(&ruleset, Family::Ipv4, "PREROUTING").rules_for_udp(), None);
+    assert_eq!(chain(&ruleset, Family::Ipv4, "KUBE-POSTROUTING").known_rules().len(), 3);
 }
 
 #[test]

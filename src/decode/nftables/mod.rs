@@ -19,7 +19,7 @@ use self::wire::Table;
 use crate::capture::{Capture, Request, TOO_LARGE};
 use crate::decode::modules::{self, Presence};
 use crate::decode::sets::{self, Values};
-use crate::decode::{Problems, links, routing};
+use crate::decode::{Problems, identity, iptables, links, routing};
 use crate::snapshot::netfilter::{
     Base, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
 };
@@ -107,6 +107,7 @@ fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Requ
     let Some(Around { devices, values }) = Around::of(capture, links_on) else {
         return (asked, Reading::Failed(format!("links: {}", capture.unanswered)));
     };
+    let tested_elsewhere = iptables::tested_bits(capture);
     for round in 1..=MAX_READINGS {
         let generation = match capture.get(&wire::generation(round)).and_then(wire::decode_generation) {
             Reading::Ok(generation) => generation,
@@ -114,8 +115,13 @@ fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Requ
         };
         let mut attempt = Attempt::new(capture, generation, devices.clone());
         match &capture.last_rules {
-            Some(last) if (last.generation, &last.devices) == (Some(generation), &devices) => attempt.again(last),
-            _ => attempt.run(),
+            Some(last)
+                if (last.generation, &last.devices) == (Some(generation), &devices)
+                    && tested_elsewhere & !last.setters.tested == 0 =>
+            {
+                attempt.again(last);
+            }
+            _ => attempt.run(tested_elsewhere),
         }
         attempt.ask_sets(&values);
         let mut mine = [asked.clone(), attempt.asked.clone()].concat();
@@ -149,21 +155,34 @@ struct Attempt<'c> {
     torn: bool,
     /// Part of it may change without a new generation.
     fades: bool,
+    /// What UDP packets to Services meet matters although no tunnel is up: the kernel may drop name queries.
+    follow_udp: bool,
     ruleset: Ruleset,
 }
 
 impl<'c> Attempt<'c> {
     fn new(capture: &'c Capture, generation: u32, devices: Option<BTreeSet<String>>) -> Self {
         let ruleset = Ruleset::default();
-        Self { capture, generation, devices, asked: Vec::new(), pending: false, torn: false, fades: false, ruleset }
+        let follow_udp = identity::drops_clashes(capture);
+        Self {
+            capture,
+            generation,
+            devices,
+            asked: vec![],
+            pending: false,
+            torn: false,
+            fades: false,
+            follow_udp,
+            ruleset,
+        }
     }
 
-    /// Reads everything.
-    fn run(&mut self) {
+    /// Reads everything; rules of other backends test these bits of the mark.
+    fn run(&mut self, tested_elsewhere: u32) {
         let (whole, searched) = self.bases().into_iter().partition(|(_, base)| is_read_whole(base));
         self.follow(whole);
         if !self.pending {
-            setters::search(self, searched);
+            setters::search(self, searched, tested_elsewhere);
         }
     }
 
@@ -173,7 +192,7 @@ impl<'c> Attempt<'c> {
         for (id, chain) in last.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
             if chain.known_rules().iter().any(counts_source_nat) {
                 let rules = self.with_fresh_counters(id, chain.known_rules());
-                self.ruleset.chains.insert(id.clone(), Chain { base: chain.base.clone(), rules });
+                self.ruleset.chains.insert(id.clone(), Chain::new(chain.base.clone(), rules));
             }
         }
     }
@@ -283,7 +302,7 @@ impl<'c> Attempt<'c> {
                     self.ruleset.incomplete.get_or_insert_with(|| why.clone());
                     Reading::Failed(why)
                 };
-                let chain = Chain { base, rules };
+                let chain = Chain::new(base, rules);
                 let targets = chain.known_rules().iter().flat_map(Rule::jumps);
                 next.extend(targets.map(|chain| (ChainId { chain: chain.to_owned(), ..id.clone() }, None)));
                 self.ruleset.chains.insert(id, chain);

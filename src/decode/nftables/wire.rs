@@ -69,6 +69,11 @@ pub fn rules(generation: u32, id: &ChainId) -> Request {
     rules_as("rules", generation, id)
 }
 
+/// The same rules once more, whatever their number, for those that UDP packets can meet.
+pub fn rules_for_udp(generation: u32, id: &ChainId) -> Request {
+    rules_as("udp-rules", generation, id)
+}
+
 /// The same rules once more, for their counters: those do not stand still while the generation does.
 pub fn counters(generation: u32, id: &ChainId) -> Request {
     rules_as("counters", generation, id)

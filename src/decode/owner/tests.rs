@@ -87,12 +87,15 @@ fn hit(table: &str, chain: &str, rules: &[&str], comment: &str) -> (Owner, Optio
     let last = rules.len() - 1;
     let comment_of = |at| if at == last { comment } else { "" };
     let rules: Vec<Rule> = rules.iter().enumerate().map(|(at, text)| rule(text, comment_of(at))).collect();
-    let set = |name: &str| Set { name: name.into(), kind: "hash:net".into(), stable: false, members: BTreeMap::new() };
+    let set = |name: &str| Set {
+        name: name.into(),
+        kind: "hash:net".into(),
+        stable: false,
+        members: BTreeMap::new(),
+        elements: None,
+    };
     let ruleset = Ruleset {
-        chains: BTreeMap::from([(
-            id.clone(),
-            Chain { base: None, rules: Reading::Ok(std::sync::Arc::new(rules.clone())) },
-        )]),
+        chains: BTreeMap::from([(id.clone(), Chain::new(None, Reading::Ok(std::sync::Arc::new(rules.clone()))))]),
         sets: BTreeMap::from([
             (SetId::Ipset(7), set("kube-router-pod-subnets")),
             (SetId::Ipset(8), set("inet6:kube-router-pod-subnets")),

@@ -28,7 +28,7 @@ impl Tables {
     /// Reads the answers; a family that was not asked about is a failed reading.
     pub fn read(capture: &Capture) -> Self {
         let family = |ipv6| {
-            let routes = capture.get(&routes(ipv6)).decode(decode_routes);
+            let routes = capture.get(&routes(ipv6)).decode(|bytes| decode_routes(bytes, ipv6));
             capture
                 .get(&rules(ipv6))
                 .decode(decode_rules)

@@ -1,7 +1,9 @@
 //! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
 
+use super::wire::decode_route;
 use super::*;
 use crate::decode::test_capture;
+use crate::wire::NLMSG_ERROR;
 
 const ADDRESSES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/addresses");
 const RULES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/rules-ipv4");
@@ -35,18 +37,20 @@ fn the_three_default_rules_are_read_in_order() {
 
 #[test]
 fn routes_know_their_prefix_gateway_and_device() {
-    let routes = decode_routes(ROUTES).unwrap();
+    let routes = decode_routes(ROUTES, false).unwrap();
     let default = routes.iter().find(|route| route.prefix_length == 0).unwrap();
     assert_eq!((default.table, default.destination, default.gateway), (254, None, Some(ip("192.0.2.1"))));
     assert_eq!(default.devices.len(), 1);
-    let subnet = routes.iter().find(|route| route.prefix_length == 24 && route.table == 254).unwrap();
-    assert_eq!((subnet.destination, subnet.preferred_source), (Some(ip("192.0.2.0")), Some(ip("192.0.2.10"))));
-    assert!(decode_routes(ROUTES6).unwrap().iter().any(|route| route.destination == Some(ip("2001:db8::"))));
+    let subnet = routes.iter().find(|route| route.destination == Some(ip("192.0.2.0")) && route.table == 254).unwrap();
+    assert_eq!((subnet.prefix_length, subnet.preferred_source), (24, Some(ip("192.0.2.10"))));
+    let inside = routes.iter().find(|route| route.destination == Some(ip("10.42.1.0"))).unwrap();
+    assert_eq!(inside.gateway, Some(ip("10.42.1.0")));
+    assert!(decode_routes(ROUTES6, true).unwrap().iter().any(|route| route.destination == Some(ip("2001:db8::"))));
 }
 
 #[test]
 fn a_look_up_gives_a_device_or_no_route() {
-    assert_eq!(decode_lookup(LOOKUP).unwrap(), decode_routes(ROUTES).unwrap()[0].devices);
+    assert_eq!(decode_lookup(LOOKUP).unwrap().unwrap().devices, decode_routes(ROUTES, false).unwrap()[0].devices);
     let refusal = |errno: i32| {
         let mut bytes = 36u32.to_ne_bytes().to_vec();
         bytes.extend(NLMSG_ERROR.to_ne_bytes());
@@ -55,7 +59,7 @@ fn a_look_up_gives_a_device_or_no_route() {
         bytes.extend([0; 16]);
         bytes
     };
-    assert_eq!(decode_lookup(&refusal(101)).unwrap(), [0; 0], "ENETUNREACH: nothing leaves");
+    assert_eq!(decode_lookup(&refusal(101)).unwrap(), None, "ENETUNREACH: nothing leaves");
     assert!(decode_lookup(&refusal(22)).unwrap_err().to_string().contains("errno 22"));
 }
 
@@ -68,7 +72,7 @@ fn every_cut_is_an_error() {
         assert!(decode_rules(&RULES[..cut]).is_err(), "rules cut at {cut}");
     }
     for cut in 0..ROUTES.len() {
-        assert!(decode_routes(&ROUTES[..cut]).is_err(), "routes cut at {cut}");
+        assert!(decode_routes(&ROUTES[..cut], false).is_err(), "routes cut at {cut}");
     }
     for cut in 0..LOOKUP.len() {
         assert!(decode_lookup(&LOOKUP[..cut]).is_err(), "look-up cut at {cut}");
@@ -84,7 +88,7 @@ fn random_bytes_never_panic() {
         let _ = decode_lookup(&bytes);
         let mut broken = ROUTES.to_vec();
         broken[at] = byte;
-        let _ = decode_routes(&broken);
+        let _ = decode_routes(&broken, false);
     });
 }
 

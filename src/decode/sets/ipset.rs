@@ -13,20 +13,23 @@ use std::net::IpAddr;
 use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
 use crate::decode::modules::{self, Presence};
-use crate::decode::sets::values::{UDP, Values, address_key, port_key};
+use crate::decode::sets::values::{UDP, Values, port_key};
 use crate::decode::sets::{Budget, NFGENMSG, Question, combinations, message, refused, reply, within};
-use crate::snapshot::netfilter::{End, Set, SetId};
+use crate::snapshot::netfilter::{Element, End, Set, SetId, address_key};
 use crate::snapshot::{Reading, Source};
 use crate::wire::{self, Attributes, WireError};
 
 /// `NFNL_SUBSYS_IPSET << 8`
 const IPSET: u16 = 6 << 8;
 const CMD_PROTOCOL: u16 = IPSET | 1;
+const CMD_LIST: u16 = IPSET | 7;
 const CMD_TEST: u16 = IPSET | 11;
 const CMD_HEADER: u16 = IPSET | 12;
 const CMD_GET_BYINDEX: u16 = IPSET | 15;
 /// First protocol with `IPSET_CMD_GET_BYINDEX`; Linux has it since late 2018.
 const PROTOCOL: u8 = 7;
+/// A set up to this size is read whole: about a thousand elements.
+const MAX_ELEMENTS: usize = 64 << 10;
 const IPSET_ERR_EXIST: i32 = 4103;
 const NLA_F_NET_BYTEORDER: u16 = 0x4000;
 const AF_INET: u8 = 2;
@@ -164,6 +167,12 @@ pub fn requests(capture: &Capture, lookups: &[Lookup<'_>], values: &Values, budg
         let Reading::Ok(name) = capture.get(&name(*index)).decode(decode_name) else { continue };
         requests.push(header(*index, &name));
         let Reading::Ok(header) = capture.get(&header(*index, &name)).decode(decode_header) else { continue };
+        if dimensions(&header).is_some() {
+            requests.push(list(*index, &name));
+            if !capture.has(&list(*index, &name)) || read_all(capture, *index, &name, &header).is_some() {
+                continue;
+            }
+        }
         let questions = within(budget, questions(*index, by, &name, &header, values));
         requests.extend(questions.into_iter().map(|question| question.request));
     }
@@ -219,11 +228,81 @@ fn decode_set(
     let name = name.ok()?;
     let header = problems.note(Source::Ipset, capture.get(&header(index, name)).decode(decode_header));
     let header = header.ok()?;
+    let elements = read_all(capture, index, name, header);
     let mut members = strangers(by, header, values);
-    for Question { key, request } in within(budget, questions(index, by, name, header, values)) {
-        members.insert(key, problems.note(Source::Ipset, capture.get(&request).decode(decode_test)));
+    if elements.is_none() {
+        for Question { key, request } in within(budget, questions(index, by, name, header, values)) {
+            members.insert(key, problems.note(Source::Ipset, capture.get(&request).decode(decode_test)));
+        }
     }
-    Some(Set { name: name.clone(), kind: header.kind.clone(), stable: false, members })
+    Some(Set { name: name.clone(), kind: header.kind.clone(), stable: false, members, elements })
+}
+
+/// All elements of a set that is small enough.
+fn list(index: u16, name: &str) -> Request {
+    let request = request(&format!("{index}-list"), CMD_LIST, AF_INET, |body| put_name(body, name));
+    match request.question {
+        crate::capture::Question::Netlink(mut question) => {
+            (question.dump, question.ack) = (true, false);
+            Request { question: crate::capture::Question::Netlink(question), ..request }.at_most(MAX_ELEMENTS)
+        }
+        _ => request,
+    }
+}
+
+/// `None`: they are too many, or not understood; then they are asked about one by one.
+fn read_all(capture: &Capture, index: u16, name: &str, header: &Header) -> Option<Vec<Element>> {
+    let dimensions = dimensions(header)?;
+    capture.get(&list(index, name)).decode(|bytes| decode_list(bytes, dimensions)).ok().cloned()
+}
+
+/// Answer to [`list`]. For a port there are two ranges, of protocols and of ports.
+fn decode_list(bytes: &[u8], dimensions: &[Dimension]) -> Result<Vec<Element>, WireError> {
+    let mut elements = Vec::new();
+    for message in wire::dump(bytes, "ipset list")? {
+        let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
+        for data in attributes.nested(8, "IPSET_ATTR_ADT")?.iter().flat_map(Attributes::iter) {
+            elements.push(decode_member(&Attributes::parse(data.body, "IPSET_ATTR_DATA")?, dimensions)?);
+        }
+    }
+    Ok(elements)
+}
+
+fn decode_member(data: &Attributes<'_>, dimensions: &[Dimension]) -> Result<Element, WireError> {
+    const IPSET_FLAG_NOMATCH: u32 = 1 << 2;
+    let missing = || WireError::new("ipset list: an element is not understood");
+    if data.be32(8)?.unwrap_or(0) & IPSET_FLAG_NOMATCH != 0 {
+        return Err(missing());
+    }
+    let mut ranges = Vec::new();
+    for dimension in dimensions {
+        match dimension {
+            Dimension::Address | Dimension::Address2 => {
+                let (kind, cidr, upto) = if *dimension == Dimension::Address { (1, 3, 2) } else { (20, 21, 22) };
+                let address = |kind| -> Result<Option<IpAddr>, WireError> {
+                    let Some(nested) = data.nested(kind, "IPSET_ATTR_IP")? else { return Ok(None) };
+                    Ok(nested.address(1)?.or(nested.address(2)?))
+                };
+                let first = address(kind)?.ok_or_else(missing)?;
+                let width = if first.is_ipv6() { 128u32 } else { 32 };
+                let low = match data.u8(cidr)? {
+                    Some(length) => (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0),
+                    None => 0,
+                };
+                let network = address_key(first) & !low;
+                let last = address(upto)?.map_or(network | low, address_key);
+                ranges.push((network, last));
+            }
+            Dimension::Port | Dimension::BarePort => {
+                let protocol = data.u8(7)?.filter(|_| *dimension == Dimension::Port).map(u128::from);
+                let first = data.be16(4)?.ok_or_else(missing)?;
+                let last = data.be16(5)?.unwrap_or(first);
+                ranges.push(protocol.map_or((0, 0xff), |protocol| (protocol, protocol)));
+                ranges.push((first.into(), last.into()));
+            }
+        }
+    }
+    Ok(ranges)
 }
 
 fn dimensions(header: &Header) -> Option<&'static [Dimension]> {

@@ -4,6 +4,7 @@
 //! Request names carry running numbers, never a value: a replay of a redacted capture asks about mapped addresses, and
 //! must ask under the same names. So everything here keeps the order of first appearance.
 
+mod elements;
 mod ipset;
 mod nftables;
 mod values;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use crate::capture::{Capture, Request};
 use crate::decode::Problems;
 use crate::snapshot::Source;
-use crate::snapshot::netfilter::{End, Field, Match, Ruleset, Set, SetId, Step};
+use crate::snapshot::netfilter::{End, Field, Match, Ruleset, Set, SetId, Step, Verdict};
 use crate::wire::{self, NLMSG_ERROR, WireError};
 
 pub use values::Values;
@@ -88,11 +89,14 @@ struct Lookups<'a> {
 impl<'a> Lookups<'a> {
     fn of(ruleset: &'a Ruleset) -> Self {
         let mut lookups = Self::default();
-        let rules = ruleset.chains.values().flat_map(|chain| chain.known_rules());
+        let chains = ruleset.chains.values();
+        let rules = chains.flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
         for step in rules.flat_map(|rule| &rule.steps) {
             let room = lookups.nftables.len() + lookups.ipset.len() < MAX_SETS;
             let added = match step {
-                Step::Match(Match::Set { fields, set, .. }) => add(&mut lookups.nftables, set, fields, room),
+                Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
+                    add(&mut lookups.nftables, set, fields, room)
+                }
                 Step::Match(Match::Ipset { index, ends, .. }) => add(&mut lookups.ipset, *index, ends, room),
                 _ => true,
             };

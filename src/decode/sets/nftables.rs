@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
-use crate::decode::sets::values::{UDP, Values, address_key, name_key};
+use crate::decode::sets::elements::decode_elements;
+use crate::decode::sets::values::{UDP, Values};
 use crate::decode::sets::{Budget, ENOENT, Lookups, Question, combinations, message, refused, reply, within};
-use crate::snapshot::netfilter::{Field, Set, SetId};
+use crate::snapshot::netfilter::{Element, Field, Set, SetId, address_key, name_key};
 use crate::snapshot::{Reading, Source};
 use crate::wire::{self, Attributes, WireError};
 
@@ -21,8 +22,12 @@ const GETSET: u16 = NFTABLES | 10;
 const NEWSETELEM: u16 = NFTABLES | 12;
 const GETSETELEM: u16 = NFTABLES | 13;
 const NFT_SET_INTERVAL: u32 = 0x4;
+const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 const NFT_SET_EVAL: u32 = 0x20;
+const NFT_SET_OBJECT: u32 = 0x40;
+/// A set up to this size is read whole: about a thousand elements.
+const MAX_ELEMENTS: usize = 64 << 10;
 /// Kernels before 5.13 have no catch-all element, and refuse its flag.
 const NFT_SET_ELEM_CATCHALL: u32 = 0x2;
 const EINVAL: i32 = 22;
@@ -52,6 +57,8 @@ enum Kind {
     Protocol,
     Name,
     Index,
+    /// Only read with all elements: which marks matter is not known yet.
+    Mark,
 }
 
 impl Kind {
@@ -63,13 +70,14 @@ impl Kind {
             Field::L4Proto => Some(Self::Protocol),
             Field::InputName | Field::OutputName => Some(Self::Name),
             Field::InputIndex | Field::OutputIndex => Some(Self::Index),
+            Field::Mark | Field::ConnectionMark => Some(Self::Mark),
             _ => None,
         }
     }
 
     const fn length(self) -> usize {
         match self {
-            Self::Ipv4 | Self::Index => 4,
+            Self::Ipv4 | Self::Index | Self::Mark => 4,
             Self::Ipv6 | Self::Name => 16,
             Self::Port => 2,
             Self::Protocol => 1,
@@ -78,10 +86,25 @@ impl Kind {
 
     fn bytes(self, value: u128) -> Vec<u8> {
         let mut bytes = value.to_be_bytes()[16 - self.length()..].to_vec();
-        if self == Self::Index && cfg!(target_endian = "little") {
-            bytes.reverse(); // the only one in host order
+        if self.is_in_host_order() && cfg!(target_endian = "little") {
+            bytes.reverse();
         }
         bytes
+    }
+
+    const fn is_in_host_order(self) -> bool {
+        matches!(self, Self::Index | Self::Mark)
+    }
+
+    /// The value that lies in a register so.
+    fn value(self, bytes: &[u8]) -> u128 {
+        let bytes = &bytes[..self.length().min(bytes.len())];
+        let fold = |value: u128, byte: &u8| value << 8 | u128::from(*byte);
+        if self.is_in_host_order() && cfg!(target_endian = "little") {
+            bytes.iter().rev().fold(0, fold)
+        } else {
+            bytes.iter().fold(0, fold)
+        }
     }
 
     const fn is_address(self) -> bool {
@@ -113,11 +136,17 @@ fn kinds(fields: &[Field]) -> Option<Vec<Kind>> {
 impl Lookup<'_> {
     pub fn requests(&self, capture: &Capture, values: &Values, budget: &mut Budget) -> Vec<Request> {
         let keys = self.keys(values);
-        if keys.is_empty() || self.known(&keys).is_some() {
+        if self.known(&keys).is_some() {
             return Vec::new();
         }
         let mut requests = vec![self.header()];
         if let Reading::Ok(header) = self.read_header(capture) {
+            if self.is_readable(&header) {
+                requests.push(self.all());
+                if !capture.has(&self.all()) || self.read_all(capture, &header).is_some() {
+                    return requests;
+                }
+            }
             let questions = within(budget, self.questions(&header, keys));
             if !questions.is_empty() {
                 requests.push(self.catch_all());
@@ -135,9 +164,6 @@ impl Lookup<'_> {
         problems: &mut Problems,
     ) -> Option<Set> {
         let keys = self.keys(values);
-        if keys.is_empty() {
-            return None;
-        }
         if let Some(known) = self.known(&keys) {
             return Some(known.clone());
         }
@@ -148,8 +174,9 @@ impl Lookup<'_> {
             kind: format!("{} bytes", header.key_length),
             stable: header.stable,
             members: [].into(),
+            elements: self.is_readable(header).then(|| self.read_all(capture, header)).flatten(),
         };
-        let questions = within(budget, self.questions(header, keys));
+        let questions = if set.elements.is_some() { Vec::new() } else { within(budget, self.questions(header, keys)) };
         if questions.is_empty() {
             return Some(set);
         }
@@ -166,7 +193,45 @@ impl Lookup<'_> {
 
     /// What is known of the set already, if that still holds and is all that matters.
     fn known(&self, keys: &[Vec<u128>]) -> Option<&Set> {
-        self.last.filter(|set| set.stable && keys.iter().all(|key| is_read(set, key)))
+        self.last.filter(|set| {
+            set.stable && (set.elements.is_some() || !keys.is_empty() && keys.iter().all(|key| is_read(set, key)))
+        })
+    }
+
+    /// Whether all elements are worth reading: they are values, and none of them comes and goes.
+    fn is_readable(&self, header: &Header) -> bool {
+        let length = self.register(&vec![0; self.kinds.len()]).concat().len();
+        // Intervals are in network order, so what the rule looks up is not the number as it is.
+        let turned_round = header.intervals && self.kinds.iter().any(|kind| kind.is_in_host_order());
+        header.stable && !header.is_map && header.key_length == length && !turned_round
+    }
+
+    /// All elements of a set that is small enough.
+    fn all(&self) -> Request {
+        let name = format!("{}-elements", self.name);
+        let body = self.body(1, 2);
+        let request = Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, GETSETELEM, true, body);
+        request.at_most(MAX_ELEMENTS)
+    }
+
+    /// `None`: they are too many, or were not understood; then they are asked about one by one.
+    fn read_all(&self, capture: &Capture, header: &Header) -> Option<Vec<Element>> {
+        let read = capture.get(&self.all()).decode(|bytes| decode_elements(bytes, header.key_length, header.intervals));
+        let mut elements = Vec::new();
+        for (first, last) in read.ok()? {
+            let (mut at, mut fields) = (0, Vec::new());
+            for kind in &self.kinds {
+                let value = |bytes: &[u8]| bytes.get(at..).map(|bytes| kind.value(bytes));
+                let range = (value(first)?, value(last)?);
+                if range.0 > range.1 {
+                    return None; // a redacted capture does not keep the order of ends
+                }
+                fields.push(range);
+                at += kind.length().next_multiple_of(4);
+            }
+            elements.push(fields);
+        }
+        Some(elements)
     }
 
     fn read_header(&self, capture: &Capture) -> Reading<Header> {
@@ -217,7 +282,7 @@ impl Lookup<'_> {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
         // Intervals are in network order, so what the rule looks up is not the index as it is.
         let turned_round = header.intervals && self.kinds.contains(&Kind::Index);
-        if header.key_length != length || turned_round {
+        if keys.is_empty() || header.key_length != length || turned_round {
             return Vec::new();
         }
         let question = |(number, key): (usize, Vec<u128>)| {
@@ -246,7 +311,8 @@ impl Lookup<'_> {
         let length = attributes.be32(5)?.ok_or_else(|| WireError::new(format!("{what}: it has no key length")))?;
         let flags = attributes.be32(3)?.unwrap_or(0);
         let (intervals, stable) = (flags & NFT_SET_INTERVAL != 0, flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0);
-        Ok(Header { key_length: length as usize, intervals, stable })
+        let is_map = flags & (NFT_SET_MAP | NFT_SET_OBJECT) != 0;
+        Ok(Header { key_length: length as usize, intervals, stable, is_map })
     }
 }
 
@@ -260,6 +326,7 @@ struct Header {
     key_length: usize,
     intervals: bool,
     stable: bool,
+    is_map: bool,
 }
 
 /// Values of one field. With both addresses of a packet, it goes from this node to a peer.
@@ -334,7 +401,7 @@ fn only_element<'a>(list: &Attributes<'a>) -> Result<Attributes<'a>, WireError> 
 
 /// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
 /// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
-fn decisive(element: &Attributes<'_>) -> Result<Reading<bool>, WireError> {
+pub fn decisive(element: &Attributes<'_>) -> Result<Reading<bool>, WireError> {
     let list = element.nested(11, "NFTA_SET_ELEM_EXPRESSIONS")?;
     let listed = list.iter().flat_map(Attributes::iter).map(|expression| expression.body);
     for body in element.get(7).into_iter().chain(listed) {

@@ -74,22 +74,6 @@ fn unique<T: Copy + Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
     values.filter(|value| seen.insert(*value)).take(MAX_VALUES).collect()
 }
 
-/// An address as a [`crate::snapshot::netfilter::Field`] has it.
-pub fn address_key(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-/// A device name as a field has it; `None` if its bytes are not known (see `links::device_name`).
-pub fn name_key(name: &str) -> Option<u128> {
-    let mut bytes = [0; 16];
-    let place = bytes.get_mut(..name.len()).filter(|_| name.len() < 16 && !name.contains('\\'))?;
-    place.copy_from_slice(name.as_bytes());
-    Some(u128::from_be_bytes(bytes))
-}
-
 /// A port as a dimension of an ipset has it: `ip_set_get_ip_port` tells the protocol too.
 pub fn port_key(protocol: u8, port: u16) -> u128 {
     u128::from(protocol) << 16 | u128::from(port)

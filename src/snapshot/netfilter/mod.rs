@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::{Reading, names};
 pub use rule::{
     Chosen, Condition, Counter, End, Field, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test,
-    TypeScope, Verdict,
+    TypeScope, Verdict, address_key, name_key,
 };
 pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
 
@@ -81,8 +81,8 @@ pub struct Ruleset {
     pub incomplete: Option<String>,
     /// Devices whose egress chains were read; `None`: no tunnel that is up was seen.
     pub devices: Option<BTreeSet<String>>,
-    /// Base chains on the hooks that matter, and every chain that their rules lead to. Of nat chains on prerouting and
-    /// output only those that were read in search of a mark's setter; see [`Chain::rules`].
+    /// Base chains on the hooks that matter, and every chain that their rules lead to. The nat chains on prerouting and
+    /// output are read whole only where they are few; see [`Chain::udp_rules`].
     pub chains: BTreeMap<ChainId, Chain>,
     /// Sets that their rules ask, as far as anything about them was read.
     pub sets: BTreeMap<SetId, Set>,
@@ -108,9 +108,21 @@ pub struct Chain {
     pub base: Option<Base>,
     /// Its rules, in order. `Failed`: they were not read; the text says why.
     pub rules: Reading<Arc<Vec<Rule>>>,
+    /// Where they were not read: those that UDP packets can meet, as those of tunnels are, in order, if these were.
+    pub udp_rules: Option<Arc<Vec<Rule>>>,
 }
 
 impl Chain {
+    /// A chain that was read whole, or not at all.
+    pub fn new(base: Option<Base>, rules: Reading<Arc<Vec<Rule>>>) -> Self {
+        Self { base, rules, udp_rules: None }
+    }
+
+    /// The rules that UDP packets can meet.
+    pub fn rules_for_udp(&self) -> Option<&[Rule]> {
+        self.rules.ok().or(self.udp_rules.as_ref()).map(|rules| rules.as_slice())
+    }
+
     /// Its rules, or none where they were not read.
     pub fn known_rules(&self) -> &[Rule] {
         self.rules.ok().map_or(&[], |rules| rules.as_slice())
@@ -159,14 +171,19 @@ pub struct Set {
     pub stable: bool,
     /// Whether values that matter to the verdicts are elements. A value that is not here was not asked about.
     pub members: BTreeMap<Vec<u128>, Reading<bool>>,
+    /// All elements, each with a range for every field; `None`: they are too many to be read, or come and go.
+    pub elements: Option<Vec<Element>>,
 }
+
+/// An element of a set: of each field that is looked up, a range, both ends included.
+pub type Element = Vec<(u128, u128)>;
 
 /// Where the bits come from that source-NAT rules look for in a mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MarkSetters {
-    /// Bits that are tested.
+    /// Bits that are tested: by rules of this backend, and for nf_tables by those of legacy tables too.
     pub tested: u32,
-    /// Bits that a rule sets, and one such rule for each: one that a hook leads to, or of a well-known chain that other
+    /// Bits that a rule sets, tested or not, and one such rule for each: one that a hook leads to, or of a well-known chain that other
     /// rules lead to.
     pub found: BTreeMap<u32, (ChainId, u32)>,
     /// Bits for which every chain was searched, and no rule sets them, not in the connection's mark either.

@@ -173,7 +173,7 @@ impl fmt::Debug for Condition {
 }
 
 /// A property of a packet.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
     /// `skb->mark`
     Mark,
@@ -219,8 +219,24 @@ pub enum Field {
     Other(String),
 }
 
+/// An address as a [`Field`] has it.
+pub fn address_key(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// A device name as a field has it; `None` if its bytes are not known (see `decode::links::device_name`).
+pub fn name_key(name: &str) -> Option<u128> {
+    let mut bytes = [0; 16];
+    let place = bytes.get_mut(..name.len()).filter(|_| name.len() < 16 && !name.contains('\\'))?;
+    place.copy_from_slice(name.as_bytes());
+    Some(u128::from_be_bytes(bytes))
+}
+
 /// Which devices' addresses count for the type of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TypeScope {
     /// All
     Any,

@@ -58,7 +58,7 @@ fn dimensions_are_taken_from_the_ends_that_the_rule_names() {
         read(&capture, &rules, &values).0[&SetId::Ipset(0)].members.keys().cloned().collect::<Vec<_>>()
     };
     use End::{Destination as D, Source as S};
-    let [own, peer] = ["192.0.2.1", "192.0.2.9"].map(|address| values::address_key(ip(address)));
+    let [own, peer] = ["192.0.2.1", "192.0.2.9"].map(|address| crate::snapshot::netfilter::address_key(ip(address)));
     let port = values::port_key(17, 8472);
     assert_eq!(ask(b"hash:ip,port\0", &[S, D]), [[own, port], [peer, port]]);
     assert_eq!(ask(b"hash:ip,port\0", &[S, S]), [[0u128; 2]; 0], "a source port is anything");

@@ -1,0 +1,111 @@
+//! Answers about addresses, policy rules and routes.
+
+use super::{AF_INET, AF_INET6, IFADDRMSG, RTM_NEWROUTE, RTMSG};
+use crate::snapshot::{Address, Route, Rule};
+use crate::wire::{self, Attributes, NLMSG_ERROR, WireError};
+
+/// Answer to `RTM_GETADDR`.
+pub fn decode_addresses(bytes: &[u8]) -> Result<Vec<Address>, WireError> {
+    const IFA_F_SECONDARY: u32 = 1;
+    let mut addresses = Vec::new();
+    for message in wire::dump(bytes, "addresses")? {
+        let attributes = Attributes::after(message.body, IFADDRMSG, "IFA")?;
+        let [_, prefix_length, flags, scope] = wire::array(message.body, 0, "ifaddrmsg")?;
+        let Some(address) = attributes.address(2)?.or(attributes.address(1)?) else { continue };
+        addresses.push(Address {
+            link: u32::from_ne_bytes(wire::array(message.body, 4, "ifaddrmsg")?),
+            address,
+            prefix_length,
+            scope,
+            secondary: attributes.u32(8)?.unwrap_or(flags.into()) & IFA_F_SECONDARY != 0,
+        });
+    }
+    Ok(addresses)
+}
+
+/// Answer to `RTM_GETRULE`.
+pub fn decode_rules(bytes: &[u8]) -> Result<Vec<Rule>, WireError> {
+    const MODELLED: &[u16] = &[1, 2, 6, 10, 15, 16];
+    /// `FRA_SUPPRESS_PREFIXLEN` -1 (none), `FRA_PROTOCOL` (who made the rule)
+    const IRRELEVANT: &[u16] = &[14, 21];
+    let mut rules = Vec::new();
+    for message in wire::dump(bytes, "policy rules")? {
+        let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
+        let [family, destination_length, source_length, _] = wire::array(message.body, 0, "fib_rule_hdr")?;
+        let [table, _, _, action] = wire::array(message.body, 4, "fib_rule_hdr")?;
+        let mark = attributes.u32(10)?;
+        let no_suppression = attributes.u32(14)?.is_none_or(|length| length == u32::MAX);
+        let other = attributes
+            .iter()
+            .map(|attribute| attribute.kind)
+            .filter(|kind| !MODELLED.contains(kind) && !(IRRELEVANT.contains(kind) && (*kind != 14 || no_suppression)));
+        rules.push(Rule {
+            ipv6: family == AF_INET6,
+            priority: attributes.u32(6)?.unwrap_or(0),
+            table: attributes.u32(15)?.unwrap_or(table.into()),
+            action,
+            fwmark: mark.map(|mark| attributes.u32(16).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
+            source: attributes.address(2)?.map(|address| (address, source_length)),
+            destination: attributes.address(1)?.map(|address| (address, destination_length)),
+            other: other.collect(),
+        });
+    }
+    Ok(rules)
+}
+
+/// Answer to a dump of `RTM_GETROUTE`.
+pub fn decode_routes(bytes: &[u8], ipv6: bool) -> Result<Vec<Route>, WireError> {
+    const RTM_F_CLONED: u32 = 0x200;
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    let mut routes = Vec::new();
+    for message in wire::dump(bytes, "routes")? {
+        let cloned = u32::from_ne_bytes(wire::array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
+        // Where a family is not there, the kernel answers for all that are.
+        if !cloned && message.body.first() == Some(&family) {
+            routes.push(decode_route(message.body)?);
+        }
+    }
+    Ok(routes)
+}
+
+/// The route that one look-up found. No route is an answer too: nothing leaves.
+pub fn decode_lookup(bytes: &[u8]) -> Result<Option<Route>, WireError> {
+    const NO_ROUTE: [i32; 3] = [100, 101, 113]; // ENETDOWN, ENETUNREACH, EHOSTUNREACH
+    let message = wire::messages(bytes).next();
+    let message = message.ok_or_else(|| WireError::new("route look-up: no answer"))?;
+    let message = message.map_err(|error| error.within("route look-up"))?;
+    match message.kind {
+        RTM_NEWROUTE => decode_route(message.body).map(Some),
+        NLMSG_ERROR if NO_ROUTE.contains(&message.errno()?) => Ok(None),
+        NLMSG_ERROR => Err(WireError::new(format!("route look-up: the kernel answered errno {}", message.errno()?))),
+        kind => Err(WireError::new(format!("route look-up: the answer has type {kind}"))),
+    }
+}
+
+pub fn decode_route(body: &[u8]) -> Result<Route, WireError> {
+    let attributes = Attributes::after(body, RTMSG, "RTA")?;
+    let [_, prefix_length, _, tos, table, _, _, kind] = wire::array(body, 0, "rtmsg")?;
+    let mut devices: Vec<u32> = attributes.u32(4)?.into_iter().collect();
+    if let Some(mut hops) = attributes.get(9) {
+        while !hops.is_empty() {
+            let length = u16::from_ne_bytes(wire::array(hops, 0, "rtnexthop")?) as usize;
+            devices.push(u32::from_ne_bytes(wire::array(hops, 4, "rtnexthop")?));
+            if length < 8 {
+                return Err(WireError::new(format!("rtnexthop says {length} bytes")));
+            }
+            hops = hops.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+    Ok(Route {
+        table: attributes.u32(15)?.unwrap_or(table.into()),
+        destination: attributes.address(1)?,
+        prefix_length,
+        kind,
+        tos,
+        priority: attributes.u32(6)?,
+        gateway: attributes.address(5)?,
+        preferred_source: attributes.address(7)?,
+        devices,
+        nexthop: attributes.u32(30)?,
+    })
+}

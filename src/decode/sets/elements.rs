@@ -1,0 +1,64 @@
+//! All elements of a small set of nf_tables: `nf_tables_dump_set`.
+
+use super::nftables::decisive;
+use crate::snapshot::Reading;
+use crate::wire::{self, Attributes, WireError};
+
+/// First and last key of an element.
+type Keys = (Vec<u8>, Vec<u8>);
+
+/// First and last key of each element. An element that counts for some packets only is an error.
+pub fn decode_elements(bytes: &[u8], key_length: usize, intervals: bool) -> Result<Vec<Keys>, WireError> {
+    const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
+    let odd = || WireError::new("set elements: one of them is not understood");
+    let (mut elements, mut ends) = (Vec::new(), Vec::new());
+    for message in wire::dump(bytes, "set elements")? {
+        let attributes = Attributes::after(message.body, 4, "NFTA_SET_ELEM_LIST")?;
+        for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
+            let element = Attributes::parse(element.body, "NFTA_SET_ELEM")?;
+            let key = |kind| -> Result<Option<Vec<u8>>, WireError> {
+                Ok(element.nested(kind, "key")?.and_then(|data| data.get(1).map(<[u8]>::to_vec)))
+            };
+            let flags = element.be32(3)?.unwrap_or(0);
+            if flags & !NFT_SET_ELEM_INTERVAL_END != 0 || decisive(&element)? != Reading::Ok(true) {
+                return Err(odd());
+            }
+            let first = key(1)?.filter(|first| first.len() == key_length).ok_or_else(odd)?;
+            match (key(10)?, flags & NFT_SET_ELEM_INTERVAL_END != 0) {
+                (Some(last), false) => elements.push((first, last)),
+                (None, false) if intervals => ends.push((first, false)),
+                (None, false) => elements.push((first.clone(), first)),
+                (_, true) => ends.push((first, true)),
+            }
+        }
+    }
+    // Of an interval the start and what follows its end are elements of their own.
+    ends.sort_by(|(one, one_ends), (other, other_ends)| (one, !one_ends).cmp(&(other, !other_ends)));
+    let mut open: Option<Vec<u8>> = None;
+    for (key, is_end) in ends {
+        match (open.take(), is_end) {
+            (Some(first), true) => elements.push((first, before(&key))),
+            (None, true) => {} // where the first interval begins to be looked for
+            (None, false) => open = Some(key),
+            (Some(_), false) => return Err(odd()),
+        }
+    }
+    if let Some(first) = open {
+        let last = vec![0xff; first.len()];
+        elements.push((first, last));
+    }
+    Ok(elements)
+}
+
+/// The key before this one.
+fn before(key: &[u8]) -> Vec<u8> {
+    let mut key = key.to_vec();
+    for byte in key.iter_mut().rev() {
+        let (less, borrowed) = byte.overflowing_sub(1);
+        *byte = less;
+        if !borrowed {
+            break;
+        }
+    }
+    key
+}

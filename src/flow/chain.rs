@@ -1,0 +1,284 @@
+//! The way of a symbolic packet through one chain and those that it leads to: `nft_do_chain`, `ipt_do_table`.
+
+use super::packet::{Kind, Packet, merge};
+use super::values::Values;
+use super::walk::{End, Hit, Walk, state};
+use super::world::RuleAt;
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Chain, ChainId, Field, MarkWrite, Match, Rule, Step, Verdict};
+
+/// `NFT_JUMP_STACK_SIZE` is 16; x_tables allow as many jumps as there are chains.
+const MAX_DEPTH: usize = 128;
+
+fn whole(chain: &Chain) -> Option<&[Rule]> {
+    chain.rules.ok().map(|rules| rules.as_slice())
+}
+
+impl Walk<'_> {
+    pub(super) fn ask(&mut self, key: &str, answers: usize, why: impl FnOnce() -> String) -> usize {
+        let key = format!("{} {key}", self.stage);
+        self.unknowns.ask(key, answers, why)
+    }
+
+    /// `nft_do_chain`
+    pub(super) fn chain(&mut self, set: usize, id: &ChainId, packets: Vec<Packet>, depth: usize) -> Vec<(End, Packet)> {
+        let chain = self.world.chain(set, id);
+        let udp = packets.iter().all(Packet::is_udp);
+        let rules = chain.and_then(|chain| if udp { chain.rules_for_udp() } else { whole(chain) });
+        let rules = match rules {
+            Some(rules) if depth < MAX_DEPTH => rules,
+            other => {
+                let why = match (other, chain) {
+                    (Some(_), _) => format!("chain {} is called from {MAX_DEPTH} others", id.chain),
+                    (None, Some(unread)) => unread.rules.why().to_owned(),
+                    (None, None) => format!("chain {} was not read", id.chain),
+                };
+                let at = RuleAt { set, chain: id.clone(), position: 0 };
+                return self.anything(&at, 0, &why, packets);
+            }
+        };
+        let mut live = packets;
+        let mut ends = Vec::new();
+        let mut joined = live.len();
+        for rule in rules.iter() {
+            if live.is_empty() {
+                break;
+            }
+            let at = RuleAt { set, chain: id.clone(), position: rule.position };
+            live = self.rule(&at, rule, live, &mut ends, depth);
+            if live.len() > 2 * joined + 8 {
+                live = self.bounded(merge(live));
+                joined = live.len();
+            }
+        }
+        ends.extend(live.into_iter().map(|packet| (End::Return, packet)));
+        ends
+    }
+
+    /// One rule: returns the packets that go on with the next one.
+    fn rule(
+        &mut self,
+        at: &RuleAt,
+        rule: &Rule,
+        packets: Vec<Packet>,
+        ends: &mut Vec<(End, Packet)>,
+        depth: usize,
+    ) -> Vec<Packet> {
+        if !self.spend(packets.len()) {
+            return packets;
+        }
+        let Some(last) = rule.steps.iter().rposition(|step| !matches!(step, Step::Match(_) | Step::Harmless(_))) else {
+            return packets; // it only counts or logs
+        };
+        let mut next = Vec::new();
+        let mut current = packets;
+        for (number, step) in rule.steps.iter().enumerate().take(last + 1) {
+            match step {
+                Step::Match(found) => {
+                    let mut holding = Vec::new();
+                    for packet in std::mem::take(&mut current) {
+                        let (holds, fails) = self.split(at, number, packet, found);
+                        holding.extend(holds);
+                        next.extend(fails);
+                    }
+                    current = holding;
+                }
+                Step::SetMark(write) => self.write(at, number, &mut current, write, Field::Mark, Field::ConnectionMark),
+                Step::SetConnectionMark(write) => {
+                    self.write(at, number, &mut current, write, Field::ConnectionMark, Field::Mark);
+                }
+                Step::Notrack => {
+                    for packet in &mut current {
+                        if packet.number(&Field::ConnectionState) == Some(state::INVALID) {
+                            packet.set(Field::ConnectionState, Values::of(&[state::UNTRACKED]));
+                        }
+                    }
+                }
+                Step::Nat(_) => {
+                    let hit = Hit { at: at.clone(), step: number };
+                    ends.extend(current.drain(..).map(|packet| (End::Translated(hit.clone()), packet)));
+                }
+                Step::Verdict(verdict) => {
+                    let packets = std::mem::take(&mut current);
+                    current = self.verdict(at, number, verdict, packets, &mut next, ends, depth);
+                }
+                Step::Harmless(_) => {}
+                Step::Opaque(what) => {
+                    let mut open = Vec::new();
+                    for (end, packet) in self.anything(at, number, what, std::mem::take(&mut current)) {
+                        if end == End::Return { open.push(packet) } else { ends.push((end, packet)) }
+                    }
+                    current = open;
+                }
+            }
+            if current.is_empty() {
+                break;
+            }
+        }
+        next.extend(current);
+        next
+    }
+
+    /// Returns the packets for which the same rule goes on.
+    #[allow(clippy::too_many_arguments, reason = "the whole state of a rule")]
+    fn verdict(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        verdict: &Verdict,
+        packets: Vec<Packet>,
+        next: &mut Vec<Packet>,
+        ends: &mut Vec<(End, Packet)>,
+        depth: usize,
+    ) -> Vec<Packet> {
+        if packets.is_empty() {
+            return packets;
+        }
+        match verdict {
+            Verdict::Continue => return packets,
+            Verdict::Accept => ends.extend(packets.into_iter().map(|packet| (End::Accept, packet))),
+            Verdict::Return => ends.extend(packets.into_iter().map(|packet| (End::Return, packet))),
+            Verdict::Drop => drop(self.dropping.insert(at.clone())),
+            Verdict::Jump(chain) | Verdict::Goto(chain) => {
+                let goes = matches!(verdict, Verdict::Goto(_));
+                let id = ChainId { chain: chain.clone(), ..at.chain.clone() };
+                for (end, packet) in self.chain(at.set, &id, packets, depth + 1) {
+                    match end {
+                        End::Return if !goes => next.push(packet),
+                        end => ends.push((end, packet)),
+                    }
+                }
+            }
+            Verdict::Gone(what) => {
+                let why = format!("{} hands packets to {what}", self.world.describe(at));
+                ends.extend(self.handed_over(at, number, &why, packets));
+            }
+            Verdict::Map { fields, set, verdicts } => {
+                let found = Match::Set { fields: fields.clone(), set: set.clone(), inverted: false };
+                let mut inside = Vec::new();
+                for packet in packets {
+                    let (holds, fails) = self.split(at, number, packet, &found);
+                    inside.extend(holds);
+                    next.extend(fails);
+                }
+                let Reading::Ok(verdicts) = verdicts else {
+                    if !inside.is_empty() {
+                        ends.extend(self.anything(at, number, verdicts.why(), inside));
+                    }
+                    return Vec::new();
+                };
+                let mut going_on = Vec::new();
+                for (answer, verdict) in verdicts.iter().enumerate() {
+                    let mut mine = inside.clone();
+                    if verdicts.len() > 1 && mine.iter().any(|packet| packet.kind == Kind::Tunnel) {
+                        let key = format!("{at:?} {number} verdict");
+                        let why = || format!("which verdict {} gives was not read", self.world.describe(at));
+                        let why = why();
+                        let question = self.ask(&key, verdicts.len(), || why);
+                        mine.retain_mut(|packet| packet.guess(question, answer));
+                    }
+                    going_on.extend(self.verdict(at, number, verdict, mine, next, ends, depth));
+                }
+                return going_on;
+            }
+        }
+        Vec::new()
+    }
+
+    /// User space may give a packet back, with another mark.
+    fn handed_over(&mut self, at: &RuleAt, number: usize, why: &str, packets: Vec<Packet>) -> Vec<(End, Packet)> {
+        let question = self.ask(&format!("{at:?} {number} user space"), 3, || why.to_owned());
+        let answers = [None, Some(false), Some(true)]; // kept, given back as it was, given back with any mark
+        let mut ends = Vec::new();
+        for (answer, marked) in answers.iter().enumerate() {
+            let Some(marked) = marked else { continue };
+            for mut packet in packets.iter().cloned() {
+                if packet.guess(question, answer) {
+                    if *marked {
+                        packet.set(Field::Mark, Values::any(&Field::Mark));
+                    }
+                    ends.push((End::Accept, packet));
+                }
+            }
+        }
+        ends
+    }
+
+    /// Something that was not understood: it does nothing, or writes any mark, or (in a nat chain) translates.
+    pub(super) fn anything(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        why: &str,
+        packets: Vec<Packet>,
+    ) -> Vec<(End, Packet)> {
+        let why = format!("{}: {why}", self.world.describe(at));
+        let question = self.ask(&format!("{at:?} {number}"), 3, || why);
+        let mut ends = Vec::new();
+        for (answer, packet) in (0..3).flat_map(|answer| packets.iter().cloned().map(move |packet| (answer, packet))) {
+            let mut packet = packet;
+            if !packet.guess(question, answer) {
+                continue;
+            }
+            match answer {
+                0 => ends.push((End::Return, packet)),
+                1 => {
+                    packet.set(Field::Mark, Values::any(&Field::Mark));
+                    packet.set(Field::ConnectionMark, Values::any(&Field::ConnectionMark));
+                    ends.push((End::Return, packet));
+                }
+                _ => ends.push((End::Translated(Hit { at: at.clone(), step: number }), packet)),
+            }
+        }
+        ends
+    }
+
+    fn write(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        packets: &mut Vec<Packet>,
+        write: &MarkWrite,
+        own: Field,
+        other: Field,
+    ) {
+        match write {
+            MarkWrite::Exact { keep, take, xor } => {
+                for packet in packets {
+                    let written = packet.get(&own).written(&packet.get(&other), *keep, *take, *xor);
+                    packet.set(own.clone(), written);
+                }
+            }
+            MarkWrite::Unknown(what) => {
+                let why = format!("{} writes a mark that cannot be told: {what}", self.world.describe(at));
+                let question = self.ask(&format!("{at:?} {number} mark"), 2, || why);
+                let before = std::mem::take(packets);
+                for (answer, values) in [Values::word(0), Values::any(&own)].into_iter().enumerate() {
+                    for packet in before.iter().cloned() {
+                        let mut packet = packet.with(own.clone(), values.clone());
+                        if packet.guess(question, answer) {
+                            packets.push(packet);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Splits a packet by a test that cannot be told: it may hold, and it may fail.
+    pub(super) fn split_opaquely(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        why: &str,
+        packet: Packet,
+    ) -> (Vec<Packet>, Vec<Packet>) {
+        let why = format!("{}: {why}", self.world.describe(at));
+        let question = self.ask(&format!("{at:?} {number}"), 2, || why);
+        let with = |answer| {
+            let mut packet = packet.clone();
+            packet.guess(question, answer).then_some(packet)
+        };
+        (with(1).into_iter().collect(), with(0).into_iter().collect())
+    }
+}

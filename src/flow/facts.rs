@@ -1,0 +1,185 @@
+//! What has to be known about a tunnel beside the rules: who sends into it, and which way its own packets go.
+
+use std::net::IpAddr;
+
+use super::values::Values;
+use super::world::prefix_range;
+use crate::snapshot::netfilter::{Family, address_key, name_key};
+use crate::snapshot::{Address, KernelVersion, Link, OuterRoute, Reading, Snapshot, Tunnel, feeders};
+
+/// `RT_SCOPE_UNIVERSE`
+const UNIVERSE: u8 = 0;
+/// From this version on, rules on postrouting see the device that a packet came in by.
+const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
+
+/// A tunnel and its surroundings.
+#[derive(Clone, Debug)]
+pub struct TunnelFacts {
+    /// Its device.
+    pub device: String,
+    /// Names of the devices by which packets get into it.
+    pub feeders: Values,
+    /// Destinations that are routed into it, of IPv4 and of IPv6.
+    pub inner: [Values; 2],
+    /// Something beside the rules gives connections other destinations: IPVS.
+    pub balanced: bool,
+    /// This host forwards packets.
+    pub forwards: [bool; 2],
+    /// UDP ports that it sends to.
+    pub ports: Values,
+    /// UDP ports that it sends from.
+    pub source_ports: Values,
+    /// Ways that outer packets take.
+    pub ways: Vec<Way>,
+    /// Why the ways are not known; then one that is not known stands for all.
+    pub vague: Option<String>,
+    /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
+    pub fwmarks: [Vec<(u32, u32)>; 2],
+    /// Rules on postrouting see where a packet came in.
+    pub input_in_postrouting: bool,
+}
+
+/// A way that outer packets take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Of the packets with such a mark; see [`OuterRoute::mark`].
+    pub mark: u32,
+    /// Where to; `None`: not known.
+    pub remotes: Option<Values>,
+    /// By which device: its name; `None`: not known.
+    pub device: Option<u128>,
+    /// From which address; `None`: not known.
+    pub source: Option<u128>,
+    /// The address that masquerading writes there.
+    pub primary: Result<u128, String>,
+}
+
+/// Gathers the facts. `Err`: what could not be read.
+pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, String> {
+    let links = snapshot.known_links();
+    let read = |reading: &Reading<()>| match reading {
+        Reading::Ok(()) => Ok(()),
+        other => Err(other.why().to_owned()),
+    };
+    read(&snapshot.routes.as_ref().map(|_| ()))?;
+    read(&snapshot.rules.as_ref().map(|_| ()))?;
+    read(&snapshot.addresses.as_ref().map(|_| ()))?;
+    let into = feeders(links, link.index);
+    let names = links.iter().filter(|link| into.contains(&link.index)).filter_map(|link| name_key(&link.name));
+    let forwards = [0, 1].map(|at| snapshot.forwarding[at].ok().copied().unwrap_or(true));
+    let listed = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
+    let ports: Vec<u128> = tunnel.port.into_iter().chain(listed).map(u128::from).collect();
+    let source_ports = tunnel.source_ports.or(snapshot.local_ports.ok().copied());
+    let (ways, vague) = match &tunnel.outer {
+        Reading::Ok(_) if tunnel.remotes().is_empty() => (Vec::new(), Some("it knows no remote yet".to_owned())),
+        Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(snapshot, tunnel, route)).collect(), None),
+        other => (Vec::new(), Some(other.why().to_owned())),
+    };
+    let fwmarks = |ipv6: bool| -> Vec<(u32, u32)> {
+        let rules = snapshot.rules.ok().into_iter().flatten().filter(|rule| rule.ipv6 == ipv6);
+        rules.filter_map(|rule| rule.fwmark).collect()
+    };
+    Ok(TunnelFacts {
+        device: link.name.clone(),
+        feeders: Values::ranges(names.map(|key| (key, key)).collect()),
+        inner: [false, true].map(|ipv6| routed_into(snapshot, &into, ipv6)),
+        balanced: match &snapshot.ipvs_services {
+            Reading::Ok(services) => *services != 0,
+            Reading::Absent(_) => false,
+            Reading::Denied(_) | Reading::Failed(_) => true,
+        },
+        forwards,
+        ports: Values::of(&ports),
+        source_ports: Values::ranges(vec![
+            source_ports.map_or((0, 0xffff), |(first, last)| (first.into(), last.into())),
+        ]),
+        ways,
+        vague,
+        fwmarks: [fwmarks(false), fwmarks(true)],
+        input_in_postrouting: snapshot.kernel.ok().is_none_or(|kernel| kernel.base >= INPUT_IN_POSTROUTING),
+    })
+}
+
+/// Destinations whose routes lead into one of these devices. What every IPv6 device has by itself (link-local and
+/// multicast) carries no traffic that a checksum is offloaded for.
+fn routed_into(snapshot: &Snapshot, devices: &std::collections::BTreeSet<u32>, ipv6: bool) -> Values {
+    const UNICAST: u8 = 1;
+    let whole: IpAddr = if ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
+    let routes = snapshot.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
+    let routes = routes.filter(|route| route.devices.iter().any(|device| devices.contains(device)));
+    let prefixes = routes.filter_map(|route| {
+        let destination = match (route.destination, route.gateway) {
+            (Some(destination), _) => destination,
+            // A default route does not say its family; its gateway does.
+            (None, Some(gateway)) if gateway.is_ipv6() == ipv6 => whole,
+            (None, None) => whole,
+            (None, Some(_)) => return None,
+        };
+        let local = route.prefix_length >= 8 && (is_link_local(destination) || destination.is_multicast());
+        (destination.is_ipv6() == ipv6 && !local).then(|| prefix_range(destination, route.prefix_length))
+    });
+    Values::ranges(prefixes.collect())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.segments()[0] & 0xffc0 == 0xfe80)
+}
+
+/// The ways of one route: by each of its devices.
+fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
+    let ipv6 = route.remotes.first().is_some_and(IpAddr::is_ipv6);
+    let local = tunnel.local.filter(|local| !local.is_unspecified()).or(route.source);
+    let by = |(number, index): (usize, &u32)| {
+        let next_hop = match route.gateway {
+            Some(gateway) if gateway.is_ipv6() == ipv6 && number == 0 => Some(gateway),
+            None if number == 0 => route.remotes.first().copied(),
+            _ => None, // of the other next hops of a multipath route only the device is known
+        };
+        Way {
+            family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+            mark: route.mark,
+            remotes: Some(Values::of(&route.remotes.iter().map(|remote| address_key(*remote)).collect::<Vec<_>>())),
+            device: name_key(snapshot.link_name(*index)),
+            source: local.map(address_key),
+            primary: primary(snapshot, *index, ipv6, next_hop),
+        }
+    };
+    route.devices.iter().enumerate().map(by).collect()
+}
+
+/// The address that masquerading writes for packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.
+fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, String> {
+    let all = snapshot.addresses.ok().map_or(&[][..], Vec::as_slice);
+    let usable = |address: &&Address| {
+        address.address.is_ipv6() == ipv6 && address.scope == UNIVERSE && (ipv6 || !address.secondary)
+    };
+    let here: Vec<&Address> = all.iter().filter(usable).filter(|address| address.link == device).collect();
+    let name = snapshot.link_name(device);
+    let chosen = match (here.as_slice(), next_hop) {
+        ([], _) if ipv6 => None,
+        // inet_select_addr goes on with the other devices, in their order.
+        ([], _) => all.iter().find(usable),
+        ([only], _) => Some(*only),
+        (_, None) => return Err(format!("which of the addresses of {name} masquerading writes is not known")),
+        (several, Some(next_hop)) if ipv6 => {
+            let length = |address: &Address| {
+                let differing = address_key(address.address) ^ address_key(next_hop);
+                differing.leading_zeros().min(address.prefix_length.into())
+            };
+            // Of equal ones the first is taken.
+            several.iter().rev().max_by_key(|address| length(address)).copied()
+        }
+        (several, Some(next_hop)) => {
+            let on_link = |address: &&&Address| {
+                let (first, last) = prefix_range(address.address, address.prefix_length);
+                (first..=last).contains(&address_key(next_hop))
+            };
+            several.iter().find(on_link).or(several.first()).copied()
+        }
+    };
+    chosen
+        .map(|address| address_key(address.address))
+        .ok_or_else(|| format!("{name} has no address to masquerade with"))
+}

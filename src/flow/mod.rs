@@ -1,0 +1,38 @@
+//! What the kernel would do with a packet: a symbolic packet walks through the hooks, and every way that a real one could
+//! take is taken. Pure; to be read beside `nf_hook_entries_grow`, `nft_do_chain`, `ipt_do_table` and `nf_nat_core.c`.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `world` | rules of all backends, links, addresses |
+//! | `values`, `packet` | what a symbolic packet's fields can hold |
+//! | `unknowns` | what could not be told, and whether it matters |
+//! | `order` | which chains a hook calls, in which orders |
+//! | `walk`, `chain`, `split` | the way through hooks, through chains; what a test leaves of a packet |
+//! | `nat` | what a translation makes of a packet |
+//! | `source_nat` | which source-NAT rules new connections get to |
+//! | `services` | destinations that are translated, and what goes wrong with that |
+//! | `facts`, `tunnel` | which way a tunnel's packets go, and whether a rule changes them |
+
+mod chain;
+mod facts;
+mod nat;
+mod order;
+mod packet;
+mod services;
+mod source_nat;
+mod split;
+mod tunnel;
+mod unknowns;
+mod values;
+mod walk;
+mod world;
+
+pub use facts::{TunnelFacts, Way, facts};
+pub use services::{Found, destination_nat, dns_to_several, invalid_passes};
+pub use source_nat::{Reached, ReachedRules, reached};
+pub use tunnel::{OuterPackets, outer_packets};
+pub use walk::Certainty;
+pub use world::World;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Which chains a hook calls, and in which orders: `nf_hook_entries_grow`, `nf_nat_register_fn`.
+//!
+//! Hooks run by priority. Of two with the same priority the one that was registered last is first, and no dump tells
+//! which one that is. All nat chains are called from one hook of the NAT core, which has a priority of its own; what they
+//! declare only orders them among each other.
+
+use super::world::World;
+use crate::snapshot::netfilter::{ChainId, ChainKind, Family, Hook};
+
+/// Calls of equal priority that are tried in every order: 4! of them.
+const MAX_PERMUTED: usize = 4;
+
+/// What a hook calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Connection tracking: `nf_conntrack_in`.
+    Conntrack,
+    /// The NAT core: `nf_nat_inet_fn`.
+    Nat,
+    /// A base chain: position in [`World::rules`], name.
+    Chain(usize, ChainId),
+}
+
+/// Calls of one priority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Their priority.
+    pub priority: i32,
+    /// The calls, in no order.
+    pub calls: Vec<Call>,
+}
+
+/// `NF_IP_PRI_CONNTRACK`
+const CONNTRACK: i32 = -200;
+
+/// `NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`
+fn nat_core(hook: Hook) -> Option<i32> {
+    match hook {
+        Hook::Prerouting | Hook::Output => Some(-100),
+        Hook::Postrouting | Hook::Input => Some(100),
+        Hook::Forward | Hook::Egress => None,
+    }
+}
+
+/// What a hook calls for packets of a family. Chains that do nothing but let packets pass are left out: they could
+/// only multiply the orders. `device`: the one whose egress hook it is.
+pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<Step> {
+    let mut calls: Vec<(i32, Call)> = Vec::new();
+    let mut has_nat = false;
+    for (set, id, chain) in world.chains_of(family) {
+        let Some(base) = chain.base.as_ref().filter(|base| base.hook == hook) else { continue };
+        let elsewhere = hook == Hook::Egress && !device.is_some_and(|device| bound_to(&base.devices, device));
+        if elsewhere {
+            continue;
+        }
+        if base.kind == ChainKind::Nat {
+            has_nat = true;
+        } else if world.has_effect(set, id) {
+            calls.push((base.priority, Call::Chain(set, id.clone())));
+        }
+    }
+    if matches!(hook, Hook::Prerouting | Hook::Output) {
+        calls.push((CONNTRACK, Call::Conntrack));
+    }
+    calls.extend(nat_core(hook).filter(|_| has_nat).map(|priority| (priority, Call::Nat)));
+    by_priority(calls)
+}
+
+/// The nat chains that the NAT core calls, in the same form.
+pub fn nat_chains(world: &World<'_>, family: Family, hook: Hook) -> Vec<Step> {
+    let chains = world.chains_of(family).filter_map(|(set, id, chain)| {
+        let base = chain.base.as_ref().filter(|base| base.hook == hook && base.kind == ChainKind::Nat)?;
+        world.has_effect(set, id).then(|| (base.priority, Call::Chain(set, id.clone())))
+    });
+    by_priority(chains.collect())
+}
+
+fn bound_to(devices: &[String], device: &str) -> bool {
+    devices.iter().any(|name| match name.strip_suffix('*') {
+        Some(start) => device.starts_with(start),
+        None => name == device,
+    })
+}
+
+fn by_priority(mut calls: Vec<(i32, Call)>) -> Vec<Step> {
+    calls.sort_by_key(|(priority, _)| *priority);
+    let groups = calls.chunk_by(|(one, _), (other, _)| one == other);
+    groups
+        .map(|group| Step { priority: group[0].0, calls: group.iter().map(|(_, call)| call.clone()).collect() })
+        .collect()
+}
+
+/// The orders that calls of equal priority may have, and whether these are all that can make a difference. If the calls
+/// are many, and none writes anything that another one tests (`independent`), it is enough that each is first once, where
+/// it sees most, and last once, where it sees least.
+pub fn orders(calls: &[Call], independent: bool) -> (Vec<Vec<Call>>, bool) {
+    if calls.len() <= MAX_PERMUTED {
+        return (permutations(calls), true);
+    }
+    let mut orders = Vec::new();
+    for at in 0..calls.len() {
+        let mut rest = calls.to_vec();
+        let one = rest.remove(at);
+        orders.push([std::slice::from_ref(&one), &rest].concat());
+        orders.push([rest, vec![one]].concat());
+    }
+    (orders, independent)
+}
+
+/// A call, for people.
+pub fn name(world: &World<'_>, call: &Call) -> String {
+    match call {
+        Call::Conntrack => "connection tracking".into(),
+        Call::Nat => "the NAT core".into(),
+        Call::Chain(set, id) => world.describe_chain(*set, id),
+    }
+}
+
+fn permutations<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
+    if all.len() < 2 {
+        return vec![all.to_vec()];
+    }
+    let mut found = Vec::new();
+    for at in 0..all.len() {
+        let mut rest = all.to_vec();
+        let first = rest.remove(at);
+        found.extend(permutations(&rest).into_iter().map(|rest| [vec![first.clone()], rest].concat()));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_order_is_tried_once() {
+        assert_eq!(permutations(&[1]), [[1]]);
+        assert_eq!(permutations(&[1, 2]), [[1, 2], [2, 1]]);
+        let all: std::collections::BTreeSet<Vec<u8>> = permutations(&[1, 2, 3, 4]).into_iter().collect();
+        assert_eq!(all.len(), 24);
+        let many: Vec<Call> = (0..6)
+            .map(|set| Call::Chain(set, ChainId { family: Family::Inet, table: "t".into(), chain: "c".into() }))
+            .collect();
+        assert!(!orders(&many, false).1);
+        let (orders, enough) = orders(&many, true);
+        assert!(enough);
+        assert!(many.iter().all(|call| orders.iter().any(|order| order.first() == Some(call))));
+        assert!(many.iter().all(|call| orders.iter().any(|order| order.last() == Some(call))));
+    }
+
+    #[test]
+    fn egress_chains_are_bound_to_devices() {
+        let devices = ["flannel.1".to_owned(), "vx*".to_owned()];
+        assert!(bound_to(&devices, "flannel.1") && bound_to(&devices, "vxlan.calico"));
+        assert!(!bound_to(&devices, "flannel.10") && !bound_to(&devices, "eth0"));
+    }
+}

@@ -1,0 +1,218 @@
+//! Rules for tests, a line each:
+//!
+//! ```text
+//! ip nat POSTROUTING: nat postrouting 100          a base chain (policy drop: `… 100 drop`); `legacy ip nat …`
+//! ip nat KUBE:                                     another chain
+//!   mark 0x4000/0x4000, oif eth0 => masquerade random-fully
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::flow::World;
+use crate::flow::world::Rules;
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{
+    Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
+    PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key, name_key,
+};
+
+/// Rule sets of nf_tables and of legacy tables.
+#[derive(Debug, Default)]
+pub struct Written {
+    pub nftables: Ruleset,
+    pub legacy: Ruleset,
+}
+
+impl Written {
+    pub fn world(&self) -> World<'_> {
+        let rules = [(&self.nftables, false), (&self.legacy, true)];
+        let rules = rules.into_iter().map(|(ruleset, legacy)| Rules { legacy, ruleset }).collect();
+        World { rules, links: &[], own: [None, None] }
+    }
+}
+
+/// Reads the language. Every bit that some rule sets counts as settable.
+pub fn rules(text: &str) -> Written {
+    let mut written = Written::default();
+    let mut open: Option<(bool, ChainId)> = None;
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        if let Some((head, base)) = line.split_once(':').filter(|_| !line.contains("=>")) {
+            let mut words: Vec<&str> = head.split_whitespace().collect();
+            let legacy = words[0] == "legacy";
+            words.drain(..usize::from(legacy));
+            let family = match words[0] {
+                "ip" => Family::Ipv4,
+                "ip6" => Family::Ipv6,
+                "inet" => Family::Inet,
+                _ => Family::Netdev,
+            };
+            let id = ChainId { family, table: words[1].into(), chain: words[2].into() };
+            let chain = Chain::new(read_base(base), Reading::Ok(Arc::default()));
+            ruleset(&mut written, legacy).chains.insert(id.clone(), chain);
+            open = Some((legacy, id));
+        } else {
+            let (legacy, id) = open.clone().expect("a chain first");
+            let chain = ruleset(&mut written, legacy).chains.get_mut(&id).unwrap();
+            let Reading::Ok(rules) = &mut chain.rules else { unreachable!() };
+            let rules = Arc::make_mut(rules);
+            let position = u32::try_from(rules.len()).unwrap() + 1;
+            rules.push(read_rule(line, position, id.family == Family::Ipv6));
+        }
+    }
+    for ruleset in [&mut written.nftables, &mut written.legacy] {
+        let mut found = BTreeMap::new();
+        for (id, chain) in &ruleset.chains {
+            for rule in chain.known_rules() {
+                for step in &rule.steps {
+                    let Step::SetMark(write) = step else { continue };
+                    let kept = if let MarkWrite::Exact { keep, .. } = write { *keep } else { 0 };
+                    let bits = (0..32).map(|shift| 1u32 << shift).filter(|bit| write.can_set() & !kept & bit != 0);
+                    found.extend(bits.map(|bit| (bit, (id.clone(), rule.position))));
+                }
+            }
+        }
+        ruleset.setters.found = found;
+    }
+    written
+}
+
+fn ruleset(written: &mut Written, legacy: bool) -> &mut Ruleset {
+    if legacy { &mut written.legacy } else { &mut written.nftables }
+}
+
+fn read_base(text: &str) -> Option<Base> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [kind, hook, priority, rest @ ..] = words.as_slice() else { return None };
+    let devices = rest.iter().filter(|word| **word != "drop").map(|word| (*word).to_owned()).collect();
+    Some(Base {
+        hook: Hook::from_name(hook).unwrap(),
+        kind: ChainKind::from_name(kind).unwrap(),
+        priority: priority.parse().unwrap(),
+        drops: rest.contains(&"drop"),
+        devices,
+    })
+}
+
+fn read_rule(line: &str, position: u32, ipv6: bool) -> Rule {
+    let (matches, actions) = line.split_once("=>").unwrap_or_else(|| panic!("{line:?} has no =>"));
+    let matches = matches.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let mut steps: Vec<Step> = matches.map(|text| Step::Match(read_match(text, ipv6))).collect();
+    steps.extend(actions.split(',').map(str::trim).filter(|text| !text.is_empty()).map(read_action));
+    Rule { position, comment: String::new(), steps, counter: None, from_xtables: false, fingerprint: 0 }
+}
+
+pub fn number(text: &str) -> u32 {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.unwrap_or_else(|_| panic!("{text:?} is not a number"))
+}
+
+pub fn address(text: &str) -> u128 {
+    address_key(text.parse::<IpAddr>().unwrap_or_else(|_| panic!("{text:?} is not an address")))
+}
+
+fn read_match(text: &str, ipv6: bool) -> Match {
+    let (inverted, text) = text.strip_prefix('!').map_or((false, text), |text| (true, text));
+    let mut words = text.split_whitespace();
+    let (what, value) = (words.next().unwrap(), words.next().unwrap_or_default());
+    let masked = |field, mask: u128, value: u128| Match::Tests {
+        tests: vec![Test { field, condition: Condition::Masked { mask, value } }],
+        inverted,
+    };
+    let range = |field| {
+        let (first, last) = value.split_once('-').unwrap_or((value, value));
+        let ranges = vec![(number(first).into(), number(last).into())];
+        Match::Tests { tests: vec![Test { field, condition: Condition::Ranges(ranges) }], inverted }
+    };
+    let prefix = |v4, v6| {
+        let width = if ipv6 { 128u32 } else { 32 };
+        let (network, length) = value.split_once('/').unwrap_or((value, if ipv6 { "128" } else { "32" }));
+        let length: u32 = length.parse().unwrap();
+        let mask = (u128::MAX >> (128 - width)) & !(u128::MAX >> (128 - width)).checked_shr(length).unwrap_or(0);
+        masked(if ipv6 { v6 } else { v4 }, mask, address(network) & mask)
+    };
+    let device = |field| match value.strip_suffix('+') {
+        Some(start) => {
+            let mask = !(u128::MAX >> (8 * start.len()));
+            masked(field, mask, name_key(start).unwrap())
+        }
+        None => masked(field, u128::MAX, name_key(value).unwrap()),
+    };
+    match what {
+        "mark" => {
+            let (value, mask) = value.split_once('/').unwrap_or((value, "0xffffffff"));
+            masked(Field::Mark, number(mask).into(), number(value).into())
+        }
+        "src" => prefix(Field::Ipv4Source, Field::Ipv6Source),
+        "dst" => prefix(Field::Ipv4Destination, Field::Ipv6Destination),
+        "iif" => device(Field::InputName),
+        "oif" => device(Field::OutputName),
+        "proto" => masked(Field::L4Proto, 0xff, number(value).into()),
+        "sport" => range(Field::SourcePort),
+        "dport" => range(Field::DestinationPort),
+        "state" => {
+            // nf_tables tests whether any of these bits is set.
+            let Match::Tests { tests, inverted } = masked(Field::ConnectionState, number(value).into(), 0) else {
+                unreachable!()
+            };
+            Match::Tests { tests, inverted: !inverted }
+        }
+        "dsttype" => range(Field::DestinationType(TypeScope::Any)),
+        "set" => Match::Set { fields: vec![Field::Ipv4Source], set: set(value), inverted },
+        "sometimes" => Match::Occasional("limit".into()),
+        "opaque" => Match::Opaque("a match that nobody knows".into()),
+        other => panic!("match {other:?} is unknown"),
+    }
+}
+
+pub fn set(name: &str) -> SetId {
+    SetId::Nftables { family: Family::Ipv4, table: "t".into(), set: name.into() }
+}
+
+fn read_action(text: &str) -> Step {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let has = |word: &str| words.contains(&word);
+    let randomization = match (has("random-fully"), has("random")) {
+        (true, _) => PortRandomization::RandomFully,
+        (_, true) => PortRandomization::Random,
+        _ => PortRandomization::None,
+    };
+    let after = |word: &str| words.iter().position(|found| *found == word).map(|at| words[at + 1]);
+    let ports = after("ports").map_or(Chosen::Unset, |ports| {
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        Chosen::Range(first.parse().unwrap(), last.parse().unwrap())
+    });
+    let addresses = after("to").map_or(Chosen::Unset, |to| {
+        let (first, last) = to.split_once('-').unwrap_or((to, to));
+        Chosen::Range(first.parse().unwrap(), last.parse().unwrap())
+    });
+    let nat = |action| Step::Nat(Nat { action, addresses, ports, randomization, persistent: false });
+    match words[0] {
+        "accept" => Step::Verdict(Verdict::Accept),
+        "drop" => Step::Verdict(Verdict::Drop),
+        "return" => Step::Verdict(Verdict::Return),
+        "jump" => Step::Verdict(Verdict::Jump(words[1].into())),
+        "goto" => Step::Verdict(Verdict::Goto(words[1].into())),
+        "queue" => Step::Verdict(Verdict::Gone("queue".into())),
+        "or" => Step::SetMark(MarkWrite::Exact { keep: !number(words[1]), take: 0, xor: number(words[1]) }),
+        "xor" => Step::SetMark(MarkWrite::Exact { keep: !0, take: 0, xor: number(words[1]) }),
+        "clear" => Step::SetMark(MarkWrite::Exact { keep: !number(words[1]), take: 0, xor: 0 }),
+        "set-mark" => Step::SetMark(MarkWrite::Exact { keep: 0, take: 0, xor: number(words[1]) }),
+        "save" => Step::SetConnectionMark(MarkWrite::Exact { keep: 0, take: !0, xor: 0 }),
+        "restore" => Step::SetMark(MarkWrite::Exact { keep: 0, take: !0, xor: 0 }),
+        "any-mark" => Step::SetMark(MarkWrite::Unknown("a hash".into())),
+        "notrack" => Step::Notrack,
+        "masquerade" => nat(NatAction::Masquerade),
+        "snat" => nat(NatAction::Snat),
+        "netmap" => nat(NatAction::Netmap),
+        "dnat" => nat(NatAction::Dnat),
+        "redirect" => nat(NatAction::Redirect),
+        "log" => Step::Harmless("log".into()),
+        "odd" => Step::Opaque("target ODD".into()),
+        other => panic!("action {other:?} is unknown"),
+    }
+}

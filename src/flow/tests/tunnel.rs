@@ -1,0 +1,276 @@
+//! What happens to a tunnel's outer packets: the measured facts, a line each.
+
+use super::language::{address, rules};
+use crate::flow::facts::{TunnelFacts, Way};
+use crate::flow::tunnel::outer_packets;
+use crate::flow::values::Values;
+use crate::flow::world::OwnAddresses;
+use crate::flow::{Certainty, OuterPackets};
+use crate::snapshot::netfilter::{Family, name_key};
+
+/// VXLAN on port 8472 over eth0 (192.0.2.10) to 192.0.2.20; 10.42.0.0/16 is routed into it.
+fn facts() -> TunnelFacts {
+    let way = Way {
+        family: Family::Ipv4,
+        mark: 0,
+        remotes: Some(Values::of(&[address("192.0.2.20")])),
+        device: name_key("eth0"),
+        source: Some(address("192.0.2.10")),
+        primary: Ok(address("192.0.2.10")),
+    };
+    let prefix = |first: &str, last: &str| Values::Ranges(vec![(address(first), address(last))]);
+    TunnelFacts {
+        device: "flannel.1".into(),
+        feeders: Values::of(&[name_key("flannel.1").unwrap()]),
+        inner: [prefix("10.42.0.0", "10.42.255.255"), prefix("fd42::", "fd42::ffff")],
+        balanced: false,
+        forwards: [true, true],
+        ports: Values::of(&[8472]),
+        source_ports: Values::Ranges(vec![(32768, 60999)]),
+        ways: vec![way],
+        vague: None,
+        fwmarks: [vec![], vec![]],
+        input_in_postrouting: true,
+    }
+}
+
+fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
+    let written = rules(text);
+    let mut world = written.world();
+    let own = ["192.0.2.10", "192.0.2.11", "10.42.0.0"].map(|own| (2, (address(own), address(own)), None));
+    let own6 = vec![(2, (address("fd42::1"), address("fd42::1")), None)];
+    world.own = [Some(OwnAddresses { typed: own.to_vec() }), Some(OwnAddresses { typed: own6 })];
+    outer_packets(&world, facts)
+}
+
+/// `yes`, `no`, or `maybe`.
+fn rewritten(text: &str) -> &'static str {
+    verdict(&walk_with(text, &facts()))
+}
+
+fn verdict(outer: &OuterPackets) -> &'static str {
+    match outer.rewritten {
+        Certainty::Happens => "yes",
+        Certainty::DoesNot => "no",
+        Certainty::Unknown(_) => "maybe",
+    }
+}
+
+const MARK: &str = "
+    ip nat OUTPUT: nat output -100
+      dst 10.96.0.1 => or 0x4000, dnat to 10.42.1.5";
+const OLD: &str = "
+    ip nat POSTROUTING: nat postrouting 100
+      mark 0x4000/0x4000 => masquerade random-fully";
+const FIXED: &str = "
+    ip nat POSTROUTING: nat postrouting 100
+      !mark 0x4000/0x4000 => return
+      => xor 0x4000
+      => masquerade random-fully";
+
+#[test]
+fn kube_proxy_before_and_after_its_cure() {
+    assert_eq!(rewritten(&[MARK, OLD].concat()), "yes");
+    assert_eq!(rewritten(&[MARK, FIXED].concat()), "no");
+    assert_eq!(rewritten(&[MARK, &OLD.replace(" random-fully", "")].concat()), "no", "plain: the port is kept");
+    assert_eq!(rewritten(&[MARK, &OLD.replace("random-fully", "random")].concat()), "yes");
+    assert_eq!(rewritten(OLD), "no", "nothing sets the mark");
+    let outer = walk_with(&[MARK, OLD].concat(), &facts());
+    assert_eq!(
+        outer.how,
+        "an outer packet with mark 0x4000 gets a random source port from rule 1 of chain POSTROUTING (table ip nat)"
+    );
+    assert_eq!(outer.tracked, Certainty::Happens);
+}
+
+#[test]
+fn another_programs_rule_before_the_cure_keeps_the_mark_alive() {
+    let first = |exempt: &str| {
+        FIXED.replace(
+            "100\n",
+            &format!("100\n {exempt}\n src 10.42.0.0/16, !dst 10.42.0.0/16 => masquerade random-fully\n !src 10.42.0.0/16, dst 10.42.0.0/16 => masquerade random-fully\n"),
+        )
+    };
+    assert_eq!(rewritten(&[MARK, &first("")].concat()), "yes");
+    assert_eq!(rewritten(&[MARK, &first("mark 0x4000/0x4000 => return")].concat()), "no", "flannel 0.20.2");
+    let stale = FIXED.replace("100\n", "100\n mark 0x4000/0x4000 => masquerade random-fully\n");
+    assert_eq!(rewritten(&[MARK, &stale].concat()), "yes", "stale rules above the cured ones");
+}
+
+#[test]
+fn marks_of_every_packet_come_back_when_nat_is_skipped() {
+    for (name, marker) in [
+        ("mangle", "ip m O: filter output -150\n dst 10.42.0.0/16 => or 0x4000"),
+        ("filter", "ip m O: filter output 0\n => or 0x4000"),
+        ("forward", "ip m F: filter forward 0\n oif flannel.1 => or 0x4000"),
+        ("connmark", "ip m O: filter output -150\n state 8 => or 0x4000, save\n state 2 => restore"),
+        ("egress", "netdev m E: filter egress 0 flannel.1\n => or 0x4000"),
+        ("new but not first", "ip m O: filter output -150\n state 8 => or 0x4000"),
+    ] {
+        let text = format!("{marker}\n{FIXED}");
+        assert_eq!(rewritten(&text), "yes", "{name}");
+    }
+    let elsewhere = format!("netdev m E: filter egress 0 eth0\n => or 0x4000\n{FIXED}");
+    assert_eq!(rewritten(&elsewhere), "no", "egress of the card comes after NAT");
+    let outside = format!("ip m O: filter output -150\n dst 8.8.8.8 => or 0x4000\n{OLD}");
+    assert_eq!(rewritten(&outside), "no", "nothing there is routed into the tunnel");
+    let cured = format!("ip m O: filter output -150\n proto 17, dport 8472 => clear 0x4000\n{MARK}{OLD}");
+    assert_eq!(rewritten(&cured), "no", "cleared on the outer packet");
+}
+
+#[test]
+fn catch_alls_addresses_and_ports() {
+    let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule}");
+    for (rule, expected) in [
+        ("oif eth0 => masquerade random-fully", "yes"),
+        ("oif eth1 => masquerade random-fully", "no"),
+        ("oif eth0 => masquerade", "no"),
+        ("oif eth0, proto 17 => masquerade ports 1024-65535", "no"),
+        ("oif eth0, proto 17 => masquerade ports 1024-2048", "yes"),
+        ("oif eth0, proto 17 => masquerade ports 40000-50000", "yes"),
+        ("proto 17, sport 40000-50000 => masquerade ports 40000-50000", "no"),
+        ("proto 17, sport 1-1023 => masquerade random-fully", "no"),
+        ("dst 192.0.2.20 => snat to 192.0.2.10", "no"),
+        ("dst 192.0.2.20 => snat to 192.0.2.10 random-fully", "yes"),
+        ("dst 192.0.2.20 => snat to 192.0.2.11", "yes"),
+        ("dst 192.0.2.21 => snat to 192.0.2.11", "no"),
+        ("=> snat to 192.0.2.1-192.0.2.20", "no"),
+        ("=> netmap to 192.0.2.0-192.0.2.255", "no"),
+        ("=> netmap to 198.51.100.0-198.51.100.255", "yes"),
+        ("dport 8472 => accept\n oif eth0 => masquerade random-fully", "no"),
+        ("dport 8473 => accept\n oif eth0 => masquerade random-fully", "yes"),
+        ("iif flannel.1 => masquerade random-fully", "yes"),
+        ("sometimes => masquerade random-fully", "yes"),
+        ("opaque => masquerade random-fully", "maybe"),
+        ("opaque => return\n oif eth0 => masquerade random-fully", "maybe"),
+        ("opaque => masquerade random-fully\n oif eth0 => masquerade random-fully", "yes"),
+        ("=> odd", "maybe"),
+        ("=> queue", "no"),
+        ("set s => masquerade random-fully", "maybe"),
+        ("=> any-mark\n mark 0x1/0x1 => masquerade random-fully", "maybe"),
+        ("=> drop", "no"),
+    ] {
+        assert_eq!(rewritten(&post(rule)), expected, "{rule}");
+    }
+    let mut secondary = facts();
+    secondary.ways[0].source = Some(address("192.0.2.11"));
+    assert_eq!(verdict(&walk_with(&post("oif eth0 => masquerade"), &secondary)), "yes", "another address is written");
+    secondary.ways[0].primary = Err("not known".into());
+    assert_eq!(verdict(&walk_with(&post("oif eth0 => masquerade"), &secondary)), "maybe");
+}
+
+#[test]
+fn destinations_that_are_translated_break_the_checksum_too() {
+    let output = |rule: &str| format!("ip nat O: nat output -100\n {rule}");
+    for (rule, expected) in [
+        ("dport 8472 => dnat to 192.0.2.21", "yes"),
+        ("dport 8472 => dnat to 192.0.2.20", "no"),
+        ("dport 8472 => dnat to 192.0.2.20 ports 8472", "no"),
+        ("dport 8472 => dnat to 192.0.2.20 ports 8473", "yes"),
+        ("dport 8472 => redirect", "yes"),
+        ("dport 53 => redirect", "no"),
+        ("dsttype 2-2 => redirect", "no"), // the peer is not local
+    ] {
+        assert_eq!(rewritten(&output(rule)), expected, "{rule}");
+    }
+}
+
+#[test]
+fn not_tracking_protects_where_it_comes_before_connection_tracking() {
+    let all = "ip nat P: nat postrouting 100\n oif eth0 => masquerade random-fully";
+    for (hook, expected) in [
+        ("output -300", "no"),
+        ("output -201", "no"),
+        ("output -200", "maybe"),
+        ("output -150", "yes"),
+        ("prerouting -300", "yes"),
+    ] {
+        let text = format!("ip raw R: filter {hook}\n dport 8472 => notrack\n{all}");
+        assert_eq!(rewritten(&text), expected, "{hook}");
+    }
+    let text = format!("ip raw R: filter output -300\n dport 8472 => notrack\n{all}");
+    assert_eq!(walk_with(&text, &facts()).tracked, Certainty::DoesNot);
+}
+
+#[test]
+fn nat_chains_run_together_whatever_their_priority() {
+    let chain = |priority: i32| format!("ip c C: nat postrouting {priority}\n oif eth0 => masquerade random-fully");
+    let clearing = |priority: i32| format!("ip f F: filter postrouting {priority}\n dport 8472 => clear 0x4000");
+    let marked =
+        |priority: i32| format!("ip c C: nat postrouting {priority}\n mark 0x4000/0x4000 => masquerade random-fully");
+    assert_eq!(rewritten(&chain(-50)), "yes");
+    assert_eq!(rewritten(&[MARK, "\n", &clearing(50), "\n", &marked(-50)].concat()), "no", "50 is before the NAT core");
+    assert_eq!(rewritten(&[MARK, "\n", &clearing(150), "\n", &marked(200)].concat()), "yes", "150 is after it");
+    assert_eq!(rewritten(&[MARK, "\n", &clearing(100), "\n", &marked(200)].concat()), "maybe", "the same priority");
+    let equal = format!("{}\nip d D: nat postrouting 100\n oif eth0 => masquerade", chain(100));
+    assert_eq!(rewritten(&equal), "maybe");
+    let outer = walk_with(&equal, &facts());
+    let Certainty::Unknown(why) = outer.rewritten else { panic!("{outer:?}") };
+    assert!(why.contains("chain C (table ip c) and chain D (table ip d) have priority 100 in postrouting"), "{why}");
+    let earlier = equal.replace("postrouting 100", "postrouting 99");
+    assert_eq!(rewritten(&earlier.replacen("99", "98", 1)), "yes");
+}
+
+#[test]
+fn families_are_independent() {
+    let six = "
+        ip6 nat OUTPUT: nat output -100
+          => or 0x4000
+        ip6 nat POSTROUTING: nat postrouting 100
+          src fd42::/16 => masquerade";
+    assert_eq!(rewritten(&[FIXED, six].concat()), "yes", "IPv6 inside, IPv4 outside");
+    let no_nat = "ip6 nat OUTPUT: nat output -100\n => or 0x4000";
+    assert_eq!(
+        rewritten(&[FIXED, "\n", no_nat].concat()),
+        "no",
+        "nothing tracks connections of IPv6, so nat chains do not run"
+    );
+    let mut no_six = facts();
+    no_six.inner[1] = Values::Ranges(vec![]);
+    assert_eq!(verdict(&walk_with(&[FIXED, six].concat(), &no_six)), "no", "no IPv6 goes into the tunnel");
+    let inet = "inet t P: nat postrouting 100\n oif eth0 => masquerade random-fully";
+    assert_eq!(rewritten(inet), "yes");
+    let only_six = "ip6 t P: nat postrouting 100\n oif eth0 => masquerade random-fully";
+    assert_eq!(rewritten(only_six), "no");
+}
+
+#[test]
+fn the_mark_decides_the_way() {
+    let mut routed = facts();
+    routed.fwmarks[0] = vec![(0x4000, 0x4000)];
+    let other = Way { mark: 0x4000, device: name_key("eth1"), ..routed.ways[0].clone() };
+    routed.ways.push(other);
+    let text =
+        |device: &str| format!("{MARK}\nip nat P: nat postrouting 100\n oif {device} => masquerade random-fully");
+    assert_eq!(verdict(&walk_with(&text("eth1"), &routed)), "yes", "marked packets leave by eth1");
+    assert_eq!(verdict(&walk_with(&text("eth1"), &facts())), "no");
+}
+
+#[test]
+fn what_is_not_known_of_a_tunnel_matters_only_where_a_rule_asks() {
+    let mut vague = facts();
+    vague.ways.clear();
+    vague.vague = Some("flow-based".into());
+    let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule}");
+    assert_eq!(verdict(&walk_with(&post("oif eth0 => masquerade random-fully"), &vague)), "maybe");
+    assert_eq!(verdict(&walk_with(&post("=> masquerade random-fully"), &vague)), "yes");
+    assert_eq!(verdict(&walk_with(&post("proto 6 => masquerade random-fully"), &vague)), "no");
+    assert_eq!(verdict(&walk_with(&post("=> masquerade"), &vague)), "maybe");
+}
+
+#[test]
+fn loops_and_thousands_of_chains_come_to_an_end() {
+    let circle =
+        "ip nat P: nat postrouting 100\n => jump C\nip nat C:\n sport 1 => masquerade random-fully\n => jump C";
+    assert_eq!(rewritten(circle), "maybe");
+    let mut many = String::from("ip f F: filter forward 0\n");
+    for pod in 0..400 {
+        many += &format!(" iif cali{pod} => jump W{pod}\n");
+    }
+    for pod in 0..400 {
+        many += &format!("ip f W{pod}:\n proto 6, dport {} => or 0x10000, return\n => or 0x20000\n", pod + 1);
+    }
+    many += OLD;
+    assert_eq!(rewritten(&many), "no");
+    assert_eq!(rewritten(&many.replace("or 0x20000", "or 0x4000")), "yes");
+}

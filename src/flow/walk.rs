@@ -1,0 +1,361 @@
+//! The way of a symbolic packet through hooks: `nf_hook_slow`, `nf_conntrack_in`, `nf_nat_inet_fn`.
+//!
+//! A test splits a packet into those for which it holds and those for which it does not, so that every way through the
+//! rules that a real packet can take is taken. Packets that meet again are joined. Nothing here looks at names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::order::{self, Call};
+use super::packet::{Guesses, Kind, Packet, merge};
+use super::unknowns::Unknowns;
+use super::values::{MAX_PARTS, Values};
+use super::world::{RuleAt, World};
+use crate::snapshot::netfilter::{Chain, ChainId, Family, Field, Hook, Nat, Step};
+
+/// Rules that packets are held against: about a second. When they are used up, every outcome is uncertain.
+const BUDGET: usize = 2_000_000;
+/// What it means that they were used up.
+const TOO_MANY: &str = "the rules are too many to follow every way through them";
+/// Symbolic packets under way at once; about a kilobyte each.
+const MAX_PACKETS: usize = 4096;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` and its like, as `nft_ct` and `xt_conntrack` see them.
+pub mod state {
+    /// No connection: also before connection tracking has seen the packet.
+    pub const INVALID: u128 = 1;
+    /// Of a connection that was confirmed.
+    pub const ESTABLISHED: u128 = 2;
+    /// The first of an expected connection.
+    pub const RELATED: u128 = 4;
+    /// The first of a connection.
+    pub const NEW: u128 = 8;
+    /// Not tracked.
+    pub const UNTRACKED: u128 = 64;
+}
+
+/// Which packet of its connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The first one, which nat chains see.
+    First,
+    /// A later one, which they do not.
+    Later,
+    /// One that belongs to none.
+    Invalid,
+}
+
+/// A rule that translates, met by a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hit {
+    /// Where it stands.
+    pub at: RuleAt,
+    /// Which step of the rule.
+    pub(super) step: usize,
+}
+
+/// How a packet leaves a chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    /// It came to its end, or returned.
+    Return,
+    /// Accepted.
+    Accept,
+    /// Translated.
+    Translated(Hit),
+}
+
+/// A packet behind a hook, and the rule that translated it there, if any.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Passed {
+    /// The packet as it was when the rule met it, or as it left.
+    pub packet: Packet,
+    /// The rule.
+    pub hit: Option<Hit>,
+}
+
+/// What a call of a hook makes of packets.
+type Run<'r, 'a> = &'r mut dyn FnMut(&mut Walk<'a>, &Call, Vec<Packet>) -> Vec<Packet>;
+
+/// Walks through one node's rules. Questions are shared by all walks; each packet has a stage of its own.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    /// What there is.
+    pub world: &'a World<'a>,
+    /// What could not be told.
+    pub unknowns: Unknowns,
+    /// What this walk is about; two packets that are asked the same opaque question may answer differently.
+    pub stage: String,
+    /// Rules that dropped packets.
+    pub dropping: BTreeSet<RuleAt>,
+    /// Why ways through the rules are missing, if some are.
+    pub gave_up: Option<String>,
+    left: usize,
+    tracks: BTreeMap<Family, bool>,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk with a full budget.
+    pub fn new(world: &'a World<'a>) -> Self {
+        let tracks = [Family::Ipv4, Family::Ipv6].map(|family| (family, world.tracks(family))).into();
+        Self {
+            world,
+            unknowns: Unknowns::default(),
+            stage: String::new(),
+            dropping: BTreeSet::new(),
+            gave_up: None,
+            left: BUDGET,
+            tracks,
+        }
+    }
+
+    /// Takes from the budget; `false`: it is used up.
+    pub(super) fn spend(&mut self, steps: usize) -> bool {
+        self.left = self.left.saturating_sub(steps);
+        if self.left == 0 {
+            self.gave_up.get_or_insert_with(|| TOO_MANY.to_owned());
+        }
+        self.left != 0
+    }
+
+    /// Whether connections of a family are tracked.
+    pub fn tracks(&self, family: Family) -> bool {
+        self.tracks.get(&family).copied().unwrap_or(true)
+    }
+
+    /// The translation that a rule stands for; `None`: it is one that was not understood.
+    pub fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
+        let chain = self.world.chain(hit.at.set, &hit.at.chain)?;
+        let rule = chain.known_rules().iter().find(|rule| rule.position == hit.at.position)?;
+        match rule.steps.get(hit.step) {
+            Some(Step::Nat(nat)) => Some(nat),
+            _ => None,
+        }
+    }
+
+    /// What comes out of a hook. `settle` says what becomes of each packet that the NAT core gets, translated or not.
+    pub fn hook(
+        &mut self,
+        hook: Hook,
+        device: Option<&str>,
+        flow: Flow,
+        packets: Vec<Packet>,
+        settle: &mut dyn FnMut(&mut Self, Passed) -> Vec<Packet>,
+    ) -> Vec<Packet> {
+        let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
+        let steps = order::calls(self.world, family, hook, device);
+        self.in_every_order(hook, steps, packets, &mut |walk, call, packets| match call {
+            Call::Conntrack => walk.conntrack(flow, packets),
+            Call::Nat => walk.nat_core(hook, flow, packets, settle),
+            Call::Chain(set, id) => {
+                let ends = walk.base_chain(*set, id, packets);
+                ends.into_iter().map(|(_, packet)| packet).collect()
+            }
+        })
+    }
+
+    /// Runs calls by priority, and those of equal priority in every order that they may have.
+    fn in_every_order(
+        &mut self,
+        hook: Hook,
+        steps: Vec<order::Step>,
+        mut packets: Vec<Packet>,
+        run: Run<'_, 'a>,
+    ) -> Vec<Packet> {
+        for order::Step { priority, mut calls } in steps {
+            let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
+            let independent = calls.iter().all(|call| match call {
+                Call::Chain(set, id) => !self.world.writes(*set, id),
+                Call::Conntrack | Call::Nat => false,
+            });
+            if calls.len() > 1 && independent {
+                calls.retain(|call| self.decides(call, &packets));
+            }
+            let names: Vec<String> = calls.iter().map(|call| order::name(self.world, call)).collect();
+            let (orders, all) = order::orders(&calls, independent);
+            if !all {
+                let why =
+                    format!("{} chains have priority {priority} in {hook}, in more orders than are tried", calls.len());
+                self.gave_up.get_or_insert(why);
+            }
+            match orders.as_slice() {
+                [order] => packets = order.iter().fold(packets, |packets, call| run(self, call, packets)),
+                orders => {
+                    let why = format!(
+                        "{} have priority {priority} in {hook}, and the one that was created last is first",
+                        names.join(" and ")
+                    );
+                    let question = self.unknowns.ask(format!("order {family} {why}"), orders.len(), || why.clone());
+                    let outcomes = orders.iter().enumerate().map(|(answer, order)| {
+                        let mut mine = packets.clone();
+                        mine.retain_mut(|packet| packet.guess(question, answer));
+                        order.iter().fold(mine, |packets, call| run(self, call, packets))
+                    });
+                    packets = without_needless_guess(question, outcomes.collect());
+                }
+            }
+            packets = self.bounded(merge(packets));
+        }
+        packets
+    }
+
+    /// Whether a chain does anything to one of these packets but let it pass.
+    fn decides(&mut self, call: &Call, packets: &[Packet]) -> bool {
+        let Call::Chain(set, id) = call else { return true };
+        if self.is_unread(*set, id, packets) {
+            return true;
+        }
+        let ends = self.base_chain(*set, id, packets.to_vec());
+        let translated = ends.iter().any(|(end, _)| matches!(end, End::Translated(_)));
+        translated || sorted(ends.into_iter().map(|(_, packet)| packet).collect()) != sorted(packets.to_vec())
+    }
+
+    pub(super) fn bounded(&mut self, mut packets: Vec<Packet>) -> Vec<Packet> {
+        let unwieldy = |packet: &Packet| packet.get(&Field::Mark).parts() > MAX_PARTS;
+        if packets.len() > MAX_PACKETS || packets.iter().any(unwieldy) {
+            packets.truncate(MAX_PACKETS);
+            self.spend(self.left);
+        }
+        packets
+    }
+
+    /// `nf_conntrack_in`
+    fn conntrack(&self, flow: Flow, mut packets: Vec<Packet>) -> Vec<Packet> {
+        for packet in &mut packets {
+            let untracked = packet.number(&Field::ConnectionState) == Some(state::UNTRACKED);
+            if untracked || !self.tracks(packet.family) {
+                continue;
+            }
+            let states: &[u128] = match (flow, packet.kind) {
+                // A flow without an answer is still new when its second packet comes.
+                (Flow::Invalid, _) => &[state::INVALID],
+                (Flow::Later, _) => &[state::ESTABLISHED, state::RELATED, state::NEW],
+                (Flow::First, Kind::Traffic) => &[state::NEW, state::RELATED],
+                (Flow::First, Kind::Tunnel) => &[state::NEW],
+            };
+            packet.set(Field::ConnectionState, Values::of(states));
+        }
+        packets
+    }
+
+    /// `nf_nat_inet_fn`: the nat chains in turn, until one translates.
+    pub(super) fn nat_core(
+        &mut self,
+        hook: Hook,
+        flow: Flow,
+        packets: Vec<Packet>,
+        settle: &mut dyn FnMut(&mut Self, Passed) -> Vec<Packet>,
+    ) -> Vec<Packet> {
+        let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
+        let no_connection = Values::of(&[state::INVALID, state::UNTRACKED]);
+        let tracked = |packet: &Packet| packet.get(&Field::ConnectionState).and(&no_connection).is_empty();
+        let (seen, mut passed): (Vec<Packet>, Vec<Packet>) =
+            packets.into_iter().partition(|packet| flow == Flow::First && tracked(packet));
+        let steps = order::nat_chains(self.world, family, hook);
+        let mut translated = Vec::new();
+        let left = self.in_every_order(hook, steps, seen, &mut |walk, call, packets| {
+            let Call::Chain(set, id) = call else { return packets };
+            let ends = if walk.is_unread(*set, id, &packets) {
+                let at = RuleAt { set: *set, chain: id.clone(), position: 0 };
+                packets.into_iter().flat_map(|packet| walk.through_services(&at, packet)).collect()
+            } else {
+                walk.base_chain(*set, id, packets)
+            };
+            let mut left = Vec::new();
+            for (end, packet) in ends {
+                match end {
+                    End::Translated(hit) => translated.push(Passed { packet, hit: Some(hit) }),
+                    _ => left.push(packet),
+                }
+            }
+            left
+        });
+        let passed_by: Vec<Packet> = std::mem::take(&mut passed);
+        for packet in passed_by.into_iter().chain(left) {
+            passed.extend(settle(self, Passed { packet, hit: None }));
+        }
+        translated.sort_unstable();
+        translated.dedup();
+        for hit in translated {
+            passed.extend(settle(self, hit));
+        }
+        merge(passed)
+    }
+
+    fn is_unread(&self, set: usize, id: &ChainId, packets: &[Packet]) -> bool {
+        let udp = packets.iter().all(Packet::is_udp);
+        let read = |chain: &Chain| chain.rules.ok().is_some() || udp && chain.udp_rules.is_some();
+        !self.world.chain(set, id).is_some_and(read)
+    }
+
+    /// The nat chains of Services were only searched for rules that set a mark: one may have, and the destination may
+    /// have been translated.
+    fn through_services(&mut self, at: &RuleAt, packet: Packet) -> Vec<(End, Packet)> {
+        if packet.kind == Kind::Tunnel {
+            return self.anything(at, 0, "the chains of Services are too large to be read whole", vec![packet]);
+        }
+        let mut packet = packet;
+        let bits = self.world.settable_bits();
+        for mark in [Field::Mark, Field::ConnectionMark] {
+            let freed = packet.get(&mark).written(&Values::free_bits(bits), !bits, bits, 0);
+            packet.set(mark, freed);
+        }
+        packet.forget(&Field::ConnectionStatus);
+        let mut translated = packet.clone();
+        let (_, destination) = packet.ends();
+        translated.forget(&destination);
+        translated.forget(&Field::DestinationPort);
+        vec![(End::Return, packet), (End::Translated(Hit { at: at.clone(), step: 0 }), translated)]
+    }
+
+    /// A base chain and its policy; packets that are dropped are gone.
+    fn base_chain(&mut self, set: usize, id: &ChainId, packets: Vec<Packet>) -> Vec<(End, Packet)> {
+        let drops = self.world.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops);
+        let mut ends = self.chain(set, id, packets, 0);
+        ends.retain(|(end, _)| !(drops && *end == End::Return));
+        ends
+    }
+
+    /// Whether something happens for certain, perhaps, or not; the text says what could not be told.
+    pub fn certainty<'g>(&self, guesses: impl Iterator<Item = &'g Guesses> + Clone) -> Certainty {
+        if self.unknowns.certain(guesses.clone()) {
+            Certainty::Happens
+        } else if guesses.clone().next().is_some() {
+            Certainty::Unknown(self.unknowns.why(guesses))
+        } else if let Some(why) = &self.gave_up {
+            Certainty::Unknown(why.clone())
+        } else {
+            Certainty::DoesNot
+        }
+    }
+}
+
+/// Joined as far as possible, in one order.
+fn sorted(packets: Vec<Packet>) -> Vec<Packet> {
+    let mut packets = merge(packets);
+    packets.sort_unstable();
+    packets
+}
+
+/// All packets; if they are the same whatever the answer is, without that guess.
+fn without_needless_guess(question: usize, mut by_answer: Vec<Vec<Packet>>) -> Vec<Packet> {
+    let stripped = |packets: &Vec<Packet>| {
+        let mut packets = packets.clone();
+        for packet in &mut packets {
+            packet.guesses.remove(&question);
+        }
+        sorted(packets)
+    };
+    let mut all: Vec<Vec<Packet>> = by_answer.iter().map(stripped).collect();
+    all.dedup();
+    if all.len() == 1 { all.remove(0) } else { by_answer.drain(..).flatten().collect() }
+}
+
+/// Whether something happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// To some packet, whatever could not be told.
+    Happens,
+    /// That depends on what could not be told.
+    Unknown(String),
+    /// To no packet.
+    DoesNot,
+}

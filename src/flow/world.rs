@@ -1,0 +1,285 @@
+//! What there is around a packet: rules of all backends, links, addresses that are this host's.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::packet::Packet;
+use super::values::Values;
+use crate::snapshot::netfilter::{
+    Backend, Chain, ChainId, Family, Field, MarkWrite, Match, Ruleset, Step, TypeScope, Verdict, address_key, name_key,
+};
+use crate::snapshot::{Link, Reading, Snapshot};
+
+/// `RTN_UNICAST`
+const UNICAST: u128 = 1;
+/// `RTN_LOCAL`
+pub const LOCAL: u128 = 2;
+/// `RTN_BROADCAST`
+const BROADCAST: u128 = 3;
+/// `RTN_MULTICAST`
+const MULTICAST: u128 = 5;
+
+/// A rule set, and who holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// `Backend::Legacy`, or one of those that nf_tables serves.
+    pub legacy: bool,
+    /// The rules.
+    pub ruleset: &'a Ruleset,
+}
+
+/// Addresses that have a type of their own, in one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// Type (`RTN_*`), range, device.
+    pub typed: Vec<(u128, (u128, u128), Option<u32>)>,
+}
+
+/// Everything that a packet can meet.
+#[derive(Clone, Debug)]
+pub struct World<'a> {
+    /// In no order: hooks have their own.
+    pub rules: Vec<Rules<'a>>,
+    /// Devices.
+    pub links: &'a [Link],
+    /// IPv4's, IPv6's; `None`: not read.
+    pub own: [Option<OwnAddresses>; 2],
+}
+
+/// A rule, for people.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleAt {
+    /// Position in [`World::rules`].
+    pub set: usize,
+    /// Its chain.
+    pub chain: ChainId,
+    /// From 1 within its chain.
+    pub position: u32,
+}
+
+impl<'a> World<'a> {
+    /// Of a node. `Err`: a backend whose rules could not be read, and why.
+    pub fn new(snapshot: &'a Snapshot) -> Result<Self, String> {
+        let mut rules = Vec::new();
+        let readings = [(&snapshot.nftables, false), (&snapshot.legacy_ipv4, true), (&snapshot.legacy_ipv6, true)];
+        for (reading, legacy) in readings {
+            match reading {
+                Reading::Ok(ruleset) => rules.push(Rules { legacy, ruleset }),
+                Reading::Absent(_) => {} // a fact: it has no rules
+                Reading::Denied(why) | Reading::Failed(why) => return Err(why.clone()),
+            }
+        }
+        let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
+        Ok(Self { rules, links: snapshot.known_links(), own })
+    }
+
+    /// A chain by its name.
+    pub fn chain(&self, set: usize, id: &ChainId) -> Option<&'a Chain> {
+        self.rules[set].ruleset.chains.get(id)
+    }
+
+    /// `rule 3 of chain POSTROUTING (legacy table ip nat)`
+    pub fn describe(&self, at: &RuleAt) -> String {
+        if at.position == 0 {
+            return self.describe_chain(at.set, &at.chain);
+        }
+        format!("rule {} of {}", at.position, self.describe_chain(at.set, &at.chain))
+    }
+
+    /// `chain POSTROUTING (legacy table ip nat)`
+    pub fn describe_chain(&self, set: usize, id: &ChainId) -> String {
+        let backend = if self.rules[set].legacy { "legacy " } else { "" };
+        format!("chain {} ({backend}table {} {})", id.chain, family_word(id.family), id.table)
+    }
+
+    /// Whether the rule is written with x_tables in nf_tables, natively, or in a legacy table.
+    pub fn backend(&self, at: &RuleAt) -> Backend {
+        let rule = self
+            .chain(at.set, &at.chain)
+            .and_then(|chain| chain.known_rules().iter().find(|rule| rule.position == at.position));
+        match (self.rules[at.set].legacy, rule.is_some_and(|rule| rule.from_xtables)) {
+            (true, _) => Backend::Legacy,
+            (false, true) => Backend::IptablesNft,
+            (false, false) => Backend::Nftables,
+        }
+    }
+
+    /// Names of the links whose index meets a test; 0 is no device and has no name.
+    pub fn names(&self, indices: &Values) -> Values {
+        let all = self.links.iter().map(|link| (u128::from(link.index), name_key(&link.name).unwrap_or_default()));
+        let meets = |index: u128| !indices.and(&Values::of(&[index])).is_empty();
+        Values::ranges(all.chain([(0, 0)]).filter(|(index, _)| meets(*index)).map(|(_, key)| (key, key)).collect())
+    }
+
+    /// Addresses of these types (`inet_dev_addr_type`: whatever is not local, broadcast or multicast is unicast).
+    /// `None`: it is not known which addresses are.
+    pub fn addresses_of_types(&self, packet: &Packet, types: &Values, scope: TypeScope) -> Option<Values> {
+        let ipv6 = packet.family == Family::Ipv6;
+        let own = self.own[usize::from(ipv6)].as_ref()?;
+        let device = match scope {
+            TypeScope::Any => None,
+            TypeScope::Input => Some(packet.number(&Field::InputName)?),
+            TypeScope::Output => Some(packet.number(&Field::OutputName)?),
+        };
+        let here = |index: &Option<u32>| {
+            device.is_none_or(|name| {
+                let link = self.links.iter().find(|link| Some(link.index) == *index);
+                link.and_then(|link| name_key(&link.name)) == Some(name)
+            })
+        };
+        let last = if ipv6 { u128::MAX } else { u128::from(u32::MAX) };
+        let multicast = if ipv6 { (0xff << 120, last) } else { (0xe000_0000, 0xefff_ffff) };
+        let mut kinds = vec![(MULTICAST, multicast)];
+        if !ipv6 {
+            kinds.extend([(BROADCAST, (0, 0)), (BROADCAST, (last, last))]);
+        }
+        kinds.extend(own.typed.iter().filter(|(.., index)| here(index)).map(|(kind, range, _)| (*kind, *range)));
+        let wanted = |kind: u128| !types.and(&Values::of(&[kind])).is_empty();
+        let of = |keep: &dyn Fn(u128) -> bool| {
+            Values::ranges(kinds.iter().filter(|(kind, _)| keep(*kind)).map(|(_, range)| *range).collect())
+        };
+        let special = of(&|kind| wanted(kind));
+        if !wanted(UNICAST) {
+            return Some(special);
+        }
+        let rest = Values::Ranges(vec![(0, last)]).without(&of(&|_| true));
+        Some(special.or(&rest))
+    }
+
+    /// Whether any rule makes the kernel track connections of a family: it does so for the first expression, match or
+    /// target that needs it, wherever that stands. Chains that were only searched hold the translations of Services.
+    pub fn tracks(&self, family: Family) -> bool {
+        self.chains_of(family).any(|(.., chain)| match &chain.rules {
+            Reading::Ok(rules) => rules.iter().flat_map(|rule| &rule.steps).any(needs_conntrack),
+            _ => true,
+        })
+    }
+
+    /// A rule that translates addresses, or may.
+    pub fn translates(&self) -> Option<RuleAt> {
+        let families = [Family::Ipv4, Family::Ipv6];
+        let mut chains = families.iter().flat_map(|family| self.chains_of(*family));
+        chains.find_map(|(set, id, chain)| {
+            let translates = |step: &Step| matches!(step, Step::Nat(_) | Step::Opaque(_));
+            let found = |position| RuleAt { set, chain: id.clone(), position };
+            match &chain.rules {
+                Reading::Ok(rules) => {
+                    let rule = rules.iter().find(|rule| rule.steps.iter().any(translates));
+                    rule.map(|rule| found(rule.position))
+                }
+                _ => Some(found(0)),
+            }
+        })
+    }
+
+    /// Chains that a packet of a family can meet: position in [`World::rules`], name, chain.
+    pub fn chains_of(&self, family: Family) -> impl Iterator<Item = (usize, &'a ChainId, &'a Chain)> + use<'a, '_> {
+        let meets = move |id: &ChainId| matches!(id.family, Family::Inet | Family::Netdev) || id.family == family;
+        self.rules.iter().enumerate().flat_map(move |(set, rules)| {
+            rules.ruleset.chains.iter().filter(move |(id, _)| meets(id)).map(move |(id, chain)| (set, id, chain))
+        })
+    }
+
+    /// Bits of the mark that some rule can set; the search for them may have been given up.
+    pub fn settable_bits(&self) -> u32 {
+        self.rules.iter().fold(0, |all, rules| {
+            let setters = &rules.ruleset.setters;
+            setters.found.keys().fold(all | setters.given_up, |all, bit| all | bit)
+        })
+    }
+
+    /// Whether a chain, or one that it leads to, does anything to a packet but let it pass.
+    pub fn has_effect(&self, set: usize, id: &ChainId) -> bool {
+        self.leads_to(set, id, is_effect)
+            || self.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops)
+    }
+
+    /// Whether a chain, or one that it leads to, changes what other chains test.
+    pub fn writes(&self, set: usize, id: &ChainId) -> bool {
+        self.leads_to(set, id, |step| is_effect(step) && !matches!(step, Step::Nat(_) | Step::Verdict(Verdict::Drop)))
+    }
+
+    /// Whether a chain, or one that it leads to, has such a step; one that was not read may have any.
+    fn leads_to(&self, set: usize, id: &ChainId, wanted: impl Fn(&Step) -> bool) -> bool {
+        let mut open = vec![id.clone()];
+        let mut seen = BTreeSet::new();
+        while let Some(id) = open.pop() {
+            if !seen.insert(id.clone()) {
+                continue;
+            }
+            let Some(Reading::Ok(rules)) = self.chain(set, &id).map(|chain| &chain.rules) else { return true };
+            for rule in rules.iter() {
+                if rule.steps.iter().any(&wanted) {
+                    return true;
+                }
+                open.extend(rule.jumps().into_iter().map(|chain| ChainId { chain: chain.to_owned(), ..id.clone() }));
+            }
+        }
+        false
+    }
+}
+
+/// `ip`, `ip6`, …: as nft writes it.
+fn family_word(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ip",
+        Family::Ipv6 => "ip6",
+        Family::Inet => "inet",
+        Family::Netdev => "netdev",
+    }
+}
+
+/// Addresses of a family that are not unicast, as the routes tell; the table `local` has a route for each of this host's.
+fn own_addresses(snapshot: &Snapshot, ipv6: bool) -> Option<OwnAddresses> {
+    let routes = snapshot.routes.ok()?.iter();
+    let typed = routes.filter(|route| !matches!(u128::from(route.kind), UNICAST | MULTICAST)).filter_map(|route| {
+        let destination = route.destination.filter(|destination| destination.is_ipv6() == ipv6)?;
+        Some((route.kind.into(), prefix_range(destination, route.prefix_length), route.devices.first().copied()))
+    });
+    Some(OwnAddresses { typed: typed.collect() })
+}
+
+/// The addresses of a prefix.
+pub fn prefix_range(network: IpAddr, length: u8) -> (u128, u128) {
+    let width = if network.is_ipv6() { 128 } else { 32 };
+    let low = (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0);
+    let first = address_key(network) & !low;
+    (first, first | low)
+}
+
+/// Whether a step needs connections (`nf_ct_netns_get`).
+fn needs_conntrack(step: &Step) -> bool {
+    const MATCHES: &[&str] = &["connbytes", "connlabel", "connlimit", "flow_offload", "helper"];
+    let tracked = |field: &Field| match field {
+        Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus | Field::ConnectionDirection => true,
+        Field::Other(name) => name.starts_with("ct "),
+        _ => false,
+    };
+    match step {
+        Step::Nat(_) | Step::SetConnectionMark(_) | Step::Opaque(_) => true,
+        Step::SetMark(MarkWrite::Exact { take, .. }) => *take != 0,
+        Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| tracked(&test.field)),
+        Step::Match(Match::Set { fields, .. }) => fields.iter().any(tracked),
+        Step::Match(Match::Occasional(name)) => MATCHES.contains(&name.as_str()) || name.starts_with("ct "),
+        Step::Harmless(name) => name == "CT" || name.starts_with("ct "),
+        Step::Verdict(Verdict::Gone(name)) => name == "synproxy" || name == "SYNPROXY",
+        _ => false,
+    }
+}
+
+/// Whether a step does anything but test, or let a packet pass.
+fn is_effect(step: &Step) -> bool {
+    match step {
+        Step::Match(_) | Step::Harmless(_) => false,
+        Step::Verdict(Verdict::Map { verdicts, .. }) => {
+            verdicts.ok().is_none_or(|verdicts| verdicts.iter().any(|verdict| !lets_pass(verdict)))
+        }
+        Step::Verdict(verdict) => !lets_pass(verdict),
+        Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Notrack | Step::Nat(_) | Step::Opaque(_) => true,
+    }
+}
+
+fn lets_pass(verdict: &Verdict) -> bool {
+    use Verdict::{Accept, Continue, Goto, Jump, Return};
+    matches!(verdict, Accept | Return | Continue | Jump(_) | Goto(_))
+}

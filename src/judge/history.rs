@@ -1,0 +1,123 @@
+//! What verdicts were before: changes for the log, and what goes on for a while after an exposure.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Report;
+use crate::advisory::{Catalogue, State};
+
+/// How long a summary tells what an exposure leaves behind: twice as long as an idle UDP flow keeps its translation, and
+/// time to read it.
+const AFTERMATH: Duration = Duration::from_secs(600);
+
+/// The last verdicts.
+#[derive(Debug, Default)]
+pub struct History {
+    verdicts: BTreeMap<String, Verdict>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    state: State,
+    /// When it stopped being exposed.
+    left_exposed: Option<Instant>,
+}
+
+/// A verdict that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The advisory.
+    pub advisory: String,
+    /// What it was.
+    pub old: State,
+    /// What it is.
+    pub new: State,
+    /// The detail that decided.
+    pub cause: String,
+}
+
+impl History {
+    /// Remembers the verdicts of a finished look, and returns those that changed. The first look changes nothing.
+    pub fn note(&mut self, now: Instant, report: &Report) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for finding in &report.advisories {
+            let new = finding.state;
+            let Some(known) = self.verdicts.get_mut(&finding.id) else {
+                self.verdicts.insert(finding.id.clone(), Verdict { state: new, left_exposed: None });
+                continue;
+            };
+            if known.state == new {
+                continue;
+            }
+            let (advisory, cause) = (finding.id.clone(), finding.cause().to_owned());
+            changes.push(Change { advisory, old: known.state, new, cause });
+            known.left_exposed = match (known.state, new) {
+                (_, State::Exposed) => None,
+                (State::Exposed, _) => Some(now),
+                _ => known.left_exposed,
+            };
+            known.state = new;
+        }
+        changes
+    }
+
+    /// Adds to summaries what an exposure that ended a while ago leaves behind.
+    pub fn complete(&self, now: Instant, catalogue: &Catalogue, report: &mut Report) {
+        for finding in report.advisories.iter_mut().filter(|finding| finding.state != State::Exposed) {
+            let left = self.verdicts.get(&finding.id).and_then(|verdict| verdict.left_exposed);
+            let recent = left.is_some_and(|left| now.saturating_duration_since(left) < AFTERMATH);
+            let aftermath = catalogue.get(&finding.id).and_then(|advisory| advisory.aftermath.as_deref());
+            if let Some(text) = aftermath.filter(|_| recent) {
+                finding.summary = format!("{} {text}", finding.summary);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advisory::Severity;
+    use crate::judge::Finding;
+
+    fn report(state: State) -> Report {
+        let finding = Finding {
+            id: "vxlan-double-snat-checksum".into(),
+            title: String::new(),
+            severity: Severity::Critical,
+            state,
+            subject: None,
+            summary: "As it is.".into(),
+            conditions: Vec::new(),
+            evidence: Vec::new(),
+            remedies: Vec::new(),
+            references: Vec::new(),
+        };
+        Report { verdict: state, advisories: vec![finding], defects: Vec::new() }
+    }
+
+    #[test]
+    fn changes_are_told_once_and_flows_are_remembered_for_ten_minutes() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let summary = |history: &History, after: u64, state| {
+            let mut report = report(state);
+            history.complete(start + Duration::from_secs(after), Catalogue::built_in(), &mut report);
+            report.advisories.remove(0).summary
+        };
+        assert_eq!(history.note(start, &report(State::Exposed)), [], "the first look is no change");
+        assert_eq!(summary(&history, 1, State::Exposed), "As it is.");
+        let changes = history.note(start + Duration::from_secs(10), &report(State::Mitigated));
+        assert_eq!((changes[0].old, changes[0].new), (State::Exposed, State::Mitigated));
+        assert_eq!(history.note(start + Duration::from_secs(20), &report(State::Mitigated)), []);
+        assert!(
+            summary(&history, 30, State::Mitigated).contains("keep"),
+            "{}",
+            summary(&history, 30, State::Mitigated)
+        );
+        assert!(summary(&history, 609, State::Unknown).contains("keep"));
+        assert_eq!(summary(&history, 611, State::Mitigated), "As it is.");
+        history.note(start + Duration::from_secs(40), &report(State::Exposed));
+        history.note(start + Duration::from_secs(50), &report(State::Unknown));
+        assert!(summary(&history, 640, State::Unknown).contains("keep"), "it left once more");
+    }
+}

@@ -1,0 +1,92 @@
+//! The vocabulary of conditions that is about Services.
+
+use super::conditions::{Context, Outcome};
+use crate::flow::{self, Certainty, Found, World};
+use crate::snapshot::Reading;
+
+/// The device that NodeLocal DNSCache makes.
+const NODE_LOCAL_DNS: &str = "nodelocaldns";
+
+impl Context<'_> {
+    fn found(&self, look: impl FnOnce(&World<'_>) -> Found) -> Result<Found, String> {
+        World::new(self.snapshot).map(|world| look(&world))
+    }
+
+    pub(super) fn dns_dnat_to_several(&self) -> Outcome {
+        let found = match self.found(flow::dns_to_several) {
+            Ok(found) => found,
+            Err(why) => return Outcome::unknown(why),
+        };
+        match found.certainty {
+            Certainty::Happens => Outcome::holds(format!(
+                "UDP to one address and port 53 goes to one of several name servers: {}",
+                found.place
+            )),
+            Certainty::Unknown(why) => Outcome::unknown(why),
+            Certainty::DoesNot => match &self.snapshot.ipvs_services {
+                Reading::Ok(0) | Reading::Absent(_) => {
+                    Outcome::fails("no rule spreads UDP to one address and port 53 over several name servers")
+                }
+                Reading::Ok(services) => Outcome::unknown(format!("IPVS has {services} services, which may spread it")),
+                other => Outcome::unknown(other.why()),
+            },
+        }
+    }
+
+    pub(super) fn no_local_cache(&self) -> Outcome {
+        match &self.snapshot.links {
+            Reading::Ok(links) => match links.iter().find(|link| link.name == NODE_LOCAL_DNS) {
+                Some(link) => Outcome::fails(format!("pods ask the cache on this node (device {})", link.name)),
+                None => Outcome::holds(format!("there is no cache on this node (no device {NODE_LOCAL_DNS})")),
+            },
+            other => Outcome::unknown(other.why()),
+        }
+    }
+
+    pub(super) fn service_dnat(&self) -> Outcome {
+        match self.found(flow::destination_nat) {
+            Err(why) => Outcome::unknown(why),
+            Ok(Found { certainty, place }) => match certainty {
+                Certainty::Happens => Outcome::holds(format!("connections are given other destinations: {place}")),
+                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::DoesNot => match &self.snapshot.ipvs_services {
+                    Reading::Ok(0) | Reading::Absent(_) => {
+                        Outcome::fails("no rule gives connections another destination")
+                    }
+                    Reading::Ok(services) => Outcome::holds(format!("IPVS has {services} services")),
+                    other => Outcome::unknown(other.why()),
+                },
+            },
+        }
+    }
+
+    pub(super) fn tcp_not_liberal(&self) -> Outcome {
+        match &self.snapshot.conntrack.tcp_be_liberal {
+            Reading::Ok(0) => {
+                Outcome::holds("nf_conntrack_tcp_be_liberal is 0: segments outside the window are invalid")
+            }
+            Reading::Ok(value) => Outcome::fails(format!("nf_conntrack_tcp_be_liberal is {value}")),
+            Reading::Absent(_) => Outcome::fails("nf_conntrack is not in the running kernel"),
+            other => Outcome::unknown(other.why()),
+        }
+    }
+
+    pub(super) fn invalid_passes(&self) -> Outcome {
+        match self.found(flow::invalid_passes) {
+            Err(why) => Outcome::unknown(why),
+            Ok(Found { certainty, place }) => match certainty {
+                Certainty::Happens if place.is_empty() => {
+                    Outcome::holds("no rule drops invalid TCP segments on their way through this host")
+                }
+                Certainty::Happens => {
+                    Outcome::holds(format!("invalid TCP segments pass through this host; {place} drops only some"))
+                }
+                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::DoesNot if place.is_empty() => {
+                    Outcome::fails("no connection is tracked, so no segment is invalid")
+                }
+                Certainty::DoesNot => Outcome::fails(format!("{place} drops invalid TCP segments")),
+            },
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The vocabulary of conditions that is about source-NAT rules.
+
+use super::conditions::{Context, Outcome};
+use crate::advisory::defects::DefectState;
+use crate::flow::{self, Certainty, Reached, World};
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Backend, NatAction, Owner, PortRandomization, SourceNatRule};
+
+/// Who writes rules for Services and pods.
+const SERVICES: &[Owner] = &[Owner::KubeProxy, Owner::Kubelet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
+
+impl Context<'_> {
+    /// Rules that new connections get to, and why there may be more; or why they could not be read.
+    fn reached(&self) -> Result<(&[Reached], Option<&str>), &str> {
+        let walk = || World::new(self.snapshot).map(|world| flow::reached(&world));
+        let reached = self.reached.get_or_init(walk).as_ref().map_err(String::as_str)?;
+        Ok((&reached.rules, reached.gave_up.as_deref()))
+    }
+
+    pub(super) fn source_nat_reachable(&self) -> Outcome {
+        let (reached, gave_up) = match self.reached() {
+            Ok(reached) => reached,
+            Err(why) => return Outcome::unknown(why),
+        };
+        let certain = reached.iter().find(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
+        match (certain, reached) {
+            (Some(rule), all) => {
+                let more = others(all.len() - 1);
+                Outcome::holds(format!("new connections get to {}{more}", self.describe(rule)))
+            }
+            (None, [rule, ..]) => match &rule.certainty {
+                Certainty::Unknown(why) => Outcome::unknown(why),
+                _ => Outcome::unknown(format!("{} is not understood", rule.place)),
+            },
+            (None, []) if gave_up.is_some() => Outcome::unknown(gave_up.unwrap_or_default()),
+            (None, []) => Outcome::fails("new connections get to no rule that translates their source"),
+        }
+    }
+
+    pub(super) fn several_cpus(&self) -> Outcome {
+        match self.snapshot.online_cpus {
+            Some(1) => Outcome::fails("1 CPU is online: no two packets are translated at once"),
+            Some(cpus) => Outcome::holds(format!("{cpus} CPUs are online")),
+            None => Outcome::unknown("it could not be told how many CPUs are online"),
+        }
+    }
+
+    pub(super) fn port_not_random(&self, rover: &str) -> Outcome {
+        let (reached, gave_up) = match self.reached() {
+            Ok(reached) => reached,
+            Err(why) => return Outcome::unknown(why),
+        };
+        let rover = self.defect(rover).map_or(DefectState::Unknown, |defect| defect.state);
+        let keeps: Vec<(&Reached, Choice)> = reached.iter().map(|rule| (rule, choice(rule, rover))).collect();
+        let racing =
+            keeps.iter().find(|(rule, choice)| *choice == Choice::Predictable && rule.certainty == Certainty::Happens);
+        if let Some((rule, _)) = racing {
+            let count = keeps.iter().filter(|(_, choice)| *choice == Choice::Predictable).count();
+            let how = match &rule.nat {
+                Some(nat) if nat.randomization == PortRandomization::Random => {
+                    "chooses ports by a hash that this kernel makes predictable (random instead of random-fully)"
+                }
+                _ => "keeps ports where it can, so that two connections can pick the same one at once",
+            };
+            return Outcome::holds(format!("{} {how}{}", self.describe(rule), others(count - 1)));
+        }
+        for (rule, choice) in &keeps {
+            match (choice, &rule.certainty) {
+                (Choice::Random, _) => {}
+                (Choice::Predictable, Certainty::Unknown(why)) => return Outcome::unknown(why),
+                (Choice::Predictable, _) => {}
+                (Choice::NotUnderstood, _) => {
+                    return Outcome::unknown(format!("{} is not understood", rule.place));
+                }
+                (Choice::ByKernel, _) => {
+                    let place = self.describe(rule);
+                    return Outcome::unknown(format!(
+                        "{place} has random, which protects where the kernel chooses ports freely; whether this one does \
+                         is not known"
+                    ));
+                }
+            }
+        }
+        if let Some(why) = gave_up {
+            return Outcome::unknown(why);
+        }
+        match keeps.as_slice() {
+            [] => Outcome::fails("no port is chosen"),
+            [(rule, _)] => Outcome::fails(format!("{} {}", self.describe(rule), protection(rule))),
+            [(rule, _), rest @ ..] => Outcome::fails(format!(
+                "{} {}, and so do or need not {} others",
+                self.describe(rule),
+                protection(rule),
+                rest.len()
+            )),
+        }
+    }
+
+    /// `kube-proxy's rule 3 of chain KUBE-POSTROUTING (table ip nat)`
+    fn describe(&self, rule: &Reached) -> String {
+        let mine = |known: &&SourceNatRule| {
+            let same_chain = known.family == rule.chain.family && known.table == rule.chain.table;
+            let legacy = |backend| backend == Backend::Legacy;
+            same_chain
+                && known.chain == rule.chain.chain
+                && known.position == rule.position
+                && legacy(known.backend) == legacy(rule.backend)
+        };
+        let owner =
+            self.snapshot.source_nat_rules.ok().and_then(|rules| rules.iter().find(mine)).map(|rule| rule.owner);
+        match owner {
+            None | Some(Owner::Other) => rule.place.clone(),
+            Some(owner) => format!("{owner}'s {}", rule.place),
+        }
+    }
+
+    pub(super) fn service_nat_in_both(&self) -> Outcome {
+        let snapshot = self.snapshot;
+        let unread = [
+            snapshot.nftables.as_ref().map(|_| ()),
+            snapshot.legacy_ipv4.as_ref().map(|_| ()),
+            snapshot.legacy_ipv6.as_ref().map(|_| ()),
+            snapshot.source_nat_rules.as_ref().map(|_| ()),
+        ];
+        for reading in &unread {
+            if let Reading::Denied(why) | Reading::Failed(why) = reading {
+                return Outcome::unknown(why);
+            }
+        }
+        let rules = snapshot.source_nat_rules.ok().map_or(&[][..], Vec::as_slice);
+        let of = |backend, wanted: &dyn Fn(Owner) -> bool| {
+            rules.iter().find(|rule| rule.backend == backend && SERVICES.contains(&rule.owner) && wanted(rule.owner))
+        };
+        let any = |_| true;
+        let Some(legacy) = of(Backend::Legacy, &any) else {
+            return Outcome::fails("no rule for Services or pods stands in legacy tables");
+        };
+        // Native rules beside legacy ones of someone else are no split: each program chooses its own interface.
+        let same_owner = rules
+            .iter()
+            .filter(|rule| rule.backend == Backend::Legacy)
+            .find_map(|legacy| Some((legacy, of(Backend::Nftables, &|owner| owner == legacy.owner)?)));
+        match of(Backend::IptablesNft, &any).map(|nft| (legacy, nft)).or(same_owner) {
+            Some((legacy, nft)) => Outcome::holds(format!(
+                "{}'s rules stand in legacy tables (chain {}), and {}'s in nf_tables (chain {})",
+                legacy.owner, legacy.chain, nft.owner, nft.chain
+            )),
+            None => Outcome::fails("rules for Services and pods stand in legacy tables only"),
+        }
+    }
+}
+
+/// How a rule chooses a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// Another one for each connection, or none at all.
+    Random,
+    /// The same one for two connections at once.
+    Predictable,
+    /// Random, if the kernel lacks the defect.
+    ByKernel,
+    /// It is not known what the rule does.
+    NotUnderstood,
+}
+
+fn choice(rule: &Reached, rover: DefectState) -> Choice {
+    let Some(nat) = &rule.nat else { return Choice::NotUnderstood };
+    match (nat.action, nat.randomization, rover) {
+        (NatAction::Netmap, ..) | (_, PortRandomization::RandomFully, _) => Choice::Random,
+        (_, PortRandomization::Random, DefectState::Absent) => Choice::Random,
+        (_, PortRandomization::Random, DefectState::Unknown) => Choice::ByKernel,
+        (_, PortRandomization::Random, DefectState::Present) | (_, PortRandomization::None, _) => Choice::Predictable,
+    }
+}
+
+fn protection(rule: &Reached) -> &'static str {
+    match &rule.nat {
+        Some(nat) if nat.action == NatAction::Netmap => "maps addresses one to one",
+        _ => "chooses random ports",
+    }
+}
+
+fn others(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => ", and 1 more rule".into(),
+        count => format!(", and {count} more rules"),
+    }
+}

@@ -1,0 +1,175 @@
+//! The vocabulary of conditions that is about a tunnel's outer packets.
+
+use std::collections::BTreeSet;
+
+use super::ConditionState;
+use super::conditions::{Context, Outcome};
+use crate::advisory::defects::DefectState;
+use crate::flow::{self, Certainty, OuterPackets, World};
+use crate::snapshot::{Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, with_lower_devices};
+
+const NO_TUNNEL: &str = "there is no tunnel that is up";
+
+fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
+    tunnel.filter(|link| link.up).and_then(|link| Some((link, link.tunnel.as_ref()?)))
+}
+
+impl Context<'_> {
+    /// Walks the packets of a tunnel through the rules, once.
+    fn outer(&self, link: &Link, tunnel: &Tunnel) -> Result<OuterPackets, String> {
+        if let Some(known) = self.outer.borrow().get(&link.index) {
+            return known.clone();
+        }
+        let walked = World::new(self.snapshot).and_then(|world| {
+            let facts = flow::facts(self.snapshot, link, tunnel)?;
+            let mut outer = flow::outer_packets(&world, &facts);
+            if let Some(what) = self.beside_the_rules(link, tunnel) {
+                outer.rewritten = Certainty::Unknown(what);
+            }
+            Ok(outer)
+        });
+        self.outer.borrow_mut().insert(link.index, walked.clone());
+        walked
+    }
+
+    /// What handles this tunnel's packets beside the rules of netfilter, if anything does.
+    fn beside_the_rules(&self, link: &Link, tunnel: &Tunnel) -> Option<String> {
+        let links = self.snapshot.known_links();
+        if let Some(switch) = links.iter().find(|link| link.kind.as_deref() == Some("openvswitch")) {
+            return Some(format!(
+                "Open vSwitch (device {}) sends packets past the rules that natwatch reads",
+                switch.name
+            ));
+        }
+        let near = feeders(links, link.index);
+        let carriers = tunnel.underlay.ok().into_iter().flatten().copied();
+        let below: BTreeSet<usize> = carriers.flat_map(|index| with_lower_devices(links, index)).collect();
+        let crossed = links.iter().enumerate().filter(|(at, link)| near.contains(&link.index) || below.contains(at));
+        crossed.map(|(_, link)| link).find_map(|link| match &link.filters {
+            _ if link.xdp => Some(format!("an XDP program on {} may change packets or their marks", link.name)),
+            Reading::Ok(kinds) => {
+                let kind = kinds.first()?;
+                Some(format!("a tc filter ({kind}) of {} may change packets or their marks", link.name))
+            }
+            _ => None,
+        })
+    }
+
+    pub(super) fn checksum_breakable(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Outcome {
+        let Some((_, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+        let state = |id: &str| self.defect(id).map_or(DefectState::Unknown, |defect| defect.state);
+        let why = |id: &str| {
+            self.defect(id).map_or_else(|| format!("there is no table for {id}"), |defect| defect.detail.clone())
+        };
+        let by = |id: &str, checksums: &str| {
+            let detail = format!("outer checksums are {checksums}, and {id} decides: {}", why(id));
+            match state(id) {
+                DefectState::Present => Outcome::holds(detail),
+                DefectState::Absent => Outcome::fails(detail),
+                DefectState::Unknown => Outcome::unknown(detail),
+            }
+        };
+        match tunnel.udp_checksum {
+            UdpChecksum::On => by(on, "on"),
+            UdpChecksum::Off => by(off, "off"),
+            UdpChecksum::PerPacket | UdpChecksum::Unknown => match (state(on), state(off)) {
+                (DefectState::Present, DefectState::Present) => {
+                    Outcome::holds(format!("whether outer checksums are on or off: {}", why(on)))
+                }
+                (DefectState::Absent, DefectState::Absent) => {
+                    Outcome::fails(format!("whether outer checksums are on or off: {}", why(on)))
+                }
+                _ => Outcome::unknown("whether outer checksums are on is decided for each packet"),
+            },
+        }
+    }
+
+    pub(super) fn source_nat_present(&self) -> Outcome {
+        match World::new(self.snapshot) {
+            Err(why) => Outcome::unknown(why),
+            Ok(world) => match world.translates() {
+                Some(at) => Outcome::holds(format!("{} translates addresses", world.describe(&at))),
+                None => Outcome::fails("no rule translates addresses"),
+            },
+        }
+    }
+
+    pub(super) fn tunnel_checksum_offload(&self, tunnel: Option<&Link>) -> Outcome {
+        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+        let feature = Feature::TxChecksumIpGeneric;
+        let outcome = match link.feature(feature) {
+            Toggle::On => Outcome::holds(format!("{feature} is on")),
+            Toggle::Off => {
+                Outcome::fails(format!("{feature} is off: checksums are complete before the packet is wrapped"))
+            }
+            Toggle::Unknown => Outcome::unknown(format!("{feature} is not known: {}", link.features.why())),
+        };
+        let port = tunnel.port.map(|port| port.to_string()).unwrap_or_default();
+        outcome.with("tunnel_device", &link.name).with("tunnel_port", port)
+    }
+
+    pub(super) fn outer_tracked(&self, tunnel: Option<&Link>) -> Outcome {
+        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+        match self.outer(link, tunnel) {
+            Err(why) => Outcome::unknown(why),
+            Ok(outer) => match outer.tracked {
+                Certainty::Happens => Outcome::holds("connection tracking sees its packets"),
+                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::DoesNot => {
+                    Outcome::fails("connection tracking does not see its packets, so they are never translated")
+                }
+            },
+        }
+    }
+
+    pub(super) fn outer_rewritten(&self, tunnel: Option<&Link>) -> Outcome {
+        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+        match self.outer(link, tunnel) {
+            Err(why) => Outcome::unknown(why),
+            Ok(outer) => match outer.rewritten {
+                Certainty::Happens => Outcome::holds(outer.how),
+                Certainty::Unknown(why) if outer.how.is_empty() => Outcome::unknown(why),
+                Certainty::Unknown(why) => Outcome::unknown(format!("{}, but that depends: {why}", outer.how)),
+                Certainty::DoesNot if outer.kept.is_empty() => Outcome::fails(
+                    "no rule that its packets get to changes their address or port, with whatever mark they carry",
+                ),
+                Certainty::DoesNot => {
+                    Outcome::fails(format!("no rule changes its packets' address or port; {}", outer.kept))
+                }
+            },
+        }
+    }
+
+    pub(super) fn tunnel_checksum_offload_off(&self, tunnel: Option<&Link>) -> Outcome {
+        let Some((link, _)) = up(tunnel) else {
+            return match &self.snapshot.links {
+                Reading::Ok(_) => Outcome::fails(NO_TUNNEL),
+                other => Outcome::unknown(other.why()),
+            };
+        };
+        let outcome = self.tunnel_checksum_offload(tunnel);
+        let state = match outcome.state {
+            ConditionState::Holds => ConditionState::Fails,
+            ConditionState::Fails => ConditionState::Holds,
+            ConditionState::Unknown => ConditionState::Unknown,
+        };
+        Outcome::new(state, outcome.detail).with("tunnel_device", &link.name)
+    }
+
+    /// Turning it off helps only where every other condition of the broken checksum holds.
+    pub(super) fn offload_not_needed(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Outcome {
+        let others = [
+            self.checksum_breakable(tunnel, on, off),
+            self.source_nat_present(),
+            self.outer_tracked(tunnel),
+            self.outer_rewritten(tunnel),
+        ];
+        if let Some(reason) = others.iter().find(|outcome| outcome.state == ConditionState::Fails) {
+            return Outcome::holds(&reason.detail);
+        }
+        match others.into_iter().find(|outcome| outcome.state == ConditionState::Unknown) {
+            Some(open) => Outcome::unknown(open.detail),
+            None => Outcome::fails("its packets are translated, and their checksum would be wrong with it"),
+        }
+    }
+}
