@@ -9,11 +9,16 @@ COMMANDS = bridge capsh conntrack ethtool gzip ip ip6tables-legacy-restore ip6ta
 	prometheus promtool python3 script setpriv strace sysctl unshare
 CARGO_DENY_VERSION = 0.20.2
 
-.PHONY: build test test-deps check fmt clippy doc deny golden help
+# The differential test of tunnels: how many random set-ups, and which.
+CASES ?= 400
+SEED ?= 2
+
+.PHONY: build test test-tunnels test-deps check fmt clippy doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
+	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length'
 	@echo 'make check    formatting, lints, documentation, licences'
 	@echo 'make golden   write the golden outputs anew; review the diff'
 
@@ -22,6 +27,9 @@ build:
 
 test: test-deps
 	$(CARGO) test --locked
+
+test-tunnels: test-deps
+	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(CARGO) test --locked --test live_tunnels -- --nocapture
 
 test-deps:
 	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \

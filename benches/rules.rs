@@ -13,10 +13,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
-use natwatch::capture::Capture;
+use natwatch::capture::{Capture, Request};
 use natwatch::decode::{self, Collectors};
 use natwatch::kernel::{Kernel, Paths};
-use natwatch::snapshot::{Collector, Snapshot};
+use natwatch::snapshot::{Collector, Snapshot, Source};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Rules as kube-proxy writes them, five for each Service.
@@ -54,8 +54,8 @@ fn kube_proxy(services: usize) -> String {
     text + "COMMIT\n"
 }
 
-fn load(rules: &str) {
-    let mut restore = Command::new("iptables-nft-restore").stdin(Stdio::piped()).spawn().expect("iptables is there");
+fn load(program: &str, rules: &str) {
+    let mut restore = Command::new(program).stdin(Stdio::piped()).spawn().expect("iptables is there");
     restore.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("it reads");
     assert!(restore.wait().expect("it ends").success());
 }
@@ -83,7 +83,7 @@ fn rules(criterion: &mut Criterion) {
     let collectors = Collectors::from([Collector::Nat]);
     let natwatch = env!("CARGO_BIN_EXE_natwatch");
     for services in [200, 10_000] {
-        load(&kube_proxy(services));
+        load("iptables-nft-restore", &kube_proxy(services));
         let mut group = criterion.benchmark_group(format!("{} rules", 5 * services));
         group.sample_size(10).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));
         let first = look(&kernel, &collectors, None);
@@ -100,5 +100,35 @@ fn rules(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, rules);
+/// A legacy table beside the bare socket options: what natwatch adds to what the kernel takes.
+#[allow(unsafe_code, reason = "a namespace of its own, which rustix calls unsafe")]
+fn legacy(criterion: &mut Criterion) {
+    // SAFETY: as above.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("run it as root");
+    let kernel = Kernel::new(Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() });
+    let collectors = Collectors::from([Collector::Nat]);
+    load("iptables-legacy-restore", &kube_proxy(10_000));
+    let table = [Request::xtables(Source::XtablesIpv4, false, "nat")];
+    let bare = || {
+        let progress = Mutex::new(kernel.begin("no answer"));
+        let plan = |capture: &Capture| table.iter().filter(|request| !capture.has(request)).cloned().collect();
+        kernel.look(plan, Instant::now() + Duration::from_secs(60), &progress);
+        let capture = progress.into_inner().expect("no look panicked").capture;
+        assert!(capture.get(&table[0]).ok().is_some_and(|bytes| bytes.len() > 1 << 20));
+        capture
+    };
+    assert_eq!(look(&kernel, &collectors, None).source_nat_rules.ok().map(Vec::len), Some(1));
+    let mut group = criterion.benchmark_group("50000 rules, legacy");
+    group.sample_size(20).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));
+    group.bench_function("bare socket options", |bencher| bencher.iter(bare));
+    group.bench_function("first look", |bencher| bencher.iter(|| look(&kernel, &collectors, None)));
+    let tools: [&[&str]; 2] = [&[env!("CARGO_BIN_EXE_natwatch"), "check"], &["iptables-legacy-save", "-t", "nat"]];
+    for argv in tools {
+        let name = argv.join(" ").replace(env!("CARGO_BIN_EXE_natwatch"), "natwatch");
+        group.bench_with_input(BenchmarkId::new("process", name), argv, |bencher, argv| bencher.iter(|| run(argv)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, rules, legacy);
 criterion_main!(benches);

@@ -30,5 +30,7 @@ pub mod sockets;
 pub mod strace;
 pub mod tools;
 pub mod traffic;
+pub mod tunnel_lab;
+pub mod tunnel_rules;
 pub mod vxlan;
 pub mod wait;

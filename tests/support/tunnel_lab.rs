@@ -1,0 +1,293 @@
+//! A node with a tunnel to a peer and a client behind it, whatever rules it has: real packets, and what becomes of their
+//! checksums.
+//!
+//! ```text
+//! client eth0 ──── lan0 node eth0 ════ eth0 peer
+//!                       vx0  ┄┄┄┄┄┄┄┄  vx0
+//! ```
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::links::offload;
+use super::netns::{Netns, fixed_neighbour, veth};
+
+/// The tunnel's device.
+pub const DEVICE: &str = "vx0";
+/// Where the peer answers inside the tunnel.
+pub const ECHO_PORT: u16 = 9000;
+/// The peer inside the tunnel.
+pub const INNER_PEER: [&str; 2] = ["10.88.0.2", "fd88::2"];
+/// Flows opened for each family and sender: with a range of ports that overlaps, all of them keep theirs once in
+/// a million runs.
+const FLOWS: usize = 8;
+
+/// Which of the node's addresses the tunnel sends from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vtep {
+    Primary,
+    Secondary,
+    Loopback,
+}
+
+/// How the tunnel is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub ipv6: bool,
+    pub vtep: Vtep,
+    pub port: u16,
+    pub checksum: bool,
+    pub offload: bool,
+    pub forwarding: bool,
+    pub source_ports: Option<(u16, u16)>,
+    /// The routes say where packets go, not the device.
+    pub flow_based: bool,
+}
+
+impl Setup {
+    pub fn local(&self) -> &'static str {
+        match (self.ipv6, self.vtep) {
+            (false, Vtep::Primary) => "192.168.88.1",
+            (false, Vtep::Secondary) => "192.168.88.11",
+            (false, Vtep::Loopback) => "192.0.2.1",
+            (true, Vtep::Primary) => "fd00:88::1",
+            (true, Vtep::Secondary) => "fd00:88::11",
+            (true, Vtep::Loopback) => "2001:db8::1",
+        }
+    }
+
+    pub fn remote(&self) -> &'static str {
+        if self.ipv6 { "fd00:88::2" } else { "192.168.88.2" }
+    }
+
+    /// Another address of the peer.
+    pub fn other_remote(&self) -> &'static str {
+        if self.ipv6 { "fd00:88::22" } else { "192.168.88.22" }
+    }
+}
+
+/// The three namespaces.
+#[derive(Debug)]
+pub struct TunnelLab {
+    pub node: Netns,
+    pub peer: Netns,
+    pub client: Netns,
+    pub setup: Setup,
+}
+
+impl TunnelLab {
+    pub fn new(setup: Setup) -> Self {
+        let lab = Self { node: Netns::new(), peer: Netns::new(), client: Netns::new(), setup };
+        lab.underlay();
+        lab.tunnel();
+        lab.client();
+        lab
+    }
+
+    fn batch(ns: &Netns, lines: &str) {
+        let script = format!("set -e\n{}", lines.trim());
+        ns.run(&["sh", "-c", &script]);
+    }
+
+    fn underlay(&self) {
+        veth(&self.node, "eth0", &self.peer, "eth0");
+        for ns in [&self.node, &self.peer] {
+            offload(ns, "eth0", "tx", false);
+            offload(ns, "eth0", "rx", false);
+        }
+        Self::batch(
+            &self.node,
+            "ip addr add 192.168.88.1/24 dev eth0; ip addr add 192.168.88.11/24 dev eth0
+             ip addr add fd00:88::11/64 dev eth0 nodad; ip addr add fd00:88::1/64 dev eth0 nodad
+             ip addr add 192.0.2.1/32 dev lo; ip addr add 2001:db8::1/128 dev lo nodad",
+        );
+        Self::batch(
+            &self.peer,
+            "ip addr add 192.168.88.2/24 dev eth0; ip addr add 192.168.88.22/24 dev eth0
+             ip addr add fd00:88::2/64 dev eth0 nodad; ip addr add fd00:88::22/64 dev eth0 nodad
+             ip route add 192.0.2.1/32 via 192.168.88.1; ip route add 2001:db8::1/128 via fd00:88::1",
+        );
+        for (ns, owner, addresses) in [
+            (&self.node, &self.peer, ["192.168.88.2", "192.168.88.22", "fd00:88::2", "fd00:88::22"]),
+            (&self.peer, &self.node, ["192.168.88.1", "192.168.88.11", "fd00:88::1", "fd00:88::11"]),
+        ] {
+            for address in addresses {
+                fixed_neighbour(ns, "eth0", address, (owner, "eth0"));
+            }
+        }
+    }
+
+    fn tunnel(&self) {
+        let Setup { port, .. } = self.setup;
+        let words = match (self.setup.ipv6, self.setup.checksum) {
+            (false, true) => "udpcsum",
+            (false, false) => "noudpcsum",
+            (true, true) => "noudp6zerocsumtx udp6zerocsumrx",
+            (true, false) => "udp6zerocsumtx udp6zerocsumrx",
+        };
+        let ends = [
+            (&self.node, self.setup.local(), self.setup.remote()),
+            (&self.peer, self.setup.remote(), self.setup.local()),
+        ];
+        for (number, (ns, local, remote)) in ends.into_iter().enumerate() {
+            let (own, other) = (number + 1, 2 - number);
+            let range = match self.setup.source_ports {
+                Some((low, high)) if number == 0 => format!("srcport {low} {high}"),
+                _ => String::new(),
+            };
+            if self.setup.flow_based && number == 0 {
+                self.flow_based_tunnel();
+                continue;
+            }
+            Self::batch(
+                ns,
+                &format!(
+                    "ip link add {DEVICE} address 02:00:00:00:88:0{own} type vxlan id 88 local {local} dstport {port} nolearning {words} {range}
+                     ip addr add 10.88.0.{own}/24 dev {DEVICE}; ip addr add fd88::{own}/64 dev {DEVICE} nodad
+                     ip link set {DEVICE} up
+                     bridge fdb append 02:00:00:00:88:0{other} dev {DEVICE} dst {remote}
+                     ip neigh replace 10.88.0.{other} lladdr 02:00:00:00:88:0{other} dev {DEVICE} nud permanent
+                     ip neigh replace fd88::{other} lladdr 02:00:00:00:88:0{other} dev {DEVICE} nud permanent"
+                ),
+            );
+        }
+        if !self.setup.offload {
+            offload(&self.node, DEVICE, "tx-checksum-ip-generic", false);
+        }
+        Self::batch(
+            &self.peer,
+            &format!(
+                "ip route add 10.89.0.0/24 via 10.88.0.1 dev {DEVICE}; ip route add fd89::/64 via fd88::1 dev {DEVICE}"
+            ),
+        );
+    }
+
+    fn flow_based_tunnel(&self) {
+        let Setup { port, .. } = self.setup;
+        let (local, remote) = (self.setup.local(), self.setup.remote());
+        let (kind, checksum) =
+            (if self.setup.ipv6 { "ip6" } else { "ip" }, if self.setup.checksum { "csum" } else { "" });
+        let encap = format!("encap {kind} id 88 src {local} dst {remote} {checksum}");
+        Self::batch(
+            &self.node,
+            &format!(
+                "ip link add {DEVICE} address 02:00:00:00:88:01 type vxlan external dstport {port} udp6zerocsumrx
+                 ip addr add 10.88.0.1/32 dev {DEVICE}; ip addr add fd88::1/128 dev {DEVICE} nodad
+                 ip link set {DEVICE} up
+                 ip route add 10.88.0.2/32 {encap} dev {DEVICE}; ip route add fd88::2/128 {encap} dev {DEVICE}
+                 ip neigh replace 10.88.0.2 lladdr 02:00:00:00:88:02 dev {DEVICE} nud permanent
+                 ip neigh replace fd88::2 lladdr 02:00:00:00:88:02 dev {DEVICE} nud permanent"
+            ),
+        );
+    }
+
+    fn client(&self) {
+        veth(&self.client, "eth0", &self.node, "lan0");
+        Self::batch(&self.node, "ip addr add 10.89.0.1/24 dev lan0; ip addr add fd89::1/64 dev lan0 nodad");
+        Self::batch(
+            &self.client,
+            "ip addr add 10.89.0.2/24 dev eth0; ip addr add fd89::2/64 dev eth0 nodad
+             ip route add default via 10.89.0.1; ip -6 route add default via fd89::1",
+        );
+        for address in ["10.89.0.2", "fd89::2"] {
+            fixed_neighbour(&self.node, "lan0", address, (&self.client, "eth0"));
+        }
+        for address in ["10.89.0.1", "fd89::1"] {
+            fixed_neighbour(&self.client, "eth0", address, (&self.node, "lan0"));
+        }
+        let on = u8::from(self.setup.forwarding);
+        self.node.sysctl("net.ipv4.ip_forward", on);
+        self.node.sysctl("net.ipv6.conf.all.forwarding", on);
+    }
+
+    /// UDP checksum errors that any of the hosts has counted.
+    fn errors(&self) -> u64 {
+        [&self.node, &self.peer]
+            .map(|ns| {
+                let snmp = ns.proc_net("snmp");
+                let udp: Vec<&str> = snmp.lines().filter(|line| line.starts_with("Udp:")).collect();
+                let at = udp[0].split_whitespace().position(|name| name == "InCsumErrors").expect("the column");
+                let ipv4: u64 = udp[1].split_whitespace().nth(at).expect("a value").parse().expect("a number");
+                let snmp6 = ns.proc_net("snmp6");
+                let line = snmp6.lines().find(|line| line.starts_with("Udp6InCsumErrors")).expect("the line");
+                ipv4 + line.split_whitespace().nth(1).expect("a value").parse::<u64>().expect("a number")
+            })
+            .iter()
+            .sum()
+    }
+
+    /// Sends through the tunnel: new flows of both families, of this host and (if it forwards) of the client, and then,
+    /// when connection tracking has forgotten the tunnel's own flows, more packets of the same flows. Returns how many
+    /// checksum errors were counted.
+    pub fn send(&self) -> u64 {
+        let before = self.errors();
+        let stop = AtomicBool::new(false);
+        let echoed = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| self.peer.enter(|| echo(&stop, &echoed)));
+            let mut sockets = self.node.enter(open);
+            if self.setup.forwarding {
+                sockets.extend(self.client.enter(open));
+            }
+            // One more flow of each family that is not answered, but goes on.
+            for round in 0..2 {
+                if round == 1 {
+                    // Exit code 1: there was none.
+                    let port = self.setup.port.to_string();
+                    for family in ["ipv4", "ipv6"] {
+                        self.node.exec(&["conntrack", "-D", "-f", family, "-p", "udp", "--dport", &port]);
+                    }
+                }
+                let target = echoed.load(Ordering::SeqCst) + sockets.len();
+                for (socket, peer) in &sockets {
+                    // A rule may refuse it.
+                    let _ = socket.send_to(b"x", peer);
+                }
+                let deadline = Instant::now() + Duration::from_millis(if round == 0 { 400 } else { 200 });
+                while echoed.load(Ordering::SeqCst) < target && Instant::now() < deadline {
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        self.errors() - before
+    }
+}
+
+fn open() -> Vec<(UdpSocket, SocketAddr)> {
+    let mut sockets = Vec::new();
+    for (number, peer) in INNER_PEER.iter().enumerate() {
+        let peer: IpAddr = peer.parse().expect("an address");
+        for _ in 0..FLOWS {
+            let any = if number == 0 { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).expect("a socket");
+            sockets.push((socket, SocketAddr::new(peer, ECHO_PORT)));
+        }
+    }
+    sockets
+}
+
+fn echo(stop: &AtomicBool, echoed: &AtomicUsize) {
+    let sockets = INNER_PEER.map(|peer| {
+        let address: IpAddr = peer.parse().expect("an address");
+        let socket = UdpSocket::bind(SocketAddr::new(address, ECHO_PORT)).expect("a socket of the peer");
+        socket.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
+        socket
+    });
+    let mut buffer = [0; 64];
+    while !stop.load(Ordering::SeqCst) {
+        for socket in &sockets {
+            match socket.recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    let _ = socket.send_to(&buffer[..length], from);
+                    echoed.fetch_add(1, Ordering::SeqCst);
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => panic!("the peer: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! Random rules around a tunnel, and what in them cannot be told from a dump.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use super::grammar::Dice;
+use super::tunnel_lab::{DEVICE, ECHO_PORT, Setup, Vtep};
+
+/// A set-up and its rules.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub setup: Setup,
+    /// Shell commands.
+    pub lines: Vec<String>,
+    /// What nobody could know (closed list): `order`, `opaque`, `set`.
+    pub planted: BTreeSet<&'static str>,
+    /// Base chains by family, hook, priority and table: two of equal priority have an unknown order.
+    chains: BTreeSet<(bool, &'static str, i32, String)>,
+    next: u32,
+}
+
+/// Who holds a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    Legacy,
+    IptablesNft,
+    Native,
+}
+
+const BACKENDS: [Backend; 3] = [Backend::Legacy, Backend::IptablesNft, Backend::Native];
+
+/// What a rule tests: in the words of iptables and of nft.
+type Words = (String, String);
+
+/// Makes cases.
+pub struct Generator<'d> {
+    pub dice: &'d mut Dice,
+}
+
+impl Case {
+    fn iptables(&mut self, backend: Backend, six: bool, table: &str, hook: &'static str, rule: &str) {
+        let program = match (backend, six) {
+            (Backend::Legacy, false) => "iptables-legacy",
+            (Backend::Legacy, true) => "ip6tables-legacy",
+            (_, false) => "iptables-nft",
+            (_, true) => "ip6tables-nft",
+        };
+        let priority = match (table, hook) {
+            ("raw", _) => -300,
+            ("mangle", _) => -150,
+            ("nat", "OUTPUT" | "PREROUTING") => -100,
+            ("nat", _) => 100,
+            _ => 0,
+        };
+        self.chain(six, hook, priority, format!("{program} {table}"));
+        self.lines.push(format!("{program} -w -t {table} -A {hook} {rule}"));
+    }
+
+    fn chain(&mut self, six: bool, hook: &'static str, priority: i32, table: String) {
+        let clash = |(other_six, other_hook, other_priority, other): &(bool, &str, i32, String)| {
+            (*other_six, *other_hook, *other_priority) == (six, hook, priority) && *other != table
+        };
+        if self.chains.iter().any(clash) {
+            self.planted.insert("order");
+        }
+        self.chains.insert((six, hook, priority, table));
+    }
+
+    /// A chain in a table of its own.
+    fn native(&mut self, six: bool, kind: &str, hook: &'static str, priority: i32, rules: &[String]) {
+        self.next += 1;
+        let (family, table) = (if six { "ip6" } else { "ip" }, format!("t{}", self.next));
+        self.chain(six, hook, priority, format!("native {table}"));
+        let lower = hook.to_lowercase();
+        let mut text = format!("table {family} {table} {{ chain c {{ type {kind} hook {lower} priority {priority}; ");
+        for rule in rules {
+            let _ = write!(text, "{rule}; ");
+        }
+        self.lines.push(format!("nft -f - <<'END'\n{text}}}\n}}\nEND"));
+    }
+}
+
+fn inner(six: bool) -> &'static str {
+    if six { "fd88::2" } else { "10.88.0.2" }
+}
+
+fn flags(flags: &str) -> &'static str {
+    match flags {
+        "--random" => "random",
+        "--random-fully" => "fully-random",
+        _ => "",
+    }
+}
+
+impl Generator<'_> {
+    pub fn case(&mut self) -> Case {
+        let dice = &mut *self.dice;
+        let ipv6 = dice.one_in(4);
+        let vtep = match dice.below(5) {
+            0 => Vtep::Secondary,
+            1 => Vtep::Loopback,
+            _ => Vtep::Primary,
+        };
+        let setup = Setup {
+            ipv6,
+            vtep,
+            port: dice.of(&["8472", "4789", "8473"]).parse().expect("a port"),
+            checksum: !dice.one_in(12),
+            offload: !dice.one_in(12),
+            forwarding: dice.one_in(2),
+            source_ports: dice.one_in(6).then_some((41000, 49000)),
+            flow_based: dice.one_in(12),
+        };
+        let mut case = Case { setup, lines: vec![], planted: BTreeSet::new(), chains: BTreeSet::new(), next: 0 };
+        if case.setup.flow_based {
+            case.planted.insert("flow");
+        }
+        let bit = self.dice.of(&["0x4000", "0x4000", "0x8000", "0x1", "0x10000"]).to_owned();
+        let backend = BACKENDS[self.dice.below(3) as usize];
+        for _ in 0..=self.dice.below(2) {
+            let mixed = self.dice.one_in(3);
+            let backend = if mixed { BACKENDS[self.dice.below(3) as usize] } else { backend };
+            self.marker(&mut case, backend, &bit);
+        }
+        for _ in 0..self.dice.below(3) {
+            self.extra(&mut case, backend, &bit);
+        }
+        let mixed = self.dice.one_in(4);
+        let backend = if mixed { BACKENDS[self.dice.below(3) as usize] } else { backend };
+        self.masquerade(&mut case, backend, &bit);
+        for _ in 0..self.dice.below(2) {
+            self.extra(&mut case, backend, &bit);
+        }
+        case
+    }
+
+    fn families(&mut self, always: Option<bool>) -> Vec<bool> {
+        let all = [false, true];
+        match (always, self.dice.below(3)) {
+            (Some(one), 0 | 1) => vec![one],
+            (None, 0) => vec![false],
+            (None, 1) => vec![true],
+            _ => all.to_vec(),
+        }
+    }
+
+    fn flag(&mut self) -> String {
+        self.dice.of(&["", "--random", "--random-fully", "--random-fully"]).to_owned()
+    }
+
+    /// Something that marks packets which enter the tunnel.
+    fn marker(&mut self, case: &mut Case, backend: Backend, bit: &str) {
+        let (kind, condition) = (self.dice.below(12), self.dice.below(4));
+        let restore = self.dice.one_in(2);
+        for six in self.families(None) {
+            let (words, native): Words = match condition {
+                0 => (String::new(), String::new()),
+                1 => (format!("-p udp --dport {ECHO_PORT}"), format!("udp dport {ECHO_PORT}")),
+                2 => (format!("-d {}", inner(six)), format!("{} daddr {}", if six { "ip6" } else { "ip" }, inner(six))),
+                _ => {
+                    // Nothing is routed there.
+                    let nowhere = if six { "2001:db8:ffff::/48" } else { "203.0.113.0/24" };
+                    (format!("-d {nowhere}"), format!("{} daddr {nowhere}", if six { "ip6" } else { "ip" }))
+                }
+            };
+            let set = format!("{words} -j MARK --set-xmark {bit}/{bit}");
+            let native_set = format!("{native} meta mark set meta mark or {bit}");
+            let iptables = if backend == Backend::Native { Backend::IptablesNft } else { backend };
+            match kind {
+                0 => {}
+                1 | 2 if backend == Backend::Native => {
+                    for hook in ["OUTPUT", "PREROUTING"] {
+                        case.native(six, "nat", hook, -100, std::slice::from_ref(&native_set));
+                    }
+                }
+                1 | 2 => {
+                    case.iptables(iptables, six, "nat", "OUTPUT", &set);
+                    case.iptables(iptables, six, "nat", "PREROUTING", &set);
+                }
+                3 => case.iptables(iptables, six, "mangle", "OUTPUT", &set),
+                4 => case.iptables(iptables, six, "mangle", "POSTROUTING", &format!("-o {DEVICE} {set}")),
+                5 => case.iptables(iptables, six, "mangle", "PREROUTING", &set),
+                6 => case.iptables(iptables, six, "filter", "OUTPUT", &set),
+                7 => {
+                    let priority = [-160, -99, 5][self.dice.below(3) as usize];
+                    case.native(six, "filter", "OUTPUT", priority, &[native_set]);
+                }
+                8 => {
+                    let priority = [-10, 99, 101, 150][self.dice.below(4) as usize];
+                    case.native(six, "filter", "POSTROUTING", priority, &[native_set]);
+                }
+                9 => {
+                    // The egress hook sees the outer header of nothing yet: the packet is the inner one.
+                    case.next += 1;
+                    let text = format!(
+                        "table netdev n{} {{ chain c {{ type filter hook egress device \"{DEVICE}\" priority 0; meta mark set meta mark or {bit}; }}\n}}",
+                        case.next
+                    );
+                    case.lines.push(format!("nft -f - <<'END'\n{text}\nEND"));
+                }
+                10 => {
+                    let save = format!("{words} -m conntrack --ctstate NEW -j CONNMARK --set-xmark {bit}/{bit}");
+                    case.iptables(iptables, six, "mangle", "OUTPUT", &save);
+                    if restore {
+                        let back = "-m conntrack --ctstate ESTABLISHED -j CONNMARK --restore-mark";
+                        case.iptables(iptables, six, "mangle", "OUTPUT", back);
+                    }
+                }
+                _ => case.iptables(iptables, six, "filter", "FORWARD", &set),
+            }
+        }
+    }
+
+    /// Rules on postrouting.
+    fn masquerade(&mut self, case: &mut Case, backend: Backend, bit: &str) {
+        let (shape, flag, other) = (self.dice.below(12), self.flag(), self.flag());
+        let ports = self.dice.of(&["1024-65535", "1024-2048", "45000-50000"]).to_owned();
+        let own = self.dice.one_in(2);
+        for six in self.families(Some(case.setup.ipv6)) {
+            let port = case.setup.port;
+            let marked = format!("-m mark --mark {bit}/{bit}");
+            let inside = if six { "fd88::/64" } else { "10.88.0.0/24" };
+            let fixed = [
+                format!("-m mark ! --mark {bit}/{bit} -j RETURN"),
+                format!("-j MARK --set-xmark {bit}/0x0"),
+                format!("-j MASQUERADE {flag}"),
+            ];
+            let setup = &case.setup;
+            let to = match (own, six == setup.ipv6, six) {
+                (true, true, _) => setup.local(),
+                (_, _, false) => "192.168.88.11",
+                (_, _, true) => "fd00:88::11",
+            };
+            let rules: Vec<String> = match shape {
+                0 | 1 => vec![format!("{marked} -j MASQUERADE {flag}")],
+                2 | 3 => fixed.to_vec(),
+                4 => [vec![format!("-d {inside} -j MASQUERADE {other}")], fixed.to_vec()].concat(),
+                5 => vec![format!("-o eth0 -j MASQUERADE {flag}")],
+                6 => [vec![format!("{marked} -j MASQUERADE {other}")], fixed.to_vec()].concat(),
+                7 => vec![format!("-p udp {marked} -j MASQUERADE --to-ports {ports}")],
+                8 => vec![format!("-p udp --dport {port} {marked} -j SNAT --to-source {to} {flag}")],
+                9 => vec![format!("-p udp --dport {port} -j ACCEPT"), format!("-o eth0 -j MASQUERADE {flag}")],
+                10 => vec![format!("-s {} -j MASQUERADE {flag}", if six { "fd99::/64" } else { "10.99.0.0/24" })],
+                _ => vec![],
+            };
+            if backend == Backend::Native {
+                let priority = [100, 100, 99, -50][self.dice.below(4) as usize];
+                let rules: Vec<String> = rules.iter().map(|rule| in_nft(rule, six)).collect();
+                case.native(six, "nat", "POSTROUTING", priority, &rules);
+            } else {
+                for rule in &rules {
+                    case.iptables(backend, six, "nat", "POSTROUTING", rule);
+                }
+            }
+        }
+    }
+
+    /// What saves, breaks or confuses.
+    fn extra(&mut self, case: &mut Case, backend: Backend, bit: &str) {
+        let kind = self.dice.below(21);
+        let six = case.setup.ipv6;
+        let (port, ip) = (case.setup.port, if six { "ip6" } else { "ip" });
+        let iptables = if backend == Backend::Native { Backend::IptablesNft } else { backend };
+        let outer = format!("-p udp --dport {port}");
+        match kind {
+            0 => case.iptables(iptables, six, "raw", "OUTPUT", &format!("{outer} -j NOTRACK")),
+            1 => {
+                let priority = [-300, -201, -199, -150][self.dice.below(4) as usize];
+                case.native(six, "filter", "OUTPUT", priority, &[format!("udp dport {port} notrack")]);
+            }
+            2 => {
+                case.native(six, "filter", "OUTPUT", -200, &[format!("udp dport {port} notrack")]);
+                case.planted.insert("order");
+            }
+            3 => case.native(six, "filter", "PREROUTING", -300, &[format!("udp dport {port} notrack")]),
+            4 => {
+                let to = case.setup.other_remote();
+                let marked = if self.dice.one_in(2) { format!("-m mark --mark {bit}/{bit}") } else { String::new() };
+                case.iptables(
+                    iptables,
+                    six,
+                    "nat",
+                    "OUTPUT",
+                    &format!("{outer} {marked} -j DNAT --to-destination {to}"),
+                );
+            }
+            5 => {
+                case.iptables(iptables, six, "mangle", "OUTPUT", &format!("{outer} -j MARK --set-xmark 0x0/0xffffffff"))
+            }
+            6 => {
+                let hook_is_post = self.dice.one_in(2);
+                let hook = if hook_is_post { "POSTROUTING" } else { "OUTPUT" };
+                case.iptables(iptables, six, "mangle", hook, &format!("{outer} -j MARK --set-xmark 0x0/{bit}"));
+            }
+            7 => {
+                case.next += 1;
+                let table = format!("d{}", case.next);
+                let text = format!(
+                    "table {ip} {table} {{ chain c {{ type nat hook postrouting priority 90; masquerade fully-random; }}\n}}"
+                );
+                case.lines
+                    .push(format!("nft -f - <<'END'\n{text}\nEND\nnft add table {ip} {table} '{{ flags dormant; }}'"));
+            }
+            8 => {
+                let priority = [90, 100, 110][self.dice.below(3) as usize];
+                let rule = format!("meta mark and {bit} == {bit} masquerade {}", flags(&self.flag()));
+                case.native(six, "nat", "POSTROUTING", priority, &[rule]);
+            }
+            9 => {
+                let element = if self.dice.one_in(2) { case.setup.remote() } else { case.setup.other_remote() };
+                self.with_set(
+                    case,
+                    &format!("type ipv{}_addr; elements = {{ {element} }}", if six { 6 } else { 4 }),
+                    &format!("{ip} daddr @s udp dport {port}"),
+                );
+            }
+            10 => {
+                let ports = if self.dice.one_in(2) { format!("{port}, 53") } else { "53, 80".to_owned() };
+                let rule = format!("udp dport {{ {ports} }} masquerade fully-random");
+                case.native(six, "nat", "POSTROUTING", 95, &[rule]);
+            }
+            11 => {
+                let element = if self.dice.one_in(2) { case.setup.remote() } else { case.setup.other_remote() };
+                case.next += 1;
+                let name = format!("i{}", case.next);
+                case.lines.push(format!(
+                    "ipset create {name} hash:ip family {}; ipset add {name} {element}",
+                    if six { "inet6" } else { "inet" }
+                ));
+                let rule = format!("-m set --match-set {name} dst -j MASQUERADE --random-fully");
+                case.iptables(iptables, six, "nat", "POSTROUTING", &rule);
+            }
+            12 | 16 | 17 => {
+                // Holds for every packet, which natwatch cannot know.
+                case.planted.insert("opaque");
+                let rule = format!(
+                    "-m u32 --u32 {} {outer} -j MASQUERADE --random-fully",
+                    if six { "0>>28=6" } else { "0>>28=4" }
+                );
+                case.iptables(
+                    iptables,
+                    six,
+                    "nat",
+                    "POSTROUTING",
+                    &rule.replace("0>>28", "'0>>28").replacen("=4", "=4'", 1).replacen("=6", "=6'", 1),
+                );
+            }
+            13 => {
+                case.planted.insert("set");
+                // More fields than are asked about.
+                let (address, local, remote) =
+                    (if six { "ipv6_addr" } else { "ipv4_addr" }, case.setup.local(), case.setup.remote());
+                let elements = format!("{local} . {remote} . {port} . {bit}, {local} . {remote} . {port} . 0x0");
+                let set = format!("type {address} . {address} . inet_service . mark; elements = {{ {elements} }}");
+                self.with_set(case, &set, &format!("{ip} saddr . {ip} daddr . udp dport . meta mark @s"));
+            }
+            18 => {
+                // Known to natwatch as a whole: marks are read with the set.
+                self.with_set(case, &format!("type mark; elements = {{ {bit} }}"), "meta mark @s");
+            }
+            19 | 20 => {
+                let rule = format!("oifname eth0 masquerade {}", flags(&self.flag()));
+                case.native(six, "nat", "POSTROUTING", 100, &[rule]);
+            }
+            14 => {
+                case.lines.push(format!(
+                    "nft -f - <<'END'\ntable {ip} u{0} {{ chain c {{ masquerade fully-random; }}\n}}\nEND",
+                    case.next
+                ));
+                case.next += 1;
+            }
+            _ => {
+                let priority = [-50, 50, 150][self.dice.below(3) as usize];
+                let rule = format!("udp dport {port} meta mark set 0x0");
+                case.native(six, "filter", "POSTROUTING", priority, &[rule]);
+            }
+        }
+    }
+
+    fn with_set(&mut self, case: &mut Case, set: &str, test: &str) {
+        let six = case.setup.ipv6;
+        case.next += 1;
+        let (ip, table) = (if six { "ip6" } else { "ip" }, format!("t{}", case.next));
+        case.chain(six, "POSTROUTING", 95, format!("native {table}"));
+        let text = format!(
+            "table {ip} {table} {{ set s {{ {set}; }}\nchain c {{ type nat hook postrouting priority 95; {test} masquerade fully-random; }}\n}}"
+        );
+        case.lines.push(format!("nft -f - <<'END'\n{text}\nEND"));
+    }
+}
+
+/// The few forms of iptables' rules above, in the words of nft.
+fn in_nft(rule: &str, six: bool) -> String {
+    let ip = if six { "ip6" } else { "ip" };
+    let mut words = rule.split_whitespace().peekable();
+    let mut out = String::new();
+    let mut end = String::new();
+    let mut target = String::new();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().unwrap_or_default().to_owned();
+        match word {
+            "-m" => drop(value()),
+            "-p" => out += "meta l4proto udp ",
+            "--dport" => out += &format!("udp dport {} ", value()),
+            "-o" => out += &format!("oifname {} ", value()),
+            "-s" => out += &format!("{ip} saddr {} ", value()),
+            "-d" => out += &format!("{ip} daddr {} ", value()),
+            "!" => {
+                value();
+                let mark = value();
+                let (bit, _) = mark.split_once('/').expect("a mask");
+                out += &format!("meta mark and {bit} != {bit} ");
+            }
+            "--mark" => {
+                let mark = value();
+                let (bit, _) = mark.split_once('/').expect("a mask");
+                out += &format!("meta mark and {bit} == {bit} ");
+            }
+            "-j" => target = value(),
+            "--set-xmark" => {
+                let mark = value();
+                let (bit, _) = mark.split_once('/').expect("a mask");
+                end += &format!("meta mark set meta mark xor {bit}");
+            }
+            "--to-ports" => end += &format!(" to :{}", value()),
+            "--to-source" => end += &format!(" to {}", value()),
+            other => end += &format!(" {}", flags(other)),
+        }
+    }
+    let statement = match target.as_str() {
+        "MASQUERADE" => "masquerade",
+        "SNAT" => "snat",
+        "RETURN" => "return",
+        "ACCEPT" => "accept",
+        _ => "",
+    };
+    format!("{out}{statement}{end}")
+}
