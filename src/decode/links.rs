@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use crate::capture::{Capture, NetlinkFamily, Request, Root};
 use crate::decode::{Problems, datapath, ethtool, routing};
-use crate::snapshot::{FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, with_lower_devices};
+use crate::snapshot::{FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, with_lower_devices};
 use crate::wire::{self, Attributes, WireError};
 
 const RTM_GETLINK: u16 = 18;
@@ -160,11 +160,13 @@ fn followed(links: &[Link]) -> Vec<usize> {
     up.map(|(at, _)| at).take(MAX_TUNNELS).collect()
 }
 
-/// Positions of the tunnels that are up, of the devices that carry them, and of the devices below those.
+/// Positions of the tunnels that are up, of the devices that packets get into them by, of those that carry them, and of the devices below those.
 fn relevant(links: &[Link]) -> BTreeSet<usize> {
     let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
+    let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| feeders(links, links[*at].index)).collect();
     let carriers: Vec<u32> =
         relevant.iter().filter_map(|at| links[*at].tunnel.as_ref()?.underlay.ok()).flatten().copied().collect();
+    relevant.extend((0..links.len()).filter(|at| into.iter().any(|into| into.contains(&links[*at].index))));
     for carrier in carriers {
         relevant.extend(with_lower_devices(links, carrier));
     }

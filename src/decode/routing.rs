@@ -97,12 +97,15 @@ fn up_tunnels(links: &[Link]) -> impl Iterator<Item = (&Link, &Tunnel)> {
 /// Both families: packets in tunnels may be of the other one.
 const FAMILIES: [bool; 2] = [false, true];
 
-/// Marks to look routes up with: none, and one for each policy rule that tests the mark, with a number.
+/// Marks to look routes up with: none, and one for each combination of policy rules that test the mark, with a number.
 fn marks(tables: &Tables, ipv6: bool) -> Vec<(usize, u32)> {
     let rules = tables.family(ipv6).ok().map_or(&[][..], |family| family.rules.as_slice());
-    let tested: BTreeSet<u32> =
-        rules.iter().filter_map(|rule| Some(rule.fwmark?.0)).filter(|mark| *mark != 0).collect();
-    std::iter::once(0).chain(tested).take(MAX_MARKS).enumerate().collect()
+    let mut all = BTreeSet::from([0]);
+    for (mark, mask) in rules.iter().filter_map(|rule| rule.fwmark) {
+        let with: Vec<u32> = all.iter().map(|other| other & !mask | mark & mask).collect();
+        all.extend(with);
+    }
+    all.into_iter().take(MAX_MARKS).enumerate().collect()
 }
 
 /// Every look-up of a tunnel, with the remotes that it stands for.
@@ -150,6 +153,9 @@ pub fn decode_forwarding(capture: &Capture, ipv6: bool) -> Reading<bool> {
     capture.get(&forwarding(ipv6)).decode(|bytes| {
         let family = if ipv6 { AF_INET6 } else { AF_INET };
         let mut forwards = false;
+        if wire::has_no_family(bytes)? {
+            return Ok(false);
+        }
         for message in crate::wire::dump(bytes, "forwarding")? {
             // struct netconfmsg, filled up to 4 bytes
             let attributes = Attributes::after(message.body, 4, "NETCONFA")?;

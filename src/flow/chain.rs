@@ -1,6 +1,7 @@
 //! The way of a symbolic packet through one chain and those that it leads to: `nft_do_chain`, `ipt_do_table`.
 
 use super::packet::{Kind, Packet, merge};
+use super::split::split_elements;
 use super::values::Values;
 use super::walk::{End, Hit, Walk, state};
 use super::world::RuleAt;
@@ -13,6 +14,9 @@ const MAX_DEPTH: usize = 128;
 fn whole(chain: &Chain) -> Option<&[Rule]> {
     chain.rules.ok().map(|rules| rules.as_slice())
 }
+
+/// Elements of a verdict map that are looked at one by one.
+const MAX_ELEMENTS: usize = 256;
 
 impl Walk<'_> {
     pub(super) fn ask(&mut self, key: &str, answers: usize, why: impl FnOnce() -> String) -> usize {
@@ -65,9 +69,13 @@ impl Walk<'_> {
         depth: usize,
     ) -> Vec<Packet> {
         if !self.spend(packets.len()) {
-            return packets;
+            return Vec::new();
         }
-        let Some(last) = rule.steps.iter().rposition(|step| !matches!(step, Step::Match(_) | Step::Harmless(_))) else {
+        let Some(last) = rule
+            .steps
+            .iter()
+            .rposition(|step| !matches!(step, Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. }))
+        else {
             return packets; // it only counts or logs
         };
         let mut next = Vec::new();
@@ -89,7 +97,7 @@ impl Walk<'_> {
                 }
                 Step::Notrack => {
                     for packet in &mut current {
-                        if packet.number(&Field::ConnectionState) == Some(state::INVALID) {
+                        if !packet.template && packet.number(&Field::ConnectionState) == Some(state::INVALID) {
                             packet.set(Field::ConnectionState, Values::of(&[state::UNTRACKED]));
                         }
                     }
@@ -102,7 +110,8 @@ impl Walk<'_> {
                     let packets = std::mem::take(&mut current);
                     current = self.verdict(at, number, verdict, packets, &mut next, ends, depth);
                 }
-                Step::Harmless(_) => {}
+                Step::Template => current.iter_mut().for_each(|packet| packet.template = true),
+                Step::Harmless(_) | Step::UpdateSet { .. } => {}
                 Step::Opaque(what) => {
                     let mut open = Vec::new();
                     for (end, packet) in self.anything(at, number, what, std::mem::take(&mut current)) {
@@ -154,6 +163,28 @@ impl Walk<'_> {
                 ends.extend(self.handed_over(at, number, &why, packets));
             }
             Verdict::Map { fields, set, verdicts } => {
+                let known = self.world.rules[at.set].ruleset.sets.get(set);
+                let elements = known.and_then(|known| known.elements.as_ref().zip(Some(&known.verdicts)));
+                if let Some((elements, verdicts)) = elements
+                    && elements.len() == verdicts.len()
+                    && elements.len() <= MAX_ELEMENTS
+                    && packets.iter().all(|packet| split_elements(packet, fields, elements).is_some())
+                {
+                    let (mut going_on, mut rest) = (Vec::new(), packets);
+                    for (element, verdict) in elements.iter().zip(verdicts) {
+                        let (mut inside, mut outside) = (Vec::new(), Vec::new());
+                        for packet in rest {
+                            let parts = split_elements(&packet, fields, std::slice::from_ref(element));
+                            let (holds, fails) = parts.unwrap_or_else(|| (Vec::new(), vec![packet]));
+                            inside.extend(holds);
+                            outside.extend(fails);
+                        }
+                        going_on.extend(self.verdict(at, number, verdict, inside, next, ends, depth));
+                        rest = outside;
+                    }
+                    next.extend(rest);
+                    return going_on;
+                }
                 let found = Match::Set { fields: fields.clone(), set: set.clone(), inverted: false };
                 let mut inside = Vec::new();
                 for packet in packets {

@@ -19,8 +19,12 @@ pub struct TunnelFacts {
     pub device: String,
     /// Names of the devices by which packets get into it.
     pub feeders: Values,
+    /// Names of those of them that are not itself.
+    pub above: Vec<String>,
     /// Destinations that are routed into it, of IPv4 and of IPv6.
     pub inner: [Values; 2],
+    /// Frames get into it that no rule of IP has seen: it is a port of a bridge.
+    pub bridged: bool,
     /// Something beside the rules gives connections other destinations: IPVS.
     pub balanced: bool,
     /// This host forwards packets.
@@ -31,10 +35,12 @@ pub struct TunnelFacts {
     pub source_ports: Values,
     /// Ways that outer packets take.
     pub ways: Vec<Way>,
-    /// Why the ways are not known; then one that is not known stands for all.
+    /// Why the ways are not known as a whole; then these hold what is.
     pub vague: Option<String>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
+    /// It insists on a device.
+    pub bound: bool,
     /// Rules on postrouting see where a packet came in.
     pub input_in_postrouting: bool,
 }
@@ -73,9 +79,11 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     let ports: Vec<u128> = tunnel.port.into_iter().chain(listed).map(u128::from).collect();
     let source_ports = tunnel.source_ports.or(snapshot.local_ports.ok().copied());
     let (ways, vague) = match &tunnel.outer {
-        Reading::Ok(_) if tunnel.remotes().is_empty() => (Vec::new(), Some("it knows no remote yet".to_owned())),
+        Reading::Ok(_) if tunnel.remotes().is_empty() => {
+            (vague_ways(snapshot, tunnel), Some("it knows no remote yet".to_owned()))
+        }
         Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(snapshot, tunnel, route)).collect(), None),
-        other => (Vec::new(), Some(other.why().to_owned())),
+        other => (vague_ways(snapshot, tunnel), Some(other.why().to_owned())),
     };
     let fwmarks = |ipv6: bool| -> Vec<(u32, u32)> {
         let rules = snapshot.rules.ok().into_iter().flatten().filter(|rule| rule.ipv6 == ipv6);
@@ -83,8 +91,14 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     };
     Ok(TunnelFacts {
         device: link.name.clone(),
+        above: links
+            .iter()
+            .filter(|other| into.contains(&other.index) && other.index != link.index)
+            .map(|other| other.name.clone())
+            .collect(),
         feeders: Values::ranges(names.map(|key| (key, key)).collect()),
         inner: [false, true].map(|ipv6| routed_into(snapshot, &into, ipv6)),
+        bridged: link.master.is_some(),
         balanced: match &snapshot.ipvs_services {
             Reading::Ok(services) => *services != 0,
             Reading::Absent(_) => false,
@@ -98,6 +112,7 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         ways,
         vague,
         fwmarks: [fwmarks(false), fwmarks(true)],
+        bound: tunnel.link.is_some(),
         input_in_postrouting: snapshot.kernel.ok().is_none_or(|kernel| kernel.base >= INPUT_IN_POSTROUTING),
     })
 }
@@ -127,12 +142,32 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.segments()[0] & 0xffc0 == 0xfe80)
 }
 
+/// What is known of the ways although no route is: the device and the address that the tunnel insists on.
+fn vague_ways(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
+    let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
+    let way = |ipv6| Way {
+        family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+        mark: 0,
+        remotes: None,
+        device: tunnel.link.and_then(|index| name_key(snapshot.link_name(index))),
+        source: local.map(address_key),
+        primary: match tunnel.link {
+            Some(index) => primary(snapshot, index, ipv6, None),
+            None => Err("which device it leaves by is not known".into()),
+        },
+    };
+    let families = [false, true].into_iter().filter(|ipv6| local.is_none_or(|local| local.is_ipv6() == *ipv6));
+    families.map(way).collect()
+}
+
 /// The ways of one route: by each of its devices.
 fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
     let ipv6 = route.remotes.first().is_some_and(IpAddr::is_ipv6);
     let local = tunnel.local.filter(|local| !local.is_unspecified()).or(route.source);
     let by = |(number, index): (usize, &u32)| {
         let next_hop = match route.gateway {
+            // nf_nat_masquerade_ipv6 goes by the destination.
+            _ if ipv6 => route.remotes.first().copied(),
             Some(gateway) if gateway.is_ipv6() == ipv6 && number == 0 => Some(gateway),
             None if number == 0 => route.remotes.first().copied(),
             _ => None, // of the other next hops of a multipath route only the device is known
@@ -153,7 +188,10 @@ fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
 fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, String> {
     let all = snapshot.addresses.ok().map_or(&[][..], Vec::as_slice);
     let usable = |address: &&Address| {
-        address.address.is_ipv6() == ipv6 && address.scope == UNIVERSE && (ipv6 || !address.secondary)
+        !address.unpreferred
+            && address.address.is_ipv6() == ipv6
+            && address.scope == UNIVERSE
+            && (ipv6 || !address.secondary)
     };
     let here: Vec<&Address> = all.iter().filter(usable).filter(|address| address.link == device).collect();
     let name = snapshot.link_name(device);
@@ -173,7 +211,7 @@ fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr
         }
         (several, Some(next_hop)) => {
             let on_link = |address: &&&Address| {
-                let (first, last) = prefix_range(address.address, address.prefix_length);
+                let (first, last) = prefix_range(address.peer, address.prefix_length);
                 (first..=last).contains(&address_key(next_hop))
             };
             several.iter().find(on_link).or(several.first()).copied()

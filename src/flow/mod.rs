@@ -11,10 +11,12 @@
 //! | `nat` | what a translation makes of a packet |
 //! | `source_nat` | which source-NAT rules new connections get to |
 //! | `services` | destinations that are translated, and what goes wrong with that |
-//! | `facts`, `tunnel` | which way a tunnel's packets go, and whether a rule changes them |
+//! | `facts` | what surrounds a tunnel: who sends into it, which way its own packets go |
+//! | `inner`, `tunnel` | marks of what gets into a tunnel; whether a rule changes the packets that it sends |
 
 mod chain;
 mod facts;
+mod inner;
 mod nat;
 mod order;
 mod packet;

@@ -38,7 +38,7 @@ fn nat_core(hook: Hook) -> Option<i32> {
     match hook {
         Hook::Prerouting | Hook::Output => Some(-100),
         Hook::Postrouting | Hook::Input => Some(100),
-        Hook::Forward | Hook::Egress => None,
+        Hook::Forward | Hook::Egress | Hook::Ingress => None,
     }
 }
 

@@ -31,13 +31,25 @@ pub struct Packet {
     pub members: BTreeMap<String, bool>,
     /// What was guessed.
     pub guesses: Guesses,
+    /// It has a template of a connection.
+    pub template: bool,
+    /// A chain whose packets are routed again when their mark has changed changed it.
+    pub rerouted: bool,
 }
 
 impl Packet {
     /// A packet of a family, of which nothing else is known.
     pub fn new(kind: Kind, family: Family) -> Self {
         let (nfproto, ethertype) = if family == Family::Ipv6 { (10, 0x86dd) } else { (2, 0x0800) };
-        let packet = Self { kind, family, fields: BTreeMap::new(), members: BTreeMap::new(), guesses: BTreeMap::new() };
+        let packet = Self {
+            kind,
+            family,
+            fields: BTreeMap::new(),
+            members: BTreeMap::new(),
+            guesses: BTreeMap::new(),
+            template: false,
+            rerouted: false,
+        };
         packet.with(Field::NfProto, Values::of(&[nfproto])).with(Field::EtherType, Values::of(&[ethertype]))
     }
 

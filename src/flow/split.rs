@@ -66,6 +66,10 @@ impl Walk<'_> {
                     None => plain(&packet, field, condition),
                 }
             }
+            Field::Other(name) if packet.kind == Kind::Tunnel => match of_tuple(&packet, name) {
+                Some(field) => plain(&packet, &field, condition),
+                None => None,
+            },
             field => plain(&packet, field, condition),
         };
         match parts {
@@ -74,6 +78,10 @@ impl Walk<'_> {
             Some((field, holds, fails)) => {
                 let with = |values: Values| (!values.is_empty()).then(|| packet.clone().with(field.clone(), values));
                 (with(holds).into_iter().collect(), with(fails).into_iter().collect())
+            }
+            // Some traffic has it and some has not.
+            None if packet.kind == Kind::Traffic && matches!(field, Field::Other(_)) => {
+                (vec![packet.clone()], vec![packet])
             }
             None => self.split_opaquely(at, number, &format!("{field:?} {condition:?}"), packet),
         }
@@ -95,6 +103,45 @@ impl Walk<'_> {
 
     /// A set that was asked about every value that the packet can have; else it may hold and may not.
     fn split_set(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        packet: Packet,
+        id: &SetId,
+        fields: &[Field],
+        parts: Option<&[Vec<Field>]>,
+    ) -> Parts {
+        let (mut holds, mut fails) = self.split_read_set(at, number, packet, id, fields, parts);
+        // What rules have put into it since it was read, or are going to.
+        let [shrinks, grows] = self.updates.get(&(at.set, id.clone())).copied().unwrap_or_default();
+        let (in_it, out_of_it) = (holds.clone(), fails.clone());
+        if shrinks {
+            self.perhaps_elsewhere(at, number, in_it, &mut holds, &mut fails);
+        }
+        if grows {
+            self.perhaps_elsewhere(at, number, out_of_it, &mut fails, &mut holds);
+        }
+        (holds, fails)
+    }
+
+    /// Packets on one side of a set that may as well be on the other.
+    fn perhaps_elsewhere(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        packets: Vec<Packet>,
+        here: &mut Vec<Packet>,
+        there: &mut Vec<Packet>,
+    ) {
+        here.retain(|packet| !packets.contains(packet));
+        for packet in packets {
+            let (stays, goes) = self.split_opaquely(at, number, "a set that rules add to or delete from", packet);
+            here.extend(stays);
+            there.extend(goes);
+        }
+    }
+
+    fn split_read_set(
         &mut self,
         at: &RuleAt,
         number: usize,
@@ -159,7 +206,8 @@ impl Walk<'_> {
     }
 
     fn split_unasked(&mut self, at: &RuleAt, number: usize, packet: Packet, id: &SetId, fields: &[Field]) -> Parts {
-        if packet.kind == Kind::Tunnel {
+        let fixed = |field: &Field| packet.knows(field) && packet.get(field).numbers(1).is_some();
+        if packet.kind == Kind::Tunnel || fields.iter().all(fixed) {
             return self.split_opaquely(at, number, "a set that was not asked about such packets", packet);
         }
         // Some traffic is in the set and some is not; a second look at it finds the same.
@@ -193,7 +241,7 @@ impl Walk<'_> {
 }
 
 /// By all elements of a set. `None`: a field of a tunnel's packet is not known, or there are too many pieces.
-fn split_elements(packet: &Packet, fields: &[Field], elements: &[Element]) -> Option<Parts> {
+pub(super) fn split_elements(packet: &Packet, fields: &[Field], elements: &[Element]) -> Option<Parts> {
     if packet.kind == Kind::Tunnel && fields.iter().any(|field| !packet.knows(field)) {
         return None;
     }
@@ -235,11 +283,33 @@ fn split_elements(packet: &Packet, fields: &[Field], elements: &[Element]) -> Op
     Some((super::packet::merge(holds), super::packet::merge(rest)))
 }
 
+/// The field that a part of the connection's tuple is, for the first packet of a flow that was not translated: whatever
+/// changes an outer packet ends its walk.
+fn of_tuple(packet: &Packet, name: &str) -> Option<Field> {
+    let (source, destination) = packet.ends();
+    Some(match name {
+        "ct protocol" => Field::L4Proto,
+        "ct original saddr" | "ct reply daddr" => source,
+        "ct original daddr" | "ct reply saddr" => destination,
+        "ct original proto-src" | "ct reply proto-dst" => Field::SourcePort,
+        "ct original proto-dst" | "ct reply proto-src" => Field::DestinationPort,
+        _ => return None,
+    })
+}
+
 /// A test of a field by itself. Of a tunnel's packet, fields that are not modelled have one value, which is not known.
 fn plain(packet: &Packet, field: &Field, condition: &Condition) -> Option<(Field, Values, Values)> {
     if packet.kind == Kind::Tunnel && !packet.knows(field) {
         return None;
     }
-    let (holds, fails) = packet.get(field).split(field, condition)?;
-    Some((field.clone(), holds, fails))
+    let known = packet.get(field);
+    if let Some((holds, fails)) = known.split(field, condition) {
+        return Some((field.clone(), holds, fails));
+    }
+    if packet.kind == Kind::Tunnel || matches!(field, Field::Mark | Field::ConnectionMark) {
+        return None;
+    }
+    // What is left of traffic is in too many pieces; some of it is outside one more.
+    let (wanted, _) = Values::any(field).split(field, condition)?;
+    Some((field.clone(), known.and(&wanted), known))
 }

@@ -3,7 +3,7 @@
 //! A packet that enters a tunnel keeps its mark, so the outer packet, which is a flow of its own, meets the rules with
 //! whatever mark the inner one left with. The inner packet therefore walks first: as the first of its flow, and as a later
 //! one, which nat chains do not see; from this host and from others; of both families. Then the outer packet does, once
-//! with each mark that can survive, and once without.
+//! with each mark that can survive.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,8 @@ use super::nat::{Effect, effect};
 use super::packet::{Guesses, Kind, Packet};
 use super::values::{Pattern, Values};
 use super::walk::{Certainty, Flow, Hit, Passed, Walk, state};
-use super::world::{LOCAL, World};
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{
-    Chosen, Condition, Family, Field, Hook, Nat, NatAction, Step, TypeScope, address_key, name_key,
-};
+use super::world::World;
+use crate::snapshot::netfilter::{Condition, Family, Field, Hook, name_key};
 
 /// What happens to the outer packets of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +29,7 @@ pub struct OuterPackets {
 }
 
 /// Marks that outer packets start with, by what had to be guessed for them.
-type Marks = BTreeMap<Guesses, Values>;
+pub(super) type Marks = BTreeMap<Guesses, Values>;
 
 /// A rewriting that was found.
 #[derive(Clone, Debug)]
@@ -42,9 +39,9 @@ struct Rewriting {
 }
 
 /// One walk of a tunnel's packets.
-struct Journey<'w, 'a> {
-    walk: Walk<'a>,
-    facts: &'w TunnelFacts,
+pub(super) struct Journey<'w, 'a> {
+    pub(super) walk: Walk<'a>,
+    pub(super) facts: &'w TunnelFacts,
     rewritings: Vec<Rewriting>,
     tracked: Vec<Guesses>,
     kept: Vec<String>,
@@ -73,114 +70,8 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts) -> OuterPackets {
 }
 
 impl<'a> Journey<'_, 'a> {
-    fn world(&self) -> &'a World<'a> {
+    pub(super) fn world(&self) -> &'a World<'a> {
         self.walk.world
-    }
-
-    /// All marks that a packet can leave the tunnel's device with.
-    fn inner(&mut self) -> Marks {
-        let mut marks = Marks::new();
-        marks.insert(Guesses::new(), Values::word(0));
-        for (at, family) in [Family::Ipv4, Family::Ipv6].into_iter().enumerate() {
-            if self.facts.inner[at].is_empty() {
-                continue;
-            }
-            for forwarded in [false, true] {
-                if forwarded && !self.facts.forwards[at] {
-                    continue;
-                }
-                // What the first packet leaves in the connection's mark is what later ones begin with.
-                let mut saved = Marks::new();
-                saved.insert(Guesses::new(), Values::word(0));
-                for packet in self.inner_pass(family, forwarded, Flow::First, Values::word(0), &Guesses::new()) {
-                    add(&mut marks, &packet, packet.get(&Field::Mark));
-                    add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
-                }
-                for (guesses, connection) in saved {
-                    for packet in self.inner_pass(family, forwarded, Flow::Later, connection, &guesses) {
-                        add(&mut marks, &packet, packet.get(&Field::Mark));
-                    }
-                }
-            }
-        }
-        marks
-    }
-
-    /// The inner packet as it is when it gets to the tunnel.
-    fn inner_pass(
-        &mut self,
-        family: Family,
-        forwarded: bool,
-        flow: Flow,
-        connection_mark: Values,
-        guesses: &Guesses,
-    ) -> Vec<Packet> {
-        self.walk.stage = format!("inner {family} {forwarded} {flow:?}");
-        let no_device = Values::of(&[0]);
-        let device = Values::any(&Field::InputName).without(&no_device);
-        let mut packet = Packet::new(Kind::Traffic, family)
-            .with(Field::Mark, Values::word(0))
-            .with(Field::ConnectionMark, connection_mark)
-            .with(Field::ConnectionState, Values::of(&[state::INVALID]))
-            .with(Field::InputName, if forwarded { device } else { no_device.clone() })
-            .with(Field::OutputName, if forwarded { no_device.clone() } else { self.facts.feeders.clone() });
-        packet.guesses.clone_from(guesses);
-        if flow == Flow::First {
-            packet.set(Field::ConnectionDirection, Values::of(&[0]));
-            packet.set(Field::ConnectionStatus, Values::free_bits(!TRANSLATED));
-        }
-        let (source, _) = packet.ends();
-        let types = Values::of(&[LOCAL]);
-        if let Some(own) = self.world().addresses_of_types(&packet, &types, TypeScope::Any) {
-            let known = packet.get(&source);
-            let from = if forwarded { known.without(&own) } else { own };
-            if from.is_empty() {
-                return Vec::new();
-            }
-            packet.set(source, from);
-        }
-        let first = if forwarded { Hook::Prerouting } else { Hook::Output };
-        let mut packets = self.hook(first, None, flow, vec![packet]);
-        if self.facts.balanced {
-            // IPVS does it between the two hooks, whatever the rules say.
-            let elsewhere = packets.iter().map(|packet| somewhere(packet, &self.facts.inner));
-            packets = elsewhere.collect::<Vec<_>>().into_iter().chain(packets).collect();
-        }
-        let (_, destination) = Packet::new(Kind::Traffic, family).ends();
-        let routed = &self.facts.inner[usize::from(family == Family::Ipv6)];
-        packets.retain_mut(|packet| {
-            let known = packet.get(&destination).and(routed);
-            packet.set(Field::OutputName, self.facts.feeders.clone());
-            packet.set(destination.clone(), known.clone());
-            !known.is_empty()
-        });
-        if forwarded {
-            packets = self.hook(Hook::Forward, None, flow, packets);
-            if !self.facts.input_in_postrouting {
-                packets.iter_mut().for_each(|packet| packet.set(Field::InputName, no_device.clone()));
-            }
-        }
-        packets = self.hook(Hook::Postrouting, None, flow, packets);
-        let device = self.facts.device.clone();
-        self.hook(Hook::Egress, Some(&device), flow, packets)
-    }
-
-    fn hook(&mut self, hook: Hook, device: Option<&str>, flow: Flow, packets: Vec<Packet>) -> Vec<Packet> {
-        let routed = self.facts.inner.clone();
-        let translates = self.translates_destinations(packets.first().map_or(Family::Ipv4, |packet| packet.family));
-        let later = flow == Flow::Later && translates;
-        self.walk.hook(hook, device, flow, packets, &mut |walk, passed| {
-            let nat = passed.hit.as_ref().map(|hit| walk.nat(hit).cloned());
-            settle_inner(hook, passed.packet, nat, later, &routed)
-        })
-    }
-
-    /// Whether connections can have another destination than their packets.
-    fn translates_destinations(&self, family: Family) -> bool {
-        self.world().chains_of(family).any(|(_, _, chain)| match &chain.rules {
-            Reading::Ok(rules) => rules.iter().flat_map(|rule| &rule.steps).any(is_destination_nat),
-            _ => true,
-        })
     }
 
     /// The outer packet, with each of these marks.
@@ -188,24 +79,48 @@ impl<'a> Journey<'_, 'a> {
         let each =
             marks.iter().flat_map(|(guesses, values)| values.words().into_iter().map(move |word| (guesses, word)));
         for (guesses, values) in each.collect::<Vec<_>>() {
-            match &self.facts.vague {
-                Some(_) => {
-                    for family in [Family::Ipv4, Family::Ipv6] {
-                        let primary = Err("which device it leaves by is not known".into());
-                        let way = Way { family, mark: 0, remotes: None, device: None, source: None, primary };
-                        self.outer_pass(&way, values.clone(), guesses);
-                    }
-                }
-                None => {
-                    for way in &self.facts.ways {
-                        let mine = self.routed_like(&values, way.family, way.mark);
-                        if !mine.is_empty() {
-                            self.outer_pass(way, mine, guesses);
-                        }
-                    }
+            for way in &self.facts.ways {
+                // Where no route is known, the mark may lead anywhere.
+                let mine = match &self.facts.vague {
+                    Some(_) => values.clone(),
+                    None => self.routed_like(&values, way.family, way.mark),
+                };
+                if !mine.is_empty() {
+                    self.outer_pass(way, mine, guesses);
                 }
             }
+            for way in self.unasked_ways(&values) {
+                let mut guesses = guesses.clone();
+                guesses.insert(self.unasked("such a mark"), 1);
+                self.outer_pass(&way, values.clone(), &guesses);
+            }
         }
+    }
+
+    /// A question whose answer 1 is that packets take a way that is not among those asked for.
+    fn unasked(&mut self, what: &str) -> usize {
+        let why = format!("which way packets go that have {what} was not asked");
+        self.walk.unknowns.ask(why.clone(), 2, || why)
+    }
+
+    /// Ways of packets with marks of which none is like one that a route was asked for.
+    fn unasked_ways(&self, marks: &Values) -> Vec<Way> {
+        let mut found: Vec<Way> = Vec::new();
+        if self.facts.vague.is_some() {
+            return found;
+        }
+        for way in &self.facts.ways {
+            let like = |other: &&Way| other.family == way.family && other.remotes == way.remotes;
+            let asked = self.facts.ways.iter().filter(like).fold(marks.clone(), |left, other| {
+                let mine = self.routed_like(&left, other.family, other.mark);
+                left.without(&mine)
+            });
+            let unasked = unasked_way(way);
+            if !asked.is_empty() && !found.contains(&unasked) {
+                found.push(unasked);
+            }
+        }
+        found
     }
 
     /// The marks that policy rules see like this one.
@@ -252,12 +167,29 @@ impl<'a> Journey<'_, 'a> {
         }
     }
 
-    /// A packet whose mark has changed is routed again (`ip_route_me_harder`).
-    fn rerouted(&self, packets: Vec<Packet>, way: &Way) -> Vec<(Packet, Way)> {
+    /// A packet whose mark was changed is routed again (`ip_route_me_harder`), without the device that the tunnel insists
+    /// on.
+    fn rerouted(&mut self, packets: Vec<Packet>, way: &Way) -> Vec<(Packet, Way)> {
         let others = self.facts.ways.iter().filter(|other| other.family == way.family && other.mark != way.mark);
         let others: Vec<&Way> = others.collect();
         let mut found = Vec::new();
         for packet in packets {
+            if self.facts.vague.is_some() || !packet.rerouted {
+                found.push((packet, way.clone()));
+                continue;
+            }
+            let mut packet = packet;
+            if self.facts.bound || !self.unasked_ways(&packet.get(&Field::Mark)).is_empty() {
+                let question = self.unasked("a mark that was changed");
+                let mut elsewhere = packet.clone();
+                if elsewhere.guess(question, 1) {
+                    elsewhere.forget(&Field::OutputName);
+                    found.push((elsewhere, unasked_way(way)));
+                }
+                if !packet.guess(question, 0) {
+                    continue;
+                }
+            }
             for way in std::iter::once(way).chain(others.iter().copied()) {
                 let marks = self.routed_like(&packet.get(&Field::Mark), way.family, way.mark);
                 let (_, destination) = packet.ends();
@@ -317,75 +249,17 @@ impl<'a> Journey<'_, 'a> {
 }
 
 /// `IPS_SRC_NAT`, `IPS_DST_NAT`
-const TRANSLATED: u32 = 0x30;
+pub(super) const TRANSLATED: u32 = 0x30;
 
 fn unclear(walk: &mut Walk<'_>, hit: &Hit, why: &str) -> usize {
     let key = format!("{} effect {hit:?}", walk.stage);
     walk.unknowns.ask(key, 2, || why.to_owned())
 }
 
-fn is_destination_nat(step: &Step) -> bool {
-    match step {
-        Step::Nat(nat) => matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap),
-        Step::Opaque(_) => true,
-        _ => false,
-    }
-}
-
-fn add(marks: &mut Marks, packet: &Packet, values: Values) {
-    match marks.get_mut(&packet.guesses) {
-        Some(known) => *known = known.or(&values),
-        None => drop(marks.insert(packet.guesses.clone(), values)),
-    }
-}
-
-/// A packet whose connection was translated so.
-fn with_status(packet: Packet, bit: u32) -> Packet {
-    let set = packet.get(&Field::ConnectionStatus).written(&Values::word(0), !bit, 0, bit);
-    packet.with(Field::ConnectionStatus, set)
-}
-
-/// A packet that was given another destination, one that is routed into the tunnel.
-fn somewhere(packet: &Packet, inner: &[Values; 2]) -> Packet {
-    let (_, destination) = packet.ends();
-    let routed = inner[usize::from(packet.family == Family::Ipv6)].clone();
-    let mut packet = with_status(packet.clone(), 0x20).with(destination, routed);
-    packet.forget(&Field::DestinationPort);
-    packet
-}
-
-/// What becomes of an inner packet that the NAT core got. `nat`: the rule that it ended in, or one that was not understood.
-fn settle_inner(hook: Hook, packet: Packet, nat: Option<Option<Nat>>, later: bool, inner: &[Values; 2]) -> Vec<Packet> {
-    let (source, destination) = packet.ends();
-    let routed = &inner[usize::from(packet.family == Family::Ipv6)];
-    let on_source = matches!(hook, Hook::Postrouting | Hook::Input);
-    match nat {
-        None if on_source => vec![packet],
-        // A later packet of a flow that was translated when it began.
-        None if later => vec![somewhere(&packet, inner), packet],
-        None => vec![packet],
-        Some(_) if on_source => {
-            let mut packet = with_status(packet, 0x10);
-            packet.forget(&source);
-            packet.forget(&Field::SourcePort);
-            vec![packet]
-        }
-        Some(nat) => {
-            let mut packet = somewhere(&packet, inner);
-            match nat.map(|nat| (nat.action, nat.addresses, nat.ports)) {
-                Some((NatAction::Redirect, ..)) => return Vec::new(), // for this host
-                Some((NatAction::Dnat, Chosen::Range(first, last), ports)) => {
-                    let targets = Values::Ranges(vec![(address_key(first), address_key(last))]);
-                    packet.set(destination, routed.and(&targets));
-                    if let Chosen::Range(first, last) = ports {
-                        packet.set(Field::DestinationPort, Values::Ranges(vec![(first.into(), last.into())]));
-                    }
-                }
-                _ => {}
-            }
-            vec![packet]
-        }
-    }
+/// A way of which only the remotes are known.
+fn unasked_way(way: &Way) -> Way {
+    let primary = Err("which device it leaves by is not known".into());
+    Way { mark: 0, device: None, source: way.source, primary, family: way.family, remotes: way.remotes.clone() }
 }
 
 /// `packets`, `packets that carry mark 0x4000`: what a rewriting is about.

@@ -10,9 +10,10 @@ use super::packet::{Guesses, Kind, Packet, merge};
 use super::unknowns::Unknowns;
 use super::values::{MAX_PARTS, Values};
 use super::world::{RuleAt, World};
-use crate::snapshot::netfilter::{Chain, ChainId, Family, Field, Hook, Nat, Step};
+use crate::snapshot::netfilter::{Chain, ChainId, Family, Field, Hook, Nat, SetId, Step};
 
-/// Rules that packets are held against: about a second. When they are used up, every outcome is uncertain.
+/// Rules that packets are held against: about a second. When they are used up, packets get no further, and what was not
+/// seen to happen is uncertain.
 const BUDGET: usize = 2_000_000;
 /// What it means that they were used up.
 const TOO_MANY: &str = "the rules are too many to follow every way through them";
@@ -90,11 +91,23 @@ pub struct Walk<'a> {
     pub gave_up: Option<String>,
     left: usize,
     tracks: BTreeMap<Family, bool>,
+    /// Sets that rules take packets out of, and put packets into.
+    pub(super) updates: BTreeMap<(usize, SetId), [bool; 2]>,
 }
 
 impl<'a> Walk<'a> {
     /// A walk with a full budget.
     pub fn new(world: &'a World<'a>) -> Self {
+        let chains = world.rules.iter().enumerate();
+        let chains = chains.flat_map(|(set, rules)| rules.ruleset.chains.values().map(move |chain| (set, chain)));
+        let mut updates: BTreeMap<(usize, SetId), [bool; 2]> = BTreeMap::new();
+        for (set, step) in chains.flat_map(|(set, chain)| {
+            chain.known_rules().iter().flat_map(|rule| &rule.steps).map(move |step| (set, step))
+        }) {
+            if let Step::UpdateSet { set: id, adds } = step {
+                updates.entry((set, id.clone())).or_default()[usize::from(*adds)] = true;
+            }
+        }
         let tracks = [Family::Ipv4, Family::Ipv6].map(|family| (family, world.tracks(family))).into();
         Self {
             world,
@@ -104,6 +117,7 @@ impl<'a> Walk<'a> {
             gave_up: None,
             left: BUDGET,
             tracks,
+            updates,
         }
     }
 
@@ -145,6 +159,9 @@ impl<'a> Walk<'a> {
         self.in_every_order(hook, steps, packets, &mut |walk, call, packets| match call {
             Call::Conntrack => walk.conntrack(flow, packets),
             Call::Nat => walk.nat_core(hook, flow, packets, settle),
+            Call::Chain(set, id) if hook == Hook::Output && walk.world.reroutes(*set, id) => {
+                packets.into_iter().flat_map(|packet| walk.rerouting_chain(*set, id, packet)).collect()
+            }
             Call::Chain(set, id) => {
                 let ends = walk.base_chain(*set, id, packets);
                 ends.into_iter().map(|(_, packet)| packet).collect()
@@ -304,6 +321,15 @@ impl<'a> Walk<'a> {
         translated.forget(&destination);
         translated.forget(&Field::DestinationPort);
         vec![(End::Return, packet), (End::Translated(Hit { at: at.clone(), step: 0 }), translated)]
+    }
+
+    /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.
+    fn rerouting_chain(&mut self, set: usize, id: &ChainId, packet: Packet) -> Vec<Packet> {
+        let before = packet.get(&Field::Mark);
+        let ends = self.base_chain(set, id, vec![packet]);
+        let mut packets: Vec<Packet> = ends.into_iter().map(|(_, packet)| packet).collect();
+        packets.iter_mut().for_each(|packet| packet.rerouted |= packet.get(&Field::Mark) != before);
+        packets
     }
 
     /// A base chain and its policy; packets that are dropped are gone.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::packet::Packet;
 use super::values::Values;
 use crate::snapshot::netfilter::{
-    Backend, Chain, ChainId, Family, Field, MarkWrite, Match, Ruleset, Step, TypeScope, Verdict, address_key, name_key,
+    Backend, Chain, ChainId, ChainKind, Family, Field, Hook, Ruleset, Step, TypeScope, Verdict, address_key, name_key,
 };
 use crate::snapshot::{Link, Reading, Snapshot};
 
@@ -149,10 +149,12 @@ impl<'a> World<'a> {
     /// Whether any rule makes the kernel track connections of a family: it does so for the first expression, match or
     /// target that needs it, wherever that stands. Chains that were only searched hold the translations of Services.
     pub fn tracks(&self, family: Family) -> bool {
-        self.chains_of(family).any(|(.., chain)| match &chain.rules {
-            Reading::Ok(rules) => rules.iter().flat_map(|rule| &rule.steps).any(needs_conntrack),
-            _ => true,
-        })
+        let known = self.rules.iter().any(|rules| rules.ruleset.tracks.contains(&family));
+        known
+            || self.chains_of(family).any(|(.., chain)| match &chain.rules {
+                Reading::Ok(rules) => rules.iter().flat_map(|rule| &rule.steps).any(Step::needs_conntrack),
+                _ => true,
+            })
     }
 
     /// A rule that translates addresses, or may.
@@ -180,11 +182,30 @@ impl<'a> World<'a> {
         })
     }
 
+    /// Whether the packets of a chain on output are routed again when it has changed their mark.
+    pub fn reroutes(&self, set: usize, id: &ChainId) -> bool {
+        let route = |chain: &Chain| chain.base.as_ref().is_some_and(|base| base.kind == ChainKind::Route);
+        if self.rules[set].legacy { id.table == "mangle" } else { self.chain(set, id).is_some_and(route) }
+    }
+
     /// Bits of the mark that some rule can set; the search for them may have been given up.
     pub fn settable_bits(&self) -> u32 {
         self.rules.iter().fold(0, |all, rules| {
             let setters = &rules.ruleset.setters;
             setters.found.keys().fold(all | setters.given_up, |all, bit| all | bit)
+        })
+    }
+
+    /// A chain that no packet is followed through and that may write marks: of a bridge, or on ingress.
+    pub fn marks_elsewhere(&self) -> Option<String> {
+        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque(_));
+        self.rules.iter().enumerate().find_map(|(set, rules)| {
+            let apart = rules.ruleset.chains.iter().filter(|(id, chain)| {
+                let base = chain.base.as_ref();
+                base.is_some_and(|base| id.family == Family::Bridge || base.hook == Hook::Ingress)
+            });
+            let mut marking = apart.filter(|(id, _)| self.leads_to(set, id, marks));
+            marking.next().map(|(id, _)| self.describe_chain(set, id))
         })
     }
 
@@ -226,12 +247,15 @@ fn family_word(family: Family) -> &'static str {
         Family::Ipv6 => "ip6",
         Family::Inet => "inet",
         Family::Netdev => "netdev",
+        Family::Bridge => "bridge",
     }
 }
 
 /// Addresses of a family that are not unicast, as the routes tell; the table `local` has a route for each of this host's.
 fn own_addresses(snapshot: &Snapshot, ipv6: bool) -> Option<OwnAddresses> {
-    let routes = snapshot.routes.ok()?.iter();
+    /// `RT_TABLE_LOCAL`; routes of other tables only hold for packets that policy rules send there.
+    const LOCAL_TABLE: u32 = 255;
+    let routes = snapshot.routes.ok()?.iter().filter(|route| route.table == LOCAL_TABLE);
     let typed = routes.filter(|route| !matches!(u128::from(route.kind), UNICAST | MULTICAST)).filter_map(|route| {
         let destination = route.destination.filter(|destination| destination.is_ipv6() == ipv6)?;
         Some((route.kind.into(), prefix_range(destination, route.prefix_length), route.devices.first().copied()))
@@ -247,35 +271,20 @@ pub fn prefix_range(network: IpAddr, length: u8) -> (u128, u128) {
     (first, first | low)
 }
 
-/// Whether a step needs connections (`nf_ct_netns_get`).
-fn needs_conntrack(step: &Step) -> bool {
-    const MATCHES: &[&str] = &["connbytes", "connlabel", "connlimit", "flow_offload", "helper"];
-    let tracked = |field: &Field| match field {
-        Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus | Field::ConnectionDirection => true,
-        Field::Other(name) => name.starts_with("ct "),
-        _ => false,
-    };
-    match step {
-        Step::Nat(_) | Step::SetConnectionMark(_) | Step::Opaque(_) => true,
-        Step::SetMark(MarkWrite::Exact { take, .. }) => *take != 0,
-        Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| tracked(&test.field)),
-        Step::Match(Match::Set { fields, .. }) => fields.iter().any(tracked),
-        Step::Match(Match::Occasional(name)) => MATCHES.contains(&name.as_str()) || name.starts_with("ct "),
-        Step::Harmless(name) => name == "CT" || name.starts_with("ct "),
-        Step::Verdict(Verdict::Gone(name)) => name == "synproxy" || name == "SYNPROXY",
-        _ => false,
-    }
-}
-
 /// Whether a step does anything but test, or let a packet pass.
 fn is_effect(step: &Step) -> bool {
     match step {
-        Step::Match(_) | Step::Harmless(_) => false,
+        Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
         Step::Verdict(Verdict::Map { verdicts, .. }) => {
             verdicts.ok().is_none_or(|verdicts| verdicts.iter().any(|verdict| !lets_pass(verdict)))
         }
         Step::Verdict(verdict) => !lets_pass(verdict),
-        Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Notrack | Step::Nat(_) | Step::Opaque(_) => true,
+        Step::SetMark(_)
+        | Step::SetConnectionMark(_)
+        | Step::Notrack
+        | Step::Template
+        | Step::Nat(_)
+        | Step::Opaque(_) => true,
     }
 }
 

@@ -51,7 +51,8 @@ impl Context<'_> {
                 let kind = kinds.first()?;
                 Some(format!("a tc filter ({kind}) of {} may change packets or their marks", link.name))
             }
-            _ => None,
+            Reading::Absent(_) => None,
+            other => Some(format!("tc filters of {} could not be read: {}", link.name, other.why())),
         })
     }
 

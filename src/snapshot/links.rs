@@ -255,6 +255,10 @@ pub struct Address {
     pub prefix_length: u8,
     /// `RT_SCOPE_*`: 0 global, 253 link, 254 host.
     pub scope: u8,
+    /// The address that the prefix is of (`IFA_ADDRESS`): the peer's where there is one.
+    pub peer: IpAddr,
+    /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`: IPv6 chooses another one if there is any.
+    pub unpreferred: bool,
     /// `IFA_F_SECONDARY`: never chosen as the primary address of its subnet.
     pub secondary: bool,
 }

@@ -228,10 +228,29 @@ fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Resu
         search(ruleset, table, name)?;
         follow_for_udp(ruleset, table, &searched, name)?;
     }
+    find_tracking(ruleset, table, &seen, few)?;
     for number in searched {
         if !ruleset.chains.contains_key(&id(table, number, name)) {
             insert(ruleset, table, number, name, Reading::Failed(SEARCHED.into()))?;
         }
+    }
+    Ok(())
+}
+
+/// A rule starts connection tracking wherever it stands, also in chains that no hook leads to. Where these are too many,
+/// connections count as tracked.
+fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: usize) -> Result<(), WireError> {
+    let mut tracks = table.count > few;
+    let unseen = table.chains.iter().enumerate().filter(|(number, _)| !seen[*number]);
+    for (number, chain) in unseen.filter(|_| table.count <= few) {
+        for (position, entry) in (1..).zip(table.rules(chain)) {
+            let rule = entry::rule(table, &entry?, position);
+            let rule = rule.map_err(|error| within_rule(error, table, number, position))?;
+            tracks |= rule.steps.iter().any(Step::needs_conntrack);
+        }
+    }
+    if tracks {
+        ruleset.tracks.insert(table.family);
     }
     Ok(())
 }

@@ -82,6 +82,8 @@ impl<'a> Reader<'a> {
     }
 
     fn dispatch(&mut self, name: &str, a: &Attributes<'_>) -> Result<()> {
+        /// `NFT_DYNSET_OP_DELETE`
+        const DELETE: u32 = 2;
         match name {
             "payload" => self.payload(a)?,
             "meta" => self.meta(a)?,
@@ -113,7 +115,13 @@ impl<'a> Reader<'a> {
             "xfrm" => self.opaquely_loaded(a.be32(1)?, "ipsec"),
             "tunnel" => self.opaquely_loaded(a.be32(2)?, "tunnel"),
             // The last two do something, but end the rule where they cannot (NFT_BREAK).
-            "limit" | "quota" | "connlimit" | "dynset" | "tproxy" | "flow_offload" => self.occasional(name),
+            "limit" | "quota" | "connlimit" | "tproxy" | "flow_offload" => self.occasional(name),
+            "dynset" => {
+                let set = required(a.string(1)?, "NFTA_DYNSET_SET_NAME")?;
+                let set = SetId::Nftables { family: self.family, table: self.table.to_owned(), set };
+                self.steps.push(Step::UpdateSet { set, adds: a.be32(3)?.unwrap_or(0) != DELETE });
+                self.occasional(name);
+            }
             "log" | "dup" | "last" => self.steps.push(Step::Harmless(name.to_owned())),
             "reject" => self.steps.push(Step::Verdict(Verdict::Drop)),
             "queue" | "fwd" => self.steps.push(Step::Verdict(Verdict::Gone(name.to_owned()))),
@@ -181,10 +189,12 @@ impl<'a> Reader<'a> {
     fn ct(&mut self, a: &Attributes<'_>) -> Result<()> {
         const STATE: u32 = 0;
         const MARK: u32 = 3;
+        const ZONE: u32 = 17;
         let key = required(a.be32(2)?, "NFTA_CT_KEY")?;
         if let Some(register) = a.be32(4)? {
             self.steps.push(match key {
                 MARK => Step::SetConnectionMark(self.registers.mark(register, &Field::ConnectionMark, &Field::Mark)),
+                ZONE => Step::Template,
                 _ => Step::Harmless(format!("ct {key} write")),
             });
             return Ok(());
@@ -201,10 +211,29 @@ impl<'a> Reader<'a> {
             5 => Loaded::Occasional("ct expiration"),
             14..=16 => Loaded::Occasional("ct packets or bytes"),
             23 => Loaded::Occasional("ct id"),
+            8..=12 | 19..=22 => self.tuple(key, a.u8(3)?),
             _ => Loaded::Opaque(format!("ct {key}")),
         };
         self.registers.load(required(a.be32(1)?, "NFTA_CT_DREG")?, loaded);
         Ok(())
+    }
+
+    /// A part of the connection's tuple: `NFT_CT_SRC`, …, `NFT_CT_DST_IP6`. The names are those of `xt_conntrack`.
+    fn tuple(&self, key: u32, direction: Option<u8>) -> Loaded {
+        let direction = if direction.unwrap_or(0) == 0 { "original" } else { "reply" };
+        let address = if self.network == Some(Family::Ipv6) { 16 } else { 4 };
+        let (name, width) = match key {
+            8 => ("saddr", address),
+            9 => ("daddr", address),
+            10 => return Loaded::Wire(Field::Other("ct protocol".into()), 1),
+            11 => ("proto-src", 2),
+            12 => ("proto-dst", 2),
+            19 => ("saddr", 4),
+            20 => ("daddr", 4),
+            21 => ("saddr", 16),
+            _ => ("daddr", 16),
+        };
+        Loaded::Wire(Field::Other(format!("ct {direction} {name}")), width)
     }
 
     fn fib(&mut self, a: &Attributes<'_>) -> Result<()> {

@@ -23,8 +23,9 @@ use crate::decode::{Problems, identity, iptables, links, routing};
 use crate::snapshot::netfilter::{
     Base, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
 };
-use crate::snapshot::{Reading, Source, with_lower_devices};
+use crate::snapshot::{Reading, Source, feeders, with_lower_devices};
 use crate::wire::WireError;
+pub use expressions::verdict as decode_verdict;
 
 /// How often the rules are read while they change under us.
 const MAX_READINGS: usize = 8;
@@ -34,7 +35,7 @@ const MAX_CHAINS: usize = 4096;
 /// What there is around the rules.
 #[derive(Debug)]
 struct Around {
-    /// Devices whose egress chains a tunnel's packets cross: tunnels and what carries them. `None`: no tunnel is up.
+    /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no tunnel is up.
     devices: Option<BTreeSet<String>>,
     /// What sets are asked about.
     values: Values,
@@ -56,6 +57,8 @@ impl Around {
         for at in underlays.flat_map(|index| with_lower_devices(&links, *index)) {
             names.insert(links[at].name.clone());
         }
+        let into: BTreeSet<u32> = up.iter().flat_map(|link| feeders(&links, link.index)).collect();
+        names.extend(links.iter().filter(|link| into.contains(&link.index)).map(|link| link.name.clone()));
         let values = Values::of(&links, &routing::known_addresses(capture));
         Some(Self { devices: (!up.is_empty()).then_some(names), values })
     }
@@ -184,6 +187,30 @@ impl<'c> Attempt<'c> {
         if !self.pending {
             setters::search(self, searched, tested_elsewhere);
         }
+        if !self.pending && self.devices.is_some() {
+            self.find_tracking();
+        }
+    }
+
+    /// A rule starts connection tracking wherever it stands. Where none of those that packets can meet does, the others
+    /// are looked at; where these are too many, connections count as tracked.
+    fn find_tracking(&mut self) {
+        let tables = self.answer(wire::tables(self.generation), wire::decode_tables);
+        let tables = tables.ok().cloned().unwrap_or_default();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let mine = |other: Family| other == family || other == Family::Inet;
+            let met = self.ruleset.chains.iter().filter(|(id, _)| mine(id.family));
+            let mut steps = met.flat_map(|(_, chain)| chain.known_rules()).flat_map(|rule| &rule.steps);
+            if steps.any(Step::needs_conntrack) {
+                continue;
+            }
+            for table in tables.iter().filter(|table| mine(table.family)) {
+                let found = self.answer(wire::table_rules(self.generation, table), wire::decode_needs_conntrack);
+                if found.ok().copied().unwrap_or(true) {
+                    self.ruleset.tracks.insert(family);
+                }
+            }
+        }
     }
 
     /// Takes over what was read before at the same generation; only counters have moved since.
@@ -267,9 +294,9 @@ impl<'c> Attempt<'c> {
             return Vec::new();
         };
         let mut bases = Vec::new();
-        for family in [Family::Ipv4, Family::Ipv6, Family::Inet, Family::Netdev] {
-            let skipped = family == Family::Netdev && self.devices.is_none();
-            if skipped || !tables.iter().any(|table| table.family == family) {
+        for family in [Family::Ipv4, Family::Ipv6, Family::Inet, Family::Netdev, Family::Bridge] {
+            let skipped = matches!(family, Family::Netdev | Family::Bridge) && self.devices.is_none();
+            if skipped || !tables.iter().any(|table| table.family == family && !table.dormant) {
                 continue;
             }
             let request = wire::base_chains(self.generation, family);
@@ -282,7 +309,8 @@ impl<'c> Attempt<'c> {
             Some(devices) => base.devices.iter().any(|name| name.contains('*') || devices.contains(name)),
             None => false,
         };
-        bases.retain(|(id, base)| tables.contains(&Table { family: id.family, name: id.table.clone() }) && mine(base));
+        let awake = |id: &ChainId| Table { family: id.family, name: id.table.clone(), dormant: false };
+        bases.retain(|(id, base)| tables.contains(&awake(id)) && mine(base));
         bases
     }
 

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
-use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Verdict};
+use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
 use crate::snapshot::{Reading, Source};
 use crate::wire::{self, Attributes, Message, NLMSG_ERROR, WireError};
 
@@ -84,6 +84,28 @@ fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
     request(&path(generation, what, id), id.family.nfproto(), GETRULE, true, &attributes)
 }
 
+/// All rules of a table, up to a size.
+pub fn table_rules(generation: u32, table: &Table) -> Request {
+    /// Thousands of rules that nothing leads to are not looked for.
+    const MAX_BYTES: usize = 1 << 20;
+    let name = format!("nft-{generation}/table-rules/{}/{}", table.family, path_part(table.name.as_bytes()));
+    request(&name, table.family.nfproto(), GETRULE, true, &[(1, &table.name)]).at_most(MAX_BYTES)
+}
+
+/// Whether any of these rules needs connection tracking.
+pub fn decode_needs_conntrack(bytes: &[u8]) -> Result<bool, WireError> {
+    for message in wire::dump(bytes, "rules")? {
+        let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
+        let (table, chain) = (attributes.string(1)?.unwrap_or_default(), attributes.string(2)?.unwrap_or_default());
+        let Some(family) = header_family(&message)? else { continue };
+        let rule = decode_rule(&message, &ChainId { family, table, chain }, 1)?;
+        if rule.steps.iter().any(Step::needs_conntrack) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The elements of a verdict map; no ipset is one.
 pub fn map_of(generation: u32, id: &SetId) -> Option<Request> {
     let SetId::Nftables { family, table, set } = id else { return None };
@@ -157,18 +179,20 @@ pub struct Table {
     pub family: Family,
     /// Its name.
     pub name: String,
+    /// Its hooks are off.
+    pub dormant: bool,
 }
 
-/// Answer to [`tables`], without dormant tables and families that no packet of ours meets.
+/// Answer to [`tables`], without families that no packet of ours meets.
 pub fn decode_tables(bytes: &[u8]) -> Result<Vec<Table>, WireError> {
     const NFT_TABLE_F_DORMANT: u32 = 1;
     let mut tables = Vec::new();
     for message in wire::dump(bytes, "tables")? {
         let attributes = Attributes::after(message.body, NFGENMSG, "table")?;
         let dormant = attributes.be32(2)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
-        if let Some(family) = header_family(&message)?.filter(|_| !dormant) {
+        if let Some(family) = header_family(&message)? {
             let name = attributes.string(1)?.ok_or_else(|| WireError::new("table: NFTA_TABLE_NAME is missing"))?;
-            tables.push(Table { family, name });
+            tables.push(Table { family, name, dormant });
         }
     }
     Ok(tables)
@@ -192,13 +216,14 @@ fn decode_base_chain(message: &Message<'_>) -> Result<Option<(ChainId, Base)>, W
         return Ok(None);
     };
     let hook = match (family, at.be32(1)?.ok_or_else(|| missing("NFTA_HOOK_HOOKNUM"))?) {
+        (Family::Netdev, 0) | (Family::Inet, 5) => Hook::Ingress,
         (Family::Netdev, 1) => Hook::Egress,
-        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 0) => Hook::Prerouting,
-        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 1) => Hook::Input,
-        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 2) => Hook::Forward,
-        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 3) => Hook::Output,
-        (Family::Ipv4 | Family::Ipv6 | Family::Inet, 4) => Hook::Postrouting,
-        _ => return Ok(None), // ingress is not read; ARCHITECTURE.md says so
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 0) => Hook::Prerouting,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 1) => Hook::Input,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 2) => Hook::Forward,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 3) => Hook::Output,
+        (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 4) => Hook::Postrouting,
+        _ => return Ok(None),
     };
     let mut devices: Vec<String> = at.string(3)?.into_iter().collect();
     for device in at.nested(4, "devices")?.iter().flat_map(Attributes::iter) {

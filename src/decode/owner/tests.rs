@@ -93,6 +93,7 @@ fn hit(table: &str, chain: &str, rules: &[&str], comment: &str) -> (Owner, Optio
         stable: false,
         members: BTreeMap::new(),
         elements: None,
+        verdicts: vec![],
     };
     let ruleset = Ruleset {
         chains: BTreeMap::from([(id.clone(), Chain::new(None, Reading::Ok(std::sync::Arc::new(rules.clone()))))]),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use super::wire::has_no_family;
 use super::{decode_routes, decode_rules, routes, rules};
 use crate::capture::Capture;
 use crate::snapshot::{Reading, Route, Rule};
@@ -28,10 +29,12 @@ impl Tables {
     /// Reads the answers; a family that was not asked about is a failed reading.
     pub fn read(capture: &Capture) -> Self {
         let family = |ipv6| {
-            let routes = capture.get(&routes(ipv6)).decode(|bytes| decode_routes(bytes, ipv6));
+            let routes = capture
+                .get(&routes(ipv6))
+                .decode(|bytes| if has_no_family(bytes)? { Ok(Vec::new()) } else { decode_routes(bytes, ipv6) });
             capture
                 .get(&rules(ipv6))
-                .decode(decode_rules)
+                .decode(|bytes| if has_no_family(bytes)? { Ok(Vec::new()) } else { decode_rules(bytes) })
                 .and_then(|rules| routes.map(|routes| Family::new(rules, routes)))
         };
         Self { ipv4: family(false), ipv6: family(true) }

@@ -60,6 +60,11 @@ fn a_look_up_gives_a_device_or_no_route() {
         bytes
     };
     assert_eq!(decode_lookup(&refusal(101)).unwrap(), None, "ENETUNREACH: nothing leaves");
+    assert!(super::wire::has_no_family(&refusal(97)).unwrap(), "EAFNOSUPPORT: the kernel has no such family");
+    let mut done = refusal(97)[..20].to_vec();
+    done[..6].copy_from_slice(&[20, 0, 0, 0, 3, 0]); // NLMSG_DONE
+    assert!(super::wire::has_no_family(&done).unwrap());
+    assert!(!super::wire::has_no_family(&refusal(1)).unwrap() && !super::wire::has_no_family(RULES).unwrap());
     assert!(decode_lookup(&refusal(22)).unwrap_err().to_string().contains("errno 22"));
 }
 

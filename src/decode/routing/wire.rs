@@ -2,22 +2,41 @@
 
 use super::{AF_INET, AF_INET6, IFADDRMSG, RTM_NEWROUTE, RTMSG};
 use crate::snapshot::{Address, Route, Rule};
-use crate::wire::{self, Attributes, NLMSG_ERROR, WireError};
+use crate::wire::{self, Attributes, NLMSG_DONE, NLMSG_ERROR, WireError};
+
+/// Whether the kernel was built without the family that it was asked about.
+pub fn has_no_family(bytes: &[u8]) -> Result<bool, WireError> {
+    const EOPNOTSUPP: i32 = 95;
+    const EAFNOSUPPORT: i32 = 97;
+    match wire::messages(bytes).next() {
+        // A dump that fails at its start says so in its end.
+        Some(Ok(message)) if [NLMSG_ERROR, NLMSG_DONE].contains(&message.kind) => {
+            Ok([EOPNOTSUPP, EAFNOSUPPORT].contains(&message.errno()?))
+        }
+        _ => Ok(false),
+    }
+}
 
 /// Answer to `RTM_GETADDR`.
 pub fn decode_addresses(bytes: &[u8]) -> Result<Vec<Address>, WireError> {
     const IFA_F_SECONDARY: u32 = 1;
+    /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`
+    const UNPREFERRED: u32 = 0x20 | 0x40;
     let mut addresses = Vec::new();
     for message in wire::dump(bytes, "addresses")? {
         let attributes = Attributes::after(message.body, IFADDRMSG, "IFA")?;
         let [_, prefix_length, flags, scope] = wire::array(message.body, 0, "ifaddrmsg")?;
-        let Some(address) = attributes.address(2)?.or(attributes.address(1)?) else { continue };
+        let peer = attributes.address(1)?;
+        let Some(address) = attributes.address(2)?.or(peer) else { continue };
+        let flags = attributes.u32(8)?.unwrap_or(flags.into());
         addresses.push(Address {
             link: u32::from_ne_bytes(wire::array(message.body, 4, "ifaddrmsg")?),
             address,
             prefix_length,
             scope,
-            secondary: attributes.u32(8)?.unwrap_or(flags.into()) & IFA_F_SECONDARY != 0,
+            peer: peer.unwrap_or(address),
+            unpreferred: address.is_ipv6() && flags & UNPREFERRED != 0,
+            secondary: flags & IFA_F_SECONDARY != 0,
         });
     }
     Ok(addresses)

@@ -1,11 +1,13 @@
 //! All elements of a small set of nf_tables: `nf_tables_dump_set`.
 
 use super::nftables::decisive;
+use crate::decode::nftables::decode_verdict;
 use crate::snapshot::Reading;
+use crate::snapshot::netfilter::Verdict;
 use crate::wire::{self, Attributes, WireError};
 
-/// First and last key of an element.
-type Keys = (Vec<u8>, Vec<u8>);
+/// First and last key of an element, and the verdict that a map has for it.
+pub type Keys = (Vec<u8>, Vec<u8>, Option<Verdict>);
 
 /// First and last key of each element. An element that counts for some packets only is an error.
 pub fn decode_elements(bytes: &[u8], key_length: usize, intervals: bool) -> Result<Vec<Keys>, WireError> {
@@ -24,28 +26,35 @@ pub fn decode_elements(bytes: &[u8], key_length: usize, intervals: bool) -> Resu
                 return Err(odd());
             }
             let first = key(1)?.filter(|first| first.len() == key_length).ok_or_else(odd)?;
+            let data = element.nested(2, "NFTA_SET_ELEM_DATA")?;
+            let verdict = data.as_ref().map(|data| data.nested(2, "NFTA_DATA_VERDICT")).transpose()?.flatten();
+            let verdict = verdict.as_ref().map(decode_verdict).transpose()?;
             match (key(10)?, flags & NFT_SET_ELEM_INTERVAL_END != 0) {
-                (Some(last), false) => elements.push((first, last)),
-                (None, false) if intervals => ends.push((first, false)),
-                (None, false) => elements.push((first.clone(), first)),
-                (_, true) => ends.push((first, true)),
+                (Some(last), false) => elements.push((first, last, verdict)),
+                (None, false) if intervals => ends.push((first, false, verdict)),
+                (None, false) => elements.push((first.clone(), first, verdict)),
+                (_, true) => ends.push((first, true, None)),
             }
         }
     }
     // Of an interval the start and what follows its end are elements of their own.
-    ends.sort_by(|(one, one_ends), (other, other_ends)| (one, !one_ends).cmp(&(other, !other_ends)));
-    let mut open: Option<Vec<u8>> = None;
-    for (key, is_end) in ends {
+    ends.sort_by(|(one, one_ends, _), (other, other_ends, _)| (one, !one_ends).cmp(&(other, !other_ends)));
+    let mut open: Option<(Vec<u8>, Option<Verdict>)> = None;
+    for (key, is_end, verdict) in ends {
         match (open.take(), is_end) {
-            (Some(first), true) => elements.push((first, before(&key))),
+            (Some((first, verdict)), true) => elements.push((first, before(&key), verdict)),
             (None, true) => {} // where the first interval begins to be looked for
-            (None, false) => open = Some(key),
-            (Some(_), false) => return Err(odd()),
+            (None, false) => open = Some((key, verdict)),
+            // Between intervals that touch there is no end: the next start is one.
+            (Some((first, of_first)), false) => {
+                elements.push((first, before(&key), of_first));
+                open = Some((key, verdict));
+            }
         }
     }
-    if let Some(first) = open {
+    if let Some((first, verdict)) = open {
         let last = vec![0xff; first.len()];
-        elements.push((first, last));
+        elements.push((first, last, verdict));
     }
     Ok(elements)
 }

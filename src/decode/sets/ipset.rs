@@ -235,7 +235,7 @@ fn decode_set(
             members.insert(key, problems.note(Source::Ipset, capture.get(&request).decode(decode_test)));
         }
     }
-    Some(Set { name: name.clone(), kind: header.kind.clone(), stable: false, members, elements })
+    Some(Set { name: name.clone(), kind: header.kind.clone(), stable: false, members, elements, verdicts: Vec::new() })
 }
 
 /// All elements of a set that is small enough.
@@ -258,9 +258,15 @@ fn read_all(capture: &Capture, index: u16, name: &str, header: &Header) -> Optio
 
 /// Answer to [`list`]. For a port there are two ranges, of protocols and of ports.
 fn decode_list(bytes: &[u8], dimensions: &[Dimension]) -> Result<Vec<Element>, WireError> {
+    const BITMASK: u16 = 12;
+    const NETMASK: u16 = 20;
     let mut elements = Vec::new();
     for message in wire::dump(bytes, "ipset list")? {
         let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
+        let masks = |kind: &Attributes<'_>| kind.get(BITMASK).or(kind.get(NETMASK)).is_some();
+        if attributes.nested(7, "IPSET_ATTR_DATA")?.as_ref().is_some_and(masks) {
+            return Err(WireError::new("ipset list: the set looks up parts of addresses"));
+        }
         for data in attributes.nested(8, "IPSET_ATTR_ADT")?.iter().flat_map(Attributes::iter) {
             elements.push(decode_member(&Attributes::parse(data.body, "IPSET_ATTR_DATA")?, dimensions)?);
         }

@@ -6,6 +6,7 @@
 
 mod elements;
 mod ipset;
+mod kind;
 mod nftables;
 mod values;
 
@@ -20,7 +21,7 @@ use crate::wire::{self, NLMSG_ERROR, WireError};
 pub use values::Values;
 
 /// Sets of one rule set that are asked. With more the source is a failed one.
-const MAX_SETS: usize = 64;
+const MAX_SETS: usize = 512;
 /// Values that all sets of one rule set are asked about, 10 µs each. With more the source is a failed one.
 const MAX_QUESTIONS: usize = 8192;
 /// Length of `struct nfgenmsg`.

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
 use crate::decode::sets::elements::decode_elements;
+use crate::decode::sets::kind::Kind;
 use crate::decode::sets::values::{UDP, Values};
 use crate::decode::sets::{Budget, ENOENT, Lookups, Question, combinations, message, refused, reply, within};
-use crate::snapshot::netfilter::{Element, Field, Set, SetId, address_key, name_key};
+use crate::snapshot::netfilter::{Element, Field, Set, SetId, Verdict, address_key, name_key};
 use crate::snapshot::{Reading, Source};
 use crate::wire::{self, Attributes, WireError};
 
@@ -26,6 +27,7 @@ const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 const NFT_SET_EVAL: u32 = 0x20;
 const NFT_SET_OBJECT: u32 = 0x40;
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 /// A set up to this size is read whole: about a thousand elements.
 const MAX_ELEMENTS: usize = 64 << 10;
 /// Kernels before 5.13 have no catch-all element, and refuse its flag.
@@ -46,70 +48,6 @@ pub struct Lookup<'a> {
     by: Vec<&'a [Field]>,
     /// What an earlier look at the same generation found.
     last: Option<&'a Set>,
-}
-
-/// How the values of a field lie in a register.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Ipv4,
-    Ipv6,
-    Port,
-    Protocol,
-    Name,
-    Index,
-    /// Only read with all elements: which marks matter is not known yet.
-    Mark,
-}
-
-impl Kind {
-    fn of(field: &Field) -> Option<Self> {
-        match field {
-            Field::Ipv4Source | Field::Ipv4Destination => Some(Self::Ipv4),
-            Field::Ipv6Source | Field::Ipv6Destination => Some(Self::Ipv6),
-            Field::SourcePort | Field::DestinationPort => Some(Self::Port),
-            Field::L4Proto => Some(Self::Protocol),
-            Field::InputName | Field::OutputName => Some(Self::Name),
-            Field::InputIndex | Field::OutputIndex => Some(Self::Index),
-            Field::Mark | Field::ConnectionMark => Some(Self::Mark),
-            _ => None,
-        }
-    }
-
-    const fn length(self) -> usize {
-        match self {
-            Self::Ipv4 | Self::Index | Self::Mark => 4,
-            Self::Ipv6 | Self::Name => 16,
-            Self::Port => 2,
-            Self::Protocol => 1,
-        }
-    }
-
-    fn bytes(self, value: u128) -> Vec<u8> {
-        let mut bytes = value.to_be_bytes()[16 - self.length()..].to_vec();
-        if self.is_in_host_order() && cfg!(target_endian = "little") {
-            bytes.reverse();
-        }
-        bytes
-    }
-
-    const fn is_in_host_order(self) -> bool {
-        matches!(self, Self::Index | Self::Mark)
-    }
-
-    /// The value that lies in a register so.
-    fn value(self, bytes: &[u8]) -> u128 {
-        let bytes = &bytes[..self.length().min(bytes.len())];
-        let fold = |value: u128, byte: &u8| value << 8 | u128::from(*byte);
-        if self.is_in_host_order() && cfg!(target_endian = "little") {
-            bytes.iter().rev().fold(0, fold)
-        } else {
-            bytes.iter().fold(0, fold)
-        }
-    }
-
-    const fn is_address(self) -> bool {
-        matches!(self, Self::Ipv4 | Self::Ipv6)
-    }
 }
 
 /// The sets that can be asked, numbered as the rules name them.
@@ -174,8 +112,13 @@ impl Lookup<'_> {
             kind: format!("{} bytes", header.key_length),
             stable: header.stable,
             members: [].into(),
-            elements: self.is_readable(header).then(|| self.read_all(capture, header)).flatten(),
+            elements: None,
+            verdicts: Vec::new(),
         };
+        if let Some(all) = self.is_readable(header).then(|| self.read_all(capture, header)).flatten() {
+            let (elements, verdicts): (Vec<Element>, Vec<Option<Verdict>>) = all.into_iter().unzip();
+            (set.elements, set.verdicts) = (Some(elements), verdicts.into_iter().flatten().collect());
+        }
         let questions = if set.elements.is_some() { Vec::new() } else { within(budget, self.questions(header, keys)) };
         if questions.is_empty() {
             return Some(set);
@@ -203,7 +146,7 @@ impl Lookup<'_> {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
         // Intervals are in network order, so what the rule looks up is not the number as it is.
         let turned_round = header.intervals && self.kinds.iter().any(|kind| kind.is_in_host_order());
-        header.stable && !header.is_map && header.key_length == length && !turned_round
+        header.stable && header.is_readable && header.key_length == length && !turned_round
     }
 
     /// All elements of a set that is small enough.
@@ -215,10 +158,10 @@ impl Lookup<'_> {
     }
 
     /// `None`: they are too many, or were not understood; then they are asked about one by one.
-    fn read_all(&self, capture: &Capture, header: &Header) -> Option<Vec<Element>> {
+    fn read_all(&self, capture: &Capture, header: &Header) -> Option<Vec<(Element, Option<Verdict>)>> {
         let read = capture.get(&self.all()).decode(|bytes| decode_elements(bytes, header.key_length, header.intervals));
         let mut elements = Vec::new();
-        for (first, last) in read.ok()? {
+        for (first, last, verdict) in read.ok()? {
             let (mut at, mut fields) = (0, Vec::new());
             for kind in &self.kinds {
                 let value = |bytes: &[u8]| bytes.get(at..).map(|bytes| kind.value(bytes));
@@ -229,7 +172,7 @@ impl Lookup<'_> {
                 fields.push(range);
                 at += kind.length().next_multiple_of(4);
             }
-            elements.push(fields);
+            elements.push((fields, verdict.clone()));
         }
         Some(elements)
     }
@@ -311,8 +254,10 @@ impl Lookup<'_> {
         let length = attributes.be32(5)?.ok_or_else(|| WireError::new(format!("{what}: it has no key length")))?;
         let flags = attributes.be32(3)?.unwrap_or(0);
         let (intervals, stable) = (flags & NFT_SET_INTERVAL != 0, flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0);
+        // Of maps only those to verdicts are looked into.
         let is_map = flags & (NFT_SET_MAP | NFT_SET_OBJECT) != 0;
-        Ok(Header { key_length: length as usize, intervals, stable, is_map })
+        let is_readable = !is_map || attributes.be32(6)? == Some(NFT_DATA_VERDICT);
+        Ok(Header { key_length: length as usize, intervals, stable, is_readable })
     }
 }
 
@@ -326,7 +271,8 @@ struct Header {
     key_length: usize,
     intervals: bool,
     stable: bool,
-    is_map: bool,
+    /// Of values, or of verdicts.
+    is_readable: bool,
 }
 
 /// Values of one field. With both addresses of a packet, it goes from this node to a peer.

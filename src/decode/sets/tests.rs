@@ -148,6 +148,8 @@ fn values_keep_the_order_in_which_they_appear() {
         address: ip(address),
         prefix_length: 24,
         scope,
+        peer: ip(address),
+        unpreferred: false,
         secondary: false,
     };
     let addresses = Reading::Ok(vec![
@@ -195,16 +197,16 @@ fn a_set_is_asked_for_its_header_and_then_value_by_value() {
     let rules = ruleset(&[
         look_up("plain", &[Field::Ipv4Source]),
         look_up("plain", &[Field::Ipv4Destination]),
-        look_up("other", &[Field::EtherType]),
-        look_up("other", &[Field::NfProto]),
+        look_up("other", &[Field::Other("dscp".into())]),
     ]);
     let values = values(&["192.0.2.1"], &["192.0.2.9", "2001:db8::9"]);
     let capture = converse(&rules, &values, plain);
     let expected = ["nft-1/set-0-catch-all", "nft-1/set-0-element-0", "nft-1/set-0-element-1", "nft-1/set-0-header"];
-    assert_eq!(names(&capture), expected, "both ends are asked about once, EtherTypes and source ports not at all");
+    assert_eq!(names(&capture), expected, "both ends are asked about once, other fields not at all");
     let (sets, problems) = read(&capture, &rules, &values);
     let members = [(key("192.0.2.1"), Reading::Ok(true)), (key("192.0.2.9"), Reading::Ok(false))].into();
-    let found = Set { name: "plain".into(), kind: "4 bytes".into(), stable: true, members, elements: None };
+    let found =
+        Set { name: "plain".into(), kind: "4 bytes".into(), stable: true, members, elements: None, verdicts: vec![] };
     assert_eq!(sets, [(set("plain"), found)].into());
     assert_eq!(failure(&problems, Source::Nftables), "");
 }
@@ -282,7 +284,7 @@ fn too_many_combinations_are_not_asked() {
 
 #[test]
 fn more_sets_than_the_limit_are_not_asked() {
-    let matches: Vec<Match> = (0..100).map(|at| look_up(&format!("s{at}"), &[Field::Ipv4Source])).collect();
+    let matches: Vec<Match> = (0..MAX_SETS + 1).map(|at| look_up(&format!("s{at}"), &[Field::Ipv4Source])).collect();
     assert_eq!(requests(&test_capture(), "nft-1", &ruleset(&matches), &values(&["192.0.2.1"], &[])).len(), MAX_SETS);
 }
 
@@ -387,7 +389,14 @@ fn a_set_that_cannot_have_changed_is_not_asked_again() {
     let mut rules = ruleset(&[look_up("plain", &[Field::Ipv4Source])]);
     let values = values(&["192.0.2.1"], &[]);
     let known = BTreeMap::from([(vec![0xc000_0201], Reading::Ok(true))]);
-    let mut found = Set { name: "plain".into(), kind: "4 bytes".into(), stable: true, members: known, elements: None };
+    let mut found = Set {
+        name: "plain".into(),
+        kind: "4 bytes".into(),
+        stable: true,
+        members: known,
+        elements: None,
+        verdicts: vec![],
+    };
     rules.sets.insert(set("plain"), found.clone());
     let capture = test_capture();
     assert_eq!(requests(&capture, "nft-1", &rules, &values), []);

@@ -77,7 +77,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, WireError> {
     let ipv6 = match extension.family {
         Family::Ipv4 => false,
         Family::Ipv6 => true,
-        Family::Inet | Family::Netdev => return Ok(opaque_match(extension)),
+        Family::Inet | Family::Netdev | Family::Bridge => return Ok(opaque_match(extension)),
     };
     match (extension.name, extension.revision) {
         ("addrtype", 0) if !ipv6 => addrtype_v0(extension),

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::matches::{has_connection, size};
 use super::{Blob, Extension, test};
-use crate::snapshot::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, Step, Verdict};
+use crate::snapshot::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
 use crate::wire::WireError;
 
 /// Targets that touch neither marks nor NAT nor the way through the rules: name, revisions, size up to the kernel's own
@@ -25,9 +25,6 @@ pub(super) const HARMLESS: &[(&str, RangeInclusive<u8>, usize)] = &[
     ("RATEEST", 0..=0, 24),
     ("SECMARK", 0..=0, 264),
     ("SECMARK", 1..=1, 260),
-    ("SET", 0..=0, 64),
-    ("SET", 1..=1, 8),
-    ("SET", 2..=2, 16),
     ("TCPMSS", 0..=0, 2),
     ("TCPOPTSTRIP", 0..=0, 32),
     ("TEE", 1..=1, 32),
@@ -49,7 +46,7 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, WireError> {
     let ipv6 = match extension.family {
         Family::Ipv4 => false,
         Family::Ipv6 => true,
-        Family::Inet | Family::Netdev => return Ok(opaque(extension)),
+        Family::Inet | Family::Netdev | Family::Bridge => return Ok(opaque(extension)),
     };
     match (extension.name, extension.revision) {
         ("SNAT", 0) if !ipv6 => nat(extension, NatAction::Snat, &IPV4_RANGE),
@@ -68,7 +65,7 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, WireError> {
         }
         ("TPROXY", 0) if !ipv6 => tproxy(extension, 16),
         ("TPROXY", 1) => tproxy(extension, 28),
-        ("SET", 3) => set(extension),
+        ("SET", revision @ 0..=3) => set(extension, revision),
         ("CT", 0) => ct(extension, 32),
         ("CT", 1 | 2) => ct(extension, 64),
         ("NOTRACK", 0) => Ok(vec![Step::Notrack]),
@@ -164,22 +161,33 @@ fn tproxy(extension: &Extension, size: usize) -> Result<Vec<Step>, WireError> {
     Ok(vec![Step::SetMark(write), Step::Verdict(Verdict::Accept)])
 }
 
-/// `struct xt_set_info_target_v3`: can copy the mark of an element.
-fn set(extension: &Extension) -> Result<Vec<Step>, WireError> {
+/// `struct xt_set_info_target_v0` to `v3`: adds to a set, deletes from another; the last can copy the mark of an element.
+fn set(extension: &Extension, revision: u8) -> Result<Vec<Step>, WireError> {
     const INVALID_ID: u16 = u16::MAX;
     const MAP_MARK: u32 = 1 << 8;
-    let blob = Blob::new(extension, 20)?;
-    let marks = blob.u16(8)? != INVALID_ID && blob.u32(12)? & MAP_MARK != 0;
-    Ok(vec![if marks {
-        Step::SetMark(MarkWrite::Unknown("mark of an ipset's element".into()))
-    } else {
-        Step::Harmless("SET".into())
-    }])
+    let (size, deletes_at) = match revision {
+        0 => (64, 32),
+        1 => (8, 4),
+        2 => (16, 4),
+        _ => (20, 4),
+    };
+    let blob = Blob::new(extension, size)?;
+    let mut steps = Vec::new();
+    for (adds, at) in [(true, 0), (false, deletes_at)] {
+        let index = blob.u16(at)?;
+        if index != INVALID_ID {
+            steps.push(Step::UpdateSet { set: SetId::Ipset(index), adds });
+        }
+    }
+    if revision == 3 && blob.u16(8)? != INVALID_ID && blob.u32(12)? & MAP_MARK != 0 {
+        steps.push(Step::SetMark(MarkWrite::Unknown("mark of an ipset's element".into())));
+    }
+    Ok(steps)
 }
 
 /// `struct xt_ct_target_info`, `struct xt_ct_target_info_v1`
 fn ct(extension: &Extension, size: usize) -> Result<Vec<Step>, WireError> {
     const NOTRACK: u16 = 0x1;
     let blob = Blob::new(extension, size)?;
-    Ok(vec![if blob.u16(0)? & NOTRACK != 0 { Step::Notrack } else { Step::Harmless("CT".into()) }])
+    Ok(vec![if blob.u16(0)? & NOTRACK != 0 { Step::Notrack } else { Step::Template }])
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::snapshot::netfilter::{
-    Chosen, End, MarkWrite, Nat, NatAction, PortRandomization as Random, TypeScope, Verdict,
+    Chosen, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope, Verdict,
 };
 
 mod semantics_tests;
@@ -231,16 +231,17 @@ fn other_targets() {
         ("iptables -t raw -A PREROUTING -j CT --notrack", Step::Notrack),
         ("ip6tables -t raw -A PREROUTING -j NOTRACK", Step::Notrack),
         ("iptables-legacy -t raw -A PREROUTING -j NOTRACK", Step::Notrack),
-        ("iptables -t raw -A PREROUTING -j CT --zone 5", Step::Harmless("CT".into())),
-        ("iptables -t raw -A PREROUTING -j CT --zone mark", Step::Harmless("CT".into())),
+        ("iptables -t raw -A PREROUTING -j CT --zone 5", Step::Template),
+        ("iptables -t raw -A PREROUTING -j CT --zone mark", Step::Template),
         ("iptables -A INPUT -j REJECT --reject-with icmp-port-unreachable", Step::Verdict(Verdict::Drop)),
         ("ip6tables -A INPUT -j REJECT", Step::Verdict(Verdict::Drop)),
         ("iptables -A INPUT -j NFQUEUE --queue-num 3", Step::Verdict(Verdict::Gone("NFQUEUE".into()))),
-        ("iptables -A FORWARD -j SET --add-set dummy src --exist --timeout 5", Step::Harmless("SET".into())),
-        ("iptables -t mangle -A FORWARD -j SET --map-set m dst --map-prio", Step::Harmless("SET".into())),
     ] {
         assert_eq!(steps(command), [wanted], "{command}");
     }
+    let added = steps("iptables -A FORWARD -j SET --add-set dummy src --exist --timeout 5");
+    assert!(matches!(added.as_slice(), [Step::UpdateSet { set: SetId::Ipset(_), adds: true }]), "{added:?}");
+    assert_eq!(steps("iptables -t mangle -A FORWARD -j SET --map-set m dst --map-prio"), []);
     let names: Vec<&str> = "AUDIT CHECKSUM CLASSIFY CONNSECMARK DSCP ECN HL IDLETIMER LOG NFLOG RATEEST TCPMSS \
                             TCPOPTSTRIP TEE TOS TRACE TTL"
         .split_whitespace()

@@ -1,7 +1,11 @@
 //! Which source-NAT rules new connections get to.
 
 use super::rules;
+use crate::flow::packet::{Kind, Packet};
+use crate::flow::values::Values;
+use crate::flow::walk::{Flow, Walk, state};
 use crate::flow::{Certainty, reached};
+use crate::snapshot::netfilter::{Family, Field, Hook};
 
 /// Rules that are reached, as `CHAIN POSITION`; those that may be end in `?`.
 fn reach(text: &str) -> Vec<String> {
@@ -122,4 +126,23 @@ fn thousands_of_chains_and_circles_come_to_an_end() {
     }
     doubling += " mark 0x7 => masquerade";
     assert!(reach(&doubling).len() <= 1);
+}
+
+#[test]
+fn after_giving_up_nothing_is_seen_to_happen() {
+    let written = rules("ip n P: nat postrouting 100\n proto 6 => return\n => masquerade");
+    let world = written.world();
+    let walked = |steps: usize| {
+        let mut walk = Walk::new(&world);
+        assert_eq!(walk.spend(steps), steps == 0);
+        let packet = Packet::new(Kind::Traffic, Family::Ipv4).with(Field::ConnectionState, Values::of(&[state::NEW]));
+        let mut hits = Vec::new();
+        walk.nat_core(Hook::Postrouting, Flow::First, vec![packet], &mut |_, passed| {
+            hits.extend(passed.hit.map(|_| passed.packet.guesses));
+            Vec::new()
+        });
+        (hits.len(), walk.certainty(hits.iter()))
+    };
+    assert_eq!(walked(0), (1, Certainty::Happens));
+    assert!(matches!(walked(usize::MAX), (0, Certainty::Unknown(_))));
 }

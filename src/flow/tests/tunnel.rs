@@ -9,7 +9,7 @@ use crate::flow::{Certainty, OuterPackets};
 use crate::snapshot::netfilter::{Family, name_key};
 
 /// VXLAN on port 8472 over eth0 (192.0.2.10) to 192.0.2.20; 10.42.0.0/16 is routed into it.
-fn facts() -> TunnelFacts {
+pub(super) fn facts() -> TunnelFacts {
     let way = Way {
         family: Family::Ipv4,
         mark: 0,
@@ -22,7 +22,9 @@ fn facts() -> TunnelFacts {
     TunnelFacts {
         device: "flannel.1".into(),
         feeders: Values::of(&[name_key("flannel.1").unwrap()]),
+        above: vec![],
         inner: [prefix("10.42.0.0", "10.42.255.255"), prefix("fd42::", "fd42::ffff")],
+        bridged: false,
         balanced: false,
         forwards: [true, true],
         ports: Values::of(&[8472]),
@@ -30,11 +32,12 @@ fn facts() -> TunnelFacts {
         ways: vec![way],
         vague: None,
         fwmarks: [vec![], vec![]],
+        bound: false,
         input_in_postrouting: true,
     }
 }
 
-fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
+pub(super) fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
     let written = rules(text);
     let mut world = written.world();
     let own = ["192.0.2.10", "192.0.2.11", "10.42.0.0"].map(|own| (2, (address(own), address(own)), None));
@@ -44,11 +47,11 @@ fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
 }
 
 /// `yes`, `no`, or `maybe`.
-fn rewritten(text: &str) -> &'static str {
+pub(super) fn rewritten(text: &str) -> &'static str {
     verdict(&walk_with(text, &facts()))
 }
 
-fn verdict(outer: &OuterPackets) -> &'static str {
+pub(super) fn verdict(outer: &OuterPackets) -> &'static str {
     match outer.rewritten {
         Certainty::Happens => "yes",
         Certainty::DoesNot => "no",
@@ -59,7 +62,7 @@ fn verdict(outer: &OuterPackets) -> &'static str {
 const MARK: &str = "
     ip nat OUTPUT: nat output -100
       dst 10.96.0.1 => or 0x4000, dnat to 10.42.1.5";
-const OLD: &str = "
+pub(super) const OLD: &str = "
     ip nat POSTROUTING: nat postrouting 100
       mark 0x4000/0x4000 => masquerade random-fully";
 const FIXED: &str = "
@@ -249,7 +252,9 @@ fn the_mark_decides_the_way() {
 #[test]
 fn what_is_not_known_of_a_tunnel_matters_only_where_a_rule_asks() {
     let mut vague = facts();
-    vague.ways.clear();
+    let way = &mut vague.ways[0];
+    (way.remotes, way.device, way.source) = (None, None, None);
+    way.primary = Err("which device it leaves by is not known".into());
     vague.vague = Some("flow-based".into());
     let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule}");
     assert_eq!(verdict(&walk_with(&post("oif eth0 => masquerade random-fully"), &vague)), "maybe");

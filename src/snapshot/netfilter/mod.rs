@@ -26,6 +26,8 @@ names! {
         Inet = "inet",
         /// `NFPROTO_NETDEV`: hooks of single devices
         Netdev = "netdev",
+        /// Frames that cross a bridge.
+        Bridge = "bridge",
     }
 }
 
@@ -44,6 +46,8 @@ names! {
         Postrouting = "postrouting",
         /// Packets that a device is about to send (family netdev)
         Egress = "egress",
+        /// What a device receives, before anything else sees it.
+        Ingress = "ingress",
     }
 }
 
@@ -66,6 +70,7 @@ impl Family {
             Self::Inet => 1,
             Self::Ipv4 => 2,
             Self::Netdev => 5,
+            Self::Bridge => 7,
             Self::Ipv6 => 10,
         }
     }
@@ -88,6 +93,8 @@ pub struct Ruleset {
     pub sets: BTreeMap<SetId, Set>,
     /// Who sets the mark bits that source-NAT rules test.
     pub setters: MarkSetters,
+    /// Families whose connections are tracked because of a rule in a chain that no hook leads to, or in a dormant table.
+    pub tracks: BTreeSet<Family>,
 }
 
 /// A chain's name, unique in its backend.
@@ -173,6 +180,8 @@ pub struct Set {
     pub members: BTreeMap<Vec<u128>, Reading<bool>>,
     /// All elements, each with a range for every field; `None`: they are too many to be read, or come and go.
     pub elements: Option<Vec<Element>>,
+    /// Of a verdict map, the verdict of each element; else empty.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// An element of a set: of each field that is looked up, a range, both ends included.

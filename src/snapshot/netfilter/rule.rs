@@ -80,6 +80,15 @@ pub enum Step {
     SetMark(MarkWrite),
     /// Writes the connection's mark; `other` is the packet's.
     SetConnectionMark(MarkWrite),
+    /// Gives the packet a template of a connection, such as its zone; such a packet cannot be left untracked any more.
+    Template,
+    /// Adds the packet to a set, or takes it out.
+    UpdateSet {
+        /// Which.
+        set: SetId,
+        /// Added.
+        adds: bool,
+    },
     /// The packet is not tracked, hence never translated.
     Notrack,
     /// Translates an address; ends the rule.
@@ -90,6 +99,33 @@ pub enum Step {
     Harmless(String),
     /// Not understood: it may do anything.
     Opaque(String),
+}
+
+impl Step {
+    /// Whether a rule with it makes the kernel track connections of its family (`nf_ct_netns_get`), wherever it stands.
+    pub fn needs_conntrack(&self) -> bool {
+        const MATCHES: &[&str] = &["connbytes", "connlabel", "connlimit", "flow_offload", "helper"];
+        let tracked = |field: &Field| match field {
+            Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus | Field::ConnectionDirection => {
+                true
+            }
+            Field::Other(name) => name.starts_with("ct "),
+            _ => false,
+        };
+        match self {
+            Self::Nat(_) | Self::SetConnectionMark(_) | Self::Opaque(_) => true,
+            Self::SetMark(MarkWrite::Exact { take, .. }) => *take != 0,
+            Self::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| tracked(&test.field)),
+            Self::Template => true,
+            Self::Match(Match::Set { fields, .. }) | Self::Verdict(Verdict::Map { fields, .. }) => {
+                fields.iter().any(tracked)
+            }
+            Self::Match(Match::Occasional(name)) => MATCHES.contains(&name.as_str()) || name.starts_with("ct "),
+            Self::Harmless(name) => name == "CONNSECMARK" || name.starts_with("ct "),
+            Self::Verdict(Verdict::Gone(name)) => name.eq_ignore_ascii_case("synproxy"),
+            _ => false,
+        }
+    }
 }
 
 /// What a rule tests.

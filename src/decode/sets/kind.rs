@@ -1,0 +1,73 @@
+//! How values lie in the registers that nf_tables looks up.
+
+use crate::snapshot::netfilter::Field;
+
+/// How the values of a field lie in a register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ipv4,
+    Ipv6,
+    Port,
+    Protocol,
+    Name,
+    Index,
+    /// And states: only read with all elements, as which values matter is not known yet.
+    Mark,
+    /// Only read with all elements.
+    Byte,
+    /// Only read with all elements.
+    EtherType,
+}
+
+impl Kind {
+    pub(super) fn of(field: &Field) -> Option<Self> {
+        match field {
+            Field::Ipv4Source | Field::Ipv4Destination => Some(Self::Ipv4),
+            Field::Ipv6Source | Field::Ipv6Destination => Some(Self::Ipv6),
+            Field::SourcePort | Field::DestinationPort => Some(Self::Port),
+            Field::L4Proto => Some(Self::Protocol),
+            Field::InputName | Field::OutputName => Some(Self::Name),
+            Field::InputIndex | Field::OutputIndex => Some(Self::Index),
+            Field::Mark | Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus => Some(Self::Mark),
+            Field::ConnectionDirection | Field::NfProto => Some(Self::Byte),
+            Field::EtherType => Some(Self::EtherType),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn length(self) -> usize {
+        match self {
+            Self::Ipv4 | Self::Index | Self::Mark => 4,
+            Self::Ipv6 | Self::Name => 16,
+            Self::Port | Self::EtherType => 2,
+            Self::Protocol | Self::Byte => 1,
+        }
+    }
+
+    pub(super) fn bytes(self, value: u128) -> Vec<u8> {
+        let mut bytes = value.to_be_bytes()[16 - self.length()..].to_vec();
+        if self.is_in_host_order() && cfg!(target_endian = "little") {
+            bytes.reverse();
+        }
+        bytes
+    }
+
+    pub(super) const fn is_in_host_order(self) -> bool {
+        matches!(self, Self::Index | Self::Mark)
+    }
+
+    /// The value that lies in a register so.
+    pub(super) fn value(self, bytes: &[u8]) -> u128 {
+        let bytes = &bytes[..self.length().min(bytes.len())];
+        let fold = |value: u128, byte: &u8| value << 8 | u128::from(*byte);
+        if self.is_in_host_order() && cfg!(target_endian = "little") {
+            bytes.iter().rev().fold(0, fold)
+        } else {
+            bytes.iter().fold(0, fold)
+        }
+    }
+
+    pub(super) const fn is_address(self) -> bool {
+        matches!(self, Self::Ipv4 | Self::Ipv6)
+    }
+}

@@ -1,0 +1,109 @@
+//! Marks that get into a tunnel by ways that are easily forgotten, each measured with real packets.
+
+use super::language::{self, address, rules};
+use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
+use crate::flow::facts::Way;
+use crate::flow::tunnel::outer_packets;
+use crate::flow::values::Values;
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Set, name_key};
+
+#[test]
+fn marks_of_connections_that_came_out_of_the_tunnel_are_restored_on_answers() {
+    let answers = |save: &str| format!("{save}\nip m O: filter output -150\n oif flannel.1 => restore\n{OLD}");
+    let save = "ip m P: filter prerouting -150\n iif flannel.1 => or 0x4000, save, xor 0x4000";
+    assert_eq!(rewritten(&answers(save)), "yes");
+    assert_eq!(rewritten(&answers(&save.replace("prerouting", "input"))), "yes");
+    assert_eq!(rewritten(&answers(&save.replace("flannel.1", "eth0"))), "no", "they come out of the tunnel");
+}
+
+#[test]
+fn a_later_packet_may_leave_a_mark_for_those_after_it() {
+    let later = "ip m O: filter output -150\n oif flannel.1 => restore\n state 2, !mark 0x4000/0x4000 => or 0x4000, save, xor 0x4000";
+    assert_eq!(rewritten(&[later, OLD].concat()), "yes");
+}
+
+#[test]
+fn on_output_a_packet_still_has_the_device_of_its_first_route() {
+    let marked = |device: &str| format!("ip m O: filter output -150\n oif {device} => or 0x4000\n{OLD}");
+    let dnat = "\nip nat OUTPUT: nat output -100\n dst 10.96.0.10 => dnat to 10.42.1.5";
+    assert_eq!(rewritten(&[&marked("lan0"), dnat].concat()), "yes", "before its destination is translated");
+    assert_eq!(rewritten(&marked("lan0")), "no", "nothing leads such packets into the tunnel");
+    let mut by_mark = facts();
+    by_mark.fwmarks = [vec![(0x4000, 0x4000)], vec![]];
+    by_mark.ways.push(Way { mark: 0x4000, ..by_mark.ways[0].clone() });
+    assert_eq!(verdict(&walk_with(&marked("lan0"), &by_mark)), "yes", "a policy rule may");
+}
+
+#[test]
+fn no_packet_is_lost_whose_mark_no_route_was_asked_for() {
+    let mut facts = facts();
+    facts.fwmarks = [vec![(1, 1), (0x4000, 0x4000)], vec![]];
+    let way = facts.ways[0].clone();
+    facts.ways.extend([1, 0x4000].map(|mark| Way { mark, ..way.clone() }));
+    let marker = "ip m P: filter postrouting -150\n oif flannel.1 => or 0x4001\n";
+    assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &facts)), "maybe");
+    facts.ways.push(Way { mark: 0x4001, ..way });
+    assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &facts)), "yes");
+}
+
+#[test]
+fn only_some_chains_route_a_marked_packet_again() {
+    let mut facts = facts();
+    facts.fwmarks = [vec![(0x100, 0x100)], vec![]];
+    let device = name_key("eth1");
+    facts.ways.push(Way { mark: 0x100, device, ..facts.ways[0].clone() });
+    let rules = |kind: &str, device: &str| {
+        format!(
+            "ip m O: {kind} output -150\n src 192.0.2.10, dst 192.0.2.20 => or 0x100
+             ip nat P: nat postrouting 100\n oif {device} => masquerade random-fully"
+        )
+    };
+    let found = |kind, device| verdict(&walk_with(&rules(kind, device), &facts));
+    assert_eq!((found("route", "eth1"), found("route", "eth0")), ("yes", "no"));
+    assert_eq!((found("filter", "eth1"), found("filter", "eth0")), ("no", "yes"));
+    facts.bound = true;
+    let found = verdict(&walk_with(&rules("route", "lan0"), &facts));
+    assert_eq!(found, "maybe", "routed again, it is not bound to the tunnel's device");
+}
+
+#[test]
+fn chains_that_no_packet_is_followed_through_may_mark() {
+    assert_eq!(rewritten(&["netdev m I: filter ingress 0 lan0\n => or 0x4000\n", OLD].concat()), "maybe");
+    assert_eq!(rewritten(&["netdev m I: filter ingress 0 lan0\n => drop\n", OLD].concat()), "no");
+    let mut bridged = facts();
+    bridged.bridged = true;
+    let marker = "ip m P: filter prerouting -150\n iif br0 => or 0x4000\n";
+    assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), "yes");
+    bridged.inner = [Values::of(&[]), Values::of(&[])];
+    assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), "maybe", "only with br_netfilter");
+}
+
+#[test]
+fn a_template_keeps_a_packet_from_being_untracked() {
+    let raw = |rules: &str| {
+        format!(
+            "ip raw O: filter output -300\n{rules}\nip nat P: nat postrouting 100\n oif eth0 => masquerade random-fully"
+        )
+    };
+    assert_eq!(rewritten(&raw("=> notrack")), "no");
+    assert_eq!(rewritten(&raw("=> template\n => notrack")), "yes");
+}
+
+#[test]
+fn rules_that_put_packets_into_sets_leave_membership_open() {
+    let text = |update: &str| {
+        format!("ip t O: filter output 0\n => {update}\nip t P: nat postrouting 100\n set s => masquerade random-fully")
+    };
+    let found = |update: &str, member: bool| {
+        let mut written = rules(&text(update));
+        let members = [(vec![address("192.0.2.10")], Reading::Ok(member))].into();
+        let known =
+            Set { name: "s".into(), kind: "4 bytes".into(), stable: true, members, elements: None, verdicts: vec![] };
+        written.nftables.sets.insert(language::set("s"), known);
+        verdict(&outer_packets(&written.world(), &facts()))
+    };
+    assert_eq!((found("or 0", false), found("or 0", true)), ("no", "yes"));
+    assert_eq!((found("add s", false), found("add s", true)), ("maybe", "yes"));
+    assert_eq!((found("delete s", false), found("delete s", true)), ("no", "maybe"));
+}
