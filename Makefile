@@ -6,7 +6,7 @@ PACKAGES = bsdutils conntrack ethtool gzip iproute2 ipset iptables libcap2-bin m
 	python3 python3-prometheus-client strace util-linux
 COMMANDS = bridge capsh conntrack ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
 	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore iptables-nft-save mount nft nstat \
-	prometheus promtool python3 script setpriv strace sysctl unshare
+	prometheus promtool python3 script setpriv strace sysctl tc unshare
 CARGO_DENY_VERSION = 0.20.2
 
 # The differential test of tunnels: how many random set-ups, and which.

@@ -7,9 +7,14 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use support::grammar::Dice;
+use support::netns::Netns;
+use support::program::HERE;
 use support::report::check_here;
-use support::tunnel_lab::TunnelLab;
+use support::server::Server;
+use support::tunnel_lab::{Setup, TunnelLab, Vtep};
 use support::tunnel_rules::{Case, Generator};
 
 const ADVISORY: &str = "vxlan-double-snat-checksum";
@@ -79,4 +84,76 @@ fn the_verdict_is_what_happens_to_packets() {
     ] {
         assert!(count * 10 >= cases, "{name}: only {count} of {cases}; {table:?}");
     }
+}
+
+fn setup() -> Setup {
+    Setup {
+        ipv6: false,
+        vtep: Vtep::Primary,
+        port: 8472,
+        checksum: true,
+        offload: true,
+        forwarding: false,
+        source_ports: None,
+        flow_based: false,
+    }
+}
+
+/// One line in the log for each change, and for ten minutes a word about the flows that an exposure leaves behind.
+#[test]
+fn a_verdict_that_changes_is_told_once_and_remembered() {
+    let lab = TunnelLab::new(setup());
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -o eth0 -j MASQUERADE --random-fully");
+    let mut server = Server::start(&lab.node, &HERE);
+    let look = |server: &Server| {
+        let report: Value = serde_json::from_str(&server.ok("/report.json")).expect("JSON");
+        let advisories = report["advisories"].as_array().expect("a list").clone();
+        advisories.into_iter().find(|advisory| advisory["id"] == ADVISORY).expect("the advisory")
+    };
+    let exposed = look(&server);
+    assert_eq!(exposed["state"], "exposed", "{exposed}");
+    let command = exposed["remedies"][0]["command"].as_str().expect("a command").to_owned();
+    assert_eq!(command, "ethtool -K vx0 tx-checksum-ip-generic off");
+    assert!(lab.send() > 0);
+    lab.node.cmd(&command);
+    assert_eq!(lab.send(), 0, "the first remedy works here");
+    for _ in 0..2 {
+        let mitigated = look(&server);
+        assert_eq!(mitigated["state"], "mitigated", "{mitigated}");
+        let summary = mitigated["summary"].as_str().expect("a text");
+        assert!(summary.contains("tunnel flows that were translated then keep that"), "{summary}");
+    }
+    let log = server.daemon.wait_stderr("verdict changed");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("verdict changed")).collect();
+    let mine: Vec<&&str> = lines.iter().filter(|line| line.contains(ADVISORY)).collect();
+    assert_eq!(mine.len(), 1, "{log}");
+    for part in ["old=exposed", "new=mitigated", "tx-checksum-ip-generic is off"] {
+        assert!(mine[0].contains(part), "{part}: {}", mine[0]);
+    }
+    server.stop();
+}
+
+/// A tunnel whose device lives elsewhere has a socket here, and packets that the rules here translate.
+#[test]
+fn what_is_beside_the_rules_makes_the_verdict_unknown() {
+    let lab = TunnelLab::new(setup());
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -o eth0 -j MASQUERADE --random-fully");
+    let state = || check_here(&lab.node, &["--advisory", ADVISORY]);
+    assert_eq!(state().state(ADVISORY), "exposed");
+    lab.node.cmd("tc qdisc add dev vx0 clsact");
+    assert_eq!(state().state(ADVISORY), "exposed", "nothing is attached");
+    lab.node.cmd("tc filter add dev vx0 egress protocol all u32 match u32 0 0");
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
+    assert!(report.json.to_string().contains("tc filter (u32 on egress) of vx0"), "{}", report.json);
+    lab.node.cmd("tc qdisc del dev vx0 clsact");
+    assert_eq!(state().state(ADVISORY), "exposed");
+    let elsewhere = Netns::new();
+    lab.node.cmd(&format!("ip link set vx0 netns {}", elsewhere.name()));
+    elsewhere.up("vx0");
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
+    assert!(report.json.to_string().contains("UDP port 8472 has a socket here"), "{}", report.json);
+    lab.node.cmd("iptables-legacy -w -t nat -F");
+    assert_eq!(state().state(ADVISORY), "not_affected", "without translation it does not matter");
 }

@@ -363,11 +363,14 @@ impl Generator<'_> {
                 case.native(six, "nat", "POSTROUTING", 100, &[rule]);
             }
             14 => {
-                case.lines.push(format!(
-                    "nft -f - <<'END'\ntable {ip} u{0} {{ chain c {{ masquerade fully-random; }}\n}}\nEND",
-                    case.next
-                ));
-                case.next += 1;
+                // Nothing leads there, but connections of the family are tracked from now on.
+                for six in self.families(None) {
+                    let (ip, table) = (if six { "ip6" } else { "ip" }, case.next);
+                    let what = self.dice.of(&["masquerade fully-random", "ct state new accept"]);
+                    let text = format!("table {ip} u{table} {{ chain c {{ {what}; }}\n}}");
+                    case.lines.push(format!("nft -f - <<'END'\n{text}\nEND"));
+                    case.next += 1;
+                }
             }
             _ => {
                 let priority = [-50, 50, 150][self.dice.below(3) as usize];
