@@ -1,11 +1,12 @@
 //! What has to be known about a tunnel beside the rules: who sends into it, and which way its own packets go.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::values::Values;
 use super::world::prefix_range;
 use crate::snapshot::netfilter::{Family, address_key, name_key};
-use crate::snapshot::{Address, KernelVersion, Link, OuterRoute, Reading, Snapshot, Tunnel, feeders};
+use crate::snapshot::{Address, KernelVersion, Link, OuterRoute, Reading, Route, Snapshot, Tunnel, feeders};
 
 /// `RT_SCOPE_UNIVERSE`
 const UNIVERSE: u8 = 0;
@@ -39,8 +40,8 @@ pub struct TunnelFacts {
     pub vague: Option<String>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
-    /// It insists on a device.
-    pub bound: bool,
+    /// It insists on a device, and packets that are routed again without that may leave by another.
+    pub strays: bool,
     /// Rules on postrouting see where a packet came in.
     pub input_in_postrouting: bool,
 }
@@ -112,8 +113,41 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         ways,
         vague,
         fwmarks: [fwmarks(false), fwmarks(true)],
-        bound: tunnel.link.is_some(),
+        strays: tunnel
+            .link
+            .is_some_and(|own| strays(snapshot.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
         input_in_postrouting: snapshot.kernel.ok().is_none_or(|kernel| kernel.base >= INPUT_IN_POSTROUTING),
+    })
+}
+
+/// Whether some table has another device than the tunnel's own for one of the remotes.
+fn strays(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
+    /// Routes that remotes are held against: some milliseconds.
+    const MAX: usize = 1_000_000;
+    if routes.len().saturating_mul(remotes.len()) > MAX {
+        return true;
+    }
+    let covers = |route: &Route, remote: IpAddr| match route.destination {
+        Some(network) if network.is_ipv6() == remote.is_ipv6() => {
+            let (first, last) = prefix_range(network, route.prefix_length);
+            (first..=last).contains(&address_key(remote))
+        }
+        Some(_) => false,
+        None => route.gateway.is_none_or(|gateway| gateway.is_ipv6() == remote.is_ipv6()),
+    };
+    remotes.iter().any(|remote| {
+        // Of each table, the routes with the longest prefix.
+        let mut best: BTreeMap<u32, (u8, bool)> = BTreeMap::new();
+        for route in routes.iter().filter(|route| covers(route, *remote)) {
+            let elsewhere = route.devices != [own];
+            let found = best.entry(route.table).or_default();
+            if route.prefix_length > found.0 {
+                *found = (route.prefix_length, elsewhere);
+            } else if route.prefix_length == found.0 {
+                found.1 |= elsewhere;
+            }
+        }
+        best.values().any(|(_, elsewhere)| *elsewhere)
     })
 }
 
@@ -220,4 +254,37 @@ fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr
     chosen
         .map(|address| address_key(address.address))
         .ok_or_else(|| format!("{name} has no address to masquerade with"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_strays_if_some_table_has_another_device_for_it() {
+        let route = |table, prefix: &str, device| {
+            let (network, length) = prefix.split_once('/').unwrap();
+            Route {
+                table,
+                destination: (length != "0").then(|| network.parse().unwrap()),
+                prefix_length: length.parse().unwrap(),
+                kind: 1,
+                tos: 0,
+                priority: None,
+                gateway: None,
+                preferred_source: None,
+                devices: vec![device],
+                nexthop: None,
+            }
+        };
+        let remotes = ["192.0.2.20".parse().unwrap()];
+        let mut routes = vec![route(254, "192.0.2.0/24", 2), route(254, "0.0.0.0/0", 3), route(254, "10.0.0.0/8", 3)];
+        assert!(!strays(&routes, 2, &remotes), "the longest prefix decides");
+        assert!(strays(&routes, 3, &remotes));
+        routes.push(route(254, "192.0.2.20/32", 3));
+        assert!(strays(&routes, 2, &remotes));
+        routes.pop();
+        routes.push(route(100, "0.0.0.0/0", 3));
+        assert!(strays(&routes, 2, &remotes), "a policy rule may lead to that table");
+    }
 }

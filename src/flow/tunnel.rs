@@ -179,7 +179,7 @@ impl<'a> Journey<'_, 'a> {
                 continue;
             }
             let mut packet = packet;
-            if self.facts.bound || !self.unasked_ways(&packet.get(&Field::Mark)).is_empty() {
+            if self.facts.strays || !self.unasked_ways(&packet.get(&Field::Mark)).is_empty() {
                 let question = self.unasked("a mark that was changed");
                 let mut elsewhere = packet.clone();
                 if elsewhere.guess(question, 1) {

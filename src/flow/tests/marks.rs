@@ -62,7 +62,7 @@ fn only_some_chains_route_a_marked_packet_again() {
     let found = |kind, device| verdict(&walk_with(&rules(kind, device), &facts));
     assert_eq!((found("route", "eth1"), found("route", "eth0")), ("yes", "no"));
     assert_eq!((found("filter", "eth1"), found("filter", "eth0")), ("no", "yes"));
-    facts.bound = true;
+    facts.strays = true;
     let found = verdict(&walk_with(&rules("route", "lan0"), &facts));
     assert_eq!(found, "maybe", "routed again, it is not bound to the tunnel's device");
 }

@@ -32,7 +32,7 @@ pub(super) fn facts() -> TunnelFacts {
         ways: vec![way],
         vague: None,
         fwmarks: [vec![], vec![]],
-        bound: false,
+        strays: false,
         input_in_postrouting: true,
     }
 }
