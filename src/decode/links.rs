@@ -160,8 +160,9 @@ fn followed(links: &[Link]) -> Vec<usize> {
     up.map(|(at, _)| at).take(MAX_TUNNELS).collect()
 }
 
-/// Positions of the tunnels that are up, of the devices that packets get into them by, of those that carry them, and of the devices below those.
-fn relevant(links: &[Link]) -> BTreeSet<usize> {
+/// Positions of the tunnels that are up, of the devices that packets get into them by, of those that carry them, and of
+/// the devices below those.
+pub fn relevant(links: &[Link]) -> BTreeSet<usize> {
     let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
     let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| feeders(links, links[*at].index)).collect();
     let carriers: Vec<u32> =

@@ -203,8 +203,7 @@ impl Walk<'_> {
                     let mut mine = inside.clone();
                     if verdicts.len() > 1 && mine.iter().any(|packet| packet.kind == Kind::Tunnel) {
                         let key = format!("{at:?} {number} verdict");
-                        let why = || format!("which verdict {} gives was not read", self.world.describe(at));
-                        let why = why();
+                        let why = format!("which verdict {} gives was not read", self.world.describe(at));
                         let question = self.ask(&key, verdicts.len(), || why);
                         mine.retain_mut(|packet| packet.guess(question, answer));
                     }

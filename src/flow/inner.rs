@@ -225,13 +225,12 @@ impl Journey<'_, '_> {
     }
 
     fn hook(&mut self, hook: Hook, device: Option<&str>, flow: Flow, packets: Vec<Packet>) -> Vec<Packet> {
-        let routed = self.facts.inner.clone();
-        let translates =
-            self.translates_destinations(packets.first().map_or(Family::Ipv4, |packet| packet.family), hook);
-        let later = flow == Flow::Later && translates;
+        let routed = &self.facts.inner;
+        let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
+        let later = flow == Flow::Later && self.translates_destinations(family, hook);
         self.walk.hook(hook, device, flow, packets, &mut |walk, passed| {
             let nat = passed.hit.as_ref().map(|hit| walk.nat(hit).cloned());
-            settle_inner(hook, passed.packet, nat, later, &routed)
+            settle_inner(hook, passed.packet, nat, later, routed)
         })
     }
 

@@ -33,12 +33,11 @@ pub fn effect(nat: &Nat, hook: Hook, packet: &Packet, primary: &Result<u128, Str
             Chosen::Range(first, last) => source_effect(nat, packet, Some(range(first, last))),
         },
         NatAction::Netmap => {
-            let end = packet.get(if on_source { &source } else { &destination });
+            let end = if on_source { &source } else { &destination };
             let Chosen::Range(first, last) = nat.addresses else {
                 return Effect::Unclear("a map tells which network is written".into());
             };
-            let (first, last) = range(first, last);
-            match end.and(&Values::Ranges(vec![(first, last)])) == end {
+            match within(packet, end, range(first, last)) {
                 true => Effect::Kept, // one to one: the bits of the network are there already
                 false => Effect::Changed("an address of another network".into()),
             }
@@ -52,6 +51,11 @@ fn range(first: IpAddr, last: IpAddr) -> (u128, u128) {
     (address_key(first), address_key(last))
 }
 
+/// Whether all that a field can hold is in a range.
+fn within(packet: &Packet, field: &Field, range: (u128, u128)) -> bool {
+    packet.get(field).without(&Values::Ranges(vec![range])).is_empty()
+}
+
 /// `addresses`: those to choose from; `None`: the packet keeps its own.
 fn source_effect(nat: &Nat, packet: &Packet, addresses: Option<(u128, u128)>) -> Effect {
     if nat.randomization != PortRandomization::None {
@@ -62,21 +66,17 @@ fn source_effect(nat: &Nat, packet: &Packet, addresses: Option<(u128, u128)>) ->
         if !packet.knows(&source) {
             return Effect::Unclear("its source address is not known".into());
         }
-        let own = packet.get(&source);
-        if own.and(&Values::Ranges(vec![(first, last)])) != own {
+        if !within(packet, &source, (first, last)) {
             return Effect::Changed("another source address".into());
         }
     }
     match nat.ports {
         Chosen::Unset => Effect::Kept,
         Chosen::ByPacket => Effect::Unclear("a map tells which port is written".into()),
-        Chosen::Range(first, last) => {
-            let ports = packet.get(&Field::SourcePort);
-            match ports.without(&Values::Ranges(vec![(first.into(), last.into())])).is_empty() {
-                true => Effect::Kept,
-                false => Effect::Changed(format!("a source port of {first}-{last}")),
-            }
-        }
+        Chosen::Range(first, last) => match within(packet, &Field::SourcePort, (first.into(), last.into())) {
+            true => Effect::Kept,
+            false => Effect::Changed(format!("a source port of {first}-{last}")),
+        },
     }
 }
 
@@ -100,8 +100,7 @@ fn destination_effect(nat: &Nat, packet: &Packet) -> Effect {
         Chosen::Unset => Effect::Kept,
         Chosen::ByPacket => Effect::Unclear("a map tells which port is written".into()),
         Chosen::Range(first, last) => {
-            let ports = packet.get(&Field::DestinationPort);
-            let within = ports.without(&Values::Ranges(vec![(first.into(), last.into())])).is_empty();
+            let within = within(packet, &Field::DestinationPort, (first.into(), last.into()));
             match within && (nat.randomization == PortRandomization::None || first == last) {
                 true => Effect::Kept,
                 false => Effect::Changed("another destination port".into()),

@@ -1,6 +1,6 @@
 //! What a test of a rule leaves of a symbolic packet: those for which it holds, and those for which it does not.
 
-use super::packet::{Kind, Packet};
+use super::packet::{Kind, Packet, merge};
 use super::values::Values;
 use super::walk::Walk;
 use super::world::RuleAt;
@@ -111,34 +111,23 @@ impl Walk<'_> {
         fields: &[Field],
         parts: Option<&[Vec<Field>]>,
     ) -> Parts {
-        let (mut holds, mut fails) = self.split_read_set(at, number, packet, id, fields, parts);
+        let (holds, fails) = self.split_read_set(at, number, packet, id, fields, parts);
         // What rules have put into it since it was read, or are going to.
         let [shrinks, grows] = self.updates.get(&(at.set, id.clone())).copied().unwrap_or_default();
-        let (in_it, out_of_it) = (holds.clone(), fails.clone());
-        if shrinks {
-            self.perhaps_elsewhere(at, number, in_it, &mut holds, &mut fails);
+        let (mut inside, mut outside) = (Vec::new(), Vec::new());
+        for (packets, moves, is_inside) in [(holds, shrinks, true), (fails, grows, false)] {
+            let (here, there) = if is_inside { (&mut inside, &mut outside) } else { (&mut outside, &mut inside) };
+            for packet in packets {
+                if !moves {
+                    here.push(packet);
+                    continue;
+                }
+                let (stays, goes) = self.split_opaquely(at, number, "a set that rules add to or delete from", packet);
+                here.extend(stays);
+                there.extend(goes);
+            }
         }
-        if grows {
-            self.perhaps_elsewhere(at, number, out_of_it, &mut fails, &mut holds);
-        }
-        (holds, fails)
-    }
-
-    /// Packets on one side of a set that may as well be on the other.
-    fn perhaps_elsewhere(
-        &mut self,
-        at: &RuleAt,
-        number: usize,
-        packets: Vec<Packet>,
-        here: &mut Vec<Packet>,
-        there: &mut Vec<Packet>,
-    ) {
-        here.retain(|packet| !packets.contains(packet));
-        for packet in packets {
-            let (stays, goes) = self.split_opaquely(at, number, "a set that rules add to or delete from", packet);
-            here.extend(stays);
-            there.extend(goes);
-        }
+        (inside, outside)
     }
 
     fn split_read_set(
@@ -171,7 +160,7 @@ impl Walk<'_> {
                 }
             }
         }
-        (super::packet::merge(holds), super::packet::merge(fails))
+        (merge(holds), merge(fails))
     }
 
     /// The packet for each value that is looked up, and whether the set has it. `None`: it was not asked about all.
@@ -280,7 +269,7 @@ pub(super) fn split_elements(packet: &Packet, fields: &[Field], elements: &[Elem
         }
         rest = next;
     }
-    Some((super::packet::merge(holds), super::packet::merge(rest)))
+    Some((merge(holds), merge(rest)))
 }
 
 /// The field that a part of the connection's tuple is, for the first packet of a flow that was not translated: whatever

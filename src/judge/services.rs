@@ -12,23 +12,27 @@ impl Context<'_> {
         World::new(self.snapshot).map(|world| look(&world))
     }
 
+    /// What follows where no rule translates destinations: IPVS may.
+    fn without_a_rule(&self, nothing: &str, services: impl Fn(u64) -> Outcome) -> Outcome {
+        match &self.snapshot.ipvs_services {
+            Reading::Ok(0) | Reading::Absent(_) => Outcome::fails(nothing),
+            Reading::Ok(count) => services(*count),
+            other => Outcome::unknown(other.why()),
+        }
+    }
+
     pub(super) fn dns_dnat_to_several(&self) -> Outcome {
-        let found = match self.found(flow::dns_to_several) {
-            Ok(found) => found,
-            Err(why) => return Outcome::unknown(why),
-        };
-        match found.certainty {
-            Certainty::Happens => Outcome::holds(format!(
-                "UDP to one address and port 53 goes to one of several name servers: {}",
-                found.place
-            )),
-            Certainty::Unknown(why) => Outcome::unknown(why),
-            Certainty::DoesNot => match &self.snapshot.ipvs_services {
-                Reading::Ok(0) | Reading::Absent(_) => {
-                    Outcome::fails("no rule spreads UDP to one address and port 53 over several name servers")
-                }
-                Reading::Ok(services) => Outcome::unknown(format!("IPVS has {services} services, which may spread it")),
-                other => Outcome::unknown(other.why()),
+        match self.found(flow::dns_to_several) {
+            Err(why) => Outcome::unknown(why),
+            Ok(Found { certainty, place }) => match certainty {
+                Certainty::Happens => Outcome::holds(format!(
+                    "UDP to one address and port 53 goes to one of several name servers: {place}"
+                )),
+                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::DoesNot => self.without_a_rule(
+                    "no rule spreads UDP to one address and port 53 over several name servers",
+                    |services| Outcome::unknown(format!("IPVS has {services} services, which may spread it")),
+                ),
             },
         }
     }
@@ -49,13 +53,10 @@ impl Context<'_> {
             Ok(Found { certainty, place }) => match certainty {
                 Certainty::Happens => Outcome::holds(format!("connections are given other destinations: {place}")),
                 Certainty::Unknown(why) => Outcome::unknown(why),
-                Certainty::DoesNot => match &self.snapshot.ipvs_services {
-                    Reading::Ok(0) | Reading::Absent(_) => {
-                        Outcome::fails("no rule gives connections another destination")
-                    }
-                    Reading::Ok(services) => Outcome::holds(format!("IPVS has {services} services")),
-                    other => Outcome::unknown(other.why()),
-                },
+                Certainty::DoesNot => self
+                    .without_a_rule("no rule gives connections another destination", |services| {
+                        Outcome::holds(format!("IPVS has {services} services"))
+                    }),
             },
         }
     }

@@ -23,7 +23,7 @@ use crate::decode::{Problems, identity, iptables, links, routing};
 use crate::snapshot::netfilter::{
     Base, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
 };
-use crate::snapshot::{Reading, Source, feeders, with_lower_devices};
+use crate::snapshot::{Reading, Source};
 use crate::wire::WireError;
 pub use expressions::verdict as decode_verdict;
 
@@ -35,7 +35,8 @@ const MAX_CHAINS: usize = 4096;
 /// What there is around the rules.
 #[derive(Debug)]
 struct Around {
-    /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no tunnel is up.
+    /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no
+    /// tunnel is up.
     devices: Option<BTreeSet<String>>,
     /// What sets are asked about.
     values: Values,
@@ -51,16 +52,9 @@ impl Around {
             return None;
         }
         let links = links::known(capture).unwrap_or_default();
-        let up: Vec<_> = links.iter().filter(|link| link.up && link.tunnel.is_some()).collect();
-        let mut names: BTreeSet<String> = up.iter().map(|link| link.name.clone()).collect();
-        let underlays = up.iter().filter_map(|link| link.tunnel.as_ref()?.underlay.ok()).flatten();
-        for at in underlays.flat_map(|index| with_lower_devices(&links, *index)) {
-            names.insert(links[at].name.clone());
-        }
-        let into: BTreeSet<u32> = up.iter().flat_map(|link| feeders(&links, link.index)).collect();
-        names.extend(links.iter().filter(|link| into.contains(&link.index)).map(|link| link.name.clone()));
+        let names: BTreeSet<String> = links::relevant(&links).iter().map(|at| links[*at].name.clone()).collect();
         let values = Values::of(&links, &routing::known_addresses(capture));
-        Some(Self { devices: (!up.is_empty()).then_some(names), values })
+        Some(Self { devices: (!names.is_empty()).then_some(names), values })
     }
 }
 
