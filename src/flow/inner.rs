@@ -71,6 +71,10 @@ impl Journey<'_, '_> {
                         }
                     }
                 }
+                if walked != saved {
+                    let why = || format!("after {MAX_ROUNDS} packets a connection's mark still changes");
+                    self.walk.gave_up.get_or_insert_with(why);
+                }
             }
         }
         marks

@@ -68,9 +68,14 @@ pub fn dns_to_several(world: &World<'_>) -> Found {
                 .with(Field::ConnectionState, Values::of(&[state::NEW]))
                 .with(Field::ConnectionDirection, Values::of(&[0]));
             let mut hits: Vec<Passed> = Vec::new();
-            walk.nat_core(hook, Flow::First, vec![packet], &mut |_, passed| {
-                if passed.hit.is_some() && hits.len() < MAX_HITS {
-                    hits.push(passed);
+            walk.nat_core(hook, Flow::First, vec![packet], &mut |walk, passed| {
+                if passed.hit.is_some() {
+                    if hits.len() < MAX_HITS {
+                        hits.push(passed);
+                    } else {
+                        let why = || format!("more than {MAX_HITS} ways lead to name servers");
+                        walk.gave_up.get_or_insert_with(why);
+                    }
                 }
                 Vec::new()
             });

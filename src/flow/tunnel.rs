@@ -223,7 +223,7 @@ impl<'a> Journey<'_, 'a> {
                     vec![packet]
                 }
                 Some(Effect::Changed(what)) => {
-                    let how = format!("{} {what} from {place}", packets_with(marks));
+                    let how = format!("{} gets {what} from {place}", packets_with(marks));
                     rewritings.push(Rewriting { how, guesses: packet.guesses });
                     Vec::new()
                 }
@@ -262,11 +262,11 @@ fn unasked_way(way: &Way) -> Way {
     Way { mark: 0, device: None, source: way.source, primary, family: way.family, remotes: way.remotes.clone() }
 }
 
-/// `packets`, `packets that carry mark 0x4000`: what a rewriting is about.
+/// `every outer packet`, `an outer packet with mark 0x4000`: what a rewriting is about.
 fn packets_with(marks: &Values) -> String {
     match marks.patterns() {
-        [Pattern { mask: u32::MAX, value: 0 }] => "every outer packet gets".into(),
-        [Pattern { mask: u32::MAX, value }] => format!("an outer packet with mark {value:#x} gets"),
-        _ => "an outer packet with the mark of the packet inside gets".into(),
+        [Pattern { mask: u32::MAX, value: 0 }] => "every outer packet".into(),
+        [Pattern { mask: u32::MAX, value }] => format!("an outer packet with mark {value:#x}"),
+        _ => "an outer packet with the mark of the packet inside".into(),
     }
 }

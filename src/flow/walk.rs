@@ -102,7 +102,8 @@ impl<'a> Walk<'a> {
         let chains = chains.flat_map(|(set, rules)| rules.ruleset.chains.values().map(move |chain| (set, chain)));
         let mut updates: BTreeMap<(usize, SetId), [bool; 2]> = BTreeMap::new();
         for (set, step) in chains.flat_map(|(set, chain)| {
-            chain.known_rules().iter().flat_map(|rule| &rule.steps).map(move |step| (set, step))
+            let rules = chain.rules_for_udp().unwrap_or_default();
+            rules.iter().flat_map(|rule| &rule.steps).map(move |step| (set, step))
         }) {
             if let Step::UpdateSet { set: id, adds } = step {
                 updates.entry((set, id.clone())).or_default()[usize::from(*adds)] = true;

@@ -24,6 +24,9 @@ impl Context<'_> {
             let facts = flow::facts(self.snapshot, link, tunnel)?;
             let mut outer = flow::outer_packets(&world, &facts);
             if let Some(what) = self.beside_the_rules(link, tunnel) {
+                if outer.tracked == Certainty::DoesNot {
+                    outer.tracked = Certainty::Unknown(what.clone()); // it may translate by itself
+                }
                 outer.rewritten = Certainty::Unknown(what);
             }
             Ok(outer)

@@ -107,3 +107,15 @@ fn rules_that_put_packets_into_sets_leave_membership_open() {
     assert_eq!((found("add s", false), found("add s", true)), ("maybe", "yes"));
     assert_eq!((found("delete s", false), found("delete s", true)), ("no", "maybe"));
 }
+
+#[test]
+fn a_mark_that_grows_with_every_packet_is_not_given_up_silently() {
+    let mut text = String::from("ip m O: filter output -150\n oif flannel.1 => restore\n");
+    for bit in (0..12).rev() {
+        let (low, high) = (1 << bit, 2 << bit);
+        text.push_str(&format!(" state 2, mark {low:#x}/{low:#x} => or {high:#x}, save\n"));
+    }
+    text.push_str(" state 2 => or 1, save\n oif flannel.1 => clear 0xfff\n");
+    let masked = OLD.replace("0x4000", "0x1000");
+    assert_eq!(rewritten(&[&text, &*masked].concat()), "maybe");
+}
