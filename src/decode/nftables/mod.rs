@@ -127,8 +127,12 @@ fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Requ
             mine.push(after.clone());
             asked.push(after.clone());
             match capture.get(&after).and_then(wire::decode_generation) {
-                Reading::Ok(same) if same == generation && !attempt.torn => {}
-                Reading::Ok(_) => continue,
+                Reading::Ok(same) if same != generation => continue,
+                // The answers have names of this generation, so it cannot be read again in this look.
+                Reading::Ok(_) if attempt.torn => {
+                    return (mine, Reading::Failed("the rules were being changed while they were read".into()));
+                }
+                Reading::Ok(_) => {}
                 other => return (mine, other.map(|_| Arc::default())),
             }
         }
@@ -150,6 +154,8 @@ struct Attempt<'c> {
     pending: bool,
     /// An answer belongs to another generation.
     torn: bool,
+    /// Base chains that have rules.
+    occupied: BTreeSet<ChainId>,
     /// Part of it may change without a new generation.
     fades: bool,
     /// What UDP packets to Services meet matters although no tunnel is up: the kernel may drop name queries.
@@ -168,6 +174,7 @@ impl<'c> Attempt<'c> {
             asked: vec![],
             pending: false,
             torn: false,
+            occupied: BTreeSet::new(),
             fades: false,
             follow_udp,
             ruleset,
@@ -294,8 +301,13 @@ impl<'c> Attempt<'c> {
                 continue;
             }
             let request = wire::base_chains(self.generation, family);
-            let found = self.needed(request, wire::decode_base_chains);
-            bases.extend(found.ok().into_iter().flatten().cloned());
+            let Reading::Ok(found) = self.needed(request, wire::decode_base_chains) else { continue };
+            for found in found {
+                if found.in_use {
+                    self.occupied.insert(found.id.clone());
+                }
+                bases.push((found.id, found.base));
+            }
         }
         let mine = |base: &Base| match &self.devices {
             _ if base.hook != Hook::Egress => true,
@@ -353,6 +365,9 @@ impl<'c> Attempt<'c> {
         let rules = self.capture.rules(&request, |bytes| wire::decode_rules(bytes, id, self.generation));
         self.pending |= !self.capture.has(&request);
         self.torn |= rules.why() == wire::TORN;
+        // While a table is being replaced by one of its name, the kernel finds the old one, in which nothing is valid any
+        // more. Chains that rules lead to are asked for after these rules were found, when that is over.
+        self.torn |= rules.ok().is_some_and(|rules| rules.is_empty()) && self.occupied.contains(id);
         self.asked.push(request);
         rules
     }

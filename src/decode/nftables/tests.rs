@@ -145,6 +145,8 @@ struct Kernel {
     map: Vec<&'static str>,
     /// Answers whose messages belong to another generation, as often as this.
     torn: usize,
+    /// Base chains count one rule more than they show.
+    hidden: bool,
 }
 
 impl Kernel {
@@ -177,6 +179,8 @@ impl Kernel {
                         be32(at, 1, *hook);
                         be32(at, 2, 100);
                     });
+                    let users = self.rules.get(chain).map_or(0, Vec::len) + usize::from(self.hidden);
+                    be32(out, 6, u32::try_from(users).unwrap());
                     text(out, 7, if *nat { "nat" } else { "filter" });
                 })
             })),
@@ -289,6 +293,18 @@ fn a_dormant_table_is_not_there() {
     assert_eq!(names, ["nft-7/tables", "nft-generation-1", "nft-generation-2"]);
 }
 
+/// Measured while tables of one name replaced each other: 5 of 776,387 listings were empty, and the generation the same.
+#[test]
+fn a_base_chain_whose_rules_are_not_shown_was_being_replaced() {
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![])]);
+    assert!(kernel.read().0.ok().is_some(), "a chain without rules is one");
+    kernel.hidden = true;
+    assert!(kernel.read().0.why().contains("being changed"));
+    // Rules that a transaction is about to add count already.
+    kernel.rules.insert("post", vec![vec![masquerade()]]);
+    assert!(kernel.read().0.ok().is_some());
+}
+
 #[test]
 fn rules_that_change_while_they_are_read_are_read_again() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![vec![masquerade()]])]);
@@ -299,7 +315,7 @@ fn rules_that_change_while_they_are_read_are_read_again() {
     kernel.generations = vec![7];
     kernel.torn = 1;
     let (ruleset, _) = kernel.read();
-    assert!(ruleset.why().contains("changed 8 times"), "the same generation, but of other messages: {ruleset:?}");
+    assert!(ruleset.why().contains("being changed"), "the same generation, but of other messages: {ruleset:?}");
     kernel.torn = 0;
     kernel.generations = (7..100).collect();
     let (ruleset, names) = kernel.read();

@@ -22,6 +22,7 @@ const GETGEN: u16 = NFTABLES | 16;
 /// Length of `struct nfgenmsg`.
 const NFGENMSG: usize = 4;
 const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_USE: u16 = 6;
 /// A verdict map of 25,000 elements; larger ones are not read.
 const MAX_MAP: usize = 4 << 20;
 
@@ -151,7 +152,7 @@ pub fn decode_generation(bytes: &[u8]) -> Reading<u32> {
 pub fn decode_use(bytes: &[u8]) -> Result<Option<u32>, WireError> {
     const ENOENT: i32 = 2;
     match single(bytes, "chain")? {
-        Ok(attributes) => Ok(Some(attributes.be32(6)?.unwrap_or(0))),
+        Ok(attributes) => Ok(Some(attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0))),
         Err(ENOENT) => Ok(None),
         Err(errno) => Err(WireError::new(format!("chain: the kernel answered errno {errno}"))),
     }
@@ -198,8 +199,19 @@ pub fn decode_tables(bytes: &[u8]) -> Result<Vec<Table>, WireError> {
     Ok(tables)
 }
 
+/// A base chain of the dump.
+#[derive(Debug)]
+pub struct BaseChain {
+    /// Its name.
+    pub id: ChainId,
+    /// Where it is called.
+    pub base: Base,
+    /// It has rules: nothing else uses a base chain (`NFTA_CHAIN_USE`).
+    pub in_use: bool,
+}
+
 /// Answer to [`base_chains`]: chains with a hook that matters.
-pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<(ChainId, Base)>, WireError> {
+pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<BaseChain>, WireError> {
     let mut chains = Vec::new();
     for (number, message) in wire::dump(bytes, "chains")?.iter().enumerate() {
         let decoded = decode_base_chain(message).map_err(|error| error.within(format_args!("chain {}", number + 1)))?;
@@ -208,7 +220,7 @@ pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<(ChainId, Base)>, WireErro
     Ok(chains)
 }
 
-fn decode_base_chain(message: &Message<'_>) -> Result<Option<(ChainId, Base)>, WireError> {
+fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, WireError> {
     const NF_ACCEPT: u32 = 1;
     let attributes = Attributes::after(message.body, NFGENMSG, "chain")?;
     let missing = |what: &str| WireError::new(format!("{what} is missing"));
@@ -246,7 +258,7 @@ fn decode_base_chain(message: &Message<'_>) -> Result<Option<(ChainId, Base)>, W
         drops: attributes.be32(5)?.unwrap_or(NF_ACCEPT) != NF_ACCEPT,
         devices,
     };
-    Ok(Some((id, base)))
+    Ok(Some(BaseChain { id, base, in_use: attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0) > 0 }))
 }
 
 /// An answer that was given while the rules changed.
