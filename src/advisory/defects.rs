@@ -71,6 +71,8 @@ names! {
     Basis {
         /// `--kernel-defect`
         Operator = "operator",
+        /// An experiment on the running kernel
+        Probe = "probe",
         /// A build number in a vendor's table
         VendorTable = "vendor_table",
         /// The upstream version that the kernel is built from

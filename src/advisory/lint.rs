@@ -50,7 +50,8 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
         check(condition.id.chars().all(snake), format!("condition {:?} is not in snake_case", condition.id));
         check(ids.insert(&condition.id), format!("condition {:?} is there twice", condition.id));
         let named: Vec<&String> = match &condition.test {
-            Test::KernelDefect(defect) | Test::DriverOffloadsPort { defect, .. } | Test::PortNotRandom(defect) => {
+            Test::PortNotRandom(defects) => defects.iter().collect(),
+            Test::KernelDefect(defect) | Test::DriverOffloadsPort { defect, .. } => {
                 vec![defect]
             }
             Test::ChecksumBreakable { on, off } | Test::OffloadNotNeeded { on, off } => vec![on, off],

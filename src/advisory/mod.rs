@@ -87,8 +87,8 @@ pub enum Test {
     SourceNatReachable,
     /// More than one CPU is online.
     SeveralCpus,
-    /// Such a rule may give two connections the same port: it keeps ports, or this defect makes `random` predictable.
-    PortNotRandom(String),
+    /// Such a rule may give two connections the same port: it keeps ports, or one of these defects makes `random` predictable.
+    PortNotRandom(Vec<String>),
     /// A translation would leave a tunnel packet's checksum wrong.
     ChecksumBreakable {
         /// The defect that breaks checksums that the tunnel fills in.

@@ -84,7 +84,7 @@ impl<'a> Context<'a> {
             }
             Test::SourceNatReachable => self.source_nat_reachable(),
             Test::SeveralCpus => self.several_cpus(),
-            Test::PortNotRandom(defect) => self.port_not_random(defect),
+            Test::PortNotRandom(defects) => self.port_not_random(defects),
             Test::ChecksumBreakable { on, off } => self.checksum_breakable(tunnel, on, off),
             Test::SourceNatPresent => self.source_nat_present(),
             Test::TunnelChecksumOffload => self.tunnel_checksum_offload(tunnel),

@@ -45,13 +45,16 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn port_not_random(&self, rover: &str) -> Outcome {
+    pub(super) fn port_not_random(&self, defects: &[String]) -> Outcome {
         let (reached, gave_up) = match self.reached() {
             Ok(reached) => reached,
             Err(why) => return Outcome::unknown(why),
         };
-        let rover = self.defect(rover).map_or(DefectState::Unknown, |defect| defect.state);
-        let keeps: Vec<(&Reached, Choice)> = reached.iter().map(|rule| (rule, choice(rule, rover))).collect();
+        let states = defects.iter().map(|id| self.defect(id).map_or(DefectState::Unknown, |defect| defect.state));
+        let states: Vec<DefectState> = states.collect();
+        let worst = [DefectState::Present, DefectState::Unknown].into_iter().find(|state| states.contains(state));
+        let predictable = worst.unwrap_or(DefectState::Absent);
+        let keeps: Vec<(&Reached, Choice)> = reached.iter().map(|rule| (rule, choice(rule, predictable))).collect();
         let racing =
             keeps.iter().find(|(rule, choice)| *choice == Choice::Predictable && rule.certainty == Certainty::Happens);
         if let Some((rule, _)) = racing {
@@ -163,9 +166,10 @@ enum Choice {
     NotUnderstood,
 }
 
-fn choice(rule: &Reached, rover: DefectState) -> Choice {
+/// `predictable`: whether the kernel makes `random` that.
+fn choice(rule: &Reached, predictable: DefectState) -> Choice {
     let Some(nat) = &rule.nat else { return Choice::NotUnderstood };
-    match (nat.action, nat.randomization, rover) {
+    match (nat.action, nat.randomization, predictable) {
         (NatAction::Netmap, ..) | (_, PortRandomization::RandomFully, _) => Choice::Random,
         (_, PortRandomization::Random, DefectState::Absent) => Choice::Random,
         (_, PortRandomization::Random, DefectState::Unknown) => Choice::ByKernel,

@@ -77,7 +77,7 @@ pub static METRICS: &[Metric] = &[
     gauge("natwatch_kernel_info", &["release", "distro", "upstream"], KERNEL,
         "Running kernel: release (/proc/sys/kernel/osrelease), distribution (os-release of the host), upstream version that it is based on; always 1"),
     gauge("natwatch_kernel_defect", &["defect", "state"], KERNEL,
-        "1 for the state of the kernel defect: present, absent or unknown (derived: operator or version tables)"),
+        "1 for the state of the kernel defect: present, absent or unknown (derived: operator, probe or version tables)"),
     gauge("natwatch_kernel_defect_info", &["defect", "basis"], KERNEL,
         "What the state of the kernel defect is based on, always 1 (derived)"),
     gauge("natwatch_network_namespace_info", &["kind"], ALWAYS,
