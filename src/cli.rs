@@ -10,6 +10,7 @@ use crate::advisory::{Catalogue, Severity};
 use crate::decode::Collectors;
 use crate::judge;
 use crate::kernel::Paths;
+use crate::probe;
 use crate::snapshot::Collector;
 
 /// Why packets get lost on this node: conntrack, NAT, tunnels, offloads and the kernel, as metrics and verdicts.
@@ -33,6 +34,8 @@ pub enum Action {
     Check(Box<Check>),
     /// Save the kernel's raw answers, to be replayed anywhere with `check --from`
     Capture(Box<Capture>),
+    /// Find out by experiment which known defects the running kernel has
+    Probe(Box<Probe>),
     /// Explain an advisory: mechanism, conditions, remedies, sources
     Explain {
         /// The advisory; without it all are listed
@@ -65,6 +68,12 @@ pub struct Serve {
     /// Form of log messages
     #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt")]
     pub log_format: LogFormat,
+    /// Probe the kernel once at start; a probe that fails is logged and stops nothing
+    #[arg(long, conflicts_with = "probe_result")]
+    pub probe: bool,
+    /// What `natwatch probe --format json --output FILE` has found; used if it is of this boot of this kernel
+    #[arg(long, value_name = "FILE")]
+    pub probe_result: Option<PathBuf>,
     /// What is shown of the readings
     #[command(flatten)]
     pub shown: Shown,
@@ -158,6 +167,48 @@ pub struct Capture {
     pub common: Common,
 }
 
+/// Flags of `probe`.
+#[derive(Debug, Args)]
+pub struct Probe {
+    /// Probe only for this defect, repeatable; it then decides the exit code
+    #[arg(long = "defect", value_name = "ID", value_parser = decidable_defect)]
+    pub defects: Vec<String>,
+    /// Form of the result
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: ProbeFormat,
+    /// Write the result to this file, which is replaced as a whole, instead of stdout
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Let the kernel load the modules that an experiment needs
+    #[arg(long)]
+    pub allow_module_load: bool,
+    /// Where procfs is mounted
+    #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc")]
+    pub procfs: PathBuf,
+    /// Where sysfs is mounted
+    #[arg(long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
+    pub sysfs: PathBuf,
+    /// Where the host's root file system is mounted
+    #[arg(long = "path.rootfs", value_name = "DIR", default_value = "/")]
+    pub rootfs: PathBuf,
+}
+
+impl Probe {
+    /// Where the trees are mounted.
+    pub fn paths(&self) -> Paths {
+        Paths { procfs: self.procfs.clone(), sysfs: self.sysfs.clone(), rootfs: self.rootfs.clone() }
+    }
+}
+
+/// Form of what a probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProbeFormat {
+    /// For people
+    Text,
+    /// The document that `serve --probe-result` reads
+    Json,
+}
+
 /// Flags that `serve`, `check` and `capture` share.
 #[derive(Debug, Args)]
 pub struct Common {
@@ -191,6 +242,7 @@ impl Common {
     pub fn options(&self, advisories: &[String]) -> judge::Options {
         judge::Options {
             kernel_defects: self.kernel_defects.iter().cloned().collect(),
+            probe: judge::Probe::default(),
             this_namespace: self.network_namespace.is_some(),
             advisories: advisories.to_vec(),
         }
@@ -274,6 +326,17 @@ fn kernel_defect(text: &str) -> Result<(String, DefectState), String> {
         "absent" => Ok((id.to_owned(), DefectState::Absent)),
         _ => Err(format!("{state:?} is neither present nor absent")),
     }
+}
+
+fn decidable_defect(text: &str) -> Result<String, String> {
+    let known: Vec<&str> = probe::decidable().collect();
+    if known.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    if defects::all().iter().any(|defect| defect.id == text) {
+        return Err(format!("no experiment decides this defect; there are some for {}", known.join(", ")));
+    }
+    Err(format!("known are {}", known.join(", ")))
 }
 
 /// Parses the command line. The error carries the exit code of the contract: 1, and 0 for `--help`.

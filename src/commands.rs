@@ -9,7 +9,7 @@ use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::advisory::{Catalogue, Severity, State};
-use crate::cli::{self, Action, Cli, Common, Format, LogFormat, LogLevel, Shown};
+use crate::cli::{self, Action, Cli, Common, Format, LogFormat, LogLevel, ProbeFormat, Shown};
 use crate::decode::{self, Collectors};
 use crate::judge::{self, Report};
 use crate::kernel::{Kernel, Progress, lock};
@@ -18,7 +18,7 @@ use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{exposition, json, metrics};
 use crate::snapshot::Collector;
-use crate::{archive, redact, server};
+use crate::{archive, probe, redact, server};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;
@@ -32,6 +32,10 @@ pub fn run(cli: Cli) -> u8 {
         Some(Action::Serve(serve_flags)) => serve(&serve_flags),
         Some(Action::Check(flags)) => return check(&flags),
         Some(Action::Capture(flags)) => capture(&flags),
+        Some(Action::Probe(flags)) => match probe(&flags) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Some(Action::Explain { id }) => explain(id.as_deref()),
         Some(Action::Metrics) => print(&metrics::table()),
         Some(Action::Completions { shell }) => {
@@ -154,6 +158,58 @@ fn capture(flags: &cli::Capture) -> Result<(), String> {
     print(&format!("\nReplay it with: natwatch check --from {}\n", directory.display()))
 }
 
+fn probe(flags: &cli::Probe) -> Result<u8, String> {
+    let outcome = probe::run(&flags.paths(), &flags.defects, flags.allow_module_load);
+    let text = match flags.format {
+        ProbeFormat::Text => outcome.text(),
+        ProbeFormat::Json => outcome.json(),
+    };
+    match &flags.output {
+        Some(file) => replace(file, &text)?,
+        None => print(&text)?,
+    }
+    Ok(outcome.exit_code(|defect| probe::counts(defect, &flags.defects)))
+}
+
+/// Writes a file that another process may read meanwhile: it sees the old one or the new one.
+fn replace(file: &Path, text: &str) -> Result<(), String> {
+    let mut name = file.file_name().ok_or_else(|| format!("{}: not the name of a file", file.display()))?.to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let new = file.with_file_name(name);
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&new);
+        format!("cannot write {}: {error}", file.display())
+    })
+}
+
+/// What `serve` knows from experiments: none, its own, or those that another process made. None of it stops it.
+fn probed(flags: &cli::Serve) -> judge::Probe {
+    let outcome = match (&flags.probe_result, flags.probe) {
+        (Some(file), _) => match read_result(file, &flags.common) {
+            Ok(outcome) => outcome,
+            Err(why) => {
+                tracing::warn!(file = %file.display(), why, "the probe's result is not used");
+                return judge::Probe::default();
+            }
+        },
+        (None, true) => probe::run(&flags.common.paths(), &[], false),
+        (None, false) => return judge::Probe::default(),
+    };
+    for probe::Finding { id, state, detail } in &outcome.defects {
+        tracing::info!(defect = id, %state, detail, "probed");
+    }
+    let findings = outcome.defects.into_iter().map(|finding| (finding.id, (finding.state, finding.detail)));
+    judge::Probe { findings: findings.collect(), livepatches: outcome.livepatches }
+}
+
+fn read_result(file: &Path, common: &Common) -> Result<probe::Outcome, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let outcome = probe::Outcome::parse(&text)?;
+    outcome.is_of(probe::running(&common.paths()).as_ref())?;
+    Ok(outcome)
+}
+
 fn explain(id: Option<&str>) -> Result<(), String> {
     let catalogue = Catalogue::built_in();
     match id {
@@ -169,7 +225,10 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     log_to_stderr(flags.log_level, flags.log_format);
     let listeners = server::bind(&flags.listen)?;
     let collectors = flags.common.collectors.0.clone();
-    let refresher = Refresher::new(Kernel::new(flags.common.paths()), collectors.clone(), flags.common.options(&[]));
+    let mut options = flags.common.options(&[]);
+    // Before there are threads: a process that has any cannot make a child that enters a user namespace.
+    options.probe = probed(flags);
+    let refresher = Refresher::new(Kernel::new(flags.common.paths()), collectors.clone(), options);
     let settings = server::Settings {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,

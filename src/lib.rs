@@ -16,6 +16,7 @@
 //! | [`advisory`] | known problems and kernel defects, as data |
 //! | [`judge`] | facts to verdicts |
 //! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
+//! | [`probe`] | an island: which defects the running kernel has, by experiment |
 //! | [`refresh`], [`server`], [`process`] | one look at a time, served over HTTP |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!
@@ -31,6 +32,7 @@ pub mod decode;
 pub mod flow;
 pub mod judge;
 pub mod kernel;
+pub mod probe;
 pub mod process;
 pub mod redact;
 pub mod refresh;

@@ -150,7 +150,7 @@ impl Request {
     }
 
     /// Some lines of a file.
-    pub fn lines(source: Source, root: Root, path: impl Into<String>, words: &[&str]) -> Self {
+    pub fn lines(source: Source, root: Root, path: impl Into<String>, words: &[impl ToString]) -> Self {
         let path = path.into();
         let words = words.iter().map(ToString::to_string).collect();
         Self::path(source, root, &path, Question::Lines(root, path.clone(), words))

@@ -10,7 +10,7 @@ mod identity;
 mod iptables;
 mod links;
 mod marks;
-mod modules;
+pub mod modules;
 mod netstat;
 mod nftables;
 mod owner;

@@ -19,15 +19,15 @@ pub enum Presence {
     Ask(Vec<Request>),
 }
 
-/// A netfilter subsystem that may be a module.
+/// Code that may be a module.
 #[derive(Debug)]
 pub struct Module {
     /// Its name.
-    name: &'static str,
+    pub name: &'static str,
     /// One of its functions, by which its code is found when it is built in.
-    symbol: &'static str,
+    pub symbol: &'static str,
     /// The source that asks it.
-    source: Source,
+    pub source: Source,
 }
 
 /// ctnetlink
@@ -42,8 +42,13 @@ const ALL: [&Module; 3] = [&NF_CONNTRACK_NETLINK, &NF_TABLES, &IP_SET];
 
 /// Looks for a module by name, and for its code in the kernel.
 pub fn presence(capture: &Capture, module: &Module) -> Presence {
+    presence_among(capture, module, &ALL)
+}
+
+/// The same, with questions about all of these modules at once.
+pub fn presence_among(capture: &Capture, module: &Module, all: &[&Module]) -> Presence {
     let Module { name: module, symbol, source } = *module;
-    let names = ALL.map(|module| module.name);
+    let names: Vec<&str> = all.iter().map(|module| module.name).collect();
     let loaded = Request::lines(source, Root::Procfs, "modules", &names).optional();
     if !capture.has(&loaded) {
         return Presence::Ask(vec![loaded]);
@@ -71,11 +76,11 @@ pub fn presence(capture: &Capture, module: &Module) -> Presence {
     }
     let release = capture.text(&release).ok().cloned().unwrap_or_default();
     let release = if release.contains('/') { String::new() } else { release };
-    let (files, functions) =
-        (ALL.map(|module| format!("/{}.ko", module.name)), ALL.map(|module| format!(" {}", module.symbol)));
+    let files: Vec<String> = all.iter().map(|module| format!("/{}.ko", module.name)).collect();
+    let functions: Vec<String> = all.iter().map(|module| format!(" {}", module.symbol)).collect();
     let path = format!("lib/modules/{release}/modules.builtin");
-    let built_in = Request::lines(source, Root::Rootfs, path, &files.each_ref().map(String::as_str));
-    let symbols = Request::lines(source, Root::Procfs, "kallsyms", &functions.each_ref().map(String::as_str));
+    let built_in = Request::lines(source, Root::Rootfs, path, &files);
+    let symbols = Request::lines(source, Root::Procfs, "kallsyms", &functions);
     let (built_in, symbols) = (built_in.optional().until_reboot(), symbols.optional().until_reboot());
     if !capture.has(&built_in) {
         return Presence::Ask(vec![built_in]);

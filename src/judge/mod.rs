@@ -9,7 +9,7 @@ mod tunnel;
 
 use std::collections::BTreeMap;
 
-use crate::advisory::defects::{self, Basis, DefectState};
+use crate::advisory::defects::{self, Basis, Defect, DefectState};
 use crate::advisory::{Advisory, Catalogue, ConditionKind, PLACEHOLDERS, Severity, State, Subject};
 use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
 use conditions::Context;
@@ -32,10 +32,21 @@ names! {
 pub struct Options {
     /// `--kernel-defect ID=present|absent`: beats everything.
     pub kernel_defects: BTreeMap<String, DefectState>,
+    /// What experiments said: beats the tables.
+    pub probe: Probe,
     /// `--network-namespace current`: judge this namespace although it is not the node's.
     pub this_namespace: bool,
     /// `--advisory ID`: only these; empty is all.
     pub advisories: Vec<String>,
+}
+
+/// What experiments said about the running kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Probe {
+    /// State and detail by defect.
+    pub findings: BTreeMap<String, (DefectState, String)>,
+    /// Live patches that were loaded then: one that came later may have removed a defect. `None`: not known.
+    pub livepatches: Option<Vec<String>>,
 }
 
 /// One condition on this node.
@@ -174,23 +185,39 @@ fn judge_defects(snapshot: &Snapshot, options: &Options) -> Vec<DefectFinding> {
         Reading::Absent(_) => Some(&[][..]), // this kernel cannot load any
         Reading::Denied(_) | Reading::Failed(_) => None,
     };
-    defects::all()
-        .iter()
-        .map(|defect| {
-            if let Some(state) = options.kernel_defects.get(&defect.id) {
-                let (id, detail) = (defect.id.clone(), "the operator says so (--kernel-defect)".into());
-                return DefectFinding { id, state: *state, basis: Basis::Operator, detail };
-            }
-            let (state, basis, detail) = match &snapshot.kernel {
-                Reading::Ok(kernel) => {
-                    let decision = defect.decide(kernel, livepatches);
-                    (decision.state, decision.basis, decision.detail)
-                }
-                other => (DefectState::Unknown, Basis::None, other.why().to_owned()),
-            };
-            DefectFinding { id: defect.id.clone(), state, basis, detail }
-        })
-        .collect()
+    defects::all().iter().map(|defect| judge_defect(defect, snapshot, options, livepatches)).collect()
+}
+
+/// Operator, probe, tables, in this order.
+fn judge_defect(
+    defect: &Defect,
+    snapshot: &Snapshot,
+    options: &Options,
+    livepatches: Option<&[String]>,
+) -> DefectFinding {
+    let found = |state, basis, detail| DefectFinding { id: defect.id.clone(), state, basis, detail };
+    if let Some(state) = options.kernel_defects.get(&defect.id) {
+        return found(*state, Basis::Operator, "the operator says so (--kernel-defect)".into());
+    }
+    let by_tables = match &snapshot.kernel {
+        Reading::Ok(kernel) => {
+            let decision = defect.decide(kernel, livepatches);
+            found(decision.state, decision.basis, decision.detail)
+        }
+        other => found(DefectState::Unknown, Basis::None, other.why().to_owned()),
+    };
+    let same_patches = options.probe.livepatches.as_deref() == livepatches;
+    match options.probe.findings.get(&defect.id) {
+        Some((DefectState::Present, _)) if !same_patches => {
+            let detail = format!("{}; the probe's word is out of date: live patches changed since", by_tables.detail);
+            DefectFinding { detail, ..by_tables }
+        }
+        Some((DefectState::Unknown, why)) => {
+            DefectFinding { detail: format!("{}; the probe could not tell: {why}", by_tables.detail), ..by_tables }
+        }
+        Some((state, detail)) => found(*state, Basis::Probe, format!("by experiment: {detail}")),
+        None => by_tables,
+    }
 }
 
 /// One advisory on one subject.

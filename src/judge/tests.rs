@@ -114,6 +114,38 @@ fn the_operators_word_beats_everything_and_says_so() {
     }
 }
 
+/// Operator, probe, tables: each beats what follows, and a probe that could not tell beats nothing.
+#[test]
+fn an_experiment_beats_the_tables_but_not_the_operator() {
+    let id = "nat-udp-zero-checksum".to_owned();
+    let mut node = blank();
+    node.kernel = Reading::Ok(crate::decode::release::parse("5.4.40", None, None, None).unwrap());
+    node.livepatches = Reading::Absent("this kernel cannot load any".into());
+    let decide = |node: &Snapshot, state, livepatches: Option<Vec<String>>, kernel_defects| {
+        let findings = [(id.clone(), (state, "what was seen".to_owned()))].into();
+        let options = Options { kernel_defects, probe: Probe { findings, livepatches }, ..Options::default() };
+        let report = judge(Catalogue::built_in(), node, &options);
+        let defect = report.defects.iter().find(|defect| defect.id == id).unwrap().clone();
+        (defect.state, defect.basis, defect.detail)
+    };
+    let none = || Some(Vec::new());
+    let (state, basis, detail) = decide(&node, DefectState::Absent, none(), [].into());
+    assert_eq!((state, basis), (DefectState::Absent, Basis::Probe), "5.4.40 has it by its number");
+    assert_eq!(detail, "by experiment: what was seen");
+    let (state, basis, detail) = decide(&node, DefectState::Unknown, none(), [].into());
+    assert_eq!((state, basis), (DefectState::Present, Basis::UpstreamVersion));
+    assert!(detail.ends_with("; the probe could not tell: what was seen"), "{detail}");
+    let operator = [(id.clone(), DefectState::Present)].into();
+    assert_eq!(decide(&node, DefectState::Absent, none(), operator).1, Basis::Operator);
+    // A live patch that came after the probe may have removed what it found, but brings nothing in.
+    node.livepatches = Reading::Ok(vec!["kpatch_1".into()]);
+    let (state, basis, detail) = decide(&node, DefectState::Present, none(), [].into());
+    assert_eq!((state, basis), (DefectState::Unknown, Basis::None));
+    assert!(detail.contains("live patches changed since"), "{detail}");
+    assert_eq!(decide(&node, DefectState::Absent, none(), [].into()).1, Basis::Probe);
+    assert_eq!(decide(&node, DefectState::Present, Some(vec!["kpatch_1".into()]), [].into()).1, Basis::Probe);
+}
+
 /// A tunnel over one device, as the links of a snapshot.
 fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
     use crate::snapshot::{FdbEntry, Tunnel, TunnelKind, UdpChecksum};

@@ -6,8 +6,10 @@
 
 mod environment;
 mod files;
-mod netlink;
-mod xtables;
+pub mod isolation;
+pub mod netlink;
+pub mod packet;
+pub mod xtables;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -93,6 +93,49 @@ impl Sockets {
     }
 }
 
+/// Sockets to change something with, one per protocol. Nothing but [`crate::probe`] may do that, in a network namespace that is
+/// its own.
+#[derive(Default)]
+pub struct Writer {
+    open: BTreeMap<NetlinkFamily, NlSocket>,
+}
+
+impl Writer {
+    /// Sends messages and waits for the first acknowledgement or error.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn change(&mut self, family: NetlinkFamily, messages: &[u8], deadline: Instant) -> io::Result<()> {
+        let result = self.try_to_change(family, messages, deadline);
+        if result.is_err() {
+            self.open.remove(&family); // each message of a batch may have an error of its own, still to be received
+        }
+        result
+    }
+
+    fn try_to_change(&mut self, family: NetlinkFamily, messages: &[u8], deadline: Instant) -> io::Result<()> {
+        let socket = match self.open.entry(family) {
+            Entry::Occupied(socket) => socket.into_mut(),
+            Entry::Vacant(place) => place.insert(connect(family)?),
+        };
+        socket.send(messages, Msg::empty())?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            wait(socket, deadline)?;
+            let (length, _) = socket.recv(&mut buffer[..], Msg::empty())?;
+            for message in wire::messages(&buffer[..length]) {
+                let message = message.map_err(io::Error::other)?;
+                if message.kind == NLMSG_ERROR {
+                    return match message.errno().map_err(io::Error::other)? {
+                        0 => Ok(()),
+                        errno => Err(io::Error::from_raw_os_error(errno)),
+                    };
+                }
+            }
+        }
+    }
+}
+
 fn connect(family: NetlinkFamily) -> io::Result<NlSocket> {
     let protocol = match family {
         NetlinkFamily::Route => NlFamily::Route,

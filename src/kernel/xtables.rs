@@ -18,6 +18,8 @@ use crate::snapshot::Reading;
 const SO_GET_INFO: c_int = 64;
 /// `IPT_SO_GET_ENTRIES`, `IP6T_SO_GET_ENTRIES`
 const SO_GET_ENTRIES: c_int = 65;
+/// `IPT_SO_SET_REPLACE`, `IP6T_SO_SET_REPLACE`
+const SO_SET_REPLACE: c_int = 64;
 /// Bytes of a table's name, the final zero included (`XT_TABLE_MAXNAMELEN`).
 const NAME: usize = 32;
 /// `offsetof(struct ipt_getinfo, size)`
@@ -42,10 +44,7 @@ pub fn table(request: &XtablesRequest, deadline: Instant) -> Answer {
 }
 
 fn read(request: &XtablesRequest, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
-    let family = if request.ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
-    // Of a raw socket these options may be asked with CAP_NET_RAW as well, which this needs not.
-    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let level = if request.ipv6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP };
+    let (socket, level) = options_socket(request.ipv6)?;
     let mut bytes = Vec::new();
     for _ in 0..MAX_TRIES {
         if Instant::now() >= deadline {
@@ -75,6 +74,43 @@ fn read(request: &XtablesRequest, deadline: Instant) -> io::Result<Option<Vec<u8
         }
     }
     Ok(None)
+}
+
+/// Replaces a table: `struct ipt_replace` without its pointer, and the entries. Nothing but [`crate::probe`] may do that, in a
+/// network namespace that is its own.
+///
+/// # Errors
+/// What the kernel refused.
+#[allow(unsafe_code, reason = "no safe interface knows this option")]
+pub fn replace(ipv6: bool, table: &str, mut replacement: Vec<u8>) -> io::Result<()> {
+    /// `offsetof(struct ipt_getinfo, num_entries)`
+    const INFO_ENTRIES: usize = 76;
+    /// `offsetof(struct ipt_replace, num_counters)`; the pointer to the counters follows.
+    const NUM_COUNTERS: usize = 84;
+    /// `sizeof(struct xt_counters)`
+    const COUNTERS: usize = 16;
+    let (socket, level) = options_socket(ipv6)?;
+    // The kernel makes the table when it is first asked about it, and hands the counters of the old one over.
+    let info = info(&socket, level, table)?;
+    let old: [u8; 4] = std::array::from_fn(|at| info[INFO_ENTRIES + at]);
+    let mut counters = vec![0u8; u32::from_ne_bytes(old) as usize * COUNTERS];
+    replacement[NUM_COUNTERS..NUM_COUNTERS + 4].copy_from_slice(&old);
+    let pointer = counters.as_mut_ptr().expose_provenance() as u64;
+    replacement[NUM_COUNTERS + 4..NUM_COUNTERS + 12].copy_from_slice(&pointer.to_ne_bytes());
+    let length = libc::socklen_t::try_from(replacement.len()).map_err(io::Error::other)?;
+    let at = replacement.as_ptr().cast::<c_void>();
+    // SAFETY: `at` is valid for reads of `length` bytes. The kernel writes `num_counters` counters through the pointer in
+    // them, for which `counters` has room: the number is the one that it gave, and it refuses a table that has another
+    // one by now. Both outlive the call. The descriptor is open.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, SO_SET_REPLACE, at, length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn options_socket(ipv6: bool) -> io::Result<(OwnedFd, c_int)> {
+    let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    // Of a raw socket these options may be asked with CAP_NET_RAW as well, which this needs not.
+    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    Ok((socket, if ipv6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP }))
 }
 
 fn info(socket: &OwnedFd, level: c_int, table: &str) -> io::Result<[u8; XTABLES_INFO]> {

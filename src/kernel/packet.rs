@@ -1,0 +1,64 @@
+//! A packet socket: what arrives at the devices of this network namespace, with what offloads have left undone.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
+
+/// Longest frame that is read whole.
+const MAX_FRAME: usize = 4096;
+
+/// Receives frames of one Ethernet type, each behind a `struct virtio_net_hdr`. Needs CAP_NET_RAW.
+#[derive(Debug)]
+pub struct PacketSocket(OwnedFd);
+
+impl PacketSocket {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    #[allow(unsafe_code, reason = "no safe interface knows this option")]
+    pub fn open(ethertype: u16) -> io::Result<Self> {
+        const PACKET_VNET_HDR: c_int = 15;
+        let protocol = Protocol::from_raw(u32::from(ethertype.to_be()).try_into().map_err(io::Error::other)?);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(protocol))?;
+        let (on, length) = (1 as c_int, size_of::<c_int>() as libc::socklen_t);
+        // SAFETY: the value is an int that outlives the call, and its length is an int's. The descriptor is open.
+        let result = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, PACKET_VNET_HDR, (&raw const on).cast(), length)
+        };
+        if result == 0 { Ok(Self(socket)) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// The next frame; `None` if none arrives before the deadline.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn receive(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+        let mut frame = vec![0; MAX_FRAME];
+        loop {
+            match recv(&self.0, &mut frame[..], RecvFlags::empty()) {
+                Ok((length, _)) => {
+                    frame.truncate(length);
+                    return Ok(Some(frame));
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            if left.is_zero() {
+                return Ok(None);
+            }
+            match poll(&mut [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)], Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

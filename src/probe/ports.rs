@@ -1,0 +1,82 @@
+//! How NAT chooses a source port when it has to choose: `nat-port-rover`, and `random` in `nat-random-port-hash`.
+//!
+//! Several flows to one destination, each from another port, all translated.
+
+use super::lab::{self, Lab};
+use super::messages::Ports;
+use crate::advisory::defects::DefectState;
+
+/// Flows that are compared.
+const FLOWS: u16 = 16;
+/// Source ports of the flows: outside [`RANGE`], so that none can be kept.
+const FIRST_SOURCE: u16 = 40_000;
+/// The range to choose from, where one is given.
+const RANGE: (u16, u16) = (20_000, 29_999);
+
+/// State and detail.
+///
+/// # Errors
+/// Why it cannot be told.
+pub fn experiment(lab: &mut Lab, random: bool) -> Result<(DefectState, String), String> {
+    let peer = lab.peer();
+    let ports = if random { Ports::Random } else { Ports::Range(RANGE.0, RANGE.1) };
+    lab.masquerade(peer.into(), ports)?;
+    let mut chosen = Vec::new();
+    for flow in 0..FLOWS {
+        let payload = flow.to_be_bytes();
+        lab::send(FIRST_SOURCE + flow, peer, &payload)?;
+        let mine = |datagram: super::datagram::Datagram| {
+            (datagram.destination == peer && datagram.payload == payload).then_some(datagram.source_port)
+        };
+        chosen.push(lab.receive(false, mine)?);
+    }
+    judge(&chosen, random)
+}
+
+/// Ports chosen freely are neighbours once in ten thousand times or less. A search that goes on where the last one ended, or
+/// begins at a hash of the addresses, gives each flow the next one, unless the rest of the node's NAT comes in between.
+fn judge(chosen: &[u16], random: bool) -> Result<(DefectState, String), String> {
+    const MANY: usize = 8;
+    const FEW: usize = 2;
+    let kept = (FIRST_SOURCE..).zip(chosen).filter(|(source, chosen)| source == *chosen).count();
+    let outside = chosen.iter().filter(|port| !(RANGE.0..=RANGE.1).contains(*port)).count();
+    if chosen.len() < usize::from(FLOWS) || kept > FEW || (!random && outside > 0) {
+        return Err("not all flows were translated as the rule says".into());
+    }
+    let neighbours = chosen.windows(2).filter(|pair| pair[0].checked_add(1) == Some(pair[1])).count();
+    let rule = if random { "a rule with random" } else { "a rule without random" };
+    let flows = format!("of {} flows to one destination through {rule}", chosen.len());
+    let (state, what) = match neighbours {
+        MANY.. => (DefectState::Present, "each got the port after the last one's"),
+        ..=FEW => (DefectState::Absent, "each got a port of its own choice"),
+        _ => return Err(format!("{flows}, {neighbours} got the port after the last one's, which may be chance")),
+    };
+    let (first, second, last) = (chosen[0], chosen[1], chosen[chosen.len() - 1]);
+    Ok((state, format!("{flows}, {what} ({first}, {second} to {last})")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(chosen: impl IntoIterator<Item = u16>, random: bool) -> Result<DefectState, String> {
+        judge(&chosen.into_iter().collect::<Vec<_>>(), random).map(|(state, _)| state)
+    }
+
+    #[test]
+    fn a_search_that_goes_on_shows_in_neighbouring_ports() {
+        assert_eq!(state(20_500..20_516, false), Ok(DefectState::Present));
+        assert_eq!(state((0..16).map(|flow| 20_000 + flow * 617), false), Ok(DefectState::Absent));
+        assert_eq!(state((0..16).map(|flow| 1024 + flow * 4001), true), Ok(DefectState::Absent));
+        // Another flow of the node in between, now and then.
+        assert_eq!(state((0..16).map(|flow| 20_000 + flow + flow / 4), false), Ok(DefectState::Present));
+        assert!(state((0..16).map(|flow| 20_000 + flow * if flow < 6 { 1 } else { 500 }), false).is_err());
+    }
+
+    #[test]
+    fn without_nat_there_is_no_answer() {
+        assert!(state(FIRST_SOURCE..FIRST_SOURCE + FLOWS, true).is_err(), "every port was kept");
+        assert!(state((0..16).map(|flow| 31_000 + flow * 17), false).is_err(), "outside the range");
+        assert!(state([20_000, 20_001], false).is_err(), "too few");
+    }
+}
