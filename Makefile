@@ -13,12 +13,18 @@ CARGO_DENY_VERSION = 0.20.2
 CASES ?= 400
 SEED ?= 2
 
-.PHONY: build test test-tunnels test-deps check fmt clippy doc deny golden help
+# The kernel test: a directory with kernels to boot, and what that needs.
+KERNELS ?=
+KERNEL_PACKAGES = busybox-static cpio ethtool gzip iproute2 kmod nftables qemu-system-x86 seabios
+TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: build test test-tunnels test-kernels test-deps check fmt clippy doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length'
+	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
 	@echo 'make check    formatting, lints, documentation, licences'
 	@echo 'make golden   write the golden outputs anew; review the diff'
 
@@ -30,6 +36,18 @@ test: test-deps
 
 test-tunnels: test-deps
 	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(CARGO) test --locked --test live_tunnels -- --nocapture
+
+# A static natwatch is booted with each of the kernels; tests/kernels/build.sh and debian.sh make some.
+test-kernels:
+	@test -n "$(KERNELS)" || { echo 'say which: make test-kernels KERNELS=DIR' >&2; exit 1; }
+	@for command in busybox cpio ethtool ip nft qemu-system-x86_64; do command -v $$command >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(KERNEL_PACKAGES); \
+	fi
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(TARGET)
+	NATWATCH_KERNELS=$(abspath $(KERNELS)) NATWATCH_STATIC=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release/natwatch \
+		$(CARGO) test --locked --test kernels -- --ignored --nocapture
 
 test-deps:
 	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \

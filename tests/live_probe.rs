@@ -169,10 +169,11 @@ fn what_is_forbidden_is_unknown() {
     let limited = ["unshare", "-Ur", "sh", "-c", limit, "sh"];
     let forbidden = [&NOBODY[..], &inject("inject=unshare:error=EPERM")].concat();
     for (wrapper, words) in [
-        (&inject("inject=unshare:error=EPERM")[..], "unshare failed"),
-        (&forbidden, "seccomp profile"),
+        (&inject("inject=unshare:error=EPERM")[..], "network namespaces are forbidden here (a seccomp profile"),
+        (&inject("inject=unshare:error=ENOSYS"), "network namespaces are forbidden here (a seccomp profile"),
+        (&forbidden, "user namespaces are forbidden here"),
         (&limited, "user.max_net_namespaces"),
-        (&inject("inject=unshare:error=ENOSYS"), "no such namespaces"),
+        (&inject("inject=unshare:error=EINVAL"), "this kernel has no network namespaces"),
         (&inject("inject=clone,fork:error=EAGAIN"), "cannot make a process"),
     ] {
         let run = natwatch_as(&ns, &[wrapper, &[binary]].concat(), &["probe", "--format", "json"]);
@@ -424,7 +425,7 @@ fn a_probe_that_fails_blocks_nothing() {
     let server = Server::start_as(&ns, &[&inject[..], &[NATWATCH]].concat(), &["--probe"]);
     let basis = basis_of(&server.ok("/metrics"));
     assert!(basis.values().all(|basis| basis != "probe"), "{basis:?}");
-    assert!(server.daemon.stderr().contains("unshare failed"), "{}", server.daemon.stderr());
+    assert!(server.daemon.stderr().contains("are forbidden here"), "{}", server.daemon.stderr());
     let report: Value = serde_json::from_str(&server.ok("/report.json")).expect("JSON");
     assert!(report.to_string().contains("the probe could not tell"), "{report}");
 }

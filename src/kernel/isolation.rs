@@ -65,20 +65,24 @@ fn own_network() -> Result<(), String> {
     // SAFETY: descriptors are not unshared, which is what the function is unsafe for.
     let result = unsafe { unshare_unsafe(flags) };
     let instead = "; CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW together would do without one";
+    let kind = if user { "user namespaces" } else { "network namespaces" };
     let why = match result {
         Ok(()) if has_all() => return Ok(()),
-        Ok(()) => "a user namespace gives no capabilities here (an AppArmor profile, or another security module)".into(),
-        Err(Errno::PERM | Errno::ACCESS) if user => {
-            "user namespaces are forbidden here (a seccomp profile, RestrictNamespaces, kernel.unprivileged_userns_clone)"
-                .into()
+        Ok(()) => {
+            "a user namespace gives no capabilities here (an AppArmor profile, or another security module)".into()
         }
-        Err(Errno::NOSPC | Errno::USERS) => "no more namespaces are allowed (user.max_user_namespaces, \
-                                             user.max_net_namespaces)"
-            .into(),
-        Err(Errno::INVAL | Errno::NOSYS) => "this kernel has no such namespaces".into(),
+        // The call is older than any kernel that this runs on: whoever says that it is missing hides it.
+        Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
+            format!(
+                "{kind} are forbidden here (a seccomp profile, RestrictNamespaces, kernel.unprivileged_userns_clone)"
+            )
+        }
+        Err(Errno::NOSPC | Errno::USERS) => {
+            "no more namespaces are allowed (user.max_user_namespaces, user.max_net_namespaces)".into()
+        }
+        Err(Errno::INVAL) => format!("this kernel has no {kind}"),
         Err(error) => format!("unshare failed: {error}"),
     };
-    let why: String = why;
     Err(format!("no network namespace of its own: {why}{}", if user { instead } else { "" }))
 }
 

@@ -46,8 +46,8 @@ pub struct Lab {
 /// Why IPv6 is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoIpv6 {
-    /// The kernel has none: nothing is left open.
-    Absent,
+    /// It, or NAT for it, is not in the running kernel.
+    Absent(String),
     /// It could not be used.
     Unusable(String),
 }
@@ -61,7 +61,7 @@ impl Lab {
         let backend = means.backend.clone()?;
         let ipv6 = match &means.ipv6 {
             Ok(()) => Ok(()),
-            Err(why) => Err(NoIpv6::Unusable(why.clone())),
+            Err(why) => Err(NoIpv6::Absent(why.clone())),
         };
         let mut lab = Self {
             means,
@@ -93,7 +93,7 @@ impl Lab {
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "0");
         let added = self.change(NetlinkFamily::Route, &messages::new_address(LOW.0, LOCAL_IPV6.into(), 64));
         added.map_err(|error| match error.raw_os_error() {
-            Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => NoIpv6::Absent,
+            Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => NoIpv6::Absent("this kernel has no IPv6".into()),
             _ => NoIpv6::Unusable(format!("an IPv6 address could not be added: {error}")),
         })
     }

@@ -102,15 +102,16 @@ pub fn running(paths: &Paths) -> Option<Identity> {
 /// Runs the experiments for these defects, all if none is named. The process must have one thread.
 pub fn run(paths: &Paths, named: &[String], allow_module_load: bool) -> Outcome {
     let start = Instant::now();
-    let needs = |capture: &Capture| if allow_module_load { Vec::new() } else { needs::requests(capture) };
-    let capture = read(paths, needs);
+    let means = |capture: &Capture| if allow_module_load { Ok(Means::all()) } else { needs::means(capture) };
+    let capture = read(paths, |capture| means(capture).err().unwrap_or_default());
     let livepatches = match decode::snapshot(&capture, &Collectors::from([Collector::Kernel])).livepatches {
         Reading::Ok(names) => Some(names),
         Reading::Absent(_) => Some(Vec::new()), // this kernel cannot load any
         Reading::Denied(_) | Reading::Failed(_) => None,
     };
     let mut outcome = Outcome::new(capture.meta.captured_at.clone(), identity_in(&capture), livepatches);
-    let means = if allow_module_load { Means::all() } else { needs::means(&capture) };
+    let means =
+        means(&capture).unwrap_or_else(|_| Means::none("files that tell what would be loaded were not answered"));
     outcome.defects = experiments(named, means);
     outcome.duration_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     outcome

@@ -83,13 +83,19 @@ impl Outcome {
     pub fn text(&self) -> String {
         let release = self.identity.as_ref().map_or("unknown", |identity| &identity.kernel_release);
         let mut text = format!("kernel {release}, probed in {} ms\n", self.duration_ms);
-        for Finding { id, state, detail } in &self.defects {
-            let state = match state {
-                DefectState::Present => "PRESENT",
-                DefectState::Absent | DefectState::Unknown => state.name(),
-            };
+        // What keeps all of them from being told is said once.
+        for alike in self.defects.chunk_by(|one, next| (one.state, &one.detail) == (next.state, &next.detail)) {
+            text += "\n";
+            for Finding { id, state, .. } in alike {
+                let state = match state {
+                    DefectState::Present => "PRESENT",
+                    DefectState::Absent | DefectState::Unknown => state.name(),
+                };
+                text += &format!("{state:<8} {id}\n");
+            }
             let options = textwrap::Options::new(80).initial_indent("  ").subsequent_indent("  ");
-            text += &format!("\n{state:<8} {id}\n{}\n", textwrap::fill(detail, options));
+            text += &alike.first().map(|finding| textwrap::fill(&finding.detail, options)).unwrap_or_default();
+            text += "\n";
         }
         text
     }
@@ -152,6 +158,13 @@ mod tests {
         let newer = outcome.json().replace("\"schema_version\": 1", "\"schema_version\": 2");
         assert_eq!(Outcome::parse(&newer), Err("schema version 2 is not 1".into()));
         assert!(Outcome::parse(&outcome.json().replace("present", "maybe")).is_err());
+    }
+
+    #[test]
+    fn what_keeps_all_from_being_told_is_said_once() {
+        let text =
+            outcome(&[("a", DefectState::Unknown), ("b", DefectState::Unknown), ("c", DefectState::Present)]).text();
+        assert!(text.contains("\nunknown  a\nunknown  b\n  the detail\n\nPRESENT  c\n  the detail\n"), "{text}");
     }
 
     #[test]

@@ -26,12 +26,14 @@ struct Outer {
 /// Why it cannot be told.
 pub fn experiment(lab: &mut Lab, checksum: bool) -> Result<(DefectState, String), String> {
     let ipv4 = one(lab, false, checksum);
-    let ipv6 = match lab.ipv6.clone() {
-        Ok(()) => Some(one(lab, true, checksum)),
-        Err(NoIpv6::Absent) => None,
-        Err(NoIpv6::Unusable(why)) => Some(Err(why)),
-    };
-    combine(ipv4, ipv6, checksum)
+    match lab.ipv6.clone() {
+        Ok(()) => combine(ipv4, Some(one(lab, true, checksum)), checksum),
+        Err(NoIpv6::Unusable(why)) => combine(ipv4, Some(Err(why)), checksum),
+        Err(NoIpv6::Absent(why)) => {
+            let (state, detail) = combine(ipv4, None, checksum)?;
+            Ok((state, format!("{detail}; not tried over IPv6: {why}")))
+        }
+    }
 }
 
 fn one(lab: &mut Lab, ipv6: bool, checksum: bool) -> Result<bool, String> {
