@@ -2,9 +2,9 @@
 
 CARGO ?= cargo
 # What the live tests compare with: the standard tools, a Prometheus, and the reference parser of OpenMetrics.
-PACKAGES = bsdutils conntrack ethtool gzip iproute2 ipset iptables libcap2-bin mount nftables procps prometheus \
+PACKAGES = bsdutils conntrack curl ethtool gzip iproute2 ipset iptables libcap2-bin mount nftables procps prometheus \
 	python3 python3-prometheus-client strace util-linux
-COMMANDS = bridge capsh conntrack ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
+COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
 	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore iptables-nft-save mount nft nstat \
 	prometheus promtool python3 script setpriv strace sysctl tc unshare
 CARGO_DENY_VERSION = 0.20.2
@@ -69,9 +69,10 @@ clippy:
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
-# Licences, sources and bans; the advisory database is not part of it, so that it works without network.
+# Licences, sources and bans. The advisory database is not part of it; crates for other systems are fetched for their licences.
 deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny@$(CARGO_DENY_VERSION)
+	$(CARGO) fetch --locked
 	$(CARGO) deny --offline check licenses bans sources
 
 golden:

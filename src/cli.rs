@@ -43,6 +43,12 @@ pub enum Action {
     },
     /// Print the table of every metric
     Metrics,
+    /// Print a manual page
+    #[command(hide = true)]
+    Manpage {
+        /// The sub-command that it is about; without it, the program
+        command: Option<String>,
+    },
     /// Print a completion script
     Completions {
         /// The shell that it is for
@@ -59,6 +65,12 @@ pub struct Serve {
     /// Path under which to expose metrics
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
+    /// TLS, users and headers, in the format of exporter-toolkit; re-read when it changes
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub web_config: Option<PathBuf>,
+    /// Serve on the sockets that systemd passes, instead of listening
+    #[arg(long = "web.systemd-socket")]
+    pub systemd_socket: bool,
     /// Requests that are answered at once; 0 is no limit
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 200)]
     pub max_requests: usize,

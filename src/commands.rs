@@ -17,6 +17,7 @@ use crate::refresh::Refresher;
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{exposition, json, metrics};
+use crate::server::Security;
 use crate::snapshot::Collector;
 use crate::{archive, probe, redact, server};
 
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> u8 {
         },
         Some(Action::Explain { id }) => explain(id.as_deref()),
         Some(Action::Metrics) => print(&metrics::table()),
+        Some(Action::Manpage { command }) => manpage(command.as_deref()),
         Some(Action::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "natwatch", &mut script);
@@ -158,6 +160,27 @@ fn capture(flags: &cli::Capture) -> Result<(), String> {
     print(&format!("\nReplay it with: natwatch check --from {}\n", directory.display()))
 }
 
+/// The manual page of the program, or of a sub-command, from the one table of flags.
+fn manpage(name: Option<&str>) -> Result<(), String> {
+    let mut program = Cli::command();
+    program.build();
+    let command = match name {
+        None => program,
+        Some(name) => {
+            let found = program.get_subcommands().find(|command| command.get_name() == name);
+            let found = found.ok_or_else(|| format!("no sub-command is called {name:?}"))?;
+            found
+                .clone()
+                .name(format!("natwatch-{name}"))
+                .bin_name(format!("natwatch {name}"))
+                .version(env!("CARGO_PKG_VERSION"))
+        }
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page).map_err(|error| error.to_string())?;
+    print(&String::from_utf8_lossy(&page))
+}
+
 fn probe(flags: &cli::Probe) -> Result<u8, String> {
     let outcome = probe::run(&flags.paths(), &flags.defects, flags.allow_module_load);
     let text = match flags.format {
@@ -223,7 +246,9 @@ fn explain(id: Option<&str>) -> Result<(), String> {
 
 fn serve(flags: &cli::Serve) -> Result<(), String> {
     log_to_stderr(flags.log_level, flags.log_format);
-    let listeners = server::bind(&flags.listen)?;
+    let security = flags.web_config.as_deref().map(Security::open).transpose();
+    let security = security.map_err(|error| format!("--web.config.file: {error}"))?;
+    let listeners = if flags.systemd_socket { server::from_systemd()? } else { server::bind(&flags.listen)? };
     let collectors = flags.common.collectors.0.clone();
     let mut options = flags.common.options(&[]);
     // Before there are threads: a process that has any cannot make a child that enters a user namespace.
@@ -247,7 +272,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
                 _ = interrupt.recv() => {}
             }
         };
-        server::run(listeners, Arc::new(refresher), settings, shutdown).await
+        server::run(listeners, Arc::new(refresher), settings, security, shutdown).await
     })
 }
 

@@ -18,6 +18,7 @@
 //! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
 //! | [`probe`] | an island: which defects the running kernel has, by experiment |
 //! | [`refresh`], [`server`], [`process`] | one look at a time, served over HTTP |
+//! | [`web_config`] | the file of `--web.config.file` |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!
 //! ARCHITECTURE.md tells why, and which modules may name which.
@@ -39,4 +40,5 @@ pub mod refresh;
 pub mod render;
 pub mod server;
 pub mod snapshot;
+pub mod web_config;
 pub mod wire;

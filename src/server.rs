@@ -1,5 +1,8 @@
 //! The HTTP side: routes, content negotiation, limits.
 
+mod security;
+mod tls;
+
 use std::io::IsTerminal as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::Arc;
@@ -7,14 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
+use sd_notify::NotifyState;
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
+
+pub use security::Security;
 
 use crate::process;
 use crate::refresh::{Look, Refresher};
@@ -46,6 +53,8 @@ pub struct Settings {
 struct App {
     refresher: Arc<Refresher>,
     settings: Settings,
+    /// TLS, users and headers, if they are configured.
+    security: Option<Arc<Security>>,
     slots: Option<Semaphore>,
     ready: AtomicBool,
 }
@@ -76,6 +85,29 @@ fn bind_one(address: &str) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
+/// The sockets that systemd passes.
+///
+/// # Errors
+/// There are none, or one is something else.
+pub fn from_systemd() -> Result<Vec<TcpListener>, String> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let count = passed.len();
+    let take = |at| {
+        let listener = passed.take_tcp_listener(at).map_err(|error| format!("--web.systemd-socket: {error}"))?;
+        let listener = listener.ok_or("--web.systemd-socket: a passed socket is gone")?;
+        listener.set_nonblocking(true).map_err(|error| format!("--web.systemd-socket: {error}"))?;
+        Ok(listener)
+    };
+    let listeners: Result<Vec<_>, String> = (0..count).map(take).collect();
+    match listeners {
+        Ok(listeners) if listeners.is_empty() => Err(
+            "--web.systemd-socket: no socket was passed (LISTEN_FDS); is natwatch.socket the unit that starts this?"
+                .into(),
+        ),
+        other => other,
+    }
+}
+
 /// Serves until `shutdown` ends.
 ///
 /// # Errors
@@ -84,24 +116,39 @@ pub async fn run(
     listeners: Vec<TcpListener>,
     refresher: Arc<Refresher>,
     settings: Settings,
+    security: Option<Security>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), String> {
     let slots = (settings.max_requests > 0).then(|| Semaphore::new(settings.max_requests));
-    let app = Arc::new(App { refresher, settings, slots, ready: AtomicBool::new(false) });
+    let security = security.map(Arc::new);
+    let tls = security.as_ref().and_then(|security| security.tls());
+    let app = Arc::new(App { refresher, settings, security, slots, ready: AtomicBool::new(false) });
     let handle = Handle::new();
     let mut servers = tokio::task::JoinSet::new();
+    // Without the guess at HTTP/2, which would wait for a silent client for ever.
+    macro_rules! serve {
+        ($server:expr) => {{
+            let mut server = $server.map_err(|error| error.to_string())?.handle(handle.clone()).http1_only();
+            server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            let routes = routes(Arc::clone(&app)).into_make_service();
+            servers.spawn(async move { server.serve(routes).await });
+        }};
+    }
     for listener in listeners {
-        announce(&listener);
-        let server = axum_server::from_tcp(listener).map_err(|error| error.to_string())?.handle(handle.clone());
-        // Without the guess at HTTP/2, which would wait for a silent client for ever.
-        let mut server = server.http1_only();
-        server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        let routes = routes(Arc::clone(&app)).into_make_service();
-        servers.spawn(async move { server.serve(routes).await });
+        announce(&listener, tls.is_some());
+        match &tls {
+            Some(tls) => serve!(axum_server::from_tcp_rustls(listener, tls.clone())),
+            None => serve!(axum_server::from_tcp(listener)),
+        }
+    }
+    if let Some(security) = &app.security {
+        tokio::spawn(Arc::clone(security).watch());
     }
     tokio::spawn(first_look(Arc::clone(&app)));
+    tell_systemd(&[NotifyState::Ready]);
     tokio::select! {
         () = shutdown => {
+            tell_systemd(&[NotifyState::Stopping]);
             tracing::info!("shutting down");
             handle.graceful_shutdown(Some(GRACE));
             while servers.join_next().await.is_some() {}
@@ -115,13 +162,21 @@ pub async fn run(
     }
 }
 
-fn announce(listener: &TcpListener) {
+/// A unit of `Type=notify` waits for this; anyone else does not hear it.
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+fn announce(listener: &TcpListener, tls: bool) {
     let Ok(address) = listener.local_addr() else { return };
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    tracing::info!(%address, tls, version = env!("CARGO_PKG_VERSION"), "listening");
     if std::io::stderr().is_terminal() {
         let host = if address.ip().is_unspecified() { "localhost".into() } else { address.ip().to_string() };
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        eprintln!("natwatch serves http://{host}:{}/ (try: natwatch check)", address.port());
+        let scheme = if tls { "https" } else { "http" };
+        eprintln!("natwatch serves {scheme}://{host}:{}/ (try: natwatch check)", address.port());
     }
 }
 
@@ -143,10 +198,34 @@ fn routes(app: Arc<App>) -> Router {
         .route("/", get(page))
         .route("/report.json", get(report))
         .route(&telemetry_path, get(telemetry))
-        .layer(CompressionLayer::new().gzip(true));
+        .layer(CompressionLayer::new().gzip(true))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), authorized));
     let probes =
         Router::new().route("/-/healthy", get(async || "natwatch is healthy.\n")).route("/-/ready", get(ready));
-    reports.merge(probes).with_state(app)
+    let all = reports.merge(probes).layer(middleware::from_fn_with_state(Arc::clone(&app), decorated));
+    all.with_state(app)
+}
+
+/// Lets those in who may read.
+async fn authorized(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let Some(security) = &app.security else { return next.run(request).await };
+    match security.authorize(request.headers()).await {
+        Ok(()) => next.run(request).await,
+        Err(status) => {
+            let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"natwatch\"")];
+            let text = format!("{}\n", status.canonical_reason().unwrap_or_default());
+            (status, ask, text).into_response()
+        }
+    }
+}
+
+/// Adds the configured headers.
+async fn decorated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(security) = &app.security {
+        security.decorate(response.headers_mut());
+    }
+    response
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
@@ -184,6 +263,9 @@ async fn telemetry(
         let mut families = metrics::families(&look.report, &look.snapshot, &look.durations, &app.settings.metrics);
         if let Some(process) = process::read() {
             metrics::add_process(&mut families, &process);
+        }
+        if let Some(security) = &app.security {
+            metrics::add_web_config(&mut families, security.is_current());
         }
         families.retain(&collectors);
         if !prefers_openmetrics(&headers) {

@@ -6,8 +6,19 @@ use std::path::{Path, PathBuf};
 const SRC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 
 /// Modules that compute and do nothing else.
-const PURE: &[&str] =
-    &["wire", "capture", "snapshot", "decode", "accumulate", "flow", "advisory", "judge", "render", "redact"];
+const PURE: &[&str] = &[
+    "wire",
+    "capture",
+    "snapshot",
+    "decode",
+    "accumulate",
+    "flow",
+    "advisory",
+    "judge",
+    "render",
+    "redact",
+    "web_config",
+];
 
 /// What each module may name of ours. Shell modules that are not listed may name anything.
 const MAY_NAME: &[(&str, &[&str])] = &[
@@ -22,6 +33,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("judge", &["judge", "advisory", "flow", "snapshot"]),
     ("render", &["render", "judge", "advisory", "snapshot", "decode"]),
     ("kernel", &["kernel", "capture", "snapshot", "wire"]),
+    ("web_config", &["web_config"]),
     ("archive", &["archive", "capture", "snapshot"]),
     ("probe", &["probe", "kernel", "decode", "capture", "snapshot", "wire", "advisory"]),
 ];

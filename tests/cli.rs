@@ -460,7 +460,10 @@ fn the_table_of_metrics_is_what_is_served() {
     let table = metrics_table();
     let pair = Vxlan::default().build();
     pair.nodes[0].cmd("iptables-nft -w -t nat -A POSTROUTING -o nowhere -j MASQUERADE --random-fully");
-    let server = Server::start(&pair.nodes[0], &["--network-namespace", "current", "--collector.conntrack.per-cpu"]);
+    let empty = tempfile::NamedTempFile::new().expect("a web configuration without anything");
+    let web = empty.path().to_str().expect("UTF-8");
+    let flags = ["--network-namespace", "current", "--collector.conntrack.per-cpu", "--web.config.file", web];
+    let server = Server::start(&pair.nodes[0], &flags);
     let served = Exposition::parse(&server.ok("/metrics"));
     for (name, labels, _) in served.samples() {
         let row = table.get(name).unwrap_or_else(|| panic!("{name} is not in the table"));

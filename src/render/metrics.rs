@@ -342,6 +342,11 @@ pub fn add_process(out: &mut Families, process: &Process) {
     out.add("process_threads", [], Value::Whole(process.threads));
 }
 
+/// Adds whether the web configuration in its file is the one in force.
+pub fn add_web_config(out: &mut Families, current: bool) {
+    out.add("natwatch_web_config_last_reload_successful", [], Value::Whole(current.into()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -154,6 +154,8 @@ pub static METRICS: &[Metric] = &[
         "Time that the kernel took to answer the collector's requests; of verdict: to decode and judge them (monotonic clock)") },
     gauge("natwatch_build_info", &["version", "arch"], ALWAYS,
         "Version and architecture of natwatch, always 1"),
+    gauge("natwatch_web_config_last_reload_successful", &[], ALWAYS,
+        "1 if what stands in the file of --web.config.file is in force, 0 if it is wrong and something older is; only with that flag (derived)"),
     Metric { unit: "seconds", ..counter("process_cpu_seconds_total", ALWAYS,
         "User and system CPU time of natwatch (/proc/self/stat)") },
     gauge("process_open_fds", &[], ALWAYS, "Open file descriptors of natwatch (/proc/self/fd)"),

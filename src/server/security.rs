@@ -1,0 +1,224 @@
+//! TLS and basic authentication by `--web.config.file`, which is re-read when it changes.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum_server::tls_rustls::RustlsConfig;
+use rustls::ServerConfig;
+use tokio::sync::Semaphore;
+
+use super::tls;
+use crate::kernel::lock;
+use crate::web_config::{self, Pem, WebConfig};
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Largest file that is read: certificate chains have a few kilobytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Passwords that were found right and are remembered: one of each scraper.
+const REMEMBERED: usize = 128;
+/// How long a password waits for others to be verified.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A hash of no password, verified for users that do not exist, so that these take as long as those that do.
+const NOBODY: &str = "$2b$10$2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
+
+/// What is in force.
+#[derive(Debug)]
+pub struct Security {
+    path: PathBuf,
+    web: RwLock<Arc<WebConfig>>,
+    tls: Option<RustlsConfig>,
+    /// What was read last, whether it could be used or not.
+    last: Mutex<Vec<Vec<u8>>>,
+    /// Whether what stands in the files is in force.
+    current: AtomicBool,
+    /// Hash and password of users that came before.
+    verified: Mutex<HashSet<(String, String)>>,
+    /// A hash is made to take long: one at a time, so that a stranger cannot use more than one CPU.
+    verifying: Semaphore,
+}
+
+/// A configuration with everything that it names.
+struct Loaded {
+    web: WebConfig,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl Security {
+    /// Reads the file and what it names.
+    ///
+    /// # Errors
+    /// What is wrong in which file.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let (files, loaded) = load(path);
+        let loaded = loaded?;
+        Ok(Self {
+            path: path.to_owned(),
+            web: RwLock::new(Arc::new(loaded.web)),
+            tls: loaded.tls.map(RustlsConfig::from_config),
+            last: Mutex::new(files),
+            current: AtomicBool::new(true),
+            verified: Mutex::default(),
+            verifying: Semaphore::new(1),
+        })
+    }
+
+    /// TLS, if it is served.
+    pub fn tls(&self) -> Option<RustlsConfig> {
+        self.tls.clone()
+    }
+
+    /// Whether what stands in the files is in force; `false`: something older is.
+    pub fn is_current(&self) -> bool {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the files again and again.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let mine = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || mine.reload()).await.is_err() {
+                tracing::error!(file = %self.path.display(), "the web configuration could not be looked at");
+            }
+        }
+    }
+
+    /// Takes over what has changed; what cannot be used leaves everything as it was.
+    fn reload(&self) {
+        let (files, loaded) = load(&self.path);
+        let mut last = lock(&self.last);
+        if *last == files {
+            return;
+        }
+        *last = files;
+        let file = self.path.display();
+        let loaded = loaded.and_then(|loaded| match (&self.tls, &loaded.tls) {
+            (Some(_), None) | (None, Some(_)) => {
+                Err(format!("{file}: TLS cannot be switched on or off without a restart"))
+            }
+            _ => Ok(loaded),
+        });
+        match loaded {
+            Ok(loaded) => {
+                if let (Some(tls), Some(config)) = (&self.tls, loaded.tls) {
+                    tls.reload_from_config(config);
+                }
+                *self.web.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(loaded.web);
+                lock(&self.verified).clear();
+                self.current.store(true, Ordering::Relaxed);
+                tracing::info!(%file, "web configuration re-read");
+            }
+            Err(error) => {
+                self.current.store(false, Ordering::Relaxed);
+                tracing::error!(error, "the web configuration is wrong; the old one stays in force");
+            }
+        }
+    }
+
+    fn web(&self) -> Arc<WebConfig> {
+        Arc::clone(&self.web.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Adds the configured headers to an answer.
+    pub fn decorate(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.web().headers {
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    /// Whether this request may be answered.
+    ///
+    /// # Errors
+    /// The status to answer instead.
+    pub async fn authorize(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
+        let web = self.web();
+        if web.users.is_empty() {
+            return Ok(());
+        }
+        let (user, password) = credentials(headers).ok_or(StatusCode::UNAUTHORIZED)?;
+        let known = web.users.get(&user);
+        let hash = known.map_or(NOBODY, String::as_str).to_owned();
+        let pair = (hash, password);
+        if known.is_some() && lock(&self.verified).contains(&pair) {
+            return Ok(());
+        }
+        let turn = tokio::time::timeout(PATIENCE, self.verifying.acquire()).await;
+        let _turn = turn.ok().and_then(Result::ok).ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+        let work = {
+            let (hash, password) = pair.clone();
+            tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
+        };
+        if !work.await.unwrap_or(false) || known.is_none() {
+            return Err(StatusCode::UNAUTHORIZED);
+        }
+        let mut verified = lock(&self.verified);
+        if verified.len() >= REMEMBERED {
+            verified.clear();
+        }
+        verified.insert(pair);
+        Ok(())
+    }
+}
+
+/// User and password of `Authorization: Basic`.
+fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let text = String::from_utf8(decoded(encoded.trim())?).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
+}
+
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
+/// The content of all files that matter, as far as they could be read, and what it amounts to.
+fn load(path: &Path) -> (Vec<Vec<u8>>, Result<Loaded, String>) {
+    let mut files = Vec::new();
+    let loaded = load_into(path, &mut files);
+    (files, loaded)
+}
+
+fn load_into(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Loaded, String> {
+    let text = read(path, files)?;
+    let text = String::from_utf8(text).map_err(|_| format!("{}: not UTF-8", path.display()))?;
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let web = web_config::parse(&text, directory).map_err(|error| format!("{}: {error}", path.display()))?;
+    let Some(config) = &web.tls else { return Ok(Loaded { web, tls: None }) };
+    let mut pem = |pem: &Pem| match pem {
+        Pem::File(file) => read(file, files).map(|bytes| (file.display().to_string(), bytes)),
+        Pem::Inline(text) => Ok((path.display().to_string(), text.clone().into_bytes())),
+    };
+    let (certificate, key) = (pem(&config.certificate)?, pem(&config.key)?);
+    let client_ca = config.client_ca.as_ref().map(pem).transpose()?;
+    let tls = tls::server_config(config, &certificate, &key, client_ca.as_ref())?;
+    Ok(Loaded { tls: Some(Arc::new(tls)), web })
+}
+
+fn read(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let result = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    files.push(match &result {
+        Ok(_) => bytes.clone(),
+        Err(error) => error.to_string().into_bytes(),
+    });
+    match result {
+        Ok(_) if bytes.len() as u64 > MAX_FILE => Err(format!("{}: larger than {MAX_FILE} bytes", path.display())),
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}

@@ -1,0 +1,299 @@
+//! `--web.config.file`: the format of exporter-toolkit, read strictly. Pure.
+//!
+//! Every error names line and column. What is in the format and cannot be done here is an error too, never ignored: TLS below
+//! 1.2, `client_allowed_sans`, `rate_limit`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, de};
+
+/// What the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebConfig {
+    /// TLS; `None`: plain HTTP.
+    pub tls: Option<Tls>,
+    /// Headers of every answer.
+    pub headers: Vec<(String, String)>,
+    /// bcrypt hash by user; empty: everyone may read.
+    pub users: BTreeMap<String, String>,
+}
+
+/// The TLS half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificate chain, PEM.
+    pub certificate: Pem,
+    /// Private key, PEM.
+    pub key: Pem,
+    /// Who signs clients' certificates, PEM.
+    pub client_ca: Option<Pem>,
+    /// What is asked of clients.
+    pub client_auth: ClientAuth,
+    /// Lowest and highest version.
+    pub versions: (TlsVersion, TlsVersion),
+    /// Names of cipher suites; empty: all that are safe.
+    pub cipher_suites: Vec<String>,
+    /// Names of key exchange groups; empty: all that are safe.
+    pub curves: Vec<String>,
+    /// Choose by the server's order.
+    pub prefer_server_order: bool,
+}
+
+/// PEM, or the file that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pem {
+    /// A path, already resolved against the configuration's directory.
+    File(PathBuf),
+    /// The text itself.
+    Inline(String),
+}
+
+/// `client_auth_type`, named as in Go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum ClientAuth {
+    /// None is asked for.
+    #[default]
+    #[serde(alias = "")]
+    NoClientCert,
+    /// Asked for, not needed, not verified.
+    #[serde(alias = "RequestClientCert")]
+    Request,
+    /// Needed, not verified.
+    #[serde(alias = "RequireAnyClientCert", alias = "RequireClientCert")]
+    RequireAny,
+    /// Not needed; verified if there is one.
+    #[serde(alias = "VerifyClientCertIfGiven")]
+    VerifyIfGiven,
+    /// Needed and verified.
+    #[serde(alias = "RequireAndVerifyClientCert")]
+    RequireAndVerify,
+}
+
+/// Versions that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.2
+    Tls12,
+    /// 1.3
+    Tls13,
+}
+
+impl<'de> Deserialize<'de> for TlsVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "TLS12" => Ok(Self::Tls12),
+            "TLS13" => Ok(Self::Tls13),
+            "TLS10" | "TLS11" => Err(D::Error::custom("TLS below 1.2 is not served; write TLS12 or TLS13")),
+            other => Err(D::Error::unknown_variant(other, &["TLS12", "TLS13"])),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawConfig {
+    tls_server_config: Option<RawTls>,
+    http_server_config: RawHttp,
+    basic_auth_users: Option<BTreeMap<String, BcryptHash>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawTls {
+    cert: Option<String>,
+    key: Option<String>,
+    client_ca: Option<String>,
+    cert_file: Option<String>,
+    key_file: Option<String>,
+    client_ca_file: Option<String>,
+    client_auth_type: ClientAuth,
+    min_version: Option<TlsVersion>,
+    max_version: Option<TlsVersion>,
+    cipher_suites: Vec<String>,
+    curve_preferences: Vec<String>,
+    prefer_server_cipher_suites: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawHttp {
+    /// HTTP/1.1 is served, whatever this says: Prometheus speaks it.
+    #[serde(rename = "http2")]
+    _http2: Option<bool>,
+    headers: Headers,
+}
+
+struct BcryptHash(String);
+
+impl<'de> Deserialize<'de> for BcryptHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let hash = String::deserialize(deserializer)?;
+        match bcrypt::HashParts::from_str(&hash) {
+            Ok(_) => Ok(Self(hash)),
+            Err(_) => Err(D::Error::invalid_value(
+                de::Unexpected::Other("something else"),
+                &"a bcrypt hash, as of: htpasswd -nBC 10 '' | tr -d ':\\n'",
+            )),
+        }
+    }
+}
+
+/// Headers that exporter-toolkit allows, and their values where only some are.
+const HEADERS: &[(&str, &[&str])] = &[
+    ("Content-Security-Policy", &[]),
+    ("Strict-Transport-Security", &[]),
+    ("X-Content-Type-Options", &["nosniff"]),
+    ("X-Frame-Options", &["deny", "sameorigin"]),
+    ("X-XSS-Protection", &[]),
+];
+
+#[derive(Default)]
+struct Headers(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut headers = Vec::new();
+        for (name, value) in BTreeMap::<String, String>::deserialize(deserializer)? {
+            let known = HEADERS.iter().find(|(known, _)| known.eq_ignore_ascii_case(&name));
+            let (_, values) = known.ok_or_else(|| {
+                let names: Vec<&str> = HEADERS.iter().map(|(name, _)| *name).collect();
+                D::Error::custom(format!("header {name:?} cannot be set; {} can", names.join(", ")))
+            })?;
+            if !value.is_empty() && !values.is_empty() && !values.contains(&value.to_ascii_lowercase().as_str()) {
+                let values = values.join(" or ");
+                return Err(D::Error::custom(format!("header {name}: {value:?} is not {values}")));
+            }
+            if !value.is_ascii() || value.chars().any(char::is_control) {
+                return Err(D::Error::custom(format!("header {name}: {value:?} is no value of a header")));
+            }
+            if !value.is_empty() {
+                headers.push((name, value));
+            }
+        }
+        Ok(Self(headers))
+    }
+}
+
+/// Reads the file's text; paths in it are relative to `directory`.
+///
+/// # Errors
+/// What is wrong, and in which line.
+pub fn parse(text: &str, directory: &Path) -> Result<WebConfig, String> {
+    if text.trim().is_empty() {
+        return Ok(WebConfig::default());
+    }
+    let raw: Option<RawConfig> = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
+    let RawConfig { tls_server_config, http_server_config, basic_auth_users } = raw.unwrap_or_default();
+    let tls = tls_server_config.map(|raw| tls(raw, directory)).transpose()?.flatten();
+    let users = basic_auth_users.unwrap_or_default().into_iter().map(|(user, BcryptHash(hash))| (user, hash)).collect();
+    Ok(WebConfig { tls, headers: http_server_config.headers.0, users })
+}
+
+fn tls(raw: RawTls, directory: &Path) -> Result<Option<Tls>, String> {
+    let pem = |what: &str, file: Option<String>, inline: Option<String>| {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        match (given(file), given(inline)) {
+            (Some(_), Some(_)) => Err(format!("tls_server_config: both {what} and {what}_file are given")),
+            (Some(file), None) => Ok(Some(Pem::File(directory.join(file)))),
+            (None, Some(text)) => Ok(Some(Pem::Inline(text))),
+            (None, None) => Ok(None),
+        }
+    };
+    let client_ca = pem("client_ca", raw.client_ca_file, raw.client_ca)?;
+    let verifies = matches!(raw.client_auth_type, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
+    let (certificate, key) = match (pem("cert", raw.cert_file, raw.cert)?, pem("key", raw.key_file, raw.key)?) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) if client_ca.is_none() && raw.client_auth_type == ClientAuth::NoClientCert => return Ok(None),
+        (None, _) => return Err("tls_server_config: cert or cert_file is missing".into()),
+        (_, None) => return Err("tls_server_config: key or key_file is missing".into()),
+    };
+    match (&client_ca, raw.client_auth_type) {
+        (None, _) if verifies => {
+            return Err(
+                "tls_server_config: client_auth_type verifies, and client_ca or client_ca_file is missing".into()
+            );
+        }
+        (Some(_), ClientAuth::NoClientCert) => {
+            return Err("tls_server_config: a client CA is given, and client_auth_type asks for no certificate".into());
+        }
+        _ => {}
+    }
+    let versions = (raw.min_version.unwrap_or(TlsVersion::Tls12), raw.max_version.unwrap_or(TlsVersion::Tls13));
+    if versions.0 > versions.1 {
+        return Err("tls_server_config: min_version is above max_version".into());
+    }
+    Ok(Some(Tls {
+        certificate,
+        key,
+        client_ca,
+        client_auth: raw.client_auth_type,
+        versions,
+        cipher_suites: raw.cipher_suites,
+        curves: raw.curve_preferences,
+        prefer_server_order: raw.prefer_server_cipher_suites.unwrap_or(true),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
+
+    fn read(text: &str) -> Result<WebConfig, String> {
+        parse(text, Path::new("/etc/natwatch"))
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let config = read(&format!(
+            "tls_server_config:\n  cert_file: node.crt\n  key_file: /run/node.key\n  client_ca_file: ca.crt\n  \
+             client_auth_type: RequireAndVerifyClientCert\n  min_version: TLS13\nhttp_server_config:\n  http2: true\n  \
+             headers:\n    X-Frame-Options: deny\nbasic_auth_users:\n  alice: {HASH}\n"
+        ))
+        .unwrap();
+        let tls = config.tls.unwrap();
+        assert_eq!(tls.certificate, Pem::File("/etc/natwatch/node.crt".into()));
+        assert_eq!(tls.key, Pem::File("/run/node.key".into()));
+        assert_eq!(tls.client_auth, ClientAuth::RequireAndVerify);
+        assert_eq!(tls.versions, (TlsVersion::Tls13, TlsVersion::Tls13));
+        assert_eq!(config.headers, [("X-Frame-Options".to_owned(), "deny".to_owned())]);
+        assert_eq!(config.users["alice"], HASH);
+    }
+
+    #[test]
+    fn nothing_is_nothing() {
+        for text in ["", "\n", "{}", "# only a comment\n", "tls_server_config: {}\nbasic_auth_users:\n"] {
+            assert_eq!(read(text), Ok(WebConfig::default()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_says_where_or_what() {
+        for (text, words) in [
+            ("tls_server_config:\n  cert_fil: x\n", &["cert_fil", "line 2"][..]),
+            ("basic_auth_users:\n  bob: secret\n", &["bcrypt", "line 2"]),
+            ("tls_server_config:\n  client_auth_type: Maybe\n", &["Maybe", "line 2"]),
+            ("tls_server_config:\n  cert_file: a\n  key_file: b\n  min_version: TLS10\n", &["TLS12", "line 4"]),
+            ("http_server_config:\n  headers:\n    Server: x\n", &["Server", "line"]),
+            ("http_server_config:\n  headers:\n    X-Frame-Options: maybe\n", &["maybe", "line"]),
+            ("a: [", &["line 1"]),
+            ("rate_limit: {}\n", &["rate_limit"]),
+            ("tls_server_config:\n  client_allowed_sans: [x]\n", &["client_allowed_sans"]),
+            ("tls_server_config:\n  cert_file: a\n", &["key"]),
+            ("tls_server_config:\n  cert_file: a\n  cert: b\n  key_file: c\n", &["both cert"]),
+            ("tls_server_config:\n  cert_file: a\n  key_file: b\n  client_ca_file: c\n", &["client_auth_type"]),
+            (
+                "tls_server_config:\n  cert_file: a\n  key_file: b\n  client_auth_type: VerifyClientCertIfGiven\n",
+                &["client_ca"],
+            ),
+            ("tls_server_config:\n  client_auth_type: RequireAnyClientCert\n", &["cert"]),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{text:?}: {error}");
+        }
+    }
+}
