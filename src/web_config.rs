@@ -1,6 +1,6 @@
 //! `--web.config.file`: the format of exporter-toolkit, read strictly. Pure.
 //!
-//! Every error names line and column. What is in the format and cannot be done here is an error too, never ignored: TLS below
+//! Errors name line and column, of the value or of the block that it stands in. What is in the format and cannot be done here is an error too, never ignored: TLS below
 //! 1.2, `client_allowed_sans`, `rate_limit`.
 
 use std::collections::BTreeMap;
@@ -86,7 +86,9 @@ impl<'de> Deserialize<'de> for TlsVersion {
         match String::deserialize(deserializer)?.as_str() {
             "TLS12" => Ok(Self::Tls12),
             "TLS13" => Ok(Self::Tls13),
-            "TLS10" | "TLS11" => Err(D::Error::custom("TLS below 1.2 is not served; write TLS12 or TLS13")),
+            old @ ("TLS10" | "TLS11") => {
+                Err(D::Error::custom(format!("{old}: TLS below 1.2 is not served; write TLS12 or TLS13")))
+            }
             other => Err(D::Error::unknown_variant(other, &["TLS12", "TLS13"])),
         }
     }
@@ -277,7 +279,10 @@ mod tests {
             ("tls_server_config:\n  cert_fil: x\n", &["cert_fil", "line 2"][..]),
             ("basic_auth_users:\n  bob: secret\n", &["bcrypt", "line 2"]),
             ("tls_server_config:\n  client_auth_type: Maybe\n", &["Maybe", "line 2"]),
-            ("tls_server_config:\n  cert_file: a\n  key_file: b\n  min_version: TLS10\n", &["TLS12", "line 4"]),
+            (
+                "tls_server_config:\n  cert_file: a\n  key_file: b\n  min_version: TLS10\n",
+                &["TLS10", "TLS12", "line 2"],
+            ),
             ("http_server_config:\n  headers:\n    Server: x\n", &["Server", "line"]),
             ("http_server_config:\n  headers:\n    X-Frame-Options: maybe\n", &["maybe", "line"]),
             ("a: [", &["line 1"]),
