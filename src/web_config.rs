@@ -187,11 +187,21 @@ pub fn parse(text: &str, directory: &Path) -> Result<WebConfig, String> {
     if text.trim().is_empty() {
         return Ok(WebConfig::default());
     }
-    let raw: Option<RawConfig> = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
+    let raw: Option<RawConfig> = serde_yaml_ng::from_str(text).map_err(|error| located(error.to_string(), text))?;
     let RawConfig { tls_server_config, http_server_config, basic_auth_users } = raw.unwrap_or_default();
     let tls = tls_server_config.map(|raw| tls(raw, directory)).transpose()?.flatten();
     let users = basic_auth_users.unwrap_or_default().into_iter().map(|(user, BcryptHash(hash))| (user, hash)).collect();
     Ok(WebConfig { tls, headers: http_server_config.headers.0, users })
+}
+
+/// The library gives no line for a wrong name at the top.
+fn located(error: String, text: &str) -> String {
+    let name = error.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()).unwrap_or_default();
+    let is_it = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with(':'));
+    match text.lines().position(is_it) {
+        Some(at) if !name.is_empty() && !error.contains(" at line ") => format!("{error} at line {}", at + 1),
+        _ => error,
+    }
 }
 
 fn tls(raw: RawTls, directory: &Path) -> Result<Option<Tls>, String> {
@@ -285,8 +295,8 @@ mod tests {
             ),
             ("http_server_config:\n  headers:\n    Server: x\n", &["Server", "line"]),
             ("http_server_config:\n  headers:\n    X-Frame-Options: maybe\n", &["maybe", "line"]),
-            ("a: [", &["line 1"]),
-            ("rate_limit: {}\n", &["rate_limit"]),
+            ("basic_auth_users: [", &["line 1"]),
+            ("tls_server_config: {}\nrate_limit: {}\n", &["rate_limit", "line 2"]),
             ("tls_server_config:\n  client_allowed_sans: [x]\n", &["client_allowed_sans"]),
             ("tls_server_config:\n  cert_file: a\n", &["key"]),
             ("tls_server_config:\n  cert_file: a\n  cert: b\n  key_file: c\n", &["both cert"]),
