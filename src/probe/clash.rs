@@ -15,8 +15,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::lab::{DISCARD, LOCAL, Lab};
 use crate::advisory::defects::DefectState;
 
-/// Rounds of one batch: as many sockets are open at once.
-const ROUNDS: u16 = 64;
+/// Rounds of one batch: as many sockets are open at once, and twice as many datagrams wait to be received.
+const ROUNDS: u16 = 32;
 /// How long is tried; on two idle CPUs the first rounds meet.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Clashes after which the matter is clear.
@@ -97,10 +97,10 @@ fn batch(lab: &Lab, service: Ipv4Addr, targets: [Ipv4Addr; 2], cpus: [u32; 2]) -
     let sockets = sockets.map_err(|error| format!("cannot open sockets: {error}"))?;
     let to = SocketAddrV4::new(service, DISCARD);
     // One of them sends alone: what is refused then is no clash.
-    let alone = sockets[0].send_to(b"alone", to).is_err();
+    let alone = send(&sockets[0], to);
     let sockets = &sockets[1..];
     let start = StartLine::default();
-    let sent: [Vec<bool>; 2] = thread::scope(|scope| {
+    let sent: [Vec<Sent>; 2] = thread::scope(|scope| {
         let lanes = cpus.map(|cpu| {
             let start = &start;
             scope.spawn(move || lane(start, sockets, to, cpu))
@@ -111,9 +111,14 @@ fn batch(lab: &Lab, service: Ipv4Addr, targets: [Ipv4Addr; 2], cpus: [u32; 2]) -
     if first.len() != sockets.len() || second.len() != sockets.len() {
         return Err("the two threads could not be bound to two CPUs".into());
     }
-    let mut seen = Seen { rounds: sockets.len(), refused_alone: usize::from(alone), ..Seen::default() };
-    seen.refused = first.iter().zip(&second).filter(|(first, second)| !**first || !**second).count();
-    let expected = first.iter().chain(&second).filter(|sent| **sent).count() + usize::from(!alone);
+    let all = || first.iter().chain(&second).chain([&alone]);
+    if all().any(|sent| *sent == Sent::Failed) {
+        return Err("datagrams could not be sent".into());
+    }
+    let refused_alone = usize::from(alone == Sent::Refused);
+    let refused = first.iter().zip(&second).filter(|(first, second)| **first != Sent::Yes || **second != Sent::Yes);
+    let mut seen = Seen { rounds: sockets.len(), refused: refused.count(), refused_alone, resolved: 0 };
+    let expected = all().filter(|sent| **sent == Sent::Yes).count();
     let arrived = arrivals(lab, targets, expected)?;
     let met = |socket: &&UdpSocket| {
         let port = socket.local_addr().map_or(0, |address| address.port());
@@ -135,8 +140,26 @@ fn arrivals(lab: &Lab, targets: [Ipv4Addr; 2], expected: usize) -> Result<Vec<(u
     Ok(arrived)
 }
 
-/// Whether each of a thread's datagrams was sent; none at all if it could not be bound to its CPU.
-fn lane(start: &StartLine, sockets: &[UdpSocket], to: SocketAddrV4, cpu: u32) -> Vec<bool> {
+/// What became of a datagram in its sender's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Yes,
+    /// Netfilter dropped it, which the sender is told as `EPERM`.
+    Refused,
+    /// Something else.
+    Failed,
+}
+
+fn send(socket: &UdpSocket, to: SocketAddrV4) -> Sent {
+    match socket.send_to(b"race", to) {
+        Ok(_) => Sent::Yes,
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Sent::Refused,
+        Err(_) => Sent::Failed,
+    }
+}
+
+/// How each of a thread's datagrams was sent; none at all if it could not be bound to its CPU.
+fn lane(start: &StartLine, sockets: &[UdpSocket], to: SocketAddrV4, cpu: u32) -> Vec<Sent> {
     let mut only = CpuSet::new();
     only.set(cpu as usize);
     if sched_setaffinity(None, &only).is_err() {
@@ -146,7 +169,7 @@ fn lane(start: &StartLine, sockets: &[UdpSocket], to: SocketAddrV4, cpu: u32) ->
     let mut sent = Vec::with_capacity(sockets.len());
     for (round, socket) in sockets.iter().enumerate() {
         start.meet(round);
-        sent.push(socket.send_to(b"race", to).is_ok());
+        sent.push(send(socket, to));
     }
     sent
 }
