@@ -185,9 +185,9 @@ pub struct Probe {
     /// Probe only for this defect, repeatable; it then decides the exit code
     #[arg(long = "defect", value_name = "ID", value_parser = decidable_defect)]
     pub defects: Vec<String>,
-    /// Form of the result
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub format: ProbeFormat,
+    /// Form of the result [default: text, and json with --output]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<ProbeFormat>,
     /// Write the result to this file, which is replaced as a whole, instead of stdout
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -19,7 +19,7 @@ use crate::render::text::{self, Style};
 use crate::render::{exposition, json, metrics};
 use crate::server::Security;
 use crate::snapshot::Collector;
-use crate::{archive, probe, redact, server};
+use crate::{archive, bounded, probe, redact, server};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;
@@ -182,8 +182,11 @@ fn manpage(name: Option<&str>) -> Result<(), String> {
 }
 
 fn probe(flags: &cli::Probe) -> Result<u8, String> {
-    let outcome = probe::run(&flags.paths(), &flags.defects, flags.allow_module_load);
-    let text = match flags.format {
+    let probe = probe::start(&flags.paths(), &flags.defects, flags.allow_module_load);
+    let deadline = probe.deadline();
+    let outcome = probe.finish(deadline);
+    let usual = if flags.output.is_some() { ProbeFormat::Json } else { ProbeFormat::Text };
+    let text = match flags.format.unwrap_or(usual) {
         ProbeFormat::Text => outcome.text(),
         ProbeFormat::Json => outcome.json(),
     };
@@ -194,41 +197,82 @@ fn probe(flags: &cli::Probe) -> Result<u8, String> {
     Ok(outcome.exit_code(|defect| probe::counts(defect, &flags.defects)))
 }
 
-/// Writes a file that another process may read meanwhile: it sees the old one or the new one.
+/// Writes a file that another process may read meanwhile: it sees the old one or the new one. What is no regular file, such as
+/// a pipe or a device, is written into.
 fn replace(file: &Path, text: &str) -> Result<(), String> {
-    let mut name = file.file_name().ok_or_else(|| format!("{}: not the name of a file", file.display()))?.to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let new = file.with_file_name(name);
-    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
+    let failed = |error: io::Error| format!("cannot write {}: {error}", file.display());
+    // Where a symbolic link leads to.
+    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let old = std::fs::metadata(&target).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        let mut open = std::fs::OpenOptions::new().write(true).open(&target).map_err(failed)?;
+        return open.write_all(text.as_bytes()).map_err(failed);
+    }
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let mut name = target.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?.to_owned();
+    name.push(format!(".{}-{now}", std::process::id()));
+    let new = target.with_file_name(name);
+    let written = std::fs::OpenOptions::new().write(true).create_new(true).open(&new).and_then(|mut open| {
+        if let Some(old) = old {
+            open.set_permissions(old.permissions())?;
+        }
+        open.write_all(text.as_bytes())?;
+        std::fs::rename(&new, &target)
+    });
     written.map_err(|error| {
         let _ = std::fs::remove_file(&new);
-        format!("cannot write {}: {error}", file.display())
+        failed(error)
     })
 }
 
-/// What `serve` knows from experiments: none, its own, or those that another process made. None of it stops it.
-fn probed(flags: &cli::Serve) -> judge::Probe {
-    let outcome = match (&flags.probe_result, flags.probe) {
-        (Some(file), _) => match read_result(file, &flags.common) {
-            Ok(outcome) => outcome,
-            Err(why) => {
-                tracing::warn!(file = %file.display(), why, "the probe's result is not used");
-                return judge::Probe::default();
-            }
-        },
-        (None, true) => probe::run(&flags.common.paths(), &[], false),
-        (None, false) => return judge::Probe::default(),
-    };
-    for probe::Finding { id, state, detail } in &outcome.defects {
-        tracing::info!(defect = id, %state, detail, "probed");
+/// How long `serve` waits for its probe before it serves without.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What `serve` knows from experiments: none, its own, or those that another process made. None of it stops it; a probe that
+/// takes longer than usual goes on.
+fn probed(flags: &cli::Serve) -> (judge::Probe, Option<probe::Probe>) {
+    if let Some(file) = &flags.probe_result {
+        let known = read_result(file, &flags.common).map(known).unwrap_or_else(|why| {
+            tracing::warn!(file = %file.display(), why, "the probe's result is not used");
+            judge::Probe::default()
+        });
+        return (known, None);
     }
-    let findings = outcome.defects.into_iter().map(|finding| (finding.id, (finding.state, finding.detail)));
+    if !flags.probe {
+        return (judge::Probe::default(), None);
+    }
+    let mut probe = probe::start(&flags.common.paths(), &[], false);
+    let soon = Instant::now() + PROBE_PATIENCE;
+    match probe.wait(soon) {
+        true => (known(probe.finish(soon)), None),
+        false => (judge::Probe::default(), Some(probe)),
+    }
+}
+
+/// A probe's outcome as the judge takes it; what no experiment decides is not its business.
+fn known(outcome: probe::Outcome) -> judge::Probe {
+    let mine = outcome.defects.into_iter().filter(|finding| probe::is_decidable(&finding.id));
+    let findings = mine.map(|probe::Finding { id, state, detail }| {
+        tracing::info!(defect = id, %state, detail, "probed");
+        (id, (state, detail))
+    });
     judge::Probe { findings: findings.collect(), livepatches: outcome.livepatches }
 }
 
+/// Waits for a probe that takes long, beside serving.
+fn await_probe(probe: probe::Probe, refresher: Arc<Refresher>) {
+    let work = move || {
+        let deadline = probe.deadline();
+        refresher.set_probe(known(probe.finish(deadline)));
+    };
+    if let Err(error) = std::thread::Builder::new().name("probe".into()).spawn(work) {
+        tracing::warn!(%error, "the probe is not waited for");
+    }
+}
+
 fn read_result(file: &Path, common: &Common) -> Result<probe::Outcome, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let outcome = probe::Outcome::parse(&text)?;
+    const LARGEST: u64 = 64 << 10;
+    let outcome = probe::Outcome::parse(&bounded::read_text(file, LARGEST)?)?;
     outcome.is_of(probe::running(&common.paths()).as_ref())?;
     Ok(outcome)
 }
@@ -252,8 +296,12 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     let collectors = flags.common.collectors.0.clone();
     let mut options = flags.common.options(&[]);
     // Before there are threads: a process that has any cannot make a child that enters a user namespace.
-    options.probe = probed(flags);
-    let refresher = Refresher::new(Kernel::new(flags.common.paths()), collectors.clone(), options);
+    let (known, pending) = probed(flags);
+    options.probe = known;
+    let refresher = Arc::new(Refresher::new(Kernel::new(flags.common.paths()), collectors.clone(), options));
+    if let Some(probe) = pending {
+        await_probe(probe, Arc::clone(&refresher));
+    }
     let settings = server::Settings {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,
@@ -272,7 +320,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
                 _ = interrupt.recv() => {}
             }
         };
-        server::run(listeners, Arc::new(refresher), settings, security, shutdown).await
+        server::run(listeners, refresher, settings, security, shutdown).await
     })
 }
 

@@ -26,6 +26,7 @@
 pub mod accumulate;
 pub mod advisory;
 pub mod archive;
+pub mod bounded;
 pub mod capture;
 pub mod cli;
 pub mod commands;

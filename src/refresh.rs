@@ -68,7 +68,7 @@ impl World for Kernel {
 pub struct Refresher {
     world: Box<dyn World>,
     collectors: Collectors,
-    options: judge::Options,
+    options: Mutex<judge::Options>,
     accumulators: Mutex<Accumulators>,
     history: Mutex<History>,
     last_rules: Mutex<Option<Arc<Ruleset>>>,
@@ -83,13 +83,18 @@ impl Refresher {
         Self {
             world: Box::new(world),
             collectors,
-            options,
+            options: Mutex::new(options),
             accumulators: Mutex::default(),
             history: Mutex::default(),
             last_rules: Mutex::default(),
             last_tables: Mutex::default(),
             flight: Mutex::default(),
         }
+    }
+
+    /// What experiments have found, from now on.
+    pub fn set_probe(&self, probe: judge::Probe) {
+        lock(&self.options).probe = probe;
     }
 
     /// A fresh look, or what there is of it after `patience`.
@@ -154,7 +159,7 @@ impl Refresher {
         if let Some(rules) = snapshot.nftables.ok().filter(|rules| rules.generation.is_some()) {
             *lock(&self.last_rules) = Some(Arc::clone(rules));
         }
-        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &self.options);
+        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &lock(&self.options));
         let mut history = lock(&self.history);
         let changes = if whole { history.note(start, &report) } else { Vec::new() };
         for change in changes {

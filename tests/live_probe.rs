@@ -192,7 +192,87 @@ fn an_experiment_that_hangs_is_stopped() {
     let ns = Netns::new();
     let run = natwatch_as(&ns, &[&words[..], &[NATWATCH]].concat(), &["probe", "--format", "json"]);
     assert_eq!(run.code, 3);
-    assert!(findings(&run).values().all(|(_, detail)| detail.contains("in time")), "{run:?}");
+    assert!(findings(&run).values().all(|(_, detail)| detail.contains("took too long")), "{run:?}");
+}
+
+/// One experiment that goes wrong takes no other with it.
+#[test]
+fn what_goes_wrong_costs_one_experiment() {
+    let _machine = exclusive();
+    let ns = Netns::new();
+    let probe = |inject: &str| {
+        let words = ["strace", "-f", "-o", "/dev/null", "-e", "trace=clone,clone3,sendto", "-e", inject, NATWATCH];
+        findings(&natwatch_as(&ns, &words, &["probe", "--format", "json"]))
+    };
+    // The first clone is the child itself, without clone3; then come the two threads.
+    for (inject, words) in
+        [("inject=clone3:error=EAGAIN", "two threads"), ("inject=clone3:error=EAGAIN:when=2+", "two threads")]
+    {
+        for (id, (state, detail)) in probe(inject) {
+            assert_eq!(state == "unknown", id == "udp-clash-drop", "{inject}: {id}: {detail}");
+            assert!(state != "unknown" || detail.contains(words), "{inject}: {id}: {detail}");
+        }
+    }
+}
+
+/// What something else refuses is no clash: a full table, a filter on the cgroup.
+#[test]
+fn refusals_for_another_reason_are_no_clashes() {
+    let _machine = exclusive();
+    let ns = Netns::new();
+    for inject in [
+        "inject=sendto:error=EPERM:when=16+",
+        "inject=sendto:error=EPERM:when=15+2",
+        "inject=sendto:error=ENOBUFS:when=20+",
+    ] {
+        let words = ["strace", "-f", "-o", "/dev/null", "-e", "trace=sendto", "-e", inject, NATWATCH];
+        let run = natwatch_as(&ns, &words, &["probe", "--format", "json", "--defect", "udp-clash-drop"]);
+        let found = findings(&run);
+        let (state, detail) = &found["udp-clash-drop"];
+        assert_ne!(state, "present", "{inject}: {detail}");
+    }
+}
+
+/// A filter may say that it succeeded and do nothing: then everything would happen in the node's namespace.
+#[test]
+fn a_namespace_that_is_not_there_is_noticed() {
+    let ns = Netns::new();
+    let words = ["strace", "-f", "-o", "/dev/null", "-e", "trace=unshare", "-e", "inject=unshare:retval=0", NATWATCH];
+    let run = natwatch_as(&ns, &words, &["probe", "--format", "json"]);
+    assert_eq!(run.code, 3);
+    assert!(findings(&run).values().all(|(_, detail)| detail.contains("unshare does nothing")), "{run:?}");
+    let links = ns.cmd("ip -br link");
+    assert!(!links.contains("low0") && ns.cmd("nft list tables").is_empty(), "{links}");
+}
+
+/// A new file takes the place of an old one; what is no file is written into, and stays what it is.
+#[test]
+fn the_result_goes_where_it_should() {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let probe = |to: &Path| {
+        let run = natwatch(&["probe", "--defect", "nat-port-rover", "--output", to.to_str().expect("UTF-8")]);
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{run:?}");
+    };
+    let is_json = |text: &str| serde_json::from_str::<Value>(text).is_ok();
+    fs::write(path("file"), "old").expect("written");
+    fs::set_permissions(path("file"), fs::Permissions::from_mode(0o600)).expect("permissions");
+    std::os::unix::fs::symlink("file", path("link")).expect("a link");
+    probe(&path("link"));
+    assert!(path("link").is_symlink() && is_json(&fs::read_to_string(path("file")).expect("the result")));
+    assert_eq!(fs::metadata(path("file")).expect("the result").permissions().mode() & 0o777, 0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), 0o600.into()).expect("a pipe");
+    let reader = std::thread::spawn({
+        let pipe = path("pipe");
+        move || fs::read_to_string(pipe).expect("the result")
+    });
+    probe(&path("pipe"));
+    assert!(is_json(&reader.join().expect("a reader")));
+    assert!(fs::metadata(path("pipe")).expect("it is there").file_type().is_fifo());
+    assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 3, "nothing beside them");
+    probe(Path::new("/dev/null"));
+    assert!(fs::metadata("/dev/null").expect("it is there").file_type().is_char_device());
 }
 
 /// All that `probe` could leave behind or change, of a namespace and of the machine.
@@ -272,7 +352,7 @@ fn nothing_is_left_behind() {
     // The kernel frees namespaces later on, and some freed ones still count.
     eventually(PATIENCE, || {
         let (now, processes) = left_behind(NAME);
-        let fits = processes == 0 && now <= namespaces + 14;
+        let fits = processes == 0 && now <= namespaces + 8;
         if fits { Ok(()) } else { Err(format!("{namespaces} namespaces before, {now} after; {processes} processes")) }
     });
 }
@@ -431,6 +511,20 @@ fn a_probe_that_fails_blocks_nothing() {
 }
 
 #[test]
+fn a_probe_that_hangs_is_not_waited_for() {
+    let ns = Netns::new();
+    let inject = ["strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=unshare", "-e", "inject=unshare:signal=STOP"];
+    let server = Server::start_as(&ns, &[&inject[..], &[NATWATCH]].concat(), &["--probe"]);
+    let basis = basis_of(&server.ok("/metrics"));
+    assert!(basis.values().all(|basis| basis != "probe"), "{basis:?}");
+    // It is stopped later on, and says so.
+    eventually(PATIENCE, || {
+        let stopped = server.daemon.stderr().contains("took too long");
+        if stopped { Ok(()) } else { Err("it is waited for".to_owned()) }
+    });
+}
+
+#[test]
 fn a_result_in_a_file_is_used_for_the_same_boot_only() {
     let _machine = exclusive();
     let ns = Netns::new();
@@ -463,6 +557,24 @@ fn a_result_in_a_file_is_used_for_the_same_boot_only() {
         assert_eq!(basis, "upstream_version");
         assert!(log.contains("not used"), "{log}");
     }
+    // Neither of them may stop it, nor may what no experiment decides be decided by it.
+    fs::remove_file(file).expect("removed");
+    rustix::fs::mkfifoat(rustix::fs::CWD, file, 0o600.into()).expect("a pipe");
+    for strange in [file, "/dev/zero", "/"] {
+        let server = Server::start(&ns, &["--probe-result", strange]);
+        assert_eq!(basis_of(&server.ok("/metrics"))["nat-udp-zero-checksum"], "upstream_version", "{strange}");
+        server.stop();
+    }
+    fs::remove_file(file).expect("removed");
+    let lie = text.replace("nat-port-rover", "conntrack-chain-limit");
+    fs::write(file, lie).expect("written");
+    let server = Server::start(&ns, &["--probe-result", file]);
+    let basis = basis_of(&server.ok("/metrics"));
+    assert_eq!(
+        (basis["conntrack-chain-limit"].as_str(), basis["nat-port-rover"].as_str()),
+        ("upstream_version", "upstream_version")
+    );
+    server.stop();
     fs::remove_file(file).expect("removed");
     let server = Server::start(&ns, &["--probe-result", file]);
     assert_eq!(basis_of(&server.ok("/metrics"))["nat-udp-zero-checksum"], "upstream_version", "no file, no word");

@@ -206,14 +206,15 @@ fn judge_defect(
         }
         other => found(DefectState::Unknown, Basis::None, other.why().to_owned()),
     };
-    let same_patches = options.probe.livepatches.as_deref() == livepatches;
+    // A live patch that was loaded or removed since may have changed either answer.
+    let same_patches = livepatches.is_some() && options.probe.livepatches.as_deref() == livepatches;
     match options.probe.findings.get(&defect.id) {
-        Some((DefectState::Present, _)) if !same_patches => {
-            let detail = format!("{}; the probe's word is out of date: live patches changed since", by_tables.detail);
-            DefectFinding { detail, ..by_tables }
-        }
         Some((DefectState::Unknown, why)) => {
             DefectFinding { detail: format!("{}; the probe could not tell: {why}", by_tables.detail), ..by_tables }
+        }
+        Some(_) if !same_patches => {
+            let why = "what the probe found is not used: live patches have changed since, or it is not known whether they have";
+            DefectFinding { detail: format!("{}; {why}", by_tables.detail), ..by_tables }
         }
         Some((state, detail)) => found(*state, Basis::Probe, format!("by experiment: {detail}")),
         None => by_tables,

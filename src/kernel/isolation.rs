@@ -1,9 +1,10 @@
-//! A child process in a network namespace of its own, which vanishes with it.
+//! A child process that may enter a network namespace of its own, which vanishes with it.
 //!
 //! A process and not a thread: a process that has threads cannot enter a user namespace, and a kernel that never answers
 //! can be left behind only by killing who asked.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::linux::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -15,31 +16,89 @@ use rustix::thread::{CapabilitySet, UnshareFlags, capabilities, unshare_unsafe};
 /// What building in a network namespace takes; who has it all needs no user namespace.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN).union(CapabilitySet::NET_RAW);
 
-/// Runs `work` in a child and returns its bytes. The child is in a network namespace of its own, in a user namespace too if
-/// privileges are missing; or `work` is told why it is not.
+/// Most that a child may say.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// A child on its way.
+#[derive(Debug)]
+pub struct Child {
+    process: Pid,
+    answer: PipeReader,
+    said: Vec<u8>,
+}
+
+/// What only the child has.
+#[derive(Debug)]
+pub struct Inside {
+    answer: PipeWriter,
+}
+
+impl Inside {
+    /// Enters a network namespace of its own, and a user namespace if privileges are missing.
+    ///
+    /// # Errors
+    /// Why it is still in the node's.
+    pub fn enter_own_network(&self) -> Result<(), String> {
+        own_network()
+    }
+
+    /// Says a line to the parent. A parent that has gone has killed this process.
+    pub fn say(&mut self, line: &str) {
+        let _ = self.answer.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// Runs `work` in a child. The process must have one thread.
 ///
 /// # Errors
-/// Why there is no answer: no child could be made, it took longer than `patience` and was killed, or it died.
-pub fn in_own_network(patience: Duration, work: impl FnOnce(Result<(), String>) -> Vec<u8>) -> Result<Vec<u8>, String> {
-    let (mut answer, mut writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let parent = rustix::process::getpid();
+/// No child could be made.
+pub fn spawn(work: impl FnOnce(&mut Inside)) -> Result<Child, String> {
+    let (answer, writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     match fork()? {
         None => {
             drop(answer);
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
-            if rustix::process::getppid() == Some(parent)
-                && let Ok(bytes) = catch_unwind(AssertUnwindSafe(|| work(own_network())))
-            {
-                let _ = writer.write_all(&bytes);
-            }
+            let mut inside = Inside { answer: writer };
+            let _ = catch_unwind(AssertUnwindSafe(|| work(&mut inside)));
             std::process::exit(0);
         }
-        Some(child) => {
-            drop(writer);
-            let bytes = read_until(&mut answer, Instant::now() + patience);
-            let _ = kill_process(child, Signal::KILL);
-            reap(child);
-            bytes
+        Some(process) => Ok(Child { process, answer, said: Vec::new() }),
+    }
+}
+
+impl Child {
+    /// What it has said when it ends or the deadline passes; `true`: it has ended.
+    pub fn wait(&mut self, deadline: Instant) -> (&[u8], bool) {
+        let mut part = [0; 4096];
+        while self.said.len() < MAX_ANSWER {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.answer, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => return (&self.said, false),
+                Ok(_) => match self.answer.read(&mut part) {
+                    Ok(0) => break,
+                    Ok(length) => self.said.extend_from_slice(&part[..length]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                },
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        (&self.said, true)
+    }
+}
+
+impl Drop for Child {
+    /// Kills it, and waits until it and its namespace's last user are gone; one that is stuck inside the kernel is left to
+    /// itself.
+    fn drop(&mut self) {
+        let _ = kill_process(self.process, Signal::KILL);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while matches!(waitpid(Some(self.process), WaitOptions::NOHANG), Ok(None) | Err(Errno::INTR))
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -47,8 +106,10 @@ pub fn in_own_network(patience: Duration, work: impl FnOnce(Result<(), String>) 
 #[allow(unsafe_code, reason = "no safe interface forks")]
 fn fork() -> Result<Option<Pid>, String> {
     let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
-    if threads.as_ref().ok() != Some(&1) {
-        return Err(format!("cannot make a process: this one has not one thread ({threads:?})"));
+    match threads {
+        Ok(1) => {}
+        Ok(threads) => return Err(format!("cannot make a process: this one has {threads} threads")),
+        Err(error) => return Err(format!("cannot make a process: /proc/self/task: {error}")),
     }
     // SAFETY: the process has one thread, so the child's memory is whole: no lock is held by a thread that it lacks.
     match unsafe { libc::fork() } {
@@ -60,6 +121,7 @@ fn fork() -> Result<Option<Pid>, String> {
 #[allow(unsafe_code, reason = "rustix calls all of unshare unsafe because of one flag")]
 fn own_network() -> Result<(), String> {
     let has_all = || capabilities(None).is_ok_and(|sets| sets.effective.contains(NEEDED));
+    let before = namespace()?;
     let user = !has_all();
     let flags = if user { UnshareFlags::NEWUSER | UnshareFlags::NEWNET } else { UnshareFlags::NEWNET };
     // SAFETY: descriptors are not unshared, which is what the function is unsafe for.
@@ -67,6 +129,8 @@ fn own_network() -> Result<(), String> {
     let instead = "; CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW together would do without one";
     let kind = if user { "user namespaces" } else { "network namespaces" };
     let why = match result {
+        // A filter may say that it succeeded without letting it happen.
+        Ok(()) if namespace()? == before => format!("{kind} are forbidden here (unshare does nothing)"),
         Ok(()) if has_all() => return Ok(()),
         Ok(()) => {
             "a user namespace gives no capabilities here (an AppArmor profile, or another security module)".into()
@@ -86,34 +150,11 @@ fn own_network() -> Result<(), String> {
     Err(format!("no network namespace of its own: {why}{}", if user { instead } else { "" }))
 }
 
-/// Waits for a child that was killed; one that is stuck inside the kernel is left to itself.
-fn reap(child: Pid) {
-    let deadline = Instant::now() + Duration::from_secs(1);
-    while matches!(waitpid(Some(child), WaitOptions::NOHANG), Ok(None) | Err(Errno::INTR)) && Instant::now() < deadline
-    {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// What the child writes until it closes the pipe.
-fn read_until(answer: &mut io::PipeReader, deadline: Instant) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let mut part = [0; 4096];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(answer, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return Err("the experiment did not come to its end in time and was stopped".into()),
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(error) => return Err(format!("cannot wait for the experiment: {error}")),
-        }
-        match answer.read(&mut part) {
-            Ok(0) if bytes.is_empty() => return Err("the experiment ended without an answer".into()),
-            Ok(0) => return Ok(bytes),
-            Ok(length) => bytes.extend_from_slice(&part[..length]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(format!("cannot read what the experiment found: {error}")),
-        }
-    }
+/// What tells this thread's network namespace from every other.
+fn namespace() -> Result<(u64, u64), String> {
+    let path = "/proc/thread-self/ns/net";
+    let metadata = std::fs::metadata(path);
+    metadata
+        .map(|it| (it.st_dev(), it.st_ino()))
+        .map_err(|error| format!("cannot tell namespaces apart: {path}: {error}"))
 }

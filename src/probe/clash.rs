@@ -18,7 +18,9 @@ use crate::advisory::defects::DefectState;
 /// Rounds of one batch: as many sockets are open at once, and twice as many datagrams wait to be received.
 const ROUNDS: u16 = 32;
 /// How long is tried; on two idle CPUs the first rounds meet.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long one thread waits for the other; one that is preempted comes back after some milliseconds.
+const MEETING: Duration = Duration::from_millis(500);
 /// Clashes after which the matter is clear.
 const ENOUGH: usize = 4;
 
@@ -27,7 +29,7 @@ const ENOUGH: usize = 4;
 /// # Errors
 /// Why it cannot be told.
 pub fn experiment(lab: &mut Lab) -> Result<(DefectState, String), String> {
-    let cpus = two_cpus().ok_or("it takes two CPUs, and this process may use one")?;
+    let cpus = two_cpus()?;
     let [service, one, other] = [lab.peer(), lab.peer(), lab.peer()];
     lab.redirect(service, Some(cpus[0]), one)?;
     lab.redirect(service, None, other)?;
@@ -84,11 +86,14 @@ impl Seen {
 }
 
 /// The first two CPUs that this process may use.
-fn two_cpus() -> Option<[u32; 2]> {
-    let allowed = sched_getaffinity(None).ok()?;
-    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
-    let mut next = || cpus.next().and_then(|cpu| u32::try_from(cpu).ok());
-    Some([next()?, next()?])
+fn two_cpus() -> Result<[u32; 2], String> {
+    let allowed =
+        sched_getaffinity(None).map_err(|error| format!("which CPUs may be used could not be told: {error}"))?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).filter_map(|cpu| u32::try_from(cpu).ok());
+    match (cpus.next(), cpus.next()) {
+        (Some(one), Some(other)) => Ok([one, other]),
+        _ => Err("it takes two CPUs, and this process may use one".into()),
+    }
 }
 
 fn batch(lab: &Lab, service: Ipv4Addr, targets: [Ipv4Addr; 2], cpus: [u32; 2]) -> Result<Seen, String> {
@@ -96,36 +101,46 @@ fn batch(lab: &Lab, service: Ipv4Addr, targets: [Ipv4Addr; 2], cpus: [u32; 2]) -
     let sockets: Result<Vec<UdpSocket>, _> = (0..ROUNDS).map(bind).collect();
     let sockets = sockets.map_err(|error| format!("cannot open sockets: {error}"))?;
     let to = SocketAddrV4::new(service, DISCARD);
-    // One of them sends alone: what is refused then is no clash.
-    let alone = send(&sockets[0], to);
-    let sockets = &sockets[1..];
-    let start = StartLine::default();
-    let sent: [Vec<Sent>; 2] = thread::scope(|scope| {
-        let lanes = cpus.map(|cpu| {
-            let start = &start;
-            scope.spawn(move || lane(start, sockets, to, cpu))
-        });
-        lanes.map(|lane| lane.join().unwrap_or_default())
-    });
-    let [first, second] = sent;
-    if first.len() != sockets.len() || second.len() != sockets.len() {
-        return Err("the two threads could not be bound to two CPUs".into());
-    }
-    let all = || first.iter().chain(&second).chain([&alone]);
+    // The first and the last send alone: what is refused then is no clash.
+    let [first, sockets @ .., last] = sockets.as_slice() else { return Err("too few sockets".into()) };
+    let mut alone = vec![send(first, to)];
+    let sent = race(sockets, to, cpus)?;
+    alone.push(send(last, to));
+    let all = || sent.iter().flatten().chain(&alone);
     if all().any(|sent| *sent == Sent::Failed) {
         return Err("datagrams could not be sent".into());
     }
-    let refused_alone = usize::from(alone == Sent::Refused);
-    let refused = first.iter().zip(&second).filter(|(first, second)| **first != Sent::Yes || **second != Sent::Yes);
-    let mut seen = Seen { rounds: sockets.len(), refused: refused.count(), refused_alone, resolved: 0 };
     let expected = all().filter(|sent| **sent == Sent::Yes).count();
+    let pairs = || sent.iter().map(|pair| pair.iter().filter(|sent| **sent == Sent::Refused).count());
+    // Of two that clash the first one stays: where both are refused there is another reason.
+    let refused_alone =
+        alone.iter().filter(|sent| **sent == Sent::Refused).count() + pairs().filter(|it| *it == 2).count();
+    let refused = pairs().filter(|refused| *refused == 1).count();
     let arrived = arrivals(lab, targets, expected)?;
     let met = |socket: &&UdpSocket| {
         let port = socket.local_addr().map_or(0, |address| address.port());
         targets.iter().all(|target| arrived.contains(&(port, *target)))
     };
-    seen.resolved = sockets.iter().filter(met).count();
-    Ok(seen)
+    Ok(Seen { rounds: sockets.len(), resolved: sockets.iter().filter(met).count(), refused, refused_alone })
+}
+
+/// Both threads send on each socket, at the same instant.
+fn race(sockets: &[UdpSocket], to: SocketAddrV4, cpus: [u32; 2]) -> Result<Vec<[Sent; 2]>, String> {
+    let start = StartLine::default();
+    let lanes = thread::scope(|scope| {
+        let lanes = cpus.map(|cpu| {
+            let start = &start;
+            let lane = thread::Builder::new().spawn_scoped(scope, move || lane(start, sockets, to, cpu));
+            start.gone.fetch_or(lane.is_err(), Ordering::SeqCst);
+            lane
+        });
+        lanes.map(|lane| lane.ok().and_then(|lane| lane.join().ok()).unwrap_or_default())
+    });
+    let [first, second] = lanes;
+    if first.len() != sockets.len() || second.len() != sockets.len() {
+        return Err("two threads could not run on two CPUs at once".into());
+    }
+    Ok(first.into_iter().zip(second).map(|(first, second)| [first, second]).collect())
 }
 
 /// Source port and destination of each datagram that arrives.
@@ -158,20 +173,15 @@ fn send(socket: &UdpSocket, to: SocketAddrV4) -> Sent {
     }
 }
 
-/// How each of a thread's datagrams was sent; none at all if it could not be bound to its CPU.
+/// How each of a thread's datagrams was sent; fewer if it could not be bound to its CPU, or the other one did not come.
 fn lane(start: &StartLine, sockets: &[UdpSocket], to: SocketAddrV4, cpu: u32) -> Vec<Sent> {
     let mut only = CpuSet::new();
     only.set(cpu as usize);
     if sched_setaffinity(None, &only).is_err() {
         start.gone.store(true, Ordering::SeqCst);
-        return Vec::new();
     }
-    let mut sent = Vec::with_capacity(sockets.len());
-    for (round, socket) in sockets.iter().enumerate() {
-        start.meet(round);
-        sent.push(send(socket, to));
-    }
-    sent
+    let met = sockets.iter().enumerate().take_while(|(round, _)| start.meet(*round));
+    met.map(|(_, socket)| send(socket, to)).collect()
 }
 
 /// Where the threads wait for each other, busily: a sleep would cost the microseconds that count.
@@ -182,11 +192,18 @@ struct StartLine {
 }
 
 impl StartLine {
-    fn meet(&self, round: usize) {
+    /// `false`: the other one does not come.
+    fn meet(&self, round: usize) -> bool {
         self.arrived.fetch_add(1, Ordering::SeqCst);
-        while self.arrived.load(Ordering::SeqCst) < 2 * (round + 1) && !self.gone.load(Ordering::Relaxed) {
+        let since = Instant::now();
+        while self.arrived.load(Ordering::SeqCst) < 2 * (round + 1) {
+            if self.gone.load(Ordering::Relaxed) || since.elapsed() > MEETING {
+                self.gone.store(true, Ordering::SeqCst);
+                return false;
+            }
             std::hint::spin_loop();
         }
+        !self.gone.load(Ordering::Relaxed)
     }
 }
 

@@ -14,10 +14,10 @@ use crate::kernel::netlink::Writer;
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::xtables;
 
-/// Index and name of the end that sends.
-const LOW: (u32, &str) = (10, "low0");
+/// Index and name of the end that sends. A new namespace has devices of its own, with low indexes.
+const LOW: (u32, &str) = (10_000, "low0");
 /// Of the end that receives.
-const FAR: (u32, &str) = (11, "low1");
+const FAR: (u32, &str) = (10_001, "low1");
 /// The sender's addresses (RFC 5737, RFC 3849).
 pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const LOCAL_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -29,7 +29,8 @@ const WAIT: Duration = Duration::from_secs(1);
 /// The node.
 pub struct Lab {
     means: Means,
-    backend: Backend,
+    /// What writes rules for IPv4 and for IPv6.
+    backends: [Backend; 2],
     /// One for all changes: the kernel takes ten milliseconds to close one.
     writer: Writer,
     /// Receives IPv4 and IPv6 at the far end; the latter where it can be used.
@@ -65,7 +66,7 @@ impl Lab {
         };
         let mut lab = Self {
             means,
-            backend,
+            backends: [backend; 2],
             writer: Writer::default(),
             sockets: [None, None],
             ipv6,
@@ -134,7 +135,7 @@ impl Lab {
         let (peer, number) = self.next_peer(ipv6);
         let local: IpAddr = if ipv6 { LOCAL_IPV6.into() } else { LOCAL.into() };
         let port = 10_000 + u16::from(number);
-        let index = 100 + u32::from(number);
+        let index = 20_000 + u32::from(number);
         let device = Vxlan { index, id: number.into(), local, remote: peer, port, checksum };
         self.route("a VXLAN device", &device.create(&format!("vx{number}"), LOW.0))?;
         self.route("an address", &messages::new_address(index, Ipv4Addr::new(198, 18, number, 1).into(), 24))?;
@@ -148,21 +149,22 @@ impl Lab {
     /// What the kernel refused.
     pub fn masquerade(&mut self, destination: IpAddr, ports: Ports) -> Result<(), String> {
         let ipv6 = destination.is_ipv6();
-        if self.backend == Backend::Nftables {
-            let error = match self.change(NetlinkFamily::Netfilter, &messages::masquerade(destination, ports)) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let missing = [libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::ENOENT, libc::EAFNOSUPPORT];
-            if !error.raw_os_error().is_some_and(|errno| missing.contains(&errno)) {
-                return Err(format!("an nf_tables NAT rule could not be made: {error}"));
-            }
-            self.legacy_masquerade(ipv6, destination, ports)
-                .map_err(|legacy| format!("an nf_tables NAT rule could not be made: {error}; {legacy}"))?;
-            self.backend = Backend::Legacy;
-            return Ok(());
+        if self.backends[usize::from(ipv6)] == Backend::Legacy {
+            return self.legacy_masquerade(ipv6, destination, ports);
         }
-        self.legacy_masquerade(ipv6, destination, ports)
+        let Err(error) = self.change(NetlinkFamily::Netfilter, &messages::masquerade(destination, ports)) else {
+            return Ok(());
+        };
+        let missing = [libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::ENOENT, libc::EAFNOSUPPORT];
+        let failed = format!("an nf_tables NAT rule could not be made: {error}");
+        if !error.raw_os_error().is_some_and(|errno| missing.contains(&errno)) {
+            return Err(failed);
+        }
+        // Whether that would load a module was looked at for this backend too.
+        self.means.legacy[usize::from(ipv6)].clone().map_err(|legacy| format!("{failed}; legacy tables: {legacy}"))?;
+        self.legacy_masquerade(ipv6, destination, ports).map_err(|legacy| format!("{failed}; {legacy}"))?;
+        self.backends[usize::from(ipv6)] = Backend::Legacy;
+        Ok(())
     }
 
     fn legacy_masquerade(&mut self, ipv6: bool, destination: IpAddr, ports: Ports) -> Result<(), String> {

@@ -21,11 +21,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub use outcome::{Finding, Identity, Outcome};
+use serde::{Deserialize, Serialize};
 
 use crate::advisory::defects::DefectState;
 use crate::capture::{Capture, Request, Root};
 use crate::decode::{self, Collectors};
-use crate::kernel::{Kernel, Paths, isolation, lock};
+use crate::kernel::isolation::{self, Child, Inside};
+use crate::kernel::{Kernel, Paths, lock};
 use crate::snapshot::{Collector, Reading, Source};
 use lab::Lab;
 use needs::Means;
@@ -34,6 +36,8 @@ use needs::Means;
 const READING: Duration = Duration::from_secs(5);
 /// How long all experiments together may take.
 const EXPERIMENTS: Duration = Duration::from_secs(10);
+
+const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 /// One experiment.
 struct Experiment {
@@ -55,6 +59,11 @@ const ALL: &[Experiment] = &[
 /// The defects that an experiment can decide.
 pub fn decidable() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|experiment| experiment.defect)
+}
+
+/// Whether experiments can decide it.
+pub fn is_decidable(defect: &str) -> bool {
+    decidable().any(|id| id == defect)
 }
 
 /// Whether a defect decides the exit code; `named` are those that were asked for.
@@ -99,9 +108,75 @@ pub fn running(paths: &Paths) -> Option<Identity> {
     identity_in(&read(paths, |_| Vec::new()))
 }
 
-/// Runs the experiments for these defects, all if none is named. The process must have one thread.
-pub fn run(paths: &Paths, named: &[String], allow_module_load: bool) -> Outcome {
-    let start = Instant::now();
+/// A probe on its way, in a process of its own.
+#[derive(Debug)]
+pub struct Probe {
+    child: Result<Child, String>,
+    start: Instant,
+    wanted: Vec<&'static str>,
+}
+
+/// What the child says first; a line for each finding follows.
+#[derive(Deserialize, Serialize)]
+struct Preface {
+    probed_at: String,
+    identity: Option<Identity>,
+    livepatches: Option<Vec<String>>,
+}
+
+/// Begins with the experiments for these defects, all if none is named. The process must have one thread.
+pub fn start(paths: &Paths, named: &[String], allow_module_load: bool) -> Probe {
+    let is_named = |defect: &str| named.is_empty() || named.iter().any(|name| name == defect);
+    let wanted: Vec<&Experiment> = ALL.iter().filter(|experiment| is_named(experiment.defect)).collect();
+    let child = isolation::spawn(|inside| work(inside, paths, &wanted, allow_module_load));
+    Probe { child, start: Instant::now(), wanted: wanted.iter().map(|experiment| experiment.defect).collect() }
+}
+
+impl Probe {
+    /// The longest that it is worth waiting for.
+    pub fn deadline(&self) -> Instant {
+        self.start + READING + EXPERIMENTS + Duration::from_secs(1)
+    }
+
+    /// Waits; `true`: it has come to its end.
+    pub fn wait(&mut self, deadline: Instant) -> bool {
+        self.child.as_mut().map_or(true, |child| child.wait(deadline).1)
+    }
+
+    /// What it has found until the deadline; the rest is unknown, and it is stopped.
+    pub fn finish(mut self, deadline: Instant) -> Outcome {
+        let (said, missing) = match &mut self.child {
+            Ok(child) => {
+                let (said, ended) = child.wait(deadline);
+                let why =
+                    if ended { "the experiments ended without an answer" } else { "it took too long and was stopped" };
+                (String::from_utf8_lossy(said).into_owned(), why.to_owned())
+            }
+            Err(why) => (String::new(), why.clone()),
+        };
+        let mut lines = said.lines();
+        let preface = lines.next().and_then(|line| serde_json::from_str(line).ok());
+        let Preface { probed_at, identity, livepatches } = preface.unwrap_or_else(Preface::unknown);
+        let mut outcome = Outcome::new(probed_at, identity, livepatches);
+        let mut findings: Vec<Finding> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
+        for defect in &self.wanted {
+            let found = findings.iter().position(|finding| finding.id == *defect).map(|at| findings.swap_remove(at));
+            outcome.defects.push(found.unwrap_or_else(|| finding(defect, Err(missing.clone()))));
+        }
+        drop(self.child); // and with it its namespace
+        outcome.duration_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        outcome
+    }
+}
+
+impl Preface {
+    fn unknown() -> Self {
+        Self { probed_at: jiff::Timestamp::now().strftime(TIME).to_string(), identity: None, livepatches: None }
+    }
+}
+
+/// What the child does.
+fn work(inside: &mut Inside, paths: &Paths, wanted: &[&Experiment], allow_module_load: bool) {
     let means = |capture: &Capture| if allow_module_load { Ok(Means::all()) } else { needs::means(capture) };
     let capture = read(paths, |capture| means(capture).err().unwrap_or_default());
     let livepatches = match decode::snapshot(&capture, &Collectors::from([Collector::Kernel])).livepatches {
@@ -109,33 +184,24 @@ pub fn run(paths: &Paths, named: &[String], allow_module_load: bool) -> Outcome 
         Reading::Absent(_) => Some(Vec::new()), // this kernel cannot load any
         Reading::Denied(_) | Reading::Failed(_) => None,
     };
-    let mut outcome = Outcome::new(capture.meta.captured_at.clone(), identity_in(&capture), livepatches);
+    let probed_at = capture.meta.captured_at.clone();
+    say(inside, &Preface { probed_at, identity: identity_in(&capture), livepatches });
     let means =
         means(&capture).unwrap_or_else(|_| Means::none("files that tell what would be loaded were not answered"));
-    outcome.defects = experiments(named, means);
-    outcome.duration_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    outcome
+    let ready = means.backend.clone().and_then(|_| inside.enter_own_network());
+    let mut lab = ready.and_then(|()| Lab::build(means, Instant::now() + EXPERIMENTS));
+    for experiment in wanted {
+        let result = match &mut lab {
+            Ok(lab) => (experiment.run)(lab),
+            Err(why) => Err(why.clone()),
+        };
+        say(inside, &finding(experiment.defect, result));
+    }
 }
 
-fn experiments(named: &[String], means: Means) -> Vec<Finding> {
-    let wanted = || ALL.iter().filter(|experiment| named.is_empty() || counts(experiment.defect, named));
-    let unknown = |why: &str| wanted().map(|experiment| finding(experiment.defect, Err(why.to_owned()))).collect();
-    if let Err(why) = &means.backend {
-        return unknown(why);
-    }
-    let work = |isolated: Result<(), String>| {
-        let lab = isolated.and_then(|()| Lab::build(means, Instant::now() + EXPERIMENTS));
-        let findings: Vec<Finding> = match lab {
-            Ok(mut lab) => wanted().map(|experiment| finding(experiment.defect, (experiment.run)(&mut lab))).collect(),
-            Err(why) => unknown(&why),
-        };
-        serde_json::to_vec(&findings).unwrap_or_default()
-    };
-    let answer = isolation::in_own_network(EXPERIMENTS + Duration::from_secs(1), work);
-    match answer.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string())) {
-        Ok(findings) => findings,
-        Err(why) => unknown(&why),
-    }
+fn say(inside: &mut Inside, value: &impl Serialize) {
+    // Strings and numbers only: nothing in it can fail to be written.
+    inside.say(&serde_json::to_string(value).unwrap_or_default());
 }
 
 fn finding(defect: &str, result: Result<(DefectState, String), String>) -> Finding {

@@ -13,6 +13,9 @@ static VETH: Module = module("veth", "veth_xmit");
 static VXLAN: Module = module("vxlan", "vxlan_xmit");
 static IPV6: Module = module("ipv6", "ip6_xmit");
 static NF_CONNTRACK: Module = module("nf_conntrack", "nf_conntrack_in");
+/// Part of nf_conntrack since 4.19.
+static NF_CONNTRACK_IPV4: Module = module("nf_conntrack_ipv4", "ipv4_conntrack_in");
+static NF_CONNTRACK_IPV6: Module = module("nf_conntrack_ipv6", "ipv6_conntrack_in");
 static NF_NAT: Module = module("nf_nat", "nf_nat_setup_info");
 static NF_TABLES: Module = module("nf_tables", "nf_tables_getgen");
 static NFT_META: Module = module("nft_meta", "nft_meta_get_eval");
@@ -30,12 +33,14 @@ static IPT_MASQUERADE: Module = module("ipt_MASQUERADE", "masquerade_tg_check");
 static IP6T_MASQUERADE: Module = module("ip6t_MASQUERADE", "masquerade_tg6_checkentry");
 
 /// All of them are looked for at once.
-static ALL: [&Module; 20] = [
+static ALL: [&Module; 22] = [
     &AF_PACKET,
     &VETH,
     &VXLAN,
     &IPV6,
     &NF_CONNTRACK,
+    &NF_CONNTRACK_IPV4,
+    &NF_CONNTRACK_IPV6,
     &NF_NAT,
     &NF_TABLES,
     &NFT_META,
@@ -58,14 +63,19 @@ type Need = [&'static [&'static Module]];
 
 static COMMON: &Need = &[&[&AF_PACKET, &VETH, &NF_CONNTRACK, &NF_NAT]];
 static TUNNEL: &Need = &[&[&VXLAN]];
-static NFTABLES: &Need =
-    &[&[&NF_TABLES, &NFT_CHAIN_NAT, &NFT_MASQ], &[&NF_TABLES, &NFT_CHAIN_NAT_IPV4, &NFT_MASQ, &NFT_MASQ_IPV4]];
-static NFTABLES_IPV6: &Need =
-    &[&[&IPV6, &NFT_CHAIN_NAT, &NFT_MASQ], &[&IPV6, &NFT_CHAIN_NAT_IPV6, &NFT_MASQ, &NFT_MASQ_IPV6]];
+static NFTABLES: &Need = &[
+    &[&NF_TABLES, &NFT_CHAIN_NAT, &NFT_MASQ],
+    &[&NF_TABLES, &NFT_CHAIN_NAT_IPV4, &NFT_MASQ, &NFT_MASQ_IPV4, &NF_CONNTRACK_IPV4],
+];
+static NFTABLES_IPV6: &Need = &[
+    &[&IPV6, &NFT_CHAIN_NAT, &NFT_MASQ],
+    &[&IPV6, &NFT_CHAIN_NAT_IPV6, &NFT_MASQ, &NFT_MASQ_IPV6, &NF_CONNTRACK_IPV6],
+];
 /// Where the chain type is one module for both families, nft_meta is no module any more.
 static REDIRECT: &Need = &[&[&NFT_NAT, &NFT_CHAIN_NAT], &[&NFT_NAT, &NFT_CHAIN_NAT_IPV4, &NFT_META]];
-static LEGACY: &Need = &[&[&IPTABLE_NAT, &XT_MASQUERADE], &[&IPTABLE_NAT, &IPT_MASQUERADE]];
-static LEGACY_IPV6: &Need = &[&[&IPV6, &IP6TABLE_NAT, &XT_MASQUERADE], &[&IPV6, &IP6TABLE_NAT, &IP6T_MASQUERADE]];
+static LEGACY: &Need = &[&[&IPTABLE_NAT, &XT_MASQUERADE], &[&IPTABLE_NAT, &IPT_MASQUERADE, &NF_CONNTRACK_IPV4]];
+static LEGACY_IPV6: &Need =
+    &[&[&IPV6, &IP6TABLE_NAT, &XT_MASQUERADE], &[&IPV6, &IP6TABLE_NAT, &IP6T_MASQUERADE, &NF_CONNTRACK_IPV6]];
 
 /// What writes rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +95,8 @@ pub struct Means {
     pub tunnel: Result<(), String>,
     /// IPv6, with rules.
     pub ipv6: Result<(), String>,
+    /// Legacy tables of IPv4 and of IPv6, for a kernel that turns out to have no nf_tables.
+    pub legacy: [Result<(), String>; 2],
     /// Rules that change destinations, by CPU.
     pub redirect: Result<(), String>,
 }
@@ -92,13 +104,43 @@ pub struct Means {
 impl Means {
     /// Everything, whatever has to be loaded for it.
     pub fn all() -> Self {
-        Self { backend: Ok(Backend::Nftables), tunnel: Ok(()), ipv6: Ok(()), redirect: Ok(()) }
+        Self {
+            backend: Ok(Backend::Nftables),
+            tunnel: Ok(()),
+            ipv6: Ok(()),
+            legacy: [Ok(()), Ok(())],
+            redirect: Ok(()),
+        }
     }
 
     /// Nothing.
     pub fn none(why: &str) -> Self {
         let no = || Err(why.to_owned());
-        Self { backend: Err(why.to_owned()), tunnel: no(), ipv6: no(), redirect: no() }
+        Self { backend: Err(why.to_owned()), tunnel: no(), ipv6: no(), legacy: [no(), no()], redirect: no() }
+    }
+}
+
+/// What is missing of a need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Lack {
+    modules: Vec<&'static str>,
+    /// Whether one of them is there could not be told.
+    unclear: bool,
+}
+
+impl Lack {
+    fn with(self, other: Self) -> Self {
+        Self { modules: [self.modules, other.modules].concat(), unclear: self.unclear || other.unclear }
+    }
+
+    fn text(&self) -> String {
+        let modules = self.modules.join(", ");
+        let why = if self.unclear {
+            format!("cannot tell whether {modules} are in the kernel, and using them could load them")
+        } else {
+            format!("using it could load {modules}, which this kernel does not have loaded")
+        };
+        format!("{why} (--allow-module-load allows that)")
     }
 }
 
@@ -109,50 +151,57 @@ impl Means {
 pub fn means(capture: &Capture) -> Result<Means, Vec<Request>> {
     let common = there(capture, COMMON)?;
     let nftables = both(common.clone(), there(capture, NFTABLES)?);
-    let backend = match &nftables {
-        Ok(()) => Ok(Backend::Nftables),
-        Err(why) => match both(common, there(capture, LEGACY)?) {
-            Ok(()) => Ok(Backend::Legacy),
-            Err(_) => Err(why.clone()),
-        },
+    // Legacy tables are asked about only where they may be needed: these questions take long.
+    let not_asked = nftables.is_ok() && there(capture, LEGACY).is_err();
+    let legacy = match not_asked {
+        true => Err(Lack { modules: vec![IPTABLE_NAT.name], unclear: true }),
+        false => both(common.clone(), there(capture, LEGACY)?),
     };
-    let ipv6 = there(capture, if backend == Ok(Backend::Legacy) { LEGACY_IPV6 } else { NFTABLES_IPV6 })?;
-    let not_loaded = |missing: String| {
-        format!(
-            "using it could load {missing}, which this kernel does not have loaded (--allow-module-load allows that)"
-        )
+    let backend = match (&nftables, &legacy) {
+        (Err(_), Ok(())) => Ok(Backend::Legacy),
+        (Err(lack), Err(_)) => Err(lack.text()),
+        (Ok(()), _) => Ok(Backend::Nftables),
     };
+    let legacy_ipv6 = match legacy {
+        Ok(()) => there(capture, LEGACY_IPV6)?,
+        Err(ref lack) => Err(lack.clone()),
+    };
+    let ipv6 = if backend == Ok(Backend::Legacy) { legacy_ipv6.clone() } else { there(capture, NFTABLES_IPV6)? };
+    let text = |result: Result<(), Lack>| result.map_err(|lack| lack.text());
     Ok(Means {
-        backend: backend.map_err(not_loaded),
-        tunnel: there(capture, TUNNEL)?.map_err(not_loaded),
-        ipv6: ipv6.map_err(not_loaded),
-        redirect: both(nftables, there(capture, REDIRECT)?).map_err(not_loaded),
+        backend,
+        tunnel: text(there(capture, TUNNEL)?),
+        ipv6: text(ipv6),
+        legacy: [text(legacy), text(legacy_ipv6)],
+        redirect: text(both(nftables, there(capture, REDIRECT)?)),
     })
 }
 
 /// Whether a need is met; `Err` inside: what is missing of the first list.
-fn there(capture: &Capture, need: &Need) -> Result<Result<(), String>, Vec<Request>> {
+fn there(capture: &Capture, need: &Need) -> Result<Result<(), Lack>, Vec<Request>> {
     let mut first = Ok(());
     for modules in need {
-        let mut missing = Vec::new();
+        let mut lack = Lack { modules: Vec::new(), unclear: false };
         for module in *modules {
             match presence_among(capture, module, &ALL) {
-                Presence::There => {}
+                Presence::There => continue,
                 Presence::Ask(requests) => return Err(requests),
-                Presence::Missing(_) | Presence::Unclear(_) => missing.push(module.name),
+                Presence::Missing(_) => {}
+                Presence::Unclear(_) => lack.unclear = true,
             }
+            lack.modules.push(module.name);
         }
-        if missing.is_empty() {
+        if lack.modules.is_empty() {
             return Ok(Ok(()));
         }
-        first = first.and(Err(missing.join(", ")));
+        first = first.and(Err(lack));
     }
     Ok(first)
 }
 
-fn both(one: Result<(), String>, other: Result<(), String>) -> Result<(), String> {
+fn both(one: Result<(), Lack>, other: Result<(), Lack>) -> Result<(), Lack> {
     match (one, other) {
-        (Err(one), Err(other)) => Err(format!("{one}, {other}")),
+        (Err(one), Err(other)) => Err(one.with(other)),
         (one, other) => one.and(other),
     }
 }
@@ -206,7 +255,7 @@ mod tests {
         let nft = ["nf_tables", "nft_masq", "vxlan"];
         let new = with(&[COMMON, &nft, &["nft_chain_nat"]].concat());
         assert_eq!((new.backend, new.tunnel), (Ok(Backend::Nftables), Ok(())));
-        let old = with(&[COMMON, &nft, &["nft_chain_nat_ipv4", "nft_masq_ipv4"]].concat());
+        let old = with(&[COMMON, &nft, &["nft_chain_nat_ipv4", "nft_masq_ipv4", "nf_conntrack_ipv4"]].concat());
         assert_eq!(old.backend, Ok(Backend::Nftables));
         assert!(old.ipv6.is_err() && old.redirect.is_err());
         assert!(with(&[COMMON, &nft, &["nft_chain_nat_ipv4"]].concat()).backend.is_err());

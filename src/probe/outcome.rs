@@ -61,16 +61,25 @@ impl Outcome {
         Self { schema_version, natwatch_version, probed_at, duration_ms, identity, livepatches, defects }
     }
 
-    /// Reads the document.
+    /// Reads the document, which may come from anywhere: a defect is decided once, and its detail is one line.
     ///
     /// # Errors
     /// Why it is none.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let outcome: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        match outcome.schema_version {
-            SCHEMA_VERSION => Ok(outcome),
-            other => Err(format!("schema version {other} is not {SCHEMA_VERSION}")),
+        const DETAIL: usize = 500;
+        let mut outcome: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if outcome.schema_version != SCHEMA_VERSION {
+            return Err(format!("schema version {} is not {SCHEMA_VERSION}", outcome.schema_version));
         }
+        for (at, finding) in outcome.defects.iter().enumerate() {
+            if outcome.defects[..at].iter().any(|earlier| earlier.id == finding.id) {
+                return Err(format!("defect {:?} is there twice", finding.id));
+            }
+        }
+        for finding in &mut outcome.defects {
+            finding.detail = finding.detail.chars().filter(|c| !c.is_control()).take(DETAIL).collect();
+        }
+        Ok(outcome)
     }
 
     /// The document.
@@ -154,6 +163,10 @@ mod tests {
         let outcome = outcome(&[("a", DefectState::Present), ("b", DefectState::Unknown)]);
         assert_eq!(Outcome::parse(&outcome.json()), Ok(outcome.clone()));
         assert!(outcome.json().contains("\"state\": \"present\""), "{}", outcome.json());
+        let twice = outcome.json().replace("\"id\": \"b\"", "\"id\": \"a\"");
+        assert_eq!(Outcome::parse(&twice), Err("defect \"a\" is there twice".into()));
+        let lines = outcome.json().replace("the detail", "one\\nline\\u001b[31m");
+        assert_eq!(Outcome::parse(&lines).unwrap().defects[0].detail, "oneline[31m");
         assert!(Outcome::parse("").is_err() && Outcome::parse("{}").is_err());
         let newer = outcome.json().replace("\"schema_version\": 1", "\"schema_version\": 2");
         assert_eq!(Outcome::parse(&newer), Err("schema version 2 is not 1".into()));

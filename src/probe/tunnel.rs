@@ -7,8 +7,8 @@ use super::lab::{self, Lab, NoIpv6, Tunnel};
 use super::messages::Ports;
 use crate::advisory::defects::DefectState;
 
-/// The port that the outer packet gets.
-const TRANSLATED: u16 = 4444;
+/// The ports that outer packets get. What the kernel itself sends through the tunnel takes some of them.
+const TRANSLATED: (u16, u16) = (4000, 4999);
 /// An outer source port is a hash of the inner packet. One that was used before belongs to a flow that is not translated.
 const TRIES: u16 = 4;
 
@@ -39,7 +39,7 @@ pub fn experiment(lab: &mut Lab, checksum: bool) -> Result<(DefectState, String)
 fn one(lab: &mut Lab, ipv6: bool, checksum: bool) -> Result<bool, String> {
     let tunnel = lab.tunnel(ipv6, checksum)?;
     let plain = through(lab, &tunnel, 0)?;
-    lab.masquerade(tunnel.peer, Ports::Range(TRANSLATED, TRANSLATED))?;
+    lab.masquerade(tunnel.peer, Ports::Range(TRANSLATED.0, TRANSLATED.1))?;
     let mut outer = through(lab, &tunnel, 1)?;
     for number in 2..TRIES {
         if !outer.translated {
@@ -59,7 +59,7 @@ fn through(lab: &Lab, tunnel: &Tunnel, number: u16) -> Result<Outer, String> {
 fn read(datagram: &Datagram, tunnel: &Tunnel, payload: &[u8]) -> Option<Outer> {
     let mine = datagram.destination == tunnel.peer && datagram.destination_port == tunnel.port;
     let carries = datagram.inner() == Some((lab::DISCARD, payload));
-    let translated = datagram.source_port == TRANSLATED;
+    let translated = (TRANSLATED.0..=TRANSLATED.1).contains(&datagram.source_port);
     (mine && carries).then_some(Outer { translated, checksum: datagram.checksum, partial: datagram.partial })
 }
 

@@ -1,8 +1,6 @@
 //! TLS and basic authentication by `--web.config.file`, which is re-read when it changes.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -14,6 +12,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::tls;
+use crate::bounded;
 use crate::kernel::lock;
 use crate::web_config::{self, Pem, WebConfig};
 
@@ -210,15 +209,37 @@ fn load_into(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Loaded, String> {
 }
 
 fn read(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let result = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
-    files.push(match &result {
-        Ok(_) => bytes.clone(),
-        Err(error) => error.to_string().into_bytes(),
-    });
-    match result {
-        Ok(_) if bytes.len() as u64 > MAX_FILE => Err(format!("{}: larger than {MAX_FILE} bytes", path.display())),
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    let content = bounded::read(path, MAX_FILE);
+    files.push(content.clone().unwrap_or_else(String::into_bytes));
+    content
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basic(value: &str) -> Option<(String, String)> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+        credentials(&headers)
+    }
+
+    #[test]
+    fn credentials_are_read_as_browsers_and_scrapers_write_them() {
+        let pair = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
+        assert_eq!(basic("Basic dXNlcjpwYXNz"), pair("user", "pass"));
+        assert_eq!(basic("basic dXNlcjpwYTpzcw=="), pair("user", "pa:ss"), "a colon in the password");
+        assert_eq!(basic("Basic dXNlcjo="), pair("user", ""));
+        for nonsense in ["Basic", "Basic !!", "Basic dXNlcg==", "Bearer dXNlcjpwYXNz", "Basic /w=="] {
+            assert_eq!(basic(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(credentials(&HeaderMap::new()), None);
+    }
+
+    /// If it were broken, users that do not exist would be told apart by how fast they are refused.
+    #[test]
+    fn the_hash_of_nobody_is_one() {
+        assert_eq!(NOBODY.parse::<bcrypt::HashParts>().map(|parts| parts.get_cost()).ok(), Some(10));
+        assert!(matches!(bcrypt::verify("", NOBODY), Ok(false)));
     }
 }
