@@ -16,15 +16,19 @@ SEED ?= 2
 # The kernel test: a directory with kernels to boot, and what that needs.
 KERNELS ?=
 KERNEL_PACKAGES = busybox-static cpio ethtool gzip iproute2 kmod nftables qemu-system-x86 seabios
+# The pictures of the dashboards: where they go, and how long traffic runs before.
+OUT ?=
+SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test test-tunnels test-kernels test-deps check fmt clippy doc deny golden help
+.PHONY: build test test-tunnels test-kernels test-deps dashboards-preview check fmt clippy doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length'
 	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
+	@echo 'make dashboards-preview OUT=DIR       pictures of the dashboards; see dashboards/preview/README.md'
 	@echo 'make check    formatting, lints, documentation, licences'
 	@echo 'make golden   write the golden outputs anew; review the diff'
 
@@ -48,6 +52,12 @@ test-kernels:
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(TARGET)
 	NATWATCH_KERNELS=$(abspath $(KERNELS)) NATWATCH_STATIC=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release/natwatch \
 		$(CARGO) test --locked --test kernels -- --ignored --nocapture
+
+# Needs Node.js, npm, curl and Chromium beside what the tests need.
+dashboards-preview: test-deps
+	@test -n "$(OUT)" || { echo 'say where: make dashboards-preview OUT=DIR' >&2; exit 1; }
+	NATWATCH_PREVIEW=$(abspath $(OUT)) NATWATCH_PREVIEW_SECONDS=$(SECONDS_OF_TRAFFIC) \
+		$(CARGO) test --locked --test dashboards preview -- --ignored --nocapture
 
 test-deps:
 	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \

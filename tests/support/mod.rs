@@ -12,8 +12,10 @@
 pub mod capture;
 pub mod counters;
 pub mod cpus;
+pub mod dashboard;
 pub mod exposition;
 pub mod fake;
+pub mod fleet;
 pub mod grammar;
 pub mod http;
 pub mod links;

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Draws both dashboards from a running Prometheus:
+#   PROMETHEUS=http://127.0.0.1:9090 OUT=/tmp/pictures dashboards/preview/draw.sh
+# SPAN is the time range in seconds, JOB and NODES choose. SINCE, in Unix time, stands for a day ago in the list of changes.
+set -eu
+cd "$(dirname "$0")"
+: "${PROMETHEUS:?where Prometheus answers}" "${OUT:?where the pictures go}"
+SPAN=${SPAN:-900} SINCE=${SINCE:-} JOB=${JOB:-natwatch} NODES=${NODES:-node-1 node-2 node-3} PORT=${PORT:-19600}
+WORK=${WORK:-/tmp/natwatch-dashboards-preview}
+mkdir -p "$WORK" "$OUT"
+cp package.json preview.tsx serve.mjs "$WORK"
+dashboards=$(cd .. && pwd)
+cd "$WORK"
+[ -d node_modules/@grafana/ui ] || npm install --no-audit --no-fund
+npx esbuild preview.tsx --bundle --outfile=bundle.js --log-level=warning --loader:.svg=dataurl --loader:.ttf=dataurl \
+	'--define:process.env.NODE_ENV="production"'
+
+browse() {
+	chromium --headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars \
+		--user-data-dir="$WORK/profile" --virtual-time-budget=10000 "$@" 2>/dev/null
+}
+
+# draw NAME PICTURE NODE
+draw() {
+	day_ago="offset 1d"
+	[ -z "$SINCE" ] || day_ago="@ $SINCE"
+	sed "s/offset 1d/$day_ago/g" "$dashboards/$1.json" >shown.json
+	node serve.mjs "$PORT" "$PROMETHEUS" shown.json &
+	server=$!
+	trap 'kill $server' EXIT
+	until curl -sf "http://127.0.0.1:$PORT/" >/dev/null; do sleep 0.2; done
+	url="http://127.0.0.1:$PORT/?span=$SPAN&rate=30&var-job=$JOB&var-instance=$3"
+	# The page's title is a report: how high it is, and what each panel got.
+	report=$(browse --window-size=1600,1200 --dump-dom "$url" | sed -n 's:.*<title>\(.*\)</title>.*:\1:p')
+	height=$(echo "$report" | sed -n 's/.*"bottom":\([0-9]*\).*/\1/p')
+	echo "$2: $report" | tee "$OUT/$2.txt"
+	browse --window-size="1600,$height" --screenshot="$OUT/$2.png" "$url"
+	kill $server
+	trap - EXIT
+	case $report in *'"error":"'[!\"]*) echo "$2: a panel failed" >&2; exit 1 ;; esac
+}
+
+draw natwatch-fleet fleet '.*'
+for node in $NODES; do draw natwatch-node "$node" "$node"; done

@@ -1,0 +1,384 @@
+//! The dashboards keep their conventions, and a real Prometheus that scrapes real nodes answers every query of theirs.
+
+#![allow(clippy::disallowed_types, reason = "tests compare natwatch with the standard tools")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use natwatch::advisory::Catalogue;
+use serde_json::{Value, json};
+
+use support::dashboard::{Known, Query, fill, lint, mapped, queries};
+use support::exposition::metrics_table;
+use support::fleet::{Fleet, Prometheus, TUNNEL};
+use support::wait::{PATIENCE, eventually, exclusive};
+
+const NAMES: [&str; 2] = ["natwatch-fleet", "natwatch-node"];
+const ADVISORY: &str = "vxlan-double-snat-checksum";
+
+/// Queries that may yield nothing: panel, query, on which nodes, and why. No panel is empty because of them.
+const MAY_BE_EMPTY: [(&str, &str, &[&str], &str); 4] = [
+    ("Source-NAT rules by owner", "B", &["node-2", "node-3"], "no rules, or they cannot be read: query A says so"),
+    ("Source-NAT rules by owner", "C", &["node-2", "node-3"], "the same"),
+    ("Connection tracking: what goes wrong", "D", &["old"], "the kernel has no such counter"),
+    ("Connection tracking: what goes wrong", "E", &["old"], "the kernel has no such counter"),
+];
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards").join(format!("{name}.json"))
+}
+
+fn dashboard(name: &str) -> Value {
+    let text = fs::read_to_string(path(name)).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn known() -> Known {
+    Known { metrics: metrics_table(), uids: NAMES.map(str::to_owned).into() }
+}
+
+#[test]
+fn dashboards_keep_the_conventions() {
+    let listed = fs::read_dir(path("x").parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let files: BTreeSet<PathBuf> = listed.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    assert_eq!(files, NAMES.map(path).into(), "NAMES has all of them");
+    for name in NAMES {
+        let value = dashboard(name);
+        let problems = lint(&value, &known());
+        assert!(problems.is_empty(), "{name}:\n{}", problems.join("\n"));
+        assert_eq!(value["uid"], name);
+        let text = serde_json::to_string_pretty(&value).unwrap() + "\n";
+        assert_eq!(fs::read_to_string(path(name)).unwrap(), text, "{name} is not laid out as `jq .` does");
+    }
+}
+
+/// Each change breaks one convention, and the lint says which.
+#[test]
+fn every_convention_is_held() {
+    let expr = |expr: &str| json!(expr);
+    let all = r#"cluster=~"$cluster", job=~"$job", instance=~"$instance""#;
+    let changes: [(&str, Value, &str); 24] = [
+        ("/__inputs", json!([]), "ties it to one Grafana"),
+        ("/uid", json!("other"), "uid"),
+        ("/description", json!(""), "no description"),
+        ("/templating/list/1/allValue", Value::Null, "All leaves out nodes"),
+        ("/templating/list/2/allValue", json!(".*"), "All must be the jobs"),
+        ("/templating/list/0/type", json!("query"), "no data source variable"),
+        ("/panels/1/id", json!(1), "no id of its own"),
+        ("/panels/1/gridPos/x", json!(1), "lies over another"),
+        ("/panels/1/gridPos/w", json!(22), "outside of the grid"),
+        ("/panels/1/description", json!("short"), "no description"),
+        ("/panels/1/title", json!(""), "no title"),
+        ("/panels/1/type", json!("piechart"), "of type piechart"),
+        ("/panels/1/fieldConfig/defaults/unit", json!("furlong"), "unit"),
+        ("/panels/1/fieldConfig/defaults/thresholds", json!({}), "no thresholds"),
+        ("/panels/1/datasource/uid", json!("P123"), "data source"),
+        ("/panels/1/targets/0/format", json!("table"), "ask for a table"),
+        ("/panels/1/targets/0/expr", expr("vector(1)"), "asks for no metric"),
+        ("/panels/1/targets/0/expr", expr(&format!("natwatch_exposures{{{all}}}")), "no metric natwatch_exposures"),
+        ("/panels/1/targets/0/expr", expr(&format!("natwatch_exposure{{{all}, node=\"1\"}}")), "no label node"),
+        ("/panels/1/targets/0/expr", expr(&format!("natwatch_conntrack_drop_total{{{all}}}")), "is a counter"),
+        (
+            "/panels/1/targets/0/expr",
+            expr(&format!("rate(natwatch_conntrack_drop_total{{{all}}}[5m])")),
+            "is a counter",
+        ),
+        ("/panels/1/targets/0/expr", expr("natwatch_exposure{job=~\"$job\"}"), "without cluster"),
+        ("/panels/1/targets/0/expr", expr(&format!("up{{{all}}} and natwatch_exposure")), "stands without variables"),
+        ("/links/0/url", json!("/d/natwatch-nowhere/x"), "no dashboard natwatch-nowhere"),
+    ];
+    for (pointer, value, said) in changes {
+        let mut changed = dashboard("natwatch-fleet");
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        changed.pointer_mut(parent).unwrap()[key] = value;
+        let problems = lint(&changed, &known());
+        assert!(problems.iter().any(|problem| problem.contains(said)), "{pointer}, {said}: {problems:?}");
+    }
+    let mut changed = dashboard("natwatch-fleet").to_string();
+    changed = changed.replace("${__data.fields.link}", "${__data.fields.links}").replace("&var-instance", "&var-node");
+    let problems = lint(&serde_json::from_str(&changed).unwrap(), &known()).join("\n");
+    assert!(problems.contains("no column links") && problems.contains("sets node"), "{problems}");
+}
+
+/// People read what a condition means, of every one in the catalogue; and the one that completes an exposure is its last.
+#[test]
+fn conditions_are_told_in_words() {
+    let advisories = &Catalogue::built_in().advisories;
+    let words: BTreeSet<String> = advisories.iter().flat_map(|a| a.conditions.iter().map(|c| c.id.clone())).collect();
+    assert!(words.len() > 20);
+    for (name, column) in [
+        ("natwatch-fleet", "What decides"),
+        ("natwatch-fleet", "Cannot be told whether"),
+        ("natwatch-node", "Condition"),
+    ] {
+        let texts = mapped(&dashboard(name), column);
+        assert_eq!(texts.keys().cloned().collect::<BTreeSet<_>>(), words, "{name}, {column}");
+        assert!(texts.values().all(|text| text.contains(' ')), "{texts:?}");
+    }
+    let last: BTreeSet<String> =
+        advisories.iter().map(|a| a.conditions.last().expect("a condition").id.clone()).collect();
+    assert_eq!(last.len(), advisories.len(), "a last condition is another advisory's, too");
+    let query =
+        queries(&dashboard("natwatch-fleet")).into_iter().find(|q| q.panel.starts_with("Exposed nodes")).unwrap();
+    let asked = query.expr.split("condition=~\"").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(asked.split('|').map(str::to_owned).collect::<BTreeSet<_>>(), last);
+}
+
+/// Unix time in seconds.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+/// Name and value of the labels, and the number, of each series.
+fn rows(found: &[Value]) -> Vec<(BTreeMap<String, String>, f64)> {
+    let row = |series: &Value| {
+        let labels = series["metric"].as_object().expect("labels").iter();
+        let labels = labels.map(|(name, value)| (name.clone(), value.as_str().expect("a text").to_owned())).collect();
+        (labels, series["value"][1].as_str().and_then(|text| text.parse().ok()).expect("a number"))
+    };
+    found.iter().map(row).collect()
+}
+
+/// A fleet with traffic, scraped, in which node-1 becomes exposed while it is watched.
+struct Scene<'a> {
+    fleet: &'a Fleet,
+    prometheus: Prometheus<'a>,
+    /// Just before the exposure.
+    changed: Instant,
+}
+
+impl<'a> Scene<'a> {
+    fn start(fleet: &'a Fleet) -> Self {
+        let scene = Self { fleet, prometheus: Prometheus::start(fleet), changed: Instant::now() };
+        scene.wait("count(count_over_time(natwatch_build_info[1m]) >= 3) == 4");
+        scene.wait("rate(natwatch_conntrack_insert_failed_total{instance=\"node-1\"}[20s]) > 0");
+        scene
+    }
+
+    fn expose(&mut self) {
+        self.changed = Instant::now();
+        self.fleet.expose();
+        self.wait(&format!("natwatch_exposure{{advisory=\"{ADVISORY}\", job=\"natwatch\"}} == 1"));
+        self.wait("rate(natwatch_netstat_udp_in_csum_errors_total{instance=\"node-2\"}[20s]) > 0");
+    }
+
+    fn wait(&self, query: &str) {
+        self.prometheus.wait(query, || self.fleet.traffic());
+    }
+
+    /// What a query yields at this moment. Panics if Prometheus refuses it.
+    fn ask(&self, query: &Query, expr: &str) -> Vec<Value> {
+        let place = format!("{}, query {}: {expr}", query.panel, query.id);
+        let found = match query.kind.as_str() {
+            "timeseries" => {
+                let now = now();
+                self.prometheus.query_range(expr, now - 10.0, now)
+            }
+            _ => self.prometheus.query(expr),
+        };
+        found.unwrap_or_else(|error| panic!("{place}: {error}"))
+    }
+
+    /// The rows of a panel's query A.
+    fn panel(&self, board: &str, title: &str, instance: &str) -> Vec<(BTreeMap<String, String>, f64)> {
+        let query = queries(&dashboard(board)).into_iter().find(|query| query.panel == title).expect(title);
+        let expr = fill(&query.expr, "natwatch", instance, "20s", "60s");
+        let found = self.prometheus.query(&expr);
+        rows(&found.unwrap_or_else(|error| panic!("{title}: {error}")))
+    }
+}
+
+fn label<'a>(row: &'a (BTreeMap<String, String>, f64), name: &str) -> &'a str {
+    row.0.get(name).map_or("", String::as_str)
+}
+
+#[test]
+fn a_real_prometheus_answers_every_query() {
+    let _machine = exclusive();
+    let fleet = Fleet::new();
+    let _daemons = fleet.serve();
+    let mut scene = Scene::start(&fleet);
+    let healthy = no_panel_is_empty(&scene, &[("natwatch", "node-2")]);
+    a_healthy_node_says_so(&scene);
+    scene.expose();
+    let nodes = [("natwatch", "node-1"), ("natwatch", "node-3"), ("old", "node-1")];
+    let used: BTreeSet<usize> = no_panel_is_empty(&scene, &nodes).union(&healthy).copied().collect();
+    assert_eq!(used.len(), MAY_BE_EMPTY.len(), "only {used:?} of the excuses are needed");
+    the_fleet_shows_who_is_exposed_and_why(&scene);
+    the_node_shows_its_verdicts(&scene);
+    what_changed_is_listed(&scene);
+}
+
+/// Both dashboards of each node, and the fleet's of all nodes together. Returns which excuses were needed.
+fn no_panel_is_empty(scene: &Scene, nodes: &[(&'static str, &'static str)]) -> BTreeSet<usize> {
+    let mut used = BTreeSet::new();
+    let both = nodes.iter().flat_map(|(job, node)| NAMES.map(|name| (name, *job, *node)));
+    for (name, job, instance) in both.chain([("natwatch-fleet", "natwatch", ".*")]) {
+        let subject = if job == "old" { "old" } else { instance };
+        let mut filled: BTreeMap<String, bool> = BTreeMap::new();
+        for query in queries(&dashboard(name)) {
+            let expr = fill(&query.expr, job, instance, "20s", "60s");
+            let fits = |(panel, id, on, _): &(&str, &str, &[&str], &str)| {
+                *panel == query.panel && *id == query.id && on.contains(&subject)
+            };
+            let excuse = MAY_BE_EMPTY.iter().position(fits);
+            // One scrape may have failed on a busy machine.
+            let found = eventually(PATIENCE, || match scene.ask(&query, &expr) {
+                found if found.is_empty() && excuse.is_none() => {
+                    Err(format!("{name}, {subject}: {}, query {} yields nothing: {expr}", query.panel, query.id))
+                }
+                found => Ok(found),
+            });
+            if found.is_empty() {
+                used.extend(excuse);
+            }
+            *filled.entry(query.panel.clone()).or_default() |= !found.is_empty();
+            for series in &found {
+                assert!(!series.to_string().contains("NaN"), "{}: {series}", query.panel);
+            }
+        }
+        let empty: Vec<&String> = filled.iter().filter(|(_, filled)| !**filled).map(|(panel, _)| panel).collect();
+        assert!(empty.is_empty(), "{name}, {subject}: nothing in {empty:?}");
+        assert!(filled.len() > 15, "{name} has only {} panels with queries", filled.len());
+    }
+    used
+}
+
+/// Where nothing is wrong the panels say that, in words and zeros, instead of being empty.
+fn a_healthy_node_says_so(scene: &Scene) {
+    let fleet = |title: &str| scene.panel("natwatch-fleet", title, "node-2");
+    let node = |title: &str| scene.panel("natwatch-node", title, "node-2");
+    assert_eq!(label(&fleet("Exposed nodes, and what decides")[0], "advisory"), "nothing is exposed");
+    assert_eq!(label(&fleet("Verdicts that could not be given, and why")[0], "advisory"), "no verdict is unknown");
+    assert_eq!(label(&fleet("Sources that could not be read")[0], "source"), "every source was read");
+    for title in ["Exposed", "Unknown", "Not scraped"] {
+        assert_eq!(fleet(title)[0].1, 0.0, "{title}");
+    }
+    assert!(node("Verdict")[0].1 < 2.0);
+    assert_eq!(label(&node("Source-NAT rules by owner")[0], "owner"), "there is no source-NAT rule");
+    assert_eq!(label(&node("Tunnels")[0], "device"), "there is no tunnel");
+    let features = node("Offload features");
+    assert_eq!((label(&features[0], "device"), features[0].1), ("there is no tunnel", -1.0));
+}
+
+fn the_fleet_shows_who_is_exposed_and_why(scene: &Scene) {
+    let fleet = |title: &str| scene.panel("natwatch-fleet", title, ".*");
+    let exposed = fleet("Exposed nodes, and what decides");
+    let row = exposed.iter().find(|row| label(row, "advisory") == ADVISORY).unwrap_or_else(|| panic!("{exposed:?}"));
+    assert_eq!((label(row, "instance"), label(row, "condition"), row.1), ("node-1", "outer_rewritten", 3.0));
+    assert_eq!(
+        (label(row, "link"), label(row, "cluster")),
+        ("All", ""),
+        "a link needs a value where there is no cluster"
+    );
+    // What carries a veth is not to be seen, so both ends of the tunnel have an unknown verdict, too.
+    for (title, value) in [("Nodes", 3.0), ("Exposed", 1.0), ("Unknown", 3.0), ("Not scraped", 1.0)] {
+        eventually(PATIENCE, || match fleet(title)[0].1 {
+            found if found == value => Ok(()),
+            found => Err(format!("{title}: {found} and not {value}")),
+        });
+    }
+    for title in ["insert_failed", "drop", "Bad checksums"] {
+        assert!(fleet(title)[0].1 > 0.0, "{title}");
+    }
+    let receivers = fleet("Bad UDP checksums by receiving node");
+    let worst = receivers.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("a node");
+    assert_eq!(label(worst, "instance"), "node-2", "the peer counts them: {receivers:?}");
+    let denied = fleet("Sources that could not be read");
+    assert!(
+        denied.iter().all(|row| label(row, "instance") == "node-3" && label(row, "state") == "denied"),
+        "{denied:?}"
+    );
+    let kernels = fleet("Kernels and their defects");
+    assert!(kernels.iter().any(|row| label(row, "defect") == "(nodes)" && row.1 == 3.0), "{kernels:?}");
+    assert!(kernels.iter().any(|row| label(row, "defect") == "nat-udp-lco-checksum" && row.1 == 2.0), "{kernels:?}");
+}
+
+fn the_node_shows_its_verdicts(scene: &Scene) {
+    for (instance, verdict) in [("node-1", 3.0), ("node-3", 2.0)] {
+        assert_eq!(scene.panel("natwatch-node", "Verdict", instance)[0].1, verdict, "{instance}");
+    }
+    let verdicts = scene.panel("natwatch-node", "Verdicts", "node-1");
+    assert_eq!(verdicts.len(), Catalogue::built_in().advisories.len());
+    let row = verdicts.iter().find(|row| label(row, "advisory") == ADVISORY).expect("the advisory");
+    assert_eq!((row.1, label(row, "severity")), (33.0, "critical"));
+    let conditions = scene.panel("natwatch-node", "Why: the conditions", "node-1");
+    let of = conditions.iter().filter(|row| label(row, "advisory") == ADVISORY);
+    assert_eq!(of.map(|row| row.1).collect::<Vec<_>>(), [2.0; 6], "all of them hold");
+    let owners = scene.panel("natwatch-node", "Source-NAT rules by owner", "node-1");
+    assert!(
+        owners
+            .iter()
+            .any(|row| label(row, "owner") == "kube-proxy" && label(row, "port_randomization") == "random_fully")
+    );
+    let unread = scene.panel("natwatch-node", "Source-NAT rules by owner", "node-3");
+    assert_eq!(label(&unread[0], "owner"), "rules could not be read");
+    let features = scene.panel("natwatch-node", "Offload features", "node-1");
+    let generic = |row: &&(BTreeMap<String, String>, f64)| {
+        label(row, "device") == TUNNEL && label(row, "feature") == "tx-checksum-ip-generic"
+    };
+    assert_eq!(features.iter().find(generic).expect("the feature").1, 1.0, "on, and not fixed");
+}
+
+/// The day is shortened to the time since the exposure began.
+fn what_changed_is_listed(scene: &Scene) {
+    let title = "What is different from a day ago";
+    let query = queries(&dashboard("natwatch-fleet")).into_iter().find(|query| query.panel == title).expect(title);
+    assert!(query.expr.contains("offset 1d"), "{}", query.expr);
+    let before = format!("offset {}s", scene.changed.elapsed().as_secs() + 1);
+    let expr = fill(&query.expr, "natwatch", ".*", "20s", "60s");
+    let day = rows(&scene.ask(&query, &expr));
+    assert_eq!(day.len(), 1, "nothing was there a day ago: {day:?}");
+    assert_eq!(label(&day[0], "now"), "0");
+    let changes = rows(&scene.ask(&query, &expr.replace("offset 1d", &before)));
+    let change = |node: &str, what: &str| {
+        let row = changes.iter().find(|row| label(row, "instance") == node && label(row, "what") == what);
+        row.map(|row| (label(row, "before"), label(row, "now")))
+    };
+    assert_eq!(change("node-1", ADVISORY), Some(("not_affected", "exposed")), "{changes:?}");
+    assert_eq!(change("node-1", "tunnels"), Some(("0", "1")), "{changes:?}");
+    assert_eq!(change("node-2", "tunnels"), Some(("0", "1")), "{changes:?}");
+    assert_eq!(change("node-1", "source-NAT rules"), Some(("1", "2")), "{changes:?}");
+    assert_eq!(change("node-1", "kernel"), None);
+    let compared = changes.iter().find(|row| label(row, "instance").is_empty()).expect("the last row");
+    assert_eq!(label(compared, "now"), "3");
+}
+
+/// Draws the dashboards of such a fleet: `make dashboards-preview`. See dashboards/preview/README.md for what it needs.
+#[test]
+#[ignore = "needs node and chromium, and downloads Grafana's rendering code"]
+fn preview() {
+    let _machine = exclusive();
+    let directory = std::env::var("NATWATCH_PREVIEW").expect("NATWATCH_PREVIEW: the directory for the pictures");
+    let seconds: u64 = std::env::var("NATWATCH_PREVIEW_SECONDS").map_or(240, |text| text.parse().expect("a number"));
+    let fleet = Fleet::new();
+    let _daemons = fleet.serve();
+    let mut scene = Scene::start(&fleet);
+    let before = now() as u64;
+    scene.expose();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards/preview/draw.sh");
+    let mut command: Command = fleet.net.router.command(script);
+    command.env("PROMETHEUS", format!("http://127.0.0.1:{}", scene.prometheus.port)).env("OUT", directory);
+    command.env("SINCE", before.to_string()).env("SPAN", (seconds + 60).to_string());
+    let done = AtomicBool::new(false);
+    let status = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                fleet.traffic();
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        thread::sleep(Duration::from_secs(seconds));
+        let status = command.status();
+        done.store(true, Ordering::SeqCst);
+        status.expect("draw.sh")
+    });
+    assert!(status.success(), "{status}");
+}
