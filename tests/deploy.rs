@@ -18,7 +18,7 @@ use support::exposition::Exposition;
 use support::fake::Tree;
 use support::netns::Netns;
 use support::program::{HERE, NATWATCH, Run, natwatch};
-use support::tools::{expect_success, require};
+use support::tools::{expect_success, require, require_root};
 
 /// Units that stay up, and those that end; the highest exposure that `systemd-analyze security` may find.
 ///
@@ -133,10 +133,15 @@ fn the_pod_starts_a_natwatch_that_exists() {
         let flag = arg.split('=').next().expect("a first part");
         assert!(template.contains(&format!("- {flag}")), "the chart does not pass {flag}");
     }
-    let passed = template.lines().filter_map(|line| line.trim().strip_prefix("- --"));
-    let passed: Vec<String> = passed.map(|flag| format!("--{flag}")).collect();
-    assert!(passed.len() >= 5, "{passed:?}");
-    assert_understood("the chart", ["serve"].into_iter().chain(passed.iter().map(String::as_str)));
+    let (init, main) = template.split_once("      containers:\n").expect("containers");
+    for (command, part, flags) in [("probe", init, 3), ("serve", main, 5)] {
+        let passed = part.lines().filter_map(|line| line.trim().strip_prefix("- --"));
+        let passed: Vec<String> = passed.map(|flag| format!("--{flag}")).collect();
+        assert!(passed.len() >= flags && part.contains(&format!("- {command}\n")), "{passed:?}");
+        assert_understood("the chart", [command].into_iter().chain(passed.iter().map(String::as_str)));
+    }
+    let file = "/run/natwatch/probe.json";
+    assert!(init.contains(&format!("- --output={file}\n")) && main.contains(&format!("- --probe-result={file}\n")));
     let contract = ["/-/healthy", "/-/ready"];
     let probes = ["livenessProbe", "readinessProbe"].map(|probe| container[probe]["httpGet"]["path"].clone());
     assert_eq!(probes, contract);
@@ -145,6 +150,21 @@ fn the_pod_starts_a_natwatch_that_exists() {
     let mounts = container["volumeMounts"].as_array().expect("mounts");
     let mounts: Vec<&str> = mounts.iter().map(|mount| mount["mountPath"].as_str().expect("a path")).collect();
     assert_eq!(mounts, [format!("{root}/etc/os-release")]);
+}
+
+/// An init container that ends with a code other than 0 is started again and again: a defect is no failure of the probe.
+#[test]
+fn the_probe_of_an_init_container_succeeds_whatever_it_finds() {
+    require_root();
+    let directory = Tree::empty();
+    let output = format!("--output={}/probe.json", directory.path());
+    let words = ["probe", "--format=json", &output, "--defect=nat-udp-lco-checksum"];
+    natwatch(&words).expect(2);
+    natwatch(&[&words[..], &["--exit-zero"]].concat()).expect(0);
+    let result = fs::read_to_string(format!("{}/probe.json", directory.path())).expect("a result");
+    let result: Value = serde_json::from_str(&result).expect("JSON");
+    assert_eq!(result["defects"][0]["state"], "present", "{result}");
+    natwatch(&["probe", "--exit-zero", "--output=/nonexistent/probe.json"]).fails(1, &["/nonexistent/probe.json"]);
 }
 
 /// One version, one port, one name of the image, wherever they are written.

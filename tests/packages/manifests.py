@@ -47,6 +47,8 @@ for name in rendered:
 expected = {
     "chart-default": (0, ["NET_ADMIN"]),
     "chart-unprivileged": (65534, []),
+    "chart-everything": (0, ["NET_ADMIN"]),
+    "chart-unprivileged-probe": (65534, []),
     "plain-base": (0, ["NET_ADMIN"]),
     "plain-unprivileged": (65534, []),
     "plain-prometheus-operator": (0, ["NET_ADMIN"]),
@@ -59,7 +61,8 @@ for name, (uid, capabilities) in expected.items():
     for container in spec["containers"] + spec.get("initContainers", []):
         security = container["securityContext"]
         assert security["capabilities"]["drop"] == ["ALL"], name
-        assert security["capabilities"].get("add", []) == capabilities, (name, security)
+        wanted = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"] if container["name"] == "probe" else capabilities
+        assert security["capabilities"].get("add", []) == wanted, (name, security)
         assert security["allowPrivilegeEscalation"] is False and security["privileged"] is False, name
         assert security["readOnlyRootFilesystem"] is True, name
     for volume in spec["volumes"]:
