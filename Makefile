@@ -3,10 +3,10 @@
 CARGO ?= cargo
 # What the live tests compare with: the standard tools, a Prometheus, and the reference parser of OpenMetrics.
 PACKAGES = bsdutils conntrack curl ethtool gzip iproute2 ipset iptables libcap2-bin mount nftables procps prometheus \
-	python3 python3-prometheus-client strace util-linux
+	python3 python3-prometheus-client strace systemd util-linux
 COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
 	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore iptables-nft-save mount nft nstat \
-	prometheus promtool python3 script setpriv strace sysctl tc unshare
+	prometheus promtool python3 script setpriv strace sysctl systemd-analyze tc unshare
 CARGO_DENY_VERSION = 0.20.2
 
 # The differential test of tunnels: how many random set-ups, and which.
@@ -21,7 +21,7 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test test-tunnels test-kernels test-deps dashboards-preview check fmt clippy doc deny golden help
+.PHONY: build test test-tunnels test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
@@ -29,8 +29,10 @@ help:
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length'
 	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
 	@echo 'make dashboards-preview OUT=DIR       pictures of the dashboards; see dashboards/preview/README.md'
+	@echo 'make test-packages                    chart, image, Debian package and units, with the real tools (docs/packages.md)'
 	@echo 'make check    formatting, lints, documentation, licences'
 	@echo 'make golden   write the golden outputs anew; review the diff'
+	@echo 'make chart-files                      copy rules and dashboards into the chart'
 
 build:
 	$(CARGO) build --release --locked
@@ -58,6 +60,17 @@ dashboards-preview: test-deps
 	@test -n "$(OUT)" || { echo 'say where: make dashboards-preview OUT=DIR' >&2; exit 1; }
 	NATWATCH_PREVIEW=$(abspath $(OUT)) NATWATCH_PREVIEW_SECONDS=$(SECONDS_OF_TRAFFIC) \
 		$(CARGO) test --locked --test dashboards preview -- --ignored --nocapture
+
+# Chart, image, Debian package and units; NATWATCH_STATIC=FILE is a static natwatch that need not be built.
+test-packages:
+	tests/packages/run.sh
+
+# Helm packs only what lies in the chart; tests/deploy.rs holds the copies against the originals.
+CHART_FILES = deploy/helm/natwatch/files
+chart-files:
+	rm -f $(CHART_FILES)/rules/*.yaml $(CHART_FILES)/dashboards/*.json
+	cp deploy/prometheus/*.yaml $(CHART_FILES)/rules/
+	cp dashboards/*.json $(CHART_FILES)/dashboards/
 
 test-deps:
 	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \

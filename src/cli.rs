@@ -191,6 +191,9 @@ pub struct Probe {
     /// Write the result to this file, which is replaced as a whole, instead of stdout
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Exit with 0 whatever was found; for init containers, which must not fail
+    #[arg(long)]
+    pub exit_zero: bool,
     /// Let the kernel load the modules that an experiment needs
     #[arg(long)]
     pub allow_module_load: bool,

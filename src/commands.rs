@@ -194,7 +194,7 @@ fn probe(flags: &cli::Probe) -> Result<u8, String> {
         Some(file) => replace(file, &text)?,
         None => print(&text)?,
     }
-    Ok(outcome.exit_code(|defect| probe::counts(defect, &flags.defects)))
+    Ok(if flags.exit_zero { 0 } else { outcome.exit_code(|defect| probe::counts(defect, &flags.defects)) })
 }
 
 /// Writes a file that another process may read meanwhile: it sees the old one or the new one. What is no regular file, such as

@@ -1,0 +1,448 @@
+//! What is deployed starts the program that is here, with the rights that the documents name, and no more.
+//!
+//! What takes helm, container tools or a booted systemd is in tests/packages (`make test-packages`).
+
+#![allow(clippy::disallowed_types, reason = "tests run what is deployed")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use support::exposition::Exposition;
+use support::fake::Tree;
+use support::netns::Netns;
+use support::program::{HERE, NATWATCH, Run, natwatch};
+use support::tools::{expect_success, require, require_root};
+
+/// Units that stay up, and those that end; the highest exposure that `systemd-analyze security` may find.
+///
+/// The probe makes namespaces, devices and packets: CAP_SYS_ADMIN alone is most of the difference.
+const UNITS: [(&str, &str); 3] = [
+    ("systemd/natwatch.service", "20"),
+    ("systemd/natwatch-probe.service", "25"),
+    ("textfile/natwatch-textfile.service", "20"),
+];
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Files below a directory of the repository, by their path in it.
+fn below(directory: &str) -> Vec<PathBuf> {
+    let mut open = vec![path(directory)];
+    let mut files = Vec::new();
+    while let Some(entry) = open.pop() {
+        if entry.is_dir() {
+            open.extend(fs::read_dir(&entry).expect("a directory").map(|entry| entry.expect("an entry").path()));
+        } else {
+            files.push(entry);
+        }
+    }
+    files.sort();
+    files
+}
+
+fn yaml(name: &str) -> Value {
+    serde_yaml_ng::from_str(&text(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Long flags that `natwatch COMMAND` has.
+fn flags_of(command: &str) -> BTreeSet<String> {
+    let help = natwatch(&[command, "--help"]).expect(0);
+    let words = help.split_whitespace().filter(|word| word.starts_with("--"));
+    words.map(|word| word.trim_end_matches([',', '.', '`']).to_owned()).collect()
+}
+
+/// Panics unless natwatch has the sub-command and each of the flags that follow it.
+#[track_caller]
+fn assert_understood<'a>(what: &str, words: impl IntoIterator<Item = &'a str>) {
+    let mut words = words.into_iter();
+    let command = words.next().unwrap_or_else(|| panic!("{what}: no sub-command"));
+    let known = flags_of(command);
+    for word in words.filter(|word| word.starts_with("--")) {
+        let flag = word.split('=').next().expect("a first part");
+        assert!(known.contains(flag), "{what}: natwatch {command} has no {flag}");
+    }
+}
+
+fn strings(list: &Value) -> Vec<&str> {
+    let list = list.as_array().unwrap_or_else(|| panic!("{list} is no list"));
+    list.iter().map(|item| item.as_str().expect("a string")).collect()
+}
+
+fn pod() -> Value {
+    yaml("deploy/kubernetes/base/daemonset.yaml")["spec"]["template"]["spec"].clone()
+}
+
+#[test]
+fn the_pod_is_on_the_nodes_network_with_net_admin_and_nothing_else() {
+    let pod = pod();
+    assert_eq!(pod["hostNetwork"], true);
+    for absent in ["hostPID", "hostIPC", "hostUsers", "initContainers"] {
+        assert_eq!(pod[absent], Value::Null, "{absent}");
+    }
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let context = &pod["securityContext"];
+    assert_eq!((&context["runAsUser"], &context["runAsGroup"]), (&0.into(), &0.into()));
+    assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
+    let containers = pod["containers"].as_array().expect("containers");
+    assert_eq!(containers.len(), 1);
+    let security = &containers[0]["securityContext"];
+    assert_eq!(strings(&security["capabilities"]["drop"]), ["ALL"]);
+    assert_eq!(strings(&security["capabilities"]["add"]), ["NET_ADMIN"]);
+    let switches = ["allowPrivilegeEscalation", "privileged", "readOnlyRootFilesystem"].map(|name| &security[name]);
+    assert_eq!(switches, [false, false, true]);
+    let mounts = containers[0]["volumeMounts"].as_array().expect("mounts");
+    assert!(mounts.iter().all(|mount| mount["readOnly"] == true), "{mounts:?}");
+    let paths: Vec<&Value> =
+        pod["volumes"].as_array().expect("volumes").iter().map(|v| &v["hostPath"]["path"]).collect();
+    assert_eq!(paths, ["/etc/os-release"]);
+}
+
+#[test]
+fn the_unprivileged_pod_is_nobody_without_capabilities() {
+    let patch = yaml("deploy/kubernetes/unprivileged/daemonset.yaml");
+    let pod = &patch["spec"]["template"]["spec"];
+    assert_eq!(
+        (&pod["securityContext"]["runAsUser"], &pod["securityContext"]["runAsNonRoot"]),
+        (&65534.into(), &true.into())
+    );
+    let capabilities = pod["containers"][0]["securityContext"]["capabilities"].as_object().expect("capabilities");
+    assert_eq!((&capabilities["drop"], &capabilities["add"]), (&vec!["ALL"].into(), &Value::Null));
+}
+
+/// The pod's flags and probes are answered; in the chart they are the same words.
+#[test]
+fn the_pod_starts_a_natwatch_that_exists() {
+    let pod = pod();
+    let container = &pod["containers"][0];
+    let args = strings(&container["args"]);
+    assert_understood("the pod", args.iter().copied());
+    let template = text("deploy/helm/natwatch/templates/daemonset.yaml");
+    for arg in &args {
+        let flag = arg.split('=').next().expect("a first part");
+        assert!(template.contains(&format!("- {flag}")), "the chart does not pass {flag}");
+    }
+    let (init, main) = template.split_once("      containers:\n").expect("containers");
+    for (command, part, flags) in [("probe", init, 3), ("serve", main, 5)] {
+        let passed = part.lines().filter_map(|line| line.trim().strip_prefix("- --"));
+        let passed: Vec<String> = passed.map(|flag| format!("--{flag}")).collect();
+        assert!(passed.len() >= flags && part.contains(&format!("- {command}\n")), "{passed:?}");
+        assert_understood("the chart", [command].into_iter().chain(passed.iter().map(String::as_str)));
+    }
+    let file = "/run/natwatch/probe.json";
+    assert!(init.contains(&format!("- --output={file}\n")) && main.contains(&format!("- --probe-result={file}\n")));
+    let contract = ["/-/healthy", "/-/ready"];
+    let probes = ["livenessProbe", "readinessProbe"].map(|probe| container[probe]["httpGet"]["path"].clone());
+    assert_eq!(probes, contract);
+    assert!(contract.iter().all(|path| template.contains(&format!("path: {path}\n"))));
+    let root = args.iter().find_map(|arg| arg.strip_prefix("--path.rootfs=")).expect("--path.rootfs");
+    let mounts = container["volumeMounts"].as_array().expect("mounts");
+    let mounts: Vec<&str> = mounts.iter().map(|mount| mount["mountPath"].as_str().expect("a path")).collect();
+    assert_eq!(mounts, [format!("{root}/etc/os-release")]);
+}
+
+/// An init container that ends with a code other than 0 is started again and again: a defect is no failure of the probe.
+#[test]
+fn the_probe_of_an_init_container_succeeds_whatever_it_finds() {
+    require_root();
+    let directory = Tree::empty();
+    let output = format!("--output={}/probe.json", directory.path());
+    let words = ["probe", "--format=json", &output, "--defect=nat-udp-lco-checksum"];
+    natwatch(&words).expect(2);
+    natwatch(&[&words[..], &["--exit-zero"]].concat()).expect(0);
+    let result = fs::read_to_string(format!("{}/probe.json", directory.path())).expect("a result");
+    let result: Value = serde_json::from_str(&result).expect("JSON");
+    assert_eq!(result["defects"][0]["state"], "present", "{result}");
+    natwatch(&["probe", "--exit-zero", "--output=/nonexistent/probe.json"]).fails(1, &["/nonexistent/probe.json"]);
+}
+
+/// One version, one port, one name of the image, wherever they are written.
+#[test]
+fn versions_ports_and_names_agree() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = yaml("deploy/helm/natwatch/Chart.yaml");
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&version.into(), &version.into()));
+    let values = yaml("deploy/helm/natwatch/values.yaml");
+    assert_eq!(values["image"]["repository"], "natwatch/natwatch");
+    assert_eq!(values["image"]["tag"], "", "the chart's appVersion is the tag");
+    let base = yaml("deploy/kubernetes/base/kustomization.yaml");
+    assert_eq!(base["images"][0], serde_json::json!({ "name": "natwatch/natwatch", "newTag": version }));
+    assert_eq!(pod()["containers"][0]["image"], "natwatch/natwatch");
+    let dockerfile = text("Dockerfile");
+    assert!(dockerfile.contains(&format!("ARG VERSION={version}\n")));
+    assert!(dockerfile.contains("\nEXPOSE 10077\n") && dockerfile.contains("\nUSER 65534:65534\n"));
+    assert!(text("deploy/systemd/natwatch.socket").contains("\nListenStream=10077\n"));
+    assert!(natwatch(&["serve", "--help"]).expect(0).contains(":10077"), "the default of the program");
+    assert_eq!(values["service"]["port"], 10077);
+    assert_eq!(pod()["containers"][0]["ports"][0]["containerPort"], 10077);
+}
+
+/// Every value has a schema, and the schema no value that is not there.
+#[test]
+fn the_schema_knows_each_value() {
+    let values = yaml("deploy/helm/natwatch/values.yaml");
+    let schema: Value = serde_json::from_str(&text("deploy/helm/natwatch/values.schema.json")).expect("JSON");
+    fn compare(at: &str, value: &Value, schema: &Value) {
+        assert!(schema["type"].is_string(), "{at} has no type: {schema}");
+        let (Some(value), Some(known)) = (value.as_object(), schema["properties"].as_object()) else { return };
+        assert_eq!(schema["additionalProperties"], false, "{at}");
+        let there: BTreeSet<&String> = value.keys().collect();
+        // Subcharts are given `global`; `claims` is Kubernetes'.
+        let known_names = known.keys().filter(|name| !["global", "claims"].contains(&name.as_str()));
+        assert_eq!(there, known_names.collect(), "{at}");
+        for (name, value) in value {
+            compare(&format!("{at}.{name}"), value, &known[name]);
+        }
+    }
+    compare("", &values, &schema);
+    let templates: String = below("deploy/helm/natwatch/templates")
+        .iter()
+        .map(|file| fs::read_to_string(file).expect("a template"))
+        .collect();
+    for name in values.as_object().expect("a mapping").keys() {
+        assert!(templates.contains(&format!(".Values.{name}")), "no template uses {name}");
+    }
+}
+
+/// What the chart embeds is what stands in the repository: `make chart-files` copies it.
+#[test]
+fn the_chart_embeds_the_rules_and_dashboards_as_they_are() {
+    for (sources, extension, copies) in [("deploy/prometheus", "yaml", "rules"), ("dashboards", "json", "dashboards")] {
+        let directory = format!("deploy/helm/natwatch/files/{copies}");
+        let files_in = |directory: &str| -> BTreeMap<String, Vec<u8>> {
+            let entries = fs::read_dir(path(directory)).into_iter().flatten();
+            let files = entries.map(|entry| entry.expect("an entry").path());
+            let files = files.filter(|file| file.extension().is_some_and(|e| e == extension));
+            let name = |file: &Path| file.file_name().expect("a name").to_string_lossy().into_owned();
+            files.map(|file| (name(&file), fs::read(&file).expect("a file"))).collect()
+        };
+        let (originals, embedded) = (files_in(sources), files_in(&directory));
+        let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&originals), names(&embedded), "run `make chart-files`");
+        for (name, content) in &originals {
+            assert!(embedded[name] == *content, "{directory}/{name} differs: run `make chart-files`");
+        }
+        for (name, content) in embedded.iter().filter(|_| copies == "rules") {
+            let rules: Value = serde_yaml_ng::from_slice(content).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(rules["groups"].is_array(), "{name} has no groups");
+        }
+    }
+}
+
+/// The settings of a unit, in order.
+fn settings(name: &str) -> Vec<(String, String)> {
+    let unit = text(name);
+    let lines = unit.lines().filter(|line| !line.starts_with(['#', '[']));
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn units_start_a_natwatch_that_exists() {
+    let mut started = 0;
+    for unit in ["deploy/systemd/natwatch.service", "deploy/systemd/natwatch-probe.service"] {
+        for (_, line) in settings(unit).iter().filter(|(key, _)| key == "ExecStart") {
+            let mut words = line.split_whitespace();
+            assert_eq!(words.next(), Some("/usr/bin/natwatch"), "{unit}");
+            assert_understood(unit, words);
+            started += 1;
+        }
+    }
+    assert_eq!(started, 2);
+    // The environment file's proposals are understood too.
+    let default = text("deploy/systemd/natwatch.default");
+    for line in default.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix("NATWATCH_ARGS=")) {
+        assert_understood("natwatch.default", ["serve"].into_iter().chain(line.split_whitespace()));
+    }
+    // The file that one writes is the one that the other reads, and the codes that are no failure are the contract's.
+    assert!(default.contains("--probe-result /run/natwatch/probe.json"));
+    let probe = settings("deploy/systemd/natwatch-probe.service");
+    let has = |key: &str, value: &str| probe.iter().any(|(k, v)| k == key && v == value);
+    assert!(has("ExecStart", "/usr/bin/natwatch probe --format json --output /run/natwatch/probe.json"));
+    assert!(has("SuccessExitStatus", "2 3") && has("RuntimeDirectory", "natwatch"));
+}
+
+/// systemd takes every line, and finds little that it could still take away.
+#[test]
+fn systemd_finds_the_units_in_order() {
+    require("systemd-analyze");
+    // A root with what the units start, so that nothing is said about programs that are not there.
+    let root = Tree::empty();
+    for (directory, files) in [
+        (
+            "etc/systemd/system",
+            vec!["systemd/natwatch.service", "systemd/natwatch.socket", "systemd/natwatch-probe.service"],
+        ),
+        ("etc/systemd/system", vec!["textfile/natwatch-textfile.service", "textfile/natwatch-textfile.timer"]),
+    ] {
+        for file in files {
+            let name = file.rsplit('/').next().expect("a name");
+            root.write(&format!("{directory}/{name}"), text(&format!("deploy/{file}")));
+        }
+    }
+    for program in ["usr/bin/natwatch", "usr/lib/natwatch/natwatch-textfile"] {
+        root.write(program, "#!/bin/sh\n");
+        let program = Path::new(root.path()).join(program);
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).expect("permissions");
+    }
+    // The targets and the slices that every system has.
+    let system = ["/usr/lib/systemd/system", "/lib/systemd/system"].map(Path::new);
+    let system = system.into_iter().find(|directory| directory.is_dir()).expect("systemd's own units");
+    root.directories("usr/lib/systemd");
+    expect_success(Command::new("cp").arg("-a").arg(system).arg(format!("{}/usr/lib/systemd/system", root.path())));
+    let units = ["natwatch.service", "natwatch.socket", "natwatch-probe.service", "natwatch-textfile.service"];
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no", "--recursive-errors=no", &format!("--root={}", root.path())]).args(units);
+    // A key that systemd does not know is only a warning.
+    assert_eq!(Run::of(verify.arg("natwatch-textfile.timer").env("LC_ALL", "C")).expect(0), "");
+
+    for (unit, most) in UNITS {
+        let file = path(&format!("deploy/{unit}"));
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--no-pager", "--offline=true", &format!("--threshold={most}")]).arg(&file);
+        let run = Run::of(security.env("LC_ALL", "C"));
+        assert_eq!(run.code, 0, "{unit} is above {most}: {}", run.stdout);
+    }
+}
+
+/// The configuration that node-problem-detector is given runs natwatch as it says, and understands its codes.
+#[test]
+fn node_problem_detector_runs_what_its_configuration_names() {
+    let configuration: Value = serde_json::from_str(&text("deploy/node-problem-detector/natwatch.json")).expect("JSON");
+    assert_eq!(configuration["plugin"], "custom");
+    let longest = configuration["pluginConfig"]["max_output_length"].as_u64().expect("a length");
+    let conditions: Vec<&Value> =
+        configuration["conditions"].as_array().expect("a list").iter().map(|c| &c["type"]).collect();
+    let rules = configuration["rules"].as_array().expect("a list");
+    assert_eq!(rules.len(), 1);
+    for rule in rules {
+        assert_eq!(rule["type"], "permanent");
+        assert!(conditions.contains(&&rule["condition"]), "{rule}");
+        assert_eq!(rule["path"], "/usr/bin/natwatch");
+        let ns = Netns::new();
+        for (more, codes) in [(&HERE[..], 0..=1), (&[][..], 2..=2)] {
+            let run = Run::of(ns.command(NATWATCH).args(strings(&rule["args"])).args(more));
+            assert!(codes.contains(&run.code), "{run:?}");
+            assert_eq!((run.stdout.lines().count(), run.stderr.as_str()), (1, ""), "{run:?}");
+            assert!(run.stdout.trim_end().chars().count() as u64 <= longest, "{run:?}");
+        }
+    }
+}
+
+/// A directory of node_exporter's and the script that fills it.
+struct Textfile {
+    ns: Netns,
+    directory: Tree,
+}
+
+impl Textfile {
+    /// Runs the script with a natwatch.
+    fn run(&self, natwatch: &str) -> Run {
+        let mut command = self.ns.command(path("deploy/textfile/natwatch-textfile"));
+        command.arg(self.directory.path()).env("NATWATCH", natwatch).env("NATWATCH_CHECK_ARGS", HERE.join(" "));
+        Run::of(&mut command)
+    }
+
+    /// Runs it with a natwatch that prints one line and ends with a code.
+    fn with(&self, script: &str) -> Run {
+        let fake = Tree::empty();
+        fake.write("natwatch", format!("#!/bin/sh\necho natwatch_fake 1\n{script}\n"));
+        let program = format!("{}/natwatch", fake.path());
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("permissions");
+        self.run(&program)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.directory.path()).expect("a directory");
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    fn published(&self) -> String {
+        assert_eq!(self.names(), ["natwatch.prom"], "nothing else is left behind");
+        fs::read_to_string(format!("{}/natwatch.prom", self.directory.path())).expect("the file")
+    }
+}
+
+#[test]
+fn the_textfile_is_replaced_when_natwatch_has_looked_and_kept_when_it_failed() {
+    let textfile = Textfile { ns: Netns::new(), directory: Tree::empty() };
+    textfile.with("exit 1").fails_with("natwatch failed with code 1");
+    assert!(textfile.names().is_empty(), "a failure publishes nothing");
+
+    textfile.run(NATWATCH).expect(0);
+    let first = textfile.published();
+    let metrics = Exposition::parse(&first);
+    assert_eq!(metrics.one_state("natwatch_source_state", &[("source", "nftables")]).as_deref(), Some("ok"));
+    // node_exporter has these itself, and refuses a file that has them too.
+    assert!(!first.lines().any(|line| line.starts_with("process_")), "{first}");
+    let mode =
+        fs::metadata(format!("{}/natwatch.prom", textfile.directory.path())).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "node_exporter is another user");
+
+    // No run at all, a failure after some output, an end by a signal: the old file stays.
+    for failing in ["exit 1", "exit 101", "kill -9 $$"] {
+        textfile.with(failing).fails_with("stays as it was");
+        assert_eq!(textfile.published(), first, "{failing}");
+    }
+    textfile.run("/nonexistent/natwatch").fails_with("stays as it was");
+    assert_eq!(textfile.published(), first);
+    // Each state of the node is news.
+    for code in [0, 2, 3] {
+        textfile.with(&format!("echo natwatch_code {code}; exit {code}")).expect(0);
+        assert_eq!(textfile.published(), format!("natwatch_fake 1\nnatwatch_code {code}\n"));
+    }
+}
+
+trait FailsWith {
+    fn fails_with(self, words: &str);
+}
+
+impl FailsWith for Run {
+    #[track_caller]
+    fn fails_with(self, words: &str) {
+        assert_eq!((self.code, self.stdout.as_str()), (1, ""), "{}", self.stderr);
+        assert!(self.stderr.contains(words), "{}", self.stderr);
+    }
+}
+
+/// What the Debian package is made of exists, apart from what its script makes.
+#[test]
+fn the_debian_package_is_made_of_files_that_exist() {
+    let manifest: toml::Table = text("Cargo.toml").parse().expect("TOML");
+    let deb = manifest["package"]["metadata"]["deb"].as_table().expect("a table");
+    let script = text("deploy/debian/build.sh");
+    for asset in deb["assets"].as_array().expect("a list") {
+        let source = asset[0].as_str().expect("a source");
+        let (directory, pattern) = source.rsplit_once('/').unwrap_or((".", source));
+        if directory == "target/debian" {
+            let made = pattern.replace('*', "");
+            assert!(script.contains(&format!("\"$made/{made}\"")), "build.sh does not make {source}");
+        } else if let Some(beginning) = pattern.strip_suffix('*') {
+            let mut entries = fs::read_dir(path(directory)).expect("a directory");
+            assert!(
+                entries.any(|e| e.expect("an entry").file_name().to_string_lossy().starts_with(beginning)),
+                "{source}"
+            );
+        } else {
+            assert!(path(source).is_file(), "{source}");
+        }
+    }
+    let units = &deb["systemd-units"];
+    let unit = format!(
+        "{}/{}",
+        units["unit-scripts"].as_str().expect("a directory"),
+        units["unit-name"].as_str().expect("a name")
+    );
+    assert!(path(&format!("{unit}.service")).is_file() && path(&format!("{unit}.socket")).is_file(), "{unit}");
+}
