@@ -21,6 +21,7 @@ pub mod netns;
 pub mod nfnetlink;
 pub mod process;
 pub mod program;
+pub mod prometheus;
 pub mod race;
 pub mod report;
 pub mod router;
