@@ -1,12 +1,13 @@
 # `make test` passes on a fresh Debian or Ubuntu with a Rust toolchain, as root: it installs what the tests need.
 
 CARGO ?= cargo
-# What the live tests compare with: the standard tools, a Prometheus, and the reference parser of OpenMetrics.
+# What the live tests compare with: the standard tools, a Prometheus with its Alertmanager, and the reference parser of
+# OpenMetrics.
 PACKAGES = bsdutils conntrack ethtool gzip iproute2 ipset iptables libcap2-bin mount nftables procps prometheus \
-	python3 python3-prometheus-client strace util-linux
+	prometheus-alertmanager python3 python3-prometheus-client strace util-linux
 COMMANDS = bridge capsh conntrack ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
 	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore iptables-nft-save mount nft nstat \
-	prometheus promtool python3 script setpriv strace sysctl tc unshare
+	prometheus prometheus-alertmanager promtool python3 script setpriv strace sysctl tc unshare
 CARGO_DENY_VERSION = 0.20.2
 
 # The differential test of tunnels: how many random set-ups, and which.

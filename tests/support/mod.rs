@@ -25,6 +25,7 @@ pub mod prometheus;
 pub mod race;
 pub mod report;
 pub mod router;
+pub mod rule_file;
 pub mod rules;
 pub mod server;
 pub mod sockets;
