@@ -14,17 +14,22 @@ CARGO_DENY_VERSION = 0.20.2
 CASES ?= 400
 SEED ?= 2
 
+# The versions test: where Prometheus of other Debian releases goes, and which.
+PROMETHEUS ?= target/prometheus
+PROMETHEUS_RELEASES ?= trixie sid
+
 # The kernel test: a directory with kernels to boot, and what that needs.
 KERNELS ?=
 KERNEL_PACKAGES = busybox-static cpio ethtool gzip iproute2 kmod nftables qemu-system-x86 seabios
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test test-tunnels test-kernels test-deps check fmt clippy doc deny golden help
+.PHONY: build test test-tunnels test-prometheus-versions test-kernels test-deps check fmt clippy doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length'
+	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
 	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
 	@echo 'make check    formatting, lints, documentation, licences'
 	@echo 'make golden   write the golden outputs anew; review the diff'
@@ -37,6 +42,15 @@ test: test-deps
 
 test-tunnels: test-deps
 	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(CARGO) test --locked --test live_tunnels -- --nocapture
+
+# The same tests, with another promtool and prometheus before those of the system.
+test-prometheus-versions: test-deps
+	tests/prometheus/fetch.sh $(PROMETHEUS) $(PROMETHEUS_RELEASES)
+	set -e; for release in $(PROMETHEUS_RELEASES); do \
+		export PATH="$(abspath $(PROMETHEUS))/$$release/usr/bin:$$PATH"; \
+		prometheus --version 2>&1 | head -1; promtool check rules --lint=all deploy/prometheus/natwatch.rules.yaml; \
+		promtool test rules deploy/prometheus/tests/*.yaml; $(CARGO) test --locked --test alerts; \
+	done
 
 # A static natwatch is booted with each of the kernels; tests/kernels/build.sh and debian.sh make some.
 test-kernels:
