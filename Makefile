@@ -1,17 +1,23 @@
 # `make test` passes on a fresh Debian or Ubuntu with a Rust toolchain, as root: it installs what the tests need.
 
 CARGO ?= cargo
-# What the live tests compare with: the standard tools, a Prometheus, and the reference parser of OpenMetrics.
+# What the live tests compare with: the standard tools, a Prometheus with its Alertmanager, and the reference parser of
+# OpenMetrics.
 PACKAGES = bsdutils conntrack curl ethtool gzip iproute2 ipset iptables libcap2-bin mount nftables procps prometheus \
-	python3 python3-prometheus-client strace systemd util-linux
+	prometheus-alertmanager python3 python3-prometheus-client strace systemd util-linux
 COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
-	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore iptables-nft-save mount nft nstat \
-	prometheus promtool python3 script setpriv strace sysctl systemd-analyze tc unshare
+	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore \
+	iptables-nft-save mount nft nstat prometheus prometheus-alertmanager promtool python3 script setpriv strace sysctl \
+	systemd-analyze tc unshare
 CARGO_DENY_VERSION = 0.20.2
 
 # The differential test of tunnels: how many random set-ups, and which.
 CASES ?= 400
 SEED ?= 2
+
+# The versions test: where Prometheus of other Debian releases goes, and which.
+PROMETHEUS ?= target/prometheus
+PROMETHEUS_RELEASES ?= trixie sid
 
 # The kernel test: a directory with kernels to boot, and what that needs.
 KERNELS ?=
@@ -21,12 +27,14 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test test-tunnels test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy doc deny golden help
+.PHONY: build test test-tunnels test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
+	doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length'
+	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
 	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
 	@echo 'make dashboards-preview OUT=DIR       pictures of the dashboards; see dashboards/preview/README.md'
 	@echo 'make test-packages                    chart, image, Debian package and units, with the real tools (docs/packages.md)'
@@ -42,6 +50,15 @@ test: test-deps
 
 test-tunnels: test-deps
 	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(CARGO) test --locked --test live_tunnels -- --nocapture
+
+# The same tests, with another promtool and prometheus before those of the system.
+test-prometheus-versions: test-deps
+	tests/prometheus/fetch.sh $(PROMETHEUS) $(PROMETHEUS_RELEASES)
+	set -e; for release in $(PROMETHEUS_RELEASES); do \
+		export PATH="$(abspath $(PROMETHEUS))/$$release/usr/bin:$$PATH"; \
+		prometheus --version 2>&1 | head -1; promtool check rules --lint=all deploy/prometheus/natwatch.rules.yaml; \
+		promtool test rules deploy/prometheus/tests/*.yaml; $(CARGO) test --locked --test alerts; \
+	done
 
 # A static natwatch is booted with each of the kernels; tests/kernels/build.sh and debian.sh make some.
 test-kernels:

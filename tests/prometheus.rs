@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use support::exposition::{Exposition, Row, metrics_table};
-use support::http;
 use support::netns::Netns;
-use support::process::{Daemon, free_port};
+use support::process::free_port;
 use support::program::NATWATCH;
+use support::prometheus::Prometheus;
 use support::server::Server;
 use support::tools::require;
 use support::vxlan::Vxlan;
@@ -36,62 +36,13 @@ const MOVING: [&str; 8] = [
     "process_threads",
 ];
 
-/// A Prometheus in the namespace of its target.
-struct Prometheus<'a> {
-    ns: &'a Netns,
-    daemon: Daemon,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl<'a> Prometheus<'a> {
-    fn start(ns: &'a Netns, target: u16) -> Self {
-        require("prometheus");
-        let dir = tempfile::tempdir().expect("a directory");
-        let config = dir.path().join("prometheus.yml");
-        let text = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs: [{{job_name: natwatch, \
-             static_configs: [{{targets: ['127.0.0.1:{target}']}}]}}]\n"
-        );
-        fs::write(&config, text).expect("the configuration");
-        // natwatch holds its port already, so another one is found.
-        let port = free_port();
-        let mut command = ns.command("prometheus");
-        command.arg(format!("--config.file={}", config.display()));
-        command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
-        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-        let mut daemon = Daemon::start(command);
-        daemon.wait_listening(ns, port);
-        Self { ns, daemon, port, _dir: dir }
-    }
-
-    fn api(&self, path: &str) -> Value {
-        let response = http::get(self.ns, ([127, 0, 0, 1], self.port).into(), path, &[]);
-        let value: Value = serde_json::from_str(response.text()).unwrap_or_default();
-        value["data"].clone()
-    }
-
-    /// Metric name and labels with the value, of an instant query that is URL-encoded already.
-    fn query(&self, query: &str) -> Vec<(BTreeMap<String, String>, f64)> {
-        let data = self.api(&format!("/api/v1/query?query={query}"));
-        let results = data["result"].as_array().cloned().unwrap_or_default();
-        let sample = |result: &Value| {
-            let labels = result["metric"].as_object().expect("labels").iter();
-            let labels = labels.map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned()));
-            let value = result["value"][1].as_str().and_then(|value| value.parse().ok()).expect("a value");
-            (labels.collect(), value)
-        };
-        results.iter().map(sample).collect()
-    }
-}
-
 /// Served, scraped, stored, and asked for again: the same families, types, help and values.
 #[test]
 fn a_real_prometheus_scrapes_all_of_it() {
     let pair = Vxlan::default().build();
     let ns = &pair.nodes[0];
     let mut server = Server::start(ns, &FLAGS);
-    let mut prometheus = Prometheus::start(ns, server.port);
+    let mut prometheus = Prometheus::scraping(ns, &[server.address().to_string()]);
     eventually(PATIENCE, || prometheus.query("up").first().filter(|(_, value)| *value == 1.0).map(|_| ()));
     let direct = Exposition::parse(&server.ok("/metrics"));
 
@@ -99,7 +50,7 @@ fn a_real_prometheus_scrapes_all_of_it() {
     assert_eq!(scraped as usize, direct.len());
     assert!(scraped <= 500.0, "{scraped} series");
 
-    let stored = prometheus.query("%7Bjob=%22natwatch%22%7D");
+    let stored = prometheus.query("{job=\"natwatch\"}");
     for (name, labels, value) in direct.samples() {
         let found = stored.iter().find(|(stored, _)| {
             stored["__name__"] == name && labels.iter().all(|(key, value)| stored.get(key) == Some(value))
