@@ -4,7 +4,7 @@ mod security;
 mod tls;
 
 use std::io::IsTerminal as _;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -74,7 +74,7 @@ fn bind_one(address: &str) -> Result<TcpListener, String> {
             let port = port.parse().map_err(|_| format!("--web.listen-address {address:?}: not a port"))?;
             vec![([0u16; 8], port).into(), ([0u8; 4], port).into()]
         }
-        None => address
+        None => plain(address)
             .to_socket_addrs()
             .map_err(|error| format!("--web.listen-address {address:?}: {error}; write HOST:PORT or :PORT"))?
             .collect(),
@@ -83,6 +83,15 @@ fn bind_one(address: &str) -> Result<TcpListener, String> {
         TcpListener::bind(&candidates[..]).map_err(|error| format!("cannot listen on {address}: {error}"))?;
     listener.set_nonblocking(true).map_err(|error| format!("cannot listen on {address}: {error}"))?;
     Ok(listener)
+}
+
+/// Go takes brackets around IPv4 addresses too, and manifests write `[$(HOST_IP)]:PORT`.
+fn plain(address: &str) -> String {
+    let bracketed = address.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    match bracketed {
+        Some((host, port)) if host.parse::<Ipv4Addr>().is_ok() => format!("{host}{port}"),
+        _ => address.to_owned(),
+    }
 }
 
 /// The sockets that systemd passes.
@@ -388,6 +397,16 @@ mod tests {
         assert!(ask(&[("collect[]", "netstat")]).unwrap_err().contains("disabled"));
         assert!(ask(&[("collect[]", "nonsense")]).unwrap_err().contains("missing"));
         assert!(ask(&[("collect[]", "links"), ("exclude[]", "links")]).is_err());
+    }
+
+    #[test]
+    fn addresses_are_taken_as_go_takes_them() {
+        for address in ["127.0.0.1:0", "[127.0.0.1]:0", ":0", "[::1]:0", "localhost:0"] {
+            assert!(bind_one(address).is_ok(), "{address}");
+        }
+        for address in ["127.0.0.1", "[127.0.0.1:0", "::1", ""] {
+            assert!(bind_one(address).is_err(), "{address}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The documents say what the program does.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use natwatch::advisory::Catalogue;
+use natwatch::render::markdown;
 use natwatch::render::metrics::{METRICS, table};
 use natwatch::snapshot::{Collector, Source};
 
@@ -32,6 +34,71 @@ fn the_readme_has_the_table_of_metrics() {
         assert_eq!(shown, table(), "run `make golden`");
     }
 }
+
+/// Derived pages say what they are derived from.
+#[test]
+fn derived_pages_are_up_to_date() {
+    let pages =
+        [("docs/advisories.md", markdown::advisories(Catalogue::built_in())), ("docs/metrics.md", markdown::metrics())];
+    for (name, text) in pages {
+        if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+            fs::write(path(name), &text).unwrap();
+        } else {
+            assert_eq!(document(name), text, "{name}: run `make golden`");
+        }
+    }
+}
+
+/// Every name of a metric in what is shipped is in the table; and every one in the table is on some dashboard, in some rule, or in
+/// the reference alone for a reason.
+#[test]
+fn names_of_metrics_are_the_same_everywhere() {
+    /// For a look by hand, not for a panel or an alert.
+    const REFERENCE_ONLY: &[&str] = &[
+        "natwatch_conntrack_found_total",
+        "natwatch_conntrack_invalid_total",
+        "natwatch_conntrack_insert_total",
+        "natwatch_conntrack_error_total",
+        "natwatch_conntrack_search_restart_total",
+        "natwatch_conntrack_expect_new_total",
+        "natwatch_conntrack_expect_create_total",
+        "natwatch_conntrack_expect_delete_total",
+        "natwatch_conntrack_cpu_insert_failed_total",
+        "natwatch_conntrack_cpu_drop_total",
+        "natwatch_source_nat_rule_bytes_total",
+        "natwatch_web_config_last_reload_successful",
+    ];
+    let mut shipped = vec![(path("README.md"), document("README.md"))];
+    let mut open = vec![path("docs"), path("dashboards"), path("deploy")];
+    while let Some(entry) = open.pop() {
+        if entry.is_dir() {
+            open.extend(fs::read_dir(&entry).unwrap().map(|entry| entry.unwrap().path()));
+        } else if let Ok(text) = fs::read_to_string(&entry) {
+            shipped.push((entry, text));
+        }
+    }
+    let mut used = BTreeSet::new();
+    for (file, text) in &shipped {
+        // What recording rules define has colons in its name.
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':')));
+        for word in words.filter(|word| word.starts_with("natwatch_") && !word.contains(':')) {
+            let known = METRICS.iter().find(|metric| {
+                metric.name == word || ["_bucket", "_sum"].iter().any(|end| word.strip_suffix(end) == Some(metric.name))
+            });
+            let family = METRICS.iter().any(|metric| metric.name.starts_with(word)) && word.ends_with('_');
+            let known = known.map(|metric| metric.name);
+            assert!(known.is_some() || family || NOT_METRICS.contains(&word), "{}: {word}", file.display());
+            let shows = file.starts_with(path("dashboards")) || file.starts_with(path("deploy/prometheus"));
+            used.extend(known.filter(|_| shows));
+        }
+    }
+    let own = METRICS.iter().map(|metric| metric.name).filter(|name| name.starts_with("natwatch_"));
+    let unused: Vec<&str> = own.filter(|name| !used.contains(name)).collect();
+    assert_eq!(unused, REFERENCE_ONLY, "on no dashboard and in no rule");
+}
+
+/// Words that begin like metrics and are none.
+const NOT_METRICS: &[&str] = &[];
 
 #[test]
 fn the_readme_shows_a_real_report() {

@@ -6,6 +6,7 @@ pub mod exposition;
 pub mod html;
 pub mod json;
 pub mod line;
+pub mod markdown;
 pub mod metrics;
 mod source_nat;
 pub mod text;

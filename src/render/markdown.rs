@@ -1,0 +1,64 @@
+//! Pages of docs/ that are derived: written by `make golden`, held by a test.
+
+use std::fmt::Write as _;
+
+use super::metrics;
+use crate::advisory::defects;
+use crate::advisory::{Advisory, Catalogue, Subject};
+
+/// docs/advisories.md
+pub fn advisories(catalogue: &Catalogue) -> String {
+    let mut out = String::from(
+        "# Advisories\n\nWritten from the catalogue by `make golden`; `natwatch explain ID` prints the same.\n\nAn advisory is \
+         `exposed` if all its conditions hold, `mitigated` if all ingredients are there and a safeguard is in place, \
+         `not_affected` if an ingredient is missing, and `unknown` if what could not be seen would decide.\n",
+    );
+    for advisory in &catalogue.advisories {
+        advisory_section(&mut out, advisory);
+    }
+    out.push_str("\n# Kernel defects\n\n| defect | what it does | known from |\n|---|---|---|\n");
+    for defect in defects::all() {
+        let _ = writeln!(out, "| `{}` | {} | {} |", defect.id, defect.title, defect.references.join(", "));
+    }
+    out
+}
+
+fn advisory_section(out: &mut String, advisory: &Advisory) {
+    let Advisory { id, title, severity, severity_with_defect, subject, references, conditions, remedies, .. } =
+        advisory;
+    let _ = write!(out, "\n## {id}\n\n**{title}.** Severity {severity}");
+    if let Some(worse) = severity_with_defect {
+        let _ = write!(out, ", {} on kernels with `{}`", worse.severity, worse.defect);
+    }
+    let judged = match subject {
+        Subject::Node => "the node",
+        Subject::Tunnel => "each tunnel; the worst one is the node's",
+    };
+    let _ = writeln!(out, "; judged on {judged}.\n\n{}\n", advisory.prose.trim());
+    out.push_str("| condition | kind |\n|---|---|\n");
+    for condition in conditions {
+        let _ = writeln!(out, "| `{}` | {} |", condition.id, condition.kind);
+    }
+    out.push_str("\nRemedies:\n\n");
+    for remedy in remedies {
+        let lasting = if remedy.survives_reboot { "" } else { " (until the next reboot)" };
+        let _ = writeln!(out, "- {}{lasting}", remedy.text);
+        if let Some(command) = &remedy.command {
+            let _ = writeln!(out, "  `{command}`");
+        }
+    }
+    let _ = writeln!(out, "\nReferences: {}", references.join(", "));
+}
+
+/// docs/metrics.md
+pub fn metrics() -> String {
+    format!(
+        "# Metrics\n\nWritten from the table of metrics by `make golden`; `natwatch metrics` prints the same. README tells how many \
+         series a node has.\n\n- A counter that the kernel lacks has no series; a series does not vanish because its value is 0.\n- \
+         `natwatch_exposure` has no series while the verdict is unknown: alert on its absence through \
+         `natwatch_advisory_state{{state=\"unknown\"}}`.\n- Counters continue beyond the kernel's 32-bit wraps, and rule counters do not \
+         dip when rules are rewritten.\n- Labels are closed sets or bounded by the kernel; `natwatch_series_omitted` counts what the limits \
+         leave out.\n\n{}",
+        metrics::table()
+    )
+}
