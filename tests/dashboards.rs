@@ -365,7 +365,7 @@ fn preview() {
     scene.expose();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards/preview/draw.sh");
     let mut command: Command = fleet.net.router.command(script);
-    command.env("PROMETHEUS", format!("http://127.0.0.1:{}", scene.prometheus.port)).env("OUT", directory);
+    command.env("PROMETHEUS", format!("http://127.0.0.1:{}", scene.prometheus.0.port)).env("OUT", directory);
     command.env("SINCE", before.to_string()).env("SPAN", (seconds + 60).to_string());
     let done = AtomicBool::new(false);
     let status = thread::scope(|scope| {

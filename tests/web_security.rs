@@ -11,14 +11,13 @@ use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustix::process::Signal;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use support::exposition::Exposition;
-use support::http;
 use support::netns::Netns;
-use support::process::{Daemon, free_port};
+use support::process::free_port;
 use support::program::{NATWATCH, natwatch};
+use support::prometheus::Prometheus;
 use support::server::Server;
 use support::tools::require;
 use support::wait::{PATIENCE, eventually};
@@ -95,28 +94,17 @@ fn curl(ns: &Netns, url: &str, more: &[&str]) -> (u16, String) {
 
 /// Health of the only target of a real Prometheus with this scrape configuration, once it has tried.
 fn scraped(ns: &Netns, port: u16, more: &str) -> (String, String) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let config = directory.path().join("prometheus.yml");
     let text = format!(
         "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- job_name: natwatch\n  \
          static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n{more}"
     );
-    fs::write(&config, text).expect("written");
-    let own = free_port();
-    require("prometheus");
-    let mut command = ns.command("prometheus");
-    command.arg(format!("--config.file={}", config.display()));
-    command.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));
-    command.arg(format!("--web.listen-address=127.0.0.1:{own}"));
-    let mut daemon = Daemon::start(command);
-    daemon.wait_listening(ns, own);
+    let prometheus = Prometheus::with_config(ns, &text, "");
     eventually(PATIENCE, || {
-        let response = http::get(ns, (Ipv4Addr::LOCALHOST, own).into(), "/api/v1/targets", &[]);
-        let json: Value = serde_json::from_str(response.text()).map_err(|error| error.to_string())?;
-        let target = &json["data"]["activeTargets"][0];
+        let targets = prometheus.api("/api/v1/targets");
+        let target = &targets["activeTargets"][0];
         match (target["health"].as_str(), target["lastError"].as_str()) {
             (Some(health @ ("up" | "down")), Some(error)) => Ok((health.to_owned(), error.to_owned())),
-            _ => Err(format!("not scraped yet: {json}")),
+            _ => Err(format!("not scraped yet: {targets}")),
         }
     })
 }

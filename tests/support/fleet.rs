@@ -6,7 +6,6 @@
 //! client      router vx0   server vx0    Prometheus runs beside node-1
 //! ```
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -15,12 +14,11 @@ use serde_json::Value;
 
 use super::http;
 use super::links::offload;
-use super::netns::Netns;
-use super::process::{Daemon, free_port};
+use super::process::Daemon;
 use super::program::{HERE, NATWATCH, PublicCopy, command_as};
+use super::prometheus::{self, url_encoded};
 use super::router::{CLIENTS, Proto, ROUTER_WAN, Router, TARGET, WAN};
 use super::rules::{load, nft};
-use super::tools::require;
 use super::traffic::exhaust;
 use super::wait::{PATIENCE, eventually};
 
@@ -141,48 +139,25 @@ impl Fleet {
 }
 
 /// A Prometheus beside node-1.
-pub struct Prometheus<'a> {
-    ns: &'a Netns,
-    /// Where it listens, on the loopback address.
-    pub port: u16,
-    _daemon: Daemon,
-    _dir: tempfile::TempDir,
-}
+pub struct Prometheus<'a>(pub prometheus::Prometheus<'a>);
 
 impl<'a> Prometheus<'a> {
     pub fn start(fleet: &'a Fleet) -> Self {
-        require("prometheus");
-        let ns = &fleet.net.router;
-        let dir = tempfile::tempdir().expect("a directory");
-        let config = dir.path().join("prometheus.yml");
-        fs::write(&config, Fleet::scrapes()).expect("the configuration");
-        let port = free_port();
-        let mut command = ns.command("prometheus");
-        command.arg(format!("--config.file={}", config.display()));
-        command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
-        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-        let mut daemon = Daemon::start(command);
-        daemon.wait_listening(ns, port);
-        Self { ns, port, _daemon: daemon, _dir: dir }
+        Self(prometheus::Prometheus::with_config(&fleet.net.router, &Fleet::scrapes(), ""))
     }
 
     /// Series that an instant query yields, or why Prometheus refuses it.
     pub fn query(&self, query: &str) -> Result<Vec<Value>, String> {
-        self.ask(&format!("/api/v1/query?query={}", encoded(query)))
+        self.ask(&format!("/api/v1/query?query={}", url_encoded(query)))
     }
 
     /// The same over a stretch of time.
     pub fn query_range(&self, query: &str, start: f64, end: f64) -> Result<Vec<Value>, String> {
-        self.ask(&format!("/api/v1/query_range?query={}&start={start}&end={end}&step=1", encoded(query)))
+        self.ask(&format!("/api/v1/query_range?query={}&start={start}&end={end}&step=1", url_encoded(query)))
     }
 
     fn ask(&self, path: &str) -> Result<Vec<Value>, String> {
-        let response = http::get(self.ns, ([127, 0, 0, 1], self.port).into(), path, &[]);
-        let value: Value = serde_json::from_str(response.text()).map_err(|e| format!("{e}: {}", response.text()))?;
-        if value["status"] != "success" {
-            return Err(value["error"].to_string());
-        }
-        Ok(value["data"]["result"].as_array().cloned().unwrap_or_default())
+        Ok(self.0.ask(path)?["result"].as_array().cloned().unwrap_or_default())
     }
 
     /// Waits for a query to yield something, after one more burst of work each time.
@@ -194,8 +169,4 @@ impl<'a> Prometheus<'a> {
             if found.is_empty() { Err(format!("nothing yet: {query}")) } else { Ok(()) }
         });
     }
-}
-
-fn encoded(query: &str) -> String {
-    query.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }

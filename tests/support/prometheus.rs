@@ -24,7 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Prometheus<'a> {
     ns: &'a Netns,
     pub daemon: Daemon,
-    port: u16,
+    /// Where it listens, on the loopback address.
+    pub port: u16,
     dir: TempDir,
 }
 
@@ -36,8 +37,6 @@ impl<'a> Prometheus<'a> {
 
     /// The same, with a rule file that is evaluated once a second, and an Alertmanager to tell.
     pub fn start(ns: &'a Netns, targets: &[String], rules: &str, alertmanager: Option<&Alertmanager>) -> Self {
-        require("prometheus");
-        let dir = tempfile::tempdir().expect("a directory");
         let quoted: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
         let mut text = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
@@ -45,13 +44,20 @@ impl<'a> Prometheus<'a> {
             quoted.join(", ")
         );
         if !rules.is_empty() {
-            fs::write(dir.path().join("rules.yaml"), rules).expect("the rules");
             text += "rule_files: [rules.yaml]\n";
         }
         if let Some(Alertmanager { port, .. }) = alertmanager {
             text +=
                 &format!("alerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]}}\n");
         }
+        Self::with_config(ns, &text, rules)
+    }
+
+    /// With a configuration of the test's own, and the content of the file `rules.yaml` beside it.
+    pub fn with_config(ns: &'a Netns, text: &str, rules: &str) -> Self {
+        require("prometheus");
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("rules.yaml"), rules).expect("the rules");
         let config = dir.path().join("prometheus.yml");
         fs::write(&config, text).expect("the configuration");
         let port = free_port();
@@ -64,11 +70,16 @@ impl<'a> Prometheus<'a> {
         Self { ns, daemon, port, dir }
     }
 
-    /// What an endpoint of the API answers; null if it is not ready.
-    pub fn api(&self, path: &str) -> Value {
+    /// What an endpoint of the API answers, or why it refuses.
+    pub fn ask(&self, path: &str) -> Result<Value, String> {
         let response = http::get(self.ns, (Ipv4Addr::LOCALHOST, self.port).into(), path, &[]);
-        let value: Value = serde_json::from_str(response.text()).unwrap_or_default();
-        value["data"].clone()
+        let value: Value = serde_json::from_str(response.text()).map_err(|e| format!("{e}: {}", response.text()))?;
+        if value["status"] == "success" { Ok(value["data"].clone()) } else { Err(value["error"].to_string()) }
+    }
+
+    /// The same; null if it is not ready.
+    pub fn api(&self, path: &str) -> Value {
+        self.ask(path).unwrap_or_default()
     }
 
     /// Metric name and labels with the value, of an instant query.
@@ -96,7 +107,8 @@ impl<'a> Prometheus<'a> {
     }
 }
 
-fn url_encoded(text: &str) -> String {
+/// For a query in a path.
+pub fn url_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
