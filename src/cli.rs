@@ -310,8 +310,8 @@ fn off_flag(collector: Collector) -> String {
 
 fn telemetry_path(text: &str) -> Result<String, String> {
     let taken = ["/", "/report.json", "/-/healthy", "/-/ready"];
-    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '{' | '}' | '*' | '?' | '#' | ':');
-    if !text.starts_with('/') || taken.contains(&text) || !text.chars().all(plain) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
+    if !text.starts_with('/') || text.contains("//") || taken.contains(&text) || !text.chars().all(plain) {
         return Err(format!("must be a plain path that begins with / and is none of {}", taken.join(" ")));
     }
     Ok(text.to_owned())

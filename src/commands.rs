@@ -202,7 +202,11 @@ fn probe(flags: &cli::Probe) -> Result<u8, String> {
 fn replace(file: &Path, text: &str) -> Result<(), String> {
     let failed = |error: io::Error| format!("cannot write {}: {error}", file.display());
     // Where a symbolic link leads to.
-    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let target = match std::fs::canonicalize(file) {
+        Ok(target) => target,
+        Err(error) if std::fs::symlink_metadata(file).is_ok() => return Err(failed(error)),
+        Err(_) => file.to_owned(), // a new one
+    };
     let old = std::fs::metadata(&target).ok();
     if old.as_ref().is_some_and(|old| !old.is_file()) {
         let mut open = std::fs::OpenOptions::new().write(true).open(&target).map_err(failed)?;
@@ -310,7 +314,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     // Rendering a report takes well under a millisecond and the kernel is read on a thread of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
         let mut terminate = terminate.map_err(|error| format!("cannot wait for SIGTERM: {error}"))?;
         let mut interrupt = interrupt.map_err(|error| format!("cannot wait for SIGINT: {error}"))?;
@@ -321,7 +325,10 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
             }
         };
         server::run(listeners, refresher, settings, security, shutdown).await
-    })
+    });
+    // Nothing that blocks is waited for: a look may be stuck inside the kernel.
+    runtime.shutdown_background();
+    served
 }
 
 fn log_to_stderr(level: LogLevel, format: LogFormat) {

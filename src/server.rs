@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -221,9 +221,13 @@ async fn authorized(State(app): State<Arc<App>>, request: Request, next: Next) -
     match security.authorize(request.headers()).await {
         Ok(()) => next.run(request).await,
         Err(status) => {
-            let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"natwatch\"")];
-            let text = format!("{}\n", status.canonical_reason().unwrap_or_default());
-            (status, ask, text).into_response()
+            let mut response = (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response();
+            let ask = match status {
+                StatusCode::UNAUTHORIZED => (header::WWW_AUTHENTICATE, "Basic realm=\"natwatch\""),
+                _ => (header::RETRY_AFTER, "1"),
+            };
+            response.headers_mut().insert(ask.0, HeaderValue::from_static(ask.1));
+            response
         }
     }
 }

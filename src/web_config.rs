@@ -1,7 +1,7 @@
 //! `--web.config.file`: the format of exporter-toolkit, read strictly. Pure.
 //!
 //! Errors name line and column, of the value or of the block that it stands in. What is in the format and cannot be done here is an error too, never ignored: TLS below
-//! 1.2, `client_allowed_sans`, `rate_limit`.
+//! 1.2, `client_allowed_sans`, `rate_limit`. Only `http2` is taken without effect: HTTP/1.1 is what scrapers speak as well.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -130,11 +130,18 @@ struct RawHttp {
 
 struct BcryptHash(String);
 
+/// Each step doubles the time: 16 takes seconds.
+const COSTS: std::ops::RangeInclusive<u32> = 4..=16;
+
 impl<'de> Deserialize<'de> for BcryptHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let hash = String::deserialize(deserializer)?;
-        match bcrypt::HashParts::from_str(&hash) {
-            Ok(_) => Ok(Self(hash)),
+        match bcrypt::HashParts::from_str(&hash).map(|parts| parts.get_cost()) {
+            Ok(cost) if COSTS.contains(&cost) => Ok(Self(hash)),
+            Ok(cost) => {
+                let (low, high) = (COSTS.start(), COSTS.end());
+                Err(D::Error::custom(format!("a bcrypt hash of cost {cost}; {low} to {high} can be verified in time")))
+            }
             Err(_) => Err(D::Error::invalid_value(
                 de::Unexpected::Other("something else"),
                 &"a bcrypt hash, as of: htpasswd -nBC 10 '' | tr -d ':\\n'",
@@ -190,7 +197,11 @@ pub fn parse(text: &str, directory: &Path) -> Result<WebConfig, String> {
     let raw: Option<RawConfig> = serde_yaml_ng::from_str(text).map_err(|error| located(error.to_string(), text))?;
     let RawConfig { tls_server_config, http_server_config, basic_auth_users } = raw.unwrap_or_default();
     let tls = tls_server_config.map(|raw| tls(raw, directory)).transpose()?.flatten();
-    let users = basic_auth_users.unwrap_or_default().into_iter().map(|(user, BcryptHash(hash))| (user, hash)).collect();
+    let users: BTreeMap<String, String> =
+        basic_auth_users.unwrap_or_default().into_iter().map(|(user, BcryptHash(hash))| (user, hash)).collect();
+    if let Some(user) = users.keys().find(|user| user.contains(':')) {
+        return Err(format!("basic_auth_users: {user:?} has a colon, which ends a user's name"));
+    }
     Ok(WebConfig { tls, headers: http_server_config.headers.0, users })
 }
 
@@ -288,6 +299,8 @@ mod tests {
         for (text, words) in [
             ("tls_server_config:\n  cert_fil: x\n", &["cert_fil", "line 2"][..]),
             ("basic_auth_users:\n  bob: secret\n", &["bcrypt", "line 2"]),
+            (&format!("basic_auth_users:\n  bob: {}\n", HASH.replace("$10$", "$31$")), &["cost 31", "line 2"]),
+            (&format!("basic_auth_users:\n  'bob:x': {HASH}\n"), &["colon"]),
             ("tls_server_config:\n  client_auth_type: Maybe\n", &["Maybe", "line 2"]),
             (
                 "tls_server_config:\n  cert_file: a\n  key_file: b\n  min_version: TLS10\n",

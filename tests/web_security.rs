@@ -264,6 +264,10 @@ fn a_changed_file_is_taken_over_and_a_bad_one_is_not() {
     files.config(TLS);
     server.daemon.wait_stderr("without a restart");
     assert_eq!(code(&old), 200);
+    // A file that somebody is writing.
+    files.config("");
+    server.daemon.wait_stderr("no users any more");
+    assert_eq!((code(&old), curl(&ns, &url, &[]).0, in_force(&ns, server.port)), (200, 401, Some(0.0)));
     let new = bcrypt::hash("another", 5).expect("a hash");
     files.config(&format!("basic_auth_users:\n  prometheus: {new}\n"));
     server.daemon.wait_stderr("re-read");

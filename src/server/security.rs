@@ -20,12 +20,16 @@ use crate::web_config::{self, Pem, WebConfig};
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Largest file that is read: certificate chains have a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
+/// Largest configuration; reading YAML takes long where it is nested deeply.
+const MAX_CONFIG: u64 = 64 << 10;
 /// Passwords that were found right and are remembered: one of each scraper.
 const REMEMBERED: usize = 128;
 /// How long a password waits for others to be verified.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A hash of no password, verified for users that do not exist, so that these take as long as those that do.
-const NOBODY: &str = "$2b$10$2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
+/// Passwords that wait for that; those beyond it are refused at once.
+const WAITING: usize = 32;
+/// A hash of no password, but for its cost.
+const NOBODY: &str = "2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
 
 /// What is in force.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ pub struct Security {
     verified: Mutex<HashSet<(String, String)>>,
     /// A hash is made to take long: one at a time, so that a stranger cannot use more than one CPU.
     verifying: Semaphore,
+    waiting: Semaphore,
 }
 
 /// A configuration with everything that it names.
@@ -65,6 +70,7 @@ impl Security {
             current: AtomicBool::new(true),
             verified: Mutex::default(),
             verifying: Semaphore::new(1),
+            waiting: Semaphore::new(WAITING),
         })
     }
 
@@ -102,6 +108,10 @@ impl Security {
             (Some(_), None) | (None, Some(_)) => {
                 Err(format!("{file}: TLS cannot be switched on or off without a restart"))
             }
+            // A file that is being written ends too early.
+            _ if loaded.web.users.is_empty() && !self.web().users.is_empty() => {
+                Err(format!("{file}: there are no users any more; that takes a restart"))
+            }
             _ => Ok(loaded),
         });
         match loaded {
@@ -109,8 +119,8 @@ impl Security {
                 if let (Some(tls), Some(config)) = (&self.tls, loaded.tls) {
                     tls.reload_from_config(config);
                 }
+                lock(&self.verified).retain(|(hash, _)| loaded.web.users.values().any(|known| known == hash));
                 *self.web.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(loaded.web);
-                lock(&self.verified).clear();
                 self.current.store(true, Ordering::Relaxed);
                 tracing::info!(%file, "web configuration re-read");
             }
@@ -145,11 +155,12 @@ impl Security {
         }
         let (user, password) = credentials(headers).ok_or(StatusCode::UNAUTHORIZED)?;
         let known = web.users.get(&user);
-        let hash = known.map_or(NOBODY, String::as_str).to_owned();
+        let hash = known.cloned().unwrap_or_else(|| nobody(&web));
         let pair = (hash, password);
         if known.is_some() && lock(&self.verified).contains(&pair) {
             return Ok(());
         }
+        let _place = self.waiting.try_acquire().map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
         let turn = tokio::time::timeout(PATIENCE, self.verifying.acquire()).await;
         let _turn = turn.ok().and_then(Result::ok).ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
         let work = {
@@ -168,7 +179,13 @@ impl Security {
     }
 }
 
-/// User and password of `Authorization: Basic`.
+/// What is verified for users that do not exist, so that these take as long as those that do.
+fn nobody(web: &WebConfig) -> String {
+    let costs = web.users.values().filter_map(|hash| hash.parse::<bcrypt::HashParts>().ok());
+    format!("$2b${:02}${NOBODY}", costs.map(|parts| parts.get_cost()).max().unwrap_or(bcrypt::DEFAULT_COST))
+}
+
+/// User and password of `Authorization: Basic`; bcrypt takes no password with a zero in it.
 fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
@@ -176,7 +193,7 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
         return None;
     }
     let text = String::from_utf8(decoded(encoded.trim())?).ok()?;
-    let (user, password) = text.split_once(':')?;
+    let (user, password) = text.split_once(':').filter(|(_, password)| !password.contains('\0'))?;
     Some((user.to_owned(), password.to_owned()))
 }
 
@@ -193,13 +210,13 @@ fn load(path: &Path) -> (Vec<Vec<u8>>, Result<Loaded, String>) {
 }
 
 fn load_into(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Loaded, String> {
-    let text = read(path, files)?;
+    let text = read(path, MAX_CONFIG, files)?;
     let text = String::from_utf8(text).map_err(|_| format!("{}: not UTF-8", path.display()))?;
     let directory = path.parent().unwrap_or(Path::new(""));
     let web = web_config::parse(&text, directory).map_err(|error| format!("{}: {error}", path.display()))?;
     let Some(config) = &web.tls else { return Ok(Loaded { web, tls: None }) };
     let mut pem = |pem: &Pem| match pem {
-        Pem::File(file) => read(file, files).map(|bytes| (file.display().to_string(), bytes)),
+        Pem::File(file) => read(file, MAX_FILE, files).map(|bytes| (file.display().to_string(), bytes)),
         Pem::Inline(text) => Ok((path.display().to_string(), text.clone().into_bytes())),
     };
     let (certificate, key) = (pem(&config.certificate)?, pem(&config.key)?);
@@ -208,8 +225,8 @@ fn load_into(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Loaded, String> {
     Ok(Loaded { tls: Some(Arc::new(tls)), web })
 }
 
-fn read(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, String> {
-    let content = bounded::read(path, MAX_FILE);
+fn read(path: &Path, limit: u64, files: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, String> {
+    let content = bounded::read(path, limit);
     files.push(content.clone().unwrap_or_else(String::into_bytes));
     content
 }
@@ -230,7 +247,9 @@ mod tests {
         assert_eq!(basic("Basic dXNlcjpwYXNz"), pair("user", "pass"));
         assert_eq!(basic("basic dXNlcjpwYTpzcw=="), pair("user", "pa:ss"), "a colon in the password");
         assert_eq!(basic("Basic dXNlcjo="), pair("user", ""));
-        for nonsense in ["Basic", "Basic !!", "Basic dXNlcg==", "Bearer dXNlcjpwYXNz", "Basic /w=="] {
+        for nonsense in
+            ["Basic", "Basic !!", "Basic dXNlcg==", "Bearer dXNlcjpwYXNz", "Basic /w==", "Basic dXNlcjpwAHA="]
+        {
             assert_eq!(basic(nonsense), None, "{nonsense}");
         }
         assert_eq!(credentials(&HeaderMap::new()), None);
@@ -239,7 +258,10 @@ mod tests {
     /// If it were broken, users that do not exist would be told apart by how fast they are refused.
     #[test]
     fn the_hash_of_nobody_is_one() {
-        assert_eq!(NOBODY.parse::<bcrypt::HashParts>().map(|parts| parts.get_cost()).ok(), Some(10));
-        assert!(matches!(bcrypt::verify("", NOBODY), Ok(false)));
+        let hash = |cost| bcrypt::hash("x", cost).unwrap();
+        let users = [("a".to_owned(), hash(4)), ("b".to_owned(), hash(6))].into();
+        let nobody = nobody(&WebConfig { users, ..WebConfig::default() });
+        assert_eq!(nobody.parse::<bcrypt::HashParts>().map(|parts| parts.get_cost()).ok(), Some(6));
+        assert!(matches!(bcrypt::verify("", &nobody), Ok(false)));
     }
 }
