@@ -197,22 +197,9 @@ pub struct Probe {
     /// Let the kernel load the modules that an experiment needs
     #[arg(long)]
     pub allow_module_load: bool,
-    /// Where procfs is mounted
-    #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc")]
-    pub procfs: PathBuf,
-    /// Where sysfs is mounted
-    #[arg(long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
-    pub sysfs: PathBuf,
-    /// Where the host's root file system is mounted
-    #[arg(long = "path.rootfs", value_name = "DIR", default_value = "/")]
-    pub rootfs: PathBuf,
-}
-
-impl Probe {
-    /// Where the trees are mounted.
-    pub fn paths(&self) -> Paths {
-        Paths { procfs: self.procfs.clone(), sysfs: self.sysfs.clone(), rootfs: self.rootfs.clone() }
-    }
+    /// Where the trees are mounted
+    #[command(flatten)]
+    pub trees: Trees,
 }
 
 /// Form of what a probe found.
@@ -224,12 +211,9 @@ pub enum ProbeFormat {
     Json,
 }
 
-/// Flags that `serve`, `check` and `capture` share.
+/// Where the trees are mounted.
 #[derive(Debug, Args)]
-pub struct Common {
-    /// Which collectors are on
-    #[command(flatten)]
-    pub collectors: CollectorFlags,
+pub struct Trees {
     /// Where procfs is mounted
     #[arg(id = "path.procfs", long = "path.procfs", value_name = "DIR", default_value = "/proc")]
     pub procfs: PathBuf,
@@ -239,6 +223,24 @@ pub struct Common {
     /// Where the host's root file system is mounted
     #[arg(id = "path.rootfs", long = "path.rootfs", value_name = "DIR", default_value = "/")]
     pub rootfs: PathBuf,
+}
+
+impl Trees {
+    /// As the kernel is told.
+    pub fn paths(&self) -> Paths {
+        Paths { procfs: self.procfs.clone(), sysfs: self.sysfs.clone(), rootfs: self.rootfs.clone() }
+    }
+}
+
+/// Flags that `serve`, `check` and `capture` share.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Which collectors are on
+    #[command(flatten)]
+    pub collectors: CollectorFlags,
+    /// Where the trees are mounted
+    #[command(flatten)]
+    pub trees: Trees,
     /// What is known better than by natwatch, repeatable: it beats every other evidence
     #[arg(long = "kernel-defect", value_name = "ID=present|absent", value_parser = kernel_defect)]
     pub kernel_defects: Vec<(String, DefectState)>,
@@ -248,11 +250,6 @@ pub struct Common {
 }
 
 impl Common {
-    /// Where the trees are mounted.
-    pub fn paths(&self) -> Paths {
-        Paths { procfs: self.procfs.clone(), sysfs: self.sysfs.clone(), rootfs: self.rootfs.clone() }
-    }
-
     /// What the judge is told.
     pub fn options(&self, advisories: &[String]) -> judge::Options {
         judge::Options {

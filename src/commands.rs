@@ -66,7 +66,7 @@ fn print(text: &str) -> Result<(), String> {
 
 /// One look at this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
 fn look(common: &Common) -> Progress {
-    let kernel = Kernel::new(common.paths());
+    let kernel = Kernel::new(common.trees.paths());
     let collectors = common.collectors.0.clone();
     let progress = Arc::new(Mutex::new(kernel.begin("no answer")));
     let (done, finished) = mpsc::channel::<()>();
@@ -182,7 +182,7 @@ fn manpage(name: Option<&str>) -> Result<(), String> {
 }
 
 fn probe(flags: &cli::Probe) -> Result<u8, String> {
-    let probe = probe::start(&flags.paths(), &flags.defects, flags.allow_module_load);
+    let probe = probe::start(&flags.trees.paths(), &flags.defects, flags.allow_module_load);
     let deadline = probe.deadline();
     let outcome = probe.finish(deadline);
     let usual = if flags.output.is_some() { ProbeFormat::Json } else { ProbeFormat::Text };
@@ -245,7 +245,7 @@ fn probed(flags: &cli::Serve) -> (judge::Probe, Option<probe::Probe>) {
     if !flags.probe {
         return (judge::Probe::default(), None);
     }
-    let mut probe = probe::start(&flags.common.paths(), &[], false);
+    let mut probe = probe::start(&flags.common.trees.paths(), &[], false);
     let soon = Instant::now() + PROBE_PATIENCE;
     match probe.wait(soon) {
         true => (known(probe.finish(soon)), None),
@@ -277,7 +277,7 @@ fn await_probe(probe: probe::Probe, refresher: Arc<Refresher>) {
 fn read_result(file: &Path, common: &Common) -> Result<probe::Outcome, String> {
     const LARGEST: u64 = 64 << 10;
     let outcome = probe::Outcome::parse(&bounded::read_text(file, LARGEST)?)?;
-    outcome.is_of(probe::running(&common.paths()).as_ref())?;
+    outcome.is_of(probe::running(&common.trees.paths()).as_ref())?;
     Ok(outcome)
 }
 
@@ -302,7 +302,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     // Before there are threads: a process that has any cannot make a child that enters a user namespace.
     let (known, pending) = probed(flags);
     options.probe = known;
-    let refresher = Arc::new(Refresher::new(Kernel::new(flags.common.paths()), collectors.clone(), options));
+    let refresher = Arc::new(Refresher::new(Kernel::new(flags.common.trees.paths()), collectors.clone(), options));
     if let Some(probe) = pending {
         await_probe(probe, Arc::clone(&refresher));
     }

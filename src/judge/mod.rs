@@ -180,11 +180,7 @@ fn blind(snapshot: &Snapshot, options: &Options) -> Option<&'static str> {
 }
 
 fn judge_defects(snapshot: &Snapshot, options: &Options) -> Vec<DefectFinding> {
-    let livepatches = match &snapshot.livepatches {
-        Reading::Ok(names) => Some(names.as_slice()),
-        Reading::Absent(_) => Some(&[][..]), // this kernel cannot load any
-        Reading::Denied(_) | Reading::Failed(_) => None,
-    };
+    let livepatches = snapshot.known_livepatches();
     defects::all().iter().map(|defect| judge_defect(defect, snapshot, options, livepatches)).collect()
 }
 

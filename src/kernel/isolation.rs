@@ -8,10 +8,11 @@ use std::os::linux::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use rustix::thread::{CapabilitySet, UnshareFlags, capabilities, unshare_unsafe};
+
+use super::readable::readable;
 
 /// What building in a network namespace takes; who has it all needs no user namespace.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN).union(CapabilitySet::NET_RAW);
@@ -71,17 +72,14 @@ impl Child {
     pub fn wait(&mut self, deadline: Instant) -> (&[u8], bool) {
         let mut part = [0; 4096];
         while self.said.len() < MAX_ANSWER {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&self.answer, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return (&self.said, false),
-                Ok(_) => match self.answer.read(&mut part) {
+            match readable(&self.answer, deadline) {
+                Ok(false) => return (&self.said, false),
+                Ok(true) => match self.answer.read(&mut part) {
                     Ok(0) => break,
                     Ok(length) => self.said.extend_from_slice(&part[..length]),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(_) => break,
                 },
-                Err(Errno::INTR) => {}
                 Err(_) => break,
             }
         }

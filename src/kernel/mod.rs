@@ -9,6 +9,7 @@ mod files;
 pub mod isolation;
 pub mod netlink;
 pub mod packet;
+mod readable;
 pub mod xtables;
 
 use std::collections::BTreeMap;

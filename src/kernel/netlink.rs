@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::readable::readable;
 use crate::capture::{Answer, NetlinkFamily, NetlinkRequest, TOO_LARGE};
 use crate::snapshot::Reading;
 use crate::wire::{self, HEADER_LENGTH, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
@@ -162,18 +162,12 @@ fn bytes(request: &NetlinkRequest, sequence: u32) -> Vec<u8> {
 
 #[allow(unsafe_code, reason = "neli's socket lends only its number")]
 fn wait(socket: &NlSocket, deadline: Instant) -> io::Result<()> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3600));
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers.
-        // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-        return match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer before the deadline")),
-            Ok(_) => Ok(()),
-            Err(Errno::INTR) => continue,
-            Err(error) => Err(error.into()),
-        };
+    // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers.
+    // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    match readable(fd, deadline)? {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer before the deadline")),
     }
 }
 

@@ -13,6 +13,7 @@ const NLM_F_APPEND: u16 = 0x800;
 const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+const RTM_NEWLINK: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
 
@@ -54,7 +55,6 @@ fn ifinfomsg(index: u32, flags: u32) -> Vec<u8> {
 
 /// `RTM_NEWLINK`: a device of a kind, with an index of our choice; `data` fills `IFLA_INFO_DATA`.
 fn new_link(index: u32, name: &str, kind: &str, data: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    const RTM_NEWLINK: u16 = 16;
     let mut body = ifinfomsg(index, 0);
     text(&mut body, IFLA_IFNAME, name);
     put_nested(&mut body, IFLA_LINKINFO, |info| {
@@ -122,7 +122,6 @@ pub fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
 
 /// `RTM_NEWLINK` for a device that is there: up, and without neighbour discovery.
 pub fn set_up(index: u32) -> Vec<u8> {
-    const RTM_NEWLINK: u16 = 16;
     const IFF_UP: u32 = 1;
     const IFF_NOARP: u32 = 0x80;
     message(RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, IFF_UP | IFF_NOARP))

@@ -28,7 +28,7 @@ use crate::capture::{Capture, Request, Root};
 use crate::decode::{self, Collectors};
 use crate::kernel::isolation::{self, Child, Inside};
 use crate::kernel::{Kernel, Paths, lock};
-use crate::snapshot::{Collector, Reading, Source};
+use crate::snapshot::{Collector, Source};
 use lab::Lab;
 use needs::Means;
 
@@ -179,11 +179,8 @@ impl Preface {
 fn work(inside: &mut Inside, paths: &Paths, wanted: &[&Experiment], allow_module_load: bool) {
     let means = |capture: &Capture| if allow_module_load { Ok(Means::all()) } else { needs::means(capture) };
     let capture = read(paths, |capture| means(capture).err().unwrap_or_default());
-    let livepatches = match decode::snapshot(&capture, &Collectors::from([Collector::Kernel])).livepatches {
-        Reading::Ok(names) => Some(names),
-        Reading::Absent(_) => Some(Vec::new()), // this kernel cannot load any
-        Reading::Denied(_) | Reading::Failed(_) => None,
-    };
+    let snapshot = decode::snapshot(&capture, &Collectors::from([Collector::Kernel]));
+    let livepatches = snapshot.known_livepatches().map(<[String]>::to_vec);
     let probed_at = capture.meta.captured_at.clone();
     say(inside, &Preface { probed_at, identity: identity_in(&capture), livepatches });
     let means =

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -11,7 +11,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
-use super::tls;
+use super::tls::{self, Named};
 use crate::bounded;
 use crate::kernel::lock;
 use crate::web_config::{self, Pem, WebConfig};
@@ -35,7 +35,7 @@ const NOBODY: &str = "2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
 #[derive(Debug)]
 pub struct Security {
     path: PathBuf,
-    web: RwLock<Arc<WebConfig>>,
+    web: Mutex<Arc<WebConfig>>,
     tls: Option<RustlsConfig>,
     /// What was read last, whether it could be used or not.
     last: Mutex<Vec<Vec<u8>>>,
@@ -60,11 +60,11 @@ impl Security {
     /// # Errors
     /// What is wrong in which file.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let (files, loaded) = load(path);
-        let loaded = loaded?;
+        let (files, gathered) = gather(path);
+        let loaded = gathered?.build()?;
         Ok(Self {
             path: path.to_owned(),
-            web: RwLock::new(Arc::new(loaded.web)),
+            web: Mutex::new(Arc::new(loaded.web)),
             tls: loaded.tls.map(RustlsConfig::from_config),
             last: Mutex::new(files),
             current: AtomicBool::new(true),
@@ -97,14 +97,14 @@ impl Security {
 
     /// Takes over what has changed; what cannot be used leaves everything as it was.
     fn reload(&self) {
-        let (files, loaded) = load(&self.path);
+        let (files, gathered) = gather(&self.path);
         let mut last = lock(&self.last);
         if *last == files {
             return;
         }
         *last = files;
         let file = self.path.display();
-        let loaded = loaded.and_then(|loaded| match (&self.tls, &loaded.tls) {
+        let loaded = gathered.and_then(Gathered::build).and_then(|loaded| match (&self.tls, &loaded.tls) {
             (Some(_), None) | (None, Some(_)) => {
                 Err(format!("{file}: TLS cannot be switched on or off without a restart"))
             }
@@ -120,7 +120,7 @@ impl Security {
                     tls.reload_from_config(config);
                 }
                 lock(&self.verified).retain(|(hash, _)| loaded.web.users.values().any(|known| known == hash));
-                *self.web.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(loaded.web);
+                *lock(&self.web) = Arc::new(loaded.web);
                 self.current.store(true, Ordering::Relaxed);
                 tracing::info!(%file, "web configuration re-read");
             }
@@ -132,7 +132,7 @@ impl Security {
     }
 
     fn web(&self) -> Arc<WebConfig> {
-        Arc::clone(&self.web.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(&lock(&self.web))
     }
 
     /// Adds the configured headers to an answer.
@@ -202,27 +202,45 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
     base64::engine::general_purpose::STANDARD.decode(text).ok()
 }
 
-/// The content of all files that matter, as far as they could be read, and what it amounts to.
-fn load(path: &Path) -> (Vec<Vec<u8>>, Result<Loaded, String>) {
-    let mut files = Vec::new();
-    let loaded = load_into(path, &mut files);
-    (files, loaded)
+/// The files that matter, before it is known whether they differ from the last ones.
+struct Gathered {
+    web: WebConfig,
+    /// Certificate, key, and the clients' authority.
+    pem: Option<(Named, Named, Option<Named>)>,
 }
 
-fn load_into(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Loaded, String> {
+impl Gathered {
+    fn build(self) -> Result<Loaded, String> {
+        let Self { web, pem } = self;
+        let tls = match (&web.tls, &pem) {
+            (Some(config), Some((certificate, key, client_ca))) => {
+                Some(Arc::new(tls::server_config(config, certificate, key, client_ca.as_ref())?))
+            }
+            _ => None,
+        };
+        Ok(Loaded { web, tls })
+    }
+}
+
+/// The content of all files that matter, as far as they could be read, and what they are.
+fn gather(path: &Path) -> (Vec<Vec<u8>>, Result<Gathered, String>) {
+    let mut files = Vec::new();
+    let gathered = gather_into(path, &mut files);
+    (files, gathered)
+}
+
+fn gather_into(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Gathered, String> {
     let text = read(path, MAX_CONFIG, files)?;
     let text = String::from_utf8(text).map_err(|_| format!("{}: not UTF-8", path.display()))?;
     let directory = path.parent().unwrap_or(Path::new(""));
     let web = web_config::parse(&text, directory).map_err(|error| format!("{}: {error}", path.display()))?;
-    let Some(config) = &web.tls else { return Ok(Loaded { web, tls: None }) };
+    let Some(config) = &web.tls else { return Ok(Gathered { web, pem: None }) };
     let mut pem = |pem: &Pem| match pem {
         Pem::File(file) => read(file, MAX_FILE, files).map(|bytes| (file.display().to_string(), bytes)),
         Pem::Inline(text) => Ok((path.display().to_string(), text.clone().into_bytes())),
     };
-    let (certificate, key) = (pem(&config.certificate)?, pem(&config.key)?);
-    let client_ca = config.client_ca.as_ref().map(pem).transpose()?;
-    let tls = tls::server_config(config, &certificate, &key, client_ca.as_ref())?;
-    Ok(Loaded { tls: Some(Arc::new(tls)), web })
+    let pem = (pem(&config.certificate)?, pem(&config.key)?, config.client_ca.as_ref().map(pem).transpose()?);
+    Ok(Gathered { pem: Some(pem), web })
 }
 
 fn read(path: &Path, limit: u64, files: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, String> {

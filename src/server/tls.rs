@@ -13,7 +13,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, NamedGroup, RootCertStore
 use crate::web_config::{ClientAuth, Tls, TlsVersion};
 
 /// A name for errors, and PEM.
-type Named = (String, Vec<u8>);
+pub type Named = (String, Vec<u8>);
 
 /// Builds the server's side.
 ///

@@ -384,6 +384,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The live patches that are loaded: none where the kernel cannot load any; `None` where that could not be read.
+    pub fn known_livepatches(&self) -> Option<&[String]> {
+        match &self.livepatches {
+            Reading::Ok(names) => Some(names),
+            Reading::Absent(_) => Some(&[]),
+            Reading::Denied(_) | Reading::Failed(_) => None,
+        }
+    }
+
     /// All links, or none where they could not be read.
     pub fn known_links(&self) -> &[Link] {
         self.links.ok().map_or(&[], Vec::as_slice)
