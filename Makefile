@@ -11,9 +11,10 @@ COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore 
 	systemd-analyze tc unshare
 CARGO_DENY_VERSION = 0.20.2
 
-# The differential test of tunnels: how many random set-ups, and which.
+# The differential test of tunnels: how many random set-ups, and which; or one of them alone.
 CASES ?= 400
 SEED ?= 2
+CASE ?=
 
 # The versions test: where Prometheus of other Debian releases goes, and which.
 PROMETHEUS ?= target/prometheus
@@ -33,7 +34,7 @@ TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
-	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length'
+	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
 	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
 	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
 	@echo 'make dashboards-preview OUT=DIR       pictures of the dashboards; see dashboards/preview/README.md'
@@ -49,7 +50,7 @@ test: test-deps
 	$(CARGO) test --locked
 
 test-tunnels: test-deps
-	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(CARGO) test --locked --test live_tunnels -- --nocapture
+	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live_tunnels -- --nocapture
 
 # The same tests, with another promtool and prometheus before those of the system.
 test-prometheus-versions: test-deps

@@ -7,13 +7,14 @@
 //! ```
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::{IpAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::links::offload;
 use super::netns::{Netns, fixed_neighbour, veth};
+use super::wait::{PATIENCE, eventually};
 
 /// The tunnel's device.
 pub const DEVICE: &str = "vx0";
@@ -219,73 +220,97 @@ impl TunnelLab {
             .sum()
     }
 
-    /// Sends through the tunnel: new flows of both families, of this host and (if it forwards) of the client, and then,
-    /// when connection tracking has forgotten the tunnel's own flows, more packets of the same flows. Returns how many
-    /// checksum errors were counted.
+    /// Forgets the tunnel's own connections: the next packet of each flow inside opens a new one, as it does when there
+    /// was a pause.
+    fn forget_tunnel(&self) {
+        let (family, port) = (if self.setup.ipv6 { "ipv6" } else { "ipv4" }, self.setup.port.to_string());
+        // Until it says that there was none.
+        eventually(PATIENCE, || {
+            let run = self.node.exec(&["conntrack", "-D", "-f", family, "-p", "udp", "--dport", &port]);
+            let text = String::from_utf8_lossy(&run.stderr).into_owned();
+            if text.contains(" 0 flow entries have been deleted") { Ok(()) } else { Err(text) }
+        });
+    }
+
+    /// Sends through the tunnel: new flows of both families, of this host and (if it forwards) of the client, and then
+    /// more packets of the same flows, which are established by now. Returns how many checksum errors were counted.
+    ///
+    /// Rules translate the first packet of a connection of the tunnel's own, so "no error" is true only if each kind of
+    /// packet inside has opened one: those from before are forgotten, and the later packets go when the first ones have
+    /// been answered. It ends with the first error; without one every packet was answered.
     pub fn send(&self) -> u64 {
         let before = self.errors();
+        let peer = self.peer.enter(|| INNER_PEER.map(|address| bind(address, ECHO_PORT)));
+        let senders: &[&Netns] = if self.setup.forwarding { &[&self.node, &self.client] } else { &[&self.node] };
         let stop = AtomicBool::new(false);
-        let echoed = AtomicUsize::new(0);
         thread::scope(|scope| {
-            scope.spawn(|| self.peer.enter(|| echo(&stop, &echoed)));
-            let mut sockets = self.node.enter(open);
-            if self.setup.forwarding {
-                sockets.extend(self.client.enter(open));
-            }
-            // One more flow of each family that is not answered, but goes on.
-            for round in 0..2 {
-                if round == 1 {
-                    // Exit code 1: there was none.
-                    let port = self.setup.port.to_string();
-                    for family in ["ipv4", "ipv6"] {
-                        self.node.exec(&["conntrack", "-D", "-f", family, "-p", "udp", "--dport", &port]);
+            scope.spawn(|| echo(&peer, &stop));
+            let _stop = StopOnDrop(&stop);
+            for (sender, address) in senders.iter().flat_map(|sender| INNER_PEER.map(|address| (sender, address))) {
+                let any = if address.contains(':') { "::" } else { "0.0.0.0" };
+                let flows = sender.enter(|| [(); FLOWS].map(|()| bind(any, 0)));
+                for packet in ["first", "later"] {
+                    self.forget_tunnel();
+                    self.exchange(&flows, address, packet, before);
+                    if self.errors() > before {
+                        return;
                     }
                 }
-                let target = echoed.load(Ordering::SeqCst) + sockets.len();
-                for (socket, peer) in &sockets {
-                    // A rule may refuse it.
-                    let _ = socket.send_to(b"x", peer);
-                }
-                let deadline = Instant::now() + Duration::from_millis(if round == 0 { 400 } else { 200 });
-                while echoed.load(Ordering::SeqCst) < target && Instant::now() < deadline {
-                    thread::sleep(Duration::from_millis(2));
-                }
             }
-            stop.store(true, Ordering::SeqCst);
         });
         self.errors() - before
     }
-}
 
-fn open() -> Vec<(UdpSocket, SocketAddr)> {
-    let mut sockets = Vec::new();
-    for (number, peer) in INNER_PEER.iter().enumerate() {
-        let peer: IpAddr = peer.parse().expect("an address");
-        for _ in 0..FLOWS {
-            let any = if number == 0 { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = UdpSocket::bind(any).expect("a socket");
-            sockets.push((socket, SocketAddr::new(peer, ECHO_PORT)));
+    /// Sends a packet of each flow, and waits until all are answered or one has arrived broken.
+    fn exchange(&self, flows: &[UdpSocket], address: &str, packet: &str, errors: u64) {
+        for socket in flows {
+            socket.send_to(packet.as_bytes(), (address, ECHO_PORT)).expect("a packet that no rule refuses");
         }
+        let mut open: Vec<&UdpSocket> = flows.iter().collect();
+        eventually(PATIENCE, || {
+            open.retain(|socket| !answered(socket, packet));
+            let done = open.is_empty() || self.errors() > errors;
+            if done { Ok(()) } else { Err(format!("{} of the {packet} packets to {address} vanished", open.len())) }
+        });
     }
-    sockets
 }
 
-fn echo(stop: &AtomicBool, echoed: &AtomicUsize) {
-    let sockets = INNER_PEER.map(|peer| {
-        let address: IpAddr = peer.parse().expect("an address");
-        let socket = UdpSocket::bind(SocketAddr::new(address, ECHO_PORT)).expect("a socket of the peer");
-        socket.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
-        socket
-    });
+/// Ends the peer's answers, also when a test fails.
+struct StopOnDrop<'s>(&'s AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn bind(address: &str, port: u16) -> UdpSocket {
+    let address: IpAddr = address.parse().expect("an address");
+    let socket = UdpSocket::bind((address, port)).expect("a socket");
+    socket.set_nonblocking(true).expect("a socket that does not wait");
+    socket
+}
+
+/// Whether this packet's answer is there.
+fn answered(socket: &UdpSocket, packet: &str) -> bool {
+    let mut buffer = [0; 64];
+    match socket.recv(&mut buffer) {
+        Ok(length) => &buffer[..length] == packet.as_bytes(),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        Err(error) => panic!("an answer: {error}"),
+    }
+}
+
+/// Sends back what comes.
+fn echo(sockets: &[UdpSocket], stop: &AtomicBool) {
     let mut buffer = [0; 64];
     while !stop.load(Ordering::SeqCst) {
-        for socket in &sockets {
+        for socket in sockets {
             match socket.recv_from(&mut buffer) {
                 Ok((length, from)) => {
-                    let _ = socket.send_to(&buffer[..length], from);
-                    echoed.fetch_add(1, Ordering::SeqCst);
+                    socket.send_to(&buffer[..length], from).expect("an answer is sent");
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
                 Err(error) => panic!("the peer: {error}"),
             }
         }
