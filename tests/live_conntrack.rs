@@ -392,11 +392,8 @@ impl Modular {
 }
 
 fn netfilter_sockets(calls: &[Call]) -> usize {
-    assert!(
-        calls.iter().any(|call| call.is(&["socket"]) && call.has("NETLINK_ROUTE")),
-        "strace saw nothing: {calls:?}"
-    );
-    calls.iter().filter(|call| call.is(&["socket"]) && call.has("NETLINK_NETFILTER")).count()
+    assert!(calls.iter().any(|call| call.makes_netlink(libc::NETLINK_ROUTE)), "strace saw nothing: {calls:?}");
+    calls.iter().filter(|call| call.makes_netlink(libc::NETLINK_NETFILTER)).count()
 }
 
 /// Asking would load the module: it is not asked, down to not opening the socket.

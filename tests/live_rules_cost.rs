@@ -41,7 +41,8 @@ fn steady_questions(ns: &Netns) -> Vec<Question> {
     // Sorted into looks by the answers to the scrapes between them.
     let mut looks: Vec<Vec<Question>> = vec![Vec::new()];
     for call in strace.calls() {
-        let answers = call.has("<TCP:[") && (call.has("HTTP/1.1 200") || call.has("\\x48\\x54\\x54\\x50\\x2f\\x31"));
+        let to_scraper = call.socket.is_some_and(|socket| socket.accepted);
+        let answers = to_scraper && call.sent.starts_with(b"HTTP/1.1 200");
         match question(&call) {
             Some(question) => looks.last_mut().expect("a look").push(question),
             None if answers => looks.push(Vec::new()),
@@ -245,14 +246,15 @@ fn sets_are_asked_about_single_addresses() {
     println!("{:?}", outline(&asked));
     assert!(asked.len() < MOST_QUESTIONS, "{:?}", outline(&asked));
     // Each set is tried once, given up after 64 KiB, and then asked about single elements.
-    let asks_sets = |question: &&Question| ["GETSETELEM", "TEST", "LIST", "SAVE"].contains(&question.what());
+    let asks_sets = |question: &&Question| ["GETSETELEM", "TEST", "LIST", "SAVE"].contains(&question.what().as_str());
     let (dumps, single): (Vec<&Question>, Vec<&Question>) =
         asked.iter().filter(asks_sets).partition(|question| question.dump);
     assert_eq!(dumps.len(), 2, "{dumps:?}");
     assert!(single.len() > 2, "{single:?}");
     let steady = steady_questions(&ns);
     assert!(steady.len() < MOST_QUESTIONS, "{:?}", outline(&steady));
-    let is_of_rules = |question: &&Question| ["GETGEN", "GETTABLE", "GETCHAIN", "GETRULE"].contains(&question.what());
+    let is_of_rules =
+        |question: &&Question| ["GETGEN", "GETTABLE", "GETCHAIN", "GETRULE"].contains(&question.what().as_str());
     let of_rules: Vec<Question> = steady.iter().filter(is_of_rules).cloned().collect();
     assert_eq!(outline(&of_rules), ["GETGEN", "GETRULE POSTROUTING", "GETGEN"], "{steady:?}");
 }

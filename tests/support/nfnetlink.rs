@@ -28,8 +28,8 @@ pub fn generation(ns: &Netns) -> u32 {
 /// A message to netfilter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// `NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETRULE`
-    pub kind: String,
+    /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE`
+    pub kind: u16,
     /// Whether it asks for all that there is, not for one object.
     pub dump: bool,
     /// Text of attribute 1, the table.
@@ -38,33 +38,40 @@ pub struct Question {
     pub chain: String,
 }
 
+/// What is asked of nf_tables, and what of ipset that tests tell apart.
+const NAMES: [(i32, i32, &str); 11] = [
+    (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETTABLE, "GETTABLE"),
+    (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETCHAIN, "GETCHAIN"),
+    (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETRULE, "GETRULE"),
+    (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETSET, "GETSET"),
+    (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETSETELEM, "GETSETELEM"),
+    (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETGEN, "GETGEN"),
+    (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETOBJ, "GETOBJ"),
+    (libc::NFNL_SUBSYS_NFTABLES, 23, "GETFLOWTABLE"),
+    (libc::NFNL_SUBSYS_IPSET, 7, "LIST"),
+    (libc::NFNL_SUBSYS_IPSET, 8, "SAVE"),
+    (libc::NFNL_SUBSYS_IPSET, 11, "TEST"),
+];
+
 impl Question {
     /// `GETRULE`
-    pub fn what(&self) -> &str {
-        let parts = self.kind.rsplit_once("_MSG_").or_else(|| self.kind.rsplit_once("_CMD_"));
-        parts.map_or(self.kind.as_str(), |(_, what)| what)
+    pub fn what(&self) -> String {
+        let known = NAMES.iter().find(|(subsystem, message, _)| subsystem << 8 | message == i32::from(self.kind));
+        known.map_or_else(|| format!("{:#06x}", self.kind), |(_, _, name)| (*name).to_owned())
     }
 }
 
 /// The message of one call, if it is one to netfilter.
 pub fn question(call: &Call) -> Option<Question> {
-    if !call.is(&["sendto", "sendmsg"]) || !call.has("<NETLINK:[NETFILTER") {
-        return None;
-    }
-    let field = |name: &str| {
-        let rest = call.rest.split_once(&format!("{name}=")).unwrap_or_else(|| panic!("no {name}: {call:?}")).1;
-        rest.split([',', '}']).next().expect("a value").to_owned()
-    };
-    let attribute = |number: u16| {
-        let rest = call.rest.split_once(&format!("nla_type={number:#x}}}, \"")).map(|(_, rest)| rest);
-        rest.and_then(|rest| rest.split('"').next()).map(unescaped).unwrap_or_default()
-    };
-    let flags = field("nlmsg_flags");
+    let message = call.message().filter(|message| message.protocol == i64::from(libc::NETLINK_NETFILTER))?;
+    // `struct nfgenmsg` comes first.
+    let attributes = message.body.get(4..).unwrap_or_default();
+    let all = libc::NLM_F_DUMP as u16;
     Some(Question {
-        kind: field("nlmsg_type"),
-        dump: flags.contains("NLM_F_DUMP") || flags.contains("0x300"),
-        table: attribute(1),
-        chain: attribute(2),
+        kind: message.kind,
+        dump: message.flags & all == all,
+        table: text(attributes, 1),
+        chain: text(attributes, 2),
     })
 }
 
@@ -73,9 +80,15 @@ pub fn questions(calls: &[Call]) -> Vec<Question> {
     calls.iter().filter_map(question).collect()
 }
 
-/// `\x6e\x61\x74\x00`: strace writes strings with an end like this; others as they are.
-fn unescaped(text: &str) -> String {
-    let bytes = text.split("\\x").skip(1).map_while(|digits| u8::from_str_radix(digits, 16).ok());
-    let bytes: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
-    if text.starts_with("\\x") { String::from_utf8_lossy(&bytes).into_owned() } else { text.to_owned() }
+/// What an attribute says, up to the zero that ends it; nothing if it is not there.
+fn text(mut attributes: &[u8], number: u16) -> String {
+    while let [a, b, c, d, ..] = *attributes {
+        let (length, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
+        let value = attributes.get(4..length).expect("a whole attribute");
+        if kind == number {
+            return String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    String::new()
 }

@@ -1,5 +1,9 @@
 //! What a program asks of the kernel, as strace writes it down.
+//!
+//! Versions of strace differ in what they know how to print, so little is taken from what they print: numbers instead
+//! of names, the kernel's own word for what a descriptor is (`socket:[4711]`), and of what is sent the bytes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -10,6 +14,12 @@ use super::wait::eventually;
 
 /// strace slows a program down and writes the end of its log after the program's own end.
 const LOG_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Without these nobody knows what a socket is that something is sent on.
+const SOCKETS: &str = "socket,socketpair,accept,accept4";
+
+/// Calls of which the numbers say everything.
+const RAW: &str = "raw=ioctl,getsockopt,setsockopt,unshare";
 
 /// A log that strace writes.
 #[derive(Debug)]
@@ -24,18 +34,20 @@ impl Strace {
         Self::of("all")
     }
 
-    /// Only these, comma-separated.
+    /// Only these, comma-separated, and those that make sockets.
     pub fn of(calls: &str) -> Self {
         require("strace");
-        Self { log: NamedTempFile::new().expect("a file for strace"), filter: format!("trace={calls}") }
+        Self { log: NamedTempFile::new().expect("a file for strace"), filter: format!("trace={calls},{SOCKETS}") }
     }
 
     /// The words before the program's name. With `-D` the tracer is not the parent: pid, exit code and signals are
     /// the program's own, and it is not left behind when it is killed.
     pub fn words(&self) -> Vec<&str> {
         let path = self.log.path().to_str().expect("a UTF-8 path");
-        // -v: whole messages; -x: bytes that are no text; -yy: what descriptors are; -s: whole netlink requests
-        vec!["strace", "-D", "-f", "-v", "-x", "-yy", "-s", "256", "-e", &self.filter, "-e", "signal=none", "-o", path]
+        // -x: bytes that are no text; -y: what descriptors are, as /proc says; -X raw: constants as numbers;
+        // raw=: all arguments as numbers; write=: the bytes of what is sent
+        let format = ["strace", "-D", "-f", "-x", "-y", "-X", "raw", "-e", RAW, "-e", "write=all", "-e", "signal=none"];
+        [&format[..], &["-e", &self.filter, "-o", path]].concat()
     }
 
     /// All calls, once the first program traced has ended.
@@ -48,16 +60,43 @@ impl Strace {
             let ended = last.is_some_and(|line| line.contains("+++ ") && text.ends_with('\n'));
             if ended { Ok(text) } else { Err(format!("the program {first} still runs: {last:?}")) }
         });
-        text.lines().filter_map(call).collect()
+        with_sockets(calls(&text))
     }
 }
 
-/// One system call, or the first half of one that another thread's call interrupts in the log.
+/// One system call.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub name: String,
     /// Everything after the opening parenthesis.
     pub rest: String,
+    /// What has been written or sent; nothing if that failed.
+    pub sent: Vec<u8>,
+    /// What the first argument is, if it is a socket that the program has made.
+    pub socket: Option<Socket>,
+}
+
+/// What `socket` was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    pub family: i64,
+    /// Without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
+    pub kind: i64,
+    /// Of netlink; 0 of others.
+    pub protocol: i64,
+    /// Somebody has connected to it.
+    pub accepted: bool,
+}
+
+/// A netlink message that is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'c> {
+    /// `NETLINK_ROUTE` and its like.
+    pub protocol: i64,
+    pub kind: u16,
+    pub flags: u16,
+    /// What follows the header.
+    pub body: &'c [u8],
 }
 
 impl Call {
@@ -70,15 +109,156 @@ impl Call {
     pub fn has(&self, text: &str) -> bool {
         self.rest.contains(text)
     }
+
+    /// An argument that is a number or a descriptor.
+    #[track_caller]
+    pub fn number(&self, argument: usize) -> i64 {
+        let text = arguments(&self.rest).into_iter().nth(argument).unwrap_or_default();
+        number(text).unwrap_or_else(|| panic!("argument {argument} is no number: {self:?}"))
+    }
+
+    /// A member of an argument, by its name.
+    #[track_caller]
+    pub fn member(&self, name: &str) -> i64 {
+        let text = self.rest.split_once(&format!("{name}=")).map_or("", |(_, rest)| rest);
+        number(text).unwrap_or_else(|| panic!("no {name}: {self:?}"))
+    }
+
+    /// What it returned, if it is a number.
+    pub fn returned(&self) -> Option<i64> {
+        number(self.rest.rsplit_once(" = ")?.1)
+    }
+
+    /// The socket that it makes.
+    pub fn made(&self) -> Option<Socket> {
+        self.is(&["socket", "socketpair"]).then(|| {
+            let (family, kind) = (self.number(0), self.number(1) & 0xf);
+            let protocol = if family == i64::from(libc::AF_NETLINK) { self.number(2) } else { 0 };
+            Socket { family, kind, protocol, accepted: false }
+        })
+    }
+
+    /// Whether it makes a netlink socket of that protocol.
+    pub fn makes_netlink(&self, protocol: i32) -> bool {
+        self.made().is_some_and(|socket| (socket.family, socket.protocol) == (libc::AF_NETLINK.into(), protocol.into()))
+    }
+
+    /// The one netlink message that it sends, if it writes to such a socket.
+    #[track_caller]
+    pub fn message(&self) -> Option<Message<'_>> {
+        let socket = self.socket.filter(|socket| socket.family == i64::from(libc::AF_NETLINK))?;
+        if !self.is(&["sendto", "sendmsg", "write", "writev", "pwrite64", "pwritev"]) {
+            return None;
+        }
+        let short = |at: usize| u16::from_ne_bytes([self.sent[at], self.sent[at + 1]]);
+        assert_eq!(self.returned(), Some(self.sent.len() as i64), "not all that it sent is known: {self:?}");
+        assert!(self.sent.len() >= 16, "no message: {self:?}");
+        let length = u32::from_ne_bytes([self.sent[0], self.sent[1], self.sent[2], self.sent[3]]) as usize;
+        assert_eq!(length.next_multiple_of(4), self.sent.len().next_multiple_of(4), "one message: {self:?}");
+        Some(Message { protocol: socket.protocol, kind: short(4), flags: short(6), body: &self.sent[16..] })
+    }
 }
 
-/// `PID name(arguments…`; the second half of an interrupted call and notes about threads are none.
-fn call(line: &str) -> Option<Call> {
-    let (_, line) = line.split_once(char::is_whitespace)?;
-    let line = line.trim_start();
-    if line.starts_with(['<', '+', '-']) {
-        return None;
+/// What stands between the commas that are in no bracket and no string.
+fn arguments(rest: &str) -> Vec<&str> {
+    let (mut out, mut start, mut depth) = (Vec::new(), 0, 0);
+    let mut characters = rest.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => {
+                while characters.next().is_some_and(|(_, c)| c != '"' && (c != '\\' || characters.next().is_some())) {}
+            }
+            '(' | '[' | '{' | '<' => depth += 1,
+            ')' | ']' | '}' | '>' if depth > 0 => depth -= 1,
+            ',' | ')' if depth == 0 => {
+                out.push(rest[start..at].trim());
+                start = at + 1;
+                if character == ')' {
+                    break;
+                }
+            }
+            _ => {}
+        }
     }
-    let (name, rest) = line.split_once('(')?;
-    Some(Call { name: name.to_owned(), rest: rest.to_owned() })
+    out
+}
+
+/// The number that a text begins with: `-100</>`, `0x3|0x80000`, `0666`.
+fn number(text: &str) -> Option<i64> {
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
+    let end = digits.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(digits.len());
+    if let Some(more) = digits[end..].strip_prefix('|') {
+        return Some(number(&digits[..end])? | number(more)?);
+    }
+    let digits = &digits[..end];
+    let (digits, base) = match (digits.strip_prefix("0x"), digits.strip_prefix('0')) {
+        (Some(digits), _) => (digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => (digits, 8),
+        _ => (digits, 10),
+    };
+    // Addresses and masks use all 64 bits.
+    Some(sign * u64::from_str_radix(digits, base).ok()? as i64)
+}
+
+/// The calls of a log, in the order in which they were made.
+fn calls(log: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    // Where the calls are that have not returned yet, by the thread that made them, and the one that returned last.
+    let mut pending: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut last = None;
+    for line in log.lines() {
+        // ` | 00010  6e 61 74 00 …  nat.… |`; parts of a message have a title each, ` * 20 bytes in buffer 0`.
+        if let Some(dump) = line.strip_prefix(" | ") {
+            let bytes = dump.split_once("  ").expect("an offset").1.get(..49).expect("sixteen bytes");
+            let bytes = bytes.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).expect("a byte"));
+            let at: usize = last.expect("a call that has sent it");
+            calls[at].sent.extend(bytes);
+            continue;
+        }
+        let Some((thread, line)) = line.split_once(char::is_whitespace).filter(|(thread, _)| !thread.is_empty()) else {
+            continue;
+        };
+        let line = line.trim_start();
+        if let Some(rest) = line.strip_prefix("<... ") {
+            // Of a call that was under way when strace came there is no beginning.
+            last = pending.remove(thread);
+            if let (Some(at), Some((_, rest))) = (last, rest.split_once(" resumed>")) {
+                calls[at].rest += rest;
+            }
+        } else if let Some((name, rest)) = line.split_once('(').filter(|_| !line.starts_with(['+', '-'])) {
+            let begun = rest.strip_suffix("<unfinished ...>");
+            let rest = begun.unwrap_or(rest).trim_end().to_owned();
+            calls.push(Call { name: name.to_owned(), rest, sent: Vec::new(), socket: None });
+            last = Some(calls.len() - 1);
+            if begun.is_some() {
+                pending.insert(thread, calls.len() - 1);
+            }
+        }
+    }
+    calls
+}
+
+/// Tells each call what socket it is about. The kernel gives each a number of its own, which descriptors have not.
+fn with_sockets(mut calls: Vec<Call>) -> Vec<Call> {
+    fn ids(text: &str) -> impl Iterator<Item = &str> {
+        text.split("<socket:[").skip(1).filter_map(|rest| Some(rest.split_once("]>")?.0))
+    }
+    let mut sockets: BTreeMap<String, Socket> = BTreeMap::new();
+    for call in &calls {
+        if let Some(made) = call.made() {
+            sockets.extend(ids(&call.rest).map(|id| (id.to_owned(), made)));
+        } else if call.is(&["accept", "accept4"]) {
+            // The listening one, and if somebody came the new one.
+            let mut ids = ids(&call.rest);
+            if let (Some(listening), Some(new)) = (ids.next(), ids.next()) {
+                let socket = sockets.get(listening).expect("the program has made it");
+                sockets.insert(new.to_owned(), Socket { accepted: true, ..*socket });
+            }
+        }
+    }
+    for call in &mut calls {
+        let first = arguments(&call.rest).into_iter().next().unwrap_or_default();
+        call.socket = ids(first).next().and_then(|id| sockets.get(id)).copied();
+    }
+    calls
 }
