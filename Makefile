@@ -5,6 +5,8 @@ CARGO ?= cargo
 # OpenMetrics.
 PACKAGES = bsdutils conntrack curl ethtool gzip iproute2 ipset iptables libcap2-bin mount nftables procps prometheus \
 	prometheus-alertmanager python3 python3-prometheus-client strace systemd util-linux
+# Where it is not part of prometheus.
+PROMTOOL = $$(apt-cache show promtool >/dev/null 2>&1 && echo promtool)
 COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
 	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore \
 	iptables-nft-save mount nft nstat prometheus prometheus-alertmanager promtool python3 script setpriv strace sysctl \
@@ -20,6 +22,10 @@ CASE ?=
 PROMETHEUS ?= target/prometheus
 PROMETHEUS_RELEASES ?= trixie sid
 
+# Fresh roots: where they are made, and of which releases.
+DEBIANS ?= target/debians
+DEBIAN_RELEASES ?= bookworm trixie sid
+
 # The kernel test: a directory with kernels to boot, and what that needs.
 KERNELS ?=
 KERNEL_PACKAGES = busybox-static cpio ethtool gzip iproute2 kmod nftables qemu-system-x86 seabios
@@ -28,13 +34,14 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test test-tunnels test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
+.PHONY: build test test-tunnels test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
 	doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
+	@echo 'make test-debians                     `make test` in fresh roots of Debian releases; hours'
 	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
 	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
 	@echo 'make dashboards-preview OUT=DIR       pictures of the dashboards; see dashboards/preview/README.md'
@@ -51,6 +58,10 @@ test: test-deps
 
 test-tunnels: test-deps
 	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live_tunnels -- --nocapture
+
+# What a fresh machine of each release makes of `make test` (docs/packages.md).
+test-debians:
+	tests/debians/run.sh $(DEBIANS) $(DEBIAN_RELEASES)
 
 # The same tests, with another promtool and prometheus before those of the system.
 test-prometheus-versions: test-deps
@@ -96,7 +107,7 @@ test-deps:
 	if [ -n "$$missing" ]; then \
 		echo "installing what is missing:$$missing"; \
 		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES); \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES) $(PROMTOOL); \
 	fi
 
 check: fmt clippy doc deny

@@ -22,7 +22,7 @@ for release in "$@"; do
 		-o APT::Sandbox::User=root -o Acquire::Languages=none)
 	apt-get "${options[@]}" update
 	(cd "$root/deb" && apt-get "${options[@]}" download prometheus)
-	# From Prometheus 3 on promtool is a package of its own.
+	# In newer releases promtool is a package of its own.
 	if ! dpkg --contents "$root"/deb/prometheus_*.deb | grep -q bin/promtool; then
 		(cd "$root/deb" && apt-get "${options[@]}" download promtool)
 	fi
