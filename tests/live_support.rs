@@ -19,6 +19,7 @@ use support::http;
 use support::links::{features, info_data, kind_supported, links, offload};
 use support::netns::{Netns, veth};
 use support::process::{Daemon, free_port};
+use support::strace::{Call, Message, Strace};
 use support::vxlan::{Peering, Underlay, Vxlan};
 use support::wait::{PATIENCE, eventually};
 
@@ -95,6 +96,25 @@ fn offload_features_are_read_as_ethtool_prints_them() {
     assert!(links(&ns).contains_key("eth1"));
     assert!(proc_snmp6(&ns).contains_key("Udp6InCsumErrors"));
     assert!(kind_supported("bridge") && !kind_supported("nonsense"));
+}
+
+/// What the tests that nothing is sent rest on: sent in parts or at once, messages are known to the last byte.
+#[test]
+fn what_is_sent_to_the_kernel_is_seen() {
+    let ns = Netns::new();
+    for (line, kind) in [("ip link show dev lo", libc::RTM_GETLINK), ("ip link add d0 type veth", libc::RTM_NEWLINK)] {
+        let strace = Strace::all();
+        let words = [strace.words(), line.split_whitespace().collect()].concat();
+        ns.run(&words);
+        let calls = strace.calls();
+        let of_kind = |message: &Message| message.protocol == i64::from(libc::NETLINK_ROUTE) && message.kind == kind;
+        assert!(calls.iter().filter_map(Call::message).any(|message| of_kind(&message)), "{line}: {calls:?}");
+        assert!(calls.iter().any(|call| call.makes_netlink(libc::NETLINK_ROUTE)), "{line}: {calls:?}");
+        // The program's own words.
+        let written = calls.iter().filter(|call| call.is(&["write"]) && call.number(0) == 1);
+        let written: Vec<u8> = written.flat_map(|call| call.sent.clone()).collect();
+        assert_eq!(String::from_utf8_lossy(&written).contains("LOOPBACK"), line.contains("show"), "{line}: {calls:?}");
+    }
 }
 
 /// Answers one request with chunks, then serves no more.
