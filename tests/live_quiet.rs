@@ -192,7 +192,6 @@ fn state(ns: &Netns) -> Vec<(String, String)> {
         "conntrack -C",
         "ip tuntap",
         "ip netconf",
-        "sysctl -a --ignore --pattern ^net\\.(netfilter|ipv4\\.(ip_forward|conf)|ipv6\\.conf)",
     ]
     .map(str::to_owned)
     .into();
@@ -203,8 +202,21 @@ fn state(ns: &Netns) -> Vec<(String, String)> {
     for name in ["ip_tables_names", "ip6_tables_names", "ip_tables_targets", "udp", "raw", "packet"] {
         state.push((name.to_owned(), ns.proc_net(name)));
     }
+    for below in ["netfilter", "ipv4/ip_forward", "ipv4/conf", "ipv6/conf"] {
+        let path = Path::new("/proc/sys/net").join(below);
+        state.push((format!("sysctl {below}"), ns.enter(|| sysctls(&path))));
+    }
     state.push(("modules".to_owned(), fs::read_to_string("/proc/modules").unwrap_or_default()));
     state
+}
+
+/// What the files say, a line each. Some cannot be read, as long as they have not been written.
+fn sysctls(path: &Path) -> String {
+    let Ok(entries) = fs::read_dir(path) else {
+        return format!("{} = {:?}\n", path.display(), fs::read_to_string(path).ok());
+    };
+    let paths: BTreeSet<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.iter().map(|path| sysctls(path)).collect()
 }
 
 /// Without the bridge's running timers: `gc_timer   12.34`.
