@@ -4,13 +4,14 @@
 //! with the suffix `.absent`, `.denied` or `.failed` that holds the reason. `meta.json` is written last, so a
 //! directory without it is no capture.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::capture::{Answer, BYTE_ORDER, Capture, FORMAT, Meta};
-use crate::snapshot::{Reading, SourceState};
+use crate::snapshot::{Failure, Reading, SourceState, Unanswered};
 
 const META: &str = "meta.json";
 /// Largest answer that is loaded; as large as the largest that is written.
@@ -75,11 +76,11 @@ fn write_all(capture: &Capture, dir: &Path) -> Result<(), String> {
     for (name, answer) in &capture.answers {
         let (name, bytes) = match answer {
             // A device may be called eth0.failed.
-            Reading::Ok(bytes) if state_suffix(name).is_some() => (format!("{name}.ok"), bytes.as_slice()),
-            Reading::Ok(bytes) => (name.clone(), bytes.as_slice()),
-            other => (format!("{name}.{}", other.state()), other.why().as_bytes()),
+            Reading::Ok(bytes) if state_suffix(name).is_some() => (format!("{name}.ok"), Cow::from(bytes)),
+            Reading::Ok(bytes) => (name.clone(), Cow::from(bytes)),
+            other => (format!("{name}.{}", other.state()), reason(other).into()),
         };
-        write_file(&dir.join(name), bytes)?;
+        write_file(&dir.join(name), &bytes)?;
     }
     let mut meta = serde_json::to_vec_pretty(&capture.meta).map_err(|error| format!("cannot write {META}: {error}"))?;
     meta.push(b'\n');
@@ -112,7 +113,7 @@ pub fn load(dir: &Path) -> Result<Capture, String> {
             meta.byte_order
         ));
     }
-    let mut capture = Capture::new(meta, "the capture has no answer to this request");
+    let mut capture = Capture::new(meta, Unanswered::NotCaptured);
     load_directory(dir, String::new(), 0, &mut 0, &mut capture.answers)?;
     Ok(capture)
 }
@@ -167,9 +168,23 @@ fn parse_answer(name: String, bytes: Vec<u8>) -> (String, Answer) {
         SourceState::Ok => Reading::Ok(bytes),
         SourceState::Absent => Reading::Absent(why(bytes)),
         SourceState::Denied => Reading::Denied(why(bytes)),
-        SourceState::Failed => Reading::Failed(why(bytes)),
+        SourceState::Failed => Reading::Failed(failure(bytes)),
     };
     (request.to_owned(), answer)
+}
+
+/// Why there is no answer: a text, or for a failure what code needs of it.
+fn reason(answer: &Answer) -> Vec<u8> {
+    match answer {
+        // Its fields are strings and numbers: nothing in it can fail to be written.
+        Reading::Failed(failure) => serde_json::to_vec(failure).unwrap_or_default(),
+        other => other.why().into_bytes(),
+    }
+}
+
+/// A failure as [`reason`] wrote it; what somebody else wrote is a text.
+fn failure(bytes: Vec<u8>) -> Failure {
+    serde_json::from_slice(&bytes).unwrap_or_else(|_| Failure::Told(String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 
 /// A regular file, not a link to one: a capture comes from strangers.

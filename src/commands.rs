@@ -18,7 +18,7 @@ use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{exposition, json, metrics};
 use crate::server::Security;
-use crate::snapshot::Collector;
+use crate::snapshot::{Collector, Unanswered};
 use crate::{archive, bounded, probe, redact, server};
 
 /// natwatch itself failed.
@@ -68,7 +68,7 @@ fn print(text: &str) -> Result<(), String> {
 fn look(common: &Common) -> Progress {
     let kernel = Kernel::new(common.trees.paths());
     let collectors = common.collectors.0.clone();
-    let progress = Arc::new(Mutex::new(kernel.begin("no answer")));
+    let progress = Arc::new(Mutex::new(kernel.begin(Unanswered::in_time(PATIENCE))));
     let (done, finished) = mpsc::channel::<()>();
     let shared = Arc::clone(&progress);
     std::thread::spawn(move || {
@@ -78,7 +78,7 @@ fn look(common: &Common) -> Progress {
     });
     let _ = finished.recv_timeout(PATIENCE);
     let progress = lock(&progress).clone();
-    progress.given_up(&format!("no answer within {} s", PATIENCE.as_secs()))
+    progress.given_up(Unanswered::in_time(PATIENCE))
 }
 
 fn check(flags: &cli::Check) -> u8 {

@@ -17,7 +17,7 @@ use crate::decode::{self, Collectors};
 use crate::judge::{self, History, Report};
 use crate::kernel::{Kernel, Progress, lock};
 use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{Collector, Snapshot, Source};
+use crate::snapshot::{Collector, Snapshot, Source, Unanswered};
 
 /// Longest time that one look may take; a scrape that waits for it gives up earlier.
 pub const MAX_LOOK: Duration = Duration::from_secs(60);
@@ -48,13 +48,13 @@ struct Flight {
 /// What a refresher looks at: the kernel, or a test's idea of one.
 pub trait World: std::fmt::Debug + Send + Sync + 'static {
     /// The start of a look; `unanswered` is what a request means that is never answered.
-    fn begin(&self, unanswered: &str) -> Progress;
+    fn begin(&self, unanswered: Unanswered) -> Progress;
     /// Answers what `plan` names, into `progress`, until the deadline.
     fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, deadline: Instant, progress: &Mutex<Progress>);
 }
 
 impl World for Kernel {
-    fn begin(&self, unanswered: &str) -> Progress {
+    fn begin(&self, unanswered: Unanswered) -> Progress {
         Self::begin(self, unanswered)
     }
 
@@ -104,7 +104,7 @@ impl Refresher {
         if let Some(look) = look {
             return look;
         }
-        let why = format!("no answer within {:.1} s", patience.as_secs_f64());
+        let why = Unanswered::in_time(patience);
         let so_far = lock(&progress).so_far();
         if so_far.is_none()
             && let Some(look) = finished(&mut done).await
@@ -112,7 +112,7 @@ impl Refresher {
             return look; // all answers are there and are being read
         }
         let so_far = so_far.unwrap_or_else(|| lock(&progress).clone());
-        Arc::new(self.finish(number, so_far.given_up(&why), false))
+        Arc::new(self.finish(number, so_far.given_up(why), false))
     }
 
     /// The look that is on its way, or a new one.
@@ -125,7 +125,7 @@ impl Refresher {
         }
         let number = flight.as_ref().map_or(0, |flight| flight.number + 1);
         let (sender, done) = watch::channel(None);
-        let mut progress = self.world.begin("no answer");
+        let mut progress = self.world.begin(Unanswered::in_time(MAX_LOOK));
         progress.capture.last_rules.clone_from(&lock(&self.last_rules));
         let started_at = Instant::now();
         lock(&self.last_tables).retain(|_, (read_at, _)| started_at.duration_since(*read_at) < TABLES_HOLD);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     impl World for Slow {
-        fn begin(&self, _: &str) -> Progress {
+        fn begin(&self, _: Unanswered) -> Progress {
             Progress::new(test_capture())
         }
 

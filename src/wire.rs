@@ -2,8 +2,9 @@
 //!
 //! Used on both sides of the border: `kernel` needs it to see where an answer ends, `decode` to read it.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::snapshot::{Failure, Name};
 
 /// `NLMSG_ERROR`: an errno, or an acknowledgement when it is 0.
 pub const NLMSG_ERROR: u16 = 2;
@@ -20,41 +21,12 @@ const NLA_F_NESTED: u16 = 0x8000;
 /// Everything but `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// Bytes that do not hold what they should.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WireError(String);
-
-impl WireError {
-    /// An error with this text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Puts the surrounding object in front.
-    pub fn within(self, object: impl fmt::Display) -> Self {
-        Self(format!("{object}: {}", self.0))
-    }
-}
-
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for WireError {}
-
-impl From<WireError> for String {
-    fn from(error: WireError) -> Self {
-        error.0
-    }
-}
-
 /// `bytes[at..at + N]`, or an error that says what was needed.
-pub fn array<const N: usize>(bytes: &[u8], at: usize, what: &str) -> Result<[u8; N], WireError> {
+pub fn array<const N: usize>(bytes: &[u8], at: usize, what: &str) -> Result<[u8; N], Failure> {
     let slice = at.checked_add(N).and_then(|end| bytes.get(at..end));
     slice.and_then(|slice| slice.try_into().ok()).ok_or_else(|| {
-        WireError::new(format!("{what}: need {N} bytes at offset {at}, have {}", bytes.len().saturating_sub(at)))
+        let have = bytes.len().saturating_sub(at);
+        Failure::Malformed { what: what.to_owned(), at, need: N, have }
     })
 }
 
@@ -71,7 +43,7 @@ pub struct Message<'a> {
 
 impl Message<'_> {
     /// The errno of an `NLMSG_ERROR` or `NLMSG_DONE` message, as a positive number; 0 is success.
-    pub fn errno(&self) -> Result<i32, WireError> {
+    pub fn errno(&self) -> Result<i32, Failure> {
         if self.kind == NLMSG_DONE && self.body.len() < 4 {
             return Ok(0); // old kernels send an empty NLMSG_DONE
         }
@@ -80,7 +52,7 @@ impl Message<'_> {
 }
 
 /// Iterates over the messages of one or more datagrams.
-pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, WireError>> {
+pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Failure>> {
     let mut rest = bytes;
     let mut number = 0;
     std::iter::from_fn(move || {
@@ -97,12 +69,12 @@ pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, WireEr
     })
 }
 
-fn message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), WireError> {
+fn message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), Failure> {
     let length = u32::from_ne_bytes(array(bytes, 0, "header")?) as usize;
     let kind = u16::from_ne_bytes(array(bytes, 4, "header")?);
     let flags = u16::from_ne_bytes(array(bytes, 6, "header")?);
     if length < HEADER_LENGTH || length > bytes.len() {
-        return Err(WireError::new(format!("type {kind} says {length} bytes, have {}", bytes.len())));
+        return Err(Failure::unexpected(format!("type {kind} says {length} bytes, have {}", bytes.len())));
     }
     let next = length.next_multiple_of(4).min(bytes.len());
     Ok((Message { kind, flags, body: &bytes[HEADER_LENGTH..length] }, &bytes[next..]))
@@ -112,24 +84,24 @@ fn message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), WireError> {
 ///
 /// # Errors
 /// A dump without an end, an interrupted one, one that ended in an errno, a broken message.
-pub fn dump<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<Message<'a>>, WireError> {
+pub fn dump<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<Message<'a>>, Failure> {
     let mut all = Vec::new();
     for message in messages(bytes) {
         let message = message.map_err(|error| error.within(what))?;
         if message.flags & NLM_F_DUMP_INTR != 0 {
-            return Err(WireError::new(format!("{what}: the dump was interrupted by a change")));
+            return Err(Failure::unexpected(format!("{what}: the dump was interrupted by a change")));
         }
         match message.kind {
             NLMSG_DONE | NLMSG_ERROR => {
                 return match message.errno()? {
                     0 if message.kind == NLMSG_DONE => Ok(all),
-                    errno => Err(WireError::new(format!("{what}: the kernel answered errno {errno}"))),
+                    errno => Err(Failure::unexpected(format!("{what}: the kernel answered errno {errno}"))),
                 };
             }
             _ => all.push(message),
         }
     }
-    Err(WireError::new(format!("{what}: the dump has no end (NLMSG_DONE is missing)")))
+    Err(Failure::unexpected(format!("{what}: the dump has no end (NLMSG_DONE is missing)")))
 }
 
 /// The bytes of those messages whose attributes, after a header of `header` bytes, include `attribute`; control
@@ -137,7 +109,7 @@ pub fn dump<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<Message<'a>>, WireErr
 ///
 /// # Errors
 /// A broken message or attribute.
-pub fn keep(bytes: &[u8], header: usize, attribute: u16) -> Result<Vec<u8>, WireError> {
+pub fn keep(bytes: &[u8], header: usize, attribute: u16) -> Result<Vec<u8>, Failure> {
     let mut kept = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -150,7 +122,7 @@ pub fn keep(bytes: &[u8], header: usize, attribute: u16) -> Result<Vec<u8>, Wire
     Ok(kept)
 }
 
-fn has_attribute(mut rest: &[u8], attribute: u16) -> Result<bool, WireError> {
+fn has_attribute(mut rest: &[u8], attribute: u16) -> Result<bool, Failure> {
     while !rest.is_empty() {
         let (found, next) = split_attribute(rest, "a message")?;
         if found.kind == attribute {
@@ -161,12 +133,12 @@ fn has_attribute(mut rest: &[u8], attribute: u16) -> Result<bool, WireError> {
     Ok(false)
 }
 
-fn split_attribute<'a>(bytes: &'a [u8], what: &str) -> Result<(Attribute<'a>, &'a [u8]), WireError> {
+fn split_attribute<'a>(bytes: &'a [u8], what: &str) -> Result<(Attribute<'a>, &'a [u8]), Failure> {
     let length = u16::from_ne_bytes(array(bytes, 0, what)?) as usize;
     let kind = u16::from_ne_bytes(array(bytes, 2, what)?) & NLA_TYPE_MASK;
     if length < 4 || length > bytes.len() {
         let have = bytes.len();
-        return Err(WireError::new(format!("{what} attribute {kind} says {length} bytes, have {have}")));
+        return Err(Failure::unexpected(format!("{what} attribute {kind} says {length} bytes, have {have}")));
     }
     let next = length.next_multiple_of(4).min(bytes.len());
     Ok((Attribute { kind, body: &bytes[4..length] }, &bytes[next..]))
@@ -190,7 +162,7 @@ pub struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     /// Splits a block; `what` names it in errors.
-    pub fn parse(bytes: &'a [u8], what: &'static str) -> Result<Self, WireError> {
+    pub fn parse(bytes: &'a [u8], what: &'static str) -> Result<Self, Failure> {
         let mut list = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -202,10 +174,10 @@ impl<'a> Attributes<'a> {
     }
 
     /// Splits what follows a fixed header of `header` bytes.
-    pub fn after(bytes: &'a [u8], header: usize, what: &'static str) -> Result<Self, WireError> {
-        let rest = bytes
-            .get(header..)
-            .ok_or_else(|| WireError::new(format!("{what}: need a header of {header} bytes, have {}", bytes.len())))?;
+    pub fn after(bytes: &'a [u8], header: usize, what: &'static str) -> Result<Self, Failure> {
+        let rest = bytes.get(header..).ok_or_else(|| {
+            Failure::unexpected(format!("{what}: need a header of {header} bytes, have {}", bytes.len()))
+        })?;
         Self::parse(rest, what)
     }
 
@@ -220,71 +192,76 @@ impl<'a> Attributes<'a> {
     }
 
     /// A nested block.
-    pub fn nested(&self, kind: u16, what: &'static str) -> Result<Option<Attributes<'a>>, WireError> {
+    pub fn nested(&self, kind: u16, what: &'static str) -> Result<Option<Attributes<'a>>, Failure> {
         self.get(kind).map(|body| Attributes::parse(body, what)).transpose()
     }
 
-    fn fixed<const N: usize>(&self, kind: u16) -> Result<Option<[u8; N]>, WireError> {
+    fn fixed<const N: usize>(&self, kind: u16) -> Result<Option<[u8; N]>, Failure> {
         let Some(body) = self.get(kind) else { return Ok(None) };
         match body.try_into() {
             Ok(bytes) => Ok(Some(bytes)),
             Err(_) => {
-                Err(WireError::new(format!("{} attribute {kind}: need {N} bytes, have {}", self.what, body.len())))
+                Err(Failure::unexpected(format!("{} attribute {kind}: need {N} bytes, have {}", self.what, body.len())))
             }
         }
     }
 
     /// A byte.
-    pub fn u8(&self, kind: u16) -> Result<Option<u8>, WireError> {
+    pub fn u8(&self, kind: u16) -> Result<Option<u8>, Failure> {
         Ok(self.fixed::<1>(kind)?.map(|[byte]| byte))
     }
 
     /// Host order, 16 bits.
-    pub fn u16(&self, kind: u16) -> Result<Option<u16>, WireError> {
+    pub fn u16(&self, kind: u16) -> Result<Option<u16>, Failure> {
         Ok(self.fixed(kind)?.map(u16::from_ne_bytes))
     }
 
     /// Network order, 16 bits.
-    pub fn be16(&self, kind: u16) -> Result<Option<u16>, WireError> {
+    pub fn be16(&self, kind: u16) -> Result<Option<u16>, Failure> {
         Ok(self.fixed(kind)?.map(u16::from_be_bytes))
     }
 
     /// Host order, 32 bits.
-    pub fn u32(&self, kind: u16) -> Result<Option<u32>, WireError> {
+    pub fn u32(&self, kind: u16) -> Result<Option<u32>, Failure> {
         Ok(self.fixed(kind)?.map(u32::from_ne_bytes))
     }
 
     /// Network order, 32 bits.
-    pub fn be32(&self, kind: u16) -> Result<Option<u32>, WireError> {
+    pub fn be32(&self, kind: u16) -> Result<Option<u32>, Failure> {
         Ok(self.fixed(kind)?.map(u32::from_be_bytes))
     }
 
     /// Network order, 64 bits.
-    pub fn be64(&self, kind: u16) -> Result<Option<u64>, WireError> {
+    pub fn be64(&self, kind: u16) -> Result<Option<u64>, Failure> {
         Ok(self.fixed(kind)?.map(u64::from_be_bytes))
     }
 
     /// Two 16-bit numbers in network order.
-    pub fn be16_pair(&self, kind: u16) -> Result<Option<(u16, u16)>, WireError> {
+    pub fn be16_pair(&self, kind: u16) -> Result<Option<(u16, u16)>, Failure> {
         Ok(self.fixed::<4>(kind)?.map(|[a, b, c, d]| (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))))
     }
 
     /// An address, whose family its length tells.
-    pub fn address(&self, kind: u16) -> Result<Option<IpAddr>, WireError> {
+    pub fn address(&self, kind: u16) -> Result<Option<IpAddr>, Failure> {
         let Some(body) = self.get(kind) else { return Ok(None) };
         address(body).map(Some).ok_or_else(|| {
             let have = body.len();
-            WireError::new(format!("{} attribute {kind}: an address has 4 or 16 bytes, not {have}", self.what))
+            Failure::unexpected(format!("{} attribute {kind}: an address has 4 or 16 bytes, not {have}", self.what))
         })
     }
 
+    /// A name, up to its terminating zero.
+    pub fn name(&self, kind: u16) -> Option<Name> {
+        self.get(kind).map(Name::from_bytes)
+    }
+
     /// A string, up to its terminating zero.
-    pub fn string(&self, kind: u16) -> Result<Option<String>, WireError> {
+    pub fn string(&self, kind: u16) -> Result<Option<String>, Failure> {
         let Some(body) = self.get(kind) else { return Ok(None) };
         let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
         match std::str::from_utf8(text) {
             Ok(text) => Ok(Some(text.to_owned())),
-            Err(_) => Err(WireError::new(format!("{} attribute {kind}: not UTF-8", self.what))),
+            Err(_) => Err(Failure::unexpected(format!("{} attribute {kind}: not UTF-8", self.what))),
         }
     }
 }

@@ -23,7 +23,7 @@ const PURE: &[&str] = &[
 /// What each module may name of ours. Shell modules that are not listed may name anything.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("snapshot", &["snapshot"]),
-    ("wire", &["wire"]),
+    ("wire", &["wire", "snapshot"]),
     ("capture", &["capture", "snapshot"]),
     ("decode", &["decode", "capture", "snapshot", "wire"]),
     ("accumulate", &["accumulate", "snapshot"]),

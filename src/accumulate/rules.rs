@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::snapshot::Name;
 use crate::snapshot::netfilter::{Backend, Counter, Family, SourceNatKind, SourceNatRule, SourceNatTotal};
 
 /// Rules that are gone and still remembered, in case they come back with their counters (`iptables-restore --counters`,
@@ -15,8 +16,8 @@ const MAX_GONE: usize = 16_384;
 struct RuleId {
     backend: Backend,
     family: Family,
-    table: String,
-    chain: String,
+    table: Name,
+    chain: Name,
     fingerprint: u64,
 }
 
@@ -90,8 +91,8 @@ impl Counting {
 }
 
 /// An anonymous chain has another name whenever its rules are written.
-fn lasting_name(chain: &str) -> String {
-    if chain.starts_with("__chain") { String::new() } else { chain.to_owned() }
+fn lasting_name(chain: &Name) -> Name {
+    if chain.starts_with("__chain") { Name::default() } else { chain.clone() }
 }
 
 /// The rules that have counters, equal ones together, those that counted most first.

@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Reading, Source, netfilter};
+use crate::snapshot::{Failure, Reading, Source, Unanswered, netfilter};
 pub use request::{
-    Absence, Keep, NetlinkFamily, NetlinkRequest, Question, Request, Root, TOO_LARGE, XTABLES_INFO, XtablesRequest,
-    path_part,
+    Absence, Keep, NetlinkFamily, NetlinkRequest, Question, Request, Root, XTABLES_INFO, XtablesRequest, path_part,
 };
 
 /// Rules by the name of the request that they answer.
@@ -83,17 +82,22 @@ pub struct Capture {
     pub rules: Arc<Mutex<DecodedRules>>,
     /// The same for whole rule sets, by the source that they come from.
     pub rulesets: Arc<Mutex<DecodedRulesets>>,
-    /// What a missing answer means: "no answer in this capture", say.
-    pub unanswered: String,
+    /// What a missing answer means.
+    pub unanswered: Unanswered,
 }
 
 impl Capture {
     /// A capture without answers.
-    pub fn new(meta: Meta, unanswered: impl Into<String>) -> Self {
-        let (answers, unanswered) = (BTreeMap::new(), unanswered.into());
+    pub fn new(meta: Meta, unanswered: Unanswered) -> Self {
+        let answers = BTreeMap::new();
         let (last_rules, last_tables) = (None, BTreeMap::new());
         let (rules, rulesets) = (Arc::default(), Arc::default());
         Self { meta, answers, last_rules, last_tables, rules, rulesets, unanswered }
+    }
+
+    /// That nobody answered a request.
+    pub fn unanswered(&self, request: &str) -> Failure {
+        Failure::NotAnswered(self.unanswered.clone()).within(request)
     }
 
     /// Whether this was answered already.
@@ -106,10 +110,10 @@ impl Capture {
     pub fn get(&self, request: &Request) -> Reading<&[u8]> {
         match self.answers.get(&request.name) {
             Some(Reading::Absent(why)) if request.absence == Absence::Impossible => {
-                Reading::Failed(format!("{why}, which every kernel has: is it mounted and not masked?"))
+                Reading::Failed(Failure::Hidden { witness: None }.within(why))
             }
             Some(answer) => answer.as_ref().map(Vec::as_slice),
-            None => Reading::Failed(format!("{}: {}", request.name, self.unanswered)),
+            None => Reading::Failed(self.unanswered(&request.name)),
         }
     }
 

@@ -96,9 +96,6 @@ pub struct NetlinkRequest {
     pub limit: usize,
 }
 
-/// How the reason begins why an answer beyond [`NetlinkRequest::limit`] failed; asking again would not help.
-pub const TOO_LARGE: &str = "the answer is larger than";
-
 /// Largest answer that is kept: a routing table of 300,000 routes.
 const MAX_ANSWER: usize = 32 << 20;
 

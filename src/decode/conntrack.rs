@@ -5,8 +5,8 @@
 use crate::capture::{Capture, NetlinkFamily, Request, Root, cpu_list};
 use crate::decode::modules::{self, Presence};
 use crate::decode::{Problems, always_there};
-use crate::snapshot::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Reading, Source};
-use crate::wire::{self, Attributes, WireError};
+use crate::snapshot::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Failure, Reading, Source};
+use crate::wire::{self, Attributes};
 
 use ConntrackCounter as C;
 
@@ -122,7 +122,7 @@ fn not_masked<T>(capture: &Capture, reading: Reading<T>) -> Reading<T> {
     let there = capture.get(&proc_file()).ok().is_some() || capture.get(&module_object()).ok().is_some();
     match reading {
         Reading::Absent(why) if there => {
-            Reading::Failed(format!("{why}, but nf_conntrack is in the running kernel: is it masked?"))
+            Reading::Failed(Failure::Hidden { witness: Some("nf_conntrack".into()) }.within(why))
         }
         other => other,
     }
@@ -151,10 +151,10 @@ fn cpus(capture: &Capture, problems: &mut Problems) -> Reading<Vec<ConntrackCpu>
             from_proc
         }
         Presence::Unclear(why) => {
-            problems.set(Source::Ctnetlink, Reading::<()>::Failed(why));
+            problems.set(Source::Ctnetlink, Reading::<()>::Failed(Failure::Unclear { module: why }));
             from_proc
         }
-        Presence::Ask(_) => Reading::Failed(format!("{}: {}", stats_cpu().name, capture.unanswered)),
+        Presence::Ask(_) => Reading::Failed(capture.unanswered(&stats_cpu().name)),
     }
 }
 
@@ -165,7 +165,7 @@ fn number_cpus(capture: &Capture, mut cpus: Vec<ConntrackCpu>) -> Reading<Vec<Co
     };
     if ids.len() != cpus.len() {
         let (lines, possible) = (cpus.len(), ids.len());
-        return Reading::Failed(format!("net/stat/nf_conntrack: {lines} lines for {possible} possible CPUs"));
+        return Reading::Failed(format!("net/stat/nf_conntrack: {lines} lines for {possible} possible CPUs").into());
     }
     cpus.iter_mut().zip(ids).for_each(|(cpu, id)| cpu.cpu = Some(id));
     Reading::Ok(cpus)
@@ -221,7 +221,7 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
 }
 
 /// One message per possible CPU: its number in `nfgenmsg.res_id`, its counters as big-endian attributes.
-fn decode_ctnetlink(bytes: &[u8]) -> Result<Vec<ConntrackCpu>, WireError> {
+fn decode_ctnetlink(bytes: &[u8]) -> Result<Vec<ConntrackCpu>, Failure> {
     let mut cpus = Vec::new();
     for message in wire::dump(bytes, "ctnetlink statistics")? {
         let cpu = u16::from_be_bytes(wire::array(message.body, 2, "nfgenmsg")?);
@@ -236,7 +236,7 @@ fn decode_ctnetlink(bytes: &[u8]) -> Result<Vec<ConntrackCpu>, WireError> {
         cpus.push(ConntrackCpu { cpu: Some(cpu), counters });
     }
     if cpus.is_empty() {
-        return Err(WireError::new("ctnetlink statistics: no message for any CPU"));
+        return Err(Failure::unexpected("ctnetlink statistics: no message for any CPU"));
     }
     Ok(cpus)
 }

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::capture::{Capture, NetlinkFamily, Request, Root};
 use crate::decode::{Problems, always_there};
-use crate::snapshot::{Link, Reading, Source};
-use crate::wire::{self, Attributes, NLMSG_ERROR, WireError};
+use crate::snapshot::{Failure, Link, Reading, Source};
+use crate::wire::{self, Attributes, NLMSG_ERROR};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -71,7 +71,7 @@ pub fn decode_filters(capture: &Capture, link: &Link) -> Reading<Vec<String>> {
     Reading::Ok(kinds)
 }
 
-fn filter_kinds(bytes: &[u8]) -> Result<Vec<String>, WireError> {
+fn filter_kinds(bytes: &[u8]) -> Result<Vec<String>, Failure> {
     const EOPNOTSUPP: i32 = 95;
     const EINVAL: i32 = 22;
     if let Some(Ok(message)) = wire::messages(bytes).next()

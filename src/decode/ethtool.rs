@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use crate::capture::{Capture, NetlinkFamily, Request};
-use crate::snapshot::{Feature, FeatureState, Features, Link, Reading, Source};
-use crate::wire::{self, Attributes, Message, NLMSG_ERROR, WireError};
+use crate::snapshot::{Failure, Feature, FeatureState, Features, Link, Reading, Source};
+use crate::wire::{self, Attributes, Message, NLMSG_ERROR};
 
 /// `GENL_ID_CTRL`
 const CONTROLLER: u16 = 16;
@@ -81,7 +81,7 @@ pub fn features(capture: &Capture, names: &Reading<BTreeMap<String, usize>>, lin
     })
 }
 
-fn decode_families(bytes: &[u8]) -> Result<BTreeMap<String, u16>, WireError> {
+fn decode_families(bytes: &[u8]) -> Result<BTreeMap<String, u16>, Failure> {
     let mut families = BTreeMap::new();
     for message in wire::dump(bytes, "generic netlink families")? {
         let attributes = Attributes::after(message.body, GENLMSGHDR, "CTRL_ATTR")?;
@@ -93,16 +93,16 @@ fn decode_families(bytes: &[u8]) -> Result<BTreeMap<String, u16>, WireError> {
 }
 
 /// The one message that answers a request without a dump.
-fn reply<'a>(bytes: &'a [u8], what: &str) -> Result<Message<'a>, WireError> {
-    let message = wire::messages(bytes).next().ok_or_else(|| WireError::new(format!("{what}: no answer")))?;
+fn reply<'a>(bytes: &'a [u8], what: &str) -> Result<Message<'a>, Failure> {
+    let message = wire::messages(bytes).next().ok_or_else(|| Failure::unexpected(format!("{what}: no answer")))?;
     let message = message.map_err(|error| error.within(what))?;
     match message.kind {
-        NLMSG_ERROR => Err(WireError::new(format!("{what}: the kernel answered errno {}", message.errno()?))),
+        NLMSG_ERROR => Err(Failure::unexpected(format!("{what}: the kernel answered errno {}", message.errno()?))),
         _ => Ok(message),
     }
 }
 
-fn decode_names(bytes: &[u8]) -> Result<BTreeMap<String, usize>, WireError> {
+fn decode_names(bytes: &[u8]) -> Result<BTreeMap<String, usize>, Failure> {
     let attributes = Attributes::after(reply(bytes, "feature names")?.body, GENLMSGHDR, "ETHTOOL_A_STRSET")?;
     let sets = attributes.nested(2, "ETHTOOL_A_STRSET_STRINGSETS")?;
     let mut names = BTreeMap::new();
@@ -119,12 +119,12 @@ fn decode_names(bytes: &[u8]) -> Result<BTreeMap<String, usize>, WireError> {
         }
     }
     if names.is_empty() {
-        return Err(WireError::new("feature names: the answer holds none"));
+        return Err(Failure::unexpected("feature names: the answer holds none"));
     }
     Ok(names)
 }
 
-fn decode_features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Result<Features, WireError> {
+fn decode_features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Result<Features, Failure> {
     let attributes = Attributes::after(reply(bytes, "features")?.body, GENLMSGHDR, "ETHTOOL_A_FEATURES")?;
     let set = |kind, what| bits(attributes.get(kind), what);
     let (changeable, wanted) = (set(2, "hw features")?, set(3, "wanted features")?);
@@ -142,13 +142,13 @@ fn decode_features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Result<Feat
 }
 
 /// A compact bitset: 32-bit words in host order.
-fn bits(bitset: Option<&[u8]>, what: &'static str) -> Result<Vec<u32>, WireError> {
-    let bitset = bitset.ok_or_else(|| WireError::new(format!("the answer lacks the {what}")))?;
+fn bits(bitset: Option<&[u8]>, what: &'static str) -> Result<Vec<u32>, Failure> {
+    let bitset = bitset.ok_or_else(|| Failure::unexpected(format!("the answer lacks the {what}")))?;
     let attributes = Attributes::parse(bitset, what)?;
-    let size = attributes.u32(2)?.ok_or_else(|| WireError::new(format!("{what}: no size")))? as usize;
-    let value = attributes.get(4).ok_or_else(|| WireError::new(format!("{what}: no compact value")))?;
+    let size = attributes.u32(2)?.ok_or_else(|| Failure::unexpected(format!("{what}: no size")))? as usize;
+    let value = attributes.get(4).ok_or_else(|| Failure::unexpected(format!("{what}: no compact value")))?;
     if value.len() % 4 != 0 || value.len() * 8 < size {
-        return Err(WireError::new(format!("{what}: {size} bits in {} bytes", value.len())));
+        return Err(Failure::unexpected(format!("{what}: {size} bits in {} bytes", value.len())));
     }
     Ok(value.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect())
 }

@@ -80,7 +80,7 @@ pub fn decode_distro(capture: &Capture, problems: &mut Problems) -> Reading<Stri
         Ok::<_, String>(distro.chars().filter(|c| !c.is_control()).take(64).collect())
     });
     if let Reading::Failed(why) = &distro {
-        problems.remark(Source::Kernel, why.clone()); // a name for people; nothing rests on it
+        problems.remark(Source::Kernel, why.to_string()); // a name for people; nothing rests on it
     }
     distro
 }

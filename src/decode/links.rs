@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 
 use crate::capture::{Capture, NetlinkFamily, Request, Root};
 use crate::decode::{Problems, datapath, ethtool, routing};
-use crate::snapshot::{FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, with_lower_devices};
-use crate::wire::{self, Attributes, WireError};
+use crate::snapshot::{
+    Failure, FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, with_lower_devices,
+};
+use crate::wire::{self, Attributes};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETNEIGH: u16 = 30;
@@ -101,7 +103,7 @@ pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> 
         attach_fdb(capture, &mut links);
         for tunnel in links.iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref()) {
             if let Reading::Failed(why) = &tunnel.fdb {
-                problems.fail(Source::Rtnetlink, why.clone());
+                problems.fail(Source::Rtnetlink, why.to_string());
             }
         }
         let tunnel_is_up = !followed(&links).is_empty();
@@ -183,7 +185,9 @@ fn driver_of(capture: &Capture, link: &Link) -> Reading<String> {
         Reading::Denied(why) => return Reading::Denied(why),
         _ => {
             let name = &link.name;
-            return Reading::Failed(format!("sysfs does not show {name}: is it mounted for this network namespace?"));
+            return Reading::Failed(
+                format!("sysfs does not show {name}: is it mounted for this network namespace?").into(),
+            );
         }
     }
     capture.text(&driver(link)).decode(|target| match target.rsplit('/').next() {
@@ -201,13 +205,13 @@ fn attach_fdb(capture: &Capture, links: &mut [Link]) {
         tunnel.fdb = if followed.contains(&at) {
             capture.get(&request).decode(|bytes| decode_fdb(bytes, index))
         } else {
-            Reading::Failed(format!("more than {MAX_TUNNELS} tunnels are up; the rest is not followed"))
+            Reading::Failed(Failure::too_large(MAX_TUNNELS, "tunnels that are up"))
         };
     }
 }
 
 /// Answer to `RTM_GETLINK`.
-fn decode_links(bytes: &[u8]) -> Result<Vec<Link>, WireError> {
+fn decode_links(bytes: &[u8]) -> Result<Vec<Link>, Failure> {
     let messages = wire::dump(bytes, "links")?;
     let mut links = Vec::with_capacity(messages.len());
     for (number, message) in messages.iter().enumerate() {
@@ -216,7 +220,7 @@ fn decode_links(bytes: &[u8]) -> Result<Vec<Link>, WireError> {
     Ok(links)
 }
 
-fn decode_link(body: &[u8]) -> Result<Link, WireError> {
+fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     let attributes = Attributes::after(body, IFINFOMSG, "IFLA")?;
     let name = device_name(attributes.get(3).unwrap_or_default())?;
     let info = attributes.nested(18, "IFLA_LINKINFO")?;
@@ -251,7 +255,7 @@ fn decode_link(body: &[u8]) -> Result<Link, WireError> {
 }
 
 /// A device name may hold any byte but zero, `/`, `:` and white space; what does not print is written as `\xNN`.
-fn device_name(bytes: &[u8]) -> Result<String, WireError> {
+fn device_name(bytes: &[u8]) -> Result<String, Failure> {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     let mut name = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -267,12 +271,12 @@ fn device_name(bytes: &[u8]) -> Result<String, WireError> {
         }
     }
     if name.is_empty() || bytes.len() > 15 || name == "." || name == ".." || name.contains(['/', ' ', ':']) {
-        return Err(WireError::new(format!("{name:?} is no device name")));
+        return Err(Failure::unexpected(format!("{name:?} is no device name")));
     }
     Ok(name)
 }
 
-fn decode_vxlan(data: &[u8]) -> Result<Tunnel, WireError> {
+fn decode_vxlan(data: &[u8]) -> Result<Tunnel, Failure> {
     let attributes = Attributes::parse(data, "IFLA_VXLAN")?;
     let flow_based = attributes.u8(25)?.unwrap_or(0) != 0;
     let mut tunnel = Tunnel {
@@ -293,7 +297,7 @@ fn decode_vxlan(data: &[u8]) -> Result<Tunnel, WireError> {
     Ok(tunnel)
 }
 
-fn decode_geneve(data: &[u8]) -> Result<Tunnel, WireError> {
+fn decode_geneve(data: &[u8]) -> Result<Tunnel, Failure> {
     let attributes = Attributes::parse(data, "IFLA_GENEVE")?;
     let flow_based = attributes.get(6).is_some();
     let mut tunnel = Tunnel {
@@ -328,7 +332,7 @@ fn udp_checksum(tunnel: &Tunnel, csum: Option<u8>, zero_csum6_tx: Option<u8>) ->
 }
 
 /// Answer to `RTM_GETNEIGH` with family `PF_BRIDGE`.
-fn decode_fdb(bytes: &[u8], device: u32) -> Result<Vec<FdbEntry>, WireError> {
+fn decode_fdb(bytes: &[u8], device: u32) -> Result<Vec<FdbEntry>, Failure> {
     let mut entries = Vec::new();
     for message in wire::dump(bytes, "forwarding database")? {
         let attributes = Attributes::after(message.body, NDMSG, "NDA")?;

@@ -28,9 +28,9 @@ pub use source_nat::totals as source_nat_totals;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::{Absence, Capture, Question, Request, TOO_LARGE};
+use crate::capture::{Absence, Capture, Question, Request};
 use crate::snapshot::{
-    Collector, Conntrack, Netstat, NetworkNamespace, Reading, Snapshot, Source, SourceState, SourceStatus,
+    Collector, Conntrack, Failure, Netstat, NetworkNamespace, Reading, Snapshot, Source, SourceState, SourceStatus,
 };
 
 /// Which collectors are on.
@@ -87,7 +87,7 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
     let links = if on(Collector::Links) { links::decode(capture, &mut problems) } else { off(Collector::Links) };
     let tunnels = links.ok().map_or(&[][..], Vec::as_slice);
     let tunnels = if tunnels.iter().any(|link| link.up && link.tunnel.is_some()) { tunnels } else { &[] };
-    let unread = || "not read: no tunnel is up".to_owned();
+    let unread = || Failure::not_needed("not read: no tunnel is up");
     let failed = || Reading::Failed(unread());
     let (addresses, rules, routes, local_ports) = if tunnels.is_empty() {
         (Reading::Failed(unread()), Reading::Failed(unread()), Reading::Failed(unread()), Reading::Failed(unread()))
@@ -181,16 +181,15 @@ pub fn snapshot(capture: &Capture, collectors: &Collectors) -> Snapshot {
 }
 
 fn off<T>(collector: Collector) -> Reading<T> {
-    Reading::Failed(format!("the collector {collector} is switched off (--no-collector.{collector})"))
+    Reading::Failed(Failure::SwitchedOff { collector: collector.name().into() })
 }
 
 /// A missing file is a fact only where its neighbour, which every kernel has, is there.
 fn always_there<T>(capture: &Capture, reading: Reading<T>, neighbour: &Request) -> Reading<T> {
     match reading {
-        Reading::Absent(why) if capture.get(neighbour).ok().is_none() => Reading::Failed(format!(
-            "{why}; but {} is missing too, which every kernel has: is it mounted and not masked?",
-            neighbour.name
-        )),
+        Reading::Absent(why) if capture.get(neighbour).ok().is_none() => {
+            Reading::Failed(Failure::Hidden { witness: None }.within(&neighbour.name).within(why))
+        }
         other => other,
     }
 }
@@ -207,7 +206,7 @@ impl Problems {
     /// Passes a reading on, and makes its source a failed one if the reading failed.
     fn note<T>(&mut self, source: Source, reading: Reading<T>) -> Reading<T> {
         if let Reading::Failed(why) = &reading {
-            self.fail(source, why.clone());
+            self.fail(source, why.to_string());
         }
         reading
     }
@@ -218,7 +217,7 @@ impl Problems {
 
     /// Settles the state of a source that was not asked.
     fn set<T>(&mut self, source: Source, reading: Reading<T>) {
-        self.set.insert(source, (reading.state(), reading.why().to_owned()));
+        self.set.insert(source, (reading.state(), reading.why()));
     }
 
     /// Adds to the detail of a source that is all right.
@@ -251,9 +250,10 @@ impl Problems {
             let state = answer.state();
             let expected = state == SourceState::Absent && request.absence == Absence::Expected;
             // Where only so much is read by design, whoever needed more says so.
-            let too_large = request.is_limited() && answer.why().contains(TOO_LARGE);
+            let too_large = request.is_limited()
+                && answer.failure().is_some_and(|failure| matches!(failure.root(), Failure::TooLarge { .. }));
             if !expected && !too_large && state > worst.0 {
-                worst = (state, answer.why().to_owned());
+                worst = (state, answer.why());
             }
         }
         SourceStatus { source, state: worst.0, detail: worst.1 }
@@ -277,5 +277,5 @@ pub fn test_capture() -> Capture {
         network_namespace: "initial".into(),
         redacted: false,
     };
-    Capture::new(meta, "nobody answered")
+    Capture::new(meta, crate::snapshot::Unanswered::NotCaptured)
 }

@@ -13,7 +13,7 @@ pub enum Presence {
     There,
     /// It is not: asking would load it. The text says how that is known.
     Missing(String),
-    /// It could not be told, so it must not be asked.
+    /// It could not be told, so it must not be asked: the module.
     Unclear(String),
     /// Not known yet: these answers are needed first.
     Ask(Vec<Request>),
@@ -97,7 +97,7 @@ pub fn presence_among(capture: &Capture, module: &Module, all: &[&Module]) -> Pr
         _ if capture.get(&built_in).ok().is_some() => {
             Presence::Missing(format!("the module {module} is not loaded; asking would load it"))
         }
-        _ => Presence::Unclear(format!("cannot tell whether {module} is in the kernel; asking could load it")),
+        _ => Presence::Unclear(module.to_owned()),
     }
 }
 

@@ -15,8 +15,8 @@ use std::net::IpAddr;
 
 use crate::capture::{Capture, NetlinkFamily, Request};
 use crate::decode::Problems;
-use crate::snapshot::{Address, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
-use crate::wire::{Attributes, WireError};
+use crate::snapshot::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
+use crate::wire::Attributes;
 pub use tables::Tables;
 use wire::{decode_addresses, decode_lookup, decode_routes, decode_rules};
 
@@ -163,7 +163,7 @@ pub fn decode_forwarding(capture: &Capture, ipv6: bool) -> Reading<bool> {
             let template = attributes.u32(1)? == Some(NETCONFA_IFINDEX_DEFAULT);
             forwards |= found == family && !template && attributes.u32(2)?.is_some_and(|forwards| forwards != 0);
         }
-        Ok::<_, WireError>(forwards)
+        Ok::<_, Failure>(forwards)
     })
 }
 
@@ -200,10 +200,12 @@ fn outer_routes(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel
     }
     if let Some(entry) = tunnel.fdb.ok().into_iter().flatten().find(|entry| entry.nexthop_group.is_some()) {
         let group = entry.nexthop_group.unwrap_or_default();
-        return Reading::Failed(format!("its forwarding database uses next-hop group {group}, which is not read"));
+        return Reading::Failed(Failure::unsupported(format!(
+            "its forwarding database uses next-hop group {group}, which is not read"
+        )));
     }
     if let Some(why) = ports_decide(tables, tunnel) {
-        return Reading::Failed(why.into());
+        return Reading::Failed(Failure::unsupported(why));
     }
     let classes = match (&tunnel.fdb, classes(tables, tunnel)) {
         (Reading::Ok(_), Reading::Ok(classes)) => classes,
@@ -211,10 +213,10 @@ fn outer_routes(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel
         (other, _) => return other.as_ref().map(|_| Vec::new()),
     };
     if classes.len() > MAX_LOOKUPS {
-        return Reading::Failed(format!("its remotes take more than {MAX_LOOKUPS} different routes"));
+        return Reading::Failed(Failure::too_large(MAX_LOOKUPS, "different routes to its remotes"));
     }
     if FAMILIES.iter().any(|ipv6| marks(tables, *ipv6).len() >= MAX_MARKS) {
-        return Reading::Failed(format!("policy rules test {MAX_MARKS} marks or more"));
+        return Reading::Failed(Failure::too_large(MAX_MARKS, "marks that policy rules test"));
     }
     let mut routes = Vec::new();
     for (remotes, mark, request) in lookups(tables, link, tunnel, &classes) {
@@ -229,7 +231,7 @@ fn outer_routes(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel
                 Ok(siblings) => {
                     devices.extend(siblings.into_iter().filter(|index| !devices.contains(index)).collect::<Vec<_>>())
                 }
-                Err(why) => return Reading::Failed(why),
+                Err(why) => return Reading::Failed(Failure::unsupported(why)),
             }
         }
         let (gateway, source) = (found.gateway, found.preferred_source);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::decode::owner;
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{
     Backend, ChainId, ChainKind, Chosen, Condition, Counter, Field, Hook, MarkTest, Match, NatAction, Rule, Ruleset,
     SourceNatKind, SourceNatRule, SourceNatTotal, Step,
 };
+use crate::snapshot::{Failure, Reading};
 
 /// Those of all backends. What is absent has no rules; a backend that could not be read makes the whole list unread.
 pub fn all(nftables: &Reading<Arc<Ruleset>>, legacy: &[Reading<Arc<Ruleset>>; 2]) -> Reading<Vec<SourceNatRule>> {
@@ -36,7 +36,10 @@ fn rules(ruleset: &Ruleset, is_legacy: bool) -> Reading<Vec<SourceNatRule>> {
         };
         for rule in rules.iter() {
             if let Some(what) = rule.steps.iter().find_map(not_understood) {
-                return Reading::Failed(format!("rule {} of {}: {what} is not understood", rule.position, id.chain));
+                return Reading::Failed(Failure::unsupported(format!(
+                    "rule {} of {}: {what} is not understood",
+                    rule.position, id.chain
+                )));
             }
             found.extend(source_nat_rule(ruleset, is_legacy, id, rule));
         }

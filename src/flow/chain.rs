@@ -194,7 +194,7 @@ impl Walk<'_> {
                 }
                 let Reading::Ok(verdicts) = verdicts else {
                     if !inside.is_empty() {
-                        ends.extend(self.anything(at, number, verdicts.why(), inside));
+                        ends.extend(self.anything(at, number, &verdicts.why(), inside));
                     }
                     return Vec::new();
                 };

@@ -41,7 +41,7 @@ pub fn destination_nat(world: &World<'_>) -> Found {
                 return Found { certainty: Certainty::Happens, place: world.describe(&at) };
             }
             if let Reading::Failed(why) = &chain.rules {
-                unread = Some((set, why));
+                unread = Some((set, why.to_string()));
             }
         }
     }
@@ -51,7 +51,7 @@ pub fn destination_nat(world: &World<'_>) -> Found {
     let setters = world.rules[set].ruleset.setters.found.values();
     match setters.map(|(chain, _)| chain).find(|chain| OF_SERVICES.contains(&chain.chain.as_str())) {
         Some(chain) => Found { certainty: Certainty::Happens, place: format!("Services lead to {}", chain.chain) },
-        None => Found { certainty: Certainty::Unknown(why.clone()), place: String::new() },
+        None => Found { certainty: Certainty::Unknown(why), place: String::new() },
     }
 }
 

@@ -154,7 +154,7 @@ impl Walk<'_> {
                 Reading::Ok(true) => holds.push(packet),
                 Reading::Ok(false) => fails.push(packet),
                 other => {
-                    let (more, less) = self.split_opaquely(at, number, other.why(), packet);
+                    let (more, less) = self.split_opaquely(at, number, &other.why(), packet);
                     holds.extend(more);
                     fails.extend(less);
                 }

@@ -66,7 +66,7 @@ impl<'a> World<'a> {
             match reading {
                 Reading::Ok(ruleset) => rules.push(Rules { legacy, ruleset }),
                 Reading::Absent(_) => {} // a fact: it has no rules
-                Reading::Denied(why) | Reading::Failed(why) => return Err(why.clone()),
+                other @ (Reading::Denied(_) | Reading::Failed(_)) => return Err(other.why()),
             }
         }
         let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
@@ -233,7 +233,7 @@ impl<'a> World<'a> {
                 if rule.steps.iter().any(&wanted) {
                     return true;
                 }
-                open.extend(rule.jumps().into_iter().map(|chain| ChainId { chain: chain.to_owned(), ..id.clone() }));
+                open.extend(rule.jumps().into_iter().map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
             }
         }
         false

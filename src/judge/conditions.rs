@@ -185,8 +185,8 @@ impl<'a> Context<'a> {
     }
 
     fn underlay_driver(&self, tunnel: Option<&Link>, driver: &str) -> Outcome {
-        if let Reading::Failed(why) | Reading::Denied(why) | Reading::Absent(why) = &self.snapshot.links {
-            return Outcome::unknown(why);
+        if self.snapshot.links.ok().is_none() {
+            return Outcome::unknown(self.snapshot.links.why());
         }
         let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
             return Outcome::fails("there is no tunnel in this network namespace, so nothing carries one");
@@ -234,8 +234,8 @@ impl<'a> Context<'a> {
         let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
             return Outcome::unknown("no tunnel that is up, so nothing is offloaded");
         };
-        if let Reading::Failed(why) | Reading::Denied(why) | Reading::Absent(why) = &tunnel.underlay {
-            return Outcome::unknown(why);
+        if tunnel.underlay.ok().is_none() {
+            return Outcome::unknown(tunnel.underlay.why());
         }
         let Some(driven) = self.driven_below(tunnel, driver) else {
             return Outcome::unknown("it is not known which cards carry it");

@@ -126,8 +126,8 @@ impl Context<'_> {
             snapshot.source_nat_rules.as_ref().map(|_| ()),
         ];
         for reading in &unread {
-            if let Reading::Denied(why) | Reading::Failed(why) = reading {
-                return Outcome::unknown(why);
+            if matches!(reading, Reading::Denied(_) | Reading::Failed(_)) {
+                return Outcome::unknown(reading.why());
             }
         }
         let rules = snapshot.source_nat_rules.ok().map_or(&[][..], Vec::as_slice);

@@ -135,7 +135,7 @@ fn classify(path: &Path, result: io::Result<Vec<u8>>) -> Answer {
             Some(Errno::ACCESS | Errno::PERM) => {
                 Reading::Denied(format!("cannot read {path}: run as uid 0, or with CAP_DAC_READ_SEARCH"))
             }
-            _ => Reading::Failed(format!("cannot read {path}: {error}")),
+            _ => Reading::Failed(super::failure("read", &error).within(path)),
         },
     }
 }

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::capture::{Answer, Capture, Question, Request, Root};
-use crate::snapshot::{Collector, Reading};
+use crate::snapshot::{Collector, Failure, Reading, Unanswered};
 
 /// Where the trees are mounted.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl Kernel {
 
     /// The start of a look: who looks, from where, when. `unanswered` is what a request means that is never
     /// answered.
-    pub fn begin(&self, unanswered: &str) -> Progress {
+    pub fn begin(&self, unanswered: Unanswered) -> Progress {
         Progress::new(Capture::new(environment::meta(), unanswered))
     }
 
@@ -129,13 +129,21 @@ impl Kernel {
             Question::Link(root, path) => files::link(self.paths.root(*root), path),
             Question::Netlink(question) => {
                 let answer = sockets.ask(question, deadline);
-                answer.reword(|why| format!("{}: {why}", request.name))
+                answer.within(&request.name)
             }
             Question::Xtables(question) => {
                 let answer = xtables::table(question, deadline);
-                answer.reword(|why| format!("{}: {why}", request.name))
+                answer.within(&request.name)
             }
         }
+    }
+}
+
+/// What went wrong inside a system call, or with what it gave.
+fn failure(call: &str, error: &std::io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(errno) => Failure::SystemCall { call: call.into(), errno },
+        None => Failure::unexpected(error.to_string()),
     }
 }
 
@@ -162,11 +170,13 @@ impl Progress {
     }
 
     /// What there is when nobody waits any longer: the rest failed for this reason.
-    pub fn given_up(mut self, why: &str) -> Self {
+    pub fn given_up(mut self, why: Unanswered) -> Self {
         if let Some(current) = self.current.take() {
-            self.capture.answers.insert(current.clone(), Reading::Failed(format!("{current}: {why}")));
+            self.capture
+                .answers
+                .insert(current.clone(), Reading::Failed(Failure::NotAnswered(why.clone()).within(current)));
         }
-        why.clone_into(&mut self.capture.unanswered);
+        self.capture.unanswered = why;
         self
     }
 }

@@ -12,8 +12,8 @@ use neli::utils::Groups;
 use rustix::io::Errno;
 
 use super::readable::readable;
-use crate::capture::{Answer, NetlinkFamily, NetlinkRequest, TOO_LARGE};
-use crate::snapshot::Reading;
+use crate::capture::{Answer, NetlinkFamily, NetlinkRequest};
+use crate::snapshot::{Failure, Reading};
 use crate::wire::{self, HEADER_LENGTH, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 
 const NLM_F_REQUEST: u16 = 0x1;
@@ -41,48 +41,47 @@ impl Sockets {
                 Ok(None) => {} // interrupted by a change
                 Err(error) => {
                     self.open.remove(&request.family); // whatever may still arrive on it belongs to nobody
-                    return failure(request.family, &error);
+                    return failure(request.family, error);
                 }
             }
         }
-        Reading::Failed(format!("the dump was interrupted by changes {MAX_TRIES} times in a row"))
+        Reading::Failed(Failure::Changed { readings: MAX_TRIES as u32 })
     }
 
-    fn ask_once(&mut self, request: &NetlinkRequest, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+    fn ask_once(&mut self, request: &NetlinkRequest, deadline: Instant) -> Result<Option<Vec<u8>>, Failure> {
         self.sequence += 1;
         let message = bytes(request, self.sequence);
         let socket = match self.open.entry(request.family) {
             Entry::Occupied(socket) => socket.into_mut(),
-            Entry::Vacant(place) => place.insert(connect(request.family)?),
+            Entry::Vacant(place) => {
+                place.insert(connect(request.family).map_err(|error| super::failure("socket", &error))?)
+            }
         };
-        socket.send(&message, Msg::empty())?;
+        socket.send(&message, Msg::empty()).map_err(|error| super::failure("send", &error))?;
         self.buffer.resize(BUFFER, 0);
         let mut answer: Vec<u8> = Vec::new();
         let mut interrupted = false;
         loop {
-            wait(socket, deadline)?;
-            let (length, _) = socket.recv(&mut self.buffer[..], Msg::TRUNC)?;
-            let datagram = self
-                .buffer
-                .get(..length)
-                .ok_or_else(|| io::Error::other(format!("a message of {length} bytes does not fit {BUFFER}")))?;
+            wait(socket, deadline).map_err(|error| super::failure("poll", &error))?;
+            let received = socket.recv(&mut self.buffer[..], Msg::TRUNC);
+            let (length, _) = received.map_err(|error| super::failure("recv", &error))?;
+            let datagram = self.buffer.get(..length).ok_or(Failure::too_large(BUFFER, "bytes in one message"))?;
             let datagram_start = answer.len();
             answer.extend_from_slice(datagram);
             answer.resize(answer.len().next_multiple_of(4), 0);
             if answer.len() > request.limit {
-                return Err(io::Error::other(format!("{TOO_LARGE} {} bytes", request.limit)));
+                return Err(Failure::too_large(request.limit, "bytes"));
             }
             let mut finished = false;
             for part in wire::messages(&answer[datagram_start..]) {
-                let part = part.map_err(io::Error::other)?;
+                let part = part?;
                 interrupted |= part.flags & NLM_F_DUMP_INTR != 0;
                 // An acknowledgement is an NLMSG_ERROR of 0, and comes after everything else.
                 finished |=
                     matches!(part.kind, NLMSG_DONE | NLMSG_ERROR) || (!request.ack && part.flags & NLM_F_MULTI == 0);
             }
             if let Some(keep) = request.keep {
-                let kept =
-                    wire::keep(&answer[datagram_start..], keep.header, keep.attribute).map_err(io::Error::other)?;
+                let kept = wire::keep(&answer[datagram_start..], keep.header, keep.attribute)?;
                 answer.truncate(datagram_start);
                 answer.extend(kept);
             }
@@ -185,12 +184,16 @@ fn denied() -> Answer {
     Reading::Denied("CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)".into())
 }
 
-fn failure(family: NetlinkFamily, error: &io::Error) -> Answer {
-    match Errno::from_io_error(error) {
+fn failure(family: NetlinkFamily, failure: Failure) -> Answer {
+    let errno = match &failure {
+        Failure::SystemCall { errno, .. } => Some(Errno::from_raw_os_error(*errno)),
+        _ => None,
+    };
+    match errno {
         Some(Errno::PERM | Errno::ACCESS) => denied(),
         Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
             Reading::Absent(format!("this kernel has no netlink protocol for {family:?}"))
         }
-        _ => Reading::Failed(format!("netlink request failed: {error}")),
+        _ => Reading::Failed(failure),
     }
 }

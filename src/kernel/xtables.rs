@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::capture::{Answer, XTABLES_INFO, XtablesRequest};
-use crate::snapshot::Reading;
+use crate::snapshot::{Failure, Reading};
 
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
 const SO_GET_INFO: c_int = 64;
@@ -38,7 +38,7 @@ const MAX_TRIES: usize = 64;
 pub fn table(request: &XtablesRequest, deadline: Instant) -> Answer {
     match read(request, deadline) {
         Ok(Some(bytes)) => Reading::Ok(bytes),
-        Ok(None) => Reading::Failed(format!("the table changed {MAX_TRIES} times in a row while it was read")),
+        Ok(None) => Reading::Failed(Failure::Changed { readings: MAX_TRIES as u32 }),
         Err(error) => failure(&error),
     }
 }
@@ -151,7 +151,7 @@ fn failure(error: &io::Error) -> Answer {
         }
         Some(Errno::NOPROTOOPT | Errno::AFNOSUPPORT) => Reading::Absent("this kernel has no legacy x_tables".into()),
         Some(Errno::NOENT) => Reading::Absent("there is no such table".into()),
-        _ => Reading::Failed(format!("getsockopt failed: {error}")),
+        _ => Reading::Failed(super::failure("getsockopt", error)),
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-use crate::wire::{WireError, array};
+use crate::snapshot::Failure;
+use crate::wire::array;
 
 /// `sizeof(struct virtio_net_hdr)`
 pub const VNET_HEADER: usize = 10;
@@ -59,7 +60,7 @@ pub struct Datagram {
 ///
 /// # Errors
 /// A frame that ends too early.
-pub fn read(frame: &[u8]) -> Result<Option<Datagram>, WireError> {
+pub fn read(frame: &[u8]) -> Result<Option<Datagram>, Failure> {
     let vnet = array::<VNET_HEADER>(frame, 0, "virtio_net_hdr")?;
     let mut packet = frame[VNET_HEADER..].to_vec();
     let Some(layout) = Layout::of(&packet)? else { return Ok(None) };
@@ -68,7 +69,7 @@ pub fn read(frame: &[u8]) -> Result<Option<Datagram>, WireError> {
     let number = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
     let length = usize::from(number(4));
     let datagram = packet.get(layout.udp..layout.udp + length).filter(|datagram| datagram.len() >= UDP_HEADER);
-    let datagram = datagram.ok_or_else(|| WireError::new(format!("the UDP header says {length} bytes")))?;
+    let datagram = datagram.ok_or_else(|| Failure::unexpected(format!("the UDP header says {length} bytes")))?;
     let checksum = match number(6) {
         0 => Checksum::None,
         _ if fold(layout.pseudo_header(&packet, length) + sum(datagram)) == 0xffff => Checksum::Valid,
@@ -93,7 +94,7 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(packet: &[u8]) -> Result<Option<Self>, WireError> {
+    fn of(packet: &[u8]) -> Result<Option<Self>, Failure> {
         const UDP: u8 = 17;
         let at = ETHERNET_HEADER;
         match u16::from_be_bytes(array(packet, 12, "Ethernet header")?) {
@@ -122,7 +123,7 @@ impl Layout {
 }
 
 /// Computes what was left to a card, as the card or `skb_checksum_help` would.
-fn finish(packet: &mut [u8], vnet: &[u8; VNET_HEADER], layout: &Layout) -> Result<Partial, WireError> {
+fn finish(packet: &mut [u8], vnet: &[u8; VNET_HEADER], layout: &Layout) -> Result<Partial, Failure> {
     const NEEDS_CSUM: u8 = 1;
     if vnet[0] & NEEDS_CSUM == 0 {
         return Ok(Partial::No);

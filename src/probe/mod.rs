@@ -28,7 +28,7 @@ use crate::capture::{Capture, Request, Root};
 use crate::decode::{self, Collectors};
 use crate::kernel::isolation::{self, Child, Inside};
 use crate::kernel::{Kernel, Paths, lock};
-use crate::snapshot::{Collector, Source};
+use crate::snapshot::{Collector, Source, Unanswered};
 use lab::Lab;
 use needs::Means;
 
@@ -85,7 +85,7 @@ fn version() -> Request {
 /// Reads what files tell: which kernel this is, and what `also` asks.
 fn read(paths: &Paths, also: impl Fn(&Capture) -> Vec<Request>) -> Capture {
     let kernel = Kernel::new(paths.clone());
-    let progress = Mutex::new(kernel.begin("no answer"));
+    let progress = Mutex::new(kernel.begin(Unanswered::in_time(READING)));
     let plan = |capture: &Capture| {
         let mut requests = decode::plan(capture, &Collectors::from([Collector::Kernel]));
         requests.extend([boot_id(), version()].into_iter().chain(also(capture)));

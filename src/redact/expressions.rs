@@ -6,7 +6,7 @@ use super::Redactor;
 use super::netfilter::{Places, text};
 use super::registers::{Label, REGISTERS, Rule, address, bitwise, changed, is_address, need, payload};
 use super::xtables::prefix_length;
-use crate::wire::WireError;
+use crate::snapshot::Failure;
 
 /// Data of these expressions are harmless, and they load this register.
 const LOADS: &[(&[u8], u16)] =
@@ -35,7 +35,7 @@ impl Redactor {
         table: &[u8],
         body: &mut [u8],
         block: Range<usize>,
-    ) -> Result<(), WireError> {
+    ) -> Result<(), Failure> {
         let v6 = match family {
             2 => Some(false),
             10 => Some(true),
@@ -61,7 +61,7 @@ impl Redactor {
         body: &mut [u8],
         places: &Places,
         lower: Option<(u32, Range<usize>, Vec<u8>)>,
-    ) -> Result<(), WireError> {
+    ) -> Result<(), Failure> {
         let number = |kind| places.be32(body, kind);
         match name {
             b"payload" => {
@@ -70,7 +70,7 @@ impl Redactor {
                 match (number(1)?, number(5)?) {
                     (Some(register), _) => rule.load(register, &labels)?,
                     (None, Some(register)) => self.written(rule, register, &labels, body)?,
-                    (None, None) => return Err(WireError::new("an expression lacks an attribute")),
+                    (None, None) => return Err(Failure::unexpected("an expression lacks an attribute")),
                 }
             }
             b"meta" => match (number(1)?, need(number(2)?)?, number(3)?) {
@@ -188,7 +188,7 @@ impl Redactor {
         body: &mut [u8],
         value: Range<usize>,
         lower: Option<(u32, Range<usize>, Vec<u8>)>,
-    ) -> Result<(), WireError> {
+    ) -> Result<(), Failure> {
         const EQ: u32 = 0;
         const LTE: u32 = 3;
         const GTE: u32 = 5;
@@ -224,9 +224,10 @@ impl Redactor {
     }
 
     /// Maps the addresses in a value that is compared with registers; of an address there may be only the first bytes.
-    pub(super) fn value(&self, body: &mut [u8], value: Range<usize>, labels: &[Label]) -> Result<(), WireError> {
+    pub(super) fn value(&self, body: &mut [u8], value: Range<usize>, labels: &[Label]) -> Result<(), Failure> {
         let value = &mut body[value];
-        let labels = labels.get(..value.len()).ok_or_else(|| WireError::new("a value is longer than its registers"))?;
+        let labels =
+            labels.get(..value.len()).ok_or_else(|| Failure::unexpected("a value is longer than its registers"))?;
         let mut at = 0;
         while at < labels.len() {
             let rest = &labels[at..];
@@ -243,7 +244,7 @@ impl Redactor {
                         }
                     }
                     if masks.is_empty() {
-                        return Err(WireError::new("a rule tests a part of an address"));
+                        return Err(Failure::unexpected("a rule tests a part of an address"));
                     }
                     let part = &mut value[at..at + masks.len()];
                     let mut whole = [0; 16];
@@ -263,7 +264,7 @@ impl Redactor {
                     value[at] = 0;
                     1
                 }
-                Label::Mixed => return Err(WireError::new("a rule tests what may be a part of an address")),
+                Label::Mixed => return Err(Failure::unexpected("a rule tests what may be a part of an address")),
                 Label::Other | Label::Protocol | Label::Constant(_) => 1,
             };
             at += length;
@@ -280,7 +281,7 @@ impl Redactor {
         }
     }
 
-    fn nat(&mut self, rule: &mut Rule, body: &mut [u8], places: &Places) -> Result<(), WireError> {
+    fn nat(&mut self, rule: &mut Rule, body: &mut [u8], places: &Places) -> Result<(), Failure> {
         let width = if places.be32(body, 2)? == Some(10) { 16 } else { 4 };
         let end = |kind| match places.be32(body, kind)? {
             Some(register) => rule.constant(register, width),
@@ -296,7 +297,7 @@ impl Redactor {
     }
 
     /// A register that is used as an address.
-    fn to(&self, rule: &mut Rule, register: Option<u32>, v6: bool, body: &mut [u8]) -> Result<(), WireError> {
+    fn to(&self, rule: &mut Rule, register: Option<u32>, v6: bool, body: &mut [u8]) -> Result<(), Failure> {
         let Some(register) = register else { return Ok(()) };
         if let Some(place) = rule.constant(register, if v6 { 16 } else { 4 })? {
             self.address(&mut body[place], None);
@@ -305,7 +306,7 @@ impl Redactor {
     }
 
     /// A register that is written into the packet.
-    fn written(&self, rule: &mut Rule, register: u32, labels: &[Label], body: &mut [u8]) -> Result<(), WireError> {
+    fn written(&self, rule: &mut Rule, register: u32, labels: &[Label], body: &mut [u8]) -> Result<(), Failure> {
         if let Some(place) = rule.constant(register, labels.len())? {
             self.value(body, place, labels)?;
         }

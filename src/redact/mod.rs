@@ -16,8 +16,8 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::capture::Capture;
-use crate::snapshot::Reading;
-use crate::wire::{self, HEADER_LENGTH, WireError};
+use crate::snapshot::{Failure, Reading};
+use crate::wire::{self, HEADER_LENGTH};
 
 /// Answers without addresses.
 const HARMLESS: &[&str] =
@@ -72,8 +72,8 @@ pub fn redact(capture: &mut Capture) {
     for (name, answer) in &mut capture.answers {
         let bytes = match answer {
             Reading::Ok(bytes) => bytes,
-            Reading::Absent(why) | Reading::Denied(why) | Reading::Failed(why) => {
-                *why = redact_text(why, &hostname);
+            other => {
+                *other = other.clone().reword(|why| redact_text(&why, &hostname));
                 continue;
             }
         };
@@ -99,7 +99,7 @@ pub fn redact(capture: &mut Capture) {
             None => Err("nothing is known about its addresses".into()),
         };
         if let Err(why) = redacted {
-            *answer = Reading::Failed(format!("removed by --redact: {why}"));
+            *answer = Reading::Failed(Failure::Told(format!("removed by --redact: {why}")));
         }
     }
     rename(capture, &mut redactor);
@@ -170,14 +170,15 @@ struct Redactor {
 /// repeat the request.
 fn each_message(
     bytes: &mut [u8],
-    mut change: impl FnMut(u16, &mut [u8]) -> Result<(), WireError>,
-) -> Result<(), WireError> {
+    mut change: impl FnMut(u16, &mut [u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut at = 0;
     while at < bytes.len() {
         let length = u32::from_ne_bytes(wire::array(bytes, at, "message")?) as usize;
         let kind = u16::from_ne_bytes(wire::array(bytes, at + 4, "message")?);
         let next = at.saturating_add(length.max(HEADER_LENGTH));
-        let body = bytes.get_mut(at + HEADER_LENGTH..next).ok_or_else(|| WireError::new("a message is cut off"))?;
+        let body =
+            bytes.get_mut(at + HEADER_LENGTH..next).ok_or_else(|| Failure::unexpected("a message is cut off"))?;
         if kind > wire::NLMSG_DONE {
             change(kind, body)?;
         } else if kind >= wire::NLMSG_ERROR {
@@ -197,13 +198,13 @@ impl Redactor {
         self.random.hash_one(what)
     }
 
-    fn route(&mut self, bytes: &mut [u8], rules: &Rules) -> Result<(), WireError> {
+    fn route(&mut self, bytes: &mut [u8], rules: &Rules) -> Result<(), Failure> {
         each_message(bytes, |_, body| self.message(body, rules))
     }
 
-    fn message(&mut self, body: &mut [u8], rules: &Rules) -> Result<(), WireError> {
+    fn message(&mut self, body: &mut [u8], rules: &Rules) -> Result<(), Failure> {
         if body.len() < rules.header {
-            return Err(WireError::new("a message is too short for its header"));
+            return Err(Failure::unexpected("a message is too short for its header"));
         }
         let (header, attributes) = body.split_at_mut(rules.header);
         each_attribute(attributes, |kind, value| {
@@ -224,7 +225,7 @@ impl Redactor {
         })
     }
 
-    fn link_info(&mut self, info: &mut [u8]) -> Result<(), WireError> {
+    fn link_info(&mut self, info: &mut [u8]) -> Result<(), Failure> {
         let mut kind = Vec::new();
         each_attribute(info, |attribute, value| {
             match attribute {
@@ -251,11 +252,11 @@ impl Redactor {
         })
     }
 
-    fn next_hops(&mut self, mut hops: &mut [u8]) -> Result<(), WireError> {
+    fn next_hops(&mut self, mut hops: &mut [u8]) -> Result<(), Failure> {
         while !hops.is_empty() {
             let length = u16::from_ne_bytes(wire::array(hops, 0, "rtnexthop")?) as usize;
             if length < 8 || length > hops.len() {
-                return Err(WireError::new("a next hop is cut off"));
+                return Err(Failure::unexpected("a next hop is cut off"));
             }
             each_attribute(&mut hops[8..length], |kind, value| {
                 if kind == 5 {
@@ -347,13 +348,13 @@ fn parse_hex(digits: &[u8]) -> Option<[u8; 6]> {
 /// Calls `change` with the type and the payload of each attribute of a block.
 fn each_attribute(
     mut block: &mut [u8],
-    mut change: impl FnMut(u16, &mut [u8]) -> Result<(), WireError>,
-) -> Result<(), WireError> {
+    mut change: impl FnMut(u16, &mut [u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     while !block.is_empty() {
         let length = u16::from_ne_bytes(wire::array(block, 0, "attribute")?) as usize;
         let kind = u16::from_ne_bytes(wire::array(block, 2, "attribute")?) & 0x3fff;
         if length < 4 || length > block.len() {
-            return Err(WireError::new("an attribute is cut off"));
+            return Err(Failure::unexpected("an attribute is cut off"));
         }
         change(kind, &mut block[4..length])?;
         let next = length.next_multiple_of(4).min(block.len());

@@ -10,7 +10,8 @@ use std::ops::Range;
 
 use super::{Redactor, each_attribute};
 use crate::capture::path_part;
-use crate::wire::{self, WireError};
+use crate::snapshot::Failure;
+use crate::wire;
 
 /// What happens to attributes of one message: kept, renamed, treated by [`Redactor::special`], or zeroed.
 struct Rules {
@@ -80,15 +81,15 @@ pub(super) fn text(value: &mut [u8]) {
 pub(super) struct Places(Vec<(u16, Range<usize>)>);
 
 impl Places {
-    pub(super) fn of(bytes: &[u8], block: Range<usize>) -> Result<Self, WireError> {
+    pub(super) fn of(bytes: &[u8], block: Range<usize>) -> Result<Self, Failure> {
         let mut places = Vec::new();
         let mut at = block.start;
-        let block = bytes.get(..block.end).ok_or_else(|| WireError::new("an attribute is cut off"))?;
+        let block = bytes.get(..block.end).ok_or_else(|| Failure::unexpected("an attribute is cut off"))?;
         while at < block.len() {
             let length = u16::from_ne_bytes(wire::array(block, at, "attribute")?) as usize;
             let kind = u16::from_ne_bytes(wire::array(block, at + 2, "attribute")?) & 0x3fff;
             if length < 4 || length > block.len() - at {
-                return Err(WireError::new("an attribute is cut off"));
+                return Err(Failure::unexpected("an attribute is cut off"));
             }
             places.push((kind, at + 4..at + length));
             at += length.next_multiple_of(4);
@@ -104,12 +105,12 @@ impl Places {
         self.iter().filter(|(other, _)| *other == kind).last().map(|(_, place)| place)
     }
 
-    pub(super) fn be32(&self, bytes: &[u8], kind: u16) -> Result<Option<u32>, WireError> {
+    pub(super) fn be32(&self, bytes: &[u8], kind: u16) -> Result<Option<u32>, Failure> {
         self.get(kind).map(|place| wire::array(&bytes[place], 0, "number").map(u32::from_be_bytes)).transpose()
     }
 
     /// The value within `NFTA_DATA_VALUE` within this attribute.
-    pub(super) fn value(&self, bytes: &[u8], kind: u16) -> Result<Option<Range<usize>>, WireError> {
+    pub(super) fn value(&self, bytes: &[u8], kind: u16) -> Result<Option<Range<usize>>, Failure> {
         let Some(place) = self.get(kind) else { return Ok(None) };
         Ok(Self::of(bytes, place)?.get(1))
     }
@@ -117,15 +118,15 @@ impl Places {
 
 impl Redactor {
     /// One message without its header.
-    pub(super) fn netfilter(&mut self, kind: u16, body: &mut [u8]) -> Result<(), WireError> {
+    pub(super) fn netfilter(&mut self, kind: u16, body: &mut [u8]) -> Result<(), Failure> {
         let rules = match kind >> 8 {
             NFNL_SUBSYS_IPSET => &IPSET,
             _ => RULES
                 .iter()
                 .find(|rules| rules.kind == kind)
-                .ok_or_else(|| WireError::new("nothing is known about messages of this type"))?,
+                .ok_or_else(|| Failure::unexpected("nothing is known about messages of this type"))?,
         };
-        let family = *body.first().ok_or_else(|| WireError::new("a message is too short for its header"))?;
+        let family = *body.first().ok_or_else(|| Failure::unexpected("a message is too short for its header"))?;
         let length = body.len();
         let places = Places::of(body, 4.min(length)..length)?;
         let name = |body: &[u8], kind| places.get(kind).map(|place| up_to_zero(&body[place]).to_vec());
@@ -152,12 +153,7 @@ impl Redactor {
     }
 
     /// `NFTA_SET_ELEM_*`
-    fn element(
-        &mut self,
-        id: &(u8, Vec<u8>, Vec<u8>),
-        body: &mut [u8],
-        element: Range<usize>,
-    ) -> Result<(), WireError> {
+    fn element(&mut self, id: &(u8, Vec<u8>, Vec<u8>), body: &mut [u8], element: Range<usize>) -> Result<(), Failure> {
         for (kind, place) in Places::of(body, element)?.iter() {
             match kind {
                 1 | 10 => {
@@ -176,7 +172,7 @@ impl Redactor {
     }
 
     /// `NFTA_DATA_*`: a verdict, whose chain may have to be renamed; a value is zeroed.
-    pub(super) fn verdict(&mut self, body: &mut [u8], data: Range<usize>) -> Result<(), WireError> {
+    pub(super) fn verdict(&mut self, body: &mut [u8], data: Range<usize>) -> Result<(), Failure> {
         for (kind, place) in Places::of(body, data)?.iter() {
             if kind != 2 {
                 body[place].fill(0);
@@ -253,11 +249,11 @@ impl Redactor {
 }
 
 /// `NFTA_*_USERDATA` of tables, chains and rules: type, length, value; type 0 is the comment.
-fn user_data(mut rest: &mut [u8]) -> Result<(), WireError> {
+fn user_data(mut rest: &mut [u8]) -> Result<(), Failure> {
     while let [kind, length, values @ ..] = rest {
         let (kind, length) = (*kind, usize::from(*length));
         if length > values.len() {
-            return Err(WireError::new("user data are cut off"));
+            return Err(Failure::unexpected("user data are cut off"));
         }
         let (value, next) = values.split_at_mut(length);
         if kind == 0 {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::netfilter::Places;
-use crate::wire::WireError;
+use crate::snapshot::Failure;
 
 /// What a byte of a register holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,36 +39,36 @@ pub(super) struct Rule<'a> {
 }
 
 /// Where a register begins.
-fn offset(register: u32) -> Result<usize, WireError> {
+fn offset(register: u32) -> Result<usize, Failure> {
     match register {
         1..=4 => Ok((register as usize - 1) * 16),
         8..=23 => Ok((register as usize - 8) * 4),
-        _ => Err(WireError::new("no such register")),
+        _ => Err(Failure::unexpected("no such register")),
     }
 }
 
 impl Rule<'_> {
-    pub(super) fn at(&self, register: u32) -> Result<&[Label], WireError> {
+    pub(super) fn at(&self, register: u32) -> Result<&[Label], Failure> {
         Ok(&self.registers[offset(register)?..])
     }
 
     /// Sets the registers from this one on; what is longer than they are is an error.
-    pub(super) fn load(&mut self, register: u32, labels: &[Label]) -> Result<(), WireError> {
+    pub(super) fn load(&mut self, register: u32, labels: &[Label]) -> Result<(), Failure> {
         let start = offset(register)?;
         let place = self.registers.get_mut(start..start + labels.len());
-        place.ok_or_else(|| WireError::new("a register is too short"))?.copy_from_slice(labels);
+        place.ok_or_else(|| Failure::unexpected("a register is too short"))?.copy_from_slice(labels);
         Ok(())
     }
 
     /// Loads something of unknown length.
-    pub(super) fn load_any(&mut self, register: u32, label: Label) -> Result<(), WireError> {
+    pub(super) fn load_any(&mut self, register: u32, label: Label) -> Result<(), Failure> {
         let start = offset(register)?;
         self.registers[start..].iter_mut().take(16).for_each(|place| *place = label);
         Ok(())
     }
 
     /// Constants that were used for something else than an address.
-    pub(super) fn used(&mut self, register: u32) -> Result<(), WireError> {
+    pub(super) fn used(&mut self, register: u32) -> Result<(), Failure> {
         let start = offset(register)?;
         let constants = self.registers[start..].iter_mut().take(16);
         constants.filter(|label| matches!(label, Label::Constant(_))).for_each(|label| *label = Label::Other);
@@ -76,7 +76,7 @@ impl Rule<'_> {
     }
 
     /// The constant of this length that a register holds.
-    pub(super) fn constant(&self, register: u32, length: usize) -> Result<Option<Range<usize>>, WireError> {
+    pub(super) fn constant(&self, register: u32, length: usize) -> Result<Option<Range<usize>>, Failure> {
         let Some(labels @ [Label::Constant(first), ..]) = self.at(register)?.get(..length) else { return Ok(None) };
         let whole = labels.iter().enumerate().all(|(at, label)| *label == Label::Constant(first + at));
         Ok(whole.then_some(*first..*first + length))
@@ -84,9 +84,9 @@ impl Rule<'_> {
 }
 
 /// What is loaded from a packet.
-pub(super) fn payload(base: u32, at: usize, length: usize, v6: Option<bool>) -> Result<Vec<Label>, WireError> {
+pub(super) fn payload(base: u32, at: usize, length: usize, v6: Option<bool>) -> Result<Vec<Label>, Failure> {
     if length > REGISTERS {
-        return Err(WireError::new("a register is too short"));
+        return Err(Failure::unexpected("a register is too short"));
     }
     let v6 = v6.unwrap_or(matches!((at, length), (_, 16) | (8, 4..) | (24, _)));
     let (start, width) = if v6 { (8usize, 16) } else { (12, 4) };
@@ -118,15 +118,15 @@ pub(super) fn changed(labels: &[Label]) -> Vec<Label> {
     labels.iter().map(change).collect()
 }
 
-pub(super) fn need(number: Option<u32>) -> Result<u32, WireError> {
-    number.ok_or_else(|| WireError::new("an expression lacks an attribute"))
+pub(super) fn need(number: Option<u32>) -> Result<u32, Failure> {
+    number.ok_or_else(|| Failure::unexpected("an expression lacks an attribute"))
 }
 
-pub(super) fn bitwise(rule: &mut Rule, body: &[u8], places: &Places) -> Result<(), WireError> {
+pub(super) fn bitwise(rule: &mut Rule, body: &[u8], places: &Places) -> Result<(), Failure> {
     let (source, target) = (need(places.be32(body, 1)?)?, need(places.be32(body, 2)?)?);
     let length = need(places.be32(body, 3)?)? as usize;
     let labels = rule.at(source)?;
-    let labels = labels.get(..length).ok_or_else(|| WireError::new("a register is too short"))?;
+    let labels = labels.get(..length).ok_or_else(|| Failure::unexpected("a register is too short"))?;
     let masked = places.value(body, 4)?.zip(places.value(body, 5)?);
     let result = match masked {
         Some((mask, xor)) if mask.len() == length && body[xor.clone()].iter().all(|byte| *byte == 0) => {

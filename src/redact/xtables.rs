@@ -6,7 +6,8 @@
 use super::Redactor;
 use super::netfilter::text;
 use crate::capture::XTABLES_INFO;
-use crate::wire::{self, WireError};
+use crate::snapshot::Failure;
+use crate::wire;
 
 const MATCHES: &[&str] = &[
     "addrtype",
@@ -66,15 +67,15 @@ const EXTENSION_HEADER: usize = 32;
 
 impl Redactor {
     /// A table of legacy x_tables, entry by entry.
-    pub(super) fn legacy_table(&mut self, ipv6: bool, answer: &mut [u8]) -> Result<(), WireError> {
-        let mut rest = answer.get_mut(ENTRIES..).ok_or_else(|| WireError::new("a table is cut off"))?;
+    pub(super) fn legacy_table(&mut self, ipv6: bool, answer: &mut [u8]) -> Result<(), Failure> {
+        let mut rest = answer.get_mut(ENTRIES..).ok_or_else(|| Failure::unexpected("a table is cut off"))?;
         // target_offset of struct ipt_entry and struct ip6t_entry; next_offset follows
         let at = if ipv6 { 140 } else { 88 };
         while !rest.is_empty() {
             let target = usize::from(u16::from_ne_bytes(wire::array(rest, at, "entry")?));
             let next = usize::from(u16::from_ne_bytes(wire::array(rest, at + 2, "entry")?));
             if next == 0 || next > rest.len() {
-                return Err(WireError::new("an entry is cut off"));
+                return Err(Failure::unexpected("an entry is cut off"));
             }
             let (entry, more) = rest.split_at_mut(next);
             self.legacy_entry(ipv6, entry, target)?;
@@ -83,7 +84,7 @@ impl Redactor {
         Ok(())
     }
 
-    fn legacy_entry(&mut self, ipv6: bool, entry: &mut [u8], target: usize) -> Result<(), WireError> {
+    fn legacy_entry(&mut self, ipv6: bool, entry: &mut [u8], target: usize) -> Result<(), Failure> {
         let (family, width, size) = if ipv6 { (10, 16, 168) } else { (2, 4, 112) };
         // Source, destination, and their masks.
         self.masked(family, entry, 0, 2 * width)?;
@@ -105,7 +106,7 @@ impl Redactor {
         }
     }
 
-    pub(super) fn xt_match(&self, family: u8, name: &[u8], revision: u32, info: &mut [u8]) -> Result<(), WireError> {
+    pub(super) fn xt_match(&self, family: u8, name: &[u8], revision: u32, info: &mut [u8]) -> Result<(), Failure> {
         match name {
             b"comment" => text(info),
             b"conntrack" if revision > 0 => {
@@ -126,7 +127,7 @@ impl Redactor {
         Ok(())
     }
 
-    pub(super) fn xt_target(&self, family: u8, name: &[u8], revision: u32, info: &mut [u8]) -> Result<(), WireError> {
+    pub(super) fn xt_target(&self, family: u8, name: &[u8], revision: u32, info: &mut [u8]) -> Result<(), Failure> {
         match name {
             // nf_nat_ipv4_multi_range_compat
             _ if is_one_of(NAT, name) && revision == 0 && width(family)? == 4 => self.two(family, info, 8, 12),
@@ -145,7 +146,7 @@ impl Redactor {
     }
 
     /// An address at `at` and its mask.
-    fn masked(&self, family: u8, info: &mut [u8], at: usize, mask: usize) -> Result<(), WireError> {
+    fn masked(&self, family: u8, info: &mut [u8], at: usize, mask: usize) -> Result<(), Failure> {
         let width = width(family)?;
         let mask = place(info, mask, width)?.to_vec();
         let address = place(info, at, width)?;
@@ -155,7 +156,7 @@ impl Redactor {
     }
 
     /// The two ends of a range.
-    fn two(&self, family: u8, info: &mut [u8], min: usize, max: usize) -> Result<(), WireError> {
+    fn two(&self, family: u8, info: &mut [u8], min: usize, max: usize) -> Result<(), Failure> {
         let width = width(family)?;
         let mut first = place(info, min, width)?.to_vec();
         let mut last = place(info, max, width)?.to_vec();
@@ -186,7 +187,7 @@ impl Redactor {
 }
 
 /// Name, revision and data of the match or target at `at`, which goes on to what follows it.
-fn extension<'a>(entry: &'a mut [u8], at: &mut usize) -> Result<(Vec<u8>, u32, &'a mut [u8]), WireError> {
+fn extension<'a>(entry: &'a mut [u8], at: &mut usize) -> Result<(Vec<u8>, u32, &'a mut [u8]), Failure> {
     let start = *at;
     let size = usize::from(u16::from_ne_bytes(wire::array(entry, start, "extension")?));
     *at = start + size.max(EXTENSION_HEADER);
@@ -200,26 +201,27 @@ fn is_one_of(list: &[&str], name: &[u8]) -> bool {
 }
 
 /// Length of an address.
-fn width(family: u8) -> Result<usize, WireError> {
+fn width(family: u8) -> Result<usize, Failure> {
     match family {
         2 => Ok(4),
         10 => Ok(16),
-        _ => Err(WireError::new("an extension of x_tables outside of IPv4 and IPv6")),
+        _ => Err(Failure::unexpected("an extension of x_tables outside of IPv4 and IPv6")),
     }
 }
 
-fn place(info: &mut [u8], at: usize, length: usize) -> Result<&mut [u8], WireError> {
-    info.get_mut(at..at + length).ok_or_else(|| WireError::new("an extension of x_tables is shorter than expected"))
+fn place(info: &mut [u8], at: usize, length: usize) -> Result<&mut [u8], Failure> {
+    info.get_mut(at..at + length)
+        .ok_or_else(|| Failure::unexpected("an extension of x_tables is shorter than expected"))
 }
 
 /// How many bits are set in a mask.
-pub(super) fn prefix_length(mask: &[u8]) -> Result<u8, WireError> {
+pub(super) fn prefix_length(mask: &[u8]) -> Result<u8, Failure> {
     let ones: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
     let full = mask.iter().take_while(|byte| **byte == 0xff).count();
     let leading = 8 * full + mask.get(full).map_or(0, |byte| byte.leading_ones() as usize);
     match u8::try_from(ones) {
         Ok(length) if leading == ones as usize => Ok(length),
-        _ => Err(WireError::new("a mask of an address has holes")),
+        _ => Err(Failure::unexpected("a mask of an address has holes")),
     }
 }
 

@@ -12,9 +12,7 @@ pub fn headline(snapshot: &Snapshot) -> String {
     match &snapshot.source_nat_rules {
         Reading::Ok(rules) if rules.is_empty() => "Source NAT: none".into(),
         Reading::Ok(rules) => format!("Source NAT: {}", counted(rules.len() as u64)),
-        Reading::Absent(why) | Reading::Denied(why) | Reading::Failed(why) => {
-            format!("Source NAT rules: not read: {why}")
-        }
+        other => format!("Source NAT rules: not read: {}", other.why()),
     }
 }
 

@@ -5,7 +5,9 @@
 
 mod kernel;
 mod links;
+mod name;
 pub mod netfilter;
+mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,90 +17,8 @@ pub use links::{
     Address, FdbEntry, Feature, FeatureState, Features, Link, OuterRoute, Route, Rule, Toggle, Tunnel, TunnelKind,
     UdpChecksum, feeders, with_lower_devices,
 };
-
-/// How the answer to one question ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading<T> {
-    /// It was read.
-    Ok(T),
-    /// It is not there, and that is a fact (a kernel module that is not loaded, say).
-    Absent(String),
-    /// It may be there; a permission is missing. The text names it.
-    Denied(String),
-    /// It may be there; reading it went wrong. The text says how.
-    Failed(String),
-}
-
-impl<T> Reading<T> {
-    /// The value, if it was read.
-    pub fn ok(&self) -> Option<&T> {
-        match self {
-            Self::Ok(value) => Some(value),
-            _ => None,
-        }
-    }
-
-    /// Why there is no value; empty when there is one.
-    pub fn why(&self) -> &str {
-        match self {
-            Self::Ok(_) => "",
-            Self::Absent(why) | Self::Denied(why) | Self::Failed(why) => why,
-        }
-    }
-
-    /// The state alone.
-    pub fn state(&self) -> SourceState {
-        match self {
-            Self::Ok(_) => SourceState::Ok,
-            Self::Absent(_) => SourceState::Absent,
-            Self::Denied(_) => SourceState::Denied,
-            Self::Failed(_) => SourceState::Failed,
-        }
-    }
-
-    /// Borrows the value.
-    pub fn as_ref(&self) -> Reading<&T> {
-        match self {
-            Self::Ok(value) => Reading::Ok(value),
-            Self::Absent(why) => Reading::Absent(why.clone()),
-            Self::Denied(why) => Reading::Denied(why.clone()),
-            Self::Failed(why) => Reading::Failed(why.clone()),
-        }
-    }
-
-    /// Goes on with the value, if it was read.
-    pub fn and_then<U>(self, next: impl FnOnce(T) -> Reading<U>) -> Reading<U> {
-        match self {
-            Self::Ok(value) => next(value),
-            Self::Absent(why) => Reading::Absent(why),
-            Self::Denied(why) => Reading::Denied(why),
-            Self::Failed(why) => Reading::Failed(why),
-        }
-    }
-
-    /// Decodes the value; a decoding error makes the reading a failed one.
-    pub fn decode<U, E: ToString>(self, decode: impl FnOnce(T) -> Result<U, E>) -> Reading<U> {
-        self.and_then(|value| match decode(value) {
-            Ok(decoded) => Reading::Ok(decoded),
-            Err(error) => Reading::Failed(error.to_string()),
-        })
-    }
-
-    /// Rewords the reason why there is no value.
-    pub fn reword(self, reword: impl FnOnce(String) -> String) -> Self {
-        match self {
-            Self::Ok(value) => Self::Ok(value),
-            Self::Absent(why) => Self::Absent(reword(why)),
-            Self::Denied(why) => Self::Denied(reword(why)),
-            Self::Failed(why) => Self::Failed(reword(why)),
-        }
-    }
-
-    /// Converts the value.
-    pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Reading<U> {
-        self.decode(|value| Ok::<U, String>(convert(value)))
-    }
-}
+pub use name::Name;
+pub use reading::{Failure, Reading, Unanswered};
 
 /// Declares a closed set of names once: the enum, the list of all members, and each member's public name, by which
 /// it is printed and read.

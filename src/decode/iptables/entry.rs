@@ -4,10 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::table::{EXTENSION_HEADER, Entry, Table, name_of};
 use crate::decode::xtables::{self, Extension};
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Condition, Counter, Family, Field, Match, Rule, Step, Test, Verdict};
-use crate::wire::{self, WireError};
+use crate::wire;
 
-type Result<T> = std::result::Result<T, WireError>;
+type Result<T> = std::result::Result<T, Failure>;
 
 /// Where `struct ipt_ip` and `struct ip6t_ip6` have their fields; source and destination are at 0 and after it.
 struct Header {
@@ -70,7 +71,7 @@ pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule>
         let all = &entry.bytes[at..entry.target];
         let size = usize::from(u16::from_ne_bytes(wire::array(all, 0, "match")?));
         let Some(data) = all.get(EXTENSION_HEADER..size) else {
-            return Err(WireError::new(format!("a match of {size} bytes, of {} that are left", all.len())));
+            return Err(Failure::unexpected(format!("a match of {size} bytes, of {} that are left", all.len())));
         };
         let extension = Extension { name: text(name_of(all))?, revision: all[31], family: table.family, data };
         (extension.name, extension.revision).hash(&mut hasher);
@@ -138,12 +139,12 @@ fn verdict(table: &Table<'_>, entry: &Entry<'_>) -> Result<Option<Verdict>> {
         Some(-2) => Verdict::Accept,
         Some(-4) => Verdict::Gone("QUEUE".into()),
         Some(-5) => Verdict::Return,
-        Some(other) => return Err(WireError::new(format!("verdict {other}"))),
+        Some(other) => return Err(Failure::unexpected(format!("verdict {other}"))),
     }))
 }
 
 fn text(name: &[u8]) -> Result<&str> {
-    std::str::from_utf8(name).map_err(|_| WireError::new("a name is not UTF-8"))
+    std::str::from_utf8(name).map_err(|_| Failure::unexpected("a name is not UTF-8"))
 }
 
 /// What `ip_packet_match` and `ip6_packet_match` look at.

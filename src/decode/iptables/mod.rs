@@ -14,8 +14,7 @@ use self::table::Table;
 use crate::capture::{Capture, LastTables, Request, Root, XTABLES_INFO};
 use crate::decode::{Problems, always_there, marks, nftables, services, sets};
 use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Match, Rule, Ruleset, Step};
-use crate::snapshot::{Reading, Source};
-use crate::wire::WireError;
+use crate::snapshot::{Failure, Reading, Source};
 
 /// The half of legacy x_tables that is about one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +164,7 @@ impl Half {
         };
         match (self.still_stands(capture), capture.last_tables.get(&self.source())) {
             (Some(true), Some(last)) => return Reading::Ok(Arc::clone(&last.ruleset)),
-            (None, _) => return Reading::Failed(format!("the tables' descriptions: {}", capture.unanswered)),
+            (None, _) => return Reading::Failed(capture.unanswered("the tables' descriptions")),
             _ => {}
         }
         capture.ruleset(self.source(), &self.tables(capture), || {
@@ -173,7 +172,7 @@ impl Half {
             for name in TABLES.iter().filter(|table| names.lines().any(|name| name == **table)) {
                 let answer = capture.get(&self.table(name));
                 let answer = answer.decode(|bytes| {
-                    let described = |error: WireError| error.within(format_args!("table {name}"));
+                    let described = |error: Failure| error.within(format_args!("table {name}"));
                     let table = Table::new(bytes, self.family(), name).map_err(described)?;
                     add(&mut ruleset, &table, name, services::MAX_RULES).map_err(described)
                 });
@@ -202,7 +201,7 @@ impl Half {
 }
 
 /// Adds the rules of a table; the chains of Services whole if the table has no more than `few` entries.
-fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Result<(), WireError> {
+fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Result<(), Failure> {
     let (mut whole, mut searched) = (Vec::new(), Vec::new());
     for (number, chain) in table.chains.iter().enumerate() {
         let Some(hook) = chain.hook else { continue };
@@ -239,7 +238,7 @@ fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Resu
 
 /// A rule starts connection tracking wherever it stands, also in chains that no hook leads to. Where these are too many,
 /// connections count as tracked.
-fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: usize) -> Result<(), WireError> {
+fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: usize) -> Result<(), Failure> {
     let mut tracks = table.count > few;
     let unseen = table.chains.iter().enumerate().filter(|(number, _)| !seen[*number]);
     for (number, chain) in unseen.filter(|_| table.count <= few) {
@@ -264,15 +263,15 @@ fn insert(
     number: usize,
     name: &str,
     rules: Reading<Arc<Vec<Rule>>>,
-) -> Result<(), WireError> {
+) -> Result<(), Failure> {
     match ruleset.chains.insert(id(table, number, name), Chain::new(base(table, number, name)?, rules)) {
-        Some(_) => Err(WireError::new(format!("two chains {}", table.name(&table.chains[number])))),
+        Some(_) => Err(Failure::unexpected(format!("two chains {}", table.name(&table.chains[number])))),
         None => Ok(()),
     }
 }
 
 /// Only what outer packets of tunnels can meet, in chains that are too many to be read whole.
-fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], name: &str) -> Result<(), WireError> {
+fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], name: &str) -> Result<(), Failure> {
     let on_output = |number: &&usize| table.chains[**number].hook == Some(Hook::Output);
     let mut open: Vec<usize> = searched.iter().filter(on_output).copied().collect();
     let mut found = BTreeMap::new();
@@ -307,15 +306,15 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
     Ok(())
 }
 
-fn within_rule(error: WireError, table: &Table<'_>, number: usize, position: u32) -> WireError {
+fn within_rule(error: Failure, table: &Table<'_>, number: usize, position: u32) -> Failure {
     error.within(format_args!("rule {position} of {}", table.name(&table.chains[number])))
 }
 
 fn id(table: &Table<'_>, number: usize, name: &str) -> ChainId {
-    ChainId { family: table.family, table: name.to_owned(), chain: table.name(&table.chains[number]) }
+    ChainId { family: table.family, table: name.into(), chain: table.name(&table.chains[number]) }
 }
 
-fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, WireError> {
+fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, Failure> {
     let chain = &table.chains[number];
     let Some(hook) = chain.hook else { return Ok(None) };
     let drops = table.drops(chain)?;
@@ -324,7 +323,7 @@ fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, Wi
 
 /// Looks for rules that set a mark, in every chain that prerouting and output lead to. Any bit counts: rules of another
 /// backend may test it.
-fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), WireError> {
+fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), Failure> {
     let first = |hook| matches!(hook, Some(Hook::Prerouting | Hook::Output));
     let chains = table.chains.iter().enumerate();
     let mut open: Vec<usize> = chains.filter(|(_, chain)| first(chain.hook)).map(|(number, _)| number).collect();

@@ -7,9 +7,10 @@
 
 use crate::capture::XTABLES_INFO;
 use crate::snapshot::netfilter::{Family, Hook};
-use crate::wire::{self, WireError};
+use crate::snapshot::{Failure, Name};
+use crate::wire;
 
-type Result<T> = std::result::Result<T, WireError>;
+type Result<T> = std::result::Result<T, Failure>;
 
 /// `offsetof(struct ipt_get_entries, entrytable)`
 const ENTRIES_HEADER: usize = 40;
@@ -109,7 +110,7 @@ impl<'a> Entry<'a> {
     pub fn target_data(&self) -> Result<&'a [u8]> {
         let all = &self.bytes[self.target..];
         let size = usize::from(u16::from_ne_bytes(wire::array(all, 0, "target")?));
-        all.get(EXTENSION_HEADER..size).ok_or_else(|| WireError::new(format!("a target of {size} bytes")))
+        all.get(EXTENSION_HEADER..size).ok_or_else(|| Failure::unexpected(format!("a target of {size} bytes")))
     }
 
     /// Its verdict, if that is its target: below 0 what to do, else where to go on.
@@ -160,12 +161,16 @@ impl<'a> Table<'a> {
         let info = Info::read(answer)?;
         let entries = answer.get(XTABLES_INFO + ENTRIES_HEADER..).filter(|entries| entries.len() == info.size as usize);
         let Some(entries) = entries else {
-            return Err(WireError::new(format!("{} bytes, of which {} should be entries", answer.len(), info.size)));
+            return Err(Failure::unexpected(format!(
+                "{} bytes, of which {} should be entries",
+                answer.len(),
+                info.size
+            )));
         };
         for at in [0, XTABLES_INFO] {
             let found = answer[at..at + NAME].split(|byte| *byte == 0).next().unwrap_or_default();
             if found != name.as_bytes() {
-                return Err(WireError::new(format!("it is about {:?}", String::from_utf8_lossy(found))));
+                return Err(Failure::unexpected(format!("it is about {:?}", String::from_utf8_lossy(found))));
             }
         }
         let layout = if family == Family::Ipv6 { &IPV6 } else { &IPV4 };
@@ -190,11 +195,11 @@ impl<'a> Table<'a> {
             } else {
                 if let Some((hook, ..)) = info.hooks().find(|(_, start, _)| *start == at) {
                     if open.is_some() {
-                        return Err(WireError::new(format!("chain {hook} begins within another")));
+                        return Err(Failure::unexpected(format!("chain {hook} begins within another")));
                     }
                     open = Some(Chain::new(Some(hook), 0, at));
                 }
-                let chain = open.as_mut().ok_or_else(|| WireError::new(format!("entry {at} is in no chain")))?;
+                let chain = open.as_mut().ok_or_else(|| Failure::unexpected(format!("entry {at} is in no chain")))?;
                 match entry.verdict()? {
                     Some(verdict) => {
                         chain.jumps.extend(u32::try_from(verdict).ok().filter(|to| *to as usize != entry.next()))
@@ -212,7 +217,10 @@ impl<'a> Table<'a> {
             (last, at, count) = (at, entry.next(), count + 1);
         }
         if !ended || open.is_some() || count != info.num_entries || found != info.hooks().count() {
-            return Err(WireError::new(format!("{count} entries of {}, {found} built-in chains", info.num_entries)));
+            return Err(Failure::unexpected(format!(
+                "{count} entries of {}, {found} built-in chains",
+                info.num_entries
+            )));
         }
         Ok(())
     }
@@ -226,7 +234,7 @@ impl<'a> Table<'a> {
             None => verdict == Some(RETURN),
         };
         if !fits || self.entry(end)?.target != self.layout.size {
-            return Err(WireError::new(format!("the chain at {} has no end", chain.start)));
+            return Err(Failure::unexpected(format!("the chain at {} has no end", chain.start)));
         }
         self.chains.push(Chain { end, ..chain });
         Ok(())
@@ -241,9 +249,10 @@ impl<'a> Table<'a> {
             Some(bytes) if target >= self.layout.size && target + EXTENSION_HEADER <= next => {
                 Ok(Entry { at, bytes, target })
             }
-            _ => {
-                Err(WireError::new(format!("entry {at}: target at {target} and end at {next} of {} bytes", rest.len())))
-            }
+            _ => Err(Failure::unexpected(format!(
+                "entry {at}: target at {target} and end at {next} of {} bytes",
+                rest.len()
+            ))),
         }
     }
 
@@ -262,7 +271,7 @@ impl<'a> Table<'a> {
     /// Number of the chain whose first rule is at this offset.
     pub fn chain_at(&self, start: usize) -> Result<usize> {
         let found = self.chains.binary_search_by_key(&start, |chain| chain.start);
-        found.map_err(|_| WireError::new(format!("no chain begins at {start}")))
+        found.map_err(|_| Failure::unexpected(format!("no chain begins at {start}")))
     }
 
     /// Whether packets that get to the end of a built-in chain are dropped.
@@ -276,15 +285,15 @@ impl<'a> Table<'a> {
     }
 
     /// A chain's name as `iptables` prints it.
-    pub fn name(&self, chain: &Chain) -> String {
+    pub fn name(&self, chain: &Chain) -> Name {
         /// `XT_FUNCTION_MAXNAMELEN`
         const LONGEST: usize = 30;
         match chain.hook {
-            Some(hook) => hook.name().to_uppercase(),
+            Some(hook) => hook.name().to_uppercase().into(),
             None => {
                 let bytes = self.entries.get(chain.name..chain.start).unwrap_or_default();
                 let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-                String::from_utf8_lossy(&name[..name.len().min(LONGEST)]).into_owned()
+                Name::from_bytes(&name[..name.len().min(LONGEST)])
             }
         }
     }

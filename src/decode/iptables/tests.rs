@@ -9,7 +9,7 @@ const NAT6: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/
 /// `offsetof(struct ipt_get_entries, entrytable)`, after the description
 const ENTRIES: usize = XTABLES_INFO + 40;
 
-fn read(bytes: &[u8], family: Family) -> Result<Ruleset, WireError> {
+fn read(bytes: &[u8], family: Family) -> Result<Ruleset, Failure> {
     let mut ruleset = Ruleset::default();
     let table = Table::new(bytes, family, "nat")?;
     add(&mut ruleset, &table, "nat", services::MAX_RULES)?;

@@ -137,13 +137,13 @@ fn lower_devices_are_found_through_vlans_and_bonds_but_not_through_veths() {
 fn an_answer_that_never_comes_is_a_failed_source_and_never_an_empty_list() {
     let collectors = Collectors::from([Collector::Links]);
     let mut capture = test_capture();
-    assert!(snapshot(&capture, &collectors).links.why().contains("nobody answered"));
+    assert!(snapshot(&capture, &collectors).links.why().contains("captured before"));
     let request = plan(&capture, &collectors).remove(0);
     capture.answers.insert(request.name, Reading::Ok(FLANNEL.to_vec()));
     let read = snapshot(&capture, &collectors);
     assert_eq!(read.tunnels().count(), 1);
     let (_, tunnel) = read.tunnels().next().unwrap();
-    assert!(tunnel.underlay.why().contains("nobody answered"));
+    assert!(tunnel.underlay.why().contains("captured before"));
     let state = |source| read.sources.iter().find(|status| status.source == source).unwrap().state;
     assert_eq!(state(Source::Rtnetlink), crate::snapshot::SourceState::Failed);
 }

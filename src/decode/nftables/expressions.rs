@@ -4,9 +4,9 @@
 
 use super::registers::{Compare, Loaded, Registers};
 use crate::decode::xtables::{self, Extension};
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Condition, Counter, Family, Field, Match, SetId, Step, Test, TypeScope, Verdict};
-use crate::wire::{Attributes, WireError};
+use crate::snapshot::{Failure, Name, Reading};
+use crate::wire::Attributes;
 
 const NFPROTO_IPV4: u128 = 2;
 const NFPROTO_IPV6: u128 = 10;
@@ -17,7 +17,7 @@ const ETH_P_IPV6: u128 = 0x86dd;
 #[derive(Debug)]
 pub struct Reader<'a> {
     pub(super) family: Family,
-    table: &'a str,
+    table: &'a Name,
     /// IPv4 or IPv6, once the family or a match has told.
     pub(super) network: Option<Family>,
     pub(super) registers: Registers,
@@ -31,15 +31,15 @@ pub struct Reader<'a> {
     pub from_xtables: bool,
 }
 
-pub(super) type Result<T> = std::result::Result<T, WireError>;
+pub(super) type Result<T> = std::result::Result<T, Failure>;
 
 pub(super) fn required<T>(value: Option<T>, what: &str) -> Result<T> {
-    value.ok_or_else(|| WireError::new(format!("{what} is missing")))
+    value.ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
 }
 
 impl<'a> Reader<'a> {
     /// A rule of a chain of this table.
-    pub fn new(family: Family, table: &'a str) -> Self {
+    pub fn new(family: Family, table: &'a Name) -> Self {
         let network = Some(family).filter(|family| matches!(family, Family::Ipv4 | Family::Ipv6));
         Self {
             family,
@@ -117,8 +117,8 @@ impl<'a> Reader<'a> {
             // The last two do something, but end the rule where they cannot (NFT_BREAK).
             "limit" | "quota" | "connlimit" | "tproxy" | "flow_offload" => self.occasional(name),
             "dynset" => {
-                let set = required(a.string(1)?, "NFTA_DYNSET_SET_NAME")?;
-                let set = SetId::Nftables { family: self.family, table: self.table.to_owned(), set };
+                let set = required(a.name(1), "NFTA_DYNSET_SET_NAME")?;
+                let set = SetId::Nftables { family: self.family, table: self.table.clone(), set };
                 self.steps.push(Step::UpdateSet { set, adds: a.be32(3)?.unwrap_or(0) != DELETE });
                 self.occasional(name);
             }
@@ -268,7 +268,7 @@ impl<'a> Reader<'a> {
             3 => Compare::LessOrEqual,
             4 => Compare::Greater,
             5 => Compare::GreaterOrEqual,
-            other => return Err(WireError::new(format!("operator {other} is unknown"))),
+            other => return Err(Failure::unexpected(format!("operator {other} is unknown"))),
         };
         let found = self.registers.compare(register, operator, value(a, 3)?);
         self.push(found);
@@ -280,7 +280,7 @@ impl<'a> Reader<'a> {
         let inverted = required(a.be32(2)?, "NFTA_RANGE_OP")? != 0;
         let (from, to) = (value(a, 3)?, value(a, 4)?);
         if from.len() != to.len() {
-            return Err(WireError::new("the ends of the range differ in length"));
+            return Err(Failure::unexpected("the ends of the range differ in length"));
         }
         let found = self.registers.range(register, from, to, inverted);
         self.push(found);
@@ -319,8 +319,8 @@ impl<'a> Reader<'a> {
     }
 
     fn lookup(&mut self, a: &Attributes<'_>) -> Result<()> {
-        let set = required(a.string(1)?, "NFTA_LOOKUP_SET")?;
-        let set = SetId::Nftables { family: self.family, table: self.table.to_owned(), set };
+        let set = required(a.name(1), "NFTA_LOOKUP_SET")?;
+        let set = SetId::Nftables { family: self.family, table: self.table.clone(), set };
         let fields = self.registers.key(required(a.be32(2)?, "NFTA_LOOKUP_SREG")?);
         match (a.be32(3)?, fields) {
             (Some(0), fields) => {
@@ -393,7 +393,7 @@ fn counter(a: &Attributes<'_>) -> Result<Counter> {
 /// `NFTA_VERDICT_*`: an `NF_*` or `NFT_*` code, and a chain.
 pub fn verdict(a: &Attributes<'_>) -> Result<Verdict> {
     let code = required(a.be32(1)?, "NFTA_VERDICT_CODE")?.cast_signed();
-    let chain = || required(a.string(2)?, "NFTA_VERDICT_CHAIN");
+    let chain = || required(a.name(2), "NFTA_VERDICT_CHAIN");
     Ok(match code {
         -1 => Verdict::Continue,
         -3 => Verdict::Jump(chain()?),

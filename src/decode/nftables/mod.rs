@@ -16,15 +16,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use self::wire::Table;
-use crate::capture::{Capture, Request, TOO_LARGE};
+use crate::capture::{Capture, Request};
 use crate::decode::modules::{self, Presence};
 use crate::decode::sets::{self, Values};
 use crate::decode::{Problems, identity, iptables, links, routing};
 use crate::snapshot::netfilter::{
-    Base, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
+    Base, BaseChains, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
 };
-use crate::snapshot::{Reading, Source};
-use crate::wire::WireError;
+use crate::snapshot::{Failure, Reading, Source};
 pub use expressions::verdict as decode_verdict;
 
 /// How often the rules are read while they change under us.
@@ -81,8 +80,8 @@ pub fn decode(capture: &Capture, links_on: bool, problems: &mut Problems) -> Rea
     let reading = match module(capture) {
         Presence::There => read(capture, links_on, problems).1,
         Presence::Missing(why) => Reading::Absent(why),
-        Presence::Unclear(why) => Reading::Failed(why),
-        Presence::Ask(_) => Reading::Failed(format!("{}: {}", wire::generation(1).name, capture.unanswered)),
+        Presence::Unclear(module) => Reading::Failed(Failure::Unclear { module }),
+        Presence::Ask(_) => Reading::Failed(capture.unanswered(&wire::generation(1).name)),
     };
     match reading {
         Reading::Ok(ruleset) => {
@@ -102,7 +101,7 @@ pub fn decode(capture: &Capture, links_on: bool, problems: &mut Problems) -> Rea
 fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Request>, Reading<Arc<Ruleset>>) {
     let mut asked = vec![wire::generation(1)];
     let Some(Around { devices, values }) = Around::of(capture, links_on) else {
-        return (asked, Reading::Failed(format!("links: {}", capture.unanswered)));
+        return (asked, Reading::Failed(capture.unanswered("links")));
     };
     let tested_elsewhere = iptables::tested_bits(capture);
     for round in 1..=MAX_READINGS {
@@ -130,7 +129,7 @@ fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Requ
                 Reading::Ok(same) if same != generation => continue,
                 // The answers have names of this generation, so it cannot be read again in this look.
                 Reading::Ok(_) if attempt.torn => {
-                    return (mine, Reading::Failed("the rules were being changed while they were read".into()));
+                    return (mine, Reading::Failed(Failure::Changed { readings: 1 }.within("the rules")));
                 }
                 Reading::Ok(_) => {}
                 other => return (mine, other.map(|_| Arc::default())),
@@ -139,7 +138,7 @@ fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Requ
         attempt.ruleset.sets = sets::decode(capture, &attempt.sets_prefix(), &attempt.ruleset, &values, problems);
         return (mine, Reading::Ok(attempt.finish()));
     }
-    (asked, Reading::Failed(format!("the rules changed {MAX_READINGS} times in a row while they were read")))
+    (asked, Reading::Failed(Failure::Changed { readings: MAX_READINGS as u32 }.within("the rules")))
 }
 
 /// A reading of the rules at one generation.
@@ -237,7 +236,7 @@ impl<'c> Attempt<'c> {
                 Reading::Ok(Arc::new(counted.collect()))
             }
             _ => {
-                self.missing(&request, fresh.why());
+                self.missing(&request, &fresh);
                 fresh
             }
         }
@@ -263,14 +262,14 @@ impl<'c> Attempt<'c> {
     }
 
     /// Part of the rules is missing. An answer that was not understood, or is too large, stays so.
-    fn missing(&mut self, request: &Request, why: &str) {
-        let stays = self.capture.get(request).ok().is_some() || why.contains(TOO_LARGE);
+    fn missing<T>(&mut self, request: &Request, reading: &Reading<T>) {
+        let stays = self.capture.get(request).ok().is_some() || reading.failure().is_some_and(Failure::stays);
         self.fades |= !stays;
-        self.ruleset.incomplete.get_or_insert_with(|| why.to_owned());
+        self.ruleset.incomplete.get_or_insert_with(|| reading.why());
     }
 
     /// Asks, and reads the answer.
-    fn answer<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, WireError>) -> Reading<T> {
+    fn answer<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, Failure>) -> Reading<T> {
         let answer = self.capture.get(&request);
         self.pending |= !self.capture.has(&request);
         if let Reading::Ok(bytes) = &answer {
@@ -281,18 +280,22 @@ impl<'c> Attempt<'c> {
     }
 
     /// The same; an answer that is no value is an error of the whole source.
-    fn needed<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, WireError>) -> Reading<T> {
+    fn needed<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, Failure>) -> Reading<T> {
         let reading = self.answer(request.clone(), decode);
         if reading.ok().is_none() {
-            self.missing(&request, reading.why());
+            self.missing(&request, &reading);
         }
         reading
     }
 
     /// Base chains of tables that are not dormant, on hooks that matter.
     fn bases(&mut self) -> Vec<(ChainId, Base)> {
-        let Reading::Ok(tables) = self.needed(wire::tables(self.generation), wire::decode_tables) else {
-            return Vec::new();
+        let tables = match self.needed(wire::tables(self.generation), wire::decode_tables) {
+            Reading::Ok(tables) => tables,
+            other => {
+                self.ruleset.base_chains = BaseChains::unread(&other);
+                return Vec::new();
+            }
         };
         let mut bases = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6, Family::Inet, Family::Netdev, Family::Bridge] {
@@ -301,7 +304,13 @@ impl<'c> Attempt<'c> {
                 continue;
             }
             let request = wire::base_chains(self.generation, family);
-            let Reading::Ok(found) = self.needed(request, wire::decode_base_chains) else { continue };
+            let found = match self.needed(request, wire::decode_base_chains) {
+                Reading::Ok(found) => found,
+                other => {
+                    Hook::ALL.iter().for_each(|hook| self.ruleset.base_chains.lose(family, *hook, &other));
+                    continue;
+                }
+            };
             for found in found {
                 if found.in_use {
                     self.occupied.insert(found.id.clone());
@@ -317,6 +326,9 @@ impl<'c> Attempt<'c> {
         };
         let awake = |id: &ChainId| Table { family: id.family, name: id.table.clone(), dormant: false };
         bases.retain(|(id, base)| tables.contains(&awake(id)) && mine(base));
+        for (id, base) in &bases {
+            self.ruleset.base_chains.add(base.hook, id.clone());
+        }
         bases
     }
 
@@ -334,11 +346,11 @@ impl<'c> Attempt<'c> {
                 } else {
                     let why = format!("more than {MAX_CHAINS} chains are in use; {} is not read", id.chain);
                     self.ruleset.incomplete.get_or_insert_with(|| why.clone());
-                    Reading::Failed(why)
+                    Reading::Failed(Failure::too_large(MAX_CHAINS, "chains in use"))
                 };
                 let chain = Chain::new(base, rules);
                 let targets = chain.known_rules().iter().flat_map(Rule::jumps);
-                next.extend(targets.map(|chain| (ChainId { chain: chain.to_owned(), ..id.clone() }, None)));
+                next.extend(targets.map(|chain| (ChainId { chain: chain.clone(), ..id.clone() }, None)));
                 self.ruleset.chains.insert(id, chain);
             }
             level = next;
@@ -349,7 +361,7 @@ impl<'c> Attempt<'c> {
     fn rules(&mut self, request: Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
         let mut rules = self.answered_rules(request.clone(), id);
         if rules.ok().is_none() {
-            self.missing(&request, rules.why());
+            self.missing(&request, &rules);
         }
         if let Reading::Ok(rules) = &mut rules {
             let is_map = |step: &Step| matches!(step, Step::Verdict(Verdict::Map { .. }));
@@ -364,7 +376,7 @@ impl<'c> Attempt<'c> {
     fn answered_rules(&mut self, request: Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
         let rules = self.capture.rules(&request, |bytes| wire::decode_rules(bytes, id, self.generation));
         self.pending |= !self.capture.has(&request);
-        self.torn |= rules.why() == wire::TORN;
+        self.torn |= matches!(rules.failure(), Some(Failure::Changed { .. }));
         // While a table is being replaced by one of its name, the kernel finds the old one, in which nothing is valid any
         // more. Chains that rules lead to are asked for after these rules were found, when that is over.
         self.torn |= rules.ok().is_some_and(|rules| rules.is_empty()) && self.occupied.contains(id);

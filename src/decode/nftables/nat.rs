@@ -5,8 +5,9 @@
 use std::net::IpAddr;
 
 use super::expressions::{Reader, Result, equal, required};
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Chosen, Family, Field, Match, Nat, NatAction, PortRandomization, Step};
-use crate::wire::{Attributes, WireError};
+use crate::wire::Attributes;
 
 impl Reader<'_> {
     pub(super) fn masq(&mut self, a: &Attributes<'_>) -> Result<()> {
@@ -29,7 +30,7 @@ impl Reader<'_> {
             (_, NETMAP) => NatAction::Netmap,
             (0, _) => NatAction::Snat,
             (1, _) => NatAction::Dnat,
-            (other, _) => return Err(WireError::new(format!("NFTA_NAT_TYPE {other} is unknown"))),
+            (other, _) => return Err(Failure::unexpected(format!("NFTA_NAT_TYPE {other} is unknown"))),
         };
         let family = required(a.be32(2)?, "NFTA_NAT_FAMILY")?;
         if self.family == Family::Inet && family != NFPROTO_INET {

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Attempt, wire};
-use crate::capture::TOO_LARGE;
 use crate::decode::{marks, services};
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Base, Chain, ChainId, Hook, Rule, Step, Verdict};
+use crate::snapshot::{Failure, Reading};
 
 /// Chain whose rules test a bit, and the chain of the same table whose rule sets it.
 const WELL_KNOWN: &[(&str, &str)] = &[
@@ -38,7 +37,7 @@ pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>, tested_els
     let mut well_known_found = false;
     for (id, bits) in &tests {
         for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
-            let setter = ChainId { chain: (*setter).to_owned(), ..id.clone() };
+            let setter = ChainId { chain: (*setter).into(), ..id.clone() };
             if !bases.is_empty() && setters.missing() & bits != 0 {
                 let rules = well_known(attempt, &setter);
                 well_known_found |= !rules.is_empty();
@@ -97,11 +96,11 @@ fn read_small(
         let request = wire::rules(attempt.generation, &id).at_most(MAX_BYTES);
         bytes += attempt.capture.get(&request).ok().map_or(0, |answer| answer.len());
         let Reading::Ok(mut rules) = attempt.answered_rules(request.clone(), &id) else {
-            let why = attempt.capture.get(&request).why().to_owned();
+            let unread = attempt.capture.get(&request).map(|_| Arc::default());
             if attempt.capture.has(&request) {
-                gave_up_on(attempt, &why, &mut gave_up);
+                gave_up_on(attempt, &unread, &mut gave_up);
             }
-            found.insert(id, Chain::new(base, Reading::Failed(why)));
+            found.insert(id, Chain::new(base, unread));
             continue;
         };
         let is_map = |step: &Step| matches!(step, Step::Verdict(Verdict::Map { .. }));
@@ -114,7 +113,7 @@ fn read_small(
         note(setters, u32::MAX, &id, &rules);
         count += rules.len();
         let targets = rules.iter().flat_map(Rule::jumps);
-        open.extend(targets.map(|chain| (ChainId { chain: chain.to_owned(), ..id.clone() }, None)));
+        open.extend(targets.map(|chain| (ChainId { chain: chain.clone(), ..id.clone() }, None)));
         found.insert(id, Chain::new(base, Reading::Ok(rules)));
     }
     gave_up.map_or(Ok(found), Err)
@@ -131,7 +130,7 @@ fn fill_small_maps(attempt: &mut Attempt<'_>, rules: &mut [Rule], gave_up: &mut 
         bytes += attempt.capture.get(&request).ok().map_or(0, |answer| answer.len());
         let map = attempt.answer(request.clone(), |bytes| wire::decode_map(bytes, set));
         if attempt.capture.has(&request) && map.ok().is_none() {
-            gave_up_on(attempt, map.why(), gave_up);
+            gave_up_on(attempt, &map, gave_up);
         }
         *verdicts = map.map(|map| {
             attempt.fades |= map.fades;
@@ -142,9 +141,9 @@ fn fill_small_maps(attempt: &mut Attempt<'_>, rules: &mut [Rule], gave_up: &mut 
 }
 
 /// Only what is too large stays so; anything else may succeed in the next look, at the same generation.
-fn gave_up_on(attempt: &mut Attempt<'_>, reason: &str, why: &mut Option<String>) {
-    attempt.fades |= !reason.contains(TOO_LARGE);
-    why.get_or_insert_with(|| reason.to_owned());
+fn gave_up_on<T>(attempt: &mut Attempt<'_>, reading: &Reading<T>, why: &mut Option<String>) {
+    attempt.fades |= !reading.failure().is_some_and(Failure::stays);
+    why.get_or_insert_with(|| reading.why());
 }
 
 /// Only what UDP packets can meet. Whether a verdict map has an element for them is asked later.
@@ -160,7 +159,7 @@ fn follow_for_udp(attempt: &mut Attempt<'_>, mut open: Vec<ChainId>) {
             Reading::Ok(rules) => {
                 let rules = services::for_udp(&rules);
                 let targets = rules.iter().flat_map(Rule::jumps);
-                open.extend(targets.map(|chain| ChainId { chain: chain.to_owned(), ..id.clone() }));
+                open.extend(targets.map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
                 chain.udp_rules = Some(Arc::new(rules));
             }
             other => chain.rules = other,

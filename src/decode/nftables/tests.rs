@@ -299,7 +299,7 @@ fn a_base_chain_whose_rules_are_not_shown_was_being_replaced() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![])]);
     assert!(kernel.read().0.ok().is_some(), "a chain without rules is one");
     kernel.hidden = true;
-    assert!(kernel.read().0.why().contains("being changed"));
+    assert!(changed(&kernel.read().0));
     // Rules that a transaction is about to add count already.
     kernel.rules.insert("post", vec![vec![masquerade()]]);
     assert!(kernel.read().0.ok().is_some());
@@ -315,11 +315,11 @@ fn rules_that_change_while_they_are_read_are_read_again() {
     kernel.generations = vec![7];
     kernel.torn = 1;
     let (ruleset, _) = kernel.read();
-    assert!(ruleset.why().contains("being changed"), "the same generation, but of other messages: {ruleset:?}");
+    assert!(changed(&ruleset), "the same generation, but of other messages: {ruleset:?}");
     kernel.torn = 0;
     kernel.generations = (7..100).collect();
     let (ruleset, names) = kernel.read();
-    assert_eq!(ruleset.why(), "the rules changed 8 times in a row while they were read");
+    assert_eq!(ruleset.why(), "the rules: it changed 8 times in a row while it was read");
     assert_eq!(names.iter().filter(|name| name.contains("generation")).count(), 9);
 }
 
@@ -445,7 +445,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
         assert!(matches!(found, Reading::Failed(_)), "cut at {cut}: {found:?}");
     }
     assert!(wire::decode_rules(&whole, &id("other"), 7).why().contains("another chain"));
-    assert_eq!(wire::decode_rules(&whole, &id("post"), 8).why(), wire::TORN);
+    assert_eq!(wire::decode_rules(&whole, &id("post"), 8).failure(), Some(&Failure::Changed { readings: 1 }));
     proptest::proptest!(|(noise: Vec<u8>, at in 0..whole.len(), byte: u8)| {
         let mut damaged = whole.clone();
         damaged[at] = byte;
@@ -458,7 +458,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
         }
         for name in ["payload", "meta", "ct", "fib", "cmp", "range", "bitwise", "byteorder", "immediate", "lookup",
                      "match", "target", "masq", "nat", "redir", "counter", "objref", "exthdr", "hash", "what"] {
-            let _ = expressions::Reader::new(Family::Inet, "t").read(name, &noise);
+            let _ = expressions::Reader::new(Family::Inet, &"t".into()).read(name, &noise);
         }
     });
 }
@@ -500,14 +500,16 @@ fn chains_that_were_read_whole_are_searched_too() {
 
 #[test]
 fn what_a_packet_has_to_be_for_an_expression_is_a_test_before_it() {
-    let mut reader = expressions::Reader::new(Family::Inet, "nat");
+    let table = "nat".into();
+    let mut reader = expressions::Reader::new(Family::Inet, &table);
     let mut data = Vec::new();
     be32(&mut data, 1, 0);
     be32(&mut data, 2, 2);
     be32(&mut data, 3, 1);
     reader.read("nat", &data).unwrap();
     assert!(matches!(reader.steps[0], Step::Match(_)), "{:?}", reader.steps);
-    let mut reader = expressions::Reader::new(Family::Inet, "nat");
+    let table = "nat".into();
+    let mut reader = expressions::Reader::new(Family::Inet, &table);
     let mut data = Vec::new();
     be32(&mut data, 2, 3);
     be32(&mut data, 1, 1);
@@ -542,8 +544,8 @@ fn a_passing_failure_of_the_search_is_not_remembered() {
     ];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
     let mut capture = kernel.converse(None);
-    let why = "the dump was interrupted by changes 4 times in a row";
-    capture.answers.insert("netlink/netfilter/nft-7/rules/ipv4/nat/x".into(), Reading::Failed(why.into()));
+    let why = passing();
+    capture.answers.insert("netlink/netfilter/nft-7/rules/ipv4/nat/x".into(), Reading::Failed(why.clone()));
     *capture.rules.lock().unwrap() = BTreeMap::new();
     let first = decode(&capture, false, &mut Problems::default()).ok().expect("it was read").clone();
     assert_eq!(first.setters.given_up, 0x4000);
@@ -555,7 +557,8 @@ fn continue_goes_on_with_the_same_rule() {
     let mut data = Vec::new();
     be32(&mut data, 1, 0);
     put_nested(&mut data, 2, |data| put_nested(data, 2, |verdict| be32(verdict, 1, u32::MAX)));
-    let mut reader = expressions::Reader::new(Family::Inet, "t");
+    let table = "t".into();
+    let mut reader = expressions::Reader::new(Family::Inet, &table);
     reader.read("immediate", &data).unwrap();
     assert_eq!(reader.steps, []);
 }
@@ -567,14 +570,22 @@ fn a_lasting_failure_is_remembered_and_a_passing_one_is_not() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     let mut capture = kernel.converse(None);
     let mut known = None;
-    for (why, generation) in [("no answer in time", None), ("the answer is larger than 4194304 bytes", Some(7))] {
-        capture.answers.insert("netlink/netfilter/nft-7/map/ipv4/nat/m".into(), Reading::Failed(why.into()));
+    for (why, generation) in [(passing(), None), (Failure::too_large(4 << 20, "bytes"), Some(7))] {
+        capture.answers.insert("netlink/netfilter/nft-7/map/ipv4/nat/m".into(), Reading::Failed(why.clone()));
         let found = decode(&capture, false, &mut Problems::default()).ok().expect("the rest was read").clone();
-        assert_eq!((found.generation, found.incomplete.as_deref()), (generation, Some(why)));
+        assert_eq!((found.generation, found.incomplete.as_deref()), (generation, Some(why.to_string().as_str())));
         known = Some(found);
     }
     let again = kernel.converse(known.as_ref());
     assert_eq!(names(&again), ["nft-generation-1"]);
     let found = decode(&again, false, &mut Problems::default()).ok().expect("it is known").clone();
     assert!(found.incomplete.is_some(), "and still said to be incomplete");
+}
+
+fn changed<T>(reading: &Reading<T>) -> bool {
+    reading.failure().is_some_and(|failure| matches!(failure.root(), Failure::Changed { .. }))
+}
+
+fn passing() -> Failure {
+    Failure::SystemCall { call: "recv".into(), errno: 105 }
 }

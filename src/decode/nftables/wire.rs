@@ -9,8 +9,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
 use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
-use crate::snapshot::{Reading, Source};
-use crate::wire::{self, Attributes, Message, NLMSG_ERROR, WireError};
+use crate::snapshot::{Failure, Name, Reading, Source};
+use crate::wire::{self, Attributes, Message, NLMSG_ERROR};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
 const NFTABLES: u16 = 10 << 8;
@@ -30,10 +30,10 @@ fn family_from(number: u8) -> Option<Family> {
     Family::ALL.iter().copied().find(|family| family.nfproto() == number)
 }
 
-fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &str)]) -> Request {
+fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &Name)]) -> Request {
     let mut body = vec![family, 0, 0, 0];
     for (attribute, text) in attributes {
-        let mut text = text.as_bytes().to_vec();
+        let mut text = text.to_bytes();
         text.push(0);
         wire::put(&mut body, *attribute, &text);
     }
@@ -61,7 +61,7 @@ pub fn base_chains(generation: u32, family: Family) -> Request {
 
 /// One chain, for the number of its users.
 pub fn chain(generation: u32, id: &ChainId) -> Request {
-    let attributes = [(1, id.table.as_str()), (3, id.chain.as_str())];
+    let attributes = [(1, &id.table), (3, &id.chain)];
     request(&path(generation, "chain", id), id.family.nfproto(), GETCHAIN, false, &attributes)
 }
 
@@ -81,7 +81,7 @@ pub fn counters(generation: u32, id: &ChainId) -> Request {
 }
 
 fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
-    let attributes = [(1, id.table.as_str()), (2, id.chain.as_str())];
+    let attributes = [(1, &id.table), (2, &id.chain)];
     request(&path(generation, what, id), id.family.nfproto(), GETRULE, true, &attributes)
 }
 
@@ -89,15 +89,15 @@ fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
 pub fn table_rules(generation: u32, table: &Table) -> Request {
     /// Thousands of rules that nothing leads to are not looked for.
     const MAX_BYTES: usize = 1 << 20;
-    let name = format!("nft-{generation}/table-rules/{}/{}", table.family, path_part(table.name.as_bytes()));
+    let name = format!("nft-{generation}/table-rules/{}/{}", table.family, path_part(&table.name.to_bytes()));
     request(&name, table.family.nfproto(), GETRULE, true, &[(1, &table.name)]).at_most(MAX_BYTES)
 }
 
 /// Whether any of these rules needs connection tracking.
-pub fn decode_needs_conntrack(bytes: &[u8]) -> Result<bool, WireError> {
+pub fn decode_needs_conntrack(bytes: &[u8]) -> Result<bool, Failure> {
     for message in wire::dump(bytes, "rules")? {
         let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
-        let (table, chain) = (attributes.string(1)?.unwrap_or_default(), attributes.string(2)?.unwrap_or_default());
+        let (table, chain) = (attributes.name(1).unwrap_or_default(), attributes.name(2).unwrap_or_default());
         let Some(family) = header_family(&message)? else { continue };
         let rule = decode_rule(&message, &ChainId { family, table, chain }, 1)?;
         if rule.steps.iter().any(Step::needs_conntrack) {
@@ -110,20 +110,20 @@ pub fn decode_needs_conntrack(bytes: &[u8]) -> Result<bool, WireError> {
 /// The elements of a verdict map; no ipset is one.
 pub fn map_of(generation: u32, id: &SetId) -> Option<Request> {
     let SetId::Nftables { family, table, set } = id else { return None };
-    let name = format!("nft-{generation}/map/{family}/{}/{}", path_part(table.as_bytes()), path_part(set.as_bytes()));
+    let name = format!("nft-{generation}/map/{family}/{}/{}", path_part(&table.to_bytes()), path_part(&set.to_bytes()));
     let request = request(&name, family.nfproto(), GETSETELEM, true, &[(1, table), (2, set)]);
     Some(request.at_most(MAX_MAP))
 }
 
 fn path(generation: u32, what: &str, id: &ChainId) -> String {
-    let (table, chain) = (path_part(id.table.as_bytes()), path_part(id.chain.as_bytes()));
+    let (table, chain) = (path_part(&id.table.to_bytes()), path_part(&id.chain.to_bytes()));
     format!("nft-{generation}/{what}/{}/{table}/{chain}", id.family)
 }
 
 /// What the kernel says to a question: a value, nothing of that kind, or an error.
-fn single<'a>(bytes: &'a [u8], what: &'static str) -> Result<Result<Attributes<'a>, i32>, WireError> {
+fn single<'a>(bytes: &'a [u8], what: &'static str) -> Result<Result<Attributes<'a>, i32>, Failure> {
     let message = wire::messages(bytes).next();
-    let message = message.ok_or_else(|| WireError::new(format!("{what}: no answer")))?;
+    let message = message.ok_or_else(|| Failure::unexpected(format!("{what}: no answer")))?;
     let message = message.map_err(|error| error.within(what))?;
     match message.kind {
         NLMSG_ERROR => Ok(Err(message.errno()?)),
@@ -140,21 +140,21 @@ pub fn decode_generation(bytes: &[u8]) -> Reading<u32> {
         Ok(Ok(attributes)) => match attributes.be32(1) {
             Ok(Some(generation)) => Reading::Ok(generation),
             Ok(None) => Reading::Failed("generation of the rule set: NFTA_GEN_ID is missing".into()),
-            Err(error) => Reading::Failed(error.to_string()),
+            Err(error) => Reading::Failed(error),
         },
         Ok(Err(ENOENT | EINVAL | EOPNOTSUPP)) => Reading::Absent("this kernel has no nf_tables".into()),
-        Ok(Err(errno)) => Reading::Failed(format!("generation of the rule set: the kernel answered errno {errno}")),
-        Err(error) => Reading::Failed(error.to_string()),
+        Ok(Err(errno)) => Reading::Failed(Failure::Refused(errno).within("generation of the rule set")),
+        Err(error) => Reading::Failed(error),
     }
 }
 
 /// Uses of a chain: its rules, and the rules and elements that lead to it. `None`: there is no such chain.
-pub fn decode_use(bytes: &[u8]) -> Result<Option<u32>, WireError> {
+pub fn decode_use(bytes: &[u8]) -> Result<Option<u32>, Failure> {
     const ENOENT: i32 = 2;
     match single(bytes, "chain")? {
         Ok(attributes) => Ok(Some(attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0))),
         Err(ENOENT) => Ok(None),
-        Err(errno) => Err(WireError::new(format!("chain: the kernel answered errno {errno}"))),
+        Err(errno) => Err(Failure::unexpected(format!("chain: the kernel answered errno {errno}"))),
     }
 }
 
@@ -168,7 +168,7 @@ pub fn belongs(bytes: &[u8], generation: u32) -> bool {
     })
 }
 
-fn header_family(message: &Message<'_>) -> Result<Option<Family>, WireError> {
+fn header_family(message: &Message<'_>) -> Result<Option<Family>, Failure> {
     let [number, ..] = wire::array::<4>(message.body, 0, "nfgenmsg")?;
     Ok(family_from(number))
 }
@@ -179,20 +179,20 @@ pub struct Table {
     /// Its family.
     pub family: Family,
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Its hooks are off.
     pub dormant: bool,
 }
 
 /// Answer to [`tables`], without families that no packet of ours meets.
-pub fn decode_tables(bytes: &[u8]) -> Result<Vec<Table>, WireError> {
+pub fn decode_tables(bytes: &[u8]) -> Result<Vec<Table>, Failure> {
     const NFT_TABLE_F_DORMANT: u32 = 1;
     let mut tables = Vec::new();
     for message in wire::dump(bytes, "tables")? {
         let attributes = Attributes::after(message.body, NFGENMSG, "table")?;
         let dormant = attributes.be32(2)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
         if let Some(family) = header_family(&message)? {
-            let name = attributes.string(1)?.ok_or_else(|| WireError::new("table: NFTA_TABLE_NAME is missing"))?;
+            let name = attributes.name(1).ok_or_else(|| Failure::unexpected("table: NFTA_TABLE_NAME is missing"))?;
             tables.push(Table { family, name, dormant });
         }
     }
@@ -211,7 +211,7 @@ pub struct BaseChain {
 }
 
 /// Answer to [`base_chains`]: chains with a hook that matters.
-pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<BaseChain>, WireError> {
+pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<BaseChain>, Failure> {
     let mut chains = Vec::new();
     for (number, message) in wire::dump(bytes, "chains")?.iter().enumerate() {
         let decoded = decode_base_chain(message).map_err(|error| error.within(format_args!("chain {}", number + 1)))?;
@@ -220,10 +220,10 @@ pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<BaseChain>, WireError> {
     Ok(chains)
 }
 
-fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, WireError> {
+fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
     const NF_ACCEPT: u32 = 1;
     let attributes = Attributes::after(message.body, NFGENMSG, "chain")?;
-    let missing = |what: &str| WireError::new(format!("{what} is missing"));
+    let missing = |what: &str| Failure::unexpected(format!("{what} is missing"));
     let (Some(family), Some(at)) = (header_family(message)?, attributes.nested(NFTA_CHAIN_HOOK, "hook")?) else {
         return Ok(None);
     };
@@ -237,19 +237,19 @@ fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, WireErr
         (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 4) => Hook::Postrouting,
         _ => return Ok(None),
     };
-    let mut devices: Vec<String> = at.string(3)?.into_iter().collect();
+    let mut devices: Vec<String> = at.name(3).into_iter().map(|name| name.to_string()).collect();
     for device in at.nested(4, "devices")?.iter().flat_map(Attributes::iter) {
-        let name = device.body.split(|byte| *byte == 0).next().unwrap_or_default();
+        let name = Name::from_bytes(device.body);
         let wildcard = if device.kind == 2 { "*" } else { "" }; // NFTA_DEVICE_PREFIX
-        devices.push(format!("{}{wildcard}", String::from_utf8_lossy(name)));
+        devices.push(format!("{name}{wildcard}"));
     }
     devices.dedup();
     let kind = attributes.string(7)?.ok_or_else(|| missing("NFTA_CHAIN_TYPE"))?;
-    let kind = ChainKind::from_name(&kind).ok_or_else(|| WireError::new(format!("type {kind:?} is unknown")))?;
+    let kind = ChainKind::from_name(&kind).ok_or_else(|| Failure::unexpected(format!("type {kind:?} is unknown")))?;
     let id = ChainId {
         family,
-        table: attributes.string(1)?.ok_or_else(|| missing("NFTA_CHAIN_TABLE"))?,
-        chain: attributes.string(3)?.ok_or_else(|| missing("NFTA_CHAIN_NAME"))?,
+        table: attributes.name(1).ok_or_else(|| missing("NFTA_CHAIN_TABLE"))?,
+        chain: attributes.name(3).ok_or_else(|| missing("NFTA_CHAIN_NAME"))?,
     };
     let base = Base {
         hook,
@@ -261,18 +261,15 @@ fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, WireErr
     Ok(Some(BaseChain { id, base, in_use: attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0) > 0 }))
 }
 
-/// An answer that was given while the rules changed.
-pub const TORN: &str = "an answer belongs to another generation of the rule set";
-
 /// Answer to [`rules`] and [`counters`].
 pub fn decode_rules(bytes: &[u8], id: &ChainId, generation: u32) -> Reading<Vec<Rule>> {
     if !belongs(bytes, generation) {
-        return Reading::Failed(TORN.into());
+        return Reading::Failed(Failure::Changed { readings: 1 });
     }
     Reading::Ok(bytes).decode(|bytes| rules_of(bytes, id))
 }
 
-fn rules_of(bytes: &[u8], id: &ChainId) -> Result<Vec<Rule>, WireError> {
+fn rules_of(bytes: &[u8], id: &ChainId) -> Result<Vec<Rule>, Failure> {
     let mut rules = Vec::new();
     for message in wire::dump(bytes, "rules")? {
         let position = u32::try_from(rules.len() + 1).unwrap_or(u32::MAX);
@@ -282,19 +279,19 @@ fn rules_of(bytes: &[u8], id: &ChainId) -> Result<Vec<Rule>, WireError> {
     Ok(rules)
 }
 
-fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, WireError> {
+fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
     let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
-    let of = (attributes.string(1)?, attributes.string(2)?);
+    let of = (attributes.name(1), attributes.name(2));
     if of != (Some(id.table.clone()), Some(id.chain.clone())) || header_family(message)? != Some(id.family) {
-        return Err(WireError::new(format!("it belongs to another chain: {of:?}")));
+        return Err(Failure::unexpected(format!("it belongs to another chain: {of:?}")));
     }
     let mut reader = Reader::new(id.family, &id.table);
     let mut hasher = DefaultHasher::new();
     if let Some(list) = attributes.nested(4, "expressions")? {
         for (number, element) in list.iter().enumerate() {
-            let within = |error: WireError| error.within(format_args!("expression {}", number + 1));
+            let within = |error: Failure| error.within(format_args!("expression {}", number + 1));
             let expression = Attributes::parse(element.body, "expression").map_err(within)?;
-            let name = expression.string(1)?.ok_or_else(|| within(WireError::new("NFTA_EXPR_NAME is missing")))?;
+            let name = expression.string(1)?.ok_or_else(|| within(Failure::unexpected("NFTA_EXPR_NAME is missing")))?;
             let data = expression.get(2).unwrap_or_default();
             // What moves while the rule stays the same.
             match name.as_str() {
@@ -322,7 +319,7 @@ fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rul
 }
 
 /// An anonymous set has another name whenever its rule is written.
-fn hash_lookup(data: &[u8], hasher: &mut DefaultHasher) -> Result<(), WireError> {
+fn hash_lookup(data: &[u8], hasher: &mut DefaultHasher) -> Result<(), Failure> {
     let anonymous = |name: &[u8]| name.starts_with(b"__set") || name.starts_with(b"__map");
     for attribute in Attributes::parse(data, "lookup")?.iter() {
         if attribute.kind != 1 || !anonymous(attribute.body) {
@@ -356,7 +353,7 @@ pub struct Map {
 }
 
 /// Answer to [`map_of`].
-pub fn decode_map(bytes: &[u8], set: &SetId) -> Result<Map, WireError> {
+pub fn decode_map(bytes: &[u8], set: &SetId) -> Result<Map, Failure> {
     const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
     let (mut verdicts, mut known, mut fades) = (Vec::new(), HashSet::new(), false);
     for message in wire::dump(bytes, "verdict map")? {
@@ -367,7 +364,7 @@ pub fn decode_map(bytes: &[u8], set: &SetId) -> Result<Map, WireError> {
             // An element without data ends an interval.
             let Some(data) = element.nested(2, "NFTA_SET_ELEM_DATA")? else { continue };
             let Some(verdict) = data.nested(2, "NFTA_DATA_VERDICT")? else {
-                return Err(WireError::new(format!("{set:?} holds something other than verdicts")));
+                return Err(Failure::unexpected(format!("{set:?} holds something other than verdicts")));
             };
             if known.insert((verdict.be32(1)?, verdict.get(2))) {
                 verdicts.push(expressions::verdict(&verdict)?);

@@ -1,11 +1,11 @@
 //! Answers about addresses, policy rules and routes.
 
 use super::{AF_INET, AF_INET6, IFADDRMSG, RTM_NEWROUTE, RTMSG};
-use crate::snapshot::{Address, Route, Rule};
-use crate::wire::{self, Attributes, NLMSG_DONE, NLMSG_ERROR, WireError};
+use crate::snapshot::{Address, Failure, Route, Rule};
+use crate::wire::{self, Attributes, NLMSG_DONE, NLMSG_ERROR};
 
 /// Whether the kernel was built without the family that it was asked about.
-pub fn has_no_family(bytes: &[u8]) -> Result<bool, WireError> {
+pub fn has_no_family(bytes: &[u8]) -> Result<bool, Failure> {
     const EOPNOTSUPP: i32 = 95;
     const EAFNOSUPPORT: i32 = 97;
     match wire::messages(bytes).next() {
@@ -18,7 +18,7 @@ pub fn has_no_family(bytes: &[u8]) -> Result<bool, WireError> {
 }
 
 /// Answer to `RTM_GETADDR`.
-pub fn decode_addresses(bytes: &[u8]) -> Result<Vec<Address>, WireError> {
+pub fn decode_addresses(bytes: &[u8]) -> Result<Vec<Address>, Failure> {
     const IFA_F_SECONDARY: u32 = 1;
     /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`
     const UNPREFERRED: u32 = 0x20 | 0x40;
@@ -43,7 +43,7 @@ pub fn decode_addresses(bytes: &[u8]) -> Result<Vec<Address>, WireError> {
 }
 
 /// Answer to `RTM_GETRULE`.
-pub fn decode_rules(bytes: &[u8]) -> Result<Vec<Rule>, WireError> {
+pub fn decode_rules(bytes: &[u8]) -> Result<Vec<Rule>, Failure> {
     const MODELLED: &[u16] = &[1, 2, 6, 10, 15, 16];
     /// `FRA_SUPPRESS_PREFIXLEN` -1 (none), `FRA_PROTOCOL` (who made the rule)
     const IRRELEVANT: &[u16] = &[14, 21];
@@ -73,7 +73,7 @@ pub fn decode_rules(bytes: &[u8]) -> Result<Vec<Rule>, WireError> {
 }
 
 /// Answer to a dump of `RTM_GETROUTE`.
-pub fn decode_routes(bytes: &[u8], ipv6: bool) -> Result<Vec<Route>, WireError> {
+pub fn decode_routes(bytes: &[u8], ipv6: bool) -> Result<Vec<Route>, Failure> {
     const RTM_F_CLONED: u32 = 0x200;
     let family = if ipv6 { AF_INET6 } else { AF_INET };
     let mut routes = Vec::new();
@@ -88,20 +88,22 @@ pub fn decode_routes(bytes: &[u8], ipv6: bool) -> Result<Vec<Route>, WireError> 
 }
 
 /// The route that one look-up found. No route is an answer too: nothing leaves.
-pub fn decode_lookup(bytes: &[u8]) -> Result<Option<Route>, WireError> {
+pub fn decode_lookup(bytes: &[u8]) -> Result<Option<Route>, Failure> {
     const NO_ROUTE: [i32; 3] = [100, 101, 113]; // ENETDOWN, ENETUNREACH, EHOSTUNREACH
     let message = wire::messages(bytes).next();
-    let message = message.ok_or_else(|| WireError::new("route look-up: no answer"))?;
+    let message = message.ok_or_else(|| Failure::unexpected("route look-up: no answer"))?;
     let message = message.map_err(|error| error.within("route look-up"))?;
     match message.kind {
         RTM_NEWROUTE => decode_route(message.body).map(Some),
         NLMSG_ERROR if NO_ROUTE.contains(&message.errno()?) => Ok(None),
-        NLMSG_ERROR => Err(WireError::new(format!("route look-up: the kernel answered errno {}", message.errno()?))),
-        kind => Err(WireError::new(format!("route look-up: the answer has type {kind}"))),
+        NLMSG_ERROR => {
+            Err(Failure::unexpected(format!("route look-up: the kernel answered errno {}", message.errno()?)))
+        }
+        kind => Err(Failure::unexpected(format!("route look-up: the answer has type {kind}"))),
     }
 }
 
-pub fn decode_route(body: &[u8]) -> Result<Route, WireError> {
+pub fn decode_route(body: &[u8]) -> Result<Route, Failure> {
     let attributes = Attributes::after(body, RTMSG, "RTA")?;
     let [_, prefix_length, _, tos, table, _, _, kind] = wire::array(body, 0, "rtmsg")?;
     let mut devices: Vec<u32> = attributes.u32(4)?.into_iter().collect();
@@ -110,7 +112,7 @@ pub fn decode_route(body: &[u8]) -> Result<Route, WireError> {
             let length = u16::from_ne_bytes(wire::array(hops, 0, "rtnexthop")?) as usize;
             devices.push(u32::from_ne_bytes(wire::array(hops, 4, "rtnexthop")?));
             if length < 8 {
-                return Err(WireError::new(format!("rtnexthop says {length} bytes")));
+                return Err(Failure::unexpected(format!("rtnexthop says {length} bytes")));
             }
             hops = hops.get(length.next_multiple_of(4)..).unwrap_or_default();
         }

@@ -2,23 +2,23 @@
 
 use super::nftables::decisive;
 use crate::decode::nftables::decode_verdict;
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::Verdict;
-use crate::wire::{self, Attributes, WireError};
+use crate::snapshot::{Failure, Reading};
+use crate::wire::{self, Attributes};
 
 /// First and last key of an element, and the verdict that a map has for it.
 pub type Keys = (Vec<u8>, Vec<u8>, Option<Verdict>);
 
 /// First and last key of each element. An element that counts for some packets only is an error.
-pub fn decode_elements(bytes: &[u8], key_length: usize, intervals: bool) -> Result<Vec<Keys>, WireError> {
+pub fn decode_elements(bytes: &[u8], key_length: usize, intervals: bool) -> Result<Vec<Keys>, Failure> {
     const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
-    let odd = || WireError::new("set elements: one of them is not understood");
+    let odd = || Failure::unexpected("set elements: one of them is not understood");
     let (mut elements, mut ends) = (Vec::new(), Vec::new());
     for message in wire::dump(bytes, "set elements")? {
         let attributes = Attributes::after(message.body, 4, "NFTA_SET_ELEM_LIST")?;
         for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
             let element = Attributes::parse(element.body, "NFTA_SET_ELEM")?;
-            let key = |kind| -> Result<Option<Vec<u8>>, WireError> {
+            let key = |kind| -> Result<Option<Vec<u8>>, Failure> {
                 Ok(element.nested(kind, "key")?.and_then(|data| data.get(1).map(<[u8]>::to_vec)))
             };
             let flags = element.be32(3)?.unwrap_or(0);

@@ -16,8 +16,8 @@ use crate::decode::modules::{self, Presence};
 use crate::decode::sets::values::{UDP, Values, port_key};
 use crate::decode::sets::{Budget, NFGENMSG, Question, combinations, message, refused, reply, within};
 use crate::snapshot::netfilter::{Element, End, Set, SetId, address_key};
-use crate::snapshot::{Reading, Source};
-use crate::wire::{self, Attributes, WireError};
+use crate::snapshot::{Failure, Reading, Source};
+use crate::wire::{self, Attributes};
 
 /// `NFNL_SUBSYS_IPSET << 8`
 const IPSET: u16 = 6 << 8;
@@ -197,11 +197,11 @@ pub fn decode(
             return BTreeMap::new();
         }
         Presence::Unclear(why) => {
-            problems.set(Source::Ipset, Reading::<()>::Failed(why));
+            problems.set(Source::Ipset, Reading::<()>::Failed(Failure::Unclear { module: why }));
             return BTreeMap::new();
         }
         Presence::Ask(_) => {
-            problems.fail(Source::Ipset, format!("{}: {}", protocol().name, capture.unanswered));
+            problems.fail(Source::Ipset, capture.unanswered(&protocol().name).to_string());
             return BTreeMap::new();
         }
     }
@@ -257,7 +257,7 @@ fn read_all(capture: &Capture, index: u16, name: &str, header: &Header) -> Optio
 }
 
 /// Answer to [`list`]. For a port there are two ranges, of protocols and of ports.
-fn decode_list(bytes: &[u8], dimensions: &[Dimension]) -> Result<Vec<Element>, WireError> {
+fn decode_list(bytes: &[u8], dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
     const BITMASK: u16 = 12;
     const NETMASK: u16 = 20;
     let mut elements = Vec::new();
@@ -265,7 +265,7 @@ fn decode_list(bytes: &[u8], dimensions: &[Dimension]) -> Result<Vec<Element>, W
         let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
         let masks = |kind: &Attributes<'_>| kind.get(BITMASK).or(kind.get(NETMASK)).is_some();
         if attributes.nested(7, "IPSET_ATTR_DATA")?.as_ref().is_some_and(masks) {
-            return Err(WireError::new("ipset list: the set looks up parts of addresses"));
+            return Err(Failure::unexpected("ipset list: the set looks up parts of addresses"));
         }
         for data in attributes.nested(8, "IPSET_ATTR_ADT")?.iter().flat_map(Attributes::iter) {
             elements.push(decode_member(&Attributes::parse(data.body, "IPSET_ATTR_DATA")?, dimensions)?);
@@ -274,9 +274,9 @@ fn decode_list(bytes: &[u8], dimensions: &[Dimension]) -> Result<Vec<Element>, W
     Ok(elements)
 }
 
-fn decode_member(data: &Attributes<'_>, dimensions: &[Dimension]) -> Result<Element, WireError> {
+fn decode_member(data: &Attributes<'_>, dimensions: &[Dimension]) -> Result<Element, Failure> {
     const IPSET_FLAG_NOMATCH: u32 = 1 << 2;
-    let missing = || WireError::new("ipset list: an element is not understood");
+    let missing = || Failure::unexpected("ipset list: an element is not understood");
     if data.be32(8)?.unwrap_or(0) & IPSET_FLAG_NOMATCH != 0 {
         return Err(missing());
     }
@@ -285,7 +285,7 @@ fn decode_member(data: &Attributes<'_>, dimensions: &[Dimension]) -> Result<Elem
         match dimension {
             Dimension::Address | Dimension::Address2 => {
                 let (kind, cidr, upto) = if *dimension == Dimension::Address { (1, 3, 2) } else { (20, 21, 22) };
-                let address = |kind| -> Result<Option<IpAddr>, WireError> {
+                let address = |kind| -> Result<Option<IpAddr>, Failure> {
                     let Some(nested) = data.nested(kind, "IPSET_ATTR_IP")? else { return Ok(None) };
                     Ok(nested.address(1)?.or(nested.address(2)?))
                 };
@@ -373,38 +373,38 @@ fn strangers(by: &[&[End]], header: &Header, values: &Values) -> BTreeMap<Vec<u1
         .collect()
 }
 
-fn decode_protocol(bytes: &[u8]) -> Result<(), WireError> {
+fn decode_protocol(bytes: &[u8]) -> Result<(), Failure> {
     let what = "ipset protocol";
     let version = Attributes::parse(message(bytes, CMD_PROTOCOL, what)?, "IPSET_ATTR")?.u8(1)?;
     match version {
         Some(version) if version >= PROTOCOL => Ok(()),
-        Some(version) => Err(WireError::new(format!(
+        Some(version) => Err(Failure::unexpected(format!(
             "{what}: this kernel speaks version {version}, which cannot tell a set's name by its index (version \
              {PROTOCOL} can)"
         ))),
-        None => Err(WireError::new(format!("{what}: the kernel does not say its version"))),
+        None => Err(Failure::unexpected(format!("{what}: the kernel does not say its version"))),
     }
 }
 
-fn text(attributes: &Attributes<'_>, kind: u16, what: &str) -> Result<String, WireError> {
-    attributes.string(kind)?.ok_or_else(|| WireError::new(format!("{what} is missing")))
+fn text(attributes: &Attributes<'_>, kind: u16, what: &str) -> Result<String, Failure> {
+    attributes.string(kind)?.ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
 }
 
-fn decode_name(bytes: &[u8]) -> Result<String, WireError> {
+fn decode_name(bytes: &[u8]) -> Result<String, Failure> {
     let attributes = Attributes::parse(message(bytes, CMD_GET_BYINDEX, "ipset name")?, "IPSET_ATTR")?;
     text(&attributes, 2, "ipset name: IPSET_ATTR_SETNAME")
 }
 
-fn decode_header(bytes: &[u8]) -> Result<Header, WireError> {
+fn decode_header(bytes: &[u8]) -> Result<Header, Failure> {
     let attributes = Attributes::parse(message(bytes, CMD_HEADER, "ipset header")?, "IPSET_ATTR")?;
     let family = attributes.u8(5)?.filter(|family| [0, AF_INET, AF_INET6].contains(family));
     Ok(Header {
         kind: text(&attributes, 3, "ipset header: IPSET_ATTR_TYPENAME")?,
-        family: family.ok_or_else(|| WireError::new("ipset header: the family is missing or unknown"))?,
+        family: family.ok_or_else(|| Failure::unexpected("ipset header: the family is missing or unknown"))?,
     })
 }
 
-fn decode_test(bytes: &[u8]) -> Result<bool, WireError> {
+fn decode_test(bytes: &[u8]) -> Result<bool, Failure> {
     match reply(bytes, CMD_TEST, "ipset test")? {
         (None, 0) => Ok(true),
         (None, IPSET_ERR_EXIST) => Ok(false),

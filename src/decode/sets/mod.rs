@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 
 use crate::capture::{Capture, Request};
 use crate::decode::Problems;
-use crate::snapshot::Source;
 use crate::snapshot::netfilter::{End, Field, Match, Ruleset, Set, SetId, Step, Verdict};
-use crate::wire::{self, NLMSG_ERROR, WireError};
+use crate::snapshot::{Failure, Source};
+use crate::wire::{self, NLMSG_ERROR};
 
 pub use values::Values;
 
@@ -157,7 +157,7 @@ fn combinations<T: Clone>(columns: &[Vec<T>]) -> Vec<Vec<T>> {
 }
 
 /// The answer to an acknowledged request: at most one message of this type, and the errno that ends it (0: none).
-fn reply<'a>(bytes: &'a [u8], kind: u16, what: &str) -> Result<(Option<&'a [u8]>, i32), WireError> {
+fn reply<'a>(bytes: &'a [u8], kind: u16, what: &str) -> Result<(Option<&'a [u8]>, i32), Failure> {
     let mut body = None;
     for message in wire::messages(bytes) {
         let message = message.map_err(|error| error.within(what))?;
@@ -165,25 +165,25 @@ fn reply<'a>(bytes: &'a [u8], kind: u16, what: &str) -> Result<(Option<&'a [u8]>
             NLMSG_ERROR => return Ok((body, message.errno()?)),
             found if found == kind && body.is_none() => {
                 let rest = message.body.get(NFGENMSG..);
-                body = Some(rest.ok_or_else(|| WireError::new(format!("{what}: nfgenmsg is cut off")))?);
+                body = Some(rest.ok_or_else(|| Failure::unexpected(format!("{what}: nfgenmsg is cut off")))?);
             }
-            found => return Err(WireError::new(format!("{what}: an unexpected message of type {found:#x}"))),
+            found => return Err(Failure::unexpected(format!("{what}: an unexpected message of type {found:#x}"))),
         }
     }
-    Err(WireError::new(format!("{what}: the answer has no end (the acknowledgement is missing)")))
+    Err(Failure::unexpected(format!("{what}: the answer has no end (the acknowledgement is missing)")))
 }
 
 /// The same, where anything but one message is an error.
-fn message<'a>(bytes: &'a [u8], kind: u16, what: &str) -> Result<&'a [u8], WireError> {
+fn message<'a>(bytes: &'a [u8], kind: u16, what: &str) -> Result<&'a [u8], Failure> {
     match reply(bytes, kind, what)? {
         (Some(body), 0) => Ok(body),
-        (_, 0) => Err(WireError::new(format!("{what}: acknowledged without an answer"))),
+        (_, 0) => Err(Failure::unexpected(format!("{what}: acknowledged without an answer"))),
         (_, errno) => Err(refused(what, errno)),
     }
 }
 
-fn refused(what: &str, errno: i32) -> WireError {
-    WireError::new(format!("{what}: the kernel answered errno {errno}"))
+fn refused(what: &str, errno: i32) -> Failure {
+    Failure::Refused(errno).within(what)
 }
 
 #[cfg(test)]

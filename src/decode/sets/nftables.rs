@@ -13,8 +13,8 @@ use crate::decode::sets::kind::Kind;
 use crate::decode::sets::values::{UDP, Values};
 use crate::decode::sets::{Budget, ENOENT, Lookups, Question, combinations, message, refused, reply, within};
 use crate::snapshot::netfilter::{Element, Field, Set, SetId, Verdict, address_key, name_key};
-use crate::snapshot::{Reading, Source};
-use crate::wire::{self, Attributes, WireError};
+use crate::snapshot::{Failure, Reading, Source};
+use crate::wire::{self, Attributes};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
 const NFTABLES: u16 = 10 << 8;
@@ -245,13 +245,13 @@ impl Lookup<'_> {
         parts
     }
 
-    fn decode_header(&self, bytes: &[u8]) -> Result<Header, WireError> {
+    fn decode_header(&self, bytes: &[u8]) -> Result<Header, Failure> {
         let what = "nf_tables set";
         let attributes = Attributes::parse(message(bytes, NEWSET, what)?, "NFTA_SET")?;
         if attributes.string(2)?.as_deref() != Some(self.set) {
-            return Err(WireError::new(format!("{what}: the answer is about another set")));
+            return Err(Failure::unexpected(format!("{what}: the answer is about another set")));
         }
-        let length = attributes.be32(5)?.ok_or_else(|| WireError::new(format!("{what}: it has no key length")))?;
+        let length = attributes.be32(5)?.ok_or_else(|| Failure::unexpected(format!("{what}: it has no key length")))?;
         let flags = attributes.be32(3)?.unwrap_or(0);
         let (intervals, stable) = (flags & NFT_SET_INTERVAL != 0, flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0);
         // Of maps only those to verdicts are looked into.
@@ -295,7 +295,7 @@ fn column(field: &Field, values: &Values, both_ends: bool) -> Vec<u128> {
 }
 
 /// Whether a set has a catch-all element.
-fn decode_catch_all(bytes: &[u8]) -> Result<Reading<bool>, WireError> {
+fn decode_catch_all(bytes: &[u8]) -> Result<Reading<bool>, Failure> {
     let what = "catch-all element";
     match reply(bytes, NEWSETELEM, what)? {
         (None, ENOENT | EINVAL) => Ok(Reading::Ok(false)),
@@ -303,7 +303,7 @@ fn decode_catch_all(bytes: &[u8]) -> Result<Reading<bool>, WireError> {
             let list = Attributes::parse(body, "NFTA_SET_ELEM_LIST")?;
             let element = only_element(&list)?;
             if element.be32(3)?.unwrap_or(0) & NFT_SET_ELEM_CATCHALL == 0 {
-                return Err(WireError::new(format!("{what}: the answer is another element")));
+                return Err(Failure::unexpected(format!("{what}: the answer is another element")));
             }
             decisive(&element)
         }
@@ -313,7 +313,7 @@ fn decode_catch_all(bytes: &[u8]) -> Result<Reading<bool>, WireError> {
 
 /// Whether a key, given by field, is an element. That there is no such *set* is `ENOENT` too, which the header rules
 /// out.
-fn decode_element(bytes: &[u8], key: &[Vec<u8>], header: &Header) -> Result<Reading<bool>, WireError> {
+fn decode_element(bytes: &[u8], key: &[Vec<u8>], header: &Header) -> Result<Reading<bool>, Failure> {
     let what = "set element";
     let body = match reply(bytes, NEWSETELEM, what)? {
         (None, ENOENT) => return Ok(Reading::Ok(false)),
@@ -322,38 +322,39 @@ fn decode_element(bytes: &[u8], key: &[Vec<u8>], header: &Header) -> Result<Read
     };
     let list = Attributes::parse(body, "NFTA_SET_ELEM_LIST")?;
     let element = only_element(&list)?;
-    let value = |kind, name| -> Result<Option<&[u8]>, WireError> {
-        Ok(element.nested(kind, name)?.and_then(|data| data.get(1)))
-    };
-    let start = value(1, "NFTA_SET_ELEM_KEY")?.ok_or_else(|| WireError::new(format!("{what}: it has no key")))?;
+    let value =
+        |kind, name| -> Result<Option<&[u8]>, Failure> { Ok(element.nested(kind, name)?.and_then(|data| data.get(1))) };
+    let start = value(1, "NFTA_SET_ELEM_KEY")?.ok_or_else(|| Failure::unexpected(format!("{what}: it has no key")))?;
     let ranged = header.intervals || element.get(10).is_some(); // NFTA_SET_ELEM_KEY_END
     // The kernel answers with the element that contains the key. That cannot be checked for ranges: a redacted capture
     // does not keep the order of their ends.
     let contains = ranged || start == key.concat();
     if !contains || element.be32(3)?.unwrap_or(0) != 0 {
-        return Err(WireError::new(format!("{what}: the answer is another element")));
+        return Err(Failure::unexpected(format!("{what}: the answer is another element")));
     }
     decisive(&element)
 }
 
-fn only_element<'a>(list: &Attributes<'a>) -> Result<Attributes<'a>, WireError> {
+fn only_element<'a>(list: &Attributes<'a>) -> Result<Attributes<'a>, Failure> {
     let elements = list.nested(3, "NFTA_SET_ELEM_LIST_ELEMENTS")?;
     let mut elements = elements.iter().flat_map(Attributes::iter).filter(|element| element.kind == 1);
     match (elements.next(), elements.next()) {
         (Some(element), None) => Attributes::parse(element.body, "NFTA_SET_ELEM"),
-        _ => Err(WireError::new("set element: the answer is not one element")),
+        _ => Err(Failure::unexpected("set element: the answer is not one element")),
     }
 }
 
 /// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
 /// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
-pub fn decisive(element: &Attributes<'_>) -> Result<Reading<bool>, WireError> {
+pub fn decisive(element: &Attributes<'_>) -> Result<Reading<bool>, Failure> {
     let list = element.nested(11, "NFTA_SET_ELEM_EXPRESSIONS")?;
     let listed = list.iter().flat_map(Attributes::iter).map(|expression| expression.body);
     for body in element.get(7).into_iter().chain(listed) {
         let name = Attributes::parse(body, "NFTA_EXPR")?.string(1)?.unwrap_or_default();
         if !matches!(name.as_str(), "counter" | "last") {
-            return Ok(Reading::Failed(format!("its element has a statement ({name}) that decides by packet")));
+            return Ok(Reading::Failed(Failure::unsupported(format!(
+                "its element has a statement ({name}) that decides by packet"
+            ))));
         }
     }
     match element.get(5) {

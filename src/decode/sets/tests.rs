@@ -11,7 +11,7 @@ use ipset::nodes;
 use super::*;
 use crate::decode::test_capture;
 use crate::snapshot::netfilter::{Chain, ChainId, Family, Rule};
-use crate::snapshot::{FdbEntry, Link, Reading, Source, SourceState, Tunnel, TunnelKind, UdpChecksum};
+use crate::snapshot::{Failure, FdbEntry, Link, Reading, Source, SourceState, Tunnel, TunnelKind, UdpChecksum};
 
 fn hex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
@@ -73,7 +73,7 @@ fn converse(ruleset: &Ruleset, values: &Values, answer: impl Fn(&str) -> Vec<u8>
             // Sets are too large to be read whole, unless a test says otherwise.
             let whole = ["-elements", "-list"].iter().any(|end| request.name.ends_with(end));
             let answer = if whole {
-                Reading::Failed(format!("{} {} bytes", crate::capture::TOO_LARGE, 64 << 10))
+                Reading::Failed(Failure::too_large(64 << 10, "bytes"))
             } else {
                 Reading::Ok(answer(&request.name))
             };
@@ -118,8 +118,8 @@ fn link(index: u32, name: &str, tunnel: Option<Tunnel>) -> Link {
         tunnel,
         xdp: false,
         filters: Reading::Failed("not looked up".into()),
-        driver: Reading::Failed(String::new()),
-        features: Reading::Failed(String::new()),
+        driver: Reading::Failed(Failure::not_needed("")),
+        features: Reading::Failed(Failure::not_needed("")),
     }
 }
 
@@ -252,7 +252,7 @@ fn a_set_that_is_not_there_has_no_members_and_no_strangers() {
     assert_eq!(names(&capture), ["nft-1/set-0-header"]);
     let (sets, problems) = read(&capture, &rules, &values);
     assert!(sets.is_empty());
-    assert_eq!(failure(&problems, Source::Nftables), "nf_tables set: the kernel answered errno 2");
+    assert_eq!(failure(&problems, Source::Nftables), "nf_tables set: the kernel answered errno 2 (ENOENT)");
     let capture = converse(&rules, &values, |_| hex(RANGES));
     assert!(failure(&read(&capture, &rules, &values).1, Source::Nftables).contains("another set"));
 }
@@ -380,7 +380,7 @@ fn an_expired_element_does_not_count_and_a_limited_one_counts_for_some() {
     expired[left..left + 8].fill(0);
     assert_eq!(members("ranges", &source, "192.0.2.9", RANGES, &expired).0, [Reading::Ok(false)]);
     let (found, why) = members("plain", &source, "192.0.2.1", PLAIN, &hex(SLOW_1));
-    assert!(matches!(found.as_slice(), [Reading::Failed(why)] if why.contains("limit")), "{found:?}");
+    assert!(matches!(found.as_slice(), [Reading::Failed(why)] if why.to_string().contains("limit")), "{found:?}");
     assert_eq!(why, "", "that is understood: the source did not fail");
 }
 

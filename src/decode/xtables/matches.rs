@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::{Blob, Extension, all, masked, occasional, opaque_match, other, test, within};
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Condition, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope};
-use crate::wire::WireError;
 
 mod conntrack;
 mod ports;
@@ -73,7 +73,7 @@ pub(super) fn size(table: &[(&str, RangeInclusive<u8>, usize)], extension: &Exte
 ///
 /// # Errors
 /// The blob is too short for its structure, or holds what the kernel refuses.
-pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let ipv6 = match extension.family {
         Family::Ipv4 => false,
         Family::Ipv6 => true,
@@ -119,13 +119,13 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_mark_mtinfo1`
-fn mark(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn mark(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 12)?;
     Ok(vec![test(masked(Field::Mark, blob.u32(4)?, blob.u32(0)?), blob.u8(8)? != 0)])
 }
 
 /// `struct xt_addrtype_info`
-fn addrtype_v0(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn addrtype_v0(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 12)?;
     let ends = [(Field::SourceType, 0, 4), (Field::DestinationType, 2, 8)] as [(fn(TypeScope) -> Field, _, _); 2];
     let mut steps = Vec::new();
@@ -139,7 +139,7 @@ fn addrtype_v0(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_addrtype_info_v1`
-fn addrtype_v1(extension: &Extension, ipv6: bool) -> Result<Vec<Step>, WireError> {
+fn addrtype_v1(extension: &Extension, ipv6: bool) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 8)?;
     let flags = blob.u32(4)?;
     let scope = match (flags & 0x4 != 0, flags & 0x8 != 0) {
@@ -200,7 +200,7 @@ fn ipv6_types(field: &Field, address: &Field, types: u16) -> Option<Vec<Test>> {
 }
 
 /// `struct xt_set_info_match_v0`
-fn set_v0(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn set_v0(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 32)?;
     let mut ends = Vec::new();
     for at in [4, 8, 12, 16, 20] {
@@ -214,13 +214,13 @@ fn set_v0(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_set_info_match_v1` (revision 2 uses it too), `_v3`, `_v4`
-fn set(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn set(extension: &Extension) -> Result<Vec<Step>, Failure> {
     const RETURN_NOMATCH: u8 = 1 << 7;
     let counters = extension.revision >= 3;
     let blob = Blob::new(extension, if counters { 48 } else { 4 })?;
     let (index, dimensions, flags) = (blob.u16(0)?, blob.u8(2)?, blob.u8(3)?);
     if dimensions > 6 {
-        return Err(WireError::new(format!("match set: {dimensions} dimensions, an ipset has at most 6")));
+        return Err(Failure::unexpected(format!("match set: {dimensions} dimensions, an ipset has at most 6")));
     }
     let inverted = flags & 0x1 != 0;
     // struct ip_set_counter_match0 has the comparison before the value, ip_set_counter_match after it.
@@ -242,7 +242,7 @@ fn set(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_socket_mtinfo1`, the same for revisions 2 and 3; nothing for revision 0.
-fn socket(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn socket(extension: &Extension) -> Result<Vec<Step>, Failure> {
     const RESTORE_MARK: u8 = 1 << 2;
     let mut steps = vec![occasional("socket")];
     let blob = Blob::new(extension, usize::from(extension.revision != 0))?;
@@ -253,7 +253,7 @@ fn socket(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_iprange_mtinfo`
-fn iprange(extension: &Extension, ipv6: bool) -> Result<Vec<Step>, WireError> {
+fn iprange(extension: &Extension, ipv6: bool) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 68)?;
     let flags = blob.u8(64)?;
     let (source, destination) =
@@ -269,7 +269,7 @@ fn iprange(extension: &Extension, ipv6: bool) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct ipt_icmp`, `struct ip6t_icmp`
-fn icmp(extension: &Extension, name: &str) -> Result<Vec<Step>, WireError> {
+fn icmp(extension: &Extension, name: &str) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 4)?;
     let (kind, first, last, inverted) = (blob.u8(0)?, blob.u8(1)?, blob.u8(2)?, blob.u8(3)? & 0x1 != 0);
     let (kinds, codes) = (other(&format!("{name} type")), other(&format!("{name} code")));
@@ -283,24 +283,24 @@ fn icmp(extension: &Extension, name: &str) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_esp`, `struct ipt_ah`
-fn esp(extension: &Extension, name: &str) -> Result<Vec<Step>, WireError> {
+fn esp(extension: &Extension, name: &str) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 12)?;
     Ok(vec![test(within(other(name), blob.u32(0)?, blob.u32(4)?), blob.u8(8)? & 0x1 != 0)])
 }
 
 /// `struct ipt_ah`; `struct ip6t_ah`, which also tests that there is such a header
-fn ah(extension: &Extension, ipv6: bool) -> Result<Vec<Step>, WireError> {
+fn ah(extension: &Extension, ipv6: bool) -> Result<Vec<Step>, Failure> {
     if ipv6 { Blob::new(extension, 16).map(|_| vec![occasional("ah")]) } else { esp(extension, "ah spi") }
 }
 
 /// `struct xt_length_info`
-fn length(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn length(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 6)?;
     Ok(vec![test(within(other("packet length"), blob.u16(0)?, blob.u16(2)?), blob.u8(4)? != 0)])
 }
 
 /// `struct ipt_ttl_info`, `struct ip6t_hl_info`
-fn ttl(extension: &Extension, name: &str) -> Result<Vec<Step>, WireError> {
+fn ttl(extension: &Extension, name: &str) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 2)?;
     let (mode, value, field) = (blob.u8(0)?, blob.u8(1)?, other(name));
     Ok(match mode {
@@ -312,31 +312,31 @@ fn ttl(extension: &Extension, name: &str) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_dscp_info`
-fn dscp(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn dscp(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 2)?;
     Ok(vec![test(masked(other("dscp"), u8::MAX, blob.u8(0)?), blob.u8(1)? != 0)])
 }
 
 /// `struct xt_tos_match_info`
-fn tos(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn tos(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 3)?;
     Ok(vec![test(masked(other("tos"), blob.u8(0)?, blob.u8(1)?), blob.u8(2)? != 0)])
 }
 
 /// `struct xt_pkttype_info`
-fn pkttype(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn pkttype(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 8)?;
     Ok(vec![test(masked(other("packet type"), u32::MAX, blob.u32(0)?), blob.u32(4)? != 0)])
 }
 
 /// `struct xt_realm_info`
-fn realm(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn realm(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 12)?;
     Ok(vec![test(masked(other("realm"), blob.u32(4)?, blob.u32(0)?), blob.u8(8)? != 0)])
 }
 
 /// `struct xt_devgroup_info`
-fn devgroup(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn devgroup(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 20)?;
     let flags = blob.u32(0)?;
     let mut steps = Vec::new();

@@ -7,8 +7,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Condition, Family, Field, Match, Step, Test};
-use crate::wire::{self, WireError};
+use crate::wire;
 
 mod matches;
 mod targets;
@@ -51,51 +52,51 @@ struct Blob<'a> {
 
 impl<'a> Blob<'a> {
     /// Makes sure that there are `size` bytes.
-    fn new(extension: &'a Extension<'a>, size: usize) -> Result<Self, WireError> {
+    fn new(extension: &'a Extension<'a>, size: usize) -> Result<Self, Failure> {
         let have = extension.data.len();
         if have < size {
             let Extension { name, revision, .. } = extension;
-            return Err(WireError::new(format!("{name} revision {revision}: need {size} bytes, have {have}")));
+            return Err(Failure::unexpected(format!("{name} revision {revision}: need {size} bytes, have {have}")));
         }
         Ok(Self { extension, size })
     }
 
-    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], WireError> {
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], Failure> {
         debug_assert!(at + N <= self.size, "{} is shorter than its fields", self.extension.name);
         wire::array(self.extension.data, at, self.extension.name)
     }
 
-    fn u8(&self, at: usize) -> Result<u8, WireError> {
+    fn u8(&self, at: usize) -> Result<u8, Failure> {
         self.array(at).map(|[byte]| byte)
     }
 
-    fn u16(&self, at: usize) -> Result<u16, WireError> {
+    fn u16(&self, at: usize) -> Result<u16, Failure> {
         self.array(at).map(u16::from_ne_bytes)
     }
 
-    fn be16(&self, at: usize) -> Result<u16, WireError> {
+    fn be16(&self, at: usize) -> Result<u16, Failure> {
         self.array(at).map(u16::from_be_bytes)
     }
 
-    fn u32(&self, at: usize) -> Result<u32, WireError> {
+    fn u32(&self, at: usize) -> Result<u32, Failure> {
         self.array(at).map(u32::from_ne_bytes)
     }
 
-    fn ipv4(&self, at: usize) -> Result<IpAddr, WireError> {
+    fn ipv4(&self, at: usize) -> Result<IpAddr, Failure> {
         self.array::<4>(at).map(|octets| Ipv4Addr::from(octets).into())
     }
 
-    fn ipv6(&self, at: usize) -> Result<IpAddr, WireError> {
+    fn ipv6(&self, at: usize) -> Result<IpAddr, Failure> {
         self.array::<16>(at).map(|octets| Ipv6Addr::from(octets).into())
     }
 
     /// `union nf_inet_addr`, 16 bytes
-    fn inet(&self, at: usize) -> Result<IpAddr, WireError> {
+    fn inet(&self, at: usize) -> Result<IpAddr, Failure> {
         if self.extension.family == Family::Ipv6 { self.ipv6(at) } else { self.ipv4(at) }
     }
 
     /// `union nf_inet_addr` as a number.
-    fn inet_number(&self, at: usize) -> Result<u128, WireError> {
+    fn inet_number(&self, at: usize) -> Result<u128, Failure> {
         Ok(match self.inet(at)? {
             IpAddr::V4(address) => u128::from(address.to_bits()),
             IpAddr::V6(address) => address.to_bits(),

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use super::matches::{has_connection, size};
 use super::{Blob, Extension, test};
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
-use crate::wire::WireError;
 
 /// Targets that touch neither marks nor NAT nor the way through the rules: name, revisions, size up to the kernel's own
 /// fields.
@@ -42,7 +42,7 @@ pub(super) const GONE: &[(&str, RangeInclusive<u8>, usize)] =
 ///
 /// # Errors
 /// The blob is too short for its structure, or holds what the kernel refuses.
-pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let ipv6 = match extension.family {
         Family::Ipv4 => false,
         Family::Ipv6 => true,
@@ -101,7 +101,7 @@ const RANGE: RangeLayout = RangeLayout { size: 40, flags: 0, addresses: (4, 20),
 /// `struct nf_nat_range2`
 const RANGE2: RangeLayout = RangeLayout { size: 44, ..RANGE };
 
-fn nat(extension: &Extension, action: NatAction, layout: &RangeLayout) -> Result<Vec<Step>, WireError> {
+fn nat(extension: &Extension, action: NatAction, layout: &RangeLayout) -> Result<Vec<Step>, Failure> {
     const MAP_IPS: u32 = 0x1;
     const PROTO_SPECIFIED: u32 = 0x2;
     const PERSISTENT: u32 = 0x8;
@@ -127,13 +127,13 @@ fn nat(extension: &Extension, action: NatAction, layout: &RangeLayout) -> Result
 }
 
 /// `struct xt_mark_tginfo2`
-fn mark(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn mark(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 8)?;
     Ok(vec![Step::SetMark(MarkWrite::Exact { keep: !blob.u32(4)?, take: 0, xor: blob.u32(0)? })])
 }
 
 /// `struct xt_connmark_tginfo1`; `struct xt_connmark_tginfo2`, which can shift
-fn connmark(extension: &Extension) -> Result<Vec<Step>, WireError> {
+fn connmark(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let shifts = extension.revision == 2;
     let blob = Blob::new(extension, 16)?;
     let (value, connection, packet) = (blob.u32(0)?, blob.u32(4)?, blob.u32(8)?);
@@ -155,14 +155,14 @@ fn connmark(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_tproxy_target_info`, `struct xt_tproxy_target_info_v1`: marks and accepts, or drops without a socket.
-fn tproxy(extension: &Extension, size: usize) -> Result<Vec<Step>, WireError> {
+fn tproxy(extension: &Extension, size: usize) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, size)?;
     let write = MarkWrite::Exact { keep: !blob.u32(0)?, take: 0, xor: blob.u32(4)? };
     Ok(vec![Step::SetMark(write), Step::Verdict(Verdict::Accept)])
 }
 
 /// `struct xt_set_info_target_v0` to `v3`: adds to a set, deletes from another; the last can copy the mark of an element.
-fn set(extension: &Extension, revision: u8) -> Result<Vec<Step>, WireError> {
+fn set(extension: &Extension, revision: u8) -> Result<Vec<Step>, Failure> {
     const INVALID_ID: u16 = u16::MAX;
     const MAP_MARK: u32 = 1 << 8;
     let (size, deletes_at) = match revision {
@@ -186,7 +186,7 @@ fn set(extension: &Extension, revision: u8) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_ct_target_info`, `struct xt_ct_target_info_v1`
-fn ct(extension: &Extension, size: usize) -> Result<Vec<Step>, WireError> {
+fn ct(extension: &Extension, size: usize) -> Result<Vec<Step>, Failure> {
     const NOTRACK: u16 = 0x1;
     let blob = Blob::new(extension, size)?;
     Ok(vec![if blob.u16(0)? & NOTRACK != 0 { Step::Notrack } else { Step::Template }])

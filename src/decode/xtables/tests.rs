@@ -20,7 +20,7 @@ struct Captured {
 }
 
 impl Captured {
-    fn decode(&self, data: &[u8]) -> Result<Vec<Step>, WireError> {
+    fn decode(&self, data: &[u8]) -> Result<Vec<Step>, Failure> {
         let family = if self.command.starts_with("ip6") { Family::Ipv6 } else { Family::Ipv4 };
         let extension = Extension { name: self.name, revision: self.revision, family, data };
         if self.target { decode_target(&extension) } else { decode_match(&extension) }

@@ -8,7 +8,7 @@ mod source_nat;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Reading, names};
+use super::{Name, Reading, names};
 pub use rule::{
     Chosen, Condition, Counter, End, Field, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test,
     TypeScope, Verdict, address_key, name_key,
@@ -84,6 +84,8 @@ pub struct Ruleset {
     pub generation: Option<u32>,
     /// Why part of the rules is missing, if it is.
     pub incomplete: Option<String>,
+    /// Which base chains the kernel calls, by family and hook.
+    pub base_chains: BaseChains,
     /// Devices whose egress chains were read; `None`: no tunnel that is up was seen.
     pub devices: Option<BTreeSet<String>>,
     /// Base chains on the hooks that matter, and every chain that their rules lead to. The nat chains on prerouting and
@@ -97,15 +99,62 @@ pub struct Ruleset {
     pub tracks: BTreeSet<Family>,
 }
 
+/// Base chains by family and hook. A list that could not be read has no chains that could be taken for all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChains {
+    lists: BTreeMap<(Family, Hook), Reading<Vec<ChainId>>>,
+    /// What a list is that is not here: empty, or why none was read.
+    others: Reading<Vec<ChainId>>,
+}
+
+impl Default for BaseChains {
+    /// No base chains at all.
+    fn default() -> Self {
+        Self { lists: BTreeMap::new(), others: Reading::Ok(Vec::new()) }
+    }
+}
+
+impl BaseChains {
+    /// None of the lists could be read.
+    pub fn unread<T>(why: &Reading<T>) -> Self {
+        Self { lists: BTreeMap::new(), others: why.as_ref().map(|_| Vec::new()) }
+    }
+
+    /// Adds a chain to the list of its hook, if that was read.
+    pub fn add(&mut self, hook: Hook, id: ChainId) {
+        let list = self.lists.entry((id.family, hook)).or_insert_with(|| Reading::Ok(Vec::new()));
+        if let Reading::Ok(list) = list {
+            list.push(id);
+        }
+    }
+
+    /// The list of a hook could not be read as a whole.
+    pub fn lose<T>(&mut self, family: Family, hook: Hook, why: &Reading<T>) {
+        self.lists.insert((family, hook), why.as_ref().map(|_| Vec::new()));
+    }
+
+    /// The base chains of tables of this very family on a hook, in no order.
+    pub fn at(&self, family: Family, hook: Hook) -> Reading<&[ChainId]> {
+        self.lists.get(&(family, hook)).unwrap_or(&self.others).as_ref().map(Vec::as_slice)
+    }
+
+    /// The first list of these hooks that could not be read, and why.
+    pub fn first_unread(&self, families: &[Family], hooks: &[Hook]) -> Option<(Family, Hook, Reading<()>)> {
+        let all = families.iter().flat_map(|family| hooks.iter().map(move |hook| (*family, *hook)));
+        all.map(|(family, hook)| (family, hook, self.at(family, hook).map(|_| ())))
+            .find(|(.., list)| list.ok().is_none())
+    }
+}
+
 /// A chain's name, unique in its backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChainId {
     /// Family of its table.
     pub family: Family,
     /// Its table.
-    pub table: String,
+    pub table: Name,
     /// The chain itself.
-    pub chain: String,
+    pub chain: Name,
 }
 
 /// A chain.
@@ -159,9 +208,9 @@ pub enum SetId {
         /// Family of its table.
         family: Family,
         /// Its table.
-        table: String,
+        table: Name,
         /// The set itself.
-        set: String,
+        set: Name,
     },
     /// Of ipset, by the index that rules hold.
     Ipset(u16),
@@ -230,8 +279,8 @@ impl Ruleset {
                 continue;
             }
             found.push((id, chain));
-            let named: Vec<&str> = chain.known_rules().iter().flat_map(Rule::jumps).collect();
-            open.extend(named.into_iter().rev().map(|name| ChainId { chain: name.to_owned(), ..id.clone() }));
+            let named: Vec<&Name> = chain.known_rules().iter().flat_map(Rule::jumps).collect();
+            open.extend(named.into_iter().rev().map(|name| ChainId { chain: name.clone(), ..id.clone() }));
         }
         found
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::SetId;
-use crate::snapshot::{Reading, names};
+use crate::snapshot::{Name, Reading, names};
 
 names! {
     /// How a translation chooses among free source ports.
@@ -356,9 +356,9 @@ pub enum Verdict {
     /// On with what follows in the same rule; only in maps.
     Continue,
     /// Into a chain of the same table, and back here.
-    Jump(String),
+    Jump(Name),
     /// Into a chain of the same table, and back to where this one was called.
-    Goto(String),
+    Goto(Name),
     /// The packet leaves the hooks (queued to user space, sent elsewhere): what happens to it is not known here.
     Gone(String),
     /// By a map from fields to verdicts. A packet without an element goes on with the next rule (`NFT_BREAK`).
@@ -374,7 +374,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// The chain that it leads to.
-    pub fn target(&self) -> Option<&str> {
+    pub fn target(&self) -> Option<&Name> {
         match self {
             Self::Jump(chain) | Self::Goto(chain) => Some(chain),
             _ => None,
@@ -382,7 +382,7 @@ impl Verdict {
     }
 
     /// The chains that it can lead to.
-    fn targets(&self) -> Vec<&str> {
+    fn targets(&self) -> Vec<&Name> {
         match self {
             Self::Map { verdicts: Reading::Ok(verdicts), .. } => verdicts.iter().filter_map(Self::target).collect(),
             _ => self.target().into_iter().collect(),
@@ -392,7 +392,7 @@ impl Verdict {
 
 impl Rule {
     /// Names of the chains that it leads to.
-    pub fn jumps(&self) -> Vec<&str> {
+    pub fn jumps(&self) -> Vec<&Name> {
         let verdicts = self.steps.iter().filter_map(|step| match step {
             Step::Verdict(verdict) => Some(verdict),
             _ => None,

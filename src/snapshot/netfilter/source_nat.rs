@@ -1,7 +1,7 @@
 //! Rules that translate source addresses, as they are listed and counted.
 
 use super::{Counter, Family, NatAction, PortRandomization};
-use crate::snapshot::names;
+use crate::snapshot::{Name, names};
 
 names! {
     /// Which user-space interface holds a rule.
@@ -71,9 +71,9 @@ pub struct SourceNatRule {
     /// Family of its table.
     pub family: Family,
     /// Its table.
-    pub table: String,
+    pub table: Name,
     /// Its chain.
-    pub chain: String,
+    pub chain: Name,
     /// From 1 within its chain.
     pub position: u32,
     /// Who writes it.

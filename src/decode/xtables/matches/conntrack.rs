@@ -1,8 +1,8 @@
 //! Matches that ask connection tracking.
 
 use crate::decode::xtables::{Blob, Extension, all, masked, opaque_match, other, test, within};
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Field, Step, Test};
-use crate::wire::WireError;
 
 /// `NF_CT_STATE_INVALID_BIT`, `NF_CT_STATE_UNTRACKED_BIT`: states of packets without a connection.
 const NO_CONNECTION: u8 = 0x41;
@@ -14,14 +14,14 @@ pub fn has_connection() -> Test {
 }
 
 /// `struct xt_connmark_mtinfo1`
-pub fn connmark(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn connmark(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 12)?;
     let mark = masked(Field::ConnectionMark, blob.u32(4)?, blob.u32(0)?);
     Ok(vec![test(has_connection(), false), test(mark, blob.u8(8)? != 0)])
 }
 
 /// `struct xt_state_info`, whose bits are those of nf_tables
-pub fn state(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn state(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 4)?;
     let bits = blob.u32(0)? & 0x4f;
     Ok(vec![test(masked(Field::ConnectionState, bits, 0u8), true)])
@@ -45,7 +45,7 @@ struct Checks<'a> {
 }
 
 impl Checks<'_> {
-    fn add(&mut self, flag: u16, make: impl FnOnce(&Blob) -> Result<Test, WireError>) -> Result<(), WireError> {
+    fn add(&mut self, flag: u16, make: impl FnOnce(&Blob) -> Result<Test, Failure>) -> Result<(), Failure> {
         if self.info.wanted & flag != 0 {
             self.found.push((make(&self.info.blob)?, self.info.invert & flag != 0));
         }
@@ -54,7 +54,7 @@ impl Checks<'_> {
 }
 
 /// `struct xt_conntrack_mtinfo1`, `2`, `3`
-pub fn conntrack(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn conntrack(extension: &Extension) -> Result<Vec<Step>, Failure> {
     const STATE: u16 = 1 << 0;
     let size = match extension.revision {
         1 => 152,
@@ -115,7 +115,7 @@ fn states(mask: u16) -> (Vec<Test>, u8) {
 }
 
 /// Everything but the state: tests, and whether each is inverted.
-fn checks(info: &Info) -> Result<Vec<(Test, bool)>, WireError> {
+fn checks(info: &Info) -> Result<Vec<(Test, bool)>, Failure> {
     let mut checks = Checks { info, found: Vec::new() };
     checks.add(1 << 12, |_| Ok(masked(Field::ConnectionDirection, u8::MAX, 0u8)))?;
     for (flag, name, at) in [

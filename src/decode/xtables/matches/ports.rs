@@ -1,18 +1,18 @@
 //! Matches that test ports.
 
 use crate::decode::xtables::{Blob, Extension, all, masked, occasional, opaque_match, other, test, within};
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Condition, Field, Step, Test};
-use crate::wire::WireError;
 
 /// Two `__u16`: first and last port.
-fn range(blob: &Blob, at: usize, field: Field, inverted: bool) -> Result<Option<Step>, WireError> {
+fn range(blob: &Blob, at: usize, field: Field, inverted: bool) -> Result<Option<Step>, Failure> {
     let (first, last) = (blob.u16(at)?, blob.u16(at + 2)?);
     let any = (first, last, inverted) == (0, u16::MAX, false);
     Ok((!any).then(|| test(within(field, first, last), inverted)))
 }
 
 /// `struct xt_tcp`
-pub fn tcp(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn tcp(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 12)?;
     let invert = blob.u8(11)?;
     let mut steps = Vec::new();
@@ -30,7 +30,7 @@ pub fn tcp(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_udp`
-pub fn udp(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn udp(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 10)?;
     let invert = blob.u8(8)?;
     let mut steps = Vec::new();
@@ -40,20 +40,20 @@ pub fn udp(extension: &Extension) -> Result<Vec<Step>, WireError> {
 }
 
 /// `struct xt_sctp_info`
-pub fn sctp(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn sctp(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 292)?;
     flagged(&blob, blob.u32(284)?, blob.u32(288)?, &[(0x4, "sctp chunks")])
 }
 
 /// `struct xt_dccp_info`
-pub fn dccp(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn dccp(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let blob = Blob::new(extension, 16)?;
     let (flags, invert) = (blob.u16(8)?.into(), blob.u16(10)?.into());
     flagged(&blob, flags, invert, &[(0x4, "dccp type"), (0x8, "dccp option")])
 }
 
 /// Destination ports, then source ports, each only if its flag is set.
-fn flagged(blob: &Blob, flags: u32, invert: u32, rest: &[(u32, &str)]) -> Result<Vec<Step>, WireError> {
+fn flagged(blob: &Blob, flags: u32, invert: u32, rest: &[(u32, &str)]) -> Result<Vec<Step>, Failure> {
     let mut steps = Vec::new();
     if flags & 0x1 != 0 {
         steps.extend(range(blob, 4, Field::SourcePort, invert & 0x1 != 0)?);
@@ -69,13 +69,13 @@ fn flagged(blob: &Blob, flags: u32, invert: u32, rest: &[(u32, &str)]) -> Result
 const MULTI_PORTS: usize = 15;
 
 /// `struct xt_multiport`, `struct xt_multiport_v1`
-pub fn multiport(extension: &Extension) -> Result<Vec<Step>, WireError> {
+pub fn multiport(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let with_ranges = extension.revision == 1;
     let blob = Blob::new(extension, if with_ranges { 48 } else { 32 })?;
     let (ends, count) = (blob.u8(0)?, usize::from(blob.u8(1)?));
     let inverted = with_ranges && blob.u8(47)? != 0;
     if count > MULTI_PORTS {
-        return Err(WireError::new(format!("multiport: {count} ports, {MULTI_PORTS} fit")));
+        return Err(Failure::unexpected(format!("multiport: {count} ports, {MULTI_PORTS} fit")));
     }
     let port = |number: usize| blob.u16(2 + 2 * number);
     let mut ranges = Vec::new();
@@ -86,7 +86,7 @@ pub fn multiport(extension: &Extension) -> Result<Vec<Step>, WireError> {
         if with_ranges && blob.u8(32 + number)? != 0 {
             number += 1;
             if number == MULTI_PORTS {
-                return Err(WireError::new(format!("multiport: the range from {first} has no end")));
+                return Err(Failure::unexpected(format!("multiport: the range from {first} has no end")));
             }
             last = port(number)?;
         }

@@ -30,7 +30,7 @@ fn hold(steps: &[Step], packet: &BTreeMap<Field, u128>) -> Option<bool> {
     all_known.then_some(true)
 }
 
-fn decoded(name: &str, revision: u8, data: &[u8]) -> Result<Vec<Step>, WireError> {
+fn decoded(name: &str, revision: u8, data: &[u8]) -> Result<Vec<Step>, Failure> {
     decode_match(&Extension { name, revision, family: Family::Ipv4, data })
 }
 
