@@ -26,25 +26,24 @@ pub fn all(nftables: &Reading<Arc<Ruleset>>, legacy: &[Reading<Arc<Ruleset>>; 2]
 
 /// The source-NAT rules that a postrouting or input hook leads to.
 ///
-/// Failed: a chain was not read, or a rule has a NAT target that was not understood.
+/// Without a value: a list of base chains was not read, a chain that they lead to, or a verdict map in one; or a rule has a
+/// NAT target that was not understood.
 fn rules(ruleset: &Ruleset, is_legacy: bool) -> Reading<Vec<SourceNatRule>> {
-    let mut found = Vec::new();
-    for (id, chain) in ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
-        let rules = match &chain.rules {
-            Reading::Ok(rules) => rules,
-            other => return other.as_ref().map(|_| Vec::new()),
-        };
-        for rule in rules.iter() {
-            if let Some(what) = rule.steps.iter().find_map(not_understood) {
-                return Reading::Failed(Failure::unsupported(format!(
-                    "rule {} of {}: {what} is not understood",
-                    rule.position, id.chain
-                )));
+    ruleset.all_reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]).and_then(|chains| {
+        let mut found = Vec::new();
+        for (id, chain) in chains {
+            for rule in chain.known_rules() {
+                if let Some(what) = rule.steps.iter().find_map(not_understood) {
+                    return Reading::Failed(Failure::unsupported(format!(
+                        "rule {} of {}: {what} is not understood",
+                        rule.position, id.chain
+                    )));
+                }
+                found.extend(source_nat_rule(ruleset, is_legacy, id, rule));
             }
-            found.extend(source_nat_rule(ruleset, is_legacy, id, rule));
         }
-    }
-    Reading::Ok(found)
+        Reading::Ok(found)
+    })
 }
 
 /// An expression or target that may translate the source address for all we know.
@@ -111,4 +110,63 @@ pub fn totals(rules: &[SourceNatRule]) -> BTreeMap<SourceNatKind, SourceNatTotal
         }
     }
     totals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::netfilter::{Base, Chain, Family, Nat, PortRandomization, Verdict};
+
+    fn id(name: &str) -> ChainId {
+        ChainId { family: Family::Ipv4, table: "nat".into(), chain: name.into() }
+    }
+
+    fn chain(base: bool, steps: Vec<Step>) -> Chain {
+        let (hook, kind) = (Hook::Postrouting, ChainKind::Nat);
+        let base = base.then(|| Base { hook, kind, priority: 100, drops: false, devices: vec![] });
+        let rule =
+            Rule { position: 1, comment: String::new(), steps, counter: None, from_xtables: false, fingerprint: 0 };
+        Chain::new(base, Reading::Ok(Arc::new(vec![rule])))
+    }
+
+    /// A base chain that jumps to one with a rule that masquerades.
+    fn ruleset() -> Ruleset {
+        let (action, randomization) = (NatAction::Masquerade, PortRandomization::None);
+        let nat = Nat { action, addresses: Chosen::Unset, ports: Chosen::Unset, randomization, persistent: false };
+        let mut ruleset = Ruleset::default();
+        ruleset.chains.insert(id("P"), chain(true, vec![Step::Verdict(Verdict::Jump("C".into()))]));
+        ruleset.chains.insert(id("C"), chain(false, vec![Step::Nat(nat)]));
+        ruleset.base_chains.add(Hook::Postrouting, id("P"));
+        ruleset
+    }
+
+    #[test]
+    fn a_part_that_was_not_read_leaves_no_list() {
+        let listed = |ruleset: &Ruleset| rules(ruleset, false);
+        let lost: Reading<()> = Reading::Denied("no permission".into());
+        assert_eq!(listed(&ruleset()).ok().map(Vec::len), Some(1));
+        for (family, hook, is_known) in [
+            (Family::Ipv4, Hook::Postrouting, false),
+            (Family::Inet, Hook::Postrouting, false),
+            (Family::Ipv6, Hook::Input, false),
+            (Family::Ipv4, Hook::Forward, true),
+            (Family::Netdev, Hook::Egress, true),
+        ] {
+            let mut ruleset = ruleset();
+            ruleset.base_chains.lose(family, hook, &lost);
+            assert_eq!(listed(&ruleset).ok().is_some(), is_known, "{family} {hook}");
+        }
+        let mut none = ruleset();
+        none.chains.clear();
+        assert!(listed(&none).ok().is_none(), "a chain that is listed and not there was not read");
+        let mut ruleset = ruleset();
+        ruleset.chains.get_mut(&id("C")).unwrap().rules = Reading::Failed("no answer".into());
+        assert_eq!(listed(&ruleset).why(), "chain C: no answer");
+        ruleset.chains.remove(&id("C"));
+        assert!(listed(&ruleset).ok().is_none());
+        let set = crate::snapshot::netfilter::SetId::Ipset(1);
+        let map = Verdict::Map { fields: vec![], set, verdicts: Reading::Failed("no answer".into()) };
+        ruleset.chains.insert(id("P"), chain(true, vec![Step::Verdict(map)]));
+        assert!(listed(&ruleset).ok().is_none(), "the map may lead to any chain");
+    }
 }

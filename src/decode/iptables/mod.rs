@@ -230,7 +230,7 @@ fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Resu
     find_tracking(ruleset, table, &seen, few)?;
     for number in searched {
         if !ruleset.chains.contains_key(&id(table, number, name)) {
-            insert(ruleset, table, number, name, Reading::Failed(SEARCHED.into()))?;
+            insert(ruleset, table, number, name, Reading::Failed(Failure::not_needed(SEARCHED)))?;
         }
     }
     Ok(())
@@ -264,7 +264,11 @@ fn insert(
     name: &str,
     rules: Reading<Arc<Vec<Rule>>>,
 ) -> Result<(), Failure> {
-    match ruleset.chains.insert(id(table, number, name), Chain::new(base(table, number, name)?, rules)) {
+    let (id, base) = (id(table, number, name), base(table, number, name)?);
+    if let Some(base) = &base {
+        ruleset.base_chains.add(base.hook, id.clone());
+    }
+    match ruleset.chains.insert(id, Chain::new(base, rules)) {
         Some(_) => Err(Failure::unexpected(format!("two chains {}", table.name(&table.chains[number])))),
         None => Ok(()),
     }
@@ -298,7 +302,7 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
         }
     }
     for (number, rules) in found {
-        insert(ruleset, table, number, name, Reading::Failed(SEARCHED.into()))?;
+        insert(ruleset, table, number, name, Reading::Failed(Failure::not_needed(SEARCHED)))?;
         if let Some(chain) = ruleset.chains.get_mut(&id(table, number, name)) {
             chain.udp_rules = Some(Arc::new(rules));
         }

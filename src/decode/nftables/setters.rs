@@ -67,7 +67,7 @@ pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>, tested_els
     }
     for (id, base) in bases {
         let chain = attempt.ruleset.chains.entry(id);
-        chain.or_insert_with(|| Chain::new(None, Reading::Failed(SEARCHED.into()))).base = Some(base);
+        chain.or_insert_with(|| Chain::new(None, Reading::Failed(Failure::not_needed(SEARCHED)))).base = Some(base);
     }
 }
 
@@ -154,7 +154,7 @@ fn follow_for_udp(attempt: &mut Attempt<'_>, mut open: Vec<ChainId>) {
             continue;
         }
         let rules = attempt.answered_rules(wire::rules_for_udp(attempt.generation, &id), &id);
-        let mut chain = Chain::new(None, Reading::Failed(SEARCHED.into()));
+        let mut chain = Chain::new(None, Reading::Failed(Failure::not_needed(SEARCHED)));
         match rules {
             Reading::Ok(rules) => {
                 let rules = services::for_udp(&rules);

@@ -8,7 +8,7 @@ mod source_nat;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Name, Reading, names};
+use super::{Failure, Name, Reading, names};
 pub use rule::{
     Chosen, Condition, Counter, End, Field, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test,
     TypeScope, Verdict, address_key, name_key,
@@ -179,6 +179,11 @@ impl Chain {
         self.rules.ok().or(self.udp_rules.as_ref()).map(|rules| rules.as_slice())
     }
 
+    /// Whether it was not read because it only needed to be searched: a nat chain with more Services than are read whole.
+    pub fn only_searched(&self) -> bool {
+        self.rules.failure().is_some_and(|failure| matches!(failure.root(), Failure::NotNeeded(_)))
+    }
+
     /// Its rules, or none where they were not read.
     pub fn known_rules(&self) -> &[Rule] {
         self.rules.ok().map_or(&[], |rules| rules.as_slice())
@@ -260,8 +265,45 @@ impl MarkSetters {
 }
 
 impl Ruleset {
+    /// The same as [`Self::reachable`] if nothing is missing there: every list of these hooks was read, every chain that
+    /// is reached, and every verdict map in these. Else the reading that has no value.
+    pub fn all_reachable(&self, kind: ChainKind, hooks: &[Hook]) -> Reading<Vec<(&ChainId, &Chain)>> {
+        const FAMILIES: [Family; 3] = [Family::Ipv4, Family::Ipv6, Family::Inet];
+        if let Some((family, hook, reading)) = self.base_chains.first_unread(&FAMILIES, hooks) {
+            return reading.within(format_args!("base chains of {family} {hook}")).map(|()| Vec::new());
+        }
+        let listed = FAMILIES.iter().flat_map(|family| hooks.iter().map(|hook| self.base_chains.at(*family, *hook)));
+        let listed: Vec<&ChainId> = listed.filter_map(|list| list.ok().copied()).flatten().collect();
+        if let Some(id) = listed.into_iter().find(|id| !self.chains.contains_key(id)) {
+            return Reading::Failed(Failure::unexpected("it was not read").within(format_args!("chain {}", id.chain)));
+        }
+        let reached = self.reachable(kind, hooks);
+        match reached.iter().find_map(|(id, chain)| self.first_unread_in(id, chain)) {
+            Some(unread) => unread.map(|()| Vec::new()),
+            None => Reading::Ok(reached),
+        }
+    }
+
+    /// What was not read of a chain: its rules, a verdict map in them, or a chain that they name.
+    pub fn first_unread_in(&self, id: &ChainId, chain: &Chain) -> Option<Reading<()>> {
+        let Reading::Ok(rules) = &chain.rules else {
+            return Some(chain.rules.without_value().within(format_args!("chain {}", id.chain)));
+        };
+        let maps = rules.iter().flat_map(|rule| &rule.steps).filter_map(|step| match step {
+            Step::Verdict(Verdict::Map { verdicts, .. }) => Some(verdicts),
+            _ => None,
+        });
+        if let Some(unread) = maps.into_iter().find(|verdicts| verdicts.ok().is_none()) {
+            return Some(unread.without_value().within(format_args!("a verdict map in chain {}", id.chain)));
+        }
+        let named = |name: &Name| ChainId { chain: name.clone(), ..id.clone() };
+        let missing = rules.iter().flat_map(Rule::jumps).find(|name| !self.chains.contains_key(&named(name)))?;
+        Some(Reading::Failed(Failure::unexpected("it was not read").within(format_args!("chain {missing}"))))
+    }
+
     /// The chains that base chains of this kind on these hooks lead to, base chains included, each once: in the order
-    /// of the base chains (by priority, then name), then depth first as the rules name them.
+    /// of the base chains (by priority, then name), then depth first as the rules name them. Only those that were read,
+    /// and what these lead to; there may be others.
     pub fn reachable(&self, kind: ChainKind, hooks: &[Hook]) -> Vec<(&ChainId, &Chain)> {
         let wanted = |base: &Base| base.kind == kind && hooks.contains(&base.hook);
         let mut bases: Vec<_> = self
