@@ -18,6 +18,14 @@ fn whole(chain: &Chain) -> Option<&[Rule]> {
 /// Elements of a verdict map that are looked at one by one.
 const MAX_ELEMENTS: usize = 256;
 
+/// The packet as `NOTRACK` leaves it; `None`: it does not change, as it has a connection or a template of one.
+fn untracked(packet: &Packet) -> Option<Packet> {
+    let (before, open) = (packet.get(&Field::ConnectionState), Values::of(&[state::INVALID]));
+    let after = before.without(&open).or(&Values::of(&[state::UNTRACKED]));
+    let changes = !packet.template && !before.and(&open).is_empty();
+    changes.then(|| packet.clone().with(Field::ConnectionState, after))
+}
+
 impl Walk<'_> {
     pub(super) fn ask(&mut self, key: &str, answers: usize, why: impl FnOnce() -> String) -> usize {
         let key = format!("{} {key}", self.stage);
@@ -37,8 +45,8 @@ impl Walk<'_> {
                     (None, Some(unread)) => unread.rules.why().to_owned(),
                     (None, None) => format!("chain {} was not read", id.chain),
                 };
-                let at = RuleAt { set, chain: id.clone(), position: 0 };
-                return self.anything(&at, 0, &why, packets);
+                let hit = Hit::Rule(RuleAt { set, chain: id.clone(), position: 0 }, 0);
+                return self.anything(&hit, &why, packets);
             }
         };
         let mut live = packets;
@@ -97,13 +105,13 @@ impl Walk<'_> {
                 }
                 Step::Notrack => {
                     for packet in &mut current {
-                        if !packet.template && packet.number(&Field::ConnectionState) == Some(state::INVALID) {
-                            packet.set(Field::ConnectionState, Values::of(&[state::UNTRACKED]));
+                        if let Some(untracked) = untracked(packet) {
+                            *packet = untracked;
                         }
                     }
                 }
                 Step::Nat(_) => {
-                    let hit = Hit { at: at.clone(), step: number };
+                    let hit = Hit::Rule(at.clone(), number);
                     ends.extend(current.drain(..).map(|packet| (End::Translated(hit.clone()), packet)));
                 }
                 Step::Verdict(verdict) => {
@@ -114,7 +122,8 @@ impl Walk<'_> {
                 Step::Harmless(_) | Step::UpdateSet { .. } => {}
                 Step::Opaque(what) => {
                     let mut open = Vec::new();
-                    for (end, packet) in self.anything(at, number, what, std::mem::take(&mut current)) {
+                    let hit = Hit::Rule(at.clone(), number);
+                    for (end, packet) in self.anything(&hit, what, std::mem::take(&mut current)) {
                         if end == End::Return { open.push(packet) } else { ends.push((end, packet)) }
                     }
                     current = open;
@@ -194,7 +203,7 @@ impl Walk<'_> {
                 }
                 let Reading::Ok(verdicts) = verdicts else {
                     if !inside.is_empty() {
-                        ends.extend(self.anything(at, number, &verdicts.why(), inside));
+                        ends.extend(self.anything(&Hit::Rule(at.clone(), number), &verdicts.why(), inside));
                     }
                     return Vec::new();
                 };
@@ -234,31 +243,24 @@ impl Walk<'_> {
         ends
     }
 
-    /// Something that was not understood: it does nothing, or writes any mark, or (in a nat chain) translates.
-    pub(super) fn anything(
-        &mut self,
-        at: &RuleAt,
-        number: usize,
-        why: &str,
-        packets: Vec<Packet>,
-    ) -> Vec<(End, Packet)> {
-        let why = format!("{}: {why}", self.world.describe(at));
-        let question = self.ask(&format!("{at:?} {number}"), 3, || why);
+    /// Something that was not understood, or not read: it drops all packets, or does anything else with them. A drop is a
+    /// case of its own, so that nothing is certain behind it; the other case therefore needs no finer ones.
+    pub(super) fn anything(&mut self, hit: &Hit, why: &str, packets: Vec<Packet>) -> Vec<(End, Packet)> {
+        let why = format!("{}: {why}", self.place(hit));
+        let question = self.ask(&format!("{hit:?}"), 2, || why);
         let mut ends = Vec::new();
-        for (answer, packet) in (0..3).flat_map(|answer| packets.iter().cloned().map(move |packet| (answer, packet))) {
-            let mut packet = packet;
-            if !packet.guess(question, answer) {
+        for mut packet in packets {
+            if !packet.guess(question, 1) {
                 continue;
             }
-            match answer {
-                0 => ends.push((End::Return, packet)),
-                1 => {
-                    packet.set(Field::Mark, Values::any(&Field::Mark));
-                    packet.set(Field::ConnectionMark, Values::any(&Field::ConnectionMark));
-                    ends.push((End::Return, packet));
-                }
-                _ => ends.push((End::Translated(Hit { at: at.clone(), step: number }), packet)),
+            for mark in [Field::Mark, Field::ConnectionMark] {
+                packet.set(mark.clone(), Values::any(&mark));
             }
+            if let Some(untracked) = untracked(&packet) {
+                ends.extend([(End::Return, untracked.clone()), (End::Accept, untracked)]);
+            }
+            ends.push((End::Translated(hit.clone()), packet.clone()));
+            ends.extend([(End::Accept, packet.clone()), (End::Return, packet)]);
         }
         ends
     }
@@ -281,9 +283,11 @@ impl Walk<'_> {
             }
             MarkWrite::Unknown(what) => {
                 let why = format!("{} writes a mark that cannot be told: {what}", self.world.describe(at));
-                let question = self.ask(&format!("{at:?} {number} mark"), 2, || why);
+                let question = self.ask(&format!("{at:?} {number} mark"), 3, || why);
                 let before = std::mem::take(packets);
-                for (answer, values) in [Values::word(0), Values::any(&own)].into_iter().enumerate() {
+                // It may be the same for all packets: what asks for a bit, or for its absence, is not certain to be met.
+                let answers = [Values::word(0), Values::word(u32::MAX), Values::any(&own)];
+                for (answer, values) in answers.into_iter().enumerate() {
                     for packet in before.iter().cloned() {
                         let mut packet = packet.with(own.clone(), values.clone());
                         if packet.guess(question, answer) {

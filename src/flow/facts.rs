@@ -26,14 +26,14 @@ pub struct TunnelFacts {
     pub inner: [Values; 2],
     /// Frames get into it that no rule of IP has seen: it is a port of a bridge.
     pub bridged: bool,
-    /// Something beside the rules gives connections other destinations: IPVS.
-    pub balanced: bool,
-    /// This host forwards packets.
-    pub forwards: [bool; 2],
-    /// UDP ports that it sends to.
-    pub ports: Values,
-    /// UDP ports that it sends from.
-    pub source_ports: Values,
+    /// Something beside the rules gives connections other destinations: IPVS. `Err`: that was not read.
+    pub balanced: Result<bool, String>,
+    /// This host forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
+    pub forwards: [Result<bool, String>; 2],
+    /// UDP ports that it sends to; `None`: not known.
+    pub ports: Option<Values>,
+    /// UDP ports that it sends from; `None`: not known.
+    pub source_ports: Option<Values>,
     /// Ways that outer packets take.
     pub ways: Vec<Way>,
     /// Why the ways are not known as a whole; then these hold what is.
@@ -75,11 +75,24 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     read(&snapshot.addresses.as_ref().map(|_| ()))?;
     let into = feeders(links, link.index);
     let names = links.iter().filter(|link| into.contains(&link.index)).filter_map(|link| name_key(&link.name));
-    let forwards = [0, 1].map(|at| snapshot.forwarding[at].ok().copied().unwrap_or(true));
-    let listed = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
-    let ports: Vec<u128> = tunnel.port.into_iter().chain(listed).map(u128::from).collect();
+    let forwards = [0, 1].map(|at| match &snapshot.forwarding[at] {
+        Reading::Ok(forwards) => Ok(*forwards),
+        Reading::Absent(_) => Ok(false),
+        unread => Err(format!("whether this host forwards packets was not read: {}", unread.why())),
+    });
+    let ports = tunnel.port.and_then(|own| match &tunnel.fdb {
+        Reading::Ok(entries) => {
+            let listed = entries.iter().filter_map(|entry| entry.port);
+            Some(Values::of(&listed.chain([own]).map(u128::from).collect::<Vec<_>>()))
+        }
+        Reading::Absent(_) => Some(Values::of(&[own.into()])),
+        Reading::Denied(_) | Reading::Failed(_) => None, // entries may have ports of their own
+    });
     let source_ports = tunnel.source_ports.or(snapshot.local_ports.ok().copied());
     let (ways, vague) = match &tunnel.outer {
+        Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
+            (vague_ways(snapshot, tunnel), Some(tunnel.fdb.why()))
+        }
         Reading::Ok(_) if tunnel.remotes().is_empty() => {
             (vague_ways(snapshot, tunnel), Some("it knows no remote yet".to_owned()))
         }
@@ -101,15 +114,13 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         inner: [false, true].map(|ipv6| routed_into(snapshot, &into, ipv6)),
         bridged: link.master.is_some(),
         balanced: match &snapshot.ipvs_services {
-            Reading::Ok(services) => *services != 0,
-            Reading::Absent(_) => false,
-            Reading::Denied(_) | Reading::Failed(_) => true,
+            Reading::Ok(services) => Ok(*services != 0),
+            Reading::Absent(_) => Ok(false),
+            unread => Err(format!("whether IPVS translates destinations was not read: {}", unread.why())),
         },
         forwards,
-        ports: Values::of(&ports),
-        source_ports: Values::ranges(vec![
-            source_ports.map_or((0, 0xffff), |(first, last)| (first.into(), last.into())),
-        ]),
+        ports,
+        source_ports: source_ports.map(|(first, last)| Values::ranges(vec![(first.into(), last.into())])),
         ways,
         vague,
         fwmarks: [fwmarks(false), fwmarks(true)],

@@ -3,9 +3,8 @@
 use super::packet::{Guesses, Kind, Packet, merge};
 use super::tunnel::{Journey, Marks, TRANSLATED};
 use super::values::Values;
-use super::walk::{Flow, Passed, state};
+use super::walk::{Certainty, Flow, Passed, state};
 use super::world::LOCAL;
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, Step, TypeScope, address_key};
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
@@ -39,17 +38,23 @@ impl Journey<'_, '_> {
                 continue;
             }
             for forwarded in [false, true] {
-                if forwarded && !self.facts.forwards[at] {
-                    continue;
+                let mut assumed = Guesses::new();
+                match &self.facts.forwards[at] {
+                    Ok(false) if forwarded => continue,
+                    Err(why) if forwarded => {
+                        let question = self.walk.unknowns.ask(format!("forwards {family}"), 2, || why.clone());
+                        assumed.insert(question, 1);
+                    }
+                    _ => {}
                 }
                 // What the first packet leaves in the connection's mark is what later ones begin with.
                 let mut saved = Marks::new();
-                saved.insert(Guesses::new(), Values::word(0));
-                for packet in self.inner_pass(family, forwarded, Flow::First, Values::word(0), &Guesses::new()) {
+                saved.insert(assumed.clone(), Values::word(0));
+                for packet in self.inner_pass(family, forwarded, Flow::First, Values::word(0), &assumed) {
                     add(&mut marks, &packet, packet.get(&Field::Mark));
                     add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
                 }
-                for packet in self.arriving(family, forwarded) {
+                for packet in self.arriving(family, forwarded, &assumed) {
                     add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
                 }
                 // A later packet may leave another one for those after it.
@@ -123,12 +128,13 @@ impl Journey<'_, '_> {
     }
 
     /// First packets that come out of the tunnel: what they leave in the connection's mark, answers begin with.
-    fn arriving(&mut self, family: Family, forwarded: bool) -> Vec<Packet> {
+    fn arriving(&mut self, family: Family, forwarded: bool, guesses: &Guesses) -> Vec<Packet> {
         self.walk.stage = format!("arriving {family} {forwarded}");
-        let packet = self
+        let mut packet = self
             .unclassified(family)
             .with(Field::ConnectionMark, Values::word(0))
             .with(Field::InputName, self.facts.feeders.clone());
+        packet.guesses.clone_from(guesses);
         let packets = self.pass(Hook::Prerouting, vec![packet]);
         if !forwarded {
             return self.pass(Hook::Input, packets);
@@ -182,10 +188,15 @@ impl Journey<'_, '_> {
         let first = if forwarded { Hook::Prerouting } else { Hook::Output };
         let starts = if forwarded { vec![packet] } else { self.routed_first(packet) };
         let mut packets = self.hook(first, None, flow, starts);
-        if self.facts.balanced {
+        if self.facts.balanced != Ok(false) {
             // IPVS does it between the two hooks, whatever the rules say.
-            let elsewhere = packets.iter().map(|packet| somewhere(packet, &self.facts.inner));
-            packets = elsewhere.collect::<Vec<_>>().into_iter().chain(packets).collect();
+            let mut elsewhere: Vec<Packet> =
+                packets.iter().map(|packet| somewhere(packet, &self.facts.inner)).collect();
+            if let Err(why) = &self.facts.balanced {
+                let question = self.walk.unknowns.ask("IPVS".into(), 2, || why.clone());
+                elsewhere.retain_mut(|packet| packet.guess(question, 1));
+            }
+            packets = elsewhere.into_iter().chain(packets).collect();
         }
         let (_, destination) = Packet::new(Kind::Traffic, family).ends();
         let routed = &self.facts.inner[usize::from(family == Family::Ipv6)];
@@ -217,7 +228,8 @@ impl Journey<'_, '_> {
         let at = usize::from(packet.family == Family::Ipv6);
         let by_mark = !self.facts.fwmarks[at].is_empty();
         let inner = &self.facts.inner[at];
-        if !by_mark && !self.facts.balanced && !self.translates_destinations(packet.family, Hook::Output) {
+        let translated = self.translates_destinations(packet.family, Hook::Output);
+        if !by_mark && self.facts.balanced == Ok(false) && translated == Certainty::DoesNot {
             return vec![packet];
         }
         let others = Values::any(&Field::OutputName).without(&self.facts.feeders).without(&Values::of(&[0]));
@@ -231,28 +243,44 @@ impl Journey<'_, '_> {
     fn hook(&mut self, hook: Hook, device: Option<&str>, flow: Flow, packets: Vec<Packet>) -> Vec<Packet> {
         let routed = &self.facts.inner;
         let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
-        let later = flow == Flow::Later && self.translates_destinations(family, hook);
+        let later = match self.translates_destinations(family, hook) {
+            _ if flow != Flow::Later => None,
+            Certainty::DoesNot => None,
+            Certainty::Happens => Some(Guesses::new()),
+            Certainty::Unknown(why) => {
+                let why = || format!("whether destinations are translated is not known: {why}");
+                Some(Guesses::from([(self.walk.unknowns.ask(format!("later {family} {hook}"), 2, why), 1)]))
+            }
+        };
         self.walk.hook(hook, device, flow, packets, &mut |walk, passed| {
             let nat = passed.hit.as_ref().map(|hit| walk.nat(hit).cloned());
-            settle_inner(hook, passed.packet, nat, later, routed)
+            settle_inner(hook, passed.packet, nat, later.as_ref(), routed)
         })
     }
 
     /// Whether connections can have another destination than their packets. What arrives may also be an answer to what
     /// left with a translated source.
-    fn translates_destinations(&self, family: Family, hook: Hook) -> bool {
+    fn translates_destinations(&self, family: Family, hook: Hook) -> Certainty {
         let translates = |step: &Step| match step {
             Step::Nat(nat) => {
                 let destination = matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap);
                 destination || hook != Hook::Output
             }
-            Step::Opaque(_) => true,
             _ => false,
         };
-        self.world().chains_of(family).any(|(_, _, chain)| match &chain.rules {
-            Reading::Ok(rules) => rules.iter().flat_map(|rule| &rule.steps).any(translates),
-            _ => true,
-        })
+        let mut unclear = None;
+        for (set, id, chain) in self.world().chains_of(family) {
+            if chain.only_searched() || chain.known_rules().iter().flat_map(|rule| &rule.steps).any(translates) {
+                return Certainty::Happens;
+            }
+            let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
+            if steps.any(|step| matches!(step, Step::Opaque(_))) {
+                let chain = self.world().describe_chain(set, id);
+                unclear.get_or_insert_with(|| format!("a rule of {chain} is not understood"));
+            }
+        }
+        let why = self.world().unread(family).or(unclear);
+        why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 }
 
@@ -279,15 +307,30 @@ fn somewhere(packet: &Packet, inner: &[Values; 2]) -> Packet {
 }
 
 /// What becomes of an inner packet that the NAT core got. `nat`: the rule that it ended in, or one that was not understood.
-fn settle_inner(hook: Hook, packet: Packet, nat: Option<Option<Nat>>, later: bool, inner: &[Values; 2]) -> Vec<Packet> {
+/// `later`: it is a later one of a connection whose destination may be translated, if this is taken for granted.
+fn settle_inner(
+    hook: Hook,
+    packet: Packet,
+    nat: Option<Option<Nat>>,
+    later: Option<&Guesses>,
+    inner: &[Values; 2],
+) -> Vec<Packet> {
     let (source, destination) = packet.ends();
     let routed = &inner[usize::from(packet.family == Family::Ipv6)];
     let on_source = matches!(hook, Hook::Postrouting | Hook::Input);
     match nat {
         None if on_source => vec![packet],
         // A later packet of a flow that was translated when it began.
-        None if later => vec![somewhere(&packet, inner), packet],
-        None => vec![packet],
+        None => {
+            let mut packets = Vec::new();
+            if let Some(assumed) = later {
+                let mut elsewhere = somewhere(&packet, inner);
+                let fits = assumed.iter().all(|(question, answer)| elsewhere.guess(*question, *answer));
+                packets.extend(fits.then_some(elsewhere));
+            }
+            packets.push(packet);
+            packets
+        }
         Some(_) if on_source => {
             let mut packet = with_status(packet, 0x10);
             packet.forget(&source);

@@ -6,8 +6,10 @@
 //! | `world` | rules of all backends, links, addresses |
 //! | `values`, `packet` | what a symbolic packet's fields can hold |
 //! | `unknowns` | what could not be told, and whether it matters |
+//! | `unread` | rules that were not read, and what follows |
 //! | `order` | which chains a hook calls, in which orders |
 //! | `walk`, `chain`, `split` | the way through hooks, through chains; what a test leaves of a packet |
+//! | `nat_core` | when nat chains are called, and which |
 //! | `nat` | what a translation makes of a packet |
 //! | `source_nat` | which source-NAT rules new connections get to |
 //! | `services` | destinations that are translated, and what goes wrong with that |
@@ -18,6 +20,7 @@ mod chain;
 mod facts;
 mod inner;
 mod nat;
+mod nat_core;
 mod order;
 mod packet;
 mod services;
@@ -25,16 +28,17 @@ mod source_nat;
 mod split;
 mod tunnel;
 mod unknowns;
+mod unread;
 mod values;
 mod walk;
 mod world;
 
 pub use facts::{TunnelFacts, Way, facts};
-pub use services::{Found, destination_nat, dns_to_several, invalid_passes};
+pub use services::{destination_nat, dns_to_several, invalid_passes};
 pub use source_nat::{Reached, ReachedRules, reached};
 pub use tunnel::{OuterPackets, outer_packets};
 pub use walk::Certainty;
-pub use world::World;
+pub use world::{Found, RuleAt, World};
 
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,7 @@ pub fn effect(nat: &Nat, hook: Hook, packet: &Packet, primary: &Result<u128, Str
                 return Effect::Unclear("a map tells which network is written".into());
             };
             match within(packet, end, range(first, last)) {
+                false if !packet.knows(end) => Effect::Unclear("its address is not known".into()),
                 true => Effect::Kept, // one to one: the bits of the network are there already
                 false => Effect::Changed("an address of another network".into()),
             }
@@ -73,6 +74,9 @@ fn source_effect(nat: &Nat, packet: &Packet, addresses: Option<(u128, u128)>) ->
     match nat.ports {
         Chosen::Unset => Effect::Kept,
         Chosen::ByPacket => Effect::Unclear("a map tells which port is written".into()),
+        Chosen::Range(..) if !packet.knows(&Field::SourcePort) => {
+            Effect::Unclear("its source port is not known".into())
+        }
         Chosen::Range(first, last) => match within(packet, &Field::SourcePort, (first.into(), last.into())) {
             true => Effect::Kept,
             false => Effect::Changed(format!("a source port of {first}-{last}")),
@@ -99,6 +103,9 @@ fn destination_effect(nat: &Nat, packet: &Packet) -> Effect {
     match nat.ports {
         Chosen::Unset => Effect::Kept,
         Chosen::ByPacket => Effect::Unclear("a map tells which port is written".into()),
+        Chosen::Range(..) if !packet.knows(&Field::DestinationPort) => {
+            Effect::Unclear("its destination port is not known".into())
+        }
         Chosen::Range(first, last) => {
             let within = within(packet, &Field::DestinationPort, (first.into(), last.into()));
             match within && (nat.randomization == PortRandomization::None || first == last) {

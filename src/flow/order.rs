@@ -4,7 +4,9 @@
 //! which one that is. All nat chains are called from one hook of the NAT core, which has a priority of its own; what they
 //! declare only orders them among each other.
 
+use super::unread::List;
 use super::world::World;
+use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{ChainId, ChainKind, Family, Hook};
 
 /// Calls of equal priority that are tried in every order: 4! of them.
@@ -19,6 +21,8 @@ pub enum Call {
     Nat,
     /// A base chain: position in [`World::rules`], name.
     Chain(usize, ChainId),
+    /// Whatever chains a list that was not read has at this place.
+    Unread(List),
 }
 
 /// Calls of one priority.
@@ -46,33 +50,64 @@ fn nat_core(hook: Hook) -> Option<i32> {
 /// only multiply the orders. `device`: the one whose egress hook it is.
 pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<Step> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
+    let mut unread = Vec::new();
     let mut has_nat = false;
-    for (set, id, chain) in world.chains_of(family) {
-        let Some(base) = chain.base.as_ref().filter(|base| base.hook == hook) else { continue };
-        let elsewhere = hook == Hook::Egress && !device.is_some_and(|device| bound_to(&base.devices, device));
-        if elsewhere {
+    for (list, chains) in world.lists(family, hook) {
+        let Reading::Ok(chains) = chains else {
+            has_nat |= list.family != Family::Netdev;
+            unread.push(list);
             continue;
-        }
-        if base.kind == ChainKind::Nat {
-            has_nat = true;
-        } else if world.has_effect(set, id) {
-            calls.push((base.priority, Call::Chain(set, id.clone())));
+        };
+        for (set, id, base) in chains {
+            let elsewhere = hook == Hook::Egress && !device.is_some_and(|device| bound_to(&base.devices, device));
+            if elsewhere {
+                continue;
+            }
+            if base.kind == ChainKind::Nat {
+                has_nat = true;
+            } else if world.has_effect(set, id) {
+                calls.push((base.priority, Call::Chain(set, id.clone())));
+            }
         }
     }
     if matches!(hook, Hook::Prerouting | Hook::Output) {
         calls.push((CONNTRACK, Call::Conntrack));
     }
     calls.extend(nat_core(hook).filter(|_| has_nat).map(|priority| (priority, Call::Nat)));
-    by_priority(calls)
+    everywhere(by_priority(calls), &unread)
 }
 
 /// The nat chains that the NAT core calls, in the same form.
 pub fn nat_chains(world: &World<'_>, family: Family, hook: Hook) -> Vec<Step> {
-    let chains = world.chains_of(family).filter_map(|(set, id, chain)| {
-        let base = chain.base.as_ref().filter(|base| base.hook == hook && base.kind == ChainKind::Nat)?;
-        world.has_effect(set, id).then(|| (base.priority, Call::Chain(set, id.clone())))
-    });
-    by_priority(chains.collect())
+    let mut calls: Vec<(i32, Call)> = Vec::new();
+    let mut unread = Vec::new();
+    for (list, chains) in world.lists(family, hook) {
+        match chains {
+            Reading::Ok(chains) => calls.extend(chains.into_iter().filter_map(|(set, id, base)| {
+                let called = base.kind == ChainKind::Nat && world.has_effect(set, id);
+                called.then(|| (base.priority, Call::Chain(set, id.clone())))
+            })),
+            _ => unread.push(list),
+        }
+    }
+    everywhere(by_priority(calls), &unread)
+}
+
+/// Chains of lists that were not read may have any priority: each list is called before the first step and after each.
+fn everywhere(steps: Vec<Step>, unread: &[List]) -> Vec<Step> {
+    if unread.is_empty() {
+        return steps;
+    }
+    let between = |priority: i32| {
+        unread.iter().map(move |list| Step { priority, calls: vec![Call::Unread(*list)] }).collect::<Vec<_>>()
+    };
+    let mut all = between(i32::MIN);
+    for step in steps {
+        let priority = step.priority;
+        all.push(step);
+        all.extend(between(priority));
+    }
+    all
 }
 
 fn bound_to(devices: &[String], device: &str) -> bool {
@@ -113,6 +148,7 @@ pub fn name(world: &World<'_>, call: &Call) -> String {
         Call::Conntrack => "connection tracking".into(),
         Call::Nat => "the NAT core".into(),
         Call::Chain(set, id) => world.describe_chain(*set, id),
+        Call::Unread(list) => world.describe_list(*list),
     }
 }
 

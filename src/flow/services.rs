@@ -4,9 +4,8 @@
 use super::packet::{Kind, Packet};
 use super::values::Values;
 use super::walk::{Certainty, Flow, Passed, Walk, state};
-use super::world::{RuleAt, World};
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Family, Field, Hook, Nat, NatAction, Step};
+use super::world::{Found, World};
+use crate::snapshot::netfilter::{Chain, Family, Field, Hook, Nat, NatAction, Step};
 
 const TCP: u128 = 6;
 const UDP: u128 = 17;
@@ -16,42 +15,27 @@ const MAX_HITS: usize = 512;
 /// Chains that only Services lead to.
 const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
 
-/// Whether something is so, and which rule says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Whether it happens.
-    pub certainty: Certainty,
-    /// Where; empty if nowhere.
-    pub place: String,
-}
-
 fn is_destination_nat(nat: &Nat) -> bool {
     matches!(nat.action, NatAction::Dnat | NatAction::Redirect)
 }
 
 /// Whether a rule gives connections another destination.
 pub fn destination_nat(world: &World<'_>) -> Found {
-    let mut unread = None;
-    for family in [Family::Ipv4, Family::Ipv6] {
-        for (set, id, chain) in world.chains_of(family) {
-            let rules = chain.rules_for_udp().unwrap_or_default();
-            let translates = |step: &Step| matches!(step, Step::Nat(nat) if is_destination_nat(nat));
-            if let Some(rule) = rules.iter().find(|rule| rule.steps.iter().any(translates)) {
-                let at = RuleAt { set, chain: id.clone(), position: rule.position };
-                return Found { certainty: Certainty::Happens, place: world.describe(&at) };
-            }
-            if let Reading::Failed(why) = &chain.rules {
-                unread = Some((set, why.to_string()));
-            }
-        }
+    let found = world.find_step(&|step| matches!(step, Step::Nat(nat) if is_destination_nat(nat)));
+    if found.certainty == Certainty::Happens {
+        return found;
     }
-    let Some((set, why)) = unread else {
-        return Found { certainty: Certainty::DoesNot, place: String::new() };
-    };
-    let setters = world.rules[set].ruleset.setters.found.values();
-    match setters.map(|(chain, _)| chain).find(|chain| OF_SERVICES.contains(&chain.chain.as_str())) {
-        Some(chain) => Found { certainty: Certainty::Happens, place: format!("Services lead to {}", chain.chain) },
-        None => Found { certainty: Certainty::Unknown(why), place: String::new() },
+    let searched = |set: &usize| world.rules[*set].ruleset.chains.values().any(Chain::only_searched);
+    let searched: Vec<usize> = (0..world.rules.len()).filter(searched).collect();
+    let setters = searched.iter().flat_map(|set| world.rules[*set].ruleset.setters.found.values());
+    let mut setters = setters.map(|(chain, _)| chain);
+    match (setters.find(|chain| OF_SERVICES.contains(&chain.chain.as_str())), found.certainty) {
+        (Some(chain), _) => Found { certainty: Certainty::Happens, place: format!("Services lead to {}", chain.chain) },
+        (None, Certainty::DoesNot) if !searched.is_empty() => {
+            let why = "the chains of Services are too large to be read whole";
+            Found { certainty: Certainty::Unknown(why.into()), place: String::new() }
+        }
+        (None, certainty) => Found { certainty, place: String::new() },
     }
 }
 
@@ -110,7 +94,7 @@ pub fn dns_to_several(world: &World<'_>) -> Found {
 }
 
 fn place(walk: &Walk<'_>, passed: &Passed) -> String {
-    passed.hit.as_ref().map(|hit| walk.world.describe(&hit.at)).unwrap_or_default()
+    passed.hit.as_ref().map(|hit| walk.place(hit)).unwrap_or_default()
 }
 
 /// Whether TCP segments that connection tracking calls invalid pass through this host. If not, the place is a rule that
@@ -119,16 +103,20 @@ pub fn invalid_passes(world: &World<'_>) -> Found {
     let mut walk = Walk::new(world);
     let mut passing = Vec::new();
     for family in [Family::Ipv4, Family::Ipv6] {
-        if !walk.tracks(family) {
+        let tracks = walk.tracks(family);
+        if tracks == Certainty::DoesNot {
             continue;
         }
         let devices = Values::any(&Field::InputName).without(&Values::of(&[0]));
-        let packet = Packet::new(Kind::Traffic, family)
+        let mut packet = Packet::new(Kind::Traffic, family)
             .with(Field::L4Proto, Values::of(&[TCP]))
             .with(Field::Mark, Values::word(0))
             .with(Field::ConnectionState, Values::of(&[state::INVALID]))
             .with(Field::InputName, devices.clone())
             .with(Field::OutputName, Values::of(&[0]));
+        if let Certainty::Unknown(why) = tracks {
+            packet.guess(walk.ask_whether_tracked(family, &why), 1);
+        }
         let mut packets = vec![packet];
         for hook in [Hook::Prerouting, Hook::Forward, Hook::Postrouting] {
             walk.stage = format!("invalid {family} {hook}");

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::packet::{Guesses, Kind, Packet};
 use super::values::Values;
 use super::walk::{Certainty, Flow, Hit, Walk, state};
-use super::world::World;
-use crate::snapshot::netfilter::{Backend, ChainId, Family, Field, Hook, Nat, NatAction};
+use super::world::{RuleAt, World};
+use crate::snapshot::netfilter::{Backend, Family, Field, Hook, Nat, NatAction};
 
 /// Protocols whose ports are translated: TCP, UDP, DCCP, SCTP, UDP-Lite.
 const WITH_PORTS: [u128; 5] = [6, 17, 33, 132, 136];
@@ -16,13 +16,9 @@ const WITH_PORTS: [u128; 5] = [6, 17, 33, 132, 136];
 pub struct Reached {
     /// For people: where it stands.
     pub place: String,
-    /// Who holds it.
-    pub backend: Backend,
-    /// Its chain.
-    pub chain: ChainId,
-    /// From 1 within its chain.
-    pub position: u32,
-    /// What it does; `None`: a target that was not understood.
+    /// Who holds it, and where it stands; `None`: it is in some chain of a list that was not read.
+    pub at: Option<(Backend, RuleAt)>,
+    /// What it does; `None`: a target that was not understood, or a rule that was not read.
     pub nat: Option<Nat>,
     /// Whether some connection surely gets to it.
     pub certainty: Certainty,
@@ -51,7 +47,13 @@ pub fn reached(world: &World<'_>) -> ReachedRules {
                 .with(Field::ConnectionState, Values::of(&[state::NEW, state::RELATED]))
                 .with(Field::ConnectionDirection, Values::of(&[0]))
                 .with(Field::Mark, Values::free_bits(world.settable_bits()));
-            walk.nat_core(hook, Flow::First, vec![packet], &mut |_, passed| {
+            let mut packets = vec![packet.clone()];
+            if let Some((bits, why)) = world.doubtful_bits() {
+                let mut packet = packet.with(Field::Mark, Values::free_bits(bits | world.settable_bits()));
+                packet.guess(walk.unknowns.ask(format!("doubtful bits {why}"), 2, || why), 1);
+                packets.push(packet);
+            }
+            walk.nat_core(hook, Flow::First, packets, &mut |_, passed| {
                 if let Some(hit) = passed.hit {
                     hits.entry(hit).or_default().push(passed.packet.guesses);
                 }
@@ -60,12 +62,13 @@ pub fn reached(world: &World<'_>) -> ReachedRules {
         }
     }
     let found = hits.into_iter().map(|(hit, guesses)| Reached {
-        place: world.describe(&hit.at),
-        backend: world.backend(&hit.at),
+        place: walk.place(&hit),
         nat: walk.nat(&hit).cloned(),
         certainty: walk.certainty(guesses.iter()),
-        position: hit.at.position,
-        chain: hit.at.chain,
+        at: match hit {
+            Hit::Rule(at, _) => Some((world.backend(&at), at)),
+            Hit::Unread(_) => None,
+        },
     });
     let rules = found.filter(|reached| reached.nat.as_ref().is_none_or(translates_source)).collect();
     ReachedRules { rules, gave_up: walk.gave_up }

@@ -96,7 +96,7 @@ impl Walk<'_> {
         condition: &Condition,
     ) -> Option<(Field, Values, Values)> {
         let (indices, _) = Values::any(field).split(field, condition)?;
-        let names = self.world.names(&indices);
+        let names = self.world.names(&indices)?;
         let known = packet.get(&name);
         Some((name, known.and(&names), known.without(&names)))
     }
@@ -113,7 +113,11 @@ impl Walk<'_> {
     ) -> Parts {
         let (holds, fails) = self.split_read_set(at, number, packet, id, fields, parts);
         // What rules have put into it since it was read, or are going to.
-        let [shrinks, grows] = self.updates.get(&(at.set, id.clone())).copied().unwrap_or_default();
+        let [mut shrinks, mut grows] = self.updates.get(&(at.set, id.clone())).copied().unwrap_or_default();
+        let is_stable = self.world.rules[at.set].ruleset.sets.get(id).is_some_and(|set| set.stable);
+        if self.unread[at.set] && !is_stable {
+            (shrinks, grows) = (true, true);
+        }
         let (mut inside, mut outside) = (Vec::new(), Vec::new());
         for (packets, moves, is_inside) in [(holds, shrinks, true), (fails, grows, false)] {
             let (here, there) = if is_inside { (&mut inside, &mut outside) } else { (&mut outside, &mut inside) };

@@ -4,5 +4,6 @@ mod language;
 mod marks;
 mod reach;
 mod tunnel;
+mod unread;
 
 use language::rules;

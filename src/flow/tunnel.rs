@@ -143,10 +143,15 @@ impl<'a> Journey<'_, 'a> {
             .with(Field::ConnectionDirection, Values::of(&[0]))
             .with(Field::ConnectionStatus, Values::free_bits(!TRANSLATED))
             .with(Field::L4Proto, Values::of(&[17]))
-            .with(Field::SourcePort, self.facts.source_ports.clone())
-            .with(Field::DestinationPort, self.facts.ports.clone())
             .with(Field::InputName, Values::of(&[0]));
         packet.guesses.clone_from(guesses);
+        for (field, ports) in
+            [(Field::SourcePort, &self.facts.source_ports), (Field::DestinationPort, &self.facts.ports)]
+        {
+            if let Some(ports) = ports {
+                packet.set(field, ports.clone());
+            }
+        }
         let (source, destination) = packet.ends();
         if let Some(address) = way.source {
             packet.set(source, Values::of(&[address]));
@@ -158,7 +163,8 @@ impl<'a> Journey<'_, 'a> {
             packet.set(Field::OutputName, Values::of(&[device]));
         }
         let packets = self.outer_hook(Hook::Output, vec![packet], way, &started_with);
-        let tracked = |packet: &&Packet| packet.number(&Field::ConnectionState) == Some(state::NEW);
+        let new = Values::of(&[state::NEW]);
+        let tracked = |packet: &&Packet| !packet.get(&Field::ConnectionState).and(&new).is_empty();
         self.tracked.extend(packets.iter().filter(tracked).map(|packet| packet.guesses.clone()));
         let tunnel = name_key(&self.facts.device).filter(|_| self.facts.input_in_postrouting);
         for (packet, way) in self.rerouted(packets, way) {
@@ -215,7 +221,7 @@ impl<'a> Journey<'_, 'a> {
         let (mut rewritings, mut kept) = (Vec::new(), Vec::new());
         let left = self.walk.hook(hook, None, Flow::First, packets, &mut |walk, Passed { mut packet, hit }| {
             let Some(hit) = hit else { return vec![packet] };
-            let place = walk.world.describe(&hit.at);
+            let place = walk.place(&hit);
             let effect = walk.nat(&hit).map(|nat| effect(nat, hook, &packet, &way.primary));
             match effect {
                 Some(Effect::Kept) => {

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::order::{self, Call};
 use super::packet::{Guesses, Kind, Packet, merge};
 use super::unknowns::Unknowns;
+use super::unread::List;
 use super::values::{MAX_PARTS, Values};
 use super::world::{RuleAt, World};
-use crate::snapshot::netfilter::{Chain, ChainId, Family, Field, Hook, Nat, SetId, Step};
+use crate::snapshot::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
 /// Rules that packets are held against: about a second. When they are used up, packets get no further, and what was not
 /// seen to happen is uncertain.
@@ -44,13 +45,13 @@ pub enum Flow {
     Invalid,
 }
 
-/// A rule that translates, met by a packet.
+/// What translates a packet, or may.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hit {
-    /// Where it stands.
-    pub at: RuleAt,
-    /// Which step of the rule.
-    pub(super) step: usize,
+pub enum Hit {
+    /// A step of a rule, by its number; of position 0: a chain that was not read.
+    Rule(RuleAt, usize),
+    /// Some chain of a list that was not read.
+    Unread(List),
 }
 
 /// How a packet leaves a chain.
@@ -90,9 +91,11 @@ pub struct Walk<'a> {
     /// Why ways through the rules are missing, if some are.
     pub gave_up: Option<String>,
     left: usize,
-    tracks: BTreeMap<Family, bool>,
+    tracks: BTreeMap<Family, Certainty>,
     /// Sets that rules take packets out of, and put packets into.
     pub(super) updates: BTreeMap<(usize, SetId), [bool; 2]>,
+    /// By rule set: whether a rule that was not read may change any of its sets.
+    pub(super) unread: Vec<bool>,
 }
 
 impl<'a> Walk<'a> {
@@ -102,8 +105,8 @@ impl<'a> Walk<'a> {
         let chains = chains.flat_map(|(set, rules)| rules.ruleset.chains.values().map(move |chain| (set, chain)));
         let mut updates: BTreeMap<(usize, SetId), [bool; 2]> = BTreeMap::new();
         for (set, step) in chains.flat_map(|(set, chain)| {
-            let rules = chain.rules_for_udp().unwrap_or_default();
-            rules.iter().flat_map(|rule| &rule.steps).map(move |step| (set, step))
+            let rules = chain.rules_for_udp().into_iter().flatten();
+            rules.flat_map(|rule| &rule.steps).map(move |step| (set, step))
         }) {
             if let Step::UpdateSet { set: id, adds } = step {
                 updates.entry((set, id.clone())).or_default()[usize::from(*adds)] = true;
@@ -119,6 +122,7 @@ impl<'a> Walk<'a> {
             left: BUDGET,
             tracks,
             updates,
+            unread: (0..world.rules.len()).map(|set| world.unread_in_set(set).is_some()).collect(),
         }
     }
 
@@ -132,15 +136,30 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether connections of a family are tracked.
-    pub fn tracks(&self, family: Family) -> bool {
-        self.tracks.get(&family).copied().unwrap_or(true)
+    pub fn tracks(&self, family: Family) -> Certainty {
+        self.tracks.get(&family).cloned().unwrap_or(Certainty::Happens)
     }
 
-    /// The translation that a rule stands for; `None`: it is one that was not understood.
+    /// A question whose answer 1 is that connections of a family are tracked.
+    pub fn ask_whether_tracked(&mut self, family: Family, why: &str) -> usize {
+        let why = || format!("whether connections are tracked is not known: {why}");
+        self.unknowns.ask(format!("tracked {family}"), 2, why)
+    }
+
+    /// For people: where it is.
+    pub fn place(&self, hit: &Hit) -> String {
+        match hit {
+            Hit::Rule(at, _) => self.world.describe(at),
+            Hit::Unread(list) => self.world.describe_list(*list),
+        }
+    }
+
+    /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.
     pub fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
-        let chain = self.world.chain(hit.at.set, &hit.at.chain)?;
-        let rule = chain.known_rules().iter().find(|rule| rule.position == hit.at.position)?;
-        match rule.steps.get(hit.step) {
+        let Hit::Rule(at, step) = hit else { return None };
+        let chain = self.world.chain(at.set, &at.chain)?;
+        let rule = chain.known_rules().iter().find(|rule| rule.position == at.position)?;
+        match rule.steps.get(*step) {
             Some(Step::Nat(nat)) => Some(nat),
             _ => None,
         }
@@ -167,11 +186,19 @@ impl<'a> Walk<'a> {
                 let ends = walk.base_chain(*set, id, packets);
                 ends.into_iter().map(|(_, packet)| packet).collect()
             }
+            Call::Unread(list) => {
+                let ends = walk.unread_list(*list, packets);
+                let passing = ends.into_iter().filter(|(end, _)| *end == End::Return);
+                // One of the chains may route what it marks again.
+                let mut packets: Vec<Packet> = passing.map(|(_, packet)| packet).collect();
+                packets.iter_mut().for_each(|packet| packet.rerouted |= hook == Hook::Output);
+                packets
+            }
         })
     }
 
     /// Runs calls by priority, and those of equal priority in every order that they may have.
-    fn in_every_order(
+    pub(super) fn in_every_order(
         &mut self,
         hook: Hook,
         steps: Vec<order::Step>,
@@ -182,7 +209,7 @@ impl<'a> Walk<'a> {
             let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
             let independent = calls.iter().all(|call| match call {
                 Call::Chain(set, id) => !self.world.writes(*set, id),
-                Call::Conntrack | Call::Nat => false,
+                Call::Conntrack | Call::Nat | Call::Unread(_) => false,
             });
             if calls.len() > 1 && independent {
                 calls.retain(|call| self.decides(call, &packets));
@@ -236,11 +263,31 @@ impl<'a> Walk<'a> {
     }
 
     /// `nf_conntrack_in`
-    fn conntrack(&self, flow: Flow, mut packets: Vec<Packet>) -> Vec<Packet> {
-        for packet in &mut packets {
-            let untracked = packet.number(&Field::ConnectionState) == Some(state::UNTRACKED);
-            if untracked || !self.tracks(packet.family) {
+    fn conntrack(&mut self, flow: Flow, packets: Vec<Packet>) -> Vec<Packet> {
+        let mut passed = Vec::with_capacity(packets.len());
+        for mut packet in packets {
+            let (before, untracked) = (packet.get(&Field::ConnectionState), Values::of(&[state::UNTRACKED]));
+            if !before.and(&untracked).is_empty() {
+                passed.push(packet.clone().with(Field::ConnectionState, untracked.clone()));
+            }
+            if before.without(&untracked).is_empty() {
                 continue;
+            }
+            packet.set(Field::ConnectionState, before.without(&untracked));
+            match self.tracks(packet.family) {
+                Certainty::Happens => {}
+                Certainty::DoesNot => {
+                    passed.push(packet);
+                    continue;
+                }
+                Certainty::Unknown(why) => {
+                    let question = self.ask_whether_tracked(packet.family, &why);
+                    let mut untracked = packet.clone();
+                    passed.extend(untracked.guess(question, 0).then_some(untracked));
+                    if !packet.guess(question, 1) {
+                        continue;
+                    }
+                }
             }
             let states: &[u128] = match (flow, packet.kind) {
                 // A flow without an answer is still new when its second packet comes.
@@ -250,78 +297,9 @@ impl<'a> Walk<'a> {
                 (Flow::First, Kind::Tunnel) => &[state::NEW],
             };
             packet.set(Field::ConnectionState, Values::of(states));
+            passed.push(packet);
         }
-        packets
-    }
-
-    /// `nf_nat_inet_fn`: the nat chains in turn, until one translates.
-    pub(super) fn nat_core(
-        &mut self,
-        hook: Hook,
-        flow: Flow,
-        packets: Vec<Packet>,
-        settle: &mut dyn FnMut(&mut Self, Passed) -> Vec<Packet>,
-    ) -> Vec<Packet> {
-        let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
-        let no_connection = Values::of(&[state::INVALID, state::UNTRACKED]);
-        let tracked = |packet: &Packet| packet.get(&Field::ConnectionState).and(&no_connection).is_empty();
-        let (seen, mut passed): (Vec<Packet>, Vec<Packet>) =
-            packets.into_iter().partition(|packet| flow == Flow::First && tracked(packet));
-        let steps = order::nat_chains(self.world, family, hook);
-        let mut translated = Vec::new();
-        let left = self.in_every_order(hook, steps, seen, &mut |walk, call, packets| {
-            let Call::Chain(set, id) = call else { return packets };
-            let ends = if walk.is_unread(*set, id, &packets) {
-                let at = RuleAt { set: *set, chain: id.clone(), position: 0 };
-                packets.into_iter().flat_map(|packet| walk.through_services(&at, packet)).collect()
-            } else {
-                walk.base_chain(*set, id, packets)
-            };
-            let mut left = Vec::new();
-            for (end, packet) in ends {
-                match end {
-                    End::Translated(hit) => translated.push(Passed { packet, hit: Some(hit) }),
-                    _ => left.push(packet),
-                }
-            }
-            left
-        });
-        let passed_by: Vec<Packet> = std::mem::take(&mut passed);
-        for packet in passed_by.into_iter().chain(left) {
-            passed.extend(settle(self, Passed { packet, hit: None }));
-        }
-        translated.sort_unstable();
-        translated.dedup();
-        for hit in translated {
-            passed.extend(settle(self, hit));
-        }
-        merge(passed)
-    }
-
-    fn is_unread(&self, set: usize, id: &ChainId, packets: &[Packet]) -> bool {
-        let udp = packets.iter().all(Packet::is_udp);
-        let read = |chain: &Chain| chain.rules.ok().is_some() || udp && chain.udp_rules.is_some();
-        !self.world.chain(set, id).is_some_and(read)
-    }
-
-    /// The nat chains of Services were only searched for rules that set a mark: one may have, and the destination may
-    /// have been translated.
-    fn through_services(&mut self, at: &RuleAt, packet: Packet) -> Vec<(End, Packet)> {
-        if packet.kind == Kind::Tunnel {
-            return self.anything(at, 0, "the chains of Services are too large to be read whole", vec![packet]);
-        }
-        let mut packet = packet;
-        let bits = self.world.settable_bits();
-        for mark in [Field::Mark, Field::ConnectionMark] {
-            let freed = packet.get(&mark).written(&Values::free_bits(bits), !bits, bits, 0);
-            packet.set(mark, freed);
-        }
-        packet.forget(&Field::ConnectionStatus);
-        let mut translated = packet.clone();
-        let (_, destination) = packet.ends();
-        translated.forget(&destination);
-        translated.forget(&Field::DestinationPort);
-        vec![(End::Return, packet), (End::Translated(Hit { at: at.clone(), step: 0 }), translated)]
+        passed
     }
 
     /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.
@@ -334,7 +312,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A base chain and its policy; packets that are dropped are gone.
-    fn base_chain(&mut self, set: usize, id: &ChainId, packets: Vec<Packet>) -> Vec<(End, Packet)> {
+    pub(super) fn base_chain(&mut self, set: usize, id: &ChainId, packets: Vec<Packet>) -> Vec<(End, Packet)> {
         let drops = self.world.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops);
         let mut ends = self.chain(set, id, packets, 0);
         ends.retain(|(end, _)| !(drops && *end == End::Return));

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::packet::Packet;
+use super::unread::is_unread_map;
 use super::values::Values;
+use super::walk::Certainty;
 use crate::snapshot::netfilter::{
-    Backend, Chain, ChainId, ChainKind, Family, Field, Hook, Ruleset, Step, TypeScope, Verdict, address_key, name_key,
+    Backend, Chain, ChainId, ChainKind, Family, Field, Ruleset, Step, TypeScope, Verdict, address_key, name_key,
 };
 use crate::snapshot::{Link, Reading, Snapshot};
 
@@ -40,10 +42,19 @@ pub struct OwnAddresses {
 pub struct World<'a> {
     /// In no order: hooks have their own.
     pub rules: Vec<Rules<'a>>,
-    /// Devices.
-    pub links: &'a [Link],
+    /// Devices; `None`: not read.
+    pub links: Option<&'a [Link]>,
     /// IPv4's, IPv6's; `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
+}
+
+/// Whether something is so, and which rule says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Whether it happens.
+    pub certainty: Certainty,
+    /// Where; empty if nowhere.
+    pub place: String,
 }
 
 /// A rule, for people.
@@ -70,7 +81,7 @@ impl<'a> World<'a> {
             }
         }
         let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
-        Ok(Self { rules, links: snapshot.known_links(), own })
+        Ok(Self { rules, links: snapshot.links.ok().map(Vec::as_slice), own })
     }
 
     /// A chain by its name.
@@ -104,11 +115,13 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Names of the links whose index meets a test; 0 is no device and has no name.
-    pub fn names(&self, indices: &Values) -> Values {
-        let all = self.links.iter().map(|link| (u128::from(link.index), name_key(&link.name).unwrap_or_default()));
+    /// Names of the links whose index meets a test; 0 is no device and has no name. `None`: they are not known.
+    pub fn names(&self, indices: &Values) -> Option<Values> {
         let meets = |index: u128| !indices.and(&Values::of(&[index])).is_empty();
-        Values::ranges(all.chain([(0, 0)]).filter(|(index, _)| meets(*index)).map(|(_, key)| (key, key)).collect())
+        let links = self.links?.iter().filter(|link| meets(link.index.into()));
+        let mut names = links.map(|link| name_key(&link.name)).collect::<Option<Vec<u128>>>()?;
+        names.extend(meets(0).then_some(0));
+        Some(Values::of(&names))
     }
 
     /// Addresses of these types (`inet_dev_addr_type`: whatever is not local, broadcast or multicast is unicast).
@@ -121,9 +134,10 @@ impl<'a> World<'a> {
             TypeScope::Input => Some(packet.number(&Field::InputName)?),
             TypeScope::Output => Some(packet.number(&Field::OutputName)?),
         };
+        let links = if device.is_some() { self.links? } else { &[] };
         let here = |index: &Option<u32>| {
             device.is_none_or(|name| {
-                let link = self.links.iter().find(|link| Some(link.index) == *index);
+                let link = links.iter().find(|link| Some(link.index) == *index);
                 link.and_then(|link| name_key(&link.name)) == Some(name)
             })
         };
@@ -146,34 +160,6 @@ impl<'a> World<'a> {
         Some(special.or(&rest))
     }
 
-    /// Whether any rule makes the kernel track connections of a family: it does so for the first expression, match or
-    /// target that needs it, wherever that stands. Chains that were only searched hold the translations of Services.
-    pub fn tracks(&self, family: Family) -> bool {
-        let known = self.rules.iter().any(|rules| rules.ruleset.tracks.contains(&family));
-        known
-            || self.chains_of(family).any(|(.., chain)| match &chain.rules {
-                Reading::Ok(rules) => rules.iter().flat_map(|rule| &rule.steps).any(Step::needs_conntrack),
-                _ => true,
-            })
-    }
-
-    /// A rule that translates addresses, or may.
-    pub fn translates(&self) -> Option<RuleAt> {
-        let families = [Family::Ipv4, Family::Ipv6];
-        let mut chains = families.iter().flat_map(|family| self.chains_of(*family));
-        chains.find_map(|(set, id, chain)| {
-            let translates = |step: &Step| matches!(step, Step::Nat(_) | Step::Opaque(_));
-            let found = |position| RuleAt { set, chain: id.clone(), position };
-            match &chain.rules {
-                Reading::Ok(rules) => {
-                    let rule = rules.iter().find(|rule| rule.steps.iter().any(translates));
-                    rule.map(|rule| found(rule.position))
-                }
-                _ => Some(found(0)),
-            }
-        })
-    }
-
     /// Chains that a packet of a family can meet: position in [`World::rules`], name, chain.
     pub fn chains_of(&self, family: Family) -> impl Iterator<Item = (usize, &'a ChainId, &'a Chain)> + use<'a, '_> {
         let meets = move |id: &ChainId| matches!(id.family, Family::Inet | Family::Netdev) || id.family == family;
@@ -188,27 +174,6 @@ impl<'a> World<'a> {
         if self.rules[set].legacy { id.table == "mangle" } else { self.chain(set, id).is_some_and(route) }
     }
 
-    /// Bits of the mark that some rule can set; the search for them may have been given up.
-    pub fn settable_bits(&self) -> u32 {
-        self.rules.iter().fold(0, |all, rules| {
-            let setters = &rules.ruleset.setters;
-            setters.found.keys().fold(all | setters.given_up, |all, bit| all | bit)
-        })
-    }
-
-    /// A chain that no packet is followed through and that may write marks: of a bridge, or on ingress.
-    pub fn marks_elsewhere(&self) -> Option<String> {
-        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque(_));
-        self.rules.iter().enumerate().find_map(|(set, rules)| {
-            let apart = rules.ruleset.chains.iter().filter(|(id, chain)| {
-                let base = chain.base.as_ref();
-                base.is_some_and(|base| id.family == Family::Bridge || base.hook == Hook::Ingress)
-            });
-            let mut marking = apart.filter(|(id, _)| self.leads_to(set, id, marks));
-            marking.next().map(|(id, _)| self.describe_chain(set, id))
-        })
-    }
-
     /// Whether a chain, or one that it leads to, does anything to a packet but let it pass.
     pub fn has_effect(&self, set: usize, id: &ChainId) -> bool {
         self.leads_to(set, id, is_effect)
@@ -221,7 +186,7 @@ impl<'a> World<'a> {
     }
 
     /// Whether a chain, or one that it leads to, has such a step; one that was not read may have any.
-    fn leads_to(&self, set: usize, id: &ChainId, wanted: impl Fn(&Step) -> bool) -> bool {
+    pub(super) fn leads_to(&self, set: usize, id: &ChainId, wanted: impl Fn(&Step) -> bool) -> bool {
         let mut open = vec![id.clone()];
         let mut seen = BTreeSet::new();
         while let Some(id) = open.pop() {
@@ -230,7 +195,7 @@ impl<'a> World<'a> {
             }
             let Some(Reading::Ok(rules)) = self.chain(set, &id).map(|chain| &chain.rules) else { return true };
             for rule in rules.iter() {
-                if rule.steps.iter().any(&wanted) {
+                if rule.steps.iter().any(|step| wanted(step) || is_unread_map(step)) {
                     return true;
                 }
                 open.extend(rule.jumps().into_iter().map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));

@@ -2,7 +2,7 @@
 
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
-use crate::flow::{self, Certainty, Reached, World};
+use crate::flow::{self, Certainty, Reached, RuleAt, World};
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Backend, NatAction, Owner, PortRandomization, SourceNatRule};
 
@@ -101,13 +101,11 @@ impl Context<'_> {
 
     /// `kube-proxy's rule 3 of chain KUBE-POSTROUTING (table ip nat)`
     fn describe(&self, rule: &Reached) -> String {
+        let Some((backend, RuleAt { chain, position, .. })) = &rule.at else { return rule.place.clone() };
         let mine = |known: &&SourceNatRule| {
-            let same_chain = known.family == rule.chain.family && known.table == rule.chain.table;
-            let legacy = |backend| backend == Backend::Legacy;
-            same_chain
-                && known.chain == rule.chain.chain
-                && known.position == rule.position
-                && legacy(known.backend) == legacy(rule.backend)
+            let same_chain = known.family == chain.family && known.table == chain.table && known.chain == chain.chain;
+            let legacy = |backend: Backend| backend == Backend::Legacy;
+            same_chain && known.position == *position && legacy(known.backend) == legacy(*backend)
         };
         let owner =
             self.snapshot.source_nat_rules.ok().and_then(|rules| rules.iter().find(mine)).map(|rule| rule.owner);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::ConditionState;
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
-use crate::flow::{self, Certainty, OuterPackets, World};
+use crate::flow::{self, Certainty, Found, OuterPackets, World};
 use crate::snapshot::{Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, with_lower_devices};
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
@@ -92,8 +92,11 @@ impl Context<'_> {
         match World::new(self.snapshot) {
             Err(why) => Outcome::unknown(why),
             Ok(world) => match world.translates() {
-                Some(at) => Outcome::holds(format!("{} translates addresses", world.describe(&at))),
-                None => Outcome::fails("no rule translates addresses"),
+                Found { certainty: Certainty::Happens, place } => {
+                    Outcome::holds(format!("{place} translates addresses"))
+                }
+                Found { certainty: Certainty::Unknown(why), .. } => Outcome::unknown(why),
+                Found { certainty: Certainty::DoesNot, .. } => Outcome::fails("no rule translates addresses"),
             },
         }
     }

@@ -4,6 +4,8 @@
 //! ip nat POSTROUTING: nat postrouting 100          a base chain (policy drop: `… 100 drop`); `legacy ip nat …`
 //! ip nat KUBE:                                     another chain
 //!   mark 0x4000/0x4000, oif eth0 => masquerade random-fully
+//!   unread                                         the rules of this chain were not read
+//! unread inet forward                              the list of base chains was not read
 //! ```
 
 use std::collections::BTreeMap;
@@ -29,7 +31,7 @@ impl Written {
     pub fn world(&self) -> World<'_> {
         let rules = [(&self.nftables, false), (&self.legacy, true)];
         let rules = rules.into_iter().map(|(ruleset, legacy)| Rules { legacy, ruleset }).collect();
-        World { rules, links: &[], own: [None, None] }
+        World { rules, links: Some(&[]), own: [None, None] }
     }
 }
 
@@ -38,18 +40,24 @@ pub fn rules(text: &str) -> Written {
     let mut written = Written::default();
     let mut open: Option<(bool, ChainId)> = None;
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        if let Some((head, base)) = line.split_once(':').filter(|_| !line.contains("=>")) {
+        if let Some(list) = line.trim().strip_prefix("unread ") {
+            let mut words: Vec<&str> = list.split_whitespace().collect();
+            let legacy = words[0] == "legacy";
+            words.drain(..usize::from(legacy));
+            let hook = Hook::from_name(words[1]).unwrap();
+            ruleset(&mut written, legacy).base_chains.lose(read_family(words[0]), hook, &unread());
+        } else if line.trim() == "unread" {
+            let (legacy, id) = open.clone().expect("a chain first");
+            ruleset(&mut written, legacy).chains.get_mut(&id).unwrap().rules = unread().map(|()| Arc::default());
+        } else if let Some((head, base)) = line.split_once(':').filter(|_| !line.contains("=>")) {
             let mut words: Vec<&str> = head.split_whitespace().collect();
             let legacy = words[0] == "legacy";
             words.drain(..usize::from(legacy));
-            let family = match words[0] {
-                "ip" => Family::Ipv4,
-                "ip6" => Family::Ipv6,
-                "inet" => Family::Inet,
-                _ => Family::Netdev,
-            };
-            let id = ChainId { family, table: words[1].into(), chain: words[2].into() };
+            let id = ChainId { family: read_family(words[0]), table: words[1].into(), chain: words[2].into() };
             let chain = Chain::new(read_base(base), Reading::Ok(Arc::default()));
+            if let Some(base) = &chain.base {
+                ruleset(&mut written, legacy).base_chains.add(base.hook, id.clone());
+            }
             ruleset(&mut written, legacy).chains.insert(id.clone(), chain);
             open = Some((legacy, id));
         } else {
@@ -76,6 +84,21 @@ pub fn rules(text: &str) -> Written {
         ruleset.setters.found = found;
     }
     written
+}
+
+fn read_family(word: &str) -> Family {
+    match word {
+        "ip" => Family::Ipv4,
+        "ip6" => Family::Ipv6,
+        "inet" => Family::Inet,
+        "netdev" => Family::Netdev,
+        "bridge" => Family::Bridge,
+        other => panic!("family {other:?} is unknown"),
+    }
+}
+
+fn unread() -> Reading<()> {
+    Reading::Failed("no answer".into())
 }
 
 fn ruleset(written: &mut Written, legacy: bool) -> &mut Ruleset {

@@ -16,7 +16,10 @@ fn reach(text: &str) -> Vec<String> {
         .iter()
         .map(|rule| {
             let sure = if rule.certainty == Certainty::Happens { "" } else { "?" };
-            format!("{} {}{sure}", rule.chain.chain, rule.position)
+            match &rule.at {
+                Some((_, at)) => format!("{} {}{sure}", at.chain.chain, at.position),
+                None => format!("unread{sure}"),
+            }
         })
         .collect();
     names.sort();

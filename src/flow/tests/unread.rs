@@ -1,0 +1,174 @@
+//! What was not read may be anything: never a certainty in either direction.
+
+use super::language::rules;
+use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
+use crate::flow::facts::TunnelFacts;
+use crate::flow::{Certainty, destination_nat, dns_to_several, invalid_passes, reached};
+
+fn word(certainty: &Certainty) -> &'static str {
+    match certainty {
+        Certainty::Happens => "yes",
+        Certainty::DoesNot => "no",
+        Certainty::Unknown(_) => "maybe",
+    }
+}
+
+/// Whether new connections get to a rule that translates their source.
+fn translated(text: &str) -> &'static str {
+    let written = rules(text);
+    let found = reached(&written.world());
+    let sure = found.rules.iter().any(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
+    match (sure, found.rules.is_empty() && found.gave_up.is_none()) {
+        (true, _) => "yes",
+        (false, true) => "no",
+        (false, false) => "maybe",
+    }
+}
+
+fn passes(text: &str) -> &'static str {
+    word(&invalid_passes(&rules(text).world()).certainty)
+}
+
+const MASQUERADE: &str = "ip nat P: nat postrouting 100\n oif eth0 => masquerade random-fully\n";
+const MARKED: &str = "ip m O: filter output -150\n => or 0x4000\n";
+
+#[test]
+fn a_list_that_was_not_read_may_translate() {
+    for (list, expected) in [
+        ("unread ip postrouting", "maybe"),
+        ("unread inet postrouting", "maybe"),
+        ("unread legacy ip postrouting", "maybe"),
+        ("unread ip output", "maybe"),
+        ("unread ip6 postrouting", "no"),
+        ("unread ip input", "no"),
+        ("unread netdev ingress", "no"),
+    ] {
+        assert_eq!(rewritten(list), expected, "{list}");
+    }
+    assert_eq!(translated("unread ip postrouting"), "maybe");
+    assert_eq!(translated("unread inet input"), "maybe");
+    assert_eq!(translated("unread ip forward"), "no");
+    assert_eq!(translated(""), "no");
+}
+
+#[test]
+fn a_list_that_was_not_read_may_drop_before_anything_is_translated() {
+    assert_eq!(rewritten(MASQUERADE), "yes");
+    for (list, expected) in [
+        ("unread ip postrouting", "maybe"),
+        ("unread inet output", "maybe"),
+        ("unread ip6 postrouting", "yes"),
+        ("unread ip forward", "yes"),
+        ("unread bridge forward", "yes"),
+    ] {
+        assert_eq!(rewritten(&[MASQUERADE, list].concat()), expected, "{list}");
+    }
+    assert_eq!(translated(&[MASQUERADE, "unread inet postrouting"].concat()), "maybe");
+    assert_eq!(translated(&[MASQUERADE, "unread inet forward"].concat()), "yes");
+}
+
+#[test]
+fn a_list_that_was_not_read_may_mark() {
+    assert_eq!(rewritten(OLD), "no");
+    for list in ["ip output", "inet forward", "ip6 postrouting", "netdev egress", "netdev ingress", "bridge forward"] {
+        assert_eq!(rewritten(&format!("{OLD}\nunread {list}")), "maybe", "{list}");
+        assert_eq!(translated(&format!("{OLD}\nunread {list}")), "maybe", "{list}");
+    }
+    assert_eq!(rewritten(&format!("{MARKED}{OLD}")), "yes");
+}
+
+#[test]
+fn a_list_that_was_not_read_may_stop_tracking_or_start_it() {
+    let text = "ip raw O: filter output -300\n dport 8472 => notrack\n";
+    assert_eq!(rewritten(&[text, MASQUERADE].concat()), "no");
+    assert_eq!(rewritten(&[text, MASQUERADE, "unread inet output"].concat()), "no", "what is not tracked stays so");
+    let tracked = |text: &str| word(&walk_with(text, &facts()).tracked);
+    assert_eq!(tracked(MASQUERADE), "yes");
+    assert_eq!(tracked(&[MASQUERADE, "unread ip output"].concat()), "maybe");
+    assert_eq!(tracked("ip f F: filter forward 0\n => accept"), "no");
+    assert_eq!(tracked("ip f F: filter forward 0\n => accept\nunread ip input"), "maybe");
+    assert_eq!(tracked("ip f F: filter forward 0\n => odd"), "maybe");
+}
+
+#[test]
+fn a_list_that_was_not_read_may_drop_invalid_segments() {
+    let tracking = "ip f F: filter forward 0\n state 2 => accept\n";
+    assert_eq!(passes(tracking), "yes");
+    assert_eq!(passes(""), "no", "nothing is tracked");
+    assert_eq!(passes("unread ip input"), "maybe", "something may be");
+    assert_eq!(passes(&format!("{tracking}unread ip forward")), "maybe");
+    assert_eq!(passes(&format!("{tracking}unread inet postrouting")), "maybe");
+    assert_eq!(passes(&format!("{tracking}unread ip output")), "yes", "they do not get there");
+    let dropping = "ip f F: filter forward 0\n state 1 => drop\n";
+    assert_eq!(passes(dropping), "no");
+    assert_eq!(passes(&format!("{dropping}unread ip forward")), "maybe", "it may leave them untracked");
+}
+
+#[test]
+fn a_chain_that_was_not_read_may_do_anything() {
+    let jump = "ip f F: filter forward 0\n => jump C\n state 1 => drop\nip f C:\n ";
+    assert_eq!(passes(&format!("{jump}state 2 => accept")), "no");
+    assert_eq!(passes(&format!("{jump}unread")), "maybe", "it may accept");
+    assert_eq!(passes(&format!("{jump}=> odd")), "maybe");
+    let behind = "ip f F: filter forward 0\n state 2 => accept\n => jump C\nip f C:\n unread";
+    assert_eq!(passes(behind), "maybe", "it may drop");
+    let mark = "ip m O: filter output -150\n => jump C\nip m C:\n unread\n";
+    assert_eq!(rewritten(&format!("{mark}{OLD}")), "maybe");
+    assert_eq!(
+        rewritten(
+            &format!("{mark}{MARKED}{OLD}").replace("O: filter output -150\n => or", "Q: filter output -160\n => or")
+        ),
+        "maybe"
+    );
+    let nat = "ip nat P: nat postrouting 100\n => jump C\n => masquerade random-fully\nip nat C:\n unread";
+    assert_eq!((rewritten(nat), translated(nat)), ("maybe", "maybe"));
+}
+
+#[test]
+fn destinations_may_be_translated_by_what_was_not_read() {
+    let several = |text: &str| word(&dns_to_several(&rules(text).world()).certainty);
+    let some = |text: &str| word(&destination_nat(&rules(text).world()).certainty);
+    let dnat = "ip nat O: nat output -100\n dst 10.96.0.10 => dnat to 10.0.0.1\n";
+    assert_eq!((several(dnat), some(dnat)), ("no", "yes"));
+    for list in ["ip output", "inet prerouting"] {
+        let text = format!("unread {list}");
+        assert_eq!((several(&text), some(&text)), ("maybe", "maybe"), "{list}");
+        assert_eq!(some(&format!("{dnat}{text}")), "yes", "{list}");
+    }
+    assert_eq!(several("unread ip forward"), "no");
+    assert_eq!(some("ip nat O: nat output -100\n unread"), "maybe");
+    assert_eq!(some("ip nat O: nat output -100\n => odd"), "maybe");
+}
+
+#[test]
+fn what_surrounds_a_tunnel_may_be_unread() {
+    let with = |text: &str, change: &dyn Fn(&mut TunnelFacts)| {
+        let mut facts = facts();
+        change(&mut facts);
+        verdict(&walk_with(text, &facts))
+    };
+    let unread = || Err("no answer".to_owned());
+    let forwarded = format!("ip m F: filter forward 0\n => or 0x4000\n{OLD}");
+    assert_eq!(with(&forwarded, &|_| {}), "yes");
+    assert_eq!(with(&forwarded, &|facts| facts.forwards = [Ok(false), Ok(false)]), "no");
+    assert_eq!(with(&forwarded, &|facts| facts.forwards = [unread(), unread()]), "maybe");
+    let elsewhere = format!("ip m O: filter output -150\n oif lan0 => or 0x4000\n{OLD}");
+    assert_eq!(with(&elsewhere, &|facts| facts.balanced = Ok(true)), "yes");
+    assert_eq!(with(&elsewhere, &|facts| facts.balanced = unread()), "maybe");
+    let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule}");
+    let from = post("sport 1-1023 => masquerade random-fully");
+    assert_eq!((with(&from, &|_| {}), with(&from, &|facts| facts.source_ports = None)), ("no", "maybe"));
+    let range = post("oif eth0, proto 17 => masquerade ports 1024-2048");
+    assert_eq!(with(&range, &|facts| facts.source_ports = None), "maybe");
+    let to = post("dport 8472 => masquerade random-fully");
+    assert_eq!((with(&to, &|_| {}), with(&to, &|facts| facts.ports = None)), ("yes", "maybe"));
+}
+
+#[test]
+fn a_mark_that_cannot_be_told_may_be_the_same_for_all_packets() {
+    let post = |rule: &str| format!("ip nat P: nat postrouting 100\n => any-mark\n {rule}");
+    for rule in ["mark 0x1/0x1", "mark 0x0/0x1", "mark 0x5"] {
+        assert_eq!(rewritten(&post(&format!("{rule} => masquerade random-fully"))), "maybe", "{rule}");
+    }
+    assert_eq!(rewritten(&post("=> masquerade random-fully")), "yes", "whatever the mark is");
+}

@@ -1,0 +1,200 @@
+//! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
+
+use super::walk::Certainty;
+use super::world::{Found, RuleAt, World};
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
+
+/// A list of base chains: those of one rule set, of tables of one family, on one hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct List {
+    /// Position of the rule set in [`World::rules`].
+    pub set: usize,
+    /// Family of the tables.
+    pub family: Family,
+    /// The hook.
+    pub hook: Hook,
+}
+
+/// A base chain that was listed: position of its rule set, name, and what makes it one.
+pub type Listed<'a> = (usize, &'a ChainId, &'a Base);
+
+/// Whether tables of a family have chains on a hook.
+fn has_hook(family: Family, hook: Hook) -> bool {
+    match family {
+        Family::Ipv4 | Family::Ipv6 => !matches!(hook, Hook::Ingress | Hook::Egress),
+        Family::Inet => hook != Hook::Egress,
+        Family::Netdev => matches!(hook, Hook::Ingress | Hook::Egress),
+        Family::Bridge => !matches!(hook, Hook::Ingress | Hook::Egress),
+    }
+}
+
+impl<'a> World<'a> {
+    /// The base chains that packets of a family meet on a hook, list by list: those of tables of that family, of `inet`
+    /// and of `netdev`.
+    pub fn lists(&self, family: Family, hook: Hook) -> Vec<(List, Reading<Vec<Listed<'a>>>)> {
+        let families = [family, Family::Inet, Family::Netdev].into_iter().filter(|family| has_hook(*family, hook));
+        let families: Vec<Family> = families.collect();
+        let sets = 0..self.rules.len();
+        let lists = sets.flat_map(|set| families.iter().map(move |family| List { set, family: *family, hook }));
+        lists.map(|list| (list, self.list(list))).collect()
+    }
+
+    /// The chains of a list. One that is listed and not there was not read, whose priority nobody knows.
+    pub fn list(&self, list: List) -> Reading<Vec<Listed<'a>>> {
+        let ruleset = self.rules[list.set].ruleset;
+        let chains = ruleset.base_chains.at(list.family, list.hook).map(|ids| {
+            let base = |id| Some((list.set, id, ruleset.chains.get(id)?.base.as_ref()?));
+            ids.iter().map(base).collect::<Option<Vec<_>>>()
+        });
+        chains.and_then(|known| known.map_or_else(|| Reading::Failed("a chain of it was not read".into()), Reading::Ok))
+    }
+
+    /// `the base chains of ipv4 postrouting`, for people.
+    pub fn describe_list(&self, list: List) -> String {
+        let backend = if self.rules[list.set].legacy { "legacy " } else { "" };
+        format!("the base chains of {backend}{} {}", list.family, list.hook)
+    }
+
+    /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.
+    pub fn unread(&self, family: Family) -> Option<String> {
+        let meets = |other: Family| matches!(other, Family::Inet | Family::Netdev) || other == family;
+        (0..self.rules.len()).find_map(|set| self.unread_in(set, &meets))
+    }
+
+    /// The same of one rule set, whatever packets can meet.
+    pub fn unread_in_set(&self, set: usize) -> Option<String> {
+        self.unread_in(set, &|_| true)
+    }
+
+    /// Nat chains that were only searched are no such part: it is known what they hold.
+    fn unread_in(&self, set: usize, wanted: &dyn Fn(Family) -> bool) -> Option<String> {
+        let ruleset = self.rules[set].ruleset;
+        for family in Family::ALL.iter().filter(|family| wanted(**family)) {
+            for hook in Hook::ALL.iter().filter(|hook| has_hook(*family, **hook)) {
+                let list = List { set, family: *family, hook: *hook };
+                if let why @ (Reading::Absent(_) | Reading::Denied(_) | Reading::Failed(_)) = self.list(list) {
+                    return Some(format!("{} were not read: {}", self.describe_list(list), why.why()));
+                }
+            }
+        }
+        let chains = ruleset.chains.iter().filter(|(id, chain)| wanted(id.family) && !chain.only_searched());
+        chains.into_iter().find_map(|(id, chain)| Some(ruleset.first_unread_in(id, chain)?.why()))
+    }
+
+    /// Whether any rule makes the kernel track connections of a family: it does so for the first expression, match or
+    /// target that needs it, wherever that stands. Chains that were only searched hold the translations of Services.
+    pub fn tracks(&self, family: Family) -> Certainty {
+        if self.rules.iter().any(|rules| rules.ruleset.tracks.contains(&family)) {
+            return Certainty::Happens;
+        }
+        let mut unclear = None;
+        for (set, id, chain) in self.chains_of(family) {
+            if chain.only_searched() {
+                return Certainty::Happens;
+            }
+            for rule in chain.known_rules() {
+                if rule.steps.iter().any(|step| step.needs_conntrack() && !matches!(step, Step::Opaque(_))) {
+                    return Certainty::Happens;
+                }
+                if rule.steps.iter().any(|step| matches!(step, Step::Opaque(_))) {
+                    unclear.get_or_insert_with(|| self.not_understood(set, id, rule));
+                }
+            }
+        }
+        let why = self.unread(family).or(unclear);
+        why.map_or(Certainty::DoesNot, Certainty::Unknown)
+    }
+
+    /// Whether any rule translates addresses, and where it stands: chains that were only searched have many.
+    pub fn translates(&self) -> Found {
+        let found = self.find_step(&|step| matches!(step, Step::Nat(_)));
+        let families = [Family::Ipv4, Family::Ipv6].into_iter();
+        let searched = families.flat_map(|family| self.chains_of(family)).find(|(.., chain)| chain.only_searched());
+        match searched {
+            Some((set, id, _)) if found.certainty != Certainty::Happens => {
+                Found { certainty: Certainty::Happens, place: self.describe_chain(set, id) }
+            }
+            _ => found,
+        }
+    }
+
+    /// Whether some rule that packets of IPv4 or IPv6 can meet has such a step, and which one. Of chains that were only
+    /// searched, what UDP packets can meet is known.
+    pub fn find_step(&self, wanted: &dyn Fn(&Step) -> bool) -> Found {
+        let mut why = None;
+        for family in [Family::Ipv4, Family::Ipv6] {
+            for (set, id, chain) in self.chains_of(family) {
+                for rule in chain.rules_for_udp().into_iter().flatten() {
+                    if rule.steps.iter().any(wanted) {
+                        let at = RuleAt { set, chain: id.clone(), position: rule.position };
+                        return Found { certainty: Certainty::Happens, place: self.describe(&at) };
+                    }
+                    if rule.steps.iter().any(|step| matches!(step, Step::Opaque(_))) {
+                        why.get_or_insert_with(|| self.not_understood(set, id, rule));
+                    }
+                }
+            }
+            why = self.unread(family).or(why);
+        }
+        Found { certainty: why.map_or(Certainty::DoesNot, Certainty::Unknown), place: String::new() }
+    }
+
+    fn not_understood(&self, set: usize, id: &ChainId, rule: &Rule) -> String {
+        let at = RuleAt { set, chain: id.clone(), position: rule.position };
+        format!("{} is not understood", self.describe(&at))
+    }
+
+    /// Bits of the mark that some rule sets.
+    pub fn settable_bits(&self) -> u32 {
+        let found = self.rules.iter().flat_map(|rules| rules.ruleset.setters.found.keys());
+        found.fold(0, |all, bit| all | bit)
+    }
+
+    /// Those among them that rules of chains set that were only searched.
+    pub fn searched_bits(&self, set: usize) -> u32 {
+        let ruleset = self.rules[set].ruleset;
+        let whole = |id: &ChainId| ruleset.chains.get(id).is_some_and(|chain| chain.rules.ok().is_some());
+        let found = ruleset.setters.found.iter().filter(|(_, (id, _))| !whole(id));
+        found.fold(0, |all, (bit, _)| all | bit)
+    }
+
+    /// Bits of the mark that rules may set beside those, and why that is not known: the search for them was given up, or
+    /// rules were not read.
+    pub fn doubtful_bits(&self) -> Option<(u32, String)> {
+        let unread = (0..self.rules.len()).find_map(|set| self.unread_in_set(set));
+        if let Some(why) = unread {
+            return Some((u32::MAX, why));
+        }
+        let setters = self.rules.iter().map(|rules| &rules.ruleset.setters).filter(|setters| setters.given_up != 0);
+        let setters: Vec<_> = setters.collect();
+        let bits = setters.iter().fold(0, |all, setters| all | setters.given_up);
+        let first = setters.first()?;
+        Some((bits, format!("whether rules set bits {bits:#x} of the mark is not known: {}", first.why)))
+    }
+
+    /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
+    pub fn marks_elsewhere(&self) -> Option<String> {
+        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque(_));
+        let mut apart = Vec::new();
+        for set in 0..self.rules.len() {
+            for hook in Hook::ALL {
+                let families = Family::ALL.iter().filter(|family| has_hook(**family, *hook));
+                let families = families.filter(|family| **family == Family::Bridge || *hook == Hook::Ingress);
+                apart.extend(families.map(|family| List { set, family: *family, hook: *hook }));
+            }
+        }
+        apart.into_iter().find_map(|list| match self.list(list) {
+            Reading::Ok(chains) => {
+                let mut marking = chains.into_iter().filter(|(set, id, _)| self.leads_to(*set, id, marks));
+                marking.next().map(|(set, id, _)| self.describe_chain(set, id))
+            }
+            unread => Some(format!("one of {} ({})", self.describe_list(list), unread.why())),
+        })
+    }
+}
+
+/// Whether a step leads by a map whose verdicts were not read.
+pub fn is_unread_map(step: &Step) -> bool {
+    matches!(step, Step::Verdict(Verdict::Map { verdicts, .. }) if verdicts.ok().is_none())
+}
