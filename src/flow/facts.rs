@@ -42,8 +42,8 @@ pub struct TunnelFacts {
     pub fwmarks: [Vec<(u32, u32)>; 2],
     /// It insists on a device, and packets that are routed again without that may leave by another.
     pub strays: bool,
-    /// Rules on postrouting see where a packet came in.
-    pub input_in_postrouting: bool,
+    /// Rules on postrouting see where a packet came in. `Err`: the kernel's version was not read.
+    pub input_in_postrouting: Result<bool, String>,
 }
 
 /// A way that outer packets take.
@@ -74,7 +74,14 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     read(&snapshot.rules.as_ref().map(|_| ()))?;
     read(&snapshot.addresses.as_ref().map(|_| ()))?;
     let into = feeders(links, link.index);
-    let names = links.iter().filter(|link| into.contains(&link.index)).filter_map(|link| name_key(&link.name));
+    let names = links
+        .iter()
+        .filter(|link| into.contains(&link.index))
+        .map(|link| name_key(&link.name).ok_or_else(|| format!("the name of {} is not known byte by byte", link.name)));
+    let names = names.collect::<Result<Vec<u128>, String>>()?;
+    if let Some(route) = snapshot.routes.ok().into_iter().flatten().find(|route| is_unresolved(route)) {
+        return Err(format!("a route in table {} has a next-hop object, which is not read", route.table));
+    }
     let forwards = [0, 1].map(|at| match &snapshot.forwarding[at] {
         Reading::Ok(forwards) => Ok(*forwards),
         Reading::Absent(_) => Ok(false),
@@ -110,7 +117,7 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
             .filter(|other| into.contains(&other.index) && other.index != link.index)
             .map(|other| other.name.clone())
             .collect(),
-        feeders: Values::ranges(names.map(|key| (key, key)).collect()),
+        feeders: Values::ranges(names.into_iter().map(|key| (key, key)).collect()),
         inner: [false, true].map(|ipv6| routed_into(snapshot, &into, ipv6)),
         bridged: link.master.is_some(),
         balanced: match &snapshot.ipvs_services {
@@ -127,8 +134,21 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         strays: tunnel
             .link
             .is_some_and(|own| strays(snapshot.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
-        input_in_postrouting: snapshot.kernel.ok().is_none_or(|kernel| kernel.base >= INPUT_IN_POSTROUTING),
+        input_in_postrouting: match &snapshot.kernel {
+            Reading::Ok(kernel) => Ok(kernel.base >= INPUT_IN_POSTROUTING),
+            unread => {
+                Err(format!("whether rules on postrouting see the incoming device is not known: {}", unread.why()))
+            }
+        },
     })
+}
+
+/// `RTN_UNICAST`
+const UNICAST: u8 = 1;
+
+/// Whether it is not known by which device a route leads.
+fn is_unresolved(route: &Route) -> bool {
+    route.kind == UNICAST && route.nexthop.is_some() && route.devices.is_empty()
 }
 
 /// Whether some table has another device than the tunnel's own for one of the remotes.
@@ -165,7 +185,6 @@ fn strays(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
 /// Destinations whose routes lead into one of these devices. What every IPv6 device has by itself (link-local and
 /// multicast) carries no traffic that a checksum is offloaded for.
 fn routed_into(snapshot: &Snapshot, devices: &std::collections::BTreeSet<u32>, ipv6: bool) -> Values {
-    const UNICAST: u8 = 1;
     let whole: IpAddr = if ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
     let routes = snapshot.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
     let routes = routes.filter(|route| route.devices.iter().any(|device| devices.contains(device)));

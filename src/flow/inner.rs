@@ -142,10 +142,8 @@ impl Journey<'_, '_> {
         let no_device = Values::of(&[0]);
         let device = Values::any(&Field::OutputName).without(&no_device);
         let leaving = packets.into_iter().map(|packet| packet.with(Field::OutputName, device.clone())).collect();
-        let mut packets = self.pass(Hook::Forward, leaving);
-        if !self.facts.input_in_postrouting {
-            packets.iter_mut().for_each(|packet| packet.set(Field::InputName, no_device.clone()));
-        }
+        let packets = self.pass(Hook::Forward, leaving);
+        let packets = self.as_postrouting_sees(packets);
         self.pass(Hook::Postrouting, packets)
     }
 
@@ -208,9 +206,7 @@ impl Journey<'_, '_> {
         });
         if forwarded {
             packets = self.hook(Hook::Forward, None, flow, packets);
-            if !self.facts.input_in_postrouting {
-                packets.iter_mut().for_each(|packet| packet.set(Field::InputName, no_device.clone()));
-            }
+            packets = self.as_postrouting_sees(packets);
         }
         packets = self.hook(Hook::Postrouting, None, flow, packets);
         // Whether a packet takes the way by the bridge or device above is a matter of its route.

@@ -10,6 +10,9 @@ use crate::snapshot::netfilter::{Condition, Element, End, Field, Match, Set, Set
 /// Combinations of values that a set is asked about for one packet.
 const MAX_COMBINATIONS: u128 = 4096;
 
+/// What it means that one field of a packet is in more pieces than that.
+const TOO_MANY_PIECES: &str = "the rules cut traffic into too many pieces to follow each";
+
 /// Pieces that the packets outside a set may fall into.
 const MAX_PIECES: usize = 256;
 
@@ -70,7 +73,10 @@ impl Walk<'_> {
                 Some(field) => plain(&packet, &field, condition),
                 None => None,
             },
-            field => plain(&packet, field, condition),
+            field => match plain(&packet, field, condition) {
+                None if packet.kind == Kind::Traffic => return self.split_roughly(at, number, packet, test),
+                parts => parts,
+            },
         };
         match parts {
             Some((_, holds, _)) if holds.is_empty() => (Vec::new(), vec![packet]),
@@ -79,10 +85,27 @@ impl Walk<'_> {
                 let with = |values: Values| (!values.is_empty()).then(|| packet.clone().with(field.clone(), values));
                 (with(holds).into_iter().collect(), with(fails).into_iter().collect())
             }
-            // Some traffic has it and some has not.
-            None if packet.kind == Kind::Traffic && matches!(field, Field::Other(_)) => {
-                (vec![packet.clone()], vec![packet])
+            None => self.split_opaquely(at, number, &format!("{field:?} {condition:?}"), packet),
+        }
+    }
+
+    /// What is left of traffic is in too many pieces to be cut any further. What is inside one more is exact; that some of
+    /// it is outside is taken for granted, once for all such tests.
+    fn split_roughly(&mut self, at: &RuleAt, number: usize, packet: Packet, test: &Test) -> Parts {
+        let Test { field, condition } = test;
+        let is_mark = matches!(field, Field::Mark | Field::ConnectionMark);
+        let wanted = Values::any(field).split(field, condition).filter(|_| !is_mark);
+        match wanted {
+            Some((wanted, _)) => {
+                let question = self.unknowns.ask("pieces".into(), 2, || TOO_MANY_PIECES.into());
+                let holds = packet.get(field).and(&wanted);
+                let inside = (!holds.is_empty()).then(|| packet.clone().with(field.clone(), holds));
+                let mut outside = packet;
+                let outside = outside.guess(question, 1).then_some(outside);
+                (inside.into_iter().collect(), outside.into_iter().collect())
             }
+            // Some traffic has it and some has not.
+            None if matches!(field, Field::Other(_)) => (vec![packet.clone()], vec![packet]),
             None => self.split_opaquely(at, number, &format!("{field:?} {condition:?}"), packet),
         }
     }
@@ -144,10 +167,18 @@ impl Walk<'_> {
         parts: Option<&[Vec<Field>]>,
     ) -> Parts {
         let set = self.world.rules[at.set].ruleset.sets.get(id);
-        if let Some(elements) = set.and_then(|set| set.elements.as_ref())
-            && let Some(parts) = split_elements(&packet, fields, elements)
-        {
-            return parts;
+        if let Some(elements) = set.and_then(|set| set.elements.as_ref()) {
+            if let Some(parts) = split_elements(&packet, fields, elements) {
+                return parts;
+            }
+            if packet.kind == Kind::Traffic && elements.len() > MAX_PIECES {
+                return self.split_opaquely(
+                    at,
+                    number,
+                    "a set whose elements cut traffic into too many pieces",
+                    packet,
+                );
+            }
         }
         let single: Vec<Vec<Field>> = fields.iter().map(|field| vec![field.clone()]).collect();
         let rows = set.and_then(|set| self.rows(&packet, set, parts.unwrap_or(&single)));
@@ -295,14 +326,6 @@ fn plain(packet: &Packet, field: &Field, condition: &Condition) -> Option<(Field
     if packet.kind == Kind::Tunnel && !packet.knows(field) {
         return None;
     }
-    let known = packet.get(field);
-    if let Some((holds, fails)) = known.split(field, condition) {
-        return Some((field.clone(), holds, fails));
-    }
-    if packet.kind == Kind::Tunnel || matches!(field, Field::Mark | Field::ConnectionMark) {
-        return None;
-    }
-    // What is left of traffic is in too many pieces; some of it is outside one more.
-    let (wanted, _) = Values::any(field).split(field, condition)?;
-    Some((field.clone(), known.and(&wanted), known))
+    let (holds, fails) = packet.get(field).split(field, condition)?;
+    Some((field.clone(), holds, fails))
 }

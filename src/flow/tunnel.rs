@@ -166,10 +166,28 @@ impl<'a> Journey<'_, 'a> {
         let new = Values::of(&[state::NEW]);
         let tracked = |packet: &&Packet| !packet.get(&Field::ConnectionState).and(&new).is_empty();
         self.tracked.extend(packets.iter().filter(tracked).map(|packet| packet.guesses.clone()));
-        let tunnel = name_key(&self.facts.device).filter(|_| self.facts.input_in_postrouting);
+        let tunnel = name_key(&self.facts.device);
         for (packet, way) in self.rerouted(packets, way) {
-            let packet = packet.with(Field::InputName, Values::of(&[tunnel.unwrap_or(0)]));
-            self.outer_hook(Hook::Postrouting, vec![packet], &way, &started_with);
+            let packet = match tunnel {
+                Some(tunnel) => packet.with(Field::InputName, Values::of(&[tunnel])),
+                None => packet,
+            };
+            let packets = self.as_postrouting_sees(vec![packet]);
+            self.outer_hook(Hook::Postrouting, packets, &way, &started_with);
+        }
+    }
+
+    /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.
+    pub(super) fn as_postrouting_sees(&mut self, packets: Vec<Packet>) -> Vec<Packet> {
+        let hidden = |packet: Packet| packet.with(Field::InputName, Values::of(&[0]));
+        match &self.facts.input_in_postrouting {
+            Ok(true) => packets,
+            Ok(false) => packets.into_iter().map(hidden).collect(),
+            Err(why) => {
+                let question = self.walk.unknowns.ask("input in postrouting".into(), 2, || why.clone());
+                let both = packets.into_iter().flat_map(|packet| [(0, hidden(packet.clone())), (1, packet)]);
+                both.filter_map(|(answer, mut packet)| packet.guess(question, answer).then_some(packet)).collect()
+            }
         }
     }
 

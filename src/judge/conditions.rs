@@ -139,8 +139,11 @@ impl<'a> Context<'a> {
                 if doubled > i32::MAX as u64 {
                     return outcome; // more than the kernel takes
                 }
-                let buckets = self.snapshot.conntrack.buckets.ok().copied().unwrap_or(0).max(doubled / 4);
-                outcome.with("entries_limit_doubled", doubled).with("buckets_for_that", buckets)
+                let outcome = outcome.with("entries_limit_doubled", doubled);
+                match self.snapshot.conntrack.buckets.ok() {
+                    Some(buckets) => outcome.with("buckets_for_that", (*buckets).max(doubled / 4)),
+                    None => outcome, // there may be more than that now
+                }
             }
             (Reading::Ok(_), other) => Outcome::unknown(other.why()),
             (other, _) => Outcome::unknown(other.why()),
@@ -197,14 +200,17 @@ impl<'a> Context<'a> {
         let links = self.snapshot.known_links();
         // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
         let (carriers, elsewhere) = match &tunnel.underlay {
-            Reading::Ok(_) => (self.carriers(tunnel), None),
+            Reading::Ok(indices) => match self.missing_carrier(indices) {
+                Some(why) => return Outcome::unknown(why),
+                None => (self.carriers(tunnel), None),
+            },
             other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
             other => return Outcome::unknown(other.why()),
         };
         let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
         let driven = carriers.iter().find(|link| link.driver.ok().is_some_and(|name| name == driver));
         let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
-        let opaque = carriers.iter().find(|link| !link.shows_what_is_below()).and_then(|link| match &tunnel.underlay {
+        let opaque = carriers.iter().find(|link| !shows_what_is_below(link)).and_then(|link| match &tunnel.underlay {
             Reading::Ok(_) => {
                 Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
             }
@@ -274,13 +280,21 @@ impl<'a> Context<'a> {
 
     /// The devices below a tunnel that have this driver; `None` where that is not known of all.
     fn driven_below(&self, tunnel: &Tunnel, driver: &str) -> Option<Vec<&Link>> {
-        tunnel.underlay.ok()?;
+        if self.missing_carrier(tunnel.underlay.ok()?).is_some() {
+            return None;
+        }
         let links = self.snapshot.known_links();
         let carriers: Vec<&Link> = self.carriers(tunnel).iter().map(|at| &links[*at]).collect();
-        let known =
-            carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && link.shows_what_is_below());
+        let known = carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && shows_what_is_below(link));
         let driven = |link: &&Link| link.driver.ok().is_some_and(|name| name == driver);
         known.then(|| carriers.into_iter().filter(driven).collect())
+    }
+
+    /// Why nothing is known of a device that carries a tunnel, if it is not among the links.
+    fn missing_carrier(&self, indices: &[u32]) -> Option<String> {
+        let known = |index: &&u32| self.snapshot.known_links().iter().any(|link| link.index == **index);
+        let missing = indices.iter().find(|index| !known(index))?;
+        Some(format!("the device with index {missing} carries it, and is not among the links that were read"))
     }
 
     /// Positions of the devices that carry a tunnel, and of those below them.
@@ -295,8 +309,12 @@ fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Outcome {
     if tunnel.flow_based {
         return Outcome::unknown("flow-based: each packet brings its own port");
     }
-    let own = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
-    let used: BTreeSet<u16> = tunnel.port.into_iter().chain(own).collect();
+    let entries = match &tunnel.fdb {
+        Reading::Ok(entries) => entries.as_slice(),
+        Reading::Absent(_) => &[],
+        unread => return Outcome::unknown(format!("forwarding entries may have other ports: {}", unread.why())),
+    };
+    let used: BTreeSet<u16> = tunnel.port.into_iter().chain(entries.iter().filter_map(|entry| entry.port)).collect();
     match used.iter().find(|port| ports.contains(port)) {
         Some(port) => Outcome::unknown(format!(
             "the driver may offload port {port}; whether the hypervisor handles it cannot be seen from inside"
@@ -307,6 +325,11 @@ fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Outcome {
             Outcome::fails(format!("the driver does not offload port {}", used.join(", ")))
         }
     }
+}
+
+/// The same as [`Link::shows_what_is_below`], unless that is in another network namespace.
+fn shows_what_is_below(link: &Link) -> bool {
+    link.shows_what_is_below() && (link.kind.is_none() || link.link_netnsid.is_none())
 }
 
 fn kind(link: &Link) -> &str {

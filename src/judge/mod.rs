@@ -231,7 +231,11 @@ impl Context<'_> {
             Subject::Node => self.judge_subject(advisory, None),
             Subject::Tunnel => {
                 let tunnels = self.snapshot.tunnels().map(|(link, _)| self.judge_subject(advisory, Some(link)));
-                let foreign = self.snapshot.foreign_tunnels.ok().is_some_and(|ports| !ports.is_empty());
+                let foreign = match &self.snapshot.foreign_tunnels {
+                    Reading::Ok(ports) => !ports.is_empty(),
+                    Reading::Absent(_) => false,
+                    Reading::Denied(_) | Reading::Failed(_) => true, // there may be some
+                };
                 let elsewhere = foreign.then(|| self.judge_subject(advisory, None));
                 let worst =
                     tunnels.chain(elsewhere).reduce(|worst, next| if next.state > worst.state { next } else { worst });

@@ -254,3 +254,51 @@ fn only_warnings_and_worse_make_the_verdict() {
     assert_eq!(report.worst(Severity::Warning), State::Mitigated);
     assert_eq!(report.worst(Severity::Critical), State::NotAffected);
 }
+
+#[test]
+fn ports_that_were_not_read_may_be_any() {
+    let mut node = tunnel_over(device(None, Reading::Ok("vmxnet3".to_owned())), 9999, None);
+    assert_eq!(vmxnet3(&node, DefectState::Absent), State::Mitigated);
+    let mut links = node.links.ok().unwrap().clone();
+    links[1].tunnel.as_mut().unwrap().fdb = Reading::Failed("no answer".into());
+    node.links = Reading::Ok(links);
+    assert_eq!(vmxnet3(&node, DefectState::Absent), State::Unknown);
+}
+
+#[test]
+fn a_device_that_is_not_among_the_links_may_be_any() {
+    let mut node = tunnel_over(device(None, Reading::Ok("virtio_net".to_owned())), 8472, None);
+    assert_eq!(vmxnet3(&node, DefectState::Present), State::NotAffected);
+    let mut links = node.links.ok().unwrap().clone();
+    links[1].tunnel.as_mut().unwrap().underlay = Reading::Ok(vec![1, 77]);
+    node.links = Reading::Ok(links.clone());
+    assert_eq!(vmxnet3(&node, DefectState::Present), State::Unknown);
+    links[1].tunnel.as_mut().unwrap().underlay = Reading::Ok(vec![1]);
+    (links[0].kind, links[0].link_netnsid) = (Some("vlan".into()), Some(3));
+    node.links = Reading::Ok(links);
+    assert_eq!(vmxnet3(&node, DefectState::Present), State::Unknown, "what is below it is elsewhere");
+}
+
+#[test]
+fn tunnels_elsewhere_count_where_they_could_not_be_seen() {
+    let mut node = tunnel_over(device(None, Reading::Ok("virtio_net".to_owned())), 8472, None);
+    for (ports, expected) in [
+        (Reading::Ok([].into()), State::NotAffected),
+        (Reading::Absent("no sockets".into()), State::NotAffected),
+        (Reading::Failed("no answer".into()), State::NotAffected), // no device of this namespace is driven by it
+    ] {
+        node.foreign_tunnels = ports;
+        assert_eq!(vmxnet3(&node, DefectState::Present), expected);
+    }
+    let mut down = node.links.ok().unwrap().clone();
+    down[1].up = false;
+    node.links = Reading::Ok(down);
+    let checksum = |node: &Snapshot| {
+        let advisories = vec!["vxlan-double-snat-checksum".to_owned()];
+        judge(Catalogue::built_in(), node, &Options { advisories, ..Options::default() }).advisories[0].state
+    };
+    node.foreign_tunnels = Reading::Ok([].into());
+    assert_eq!(checksum(&node), State::NotAffected);
+    node.foreign_tunnels = Reading::Failed("no answer".into());
+    assert_eq!(checksum(&node), State::Unknown);
+}

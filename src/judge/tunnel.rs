@@ -29,6 +29,14 @@ impl Context<'_> {
                 }
                 outer.rewritten = Certainty::Unknown(what);
             }
+            if let unread @ (Reading::Denied(_) | Reading::Failed(_)) = &tunnel.underlay {
+                // What stands beside the rules on devices below is not known either.
+                for certainty in [&mut outer.tracked, &mut outer.rewritten] {
+                    if *certainty == Certainty::DoesNot {
+                        *certainty = Certainty::Unknown(unread.why());
+                    }
+                }
+            }
             Ok(outer)
         });
         self.outer.borrow_mut().insert(link.index, walked.clone());

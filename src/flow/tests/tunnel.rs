@@ -33,7 +33,7 @@ pub(super) fn facts() -> TunnelFacts {
         vague: None,
         fwmarks: [vec![], vec![]],
         strays: false,
-        input_in_postrouting: true,
+        input_in_postrouting: Ok(true),
     }
 }
 

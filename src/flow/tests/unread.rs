@@ -160,6 +160,9 @@ fn what_surrounds_a_tunnel_may_be_unread() {
     assert_eq!((with(&from, &|_| {}), with(&from, &|facts| facts.source_ports = None)), ("no", "maybe"));
     let range = post("oif eth0, proto 17 => masquerade ports 1024-2048");
     assert_eq!(with(&range, &|facts| facts.source_ports = None), "maybe");
+    let seen = post("iif flannel.1 => masquerade random-fully");
+    assert_eq!(with(&seen, &|facts| facts.input_in_postrouting = Ok(false)), "no");
+    assert_eq!(with(&seen, &|facts| facts.input_in_postrouting = unread()), "maybe");
     let to = post("dport 8472 => masquerade random-fully");
     assert_eq!((with(&to, &|_| {}), with(&to, &|facts| facts.ports = None)), ("yes", "maybe"));
 }
@@ -171,4 +174,28 @@ fn a_mark_that_cannot_be_told_may_be_the_same_for_all_packets() {
         assert_eq!(rewritten(&post(&format!("{rule} => masquerade random-fully"))), "maybe", "{rule}");
     }
     assert_eq!(rewritten(&post("=> masquerade random-fully")), "yes", "whatever the mark is");
+}
+
+#[test]
+fn a_device_whose_index_is_not_known_may_be_any() {
+    use crate::snapshot::netfilter::{Condition, Field, Match, Step, Test};
+    let mut written = rules("ip nat P: nat postrouting 100\n oif eth0 => masquerade");
+    let chain = written.nftables.chains.values_mut().next().unwrap();
+    let condition = Condition::Masked { mask: u32::MAX.into(), value: 2 };
+    let by_index = Match::Tests { tests: vec![Test { field: Field::OutputIndex, condition }], inverted: false };
+    let mut changed = chain.known_rules().to_vec();
+    changed[0].steps[0] = Step::Match(by_index);
+    chain.rules = crate::snapshot::Reading::Ok(changed.into());
+    let mut world = written.world();
+    assert_eq!(reached(&world).rules, [], "there is no such device");
+    world.links = None;
+    assert_eq!(word(&reached(&world).rules[0].certainty), "maybe", "there may be");
+}
+
+#[test]
+fn a_search_that_was_given_up_leaves_marks_possible() {
+    let mut written = rules(OLD);
+    written.nftables.setters.given_up = 0x4000;
+    let found = reached(&written.world());
+    assert_eq!(word(&found.rules[0].certainty), "maybe");
 }
