@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,12 @@ fn checked(flags: &cli::Check) -> Result<u8, String> {
     let collectors = &flags.common.collectors.0;
     let start = Instant::now();
     let snapshot = decode::snapshot(&progress.capture, collectors);
-    let report = judge::judge(Catalogue::built_in(), &snapshot, &flags.common.options(&flags.advisories));
+    let report = judge::judge(
+        Catalogue::built_in(),
+        &snapshot,
+        &flags.common.options(&flags.advisories),
+        &AtomicBool::new(false),
+    );
     if flags.from.is_none() {
         progress.durations.insert(Collector::Verdict, start.elapsed());
     }

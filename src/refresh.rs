@@ -5,6 +5,7 @@
 //! is stuck inside the kernel is never joined by a second one.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -159,7 +160,7 @@ impl Refresher {
         if let Some(rules) = snapshot.nftables.ok().filter(|rules| rules.generation.is_some()) {
             *lock(&self.last_rules) = Some(Arc::clone(rules));
         }
-        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &lock(&self.options));
+        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &lock(&self.options), &AtomicBool::new(false));
         let mut history = lock(&self.history);
         let changes = if whole { history.note(start, &report) } else { Vec::new() };
         for change in changes {

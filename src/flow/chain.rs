@@ -1,6 +1,6 @@
 //! The way of a symbolic packet through one chain and those that it leads to: `nft_do_chain`, `ipt_do_table`.
 
-use super::packet::{Kind, Packet, merge};
+use super::packet::{Kind, Packet};
 use super::split::split_elements;
 use super::values::Values;
 use super::walk::{End, Hit, Walk, state};
@@ -14,6 +14,9 @@ const MAX_DEPTH: usize = 128;
 fn whole(chain: &Chain) -> Option<&[Rule]> {
     chain.rules.ok().map(|rules| rules.as_slice())
 }
+
+/// What a rule costs for each packet, in units of [`super::Effort`].
+const RULE: usize = 8;
 
 /// Elements of a verdict map that are looked at one by one.
 const MAX_ELEMENTS: usize = 256;
@@ -59,7 +62,7 @@ impl Walk<'_> {
             let at = RuleAt { set, chain: id.clone(), position: rule.position };
             live = self.rule(&at, rule, live, &mut ends, depth);
             if live.len() > 2 * joined + 8 {
-                live = self.bounded(merge(live));
+                live = self.joined(live);
                 joined = live.len();
             }
         }
@@ -76,7 +79,7 @@ impl Walk<'_> {
         ends: &mut Vec<(End, Packet)>,
         depth: usize,
     ) -> Vec<Packet> {
-        if !self.spend(packets.len()) {
+        if !self.spend(RULE * packets.len()) {
             return Vec::new();
         }
         let Some(last) = rule
@@ -89,6 +92,9 @@ impl Walk<'_> {
         let mut next = Vec::new();
         let mut current = packets;
         for (number, step) in rule.steps.iter().enumerate().take(last + 1) {
+            if self.is_over() {
+                return Vec::new(); // what the rest of the rule does was not seen
+            }
             match step {
                 Step::Match(found) => {
                     let mut holding = Vec::new();
@@ -177,13 +183,13 @@ impl Walk<'_> {
                 if let Some((elements, verdicts)) = elements
                     && elements.len() == verdicts.len()
                     && elements.len() <= MAX_ELEMENTS
-                    && packets.iter().all(|packet| split_elements(packet, fields, elements).is_some())
+                    && packets.iter().all(|packet| split_elements(packet, fields, elements, self.effort).is_some())
                 {
                     let (mut going_on, mut rest) = (Vec::new(), packets);
                     for (element, verdict) in elements.iter().zip(verdicts) {
                         let (mut inside, mut outside) = (Vec::new(), Vec::new());
                         for packet in rest {
-                            let parts = split_elements(&packet, fields, std::slice::from_ref(element));
+                            let parts = split_elements(&packet, fields, std::slice::from_ref(element), self.effort);
                             let (holds, fails) = parts.unwrap_or_else(|| (Vec::new(), vec![packet]));
                             inside.extend(holds);
                             outside.extend(fails);
@@ -276,10 +282,15 @@ impl Walk<'_> {
     ) {
         match write {
             MarkWrite::Exact { keep, take, xor } => {
-                for packet in packets {
-                    let written = packet.get(&own).written(&packet.get(&other), *keep, *take, *xor);
-                    packet.set(own.clone(), written);
+                let units = packets.iter().map(|packet| packet.get(&own).cost() + packet.get(&other).cost()).sum();
+                if !self.spend(units) {
+                    packets.clear();
                 }
+                packets.retain_mut(|packet| {
+                    let written = packet.get(&own).written(&packet.get(&other), *keep, *take, *xor);
+                    written.map_or_else(|| self.give_up(), |written| packet.set(own.clone(), written));
+                    !self.is_over()
+                });
             }
             MarkWrite::Unknown(what) => {
                 let why = format!("{} writes a mark that cannot be told: {what}", self.world.describe(at));

@@ -212,7 +212,7 @@ impl Journey<'_, '_> {
         // Whether a packet takes the way by the bridge or device above is a matter of its route.
         for above in self.facts.above.clone() {
             let through = self.hook(Hook::Egress, Some(&above), flow, packets.clone());
-            packets = merge([packets, through].concat());
+            packets = merge([packets, through].concat(), self.walk.effort);
         }
         let device = self.facts.device.clone();
         self.hook(Hook::Egress, Some(&device), flow, packets)
@@ -289,7 +289,7 @@ fn add(marks: &mut Marks, packet: &Packet, values: Values) {
 
 /// A packet whose connection was translated so.
 fn with_status(packet: Packet, bit: u32) -> Packet {
-    let set = packet.get(&Field::ConnectionStatus).written(&Values::word(0), !bit, 0, bit);
+    let set = packet.get(&Field::ConnectionStatus).with_bits(bit);
     packet.with(Field::ConnectionStatus, set)
 }
 

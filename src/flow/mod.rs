@@ -6,6 +6,7 @@
 //! | `world` | rules of all backends, links, addresses |
 //! | `values`, `packet` | what a symbolic packet's fields can hold |
 //! | `unknowns` | what could not be told, and whether it matters |
+//! | `effort` | how much work all of this may do |
 //! | `unread` | rules that were not read, and what follows |
 //! | `order` | which chains a hook calls, in which orders |
 //! | `walk`, `chain`, `split` | the way through hooks, through chains; what a test leaves of a packet |
@@ -17,6 +18,7 @@
 //! | `inner`, `tunnel` | marks of what gets into a tunnel; whether a rule changes the packets that it sends |
 
 mod chain;
+mod effort;
 mod facts;
 mod inner;
 mod nat;
@@ -33,6 +35,7 @@ mod values;
 mod walk;
 mod world;
 
+pub use effort::{Effort, Ended};
 pub use facts::{TunnelFacts, Way, facts};
 pub use services::{destination_nat, dns_to_several, invalid_passes};
 pub use source_nat::{Reached, ReachedRules, reached};

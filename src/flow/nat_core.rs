@@ -64,7 +64,7 @@ impl Walk<'_> {
         for hit in translated {
             passed.extend(settle(self, hit));
         }
-        merge(passed)
+        merge(passed, self.effort)
     }
 
     pub(super) fn is_unread(&self, set: usize, id: &ChainId, packets: &[Packet]) -> bool {
@@ -89,7 +89,7 @@ impl Walk<'_> {
         let found = self.world.searched_bits(at.set);
         let mut passing = |mut packet: Packet, bits: u32| {
             for mark in [Field::Mark, Field::ConnectionMark] {
-                let freed = packet.get(&mark).written(&Values::free_bits(bits), !bits, bits, 0);
+                let freed = packet.get(&mark).with_free_bits(bits);
                 packet.set(mark, freed);
             }
             packet.forget(&Field::ConnectionStatus);

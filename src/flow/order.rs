@@ -125,21 +125,32 @@ fn by_priority(mut calls: Vec<(i32, Call)>) -> Vec<Step> {
         .collect()
 }
 
-/// The orders that calls of equal priority may have, and whether these are all that can make a difference. If the calls
-/// are many, and none writes anything that another one tests (`independent`), it is enough that each is first once, where
-/// it sees most, and last once, where it sees least.
-pub fn orders(calls: &[Call], independent: bool) -> (Vec<Vec<Call>>, bool) {
-    if calls.len() <= MAX_PERMUTED {
-        return (permutations(calls), true);
+/// How many orders of calls of equal priority are tried. If the calls are many, each is first once, where it sees most, and
+/// last once, where it sees least; that is enough if none writes anything that another one tests.
+pub fn orders(calls: usize) -> usize {
+    if is_permuted(calls) { (1..=calls).product() } else { 2 * calls }
+}
+
+/// Whether every order is tried.
+pub const fn is_permuted(calls: usize) -> bool {
+    calls <= MAX_PERMUTED
+}
+
+/// One of these orders.
+pub fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
+    let mut rest: Vec<&Call> = calls.iter().collect();
+    if !is_permuted(calls.len()) {
+        let one = rest.remove(number / 2);
+        rest.insert(if number % 2 == 0 { 0 } else { rest.len() }, one);
+        return rest;
     }
-    let mut orders = Vec::new();
-    for at in 0..calls.len() {
-        let mut rest = calls.to_vec();
-        let one = rest.remove(at);
-        orders.push([std::slice::from_ref(&one), &rest].concat());
-        orders.push([rest, vec![one]].concat());
+    let mut order = Vec::with_capacity(rest.len());
+    while !rest.is_empty() {
+        let ways: usize = (1..rest.len()).product();
+        order.push(rest.remove(number / ways));
+        number %= ways;
     }
-    (orders, independent)
+    order
 }
 
 /// A call, for people.
@@ -152,37 +163,25 @@ pub fn name(world: &World<'_>, call: &Call) -> String {
     }
 }
 
-fn permutations<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
-    if all.len() < 2 {
-        return vec![all.to_vec()];
-    }
-    let mut found = Vec::new();
-    for at in 0..all.len() {
-        let mut rest = all.to_vec();
-        let first = rest.remove(at);
-        found.extend(permutations(&rest).into_iter().map(|rest| [vec![first.clone()], rest].concat()));
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_order_is_tried_once() {
-        assert_eq!(permutations(&[1]), [[1]]);
-        assert_eq!(permutations(&[1, 2]), [[1, 2], [2, 1]]);
-        let all: std::collections::BTreeSet<Vec<u8>> = permutations(&[1, 2, 3, 4]).into_iter().collect();
-        assert_eq!(all.len(), 24);
-        let many: Vec<Call> = (0..6)
-            .map(|set| Call::Chain(set, ChainId { family: Family::Inet, table: "t".into(), chain: "c".into() }))
-            .collect();
-        assert!(!orders(&many, false).1);
-        let (orders, enough) = orders(&many, true);
-        assert!(enough);
-        assert!(many.iter().all(|call| orders.iter().any(|order| order.first() == Some(call))));
-        assert!(many.iter().all(|call| orders.iter().any(|order| order.last() == Some(call))));
+        let id = || ChainId { family: Family::Inet, table: "t".into(), chain: "c".into() };
+        let calls = |count: usize| (0..count).map(|set| Call::Chain(set, id())).collect::<Vec<_>>();
+        for (count, expected) in [(0, 1), (1, 1), (2, 2), (3, 6), (4, 24)] {
+            let calls = calls(count);
+            let all: Vec<String> = (0..orders(count)).map(|at| format!("{:?}", order(&calls, at))).collect();
+            assert_eq!(all.len(), expected);
+            assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), expected);
+        }
+        let many = calls(6);
+        let all: Vec<Vec<&Call>> = (0..orders(6)).map(|at| order(&many, at)).collect();
+        assert!(!is_permuted(6) && all.iter().all(|order| order.len() == 6));
+        assert!(many.iter().all(|call| all.iter().any(|order| order.first() == Some(&call))));
+        assert!(many.iter().all(|call| all.iter().any(|order| order.last() == Some(&call))));
     }
 
     #[test]

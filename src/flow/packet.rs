@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::effort::Effort;
 use super::values::Values;
 use crate::snapshot::netfilter::{Family, Field};
 
@@ -105,14 +106,21 @@ impl Packet {
         self.number(&Field::L4Proto) == Some(17)
     }
 
+    /// What it costs to copy or compare it, in units of [`Effort`].
+    pub fn weight(&self) -> usize {
+        let values = self.fields.values().map(Values::parts).fold(0, usize::saturating_add);
+        values + 4 * self.fields.len() + 4 * self.guesses.len()
+    }
+
     /// Whether a guess contradicts one made before; makes it if not.
     pub fn guess(&mut self, question: usize, answer: usize) -> bool {
         *self.guesses.entry(question).or_insert(answer) == answer
     }
 }
 
-/// Joins packets that differ in one field only: what was told apart on the way and came together again.
-pub fn merge(packets: Vec<Packet>) -> Vec<Packet> {
+/// Joins packets that differ in one field only: what was told apart on the way and came together again. None are left when
+/// the effort ends.
+pub fn merge(packets: Vec<Packet>, effort: &Effort<'_>) -> Vec<Packet> {
     if packets.len() < 2 {
         return packets;
     }
@@ -120,27 +128,50 @@ pub fn merge(packets: Vec<Packet>) -> Vec<Packet> {
     let mut packets = packets;
     for field in fields {
         let mut places: HashMap<Packet, usize> = HashMap::with_capacity(packets.len());
-        let mut joined: Vec<Values> = Vec::with_capacity(packets.len());
+        let mut joined: Vec<Vec<Values>> = Vec::with_capacity(packets.len());
         for mut packet in packets {
+            if !effort.spend(packet.weight()) {
+                return Vec::new();
+            }
             let values = packet.get(&field);
             packet.forget(&field);
             match places.entry(packet) {
-                Entry::Occupied(place) if joined[*place.get()] == values => {}
-                Entry::Occupied(place) => joined[*place.get()] = joined[*place.get()].or(&values),
+                Entry::Occupied(place) if joined[*place.get()].last() == Some(&values) => {}
+                Entry::Occupied(place) => joined[*place.get()].push(values),
                 Entry::Vacant(place) => {
                     place.insert(joined.len());
-                    joined.push(values);
+                    joined.push(vec![values]);
                 }
             }
         }
         let mut found: Vec<(usize, Packet)> = places.into_iter().map(|(packet, place)| (place, packet)).collect();
         found.sort_unstable_by_key(|(place, _)| *place); // as they came: a verdict must not depend on the hash
-        let restore = |((_, packet), values): ((usize, Packet), Values)| {
-            if values == Values::any(&field) { packet } else { packet.with(field.clone(), values) }
-        };
-        packets = found.into_iter().zip(joined).map(restore).collect();
+        packets = Vec::with_capacity(found.len());
+        for ((_, packet), values) in found.into_iter().zip(joined) {
+            let Some(values) = union(values, effort) else { return Vec::new() };
+            packets.push(if values == Values::any(&field) { packet } else { packet.with(field.clone(), values) });
+        }
     }
     packets
+}
+
+/// What is in any of these. `None`: the effort has ended.
+fn union(mut all: Vec<Values>, effort: &Effort<'_>) -> Option<Values> {
+    while all.len() > 1 {
+        // Pair by pair, so that no value is looked at more often than there are levels.
+        let mut pairs = all.into_iter();
+        let mut next = Vec::new();
+        while let Some(one) = pairs.next() {
+            let Some(other) = pairs.next() else {
+                next.push(one);
+                break;
+            };
+            effort.spend(one.cost() + other.cost()).then_some(())?;
+            next.push(one.or(&other));
+        }
+        all = next;
+    }
+    all.pop()
 }
 
 #[cfg(test)]
@@ -153,6 +184,9 @@ mod tests {
             let packet = Packet::new(Kind::Traffic, Family::Ipv4).with(Field::Mark, Values::word(mark));
             packet.with(Field::DestinationPort, Values::of(&[port]))
         };
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let effort = Effort::new(&stop);
+        let merge = |packets| merge(packets, &effort);
         let joined = merge(vec![packet(1, 80), packet(1, 81), packet(2, 80), packet(1, 80)]);
         assert_eq!(joined.len(), 2, "{joined:?}");
         let joined = merge(vec![packet(1, 80), packet(1, 81), packet(1, 80)]);

@@ -1,6 +1,7 @@
 //! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
 //! segments that nobody stops.
 
+use super::effort::Effort;
 use super::packet::{Kind, Packet};
 use super::values::Values;
 use super::walk::{Certainty, Flow, Passed, Walk, state};
@@ -40,8 +41,8 @@ pub fn destination_nat(world: &World<'_>) -> Found {
 }
 
 /// Whether UDP packets to one address and port 53 get one of several destinations.
-pub fn dns_to_several(world: &World<'_>) -> Found {
-    let mut walk = Walk::new(world);
+pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
+    let mut walk = Walk::new(world, effort);
     let mut pairs: Vec<(super::packet::Guesses, String)> = Vec::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in [Hook::Output, Hook::Prerouting] {
@@ -64,6 +65,9 @@ pub fn dns_to_several(world: &World<'_>) -> Found {
                 Vec::new()
             });
             for (at, one) in hits.iter().enumerate() {
+                if !walk.spend((hits.len() - at) * one.packet.weight()) {
+                    break;
+                }
                 let (Some(hit), place) = (&one.hit, place(&walk, one)) else { continue };
                 match walk.nat(hit) {
                     // What was not understood, or not read, may lead to several.
@@ -99,8 +103,8 @@ fn place(walk: &Walk<'_>, passed: &Passed) -> String {
 
 /// Whether TCP segments that connection tracking calls invalid pass through this host. If not, the place is a rule that
 /// drops them.
-pub fn invalid_passes(world: &World<'_>) -> Found {
-    let mut walk = Walk::new(world);
+pub fn invalid_passes(world: &World<'_>, effort: &Effort<'_>) -> Found {
+    let mut walk = Walk::new(world, effort);
     let mut passing = Vec::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         let tracks = walk.tracks(family);

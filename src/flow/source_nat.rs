@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::effort::Effort;
 use super::packet::{Guesses, Kind, Packet};
 use super::values::Values;
 use super::walk::{Certainty, Flow, Hit, Walk, state};
@@ -36,8 +37,8 @@ pub struct ReachedRules {
 /// Rules that a new connection with ports, forwarded or of this host, can end in.
 ///
 /// A mark may have any bits that some rule sets, whichever connections that rule is for.
-pub fn reached(world: &World<'_>) -> ReachedRules {
-    let mut walk = Walk::new(world);
+pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
+    let mut walk = Walk::new(world, effort);
     let mut hits: BTreeMap<Hit, Vec<Guesses>> = BTreeMap::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in [Hook::Postrouting, Hook::Input] {
@@ -71,7 +72,7 @@ pub fn reached(world: &World<'_>) -> ReachedRules {
         },
     });
     let rules = found.filter(|reached| reached.nat.as_ref().is_none_or(translates_source)).collect();
-    ReachedRules { rules, gave_up: walk.gave_up }
+    ReachedRules { rules, gave_up: walk.why_incomplete() }
 }
 
 /// Whether it is the source that is translated.

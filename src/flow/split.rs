@@ -1,5 +1,6 @@
 //! What a test of a rule leaves of a symbolic packet: those for which it holds, and those for which it does not.
 
+use super::effort::Effort;
 use super::packet::{Kind, Packet, merge};
 use super::values::Values;
 use super::walk::Walk;
@@ -54,6 +55,9 @@ impl Walk<'_> {
 
     fn split_test(&mut self, at: &RuleAt, number: usize, packet: Packet, test: &Test) -> Parts {
         let Test { field, condition } = test;
+        if !self.spend(2 * packet.get(field).cost() + packet.weight()) {
+            return (Vec::new(), Vec::new());
+        }
         let parts = match field {
             Field::InputIndex => self.split_index(&packet, field, Field::InputName, condition),
             Field::OutputIndex => self.split_index(&packet, field, Field::OutputName, condition),
@@ -168,7 +172,7 @@ impl Walk<'_> {
     ) -> Parts {
         let set = self.world.rules[at.set].ruleset.sets.get(id);
         if let Some(elements) = set.and_then(|set| set.elements.as_ref()) {
-            if let Some(parts) = split_elements(&packet, fields, elements) {
+            if let Some(parts) = split_elements(&packet, fields, elements, self.effort) {
                 return parts;
             }
             if packet.kind == Kind::Traffic && elements.len() > MAX_PIECES {
@@ -195,7 +199,7 @@ impl Walk<'_> {
                 }
             }
         }
-        (merge(holds), merge(fails))
+        (merge(holds, self.effort), merge(fails, self.effort))
     }
 
     /// The packet for each value that is looked up, and whether the set has it. `None`: it was not asked about all.
@@ -210,6 +214,9 @@ impl Walk<'_> {
                     let mut next = Vec::new();
                     for (packet, value) in values {
                         for number in packet.get(field).numbers(MAX_COMBINATIONS)? {
+                            if !self.effort.spend(packet.weight()) {
+                                return Some(Vec::new());
+                            }
                             let value = value << 16 | number;
                             next.push((packet.clone().with(field.clone(), Values::of(&[number])), value));
                         }
@@ -265,7 +272,12 @@ impl Walk<'_> {
 }
 
 /// By all elements of a set. `None`: a field of a tunnel's packet is not known, or there are too many pieces.
-pub(super) fn split_elements(packet: &Packet, fields: &[Field], elements: &[Element]) -> Option<Parts> {
+pub(super) fn split_elements(
+    packet: &Packet,
+    fields: &[Field],
+    elements: &[Element],
+    effort: &Effort<'_>,
+) -> Option<Parts> {
     if packet.kind == Kind::Tunnel && fields.iter().any(|field| !packet.knows(field)) {
         return None;
     }
@@ -277,6 +289,9 @@ pub(super) fn split_elements(packet: &Packet, fields: &[Field], elements: &[Elem
     };
     if let [field] = fields {
         let known = packet.get(field);
+        if !effort.spend(known.cost() + 8 * elements.len()) {
+            return Some((Vec::new(), Vec::new()));
+        }
         let ranges = elements.iter().map(|element| element[0]).collect();
         let (inside, outside) = known.split(field, &Condition::Ranges(ranges))?;
         let with = |values: Values| (!values.is_empty()).then(|| packet.clone().with(field.clone(), values));
@@ -286,6 +301,9 @@ pub(super) fn split_elements(packet: &Packet, fields: &[Field], elements: &[Elem
     for element in elements {
         let mut next = Vec::new();
         for packet in rest {
+            if !effort.spend(fields.len() * packet.weight()) {
+                return Some((Vec::new(), Vec::new()));
+            }
             let mut inside = Some(packet);
             for (field, range) in fields.iter().zip(element) {
                 let Some(packet) = inside.take() else { break };
@@ -304,7 +322,7 @@ pub(super) fn split_elements(packet: &Packet, fields: &[Field], elements: &[Elem
         }
         rest = next;
     }
-    Some((merge(holds), merge(rest)))
+    Some((merge(holds, effort), merge(rest, effort)))
 }
 
 /// The field that a part of the connection's tuple is, for the first packet of a flow that was not translated: whatever

@@ -5,5 +5,3 @@ mod marks;
 mod reach;
 mod tunnel;
 mod unread;
-
-use language::rules;

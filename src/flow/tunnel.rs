@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use super::effort::Effort;
 use super::facts::{TunnelFacts, Way};
 use super::nat::{Effect, effect};
 use super::packet::{Guesses, Kind, Packet};
@@ -48,8 +49,9 @@ pub(super) struct Journey<'w, 'a> {
 }
 
 /// Walks all packets of a tunnel.
-pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts) -> OuterPackets {
-    let mut journey = Journey { walk: Walk::new(world), facts, rewritings: vec![], tracked: vec![], kept: vec![] };
+pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
+    let mut journey =
+        Journey { walk: Walk::new(world, effort), facts, rewritings: vec![], tracked: vec![], kept: vec![] };
     let marks = journey.inner();
     journey.outer(&marks);
     let Journey { walk, rewritings, tracked, mut kept, .. } = journey;

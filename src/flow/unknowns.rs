@@ -3,8 +3,9 @@
 //! Each has a few possible answers. A packet's way through the rules remembers which it took for granted
 //! ([`super::packet::Guesses`]); what happens under every combination of answers happens for certain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::effort::Effort;
 use super::packet::Guesses;
 
 /// Combinations that are tried. With more, the outcome counts as uncertain.
@@ -36,15 +37,27 @@ impl Unknowns {
     }
 
     /// Whether one of these combinations of guesses is right, whatever the answers are.
-    pub fn certain<'g>(&self, guesses: impl IntoIterator<Item = &'g Guesses>) -> bool {
-        let all: Vec<Guesses> = guesses.into_iter().cloned().collect();
-        self.covered(&all, &mut 0)
+    pub fn certain<'g>(&self, guesses: impl IntoIterator<Item = &'g Guesses>, effort: &Effort<'_>) -> bool {
+        let mut all: BTreeSet<Guesses> = BTreeSet::new();
+        for guesses in guesses {
+            if guesses.is_empty() {
+                return true;
+            }
+            if !effort.spend(4 * guesses.len()) {
+                return false;
+            }
+            all.insert(guesses.clone());
+        }
+        self.covered(&all.into_iter().collect::<Vec<_>>(), &mut 0, effort)
     }
 
-    fn covered(&self, all: &[Guesses], tries: &mut usize) -> bool {
+    fn covered(&self, all: &[Guesses], tries: &mut usize, effort: &Effort<'_>) -> bool {
         *tries += 1;
         if all.iter().any(Guesses::is_empty) {
             return true;
+        }
+        if !effort.spend(all.iter().map(|guesses| 4 * guesses.len()).sum()) {
+            return false;
         }
         let Some((question, _)) = all.iter().flat_map(|guesses| guesses.iter()).min() else { return false };
         if *tries > MAX_TRIES {
@@ -57,7 +70,7 @@ impl Unknowns {
                 rest.remove(question);
                 rest
             });
-            self.covered(&rest.collect::<Vec<_>>(), tries)
+            self.covered(&rest.collect::<Vec<_>>(), tries, effort)
         })
     }
 
@@ -79,14 +92,16 @@ mod tests {
         let a = unknowns.ask("a".into(), 2, || "is a so?".into());
         let b = unknowns.ask("b".into(), 3, || "which b?".into());
         assert_eq!(unknowns.ask("a".into(), 2, String::new), a, "the same question is asked once");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let effort = Effort::new(&stop);
         let guesses = |list: &[(usize, usize)]| list.iter().copied().collect::<Guesses>();
-        assert!(!unknowns.certain(&[]));
-        assert!(unknowns.certain(&[guesses(&[])]));
-        assert!(!unknowns.certain(&[guesses(&[(a, 1)])]));
-        assert!(unknowns.certain(&[guesses(&[(a, 1)]), guesses(&[(a, 0)])]));
-        assert!(!unknowns.certain(&[guesses(&[(a, 1)]), guesses(&[(a, 0), (b, 0)]), guesses(&[(b, 1)])]));
+        assert!(!unknowns.certain(&[], &effort));
+        assert!(unknowns.certain(&[guesses(&[])], &effort));
+        assert!(!unknowns.certain(&[guesses(&[(a, 1)])], &effort));
+        assert!(unknowns.certain(&[guesses(&[(a, 1)]), guesses(&[(a, 0)])], &effort));
+        assert!(!unknowns.certain(&[guesses(&[(a, 1)]), guesses(&[(a, 0), (b, 0)]), guesses(&[(b, 1)])], &effort));
         let all_of_b = [0, 1, 2].map(|answer| guesses(&[(a, 0), (b, answer)]));
-        assert!(unknowns.certain(all_of_b.iter().chain([&guesses(&[(a, 1)])])));
+        assert!(unknowns.certain(all_of_b.iter().chain([&guesses(&[(a, 1)])]), &effort));
         assert_eq!(unknowns.why(&[guesses(&[(a, 1), (b, 1)]), guesses(&[(b, 2)])]), "which b?");
     }
 }

@@ -9,6 +9,8 @@ use crate::snapshot::netfilter::{Condition, Field};
 
 /// Ranges or patterns that one field is cut into. With more, a test can no longer be followed.
 pub const MAX_PARTS: usize = 8192;
+/// The same for patterns, which are dearer.
+pub const MAX_PATTERNS: usize = 4096;
 /// Numbers that are tested one by one where a mask is no prefix.
 const MAX_SINGLE: u128 = 4096;
 
@@ -97,6 +99,18 @@ impl Values {
         Self::Patterns(vec![Pattern { mask: !bits, value: 0 }])
     }
 
+    /// The same words with these bits free.
+    pub fn with_free_bits(&self, bits: u32) -> Self {
+        let freed = |of: &Pattern| Pattern { mask: of.mask & !bits, value: of.value & !bits };
+        Self::Patterns(unique(self.patterns().iter().map(freed).collect()))
+    }
+
+    /// The same words with these bits set.
+    pub fn with_bits(&self, bits: u32) -> Self {
+        let set = |of: &Pattern| Pattern { mask: of.mask | bits, value: of.value | bits };
+        Self::Patterns(unique(self.patterns().iter().map(set).collect()))
+    }
+
     /// Whether there is no number in it.
     pub fn is_empty(&self) -> bool {
         match self {
@@ -174,8 +188,11 @@ impl Values {
                 let mut left = one.clone();
                 for pattern in other {
                     left = left.iter().flat_map(|one| one.without(*pattern)).collect();
+                    if left.len() > 4 * MAX_PATTERNS {
+                        break; // too many in any case, and never too few
+                    }
                 }
-                Self::Patterns(unique(left))
+                if left.len() > 4 * MAX_PATTERNS { Self::Patterns(left) } else { Self::Patterns(unique(left)) }
             }
             _ => self.clone(),
         }
@@ -208,7 +225,24 @@ impl Values {
             }
         };
         let parts = (self.and(&wanted), self.without(&wanted));
-        (parts.0.parts() <= MAX_PARTS && parts.1.parts() <= MAX_PARTS).then_some(parts)
+        (!parts.0.is_unwieldy() && !parts.1.is_unwieldy()).then_some(parts)
+    }
+
+    /// Whether it is in more pieces than are followed.
+    pub fn is_unwieldy(&self) -> bool {
+        match self {
+            Self::Ranges(ranges) => ranges.len() > MAX_PARTS,
+            Self::Patterns(patterns) => patterns.len() > MAX_PATTERNS,
+        }
+    }
+
+    /// What it costs to compute with it, in units of [`super::Effort`].
+    pub fn cost(&self) -> usize {
+        match self {
+            Self::Ranges(ranges) => 1 + ranges.len(),
+            // Each bit of each pattern is tried.
+            Self::Patterns(patterns) => 1 + 64 * patterns.len(),
+        }
     }
 
     /// Of how many ranges or patterns it consists.
@@ -226,13 +260,22 @@ impl Values {
     }
 
     /// What a word becomes: `(word & keep) ^ (other & take) ^ xor`, whatever the two are together.
-    pub fn written(&self, other: &Self, keep: u32, take: u32, xor: u32) -> Self {
+    /// `None`: that would be too many patterns.
+    pub fn written(&self, other: &Self, keep: u32, take: u32, xor: u32) -> Option<Self> {
         let write = |own: &Pattern, other: &Pattern| {
             let known = (own.mask | !keep) & (other.mask | !take);
             Pattern { mask: known, value: (own.value & keep ^ other.value & take ^ xor) & known }
         };
-        let pairs = self.patterns().iter().flat_map(|own| other.patterns().iter().map(move |other| write(own, other)));
-        Self::Patterns(unique(pairs.collect()))
+        // Patterns that differ only in bits that are not kept, or not taken, are one.
+        let seen = |patterns: &[Pattern], bits: u32| -> BTreeSet<Pattern> {
+            patterns.iter().map(|of| Pattern { mask: of.mask & bits, value: of.value & bits }).collect()
+        };
+        let (own, other) = (seen(self.patterns(), keep), seen(other.patterns(), take));
+        if own.len().saturating_mul(other.len()) > MAX_PATTERNS {
+            return None;
+        }
+        let pairs = own.iter().flat_map(|own| other.iter().map(move |other| write(own, other)));
+        Some(Self::Patterns(unique(pairs.collect())))
     }
 }
 
@@ -392,9 +435,9 @@ mod tests {
         #[test]
         fn a_write_is_what_the_kernel_computes(own: u32, other: u32, keep: u32, take: u32, xor: u32, known: u32) {
             let new = (own & keep) ^ (other & take) ^ xor;
-            assert_eq!(Values::word(own).written(&Values::word(other), keep, take, xor), Values::word(new));
+            assert_eq!(Values::word(own).written(&Values::word(other), keep, take, xor), Some(Values::word(new)));
             let vague = Values::Patterns(vec![Pattern { mask: known, value: own & known }]);
-            assert!(holds(&vague.written(&Values::word(other), keep, take, xor), new.into()));
+            assert!(holds(&vague.written(&Values::word(other), keep, take, xor).unwrap(), new.into()));
         }
     }
 }

@@ -5,19 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::effort::{Effort, Ended, WALK};
 use super::order::{self, Call};
 use super::packet::{Guesses, Kind, Packet, merge};
 use super::unknowns::Unknowns;
 use super::unread::List;
-use super::values::{MAX_PARTS, Values};
+use super::values::Values;
 use super::world::{RuleAt, World};
 use crate::snapshot::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
-/// Rules that packets are held against: about a second. When they are used up, packets get no further, and what was not
-/// seen to happen is uncertain.
-const BUDGET: usize = 2_000_000;
-/// What it means that they were used up.
-const TOO_MANY: &str = "the rules are too many to follow every way through them";
 /// Symbolic packets under way at once; about a kilobyte each.
 const MAX_PACKETS: usize = 4096;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` and its like, as `nft_ct` and `xt_conntrack` see them.
@@ -88,9 +84,14 @@ pub struct Walk<'a> {
     pub stage: String,
     /// Rules that dropped packets.
     pub dropping: BTreeSet<RuleAt>,
-    /// Why ways through the rules are missing, if some are.
+    /// Why ways through the rules were not followed, beside the budget.
     pub gave_up: Option<String>,
-    left: usize,
+    /// The work that the judgement may do.
+    pub effort: &'a Effort<'a>,
+    /// What was left of it when this walk began.
+    begun: u64,
+    /// This walk gets no further: it has had its share, or too many packets are under way.
+    over: bool,
     tracks: BTreeMap<Family, Certainty>,
     /// Sets that rules take packets out of, and put packets into.
     pub(super) updates: BTreeMap<(usize, SetId), [bool; 2]>,
@@ -99,8 +100,9 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk with a full budget.
-    pub fn new(world: &'a World<'a>) -> Self {
+    /// A walk that takes from this budget. When it is used up, packets get no further, and what was not seen to happen is
+    /// uncertain.
+    pub fn new(world: &'a World<'a>, effort: &'a Effort<'a>) -> Self {
         let chains = world.rules.iter().enumerate();
         let chains = chains.flat_map(|(set, rules)| rules.ruleset.chains.values().map(move |chain| (set, chain)));
         let mut updates: BTreeMap<(usize, SetId), [bool; 2]> = BTreeMap::new();
@@ -119,20 +121,38 @@ impl<'a> Walk<'a> {
             stage: String::new(),
             dropping: BTreeSet::new(),
             gave_up: None,
-            left: BUDGET,
+            effort,
+            begun: effort.left(),
+            over: false,
             tracks,
             updates,
             unread: (0..world.rules.len()).map(|set| world.unread_in_set(set).is_some()).collect(),
         }
     }
 
-    /// Takes from the budget; `false`: it is used up.
-    pub(super) fn spend(&mut self, steps: usize) -> bool {
-        self.left = self.left.saturating_sub(steps);
-        if self.left == 0 {
-            self.gave_up.get_or_insert_with(|| TOO_MANY.to_owned());
+    /// Takes from the budget; `false`: this walk gets no further.
+    pub(super) fn spend(&mut self, units: usize) -> bool {
+        self.over |= !self.effort.spend(units) || self.begun - self.effort.left() > WALK;
+        !self.over
+    }
+
+    /// This walk gets no further: there are more pieces than are followed.
+    pub(super) fn give_up(&mut self) {
+        self.over = true;
+    }
+
+    /// Whether this walk gets no further.
+    pub(super) fn is_over(&self) -> bool {
+        self.over || self.effort.ended().is_some()
+    }
+
+    /// Why ways through the rules are missing, if some are.
+    pub fn why_incomplete(&self) -> Option<String> {
+        let ended = self.effort.ended().or(self.over.then_some(Ended::UsedUp));
+        match ended {
+            Some(Ended::Stopped) => Some(Ended::Stopped.why().to_owned()),
+            _ => self.gave_up.clone().or(ended.map(|ended| ended.why().to_owned())),
         }
-        self.left != 0
     }
 
     /// Whether connections of a family are tracked.
@@ -214,30 +234,39 @@ impl<'a> Walk<'a> {
             if calls.len() > 1 && independent {
                 calls.retain(|call| self.decides(call, &packets));
             }
-            let names: Vec<String> = calls.iter().map(|call| order::name(self.world, call)).collect();
-            let (orders, all) = order::orders(&calls, independent);
-            if !all {
+            let count = order::orders(calls.len());
+            if !order::is_permuted(calls.len()) && !independent {
                 let why =
                     format!("{} chains have priority {priority} in {hook}, in more orders than are tried", calls.len());
                 self.gave_up.get_or_insert(why);
             }
-            match orders.as_slice() {
-                [order] => packets = order.iter().fold(packets, |packets, call| run(self, call, packets)),
-                orders => {
-                    let why = format!(
-                        "{} have priority {priority} in {hook}, and the one that was created last is first",
-                        names.join(" and ")
-                    );
-                    let question = self.unknowns.ask(format!("order {family} {why}"), orders.len(), || why.clone());
-                    let outcomes = orders.iter().enumerate().map(|(answer, order)| {
-                        let mut mine = packets.clone();
-                        mine.retain_mut(|packet| packet.guess(question, answer));
-                        order.iter().fold(mine, |packets, call| run(self, call, packets))
-                    });
-                    packets = without_needless_guess(question, outcomes.collect());
+            if count == 1 {
+                packets = calls.iter().fold(packets, |packets, call| run(self, call, packets));
+            } else {
+                let names: Vec<String> = calls.iter().map(|call| order::name(self.world, call)).collect();
+                let why = format!(
+                    "{} have priority {priority} in {hook}, and the one that was created last is first",
+                    names.join(" and ")
+                );
+                let question = self.unknowns.ask(format!("order {family} {why}"), count, || why);
+                let weight = packets.iter().map(Packet::weight).sum::<usize>() + calls.len();
+                let mut outcomes = Vec::new();
+                for answer in 0..count {
+                    if !self.spend(weight) {
+                        break;
+                    }
+                    let mut mine = packets.clone();
+                    mine.retain_mut(|packet| packet.guess(question, answer));
+                    let calls = order::order(&calls, answer);
+                    outcomes.push(calls.into_iter().fold(mine, |packets, call| run(self, call, packets)));
                 }
+                packets = if outcomes.len() == count {
+                    without_needless_guess(question, outcomes, self.effort)
+                } else {
+                    outcomes.into_iter().flatten().collect()
+                };
             }
-            packets = self.bounded(merge(packets));
+            packets = self.joined(packets);
         }
         packets
     }
@@ -250,14 +279,17 @@ impl<'a> Walk<'a> {
         }
         let ends = self.base_chain(*set, id, packets.to_vec());
         let translated = ends.iter().any(|(end, _)| matches!(end, End::Translated(_)));
+        let sorted = |packets| sorted(packets, self.effort);
         translated || sorted(ends.into_iter().map(|(_, packet)| packet).collect()) != sorted(packets.to_vec())
     }
 
-    pub(super) fn bounded(&mut self, mut packets: Vec<Packet>) -> Vec<Packet> {
-        let unwieldy = |packet: &Packet| packet.get(&Field::Mark).parts() > MAX_PARTS;
+    /// Packets joined as far as possible. Where they are too many, they get no further.
+    pub(super) fn joined(&mut self, packets: Vec<Packet>) -> Vec<Packet> {
+        let packets = merge(packets, self.effort);
+        let unwieldy = |packet: &Packet| packet.get(&Field::Mark).is_unwieldy();
         if packets.len() > MAX_PACKETS || packets.iter().any(unwieldy) {
-            packets.truncate(MAX_PACKETS);
-            self.spend(self.left);
+            self.over = true;
+            return Vec::new();
         }
         packets
     }
@@ -321,12 +353,14 @@ impl<'a> Walk<'a> {
 
     /// Whether something happens for certain, perhaps, or not; the text says what could not be told.
     pub fn certainty<'g>(&self, guesses: impl Iterator<Item = &'g Guesses> + Clone) -> Certainty {
-        if self.unknowns.certain(guesses.clone()) {
+        if self.unknowns.certain(guesses.clone(), self.effort) {
             Certainty::Happens
+        } else if self.effort.ended() == Some(Ended::Stopped) {
+            Certainty::Unknown(Ended::Stopped.why().to_owned())
         } else if guesses.clone().next().is_some() {
             Certainty::Unknown(self.unknowns.why(guesses))
-        } else if let Some(why) = &self.gave_up {
-            Certainty::Unknown(why.clone())
+        } else if let Some(why) = self.why_incomplete() {
+            Certainty::Unknown(why)
         } else {
             Certainty::DoesNot
         }
@@ -334,20 +368,20 @@ impl<'a> Walk<'a> {
 }
 
 /// Joined as far as possible, in one order.
-fn sorted(packets: Vec<Packet>) -> Vec<Packet> {
-    let mut packets = merge(packets);
+fn sorted(packets: Vec<Packet>, effort: &Effort<'_>) -> Vec<Packet> {
+    let mut packets = merge(packets, effort);
     packets.sort_unstable();
     packets
 }
 
 /// All packets; if they are the same whatever the answer is, without that guess.
-fn without_needless_guess(question: usize, mut by_answer: Vec<Vec<Packet>>) -> Vec<Packet> {
+fn without_needless_guess(question: usize, mut by_answer: Vec<Vec<Packet>>, effort: &Effort<'_>) -> Vec<Packet> {
     let stripped = |packets: &Vec<Packet>| {
         let mut packets = packets.clone();
         for packet in &mut packets {
             packet.guesses.remove(&question);
         }
-        sorted(packets)
+        sorted(packets, effort)
     };
     let mut all: Vec<Vec<Packet>> = by_answer.iter().map(stripped).collect();
     all.dedup();

@@ -2,6 +2,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 
 use super::{ConditionState, DefectFinding};
 use crate::advisory::Test;
@@ -17,6 +18,10 @@ pub struct Context<'a> {
     pub defects: &'a [DefectFinding],
     /// Set when counters, tunnels and rules are not the node's.
     pub blind: Option<&'static str>,
+    /// The work that all walks together may do.
+    pub(super) effort: flow::Effort<'a>,
+    /// Rules, links and addresses; or what of them was not read.
+    world: OnceCell<Result<flow::World<'a>, String>>,
     /// Source-NAT rules that new connections get to; walked once.
     pub(super) reached: OnceCell<Result<flow::ReachedRules, String>>,
     /// What happens to the outer packets of tunnels, by index of the device; walked once.
@@ -59,12 +64,33 @@ impl Outcome {
 
 impl<'a> Context<'a> {
     /// Before anything was evaluated.
-    pub fn new(snapshot: &'a Snapshot, defects: &'a [DefectFinding], blind: Option<&'static str>) -> Self {
-        Self { snapshot, defects, blind, reached: OnceCell::new(), outer: RefCell::default() }
+    pub fn new(
+        snapshot: &'a Snapshot,
+        defects: &'a [DefectFinding],
+        blind: Option<&'static str>,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Self {
+            snapshot,
+            defects,
+            blind,
+            effort: flow::Effort::new(stop),
+            world: OnceCell::new(),
+            reached: OnceCell::new(),
+            outer: RefCell::default(),
+        }
+    }
+
+    /// What packets can meet.
+    pub(super) fn world(&self) -> Result<&flow::World<'a>, String> {
+        self.world.get_or_init(|| flow::World::new(self.snapshot)).as_ref().map_err(String::clone)
     }
 
     /// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.
     pub fn evaluate(&self, test: &Test, tunnel: Option<&Link>) -> Outcome {
+        if self.effort.ended() == Some(flow::Ended::Stopped) {
+            return Outcome::unknown(flow::Ended::Stopped.why());
+        }
         if let Test::KernelDefect(id) = test {
             return self.kernel_defect(id);
         }

@@ -93,7 +93,7 @@ mod tests {
             remedies: Vec::new(),
             references: Vec::new(),
         };
-        Report { verdict: state, advisories: vec![finding], defects: Vec::new() }
+        Report { verdict: state, advisories: vec![finding], defects: Vec::new(), was_stopped: false }
     }
 
     #[test]

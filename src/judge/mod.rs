@@ -8,6 +8,7 @@ mod source_nat;
 mod tunnel;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
 use crate::advisory::{Advisory, Catalogue, ConditionKind, PLACEHOLDERS, Severity, State, Subject};
@@ -146,6 +147,9 @@ pub struct Report {
     pub advisories: Vec<Finding>,
     /// Sorted by id.
     pub defects: Vec<DefectFinding>,
+    /// The caller stopped the judgement before its end: what is unknown may be so for want of time, so this enters no
+    /// history.
+    pub was_stopped: bool,
 }
 
 impl Report {
@@ -156,13 +160,15 @@ impl Report {
     }
 }
 
-/// Judges everything that is known about a node.
-pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options) -> Report {
+/// Judges everything that is known about a node. `stop` is the caller's: once it is set, whatever is not certain yet is
+/// unknown. The work is bounded in any case.
+pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options, stop: &AtomicBool) -> Report {
     let defects = judge_defects(snapshot, options);
-    let context = Context::new(snapshot, &defects, blind(snapshot, options));
+    let context = Context::new(snapshot, &defects, blind(snapshot, options), stop);
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let advisories = catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
-    let mut report = Report { verdict: State::NotAffected, advisories, defects };
+    let was_stopped = context.effort.was_stopped();
+    let mut report = Report { verdict: State::NotAffected, advisories, defects, was_stopped };
     report.verdict = report.worst(Severity::Warning);
     report
 }

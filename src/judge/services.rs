@@ -9,7 +9,7 @@ const NODE_LOCAL_DNS: &str = "nodelocaldns";
 
 impl Context<'_> {
     fn found(&self, look: impl FnOnce(&World<'_>) -> Found) -> Result<Found, String> {
-        World::new(self.snapshot).map(|world| look(&world))
+        self.world().map(look)
     }
 
     /// What follows where no rule translates destinations: IPVS may.
@@ -22,7 +22,7 @@ impl Context<'_> {
     }
 
     pub(super) fn dns_dnat_to_several(&self) -> Outcome {
-        match self.found(flow::dns_to_several) {
+        match self.found(|world| flow::dns_to_several(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
             Ok(Found { certainty, place }) => match certainty {
                 Certainty::Happens => Outcome::holds(format!(
@@ -73,7 +73,7 @@ impl Context<'_> {
     }
 
     pub(super) fn invalid_passes(&self) -> Outcome {
-        match self.found(flow::invalid_passes) {
+        match self.found(|world| flow::invalid_passes(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
             Ok(Found { certainty, place }) => match certainty {
                 Certainty::Happens if place.is_empty() => {

@@ -4,6 +4,13 @@ use super::*;
 use crate::advisory::Test;
 use crate::decode::{Collectors, snapshot, test_capture};
 
+/// Nobody stops these judgements.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options) -> Report {
+    super::judge(catalogue, snapshot, options, &GO_ON)
+}
+
 /// A node about which nothing is known, to be filled in.
 fn blank() -> Snapshot {
     let mut blank = snapshot(&test_capture(), &Collectors::new());
@@ -14,7 +21,7 @@ fn blank() -> Snapshot {
 }
 
 fn state(snapshot: &Snapshot, test: &Test) -> ConditionState {
-    let context = Context::new(snapshot, &[], None);
+    let context = Context::new(snapshot, &[], None, &GO_ON);
     context.evaluate(test, None).state
 }
 
@@ -249,7 +256,7 @@ fn only_warnings_and_worse_make_the_verdict() {
         references: Vec::new(),
     };
     let advisories = vec![finding(Severity::Info, State::Exposed), finding(Severity::Warning, State::Mitigated)];
-    let report = Report { verdict: State::NotAffected, advisories, defects: Vec::new() };
+    let report = Report { verdict: State::NotAffected, advisories, defects: Vec::new(), was_stopped: false };
     assert_eq!(report.worst(Severity::Info), State::Exposed);
     assert_eq!(report.worst(Severity::Warning), State::Mitigated);
     assert_eq!(report.worst(Severity::Critical), State::NotAffected);
@@ -301,4 +308,15 @@ fn tunnels_elsewhere_count_where_they_could_not_be_seen() {
     assert_eq!(checksum(&node), State::NotAffected);
     node.foreign_tunnels = Reading::Failed("no answer".into());
     assert_eq!(checksum(&node), State::Unknown);
+}
+
+#[test]
+fn a_judgement_that_is_stopped_says_so_and_promises_nothing() {
+    let node = blank();
+    let stopped = super::judge(Catalogue::built_in(), &node, &Options::default(), &AtomicBool::new(true));
+    assert!(stopped.was_stopped && !judge(Catalogue::built_in(), &node, &Options::default()).was_stopped);
+    for finding in &stopped.advisories {
+        assert_eq!(finding.state, State::Unknown, "{}", finding.id);
+        assert_eq!(finding.cause(), "judging was stopped before its end: the time given was too short");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::ConditionState;
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
-use crate::flow::{self, Certainty, Found, OuterPackets, World};
+use crate::flow::{self, Certainty, Found, OuterPackets};
 use crate::snapshot::{Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, with_lower_devices};
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
@@ -20,9 +20,9 @@ impl Context<'_> {
         if let Some(known) = self.outer.borrow().get(&link.index) {
             return known.clone();
         }
-        let walked = World::new(self.snapshot).and_then(|world| {
+        let walked = self.world().and_then(|world| {
             let facts = flow::facts(self.snapshot, link, tunnel)?;
-            let mut outer = flow::outer_packets(&world, &facts);
+            let mut outer = flow::outer_packets(world, &facts, &self.effort);
             if let Some(what) = self.beside_the_rules(link, tunnel) {
                 if outer.tracked == Certainty::DoesNot {
                     outer.tracked = Certainty::Unknown(what.clone()); // it may translate by itself
@@ -97,7 +97,7 @@ impl Context<'_> {
     }
 
     pub(super) fn source_nat_present(&self) -> Outcome {
-        match World::new(self.snapshot) {
+        match self.world() {
             Err(why) => Outcome::unknown(why),
             Ok(world) => match world.translates() {
                 Found { certainty: Certainty::Happens, place } => {

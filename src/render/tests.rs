@@ -59,7 +59,7 @@ fn ordinary() -> Snapshot {
 }
 
 fn report(node: &Snapshot) -> Report {
-    judge(Catalogue::built_in(), node, &Default::default())
+    judge(Catalogue::built_in(), node, &Default::default(), &std::sync::atomic::AtomicBool::new(false))
 }
 
 fn text(node: &Snapshot) -> String {

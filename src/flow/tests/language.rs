@@ -11,9 +11,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use crate::flow::World;
 use crate::flow::world::Rules;
+use crate::flow::{Effort, World};
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
@@ -33,6 +34,12 @@ impl Written {
         let rules = rules.into_iter().map(|(ruleset, legacy)| Rules { legacy, ruleset }).collect();
         World { rules, links: Some(&[]), own: [None, None] }
     }
+}
+
+/// All the work that one judgement may do; nobody stops it.
+pub fn effort() -> Effort<'static> {
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+    Effort::new(&GO_ON)
 }
 
 /// Reads the language. Every bit that some rule sets counts as settable.

@@ -1,6 +1,6 @@
 //! Marks that get into a tunnel by ways that are easily forgotten, each measured with real packets.
 
-use super::language::{self, address, rules};
+use super::language::{self, address, effort, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
 use crate::flow::facts::Way;
 use crate::flow::tunnel::outer_packets;
@@ -101,7 +101,7 @@ fn rules_that_put_packets_into_sets_leave_membership_open() {
         let known =
             Set { name: "s".into(), kind: "4 bytes".into(), stable: true, members, elements: None, verdicts: vec![] };
         written.nftables.sets.insert(language::set("s"), known);
-        verdict(&outer_packets(&written.world(), &facts()))
+        verdict(&outer_packets(&written.world(), &facts(), &effort()))
     };
     assert_eq!((found("or 0", false), found("or 0", true)), ("no", "yes"));
     assert_eq!((found("add s", false), found("add s", true)), ("maybe", "yes"));

@@ -1,6 +1,6 @@
 //! Which source-NAT rules new connections get to.
 
-use super::rules;
+use super::language::{effort, rules};
 use crate::flow::packet::{Kind, Packet};
 use crate::flow::values::Values;
 use crate::flow::walk::{Flow, Walk, state};
@@ -10,7 +10,7 @@ use crate::snapshot::netfilter::{Family, Field, Hook};
 /// Rules that are reached, as `CHAIN POSITION`; those that may be end in `?`.
 fn reach(text: &str) -> Vec<String> {
     let written = rules(text);
-    let found = reached(&written.world());
+    let found = reached(&written.world(), &effort());
     let mut names: Vec<String> = found
         .rules
         .iter()
@@ -136,7 +136,8 @@ fn after_giving_up_nothing_is_seen_to_happen() {
     let written = rules("ip n P: nat postrouting 100\n proto 6 => return\n => masquerade");
     let world = written.world();
     let walked = |steps: usize| {
-        let mut walk = Walk::new(&world);
+        let effort = effort();
+        let mut walk = Walk::new(&world, &effort);
         assert_eq!(walk.spend(steps), steps == 0);
         let packet = Packet::new(Kind::Traffic, Family::Ipv4).with(Field::ConnectionState, Values::of(&[state::NEW]));
         let mut hits = Vec::new();

@@ -1,6 +1,6 @@
 //! What happens to a tunnel's outer packets: the measured facts, a line each.
 
-use super::language::{address, rules};
+use super::language::{address, effort, rules};
 use crate::flow::facts::{TunnelFacts, Way};
 use crate::flow::tunnel::outer_packets;
 use crate::flow::values::Values;
@@ -43,7 +43,7 @@ pub(super) fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
     let own = ["192.0.2.10", "192.0.2.11", "10.42.0.0"].map(|own| (2, (address(own), address(own)), None));
     let own6 = vec![(2, (address("fd42::1"), address("fd42::1")), None)];
     world.own = [Some(OwnAddresses { typed: own.to_vec() }), Some(OwnAddresses { typed: own6 })];
-    outer_packets(&world, facts)
+    outer_packets(&world, facts, &effort())
 }
 
 /// `yes`, `no`, or `maybe`.

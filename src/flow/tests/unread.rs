@@ -1,6 +1,6 @@
 //! What was not read may be anything: never a certainty in either direction.
 
-use super::language::rules;
+use super::language::{effort, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
 use crate::flow::facts::TunnelFacts;
 use crate::flow::{Certainty, destination_nat, dns_to_several, invalid_passes, reached};
@@ -16,7 +16,7 @@ fn word(certainty: &Certainty) -> &'static str {
 /// Whether new connections get to a rule that translates their source.
 fn translated(text: &str) -> &'static str {
     let written = rules(text);
-    let found = reached(&written.world());
+    let found = reached(&written.world(), &effort());
     let sure = found.rules.iter().any(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
     match (sure, found.rules.is_empty() && found.gave_up.is_none()) {
         (true, _) => "yes",
@@ -26,7 +26,7 @@ fn translated(text: &str) -> &'static str {
 }
 
 fn passes(text: &str) -> &'static str {
-    word(&invalid_passes(&rules(text).world()).certainty)
+    word(&invalid_passes(&rules(text).world(), &effort()).certainty)
 }
 
 const MASQUERADE: &str = "ip nat P: nat postrouting 100\n oif eth0 => masquerade random-fully\n";
@@ -126,7 +126,7 @@ fn a_chain_that_was_not_read_may_do_anything() {
 
 #[test]
 fn destinations_may_be_translated_by_what_was_not_read() {
-    let several = |text: &str| word(&dns_to_several(&rules(text).world()).certainty);
+    let several = |text: &str| word(&dns_to_several(&rules(text).world(), &effort()).certainty);
     let some = |text: &str| word(&destination_nat(&rules(text).world()).certainty);
     let dnat = "ip nat O: nat output -100\n dst 10.96.0.10 => dnat to 10.0.0.1\n";
     assert_eq!((several(dnat), some(dnat)), ("no", "yes"));
@@ -187,15 +187,15 @@ fn a_device_whose_index_is_not_known_may_be_any() {
     changed[0].steps[0] = Step::Match(by_index);
     chain.rules = crate::snapshot::Reading::Ok(changed.into());
     let mut world = written.world();
-    assert_eq!(reached(&world).rules, [], "there is no such device");
+    assert_eq!(reached(&world, &effort()).rules, [], "there is no such device");
     world.links = None;
-    assert_eq!(word(&reached(&world).rules[0].certainty), "maybe", "there may be");
+    assert_eq!(word(&reached(&world, &effort()).rules[0].certainty), "maybe", "there may be");
 }
 
 #[test]
 fn a_search_that_was_given_up_leaves_marks_possible() {
     let mut written = rules(OLD);
     written.nftables.setters.given_up = 0x4000;
-    let found = reached(&written.world());
+    let found = reached(&written.world(), &effort());
     assert_eq!(word(&found.rules[0].certainty), "maybe");
 }
