@@ -16,7 +16,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion
 use natwatch::capture::{Capture, Request};
 use natwatch::decode::{self, Collectors};
 use natwatch::kernel::{Kernel, Paths};
-use natwatch::snapshot::{Collector, Snapshot, Source};
+use natwatch::snapshot::{Collector, Snapshot, Source, Unanswered};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Rules as kube-proxy writes them, five for each Service.
@@ -67,7 +67,7 @@ fn run(argv: &[&str]) {
 }
 
 fn look(kernel: &Kernel, collectors: &Collectors, last: Option<&Snapshot>) -> Snapshot {
-    let mut progress = kernel.begin("no answer");
+    let mut progress = kernel.begin(Unanswered::in_time(Duration::from_secs(10)));
     progress.capture.last_rules = last.and_then(|last| last.nftables.ok().cloned());
     let progress = Mutex::new(progress);
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -110,7 +110,7 @@ fn legacy(criterion: &mut Criterion) {
     load("iptables-legacy-restore", &kube_proxy(10_000));
     let table = [Request::xtables(Source::XtablesIpv4, false, "nat")];
     let bare = || {
-        let progress = Mutex::new(kernel.begin("no answer"));
+        let progress = Mutex::new(kernel.begin(Unanswered::in_time(Duration::from_secs(10))));
         let plan = |capture: &Capture| table.iter().filter(|request| !capture.has(request)).cloned().collect();
         kernel.look(plan, Instant::now() + Duration::from_secs(60), &progress);
         let capture = progress.into_inner().expect("no look panicked").capture;

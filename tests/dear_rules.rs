@@ -77,8 +77,8 @@ impl Dear {
         self
     }
 
-    fn output(self, rules: Vec<Vec<Step>>) -> Self {
-        self.chain("O", Some((ChainKind::Filter, Hook::Output, -150)), rules)
+    fn marking(self, rules: Vec<Vec<Step>>) -> Self {
+        self.chain("O", Some((ChainKind::Filter, Hook::Postrouting, -150)), rules)
     }
 
     fn translating(self, mut tests: Vec<Step>) -> Self {
@@ -110,7 +110,7 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
         verdicts: Vec::new(),
     };
     let looked_up = Step::Match(Match::Set { fields: vec![Field::Ipv4Source], set: set.clone(), inverted: false });
-    let mut sets = Dear::default().output(each(&|number| vec![looked_up.clone(), write(0, number + 1)], size / 10));
+    let mut sets = Dear::default().marking(each(&|number| vec![looked_up.clone(), write(0, number + 1)], size / 10));
     sets.0.sets.insert(set.clone(), elements.clone());
     let pairs = (0..size / 4).map(|number| {
         vec![(u128::from(0x0a2a_0000 + number), u128::from(0x0a2a_0000 + number)), (number.into(), number.into())]
@@ -118,34 +118,34 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
     let fields = vec![Field::Ipv4Source, Field::DestinationPort];
     let by_pair = Step::Match(Match::Set { fields, set: set.clone(), inverted: false });
     let mut pair_sets =
-        Dear::default().output(each(&|number| vec![by_pair.clone(), write(u32::MAX, 1 << (number % 31))], 64));
+        Dear::default().marking(each(&|number| vec![by_pair.clone(), write(u32::MAX, 1 << (number % 31))], 64));
     pair_sets.0.sets.insert(set, Set { elements: Some(pairs.collect()), ..elements });
     vec![
         (
             "addresses with marks of their own",
             Dear::default()
-                .output(each(&|number| vec![from(number), write(0, number + 1)], 4 * size))
+                .marking(each(&|number| vec![from(number), write(0, number + 1)], 4 * size))
                 .translating(marked())
                 .0,
         ),
         (
             "addresses with one mark",
             Dear::default()
-                .output(each(&|number| vec![from(number), write(u32::MAX, 0x1000)], 4 * size))
+                .marking(each(&|number| vec![from(number), write(u32::MAX, 0x1000)], 4 * size))
                 .translating(marked())
                 .0,
         ),
         (
             "ports that turn bits round",
             Dear::default()
-                .output(each(&|number| vec![protocol(6), port(number + 1), write(u32::MAX, 1 << (number % 24))], size))
+                .marking(each(&|number| vec![protocol(6), port(number + 1), write(u32::MAX, 1 << (number % 24))], size))
                 .translating(marked())
                 .0,
         ),
         (
             "opaque matches with bits of their own",
             Dear::default()
-                .output(each(&|number| vec![opaque(), write(u32::MAX, 1 << (number % 31))], size))
+                .marking(each(&|number| vec![opaque(), write(u32::MAX, 1 << (number % 31))], size))
                 .translating(marked())
                 .0,
         ),

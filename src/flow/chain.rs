@@ -1,9 +1,9 @@
 //! The way of a symbolic packet through one chain and those that it leads to: `nft_do_chain`, `ipt_do_table`.
 
-use super::packet::{Kind, Packet};
+use super::packet::{Kind, Packet, state};
 use super::split::split_elements;
 use super::values::Values;
-use super::walk::{End, Hit, Walk, state};
+use super::walk::{End, Hit, Walk};
 use super::world::RuleAt;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, ChainId, Field, MarkWrite, Match, Rule, Step, Verdict};
@@ -99,6 +99,9 @@ impl Walk<'_> {
                 Step::Match(found) => {
                     let mut holding = Vec::new();
                     for packet in std::mem::take(&mut current) {
+                        if !self.spend(packet.weight()) {
+                            return Vec::new();
+                        }
                         let (holds, fails) = self.split(at, number, packet, found);
                         holding.extend(holds);
                         next.extend(fails);
@@ -256,6 +259,9 @@ impl Walk<'_> {
         let question = self.ask(&format!("{hit:?}"), 2, || why);
         let mut ends = Vec::new();
         for mut packet in packets {
+            if !self.spend(4 * packet.weight()) {
+                return Vec::new();
+            }
             if !packet.guess(question, 1) {
                 continue;
             }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Units of one judgement: a unit is a value of a field that is copied, compared or hashed, some 20 ns in a release build.
-pub(super) const BUDGET: u64 = 120_000_000;
+pub(super) const BUDGET: u64 = 320_000_000;
 /// Units of one walk, so that one that is dear leaves something for the others.
 pub(super) const WALK: u64 = BUDGET / 2;
 

@@ -1,9 +1,9 @@
 //! Packets that get into a tunnel, and the marks that they may have when they do.
 
-use super::packet::{Guesses, Kind, Packet, merge};
+use super::packet::{Guesses, Kind, Packet, merge, state};
 use super::tunnel::{Journey, Marks, TRANSLATED};
 use super::values::Values;
-use super::walk::{Certainty, Flow, Passed, state};
+use super::walk::{Certainty, Flow, Passed};
 use super::world::LOCAL;
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, Step, TypeScope, address_key};
 
@@ -26,10 +26,10 @@ impl Journey<'_, '_> {
                 let packet = Packet::new(Kind::Traffic, family).with(Field::Mark, Values::word(0));
                 let device = self.facts.device.clone();
                 for packet in self.hook(Hook::Egress, Some(&device), Flow::First, vec![packet]) {
-                    add(&mut marks, &packet, packet.get(&Field::Mark));
+                    self.add(&mut marks, &packet, packet.get(&Field::Mark));
                 }
                 for packet in self.facts.bridged.then(|| self.bridge_pass(family)).into_iter().flatten() {
-                    add(&mut marks, &packet, packet.get(&Field::Mark));
+                    self.add(&mut marks, &packet, packet.get(&Field::Mark));
                 }
             }
         }
@@ -51,15 +51,18 @@ impl Journey<'_, '_> {
                 let mut saved = Marks::new();
                 saved.insert(assumed.clone(), Values::word(0));
                 for packet in self.inner_pass(family, forwarded, Flow::First, Values::word(0), &assumed) {
-                    add(&mut marks, &packet, packet.get(&Field::Mark));
-                    add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
+                    self.add(&mut marks, &packet, packet.get(&Field::Mark));
+                    self.add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
                 }
                 for packet in self.arriving(family, forwarded, &assumed) {
-                    add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
+                    self.add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
                 }
                 // A later packet may leave another one for those after it.
                 let mut walked = Marks::new();
                 for _ in 0..MAX_ROUNDS {
+                    if !self.walk.spend(16 * saved.len()) {
+                        return marks;
+                    }
                     let new: Vec<(Guesses, Values)> = saved
                         .iter()
                         .filter(|(guesses, values)| walked.get(*guesses) != Some(*values))
@@ -70,9 +73,12 @@ impl Journey<'_, '_> {
                     }
                     walked.clone_from(&saved);
                     for (guesses, connection) in new {
+                        if self.walk.is_over() {
+                            return marks;
+                        }
                         for packet in self.inner_pass(family, forwarded, Flow::Later, connection, &guesses) {
-                            add(&mut marks, &packet, packet.get(&Field::Mark));
-                            add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
+                            self.add(&mut marks, &packet, packet.get(&Field::Mark));
+                            self.add(&mut saved, &packet, packet.get(&Field::ConnectionMark));
                         }
                     }
                 }
@@ -83,6 +89,16 @@ impl Journey<'_, '_> {
             }
         }
         marks
+    }
+
+    fn add(&mut self, marks: &mut Marks, packet: &Packet, values: Values) {
+        if !self.walk.spend(8 * packet.weight()) {
+            return;
+        }
+        match marks.get_mut(&packet.guesses) {
+            Some(known) => *known = known.or(&values),
+            None => drop(marks.insert(packet.guesses.clone(), values)),
+        }
     }
 
     /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
@@ -277,13 +293,6 @@ impl Journey<'_, '_> {
         }
         let why = self.world().unread(family).or(unclear);
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
-    }
-}
-
-fn add(marks: &mut Marks, packet: &Packet, values: Values) {
-    match marks.get_mut(&packet.guesses) {
-        Some(known) => *known = known.or(&values),
-        None => drop(marks.insert(packet.guesses.clone(), values)),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The NAT core: `nf_nat_inet_fn`, which calls the nat chains of a hook for the first packet of each connection.
 
+use std::collections::BTreeSet;
+
 use super::order::{self, Call};
-use super::packet::{Kind, Packet, merge};
+use super::packet::{Kind, Packet, merge, state};
 use super::unread::List;
 use super::values::Values;
-use super::walk::{End, Flow, Hit, Passed, Walk, state};
+use super::walk::{End, Flow, Hit, Passed, Walk};
 use super::world::RuleAt;
 use crate::snapshot::netfilter::{Chain, ChainId, Field, Hook};
 
@@ -18,6 +20,9 @@ impl Walk<'_> {
         settle: &mut dyn FnMut(&mut Self, Passed) -> Vec<Packet>,
     ) -> Vec<Packet> {
         let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
+        if self.is_over() {
+            return Vec::new();
+        }
         let no_connection = Values::of(&[state::INVALID, state::UNTRACKED]);
         let (mut seen, mut passed) = (Vec::new(), Vec::new());
         for packet in packets {
@@ -57,11 +62,22 @@ impl Walk<'_> {
         });
         let passed_by: Vec<Packet> = std::mem::take(&mut passed);
         for packet in passed_by.into_iter().chain(left) {
+            self.spend(packet.weight());
+            if self.effort.was_stopped() {
+                return Vec::new();
+            }
             passed.extend(settle(self, Passed { packet, hit: None }));
         }
-        translated.sort_unstable();
-        translated.dedup();
+        let mut hits = BTreeSet::new();
         for hit in translated {
+            // What was seen counts, also when the budget is used up; only a stop does not wait for it.
+            self.spend(8 * hit.packet.weight());
+            if self.effort.was_stopped() {
+                return Vec::new();
+            }
+            hits.insert(hit);
+        }
+        for hit in hits {
             passed.extend(settle(self, hit));
         }
         merge(passed, self.effort)

@@ -141,7 +141,7 @@ pub fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
     let mut rest: Vec<&Call> = calls.iter().collect();
     if !is_permuted(calls.len()) {
         let one = rest.remove(number / 2);
-        rest.insert(if number % 2 == 0 { 0 } else { rest.len() }, one);
+        rest.insert(if number.is_multiple_of(2) { 0 } else { rest.len() }, one);
         return rest;
     }
     let mut order = Vec::with_capacity(rest.len());

@@ -2,10 +2,25 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use super::effort::Effort;
 use super::values::Values;
 use crate::snapshot::netfilter::{Family, Field};
+
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` and its like, as `nft_ct` and `xt_conntrack` see them.
+pub mod state {
+    /// No connection: also before connection tracking has seen the packet.
+    pub const INVALID: u128 = 1;
+    /// Of a connection that was confirmed.
+    pub const ESTABLISHED: u128 = 2;
+    /// The first of an expected connection.
+    pub const RELATED: u128 = 4;
+    /// The first of a connection.
+    pub const NEW: u128 = 8;
+    /// Not tracked.
+    pub const UNTRACKED: u128 = 64;
+}
 
 /// What a packet stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +42,8 @@ pub struct Packet {
     /// IPv4 or IPv6.
     pub family: Family,
     /// What its fields can hold; one that is not here can hold anything.
-    fields: BTreeMap<Field, Values>,
+    /// Shared by packets that were told apart by other fields: these are many, and copied often.
+    fields: BTreeMap<Field, Rc<Values>>,
     /// Whether it is in sets that were not asked about it.
     pub members: BTreeMap<String, bool>,
     /// What was guessed.
@@ -62,7 +78,7 @@ impl Packet {
 
     /// Replaces what a field can hold.
     pub fn set(&mut self, field: Field, values: Values) {
-        self.fields.insert(field, values);
+        self.fields.insert(field, Rc::new(values));
     }
 
     /// Forgets what a field can hold.
@@ -72,7 +88,7 @@ impl Packet {
 
     /// What a field can hold.
     pub fn get(&self, field: &Field) -> Values {
-        self.fields.get(field).cloned().unwrap_or_else(|| Values::any(field))
+        self.fields.get(field).map_or_else(|| Values::any(field), |values| (**values).clone())
     }
 
     /// Whether anything is known of a field.
@@ -108,7 +124,7 @@ impl Packet {
 
     /// What it costs to copy or compare it, in units of [`Effort`].
     pub fn weight(&self) -> usize {
-        let values = self.fields.values().map(Values::parts).fold(0, usize::saturating_add);
+        let values = self.fields.values().map(|values| values.parts()).fold(0, usize::saturating_add);
         values + 4 * self.fields.len() + 4 * self.guesses.len()
     }
 

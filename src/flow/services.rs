@@ -2,9 +2,9 @@
 //! segments that nobody stops.
 
 use super::effort::Effort;
-use super::packet::{Kind, Packet};
+use super::packet::{Kind, Packet, state};
 use super::values::Values;
-use super::walk::{Certainty, Flow, Passed, Walk, state};
+use super::walk::{Certainty, Flow, Passed, Walk};
 use super::world::{Found, World};
 use crate::snapshot::netfilter::{Chain, Family, Field, Hook, Nat, NatAction, Step};
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::effort::Effort;
-use super::packet::{Guesses, Kind, Packet};
+use super::packet::{Guesses, Kind, Packet, state};
 use super::values::Values;
-use super::walk::{Certainty, Flow, Hit, Walk, state};
+use super::walk::{Certainty, Flow, Hit, Walk};
 use super::world::{RuleAt, World};
 use crate::snapshot::netfilter::{Backend, Family, Field, Hook, Nat, NatAction};
 

@@ -289,7 +289,7 @@ pub(super) fn split_elements(
     };
     if let [field] = fields {
         let known = packet.get(field);
-        if !effort.spend(known.cost() + 8 * elements.len()) {
+        if !effort.spend(known.cost() + 2 * elements.len()) {
             return Some((Vec::new(), Vec::new()));
         }
         let ranges = elements.iter().map(|element| element[0]).collect();

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use super::effort::Effort;
 use super::facts::{TunnelFacts, Way};
 use super::nat::{Effect, effect};
-use super::packet::{Guesses, Kind, Packet};
+use super::packet::{Guesses, Kind, Packet, state};
 use super::values::{Pattern, Values};
-use super::walk::{Certainty, Flow, Hit, Passed, Walk, state};
+use super::walk::{Certainty, Flow, Hit, Passed, Walk};
 use super::world::World;
 use crate::snapshot::netfilter::{Condition, Family, Field, Hook, name_key};
 
@@ -81,6 +81,9 @@ impl<'a> Journey<'_, 'a> {
         let each =
             marks.iter().flat_map(|(guesses, values)| values.words().into_iter().map(move |word| (guesses, word)));
         for (guesses, values) in each.collect::<Vec<_>>() {
+            if self.walk.is_over() {
+                return;
+            }
             for way in &self.facts.ways {
                 // Where no route is known, the mark may lead anywhere.
                 let mine = match &self.facts.vague {
@@ -200,6 +203,9 @@ impl<'a> Journey<'_, 'a> {
         let others: Vec<&Way> = others.collect();
         let mut found = Vec::new();
         for packet in packets {
+            if !self.walk.spend(packet.weight()) {
+                return Vec::new();
+            }
             if self.facts.vague.is_some() || !packet.rerouted {
                 found.push((packet, way.clone()));
                 continue;

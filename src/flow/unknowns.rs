@@ -3,7 +3,7 @@
 //! Each has a few possible answers. A packet's way through the rules remembers which it took for granted
 //! ([`super::packet::Guesses`]); what happens under every combination of answers happens for certain.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::effort::Effort;
 use super::packet::Guesses;
@@ -38,39 +38,38 @@ impl Unknowns {
 
     /// Whether one of these combinations of guesses is right, whatever the answers are.
     pub fn certain<'g>(&self, guesses: impl IntoIterator<Item = &'g Guesses>, effort: &Effort<'_>) -> bool {
-        let mut all: BTreeSet<Guesses> = BTreeSet::new();
+        let mut all = Vec::new();
         for guesses in guesses {
             if guesses.is_empty() {
                 return true;
             }
-            if !effort.spend(4 * guesses.len()) {
-                return false;
-            }
-            all.insert(guesses.clone());
+            all.push(guesses);
         }
-        self.covered(&all.into_iter().collect::<Vec<_>>(), &mut 0, effort)
+        self.covered(&all, 0, &mut 0, effort)
     }
 
-    fn covered(&self, all: &[Guesses], tries: &mut usize, effort: &Effort<'_>) -> bool {
+    /// The same, where the questions before `from` have been answered, and these combinations fit the answers.
+    fn covered(&self, all: &[&Guesses], from: usize, tries: &mut usize, effort: &Effort<'_>) -> bool {
         *tries += 1;
-        if all.iter().any(Guesses::is_empty) {
-            return true;
+        let open = |guesses: &&Guesses| guesses.range(from..).next().map(|(question, _)| *question);
+        let mut first = None;
+        for guesses in all {
+            if !effort.spend(8) {
+                return false;
+            }
+            match open(guesses) {
+                None => return true,
+                Some(question) => first = Some(first.map_or(question, |first: usize| first.min(question))),
+            }
         }
-        if !effort.spend(all.iter().map(|guesses| 4 * guesses.len()).sum()) {
-            return false;
-        }
-        let Some((question, _)) = all.iter().flat_map(|guesses| guesses.iter()).min() else { return false };
+        let Some(question) = first else { return false };
         if *tries > MAX_TRIES {
             return false;
         }
-        (0..self.all[*question].answers).all(|answer| {
-            let fits = |guesses: &&Guesses| guesses.get(question).is_none_or(|guess| *guess == answer);
-            let rest = all.iter().filter(fits).map(|guesses| {
-                let mut rest = guesses.clone();
-                rest.remove(question);
-                rest
-            });
-            self.covered(&rest.collect::<Vec<_>>(), tries, effort)
+        (0..self.all[question].answers).all(|answer| {
+            let fits = |guesses: &&&Guesses| guesses.get(&question).is_none_or(|guess| *guess == answer);
+            let rest: Vec<&Guesses> = all.iter().filter(fits).copied().collect();
+            self.covered(&rest, question + 1, tries, effort)
         })
     }
 

@@ -3,11 +3,11 @@
 //! A test splits a packet into those for which it holds and those for which it does not, so that every way through the
 //! rules that a real packet can take is taken. Packets that meet again are joined. Nothing here looks at names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::effort::{Effort, Ended, WALK};
 use super::order::{self, Call};
-use super::packet::{Guesses, Kind, Packet, merge};
+use super::packet::{Guesses, Kind, Packet, merge, state};
 use super::unknowns::Unknowns;
 use super::unread::List;
 use super::values::Values;
@@ -16,20 +16,6 @@ use crate::snapshot::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step}
 
 /// Symbolic packets under way at once; about a kilobyte each.
 const MAX_PACKETS: usize = 4096;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)` and its like, as `nft_ct` and `xt_conntrack` see them.
-pub mod state {
-    /// No connection: also before connection tracking has seen the packet.
-    pub const INVALID: u128 = 1;
-    /// Of a connection that was confirmed.
-    pub const ESTABLISHED: u128 = 2;
-    /// The first of an expected connection.
-    pub const RELATED: u128 = 4;
-    /// The first of a connection.
-    pub const NEW: u128 = 8;
-    /// Not tracked.
-    pub const UNTRACKED: u128 = 64;
-}
-
 /// Which packet of its connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -195,6 +181,9 @@ impl<'a> Walk<'a> {
         settle: &mut dyn FnMut(&mut Self, Passed) -> Vec<Packet>,
     ) -> Vec<Packet> {
         let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
+        if self.is_over() {
+            return Vec::new();
+        }
         let steps = order::calls(self.world, family, hook, device);
         self.in_every_order(hook, steps, packets, &mut |walk, call, packets| match call {
             Call::Conntrack => walk.conntrack(flow, packets),
@@ -226,6 +215,9 @@ impl<'a> Walk<'a> {
         run: Run<'_, 'a>,
     ) -> Vec<Packet> {
         for order::Step { priority, mut calls } in steps {
+            if self.is_over() {
+                return Vec::new();
+            }
             let Some(family) = packets.first().map(|packet| packet.family) else { return packets };
             let independent = calls.iter().all(|call| match call {
                 Call::Chain(set, id) => !self.world.writes(*set, id),
@@ -277,10 +269,13 @@ impl<'a> Walk<'a> {
         if self.is_unread(*set, id, packets) {
             return true;
         }
+        if !self.spend(3 * packets.iter().map(Packet::weight).sum::<usize>()) {
+            return true;
+        }
         let ends = self.base_chain(*set, id, packets.to_vec());
         let translated = ends.iter().any(|(end, _)| matches!(end, End::Translated(_)));
-        let sorted = |packets| sorted(packets, self.effort);
-        translated || sorted(ends.into_iter().map(|(_, packet)| packet).collect()) != sorted(packets.to_vec())
+        let passed = ends.into_iter().map(|(_, packet)| packet).collect();
+        translated || !are_same(merge(passed, self.effort), &merge(packets.to_vec(), self.effort), self.effort)
     }
 
     /// Packets joined as far as possible. Where they are too many, they get no further.
@@ -367,25 +362,31 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Joined as far as possible, in one order.
-fn sorted(packets: Vec<Packet>, effort: &Effort<'_>) -> Vec<Packet> {
-    let mut packets = merge(packets, effort);
-    packets.sort_unstable();
-    packets
+/// Whether two lists hold the same packets, each once. Looked up and not sorted, so that a stop need not wait for it.
+fn are_same(one: Vec<Packet>, other: &[Packet], effort: &Effort<'_>) -> bool {
+    let mut known = HashSet::with_capacity(one.len());
+    let is_same = one.len() == other.len();
+    is_same
+        && one.into_iter().all(|packet| effort.spend(packet.weight()) && known.insert(packet))
+        && other.iter().all(|packet| effort.spend(packet.weight()) && known.contains(packet))
 }
 
 /// All packets; if they are the same whatever the answer is, without that guess.
-fn without_needless_guess(question: usize, mut by_answer: Vec<Vec<Packet>>, effort: &Effort<'_>) -> Vec<Packet> {
+fn without_needless_guess(question: usize, by_answer: Vec<Vec<Packet>>, effort: &Effort<'_>) -> Vec<Packet> {
     let stripped = |packets: &Vec<Packet>| {
-        let mut packets = packets.clone();
-        for packet in &mut packets {
+        let strip = |packet: &Packet| {
+            let mut packet = packet.clone();
             packet.guesses.remove(&question);
-        }
-        sorted(packets, effort)
+            packet
+        };
+        // None are left when the effort ends.
+        let packets = packets.iter().map_while(|packet| effort.spend(packet.weight()).then(|| strip(packet)));
+        merge(packets.collect(), effort)
     };
-    let mut all: Vec<Vec<Packet>> = by_answer.iter().map(stripped).collect();
-    all.dedup();
-    if all.len() == 1 { all.remove(0) } else { by_answer.drain(..).flatten().collect() }
+    let mut answers = by_answer.iter();
+    let first = answers.next().map(stripped).unwrap_or_default();
+    let needless = answers.all(|packets| are_same(stripped(packets), &first, effort));
+    if needless { first } else { by_answer.into_iter().flatten().collect() }
 }
 
 /// Whether something happens.

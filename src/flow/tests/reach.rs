@@ -1,9 +1,9 @@
 //! Which source-NAT rules new connections get to.
 
 use super::language::{effort, rules};
-use crate::flow::packet::{Kind, Packet};
+use crate::flow::packet::{Kind, Packet, state};
 use crate::flow::values::Values;
-use crate::flow::walk::{Flow, Walk, state};
+use crate::flow::walk::{Flow, Walk};
 use crate::flow::{Certainty, reached};
 use crate::snapshot::netfilter::{Family, Field, Hook};
 
