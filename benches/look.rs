@@ -7,49 +7,52 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use natwatch::advisory::Catalogue;
-use natwatch::decode::{self, Collectors};
-use natwatch::kernel::{Kernel, Paths};
+use natwatch::decode::{self, Collectors, Memory};
+use natwatch::kernel::{Live, Paths, Progress};
 use natwatch::render::{exposition, json, metrics};
-use natwatch::snapshot::{Collector, Unanswered};
+use natwatch::snapshot::{Collector, Failure};
 use natwatch::{archive, judge};
 
 fn look(criterion: &mut Criterion) {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
     let options = judge::Options::default();
-    let go_on = AtomicBool::new(false);
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
     let capture = archive::load(&fixture).expect("the fixture is part of the repository");
     criterion.bench_function("decode and judge a captured node", |bencher| {
         bencher.iter(|| {
-            let snapshot = decode::snapshot(black_box(&capture), &collectors);
-            judge::judge(Catalogue::built_in(), &snapshot, &options, &go_on)
+            let snapshot = decode::replay(black_box(&capture), &collectors);
+            judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false))
         });
     });
 
-    let snapshot = decode::snapshot(&capture, &collectors);
-    let report = judge::judge(Catalogue::built_in(), &snapshot, &options, &go_on);
+    let snapshot = decode::replay(&capture, &collectors);
+    let report = judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false));
     let settings = metrics::Settings { max_devices: 8, per_cpu: false, collectors: collectors.clone() };
     let families = || metrics::families(&report, &snapshot, &Default::default(), &settings);
     criterion.bench_function("render text 0.0.4", |bencher| bencher.iter(|| exposition::prometheus(&families())));
     criterion.bench_function("render OpenMetrics", |bencher| bencher.iter(|| exposition::openmetrics(families())));
     criterion.bench_function("render JSON", |bencher| bencher.iter(|| json::render(&report, &snapshot)));
 
-    let kernel = Kernel::new(Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() });
     criterion.bench_function("look at this machine", |bencher| {
         bencher.iter(|| {
-            let progress = Mutex::new(kernel.begin(Unanswered::in_time(Duration::from_secs(10))));
-            let deadline = Instant::now() + Duration::from_secs(10);
-            kernel.look(|capture| decode::plan(capture, &collectors), deadline, &progress);
-            let capture = progress.into_inner().expect("no look panicked").capture;
-            judge::judge(Catalogue::built_in(), &decode::snapshot(&capture, &collectors), &options, &go_on)
+            let progress = Arc::new(Progress::new(Duration::from_secs(10)));
+            let mut live = Live::new(paths(), progress);
+            let meta = live.meta();
+            let (parts, _) = decode::read(&mut live, &collectors, &Memory::default(), &mut |_| ());
+            let facts = parts.facts(&meta, &collectors, &Failure::not_needed("every part is there"));
+            judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false))
         });
     });
+}
+
+fn paths() -> Paths {
+    Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() }
 }
 
 criterion_group!(benches, look);

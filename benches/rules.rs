@@ -9,14 +9,14 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
-use natwatch::capture::{Capture, Request};
-use natwatch::decode::{self, Collectors};
-use natwatch::kernel::{Kernel, Paths};
-use natwatch::snapshot::{Collector, Snapshot, Source, Unanswered};
+use natwatch::capture::{Ask, Request, Take};
+use natwatch::decode::{self, Collectors, Memory};
+use natwatch::kernel::{Live, Paths, Progress};
+use natwatch::snapshot::{Collector, Failure, Snapshot, Source};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Rules as kube-proxy writes them, five for each Service.
@@ -66,30 +66,36 @@ fn run(argv: &[&str]) {
     assert!(status.expect("it starts").code().is_some());
 }
 
-fn look(kernel: &Kernel, collectors: &Collectors, last: Option<&Snapshot>) -> Snapshot {
-    let mut progress = kernel.begin(Unanswered::in_time(Duration::from_secs(10)));
-    progress.capture.last_rules = last.and_then(|last| last.nftables.ok().cloned());
-    let progress = Mutex::new(progress);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    kernel.look(|capture: &Capture| decode::plan(capture, collectors), deadline, &progress);
-    decode::snapshot(&progress.into_inner().expect("no look panicked").capture, collectors)
+fn paths() -> Paths {
+    Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() }
+}
+
+fn live() -> Live {
+    Live::new(paths(), Arc::new(Progress::new(Duration::from_secs(60))))
+}
+
+fn look(collectors: &Collectors, memory: &Memory) -> (Snapshot, Memory) {
+    let mut live = live();
+    let meta = live.meta();
+    let (parts, left) = decode::read(&mut live, collectors, memory, &mut |_| ());
+    (parts.facts(&meta, collectors, &Failure::not_needed("every part is there")), left)
 }
 
 #[allow(unsafe_code, reason = "a namespace of its own, which rustix calls unsafe")]
 fn rules(criterion: &mut Criterion) {
     // SAFETY: this thread alone gets a new network namespace; it shares no files with others that would mind.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("run it as root");
-    let kernel = Kernel::new(Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() });
     let collectors = Collectors::from([Collector::Nat]);
     let natwatch = env!("CARGO_BIN_EXE_natwatch");
     for services in [200, 10_000] {
         load("iptables-nft-restore", &kube_proxy(services));
         let mut group = criterion.benchmark_group(format!("{} rules", 5 * services));
         group.sample_size(10).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));
-        let first = look(&kernel, &collectors, None);
+        let nothing = Memory::default();
+        let (first, memory) = look(&collectors, &nothing);
         assert_eq!(first.source_nat_rules.ok().map(Vec::len), Some(1), "{:?}", first.sources);
-        group.bench_function("first look", |bencher| bencher.iter(|| look(&kernel, &collectors, None)));
-        group.bench_function("next look", |bencher| bencher.iter(|| look(&kernel, &collectors, Some(&first))));
+        group.bench_function("first look", |bencher| bencher.iter(|| look(&collectors, &nothing)));
+        group.bench_function("next look", |bencher| bencher.iter(|| look(&collectors, &memory)));
         let tools: [&[&str]; 3] =
             [&[natwatch, "check"], &["iptables-nft-save", "-t", "nat"], &["nft", "-j", "list", "ruleset"]];
         for argv in tools {
@@ -105,23 +111,24 @@ fn rules(criterion: &mut Criterion) {
 fn legacy(criterion: &mut Criterion) {
     // SAFETY: as above.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("run it as root");
-    let kernel = Kernel::new(Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() });
     let collectors = Collectors::from([Collector::Nat]);
     load("iptables-legacy-restore", &kube_proxy(10_000));
-    let table = [Request::xtables(Source::XtablesIpv4, false, "nat")];
+    let table = Request::xtables(Source::XtablesIpv4, false, "nat");
     let bare = || {
-        let progress = Mutex::new(kernel.begin(Unanswered::in_time(Duration::from_secs(10))));
-        let plan = |capture: &Capture| table.iter().filter(|request| !capture.has(request)).cloned().collect();
-        kernel.look(plan, Instant::now() + Duration::from_secs(60), &progress);
-        let capture = progress.into_inner().expect("no look panicked").capture;
-        assert!(capture.get(&table[0]).ok().is_some_and(|bytes| bytes.len() > 1 << 20));
-        capture
+        let mut length = 0;
+        let answer = live().ask(&table, &mut |bytes| {
+            length = bytes.len();
+            Take::More
+        });
+        assert!(answer.ok().is_some() && length > 1 << 20);
+        length
     };
-    assert_eq!(look(&kernel, &collectors, None).source_nat_rules.ok().map(Vec::len), Some(1));
+    let nothing = Memory::default();
+    assert_eq!(look(&collectors, &nothing).0.source_nat_rules.ok().map(Vec::len), Some(1));
     let mut group = criterion.benchmark_group("50000 rules, legacy");
     group.sample_size(20).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));
     group.bench_function("bare socket options", |bencher| bencher.iter(bare));
-    group.bench_function("first look", |bencher| bencher.iter(|| look(&kernel, &collectors, None)));
+    group.bench_function("first look", |bencher| bencher.iter(|| look(&collectors, &nothing)));
     let tools: [&[&str]; 2] = [&[env!("CARGO_BIN_EXE_natwatch"), "check"], &["iptables-legacy-save", "-t", "nat"]];
     for argv in tools {
         let name = argv.join(" ").replace(env!("CARGO_BIN_EXE_natwatch"), "natwatch");

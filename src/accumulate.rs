@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::snapshot::{ConntrackCounter, ConntrackCpu, Reading, Snapshot};
 
 /// Accumulators of one running exporter: there are two, per-CPU counters that wrap and rules that come and go.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Accumulators {
     conntrack: Unwrapping,
     rules: rules::Counting,
@@ -30,7 +30,7 @@ impl Accumulators {
 }
 
 /// The per-CPU counters of connection tracking, continued.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Unwrapping {
     latest: u64,
     counters: BTreeMap<(u16, ConntrackCounter), Unwrapped>,
@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn numbered_look(accumulators: &mut Accumulators, number: u64, cpus: &[u32]) -> u64 {
-        let mut snapshot = decode::snapshot(&decode::test_capture(), &Default::default());
+        let mut snapshot = decode::replay(&decode::testing::capture(), &Default::default());
         let row = |value: &u32| CounterRow::from([(InsertFailed, u64::from(*value)), (Drop, 0)]);
         snapshot.conntrack.cpus =
             Reading::Ok(cpus.iter().map(|value| ConntrackCpu { cpu: None, counters: row(value) }).collect());

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::capture::{Answer, BYTE_ORDER, Capture, FORMAT, Meta};
-use crate::snapshot::{Failure, Reading, SourceState, Unanswered};
+use crate::snapshot::{Failure, Reading, SourceState};
 
 const META: &str = "meta.json";
 /// Largest answer that is loaded; as large as the largest that is written.
@@ -113,7 +113,7 @@ pub fn load(dir: &Path) -> Result<Capture, String> {
             meta.byte_order
         ));
     }
-    let mut capture = Capture::new(meta, Unanswered::NotCaptured);
+    let mut capture = Capture { meta, answers: BTreeMap::new() };
     load_directory(dir, String::new(), 0, &mut 0, &mut capture.answers)?;
     Ok(capture)
 }

@@ -1,31 +1,34 @@
 //! What each sub-command does, down to its exit code.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::advisory::{Catalogue, Severity, State};
+use crate::capture::{Capture, Recorder};
 use crate::cli::{self, Action, Cli, Common, Format, LogFormat, LogLevel, ProbeFormat, Shown};
-use crate::decode::{self, Collectors};
+use crate::decode::{self, Collectors, Memory};
 use crate::judge::{self, Report};
-use crate::kernel::{Kernel, Progress, lock};
-use crate::refresh::Refresher;
+use crate::kernel::{self, Live, Progress};
+use crate::refresh::{Published, Refresher, Underway, judge_until};
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{exposition, json, metrics};
 use crate::server::Security;
-use crate::snapshot::{Collector, Unanswered};
+use crate::snapshot::{Collector, Snapshot};
 use crate::{archive, bounded, probe, redact, server};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;
-/// How long `check` and `capture` wait for the kernel.
+/// How long `check` and `capture` take at most.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Of that, what is kept for judging what there is.
+const JUDGING: Duration = Duration::from_secs(2);
 
 /// Runs a command line; errors go to stderr, once.
 pub fn run(cli: Cli) -> u8 {
@@ -65,23 +68,6 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
-/// One look at this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
-fn look(common: &Common) -> Progress {
-    let kernel = Kernel::new(common.trees.paths());
-    let collectors = common.collectors.0.clone();
-    let progress = Arc::new(Mutex::new(kernel.begin(Unanswered::in_time(PATIENCE))));
-    let (done, finished) = mpsc::channel::<()>();
-    let shared = Arc::clone(&progress);
-    std::thread::spawn(move || {
-        let plan = |capture: &_| decode::plan(capture, &collectors);
-        kernel.look(plan, Instant::now() + PATIENCE, &shared);
-        drop(done);
-    });
-    let _ = finished.recv_timeout(PATIENCE);
-    let progress = lock(&progress).clone();
-    progress.given_up(Unanswered::in_time(PATIENCE))
-}
-
 fn check(flags: &cli::Check) -> u8 {
     match checked(flags) {
         Ok(code) => code,
@@ -99,32 +85,47 @@ fn check(flags: &cli::Check) -> u8 {
     }
 }
 
+/// What there is of a node.
+struct Seen {
+    snapshot: Snapshot,
+    durations: BTreeMap<Collector, Duration>,
+    /// Until when it may be judged.
+    deadline: Instant,
+}
+
+/// One reading of this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
+fn read_live(common: &Common) -> Seen {
+    let deadline = Instant::now() + PATIENCE;
+    let (done, finished) = mpsc::channel();
+    let collectors = &common.collectors.0;
+    let then = move |published, _, _: &Progress| drop(done.send(published));
+    let world = Arc::new(common.trees.paths());
+    let underway = Underway::begin(world, collectors.clone(), Memory::default(), PATIENCE, then);
+    let Published { meta, parts } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
+    let snapshot = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
+    Seen { snapshot, durations: underway.progress.durations(), deadline }
+}
+
 fn checked(flags: &cli::Check) -> Result<u8, String> {
-    let mut progress = match &flags.from {
-        Some(directory) => {
-            let capture = archive::load(directory)?;
-            Progress::new(capture)
-        }
-        None => look(&flags.common),
-    };
     let collectors = &flags.common.collectors.0;
+    let Seen { snapshot, mut durations, deadline } = match &flags.from {
+        None => read_live(&flags.common),
+        Some(directory) => {
+            let snapshot = decode::replay(&archive::load(directory)?, collectors);
+            Seen { snapshot, durations: BTreeMap::new(), deadline: Instant::now() + PATIENCE }
+        }
+    };
     let start = Instant::now();
-    let snapshot = decode::snapshot(&progress.capture, collectors);
-    let report = judge::judge(
-        Catalogue::built_in(),
-        &snapshot,
-        &flags.common.options(&flags.advisories),
-        &AtomicBool::new(false),
-    );
+    let report = judge_until(deadline, &snapshot, &flags.common.options(&flags.advisories));
     if flags.from.is_none() {
-        progress.durations.insert(Collector::Verdict, start.elapsed());
+        durations.insert(Collector::Verdict, start.elapsed());
     }
     let text = match flags.format {
         Format::Text => text::render(&report, &snapshot, style()),
         Format::Json => json::render(&report, &snapshot),
         Format::Prometheus => {
             let settings = shown(&flags.shown, collectors);
-            exposition::prometheus(&metrics::families(&report, &snapshot, &progress.durations, &settings))
+            exposition::prometheus(&metrics::families(&report, &snapshot, &durations, &settings))
         }
         Format::Nagios => nagios(&report, &snapshot, flags.min_severity) + "\n",
         Format::Npd => npd(&report, flags.min_severity) + "\n",
@@ -153,9 +154,29 @@ fn shown(shown: &Shown, collectors: &Collectors) -> metrics::Settings {
     metrics::Settings { max_devices: shown.max_devices, per_cpu: shown.per_cpu, collectors: collectors.clone() }
 }
 
+/// Everything that a reading asks and is answered within the time.
+fn record(common: &Common) -> Capture {
+    let deadline = Instant::now() + PATIENCE;
+    let (paths, collectors) = (common.trees.paths(), common.collectors.0.clone());
+    let (keep, answers) = mpsc::channel();
+    let (tell, meta) = mpsc::channel();
+    std::thread::spawn(move || {
+        let live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
+        let _ = tell.send(live.meta());
+        let mut recorder = Recorder::new(live, |name, answer| drop(keep.send((name, answer))));
+        decode::read(&mut recorder, &collectors, &Memory::default(), &mut |_| ());
+    });
+    let meta = meta.recv_timeout(PATIENCE).unwrap_or_else(|_| kernel::meta());
+    let mut capture = Capture { meta, answers: BTreeMap::new() };
+    while let Ok((name, answer)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        capture.answers.insert(name, answer);
+    }
+    capture
+}
+
 fn capture(flags: &cli::Capture) -> Result<(), String> {
     archive::check_target(&flags.directory)?;
-    let mut capture = look(&flags.common).capture;
+    let mut capture = record(&flags.common);
     // What nobody asked before the time ran out is missing in the directory, and a replay says so.
     if flags.redact {
         redact::redact(&mut capture);
@@ -308,7 +329,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     // Before there are threads: a process that has any cannot make a child that enters a user namespace.
     let (known, pending) = probed(flags);
     options.probe = known;
-    let refresher = Arc::new(Refresher::new(Kernel::new(flags.common.trees.paths()), collectors.clone(), options));
+    let refresher = Arc::new(Refresher::new(flags.common.trees.paths(), collectors.clone(), options));
     if let Some(probe) = pending {
         await_probe(probe, Arc::clone(&refresher));
     }

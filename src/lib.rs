@@ -5,19 +5,19 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`kernel`] | asks the operating system; decodes nothing |
-//! | [`capture`] | what was asked and what was answered, byte for byte |
+//! | [`kernel`] | `Live`, which asks the operating system; decodes nothing |
+//! | [`capture`] | `Ask`, the only door to the node; a saved capture, which answers as the node did |
 //! | [`archive`], [`redact`] | a capture as a directory, without private data if wanted |
 //! | [`wire`] | netlink framing |
-//! | [`decode`] | the planner, and bytes to facts |
+//! | [`decode`] | readers: what a node is asked, and bytes to facts |
 //! | [`snapshot`] | the facts |
-//! | [`accumulate`] | the only memory between looks: counters that never fall |
+//! | [`accumulate`] | counters that never fall |
 //! | [`flow`] | what the kernel would do with a packet |
 //! | [`advisory`] | known problems and kernel defects, as data |
 //! | [`judge`] | facts to verdicts |
 //! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
 //! | [`probe`] | an island: which defects the running kernel has, by experiment |
-//! | [`refresh`], [`server`], [`process`] | one look at a time, served over HTTP |
+//! | [`refresh`], [`server`], [`process`] | one reading at a time, served over HTTP |
 //! | [`web_config`] | the file of `--web.config.file` |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!

@@ -1,33 +1,38 @@
-//! One look at a time, shared by everyone who asks meanwhile.
+//! One reading at a time, shared by everyone who asks meanwhile.
 //!
 //! A hundred simultaneous scrapes read the kernel once. Each waits only as long as it can afford: whoever runs out
-//! of time gets what has been answered so far, with the rest marked failed, while the look goes on. A look that
-//! is stuck inside the kernel is never joined by a second one.
+//! of time is answered from the parts that the reading has published, with the rest marked failed, while the reading goes
+//! on as long as somebody waits. No second reading is begun beside one that is stuck inside the kernel.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::accumulate::Accumulators;
 use crate::advisory::Catalogue;
-use crate::capture::{Capture, LastTables, Request};
-use crate::decode::{self, Collectors};
+use crate::capture::{Ask, Meta};
+use crate::decode::{self, Collectors, Memory, Parts};
 use crate::judge::{self, History, Report};
-use crate::kernel::{Kernel, Progress, lock};
+use crate::kernel::{self, Live, Paths, Progress};
 use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{Collector, Snapshot, Source, Unanswered};
+use crate::snapshot::{Collector, Failure, Snapshot, Source, Unanswered};
 
-/// Longest time that one look may take; a scrape that waits for it gives up earlier.
-pub const MAX_LOOK: Duration = Duration::from_secs(60);
+/// Longest time that one reading may take, whoever waits for it.
+pub const MAX_READING: Duration = Duration::from_secs(60);
 
 /// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per
 /// 1,000 rules, and the kernel has no number that every change moves.
 const TABLES_HOLD: Duration = Duration::from_secs(30);
 
-/// One finished look.
+/// Of the time that somebody can wait, what is kept for judging what there is.
+fn reserve(patience: Duration) -> Duration {
+    (patience / 4).min(Duration::from_secs(1))
+}
+
+/// One finished look: what was read, and what it means.
 #[derive(Debug)]
 pub struct Look {
     /// The verdicts.
@@ -36,60 +41,166 @@ pub struct Look {
     pub snapshot: Snapshot,
     /// Time spent per collector.
     pub durations: BTreeMap<Collector, Duration>,
+    /// Nothing was left out for want of time.
+    pub whole: bool,
 }
 
-/// A look that is on its way.
+/// What a reading reads: the kernel, or a test's idea of one.
+pub trait World: std::fmt::Debug + Send + Sync + 'static {
+    /// Who looks, from where, and when, as far as that can be told without opening a file.
+    fn meta(&self) -> Meta;
+
+    /// Opens the door to the node, on the thread that is going to read, and tells the rest about who looks.
+    fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>);
+}
+
+impl World for Paths {
+    fn meta(&self) -> Meta {
+        kernel::meta()
+    }
+
+    fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>) {
+        let live = Live::new(self.clone(), progress);
+        (live.meta(), Box::new(live))
+    }
+}
+
+/// What a reading has published so far.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Who looks, from where, and when.
+    pub meta: Meta,
+    /// The parts that are whole.
+    pub parts: Parts,
+}
+
+/// A reading on its way, on a thread of its own.
+#[derive(Clone, Debug)]
+pub struct Underway {
+    /// How far it is, and until when it may go on.
+    pub progress: Arc<Progress>,
+    published: Arc<Mutex<Published>>,
+}
+
+impl Underway {
+    /// Begins a reading. `then` is called on its thread when it has come to its end.
+    pub fn begin(
+        world: Arc<dyn World>,
+        collectors: Collectors,
+        memory: Memory,
+        patience: Duration,
+        then: impl FnOnce(Published, Memory, &Progress) + Send + 'static,
+    ) -> Self {
+        let progress = Arc::new(Progress::new(patience));
+        let published = Published { meta: world.meta(), parts: Parts::default() };
+        let published = Arc::new(Mutex::new(published));
+        let (mine, shown) = (Arc::clone(&progress), Arc::clone(&published));
+        let work = move || {
+            let (meta, mut ask) = world.open(Arc::clone(&mine));
+            lock(&shown).meta = meta.clone();
+            let mut publish = |parts: &Parts| lock(&shown).parts = parts.clone();
+            let (parts, left) = decode::read(ask.as_mut(), &collectors, &memory, &mut publish);
+            then(Published { meta, parts }, left, &mine);
+        };
+        if let Err(error) = std::thread::Builder::new().name("reading".into()).spawn(work) {
+            tracing::error!(%error, "cannot start a thread to read the kernel");
+        }
+        Self { progress, published }
+    }
+
+    /// The parts so far.
+    pub fn so_far(&self) -> Published {
+        lock(&self.published).clone()
+    }
+
+    /// Why the other parts are not there, for somebody who has waited so long.
+    pub fn missing(&self, waited: Duration) -> Failure {
+        let failure = Failure::NotAnswered(Unanswered::in_time(waited));
+        match self.progress.current() {
+            Some(request) => failure.within(request),
+            None => failure,
+        }
+    }
+}
+
+/// Judges until the deadline; what is not judged by then is unknown.
+pub fn judge_until(deadline: Instant, snapshot: &Snapshot, options: &judge::Options) -> Report {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (done, finished) = mpsc::channel::<()>();
+        let (stop, judging) = (&stop, std::thread::Builder::new().name("judging".into()));
+        let judged = judging.spawn_scoped(scope, move || {
+            let report = judge::judge(Catalogue::built_in(), snapshot, options, stop);
+            drop(done);
+            report
+        });
+        let Ok(judged) = judged else {
+            // Without a second thread nobody could stop it: it stops at once.
+            return judge::judge(Catalogue::built_in(), snapshot, options, &AtomicBool::new(true));
+        };
+        let _ = finished.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        stop.store(true, Ordering::Relaxed);
+        judged.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A reading, and who waits for it.
 #[derive(Clone, Debug)]
 struct Flight {
     number: u64,
-    progress: Arc<Mutex<Progress>>,
+    underway: Underway,
+    /// How many wait.
+    waiters: Arc<AtomicUsize>,
+    /// Nobody waits any more: judging stops.
+    stop: Arc<AtomicBool>,
     done: watch::Receiver<Option<Arc<Look>>>,
 }
 
-/// What a refresher looks at: the kernel, or a test's idea of one.
-pub trait World: std::fmt::Debug + Send + Sync + 'static {
-    /// The start of a look; `unanswered` is what a request means that is never answered.
-    fn begin(&self, unanswered: Unanswered) -> Progress;
-    /// Answers what `plan` names, into `progress`, until the deadline.
-    fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, deadline: Instant, progress: &Mutex<Progress>);
+/// Somebody who waits for a flight, also when he goes away.
+struct Waiting {
+    refresher: Arc<Refresher>,
+    flight: Flight,
 }
 
-impl World for Kernel {
-    fn begin(&self, unanswered: Unanswered) -> Progress {
-        Self::begin(self, unanswered)
-    }
-
-    fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, deadline: Instant, progress: &Mutex<Progress>) {
-        Self::look(self, plan, deadline, progress);
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _nobody_joins_meanwhile = lock(&self.refresher.flight);
+        if self.flight.waiters.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.flight.stop.store(true, Ordering::Relaxed);
+        }
     }
 }
 
 /// Looks on demand.
 #[derive(Debug)]
 pub struct Refresher {
-    world: Box<dyn World>,
+    world: Arc<dyn World>,
     collectors: Collectors,
     options: Mutex<judge::Options>,
     accumulators: Mutex<Accumulators>,
     history: Mutex<History>,
-    last_rules: Mutex<Option<Arc<Ruleset>>>,
-    /// Legacy tables, and when they were read.
-    last_tables: Mutex<BTreeMap<Source, (Instant, LastTables)>>,
+    /// What whole readings have left for the next.
+    memory: Mutex<Memory>,
+    /// Legacy tables that are remembered, and since when.
+    tables: Mutex<BTreeMap<Source, (Arc<Ruleset>, Instant)>>,
     flight: Mutex<Option<Flight>>,
+    /// Nobody is waited for any longer.
+    closing: watch::Sender<bool>,
 }
 
 impl Refresher {
     /// A refresher that has not looked yet.
     pub fn new(world: impl World, collectors: Collectors, options: judge::Options) -> Self {
         Self {
-            world: Box::new(world),
+            world: Arc::new(world),
             collectors,
             options: Mutex::new(options),
             accumulators: Mutex::default(),
             history: Mutex::default(),
-            last_rules: Mutex::default(),
-            last_tables: Mutex::default(),
+            memory: Mutex::default(),
+            tables: Mutex::default(),
             flight: Mutex::default(),
+            closing: watch::Sender::new(false),
         }
     }
 
@@ -98,80 +209,155 @@ impl Refresher {
         lock(&self.options).probe = probe;
     }
 
-    /// A fresh look, or what there is of it after `patience`.
-    pub async fn look(self: &Arc<Self>, patience: Duration) -> Arc<Look> {
-        let Flight { number, progress, mut done } = self.join();
-        let look = tokio::time::timeout(patience, finished(&mut done)).await.ok().flatten();
-        if let Some(look) = look {
-            return look;
-        }
-        let why = Unanswered::in_time(patience);
-        let so_far = lock(&progress).so_far();
-        if so_far.is_none()
-            && let Some(look) = finished(&mut done).await
-        {
-            return look; // all answers are there and are being read
-        }
-        let so_far = so_far.unwrap_or_else(|| lock(&progress).clone());
-        Arc::new(self.finish(number, so_far.given_up(why), false))
+    /// Whoever waits is answered now, with what there is.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
     }
 
-    /// The look that is on its way, or a new one.
-    fn join(self: &Arc<Self>) -> Flight {
+    /// A fresh look, or what there is of it after `patience`.
+    pub async fn look(self: &Arc<Self>, patience: Duration) -> Arc<Look> {
+        let start = Instant::now();
+        let (deadline, soon) = (start + patience, start + patience - reserve(patience));
+        let underway = loop {
+            let (flight, is_mine) = self.join(deadline);
+            let mut done = flight.done.clone();
+            let underway = flight.underway.clone();
+            let waiting = Waiting { refresher: Arc::clone(self), flight };
+            let left = soon.saturating_duration_since(Instant::now());
+            let mut closing = self.closing.subscribe();
+            let look = tokio::select! {
+                look = tokio::time::timeout(left, finished(&mut done)) => look.ok().flatten(),
+                _ = closing.wait_for(|closing| *closing) => None,
+            };
+            drop(waiting);
+            match look {
+                // It was cut, or its judging stopped, for want of somebody who waits as long as this one.
+                Some(look) if !look.whole && !is_mine && Instant::now() < soon => {}
+                Some(look) => return look,
+                None => break underway,
+            }
+        };
+        let closing = *self.closing.borrow();
+        let deadline = if closing { deadline.min(Instant::now() + reserve(Duration::from_secs(1))) } else { deadline };
+        let refresher = Arc::clone(self);
+        let judged = tokio::task::spawn_blocking(move || {
+            let (published, missing) = (underway.so_far(), underway.missing(start.elapsed()));
+            Arc::new(refresher.partial(published, &missing, deadline, underway.progress.durations()))
+        });
+        match judged.await {
+            Ok(look) => look,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// The reading that is on its way, or a new one.
+    /// Also: whether it was begun for this one.
+    fn join(self: &Arc<Self>, deadline: Instant) -> (Flight, bool) {
         let mut flight = lock(&self.flight);
-        // A sender that is gone without a result belonged to a look that could not be finished.
+        // A sender that is gone without a result belonged to a reading that could not be finished.
         let running = |flight: &&Flight| flight.done.borrow().is_none() && flight.done.has_changed().is_ok();
         if let Some(running) = flight.as_ref().filter(running) {
-            return running.clone();
+            running.waiters.fetch_add(1, Ordering::AcqRel);
+            running.stop.store(false, Ordering::Relaxed);
+            let latest = running.underway.progress.started() + MAX_READING;
+            running.underway.progress.extend(deadline.min(latest));
+            return (running.clone(), false);
         }
         let number = flight.as_ref().map_or(0, |flight| flight.number + 1);
         let (sender, done) = watch::channel(None);
-        let mut progress = self.world.begin(Unanswered::in_time(MAX_LOOK));
-        progress.capture.last_rules.clone_from(&lock(&self.last_rules));
-        let started_at = Instant::now();
-        lock(&self.last_tables).retain(|_, (read_at, _)| started_at.duration_since(*read_at) < TABLES_HOLD);
-        let last_tables = lock(&self.last_tables).iter().map(|(source, (_, last))| (*source, last.clone())).collect();
-        progress.capture.last_tables = last_tables;
-        let progress = Arc::new(Mutex::new(progress));
-        let started = Flight { number, progress: Arc::clone(&progress), done };
-        let refresher = Arc::clone(self);
-        let work = move || {
-            let plan = |capture: &_| decode::plan(capture, &refresher.collectors);
-            refresher.world.look(&plan, Instant::now() + MAX_LOOK, &progress);
-            let answers = lock(&progress).finish();
-            let read = decode::tables_read_now(&answers.capture);
-            let read = read.into_iter().map(|(source, last)| (source, (started_at, last)));
-            lock(&refresher.last_tables).extend(read);
-            sender.send_replace(Some(Arc::new(refresher.finish(number, answers, true))));
+        let (refresher, stop) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let then = move |published: Published, left: Memory, progress: &Progress| {
+            let look = refresher.finish(number, published, left, progress, &stopped);
+            sender.send_replace(Some(Arc::new(look)));
         };
-        if let Err(error) = std::thread::Builder::new().name("look".into()).spawn(work) {
-            tracing::error!(%error, "cannot start a thread to look at the kernel");
-        }
+        let patience = deadline.saturating_duration_since(Instant::now()).min(MAX_READING);
+        let underway =
+            Underway::begin(Arc::clone(&self.world), self.collectors.clone(), self.remembered(), patience, then);
+        let started = Flight { number, underway, waiters: Arc::new(AtomicUsize::new(1)), stop, done };
         *flight = Some(started.clone());
-        started
+        (started, true)
     }
 
-    /// Reads and judges what was answered. A look that did not come to its end changes no verdict: what nobody waited for
-    /// is unknown for no reason of the node's.
-    fn finish(&self, number: u64, progress: Progress, whole: bool) -> Look {
-        let start = Instant::now();
-        let mut snapshot = decode::snapshot(&progress.capture, &self.collectors);
-        lock(&self.accumulators).apply(number, &mut snapshot);
-        if let Some(rules) = snapshot.nftables.ok().filter(|rules| rules.generation.is_some()) {
-            *lock(&self.last_rules) = Some(Arc::clone(rules));
+    /// What the next reading may take over.
+    fn remembered(&self) -> Memory {
+        let mut memory = lock(&self.memory);
+        lock(&self.tables).retain(|source, (_, since)| {
+            let holds = since.elapsed() < TABLES_HOLD;
+            if !holds {
+                memory.forget_tables(*source);
+            }
+            holds
+        });
+        memory.clone()
+    }
+
+    /// Remembers what a whole reading has left.
+    fn remember(&self, left: Memory, started: Instant) {
+        let mut memory = lock(&self.memory);
+        let mut tables = lock(&self.tables);
+        for (source, ruleset) in left.tables() {
+            let known = tables.get(&source).is_some_and(|(known, _)| Arc::ptr_eq(known, ruleset));
+            if !known {
+                tables.insert(source, (Arc::clone(ruleset), started));
+            }
         }
-        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &lock(&self.options), &AtomicBool::new(false));
+        *memory = left;
+    }
+
+    /// Judges a reading that has come to its end. One that was cut, or whose judging was stopped, leaves nothing behind:
+    /// what nobody waited for is unknown for no reason of the node's.
+    fn finish(&self, number: u64, published: Published, left: Memory, progress: &Progress, stop: &AtomicBool) -> Look {
+        let start = Instant::now();
+        let Published { meta, parts } = published;
+        let whole = !progress.was_cut();
+        // Every part is there; what a cut has left out says so itself.
+        let missing = Failure::NotAnswered(Unanswered::in_time(progress.started().elapsed()));
+        let mut snapshot = parts.facts(&meta, &self.collectors, &missing);
+        if whole {
+            self.remember(left, progress.started());
+            lock(&self.accumulators).apply(number, &mut snapshot);
+        } else {
+            self.continue_counters(&mut snapshot);
+        }
+        let options = lock(&self.options).clone();
+        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &options, stop);
         let mut history = lock(&self.history);
-        let changes = if whole { history.note(start, &report) } else { Vec::new() };
+        let changes = if whole && !report.was_stopped { history.note(start, &report) } else { Vec::new() };
         for change in changes {
             let (advisory, cause) = (change.advisory, change.cause);
             tracing::warn!(advisory, old = %change.old, new = %change.new, cause, "verdict changed");
         }
         history.complete(start, Catalogue::built_in(), &mut report);
         drop(history);
-        let mut durations = progress.durations;
+        let mut durations = progress.durations();
         durations.insert(Collector::Verdict, start.elapsed());
-        Look { report, snapshot, durations }
+        let whole = whole && !report.was_stopped;
+        Look { report, snapshot, durations, whole }
+    }
+
+    /// For one who cannot wait any longer: judged for him alone, and not remembered.
+    fn partial(
+        &self,
+        published: Published,
+        missing: &Failure,
+        deadline: Instant,
+        mut durations: BTreeMap<Collector, Duration>,
+    ) -> Look {
+        let start = Instant::now();
+        let mut snapshot = published.parts.facts(&published.meta, &self.collectors, missing);
+        self.continue_counters(&mut snapshot);
+        let options = lock(&self.options).clone();
+        let mut report = judge_until(deadline, &snapshot, &options);
+        lock(&self.history).complete(start, Catalogue::built_in(), &mut report);
+        durations.insert(Collector::Verdict, start.elapsed());
+        Look { report, snapshot, durations, whole: false }
+    }
+
+    /// Counters as they go on, without remembering them.
+    fn continue_counters(&self, snapshot: &mut Snapshot) {
+        let mut counters = lock(&self.accumulators).clone();
+        counters.apply(u64::MAX, snapshot);
     }
 }
 
@@ -180,73 +366,97 @@ async fn finished(done: &mut watch::Receiver<Option<Arc<Look>>>) -> Option<Arc<L
     done.wait_for(Option::is_some).await.ok().and_then(|look| look.clone())
 }
 
+/// Locks; what a thread that panicked has left behind is whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc;
-
     use super::*;
-    use crate::decode::test_capture;
+    use crate::capture::{Request, Take};
+    use crate::decode::testing;
     use crate::snapshot::{Reading, SourceState};
 
     /// Answers the number of entries at once and everything else when the gate opens.
     #[derive(Debug)]
     struct Slow {
-        gate: Mutex<mpsc::Receiver<()>>,
-        looks: Arc<AtomicUsize>,
+        gate: Arc<Mutex<mpsc::Receiver<()>>>,
+        readings: Arc<AtomicUsize>,
+    }
+
+    struct Asked {
+        gate: Arc<Mutex<mpsc::Receiver<()>>>,
+        reading: usize,
+        progress: Arc<Progress>,
     }
 
     impl World for Slow {
-        fn begin(&self, _: Unanswered) -> Progress {
-            Progress::new(test_capture())
+        fn meta(&self) -> Meta {
+            testing::capture().meta
         }
 
-        fn look(&self, plan: &dyn Fn(&Capture) -> Vec<Request>, _: Instant, progress: &Mutex<Progress>) {
-            let look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
-            let requests = plan(&lock(progress).capture);
-            for request in requests {
-                if !request.name.ends_with("nf_conntrack_count") {
-                    lock(progress).current = Some(request.name.clone());
-                    let _ = lock(&self.gate).recv();
-                }
-                let mut progress = lock(progress);
-                progress.current = None;
-                progress.capture.answers.insert(request.name, Reading::Ok(format!("{look}\n").into_bytes()));
+        fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>) {
+            let reading = self.readings.fetch_add(1, Ordering::SeqCst) + 1;
+            (self.meta(), Box::new(Asked { gate: Arc::clone(&self.gate), reading, progress }))
+        }
+    }
+
+    impl Ask for Asked {
+        fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+            if request.name.contains("/route/") {
+                self.progress.begin(&request.name);
+                let _ = lock(&self.gate).recv();
             }
+            if self.progress.is_over() {
+                return Reading::Failed(Failure::NotAnswered(Unanswered::in_time(Duration::ZERO)));
+            }
+            take(format!("{}\n", self.reading).as_bytes());
+            Reading::Ok(())
         }
     }
 
     fn slow() -> (Arc<Refresher>, mpsc::Sender<()>, Arc<AtomicUsize>) {
         let (open, gate) = mpsc::channel();
-        let looks = Arc::new(AtomicUsize::new(0));
-        let world = Slow { gate: Mutex::new(gate), looks: Arc::clone(&looks) };
-        let refresher = Refresher::new(world, Collectors::from([Collector::Conntrack]), judge::Options::default());
-        (Arc::new(refresher), open, looks)
+        let readings = Arc::new(AtomicUsize::new(0));
+        let world = Slow { gate: Arc::new(Mutex::new(gate)), readings: Arc::clone(&readings) };
+        let collectors = Collectors::from([Collector::Conntrack, Collector::Links]);
+        (Arc::new(Refresher::new(world, collectors, judge::Options::default())), open, readings)
     }
 
     #[tokio::test]
-    async fn an_impatient_scrape_gets_what_there_is_and_the_rest_failed() {
-        let (refresher, open, looks) = slow();
+    async fn an_impatient_scrape_gets_the_parts_there_are_and_the_rest_failed() {
+        let (refresher, open, readings) = slow();
+        let patient = {
+            let refresher = Arc::clone(&refresher);
+            tokio::spawn(async move { refresher.look(Duration::from_secs(60)).await })
+        };
+        while readings.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let look = loop {
-            let look = refresher.look(Duration::from_millis(20)).await;
+            let look = refresher.look(Duration::from_millis(40)).await;
             if look.snapshot.conntrack.entries.ok().is_some() {
                 break look;
             }
         };
         assert_eq!(look.snapshot.conntrack.entries, Reading::Ok(1));
-        assert!(look.snapshot.conntrack.buckets.why().contains("no answer within 0.0 s"));
-        let states = look.snapshot.sources.iter().map(|status| status.state);
-        assert!(states.clone().count() > 0 && states.clone().all(|state| state == SourceState::Failed));
-        assert_eq!(looks.load(Ordering::SeqCst), 1, "a stuck look is never joined by a second");
-        let patient = async { refresher.look(Duration::from_secs(60)).await };
-        let answering = async { drop(open) }; // polled after the patient one has joined
-        let (look, ()) = tokio::join!(biased; patient, answering);
-        assert_eq!(look.snapshot.conntrack.entries_limit, Reading::Ok(1), "the same look, finished");
+        let links = look.snapshot.links.failure().map(Failure::root).cloned();
+        assert!(matches!(links, Some(Failure::NotAnswered(Unanswered::InTime { .. }))), "{links:?}");
+        assert!(look.snapshot.links.why().contains("route/links"), "{}", look.snapshot.links.why());
+        let state = |source| look.snapshot.sources.iter().find(|status| status.source == source).map(|it| it.state);
+        assert_eq!(state(Source::Rtnetlink), Some(SourceState::Failed));
+        assert_eq!(state(Source::Sysctl), Some(SourceState::Ok));
+        assert_eq!(readings.load(Ordering::SeqCst), 1, "a stuck reading is never joined by a second");
+        drop(open);
+        let look = patient.await.expect("it did not panic");
+        assert_eq!(look.snapshot.conntrack.entries_limit, Reading::Ok(1), "the same reading, finished");
+        assert_eq!(readings.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
-    async fn a_hundred_scrapes_share_one_look() {
-        let (refresher, open, looks) = slow();
+    async fn a_hundred_scrapes_share_one_reading() {
+        let (refresher, open, readings) = slow();
         let scrapes: Vec<_> = (0..100)
             .map(|_| {
                 let refresher = Arc::clone(&refresher);
@@ -254,14 +464,14 @@ mod tests {
             })
             .collect();
         for _ in 0..1000 {
-            tokio::task::yield_now().await; // until each of the tasks has joined the look
+            tokio::task::yield_now().await; // until each of the tasks has joined the reading
         }
         drop(open);
         for scrape in scrapes {
             let look = scrape.await.expect("no scrape panicked");
             assert_eq!(look.snapshot.conntrack.entries, Reading::Ok(1));
         }
-        assert_eq!(looks.load(Ordering::SeqCst), 1);
+        assert_eq!(readings.load(Ordering::SeqCst), 1);
         assert_eq!(refresher.look(Duration::from_secs(60)).await.snapshot.conntrack.entries, Reading::Ok(2), "fresh");
     }
 }

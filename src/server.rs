@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
 /// A client that has not sent its request after this is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long running requests may go on after SIGTERM: a little longer than one waits for the kernel.
-const GRACE: Duration = Duration::from_secs(11);
+/// How long running requests may go on after SIGTERM; the process ends within a second.
+const GRACE: Duration = Duration::from_millis(700);
 
 /// What serving needs to know.
 #[derive(Clone, Debug)]
@@ -159,6 +159,7 @@ pub async fn run(
         () = shutdown => {
             tell_systemd(&[NotifyState::Stopping]);
             tracing::info!("shutting down");
+            app.refresher.close();
             handle.graceful_shutdown(Some(GRACE));
             while servers.join_next().await.is_some() {}
             Ok(())
@@ -317,7 +318,7 @@ fn patience(headers: &HeaderMap) -> Duration {
     else {
         return PATIENCE;
     };
-    timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::refresh::MAX_LOOK)
+    timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::refresh::MAX_READING)
 }
 
 /// The collectors that `collect[]` or `exclude[]` leave; wording and rules are node_exporter's.
@@ -425,6 +426,6 @@ mod tests {
         for nonsense in ["0", "-1", "NaN", "inf", "soon"] {
             assert_eq!(with(nonsense), PATIENCE, "{nonsense}");
         }
-        assert_eq!(with("1e9"), crate::refresh::MAX_LOOK);
+        assert_eq!(with("1e9"), crate::refresh::MAX_READING);
     }
 }

@@ -42,6 +42,11 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
+    /// Whether it is one of netlink itself: an errno, an end.
+    pub fn is_control(&self) -> bool {
+        self.kind <= NLMSG_DONE
+    }
+
     /// The errno of an `NLMSG_ERROR` or `NLMSG_DONE` message, as a positive number; 0 is success.
     pub fn errno(&self) -> Result<i32, Failure> {
         if self.kind == NLMSG_DONE && self.body.len() < 4 {
@@ -49,6 +54,22 @@ impl Message<'_> {
         }
         Ok(i32::from_ne_bytes(array(self.body, 0, "errno of a netlink message")?).wrapping_neg())
     }
+}
+
+/// The sequence number of a message, header included.
+///
+/// # Errors
+/// It is cut off.
+pub fn sequence(message: &[u8]) -> Result<u32, Failure> {
+    array(message, 8, "nlmsg_seq").map(u32::from_ne_bytes)
+}
+
+/// Whether a message, header included, is one of netlink itself: an errno, an end.
+///
+/// # Errors
+/// It is cut off.
+pub fn is_control(message: &[u8]) -> Result<bool, Failure> {
+    Ok(u16::from_ne_bytes(array(message, 4, "nlmsg_type")?) <= NLMSG_DONE)
 }
 
 /// Iterates over the messages of one or more datagrams.
@@ -69,7 +90,20 @@ pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Failur
     })
 }
 
-fn message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), Failure> {
+/// The first message, header and padding included, and what follows it.
+///
+/// # Errors
+/// It is cut off.
+pub fn split_message(bytes: &[u8]) -> Result<(&[u8], &[u8]), Failure> {
+    let (_, rest) = message(bytes)?;
+    Ok(bytes.split_at(bytes.len() - rest.len()))
+}
+
+/// The first message, and what follows it.
+///
+/// # Errors
+/// It is cut off.
+pub fn message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), Failure> {
     let length = u32::from_ne_bytes(array(bytes, 0, "header")?) as usize;
     let kind = u16::from_ne_bytes(array(bytes, 4, "header")?);
     let flags = u16::from_ne_bytes(array(bytes, 6, "header")?);
@@ -104,25 +138,13 @@ pub fn dump<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<Message<'a>>, Failure
     Err(Failure::unexpected(format!("{what}: the dump has no end (NLMSG_DONE is missing)")))
 }
 
-/// The bytes of those messages whose attributes, after a header of `header` bytes, include `attribute`; control
-/// messages (errors, the end of a dump) are always kept.
+/// Whether the attributes of a message, which begin behind its header and `header` bytes, include this one.
 ///
 /// # Errors
-/// A broken message or attribute.
-pub fn keep(bytes: &[u8], header: usize, attribute: u16) -> Result<Vec<u8>, Failure> {
-    let mut kept = Vec::new();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let (message, next) = message(rest)?;
-        if message.kind <= NLMSG_DONE || has_attribute(message.body.get(header..).unwrap_or_default(), attribute)? {
-            kept.extend_from_slice(&rest[..rest.len() - next.len()]);
-        }
-        rest = next;
-    }
-    Ok(kept)
-}
-
-fn has_attribute(mut rest: &[u8], attribute: u16) -> Result<bool, Failure> {
+/// A broken attribute.
+pub fn has_attribute(message: &[u8], header: usize, attribute: u16) -> Result<bool, Failure> {
+    let (message, _) = self::message(message)?;
+    let mut rest = message.body.get(header..).unwrap_or_default();
     while !rest.is_empty() {
         let (found, next) = split_attribute(rest, "a message")?;
         if found.kind == attribute {

@@ -24,7 +24,7 @@ const PURE: &[&str] = &[
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("snapshot", &["snapshot"]),
     ("wire", &["wire", "snapshot"]),
-    ("capture", &["capture", "snapshot"]),
+    ("capture", &["capture", "snapshot", "wire"]),
     ("decode", &["decode", "capture", "snapshot", "wire"]),
     ("accumulate", &["accumulate", "snapshot"]),
     ("redact", &["redact", "capture", "snapshot", "wire"]),

@@ -106,7 +106,7 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
         kind: "4 bytes".into(),
         stable: true,
         members: Default::default(),
-        elements: Some(elements.collect()),
+        elements: Reading::Ok(elements.collect()),
         verdicts: Vec::new(),
     };
     let looked_up = Step::Match(Match::Set { fields: vec![Field::Ipv4Source], set: set.clone(), inverted: false });
@@ -119,7 +119,7 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
     let by_pair = Step::Match(Match::Set { fields, set: set.clone(), inverted: false });
     let mut pair_sets =
         Dear::default().marking(each(&|number| vec![by_pair.clone(), write(u32::MAX, 1 << (number % 31))], 64));
-    pair_sets.0.sets.insert(set, Set { elements: Some(pairs.collect()), ..elements });
+    pair_sets.0.sets.insert(set, Set { elements: Reading::Ok(pairs.collect()), ..elements });
     vec![
         (
             "addresses with marks of their own",
@@ -173,7 +173,7 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
 fn node(rules: &Ruleset) -> Snapshot {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let mut snapshot = decode::snapshot(&archive::load(&fixture).expect("a fixture"), &collectors);
+    let mut snapshot = decode::replay(&archive::load(&fixture).expect("a fixture"), &collectors);
     snapshot.nftables = Reading::Ok(Arc::new(rules.clone()));
     snapshot
 }

@@ -26,7 +26,7 @@ fn fixtures() -> Vec<PathBuf> {
 fn rules(fixture: &Path) -> String {
     let capture = natwatch::archive::load(fixture).unwrap();
     let collectors = Collector::ALL.iter().copied().collect();
-    let reading = natwatch::decode::snapshot(&capture, &collectors).nftables;
+    let reading = natwatch::decode::replay(&capture, &collectors).nftables;
     let Some(ruleset) = reading.ok() else { return format!("{reading:?}\n") };
     let mut out = format!("generation {:?}, devices {:?}\n", ruleset.generation, ruleset.devices);
     for (ChainId { family, table, chain }, found) in &ruleset.chains {

@@ -29,7 +29,7 @@ struct Shown {
 }
 
 /// Sums by kind that never fall.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Counting {
     latest: u64,
     rules: BTreeMap<RuleId, Vec<Shown>>,

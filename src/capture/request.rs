@@ -52,16 +52,6 @@ pub enum Question {
     Xtables(XtablesRequest),
 }
 
-impl Question {
-    /// Whether the answers are the same, apart from how much of them is kept.
-    pub fn asks_the_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Netlink(one), Self::Netlink(other)) => *one == NetlinkRequest { limit: one.limit, ..other.clone() },
-            _ => self == other,
-        }
-    }
-}
-
 /// A table of legacy x_tables. The answer is its description, [`XTABLES_INFO`] bytes of `struct ipt_getinfo`, and its
 /// content, `struct ipt_get_entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,17 +98,6 @@ pub struct Keep {
     pub attribute: u16,
 }
 
-/// What it means that something is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absence {
-    /// The source is absent: a module is not loaded, say.
-    Fact,
-    /// Nothing: the source is complete without it.
-    Expected,
-    /// That it is hidden: every kernel has it.
-    Impossible,
-}
-
 /// A question with its name and what its answer means for its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -128,16 +107,12 @@ pub struct Request {
     pub source: Source,
     /// The question itself.
     pub question: Question,
-    /// What it says about the source when the answer is "absent".
-    pub absence: Absence,
-    /// The answer cannot change before the next boot, so `serve` asks only once.
-    pub until_reboot: bool,
 }
 
 impl Request {
     fn path(source: Source, root: Root, path: &str, question: Question) -> Self {
         let name = format!("{}/{path}", root.name());
-        Self { name, source, question, absence: Absence::Fact, until_reboot: false }
+        Self { name, source, question }
     }
 
     /// The content of a file.
@@ -172,14 +147,14 @@ impl Request {
         let name = format!("netlink/{name}");
         let question =
             Question::Netlink(NetlinkRequest { family, kind, dump, ack: false, body, keep: None, limit: MAX_ANSWER });
-        Self { name, source, question, absence: Absence::Fact, until_reboot: false }
+        Self { name, source, question }
     }
 
     /// A table of legacy x_tables.
     pub fn xtables(source: Source, ipv6: bool, table: &str) -> Self {
         let name = format!("xtables/{}-{table}", if ipv6 { "ipv6" } else { "ipv4" });
         let question = Question::Xtables(XtablesRequest { ipv6, table: table.to_owned(), only_info: false });
-        Self { name, source, question, absence: Absence::Fact, until_reboot: false }
+        Self { name, source, question }
     }
 
     /// Only the description of a table of legacy x_tables.
@@ -200,32 +175,12 @@ impl Request {
         self
     }
 
-    /// See [`Absence::Expected`].
-    pub fn optional(self) -> Self {
-        Self { absence: Absence::Expected, ..self }
-    }
-
-    /// See [`Absence::Impossible`].
-    pub fn everywhere(self) -> Self {
-        Self { absence: Absence::Impossible, ..self }
-    }
-
-    /// See [`Request::until_reboot`].
-    pub fn until_reboot(self) -> Self {
-        Self { until_reboot: true, ..self }
-    }
-
     /// Gives up an answer that is larger than this.
     pub fn at_most(mut self, bytes: usize) -> Self {
         if let Question::Netlink(request) = &mut self.question {
             request.limit = bytes;
         }
         self
-    }
-
-    /// Whether [`Request::at_most`] was said.
-    pub fn is_limited(&self) -> bool {
-        matches!(&self.question, Question::Netlink(request) if request.limit < MAX_ANSWER)
     }
 
     /// Keeps only the messages of a dump that carry an attribute.

@@ -2,11 +2,11 @@
 //!
 //! Kernel sources: `ct_cpu_seq_show` and `nf_ct_netlink_stats` (`ctnetlink_ct_stat_cpu_fill_info`).
 
-use crate::capture::{Capture, NetlinkFamily, Request, Root, cpu_list};
-use crate::decode::modules::{self, Presence};
-use crate::decode::{Problems, always_there};
+use crate::capture::{NetlinkFamily, Request, Root};
+use crate::decode::identity::cpu_list;
+use crate::decode::{Node, Sources, modules};
 use crate::snapshot::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Failure, Reading, Source};
-use crate::wire::{self, Attributes};
+use crate::wire::{self, Attributes, Message};
 
 use ConntrackCounter as C;
 
@@ -43,28 +43,18 @@ fn proc_file() -> Request {
     Request::file(Source::ProcConntrack, Root::Procfs, "thread-self/net/stat/nf_conntrack")
 }
 
-fn proc_control() -> Request {
-    Request::file(Source::ProcConntrack, Root::Procfs, "thread-self/net/stat/rt_cache").everywhere()
-}
-
 /// Has parameters, so it is there for the built-in module too.
 fn module_object() -> Request {
-    Request::directory(Source::Sysctl, Root::Sysfs, "module/nf_conntrack").optional()
+    Request::directory(Source::Sysctl, Root::Sysfs, "module/nf_conntrack")
 }
 
 /// The proc file has a line per possible CPU but no numbers; this says which CPUs those are.
 fn possible_cpus() -> Request {
-    Request::file(Source::ProcConntrack, Root::Sysfs, "devices/system/cpu/possible").optional().until_reboot()
+    Request::file(Source::ProcConntrack, Root::Sysfs, "devices/system/cpu/possible")
 }
-
-const TCP_BE_LIBERAL: &str = "nf_conntrack_tcp_be_liberal";
 
 fn sysctl(name: &str) -> Request {
     Request::file(Source::Sysctl, Root::Procfs, format!("sys/net/netfilter/{name}"))
-}
-
-fn sysctl_control() -> Request {
-    Request::file(Source::Sysctl, Root::Procfs, "sys/net/core/somaxconn").everywhere()
 }
 
 fn stats_cpu() -> Request {
@@ -72,54 +62,48 @@ fn stats_cpu() -> Request {
     Request::netlink(Source::Ctnetlink, "netfilter/ct-stats-cpu", NetlinkFamily::Netfilter, GET_STATS_CPU, true, body)
 }
 
-fn module(capture: &Capture) -> Presence {
-    modules::presence(capture, &modules::NF_CONNTRACK_NETLINK)
-}
-
-/// What to ask.
-pub fn requests(capture: &Capture) -> Vec<Request> {
-    let sizes = ["nf_conntrack_count", "nf_conntrack_max", "nf_conntrack_buckets", TCP_BE_LIBERAL];
-    let mut requests: Vec<Request> = sizes.into_iter().map(sysctl).collect();
-    requests.extend([proc_file(), possible_cpus()]);
-    if !capture.has(&proc_file()) {
-        return requests;
-    }
-    if matches!(capture.get(&sysctl("nf_conntrack_count")), Reading::Absent(_)) {
-        requests.extend([sysctl_control(), module_object()]);
-    }
-    match capture.get(&proc_file()) {
-        Reading::Ok(_) => {}
-        Reading::Absent(_) if matches!(capture.get(&sysctl("nf_conntrack_count")), Reading::Absent(_)) => {
-            requests.push(proc_control()); // neither file: the module is not there, nothing more to ask
+/// Sizes first, then the counters: from the proc file, which needs no privilege and has everything, and from ctnetlink on
+/// kernels without it.
+pub fn read(node: &mut Node<'_>) -> Conntrack {
+    let sizes = ["nf_conntrack_count", "nf_conntrack_max", "nf_conntrack_buckets", "nf_conntrack_tcp_be_liberal"];
+    let sizes = sizes.map(|name| (sysctl(name), node.try_number(&sysctl(name))));
+    let table = node.try_text(&proc_file());
+    let counted_absent = is_missing(&sizes[0].1);
+    // A missing file means that the module is not there, unless anything else shows that it is.
+    let there = !is_missing(&table)
+        || sizes.iter().any(|(_, size)| size.ok().is_some())
+        || counted_absent && node.try_bytes(&module_object()).ok().is_some();
+    let [entries, entries_limit, buckets, tcp_be_liberal] =
+        sizes.map(|(request, size)| node.note(&request, not_masked(size, there)));
+    let cpus = match table.decode(|text| decode_proc(&text, &mut node.sources)) {
+        Reading::Ok(cpus) => {
+            let cpus = number_cpus(node, cpus);
+            node.note(&proc_file(), cpus)
         }
-        _ => match module(capture) {
-            Presence::Ask(more) => requests.extend(more),
-            Presence::There => requests.push(stats_cpu()),
-            Presence::Missing(_) | Presence::Unclear(_) => {}
-        },
-    }
-    requests
+        // Neither file: the module is not there, and there is nothing more to ask.
+        table if counted_absent && is_missing(&table) => node.note(&proc_file(), not_masked(table, there)),
+        other => {
+            let other = node.note(&proc_file(), other);
+            let presence = modules::presence(node, &modules::NF_CONNTRACK_NETLINK);
+            match node.note(&stats_cpu(), presence) {
+                Reading::Ok(()) => {
+                    let cpus = node.try_dump(&stats_cpu(), |message| decode_cpu(message).map(Some));
+                    node.note(&stats_cpu(), cpus.decode(not_empty))
+                }
+                _ => other,
+            }
+        }
+    };
+    Conntrack { cpus, entries, entries_limit, buckets, tcp_be_liberal }
 }
 
-/// Reads the answers.
-pub fn decode(capture: &Capture, problems: &mut Problems) -> Conntrack {
-    Conntrack {
-        cpus: cpus(capture, problems),
-        entries: size(capture, "nf_conntrack_count", problems),
-        entries_limit: size(capture, "nf_conntrack_max", problems),
-        buckets: size(capture, "nf_conntrack_buckets", problems),
-        tcp_be_liberal: size(capture, TCP_BE_LIBERAL, problems),
-    }
+/// Whether a file is missing, whatever that means.
+fn is_missing<T>(reading: &Reading<T>) -> bool {
+    let failure = reading.failure().map(Failure::root);
+    matches!(reading, Reading::Absent(_)) || matches!(failure, Some(Failure::Hidden { .. }))
 }
 
-fn size(capture: &Capture, name: &str, problems: &mut Problems) -> Reading<u64> {
-    let reading = always_there(capture, capture.number(&sysctl(name)), &sysctl_control());
-    problems.note(Source::Sysctl, not_masked(capture, reading))
-}
-
-/// A missing file means that the module is not there, unless anything else shows that it is.
-fn not_masked<T>(capture: &Capture, reading: Reading<T>) -> Reading<T> {
-    let there = capture.get(&proc_file()).ok().is_some() || capture.get(&module_object()).ok().is_some();
+fn not_masked<T>(reading: Reading<T>, there: bool) -> Reading<T> {
     match reading {
         Reading::Absent(why) if there => {
             Reading::Failed(Failure::Hidden { witness: Some("nf_conntrack".into()) }.within(why))
@@ -128,41 +112,10 @@ fn not_masked<T>(capture: &Capture, reading: Reading<T>) -> Reading<T> {
     }
 }
 
-fn cpus(capture: &Capture, problems: &mut Problems) -> Reading<Vec<ConntrackCpu>> {
-    let from_proc = capture.get(&proc_file()).decode(|bytes| decode_proc(bytes, problems));
-    if let Reading::Ok(cpus) = from_proc {
-        return problems.note(Source::ProcConntrack, number_cpus(capture, cpus));
-    }
-    let without_module = matches!(from_proc, Reading::Absent(_))
-        && matches!(capture.get(&sysctl("nf_conntrack_count")), Reading::Absent(_));
-    if without_module {
-        let reading = from_proc.map(|_: Vec<ConntrackCpu>| Vec::new());
-        let reading = always_there(capture, reading, &proc_control());
-        return problems.note(Source::ProcConntrack, not_masked(capture, reading));
-    }
-    let from_proc = problems.note(Source::ProcConntrack, from_proc);
-    match module(capture) {
-        Presence::There => {
-            let reading = capture.get(&stats_cpu()).decode(decode_ctnetlink);
-            problems.note(Source::Ctnetlink, reading)
-        }
-        Presence::Missing(why) => {
-            problems.set(Source::Ctnetlink, Reading::<()>::Absent(why));
-            from_proc
-        }
-        Presence::Unclear(why) => {
-            problems.set(Source::Ctnetlink, Reading::<()>::Failed(Failure::Unclear { module: why }));
-            from_proc
-        }
-        Presence::Ask(_) => Reading::Failed(capture.unanswered(&stats_cpu().name)),
-    }
-}
-
 /// Gives the lines of the proc file their CPU numbers, and makes sure that none is missing.
-fn number_cpus(capture: &Capture, mut cpus: Vec<ConntrackCpu>) -> Reading<Vec<ConntrackCpu>> {
-    let Some(ids) = capture.text(&possible_cpus()).ok().and_then(|list| cpu_list(list)) else {
-        return Reading::Ok(cpus);
-    };
+fn number_cpus(node: &mut Node<'_>, mut cpus: Vec<ConntrackCpu>) -> Reading<Vec<ConntrackCpu>> {
+    let list = node.lasting(&possible_cpus()).decode(|list| cpu_list(&list));
+    let Reading::Ok(ids) = node.note(&possible_cpus(), list) else { return Reading::Ok(cpus) };
     if ids.len() != cpus.len() {
         let (lines, possible) = (cpus.len(), ids.len());
         return Reading::Failed(format!("net/stat/nf_conntrack: {lines} lines for {possible} possible CPUs").into());
@@ -173,10 +126,8 @@ fn number_cpus(capture: &Capture, mut cpus: Vec<ConntrackCpu>) -> Reading<Vec<Co
 
 /// `/proc/thread-self/net/stat/nf_conntrack`: a header of names, then one line of hexadecimal numbers per
 /// possible CPU.
-fn decode_proc(bytes: &[u8], problems: &mut Problems) -> Result<Vec<ConntrackCpu>, String> {
+fn decode_proc(text: &str, sources: &mut Sources) -> Result<Vec<ConntrackCpu>, String> {
     let file = "net/stat/nf_conntrack";
-    let text = std::str::from_utf8(bytes).map_err(|_| format!("{file}: not text"))?;
-    let text = text.strip_suffix('\n').ok_or_else(|| format!("{file}: the last line is cut off"))?;
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
     for (index, name) in header.iter().enumerate() {
@@ -189,7 +140,7 @@ fn decode_proc(bytes: &[u8], problems: &mut Problems) -> Result<Vec<ConntrackCpu
     }
     let unknown: Vec<&str> = header.iter().copied().filter(|name| !is_known(name)).collect();
     if !unknown.is_empty() {
-        problems.remark(Source::ProcConntrack, format!("columns without a known meaning: {}", unknown.join(", ")));
+        sources.remark(Source::ProcConntrack, format!("columns without a known meaning: {}", unknown.join(", ")));
     }
     let rows: Result<Vec<_>, _> = lines.enumerate().map(|(row, line)| decode_row(&header, row, line)).collect();
     let rows = rows.map_err(|error| format!("{file}: {error}"))?;
@@ -221,29 +172,28 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
 }
 
 /// One message per possible CPU: its number in `nfgenmsg.res_id`, its counters as big-endian attributes.
-fn decode_ctnetlink(bytes: &[u8]) -> Result<Vec<ConntrackCpu>, Failure> {
-    let mut cpus = Vec::new();
-    for message in wire::dump(bytes, "ctnetlink statistics")? {
-        let cpu = u16::from_be_bytes(wire::array(message.body, 2, "nfgenmsg")?);
-        let attributes = Attributes::after(message.body, NFGENMSG, "CTA_STATS")?;
-        let mut counters = CounterRow::new();
-        for (counter, _, attribute) in COUNTERS {
-            let Some(attribute) = attribute else { continue };
-            if let Some(value) = attributes.be32(*attribute)? {
-                counters.insert(*counter, value.into());
-            }
+fn decode_cpu(message: &Message<'_>) -> Result<ConntrackCpu, Failure> {
+    let cpu = u16::from_be_bytes(wire::array(message.body, 2, "nfgenmsg")?);
+    let attributes = Attributes::after(message.body, NFGENMSG, "CTA_STATS")?;
+    let mut counters = CounterRow::new();
+    for (counter, _, attribute) in COUNTERS {
+        let Some(attribute) = attribute else { continue };
+        if let Some(value) = attributes.be32(*attribute)? {
+            counters.insert(*counter, value.into());
         }
-        cpus.push(ConntrackCpu { cpu: Some(cpu), counters });
     }
-    if cpus.is_empty() {
-        return Err(Failure::unexpected("ctnetlink statistics: no message for any CPU"));
-    }
-    Ok(cpus)
+    Ok(ConntrackCpu { cpu: Some(cpu), counters })
+}
+
+fn not_empty(cpus: Vec<ConntrackCpu>) -> Result<Vec<ConntrackCpu>, Failure> {
+    if cpus.is_empty() { Err(Failure::unexpected("ctnetlink statistics: no message for any CPU")) } else { Ok(cpus) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::testing::{Answers, answering, read_with};
+    use crate::snapshot::SourceState;
 
     const MODERN: &[u8] = b"entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
         00000007  00000001 00000002 00000000 00000003 00000000 00000000 00000004 00000005 ffffffff 00000007 00000008 00000009  0000000a 0000000b 0000000c 0000000d\n\
@@ -251,13 +201,13 @@ mod tests {
     const BEFORE_5_10: &[u8] = b"entries  searched found new invalid ignore delete delete_list insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
         00000007  00000000 00000002 00000000 00000003 00000000 00000000 00000000 00000005 00000006 00000007 00000008 00000009  0000000a 0000000b 0000000c 0000000d\n";
 
-    fn proc(bytes: &[u8]) -> Result<Vec<ConntrackCpu>, String> {
-        decode_proc(bytes, &mut Problems::default())
+    fn proc(bytes: &[u8]) -> Reading<Vec<ConntrackCpu>> {
+        answering(bytes, |node| node.try_text(&proc_file()).decode(|text| decode_proc(&text, &mut node.sources)))
     }
 
     #[test]
     fn every_column_lands_under_its_own_name() {
-        let cpus = proc(MODERN).unwrap();
+        let cpus = proc(MODERN).into_result().unwrap();
         assert_eq!(cpus.len(), 2);
         let expected = [
             (C::ClashResolve, 1),
@@ -280,18 +230,20 @@ mod tests {
 
     #[test]
     fn a_counter_the_kernel_lacks_stays_absent() {
-        let counters = &proc(BEFORE_5_10).unwrap()[0].counters;
+        let counters = proc(BEFORE_5_10).into_result().unwrap().remove(0).counters;
         assert!(!counters.contains_key(&C::ClashResolve) && !counters.contains_key(&C::ChainTooLong));
         assert_eq!(counters[&C::InsertFailed], 6);
     }
 
     #[test]
     fn columns_are_found_by_name_in_any_order_and_new_ones_are_reported() {
-        let mut problems = Problems::default();
         let text = b"drop shiny entries insert_failed\n00000003 zz 00000001 00000002\n";
-        let counters = &decode_proc(text, &mut problems).unwrap()[0].counters;
-        assert_eq!(*counters, CounterRow::from([(C::Drop, 3), (C::InsertFailed, 2)]));
-        assert!(problems.remarks(Source::ProcConntrack).contains("shiny"));
+        let answers = [(&proc_file(), Reading::Ok(&text[..])), (&possible_cpus(), Reading::Ok(b"0\n"))];
+        let (found, sources) = read_with(&Answers::from(answers), read);
+        assert_eq!(found.cpus.ok().unwrap()[0].counters, CounterRow::from([(C::Drop, 3), (C::InsertFailed, 2)]));
+        let statuses = sources.statuses(&[Source::ProcConntrack.collector()].into(), |_| None);
+        let status = statuses.iter().find(|status| status.source == Source::ProcConntrack).unwrap();
+        assert_eq!((status.state, status.detail.contains("shiny")), (SourceState::Ok, true), "{status:?}");
     }
 
     #[test]
@@ -299,14 +251,16 @@ mod tests {
         let ends: Vec<usize> = (0..MODERN.len()).filter(|at| MODERN[*at] == b'\n').map(|at| at + 1).collect();
         for cut in 0..MODERN.len() {
             let whole_rows = ends[1..].contains(&cut); // one CPU fewer: nothing in the text tells
-            assert_eq!(proc(&MODERN[..cut]).is_ok(), whole_rows, "cut at {cut}");
+            assert_eq!(proc(&MODERN[..cut]).ok().is_some(), whole_rows, "cut at {cut}");
         }
     }
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
         for (text, reason) in [
-            ("", "cut off"),
+            ("", "insert_failed"),
+            ("insert_failed", "cut off"),
+            ("insert_failed\n00000001", "cut off"),
             ("\n", "insert_failed"),
             ("insert_failed\n", "no line"),
             ("insert_failed insert_failed\n", "two columns"),
@@ -315,42 +269,42 @@ mod tests {
             ("insert_failed\n+0000001\n", "8 hexadecimal digits"),
             ("insert_failed\n00000001 00000002\n", "2 values under 1 names"),
         ] {
-            let error = proc(text.as_bytes()).unwrap_err();
-            assert!(error.contains(reason), "{text:?}: {error}");
+            let error = proc(text.as_bytes()).failure().map(ToString::to_string);
+            assert!(error.as_ref().is_some_and(|error| error.contains(reason)), "{text:?}: {error:?}");
         }
-    }
-
-    fn answered(answers: &[(&Request, Reading<&[u8]>)]) -> Capture {
-        let mut capture = crate::decode::test_capture();
-        for (request, answer) in answers {
-            capture.answers.insert(request.name.clone(), answer.clone().map(<[u8]>::to_vec));
-        }
-        capture
     }
 
     #[test]
     fn a_missing_line_for_a_cpu_is_a_failure() {
-        let two = answered(&[(&proc_file(), Reading::Ok(MODERN)), (&possible_cpus(), Reading::Ok(b"0,2\n"))]);
-        let cpus = cpus(&two, &mut Problems::default());
-        assert_eq!(cpus.ok().unwrap().iter().map(|cpu| cpu.cpu).collect::<Vec<_>>(), [Some(0), Some(2)]);
-        let three = answered(&[(&proc_file(), Reading::Ok(MODERN)), (&possible_cpus(), Reading::Ok(b"0-2\n"))]);
-        assert!(super::cpus(&three, &mut Problems::default()).why().contains("2 lines for 3 possible CPUs"));
+        let cpus = |possible: &'static [u8]| {
+            let answers = [(&proc_file(), Reading::Ok(MODERN)), (&possible_cpus(), Reading::Ok(possible))];
+            read_with(&Answers::from(answers), read).0.cpus
+        };
+        let two = cpus(b"0,2\n");
+        assert_eq!(two.ok().unwrap().iter().map(|cpu| cpu.cpu).collect::<Vec<_>>(), [Some(0), Some(2)]);
+        assert!(cpus(b"0-2\n").why().contains("2 lines for 3 possible CPUs"));
     }
 
     #[test]
     fn a_missing_size_is_a_fact_only_without_any_sign_of_the_module() {
         let absent = || Reading::Absent("ENOENT".to_owned());
-        let (count, control) = (sysctl("nf_conntrack_count"), sysctl_control());
-        let size = |answers: &[(&Request, Reading<&[u8]>)]| {
-            super::size(&answered(answers), "nf_conntrack_count", &mut Problems::default())
-        };
+        let count = sysctl("nf_conntrack_count");
+        let control = Request::file(Source::Sysctl, Root::Procfs, "sys/net/core/somaxconn");
+        let size = |answers: Answers| read_with(&answers, read).0.entries;
         let here = || Reading::Ok(&b"4096\n"[..]);
-        assert!(matches!(size(&[(&count, absent()), (&control, here())]), Reading::Absent(_)));
-        assert!(matches!(size(&[(&count, absent())]), Reading::Failed(_)), "is there a procfs at all?");
+        let rt_cache = Request::file(Source::ProcConntrack, Root::Procfs, "thread-self/net/stat/rt_cache");
+        let without = [(&count, absent()), (&control, here()), (&proc_file(), absent()), (&rt_cache, here())];
+        assert!(matches!(size(without.into()), Reading::Absent(_)));
+        assert!(size([(&count, absent()), (&control, here())].into()).why().contains("masked"), "the file failed");
+        let maximum = sysctl("nf_conntrack_max");
+        let other =
+            [(&count, absent()), (&maximum, here()), (&control, here()), (&proc_file(), absent()), (&rt_cache, here())];
+        assert!(size(other.into()).why().contains("masked"), "another size is there");
+        assert!(matches!(size([(&count, absent())].into()), Reading::Failed(_)), "is there a procfs at all?");
         let masked = [(&count, absent()), (&control, here()), (&proc_file(), Reading::Ok(MODERN))];
-        assert!(size(&masked).why().contains("masked"));
+        assert!(size(masked.into()).why().contains("masked"));
         let loaded = [(&count, absent()), (&control, here()), (&module_object(), Reading::Ok(&b"parameters\n"[..]))];
-        assert!(size(&loaded).why().contains("masked"));
+        assert!(size(loaded.into()).why().contains("masked"));
     }
 
     /// Answer of Linux 6.18 on 2 CPUs to `IPCTNL_MSG_CT_GET_STATS_CPU`; values edited to tell them apart.
@@ -375,23 +329,27 @@ mod tests {
         bytes.extend(body);
     }
 
+    fn ctnetlink(bytes: &[u8]) -> Reading<Vec<ConntrackCpu>> {
+        answering(bytes, |node| node.try_dump(&stats_cpu(), |message| decode_cpu(message).map(Some)).decode(not_empty))
+    }
+
     #[test]
     fn ctnetlink_gives_the_same_counters_with_cpu_numbers() {
         let bytes = ctnetlink_answer();
-        let cpus = decode_ctnetlink(&bytes).unwrap();
+        let cpus = ctnetlink(&bytes).into_result().unwrap();
         assert_eq!(cpus.iter().map(|cpu| cpu.cpu).collect::<Vec<_>>(), [Some(0), Some(1)]);
         assert_eq!(cpus[1].counters[&C::InsertFailed], 109);
         assert_eq!(cpus[0].counters[&C::ChainTooLong], 15);
         assert!(!cpus[0].counters.contains_key(&C::ExpectNew));
         for cut in 0..bytes.len() {
-            assert!(decode_ctnetlink(&bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(matches!(ctnetlink(&bytes[..cut]), Reading::Failed(_)), "cut at {cut}");
         }
     }
 
     #[test]
     fn random_bytes_never_panic() {
         proptest::proptest!(|(bytes: Vec<u8>, text: String)| {
-            let _ = decode_ctnetlink(&bytes);
+            let _ = ctnetlink(&bytes);
             let _ = proc(&bytes);
             let _ = proc(format!("insert_failed drop\n{text}\n").as_bytes());
         });

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::capture::{Capture, NetlinkFamily, Request, Root};
-use crate::decode::{Problems, always_there};
+use crate::capture::{NetlinkFamily, Request, Root};
+use crate::decode::Node;
 use crate::snapshot::{Failure, Link, Reading, Source};
-use crate::wire::{self, Attributes, NLMSG_ERROR};
+use crate::wire::Attributes;
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -23,17 +23,11 @@ fn sockets(ipv6: bool) -> Request {
     let words: Vec<String> = TUNNEL_PORTS.iter().map(|port| format!(":{port:04X} ")).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let name = if ipv6 { "udp6" } else { "udp" };
-    let request = Request::lines(Source::Datapath, Root::Procfs, format!("thread-self/net/{name}"), &words);
-    if ipv6 { request.optional() } else { request }
+    Request::lines(Source::Datapath, Root::Procfs, format!("thread-self/net/{name}"), &words)
 }
 
 fn ipvs() -> Request {
-    Request::file(Source::Datapath, Root::Procfs, "thread-self/net/ip_vs").optional()
-}
-
-/// Every kernel has it, beside the file of IPVS.
-fn neighbour() -> Request {
-    Request::file(Source::Datapath, Root::Procfs, "thread-self/net/stat/rt_cache").everywhere()
+    Request::file(Source::Datapath, Root::Procfs, "thread-self/net/ip_vs")
 }
 
 fn filters(link: &Link, hook: (&str, u32)) -> Request {
@@ -44,70 +38,43 @@ fn filters(link: &Link, hook: (&str, u32)) -> Request {
     Request::netlink(Source::Datapath, &name, NetlinkFamily::Route, RTM_GETTFILTER, true, body)
 }
 
-/// What to ask of the node.
-pub fn requests(capture: &Capture) -> Vec<Request> {
-    let mut requests = vec![sockets(false), sockets(true), ipvs()];
-    if matches!(capture.get(&ipvs()), Reading::Absent(_)) {
-        requests.push(neighbour());
-    }
-    requests
-}
-
-/// What to ask of devices that a tunnel's packets cross.
-pub fn device_requests<'a>(links: impl Iterator<Item = &'a Link>) -> Vec<Request> {
-    links.flat_map(|link| HOOKS.map(|hook| filters(link, hook))).collect()
-}
-
 /// Kinds of tc filters on a device.
-pub fn decode_filters(capture: &Capture, link: &Link) -> Reading<Vec<String>> {
+pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
+    const EOPNOTSUPP: i32 = 95;
+    const EINVAL: i32 = 22;
     let mut kinds = Vec::new();
     for hook in HOOKS {
-        match capture.get(&filters(link, hook)).decode(filter_kinds) {
+        let request = filters(link, hook);
+        let found = node.try_dump(&request, |message| Attributes::after(message.body, TCMSG, "TCA")?.string(1));
+        let found = match found.failure().and_then(Failure::refused) {
+            Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()), // a kernel without classifiers
+            _ => found,
+        };
+        match node.note(&request, found) {
             Reading::Ok(found) => kinds.extend(found.into_iter().map(|kind| format!("{kind} on {}", hook.0))),
-            other => return other.map(|_| Vec::new()),
+            other => return other,
         }
     }
     kinds.dedup();
     Reading::Ok(kinds)
 }
 
-fn filter_kinds(bytes: &[u8]) -> Result<Vec<String>, Failure> {
-    const EOPNOTSUPP: i32 = 95;
-    const EINVAL: i32 = 22;
-    if let Some(Ok(message)) = wire::messages(bytes).next()
-        && message.kind == NLMSG_ERROR
-        && [EOPNOTSUPP, EINVAL].contains(&message.errno()?)
-    {
-        return Ok(Vec::new()); // a kernel without classifiers
-    }
-    let mut kinds = Vec::new();
-    for message in wire::dump(bytes, "tc filters")? {
-        let attributes = Attributes::after(message.body, TCMSG, "TCA")?;
-        kinds.extend(attributes.string(1)?);
-    }
-    Ok(kinds)
-}
-
 /// Services of IPVS. Absent: it is not loaded.
-pub fn decode_ipvs(capture: &Capture, problems: &mut Problems) -> Reading<u64> {
-    let unanswered = matches!(capture.get(&ipvs()), Reading::Absent(_)) && !capture.has(&neighbour());
-    let asked = if unanswered { neighbour() } else { ipvs() };
-    let text = always_there(capture, capture.text(&asked), &neighbour());
-    let services = text.map(|text| {
+pub fn ipvs_services(node: &mut Node<'_>) -> Reading<u64> {
+    node.text(&ipvs()).map(|text| {
         let is_service = |line: &&str| ["TCP ", "UDP ", "SCTP", "FWM "].iter().any(|start| line.starts_with(start));
         text.lines().filter(is_service).count() as u64
-    });
-    problems.note(Source::Datapath, services)
+    })
 }
 
 /// Ports of tunnels that have a socket here, and that none of these devices owns.
-pub fn decode_foreign_tunnels(capture: &Capture, links: &[Link], problems: &mut Problems) -> Reading<BTreeSet<u16>> {
+pub fn foreign_tunnels(node: &mut Node<'_>, links: &[Link]) -> Reading<BTreeSet<u16>> {
     let mut ports = BTreeSet::new();
     for ipv6 in [false, true] {
-        match capture.text(&sockets(ipv6)) {
+        match node.text(&sockets(ipv6)) {
             Reading::Ok(text) => ports.extend(text.lines().filter_map(local_port)),
             Reading::Absent(_) if ipv6 => {}
-            other => return problems.note(Source::Datapath, other.map(|_| BTreeSet::new())),
+            other => return other.map(|_| BTreeSet::new()),
         }
     }
     let owned: BTreeSet<u16> =
@@ -125,15 +92,7 @@ fn local_port(line: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::test_capture;
-
-    fn answered(answers: &[(Request, &str)]) -> Capture {
-        let mut capture = test_capture();
-        for (request, text) in answers {
-            capture.answers.insert(request.name.clone(), Reading::Ok(text.as_bytes().to_vec()));
-        }
-        capture
-    }
+    use crate::decode::testing::{Answers, answering, device, read_with};
 
     #[test]
     fn a_socket_on_a_tunnels_port_belongs_to_a_tunnel() {
@@ -141,23 +100,22 @@ mod tests {
             "  12: 00000000:2118 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 99 2 0 0\n";
         let client =
             "  13: 0100007F:9C40 0100007F:2118 01 00000000:00000000 00:00000000 00000000     0        0 98 2 0 0\n";
-        let capture = answered(&[(sockets(false), &[socket, client].concat()), (sockets(true), "")]);
-        let found = decode_foreign_tunnels(&capture, &[], &mut Problems::default());
-        assert_eq!(found, Reading::Ok([8472].into()));
-        let none = answered(&[(sockets(false), client), (sockets(true), "")]);
-        assert_eq!(decode_foreign_tunnels(&none, &[], &mut Problems::default()), Reading::Ok([].into()));
-        let unread = decode_foreign_tunnels(&test_capture(), &[], &mut Problems::default());
-        assert!(matches!(unread, Reading::Failed(_)));
+        let found = |answers: &Answers| read_with(answers, |node| foreign_tunnels(node, &[])).0;
+        let ipv4 = |text: &str| Answers::from([(sockets(false).name.as_str(), text), (&sockets(true).name, "")]);
+        assert_eq!(found(&ipv4(&[socket, client].concat())), Reading::Ok([8472].into()));
+        assert_eq!(found(&ipv4(client)), Reading::Ok([].into()));
+        assert!(matches!(found(&Answers::default()), Reading::Failed(_)));
     }
 
     #[test]
     fn services_of_ipvs_are_counted() {
         let text = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\nTCP  0A600001:01BB rr  \n  -> C000020A:192B      Masq    1      0          0         \nUDP  0A60000A:0035 rr  \n";
-        assert_eq!(decode_ipvs(&answered(&[(ipvs(), text)]), &mut Problems::default()), Reading::Ok(2));
+        assert_eq!(answering(text.as_bytes(), ipvs_services), Reading::Ok(2));
     }
 
     #[test]
     fn random_bytes_never_panic() {
-        proptest::proptest!(|(bytes: Vec<u8>)| { let _ = filter_kinds(&bytes); });
+        let device = device(1, "eth0");
+        proptest::proptest!(|(bytes: Vec<u8>)| { let _ = answering(&bytes, |node| filter_kinds(node, &device)); });
     }
 }

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::capture::{Capture, NetlinkFamily, Request};
+use crate::capture::{NetlinkFamily, Request};
+use crate::decode::Node;
 use crate::snapshot::{Failure, Feature, FeatureState, Features, Link, Reading, Source};
 use crate::wire::{self, Attributes, Message, NLMSG_ERROR};
 
@@ -27,7 +28,7 @@ fn command(command: u8) -> Vec<u8> {
 /// All generic netlink families. Asking for one by name would make the kernel try to load a module for it.
 fn families() -> Request {
     let body = command(CTRL_CMD_GETFAMILY);
-    Request::netlink(Source::Ethtool, "generic/families", NetlinkFamily::Generic, CONTROLLER, true, body).until_reboot()
+    Request::netlink(Source::Ethtool, "generic/families", NetlinkFamily::Generic, CONTROLLER, true, body)
 }
 
 fn names_request(family: u16) -> Request {
@@ -37,7 +38,6 @@ fn names_request(family: u16) -> Request {
         wire::put_nested(sets, 1, |set| wire::put(set, 1, &FEATURE_NAMES.to_ne_bytes()));
     });
     Request::netlink(Source::Ethtool, "ethtool/feature-names", NetlinkFamily::Generic, family, false, body)
-        .until_reboot()
 }
 
 fn features_request(family: u16, link: &Link) -> Request {
@@ -50,35 +50,49 @@ fn features_request(family: u16, link: &Link) -> Request {
     Request::netlink(Source::Ethtool, &name, NetlinkFamily::Generic, family, false, body)
 }
 
-fn family(capture: &Capture) -> Reading<u16> {
-    capture.get(&families()).decode(decode_families).and_then(|found| match found.get("ethtool") {
-        Some(id) => Reading::Ok(*id),
-        None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
-    })
+/// What the kernel calls its offload features.
+pub struct Ethtool {
+    family: Reading<u16>,
+    /// Number of each feature in this kernel.
+    names: Reading<BTreeMap<String, usize>>,
 }
 
-/// What to ask about these devices.
-pub fn requests<'a>(capture: &Capture, links: impl Iterator<Item = &'a Link>) -> Vec<Request> {
-    let mut requests = vec![families()];
-    if let Reading::Ok(family) = family(capture) {
-        requests.push(names_request(family));
-        requests.extend(links.map(|link| features_request(family, link)));
+impl Ethtool {
+    /// The family's number, then the features' names.
+    pub fn read(node: &mut Node<'_>) -> Self {
+        let listed = node.lasting(&families()).decode(|bytes| decode_families(&bytes));
+        let family = listed.and_then(|found| match found.get("ethtool") {
+            Some(id) => Reading::Ok(*id),
+            None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
+        });
+        let names =
+            family.clone().and_then(|family| node.lasting(&names_request(family)).decode(|bytes| decode_names(&bytes)));
+        if let (Reading::Failed(_), Some(family)) = (&names, family.ok()) {
+            node.forget(&names_request(*family));
+        }
+        if family.failure().is_some() {
+            node.forget(&families());
+        }
+        node.sources.asked(Source::Ethtool);
+        if !matches!(names, Reading::Absent(_)) {
+            node.sources.note(Source::Ethtool, &names);
+        }
+        Self { family, names }
     }
-    requests
-}
 
-/// Number of each feature in this kernel.
-pub fn feature_names(capture: &Capture) -> Reading<BTreeMap<String, usize>> {
-    family(capture).and_then(|family| capture.get(&names_request(family)).decode(decode_names))
-}
-
-/// Features of one device.
-pub fn features(capture: &Capture, names: &Reading<BTreeMap<String, usize>>, link: &Link) -> Reading<Features> {
-    family(capture).and_then(|family| {
-        names.as_ref().and_then(|names| {
-            capture.get(&features_request(family, link)).decode(|bytes| decode_features(bytes, names))
-        })
-    })
+    /// Features of one device.
+    pub fn features(&self, node: &mut Node<'_>, link: &Link) -> Reading<Features> {
+        let Reading::Ok(family) = self.family else { return self.family.as_ref().map(|_| Features::new()) };
+        let names = match &self.names {
+            Reading::Ok(names) => names,
+            other => return other.as_ref().map(|_| Features::new()),
+        };
+        let request = features_request(family, link);
+        let features = node.try_single(&request, |message| decode_features(message.body, names));
+        let features =
+            features.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer but an acknowledgement")));
+        node.note(&request, features)
+    }
 }
 
 fn decode_families(bytes: &[u8]) -> Result<BTreeMap<String, u16>, Failure> {
@@ -124,8 +138,8 @@ fn decode_names(bytes: &[u8]) -> Result<BTreeMap<String, usize>, Failure> {
     Ok(names)
 }
 
-fn decode_features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Result<Features, Failure> {
-    let attributes = Attributes::after(reply(bytes, "features")?.body, GENLMSGHDR, "ETHTOOL_A_FEATURES")?;
+fn decode_features(body: &[u8], names: &BTreeMap<String, usize>) -> Result<Features, Failure> {
+    let attributes = Attributes::after(body, GENLMSGHDR, "ETHTOOL_A_FEATURES")?;
     let set = |kind, what| bits(attributes.get(kind), what);
     let (changeable, wanted) = (set(2, "hw features")?, set(3, "wanted features")?);
     let (active, never_changed) = (set(4, "active features")?, set(5, "fixed features")?);

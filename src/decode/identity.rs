@@ -1,75 +1,76 @@
 //! Which kernel this is and what the host calls itself.
 
-use crate::capture::{Capture, Request, Root};
-use crate::decode::{Problems, always_there, release};
-use crate::snapshot::{Kernel, KernelVersion, Reading, Source};
+use crate::capture::{Request, Root};
+use crate::decode::{Node, release};
+use crate::snapshot::{Failure, Kernel, KernelVersion, Reading, Source};
 
 fn proc(path: &str) -> Request {
     Request::file(Source::Kernel, Root::Procfs, path)
 }
 
 fn os_release(path: &str) -> Request {
-    Request::file(Source::Kernel, Root::Rootfs, path).optional()
+    Request::file(Source::Kernel, Root::Rootfs, path)
 }
 
 fn livepatch() -> Request {
-    Request::directory(Source::Kernel, Root::Sysfs, "kernel/livepatch").optional()
+    Request::directory(Source::Kernel, Root::Sysfs, "kernel/livepatch")
 }
 
-fn livepatch_neighbour() -> Request {
-    Request::file(Source::Kernel, Root::Sysfs, "kernel/uevent_seqnum").optional()
+fn online_cpus() -> Request {
+    Request::file(Source::Kernel, Root::Sysfs, "devices/system/cpu/online")
 }
 
-/// What to ask.
-pub fn requests(capture: &Capture) -> Vec<Request> {
-    let mut requests = vec![
-        proc("sys/kernel/osrelease").everywhere(),
-        proc("sys/kernel/version").everywhere(),
-        proc("version").everywhere(),
-        proc("version_signature").optional(),
-        livepatch(),
-        os_release("etc/os-release"),
-    ];
-    if matches!(capture.get(&os_release("etc/os-release")), Reading::Absent(_)) {
-        requests.push(os_release("usr/lib/os-release"));
+/// Which kernel this is, and on what.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Release and numbering of the kernel.
+    pub kernel: Reading<Kernel>,
+    /// Names of the live patches that are loaded. Absent: the kernel can load none.
+    pub livepatches: Reading<Vec<String>>,
+    /// CPUs online.
+    pub online_cpus: Reading<u32>,
+}
+
+impl Identity {
+    /// Nothing of it was read.
+    pub fn unread(why: &Failure) -> Self {
+        let why = || why.clone();
+        Self {
+            kernel: Reading::Failed(why()),
+            livepatches: Reading::Failed(why()),
+            online_cpus: Reading::Failed(why()),
+        }
     }
-    if matches!(capture.get(&livepatch()), Reading::Absent(_)) {
-        requests.push(livepatch_neighbour());
-    }
-    requests
 }
 
-/// Release and numbering of the kernel.
-pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Kernel> {
-    let text = |path: &str| capture.line(&proc(path)).ok().cloned();
-    let (version, proc_version) = (text("sys/kernel/version"), text("version"));
-    let signature = text("version_signature");
-    let reading = capture.line(&proc("sys/kernel/osrelease").everywhere()).decode(|release| {
+/// Release and versions, live patches, CPUs.
+pub fn read(node: &mut Node<'_>) -> Identity {
+    let release = node.try_line(&proc("sys/kernel/osrelease"));
+    let version = node.line(&proc("sys/kernel/version"));
+    let proc_version = node.line(&proc("version"));
+    let signature = node.line(&proc("version_signature"));
+    let text = |line: &Reading<String>| line.ok().cloned();
+    let kernel = release.decode(|release| {
+        let (version, proc_version, signature) = (text(&version), text(&proc_version), text(&signature));
         release::parse(&release, version.as_deref(), proc_version.as_deref(), signature.as_deref())
             .map_err(|error| format!("sys/kernel/osrelease: {error}"))
     });
-    problems.note(Source::Kernel, reading)
+    let kernel = node.note(&proc("sys/kernel/osrelease"), kernel);
+    let livepatches = node.text(&livepatch()).map(|names| names.lines().map(str::to_owned).collect());
+    let cpus = node.try_bytes(&online_cpus()).decode(|list| cpu_list(&list));
+    let cpus = cpus.map(|cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX));
+    let online_cpus = node.note(&online_cpus(), cpus);
+    Identity { kernel, livepatches, online_cpus }
 }
 
-/// Whether the kernel may drop UDP packets that clash (before Linux 5.6); `false` where its version is not known.
-pub fn drops_clashes(capture: &Capture) -> bool {
-    const RESOLVED: KernelVersion = KernelVersion::new(5, 6, 0);
-    decode(capture, &mut Problems::default()).ok().is_some_and(|kernel| kernel.base < RESOLVED)
-}
-
-/// Names of the live patches that are loaded.
-pub fn decode_livepatches(capture: &Capture) -> Reading<Vec<String>> {
-    let names = capture.text(&livepatch()).map(|names| names.lines().map(str::to_owned).collect());
-    always_there(capture, names, &livepatch_neighbour())
-}
-
-/// `ID VERSION_ID` of os-release.
-pub fn decode_distro(capture: &Capture, problems: &mut Problems) -> Reading<String> {
-    let reading = match capture.text(&os_release("etc/os-release")) {
-        Reading::Absent(_) => capture.text(&os_release("usr/lib/os-release")),
+/// `ID VERSION_ID` of os-release: a name for people; no verdict rests on it, so its source does not fail with it.
+pub fn distro(node: &mut Node<'_>) -> Reading<String> {
+    let bytes = match node.bytes(&os_release("etc/os-release")) {
+        Reading::Absent(_) => node.bytes(&os_release("usr/lib/os-release")),
         other => other,
     };
-    let distro = reading.decode(|text| {
+    let distro = bytes.decode(|bytes| {
+        let text = String::from_utf8_lossy(&bytes);
         let value = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
             Some(line.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
@@ -77,24 +78,47 @@ pub fn decode_distro(capture: &Capture, problems: &mut Problems) -> Reading<Stri
         let id = value("ID").ok_or("os-release has no ID")?;
         let distro = value("VERSION_ID").map_or(id.clone(), |version| format!("{id} {version}"));
         // A label value: bounded, and printable.
-        Ok::<_, String>(distro.chars().filter(|c| !c.is_control()).take(64).collect())
+        Ok::<_, Failure>(distro.chars().filter(|c| !c.is_control()).take(64).collect())
     });
     if let Reading::Failed(why) = &distro {
-        problems.remark(Source::Kernel, why.to_string()); // a name for people; nothing rests on it
+        node.sources.remark(Source::Kernel, why.to_string());
     }
     distro
+}
+
+/// Whether the kernel may drop UDP packets that clash (before Linux 5.6); `true` where its version is not known.
+pub fn drops_clashes(kernel: &Reading<Kernel>) -> bool {
+    const RESOLVED: KernelVersion = KernelVersion::new(5, 6, 0);
+    kernel.ok().is_none_or(|kernel| kernel.base < RESOLVED)
+}
+
+/// A list of CPUs as sysfs writes it (`0-3,8`).
+///
+/// # Errors
+/// It is none, is cut off, or is longer than any machine's.
+pub fn cpu_list(bytes: &[u8]) -> Result<Vec<u16>, Failure> {
+    const MAX_CPUS: usize = 1 << 16;
+    let text = String::from_utf8_lossy(bytes);
+    let odd = || Failure::unexpected(format!("{text:?} is no list of CPUs"));
+    let mut cpus = Vec::new();
+    for range in text.strip_suffix('\n').ok_or_else(odd)?.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cpus.extend(first.parse::<u16>().map_err(|_| odd())?..=last.parse::<u16>().map_err(|_| odd())?);
+        if cpus.len() > MAX_CPUS {
+            return Err(odd());
+        }
+    }
+    Ok(cpus)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::test_capture;
+    use crate::decode::testing::{Answers, read_with};
 
     fn distro(text: &str) -> Reading<String> {
-        let mut capture = test_capture();
-        let request = os_release("etc/os-release");
-        capture.answers.insert(request.name, Reading::Ok(text.as_bytes().to_vec()));
-        decode_distro(&capture, &mut Problems::default())
+        let answers = Answers::from([("rootfs/etc/os-release", text)]);
+        read_with(&answers, super::distro).0
     }
 
     #[test]
@@ -102,5 +126,14 @@ mod tests {
         assert_eq!(distro("NAME=x\nID=ubuntu\nVERSION_ID=\"22.04\"\n"), Reading::Ok("ubuntu 22.04".into()));
         assert_eq!(distro("ID='arch'\nBUILD_ID=rolling\n"), Reading::Ok("arch".into()));
         assert!(matches!(distro("VERSION_ID=1\n"), Reading::Failed(_)));
+    }
+
+    #[test]
+    fn cpu_lists_may_have_holes_but_no_nonsense() {
+        assert_eq!(cpu_list(b"0-1,4\n"), Ok(vec![0, 1, 4]));
+        assert_eq!(cpu_list(b"0\n"), Ok(vec![0]));
+        for nonsense in ["", "0", "0-1", "0-x\n", "-\n", "0-65536\n", &format!("{}\n", "0-65535,".repeat(1000))] {
+            assert!(cpu_list(nonsense.as_bytes()).is_err(), "{nonsense:?}");
+        }
     }
 }

@@ -5,12 +5,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::capture::{Capture, NetlinkFamily, Request, Root};
-use crate::decode::{Problems, datapath, ethtool, routing};
+use crate::capture::{NetlinkFamily, Request, Root};
+use crate::decode::ethtool::Ethtool;
+use crate::decode::{Node, datapath, routing};
 use crate::snapshot::{
-    Failure, FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, with_lower_devices,
+    Address, Failure, FdbEntry, Link, Reading, Route, Rule, Source, Tunnel, TunnelKind, UdpChecksum, feeders,
+    with_lower_devices,
 };
-use crate::wire::{self, Attributes};
+use crate::wire::{self, Attributes, Message};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETNEIGH: u16 = 30;
@@ -46,12 +48,12 @@ fn fdb(link: &Link) -> Request {
 }
 
 fn local_ports() -> Request {
-    Request::file(Source::Routing, Root::Procfs, "sys/net/ipv4/ip_local_port_range").everywhere()
+    Request::file(Source::Routing, Root::Procfs, "sys/net/ipv4/ip_local_port_range")
 }
 
 /// The range of ports that sockets, and tunnels without a range of their own, send from.
-pub fn decode_local_ports(capture: &Capture, problems: &mut Problems) -> Reading<(u16, u16)> {
-    let read = capture.line(&local_ports()).decode(|line| {
+fn read_local_ports(node: &mut Node<'_>) -> Reading<(u16, u16)> {
+    let read = node.try_line(&local_ports()).decode(|line| {
         let numbers: Vec<&str> = line.split_whitespace().collect();
         match numbers.as_slice() {
             [first, last] => first.parse().ok().zip(last.parse().ok()),
@@ -59,11 +61,11 @@ pub fn decode_local_ports(capture: &Capture, problems: &mut Problems) -> Reading
         }
         .ok_or_else(|| format!("ip_local_port_range: {line:?} is no range of ports"))
     });
-    problems.note(Source::Routing, read)
+    node.note(&local_ports(), read)
 }
 
 fn driver(link: &Link) -> Request {
-    Request::link(Source::Ethtool, Root::Sysfs, format!("class/net/{}/device/driver", link.name)).optional()
+    Request::link(Source::Ethtool, Root::Sysfs, format!("class/net/{}/device/driver", link.name))
 }
 
 /// sysfs may be mounted for another network namespace; the index tells.
@@ -71,89 +73,87 @@ fn sysfs_index(link: &Link) -> Request {
     Request::file(Source::Ethtool, Root::Sysfs, format!("class/net/{}/ifindex", link.name))
 }
 
-/// What to ask, given what is known so far.
-pub fn requests(capture: &Capture) -> Vec<Request> {
-    let mut requests = vec![all_links()];
-    let Reading::Ok(mut links) = capture.get(&all_links()).decode(decode_links) else { return requests };
-    let up = followed(&links);
-    if up.is_empty() {
-        return requests;
-    }
-    requests.push(local_ports());
-    requests.extend(up.iter().map(|at| fdb(&links[*at])));
-    for link in physical(&links) {
-        requests.extend([sysfs_index(link), driver(link)]);
-    }
-    if up.iter().any(|at| !capture.has(&fdb(&links[*at]))) {
-        return requests;
-    }
-    attach_fdb(capture, &mut links);
-    let tables = routing::Tables::read(capture);
-    requests.extend(routing::requests(&tables, &links));
-    routing::attach_underlay(capture, &tables, &mut links);
-    requests.extend(ethtool::requests(capture, relevant(&links).iter().map(|at| &links[*at])));
-    requests.extend(datapath::device_requests(relevant(&links).iter().map(|at| &links[*at])));
-    requests
+/// What was read of links and of what surrounds tunnels.
+#[derive(Clone, Debug)]
+pub struct LinkFacts {
+    /// See [`crate::snapshot::Snapshot::links`]; so are the others.
+    pub links: Reading<Vec<Link>>,
+    pub addresses: Reading<Vec<Address>>,
+    pub rules: Reading<Vec<Rule>>,
+    pub routes: Reading<Vec<Route>>,
+    pub forwarding: [Reading<bool>; 2],
+    pub local_ports: Reading<(u16, u16)>,
+    pub ipvs_services: Reading<u64>,
+    pub foreign_tunnels: Reading<BTreeSet<u16>>,
 }
 
-/// Reads the answers.
-pub fn decode(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Link>> {
-    let reading = problems.note(Source::Rtnetlink, capture.get(&all_links()).decode(decode_links));
-    reading.map(|mut links| {
-        attach_fdb(capture, &mut links);
-        for tunnel in links.iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref()) {
-            if let Reading::Failed(why) = &tunnel.fdb {
-                problems.fail(Source::Rtnetlink, why.to_string());
-            }
+impl LinkFacts {
+    /// Nothing of it was read.
+    pub fn unread(why: &Failure) -> Self {
+        Self {
+            links: Reading::Failed(why.clone()),
+            ipvs_services: Reading::Failed(why.clone()),
+            foreign_tunnels: Reading::Failed(why.clone()),
+            ..Self::without_tunnels(why)
         }
-        let tunnel_is_up = !followed(&links).is_empty();
-        if tunnel_is_up {
-            routing::attach_underlay(capture, &routing::Tables::read(capture), &mut links);
+    }
+
+    /// Nothing was read of what surrounds tunnels.
+    fn without_tunnels(why: &Failure) -> Self {
+        Self {
+            links: Reading::Ok(Vec::new()),
+            addresses: Reading::Failed(why.clone()),
+            rules: Reading::Failed(why.clone()),
+            routes: Reading::Failed(why.clone()),
+            forwarding: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
+            local_ports: Reading::Failed(why.clone()),
+            ipvs_services: Reading::Ok(0),
+            foreign_tunnels: Reading::Ok(BTreeSet::new()),
         }
-        let relevant = relevant(&links);
-        let names = ethtool::feature_names(capture);
-        for (at, link) in links.iter_mut().enumerate() {
-            if relevant.contains(&at) {
-                let features = ethtool::features(capture, &names, link);
-                link.features = problems.note(Source::Ethtool, features);
-                let filters = datapath::decode_filters(capture, link);
-                link.filters = problems.note(Source::Datapath, filters);
-            }
-            if tunnel_is_up {
-                let driver = driver_of(capture, link);
-                link.driver = if is_physical(link) { problems.note(Source::Ethtool, driver) } else { driver };
-            }
-        }
-        links
-    })
+    }
+
+    /// Links, or none where they could not be read.
+    pub fn known(&self) -> &[Link] {
+        self.links.ok().map_or(&[], Vec::as_slice)
+    }
 }
 
-/// The links as [`decode`] finds them, but for drivers and features. `None` until everything was answered that leads
-/// from the tunnels to the devices that carry them: what is known never changes within a look.
-pub fn known(capture: &Capture) -> Option<Vec<Link>> {
-    let Reading::Ok(mut links) = capture.get(&all_links()).decode(decode_links) else { return None };
-    let up = followed(&links);
-    if up.is_empty() {
-        return Some(links);
+/// All links; then, while a tunnel is up, its forwarding database, which names its peers; the routes, which sort the peers
+/// into classes; a route look-up for each class, which names the device below; and of the devices that the tunnel's packets
+/// cross what may change them.
+pub fn read(node: &mut Node<'_>) -> LinkFacts {
+    let links = node.dump(&all_links(), |message| decode_link(message.body).map(Some));
+    let known = links.ok().map_or(&[][..], Vec::as_slice);
+    let (ipvs_services, foreign_tunnels) = (datapath::ipvs_services(node), datapath::foreign_tunnels(node, known));
+    let why = links.failure().cloned().unwrap_or_else(no_tunnel);
+    let facts = LinkFacts { ipvs_services, foreign_tunnels, ..LinkFacts::without_tunnels(&why) };
+    let mut links = match links {
+        Reading::Ok(links) if !followed(&links).is_empty() => links,
+        links => return LinkFacts { links, ..facts },
+    };
+    let local_ports = read_local_ports(node);
+    read_fdb(node, &mut links);
+    let addresses = routing::read_addresses(node);
+    let tables = routing::Tables::read(node);
+    let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
+    routing::attach_underlay(node, &tables, &mut links);
+    read_drivers(node, &mut links);
+    let relevant = relevant(&links);
+    let ethtool = Ethtool::read(node);
+    for at in relevant {
+        links[at].features = ethtool.features(node, &links[at]);
+        links[at].filters = datapath::filter_kinds(node, &links[at]);
     }
-    if up.iter().any(|at| !capture.has(&fdb(&links[*at]))) {
-        return None;
-    }
-    attach_fdb(capture, &mut links);
-    let tables = routing::Tables::read(capture);
-    if !routing::requests(&tables, &links).iter().all(|request| capture.has(request)) {
-        return None;
-    }
-    routing::attach_underlay(capture, &tables, &mut links);
-    Some(links)
+    let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links));
+    LinkFacts { links: Reading::Ok(links), addresses, rules, routes, forwarding, local_ports, ..facts }
+}
+
+fn no_tunnel() -> Failure {
+    Failure::not_needed("not read: no tunnel is up")
 }
 
 fn is_physical(link: &Link) -> bool {
     link.kind.is_none() && !link.loopback
-}
-
-fn physical(links: &[Link]) -> impl Iterator<Item = &Link> {
-    links.iter().filter(|link| is_physical(link)).take(MAX_PHYSICAL)
 }
 
 /// Positions of the tunnels that are up.
@@ -176,50 +176,58 @@ pub fn relevant(links: &[Link]) -> BTreeSet<usize> {
     relevant
 }
 
-fn driver_of(capture: &Capture, link: &Link) -> Reading<String> {
-    if !is_physical(link) {
-        return Reading::Absent("a virtual device".into());
+/// Drivers of physical devices.
+fn read_drivers(node: &mut Node<'_>, links: &mut [Link]) {
+    let mut looked_up = 0;
+    for link in links {
+        if !is_physical(link) {
+            link.driver = Reading::Absent("a virtual device".into());
+            continue;
+        }
+        looked_up += 1;
+        link.driver = if looked_up > MAX_PHYSICAL {
+            Reading::Failed(Failure::too_large(MAX_PHYSICAL, "physical devices"))
+        } else {
+            read_driver(node, link)
+        };
+        if !matches!(link.driver, Reading::Absent(_)) {
+            node.sources.note(Source::Ethtool, &link.driver);
+        }
     }
-    match capture.number(&sysfs_index(link)) {
+}
+
+fn read_driver(node: &mut Node<'_>, link: &Link) -> Reading<String> {
+    match node.try_number(&sysfs_index(link)) {
         Reading::Ok(index) if index == u64::from(link.index) => {}
         Reading::Denied(why) => return Reading::Denied(why),
         _ => {
             let name = &link.name;
-            return Reading::Failed(
-                format!("sysfs does not show {name}: is it mounted for this network namespace?").into(),
-            );
+            let why = format!("sysfs does not show {name}: is it mounted for this network namespace?");
+            return Reading::Failed(Failure::unexpected(why));
         }
     }
-    capture.text(&driver(link)).decode(|target| match target.rsplit('/').next() {
+    node.try_line(&driver(link)).decode(|target| match target.rsplit('/').next() {
         Some(name) if !name.is_empty() => Ok(name.to_owned()),
         _ => Err(format!("{}: the driver link points to {target:?}", link.name)),
     })
 }
 
-/// Reads the forwarding database of each tunnel that is up; that of one beyond the limit is a failed reading.
-fn attach_fdb(capture: &Capture, links: &mut [Link]) {
+/// The forwarding database of each tunnel that is up; that of one beyond the limit is a failed reading.
+fn read_fdb(node: &mut Node<'_>, links: &mut [Link]) {
     let followed: BTreeSet<usize> = followed(links).into_iter().collect();
     for (at, link) in links.iter_mut().enumerate().filter(|(_, link)| link.up) {
         let (request, index) = (fdb(link), link.index);
         let Some(tunnel) = &mut link.tunnel else { continue };
         tunnel.fdb = if followed.contains(&at) {
-            capture.get(&request).decode(|bytes| decode_fdb(bytes, index))
+            node.dump(&request, |message| decode_fdb_entry(message, index))
         } else {
-            Reading::Failed(Failure::too_large(MAX_TUNNELS, "tunnels that are up"))
+            let beyond = Reading::Failed(Failure::too_large(MAX_TUNNELS, "tunnels that are up"));
+            node.note(&request, beyond)
         };
     }
 }
 
-/// Answer to `RTM_GETLINK`.
-fn decode_links(bytes: &[u8]) -> Result<Vec<Link>, Failure> {
-    let messages = wire::dump(bytes, "links")?;
-    let mut links = Vec::with_capacity(messages.len());
-    for (number, message) in messages.iter().enumerate() {
-        links.push(decode_link(message.body).map_err(|error| error.within(format_args!("link {}", number + 1)))?);
-    }
-    Ok(links)
-}
-
+/// One message of the answer to `RTM_GETLINK`.
 fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     let attributes = Attributes::after(body, IFINFOMSG, "IFLA")?;
     let name = device_name(attributes.get(3).unwrap_or_default())?;
@@ -331,22 +339,18 @@ fn udp_checksum(tunnel: &Tunnel, csum: Option<u8>, zero_csum6_tx: Option<u8>) ->
     }
 }
 
-/// Answer to `RTM_GETNEIGH` with family `PF_BRIDGE`.
-fn decode_fdb(bytes: &[u8], device: u32) -> Result<Vec<FdbEntry>, Failure> {
-    let mut entries = Vec::new();
-    for message in wire::dump(bytes, "forwarding database")? {
-        let attributes = Attributes::after(message.body, NDMSG, "NDA")?;
-        if u32::from_ne_bytes(wire::array(message.body, 4, "ndmsg")?) != device {
-            continue;
-        }
-        entries.push(FdbEntry {
-            remote: attributes.address(1)?,
-            via: attributes.u32(8)?,
-            port: attributes.be16(6)?,
-            nexthop_group: attributes.u32(13)?,
-        });
+/// One message of the answer to `RTM_GETNEIGH` with family `PF_BRIDGE`.
+fn decode_fdb_entry(message: &Message<'_>, device: u32) -> Result<Option<FdbEntry>, Failure> {
+    let attributes = Attributes::after(message.body, NDMSG, "NDA")?;
+    if u32::from_ne_bytes(wire::array(message.body, 4, "ndmsg")?) != device {
+        return Ok(None);
     }
-    Ok(entries)
+    Ok(Some(FdbEntry {
+        remote: attributes.address(1)?,
+        via: attributes.u32(8)?,
+        port: attributes.be16(6)?,
+        nexthop_group: attributes.u32(13)?,
+    }))
 }
 
 #[cfg(test)]

@@ -3,21 +3,9 @@
 //! The kernel loads `nfnetlink-subsys-N` on the first request of a privileged process; natwatch changes
 //! nothing by looking, so it makes sure first.
 
-use crate::capture::{Capture, Request, Root};
-use crate::snapshot::{Reading, Source};
-
-/// What is known about a subsystem.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// It is in the kernel: asking is safe.
-    There,
-    /// It is not: asking would load it. The text says how that is known.
-    Missing(String),
-    /// It could not be told, so it must not be asked: the module.
-    Unclear(String),
-    /// Not known yet: these answers are needed first.
-    Ask(Vec<Request>),
-}
+use crate::capture::{Request, Root};
+use crate::decode::Node;
+use crate::snapshot::{Failure, Reading, Source};
 
 /// Code that may be a module.
 #[derive(Debug)]
@@ -40,65 +28,56 @@ pub const IP_SET: Module = Module { name: "ip_set", symbol: "ip_set_net_init", s
 /// One search of a file serves all of them.
 const ALL: [&Module; 3] = [&NF_CONNTRACK_NETLINK, &NF_TABLES, &IP_SET];
 
-/// Looks for a module by name, and for its code in the kernel.
-pub fn presence(capture: &Capture, module: &Module) -> Presence {
-    presence_among(capture, module, &ALL)
+/// Looks for a module by name, and for its code in the kernel. Absent: asking would load it. Failed: it could not be told,
+/// so it must not be asked.
+pub fn presence(node: &mut Node<'_>, module: &Module) -> Reading<()> {
+    presence_among(node, module, &ALL)
 }
 
-/// The same, with questions about all of these modules at once.
-pub fn presence_among(capture: &Capture, module: &Module, all: &[&Module]) -> Presence {
+/// The same, with files searched for all of these modules at once.
+pub fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> Reading<()> {
+    if is_listed(node, module, all) {
+        return Reading::Ok(());
+    }
+    let can_be_listed = node.shared(&loaded(module, all)).ok().is_some();
     let Module { name: module, symbol, source } = *module;
-    let names: Vec<&str> = all.iter().map(|module| module.name).collect();
-    let loaded = Request::lines(source, Root::Procfs, "modules", &names).optional();
-    if !capture.has(&loaded) {
-        return Presence::Ask(vec![loaded]);
+    if node.shared(&Request::directory(source, Root::Sysfs, format!("module/{module}"))).ok().is_some() {
+        return Reading::Ok(());
     }
-    match capture.get(&loaded) {
-        Reading::Absent(_) => {
-            let procfs = Request::file(source, Root::Procfs, "version").everywhere();
-            if !capture.has(&procfs) {
-                return Presence::Ask(vec![procfs]);
-            }
-            if capture.get(&procfs).ok().is_some() {
-                return Presence::There; // a kernel without CONFIG_MODULES can load none
-            }
-        }
-        Reading::Ok(lines) if names_module(lines, module) => return Presence::There,
-        _ => {}
-    }
-    let release = Request::file(source, Root::Procfs, "sys/kernel/osrelease");
-    let object = Request::directory(source, Root::Sysfs, format!("module/{module}")).optional();
-    if !capture.has(&object) || !capture.has(&release) {
-        return Presence::Ask(vec![object, release]);
-    }
-    if capture.get(&object).ok().is_some() {
-        return Presence::There;
-    }
-    let release = capture.text(&release).ok().cloned().unwrap_or_default();
-    let release = if release.contains('/') { String::new() } else { release };
+    let release = node.shared(&Request::file(source, Root::Procfs, "sys/kernel/osrelease"));
+    let release = release.ok().map(|release| String::from_utf8_lossy(release).trim_end().to_owned());
+    let release = release.filter(|release| !release.contains('/')).unwrap_or_default();
     let files: Vec<String> = all.iter().map(|module| format!("/{}.ko", module.name)).collect();
+    let built_in = Request::lines(source, Root::Rootfs, format!("lib/modules/{release}/modules.builtin"), &files);
+    let built_in = node.lasting(&built_in);
+    if built_in.ok().is_some_and(|lines| contains(lines, &format!("/{module}.ko"))) {
+        return Reading::Ok(());
+    }
     let functions: Vec<String> = all.iter().map(|module| format!(" {}", module.symbol)).collect();
-    let path = format!("lib/modules/{release}/modules.builtin");
-    let built_in = Request::lines(source, Root::Rootfs, path, &files);
-    let symbols = Request::lines(source, Root::Procfs, "kallsyms", &functions);
-    let (built_in, symbols) = (built_in.optional().until_reboot(), symbols.optional().until_reboot());
-    if !capture.has(&built_in) {
-        return Presence::Ask(vec![built_in]);
+    let missing = || Reading::Absent(format!("the module {module} is not loaded; asking would load it"));
+    match node.lasting(&Request::lines(source, Root::Procfs, "kallsyms", &functions)) {
+        Reading::Ok(lines) if contains(&lines, &format!(" {symbol}")) => Reading::Ok(()),
+        // A module that was loaded since would be listed, where the list can be read.
+        Reading::Ok(_) if can_be_listed => missing(),
+        _ if built_in.ok().is_some() && can_be_listed => missing(),
+        Reading::Failed(failure) if matches!(failure.root(), Failure::NotAnswered(_)) => Reading::Failed(failure),
+        _ => Reading::Failed(Failure::Unclear { module: module.to_owned() }),
     }
-    if capture.get(&built_in).ok().is_some_and(|lines| contains(lines, &format!("/{module}.ko"))) {
-        return Presence::There;
+}
+
+/// Whether it is loaded, or the kernel can load none.
+pub fn is_listed(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> bool {
+    match node.shared(&loaded(module, all)) {
+        Reading::Absent(_) => true, // a kernel without CONFIG_MODULES
+        Reading::Ok(lines) => names_module(&lines, module.name),
+        Reading::Denied(_) | Reading::Failed(_) => false,
     }
-    if !capture.has(&symbols) {
-        return Presence::Ask(vec![symbols]);
-    }
-    match capture.get(&symbols) {
-        Reading::Ok(lines) if contains(lines, &format!(" {symbol}")) => Presence::There,
-        Reading::Ok(_) => Presence::Missing(format!("the module {module} is not loaded; asking would load it")),
-        _ if capture.get(&built_in).ok().is_some() => {
-            Presence::Missing(format!("the module {module} is not loaded; asking would load it"))
-        }
-        _ => Presence::Unclear(module.to_owned()),
-    }
+}
+
+/// What is asked about all of these modules at once.
+fn loaded(module: &Module, all: &[&Module]) -> Request {
+    let names: Vec<&str> = all.iter().map(|module| module.name).collect();
+    Request::lines(module.source, Root::Procfs, "modules", &names)
 }
 
 /// Lines of `/proc/modules` begin with the name.
@@ -113,36 +92,37 @@ fn contains(lines: &[u8], word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::decode::test_capture;
+    use crate::decode::testing::played;
 
     /// Plays a kernel that gives these answers and is silent (absent) otherwise.
-    fn ask(answers: &[(&str, Reading<&str>)]) -> Presence {
-        let mut capture = test_capture();
-        for _ in 0..8 {
-            let Presence::Ask(requests) = presence(&capture, &NF_TABLES) else { break };
-            for request in requests {
-                let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
-                let answer = given.unwrap_or(Reading::Absent("ENOENT".into()));
-                capture.answers.insert(request.name, answer.map(|text| text.as_bytes().to_vec()));
-            }
-        }
-        presence(&capture, &NF_TABLES)
+    fn ask(answers: &[(&str, Reading<&str>)]) -> Reading<()> {
+        let answer = |request: &Request| {
+            let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
+            given.unwrap_or(Reading::Absent("ENOENT".into())).map(|text| text.as_bytes().to_vec())
+        };
+        played(answer, |node| presence(node, &NF_TABLES)).0
+    }
+
+    fn is_unclear(presence: &Reading<()>) -> bool {
+        matches!(presence.failure().map(Failure::root), Some(Failure::Unclear { .. }))
     }
 
     #[test]
     fn each_sign_of_presence_is_enough() {
         let modules = ("procfs/modules", Reading::Ok(""));
         let procfs = ("procfs/version", Reading::Ok("Linux version 6.1.0\n"));
-        assert_eq!(ask(&[procfs]), Presence::There, "no /proc/modules: the kernel cannot load any");
-        assert_eq!(ask(&[("procfs/modules", Reading::Ok("nf_tables 16384 0 - Live 0x0\n"))]), Presence::There);
-        assert_eq!(ask(&[modules.clone(), ("sysfs/module/nf_tables.list", Reading::Ok(""))]), Presence::There);
+        assert_eq!(ask(&[procfs]), Reading::Ok(()), "no /proc/modules: the kernel cannot load any");
+        assert_eq!(ask(&[("procfs/modules", Reading::Ok("nf_tables 16384 0 - Live 0x0\n"))]), Reading::Ok(()));
+        assert_eq!(ask(&[modules.clone(), ("sysfs/module/nf_tables.list", Reading::Ok(""))]), Reading::Ok(()));
         let builtin = "rootfs/lib/modules/6.1.0/modules.builtin";
         let release = ("procfs/sys/kernel/osrelease", Reading::Ok("6.1.0\n"));
         let found = (builtin, Reading::Ok("kernel/net/netfilter/nf_tables.ko\n"));
-        assert_eq!(ask(&[modules.clone(), release, found]), Presence::There);
+        assert_eq!(ask(&[modules.clone(), release, found]), Reading::Ok(()));
         let symbol = ("procfs/kallsyms", Reading::Ok("0000 t nf_tables_getgen\n"));
-        assert_eq!(ask(&[modules, symbol]), Presence::There);
+        assert_eq!(ask(&[modules, symbol]), Reading::Ok(()));
     }
 
     /// The files are searched once for all modules: what another one left in them proves nothing.
@@ -153,22 +133,28 @@ mod tests {
         let built_in =
             ("rootfs/lib/modules/6.1.0/modules.builtin", Reading::Ok("kernel/net/netfilter/ipset/ip_set.ko\n"));
         let symbols = ("procfs/kallsyms", Reading::Ok("0000 t ctnetlink_net_init\n"));
-        assert!(matches!(ask(&[loaded, release, built_in, symbols]), Presence::Missing(_)));
-        let asked = |module| match presence(&test_capture(), module) {
-            Presence::Ask(requests) => requests[0].question.clone(),
-            other => panic!("{other:?}"),
+        assert!(matches!(ask(&[loaded, release, built_in, symbols]), Reading::Absent(_)));
+        let mut asked = BTreeMap::new();
+        let mut answer = |request: &Request| {
+            let known = asked.entry(request.name.clone()).or_insert_with(|| request.question.clone());
+            assert_eq!(*known, request.question, "one name, one question");
+            Reading::Absent("ENOENT".into())
         };
-        assert_eq!(asked(&NF_TABLES), asked(&IP_SET), "one name, one question");
+        // Each without what was found for the others.
+        for module in ALL {
+            let _ = played(&mut answer, |node| presence(node, module));
+        }
+        assert!(asked.contains_key("procfs/modules") && asked.contains_key("procfs/kallsyms"), "{asked:?}");
     }
 
     #[test]
     fn without_any_sign_nothing_is_asked() {
         let other = ("procfs/modules", Reading::Ok("nf_tables_x 16384 0 - Live 0x0\n"));
         let no_symbol = ("procfs/kallsyms", Reading::Ok(""));
-        assert!(matches!(ask(&[other.clone(), no_symbol]), Presence::Missing(_)));
-        assert!(matches!(ask(&[other]), Presence::Unclear(_)), "nothing readable is not the same as nothing there");
-        assert!(matches!(ask(&[]), Presence::Unclear(_)), "no procfs at all");
+        assert!(matches!(ask(&[other.clone(), no_symbol]), Reading::Absent(_)));
+        assert!(is_unclear(&ask(&[other])), "nothing readable is not the same as nothing there");
+        assert!(is_unclear(&ask(&[])), "no procfs at all");
         let denied = ("procfs/modules", Reading::Denied("EACCES".into()));
-        assert!(matches!(ask(&[denied]), Presence::Unclear(_)));
+        assert!(is_unclear(&ask(&[denied])));
     }
 }

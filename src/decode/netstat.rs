@@ -1,32 +1,27 @@
 //! Protocol counters: `/proc/thread-self/net/{snmp,snmp6,netstat}`, by name.
 
-use crate::capture::{Capture, Request, Root};
-use crate::decode::{Problems, always_there};
-use crate::snapshot::{Netstat, Source};
+use crate::capture::{Request, Root};
+use crate::decode::Node;
+use crate::snapshot::{Netstat, Reading, Source};
 
 fn file(name: &str) -> Request {
     Request::file(Source::Netstat, Root::Procfs, format!("thread-self/net/{name}"))
 }
 
-/// What to ask. `snmp6` is missing where IPv6 is off.
-pub fn requests() -> Vec<Request> {
-    vec![file("snmp").everywhere(), file("snmp6").optional(), file("netstat").everywhere()]
-}
-
-/// Reads the answers.
-pub fn decode(capture: &Capture, problems: &mut Problems) -> Netstat {
-    let mut table = |name: &str, group: &str, counter: &str| {
-        let reading = capture
-            .get(&file(name).everywhere())
-            .decode(|bytes| in_table(bytes, group, counter).map_err(|error| format!("net/{name}: {error}")));
-        problems.note(Source::Netstat, reading)
+/// The three tables; `snmp6` is missing where IPv6 is off.
+pub fn read(node: &mut Node<'_>) -> Netstat {
+    let [snmp, snmp6, netstat] = ["snmp", "snmp6", "netstat"].map(|name| node.text(&file(name)));
+    let mut counter = |name: &str, table: &Reading<String>, find: &dyn Fn(&[u8]) -> Result<u64, String>| {
+        let found = table.as_ref().decode(|text| find(text.as_bytes()));
+        node.note(&file(name), found.within(format_args!("net/{name}")))
     };
-    let udp_in_csum_errors = table("snmp", "Udp", "InCsumErrors");
-    let tcp_in_csum_errors = table("snmp", "Tcp", "InCsumErrors");
-    let tcp_syn_retransmits = table("netstat", "TcpExt", "TCPSynRetrans");
-    let udp6 = capture.get(&file("snmp6")).decode(|bytes| in_list(bytes, "Udp6InCsumErrors"));
-    let udp6_in_csum_errors = problems.note(Source::Netstat, always_there(capture, udp6, &file("snmp")));
-    Netstat { udp_in_csum_errors, udp6_in_csum_errors, tcp_in_csum_errors, tcp_syn_retransmits }
+    let of = |group: &'static str, counter: &'static str| move |bytes: &[u8]| in_table(bytes, group, counter);
+    Netstat {
+        udp_in_csum_errors: counter("snmp", &snmp, &of("Udp", "InCsumErrors")),
+        udp6_in_csum_errors: counter("snmp6", &snmp6, &|bytes| in_list(bytes, "Udp6InCsumErrors")),
+        tcp_in_csum_errors: counter("snmp", &snmp, &of("Tcp", "InCsumErrors")),
+        tcp_syn_retransmits: counter("netstat", &netstat, &of("TcpExt", "TCPSynRetrans")),
+    }
 }
 
 /// Pairs of lines: `Udp: InDatagrams NoPorts …`, `Udp: 12 0 …`.
@@ -71,6 +66,8 @@ fn number(group: &str, counter: &str, value: Option<&str>) -> Result<u64, String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::testing::{Answers, read_with};
+    use crate::snapshot::SourceState;
 
     const SNMP: &[u8] = b"Tcp: RtoAlgorithm MaxConn InCsumErrors\nTcp: 1 -1 5\nUdp: InDatagrams NoPorts InCsumErrors IgnoredMulti\nUdp: 18 0 7 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 9\n";
 
@@ -99,6 +96,30 @@ mod tests {
         for cut in 0..list.len() {
             assert!(in_list(&list[..cut], "Udp6InCsumErrors").is_err(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn without_ipv6_its_table_is_missing_and_the_source_is_whole() {
+        let netstat: &[u8] = b"TcpExt: TCPSynRetrans\nTcpExt: 3\n";
+        let [snmp, snmp6, other] = ["snmp", "snmp6", "netstat"].map(file);
+        let answers =
+            |snmp6_answer| [(&snmp, Reading::Ok(SNMP)), (&snmp6, snmp6_answer), (&other, Reading::Ok(netstat))].into();
+        let read = |answers: Answers| {
+            let (found, sources) = read_with(&answers, read);
+            (found, sources.statuses(&[Source::Netstat.collector()].into(), |_| None)[0].state)
+        };
+        let (found, state) = read(answers(Reading::Absent("ENOENT".into())));
+        assert_eq!((found.udp_in_csum_errors, found.tcp_syn_retransmits), (Reading::Ok(7), Reading::Ok(3)));
+        assert!(matches!(found.udp6_in_csum_errors, Reading::Absent(_)), "{:?}", found.udp6_in_csum_errors);
+        assert_eq!(state, SourceState::Ok);
+        let (found, state) = read(answers(Reading::Ok(b"Udp6InErrors 3\n")));
+        assert!(matches!(found.udp6_in_csum_errors, Reading::Failed(_)), "never zero");
+        assert_eq!(state, SourceState::Failed);
+        let masked = [(&snmp, Reading::Absent("ENOENT".into())), (&snmp6, Reading::Absent("ENOENT".into()))];
+        let (found, state) = read(masked.into());
+        assert!(matches!(found.udp_in_csum_errors, Reading::Failed(_)), "every kernel has it");
+        assert!(matches!(found.udp6_in_csum_errors, Reading::Failed(_)), "its witness is missing too");
+        assert_eq!(state, SourceState::Failed);
     }
 
     #[test]

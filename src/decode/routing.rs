@@ -13,12 +13,12 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::capture::{Capture, NetlinkFamily, Request};
-use crate::decode::Problems;
+use crate::capture::{NetlinkFamily, Request};
+use crate::decode::Node;
 use crate::snapshot::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
-use crate::wire::Attributes;
+use crate::wire::{Attributes, Message};
 pub use tables::Tables;
-use wire::{decode_addresses, decode_lookup, decode_routes, decode_rules};
+use wire::{decode_address, decode_route};
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETADDR: u16 = 22;
@@ -125,16 +125,19 @@ fn lookups<'c>(
     all
 }
 
-/// What to ask; needs the forwarding databases.
-pub fn requests(tables: &Tables, links: &[Link]) -> Vec<Request> {
-    let mut requests = vec![addresses()];
-    requests.extend(FAMILIES.iter().flat_map(|ipv6| [rules(*ipv6), routes(*ipv6), forwarding(*ipv6)]));
-    for (link, tunnel) in up_tunnels(links) {
-        if let Reading::Ok(classes) = classes(tables, tunnel) {
-            requests.extend(lookups(tables, link, tunnel, &classes).into_iter().map(|(.., request)| request));
-        }
+/// A dump about one family. Where the kernel was built without it, it says so, and there is nothing of it.
+fn dump<T>(
+    node: &mut Node<'_>,
+    request: &Request,
+    decode: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
+) -> Reading<Vec<T>> {
+    const EOPNOTSUPP: i32 = 95;
+    const EAFNOSUPPORT: i32 = 97;
+    let all = node.try_dump(request, decode);
+    match all.failure().and_then(Failure::refused) {
+        Some(EOPNOTSUPP | EAFNOSUPPORT) => Reading::Ok(Vec::new()),
+        _ => node.note(request, all),
     }
-    requests
 }
 
 /// Whether devices forward packets.
@@ -147,31 +150,26 @@ fn forwarding(ipv6: bool) -> Request {
 }
 
 /// Whether any device forwards packets of a family.
-pub fn decode_forwarding(capture: &Capture, ipv6: bool) -> Reading<bool> {
+pub fn forwards(node: &mut Node<'_>, ipv6: bool) -> Reading<bool> {
     /// What new devices begin with.
     const NETCONFA_IFINDEX_DEFAULT: u32 = -2i32 as u32;
-    capture.get(&forwarding(ipv6)).decode(|bytes| {
-        let family = if ipv6 { AF_INET6 } else { AF_INET };
-        let mut forwards = false;
-        if wire::has_no_family(bytes)? {
-            return Ok(false);
-        }
-        for message in crate::wire::dump(bytes, "forwarding")? {
-            // struct netconfmsg, filled up to 4 bytes
-            let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
-            let [found, ..] = crate::wire::array::<4>(message.body, 0, "netconfmsg")?;
-            let template = attributes.u32(1)? == Some(NETCONFA_IFINDEX_DEFAULT);
-            forwards |= found == family && !template && attributes.u32(2)?.is_some_and(|forwards| forwards != 0);
-        }
-        Ok::<_, Failure>(forwards)
-    })
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    let found = dump(node, &forwarding(ipv6), |message| {
+        // struct netconfmsg, filled up to 4 bytes
+        let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
+        let [found, ..] = crate::wire::array::<4>(message.body, 0, "netconfmsg")?;
+        let template = attributes.u32(1)? == Some(NETCONFA_IFINDEX_DEFAULT);
+        let forwards = attributes.u32(2)?.is_some_and(|forwards| forwards != 0);
+        Ok((found == family && !template).then_some(forwards))
+    });
+    found.map(|devices| devices.contains(&true))
 }
 
-/// Fills in the ways that outer packets take, and the devices that carry each tunnel.
-pub fn attach_underlay(capture: &Capture, tables: &Tables, links: &mut [Link]) {
+/// Looks up the ways that outer packets take, and fills in the devices that carry each tunnel.
+pub fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut [Link]) {
     for link in links.iter_mut().filter(|link| link.up) {
         if let Some(tunnel) = &link.tunnel {
-            let outer = outer_routes(capture, tables, link, tunnel);
+            let outer = outer_routes(node, tables, link, tunnel);
             let underlay = match &outer {
                 // The kernel sends by these devices whatever routes there are.
                 Reading::Ok(routes) => {
@@ -191,7 +189,7 @@ pub fn attach_underlay(capture: &Capture, tables: &Tables, links: &mut [Link]) {
     }
 }
 
-fn outer_routes(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel) -> Reading<Vec<OuterRoute>> {
+fn outer_routes(node: &mut Node<'_>, tables: &Tables, link: &Link, tunnel: &Tunnel) -> Reading<Vec<OuterRoute>> {
     if link.link_netnsid.is_some() {
         return Reading::Failed("its outer packets are sent in another network namespace".into());
     }
@@ -220,7 +218,7 @@ fn outer_routes(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel
     }
     let mut routes = Vec::new();
     for (remotes, mark, request) in lookups(tables, link, tunnel, &classes) {
-        let found = match capture.get(&request).decode(decode_lookup) {
+        let found = match look_up(node, &request) {
             Reading::Ok(Some(found)) => found,
             Reading::Ok(None) => continue, // nothing leaves
             other => return other.map(|_| Vec::new()),
@@ -238,6 +236,25 @@ fn outer_routes(capture: &Capture, tables: &Tables, link: &Link, tunnel: &Tunnel
         routes.push(OuterRoute { mark, remotes: remotes.to_vec(), devices, gateway, source });
     }
     Reading::Ok(routes)
+}
+
+/// The route that one look-up found. No route is an answer too: nothing leaves.
+fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
+    const ENETDOWN: i32 = 100;
+    const ENETUNREACH: i32 = 101;
+    const EHOSTUNREACH: i32 = 113;
+    let found = node.try_single(request, |message| match message.kind {
+        RTM_NEWROUTE => decode_route(message.body),
+        kind => Err(Failure::unexpected(format!("the answer has type {kind}"))),
+    });
+    match found.failure().and_then(Failure::refused) {
+        Some(ENETDOWN | ENETUNREACH | EHOSTUNREACH) => Reading::Ok(None),
+        _ => {
+            let route =
+                found.decode(|route| route.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)));
+            node.note(request, route).map(Some)
+        }
+    }
 }
 
 /// Why one look-up per remote does not tell the way of every packet, if it does not.
@@ -289,38 +306,19 @@ fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Vec<IpAddr>>> {
     Reading::Ok(first.into_iter().map(|(_, remotes)| remotes).collect())
 }
 
-/// Addresses of all links, as far as they were read.
-pub fn known_addresses(capture: &Capture) -> Reading<Vec<Address>> {
-    capture.get(&addresses()).decode(decode_addresses)
-}
-
-/// Addresses of all links; `Failed` unless a tunnel is up.
-pub fn decode_all_addresses(capture: &Capture, problems: &mut Problems) -> Reading<Vec<Address>> {
-    problems.note(Source::Rtnetlink, known_addresses(capture))
+/// Addresses of all links.
+pub fn read_addresses(node: &mut Node<'_>) -> Reading<Vec<Address>> {
+    node.dump(&addresses(), decode_address)
 }
 
 /// Policy rules of both families.
-pub fn decode_all_rules(tables: &Tables, problems: &mut Problems) -> Reading<Vec<Rule>> {
-    let all = FAMILIES.iter().map(|ipv6| tables.family(*ipv6).as_ref().map(|family| family.rules.clone()));
-    problems.note(Source::Routing, concat(all))
+pub fn all_rules(tables: &Tables) -> Reading<Vec<Rule>> {
+    concat(FAMILIES.iter().map(|ipv6| tables.family(*ipv6).as_ref().map(|family| family.rules.clone())))
 }
 
-/// Routes that cover a remote of a tunnel, those into a tunnel, and those that are not unicast; and failures of route
-/// look-ups.
-pub fn decode_all_routes(
-    capture: &Capture,
-    tables: &Tables,
-    links: &[Link],
-    problems: &mut Problems,
-) -> Reading<Vec<Route>> {
-    let mut remotes = BTreeSet::new();
-    for (link, tunnel) in up_tunnels(links) {
-        remotes.extend(tunnel.remotes());
-        let classes = classes(tables, tunnel);
-        for (.., request) in lookups(tables, link, tunnel, classes.ok().map_or(&[], Vec::as_slice)) {
-            problems.note(Source::Routing, capture.get(&request).decode(decode_lookup));
-        }
-    }
+/// Routes that cover a remote of a tunnel, those into a tunnel, and those that are not unicast.
+pub fn wanted_routes(tables: &Tables, links: &[Link]) -> Reading<Vec<Route>> {
+    let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
     let feeders: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| feeders(links, link.index)).collect();
     let all = FAMILIES.iter().map(|ipv6| {
         tables.family(*ipv6).as_ref().map(|family| {
@@ -332,7 +330,7 @@ pub fn decode_all_routes(
             wanted.into_iter().map(|at| family.routes[at].clone()).collect()
         })
     });
-    problems.note(Source::Routing, concat(all))
+    concat(all)
 }
 
 fn concat<T>(readings: impl Iterator<Item = Reading<Vec<T>>>) -> Reading<Vec<T>> {

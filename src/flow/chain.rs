@@ -182,7 +182,7 @@ impl Walk<'_> {
             }
             Verdict::Map { fields, set, verdicts } => {
                 let known = self.world.rules[at.set].ruleset.sets.get(set);
-                let elements = known.and_then(|known| known.elements.as_ref().zip(Some(&known.verdicts)));
+                let elements = known.and_then(|known| known.elements.ok().zip(Some(&known.verdicts)));
                 if let Some((elements, verdicts)) = elements
                     && elements.len() == verdicts.len()
                     && elements.len() <= MAX_ELEMENTS
@@ -216,10 +216,12 @@ impl Walk<'_> {
                     }
                     return Vec::new();
                 };
+                let unread = self.unread_elements(at, set).is_some();
                 let mut going_on = Vec::new();
                 for (answer, verdict) in verdicts.iter().enumerate() {
                     let mut mine = inside.clone();
-                    if verdicts.len() > 1 && mine.iter().any(|packet| packet.kind == Kind::Tunnel) {
+                    let one_has_it = unread || mine.iter().any(|packet| packet.kind == Kind::Tunnel);
+                    if verdicts.len() > 1 && one_has_it {
                         let key = format!("{at:?} {number} verdict");
                         let why = format!("which verdict {} gives was not read", self.world.describe(at));
                         let question = self.ask(&key, verdicts.len(), || why);

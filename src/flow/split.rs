@@ -5,8 +5,8 @@ use super::packet::{Kind, Packet, merge};
 use super::values::Values;
 use super::walk::Walk;
 use super::world::RuleAt;
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Condition, Element, End, Field, Match, Set, SetId, Test};
+use crate::snapshot::{Failure, Reading};
 
 /// Combinations of values that a set is asked about for one packet.
 const MAX_COMBINATIONS: u128 = 4096;
@@ -171,7 +171,7 @@ impl Walk<'_> {
         parts: Option<&[Vec<Field>]>,
     ) -> Parts {
         let set = self.world.rules[at.set].ruleset.sets.get(id);
-        if let Some(elements) = set.and_then(|set| set.elements.as_ref()) {
+        if let Some(elements) = set.and_then(|set| set.elements.ok()) {
             if let Some(parts) = split_elements(&packet, fields, elements, self.effort) {
                 return parts;
             }
@@ -241,6 +241,16 @@ impl Walk<'_> {
         if packet.kind == Kind::Tunnel || fields.iter().all(fixed) {
             return self.split_opaquely(at, number, "a set that was not asked about such packets", packet);
         }
+        if let Some(why) = self.unread_elements(at, id) {
+            // All of it would be needed. A second look at it finds the same.
+            let why = format!("{}: a set was not read: {why}", self.world.describe(at));
+            let question = self.ask(&format!("{} {id:?} {fields:?}", at.set), 2, || why);
+            let with = |answer| {
+                let mut packet = packet.clone();
+                packet.guess(question, answer).then_some(packet)
+            };
+            return (with(1).into_iter().collect(), with(0).into_iter().collect());
+        }
         // Some traffic is in the set and some is not; a second look at it finds the same.
         let key = format!("{} {id:?} {fields:?}", at.set);
         let with = |member: bool| {
@@ -248,6 +258,16 @@ impl Walk<'_> {
             (*packet.members.entry(key.clone()).or_insert(member) == member).then_some(packet)
         };
         (with(true).into_iter().collect(), with(false).into_iter().collect())
+    }
+
+    /// Why the elements of a set that rules look into were not read, if it is not that natwatch does not read such sets.
+    pub(super) fn unread_elements(&self, at: &RuleAt, id: &SetId) -> Option<String> {
+        let set = self.world.rules[at.set].ruleset.sets.get(id)?;
+        match &set.elements {
+            Reading::Ok(_) => None,
+            Reading::Failed(failure) if matches!(failure.root(), Failure::Unsupported(_)) => None,
+            other => Some(other.why()),
+        }
     }
 
     fn split_ipset(&mut self, at: &RuleAt, number: usize, packet: Packet, index: u16, ends: &[End]) -> Parts {

@@ -102,7 +102,8 @@ impl<'a> World<'a> {
                 }
             }
         }
-        let why = self.unread(family).or(unclear);
+        let searched = || self.rules.iter().find_map(|rules| rules.ruleset.tracking_unread.get(&family).cloned());
+        let why = self.unread(family).or(unclear).or_else(searched);
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 

@@ -38,10 +38,10 @@ impl Context<'_> {
     }
 
     pub(super) fn several_cpus(&self) -> Outcome {
-        match self.snapshot.online_cpus {
-            Some(1) => Outcome::fails("1 CPU is online: no two packets are translated at once"),
-            Some(cpus) => Outcome::holds(format!("{cpus} CPUs are online")),
-            None => Outcome::unknown("it could not be told how many CPUs are online"),
+        match &self.snapshot.online_cpus {
+            Reading::Ok(1) => Outcome::fails("1 CPU is online: no two packets are translated at once"),
+            Reading::Ok(cpus) => Outcome::holds(format!("{cpus} CPUs are online")),
+            other => Outcome::unknown(format!("it could not be told how many CPUs are online: {}", other.why())),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::advisory::Test;
-use crate::decode::{Collectors, snapshot, test_capture};
+use crate::decode::{Collectors, replay, testing};
 
 /// Nobody stops these judgements.
 static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -13,7 +13,7 @@ fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options) -> Repor
 
 /// A node about which nothing is known, to be filled in.
 fn blank() -> Snapshot {
-    let mut blank = snapshot(&test_capture(), &Collectors::new());
+    let mut blank = replay(&testing::capture(), &Collectors::new());
     blank.conntrack.entries = Reading::Ok(0);
     blank.conntrack.entries_limit = Reading::Ok(1000);
     blank.conntrack.buckets = Reading::Ok(1000);

@@ -5,18 +5,17 @@ use std::path::Path;
 use rustix::thread::CapabilitySet;
 
 use super::{Paths, files};
-use crate::capture::{BYTE_ORDER, FORMAT, Meta, cpu_list};
+use crate::capture::{BYTE_ORDER, FORMAT, Meta};
 use crate::snapshot::{NetworkNamespace, Reading};
 
-/// What can be told without opening a file: a tree may hang, and then so would whoever begins a look.
-pub fn meta() -> Meta {
+/// What can be told without opening a file: a tree may hang, and then so would whoever begins a reading.
+pub fn without_files() -> Meta {
     Meta {
         format: FORMAT,
         natwatch_version: env!("CARGO_PKG_VERSION").into(),
         byte_order: BYTE_ORDER.into(),
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         captured_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        online_cpus: None,
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         capabilities: capabilities(),
@@ -25,15 +24,9 @@ pub fn meta() -> Meta {
     }
 }
 
-/// The rest, which stands in files: CPUs online and whose network namespace this is.
-pub fn from_files(paths: &Paths) -> (Option<u32>, NetworkNamespace) {
-    (online_cpus(&paths.sysfs), network_namespace(&paths.procfs))
-}
-
-fn online_cpus(sysfs: &Path) -> Option<u32> {
-    let list = files::content(sysfs, "devices/system/cpu/online");
-    let cpus = cpu_list(&String::from_utf8_lossy(list.ok()?))?;
-    u32::try_from(cpus.len()).ok()
+/// The rest too: whose network namespace this is.
+pub fn meta(paths: &Paths) -> Meta {
+    Meta { network_namespace: network_namespace(&paths.procfs).name().into(), ..without_files() }
 }
 
 fn capabilities() -> Vec<String> {

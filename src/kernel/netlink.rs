@@ -3,28 +3,34 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Instant;
 
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{RecvFlags, recvfrom};
 
+use super::Progress;
 use super::readable::readable;
-use crate::capture::{Answer, NetlinkFamily, NetlinkRequest};
-use crate::snapshot::{Failure, Reading};
-use crate::wire::{self, HEADER_LENGTH, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
+use crate::capture::{Framing, NetlinkFamily, NetlinkRequest, Take};
+use crate::snapshot::{Failure, Reading, SystemCall};
+use crate::wire::{self, HEADER_LENGTH, NLMSG_ERROR};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 /// The kernel packs at most 32 KiB into one datagram of a dump.
 const BUFFER: usize = 64 << 10;
-/// How often an interrupted dump is repeated before it counts as failed.
-const MAX_TRIES: usize = 4;
 
-/// The sockets of one look; one per protocol, opened when first needed.
+/// Messages of one dump that are passed over: 200,000 chains.
+const MAX_PASSED_OVER: usize = 64 << 20;
+
+/// The sockets of one reading; one per protocol, opened when first needed.
 #[derive(Default)]
 pub struct Sockets {
     open: BTreeMap<NetlinkFamily, NlSocket>,
@@ -33,63 +39,130 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Sends one request and collects the whole answer, byte for byte.
-    pub fn ask(&mut self, request: &NetlinkRequest, deadline: Instant) -> Answer {
-        for _ in 0..MAX_TRIES {
-            match self.ask_once(request, deadline) {
-                Ok(Some(bytes)) => return classify(bytes),
-                Ok(None) => {} // interrupted by a change
-                Err(error) => {
-                    self.open.remove(&request.family); // whatever may still arrive on it belongs to nobody
-                    return failure(request.family, error);
-                }
-            }
+    /// Sends one request and hands on the answer, message by message.
+    pub fn ask(
+        &mut self,
+        request: &NetlinkRequest,
+        progress: &Progress,
+        take: &mut dyn FnMut(&[u8]) -> Take,
+    ) -> Reading<()> {
+        let answered = self.exchange(request, progress, take);
+        if !matches!(answered, Ok((_, true))) {
+            self.open.remove(&request.family); // whatever may still arrive on it belongs to nobody
         }
-        Reading::Failed(Failure::Changed { readings: MAX_TRIES as u32 })
+        match answered {
+            Ok((reading, _)) => reading,
+            Err(Failure::SystemCall { call, errno })
+                if [Errno::PERM, Errno::ACCESS].map(Errno::raw_os_error).contains(&errno) =>
+            {
+                Reading::Denied(format!("{call} is refused: a sandbox (seccomp, RestrictAddressFamilies) does that"))
+            }
+            Err(failure) => Reading::Failed(failure),
+        }
     }
 
-    fn ask_once(&mut self, request: &NetlinkRequest, deadline: Instant) -> Result<Option<Vec<u8>>, Failure> {
+    /// How the answer ended, and whether it was received to its end.
+    fn exchange(
+        &mut self,
+        request: &NetlinkRequest,
+        progress: &Progress,
+        take: &mut dyn FnMut(&[u8]) -> Take,
+    ) -> Result<(Reading<()>, bool), Failure> {
         self.sequence += 1;
-        let message = bytes(request, self.sequence);
+        let sequence = self.sequence;
         let socket = match self.open.entry(request.family) {
             Entry::Occupied(socket) => socket.into_mut(),
             Entry::Vacant(place) => {
-                place.insert(connect(request.family).map_err(|error| super::failure("socket", &error))?)
+                place.insert(connect(request.family).map_err(|error| super::failure(SystemCall::Socket, &error))?)
             }
         };
-        socket.send(&message, Msg::empty()).map_err(|error| super::failure("send", &error))?;
+        send(socket, &bytes(request, sequence), progress)?;
         self.buffer.resize(BUFFER, 0);
-        let mut answer: Vec<u8> = Vec::new();
-        let mut interrupted = false;
+        let (mut framing, mut passed_over) = (Framing::new(request), 0);
         loop {
-            wait(socket, deadline).map_err(|error| super::failure("poll", &error))?;
-            let received = socket.recv(&mut self.buffer[..], Msg::TRUNC);
-            let (length, _) = received.map_err(|error| super::failure("recv", &error))?;
-            let datagram = self.buffer.get(..length).ok_or(Failure::too_large(BUFFER, "bytes in one message"))?;
-            let datagram_start = answer.len();
-            answer.extend_from_slice(datagram);
-            answer.resize(answer.len().next_multiple_of(4), 0);
-            if answer.len() > request.limit {
-                return Err(Failure::too_large(request.limit, "bytes"));
-            }
-            let mut finished = false;
-            for part in wire::messages(&answer[datagram_start..]) {
-                let part = part?;
-                interrupted |= part.flags & NLM_F_DUMP_INTR != 0;
-                // An acknowledgement is an NLMSG_ERROR of 0, and comes after everything else.
-                finished |=
-                    matches!(part.kind, NLMSG_DONE | NLMSG_ERROR) || (!request.ack && part.flags & NLM_F_MULTI == 0);
-            }
-            if let Some(keep) = request.keep {
-                let kept = wire::keep(&answer[datagram_start..], keep.header, keep.attribute)?;
-                answer.truncate(datagram_start);
-                answer.extend(kept);
-            }
-            if finished {
-                return Ok((!interrupted).then_some(answer));
+            let datagram = receive(socket, &mut self.buffer, progress)?;
+            let mut rest = datagram;
+            while !rest.is_empty() {
+                let (message, next) = wire::split_message(rest)?;
+                rest = next;
+                if wire::sequence(message)? != sequence {
+                    return Err(Failure::unexpected("an answer to another request"));
+                }
+                if !kept(request, message)? {
+                    passed_over += message.len();
+                    if passed_over > MAX_PASSED_OVER {
+                        return Err(Failure::too_large(MAX_PASSED_OVER, "bytes of messages that nobody wants"));
+                    }
+                    continue;
+                }
+                match framing.message(message, take) {
+                    ControlFlow::Continue(()) => {}
+                    ControlFlow::Break(Err(failure)) => return Err(failure),
+                    ControlFlow::Break(Ok(reading)) => {
+                        let single = !request.dump && !request.ack;
+                        let to_its_end = rest.is_empty() && (single || wire::is_control(message)?);
+                        return Ok((reading, to_its_end));
+                    }
+                }
             }
         }
     }
+}
+
+/// Whether somebody wants this message of a large dump.
+fn kept(request: &NetlinkRequest, message: &[u8]) -> Result<bool, Failure> {
+    let Some(keep) = request.keep else { return Ok(true) };
+    Ok(wire::is_control(message)? || wire::has_attribute(message, keep.header, keep.attribute)?)
+}
+
+/// A socket whose buffer is full is waited for, and a signal is no answer.
+fn send(socket: &NlSocket, message: &[u8], progress: &Progress) -> Result<(), Failure> {
+    loop {
+        let error = match socket.send(message, Msg::DONTWAIT) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match Errno::from_io_error(&error) {
+            _ if progress.is_over() => return Err(progress.not_answered()),
+            Some(Errno::INTR) => {}
+            Some(Errno::AGAIN) => {
+                let moment = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+                let _ = poll(&mut [PollFd::new(&borrow(socket), PollFlags::OUT)], Some(&moment));
+            }
+            _ => return Err(super::failure(SystemCall::Send, &error)),
+        }
+    }
+}
+
+/// The next datagram that the kernel itself sent.
+fn receive<'b>(socket: &NlSocket, buffer: &'b mut [u8], progress: &Progress) -> Result<&'b [u8], Failure> {
+    loop {
+        // Also while there is always something to read.
+        if progress.is_over() {
+            return Err(progress.not_answered());
+        }
+        // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers.
+        if !readable(borrow(socket), progress.deadline()).map_err(|error| super::failure(SystemCall::Poll, &error))? {
+            continue; // or somebody who waits longer has come
+        }
+        match recvfrom(borrow(socket), &mut *buffer, RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
+            Ok((_, length, from)) => {
+                let from = from.and_then(|from| SocketAddrNetlink::try_from(from).ok());
+                if from.is_none_or(|from| from.pid() != 0) {
+                    continue; // another process may send to this socket as well
+                }
+                return buffer.get(..length).ok_or_else(|| Failure::too_large(BUFFER, "bytes in one message"));
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(super::failure(SystemCall::Receive, &errno.into())),
+        }
+    }
+}
+
+#[allow(unsafe_code, reason = "neli's socket lends only its number")]
+fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
 
 /// Sockets to change something with, one per protocol. Nothing but [`crate::probe`] may do that, in a network namespace that is
@@ -149,7 +222,7 @@ fn bytes(request: &NetlinkRequest, sequence: u32) -> Vec<u8> {
     let dump = if request.dump { NLM_F_DUMP } else { 0 };
     let ack = if request.ack { NLM_F_ACK } else { 0 };
     let mut bytes = Vec::with_capacity(length);
-    // Requests are built by the planner from bounded values; none comes near 4 GiB.
+    // Requests are built by readers from bounded values; none comes near 4 GiB.
     bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
     bytes.extend(request.kind.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | dump | ack).to_ne_bytes());
@@ -159,41 +232,9 @@ fn bytes(request: &NetlinkRequest, sequence: u32) -> Vec<u8> {
     bytes
 }
 
-#[allow(unsafe_code, reason = "neli's socket lends only its number")]
 fn wait(socket: &NlSocket, deadline: Instant) -> io::Result<()> {
-    // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers.
-    // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
-    let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-    match readable(fd, deadline)? {
+    match readable(borrow(socket), deadline)? {
         true => Ok(()),
         false => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer before the deadline")),
-    }
-}
-
-/// A refusal for lack of permission is a state of its own; every other answer is kept as it is.
-fn classify(bytes: Vec<u8>) -> Answer {
-    let errno = wire::messages(&bytes).find_map(|message| {
-        let message = message.ok()?;
-        matches!(message.kind, NLMSG_ERROR | NLMSG_DONE).then(|| message.errno().ok()).flatten()
-    });
-    let refused = [Errno::PERM, Errno::ACCESS].map(Errno::raw_os_error);
-    if errno.is_some_and(|errno| refused.contains(&errno)) { denied() } else { Reading::Ok(bytes) }
-}
-
-fn denied() -> Answer {
-    Reading::Denied("CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)".into())
-}
-
-fn failure(family: NetlinkFamily, failure: Failure) -> Answer {
-    let errno = match &failure {
-        Failure::SystemCall { errno, .. } => Some(Errno::from_raw_os_error(*errno)),
-        _ => None,
-    };
-    match errno {
-        Some(Errno::PERM | Errno::ACCESS) => denied(),
-        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
-            Reading::Absent(format!("this kernel has no netlink protocol for {family:?}"))
-        }
-        _ => Reading::Failed(failure),
     }
 }

@@ -6,13 +6,12 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::capture::{Answer, XTABLES_INFO, XtablesRequest};
-use crate::snapshot::{Failure, Reading};
+use crate::capture::{Answer, NET_ADMIN_MISSING, XTABLES_INFO, XtablesRequest};
+use crate::snapshot::{Failure, Reading, SystemCall};
 
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
 const SO_GET_INFO: c_int = 64;
@@ -35,21 +34,19 @@ const MAX_TRIES: usize = 64;
 ///
 /// A table that is replaced by another of the same size in between gives no error, but its chains are elsewhere; so the
 /// description is read again afterwards, and must be the same.
-pub fn table(request: &XtablesRequest, deadline: Instant) -> Answer {
-    match read(request, deadline) {
+pub fn table(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+    match read(request, in_time) {
         Ok(Some(bytes)) => Reading::Ok(bytes),
         Ok(None) => Reading::Failed(Failure::Changed { readings: MAX_TRIES as u32 }),
         Err(error) => failure(&error),
     }
 }
 
-fn read(request: &XtablesRequest, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+fn read(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> io::Result<Option<Vec<u8>>> {
     let (socket, level) = options_socket(request.ipv6)?;
     let mut bytes = Vec::new();
     for _ in 0..MAX_TRIES {
-        if Instant::now() >= deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer before the deadline"));
-        }
+        in_time()?;
         let before = info(&socket, level, &request.table)?;
         if request.only_info {
             return Ok(Some(before.to_vec()));
@@ -57,7 +54,7 @@ fn read(request: &XtablesRequest, deadline: Instant) -> io::Result<Option<Vec<u8
         let size = u32::from_ne_bytes(std::array::from_fn(|at| before[INFO_SIZE + at]));
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size > MAX_TABLE {
-            return Err(io::Error::other(format!("the table has {size} bytes, more than {MAX_TABLE}")));
+            return Err(io::Error::other(Failure::too_large(MAX_TABLE, "bytes")));
         }
         bytes.clear();
         bytes.resize(XTABLES_INFO + ENTRIES_HEADER + size, 0);
@@ -144,14 +141,11 @@ fn get(socket: &OwnedFd, level: c_int, option: c_int, buffer: &mut [u8]) -> io::
     }
 }
 
+/// An errno of a system call, which a sandbox may have made up: whether a table is there says the kernel's list.
 fn failure(error: &io::Error) -> Answer {
     match Errno::from_io_error(error) {
-        Some(Errno::PERM | Errno::ACCESS) => {
-            Reading::Denied("CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)".into())
-        }
-        Some(Errno::NOPROTOOPT | Errno::AFNOSUPPORT) => Reading::Absent("this kernel has no legacy x_tables".into()),
-        Some(Errno::NOENT) => Reading::Absent("there is no such table".into()),
-        _ => Reading::Failed(super::failure("getsockopt", error)),
+        Some(Errno::PERM | Errno::ACCESS) => Reading::Denied(NET_ADMIN_MISSING.into()),
+        _ => Reading::Failed(super::failure(SystemCall::GetSocketOption, error)),
     }
 }
 
@@ -171,8 +165,9 @@ mod tests {
     fn what_an_error_means() {
         let of = |errno: Errno| failure(&errno.into());
         assert!(matches!(of(Errno::PERM), Reading::Denied(_)));
-        assert!(matches!(of(Errno::NOPROTOOPT), Reading::Absent(_)));
-        assert!(matches!(of(Errno::NOENT), Reading::Absent(_)));
-        assert!(matches!(of(Errno::NOMEM), Reading::Failed(_)));
+        for errno in [Errno::NOPROTOOPT, Errno::NOENT, Errno::NOMEM, Errno::AFNOSUPPORT] {
+            let failure = Failure::SystemCall { call: SystemCall::GetSocketOption, errno: errno.raw_os_error() };
+            assert_eq!(of(errno), Reading::Failed(failure), "never a fact");
+        }
     }
 }

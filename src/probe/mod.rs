@@ -17,18 +17,18 @@ mod outcome;
 mod ports;
 mod tunnel;
 
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use outcome::{Finding, Identity, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::advisory::defects::DefectState;
-use crate::capture::{Capture, Request, Root};
-use crate::decode::{self, Collectors};
+use crate::capture::{Request, Root};
+use crate::decode::{self, Collectors, Memory, Node};
 use crate::kernel::isolation::{self, Child, Inside};
-use crate::kernel::{Kernel, Paths, lock};
-use crate::snapshot::{Collector, Source, Unanswered};
+use crate::kernel::{Live, Paths, Progress};
+use crate::snapshot::{Collector, Reading, Source};
 use lab::Lab;
 use needs::Means;
 
@@ -82,30 +82,37 @@ fn version() -> Request {
     Request::file(Source::Kernel, Root::Procfs, "sys/kernel/version")
 }
 
-/// Reads what files tell: which kernel this is, and what `also` asks.
-fn read(paths: &Paths, also: impl Fn(&Capture) -> Vec<Request>) -> Capture {
-    let kernel = Kernel::new(paths.clone());
-    let progress = Mutex::new(kernel.begin(Unanswered::in_time(READING)));
-    let plan = |capture: &Capture| {
-        let mut requests = decode::plan(capture, &Collectors::from([Collector::Kernel]));
-        requests.extend([boot_id(), version()].into_iter().chain(also(capture)));
-        requests.retain(|request| !capture.has(request));
-        requests
-    };
-    kernel.look(plan, Instant::now() + READING, &progress);
-    let progress = lock(&progress).finish();
-    progress.capture
+/// What files tell before anything is tried.
+struct Before {
+    probed_at: String,
+    identity: Option<Identity>,
+    livepatches: Option<Vec<String>>,
+    means: Means,
 }
 
-fn identity_in(capture: &Capture) -> Option<Identity> {
-    let line = |request: Request| capture.line(&request).ok().cloned();
+fn read(paths: &Paths, means: impl FnOnce(&mut Node<'_>) -> Means) -> Before {
+    let mut live = Live::new(paths.clone(), Arc::new(Progress::new(READING)));
+    let probed_at = live.meta().captured_at;
+    let (collectors, memory) = (Collectors::from([Collector::Kernel]), Memory::default());
+    let mut node = Node::new(&mut live, &collectors, &memory);
+    let livepatches = match decode::identity(&mut node).livepatches {
+        Reading::Ok(names) => Some(names),
+        Reading::Absent(_) => Some(Vec::new()),
+        Reading::Denied(_) | Reading::Failed(_) => None,
+    };
+    Before { probed_at, identity: identity(&mut node), livepatches, means: means(&mut node) }
+}
+
+fn identity(node: &mut Node<'_>) -> Option<Identity> {
     let release = Request::file(Source::Kernel, Root::Procfs, "sys/kernel/osrelease");
-    Some(Identity { boot_id: line(boot_id())?, kernel_release: line(release)?, kernel_version: line(version())? })
+    let [boot_id, kernel_release, kernel_version] =
+        [boot_id(), release, version()].map(|request| node.line(&request).ok().cloned());
+    Some(Identity { boot_id: boot_id?, kernel_release: kernel_release?, kernel_version: kernel_version? })
 }
 
 /// The kernel that runs now; `None` where /proc does not tell.
 pub fn running(paths: &Paths) -> Option<Identity> {
-    identity_in(&read(paths, |_| Vec::new()))
+    read(paths, |_| Means::none("nothing is tried")).identity
 }
 
 /// A probe on its way, in a process of its own.
@@ -177,14 +184,9 @@ impl Preface {
 
 /// What the child does.
 fn work(inside: &mut Inside, paths: &Paths, wanted: &[&Experiment], allow_module_load: bool) {
-    let means = |capture: &Capture| if allow_module_load { Ok(Means::all()) } else { needs::means(capture) };
-    let capture = read(paths, |capture| means(capture).err().unwrap_or_default());
-    let snapshot = decode::snapshot(&capture, &Collectors::from([Collector::Kernel]));
-    let livepatches = snapshot.known_livepatches().map(<[String]>::to_vec);
-    let probed_at = capture.meta.captured_at.clone();
-    say(inside, &Preface { probed_at, identity: identity_in(&capture), livepatches });
-    let means =
-        means(&capture).unwrap_or_else(|_| Means::none("files that tell what would be loaded were not answered"));
+    let means = |node: &mut Node<'_>| if allow_module_load { Means::all() } else { needs::means(node) };
+    let Before { probed_at, identity, livepatches, means } = read(paths, means);
+    say(inside, &Preface { probed_at, identity, livepatches });
     let ready = means.backend.clone().and_then(|_| inside.enter_own_network());
     let mut lab = ready.and_then(|()| Lab::build(means, Instant::now() + EXPERIMENTS));
     for experiment in wanted {

@@ -1,8 +1,8 @@
 //! What an experiment needs of the kernel, and whether it is there: asking for what is not would load a module. Pure.
 
-use crate::capture::{Capture, Request};
-use crate::decode::modules::{Module, Presence, presence_among};
-use crate::snapshot::Source;
+use crate::decode::Node;
+use crate::decode::modules::{Module, is_listed, presence_among};
+use crate::snapshot::{Reading, Source};
 
 const fn module(name: &'static str, symbol: &'static str) -> Module {
     Module { name, symbol, source: Source::Kernel }
@@ -144,18 +144,14 @@ impl Lack {
     }
 }
 
-/// What is there; or what has to be asked before that can be told.
-///
-/// # Errors
-/// The requests.
-pub fn means(capture: &Capture) -> Result<Means, Vec<Request>> {
-    let common = there(capture, COMMON)?;
-    let nftables = both(common.clone(), there(capture, NFTABLES)?);
-    // Legacy tables are asked about only where they may be needed: these questions take long.
-    let not_asked = nftables.is_ok() && there(capture, LEGACY).is_err();
-    let legacy = match not_asked {
+/// What is there.
+pub fn means(node: &mut Node<'_>) -> Means {
+    let common = there(node, COMMON);
+    let nftables = both(common.clone(), there(node, NFTABLES));
+    // Legacy tables are searched for only where they may be needed: that takes long.
+    let legacy = match nftables.is_ok() && !are_listed(node, LEGACY) {
         true => Err(Lack { modules: vec![IPTABLE_NAT.name], unclear: true }),
-        false => both(common.clone(), there(capture, LEGACY)?),
+        false => both(common, there(node, LEGACY)),
     };
     let backend = match (&nftables, &legacy) {
         (Err(_), Ok(())) => Ok(Backend::Legacy),
@@ -163,40 +159,44 @@ pub fn means(capture: &Capture) -> Result<Means, Vec<Request>> {
         (Ok(()), _) => Ok(Backend::Nftables),
     };
     let legacy_ipv6 = match legacy {
-        Ok(()) => there(capture, LEGACY_IPV6)?,
+        Ok(()) => there(node, LEGACY_IPV6),
         Err(ref lack) => Err(lack.clone()),
     };
-    let ipv6 = if backend == Ok(Backend::Legacy) { legacy_ipv6.clone() } else { there(capture, NFTABLES_IPV6)? };
+    let ipv6 = if backend == Ok(Backend::Legacy) { legacy_ipv6.clone() } else { there(node, NFTABLES_IPV6) };
     let text = |result: Result<(), Lack>| result.map_err(|lack| lack.text());
-    Ok(Means {
+    Means {
         backend,
-        tunnel: text(there(capture, TUNNEL)?),
+        tunnel: text(there(node, TUNNEL)),
         ipv6: text(ipv6),
         legacy: [text(legacy), text(legacy_ipv6)],
-        redirect: text(both(nftables, there(capture, REDIRECT)?)),
-    })
+        redirect: text(both(nftables, there(node, REDIRECT))),
+    }
 }
 
-/// Whether a need is met; `Err` inside: what is missing of the first list.
-fn there(capture: &Capture, need: &Need) -> Result<Result<(), Lack>, Vec<Request>> {
+/// Whether a need is met; `Err`: what is missing of the first list.
+fn there(node: &mut Node<'_>, need: &Need) -> Result<(), Lack> {
     let mut first = Ok(());
     for modules in need {
         let mut lack = Lack { modules: Vec::new(), unclear: false };
         for module in *modules {
-            match presence_among(capture, module, &ALL) {
-                Presence::There => continue,
-                Presence::Ask(requests) => return Err(requests),
-                Presence::Missing(_) => {}
-                Presence::Unclear(_) => lack.unclear = true,
+            match presence_among(node, module, &ALL) {
+                Reading::Ok(()) => continue,
+                Reading::Absent(_) => {}
+                Reading::Denied(_) | Reading::Failed(_) => lack.unclear = true,
             }
             lack.modules.push(module.name);
         }
         if lack.modules.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         first = first.and(Err(lack));
     }
-    Ok(first)
+    first
+}
+
+/// Whether a need is met by modules that are loaded, which is told at once.
+fn are_listed(node: &mut Node<'_>, need: &Need) -> bool {
+    need.iter().any(|modules| modules.iter().all(|module| is_listed(node, module, &ALL)))
 }
 
 fn both(one: Result<(), Lack>, other: Result<(), Lack>) -> Result<(), Lack> {
@@ -209,33 +209,19 @@ fn both(one: Result<(), Lack>, other: Result<(), Lack>) -> Result<(), Lack> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::test_capture;
-    use crate::snapshot::Reading;
+    use crate::decode::testing;
 
     /// A kernel with these modules loaded, and nothing built in.
     fn with(modules: &[&str]) -> Means {
-        let mut capture = test_capture();
-        for _ in 0..100 {
-            let requests = match means(&capture) {
-                Ok(means) => return means,
-                Err(requests) => requests,
-            };
-            for request in requests {
-                let text = match request.name.as_str() {
-                    "procfs/modules" => {
-                        modules.iter().map(|name| format!("{name} 16384 0 - Live 0x0\n")).collect::<String>()
-                    }
-                    "procfs/kallsyms" => "0000 t something_else\n".into(),
-                    "procfs/sys/kernel/osrelease" => "6.1.0\n".into(),
-                    _ => {
-                        capture.answers.insert(request.name, Reading::Absent("ENOENT".into()));
-                        continue;
-                    }
-                };
-                capture.answers.insert(request.name, Reading::Ok(text.into_bytes()));
-            }
-        }
-        panic!("it asks for ever");
+        let loaded: String = modules.iter().map(|name| format!("{name} 16384 0 - Live 0x0\n")).collect();
+        let answer = |name: &str| match name {
+            "procfs/modules" => Reading::Ok(loaded.clone().into_bytes()),
+            "procfs/kallsyms" => Reading::Ok(b"0000 t something_else\n".to_vec()),
+            "procfs/sys/kernel/osrelease" => Reading::Ok(b"6.1.0\n".to_vec()),
+            "procfs/version" => Reading::Ok(b"Linux version 6.1.0\n".to_vec()),
+            _ => Reading::Absent("ENOENT".into()),
+        };
+        testing::played(|request| answer(&request.name), means).0
     }
 
     const COMMON: &[&str] = &["af_packet", "veth", "nf_conntrack", "nf_nat"];

@@ -48,7 +48,7 @@ fn by_hand() -> SourceNatRule {
 }
 
 fn node(rules: Reading<Vec<SourceNatRule>>) -> Snapshot {
-    let mut node = decode::snapshot(&decode::test_capture(), &Default::default());
+    let mut node = decode::replay(&decode::testing::capture(), &Default::default());
     node.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
     node.source_nat_rules = rules;
     node

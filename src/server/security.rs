@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::tls::{self, Named};
 use crate::bounded;
-use crate::kernel::lock;
+use crate::refresh::lock;
 use crate::web_config::{self, Pem, WebConfig};
 
 /// How often the files are looked at.

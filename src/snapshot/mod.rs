@@ -18,7 +18,7 @@ pub use links::{
     UdpChecksum, feeders, with_lower_devices,
 };
 pub use name::Name;
-pub use reading::{Failure, Reading, Unanswered};
+pub use reading::{Failure, Reading, SystemCall, Unanswered};
 
 /// Declares a closed set of names once: the enum, the list of all members, and each member's public name, by which
 /// it is printed and read.
@@ -239,6 +239,31 @@ pub struct Netstat {
     pub tcp_syn_retransmits: Reading<u64>,
 }
 
+impl Conntrack {
+    /// Nothing of it was read.
+    pub fn unread(why: &Failure) -> Self {
+        Self {
+            cpus: Reading::Failed(why.clone()),
+            entries: Reading::Failed(why.clone()),
+            entries_limit: Reading::Failed(why.clone()),
+            buckets: Reading::Failed(why.clone()),
+            tcp_be_liberal: Reading::Failed(why.clone()),
+        }
+    }
+}
+
+impl Netstat {
+    /// Nothing of it was read.
+    pub fn unread(why: &Failure) -> Self {
+        Self {
+            udp_in_csum_errors: Reading::Failed(why.clone()),
+            udp6_in_csum_errors: Reading::Failed(why.clone()),
+            tcp_in_csum_errors: Reading::Failed(why.clone()),
+            tcp_syn_retransmits: Reading::Failed(why.clone()),
+        }
+    }
+}
+
 /// How one source ended, for people and for `natwatch_source_state`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStatus {
@@ -257,8 +282,8 @@ pub struct Snapshot {
     pub hostname: String,
     /// When the look began, RFC 3339, UTC.
     pub captured_at: String,
-    /// CPUs online; `None` if it could not be told.
-    pub online_cpus: Option<u32>,
+    /// CPUs online.
+    pub online_cpus: Reading<u32>,
     /// Whose network this is.
     pub network_namespace: NetworkNamespace,
     /// Release and numbering of the running kernel.

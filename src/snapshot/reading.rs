@@ -42,7 +42,7 @@ pub enum Failure {
     /// An errno of a system call. A sandbox gives these too, so it is not the kernel's word about what was asked.
     SystemCall {
         /// The call.
-        call: String,
+        call: SystemCall,
         /// Its errno.
         errno: i32,
     },
@@ -87,6 +87,37 @@ pub enum Failure {
         /// Why.
         failure: Box<Failure>,
     },
+}
+
+/// A system call that a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SystemCall {
+    /// `openat2`, `read`, `readlink`, `getdents64`
+    File,
+    /// `socket`, `bind`
+    Socket,
+    /// `sendto`
+    Send,
+    /// `poll`
+    Poll,
+    /// `recvfrom`
+    Receive,
+    /// `getsockopt`
+    GetSocketOption,
+}
+
+impl fmt::Display for SystemCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "reading it",
+            Self::Socket => "socket",
+            Self::Send => "send",
+            Self::Poll => "poll",
+            Self::Receive => "recv",
+            Self::GetSocketOption => "getsockopt",
+        })
+    }
 }
 
 /// Why nobody answered.
@@ -153,12 +184,9 @@ impl Failure {
         }
     }
 
-    /// Whether asking again could not help: a limit was met, or the answer is not understood.
+    /// Whether asking again could not help: a limit was met, or natwatch does not read such a thing.
     pub fn stays(&self) -> bool {
-        matches!(
-            self.root(),
-            Self::TooLarge { .. } | Self::Malformed { .. } | Self::Unexpected(_) | Self::Unsupported(_)
-        )
+        matches!(self.root(), Self::TooLarge { .. } | Self::Unsupported(_))
     }
 
     /// Changes every text in it.
@@ -261,6 +289,15 @@ impl<T> Reading<T> {
         match self {
             Self::Failed(failure) => Some(failure),
             _ => None,
+        }
+    }
+
+    /// Whether there is no value, but may be one when it is asked again.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Ok(_) | Self::Absent(_) => false,
+            Self::Denied(_) => true,
+            Self::Failed(failure) => !failure.stays(),
         }
     }
 

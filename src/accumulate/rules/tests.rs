@@ -31,7 +31,7 @@ fn uncounted(fingerprint: u64) -> SourceNatRule {
 }
 
 fn snapshot(rules: Reading<Vec<SourceNatRule>>) -> Snapshot {
-    let mut snapshot = decode::snapshot(&decode::test_capture(), &Default::default());
+    let mut snapshot = decode::replay(&decode::testing::capture(), &Default::default());
     snapshot.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
     snapshot.source_nat_rules = rules;
     snapshot

@@ -1,11 +1,17 @@
 //! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
 
 use super::*;
+use crate::decode::testing::{answering, device};
 
 const FAMILIES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/generic/families");
 const NAMES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/ethtool/feature-names");
 const TUNNEL: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/ethtool/features-flannel.1");
 const OFF: &[u8] = include_bytes!("../../../tests/fixtures/vmxnet3-mitigated/netlink/ethtool/features-eth0");
+
+fn features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Reading<Features> {
+    let ethtool = Ethtool { family: Reading::Ok(20), names: Reading::Ok(names.clone()) };
+    answering(bytes, |node| ethtool.features(node, &device(1, "eth0")))
+}
 
 #[test]
 fn the_family_is_found_by_name() {
@@ -18,12 +24,12 @@ fn the_family_is_found_by_name() {
 fn features_are_found_by_name() {
     let names = decode_names(NAMES).unwrap();
     assert_eq!(names["tx-checksum-ip-generic"], 3);
-    let features = decode_features(TUNNEL, &names).unwrap();
+    let flannel = features(TUNNEL, &names).into_result().unwrap();
     let on = FeatureState { enabled: true, wanted: true, fixed: false };
-    assert_eq!(features[&Feature::TxChecksumIpGeneric], on);
+    assert_eq!(flannel[&Feature::TxChecksumIpGeneric], on);
     let fixed = FeatureState { enabled: false, wanted: false, fixed: true };
-    assert_eq!(features[&Feature::TxChecksumIpv4], fixed, "ethtool -k prints off [fixed]");
-    let eth0 = decode_features(OFF, &names).unwrap();
+    assert_eq!(flannel[&Feature::TxChecksumIpv4], fixed, "ethtool -k prints off [fixed]");
+    let eth0 = features(OFF, &names).into_result().unwrap();
     let off = FeatureState { enabled: false, wanted: false, fixed: false };
     assert_eq!(eth0[&Feature::TxUdpTnlSegmentation], off);
     assert_eq!(eth0[&Feature::TxUdpTnlCsumSegmentation], off);
@@ -34,7 +40,7 @@ fn features_are_found_by_name() {
 fn a_feature_this_kernel_does_not_know_is_absent_not_off() {
     let mut names = decode_names(NAMES).unwrap();
     names.remove("tx-udp_tnl-segmentation");
-    assert!(!decode_features(TUNNEL, &names).unwrap().contains_key(&Feature::TxUdpTnlSegmentation));
+    assert!(!features(TUNNEL, &names).ok().unwrap().contains_key(&Feature::TxUdpTnlSegmentation));
 }
 
 #[test]
@@ -47,7 +53,7 @@ fn every_cut_is_an_error() {
         assert!(decode_names(&NAMES[..cut]).is_err(), "names cut at {cut}");
     }
     for cut in 0..TUNNEL.len() {
-        assert!(decode_features(&TUNNEL[..cut], &names).is_err(), "features cut at {cut}");
+        assert!(matches!(features(&TUNNEL[..cut], &names), Reading::Failed(_)), "features cut at {cut}");
     }
 }
 
@@ -59,7 +65,7 @@ fn random_bytes_never_panic() {
         let _ = decode_names(&bytes);
         let mut broken = TUNNEL.to_vec();
         broken[at] = byte;
-        let _ = decode_features(&broken, &names);
+        let _ = features(&broken, &names);
         let _ = bits(Some(&bytes), "random");
     });
 }

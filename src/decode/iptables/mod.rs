@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::table::Table;
-use crate::capture::{Capture, LastTables, Request, Root, XTABLES_INFO};
-use crate::decode::{Problems, always_there, marks, nftables, services, sets};
-use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Match, Rule, Ruleset, Step};
-use crate::snapshot::{Failure, Reading, Source};
+use crate::capture::{Request, Root, XTABLES_INFO};
+use crate::decode::memory::KnownTables;
+use crate::decode::{Node, marks, services};
+use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
+use crate::snapshot::{Failure, Reading, Source, SystemCall};
 
 /// The half of legacy x_tables that is about one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,50 +49,6 @@ fn kind(table: &str, hook: Hook) -> ChainKind {
     }
 }
 
-/// What to ask.
-pub fn requests(capture: &Capture, links_on: bool) -> Vec<Request> {
-    let mut requests = Vec::new();
-    for half in [Half::Ipv4, Half::Ipv6] {
-        requests.push(half.names());
-        if matches!(capture.get(&half.names()), Reading::Absent(_)) {
-            requests.push(neighbour());
-        }
-        requests.extend(half.infos(capture));
-        if half.still_stands(capture) == Some(false) {
-            requests.extend(half.tables(capture));
-        }
-        if let Some(ruleset) = half.ruleset(capture).ok()
-            && asks_sets(ruleset)
-            && let Some(values) = nftables::values(capture, links_on)
-        {
-            requests.extend(sets::requests(capture, "", ruleset, &values));
-        }
-    }
-    requests
-}
-
-/// The tables that this look has read, for the next ones.
-pub fn read_now(capture: &Capture) -> BTreeMap<Source, LastTables> {
-    let halves = [Half::Ipv4, Half::Ipv6];
-    halves.into_iter().filter_map(|half| Some((half.source(), half.read_now(capture)?))).collect()
-}
-
-/// Bits of the mark that rules of legacy tables test, as far as these were read: rules of nf_tables may set them.
-pub fn tested_bits(capture: &Capture) -> u32 {
-    let rulesets = [Half::Ipv4, Half::Ipv6].map(|half| half.ruleset(capture));
-    rulesets.iter().filter_map(Reading::ok).fold(0, |all, ruleset| all | ruleset.setters.tested)
-}
-
-/// Every kernel has it, beside the lists of tables.
-fn neighbour() -> Request {
-    Request::file(Source::XtablesIpv4, Root::Procfs, "thread-self/net/stat/rt_cache").everywhere()
-}
-
-fn asks_sets(ruleset: &Ruleset) -> bool {
-    let rules = ruleset.chains.values().flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
-    rules.flat_map(|rule| &rule.steps).any(|step| matches!(step, Step::Match(Match::Ipset { .. })))
-}
-
 impl Half {
     fn source(self) -> Source {
         match self {
@@ -114,90 +71,77 @@ impl Half {
     }
 
     fn table(self, name: &str) -> Request {
-        // One that has gone since it was listed has no rules.
-        Request::xtables(self.source(), self == Self::Ipv6, name).optional()
+        Request::xtables(self.source(), self == Self::Ipv6, name)
     }
 
-    fn tables(self, capture: &Capture) -> Vec<Request> {
-        let names = capture.text(&self.names());
-        let names = names.ok().map_or("", String::as_str);
-        TABLES.iter().filter(|table| names.lines().any(|name| name == **table)).map(|name| self.table(name)).collect()
-    }
-
-    /// Descriptions of the tables, if there is something to compare them with.
-    fn infos(self, capture: &Capture) -> Vec<Request> {
-        if !capture.last_tables.contains_key(&self.source()) {
-            return Vec::new();
-        }
-        self.tables(capture).into_iter().map(Request::only_info).collect()
-    }
-
-    /// Whether what an earlier look has read still holds, as far as the descriptions tell; `None`: not known yet.
-    fn still_stands(self, capture: &Capture) -> Option<bool> {
-        let Some(last) = capture.last_tables.get(&self.source()) else { return Some(false) };
-        let infos = self.infos(capture);
-        if infos.iter().any(|request| !capture.has(request)) {
-            return None;
-        }
-        let same =
-            |request: &Request| capture.get(request).ok().copied() == last.infos.get(&request.name).map(Vec::as_slice);
-        Some(infos.len() == last.infos.len() && infos.iter().all(same))
-    }
-
-    /// What the next looks may take over from this one: only what it has read itself, and without what sets hold.
-    fn read_now(self, capture: &Capture) -> Option<LastTables> {
-        let tables = self.tables(capture);
-        let infos = tables.into_iter().map(|request| {
-            let info = capture.get(&request).ok()?.get(..XTABLES_INFO)?.to_vec();
-            Some((request.only_info().name, info))
-        });
-        let infos = infos.collect::<Option<BTreeMap<_, _>>>().filter(|infos| !infos.is_empty())?;
-        Some(LastTables { infos, ruleset: self.ruleset(capture).ok()?.clone() })
-    }
-
-    /// The rules without what sets hold. Read once all tables have been asked for.
-    fn ruleset(self, capture: &Capture) -> Reading<Arc<Ruleset>> {
-        let names = always_there(capture, capture.text(&self.names()), &neighbour());
-        let names = match names {
-            Reading::Ok(names) => names,
+    /// Reads the tables that the kernel lists. Absent: the kernel has no legacy x_tables of this family.
+    pub fn read(self, node: &mut Node<'_>) -> Reading<Arc<Ruleset>> {
+        let listed = match node.text(&self.names()) {
+            Reading::Ok(names) => listed(&names),
             other => return other.map(|_| Arc::default()),
         };
-        match (self.still_stands(capture), capture.last_tables.get(&self.source())) {
-            (Some(true), Some(last)) => return Reading::Ok(Arc::clone(&last.ruleset)),
-            (None, _) => return Reading::Failed(capture.unanswered("the tables' descriptions")),
-            _ => {}
-        }
-        capture.ruleset(self.source(), &self.tables(capture), || {
-            let mut ruleset = Ruleset::default();
-            for name in TABLES.iter().filter(|table| names.lines().any(|name| name == **table)) {
-                let answer = capture.get(&self.table(name));
-                let answer = answer.decode(|bytes| {
-                    let described = |error: Failure| error.within(format_args!("table {name}"));
-                    let table = Table::new(bytes, self.family(), name).map_err(described)?;
-                    add(&mut ruleset, &table, name, services::MAX_RULES).map_err(described)
-                });
-                if !matches!(answer, Reading::Ok(()) | Reading::Absent(_)) {
-                    return answer.map(|()| Arc::default());
-                }
-            }
-            let mut setters = std::mem::take(&mut ruleset.setters);
-            marks::note_whole_chains(&mut setters, &ruleset);
-            setters.none = setters.missing();
-            ruleset.setters = setters;
-            Reading::Ok(Arc::new(ruleset))
-        })
+        let ruleset = match self.still_known(node, &listed) {
+            Some(known) => Reading::Ok(known),
+            None => self.read_tables(node, &listed),
+        };
+        node.note(&self.names(), ruleset)
     }
 
-    /// Reads the answers.
-    pub fn decode(self, capture: &Capture, links_on: bool, problems: &mut Problems) -> Reading<Arc<Ruleset>> {
-        let reading = problems.note(self.source(), self.ruleset(capture));
-        reading.map(|ruleset| {
-            let values = if asks_sets(&ruleset) { nftables::values(capture, links_on) } else { None };
-            let Some(values) = values else { return ruleset };
-            let sets = sets::decode(capture, "", &ruleset, &values, problems);
-            Arc::new(Ruleset { sets, ..Arc::unwrap_or_clone(ruleset) })
-        })
+    /// What an earlier reading has found, if the tables' descriptions are what they were.
+    fn still_known(self, node: &mut Node<'_>, listed: &[&'static str]) -> Option<Arc<Ruleset>> {
+        let known = node.memory.tables.get(&self.source())?;
+        let mut infos = listed.iter().map(|table| self.table(table).only_info());
+        let same = |request: Request| {
+            let info = node.try_bytes(&request);
+            info.ok().is_some() && info.ok() == known.infos.get(&request.name)
+        };
+        (listed.len() == known.infos.len() && infos.all(same)).then(|| Arc::clone(&known.ruleset))
     }
+
+    fn read_tables(self, node: &mut Node<'_>, listed: &[&'static str]) -> Reading<Arc<Ruleset>> {
+        node.left.tables.remove(&self.source());
+        let (mut ruleset, mut infos) = (Ruleset::default(), BTreeMap::new());
+        for name in listed {
+            let request = self.table(name);
+            let answer = node.try_bytes(&request);
+            if is_refused(&answer) && !self.is_still_listed(node, name) {
+                continue; // it has gone since
+            }
+            let added = answer.decode(|bytes| {
+                let table = Table::new(&bytes, self.family(), name)?;
+                infos.extend(bytes.get(..XTABLES_INFO).map(|info| (request.only_info().name, info.to_vec())));
+                add(&mut ruleset, &table, name, services::MAX_RULES)
+            });
+            if added.ok().is_none() {
+                return added.within(format_args!("table {name}")).map(|()| Arc::default());
+            }
+        }
+        let mut setters = std::mem::take(&mut ruleset.setters);
+        marks::note_whole_chains(&mut setters, &ruleset);
+        setters.none = setters.missing();
+        ruleset.setters = setters;
+        let ruleset = Arc::new(ruleset);
+        if !infos.is_empty() {
+            let known = KnownTables { infos, ruleset: Arc::clone(&ruleset) };
+            node.left.tables.insert(self.source(), known);
+        }
+        Reading::Ok(ruleset)
+    }
+
+    /// An errno of a system call does not say that a table is not there: a sandbox gives it too. The list does.
+    fn is_still_listed(self, node: &mut Node<'_>, table: &str) -> bool {
+        node.try_text(&self.names()).ok().is_none_or(|names| listed(names).contains(&table))
+    }
+}
+
+/// Those of [`TABLES`] that the kernel lists.
+fn listed(names: &str) -> Vec<&'static str> {
+    TABLES.iter().copied().filter(|table| names.lines().any(|name| name == *table)).collect()
+}
+
+fn is_refused<T>(reading: &Reading<T>) -> bool {
+    let failure = reading.failure().map(Failure::root);
+    matches!(failure, Some(Failure::SystemCall { call: SystemCall::GetSocketOption, .. }))
 }
 
 /// Adds the rules of a table; the chains of Services whole if the table has no more than `few` entries.
@@ -230,18 +174,23 @@ fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Resu
     find_tracking(ruleset, table, &seen, few)?;
     for number in searched {
         if !ruleset.chains.contains_key(&id(table, number, name)) {
-            insert(ruleset, table, number, name, Reading::Failed(Failure::not_needed(SEARCHED)))?;
+            insert(ruleset, table, number, name, only_searched())?;
         }
     }
     Ok(())
 }
 
-/// A rule starts connection tracking wherever it stands, also in chains that no hook leads to. Where these are too many,
-/// connections count as tracked.
+/// A rule starts connection tracking wherever it stands, also in chains that no hook leads to. Where these are too many, it
+/// cannot be told.
 fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: usize) -> Result<(), Failure> {
-    let mut tracks = table.count > few;
+    if table.count > few {
+        let why = format!("more than {few} rules, too many to search all for one that starts connection tracking");
+        ruleset.tracking_unread.insert(table.family, why);
+        return Ok(());
+    }
+    let mut tracks = false;
     let unseen = table.chains.iter().enumerate().filter(|(number, _)| !seen[*number]);
-    for (number, chain) in unseen.filter(|_| table.count <= few) {
+    for (number, chain) in unseen {
         for (position, entry) in (1..).zip(table.rules(chain)) {
             let rule = entry::rule(table, &entry?, position);
             let rule = rule.map_err(|error| within_rule(error, table, number, position))?;
@@ -255,7 +204,9 @@ fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: u
 }
 
 /// Why a chain has no rules.
-const SEARCHED: &str = "only searched for rules that set a mark";
+fn only_searched() -> Reading<Arc<Vec<Rule>>> {
+    Reading::Failed(Failure::not_needed("only searched for rules that set a mark"))
+}
 
 fn insert(
     ruleset: &mut Ruleset,
@@ -302,7 +253,7 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
         }
     }
     for (number, rules) in found {
-        insert(ruleset, table, number, name, Reading::Failed(Failure::not_needed(SEARCHED)))?;
+        insert(ruleset, table, number, name, only_searched())?;
         if let Some(chain) = ruleset.chains.get_mut(&id(table, number, name)) {
             chain.udp_rules = Some(Arc::new(rules));
         }

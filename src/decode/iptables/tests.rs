@@ -1,8 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::decode::test_capture;
-use crate::snapshot::netfilter::{Condition, Counter, Field, Rule, Test, Verdict};
+use crate::capture::Answer;
+use crate::decode::Memory;
+use crate::decode::testing::played_after;
+use crate::snapshot::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
 
 const NAT: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv4-nat");
 const NAT6: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv6-nat");
@@ -172,25 +174,38 @@ proptest! {
     }
 }
 
-/// Answers what is asked until nothing is.
-fn play(answers: &[(&str, Reading<&[u8]>)]) -> (Capture, Vec<String>) {
-    play_on(test_capture(), answers)
+/// Both families as a node shows them, and what was asked; what is not among the answers is not there.
+struct Played {
+    ipv4: Reading<Arc<Ruleset>>,
+    ipv6: Reading<Arc<Ruleset>>,
+    asked: Vec<String>,
+    left: Memory,
 }
 
-fn play_on(mut capture: Capture, answers: &[(&str, Reading<&[u8]>)]) -> (Capture, Vec<String>) {
+fn play(answers: &[(&str, Reading<&[u8]>)]) -> Played {
+    play_after(&Memory::default(), answers)
+}
+
+fn play_after(memory: &Memory, answers: &[(&str, Reading<&[u8]>)]) -> Played {
+    play_by(memory, |request, _| {
+        let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
+        given.unwrap_or(Reading::Absent("ENOENT".into())).map(<[u8]>::to_vec)
+    })
+}
+
+/// The answers may depend on how often the same was asked before.
+fn play_by(memory: &Memory, mut answer: impl FnMut(&Request, usize) -> Answer) -> Played {
     let mut asked = Vec::new();
-    loop {
-        let next: Vec<_> = requests(&capture, false).into_iter().filter(|request| !capture.has(request)).collect();
-        if next.is_empty() {
-            return (capture, asked);
-        }
-        for request in next {
-            let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
-            let answer = given.unwrap_or(Reading::Absent("ENOENT".into()));
-            capture.answers.insert(request.name.clone(), answer.map(<[u8]>::to_vec));
-            asked.push(request.name);
-        }
-    }
+    let ([ipv4, ipv6], _, left) = played_after(
+        memory,
+        |request| {
+            let before = asked.iter().filter(|name| **name == request.name).count();
+            asked.push(request.name.clone());
+            answer(request, before)
+        },
+        |node| [Half::Ipv4, Half::Ipv6].map(|half| half.read(node)),
+    );
+    Played { ipv4, ipv6, asked, left }
 }
 
 const NAMES: &str = "procfs/thread-self/net/ip_tables_names";
@@ -199,27 +214,58 @@ const RT_CACHE: &str = "procfs/thread-self/net/stat/rt_cache";
 
 #[test]
 fn only_tables_that_are_listed_are_asked_for() {
-    let (capture, asked) = play(&[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
-    assert_eq!(asked, [NAMES, NAMES6]);
-    let ruleset = Half::Ipv4.decode(&capture, false, &mut Problems::default());
-    assert_eq!(ruleset.ok().map(|ruleset| ruleset.chains.len()), Some(0));
-    let (capture, asked) = play(&[
-        (NAMES, Reading::Ok(b"nat\nother\n")),
-        (NAMES6, Reading::Ok(b"filter\n")),
-        ("xtables/ipv4-nat", Reading::Ok(NAT)),
-    ]);
-    assert_eq!(asked, [NAMES, NAMES6, "xtables/ipv4-nat", "xtables/ipv6-filter"]);
-    let read = |half: Half| half.decode(&capture, false, &mut Problems::default());
-    assert!(read(Half::Ipv4).ok().is_some_and(|ruleset| ruleset.chains.len() > 4));
-    assert_eq!(read(Half::Ipv6), Reading::Ok(Arc::default()), "a table that has gone since has no rules");
+    let none = play(&[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
+    assert_eq!(none.asked, [NAMES, NAMES6]);
+    assert_eq!(none.ipv4.ok().map(|ruleset| ruleset.chains.len()), Some(0));
+    let some = play_by(&Memory::default(), |request, before| match (request.name.as_str(), before) {
+        (NAMES, _) => Reading::Ok(b"nat\nother\n".to_vec()),
+        (NAMES6, 0) => Reading::Ok(b"filter\n".to_vec()),
+        (NAMES6, _) => Reading::Ok(Vec::new()),
+        ("xtables/ipv4-nat", _) => Reading::Ok(NAT.to_vec()),
+        _ => refused(2),
+    });
+    let asked = [NAMES, "xtables/ipv4-nat", NAMES6, "xtables/ipv6-filter", NAMES6];
+    assert_eq!(some.asked, asked, "the list again for the table that was refused, and nothing else");
+    assert!(some.ipv4.ok().is_some_and(|ruleset| ruleset.chains.len() > 4));
+    assert_eq!(some.ipv6, Reading::Ok(Arc::default()), "a table that has gone since has no rules");
+}
+
+fn refused<T>(errno: i32) -> Reading<T> {
+    Reading::Failed(Failure::SystemCall { call: SystemCall::GetSocketOption, errno }.within("xtables"))
+}
+
+/// A sandbox gives an errno as well as the kernel does; whether a table has gone says the list, read again.
+#[test]
+fn a_table_has_gone_when_its_list_says_so_and_not_when_an_errno_does() {
+    for errno in [2, 92] {
+        let read = |then: Reading<&[u8]>| {
+            play_by(&Memory::default(), |request, before| match (request.name.as_str(), before) {
+                (NAMES, 0) => Reading::Ok(b"nat\nfilter\n".to_vec()),
+                (NAMES, _) => then.clone().map(<[u8]>::to_vec),
+                ("xtables/ipv4-nat", _) => Reading::Ok(NAT.to_vec()),
+                ("xtables/ipv4-filter", _) => refused(errno),
+                _ => Reading::Absent("ENOENT".into()),
+            })
+        };
+        for gone in [&b"nat\n"[..], b""] {
+            let gone = read(Reading::Ok(gone)).ipv4;
+            assert!(gone.ok().is_some_and(|ruleset| ruleset.chains.len() > 4), "the rest is read: {gone:?}");
+        }
+        let there = Reading::Ok(&b"nat\nfilter\n"[..]);
+        let cut = Reading::Ok(&b"nat\nfil"[..]);
+        for then in [there, cut, Reading::Denied("EACCES".into()), Reading::Absent("ENOENT".into())] {
+            let read = read(then.clone());
+            let expected = Failure::SystemCall { call: SystemCall::GetSocketOption, errno };
+            assert_eq!(read.ipv4.failure().map(Failure::root), Some(&expected), "{then:?}");
+            assert!(read.ipv4.why().contains("table filter"), "{}", read.ipv4.why());
+            assert_eq!(read.left.tables().count(), 0, "half a rule set is not remembered");
+        }
+    }
 }
 
 #[test]
 fn what_cannot_be_read_is_not_empty() {
-    let read = |answers: &[(&str, Reading<&[u8]>)]| {
-        let (capture, _) = play(answers);
-        Half::Ipv4.decode(&capture, false, &mut Problems::default())
-    };
+    let read = |answers: &[(&str, Reading<&[u8]>)]| play(answers).ipv4;
     let listed = (NAMES, Reading::Ok(&b"nat\n"[..]));
     let table = |answer| ("xtables/ipv4-nat", answer);
     assert!(matches!(read(&[(NAMES, Reading::Denied("EACCES".into()))]), Reading::Denied(_)));
@@ -230,31 +276,39 @@ fn what_cannot_be_read_is_not_empty() {
     assert!(read(&[]).why().contains("is it mounted"), "{:?}", read(&[]));
 }
 
-/// Another look that may take over what this one has read asks for descriptions only, until one of them changes.
+/// Another reading that may take over what this one has read asks for descriptions only, until one of them changes.
 #[test]
 fn what_was_read_is_read_again_only_when_its_description_changes() {
     let listed = [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..]))];
     let first = [&listed[..], &[("xtables/ipv4-nat", Reading::Ok(NAT))]].concat();
-    let (capture, _) = play(&first);
-    let read = |capture: &Capture| Half::Ipv4.decode(capture, false, &mut Problems::default());
-    let last = read_now(&capture);
-    assert_eq!(last.keys().collect::<Vec<_>>(), [&Source::XtablesIpv4]);
-    let again = |info: &'static [u8]| {
-        let mut next = test_capture();
-        next.last_tables.clone_from(&last);
-        let info = ("xtables/ipv4-nat.info", Reading::Ok(info));
-        play_on(next, &[&first[..], &[info]].concat())
+    let known = play(&first);
+    let remembered = |played: &Played| -> Vec<_> {
+        played.left.tables().map(|(source, ruleset)| (source, Arc::as_ptr(ruleset))).collect()
     };
-    let (same, asked) = again(&NAT[..XTABLES_INFO]);
-    assert_eq!(asked, [NAMES, NAMES6, "xtables/ipv4-nat.info"]);
-    assert_eq!(read(&same), read(&capture));
-    assert!(read_now(&same).is_empty(), "what was taken over is no younger for it");
-    let (changed, asked) = again(&NAT[1..=XTABLES_INFO]);
-    assert_eq!(asked, [NAMES, NAMES6, "xtables/ipv4-nat.info", "xtables/ipv4-nat"]);
-    assert_eq!(read(&changed), read(&capture));
-    let mut gone = test_capture();
-    gone.last_tables.clone_from(&last);
-    let (gone, asked) = play_on(gone, &[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
-    assert_eq!(asked, [NAMES, NAMES6]);
-    assert_eq!(read(&gone), Reading::Ok(Arc::default()));
+    assert_eq!(remembered(&known).iter().map(|(source, _)| *source).collect::<Vec<_>>(), [Source::XtablesIpv4]);
+    let again = |info: &'static [u8]| {
+        let info = ("xtables/ipv4-nat.info", Reading::Ok(info));
+        play_after(&known.left, &[&first[..], &[info]].concat())
+    };
+    let same = again(&NAT[..XTABLES_INFO]);
+    assert_eq!(same.asked, [NAMES, "xtables/ipv4-nat.info", NAMES6]);
+    assert_eq!(same.ipv4, known.ipv4);
+    assert_eq!(remembered(&same), remembered(&known), "what was taken over is no younger for it");
+    let changed = again(&NAT[1..=XTABLES_INFO]);
+    assert_eq!(changed.asked, [NAMES, "xtables/ipv4-nat.info", "xtables/ipv4-nat", NAMES6]);
+    assert_eq!(changed.ipv4, known.ipv4);
+    assert_ne!(remembered(&changed), remembered(&known), "what was read is");
+    let gone = play_after(&known.left, &[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
+    assert_eq!(gone.asked, [NAMES, NAMES6]);
+    assert_eq!(gone.ipv4, Reading::Ok(Arc::default()));
+}
+
+#[test]
+fn a_description_that_cannot_be_read_is_not_one_that_stands() {
+    let listed = [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..]))];
+    let known = play(&[&listed[..], &[("xtables/ipv4-nat", Reading::Ok(NAT))]].concat());
+    let info = ("xtables/ipv4-nat.info", Reading::Denied("EPERM".into()));
+    let table = ("xtables/ipv4-nat", Reading::Denied("EPERM".into()));
+    let denied = play_after(&known.left, &[&listed[..], &[info, table]].concat());
+    assert!(matches!(denied.ipv4, Reading::Denied(_)), "{:?}", denied.ipv4);
 }

@@ -1,15 +1,25 @@
 //! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
 
 use super::*;
-use crate::decode::{Collectors, plan, snapshot, test_capture};
+use crate::decode::testing::{answering, capture};
+use crate::decode::{Collectors, replay};
 use crate::snapshot::Collector;
 
 const FLANNEL: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/links");
 const FLANNEL_FDB: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/fdb-flannel.1");
 const DUAL_STACK: &[u8] = include_bytes!("../../../tests/fixtures/dual-stack/netlink/route/links");
 
+fn decode_links(bytes: &[u8]) -> Reading<Vec<Link>> {
+    answering(bytes, |node| node.try_dump(&all_links(), |message| decode_link(message.body).map(Some)))
+}
+
+fn decode_fdb(bytes: &[u8], device: u32) -> Reading<Vec<FdbEntry>> {
+    let request = fdb(&link(FLANNEL, "flannel.1"));
+    answering(bytes, |node| node.try_dump(&request, |message| decode_fdb_entry(message, device)))
+}
+
 fn link(bytes: &[u8], name: &str) -> Link {
-    decode_links(bytes).unwrap().into_iter().find(|link| link.name == name).unwrap()
+    decode_links(bytes).into_result().unwrap().into_iter().find(|link| link.name == name).unwrap()
 }
 
 #[test]
@@ -43,12 +53,12 @@ fn checksum_flags_follow_the_outer_family_and_the_mode() {
 #[test]
 fn the_forwarding_database_gives_remotes() {
     let index = link(FLANNEL, "flannel.1").index;
-    let entries = decode_fdb(FLANNEL_FDB, index).unwrap();
+    let entries = decode_fdb(FLANNEL_FDB, index).into_result().unwrap();
     let mut remotes: Vec<_> = entries.iter().filter_map(|entry| entry.remote).collect();
     remotes.sort(); // the kernel lists them in the order of its hash table
     let expected: [std::net::IpAddr; 2] = ["192.0.2.20".parse().unwrap(), "198.51.100.30".parse().unwrap()];
     assert_eq!(remotes, expected);
-    assert_eq!(decode_fdb(FLANNEL_FDB, index + 1).unwrap(), [], "another device's entries");
+    assert_eq!(decode_fdb(FLANNEL_FDB, index + 1), Reading::Ok(vec![]), "another device's entries");
 }
 
 #[test]
@@ -77,11 +87,11 @@ fn geneve_differs_where_the_kernel_differs() {
 fn every_cut_is_an_error() {
     for (bytes, name) in [(FLANNEL, "flannel"), (DUAL_STACK, "dual stack")] {
         for cut in 0..bytes.len() {
-            assert!(decode_links(&bytes[..cut]).is_err(), "{name} cut at {cut}");
+            assert!(matches!(decode_links(&bytes[..cut]), Reading::Failed(_)), "{name} cut at {cut}");
         }
     }
     for cut in 0..FLANNEL_FDB.len() {
-        assert!(decode_fdb(&FLANNEL_FDB[..cut], 1).is_err(), "forwarding database cut at {cut}");
+        assert!(matches!(decode_fdb(&FLANNEL_FDB[..cut], 1), Reading::Failed(_)), "forwarding database cut at {cut}");
     }
 }
 
@@ -136,11 +146,10 @@ fn lower_devices_are_found_through_vlans_and_bonds_but_not_through_veths() {
 #[test]
 fn an_answer_that_never_comes_is_a_failed_source_and_never_an_empty_list() {
     let collectors = Collectors::from([Collector::Links]);
-    let mut capture = test_capture();
-    assert!(snapshot(&capture, &collectors).links.why().contains("captured before"));
-    let request = plan(&capture, &collectors).remove(0);
-    capture.answers.insert(request.name, Reading::Ok(FLANNEL.to_vec()));
-    let read = snapshot(&capture, &collectors);
+    let mut capture = capture();
+    assert!(replay(&capture, &collectors).links.why().contains("captured before"));
+    capture.answers.insert(all_links().name, Reading::Ok(FLANNEL.to_vec()));
+    let read = replay(&capture, &collectors);
     assert_eq!(read.tunnels().count(), 1);
     let (_, tunnel) = read.tunnels().next().unwrap();
     assert!(tunnel.underlay.why().contains("captured before"));

@@ -324,13 +324,16 @@ impl<'a> Reader<'a> {
         let fields = self.registers.key(required(a.be32(2)?, "NFTA_LOOKUP_SREG")?);
         match (a.be32(3)?, fields) {
             (Some(0), fields) => {
-                let verdicts = Reading::Failed("not read yet".into());
+                let verdicts = Reading::Failed(Failure::not_needed("not read yet"));
                 let fields = fields.unwrap_or_default();
                 self.steps.push(Step::Verdict(Verdict::Map { fields, set, verdicts }));
             }
-            (Some(register), _) => {
-                // A packet without an element does not get further.
-                self.occasional("a map");
+            (Some(register), fields) => {
+                // A packet without an element does not get further (NFT_BREAK).
+                match fields {
+                    Ok(fields) => self.push(Match::Set { fields, set, inverted: false }),
+                    Err(_) => self.occasional("a map"),
+                }
                 self.registers.load(register, Loaded::Opaque("a map".into()));
             }
             (None, Ok(fields)) => {

@@ -1,29 +1,29 @@
-//! nf_tables over nfnetlink: which questions to ask, and the rule set that the answers make up.
+//! nf_tables over nfnetlink: generation, tables, base chains, chains that jumps lead to, sets, generation again.
 //!
-//! Everything that is read belongs to one generation of the rule set, which is asked for before and after; the
-//! answers are named by it, so that they are remembered as long as it stands. Only what can change a verdict is read:
-//! base chains on the hooks that a packet of ours crosses and the chains that they lead to. The nat chains on
-//! prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+//! Everything that is read belongs to one generation of the rule set, which is asked for before and after. Only what can
+//! change a verdict is read: base chains on the hooks that a packet of ours crosses and the chains that they lead to. The
+//! nat chains on prerouting and output, where a node has its Services, are only searched for rules that set a mark.
 
 mod expressions;
 mod nat;
 mod payload;
 mod registers;
 mod setters;
-mod wire;
+pub(super) mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::wire::Table;
-use crate::capture::{Capture, Request};
-use crate::decode::modules::{self, Presence};
+use crate::capture::Request;
+use crate::decode::memory::KnownRules;
 use crate::decode::sets::{self, Values};
-use crate::decode::{Problems, identity, iptables, links, routing};
+use crate::decode::{Node, modules};
 use crate::snapshot::netfilter::{
     Base, BaseChains, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
 };
 use crate::snapshot::{Failure, Reading, Source};
+use crate::wire::Message;
 pub use expressions::verdict as decode_verdict;
 
 /// How often the rules are read while they change under us.
@@ -32,191 +32,130 @@ const MAX_READINGS: usize = 8;
 const MAX_CHAINS: usize = 4096;
 
 /// What there is around the rules.
-#[derive(Debug)]
-struct Around {
+#[derive(Debug, Default)]
+pub struct Around {
     /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no
     /// tunnel is up.
-    devices: Option<BTreeSet<String>>,
-    /// What sets are asked about.
-    values: Values,
+    pub devices: Option<BTreeSet<String>>,
+    /// What sets are asked about that are too large to be read.
+    pub values: Values,
+    /// Bits of the mark that rules of other backends test.
+    pub tested_elsewhere: u32,
+    /// The kernel may drop name queries, so what UDP packets to Services meet matters although no tunnel is up.
+    pub drops_clashes: bool,
 }
 
-impl Around {
-    /// `None`: the links are still being read.
-    fn of(capture: &Capture, links_on: bool) -> Option<Self> {
-        if !links_on {
-            return Some(Self { devices: None, values: Values::default() });
-        }
-        if !links::requests(capture).iter().all(|request| capture.has(request)) {
-            return None;
-        }
-        let links = links::known(capture).unwrap_or_default();
-        let names: BTreeSet<String> = links::relevant(&links).iter().map(|at| links[*at].name.clone()).collect();
-        let values = Values::of(&links, &routing::known_addresses(capture));
-        Some(Self { devices: (!names.is_empty()).then_some(names), values })
-    }
-}
-
-/// What sets are asked about; `None`: the links are still being read.
-pub fn values(capture: &Capture, links_on: bool) -> Option<Values> {
-    Around::of(capture, links_on).map(|around| around.values)
-}
-
-fn module(capture: &Capture) -> Presence {
-    modules::presence(capture, &modules::NF_TABLES)
-}
-
-/// What to ask.
-pub fn requests(capture: &Capture, links_on: bool) -> Vec<Request> {
-    match module(capture) {
-        Presence::Ask(more) => more,
-        Presence::There => read(capture, links_on, &mut Problems::default()).0,
-        Presence::Missing(_) | Presence::Unclear(_) => Vec::new(),
-    }
-}
-
-/// Reads the answers.
-pub fn decode(capture: &Capture, links_on: bool, problems: &mut Problems) -> Reading<Arc<Ruleset>> {
-    let reading = match module(capture) {
-        Presence::There => read(capture, links_on, problems).1,
-        Presence::Missing(why) => Reading::Absent(why),
-        Presence::Unclear(module) => Reading::Failed(Failure::Unclear { module }),
-        Presence::Ask(_) => Reading::Failed(capture.unanswered(&wire::generation(1).name)),
+/// Reads the rules. Absent: the kernel has no nf_tables, or it is not loaded.
+pub fn read(node: &mut Node<'_>, around: &Around) -> Reading<Arc<Ruleset>> {
+    node.left.nftables = None;
+    let first = wire::generation(1);
+    let presence = modules::presence(node, &modules::NF_TABLES);
+    let reading = match node.note(&first, presence) {
+        Reading::Ok(()) => read_at_one_generation(node, around),
+        other => return other.map(|()| Arc::default()),
     };
-    match reading {
-        Reading::Ok(ruleset) => {
-            if let Some(why) = &ruleset.incomplete {
-                problems.fail(Source::Nftables, why.clone());
-            }
-            Reading::Ok(ruleset)
-        }
-        other => {
-            problems.set(Source::Nftables, other.as_ref().map(|_| ()));
-            other
-        }
-    }
+    node.note(&first, reading)
 }
 
-/// Reads the rules until a reading belongs to one generation. Also returns all requests of that reading.
-fn read(capture: &Capture, links_on: bool, problems: &mut Problems) -> (Vec<Request>, Reading<Arc<Ruleset>>) {
-    let mut asked = vec![wire::generation(1)];
-    let Some(Around { devices, values }) = Around::of(capture, links_on) else {
-        return (asked, Reading::Failed(capture.unanswered("links")));
+/// Reads until everything that was read belongs to one generation.
+fn read_at_one_generation(node: &mut Node<'_>, around: &Around) -> Reading<Arc<Ruleset>> {
+    let mut generation = match read_generation(node, 1) {
+        Reading::Ok(generation) => generation,
+        other => return other.map(|_| Arc::default()),
     };
-    let tested_elsewhere = iptables::tested_bits(capture);
-    for round in 1..=MAX_READINGS {
-        let generation = match capture.get(&wire::generation(round)).and_then(wire::decode_generation) {
-            Reading::Ok(generation) => generation,
-            other => return (asked, other.map(|_| Arc::default())),
-        };
-        let mut attempt = Attempt::new(capture, generation, devices.clone());
-        match &capture.last_rules {
-            Some(last)
-                if (last.generation, &last.devices) == (Some(generation), &devices)
-                    && tested_elsewhere & !last.setters.tested == 0 =>
-            {
-                attempt.again(last);
-            }
-            _ => attempt.run(tested_elsewhere),
+    for reading in 1..=MAX_READINGS {
+        let before = node.sources.clone();
+        let mut reader = RulesetReader::new(node, generation, around);
+        match reader.node.memory.nftables.clone() {
+            // What did not fit what is remembered is read anew.
+            Some(known) if reading == 1 && reader.is_known(&known.ruleset) => reader.refresh(&known),
+            _ => reader.read_all(),
         }
-        attempt.ask_sets(&values);
-        let mut mine = [asked.clone(), attempt.asked.clone()].concat();
-        let after = wire::generation(round + 1);
-        if !attempt.pending && !attempt.asked.is_empty() {
-            mine.push(after.clone());
-            asked.push(after.clone());
-            match capture.get(&after).and_then(wire::decode_generation) {
-                Reading::Ok(same) if same != generation => continue,
-                // The answers have names of this generation, so it cannot be read again in this look.
-                Reading::Ok(_) if attempt.torn => {
-                    return (mine, Reading::Failed(Failure::Changed { readings: 1 }.within("the rules")));
-                }
-                Reading::Ok(_) => {}
-                other => return (mine, other.map(|_| Arc::default())),
+        // What sets hold, and about how many values they are asked, may change while the generation stands.
+        let sources = reader.node.sources.clone();
+        reader.read_sets();
+        let (torn, asked) = (reader.torn, reader.asked);
+        let ruleset = reader.finish();
+        let after = if asked { read_generation(node, reading + 1) } else { Reading::Ok(generation) };
+        match after {
+            Reading::Ok(after) if after == generation && !torn => {
+                let keep = ruleset.generation.is_some();
+                node.left.nftables = keep.then(|| KnownRules { ruleset: Arc::clone(&ruleset), sources });
+                return Reading::Ok(ruleset);
             }
+            Reading::Ok(after) => {
+                generation = after;
+                node.sources = before; // what went wrong with rules that are gone is nobody's business
+            }
+            other => return other.map(|_| Arc::default()),
         }
-        attempt.ruleset.sets = sets::decode(capture, &attempt.sets_prefix(), &attempt.ruleset, &values, problems);
-        return (mine, Reading::Ok(attempt.finish()));
     }
-    (asked, Reading::Failed(Failure::Changed { readings: MAX_READINGS as u32 }.within("the rules")))
+    Reading::Failed(Failure::Changed { readings: MAX_READINGS as u32 }.within("the rules"))
 }
 
-/// A reading of the rules at one generation.
-#[derive(Debug)]
-struct Attempt<'c> {
-    capture: &'c Capture,
+fn read_generation(node: &mut Node<'_>, number: usize) -> Reading<u32> {
+    const ENOENT: i32 = 2;
+    const EINVAL: i32 = 22;
+    const EOPNOTSUPP: i32 = 95;
+    let request = wire::generation(number);
+    let found = node.try_single(&request, wire::decode_generation);
+    match found.failure().and_then(Failure::refused) {
+        Some(ENOENT | EINVAL | EOPNOTSUPP) => Reading::Absent("this kernel has no nf_tables".into()),
+        _ => {
+            found.decode(|generation| generation.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)))
+        }
+    }
+}
+
+/// Reads the rules of one generation.
+struct RulesetReader<'n, 'a> {
+    node: &'n mut Node<'a>,
+    around: &'n Around,
     generation: u32,
-    devices: Option<BTreeSet<String>>,
-    /// Every request so far, answered or not.
-    asked: Vec<Request>,
-    /// Some are not answered yet.
-    pending: bool,
+    /// Something was asked beside the generation.
+    asked: bool,
     /// An answer belongs to another generation.
     torn: bool,
+    /// All tables; empty where they could not be read.
+    tables: Vec<Table>,
     /// Base chains that have rules.
     occupied: BTreeSet<ChainId>,
-    /// Part of it may change without a new generation.
-    fades: bool,
-    /// What UDP packets to Services meet matters although no tunnel is up: the kernel may drop name queries.
-    follow_udp: bool,
+    /// Chains that were looked at for a mark and may not be part of the rule set.
+    looked_at: BTreeMap<ChainId, Arc<Vec<Rule>>>,
+    /// Another reading at the same generation may find more, or something else.
+    volatile: bool,
+    /// Bytes of rules and elements so far.
+    bytes: usize,
     ruleset: Ruleset,
 }
 
-impl<'c> Attempt<'c> {
-    fn new(capture: &'c Capture, generation: u32, devices: Option<BTreeSet<String>>) -> Self {
-        let ruleset = Ruleset::default();
-        let follow_udp = identity::drops_clashes(capture);
-        Self {
-            capture,
-            generation,
-            devices,
-            asked: vec![],
-            pending: false,
-            torn: false,
-            occupied: BTreeSet::new(),
-            fades: false,
-            follow_udp,
-            ruleset,
-        }
+impl<'n, 'a> RulesetReader<'n, 'a> {
+    fn new(node: &'n mut Node<'a>, generation: u32, around: &'n Around) -> Self {
+        let (tables, occupied, ruleset) = (Vec::new(), BTreeSet::new(), Ruleset::default());
+        let (asked, torn, volatile, bytes) = (false, false, false, 0);
+        let looked_at = BTreeMap::new();
+        Self { node, around, generation, asked, torn, tables, occupied, looked_at, volatile, bytes, ruleset }
     }
 
-    /// Reads everything; rules of other backends test these bits of the mark.
-    fn run(&mut self, tested_elsewhere: u32) {
-        let (whole, searched) = self.bases().into_iter().partition(|(_, base)| is_read_whole(base));
+    /// Whether an earlier reading has read all of this one.
+    fn is_known(&self, known: &Ruleset) -> bool {
+        known.generation == Some(self.generation)
+            && known.devices == self.around.devices
+            && self.around.tested_elsewhere & !known.setters.tested == 0
+    }
+
+    fn read_all(&mut self) {
+        let (whole, searched) = self.base_chains().into_iter().partition(|(_, base)| is_read_whole(base));
         self.follow(whole);
-        if !self.pending {
-            setters::search(self, searched, tested_elsewhere);
-        }
-        if !self.pending && self.devices.is_some() {
-            self.find_tracking();
-        }
-    }
-
-    /// A rule starts connection tracking wherever it stands. Where none of those that packets can meet does, the others
-    /// are looked at; where these are too many, connections count as tracked.
-    fn find_tracking(&mut self) {
-        let tables = self.answer(wire::tables(self.generation), wire::decode_tables);
-        let tables = tables.ok().cloned().unwrap_or_default();
-        for family in [Family::Ipv4, Family::Ipv6] {
-            let mine = |other: Family| other == family || other == Family::Inet;
-            let met = self.ruleset.chains.iter().filter(|(id, _)| mine(id.family));
-            let mut steps = met.flat_map(|(_, chain)| chain.known_rules()).flat_map(|rule| &rule.steps);
-            if steps.any(Step::needs_conntrack) {
-                continue;
-            }
-            for table in tables.iter().filter(|table| mine(table.family)) {
-                let found = self.answer(wire::table_rules(self.generation, table), wire::decode_needs_conntrack);
-                if found.ok().copied().unwrap_or(true) {
-                    self.ruleset.tracks.insert(family);
-                }
-            }
-        }
+        setters::search(self, searched);
+        self.find_tracking();
     }
 
     /// Takes over what was read before at the same generation; only counters have moved since.
-    fn again(&mut self, last: &Ruleset) {
-        self.ruleset = last.clone();
-        for (id, chain) in last.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
+    fn refresh(&mut self, known: &KnownRules) {
+        self.node.sources.take_over(&known.sources, &[Source::Nftables]);
+        self.ruleset = Ruleset::clone(&known.ruleset);
+        for (id, chain) in known.ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
             if chain.known_rules().iter().any(counts_source_nat) {
                 let rules = self.with_fresh_counters(id, chain.known_rules());
                 self.ruleset.chains.insert(id.clone(), Chain::new(chain.base.clone(), rules));
@@ -227,109 +166,127 @@ impl<'c> Attempt<'c> {
     /// Rules that are known but for their counters.
     fn with_fresh_counters(&mut self, id: &ChainId, known: &[Rule]) -> Reading<Arc<Vec<Rule>>> {
         let request = wire::counters(self.generation, id);
-        let fresh = self.answered_rules(request.clone(), id);
-        match &fresh {
-            Reading::Ok(rules) => {
-                self.torn |= rules.len() != known.len();
-                let counted = known.iter().zip(rules.iter());
-                let counted = counted.map(|(known, fresh)| Rule { counter: fresh.counter, ..known.clone() });
-                Reading::Ok(Arc::new(counted.collect()))
-            }
-            _ => {
-                self.missing(&request, &fresh);
-                fresh
-            }
-        }
+        let fresh = self.try_rules(&request, id);
+        self.needed(&request, fresh).map(|fresh| {
+            self.torn |= fresh.len() != known.len();
+            let counted = known.iter().zip(&fresh);
+            Arc::new(counted.map(|(known, fresh)| Rule { counter: fresh.counter, ..known.clone() }).collect())
+        })
     }
 
-    fn sets_prefix(&self) -> String {
-        format!("netfilter/nft-{}", self.generation)
-    }
-
-    /// Asks sets about the values that matter, once all rules are known.
-    fn ask_sets(&mut self, values: &Values) {
-        if !self.pending {
-            let requests = sets::requests(self.capture, &self.sets_prefix(), &self.ruleset, values);
-            self.pending |= requests.iter().any(|request| !self.capture.has(request));
-            self.asked.extend(requests);
-        }
+    fn read_sets(&mut self) {
+        let prefix = format!("netfilter/nft-{}", self.generation);
+        let (node, ruleset) = (&mut *self.node, &self.ruleset);
+        let found = sets::read_nftables(node, &prefix, self.generation, ruleset, &self.around.values);
+        self.asked |= found.asked;
+        self.torn |= found.torn;
+        self.volatile |= found.failed;
+        self.ruleset.sets = found.sets;
     }
 
     fn finish(mut self) -> Arc<Ruleset> {
-        self.ruleset.generation = Some(self.generation).filter(|_| !self.pending && !self.fades);
-        self.ruleset.devices = self.devices;
+        self.ruleset.generation = Some(self.generation).filter(|_| !self.volatile && !self.torn);
+        self.ruleset.devices.clone_from(&self.around.devices);
         Arc::new(self.ruleset)
     }
 
-    /// Part of the rules is missing. An answer that was not understood, or is too large, stays so.
-    fn missing<T>(&mut self, request: &Request, reading: &Reading<T>) {
-        let stays = self.capture.get(request).ok().is_some() || reading.failure().is_some_and(Failure::stays);
-        self.fades |= !stays;
-        self.ruleset.incomplete.get_or_insert_with(|| reading.why());
+    /// A part without which verdicts may be wrong: its source fails with it. What failed but in a way that stays is not
+    /// remembered.
+    fn needed<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
+        self.lasting(&reading);
+        self.node.note(request, reading)
     }
 
-    /// Asks, and reads the answer.
-    fn answer<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, Failure>) -> Reading<T> {
-        let answer = self.capture.get(&request);
-        self.pending |= !self.capture.has(&request);
-        if let Reading::Ok(bytes) = &answer {
-            self.torn |= !wire::belongs(bytes, self.generation);
+    /// A part that is only looked for as far as it is small: to leave it out for its size is no failure of the source.
+    fn searched<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
+        self.lasting(&reading);
+        match reading.failure().map(Failure::root) {
+            Some(Failure::TooLarge { .. }) => reading,
+            _ => self.node.note(request, reading),
         }
-        self.asked.push(request);
-        answer.decode(decode)
     }
 
-    /// The same; an answer that is no value is an error of the whole source.
-    fn needed<T>(&mut self, request: Request, decode: impl FnOnce(&[u8]) -> Result<T, Failure>) -> Reading<T> {
-        let reading = self.answer(request.clone(), decode);
-        if reading.ok().is_none() {
-            self.missing(&request, &reading);
-        }
-        reading
+    /// Whether another reading at the same generation would end the same.
+    fn lasting<T>(&mut self, reading: &Reading<T>) {
+        self.volatile |= reading.may_pass();
     }
 
-    /// Base chains of tables that are not dormant, on hooks that matter.
-    fn bases(&mut self) -> Vec<(ChainId, Base)> {
-        let tables = match self.needed(wire::tables(self.generation), wire::decode_tables) {
-            Reading::Ok(tables) => tables,
+    /// What `decode` makes of each message, which belongs to this generation; positions count from 1.
+    fn dump<T>(
+        &mut self,
+        request: &Request,
+        mut decode: impl FnMut(u32, &Message<'_>) -> Result<Option<T>, Failure>,
+    ) -> Reading<Vec<T>> {
+        let (generation, mut bytes) = (self.generation, 0);
+        let found = self.node.try_numbered_dump(request, |number, message| {
+            bytes += message.body.len();
+            wire::belongs(message, generation)?;
+            decode(number, message)
+        });
+        self.asked = true;
+        self.bytes += bytes;
+        self.torn |= found.failure().is_some_and(|failure| matches!(failure.root(), Failure::Changed { .. }));
+        found
+    }
+
+    /// Base chains of tables that are not dormant, on hooks that matter. A list that could not be read is lost, never empty.
+    fn base_chains(&mut self) -> Vec<(ChainId, Base)> {
+        let request = wire::tables(self.generation);
+        let tables = self.dump(&request, |_, message| wire::decode_table(message));
+        match self.needed(&request, tables) {
+            Reading::Ok(tables) => self.tables = tables,
             other => {
                 self.ruleset.base_chains = BaseChains::unread(&other);
                 return Vec::new();
             }
-        };
+        }
         let mut bases = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6, Family::Inet, Family::Netdev, Family::Bridge] {
-            let skipped = matches!(family, Family::Netdev | Family::Bridge) && self.devices.is_none();
-            if skipped || !tables.iter().any(|table| table.family == family && !table.dormant) {
-                continue;
-            }
-            let request = wire::base_chains(self.generation, family);
-            let found = match self.needed(request, wire::decode_base_chains) {
-                Reading::Ok(found) => found,
-                other => {
-                    Hook::ALL.iter().for_each(|hook| self.ruleset.base_chains.lose(family, *hook, &other));
-                    continue;
-                }
-            };
-            for found in found {
-                if found.in_use {
-                    self.occupied.insert(found.id.clone());
-                }
-                bases.push((found.id, found.base));
+            let skipped = matches!(family, Family::Netdev | Family::Bridge) && self.around.devices.is_none();
+            if !skipped && self.tables.iter().any(|table| table.family == family && !table.dormant) {
+                bases.extend(self.base_chains_of(family));
             }
         }
-        let mine = |base: &Base| match &self.devices {
+        bases
+    }
+
+    fn base_chains_of(&mut self, family: Family) -> Vec<(ChainId, Base)> {
+        let request = wire::base_chains(self.generation, family);
+        let found = self.dump(&request, |_, message| wire::decode_base_chain(message));
+        let found = match self.needed(&request, found) {
+            Reading::Ok(found) => found,
+            other => {
+                Hook::ALL.iter().for_each(|hook| self.ruleset.base_chains.lose(family, *hook, &other));
+                return Vec::new();
+            }
+        };
+        let mut bases = Vec::new();
+        for wire::BaseChain { id, hook, base, in_use } in found {
+            if !self.tables.contains(&Table { family, name: id.table.clone(), dormant: false }) {
+                continue;
+            }
+            match self.needed(&request, base) {
+                Reading::Ok(base) if self.is_met(&base) => {
+                    if in_use {
+                        self.occupied.insert(id.clone());
+                    }
+                    self.ruleset.base_chains.add(hook, id.clone());
+                    bases.push((id, base));
+                }
+                Reading::Ok(_) => {}
+                other => self.ruleset.base_chains.lose(family, hook, &other),
+            }
+        }
+        bases
+    }
+
+    fn is_met(&self, base: &Base) -> bool {
+        match &self.around.devices {
             _ if base.hook != Hook::Egress => true,
             // A pattern may stand for any device.
             Some(devices) => base.devices.iter().any(|name| name.contains('*') || devices.contains(name)),
             None => false,
-        };
-        let awake = |id: &ChainId| Table { family: id.family, name: id.table.clone(), dormant: false };
-        bases.retain(|(id, base)| tables.contains(&awake(id)) && mine(base));
-        for (id, base) in &bases {
-            self.ruleset.base_chains.add(base.hook, id.clone());
         }
-        bases
     }
 
     /// Reads these chains and all that they lead to.
@@ -341,12 +298,12 @@ impl<'c> Attempt<'c> {
                 if self.ruleset.chains.contains_key(&id) {
                     continue;
                 }
+                let request = wire::rules(self.generation, &id);
                 let rules = if self.ruleset.chains.len() < MAX_CHAINS {
-                    self.rules(wire::rules(self.generation, &id), &id)
+                    self.rules(&request, &id)
                 } else {
-                    let why = format!("more than {MAX_CHAINS} chains are in use; {} is not read", id.chain);
-                    self.ruleset.incomplete.get_or_insert_with(|| why.clone());
-                    Reading::Failed(Failure::too_large(MAX_CHAINS, "chains in use"))
+                    let why = Failure::too_large(MAX_CHAINS, "chains in use").within(&id.chain);
+                    self.needed(&request, Reading::Failed(why))
                 };
                 let chain = Chain::new(base, rules);
                 let targets = chain.known_rules().iter().flat_map(Rule::jumps);
@@ -358,47 +315,58 @@ impl<'c> Attempt<'c> {
     }
 
     /// The rules of one chain, verdict maps filled in.
-    fn rules(&mut self, request: Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
-        let mut rules = self.answered_rules(request.clone(), id);
-        if rules.ok().is_none() {
-            self.missing(&request, &rules);
-        }
-        if let Reading::Ok(rules) = &mut rules {
-            let is_map = |step: &Step| matches!(step, Step::Verdict(Verdict::Map { .. }));
-            if rules.iter().flat_map(|rule| &rule.steps).any(is_map) {
-                let rules: &mut Vec<Rule> = Arc::make_mut(rules);
-                self.fill_maps(rules);
+    fn rules(&mut self, request: &Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
+        let rules = self.try_rules(request, id);
+        self.needed(request, rules).map(|mut rules| {
+            for step in rules.iter_mut().flat_map(|rule| &mut rule.steps) {
+                if let Step::Verdict(Verdict::Map { set, verdicts, .. }) = step
+                    && let Some(request) = wire::map_of(self.generation, set)
+                {
+                    let found = self.try_map(&request, set);
+                    *verdicts = self.needed(&request, found);
+                }
             }
-        }
-        rules
+            Arc::new(rules)
+        })
     }
 
-    fn answered_rules(&mut self, request: Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
-        let rules = self.capture.rules(&request, |bytes| wire::decode_rules(bytes, id, self.generation));
-        self.pending |= !self.capture.has(&request);
-        self.torn |= matches!(rules.failure(), Some(Failure::Changed { .. }));
+    fn try_rules(&mut self, request: &Request, id: &ChainId) -> Reading<Vec<Rule>> {
+        let rules = self.dump(request, |position, message| wire::decode_rule(message, id, position).map(Some));
         // While a table is being replaced by one of its name, the kernel finds the old one, in which nothing is valid any
         // more. Chains that rules lead to are asked for after these rules were found, when that is over.
-        self.torn |= rules.ok().is_some_and(|rules| rules.is_empty()) && self.occupied.contains(id);
-        self.asked.push(request);
+        self.torn |= rules.ok().is_some_and(Vec::is_empty) && self.occupied.contains(id);
         rules
     }
 
-    fn fill_maps(&mut self, rules: &mut [Rule]) {
-        for step in rules.iter_mut().flat_map(|rule| &mut rule.steps) {
-            if let Step::Verdict(Verdict::Map { set, verdicts, .. }) = step {
-                *verdicts = self.map(set);
-            }
-        }
+    fn try_map(&mut self, request: &Request, set: &SetId) -> Reading<Vec<Verdict>> {
+        let found = self.dump(request, |_, message| wire::decode_elements(message, set).map(Some));
+        found.map(|parts| {
+            let map = wire::Map::of(parts);
+            self.volatile |= map.volatile;
+            map.verdicts
+        })
     }
 
-    fn map(&mut self, id: &SetId) -> Reading<Vec<Verdict>> {
-        match wire::map_of(self.generation, id) {
-            Some(request) => self.needed(request, |bytes| wire::decode_map(bytes, id)).map(|map| {
-                self.fades |= map.fades;
-                map.verdicts
-            }),
-            None => Reading::Failed("an ipset holds no verdicts".into()),
+    /// A rule starts connection tracking wherever it stands. Where none of those that packets can meet does, the others
+    /// are looked at; where these are too many, it cannot be told.
+    fn find_tracking(&mut self) {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let mine = |other: Family| other == family || other == Family::Inet;
+            let met = self.ruleset.chains.iter().filter(|(id, _)| mine(id.family));
+            let mut steps = met.flat_map(|(_, chain)| chain.known_rules()).flat_map(|rule| &rule.steps);
+            if steps.any(Step::needs_conntrack) {
+                continue;
+            }
+            for table in self.tables.clone().iter().filter(|table| mine(table.family)) {
+                let request = wire::table_rules(self.generation, table);
+                let found = self.dump(&request, |_, message| wire::needs_conntrack(message).map(Some));
+                let found = self.searched(&request, found);
+                match found {
+                    Reading::Ok(found) if found.contains(&true) => drop(self.ruleset.tracks.insert(family)),
+                    Reading::Ok(_) => {}
+                    other => drop(self.ruleset.tracking_unread.insert(family, other.why())),
+                }
+            }
         }
     }
 }

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Attempt, wire};
+use super::{RulesetReader, wire};
 use crate::decode::{marks, services};
-use crate::snapshot::netfilter::{Base, Chain, ChainId, Hook, Rule, Step, Verdict};
+use crate::snapshot::netfilter::{Base, Chain, ChainId, Family, Hook, Rule, Step, Verdict};
 use crate::snapshot::{Failure, Reading};
 
 /// Chain whose rules test a bit, and the chain of the same table whose rule sets it.
@@ -24,137 +24,146 @@ const WELL_KNOWN: &[(&str, &str)] = &[
 const MAX_CHAINS: usize = 512;
 /// Bytes that one search reads; a rule takes about 500.
 const MAX_BYTES: usize = 4 << 20;
+const ENOENT: i32 = 2;
 /// A verdict map that leads on is read up to this size.
 const MAX_MAP: usize = 256 << 10;
 
-/// Fills in [`crate::snapshot::netfilter::MarkSetters`]; `bases` are the nat chains on prerouting and output. Rules of other
-/// backends test the bits `tested_elsewhere`.
-pub fn search(attempt: &mut Attempt<'_>, bases: Vec<(ChainId, Base)>, tested_elsewhere: u32) {
-    let tests = marks::tested(&attempt.ruleset);
-    let mut setters = std::mem::take(&mut attempt.ruleset.setters);
-    setters.tested = tests.values().fold(tested_elsewhere, |all, bits| all | bits);
-    marks::note_whole_chains(&mut setters, &attempt.ruleset);
+/// Fills in [`crate::snapshot::netfilter::MarkSetters`]; `bases` are the nat chains on prerouting and output.
+pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
+    let tests = marks::tested(&reader.ruleset);
+    let mut setters = std::mem::take(&mut reader.ruleset.setters);
+    setters.tested = tests.values().fold(reader.around.tested_elsewhere, |all, bits| all | bits);
+    marks::note_whole_chains(&mut setters, &reader.ruleset);
     let mut well_known_found = false;
     for (id, bits) in &tests {
         for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
             let setter = ChainId { chain: (*setter).into(), ..id.clone() };
             if !bases.is_empty() && setters.missing() & bits != 0 {
-                let rules = well_known(attempt, &setter);
+                let rules = well_known(reader, &setter);
                 well_known_found |= !rules.is_empty();
                 note(&mut setters.found, *bits, &setter, &rules);
             }
         }
     }
-    let for_udp = attempt.devices.is_some() || attempt.follow_udp;
+    let for_udp = reader.around.devices.is_some() || reader.around.drops_clashes;
     let settled = setters.missing() == 0 && well_known_found;
-    if !attempt.pending && (for_udp || !settled) {
-        match read_small(attempt, &bases, &mut setters.found) {
-            Ok(chains) => attempt.ruleset.chains.extend(chains),
-            Err(why) => setters.why = why,
+    if for_udp || !settled {
+        let (chains, gave_up) = read_small(reader, &bases, &mut setters.found);
+        let failed = |chain: &Chain| chain.rules.failure().is_some_and(|why| !is_limit(why));
+        // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
+        if gave_up.is_none() || chains.values().any(failed) {
+            reader.ruleset.chains.extend(chains);
         }
+        setters.why = gave_up.unwrap_or_default();
+    }
+    if let Some((_, hook, unread)) = reader.ruleset.base_chains.first_unread(Family::ALL, Hook::ALL) {
+        setters.why = format!("the base chains on {hook} could not be read: {}", unread.why());
     }
     let missing = setters.missing();
-    if setters.why.is_empty() && !attempt.pending {
+    if setters.why.is_empty() {
         setters.none = missing;
     } else {
         setters.given_up = missing;
     }
-    attempt.ruleset.setters = setters;
-    if for_udp && !attempt.pending {
+    reader.ruleset.setters = setters;
+    if for_udp {
         let output = bases.iter().filter(|(_, base)| base.hook == Hook::Output);
         let output: Vec<ChainId> = output.map(|(id, _)| id.clone()).collect();
-        follow_for_udp(attempt, output);
+        follow_for_udp(reader, output);
     }
     for (id, base) in bases {
-        let chain = attempt.ruleset.chains.entry(id);
-        chain.or_insert_with(|| Chain::new(None, Reading::Failed(Failure::not_needed(SEARCHED)))).base = Some(base);
+        let chain = reader.ruleset.chains.entry(id);
+        chain.or_insert_with(|| Chain::new(None, searched())).base = Some(base);
     }
 }
 
 /// Why a chain has no rules.
-const SEARCHED: &str = "only searched for rules that set a mark";
+fn searched() -> Reading<Arc<Vec<Rule>>> {
+    Reading::Failed(Failure::not_needed("only searched for rules that set a mark"))
+}
 
-/// All of these chains and those that they lead to, if they are few; who sets which bits, in any case. While answers are
-/// missing, what there is of them. `Err`: why not.
+/// All of these chains and those that they lead to, as far as they are few, and why some are not known; who sets which bits,
+/// in any case.
 fn read_small(
-    attempt: &mut Attempt<'_>,
+    reader: &mut RulesetReader<'_, '_>,
     bases: &[(ChainId, Base)],
     setters: &mut BTreeMap<u32, (ChainId, u32)>,
-) -> Result<BTreeMap<ChainId, Chain>, String> {
+) -> (BTreeMap<ChainId, Chain>, Option<String>) {
     let mut open: Vec<(ChainId, Option<Base>)> =
         bases.iter().map(|(id, base)| (id.clone(), Some(base.clone()))).collect();
     let mut found: BTreeMap<ChainId, Chain> = BTreeMap::new();
-    let (mut count, mut bytes, mut gave_up) = (0, 0, None);
+    let (mut count, mut gave_up) = (0, None);
+    let start = reader.bytes;
     while let Some((id, base)) = open.pop() {
         if found.contains_key(&id) {
             continue;
         }
-        if found.len() >= MAX_CHAINS || bytes > MAX_BYTES || count > services::MAX_RULES {
+        if found.len() >= MAX_CHAINS || reader.bytes - start > MAX_BYTES || count > services::MAX_RULES {
             let rules = services::MAX_RULES;
-            return Err(format!("more than {MAX_CHAINS} chains, {rules} rules or {MAX_BYTES} bytes of them"));
+            let why = format!("more than {MAX_CHAINS} chains, {rules} rules or {MAX_BYTES} bytes of them");
+            return (found, Some(why));
         }
-        let request = wire::rules(attempt.generation, &id).at_most(MAX_BYTES);
-        bytes += attempt.capture.get(&request).ok().map_or(0, |answer| answer.len());
-        let Reading::Ok(mut rules) = attempt.answered_rules(request.clone(), &id) else {
-            let unread = attempt.capture.get(&request).map(|_| Arc::default());
-            if attempt.capture.has(&request) {
-                gave_up_on(attempt, &unread, &mut gave_up);
-            }
-            found.insert(id, Chain::new(base, unread));
+        let known = reader.ruleset.chains.get(&id).and_then(|known| known.rules.ok());
+        let rules = match known.or_else(|| reader.looked_at.get(&id)).cloned() {
+            Some(rules) => Reading::Ok(rules),
+            None => search_chain(reader, &id),
+        };
+        let Reading::Ok(rules) = rules else {
+            gave_up.get_or_insert_with(|| rules.why());
+            found.insert(id, Chain::new(base, rules));
             continue;
         };
-        let is_map = |step: &Step| matches!(step, Step::Verdict(Verdict::Map { .. }));
-        if rules.iter().flat_map(|rule| &rule.steps).any(is_map) {
-            bytes += {
-                let rules: &mut Vec<Rule> = Arc::make_mut(&mut rules);
-                fill_small_maps(attempt, rules, &mut gave_up)
-            };
-        }
         note(setters, u32::MAX, &id, &rules);
         count += rules.len();
+        let unread = |step: &Step| match step {
+            Step::Verdict(Verdict::Map { verdicts, .. }) => verdicts.ok().is_none().then(|| verdicts.why()),
+            _ => None,
+        };
+        gave_up = gave_up.or_else(|| rules.iter().flat_map(|rule| &rule.steps).find_map(unread));
         let targets = rules.iter().flat_map(Rule::jumps);
         open.extend(targets.map(|chain| (ChainId { chain: chain.clone(), ..id.clone() }, None)));
         found.insert(id, Chain::new(base, Reading::Ok(rules)));
     }
-    gave_up.map_or(Ok(found), Err)
+    (found, gave_up)
 }
 
-/// Verdicts of maps; returns how many bytes these took.
-fn fill_small_maps(attempt: &mut Attempt<'_>, rules: &mut [Rule], gave_up: &mut Option<String>) -> usize {
-    let mut bytes = 0;
+fn is_limit(failure: &Failure) -> bool {
+    matches!(failure.root(), Failure::TooLarge { .. })
+}
+
+/// The rules of one chain with the verdicts of its maps, as far as these are small. Not to read them is no failure of the
+/// source.
+fn search_chain(reader: &mut RulesetReader<'_, '_>, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
+    let request = wire::rules(reader.generation, id).at_most(MAX_BYTES);
+    let rules = reader.try_rules(&request, id);
+    reader.searched(&request, rules).map(|mut rules| {
+        fill_small_maps(reader, &mut rules);
+        Arc::new(rules)
+    })
+}
+
+fn fill_small_maps(reader: &mut RulesetReader<'_, '_>, rules: &mut [Rule]) {
     for step in rules.iter_mut().flat_map(|rule| &mut rule.steps) {
         let Step::Verdict(Verdict::Map { set, verdicts, .. }) = step else { continue };
-        let Some(request) = wire::map_of(attempt.generation, set).map(|request| request.at_most(MAX_MAP)) else {
+        let Some(request) = wire::map_of(reader.generation, set).map(|request| request.at_most(MAX_MAP)) else {
             continue;
         };
-        bytes += attempt.capture.get(&request).ok().map_or(0, |answer| answer.len());
-        let map = attempt.answer(request.clone(), |bytes| wire::decode_map(bytes, set));
-        if attempt.capture.has(&request) && map.ok().is_none() {
-            gave_up_on(attempt, &map, gave_up);
-        }
-        *verdicts = map.map(|map| {
-            attempt.fades |= map.fades;
-            map.verdicts
-        });
+        let found = reader.try_map(&request, set);
+        *verdicts = reader.searched(&request, found);
     }
-    bytes
-}
-
-/// Only what is too large stays so; anything else may succeed in the next look, at the same generation.
-fn gave_up_on<T>(attempt: &mut Attempt<'_>, reading: &Reading<T>, why: &mut Option<String>) {
-    attempt.fades |= !reading.failure().is_some_and(Failure::stays);
-    why.get_or_insert_with(|| reading.why());
 }
 
 /// Only what UDP packets can meet. Whether a verdict map has an element for them is asked later.
-fn follow_for_udp(attempt: &mut Attempt<'_>, mut open: Vec<ChainId>) {
+fn follow_for_udp(reader: &mut RulesetReader<'_, '_>, mut open: Vec<ChainId>) {
     let mut found: BTreeMap<ChainId, Chain> = BTreeMap::new();
     while let Some(id) = open.pop() {
-        if found.contains_key(&id) || attempt.ruleset.chains.contains_key(&id) {
+        if found.contains_key(&id) || reader.ruleset.chains.contains_key(&id) {
             continue;
         }
-        let rules = attempt.answered_rules(wire::rules_for_udp(attempt.generation, &id), &id);
-        let mut chain = Chain::new(None, Reading::Failed(Failure::not_needed(SEARCHED)));
+        let request = wire::rules_for_udp(reader.generation, &id);
+        let rules = reader.try_rules(&request, &id);
+        let rules = reader.searched(&request, rules);
+        let mut chain = Chain::new(None, searched());
         match rules {
             Reading::Ok(rules) => {
                 let rules = services::for_udp(&rules);
@@ -162,24 +171,31 @@ fn follow_for_udp(attempt: &mut Attempt<'_>, mut open: Vec<ChainId>) {
                 open.extend(targets.map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
                 chain.udp_rules = Some(Arc::new(rules));
             }
-            other => chain.rules = other,
+            other => chain.rules = other.map(|_| Arc::default()),
         }
         found.insert(id, chain);
         if found.len() > services::MAX_CHAINS {
             return;
         }
     }
-    attempt.ruleset.chains.extend(found);
+    reader.ruleset.chains.extend(found);
 }
 
 /// The rules of a chain that is in use; none if it is not there or nothing leads to it.
-fn well_known(attempt: &mut Attempt<'_>, id: &ChainId) -> Arc<Vec<Rule>> {
-    let Reading::Ok(rules) = attempt.rules(wire::rules(attempt.generation, id), id) else { return Arc::default() };
+fn well_known(reader: &mut RulesetReader<'_, '_>, id: &ChainId) -> Arc<Vec<Rule>> {
+    let request = wire::rules(reader.generation, id);
+    let Reading::Ok(rules) = reader.rules(&request, id) else { return Arc::default() };
+    reader.looked_at.insert(id.clone(), Arc::clone(&rules));
     if rules.is_empty() {
         return rules;
     }
-    let users = attempt.needed(wire::chain(attempt.generation, id), wire::decode_use);
-    let led_to = users.ok().copied().flatten().is_some_and(|users| users as usize > rules.len());
+    let request = wire::chain(reader.generation, id);
+    let users = reader.node.try_single(&request, wire::decode_use);
+    reader.asked = true;
+    let led_to = match users.failure().and_then(Failure::refused) {
+        Some(ENOENT) => false,
+        _ => reader.needed(&request, users).ok().copied().flatten().is_some_and(|users| users as usize > rules.len()),
+    };
     if led_to { rules } else { Arc::default() }
 }
 

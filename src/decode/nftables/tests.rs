@@ -1,264 +1,43 @@
-//! A rule set told by a fake kernel, message by message.
+//! A rule set told by a kernel that is played, message by message.
+
+mod cuts;
+mod kernel;
+mod language;
 
 use std::collections::BTreeMap;
+use std::slice;
 
+use self::kernel::{
+    Data, Devices, FORWARD, Kernel, MAP, NEWCHAIN, NEWRULE, NEWTABLE, POSTROUTING, PREROUTING, Seen, TIMEOUT, asked,
+    be32, done, errno, look_at, message, text,
+};
+use self::language::*;
 use super::*;
-use crate::capture::{Answer, Question};
-use crate::decode::test_capture;
-use crate::snapshot::netfilter::MarkWrite;
-use crate::wire::{put, put_nested};
-
-const NEWTABLE: u16 = 0xa00;
-const NEWCHAIN: u16 = 0xa03;
-const NEWRULE: u16 = 0xa06;
-const NEWSETELEM: u16 = 0xa0c;
-const NEWGEN: u16 = 0xa0f;
-
-fn frame(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(16 + body.len()).unwrap().to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend(body);
-    bytes
-}
-
-fn message(kind: u16, family: u8, generation: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut body = vec![family, 0];
-    body.extend(u16::try_from(generation & 0xffff).unwrap().to_be_bytes());
-    fill(&mut body);
-    frame(kind, 2, &body)
-}
-
-fn text(out: &mut Vec<u8>, kind: u16, text: &str) {
-    put(out, kind, &[text.as_bytes(), &[0]].concat());
-}
-
-fn be32(out: &mut Vec<u8>, kind: u16, value: u32) {
-    put(out, kind, &value.to_be_bytes());
-}
-
-fn done(messages: impl IntoIterator<Item = Vec<u8>>) -> Answer {
-    let mut bytes = messages.into_iter().collect::<Vec<_>>().concat();
-    bytes.extend(frame(crate::wire::NLMSG_DONE, 2, &0i32.to_ne_bytes()));
-    Reading::Ok(bytes)
-}
-
-fn errno(errno: i32) -> Answer {
-    Reading::Ok(frame(crate::wire::NLMSG_ERROR, 0, &(-errno).to_ne_bytes()))
-}
-
-type Expression = Vec<u8>;
-
-fn expression(name: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Expression {
-    let mut out = Vec::new();
-    put_nested(&mut out, 1, |element| {
-        text(element, 1, name);
-        put_nested(element, 2, fill);
-    });
-    out
-}
-
-fn jump(chain: &str) -> Expression {
-    expression("immediate", |out| {
-        be32(out, 1, 0);
-        put_nested(out, 2, |data| {
-            put_nested(data, 2, |verdict| {
-                be32(verdict, 1, (-3i32).cast_unsigned());
-                text(verdict, 2, chain);
-            });
-        });
-    })
-}
-
-fn masquerade() -> Expression {
-    expression("masq", |out| be32(out, 1, 0x10))
-}
-
-fn counter(packets: u64) -> Expression {
-    expression("counter", |out| {
-        put(out, 1, &(packets * 60).to_be_bytes());
-        put(out, 2, &packets.to_be_bytes());
-    })
-}
-
-/// `meta mark & bit != 0`
-fn mark_test(bit: u32) -> Expression {
-    let load = expression("meta", |out| {
-        be32(out, 2, 3);
-        be32(out, 1, 1);
-    });
-    let mask = expression("bitwise", |out| {
-        be32(out, 1, 1);
-        be32(out, 2, 1);
-        put_nested(out, 4, |data| put(data, 1, &bit.to_ne_bytes()));
-        put_nested(out, 5, |data| put(data, 1, &[0; 4]));
-    });
-    let compare = expression("cmp", |out| {
-        be32(out, 1, 1);
-        be32(out, 2, 1);
-        put_nested(out, 3, |data| put(data, 1, &[0; 4]));
-    });
-    [load, mask, compare].concat()
-}
-
-/// `meta mark set VALUE`
-fn set_mark(value: u32) -> Expression {
-    let immediate = expression("immediate", |out| {
-        be32(out, 1, 1);
-        put_nested(out, 2, |data| put(data, 1, &value.to_ne_bytes()));
-    });
-    let write = expression("meta", |out| {
-        be32(out, 2, 3);
-        be32(out, 3, 1);
-    });
-    [immediate, write].concat()
-}
-
-/// A lookup of the output device in a verdict map.
-fn verdict_map(set: &str) -> Expression {
-    let load = expression("meta", |out| {
-        be32(out, 2, 7);
-        be32(out, 1, 1);
-    });
-    let lookup = expression("lookup", |out| {
-        text(out, 1, set);
-        be32(out, 2, 1);
-        be32(out, 3, 0);
-    });
-    [load, lookup].concat()
-}
-
-/// One table `ip nat`.
-#[derive(Clone, Default)]
-struct Kernel {
-    /// Answers to successive questions for the generation; the last one stays.
-    generations: Vec<u32>,
-    dormant: bool,
-    /// Base chains: name, hook, whether of type nat.
-    bases: Vec<(&'static str, u32, bool)>,
-    /// Rules by chain.
-    rules: BTreeMap<&'static str, Vec<Vec<Expression>>>,
-    /// Users of a chain beyond its rules.
-    users: BTreeMap<&'static str, u32>,
-    /// Chains that a verdict map leads to.
-    map: Vec<&'static str>,
-    /// Answers whose messages belong to another generation, as often as this.
-    torn: usize,
-    /// Base chains count one rule more than they show.
-    hidden: bool,
-}
-
-impl Kernel {
-    fn new(bases: &[(&'static str, u32, bool)], rules: &[(&'static str, Vec<Vec<Expression>>)]) -> Self {
-        let rules = rules.iter().cloned().collect();
-        Self { generations: vec![7], bases: bases.to_vec(), rules, ..Self::default() }
-    }
-
-    fn answer(&mut self, name: &str) -> Answer {
-        let what: Vec<&str> = name.strip_prefix("netlink/netfilter/").unwrap_or(name).split('/').collect();
-        let now = self.generations[0];
-        let chain = what.last().copied().unwrap_or_default();
-        match what.as_slice() {
-            [generation] if generation.starts_with("nft-generation-") => {
-                let body = message(NEWGEN, 0, now, |out| be32(out, 1, now));
-                if self.generations.len() > 1 {
-                    self.generations.remove(0);
-                }
-                Reading::Ok(body)
-            }
-            [_, "tables"] => done([message(NEWTABLE, 2, now, |out| {
-                text(out, 1, "nat");
-                be32(out, 2, self.dormant.into());
-            })]),
-            [_, "chains-ipv4"] => done(self.bases.iter().map(|(chain, hook, nat)| {
-                message(NEWCHAIN, 2, now, |out| {
-                    text(out, 1, "nat");
-                    text(out, 3, chain);
-                    put_nested(out, 4, |at| {
-                        be32(at, 1, *hook);
-                        be32(at, 2, 100);
-                    });
-                    let users = self.rules.get(chain).map_or(0, Vec::len) + usize::from(self.hidden);
-                    be32(out, 6, u32::try_from(users).unwrap());
-                    text(out, 7, if *nat { "nat" } else { "filter" });
-                })
-            })),
-            [_, "chain", ..] => match self.rules.get(chain) {
-                Some(rules) => Reading::Ok(message(NEWCHAIN, 2, now, |out| {
-                    let users = self.users.get(chain).copied().unwrap_or(0);
-                    be32(out, 6, u32::try_from(rules.len()).unwrap() + users);
-                })),
-                None => errno(2),
-            },
-            [_, "rules" | "counters", ..] => {
-                let generation = if self.torn > 0 { now.wrapping_sub(1) } else { now };
-                self.torn = self.torn.saturating_sub(1);
-                done(self.rules.get(chain).into_iter().flatten().map(|expressions| {
-                    message(NEWRULE, 2, generation, |out| {
-                        text(out, 1, "nat");
-                        text(out, 2, chain);
-                        put_nested(out, 4, |list| list.extend(expressions.concat()));
-                    })
-                }))
-            }
-            [_, "map", ..] => done([message(NEWSETELEM, 2, now, |out| {
-                put_nested(out, 3, |list| {
-                    for chain in &self.map {
-                        put_nested(list, 1, |element| {
-                            put_nested(element, 2, |data| {
-                                put_nested(data, 2, |verdict| {
-                                    be32(verdict, 1, (-3i32).cast_unsigned());
-                                    text(verdict, 2, chain);
-                                });
-                            });
-                        });
-                    }
-                });
-            })]),
-            _ => Reading::Absent(format!("{name} is not there")),
-        }
-    }
-
-    /// Everything that is asked, with its answers.
-    fn converse(&mut self, last: Option<&Arc<Ruleset>>) -> Capture {
-        let mut capture = test_capture();
-        capture.last_rules = last.cloned();
-        capture.answers.insert("procfs/version".into(), Reading::Ok(b"Linux version 6.18.0\n".to_vec()));
-        for _ in 0..100 {
-            let new: Vec<Request> =
-                requests(&capture, false).into_iter().filter(|request| !capture.has(request)).collect();
-            if new.is_empty() {
-                return capture;
-            }
-            for request in new {
-                let answer = match &request.question {
-                    Question::Netlink(_) => self.answer(&request.name),
-                    _ => Reading::Absent("no such file".into()),
-                };
-                capture.answers.insert(request.name, answer);
-            }
-        }
-        panic!("the planner asks for ever: {:?}", capture.answers.keys());
-    }
-
-    fn read(&mut self) -> (Reading<Arc<Ruleset>>, Vec<String>) {
-        let capture = self.converse(None);
-        (decode(&capture, false, &mut Problems::default()), names(&capture))
-    }
-}
-
-fn names(capture: &Capture) -> Vec<String> {
-    let names = capture.answers.keys().filter_map(|name| name.strip_prefix("netlink/netfilter/"));
-    names.map(str::to_owned).collect()
-}
+use crate::decode::Memory;
+use crate::decode::testing::played;
+use crate::snapshot::netfilter::{Element, Field, MarkWrite, Match, name_key};
+use crate::snapshot::{SourceState, SystemCall};
+use crate::wire::put_nested;
 
 fn chain_names(ruleset: &Ruleset) -> Vec<&str> {
     ruleset.chains.keys().map(|id| id.chain.as_str()).collect()
 }
 
-const POSTROUTING: u32 = 4;
-const PREROUTING: u32 = 0;
+fn id(chain: &str) -> ChainId {
+    ChainId { family: Family::Ipv4, table: "nat".into(), chain: chain.into() }
+}
+
+fn set_id(set: &str) -> SetId {
+    SetId::Nftables { family: Family::Ipv4, table: "nat".into(), set: set.into() }
+}
+
+fn changed<T>(reading: &Reading<T>) -> bool {
+    reading.failure().is_some_and(|failure| matches!(failure.root(), Failure::Changed { .. }))
+}
+
+fn passing() -> Failure {
+    Failure::SystemCall { call: SystemCall::Receive, errno: 105 }
+}
 
 #[test]
 fn chains_that_nothing_leads_to_are_not_read() {
@@ -267,7 +46,7 @@ fn chains_that_nothing_leads_to_are_not_read() {
         &[("post", POSTROUTING, true)],
         &[("post", post), ("a", vec![vec![masquerade()]]), ("b", vec![vec![jump("a")]]), ("lonely", vec![])],
     );
-    kernel.map = vec!["b"];
+    kernel.sets.insert("m", Devices::leading_to(&["b"]));
     let (ruleset, names) = kernel.read();
     let ruleset = ruleset.ok().expect("it was read").clone();
     assert_eq!(chain_names(&ruleset), ["a", "b", "post"]);
@@ -275,6 +54,10 @@ fn chains_that_nothing_leads_to_are_not_read() {
     assert!(names.contains(&"nft-7/map/ipv4/nat/m".to_owned()), "{names:?}");
     assert!(!names.iter().any(|name| name.contains("lonely")), "{names:?}");
     assert_eq!(names.iter().filter(|name| name.contains("generation")).count(), 2);
+    assert_eq!(
+        (names.first().unwrap().as_str(), names.last().unwrap().as_str()),
+        ("nft-generation-1", "nft-generation-2")
+    );
 }
 
 #[test]
@@ -290,7 +73,8 @@ fn a_dormant_table_is_not_there() {
     kernel.dormant = true;
     let (ruleset, names) = kernel.read();
     assert!(ruleset.ok().expect("it was read").chains.is_empty());
-    assert_eq!(names, ["nft-7/tables", "nft-generation-1", "nft-generation-2"]);
+    // Its rules make the kernel track connections all the same.
+    assert_eq!(names, ["nft-generation-1", "nft-7/tables", "nft-7/table-rules/ipv4/nat", "nft-generation-2"]);
 }
 
 /// Measured while tables of one name replaced each other: 5 of 776,387 listings were empty, and the generation the same.
@@ -312,15 +96,37 @@ fn rules_that_change_while_they_are_read_are_read_again() {
     let (ruleset, names) = kernel.read();
     assert_eq!(ruleset.ok().expect("it was read").generation, Some(8));
     assert!(names.contains(&"nft-7/tables".to_owned()) && names.contains(&"nft-8/tables".to_owned()));
+    let generations = |names: &[String]| names.iter().filter(|name| name.contains("generation")).count();
+    assert_eq!(generations(&names), 3);
+
+    // The same generation, but of other messages: once, and then for ever.
     kernel.generations = vec![7];
+    let undisturbed = kernel.look(&Memory::default(), &Around::default());
     kernel.torn = 1;
-    let (ruleset, _) = kernel.read();
-    assert!(changed(&ruleset), "the same generation, but of other messages: {ruleset:?}");
+    let healed = kernel.look(&Memory::default(), &Around::default());
+    assert_eq!(healed.whole(), undisturbed.whole());
+    assert_eq!((generations(&healed.names), healed.source()), (3, (SourceState::Ok, String::new())));
+    kernel.torn = usize::MAX;
+    let torn = kernel.look(&Memory::default(), &Around::default());
+    assert!(changed(&torn.ruleset), "{:?}", torn.ruleset);
+    assert_eq!((generations(&torn.names), torn.source().0), (9, SourceState::Failed));
+    assert!(torn.memory.nftables.is_none());
+
     kernel.torn = 0;
     kernel.generations = (7..100).collect();
     let (ruleset, names) = kernel.read();
     assert_eq!(ruleset.why(), "the rules: it changed 8 times in a row while it was read");
-    assert_eq!(names.iter().filter(|name| name.contains("generation")).count(), 9);
+    assert_eq!(generations(&names), 9);
+}
+
+/// What went wrong with rules that are gone is nobody's business.
+#[test]
+fn a_failure_in_a_reading_that_was_torn_is_forgotten() {
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![vec![masquerade()]])]);
+    kernel.generations = vec![7, 8];
+    kernel.instead.insert("nft-7/rules/ipv4/nat/post", Reading::Failed(passing()));
+    let seen = kernel.look(&Memory::default(), &Around::default());
+    assert_eq!((seen.whole().generation, seen.source()), (Some(8), (SourceState::Ok, String::new())));
 }
 
 #[test]
@@ -328,47 +134,57 @@ fn while_a_generation_stands_only_counters_are_read_again() {
     let rules = vec![vec![counter(3), masquerade()], vec![verdict_map("m")]];
     let counted = [("post", vec![vec![jump("a")]]), ("a", rules), ("b", vec![])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &counted);
-    kernel.map = vec!["b"];
-    let capture = kernel.converse(None);
-    let first = decode(&capture, false, &mut Problems::default()).ok().expect("it was read").clone();
+    kernel.sets.insert("m", Devices::leading_to(&["b"]));
+    let around = Around::default();
+    let first = kernel.look(&Memory::default(), &around);
     kernel.rules.insert("a", vec![vec![counter(5), masquerade()], vec![verdict_map("m")]]);
-    let capture = kernel.converse(Some(&first));
-    assert_eq!(names(&capture), ["nft-7/counters/ipv4/nat/a", "nft-generation-1", "nft-generation-2"]);
-    let second = decode(&capture, false, &mut Problems::default()).ok().expect("it was read").clone();
+    let second = kernel.look(&first.memory, &around);
+    assert_eq!(second.names, ["nft-generation-1", "nft-7/counters/ipv4/nat/a", "nft-generation-2"]);
     let packets = |ruleset: &Ruleset| {
         let rules = ruleset.chains.values().flat_map(Chain::known_rules);
         rules.filter_map(|rule| rule.counter.map(|counter| counter.packets)).sum::<u64>()
     };
-    assert_eq!((packets(&first), packets(&second)), (3, 5));
-    assert_eq!(chain_names(&second), ["a", "b", "post"], "what the map leads to is known");
+    assert_eq!((packets(first.whole()), packets(second.whole())), (3, 5));
+    assert_eq!(chain_names(second.whole()), ["a", "b", "post"], "what the map leads to is known");
+    assert_eq!(first.whole().sets, second.whole().sets, "and what it holds");
     let fingerprints = |ruleset: &Ruleset| -> Vec<u64> {
         ruleset.chains.values().flat_map(Chain::known_rules).map(|rule| rule.fingerprint).collect()
     };
-    assert_eq!(fingerprints(&first), fingerprints(&second));
+    assert_eq!(fingerprints(first.whole()), fingerprints(second.whole()));
     kernel.rules.insert("a", vec![vec![masquerade()]]);
-    let uncounted = kernel.read().0.ok().expect("it was read").clone();
-    assert_eq!(names(&kernel.converse(Some(&uncounted))), ["nft-generation-1"]);
+    let uncounted = kernel.look(&Memory::default(), &around).memory;
+    assert_eq!(kernel.look(&uncounted, &around).names, ["nft-generation-1"]);
+    let elsewhere = Around { tested_elsewhere: 0x10, ..Around::default() };
+    assert!(kernel.look(&uncounted, &elsewhere).names.contains(&"nft-7/tables".to_owned()), "a bit was not searched");
     kernel.generations = vec![8];
-    assert!(names(&kernel.converse(Some(&uncounted))).contains(&"nft-8/tables".to_owned()));
+    assert!(kernel.look(&uncounted, &around).names.contains(&"nft-8/tables".to_owned()));
+}
+
+/// A chain that has lost a rule since is not the one that is known.
+#[test]
+fn counters_of_another_number_of_rules_are_of_other_rules() {
+    let rule = vec![counter(3), masquerade()];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![rule.clone(), rule.clone()])]);
+    let first = kernel.look(&Memory::default(), &Around::default());
+    kernel.rules.insert("post", vec![rule]);
+    let second = kernel.look(&first.memory, &Around::default());
+    assert_eq!(second.names.iter().filter(|name| name.contains("generation")).count(), 3, "they were read anew");
+    let post = second.whole().chains.values().map(|chain| chain.known_rules().len()).sum::<usize>();
+    assert_eq!(post, 1);
 }
 
 #[test]
 fn a_kernel_without_nf_tables_is_a_fact_and_a_refusal_is_not() {
-    let mut capture = test_capture();
-    capture.answers.insert("procfs/version".into(), Reading::Ok(b"Linux version 6.18.0\n".to_vec()));
-    for request in requests(&capture, false) {
-        capture.answers.insert(request.name, Reading::Absent("no such file".into()));
-    }
     for (answer, state) in [
-        (errno(22), "Absent"),
-        (errno(105), "Failed"),
-        (Reading::Denied("CAP_NET_ADMIN is missing".into()), "Denied"),
-        (Reading::Ok(Vec::new()), "Failed"),
-        (Reading::Ok(vec![1; 40]), "Failed"),
+        (errno(22), SourceState::Absent),
+        (errno(105), SourceState::Failed),
+        (Reading::Denied("CAP_NET_ADMIN is missing".into()), SourceState::Denied),
+        (Reading::Ok(Vec::new()), SourceState::Failed),
+        (Reading::Ok(vec![1; 40]), SourceState::Failed),
     ] {
-        capture.answers.insert(wire::generation(1).name, answer);
-        let found = decode(&capture, false, &mut Problems::default());
-        assert!(format!("{found:?}").starts_with(state), "{found:?}");
+        let seen = look_at(&Memory::default(), &Around::default(), |_| answer.clone());
+        assert_eq!((seen.ruleset.state(), seen.source().0), (state, state), "{:?}", seen.ruleset);
+        assert_eq!(seen.names, ["nft-generation-1"]);
     }
 }
 
@@ -404,10 +220,6 @@ fn the_well_known_setter_of_a_bit_is_enough_if_anything_leads_to_it() {
     assert_eq!(setters.found[&0x4000], (id("services"), 2));
 }
 
-fn id(chain: &str) -> ChainId {
-    ChainId { family: Family::Ipv4, table: "nat".into(), chain: chain.into() }
-}
-
 #[test]
 fn a_search_that_is_given_up_leaves_the_bit_possible() {
     let many: Vec<Vec<Expression>> = (0..600).map(|_| vec![jump("x")]).collect();
@@ -437,24 +249,35 @@ fn marks_are_written_as_the_registers_say() {
 #[test]
 fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
     let rules = [("post", vec![vec![mark_test(1), counter(1), masquerade()], vec![jump("a")]]), ("a", vec![])];
-    let whole = Kernel::new(&[("post", POSTROUTING, true)], &rules).answer("x/rules/ipv4/nat/post");
-    let whole = whole.ok().expect("an answer").clone();
-    assert_eq!(wire::decode_rules(&whole, &id("post"), 7).ok().map(Vec::len), Some(2));
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
+    let whole = kernel.answer(&wire::rules(7, &id("post"))).ok().expect("an answer").clone();
+    assert_eq!(rules_in(&whole, "post", 7).ok().map(Vec::len), Some(2));
     for cut in 0..whole.len() {
-        let found = wire::decode_rules(&whole[..cut], &id("post"), 7);
+        let found = rules_in(&whole[..cut], "post", 7);
         assert!(matches!(found, Reading::Failed(_)), "cut at {cut}: {found:?}");
     }
-    assert!(wire::decode_rules(&whole, &id("other"), 7).why().contains("another chain"));
-    assert_eq!(wire::decode_rules(&whole, &id("post"), 8).failure(), Some(&Failure::Changed { readings: 1 }));
+    assert!(rules_in(&whole, "other", 7).why().contains("another chain"));
+    assert_eq!(rules_in(&whole, "post", 8).failure().map(Failure::root), Some(&Failure::Changed { readings: 1 }));
     proptest::proptest!(|(noise: Vec<u8>, at in 0..whole.len(), byte: u8)| {
         let mut damaged = whole.clone();
         damaged[at] = byte;
         for bytes in [&noise, &damaged] {
-            let _ = wire::decode_rules(bytes, &id("post"), 7);
-            let _ = wire::decode_tables(bytes);
-            let _ = wire::decode_base_chains(bytes);
-            let _ = wire::decode_generation(bytes);
-            let _ = wire::decode_use(bytes);
+            let _ = rules_in(bytes, "post", 7);
+            for message in crate::wire::messages(bytes).flatten() {
+                let _ = wire::decode_table(&message);
+                let _ = wire::decode_base_chain(&message);
+                let _ = wire::decode_generation(&message);
+                let _ = wire::decode_use(&message);
+                let _ = wire::needs_conntrack(&message);
+                let _ = wire::belongs(&message, 7);
+                let _ = wire::decode_elements(&message, &set_id("m"));
+            }
+            let mut kernel = kernel.clone();
+            let answer = |request: &Request| {
+                let known = request.name.contains("generation");
+                if known { kernel.answer(request) } else { Reading::Ok(bytes.clone()) }
+            };
+            look_at(&Memory::default(), &Around::default(), answer);
         }
         for name in ["payload", "meta", "ct", "fib", "cmp", "range", "bitwise", "byteorder", "immediate", "lookup",
                      "match", "target", "masq", "nat", "redir", "counter", "objref", "exthdr", "hash", "what"] {
@@ -463,16 +286,14 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
     });
 }
 
-fn ct_mark_set(value: u32) -> Expression {
-    let immediate = expression("immediate", |out| {
-        be32(out, 1, 1);
-        put_nested(out, 2, |data| put(data, 1, &value.to_ne_bytes()));
-    });
-    let write = expression("ct", |out| {
-        be32(out, 2, 3);
-        be32(out, 4, 1);
-    });
-    [immediate, write].concat()
+/// The rules that an answer holds.
+fn rules_in(answer: &[u8], chain: &str, generation: u32) -> Reading<Vec<Rule>> {
+    let around = Around::default();
+    let read = |node: &mut Node<'_>| {
+        let request = wire::rules(generation, &id(chain));
+        RulesetReader::new(node, generation, &around).try_rules(&request, &id(chain))
+    };
+    played(|_| Reading::Ok(answer.to_vec()), read).0
 }
 
 #[test]
@@ -521,16 +342,9 @@ fn what_a_packet_has_to_be_for_an_expression_is_a_test_before_it() {
 
 #[test]
 fn a_set_of_marks_tests_every_bit() {
-    let load = expression("meta", |out| {
-        be32(out, 2, 3);
-        be32(out, 1, 1);
-    });
-    let lookup = expression("lookup", |out| {
-        text(out, 1, "__set0");
-        be32(out, 2, 1);
-    });
-    let rules = [("post", vec![vec![load, lookup, masquerade()]])];
+    let rules = [("post", vec![vec![load_meta(3), mark_in("__set0"), masquerade()]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
+    kernel.sets.insert("__set0", Devices::new(0, []));
     let setters = kernel.read().0.ok().expect("it was read").setters.clone();
     assert_ne!(setters.tested, 0, "{setters:?}");
 }
@@ -543,13 +357,11 @@ fn a_passing_failure_of_the_search_is_not_remembered() {
         ("x", vec![vec![set_mark(0x1)]]),
     ];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
-    let mut capture = kernel.converse(None);
-    let why = passing();
-    capture.answers.insert("netlink/netfilter/nft-7/rules/ipv4/nat/x".into(), Reading::Failed(why.clone()));
-    *capture.rules.lock().unwrap() = BTreeMap::new();
-    let first = decode(&capture, false, &mut Problems::default()).ok().expect("it was read").clone();
-    assert_eq!(first.setters.given_up, 0x4000);
-    assert_eq!(first.generation, None, "else it is never asked again");
+    kernel.instead.insert("nft-7/rules/ipv4/nat/x", Reading::Failed(passing()));
+    let seen = kernel.look(&Memory::default(), &Around::default());
+    assert_eq!(seen.whole().setters.given_up, 0x4000);
+    assert_eq!(seen.whole().generation, None, "else it is never asked again");
+    assert!(seen.memory.nftables.is_none());
 }
 
 #[test]
@@ -568,24 +380,237 @@ fn continue_goes_on_with_the_same_rule() {
 fn a_lasting_failure_is_remembered_and_a_passing_one_is_not() {
     let rules = [("post", vec![vec![verdict_map("m")]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
-    let mut capture = kernel.converse(None);
-    let mut known = None;
+    kernel.sets.insert("m", Devices::leading_to(&["a"]));
+    let mut memory = Memory::default();
     for (why, generation) in [(passing(), None), (Failure::too_large(4 << 20, "bytes"), Some(7))] {
-        capture.answers.insert("netlink/netfilter/nft-7/map/ipv4/nat/m".into(), Reading::Failed(why.clone()));
-        let found = decode(&capture, false, &mut Problems::default()).ok().expect("the rest was read").clone();
-        assert_eq!((found.generation, found.incomplete.as_deref()), (generation, Some(why.to_string().as_str())));
-        known = Some(found);
+        kernel.instead.insert("nft-7/map/ipv4/nat/m", Reading::Failed(why.clone()));
+        let seen = kernel.look(&memory, &Around::default());
+        assert_eq!(seen.whole().generation, generation);
+        assert_eq!(seen.source(), (SourceState::Failed, why.to_string()));
+        memory = seen.memory;
+        assert_eq!(memory.nftables.is_some(), generation.is_some());
     }
-    let again = kernel.converse(known.as_ref());
-    assert_eq!(names(&again), ["nft-generation-1"]);
-    let found = decode(&again, false, &mut Problems::default()).ok().expect("it is known").clone();
-    assert!(found.incomplete.is_some(), "and still said to be incomplete");
+    let again = kernel.look(&memory, &Around::default());
+    assert_eq!(again.names, ["nft-generation-1"]);
+    let why = Failure::too_large(4 << 20, "bytes").to_string();
+    assert_eq!(again.source(), (SourceState::Failed, why), "and still said to be incomplete");
 }
 
-fn changed<T>(reading: &Reading<T>) -> bool {
-    reading.failure().is_some_and(|failure| matches!(failure.root(), Failure::Changed { .. }))
+/// Elements that time out, or that packets add, move no generation.
+#[test]
+fn a_set_with_a_timeout_is_read_whole_at_each_reading_and_a_stable_one_once() {
+    let rules = [("post", vec![vec![device_in("stable"), masquerade()], vec![device_in("leases"), masquerade()]])];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
+    kernel.sets.insert("stable", Devices::new(0, [("eth0", Data::None)]));
+    let leases = [("eth1", Data::None, Some(1000)), ("eth2", Data::None, Some(0)), ("eth3", Data::None, None)];
+    kernel.sets.insert("leases", Devices { elements: leases.to_vec(), ..Devices::new(TIMEOUT, []) });
+    let around = Around::default();
+    let first = kernel.look(&Memory::default(), &around);
+    let sets = &first.whole().sets;
+    assert_eq!((sets[&set_id("stable")].stable, sets[&set_id("leases")].stable), (true, false));
+    assert_eq!(elements(&first, "stable"), Reading::Ok(devices(&["eth0"])));
+    assert_eq!(elements(&first, "leases"), Reading::Ok(devices(&["eth1", "eth3"])), "one that has expired is none");
+    assert_eq!(first.whole().generation, Some(7), "the rules themselves stand");
+    let names = ["nft-7/set-0-header", "nft-7/set-0-elements", "nft-7/set-1-header", "nft-7/set-1-elements"];
+    let asked = |name: &&String| name.contains("/set-");
+    assert_eq!(first.names.iter().filter(asked).collect::<Vec<_>>(), names);
+
+    kernel.sets.get_mut("leases").unwrap().elements = vec![("eth7", Data::None, Some(1000))];
+    kernel.sets.get_mut("stable").unwrap().elements.clear(); // nobody may see that at this generation
+    let mut memory = first.memory;
+    for _ in 0..2 {
+        let next = kernel.look(&memory, &around);
+        let expected = ["nft-generation-1", "nft-7/set-1-header", "nft-7/set-1-elements", "nft-generation-2"];
+        assert_eq!(next.names, expected);
+        assert_eq!(elements(&next, "leases"), Reading::Ok(devices(&["eth7"])));
+        assert_eq!(elements(&next, "stable"), Reading::Ok(devices(&["eth0"])));
+        memory = next.memory;
+    }
+    kernel.generations = vec![8];
+    assert_eq!(elements(&kernel.look(&memory, &around), "stable"), Reading::Ok(Vec::new()));
 }
 
-fn passing() -> Failure {
-    Failure::SystemCall { call: "recv".into(), errno: 105 }
+/// How many values there are to ask about is no matter of the rules, and their generation says nothing about it.
+#[test]
+fn that_sets_were_asked_about_too_few_values_is_not_remembered() {
+    let rules = [("post", vec![vec![device_in("s"), masquerade()]])];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
+    kernel.sets.insert("s", Devices::new(0, []));
+    kernel.instead.insert("-elements", Reading::Failed(Failure::too_large(64 << 10, "bytes")));
+    let mut around = Around::default();
+    around.values.devices = vec![(2, "eth0".into())];
+    around.values.cut = true;
+    let first = kernel.look(&Memory::default(), &around);
+    assert_eq!((first.whole().generation, first.source().0), (Some(7), SourceState::Failed));
+    around.values.cut = false;
+    let second = kernel.look(&first.memory, &around);
+    assert_eq!(second.names, ["nft-generation-1"], "what the set holds is known");
+    assert_eq!(second.source(), (SourceState::Ok, String::new()));
+}
+
+/// Of marks no single values are asked about, so without its elements nothing is known of the set.
+#[test]
+fn a_set_that_failed_is_asked_again_at_each_reading() {
+    let rules = [("post", vec![vec![load_meta(3), mark_in("marks"), masquerade()]])];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
+    kernel.sets.insert("marks", Devices { key_length: 4, ..Devices::new(0, []) });
+    kernel.instead.insert("-elements", Reading::Failed(Failure::unexpected("nonsense")));
+    let first = kernel.look(&Memory::default(), &Around::default());
+    assert_eq!(first.source(), (SourceState::Failed, "nonsense".to_owned()));
+    let second = kernel.look(&first.memory, &Around::default());
+    assert_eq!(second.source(), first.source());
+    assert_eq!(second.names, first.names);
+}
+
+#[test]
+fn a_set_that_rules_fill_is_read_at_each_reading() {
+    let fill = expression("dynset", |out| {
+        text(out, 1, "seen");
+        be32(out, 3, 0);
+    });
+    let rules = [("post", vec![vec![device_in("seen"), masquerade()], vec![fill]])];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
+    kernel.sets.insert("seen", Devices::new(0, []));
+    let first = kernel.look(&Memory::default(), &Around::default());
+    assert_eq!(elements(&first, "seen"), Reading::Ok(Vec::new()));
+    kernel.sets.insert("seen", Devices::new(0, [("eth0", Data::None)]));
+    let second = kernel.look(&first.memory, &Around::default());
+    assert_eq!(elements(&second, "seen"), Reading::Ok(devices(&["eth0"])));
+    assert_eq!(second.names, ["nft-generation-1", "nft-7/set-0-header", "nft-7/set-0-elements", "nft-generation-2"]);
+}
+
+/// A packet without an element does not get further, so the keys decide; the data is not followed.
+#[test]
+fn the_keys_of_a_data_map_are_read() {
+    let rules = [("post", vec![vec![mark_from("marks"), masquerade()]])];
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
+    kernel.sets.insert("marks", Devices::new(MAP, [("eth0", Data::Mark(1)), ("eth1", Data::Mark(2))]));
+    let seen = kernel.look(&Memory::default(), &Around::default());
+    assert_eq!(seen.source(), (SourceState::Ok, String::new()));
+    assert_eq!(elements(&seen, "marks"), Reading::Ok(devices(&["eth0", "eth1"])));
+    assert_eq!(seen.whole().sets[&set_id("marks")].verdicts, []);
+    let lookup = Match::Set { fields: vec![Field::OutputName], set: set_id("marks"), inverted: false };
+    assert!(seen.whole().chains[&id("post")].known_rules()[0].steps.contains(&Step::Match(lookup)));
+}
+
+/// A lookup of what was loaded.
+fn mark_in(set: &str) -> Expression {
+    expression("lookup", |out| {
+        text(out, 1, set);
+        be32(out, 2, 1);
+    })
+}
+
+fn elements(seen: &Seen, set: &str) -> Reading<Vec<Element>> {
+    seen.whole().sets[&set_id(set)].elements.clone()
+}
+
+/// Elements of a set of names of devices.
+fn devices(names: &[&str]) -> Vec<Element> {
+    let key = |name: &&str| name_key(name).map(|key| vec![(key, key)]);
+    names.iter().map(|name| key(name).expect("a name of a device")).collect()
+}
+
+#[test]
+fn names_that_are_not_utf8_are_read_like_any_other() {
+    let (table, base, chain) = (b"t\xff\\", b"post\xfd", b"c\n\xfe");
+    let rule = |chain: &[u8], steps: Expression| {
+        done([message(NEWRULE, 2, 7, |out| {
+            text(out, 1, table);
+            text(out, 2, chain);
+            put_nested(out, 4, |list| list.extend(steps));
+        })])
+    };
+    let mut bodies = BTreeMap::new();
+    let mut generations = Kernel { generations: vec![7], ..Kernel::default() };
+    let seen = look_at(&Memory::default(), &Around::default(), |request| {
+        let name = request.name.strip_prefix("netlink/netfilter/").unwrap();
+        let raw = |kind| asked(request).get(kind).map(<[u8]>::to_vec);
+        bodies.insert(name.to_owned(), (raw(1), raw(2)));
+        match name {
+            "nft-7/tables" => done([message(NEWTABLE, 2, 7, |out| text(out, 1, table))]),
+            "nft-7/chains-ipv4" => done([message(NEWCHAIN, 2, 7, |out| {
+                text(out, 1, table);
+                text(out, 3, base);
+                put_nested(out, 4, |at| {
+                    be32(at, 1, POSTROUTING);
+                    be32(at, 2, 100);
+                });
+                be32(out, 6, 1);
+                text(out, 7, "nat");
+            })]),
+            "nft-7/rules/ipv4/t%ff%5c/post%fd" => rule(base, jump(chain)),
+            "nft-7/rules/ipv4/t%ff%5c/c%0a%fe" => rule(chain, masquerade()),
+            _ => generations.answer(request),
+        }
+    });
+    assert_eq!(seen.source(), (SourceState::Ok, String::new()));
+    let whole = seen.whole();
+    let shown: Vec<_> = whole.chains.keys().map(|id| (id.table.as_str(), id.chain.as_str())).collect();
+    assert_eq!(shown, [(r"t\xff\x5c", r"c\x0a\xfe"), (r"t\xff\x5c", r"post\xfd")]);
+    assert!(whole.chains.values().all(|chain| chain.known_rules().len() == 1));
+    let listed = whole.base_chains.at(Family::Ipv4, Hook::Postrouting).map(<[ChainId]>::to_vec);
+    let id = whole.chains.keys().nth(1).unwrap().clone();
+    assert_eq!(listed, Reading::Ok(vec![id]));
+    let ended = |bytes: &[u8]| Some([bytes, &[0]].concat());
+    assert_eq!(bodies["nft-7/rules/ipv4/t%ff%5c/post%fd"], (ended(table), ended(base)));
+    assert_eq!(bodies["nft-7/rules/ipv4/t%ff%5c/c%0a%fe"], (ended(table), ended(chain)));
+}
+
+type List = ((Family, Hook), Reading<Vec<ChainId>>);
+
+/// Every list of base chains, by family and hook.
+fn lists(ruleset: &Ruleset) -> Vec<List> {
+    let all = Family::ALL.iter().flat_map(|family| Hook::ALL.iter().map(move |hook| (*family, *hook)));
+    all.map(|(family, hook)| ((family, hook), ruleset.base_chains.at(family, hook).map(<[ChainId]>::to_vec))).collect()
+}
+
+#[test]
+fn a_base_chain_of_an_unknown_type_loses_the_list_of_its_hook() {
+    let bases =
+        [("post", POSTROUTING, true), ("odd", PREROUTING, true), ("pre", PREROUTING, true), ("f", FORWARD, false)];
+    let mut kernel = Kernel::new(&bases, &[("post", vec![vec![mark_test(0x4000), masquerade()]])]);
+    kernel.types.insert("odd", "fancy");
+    let first = kernel.look(&Memory::default(), &Around::default());
+    let why = "chain odd of table ipv4 nat has type fancy, which is unknown";
+    for ((family, hook), list) in lists(first.whole()) {
+        match (family, hook) {
+            (Family::Ipv4, Hook::Prerouting) => assert_eq!(list.failure(), Some(&Failure::unsupported(why))),
+            (Family::Ipv4, Hook::Postrouting) => assert_eq!(list, Reading::Ok(vec![id("post")])),
+            (Family::Ipv4, Hook::Forward) => assert_eq!(list, Reading::Ok(vec![id("f")])),
+            _ => assert_eq!(list, Reading::Ok(Vec::new()), "{family} {hook}"),
+        }
+    }
+    assert_eq!(first.source(), (SourceState::Failed, why.to_owned()));
+    assert_eq!(chain_names(first.whole()), ["f", "post", "pre"], "the others are read all the same");
+    let setters = &first.whole().setters;
+    assert_eq!((setters.given_up, setters.none), (0x4000, 0), "the rules of that chain may set the bit");
+    assert!(setters.why.contains("the base chains on prerouting") && setters.why.contains(why), "{}", setters.why);
+    // It stays so, and is said again.
+    let second = kernel.look(&first.memory, &Around::default());
+    assert_eq!((second.source(), second.whole()), (first.source(), first.whole()));
+    assert_eq!(second.names, ["nft-generation-1"]);
+}
+
+#[test]
+fn a_list_that_could_not_be_read_is_lost_and_not_empty() {
+    let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![vec![masquerade()]])]);
+    for (what, lost) in [("/tables", Family::ALL), ("/chains-ipv4", slice::from_ref(&Family::Ipv4))] {
+        for answer in [Reading::Failed(passing()), Reading::Denied("CAP_NET_ADMIN is missing".into()), errno(12)] {
+            let state = if matches!(answer, Reading::Denied(_)) { SourceState::Denied } else { SourceState::Failed };
+            kernel.instead = [(what, answer.clone())].into();
+            let seen = kernel.look(&Memory::default(), &Around::default());
+            for ((family, hook), list) in lists(seen.whole()) {
+                let expected = if lost.contains(&family) { state } else { SourceState::Ok };
+                assert_eq!(list.state(), expected, "{what}: {family} {hook}");
+                assert_eq!(list.why().is_empty(), expected == SourceState::Ok);
+            }
+            assert!(seen.whole().chains.is_empty());
+            assert_eq!((seen.source().0, seen.whole().generation), (state, None), "it is asked again");
+            assert!(seen.memory.nftables.is_none());
+        }
+    }
+    kernel.instead.clear();
+    let seen = kernel.look(&Memory::default(), &Around::default());
+    assert!(lists(seen.whole()).iter().all(|(_, list)| list.ok().is_some()));
 }

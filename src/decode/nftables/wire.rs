@@ -10,7 +10,7 @@ use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
 use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
 use crate::snapshot::{Failure, Name, Reading, Source};
-use crate::wire::{self, Attributes, Message, NLMSG_ERROR};
+use crate::wire::{self, Attributes, Message};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
 const NFTABLES: u16 = 10 << 8;
@@ -93,18 +93,13 @@ pub fn table_rules(generation: u32, table: &Table) -> Request {
     request(&name, table.family.nfproto(), GETRULE, true, &[(1, &table.name)]).at_most(MAX_BYTES)
 }
 
-/// Whether any of these rules needs connection tracking.
-pub fn decode_needs_conntrack(bytes: &[u8]) -> Result<bool, Failure> {
-    for message in wire::dump(bytes, "rules")? {
-        let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
-        let (table, chain) = (attributes.name(1).unwrap_or_default(), attributes.name(2).unwrap_or_default());
-        let Some(family) = header_family(&message)? else { continue };
-        let rule = decode_rule(&message, &ChainId { family, table, chain }, 1)?;
-        if rule.steps.iter().any(Step::needs_conntrack) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Whether a rule of any chain needs connection tracking.
+pub fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
+    let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
+    let (table, chain) = (attributes.name(1).unwrap_or_default(), attributes.name(2).unwrap_or_default());
+    let Some(family) = header_family(message)? else { return Ok(false) };
+    let rule = decode_rule(message, &ChainId { family, table, chain }, 1)?;
+    Ok(rule.steps.iter().any(Step::needs_conntrack))
 }
 
 /// The elements of a verdict map; no ipset is one.
@@ -120,52 +115,21 @@ fn path(generation: u32, what: &str, id: &ChainId) -> String {
     format!("nft-{generation}/{what}/{}/{table}/{chain}", id.family)
 }
 
-/// What the kernel says to a question: a value, nothing of that kind, or an error.
-fn single<'a>(bytes: &'a [u8], what: &'static str) -> Result<Result<Attributes<'a>, i32>, Failure> {
-    let message = wire::messages(bytes).next();
-    let message = message.ok_or_else(|| Failure::unexpected(format!("{what}: no answer")))?;
-    let message = message.map_err(|error| error.within(what))?;
-    match message.kind {
-        NLMSG_ERROR => Ok(Err(message.errno()?)),
-        _ => Ok(Ok(Attributes::after(message.body, NFGENMSG, what)?)),
-    }
-}
-
 /// Answer to [`generation`].
-pub fn decode_generation(bytes: &[u8]) -> Reading<u32> {
-    const ENOENT: i32 = 2;
-    const EINVAL: i32 = 22;
-    const EOPNOTSUPP: i32 = 95;
-    match single(bytes, "generation of the rule set") {
-        Ok(Ok(attributes)) => match attributes.be32(1) {
-            Ok(Some(generation)) => Reading::Ok(generation),
-            Ok(None) => Reading::Failed("generation of the rule set: NFTA_GEN_ID is missing".into()),
-            Err(error) => Reading::Failed(error),
-        },
-        Ok(Err(ENOENT | EINVAL | EOPNOTSUPP)) => Reading::Absent("this kernel has no nf_tables".into()),
-        Ok(Err(errno)) => Reading::Failed(Failure::Refused(errno).within("generation of the rule set")),
-        Err(error) => Reading::Failed(error),
-    }
+pub fn decode_generation(message: &Message<'_>) -> Result<u32, Failure> {
+    let attributes = Attributes::after(message.body, NFGENMSG, "NFTA_GEN")?;
+    attributes.be32(1)?.ok_or_else(|| Failure::unexpected("NFTA_GEN_ID is missing"))
 }
 
-/// Uses of a chain: its rules, and the rules and elements that lead to it. `None`: there is no such chain.
-pub fn decode_use(bytes: &[u8]) -> Result<Option<u32>, Failure> {
-    const ENOENT: i32 = 2;
-    match single(bytes, "chain")? {
-        Ok(attributes) => Ok(Some(attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0))),
-        Err(ENOENT) => Ok(None),
-        Err(errno) => Err(Failure::unexpected(format!("chain: the kernel answered errno {errno}"))),
-    }
+/// Uses of a chain: its rules, and the rules and elements that lead to it.
+pub fn decode_use(message: &Message<'_>) -> Result<u32, Failure> {
+    Ok(Attributes::after(message.body, NFGENMSG, "chain")?.be32(NFTA_CHAIN_USE)?.unwrap_or(0))
 }
 
-/// Whether all messages of an answer belong to this generation.
-pub fn belongs(bytes: &[u8], generation: u32) -> bool {
-    let low = generation & 0xffff;
-    let mut messages = wire::messages(bytes).flatten().filter(|message| message.kind & 0xff00 == NFTABLES);
-    messages.all(|message| {
-        let found = message.body.get(2..4).map(|bytes| u32::from(u16::from_be_bytes([bytes[0], bytes[1]])));
-        found == Some(low)
-    })
+/// Makes sure that a message belongs to this generation, whose lower 16 bits are in `nfgenmsg.res_id`.
+pub fn belongs(message: &Message<'_>, generation: u32) -> Result<(), Failure> {
+    let low = u16::from_be_bytes(wire::array(message.body, 2, "nfgenmsg")?);
+    if u32::from(low) == generation & 0xffff { Ok(()) } else { Err(Failure::Changed { readings: 1 }) }
 }
 
 fn header_family(message: &Message<'_>) -> Result<Option<Family>, Failure> {
@@ -184,19 +148,14 @@ pub struct Table {
     pub dormant: bool,
 }
 
-/// Answer to [`tables`], without families that no packet of ours meets.
-pub fn decode_tables(bytes: &[u8]) -> Result<Vec<Table>, Failure> {
+/// One message of the answer to [`tables`]; `None`: of a family that no packet of ours meets.
+pub fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
     const NFT_TABLE_F_DORMANT: u32 = 1;
-    let mut tables = Vec::new();
-    for message in wire::dump(bytes, "tables")? {
-        let attributes = Attributes::after(message.body, NFGENMSG, "table")?;
-        let dormant = attributes.be32(2)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
-        if let Some(family) = header_family(&message)? {
-            let name = attributes.name(1).ok_or_else(|| Failure::unexpected("table: NFTA_TABLE_NAME is missing"))?;
-            tables.push(Table { family, name, dormant });
-        }
-    }
-    Ok(tables)
+    let attributes = Attributes::after(message.body, NFGENMSG, "table")?;
+    let dormant = attributes.be32(2)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
+    let Some(family) = header_family(message)? else { return Ok(None) };
+    let name = attributes.name(1).ok_or_else(|| Failure::unexpected("table: NFTA_TABLE_NAME is missing"))?;
+    Ok(Some(Table { family, name, dormant }))
 }
 
 /// A base chain of the dump.
@@ -205,22 +164,15 @@ pub struct BaseChain {
     /// Its name.
     pub id: ChainId,
     /// Where it is called.
-    pub base: Base,
+    pub hook: Hook,
+    /// The rest of that. Failed: its type is not known, so nor is what the kernel does there.
+    pub base: Reading<Base>,
     /// It has rules: nothing else uses a base chain (`NFTA_CHAIN_USE`).
     pub in_use: bool,
 }
 
-/// Answer to [`base_chains`]: chains with a hook that matters.
-pub fn decode_base_chains(bytes: &[u8]) -> Result<Vec<BaseChain>, Failure> {
-    let mut chains = Vec::new();
-    for (number, message) in wire::dump(bytes, "chains")?.iter().enumerate() {
-        let decoded = decode_base_chain(message).map_err(|error| error.within(format_args!("chain {}", number + 1)))?;
-        chains.extend(decoded);
-    }
-    Ok(chains)
-}
-
-fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
+/// One message of the answer to [`base_chains`]; `None`: a chain without a hook, or with one that does not matter.
+pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
     const NF_ACCEPT: u32 = 1;
     let attributes = Attributes::after(message.body, NFGENMSG, "chain")?;
     let missing = |what: &str| Failure::unexpected(format!("{what} is missing"));
@@ -244,42 +196,30 @@ fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure
         devices.push(format!("{name}{wildcard}"));
     }
     devices.dedup();
-    let kind = attributes.string(7)?.ok_or_else(|| missing("NFTA_CHAIN_TYPE"))?;
-    let kind = ChainKind::from_name(&kind).ok_or_else(|| Failure::unexpected(format!("type {kind:?} is unknown")))?;
     let id = ChainId {
         family,
         table: attributes.name(1).ok_or_else(|| missing("NFTA_CHAIN_TABLE"))?,
         chain: attributes.name(3).ok_or_else(|| missing("NFTA_CHAIN_NAME"))?,
     };
-    let base = Base {
-        hook,
-        kind,
-        priority: at.be32(2)?.ok_or_else(|| missing("NFTA_HOOK_PRIORITY"))?.cast_signed(),
-        drops: attributes.be32(5)?.unwrap_or(NF_ACCEPT) != NF_ACCEPT,
-        devices,
+    let priority = at.be32(2)?.ok_or_else(|| missing("NFTA_HOOK_PRIORITY"))?.cast_signed();
+    let drops = attributes.be32(5)?.unwrap_or(NF_ACCEPT) != NF_ACCEPT;
+    let kind = attributes.name(7).ok_or_else(|| missing("NFTA_CHAIN_TYPE"))?;
+    let base = match ChainKind::from_name(&kind) {
+        Some(kind) => Reading::Ok(Base { hook, kind, priority, drops, devices }),
+        None => {
+            let why = format!("chain {} of table {} {} has type {kind}, which is unknown", id.chain, family, id.table);
+            Reading::Failed(Failure::unsupported(why))
+        }
     };
-    Ok(Some(BaseChain { id, base, in_use: attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0) > 0 }))
+    Ok(Some(BaseChain { id, hook, base, in_use: attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0) > 0 }))
 }
 
-/// Answer to [`rules`] and [`counters`].
-pub fn decode_rules(bytes: &[u8], id: &ChainId, generation: u32) -> Reading<Vec<Rule>> {
-    if !belongs(bytes, generation) {
-        return Reading::Failed(Failure::Changed { readings: 1 });
-    }
-    Reading::Ok(bytes).decode(|bytes| rules_of(bytes, id))
+/// One message of the answer to [`rules`] and [`counters`]: the rule at this position of the chain.
+pub fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
+    rule_of(message, id, position).map_err(|failure| failure.within(format_args!("rule {position} of {}", id.chain)))
 }
 
-fn rules_of(bytes: &[u8], id: &ChainId) -> Result<Vec<Rule>, Failure> {
-    let mut rules = Vec::new();
-    for message in wire::dump(bytes, "rules")? {
-        let position = u32::try_from(rules.len() + 1).unwrap_or(u32::MAX);
-        let rule = decode_rule(&message, id, position);
-        rules.push(rule.map_err(|error| error.within(format_args!("rule {position} of {}", id.chain)))?);
-    }
-    Ok(rules)
-}
-
-fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
+fn rule_of(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
     let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
     let of = (attributes.name(1), attributes.name(2));
     if of != (Some(id.table.clone()), Some(id.chain.clone())) || header_family(message)? != Some(id.family) {
@@ -344,32 +284,46 @@ fn user_comment(mut data: &[u8]) -> Option<String> {
 }
 
 /// What a verdict map holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Map {
     /// The verdicts in it, each once.
     pub verdicts: Vec<Verdict>,
     /// Elements time out, which moves no generation.
-    pub fades: bool,
+    pub volatile: bool,
 }
 
-/// Answer to [`map_of`].
-pub fn decode_map(bytes: &[u8], set: &SetId) -> Result<Map, Failure> {
-    const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
-    let (mut verdicts, mut known, mut fades) = (Vec::new(), HashSet::new(), false);
-    for message in wire::dump(bytes, "verdict map")? {
-        let attributes = Attributes::after(message.body, NFGENMSG, "set elements")?;
-        for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
-            let element = Attributes::parse(element.body, "element")?;
-            fades |= element.get(NFTA_SET_ELEM_EXPIRATION).is_some();
-            // An element without data ends an interval.
-            let Some(data) = element.nested(2, "NFTA_SET_ELEM_DATA")? else { continue };
-            let Some(verdict) = data.nested(2, "NFTA_DATA_VERDICT")? else {
-                return Err(Failure::unexpected(format!("{set:?} holds something other than verdicts")));
-            };
-            if known.insert((verdict.be32(1)?, verdict.get(2))) {
-                verdicts.push(expressions::verdict(&verdict)?);
+impl Map {
+    /// Of all messages of the answer to [`map_of`].
+    pub fn of(parts: Vec<Self>) -> Self {
+        let mut map = Self::default();
+        for part in parts {
+            map.volatile |= part.volatile;
+            for verdict in part.verdicts {
+                if !map.verdicts.contains(&verdict) {
+                    map.verdicts.push(verdict);
+                }
             }
         }
+        map
     }
-    Ok(Map { verdicts, fades })
+}
+
+/// One message of the answer to [`map_of`].
+pub fn decode_elements(message: &Message<'_>, set: &SetId) -> Result<Map, Failure> {
+    const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+    let (mut map, mut known) = (Map::default(), HashSet::new());
+    let attributes = Attributes::after(message.body, NFGENMSG, "set elements")?;
+    for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
+        let element = Attributes::parse(element.body, "element")?;
+        map.volatile |= element.get(NFTA_SET_ELEM_EXPIRATION).is_some();
+        // An element without data ends an interval.
+        let Some(data) = element.nested(2, "NFTA_SET_ELEM_DATA")? else { continue };
+        let Some(verdict) = data.nested(2, "NFTA_DATA_VERDICT")? else {
+            return Err(Failure::unexpected(format!("{set:?} holds something other than verdicts")));
+        };
+        if known.insert((verdict.be32(1)?, verdict.get(2).unwrap_or_default().to_vec())) {
+            map.verdicts.push(expressions::verdict(&verdict)?);
+        }
+    }
+    Ok(map)
 }

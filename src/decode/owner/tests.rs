@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::*;
-use crate::decode::test_capture;
+use crate::decode::testing;
 use crate::redact::redact;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, Family, PortRandomization, Set, Test};
@@ -92,7 +92,7 @@ fn hit(table: &str, chain: &str, rules: &[&str], comment: &str) -> (Owner, Optio
         kind: "hash:net".into(),
         stable: false,
         members: BTreeMap::new(),
-        elements: None,
+        elements: Reading::Failed("not read".into()),
         verdicts: vec![],
     };
     let ruleset = Ruleset {
@@ -301,7 +301,7 @@ fn redacted(comment: &str) -> String {
     message.extend(0xa06u16.to_ne_bytes());
     message.extend([0; 10]);
     message.extend(body);
-    let mut capture = test_capture();
+    let mut capture = testing::capture();
     let name = "netlink/netfilter/nft-1/rules/ipv4/nat/POSTROUTING";
     capture.answers.insert(name.into(), Reading::Ok(message));
     redact(&mut capture);

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::wire::has_no_family;
-use super::{decode_routes, decode_rules, routes, rules};
-use crate::capture::Capture;
+use super::wire::{decode_listed, decode_rule};
+use super::{dump, routes, rules};
+use crate::decode::Node;
 use crate::snapshot::{Reading, Route, Rule};
 
 /// What was answered about routing.
@@ -26,18 +26,14 @@ pub struct Family {
 }
 
 impl Tables {
-    /// Reads the answers; a family that was not asked about is a failed reading.
-    pub fn read(capture: &Capture) -> Self {
-        let family = |ipv6| {
-            let routes = capture
-                .get(&routes(ipv6))
-                .decode(|bytes| if has_no_family(bytes)? { Ok(Vec::new()) } else { decode_routes(bytes, ipv6) });
-            capture
-                .get(&rules(ipv6))
-                .decode(|bytes| if has_no_family(bytes)? { Ok(Vec::new()) } else { decode_rules(bytes) })
-                .and_then(|rules| routes.map(|routes| Family::new(rules, routes)))
-        };
-        Self { ipv4: family(false), ipv6: family(true) }
+    /// Rules and routes of both families. A kernel without a family has none of it.
+    pub fn read(node: &mut Node<'_>) -> Self {
+        let [ipv4, ipv6] = [false, true].map(|ipv6| {
+            let rules = dump(node, &rules(ipv6), |message| decode_rule(message).map(Some));
+            let routes = dump(node, &routes(ipv6), |message| decode_listed(message, ipv6));
+            rules.and_then(|rules| routes.map(|routes| Family::new(rules, routes)))
+        });
+        Self { ipv4, ipv6 }
     }
 
     /// Rules and routes of one family.

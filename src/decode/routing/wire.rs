@@ -1,106 +1,64 @@
 //! Answers about addresses, policy rules and routes.
 
-use super::{AF_INET, AF_INET6, IFADDRMSG, RTM_NEWROUTE, RTMSG};
+use super::{AF_INET, AF_INET6, IFADDRMSG, RTMSG};
 use crate::snapshot::{Address, Failure, Route, Rule};
-use crate::wire::{self, Attributes, NLMSG_DONE, NLMSG_ERROR};
+use crate::wire::{self, Attributes, Message};
 
-/// Whether the kernel was built without the family that it was asked about.
-pub fn has_no_family(bytes: &[u8]) -> Result<bool, Failure> {
-    const EOPNOTSUPP: i32 = 95;
-    const EAFNOSUPPORT: i32 = 97;
-    match wire::messages(bytes).next() {
-        // A dump that fails at its start says so in its end.
-        Some(Ok(message)) if [NLMSG_ERROR, NLMSG_DONE].contains(&message.kind) => {
-            Ok([EOPNOTSUPP, EAFNOSUPPORT].contains(&message.errno()?))
-        }
-        _ => Ok(false),
-    }
-}
-
-/// Answer to `RTM_GETADDR`.
-pub fn decode_addresses(bytes: &[u8]) -> Result<Vec<Address>, Failure> {
+/// One message of the answer to `RTM_GETADDR`.
+pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure> {
     const IFA_F_SECONDARY: u32 = 1;
     /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`
     const UNPREFERRED: u32 = 0x20 | 0x40;
-    let mut addresses = Vec::new();
-    for message in wire::dump(bytes, "addresses")? {
-        let attributes = Attributes::after(message.body, IFADDRMSG, "IFA")?;
-        let [_, prefix_length, flags, scope] = wire::array(message.body, 0, "ifaddrmsg")?;
-        let peer = attributes.address(1)?;
-        let Some(address) = attributes.address(2)?.or(peer) else { continue };
-        let flags = attributes.u32(8)?.unwrap_or(flags.into());
-        addresses.push(Address {
-            link: u32::from_ne_bytes(wire::array(message.body, 4, "ifaddrmsg")?),
-            address,
-            prefix_length,
-            scope,
-            peer: peer.unwrap_or(address),
-            unpreferred: address.is_ipv6() && flags & UNPREFERRED != 0,
-            secondary: flags & IFA_F_SECONDARY != 0,
-        });
-    }
-    Ok(addresses)
+    let attributes = Attributes::after(message.body, IFADDRMSG, "IFA")?;
+    let [_, prefix_length, flags, scope] = wire::array(message.body, 0, "ifaddrmsg")?;
+    let peer = attributes.address(1)?;
+    let Some(address) = attributes.address(2)?.or(peer) else { return Ok(None) };
+    let flags = attributes.u32(8)?.unwrap_or(flags.into());
+    Ok(Some(Address {
+        link: u32::from_ne_bytes(wire::array(message.body, 4, "ifaddrmsg")?),
+        address,
+        prefix_length,
+        scope,
+        peer: peer.unwrap_or(address),
+        unpreferred: address.is_ipv6() && flags & UNPREFERRED != 0,
+        secondary: flags & IFA_F_SECONDARY != 0,
+    }))
 }
 
-/// Answer to `RTM_GETRULE`.
-pub fn decode_rules(bytes: &[u8]) -> Result<Vec<Rule>, Failure> {
+/// One message of the answer to `RTM_GETRULE`.
+pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
     const MODELLED: &[u16] = &[1, 2, 6, 10, 15, 16];
     /// `FRA_SUPPRESS_PREFIXLEN` -1 (none), `FRA_PROTOCOL` (who made the rule)
     const IRRELEVANT: &[u16] = &[14, 21];
-    let mut rules = Vec::new();
-    for message in wire::dump(bytes, "policy rules")? {
-        let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
-        let [family, destination_length, source_length, _] = wire::array(message.body, 0, "fib_rule_hdr")?;
-        let [table, _, _, action] = wire::array(message.body, 4, "fib_rule_hdr")?;
-        let mark = attributes.u32(10)?;
-        let no_suppression = attributes.u32(14)?.is_none_or(|length| length == u32::MAX);
-        let other = attributes
-            .iter()
-            .map(|attribute| attribute.kind)
-            .filter(|kind| !MODELLED.contains(kind) && !(IRRELEVANT.contains(kind) && (*kind != 14 || no_suppression)));
-        rules.push(Rule {
-            ipv6: family == AF_INET6,
-            priority: attributes.u32(6)?.unwrap_or(0),
-            table: attributes.u32(15)?.unwrap_or(table.into()),
-            action,
-            fwmark: mark.map(|mark| attributes.u32(16).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
-            source: attributes.address(2)?.map(|address| (address, source_length)),
-            destination: attributes.address(1)?.map(|address| (address, destination_length)),
-            other: other.collect(),
-        });
-    }
-    Ok(rules)
+    let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
+    let [family, destination_length, source_length, _] = wire::array(message.body, 0, "fib_rule_hdr")?;
+    let [table, _, _, action] = wire::array(message.body, 4, "fib_rule_hdr")?;
+    let mark = attributes.u32(10)?;
+    let no_suppression = attributes.u32(14)?.is_none_or(|length| length == u32::MAX);
+    let other = attributes
+        .iter()
+        .map(|attribute| attribute.kind)
+        .filter(|kind| !MODELLED.contains(kind) && !(IRRELEVANT.contains(kind) && (*kind != 14 || no_suppression)));
+    Ok(Rule {
+        ipv6: family == AF_INET6,
+        priority: attributes.u32(6)?.unwrap_or(0),
+        table: attributes.u32(15)?.unwrap_or(table.into()),
+        action,
+        fwmark: mark.map(|mark| attributes.u32(16).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
+        source: attributes.address(2)?.map(|address| (address, source_length)),
+        destination: attributes.address(1)?.map(|address| (address, destination_length)),
+        other: other.collect(),
+    })
 }
 
-/// Answer to a dump of `RTM_GETROUTE`.
-pub fn decode_routes(bytes: &[u8], ipv6: bool) -> Result<Vec<Route>, Failure> {
+/// One message of the answer to a dump of `RTM_GETROUTE`.
+pub fn decode_listed(message: &Message<'_>, ipv6: bool) -> Result<Option<Route>, Failure> {
     const RTM_F_CLONED: u32 = 0x200;
     let family = if ipv6 { AF_INET6 } else { AF_INET };
-    let mut routes = Vec::new();
-    for message in wire::dump(bytes, "routes")? {
-        let cloned = u32::from_ne_bytes(wire::array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
-        // Where a family is not there, the kernel answers for all that are.
-        if !cloned && message.body.first() == Some(&family) {
-            routes.push(decode_route(message.body)?);
-        }
-    }
-    Ok(routes)
-}
-
-/// The route that one look-up found. No route is an answer too: nothing leaves.
-pub fn decode_lookup(bytes: &[u8]) -> Result<Option<Route>, Failure> {
-    const NO_ROUTE: [i32; 3] = [100, 101, 113]; // ENETDOWN, ENETUNREACH, EHOSTUNREACH
-    let message = wire::messages(bytes).next();
-    let message = message.ok_or_else(|| Failure::unexpected("route look-up: no answer"))?;
-    let message = message.map_err(|error| error.within("route look-up"))?;
-    match message.kind {
-        RTM_NEWROUTE => decode_route(message.body).map(Some),
-        NLMSG_ERROR if NO_ROUTE.contains(&message.errno()?) => Ok(None),
-        NLMSG_ERROR => {
-            Err(Failure::unexpected(format!("route look-up: the kernel answered errno {}", message.errno()?)))
-        }
-        kind => Err(Failure::unexpected(format!("route look-up: the answer has type {kind}"))),
-    }
+    let cloned = u32::from_ne_bytes(wire::array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
+    // Where a family is not there, the kernel answers for all that are.
+    let mine = !cloned && message.body.first() == Some(&family);
+    if mine { decode_route(message.body).map(Some) } else { Ok(None) }
 }
 
 pub fn decode_route(body: &[u8]) -> Result<Route, Failure> {

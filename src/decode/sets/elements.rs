@@ -4,17 +4,24 @@ use super::nftables::decisive;
 use crate::decode::nftables::decode_verdict;
 use crate::snapshot::netfilter::Verdict;
 use crate::snapshot::{Failure, Reading};
-use crate::wire::{self, Attributes};
+use crate::wire::{Attributes, Message};
 
 /// First and last key of an element, and the verdict that a map has for it.
 pub type Keys = (Vec<u8>, Vec<u8>, Option<Verdict>);
 
-/// First and last key of each element. An element that counts for some packets only is an error.
-pub fn decode_elements(bytes: &[u8], key_length: usize, intervals: bool) -> Result<Vec<Keys>, Failure> {
-    const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
-    let odd = || Failure::unexpected("set elements: one of them is not understood");
-    let (mut elements, mut ends) = (Vec::new(), Vec::new());
-    for message in wire::dump(bytes, "set elements")? {
+/// What a dump of elements has told so far.
+#[derive(Default)]
+pub struct Elements {
+    whole: Vec<Keys>,
+    /// Starts, and what follows ends: key, whether it ends an interval, verdict.
+    ends: Vec<(Vec<u8>, bool, Option<Verdict>)>,
+}
+
+impl Elements {
+    /// Adds one message. An element that counts for some packets only is an error, and one that has expired is none.
+    pub fn add(&mut self, message: &Message<'_>, key_length: usize, intervals: bool) -> Result<(), Failure> {
+        const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
+        let odd = || Failure::unsupported("one of the set's elements is not understood");
         let attributes = Attributes::after(message.body, 4, "NFTA_SET_ELEM_LIST")?;
         for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
             let element = Attributes::parse(element.body, "NFTA_SET_ELEM")?;
@@ -22,41 +29,56 @@ pub fn decode_elements(bytes: &[u8], key_length: usize, intervals: bool) -> Resu
                 Ok(element.nested(kind, "key")?.and_then(|data| data.get(1).map(<[u8]>::to_vec)))
             };
             let flags = element.be32(3)?.unwrap_or(0);
-            if flags & !NFT_SET_ELEM_INTERVAL_END != 0 || decisive(&element)? != Reading::Ok(true) {
-                return Err(odd());
+            match decisive(&element)? {
+                Reading::Ok(true) if flags & !NFT_SET_ELEM_INTERVAL_END == 0 => {}
+                Reading::Ok(false) => continue,
+                _ => return Err(odd()),
             }
             let first = key(1)?.filter(|first| first.len() == key_length).ok_or_else(odd)?;
             let data = element.nested(2, "NFTA_SET_ELEM_DATA")?;
             let verdict = data.as_ref().map(|data| data.nested(2, "NFTA_DATA_VERDICT")).transpose()?.flatten();
             let verdict = verdict.as_ref().map(decode_verdict).transpose()?;
             match (key(10)?, flags & NFT_SET_ELEM_INTERVAL_END != 0) {
-                (Some(last), false) => elements.push((first, last, verdict)),
-                (None, false) if intervals => ends.push((first, false, verdict)),
-                (None, false) => elements.push((first.clone(), first, verdict)),
-                (_, true) => ends.push((first, true, None)),
+                (Some(last), false) => self.whole.push((first, last, verdict)),
+                (None, false) if intervals => self.ends.push((first, false, verdict)),
+                (None, false) => self.whole.push((first.clone(), first, verdict)),
+                (_, true) => self.ends.push((first, true, None)),
             }
         }
+        Ok(())
     }
-    // Of an interval the start and what follows its end are elements of their own.
-    ends.sort_by(|(one, one_ends, _), (other, other_ends, _)| (one, !one_ends).cmp(&(other, !other_ends)));
-    let mut open: Option<(Vec<u8>, Option<Verdict>)> = None;
-    for (key, is_end, verdict) in ends {
-        match (open.take(), is_end) {
-            (Some((first, verdict)), true) => elements.push((first, before(&key), verdict)),
-            (None, true) => {} // where the first interval begins to be looked for
-            (None, false) => open = Some((key, verdict)),
-            // Between intervals that touch there is no end: the next start is one.
-            (Some((first, of_first)), false) => {
-                elements.push((first, before(&key), of_first));
-                open = Some((key, verdict));
+
+    /// Both.
+    pub fn with(mut self, other: Self) -> Self {
+        self.whole.extend(other.whole);
+        self.ends.extend(other.ends);
+        self
+    }
+
+    /// First and last key of each element.
+    pub fn finish(self) -> Vec<Keys> {
+        let Self { whole: mut elements, mut ends } = self;
+        // Of an interval the start and what follows its end are elements of their own.
+        ends.sort_by(|(one, one_ends, _), (other, other_ends, _)| (one, !one_ends).cmp(&(other, !other_ends)));
+        let mut open: Option<(Vec<u8>, Option<Verdict>)> = None;
+        for (key, is_end, verdict) in ends {
+            match (open.take(), is_end) {
+                (Some((first, verdict)), true) => elements.push((first, before(&key), verdict)),
+                (None, true) => {} // where the first interval begins to be looked for
+                (None, false) => open = Some((key, verdict)),
+                // Between intervals that touch there is no end: the next start is one.
+                (Some((first, of_first)), false) => {
+                    elements.push((first, before(&key), of_first));
+                    open = Some((key, verdict));
+                }
             }
         }
+        if let Some((first, verdict)) = open {
+            let last = vec![0xff; first.len()];
+            elements.push((first, last, verdict));
+        }
+        elements
     }
-    if let Some((first, verdict)) = open {
-        let last = vec![0xff; first.len()];
-        elements.push((first, last, verdict));
-    }
-    Ok(elements)
 }
 
 /// The key before this one.

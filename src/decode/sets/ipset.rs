@@ -10,14 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::capture::{Capture, NetlinkFamily, Request};
-use crate::decode::Problems;
-use crate::decode::modules::{self, Presence};
+use crate::capture::{NetlinkFamily, Question as Asked, Request};
 use crate::decode::sets::values::{UDP, Values, port_key};
-use crate::decode::sets::{Budget, NFGENMSG, Question, combinations, message, refused, reply, within};
+use crate::decode::sets::{
+    Budget, Lookups, MAX_ELEMENTS, NFGENMSG, Question, combinations, note_cut, note_unread, within,
+};
+use crate::decode::{Node, modules};
 use crate::snapshot::netfilter::{Element, End, Set, SetId, address_key};
-use crate::snapshot::{Failure, Reading, Source};
-use crate::wire::{self, Attributes};
+use crate::snapshot::{Failure, Name, Reading, Source};
+use crate::wire::{self, Attributes, Message};
 
 /// `NFNL_SUBSYS_IPSET << 8`
 const IPSET: u16 = 6 << 8;
@@ -28,8 +29,6 @@ const CMD_HEADER: u16 = IPSET | 12;
 const CMD_GET_BYINDEX: u16 = IPSET | 15;
 /// First protocol with `IPSET_CMD_GET_BYINDEX`; Linux has it since late 2018.
 const PROTOCOL: u8 = 7;
-/// A set up to this size is read whole: about a thousand elements.
-const MAX_ELEMENTS: usize = 64 << 10;
 const IPSET_ERR_EXIST: i32 = 4103;
 const NLA_F_NET_BYTEORDER: u16 = 0x4000;
 const AF_INET: u8 = 2;
@@ -58,9 +57,6 @@ const TYPES: &[(&str, &[Dimension])] = &[
     ("hash:ip,port,ip", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
     ("hash:ip,port,net", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
 ];
-
-/// What rules ask: the set's index, and the ends of the packet that its dimensions are taken from.
-type Lookup<'a> = (u16, Vec<&'a [End]>);
 
 /// Type and family of a set; family 0 is any.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,10 +87,6 @@ impl Value {
     }
 }
 
-fn module(capture: &Capture) -> Presence {
-    modules::presence(capture, &modules::IP_SET)
-}
-
 fn request(name: &str, kind: u16, family: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
     let mut body = vec![0; NFGENMSG];
     body[0] = family;
@@ -112,15 +104,15 @@ fn name(index: u16) -> Request {
     request(&format!("{index}-name"), CMD_GET_BYINDEX, AF_INET, |body| wire::put(body, 11, &index.to_be_bytes()))
 }
 
-fn put_name(body: &mut Vec<u8>, name: &str) {
-    wire::put(body, 2, &[name.as_bytes(), &[0]].concat());
+fn put_name(body: &mut Vec<u8>, name: &Name) {
+    wire::put(body, 2, &[name.to_bytes().as_slice(), &[0]].concat());
 }
 
-fn header(index: u16, name: &str) -> Request {
+fn header(index: u16, name: &Name) -> Request {
     request(&format!("{index}-header"), CMD_HEADER, AF_INET, |body| put_name(body, name))
 }
 
-fn test(number: &str, name: &str, header: &Header, dimensions: &[Dimension], values: &[Value]) -> Request {
+fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], values: &[Value]) -> Request {
     request(number, CMD_TEST, header.family, |body| {
         put_name(body, name);
         wire::put_nested(body, 7, |data| {
@@ -148,135 +140,119 @@ fn put_address(body: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// What to ask.
-pub fn requests(capture: &Capture, lookups: &[Lookup<'_>], values: &Values, budget: &mut Budget) -> Vec<Request> {
-    if lookups.is_empty() {
-        return Vec::new();
-    }
-    match module(capture) {
-        Presence::There => {}
-        Presence::Ask(more) => return more,
-        Presence::Missing(_) | Presence::Unclear(_) => return Vec::new(),
-    }
-    let mut requests = vec![protocol()];
-    if capture.get(&protocol()).decode(decode_protocol).ok().is_none() {
-        return requests;
-    }
-    for (index, by) in lookups {
-        requests.push(name(*index));
-        let Reading::Ok(name) = capture.get(&name(*index)).decode(decode_name) else { continue };
-        requests.push(header(*index, &name));
-        let Reading::Ok(header) = capture.get(&header(*index, &name)).decode(decode_header) else { continue };
-        if dimensions(&header).is_some() {
-            requests.push(list(*index, &name));
-            if !capture.has(&list(*index, &name)) || read_all(capture, *index, &name, &header).is_some() {
-                continue;
-            }
-        }
-        let questions = within(budget, questions(*index, by, &name, &header, values));
-        requests.extend(questions.into_iter().map(|question| question.request));
-    }
-    requests
-}
-
-/// Reads the answers.
-pub fn decode(
-    capture: &Capture,
-    lookups: &[Lookup<'_>],
-    values: &Values,
-    budget: &mut Budget,
-    problems: &mut Problems,
-) -> BTreeMap<SetId, Set> {
-    if lookups.is_empty() {
+/// Reads the sets that these rule sets look into: name by index, type by name, then all elements of a small one, or one
+/// test per value. Of a set about which nothing could be read, the elements say why.
+pub fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &Values) -> BTreeMap<SetId, Set> {
+    if lookups.ipset.is_empty() {
         return BTreeMap::new();
     }
-    match module(capture) {
-        Presence::There => {}
-        Presence::Missing(why) => {
-            problems.set(Source::Ipset, Reading::<()>::Absent(why));
-            return BTreeMap::new();
-        }
-        Presence::Unclear(why) => {
-            problems.set(Source::Ipset, Reading::<()>::Failed(Failure::Unclear { module: why }));
-            return BTreeMap::new();
-        }
-        Presence::Ask(_) => {
-            problems.fail(Source::Ipset, capture.unanswered(&protocol().name).to_string());
-            return BTreeMap::new();
-        }
-    }
-    let protocol = capture.get(&protocol()).decode(decode_protocol);
-    if problems.note(Source::Ipset, protocol).ok().is_none() {
-        return BTreeMap::new();
-    }
-    let one = |(index, by): &Lookup<'_>| {
-        let set = decode_set(capture, *index, by, values, budget, problems)?;
-        Some((SetId::Ipset(*index), set))
+    let presence = modules::presence(node, &modules::IP_SET);
+    let readable = match node.note(&protocol(), presence) {
+        Reading::Ok(()) => answered(node, &protocol(), decode_protocol),
+        other => other,
     };
-    lookups.iter().filter_map(one).collect()
+    if readable.ok().is_none() {
+        let none =
+            |(index, _): &(u16, _)| (SetId::Ipset(*index), unread(*index, readable.as_ref().map(|()| Vec::new())));
+        return lookups.ipset.iter().map(none).collect();
+    }
+    let mut budget = Budget::default();
+    let mut sets = BTreeMap::new();
+    for (index, by) in &lookups.ipset {
+        sets.insert(SetId::Ipset(*index), read_set(node, *index, by, values, &mut budget));
+    }
+    let asks_values = sets.values().any(|set| !set.members.is_empty());
+    note_cut(node, Source::Ipset, lookups.cut, values.cut && asks_values, budget.cut);
+    sets
 }
 
-fn decode_set(
-    capture: &Capture,
-    index: u16,
-    by: &[&[End]],
-    values: &Values,
-    budget: &mut Budget,
-    problems: &mut Problems,
-) -> Option<Set> {
-    let name = problems.note(Source::Ipset, capture.get(&name(index)).decode(decode_name));
-    let name = name.ok()?;
-    let header = problems.note(Source::Ipset, capture.get(&header(index, name)).decode(decode_header));
-    let header = header.ok()?;
-    let elements = read_all(capture, index, name, header);
-    let mut members = strangers(by, header, values);
-    if elements.is_none() {
-        for Question { key, request } in within(budget, questions(index, by, name, header, values)) {
-            members.insert(key, problems.note(Source::Ipset, capture.get(&request).decode(decode_test)));
+/// What `decode` makes of the one message that answers, acknowledgement or not.
+fn answered<T>(
+    node: &mut Node<'_>,
+    request: &Request,
+    decode: impl FnOnce(&Attributes<'_>) -> Result<T, Failure>,
+) -> Reading<T> {
+    let found = node.try_single(request, |message| decode(&Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?));
+    let found = found.decode(|found| {
+        found.ok_or_else(|| Failure::unexpected("acknowledged without an answer").within(&request.name))
+    });
+    node.note(request, found)
+}
+
+/// A set of which nothing is known but why.
+fn unread(index: u16, elements: Reading<Vec<Element>>) -> Set {
+    let (name, kind, members) = (format!("with index {index}"), String::new(), BTreeMap::new());
+    Set { name, kind, stable: false, members, elements, verdicts: Vec::new() }
+}
+
+fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, budget: &mut Budget) -> Set {
+    let name = match answered(node, &name(index), |attributes| text(attributes, 2, "IPSET_ATTR_SETNAME")) {
+        Reading::Ok(name) => name,
+        other => return unread(index, other.map(|_| Vec::new())),
+    };
+    let header = match answered(node, &header(index, &name), decode_header) {
+        Reading::Ok(header) => header,
+        other => return Set { name: name.to_string(), ..unread(index, other.map(|_| Vec::new())) },
+    };
+    let elements = read_all(node, index, &name, &header);
+    let mut members = strangers(by, &header, values);
+    if elements.ok().is_none() {
+        for Question { key, request } in within(budget, questions(index, by, &name, &header, values)) {
+            members.insert(key, test_member(node, &request));
         }
     }
-    Some(Set { name: name.clone(), kind: header.kind.clone(), stable: false, members, elements, verdicts: Vec::new() })
+    let (shown, kind) = (name.to_string(), header.kind.clone());
+    let set = Set { name: shown, kind, stable: false, members, elements, verdicts: Vec::new() };
+    note_unread(node, &list(index, &name), &set);
+    set
+}
+
+fn test_member(node: &mut Node<'_>, request: &Request) -> Reading<bool> {
+    let found = node.try_single(request, |_| Err::<(), _>(Failure::unexpected("a test has no answer but yes and no")));
+    match found.failure().and_then(Failure::refused) {
+        Some(IPSET_ERR_EXIST) => Reading::Ok(false),
+        _ => node.note(request, found).map(|_| true),
+    }
 }
 
 /// All elements of a set that is small enough.
-fn list(index: u16, name: &str) -> Request {
+fn list(index: u16, name: &Name) -> Request {
     let request = request(&format!("{index}-list"), CMD_LIST, AF_INET, |body| put_name(body, name));
     match request.question {
-        crate::capture::Question::Netlink(mut question) => {
+        Asked::Netlink(mut question) => {
             (question.dump, question.ack) = (true, false);
-            Request { question: crate::capture::Question::Netlink(question), ..request }.at_most(MAX_ELEMENTS)
+            Request { question: Asked::Netlink(question), ..request }.at_most(MAX_ELEMENTS)
         }
         _ => request,
     }
 }
 
-/// `None`: they are too many, or not understood; then they are asked about one by one.
-fn read_all(capture: &Capture, index: u16, name: &str, header: &Header) -> Option<Vec<Element>> {
-    let dimensions = dimensions(header)?;
-    capture.get(&list(index, name)).decode(|bytes| decode_list(bytes, dimensions)).ok().cloned()
+/// Failed: they are too many, or not understood; then they are asked about one by one.
+fn read_all(node: &mut Node<'_>, index: u16, name: &Name, header: &Header) -> Reading<Vec<Element>> {
+    let Some(dimensions) = dimensions(header) else {
+        return Reading::Failed(Failure::unsupported(format!("sets of type {} are not read", header.kind)));
+    };
+    let elements = node.try_dump(&list(index, name), |message| decode_members(message, dimensions).map(Some));
+    elements.map(|parts| parts.concat())
 }
 
-/// Answer to [`list`]. For a port there are two ranges, of protocols and of ports.
-fn decode_list(bytes: &[u8], dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
+/// One message of the answer to [`list`]. For a port there are two ranges, of protocols and of ports.
+fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
     const BITMASK: u16 = 12;
     const NETMASK: u16 = 20;
-    let mut elements = Vec::new();
-    for message in wire::dump(bytes, "ipset list")? {
-        let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
-        let masks = |kind: &Attributes<'_>| kind.get(BITMASK).or(kind.get(NETMASK)).is_some();
-        if attributes.nested(7, "IPSET_ATTR_DATA")?.as_ref().is_some_and(masks) {
-            return Err(Failure::unexpected("ipset list: the set looks up parts of addresses"));
-        }
-        for data in attributes.nested(8, "IPSET_ATTR_ADT")?.iter().flat_map(Attributes::iter) {
-            elements.push(decode_member(&Attributes::parse(data.body, "IPSET_ATTR_DATA")?, dimensions)?);
-        }
+    let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
+    let masks = |kind: &Attributes<'_>| kind.get(BITMASK).or(kind.get(NETMASK)).is_some();
+    if attributes.nested(7, "IPSET_ATTR_DATA")?.as_ref().is_some_and(masks) {
+        return Err(Failure::unsupported("the set looks up parts of addresses"));
     }
-    Ok(elements)
+    let members = attributes.nested(8, "IPSET_ATTR_ADT")?;
+    let members = members.iter().flat_map(Attributes::iter);
+    members.map(|data| decode_member(&Attributes::parse(data.body, "IPSET_ATTR_DATA")?, dimensions)).collect()
 }
 
 fn decode_member(data: &Attributes<'_>, dimensions: &[Dimension]) -> Result<Element, Failure> {
     const IPSET_FLAG_NOMATCH: u32 = 1 << 2;
-    let missing = || Failure::unexpected("ipset list: an element is not understood");
+    let missing = || Failure::unsupported("an element of the set is not understood");
     if data.be32(8)?.unwrap_or(0) & IPSET_FLAG_NOMATCH != 0 {
         return Err(missing());
     }
@@ -344,7 +320,7 @@ fn candidates(
 
 /// Every value of the set's family, numbered for each way to look the set up: rule sets that do so in different ways
 /// ask different questions under different names.
-fn questions(index: u16, by: &[&[End]], name: &str, header: &Header, values: &Values) -> Vec<Question> {
+fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &Values) -> Vec<Question> {
     let Some(dimensions) = dimensions(header) else { return Vec::new() };
     let mut seen = BTreeSet::new();
     let mut questions = Vec::new();
@@ -373,41 +349,25 @@ fn strangers(by: &[&[End]], header: &Header, values: &Values) -> BTreeMap<Vec<u1
         .collect()
 }
 
-fn decode_protocol(bytes: &[u8]) -> Result<(), Failure> {
-    let what = "ipset protocol";
-    let version = Attributes::parse(message(bytes, CMD_PROTOCOL, what)?, "IPSET_ATTR")?.u8(1)?;
-    match version {
+fn decode_protocol(attributes: &Attributes<'_>) -> Result<(), Failure> {
+    match attributes.u8(1)? {
         Some(version) if version >= PROTOCOL => Ok(()),
-        Some(version) => Err(Failure::unexpected(format!(
-            "{what}: this kernel speaks version {version}, which cannot tell a set's name by its index (version \
+        Some(version) => Err(Failure::unsupported(format!(
+            "this kernel speaks version {version} of ipset, which cannot tell a set's name by its index (version \
              {PROTOCOL} can)"
         ))),
-        None => Err(Failure::unexpected(format!("{what}: the kernel does not say its version"))),
+        None => Err(Failure::unexpected("the kernel does not say its version")),
     }
 }
 
-fn text(attributes: &Attributes<'_>, kind: u16, what: &str) -> Result<String, Failure> {
-    attributes.string(kind)?.ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
+fn text(attributes: &Attributes<'_>, kind: u16, what: &str) -> Result<Name, Failure> {
+    attributes.name(kind).ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
 }
 
-fn decode_name(bytes: &[u8]) -> Result<String, Failure> {
-    let attributes = Attributes::parse(message(bytes, CMD_GET_BYINDEX, "ipset name")?, "IPSET_ATTR")?;
-    text(&attributes, 2, "ipset name: IPSET_ATTR_SETNAME")
-}
-
-fn decode_header(bytes: &[u8]) -> Result<Header, Failure> {
-    let attributes = Attributes::parse(message(bytes, CMD_HEADER, "ipset header")?, "IPSET_ATTR")?;
+fn decode_header(attributes: &Attributes<'_>) -> Result<Header, Failure> {
     let family = attributes.u8(5)?.filter(|family| [0, AF_INET, AF_INET6].contains(family));
     Ok(Header {
-        kind: text(&attributes, 3, "ipset header: IPSET_ATTR_TYPENAME")?,
-        family: family.ok_or_else(|| Failure::unexpected("ipset header: the family is missing or unknown"))?,
+        kind: text(attributes, 3, "IPSET_ATTR_TYPENAME")?.to_string(),
+        family: family.ok_or_else(|| Failure::unexpected("the set's family is missing or unknown"))?,
     })
-}
-
-fn decode_test(bytes: &[u8]) -> Result<bool, Failure> {
-    match reply(bytes, CMD_TEST, "ipset test")? {
-        (None, 0) => Ok(true),
-        (None, IPSET_ERR_EXIST) => Ok(false),
-        (_, errno) => Err(refused("ipset test", errno)),
-    }
 }

@@ -6,62 +6,110 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::{Capture, NetlinkFamily, Request};
-use crate::decode::Problems;
-use crate::decode::sets::elements::decode_elements;
+use crate::capture::{NetlinkFamily, Request};
+use crate::decode::Node;
+use crate::decode::nftables::wire;
+use crate::decode::sets::elements::Elements;
 use crate::decode::sets::kind::Kind;
 use crate::decode::sets::values::{UDP, Values};
-use crate::decode::sets::{Budget, ENOENT, Lookups, Question, combinations, message, refused, reply, within};
-use crate::snapshot::netfilter::{Element, Field, Set, SetId, Verdict, address_key, name_key};
-use crate::snapshot::{Failure, Reading, Source};
-use crate::wire::{self, Attributes};
+use crate::decode::sets::{
+    Budget, Lookups, MAX_ELEMENTS, NFGENMSG, Question, combinations, note_cut, note_unread, within,
+};
+use crate::snapshot::netfilter::{Element, Field, Ruleset, Set, SetId, Step, Verdict, address_key, name_key};
+use crate::snapshot::{Failure, Name, Reading, Source};
+use crate::wire::{Attributes, Message, array, put, put_nested};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
 const NFTABLES: u16 = 10 << 8;
-const NEWSET: u16 = NFTABLES | 9;
 const GETSET: u16 = NFTABLES | 10;
-const NEWSETELEM: u16 = NFTABLES | 12;
 const GETSETELEM: u16 = NFTABLES | 13;
 const NFT_SET_INTERVAL: u32 = 0x4;
-const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 const NFT_SET_EVAL: u32 = 0x20;
 const NFT_SET_OBJECT: u32 = 0x40;
-const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
-/// A set up to this size is read whole: about a thousand elements.
-const MAX_ELEMENTS: usize = 64 << 10;
 /// Kernels before 5.13 have no catch-all element, and refuse its flag.
 const NFT_SET_ELEM_CATCHALL: u32 = 0x2;
+const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;
 /// Fields of a concatenation whose values are asked about.
 const MAX_FIELDS: usize = 3;
 
 /// A set, and what rules look up in it.
-pub struct Lookup<'a> {
-    pub id: &'a SetId,
+struct Lookup<'a> {
+    generation: u32,
     family: u8,
-    table: &'a str,
-    set: &'a str,
+    table: &'a Name,
+    set: &'a Name,
     /// What request names begin with.
     name: String,
     kinds: Vec<Kind>,
     by: Vec<&'a [Field]>,
-    /// What an earlier look at the same generation found.
-    last: Option<&'a Set>,
+    /// Rules add to it, or delete from it.
+    filled: bool,
 }
 
-/// The sets that can be asked, numbered as the rules name them.
-pub fn lookups<'a>(prefix: &str, lookups: &Lookups<'a>, last: &'a BTreeMap<SetId, Set>) -> Vec<Lookup<'a>> {
-    let numbered = lookups.nftables.iter().enumerate();
-    numbered
-        .filter_map(|(number, (id, by))| {
-            let SetId::Nftables { family, table, set } = id else { return None };
-            let kinds = by.iter().find_map(|fields| kinds(fields))?;
-            let family = family.nfproto();
-            let name = format!("{prefix}/set-{number}");
-            Some(Lookup { id, family, table, set, name, kinds, by: by.clone(), last: last.get(*id) })
-        })
-        .collect()
+/// What was found about the sets of one generation.
+pub struct Found {
+    /// Of a set about which nothing could be read, the elements say why. One whose key is not understood has no entry.
+    pub sets: BTreeMap<SetId, Set>,
+    /// Something was asked.
+    pub asked: bool,
+    /// An answer belongs to another generation.
+    pub torn: bool,
+    /// Something could not be read that another reading may find.
+    pub failed: bool,
+}
+
+/// Reads the sets that rules of `ruleset` look into, in the order in which the rules name them. `ruleset.sets` may hold what
+/// an earlier reading at the same generation found; what still holds of it is not asked again.
+///
+/// "Not an element" is only true of the rule set's generation if that is the same after the last answer: a set that is
+/// deleted meanwhile has no elements either.
+pub fn read(node: &mut Node<'_>, prefix: &str, generation: u32, ruleset: &Ruleset, values: &Values) -> Found {
+    let lookups = Lookups::of([ruleset]);
+    let filled = filled_sets(ruleset);
+    let unread = ruleset.chains.iter().filter(|(_, chain)| chain.rules.ok().is_none());
+    let unread: BTreeSet<_> = unread.map(|(chain, _)| (chain.family, &chain.table)).collect();
+    let mut budget = Budget::default();
+    let mut found = Found { sets: BTreeMap::new(), asked: false, torn: false, failed: false };
+    let mut asks_values = false;
+    for (number, (id, by)) in lookups.nftables.iter().enumerate() {
+        let SetId::Nftables { family, table, set } = id else { continue };
+        let Some(kinds) = by.iter().find_map(|fields| kinds(fields)) else { continue };
+        let name = format!("{prefix}/set-{number}");
+        // A chain that was not read may fill any set of its table.
+        let filled = filled.contains(id) || unread.contains(&(*family, table));
+        let lookup = Lookup { generation, family: family.nfproto(), table, set, name, kinds, by: by.clone(), filled };
+        let known = ruleset.sets.get(*id).filter(|known| lookup.still_holds(known, values));
+        let set = match known {
+            Some(known) => known.clone(),
+            None => {
+                found.asked = true;
+                lookup.read(node, values, &mut budget)
+            }
+        };
+        note_unread(node, &lookup.all(), &set);
+        asks_values |= !set.members.is_empty();
+        found.failed |= set.elements.may_pass() || set.members.values().any(Reading::may_pass);
+        found.torn |= set.elements.failure().is_some_and(is_change);
+        found.sets.insert((*id).clone(), set);
+    }
+    note_cut(node, Source::Nftables, lookups.cut, values.cut && asks_values, budget.cut);
+    found
+}
+
+/// Sets that rules add to, or delete from.
+fn filled_sets(ruleset: &Ruleset) -> BTreeSet<&SetId> {
+    let rules = ruleset.chains.values().flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
+    let filled = rules.flat_map(|rule| &rule.steps).filter_map(|step| match step {
+        Step::UpdateSet { set, .. } => Some(set),
+        _ => None,
+    });
+    filled.collect()
+}
+
+fn is_change(failure: &Failure) -> bool {
+    matches!(failure.root(), Failure::Changed { .. })
 }
 
 fn kinds(fields: &[Field]) -> Option<Vec<Kind>> {
@@ -72,81 +120,62 @@ fn kinds(fields: &[Field]) -> Option<Vec<Kind>> {
 }
 
 impl Lookup<'_> {
-    pub fn requests(&self, capture: &Capture, values: &Values, budget: &mut Budget) -> Vec<Request> {
-        let keys = self.keys(values);
-        if self.known(&keys).is_some() {
-            return Vec::new();
-        }
-        let mut requests = vec![self.header()];
-        if let Reading::Ok(header) = self.read_header(capture) {
-            if self.is_readable(&header) {
-                requests.push(self.all());
-                if !capture.has(&self.all()) || self.read_all(capture, &header).is_some() {
-                    return requests;
-                }
-            }
-            let questions = within(budget, self.questions(&header, keys));
-            if !questions.is_empty() {
-                requests.push(self.catch_all());
-            }
-            requests.extend(questions.into_iter().map(|question| question.request));
-        }
-        requests
-    }
-
-    pub fn decode(
-        &self,
-        capture: &Capture,
-        values: &Values,
-        budget: &mut Budget,
-        problems: &mut Problems,
-    ) -> Option<Set> {
-        let keys = self.keys(values);
-        if let Some(known) = self.known(&keys) {
-            return Some(known.clone());
-        }
-        let header = problems.note(Source::Nftables, self.read_header(capture));
-        let header = header.ok()?;
+    /// Its header, then all elements; if these are too many, the values that matter one by one.
+    fn read(&self, node: &mut Node<'_>, values: &Values, budget: &mut Budget) -> Set {
+        let request = self.header();
+        let header = node.try_single(&request, |message| {
+            wire::belongs(message, self.generation)?;
+            self.decode_header(message)
+        });
+        let header =
+            header.decode(|header| header.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)));
         let mut set = Set {
-            name: self.set.to_owned(),
-            kind: format!("{} bytes", header.key_length),
-            stable: header.stable,
+            name: self.set.to_string(),
+            kind: String::new(),
+            stable: false,
             members: [].into(),
-            elements: None,
+            elements: Reading::Failed(Failure::unsupported("what it holds is not understood")),
             verdicts: Vec::new(),
         };
-        if let Some(all) = self.is_readable(header).then(|| self.read_all(capture, header)).flatten() {
-            let (elements, verdicts): (Vec<Element>, Vec<Option<Verdict>>) = all.into_iter().unzip();
-            (set.elements, set.verdicts) = (Some(elements), verdicts.into_iter().flatten().collect());
+        let header = match node.note(&request, header) {
+            Reading::Ok(header) => header,
+            other => return Set { elements: other.map(|_| Vec::new()), ..set },
+        };
+        set.kind = format!("{} bytes", header.key_length);
+        set.stable = header.stable && !self.filled;
+        if self.is_readable(&header) {
+            let all = self.read_all(node, &header);
+            set.verdicts = all.ok().into_iter().flatten().filter_map(|(_, verdict)| verdict.clone()).collect();
+            set.elements = all.map(|all| all.into_iter().map(|(element, _)| element).collect());
         }
-        let questions = if set.elements.is_some() { Vec::new() } else { within(budget, self.questions(header, keys)) };
+        if set.elements.ok().is_some() {
+            return set;
+        }
+        let questions = within(budget, self.questions(&header, self.keys(values)));
         if questions.is_empty() {
-            return Some(set);
+            return set;
         }
-        let catch_all = capture.get(&self.catch_all()).decode(decode_catch_all);
-        let catch_all = problems.note(Source::Nftables, catch_all).and_then(|found| found);
+        let catch_all = self.read_catch_all(node);
         for Question { key, request } in questions {
-            let found = capture.get(&request).decode(|bytes| decode_element(bytes, &self.register(&key), header));
-            let found = problems.note(Source::Nftables, found).and_then(|found| found);
+            let found = self.read_element(node, &request, &self.register(&key), &header);
             let found = if found == Reading::Ok(false) { catch_all.clone() } else { found };
             set.members.insert(key, found);
         }
-        Some(set)
+        set
     }
 
-    /// What is known of the set already, if that still holds and is all that matters.
-    fn known(&self, keys: &[Vec<u128>]) -> Option<&Set> {
-        self.last.filter(|set| {
-            set.stable && (set.elements.is_some() || !keys.is_empty() && keys.iter().all(|key| is_read(set, key)))
-        })
+    /// Whether what is known of the set still holds and is all that matters.
+    fn still_holds(&self, known: &Set, values: &Values) -> bool {
+        let is_read = |key: &Vec<u128>| known.members.get(key).is_some_and(|found| found.ok().is_some());
+        known.stable && (known.elements.ok().is_some() || self.keys(values).iter().all(is_read))
     }
 
-    /// Whether all elements are worth reading: they are values, and none of them comes and goes.
+    /// Whether its elements are values that a packet can be held against.
     fn is_readable(&self, header: &Header) -> bool {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
         // Intervals are in network order, so what the rule looks up is not the number as it is.
         let turned_round = header.intervals && self.kinds.iter().any(|kind| kind.is_in_host_order());
-        header.stable && header.is_readable && header.key_length == length && !turned_round
+        header.is_readable && header.key_length == length && !turned_round
     }
 
     /// All elements of a set that is small enough.
@@ -157,35 +186,78 @@ impl Lookup<'_> {
         request.at_most(MAX_ELEMENTS)
     }
 
-    /// `None`: they are too many, or were not understood; then they are asked about one by one.
-    fn read_all(&self, capture: &Capture, header: &Header) -> Option<Vec<(Element, Option<Verdict>)>> {
-        let read = capture.get(&self.all()).decode(|bytes| decode_elements(bytes, header.key_length, header.intervals));
-        let mut elements = Vec::new();
-        for (first, last, verdict) in read.ok()? {
-            let (mut at, mut fields) = (0, Vec::new());
-            for kind in &self.kinds {
-                let value = |bytes: &[u8]| bytes.get(at..).map(|bytes| kind.value(bytes));
-                let range = (value(first)?, value(last)?);
-                if range.0 > range.1 {
-                    return None; // a redacted capture does not keep the order of ends
-                }
-                fields.push(range);
-                at += kind.length().next_multiple_of(4);
-            }
-            elements.push((fields, verdict.clone()));
-        }
-        Some(elements)
+    /// Failed: they are too many, or were not understood; then they are asked about one by one.
+    fn read_all(&self, node: &mut Node<'_>, header: &Header) -> Reading<Vec<(Element, Option<Verdict>)>> {
+        let request = self.all();
+        let found = node.try_dump(&request, |message| {
+            wire::belongs(message, self.generation)?;
+            let mut part = Elements::default();
+            part.add(message, header.key_length, header.intervals).map(|()| Some(part))
+        });
+        found.decode(|parts| {
+            let elements = parts.into_iter().fold(Elements::default(), Elements::with);
+            let ranges = elements
+                .finish()
+                .into_iter()
+                .map(|(first, last, verdict)| Some((self.ranges(&first, &last)?, verdict)));
+            let ranges: Option<Vec<_>> = ranges.collect();
+            // A redacted capture does not keep the order of ends.
+            ranges.ok_or_else(|| Failure::unsupported("an element's end is before its start").within(&request.name))
+        })
     }
 
-    fn read_header(&self, capture: &Capture) -> Reading<Header> {
-        capture.get(&self.header()).decode(|bytes| self.decode_header(bytes))
+    /// A range for each field of a key.
+    fn ranges(&self, first: &[u8], last: &[u8]) -> Option<Element> {
+        let (mut at, mut fields) = (0, Vec::new());
+        for kind in &self.kinds {
+            let value = |bytes: &[u8]| bytes.get(at..).map(|bytes| kind.value(bytes));
+            let range = (value(first)?, value(last)?);
+            if range.0 > range.1 {
+                return None;
+            }
+            fields.push(range);
+            at += kind.length().next_multiple_of(4);
+        }
+        Some(fields)
+    }
+
+    /// Whether the set has a catch-all element, which a get never finds.
+    fn read_catch_all(&self, node: &mut Node<'_>) -> Reading<bool> {
+        let request = self.catch_all();
+        let found = node.try_single(&request, |message| {
+            wire::belongs(message, self.generation)?;
+            decode_catch_all(message)
+        });
+        match found.failure().and_then(Failure::refused) {
+            Some(ENOENT | EINVAL) => Reading::Ok(false),
+            _ => self.member(node, &request, found),
+        }
+    }
+
+    /// Whether a key, given by field, is an element. That there is no such *set* is `ENOENT` too, which the header rules
+    /// out.
+    fn read_element(&self, node: &mut Node<'_>, request: &Request, key: &[Vec<u8>], header: &Header) -> Reading<bool> {
+        let found = node.try_single(request, |message| {
+            wire::belongs(message, self.generation)?;
+            decode_element(message, key, header)
+        });
+        match found.failure().and_then(Failure::refused) {
+            Some(ENOENT) => Reading::Ok(false),
+            _ => self.member(node, request, found),
+        }
+    }
+
+    /// That an element decides by packet is no failure of the source.
+    fn member(&self, node: &mut Node<'_>, request: &Request, found: Reading<Option<Reading<bool>>>) -> Reading<bool> {
+        let found = found.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)));
+        node.note(request, found).and_then(|member| member)
     }
 
     fn body(&self, table: u16, set: u16) -> Vec<u8> {
-        let text = |text: &str| [text.as_bytes(), &[0]].concat();
+        let text = |name: &Name| [name.to_bytes().as_slice(), &[0]].concat();
         let mut body = vec![self.family, 0, 0, 0];
-        wire::put(&mut body, table, &text(self.table));
-        wire::put(&mut body, set, &text(self.set));
+        put(&mut body, table, &text(self.table));
+        put(&mut body, set, &text(self.set));
         body
     }
 
@@ -200,12 +272,12 @@ impl Lookup<'_> {
 
     fn element(&self, what: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
         let mut body = self.body(1, 2);
-        wire::put_nested(&mut body, 3, |elements| wire::put_nested(elements, 1, fill));
+        put_nested(&mut body, 3, |elements| put_nested(elements, 1, fill));
         self.request(what, GETSETELEM, body)
     }
 
     fn catch_all(&self) -> Request {
-        self.element("catch-all", |element| wire::put(element, 3, &NFT_SET_ELEM_CATCHALL.to_be_bytes()))
+        self.element("catch-all", |element| put(element, 3, &NFT_SET_ELEM_CATCHALL.to_be_bytes()))
     }
 
     /// What there is to ask, whatever the set turns out to be.
@@ -230,7 +302,7 @@ impl Lookup<'_> {
         }
         let question = |(number, key): (usize, Vec<u128>)| {
             let value = self.register(&key).concat();
-            let fill = |element: &mut Vec<u8>| wire::put_nested(element, 1, |data| wire::put(data, 1, &value));
+            let fill = |element: &mut Vec<u8>| put_nested(element, 1, |data| put(data, 1, &value));
             Question { request: self.element(&format!("element-{number}"), fill), key }
         };
         keys.into_iter().enumerate().map(question).collect()
@@ -245,24 +317,16 @@ impl Lookup<'_> {
         parts
     }
 
-    fn decode_header(&self, bytes: &[u8]) -> Result<Header, Failure> {
-        let what = "nf_tables set";
-        let attributes = Attributes::parse(message(bytes, NEWSET, what)?, "NFTA_SET")?;
-        if attributes.string(2)?.as_deref() != Some(self.set) {
-            return Err(Failure::unexpected(format!("{what}: the answer is about another set")));
+    fn decode_header(&self, message: &Message<'_>) -> Result<Header, Failure> {
+        let attributes = Attributes::after(message.body, NFGENMSG, "NFTA_SET")?;
+        if attributes.name(2).as_ref() != Some(self.set) {
+            return Err(Failure::unexpected("the answer is about another set"));
         }
-        let length = attributes.be32(5)?.ok_or_else(|| Failure::unexpected(format!("{what}: it has no key length")))?;
+        let length = attributes.be32(5)?.ok_or_else(|| Failure::unexpected("the set has no key length"))?;
         let flags = attributes.be32(3)?.unwrap_or(0);
         let (intervals, stable) = (flags & NFT_SET_INTERVAL != 0, flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0);
-        // Of maps only those to verdicts are looked into.
-        let is_map = flags & (NFT_SET_MAP | NFT_SET_OBJECT) != 0;
-        let is_readable = !is_map || attributes.be32(6)? == Some(NFT_DATA_VERDICT);
-        Ok(Header { key_length: length as usize, intervals, stable, is_readable })
+        Ok(Header { key_length: length as usize, intervals, stable, is_readable: flags & NFT_SET_OBJECT == 0 })
     }
-}
-
-fn is_read(set: &Set, key: &Vec<u128>) -> bool {
-    set.members.get(key).is_some_and(|found| found.ok().is_some())
 }
 
 /// What a set's keys are.
@@ -271,7 +335,7 @@ struct Header {
     key_length: usize,
     intervals: bool,
     stable: bool,
-    /// Of values, or of verdicts.
+    /// Of values; or a map, but not to objects.
     is_readable: bool,
 }
 
@@ -294,43 +358,27 @@ fn column(field: &Field, values: &Values, both_ends: bool) -> Vec<u128> {
     }
 }
 
-/// Whether a set has a catch-all element.
-fn decode_catch_all(bytes: &[u8]) -> Result<Reading<bool>, Failure> {
-    let what = "catch-all element";
-    match reply(bytes, NEWSETELEM, what)? {
-        (None, ENOENT | EINVAL) => Ok(Reading::Ok(false)),
-        (Some(body), 0) => {
-            let list = Attributes::parse(body, "NFTA_SET_ELEM_LIST")?;
-            let element = only_element(&list)?;
-            if element.be32(3)?.unwrap_or(0) & NFT_SET_ELEM_CATCHALL == 0 {
-                return Err(Failure::unexpected(format!("{what}: the answer is another element")));
-            }
-            decisive(&element)
-        }
-        (_, errno) => Err(refused(what, errno)),
+fn decode_catch_all(message: &Message<'_>) -> Result<Reading<bool>, Failure> {
+    let list = Attributes::after(message.body, NFGENMSG, "NFTA_SET_ELEM_LIST")?;
+    let element = only_element(&list)?;
+    if element.be32(3)?.unwrap_or(0) & NFT_SET_ELEM_CATCHALL == 0 {
+        return Err(Failure::unexpected("the answer is another element"));
     }
+    decisive(&element)
 }
 
-/// Whether a key, given by field, is an element. That there is no such *set* is `ENOENT` too, which the header rules
-/// out.
-fn decode_element(bytes: &[u8], key: &[Vec<u8>], header: &Header) -> Result<Reading<bool>, Failure> {
-    let what = "set element";
-    let body = match reply(bytes, NEWSETELEM, what)? {
-        (None, ENOENT) => return Ok(Reading::Ok(false)),
-        (Some(body), 0) => body,
-        (_, errno) => return Err(refused(what, errno)),
-    };
-    let list = Attributes::parse(body, "NFTA_SET_ELEM_LIST")?;
+fn decode_element(message: &Message<'_>, key: &[Vec<u8>], header: &Header) -> Result<Reading<bool>, Failure> {
+    let list = Attributes::after(message.body, NFGENMSG, "NFTA_SET_ELEM_LIST")?;
     let element = only_element(&list)?;
     let value =
         |kind, name| -> Result<Option<&[u8]>, Failure> { Ok(element.nested(kind, name)?.and_then(|data| data.get(1))) };
-    let start = value(1, "NFTA_SET_ELEM_KEY")?.ok_or_else(|| Failure::unexpected(format!("{what}: it has no key")))?;
+    let start = value(1, "NFTA_SET_ELEM_KEY")?.ok_or_else(|| Failure::unexpected("the element has no key"))?;
     let ranged = header.intervals || element.get(10).is_some(); // NFTA_SET_ELEM_KEY_END
     // The kernel answers with the element that contains the key. That cannot be checked for ranges: a redacted capture
     // does not keep the order of their ends.
     let contains = ranged || start == key.concat();
     if !contains || element.be32(3)?.unwrap_or(0) != 0 {
-        return Err(Failure::unexpected(format!("{what}: the answer is another element")));
+        return Err(Failure::unexpected("the answer is another element"));
     }
     decisive(&element)
 }
@@ -358,7 +406,7 @@ pub fn decisive(element: &Attributes<'_>) -> Result<Reading<bool>, Failure> {
         }
     }
     match element.get(5) {
-        Some(left) => Ok(Reading::Ok(wire::array(left, 0, "NFTA_SET_ELEM_EXPIRATION")? != [0u8; 8])),
+        Some(left) => Ok(Reading::Ok(array(left, 0, "NFTA_SET_ELEM_EXPIRATION")? != [0u8; 8])),
         None => Ok(Reading::Ok(true)),
     }
 }

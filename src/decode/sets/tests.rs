@@ -3,15 +3,21 @@
 mod bytes;
 mod ipset;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bytes::*;
 use ipset::nodes;
 
 use super::*;
-use crate::decode::test_capture;
-use crate::snapshot::netfilter::{Chain, ChainId, Family, Rule};
-use crate::snapshot::{Failure, FdbEntry, Link, Reading, Source, SourceState, Tunnel, TunnelKind, UdpChecksum};
+use crate::capture::{Answer, Question as Asked, Root};
+use crate::decode::testing::played;
+use crate::snapshot::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
+use crate::snapshot::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
+use crate::wire::{NLMSG_DONE, put, put_nested};
+
+/// The generation that the captured bytes belong to.
+const GENERATION: u32 = 2;
 
 fn hex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
@@ -22,7 +28,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn key(address: &str) -> Vec<u128> {
-    vec![crate::snapshot::netfilter::address_key(ip(address))]
+    vec![address_key(ip(address))]
 }
 
 fn values(own: &[&str], peers: &[&str]) -> Values {
@@ -62,39 +68,71 @@ fn ruleset(matches: &[Match]) -> Ruleset {
     Ruleset { chains: [(id, chain)].into(), ..Ruleset::default() }
 }
 
-/// Asks until nothing is left; `answer` plays the kernel.
-fn converse(ruleset: &Ruleset, values: &Values, answer: impl Fn(&str) -> Vec<u8>) -> Capture {
-    let mut capture = test_capture();
-    capture.answers.insert("procfs/modules".into(), Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()));
-    for _ in 0..16 {
-        let mut requests = requests(&capture, "nft-1", ruleset, values);
-        requests.retain(|request| !capture.has(request));
-        for request in requests {
-            // Sets are too large to be read whole, unless a test says otherwise.
-            let whole = ["-elements", "-list"].iter().any(|end| request.name.ends_with(end));
-            let answer = if whole {
-                Reading::Failed(Failure::too_large(64 << 10, "bytes"))
-            } else {
-                Reading::Ok(answer(&request.name))
-            };
-            capture.answers.insert(request.name.clone(), answer);
+/// What was found, and what was asked for it.
+struct Seen {
+    sets: BTreeMap<SetId, Set>,
+    /// To netlink, in the order in which it was asked.
+    requests: Vec<Request>,
+    nftables: nftables::Found,
+    states: BTreeMap<Source, (SourceState, String)>,
+}
+
+impl Seen {
+    /// What was asked beside whole sets.
+    fn names(&self) -> Vec<&str> {
+        self.all_names().into_iter().filter(|name| !is_whole(name)).collect()
+    }
+
+    fn all_names(&self) -> Vec<&str> {
+        let names = self.requests.iter().map(|request| request.name.strip_prefix("netlink/netfilter/").unwrap());
+        names.collect()
+    }
+
+    /// Why a source failed; empty if it did not.
+    fn failure(&self, source: Source) -> &str {
+        match &self.states[&source] {
+            (SourceState::Failed, why) => why,
+            _ => "",
         }
     }
-    capture
+
+    fn is_all_right(&self) -> bool {
+        self.states.values().all(|(state, _)| *state == SourceState::Ok)
+    }
 }
 
-fn read(capture: &Capture, ruleset: &Ruleset, values: &Values) -> (BTreeMap<SetId, Set>, Problems) {
-    let mut problems = Problems::default();
-    (decode(capture, "nft-1", ruleset, values, &mut problems), problems)
+/// Whether a request is for all elements of a set.
+fn is_whole(name: &str) -> bool {
+    ["-elements", "-list"].iter().any(|end| name.ends_with(end))
 }
 
-fn failure(problems: &Problems, source: Source) -> String {
-    problems.failed.get(&source).cloned().unwrap_or_default()
+/// Reads sets of both kinds; `answer` plays the kernel, in which everything is loaded.
+fn read(ruleset: &Ruleset, values: &Values, answer: impl Fn(&str) -> Vec<u8>) -> Seen {
+    read_with(ruleset, values, |request| match request.name.as_str() {
+        "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+        // Sets are too large to be read whole, unless a test says otherwise.
+        name if is_whole(name) => Reading::Failed(Failure::too_large(64 << 10, "bytes")),
+        name => Reading::Ok(answer(name)),
+    })
 }
 
-fn names(capture: &Capture) -> Vec<&str> {
-    let whole = |name: &&str| !name.ends_with("-elements") && !name.ends_with("-list");
-    capture.answers.keys().filter_map(|name| name.strip_prefix("netlink/")).filter(whole).collect()
+/// The same, whatever is asked.
+fn read_with(ruleset: &Ruleset, values: &Values, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
+    let mut requests = Vec::new();
+    let play = |request: &Request| {
+        if matches!(request.question, Asked::Netlink(_)) {
+            requests.push(request.clone());
+        }
+        answer(request)
+    };
+    let ((nftables, ipsets), sources) = played(play, |node| {
+        let nftables = read_nftables(node, "netfilter/nft-2", GENERATION, ruleset, values);
+        (nftables, read_ipsets(node, &Lookups::of([ruleset]), values))
+    });
+    let states = sources.statuses(&Collector::ALL.iter().copied().collect(), |_| None);
+    let states = states.into_iter().map(|status| (status.source, (status.state, status.detail))).collect();
+    let sets = nftables.sets.clone().into_iter().chain(ipsets).collect();
+    Seen { sets, requests, nftables, states }
 }
 
 /// A refusal, acknowledged as the kernel does it.
@@ -167,19 +205,29 @@ fn values_keep_the_order_in_which_they_appear() {
     assert_eq!(found.peers, ["192.0.2.30", "192.0.2.20"].map(ip), "not sorted");
     assert_eq!(found.ports, [8472, 4789]);
     assert_eq!(found.devices, [(7, "flannel.1".to_owned()), (2, "eth0".to_owned())]);
-    assert!(Values::of(&links[..2], &addresses).is_empty(), "no tunnel, nothing to ask");
+    assert_eq!(Values::of(&links[..2], &addresses), Values::default(), "no tunnel, nothing to ask");
     let mut down = links;
     down[2].up = false;
-    assert!(Values::of(&down, &addresses).is_empty());
-    assert!(Values::default().is_empty(), "nothing is known yet");
+    assert_eq!(Values::of(&down, &addresses), Values::default());
 }
 
 #[test]
-fn without_values_nothing_is_asked() {
+fn without_values_no_value_is_asked_about() {
     let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source]), in_ipset(0, &[End::Source])]);
-    assert_eq!(requests(&test_capture(), "nft-1", &rules, &Values::default()), []);
-    let (sets, problems) = read(&test_capture(), &rules, &Values::default());
-    assert!(sets.is_empty() && problems.failed.is_empty() && problems.set.is_empty());
+    let answer = |name: &str| if name.contains("ipset") { nodes(name) } else { plain(name) };
+    let seen = read(&rules, &Values::default(), answer);
+    let whole = [
+        "nft-2/set-0-header",
+        "nft-2/set-0-elements",
+        "ipset/protocol",
+        "ipset/0-name",
+        "ipset/0-header",
+        "ipset/0-list",
+    ];
+    assert_eq!(seen.all_names(), whole);
+    assert!(seen.sets.len() == 2 && seen.sets.values().all(|set| set.members.is_empty()) && seen.is_all_right());
+    let nothing = read(&ruleset(&[]), &values(&["192.0.2.1"], &[]), |name| panic!("nobody should ask {name}"));
+    assert!(nothing.sets.is_empty() && nothing.is_all_right() && !nothing.nftables.asked);
 }
 
 fn plain(name: &str) -> Vec<u8> {
@@ -200,28 +248,34 @@ fn a_set_is_asked_for_its_header_and_then_value_by_value() {
         look_up("other", &[Field::Other("dscp".into())]),
     ]);
     let values = values(&["192.0.2.1"], &["192.0.2.9", "2001:db8::9"]);
-    let capture = converse(&rules, &values, plain);
-    let expected = ["nft-1/set-0-catch-all", "nft-1/set-0-element-0", "nft-1/set-0-element-1", "nft-1/set-0-header"];
-    assert_eq!(names(&capture), expected, "both ends are asked about once, other fields not at all");
-    let (sets, problems) = read(&capture, &rules, &values);
+    let seen = read(&rules, &values, plain);
+    let expected = ["nft-2/set-0-header", "nft-2/set-0-catch-all", "nft-2/set-0-element-0", "nft-2/set-0-element-1"];
+    assert_eq!(seen.names(), expected, "both ends are asked about once, other fields not at all");
     let members = [(key("192.0.2.1"), Reading::Ok(true)), (key("192.0.2.9"), Reading::Ok(false))].into();
-    let found =
-        Set { name: "plain".into(), kind: "4 bytes".into(), stable: true, members, elements: None, verdicts: vec![] };
-    assert_eq!(sets, [(set("plain"), found)].into());
-    assert_eq!(failure(&problems, Source::Nftables), "");
+    let found = Set {
+        name: "plain".into(),
+        kind: "4 bytes".into(),
+        stable: true,
+        members,
+        elements: Reading::Failed(Failure::too_large(64 << 10, "bytes")),
+        verdicts: vec![],
+    };
+    assert_eq!(seen.sets, [(set("plain"), found)].into());
+    assert_eq!(seen.failure(Source::Nftables), "");
+    let nftables = &seen.nftables;
+    assert_eq!((nftables.asked, nftables.torn, nftables.failed), (true, false, false));
 }
 
 #[test]
 fn requests_are_those_that_the_kernel_echoed() {
     let body = |request: &Request| match &request.question {
-        crate::capture::Question::Netlink(request) if request.ack => request.body.clone(),
+        Asked::Netlink(request) if request.ack => request.body.clone(),
         other => panic!("{other:?}"),
     };
     let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source]), in_ipset(0, &[End::Source])]);
     let values = values(&["192.0.2.9"], &["198.51.100.1"]);
-    let capture = converse(&rules, &values, |name| if name.contains("ipset") { nodes(name) } else { plain(name) });
-    let all = requests(&capture, "nft-1", &rules, &values);
-    let sent = |name: &str| body(all.iter().find(|request| request.name.ends_with(name)).unwrap());
+    let seen = read(&rules, &values, |name| if name.contains("ipset") { nodes(name) } else { plain(name) });
+    let sent = |name: &str| body(seen.requests.iter().find(|request| request.name.ends_with(name)).unwrap());
     assert_eq!(sent("set-0-element-0"), hex(PLAIN_9)[36..]);
     assert_eq!(sent("set-0-catch-all"), hex(NO_CATCH_ALL)[36..]);
     assert_eq!(sent("ipset/0-test-s-1"), hex(OUT)[36..]);
@@ -233,8 +287,9 @@ fn a_catch_all_element_makes_every_value_a_member() {
     let values = values(&["192.0.2.1"], &["192.0.2.9"]);
     let any = |name: &str| if name.ends_with("catch-all") { hex(ANY) } else { plain(name) };
     let members = |answer: &dyn Fn(&str) -> Vec<u8>| {
-        let (sets, problems) = read(&converse(&rules, &values, answer), &rules, &values);
-        (sets[&set("plain")].members[&key("192.0.2.9")].clone(), failure(&problems, Source::Nftables))
+        let seen = read(&rules, &values, answer);
+        let found = seen.sets[&set("plain")].members[&key("192.0.2.9")].clone();
+        (found, seen.failure(Source::Nftables).to_owned())
     };
     assert_eq!(members(&any).0, Reading::Ok(true));
     let old = |name: &str| if name.ends_with("catch-all") { refusal(22) } else { plain(name) };
@@ -248,25 +303,27 @@ fn a_catch_all_element_makes_every_value_a_member() {
 fn a_set_that_is_not_there_has_no_members_and_no_strangers() {
     let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source])]);
     let values = values(&["192.0.2.1"], &[]);
-    let capture = converse(&rules, &values, |_| hex(NO_SET));
-    assert_eq!(names(&capture), ["nft-1/set-0-header"]);
-    let (sets, problems) = read(&capture, &rules, &values);
-    assert!(sets.is_empty());
-    assert_eq!(failure(&problems, Source::Nftables), "nf_tables set: the kernel answered errno 2 (ENOENT)");
-    let capture = converse(&rules, &values, |_| hex(RANGES));
-    assert!(failure(&read(&capture, &rules, &values).1, Source::Nftables).contains("another set"));
+    let seen = read(&rules, &values, |_| hex(NO_SET));
+    assert_eq!(seen.names(), ["nft-2/set-0-header"]);
+    let set = seen.sets.values().next().expect("it says why it was not read");
+    assert!(seen.nftables.failed && set.members.is_empty() && set.elements.failure().is_some());
+    let why = "netlink/netfilter/nft-2/set-0-header: the kernel answered errno 2 (ENOENT)";
+    assert_eq!(seen.failure(Source::Nftables), why);
+    let seen = read(&rules, &values, |_| hex(RANGES));
+    assert!(seen.failure(Source::Nftables).contains("another set"));
 }
 
 #[test]
 fn a_key_of_another_length_is_not_asked() {
     let rules = ruleset(&[look_up("plain", &[Field::DestinationPort])]);
     let values = values(&["192.0.2.1"], &[]);
-    let capture = converse(&rules, &values, |_| hex(PLAIN));
-    let (sets, _) = read(&capture, &rules, &values);
-    assert_eq!((names(&capture), sets[&set("plain")].members.len()), (vec!["nft-1/set-0-header"], 0));
+    let seen = read(&rules, &values, |_| hex(PLAIN));
+    let set = &seen.sets[&set("plain")];
+    assert_eq!((seen.all_names(), set.members.len()), (vec!["nft-2/set-0-header"], 0));
+    assert!(matches!(set.elements.failure(), Some(Failure::Unsupported(_))), "{:?}", set.elements);
     let ranges = ruleset(&[look_up("ranges", &[Field::InputIndex])]);
-    let capture = converse(&ranges, &values, |_| hex(RANGES));
-    assert_eq!(names(&capture).len(), 1, "the rule turns the index round before it looks it up");
+    let seen = read(&ranges, &values, |_| hex(RANGES));
+    assert_eq!(seen.all_names().len(), 1, "the rule turns the index round before it looks it up");
 }
 
 #[test]
@@ -275,8 +332,7 @@ fn too_many_combinations_are_not_asked() {
     assert_eq!(combinations(&[vec![0; 1000], vec![0; 1000]]).len(), MAX_QUESTIONS + 1);
     assert!(combinations::<u8>(&[]).is_empty() && combinations(&[vec![1], vec![]]).is_empty());
     let mut budget = Budget { left: 3, cut: false };
-    let question =
-        || Question { key: vec![], request: Request::file(Source::Ipset, crate::capture::Root::Procfs, "x") };
+    let question = || Question { key: vec![], request: Request::file(Source::Ipset, Root::Procfs, "x") };
     assert_eq!(within(&mut budget, vec![question(), question()]).len(), 2);
     assert_eq!(within(&mut budget, vec![question(), question()]).len(), 1);
     assert_eq!((budget.left, budget.cut), (0, true));
@@ -285,14 +341,32 @@ fn too_many_combinations_are_not_asked() {
 #[test]
 fn more_sets_than_the_limit_are_not_asked() {
     let matches: Vec<Match> = (0..MAX_SETS + 1).map(|at| look_up(&format!("s{at}"), &[Field::Ipv4Source])).collect();
-    assert_eq!(requests(&test_capture(), "nft-1", &ruleset(&matches), &values(&["192.0.2.1"], &[])).len(), MAX_SETS);
+    let values = values(&["192.0.2.1"], &[]);
+    let all = |matches: &[Match]| {
+        read_with(&ruleset(matches), &values, |request| match &request.question {
+            Asked::Netlink(question) if request.name.ends_with("-header") => {
+                let asked = crate::wire::Attributes::after(&question.body, NFGENMSG, "request").unwrap();
+                Reading::Ok(header(&asked.name(2).unwrap(), 0, 4))
+            }
+            _ => elements([]),
+        })
+    };
+    let seen = all(&matches);
+    assert_eq!(seen.names().len(), MAX_SETS);
+    assert_eq!(seen.sets.len(), MAX_SETS);
+    assert!(
+        seen.failure(Source::Nftables).starts_with("there are more than 512 sets"),
+        "{}",
+        seen.failure(Source::Nftables)
+    );
+    assert!(all(&matches[1..]).is_all_right());
 }
 
 #[test]
 fn keys_are_what_fields_hold() {
-    assert_eq!(crate::snapshot::netfilter::name_key("eth0"), Some(u128::from(u32::from_be_bytes(*b"eth0")) << 96));
-    assert_eq!(crate::snapshot::netfilter::name_key("et\\x01"), None);
-    assert_eq!(crate::snapshot::netfilter::name_key("sixteen-bytes-it"), None);
+    assert_eq!(name_key("eth0"), Some(u128::from(u32::from_be_bytes(*b"eth0")) << 96));
+    assert_eq!(name_key("et\\x01"), None);
+    assert_eq!(name_key("sixteen-bytes-it"), None);
     assert_eq!(values::port_key(17, 8472), 0x11_2118);
 }
 
@@ -307,19 +381,131 @@ fn answers_cut_anywhere_are_failures() {
         _ if name.contains("ipset") => nodes(name),
         _ => plain(name),
     };
-    let capture = converse(&rules, &values, whole);
-    let (good, problems) = read(&capture, &rules, &values);
-    assert!(problems.failed.is_empty() && good.len() == 2);
-    for (name, answer) in &capture.answers {
-        let Some(bytes) = answer.ok().filter(|_| name.starts_with("netlink/")) else { continue };
+    let good = read(&rules, &values, whole);
+    assert!(good.is_all_right() && good.sets.len() == 2);
+    for asked in good.requests.iter().filter(|request| !is_whole(&request.name)) {
+        let bytes = whole(&asked.name);
         for cut in 0..bytes.len() {
-            let mut capture = capture.clone();
-            capture.answers.insert(name.clone(), Reading::Ok(bytes[..cut].to_vec()));
-            let (_, problems) = read(&capture, &rules, &values);
-            assert!(!problems.failed.is_empty(), "{name} cut at {cut}");
-            let _ = requests(&capture, "nft-1", &rules, &values);
+            let answer = |name: &str| if name == asked.name { bytes[..cut].to_vec() } else { whole(name) };
+            let seen = read(&rules, &values, answer);
+            assert!(!seen.failure(asked.source).is_empty(), "{} cut at {cut}", asked.name);
+            for (id, set) in &seen.sets {
+                let known = &good.sets[id].members;
+                let is_same =
+                    |(key, found): (&Vec<u128>, &Reading<bool>)| *found == known[key] || found.failure().is_some();
+                assert!(set.members.iter().all(is_same), "{} cut at {cut}", asked.name);
+            }
         }
     }
+}
+
+/// What is not known whole is asked about value by value, and nothing of the list is left.
+#[test]
+fn lists_of_elements_cut_anywhere_are_no_lists() {
+    let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source]), in_ipset(0, &[End::Source])]);
+    let values = values(&["192.0.2.1"], &["192.0.2.9"]);
+    let list = elements([element(&[192, 0, 2, 1], &[]), element(&[192, 0, 2, 2], &[])]).ok().unwrap().clone();
+    let nodes_list = ipset::list_of_nodes();
+    let small = |name: &str| match name {
+        name if name.ends_with("-elements") => list.clone(),
+        name if name.ends_with("-list") => nodes_list.clone(),
+        "netlink/netfilter/ipset/0-test-s-1" => hex(OUT),
+        name if name.contains("ipset") => nodes(name),
+        name => plain(name),
+    };
+    let answer = |cut: Option<(&str, usize)>| {
+        read_with(&rules, &values, |request| match (request.name.as_str(), cut) {
+            ("procfs/modules", _) => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+            (name, Some((end, cut))) if name.ends_with(end) => Reading::Ok(small(name)[..cut].to_vec()),
+            (name, _) => Reading::Ok(small(name)),
+        })
+    };
+    let good = answer(None);
+    assert!(good.is_all_right() && good.sets.values().all(|set| set.elements.ok().is_some() && set.members.is_empty()));
+    assert_eq!(good.sets[&set("plain")].elements.ok().map(Vec::len), Some(2));
+    for (end, whole, id) in [("-elements", &list, set("plain")), ("-list", &nodes_list, SetId::Ipset(0))] {
+        for cut in 0..whole.len() {
+            let seen = answer(Some((end, cut)));
+            let set = &seen.sets[&id];
+            assert!(set.elements.failure().is_some() && set.members.len() == 2, "{end} cut at {cut}: {set:?}");
+            assert_eq!(set.members[&key("192.0.2.1")], Reading::Ok(true));
+            assert!(seen.sets.iter().all(|(other, set)| *other == id || *set == good.sets[other]));
+        }
+    }
+}
+
+/// Nobody can be asked about single marks or states.
+#[test]
+fn a_list_that_is_cut_is_a_failure_of_the_source_if_there_is_no_value_to_ask_about() {
+    let rules = ruleset(&[look_up("marks", &[Field::Mark])]);
+    let all = |whole: Answer| {
+        read_with(&rules, &values(&["192.0.2.1"], &[]), move |request| match request.name.ends_with("-header") {
+            true => Reading::Ok(header("marks", 0, 4)),
+            false => whole.clone(),
+        })
+    };
+    let list = elements([element(&1u32.to_ne_bytes(), &[])]);
+    let seen = all(list.clone());
+    assert_eq!(seen.sets[&set("marks")].elements, Reading::Ok(vec![vec![(1, 1)]]));
+    let cut = all(list.map(|mut bytes| bytes.split_off(0).into_iter().take(40).collect()));
+    assert!(cut.sets[&set("marks")].elements.failure().is_some());
+    assert!(!cut.failure(Source::Nftables).is_empty());
+    let large = all(Reading::Failed(Failure::too_large(MAX_ELEMENTS, "bytes")));
+    assert!(large.sets[&set("marks")].elements.failure().is_some());
+    assert!(large.is_all_right() && !large.nftables.failed, "that it is large is understood, and stays so");
+}
+
+#[test]
+fn elements_of_another_generation_are_torn() {
+    let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source])]);
+    let values = values(&["192.0.2.1"], &[]);
+    let stamped = |mut bytes: Vec<u8>| {
+        bytes[19] = 3;
+        bytes
+    };
+    for late in ["-header", "-elements"] {
+        let seen = read_with(&rules, &values, |request| {
+            let answer = if is_whole(&request.name) {
+                elements([element(&[192, 0, 2, 1], &[])])
+            } else {
+                Reading::Ok(plain(&request.name))
+            };
+            answer.map(|bytes| if request.name.ends_with(late) { stamped(bytes) } else { bytes })
+        });
+        assert!(seen.nftables.torn && seen.nftables.failed, "{late}");
+    }
+}
+
+/// One of the elements of a set: key, and what `fill` adds.
+fn element(key: &[u8], rest: &[u8]) -> Vec<u8> {
+    let mut body = vec![2, 0, 0, GENERATION as u8];
+    put_nested(&mut body, 3, |list| {
+        put_nested(list, 1, |element| {
+            put_nested(element, 1, |data| put(data, 1, key));
+            element.extend(rest);
+        });
+    });
+    framed(0xa0c, &body)
+}
+
+fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(16 + body.len()).unwrap();
+    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &2u16.to_ne_bytes(), &[0; 8], body].concat()
+}
+
+/// A dump of them.
+fn elements(all: impl IntoIterator<Item = Vec<u8>>) -> Answer {
+    let end = framed(NLMSG_DONE, &[0; 4]);
+    Reading::Ok(all.into_iter().chain([end]).collect::<Vec<_>>().concat())
+}
+
+/// A set of table `t`, acknowledged.
+fn header(name: &str, flags: u32, key_length: u32) -> Vec<u8> {
+    let mut body = vec![2, 0, 0, GENERATION as u8];
+    put(&mut body, 2, &[name.as_bytes(), &[0]].concat());
+    put(&mut body, 3, &flags.to_be_bytes());
+    put(&mut body, 5, &key_length.to_be_bytes());
+    [framed(0xa09, &body), hex(IN)].concat()
 }
 
 #[test]
@@ -338,7 +524,14 @@ fn random_bytes_never_panic() {
         let at = at % damaged.len();
         damaged[at] = byte;
         for answer in [&noise, &damaged] {
-            read(&converse(&rules, &values, |_| answer.clone()), &rules, &values);
+            read(&rules, &values, |_| answer.clone());
+            read_with(&rules, &values, |request| match request.name.as_str() {
+                "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+                name if is_whole(name) => Reading::Ok(answer.clone()),
+                name if name.contains("ipset/0-") || name.ends_with("protocol") => Reading::Ok(nodes(name)),
+                "netlink/netfilter/nft-2/set-1-header" => Reading::Ok(hex(PAIRS)),
+                _ => Reading::Ok(hex(PLAIN)),
+            });
         }
     });
 }
@@ -346,14 +539,12 @@ fn random_bytes_never_panic() {
 /// Members of `name` among these addresses, with these answers to header and elements.
 fn members(name: &str, fields: &[Field], own: &str, header: &str, element: &[u8]) -> (Vec<Reading<bool>>, String) {
     let rules = ruleset(&[look_up(name, fields)]);
-    let values = values(&[own], &[]);
-    let capture = converse(&rules, &values, |name| match name.rsplit_once('-').map(|(_, what)| what) {
+    let seen = read(&rules, &values(&[own], &[]), |name| match name.rsplit_once('-').map(|(_, what)| what) {
         Some("header") => hex(header),
         Some("all") => hex(NO_CATCH_ALL),
         _ => element.to_vec(),
     });
-    let (sets, problems) = read(&capture, &rules, &values);
-    (sets[&set(name)].members.values().cloned().collect(), failure(&problems, Source::Nftables))
+    (seen.sets[&set(name)].members.values().cloned().collect(), seen.failure(Source::Nftables).to_owned())
 }
 
 #[test]
@@ -394,17 +585,84 @@ fn a_set_that_cannot_have_changed_is_not_asked_again() {
         kind: "4 bytes".into(),
         stable: true,
         members: known,
-        elements: None,
+        elements: Reading::Failed(Failure::too_large(64 << 10, "bytes")),
         verdicts: vec![],
     };
     rules.sets.insert(set("plain"), found.clone());
-    let capture = test_capture();
-    assert_eq!(requests(&capture, "nft-1", &rules, &values), []);
-    let sets = decode(&capture, "nft-1", &rules, &values, &mut Problems::default());
-    assert_eq!(sets[&set("plain")], found);
+    let seen = read(&rules, &values, |name| panic!("nobody should ask {name}"));
+    assert_eq!((seen.requests.len(), seen.nftables.asked), (0, false));
+    assert_eq!(seen.sets[&set("plain")], found);
     let more = self::values(&["192.0.2.1", "192.0.2.2"], &[]);
-    assert!(!requests(&capture, "nft-1", &rules, &more).is_empty(), "another address matters now");
+    let again = read(&rules, &more, plain);
+    assert!(again.nftables.asked && !again.requests.is_empty(), "another address matters now");
     found.stable = false;
     rules.sets.insert(set("plain"), found);
-    assert!(!requests(&capture, "nft-1", &rules, &values).is_empty(), "elements come and go by themselves");
+    assert!(read(&rules, &values, plain).nftables.asked, "elements come and go by themselves");
+}
+
+/// A set with a timeout or one that packets fill is read whole like any other.
+#[test]
+fn sets_are_read_whole_whatever_they_are() {
+    let field = [Field::Ipv4Source];
+    let timeout = |left: u64| {
+        let mut rest = Vec::new();
+        put(&mut rest, 4, &3_600_000u64.to_be_bytes());
+        put(&mut rest, 5, &left.to_be_bytes());
+        rest
+    };
+    let data = |fill: fn(&mut Vec<u8>)| {
+        let mut rest = Vec::new();
+        put_nested(&mut rest, 2, fill);
+        rest
+    };
+    let drop = data(|data| put_nested(data, 2, |verdict| put(verdict, 1, &[0; 4])));
+    let value = data(|data| put(data, 1, &[0, 0, 0, 1]));
+    let (one, two) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+    let range = |address: &str| -> Element { key(address).into_iter().map(|key| (key, key)).collect() };
+    let both = vec![range("192.0.2.1"), range("192.0.2.2")];
+    for (flags, stable, all, expected, verdicts) in [
+        (0u32, true, vec![element(&one, &[]), element(&two, &[])], both.clone(), 0),
+        (0x10, false, vec![element(&one, &timeout(1)), element(&two, &timeout(9))], both.clone(), 0),
+        (0x10, false, vec![element(&one, &timeout(0)), element(&two, &timeout(9))], both[1..].to_vec(), 0),
+        (0x20, false, vec![element(&one, &[])], both[..1].to_vec(), 0),
+        (0x8, true, vec![element(&one, &value), element(&two, &value)], both.clone(), 0),
+        (0x8, true, vec![element(&one, &drop), element(&two, &drop)], both.clone(), 2),
+        (0x8 | 0x10, false, vec![element(&one, &[drop.as_slice(), &timeout(0)].concat())], vec![], 0),
+    ] {
+        let whole = elements(all);
+        let rules = ruleset(&[look_up("one", &field)]);
+        let seen = read_with(&rules, &values(&["192.0.2.9"], &[]), |request| match request.name.ends_with("-header") {
+            true => Reading::Ok(header("one", flags, 4)),
+            false => whole.clone(),
+        });
+        assert_eq!(seen.all_names(), ["nft-2/set-0-header", "nft-2/set-0-elements"], "no value is asked about");
+        let set = &seen.sets[&set("one")];
+        assert_eq!(
+            (set.stable, &set.elements, set.verdicts.len()),
+            (stable, &Reading::Ok(expected), verdicts),
+            "{flags:#x}"
+        );
+        assert!(set.members.is_empty() && seen.is_all_right());
+    }
+    // What a map to objects leads to is not a value.
+    let rules = ruleset(&[look_up("one", &field)]);
+    let seen = read(&rules, &Values::default(), |_| header("one", 0x40 | 0x8, 4));
+    assert_eq!(seen.all_names(), ["nft-2/set-0-header"]);
+}
+
+/// An element with a statement of its own counts for some packets, whichever way it is read.
+#[test]
+fn a_set_with_an_element_that_decides_by_packet_is_asked_about_value_by_value() {
+    let rules = ruleset(&[look_up("slow", &[Field::Ipv4Source])]);
+    let seen = read_with(&rules, &values(&["192.0.2.1"], &[]), |request| match request.name.rsplit_once("set-0-") {
+        Some((_, "header")) => Reading::Ok(header("slow", 0x20, 4)),
+        Some((_, "catch-all")) => Reading::Ok(hex(NO_CATCH_ALL)),
+        Some((_, "elements")) => elements([hex(SLOW_1)[..0x80].to_vec()]),
+        _ => Reading::Ok(hex(SLOW_1)),
+    });
+    let slow = &seen.sets[&set("slow")];
+    assert!(matches!(slow.elements.failure().map(Failure::root), Some(Failure::Unsupported(_))), "{slow:?}");
+    assert!(slow.members[&key("192.0.2.1")].why().contains("limit"), "{slow:?}");
+    assert!(seen.is_all_right(), "that is understood");
+    assert!(!seen.nftables.failed, "and stays so");
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::snapshot::{Address, Link, Reading, Tunnel};
 
 /// Values of one kind that are asked about: the peers of a large cluster. With more the source is a failed one.
-const MAX_VALUES: usize = 1024;
+pub const MAX_VALUES: usize = 1024;
 /// `RT_SCOPE_UNIVERSE`
 const GLOBAL: u8 = 0;
 /// `IPPROTO_UDP`
@@ -54,11 +54,6 @@ impl Values {
         let devices: Vec<(u32, String)> = indices.into_iter().filter_map(device).collect();
         let cut = [own.len(), peers.len(), ports.len(), devices.len()].contains(&MAX_VALUES);
         Self { own, peers, ports, devices, cut }
-    }
-
-    /// Whether nothing matters: no tunnel is up, or not everything is known yet.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
     }
 
     /// Addresses on either end.

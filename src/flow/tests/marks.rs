@@ -5,8 +5,8 @@ use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
 use crate::flow::facts::Way;
 use crate::flow::tunnel::outer_packets;
 use crate::flow::values::Values;
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Set, name_key};
+use crate::snapshot::{Failure, Reading};
 
 #[test]
 fn marks_of_connections_that_came_out_of_the_tunnel_are_restored_on_answers() {
@@ -98,8 +98,14 @@ fn rules_that_put_packets_into_sets_leave_membership_open() {
     let found = |update: &str, member: bool| {
         let mut written = rules(&text(update));
         let members = [(vec![address("192.0.2.10")], Reading::Ok(member))].into();
-        let known =
-            Set { name: "s".into(), kind: "4 bytes".into(), stable: true, members, elements: None, verdicts: vec![] };
+        let known = Set {
+            name: "s".into(),
+            kind: "4 bytes".into(),
+            stable: true,
+            members,
+            elements: Reading::Failed(Failure::not_needed("too many")),
+            verdicts: vec![],
+        };
         written.nftables.sets.insert(language::set("s"), known);
         verdict(&outer_packets(&written.world(), &facts(), &effort()))
     };

@@ -5,7 +5,7 @@ use std::hash::RandomState;
 
 use super::*;
 use crate::capture::Capture;
-use crate::decode::test_capture;
+use crate::decode::testing;
 use crate::redact::{each_message, redact};
 use crate::snapshot::Reading;
 use crate::wire::{put, put_nested};
@@ -56,7 +56,7 @@ const KNOWN: [[u8; 4]; 12] = [
 const KNOWN6: [u8; 16] = [0xfd, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 
 fn capture() -> Capture {
-    let mut capture = test_capture();
+    let mut capture = testing::capture();
     for (name, bytes) in DUMPS {
         capture.answers.insert((*name).into(), Reading::Ok(bytes.to_vec()));
     }

@@ -82,8 +82,6 @@ pub struct Ruleset {
     /// `NFTA_GEN_ID`, which every change of nf_tables moves. `None`: another look at the same generation may find more
     /// or something else.
     pub generation: Option<u32>,
-    /// Why part of the rules is missing, if it is.
-    pub incomplete: Option<String>,
     /// Which base chains the kernel calls, by family and hook.
     pub base_chains: BaseChains,
     /// Devices whose egress chains were read; `None`: no tunnel that is up was seen.
@@ -97,6 +95,8 @@ pub struct Ruleset {
     pub setters: MarkSetters,
     /// Families whose connections are tracked because of a rule in a chain that no hook leads to, or in a dormant table.
     pub tracks: BTreeSet<Family>,
+    /// Families of which it could not be told whether such a rule is there, and why.
+    pub tracking_unread: BTreeMap<Family, String>,
 }
 
 /// Base chains by family and hook. A list that could not be read has no chains that could be taken for all of them.
@@ -232,8 +232,9 @@ pub struct Set {
     pub stable: bool,
     /// Whether values that matter to the verdicts are elements. A value that is not here was not asked about.
     pub members: BTreeMap<Vec<u128>, Reading<bool>>,
-    /// All elements, each with a range for every field; `None`: they are too many to be read, or come and go.
-    pub elements: Option<Vec<Element>>,
+    /// All elements, each with a range for every field. Failed: they are too many to be read, or not understood; then only
+    /// [`Set::members`] tells.
+    pub elements: Reading<Vec<Element>>,
     /// Of a verdict map, the verdict of each element; else empty.
     pub verdicts: Vec<Verdict>,
 }

@@ -18,9 +18,8 @@ pub fn nodes(name: &str) -> Vec<u8> {
 fn an_ipset_is_asked_for_its_name_its_type_and_then_value_by_value() {
     let rules = ruleset(&[in_ipset(0, &[End::Source]), in_ipset(0, &[End::Destination])]);
     let values = values(&["192.0.2.1"], &["2001:db8::9", "198.51.100.1"]);
-    let capture = converse(&rules, &values, nodes);
-    let (sets, problems) = read(&capture, &rules, &values);
-    let found = &sets[&SetId::Ipset(0)];
+    let seen = read(&rules, &values, nodes);
+    let found = &seen.sets[&SetId::Ipset(0)];
     assert_eq!((found.name.as_str(), found.kind.as_str()), ("nodes", "hash:net"));
     let expected = [
         (key("192.0.2.1"), Reading::Ok(true)),
@@ -28,7 +27,8 @@ fn an_ipset_is_asked_for_its_name_its_type_and_then_value_by_value() {
         (key("2001:db8::9"), Reading::Ok(false)),
     ];
     assert_eq!(found.members, expected.into(), "an IPv6 packet is in no IPv4 set, and that is not asked");
-    assert_eq!(failure(&problems, Source::Ipset), "");
+    assert!(matches!(found.elements.failure(), Some(Failure::TooLarge { .. })), "{:?}", found.elements);
+    assert_eq!(seen.failure(Source::Ipset), "");
 }
 
 #[test]
@@ -36,10 +36,10 @@ fn dimensions_are_taken_from_the_ends_that_the_rule_names() {
     let with_type = |kind: &[u8], name: &str| {
         let mut bytes = hex(HEADER);
         let mut rest = Vec::new();
-        wire::put(&mut rest, 1, &[7]);
-        wire::put(&mut rest, 2, b"nodes\0");
-        wire::put(&mut rest, 3, kind);
-        wire::put(&mut rest, 5, &[2]);
+        put(&mut rest, 1, &[7]);
+        put(&mut rest, 2, b"nodes\0");
+        put(&mut rest, 3, kind);
+        put(&mut rest, 5, &[2]);
         let ack = bytes.split_off(0x48);
         bytes.truncate(20);
         bytes.extend(rest);
@@ -50,15 +50,15 @@ fn dimensions_are_taken_from_the_ends_that_the_rule_names() {
     let values = values(&["192.0.2.1"], &["192.0.2.9"]);
     let ask = |kind: &'static [u8], ends: &[End]| {
         let rules = ruleset(&[in_ipset(0, ends)]);
-        let capture = converse(&rules, &values, |name| match name.contains("-test-") {
+        let seen = read(&rules, &values, |name| match name.contains("-test-") {
             true => hex(IN),
             false if name.ends_with("header") => with_type(kind, name),
             false => nodes(name),
         });
-        read(&capture, &rules, &values).0[&SetId::Ipset(0)].members.keys().cloned().collect::<Vec<_>>()
+        seen.sets[&SetId::Ipset(0)].members.keys().cloned().collect::<Vec<_>>()
     };
     use End::{Destination as D, Source as S};
-    let [own, peer] = ["192.0.2.1", "192.0.2.9"].map(|address| crate::snapshot::netfilter::address_key(ip(address)));
+    let [own, peer] = ["192.0.2.1", "192.0.2.9"].map(|address| address_key(ip(address)));
     let port = values::port_key(17, 8472);
     assert_eq!(ask(b"hash:ip,port\0", &[S, D]), [[own, port], [peer, port]]);
     assert_eq!(ask(b"hash:ip,port\0", &[S, S]), [[0u128; 2]; 0], "a source port is anything");
@@ -75,21 +75,21 @@ fn an_ipset_of_an_old_kernel_or_without_a_module_says_why() {
     let values = values(&["192.0.2.1"], &[]);
     let mut old = hex(PROTOCOL);
     old[24] = 6;
-    let capture = converse(&rules, &values, |_| old.clone());
-    assert_eq!(names(&capture), ["netfilter/ipset/protocol"]);
-    let (sets, problems) = read(&capture, &rules, &values);
-    assert!(sets.is_empty() && failure(&problems, Source::Ipset).contains("speaks version 6"));
+    let seen = read(&rules, &values, |_| old.clone());
+    assert_eq!(seen.all_names(), ["ipset/protocol"]);
+    let unread = |sets: &BTreeMap<SetId, Set>| {
+        sets.len() == 1 && sets.values().all(|set| set.members.is_empty() && set.elements.ok().is_none())
+    };
+    assert!(unread(&seen.sets) && seen.failure(Source::Ipset).contains("speaks version 6"));
 
-    let mut missing = test_capture();
-    let signs = ["procfs/modules", "procfs/sys/kernel/osrelease", "procfs/kallsyms"];
-    missing.answers.extend(signs.map(|name| (name.to_owned(), Reading::Ok(Vec::new()))));
-    for name in ["sysfs/module/ip_set.list", "rootfs/lib/modules//modules.builtin"] {
-        missing.answers.insert(name.into(), Reading::Absent("ENOENT".into()));
-    }
-    let asked = requests(&missing, "nft-1", &rules, &values);
-    assert!(asked.iter().all(|request| missing.has(request)), "asking ipset would load it: {asked:?}");
-    let (_, problems) = read(&missing, &rules, &values);
-    assert_eq!(problems.set[&Source::Ipset].0, SourceState::Absent);
+    let missing = read_with(&rules, &values, |request| match request.name.as_str() {
+        "procfs/modules" | "procfs/sys/kernel/osrelease" | "procfs/kallsyms" => Reading::Ok(Vec::new()),
+        "procfs/version" => Reading::Ok(b"Linux version 6.18.0\n".to_vec()),
+        "sysfs/module/ip_set.list" | "rootfs/lib/modules//modules.builtin" => Reading::Absent("ENOENT".into()),
+        name => panic!("asking ipset would load it: {name}"),
+    });
+    assert!(unread(&missing.sets) && missing.requests.is_empty());
+    assert_eq!(missing.states[&Source::Ipset].0, SourceState::Absent);
 }
 
 #[test]
@@ -97,12 +97,62 @@ fn what_ipset_refuses_is_not_called_a_stranger() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
     let values = values(&["192.0.2.1"], &[]);
     for (errno, what) in [(2, "errno 2"), (4097, "errno 4097")] {
-        let capture =
-            converse(&rules, &values, |name| if name.contains("test") { refusal(errno) } else { nodes(name) });
-        let (sets, problems) = read(&capture, &rules, &values);
-        assert!(sets[&SetId::Ipset(0)].members.values().all(|found| matches!(found, Reading::Failed(_))));
-        assert!(failure(&problems, Source::Ipset).contains(what));
+        let seen = read(&rules, &values, |name| if name.contains("test") { refusal(errno) } else { nodes(name) });
+        let members = &seen.sets[&SetId::Ipset(0)].members;
+        assert!(!members.is_empty() && members.values().all(|found| matches!(found, Reading::Failed(_))));
+        assert!(seen.failure(Source::Ipset).contains(what));
     }
-    let capture = converse(&rules, &values, |name| if name.contains("0-name") { hex(NO_NAME) } else { nodes(name) });
-    assert!(read(&capture, &rules, &values).0.is_empty());
+    let seen = read(&rules, &values, |name| if name.contains("0-name") { hex(NO_NAME) } else { nodes(name) });
+    assert!(seen.sets.values().all(|set| set.elements.failure().and_then(Failure::refused) == Some(2)));
+    assert!(seen.failure(Source::Ipset).contains("errno 2"));
+}
+
+/// The whole set `nodes`: what the header says, then its elements.
+pub fn list_of_nodes() -> Vec<u8> {
+    let entry = |network: [u8; 4], length: u8| {
+        let mut body = vec![2, 0, 0, 0];
+        put(&mut body, 1, &[7]);
+        put(&mut body, 2, b"nodes\0");
+        put_nested(&mut body, 8, |all| {
+            put_nested(all, 7, |data| {
+                put_nested(data, 1, |address| put(address, 1, &network));
+                put(data, 3, &[length]);
+            });
+        });
+        framed(0x607, &body)
+    };
+    [entry([192, 0, 2, 0], 24), entry([10, 0, 0, 0], 8), framed(NLMSG_DONE, &[0; 4])].concat()
+}
+
+#[test]
+fn a_small_ipset_is_read_whole_and_again_each_time() {
+    let rules = ruleset(&[in_ipset(0, &[End::Source])]);
+    let seen = read_with(&rules, &values(&["192.0.2.1"], &[]), |request| match request.name.as_str() {
+        "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+        name if is_whole(name) => Reading::Ok(list_of_nodes()),
+        name => Reading::Ok(nodes(name)),
+    });
+    assert_eq!(seen.all_names(), ["ipset/protocol", "ipset/0-name", "ipset/0-header", "ipset/0-list"]);
+    let [first, last] = ["192.0.2.0", "192.0.2.255"].map(|address| address_key(ip(address)));
+    let [lowest, highest] = ["10.0.0.0", "10.255.255.255"].map(|address| address_key(ip(address)));
+    let found = &seen.sets[&SetId::Ipset(0)];
+    assert_eq!(found.elements, Reading::Ok(vec![vec![(first, last)], vec![(lowest, highest)]]));
+    assert!(!found.stable && found.members.is_empty() && seen.is_all_right());
+}
+
+/// An address that packets of another family have is in no set; nobody can be asked about a source port.
+#[test]
+fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
+    let rules = ruleset(&[in_ipset(0, &[End::Source])]);
+    let seen = |whole: Answer| {
+        read_with(&rules, &Values::default(), move |request| match request.name.as_str() {
+            "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+            name if is_whole(name) => whole.clone(),
+            name => Reading::Ok(nodes(name)),
+        })
+    };
+    let cut = seen(Reading::Ok(list_of_nodes()[..40].to_vec()));
+    assert!(cut.sets[&SetId::Ipset(0)].elements.failure().is_some());
+    assert!(!cut.failure(Source::Ipset).is_empty());
+    assert!(seen(Reading::Failed(Failure::too_large(MAX_ELEMENTS, "bytes"))).is_all_right());
 }

@@ -1,0 +1,181 @@
+//! The only door to the node.
+
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use super::{NetlinkRequest, Request};
+use crate::snapshot::{Failure, Reading, Unanswered};
+use crate::wire::{self, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
+
+/// What a taker wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// The rest of the answer.
+    More,
+    /// Nothing: whatever else the kernel has to say is not listened to.
+    Enough,
+}
+
+/// Asks the node: the running kernel, a saved capture, or a test's idea of one.
+///
+/// *Contract*: `take` gets the answer part by part, byte for byte: a file, a directory's names, a link's target and a
+/// legacy table as a whole; of netlink one message at a time with its header, the last one (`NLMSG_DONE`,
+/// `NLMSG_ERROR`) included. `Ok` means that the answer came to its end or that `take` had enough. With any other reading
+/// whatever `take` has built is no answer, not even a part of one.
+///
+/// *Convention*: the same request may be asked again; the latest answer is the one that a recorder keeps.
+///
+/// *Why not a future, or a list of requests*: what to ask next depends on the answers, and a reader that says so top to
+/// bottom is the only place where that can be read.
+pub trait Ask {
+    /// Asks one request.
+    fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()>;
+}
+
+/// Where the answer to a netlink request ends: the same for a socket and for a capture.
+#[derive(Debug)]
+pub struct Framing {
+    /// Every message is followed by another until `NLMSG_DONE`.
+    dump: bool,
+    /// An acknowledgement follows.
+    ack: bool,
+    limit: usize,
+    size: usize,
+}
+
+impl Framing {
+    /// Before the first message.
+    pub fn new(request: &NetlinkRequest) -> Self {
+        Self { dump: request.dump, ack: request.ack, limit: request.limit, size: 0 }
+    }
+
+    /// Hands on one message, header included. `Break`: how the answer ended.
+    pub fn message(
+        &mut self,
+        bytes: &[u8],
+        take: &mut dyn FnMut(&[u8]) -> Take,
+    ) -> ControlFlow<Result<Reading<()>, Failure>> {
+        let message = match wire::message(bytes) {
+            Ok((message, _)) => message,
+            Err(failure) => return Break(Err(failure)),
+        };
+        self.size += bytes.len().next_multiple_of(4);
+        if self.size > self.limit {
+            return Break(Err(Failure::too_large(self.limit, "bytes")));
+        }
+        if message.flags & NLM_F_DUMP_INTR != 0 {
+            return Break(Err(Failure::Changed { readings: 1 }));
+        }
+        if matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) {
+            take(bytes);
+            if self.dump && !self.ack && message.kind == NLMSG_ERROR && message.errno() == Ok(0) {
+                return Break(Err(Failure::unexpected("an acknowledgement instead of the dump's end")));
+            }
+            return Break(message.errno().map(refused));
+        }
+        if take(bytes) == Take::Enough || !self.dump && !self.ack && message.flags & NLM_F_MULTI == 0 {
+            return Break(Ok(Reading::Ok(())));
+        }
+        Continue(())
+    }
+
+    /// The messages of a whole answer, as a capture has it.
+    pub fn whole(mut self, mut bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+        while !bytes.is_empty() {
+            let (first, rest) = match wire::split_message(bytes) {
+                Ok(split) => split,
+                Err(failure) => return Reading::Failed(failure),
+            };
+            match self.message(first, take) {
+                Continue(()) => bytes = rest,
+                Break(Ok(reading)) => return reading,
+                Break(Err(failure)) => return Reading::Failed(failure),
+            }
+        }
+        Reading::Failed(Failure::NotAnswered(Unanswered::Cut))
+    }
+}
+
+/// What an errno means that the kernel itself answered with; 0 is success.
+fn refused(errno: i32) -> Reading<()> {
+    const EPERM: i32 = 1;
+    const EACCES: i32 = 13;
+    match errno {
+        0 => Reading::Ok(()),
+        EPERM | EACCES => Reading::Denied(NET_ADMIN_MISSING.into()),
+        errno => Reading::Failed(Failure::Refused(errno)),
+    }
+}
+
+/// What is missing where netfilter or a socket refuses for lack of permission.
+pub const NET_ADMIN_MISSING: &str = "CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::{NetlinkFamily, Question};
+    use crate::snapshot::Source;
+
+    fn request(dump: bool) -> NetlinkRequest {
+        let request = Request::netlink(Source::Rtnetlink, "x", NetlinkFamily::Route, 18, dump, Vec::new());
+        match request.question {
+            Question::Netlink(request) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + body.len()).unwrap();
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8], body].concat()
+    }
+
+    fn read(request: NetlinkRequest, bytes: &[u8]) -> (usize, Reading<()>) {
+        let mut seen = 0;
+        let reading = Framing::new(&request).whole(bytes, &mut |_| {
+            seen += 1;
+            Take::More
+        });
+        (seen, reading)
+    }
+
+    #[test]
+    fn a_dump_ends_in_its_end_and_nowhere_else() {
+        let entry = message(16, NLM_F_MULTI, &[0; 8]);
+        let end = message(NLMSG_DONE, NLM_F_MULTI, &0i32.to_ne_bytes());
+        let all = [entry.clone(), entry.clone(), end].concat();
+        assert_eq!(read(request(true), &all), (3, Reading::Ok(())));
+        for cut in 0..all.len() {
+            assert!(matches!(read(request(true), &all[..cut]).1, Reading::Failed(_)), "cut at {cut}");
+        }
+        let busy = [entry.clone(), message(NLMSG_DONE, NLM_F_MULTI, &(-16i32).to_ne_bytes())].concat();
+        assert_eq!(read(request(true), &busy).1, Reading::Failed(Failure::Refused(16)));
+        let torn = [message(16, NLM_F_MULTI | NLM_F_DUMP_INTR, &[0; 8]), busy].concat();
+        assert_eq!(read(request(true), &torn).1, Reading::Failed(Failure::Changed { readings: 1 }));
+    }
+
+    #[test]
+    fn one_message_is_enough_without_a_dump() {
+        let answer = message(16, 0, &[0; 8]);
+        assert_eq!(read(request(false), &answer), (1, Reading::Ok(())));
+        let refused = |errno: i32| read(request(false), &message(NLMSG_ERROR, 0, &(-errno).to_ne_bytes())).1;
+        assert_eq!(refused(1), Reading::Denied(NET_ADMIN_MISSING.into()));
+        assert_eq!(refused(2), Reading::Failed(Failure::Refused(2)));
+        let acknowledged = NetlinkRequest { ack: true, ..request(false) };
+        assert!(matches!(read(acknowledged.clone(), &answer).1, Reading::Failed(Failure::NotAnswered(_))));
+        let acknowledgement = message(NLMSG_ERROR, 0, &[0; 20]);
+        assert_eq!(read(acknowledged, &[answer, acknowledgement].concat()), (2, Reading::Ok(())));
+    }
+
+    #[test]
+    fn who_has_enough_needs_no_end_and_a_limit_is_a_failure() {
+        let entry = message(16, NLM_F_MULTI, &[0; 8]);
+        let two = [entry.clone(), entry].concat();
+        assert_eq!(Framing::new(&request(true)).whole(&two, &mut |_| Take::Enough), Reading::Ok(()));
+        let small = NetlinkRequest { limit: 40, ..request(true) };
+        assert_eq!(read(small, &two).1, Reading::Failed(Failure::too_large(40, "bytes")));
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        proptest::proptest!(|(bytes: Vec<u8>, dump: bool)| { let _ = read(request(dump), &bytes); });
+    }
+}

@@ -1,0 +1,73 @@
+//! Keeps what a node is asked and what it answers.
+
+use super::{Answer, Ask, Question, Request, Take};
+use crate::snapshot::Reading;
+use crate::wire::{self, NLMSG_DONE, NLMSG_ERROR};
+
+/// Asks another, and hands on each answer with the name of its request. Of a request that is asked again the latest counts.
+pub struct Recorder<A, K> {
+    inner: A,
+    keep: K,
+}
+
+impl<A: Ask, K: FnMut(String, Answer)> Recorder<A, K> {
+    /// Whoever keeps answers has those that there are, also when the next one never comes.
+    pub fn new(inner: A, keep: K) -> Self {
+        Self { inner, keep }
+    }
+}
+
+impl<A: Ask, K: FnMut(String, Answer)> Ask for Recorder<A, K> {
+    fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+        let mut bytes = Vec::new();
+        let mut ended = false;
+        let is_netlink = matches!(request.question, Question::Netlink(_));
+        let reading = self.inner.ask(request, &mut |part| {
+            bytes.extend_from_slice(part);
+            if is_netlink {
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+                ended = wire::message(part).is_ok_and(|(part, _)| matches!(part.kind, NLMSG_DONE | NLMSG_ERROR));
+            }
+            take(part)
+        });
+        // The kernel's refusal is its answer.
+        let answer = if ended { Reading::Ok(bytes) } else { reading.as_ref().map(|()| bytes) };
+        (self.keep)(request.name.clone(), answer);
+        reading
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::capture::{Capture, NetlinkFamily, Replay, Root};
+    use crate::snapshot::{Failure, Source, SystemCall};
+
+    #[test]
+    fn a_replay_answers_as_what_was_recorded_did() {
+        let file = Request::file(Source::Kernel, Root::Procfs, "version");
+        let gone = Request::file(Source::Kernel, Root::Procfs, "gone");
+        let refused = Request::netlink(Source::Nftables, "refused", NetlinkFamily::Netfilter, 1, true, Vec::new());
+        let lost = Request::netlink(Source::Nftables, "lost", NetlinkFamily::Netfilter, 1, true, Vec::new());
+        let errno = [&20u32.to_ne_bytes()[..], &[2, 0, 0, 0], &[0; 8], &(-2i32).to_ne_bytes()].concat();
+        let mut first = crate::decode::testing::capture();
+        let failure = Failure::SystemCall { call: SystemCall::Receive, errno: 105 };
+        first.answers = BTreeMap::from([
+            (file.name.clone(), Reading::Ok(b"Linux\n".to_vec())),
+            (gone.name.clone(), Reading::Absent("ENOENT".into())),
+            (refused.name.clone(), Reading::Ok(errno)),
+            (lost.name.clone(), Reading::Failed(failure)),
+        ]);
+        let mut answers = BTreeMap::new();
+        let all = [file, gone, refused, lost];
+        let mut recorder = Recorder::new(Replay::new(&first), |name, answer| drop(answers.insert(name, answer)));
+        let readings = all.each_ref().map(|request| recorder.ask(request, &mut |_| Take::More));
+        assert_eq!(answers, first.answers);
+        assert_eq!(readings[2].failure().and_then(Failure::refused), Some(2));
+        let second = Capture { answers, ..first.clone() };
+        let again = all.each_ref().map(|request| Replay::new(&second).ask(request, &mut |_| Take::More));
+        assert_eq!(again, readings);
+    }
+}

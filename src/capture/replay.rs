@@ -1,0 +1,33 @@
+//! A saved capture, asked as the kernel was.
+
+use super::{Ask, Capture, Framing, Question, Request, Take};
+use crate::snapshot::{Failure, Reading, Unanswered};
+
+/// Hands out the answers of a capture. It knows what is missing because a reader asks for it.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    capture: &'a Capture,
+}
+
+impl<'a> Replay<'a> {
+    /// Of this capture.
+    pub fn new(capture: &'a Capture) -> Self {
+        Self { capture }
+    }
+}
+
+impl Ask for Replay<'_> {
+    fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+        match (self.capture.answers.get(&request.name), &request.question) {
+            (None, _) => Reading::Failed(Failure::NotAnswered(Unanswered::NotCaptured)).within(&request.name),
+            (Some(Reading::Ok(bytes)), Question::Netlink(question)) => {
+                Framing::new(question).whole(bytes, take).within(&request.name)
+            }
+            (Some(Reading::Ok(bytes)), _) => {
+                take(bytes);
+                Reading::Ok(())
+            }
+            (Some(other), _) => other.as_ref().map(|_| ()),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What is remembered between readings, so that what stands is not read again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Sources;
+use crate::snapshot::netfilter::Ruleset;
+use crate::snapshot::{Reading, Source};
+
+/// Owned by `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
+/// the reading was not cut.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Answers that hold until the next boot, by request name.
+    pub(super) until_reboot: BTreeMap<String, Reading<Arc<Vec<u8>>>>,
+    /// The rules of nf_tables; they hold while their generation stands.
+    pub(super) nftables: Option<KnownRules>,
+    /// Legacy tables by source.
+    pub(super) tables: BTreeMap<Source, KnownTables>,
+}
+
+/// Rules of nf_tables that were read before.
+#[derive(Clone, Debug)]
+pub(super) struct KnownRules {
+    pub ruleset: Arc<Ruleset>,
+    /// How the sources ended that they come from.
+    pub sources: Sources,
+}
+
+/// Legacy tables that were read before.
+#[derive(Clone, Debug)]
+pub(super) struct KnownTables {
+    /// Their descriptions by the name of the request for them; the rules hold while these stand.
+    pub infos: BTreeMap<String, Vec<u8>>,
+    /// Their rules, without what sets hold.
+    pub ruleset: Arc<Ruleset>,
+}
+
+impl Memory {
+    /// Sources whose legacy tables are remembered, each with something that tells one reading of them from another.
+    pub fn tables(&self) -> impl Iterator<Item = (Source, &Arc<Ruleset>)> {
+        self.tables.iter().map(|(source, known)| (*source, &known.ruleset))
+    }
+
+    /// Forgets the legacy tables of a source: the kernel has no number that every change of theirs moves.
+    pub fn forget_tables(&mut self, source: Source) {
+        self.tables.remove(&source);
+    }
+}

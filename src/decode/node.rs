@@ -1,0 +1,323 @@
+//! The node as a reader sees it: what it asks, what becomes of the sources it asks, and what is remembered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::absence::{self, Absence};
+use super::{Collectors, Memory, Sources};
+use crate::capture::{Answer, Ask, NetlinkFamily, Question, Request, Root, Take};
+use crate::snapshot::{Failure, Reading, Source, SystemCall};
+use crate::wire::{self, Message};
+
+/// How often a dump is asked for that is torn by changes.
+const MAX_READINGS: u32 = 4;
+
+/// One reading of one node.
+pub struct Node<'a> {
+    ask: &'a mut dyn Ask,
+    /// Which collectors are on.
+    pub collectors: &'a Collectors,
+    /// How the sources ended, as far as they were asked.
+    pub sources: Sources,
+    /// What earlier readings left.
+    pub memory: &'a Memory,
+    /// What this one leaves, if it is not cut.
+    pub left: Memory,
+    /// Files that several readers ask for, by request name.
+    shared: BTreeMap<String, Answer>,
+}
+
+impl<'a> Node<'a> {
+    /// Nothing is asked yet.
+    pub fn new(ask: &'a mut dyn Ask, collectors: &'a Collectors, memory: &'a Memory) -> Self {
+        let (sources, left, shared) = (Sources::default(), memory.clone(), BTreeMap::new());
+        Self { ask, collectors, sources, memory, left, shared }
+    }
+
+    /// Asks, without a word about the source: for requests whose failure somebody else judges.
+    pub fn try_ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+        let reading = self.ask.ask(request, take);
+        let socket = match reading.failure().map(Failure::root) {
+            // EPROTONOSUPPORT, ESOCKTNOSUPPORT, EAFNOSUPPORT; any other errno is trouble of the moment.
+            Some(Failure::SystemCall { call: SystemCall::Socket, errno: errno @ (93 | 94 | 97) }) => Some(*errno),
+            _ => None,
+        };
+        match (&request.question, socket, reading) {
+            (Question::Netlink(question), Some(errno), reading) => self.without_socket(question.family, errno, reading),
+            // Nothing but an answer of the kernel's says that, and those are read by whoever asks.
+            (Question::Netlink(_) | Question::Xtables(_), None, Reading::Absent(why)) => {
+                Reading::Failed(Failure::Hidden { witness: None }.within(why))
+            }
+            (_, _, reading) => reading,
+        }
+    }
+
+    /// The kernel lists its own netlink sockets; one that is not there is absent, and one that cannot be opened although
+    /// it is there is forbidden here.
+    fn without_socket(&mut self, family: NetlinkFamily, errno: i32, reading: Reading<()>) -> Reading<()> {
+        let protocol = match family {
+            NetlinkFamily::Route => return reading, // every kernel with a network has it
+            NetlinkFamily::Netfilter => 12,
+            NetlinkFamily::Generic => 16,
+        };
+        let list = Request::file(Source::Kernel, Root::Procfs, "thread-self/net/netlink");
+        let Reading::Ok(list) = self.shared(&list) else { return reading };
+        let list = String::from_utf8_lossy(&list).into_owned();
+        let of_kernel = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            let found: u8 = words.next()?.parse().ok()?;
+            (words.next() == Some("0")).then_some(found)
+        };
+        let listed: Vec<u8> = list.lines().filter_map(of_kernel).collect();
+        if listed.contains(&protocol) {
+            let errno = Failure::Refused(errno);
+            return Reading::Denied(format!(
+                "the kernel has netlink protocol {protocol}, but no socket can be opened here ({errno}): a sandbox does \
+                 that (RestrictAddressFamilies, seccomp)"
+            ));
+        }
+        // Every kernel has NETLINK_ROUTE; it lists by protocol, and NETLINK_GENERIC comes behind the others.
+        if !listed.contains(&0) || !listed.iter().any(|other| *other > protocol) && protocol != 16 {
+            return reading;
+        }
+        Reading::Absent(format!("this kernel has no netlink protocol {protocol} (/proc/net/netlink)"))
+    }
+
+    /// A file, directory or link, or a legacy table; a source that cannot give it has failed.
+    pub fn bytes(&mut self, request: &Request) -> Answer {
+        let answer = self.try_bytes(request);
+        self.note(request, answer)
+    }
+
+    /// The same without a word about the source.
+    pub fn try_bytes(&mut self, request: &Request) -> Answer {
+        let mut bytes = Vec::new();
+        let reading = self.try_ask(request, &mut |part| {
+            bytes.extend_from_slice(part);
+            Take::More
+        });
+        match (reading, &request.question) {
+            // What the kernel writes as text it ends with a line feed. A file of the host's may be as it likes.
+            (Reading::Ok(()), Question::File(Root::Rootfs, _) | Question::Xtables(_)) => Reading::Ok(bytes),
+            (Reading::Ok(()), _) => whole_lines(bytes).within(&request.name),
+            (Reading::Absent(why), Question::Xtables(_) | Question::Netlink(_)) => Reading::Absent(why),
+            (Reading::Absent(why), _) => self.missing(request, why).map(|()| Vec::new()),
+            (other, _) => other.map(|()| Vec::new()),
+        }
+    }
+
+    /// A missing file is a fact only where the table of absences has it, and its witness is there.
+    fn missing(&mut self, request: &Request, why: String) -> Reading<()> {
+        let hidden = || Failure::Hidden { witness: None };
+        match absence::believed(&request.name) {
+            None => Reading::Failed(hidden().within(why)),
+            Some(Absence { witness: None, .. }) => Reading::Absent(why),
+            Some(Absence { witness: Some(witness), .. }) => {
+                match self.shared(&witness_file(request.source, witness)) {
+                    Reading::Ok(_) => Reading::Absent(why),
+                    // No absence of a witness is believed.
+                    other => other.map(|_| ()).within(why),
+                }
+            }
+        }
+    }
+
+    /// The same as [`Node::try_bytes`], asked once a reading.
+    pub fn shared(&mut self, request: &Request) -> Answer {
+        if let Some(answer) = self.shared.get(&request.name) {
+            return answer.clone();
+        }
+        let answer = self.try_bytes(request);
+        self.shared.insert(request.name.clone(), answer.clone());
+        answer
+    }
+
+    /// What cannot change before the next boot, asked until it was answered. What is not there may come.
+    pub fn lasting(&mut self, request: &Request) -> Reading<Arc<Vec<u8>>> {
+        if let Some(known) = self.left.until_reboot.get(&request.name) {
+            return known.clone();
+        }
+        let answer = match &request.question {
+            Question::Netlink(_) => {
+                let mut bytes = Vec::new();
+                let reading = self.try_ask(request, &mut |message| {
+                    bytes.extend_from_slice(message);
+                    bytes.resize(bytes.len().next_multiple_of(4), 0);
+                    Take::More
+                });
+                reading.map(|()| bytes)
+            }
+            _ => self.try_bytes(request),
+        };
+        let answer = answer.map(Arc::new);
+        if answer.ok().is_some() {
+            self.left.until_reboot.insert(request.name.clone(), answer.clone());
+        }
+        answer
+    }
+
+    /// Forgets an answer that could not be understood.
+    pub fn forget(&mut self, request: &Request) {
+        self.left.until_reboot.remove(&request.name);
+    }
+
+    /// A file of lines.
+    pub fn text(&mut self, request: &Request) -> Reading<String> {
+        let text = self.try_text(request);
+        self.note(request, text)
+    }
+
+    /// The same without a word about the source.
+    pub fn try_text(&mut self, request: &Request) -> Reading<String> {
+        self.try_bytes(request).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A file of one line, without its line feed.
+    pub fn line(&mut self, request: &Request) -> Reading<String> {
+        let line = self.try_line(request);
+        self.note(request, line)
+    }
+
+    /// The same without a word about the source.
+    pub fn try_line(&mut self, request: &Request) -> Reading<String> {
+        self.try_text(request).decode(|text| match text.strip_suffix('\n') {
+            Some(line) => Ok(line.to_owned()),
+            None => Err(Failure::unexpected("there is no line in it").within(&request.name)),
+        })
+    }
+
+    /// A file of one line that holds one decimal number, without a word about the source.
+    pub fn try_number(&mut self, request: &Request) -> Reading<u64> {
+        self.try_line(request).decode(|line| {
+            let number = line.trim().parse();
+            number.map_err(|_| Failure::unexpected(format!("{line:?} is not a number")).within(&request.name))
+        })
+    }
+
+    /// What `decode` makes of each message of a dump.
+    pub fn dump<T>(
+        &mut self,
+        request: &Request,
+        decode: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
+    ) -> Reading<Vec<T>> {
+        let all = self.try_dump(request, decode);
+        self.note(request, all)
+    }
+
+    /// The same without a word about the source.
+    pub fn try_dump<T>(
+        &mut self,
+        request: &Request,
+        mut decode: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
+    ) -> Reading<Vec<T>> {
+        self.try_numbered_dump(request, |_, message| decode(message))
+    }
+
+    /// The same, with messages numbered from 1; a dump that was torn by a change begins again at 1.
+    pub fn try_numbered_dump<T>(
+        &mut self,
+        request: &Request,
+        mut decode: impl FnMut(u32, &Message<'_>) -> Result<Option<T>, Failure>,
+    ) -> Reading<Vec<T>> {
+        for readings in 1.. {
+            let (mut all, mut number, mut broken) = (Vec::new(), 0u32, None);
+            let reading = self.try_ask(request, &mut |bytes| {
+                number += 1;
+                let decoded = match wire::message(bytes) {
+                    Ok((message, _)) if message.is_control() => return Take::More,
+                    Ok((message, _)) => decode(number, &message),
+                    Err(failure) => Err(failure),
+                };
+                match decoded {
+                    Ok(found) => all.extend(found),
+                    Err(failure) => {
+                        broken = Some(failure.within(&request.name));
+                        return Take::Enough;
+                    }
+                }
+                Take::More
+            });
+            return match (reading, broken) {
+                (_, Some(failure)) => Reading::Failed(failure),
+                (Reading::Failed(failure), None) if is_change(&failure) && readings < MAX_READINGS => continue,
+                (Reading::Failed(failure), None) if is_change(&failure) => {
+                    Reading::Failed(Failure::Changed { readings }.within(&request.name))
+                }
+                (reading, None) => reading.map(|()| all),
+            };
+        }
+        unreachable!("the last of the readings returns")
+    }
+
+    /// What `decode` makes of the one message that answers a request. `None`: acknowledged without one.
+    pub fn single<T>(
+        &mut self,
+        request: &Request,
+        decode: impl FnOnce(&Message<'_>) -> Result<T, Failure>,
+    ) -> Reading<Option<T>> {
+        let found = self.try_single(request, decode);
+        self.note(request, found)
+    }
+
+    /// The same without a word about the source.
+    pub fn try_single<T>(
+        &mut self,
+        request: &Request,
+        decode: impl FnOnce(&Message<'_>) -> Result<T, Failure>,
+    ) -> Reading<Option<T>> {
+        let mut answer: Option<Vec<u8>> = None;
+        let mut more = false;
+        let reading = self.try_ask(request, &mut |bytes| {
+            if wire::message(bytes).is_ok_and(|(message, _)| !message.is_control()) {
+                more |= answer.replace(bytes.to_vec()).is_some();
+            }
+            Take::More
+        });
+        reading.and_then(|()| match &answer {
+            _ if more => Reading::Failed(Failure::unexpected("more than one message").within(&request.name)),
+            None => Reading::Ok(None),
+            Some(bytes) => {
+                let decoded = wire::message(bytes).and_then(|(message, _)| decode(&message));
+                Reading::from(decoded.map(Some).map_err(|failure| failure.within(&request.name)))
+            }
+        })
+    }
+
+    /// Passes a reading on. One that was denied or failed is its source's; an absence is the source's if the table says so.
+    pub fn note<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
+        let expected = absence::believed(&request.name).is_some_and(|absence| !absence.is_fact);
+        match &reading {
+            Reading::Absent(_) if expected => self.sources.asked(request.source),
+            reading => self.sources.note(request.source, reading),
+        }
+        reading
+    }
+}
+
+/// Whether the answer was torn by a change.
+fn is_change(failure: &Failure) -> bool {
+    matches!(failure.root(), Failure::Changed { .. })
+}
+
+/// A text that ends in a line feed, or is empty.
+fn whole_lines(bytes: Vec<u8>) -> Answer {
+    match bytes.last() {
+        None | Some(b'\n') => Reading::Ok(bytes),
+        Some(_) => {
+            let line = bytes.iter().rev().take_while(|byte| **byte != b'\n').count();
+            let what = "the last line is cut off".to_owned();
+            Reading::Failed(Failure::Malformed { what, at: bytes.len() - line, need: line + 1, have: line })
+        }
+    }
+}
+
+/// The file that a witness is.
+fn witness_file(source: Source, name: &str) -> Request {
+    match name.strip_prefix("sysfs/") {
+        Some(path) => Request::file(source, Root::Sysfs, path),
+        None => Request::file(source, Root::Procfs, name.strip_prefix("procfs/").unwrap_or(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! What the readers' tests ask instead of a kernel.
+
+use std::collections::BTreeMap;
+
+use super::{Collectors, Memory, Node, Sources};
+use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Framing, Meta, Question, Request, Take};
+use crate::snapshot::{Collector, Failure, Link, Reading, Unanswered};
+
+/// Answers by request name. What is not here was not captured.
+#[derive(Clone, Debug, Default)]
+pub struct Answers(pub BTreeMap<String, Answer>);
+
+impl<const N: usize> From<[(&Request, Reading<&[u8]>); N]> for Answers {
+    /// These answers to these requests.
+    fn from(answers: [(&Request, Reading<&[u8]>); N]) -> Self {
+        let answers = answers.map(|(request, answer)| (request.name.clone(), answer.map(<[u8]>::to_vec)));
+        Self(answers.into())
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Answers {
+    /// Files with these contents.
+    fn from(files: [(&str, &str); N]) -> Self {
+        let files = files.map(|(name, text)| (name.to_owned(), Reading::Ok(text.as_bytes().to_vec())));
+        Self(files.into())
+    }
+}
+
+/// A node that a function plays: it is called with each request.
+pub struct Played<F>(pub F);
+
+impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
+    fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+        match ((self.0)(request), &request.question) {
+            (Reading::Ok(bytes), Question::Netlink(question)) => {
+                Framing::new(question).whole(&bytes, take).within(&request.name)
+            }
+            (Reading::Ok(bytes), _) => {
+                take(&bytes);
+                Reading::Ok(())
+            }
+            (other, _) => other.map(|_| ()),
+        }
+    }
+}
+
+/// Runs a reader on a node with these answers; also returns how the sources ended.
+pub fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
+    played(
+        |request| {
+            let unanswered = || Reading::Failed(Failure::NotAnswered(Unanswered::NotCaptured)).within(&request.name);
+            answers.0.get(&request.name).cloned().unwrap_or_else(unanswered)
+        },
+        read,
+    )
+}
+
+/// Runs a reader on a node that answers this, whatever it is asked.
+pub fn answering<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T) -> T {
+    played(|_| Reading::Ok(answer.to_vec()), read).0
+}
+
+/// Runs a reader on a node that a function plays.
+pub fn played<T>(answer: impl FnMut(&Request) -> Answer, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
+    let (found, sources, _) = played_after(&Memory::default(), answer, read);
+    (found, sources)
+}
+
+/// The same after an earlier reading; also returns what this one leaves.
+pub fn played_after<T>(
+    memory: &Memory,
+    answer: impl FnMut(&Request) -> Answer,
+    read: impl FnOnce(&mut Node<'_>) -> T,
+) -> (T, Sources, Memory) {
+    let collectors: Collectors = Collector::ALL.iter().copied().collect();
+    let mut ask = Played(answer);
+    let mut node = Node::new(&mut ask, &collectors, memory);
+    let found = read(&mut node);
+    let Node { sources, left, .. } = node;
+    (found, sources, left)
+}
+
+/// A physical device of which nothing more is known.
+pub fn device(index: u32, name: &str) -> Link {
+    let unread = || Failure::not_needed("not read");
+    Link {
+        index,
+        name: name.into(),
+        kind: None,
+        loopback: false,
+        up: true,
+        mtu: None,
+        lower: None,
+        master: None,
+        link_netnsid: None,
+        tunnel: None,
+        driver: Reading::Failed(unread()),
+        xdp: false,
+        filters: Reading::Failed(unread()),
+        features: Reading::Failed(unread()),
+    }
+}
+
+/// A capture without answers, of an ordinary root process on a node.
+pub fn capture() -> Capture {
+    let meta = Meta {
+        format: FORMAT,
+        natwatch_version: "0.0.0".into(),
+        byte_order: BYTE_ORDER.into(),
+        hostname: "node".into(),
+        captured_at: "2026-01-01T00:00:00Z".into(),
+        uid: 0,
+        gid: 0,
+        capabilities: vec!["CAP_NET_ADMIN".into()],
+        network_namespace: "initial".into(),
+        redacted: false,
+    };
+    Capture { meta, answers: BTreeMap::new() }
+}
