@@ -34,7 +34,7 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test test-tunnels test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
+.PHONY: build test test-tunnels test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
 	doc deny golden help
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
 	@echo 'make test-debians                     `make test` in fresh roots of Debian releases; hours'
+	@echo 'make test-faults      every single answer of every recorded node made to fail in every way'
 	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
 	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
 	@echo 'make dashboards-preview OUT=DIR       pictures of the dashboards; see dashboards/preview/README.md'
@@ -62,6 +63,10 @@ test-tunnels: test-deps
 # What a fresh machine of each release makes of `make test` (docs/packages.md).
 test-debians:
 	tests/debians/run.sh $(DEBIANS) $(DEBIAN_RELEASES)
+
+# Every fault in every answer of every recorded node; CI plays a few of each kind.
+test-faults: test-deps
+	NATWATCH_FAULTS=all $(CARGO) test --release --locked --test faults -- --nocapture
 
 # The same tests, with another promtool and prometheus before those of the system.
 test-prometheus-versions: test-deps
