@@ -250,8 +250,7 @@ impl Refresher {
         }
     }
 
-    /// The reading that is on its way, or a new one.
-    /// Also: whether it was begun for this one.
+    /// The reading that is on its way or a new one, and whether it was begun by this call.
     fn join(self: &Arc<Self>, deadline: Instant) -> (Flight, bool) {
         let mut flight = lock(&self.flight);
         // A sender that is gone without a result belonged to a reading that could not be finished.
