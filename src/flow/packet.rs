@@ -141,6 +141,10 @@ pub fn merge(packets: Vec<Packet>, effort: &Effort<'_>) -> Vec<Packet> {
         return packets;
     }
     let fields: BTreeSet<Field> = packets.iter().flat_map(|packet| packet.fields.keys().cloned()).collect();
+    let differs = |field: &Field| packets.iter().any(|packet| packet.fields.get(field) != packets[0].fields.get(field));
+    let (differing, same): (Vec<Field>, Vec<Field>) = fields.into_iter().partition(differs);
+    // By what all have in common, only equal packets are joined: once is enough.
+    let fields = if differing.is_empty() { same.into_iter().take(1).collect() } else { differing };
     let mut packets = packets;
     for field in fields {
         let mut places: HashMap<Packet, usize> = HashMap::with_capacity(packets.len());
