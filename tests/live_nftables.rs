@@ -395,6 +395,23 @@ fn only_what_a_hook_leads_to_is_reported() {
     assert_rules(&ns);
 }
 
+/// Marks that a chain at ingress or of a bridge sets get packets to a rule that translates their source, whether or not there
+/// is a tunnel.
+#[test]
+fn marks_of_ingress_and_bridge_are_seen_without_a_tunnel() {
+    let hooks = [("netdev", "ingress device lo"), ("bridge", "prerouting"), ("inet", "ingress device lo")];
+    for (family, hook) in hooks {
+        let ns = Netns::new();
+        nft(&ns, "table ip n {\n chain post { type nat hook postrouting priority 100; meta mark 1 masquerade; }\n}");
+        assert_eq!(check_here(&ns, &[]).state("snat-port-race"), "not_affected", "{family}");
+        nft(
+            &ns,
+            &format!("table {family} t {{\n chain c {{ type filter hook {hook} priority 0; meta mark set 1; }}\n}}"),
+        );
+        assert_ne!(check_here(&ns, &[]).state("snat-port-race"), "not_affected", "{family}");
+    }
+}
+
 /// Names as long as the kernel takes them, and the same name in each family.
 #[test]
 fn names_do_not_confuse() {

@@ -242,8 +242,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         }
         let mut bases = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6, Family::Inet, Family::Netdev, Family::Bridge] {
-            let skipped = matches!(family, Family::Netdev | Family::Bridge) && self.around.devices.is_none();
-            if !skipped && self.tables.iter().any(|table| table.family == family && !table.dormant) {
+            if self.tables.iter().any(|table| table.family == family && !table.dormant) {
                 bases.extend(self.base_chains_of(family));
             }
         }
