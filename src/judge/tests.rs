@@ -184,22 +184,7 @@ fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
 }
 
 fn device(kind: Option<&str>, driver: Reading<String>) -> Link {
-    Link {
-        index: 1,
-        name: "eth0".into(),
-        kind: kind.map(str::to_owned),
-        loopback: false,
-        up: true,
-        mtu: None,
-        lower: None,
-        master: None,
-        link_netnsid: None,
-        tunnel: None,
-        driver,
-        xdp: false,
-        filters: Reading::Failed("not looked up".into()),
-        features: Reading::Failed("not read".into()),
-    }
+    Link { kind: kind.map(str::to_owned), driver, ..testing::device(1, "eth0") }
 }
 
 fn vmxnet3(node: &Snapshot, port_limit: DefectState) -> State {

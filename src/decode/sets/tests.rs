@@ -11,7 +11,7 @@ use ipset::nodes;
 
 use super::*;
 use crate::capture::{Answer, Question as Asked, Root};
-use crate::decode::testing::played;
+use crate::decode::testing::{device, played};
 use crate::snapshot::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
 use crate::snapshot::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
 use crate::wire::{NLMSG_DONE, put, put_nested};
@@ -143,22 +143,7 @@ fn refusal(errno: i32) -> Vec<u8> {
 }
 
 fn link(index: u32, name: &str, tunnel: Option<Tunnel>) -> Link {
-    Link {
-        index,
-        name: name.into(),
-        kind: None,
-        loopback: false,
-        up: true,
-        mtu: None,
-        lower: None,
-        master: None,
-        link_netnsid: None,
-        tunnel,
-        xdp: false,
-        filters: Reading::Failed("not looked up".into()),
-        driver: Reading::Failed(Failure::not_needed("")),
-        features: Reading::Failed(Failure::not_needed("")),
-    }
+    Link { tunnel, ..device(index, name) }
 }
 
 fn tunnel() -> Tunnel {
