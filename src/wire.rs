@@ -114,30 +114,6 @@ pub fn message(bytes: &[u8]) -> Result<(Message<'_>, &[u8]), Failure> {
     Ok((Message { kind, flags, body: &bytes[HEADER_LENGTH..length] }, &bytes[next..]))
 }
 
-/// The messages of a finished dump, without the final `NLMSG_DONE`.
-///
-/// # Errors
-/// A dump without an end, an interrupted one, one that ended in an errno, a broken message.
-pub fn dump<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<Message<'a>>, Failure> {
-    let mut all = Vec::new();
-    for message in messages(bytes) {
-        let message = message.map_err(|error| error.within(what))?;
-        if message.flags & NLM_F_DUMP_INTR != 0 {
-            return Err(Failure::unexpected(format!("{what}: the dump was interrupted by a change")));
-        }
-        match message.kind {
-            NLMSG_DONE | NLMSG_ERROR => {
-                return match message.errno()? {
-                    0 if message.kind == NLMSG_DONE => Ok(all),
-                    errno => Err(Failure::unexpected(format!("{what}: the kernel answered errno {errno}"))),
-                };
-            }
-            _ => all.push(message),
-        }
-    }
-    Err(Failure::unexpected(format!("{what}: the dump has no end (NLMSG_DONE is missing)")))
-}
-
 /// Whether the attributes of a message, which begin behind its header and `header` bytes, include this one.
 ///
 /// # Errors
@@ -332,33 +308,8 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_needs_its_end() {
-        let mut bytes = message_bytes(24, 2, &[0; 8]);
-        assert!(dump(&bytes, "x").unwrap_err().to_string().contains("no end"));
-        bytes.extend(message_bytes(NLMSG_DONE, 2, &0i32.to_ne_bytes()));
-        assert_eq!(dump(&bytes, "x").unwrap().len(), 1);
-        for cut in 0..bytes.len() {
-            assert!(dump(&bytes[..cut], "x").is_err(), "cut at {cut}");
-        }
-        let interrupted = message_bytes(24, 2 | NLM_F_DUMP_INTR, &[0; 8]);
-        assert!(dump(&interrupted, "x").unwrap_err().to_string().contains("interrupted"));
-        let refused = message_bytes(NLMSG_DONE, 2, &(-16i32).to_ne_bytes());
-        assert!(dump(&refused, "x").unwrap_err().to_string().contains("errno 16"));
-    }
-
-    fn message_bytes(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-        let mut bytes = u32::try_from(HEADER_LENGTH + body.len()).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend(body);
-        bytes
-    }
-
-    #[test]
     fn random_bytes_never_panic() {
         proptest::proptest!(|(bytes: Vec<u8>)| {
-            let _ = dump(&bytes, "random");
             let _ = Attributes::parse(&bytes, "random");
             let _ = messages(&bytes).count();
         });

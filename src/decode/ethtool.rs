@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
 use crate::snapshot::{Failure, Feature, FeatureState, Features, Link, Reading, Source};
-use crate::wire::{self, Attributes, Message, NLMSG_ERROR};
+use crate::wire::{self, Attributes, Message};
 
 /// `GENL_ID_CTRL`
 const CONTROLLER: u16 = 16;
@@ -51,6 +51,7 @@ fn features_request(family: u16, link: &Link) -> Request {
 }
 
 /// What the kernel calls its offload features.
+#[derive(Clone, Debug)]
 pub struct Ethtool {
     family: Reading<u16>,
     /// Number of each feature in this kernel.
@@ -58,26 +59,26 @@ pub struct Ethtool {
 }
 
 impl Ethtool {
-    /// The family's number, then the features' names.
+    /// The family's number, then the features' names; neither changes before the next boot.
     pub fn read(node: &mut Node<'_>) -> Self {
-        let listed = node.lasting(&families()).decode(|bytes| decode_families(&bytes));
-        let family = listed.and_then(|found| match found.get("ethtool") {
+        node.sources.asked(Source::Ethtool);
+        if let Some(known) = node.left.ethtool.clone() {
+            return known;
+        }
+        let listed = node.try_dump(&families(), decode_family);
+        let family = listed.and_then(|found| match found.first() {
             Some(id) => Reading::Ok(*id),
             None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
         });
-        let names =
-            family.clone().and_then(|family| node.lasting(&names_request(family)).decode(|bytes| decode_names(&bytes)));
-        if let (Reading::Failed(_), Some(family)) = (&names, family.ok()) {
-            node.forget(&names_request(*family));
-        }
-        if family.failure().is_some() {
-            node.forget(&families());
-        }
-        node.sources.asked(Source::Ethtool);
+        let names = family.clone().and_then(|family| answered(node, &names_request(family), decode_names));
         if !matches!(names, Reading::Absent(_)) {
             node.sources.note(Source::Ethtool, &names);
         }
-        Self { family, names }
+        let ethtool = Self { family, names };
+        if matches!(ethtool.names, Reading::Ok(_) | Reading::Absent(_)) {
+            node.left.ethtool = Some(ethtool.clone());
+        }
+        ethtool
     }
 
     /// Features of one device.
@@ -88,36 +89,30 @@ impl Ethtool {
             other => return other.as_ref().map(|_| Features::new()),
         };
         let request = features_request(family, link);
-        let features = node.try_single(&request, |message| decode_features(message.body, names));
-        let features =
-            features.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer but an acknowledgement")));
+        let features = answered(node, &request, |message| decode_features(message, names));
         node.note(&request, features)
     }
 }
 
-fn decode_families(bytes: &[u8]) -> Result<BTreeMap<String, u16>, Failure> {
-    let mut families = BTreeMap::new();
-    for message in wire::dump(bytes, "generic netlink families")? {
-        let attributes = Attributes::after(message.body, GENLMSGHDR, "CTRL_ATTR")?;
-        if let (Some(id), Some(name)) = (attributes.u16(1)?, attributes.string(2)?) {
-            families.insert(name, id);
-        }
-    }
-    Ok(families)
+/// What `decode` makes of the one message that answers.
+fn answered<T>(
+    node: &mut Node<'_>,
+    request: &Request,
+    decode: impl FnOnce(&Message<'_>) -> Result<T, Failure>,
+) -> Reading<T> {
+    let found = node.try_single(request, decode);
+    found.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)))
 }
 
-/// The one message that answers a request without a dump.
-fn reply<'a>(bytes: &'a [u8], what: &str) -> Result<Message<'a>, Failure> {
-    let message = wire::messages(bytes).next().ok_or_else(|| Failure::unexpected(format!("{what}: no answer")))?;
-    let message = message.map_err(|error| error.within(what))?;
-    match message.kind {
-        NLMSG_ERROR => Err(Failure::unexpected(format!("{what}: the kernel answered errno {}", message.errno()?))),
-        _ => Ok(message),
-    }
+/// The number of the family that is called `ethtool`.
+fn decode_family(message: &Message<'_>) -> Result<Option<u16>, Failure> {
+    let attributes = Attributes::after(message.body, GENLMSGHDR, "CTRL_ATTR")?;
+    let is_ethtool = attributes.string(2)?.as_deref() == Some("ethtool");
+    Ok(attributes.u16(1)?.filter(|_| is_ethtool))
 }
 
-fn decode_names(bytes: &[u8]) -> Result<BTreeMap<String, usize>, Failure> {
-    let attributes = Attributes::after(reply(bytes, "feature names")?.body, GENLMSGHDR, "ETHTOOL_A_STRSET")?;
+fn decode_names(message: &Message<'_>) -> Result<BTreeMap<String, usize>, Failure> {
+    let attributes = Attributes::after(message.body, GENLMSGHDR, "ETHTOOL_A_STRSET")?;
     let sets = attributes.nested(2, "ETHTOOL_A_STRSET_STRINGSETS")?;
     let mut names = BTreeMap::new();
     for set in sets.iter().flat_map(Attributes::iter) {
@@ -138,8 +133,8 @@ fn decode_names(bytes: &[u8]) -> Result<BTreeMap<String, usize>, Failure> {
     Ok(names)
 }
 
-fn decode_features(body: &[u8], names: &BTreeMap<String, usize>) -> Result<Features, Failure> {
-    let attributes = Attributes::after(body, GENLMSGHDR, "ETHTOOL_A_FEATURES")?;
+fn decode_features(message: &Message<'_>, names: &BTreeMap<String, usize>) -> Result<Features, Failure> {
+    let attributes = Attributes::after(message.body, GENLMSGHDR, "ETHTOOL_A_FEATURES")?;
     let set = |kind, what| bits(attributes.get(kind), what);
     let (changeable, wanted) = (set(2, "hw features")?, set(3, "wanted features")?);
     let (active, never_changed) = (set(4, "active features")?, set(5, "fixed features")?);

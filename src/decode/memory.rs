@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Sources;
+use super::ethtool::Ethtool;
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Reading, Source};
 
@@ -11,7 +12,9 @@ use crate::snapshot::{Reading, Source};
 /// the reading was not cut.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// Answers that hold until the next boot, by request name.
+    /// Number and feature names of ethtool, which the kernel was built with.
+    pub(super) ethtool: Option<Ethtool>,
+    /// Files that hold until the next boot, by request name.
     pub(super) until_reboot: BTreeMap<String, Reading<Arc<Vec<u8>>>>,
     /// The rules of nf_tables; they hold while their generation stands.
     pub(super) nftables: Option<KnownRules>,

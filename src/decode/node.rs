@@ -132,33 +132,16 @@ impl<'a> Node<'a> {
         answer
     }
 
-    /// What cannot change before the next boot, asked until it was answered. What is not there may come.
+    /// A file that cannot change before the next boot, asked for until it was answered. What is not there may come.
     pub fn lasting(&mut self, request: &Request) -> Reading<Arc<Vec<u8>>> {
         if let Some(known) = self.left.until_reboot.get(&request.name) {
             return known.clone();
         }
-        let answer = match &request.question {
-            Question::Netlink(_) => {
-                let mut bytes = Vec::new();
-                let reading = self.try_ask(request, &mut |message| {
-                    bytes.extend_from_slice(message);
-                    bytes.resize(bytes.len().next_multiple_of(4), 0);
-                    Take::More
-                });
-                reading.map(|()| bytes)
-            }
-            _ => self.try_bytes(request),
-        };
-        let answer = answer.map(Arc::new);
+        let answer = self.try_bytes(request).map(Arc::new);
         if answer.ok().is_some() {
             self.left.until_reboot.insert(request.name.clone(), answer.clone());
         }
         answer
-    }
-
-    /// Forgets an answer that could not be understood.
-    pub fn forget(&mut self, request: &Request) {
-        self.left.until_reboot.remove(&request.name);
     }
 
     /// A file of lines.
