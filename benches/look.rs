@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use natwatch::advisory::Catalogue;
-use natwatch::decode::{self, Collectors, Memory};
+use natwatch::decode::{self, Collectors, Known};
 use natwatch::kernel::{Live, Paths, Progress};
 use natwatch::render::{exposition, json, metrics};
 use natwatch::snapshot::{Collector, Failure};
@@ -44,7 +44,7 @@ fn look(criterion: &mut Criterion) {
             let progress = Arc::new(Progress::new(Duration::from_secs(10)));
             let mut live = Live::new(paths(), progress);
             let meta = live.meta();
-            let (parts, _) = decode::read(&mut live, &collectors, &Memory::default(), &mut |_| ());
+            let (parts, _) = decode::read(&mut live, &collectors, &Known::default(), &mut |_| ());
             let facts = parts.facts(&meta, &collectors, &Failure::not_needed("every part is there"));
             judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false))
         });

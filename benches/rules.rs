@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
 use natwatch::capture::{Ask, Request, Take};
-use natwatch::decode::{self, Collectors, Memory};
+use natwatch::decode::{self, Collectors, Known};
 use natwatch::kernel::{Live, Paths, Progress};
 use natwatch::snapshot::{Collector, Failure, Snapshot, Source};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -74,7 +74,7 @@ fn live() -> Live {
     Live::new(paths(), Arc::new(Progress::new(Duration::from_secs(60))))
 }
 
-fn look(collectors: &Collectors, memory: &Memory) -> (Snapshot, Memory) {
+fn look(collectors: &Collectors, memory: &Known) -> (Snapshot, Known) {
     let mut live = live();
     let meta = live.meta();
     let (parts, left) = decode::read(&mut live, collectors, memory, &mut |_| ());
@@ -91,7 +91,7 @@ fn rules(criterion: &mut Criterion) {
         load("iptables-nft-restore", &kube_proxy(services));
         let mut group = criterion.benchmark_group(format!("{} rules", 5 * services));
         group.sample_size(10).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));
-        let nothing = Memory::default();
+        let nothing = Known::default();
         let (first, memory) = look(&collectors, &nothing);
         assert_eq!(first.source_nat_rules.ok().map(Vec::len), Some(1), "{:?}", first.sources);
         group.bench_function("first look", |bencher| bencher.iter(|| look(&collectors, &nothing)));
@@ -123,7 +123,7 @@ fn legacy(criterion: &mut Criterion) {
         assert!(answer.ok().is_some() && length > 1 << 20);
         length
     };
-    let nothing = Memory::default();
+    let nothing = Known::default();
     assert_eq!(look(&collectors, &nothing).0.source_nat_rules.ok().map(Vec::len), Some(1));
     let mut group = criterion.benchmark_group("50000 rules, legacy");
     group.sample_size(20).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));

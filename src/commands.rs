@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::advisory::{Catalogue, Severity, State};
 use crate::capture::{Capture, Recorder};
 use crate::cli::{self, Action, Cli, Common, Format, LogFormat, LogLevel, ProbeFormat, Shown};
-use crate::decode::{self, Collectors, Memory};
+use crate::decode::{self, Collectors, Known};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
 use crate::refresh::{Published, Refresher, Underway, judge_until};
@@ -100,7 +100,7 @@ fn read_live(common: &Common) -> Seen {
     let collectors = &common.collectors.0;
     let then = move |published, _, _: &Progress| drop(done.send(published));
     let world = Arc::new(common.trees.paths());
-    let underway = Underway::begin(world, collectors.clone(), Memory::default(), PATIENCE, then);
+    let underway = Underway::begin(world, collectors.clone(), Known::default(), PATIENCE, then);
     let Published { meta, parts } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
     let snapshot = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
     Seen { snapshot, durations: underway.progress.durations(), deadline }
@@ -164,7 +164,7 @@ fn record(common: &Common) -> Capture {
         let live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
         let _ = tell.send(live.meta());
         let mut recorder = Recorder::new(live, |name, answer| drop(keep.send((name, answer))));
-        decode::read(&mut recorder, &collectors, &Memory::default(), &mut |_| ());
+        decode::read(&mut recorder, &collectors, &Known::default(), &mut |_| ());
     });
     let meta = meta.recv_timeout(PATIENCE).unwrap_or_else(|_| kernel::meta());
     let mut capture = Capture { meta, answers: BTreeMap::new() };

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::accumulate::Accumulators;
 use crate::advisory::Catalogue;
 use crate::capture::{Ask, Meta};
-use crate::decode::{self, Collectors, Memory, Parts};
+use crate::decode::{self, Collectors, Known, Parts};
 use crate::judge::{self, History, Report};
 use crate::kernel::{self, Live, Paths, Progress};
 use crate::snapshot::netfilter::Ruleset;
@@ -87,9 +87,9 @@ impl Underway {
     pub fn begin(
         world: Arc<dyn World>,
         collectors: Collectors,
-        memory: Memory,
+        memory: Known,
         patience: Duration,
-        then: impl FnOnce(Published, Memory, &Progress) + Send + 'static,
+        then: impl FnOnce(Published, Known, &Progress) + Send + 'static,
     ) -> Self {
         let progress = Arc::new(Progress::new(patience));
         let published = Published { meta: world.meta(), parts: Parts::default() };
@@ -180,7 +180,7 @@ pub struct Refresher {
     accumulators: Mutex<Accumulators>,
     history: Mutex<History>,
     /// What whole readings have left for the next.
-    memory: Mutex<Memory>,
+    memory: Mutex<Known>,
     /// Legacy tables that are remembered, and since when.
     tables: Mutex<BTreeMap<Source, (Arc<Ruleset>, Instant)>>,
     flight: Mutex<Option<Flight>>,
@@ -266,7 +266,7 @@ impl Refresher {
         let (sender, done) = watch::channel(None);
         let (refresher, stop) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
-        let then = move |published: Published, left: Memory, progress: &Progress| {
+        let then = move |published: Published, left: Known, progress: &Progress| {
             let look = refresher.finish(number, published, left, progress, &stopped);
             sender.send_replace(Some(Arc::new(look)));
         };
@@ -279,7 +279,7 @@ impl Refresher {
     }
 
     /// What the next reading may take over.
-    fn remembered(&self) -> Memory {
+    fn remembered(&self) -> Known {
         let mut memory = lock(&self.memory);
         lock(&self.tables).retain(|source, (_, since)| {
             let holds = since.elapsed() < TABLES_HOLD;
@@ -292,7 +292,7 @@ impl Refresher {
     }
 
     /// Remembers what a whole reading has left.
-    fn remember(&self, left: Memory, started: Instant) {
+    fn remember(&self, left: Known, started: Instant) {
         let mut memory = lock(&self.memory);
         let mut tables = lock(&self.tables);
         for (source, ruleset) in left.tables() {
@@ -306,7 +306,7 @@ impl Refresher {
 
     /// Judges a reading that has come to its end. One that was cut, or whose judging was stopped, leaves nothing behind:
     /// what nobody waited for is unknown for no reason of the node's.
-    fn finish(&self, number: u64, published: Published, left: Memory, progress: &Progress, stop: &AtomicBool) -> Look {
+    fn finish(&self, number: u64, published: Published, left: Known, progress: &Progress, stop: &AtomicBool) -> Look {
         let start = Instant::now();
         let Published { meta, parts } = published;
         let whole = !progress.was_cut();

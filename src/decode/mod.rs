@@ -10,9 +10,9 @@ mod datapath;
 mod ethtool;
 mod identity;
 mod iptables;
+mod known;
 mod links;
 mod marks;
-mod memory;
 pub mod modules;
 mod netstat;
 mod nftables;
@@ -33,7 +33,7 @@ use std::collections::BTreeSet;
 
 use crate::snapshot::{Collector, Failure};
 pub use identity::Identity;
-pub use memory::Memory;
+pub use known::Known;
 pub use node::Node;
 pub use parts::{Parts, identity, read, replay};
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::absence::{self, Absence};
-use super::{Collectors, Memory, Sources};
+use super::{Collectors, Known, Sources};
 use crate::capture::{Answer, Ask, NetlinkFamily, Question, Request, Root, Take};
 use crate::snapshot::{Failure, Reading, Source, SystemCall};
 use crate::wire::{self, Message};
@@ -20,16 +20,16 @@ pub struct Node<'a> {
     /// How the sources ended, as far as they were asked.
     pub sources: Sources,
     /// What earlier readings left.
-    pub memory: &'a Memory,
+    pub memory: &'a Known,
     /// What this one leaves, if it is not cut.
-    pub left: Memory,
+    pub left: Known,
     /// Files that several readers ask for, by request name.
     shared: BTreeMap<String, Answer>,
 }
 
 impl<'a> Node<'a> {
     /// Nothing is asked yet.
-    pub fn new(ask: &'a mut dyn Ask, collectors: &'a Collectors, memory: &'a Memory) -> Self {
+    pub fn new(ask: &'a mut dyn Ask, collectors: &'a Collectors, memory: &'a Known) -> Self {
         let (sources, left, shared) = (Sources::default(), memory.clone(), BTreeMap::new());
         Self { ask, collectors, sources, memory, left, shared }
     }

@@ -8,7 +8,7 @@ use super::iptables::Half;
 use super::links::LinkFacts;
 use super::nftables::Around;
 use super::sets::{self, Lookups, Values};
-use super::{Collectors, Memory, Node, Sources, conntrack, links, netstat, nftables, off, source_nat};
+use super::{Collectors, Known, Node, Sources, conntrack, links, netstat, nftables, off, source_nat};
 use crate::capture::{Ask, Capture, Meta, Replay};
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{
@@ -55,9 +55,9 @@ impl RulesPart {
 pub fn read(
     ask: &mut dyn Ask,
     collectors: &Collectors,
-    memory: &Memory,
+    memory: &Known,
     publish: &mut dyn FnMut(&Parts),
-) -> (Parts, Memory) {
+) -> (Parts, Known) {
     let mut node = Node::new(ask, collectors, memory);
     let mut parts = Parts::default();
     let on = |collector| collectors.contains(&collector);
@@ -97,7 +97,7 @@ pub fn read(
 
 /// Reads a saved capture, as the node was read.
 pub fn replay(capture: &Capture, collectors: &Collectors) -> Snapshot {
-    let (parts, _) = read(&mut Replay::new(capture), collectors, &Memory::default(), &mut |_| ());
+    let (parts, _) = read(&mut Replay::new(capture), collectors, &Known::default(), &mut |_| ());
     parts.facts(&capture.meta, collectors, &Failure::NotAnswered(Unanswered::NotCaptured))
 }
 
@@ -238,7 +238,7 @@ mod tests {
         });
         let mut published = Vec::new();
         let (all, _) =
-            read(&mut ask, &collectors, &Memory::default(), &mut |parts: &Parts| published.push(parts.clone()));
+            read(&mut ask, &collectors, &Known::default(), &mut |parts: &Parts| published.push(parts.clone()));
         let [first, second, third] = published.as_slice() else { panic!("{} publications", published.len()) };
 
         let [first, second, third, all] = [facts(first), facts(second), facts(third), facts(&all)];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Collectors, Memory, Node, Sources};
+use super::{Collectors, Known, Node, Sources};
 use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Framing, Meta, Question, Request, Take};
 use crate::snapshot::{Collector, Failure, Link, Reading, Unanswered};
 
@@ -62,16 +62,16 @@ pub fn answering<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T) -> T {
 
 /// Runs a reader on a node that a function plays.
 pub fn played<T>(answer: impl FnMut(&Request) -> Answer, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
-    let (found, sources, _) = played_after(&Memory::default(), answer, read);
+    let (found, sources, _) = played_after(&Known::default(), answer, read);
     (found, sources)
 }
 
 /// The same after an earlier reading; also returns what this one leaves.
 pub fn played_after<T>(
-    memory: &Memory,
+    memory: &Known,
     answer: impl FnMut(&Request) -> Answer,
     read: impl FnOnce(&mut Node<'_>) -> T,
-) -> (T, Sources, Memory) {
+) -> (T, Sources, Known) {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
     let mut ask = Played(answer);
     let mut node = Node::new(&mut ask, &collectors, memory);

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advisory::defects::DefectState;
 use crate::capture::{Request, Root};
-use crate::decode::{self, Collectors, Memory, Node};
+use crate::decode::{self, Collectors, Known, Node};
 use crate::kernel::isolation::{self, Child, Inside};
 use crate::kernel::{Live, Paths, Progress};
 use crate::snapshot::{Collector, Reading, Source};
@@ -93,7 +93,7 @@ struct Before {
 fn read(paths: &Paths, means: impl FnOnce(&mut Node<'_>) -> Means) -> Before {
     let mut live = Live::new(paths.clone(), Arc::new(Progress::new(READING)));
     let probed_at = live.meta().captured_at;
-    let (collectors, memory) = (Collectors::from([Collector::Kernel]), Memory::default());
+    let (collectors, memory) = (Collectors::from([Collector::Kernel]), Known::default());
     let mut node = Node::new(&mut live, &collectors, &memory);
     let livepatches = match decode::identity(&mut node).livepatches {
         Reading::Ok(names) => Some(names),

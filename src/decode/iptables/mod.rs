@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use self::table::Table;
 use crate::capture::{Request, Root, XTABLES_INFO};
-use crate::decode::memory::KnownTables;
+use crate::decode::known::KnownTables;
 use crate::decode::{Node, marks, services};
 use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
 use crate::snapshot::{Failure, Reading, Source, SystemCall};

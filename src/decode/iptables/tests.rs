@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::capture::Answer;
-use crate::decode::Memory;
+use crate::decode::Known;
 use crate::decode::testing::played_after;
 use crate::snapshot::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
 
@@ -179,14 +179,14 @@ struct Played {
     ipv4: Reading<Arc<Ruleset>>,
     ipv6: Reading<Arc<Ruleset>>,
     asked: Vec<String>,
-    left: Memory,
+    left: Known,
 }
 
 fn play(answers: &[(&str, Reading<&[u8]>)]) -> Played {
-    play_after(&Memory::default(), answers)
+    play_after(&Known::default(), answers)
 }
 
-fn play_after(memory: &Memory, answers: &[(&str, Reading<&[u8]>)]) -> Played {
+fn play_after(memory: &Known, answers: &[(&str, Reading<&[u8]>)]) -> Played {
     play_by(memory, |request, _| {
         let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
         given.unwrap_or(Reading::Absent("ENOENT".into())).map(<[u8]>::to_vec)
@@ -194,7 +194,7 @@ fn play_after(memory: &Memory, answers: &[(&str, Reading<&[u8]>)]) -> Played {
 }
 
 /// The answers may depend on how often the same was asked before.
-fn play_by(memory: &Memory, mut answer: impl FnMut(&Request, usize) -> Answer) -> Played {
+fn play_by(memory: &Known, mut answer: impl FnMut(&Request, usize) -> Answer) -> Played {
     let mut asked = Vec::new();
     let ([ipv4, ipv6], _, left) = played_after(
         memory,
@@ -217,7 +217,7 @@ fn only_tables_that_are_listed_are_asked_for() {
     let none = play(&[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
     assert_eq!(none.asked, [NAMES, NAMES6]);
     assert_eq!(none.ipv4.ok().map(|ruleset| ruleset.chains.len()), Some(0));
-    let some = play_by(&Memory::default(), |request, before| match (request.name.as_str(), before) {
+    let some = play_by(&Known::default(), |request, before| match (request.name.as_str(), before) {
         (NAMES, _) => Reading::Ok(b"nat\nother\n".to_vec()),
         (NAMES6, 0) => Reading::Ok(b"filter\n".to_vec()),
         (NAMES6, _) => Reading::Ok(Vec::new()),
@@ -239,7 +239,7 @@ fn refused<T>(errno: i32) -> Reading<T> {
 fn a_table_has_gone_when_its_list_says_so_and_not_when_an_errno_does() {
     for errno in [2, 92] {
         let read = |then: Reading<&[u8]>| {
-            play_by(&Memory::default(), |request, before| match (request.name.as_str(), before) {
+            play_by(&Known::default(), |request, before| match (request.name.as_str(), before) {
                 (NAMES, 0) => Reading::Ok(b"nat\nfilter\n".to_vec()),
                 (NAMES, _) => then.clone().map(<[u8]>::to_vec),
                 ("xtables/ipv4-nat", _) => Reading::Ok(NAT.to_vec()),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use self::wire::Table;
 use crate::capture::Request;
-use crate::decode::memory::KnownRules;
+use crate::decode::known::KnownRules;
 use crate::decode::sets::{self, Values};
 use crate::decode::{Node, modules};
 use crate::snapshot::netfilter::{

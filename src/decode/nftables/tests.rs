@@ -13,7 +13,7 @@ use self::kernel::{
 };
 use self::language::*;
 use super::*;
-use crate::decode::Memory;
+use crate::decode::Known;
 use crate::decode::testing::played;
 use crate::snapshot::netfilter::{Element, Field, MarkWrite, Match, name_key};
 use crate::snapshot::{SourceState, SystemCall};
@@ -101,13 +101,13 @@ fn rules_that_change_while_they_are_read_are_read_again() {
 
     // The same generation, but of other messages: once, and then for ever.
     kernel.generations = vec![7];
-    let undisturbed = kernel.look(&Memory::default(), &Around::default());
+    let undisturbed = kernel.look(&Known::default(), &Around::default());
     kernel.torn = 1;
-    let healed = kernel.look(&Memory::default(), &Around::default());
+    let healed = kernel.look(&Known::default(), &Around::default());
     assert_eq!(healed.whole(), undisturbed.whole());
     assert_eq!((generations(&healed.names), healed.source()), (3, (SourceState::Ok, String::new())));
     kernel.torn = usize::MAX;
-    let torn = kernel.look(&Memory::default(), &Around::default());
+    let torn = kernel.look(&Known::default(), &Around::default());
     assert!(changed(&torn.ruleset), "{:?}", torn.ruleset);
     assert_eq!((generations(&torn.names), torn.source().0), (9, SourceState::Failed));
     assert!(torn.memory.nftables.is_none());
@@ -125,7 +125,7 @@ fn a_failure_in_a_reading_that_was_torn_is_forgotten() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![vec![masquerade()]])]);
     kernel.generations = vec![7, 8];
     kernel.instead.insert("nft-7/rules/ipv4/nat/post", Reading::Failed(passing()));
-    let seen = kernel.look(&Memory::default(), &Around::default());
+    let seen = kernel.look(&Known::default(), &Around::default());
     assert_eq!((seen.whole().generation, seen.source()), (Some(8), (SourceState::Ok, String::new())));
 }
 
@@ -136,7 +136,7 @@ fn while_a_generation_stands_only_counters_are_read_again() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &counted);
     kernel.sets.insert("m", Devices::leading_to(&["b"]));
     let around = Around::default();
-    let first = kernel.look(&Memory::default(), &around);
+    let first = kernel.look(&Known::default(), &around);
     kernel.rules.insert("a", vec![vec![counter(5), masquerade()], vec![verdict_map("m")]]);
     let second = kernel.look(&first.memory, &around);
     assert_eq!(second.names, ["nft-generation-1", "nft-7/counters/ipv4/nat/a", "nft-generation-2"]);
@@ -152,7 +152,7 @@ fn while_a_generation_stands_only_counters_are_read_again() {
     };
     assert_eq!(fingerprints(first.whole()), fingerprints(second.whole()));
     kernel.rules.insert("a", vec![vec![masquerade()]]);
-    let uncounted = kernel.look(&Memory::default(), &around).memory;
+    let uncounted = kernel.look(&Known::default(), &around).memory;
     assert_eq!(kernel.look(&uncounted, &around).names, ["nft-generation-1"]);
     let elsewhere = Around { tested_elsewhere: 0x10, ..Around::default() };
     assert!(kernel.look(&uncounted, &elsewhere).names.contains(&"nft-7/tables".to_owned()), "a bit was not searched");
@@ -165,7 +165,7 @@ fn while_a_generation_stands_only_counters_are_read_again() {
 fn counters_of_another_number_of_rules_are_of_other_rules() {
     let rule = vec![counter(3), masquerade()];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![rule.clone(), rule.clone()])]);
-    let first = kernel.look(&Memory::default(), &Around::default());
+    let first = kernel.look(&Known::default(), &Around::default());
     kernel.rules.insert("post", vec![rule]);
     let second = kernel.look(&first.memory, &Around::default());
     assert_eq!(second.names.iter().filter(|name| name.contains("generation")).count(), 3, "they were read anew");
@@ -182,7 +182,7 @@ fn a_kernel_without_nf_tables_is_a_fact_and_a_refusal_is_not() {
         (Reading::Ok(Vec::new()), SourceState::Failed),
         (Reading::Ok(vec![1; 40]), SourceState::Failed),
     ] {
-        let seen = look_at(&Memory::default(), &Around::default(), |_| answer.clone());
+        let seen = look_at(&Known::default(), &Around::default(), |_| answer.clone());
         assert_eq!((seen.ruleset.state(), seen.source().0), (state, state), "{:?}", seen.ruleset);
         assert_eq!(seen.names, ["nft-generation-1"]);
     }
@@ -277,7 +277,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
                 let known = request.name.contains("generation");
                 if known { kernel.answer(request) } else { Reading::Ok(bytes.clone()) }
             };
-            look_at(&Memory::default(), &Around::default(), answer);
+            look_at(&Known::default(), &Around::default(), answer);
         }
         for name in ["payload", "meta", "ct", "fib", "cmp", "range", "bitwise", "byteorder", "immediate", "lookup",
                      "match", "target", "masq", "nat", "redir", "counter", "objref", "exthdr", "hash", "what"] {
@@ -358,7 +358,7 @@ fn a_passing_failure_of_the_search_is_not_remembered() {
     ];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
     kernel.instead.insert("nft-7/rules/ipv4/nat/x", Reading::Failed(passing()));
-    let seen = kernel.look(&Memory::default(), &Around::default());
+    let seen = kernel.look(&Known::default(), &Around::default());
     assert_eq!(seen.whole().setters.given_up, 0x4000);
     assert_eq!(seen.whole().generation, None, "else it is never asked again");
     assert!(seen.memory.nftables.is_none());
@@ -381,7 +381,7 @@ fn a_lasting_failure_is_remembered_and_a_passing_one_is_not() {
     let rules = [("post", vec![vec![verdict_map("m")]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("m", Devices::leading_to(&["a"]));
-    let mut memory = Memory::default();
+    let mut memory = Known::default();
     for (why, generation) in [(passing(), None), (Failure::too_large(4 << 20, "bytes"), Some(7))] {
         kernel.instead.insert("nft-7/map/ipv4/nat/m", Reading::Failed(why.clone()));
         let seen = kernel.look(&memory, &Around::default());
@@ -405,7 +405,7 @@ fn a_set_with_a_timeout_is_read_whole_at_each_reading_and_a_stable_one_once() {
     let leases = [("eth1", Data::None, Some(1000)), ("eth2", Data::None, Some(0)), ("eth3", Data::None, None)];
     kernel.sets.insert("leases", Devices { elements: leases.to_vec(), ..Devices::new(TIMEOUT, []) });
     let around = Around::default();
-    let first = kernel.look(&Memory::default(), &around);
+    let first = kernel.look(&Known::default(), &around);
     let sets = &first.whole().sets;
     assert_eq!((sets[&set_id("stable")].stable, sets[&set_id("leases")].stable), (true, false));
     assert_eq!(elements(&first, "stable"), Reading::Ok(devices(&["eth0"])));
@@ -440,7 +440,7 @@ fn that_sets_were_asked_about_too_few_values_is_not_remembered() {
     let mut around = Around::default();
     around.values.devices = vec![(2, "eth0".into())];
     around.values.cut = true;
-    let first = kernel.look(&Memory::default(), &around);
+    let first = kernel.look(&Known::default(), &around);
     assert_eq!((first.whole().generation, first.source().0), (Some(7), SourceState::Failed));
     around.values.cut = false;
     let second = kernel.look(&first.memory, &around);
@@ -455,7 +455,7 @@ fn a_set_that_failed_is_asked_again_at_each_reading() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("marks", Devices { key_length: 4, ..Devices::new(0, []) });
     kernel.instead.insert("-elements", Reading::Failed(Failure::unexpected("nonsense")));
-    let first = kernel.look(&Memory::default(), &Around::default());
+    let first = kernel.look(&Known::default(), &Around::default());
     assert_eq!(first.source(), (SourceState::Failed, "nonsense".to_owned()));
     let second = kernel.look(&first.memory, &Around::default());
     assert_eq!(second.source(), first.source());
@@ -471,7 +471,7 @@ fn a_set_that_rules_fill_is_read_at_each_reading() {
     let rules = [("post", vec![vec![device_in("seen"), masquerade()], vec![fill]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("seen", Devices::new(0, []));
-    let first = kernel.look(&Memory::default(), &Around::default());
+    let first = kernel.look(&Known::default(), &Around::default());
     assert_eq!(elements(&first, "seen"), Reading::Ok(Vec::new()));
     kernel.sets.insert("seen", Devices::new(0, [("eth0", Data::None)]));
     let second = kernel.look(&first.memory, &Around::default());
@@ -485,7 +485,7 @@ fn the_keys_of_a_data_map_are_read() {
     let rules = [("post", vec![vec![mark_from("marks"), masquerade()]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("marks", Devices::new(MAP, [("eth0", Data::Mark(1)), ("eth1", Data::Mark(2))]));
-    let seen = kernel.look(&Memory::default(), &Around::default());
+    let seen = kernel.look(&Known::default(), &Around::default());
     assert_eq!(seen.source(), (SourceState::Ok, String::new()));
     assert_eq!(elements(&seen, "marks"), Reading::Ok(devices(&["eth0", "eth1"])));
     assert_eq!(seen.whole().sets[&set_id("marks")].verdicts, []);
@@ -523,7 +523,7 @@ fn names_that_are_not_utf8_are_read_like_any_other() {
     };
     let mut bodies = BTreeMap::new();
     let mut generations = Kernel { generations: vec![7], ..Kernel::default() };
-    let seen = look_at(&Memory::default(), &Around::default(), |request| {
+    let seen = look_at(&Known::default(), &Around::default(), |request| {
         let name = request.name.strip_prefix("netlink/netfilter/").unwrap();
         let raw = |kind| asked(request).get(kind).map(<[u8]>::to_vec);
         bodies.insert(name.to_owned(), (raw(1), raw(2)));
@@ -571,7 +571,7 @@ fn a_base_chain_of_an_unknown_type_loses_the_list_of_its_hook() {
         [("post", POSTROUTING, true), ("odd", PREROUTING, true), ("pre", PREROUTING, true), ("f", FORWARD, false)];
     let mut kernel = Kernel::new(&bases, &[("post", vec![vec![mark_test(0x4000), masquerade()]])]);
     kernel.types.insert("odd", "fancy");
-    let first = kernel.look(&Memory::default(), &Around::default());
+    let first = kernel.look(&Known::default(), &Around::default());
     let why = "chain odd of table ipv4 nat has type fancy, which is unknown";
     for ((family, hook), list) in lists(first.whole()) {
         match (family, hook) {
@@ -599,7 +599,7 @@ fn a_list_that_could_not_be_read_is_lost_and_not_empty() {
         for answer in [Reading::Failed(passing()), Reading::Denied("CAP_NET_ADMIN is missing".into()), errno(12)] {
             let state = if matches!(answer, Reading::Denied(_)) { SourceState::Denied } else { SourceState::Failed };
             kernel.instead = [(what, answer.clone())].into();
-            let seen = kernel.look(&Memory::default(), &Around::default());
+            let seen = kernel.look(&Known::default(), &Around::default());
             for ((family, hook), list) in lists(seen.whole()) {
                 let expected = if lost.contains(&family) { state } else { SourceState::Ok };
                 assert_eq!(list.state(), expected, "{what}: {family} {hook}");
@@ -611,6 +611,6 @@ fn a_list_that_could_not_be_read_is_lost_and_not_empty() {
         }
     }
     kernel.instead.clear();
-    let seen = kernel.look(&Memory::default(), &Around::default());
+    let seen = kernel.look(&Known::default(), &Around::default());
     assert!(lists(seen.whole()).iter().all(|(_, list)| list.ok().is_some()));
 }

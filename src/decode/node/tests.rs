@@ -311,7 +311,7 @@ fn a_message_beside_the_one_that_answers_is_a_failure() {
 #[test]
 fn what_lasts_until_reboot_is_asked_until_it_was_answered() {
     let request = Request::lines(Source::Kernel, Root::Rootfs, "lib/modules/6.1/modules.builtin", &["x"]);
-    let read = |memory: &Memory, answer: Answer| {
+    let read = |memory: &Known, answer: Answer| {
         let mut asked = 0;
         let play = |_: &Request| {
             asked += 1;
@@ -321,7 +321,7 @@ fn what_lasts_until_reboot_is_asked_until_it_was_answered() {
         (found.map(|bytes| bytes.to_vec()), left, asked)
     };
     let denied: Answer = Reading::Denied("EACCES".into());
-    let (found, left, _) = read(&Memory::default(), denied.clone());
+    let (found, left, _) = read(&Known::default(), denied.clone());
     assert_eq!(found, denied);
     let (found, left, asked) = read(&left, Reading::Ok(b"x\n".to_vec()));
     assert_eq!((found, asked), (Reading::Ok(b"x\n".to_vec()), 1), "asked again");

@@ -5,7 +5,7 @@ use super::*;
 use crate::decode::services;
 
 /// A kernel, what there is around it, and what an earlier reading left.
-type Scene = (Kernel, Around, Memory);
+type Scene = (Kernel, Around, Known);
 
 fn kernel() -> Kernel {
     let rules = [
@@ -32,7 +32,7 @@ fn kernel() -> Kernel {
 
 fn scenes() -> Vec<Scene> {
     let around = |drops_clashes| Around { drops_clashes, ..Around::default() };
-    let first = kernel().look(&Memory::default(), &around(false)).memory;
+    let first = kernel().look(&Known::default(), &around(false)).memory;
     assert!(first.nftables.is_some());
     let mut large = kernel();
     large.instead.insert("/rules/ipv4/nat/out", Reading::Failed(Failure::too_large(4 << 20, "bytes")));
@@ -42,12 +42,12 @@ fn scenes() -> Vec<Scene> {
     let mut without_setter = kernel();
     without_setter.rules.insert("KUBE-MARK-MASQ", vec![vec![set_mark(1)]]);
     vec![
-        (kernel(), around(false), Memory::default()),
-        (without_setter, around(false), Memory::default()),
-        (kernel(), around(true), Memory::default()),
+        (kernel(), around(false), Known::default()),
+        (without_setter, around(false), Known::default()),
+        (kernel(), around(true), Known::default()),
         (kernel(), around(false), first),
-        (large, around(true), Memory::default()),
-        (untracked, around(false), Memory::default()),
+        (large, around(true), Known::default()),
+        (untracked, around(false), Known::default()),
     ]
 }
 

@@ -7,7 +7,7 @@ use super::language::{Expression, jump_data};
 use crate::capture::{Answer, Question, Request};
 use crate::decode::nftables::{self, Around};
 use crate::decode::testing::played_after;
-use crate::decode::{Memory, Sources};
+use crate::decode::{Known, Sources};
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Collector, Reading, Source, SourceState};
 use crate::wire::{self, Attributes, put, put_nested};
@@ -164,7 +164,7 @@ pub struct Seen {
     /// Names of the requests to nf_tables, in the order in which they were asked.
     pub names: Vec<String>,
     pub sources: Sources,
-    pub memory: Memory,
+    pub memory: Known,
 }
 
 impl Seen {
@@ -181,7 +181,7 @@ impl Seen {
 }
 
 /// Reads a node that a function plays, files apart.
-pub fn look_at(memory: &Memory, around: &Around, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
+pub fn look_at(memory: &Known, around: &Around, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut names = Vec::new();
     let mut all = |request: &Request| match request.question {
         Question::Netlink(_) => {
@@ -208,12 +208,12 @@ impl Kernel {
         Self { generations: vec![7], bases: bases.to_vec(), rules, ..Self::default() }
     }
 
-    pub fn look(&mut self, memory: &Memory, around: &Around) -> Seen {
+    pub fn look(&mut self, memory: &Known, around: &Around) -> Seen {
         look_at(memory, around, |request| self.answer(request))
     }
 
     pub fn read(&mut self) -> (Reading<Arc<Ruleset>>, Vec<String>) {
-        let seen = self.look(&Memory::default(), &Around::default());
+        let seen = self.look(&Known::default(), &Around::default());
         (seen.ruleset, seen.names)
     }
 

@@ -11,7 +11,7 @@ use crate::snapshot::{Reading, Source};
 /// Owned by `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
 /// the reading was not cut.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct Known {
     /// Number and feature names of ethtool, which the kernel was built with.
     pub(super) ethtool: Option<Ethtool>,
     /// Files that hold until the next boot, by request name.
@@ -39,7 +39,7 @@ pub(super) struct KnownTables {
     pub ruleset: Arc<Ruleset>,
 }
 
-impl Memory {
+impl Known {
     /// Sources whose legacy tables are remembered, each with something that tells one reading of them from another.
     pub fn tables(&self) -> impl Iterator<Item = (Source, &Arc<Ruleset>)> {
         self.tables.iter().map(|(source, known)| (*source, &known.ruleset))
