@@ -17,6 +17,7 @@
 //! | [`judge`] | facts to verdicts |
 //! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
 //! | [`probe`] | an island: which defects the running kernel has, by experiment |
+//! | [`memory`] | what is remembered between readings |
 //! | [`refresh`], [`server`], [`process`] | one reading at a time, served over HTTP |
 //! | [`web_config`] | the file of `--web.config.file` |
 //! | [`cli`], [`commands`] | flags and sub-commands |
@@ -34,6 +35,7 @@ pub mod decode;
 pub mod flow;
 pub mod judge;
 pub mod kernel;
+pub mod memory;
 pub mod probe;
 pub mod process;
 pub mod redact;

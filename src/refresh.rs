@@ -11,21 +11,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::accumulate::Accumulators;
 use crate::advisory::Catalogue;
 use crate::capture::{Ask, Meta};
 use crate::decode::{self, Collectors, Known, Parts};
 use crate::judge::{self, History, Report};
 use crate::kernel::{self, Live, Paths, Progress};
-use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{Collector, Failure, Snapshot, Source, Unanswered};
+use crate::memory::Memory;
+use crate::snapshot::{Collector, Failure, Snapshot, Unanswered};
 
 /// Longest time that one reading may take, whoever waits for it.
 pub const MAX_READING: Duration = Duration::from_secs(60);
-
-/// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per
-/// 1,000 rules, and the kernel has no number that every change moves.
-const TABLES_HOLD: Duration = Duration::from_secs(30);
 
 /// Of the time that somebody can wait, what is kept for judging what there is.
 fn reserve(patience: Duration) -> Duration {
@@ -87,7 +82,7 @@ impl Underway {
     pub fn begin(
         world: Arc<dyn World>,
         collectors: Collectors,
-        memory: Known,
+        known: Known,
         patience: Duration,
         then: impl FnOnce(Published, Known, &Progress) + Send + 'static,
     ) -> Self {
@@ -99,7 +94,7 @@ impl Underway {
             let (meta, mut ask) = world.open(Arc::clone(&mine));
             lock(&shown).meta = meta.clone();
             let mut publish = |parts: &Parts| lock(&shown).parts = parts.clone();
-            let (parts, left) = decode::read(ask.as_mut(), &collectors, &memory, &mut publish);
+            let (parts, left) = decode::read(ask.as_mut(), &collectors, &known, &mut publish);
             then(Published { meta, parts }, left, &mine);
         };
         if let Err(error) = std::thread::Builder::new().name("reading".into()).spawn(work) {
@@ -177,12 +172,9 @@ pub struct Refresher {
     world: Arc<dyn World>,
     collectors: Collectors,
     options: Mutex<judge::Options>,
-    accumulators: Mutex<Accumulators>,
     history: Mutex<History>,
     /// What whole readings have left for the next.
-    memory: Mutex<Known>,
-    /// Legacy tables that are remembered, and since when.
-    tables: Mutex<BTreeMap<Source, (Arc<Ruleset>, Instant)>>,
+    memory: Mutex<Memory>,
     flight: Mutex<Option<Flight>>,
     /// Nobody is waited for any longer.
     closing: watch::Sender<bool>,
@@ -195,10 +187,8 @@ impl Refresher {
             world: Arc::new(world),
             collectors,
             options: Mutex::new(options),
-            accumulators: Mutex::default(),
             history: Mutex::default(),
             memory: Mutex::default(),
-            tables: Mutex::default(),
             flight: Mutex::default(),
             closing: watch::Sender::new(false),
         }
@@ -271,37 +261,11 @@ impl Refresher {
             sender.send_replace(Some(Arc::new(look)));
         };
         let patience = deadline.saturating_duration_since(Instant::now()).min(MAX_READING);
-        let underway =
-            Underway::begin(Arc::clone(&self.world), self.collectors.clone(), self.remembered(), patience, then);
+        let known = lock(&self.memory).known(Instant::now());
+        let underway = Underway::begin(Arc::clone(&self.world), self.collectors.clone(), known, patience, then);
         let started = Flight { number, underway, waiters: Arc::new(AtomicUsize::new(1)), stop, done };
         *flight = Some(started.clone());
         (started, true)
-    }
-
-    /// What the next reading may take over.
-    fn remembered(&self) -> Known {
-        let mut memory = lock(&self.memory);
-        lock(&self.tables).retain(|source, (_, since)| {
-            let holds = since.elapsed() < TABLES_HOLD;
-            if !holds {
-                memory.forget_tables(*source);
-            }
-            holds
-        });
-        memory.clone()
-    }
-
-    /// Remembers what a whole reading has left.
-    fn remember(&self, left: Known, started: Instant) {
-        let mut memory = lock(&self.memory);
-        let mut tables = lock(&self.tables);
-        for (source, ruleset) in left.tables() {
-            let known = tables.get(&source).is_some_and(|(known, _)| Arc::ptr_eq(known, ruleset));
-            if !known {
-                tables.insert(source, (Arc::clone(ruleset), started));
-            }
-        }
-        *memory = left;
     }
 
     /// Judges a reading that has come to its end. One that was cut, or whose judging was stopped, leaves nothing behind:
@@ -314,10 +278,9 @@ impl Refresher {
         let missing = Failure::NotAnswered(Unanswered::in_time(progress.started().elapsed()));
         let mut snapshot = parts.facts(&meta, &self.collectors, &missing);
         if whole {
-            self.remember(left, progress.started());
-            lock(&self.accumulators).apply(number, &mut snapshot);
+            lock(&self.memory).remember(left, progress.started(), number, &mut snapshot);
         } else {
-            self.continue_counters(&mut snapshot);
+            lock(&self.memory).continue_counters(&mut snapshot);
         }
         let options = lock(&self.options).clone();
         let mut report = judge::judge(Catalogue::built_in(), &snapshot, &options, stop);
@@ -345,18 +308,12 @@ impl Refresher {
     ) -> Look {
         let start = Instant::now();
         let mut snapshot = published.parts.facts(&published.meta, &self.collectors, missing);
-        self.continue_counters(&mut snapshot);
+        lock(&self.memory).continue_counters(&mut snapshot);
         let options = lock(&self.options).clone();
         let mut report = judge_until(deadline, &snapshot, &options);
         lock(&self.history).complete(start, Catalogue::built_in(), &mut report);
         durations.insert(Collector::Verdict, start.elapsed());
         Look { report, snapshot, durations, whole: false }
-    }
-
-    /// Counters as they go on, without remembering them.
-    fn continue_counters(&self, snapshot: &mut Snapshot) {
-        let mut counters = lock(&self.accumulators).clone();
-        counters.apply(u64::MAX, snapshot);
     }
 }
 
@@ -375,7 +332,7 @@ mod tests {
     use super::*;
     use crate::capture::{Request, Take};
     use crate::decode::testing;
-    use crate::snapshot::{Reading, SourceState};
+    use crate::snapshot::{Reading, Source, SourceState};
 
     /// Answers the number of entries at once and everything else when the gate opens.
     #[derive(Debug)]

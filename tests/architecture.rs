@@ -27,6 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("capture", &["capture", "snapshot", "wire"]),
     ("decode", &["decode", "capture", "snapshot", "wire"]),
     ("accumulate", &["accumulate", "snapshot"]),
+    ("memory", &["memory", "accumulate", "decode", "snapshot"]),
     ("redact", &["redact", "capture", "snapshot", "wire"]),
     ("advisory", &["advisory", "snapshot"]),
     ("flow", &["flow", "snapshot"]),

@@ -1,4 +1,4 @@
-//! What is remembered between readings, so that what stands is not read again.
+//! What earlier readings have read, so that what stands is not read again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::ethtool::Ethtool;
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Reading, Source};
 
-/// Owned by `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
+/// Part of the memory of `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
 /// the reading was not cut.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
