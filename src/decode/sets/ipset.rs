@@ -1,4 +1,4 @@
-//! Sets of ipset: name by index, type by name, then one test per value.
+//! Sets of ipset: name by index, type by name, number of elements, then the elements or one test per value.
 //!
 //! Kernel sources: `ip_set_protocol`, `ip_set_byindex`, `ip_set_header`, `ip_set_utest`, `ip_set_test`. A rule holds the
 //! index and keeps the set from being renamed; a swap changes the content and leaves index and name as they are.
@@ -17,7 +17,7 @@ use crate::decode::sets::{
 };
 use crate::decode::{Node, modules};
 use crate::snapshot::netfilter::{Element, End, Set, SetId, address_key};
-use crate::snapshot::{Failure, Name, Reading, Source};
+use crate::snapshot::{Failure, Name, Reading, Source, Unanswered};
 use crate::wire::{self, Attributes, Message};
 
 /// `NFNL_SUBSYS_IPSET << 8`
@@ -30,6 +30,8 @@ const CMD_GET_BYINDEX: u16 = IPSET | 15;
 /// First protocol with `IPSET_CMD_GET_BYINDEX`; Linux has it since late 2018.
 const PROTOCOL: u8 = 7;
 const IPSET_ERR_EXIST: i32 = 4103;
+/// Bytes of an element in a dump that has nothing but a port: one attribute in another.
+const SMALLEST_ELEMENT: usize = 12;
 const NLA_F_NET_BYTEORDER: u16 = 0x4000;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -140,8 +142,8 @@ fn put_address(body: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// Reads the sets that these rule sets look into: name by index, type by name, then all elements of a small one, or one
-/// test per value. Of a set about which nothing could be read, the elements say why.
+/// Reads the sets that these rule sets look into: name by index, type by name, number of elements, then all elements of a
+/// small one, or one test per value. Of a set about which nothing could be read, the elements say why.
 pub fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &Values) -> BTreeMap<SetId, Set> {
     if lookups.ipset.is_empty() {
         return BTreeMap::new();
@@ -194,7 +196,12 @@ fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, bud
         Reading::Ok(header) => header,
         other => return Set { name: name.to_string(), ..unread(index, other.map(|_| Vec::new())) },
     };
-    let elements = read_all(node, index, &name, &header);
+    let elements = match count(node, index, &name) {
+        Some(count) if count as usize > MAX_ELEMENTS / SMALLEST_ELEMENT => {
+            Reading::Failed(Failure::too_large(MAX_ELEMENTS / SMALLEST_ELEMENT, "elements"))
+        }
+        _ => read_all(node, index, &name, &header),
+    };
     let mut members = strangers(by, &header, values);
     if elements.ok().is_none() {
         for Question { key, request } in within(budget, questions(index, by, &name, &header, values)) {
@@ -217,7 +224,21 @@ fn test_member(node: &mut Node<'_>, request: &Request) -> Reading<bool> {
 
 /// All elements of a set that is small enough.
 fn list(index: u16, name: &Name) -> Request {
-    let request = request(&format!("{index}-list"), CMD_LIST, AF_INET, |body| put_name(body, name));
+    dump(&format!("{index}-list"), |body| put_name(body, name))
+}
+
+/// What `ipset list -terse` asks for.
+fn size(index: u16, name: &Name) -> Request {
+    const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
+    dump(&format!("{index}-size"), |body| {
+        put_name(body, name);
+        wire::put(body, 6 | NLA_F_NET_BYTEORDER, &IPSET_FLAG_LIST_HEADER.to_be_bytes());
+    })
+}
+
+/// `IPSET_CMD_LIST`
+fn dump(name: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
+    let request = request(name, CMD_LIST, AF_INET, fill);
     match request.question {
         Asked::Netlink(mut question) => {
             (question.dump, question.ack) = (true, false);
@@ -225,6 +246,20 @@ fn list(index: u16, name: &Name) -> Request {
         }
         _ => request,
     }
+}
+
+/// `IPSET_ATTR_ELEMENTS`. It only spares the dump of a large set: where it is not told (before Linux 4.9, or in a capture
+/// from before it was asked for) the dump shows how large the set is.
+fn count(node: &mut Node<'_>, index: u16, name: &Name) -> Option<u32> {
+    let request = size(index, name);
+    let found = node.try_dump(&request, |message| {
+        let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
+        let Some(data) = attributes.nested(7, "IPSET_ATTR_DATA")? else { return Ok(None) };
+        data.be32(24)
+    });
+    let is_older = matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)));
+    let found = if is_older { found } else { node.note(&request, found) };
+    found.ok().and_then(|counts| counts.first().copied())
 }
 
 /// Failed: they are too many, or not understood; then they are asked about one by one.

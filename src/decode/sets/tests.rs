@@ -207,6 +207,7 @@ fn without_values_no_value_is_asked_about() {
         "ipset/protocol",
         "ipset/0-name",
         "ipset/0-header",
+        "ipset/0-size",
         "ipset/0-list",
     ];
     assert_eq!(seen.all_names(), whole);
@@ -503,7 +504,7 @@ fn random_bytes_never_panic() {
         in_ipset(1, &[]),
     ]);
     let values = values(&["192.0.2.1"], &["198.51.100.1"]);
-    let real = [PLAIN, PLAIN_1, PLAIN_9, RANGES_9, PAIRS_9, SLOW_1, ANY, PROTOCOL, NAME, HEADER, OUT].map(hex);
+    let real = [PLAIN, PLAIN_1, PLAIN_9, RANGES_9, PAIRS_9, SLOW_1, ANY, PROTOCOL, NAME, HEADER, SIZE, OUT].map(hex);
     proptest::proptest!(|(noise: Vec<u8>, which in 0..real.len(), at: usize, byte: u8)| {
         let mut damaged = real[which].clone();
         let at = at % damaged.len();

@@ -1,6 +1,7 @@
 //! The ipset half.
 
 use super::*;
+use crate::snapshot::Unanswered;
 
 /// Plays a kernel with the ipset `nodes`.
 pub fn nodes(name: &str) -> Vec<u8> {
@@ -8,6 +9,7 @@ pub fn nodes(name: &str) -> Vec<u8> {
         Some("protocol") => PROTOCOL,
         Some("0-name") => NAME,
         Some("0-header") => HEADER,
+        Some("0-size") => SIZE,
         Some("0-test-s-0") => IN,
         Some("0-test-s-1") => OUT,
         _ => panic!("nobody should ask {name}"),
@@ -132,7 +134,7 @@ fn a_small_ipset_is_read_whole_and_again_each_time() {
         name if is_whole(name) => Reading::Ok(list_of_nodes()),
         name => Reading::Ok(nodes(name)),
     });
-    assert_eq!(seen.all_names(), ["ipset/protocol", "ipset/0-name", "ipset/0-header", "ipset/0-list"]);
+    assert_eq!(seen.all_names(), ["ipset/protocol", "ipset/0-name", "ipset/0-header", "ipset/0-size", "ipset/0-list"]);
     let [first, last] = ["192.0.2.0", "192.0.2.255"].map(|address| address_key(ip(address)));
     let [lowest, highest] = ["10.0.0.0", "10.255.255.255"].map(|address| address_key(ip(address)));
     let found = &seen.sets[&SetId::Ipset(0)];
@@ -155,4 +157,39 @@ fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
     assert!(cut.sets[&SetId::Ipset(0)].elements.failure().is_some());
     assert!(!cut.failure(Source::Ipset).is_empty());
     assert!(seen(Reading::Failed(Failure::too_large(MAX_ELEMENTS, "bytes"))).is_all_right());
+}
+
+/// A set whose elements cannot fit is not dumped; where the kernel does not tell their number, the dump shows it.
+#[test]
+fn an_ipset_is_asked_for_its_size_before_its_elements() {
+    let rules = ruleset(&[in_ipset(0, &[End::Source])]);
+    let seen = |size: Answer| {
+        read_with(&rules, &values(&["192.0.2.1"], &[]), move |request| match request.name.as_str() {
+            "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+            name if name.ends_with("-size") => size.clone(),
+            name if is_whole(name) => Reading::Ok(list_of_nodes()),
+            name => Reading::Ok(nodes(name)),
+        })
+    };
+    let with_count = |count: u32| {
+        let mut bytes = hex(SIZE);
+        let at = bytes.len() - 24;
+        assert_eq!(bytes[at..at + 4], 2u32.to_be_bytes());
+        bytes[at..at + 4].copy_from_slice(&count.to_be_bytes());
+        bytes
+    };
+    let list = "ipset/0-list";
+    let fits = seen(Reading::Ok(with_count(5461)));
+    assert!(fits.all_names().contains(&list) && fits.is_all_right());
+    let large = seen(Reading::Ok(with_count(5462)));
+    assert!(!large.all_names().contains(&list) && large.is_all_right());
+    let found = &large.sets[&SetId::Ipset(0)];
+    assert!(matches!(found.elements.failure(), Some(Failure::TooLarge { .. })));
+    assert_eq!(found.members, [(key("192.0.2.1"), Reading::Ok(true))].into());
+    let untold = seen(Reading::Ok(framed(NLMSG_DONE, &[0; 4])));
+    let older = seen(Reading::Failed(Failure::NotAnswered(Unanswered::NotCaptured)));
+    assert!(untold.is_all_right() && older.is_all_right());
+    let failed = seen(Reading::Ok(hex(SIZE)[..60].to_vec()));
+    assert!(!failed.failure(Source::Ipset).is_empty());
+    assert!([untold, older, failed].iter().all(|seen| seen.sets[&SetId::Ipset(0)].elements.ok().is_some()));
 }
