@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use axum::body::Bytes;
+use tokio::sync::{OnceCell, watch};
 
 use crate::advisory::Catalogue;
 use crate::capture::{Ask, Meta};
 use crate::decode::{self, Collectors, Known, Parts};
 use crate::judge::{self, History, Report};
-use crate::kernel::{self, Live, Paths, Progress};
+use crate::kernel::{self, Live, Paths, Progress, Whereabouts};
 use crate::memory::Memory;
 use crate::snapshot::{Collector, Failure, Snapshot, Unanswered};
 
@@ -38,7 +39,12 @@ pub struct Look {
     pub durations: BTreeMap<Collector, Duration>,
     /// Nothing was left out for want of time.
     pub whole: bool,
+    /// Answers made of it, once for everyone who shares it, by the server's forms.
+    pub bodies: [OnceCell<Bytes>; FORMS],
 }
+
+/// How many forms of answers there are.
+pub const FORMS: usize = 8;
 
 /// What a reading reads: the kernel, or a test's idea of one.
 pub trait World: std::fmt::Debug + Send + Sync + 'static {
@@ -151,6 +157,13 @@ struct Flight {
     done: watch::Receiver<Option<Arc<Look>>>,
 }
 
+impl Flight {
+    /// A sender that is gone without a result belonged to a reading that could not be finished.
+    fn is_running(&self) -> bool {
+        self.done.borrow().is_none() && self.done.has_changed().is_ok()
+    }
+}
+
 /// Somebody who waits for a flight, also when he goes away.
 struct Waiting {
     refresher: Arc<Refresher>,
@@ -204,6 +217,21 @@ impl Refresher {
         self.closing.send_replace(true);
     }
 
+    /// Where the reading is that is on its way.
+    pub fn whereabouts(&self) -> Option<Whereabouts> {
+        let flight = lock(&self.flight);
+        let running = flight.as_ref().filter(|flight| flight.is_running());
+        running.map(|flight| flight.underway.progress.whereabouts())
+    }
+
+    /// Takes and gives back every lock; comes back if none is held for ever.
+    pub fn touch_locks(&self) {
+        drop(lock(&self.flight));
+        drop(lock(&self.memory));
+        drop(lock(&self.history));
+        drop(lock(&self.options));
+    }
+
     /// A fresh look, or what there is of it after `patience`.
     pub async fn look(self: &Arc<Self>, patience: Duration) -> Arc<Look> {
         let start = Instant::now();
@@ -243,9 +271,7 @@ impl Refresher {
     /// The reading that is on its way or a new one, and whether it was begun by this call.
     fn join(self: &Arc<Self>, deadline: Instant) -> (Flight, bool) {
         let mut flight = lock(&self.flight);
-        // A sender that is gone without a result belonged to a reading that could not be finished.
-        let running = |flight: &&Flight| flight.done.borrow().is_none() && flight.done.has_changed().is_ok();
-        if let Some(running) = flight.as_ref().filter(running) {
+        if let Some(running) = flight.as_ref().filter(|flight| flight.is_running()) {
             running.waiters.fetch_add(1, Ordering::AcqRel);
             running.stop.store(false, Ordering::Relaxed);
             let latest = running.underway.progress.started() + MAX_READING;
@@ -286,16 +312,16 @@ impl Refresher {
         let mut report = judge::judge(Catalogue::built_in(), &snapshot, &options, stop);
         let mut history = lock(&self.history);
         let changes = if whole && !report.was_stopped { history.note(start, &report) } else { Vec::new() };
+        history.complete(start, Catalogue::built_in(), &mut report);
+        drop(history);
         for change in changes {
             let (advisory, cause) = (change.advisory, change.cause);
             tracing::warn!(advisory, old = %change.old, new = %change.new, cause, "verdict changed");
         }
-        history.complete(start, Catalogue::built_in(), &mut report);
-        drop(history);
         let mut durations = progress.durations();
         durations.insert(Collector::Verdict, start.elapsed());
         let whole = whole && !report.was_stopped;
-        Look { report, snapshot, durations, whole }
+        Look { report, snapshot, durations, whole, bodies: Default::default() }
     }
 
     /// For one who cannot wait any longer: judged for him alone, and not remembered.
@@ -313,7 +339,7 @@ impl Refresher {
         let mut report = judge_until(deadline, &snapshot, &options);
         lock(&self.history).complete(start, Catalogue::built_in(), &mut report);
         durations.insert(Collector::Verdict, start.elapsed());
-        Look { report, snapshot, durations, whole: false }
+        Look { report, snapshot, durations, whole: false, bodies: Default::default() }
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Instant;
 use crate::capture::{Answer, Ask, Meta, Question, Request, Root, Take};
 use crate::snapshot::{Failure, Reading, SystemCall};
 pub use environment::without_files as meta;
-pub use progress::Progress;
+pub use progress::{Progress, Whereabouts};
 
 /// Where the trees are mounted.
 #[derive(Clone, Debug)]
@@ -89,8 +89,9 @@ impl Ask for Live {
             return Reading::Failed(self.progress.not_answered()).within(&request.name);
         }
         let start = Instant::now();
-        self.progress.begin(&request.name);
-        let reading = self.answer(request, take);
+        let progress = Arc::clone(&self.progress);
+        progress.begin(&request.name);
+        let reading = self.answer(request, &mut |part| progress.outside(|| take(part)));
         self.progress.end(request.source.collector(), start.elapsed());
         reading
     }
