@@ -7,21 +7,21 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use clap::CommandFactory as _;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::advisory::{Catalogue, Severity, State};
 use crate::capture::{Capture, Recorder};
-use crate::cli::{self, Action, Cli, Common, Format, LogFormat, LogLevel, ProbeFormat, Shown};
+use crate::cli::{self, Action, Cli, Common, Format, ProbeFormat, Shown};
 use crate::decode::{self, Collectors, Known};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
+use crate::logging::Log;
 use crate::refresh::{Published, Refresher, Underway, judge_until};
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{exposition, json, metrics};
 use crate::server::Security;
 use crate::snapshot::{Collector, Snapshot};
-use crate::{archive, bounded, probe, redact, server};
+use crate::{archive, bounded, probe, redact, server, signals};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;
@@ -261,7 +261,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What `serve` knows from experiments: none, its own, or those that another process made. None of it stops it; a probe that
 /// takes longer than usual goes on.
-fn probed(flags: &cli::Serve) -> (judge::Probe, Option<probe::Probe>) {
+fn probed(flags: &cli::Serve, started: Option<probe::Probe>) -> (judge::Probe, Option<probe::Probe>) {
     if let Some(file) = &flags.probe_result {
         let known = read_result(file, &flags.common).map(known).unwrap_or_else(|why| {
             tracing::warn!(file = %file.display(), why, "the probe's result is not used");
@@ -269,10 +269,7 @@ fn probed(flags: &cli::Serve) -> (judge::Probe, Option<probe::Probe>) {
         });
         return (known, None);
     }
-    if !flags.probe {
-        return (judge::Probe::default(), None);
-    }
-    let mut probe = probe::start(&flags.common.trees.paths(), &[], false);
+    let Some(mut probe) = started else { return (judge::Probe::default(), None) };
     let soon = Instant::now() + PROBE_PATIENCE;
     match probe.wait(soon) {
         true => (known(probe.finish(soon)), None),
@@ -320,14 +317,15 @@ fn explain(id: Option<&str>) -> Result<(), String> {
 }
 
 fn serve(flags: &cli::Serve) -> Result<(), String> {
-    log_to_stderr(flags.log_level, flags.log_format);
+    // Before there are threads: a process that has any cannot make a child that enters a user namespace.
+    let started = flags.probe.then(|| probe::start(&flags.common.trees.paths(), &[], false));
+    let log = Log::to_stderr(flags.log_level, flags.log_format);
     let security = flags.web_config.as_deref().map(Security::open).transpose();
-    let security = security.map_err(|error| format!("--web.config.file: {error}"))?;
+    let security = security.map_err(|error| format!("--web.config.file: {error}"))?.map(Arc::new);
     let listeners = if flags.systemd_socket { server::from_systemd()? } else { server::bind(&flags.listen)? };
     let collectors = flags.common.collectors.0.clone();
     let mut options = flags.common.options(&[]);
-    // Before there are threads: a process that has any cannot make a child that enters a user namespace.
-    let (known, pending) = probed(flags);
+    let (known, pending) = probed(flags, started);
     options.probe = known;
     let refresher = Arc::new(Refresher::new(flags.common.trees.paths(), collectors.clone(), options));
     if let Some(probe) = pending {
@@ -337,45 +335,15 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,
         metrics: shown(&flags.shown, &collectors),
+        dropped_lines: log.dropped(),
     };
-    // Rendering a report takes well under a millisecond and the kernel is read on a thread of its own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let closing = signals::wait(security.clone())?;
+    // The kernel is read on a thread of its own. The unit has room for 64 threads in all.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(16).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    let served = runtime.block_on(async {
-        let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-        let mut terminate = terminate.map_err(|error| format!("cannot wait for SIGTERM: {error}"))?;
-        let mut interrupt = interrupt.map_err(|error| format!("cannot wait for SIGINT: {error}"))?;
-        let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        server::run(listeners, refresher, settings, security, shutdown).await
-    });
+    let served = runtime.block_on(server::run(listeners, refresher, settings, security, closing));
     // Nothing that blocks is waited for: a look may be stuck inside the kernel.
     runtime.shutdown_background();
     served
-}
-
-fn log_to_stderr(level: LogLevel, format: LogFormat) {
-    use tracing_subscriber::filter::LevelFilter;
-    use tracing_subscriber::fmt;
-    use tracing_subscriber::layer::SubscriberExt as _;
-    use tracing_subscriber::util::SubscriberInitExt as _;
-
-    let level = match level {
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Error => LevelFilter::ERROR,
-    };
-    let registry = tracing_subscriber::registry().with(level);
-    match format {
-        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).init(),
-        LogFormat::Logfmt => {
-            let layer = fmt::layer().event_format(tracing_logfmt::EventsFormatter::default());
-            registry.with(layer.fmt_fields(tracing_logfmt::FieldsFormatter::default()).with_writer(io::stderr)).init();
-        }
-    }
 }

@@ -20,6 +20,7 @@
 //! | [`memory`] | what is remembered between readings |
 //! | [`refresh`], [`server`], [`process`] | one reading at a time, served over HTTP |
 //! | [`web_config`] | the file of `--web.config.file` |
+//! | [`logging`], [`signals`] | the log of `serve`, and what ends it |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!
 //! ARCHITECTURE.md tells why, and which modules may name which.
@@ -35,6 +36,7 @@ pub mod decode;
 pub mod flow;
 pub mod judge;
 pub mod kernel;
+pub mod logging;
 pub mod memory;
 pub mod probe;
 pub mod process;
@@ -42,6 +44,7 @@ pub mod redact;
 pub mod refresh;
 pub mod render;
 pub mod server;
+pub mod signals;
 pub mod snapshot;
 pub mod web_config;
 pub mod wire;

@@ -1,28 +1,40 @@
 //! The HTTP side: routes, content negotiation, limits.
 
+mod accept;
+mod activity;
+mod body;
+mod connections;
+mod health;
+mod listen;
 mod security;
 mod tls;
+mod turns;
 
 use std::io::IsTerminal as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Query, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum_server::Handle;
-use hyper_util::rt::TokioTimer;
 use sd_notify::NotifyState;
-use tokio::sync::Semaphore;
-use tower_http::compression::CompressionLayer;
+use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use listen::{bind, from_systemd};
 pub use security::Security;
+use tracing_appender::non_blocking::ErrorCounter;
 
+use self::accept::Door;
+use self::activity::Activity;
+use self::body::{Form, Reports};
+use self::connections::{Connections, Peer};
+use self::health::Health;
 use crate::process;
 use crate::refresh::{Look, Refresher};
 use crate::render::exposition::{self, OPENMETRICS, PROMETHEUS};
@@ -33,10 +45,13 @@ use crate::snapshot::Collector;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Kept back from the scraper's timeout for the way there and back.
 const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
-/// A client that has not sent its request after this is disconnected.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long running requests may go on after SIGTERM; the process ends within a second.
 const GRACE: Duration = Duration::from_millis(700);
+/// Endpoints of probes, which are cheap and behind no authorization.
+const PROBES: [&str; 2] = ["/-/healthy", "/-/ready"];
+/// The page needs its own style and nothing else.
+const CONTENT_SECURITY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
+                                frame-ancestors 'none'";
 
 /// What serving needs to know.
 #[derive(Clone, Debug)]
@@ -47,6 +62,8 @@ pub struct Settings {
     pub max_requests: usize,
     /// What the metrics show.
     pub metrics: metrics::Settings,
+    /// Log lines that nobody took.
+    pub dropped_lines: ErrorCounter,
 }
 
 #[derive(Debug)]
@@ -55,121 +72,51 @@ struct App {
     settings: Settings,
     /// TLS, users and headers, if they are configured.
     security: Option<Arc<Security>>,
-    slots: Option<Semaphore>,
+    slots: Option<Arc<Semaphore>>,
+    connections: Arc<Connections>,
+    /// By encoding.
+    reports: [Reports; 2],
+    health: Arc<Health>,
     ready: AtomicBool,
 }
 
-/// Opens the listening sockets.
+/// Serves until `closing` says so.
 ///
 /// # Errors
-/// Names the address that cannot be used.
-pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
-    addresses.iter().map(|address| bind_one(address)).collect()
-}
-
-fn bind_one(address: &str) -> Result<TcpListener, String> {
-    let candidates: Vec<SocketAddr> = match address.strip_prefix(':') {
-        // As in Go: every address of the machine. The IPv6 socket takes IPv4 as well.
-        Some(port) => {
-            let port = port.parse().map_err(|_| format!("--web.listen-address {address:?}: not a port"))?;
-            vec![([0u16; 8], port).into(), ([0u8; 4], port).into()]
-        }
-        None => plain(address)
-            .to_socket_addrs()
-            .map_err(|error| format!("--web.listen-address {address:?}: {error}; write HOST:PORT or :PORT"))?
-            .collect(),
-    };
-    let listener =
-        TcpListener::bind(&candidates[..]).map_err(|error| format!("cannot listen on {address}: {error}"))?;
-    listener.set_nonblocking(true).map_err(|error| format!("cannot listen on {address}: {error}"))?;
-    Ok(listener)
-}
-
-/// Go takes brackets around IPv4 addresses too, and manifests write `[$(HOST_IP)]:PORT`.
-fn plain(address: &str) -> String {
-    let bracketed = address.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    match bracketed {
-        Some((host, port)) if host.parse::<Ipv4Addr>().is_ok() => format!("{host}{port}"),
-        _ => address.to_owned(),
-    }
-}
-
-/// The sockets that systemd passes.
-///
-/// # Errors
-/// There are none, or one is something else.
-pub fn from_systemd() -> Result<Vec<TcpListener>, String> {
-    let mut passed = listenfd::ListenFd::from_env();
-    let count = passed.len();
-    let take = |at| {
-        let listener = passed.take_tcp_listener(at).map_err(|error| format!("--web.systemd-socket: {error}"))?;
-        let listener = listener.ok_or("--web.systemd-socket: a passed socket is gone")?;
-        listener.set_nonblocking(true).map_err(|error| format!("--web.systemd-socket: {error}"))?;
-        Ok(listener)
-    };
-    let listeners: Result<Vec<_>, String> = (0..count).map(take).collect();
-    match listeners {
-        Ok(listeners) if listeners.is_empty() => Err(
-            "--web.systemd-socket: no socket was passed (LISTEN_FDS); is natwatch.socket the unit that starts this?"
-                .into(),
-        ),
-        other => other,
-    }
-}
-
-/// Serves until `shutdown` ends.
-///
-/// # Errors
-/// A listener that failed.
+/// A listener that cannot be used.
 pub async fn run(
     listeners: Vec<TcpListener>,
     refresher: Arc<Refresher>,
     settings: Settings,
-    security: Option<Security>,
-    shutdown: impl Future<Output = ()>,
+    security: Option<Arc<Security>>,
+    mut closing: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let slots = (settings.max_requests > 0).then(|| Semaphore::new(settings.max_requests));
-    let security = security.map(Arc::new);
-    let tls = security.as_ref().and_then(|security| security.tls());
-    let app = Arc::new(App { refresher, settings, security, slots, ready: AtomicBool::new(false) });
-    let handle = Handle::new();
-    let mut servers = tokio::task::JoinSet::new();
-    // Without the guess at HTTP/2, which would wait for a silent client for ever.
-    macro_rules! serve {
-        ($server:expr) => {{
-            let mut server = $server.map_err(|error| error.to_string())?.handle(handle.clone()).http1_only();
-            server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            let routes = routes(Arc::clone(&app)).into_make_service();
-            servers.spawn(async move { server.serve(routes).await });
-        }};
-    }
+    let slots = (settings.max_requests > 0).then(|| Arc::new(Semaphore::new(settings.max_requests)));
+    let (connections, health) = (Arc::new(Connections::default()), Health::watch(Arc::clone(&refresher)));
+    let (reports, ready) = (Default::default(), AtomicBool::new(false));
+    let app = App { refresher, settings, security, slots, connections, reports, health, ready };
+    let app = Arc::new(app);
+    let (open, mut all_closed) = mpsc::channel(1);
+    let (routes, connections) = (routes(Arc::clone(&app)), Arc::clone(&app.connections));
+    let door = Door { routes, security: app.security.clone(), connections, closing: closing.clone(), _open: open };
     for listener in listeners {
-        announce(&listener, tls.is_some());
-        match &tls {
-            Some(tls) => serve!(axum_server::from_tcp_rustls(listener, tls.clone())),
-            None => serve!(axum_server::from_tcp(listener)),
-        }
+        announce(&listener, app.security.as_ref().is_some_and(|security| security.tls().is_some()));
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| format!("cannot serve: {error}"))?;
+        tokio::spawn(door.clone().accept(listener));
     }
+    drop(door);
     if let Some(security) = &app.security {
         tokio::spawn(Arc::clone(security).watch());
     }
     tokio::spawn(first_look(Arc::clone(&app)));
     tell_systemd(&[NotifyState::Ready]);
-    tokio::select! {
-        () = shutdown => {
-            tell_systemd(&[NotifyState::Stopping]);
-            tracing::info!("shutting down");
-            app.refresher.close();
-            handle.graceful_shutdown(Some(GRACE));
-            while servers.join_next().await.is_some() {}
-            Ok(())
-        }
-        Some(ended) = servers.join_next() => match ended {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("serving failed: {error}")),
-            Err(error) => Err(format!("serving failed: {error}")),
-        },
-    }
+    let _ = closing.wait_for(|closing| *closing).await;
+    tell_systemd(&[NotifyState::Stopping]);
+    tracing::info!("shutting down");
+    app.refresher.close();
+    // Ends when the last connection has.
+    let _ = tokio::time::timeout(GRACE, all_closed.recv()).await;
+    Ok(())
 }
 
 /// A unit of `Type=notify` waits for this; anyone else does not hear it.
@@ -208,18 +155,22 @@ fn routes(app: Arc<App>) -> Router {
         .route("/", get(page))
         .route("/report.json", get(report))
         .route(&telemetry_path, get(telemetry))
-        .layer(CompressionLayer::new().gzip(true))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), authorized));
-    let probes =
-        Router::new().route("/-/healthy", get(async || "natwatch is healthy.\n")).route("/-/ready", get(ready));
+    let [is_healthy, is_ready] = PROBES;
+    let probes = Router::new().route(is_healthy, get(healthy)).route(is_ready, get(ready));
     let all = reports.merge(probes).layer(middleware::from_fn_with_state(Arc::clone(&app), decorated));
     all.with_state(app)
 }
 
 /// Lets those in who may read.
-async fn authorized(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn authorized(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some(security) = &app.security else { return next.run(request).await };
-    match security.authorize(request.headers()).await {
+    match security.authorize(request.headers(), peer).await {
         Ok(()) => next.run(request).await,
         Err(status) => {
             let mut response = (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response();
@@ -233,39 +184,69 @@ async fn authorized(State(app): State<Arc<App>>, request: Request, next: Next) -
     }
 }
 
-/// Adds the configured headers.
+/// Adds what browsers must not do, and the configured headers, which may say otherwise.
 async fn decorated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     if let Some(security) = &app.security {
         security.decorate(response.headers_mut());
     }
     response
 }
 
-async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.ready.load(Ordering::Acquire) {
-        "natwatch is ready.\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "natwatch has not finished its first look yet.\n").into_response()
+fn unavailable(why: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+}
+
+async fn healthy(State(app): State<Arc<App>>) -> Response {
+    match app.health.stuck(Instant::now()) {
+        Some(why) => unavailable(&format!("natwatch is stuck: {why}")),
+        None => "natwatch is healthy.\n".into_response(),
     }
 }
 
-async fn page(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    app.answer(&headers, |look| {
-        Html(html::render(&look.report, &look.snapshot, &app.settings.telemetry_path)).into_response()
-    })
-    .await
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    match app.health.kernel_stuck().or_else(|| app.health.stuck(Instant::now())) {
+        Some(why) => unavailable(&format!("stuck: {why}")),
+        None if app.ready.load(Ordering::Acquire) => "natwatch is ready.\n".into_response(),
+        None => unavailable("natwatch has not finished its first look yet."),
+    }
 }
 
-async fn report(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    app.answer(&headers, |look| {
-        ([(header::CONTENT_TYPE, "application/json")], json::render(&look.report, &look.snapshot)).into_response()
-    })
-    .await
+/// What an answer needs of a request.
+struct Asker {
+    activity: Arc<Activity>,
+    headers: HeaderMap,
+}
+
+async fn page(
+    State(app): State<Arc<App>>,
+    Extension(activity): Extension<Arc<Activity>>,
+    headers: HeaderMap,
+) -> Response {
+    let path = app.settings.telemetry_path.clone();
+    let render = move |look: &Look| Ok(html::render(&look.report, &look.snapshot, &path));
+    app.answer(Asker { activity, headers }, "text/html; charset=utf-8", Some(Form::Page), render).await
+}
+
+async fn report(
+    State(app): State<Arc<App>>,
+    Extension(activity): Extension<Arc<Activity>>,
+    headers: HeaderMap,
+) -> Response {
+    let render = |look: &Look| Ok(json::render(&look.report, &look.snapshot));
+    app.answer(Asker { activity, headers }, "application/json", Some(Form::Report), render).await
 }
 
 async fn telemetry(
     State(app): State<Arc<App>>,
+    Extension(activity): Extension<Arc<Activity>>,
     Query(query): Query<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Response {
@@ -273,39 +254,100 @@ async fn telemetry(
         Ok(collectors) => collectors,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
-    app.answer(&headers, |look| {
-        let mut families = metrics::families(&look.report, &look.snapshot, &look.durations, &app.settings.metrics);
-        if let Some(process) = process::read() {
-            metrics::add_process(&mut families, &process);
+    let (form, kind) = match prefers_openmetrics(&headers) {
+        true => (Form::OpenMetrics, OPENMETRICS),
+        false => (Form::Prometheus, PROMETHEUS),
+    };
+    let mine = Arc::clone(&app);
+    let render = move |look: &Look| {
+        let families = mine.families(look, &collectors);
+        match form {
+            Form::OpenMetrics => exposition::openmetrics(families).map_err(|error| error.to_string()),
+            _ => Ok(exposition::prometheus(&families)),
         }
-        if let Some(security) = &app.security {
-            metrics::add_web_config(&mut families, security.is_current());
-        }
-        families.retain(&collectors);
-        if !prefers_openmetrics(&headers) {
-            return ([(header::CONTENT_TYPE, PROMETHEUS)], exposition::prometheus(&families)).into_response();
-        }
-        match exposition::openmetrics(families) {
-            Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response(),
-        }
-    })
-    .await
+    };
+    app.answer(Asker { activity, headers }, kind, query.is_empty().then_some(form), render).await
 }
 
 impl App {
-    async fn answer(&self, headers: &HeaderMap, render: impl FnOnce(&Look) -> Response) -> Response {
-        let _slot = match &self.slots {
-            Some(slots) => match slots.try_acquire() {
-                Ok(slot) => Some(slot),
-                Err(_) => {
-                    let text = "too many requests at once; see --web.max-requests\n";
-                    return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response();
+    fn families(&self, look: &Look, collectors: &[Collector]) -> metrics::Families {
+        let mut families = metrics::families(&look.report, &look.snapshot, &look.durations, &self.settings.metrics);
+        if let Some(process) = process::read() {
+            metrics::add_process(&mut families, &process);
+        }
+        metrics::add_server(&mut families, self.connections.count(), self.settings.dropped_lines.dropped_lines());
+        if let Some(security) = &self.security {
+            metrics::add_web_config(&mut families, security.is_current());
+        }
+        families.retain(collectors);
+        families
+    }
+
+    /// Answers with what `render` makes of a fresh look; what is the same for everyone has a form, and is made once.
+    async fn answer(
+        &self,
+        asker: Asker,
+        kind: &'static str,
+        form: Option<Form>,
+        render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
+    ) -> Response {
+        let Asker { activity, headers } = asker;
+        if let Some(slots) = &self.slots {
+            let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+                let mut response = unavailable("too many requests at once; see --web.max-requests");
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                return response;
+            };
+            activity.keep(slot);
+        }
+        let gzip = body::takes_gzip(&headers);
+        let reports = (form == Some(Form::Report)).then(|| &self.reports[usize::from(gzip)]);
+        let body = match reports.and_then(Reports::instead) {
+            Some(newest) => Ok(newest),
+            None => {
+                let look = self.refresher.look(patience(&headers)).await;
+                let hold = |bytes: Vec<u8>| match reports {
+                    Some(reports) => reports.hold(bytes),
+                    None => Bytes::from(bytes),
+                };
+                match form {
+                    Some(form) => {
+                        let body = &look.bodies[form.number(gzip)];
+                        let made = body.get_or_try_init(async || made(&look, gzip, render).await.map(hold)).await;
+                        made.cloned()
+                    }
+                    None => made(&look, gzip, render).await.map(Bytes::from),
                 }
-            },
-            None => None,
+            }
         };
-        render(&*self.refresher.look(patience(headers)).await)
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => {
+                return (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response();
+            }
+        };
+        let mut response = Response::new(Body::from(body));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        if gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    }
+}
+
+/// Renders on a thread where that may take its time.
+async fn made(
+    look: &Arc<Look>,
+    gzip: bool,
+    render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
+) -> Result<Vec<u8>, String> {
+    let look = Arc::clone(look);
+    let work = move || body::encode(render(&look)?, gzip);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(made) => made,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -402,16 +444,6 @@ mod tests {
         assert!(ask(&[("collect[]", "netstat")]).unwrap_err().contains("disabled"));
         assert!(ask(&[("collect[]", "nonsense")]).unwrap_err().contains("missing"));
         assert!(ask(&[("collect[]", "links"), ("exclude[]", "links")]).is_err());
-    }
-
-    #[test]
-    fn addresses_are_taken_as_go_takes_them() {
-        for address in ["127.0.0.1:0", "[127.0.0.1]:0", ":0", "[::1]:0", "localhost:0"] {
-            assert!(bind_one(address).is_ok(), "{address}");
-        }
-        for address in ["127.0.0.1", "[127.0.0.1:0", "::1", ""] {
-            assert!(bind_one(address).is_err(), "{address}");
-        }
     }
 
     #[test]

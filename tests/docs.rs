@@ -66,6 +66,8 @@ fn names_of_metrics_are_the_same_everywhere() {
         "natwatch_conntrack_cpu_insert_failed_total",
         "natwatch_conntrack_cpu_drop_total",
         "natwatch_source_nat_rule_bytes_total",
+        "natwatch_http_connections",
+        "natwatch_log_lines_dropped_total",
         "natwatch_web_config_last_reload_successful",
     ];
     let mut shipped = vec![(path("README.md"), document("README.md"))];

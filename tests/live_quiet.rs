@@ -359,6 +359,7 @@ fn assert_serves_only(calls: &[Call]) {
                 (libc::SOL_SOCKET, libc::SO_REUSEADDR),
                 (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
                 (libc::SOL_SOCKET, libc::SO_LINGER),
+                (libc::SOL_SOCKET, libc::SO_SNDBUF),
                 (libc::IPPROTO_TCP, libc::TCP_NODELAY),
                 (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
             ];
@@ -372,10 +373,10 @@ fn assert_serves_only(calls: &[Call]) {
     }
 }
 
-/// A hundred scrapers at once: all are answered alike, and the kernel is read once or a few times.
+/// As many scrapers as one address may have, at once: all are answered alike, and the kernel is read once or a few times.
 #[test]
-fn a_hundred_simultaneous_scrapes_share_a_look() {
-    const SCRAPERS: usize = 100;
+fn simultaneous_scrapes_share_a_look() {
+    const SCRAPERS: usize = 60;
     let lab = busy();
     let ns = &lab.router;
     let strace = Strace::of("open,openat,openat2");

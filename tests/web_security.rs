@@ -243,6 +243,71 @@ fn slow_hashes_hold_nobody_up() {
     server.stop();
 }
 
+/// Whoever guesses waits for his own turn; a scraper that nobody knows yet gets in all the same.
+#[test]
+fn guesses_lock_nobody_out() {
+    let (ns, files) = (Netns::new(), Files::new());
+    let mut users = String::from("basic_auth_users:\n");
+    for number in 0..10 {
+        let hash = bcrypt::hash(format!("{PASSWORD}{number}"), 5).expect("a hash");
+        users.push_str(&format!("  scraper{number}: {hash}\n"));
+    }
+    let config = files.config(&users);
+    let server = Server::start(&ns, &["--web.config.file", &config]);
+    let url = format!("http://127.0.0.1:{}/metrics", server.port);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for guesser in 0..60u8 {
+            let (server, over) = (&server, &over);
+            scope.spawn(move || {
+                let from = Ipv4Addr::new(127, 0, 2, 1 + guesser % 6);
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = guess(server, from);
+                }
+            });
+        }
+        for number in 0..10 {
+            let who = format!("scraper{number}:{PASSWORD}{number}");
+            assert_eq!(curl(&ns, &url, &["-u", &who]).0, 200, "{who}");
+            let from_a_guesser = ["-u", &who, "--interface", "127.0.2.1"];
+            assert_eq!(curl(&ns, &url, &from_a_guesser).0, 200, "it is remembered, wherever it comes from");
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    server.stop();
+}
+
+/// One wrong password, from this address.
+fn guess(server: &Server<'_>, from: Ipv4Addr) -> std::io::Result<()> {
+    use std::io::{Read as _, Write as _};
+    let socket = server
+        .ns
+        .enter(|| support::sockets::bound_socket(support::router::Proto::Tcp, std::net::SocketAddrV4::new(from, 0)));
+    rustix::fs::fcntl_setfl(&socket, rustix::fs::OFlags::empty())?;
+    rustix::net::connect(&socket, &std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.port))?;
+    let mut stream = std::net::TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                   Authorization: Basic c2NyYXBlcjA6d3Jvbmc=\r\n\r\n";
+    stream.write_all(request.as_bytes())?;
+    stream.read_to_end(&mut Vec::new()).map(|_| ())
+}
+
+/// Somebody who has changed nothing, or does not want to wait, is told too.
+#[test]
+fn a_hangup_has_the_file_read_again() {
+    let (ns, files) = (Netns::new(), Files::new());
+    let config = files.config(&users());
+    let mut server = Server::start(&ns, &["--web.config.file", &config]);
+    server.daemon.signal(Signal::HUP);
+    server.daemon.wait_stderr("web configuration re-read");
+    let mut plain = Server::start(&ns, &[]);
+    plain.daemon.signal(Signal::HUP);
+    assert_eq!(plain.get("/-/healthy", &[]).status, 200, "there is nothing to read, and it goes on");
+    server.stop();
+    plain.stop();
+}
+
 fn in_force(ns: &Netns, port: u16) -> Option<f64> {
     let (_, body) = curl(ns, &format!("http://127.0.0.1:{port}/metrics"), &["-u", &format!("prometheus:{PASSWORD}")]);
     Exposition::parse(&body).get("natwatch_web_config_last_reload_successful", &[])

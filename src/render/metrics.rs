@@ -342,6 +342,12 @@ pub fn add_process(out: &mut Families, process: &Process) {
     out.add("process_threads", [], Value::Whole(process.threads));
 }
 
+/// Adds what the server knows of itself: open connections, and log lines that nobody took.
+pub fn add_server(out: &mut Families, connections: usize, dropped_lines: usize) {
+    out.add("natwatch_http_connections", [], Value::Whole(connections as u64));
+    out.add("natwatch_log_lines_dropped_total", [], Value::Whole(dropped_lines as u64));
+}
+
 /// Adds whether the web configuration in its file is the one in force.
 pub fn add_web_config(out: &mut Families, current: bool) {
     out.add("natwatch_web_config_last_reload_successful", [], Value::Whole(current.into()));

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum_server::tls_rustls::RustlsConfig;
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
 
+use super::connections::Peer;
 use super::tls::{self, Named};
+use super::turns::Turns;
 use crate::bounded;
 use crate::refresh::lock;
 use crate::web_config::{self, Pem, WebConfig};
@@ -26,8 +26,6 @@ const MAX_CONFIG: u64 = 64 << 10;
 const REMEMBERED: usize = 128;
 /// How long a password waits for others to be verified.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Passwords that wait for that; those beyond it are refused at once.
-const WAITING: usize = 32;
 /// A hash of no password, but for its cost.
 const NOBODY: &str = "2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
 
@@ -36,16 +34,14 @@ const NOBODY: &str = "2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
 pub struct Security {
     path: PathBuf,
     web: Mutex<Arc<WebConfig>>,
-    tls: Option<RustlsConfig>,
+    tls: Option<Mutex<Arc<ServerConfig>>>,
     /// What was read last, whether it could be used or not.
     last: Mutex<Vec<Vec<u8>>>,
     /// Whether what stands in the files is in force.
     current: AtomicBool,
     /// Hash and password of users that came before.
     verified: Mutex<HashSet<(String, String)>>,
-    /// A hash is made to take long: one at a time, so that a stranger cannot use more than one CPU.
-    verifying: Semaphore,
-    waiting: Semaphore,
+    turns: Arc<Turns>,
 }
 
 /// A configuration with everything that it names.
@@ -65,18 +61,17 @@ impl Security {
         Ok(Self {
             path: path.to_owned(),
             web: Mutex::new(Arc::new(loaded.web)),
-            tls: loaded.tls.map(RustlsConfig::from_config),
+            tls: loaded.tls.map(Mutex::new),
             last: Mutex::new(files),
             current: AtomicBool::new(true),
             verified: Mutex::default(),
-            verifying: Semaphore::new(1),
-            waiting: Semaphore::new(WAITING),
+            turns: Arc::default(),
         })
     }
 
     /// TLS, if it is served.
-    pub fn tls(&self) -> Option<RustlsConfig> {
-        self.tls.clone()
+    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.as_ref().map(|tls| Arc::clone(&lock(tls)))
     }
 
     /// Whether what stands in the files is in force; `false`: something older is.
@@ -89,20 +84,19 @@ impl Security {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let mine = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || mine.reload()).await.is_err() {
+            if tokio::task::spawn_blocking(move || mine.reload(false)).await.is_err() {
                 tracing::error!(file = %self.path.display(), "the web configuration could not be looked at");
             }
         }
     }
 
-    /// Takes over what has changed; what cannot be used leaves everything as it was.
-    fn reload(&self) {
+    /// Takes over what has changed, or everything if somebody asks for it; what cannot be used leaves everything as it was.
+    pub fn reload(&self, asked: bool) {
         let (files, gathered) = gather(&self.path);
-        let mut last = lock(&self.last);
-        if *last == files {
+        let changed = std::mem::replace(&mut *lock(&self.last), files.clone()) != files;
+        if !changed && !asked {
             return;
         }
-        *last = files;
         let file = self.path.display();
         let loaded = gathered.and_then(Gathered::build).and_then(|loaded| match (&self.tls, &loaded.tls) {
             (Some(_), None) | (None, Some(_)) => {
@@ -117,7 +111,7 @@ impl Security {
         match loaded {
             Ok(loaded) => {
                 if let (Some(tls), Some(config)) = (&self.tls, loaded.tls) {
-                    tls.reload_from_config(config);
+                    *lock(tls) = config;
                 }
                 lock(&self.verified).retain(|(hash, _)| loaded.web.users.values().any(|known| known == hash));
                 *lock(&self.web) = Arc::new(loaded.web);
@@ -148,7 +142,7 @@ impl Security {
     ///
     /// # Errors
     /// The status to answer instead.
-    pub async fn authorize(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
+    pub async fn authorize(&self, headers: &HeaderMap, peer: Peer) -> Result<(), StatusCode> {
         let web = self.web();
         if web.users.is_empty() {
             return Ok(());
@@ -160,12 +154,15 @@ impl Security {
         if known.is_some() && lock(&self.verified).contains(&pair) {
             return Ok(());
         }
-        let _place = self.waiting.try_acquire().map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-        let turn = tokio::time::timeout(PATIENCE, self.verifying.acquire()).await;
-        let _turn = turn.ok().and_then(Result::ok).ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+        let turn = tokio::time::timeout(PATIENCE, self.turns.turn(peer)).await;
+        let turn = turn.ok().flatten().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
         let work = {
             let (hash, password) = pair.clone();
-            tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
+            // Who goes away does not end the work, and keeps his turn until it is done.
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                bcrypt::verify(password, &hash).unwrap_or(false)
+            })
         };
         if !work.await.unwrap_or(false) || known.is_none() {
             return Err(StatusCode::UNAUTHORIZED);

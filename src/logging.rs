@@ -1,0 +1,74 @@
+//! The log of `serve`: lines go through a bounded queue to a thread that writes them to stderr. Whoever reads them may be
+//! slow or stuck; then lines are dropped and counted, and nobody waits.
+
+use std::io;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::cli::{LogFormat, LogLevel};
+
+/// Lines that may wait: some hundred kilobytes.
+const QUEUE: usize = 2048;
+/// How long the last lines are waited for.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// The log, until it is dropped; then the last lines are written, if somebody takes them.
+#[derive(Debug)]
+pub struct Log {
+    worker: Option<WorkerGuard>,
+    dropped: ErrorCounter,
+}
+
+impl Log {
+    /// Writes to stderr from now on.
+    pub fn to_stderr(level: LogLevel, format: LogFormat) -> Self {
+        let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log");
+        let (writer, worker) = queue.finish(io::stderr());
+        let dropped = writer.error_counter();
+        subscribe(level, format, writer);
+        Self { worker: Some(worker), dropped }
+    }
+
+    /// Counts the lines that nobody took.
+    pub fn dropped(&self) -> ErrorCounter {
+        self.dropped.clone()
+    }
+}
+
+impl Drop for Log {
+    /// The library waits for a second, which is longer than natwatch has.
+    fn drop(&mut self) {
+        let (done, written) = mpsc::channel::<()>();
+        let worker = self.worker.take();
+        let wait = std::thread::Builder::new().name("last log lines".into()).spawn(move || {
+            drop(worker);
+            drop(done);
+        });
+        if wait.is_ok() {
+            let _ = written.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+fn subscribe(level: LogLevel, format: LogFormat, writer: NonBlocking) {
+    let level = match level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    };
+    let registry = tracing_subscriber::registry().with(level);
+    match format {
+        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)).init(),
+        LogFormat::Logfmt => {
+            let layer = fmt::layer().event_format(tracing_logfmt::EventsFormatter::default());
+            registry.with(layer.fmt_fields(tracing_logfmt::FieldsFormatter::default()).with_writer(writer)).init();
+        }
+    }
+}

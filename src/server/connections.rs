@@ -1,0 +1,188 @@
+//! How many connections there may be, and whose.
+//!
+//! At a cap the connection that has been idle longest gives way, never one in a request. Where all are in one, a few more
+//! are taken that only the probes' endpoints answer: whoever fills the server does not have it restarted.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::activity::Activity;
+use crate::refresh::lock;
+
+/// Connections in all. With those below and what natwatch has open it stays under the 1,024 descriptors that a process has
+/// by default.
+const MAX: usize = 512;
+/// Connections of one peer: a scraper has one or two, a browser six.
+const MAX_OF_PEER: usize = 64;
+/// Connections beyond those, for probes.
+const RESERVED: usize = 8;
+
+/// Who is at the other end: an IPv4 address, or the network of an IPv6 one (/64), of which a host has as many addresses as
+/// it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// Address in host order.
+    V4(u32),
+    /// Upper half of the address, in host order.
+    V6(u64),
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address.to_bits()),
+            IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    peer: Peer,
+    reserved: bool,
+    activity: Arc<Activity>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    open: BTreeMap<u64, Open>,
+}
+
+impl State {
+    /// Those that count, of one kind.
+    fn standing(&self, wanted: impl Fn(&Open) -> bool) -> impl Iterator<Item = &Open> {
+        self.open.values().filter(move |open| wanted(open) && !open.activity.gives_way())
+    }
+
+    /// Whether there are fewer than `cap`, or the one idle longest gives way.
+    fn has_room(&self, cap: usize, wanted: impl Fn(&Open) -> bool + Copy) -> bool {
+        let excess = (self.standing(wanted).count() + 1).saturating_sub(cap);
+        (0..excess).all(|_| self.idlest_gives_way(wanted))
+    }
+
+    fn idlest_gives_way(&self, wanted: impl Fn(&Open) -> bool) -> bool {
+        let idle = self.standing(wanted).filter_map(|open| Some((open.activity.idle_since()?, open)));
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_by_key(|(since, _)| *since);
+        idle.iter().any(|(_, open)| open.activity.give_way())
+    }
+}
+
+/// All connections of this server.
+#[derive(Debug, Default)]
+pub struct Connections(Mutex<State>);
+
+impl Connections {
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        lock(&self.0).open.len()
+    }
+
+    /// A place for one more. `None`: all are in a request, those for probes too.
+    pub fn admit(self: &Arc<Self>, peer: Peer, now: Instant) -> Option<Place> {
+        let mut state = lock(&self.0);
+        let ordinary = state.has_room(MAX_OF_PEER, |open| !open.reserved && open.peer == peer)
+            && state.has_room(MAX, |open| !open.reserved);
+        if !ordinary && !state.has_room(RESERVED, |open| open.reserved) {
+            return None;
+        }
+        let (number, activity) = (state.next, Arc::new(Activity::new(now)));
+        state.next += 1;
+        state.open.insert(number, Open { peer, reserved: !ordinary, activity: Arc::clone(&activity) });
+        Some(Place { connections: Arc::clone(self), number, activity, only_probes: !ordinary })
+    }
+
+    /// Frees a descriptor, if any connection is idle.
+    pub fn make_room(&self) {
+        lock(&self.0).idlest_gives_way(|_| true);
+    }
+}
+
+/// The place of one connection.
+#[derive(Debug)]
+pub struct Place {
+    connections: Arc<Connections>,
+    number: u64,
+    /// What it is doing.
+    pub activity: Arc<Activity>,
+    /// Only the probes' endpoints are answered.
+    pub only_probes: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.connections.0).open.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn peer(number: u32) -> Peer {
+        Peer::V4(number)
+    }
+
+    fn admit(connections: &Arc<Connections>, number: u32, at: Instant) -> Place {
+        connections.admit(peer(number), at).expect("a place")
+    }
+
+    #[test]
+    fn a_host_of_ipv6_is_its_network() {
+        let peer = |text: &str| Peer::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(peer("2001:db8::1"), peer("2001:db8::ffff:1:2:3"));
+        assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));
+        assert_eq!(peer("::ffff:192.0.2.1"), peer("192.0.2.1"), "a socket for both families shows IPv4 so");
+        assert_ne!(peer("192.0.2.1"), peer("192.0.2.2"));
+    }
+
+    #[test]
+    fn of_one_peer_the_connection_idle_longest_gives_way() {
+        let (connections, start) = (Arc::new(Connections::default()), Instant::now());
+        let places: Vec<Place> =
+            (0..64).map(|second| admit(&connections, 1, start + Duration::from_secs(second))).collect();
+        let other = admit(&connections, 2, start);
+        assert!(places[0].activity.begin_request(start), "it is in a request, though it came first");
+        let more = admit(&connections, 1, start + Duration::from_secs(100));
+        assert!(!more.only_probes);
+        let gone: Vec<usize> = (0..64).filter(|at| places[*at].activity.gives_way()).collect();
+        assert_eq!(gone, [1]);
+        assert!(!other.activity.gives_way(), "another peer has nothing to do with it");
+        assert_eq!(connections.count(), 66);
+        drop(places);
+        assert_eq!(connections.count(), 2);
+    }
+
+    #[test]
+    fn in_all_the_connection_idle_longest_gives_way() {
+        let (connections, start) = (Arc::new(Connections::default()), Instant::now());
+        let places: Vec<Place> =
+            (0..512u32).map(|n| admit(&connections, n / 64, start + Duration::from_secs(n.into()))).collect();
+        let scraper = admit(&connections, 99, start);
+        assert!(!scraper.only_probes && places[0].activity.gives_way() && !places[1].activity.gives_way());
+    }
+
+    #[test]
+    fn where_all_are_in_a_request_there_is_room_for_probes() {
+        let (connections, start) = (Arc::new(Connections::default()), Instant::now());
+        let in_request = |number: u32| {
+            let place = admit(&connections, number, start);
+            assert!(place.activity.begin_request(start));
+            place
+        };
+        let _busy: Vec<Place> = (0..64).map(|_| in_request(1)).collect();
+        let reserved: Vec<Place> = (0..8).map(|_| admit(&connections, 1, start)).collect();
+        assert!(reserved.iter().all(|place| place.only_probes));
+        let again = admit(&connections, 1, start);
+        assert!(again.only_probes && reserved.iter().filter(|place| place.activity.gives_way()).count() == 1);
+        assert!(!admit(&connections, 2, start).only_probes, "another peer is served as ever");
+        for place in reserved.iter().chain([&again]) {
+            place.activity.begin_request(start);
+        }
+        assert!(connections.admit(peer(1), start).is_none());
+    }
+}

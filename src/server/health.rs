@@ -1,0 +1,109 @@
+//! Whether natwatch is stuck, or the kernel.
+//!
+//! A restart repairs nothing in the kernel: it makes `/-/ready` fail. Only what is stuck in natwatch itself makes
+//! `/-/healthy` fail. A thread of its own looks, so that whatever is stuck keeps nobody from being told.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::kernel::Whereabouts;
+use crate::refresh::{Refresher, lock};
+
+/// How often it is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+/// A kernel that has not answered for so long is stuck: a little less than what a scrape waits by default.
+const KERNEL: Duration = Duration::from_secs(8);
+/// Natwatch is stuck if a lock is held for so long, or a reading at work outside the kernel. Slower than any rule set is
+/// judged, on any share of a CPU.
+const NATWATCH: Duration = Duration::from_secs(60);
+
+/// What was seen last.
+#[derive(Debug)]
+struct Seen {
+    /// When, all locks being free.
+    at: Instant,
+    /// Where the reading was that was on its way.
+    reading: Option<Whereabouts>,
+}
+
+/// What is known of it.
+#[derive(Debug)]
+pub struct Health(Mutex<Seen>);
+
+impl Health {
+    /// Looks from now on.
+    pub fn watch(refresher: Arc<Refresher>) -> Arc<Self> {
+        let health = Arc::new(Self(Mutex::new(Seen { at: Instant::now(), reading: None })));
+        let mine = Arc::downgrade(&health);
+        let work = move || {
+            let mut told = false;
+            while let Some(health) = mine.upgrade() {
+                refresher.touch_locks();
+                health.see(Instant::now(), refresher.whereabouts());
+                told = health.tell(told);
+                drop(health);
+                std::thread::sleep(EVERY);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("health".into()).spawn(work) {
+            tracing::error!(%error, "cannot start the thread that looks whether natwatch is stuck");
+        }
+        health
+    }
+
+    fn see(&self, at: Instant, reading: Option<Whereabouts>) {
+        *lock(&self.0) = Seen { at, reading };
+    }
+
+    /// Logs that the kernel is stuck, and that it is no longer; once each.
+    fn tell(&self, told: bool) -> bool {
+        match (self.kernel_stuck(), told) {
+            (Some(what), false) => tracing::error!(what, "the kernel does not answer"),
+            (None, true) => tracing::warn!("the kernel answers again"),
+            _ => return told,
+        }
+        !told
+    }
+
+    /// What the kernel has not answered for long.
+    pub fn kernel_stuck(&self) -> Option<String> {
+        let seen = lock(&self.0);
+        let stuck = seen.reading.as_ref().filter(|reading| reading.in_kernel && reading.since >= KERNEL)?;
+        let request = stuck.request.as_deref().unwrap_or("/proc of natwatch itself");
+        Some(format!("no answer to {request} for {} s", stuck.since.as_secs()))
+    }
+
+    /// What natwatch itself is stuck in.
+    pub fn stuck(&self, now: Instant) -> Option<String> {
+        let seen = lock(&self.0);
+        let unseen = now.saturating_duration_since(seen.at);
+        if unseen >= NATWATCH {
+            return Some(format!("a lock has been held for {} s", unseen.as_secs()));
+        }
+        let stuck = seen.reading.as_ref().filter(|reading| !reading.in_kernel && reading.since >= NATWATCH)?;
+        Some(format!("a reading has been at work for {} s without asking the kernel", stuck.since.as_secs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_keeps_is_not_natwatchs_fault_and_the_other_way_round() {
+        let start = Instant::now();
+        let health = Health(Mutex::new(Seen { at: start, reading: None }));
+        let after = |in_kernel: bool, seconds: u64| {
+            let request = Some("netlink/route/links".to_owned());
+            health.see(start, Some(Whereabouts { in_kernel, request, since: Duration::from_secs(seconds) }));
+            (health.kernel_stuck(), health.stuck(start))
+        };
+        assert_eq!(after(true, 7), (None, None));
+        assert_eq!(after(true, 100), (Some("no answer to netlink/route/links for 100 s".into()), None));
+        assert_eq!(after(false, 59), (None, None));
+        assert!(matches!(after(false, 60), (None, Some(why)) if why.contains("60 s")));
+        health.see(start, None);
+        assert_eq!(health.stuck(start + Duration::from_secs(59)), None);
+        assert!(health.stuck(start + Duration::from_secs(60)).is_some_and(|why| why.contains("lock")));
+    }
+}

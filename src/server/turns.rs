@@ -1,0 +1,135 @@
+//! Whose turn it is to have a password verified.
+//!
+//! Verifying is made to take long, and is done one at a time, so that a stranger cannot use more than one CPU. Peers take
+//! turns: one who sends a hundred passwords waits a hundred turns, and everybody else one of his.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+
+use super::connections::Peer;
+use crate::refresh::lock;
+
+/// How many passwords of one peer may wait: as many as it has connections, so that of two clients behind one address
+/// neither keeps the other out.
+const MAX_OF_PEER: usize = 64;
+
+#[derive(Debug, Default)]
+struct State {
+    taken: bool,
+    /// Peers that wait, the one whose turn it is first; none waits for nothing.
+    waiting: VecDeque<(Peer, VecDeque<oneshot::Sender<Turn>>)>,
+}
+
+/// Those who wait.
+#[derive(Debug, Default)]
+pub struct Turns(Mutex<State>);
+
+/// One's turn, until it is dropped.
+#[derive(Debug)]
+pub struct Turn(Arc<Turns>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.pass_on();
+    }
+}
+
+impl Turns {
+    /// Waits for this peer's turn. `None`: too many of his wait already.
+    pub async fn turn(self: &Arc<Self>, peer: Peer) -> Option<Turn> {
+        let turn = self.join(peer)?;
+        turn.await.ok()
+    }
+
+    fn join(self: &Arc<Self>, peer: Peer) -> Option<oneshot::Receiver<Turn>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = lock(&self.0);
+        if !state.taken {
+            state.taken = true;
+            drop(state);
+            let _ = sender.send(Turn(Arc::clone(self)));
+            return Some(receiver);
+        }
+        match state.waiting.iter_mut().find(|(waiting, _)| *waiting == peer) {
+            Some((_, mine)) => {
+                mine.retain(|sender| !sender.is_closed());
+                if mine.len() >= MAX_OF_PEER {
+                    return None;
+                }
+                mine.push_back(sender);
+            }
+            None => state.waiting.push_back((peer, [sender].into())),
+        }
+        Some(receiver)
+    }
+
+    /// Whose turn is next; he goes to the end of the queue if more of his wait.
+    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+        let mut state = lock(&self.0);
+        loop {
+            let Some((peer, mut senders)) = state.waiting.pop_front() else {
+                state.taken = false;
+                return None;
+            };
+            let sender = senders.pop_front();
+            if !senders.is_empty() {
+                state.waiting.push_back((peer, senders));
+            }
+            // One who has gone away does not lose his peer the turn of the others; it only comes later.
+            if let Some(sender) = sender.filter(|sender| !sender.is_closed()) {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn pass_on(self: &Arc<Self>) {
+        if let Some(sender) = self.next() {
+            // Dropped where it is not taken, which passes it on again.
+            drop(sender.send(Turn(Arc::clone(self))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who gets his turn, one after the other, if nobody comes meanwhile.
+    fn order(waiting: &mut Vec<(u32, oneshot::Receiver<Turn>)>) -> Vec<u32> {
+        let mut order = Vec::new();
+        while let Some(at) = waiting.iter_mut().position(|(_, receiver)| !receiver.is_empty()) {
+            let (who, mut receiver) = waiting.remove(at);
+            order.push(who);
+            drop(receiver.try_recv());
+        }
+        order
+    }
+
+    #[test]
+    fn peers_take_turns() {
+        let turns = Arc::new(Turns::default());
+        let join = |peer: u32| Some((peer, turns.join(Peer::V4(peer))?));
+        let mut waiting: Vec<_> = [1, 1, 1, 1, 2, 1, 3, 2].into_iter().filter_map(join).collect();
+        assert!(!waiting[0].1.is_empty() && waiting[1].1.is_empty(), "the first of all does not wait");
+        assert_eq!(order(&mut waiting), [1, 1, 2, 3, 1, 2, 1, 1]);
+        assert!(waiting.is_empty() && !join(1).unwrap().1.is_empty(), "free again");
+    }
+
+    #[test]
+    fn who_goes_away_keeps_nobody_from_his_turn() {
+        let turns = Arc::new(Turns::default());
+        let join = |peer: u32| turns.join(Peer::V4(peer)).unwrap();
+        let (mut first, second, third, mut fourth) = (join(1), join(2), join(2), join(3));
+        drop((second, third));
+        drop(first.try_recv());
+        let turn = fourth.try_recv().unwrap();
+        let waiting: Vec<_> = (0..MAX_OF_PEER).map(|_| join(1)).collect();
+        assert!(turns.join(Peer::V4(1)).is_none() && turns.join(Peer::V4(4)).is_some());
+        drop(waiting);
+        assert!(turns.join(Peer::V4(1)).is_some(), "places of those who have gone are free");
+        drop(turn);
+        assert!(!lock(&turns.0).taken);
+    }
+}
