@@ -1,7 +1,7 @@
 //! One line each for Nagios-compatible monitors and for node-problem-detector.
 
 use crate::advisory::{Severity, State};
-use crate::judge::Report;
+use crate::judge::{Finding, Report};
 use crate::snapshot::{ConntrackCounter, Snapshot};
 
 use super::in_state;
@@ -39,8 +39,8 @@ pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> Strin
     };
     let mut line = format!("NATWATCH {word} - {}", headline(report, severity));
     let perfdata = [
-        Some(format!("exposed={}", in_state(report, State::Exposed).len())),
-        Some(format!("unknown={}", in_state(report, State::Unknown).len())),
+        Some(format!("exposed={}", ids(report, State::Exposed, severity).len())),
+        Some(format!("unknown={}", ids(report, State::Unknown, severity).len())),
         snapshot.conntrack.entries.ok().map(|entries| match snapshot.conntrack.entries_limit.ok() {
             Some(limit) => format!("conntrack_entries={entries};;;0;{limit}"),
             None => format!("conntrack_entries={entries}"),
@@ -68,18 +68,23 @@ pub fn npd(report: &Report, severity: Severity) -> String {
     }
 }
 
-/// The ids in the worst state, or that there is nothing.
+/// What is in the worst state, or that there is nothing; and then what does not count, because the state says nothing of that.
 fn headline(report: &Report, severity: Severity) -> String {
     let worst = report.worst(severity);
-    let ids: Vec<&str> = in_state(report, worst)
-        .iter()
-        .filter(|finding| finding.severity >= severity)
-        .map(|finding| finding.id.as_str())
-        .collect();
-    match worst {
-        State::Exposed | State::Unknown => format!("{worst}: {}", ids.join(", ")),
-        State::Mitigated | State::NotAffected => {
-            format!("nothing exposed ({} advisories judged)", report.advisories.len())
-        }
+    if worst >= State::Unknown {
+        return format!("{worst}: {}", ids(report, worst, severity).join(", "));
     }
+    let uncounted: Vec<&Finding> =
+        in_state(report, State::Exposed).into_iter().filter(|finding| finding.severity < severity).collect();
+    if uncounted.is_empty() {
+        return format!("nothing exposed ({} advisories judged)", report.advisories.len());
+    }
+    let list: Vec<String> = uncounted.iter().map(|finding| format!("{} ({})", finding.id, finding.severity)).collect();
+    format!("nothing exposed of at least {severity}; not counted: {}", list.join(", "))
+}
+
+/// Those in a state, of at least this severity, worst first.
+fn ids(report: &Report, state: State, severity: Severity) -> Vec<&str> {
+    let counted = in_state(report, state).into_iter().filter(|finding| finding.severity >= severity);
+    counted.map(|finding| finding.id.as_str()).collect()
 }

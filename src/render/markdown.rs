@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::metrics;
+use super::{contributes, metrics};
 use crate::advisory::defects;
 use crate::advisory::{Advisory, Catalogue, Subject};
 
@@ -10,8 +10,8 @@ use crate::advisory::{Advisory, Catalogue, Subject};
 pub fn advisories(catalogue: &Catalogue) -> String {
     let mut out = String::from(
         "# Advisories\n\nWritten from the catalogue by `make golden`; `natwatch explain ID` prints the same.\n\nAn advisory is \
-         `exposed` if all its conditions hold, `mitigated` if all ingredients are there and a safeguard is in place, \
-         `not_affected` if an ingredient is missing, and `unknown` if what could not be seen would decide.\n",
+         `exposed` if all its conditions hold, `mitigated` if all ingredients are there and a safeguard is in place or \
+         a limit is not reached (for people: not exposed now), `not_affected` if an ingredient is missing, and `unknown` if what could not be seen would decide.\n",
     );
     for advisory in &catalogue.advisories {
         advisory_section(&mut out, advisory);
@@ -37,7 +37,7 @@ fn advisory_section(out: &mut String, advisory: &Advisory) {
     let _ = writeln!(out, "; judged on {judged}.\n\n{}\n", advisory.prose.trim());
     out.push_str("| condition | kind |\n|---|---|\n");
     for condition in conditions {
-        let _ = writeln!(out, "| `{}` | {} |", condition.id, condition.kind);
+        let _ = writeln!(out, "| `{}` | {} |", condition.id, contributes(condition.kind));
     }
     out.push_str("\nRemedies:\n\n");
     for remedy in remedies {

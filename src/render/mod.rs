@@ -11,9 +11,45 @@ pub mod metrics;
 mod source_nat;
 pub mod text;
 
-use crate::advisory::State;
+use std::fmt::Write as _;
+
+use crate::advisory::{ConditionKind, Severity, State};
 use crate::judge::{Finding, Report};
 use crate::snapshot::{Snapshot, Source, SourceState, SourceStatus};
+
+/// A state in words for people. `mitigated` is also the state of a table that is simply not full: nobody has mitigated anything
+/// there.
+fn words(state: State) -> &'static str {
+    match state {
+        State::Exposed => "exposed",
+        State::Unknown => "unknown",
+        State::Mitigated => "not exposed now",
+        State::NotAffected => "not affected",
+    }
+}
+
+/// The verdict in words for people. It claims nothing about what it does not count.
+fn verdict(report: &Report) -> &'static str {
+    let uncounted = |finding: &Finding| !is_counted(finding) && finding.state >= State::Unknown;
+    match report.verdict {
+        State::Exposed | State::Unknown => words(report.verdict),
+        _ if report.advisories.iter().any(uncounted) => "nothing exposed of at least warning",
+        State::Mitigated | State::NotAffected => "nothing exposed",
+    }
+}
+
+/// Whether the verdict depends on it; information is shown, never counted.
+fn is_counted(finding: &Finding) -> bool {
+    finding.severity > Severity::Info
+}
+
+/// What a condition contributes, in words for people. That a "safeguard holds" would say the contrary of what is meant.
+fn contributes(kind: ConditionKind) -> &'static str {
+    match kind {
+        ConditionKind::Ingredient => "ingredient",
+        ConditionKind::Safeguard => "lack of a safeguard",
+    }
+}
 
 /// What a missing privilege hides, in one sentence; `None` when none is missing.
 fn missing_privilege(report: &Report, snapshot: &Snapshot) -> Option<String> {
@@ -40,6 +76,11 @@ fn in_state(report: &Report, state: State) -> Vec<&Finding> {
     findings
 }
 
+/// Exposures that count, and those that are for information.
+fn exposures(report: &Report) -> (Vec<&Finding>, Vec<&Finding>) {
+    in_state(report, State::Exposed).into_iter().partition(|finding| is_counted(finding))
+}
+
 /// Unknown findings by what keeps them unknown.
 fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
     let mut groups: Vec<(String, Vec<&Finding>)> = Vec::new();
@@ -50,6 +91,26 @@ fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
         }
     }
     groups
+}
+
+/// Text of others for people: what would not print, or would turn the text around, stands there as `\xNN`, byte by byte, as in
+/// [`Name`](crate::snapshot::Name).
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => escape(&mut shown, character),
+            _ if character.is_control() => escape(&mut shown, character),
+            _ => shown.push(character),
+        }
+    }
+    shown
+}
+
+fn escape(shown: &mut String, character: char) {
+    for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+        let _ = write!(shown, "\\x{byte:02x}");
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::advisory::Catalogue;
+use crate::advisory::{Catalogue, ConditionKind, Severity};
 use crate::decode;
 use crate::judge::judge;
 use crate::render::metrics::{Families, Settings, Value};
@@ -60,6 +60,20 @@ fn ordinary() -> Snapshot {
 
 fn report(node: &Snapshot) -> Report {
     judge(Catalogue::built_in(), node, &Default::default(), &std::sync::atomic::AtomicBool::new(false))
+}
+
+/// A report in which these are in these states, and everything else does not affect the node.
+fn report_with(node: &Snapshot, states: &[(&str, Severity, State)]) -> Report {
+    let mut report = report(node);
+    for finding in &mut report.advisories {
+        finding.state = State::NotAffected;
+    }
+    for (id, severity, state) in states {
+        let finding = report.advisories.iter_mut().find(|finding| finding.id == *id).unwrap();
+        (finding.severity, finding.state) = (*severity, *state);
+    }
+    report.verdict = report.worst(Severity::Warning);
+    report
 }
 
 fn text(node: &Snapshot) -> String {
@@ -269,4 +283,117 @@ fn bytes_are_typed_as_such_in_both_formats() {
     for text in [open, exposition::prometheus(&families)] {
         assert!(text.contains(&format!("natwatch_source_nat_rule_bytes_total{{{labels}}} 420\n")), "{text}");
     }
+}
+
+/// Every severity and state in its own colour; what is green says nothing of what is not counted.
+#[test]
+fn information_has_its_own_colour_and_line_below_a_good_verdict() {
+    let node = ordinary();
+    let informed = report_with(&node, &[("snat-port-race", Severity::Info, State::Exposed)]);
+    let text = text::render(&informed, &node, text::Style { colour: true });
+    assert!(text.starts_with("natwatch: \x1b[1;32mnothing exposed of at least warning\x1b[0m\n"), "{text}");
+    assert!(
+        text.contains("\n\x1b[1;94mFor information, not counted in the verdict\x1b[0m: snat-port-race\n"),
+        "{text}"
+    );
+    assert!(text.contains("\n\x1b[1;94mINFO  snat-port-race (exposed)\x1b[0m\n"), "{text}");
+    assert!(!text.contains("EXPOSED") && !text.contains("\x1b[1;31m"), "{text}");
+    assert!(text.ends_with("`natwatch explain ID` tells how it works and where that is known from.\n"), "{text}");
+}
+
+#[test]
+fn a_verdict_has_the_colour_of_what_decided_it() {
+    let node = ordinary();
+    let first = |severity, state| {
+        let report = report_with(&node, &[("snat-port-race", severity, state)]);
+        let text = text::render(&report, &node, text::Style { colour: true });
+        text.lines().next().unwrap().to_owned()
+    };
+    for (severity, state, expected) in [
+        (Severity::Critical, State::Exposed, "\x1b[1;31mexposed"),
+        (Severity::Warning, State::Exposed, "\x1b[1;38;5;208mexposed"),
+        (Severity::Warning, State::Unknown, "\x1b[1;33munknown"),
+        (Severity::Info, State::Unknown, "\x1b[1;32mnothing exposed of at least warning"),
+        (Severity::Critical, State::Mitigated, "\x1b[1;32mnothing exposed"),
+        (Severity::Critical, State::NotAffected, "\x1b[1;32mnothing exposed"),
+    ] {
+        assert_eq!(first(severity, state), format!("natwatch: {expected}\x1b[0m"), "{severity} {state}");
+    }
+}
+
+#[test]
+fn what_counts_comes_before_what_is_unknown_and_that_before_information() {
+    let node = ordinary();
+    let report = report_with(
+        &node,
+        &[
+            ("snat-port-race", Severity::Info, State::Exposed),
+            ("conntrack-chain-limit", Severity::Warning, State::Exposed),
+            ("dns-conntrack-race", Severity::Warning, State::Unknown),
+            ("tunnel-offload-needlessly-off", Severity::Info, State::Unknown),
+            ("conntrack-table-full", Severity::Critical, State::Exposed),
+        ],
+    );
+    let text = text::render(&report, &node, text::Style { colour: false });
+    let order = [
+        "natwatch: exposed\n",
+        "\nFor information, not counted in the verdict: snat-port-race\n",
+        "\nEXPOSED  conntrack-table-full (critical)\n",
+        "\nEXPOSED  conntrack-chain-limit (warning)\n",
+        "\nUNKNOWN\n",
+        "\nINFO  snat-port-race (exposed)\n",
+        "\nNot affected: ",
+    ];
+    let places: Vec<_> = order.iter().map(|part| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"))).collect();
+    assert!(places.is_sorted(), "{places:?}\n{text}");
+    assert!(text.contains("tunnel-offload-needlessly-off (info)"), "{text}");
+}
+
+#[test]
+fn nobody_is_told_that_a_table_that_is_not_full_is_mitigated() {
+    let node = ordinary();
+    let report = report_with(&node, &[("conntrack-table-full", Severity::Critical, State::Mitigated)]);
+    let text = text::render(&report, &node, text::Style { colour: false });
+    assert!(text.contains("\nNot exposed now: conntrack-table-full\n"), "{text}");
+    assert!(!text.to_lowercase().contains("mitigated"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&json::render(&report, &node)).unwrap();
+    assert_eq!(json["verdict"], "mitigated", "the names for programs stay");
+}
+
+#[test]
+fn the_lack_of_a_safeguard_is_called_so() {
+    for advisory in &Catalogue::built_in().advisories {
+        let text = text::explain(advisory);
+        for condition in &advisory.conditions {
+            let expected = match condition.kind {
+                ConditionKind::Ingredient => "ingredient",
+                ConditionKind::Safeguard => "lack of a safeguard",
+            };
+            assert!(text.contains(&format!("\n  - {} ({expected})\n", condition.id)), "{text}");
+        }
+    }
+    assert!(!markdown::advisories(Catalogue::built_in()).contains("| safeguard |"));
+}
+
+#[test]
+fn lines_for_monitors_count_only_from_the_severity_on_and_name_the_rest() {
+    let node = ordinary();
+    let informed = report_with(&node, &[("snat-port-race", Severity::Info, State::Exposed)]);
+    let words = "nothing exposed of at least warning; not counted: snat-port-race (info)";
+    assert_eq!(line::npd(&informed, Severity::Warning), words);
+    let nagios = line::nagios(&informed, &node, Severity::Warning);
+    assert!(nagios.starts_with(&format!("NATWATCH OK - {words} | exposed=0 unknown=0")), "{nagios}");
+    let nagios = line::nagios(&informed, &node, Severity::Info);
+    assert!(nagios.starts_with("NATWATCH WARNING - exposed: snat-port-race | exposed=1 unknown=0"), "{nagios}");
+    let calm = report_with(&node, &[]);
+    let all = format!("nothing exposed ({} advisories judged)", calm.advisories.len());
+    assert_eq!(line::npd(&calm, Severity::Warning), all);
+}
+
+#[test]
+fn what_does_not_print_is_shown_in_the_text() {
+    let mut node = ordinary();
+    node.hostname = "a\nb\x1b[2J\u{9b}\u{202e}c\u{e9}".into();
+    let text = text(&node);
+    assert!(text.contains("\na\\x0ab\\x1b[2J\\xc2\\x9b\\xe2\\x80\\xaec\u{e9}, kernel"), "{text}");
 }

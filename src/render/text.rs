@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::advisory::{Advisory, Catalogue, State};
+use crate::advisory::{Advisory, Catalogue, Severity, State};
 use crate::judge::{ConditionState, Finding, Report};
 use crate::snapshot::Snapshot;
 
-use super::{in_state, missing_privilege, source_nat, unknown_by_cause};
+use super::{contributes, exposures, in_state, is_counted, missing_privilege, printable, source_nat, unknown_by_cause};
 
 /// Columns of the text.
 const WIDTH: usize = 80;
@@ -30,39 +30,69 @@ impl Style {
             State::Mitigated | State::NotAffected => self.paint("1;32", text),
         }
     }
+
+    /// Of an exposure: red, orange and blue, as on the dashboards.
+    fn severity(self, severity: Severity, text: &str) -> String {
+        match severity {
+            Severity::Critical => self.paint("1;31", text),
+            Severity::Warning => self.paint("1;38;5;208", text),
+            Severity::Info => self.paint("1;94", text),
+        }
+    }
+
+    /// The verdict has the colour of what decided it.
+    fn verdict(self, report: &Report, text: &str) -> String {
+        match exposures(report).0.first() {
+            Some(worst) if report.verdict == State::Exposed => self.severity(worst.severity, text),
+            _ => self.state(report.verdict, text),
+        }
+    }
 }
 
 /// Renders the report.
 pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
     let mut out = String::new();
-    let verdict = report.verdict.name().replace('_', " ");
+    let verdict = super::verdict(report);
     let release = snapshot.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
-    let _ = writeln!(out, "natwatch: {}", style.state(report.verdict, &verdict));
+    let _ = writeln!(out, "natwatch: {}", style.verdict(report, verdict));
     paragraph(&mut out, "", &format!("{}, kernel {release}, {}", snapshot.hostname, snapshot.captured_at));
+    informs(&mut out, report, style);
     if let Some(hint) = missing_privilege(report, snapshot) {
         out.push('\n');
         paragraph(&mut out, "", &hint);
     }
-    for finding in in_state(report, State::Exposed) {
+    let (counted, informative) = exposures(report);
+    for finding in counted {
         exposed(&mut out, finding, style);
     }
-    for (cause, findings) in unknown_by_cause(report) {
-        let ids: Vec<&str> = findings.iter().map(|finding| finding.id.as_str()).collect();
-        let _ = writeln!(out, "\n{}", style.state(State::Unknown, "UNKNOWN"));
-        paragraph(&mut out, "  ", &ids.join(", "));
-        paragraph(&mut out, "  ", &format!("because {cause}"));
+    unknown(&mut out, report, style);
+    for finding in &informative {
+        exposed(&mut out, finding, style);
     }
     rest(&mut out, report, style);
     source_nat_rules(&mut out, snapshot);
-    if report.verdict == State::Exposed {
+    if !in_state(report, State::Exposed).is_empty() {
         let _ = writeln!(out, "\n`natwatch explain ID` tells how it works and where that is known from.");
     }
     out
 }
 
+/// Exposures that do not count stand in a line of their own: the verdict above does not speak of them.
+fn informs(out: &mut String, report: &Report, style: Style) {
+    let (_, informative) = exposures(report);
+    if !informative.is_empty() {
+        let ids: Vec<&str> = informative.iter().map(|finding| finding.id.as_str()).collect();
+        let words = "For information, not counted in the verdict";
+        listed(out, words, &style.severity(Severity::Info, words), &ids.join(", "));
+    }
+}
+
 fn exposed(out: &mut String, finding: &Finding, style: Style) {
-    let heading = format!("EXPOSED  {} ({})", finding.id, finding.severity);
-    let _ = writeln!(out, "\n{}", style.state(State::Exposed, &heading));
+    let heading = match is_counted(finding) {
+        true => format!("EXPOSED  {} ({})", finding.id, finding.severity),
+        false => format!("INFO  {} (exposed)", finding.id),
+    };
+    let _ = writeln!(out, "\n{}", style.severity(finding.severity, &heading));
     paragraph(out, "  ", &finding.summary);
     for condition in finding.conditions.iter().filter(|condition| condition.state == ConditionState::Holds) {
         item(out, "  ", &format!("- {}: ", condition.id), &condition.detail);
@@ -79,21 +109,40 @@ fn exposed(out: &mut String, finding: &Finding, style: Style) {
     }
 }
 
+/// What could not be told, by what hides it.
+fn unknown(out: &mut String, report: &Report, style: Style) {
+    for (cause, findings) in unknown_by_cause(report) {
+        let id = |finding: &&Finding| match is_counted(finding) {
+            true => finding.id.clone(),
+            false => format!("{} ({})", finding.id, finding.severity),
+        };
+        let ids: Vec<String> = findings.iter().map(id).collect();
+        let _ = writeln!(out, "\n{}", style.state(State::Unknown, "UNKNOWN"));
+        paragraph(out, "  ", &ids.join(", "));
+        paragraph(out, "  ", &format!("because {cause}"));
+    }
+}
+
 /// What needs no attention, in a line per state.
 fn rest(out: &mut String, report: &Report, style: Style) {
     let mut first = true;
-    for (state, words) in [(State::Mitigated, "Mitigated"), (State::NotAffected, "Not affected")] {
+    for (state, words) in [(State::Mitigated, "Not exposed now"), (State::NotAffected, "Not affected")] {
         let ids: Vec<&str> = in_state(report, state).iter().map(|finding| finding.id.as_str()).collect();
         if !ids.is_empty() {
             if first {
                 out.push('\n');
             }
             first = false;
-            let mut line = String::new();
-            item(&mut line, "", &format!("{words}: "), &ids.join(", "));
-            out.push_str(&line.replacen(words, &style.state(state, words), 1));
+            listed(out, words, &style.state(state, words), &ids.join(", "));
         }
     }
+}
+
+/// A wrapped list after words that may be coloured; colours have no width.
+fn listed(out: &mut String, words: &str, painted: &str, list: &str) {
+    let mut line = String::new();
+    item(&mut line, "", &format!("{words}: "), list);
+    out.push_str(&line.replacen(words, painted, 1));
 }
 
 /// Who translates source addresses here, in a line per kind.
@@ -117,7 +166,7 @@ pub fn explain(advisory: &Advisory) -> String {
     }
     out.push_str("Conditions\n");
     for condition in &advisory.conditions {
-        item(&mut out, "  ", "- ", &format!("{} ({})", condition.id, condition.kind));
+        item(&mut out, "  ", "- ", &format!("{} ({})", condition.id, contributes(condition.kind)));
     }
     out.push_str("\nRemedies\n");
     for remedy in &advisory.remedies {
@@ -157,7 +206,6 @@ fn item(out: &mut String, indent: &str, lead: &str, text: &str) {
         .break_words(false)
         .initial_indent(&first)
         .subsequent_indent(&hanging);
-    let printable: String = text.chars().filter(|c| !c.is_control()).collect();
-    out.push_str(&textwrap::fill(&printable, options));
+    out.push_str(&textwrap::fill(&printable(text), options));
     out.push('\n');
 }
