@@ -535,11 +535,12 @@ class Checker(HTMLParser):
         self.stack, self.text = [], []
     def handle_starttag(self, tag, attributes):
         assert tag in {"html","head","body","meta","title","style","h1","h2","h3","p","span","section","strong","br",
-                       "ul","li","div","table","tr","th","td","a","pre"}, f"<{tag}>"
+                       "ul","li","div","table","thead","tbody","tr","th","td","a","pre","code","nav","dl","dt","dd",
+                       "details","summary","time"}, f"<{tag}>"
         for name, value in attributes:
-            assert name in {"lang","charset","name","content","class","href"}, f"{tag} {name}={value}"
+            assert name in {"lang","charset","name","content","class","href","id","scope","aria-label","data-label"}, f"{tag} {name}={value}"
             if name == "href":
-                assert value.startswith(("/", "https://")), value
+                assert value.startswith(('#', './', 'https://')), value
         if tag not in VOID:
             self.stack.append(tag)
     def handle_endtag(self, tag):

@@ -54,7 +54,7 @@ fn node(rules: Reading<Vec<SourceNatRule>>) -> Snapshot {
     node
 }
 
-fn ordinary() -> Snapshot {
+pub(super) fn ordinary() -> Snapshot {
     node(Reading::Ok(vec![by_hand(), kube_proxy(Family::Ipv4), kube_proxy(Family::Ipv6)]))
 }
 
@@ -63,7 +63,7 @@ fn report(node: &Snapshot) -> Report {
 }
 
 /// A report in which these are in these states, and everything else does not affect the node.
-fn report_with(node: &Snapshot, states: &[(&str, Severity, State)]) -> Report {
+pub(super) fn report_with(node: &Snapshot, states: &[(&str, Severity, State)]) -> Report {
     let mut report = report(node);
     for finding in &mut report.advisories {
         finding.state = State::NotAffected;
@@ -82,6 +82,13 @@ fn text(node: &Snapshot) -> String {
 
 fn html(node: &Snapshot) -> String {
     html::render(&report(node), node, "/metrics")
+}
+
+/// Each cell of a table has the head of its column, for phones.
+fn without_labels(page: &str) -> String {
+    let mut parts = page.split(" data-label=\"");
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |page, part| page + part.split_once('"').unwrap().1)
 }
 
 fn json(node: &Snapshot) -> serde_json::Value {
@@ -149,16 +156,45 @@ fn a_missing_privilege_hides_the_rules_and_is_said_although_no_verdict_needs_the
 #[test]
 fn the_page_lists_kinds_and_rules_and_escapes_what_others_named() {
     let page = html(&ordinary());
-    assert!(page.contains("<td>kube-proxy</td><td>masquerade</td><td>ports random-fully</td><td>iptables_nft</td>"));
-    assert!(page.contains("<td>my &lt;b&gt;table&lt;/b&gt;</td><td>post</td><td>1</td><td>other</td><td>snat</td>"));
-    assert!(page.contains("<td>ports not random, 1024-65535</td><td></td><td>-</td><td>-</td>"), "{page}");
-    assert!(page.contains("<td>! 0x4000/0xff00</td><td>7</td><td>420</td>"));
+    for row in [
+        ["kube-proxy", "masquerade", "ports random-fully", "iptables_nft", "ipv4", "1", "0", "7", "420"].as_slice(),
+        &[
+            "post",
+            "my &lt;b&gt;table&lt;/b&gt;",
+            "inet",
+            "nftables",
+            "1",
+            "other",
+            "snat",
+            "ports not random, 1024-65535",
+            "",
+            "-",
+            "-",
+        ],
+        &[
+            "KUBE-POSTROUTING",
+            "nat",
+            "ipv4",
+            "iptables_nft",
+            "3",
+            "kube-proxy",
+            "masquerade",
+            "ports random-fully",
+            "! 0x4000/0xff00",
+            "7",
+            "420",
+        ],
+    ] {
+        let cells: Vec<String> = row[1..].iter().map(|cell| format!("<td>{cell}</td>")).collect();
+        let expected = format!("<tr><th scope=\"row\">{}</th>{}</tr>", row[0], cells.concat());
+        assert!(without_labels(&page).contains(&expected), "{expected}\n{page}");
+    }
     assert!(!page.contains("<b>"));
 }
 
 #[test]
 fn the_page_shows_two_hundred_rules_and_says_how_many_more_there_are() {
-    let rows = |node: &Snapshot| html(node).matches("<td>KUBE-POSTROUTING</td>").count();
+    let rows = |node: &Snapshot| html(node).matches("<th scope=\"row\">KUBE-POSTROUTING</th>").count();
     let (all, more) = (node(Reading::Ok(vec![kube_proxy(Family::Ipv4); 200])), "see this report as JSON");
     assert_eq!((rows(&all), html(&all).contains(more)), (200, false));
     let cut = node(Reading::Ok(vec![kube_proxy(Family::Ipv4); 201]));

@@ -1,0 +1,149 @@
+//! What was seen: rules, tunnels, connection tracking, the kernel's defects, and how each source was read.
+
+use maud::{Markup, html};
+
+use super::super::{json, source_nat};
+use super::table;
+use crate::judge::Report;
+use crate::snapshot::netfilter::{Counter, SourceNatRule};
+use crate::snapshot::{Feature, Snapshot};
+
+/// Source-NAT rules on the page; a page that is to be read has no use for thousands, the JSON report has them.
+const MAX_SOURCE_NAT_RULES: usize = 200;
+
+/// A section for each.
+pub fn all(report: &Report, snapshot: &Snapshot) -> Markup {
+    html! {
+        (source_nat_section(snapshot))
+        (tunnels(snapshot))
+        (conntrack(snapshot))
+        (defects(report))
+        (sources(snapshot))
+    }
+}
+
+fn source_nat_section(snapshot: &Snapshot) -> Markup {
+    let rules = snapshot.source_nat_rules.ok().map_or(&[][..], Vec::as_slice);
+    let omitted = rules.len().saturating_sub(MAX_SOURCE_NAT_RULES);
+    html! {
+        section {
+            h2 { "Source NAT" }
+            p { (source_nat::headline(snapshot)) }
+            @if source_nat::totals(snapshot).next().is_some() { (source_nat_kinds(snapshot)) }
+            @if !rules.is_empty() {
+                details {
+                    summary { "The rules" }
+                    (source_nat_rules(&rules[..rules.len() - omitted]))
+                    @if omitted > 0 {
+                        p { "and " (source_nat::counted(omitted as u64)) " more: see this report as JSON" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn source_nat_kinds(snapshot: &Snapshot) -> Markup {
+    let heads = ["owner", "action", "ports", "backend", "family", "rules", "without counter", "packets", "bytes"];
+    let rows = source_nat::totals(snapshot).map(|(kind, total)| {
+        let [packets, bytes] = counter(total.counted);
+        [
+            kind.owner.to_string(),
+            kind.action.to_string(),
+            source_nat::ports(kind.randomization).into(),
+            kind.backend.to_string(),
+            kind.family.to_string(),
+            total.rules.to_string(),
+            total.uncounted.to_string(),
+            packets,
+            bytes,
+        ]
+    });
+    table(heads, rows)
+}
+
+fn source_nat_rules(rules: &[SourceNatRule]) -> Markup {
+    let heads =
+        ["chain", "table", "family", "backend", "position", "owner", "action", "ports", "mark", "packets", "bytes"];
+    let rows = rules.iter().map(|rule| {
+        let [packets, bytes] = counter(rule.counter);
+        let range = source_nat::to_ports(rule).map(|range| format!(", {range}")).unwrap_or_default();
+        [
+            rule.chain.to_string(),
+            rule.table.to_string(),
+            rule.family.to_string(),
+            rule.backend.to_string(),
+            rule.position.to_string(),
+            rule.owner.to_string(),
+            rule.action.to_string(),
+            format!("{}{range}", source_nat::ports(rule.randomization)),
+            rule.marks.iter().map(source_nat::mark).collect::<Vec<_>>().join(", "),
+            packets,
+            bytes,
+        ]
+    });
+    table(heads, rows)
+}
+
+/// Packets and bytes.
+fn counter(counter: Option<Counter>) -> [String; 2] {
+    match counter {
+        Some(Counter { packets, bytes }) => [packets.to_string(), bytes.to_string()],
+        None => ["-".into(), "-".into()],
+    }
+}
+
+fn tunnels(snapshot: &Snapshot) -> Markup {
+    let heads = ["device", "kind", "id", "port", "carried by", "up", "outer UDP checksum", "checksum offload"];
+    let rows: Vec<_> = snapshot
+        .tunnels()
+        .map(|(link, tunnel)| {
+            [
+                link.name.to_string(),
+                tunnel.kind.to_string(),
+                tunnel.id.map_or("-".into(), |id| id.to_string()),
+                tunnel.port.map_or("?".into(), |port| port.to_string()),
+                json::underlay(snapshot, tunnel).unwrap_or_else(|| "?".into()),
+                if link.up { "yes" } else { "no" }.into(),
+                tunnel.udp_checksum.to_string(),
+                link.feature(Feature::TxChecksumIpGeneric).to_string(),
+            ]
+        })
+        .collect();
+    html! { @if !rows.is_empty() { section { h2 { "Tunnels" } (table(heads, rows)) } } }
+}
+
+fn conntrack(snapshot: &Snapshot) -> Markup {
+    let number = |value: Option<&u64>| value.map_or("?".into(), u64::to_string);
+    html! {
+        section {
+            h2 { "Connection tracking" }
+            p {
+                (number(snapshot.conntrack.entries.ok())) " of "
+                (number(snapshot.conntrack.entries_limit.ok())) " entries, "
+                (number(snapshot.conntrack.buckets.ok())) " buckets"
+            }
+            @if let Some(totals) = snapshot.conntrack.totals().ok() {
+                table { tbody { @for (counter, value) in totals { tr { th scope="row" { (counter) } td { (value) } } } } }
+            }
+        }
+    }
+}
+
+fn defects(report: &Report) -> Markup {
+    let rows = report
+        .defects
+        .iter()
+        .map(|defect| [defect.id.clone(), defect.state.to_string(), defect.basis.to_string(), defect.detail.clone()]);
+    html! {
+        section { h2 { "Defects of the running kernel" } (table(["defect", "state", "basis", "decided by"], rows)) }
+    }
+}
+
+fn sources(snapshot: &Snapshot) -> Markup {
+    let rows = snapshot
+        .sources
+        .iter()
+        .map(|status| [status.source.to_string(), status.state.to_string(), status.detail.to_string()]);
+    html! { section { h2 { "Sources" } (table(["source", "state", "detail"], rows)) } }
+}
