@@ -157,6 +157,8 @@ pub enum Format {
     Text,
     /// The document of /report.json
     Json,
+    /// The page of /, as a file of its own
+    Html,
     /// Text format 0.0.4, as for the textfile collector of node_exporter
     Prometheus,
     /// A monitoring plugin's line, performance data and exit code

@@ -18,7 +18,7 @@ use crate::logging::Log;
 use crate::refresh::{Published, Refresher, Underway, judge_until};
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
-use crate::render::{exposition, json, metrics};
+use crate::render::{exposition, html, json, metrics};
 use crate::server::Security;
 use crate::snapshot::{Collector, Snapshot};
 use crate::{archive, bounded, probe, redact, server, signals};
@@ -76,7 +76,7 @@ fn check(flags: &cli::Check) -> u8 {
             let (code, line) = match flags.format {
                 Format::Nagios => (PluginState::Unknown as u8, format!("NATWATCH UNKNOWN - {error}\n")),
                 Format::Npd => (2, format!("{}\n", error.chars().take(80).collect::<String>())),
-                Format::Text | Format::Json | Format::Prometheus => (FAILED, String::new()),
+                Format::Text | Format::Json | Format::Html | Format::Prometheus => (FAILED, String::new()),
             };
             let _ = print(&line);
             eprintln!("natwatch: {error}");
@@ -123,6 +123,7 @@ fn checked(flags: &cli::Check) -> Result<u8, String> {
     let text = match flags.format {
         Format::Text => text::render(&report, &snapshot, style()),
         Format::Json => json::render(&report, &snapshot),
+        Format::Html => html::file(&report, &snapshot) + "\n",
         Format::Prometheus => {
             let settings = shown(&flags.shown, collectors);
             exposition::prometheus(&metrics::families(&report, &snapshot, &durations, &settings))

@@ -56,7 +56,7 @@ fn state_of<'a>(report: &'a Value, id: &str) -> &'a str {
 #[test]
 fn exit_codes_are_those_of_the_contract() {
     let states = States::new();
-    for format in ["text", "json", "prometheus"] {
+    for format in ["text", "json", "html", "prometheus"] {
         let flags = ["--format", format, DEFECT];
         states.fine.check(&flags).expect(0);
         states.critical.check(&flags).expect(2);
@@ -105,7 +105,7 @@ fn the_nagios_line_has_parseable_performance_data() {
 #[test]
 fn failures_have_their_own_codes_and_are_said_once() {
     let run = |format: &str| natwatch(&["check", "--from", "/nonexistent/capture", "--format", format]);
-    for format in ["text", "json", "prometheus"] {
+    for format in ["text", "json", "html", "prometheus"] {
         run(format).fails(1, &["cannot read", "/nonexistent/capture", "No such file"]);
     }
     for (format, code) in [("nagios", 3), ("npd", 2)] {
@@ -178,7 +178,7 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     let capture = capture.to_str().expect("UTF-8");
     let mut commands: Vec<Vec<&str>> =
         vec![vec!["metrics"], vec!["explain"], vec!["explain", "conntrack-table-full"], vec!["completions", "bash"]];
-    for format in ["text", "json", "prometheus", "nagios", "npd"] {
+    for format in ["text", "json", "html", "prometheus", "nagios", "npd"] {
         commands.push(vec!["check", "--from", capture, "--format", format, NO_DEFECT]);
     }
     for args in commands {
@@ -357,6 +357,35 @@ fn another_namespace_is_not_judged_unless_told() {
     natwatch_in(&ns, &["check", "--network-namespace", "current", NO_DEFECT]).expect(0);
 }
 
+/// Information is shown by every format for people, and decides an exit code only for those who ask for it.
+#[test]
+fn information_is_shown_and_not_counted() {
+    let node = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/nat-nftables");
+    for (format, shown) in [
+        ("text", "\nINFO  snat-port-race (exposed)\n"),
+        ("html", "For information, not counted: snat-port-race"),
+        ("nagios", "not counted: snat-port-race (info)"),
+        ("npd", "not counted: snat-port-race (info)"),
+    ] {
+        let run = natwatch(&["check", "--from", node, "--format", format]);
+        assert_eq!((run.code, run.stdout.contains(shown)), (0, true), "{run:?}");
+        let run = natwatch(&["check", "--from", node, "--format", format, "--min-severity", "info"]);
+        assert_eq!(run.code, if ["nagios", "npd"].contains(&format) { 1 } else { 2 }, "{run:?}");
+    }
+}
+
+/// The page of a capture stands alone: it leads to its own parts and to the web, not to endpoints that are not there.
+#[test]
+fn the_page_of_a_capture_is_a_file_of_its_own() {
+    let states = States::new();
+    let page = states.critical.check(&["--format", "html", DEFECT]).expect(2);
+    assert!(page.starts_with("<!DOCTYPE html><html lang=\"en\">") && page.ends_with("</html>\n"), "{page}");
+    assert!(page.contains("990 of 1000 entries"), "{page}");
+    let links: Vec<&str> = page.split("href=\"").skip(1).map(|rest| rest.split('"').next().expect("a quote")).collect();
+    assert!(links.iter().all(|link| link.starts_with('#') || link.starts_with("https://")), "{links:?}");
+    assert!(links.contains(&"#conntrack-table-full"), "{links:?}");
+}
+
 /// For a terminal of 80 columns; only commands, which are to be copied, may be longer.
 #[test]
 fn the_text_report_fits_80_columns() {
@@ -418,11 +447,11 @@ fn nothing_from_a_capture_reaches_the_terminal_raw() {
     });
     capture.remove("netlink/route/links");
     capture.write("netlink/route/links.failed", "no\x1b[2J way\nnext | line");
-    for format in ["text", "nagios", "npd"] {
+    for format in ["text", "html", "nagios", "npd"] {
         let run = capture.check(&["--format", format, DEFECT]);
         let odd = |c: char| c.is_control() && c != '\n';
         assert!(!run.stdout.contains(odd), "{format}: {:?}", run.stdout);
-        if format != "text" {
+        if !["text", "html"].contains(&format) {
             assert_eq!(run.stdout.lines().count(), 1, "{:?}", run.stdout);
         }
     }
