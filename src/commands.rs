@@ -18,7 +18,7 @@ use crate::logging::Log;
 use crate::refresh::{Published, Refresher, Underway, judge_until};
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
-use crate::render::{exposition, html, json, metrics};
+use crate::render::{exposition, html, json, metrics, printable};
 use crate::server::Security;
 use crate::snapshot::{Collector, Snapshot};
 use crate::{archive, bounded, probe, redact, server, signals};
@@ -53,7 +53,7 @@ pub fn run(cli: Cli) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("natwatch: {error}");
+            eprintln!("natwatch: {}", printable(&error));
             FAILED
         }
     }
@@ -79,7 +79,7 @@ fn check(flags: &cli::Check) -> u8 {
                 Format::Text | Format::Json | Format::Html | Format::Prometheus => (FAILED, String::new()),
             };
             let _ = print(&line);
-            eprintln!("natwatch: {error}");
+            eprintln!("natwatch: {}", printable(&error));
             code
         }
     }

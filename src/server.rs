@@ -12,16 +12,16 @@ mod turns;
 
 use std::io::IsTerminal as _;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use sd_notify::NotifyState;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -50,8 +50,15 @@ const GRACE: Duration = Duration::from_millis(700);
 /// Endpoints of probes, which are cheap and behind no authorization.
 const PROBES: [&str; 2] = ["/-/healthy", "/-/ready"];
 /// The page needs its own style and nothing else.
-const CONTENT_SECURITY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
-                                frame-ancestors 'none'";
+static CONTENT_SECURITY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    use base64::Engine as _;
+    let hash = ring::digest::digest(&ring::digest::SHA256, html::STYLE.as_bytes());
+    let hash = base64::engine::general_purpose::STANDARD.encode(hash);
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
 
 /// What serving needs to know.
 #[derive(Clone, Debug)]
@@ -158,7 +165,8 @@ fn routes(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&app), authorized));
     let [is_healthy, is_ready] = PROBES;
     let probes = Router::new().route(is_healthy, get(healthy)).route(is_ready, get(ready));
-    let all = reports.merge(probes).layer(middleware::from_fn_with_state(Arc::clone(&app), decorated));
+    let all =
+        reports.merge(probes).fallback(not_found).layer(middleware::from_fn_with_state(Arc::clone(&app), decorated));
     all.with_state(app)
 }
 
@@ -187,17 +195,29 @@ async fn authorized(
 /// Adds what browsers must not do, and the configured headers, which may say otherwise.
 async fn decorated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY.clone());
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if let Some(security) = &app.security {
         security.decorate(response.headers_mut());
     }
     response
+}
+
+async fn not_found(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
+    let metrics = &app.settings.telemetry_path;
+    let body = match takes_html(&headers) {
+        true => Html(html::not_found(uri.path(), metrics)).into_response(),
+        false => format!("nothing is here; there are: / {metrics} /report.json {}\n", PROBES.join(" ")).into_response(),
+    };
+    (StatusCode::NOT_FOUND, body).into_response()
+}
+
+/// Whether a browser asks.
+fn takes_html(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|range| range.trim().starts_with("text/html"))
 }
 
 fn unavailable(why: &str) -> Response {
@@ -231,7 +251,7 @@ async fn page(
     headers: HeaderMap,
 ) -> Response {
     let path = app.settings.telemetry_path.clone();
-    let render = move |look: &Look| Ok(html::render(&look.report, &look.snapshot, &path));
+    let render = move |look: &Look| Ok(html::render(&look.report, &look.snapshot, &path, jiff::Timestamp::now()));
     app.answer(Asker { activity, headers }, "text/html; charset=utf-8", Some(Form::Page), render).await
 }
 

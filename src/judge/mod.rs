@@ -3,6 +3,7 @@
 
 mod conditions;
 mod history;
+mod remedies;
 mod services;
 mod source_nat;
 mod tunnel;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
-use crate::advisory::{Advisory, Catalogue, ConditionKind, PLACEHOLDERS, Severity, State, Subject};
+use crate::advisory::{Advisory, Catalogue, ConditionKind, Severity, State, Subject};
 use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
 use conditions::Context;
 pub use history::{Change, History};
@@ -266,7 +267,7 @@ impl Context<'_> {
             finding.summary = format!("{}: {detail}{stop}", finding.summary);
         }
         if state == State::Exposed {
-            finding.remedies = advisory.remedies.iter().map(|remedy| fill_in(remedy, &values)).collect();
+            finding.remedies = advisory.remedies.iter().map(|remedy| remedies::fill_in(remedy, &values)).collect();
         }
         finding
     }
@@ -324,16 +325,6 @@ fn combine(conditions: &[ConditionFinding]) -> State {
     } else {
         State::Exposed
     }
-}
-
-/// A remedy whose command cannot be filled in keeps its text and loses its command.
-fn fill_in(remedy: &crate::advisory::Remedy, values: &BTreeMap<&'static str, String>) -> RemedyFinding {
-    let command = remedy.command.as_ref().map(|command| {
-        values.iter().fold(command.clone(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
-    });
-    let open = |command: &String| PLACEHOLDERS.iter().any(|name| command.contains(&format!("{{{name}}}")));
-    let command = command.filter(|command| !open(command));
-    RemedyFinding { text: remedy.text.clone(), command, survives_reboot: remedy.survives_reboot }
 }
 
 #[cfg(test)]

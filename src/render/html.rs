@@ -20,13 +20,9 @@ const MAX_DEPTH: usize = 64;
 /// Characters of a path that are shown.
 const MAX_PATH: usize = 200;
 
-/// A page that is served, with links to the endpoints beside it; `telemetry_path` is where the metrics are.
-pub fn render(report: &Report, snapshot: &Snapshot, telemetry_path: &str) -> String {
-    report_page(report, snapshot, Some(telemetry_path), None)
-}
-
-/// The same, and it says how old the report is `now`.
-pub fn render_at(report: &Report, snapshot: &Snapshot, telemetry_path: &str, now: Timestamp) -> String {
+/// A page that is served, with links to the endpoints beside it; `telemetry_path` is where the metrics are. It says how old
+/// the report is `now`.
+pub fn render(report: &Report, snapshot: &Snapshot, telemetry_path: &str, now: Timestamp) -> String {
     report_page(report, snapshot, Some(telemetry_path), Some(now))
 }
 

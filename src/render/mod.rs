@@ -95,7 +95,7 @@ fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
 
 /// Text of others for people: what would not print, or would turn the text around, stands there as `\xNN`, byte by byte, as in
 /// [`Name`](crate::snapshot::Name).
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

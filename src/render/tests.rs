@@ -81,7 +81,7 @@ fn text(node: &Snapshot) -> String {
 }
 
 fn html(node: &Snapshot) -> String {
-    html::render(&report(node), node, "/metrics")
+    html::render(&report(node), node, "/metrics", jiff::Timestamp::UNIX_EPOCH)
 }
 
 /// Each cell of a table has the head of its column, for phones.

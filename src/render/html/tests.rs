@@ -26,14 +26,9 @@ fn sick() -> (Report, Snapshot) {
     (report, node)
 }
 
-fn pages() -> [String; 4] {
+fn pages() -> [String; 3] {
     let (report, node) = sick();
-    [
-        render(&report, &node, "/metrics"),
-        render_at(&report, &node, "/metrics", Timestamp::UNIX_EPOCH),
-        file(&report, &node),
-        not_found("/nothing", "/metrics"),
-    ]
+    [render(&report, &node, "/metrics", Timestamp::UNIX_EPOCH), file(&report, &node), not_found("/nothing", "/metrics")]
 }
 
 /// The values of an attribute, in order.
@@ -69,7 +64,7 @@ fn a_policy_that_allows_nothing_but_the_style_sheet_is_enough() {
 fn what_to_do_stands_under_what_is_wrong_and_the_index_above() {
     let (report, node) = sick();
     assert_in_order(
-        &render(&report, &node, "/metrics"),
+        &render(&report, &node, "/metrics", Timestamp::UNIX_EPOCH),
         &[
             "<h1>natwatch: <span class=\"critical\">exposed</span></h1>",
             "<nav ",
@@ -96,7 +91,7 @@ fn what_to_do_stands_under_what_is_wrong_and_the_index_above() {
 #[test]
 fn the_index_leads_to_every_advisory() {
     let (report, node) = sick();
-    let page = render(&report, &node, "/metrics");
+    let page = render(&report, &node, "/metrics", Timestamp::UNIX_EPOCH);
     let leads: Vec<&str> = attributes(&page, "href").into_iter().filter_map(|link| link.strip_prefix('#')).collect();
     let (mut ids, groups) = (attributes(&page, "id"), 2);
     ids.sort();
@@ -114,7 +109,7 @@ fn the_index_leads_to_every_advisory() {
 #[test]
 fn conditions_are_shown_without_their_kind_and_states_in_words_for_people() {
     let (report, node) = sick();
-    let page = render(&report, &node, "/metrics").replace(STYLE, "");
+    let page = render(&report, &node, "/metrics", Timestamp::UNIX_EPOCH).replace(STYLE, "");
     assert!(page.contains("<th scope=\"row\">nearly_full</th><td data-label=\"state\">"), "{page}");
     assert!(!page.contains("<th>kind</th><th>state</th>") && !page.contains(">safeguard<"), "{page}");
     assert!(!page.replace("class=\"mitigated\"", "").contains("mitigated"), "{page}");
@@ -124,7 +119,7 @@ fn conditions_are_shown_without_their_kind_and_states_in_words_for_people() {
 fn a_good_headline_claims_nothing_of_what_is_not_counted() {
     let node = ordinary();
     let headline = |states: &[(&str, Severity, State)]| {
-        let page = render(&report_with(&node, states), &node, "/metrics");
+        let page = render(&report_with(&node, states), &node, "/metrics", Timestamp::UNIX_EPOCH);
         page.split("</h1>").next().unwrap().rsplit("<h1>").next().unwrap().to_owned()
     };
     let info = headline(&[("snat-port-race", Severity::Info, State::Exposed)]);
@@ -141,7 +136,10 @@ fn links_work_under_any_prefix_and_a_file_has_none_to_endpoints() {
         let links = attributes(page, "href").into_iter().filter(|link| !link.starts_with('#'));
         links.filter(|link| !link.starts_with("https://")).map(str::to_owned).collect()
     };
-    assert_eq!(own(&render(&report, &node, "/a/metrics")), ["./", "./a/metrics", "./report.json"]);
+    assert_eq!(
+        own(&render(&report, &node, "/a/metrics", Timestamp::UNIX_EPOCH)),
+        ["./", "./a/metrics", "./report.json"]
+    );
     assert_eq!(own(&file(&report, &node)), Vec::<String>::new());
 }
 
@@ -164,7 +162,7 @@ fn a_page_that_is_not_there_leads_back_from_any_depth() {
 fn the_age_is_told_where_it_is_known() {
     let (report, mut node) = sick();
     node.captured_at = "2026-01-01T00:00:00Z".into();
-    let at = |now: &str| render_at(&report, &node, "/metrics", now.parse().unwrap());
+    let at = |now: &str| render(&report, &node, "/metrics", now.parse().unwrap());
     for (now, age) in [
         ("2026-01-01T00:00:00.9Z", "0 s"),
         ("2026-01-01T00:01:59Z", "119 s"),
@@ -181,7 +179,7 @@ fn the_age_is_told_where_it_is_known() {
     assert!(!at("2025-01-01T00:00:00Z").contains(" ago "), "the clock was set back");
     assert!(!file(&report, &node).contains(" ago "), "a file does not know when it is read");
     node.captured_at = "yesterday".into();
-    assert!(!render_at(&report, &node, "/metrics", Timestamp::UNIX_EPOCH).contains(" ago "));
+    assert!(!render(&report, &node, "/metrics", Timestamp::UNIX_EPOCH).contains(" ago "));
 }
 
 #[test]
@@ -196,7 +194,7 @@ fn nothing_that_others_named_is_markup_or_hidden() {
             condition.detail = evil.into();
         }
     }
-    let page = render(&report, &node, "/metrics").replace(STYLE, "");
+    let page = render(&report, &node, "/metrics", Timestamp::UNIX_EPOCH).replace(STYLE, "");
     assert!(page.contains(&format!("<title>natwatch: exposed ({shown})</title>")), "{page}");
     assert!(page.contains(&format!("<td data-label=\"decided by\">{shown}</td>")), "{page}");
     assert!(!page.contains("<i>") && !page.chars().any(char::is_control) && !page.contains('\u{202e}'), "{page}");
