@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::advisory::defects::{self, DefectState};
@@ -10,7 +11,7 @@ use crate::advisory::{Catalogue, Severity};
 use crate::decode::Collectors;
 use crate::judge;
 use crate::kernel::Paths;
-use crate::probe;
+use crate::probe::{self, saved::Choice};
 use crate::snapshot::Collector;
 
 /// Why packets get lost on this node: conntrack, NAT, tunnels, offloads and the kernel, as metrics and verdicts.
@@ -83,9 +84,6 @@ pub struct Serve {
     /// Probe the kernel once at start; a probe that fails is logged and stops nothing
     #[arg(long, conflicts_with = "probe_result")]
     pub probe: bool,
-    /// What `natwatch probe --format json --output FILE` has found; used if it is of this boot of this kernel
-    #[arg(long, value_name = "FILE")]
-    pub probe_result: Option<PathBuf>,
     /// What is shown of the readings
     #[command(flatten)]
     pub shown: Shown,
@@ -209,7 +207,7 @@ pub struct Probe {
 pub enum ProbeFormat {
     /// For people
     Text,
-    /// The document that `serve --probe-result` reads
+    /// The document that `--probe-result` reads
     Json,
 }
 
@@ -246,6 +244,10 @@ pub struct Common {
     /// What is known better than by natwatch, repeatable: it beats every other evidence
     #[arg(long = "kernel-defect", value_name = "ID=present|absent", value_parser = kernel_defect)]
     pub kernel_defects: Vec<(String, DefectState)>,
+    /// What `natwatch probe --output FILE` has found, used if it is of this boot of this kernel; empty for none [default:
+    /// /run/natwatch/probe.json, where that is; with --from what the capture holds]
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub probe_result: Option<PathBuf>,
     /// Judge this namespace although it is not the node's
     #[arg(long = "network-namespace", value_name = "current", value_parser = ["current"])]
     pub network_namespace: Option<String>,
@@ -259,6 +261,15 @@ impl Common {
             probe: judge::Probe::default(),
             this_namespace: self.network_namespace.is_some(),
             advisories: advisories.to_vec(),
+        }
+    }
+
+    /// Which result of a probe is used.
+    pub fn probe_choice(&self) -> Choice {
+        match &self.probe_result {
+            None => Choice::Usual,
+            Some(file) if file.as_os_str().is_empty() => Choice::Nothing,
+            Some(file) => Choice::Named(file.clone()),
         }
     }
 }

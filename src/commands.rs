@@ -1,7 +1,9 @@
 //! What each sub-command does, down to its exit code.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -9,19 +11,20 @@ use std::time::{Duration, Instant};
 use clap::CommandFactory as _;
 
 use crate::advisory::{Catalogue, Severity, State};
-use crate::capture::{Capture, Recorder};
+use crate::capture::{Capture, Meta, Recorder};
 use crate::cli::{self, Action, Cli, Common, Format, ProbeFormat, Shown};
 use crate::decode::{self, Collectors, Known};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
 use crate::logging::Log;
+use crate::probe::saved::{self, Saved};
 use crate::refresh::{Published, Refresher, Underway, judge_until};
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{exposition, html, json, metrics, printable};
 use crate::server::Security;
 use crate::snapshot::{Collector, Snapshot};
-use crate::{archive, bounded, probe, redact, server, signals};
+use crate::{archive, probe, redact, server, signals};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;
@@ -91,11 +94,14 @@ struct Seen {
     durations: BTreeMap<Collector, Duration>,
     /// Until when it may be judged.
     deadline: Instant,
+    /// What an earlier probe has found.
+    probe: Option<Saved>,
 }
 
 /// One reading of this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
 fn read_live(common: &Common) -> Seen {
     let deadline = Instant::now() + PATIENCE;
+    let probe = saved::of_this_node(common.probe_choice(), common.trees.paths());
     let (done, finished) = mpsc::channel();
     let collectors = &common.collectors.0;
     let then = move |published, _, _: &Progress| drop(done.send(published));
@@ -103,20 +109,24 @@ fn read_live(common: &Common) -> Seen {
     let underway = Underway::begin(world, collectors.clone(), Known::default(), PATIENCE, then);
     let Published { meta, parts } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
     let snapshot = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
-    Seen { snapshot, durations: underway.progress.durations(), deadline }
+    Seen { snapshot, durations: underway.progress.durations(), deadline, probe: probe.wait(deadline - JUDGING) }
 }
 
 fn checked(flags: &cli::Check) -> Result<u8, String> {
     let collectors = &flags.common.collectors.0;
-    let Seen { snapshot, mut durations, deadline } = match &flags.from {
+    let Seen { snapshot, mut durations, deadline, probe } = match &flags.from {
         None => read_live(&flags.common),
         Some(directory) => {
-            let snapshot = decode::replay(&archive::load(directory)?, collectors);
-            Seen { snapshot, durations: BTreeMap::new(), deadline: Instant::now() + PATIENCE }
+            let capture = archive::load(directory)?;
+            let snapshot = decode::replay(&capture, collectors);
+            let probe = saved::of_capture(&flags.common.probe_choice(), &capture);
+            Seen { snapshot, durations: BTreeMap::new(), deadline: Instant::now() + PATIENCE, probe }
         }
     };
+    let mut options = flags.common.options(&flags.advisories);
+    options.probe = known(probe);
     let start = Instant::now();
-    let report = judge_until(deadline, &snapshot, &flags.common.options(&flags.advisories));
+    let report = judge_until(deadline, &snapshot, &options);
     if flags.from.is_none() {
         durations.insert(Collector::Verdict, start.elapsed());
     }
@@ -132,6 +142,11 @@ fn checked(flags: &cli::Check) -> Result<u8, String> {
         Format::Npd => npd(&report, flags.min_severity) + "\n",
     };
     print(&text)?;
+    if let Some(why) = &report.probe_refused
+        && matches!(flags.format, Format::Prometheus | Format::Npd)
+    {
+        eprintln!("natwatch: {why}"); // there is no place for it in the report
+    }
     Ok(exit_code(&report, flags.format, flags.min_severity))
 }
 
@@ -159,11 +174,13 @@ fn shown(shown: &Shown, collectors: &Collectors) -> metrics::Settings {
 fn record(common: &Common) -> Capture {
     let deadline = Instant::now() + PATIENCE;
     let (paths, collectors) = (common.trees.paths(), common.collectors.0.clone());
+    let probe = saved::of_this_node(common.probe_choice(), paths.clone());
     let (keep, answers) = mpsc::channel();
     let (tell, meta) = mpsc::channel();
     std::thread::spawn(move || {
+        let boot_id = probe::running(&paths).map(|kernel| kernel.boot_id);
         let live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
-        let _ = tell.send(live.meta());
+        let _ = tell.send(Meta { boot_id, ..live.meta() });
         let mut recorder = Recorder::new(live, |name, answer| drop(keep.send((name, answer))));
         decode::read(&mut recorder, &collectors, &Known::default(), &mut |_| ());
     });
@@ -172,6 +189,7 @@ fn record(common: &Common) -> Capture {
     while let Ok((name, answer)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         capture.answers.insert(name, answer);
     }
+    saved::keep(probe.wait(deadline), &mut capture);
     capture
 }
 
@@ -244,9 +262,11 @@ fn replace(file: &Path, text: &str) -> Result<(), String> {
     let mut name = target.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?.to_owned();
     name.push(format!(".{}-{now}", std::process::id()));
     let new = target.with_file_name(name);
-    let written = std::fs::OpenOptions::new().write(true).create_new(true).open(&new).and_then(|mut open| {
+    // A result that others can write is not believed.
+    let mut options = std::fs::OpenOptions::new();
+    let written = options.write(true).create_new(true).mode(0o644).open(&new).and_then(|mut open| {
         if let Some(old) = old {
-            open.set_permissions(old.permissions())?;
+            open.set_permissions(Permissions::from_mode(old.mode() & 0o755))?;
         }
         open.write_all(text.as_bytes())?;
         std::fs::rename(&new, &target)
@@ -260,50 +280,55 @@ fn replace(file: &Path, text: &str) -> Result<(), String> {
 /// How long `serve` waits for its probe before it serves without.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What `serve` knows from experiments: none, its own, or those that another process made. None of it stops it; a probe that
+/// What `serve` knows from experiments: its own, or those that another process made. None of it stops it; a probe that
 /// takes longer than usual goes on.
 fn probed(flags: &cli::Serve, started: Option<probe::Probe>) -> (judge::Probe, Option<probe::Probe>) {
-    if let Some(file) = &flags.probe_result {
-        let known = read_result(file, &flags.common).map(known).unwrap_or_else(|why| {
-            tracing::warn!(file = %file.display(), why, "the probe's result is not used");
-            judge::Probe::default()
-        });
-        return (known, None);
-    }
-    let Some(mut probe) = started else { return (judge::Probe::default(), None) };
     let soon = Instant::now() + PROBE_PATIENCE;
+    let Some(mut probe) = started else {
+        let saved = saved::of_this_node(flags.common.probe_choice(), flags.common.trees.paths()).wait(soon);
+        let known = known(saved);
+        if let Some(why) = &known.refused {
+            tracing::warn!("{why}");
+        }
+        return (known, None);
+    };
     match probe.wait(soon) {
-        true => (known(probe.finish(soon)), None),
+        true => (found(probe.finish(soon)), None),
         false => (judge::Probe::default(), Some(probe)),
     }
 }
 
+/// A saved result as the judge takes it.
+fn known(saved: Option<Saved>) -> judge::Probe {
+    let Some(Saved { origin, outcome }) = saved else { return judge::Probe::default() };
+    let refused = |why: String| {
+        // A capture comes from strangers.
+        let why: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
+        let refused = Some(format!("the probe's result {origin} is not used: {why}"));
+        judge::Probe { refused, ..judge::Probe::default() }
+    };
+    outcome.map_or_else(refused, found)
+}
+
 /// A probe's outcome as the judge takes it; what no experiment decides is not its business.
-fn known(outcome: probe::Outcome) -> judge::Probe {
+fn found(outcome: probe::Outcome) -> judge::Probe {
     let mine = outcome.defects.into_iter().filter(|finding| probe::is_decidable(&finding.id));
     let findings = mine.map(|probe::Finding { id, state, detail }| {
         tracing::info!(defect = id, %state, detail, "probed");
         (id, (state, detail))
     });
-    judge::Probe { findings: findings.collect(), livepatches: outcome.livepatches }
+    judge::Probe { findings: findings.collect(), livepatches: outcome.livepatches, refused: None }
 }
 
 /// Waits for a probe that takes long, beside serving.
 fn await_probe(probe: probe::Probe, refresher: Arc<Refresher>) {
     let work = move || {
         let deadline = probe.deadline();
-        refresher.set_probe(known(probe.finish(deadline)));
+        refresher.set_probe(found(probe.finish(deadline)));
     };
     if let Err(error) = std::thread::Builder::new().name("probe".into()).spawn(work) {
         tracing::warn!(%error, "the probe is not waited for");
     }
-}
-
-fn read_result(file: &Path, common: &Common) -> Result<probe::Outcome, String> {
-    const LARGEST: u64 = 64 << 10;
-    let outcome = probe::Outcome::parse(&bounded::read_text(file, LARGEST)?)?;
-    outcome.is_of(probe::running(&common.trees.paths()).as_ref())?;
-    Ok(outcome)
 }
 
 fn explain(id: Option<&str>) -> Result<(), String> {

@@ -36,7 +36,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("kernel", &["kernel", "capture", "snapshot", "wire"]),
     ("web_config", &["web_config"]),
     ("archive", &["archive", "capture", "snapshot"]),
-    ("probe", &["probe", "kernel", "decode", "capture", "snapshot", "wire", "advisory"]),
+    ("probe", &["probe", "kernel", "decode", "capture", "snapshot", "wire", "advisory", "bounded"]),
 ];
 
 /// Modules that may ask the operating system through `kernel`.

@@ -46,6 +46,10 @@ pub struct Meta {
     pub network_namespace: String,
     /// Whether addresses and names were replaced (`capture --redact`).
     pub redacted: bool,
+    /// Which boot this is of, so that a probe's result of another is told from one of this. `None`: only `capture` asks, and not
+    /// always has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
 }
 
 /// The format that this version writes, and the only one it reads.

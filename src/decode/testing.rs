@@ -114,6 +114,7 @@ pub fn capture() -> Capture {
         capabilities: vec!["CAP_NET_ADMIN".into()],
         network_namespace: "initial".into(),
         redacted: false,
+        boot_id: None,
     };
     Capture { meta, answers: BTreeMap::new() }
 }

@@ -93,7 +93,13 @@ mod tests {
             remedies: Vec::new(),
             references: Vec::new(),
         };
-        Report { verdict: state, advisories: vec![finding], defects: Vec::new(), was_stopped: false }
+        Report {
+            verdict: state,
+            advisories: vec![finding],
+            defects: Vec::new(),
+            probe_refused: None,
+            was_stopped: false,
+        }
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Probe {
     pub findings: BTreeMap<String, (DefectState, String)>,
     /// Live patches that were loaded then: one that came later may have removed a defect. `None`: not known.
     pub livepatches: Option<Vec<String>>,
+    /// There is a result that does not count: a sentence that says where, and why.
+    pub refused: Option<String>,
 }
 
 /// One condition on this node.
@@ -148,6 +150,8 @@ pub struct Report {
     pub advisories: Vec<Finding>,
     /// Sorted by id.
     pub defects: Vec<DefectFinding>,
+    /// A probe's result that was not used, and why, in a sentence.
+    pub probe_refused: Option<String>,
     /// The caller stopped the judgement before its end: what is unknown may be so for want of time, so this enters no
     /// history.
     pub was_stopped: bool,
@@ -169,7 +173,8 @@ pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options, stop
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let advisories = catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
     let was_stopped = context.effort.was_stopped();
-    let mut report = Report { verdict: State::NotAffected, advisories, defects, was_stopped };
+    let probe_refused = options.probe.refused.clone();
+    let mut report = Report { verdict: State::NotAffected, advisories, defects, probe_refused, was_stopped };
     report.verdict = report.worst(Severity::Warning);
     report
 }

@@ -130,7 +130,8 @@ fn an_experiment_beats_the_tables_but_not_the_operator() {
     node.livepatches = Reading::Absent("this kernel cannot load any".into());
     let decide = |node: &Snapshot, state, livepatches: Option<Vec<String>>, kernel_defects| {
         let findings = [(id.clone(), (state, "what was seen".to_owned()))].into();
-        let options = Options { kernel_defects, probe: Probe { findings, livepatches }, ..Options::default() };
+        let options =
+            Options { kernel_defects, probe: Probe { findings, livepatches, refused: None }, ..Options::default() };
         let report = judge(Catalogue::built_in(), node, &options);
         let defect = report.defects.iter().find(|defect| defect.id == id).unwrap().clone();
         (defect.state, defect.basis, defect.detail)
@@ -241,7 +242,13 @@ fn only_warnings_and_worse_make_the_verdict() {
         references: Vec::new(),
     };
     let advisories = vec![finding(Severity::Info, State::Exposed), finding(Severity::Warning, State::Mitigated)];
-    let report = Report { verdict: State::NotAffected, advisories, defects: Vec::new(), was_stopped: false };
+    let report = Report {
+        verdict: State::NotAffected,
+        advisories,
+        defects: Vec::new(),
+        probe_refused: None,
+        was_stopped: false,
+    };
     assert_eq!(report.worst(Severity::Info), State::Exposed);
     assert_eq!(report.worst(Severity::Warning), State::Mitigated);
     assert_eq!(report.worst(Severity::Critical), State::NotAffected);

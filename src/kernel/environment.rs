@@ -21,6 +21,7 @@ pub fn without_files() -> Meta {
         capabilities: capabilities(),
         network_namespace: NetworkNamespace::Unknown.name().into(),
         redacted: false,
+        boot_id: None,
     }
 }
 

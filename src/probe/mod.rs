@@ -5,7 +5,7 @@
 //! `unknown`, never `absent`.
 //!
 //! `datagram`, `messages`, `legacy`, `needs` and `outcome` are pure; `lab` builds, and the experiments
-//! send and watch.
+//! send and watch. `saved` is about what was found earlier.
 
 mod clash;
 mod datagram;
@@ -15,6 +15,7 @@ mod messages;
 mod needs;
 mod outcome;
 mod ports;
+pub mod saved;
 mod tunnel;
 
 use std::sync::Arc;
@@ -100,14 +101,15 @@ fn read(paths: &Paths, means: impl FnOnce(&mut Node<'_>) -> Means) -> Before {
         Reading::Absent(_) => Some(Vec::new()),
         Reading::Denied(_) | Reading::Failed(_) => None,
     };
-    Before { probed_at, identity: identity(&mut node), livepatches, means: means(&mut node) }
+    Before { probed_at, identity: identity(&mut node, None), livepatches, means: means(&mut node) }
 }
 
-fn identity(node: &mut Node<'_>) -> Option<Identity> {
+/// Which kernel a node has; `boot` is for one that cannot be asked for its boot.
+fn identity(node: &mut Node<'_>, boot: Option<String>) -> Option<Identity> {
     let release = Request::file(Source::Kernel, Root::Procfs, "sys/kernel/osrelease");
-    let [boot_id, kernel_release, kernel_version] =
-        [boot_id(), release, version()].map(|request| node.line(&request).ok().cloned());
-    Some(Identity { boot_id: boot_id?, kernel_release: kernel_release?, kernel_version: kernel_version? })
+    let mut line = |request: &Request| node.line(request).ok().cloned();
+    let boot_id = boot.or_else(|| line(&boot_id()));
+    Some(Identity { boot_id: boot_id?, kernel_release: line(&release)?, kernel_version: line(&version())? })
 }
 
 /// The kernel that runs now; `None` where /proc does not tell.

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use serde_json::Value;
+
 use crate::capture::Capture;
 use crate::snapshot::{Failure, Reading};
 use crate::wire::{self, HEADER_LENGTH};
@@ -25,6 +27,9 @@ const HARMLESS: &[&str] =
 
 /// Files with addresses and ports in hexadecimal. Only the ports matter.
 const SOCKETS: &[&str] = &["procfs/thread-self/net/udp", "procfs/thread-self/net/udp6", "procfs/thread-self/net/ip_vs"];
+
+/// What an experiment has found: kernel, live patches, defects; its addresses are those of the experiment.
+const PROBE: &str = "probe/result.json";
 
 /// Rules and sets.
 const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/"];
@@ -92,6 +97,7 @@ pub fn redact(capture: &mut Capture) {
                 *bytes = without_socket_addresses(&String::from_utf8_lossy(bytes)).into_bytes();
                 Ok(())
             }
+            None if name == PROBE => redact_document(bytes, &hostname),
             None if HARMLESS.iter().any(|prefix| name.starts_with(prefix)) => {
                 replace_text(bytes, &hostname);
                 Ok(())
@@ -124,6 +130,25 @@ fn replace_text(bytes: &mut Vec<u8>, hostname: &str) {
     {
         *bytes = redact_text(text, hostname).into_bytes();
     }
+}
+
+/// The same for a JSON document, whose keys and closed sets of words stay what they are whatever the node is called.
+fn redact_document(bytes: &mut Vec<u8>, hostname: &str) -> Result<(), String> {
+    fn redact_value(value: &mut Value, hostname: &str) {
+        match value {
+            Value::String(text) => *text = redact_text(text, hostname),
+            Value::Array(values) => values.iter_mut().for_each(|value| redact_value(value, hostname)),
+            Value::Object(fields) => {
+                let named = fields.iter_mut().filter(|(key, _)| !matches!(key.as_str(), "id" | "state"));
+                named.for_each(|(_, value)| redact_value(value, hostname));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let mut document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    redact_value(&mut document, hostname);
+    *bytes = document.to_string().into_bytes();
+    Ok(())
 }
 
 fn redact_text(text: &str, hostname: &str) -> String {
@@ -380,6 +405,16 @@ mod tests {
             Ok(octets) => octets.into(),
             Err(_) => <[u8; 16]>::try_from(bytes.as_slice()).unwrap_or_default().into(),
         }
+    }
+
+    #[test]
+    fn a_host_name_leaves_a_document_whole() {
+        let mut bytes = br#"{"kernel_release":"5.4.0-kernel","defects":[{"id":"kernel-x","state":"absent"}]}"#.to_vec();
+        redact_document(&mut bytes, "kernel").unwrap();
+        redact_document(&mut bytes, "absent").unwrap();
+        let whole = r#"{"kernel_release":"5.4.0-redacted","defects":[{"id":"kernel-x","state":"absent"}]}"#;
+        assert_eq!(String::from_utf8(bytes).unwrap(), whole);
+        assert!(redact_document(&mut b"{".to_vec(), "kernel").is_err());
     }
 
     fn common_bits(a: IpAddr, b: IpAddr) -> u32 {

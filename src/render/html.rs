@@ -87,6 +87,7 @@ fn report_page(report: &Report, snapshot: &Snapshot, telemetry_path: Option<&str
         @if let Some(telemetry_path) = telemetry_path { (links(telemetry_path)) }
         (verdicts::index(report))
         @if let Some(hint) = missing_privilege(report, snapshot) { p { (hint) } }
+        @if let Some(why) = &report.probe_refused { p { "Note: " (why) "." } }
         (verdicts::all(report))
         (facts::all(report, snapshot))
         section { p { "natwatch " (env!("CARGO_PKG_VERSION")) } }

@@ -76,6 +76,8 @@ struct Remedy<'a> {
 struct Kernel<'a> {
     release: Option<&'a str>,
     defects: Vec<Defect<'a>>,
+    /// A probe's result that was not used, and why.
+    probe_not_used: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -169,6 +171,7 @@ pub fn render(report: &Report, snapshot: &Snapshot) -> String {
                     detail: &defect.detail,
                 })
                 .collect(),
+            probe_not_used: report.probe_refused.as_deref(),
         },
         tunnels: snapshot
             .links

@@ -48,6 +48,9 @@ pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> Strin
         counter(snapshot, ConntrackCounter::InsertFailed),
         counter(snapshot, ConntrackCounter::Drop),
     ];
+    if let Some(why) = &report.probe_refused {
+        line += &format!("; {why}");
+    }
     line = line.replace(['|', '\n'], " ");
     line.push_str(" | ");
     line.push_str(&perfdata.into_iter().flatten().collect::<Vec<_>>().join(" "));

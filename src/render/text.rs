@@ -61,6 +61,10 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
         out.push('\n');
         paragraph(&mut out, "", &hint);
     }
+    if let Some(why) = &report.probe_refused {
+        out.push('\n');
+        paragraph(&mut out, "", &format!("Note: {why}."));
+    }
     let (counted, informative) = exposures(report);
     for finding in counted {
         exposed(&mut out, finding, style);

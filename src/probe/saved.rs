@@ -1,0 +1,132 @@
+//! What an earlier probe has found: which file says so, whether that counts, and how a capture keeps it.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use super::{Identity, Outcome, identity, running};
+use crate::bounded;
+use crate::capture::{Capture, Replay};
+use crate::decode::{Collectors, Known, Node};
+use crate::kernel::Paths;
+use crate::snapshot::{Collector, Failure, Reading};
+
+/// Where everyone looks who is told nothing else. It does not outlive the boot.
+const USUAL_FILE: &str = "/run/natwatch/probe.json";
+/// Largest document that is read.
+const LARGEST: u64 = 64 << 10;
+/// Its name in a capture; not that of any request.
+const CAPTURED: &str = "probe/result.json";
+
+/// Which result is to be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The one in `/run/natwatch/probe.json`, where it exists; of a capture its own.
+    Usual,
+    /// The one in this file.
+    Named(PathBuf),
+    /// None.
+    Nothing,
+}
+
+/// A result that there is, or why it does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Where it is from, for people.
+    pub origin: String,
+    /// What the probe has found.
+    pub outcome: Result<Outcome, String>,
+}
+
+impl Saved {
+    /// Of this text, if it is about the kernel that `kernel` tells.
+    fn new(origin: String, text: Result<String, String>, kernel: impl FnOnce(&Outcome) -> Option<Identity>) -> Self {
+        let read = |text: String| {
+            let outcome =
+                Outcome::parse(&text).map_err(|why| format!("it is not what natwatch probe --output writes: {why}"))?;
+            outcome.is_of(kernel(&outcome).as_ref())?;
+            Ok(outcome)
+        };
+        Self { origin, outcome: text.and_then(read) }
+    }
+}
+
+fn named(file: &Path) -> Result<String, String> {
+    bounded::read_trusted(file, LARGEST)?.ok_or_else(|| "there is no such file".into())
+}
+
+/// A result that a thread looks for, because the kernel may not answer.
+#[derive(Debug)]
+pub struct Pending {
+    /// `None`: none is wanted.
+    file: Option<PathBuf>,
+    found: mpsc::Receiver<Option<Saved>>,
+}
+
+/// Begins to look for a result about the kernel that runs now.
+pub fn of_this_node(choice: Choice, paths: Paths) -> Pending {
+    let (done, found) = mpsc::channel();
+    let (file, is_named) = match choice {
+        Choice::Usual => (Some(PathBuf::from(USUAL_FILE)), false),
+        Choice::Named(file) => (Some(file), true),
+        Choice::Nothing => (None, false),
+    };
+    if let Some(file) = file.clone() {
+        let look = move || {
+            let text = if is_named { named(&file).map(Some) } else { bounded::read_trusted(&file, LARGEST) };
+            let saved = |text| Saved::new(file.display().to_string(), text, |_| running(&paths));
+            let _ = done.send(text.transpose().map(saved));
+        };
+        // Without a thread nothing is sent, and that is said.
+        let _ = std::thread::Builder::new().name("probe result".into()).spawn(look);
+    }
+    Pending { file, found }
+}
+
+impl Pending {
+    /// What there is until then.
+    pub fn wait(self, deadline: Instant) -> Option<Saved> {
+        let origin = self.file?.display().to_string();
+        let why = match self.found.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(saved) => return saved,
+            Err(mpsc::RecvTimeoutError::Timeout) => "it was not read in time",
+            Err(mpsc::RecvTimeoutError::Disconnected) => "no thread could be started to read it",
+        };
+        Some(Saved { origin, outcome: Err(why.into()) })
+    }
+}
+
+/// The result about the kernel that a capture is of.
+pub fn of_capture(choice: &Choice, capture: &Capture) -> Option<Saved> {
+    let (origin, text) = match choice {
+        Choice::Nothing => return None,
+        Choice::Named(file) => (file.display().to_string(), named(file)),
+        Choice::Usual => {
+            let text = match capture.answers.get(CAPTURED)? {
+                Reading::Ok(bytes) => String::from_utf8(bytes.clone()).map_err(|_| "it is not UTF-8".into()),
+                other => Err(other.why()),
+            };
+            ("in the capture".into(), text)
+        }
+    };
+    Some(Saved::new(origin, text, |outcome| captured(capture, outcome)))
+}
+
+/// The kernel that a capture is of. One that does not tell the boot is compared by release and version.
+fn captured(capture: &Capture, outcome: &Outcome) -> Option<Identity> {
+    let mut replay = Replay::new(capture);
+    let (collectors, known) = (Collectors::from([Collector::Kernel]), Known::default());
+    let mut node = Node::new(&mut replay, &collectors, &known);
+    let boot_id = capture.meta.boot_id.as_ref().or(outcome.identity.as_ref().map(|probed| &probed.boot_id));
+    identity(&mut node, boot_id.cloned())
+}
+
+/// Puts the result that is used, or why it is not, into a capture: of the document what natwatch knows.
+pub fn keep(saved: Option<Saved>, capture: &mut Capture) {
+    let Some(saved) = saved else { return };
+    let answer = match saved.outcome {
+        Ok(outcome) => Reading::Ok(outcome.json().into_bytes()),
+        Err(why) => Reading::Failed(Failure::Told(why)),
+    };
+    capture.answers.insert(CAPTURED.into(), answer);
+}
