@@ -266,7 +266,7 @@ fn units_start_a_natwatch_that_exists() {
         assert_understood("natwatch.default", ["serve"].into_iter().chain(line.split_whitespace()));
     }
     // The file that one writes is the one that the other reads, and the codes that are no failure are the contract's.
-    assert!(default.contains("--probe-result /run/natwatch/probe.json"));
+    assert!(default.contains("/run/natwatch/probe.json"));
     let probe = settings("deploy/systemd/natwatch-probe.service");
     let has = |key: &str, value: &str| probe.iter().any(|(k, v)| k == key && v == value);
     assert!(has("ExecStart", "/usr/bin/natwatch probe --format json --output /run/natwatch/probe.json"));

@@ -69,7 +69,7 @@ systemctl is-active --quiet natwatch.service || fail "not started by a connectio
 echo "restarted after SIGKILL; started by a connection"
 
 # The probe, then a natwatch that knows what it found.
-echo 'NATWATCH_ARGS=--network-namespace current --probe-result /run/natwatch/probe.json' >/etc/default/natwatch
+echo 'NATWATCH_ARGS=--network-namespace current' >/etc/default/natwatch
 systemctl start natwatch-probe.service || fail "the probe: $(systemctl status --no-pager natwatch-probe.service)"
 grep -A 1 '"id"' /run/natwatch/probe.json | grep -v -- -- | paste - - | sed 's/[",]//g; s/  */ /g'
 systemctl restart natwatch.service
