@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Su
 use crate::advisory::defects::{self, DefectState};
 use crate::advisory::{Catalogue, Severity};
 use crate::decode::Collectors;
-use crate::judge;
+use crate::judge::{self, Acceptance};
 use crate::kernel::Paths;
 use crate::probe::{self, saved::Choice};
 use crate::snapshot::Collector;
@@ -244,6 +244,10 @@ pub struct Common {
     /// What is known better than by natwatch, repeatable: it beats every other evidence
     #[arg(long = "kernel-defect", value_name = "ID=present|absent", value_parser = kernel_defect)]
     pub kernel_defects: Vec<(String, DefectState)>,
+    /// A known risk, repeatable, the last for an ID counting: it is shown, and left out of verdict and exit code until it is
+    /// critical; with :critical always
+    #[arg(long = "accept", value_name = "ID[:critical][=REASON]", value_parser = acceptance)]
+    pub accepted: Vec<(String, Acceptance)>,
     /// What `natwatch probe --output FILE` has found, used if it is of this boot of this kernel; empty for none [default:
     /// /run/natwatch/probe.json, where that is; with --from what the capture holds]
     #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
@@ -261,6 +265,7 @@ impl Common {
             probe: judge::Probe::default(),
             this_namespace: self.network_namespace.is_some(),
             advisories: advisories.to_vec(),
+            accepted: self.accepted.iter().cloned().collect(),
         }
     }
 
@@ -338,6 +343,23 @@ fn advisory(text: &str) -> Result<String, String> {
     }
     let known: Vec<&str> = catalogue.advisories.iter().map(|advisory| advisory.id.as_str()).collect();
     Err(format!("known are {}", known.join(", ")))
+}
+
+fn acceptance(text: &str) -> Result<(String, Acceptance), String> {
+    const LONGEST: usize = 200;
+    let (risk, reason) = text.split_once('=').unwrap_or((text, ""));
+    let (id, critical) = match risk.split_once(':') {
+        None => (risk, false),
+        Some((id, "critical")) => (id, true),
+        Some((_, word)) => {
+            return Err(format!("{word:?} is not critical: must be ID, ID:critical, or one with =REASON"));
+        }
+    };
+    let reason = reason.trim();
+    if reason.chars().any(char::is_control) || reason.chars().count() > LONGEST {
+        return Err(format!("the reason must be one line of at most {LONGEST} characters"));
+    }
+    Ok((advisory(id)?, Acceptance { critical, reason: reason.to_owned() }))
 }
 
 fn kernel_defect(text: &str) -> Result<(String, DefectState), String> {

@@ -137,6 +137,9 @@ fn usage_errors_are_1_and_help_is_0() {
         (&["check", "--kernel-defect", "nat-port-rover"], "nat-port-rover"),
         (&["check", "--kernel-defect", "nat-port-rover=perhaps"], "perhaps"),
         (&["check", "--network-namespace", "other"], "other"),
+        (&["check", "--accept", "nonsense"], "nonsense"),
+        (&["check", "--accept", "conntrack-table-full:warning"], "warning"),
+        (&["serve", "--accept", "conntrack-table-full=two\nlines"], "one line"),
         (&["check", "--network-namespace"], "--network-namespace"),
         (&["check", "--no-collector.nonsense"], "--no-collector.nonsense"),
         (&["check", "--collector.nonsense"], "--collector.nonsense"),
@@ -492,6 +495,7 @@ fn the_table_of_metrics_is_what_is_served() {
     let empty = tempfile::NamedTempFile::new().expect("a web configuration without anything");
     let web = empty.path().to_str().expect("UTF-8");
     let flags = ["--network-namespace", "current", "--collector.conntrack.per-cpu", "--web.config.file", web];
+    let flags = [&flags[..], &["--accept=snat-port-race"]].concat();
     let server = Server::start(&pair.nodes[0], &flags);
     let served = Exposition::parse(&server.ok("/metrics"));
     for (name, labels, _) in served.samples() {

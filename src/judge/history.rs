@@ -92,6 +92,7 @@ mod tests {
             evidence: Vec::new(),
             remedies: Vec::new(),
             references: Vec::new(),
+            accepted: None,
         };
         Report {
             verdict: state,

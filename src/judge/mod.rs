@@ -40,6 +40,17 @@ pub struct Options {
     pub this_namespace: bool,
     /// `--advisory ID`: only these; empty is all.
     pub advisories: Vec<String>,
+    /// `--accept ID[:critical][=REASON]`: risks that are known and do not count.
+    pub accepted: BTreeMap<String, Acceptance>,
+}
+
+/// A known risk, by the operator's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Also while it is critical; otherwise it counts again when it gets so bad.
+    pub critical: bool,
+    /// Why, in one line; may be empty.
+    pub reason: String,
 }
 
 /// What experiments said about the running kernel.
@@ -100,9 +111,16 @@ pub struct Finding {
     pub remedies: Vec<RemedyFinding>,
     /// Where this is known from.
     pub references: Vec<String>,
+    /// Why this risk is known and does not count. `None`: it counts.
+    pub accepted: Option<String>,
 }
 
 impl Finding {
+    /// Whether it would count if it were not accepted.
+    pub fn is_left_out(&self) -> bool {
+        self.accepted.is_some() && matches!(self.state, State::Exposed | State::Unknown)
+    }
+
     /// The detail that decided, without the subject's name in front.
     pub fn cause(&self) -> &str {
         let detail = self.deciding().map_or("", |condition| &condition.detail);
@@ -144,7 +162,7 @@ pub struct DefectFinding {
 /// The verdicts about one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Worst state among the advisories of at least warning.
+    /// Worst state among the advisories of at least warning that are not accepted.
     pub verdict: State,
     /// Sorted by id.
     pub advisories: Vec<Finding>,
@@ -158,10 +176,19 @@ pub struct Report {
 }
 
 impl Report {
-    /// Worst state among the advisories of at least this severity.
+    /// The findings that count: of at least this severity, and not accepted.
+    pub fn counted(&self, severity: Severity) -> impl Iterator<Item = &Finding> {
+        self.advisories.iter().filter(move |finding| finding.severity >= severity && finding.accepted.is_none())
+    }
+
+    /// Worst state among those that count.
     pub fn worst(&self, severity: Severity) -> State {
-        let counted = self.advisories.iter().filter(|finding| finding.severity >= severity);
-        counted.map(|finding| finding.state).max().unwrap_or(State::NotAffected)
+        self.counted(severity).map(|finding| finding.state).max().unwrap_or(State::NotAffected)
+    }
+
+    /// How many known risks are left out, of whatever severity.
+    pub fn left_out(&self) -> usize {
+        self.advisories.iter().filter(|finding| finding.is_left_out()).count()
     }
 }
 
@@ -171,12 +198,26 @@ pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options, stop
     let defects = judge_defects(snapshot, options);
     let context = Context::new(snapshot, &defects, blind(snapshot, options), stop);
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
-    let advisories = catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
+    let mut advisories: Vec<Finding> =
+        catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
+    for finding in &mut advisories {
+        if let Some(acceptance) = options.accepted.get(&finding.id) {
+            accept(finding, acceptance);
+        }
+    }
     let was_stopped = context.effort.was_stopped();
     let probe_refused = options.probe.refused.clone();
     let mut report = Report { verdict: State::NotAffected, advisories, defects, probe_refused, was_stopped };
     report.verdict = report.worst(Severity::Warning);
     report
+}
+
+fn accept(finding: &mut Finding, acceptance: &Acceptance) {
+    if acceptance.critical || finding.severity < Severity::Critical {
+        finding.accepted = Some(acceptance.reason.clone());
+    } else if matches!(finding.state, State::Exposed | State::Unknown) {
+        finding.summary += " It is accepted only while it is not critical.";
+    }
 }
 
 /// Why counters, tunnels and rules say nothing about the node, if they do not.
@@ -266,6 +307,7 @@ impl Context<'_> {
             evidence: self.evidence(advisory),
             remedies: Vec::new(),
             references: advisory.references.clone(),
+            accepted: None,
         };
         if let Some(detail) = finding.deciding().map(|condition| condition.detail.clone()) {
             let stop = if detail.ends_with(['.', '?']) { "" } else { "." };

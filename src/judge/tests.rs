@@ -240,6 +240,7 @@ fn only_warnings_and_worse_make_the_verdict() {
         evidence: Vec::new(),
         remedies: Vec::new(),
         references: Vec::new(),
+        accepted: None,
     };
     let advisories = vec![finding(Severity::Info, State::Exposed), finding(Severity::Warning, State::Mitigated)];
     let report = Report {
@@ -252,6 +253,31 @@ fn only_warnings_and_worse_make_the_verdict() {
     assert_eq!(report.worst(Severity::Info), State::Exposed);
     assert_eq!(report.worst(Severity::Warning), State::Mitigated);
     assert_eq!(report.worst(Severity::Critical), State::NotAffected);
+}
+
+#[test]
+fn a_known_risk_counts_again_when_it_is_critical() {
+    let judged = |critical| {
+        let acceptance = Acceptance { critical, reason: "known".into() };
+        // Nothing was read: all are unknown.
+        let ids = ["conntrack-table-full", "dns-conntrack-race"];
+        let options = Options {
+            advisories: ids.map(str::to_owned).into(),
+            accepted: ids.map(|id| (id.to_owned(), acceptance.clone())).into(),
+            ..Options::default()
+        };
+        let mut node = blank();
+        node.network_namespace = NetworkNamespace::Other;
+        judge(Catalogue::built_in(), &node, &options)
+    };
+    let reasons =
+        |report: &Report| report.advisories.iter().map(|finding| finding.accepted.clone()).collect::<Vec<_>>();
+    let known = || Some("known".to_owned());
+    let (some, all) = (judged(false), judged(true));
+    assert!(some.advisories.iter().all(|finding| finding.state == State::Unknown));
+    assert_eq!((reasons(&some), some.left_out(), some.verdict), (vec![None, known()], 1, State::Unknown));
+    assert_eq!((reasons(&all), all.left_out(), all.verdict), (vec![known(), known()], 2, State::NotAffected));
+    assert!(some.advisories[0].summary.ends_with("It is accepted only while it is not critical."));
 }
 
 #[test]

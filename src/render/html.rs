@@ -10,7 +10,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::judge::Report;
 use crate::snapshot::Snapshot;
 
-use super::{missing_privilege, printable};
+use super::{left_out, missing_privilege, printable};
 
 /// The text of the one style element of every page, so that a Content-Security-Policy can allow it by its hash.
 pub const STYLE: &str = include_str!("html/page.css");
@@ -79,7 +79,10 @@ fn report_page(report: &Report, snapshot: &Snapshot, telemetry_path: Option<&str
     let verdict = super::verdict(report);
     let release = snapshot.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
     let body = html! {
-        h1 { "natwatch: " span class=(verdicts::tone_of_verdict(report)) { (verdict) } }
+        h1 {
+            "natwatch: " span class=(verdicts::tone_of_verdict(report)) { (verdict) }
+            @if let Some(count) = left_out(report) { " (" (count) ")" }
+        }
         p {
             (snapshot.hostname) ", kernel " (release) ", read at " time { (snapshot.captured_at) }
             @if let Some(age) = now.and_then(|now| age(&snapshot.captured_at, now)) { ", " (age) " ago when this page was made" }

@@ -24,6 +24,8 @@ struct Document<'a> {
     schema_version: u32,
     natwatch_version: &'static str,
     verdict: &'static str,
+    /// How many accepted advisories would count otherwise.
+    known_risks_left_out: usize,
     node: Node<'a>,
     advisories: Vec<Advisory<'a>>,
     kernel: Kernel<'a>,
@@ -55,6 +57,12 @@ struct Advisory<'a> {
     evidence: &'a [String],
     remedies: Vec<Remedy<'a>>,
     references: &'a [String],
+    accepted: Option<Accepted<'a>>,
+}
+
+#[derive(Serialize)]
+struct Accepted<'a> {
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -151,6 +159,7 @@ pub fn render(report: &Report, snapshot: &Snapshot) -> String {
         schema_version: SCHEMA_VERSION,
         natwatch_version: env!("CARGO_PKG_VERSION"),
         verdict: report.verdict.name(),
+        known_risks_left_out: report.left_out(),
         node: Node {
             hostname: &snapshot.hostname,
             kernel_release: release,
@@ -224,6 +233,7 @@ fn advisory(finding: &Finding) -> Advisory<'_> {
             })
             .collect(),
         references: &finding.references,
+        accepted: finding.accepted.as_deref().map(|reason| Accepted { reason }),
     }
 }
 

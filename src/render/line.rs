@@ -4,7 +4,7 @@ use crate::advisory::{Severity, State};
 use crate::judge::{Finding, Report};
 use crate::snapshot::{ConntrackCounter, Snapshot};
 
-use super::in_state;
+use super::{in_state, left_out};
 
 /// A state of the monitoring plugins guidelines, and its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,13 @@ pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> Strin
         PluginState::Critical => "CRITICAL",
         PluginState::Unknown => "UNKNOWN",
     };
-    let mut line = format!("NATWATCH {word} - {}", headline(report, severity));
+    let count = |state| ids(report, state, severity).len();
+    let left_out = left_out(report).map(|count| format!(", {count}")).unwrap_or_default();
+    let mut line = format!("NATWATCH {word} - {}{left_out}", headline(report, severity));
     let perfdata = [
-        Some(format!("exposed={}", ids(report, State::Exposed, severity).len())),
-        Some(format!("unknown={}", ids(report, State::Unknown, severity).len())),
+        Some(format!("exposed={}", count(State::Exposed))),
+        Some(format!("unknown={}", count(State::Unknown))),
+        Some(format!("accepted={}", report.left_out())),
         snapshot.conntrack.entries.ok().map(|entries| match snapshot.conntrack.entries_limit.ok() {
             Some(limit) => format!("conntrack_entries={entries};;;0;{limit}"),
             None => format!("conntrack_entries={entries}"),
@@ -64,10 +67,14 @@ fn counter(snapshot: &Snapshot, counter: ConntrackCounter) -> Option<String> {
 
 /// One line of at most 80 characters.
 pub fn npd(report: &Report, severity: Severity) -> String {
+    const WIDTH: usize = 80;
+    let left_out = left_out(report).map(|count| format!(", {count}")).unwrap_or_default();
+    let width = WIDTH - left_out.len();
     let line = headline(report, severity).replace('\n', " ");
-    match line.char_indices().nth(80) {
-        Some(_) => line.chars().take(79).chain(['…']).collect(),
-        None => line,
+    // How many are left out is said whatever else has to be cut.
+    match line.char_indices().nth(width) {
+        Some(_) => line.chars().take(width - 1).chain(['…']).collect::<String>() + &left_out,
+        None => line + &left_out,
     }
 }
 
@@ -77,17 +84,19 @@ fn headline(report: &Report, severity: Severity) -> String {
     if worst >= State::Unknown {
         return format!("{worst}: {}", ids(report, worst, severity).join(", "));
     }
-    let uncounted: Vec<&Finding> =
-        in_state(report, State::Exposed).into_iter().filter(|finding| finding.severity < severity).collect();
+    let else_ = if report.left_out() == 0 { "" } else { "else " };
+    let is_uncounted = |finding: &&Finding| finding.severity < severity && finding.accepted.is_none();
+    let uncounted: Vec<&Finding> = in_state(report, State::Exposed).into_iter().filter(is_uncounted).collect();
     if uncounted.is_empty() {
-        return format!("nothing exposed ({} advisories judged)", report.advisories.len());
+        return format!("nothing {else_}exposed ({} advisories judged)", report.advisories.len());
     }
     let list: Vec<String> = uncounted.iter().map(|finding| format!("{} ({})", finding.id, finding.severity)).collect();
-    format!("nothing exposed of at least {severity}; not counted: {}", list.join(", "))
+    format!("nothing {else_}exposed of at least {severity}; not counted: {}", list.join(", "))
 }
 
-/// Those in a state, of at least this severity, worst first.
+/// Those in a state that count, worst first.
 fn ids(report: &Report, state: State, severity: Severity) -> Vec<&str> {
-    let counted = in_state(report, state).into_iter().filter(|finding| finding.severity >= severity);
-    counted.map(|finding| finding.id.as_str()).collect()
+    let mut counted: Vec<&Finding> = report.counted(severity).filter(|finding| finding.state == state).collect();
+    counted.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    counted.into_iter().map(|finding| finding.id.as_str()).collect()
 }

@@ -144,6 +144,9 @@ fn verdicts(out: &mut Families, report: &Report) {
             }
         }
         out.flag("natwatch_advisory_info", [id, finding.severity.name(), &finding.title], true);
+        if finding.accepted.is_some() {
+            out.flag("natwatch_advisory_accepted", [id], true);
+        }
     }
 }
 

@@ -29,18 +29,25 @@ fn words(state: State) -> &'static str {
 }
 
 /// The verdict in words for people. It claims nothing about what it does not count.
-fn verdict(report: &Report) -> &'static str {
-    let uncounted = |finding: &Finding| !is_counted(finding) && finding.state >= State::Unknown;
-    match report.verdict {
-        State::Exposed | State::Unknown => words(report.verdict),
-        _ if report.advisories.iter().any(uncounted) => "nothing exposed of at least warning",
-        State::Mitigated | State::NotAffected => "nothing exposed",
+fn verdict(report: &Report) -> String {
+    if report.verdict >= State::Unknown {
+        return words(report.verdict).to_owned();
     }
+    let is_information = |finding: &Finding| finding.severity == Severity::Info && finding.accepted.is_none();
+    let informs = report.advisories.iter().any(|finding| is_information(finding) && finding.state >= State::Unknown);
+    let else_ = if report.left_out() == 0 { "" } else { "else " };
+    let limit = if informs { " of at least warning" } else { "" };
+    format!("nothing {else_}exposed{limit}")
 }
 
-/// Whether the verdict depends on it; information is shown, never counted.
+/// Whether the verdict depends on it; information and accepted risks are shown, never counted.
 fn is_counted(finding: &Finding) -> bool {
-    finding.severity > Severity::Info
+    finding.severity > Severity::Info && finding.accepted.is_none()
+}
+
+/// The colour of an exposure: what does not count is as information, so that no good headline stands above a red line.
+fn tone(finding: &Finding) -> Severity {
+    if is_counted(finding) { finding.severity } else { Severity::Info }
 }
 
 /// What a condition contributes, in words for people. That a "safeguard holds" would say the contrary of what is meant.
@@ -49,6 +56,26 @@ fn contributes(kind: ConditionKind) -> &'static str {
         ConditionKind::Ingredient => "ingredient",
         ConditionKind::Safeguard => "lack of a safeguard",
     }
+}
+
+/// How many known risks the verdict leaves out; `None` if it leaves out none.
+fn left_out(report: &Report) -> Option<String> {
+    match report.left_out() {
+        0 => None,
+        1 => Some("1 known risk left out".into()),
+        several => Some(format!("{several} known risks left out")),
+    }
+}
+
+/// That a finding is accepted, and why.
+fn accepted(finding: &Finding) -> Option<String> {
+    let reason = finding.accepted.as_deref()?;
+    Some(if reason.is_empty() { "accepted".into() } else { format!("accepted: {reason}") })
+}
+
+/// A finding's id, and that it is accepted.
+fn name(finding: &Finding) -> String {
+    accepted(finding).map_or_else(|| finding.id.clone(), |accepted| format!("{} ({accepted})", finding.id))
 }
 
 /// What a missing privilege hides, in one sentence; `None` when none is missing.
@@ -69,10 +96,10 @@ fn hidden(status: &SourceStatus) -> String {
     }
 }
 
-/// Findings in one state, exposed ones by severity.
+/// Findings in one state, by severity, accepted ones last.
 fn in_state(report: &Report, state: State) -> Vec<&Finding> {
     let mut findings: Vec<&Finding> = report.advisories.iter().filter(|finding| finding.state == state).collect();
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings.sort_by_key(|finding| (finding.accepted.is_some(), std::cmp::Reverse(finding.severity)));
     findings
 }
 

@@ -6,7 +6,10 @@ use crate::advisory::{Advisory, Catalogue, Severity, State};
 use crate::judge::{ConditionState, Finding, Report};
 use crate::snapshot::Snapshot;
 
-use super::{contributes, exposures, in_state, is_counted, missing_privilege, printable, source_nat, unknown_by_cause};
+use super::{
+    accepted, contributes, exposures, in_state, is_counted, left_out, missing_privilege, name, printable, source_nat,
+    tone, unknown_by_cause,
+};
 
 /// Columns of the text.
 const WIDTH: usize = 80;
@@ -54,7 +57,8 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
     let mut out = String::new();
     let verdict = super::verdict(report);
     let release = snapshot.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
-    let _ = writeln!(out, "natwatch: {}", style.verdict(report, verdict));
+    let left_out = left_out(report).map(|count| format!(" ({count})")).unwrap_or_default();
+    let _ = writeln!(out, "natwatch: {}{left_out}", style.verdict(report, &verdict));
     paragraph(&mut out, "", &format!("{}, kernel {release}, {}", snapshot.hostname, snapshot.captured_at));
     informs(&mut out, report, style);
     if let Some(hint) = missing_privilege(report, snapshot) {
@@ -85,18 +89,22 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
 fn informs(out: &mut String, report: &Report, style: Style) {
     let (_, informative) = exposures(report);
     if !informative.is_empty() {
-        let ids: Vec<&str> = informative.iter().map(|finding| finding.id.as_str()).collect();
+        let ids: Vec<String> = informative.iter().map(|finding| name(finding)).collect();
         let words = "For information, not counted in the verdict";
         listed(out, words, &style.severity(Severity::Info, words), &ids.join(", "));
     }
 }
 
 fn exposed(out: &mut String, finding: &Finding, style: Style) {
-    let heading = match is_counted(finding) {
-        true => format!("EXPOSED  {} ({})", finding.id, finding.severity),
-        false => format!("INFO  {} (exposed)", finding.id),
+    let heading = match (&finding.accepted, is_counted(finding)) {
+        (Some(_), _) => format!("ACCEPTED  {} ({}, exposed)", finding.id, finding.severity),
+        (None, true) => format!("EXPOSED  {} ({})", finding.id, finding.severity),
+        (None, false) => format!("INFO  {} (exposed)", finding.id),
     };
-    let _ = writeln!(out, "\n{}", style.severity(finding.severity, &heading));
+    let _ = writeln!(out, "\n{}", style.severity(tone(finding), &heading));
+    if let Some(accepted) = accepted(finding) {
+        item(out, "  ", "Left out of the verdict, ", &accepted);
+    }
     paragraph(out, "  ", &finding.summary);
     for condition in finding.conditions.iter().filter(|condition| condition.state == ConditionState::Holds) {
         item(out, "  ", &format!("- {}: ", condition.id), &condition.detail);
@@ -118,6 +126,7 @@ fn unknown(out: &mut String, report: &Report, style: Style) {
     for (cause, findings) in unknown_by_cause(report) {
         let id = |finding: &&Finding| match is_counted(finding) {
             true => finding.id.clone(),
+            false if finding.accepted.is_some() => name(finding),
             false => format!("{} ({})", finding.id, finding.severity),
         };
         let ids: Vec<String> = findings.iter().map(id).collect();
@@ -131,7 +140,7 @@ fn unknown(out: &mut String, report: &Report, style: Style) {
 fn rest(out: &mut String, report: &Report, style: Style) {
     let mut first = true;
     for (state, words) in [(State::Mitigated, "Not exposed now"), (State::NotAffected, "Not affected")] {
-        let ids: Vec<&str> = in_state(report, state).iter().map(|finding| finding.id.as_str()).collect();
+        let ids: Vec<String> = in_state(report, state).iter().map(|finding| name(finding)).collect();
         if !ids.is_empty() {
             if first {
                 out.push('\n');

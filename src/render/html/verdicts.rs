@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::{exposures, in_state, is_counted, unknown_by_cause};
+use super::super::{accepted, exposures, in_state, is_counted, name, tone, unknown_by_cause};
 use super::table;
 use crate::advisory::{Severity, State};
 use crate::judge::{Finding, Report};
@@ -19,11 +19,13 @@ pub fn tone_of_verdict(report: &Report) -> &'static str {
 pub fn index(report: &Report) -> Markup {
     let (counted, informative) = exposures(report);
     let (critical, warning) = counted.into_iter().partition(|finding| finding.severity == Severity::Critical);
-    let groups: [(&str, &str, Vec<&Finding>); 6] = [
+    let (accepted, informative) = informative.into_iter().partition(|finding| finding.accepted.is_some());
+    let groups: [(&str, &str, Vec<&Finding>); 7] = [
         (Severity::Critical.name(), "Exposed, critical", critical),
         (Severity::Warning.name(), "Exposed, warning", warning),
         (State::Unknown.name(), "Unknown", in_state(report, State::Unknown)),
         (Severity::Info.name(), "For information", informative),
+        (Severity::Info.name(), "Exposed, accepted", accepted),
         (State::Mitigated.name(), "Not exposed now", in_state(report, State::Mitigated)),
         (State::NotAffected.name(), "Not affected", in_state(report, State::NotAffected)),
     ];
@@ -68,11 +70,13 @@ pub fn all(report: &Report) -> Markup {
 
 fn exposed(finding: &Finding) -> Markup {
     html! {
-        section id=(finding.id) class={ "finding " (finding.severity) } {
+        section id=(finding.id) class={ "finding " (tone(finding)) } {
             h2 {
                 @if is_counted(finding) { "Exposed: " (finding.id) " (" (finding.severity) ")" }
+                @else if finding.accepted.is_some() { "Accepted, not counted: " (finding.id) " (" (finding.severity) ")" }
                 @else { "For information, not counted: " (finding.id) }
             }
+            @if let Some(accepted) = accepted(finding) { p { "Left out of the verdict, " (accepted) } }
             p { (finding.summary) }
             (remedies(finding))
             h3 { "Why" }
@@ -111,7 +115,7 @@ fn unknown(cause: &str, findings: &[&Finding]) -> Markup {
             @for finding in findings {
                 details id=(finding.id) {
                     summary {
-                        strong { (finding.id) }
+                        strong { (name(finding)) }
                         @if !is_counted(finding) { " (" (finding.severity) ")" }
                         ": " (finding.title)
                     }
@@ -131,7 +135,7 @@ fn rest(report: &Report, state: State, title: &str, meaning: &str) -> Markup {
                 p { (meaning) }
                 @for finding in findings {
                     details id=(finding.id) {
-                        summary { strong { (finding.id) } ": " (finding.summary) }
+                        summary { strong { (name(finding)) } ": " (finding.summary) }
                         (conditions(finding))
                     }
                 }
