@@ -244,12 +244,12 @@ pub struct Common {
     /// What is known better than by natwatch, repeatable: it beats every other evidence
     #[arg(long = "kernel-defect", value_name = "ID=present|absent", value_parser = kernel_defect)]
     pub kernel_defects: Vec<(String, DefectState)>,
-    /// A known risk, repeatable, the last for an ID counting: it is shown, and left out of verdict and exit code until it is
-    /// critical; with :critical always
+    /// A known risk, repeatable (the last for an ID counts): it is shown, but left out of verdict and exit code as long as it is
+    /// not critical; with :critical also then
     #[arg(long = "accept", value_name = "ID[:critical][=REASON]", value_parser = acceptance)]
     pub accepted: Vec<(String, Acceptance)>,
     /// What `natwatch probe --output FILE` has found, used if it is of this boot of this kernel; empty for none [default:
-    /// /run/natwatch/probe.json, where that is; with --from what the capture holds]
+    /// /run/natwatch/probe.json where it exists; with --from what the capture holds]
     #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub probe_result: Option<PathBuf>,
     /// Judge this namespace although it is not the node's

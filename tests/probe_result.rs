@@ -174,6 +174,11 @@ fn a_result_of_another_kernel_is_not_used_and_every_format_says_so() {
         }
     }
     let saved = Saved::new(&json!({}));
+    let server = Server::start(&ns, &[&saved.flag()]);
+    let why = "is not used: it is not what natwatch probe --output writes";
+    assert!(server.ok("/").contains(why) && server.ok("/report.json").contains(why));
+    assert!(server.daemon.stderr().contains(why), "{}", server.daemon.stderr());
+    server.stop();
     assert!(basis(saved.usual(&ns, &JSON)).1.expect("a reason").contains("natwatch probe"), "no document");
 }
 

@@ -63,6 +63,6 @@ pub const BYTE_ORDER: &str = if cfg!(target_endian = "big") { "big" } else { "li
 pub struct Capture {
     /// Who looked, from where, and when.
     pub meta: Meta,
-    /// Answers by request name.
+    /// Answers by request name, and what an earlier probe has found as `probe/result.json` (`probe::saved`).
     pub answers: BTreeMap<String, Answer>,
 }
