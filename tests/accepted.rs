@@ -114,7 +114,7 @@ fn the_first_line_of_every_report_counts_what_is_left_out() {
     };
     assert_eq!(first(&critical, "text", &[]), "natwatch: exposed");
     assert_eq!(first(&critical, "text", &[CHAIN]), "natwatch: exposed (1 known risk left out)");
-    assert_eq!(first(&critical, "text", &[CHAIN, FULL]), "natwatch: not affected (2 known risks left out)");
+    assert_eq!(first(&critical, "text", &[CHAIN, FULL]), "natwatch: nothing else exposed (2 known risks left out)");
     assert_eq!(first(&unknown, "text", &[CHAIN]), "natwatch: unknown (1 known risk left out)");
     let nagios = first(&critical, "nagios", &[CHAIN]);
     assert!(
@@ -127,7 +127,8 @@ fn the_first_line_of_every_report_counts_what_is_left_out() {
     assert!(nagios.contains(" exposed=0 unknown=0 accepted=2 "), "{nagios}");
     assert_eq!(first(&critical, "npd", &[CHAIN]), "exposed: conntrack-table-full, 1 known risk left out");
     let text = check(&critical, "text", &[CHAIN]).stdout;
-    let (accepted, counted) = (text.find("EXPOSED  conntrack-chain-limit"), text.find("EXPOSED  conntrack-table-full"));
+    let (accepted, counted) =
+        (text.find("ACCEPTED  conntrack-chain-limit"), text.find("EXPOSED  conntrack-table-full"));
     assert!(counted < accepted && counted.is_some(), "{text}");
     assert!(text.contains("\n  Left out of the verdict, accepted: short chains come with 6.9\n"), "{text}");
     let text = check(&unknown, "text", &[CHAIN]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
