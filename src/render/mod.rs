@@ -8,6 +8,7 @@ pub mod json;
 pub mod line;
 pub mod markdown;
 pub mod metrics;
+pub mod runbook;
 mod source_nat;
 pub mod text;
 
