@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -384,6 +385,10 @@ fn the_textfile_is_replaced_when_natwatch_has_looked_and_kept_when_it_failed() {
     let first = textfile.published();
     let metrics = Exposition::parse(&first);
     assert_eq!(metrics.one_state("natwatch_source_state", &[("source", "nftables")]).as_deref(), Some("ok"));
+    // A file that nobody replaces any more tells its age; the alert NatwatchReportOld asks for it.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let age = now - metrics.get("natwatch_report_timestamp_seconds", &[]).expect("a time");
+    assert!((-1.0..60.0).contains(&age), "{age}");
     // node_exporter has these itself, and refuses a file that has them too.
     assert!(!first.lines().any(|line| line.starts_with("process_")), "{first}");
     let mode =

@@ -113,6 +113,11 @@ pub fn families(
     }
     let kind = snapshot.network_namespace.name();
     out.flag("natwatch_network_namespace_info", [kind], true);
+    // A capture may say anything.
+    let looked_at = snapshot.captured_at.parse().map(jiff::Timestamp::as_second).ok();
+    if let Some(seconds) = looked_at.and_then(|seconds| seconds.try_into().ok()) {
+        out.add("natwatch_report_timestamp_seconds", [], Value::Whole(seconds));
+    }
     conntrack(&mut out, snapshot, settings);
     let omitted = source_nat(&mut out, snapshot) + links(&mut out, report, snapshot, settings);
     if settings.collectors.contains(&Collector::Nat) || settings.collectors.contains(&Collector::Links) {

@@ -433,3 +433,15 @@ fn what_does_not_print_is_shown_in_the_text() {
     let text = text(&node);
     assert!(text.contains("\na\\x0ab\\x1b[2J\\xc2\\x9b\\xe2\\x80\\xaec\u{e9}, kernel"), "{text}");
 }
+
+#[test]
+fn the_time_of_the_look_is_a_metric_unless_a_capture_says_nonsense() {
+    let at = |captured_at: &str| {
+        let node = Snapshot { captured_at: captured_at.into(), ..ordinary() };
+        samples(&families(&node, &[]), "natwatch_report_timestamp_seconds")
+    };
+    assert_eq!(at("2026-01-01T00:00:00Z"), [(String::new(), 1_767_225_600)]);
+    for nonsense in ["", "yesterday", "1900-01-01T00:00:00Z", "2026-01-01"] {
+        assert_eq!(at(nonsense), [], "{nonsense}");
+    }
+}

@@ -84,6 +84,8 @@ pub static METRICS: &[Metric] = &[
         "What the state of the kernel defect is based on, always 1 (derived)"),
     gauge("natwatch_network_namespace_info", &["kind"], ALWAYS,
         "Whether this is the node's network namespace: initial, other or unknown (presence of /proc/sys/net/core/netdev_max_backlog); always 1"),
+    Metric { unit: "seconds", ..gauge("natwatch_report_timestamp_seconds", &[], ALWAYS,
+        "When the kernel was looked at, since the Unix epoch (system clock)") },
     gauge("natwatch_conntrack_entries", &[], CONNTRACK,
         "Entries in the connection tracking table of this namespace (/proc/sys/net/netfilter/nf_conntrack_count)"),
     gauge("natwatch_conntrack_entries_limit", &[], CONNTRACK,
