@@ -25,7 +25,8 @@ use support::wait::{PATIENCE, eventually};
 const FLAGS: [&str; 3] = ["--network-namespace", "current", "--collector.conntrack.per-cpu"];
 const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text;version=1.0.0");
 /// Differ between two scrapes by nature.
-const MOVING: [&str; 8] = [
+const MOVING: [&str; 9] = [
+    "natwatch_report_timestamp_seconds",
     "natwatch_scrape_collector_duration_seconds",
     "natwatch_netstat_tcp_syn_retransmits_total",
     "natwatch_conntrack_entries",
@@ -97,6 +98,7 @@ fn every_help_names_its_source() {
         "derived",
         "netdev_max_backlog",
         "monotonic clock",
+        "system clock",
         "osrelease",
         "os-release",
     ];
