@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use natwatch::advisory::Catalogue;
 use natwatch::render::metrics::METRICS;
+use natwatch::render::runbook;
 use natwatch::snapshot::Source;
 use serde_json::Value;
 
@@ -30,9 +31,12 @@ use support::vxlan::Vxlan;
 use support::wait::{PATIENCE, eventually, exclusive};
 
 const RULES: &str = "deploy/prometheus/natwatch.rules.yaml";
-const RUNBOOKS: &str = "https://github.com/natwatch/natwatch/blob/main/docs/runbooks/";
+/// Loaded beside them by those who want to be told of what is only information.
+const INFO: &str = "deploy/prometheus/natwatch-info.rules.yaml";
 /// Sections of a runbook, in this order.
 const SECTIONS: [&str; 5] = ["Meaning", "Impact", "Confirm", "Fix", "Verify"];
+/// Alerts about targets that do not answer: another one has their runbooks.
+const NOT_THE_TARGETS: [&str; 2] = ["NatwatchDown", "NatwatchAbsent"];
 /// What every target has, or may have.
 const TARGET: [&str; 3] = ["cluster", "job", "instance"];
 /// How much faster than in real life time passes in the tests below: windows of 5 minutes take 10 seconds.
@@ -82,10 +86,16 @@ impl Rule {
     }
 }
 
+/// The rules of both files, as those of one.
+fn shipped() -> String {
+    let info = read(INFO);
+    read(RULES) + info.split_once("groups:\n").expect("groups").1
+}
+
 /// A Prometheus is the parser, so that what is looked at is what it understands.
 fn rules() -> Vec<Rule> {
     let ns = Netns::new();
-    let prometheus = Prometheus::start(&ns, &[], &read(RULES), None);
+    let prometheus = Prometheus::start(&ns, &[], &shipped(), None);
     let rules = eventually(PATIENCE, || Some(prometheus.rules()).filter(|rules| !rules.is_empty()));
     rules.into_iter().map(Rule).collect()
 }
@@ -93,9 +103,12 @@ fn rules() -> Vec<Rule> {
 #[test]
 fn promtool_accepts_the_rules() {
     require("promtool");
-    let said = expect_success(Command::new("promtool").args(["check", "rules", "--lint=all"]).arg(path(RULES)));
-    let number = read(RULES).lines().filter(|line| line.contains("- alert: ") || line.contains("- record: ")).count();
-    assert!(said.contains(&format!("SUCCESS: {number} rules found")), "{said}");
+    for file in [RULES, INFO] {
+        let said = expect_success(Command::new("promtool").args(["check", "rules", "--lint=all"]).arg(path(file)));
+        let is_rule = |line: &&str| line.contains("- alert: ") || line.contains("- record: ");
+        let number = read(file).lines().filter(is_rule).count();
+        assert!(said.contains(&format!("SUCCESS: {number} rules found")), "{said}");
+    }
 }
 
 /// Firing, not firing, recovery, and what is in between.
@@ -105,7 +118,7 @@ fn promtool_passes_the_unit_tests() {
     expect_success(Command::new("promtool").args(["test", "rules"]).args(files("deploy/prometheus/tests", "yaml")));
     let tests: String =
         files("deploy/prometheus/tests", "yaml").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    for line in read(RULES).lines() {
+    for line in shipped().lines() {
         if let Some((_, alert)) = line.split_once("- alert: ") {
             let head = format!("alertname: {alert}\n");
             let firing = tests.split(&head).skip(1);
@@ -214,7 +227,13 @@ fn every_alert_has_a_severity_and_texts() {
         assert!(seen.insert((name.to_owned(), severity.to_owned())), "{name} {severity} is there twice");
         let annotations = rule.annotations();
         assert_eq!(annotations.keys().collect::<Vec<_>>(), ["description", "runbook_url", "summary"], "{name}");
-        assert_eq!(annotations["runbook_url"], format!("{RUNBOOKS}{name}.md"));
+        let link = &annotations["runbook_url"];
+        assert!(
+            link.starts_with("http://{{ $labels.instance }}/") || NOT_THE_TARGETS.contains(&name),
+            "{name}: {link}"
+        );
+        let page = link.trim_end_matches("{{ end }}").rsplit_once("/runbooks/").expect("a runbook of natwatch's").1;
+        assert_eq!((page, runbook::text(page).is_some()), (name, true), "{link}");
         let about_one_target = name != "NatwatchAbsent";
         assert_eq!(annotations["summary"].contains("$labels.instance"), about_one_target, "{name}");
         assert!(annotations["description"].ends_with(['.', '}']), "{name}");
@@ -256,6 +275,30 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
             assert!(known, "{name}: natwatch_{word}");
         }
     }
+}
+
+/// The command that the file of rules names leads every link elsewhere, and changes nothing else.
+#[test]
+fn links_to_runbooks_can_be_led_elsewhere() {
+    let shipped = shipped();
+    let command = shipped.split("\n#   sed -E '").nth(1).expect("a command").split('\'').next().expect("a script");
+    let mut sed = Command::new("sed");
+    let moved = expect_success(sed.args(["-E", command]).args([path(RULES), path(INFO)]));
+    let original = read(RULES) + &read(INFO);
+    let mut alert = "";
+    let mut links = 0;
+    assert_eq!(moved.lines().count(), original.lines().count());
+    for (before, after) in original.lines().zip(moved.lines()) {
+        alert = before.split_once("- alert: ").map_or(alert, |(_, name)| name);
+        if before.contains(" runbook_url: ") {
+            assert_eq!(after.trim(), format!("runbook_url: https://wiki.example/natwatch/{alert}"));
+            links += 1;
+        } else {
+            // The line that holds the command is changed by it, and is no rule.
+            assert!(before == after || before.starts_with('#'), "{before}: {after}");
+        }
+    }
+    assert!(links > 12, "{links}");
 }
 
 /// The tests below use the shipped rules with nothing changed but how fast time passes.
@@ -343,7 +386,7 @@ fn a_real_race_is_told() {
     }
     for alert in [&spike, &page] {
         let name = alert["labels"]["alertname"].as_str().expect("a name");
-        assert_eq!(alert["annotations"]["runbook_url"], format!("{RUNBOOKS}{name}.md"));
+        assert_eq!(alert["annotations"]["runbook_url"], format!("http://{instance}/runbooks/{name}"));
     }
     for alert in ["NatwatchConntrackDropping", "NatwatchTunnelChecksumErrors", "NatwatchDown"] {
         alerting.has_not_come(alert, &instance);
