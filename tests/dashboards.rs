@@ -101,6 +101,29 @@ fn every_convention_is_held() {
         let problems = lint(&changed, &known());
         assert!(problems.iter().any(|problem| problem.contains(said)), "{pointer}, {said}: {problems:?}");
     }
+    let nodes = dashboard("natwatch-node");
+    let of_rules = |target: &Value| target["expr"].as_str().is_some_and(|e| e.contains("natwatch_source_nat_rule_"));
+    let mut found = 0;
+    for (panel, value) in nodes["panels"].as_array().unwrap().iter().enumerate() {
+        for (target, _) in value["targets"].as_array().into_iter().flatten().enumerate().filter(|(_, t)| of_rules(t)) {
+            for step in [Value::Null, json!("15s"), json!("29s")] {
+                let mut changed = nodes.clone();
+                changed["panels"][panel]["targets"][target]["interval"] = step.clone();
+                let problems = lint(&changed, &known()).join("\n");
+                assert!(problems.contains("rates of rule counters over"), "{step}: {problems}");
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 1, "{found} queries for rates of rule counters");
+    for wrong in
+        ["https://wiki.example/natwatch", "http://${any_node}/runbooks/Nothing", "http://${job}/runbooks/README"]
+    {
+        let mut changed = dashboard("natwatch-fleet");
+        changed["links"][0]["url"] = json!(wrong);
+        let problems = lint(&changed, &known()).join("\n");
+        assert!(problems.contains(&format!("leads to {wrong}")), "{problems}");
+    }
     let mut changed = dashboard("natwatch-fleet").to_string();
     changed = changed.replace("${__data.fields.link}", "${__data.fields.links}").replace("&var-instance", "&var-node");
     let problems = lint(&serde_json::from_str(&changed).unwrap(), &known()).join("\n");

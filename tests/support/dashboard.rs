@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use natwatch::render::runbook;
 use serde_json::Value;
 
 use super::exposition::Row;
@@ -14,9 +15,12 @@ const UNITS: [&str; 7] = ["none", "short", "percentunit", "cps", "pps", "s", "by
 const DATA: [&str; 4] = ["timeseries", "stat", "bargauge", "table"];
 /// Variables that Grafana itself gives a value.
 const BUILT_IN: [&str; 4] = ["__rate_interval", "__range", "__url_time_range", "__data"];
-/// Where links may lead outside of Grafana: the runbooks, and the page of the node itself.
-const OUTSIDE: [&str; 2] =
-    ["https://github.com/natwatch/natwatch/blob/main/docs/runbooks/README.md", "http://${instance}/"];
+/// Where links may lead outside of Grafana: the page of the node itself, and the runbooks that a node serves.
+const OUTSIDE: &str = "http://${instance}/";
+/// What names a node that serves runbooks.
+const SERVE_RUNBOOKS: [&str; 3] = ["${instance}", "${any_node}", "${__data.fields.Node}"];
+/// Counters of rules in large legacy tables are read every 30 s: over less than that they stand still, and then jump.
+const SHORTEST_RATE_OF_RULES: u64 = 120;
 /// Columns of the grid.
 const COLUMNS: u64 = 24;
 
@@ -181,6 +185,13 @@ fn panels(dashboard: &Value, problems: &mut Problems) {
             problems.unless(uid == "${datasource}", &title, format!("data source {uid}"));
         }
         for target in list(panel, "targets") {
+            let of_rules = text(target, "expr").contains("natwatch_source_nat_rule_");
+            let window = 4 * seconds(&text(target, "interval"));
+            problems.unless(
+                !of_rules || window >= SHORTEST_RATE_OF_RULES,
+                &title,
+                format!("rates of rule counters over {window} s: their min step must be 30s or more"),
+            );
             problems.unless(
                 (target["format"] == "table") == (kind == "table"),
                 &title,
@@ -193,6 +204,12 @@ fn panels(dashboard: &Value, problems: &mut Problems) {
             );
         }
     }
+}
+
+/// Of a min step such as `30s` or `1m`. Grafana's $__rate_interval is at least four of them; 0 if there is none.
+fn seconds(step: &str) -> u64 {
+    let unit = if step.ends_with('m') { 60 } else { 1 };
+    step.trim_end_matches(['s', 'm']).parse().map_or(0, |number: u64| number * unit)
 }
 
 /// A metric in a query, and what it is restricted to.
@@ -277,7 +294,7 @@ fn links(dashboard: &Value, variables: &BTreeSet<String>, known: &Known, problem
     for uid in known.uids.iter().filter(|uid| **uid != text(dashboard, "uid")) {
         problems.unless(leaves(uid), "links", format!("none to {uid}"));
     }
-    problems.unless(found.iter().any(|(_, url)| url == OUTSIDE[0]), "links", "none to the runbooks");
+    problems.unless(found.iter().any(|(_, url)| is_runbook(url)), "links", "none to the runbooks");
     for panel in list(dashboard, "panels") {
         for rest in text(&panel["options"], "content").split("](").skip(1) {
             found.push((text(panel, "title"), rest.split(')').next().unwrap_or_default().to_owned()));
@@ -292,7 +309,7 @@ fn links(dashboard: &Value, variables: &BTreeSet<String>, known: &Known, problem
                     problems.unless(url.contains(word), place, format!("{url} forgets {word}"));
                 }
             }
-            None => problems.unless(OUTSIDE.contains(&url.as_str()), place, format!("leads to {url}")),
+            None => problems.unless(url == OUTSIDE || is_runbook(url), place, format!("leads to {url}")),
         }
         for rest in url.split("&var-").skip(1) {
             let name = rest.split('=').next().unwrap_or_default();
@@ -308,6 +325,12 @@ fn links(dashboard: &Value, variables: &BTreeSet<String>, known: &Known, problem
             }
         }
     }
+}
+
+/// `http://NODE/runbooks/NAME`, if there is one of that name.
+fn is_runbook(url: &str) -> bool {
+    let parts = url.strip_prefix("http://").and_then(|rest| rest.split_once("/runbooks/"));
+    parts.is_some_and(|(node, name)| SERVE_RUNBOOKS.contains(&node) && runbook::text(name).is_some())
 }
 
 fn collect_links(value: &Value, place: &str, found: &mut Vec<(String, String)>) {
