@@ -1,8 +1,8 @@
 # One static program and nothing else:
 #
-#   docker build --tag natwatch/natwatch .
+#   docker build --tag localhost/natwatch .
 #   docker run --rm --network host --user 0 --cap-drop ALL --cap-add NET_ADMIN --security-opt no-new-privileges --read-only \
-#     --volume /etc/os-release:/host/etc/os-release:ro natwatch/natwatch serve --path.rootfs=/host
+#     --volume /etc/os-release:/host/etc/os-release:ro localhost/natwatch serve --path.rootfs=/host
 #
 # For other architectures: docker buildx build --platform linux/amd64,linux/arm64 (compiled by cross compilers, not emulated).
 

@@ -30,6 +30,9 @@ const UNITS: [(&str, &str); 3] = [
     ("textfile/natwatch-textfile.service", "20"),
 ];
 
+/// The plain manifests' image until somebody says where theirs is: no such domain is ever given to anyone (RFC 2606).
+const NOWHERE: &str = "registry.invalid/natwatch";
+
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -175,11 +178,10 @@ fn versions_ports_and_names_agree() {
     let chart = yaml("deploy/helm/natwatch/Chart.yaml");
     assert_eq!((&chart["version"], &chart["appVersion"]), (&version.into(), &version.into()));
     let values = yaml("deploy/helm/natwatch/values.yaml");
-    assert_eq!(values["image"]["repository"], "natwatch/natwatch");
     assert_eq!(values["image"]["tag"], "", "the chart's appVersion is the tag");
     let base = yaml("deploy/kubernetes/base/kustomization.yaml");
-    assert_eq!(base["images"][0], serde_json::json!({ "name": "natwatch/natwatch", "newTag": version }));
-    assert_eq!(pod()["containers"][0]["image"], "natwatch/natwatch");
+    let image = serde_json::json!([{ "name": "natwatch", "newName": NOWHERE, "newTag": version }]);
+    assert_eq!((&base["images"], &pod()["containers"][0]["image"]), (&image, &"natwatch".into()));
     let dockerfile = text("Dockerfile");
     assert!(dockerfile.contains(&format!("ARG VERSION={version}\n")));
     assert!(dockerfile.contains("\nEXPOSE 10077\n") && dockerfile.contains("\nUSER 65534:65534\n"));
@@ -187,6 +189,37 @@ fn versions_ports_and_names_agree() {
     assert!(natwatch(&["serve", "--help"]).expect(0).contains(":10077"), "the default of the program");
     assert_eq!(values["service"]["port"], 10077);
     assert_eq!(pod()["containers"][0]["ports"][0]["containerPort"], 10077);
+}
+
+/// There is no public image and no public repository. Whoever registered a name that is written here would be run with
+/// NET_ADMIN on every node, or be read by whoever is on call.
+#[test]
+fn nothing_that_is_deployed_names_what_nobody_owns() {
+    let values = yaml("deploy/helm/natwatch/values.yaml");
+    assert_eq!((&values["image"]["registry"], &values["image"]["repository"]), (&"".into(), &"".into()));
+    let helpers = text("deploy/helm/natwatch/templates/_helpers.tpl");
+    let refusal = helpers.split("{{- if not .Values.image.repository }}\n{{- fail \"").nth(1).expect("a refusal");
+    assert!(refusal.starts_with("image.repository is empty") && refusal.contains("set image.registry"), "{refusal}");
+    let mut files: Vec<PathBuf> = ["deploy", "dashboards", "docs"].into_iter().flat_map(below).collect();
+    files.extend(["README.md", "Dockerfile", "Cargo.toml", "CONTRIBUTING.md", "PLATFORM.md"].map(path));
+    files.retain(|file| file.extension().is_none_or(|extension| extension != "png"));
+    assert!(files.len() > 60, "{}", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a text");
+        for line in text.lines() {
+            let at = file.display();
+            assert!(!line.contains("github.com/natwatch"), "{at}: {line}");
+            // A name without a registry is one of a public registry's.
+            let names = line.split(|c: char| c.is_whitespace() || "\"'`=,;".contains(c));
+            let image = names.map(|name| name.trim_end_matches(['.', ':'])).find(|name| *name == "natwatch/natwatch");
+            assert_eq!(image, None, "{at}: {line}");
+        }
+    }
+    for (file, runs) in [("README.md", "docker run"), ("Dockerfile", "docker run")] {
+        let text = text(file);
+        let command = text.split(runs).nth(1).expect("a command").split(" serve").next().expect("a first part");
+        assert!(command.ends_with(" localhost/natwatch"), "{file}: {command}");
+    }
 }
 
 /// Every value has a schema, and the schema no value that is not there.
@@ -198,11 +231,12 @@ fn the_schema_knows_each_value() {
         assert!(schema["type"].is_string(), "{at} has no type: {schema}");
         let (Some(value), Some(known)) = (value.as_object(), schema["properties"].as_object()) else { return };
         assert_eq!(schema["additionalProperties"], false, "{at}");
-        let there: BTreeSet<&String> = value.keys().collect();
-        // Subcharts are given `global`; `claims` is Kubernetes'.
-        let known_names = known.keys().filter(|name| !["global", "claims"].contains(&name.as_str()));
+        // `global` is every chart's, and has what others want; `claims` is Kubernetes'.
+        let ours = |name: &&String| !["global", "claims"].contains(&name.as_str());
+        let there: BTreeSet<&String> = value.keys().filter(ours).collect();
+        let known_names = known.keys().filter(ours);
         assert_eq!(there, known_names.collect(), "{at}");
-        for (name, value) in value {
+        for (name, value) in value.iter().filter(|(name, _)| ours(name)) {
             compare(&format!("{at}.{name}"), value, &known[name]);
         }
     }

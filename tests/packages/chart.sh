@@ -24,7 +24,6 @@ skip=(
 skip=$(IFS=,; echo "${skip[*]}")
 
 say "helm $(helm version --short)"
-helm lint --strict "$chart"
 for values in "$here"/values/*.yaml; do
 	name=chart-$(basename "$values" .yaml)
 	helm lint --strict --quiet "$chart" --values "$values"
@@ -35,9 +34,16 @@ helm template natwatch "$out"/natwatch-*.tgz --namespace natwatch --values "$her
 
 say "values that are refused"
 refused() {
-	! helm template natwatch "$chart" "$@" >"$out/refused" 2>&1 || fail "helm takes $*"
+	! helm template natwatch "$chart" --values "$here/values/default.yaml" "$@" >"$out/refused" 2>&1 || fail "helm takes $*"
 	echo "$*: $(grep -E "^- at|^Error: exec" "$out/refused" | head -n 1)"
 }
+refused --set image.repository=
+grep -q 'image.repository is empty.*set image.registry and image.repository' "$out/refused" || fail "it is not said what to set"
+refused --set prometheusRule.enabled=true,prometheusRule.alerts.NatwatchDown.critical.enabled=false
+grep -q 'one of .*NatwatchDown.warning' "$out/refused" || fail "it is not said which alerts there are"
+refused --set prometheusRule.alerts.NatwatchDown.warning.enable=false
+refused --set prometheusRule.runbookBaseUrl=wiki
+refused --set 'accept={snat-port-race:warning}'
 refused --set nope=1
 refused --set log.level=loud
 refused --set service.port=0

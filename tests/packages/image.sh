@@ -14,7 +14,7 @@ checkov --quiet --compact --skip-download --framework dockerfile --file "$root/D
 store=(--root "$work/storage" --runroot "/run/natwatch-packages")
 containers() { podman "${store[@]}" --cgroup-manager cgroupfs --runtime runc "$@"; }
 
-image=localhost/natwatch/natwatch:test
+image=localhost/natwatch:test
 if [ -z "${NATWATCH_IMAGE_BUILT:-}" ]; then
 	version=$(sed -n 's/^ARG RUST_VERSION=//p' "$root/Dockerfile")
 	base=rust:$version-slim-bookworm

@@ -41,13 +41,24 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* A registry of the whole release goes before the chart's own, as in other charts. */}}
 {{- define "natwatch.image" -}}
+{{- if not .Values.image.repository }}
+{{- fail "image.repository is empty, and there is no public image of natwatch: build one (docker build), push it to a registry of yours, and set image.registry and image.repository to its name there, for example --set image.registry=registry.example,image.repository=natwatch" }}
+{{- end }}
 {{- $name := .Values.image.repository }}
-{{- with .Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end }}
+{{- with default .Values.image.registry (default dict .Values.global).imageRegistry }}{{ $name = printf "%s/%s" . $name }}{{ end }}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" $name .Values.image.digest }}
 {{- else }}
 {{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- /* Those of the whole release, which may be names alone, and the chart's own. */}}
+{{- define "natwatch.imagePullSecrets" -}}
+{{- range concat (default list (default dict .Values.global).imagePullSecrets) .Values.imagePullSecrets }}
+- name: {{ if kindIs "string" . }}{{ . }}{{ else }}{{ .name }}{{ end }}
 {{- end }}
 {{- end }}
 
