@@ -308,6 +308,44 @@ fn units_start_a_natwatch_that_exists() {
     assert!(has("SuccessExitStatus", "2 3") && has("RuntimeDirectory", "natwatch"));
 }
 
+/// README and the environment file move the port in the same way, which the unit that listens understands; and nothing asks for
+/// an address beside the socket.
+#[test]
+fn the_port_is_moved_in_the_socket_unit() {
+    let default = text("deploy/systemd/natwatch.default");
+    let told = default.split("`systemctl edit natwatch.socket`").nth(1).expect("how to move the port");
+    let lines = told.lines().filter_map(|line| line.strip_prefix("#   "));
+    let drop_in: String = lines.map(|line| format!("{line}\n")).collect();
+    let (head, addresses) = drop_in.split_once('\n').expect("a section");
+    assert!(head == "[Socket]" && addresses.starts_with("ListenStream=\nListenStream=127.0.0.1:"), "{drop_in}");
+    let readme = text("README.md");
+    let block = readme.split("`systemctl edit natwatch.socket`").nth(1).expect("how to move the port");
+    assert_eq!(block.split("```ini\n").nth(1).expect("a block").split("```").next(), Some(drop_in.as_str()));
+    assert!(
+        told.contains("`systemctl restart natwatch.socket`") && block.contains("`systemctl restart natwatch.socket`")
+    );
+    // Restarting the socket restarts the service: it is required.
+    let service = settings("deploy/systemd/natwatch.service");
+    assert!(service.contains(&("Requires".into(), "natwatch.socket".into())), "{service:?}");
+    for (key, value) in service {
+        assert!(!value.contains("--web.listen-address"), "{key}={value}");
+    }
+    for line in default.lines().filter(|line| line.contains("NATWATCH_ARGS=")) {
+        assert!(!line.contains("--web.listen-address"), "{line}");
+    }
+
+    require("systemd-analyze");
+    let root = Tree::empty();
+    root.write("etc/systemd/system/natwatch.socket", text("deploy/systemd/natwatch.socket"));
+    root.write("etc/systemd/system/natwatch.service", "[Service]\nExecStart=/bin/true\n");
+    root.write("etc/systemd/system/natwatch.socket.d/override.conf", drop_in);
+    root.write("bin/true", "");
+    fs::set_permissions(format!("{}/bin/true", root.path()), fs::Permissions::from_mode(0o755)).expect("permissions");
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no", "--recursive-errors=no", &format!("--root={}", root.path()), "natwatch.socket"]);
+    assert_eq!(Run::of(verify.env("LC_ALL", "C")).expect(0), "");
+}
+
 /// systemd takes every line, and finds little that it could still take away.
 #[test]
 fn systemd_finds_the_units_in_order() {
@@ -373,6 +411,26 @@ fn node_problem_detector_runs_what_its_configuration_names() {
             assert!(run.stdout.trim_end().chars().count() as u64 <= longest, "{run:?}");
         }
     }
+}
+
+/// What its page adds to the upstream DaemonSet is what the configuration needs.
+#[test]
+fn node_problem_detector_is_given_what_upstream_lacks() {
+    let page = text("deploy/node-problem-detector/README.md");
+    let patch = page.split("```yaml\n").nth(1).expect("a patch").split("```").next().expect("its end");
+    let patch: Value = serde_yaml_ng::from_str(patch).expect("YAML");
+    let pod = &patch["spec"]["template"]["spec"];
+    assert_eq!(pod["hostNetwork"], true);
+    let container = &pod["containers"][0];
+    let configuration: Value = serde_json::from_str(&text("deploy/node-problem-detector/natwatch.json")).expect("JSON");
+    assert_eq!(container["volumeMounts"][0]["mountPath"], configuration["rules"][0]["path"]);
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    assert_eq!(volumes[0]["name"], container["volumeMounts"][0]["name"]);
+    let flag = "--config.custom-plugin-monitor=/config/natwatch.json";
+    assert!(strings(&container["command"]).contains(&flag) && page.contains(&format!("| `{flag}`")));
+    let items = volumes[1]["configMap"]["items"].as_array().expect("items");
+    assert!(items.iter().any(|item| item["key"] == "natwatch.json" && item["path"] == "natwatch.json"), "{items:?}");
+    assert!(page.contains("--from-file=natwatch.json"));
 }
 
 /// A directory of node_exporter's and the script that fills it.
