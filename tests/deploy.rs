@@ -222,6 +222,42 @@ fn nothing_that_is_deployed_names_what_nobody_owns() {
     }
 }
 
+/// Directories that the program embeds.
+fn embedded() -> BTreeSet<String> {
+    let sources = below("src").into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    let named = sources.flat_map(|file| {
+        let text = fs::read_to_string(file).expect("a source");
+        let parts = text.split("include_dir!(\"$CARGO_MANIFEST_DIR/").skip(1);
+        parts.map(|part| part.split('"').next().expect("a path").to_owned()).collect::<Vec<_>>()
+    });
+    named.collect()
+}
+
+/// The crate and the context of `docker build` hold what builds: all that is embedded, and not the recordings of nodes.
+#[test]
+fn what_is_packed_builds_and_is_no_more() {
+    let embedded = embedded();
+    assert!(embedded.len() > 2 && embedded.contains("docs/runbooks"), "{embedded:?}");
+    let context = text(".dockerignore");
+    let let_in: Vec<&str> = context.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    assert_eq!(context.lines().next(), Some("*"));
+    for directory in &embedded {
+        let is_in = let_in.iter().any(|path| Path::new(directory).starts_with(path));
+        assert!(is_in, ".dockerignore keeps {directory} out of the image's build");
+    }
+    let mut list = Command::new(env!("CARGO"));
+    let packed = expect_success(list.args(["package", "--list", "--offline", "--allow-dirty"]).current_dir(path("")));
+    let packed: BTreeSet<&str> = packed.lines().collect();
+    let sources = below("src").into_iter().filter(|file| !file.to_string_lossy().contains("/testdata/"));
+    for file in sources.chain(embedded.iter().flat_map(|directory| below(directory))) {
+        let file = file.strip_prefix(path("")).expect("a file of the repository").to_str().expect("a name");
+        assert!(packed.contains(file), "Cargo.toml does not include {file}");
+    }
+    let others = packed.iter().filter(|file| !file.starts_with("src/") && !file.starts_with("docs/runbooks/"));
+    let others: Vec<&&str> = others.filter(|file| !file.starts_with("LICENSE") && !file.starts_with('.')).collect();
+    assert_eq!(others, [&"Cargo.lock", &"Cargo.toml", &"Cargo.toml.orig", &"README.md"]);
+}
+
 /// Every value has a schema, and the schema no value that is not there.
 #[test]
 fn the_schema_knows_each_value() {
