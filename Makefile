@@ -73,7 +73,7 @@ test-prometheus-versions: test-deps
 	tests/prometheus/fetch.sh $(PROMETHEUS) $(PROMETHEUS_RELEASES)
 	set -e; for release in $(PROMETHEUS_RELEASES); do \
 		export PATH="$(abspath $(PROMETHEUS))/$$release/usr/bin:$$PATH"; \
-		prometheus --version 2>&1 | head -1; promtool check rules --lint=all deploy/prometheus/natwatch.rules.yaml; \
+		prometheus --version 2>&1 | head -1; promtool check rules --lint=all deploy/prometheus/*.rules.yaml; \
 		promtool test rules deploy/prometheus/tests/*.yaml; $(CARGO) test --locked --test alerts; \
 	done
 
