@@ -222,6 +222,23 @@ fn nothing_that_is_deployed_names_what_nobody_owns() {
     }
 }
 
+/// Which alerts do not fire unless somebody asks for them; how they are changed is tried with helm.
+#[test]
+fn what_is_only_information_is_no_alert_by_default() {
+    let values = yaml("deploy/helm/natwatch/values.yaml");
+    let off = serde_json::json!({ "NatwatchExposed": { "info": { "enabled": false } } });
+    assert_eq!(values["prometheusRule"]["alerts"], off);
+    let rules =
+        ["natwatch.rules.yaml", "natwatch-info.rules.yaml"].map(|file| yaml(&format!("deploy/prometheus/{file}")));
+    let severities = rules.map(|rules| {
+        let groups = rules["groups"].as_array().expect("groups").clone();
+        let rules = groups.into_iter().flat_map(|group| group["rules"].as_array().expect("rules").clone());
+        let alerts = rules.filter(|rule| rule["alert"].is_string());
+        alerts.map(|rule| rule["labels"]["severity"].as_str().expect("a severity").to_owned()).collect::<BTreeSet<_>>()
+    });
+    assert_eq!(severities, [BTreeSet::from(["critical".to_owned(), "warning".to_owned()]), ["info".to_owned()].into()]);
+}
+
 /// Directories that the program embeds.
 fn embedded() -> BTreeSet<String> {
     let sources = below("src").into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
