@@ -23,7 +23,7 @@ pub fn text(name: &str) -> Option<&'static str> {
     FILES.get_file(format!("{name}.md"))?.contents_utf8()
 }
 
-/// A runbook as a web page. Its links to other runbooks are relative: it is to be served beside them, by its name alone.
+/// A runbook as a web page. Its links are relative: it is to be served at `runbooks/NAME` below the report of the node.
 pub fn page(name: &str) -> Option<String> {
     let text = text(name)?;
     let title = text.lines().next()?.trim_start_matches(['#', ' ']);
@@ -40,7 +40,7 @@ pub fn page(name: &str) -> Option<String> {
             }
             body {
                 (PreEscaped(body))
-                section { p { a href=(INDEX) { "Runbooks" } " · " a href="/" { "Report of this node" } } }
+                section { p { a href=(INDEX) { "Runbooks" } " · " a href="../" { "Report of this node" } } }
             }
         }
     };
@@ -90,13 +90,13 @@ mod tests {
             assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<h1>"), "{name}");
             assert_eq!(page.matches("<style>").count(), 1, "{name}");
             for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap_or_default()) {
-                assert!(link == "/" || names.contains(&link), "{name} links to {link}");
+                assert!(link == "../" || names.contains(&link), "{name} links to {link}");
             }
             assert!(text(name).expect("a text").starts_with("# "), "{name}");
         }
         let index = page(INDEX).expect("a page");
         assert!(index.contains("<table>") && index.contains("href=\"NatwatchDown\""), "{index}");
-        assert!(index.contains("natwatch.rules.yaml") && !index.contains("../"), "words of a link to elsewhere stay");
+        assert!(index.contains("natwatch.rules.yaml"), "the words of a link to elsewhere stay");
     }
 
     #[test]
