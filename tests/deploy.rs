@@ -144,6 +144,7 @@ fn the_pod_starts_a_natwatch_that_exists() {
         assert!(passed.len() >= flags && part.contains(&format!("- {command}\n")), "{passed:?}");
         assert_understood("the chart", [command].into_iter().chain(passed.iter().map(String::as_str)));
     }
+    assert!(main.contains("range .Values.accept") && flags_of("serve").contains("--accept"));
     let file = "/run/natwatch/probe.json";
     assert!(init.contains(&format!("- --output={file}\n")) && main.contains(&format!("- --probe-result={file}\n")));
     let contract = ["/-/healthy", "/-/ready"];
