@@ -26,6 +26,10 @@ pub enum Half {
     Ipv6,
 }
 
+/// Tables of a family that are read again in every reading, so that rates of their counters are smooth: 3,000 rules or so.
+/// Larger ones are remembered.
+const READ_EACH_TIME: usize = 1 << 20;
+
 /// Tables whose rules can change what happens to a packet; there are no others.
 const TABLES: &[&str] = &["raw", "mangle", "nat", "filter", "security"];
 
@@ -76,13 +80,18 @@ impl Half {
 
     /// Reads the tables that the kernel lists. Absent: the kernel has no legacy x_tables of this family.
     pub fn read(self, node: &mut Node<'_>) -> Reading<Arc<Ruleset>> {
+        self.read_remembering(node, READ_EACH_TIME)
+    }
+
+    /// The same; tables that have more bytes than this are remembered.
+    fn read_remembering(self, node: &mut Node<'_>, small: usize) -> Reading<Arc<Ruleset>> {
         let listed = match node.text(&self.names()) {
             Reading::Ok(names) => listed(&names),
             other => return other.map(|_| Arc::default()),
         };
         let ruleset = match self.still_known(node, &listed) {
             Some(known) => Reading::Ok(known),
-            None => self.read_tables(node, &listed),
+            None => self.read_tables(node, &listed, small),
         };
         node.note(&self.names(), ruleset)
     }
@@ -98,9 +107,9 @@ impl Half {
         (listed.len() == known.infos.len() && infos.all(same)).then(|| Arc::clone(&known.ruleset))
     }
 
-    fn read_tables(self, node: &mut Node<'_>, listed: &[&'static str]) -> Reading<Arc<Ruleset>> {
+    fn read_tables(self, node: &mut Node<'_>, listed: &[&'static str], small: usize) -> Reading<Arc<Ruleset>> {
         node.left.tables.remove(&self.source());
-        let (mut ruleset, mut infos) = (Ruleset::default(), BTreeMap::new());
+        let (mut ruleset, mut infos, mut size) = (Ruleset::default(), BTreeMap::new(), 0);
         for name in listed {
             let request = self.table(name);
             let answer = node.try_bytes(&request);
@@ -109,6 +118,7 @@ impl Half {
             }
             let added = answer.decode(|bytes| {
                 let table = Table::new(&bytes, self.family(), name)?;
+                size += bytes.len();
                 infos.extend(bytes.get(..XTABLES_INFO).map(|info| (request.only_info().name, info.to_vec())));
                 add(&mut ruleset, &table, name, services::MAX_RULES)
             });
@@ -121,7 +131,7 @@ impl Half {
         setters.none = setters.missing();
         ruleset.setters = setters;
         let ruleset = Arc::new(ruleset);
-        if !infos.is_empty() {
+        if size > small {
             let known = KnownTables { infos, ruleset: Arc::clone(&ruleset) };
             node.left.tables.insert(self.source(), known);
         }

@@ -203,7 +203,8 @@ fn play_by(memory: &Known, mut answer: impl FnMut(&Request, usize) -> Answer) ->
             asked.push(request.name.clone());
             answer(request, before)
         },
-        |node| [Half::Ipv4, Half::Ipv6].map(|half| half.read(node)),
+        // However small they are.
+        |node| [Half::Ipv4, Half::Ipv6].map(|half| half.read_remembering(node, 0)),
     );
     Played { ipv4, ipv6, asked, left }
 }
@@ -301,6 +302,22 @@ fn what_was_read_is_read_again_only_when_its_description_changes() {
     let gone = play_after(&known.left, &[(NAMES, Reading::Ok(b"")), (NAMES6, Reading::Ok(b""))]);
     assert_eq!(gone.asked, [NAMES, NAMES6]);
     assert_eq!(gone.ipv4, Reading::Ok(Arc::default()));
+}
+
+/// What is read costs little, and rates of its counters must not be those of a cache.
+#[test]
+fn small_tables_are_read_each_time() {
+    let answers = [(NAMES, Reading::Ok(&b"nat\n"[..])), ("xtables/ipv4-nat", Reading::Ok(NAT))];
+    let remembered = |small: usize| {
+        let answer = |request: &Request| {
+            let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
+            given.unwrap_or(Reading::Absent("ENOENT".into())).map(<[u8]>::to_vec)
+        };
+        let (_, _, left) = played_after(&Known::default(), answer, |node| Half::Ipv4.read_remembering(node, small));
+        left.tables().count()
+    };
+    assert_eq!((remembered(NAT.len() - 1), remembered(NAT.len())), (1, 0));
+    assert_eq!(remembered(READ_EACH_TIME), 0);
 }
 
 #[test]
