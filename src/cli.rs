@@ -70,7 +70,7 @@ pub struct Serve {
     #[arg(long = "web.config.file", value_name = "FILE")]
     pub web_config: Option<PathBuf>,
     /// Serve on the sockets that systemd passes, instead of listening
-    #[arg(long = "web.systemd-socket")]
+    #[arg(long = "web.systemd-socket", conflicts_with = "listen")]
     pub systemd_socket: bool,
     /// Requests that are answered at once; 0 is no limit
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 200)]
@@ -324,9 +324,10 @@ fn off_flag(collector: Collector) -> String {
 }
 
 fn telemetry_path(text: &str) -> Result<String, String> {
-    let taken = ["/", "/report.json", "/-/healthy", "/-/ready"];
+    let taken = ["/", "/report.json", "/runbooks", "/-/healthy", "/-/ready"];
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
-    if !text.starts_with('/') || text.contains("//") || taken.contains(&text) || !text.chars().all(plain) {
+    let plain_path = text.starts_with('/') && !text.contains("//") && text.chars().all(plain);
+    if !plain_path || taken.contains(&text) || text.starts_with("/runbooks/") {
         return Err(format!("must be a plain path that begins with / and is none of {}", taken.join(" ")));
     }
     Ok(text.to_owned())

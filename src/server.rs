@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
@@ -38,7 +38,7 @@ use self::health::Health;
 use crate::process;
 use crate::refresh::{Look, Refresher};
 use crate::render::exposition::{self, OPENMETRICS, PROMETHEUS};
-use crate::render::{html, json, metrics};
+use crate::render::{html, json, metrics, runbook};
 use crate::snapshot::Collector;
 
 /// How long a request waits for the kernel unless the scraper says what it can afford.
@@ -162,6 +162,8 @@ fn routes(app: Arc<App>) -> Router {
         .route("/", get(page))
         .route("/report.json", get(report))
         .route(&telemetry_path, get(telemetry))
+        .route("/runbooks/", get(runbooks))
+        .route("/runbooks/{name}", get(runbook_of))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), authorized));
     let [is_healthy, is_ready] = PROBES;
     let probes = Router::new().route(is_healthy, get(healthy)).route(is_ready, get(ready));
@@ -205,11 +207,31 @@ async fn decorated(State(app): State<Arc<App>>, request: Request, next: Next) ->
     response
 }
 
+async fn runbooks(headers: HeaderMap) -> Response {
+    runbook_named(runbook::INDEX, &headers).unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
+}
+
+async fn runbook_of(app: State<Arc<App>>, Path(name): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
+    match runbook_named(&name, &headers) {
+        Some(response) => response,
+        None => not_found(app, uri, headers).await,
+    }
+}
+
+/// A page for a browser, and for everyone else the Markdown that it is made of.
+fn runbook_named(name: &str, headers: &HeaderMap) -> Option<Response> {
+    match takes_html(headers) {
+        true => Some(Html(runbook::page(name)?).into_response()),
+        false => Some(runbook::text(name)?.into_response()),
+    }
+}
+
 async fn not_found(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
     let metrics = &app.settings.telemetry_path;
     let body = match takes_html(&headers) {
         true => Html(html::not_found(uri.path(), metrics)).into_response(),
-        false => format!("nothing is here; there are: / {metrics} /report.json {}\n", PROBES.join(" ")).into_response(),
+        false => format!("nothing is here; there are: / {metrics} /report.json /runbooks/ {}\n", PROBES.join(" "))
+            .into_response(),
     };
     (StatusCode::NOT_FOUND, body).into_response()
 }

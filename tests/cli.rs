@@ -152,6 +152,8 @@ fn usage_errors_are_1_and_help_is_0() {
         (&["serve", "--web.max-requests", "-1"], "-1"),
         (&["serve", "--web.telemetry-path", "metrics"], "metrics"),
         (&["serve", "--web.telemetry-path", "/report.json"], "/report.json"),
+        (&["serve", "--web.telemetry-path", "/runbooks/x"], "/runbooks/x"),
+        (&["--web.systemd-socket", "--web.listen-address", "127.0.0.1:0"], "cannot be used with"),
         (&["serve", "--log.level", "loud"], "loud"),
         (&["serve", "--log.format", "xml"], "xml"),
     ];

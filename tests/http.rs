@@ -82,6 +82,30 @@ fn endpoints_have_their_content_types() {
     eventually(PATIENCE, || (server.get("/-/ready", &[]).status == 200).then_some(()));
 }
 
+/// A browser is answered with pages, everyone else with text.
+#[test]
+fn runbooks_are_served_and_what_is_nowhere_says_where_to_go() {
+    let ns = Netns::new();
+    let server = Server::start(&ns, &[]);
+    let browser = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
+    for path in ["/runbooks/NatwatchExposed", "/runbooks/"] {
+        let page = server.get(path, &browser);
+        assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")), "{path}");
+        assert!(page.text().starts_with("<!DOCTYPE html>") && page.text().contains("<h1>"), "{path}");
+        let text = server.get(path, &[]);
+        assert_eq!((text.status, text.header("content-type")), (200, Some("text/plain; charset=utf-8")), "{path}");
+        assert!(text.text().starts_with("# "), "{}", text.text());
+    }
+    for path in ["/nothing", "/runbooks/Nothing", "/runbooks/..%2fREADME"] {
+        let page = server.get(path, &browser);
+        assert_eq!(page.status, 404, "{path}");
+        assert!(page.text().contains("report.json") && page.text().contains("<a href="), "{}", page.text());
+        let text = server.get(path, &[]);
+        assert_eq!(text.status, 404, "{path}");
+        assert!(text.text().contains("/metrics /report.json /runbooks/"), "{}", text.text());
+    }
+}
+
 #[test]
 fn head_answers_without_a_body() {
     let ns = Netns::new();

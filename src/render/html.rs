@@ -43,6 +43,7 @@ pub fn not_found(path: &str, telemetry_path: &str) -> String {
         ("/", "the report of this node"),
         (telemetry_path, "its metrics, for Prometheus"),
         ("/report.json", "the report as JSON"),
+        ("/runbooks/", "what to do about its alerts"),
         ("/-/healthy", "whether natwatch runs"),
         ("/-/ready", "whether natwatch has looked at the node"),
     ];
