@@ -57,7 +57,7 @@ fn below(directory: &str) -> Vec<PathBuf> {
 }
 
 fn yaml(name: &str) -> Value {
-    serde_yaml_ng::from_str(&text(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    serde_saphyr::from_str(&text(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// Long flags that `natwatch COMMAND` has.
@@ -323,7 +323,7 @@ fn the_chart_embeds_the_rules_and_dashboards_as_they_are() {
             assert!(embedded[name] == *content, "{directory}/{name} differs: run `make chart-files`");
         }
         for (name, content) in embedded.iter().filter(|_| copies == "rules") {
-            let rules: Value = serde_yaml_ng::from_slice(content).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let rules: Value = serde_saphyr::from_slice(content).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(rules["groups"].is_array(), "{name} has no groups");
         }
     }
@@ -472,7 +472,7 @@ fn node_problem_detector_runs_what_its_configuration_names() {
 fn node_problem_detector_is_given_what_upstream_lacks() {
     let page = text("deploy/node-problem-detector/README.md");
     let patch = page.split("```yaml\n").nth(1).expect("a patch").split("```").next().expect("its end");
-    let patch: Value = serde_yaml_ng::from_str(patch).expect("YAML");
+    let patch: Value = serde_saphyr::from_str(patch).expect("YAML");
     let pod = &patch["spec"]["template"]["spec"];
     assert_eq!(pod["hostNetwork"], true);
     let container = &pod["containers"][0];
