@@ -336,10 +336,11 @@ impl Context<'_> {
         Judgement { subject, state: combine(&conditions), conditions, values }
     }
 
+    /// The higher one while it is not known whether the kernel has the defect.
     fn severity(&self, advisory: &Advisory) -> Severity {
-        let present = |id: &str| self.defect(id).is_some_and(|defect| defect.state == DefectState::Present);
+        let absent = |id: &str| self.defect(id).is_some_and(|defect| defect.state == DefectState::Absent);
         match &advisory.severity_with_defect {
-            Some(worse) if present(&worse.defect) => worse.severity,
+            Some(worse) if !absent(&worse.defect) => worse.severity,
             _ => advisory.severity,
         }
     }

@@ -46,6 +46,18 @@ fn conditions_combine_as_the_contract_says() {
 }
 
 #[test]
+fn a_severity_that_depends_on_a_defect_is_the_higher_one_unless_that_is_absent() {
+    let severity = |word: Option<DefectState>| {
+        let kernel_defects = word.map(|word| ("nat-port-rover".to_owned(), word)).into_iter().collect();
+        let report = judge(Catalogue::built_in(), &blank(), &Options { kernel_defects, ..Options::default() });
+        report.advisories.iter().find(|finding| finding.id == "snat-port-race").unwrap().severity
+    };
+    assert_eq!(severity(Some(DefectState::Absent)), Severity::Info);
+    assert_eq!(severity(Some(DefectState::Present)), Severity::Warning);
+    assert_eq!(severity(None), Severity::Warning, "nothing is known of this kernel");
+}
+
+#[test]
 fn states_are_ordered_from_good_to_bad() {
     assert!(State::Exposed > State::Unknown && State::Unknown > State::Mitigated);
     assert!(State::Mitigated > State::NotAffected);

@@ -28,7 +28,7 @@ fn advisory_section(out: &mut String, advisory: &Advisory) {
         advisory;
     let _ = write!(out, "\n## {id}\n\n**{title}.** Severity {severity}");
     if let Some(worse) = severity_with_defect {
-        let _ = write!(out, ", {} on kernels with `{}`", worse.severity, worse.defect);
+        let _ = write!(out, ", {} on kernels with `{}` or while that is unknown", worse.severity, worse.defect);
     }
     let judged = match subject {
         Subject::Node => "the node",
