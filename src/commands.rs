@@ -17,7 +17,7 @@ use crate::decode::{self, Collectors, Known};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
 use crate::logging::Log;
-use crate::probe::saved::{self, Saved};
+use crate::probe::saved::{self, Choice, Saved};
 use crate::refresh::{Published, Refresher, Underway, judge_until};
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
@@ -280,22 +280,54 @@ fn replace(file: &Path, text: &str) -> Result<(), String> {
 /// How long `serve` waits for its probe before it serves without.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What `serve` knows from experiments: its own, or those that another process made. None of it stops it; a probe that
-/// takes longer than usual goes on.
-fn probed(flags: &cli::Serve, started: Option<probe::Probe>) -> (judge::Probe, Option<probe::Probe>) {
-    let soon = Instant::now() + PROBE_PATIENCE;
-    let Some(mut probe) = started else {
-        let saved = saved::of_this_node(flags.common.probe_choice(), flags.common.trees.paths()).wait(soon);
-        let known = known(saved);
-        if let Some(why) = &known.refused {
-            tracing::warn!("{why}");
+/// How often `serve` looks whether there is another result of a probe.
+const PROBE_RESULT_EVERY: Duration = Duration::from_secs(10);
+
+/// Tells the refresher what experiments have found, those of a probe that was started or a saved result, and goes on to do so
+/// beside serving. None of it stops it.
+fn tell_probe(flags: &cli::Serve, started: Option<probe::Probe>, refresher: &Arc<Refresher>) {
+    let (soon, refresher) = (Instant::now() + PROBE_PATIENCE, Arc::clone(refresher));
+    let (choice, paths) = (flags.common.probe_choice(), flags.common.trees.paths());
+    let work: Box<dyn FnOnce() + Send> = match started {
+        Some(mut probe) => {
+            if probe.wait(soon) {
+                return refresher.set_probe(found(probe.finish(soon)));
+            }
+            Box::new(move || {
+                let deadline = probe.deadline();
+                refresher.set_probe(found(probe.finish(deadline)));
+            })
         }
-        return (known, None);
+        None if choice == Choice::Nothing => return,
+        None => {
+            let first = saved::of_this_node(choice.clone(), paths.clone()).wait(soon);
+            tell_saved(&refresher, first.clone());
+            Box::new(move || follow(&choice, &paths, first, &refresher))
+        }
     };
-    match probe.wait(soon) {
-        true => (found(probe.finish(soon)), None),
-        false => (judge::Probe::default(), Some(probe)),
+    if let Err(error) = std::thread::Builder::new().name("probe".into()).spawn(work) {
+        tracing::warn!(%error, "the probe is not waited for");
     }
+}
+
+/// A probe may be run later, or anew: what `check` goes by, `serve` does too.
+fn follow(choice: &Choice, paths: &kernel::Paths, mut last: Option<Saved>, refresher: &Refresher) {
+    loop {
+        std::thread::sleep(PROBE_RESULT_EVERY);
+        let saved = saved::read(choice, paths);
+        if saved != last {
+            tell_saved(refresher, saved.clone());
+            last = saved;
+        }
+    }
+}
+
+fn tell_saved(refresher: &Refresher, saved: Option<Saved>) {
+    let known = known(saved);
+    if let Some(why) = &known.refused {
+        tracing::warn!("{why}");
+    }
+    refresher.set_probe(known);
 }
 
 /// A saved result as the judge takes it.
@@ -320,17 +352,6 @@ fn found(outcome: probe::Outcome) -> judge::Probe {
     judge::Probe { findings: findings.collect(), livepatches: outcome.livepatches, refused: None }
 }
 
-/// Waits for a probe that takes long, beside serving.
-fn await_probe(probe: probe::Probe, refresher: Arc<Refresher>) {
-    let work = move || {
-        let deadline = probe.deadline();
-        refresher.set_probe(found(probe.finish(deadline)));
-    };
-    if let Err(error) = std::thread::Builder::new().name("probe".into()).spawn(work) {
-        tracing::warn!(%error, "the probe is not waited for");
-    }
-}
-
 fn explain(id: Option<&str>) -> Result<(), String> {
     let catalogue = Catalogue::built_in();
     match id {
@@ -350,13 +371,9 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     let security = security.map_err(|error| format!("--web.config.file: {error}"))?.map(Arc::new);
     let listeners = if flags.systemd_socket { server::from_systemd()? } else { server::bind(&flags.listen)? };
     let collectors = flags.common.collectors.0.clone();
-    let mut options = flags.common.options(&[]);
-    let (known, pending) = probed(flags, started);
-    options.probe = known;
+    let options = flags.common.options(&[]);
     let refresher = Arc::new(Refresher::new(flags.common.trees.paths(), collectors.clone(), options));
-    if let Some(probe) = pending {
-        await_probe(probe, Arc::clone(&refresher));
-    }
+    tell_probe(flags, started, &refresher);
     let settings = server::Settings {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,

@@ -16,6 +16,7 @@ use support::exposition::Exposition;
 use support::netns::Netns;
 use support::program::{NATWATCH, Run, natwatch_as, natwatch_in};
 use support::server::Server;
+use support::wait::{PATIENCE, eventually};
 
 /// A defect that an experiment can decide and that the kernel of no machine that builds this has by its number.
 const DEFECT: &str = "nat-udp-zero-checksum";
@@ -109,6 +110,26 @@ fn check_and_serve_look_in_the_same_place() {
     // Nothing there is nothing to tell.
     let empty = ["sh", "-c", "mount -t tmpfs none /run && exec \"$@\"", "sh", NATWATCH];
     assert_eq!(basis(natwatch_as(&ns, &empty, &JSON)), ("upstream_version".into(), None));
+}
+
+/// A probe that is run later counts for both.
+#[test]
+fn serve_follows_the_file() {
+    let (ns, saved) = (Netns::new(), Saved::new(&result()));
+    let file = saved.file();
+    let later = file.with_extension("later");
+    fs::rename(&file, &later).expect("moved away");
+    let server = Server::start(&ns, &[&saved.flag()]);
+    let basis = |basis: &str| {
+        let metrics = Exposition::parse(&server.ok("/metrics"));
+        metrics.find("natwatch_kernel_defect_info", &[("defect", DEFECT), ("basis", basis)])
+    };
+    assert_eq!(basis("upstream_version"), Some(1.0), "there is no such file yet");
+    fs::rename(&later, &file).expect("there it is");
+    eventually(PATIENCE, || basis("probe"));
+    fs::rename(&file, &later).expect("moved away");
+    eventually(PATIENCE, || basis("upstream_version"));
+    server.stop();
 }
 
 #[test]

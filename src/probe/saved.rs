@@ -63,21 +63,33 @@ pub struct Pending {
     found: mpsc::Receiver<Option<Saved>>,
 }
 
-/// Begins to look for a result about the kernel that runs now.
+impl Choice {
+    fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Usual => Some(PathBuf::from(USUAL_FILE)),
+            Self::Named(file) => Some(file.clone()),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// The result about the kernel that runs now; comes back when the kernel has answered.
+pub fn read(choice: &Choice, paths: &Paths) -> Option<Saved> {
+    let file = choice.file()?;
+    let text = match choice {
+        Choice::Named(_) => named(&file).map(Some),
+        _ => bounded::read_trusted(&file, LARGEST),
+    };
+    text.transpose().map(|text| Saved::new(file.display().to_string(), text, |_| running(paths)))
+}
+
+/// Begins to look for it.
 pub fn of_this_node(choice: Choice, paths: Paths) -> Pending {
     let (done, found) = mpsc::channel();
-    let (file, is_named) = match choice {
-        Choice::Usual => (Some(PathBuf::from(USUAL_FILE)), false),
-        Choice::Named(file) => (Some(file), true),
-        Choice::Nothing => (None, false),
-    };
-    if let Some(file) = file.clone() {
-        let look = move || {
-            let text = if is_named { named(&file).map(Some) } else { bounded::read_trusted(&file, LARGEST) };
-            let saved = |text| Saved::new(file.display().to_string(), text, |_| running(&paths));
-            let _ = done.send(text.transpose().map(saved));
-        };
+    let file = choice.file();
+    if file.is_some() {
         // Without a thread nothing is sent, and that is said.
+        let look = move || drop(done.send(read(&choice, &paths)));
         let _ = std::thread::Builder::new().name("probe result".into()).spawn(look);
     }
     Pending { file, found }

@@ -149,7 +149,8 @@ fn a_page_that_is_not_there_leads_back_from_any_depth() {
         [("/x", "./"), ("/", "./"), ("", "./"), ("/x/", "../"), ("/x/y", "../"), ("/x//y/z", "../../../")]
     {
         let page = not_found(path, "/a/metrics");
-        let expected = ["", "a/metrics", "report.json", "-/healthy", "-/ready"].map(|place| format!("{root}{place}"));
+        let expected =
+            ["", "a/metrics", "report.json", "runbooks/", "-/healthy", "-/ready"].map(|place| format!("{root}{place}"));
         assert_eq!(attributes(&page, "href"), expected, "{path}");
     }
     let page = not_found("/<b>\u{1b}\"&", "/metrics");
