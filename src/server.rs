@@ -6,6 +6,7 @@ mod body;
 mod connections;
 mod health;
 mod listen;
+mod request;
 mod security;
 mod tls;
 mod turns;
@@ -35,16 +36,13 @@ use self::activity::Activity;
 use self::body::{Form, Reports};
 use self::connections::{Connections, Peer};
 use self::health::Health;
+use self::request::{PATIENCE, chosen, patience, prefers_openmetrics, takes_gzip, takes_html};
 use crate::process;
 use crate::refresh::{Look, Refresher};
 use crate::render::exposition::{self, OPENMETRICS, PROMETHEUS};
 use crate::render::{html, json, metrics, runbook};
 use crate::snapshot::Collector;
 
-/// How long a request waits for the kernel unless the scraper says what it can afford.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Kept back from the scraper's timeout for the way there and back.
-const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
 /// How long running requests may go on after SIGTERM; the process ends within a second.
 const GRACE: Duration = Duration::from_millis(700);
 /// Endpoints of probes, which are cheap and behind no authorization.
@@ -236,12 +234,6 @@ async fn not_found(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) ->
     (StatusCode::NOT_FOUND, body).into_response()
 }
 
-/// Whether a browser asks.
-fn takes_html(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|range| range.trim().starts_with("text/html"))
-}
-
 fn unavailable(why: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
 }
@@ -342,7 +334,7 @@ impl App {
             };
             activity.keep(slot);
         }
-        let gzip = body::takes_gzip(&headers);
+        let gzip = takes_gzip(&headers);
         let reports = (form == Some(Form::Report)).then(|| &self.reports[usize::from(gzip)]);
         let body = match reports.and_then(Reports::instead) {
             Some(newest) => Ok(newest),
@@ -390,116 +382,5 @@ async fn made(
     match tokio::task::spawn_blocking(work).await {
         Ok(made) => made,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// How long this scraper can wait.
-fn patience(headers: &HeaderMap) -> Duration {
-    let seconds =
-        headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok()?.parse().ok());
-    let Some(timeout) =
-        seconds.filter(|seconds: &f64| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-    else {
-        return PATIENCE;
-    };
-    timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::refresh::MAX_READING)
-}
-
-/// The collectors that `collect[]` or `exclude[]` leave; wording and rules are node_exporter's.
-fn chosen(query: &[(String, String)], on: &crate::decode::Collectors) -> Result<Vec<Collector>, String> {
-    let named = |key: &str| {
-        let names = query.iter().filter(|(name, _)| name == key).map(|(_, value)| match Collector::from_name(value) {
-            Some(collector) if on.contains(&collector) => Ok(collector),
-            Some(_) => Err(format!("disabled collector: {value}")),
-            None => Err(format!("missing collector: {value}")),
-        });
-        names.collect::<Result<Vec<_>, _>>()
-    };
-    let (collect, exclude) = (named("collect[]")?, named("exclude[]")?);
-    match (collect.is_empty(), exclude.is_empty()) {
-        (false, false) => Err("Combined collect and exclude queries are not allowed.".into()),
-        (false, true) => Ok(collect),
-        (true, _) => Ok(on.iter().copied().filter(|collector| !exclude.contains(collector)).collect()),
-    }
-}
-
-/// Whether OpenMetrics is named with a version that is served, and not below text.
-fn prefers_openmetrics(headers: &HeaderMap) -> bool {
-    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let (mut openmetrics, mut text) = (0.0f32, 0.0f32);
-    for range in accept.flat_map(|value| value.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default();
-        let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
-        let parameter = |name: &str| {
-            let found = parameters.iter().find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.trim().trim_matches('"'))
-        };
-        let quality = parameter("q").map_or(1.0, |q| q.parse().unwrap_or(0.0));
-        match (kind.to_ascii_lowercase().as_str(), parameter("version")) {
-            ("application/openmetrics-text", None | Some("1.0.0" | "0.0.1")) => openmetrics = openmetrics.max(quality),
-            ("text/plain", None | Some("0.0.4")) => text = text.max(quality),
-            _ => {}
-        }
-    }
-    openmetrics > 0.0 && openmetrics >= text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn accept(value: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, value.parse().unwrap());
-        prefers_openmetrics(&headers)
-    }
-
-    #[test]
-    fn real_scrapers_get_what_they_prefer() {
-        // Prometheus 2.42
-        assert!(accept(
-            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-        ));
-        // Prometheus 3
-        assert!(accept(
-            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-        ));
-        assert!(!accept("text/plain;version=0.0.4;q=1,*/*;q=0.1"), "VictoriaMetrics");
-        assert!(!accept("*/*"), "curl");
-        assert!(!accept("application/openmetrics-text;version=2.0.0"), "a version that is not served");
-        assert!(!accept("application/openmetrics-text;q=0, text/plain"));
-        assert!(!accept("text/plain;q=0.9,application/openmetrics-text;q=0.1"));
-        assert!(!prefers_openmetrics(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn collectors_are_chosen_by_node_exporters_rules() {
-        let on = [Collector::Conntrack, Collector::Links].into();
-        let ask = |pairs: &[(&str, &str)]| {
-            let pairs: Vec<_> = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-            chosen(&pairs, &on)
-        };
-        assert_eq!(ask(&[]), Ok(vec![Collector::Conntrack, Collector::Links]));
-        assert_eq!(ask(&[("collect[]", "links")]), Ok(vec![Collector::Links]));
-        assert_eq!(ask(&[("exclude[]", "links")]), Ok(vec![Collector::Conntrack]));
-        assert!(ask(&[("collect[]", "netstat")]).unwrap_err().contains("disabled"));
-        assert!(ask(&[("collect[]", "nonsense")]).unwrap_err().contains("missing"));
-        assert!(ask(&[("collect[]", "links"), ("exclude[]", "links")]).is_err());
-    }
-
-    #[test]
-    fn the_scrapers_timeout_is_kept_with_room_to_answer() {
-        let with = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-prometheus-scrape-timeout-seconds", value.parse().unwrap());
-            patience(&headers)
-        };
-        assert_eq!(with("10"), Duration::from_millis(9500));
-        assert_eq!(with("0.4"), Duration::from_millis(200));
-        for nonsense in ["0", "-1", "NaN", "inf", "soon"] {
-            assert_eq!(with(nonsense), PATIENCE, "{nonsense}");
-        }
-        assert_eq!(with("1e9"), crate::refresh::MAX_READING);
     }
 }

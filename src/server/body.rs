@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, Weak};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, header};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -46,20 +45,6 @@ pub fn encode(text: String, gzip: bool) -> Result<Vec<u8>, String> {
     }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_err(|error| error.to_string())
-}
-
-/// Whether gzip is named among the encodings that a client takes, and not with q=0.
-pub fn takes_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let quality = |range: &str, name: &str| {
-        let mut parts = range.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case(name));
-        let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-        named.then(|| quality.map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0)))
-    };
-    let ranges: Vec<&str> = accepted.flat_map(|value| value.split(',')).collect();
-    let of = |name: &str| ranges.iter().find_map(|range| quality(range, name));
-    of("gzip").or(of("x-gzip")).or(of("*")).is_some_and(|quality| quality > 0.0)
 }
 
 /// The reports that are held.
@@ -121,17 +106,5 @@ mod tests {
         assert!(reports.instead().is_none(), "there is room again, though one is still being read");
         drop(shared);
         assert_eq!(reports.places.available_permits(), 8);
-    }
-
-    #[test]
-    fn gzip_is_for_those_who_take_it() {
-        let with = |value: &str| takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]));
-        for taken in ["gzip", "deflate, gzip;q=0.5", "GZIP", "*", "identity;q=0, *;q=0.1", "x-gzip"] {
-            assert!(with(taken), "{taken}");
-        }
-        for refused in ["", "identity", "gzip;q=0", "gzip; q=0.0", "*;q=0", "br", "gzip;q=0, *"] {
-            assert!(!with(refused), "{refused}");
-        }
-        assert!(!takes_gzip(&HeaderMap::new()));
     }
 }

@@ -1,0 +1,156 @@
+//! What a request asks for: how long its sender can wait, what he takes, which collectors he wants.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, header};
+
+use crate::decode::Collectors;
+use crate::snapshot::Collector;
+
+/// How long a request waits for the kernel unless the scraper says what it can afford.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Kept back from the scraper's timeout for the way there and back.
+const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
+
+/// How long this scraper can wait.
+pub fn patience(headers: &HeaderMap) -> Duration {
+    let seconds =
+        headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok()?.parse().ok());
+    let Some(timeout) =
+        seconds.filter(|seconds: &f64| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    else {
+        return PATIENCE;
+    };
+    timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::refresh::MAX_READING)
+}
+
+/// The collectors that `collect[]` or `exclude[]` leave; wording and rules are node_exporter's.
+pub fn chosen(query: &[(String, String)], on: &Collectors) -> Result<Vec<Collector>, String> {
+    let named = |key: &str| {
+        let names = query.iter().filter(|(name, _)| name == key).map(|(_, value)| match Collector::from_name(value) {
+            Some(collector) if on.contains(&collector) => Ok(collector),
+            Some(_) => Err(format!("disabled collector: {value}")),
+            None => Err(format!("missing collector: {value}")),
+        });
+        names.collect::<Result<Vec<_>, _>>()
+    };
+    let (collect, exclude) = (named("collect[]")?, named("exclude[]")?);
+    match (collect.is_empty(), exclude.is_empty()) {
+        (false, false) => Err("Combined collect and exclude queries are not allowed.".into()),
+        (false, true) => Ok(collect),
+        (true, _) => Ok(on.iter().copied().filter(|collector| !exclude.contains(collector)).collect()),
+    }
+}
+
+/// Whether OpenMetrics is named with a version that is served, and not below text.
+pub fn prefers_openmetrics(headers: &HeaderMap) -> bool {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut openmetrics, mut text) = (0.0f32, 0.0f32);
+    for range in accept.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
+        let parameter = |name: &str| {
+            let found = parameters.iter().find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.trim().trim_matches('"'))
+        };
+        let quality = parameter("q").map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        match (kind.to_ascii_lowercase().as_str(), parameter("version")) {
+            ("application/openmetrics-text", None | Some("1.0.0" | "0.0.1")) => openmetrics = openmetrics.max(quality),
+            ("text/plain", None | Some("0.0.4")) => text = text.max(quality),
+            _ => {}
+        }
+    }
+    openmetrics > 0.0 && openmetrics >= text
+}
+
+/// Whether a browser asks.
+pub fn takes_html(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|range| range.trim().starts_with("text/html"))
+}
+
+/// Whether gzip is named among the encodings that a client takes, and not with q=0.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let quality = |range: &str, name: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case(name));
+        let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        named.then(|| quality.map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0)))
+    };
+    let ranges: Vec<&str> = accepted.flat_map(|value| value.split(',')).collect();
+    let of = |name: &str| ranges.iter().find_map(|range| quality(range, name));
+    of("gzip").or(of("x-gzip")).or(of("*")).is_some_and(|quality| quality > 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(value: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, value.parse().unwrap());
+        prefers_openmetrics(&headers)
+    }
+
+    #[test]
+    fn real_scrapers_get_what_they_prefer() {
+        // Prometheus 2.42
+        assert!(accept(
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+        ));
+        // Prometheus 3
+        assert!(accept(
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+        ));
+        assert!(!accept("text/plain;version=0.0.4;q=1,*/*;q=0.1"), "VictoriaMetrics");
+        assert!(!accept("*/*"), "curl");
+        assert!(!accept("application/openmetrics-text;version=2.0.0"), "a version that is not served");
+        assert!(!accept("application/openmetrics-text;q=0, text/plain"));
+        assert!(!accept("text/plain;q=0.9,application/openmetrics-text;q=0.1"));
+        assert!(!prefers_openmetrics(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn collectors_are_chosen_by_node_exporters_rules() {
+        let on = [Collector::Conntrack, Collector::Links].into();
+        let ask = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+            chosen(&pairs, &on)
+        };
+        assert_eq!(ask(&[]), Ok(vec![Collector::Conntrack, Collector::Links]));
+        assert_eq!(ask(&[("collect[]", "links")]), Ok(vec![Collector::Links]));
+        assert_eq!(ask(&[("exclude[]", "links")]), Ok(vec![Collector::Conntrack]));
+        assert!(ask(&[("collect[]", "netstat")]).unwrap_err().contains("disabled"));
+        assert!(ask(&[("collect[]", "nonsense")]).unwrap_err().contains("missing"));
+        assert!(ask(&[("collect[]", "links"), ("exclude[]", "links")]).is_err());
+    }
+
+    #[test]
+    fn the_scrapers_timeout_is_kept_with_room_to_answer() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-prometheus-scrape-timeout-seconds", value.parse().unwrap());
+            patience(&headers)
+        };
+        assert_eq!(with("10"), Duration::from_millis(9500));
+        assert_eq!(with("0.4"), Duration::from_millis(200));
+        for nonsense in ["0", "-1", "NaN", "inf", "soon"] {
+            assert_eq!(with(nonsense), PATIENCE, "{nonsense}");
+        }
+        assert_eq!(with("1e9"), crate::refresh::MAX_READING);
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_take_it() {
+        let with = |value: &str| takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]));
+        for taken in ["gzip", "deflate, gzip;q=0.5", "GZIP", "*", "identity;q=0, *;q=0.1", "x-gzip"] {
+            assert!(with(taken), "{taken}");
+        }
+        for refused in ["", "identity", "gzip;q=0", "gzip; q=0.0", "*;q=0", "br", "gzip;q=0, *"] {
+            assert!(!with(refused), "{refused}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
+}
