@@ -21,7 +21,7 @@ use crate::probe::saved::{self, Choice, Saved};
 use crate::refresh::{Published, Refresher, Underway, judge_until};
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
-use crate::render::{exposition, html, json, metrics, printable};
+use crate::render::{beginning, exposition, html, json, metrics, printable};
 use crate::server::Security;
 use crate::snapshot::{Collector, Snapshot};
 use crate::{archive, probe, redact, server, signals};
@@ -78,7 +78,7 @@ fn check(flags: &cli::Check) -> u8 {
             // A monitor takes the line on stdout and a code of its own for "the check itself failed".
             let (code, line) = match flags.format {
                 Format::Nagios => (PluginState::Unknown as u8, format!("NATWATCH UNKNOWN - {error}\n")),
-                Format::Npd => (2, format!("{}\n", error.chars().take(80).collect::<String>())),
+                Format::Npd => (2, format!("{}\n", beginning(&error, 80))),
                 Format::Text | Format::Json | Format::Html | Format::Prometheus => (FAILED, String::new()),
             };
             let _ = print(&line);
@@ -126,7 +126,8 @@ fn checked(flags: &cli::Check) -> Result<u8, String> {
     let mut options = flags.common.options(&flags.advisories);
     options.probe = known(probe);
     let start = Instant::now();
-    let report = judge_until(deadline, &snapshot, &options);
+    let mut report = judge_until(deadline, &snapshot, &options);
+    report.min_severity = flags.min_severity;
     if flags.from.is_none() {
         durations.insert(Collector::Verdict, start.elapsed());
     }
@@ -363,6 +364,16 @@ fn explain(id: Option<&str>) -> Result<(), String> {
     }
 }
 
+/// Accepting what is critical on every node takes `:critical`, or it is accepted never.
+fn warn_of_vain(options: &judge::Options) {
+    let catalogue = Catalogue::built_in();
+    for (id, _) in options.accepted.iter().filter(|(_, acceptance)| !acceptance.critical) {
+        if catalogue.get(id).is_some_and(|advisory| advisory.severity == Severity::Critical) {
+            tracing::warn!(advisory = id, "--accept has no effect: this is always critical; write {id}:critical");
+        }
+    }
+}
+
 fn serve(flags: &cli::Serve) -> Result<(), String> {
     // Before there are threads: a process that has any cannot make a child that enters a user namespace.
     let started = flags.probe.then(|| probe::start(&flags.common.trees.paths(), &[], false));
@@ -372,6 +383,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     let listeners = if flags.systemd_socket { server::from_systemd()? } else { server::bind(&flags.listen)? };
     let collectors = flags.common.collectors.0.clone();
     let options = flags.common.options(&[]);
+    warn_of_vain(&options);
     let refresher = Arc::new(Refresher::new(flags.common.trees.paths(), collectors.clone(), options));
     tell_probe(flags, started, &refresher);
     let settings = server::Settings {

@@ -22,7 +22,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use sd_notify::NotifyState;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -160,6 +160,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/", get(page))
         .route("/report.json", get(report))
         .route(&telemetry_path, get(telemetry))
+        .route("/runbooks", get(async || Redirect::permanent("runbooks/")))
         .route("/runbooks/", get(runbooks))
         .route("/runbooks/{name}", get(runbook_of))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), authorized));
@@ -218,10 +219,12 @@ async fn runbook_of(app: State<Arc<App>>, Path(name): Path<String>, uri: Uri, he
 
 /// A page for a browser, and for everyone else the Markdown that it is made of.
 fn runbook_named(name: &str, headers: &HeaderMap) -> Option<Response> {
-    match takes_html(headers) {
-        true => Some(Html(runbook::page(name)?).into_response()),
-        false => Some(runbook::text(name)?.into_response()),
-    }
+    let mut response = match takes_html(headers) {
+        true => Html(runbook::page(name)?).into_response(),
+        false => runbook::text(name)?.into_response(),
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Some(response)
 }
 
 async fn not_found(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {

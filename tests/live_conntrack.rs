@@ -234,7 +234,7 @@ fn assert_unknown_elsewhere(ns: &Netns) {
 
 fn assert_one_short_line(run: &Run) {
     let line = run.stdout.strip_suffix('\n').expect("a line");
-    assert!(!line.is_empty() && !line.contains('\n') && line.chars().count() <= 80, "{run:?}");
+    assert!(!line.is_empty() && !line.contains('\n') && line.len() <= 80, "{run:?}");
 }
 
 /// After `conntrack -F` nothing is exposed any more.

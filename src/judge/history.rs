@@ -95,6 +95,7 @@ mod tests {
             accepted: None,
         };
         Report {
+            min_severity: Severity::Warning,
             verdict: state,
             advisories: vec![finding],
             defects: Vec::new(),

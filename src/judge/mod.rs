@@ -164,6 +164,9 @@ pub struct DefectFinding {
 pub struct Report {
     /// Worst state among the advisories of at least warning that are not accepted.
     pub verdict: State,
+    /// `--min-severity`: from which one on a finding counts for people and exit codes; the verdict above is always from
+    /// warning on.
+    pub min_severity: Severity,
     /// Sorted by id.
     pub advisories: Vec<Finding>,
     /// Sorted by id.
@@ -207,8 +210,9 @@ pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options, stop
     }
     let was_stopped = context.effort.was_stopped();
     let probe_refused = options.probe.refused.clone();
-    let mut report = Report { verdict: State::NotAffected, advisories, defects, probe_refused, was_stopped };
-    report.verdict = report.worst(Severity::Warning);
+    let (verdict, min_severity) = (State::NotAffected, Severity::Warning);
+    let mut report = Report { verdict, min_severity, advisories, defects, probe_refused, was_stopped };
+    report.verdict = report.worst(min_severity);
     report
 }
 

@@ -256,6 +256,7 @@ fn only_warnings_and_worse_make_the_verdict() {
     };
     let advisories = vec![finding(Severity::Info, State::Exposed), finding(Severity::Warning, State::Mitigated)];
     let report = Report {
+        min_severity: Severity::Warning,
         verdict: State::NotAffected,
         advisories,
         defects: Vec::new(),

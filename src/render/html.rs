@@ -105,7 +105,8 @@ fn links(telemetry_path: &str) -> Markup {
         p {
             a href="./" { "Refresh" } " · "
             a href={ "." (telemetry_path) } { "Metrics" } " · "
-            a href="./report.json" { "This report as JSON" }
+            a href="./report.json" { "This report as JSON" } " · "
+            a href="./runbooks/" { "Runbooks" }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::advisory::{Severity, State};
 use crate::judge::{Finding, Report};
 use crate::snapshot::{ConntrackCounter, Snapshot};
 
-use super::{in_state, left_out};
+use super::{beginning, in_state, left_out};
 
 /// A state of the monitoring plugins guidelines, and its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,17 +65,17 @@ fn counter(snapshot: &Snapshot, counter: ConntrackCounter) -> Option<String> {
     Some(format!("conntrack_{counter}={}c", totals.ok()?.get(&counter)?))
 }
 
-/// One line of at most 80 characters.
+/// One line of at most 80 bytes: node-problem-detector cuts there, wherever a character ends.
 pub fn npd(report: &Report, severity: Severity) -> String {
     const WIDTH: usize = 80;
     let left_out = left_out(report).map(|count| format!(", {count}")).unwrap_or_default();
     let width = WIDTH - left_out.len();
-    let line = headline(report, severity).replace('\n', " ");
-    // How many are left out is said whatever else has to be cut.
-    match line.char_indices().nth(width) {
-        Some(_) => line.chars().take(width - 1).chain(['…']).collect::<String>() + &left_out,
-        None => line + &left_out,
+    let mut line = headline(report, severity).replace('\n', " ");
+    if line.len() > width {
+        line = format!("{}…", beginning(&line, width - '…'.len_utf8()));
     }
+    // How many are left out is said whatever else has to be cut.
+    line + &left_out
 }
 
 /// What is in the worst state, or that there is nothing; and then what does not count, because the state says nothing of that.

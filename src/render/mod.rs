@@ -31,24 +31,35 @@ fn words(state: State) -> &'static str {
 
 /// The verdict in words for people. It claims nothing about what it does not count.
 fn verdict(report: &Report) -> String {
-    if report.verdict >= State::Unknown {
-        return words(report.verdict).to_owned();
+    let worst = report.worst(report.min_severity);
+    if worst >= State::Unknown {
+        return words(worst).to_owned();
     }
-    let is_information = |finding: &Finding| finding.severity == Severity::Info && finding.accepted.is_none();
-    let informs = report.advisories.iter().any(|finding| is_information(finding) && finding.state >= State::Unknown);
+    let is_below = |finding: &Finding| finding.severity < report.min_severity && finding.accepted.is_none();
+    let below = report.advisories.iter().any(|finding| is_below(finding) && finding.state >= State::Unknown);
     let else_ = if report.left_out() == 0 { "" } else { "else " };
-    let limit = if informs { " of at least warning" } else { "" };
+    let limit = if below { format!(" of at least {}", report.min_severity) } else { String::new() };
     format!("nothing {else_}exposed{limit}")
 }
 
-/// Whether the verdict depends on it; information and accepted risks are shown, never counted.
-fn is_counted(finding: &Finding) -> bool {
-    finding.severity > Severity::Info && finding.accepted.is_none()
+/// Whether the exit code and the headline depend on it; accepted risks and those of a lower severity are shown, never counted.
+fn is_counted(report: &Report, finding: &Finding) -> bool {
+    finding.severity >= report.min_severity && finding.accepted.is_none()
 }
 
 /// The colour of an exposure: what does not count is as information, so that no good headline stands above a red line.
-fn tone(finding: &Finding) -> Severity {
-    if is_counted(finding) { finding.severity } else { Severity::Info }
+fn tone(report: &Report, finding: &Finding) -> Severity {
+    if is_counted(report, finding) { finding.severity } else { Severity::Info }
+}
+
+/// Why an exposure does not count; `None`: it does.
+fn uncounted(report: &Report, finding: &Finding) -> Option<&'static str> {
+    match (finding.accepted.is_some(), finding.severity) {
+        _ if is_counted(report, finding) => None,
+        (true, _) => Some("Accepted"),
+        (false, Severity::Info) => Some("For information"),
+        (false, _) => Some("Below --min-severity"),
+    }
 }
 
 /// What a condition contributes, in words for people. That a "safeguard holds" would say the contrary of what is meant.
@@ -106,7 +117,7 @@ fn in_state(report: &Report, state: State) -> Vec<&Finding> {
 
 /// Exposures that count, and those that are for information.
 fn exposures(report: &Report) -> (Vec<&Finding>, Vec<&Finding>) {
-    in_state(report, State::Exposed).into_iter().partition(|finding| is_counted(finding))
+    in_state(report, State::Exposed).into_iter().partition(|finding| is_counted(report, finding))
 }
 
 /// Unknown findings by what keeps them unknown.
@@ -119,6 +130,12 @@ fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
         }
     }
     groups
+}
+
+/// The beginning of a text, as many whole characters as fit into so many bytes.
+pub fn beginning(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Text of others for people: what would not print, or would turn the text around, stands there as `\xNN`, byte by byte, as in

@@ -337,6 +337,29 @@ fn information_has_its_own_colour_and_line_below_a_good_verdict() {
     assert!(text.ends_with("`natwatch explain ID` tells how it works and where that is known from.\n"), "{text}");
 }
 
+/// The headline speaks of what the exit code does.
+#[test]
+fn what_counts_goes_by_the_least_severity() {
+    let node = ordinary();
+    let report = |severity, least| {
+        let mut report = report_with(&node, &[("snat-port-race", severity, State::Exposed)]);
+        report.min_severity = least;
+        report
+    };
+    let first = |report: &Report| text::render(report, &node, text::Style { colour: true });
+    let informed = first(&report(Severity::Info, Severity::Info));
+    assert!(informed.starts_with("natwatch: \x1b[1;94mexposed\x1b[0m\n"), "{informed}");
+    assert!(informed.contains("EXPOSED  snat-port-race (info)") && !informed.contains("not counted"), "{informed}");
+    let below = first(&report(Severity::Warning, Severity::Critical));
+    assert!(below.starts_with("natwatch: \x1b[1;32mnothing exposed of at least critical\x1b[0m\n"), "{below}");
+    assert!(below.contains("Below --min-severity, not counted in the verdict\x1b[0m: snat-port-race\n"), "{below}");
+    assert!(below.contains("\x1b[1;94mNOT COUNTED  snat-port-race (warning, exposed)"), "{below}");
+    let page = html::file(&report(Severity::Warning, Severity::Critical), &node);
+    assert!(
+        page.contains("nothing exposed of at least critical") && page.contains("Below --min-severity, not counted")
+    );
+}
+
 #[test]
 fn a_verdict_has_the_colour_of_what_decided_it() {
     let node = ordinary();

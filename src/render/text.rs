@@ -8,7 +8,7 @@ use crate::snapshot::Snapshot;
 
 use super::{
     accepted, contributes, exposures, in_state, is_counted, left_out, missing_privilege, name, printable, source_nat,
-    tone, unknown_by_cause,
+    tone, uncounted, unknown_by_cause,
 };
 
 /// Columns of the text.
@@ -46,8 +46,8 @@ impl Style {
     /// The verdict has the colour of what decided it.
     fn verdict(self, report: &Report, text: &str) -> String {
         match exposures(report).0.first() {
-            Some(worst) if report.verdict == State::Exposed => self.severity(worst.severity, text),
-            _ => self.state(report.verdict, text),
+            Some(worst) => self.severity(worst.severity, text),
+            None => self.state(report.worst(report.min_severity), text),
         }
     }
 }
@@ -71,11 +71,11 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
     }
     let (counted, informative) = exposures(report);
     for finding in counted {
-        exposed(&mut out, finding, style);
+        exposed(&mut out, report, finding, style);
     }
     unknown(&mut out, report, style);
     for finding in &informative {
-        exposed(&mut out, finding, style);
+        exposed(&mut out, report, finding, style);
     }
     rest(&mut out, report, style);
     source_nat_rules(&mut out, snapshot);
@@ -87,21 +87,29 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
 
 /// Exposures that do not count stand in a line of their own: the verdict above does not speak of them.
 fn informs(out: &mut String, report: &Report, style: Style) {
-    let (_, informative) = exposures(report);
-    if !informative.is_empty() {
-        let ids: Vec<String> = informative.iter().map(|finding| name(finding)).collect();
-        let words = "For information, not counted in the verdict";
-        listed(out, words, &style.severity(Severity::Info, words), &ids.join(", "));
+    let (_, shown) = exposures(report);
+    let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
+    for finding in shown {
+        let Some(why) = uncounted(report, finding) else { continue };
+        match groups.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, names)) => names.push(name(finding)),
+            None => groups.push((why, vec![name(finding)])),
+        }
+    }
+    for (why, names) in groups {
+        let words = format!("{why}, not counted in the verdict");
+        listed(out, &words, &style.severity(Severity::Info, &words), &names.join(", "));
     }
 }
 
-fn exposed(out: &mut String, finding: &Finding, style: Style) {
-    let heading = match (&finding.accepted, is_counted(finding)) {
+fn exposed(out: &mut String, report: &Report, finding: &Finding, style: Style) {
+    let heading = match (&finding.accepted, finding.severity) {
+        _ if is_counted(report, finding) => format!("EXPOSED  {} ({})", finding.id, finding.severity),
         (Some(_), _) => format!("ACCEPTED  {} ({}, exposed)", finding.id, finding.severity),
-        (None, true) => format!("EXPOSED  {} ({})", finding.id, finding.severity),
-        (None, false) => format!("INFO  {} (exposed)", finding.id),
+        (None, Severity::Info) => format!("INFO  {} (exposed)", finding.id),
+        (None, _) => format!("NOT COUNTED  {} ({}, exposed)", finding.id, finding.severity),
     };
-    let _ = writeln!(out, "\n{}", style.severity(tone(finding), &heading));
+    let _ = writeln!(out, "\n{}", style.severity(tone(report, finding), &heading));
     if let Some(accepted) = accepted(finding) {
         item(out, "  ", "Left out of the verdict, ", &accepted);
     }
@@ -124,7 +132,7 @@ fn exposed(out: &mut String, finding: &Finding, style: Style) {
 /// What could not be told, by what hides it.
 fn unknown(out: &mut String, report: &Report, style: Style) {
     for (cause, findings) in unknown_by_cause(report) {
-        let id = |finding: &&Finding| match is_counted(finding) {
+        let id = |finding: &&Finding| match is_counted(report, finding) {
             true => finding.id.clone(),
             false if finding.accepted.is_some() => name(finding),
             false => format!("{} ({})", finding.id, finding.severity),

@@ -79,8 +79,8 @@ fn what_to_do_stands_under_what_is_wrong_and_the_index_above() {
             "</p><h3>What to do</h3><ul><li>Until the next reboot: Raise it<pre><code>sysctl -w a=1</code><code>sysctl -w b=2</code></pre>",
             "<h3>Why</h3>",
             "<section id=\"conntrack-chain-limit\" class=\"finding warning\">",
-            "<section class=\"finding unknown\"><h2>Unknown</h2>",
-            "<section id=\"snat-port-race\" class=\"finding info\"><h2>For information, not counted: snat-port-race</h2>",
+            "<section class=\"finding unknown\"><h2>Unknown: ",
+            "<section id=\"snat-port-race\" class=\"finding info\"><h2>For information, not counted: snat-port-race (info)</h2>",
             "<h2>Not exposed now</h2>",
             "<h2>Not affected</h2>",
             "<h2>Source NAT</h2>",
@@ -138,7 +138,7 @@ fn links_work_under_any_prefix_and_a_file_has_none_to_endpoints() {
     };
     assert_eq!(
         own(&render(&report, &node, "/a/metrics", Timestamp::UNIX_EPOCH)),
-        ["./", "./a/metrics", "./report.json"]
+        ["./", "./a/metrics", "./report.json", "./runbooks/"]
     );
     assert_eq!(own(&file(&report, &node)), Vec::<String>::new());
 }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::{accepted, exposures, in_state, is_counted, name, tone, unknown_by_cause};
+use super::super::{accepted, exposures, in_state, is_counted, name, tone, uncounted, unknown_by_cause};
 use super::table;
 use crate::advisory::{Severity, State};
 use crate::judge::{Finding, Report};
@@ -11,21 +11,23 @@ use crate::judge::{Finding, Report};
 pub fn tone_of_verdict(report: &Report) -> &'static str {
     match exposures(report).0.first() {
         Some(worst) => worst.severity.name(),
-        None => report.verdict.name(),
+        None => report.worst(report.min_severity).name(),
     }
 }
 
 /// Every advisory by what is said of it, the worst first.
 pub fn index(report: &Report) -> Markup {
-    let (counted, informative) = exposures(report);
-    let (critical, warning) = counted.into_iter().partition(|finding| finding.severity == Severity::Critical);
-    let (accepted, informative) = informative.into_iter().partition(|finding| finding.accepted.is_some());
-    let groups: [(&str, &str, Vec<&Finding>); 7] = [
-        (Severity::Critical.name(), "Exposed, critical", critical),
-        (Severity::Warning.name(), "Exposed, warning", warning),
+    let (counted, shown) = exposures(report);
+    let of = |severity| counted.iter().copied().filter(|finding| finding.severity == severity).collect::<Vec<_>>();
+    let because = |why| shown.iter().copied().filter(|finding| uncounted(report, finding) == Some(why)).collect();
+    let groups: [(&str, &str, Vec<&Finding>); 9] = [
+        (Severity::Critical.name(), "Exposed, critical", of(Severity::Critical)),
+        (Severity::Warning.name(), "Exposed, warning", of(Severity::Warning)),
+        (Severity::Info.name(), "Exposed, info", of(Severity::Info)),
         (State::Unknown.name(), "Unknown", in_state(report, State::Unknown)),
-        (Severity::Info.name(), "For information", informative),
-        (Severity::Info.name(), "Exposed, accepted", accepted),
+        (Severity::Info.name(), "For information", because("For information")),
+        (Severity::Info.name(), "Exposed, not counted", because("Below --min-severity")),
+        (Severity::Info.name(), "Exposed, accepted", because("Accepted")),
         (State::Mitigated.name(), "Not exposed now", in_state(report, State::Mitigated)),
         (State::NotAffected.name(), "Not affected", in_state(report, State::NotAffected)),
     ];
@@ -57,24 +59,25 @@ fn section(tone: &str) -> Option<&'static str> {
 
 /// In the order of the index.
 pub fn all(report: &Report) -> Markup {
-    let (counted, informative) = exposures(report);
+    let (counted, shown) = exposures(report);
     html! {
-        @for finding in counted { (exposed(finding)) }
-        @for (cause, findings) in unknown_by_cause(report) { (unknown(&cause, &findings)) }
-        @for finding in informative { (exposed(finding)) }
+        @for finding in counted { (exposed(report, finding)) }
+        @for (cause, findings) in unknown_by_cause(report) { (unknown(report, &cause, &findings)) }
+        @for finding in shown { (exposed(report, finding)) }
         (rest(report, State::Mitigated, "Not exposed now",
             "All ingredients are here, and a safeguard is in place or a limit is not reached."))
         (rest(report, State::NotAffected, "Not affected", "An ingredient is missing altogether."))
     }
 }
 
-fn exposed(finding: &Finding) -> Markup {
+fn exposed(report: &Report, finding: &Finding) -> Markup {
     html! {
-        section id=(finding.id) class={ "finding " (tone(finding)) } {
+        section id=(finding.id) class={ "finding " (tone(report, finding)) } {
             h2 {
-                @if is_counted(finding) { "Exposed: " (finding.id) " (" (finding.severity) ")" }
-                @else if finding.accepted.is_some() { "Accepted, not counted: " (finding.id) " (" (finding.severity) ")" }
-                @else { "For information, not counted: " (finding.id) }
+                @match uncounted(report, finding) {
+                    None => { "Exposed: " (finding.id) " (" (finding.severity) ")" }
+                    Some(why) => { (why) ", not counted: " (finding.id) " (" (finding.severity) ")" }
+                }
             }
             @if let Some(accepted) = accepted(finding) { p { "Left out of the verdict, " (accepted) } }
             p { (finding.summary) }
@@ -107,16 +110,18 @@ fn remedies(finding: &Finding) -> Markup {
     }
 }
 
-fn unknown(cause: &str, findings: &[&Finding]) -> Markup {
+fn unknown(report: &Report, cause: &str, findings: &[&Finding]) -> Markup {
     html! {
         section class="finding unknown" {
-            h2 { "Unknown" }
+            h2 {
+                "Unknown: " @for (at, finding) in findings.iter().enumerate() { @if at > 0 { ", " } (finding.id) }
+            }
             p { "because " (cause) }
             @for finding in findings {
                 details id=(finding.id) {
                     summary {
                         strong { (name(finding)) }
-                        @if !is_counted(finding) { " (" (finding.severity) ")" }
+                        @if !is_counted(report, finding) { " (" (finding.severity) ")" }
                         ": " (finding.title)
                     }
                     (conditions(finding))
