@@ -23,8 +23,9 @@ use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
 use crate::render::{beginning, exposition, html, json, metrics, printable};
 use crate::server::Security;
+use crate::signals::Signals;
 use crate::snapshot::{Collector, Snapshot};
-use crate::{archive, probe, redact, server, signals};
+use crate::{archive, probe, redact, server};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;
@@ -107,7 +108,7 @@ fn read_live(common: &Common) -> Seen {
     let then = move |published, _, _: &Progress| drop(done.send(published));
     let world = Arc::new(common.trees.paths());
     let underway = Underway::begin(world, collectors.clone(), Known::default(), PATIENCE, then);
-    let Published { meta, parts } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
+    let Published { meta, parts, .. } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
     let snapshot = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
     Seen { snapshot, durations: underway.progress.durations(), deadline, probe: probe.wait(deadline - JUDGING) }
 }
@@ -375,11 +376,17 @@ fn warn_of_vain(options: &judge::Options) {
 }
 
 fn serve(flags: &cli::Serve) -> Result<(), String> {
+    // First of all: without a handler the first process of a container does not hear SIGTERM.
+    let signals = Signals::catch()?;
     // Before there are threads: a process that has any cannot make a child that enters a user namespace.
     let started = flags.probe.then(|| probe::start(&flags.common.trees.paths(), &[], false));
+    let (closing, reload) = signals.wait()?;
     let log = Log::to_stderr(flags.log_level, flags.log_format);
     let security = flags.web_config.as_deref().map(Security::open).transpose();
     let security = security.map_err(|error| format!("--web.config.file: {error}"))?.map(Arc::new);
+    if let Some(security) = &security {
+        let _ = reload.set(Arc::clone(security));
+    }
     let listeners = if flags.systemd_socket { server::from_systemd()? } else { server::bind(&flags.listen)? };
     let collectors = flags.common.collectors.0.clone();
     let options = flags.common.options(&[]);
@@ -392,7 +399,6 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
         metrics: shown(&flags.shown, &collectors),
         dropped_lines: log.dropped(),
     };
-    let closing = signals::wait(security.clone())?;
     // The kernel is read on a thread of its own. The unit has room for 64 threads in all.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(16).enable_all().build();

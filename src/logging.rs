@@ -32,6 +32,10 @@ impl Log {
         let (writer, worker) = queue.finish(io::stderr());
         let dropped = writer.error_counter();
         subscribe(level, format, writer);
+        // A panic that was written to stderr directly would wait for whoever reads it.
+        std::panic::set_hook(Box::new(
+            |panic| tracing::error!(%panic, "this is a mistake of natwatch's; please report it"),
+        ));
         Self { worker: Some(worker), dropped }
     }
 

@@ -73,6 +73,8 @@ pub struct Published {
     pub meta: Meta,
     /// The parts that are whole.
     pub parts: Parts,
+    /// How many there are.
+    pub count: usize,
 }
 
 /// A reading on its way, on a thread of its own.
@@ -93,15 +95,20 @@ impl Underway {
         then: impl FnOnce(Published, Known, &Progress) + Send + 'static,
     ) -> Self {
         let progress = Arc::new(Progress::new(patience));
-        let published = Published { meta: world.meta(), parts: Parts::default() };
+        let published = Published { meta: world.meta(), parts: Parts::default(), count: 0 };
         let published = Arc::new(Mutex::new(published));
         let (mine, shown) = (Arc::clone(&progress), Arc::clone(&published));
         let work = move || {
             let (meta, mut ask) = world.open(Arc::clone(&mine));
             lock(&shown).meta = meta.clone();
-            let mut publish = |parts: &Parts| lock(&shown).parts = parts.clone();
+            let mut count = 0;
+            let mut publish = |parts: &Parts| {
+                count += 1;
+                let mut shown = lock(&shown);
+                (shown.parts, shown.count) = (parts.clone(), count);
+            };
             let (parts, left) = decode::read(ask.as_mut(), &collectors, &known, &mut publish);
-            then(Published { meta, parts }, left, &mine);
+            then(Published { meta, parts, count: count + 1 }, left, &mine);
         };
         if let Err(error) = std::thread::Builder::new().name("reading".into()).spawn(work) {
             tracing::error!(%error, "cannot start a thread to read the kernel");
@@ -179,6 +186,15 @@ impl Drop for Waiting {
     }
 }
 
+/// A look at the parts that a flight had published.
+#[derive(Clone, Debug)]
+struct Partial {
+    flight: u64,
+    /// How many parts.
+    count: usize,
+    look: Arc<Look>,
+}
+
 /// Looks on demand.
 #[derive(Debug)]
 pub struct Refresher {
@@ -189,6 +205,10 @@ pub struct Refresher {
     /// What whole readings have left for the next.
     memory: Mutex<Memory>,
     flight: Mutex<Option<Flight>>,
+    /// What was made of a flight's parts for those who could not wait.
+    partial: Mutex<Option<Partial>>,
+    /// Held by the one who makes it: a hundred who cannot wait cost what one does.
+    judging_partial: tokio::sync::Mutex<()>,
     /// Nobody is waited for any longer.
     closing: watch::Sender<bool>,
 }
@@ -203,6 +223,8 @@ impl Refresher {
             history: Mutex::default(),
             memory: Mutex::default(),
             flight: Mutex::default(),
+            partial: Mutex::default(),
+            judging_partial: tokio::sync::Mutex::default(),
             closing: watch::Sender::new(false),
         }
     }
@@ -230,16 +252,17 @@ impl Refresher {
         drop(lock(&self.memory));
         drop(lock(&self.history));
         drop(lock(&self.options));
+        drop(lock(&self.partial));
     }
 
     /// A fresh look, or what there is of it after `patience`.
     pub async fn look(self: &Arc<Self>, patience: Duration) -> Arc<Look> {
         let start = Instant::now();
         let (deadline, soon) = (start + patience, start + patience - reserve(patience));
-        let underway = loop {
+        let (number, underway) = loop {
             let (flight, is_mine) = self.join(deadline);
             let mut done = flight.done.clone();
-            let underway = flight.underway.clone();
+            let (number, underway) = (flight.number, flight.underway.clone());
             let waiting = Waiting { refresher: Arc::clone(self), flight };
             let left = soon.saturating_duration_since(Instant::now());
             let mut closing = self.closing.subscribe();
@@ -252,19 +275,51 @@ impl Refresher {
                 // It was cut, or its judging stopped, for want of somebody who waits as long as this one.
                 Some(look) if !look.whole && !is_mine && Instant::now() < soon => {}
                 Some(look) => return look,
-                None => break underway,
+                None => break (number, underway),
             }
         };
         let closing = *self.closing.borrow();
         let deadline = if closing { deadline.min(Instant::now() + reserve(Duration::from_secs(1))) } else { deadline };
-        let refresher = Arc::clone(self);
+        self.what_there_is(number, underway, start, deadline).await
+    }
+
+    /// The parts so far, for one who can wait no longer. Whoever sees the same parts shares what is made of them.
+    async fn what_there_is(
+        self: &Arc<Self>,
+        number: u64,
+        underway: Underway,
+        start: Instant,
+        deadline: Instant,
+    ) -> Arc<Look> {
+        let known = |count: usize| {
+            let partial = lock(&self.partial).clone().filter(|partial| partial.flight == number);
+            partial.filter(|partial| partial.count >= count && (count == 0 || !partial.look.report.was_stopped))
+        };
+        if let Some(partial) = known(underway.so_far().count.max(1)) {
+            return partial.look;
+        }
+        // Half of what is left is for whoever is at it, and then for rendering.
+        let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+        let judging = tokio::time::timeout(patience, self.judging_partial.lock()).await;
+        let published = match (&judging, known(if judging.is_ok() { underway.so_far().count.max(1) } else { 0 })) {
+            (_, Some(partial)) => return partial.look,
+            (Ok(_), None) => underway.so_far(),
+            // Not even one look is there: nothing could be had in the time given.
+            (Err(_), None) => Published { parts: Parts::default(), count: 0, ..underway.so_far() },
+        };
+        let (refresher, count) = (Arc::clone(self), published.count);
         let judged = tokio::task::spawn_blocking(move || {
-            let (published, missing) = (underway.so_far(), underway.missing(start.elapsed()));
+            let missing = underway.missing(start.elapsed());
             Arc::new(refresher.partial(published, &missing, deadline, underway.progress.durations()))
         });
-        match judged.await {
-            Ok(look) => look,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        match judged.await.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(look) => {
+                *lock(&self.partial) = Some(Partial { flight: number, count, look: Arc::clone(&look) });
+                look
+            }
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // Natwatch ends.
+            Err(Err(_)) => std::future::pending().await,
         }
     }
 
@@ -298,7 +353,8 @@ impl Refresher {
     /// what nobody waited for is unknown for no reason of the node's.
     fn finish(&self, number: u64, published: Published, left: Known, progress: &Progress, stop: &AtomicBool) -> Look {
         let start = Instant::now();
-        let Published { meta, parts } = published;
+        let Published { meta, parts, .. } = published;
+        lock(&self.partial).take();
         let whole = !progress.was_cut();
         // Every part is there; what a cut has left out says so itself.
         let missing = Failure::NotAnswered(Unanswered::in_time(progress.started().elapsed()));

@@ -33,12 +33,12 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use self::accept::Door;
 use self::activity::Activity;
-use self::body::{Form, Reports};
+use self::body::{Form, HeldBodies, Room};
 use self::connections::{Connections, Peer};
 use self::health::Health;
 use self::request::{PATIENCE, chosen, patience, prefers_openmetrics, takes_gzip, takes_html};
 use crate::process;
-use crate::refresh::{Look, Refresher};
+use crate::refresh::{FORMS, Look, Refresher};
 use crate::render::exposition::{self, OPENMETRICS, PROMETHEUS};
 use crate::render::{html, json, metrics, runbook};
 use crate::snapshot::Collector;
@@ -79,8 +79,8 @@ struct App {
     security: Option<Arc<Security>>,
     slots: Option<Arc<Semaphore>>,
     connections: Arc<Connections>,
-    /// By encoding.
-    reports: [Reports; 2],
+    /// What is large, by form.
+    held: [HeldBodies; FORMS],
     health: Arc<Health>,
     ready: AtomicBool,
 }
@@ -96,10 +96,11 @@ pub async fn run(
     security: Option<Arc<Security>>,
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), String> {
+    let descriptors = process::read().and_then(|process| process.max_fds);
     let slots = (settings.max_requests > 0).then(|| Arc::new(Semaphore::new(settings.max_requests)));
-    let (connections, health) = (Arc::new(Connections::default()), Health::watch(Arc::clone(&refresher)));
-    let (reports, ready) = (Default::default(), AtomicBool::new(false));
-    let app = App { refresher, settings, security, slots, connections, reports, health, ready };
+    let (connections, health) = (Arc::new(Connections::of(descriptors)), Health::watch(Arc::clone(&refresher)));
+    let (held, ready) = (Default::default(), AtomicBool::new(false));
+    let app = App { refresher, settings, security, slots, connections, held, health, ready };
     let app = Arc::new(app);
     let (open, mut all_closed) = mpsc::channel(1);
     let (routes, connections) = (routes(Arc::clone(&app)), Arc::clone(&app.connections));
@@ -193,9 +194,12 @@ async fn authorized(
     }
 }
 
-/// Adds what browsers must not do, and the configured headers, which may say otherwise.
+/// Refuses what nobody answers; adds what browsers must not do, and the configured headers, which may say otherwise.
 async fn decorated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    let mut response = match accept::refusal(&request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY.clone());
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -239,6 +243,12 @@ async fn not_found(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) ->
 
 fn unavailable(why: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+}
+
+fn try_again(why: &str) -> Response {
+    let mut response = unavailable(why);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 async fn healthy(State(app): State<Arc<App>>) -> Response {
@@ -331,37 +341,22 @@ impl App {
         let Asker { activity, headers } = asker;
         if let Some(slots) = &self.slots {
             let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
-                let mut response = unavailable("too many requests at once; see --web.max-requests");
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-                return response;
+                return try_again("too many requests at once; see --web.max-requests");
             };
             activity.keep(slot);
         }
         let gzip = takes_gzip(&headers);
-        let reports = (form == Some(Form::Report)).then(|| &self.reports[usize::from(gzip)]);
-        let body = match reports.and_then(Reports::instead) {
-            Some(newest) => Ok(newest),
-            None => {
-                let look = self.refresher.look(patience(&headers)).await;
-                let hold = |bytes: Vec<u8>| match reports {
-                    Some(reports) => reports.hold(bytes),
-                    None => Bytes::from(bytes),
-                };
-                match form {
-                    Some(form) => {
-                        let body = &look.bodies[form.number(gzip)];
-                        let made = body.get_or_try_init(async || made(&look, gzip, render).await.map(hold)).await;
-                        made.cloned()
-                    }
-                    None => made(&look, gzip, render).await.map(Bytes::from),
-                }
+        let look = self.refresher.look(patience(&headers)).await;
+        let body = match form {
+            Some(form) => {
+                let body = &look.bodies[form.number(gzip)];
+                body.get_or_try_init(|| self.body(&look, form, gzip, render)).await.cloned()
             }
+            None => made(&look, gzip, render).await.map(Bytes::from).map_err(not_encoded),
         };
         let body = match body {
             Ok(body) => body,
-            Err(error) => {
-                return (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response();
-            }
+            Err(response) => return response,
         };
         let mut response = Response::new(Body::from(body));
         let headers = response.headers_mut();
@@ -372,6 +367,31 @@ impl App {
         }
         response
     }
+
+    /// Makes a body; of those that are large only so many are held for clients that are slow.
+    async fn body(
+        &self,
+        look: &Arc<Look>,
+        form: Form,
+        gzip: bool,
+        render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
+    ) -> Result<Bytes, Response> {
+        let Some(held) = form.is_large().then(|| &self.held[form.number(gzip)]) else {
+            return made(look, gzip, render).await.map(Bytes::from).map_err(not_encoded);
+        };
+        match held.room(Instant::now()) {
+            Room::Newest(newest) => Ok(newest),
+            Room::Place(place) => {
+                let bytes = made(look, gzip, render).await.map_err(not_encoded)?;
+                Ok(held.hold(bytes, place, Instant::now()))
+            }
+            Room::Full => Err(try_again("clients are too slow to read the reports that they have asked for")),
+        }
+    }
+}
+
+fn not_encoded(error: String) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response()
 }
 
 /// Renders on a thread where that may take its time.
@@ -382,8 +402,9 @@ async fn made(
 ) -> Result<Vec<u8>, String> {
     let look = Arc::clone(look);
     let work = move || body::encode(render(&look)?, gzip);
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(work).await.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(made) => made,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err("natwatch ends".into()),
     }
 }

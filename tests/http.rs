@@ -199,7 +199,7 @@ fn the_telemetry_path_can_be_elsewhere() {
     let server = Server::start(&ns, &["--web.telemetry-path", "/natwatch/metrics"]);
     assert!(server.ok("/natwatch/metrics").contains("natwatch_build_info"));
     assert_eq!(server.get("/metrics", &[]).status, 404);
-    assert!(server.ok("/").contains("href=\"/natwatch/metrics\""));
+    assert!(server.ok("/").contains("href=\"./natwatch/metrics\""));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use support::exposition::Exposition;
 use support::http;
 use support::netns::Netns;
 use support::process::free_port;
-use support::program::NATWATCH;
+use support::program::{HERE, NATWATCH};
 use support::router::Proto;
 use support::server::Server;
 use support::sockets::{allow_open_files, bound_socket};
@@ -234,31 +234,111 @@ fn a_request_has_one_host_and_answers_say_what_browsers_must_not_do() {
     assert_eq!(status("GET /metrics HTTP/1.1\r\nHost: a\r\nhOST: a\r\n"), 400);
     assert_eq!(status("GET /metrics HTTP/1.1\r\n"), 400);
     assert_eq!(status("GET /metrics HTTP/1.0\r\n"), 200);
+    assert_eq!(status("GET /metrics HTTP/1.0\r\nHost: a\r\nHost: b\r\n"), 400);
     assert_eq!(status("GET /metrics HTTP/1.1\r\nHost: a\r\n"), 200);
-    for path in ["/", "/report.json", "/nothing"] {
-        let answer = server.get(path, &[]);
+    let refused = server.raw("GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n").expect("an answer");
+    for path in ["", "/", "/report.json", "/nothing"] {
+        let answer = if path.is_empty() { refused.clone() } else { server.get(path, &[]) };
         assert!(answer.header("content-security-policy").is_some_and(|policy| policy.contains("default-src 'none'")));
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
         assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
     }
 }
 
-/// Descriptors run out: it is said once, and scrapes go on once idle connections are closed.
+fn with_descriptors(ns: &Netns, limit: u32) -> Server<'_> {
+    let port = free_port();
+    let mut command = ns.command("prlimit");
+    command.args([&format!("--nofile={limit}:{limit}"), NATWATCH, "--web.listen-address"]);
+    command.arg(format!("127.0.0.1:{port}")).args(HERE);
+    let server = Server::from_command(ns, command, port);
+    eventually(PATIENCE, || (server.get("/-/ready", &[]).status == 200).then_some(()));
+    server
+}
+
+/// Connections take none of the descriptors that a reading needs.
+#[test]
+fn with_few_descriptors_there_are_fewer_connections() {
+    let ns = Netns::new();
+    let server = with_descriptors(&ns, 48);
+    let idle: Vec<TcpStream> = (0..50).map(|_| connect(&server, LOCAL, "")).collect();
+    let metrics = Exposition::parse(server.get("/metrics", &[]).text());
+    let failed = |source: &str| metrics.find("natwatch_source_state", &[("source", source), ("state", "failed")]);
+    for source in ["nftables", "rtnetlink", "kernel", "sysctl"] {
+        assert_eq!(failed(source), Some(0.0), "{source}");
+    }
+    assert!(!server.daemon.stderr().contains("cannot accept"));
+    drop(idle);
+}
+
+/// Descriptors run out: it is said once, and idle connections are closed.
 #[test]
 fn without_descriptors_idle_connections_are_closed() {
     let ns = Netns::new();
-    let port = free_port();
-    let mut command = ns.command("prlimit");
-    command.args(["--nofile=40:40", NATWATCH, "--web.listen-address", &format!("127.0.0.1:{port}")]);
-    let server = Server::from_command(&ns, command, port);
-    eventually(PATIENCE, || (server.get("/-/ready", &[]).status == 200).then_some(()));
-    let idle: Vec<TcpStream> = (0..50).map(|_| connect(&server, LOCAL, "")).collect();
+    let server = with_descriptors(&ns, 48);
+    let used = fs::read_dir(format!("/proc/{}/fd", server.daemon.pid())).expect("descriptors").count();
+    // Room for two more.
+    let limit = format!("--nofile={}", used + 2);
+    let set = ns.exec(&["prlimit", &format!("--pid={}", server.daemon.pid()), &limit]);
+    assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+    let idle: Vec<TcpStream> = (0..20).map(|_| connect(&server, LOCAL, "")).collect();
     eventually(PATIENCE, || server.daemon.stderr().contains("cannot accept connections").then_some(()));
     for _ in 0..5 {
-        let answer = server.get("/-/healthy", &[]);
-        assert_eq!(answer.status, 200);
+        assert_eq!(server.get("/-/healthy", &[]).status, 200);
     }
     drop(idle);
     let log = server.daemon.stderr();
     assert_eq!(log.matches("cannot accept connections").count(), 1, "{log}");
+}
+
+/// A file system that never answers keeps each reading from its end, so that everyone is answered from a part of it.
+#[test]
+fn who_cannot_wait_shares_what_there_is() {
+    let ns = Netns::new();
+    load_rules(&ns);
+    let dir = tempfile::tempdir().expect("a directory");
+    let port = free_port();
+    let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 silent \"$0\" \
+                  && exec \"$@\"";
+    let mut command = ns.command("sh");
+    command.args(["-c", script]).arg(dir.path()).args([NATWATCH, "--web.listen-address", &format!("127.0.0.1:{port}")]);
+    command.args(HERE).arg("--path.rootfs").arg(dir.path());
+    let server = Server::from_command(&ns, command, port);
+    let request = "GET /report.json HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 4\r\n\r\n";
+    let mut first = connect(&server, LOCAL, request);
+    assert!(status_line(&mut first).contains("200"));
+    let before = peak(&server);
+    let mut held: Vec<TcpStream> = (0..60).map(|_| connect(&server, LOCAL, request)).collect();
+    for stream in &mut held {
+        assert!(status_line(stream).contains("200"), "answered in time, and read no further");
+    }
+    let growth = (peak(&server) - before) * 1024;
+    assert!(growth < 30 << 20, "{growth} bytes for 60 who could not wait");
+}
+
+/// What `nc -N` does: the client has said all that it will say.
+#[test]
+fn who_has_closed_his_half_is_answered() {
+    let ns = Netns::new();
+    let server = Server::start(&ns, &[]);
+    let mut stream = connect(&server, LOCAL, "GET /metrics HTTP/1.0\r\n\r\n");
+    stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// The first process of a container hears SIGTERM from its first line on.
+#[test]
+fn a_signal_at_the_start_is_not_lost() {
+    let ns = Netns::new();
+    for milliseconds in [30, 60, 120] {
+        let mut command = ns.command("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"]);
+        let wait = format!("exec {NATWATCH} --probe --web.listen-address 127.0.0.1:{}", free_port());
+        // The first process of the namespace, and one beside it that ends it.
+        command.arg(format!("(sleep 0.{milliseconds:03}; kill -TERM 1) & {wait}"));
+        let mut daemon = support::process::Daemon::start(command);
+        let status = daemon.wait(PATIENCE);
+        assert_eq!(status.code(), Some(0), "after {milliseconds} ms: {}", daemon.stderr());
+    }
 }

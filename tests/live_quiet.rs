@@ -360,6 +360,7 @@ fn assert_serves_only(calls: &[Call]) {
                 (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
                 (libc::SOL_SOCKET, libc::SO_LINGER),
                 (libc::SOL_SOCKET, libc::SO_SNDBUF),
+                (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
                 (libc::IPPROTO_TCP, libc::TCP_NODELAY),
                 (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
             ];

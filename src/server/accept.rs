@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, Version, header};
 use axum::response::IntoResponse as _;
 use hyper::body::Incoming;
@@ -16,21 +17,30 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Answer, Watched, names_one_host};
+use super::activity::{Answer, Watched};
 use super::connections::{Connections, Peer, Place};
 use super::security::Security;
 
 /// What the kernel may hold of answers that a client does not read. Without this it is megabytes for each.
 const SEND_BUFFER: usize = 64 << 10;
+/// What is read of a request before its head must be complete.
+const MAX_HEAD: usize = 32 << 10;
+/// How long the kernel keeps what a client does not acknowledge.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is said that connections cannot be accepted, and how often that has happened since.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How long nothing is accepted after that has failed.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether the connection has one of the places for probes.
+#[derive(Clone, Copy, Debug)]
+struct OnlyProbes(bool);
 
 /// What every listener needs.
 #[derive(Clone, Debug)]
@@ -79,18 +89,24 @@ impl Door {
             return; // closed: all places are taken by requests
         };
         let _ = stream.set_nodelay(true);
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
-        let door = self.clone();
+        let _ = sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
+        let timeout = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+        let _ = sockopt::set_tcp_user_timeout(&stream, timeout);
+        let (door, mut stream) = (self.clone(), stream);
         tokio::spawn(async move {
             let activity = Arc::clone(&place.activity);
-            tokio::select! {
-                () = activity.ended() => {}
-                () = door.talk(stream, peer, &place) => {}
+            let thrown_away = tokio::select! {
+                thrown_away = activity.ended() => thrown_away,
+                () = door.talk(&mut stream, peer, &place) => false,
+            };
+            if thrown_away {
+                // The kernel would keep it after the connection's place is free.
+                let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
             }
         });
     }
 
-    async fn talk(&self, stream: TcpStream, peer: Peer, place: &Place) {
+    async fn talk(&self, stream: &mut TcpStream, peer: Peer, place: &Place) {
         let Some(tls) = self.security.as_ref().and_then(|security| security.tls()) else {
             return self.answer(stream, peer, place).await;
         };
@@ -108,19 +124,16 @@ impl Door {
             let begun = activity.begin_request(Instant::now());
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(Arc::clone(&activity));
-            let refusal = refusal(&request, place.only_probes || !begun);
-            let answered = refusal.is_none().then(|| routes.call(request));
-            async move {
-                let response = match (answered, refusal) {
-                    (Some(answered), _) => answered.await?,
-                    (None, refusal) => refusal.unwrap_or_default().into_response(),
-                };
-                Ok::<_, Infallible>(response.map(|body| Answer::new(body, activity)))
-            }
+            request.extensions_mut().insert(OnlyProbes(place.only_probes || !begun));
+            let answered = routes.call(request);
+            async move { Ok::<_, Infallible>(answered.await?.map(|body| Answer::new(body, activity))) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(&place.activity)));
         // Its own timer would count from the end of the last answer on.
-        let connection = http1::Builder::new().header_read_timeout(None).serve_connection(stream, service);
+        let mut http = http1::Builder::new();
+        // A client that has said all that it will say is answered.
+        let http = http.header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(true);
+        let connection = http.serve_connection(stream, service);
         let mut connection = pin!(connection);
         let mut closing = self.closing.clone();
         tokio::select! {
@@ -131,14 +144,15 @@ impl Door {
     }
 }
 
-/// Why a request is not answered.
-fn refusal<B>(request: &Request<B>, only_probes: bool) -> Option<Response<axum::body::Body>> {
+/// Why a request is not answered, if it is not.
+pub fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
     let close = [(header::CONNECTION, "close")];
-    if request.version() == Version::HTTP_11 && !names_one_host(request.headers()) {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
         return Some((StatusCode::BAD_REQUEST, close, "there must be one Host header\n").into_response());
     }
-    let probe = super::PROBES.contains(&request.uri().path());
-    (only_probes && !probe).then(|| {
+    let only_probes = request.extensions().get::<OnlyProbes>().is_some_and(|only| only.0);
+    (only_probes && !super::PROBES.contains(&request.uri().path())).then(|| {
         let text = "too many connections; this one is for probes only\n";
         (StatusCode::SERVICE_UNAVAILABLE, close, [(header::RETRY_AFTER, "1")], text).into_response()
     })

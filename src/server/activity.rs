@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::HeaderMap;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -20,6 +19,8 @@ const IDLE: Duration = Duration::from_secs(300);
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of an answer.
 const STALL: Duration = Duration::from_secs(30);
+/// How long a request may take in all, from its head to the last byte of its answer: a reading may take a minute.
+const REQUEST: Duration = Duration::from_secs(150);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -41,8 +42,8 @@ struct State {
     answered: bool,
     /// Since when the client has taken nothing, while there is something to take.
     stalled: Option<Instant>,
-    /// Given back with the last byte of the answer.
-    permit: Option<OwnedSemaphorePermit>,
+    /// Given back with the last byte of the answers.
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// Shared by a connection, its requests and whoever looks for one that can give way.
@@ -56,7 +57,7 @@ pub struct Activity {
 impl Activity {
     /// Of a connection that is accepted now.
     pub fn new(now: Instant) -> Self {
-        let state = State { phase: Phase::Idle, since: now, answered: false, stalled: None, permit: None };
+        let state = State { phase: Phase::Idle, since: now, answered: false, stalled: None, permits: Vec::new() };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -117,7 +118,7 @@ impl Activity {
 
     /// Keeps this until the last byte of the answer is sent.
     pub fn keep(&self, permit: OwnedSemaphorePermit) {
-        lock(&self.state).permit = Some(permit);
+        lock(&self.state).permits.push(permit);
     }
 
     fn body_ended(&self) {
@@ -129,7 +130,8 @@ impl Activity {
         let mut state = lock(&self.state);
         state.stalled = None;
         if state.phase == Phase::Request && state.answered {
-            (state.phase, state.since, state.permit) = (Phase::Idle, now, None);
+            (state.phase, state.since) = (Phase::Idle, now);
+            state.permits.clear();
             self.changed.notify_one();
         }
     }
@@ -154,18 +156,18 @@ impl Activity {
             (Phase::GivingWay, _) => state.since,
             (Phase::Idle, _) => state.since + IDLE,
             (Phase::Head, _) => state.since + HEAD,
-            (Phase::Request, Some(stalled)) => stalled + STALL,
-            // The reading has its own deadline.
-            (Phase::Request, None) => Instant::now() + IDLE,
+            (Phase::Request, Some(stalled)) => (stalled + STALL).min(state.since + REQUEST),
+            (Phase::Request, None) => state.since + REQUEST,
         }
     }
 
-    /// Ends when the connection has to.
-    pub async fn ended(&self) {
+    /// Ends when the connection has to. Whether what its client has not taken yet is to be thrown away: it had its time, or
+    /// somebody else needs the place.
+    pub async fn ended(&self) -> bool {
         loop {
             let deadline = self.deadline();
             if deadline <= Instant::now() {
-                return;
+                return matches!(lock(&self.state).phase, Phase::Request | Phase::GivingWay);
             }
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => {}
@@ -283,11 +285,6 @@ impl HttpBody for Answer {
     }
 }
 
-/// Whether a request says which host it is for as HTTP/1.1 wants it: once.
-pub fn names_one_host(headers: &HeaderMap) -> bool {
-    headers.get_all(axum::http::header::HOST).iter().count() == 1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,7 +303,7 @@ mod tests {
         assert_eq!(activity.deadline(), at(start, 130), "from the first byte on");
         assert!(activity.begin_request(at(start, 121)));
         activity.received(at(start, 122));
-        assert!(activity.deadline() > at(Instant::now(), 200), "who waits for the kernel is not cut off");
+        assert_eq!(activity.deadline(), at(start, 121 + 150), "who waits for the kernel is not cut off");
         activity.body_ended();
         assert_eq!(activity.idle_since(), None, "its last bytes are on their way");
         activity.flushed(at(start, 140));
@@ -326,6 +323,9 @@ mod tests {
         activity.written(Some(1), at(start, 35));
         activity.written(None, at(start, 36));
         assert_eq!(activity.deadline(), at(start, 66));
+        activity.written(Some(1), at(start, 130));
+        activity.written(None, at(start, 131));
+        assert_eq!(activity.deadline(), at(start, 150), "nor may it go on for ever byte by byte");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use flate2::Compression;
@@ -10,8 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::refresh::{FORMS, lock};
 
-/// Reports of different looks that are held at a time, for clients that are slow: of 10,000 rules each has 3 MB.
-const MAX_REPORTS: usize = 8;
+/// How old the newest may be to be given instead of a fresh one.
+const MAX_AGE: Duration = Duration::from_secs(10);
+/// Bodies of one form that are held at a time, for clients that are slow: a report of 10,000 rules has 3 MB.
+const MAX_HELD: usize = 8;
 
 /// What is made of a look, if it is the same for everyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,11 @@ impl Form {
         debug_assert!(number < FORMS);
         number
     }
+
+    /// Whether it grows with the number of rules.
+    pub fn is_large(self) -> bool {
+        matches!(self, Self::Page | Self::Report)
+    }
 }
 
 /// Makes a body of text.
@@ -47,24 +55,36 @@ pub fn encode(text: String, gzip: bool) -> Result<Vec<u8>, String> {
     encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_err(|error| error.to_string())
 }
 
-/// The reports that are held.
+/// Bodies of one form that are held.
 #[derive(Debug)]
-pub struct Reports {
+pub struct HeldBodies {
     places: Arc<Semaphore>,
     newest: Mutex<Weak<Held>>,
 }
 
-impl Default for Reports {
+impl Default for HeldBodies {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_REPORTS)), newest: Mutex::default() }
+        Self { places: Arc::new(Semaphore::new(MAX_HELD)), newest: Mutex::default() }
     }
 }
 
-/// A report, until the last client has read it.
+/// One, until the last client has read it.
 #[derive(Debug)]
 struct Held {
     bytes: Vec<u8>,
-    _place: Option<OwnedSemaphorePermit>,
+    made: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+/// What one may have who asks for such a body.
+#[derive(Debug)]
+pub enum Room {
+    /// A place for one of his own.
+    Place(OwnedSemaphorePermit),
+    /// The newest that is held.
+    Newest(Bytes),
+    /// Nothing: clients are too slow to read what they have.
+    Full,
 }
 
 struct Shared(Arc<Held>);
@@ -75,18 +95,22 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-impl Reports {
-    /// The newest, where no further one may be held.
-    pub fn instead(&self) -> Option<Bytes> {
-        let full = self.places.available_permits() == 0;
-        let newest = full.then(|| lock(&self.newest).upgrade()).flatten()?;
-        Some(Bytes::from_owner(Shared(newest)))
+impl HeldBodies {
+    /// Whether one more may be held.
+    pub fn room(&self, now: Instant) -> Room {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Room::Place(place);
+        }
+        let newest = lock(&self.newest).upgrade();
+        match newest.filter(|held| now.saturating_duration_since(held.made) <= MAX_AGE) {
+            Some(held) => Room::Newest(Bytes::from_owner(Shared(held))),
+            None => Room::Full,
+        }
     }
 
     /// Holds one until the last client has read it.
-    pub fn hold(&self, bytes: Vec<u8>) -> Bytes {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        let held = Arc::new(Held { bytes, _place: place });
+    pub fn hold(&self, bytes: Vec<u8>, place: OwnedSemaphorePermit, now: Instant) -> Bytes {
+        let held = Arc::new(Held { bytes, made: now, _place: place });
         *lock(&self.newest) = Arc::downgrade(&held);
         Bytes::from_owner(Shared(held))
     }
@@ -97,13 +121,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn while_eight_reports_are_held_the_newest_is_shared() {
-        let reports = Reports::default();
-        let mut held: Vec<Bytes> = (0..8u8).map(|number| reports.hold(vec![number])).collect();
-        assert_eq!(reports.instead().as_deref(), Some(&[7][..]));
-        let shared = reports.instead();
+    fn while_eight_reports_are_held_the_newest_is_shared_until_it_is_old() {
+        let (reports, start) = (HeldBodies::default(), Instant::now());
+        let hold = |number: u8| match reports.room(start) {
+            Room::Place(place) => reports.hold(vec![number], place, start),
+            other => panic!("{other:?}"),
+        };
+        let mut held: Vec<Bytes> = (0..8).map(hold).collect();
+        let newest = |after: u64| match reports.room(start + Duration::from_secs(after)) {
+            Room::Newest(bytes) => bytes.first().copied(),
+            Room::Full => None,
+            Room::Place(_) => panic!("there is no place"),
+        };
+        assert_eq!((newest(0), newest(10), newest(11)), (Some(7), Some(7), None));
+        let Room::Newest(shared) = reports.room(start) else { panic!("not shared") };
         held.clear();
-        assert!(reports.instead().is_none(), "there is room again, though one is still being read");
+        assert!(matches!(reports.room(start), Room::Place(_)), "there is room again, though one is still being read");
         drop(shared);
         assert_eq!(reports.places.available_permits(), 8);
     }

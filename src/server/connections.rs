@@ -14,6 +14,8 @@ use crate::refresh::lock;
 /// Connections in all. With those below and what natwatch has open it stays under the 1,024 descriptors that a process has
 /// by default.
 const MAX: usize = 512;
+/// Descriptors that are kept for the listeners, for a reading, and for connections beyond that number.
+const OTHERS: u64 = 64;
 /// Connections of one peer: a scraper has one or two, a browser six.
 const MAX_OF_PEER: usize = 64;
 /// Connections beyond those, for probes.
@@ -72,20 +74,29 @@ impl State {
 }
 
 /// All connections of this server.
-#[derive(Debug, Default)]
-pub struct Connections(Mutex<State>);
+#[derive(Debug)]
+pub struct Connections {
+    state: Mutex<State>,
+    max: usize,
+}
 
 impl Connections {
+    /// As many as a process may have that may have so many descriptors.
+    pub fn of(descriptors: Option<u64>) -> Self {
+        let room = descriptors.unwrap_or(u64::MAX).saturating_sub(OTHERS).max(RESERVED as u64);
+        Self { state: Mutex::default(), max: usize::try_from(room).unwrap_or(MAX).min(MAX) }
+    }
+
     /// How many are open.
     pub fn count(&self) -> usize {
-        lock(&self.0).open.len()
+        lock(&self.state).open.len()
     }
 
     /// A place for one more. `None`: all are in a request, those for probes too.
     pub fn admit(self: &Arc<Self>, peer: Peer, now: Instant) -> Option<Place> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let ordinary = state.has_room(MAX_OF_PEER, |open| !open.reserved && open.peer == peer)
-            && state.has_room(MAX, |open| !open.reserved);
+            && state.has_room(self.max, |open| !open.reserved);
         if !ordinary && !state.has_room(RESERVED, |open| open.reserved) {
             return None;
         }
@@ -97,7 +108,7 @@ impl Connections {
 
     /// Frees a descriptor, if any connection is idle.
     pub fn make_room(&self) {
-        lock(&self.0).idlest_gives_way(|_| true);
+        lock(&self.state).idlest_gives_way(|_| true);
     }
 }
 
@@ -114,7 +125,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.connections.0).open.remove(&self.number);
+        lock(&self.connections.state).open.remove(&self.number);
     }
 }
 
@@ -142,7 +153,7 @@ mod tests {
 
     #[test]
     fn of_one_peer_the_connection_idle_longest_gives_way() {
-        let (connections, start) = (Arc::new(Connections::default()), Instant::now());
+        let (connections, start) = (Arc::new(Connections::of(None)), Instant::now());
         let places: Vec<Place> =
             (0..64).map(|second| admit(&connections, 1, start + Duration::from_secs(second))).collect();
         let other = admit(&connections, 2, start);
@@ -158,8 +169,15 @@ mod tests {
     }
 
     #[test]
+    fn there_are_fewer_where_descriptors_are_few() {
+        let max = |descriptors| Connections::of(descriptors).max;
+        assert_eq!([None, Some(u64::MAX), Some(1024), Some(576)].map(max), [512; 4]);
+        assert_eq!([Some(575), Some(100), Some(64), Some(3)].map(max), [511, 36, 8, 8]);
+    }
+
+    #[test]
     fn in_all_the_connection_idle_longest_gives_way() {
-        let (connections, start) = (Arc::new(Connections::default()), Instant::now());
+        let (connections, start) = (Arc::new(Connections::of(None)), Instant::now());
         let places: Vec<Place> =
             (0..512u32).map(|n| admit(&connections, n / 64, start + Duration::from_secs(n.into()))).collect();
         let scraper = admit(&connections, 99, start);
@@ -168,7 +186,7 @@ mod tests {
 
     #[test]
     fn where_all_are_in_a_request_there_is_room_for_probes() {
-        let (connections, start) = (Arc::new(Connections::default()), Instant::now());
+        let (connections, start) = (Arc::new(Connections::of(None)), Instant::now());
         let in_request = |number: u32| {
             let place = admit(&connections, number, start);
             assert!(place.activity.begin_request(start));

@@ -164,7 +164,9 @@ impl Security {
                 bcrypt::verify(password, &hash).unwrap_or(false)
             })
         };
-        if !work.await.unwrap_or(false) || known.is_none() {
+        let right = work.await.unwrap_or(false) && known.is_some();
+        self.turns.remember(peer, right);
+        if !right {
             return Err(StatusCode::UNAUTHORIZED);
         }
         let mut verified = lock(&self.verified);

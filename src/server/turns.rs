@@ -1,9 +1,10 @@
 //! Whose turn it is to have a password verified.
 //!
 //! Verifying is made to take long, and is done one at a time, so that a stranger cannot use more than one CPU. Peers take
-//! turns: one who sends a hundred passwords waits a hundred turns, and everybody else one of his.
+//! turns: one who sends a hundred passwords waits a hundred turns, and everybody else one of his. Who was wrong the last time
+//! waits for those who were not: strangers with many addresses guess once from each before others.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
@@ -15,18 +16,26 @@ use crate::refresh::lock;
 /// neither keeps the other out.
 const MAX_OF_PEER: usize = 64;
 
+/// Peers that are remembered for a wrong password; with more all are forgotten.
+const MAX_WRONG: usize = 16_384;
+
+/// Peers in the order of their turns, each with those of his who wait.
+type Queue = VecDeque<(Peer, VecDeque<oneshot::Sender<Turn>>)>;
+
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
-    /// Peers that wait, the one whose turn it is first; none waits for nothing.
-    waiting: VecDeque<(Peer, VecDeque<oneshot::Sender<Turn>>)>,
+    waiting: Queue,
+    /// Peers whose last password was wrong, behind all others.
+    waiting_again: Queue,
+    wrong: BTreeSet<Peer>,
 }
 
 /// Those who wait.
 #[derive(Debug, Default)]
 pub struct Turns(Mutex<State>);
 
-/// One's turn, until it is dropped.
+/// A turn, which lasts until this is dropped.
 #[derive(Debug)]
 pub struct Turn(Arc<Turns>);
 
@@ -52,7 +61,8 @@ impl Turns {
             let _ = sender.send(Turn(Arc::clone(self)));
             return Some(receiver);
         }
-        match state.waiting.iter_mut().find(|(waiting, _)| *waiting == peer) {
+        let queue = if state.wrong.contains(&peer) { &mut state.waiting_again } else { &mut state.waiting };
+        match queue.iter_mut().find(|(waiting, _)| *waiting == peer) {
             Some((_, mine)) => {
                 mine.retain(|sender| !sender.is_closed());
                 if mine.len() >= MAX_OF_PEER {
@@ -60,7 +70,7 @@ impl Turns {
                 }
                 mine.push_back(sender);
             }
-            None => state.waiting.push_back((peer, [sender].into())),
+            None => queue.push_back((peer, [sender].into())),
         }
         Some(receiver)
     }
@@ -68,26 +78,43 @@ impl Turns {
     /// Whose turn is next; he goes to the end of the queue if more of his wait.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut state = lock(&self.0);
-        loop {
-            let Some((peer, mut senders)) = state.waiting.pop_front() else {
-                state.taken = false;
-                return None;
-            };
-            let sender = senders.pop_front();
-            if !senders.is_empty() {
-                state.waiting.push_back((peer, senders));
-            }
-            // One who has gone away does not lose his peer the turn of the others; it only comes later.
-            if let Some(sender) = sender.filter(|sender| !sender.is_closed()) {
-                return Some(sender);
-            }
+        let next = first(&mut state.waiting).or_else(|| first(&mut state.waiting_again));
+        state.taken = next.is_some();
+        next
+    }
+
+    /// Remembers whether a peer's password was right.
+    pub fn remember(&self, peer: Peer, right: bool) {
+        let mut state = lock(&self.0);
+        if right {
+            state.wrong.remove(&peer);
+            return;
         }
+        if state.wrong.len() >= MAX_WRONG {
+            state.wrong.clear();
+        }
+        state.wrong.insert(peer);
     }
 
     fn pass_on(self: &Arc<Self>) {
         if let Some(sender) = self.next() {
             // Dropped where it is not taken, which passes it on again.
             drop(sender.send(Turn(Arc::clone(self))));
+        }
+    }
+}
+
+/// The first of a queue who is still there. One who has gone away does not lose his peer the turn of the others; it only
+/// comes later.
+fn first(queue: &mut Queue) -> Option<oneshot::Sender<Turn>> {
+    loop {
+        let (peer, mut senders) = queue.pop_front()?;
+        let sender = senders.pop_front();
+        if !senders.is_empty() {
+            queue.push_back((peer, senders));
+        }
+        if let Some(sender) = sender.filter(|sender| !sender.is_closed()) {
+            return Some(sender);
         }
     }
 }
@@ -115,6 +142,18 @@ mod tests {
         assert!(!waiting[0].1.is_empty() && waiting[1].1.is_empty(), "the first of all does not wait");
         assert_eq!(order(&mut waiting), [1, 1, 2, 3, 1, 2, 1, 1]);
         assert!(waiting.is_empty() && !join(1).unwrap().1.is_empty(), "free again");
+    }
+
+    #[test]
+    fn who_was_wrong_waits_for_those_who_were_not() {
+        let turns = Arc::new(Turns::default());
+        let join = |peer: u32| (peer, turns.join(Peer::V4(peer)).unwrap());
+        for wrong in [1, 2, 3] {
+            turns.remember(Peer::V4(wrong), false);
+        }
+        turns.remember(Peer::V4(3), true);
+        let mut waiting: Vec<_> = [1, 1, 2, 3, 4].into_iter().map(join).collect();
+        assert_eq!(order(&mut waiting), [1, 3, 4, 1, 2]);
     }
 
     #[test]
