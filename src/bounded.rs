@@ -61,21 +61,13 @@ fn distrust(file: &Metadata, caller: u32) -> Result<(), String> {
         return Err("it is not a regular file".into());
     }
     if owner != 0 && owner != caller {
-        return Err(format!("it belongs to uid {owner}, and only root's count, and those of uid {caller}, which asks"));
+        return Err(format!("it belongs to uid {owner}: only files of root and of the caller (uid {caller}) count"));
     }
     // An access control list that lets others write shows in the bits of the group.
     if mode & 0o022 != 0 {
         return Err(format!("others than its owner may write it (mode {mode:04o}): chmod go-w"));
     }
     Ok(())
-}
-
-/// The same as text.
-///
-/// # Errors
-/// The same, and that it is not UTF-8.
-pub fn read_text(path: &Path, limit: u64) -> Result<String, String> {
-    String::from_utf8(read(path, limit)?).map_err(|_| format!("cannot read {}: not UTF-8", path.display()))
 }
 
 #[cfg(test)]

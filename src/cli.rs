@@ -353,7 +353,9 @@ fn acceptance(text: &str) -> Result<(String, Acceptance), String> {
         None => (risk, false),
         Some((id, "critical")) => (id, true),
         Some((_, word)) => {
-            return Err(format!("{word:?} is not critical: must be ID, ID:critical, or one with =REASON"));
+            return Err(format!(
+                "{word:?} behind the colon: only ID:critical is known; write ID or ID:critical, and =REASON behind it"
+            ));
         }
     };
     let reason = reason.trim();
