@@ -380,7 +380,7 @@ impl Refresher {
         Look { report, snapshot, durations, whole, bodies: Default::default() }
     }
 
-    /// For one who cannot wait any longer: judged for him alone, and not remembered.
+    /// For those who cannot wait any longer: judged, and not remembered.
     fn partial(
         &self,
         published: Published,

@@ -25,7 +25,7 @@ use support::wait::{PATIENCE, eventually};
 const FLAGS: [&str; 3] = ["--network-namespace", "current", "--collector.conntrack.per-cpu"];
 const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text;version=1.0.0");
 /// Differ between two scrapes by nature.
-const MOVING: [&str; 9] = [
+const MOVING: [&str; 10] = [
     "natwatch_report_timestamp_seconds",
     "natwatch_scrape_collector_duration_seconds",
     "natwatch_netstat_tcp_syn_retransmits_total",
@@ -35,6 +35,7 @@ const MOVING: [&str; 9] = [
     "process_resident_memory_bytes",
     "process_virtual_memory_bytes",
     "process_threads",
+    "natwatch_http_connections",
 ];
 
 /// Served, scraped, stored, and asked for again: the same families, types, help and values.

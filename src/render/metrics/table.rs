@@ -75,7 +75,7 @@ pub static METRICS: &[Metric] = &[
     gauge("natwatch_advisory_info", &["advisory", "severity", "title"], VERDICT,
         "Severity and title of the advisory, always 1 (derived from the catalogue)"),
     gauge("natwatch_advisory_accepted", &["advisory"], VERDICT,
-        "1 for an advisory that is a known risk on this node and does not count, whatever its state (operator, --accept)"),
+        "1 for an advisory that is a known risk on this node and does not count, whatever its state (derived: --accept)"),
     gauge("natwatch_kernel_info", &["release", "distro", "upstream"], KERNEL,
         "Running kernel: release (/proc/sys/kernel/osrelease), distribution (os-release of the host), upstream version that it is based on; always 1"),
     gauge("natwatch_kernel_defect", &["defect", "state"], KERNEL,
