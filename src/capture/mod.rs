@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::snapshot::Reading;
 pub use ask::{Ask, Framing, NET_ADMIN_MISSING, Take};
 pub use recorder::Recorder;
-pub use replay::Replay;
+pub use replay::{Replay, hand_out};
 pub use request::{
     Keep, NetlinkFamily, NetlinkRequest, Question, Request, Root, XTABLES_INFO, XtablesRequest, path_part,
 };

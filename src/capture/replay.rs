@@ -1,6 +1,6 @@
 //! A saved capture, asked as the kernel was.
 
-use super::{Ask, Capture, Framing, Question, Request, Take};
+use super::{Answer, Ask, Capture, Framing, Question, Request, Take};
 use crate::snapshot::{Failure, Reading, Unanswered};
 
 /// Hands out the answers of a capture. It knows what is missing because a reader asks for it.
@@ -18,16 +18,23 @@ impl<'a> Replay<'a> {
 
 impl Ask for Replay<'_> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
-        match (self.capture.answers.get(&request.name), &request.question) {
-            (None, _) => Reading::Failed(Failure::NotAnswered(Unanswered::NotCaptured)).within(&request.name),
-            (Some(Reading::Ok(bytes)), Question::Netlink(question)) => {
-                Framing::new(question).whole(bytes, take).within(&request.name)
-            }
-            (Some(Reading::Ok(bytes)), _) => {
-                take(bytes);
-                Reading::Ok(())
-            }
-            (Some(other), _) => other.as_ref().map(|_| ()),
+        match self.capture.answers.get(&request.name) {
+            None => Reading::Failed(Failure::NotAnswered(Unanswered::NotCaptured)).within(&request.name),
+            Some(answer) => hand_out(answer, request, take),
         }
+    }
+}
+
+/// Hands out a whole answer as the kernel would: of netlink message by message.
+pub fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+    match (answer, &request.question) {
+        (Reading::Ok(bytes), Question::Netlink(question)) => {
+            Framing::new(question).whole(bytes, take).within(&request.name)
+        }
+        (Reading::Ok(bytes), _) => {
+            take(bytes);
+            Reading::Ok(())
+        }
+        (other, _) => other.as_ref().map(|_| ()),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Collectors, Known, Node, Sources};
-use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Framing, Meta, Question, Request, Take};
+use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Meta, Request, Take, hand_out};
 use crate::snapshot::{Collector, Failure, Link, Reading, Unanswered};
 
 /// Answers by request name. What is not here was not captured.
@@ -31,16 +31,7 @@ pub struct Played<F>(pub F);
 
 impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
-        match ((self.0)(request), &request.question) {
-            (Reading::Ok(bytes), Question::Netlink(question)) => {
-                Framing::new(question).whole(&bytes, take).within(&request.name)
-            }
-            (Reading::Ok(bytes), _) => {
-                take(&bytes);
-                Reading::Ok(())
-            }
-            (other, _) => other.map(|_| ()),
-        }
+        hand_out(&(self.0)(request), request, take)
     }
 }
 
