@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Sources;
 use super::ethtool::Ethtool;
@@ -37,16 +38,20 @@ pub(super) struct KnownTables {
     pub infos: BTreeMap<String, Vec<u8>>,
     /// Their rules, without what sets hold.
     pub ruleset: Arc<Ruleset>,
+    /// When the reading began that read them; `None`: it has not come to its end.
+    pub since: Option<Instant>,
 }
 
 impl Known {
-    /// Sources whose legacy tables are remembered, each with something that tells one reading of them from another.
-    pub fn tables(&self) -> impl Iterator<Item = (Source, &Arc<Ruleset>)> {
-        self.tables.iter().map(|(source, known)| (*source, &known.ruleset))
+    /// Dates the legacy tables that a reading has read which began then.
+    pub fn date_tables(&mut self, began: Instant) {
+        for tables in self.tables.values_mut() {
+            tables.since.get_or_insert(began);
+        }
     }
 
-    /// Forgets the legacy tables of a source: the kernel has no number that every change of theirs moves.
-    pub fn forget_tables(&mut self, source: Source) {
-        self.tables.remove(&source);
+    /// Forgets legacy tables that are this old: the kernel has no number that every change of theirs moves.
+    pub fn forget_tables(&mut self, now: Instant, age: Duration) {
+        self.tables.retain(|_, tables| tables.since.is_some_and(|since| now.saturating_duration_since(since) < age));
     }
 }

@@ -132,7 +132,7 @@ impl Half {
         ruleset.setters = setters;
         let ruleset = Arc::new(ruleset);
         if size > small {
-            let known = KnownTables { infos, ruleset: Arc::clone(&ruleset) };
+            let known = KnownTables { infos, ruleset: Arc::clone(&ruleset), since: None };
             node.left.tables.insert(self.source(), known);
         }
         Reading::Ok(ruleset)

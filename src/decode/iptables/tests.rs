@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -259,7 +261,7 @@ fn a_table_has_gone_when_its_list_says_so_and_not_when_an_errno_does() {
             let expected = Failure::SystemCall { call: SystemCall::GetSocketOption, errno };
             assert_eq!(read.ipv4.failure().map(Failure::root), Some(&expected), "{then:?}");
             assert!(read.ipv4.why().contains("table filter"), "{}", read.ipv4.why());
-            assert_eq!(read.left.tables().count(), 0, "half a rule set is not remembered");
+            assert_eq!(read.left.tables.len(), 0, "half a rule set is not remembered");
         }
     }
 }
@@ -284,7 +286,7 @@ fn what_was_read_is_read_again_only_when_its_description_changes() {
     let first = [&listed[..], &[("xtables/ipv4-nat", Reading::Ok(NAT))]].concat();
     let known = play(&first);
     let remembered = |played: &Played| -> Vec<_> {
-        played.left.tables().map(|(source, ruleset)| (source, Arc::as_ptr(ruleset))).collect()
+        played.left.tables.iter().map(|(source, known)| (*source, Arc::as_ptr(&known.ruleset))).collect()
     };
     assert_eq!(remembered(&known).iter().map(|(source, _)| *source).collect::<Vec<_>>(), [Source::XtablesIpv4]);
     let again = |info: &'static [u8]| {
@@ -304,6 +306,23 @@ fn what_was_read_is_read_again_only_when_its_description_changes() {
     assert_eq!(gone.ipv4, Reading::Ok(Arc::default()));
 }
 
+#[test]
+fn tables_are_forgotten_by_when_they_were_read_not_by_when_they_were_taken_over() {
+    let (start, age) = (Instant::now(), Duration::from_secs(30));
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let answers =
+        [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..])), ("xtables/ipv4-nat", Reading::Ok(NAT))];
+    let info = ("xtables/ipv4-nat.info", Reading::Ok(&NAT[..XTABLES_INFO]));
+    let mut known = play(&answers).left;
+    known.date_tables(at(0));
+    known.forget_tables(at(29), age);
+    let mut taken_over = play_after(&known, &[&answers[..], &[info]].concat()).left;
+    taken_over.date_tables(at(29));
+    assert_eq!(taken_over.tables.len(), 1);
+    taken_over.forget_tables(at(30), age);
+    assert_eq!(taken_over.tables.len(), 0);
+}
+
 /// What is read costs little, and rates of its counters must not be those of a cache.
 #[test]
 fn small_tables_are_read_each_time() {
@@ -314,7 +333,7 @@ fn small_tables_are_read_each_time() {
             given.unwrap_or(Reading::Absent("ENOENT".into())).map(<[u8]>::to_vec)
         };
         let (_, _, left) = played_after(&Known::default(), answer, |node| Half::Ipv4.read_remembering(node, small));
-        left.tables().count()
+        left.tables.len()
     };
     assert_eq!((remembered(NAT.len() - 1), remembered(NAT.len())), (1, 0));
     assert_eq!(remembered(READ_EACH_TIME), 0);
