@@ -70,7 +70,7 @@ impl Ethtool {
             Some(id) => Reading::Ok(*id),
             None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
         });
-        let names = family.clone().and_then(|family| answered(node, &names_request(family), decode_names));
+        let names = family.clone().and_then(|family| node.try_answer(&names_request(family), decode_names));
         if !matches!(names, Reading::Absent(_)) {
             node.sources.note(Source::Ethtool, &names);
         }
@@ -89,19 +89,9 @@ impl Ethtool {
             other => return other.as_ref().map(|_| Features::new()),
         };
         let request = features_request(family, link);
-        let features = answered(node, &request, |message| decode_features(message, names));
+        let features = node.try_answer(&request, |message| decode_features(message, names));
         node.note(&request, features)
     }
-}
-
-/// What `decode` makes of the one message that answers.
-fn answered<T>(
-    node: &mut Node<'_>,
-    request: &Request,
-    decode: impl FnOnce(&Message<'_>) -> Result<T, Failure>,
-) -> Reading<T> {
-    let found = node.try_single(request, decode);
-    found.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)))
 }
 
 /// The number of the family that is called `ethtool`.

@@ -232,17 +232,17 @@ impl<'a> Node<'a> {
         unreachable!("the last of the readings returns")
     }
 
-    /// What `decode` makes of the one message that answers a request. `None`: acknowledged without one.
-    pub fn single<T>(
+    /// What `decode` makes of the one message that answers a request, without a word about the source.
+    pub fn try_answer<T>(
         &mut self,
         request: &Request,
         decode: impl FnOnce(&Message<'_>) -> Result<T, Failure>,
-    ) -> Reading<Option<T>> {
+    ) -> Reading<T> {
         let found = self.try_single(request, decode);
-        self.note(request, found)
+        found.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)))
     }
 
-    /// The same without a word about the source.
+    /// The same. `None`: acknowledged without a message.
     pub fn try_single<T>(
         &mut self,
         request: &Request,

@@ -243,17 +243,13 @@ fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
     const ENETDOWN: i32 = 100;
     const ENETUNREACH: i32 = 101;
     const EHOSTUNREACH: i32 = 113;
-    let found = node.try_single(request, |message| match message.kind {
+    let found = node.try_answer(request, |message| match message.kind {
         RTM_NEWROUTE => decode_route(message.body),
         kind => Err(Failure::unexpected(format!("the answer has type {kind}"))),
     });
     match found.failure().and_then(Failure::refused) {
         Some(ENETDOWN | ENETUNREACH | EHOSTUNREACH) => Reading::Ok(None),
-        _ => {
-            let route =
-                found.decode(|route| route.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)));
-            node.note(request, route).map(Some)
-        }
+        _ => node.note(request, found).map(Some),
     }
 }
 

@@ -10,7 +10,7 @@ const OFF: &[u8] = include_bytes!("../../../tests/fixtures/vmxnet3-mitigated/net
 
 /// Of a kernel that gives these answers, and these names of families.
 fn names(bytes: &[u8]) -> Reading<BTreeMap<String, usize>> {
-    answering(bytes, |node| answered(node, &names_request(20), decode_names))
+    answering(bytes, |node| node.try_answer(&names_request(20), decode_names))
 }
 
 fn families_of(bytes: &[u8]) -> Reading<Vec<u16>> {

@@ -98,12 +98,10 @@ fn read_generation(node: &mut Node<'_>, number: usize) -> Reading<u32> {
     const EINVAL: i32 = 22;
     const EOPNOTSUPP: i32 = 95;
     let request = wire::generation(number);
-    let found = node.try_single(&request, wire::decode_generation);
+    let found = node.try_answer(&request, wire::decode_generation);
     match found.failure().and_then(Failure::refused) {
         Some(ENOENT | EINVAL | EOPNOTSUPP) => Reading::Absent("this kernel has no nf_tables".into()),
-        _ => {
-            found.decode(|generation| generation.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)))
-        }
+        _ => found,
     }
 }
 

@@ -174,10 +174,7 @@ fn answered<T>(
     request: &Request,
     decode: impl FnOnce(&Attributes<'_>) -> Result<T, Failure>,
 ) -> Reading<T> {
-    let found = node.try_single(request, |message| decode(&Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?));
-    let found = found.decode(|found| {
-        found.ok_or_else(|| Failure::unexpected("acknowledged without an answer").within(&request.name))
-    });
+    let found = node.try_answer(request, |message| decode(&Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?));
     node.note(request, found)
 }
 

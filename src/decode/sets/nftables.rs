@@ -123,12 +123,10 @@ impl Lookup<'_> {
     /// Its header, then all elements; if these are too many, the values that matter one by one.
     fn read(&self, node: &mut Node<'_>, values: &Values, budget: &mut Budget) -> Set {
         let request = self.header();
-        let header = node.try_single(&request, |message| {
+        let header = node.try_answer(&request, |message| {
             wire::belongs(message, self.generation)?;
             self.decode_header(message)
         });
-        let header =
-            header.decode(|header| header.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)));
         let mut set = Set {
             name: self.set.to_string(),
             kind: String::new(),
@@ -224,7 +222,7 @@ impl Lookup<'_> {
     /// Whether the set has a catch-all element, which a get never finds.
     fn read_catch_all(&self, node: &mut Node<'_>) -> Reading<bool> {
         let request = self.catch_all();
-        let found = node.try_single(&request, |message| {
+        let found = node.try_answer(&request, |message| {
             wire::belongs(message, self.generation)?;
             decode_catch_all(message)
         });
@@ -237,7 +235,7 @@ impl Lookup<'_> {
     /// Whether a key, given by field, is an element. That there is no such *set* is `ENOENT` too, which the header rules
     /// out.
     fn read_element(&self, node: &mut Node<'_>, request: &Request, key: &[Vec<u8>], header: &Header) -> Reading<bool> {
-        let found = node.try_single(request, |message| {
+        let found = node.try_answer(request, |message| {
             wire::belongs(message, self.generation)?;
             decode_element(message, key, header)
         });
@@ -248,8 +246,7 @@ impl Lookup<'_> {
     }
 
     /// That an element decides by packet is no failure of the source.
-    fn member(&self, node: &mut Node<'_>, request: &Request, found: Reading<Option<Reading<bool>>>) -> Reading<bool> {
-        let found = found.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)));
+    fn member(&self, node: &mut Node<'_>, request: &Request, found: Reading<Reading<bool>>) -> Reading<bool> {
         node.note(request, found).and_then(|member| member)
     }
 
