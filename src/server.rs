@@ -233,12 +233,11 @@ fn runbook_named(name: &str, headers: &HeaderMap) -> Option<Response> {
 
 async fn not_found(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
     let metrics = &app.settings.telemetry_path;
-    let body = match takes_html(&headers) {
-        true => Html(html::not_found(uri.path(), metrics)).into_response(),
-        false => format!("nothing is here; there are: / {metrics} /report.json /runbooks/ {}\n", PROBES.join(" "))
-            .into_response(),
-    };
-    (StatusCode::NOT_FOUND, body).into_response()
+    if takes_html(&headers) {
+        return (StatusCode::NOT_FOUND, Html(html::not_found(uri.path(), metrics))).into_response();
+    }
+    let places = html::places(metrics).map(|(place, _)| place).join(" ");
+    (StatusCode::NOT_FOUND, format!("nothing is here; there are: {places}\n")).into_response()
 }
 
 fn unavailable(why: &str) -> Response {

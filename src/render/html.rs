@@ -31,6 +31,18 @@ pub fn file(report: &Report, snapshot: &Snapshot) -> String {
     report_page(report, snapshot, None, None)
 }
 
+/// What is served, and what it is for.
+pub fn places(telemetry_path: &str) -> [(&str, &'static str); 6] {
+    [
+        ("/", "the report of this node"),
+        (telemetry_path, "its metrics, for Prometheus"),
+        ("/report.json", "the report as JSON"),
+        ("/runbooks/", "what to do about its alerts"),
+        ("/-/healthy", "whether natwatch runs"),
+        ("/-/ready", "whether natwatch has looked at the node"),
+    ]
+}
+
 /// What is answered where there is nothing: it says so, and where there is something. `path` is the one that was asked for, as
 /// it came.
 pub fn not_found(path: &str, telemetry_path: &str) -> String {
@@ -39,19 +51,11 @@ pub fn not_found(path: &str, telemetry_path: &str) -> String {
     let root = if depth == 0 { "./".to_owned() } else { "../".repeat(depth) };
     let shown: String = path.chars().take(MAX_PATH).collect();
     let cut = if shown.len() < path.len() { "…" } else { "" };
-    let places = [
-        ("/", "the report of this node"),
-        (telemetry_path, "its metrics, for Prometheus"),
-        ("/report.json", "the report as JSON"),
-        ("/runbooks/", "what to do about its alerts"),
-        ("/-/healthy", "whether natwatch runs"),
-        ("/-/ready", "whether natwatch has looked at the node"),
-    ];
     let body = html! {
         h1 { "natwatch: there is nothing here" }
         p { "No page is called " code { (shown) (cut) } ". There are:" }
         ul {
-            @for (place, what) in places {
+            @for (place, what) in places(telemetry_path) {
                 li { a href={ (root) (place.trim_start_matches('/')) } { (place) } ": " (what) }
             }
         }
@@ -61,6 +65,11 @@ pub fn not_found(path: &str, telemetry_path: &str) -> String {
 
 /// What others named is escaped: maud does that for HTML, and the rest of what does not print is shown as `\xNN`.
 fn page(title: &str, body: Markup) -> String {
+    document(title, PreEscaped(printable(&body.into_string())))
+}
+
+/// What every page has around its body.
+pub(super) fn document(title: &str, body: Markup) -> String {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -70,7 +79,7 @@ fn page(title: &str, body: Markup) -> String {
                 title { (printable(title)) }
                 style { (PreEscaped(STYLE)) }
             }
-            body { (PreEscaped(printable(&body.into_string()))) }
+            body { (body) }
         }
     }
     .into_string()

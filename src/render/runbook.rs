@@ -1,10 +1,10 @@
 //! The runbooks of docs/runbooks, which are part of the program: alerts link to where they are surely found.
 
 use include_dir::{Dir, include_dir};
-use maud::{DOCTYPE, PreEscaped, html};
+use maud::{PreEscaped, html};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 
-use super::html::STYLE;
+use super::html::document;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/docs/runbooks");
 
@@ -29,22 +29,11 @@ pub fn page(name: &str) -> Option<String> {
     let title = text.lines().next()?.trim_start_matches(['#', ' ']);
     let mut body = String::new();
     pulldown_cmark::html::push_html(&mut body, events(text).into_iter());
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "natwatch: " (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                (PreEscaped(body))
-                section { p { a href=(INDEX) { "Runbooks" } " · " a href="../" { "Report of this node" } } }
-            }
-        }
+    let body = html! {
+        (PreEscaped(body))
+        section { p { a href=(INDEX) { "Runbooks" } " · " a href="../" { "Report of this node" } } }
     };
-    Some(page.into_string())
+    Some(document(&format!("natwatch: {title}"), body))
 }
 
 /// What the Markdown holds. HTML in it is text, and a link that leads to no runbook is only its words: the rest of the
