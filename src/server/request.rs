@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 
 use crate::decode::Collectors;
 use crate::snapshot::Collector;
@@ -42,23 +42,49 @@ pub fn chosen(query: &[(String, String)], on: &Collectors) -> Result<Vec<Collect
     }
 }
 
+/// One of the things that a client takes (RFC 9110, 12.5).
+struct Taken<'a> {
+    name: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Taken<'a> {
+    fn parse(range: &'a str) -> Self {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        Self { name, parameters: parts.filter_map(|part| part.split_once('=')).collect() }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
+    fn parameter(&self, name: &str) -> Option<&'a str> {
+        let found = self.parameters.iter().find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim().trim_matches('"'))
+    }
+
+    /// 0: not at all.
+    fn quality(&self) -> f32 {
+        self.parameter("q").map_or(1.0, |quality| quality.parse().unwrap_or(0.0))
+    }
+}
+
+/// What a client takes, in the order in which it says so.
+fn taken(headers: &HeaderMap, header: HeaderName) -> Vec<Taken<'_>> {
+    let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(Taken::parse).collect()
+}
+
 /// Whether OpenMetrics is named with a version that is served, and not below text.
 pub fn prefers_openmetrics(headers: &HeaderMap) -> bool {
-    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let (mut openmetrics, mut text) = (0.0f32, 0.0f32);
-    for range in accept.flat_map(|value| value.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default();
-        let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
-        let parameter = |name: &str| {
-            let found = parameters.iter().find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.trim().trim_matches('"'))
-        };
-        let quality = parameter("q").map_or(1.0, |q| q.parse().unwrap_or(0.0));
-        match (kind.to_ascii_lowercase().as_str(), parameter("version")) {
-            ("application/openmetrics-text", None | Some("1.0.0" | "0.0.1")) => openmetrics = openmetrics.max(quality),
-            ("text/plain", None | Some("0.0.4")) => text = text.max(quality),
-            _ => {}
+    for taken in taken(headers, header::ACCEPT) {
+        let (quality, version) = (taken.quality(), taken.parameter("version"));
+        if taken.is("application/openmetrics-text") && matches!(version, None | Some("1.0.0" | "0.0.1")) {
+            openmetrics = openmetrics.max(quality);
+        } else if taken.is("text/plain") && matches!(version, None | Some("0.0.4")) {
+            text = text.max(quality);
         }
     }
     openmetrics > 0.0 && openmetrics >= text
@@ -66,21 +92,13 @@ pub fn prefers_openmetrics(headers: &HeaderMap) -> bool {
 
 /// Whether a browser asks.
 pub fn takes_html(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|range| range.trim().starts_with("text/html"))
+    taken(headers, header::ACCEPT).iter().any(|taken| taken.is("text/html"))
 }
 
 /// Whether gzip is named among the encodings that a client takes, and not with q=0.
 pub fn takes_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let quality = |range: &str, name: &str| {
-        let mut parts = range.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case(name));
-        let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-        named.then(|| quality.map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0)))
-    };
-    let ranges: Vec<&str> = accepted.flat_map(|value| value.split(',')).collect();
-    let of = |name: &str| ranges.iter().find_map(|range| quality(range, name));
+    let encodings = taken(headers, header::ACCEPT_ENCODING);
+    let of = |name: &str| encodings.iter().find(|taken| taken.is(name)).map(Taken::quality);
     of("gzip").or(of("x-gzip")).or(of("*")).is_some_and(|quality| quality > 0.0)
 }
 
