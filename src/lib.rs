@@ -18,6 +18,7 @@
 //! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
 //! | [`probe`] | an island: which defects the running kernel has, by experiment |
 //! | [`memory`] | what is remembered between readings |
+//! | [`reading`] | one reading on a thread of its own, and judging it in time |
 //! | [`refresh`], [`server`], [`process`] | one reading at a time, served over HTTP |
 //! | [`web_config`] | the file of `--web.config.file` |
 //! | [`logging`], [`signals`] | the log of `serve`, and what ends it |
@@ -40,11 +41,13 @@ pub mod logging;
 pub mod memory;
 pub mod probe;
 pub mod process;
+pub mod reading;
 pub mod redact;
 pub mod refresh;
 pub mod render;
 pub mod server;
 pub mod signals;
 pub mod snapshot;
+pub mod sync;
 pub mod web_config;
 pub mod wire;

@@ -6,19 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, OwnedMutexGuard, watch};
 
 use crate::advisory::Catalogue;
-use crate::capture::{Ask, Meta};
-use crate::decode::{self, Collectors, Known, Parts};
+use crate::decode::{Collectors, Known, Parts};
 use crate::judge::{self, History, Report};
-use crate::kernel::{self, Live, Paths, Progress, Whereabouts};
+use crate::kernel::{Progress, Whereabouts};
 use crate::memory::Memory;
+use crate::reading::{Published, Underway, World, judge_until};
 use crate::snapshot::{Collector, Failure, Snapshot, Unanswered};
+use crate::sync::{lock, off_thread};
 
 /// Longest time that one reading may take, whoever waits for it.
 pub const MAX_READING: Duration = Duration::from_secs(60);
@@ -45,112 +46,6 @@ pub struct Look {
 
 /// How many forms of answers there are.
 pub const FORMS: usize = 8;
-
-/// What a reading reads: the kernel, or a test's idea of one.
-pub trait World: std::fmt::Debug + Send + Sync + 'static {
-    /// Who looks, from where, and when, as far as that can be told without opening a file.
-    fn meta(&self) -> Meta;
-
-    /// Opens the door to the node, on the thread that is going to read, and tells the rest about who looks.
-    fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>);
-}
-
-impl World for Paths {
-    fn meta(&self) -> Meta {
-        kernel::meta()
-    }
-
-    fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>) {
-        let live = Live::new(self.clone(), progress);
-        (live.meta(), Box::new(live))
-    }
-}
-
-/// What a reading has published so far.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// Who looks, from where, and when.
-    pub meta: Meta,
-    /// The parts that are whole.
-    pub parts: Parts,
-    /// How many there are.
-    pub count: usize,
-}
-
-/// A reading on its way, on a thread of its own.
-#[derive(Clone, Debug)]
-pub struct Underway {
-    /// How far it is, and until when it may go on.
-    pub progress: Arc<Progress>,
-    published: Arc<Mutex<Published>>,
-}
-
-impl Underway {
-    /// Begins a reading. `then` is called on its thread when it has come to its end.
-    pub fn begin(
-        world: Arc<dyn World>,
-        collectors: Collectors,
-        known: Known,
-        patience: Duration,
-        then: impl FnOnce(Published, Known, &Progress) + Send + 'static,
-    ) -> Self {
-        let progress = Arc::new(Progress::new(patience));
-        let published = Published { meta: world.meta(), parts: Parts::default(), count: 0 };
-        let published = Arc::new(Mutex::new(published));
-        let (mine, shown) = (Arc::clone(&progress), Arc::clone(&published));
-        let work = move || {
-            let (meta, mut ask) = world.open(Arc::clone(&mine));
-            lock(&shown).meta = meta.clone();
-            let mut count = 0;
-            let mut publish = |parts: &Parts| {
-                count += 1;
-                let mut shown = lock(&shown);
-                (shown.parts, shown.count) = (parts.clone(), count);
-            };
-            let (parts, left) = decode::read(ask.as_mut(), &collectors, &known, &mut publish);
-            then(Published { meta, parts, count: count + 1 }, left, &mine);
-        };
-        if let Err(error) = std::thread::Builder::new().name("reading".into()).spawn(work) {
-            tracing::error!(%error, "cannot start a thread to read the kernel");
-        }
-        Self { progress, published }
-    }
-
-    /// The parts so far.
-    pub fn so_far(&self) -> Published {
-        lock(&self.published).clone()
-    }
-
-    /// Why the other parts are not there, for somebody who has waited so long.
-    pub fn missing(&self, waited: Duration) -> Failure {
-        let failure = Failure::NotAnswered(Unanswered::in_time(waited));
-        match self.progress.current() {
-            Some(request) => failure.within(request),
-            None => failure,
-        }
-    }
-}
-
-/// Judges until the deadline; what is not judged by then is unknown.
-pub fn judge_until(deadline: Instant, snapshot: &Snapshot, options: &judge::Options) -> Report {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let (done, finished) = mpsc::channel::<()>();
-        let (stop, judging) = (&stop, std::thread::Builder::new().name("judging".into()));
-        let judged = judging.spawn_scoped(scope, move || {
-            let report = judge::judge(Catalogue::built_in(), snapshot, options, stop);
-            drop(done);
-            report
-        });
-        let Ok(judged) = judged else {
-            // Without a second thread nobody could stop it: it stops at once.
-            return judge::judge(Catalogue::built_in(), snapshot, options, &AtomicBool::new(true));
-        };
-        let _ = finished.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        stop.store(true, Ordering::Relaxed);
-        judged.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
 
 /// A reading, and who waits for it.
 #[derive(Clone, Debug)]
@@ -208,7 +103,7 @@ pub struct Refresher {
     /// What was made of a flight's parts for those who could not wait.
     partial: Mutex<Option<Partial>>,
     /// Held by the one who makes it: a hundred who cannot wait cost what one does.
-    judging_partial: tokio::sync::Mutex<()>,
+    judging_partial: Arc<tokio::sync::Mutex<()>>,
     /// Nobody is waited for any longer.
     closing: watch::Sender<bool>,
 }
@@ -224,7 +119,7 @@ impl Refresher {
             memory: Mutex::default(),
             flight: Mutex::default(),
             partial: Mutex::default(),
-            judging_partial: tokio::sync::Mutex::default(),
+            judging_partial: Arc::default(),
             closing: watch::Sender::new(false),
         }
     }
@@ -291,36 +186,57 @@ impl Refresher {
         start: Instant,
         deadline: Instant,
     ) -> Arc<Look> {
-        let known = |count: usize| {
-            let partial = lock(&self.partial).clone().filter(|partial| partial.flight == number);
-            partial.filter(|partial| partial.count >= count && (count == 0 || !partial.look.report.was_stopped))
-        };
-        if let Some(partial) = known(underway.so_far().count.max(1)) {
-            return partial.look;
+        if let Some(look) = self.shared(number, underway.so_far().count) {
+            return look;
         }
         // Half of what is left is for whoever is at it, and then for rendering.
         let patience = deadline.saturating_duration_since(Instant::now()) / 2;
-        let judging = tokio::time::timeout(patience, self.judging_partial.lock()).await;
-        let published = match (&judging, known(if judging.is_ok() { underway.so_far().count.max(1) } else { 0 })) {
-            (_, Some(partial)) => return partial.look,
-            (Ok(_), None) => underway.so_far(),
-            // Not even one look is there: nothing could be had in the time given.
-            (Err(_), None) => Published { parts: Parts::default(), count: 0, ..underway.so_far() },
+        let judging = Arc::clone(&self.judging_partial).lock_owned();
+        let Ok(judging) = tokio::time::timeout(patience, judging).await else {
+            // What was made of fewer parts, or nothing: that is what could be had in the time given.
+            let made = || lock(&self.partial).clone().filter(|partial| partial.flight == number);
+            if let Some(partial) = made() {
+                return partial.look;
+            }
+            let nothing = Published { parts: Parts::default(), count: 0, ..underway.so_far() };
+            let look = self.make_partial(underway, nothing, start, deadline, None).await;
+            if made().is_none() {
+                *lock(&self.partial) = Some(Partial { flight: number, count: 0, look: Arc::clone(&look) });
+            }
+            return look;
         };
-        let (refresher, count) = (Arc::clone(self), published.count);
-        let judged = tokio::task::spawn_blocking(move || {
+        let published = underway.so_far();
+        if let Some(look) = self.shared(number, published.count) {
+            return look;
+        }
+        let count = published.count;
+        let look = self.make_partial(underway, published, start, deadline, Some(judging)).await;
+        *lock(&self.partial) = Some(Partial { flight: number, count, look: Arc::clone(&look) });
+        look
+    }
+
+    /// What was made of at least so many parts of a flight, if there are any, and was judged to its end.
+    fn shared(&self, flight: u64, count: usize) -> Option<Arc<Look>> {
+        let made = lock(&self.partial).clone().filter(|partial| partial.flight == flight && partial.count >= count);
+        made.filter(|partial| partial.count > 0 && !partial.look.report.was_stopped).map(|partial| partial.look)
+    }
+
+    /// Whoever goes away meanwhile ends nothing, so the work itself keeps others from doing the same.
+    async fn make_partial(
+        self: &Arc<Self>,
+        underway: Underway,
+        published: Published,
+        start: Instant,
+        deadline: Instant,
+        judging: Option<OwnedMutexGuard<()>>,
+    ) -> Arc<Look> {
+        let refresher = Arc::clone(self);
+        off_thread(move || {
+            let _judging = judging;
             let missing = underway.missing(start.elapsed());
             Arc::new(refresher.partial(published, &missing, deadline, underway.progress.durations()))
-        });
-        match judged.await.map_err(tokio::task::JoinError::try_into_panic) {
-            Ok(look) => {
-                *lock(&self.partial) = Some(Partial { flight: number, count, look: Arc::clone(&look) });
-                look
-            }
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // Natwatch ends.
-            Err(Err(_)) => std::future::pending().await,
-        }
+        })
+        .await
     }
 
     /// The reading that is on its way or a new one, and whether it was begun by this call.
@@ -404,15 +320,12 @@ async fn finished(done: &mut watch::Receiver<Option<Arc<Look>>>) -> Option<Arc<L
     done.wait_for(Option::is_some).await.ok().and_then(|look| look.clone())
 }
 
-/// Locks; what a thread that panicked has left behind is whole.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
-    use crate::capture::{Request, Take};
+    use crate::capture::{Ask, Meta, Request, Take};
     use crate::decode::testing;
     use crate::snapshot::{Reading, Source, SourceState};
 

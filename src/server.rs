@@ -28,7 +28,7 @@ use sd_notify::NotifyState;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use listen::{bind, from_systemd};
-pub use security::Security;
+pub use security::{Refused, Security};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use self::accept::Door;
@@ -42,6 +42,7 @@ use crate::refresh::{FORMS, Look, Refresher};
 use crate::render::exposition::{self, OPENMETRICS, PROMETHEUS};
 use crate::render::{html, json, metrics, runbook};
 use crate::snapshot::Collector;
+use crate::sync::off_thread;
 
 /// How long running requests may go on after SIGTERM; the process ends within a second.
 const GRACE: Duration = Duration::from_millis(700);
@@ -182,15 +183,11 @@ async fn authorized(
     let Some(security) = &app.security else { return next.run(request).await };
     match security.authorize(request.headers(), peer).await {
         Ok(()) => next.run(request).await,
-        Err(status) => {
-            let mut response = (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response();
-            let ask = match status {
-                StatusCode::UNAUTHORIZED => (header::WWW_AUTHENTICATE, "Basic realm=\"natwatch\""),
-                _ => (header::RETRY_AFTER, "1"),
-            };
-            response.headers_mut().insert(ask.0, HeaderValue::from_static(ask.1));
-            response
+        Err(Refused::Wrong) => {
+            let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"natwatch\"")];
+            (StatusCode::UNAUTHORIZED, ask, "Unauthorized\n").into_response()
         }
+        Err(Refused::Busy) => try_again("Service Unavailable"),
     }
 }
 
@@ -245,9 +242,7 @@ fn unavailable(why: &str) -> Response {
 }
 
 fn try_again(why: &str) -> Response {
-    let mut response = unavailable(why);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+    ([(header::RETRY_AFTER, "1")], unavailable(why)).into_response()
 }
 
 async fn healthy(State(app): State<Arc<App>>) -> Response {
@@ -351,7 +346,7 @@ impl App {
                 let body = &look.bodies[form.number(gzip)];
                 body.get_or_try_init(|| self.body(&look, form, gzip, render)).await.cloned()
             }
-            None => made(&look, gzip, render).await.map(Bytes::from).map_err(not_encoded),
+            None => made(&look, gzip, render).await.map(Bytes::from),
         };
         let body = match body {
             Ok(body) => body,
@@ -376,12 +371,12 @@ impl App {
         render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
     ) -> Result<Bytes, Response> {
         let Some(held) = form.is_large().then(|| &self.held[form.number(gzip)]) else {
-            return made(look, gzip, render).await.map(Bytes::from).map_err(not_encoded);
+            return made(look, gzip, render).await.map(Bytes::from);
         };
         match held.room(Instant::now()) {
             Room::Newest(newest) => Ok(newest),
             Room::Place(place) => {
-                let bytes = made(look, gzip, render).await.map_err(not_encoded)?;
+                let bytes = made(look, gzip, render).await?;
                 Ok(held.hold(bytes, place, Instant::now()))
             }
             Room::Full => Err(try_again("clients are too slow to read the reports that they have asked for")),
@@ -389,21 +384,13 @@ impl App {
     }
 }
 
-fn not_encoded(error: String) -> Response {
-    (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response()
-}
-
 /// Renders on a thread where that may take its time.
 async fn made(
     look: &Arc<Look>,
     gzip: bool,
     render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Response> {
     let look = Arc::clone(look);
-    let work = move || body::encode(render(&look)?, gzip);
-    match tokio::task::spawn_blocking(work).await.map_err(tokio::task::JoinError::try_into_panic) {
-        Ok(made) => made,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => Err("natwatch ends".into()),
-    }
+    let made = off_thread(move || body::encode(render(&look)?, gzip)).await;
+    made.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response())
 }

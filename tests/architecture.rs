@@ -40,7 +40,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that may ask the operating system through `kernel`.
-const MAY_ASK: &[&str] = &["kernel", "cli", "commands", "server", "refresh", "probe", "main", "lib"];
+const MAY_ASK: &[&str] = &["kernel", "cli", "commands", "server", "reading", "refresh", "probe", "main", "lib"];
 
 /// The parts of `probe` that compute and do nothing else.
 const PURE_IN_PROBE: &[&str] = &["datagram", "legacy", "messages", "needs", "outcome"];

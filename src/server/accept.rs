@@ -129,9 +129,9 @@ impl Door {
             async move { Ok::<_, Infallible>(answered.await?.map(|body| Answer::new(body, activity))) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(&place.activity)));
-        // Its own timer would count from the end of the last answer on.
         let mut http = http1::Builder::new();
-        // A client that has said all that it will say is answered.
+        // Its own timer would count from the end of the last answer on. A client that has said all that it will say is
+        // answered.
         let http = http.header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(true);
         let connection = http.serve_connection(stream, service);
         let mut connection = pin!(connection);
@@ -152,10 +152,8 @@ pub fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
         return Some((StatusCode::BAD_REQUEST, close, "there must be one Host header\n").into_response());
     }
     let only_probes = request.extensions().get::<OnlyProbes>().is_some_and(|only| only.0);
-    (only_probes && !super::PROBES.contains(&request.uri().path())).then(|| {
-        let text = "too many connections; this one is for probes only\n";
-        (StatusCode::SERVICE_UNAVAILABLE, close, [(header::RETRY_AFTER, "1")], text).into_response()
-    })
+    (only_probes && !super::PROBES.contains(&request.uri().path()))
+        .then(|| (close, super::try_again("too many connections; this one is for probes only")).into_response())
 }
 
 /// Errors of a connection that was about to be accepted; accept(2) lists them.

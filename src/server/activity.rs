@@ -11,7 +11,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::refresh::lock;
+use crate::sync::lock;
 
 /// How long a connection may be idle. Prometheus scrapes once a minute by default, and keeps its connections.
 const IDLE: Duration = Duration::from_secs(300);
@@ -136,16 +136,14 @@ impl Activity {
         }
     }
 
-    /// Something was to be written, and as much of it was taken.
-    fn written(&self, taken: Option<usize>, now: Instant) {
+    /// Something was to be written, and the client took of it, or nothing.
+    fn written(&self, taken: bool, now: Instant) {
         let mut state = lock(&self.state);
-        match taken {
-            None if state.stalled.is_none() => {
-                state.stalled = Some(now);
-                self.changed.notify_one();
-            }
-            None => {}
-            Some(_) => state.stalled = None,
+        if taken {
+            state.stalled = None;
+        } else if state.stalled.is_none() {
+            state.stalled = Some(now);
+            self.changed.notify_one();
         }
     }
 
@@ -205,8 +203,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 impl<T: AsyncWrite + Unpin> Watched<T> {
     fn told(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &result {
-            Poll::Pending => self.activity.written(None, Instant::now()),
-            Poll::Ready(Ok(taken)) => self.activity.written(Some(*taken), Instant::now()),
+            Poll::Pending => self.activity.written(false, Instant::now()),
+            Poll::Ready(Ok(_)) => self.activity.written(true, Instant::now()),
             Poll::Ready(Err(_)) => {}
         }
         result
@@ -236,7 +234,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
         match &result {
-            Poll::Pending => self.activity.written(None, Instant::now()),
+            Poll::Pending => self.activity.written(false, Instant::now()),
             Poll::Ready(Ok(())) => self.activity.flushed(Instant::now()),
             Poll::Ready(Err(_)) => {}
         }
@@ -317,14 +315,14 @@ mod tests {
         activity.received(start);
         assert!(activity.begin_request(start));
         activity.body_ended();
-        activity.written(None, at(start, 10));
-        activity.written(None, at(start, 20));
+        activity.written(false, at(start, 10));
+        activity.written(false, at(start, 20));
         assert_eq!(activity.deadline(), at(start, 40));
-        activity.written(Some(1), at(start, 35));
-        activity.written(None, at(start, 36));
+        activity.written(true, at(start, 35));
+        activity.written(false, at(start, 36));
         assert_eq!(activity.deadline(), at(start, 66));
-        activity.written(Some(1), at(start, 130));
-        activity.written(None, at(start, 131));
+        activity.written(true, at(start, 130));
+        activity.written(false, at(start, 131));
         assert_eq!(activity.deadline(), at(start, 150), "nor may it go on for ever byte by byte");
     }
 
@@ -336,7 +334,7 @@ mod tests {
         activity.keep(Arc::clone(&permits).try_acquire_owned().unwrap());
         activity.flushed(Instant::now());
         activity.body_ended();
-        activity.written(None, Instant::now());
+        activity.written(false, Instant::now());
         assert_eq!(permits.available_permits(), 0);
         activity.flushed(Instant::now());
         assert_eq!(permits.available_permits(), 1);

@@ -9,7 +9,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::refresh::{FORMS, lock};
+use crate::refresh::FORMS;
+use crate::sync::lock;
 
 /// How old the newest may be to be given instead of a fresh one.
 const MAX_AGE: Duration = Duration::from_secs(10);

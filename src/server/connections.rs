@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::activity::Activity;
-use crate::refresh::lock;
+use crate::sync::lock;
 
 /// Connections in all. With those below and what natwatch has open it stays under the 1,024 descriptors that a process has
 /// by default.

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::kernel::Whereabouts;
-use crate::refresh::{Refresher, lock};
+use crate::refresh::Refresher;
+use crate::sync::lock;
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(1);

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use rustls::ServerConfig;
 
 use super::connections::Peer;
 use super::tls::{self, Named};
 use super::turns::Turns;
 use crate::bounded;
-use crate::refresh::lock;
+use crate::sync::lock;
 use crate::web_config::{self, Pem, WebConfig};
 
 /// How often the files are looked at.
@@ -42,6 +42,15 @@ pub struct Security {
     /// Hash and password of users that came before.
     verified: Mutex<HashSet<(String, String)>>,
     turns: Arc<Turns>,
+}
+
+/// Why somebody may not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No password, or a wrong one.
+    Wrong,
+    /// Too many passwords wait to be verified.
+    Busy,
 }
 
 /// A configuration with everything that it names.
@@ -141,13 +150,13 @@ impl Security {
     /// Whether this request may be answered.
     ///
     /// # Errors
-    /// The status to answer instead.
-    pub async fn authorize(&self, headers: &HeaderMap, peer: Peer) -> Result<(), StatusCode> {
+    /// Why not.
+    pub async fn authorize(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Refused> {
         let web = self.web();
         if web.users.is_empty() {
             return Ok(());
         }
-        let (user, password) = credentials(headers).ok_or(StatusCode::UNAUTHORIZED)?;
+        let (user, password) = credentials(headers).ok_or(Refused::Wrong)?;
         let known = web.users.get(&user);
         let hash = known.cloned().unwrap_or_else(|| nobody(&web));
         let pair = (hash, password);
@@ -155,7 +164,7 @@ impl Security {
             return Ok(());
         }
         let turn = tokio::time::timeout(PATIENCE, self.turns.turn(peer)).await;
-        let turn = turn.ok().flatten().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+        let turn = turn.ok().flatten().ok_or(Refused::Busy)?;
         let work = {
             let (hash, password) = pair.clone();
             // Who goes away does not end the work, and keeps his turn until it is done.
@@ -167,7 +176,7 @@ impl Security {
         let right = work.await.unwrap_or(false) && known.is_some();
         self.turns.remember(peer, right);
         if !right {
-            return Err(StatusCode::UNAUTHORIZED);
+            return Err(Refused::Wrong);
         }
         let mut verified = lock(&self.verified);
         if verified.len() >= REMEMBERED {
