@@ -18,7 +18,7 @@ use support::http::{self, Response};
 use support::netns::Netns;
 use support::process::{Daemon, free_port};
 use support::program::{HERE, NATWATCH, Run, natwatch_in};
-use support::server::Server;
+use support::server::{Server, hanging, hanging_server};
 use support::vxlan::Vxlan;
 use support::wait::{PATIENCE, eventually};
 
@@ -260,26 +260,6 @@ fn a_machine_without_ipv6_is_served_over_ipv4() {
     assert!(server.ok("/metrics").contains("natwatch_build_info"));
 }
 
-/// A file system that never answers, mounted in the mount namespace that `ip netns exec` makes: every look at it
-/// blocks inside the kernel until natwatch ends.
-fn hanging(ns: &Netns, tree: &str, flags: &[&str]) -> (Command, tempfile::TempDir) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 silent \"$0\" \
-                  && exec \"$@\"";
-    let mut command = ns.command("sh");
-    command.args(["-c", script]).arg(dir.path()).arg(NATWATCH).args(flags);
-    command.arg(format!("--path.{tree}")).arg(dir.path());
-    (command, dir)
-}
-
-fn hanging_server<'a>(ns: &'a Netns, tree: &str, flags: &[&str]) -> (Server<'a>, tempfile::TempDir) {
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
-    let flags = [&["serve", "--web.listen-address", &address], &HERE[..], flags].concat();
-    let (command, dir) = hanging(ns, tree, &flags);
-    (Server::from_command(ns, command, port), dir)
-}
-
 /// The scraper's timeout is kept: what was answered is there, the rest failed.
 fn check_in_time(server: &Server<'_>) -> Exposition {
     for _ in 0..2 {
@@ -375,7 +355,7 @@ fn too_many_requests_are_refused() {
     let (mut server, _dir) = hanging_server(&ns, "rootfs", &["--web.max-requests", "1"]);
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 4\r\n\
                    Connection: close\r\n\r\n";
-    let mut first = open(&server, request);
+    let mut first = server.open(request);
     let refused = eventually(PATIENCE, || {
         let response = server.get("/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "0.01")]);
         if response.status == 503 {
@@ -384,7 +364,7 @@ fn too_many_requests_are_refused() {
         // The short request was quicker and the long one was refused: once more.
         first.set_nonblocking(true).expect("non-blocking");
         if first.peek(&mut [0]).is_ok() {
-            first = open(&server, request);
+            first = server.open(request);
         }
         first.set_nonblocking(false).expect("blocking");
         None
@@ -399,16 +379,6 @@ fn too_many_requests_are_refused() {
     assert_eq!(server.daemon.wait(PATIENCE).code(), Some(0));
 }
 
-fn open(server: &Server<'_>, text: &str) -> TcpStream {
-    let address = server.address();
-    server.ns.enter(|| {
-        let mut stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.write_all(text.as_bytes()).expect("sent");
-        stream
-    })
-}
-
 fn read_all(stream: &mut TcpStream) -> Response {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("an answer");
@@ -419,7 +389,7 @@ fn read_all(stream: &mut TcpStream) -> Response {
 fn slow_clients_block_nobody() {
     let ns = Netns::new();
     let mut server = Server::start(&ns, &["--web.max-requests", "2"]);
-    let slow: Vec<TcpStream> = (0..20).map(|_| open(&server, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Sl")).collect();
+    let slow: Vec<TcpStream> = (0..20).map(|_| server.open("GET /metrics HTTP/1.1\r\nHost: x\r\nX-Sl")).collect();
     for path in ["/metrics", "/", "/report.json", "/-/healthy"] {
         assert_eq!(server.get(path, &[]).status, 200, "{path}");
     }
@@ -428,8 +398,8 @@ fn slow_clients_block_nobody() {
         assert_eq!(read_all(&mut stream).status, 200, "a slow request is a request");
     }
     // Nor do they, or idle ones, keep it from stopping.
-    let idle = open(&server, "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
-    let half = open(&server, "GET /metrics HTTP/1.1\r\nHo");
+    let idle = server.open("GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
+    let half = server.open("GET /metrics HTTP/1.1\r\nHo");
     server.daemon.signal(Signal::TERM);
     let start = Instant::now();
     assert_eq!(server.daemon.wait(PATIENCE).code(), Some(0));

@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,9 +18,8 @@ use support::http;
 use support::netns::Netns;
 use support::process::free_port;
 use support::program::{HERE, NATWATCH};
-use support::router::Proto;
-use support::server::Server;
-use support::sockets::{allow_open_files, bound_socket};
+use support::server::{Server, hanging_server};
+use support::sockets::allow_open_files;
 use support::tools::require;
 use support::wait::{PATIENCE, eventually};
 
@@ -37,21 +36,6 @@ fn load_rules(ns: &Netns) {
     fs::write(file.path(), text).expect("written");
     let loaded = ns.exec(&["nft", "-f", file.path().to_str().expect("UTF-8")]);
     assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
-}
-
-/// Connects from an address of the loopback network, and sends.
-fn connect(server: &Server<'_>, from: Ipv4Addr, text: &str) -> TcpStream {
-    let address = server.address();
-    server.ns.enter(|| {
-        let socket = bound_socket(Proto::Tcp, SocketAddrV4::new(from, 0));
-        rustix::fs::fcntl_setfl(&socket, rustix::fs::OFlags::empty()).expect("blocking");
-        let SocketAddr::V4(to) = address else { panic!("{address}") };
-        rustix::net::connect(&socket, &to).unwrap_or_else(|error| panic!("from {from}: {error}"));
-        let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.write_all(text.as_bytes()).expect("sent");
-        stream
-    })
 }
 
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -112,7 +96,7 @@ fn idle_connections_give_way_to_a_scrape_and_a_probe() {
     allow_open_files(2048);
     let server = Server::start(&ns, &[]);
     let from = |host: u8| Ipv4Addr::new(127, 0, 1, host);
-    let idle: Vec<TcpStream> = (0..512u16).map(|n| connect(&server, from((n / 64) as u8 + 1), "")).collect();
+    let idle: Vec<TcpStream> = (0..512u16).map(|n| server.open_from(from((n / 64) as u8 + 1), "")).collect();
     let open = |text: &str| Exposition::parse(text).find("natwatch_http_connections", &[]);
     let metrics = eventually(PATIENCE, || {
         let answer = server.get("/metrics", &[]);
@@ -122,7 +106,7 @@ fn idle_connections_give_way_to_a_scrape_and_a_probe() {
     assert!(open(&metrics).is_some_and(|open| open <= 513.0), "{:?}", open(&metrics));
     assert_eq!(server.get("/-/healthy", &[]).status, 200);
     // One peer has 64, whatever there is room for: the first of his have given way.
-    let of_one: Vec<TcpStream> = (0..70).map(|_| connect(&server, from(1), "")).collect();
+    let of_one: Vec<TcpStream> = (0..70).map(|_| server.open_from(from(1), "")).collect();
     let closed = |streams: &[TcpStream]| streams.iter().filter(|stream| is_closed(stream)).count();
     eventually(PATIENCE, || Some(closed(&of_one[..6])).filter(|closed| *closed == 6));
     eventually(PATIENCE, || Some(closed(&idle[..64])).filter(|closed| *closed == 64));
@@ -158,7 +142,7 @@ fn reports_that_nobody_reads_do_not_fill_the_memory() {
     let mut held = Vec::new();
     let mut ask = |count: usize| {
         for _ in 0..count {
-            let mut stream = connect(&server, LOCAL, request);
+            let mut stream = server.open(request);
             assert!(status_line(&mut stream).contains("200"), "answered, and read no further");
             held.push(stream);
         }
@@ -177,7 +161,7 @@ fn a_request_keeps_its_place_until_its_last_byte_is_sent() {
     load_rules(&ns);
     let server = Server::start(&ns, &["--web.max-requests", "1"]);
     let mut slow = eventually(PATIENCE, || {
-        let mut slow = connect(&server, LOCAL, "GET /report.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut slow = server.open("GET /report.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         status_line(&mut slow).contains("200").then_some(slow)
     });
     for _ in 0..3 {
@@ -197,13 +181,13 @@ fn who_is_silent_in_a_request_is_disconnected_and_who_is_idle_is_not() {
     let ns = Netns::new();
     load_rules(&ns);
     let server = Server::start(&ns, &[]);
-    let mut idle = connect(&server, LOCAL, "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut idle = server.open("GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut buffer = [0; 4096];
     let read = idle.read(&mut buffer).expect("an answer");
     assert!(buffer[..read].ends_with(b"healthy.\n"));
-    let silent = connect(&server, LOCAL, "");
-    let stalled = connect(&server, LOCAL, "GET /report.json HTTP/1.1\r\nHost: x\r\n\r\n");
-    let halves = ["PRI", "GET /metrics HTTP/1.1\r\nHost: x\r\n"].map(|text| connect(&server, LOCAL, text));
+    let silent = server.open("");
+    let stalled = server.open("GET /report.json HTTP/1.1\r\nHost: x\r\n\r\n");
+    let halves = ["PRI", "GET /metrics HTTP/1.1\r\nHost: x\r\n"].map(|text| server.open(text));
     for mut half in halves {
         half.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
         let mut rest = Vec::new();
@@ -260,7 +244,7 @@ fn with_descriptors(ns: &Netns, limit: u32) -> Server<'_> {
 fn with_few_descriptors_there_are_fewer_connections() {
     let ns = Netns::new();
     let server = with_descriptors(&ns, 48);
-    let idle: Vec<TcpStream> = (0..50).map(|_| connect(&server, LOCAL, "")).collect();
+    let idle: Vec<TcpStream> = (0..50).map(|_| server.open("")).collect();
     let metrics = Exposition::parse(server.get("/metrics", &[]).text());
     let failed = |source: &str| metrics.find("natwatch_source_state", &[("source", source), ("state", "failed")]);
     for source in ["nftables", "rtnetlink", "kernel", "sysctl"] {
@@ -280,7 +264,7 @@ fn without_descriptors_idle_connections_are_closed() {
     let limit = format!("--nofile={}", used + 2);
     let set = ns.exec(&["prlimit", &format!("--pid={}", server.daemon.pid()), &limit]);
     assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
-    let idle: Vec<TcpStream> = (0..20).map(|_| connect(&server, LOCAL, "")).collect();
+    let idle: Vec<TcpStream> = (0..20).map(|_| server.open("")).collect();
     eventually(PATIENCE, || server.daemon.stderr().contains("cannot accept connections").then_some(()));
     for _ in 0..5 {
         assert_eq!(server.get("/-/healthy", &[]).status, 200);
@@ -295,19 +279,12 @@ fn without_descriptors_idle_connections_are_closed() {
 fn who_cannot_wait_shares_what_there_is() {
     let ns = Netns::new();
     load_rules(&ns);
-    let dir = tempfile::tempdir().expect("a directory");
-    let port = free_port();
-    let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 silent \"$0\" \
-                  && exec \"$@\"";
-    let mut command = ns.command("sh");
-    command.args(["-c", script]).arg(dir.path()).args([NATWATCH, "--web.listen-address", &format!("127.0.0.1:{port}")]);
-    command.args(HERE).arg("--path.rootfs").arg(dir.path());
-    let server = Server::from_command(&ns, command, port);
+    let (server, _dir) = hanging_server(&ns, "rootfs", &[]);
     let request = "GET /report.json HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 4\r\n\r\n";
-    let mut first = connect(&server, LOCAL, request);
+    let mut first = server.open(request);
     assert!(status_line(&mut first).contains("200"));
     let before = peak(&server);
-    let mut held: Vec<TcpStream> = (0..60).map(|_| connect(&server, LOCAL, request)).collect();
+    let mut held: Vec<TcpStream> = (0..60).map(|_| server.open(request)).collect();
     for stream in &mut held {
         assert!(status_line(stream).contains("200"), "answered in time, and read no further");
     }
@@ -320,7 +297,7 @@ fn who_cannot_wait_shares_what_there_is() {
 fn who_has_closed_his_half_is_answered() {
     let ns = Netns::new();
     let server = Server::start(&ns, &[]);
-    let mut stream = connect(&server, LOCAL, "GET /metrics HTTP/1.0\r\n\r\n");
+    let mut stream = server.open("GET /metrics HTTP/1.0\r\n\r\n");
     stream.shutdown(std::net::Shutdown::Write).expect("half closed");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer");

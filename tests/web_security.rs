@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -278,19 +279,10 @@ fn guesses_lock_nobody_out() {
 }
 
 /// One wrong password, from this address.
-fn guess(server: &Server<'_>, from: Ipv4Addr) -> std::io::Result<()> {
-    use std::io::{Read as _, Write as _};
-    let socket = server
-        .ns
-        .enter(|| support::sockets::bound_socket(support::router::Proto::Tcp, std::net::SocketAddrV4::new(from, 0)));
-    rustix::fs::fcntl_setfl(&socket, rustix::fs::OFlags::empty())?;
-    rustix::net::connect(&socket, &std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.port))?;
-    let mut stream = std::net::TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn guess(server: &Server<'_>, from: Ipv4Addr) -> std::io::Result<usize> {
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
                    Authorization: Basic c2NyYXBlcjA6d3Jvbmc=\r\n\r\n";
-    stream.write_all(request.as_bytes())?;
-    stream.read_to_end(&mut Vec::new()).map(|_| ())
+    server.try_open_from(from, request)?.read_to_end(&mut Vec::new())
 }
 
 /// Somebody who has changed nothing, or does not want to wait, is told too.

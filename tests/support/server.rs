@@ -1,15 +1,19 @@
 //! natwatch as a server in a namespace.
 
-use std::io::Error;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Error, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::Command;
 
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::net::connect;
 use rustix::process::Signal;
 
 use super::http::{self, Response};
 use super::netns::Netns;
 use super::process::{Daemon, free_port};
-use super::program::{NATWATCH, command_as};
+use super::program::{HERE, NATWATCH, command_as};
+use super::router::Proto;
+use super::sockets::bound_socket;
 use super::wait::PATIENCE;
 
 /// A natwatch that serves in a namespace.
@@ -72,10 +76,55 @@ impl<'a> Server<'a> {
         self.ns.enter(|| http::parse(&http::exchange(address, request.as_bytes())?))
     }
 
+    /// A connection on which this was sent.
+    #[track_caller]
+    pub fn open(&self, text: &str) -> TcpStream {
+        self.open_from(Ipv4Addr::LOCALHOST, text)
+    }
+
+    /// The same from another address of the loopback network.
+    #[track_caller]
+    pub fn open_from(&self, from: Ipv4Addr, text: &str) -> TcpStream {
+        let opened = self.try_open_from(from, text);
+        opened.unwrap_or_else(|error| panic!("from {from} to {}: {error}", self.address()))
+    }
+
+    /// The same, which may fail.
+    pub fn try_open_from(&self, from: Ipv4Addr, text: &str) -> Result<TcpStream, Error> {
+        let socket = self.ns.enter(|| bound_socket(Proto::Tcp, SocketAddrV4::new(from, 0)));
+        fcntl_setfl(&socket, OFlags::empty())?;
+        connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port))?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(text.as_bytes())?;
+        Ok(stream)
+    }
+
     /// Ends it in order.
     #[track_caller]
     pub fn stop(mut self) {
         self.daemon.signal(Signal::TERM);
         assert_eq!(self.daemon.wait(PATIENCE).code(), Some(0), "{}", self.daemon.stderr());
     }
+}
+
+/// A file system that never answers, mounted in the mount namespace that `ip netns exec` makes: every look at it
+/// blocks inside the kernel until natwatch ends.
+pub fn hanging(ns: &Netns, tree: &str, flags: &[&str]) -> (Command, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 silent \"$0\" \
+                  && exec \"$@\"";
+    let mut command = ns.command("sh");
+    command.args(["-c", script]).arg(dir.path()).arg(NATWATCH).args(flags);
+    command.arg(format!("--path.{tree}")).arg(dir.path());
+    (command, dir)
+}
+
+/// A server that looks at such a file system.
+pub fn hanging_server<'a>(ns: &'a Netns, tree: &str, flags: &[&str]) -> (Server<'a>, tempfile::TempDir) {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let flags = [&["serve", "--web.listen-address", &address], &HERE[..], flags].concat();
+    let (command, dir) = hanging(ns, tree, &flags);
+    (Server::from_command(ns, command, port), dir)
 }
