@@ -8,7 +8,7 @@
 //! | [`kernel`] | `Live`, which asks the operating system; decodes nothing |
 //! | [`capture`] | `Ask`, the only door to the node; a saved capture, which answers as the node did |
 //! | [`archive`], [`redact`] | a capture as a directory, without private data if wanted |
-//! | [`wire`] | netlink framing |
+//! | [`netfilter`] | the bytes of netlink and netfilter; names nothing of ours |
 //! | [`decode`] | readers: what a node is asked, and bytes to facts |
 //! | [`snapshot`] | the facts |
 //! | [`accumulate`] | counters that never fall |
@@ -39,6 +39,7 @@ pub mod judge;
 pub mod kernel;
 pub mod logging;
 pub mod memory;
+pub mod netfilter;
 pub mod probe;
 pub mod process;
 pub mod reading;
@@ -50,4 +51,3 @@ pub mod signals;
 pub mod snapshot;
 pub mod sync;
 pub mod web_config;
-pub mod wire;

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use super::{NetlinkRequest, Request};
+use crate::netfilter::netlink::{self, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 use crate::snapshot::{Failure, Reading, Unanswered};
-use crate::wire::{self, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 
 /// What a taker wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +54,9 @@ impl Framing {
         bytes: &[u8],
         take: &mut dyn FnMut(&[u8]) -> Take,
     ) -> ControlFlow<Result<Reading<()>, Failure>> {
-        let message = match wire::message(bytes) {
+        let message = match netlink::message(bytes) {
             Ok((message, _)) => message,
-            Err(failure) => return Break(Err(failure)),
+            Err(error) => return Break(Err(error.into())),
         };
         self.size += bytes.len().next_multiple_of(4);
         if self.size > self.limit {
@@ -70,7 +70,7 @@ impl Framing {
             if self.dump && !self.ack && message.kind == NLMSG_ERROR && message.errno() == Ok(0) {
                 return Break(Err(Failure::unexpected("an acknowledgement instead of the dump's end")));
             }
-            return Break(message.errno().map(refused));
+            return Break(message.errno().map(refused).map_err(Failure::from));
         }
         if take(bytes) == Take::Enough || !self.dump && !self.ack && message.flags & NLM_F_MULTI == 0 {
             return Break(Ok(Reading::Ok(())));
@@ -81,9 +81,9 @@ impl Framing {
     /// The messages of a whole answer, as a capture has it.
     pub fn whole(mut self, mut bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         while !bytes.is_empty() {
-            let (first, rest) = match wire::split_message(bytes) {
+            let (first, rest) = match netlink::split_message(bytes) {
                 Ok(split) => split,
-                Err(failure) => return Reading::Failed(failure),
+                Err(error) => return Reading::Failed(error.into()),
             };
             match self.message(first, take) {
                 Continue(()) => bytes = rest,

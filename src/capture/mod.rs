@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::Reading;
+use crate::netfilter;
+use crate::snapshot::{Failure, Reading};
 pub use ask::{Ask, Framing, NET_ADMIN_MISSING, Take};
 pub use recorder::Recorder;
 pub use replay::{Replay, hand_out};
@@ -65,4 +66,14 @@ pub struct Capture {
     pub meta: Meta,
     /// Answers by request name, and what an earlier probe has found as `probe/result.json` (`probe::saved`).
     pub answers: BTreeMap<String, Answer>,
+}
+
+impl From<netfilter::Error> for Failure {
+    fn from(error: netfilter::Error) -> Self {
+        match error {
+            netfilter::Error::Cut { what, at, need, have } => Self::Malformed { what, at, need, have },
+            netfilter::Error::Unexpected(text) => Self::Unexpected(text),
+            netfilter::Error::Within { object, error } => Self::from(*error).within(object),
+        }
+    }
 }

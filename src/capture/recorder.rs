@@ -1,8 +1,8 @@
 //! Keeps what a node is asked and what it answers.
 
 use super::{Answer, Ask, Question, Request, Take};
+use crate::netfilter::netlink::{self, NLMSG_DONE, NLMSG_ERROR};
 use crate::snapshot::Reading;
-use crate::wire::{self, NLMSG_DONE, NLMSG_ERROR};
 
 /// Asks another, and hands on each answer with the name of its request. Of a request that is asked again the latest counts.
 pub struct Recorder<A, K> {
@@ -26,7 +26,7 @@ impl<A: Ask, K: FnMut(String, Answer)> Ask for Recorder<A, K> {
             bytes.extend_from_slice(part);
             if is_netlink {
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
-                ended = wire::message(part).is_ok_and(|(part, _)| matches!(part.kind, NLMSG_DONE | NLMSG_ERROR));
+                ended = netlink::message(part).is_ok_and(|(part, _)| matches!(part.kind, NLMSG_DONE | NLMSG_ERROR));
             }
             take(part)
         });

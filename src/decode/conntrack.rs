@@ -5,8 +5,9 @@
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::identity::cpu_list;
 use crate::decode::{Node, Sources, modules};
+use crate::netfilter::array;
+use crate::netfilter::netlink::{Attributes, Message};
 use crate::snapshot::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Failure, Reading, Source};
-use crate::wire::{self, Attributes, Message};
 
 use ConntrackCounter as C;
 
@@ -173,7 +174,7 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
 
 /// One message per possible CPU: its number in `nfgenmsg.res_id`, its counters as big-endian attributes.
 fn decode_cpu(message: &Message<'_>) -> Result<ConntrackCpu, Failure> {
-    let cpu = u16::from_be_bytes(wire::array(message.body, 2, "nfgenmsg")?);
+    let cpu = u16::from_be_bytes(array(message.body, 2, "nfgenmsg")?);
     let attributes = Attributes::after(message.body, NFGENMSG, "CTA_STATS")?;
     let mut counters = CounterRow::new();
     for (counter, _, attribute) in COUNTERS {
@@ -193,6 +194,7 @@ fn not_empty(cpus: Vec<ConntrackCpu>) -> Result<Vec<ConntrackCpu>, Failure> {
 mod tests {
     use super::*;
     use crate::decode::testing::{Answers, answering, read_with};
+    use crate::netfilter::netlink;
     use crate::snapshot::SourceState;
 
     const MODERN: &[u8] = b"entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
@@ -314,16 +316,16 @@ mod tests {
             let mut body = vec![0, 0];
             body.extend(cpu.to_be_bytes());
             for attribute in [2u16, 4, 8, 9, 10, 11, 12, 13, 14, 15] {
-                wire::put(&mut body, attribute, &(u32::from(attribute) + 100 * u32::from(cpu)).to_be_bytes());
+                netlink::put(&mut body, attribute, &(u32::from(attribute) + 100 * u32::from(cpu)).to_be_bytes());
             }
             message(&mut bytes, GET_STATS_CPU, &body);
         }
-        message(&mut bytes, wire::NLMSG_DONE, &[0; 4]);
+        message(&mut bytes, netlink::NLMSG_DONE, &[0; 4]);
         bytes
     }
 
     fn message(bytes: &mut Vec<u8>, kind: u16, body: &[u8]) {
-        bytes.extend(u32::try_from(wire::HEADER_LENGTH + body.len()).unwrap().to_ne_bytes());
+        bytes.extend(u32::try_from(netlink::HEADER_LENGTH + body.len()).unwrap().to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend([2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         bytes.extend(body);

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::Node;
+use crate::netfilter::netlink::Attributes;
 use crate::snapshot::{Failure, Link, Reading, Source};
-use crate::wire::Attributes;
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -45,7 +45,7 @@ pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
     let mut kinds = Vec::new();
     for hook in HOOKS {
         let request = filters(link, hook);
-        let found = node.try_dump(&request, |message| Attributes::after(message.body, TCMSG, "TCA")?.string(1));
+        let found = node.try_dump(&request, |message| Ok(Attributes::after(message.body, TCMSG, "TCA")?.string(1)?));
         let found = match found.failure().and_then(Failure::refused) {
             Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()), // a kernel without classifiers
             _ => found,

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
+use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{Failure, Feature, FeatureState, Features, Link, Reading, Source};
-use crate::wire::{self, Attributes, Message};
 
 /// `GENL_ID_CTRL`
 const CONTROLLER: u16 = 16;
@@ -33,18 +33,18 @@ fn families() -> Request {
 
 fn names_request(family: u16) -> Request {
     let mut body = command(ETHTOOL_MSG_STRSET_GET);
-    wire::put_nested(&mut body, 1, |_| ());
-    wire::put_nested(&mut body, 2, |sets| {
-        wire::put_nested(sets, 1, |set| wire::put(set, 1, &FEATURE_NAMES.to_ne_bytes()));
+    netlink::put_nested(&mut body, 1, |_| ());
+    netlink::put_nested(&mut body, 2, |sets| {
+        netlink::put_nested(sets, 1, |set| netlink::put(set, 1, &FEATURE_NAMES.to_ne_bytes()));
     });
     Request::netlink(Source::Ethtool, "ethtool/feature-names", NetlinkFamily::Generic, family, false, body)
 }
 
 fn features_request(family: u16, link: &Link) -> Request {
     let mut body = command(ETHTOOL_MSG_FEATURES_GET);
-    wire::put_nested(&mut body, 1, |header| {
-        wire::put(header, 1, &link.index.to_ne_bytes());
-        wire::put(header, 3, &COMPACT_BITSETS.to_ne_bytes());
+    netlink::put_nested(&mut body, 1, |header| {
+        netlink::put(header, 1, &link.index.to_ne_bytes());
+        netlink::put(header, 3, &COMPACT_BITSETS.to_ne_bytes());
     });
     let name = format!("ethtool/features-{}", link.name);
     Request::netlink(Source::Ethtool, &name, NetlinkFamily::Generic, family, false, body)

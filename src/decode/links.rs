@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::ethtool::Ethtool;
 use crate::decode::{Node, datapath, routing};
+use crate::netfilter::array;
+use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{
     Address, Failure, FdbEntry, Link, Reading, Route, Rule, Source, Tunnel, TunnelKind, UdpChecksum, feeders,
     with_lower_devices,
 };
-use crate::wire::{self, Attributes, Message};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETNEIGH: u16 = 30;
@@ -34,7 +35,7 @@ const MAX_PHYSICAL: usize = 1024;
 
 fn all_links() -> Request {
     let mut body = vec![0; IFINFOMSG];
-    wire::put(&mut body, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    netlink::put(&mut body, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
     Request::netlink(Source::Rtnetlink, "route/links", NetlinkFamily::Route, RTM_GETLINK, true, body)
 }
 
@@ -240,10 +241,10 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
         _ => None,
     };
     Ok(Link {
-        index: u32::from_ne_bytes(wire::array(body, 4, "ifinfomsg")?),
+        index: u32::from_ne_bytes(array(body, 4, "ifinfomsg")?),
         kind,
-        loopback: u16::from_ne_bytes(wire::array(body, 2, "ifinfomsg")?) == ARPHRD_LOOPBACK,
-        up: u32::from_ne_bytes(wire::array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
+        loopback: u16::from_ne_bytes(array(body, 2, "ifinfomsg")?) == ARPHRD_LOOPBACK,
+        up: u32::from_ne_bytes(array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
         mtu: attributes.u32(4)?,
         lower: attributes.u32(5)?.filter(|index| *index != 0),
         master: attributes.u32(10)?,
@@ -342,7 +343,7 @@ fn udp_checksum(tunnel: &Tunnel, csum: Option<u8>, zero_csum6_tx: Option<u8>) ->
 /// One message of the answer to `RTM_GETNEIGH` with family `PF_BRIDGE`.
 fn decode_fdb_entry(message: &Message<'_>, device: u32) -> Result<Option<FdbEntry>, Failure> {
     let attributes = Attributes::after(message.body, NDMSG, "NDA")?;
-    if u32::from_ne_bytes(wire::array(message.body, 4, "ndmsg")?) != device {
+    if u32::from_ne_bytes(array(message.body, 4, "ndmsg")?) != device {
         return Ok(None);
     }
     Ok(Some(FdbEntry {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::absence::{self, Absence};
 use super::{Collectors, Known, Sources};
 use crate::capture::{Answer, Ask, NetlinkFamily, Question, Request, Root, Take};
+use crate::netfilter::netlink::{self, Message};
 use crate::snapshot::{Failure, Reading, Source, SystemCall};
-use crate::wire::{self, Message};
 
 /// How often a dump is asked for that is torn by changes.
 const MAX_READINGS: u32 = 4;
@@ -206,10 +206,10 @@ impl<'a> Node<'a> {
             let (mut all, mut number, mut broken) = (Vec::new(), 0u32, None);
             let reading = self.try_ask(request, &mut |bytes| {
                 number += 1;
-                let decoded = match wire::message(bytes) {
+                let decoded = match netlink::message(bytes) {
                     Ok((message, _)) if message.is_control() => return Take::More,
                     Ok((message, _)) => decode(number, &message),
-                    Err(failure) => Err(failure),
+                    Err(error) => Err(error.into()),
                 };
                 match decoded {
                     Ok(found) => all.extend(found),
@@ -251,7 +251,7 @@ impl<'a> Node<'a> {
         let mut answer: Option<Vec<u8>> = None;
         let mut more = false;
         let reading = self.try_ask(request, &mut |bytes| {
-            if wire::message(bytes).is_ok_and(|(message, _)| !message.is_control()) {
+            if netlink::message(bytes).is_ok_and(|(message, _)| !message.is_control()) {
                 more |= answer.replace(bytes.to_vec()).is_some();
             }
             Take::More
@@ -260,7 +260,7 @@ impl<'a> Node<'a> {
             _ if more => Reading::Failed(Failure::unexpected("more than one message").within(&request.name)),
             None => Reading::Ok(None),
             Some(bytes) => {
-                let decoded = wire::message(bytes).and_then(|(message, _)| decode(&message));
+                let decoded = netlink::message(bytes).map_err(Failure::from).and_then(|(message, _)| decode(&message));
                 Reading::from(decoded.map(Some).map_err(|failure| failure.within(&request.name)))
             }
         })

@@ -15,8 +15,8 @@ use std::net::IpAddr;
 
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
+use crate::netfilter::netlink::{Attributes, Message};
 use crate::snapshot::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
-use crate::wire::{Attributes, Message};
 pub use tables::Tables;
 use wire::{decode_address, decode_route};
 
@@ -71,13 +71,13 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
         put_address(&mut body, 2, local);
     }
     if let Some(device) = tunnel.link {
-        crate::wire::put(&mut body, 4, &device.to_ne_bytes());
+        crate::netfilter::netlink::put(&mut body, 4, &device.to_ne_bytes());
     }
-    crate::wire::put(&mut body, 27, &[IPPROTO_UDP]);
-    crate::wire::put(&mut body, 29, &tunnel.port.unwrap_or_default().to_be_bytes());
+    crate::netfilter::netlink::put(&mut body, 27, &[IPPROTO_UDP]);
+    crate::netfilter::netlink::put(&mut body, 29, &tunnel.port.unwrap_or_default().to_be_bytes());
     let mut name = format!("route/get-{}-{number}", link.name);
     if let (which @ 1.., mark) = mark {
-        crate::wire::put(&mut body, 16, &mark.to_ne_bytes());
+        crate::netfilter::netlink::put(&mut body, 16, &mark.to_ne_bytes());
         name.push_str(&format!("-mark-{which}"));
     }
     Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body)
@@ -85,8 +85,8 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
 
 fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
     match address {
-        IpAddr::V4(address) => crate::wire::put(body, kind, &address.octets()),
-        IpAddr::V6(address) => crate::wire::put(body, kind, &address.octets()),
+        IpAddr::V4(address) => crate::netfilter::netlink::put(body, kind, &address.octets()),
+        IpAddr::V6(address) => crate::netfilter::netlink::put(body, kind, &address.octets()),
     }
 }
 
@@ -157,7 +157,7 @@ pub fn forwards(node: &mut Node<'_>, ipv6: bool) -> Reading<bool> {
     let found = dump(node, &forwarding(ipv6), |message| {
         // struct netconfmsg, filled up to 4 bytes
         let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
-        let [found, ..] = crate::wire::array::<4>(message.body, 0, "netconfmsg")?;
+        let [found, ..] = crate::netfilter::array::<4>(message.body, 0, "netconfmsg")?;
         let template = attributes.u32(1)? == Some(NETCONFA_IFINDEX_DEFAULT);
         let forwards = attributes.u32(2)?.is_some_and(|forwards| forwards != 0);
         Ok((found == family && !template).then_some(forwards))

@@ -18,8 +18,8 @@ use rustix::net::{RecvFlags, recvfrom};
 use super::Progress;
 use super::readable::readable;
 use crate::capture::{Framing, NetlinkFamily, NetlinkRequest, Take};
+use crate::netfilter::netlink::{self, HEADER_LENGTH, NLMSG_ERROR};
 use crate::snapshot::{Failure, Reading, SystemCall};
-use crate::wire::{self, HEADER_LENGTH, NLMSG_ERROR};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -83,9 +83,9 @@ impl Sockets {
             let datagram = receive(socket, &mut self.buffer, progress)?;
             let mut rest = datagram;
             while !rest.is_empty() {
-                let (message, next) = wire::split_message(rest)?;
+                let (message, next) = netlink::split_message(rest)?;
                 rest = next;
-                if wire::sequence(message)? != sequence {
+                if netlink::sequence(message)? != sequence {
                     return Err(Failure::unexpected("an answer to another request"));
                 }
                 if !kept(request, message)? {
@@ -100,7 +100,7 @@ impl Sockets {
                     ControlFlow::Break(Err(failure)) => return Err(failure),
                     ControlFlow::Break(Ok(reading)) => {
                         let single = !request.dump && !request.ack;
-                        let to_its_end = rest.is_empty() && (single || wire::is_control(message)?);
+                        let to_its_end = rest.is_empty() && (single || netlink::is_control(message)?);
                         return Ok((reading, to_its_end));
                     }
                 }
@@ -112,7 +112,7 @@ impl Sockets {
 /// Whether somebody wants this message of a large dump.
 fn kept(request: &NetlinkRequest, message: &[u8]) -> Result<bool, Failure> {
     let Some(keep) = request.keep else { return Ok(true) };
-    Ok(wire::is_control(message)? || wire::has_attribute(message, keep.header, keep.attribute)?)
+    Ok(netlink::is_control(message)? || netlink::has_attribute(message, keep.header, keep.attribute)?)
 }
 
 /// A socket whose buffer is full is waited for, and a signal is no answer.
@@ -195,7 +195,7 @@ impl Writer {
         loop {
             wait(socket, deadline)?;
             let (length, _) = socket.recv(&mut buffer[..], Msg::empty())?;
-            for message in wire::messages(&buffer[..length]) {
+            for message in netlink::messages(&buffer[..length]) {
                 let message = message.map_err(io::Error::other)?;
                 if message.kind == NLMSG_ERROR {
                     return match message.errno().map_err(io::Error::other)? {

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::wire::{HEADER_LENGTH, put, put_nested};
+use crate::netfilter::netlink::{HEADER_LENGTH, put, put_nested};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -281,7 +281,7 @@ fn rule(chain: NatChain, family: u8, expressions: impl FnOnce(&mut Vec<u8>)) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Attributes, messages};
+    use crate::netfilter::netlink::{Attributes, messages};
 
     #[test]
     fn a_batch_is_five_messages_of_which_one_is_acknowledged() {

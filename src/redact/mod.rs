@@ -18,8 +18,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde_json::Value;
 
 use crate::capture::Capture;
+use crate::netfilter::array;
+use crate::netfilter::netlink::{self, HEADER_LENGTH};
 use crate::snapshot::{Failure, Reading};
-use crate::wire::{self, HEADER_LENGTH};
 
 /// Answers without addresses.
 const HARMLESS: &[&str] =
@@ -199,14 +200,14 @@ fn each_message(
 ) -> Result<(), Failure> {
     let mut at = 0;
     while at < bytes.len() {
-        let length = u32::from_ne_bytes(wire::array(bytes, at, "message")?) as usize;
-        let kind = u16::from_ne_bytes(wire::array(bytes, at + 4, "message")?);
+        let length = u32::from_ne_bytes(array(bytes, at, "message")?) as usize;
+        let kind = u16::from_ne_bytes(array(bytes, at + 4, "message")?);
         let next = at.saturating_add(length.max(HEADER_LENGTH));
         let body =
             bytes.get_mut(at + HEADER_LENGTH..next).ok_or_else(|| Failure::unexpected("a message is cut off"))?;
-        if kind > wire::NLMSG_DONE {
+        if kind > netlink::NLMSG_DONE {
             change(kind, body)?;
-        } else if kind >= wire::NLMSG_ERROR {
+        } else if kind >= netlink::NLMSG_ERROR {
             body.iter_mut().skip(4).for_each(|byte| *byte = 0);
         }
         at = next.next_multiple_of(4);
@@ -279,7 +280,7 @@ impl Redactor {
 
     fn next_hops(&mut self, mut hops: &mut [u8]) -> Result<(), Failure> {
         while !hops.is_empty() {
-            let length = u16::from_ne_bytes(wire::array(hops, 0, "rtnexthop")?) as usize;
+            let length = u16::from_ne_bytes(array(hops, 0, "rtnexthop")?) as usize;
             if length < 8 || length > hops.len() {
                 return Err(Failure::unexpected("a next hop is cut off"));
             }
@@ -376,8 +377,8 @@ fn each_attribute(
     mut change: impl FnMut(u16, &mut [u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     while !block.is_empty() {
-        let length = u16::from_ne_bytes(wire::array(block, 0, "attribute")?) as usize;
-        let kind = u16::from_ne_bytes(wire::array(block, 2, "attribute")?) & 0x3fff;
+        let length = u16::from_ne_bytes(array(block, 0, "attribute")?) as usize;
+        let kind = u16::from_ne_bytes(array(block, 2, "attribute")?) & 0x3fff;
         if length < 4 || length > block.len() {
             return Err(Failure::unexpected("an attribute is cut off"));
         }

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use super::{Redactor, each_attribute};
 use crate::capture::path_part;
+use crate::netfilter::array;
 use crate::snapshot::Failure;
-use crate::wire;
 
 /// What happens to attributes of one message: kept, renamed, treated by [`Redactor::special`], or zeroed.
 struct Rules {
@@ -86,8 +86,8 @@ impl Places {
         let mut at = block.start;
         let block = bytes.get(..block.end).ok_or_else(|| Failure::unexpected("an attribute is cut off"))?;
         while at < block.len() {
-            let length = u16::from_ne_bytes(wire::array(block, at, "attribute")?) as usize;
-            let kind = u16::from_ne_bytes(wire::array(block, at + 2, "attribute")?) & 0x3fff;
+            let length = u16::from_ne_bytes(array(block, at, "attribute")?) as usize;
+            let kind = u16::from_ne_bytes(array(block, at + 2, "attribute")?) & 0x3fff;
             if length < 4 || length > block.len() - at {
                 return Err(Failure::unexpected("an attribute is cut off"));
             }
@@ -106,7 +106,7 @@ impl Places {
     }
 
     pub(super) fn be32(&self, bytes: &[u8], kind: u16) -> Result<Option<u32>, Failure> {
-        self.get(kind).map(|place| wire::array(&bytes[place], 0, "number").map(u32::from_be_bytes)).transpose()
+        Ok(self.get(kind).map(|place| array(&bytes[place], 0, "number").map(u32::from_be_bytes)).transpose()?)
     }
 
     /// The value within `NFTA_DATA_VALUE` within this attribute.

@@ -6,8 +6,8 @@
 use super::Redactor;
 use super::netfilter::text;
 use crate::capture::XTABLES_INFO;
+use crate::netfilter::array;
 use crate::snapshot::Failure;
-use crate::wire;
 
 const MATCHES: &[&str] = &[
     "addrtype",
@@ -72,8 +72,8 @@ impl Redactor {
         // target_offset of struct ipt_entry and struct ip6t_entry; next_offset follows
         let at = if ipv6 { 140 } else { 88 };
         while !rest.is_empty() {
-            let target = usize::from(u16::from_ne_bytes(wire::array(rest, at, "entry")?));
-            let next = usize::from(u16::from_ne_bytes(wire::array(rest, at + 2, "entry")?));
+            let target = usize::from(u16::from_ne_bytes(array(rest, at, "entry")?));
+            let next = usize::from(u16::from_ne_bytes(array(rest, at + 2, "entry")?));
             if next == 0 || next > rest.len() {
                 return Err(Failure::unexpected("an entry is cut off"));
             }
@@ -189,7 +189,7 @@ impl Redactor {
 /// Name, revision and data of the match or target at `at`, which goes on to what follows it.
 fn extension<'a>(entry: &'a mut [u8], at: &mut usize) -> Result<(Vec<u8>, u32, &'a mut [u8]), Failure> {
     let start = *at;
-    let size = usize::from(u16::from_ne_bytes(wire::array(entry, start, "extension")?));
+    let size = usize::from(u16::from_ne_bytes(array(entry, start, "extension")?));
     *at = start + size.max(EXTENSION_HEADER);
     let (header, data) = place(entry, start, *at - start)?.split_at_mut(EXTENSION_HEADER);
     let name = header[2..31].split(|byte| *byte == 0).next().unwrap_or_default().to_vec();

@@ -4,9 +4,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::table::{EXTENSION_HEADER, Entry, Table, name_of};
 use crate::decode::xtables::{self, Extension};
+use crate::netfilter::array;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Condition, Counter, Family, Field, Match, Rule, Step, Test, Verdict};
-use crate::wire;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -69,7 +69,7 @@ pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule>
     let mut at = table.layout.size;
     while at < entry.target {
         let all = &entry.bytes[at..entry.target];
-        let size = usize::from(u16::from_ne_bytes(wire::array(all, 0, "match")?));
+        let size = usize::from(u16::from_ne_bytes(array(all, 0, "match")?));
         let Some(data) = all.get(EXTENSION_HEADER..size) else {
             return Err(Failure::unexpected(format!("a match of {size} bytes, of {} that are left", all.len())));
         };
@@ -95,7 +95,7 @@ pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule>
             steps.extend(xtables::decode_target(&extension)?);
         }
     }
-    let word = |at| wire::array(entry.bytes, at, "counters").map(u64::from_ne_bytes);
+    let word = |at| array(entry.bytes, at, "counters").map(u64::from_ne_bytes);
     let counter = Counter { packets: word(table.layout.counters)?, bytes: word(table.layout.counters + 8)? };
     let fingerprint = hasher.finish();
     Ok(Rule { position, comment, steps, counter: Some(counter), from_xtables: true, fingerprint })
@@ -106,7 +106,7 @@ pub fn can_be_udp(table: &Table<'_>, entry: &Entry<'_>) -> Result<bool> {
     const UDP: u16 = 17;
     const INV_PROTO: u8 = 0x40;
     let header = header(table.family);
-    let protocol = u16::from_ne_bytes(wire::array(entry.bytes, header.proto, "proto")?);
+    let protocol = u16::from_ne_bytes(array(entry.bytes, header.proto, "proto")?);
     let inverted = entry.bytes[header.invflags] & INV_PROTO != 0;
     Ok(protocol == 0 || (protocol == UDP) != inverted)
 }
@@ -175,7 +175,7 @@ fn tests(family: Family, header: &Header, bytes: &[u8], steps: &mut Vec<Step>) -
         let mask = number(header.masks + at, 16);
         test(field, mask, number(header.names + at, 16) & mask, flag);
     }
-    let proto = u16::from_ne_bytes(wire::array(bytes, header.proto, "proto")?);
+    let proto = u16::from_ne_bytes(array(bytes, header.proto, "proto")?);
     if proto != 0 && (family == Family::Ipv4 || flags & F_PROTO != 0) {
         test(Field::L4Proto, 0xff, proto.into(), INV_PROTO);
     }

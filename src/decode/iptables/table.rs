@@ -6,9 +6,9 @@
 //! the last entry has target `ERROR` as well. A table that is built otherwise is an error.
 
 use crate::capture::XTABLES_INFO;
+use crate::netfilter::array;
 use crate::snapshot::netfilter::{Family, Hook};
 use crate::snapshot::{Failure, Name};
-use crate::wire;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -109,7 +109,7 @@ impl<'a> Entry<'a> {
     /// Bytes of its target without header.
     pub fn target_data(&self) -> Result<&'a [u8]> {
         let all = &self.bytes[self.target..];
-        let size = usize::from(u16::from_ne_bytes(wire::array(all, 0, "target")?));
+        let size = usize::from(u16::from_ne_bytes(array(all, 0, "target")?));
         all.get(EXTENSION_HEADER..size).ok_or_else(|| Failure::unexpected(format!("a target of {size} bytes")))
     }
 
@@ -118,7 +118,7 @@ impl<'a> Entry<'a> {
         if !self.target_is(b"\0") {
             return Ok(None);
         }
-        wire::array(self.target_data()?, 0, "verdict").map(|bytes| Some(i32::from_ne_bytes(bytes)))
+        Ok(Some(i32::from_ne_bytes(array(self.target_data()?, 0, "verdict")?)))
     }
 }
 
@@ -138,7 +138,7 @@ struct Info {
 
 impl Info {
     fn read(bytes: &[u8]) -> Result<Self> {
-        let word = |at| wire::array(bytes, at, "struct ipt_getinfo").map(u32::from_ne_bytes);
+        let word = |at| array(bytes, at, "struct ipt_getinfo").map(u32::from_ne_bytes);
         let five =
             |at| -> Result<[u32; 5]> { Ok([word(at)?, word(at + 4)?, word(at + 8)?, word(at + 12)?, word(at + 16)?]) };
         let (valid_hooks, hook_entry, underflow) = (word(32)?, five(36)?, five(56)?);
@@ -243,7 +243,7 @@ impl<'a> Table<'a> {
     /// The entry at an offset.
     pub fn entry(&self, at: usize) -> Result<Entry<'a>> {
         let rest = self.entries.get(at..).unwrap_or_default();
-        let offset = |place| wire::array(rest, place, "entry").map(|bytes| usize::from(u16::from_ne_bytes(bytes)));
+        let offset = |place| array(rest, place, "entry").map(|bytes| usize::from(u16::from_ne_bytes(bytes)));
         let (target, next) = (offset(self.layout.target_offset)?, offset(self.layout.target_offset + 2)?);
         match rest.get(..next) {
             Some(bytes) if target >= self.layout.size && target + EXTENSION_HEADER <= next => {

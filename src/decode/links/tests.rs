@@ -3,6 +3,7 @@
 use super::*;
 use crate::decode::testing::{answering, capture};
 use crate::decode::{Collectors, replay};
+use crate::netfilter::netlink;
 use crate::snapshot::Collector;
 
 const FLANNEL: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/links");
@@ -65,7 +66,7 @@ fn the_forwarding_database_gives_remotes() {
 fn geneve_differs_where_the_kernel_differs() {
     let attribute = |kind, body: &[u8]| {
         let mut bytes = Vec::new();
-        wire::put(&mut bytes, kind, body);
+        netlink::put(&mut bytes, kind, body);
         bytes
     };
     let base = [

@@ -4,9 +4,9 @@
 
 use super::registers::{Compare, Loaded, Registers};
 use crate::decode::xtables::{self, Extension};
+use crate::netfilter::netlink::Attributes;
 use crate::snapshot::netfilter::{Condition, Counter, Family, Field, Match, SetId, Step, Test, TypeScope, Verdict};
 use crate::snapshot::{Failure, Name, Reading};
-use crate::wire::Attributes;
 
 const NFPROTO_IPV4: u128 = 2;
 const NFPROTO_IPV6: u128 = 10;
@@ -117,7 +117,7 @@ impl<'a> Reader<'a> {
             // The last two do something, but end the rule where they cannot (NFT_BREAK).
             "limit" | "quota" | "connlimit" | "tproxy" | "flow_offload" => self.occasional(name),
             "dynset" => {
-                let set = required(a.name(1), "NFTA_DYNSET_SET_NAME")?;
+                let set = required(a.get(1).map(Name::from_bytes), "NFTA_DYNSET_SET_NAME")?;
                 let set = SetId::Nftables { family: self.family, table: self.table.clone(), set };
                 self.steps.push(Step::UpdateSet { set, adds: a.be32(3)?.unwrap_or(0) != DELETE });
                 self.occasional(name);
@@ -319,7 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     fn lookup(&mut self, a: &Attributes<'_>) -> Result<()> {
-        let set = required(a.name(1), "NFTA_LOOKUP_SET")?;
+        let set = required(a.get(1).map(Name::from_bytes), "NFTA_LOOKUP_SET")?;
         let set = SetId::Nftables { family: self.family, table: self.table.clone(), set };
         let fields = self.registers.key(required(a.be32(2)?, "NFTA_LOOKUP_SREG")?);
         match (a.be32(3)?, fields) {
@@ -396,7 +396,7 @@ fn counter(a: &Attributes<'_>) -> Result<Counter> {
 /// `NFTA_VERDICT_*`: an `NF_*` or `NFT_*` code, and a chain.
 pub fn verdict(a: &Attributes<'_>) -> Result<Verdict> {
     let code = required(a.be32(1)?, "NFTA_VERDICT_CODE")?.cast_signed();
-    let chain = || required(a.name(2), "NFTA_VERDICT_CHAIN");
+    let chain = || required(a.get(2).map(Name::from_bytes), "NFTA_VERDICT_CHAIN");
     Ok(match code {
         -1 => Verdict::Continue,
         -3 => Verdict::Jump(chain()?),

@@ -5,9 +5,9 @@
 use std::net::IpAddr;
 
 use super::expressions::{Reader, Result, equal, required};
+use crate::netfilter::netlink::Attributes;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Chosen, Family, Field, Match, Nat, NatAction, PortRandomization, Step};
-use crate::wire::Attributes;
 
 impl Reader<'_> {
     pub(super) fn masq(&mut self, a: &Attributes<'_>) -> Result<()> {

@@ -4,8 +4,8 @@
 
 use super::expressions::{Reader, Result, required};
 use super::registers::Loaded;
+use crate::netfilter::netlink::Attributes;
 use crate::snapshot::netfilter::{Family, Field, Step};
-use crate::wire::Attributes;
 
 impl Reader<'_> {
     pub(super) fn payload(&mut self, a: &Attributes<'_>) -> Result<()> {

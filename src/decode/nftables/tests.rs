@@ -15,9 +15,9 @@ use self::language::*;
 use super::*;
 use crate::decode::Known;
 use crate::decode::testing::played;
+use crate::netfilter::netlink::put_nested;
 use crate::snapshot::netfilter::{Element, Field, MarkWrite, Match, name_key};
 use crate::snapshot::{SourceState, SystemCall};
-use crate::wire::put_nested;
 
 fn chain_names(ruleset: &Ruleset) -> Vec<&str> {
     ruleset.chains.keys().map(|id| id.chain.as_str()).collect()
@@ -263,7 +263,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
         damaged[at] = byte;
         for bytes in [&noise, &damaged] {
             let _ = rules_in(bytes, "post", 7);
-            for message in crate::wire::messages(bytes).flatten() {
+            for message in crate::netfilter::netlink::messages(bytes).flatten() {
                 let _ = wire::decode_table(&message);
                 let _ = wire::decode_base_chain(&message);
                 let _ = wire::decode_generation(&message);

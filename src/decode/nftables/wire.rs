@@ -8,9 +8,10 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
+use crate::netfilter::array;
+use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
 use crate::snapshot::{Failure, Name, Reading, Source};
-use crate::wire::{self, Attributes, Message};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
 const NFTABLES: u16 = 10 << 8;
@@ -35,7 +36,7 @@ fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &N
     for (attribute, text) in attributes {
         let mut text = text.to_bytes();
         text.push(0);
-        wire::put(&mut body, *attribute, &text);
+        netlink::put(&mut body, *attribute, &text);
     }
     let name = format!("netfilter/{name}");
     Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, kind, dump, body)
@@ -96,7 +97,10 @@ pub fn table_rules(generation: u32, table: &Table) -> Request {
 /// Whether a rule of any chain needs connection tracking.
 pub fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
     let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
-    let (table, chain) = (attributes.name(1).unwrap_or_default(), attributes.name(2).unwrap_or_default());
+    let (table, chain) = (
+        attributes.get(1).map(Name::from_bytes).unwrap_or_default(),
+        attributes.get(2).map(Name::from_bytes).unwrap_or_default(),
+    );
     let Some(family) = header_family(message)? else { return Ok(false) };
     let rule = decode_rule(message, &ChainId { family, table, chain }, 1)?;
     Ok(rule.steps.iter().any(Step::needs_conntrack))
@@ -128,12 +132,12 @@ pub fn decode_use(message: &Message<'_>) -> Result<u32, Failure> {
 
 /// Makes sure that a message belongs to this generation, whose lower 16 bits are in `nfgenmsg.res_id`.
 pub fn belongs(message: &Message<'_>, generation: u32) -> Result<(), Failure> {
-    let low = u16::from_be_bytes(wire::array(message.body, 2, "nfgenmsg")?);
+    let low = u16::from_be_bytes(array(message.body, 2, "nfgenmsg")?);
     if u32::from(low) == generation & 0xffff { Ok(()) } else { Err(Failure::Changed { readings: 1 }) }
 }
 
 fn header_family(message: &Message<'_>) -> Result<Option<Family>, Failure> {
-    let [number, ..] = wire::array::<4>(message.body, 0, "nfgenmsg")?;
+    let [number, ..] = array::<4>(message.body, 0, "nfgenmsg")?;
     Ok(family_from(number))
 }
 
@@ -154,7 +158,10 @@ pub fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
     let attributes = Attributes::after(message.body, NFGENMSG, "table")?;
     let dormant = attributes.be32(2)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
     let Some(family) = header_family(message)? else { return Ok(None) };
-    let name = attributes.name(1).ok_or_else(|| Failure::unexpected("table: NFTA_TABLE_NAME is missing"))?;
+    let name = attributes
+        .get(1)
+        .map(Name::from_bytes)
+        .ok_or_else(|| Failure::unexpected("table: NFTA_TABLE_NAME is missing"))?;
     Ok(Some(Table { family, name, dormant }))
 }
 
@@ -189,7 +196,7 @@ pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Fai
         (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 4) => Hook::Postrouting,
         _ => return Ok(None),
     };
-    let mut devices: Vec<String> = at.name(3).into_iter().map(|name| name.to_string()).collect();
+    let mut devices: Vec<String> = at.get(3).map(Name::from_bytes).into_iter().map(|name| name.to_string()).collect();
     for device in at.nested(4, "devices")?.iter().flat_map(Attributes::iter) {
         let name = Name::from_bytes(device.body);
         let wildcard = if device.kind == 2 { "*" } else { "" }; // NFTA_DEVICE_PREFIX
@@ -198,12 +205,12 @@ pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Fai
     devices.dedup();
     let id = ChainId {
         family,
-        table: attributes.name(1).ok_or_else(|| missing("NFTA_CHAIN_TABLE"))?,
-        chain: attributes.name(3).ok_or_else(|| missing("NFTA_CHAIN_NAME"))?,
+        table: attributes.get(1).map(Name::from_bytes).ok_or_else(|| missing("NFTA_CHAIN_TABLE"))?,
+        chain: attributes.get(3).map(Name::from_bytes).ok_or_else(|| missing("NFTA_CHAIN_NAME"))?,
     };
     let priority = at.be32(2)?.ok_or_else(|| missing("NFTA_HOOK_PRIORITY"))?.cast_signed();
     let drops = attributes.be32(5)?.unwrap_or(NF_ACCEPT) != NF_ACCEPT;
-    let kind = attributes.name(7).ok_or_else(|| missing("NFTA_CHAIN_TYPE"))?;
+    let kind = attributes.get(7).map(Name::from_bytes).ok_or_else(|| missing("NFTA_CHAIN_TYPE"))?;
     let base = match ChainKind::from_name(&kind) {
         Some(kind) => Reading::Ok(Base { hook, kind, priority, drops, devices }),
         None => {
@@ -221,7 +228,7 @@ pub fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result
 
 fn rule_of(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
     let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
-    let of = (attributes.name(1), attributes.name(2));
+    let of = (attributes.get(1).map(Name::from_bytes), attributes.get(2).map(Name::from_bytes));
     if of != (Some(id.table.clone()), Some(id.chain.clone())) || header_family(message)? != Some(id.family) {
         return Err(Failure::unexpected(format!("it belongs to another chain: {of:?}")));
     }
@@ -230,7 +237,7 @@ fn rule_of(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, F
     if let Some(list) = attributes.nested(4, "expressions")? {
         for (number, element) in list.iter().enumerate() {
             let within = |error: Failure| error.within(format_args!("expression {}", number + 1));
-            let expression = Attributes::parse(element.body, "expression").map_err(within)?;
+            let expression = Attributes::parse(element.body, "expression").map_err(|error| within(error.into()))?;
             let name = expression.string(1)?.ok_or_else(|| within(Failure::unexpected("NFTA_EXPR_NAME is missing")))?;
             let data = expression.get(2).unwrap_or_default();
             // What moves while the rule stays the same.

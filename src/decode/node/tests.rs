@@ -1,8 +1,9 @@
 use super::*;
 use crate::decode::absence::ABSENCES;
 use crate::decode::testing::{Answers, answering, played, played_after, read_with};
+use crate::netfilter::array;
+use crate::netfilter::netlink::{NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 use crate::snapshot::{SourceState, SourceStatus};
-use crate::wire::{NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 
 fn absent<T>() -> Reading<T> {
     Reading::Absent("ENOENT".into())
@@ -258,7 +259,7 @@ fn read_dump(answers: &[Answer]) -> (Reading<Vec<(u32, u32)>>, usize) {
     let request = netlink(Source::Kernel, NetlinkFamily::Route);
     let (found, sources) = played(play, |node| {
         let found = node.try_numbered_dump(&request, |number, message| {
-            Ok(Some((number, u32::from_ne_bytes(wire::array(message.body, 0, "number")?))))
+            Ok(Some((number, u32::from_ne_bytes(array(message.body, 0, "number")?))))
         });
         node.note(&request, found)
     });

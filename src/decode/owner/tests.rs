@@ -3,10 +3,10 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::decode::testing;
+use crate::netfilter::netlink::{self, Attributes};
 use crate::redact::redact;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, Family, PortRandomization, Set, Test};
-use crate::wire::{self, Attributes};
 
 /// A rule as it is written for iptables, as far as it matters here.
 fn rule(text: &str, comment: &str) -> Rule {
@@ -296,7 +296,7 @@ fn shapes_count_only_in_postrouting_without_a_comment() {
 fn redacted(comment: &str) -> String {
     let length = u8::try_from(comment.len() + 1).expect("a short comment");
     let mut body = vec![2, 0, 0, 0];
-    wire::put(&mut body, 7, &[&[0, length], comment.as_bytes(), &[0]].concat());
+    netlink::put(&mut body, 7, &[&[0, length], comment.as_bytes(), &[0]].concat());
     let mut message = u32::try_from(16 + body.len()).expect("short").to_ne_bytes().to_vec();
     message.extend(0xa06u16.to_ne_bytes());
     message.extend([0; 10]);

@@ -3,7 +3,7 @@
 use super::wire::{decode_listed, decode_route, decode_rule};
 use super::*;
 use crate::decode::testing::{Answers, answering, read_with};
-use crate::wire::NLMSG_ERROR;
+use crate::netfilter::netlink::NLMSG_ERROR;
 
 const ADDRESSES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/addresses");
 const RULES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/rules-ipv4");

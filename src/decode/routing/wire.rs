@@ -1,8 +1,9 @@
 //! Answers about addresses, policy rules and routes.
 
 use super::{AF_INET, AF_INET6, IFADDRMSG, RTMSG};
+use crate::netfilter::array;
+use crate::netfilter::netlink::{Attributes, Message};
 use crate::snapshot::{Address, Failure, Route, Rule};
-use crate::wire::{self, Attributes, Message};
 
 /// One message of the answer to `RTM_GETADDR`.
 pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure> {
@@ -10,12 +11,12 @@ pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure>
     /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`
     const UNPREFERRED: u32 = 0x20 | 0x40;
     let attributes = Attributes::after(message.body, IFADDRMSG, "IFA")?;
-    let [_, prefix_length, flags, scope] = wire::array(message.body, 0, "ifaddrmsg")?;
+    let [_, prefix_length, flags, scope] = array(message.body, 0, "ifaddrmsg")?;
     let peer = attributes.address(1)?;
     let Some(address) = attributes.address(2)?.or(peer) else { return Ok(None) };
     let flags = attributes.u32(8)?.unwrap_or(flags.into());
     Ok(Some(Address {
-        link: u32::from_ne_bytes(wire::array(message.body, 4, "ifaddrmsg")?),
+        link: u32::from_ne_bytes(array(message.body, 4, "ifaddrmsg")?),
         address,
         prefix_length,
         scope,
@@ -31,8 +32,8 @@ pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
     /// `FRA_SUPPRESS_PREFIXLEN` -1 (none), `FRA_PROTOCOL` (who made the rule)
     const IRRELEVANT: &[u16] = &[14, 21];
     let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
-    let [family, destination_length, source_length, _] = wire::array(message.body, 0, "fib_rule_hdr")?;
-    let [table, _, _, action] = wire::array(message.body, 4, "fib_rule_hdr")?;
+    let [family, destination_length, source_length, _] = array(message.body, 0, "fib_rule_hdr")?;
+    let [table, _, _, action] = array(message.body, 4, "fib_rule_hdr")?;
     let mark = attributes.u32(10)?;
     let no_suppression = attributes.u32(14)?.is_none_or(|length| length == u32::MAX);
     let other = attributes
@@ -55,7 +56,7 @@ pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
 pub fn decode_listed(message: &Message<'_>, ipv6: bool) -> Result<Option<Route>, Failure> {
     const RTM_F_CLONED: u32 = 0x200;
     let family = if ipv6 { AF_INET6 } else { AF_INET };
-    let cloned = u32::from_ne_bytes(wire::array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
+    let cloned = u32::from_ne_bytes(array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
     // Where a family is not there, the kernel answers for all that are.
     let mine = !cloned && message.body.first() == Some(&family);
     if mine { decode_route(message.body).map(Some) } else { Ok(None) }
@@ -63,12 +64,12 @@ pub fn decode_listed(message: &Message<'_>, ipv6: bool) -> Result<Option<Route>,
 
 pub fn decode_route(body: &[u8]) -> Result<Route, Failure> {
     let attributes = Attributes::after(body, RTMSG, "RTA")?;
-    let [_, prefix_length, _, tos, table, _, _, kind] = wire::array(body, 0, "rtmsg")?;
+    let [_, prefix_length, _, tos, table, _, _, kind] = array(body, 0, "rtmsg")?;
     let mut devices: Vec<u32> = attributes.u32(4)?.into_iter().collect();
     if let Some(mut hops) = attributes.get(9) {
         while !hops.is_empty() {
-            let length = u16::from_ne_bytes(wire::array(hops, 0, "rtnexthop")?) as usize;
-            devices.push(u32::from_ne_bytes(wire::array(hops, 4, "rtnexthop")?));
+            let length = u16::from_ne_bytes(array(hops, 0, "rtnexthop")?) as usize;
+            devices.push(u32::from_ne_bytes(array(hops, 4, "rtnexthop")?));
             if length < 8 {
                 return Err(Failure::unexpected(format!("rtnexthop says {length} bytes")));
             }

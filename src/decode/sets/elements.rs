@@ -2,9 +2,9 @@
 
 use super::nftables::decisive;
 use crate::decode::nftables::decode_verdict;
+use crate::netfilter::netlink::{Attributes, Message};
 use crate::snapshot::netfilter::Verdict;
 use crate::snapshot::{Failure, Reading};
-use crate::wire::{Attributes, Message};
 
 /// First and last key of an element, and the verdict that a map has for it.
 pub type Keys = (Vec<u8>, Vec<u8>, Option<Verdict>);

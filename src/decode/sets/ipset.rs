@@ -16,9 +16,9 @@ use crate::decode::sets::{
     Budget, Lookups, MAX_ELEMENTS, NFGENMSG, Question, combinations, note_cut, note_unread, within,
 };
 use crate::decode::{Node, modules};
+use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::netfilter::{Element, End, Set, SetId, address_key};
 use crate::snapshot::{Failure, Name, Reading, Source, Unanswered};
-use crate::wire::{self, Attributes, Message};
 
 /// `NFNL_SUBSYS_IPSET << 8`
 const IPSET: u16 = 6 << 8;
@@ -92,7 +92,7 @@ impl Value {
 fn request(name: &str, kind: u16, family: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
     let mut body = vec![0; NFGENMSG];
     body[0] = family;
-    wire::put(&mut body, 1, &[PROTOCOL]);
+    netlink::put(&mut body, 1, &[PROTOCOL]);
     fill(&mut body);
     let name = format!("netfilter/ipset/{name}");
     Request::netlink(Source::Ipset, &name, NetlinkFamily::Netfilter, kind, false, body).acknowledged()
@@ -103,11 +103,11 @@ fn protocol() -> Request {
 }
 
 fn name(index: u16) -> Request {
-    request(&format!("{index}-name"), CMD_GET_BYINDEX, AF_INET, |body| wire::put(body, 11, &index.to_be_bytes()))
+    request(&format!("{index}-name"), CMD_GET_BYINDEX, AF_INET, |body| netlink::put(body, 11, &index.to_be_bytes()))
 }
 
 fn put_name(body: &mut Vec<u8>, name: &Name) {
-    wire::put(body, 2, &[name.to_bytes().as_slice(), &[0]].concat());
+    netlink::put(body, 2, &[name.to_bytes().as_slice(), &[0]].concat());
 }
 
 fn header(index: u16, name: &Name) -> Request {
@@ -117,17 +117,17 @@ fn header(index: u16, name: &Name) -> Request {
 fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], values: &[Value]) -> Request {
     request(number, CMD_TEST, header.family, |body| {
         put_name(body, name);
-        wire::put_nested(body, 7, |data| {
+        netlink::put_nested(body, 7, |data| {
             for (dimension, value) in dimensions.iter().zip(values) {
                 match value {
                     Value::Address(address) => {
                         let kind = if *dimension == Dimension::Address2 { 20 } else { 1 };
-                        wire::put_nested(data, kind, |data| put_address(data, *address));
+                        netlink::put_nested(data, kind, |data| put_address(data, *address));
                     }
-                    Value::Port(port) => wire::put(data, 4 | NLA_F_NET_BYTEORDER, &port.to_be_bytes()),
+                    Value::Port(port) => netlink::put(data, 4 | NLA_F_NET_BYTEORDER, &port.to_be_bytes()),
                 }
                 if *dimension == Dimension::Port {
-                    wire::put(data, 7, &[UDP]);
+                    netlink::put(data, 7, &[UDP]);
                 }
             }
         });
@@ -137,8 +137,8 @@ fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], va
 /// Without `NLA_F_NET_BYTEORDER` no address is in any set.
 fn put_address(body: &mut Vec<u8>, address: IpAddr) {
     match address {
-        IpAddr::V4(address) => wire::put(body, 1 | NLA_F_NET_BYTEORDER, &address.octets()),
-        IpAddr::V6(address) => wire::put(body, 2 | NLA_F_NET_BYTEORDER, &address.octets()),
+        IpAddr::V4(address) => netlink::put(body, 1 | NLA_F_NET_BYTEORDER, &address.octets()),
+        IpAddr::V6(address) => netlink::put(body, 2 | NLA_F_NET_BYTEORDER, &address.octets()),
     }
 }
 
@@ -229,7 +229,7 @@ fn size(index: u16, name: &Name) -> Request {
     const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
     dump(&format!("{index}-size"), |body| {
         put_name(body, name);
-        wire::put(body, 6 | NLA_F_NET_BYTEORDER, &IPSET_FLAG_LIST_HEADER.to_be_bytes());
+        netlink::put(body, 6 | NLA_F_NET_BYTEORDER, &IPSET_FLAG_LIST_HEADER.to_be_bytes());
     })
 }
 
@@ -252,7 +252,7 @@ fn count(node: &mut Node<'_>, index: u16, name: &Name) -> Option<u32> {
     let found = node.try_dump(&request, |message| {
         let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
         let Some(data) = attributes.nested(7, "IPSET_ATTR_DATA")? else { return Ok(None) };
-        data.be32(24)
+        Ok(data.be32(24)?)
     });
     let is_older = matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)));
     let found = if is_older { found } else { node.note(&request, found) };
@@ -393,7 +393,7 @@ fn decode_protocol(attributes: &Attributes<'_>) -> Result<(), Failure> {
 }
 
 fn text(attributes: &Attributes<'_>, kind: u16, what: &str) -> Result<Name, Failure> {
-    attributes.name(kind).ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
+    attributes.get(kind).map(Name::from_bytes).ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
 }
 
 fn decode_header(attributes: &Attributes<'_>) -> Result<Header, Failure> {

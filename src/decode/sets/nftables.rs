@@ -15,9 +15,10 @@ use crate::decode::sets::values::{UDP, Values};
 use crate::decode::sets::{
     Budget, Lookups, MAX_ELEMENTS, NFGENMSG, Question, combinations, note_cut, note_unread, within,
 };
+use crate::netfilter::array;
+use crate::netfilter::netlink::{Attributes, Message, put, put_nested};
 use crate::snapshot::netfilter::{Element, Field, Ruleset, Set, SetId, Step, Verdict, address_key, name_key};
 use crate::snapshot::{Failure, Name, Reading, Source};
-use crate::wire::{Attributes, Message, array, put, put_nested};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
 const NFTABLES: u16 = 10 << 8;
@@ -316,7 +317,7 @@ impl Lookup<'_> {
 
     fn decode_header(&self, message: &Message<'_>) -> Result<Header, Failure> {
         let attributes = Attributes::after(message.body, NFGENMSG, "NFTA_SET")?;
-        if attributes.name(2).as_ref() != Some(self.set) {
+        if attributes.get(2).map(Name::from_bytes).as_ref() != Some(self.set) {
             return Err(Failure::unexpected("the answer is about another set"));
         }
         let length = attributes.be32(5)?.ok_or_else(|| Failure::unexpected("the set has no key length"))?;
@@ -384,7 +385,7 @@ fn only_element<'a>(list: &Attributes<'a>) -> Result<Attributes<'a>, Failure> {
     let elements = list.nested(3, "NFTA_SET_ELEM_LIST_ELEMENTS")?;
     let mut elements = elements.iter().flat_map(Attributes::iter).filter(|element| element.kind == 1);
     match (elements.next(), elements.next()) {
-        (Some(element), None) => Attributes::parse(element.body, "NFTA_SET_ELEM"),
+        (Some(element), None) => Ok(Attributes::parse(element.body, "NFTA_SET_ELEM")?),
         _ => Err(Failure::unexpected("set element: the answer is not one element")),
     }
 }

@@ -12,9 +12,9 @@ use ipset::nodes;
 use super::*;
 use crate::capture::{Answer, Question as Asked, Root};
 use crate::decode::testing::{device, played};
+use crate::netfilter::netlink::{NLMSG_DONE, put, put_nested};
 use crate::snapshot::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
 use crate::snapshot::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
-use crate::wire::{NLMSG_DONE, put, put_nested};
 
 /// The generation that the captured bytes belong to.
 const GENERATION: u32 = 2;
@@ -331,8 +331,8 @@ fn more_sets_than_the_limit_are_not_asked() {
     let all = |matches: &[Match]| {
         read_with(&ruleset(matches), &values, |request| match &request.question {
             Asked::Netlink(question) if request.name.ends_with("-header") => {
-                let asked = crate::wire::Attributes::after(&question.body, NFGENMSG, "request").unwrap();
-                Reading::Ok(header(&asked.name(2).unwrap(), 0, 4))
+                let asked = crate::netfilter::netlink::Attributes::after(&question.body, NFGENMSG, "request").unwrap();
+                Reading::Ok(header(&asked.get(2).map(crate::snapshot::Name::from_bytes).unwrap(), 0, 4))
             }
             _ => elements([]),
         })

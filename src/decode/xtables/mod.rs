@@ -7,9 +7,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::netfilter::array;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Condition, Family, Field, Match, Step, Test};
-use crate::wire;
 
 mod matches;
 mod targets;
@@ -63,7 +63,7 @@ impl<'a> Blob<'a> {
 
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], Failure> {
         debug_assert!(at + N <= self.size, "{} is shorter than its fields", self.extension.name);
-        wire::array(self.extension.data, at, self.extension.name)
+        Ok(array(self.extension.data, at, self.extension.name)?)
     }
 
     fn u8(&self, at: usize) -> Result<u8, Failure> {

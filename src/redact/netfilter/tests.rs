@@ -6,9 +6,9 @@ use std::hash::RandomState;
 use super::*;
 use crate::capture::Capture;
 use crate::decode::testing;
+use crate::netfilter::netlink::{put, put_nested};
 use crate::redact::{each_message, redact};
 use crate::snapshot::Reading;
-use crate::wire::{put, put_nested};
 
 macro_rules! dumps {
     ($($request:literal => $file:literal,)*) => {

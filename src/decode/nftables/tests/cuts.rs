@@ -104,7 +104,7 @@ fn cuts(answer: &[u8]) -> Vec<usize> {
     let (mut rest, mut all) = (answer, Vec::new());
     while !rest.is_empty() {
         let start = answer.len() - rest.len();
-        let (first, next) = crate::wire::split_message(rest).unwrap();
+        let (first, next) = crate::netfilter::netlink::split_message(rest).unwrap();
         all.extend([0, 1, 18, first.len() / 2, first.len() - 1].map(|at| start + at));
         rest = next;
     }

@@ -8,9 +8,9 @@ use crate::capture::{Answer, Question, Request};
 use crate::decode::nftables::{self, Around};
 use crate::decode::testing::played_after;
 use crate::decode::{Known, Sources};
+use crate::netfilter::netlink::{self, Attributes, put, put_nested};
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Collector, Reading, Source, SourceState};
-use crate::wire::{self, Attributes, put, put_nested};
 
 pub const PREROUTING: u32 = 0;
 pub const FORWARD: u32 = 2;
@@ -67,17 +67,17 @@ pub fn be32(out: &mut Vec<u8>, kind: u16, value: u32) {
 /// Messages, and the end of the dump.
 pub fn done(messages: impl IntoIterator<Item = Vec<u8>>) -> Answer {
     let mut bytes = messages.into_iter().collect::<Vec<_>>().concat();
-    bytes.extend(frame(wire::NLMSG_DONE, 2, &0i32.to_ne_bytes()));
+    bytes.extend(frame(netlink::NLMSG_DONE, 2, &0i32.to_ne_bytes()));
     Reading::Ok(bytes)
 }
 
 /// A refusal.
 pub fn errno(errno: i32) -> Answer {
-    Reading::Ok(frame(wire::NLMSG_ERROR, 0, &(-errno).to_ne_bytes()))
+    Reading::Ok(frame(netlink::NLMSG_ERROR, 0, &(-errno).to_ne_bytes()))
 }
 
 fn acknowledged(mut answer: Vec<u8>) -> Answer {
-    answer.extend(frame(wire::NLMSG_ERROR, 0x100, &[0; 20]));
+    answer.extend(frame(netlink::NLMSG_ERROR, 0x100, &[0; 20]));
     Reading::Ok(answer)
 }
 
@@ -286,7 +286,7 @@ impl Kernel {
 
     /// The set that a request names.
     fn set(&self, request: &Request) -> (&'static str, &Devices) {
-        let name = asked(request).name(2).expect("a set's name");
+        let name = asked(request).get(2).map(crate::snapshot::Name::from_bytes).expect("a set's name");
         let found = self.sets.iter().find(|(known, _)| ***known == *name);
         found.map(|(name, set)| (*name, set)).unwrap_or_else(|| panic!("there is no set {name}"))
     }

@@ -1,7 +1,7 @@
 //! Expressions of rules, as the kernel writes them.
 
 use super::kernel::{be32, text};
-use crate::wire::{put, put_nested};
+use crate::netfilter::netlink::{put, put_nested};
 
 pub type Expression = Vec<u8>;
 

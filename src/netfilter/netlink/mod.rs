@@ -1,0 +1,12 @@
+//! Netlink: messages and attributes.
+//!
+//! Kernel: `lib/nlattr.c`, `include/net/netlink.h`, `net/netlink/af_netlink.c`. Flags of messages come from neli.
+
+mod attributes;
+mod message;
+
+pub use attributes::{Attribute, Attributes, NLA_F_NESTED, NLA_F_NET_BYTEORDER, attributes, put, put_nested};
+pub use message::{
+    HEADER_LENGTH, Message, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, frame, has_attribute, is_control,
+    message, messages, sequence, split_message,
+};
