@@ -8,5 +8,9 @@
 
 pub mod error;
 pub mod netlink;
+pub mod nfnetlink;
+pub mod nftables;
+mod visit;
 
 pub use error::{Error, Result, array};
+pub use visit::{Visit, Visitor};

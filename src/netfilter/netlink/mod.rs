@@ -3,9 +3,11 @@
 //! Kernel: `lib/nlattr.c`, `include/net/netlink.h`, `net/netlink/af_netlink.c`. Flags of messages come from neli.
 
 mod attributes;
+mod block;
 mod message;
 
 pub use attributes::{Attribute, Attributes, NLA_F_NESTED, NLA_F_NET_BYTEORDER, attributes, put, put_nested};
+pub use block::{Block, Emit, Layout, List, Nest, Slot, Text, Value, Writer, rank};
 pub use message::{
     HEADER_LENGTH, Message, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, frame, has_attribute, is_control,
     message, messages, sequence, split_message,

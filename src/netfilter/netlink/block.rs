@@ -1,0 +1,426 @@
+//! Types that are blocks of attributes, made by [`attributes!`](crate::attributes): they keep what they do not know, so that
+//! the bytes that they are written to are those that they were read from.
+
+use std::borrow::Cow;
+
+use super::attributes::{Attribute, NLA_F_NESTED};
+use crate::netfilter::{Error, Result};
+
+/// What can be written into an attribute.
+pub trait Emit {
+    /// Attributes stand in it. User space flags such an attribute (`NLA_F_NESTED`), the kernel that of few messages.
+    const NESTED: bool = false;
+
+    /// Writes the body.
+    fn emit(&self, out: &mut Writer);
+}
+
+/// What an attribute holds.
+pub trait Value<'a>: Emit + Sized {
+    /// From the body of an attribute.
+    ///
+    /// # Errors
+    /// It is not that long, or lacks something.
+    fn parse(bytes: &'a [u8]) -> Result<Self>;
+}
+
+macro_rules! number {
+    ($($number:ty)*) => {$(
+        /// In network order, as nfnetlink has all numbers.
+        impl Value<'_> for $number {
+            fn parse(bytes: &[u8]) -> Result<Self> {
+                let exact = bytes.try_into().map(Self::from_be_bytes);
+                exact.map_err(|_| Error::unexpected(format!("need {} bytes, have {}", size_of::<Self>(), bytes.len())))
+            }
+        }
+
+        impl Emit for $number {
+            fn emit(&self, out: &mut Writer) {
+                out.bytes(&self.to_be_bytes());
+            }
+        }
+    )*};
+}
+number!(u8 u16 u32 u64);
+
+impl<'a> Value<'a> for Cow<'a, [u8]> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        Ok(Cow::Borrowed(bytes))
+    }
+}
+
+impl Emit for Cow<'_, [u8]> {
+    fn emit(&self, out: &mut Writer) {
+        out.bytes(self);
+    }
+}
+
+/// A text of the kernel's, with the zero that ends it and whatever follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Text<'a>(pub Cow<'a, [u8]>);
+
+impl Text<'_> {
+    /// Up to its zero.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+}
+
+impl From<&[u8]> for Text<'_> {
+    fn from(text: &[u8]) -> Self {
+        Self(Cow::Owned([text, &[0]].concat()))
+    }
+}
+
+impl From<&str> for Text<'_> {
+    fn from(text: &str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl<'a> Value<'a> for Text<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        Value::parse(bytes).map(Self)
+    }
+}
+
+impl Emit for Text<'_> {
+    fn emit(&self, out: &mut Writer) {
+        self.0.emit(out);
+    }
+}
+
+/// `NFTA_LIST_ELEM`, and what other lists call the type of their elements.
+const NFTA_LIST_ELEM: u16 = 1;
+
+impl<'a, T: Value<'a>> Value<'a> for Box<T> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        T::parse(bytes).map(Self::new)
+    }
+}
+
+impl<T: Emit> Emit for Box<T> {
+    const NESTED: bool = T::NESTED;
+
+    fn emit(&self, out: &mut Writer) {
+        T::emit(self, out);
+    }
+}
+
+/// Attributes that are read later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nest<'a>(pub Cow<'a, [u8]>);
+
+impl<'a> Value<'a> for Nest<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        Value::parse(bytes).map(Self)
+    }
+}
+
+impl Emit for Nest<'_> {
+    const NESTED: bool = true;
+
+    fn emit(&self, out: &mut Writer) {
+        self.0.emit(out);
+    }
+}
+
+/// A list: one attribute an element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<'a, T> {
+    /// The elements.
+    pub elements: Vec<T>,
+    /// What is no element.
+    pub layout: Layout<'a>,
+}
+
+impl<T> Default for List<'_, T> {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
+impl<T> From<Vec<T>> for List<'_, T> {
+    fn from(elements: Vec<T>) -> Self {
+        Self { elements, layout: Layout::default() }
+    }
+}
+
+impl<'a, T: Value<'a>> Value<'a> for List<'a, T> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let mut list = Self::default();
+        for (place, attribute) in super::attributes(bytes, "list").enumerate() {
+            let attribute = attribute?;
+            if attribute.kind == NFTA_LIST_ELEM {
+                let within = |error: Error| error.within(format_args!("element {}", place + 1));
+                list.layout.known::<T>(&attribute);
+                list.elements.push(T::parse(attribute.body).map_err(within)?);
+            } else {
+                list.layout.unknown(place, &attribute);
+            }
+        }
+        Ok(list)
+    }
+}
+
+impl<T: Emit> Emit for List<'_, T> {
+    const NESTED: bool = true;
+
+    fn emit(&self, out: &mut Writer) {
+        let mut block = out.block(&self.layout);
+        self.elements.iter().for_each(|element| block.put(NFTA_LIST_ELEM, element));
+        block.end();
+    }
+}
+
+/// A field of a block: a value that has to be there, or an `Option` of one.
+pub trait Slot<'a>: Sized {
+    /// What the attribute holds.
+    type Value: Value<'a>;
+
+    /// From what was found; `name` is the attribute's.
+    ///
+    /// # Errors
+    /// It has to be there and is not.
+    fn filled(found: Option<Self::Value>, name: &str) -> Result<Self>;
+
+    /// The value, if there is one.
+    fn get(&self) -> Option<&Self::Value>;
+
+    /// The same, to be changed.
+    fn get_mut(&mut self) -> Option<&mut Self::Value>;
+}
+
+impl<'a, T: Value<'a>> Slot<'a> for T {
+    type Value = T;
+
+    fn filled(found: Option<T>, name: &str) -> Result<Self> {
+        found.ok_or_else(|| Error::unexpected(format!("{name} is missing")))
+    }
+
+    fn get(&self) -> Option<&T> {
+        Some(self)
+    }
+
+    fn get_mut(&mut self) -> Option<&mut T> {
+        Some(self)
+    }
+}
+
+impl<'a, T: Value<'a>> Slot<'a> for Option<T> {
+    type Value = T;
+
+    fn filled(found: Option<T>, _name: &str) -> Result<Self> {
+        Ok(found)
+    }
+
+    fn get(&self) -> Option<&T> {
+        self.as_ref()
+    }
+
+    fn get_mut(&mut self) -> Option<&mut T> {
+        self.as_mut()
+    }
+}
+
+/// What the bytes of a block had beside the values of its fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout<'a> {
+    /// Attributes that are not known: how many came before each, its `nla_type`, its body.
+    pub unknown: Vec<(usize, u16, Cow<'a, [u8]>)>,
+    /// The order of the fields, where it is another than today's kernel has.
+    order: Vec<u16>,
+    /// `NLA_F_NESTED`, if it was there.
+    nested: u16,
+}
+
+impl<'a> Layout<'a> {
+    /// Keeps an attribute that is not known.
+    pub fn unknown(&mut self, place: usize, attribute: &Attribute<'a>) {
+        self.unknown.push((place, attribute.kind | attribute.flags, Cow::Borrowed(attribute.body)));
+    }
+
+    /// Notes how an attribute that is known is flagged.
+    pub fn known<T: Emit>(&mut self, attribute: &Attribute<'_>) {
+        if T::NESTED {
+            self.nested |= attribute.flags & NLA_F_NESTED;
+        }
+    }
+
+    /// Keeps the order of the fields of these types.
+    ///
+    /// # Errors
+    /// A broken attribute.
+    pub fn keep_order(&mut self, bytes: &[u8], fields: &[u16]) -> Result<()> {
+        for attribute in super::attributes(bytes, "block") {
+            let kind = attribute?.kind;
+            self.order.extend(Some(kind).filter(|kind| fields.contains(kind)));
+        }
+        Ok(())
+    }
+
+    /// The types of the fields, in the order in which they are written: those that came first, then the others.
+    pub fn order<'l>(&'l self, fields: &'l [u16]) -> impl Iterator<Item = u16> + 'l {
+        self.order.iter().chain(fields.iter().filter(|field| !self.order.contains(field))).copied()
+    }
+}
+
+/// Where messages are written to.
+#[derive(Debug)]
+pub struct Writer {
+    out: Vec<u8>,
+    nested: u16,
+}
+
+impl Writer {
+    /// Writes as the kernel does.
+    pub fn kernel() -> Self {
+        Self { out: Vec::new(), nested: 0 }
+    }
+
+    /// Writes as user space does: attributes with others in them are flagged.
+    pub fn user() -> Self {
+        Self { out: Vec::new(), nested: NLA_F_NESTED }
+    }
+
+    /// What was written.
+    pub fn finish(self) -> Vec<u8> {
+        self.out
+    }
+
+    /// Appends bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.out.extend(bytes);
+    }
+
+    /// An attribute of a `nla_type`, whose body `fill` writes; with padding.
+    pub fn attribute(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let start = self.out.len();
+        self.out.extend([0; 4]);
+        fill(self);
+        // No attribute of the kernel's is longer, and what is built here has some hundred bytes.
+        let length = u16::try_from(self.out.len() - start).unwrap_or(u16::MAX);
+        self.out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self.out[start + 2..start + 4].copy_from_slice(&kind.to_ne_bytes());
+        self.out.resize(self.out.len().next_multiple_of(4), 0);
+    }
+
+    /// Begins a block with this layout.
+    pub fn block<'w, 'a>(&'w mut self, layout: &'w Layout<'a>) -> Block<'w, 'a> {
+        Block { out: self, layout, place: 0, unknown: 0 }
+    }
+}
+
+/// A block that is written.
+#[derive(Debug)]
+pub struct Block<'w, 'a> {
+    out: &'w mut Writer,
+    layout: &'w Layout<'a>,
+    place: usize,
+    unknown: usize,
+}
+
+impl Block<'_, '_> {
+    /// An attribute that is known, and before it those that stand there and are not.
+    pub fn put<T: Emit>(&mut self, kind: u16, value: &T) {
+        self.unknown_before(self.place);
+        let nested = if T::NESTED { self.layout.nested | self.out.nested } else { 0 };
+        self.out.attribute(kind | nested, |out| value.emit(out));
+        self.place += 1;
+    }
+
+    fn unknown_before(&mut self, place: usize) {
+        while let Some((_, kind, body)) =
+            self.layout.unknown.get(self.unknown).filter(|(at, ..)| *at <= place.max(self.place))
+        {
+            self.out.attribute(*kind, |out| out.bytes(body));
+            self.unknown += 1;
+            self.place += 1;
+        }
+    }
+
+    /// The rest.
+    pub fn end(mut self) {
+        self.unknown_before(usize::MAX);
+    }
+}
+
+/// A block of attributes as a struct: in the kernel's order, the name and number of each attribute, the field and its type.
+/// Fields that are no `Option` have to be there.
+#[macro_export]
+macro_rules! attributes {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $nla:ident = $number:literal => $field:ident: $type:ty,)* }) => {
+        $(#[doc = concat!("`", stringify!($nla), "`: [`", stringify!($name), "::", stringify!($field), "`]")]
+        pub const $nla: u16 = $number;)*
+
+        $(#[$outer])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name<'a> {
+            $($(#[$inner])* #[doc = concat!("(`", stringify!($nla), "`)")] pub $field: $type,)*
+            /// What else its bytes had.
+            pub layout: $crate::netfilter::netlink::Layout<'a>,
+        }
+
+        impl $name<'_> {
+            const FIELDS: &'static [u16] = &[$($nla),*];
+        }
+
+        impl<'a> $crate::netfilter::netlink::Value<'a> for $name<'a> {
+            #[allow(unused, reason = "a block may have no attribute")]
+            fn parse(bytes: &'a [u8]) -> $crate::netfilter::Result<Self> {
+                use $crate::netfilter::{Error, netlink::{Layout, Slot, Value, attributes, rank}};
+                let mut layout = Layout::default();
+                let (mut last, mut sorted) = (0, true);
+                $(let mut $field: Option<<$type as Slot<'a>>::Value> = None;)*
+                for (place, attribute) in attributes(bytes, stringify!($name)).enumerate() {
+                    let attribute = attribute?;
+                    match attribute.kind {
+                        $($nla => {
+                            layout.known::<<$type as Slot<'a>>::Value>(&attribute);
+                            let value = Value::parse(attribute.body).map_err(|error| error.within(stringify!($nla)))?;
+                            if $field.replace(value).is_some() {
+                                return Err(Error::unexpected(concat!(stringify!($nla), " stands there twice")));
+                            }
+                            let rank = const { rank(Self::FIELDS, $nla) };
+                            sorted &= last <= rank;
+                            last = rank;
+                        })*
+                        _ => layout.unknown(place, &attribute),
+                    }
+                }
+                if !sorted {
+                    layout.keep_order(bytes, Self::FIELDS)?;
+                }
+                Ok(Self { $($field: Slot::filled($field, stringify!($nla))?,)* layout })
+            }
+        }
+
+        impl $crate::netfilter::netlink::Emit for $name<'_> {
+            const NESTED: bool = true;
+
+            #[allow(unused, reason = "a block may have no attribute")]
+            fn emit(&self, out: &mut $crate::netfilter::netlink::Writer) {
+                use $crate::netfilter::netlink::Slot;
+                let mut block = out.block(&self.layout);
+                for kind in self.layout.order(Self::FIELDS) {
+                    match kind {
+                        $($nla => if let Some(value) = Slot::get(&self.$field) {
+                            block.put($nla, value);
+                        })*
+                        _ => {}
+                    }
+                }
+                block.end();
+            }
+        }
+    };
+}
+
+/// Which of these types it is.
+pub const fn rank(fields: &[u16], kind: u16) -> usize {
+    let mut at = 0;
+    while at < fields.len() && fields[at] != kind {
+        at += 1;
+    }
+    at
+}

@@ -1,0 +1,41 @@
+//! `bitwise`: a register masked and flipped, shifted, or joined with another.
+//!
+//! `net/netfilter/nft_bitwise.c`: `nft_bitwise_dump`, `nft_bitwise_fast_dump`.
+
+use crate::netfilter::nftables::Data;
+
+crate::attributes! {
+    /// `dreg = sreg & mask ^ xor`, or another operation. Mask and xor are as long as `len` says.
+    Bitwise {
+        /// Register
+        NFTA_BITWISE_SREG = 1 => sreg: u32,
+        /// Register
+        NFTA_BITWISE_DREG = 2 => dreg: u32,
+        /// Bytes
+        NFTA_BITWISE_LEN = 3 => len: u32,
+        /// `NFT_BITWISE_*`; before Linux 5.6 there was only the first, and no attribute
+        NFTA_BITWISE_OP = 6 => op: Option<u32>,
+        /// Bits that stay
+        NFTA_BITWISE_MASK = 4 => mask: Option<Data<'a>>,
+        /// Bits that are turned round
+        NFTA_BITWISE_XOR = 5 => xor: Option<Data<'a>>,
+        /// How far to shift, or the other operand
+        NFTA_BITWISE_DATA = 7 => data: Option<Data<'a>>,
+        /// The register of the other operand
+        NFTA_BITWISE_SREG2 = 8 => sreg2: Option<u32>,
+    }
+}
+
+crate::visit!(Bitwise { plain: [sreg, dreg, len, op, mask, xor, data, sreg2] });
+
+impl Bitwise<'_> {
+    /// Bits that stay.
+    pub fn mask(&self) -> &[u8] {
+        self.mask.as_ref().and_then(|data| data.value.as_deref()).unwrap_or_default()
+    }
+
+    /// Bits that are turned round.
+    pub fn xor(&self) -> &[u8] {
+        self.xor.as_ref().and_then(|data| data.value.as_deref()).unwrap_or_default()
+    }
+}

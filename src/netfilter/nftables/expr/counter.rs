@@ -1,0 +1,15 @@
+//! `counter`: counts packets.
+//!
+//! `net/netfilter/nft_counter.c`: `nft_counter_do_dump`.
+
+crate::attributes! {
+    /// Counts.
+    Counter {
+        /// Bytes, of the network header on
+        NFTA_COUNTER_BYTES = 1 => bytes: u64,
+        /// Packets
+        NFTA_COUNTER_PACKETS = 2 => packets: u64,
+    }
+}
+
+crate::visit!(Counter { plain: [bytes, packets] });

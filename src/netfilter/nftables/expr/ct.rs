@@ -1,0 +1,28 @@
+//! `ct`: something of the packet's connection, loaded or written.
+//!
+//! `net/netfilter/nft_ct.c`: `nft_ct_get_dump`, `nft_ct_set_dump`. Where there is no connection, a load ends the rule
+//! (`NFT_BREAK`) but for `NFT_CT_STATE`.
+
+use crate::netfilter::{Visit, Visitor};
+
+crate::attributes! {
+    /// Loads into `dreg` or writes from `sreg`.
+    Ct {
+        /// Register
+        NFTA_CT_DREG = 1 => dreg: Option<u32>,
+        /// Register
+        NFTA_CT_SREG = 4 => sreg: Option<u32>,
+        /// `NFT_CT_*`
+        NFTA_CT_KEY = 2 => key: u32,
+        /// `IP_CT_DIR_ORIGINAL` (0) or `IP_CT_DIR_REPLY` (1), for keys that have two
+        NFTA_CT_DIRECTION = 3 => direction: Option<u8>,
+    }
+}
+
+impl Visit for Ct<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { dreg: _, sreg, key: _, direction: _, layout } = self;
+        sreg.iter().for_each(|register| visitor.used(*register));
+        layout.visit(visitor);
+    }
+}

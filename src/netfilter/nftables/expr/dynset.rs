@@ -1,0 +1,52 @@
+//! `dynset`: adds to a set, or takes out of it, what registers hold.
+//!
+//! `net/netfilter/nft_dynset.c`: `nft_dynset_dump`. The rule ends where the set is full (`NFT_BREAK`).
+
+use crate::netfilter::netlink::{List, Text};
+use crate::netfilter::nftables::Expression;
+use crate::netfilter::{Visit, Visitor};
+
+crate::attributes! {
+    /// Changes a set.
+    Dynset {
+        /// First register of the key
+        NFTA_DYNSET_SREG_KEY = 4 => sreg_key: u32,
+        /// Register of what a map gets for it
+        NFTA_DYNSET_SREG_DATA = 5 => sreg_data: Option<u32>,
+        /// `NFT_DYNSET_OP_*`
+        NFTA_DYNSET_OP = 3 => op: Option<u32>,
+        /// Name
+        NFTA_DYNSET_SET_NAME = 1 => set_name: Text<'a>,
+        /// Number of the set within a batch
+        NFTA_DYNSET_SET_ID = 2 => set_id: Option<u32>,
+        /// Milliseconds
+        NFTA_DYNSET_TIMEOUT = 6 => timeout: Option<u64>,
+        /// A statement of the element
+        NFTA_DYNSET_EXPR = 7 => expr: Option<Box<Expression<'a>>>,
+        /// Several of them
+        NFTA_DYNSET_EXPRESSIONS = 10 => expressions: Option<List<'a, Expression<'a>>>,
+        /// `NFT_DYNSET_F_*`
+        NFTA_DYNSET_FLAGS = 9 => flags: Option<u32>,
+    }
+}
+
+impl Visit for Dynset<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self {
+            sreg_key,
+            sreg_data: _,
+            op: _,
+            set_name,
+            set_id: _,
+            timeout: _,
+            expr,
+            expressions,
+            flags: _,
+            layout,
+        } = self;
+        visitor.looked_up(*sreg_key, set_name);
+        expr.iter_mut().for_each(|statement| statement.visit(visitor));
+        expressions.iter_mut().for_each(|statements| statements.visit(visitor));
+        layout.visit(visitor);
+    }
+}

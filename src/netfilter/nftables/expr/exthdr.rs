@@ -1,0 +1,25 @@
+//! `exthdr`: an option of IPv4, IPv6, TCP, SCTP or DCCP, loaded, tested for being there, written or removed.
+//!
+//! `net/netfilter/nft_exthdr.c`: `nft_exthdr_dump`, `nft_exthdr_dump_set`, `nft_exthdr_dump_strip`.
+
+crate::attributes! {
+    /// Loads into `dreg` or writes from `sreg`; with neither it removes.
+    Exthdr {
+        /// Register
+        NFTA_EXTHDR_DREG = 1 => dreg: Option<u32>,
+        /// Register
+        NFTA_EXTHDR_SREG = 7 => sreg: Option<u32>,
+        /// Number of the option or header
+        NFTA_EXTHDR_TYPE = 2 => kind: Option<u8>,
+        /// Bytes from its start
+        NFTA_EXTHDR_OFFSET = 3 => offset: Option<u32>,
+        /// Bytes
+        NFTA_EXTHDR_LEN = 4 => len: Option<u32>,
+        /// `NFT_EXTHDR_F_PRESENT`: whether it is there
+        NFTA_EXTHDR_FLAGS = 5 => flags: Option<u32>,
+        /// `NFT_EXTHDR_OP_*`: of which protocol
+        NFTA_EXTHDR_OP = 6 => op: Option<u32>,
+    }
+}
+
+crate::visit!(Exthdr { plain: [dreg, sreg, kind, offset, len, flags, op] });

@@ -1,0 +1,17 @@
+//! `fib`: what routing says about an address of the packet.
+//!
+//! `net/netfilter/nft_fib.c`: `nft_fib_dump`.
+
+crate::attributes! {
+    /// Asks the routing tables.
+    Fib {
+        /// Register
+        NFTA_FIB_DREG = 1 => dreg: u32,
+        /// `NFT_FIB_RESULT_*`
+        NFTA_FIB_RESULT = 2 => result: u32,
+        /// `NFTA_FIB_F_*`
+        NFTA_FIB_FLAGS = 3 => flags: u32,
+    }
+}
+
+crate::visit!(Fib { plain: [dreg, result, flags] });

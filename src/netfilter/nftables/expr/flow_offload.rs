@@ -1,0 +1,15 @@
+//! `flow_offload`: the connection's packets go past the rules from now on.
+//!
+//! `net/netfilter/nft_flow_offload.c`: `nft_flow_offload_dump`.
+
+use crate::netfilter::netlink::Text;
+
+crate::attributes! {
+    /// Adds the connection to a flowtable.
+    FlowOffload {
+        /// Name of the flowtable
+        NFTA_FLOW_TABLE_NAME = 1 => table_name: Option<Text<'a>>,
+    }
+}
+
+crate::visit!(FlowOffload { plain: [table_name] });

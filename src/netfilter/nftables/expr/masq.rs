@@ -1,0 +1,17 @@
+//! `masq`: the source becomes an address of the device that the packet leaves by.
+//!
+//! `net/netfilter/nft_masq.c`: `nft_masq_dump`.
+
+crate::attributes! {
+    /// Translates the source.
+    Masq {
+        /// `NF_NAT_RANGE_*`; left out when 0
+        NFTA_MASQ_FLAGS = 1 => flags: Option<u32>,
+        /// Register with the first port, in network order
+        NFTA_MASQ_REG_PROTO_MIN = 2 => reg_proto_min: Option<u32>,
+        /// Register with the last port
+        NFTA_MASQ_REG_PROTO_MAX = 3 => reg_proto_max: Option<u32>,
+    }
+}
+
+crate::visit!(Masq { plain: [flags, reg_proto_min, reg_proto_max] });

@@ -1,0 +1,199 @@
+//! Expressions of nf_tables: one a file, each with its attributes in the order in which the kernel dumps them.
+//!
+//! `include/uapi/linux/netfilter/nf_tables.h`, `net/netfilter/nft_*.c`; read in 5.4, 6.1, 6.12. All numbers are in network
+//! order, but for what values and marks hold.
+
+use std::borrow::Cow;
+
+use crate::netfilter::netlink::{Emit, Value, Writer};
+use crate::netfilter::{Result, Visit, Visitor};
+
+mod bitwise;
+mod byteorder;
+mod cmp;
+mod connlimit;
+mod counter;
+mod ct;
+mod dup;
+mod dynset;
+mod exthdr;
+mod fib;
+mod flow_offload;
+mod fwd;
+mod hash;
+mod immediate;
+mod last;
+mod limit;
+mod log;
+mod lookup;
+mod masq;
+mod meta;
+mod nat;
+mod notrack;
+mod numgen;
+mod objref;
+mod osf;
+mod payload;
+mod queue;
+mod quota;
+mod range;
+mod redir;
+mod reject;
+mod rt;
+mod socket;
+mod synproxy;
+mod tproxy;
+mod tunnel;
+mod xfrm;
+mod xt_match;
+mod xt_target;
+
+pub use bitwise::*;
+pub use byteorder::*;
+pub use cmp::*;
+pub use connlimit::*;
+pub use counter::*;
+pub use ct::*;
+pub use dup::*;
+pub use dynset::*;
+pub use exthdr::*;
+pub use fib::*;
+pub use flow_offload::*;
+pub use fwd::*;
+pub use hash::*;
+pub use immediate::*;
+pub use last::*;
+pub use limit::*;
+pub use log::*;
+pub use lookup::*;
+pub use masq::*;
+pub use meta::*;
+pub use nat::*;
+pub use notrack::*;
+pub use numgen::*;
+pub use objref::*;
+pub use osf::*;
+pub use payload::*;
+pub use queue::*;
+pub use quota::*;
+pub use range::*;
+pub use redir::*;
+pub use reject::*;
+pub use rt::*;
+pub use socket::*;
+pub use synproxy::*;
+pub use tproxy::*;
+pub use tunnel::*;
+pub use xfrm::*;
+pub use xt_match::*;
+pub use xt_target::*;
+
+macro_rules! expressions {
+    ($($variant:ident = $name:literal,)*) => {
+        /// An expression.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Expr<'a> {
+            $(#[doc = concat!("`", $name, "`")] $variant($variant<'a>),)*
+            /// One that is not known.
+            Unsupported {
+                /// Its name.
+                name: Cow<'a, [u8]>,
+                /// Its attributes.
+                data: Cow<'a, [u8]>,
+            },
+        }
+
+        impl<'a> Expr<'a> {
+            /// From its name and its attributes.
+            ///
+            /// # Errors
+            /// One that is known lacks something, or has something else there.
+            pub fn parse(name: &'a [u8], data: &'a [u8]) -> Result<Self> {
+                Ok(match std::str::from_utf8(name) {
+                    $(Ok($name) => Self::$variant(Value::parse(data).map_err(|error| error.within($name))?),)*
+                    _ => Self::Unsupported { name: name.into(), data: data.into() },
+                })
+            }
+
+            /// Its name.
+            pub fn name(&self) -> &[u8] {
+                match self {
+                    $(Self::$variant(_) => $name.as_bytes(),)*
+                    Self::Unsupported { name, .. } => name,
+                }
+            }
+
+        }
+
+        impl Emit for Expr<'_> {
+            const NESTED: bool = true;
+
+            fn emit(&self, out: &mut Writer) {
+                match self {
+                    $(Self::$variant(fields) => fields.emit(out),)*
+                    Self::Unsupported { data, .. } => out.bytes(data),
+                }
+            }
+        }
+
+        impl Visit for Expr<'_> {
+            fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+                match self {
+                    $(Self::$variant(fields) => fields.visit(visitor),)*
+                    Self::Unsupported { name: _, data } => {
+                        visitor.unknown();
+                        visitor.unsupported(data);
+                    }
+                }
+            }
+        }
+
+        $(impl<'a> From<$variant<'a>> for Expr<'a> {
+            fn from(fields: $variant<'a>) -> Self {
+                Self::$variant(fields)
+            }
+        })*
+    };
+}
+
+expressions! {
+    Bitwise = "bitwise",
+    Byteorder = "byteorder",
+    Cmp = "cmp",
+    Connlimit = "connlimit",
+    Counter = "counter",
+    Ct = "ct",
+    Dup = "dup",
+    Dynset = "dynset",
+    Exthdr = "exthdr",
+    Fib = "fib",
+    FlowOffload = "flow_offload",
+    Fwd = "fwd",
+    Hash = "hash",
+    Immediate = "immediate",
+    Last = "last",
+    Limit = "limit",
+    Log = "log",
+    Lookup = "lookup",
+    Masq = "masq",
+    Match = "match",
+    Meta = "meta",
+    Nat = "nat",
+    Notrack = "notrack",
+    Numgen = "numgen",
+    Objref = "objref",
+    Osf = "osf",
+    Payload = "payload",
+    Queue = "queue",
+    Quota = "quota",
+    Range = "range",
+    Redir = "redir",
+    Reject = "reject",
+    Rt = "rt",
+    Socket = "socket",
+    Synproxy = "synproxy",
+    Target = "target",
+    Tproxy = "tproxy",
+    Tunnel = "tunnel",
+    Xfrm = "xfrm",
+}

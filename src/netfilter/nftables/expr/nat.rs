@@ -1,0 +1,34 @@
+//! `nat`: source or destination become others.
+//!
+//! `net/netfilter/nft_nat.c`: `nft_nat_dump`; `nft_nat_inet_eval` passes over packets of the other family.
+
+use crate::netfilter::{Visit, Visitor};
+
+crate::attributes! {
+    /// Translates an address.
+    Nat {
+        /// `NFT_NAT_*`
+        NFTA_NAT_TYPE = 1 => kind: u32,
+        /// `NFPROTO_*`
+        NFTA_NAT_FAMILY = 2 => family: u32,
+        /// Register with the first address
+        NFTA_NAT_REG_ADDR_MIN = 3 => reg_addr_min: Option<u32>,
+        /// Register with the last address
+        NFTA_NAT_REG_ADDR_MAX = 4 => reg_addr_max: Option<u32>,
+        /// Register with the first port, in network order
+        NFTA_NAT_REG_PROTO_MIN = 5 => reg_proto_min: Option<u32>,
+        /// Register with the last port
+        NFTA_NAT_REG_PROTO_MAX = 6 => reg_proto_max: Option<u32>,
+        /// `NF_NAT_RANGE_*`; left out when 0
+        NFTA_NAT_FLAGS = 7 => flags: Option<u32>,
+    }
+}
+
+impl Visit for Nat<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { kind: _, family, reg_addr_min, reg_addr_max, reg_proto_min: _, reg_proto_max: _, flags: _, layout } =
+            self;
+        visitor.translated(*family, *reg_addr_min, *reg_addr_max);
+        layout.visit(visitor);
+    }
+}

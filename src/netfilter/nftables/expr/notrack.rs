@@ -1,0 +1,10 @@
+//! `notrack`: the packet is not tracked.
+//!
+//! `net/netfilter/nft_ct.c`: `nft_notrack_eval`; there is nothing to dump.
+
+crate::attributes! {
+    /// Has no attributes.
+    Notrack {}
+}
+
+crate::visit!(Notrack {});

@@ -1,0 +1,35 @@
+//! `payload`: bytes of the packet, loaded or written.
+//!
+//! `net/netfilter/nft_payload.c`: `nft_payload_dump`, `nft_payload_set_dump`.
+
+use crate::netfilter::{Visit, Visitor};
+
+crate::attributes! {
+    /// Loads into `dreg` or writes from `sreg`. Where the packet ends earlier, the rule does.
+    Payload {
+        /// Register
+        NFTA_PAYLOAD_DREG = 1 => dreg: Option<u32>,
+        /// Register
+        NFTA_PAYLOAD_SREG = 5 => sreg: Option<u32>,
+        /// `NFT_PAYLOAD_*_HEADER`
+        NFTA_PAYLOAD_BASE = 2 => base: u32,
+        /// Bytes from its start
+        NFTA_PAYLOAD_OFFSET = 3 => offset: u32,
+        /// Bytes
+        NFTA_PAYLOAD_LEN = 4 => len: u32,
+        /// `NFT_PAYLOAD_CSUM_*`: how the header's own checksum is kept right after a write
+        NFTA_PAYLOAD_CSUM_TYPE = 6 => csum_type: Option<u32>,
+        /// Where it stands, in bytes from the start of the header
+        NFTA_PAYLOAD_CSUM_OFFSET = 7 => csum_offset: Option<u32>,
+        /// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: the transport header's checksum covers what is written
+        NFTA_PAYLOAD_CSUM_FLAGS = 8 => csum_flags: Option<u32>,
+    }
+}
+
+impl Visit for Payload<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { dreg: _, sreg, base, offset, len, csum_type: _, csum_offset: _, csum_flags: _, layout } = self;
+        sreg.iter().for_each(|register| visitor.written(*register, *base, *offset, *len));
+        layout.visit(visitor);
+    }
+}

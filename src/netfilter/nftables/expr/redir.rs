@@ -1,0 +1,17 @@
+//! `redir`: the destination becomes this host.
+//!
+//! `net/netfilter/nft_redir.c`: `nft_redir_dump`.
+
+crate::attributes! {
+    /// Translates the destination.
+    Redir {
+        /// Register with the first port, in network order
+        NFTA_REDIR_REG_PROTO_MIN = 1 => reg_proto_min: Option<u32>,
+        /// Register with the last port
+        NFTA_REDIR_REG_PROTO_MAX = 2 => reg_proto_max: Option<u32>,
+        /// `NF_NAT_RANGE_*`; left out when 0
+        NFTA_REDIR_FLAGS = 3 => flags: Option<u32>,
+    }
+}
+
+crate::visit!(Redir { plain: [reg_proto_min, reg_proto_max, flags] });

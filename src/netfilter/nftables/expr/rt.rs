@@ -1,0 +1,15 @@
+//! `rt`: something of the packet's route.
+//!
+//! `net/netfilter/nft_rt.c`: `nft_rt_get_dump`.
+
+crate::attributes! {
+    /// Loads.
+    Rt {
+        /// `NFT_RT_*`
+        NFTA_RT_KEY = 2 => key: u32,
+        /// Register
+        NFTA_RT_DREG = 1 => dreg: u32,
+    }
+}
+
+crate::visit!(Rt { plain: [key, dreg] });

@@ -1,0 +1,17 @@
+//! `socket`: something of the socket that the packet is for.
+//!
+//! `net/netfilter/nft_socket.c`: `nft_socket_dump`.
+
+crate::attributes! {
+    /// Loads; where there is no socket the rule ends.
+    Socket {
+        /// `NFT_SOCKET_*`
+        NFTA_SOCKET_KEY = 1 => key: Option<u32>,
+        /// Register
+        NFTA_SOCKET_DREG = 2 => dreg: u32,
+        /// Level of the control group
+        NFTA_SOCKET_LEVEL = 3 => level: Option<u32>,
+    }
+}
+
+crate::visit!(Socket { plain: [key, dreg, level] });

@@ -1,0 +1,25 @@
+//! `tproxy`: the packet goes to a socket of this host; where there is none the rule ends.
+//!
+//! `net/netfilter/nft_tproxy.c`: `nft_tproxy_dump`.
+
+use crate::netfilter::{Visit, Visitor};
+
+crate::attributes! {
+    /// Looks for a socket.
+    Tproxy {
+        /// `NFPROTO_*`
+        NFTA_TPROXY_FAMILY = 1 => family: Option<u32>,
+        /// Register with the address
+        NFTA_TPROXY_REG_ADDR = 2 => reg_addr: Option<u32>,
+        /// Register with the port, in network order
+        NFTA_TPROXY_REG_PORT = 3 => reg_port: Option<u32>,
+    }
+}
+
+impl Visit for Tproxy<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { family, reg_addr, reg_port: _, layout } = self;
+        reg_addr.iter().for_each(|register| visitor.address_in(*register, family.unwrap_or_default()));
+        layout.visit(visitor);
+    }
+}

@@ -1,0 +1,68 @@
+//! An expression with its name, as it stands in lists: `NFTA_LIST_ELEM`.
+//!
+//! `net/netfilter/nf_tables_api.c`: `nf_tables_fill_expr_info`, `nft_expr_dump`.
+
+use super::expr::Expr;
+use crate::netfilter::netlink::{Emit, Layout, Nest, Text, Value, Writer};
+use crate::netfilter::{Result, Visit, Visitor};
+
+crate::attributes! {
+    /// Before its name has told what its attributes are.
+    Named {
+        /// Name
+        NFTA_EXPR_NAME = 1 => name: Text<'a>,
+        /// Attributes; expressions with nothing to dump have none
+        NFTA_EXPR_DATA = 2 => data: Option<Nest<'a>>,
+    }
+}
+
+/// An expression and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expression<'a> {
+    /// The expression.
+    pub expr: Expr<'a>,
+    name: Text<'a>,
+    has_data: bool,
+    layout: Layout<'a>,
+}
+
+impl<'a, E: Into<Expr<'a>>> From<E> for Expression<'a> {
+    fn from(expr: E) -> Self {
+        let expr = expr.into();
+        let (name, has_data) = (Text::from(expr.name()), !matches!(expr, Expr::Notrack(_)));
+        Self { expr, name, has_data, layout: Layout::default() }
+    }
+}
+
+impl<'a> Value<'a> for Expression<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let Named { name, data, layout } = Named::parse(bytes)?;
+        let (text, body): (&'a [u8], &'a [u8]) = match (&name.0, &data) {
+            (std::borrow::Cow::Borrowed(name), Some(Nest(std::borrow::Cow::Borrowed(data)))) => (name, data),
+            (std::borrow::Cow::Borrowed(name), _) => (name, &[]),
+            _ => (b"", &[]),
+        };
+        let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(Self { expr: Expr::parse(text, body)?, name, has_data: data.is_some(), layout })
+    }
+}
+
+impl Emit for Expression<'_> {
+    const NESTED: bool = true;
+
+    fn emit(&self, out: &mut Writer) {
+        let mut block = out.block(&self.layout);
+        block.put(NFTA_EXPR_NAME, &self.name);
+        if self.has_data {
+            block.put(NFTA_EXPR_DATA, &self.expr);
+        }
+        block.end();
+    }
+}
+
+impl Visit for Expression<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        self.expr.visit(visitor);
+        self.layout.visit(visitor);
+    }
+}

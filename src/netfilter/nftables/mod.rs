@@ -1,0 +1,12 @@
+//! nf_tables: messages, expressions, registers.
+
+mod data;
+pub mod expr;
+mod expression;
+mod message;
+pub mod register;
+pub mod uapi;
+
+pub use data::{Data, Verdict};
+pub use expression::Expression;
+pub use message::*;

@@ -1,0 +1,338 @@
+//! The registers of the nf_tables machine while a rule runs, byte by byte: what each byte was loaded from and what was done
+//! to it.
+//!
+//! `net/netfilter/nf_tables_core.c`: `nft_do_chain`, `struct nft_regs`; `nf_tables_api.c`: `nft_parse_register`.
+
+use super::expr::{Expr, Payload};
+use super::uapi::{
+    NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_MASK_XOR, NFT_CMP_EQ, NFT_META_NFPROTO, NFT_META_PROTOCOL,
+    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00,
+    NFT_REG32_15,
+};
+
+/// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
+pub const SIZE: usize = 64;
+
+/// First byte of a register; `None`: the verdict register, or none at all.
+pub fn offset(register: u32) -> Option<usize> {
+    match register {
+        NFT_REG_1..=NFT_REG_4 => Some(16 * (register - NFT_REG_1) as usize),
+        NFT_REG32_00..=NFT_REG32_15 => Some(4 * (register - NFT_REG32_00) as usize),
+        _ => None,
+    }
+}
+
+/// A field of a packet's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// `struct iphdr::protocol`
+    Ipv4Protocol,
+    /// `struct iphdr::saddr`
+    Ipv4Source,
+    /// `struct iphdr::daddr`
+    Ipv4Destination,
+    /// `struct ipv6hdr::saddr`
+    Ipv6Source,
+    /// `struct ipv6hdr::daddr`
+    Ipv6Destination,
+    /// Source port of TCP, UDP, SCTP, …
+    SourcePort,
+    /// Destination port of the same.
+    DestinationPort,
+}
+
+/// Fields of a header with offset and width.
+fn headers(base: u32, ipv6: Option<bool>) -> &'static [(Header, usize, usize)] {
+    match (base, ipv6) {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(false)) => {
+            &[(Header::Ipv4Protocol, 9, 1), (Header::Ipv4Source, 12, 4), (Header::Ipv4Destination, 16, 4)]
+        }
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(true)) => &[(Header::Ipv6Source, 8, 16), (Header::Ipv6Destination, 24, 16)],
+        (NFT_PAYLOAD_TRANSPORT_HEADER, _) => &[(Header::SourcePort, 0, 2), (Header::DestinationPort, 2, 2)],
+        _ => &[],
+    }
+}
+
+/// What was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A field of a header.
+    Header(Header),
+    /// Other bytes of a header (`NFT_PAYLOAD_*`), so many from this offset on.
+    Payload {
+        /// `NFTA_PAYLOAD_BASE`
+        base: u32,
+        /// Of the first of these bytes.
+        offset: usize,
+        /// How many.
+        length: usize,
+    },
+    /// `NFT_META_*`
+    Meta(u32),
+    /// `NFT_CT_*` and the direction, if the key has one.
+    Ct(u32, Option<u8>),
+    /// `NFT_FIB_RESULT_*` and `NFTA_FIB_F_*`
+    Fib(u32, u32),
+    /// `NFT_RT_*`
+    Rt(u32),
+    /// `NFT_XFRM_KEY_*`
+    Xfrm(u32),
+    /// The value of `immediate`.
+    Constant,
+    /// What a map has for a key.
+    Map,
+    /// `exthdr`
+    Exthdr,
+    /// `numgen`
+    Numgen,
+    /// `hash`
+    Hash,
+    /// `socket`
+    Socket,
+    /// `osf`
+    Osf,
+    /// `tunnel`
+    Tunnel,
+    /// Of a register that does not exist.
+    NoRegister,
+    /// An expression that is not known may have loaded anything.
+    Unsupported,
+}
+
+/// A load.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Of what.
+    pub source: Source,
+    /// Whether packets are IPv6, as far as the rule had told by then.
+    pub ipv6: Option<bool>,
+    /// Which expression of the rule it was, from 0.
+    pub expression: usize,
+}
+
+/// A byte of a register: byte `byte` of load `load`, `& and ^ xor`; of a constant `xor` is the value.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cell {
+    /// Position in [`Machine::loads`]; `None`: nothing was loaded.
+    pub load: Option<usize>,
+    /// From 0, in memory.
+    pub byte: usize,
+    /// Bits that are as they were.
+    pub and: u8,
+    /// Bits that are turned round.
+    pub xor: u8,
+    /// `NFT_BITWISE_*` but the first: the byte was computed from this one, and perhaps others.
+    pub computed: u32,
+}
+
+/// The registers, and what a rule has told so far.
+#[derive(Debug)]
+pub struct Machine {
+    cells: [Cell; SIZE],
+    /// Everything that was loaded.
+    pub loads: Vec<Load>,
+    /// Whether packets are IPv6, as far as the family or a comparison has told.
+    pub ipv6: Option<bool>,
+}
+
+impl Machine {
+    /// As it is when a rule of a table of this family (`NFPROTO_*`) begins.
+    pub fn new(family: u8) -> Self {
+        let ipv6 = match family {
+            NFPROTO_IPV4 => Some(false),
+            NFPROTO_IPV6 => Some(true),
+            _ => None,
+        };
+        Self { cells: [Cell::default(); SIZE], loads: Vec::new(), ipv6 }
+    }
+
+    /// A register and all behind it; nothing for one that does not exist.
+    pub fn from(&self, register: u32) -> &[Cell] {
+        &self.cells[offset(register).unwrap_or(SIZE)..]
+    }
+
+    /// So many bytes of a register and those behind it.
+    pub fn at(&self, register: u32, length: usize) -> Option<&[Cell]> {
+        offset(register).and_then(|_| self.from(register).get(..length))
+    }
+
+    /// What a byte was loaded from.
+    pub fn load_of(&self, cell: &Cell) -> Option<&Load> {
+        self.loads.get(cell.load?)
+    }
+
+    /// The constant in a register, if it is one.
+    pub fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
+        let is_constant = |cell: &Cell| self.load_of(cell).is_some_and(|load| load.source == Source::Constant);
+        let cells = self.at(register, length)?;
+        cells.iter().map(|cell| (is_constant(cell) && cell.computed == 0).then_some(cell.xor)).collect()
+    }
+
+    /// What expression number `at` does to registers.
+    pub fn run(&mut self, at: usize, expression: &Expr<'_>) {
+        match expression {
+            Expr::Payload(payload) => self.payload(at, payload),
+            Expr::Meta(meta) => self.load_any(at, meta.dreg, Source::Meta(meta.key)),
+            Expr::Ct(ct) => self.load_any(at, ct.dreg, Source::Ct(ct.key, ct.direction)),
+            Expr::Fib(fib) => self.load_any(at, Some(fib.dreg), Source::Fib(fib.result, fib.flags)),
+            Expr::Rt(rt) => self.load_any(at, Some(rt.dreg), Source::Rt(rt.key)),
+            Expr::Xfrm(xfrm) => self.load_any(at, Some(xfrm.dreg), Source::Xfrm(xfrm.key)),
+            Expr::Exthdr(exthdr) => self.load_any(at, exthdr.dreg, Source::Exthdr),
+            Expr::Numgen(numgen) => self.load_any(at, Some(numgen.dreg), Source::Numgen),
+            Expr::Hash(hash) => self.load_any(at, Some(hash.dreg), Source::Hash),
+            Expr::Socket(socket) => self.load_any(at, Some(socket.dreg), Source::Socket),
+            Expr::Osf(osf) => self.load_any(at, Some(osf.dreg), Source::Osf),
+            Expr::Tunnel(tunnel) => self.load_any(at, Some(tunnel.dreg), Source::Tunnel),
+            Expr::Lookup(lookup) => {
+                self.load_any(at, lookup.dreg.filter(|register| *register != NFT_REG_VERDICT), Source::Map);
+            }
+            Expr::Immediate(immediate) => {
+                if let Some(value) = &immediate.data.value {
+                    self.load_constant(at, immediate.dreg, value);
+                }
+            }
+            Expr::Bitwise(bitwise) => {
+                let (mask, xor) = (bitwise.mask(), bitwise.xor());
+                let computed = bitwise.op.filter(|op| *op != NFT_BITWISE_MASK_XOR);
+                match computed {
+                    Some(op) => self.compute(at, bitwise.sreg, bitwise.dreg, bitwise.len as usize, op),
+                    None => self.mask_xor(at, bitwise.sreg, bitwise.dreg, mask, xor),
+                }
+            }
+            Expr::Byteorder(swap) => {
+                self.swap(at, swap.sreg, swap.dreg, swap.len as usize, swap.size as usize);
+            }
+            Expr::Cmp(cmp) => {
+                if cmp.op == NFT_CMP_EQ {
+                    self.learn(cmp.sreg, cmp.data.value.as_deref().unwrap_or_default());
+                }
+            }
+            Expr::Unsupported { .. } => self.load_any(at, Some(NFT_REG_1), Source::Unsupported),
+            Expr::Connlimit(_)
+            | Expr::Counter(_)
+            | Expr::Dup(_)
+            | Expr::Dynset(_)
+            | Expr::FlowOffload(_)
+            | Expr::Fwd(_)
+            | Expr::Last(_)
+            | Expr::Limit(_)
+            | Expr::Log(_)
+            | Expr::Masq(_)
+            | Expr::Match(_)
+            | Expr::Nat(_)
+            | Expr::Notrack(_)
+            | Expr::Objref(_)
+            | Expr::Queue(_)
+            | Expr::Quota(_)
+            | Expr::Range(_)
+            | Expr::Redir(_)
+            | Expr::Reject(_)
+            | Expr::Synproxy(_)
+            | Expr::Target(_)
+            | Expr::Tproxy(_) => {}
+        }
+    }
+
+    /// Everything from here on is forgotten: parts of a key are loaded in order, so what lies behind is stale.
+    fn start(&mut self, register: u32) -> &mut [Cell] {
+        let start = offset(register).unwrap_or(SIZE);
+        self.cells[start..].fill(Cell::default());
+        &mut self.cells[start..]
+    }
+
+    fn note(&mut self, expression: usize, source: Source) -> usize {
+        self.loads.push(Load { source, ipv6: self.ipv6, expression });
+        self.loads.len() - 1
+    }
+
+    /// Loads as much as there is of something.
+    fn load_any(&mut self, at: usize, register: Option<u32>, source: Source) {
+        let Some(register) = register else { return };
+        let load = self.note(at, source);
+        for (byte, cell) in self.start(register).iter_mut().enumerate() {
+            *cell = Cell { load: Some(load), byte, and: 0xff, ..Cell::default() };
+        }
+    }
+
+    fn load_constant(&mut self, at: usize, register: u32, value: &[u8]) {
+        let load = self.note(at, Source::Constant);
+        for (byte, (cell, value)) in self.start(register).iter_mut().zip(value).enumerate() {
+            *cell = Cell { load: Some(load), byte, xor: *value, ..Cell::default() };
+        }
+    }
+
+    /// Bytes of a header, field by field.
+    fn payload(&mut self, expression: usize, payload: &Payload<'_>) {
+        let Some(register) = payload.dreg else { return };
+        let (base, from) = (payload.base, payload.offset as usize);
+        let (mut at, end) = (from, from + (payload.len as usize).min(SIZE));
+        let fields = headers(base, self.ipv6);
+        let mut place = offset(register).unwrap_or(SIZE);
+        self.start(register);
+        while at < end {
+            let field = fields.iter().find(|(_, start, width)| (*start..start + width).contains(&at));
+            let next = fields.iter().map(|(_, start, _)| *start).filter(|start| *start > at).min();
+            let (source, first, upto) = match field {
+                Some((header, start, width)) => (Source::Header(*header), at - start, end.min(start + width)),
+                None => {
+                    let upto = next.unwrap_or(end).min(end).min(at + 16);
+                    (Source::Payload { base, offset: at, length: upto - at }, 0, upto)
+                }
+            };
+            let load = self.note(expression, source);
+            for (byte, cell) in (first..first + upto - at).zip(self.cells.iter_mut().skip(place)) {
+                *cell = Cell { load: Some(load), byte, and: 0xff, ..Cell::default() };
+            }
+            (place, at) = (place + upto - at, upto);
+        }
+    }
+
+    /// `dreg = sreg & mask ^ xor`
+    fn mask_xor(&mut self, at: usize, sreg: u32, dreg: u32, mask: &[u8], xor: &[u8]) {
+        let Some(cells) = self.at(sreg, mask.len().max(xor.len())).map(<[Cell]>::to_vec) else {
+            return self.load_any(at, Some(dreg), Source::NoRegister);
+        };
+        let target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(SIZE));
+        for (at, (place, cell)) in target.zip(cells).enumerate() {
+            let mask = mask.get(at).copied().unwrap_or(0);
+            let flipped = xor.get(at).copied().unwrap_or(0);
+            *place = Cell { and: cell.and & mask, xor: cell.xor & mask ^ flipped, ..cell };
+        }
+    }
+
+    /// `dreg = hton(sreg)` or back, by groups of `size` bytes: the same thing.
+    fn swap(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, size: usize) {
+        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
+            return self.load_any(at, Some(dreg), Source::NoRegister);
+        };
+        let mut target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(SIZE));
+        for group in cells.chunks(size.max(1)) {
+            let little = cfg!(target_endian = "little");
+            for at in 0..group.len() {
+                let cell = group[if little { group.len() - 1 - at } else { at }];
+                target.next().into_iter().for_each(|place| *place = cell);
+            }
+        }
+    }
+
+    /// Shifts and operations on two registers.
+    fn compute(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, computed: u32) {
+        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
+            return self.load_any(at, Some(dreg), Source::NoRegister);
+        };
+        for (place, cell) in self.start(dreg).iter_mut().zip(cells) {
+            *place = Cell { computed, ..cell };
+        }
+    }
+
+    /// From the network protocol that packets must have.
+    fn learn(&mut self, register: u32, value: &[u8]) {
+        let source = self.from(register).first().and_then(|cell| self.load_of(cell)).map(|load| load.source);
+        let is_protocol = matches!(source, Some(Source::Meta(NFT_META_PROTOCOL | NFT_META_NFPROTO)));
+        self.ipv6 = match value {
+            [NFPROTO_IPV4] | [0x08, 0x00] if is_protocol => Some(false),
+            [NFPROTO_IPV6] | [0x86, 0xdd] if is_protocol => Some(true),
+            _ => self.ipv6,
+        };
+    }
+}
