@@ -9,7 +9,7 @@ use super::{Result, array};
 pub const NFGENMSG: usize = 4;
 
 /// `struct nfgenmsg`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nfgenmsg {
     /// `NFPROTO_*`
     pub family: u8,

@@ -6,9 +6,8 @@
 //! In rules it is the other way round, since anything may matter to what they do: addresses, comments and names of sets
 //! are replaced, and a chain in which something cannot be told apart from an address is removed.
 
-mod expressions;
 mod netfilter;
-mod registers;
+mod rules;
 mod xtables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -189,7 +188,7 @@ struct Redactor {
     /// Those that are in use.
     taken: BTreeSet<Vec<u8>>,
     /// What keys of sets are made of: by family, table and set.
-    layouts: BTreeMap<(u8, Vec<u8>, Vec<u8>), Vec<registers::Label>>,
+    layouts: BTreeMap<rules::SetKey, Vec<rules::Label>>,
 }
 
 /// Calls `change` with the type and the payload of each message. Of errors and ends only the number stays: they may

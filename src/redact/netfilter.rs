@@ -10,34 +10,11 @@ use std::ops::Range;
 
 use super::{Redactor, each_attribute};
 use crate::capture::path_part;
-use crate::netfilter::array;
+use crate::netfilter::netlink::Writer;
+use crate::netfilter::nfnetlink::NFGENMSG;
+use crate::netfilter::nftables::Message;
 use crate::snapshot::Failure;
 
-/// What happens to attributes of one message: kept, renamed, treated by [`Redactor::special`], or zeroed.
-struct Rules {
-    kind: u16,
-    keep: &'static [u16],
-    set: Option<u16>,
-    chain: Option<u16>,
-    /// `NFTA_*_USERDATA`
-    comment: Option<u16>,
-}
-
-/// `NFTA_TABLE_*`, `NFTA_CHAIN_*`, `NFTA_RULE_*`, `NFTA_SET_*`, `NFTA_SET_ELEM_LIST_*`, `NFTA_GEN_*` by number.
-#[rustfmt::skip]
-const RULES: &[Rules] = &[
-    Rules { kind: NEWTABLE, keep: &[1, 2, 3, 4, 7], set: None, chain: None, comment: Some(6) },
-    Rules { kind: 0xa03, keep: &[1, 2, 4, 5, 6, 7, 8, 10, 11], set: None, chain: Some(3), comment: Some(12) },
-    Rules { kind: NEWRULE, keep: &[1, 3, 4, 5, 6, 9], set: None, chain: Some(2), comment: Some(7) },
-    Rules { kind: 0xa09, keep: &[1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16], set: Some(2), chain: None, comment: None },
-    Rules { kind: NEWSETELEM, keep: &[1, 3, 4], set: Some(2), chain: None, comment: None },
-    Rules { kind: 0xa0f, keep: &[1], set: None, chain: None, comment: None },
-];
-const NEWTABLE: u16 = 0xa00;
-const NEWRULE: u16 = 0xa06;
-const NEWSETELEM: u16 = 0xa0c;
-/// `IPSET_ATTR_*`: any command.
-const IPSET: Rules = Rules { kind: 0, keep: &[1, 3, 4, 5, 6, 11], set: Some(2), chain: None, comment: None };
 const NFNL_SUBSYS_IPSET: u16 = 6;
 
 /// Beginnings of comments that tell who writes a rule. `decode` knows the same ones.
@@ -77,114 +54,29 @@ pub(super) fn text(value: &mut [u8]) {
     value[end..].fill(0);
 }
 
-/// The attributes of a block, by type and place.
-pub(super) struct Places(Vec<(u16, Range<usize>)>);
-
-impl Places {
-    pub(super) fn of(bytes: &[u8], block: Range<usize>) -> Result<Self, Failure> {
-        let mut places = Vec::new();
-        let mut at = block.start;
-        let block = bytes.get(..block.end).ok_or_else(|| Failure::unexpected("an attribute is cut off"))?;
-        while at < block.len() {
-            let length = u16::from_ne_bytes(array(block, at, "attribute")?) as usize;
-            let kind = u16::from_ne_bytes(array(block, at + 2, "attribute")?) & 0x3fff;
-            if length < 4 || length > block.len() - at {
-                return Err(Failure::unexpected("an attribute is cut off"));
-            }
-            places.push((kind, at + 4..at + length));
-            at += length.next_multiple_of(4);
-        }
-        Ok(Self(places))
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, Range<usize>)> {
-        self.0.iter().cloned()
-    }
-
-    pub(super) fn get(&self, kind: u16) -> Option<Range<usize>> {
-        self.iter().filter(|(other, _)| *other == kind).last().map(|(_, place)| place)
-    }
-
-    pub(super) fn be32(&self, bytes: &[u8], kind: u16) -> Result<Option<u32>, Failure> {
-        Ok(self.get(kind).map(|place| array(&bytes[place], 0, "number").map(u32::from_be_bytes)).transpose()?)
-    }
-
-    /// The value within `NFTA_DATA_VALUE` within this attribute.
-    pub(super) fn value(&self, bytes: &[u8], kind: u16) -> Result<Option<Range<usize>>, Failure> {
-        let Some(place) = self.get(kind) else { return Ok(None) };
-        Ok(Self::of(bytes, place)?.get(1))
-    }
-}
-
 impl Redactor {
     /// One message without its header.
     pub(super) fn netfilter(&mut self, kind: u16, body: &mut [u8]) -> Result<(), Failure> {
-        let rules = match kind >> 8 {
-            NFNL_SUBSYS_IPSET => &IPSET,
-            _ => RULES
-                .iter()
-                .find(|rules| rules.kind == kind)
-                .ok_or_else(|| Failure::unexpected("nothing is known about messages of this type"))?,
-        };
-        let family = *body.first().ok_or_else(|| Failure::unexpected("a message is too short for its header"))?;
-        let length = body.len();
-        let places = Places::of(body, 4.min(length)..length)?;
-        let name = |body: &[u8], kind| places.get(kind).map(|place| up_to_zero(&body[place]).to_vec());
-        let table = name(body, 1).unwrap_or_default();
-        let set = name(body, 2).unwrap_or_default();
-        for (kind, place) in places.iter() {
-            if rules.set == Some(kind) {
-                self.set_name(&mut body[place]);
-            } else if rules.chain == Some(kind) {
-                self.chain_name(&mut body[place]);
-            } else if rules.comment == Some(kind) {
-                user_data(&mut body[place])?;
-            } else if !rules.keep.contains(&kind) {
-                body[place].fill(0);
-            } else if rules.kind == NEWRULE && kind == 4 {
-                self.expressions(family, &table, body, place)?;
-            } else if rules.kind == NEWSETELEM && kind == 3 {
-                for (_, element) in Places::of(body, place)?.iter() {
-                    self.element(&(family, table.clone(), set.clone()), body, element)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// `NFTA_SET_ELEM_*`
-    fn element(&mut self, id: &(u8, Vec<u8>, Vec<u8>), body: &mut [u8], element: Range<usize>) -> Result<(), Failure> {
-        for (kind, place) in Places::of(body, element)?.iter() {
-            match kind {
-                1 | 10 => {
-                    let Some(value) = Places::of(body, place)?.get(1) else { continue };
-                    match self.layouts.get(id).cloned() {
-                        Some(layout) => self.value(body, value, &layout)?,
-                        None => self.address(&mut body[value], None), // anything else than 4 or 16 bytes is zeroed
-                    }
-                }
-                2 => self.verdict(body, place)?,
-                3..=5 => {}
-                _ => body[place].fill(0),
-            }
-        }
-        Ok(())
-    }
-
-    /// `NFTA_DATA_*`: a verdict, whose chain may have to be renamed; a value is zeroed.
-    pub(super) fn verdict(&mut self, body: &mut [u8], data: Range<usize>) -> Result<(), Failure> {
-        for (kind, place) in Places::of(body, data)?.iter() {
-            if kind != 2 {
-                body[place].fill(0);
-                continue;
-            }
-            each_attribute(&mut body[place], |kind, value| {
-                if kind == 2 {
-                    self.chain_name(value);
+        if kind >> 8 == NFNL_SUBSYS_IPSET {
+            let short = || Failure::unexpected("a message is too short for its header");
+            return each_attribute(body.get_mut(NFGENMSG..).ok_or_else(short)?, |kind, value| {
+                match kind {
+                    1 | 3..=6 | 11 => {}
+                    2 => self.set_name(value),
+                    _ => value.fill(0),
                 }
                 Ok(())
-            })?;
+            });
         }
+        let mut out = Writer::kernel();
+        let mut message = Message::parse(kind, body)?;
+        self.nftables(&mut message)?;
+        message.emit(&mut out);
+        let redacted = out.finish();
+        if redacted.len() != body.len() {
+            return Err(Failure::unexpected("a message does not keep its length"));
+        }
+        body.copy_from_slice(&redacted);
         Ok(())
     }
 
@@ -249,7 +141,7 @@ impl Redactor {
 }
 
 /// `NFTA_*_USERDATA` of tables, chains and rules: type, length, value; type 0 is the comment.
-fn user_data(mut rest: &mut [u8]) -> Result<(), Failure> {
+pub(super) fn user_data(mut rest: &mut [u8]) -> Result<(), Failure> {
     while let [kind, length, values @ ..] = rest {
         let (kind, length) = (*kind, usize::from(*length));
         if length > values.len() {

@@ -3,7 +3,10 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::decode::testing;
-use crate::netfilter::netlink::{self, Attributes};
+use crate::netfilter::netlink::{self, Writer};
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::nftables;
+use crate::netfilter::nftables::uapi::NFT_MSG_NEWRULE;
 use crate::redact::redact;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, Family, PortRandomization, Set, Test};
@@ -295,19 +298,18 @@ fn shapes_count_only_in_postrouting_without_a_comment() {
 /// A comment after `capture --redact`: that of a rule of nf_tables.
 fn redacted(comment: &str) -> String {
     let length = u8::try_from(comment.len() + 1).expect("a short comment");
-    let mut body = vec![2, 0, 0, 0];
-    netlink::put(&mut body, 7, &[&[0, length], comment.as_bytes(), &[0]].concat());
-    let mut message = u32::try_from(16 + body.len()).expect("short").to_ne_bytes().to_vec();
-    message.extend(0xa06u16.to_ne_bytes());
-    message.extend([0; 10]);
-    message.extend(body);
+    let userdata = Some([&[0, length], comment.as_bytes(), &[0]].concat().into());
+    let rule = nftables::Rule { table: "nat".into(), userdata, ..nftables::Rule::default() };
+    let mut out = Writer::kernel();
+    nftables::Message { header: Nfgenmsg::default(), body: rule.into() }.emit(&mut out);
+    let message = netlink::frame(NFT_MSG_NEWRULE, 0, &out.finish());
     let mut capture = testing::capture();
     let name = "netlink/netfilter/nft-1/rules/ipv4/nat/POSTROUTING";
     capture.answers.insert(name.into(), Reading::Ok(message));
     redact(&mut capture);
     let bytes = capture.answers[name].ok().expect("kept");
-    let attributes = Attributes::after(&bytes[16..], 4, "rule").expect("framing");
-    let data = attributes.get(7).expect("user data");
+    let message = nftables::Message::parse(NFT_MSG_NEWRULE, &bytes[netlink::HEADER_LENGTH..]).expect("framing");
+    let nftables::Body::Rule(nftables::Rule { userdata: Some(data), .. }) = message.body else { panic!("a rule") };
     String::from_utf8(data[2..data.len() - 1].to_vec()).expect("text")
 }
 

@@ -108,7 +108,7 @@ impl<T: Emit> Emit for Box<T> {
 }
 
 /// Attributes that are read later.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nest<'a>(pub Cow<'a, [u8]>);
 
 impl<'a> Value<'a> for Nest<'a> {
@@ -126,7 +126,7 @@ impl Emit for Nest<'_> {
 }
 
 /// A list: one attribute an element.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct List<'a, T> {
     /// The elements.
     pub elements: Vec<T>,
@@ -224,7 +224,7 @@ impl<'a, T: Value<'a>> Slot<'a> for Option<T> {
 }
 
 /// What the bytes of a block had beside the values of its fields.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Layout<'a> {
     /// Attributes that are not known: how many came before each, its `nla_type`, its body.
     pub unknown: Vec<(usize, u16, Cow<'a, [u8]>)>,
@@ -354,7 +354,7 @@ macro_rules! attributes {
         pub const $nla: u16 = $number;)*
 
         $(#[$outer])*
-        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
         pub struct $name<'a> {
             $($(#[$inner])* #[doc = concat!("(`", stringify!($nla), "`)")] pub $field: $type,)*
             /// What else its bytes had.

@@ -17,7 +17,7 @@ crate::attributes! {
 }
 
 /// An expression and its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expression<'a> {
     /// The expression.
     pub expr: Expr<'a>,

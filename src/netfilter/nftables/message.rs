@@ -90,7 +90,7 @@ pub const NFTA_DEVICE_NAME: u16 = 1;
 pub const NFTA_DEVICE_PREFIX: u16 = 2;
 
 /// A list of devices: type and name of each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Devices<'a>(pub Vec<(u16, Text<'a>)>);
 
 impl<'a> Value<'a> for Devices<'a> {
@@ -330,7 +330,7 @@ crate::visit!(Generation { plain: [id], hidden: [proc_pid, proc_name] });
 macro_rules! messages {
     ($($variant:ident = $kind:ident,)*) => {
         /// A message that the kernel answers with.
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum Body<'a> {
             $(#[doc = concat!("`", stringify!($kind), "`")] $variant($variant<'a>),)*
         }
@@ -347,6 +347,12 @@ macro_rules! messages {
                 }
             }
         }
+
+        $(impl<'a> From<$variant<'a>> for Body<'a> {
+            fn from(fields: $variant<'a>) -> Self {
+                Self::$variant(fields)
+            }
+        })*
 
         impl Emit for Body<'_> {
             fn emit(&self, out: &mut Writer) {
@@ -376,7 +382,7 @@ messages! {
 }
 
 /// A message with its header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message<'a> {
     /// Family of the table, and the lower 16 bits of the generation.
     pub header: Nfgenmsg,

@@ -8,5 +8,5 @@ pub mod register;
 pub mod uapi;
 
 pub use data::{Data, Verdict};
-pub use expression::Expression;
+pub use expression::*;
 pub use message::*;

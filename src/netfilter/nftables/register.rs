@@ -5,9 +5,13 @@
 
 use super::expr::{Expr, Payload};
 use super::uapi::{
-    NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_MASK_XOR, NFT_CMP_EQ, NFT_META_NFPROTO, NFT_META_PROTOCOL,
-    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00,
-    NFT_REG32_15,
+    NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_MASK_XOR, NFT_CMP_EQ, NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION,
+    NFT_CT_DST, NFT_CT_DST_IP6, NFT_CT_HELPER, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_PKTS, NFT_CT_PROTO_DST,
+    NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP6, NFT_FIB_RESULT_OIFNAME, NFT_META_BRI_IIFNAME,
+    NFT_META_BRI_OIFNAME, NFT_META_IIFKIND, NFT_META_IIFNAME, NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_NFPROTO,
+    NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE, NFT_META_PKTTYPE, NFT_META_PROTOCOL, NFT_META_SDIFNAME,
+    NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT,
+    NFT_REG32_00, NFT_REG32_15, NFT_RT_NEXTHOP6, NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_SADDR_IP6,
 };
 
 /// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
@@ -19,6 +23,21 @@ pub fn offset(register: u32) -> Option<usize> {
         NFT_REG_1..=NFT_REG_4 => Some(16 * (register - NFT_REG_1) as usize),
         NFT_REG32_00..=NFT_REG32_15 => Some(4 * (register - NFT_REG32_00) as usize),
         _ => None,
+    }
+}
+
+/// Bytes of a name, with its zero.
+const IFNAMSIZ: usize = 16;
+
+/// `nft_meta_get_init`
+fn meta_width(key: u32) -> usize {
+    match key {
+        NFT_META_NFPROTO | NFT_META_L4PROTO | NFT_META_PKTTYPE => 1,
+        NFT_META_PROTOCOL | NFT_META_IIFTYPE | NFT_META_OIFTYPE => 2,
+        NFT_META_TIME_NS => 8,
+        NFT_META_IIFNAME | NFT_META_OIFNAME | NFT_META_BRI_IIFNAME | NFT_META_BRI_OIFNAME | NFT_META_IIFKIND
+        | NFT_META_OIFKIND | NFT_META_SDIFNAME => IFNAMSIZ,
+        _ => 4,
     }
 }
 
@@ -172,19 +191,32 @@ impl Machine {
     pub fn run(&mut self, at: usize, expression: &Expr<'_>) {
         match expression {
             Expr::Payload(payload) => self.payload(at, payload),
-            Expr::Meta(meta) => self.load_any(at, meta.dreg, Source::Meta(meta.key)),
-            Expr::Ct(ct) => self.load_any(at, ct.dreg, Source::Ct(ct.key, ct.direction)),
-            Expr::Fib(fib) => self.load_any(at, Some(fib.dreg), Source::Fib(fib.result, fib.flags)),
-            Expr::Rt(rt) => self.load_any(at, Some(rt.dreg), Source::Rt(rt.key)),
-            Expr::Xfrm(xfrm) => self.load_any(at, Some(xfrm.dreg), Source::Xfrm(xfrm.key)),
-            Expr::Exthdr(exthdr) => self.load_any(at, exthdr.dreg, Source::Exthdr),
-            Expr::Numgen(numgen) => self.load_any(at, Some(numgen.dreg), Source::Numgen),
-            Expr::Hash(hash) => self.load_any(at, Some(hash.dreg), Source::Hash),
-            Expr::Socket(socket) => self.load_any(at, Some(socket.dreg), Source::Socket),
-            Expr::Osf(osf) => self.load_any(at, Some(osf.dreg), Source::Osf),
-            Expr::Tunnel(tunnel) => self.load_any(at, Some(tunnel.dreg), Source::Tunnel),
+            Expr::Meta(meta) => self.load(at, meta.dreg, Source::Meta(meta.key), meta_width(meta.key)),
+            Expr::Ct(ct) => self.load(at, ct.dreg, Source::Ct(ct.key, ct.direction), self.ct_width(ct.key)),
+            Expr::Fib(fib) => {
+                let width = if fib.result == NFT_FIB_RESULT_OIFNAME { IFNAMSIZ } else { 4 };
+                self.load(at, Some(fib.dreg), Source::Fib(fib.result, fib.flags), width);
+            }
+            Expr::Rt(rt) => {
+                let width = if rt.key == NFT_RT_NEXTHOP6 { 16 } else { 4 };
+                self.load(at, Some(rt.dreg), Source::Rt(rt.key), width);
+            }
+            Expr::Xfrm(xfrm) => {
+                let ipv6 = matches!(xfrm.key, NFT_XFRM_KEY_DADDR_IP6 | NFT_XFRM_KEY_SADDR_IP6);
+                self.load(at, Some(xfrm.dreg), Source::Xfrm(xfrm.key), if ipv6 { 16 } else { 4 });
+            }
+            Expr::Exthdr(exthdr) => {
+                let width = exthdr.len.map_or(SIZE, |length| (length as usize).min(SIZE));
+                self.load(at, exthdr.dreg, Source::Exthdr, width);
+            }
+            Expr::Numgen(numgen) => self.load(at, Some(numgen.dreg), Source::Numgen, 4),
+            Expr::Hash(hash) => self.load(at, Some(hash.dreg), Source::Hash, 4),
+            Expr::Socket(socket) => self.load(at, Some(socket.dreg), Source::Socket, 8),
+            Expr::Osf(osf) => self.load(at, Some(osf.dreg), Source::Osf, IFNAMSIZ),
+            Expr::Tunnel(tunnel) => self.load(at, Some(tunnel.dreg), Source::Tunnel, 4),
+            // How much a map has for a key, only the map tells.
             Expr::Lookup(lookup) => {
-                self.load_any(at, lookup.dreg.filter(|register| *register != NFT_REG_VERDICT), Source::Map);
+                self.load(at, lookup.dreg.filter(|register| *register != NFT_REG_VERDICT), Source::Map, SIZE);
             }
             Expr::Immediate(immediate) => {
                 if let Some(value) = &immediate.data.value {
@@ -207,7 +239,7 @@ impl Machine {
                     self.learn(cmp.sreg, cmp.data.value.as_deref().unwrap_or_default());
                 }
             }
-            Expr::Unsupported { .. } => self.load_any(at, Some(NFT_REG_1), Source::Unsupported),
+            Expr::Unsupported { .. } => self.load(at, Some(NFT_REG_1), Source::Unsupported, SIZE),
             Expr::Connlimit(_)
             | Expr::Counter(_)
             | Expr::Dup(_)
@@ -233,11 +265,15 @@ impl Machine {
         }
     }
 
-    /// Everything from here on is forgotten: parts of a key are loaded in order, so what lies behind is stale.
-    fn start(&mut self, register: u32) -> &mut [Cell] {
-        let start = offset(register).unwrap_or(SIZE);
-        self.cells[start..].fill(Cell::default());
-        &mut self.cells[start..]
+    /// Writes to a register; the kernel fills the last word up with zeros.
+    fn store(&mut self, register: u32, cells: impl IntoIterator<Item = Cell>) {
+        let mut at = offset(register).unwrap_or(SIZE);
+        for cell in cells {
+            self.cells.iter_mut().skip(at).take(1).for_each(|place| *place = cell);
+            at += 1;
+        }
+        let end = at.next_multiple_of(4).min(SIZE);
+        self.cells[at.min(end)..end].fill(Cell::default());
     }
 
     fn note(&mut self, expression: usize, source: Source) -> usize {
@@ -245,20 +281,16 @@ impl Machine {
         self.loads.len() - 1
     }
 
-    /// Loads as much as there is of something.
-    fn load_any(&mut self, at: usize, register: Option<u32>, source: Source) {
+    fn load(&mut self, at: usize, register: Option<u32>, source: Source, width: usize) {
         let Some(register) = register else { return };
-        let load = self.note(at, source);
-        for (byte, cell) in self.start(register).iter_mut().enumerate() {
-            *cell = Cell { load: Some(load), byte, and: 0xff, ..Cell::default() };
-        }
+        let load = Some(self.note(at, source));
+        self.store(register, (0..width).map(|byte| Cell { load, byte, and: 0xff, ..Cell::default() }));
     }
 
     fn load_constant(&mut self, at: usize, register: u32, value: &[u8]) {
-        let load = self.note(at, Source::Constant);
-        for (byte, (cell, value)) in self.start(register).iter_mut().zip(value).enumerate() {
-            *cell = Cell { load: Some(load), byte, xor: *value, ..Cell::default() };
-        }
+        let load = Some(self.note(at, Source::Constant));
+        let cell = |(byte, value): (usize, &u8)| Cell { load, byte, xor: *value, ..Cell::default() };
+        self.store(register, value.iter().enumerate().map(cell));
     }
 
     /// Bytes of a header, field by field.
@@ -267,8 +299,7 @@ impl Machine {
         let (base, from) = (payload.base, payload.offset as usize);
         let (mut at, end) = (from, from + (payload.len as usize).min(SIZE));
         let fields = headers(base, self.ipv6);
-        let mut place = offset(register).unwrap_or(SIZE);
-        self.start(register);
+        let mut cells = Vec::new();
         while at < end {
             let field = fields.iter().find(|(_, start, width)| (*start..start + width).contains(&at));
             let next = fields.iter().map(|(_, start, _)| *start).filter(|start| *start > at).min();
@@ -279,18 +310,18 @@ impl Machine {
                     (Source::Payload { base, offset: at, length: upto - at }, 0, upto)
                 }
             };
-            let load = self.note(expression, source);
-            for (byte, cell) in (first..first + upto - at).zip(self.cells.iter_mut().skip(place)) {
-                *cell = Cell { load: Some(load), byte, and: 0xff, ..Cell::default() };
-            }
-            (place, at) = (place + upto - at, upto);
+            let load = Some(self.note(expression, source));
+            cells.extend((first..first + upto - at).map(|byte| Cell { load, byte, and: 0xff, ..Cell::default() }));
+            at = upto;
         }
+        self.store(register, cells);
     }
 
     /// `dreg = sreg & mask ^ xor`
     fn mask_xor(&mut self, at: usize, sreg: u32, dreg: u32, mask: &[u8], xor: &[u8]) {
-        let Some(cells) = self.at(sreg, mask.len().max(xor.len())).map(<[Cell]>::to_vec) else {
-            return self.load_any(at, Some(dreg), Source::NoRegister);
+        let length = mask.len().max(xor.len());
+        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
+            return self.load(at, Some(dreg), Source::NoRegister, length);
         };
         let target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(SIZE));
         for (at, (place, cell)) in target.zip(cells).enumerate() {
@@ -303,7 +334,7 @@ impl Machine {
     /// `dreg = hton(sreg)` or back, by groups of `size` bytes: the same thing.
     fn swap(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, size: usize) {
         let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
-            return self.load_any(at, Some(dreg), Source::NoRegister);
+            return self.load(at, Some(dreg), Source::NoRegister, length);
         };
         let mut target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(SIZE));
         for group in cells.chunks(size.max(1)) {
@@ -318,10 +349,20 @@ impl Machine {
     /// Shifts and operations on two registers.
     fn compute(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, computed: u32) {
         let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
-            return self.load_any(at, Some(dreg), Source::NoRegister);
+            return self.load(at, Some(dreg), Source::NoRegister, length);
         };
-        for (place, cell) in self.start(dreg).iter_mut().zip(cells) {
-            *place = Cell { computed, ..cell };
+        self.store(dreg, cells.into_iter().map(|cell| Cell { computed, ..cell }));
+    }
+
+    /// `nft_ct_get_init`
+    fn ct_width(&self, key: u32) -> usize {
+        match key {
+            NFT_CT_DIRECTION | NFT_CT_L3PROTOCOL | NFT_CT_PROTOCOL => 1,
+            NFT_CT_PROTO_SRC | NFT_CT_PROTO_DST => 2,
+            NFT_CT_SRC | NFT_CT_DST if self.ipv6 == Some(true) => 16,
+            NFT_CT_PKTS | NFT_CT_BYTES | NFT_CT_AVGPKT => 8,
+            NFT_CT_HELPER | NFT_CT_LABELS | NFT_CT_SRC_IP6 | NFT_CT_DST_IP6 => 16,
+            _ => 4,
         }
     }
 

@@ -94,16 +94,23 @@ pub const NFT_META_IIF: u32 = 4;
 pub const NFT_META_OIF: u32 = 5;
 pub const NFT_META_IIFNAME: u32 = 6;
 pub const NFT_META_OIFNAME: u32 = 7;
+pub const NFT_META_IIFTYPE: u32 = 8;
+pub const NFT_META_OIFTYPE: u32 = 9;
 pub const NFT_META_SKUID: u32 = 10;
 pub const NFT_META_SKGID: u32 = 11;
 pub const NFT_META_NFPROTO: u32 = 15;
 pub const NFT_META_L4PROTO: u32 = 16;
+pub const NFT_META_BRI_IIFNAME: u32 = 17;
+pub const NFT_META_BRI_OIFNAME: u32 = 18;
 pub const NFT_META_PKTTYPE: u32 = 19;
 pub const NFT_META_CPU: u32 = 20;
 pub const NFT_META_CGROUP: u32 = 23;
 pub const NFT_META_PRANDOM: u32 = 24;
+pub const NFT_META_IIFKIND: u32 = 26;
+pub const NFT_META_OIFKIND: u32 = 27;
 pub const NFT_META_TIME_NS: u32 = 30;
 pub const NFT_META_TIME_HOUR: u32 = 32;
+pub const NFT_META_SDIFNAME: u32 = 34;
 
 /// `enum nft_ct_keys`
 pub const NFT_CT_STATE: u32 = 0;
@@ -111,12 +118,14 @@ pub const NFT_CT_DIRECTION: u32 = 1;
 pub const NFT_CT_STATUS: u32 = 2;
 pub const NFT_CT_MARK: u32 = 3;
 pub const NFT_CT_EXPIRATION: u32 = 5;
+pub const NFT_CT_HELPER: u32 = 6;
 pub const NFT_CT_L3PROTOCOL: u32 = 7;
 pub const NFT_CT_SRC: u32 = 8;
 pub const NFT_CT_DST: u32 = 9;
 pub const NFT_CT_PROTOCOL: u32 = 10;
 pub const NFT_CT_PROTO_SRC: u32 = 11;
 pub const NFT_CT_PROTO_DST: u32 = 12;
+pub const NFT_CT_LABELS: u32 = 13;
 pub const NFT_CT_PKTS: u32 = 14;
 pub const NFT_CT_BYTES: u32 = 15;
 pub const NFT_CT_AVGPKT: u32 = 16;
@@ -137,6 +146,8 @@ pub const NFT_XFRM_KEY_SADDR_IP4: u32 = 3;
 pub const NFT_XFRM_KEY_SADDR_IP6: u32 = 4;
 
 /// `enum nft_fib_result`
+pub const NFT_FIB_RESULT_OIF: u32 = 1;
+pub const NFT_FIB_RESULT_OIFNAME: u32 = 2;
 pub const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 /// `enum nft_fib_flags`
 pub const NFTA_FIB_F_SADDR: u32 = 1;

@@ -91,7 +91,7 @@ pub use xt_target::*;
 macro_rules! expressions {
     ($($variant:ident = $name:literal,)*) => {
         /// An expression.
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum Expr<'a> {
             $(#[doc = concat!("`", $name, "`")] $variant($variant<'a>),)*
             /// One that is not known.
