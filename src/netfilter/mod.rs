@@ -13,4 +13,6 @@ pub mod nftables;
 mod visit;
 
 pub use error::{Error, Result, array};
+pub(crate) use netlink::block as attributes;
+pub(crate) use visit::visit;
 pub use visit::{Visit, Visitor};

@@ -133,7 +133,6 @@ impl<T: Visit> Visit for List<'_, T> {
 }
 
 /// Says what each field of a block holds, by the method of [`Visitor`].
-#[macro_export]
 macro_rules! visit {
     ($name:ident { $($method:ident: [$($field:ident),*]),* $(,)? }) => {
         impl $crate::netfilter::Visit for $name<'_> {
@@ -147,3 +146,5 @@ macro_rules! visit {
         }
     };
 }
+
+pub(crate) use visit;

@@ -5,8 +5,6 @@
 //! nat chains on prerouting and output, where a node has its Services, are only searched for rules that set a mark.
 
 mod expressions;
-mod nat;
-mod payload;
 mod registers;
 mod setters;
 pub(super) mod wire;

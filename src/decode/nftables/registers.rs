@@ -1,41 +1,27 @@
-//! The registers of the nf_tables machine, byte by byte, while a rule is read: where each byte comes from and what
-//! was done to it. A comparison of registers thereby becomes tests of fields, whatever was loaded together.
-//!
-//! Kernel source: `enum nft_registers`, `struct nft_regs`.
+//! What the bytes in registers mean. A comparison of registers thereby becomes tests of fields, whatever was loaded together.
 
-use crate::snapshot::netfilter::{Condition, Field, MarkWrite, Match, Test};
+use crate::netfilter::nftables::expr::Expr;
+use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, SIZE, Source, offset};
+use crate::netfilter::nftables::uapi::{
+    NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST,
+    NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EXPIRATION, NFT_CT_ID, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST,
+    NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE, NFT_CT_STATUS,
+    NFT_FIB_RESULT_ADDRTYPE, NFT_META_CGROUP, NFT_META_CPU, NFT_META_IIF, NFT_META_IIFNAME, NFT_META_L4PROTO,
+    NFT_META_LEN, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFNAME, NFT_META_PKTTYPE, NFT_META_PRANDOM,
+    NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_SKGID, NFT_META_SKUID, NFT_META_TIME_HOUR, NFT_META_TIME_NS,
+    NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
+};
+use crate::snapshot::netfilter::{Condition, Field, MarkWrite, Match, Test, TypeScope};
 
-/// `NFT_REG_1` to `NFT_REG_4` are 16 bytes each; `NFT_REG32_00` to `NFT_REG32_15` are the same bytes by 4.
-const SIZE: usize = 64;
-
-/// Where a byte of a register comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// Nothing was loaded.
-    Unset,
-    /// The same for every packet: the value is in `xor`.
-    Constant,
-    /// A byte of a field, by position in [`Registers::loads`] and in memory.
-    Field(usize, usize),
-}
-
-/// A byte: `origin & and ^ xor`.
-#[derive(Clone, Copy, Debug)]
-struct Cell {
-    origin: Origin,
-    and: u8,
-    xor: u8,
-}
-
-const UNSET: Cell = Cell { origin: Origin::Unset, and: 0, xor: 0 };
-
-/// What a load puts into a register.
+/// What a load means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loaded {
+enum Loaded {
     /// A field that lies in memory as on the wire.
     Wire(Field, usize),
     /// A number of this many bytes in the byte order of the machine.
     Host(Field, usize),
+    /// The same for every packet.
+    Constant,
     /// Differs from packet to packet by chance or circumstance; the text names it.
     Occasional(&'static str),
     /// Not understood.
@@ -43,10 +29,41 @@ pub enum Loaded {
 }
 
 impl Loaded {
-    fn width(&self) -> usize {
+    fn of(load: &Load) -> Self {
+        match load.source {
+            Source::Header(Header::Ipv4Protocol) => Self::Wire(Field::L4Proto, 1),
+            Source::Header(Header::Ipv4Source) => Self::Wire(Field::Ipv4Source, 4),
+            Source::Header(Header::Ipv4Destination) => Self::Wire(Field::Ipv4Destination, 4),
+            Source::Header(Header::Ipv6Source) => Self::Wire(Field::Ipv6Source, 16),
+            Source::Header(Header::Ipv6Destination) => Self::Wire(Field::Ipv6Destination, 16),
+            Source::Header(Header::SourcePort) => Self::Wire(Field::SourcePort, 2),
+            Source::Header(Header::DestinationPort) => Self::Wire(Field::DestinationPort, 2),
+            Source::Payload { base, offset, length } => {
+                Self::Wire(Field::Other(format!("{length} bytes at {offset} of header {base}")), length)
+            }
+            Source::Meta(key) => meta(key),
+            Source::Ct(key, direction) => ct(key, direction, load.ipv6 == Some(true)),
+            Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
+            Source::Fib(..) => Self::Occasional("fib"), // the device of a route: reverse path filters
+            Source::Constant => Self::Constant,
+            Source::Exthdr => Self::Occasional("a header option"),
+            Source::Numgen => Self::Occasional("numgen"),
+            Source::Hash => Self::Occasional("a hash"),
+            Source::Socket => Self::Occasional("socket"),
+            Source::Osf => Self::Occasional("osf"),
+            Source::Map => Self::Opaque("a map".into()),
+            Source::Rt(_) => Self::Opaque("rt".into()),
+            Source::Xfrm(_) => Self::Opaque("ipsec".into()),
+            Source::Tunnel => Self::Opaque("tunnel".into()),
+            Source::NoRegister => Self::Opaque("a register that does not exist".into()),
+            Source::Unsupported => Self::Opaque("an expression that is not known".into()),
+        }
+    }
+
+    fn field(&self) -> Option<(&Field, usize)> {
         match self {
-            Self::Wire(_, width) | Self::Host(_, width) => *width,
-            Self::Occasional(_) | Self::Opaque(_) => SIZE,
+            Self::Wire(field, width) | Self::Host(field, width) => Some((field, *width)),
+            Self::Constant | Self::Occasional(_) | Self::Opaque(_) => None,
         }
     }
 
@@ -54,134 +71,120 @@ impl Loaded {
     fn shift(&self, byte: usize) -> usize {
         match self {
             Self::Host(..) if cfg!(target_endian = "little") => 8 * byte,
-            _ => 8 * (self.width() - 1 - byte),
+            _ => 8 * self.field().map_or(0, |(_, width)| (width - 1).saturating_sub(byte)),
         }
+    }
+}
+
+fn meta(key: u32) -> Loaded {
+    match key {
+        NFT_META_LEN => Loaded::Occasional("meta length"),
+        NFT_META_PROTOCOL => Loaded::Wire(Field::EtherType, 2),
+        NFT_META_PRIORITY => Loaded::Occasional("meta priority"),
+        NFT_META_MARK => Loaded::Host(Field::Mark, 4),
+        NFT_META_IIF => Loaded::Host(Field::InputIndex, 4),
+        NFT_META_OIF => Loaded::Host(Field::OutputIndex, 4),
+        NFT_META_IIFNAME => Loaded::Wire(Field::InputName, 16),
+        NFT_META_OIFNAME => Loaded::Wire(Field::OutputName, 16),
+        NFT_META_SKUID => Loaded::Occasional("meta skuid"),
+        NFT_META_SKGID => Loaded::Occasional("meta skgid"),
+        NFT_META_NFPROTO => Loaded::Wire(Field::NfProto, 1),
+        NFT_META_L4PROTO => Loaded::Wire(Field::L4Proto, 1),
+        NFT_META_PKTTYPE => Loaded::Occasional("meta pkttype"),
+        NFT_META_CPU => Loaded::Occasional("meta cpu"),
+        NFT_META_CGROUP => Loaded::Occasional("meta cgroup"),
+        NFT_META_PRANDOM => Loaded::Occasional("meta random"),
+        NFT_META_TIME_NS..=NFT_META_TIME_HOUR => Loaded::Occasional("meta time"),
+        _ => Loaded::Opaque(format!("meta {key}")),
+    }
+}
+
+/// Parts of the connection's tuple are called as in `xt_conntrack`.
+fn ct(key: u32, direction: Option<u8>, ipv6: bool) -> Loaded {
+    let direction = if direction.unwrap_or(0) == 0 { "original" } else { "reply" };
+    let tuple = |name, width| Loaded::Wire(Field::Other(format!("ct {direction} {name}")), width);
+    let address = if ipv6 { 16 } else { 4 };
+    match key {
+        NFT_CT_STATE => Loaded::Host(Field::ConnectionState, 4),
+        NFT_CT_DIRECTION => Loaded::Wire(Field::ConnectionDirection, 1),
+        NFT_CT_STATUS => Loaded::Host(Field::ConnectionStatus, 4),
+        NFT_CT_MARK => Loaded::Host(Field::ConnectionMark, 4),
+        NFT_CT_EXPIRATION => Loaded::Occasional("ct expiration"),
+        NFT_CT_PKTS..=NFT_CT_AVGPKT => Loaded::Occasional("ct packets or bytes"),
+        NFT_CT_ID => Loaded::Occasional("ct id"),
+        NFT_CT_SRC => tuple("saddr", address),
+        NFT_CT_DST => tuple("daddr", address),
+        NFT_CT_PROTOCOL => Loaded::Wire(Field::Other("ct protocol".into()), 1),
+        NFT_CT_PROTO_SRC => tuple("proto-src", 2),
+        NFT_CT_PROTO_DST => tuple("proto-dst", 2),
+        NFT_CT_SRC_IP => tuple("saddr", 4),
+        NFT_CT_DST_IP => tuple("daddr", 4),
+        NFT_CT_SRC_IP6 => tuple("saddr", 16),
+        NFT_CT_DST_IP6 => tuple("daddr", 16),
+        _ => Loaded::Opaque(format!("ct {key}")),
+    }
+}
+
+/// `NFT_FIB_RESULT_ADDRTYPE`
+fn address_type(flags: u32) -> Loaded {
+    let scope = match flags & !(NFTA_FIB_F_SADDR | NFTA_FIB_F_DADDR) {
+        0 => Some(TypeScope::Any),
+        NFTA_FIB_F_IIF => Some(TypeScope::Input),
+        NFTA_FIB_F_OIF => Some(TypeScope::Output),
+        _ => None,
+    };
+    match (flags & (NFTA_FIB_F_SADDR | NFTA_FIB_F_DADDR), scope) {
+        (NFTA_FIB_F_SADDR, Some(scope)) => Loaded::Host(Field::SourceType(scope), 4),
+        (NFTA_FIB_F_DADDR, Some(scope)) => Loaded::Host(Field::DestinationType(scope), 4),
+        _ => Loaded::Opaque(format!("fib type with flags {flags:#x}")),
     }
 }
 
 /// All registers.
 #[derive(Debug)]
 pub struct Registers {
-    cells: [Cell; SIZE],
-    loads: Vec<Loaded>,
-}
-
-/// Comparison operators, in the order of `enum nft_cmp_ops`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compare {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-}
-
-/// First byte of a register; `None`: the verdict register, or none at all.
-fn offset(register: u32) -> Option<usize> {
-    match register {
-        1..=4 => Some(16 * (register as usize - 1)),
-        8..=23 => Some(4 * (register as usize - 8)),
-        _ => None,
-    }
+    machine: Machine,
+    /// Of [`Machine::loads`].
+    meanings: Vec<Loaded>,
 }
 
 impl Registers {
-    /// As they are when a rule begins.
-    pub fn new() -> Self {
-        Self { cells: [UNSET; SIZE], loads: Vec::new() }
+    /// As they are when a rule of this family (`NFPROTO_*`) begins.
+    pub fn new(family: u8) -> Self {
+        Self { machine: Machine::new(family), meanings: Vec::new() }
     }
 
-    fn at(&self, register: u32, length: usize) -> Option<&[Cell]> {
-        let start = offset(register)?;
-        self.cells.get(start..start.checked_add(length)?)
+    /// Whether packets are IPv6, as far as the rule has told.
+    pub fn ipv6(&self) -> Option<bool> {
+        self.machine.ipv6
     }
 
-    /// Everything from here on is forgotten: parts of a key are loaded in order, so what lies behind is stale.
-    fn start(&mut self, register: u32) -> &mut [Cell] {
-        let start = offset(register).unwrap_or(SIZE);
-        self.cells[start..].fill(UNSET);
-        &mut self.cells[start..]
-    }
-
-    /// Loads a field.
-    pub fn load(&mut self, register: u32, loaded: Loaded) {
-        let number = self.loads.len();
-        let cells = self.start(register);
-        for (byte, cell) in cells.iter_mut().enumerate().take(loaded.width()) {
-            *cell = Cell { origin: Origin::Field(number, byte), and: 0xff, xor: 0 };
-        }
-        self.loads.push(loaded);
-    }
-
-    /// Loads several fields that lie behind each other; of each, this many bytes from this one on.
-    pub fn load_parts(&mut self, register: u32, parts: Vec<(Loaded, usize, usize)>) {
-        let first = self.loads.len();
-        let mut cells = self.start(register).iter_mut();
-        for (number, (_, from, length)) in parts.iter().enumerate() {
-            for byte in *from..from + length {
-                if let Some(cell) = cells.next() {
-                    *cell = Cell { origin: Origin::Field(first + number, byte), and: 0xff, xor: 0 };
-                }
-            }
-        }
-        self.loads.extend(parts.into_iter().map(|(loaded, ..)| loaded));
-    }
-
-    /// Loads a constant.
-    pub fn load_constant(&mut self, register: u32, data: &[u8]) {
-        for (cell, byte) in self.start(register).iter_mut().zip(data) {
-            *cell = Cell { origin: Origin::Constant, and: 0, xor: *byte };
-        }
-    }
-
-    /// `dreg = sreg & mask ^ xor`
-    pub fn bitwise(&mut self, sreg: u32, dreg: u32, mask: &[u8], xor: &[u8]) {
-        let length = mask.len().max(xor.len());
-        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else { return self.load(dreg, no_register()) };
-        let target = offset(dreg).unwrap_or(SIZE);
-        for (at, cell) in cells.into_iter().enumerate() {
-            let mask = mask.get(at).copied().unwrap_or(0);
-            let flipped = xor.get(at).copied().unwrap_or(0);
-            let changed = Cell { and: cell.and & mask, xor: cell.xor & mask ^ flipped, ..cell };
-            if let Some(place) = self.cells.get_mut(target + at) {
-                *place = changed;
-            }
-        }
-    }
-
-    /// `dreg = hton(sreg)` or back, by groups of `size` bytes: the same thing.
-    pub fn swap(&mut self, sreg: u32, dreg: u32, length: usize, size: usize) {
-        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else { return self.load(dreg, no_register()) };
-        let target = offset(dreg).unwrap_or(SIZE);
-        let swapped = cells.chunks(size.max(1)).flat_map(|group| {
-            let little = cfg!(target_endian = "little");
-            let order: Vec<&Cell> = if little { group.iter().rev().collect() } else { group.iter().collect() };
-            order.into_iter().copied()
-        });
-        let swapped: Vec<Cell> = swapped.collect();
-        for (place, cell) in self.cells.iter_mut().skip(target).zip(swapped) {
-            *place = cell;
-        }
+    /// What expression number `at` does to them.
+    pub fn run(&mut self, at: usize, expression: &Expr<'_>) {
+        self.machine.run(at, expression);
+        self.meanings.extend(self.machine.loads[self.meanings.len()..].iter().map(Loaded::of));
     }
 
     /// The constant in a register, if it is one.
     pub fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
-        let cells = self.at(register, length)?;
-        cells.iter().map(|cell| (cell.origin == Origin::Constant).then_some(cell.xor)).collect()
+        self.machine.constant(register, length)
     }
 
-    /// What a register compared with constant bytes tests.
-    pub fn compare(&self, register: u32, operator: Compare, data: &[u8]) -> Match {
-        let Some(cells) = self.at(register, data.len()) else {
+    fn meaning(&self, cell: &Cell) -> Option<&Loaded> {
+        self.meanings.get(cell.load?)
+    }
+
+    /// What a register compared with constant bytes (`NFT_CMP_*`) tests.
+    pub fn compare(&self, register: u32, operator: u32, data: &[u8]) -> Match {
+        let Some(cells) = self.machine.at(register, data.len()) else {
             return Match::Opaque(format!("register {register} is compared, which does not exist"));
         };
         if let Some(unclear) = self.unclear(cells) {
             return unclear;
         }
         match operator {
-            Compare::Equal => self.equal(cells, data, false),
-            Compare::NotEqual => self.equal(cells, data, true),
+            NFT_CMP_EQ => self.equal(cells, data, false),
+            NFT_CMP_NEQ => self.equal(cells, data, true),
             _ => match self.whole(cells) {
                 Some(field) => Match::Tests { tests: vec![ordered(field, operator, data)], inverted: false },
                 None => Match::Opaque("an ordered comparison of something other than a whole field".into()),
@@ -191,7 +194,7 @@ impl Registers {
 
     /// What a register within a range of constants tests.
     pub fn range(&self, register: u32, from: &[u8], to: &[u8], inverted: bool) -> Match {
-        let cells = self.at(register, from.len()).unwrap_or_default();
+        let cells = self.machine.at(register, from.len()).unwrap_or_default();
         if let Some(unclear) = self.unclear(cells) {
             return unclear;
         }
@@ -208,14 +211,15 @@ impl Registers {
     fn unclear(&self, cells: &[Cell]) -> Option<Match> {
         let mut occasional = None;
         for cell in cells {
-            match cell.origin {
-                Origin::Field(load, _) => match &self.loads[load] {
-                    Loaded::Opaque(what) => return Some(Match::Opaque(what.clone())),
-                    Loaded::Occasional(what) => occasional = Some(Match::Occasional((*what).to_owned())),
-                    Loaded::Wire(..) | Loaded::Host(..) => {}
-                },
-                Origin::Unset => return Some(Match::Opaque("a register that nothing was loaded into".into())),
-                Origin::Constant => return Some(Match::Opaque("a comparison of constants".into())),
+            match self.meaning(cell) {
+                Some(Loaded::Opaque(what)) => return Some(Match::Opaque(what.clone())),
+                Some(Loaded::Constant) => return Some(Match::Opaque("a comparison of constants".into())),
+                None => return Some(Match::Opaque("a register that nothing was loaded into".into())),
+                Some(_) if cell.computed != 0 => {
+                    return Some(Match::Opaque(format!("bitwise operation {}", cell.computed)));
+                }
+                Some(Loaded::Occasional(what)) => occasional = Some(Match::Occasional((*what).to_owned())),
+                Some(Loaded::Wire(..) | Loaded::Host(..)) => {}
             }
         }
         occasional
@@ -224,8 +228,8 @@ impl Registers {
     fn equal(&self, cells: &[Cell], data: &[u8], inverted: bool) -> Match {
         let mut tests: Vec<(usize, u128, u128)> = Vec::new();
         for (cell, byte) in cells.iter().zip(data) {
-            let Origin::Field(load, position) = cell.origin else { continue };
-            let shift = self.loads[load].shift(position);
+            let (Some(load), Some(meaning)) = (cell.load, self.meaning(cell)) else { continue };
+            let shift = meaning.shift(cell.byte);
             let (mask, value) = (u128::from(cell.and) << shift, u128::from(byte ^ cell.xor) << shift);
             match tests.iter_mut().find(|(known, ..)| *known == load) {
                 Some((_, masks, values)) => (*masks, *values) = (*masks | mask, *values | value),
@@ -233,48 +237,46 @@ impl Registers {
             }
         }
         let tests = tests.into_iter().filter_map(|(load, mask, value)| {
-            Some(Test { field: self.field(load)?.clone(), condition: Condition::Masked { mask, value } })
+            let (field, _) = self.meanings[load].field()?;
+            Some(Test { field: field.clone(), condition: Condition::Masked { mask, value } })
         });
         Match::Tests { tests: tests.collect(), inverted }
     }
 
-    fn field(&self, load: usize) -> Option<&Field> {
-        match &self.loads[load] {
-            Loaded::Wire(field, _) | Loaded::Host(field, _) => Some(field),
-            Loaded::Occasional(_) | Loaded::Opaque(_) => None,
-        }
-    }
-
     /// The field that these cells are: all of it, unchanged, the most significant byte first.
     fn whole(&self, cells: &[Cell]) -> Option<Field> {
-        let Origin::Field(load, _) = cells.first()?.origin else { return None };
-        let width = self.loads[load].width();
-        let in_order = |(at, cell): (usize, &Cell)| match cell.origin {
-            Origin::Field(same, byte) => {
-                let place = 8 * (width - 1 - at.min(width - 1));
-                same == load && self.loads[load].shift(byte) == place && (cell.and, cell.xor) == (0xff, 0)
-            }
-            _ => false,
+        let first = cells.first()?;
+        let meaning = self.meaning(first)?;
+        let (field, width) = meaning.field()?;
+        let in_order = |(at, cell): (usize, &Cell)| {
+            let place = 8 * (width - 1 - at.min(width - 1));
+            cell.load == first.load && meaning.shift(cell.byte) == place && (cell.and, cell.xor) == (0xff, 0)
         };
-        (cells.len() == width && cells.iter().enumerate().all(in_order)).then(|| self.field(load).cloned())?
+        (cells.len() == width && cells.iter().enumerate().all(in_order)).then(|| field.clone())
     }
 
-    /// The fields of a key that begins in this register; each is filled up to 4 bytes.
+    /// The fields of a key that begins in this register; each is filled up to 4 bytes. What was loaded before the first of
+    /// them is no part of it: parts of a key are loaded in order.
     pub fn key(&self, register: u32) -> Result<Vec<Field>, Match> {
         let mut fields = Vec::new();
         let mut at = offset(register).unwrap_or(SIZE);
-        while let Some(&Cell { origin: Origin::Field(load, 0), .. }) = self.cells.get(at) {
-            let width = self.loads[load].width();
-            let cells = &self.cells[at..(at + width).min(SIZE)];
-            if let Some(unclear) = self.unclear(cells) {
+        let start = at;
+        let cells = self.machine.from(register);
+        let mut first = None;
+        while let Some(&Cell { load: Some(load), byte: 0, .. }) = cells.get(at - start) {
+            if first.get_or_insert(load) > &mut load.clone() || self.meanings[load] == Loaded::Constant {
+                break;
+            }
+            let width = self.meanings[load].field().map_or(SIZE, |(_, width)| width);
+            let part = &cells[at - start..(at - start + width).min(cells.len())];
+            if let Some(unclear) = self.unclear(part) {
                 return Err(unclear);
             }
-            let unchanged = cells
-                .iter()
-                .enumerate()
-                .all(|(byte, cell)| cell.origin == Origin::Field(load, byte) && (cell.and, cell.xor) == (0xff, 0));
-            match self.field(load) {
-                Some(field) if unchanged => fields.push(field.clone()),
+            let unchanged = |(byte, cell): (usize, &Cell)| {
+                (cell.load, cell.byte, cell.and, cell.xor) == (Some(load), byte, 0xff, 0)
+            };
+            match self.meanings[load].field() {
+                Some((field, _)) if part.iter().enumerate().all(unchanged) => fields.push(field.clone()),
                 _ => return Err(Match::Opaque("a look-up of something other than whole fields".into())),
             }
             at += width.next_multiple_of(4);
@@ -289,20 +291,21 @@ impl Registers {
     /// What a mark becomes that is written from this register: `own` is the mark that is written, `other` the other.
     pub fn mark(&self, register: u32, own: &Field, other: &Field) -> MarkWrite {
         let unknown = |what: &str| MarkWrite::Unknown(what.to_owned());
-        let Some(cells) = self.at(register, 4) else { return unknown("from a register that does not exist") };
+        let Some(cells) = self.machine.at(register, 4) else { return unknown("from a register that does not exist") };
         let (mut keep, mut take, mut xor) = ([0; 4], [0; 4], [0; 4]);
         for (at, cell) in cells.iter().enumerate() {
             xor[at] = cell.xor;
-            match cell.origin {
-                Origin::Constant => {}
-                Origin::Field(load, byte) if byte == at && self.field(load) == Some(own) => keep[at] = cell.and,
-                Origin::Field(load, byte) if byte == at && self.field(load) == Some(other) => take[at] = cell.and,
-                Origin::Field(load, _) => match &self.loads[load] {
-                    Loaded::Opaque(what) => return unknown(what),
-                    Loaded::Occasional(what) => return unknown(what),
-                    Loaded::Wire(field, _) | Loaded::Host(field, _) => return unknown(&format!("from {field:?}")),
+            match self.meaning(cell) {
+                Some(_) if cell.computed != 0 => return unknown(&format!("bitwise operation {}", cell.computed)),
+                Some(Loaded::Constant) => {}
+                Some(Loaded::Opaque(what)) => return unknown(what),
+                Some(Loaded::Occasional(what)) => return unknown(what),
+                Some(Loaded::Wire(field, _) | Loaded::Host(field, _)) => match field {
+                    _ if cell.byte == at && field == own => keep[at] = cell.and,
+                    _ if cell.byte == at && field == other => take[at] = cell.and,
+                    _ => return unknown(&format!("from {field:?}")),
                 },
-                Origin::Unset => return unknown("from a register that nothing was loaded into"),
+                None => return unknown("from a register that nothing was loaded into"),
             }
         }
         let [keep, take, xor] = [keep, take, xor].map(u32::from_ne_bytes);
@@ -310,111 +313,22 @@ impl Registers {
     }
 }
 
-fn no_register() -> Loaded {
-    Loaded::Opaque("a register that does not exist".into())
-}
-
 /// Bytes as a number, the first the most significant.
 fn number(bytes: &[u8]) -> u128 {
     bytes.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
-fn ordered(field: Field, operator: Compare, data: &[u8]) -> Test {
+fn ordered(field: Field, operator: u32, data: &[u8]) -> Test {
     let value = number(data);
     let most = if data.len() >= 16 { u128::MAX } else { (1 << (8 * data.len())) - 1 };
     let range = match operator {
-        Compare::Less => value.checked_sub(1).map(|max| (0, max)),
-        Compare::LessOrEqual => Some((0, value)),
-        Compare::Greater => (value < most).then_some((value.saturating_add(1), most)),
+        NFT_CMP_LT => value.checked_sub(1).map(|max| (0, max)),
+        NFT_CMP_LTE => Some((0, value)),
+        NFT_CMP_GT => (value < most).then_some((value.saturating_add(1), most)),
         _ => Some((value, most)),
     };
     Test { field, condition: Condition::Ranges(range.into_iter().collect()) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn masked(mask: u128, value: u128) -> Condition {
-        Condition::Masked { mask, value }
-    }
-
-    fn tests(fields: &[(Field, Condition)], inverted: bool) -> Match {
-        let tests = fields.iter().cloned().map(|(field, condition)| Test { field, condition });
-        Match::Tests { tests: tests.collect(), inverted }
-    }
-
-    #[test]
-    fn a_masked_mark_is_a_number() {
-        let mut registers = Registers::new();
-        registers.load(1, Loaded::Host(Field::Mark, 4));
-        registers.bitwise(1, 1, &0x4000u32.to_ne_bytes(), &[0; 4]);
-        let found = registers.compare(1, Compare::NotEqual, &0u32.to_ne_bytes());
-        assert_eq!(found, tests(&[(Field::Mark, masked(0x4000, 0))], true));
-    }
-
-    #[test]
-    fn fields_that_were_loaded_together_come_apart_again() {
-        let mut registers = Registers::new();
-        let load = |field| (Loaded::Wire(field, 4), 0, 4);
-        registers.load_parts(8, vec![load(Field::Ipv4Source), load(Field::Ipv4Destination)]);
-        let found = registers.compare(8, Compare::NotEqual, &[10, 1, 2, 3, 10, 4, 5, 6]);
-        let (source, destination) = (masked(0xffff_ffff, 0x0a01_0203), masked(0xffff_ffff, 0x0a04_0506));
-        let wanted = [(Field::Ipv4Source, source), (Field::Ipv4Destination, destination)];
-        assert_eq!(found, tests(&wanted, true), "not both, which is not the same as neither");
-    }
-
-    #[test]
-    fn a_shorter_comparison_is_a_prefix() {
-        let mut registers = Registers::new();
-        registers.load(1, Loaded::Wire(Field::OutputName, 16));
-        let found = registers.compare(1, Compare::Equal, b"veth");
-        let (mask, value) = (u128::MAX << 96, u128::from(u32::from_be_bytes(*b"veth")) << 96);
-        assert_eq!(found, tests(&[(Field::OutputName, masked(mask, value))], false));
-    }
-
-    #[test]
-    fn ports_are_ordered_as_on_the_wire_and_marks_after_a_swap() {
-        let mut registers = Registers::new();
-        registers.load(1, Loaded::Wire(Field::DestinationPort, 2));
-        let found = registers.compare(1, Compare::Greater, &8472u16.to_be_bytes());
-        assert_eq!(found, tests(&[(Field::DestinationPort, Condition::Ranges(vec![(8473, 65535)]))], false));
-        assert!(matches!(registers.compare(1, Compare::Less, &[1]), Match::Opaque(_)), "half a port");
-        registers.load(1, Loaded::Host(Field::Mark, 4));
-        if cfg!(target_endian = "little") {
-            assert!(matches!(registers.compare(1, Compare::Less, &[0, 0, 1, 0]), Match::Opaque(_)));
-        }
-        registers.swap(1, 1, 4, 4);
-        let found = registers.range(1, &[0, 0, 1, 0], &[0, 0, 2, 0], true);
-        assert_eq!(found, tests(&[(Field::Mark, Condition::Ranges(vec![(256, 512)]))], true));
-    }
-
-    #[test]
-    fn mark_arithmetic_is_exact() {
-        let (own, other) = (Field::Mark, Field::ConnectionMark);
-        let mut registers = Registers::new();
-        registers.load(1, Loaded::Host(Field::Mark, 4));
-        registers.bitwise(1, 1, &(!0x4000u32).to_ne_bytes(), &0x4000u32.to_ne_bytes());
-        let exact = |keep, take, xor| MarkWrite::Exact { keep, take, xor };
-        assert_eq!(registers.mark(1, &own, &other), exact(!0x4000, 0, 0x4000));
-        assert_eq!(registers.mark(1, &other, &own), exact(0, !0x4000, 0x4000));
-        registers.load_constant(1, &0x12u32.to_ne_bytes());
-        assert_eq!(registers.mark(1, &own, &other), exact(0, 0, 0x12));
-        registers.load(1, Loaded::Opaque("a map".into()));
-        assert_eq!(registers.mark(1, &own, &other), MarkWrite::Unknown("a map".into()));
-        registers.load(1, Loaded::Wire(Field::Ipv4Source, 4));
-        assert!(matches!(registers.mark(1, &own, &other), MarkWrite::Unknown(_)));
-    }
-
-    #[test]
-    fn keys_are_the_fields_from_a_register_on_and_nothing_stale() {
-        let mut registers = Registers::new();
-        registers.load(1, Loaded::Wire(Field::Ipv4Source, 4));
-        registers.load(9, Loaded::Wire(Field::DestinationPort, 2));
-        assert_eq!(registers.key(1), Ok(vec![Field::Ipv4Source, Field::DestinationPort]));
-        registers.load(1, Loaded::Wire(Field::Ipv4Destination, 4));
-        assert_eq!(registers.key(1), Ok(vec![Field::Ipv4Destination]));
-        registers.bitwise(1, 1, &[255, 255, 0, 0], &[0; 4]);
-        assert!(matches!(registers.key(1), Err(Match::Opaque(_))));
-    }
-}
+mod tests;

@@ -8,14 +8,18 @@ use std::collections::BTreeMap;
 use std::slice;
 
 use self::kernel::{
-    Data, Devices, FORWARD, Kernel, MAP, NEWCHAIN, NEWRULE, NEWTABLE, POSTROUTING, PREROUTING, Seen, TIMEOUT, asked,
-    be32, done, errno, look_at, message, text,
+    Data, Devices, FORWARD, Kernel, POSTROUTING, PREROUTING, Seen, asked, base_chain, done, errno, look_at, message,
+    rule,
 };
 use self::language::*;
 use super::*;
 use crate::decode::Known;
 use crate::decode::testing::played;
-use crate::netfilter::netlink::put_nested;
+use crate::netfilter::nftables::expr::{Ct, Dynset, Expr, FlowOffload, Immediate, Nat, Synproxy};
+use crate::netfilter::nftables::uapi::{
+    NFPROTO_IPV4, NFT_CONTINUE, NFT_CT_MARK, NFT_NAT_SNAT, NFT_SET_MAP as MAP, NFT_SET_TIMEOUT as TIMEOUT,
+};
+use crate::netfilter::nftables::{self as wired, Table as WireTable};
 use crate::snapshot::netfilter::{Element, Field, MarkWrite, Match, name_key};
 use crate::snapshot::{SourceState, SystemCall};
 
@@ -226,7 +230,7 @@ fn a_search_that_is_given_up_leaves_the_bit_possible() {
     let mut rules = vec![("post", vec![vec![mark_test(2), masquerade()]]), ("pre", many)];
     // Each jump leads to another chain.
     let names: Vec<&'static str> = (0..600).map(|n| &*format!("chain-{n}").leak()).collect();
-    rules[1].1 = names.iter().map(|name| vec![jump(name)]).collect();
+    rules[1].1 = names.iter().map(|name| vec![jump(*name)]).collect();
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
     let (ruleset, asked) = kernel.read();
     let setters = ruleset.ok().expect("it was read").setters.clone();
@@ -281,7 +285,9 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
         }
         for name in ["payload", "meta", "ct", "fib", "cmp", "range", "bitwise", "byteorder", "immediate", "lookup",
                      "match", "target", "masq", "nat", "redir", "counter", "objref", "exthdr", "hash", "what"] {
-            let _ = expressions::Reader::new(Family::Inet, &"t".into()).read(name, &noise);
+            if let Ok(expression) = Expr::parse(name.as_bytes(), &noise) {
+                let _ = expressions::Reader::new(Family::Inet, &"t".into()).read(0, &expression);
+            }
         }
     });
 }
@@ -323,20 +329,14 @@ fn chains_that_were_read_whole_are_searched_too() {
 fn what_a_packet_has_to_be_for_an_expression_is_a_test_before_it() {
     let table = "nat".into();
     let mut reader = expressions::Reader::new(Family::Inet, &table);
-    let mut data = Vec::new();
-    be32(&mut data, 1, 0);
-    be32(&mut data, 2, 2);
-    be32(&mut data, 3, 1);
-    reader.read("nat", &data).unwrap();
+    let nat = Nat { kind: NFT_NAT_SNAT, family: NFPROTO_IPV4.into(), reg_addr_min: Some(1), ..Nat::default() };
+    reader.read(0, &nat.into()).unwrap();
     assert!(matches!(reader.steps[0], Step::Match(_)), "{:?}", reader.steps);
     let table = "nat".into();
     let mut reader = expressions::Reader::new(Family::Inet, &table);
-    let mut data = Vec::new();
-    be32(&mut data, 2, 3);
-    be32(&mut data, 1, 1);
-    reader.read("ct", &data).unwrap();
-    reader.read("flow_offload", &[]).unwrap();
-    reader.read("synproxy", &[]).unwrap();
+    reader.read(0, &Ct { key: NFT_CT_MARK, dreg: Some(1), ..Ct::default() }.into()).unwrap();
+    reader.read(1, &FlowOffload::default().into()).unwrap();
+    reader.read(2, &Synproxy::default().into()).unwrap();
     assert_eq!(reader.steps.len(), 4, "{:?}", reader.steps);
 }
 
@@ -366,12 +366,10 @@ fn a_passing_failure_of_the_search_is_not_remembered() {
 
 #[test]
 fn continue_goes_on_with_the_same_rule() {
-    let mut data = Vec::new();
-    be32(&mut data, 1, 0);
-    put_nested(&mut data, 2, |data| put_nested(data, 2, |verdict| be32(verdict, 1, u32::MAX)));
     let table = "t".into();
     let mut reader = expressions::Reader::new(Family::Inet, &table);
-    reader.read("immediate", &data).unwrap();
+    let go_on = Immediate { data: wired::Data::to(NFT_CONTINUE, None), ..Immediate::default() };
+    reader.read(0, &go_on.into()).unwrap();
     assert_eq!(reader.steps, []);
 }
 
@@ -464,10 +462,7 @@ fn a_set_that_failed_is_asked_again_at_each_reading() {
 
 #[test]
 fn a_set_that_rules_fill_is_read_at_each_reading() {
-    let fill = expression("dynset", |out| {
-        text(out, 1, "seen");
-        be32(out, 3, 0);
-    });
+    let fill = vec![Dynset { set_name: "seen".into(), sreg_key: 1, ..Dynset::default() }.into()];
     let rules = [("post", vec![vec![device_in("seen"), masquerade()], vec![fill]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("seen", Devices::new(0, []));
@@ -495,10 +490,7 @@ fn the_keys_of_a_data_map_are_read() {
 
 /// A lookup of what was loaded.
 fn mark_in(set: &str) -> Expression {
-    expression("lookup", |out| {
-        text(out, 1, set);
-        be32(out, 2, 1);
-    })
+    look_up(set, None)
 }
 
 fn elements(seen: &Seen, set: &str) -> Reading<Vec<Element>> {
@@ -514,13 +506,7 @@ fn devices(names: &[&str]) -> Vec<Element> {
 #[test]
 fn names_that_are_not_utf8_are_read_like_any_other() {
     let (table, base, chain) = (b"t\xff\\", b"post\xfd", b"c\n\xfe");
-    let rule = |chain: &[u8], steps: Expression| {
-        done([message(NEWRULE, 2, 7, |out| {
-            text(out, 1, table);
-            text(out, 2, chain);
-            put_nested(out, 4, |list| list.extend(steps));
-        })])
-    };
+    let rule = |chain: &[u8], steps: Expression| done([message(NFPROTO_IPV4, 7, rule(&table[..], chain, &[steps]))]);
     let mut bodies = BTreeMap::new();
     let mut generations = Kernel { generations: vec![7], ..Kernel::default() };
     let seen = look_at(&Known::default(), &Around::default(), |request| {
@@ -528,18 +514,13 @@ fn names_that_are_not_utf8_are_read_like_any_other() {
         let raw = |kind| asked(request).get(kind).map(<[u8]>::to_vec);
         bodies.insert(name.to_owned(), (raw(1), raw(2)));
         match name {
-            "nft-7/tables" => done([message(NEWTABLE, 2, 7, |out| text(out, 1, table))]),
-            "nft-7/chains-ipv4" => done([message(NEWCHAIN, 2, 7, |out| {
-                text(out, 1, table);
-                text(out, 3, base);
-                put_nested(out, 4, |at| {
-                    be32(at, 1, POSTROUTING);
-                    be32(at, 2, 100);
-                });
-                be32(out, 6, 1);
-                text(out, 7, "nat");
-            })]),
-            "nft-7/rules/ipv4/t%ff%5c/post%fd" => rule(base, jump(chain)),
+            "nft-7/tables" => {
+                done([message(NFPROTO_IPV4, 7, WireTable { name: table[..].into(), ..WireTable::default() })])
+            }
+            "nft-7/chains-ipv4" => {
+                done([message(NFPROTO_IPV4, 7, base_chain(&table[..], &base[..], POSTROUTING, "nat", 1))])
+            }
+            "nft-7/rules/ipv4/t%ff%5c/post%fd" => rule(base, jump(&chain[..])),
             "nft-7/rules/ipv4/t%ff%5c/c%0a%fe" => rule(chain, masquerade()),
             _ => generations.answer(request),
         }

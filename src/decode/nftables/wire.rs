@@ -8,22 +8,20 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
-use crate::netfilter::array;
-use crate::netfilter::netlink::{self, Attributes, Message};
+use crate::netfilter::netlink::{Message, Text, put};
+use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
+use crate::netfilter::nftables::expr::Expr;
+use crate::netfilter::nftables::uapi::{
+    NF_ACCEPT, NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE,
+    NFT_TABLE_F_DORMANT,
+};
+use crate::netfilter::nftables::{
+    self, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DEVICE_PREFIX, NFTA_RULE_CHAIN, NFTA_RULE_TABLE,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+};
 use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
 use crate::snapshot::{Failure, Name, Reading, Source};
 
-/// `NFNL_SUBSYS_NFTABLES << 8`
-const NFTABLES: u16 = 10 << 8;
-const GETTABLE: u16 = NFTABLES | 1;
-const GETCHAIN: u16 = NFTABLES | 4;
-const GETRULE: u16 = NFTABLES | 7;
-const GETSETELEM: u16 = NFTABLES | 13;
-const GETGEN: u16 = NFTABLES | 16;
-/// Length of `struct nfgenmsg`.
-const NFGENMSG: usize = 4;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_USE: u16 = 6;
 /// A verdict map of 25,000 elements; larger ones are not read.
 const MAX_MAP: usize = 4 << 20;
 
@@ -36,7 +34,7 @@ fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &N
     for (attribute, text) in attributes {
         let mut text = text.to_bytes();
         text.push(0);
-        netlink::put(&mut body, *attribute, &text);
+        put(&mut body, *attribute, &text);
     }
     let name = format!("netfilter/{name}");
     Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, kind, dump, body)
@@ -44,12 +42,12 @@ fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &N
 
 /// The generation of the rule set; `round` counts how often it is asked for in one look.
 pub fn generation(round: usize) -> Request {
-    request(&format!("nft-generation-{round}"), 0, GETGEN, false, &[])
+    request(&format!("nft-generation-{round}"), 0, NFT_MSG_GETGEN, false, &[])
 }
 
 /// All tables of all families.
 pub fn tables(generation: u32) -> Request {
-    request(&format!("nft-{generation}/tables"), 0, GETTABLE, true, &[])
+    request(&format!("nft-{generation}/tables"), 0, NFT_MSG_GETTABLE, true, &[])
 }
 
 /// The base chains of a family: a node with thousands of Services has tens of thousands of other chains, and the
@@ -57,13 +55,13 @@ pub fn tables(generation: u32) -> Request {
 pub fn base_chains(generation: u32, family: Family) -> Request {
     let name = format!("nft-{generation}/chains-{family}");
     let keep = Keep { header: NFGENMSG, attribute: NFTA_CHAIN_HOOK };
-    request(&name, family.nfproto(), GETCHAIN, true, &[]).keeping(keep)
+    request(&name, family.nfproto(), NFT_MSG_GETCHAIN, true, &[]).keeping(keep)
 }
 
 /// One chain, for the number of its users.
 pub fn chain(generation: u32, id: &ChainId) -> Request {
-    let attributes = [(1, &id.table), (3, &id.chain)];
-    request(&path(generation, "chain", id), id.family.nfproto(), GETCHAIN, false, &attributes)
+    let attributes = [(NFTA_CHAIN_TABLE, &id.table), (NFTA_CHAIN_NAME, &id.chain)];
+    request(&path(generation, "chain", id), id.family.nfproto(), NFT_MSG_GETCHAIN, false, &attributes)
 }
 
 /// The rules of one chain.
@@ -82,8 +80,8 @@ pub fn counters(generation: u32, id: &ChainId) -> Request {
 }
 
 fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
-    let attributes = [(1, &id.table), (2, &id.chain)];
-    request(&path(generation, what, id), id.family.nfproto(), GETRULE, true, &attributes)
+    let attributes = [(NFTA_RULE_TABLE, &id.table), (NFTA_RULE_CHAIN, &id.chain)];
+    request(&path(generation, what, id), id.family.nfproto(), NFT_MSG_GETRULE, true, &attributes)
 }
 
 /// All rules of a table, up to a size.
@@ -91,18 +89,14 @@ pub fn table_rules(generation: u32, table: &Table) -> Request {
     /// Thousands of rules that nothing leads to are not looked for.
     const MAX_BYTES: usize = 1 << 20;
     let name = format!("nft-{generation}/table-rules/{}/{}", table.family, path_part(&table.name.to_bytes()));
-    request(&name, table.family.nfproto(), GETRULE, true, &[(1, &table.name)]).at_most(MAX_BYTES)
+    request(&name, table.family.nfproto(), NFT_MSG_GETRULE, true, &[(NFTA_RULE_TABLE, &table.name)]).at_most(MAX_BYTES)
 }
 
 /// Whether a rule of any chain needs connection tracking.
 pub fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
-    let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
-    let (table, chain) = (
-        attributes.get(1).map(Name::from_bytes).unwrap_or_default(),
-        attributes.get(2).map(Name::from_bytes).unwrap_or_default(),
-    );
-    let Some(family) = header_family(message)? else { return Ok(false) };
-    let rule = decode_rule(message, &ChainId { family, table, chain }, 1)?;
+    let (header, rule): (_, nftables::Rule<'_>) = Nfgenmsg::parse(message.body)?;
+    let Some(family) = family_from(header.family) else { return Ok(false) };
+    let rule = rule_of(&rule, family, &name(&rule.table), 1)?;
     Ok(rule.steps.iter().any(Step::needs_conntrack))
 }
 
@@ -110,7 +104,13 @@ pub fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
 pub fn map_of(generation: u32, id: &SetId) -> Option<Request> {
     let SetId::Nftables { family, table, set } = id else { return None };
     let name = format!("nft-{generation}/map/{family}/{}/{}", path_part(&table.to_bytes()), path_part(&set.to_bytes()));
-    let request = request(&name, family.nfproto(), GETSETELEM, true, &[(1, table), (2, set)]);
+    let request = request(
+        &name,
+        family.nfproto(),
+        NFT_MSG_GETSETELEM,
+        true,
+        &[(NFTA_SET_ELEM_LIST_TABLE, table), (NFTA_SET_ELEM_LIST_SET, set)],
+    );
     Some(request.at_most(MAX_MAP))
 }
 
@@ -119,26 +119,31 @@ fn path(generation: u32, what: &str, id: &ChainId) -> String {
     format!("nft-{generation}/{what}/{}/{table}/{chain}", id.family)
 }
 
+fn name(text: &Text<'_>) -> Name {
+    Name::from_bytes(text.as_bytes())
+}
+
+fn needed<T>(value: Option<T>, what: &str) -> Result<T, Failure> {
+    value.ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
+}
+
 /// Answer to [`generation`].
 pub fn decode_generation(message: &Message<'_>) -> Result<u32, Failure> {
-    let attributes = Attributes::after(message.body, NFGENMSG, "NFTA_GEN")?;
-    attributes.be32(1)?.ok_or_else(|| Failure::unexpected("NFTA_GEN_ID is missing"))
+    let (_, generation): (_, nftables::Generation<'_>) = Nfgenmsg::parse(message.body)?;
+    Ok(generation.id)
 }
 
 /// Uses of a chain: its rules, and the rules and elements that lead to it.
 pub fn decode_use(message: &Message<'_>) -> Result<u32, Failure> {
-    Ok(Attributes::after(message.body, NFGENMSG, "chain")?.be32(NFTA_CHAIN_USE)?.unwrap_or(0))
+    let (_, chain): (_, nftables::Chain<'_>) = Nfgenmsg::parse(message.body)?;
+    Ok(chain.used.unwrap_or(0))
 }
 
 /// Makes sure that a message belongs to this generation, whose lower 16 bits are in `nfgenmsg.res_id`.
 pub fn belongs(message: &Message<'_>, generation: u32) -> Result<(), Failure> {
-    let low = u16::from_be_bytes(array(message.body, 2, "nfgenmsg")?);
-    if u32::from(low) == generation & 0xffff { Ok(()) } else { Err(Failure::Changed { readings: 1 }) }
-}
-
-fn header_family(message: &Message<'_>) -> Result<Option<Family>, Failure> {
-    let [number, ..] = array::<4>(message.body, 0, "nfgenmsg")?;
-    Ok(family_from(number))
+    let (header, _) = Nfgenmsg::split(message.body)?;
+    let same = u32::from(header.res_id) == generation & 0xffff;
+    if same { Ok(()) } else { Err(Failure::Changed { readings: 1 }) }
 }
 
 /// A table that is there.
@@ -154,15 +159,10 @@ pub struct Table {
 
 /// One message of the answer to [`tables`]; `None`: of a family that no packet of ours meets.
 pub fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
-    const NFT_TABLE_F_DORMANT: u32 = 1;
-    let attributes = Attributes::after(message.body, NFGENMSG, "table")?;
-    let dormant = attributes.be32(2)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
-    let Some(family) = header_family(message)? else { return Ok(None) };
-    let name = attributes
-        .get(1)
-        .map(Name::from_bytes)
-        .ok_or_else(|| Failure::unexpected("table: NFTA_TABLE_NAME is missing"))?;
-    Ok(Some(Table { family, name, dormant }))
+    let (header, table): (_, nftables::Table<'_>) = Nfgenmsg::parse(message.body)?;
+    let Some(family) = family_from(header.family) else { return Ok(None) };
+    let dormant = table.flags.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
+    Ok(Some(Table { family, name: name(&table.name), dormant }))
 }
 
 /// A base chain of the dump.
@@ -180,13 +180,9 @@ pub struct BaseChain {
 
 /// One message of the answer to [`base_chains`]; `None`: a chain without a hook, or with one that does not matter.
 pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
-    const NF_ACCEPT: u32 = 1;
-    let attributes = Attributes::after(message.body, NFGENMSG, "chain")?;
-    let missing = |what: &str| Failure::unexpected(format!("{what} is missing"));
-    let (Some(family), Some(at)) = (header_family(message)?, attributes.nested(NFTA_CHAIN_HOOK, "hook")?) else {
-        return Ok(None);
-    };
-    let hook = match (family, at.be32(1)?.ok_or_else(|| missing("NFTA_HOOK_HOOKNUM"))?) {
+    let (header, chain): (_, nftables::Chain<'_>) = Nfgenmsg::parse(message.body)?;
+    let (Some(family), Some(at)) = (family_from(header.family), &chain.hook) else { return Ok(None) };
+    let hook = match (family, at.hooknum) {
         (Family::Netdev, 0) | (Family::Inet, 5) => Hook::Ingress,
         (Family::Netdev, 1) => Hook::Egress,
         (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 0) => Hook::Prerouting,
@@ -196,21 +192,17 @@ pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Fai
         (Family::Ipv4 | Family::Ipv6 | Family::Inet | Family::Bridge, 4) => Hook::Postrouting,
         _ => return Ok(None),
     };
-    let mut devices: Vec<String> = at.get(3).map(Name::from_bytes).into_iter().map(|name| name.to_string()).collect();
-    for device in at.nested(4, "devices")?.iter().flat_map(Attributes::iter) {
-        let name = Name::from_bytes(device.body);
-        let wildcard = if device.kind == 2 { "*" } else { "" }; // NFTA_DEVICE_PREFIX
-        devices.push(format!("{name}{wildcard}"));
+    let mut devices: Vec<String> = at.dev.iter().map(|device| name(device).to_string()).collect();
+    for (kind, device) in at.devs.iter().flat_map(|devices| &devices.0) {
+        let wildcard = if *kind == NFTA_DEVICE_PREFIX { "*" } else { "" };
+        devices.push(format!("{}{wildcard}", name(device)));
     }
     devices.dedup();
-    let id = ChainId {
-        family,
-        table: attributes.get(1).map(Name::from_bytes).ok_or_else(|| missing("NFTA_CHAIN_TABLE"))?,
-        chain: attributes.get(3).map(Name::from_bytes).ok_or_else(|| missing("NFTA_CHAIN_NAME"))?,
-    };
-    let priority = at.be32(2)?.ok_or_else(|| missing("NFTA_HOOK_PRIORITY"))?.cast_signed();
-    let drops = attributes.be32(5)?.unwrap_or(NF_ACCEPT) != NF_ACCEPT;
-    let kind = attributes.get(7).map(Name::from_bytes).ok_or_else(|| missing("NFTA_CHAIN_TYPE"))?;
+    let chain_name = name(needed(chain.name.as_ref(), "NFTA_CHAIN_NAME")?);
+    let id = ChainId { family, table: name(&chain.table), chain: chain_name };
+    let priority = at.priority.cast_signed();
+    let drops = chain.policy.unwrap_or(NF_ACCEPT.cast_unsigned()) != NF_ACCEPT.cast_unsigned();
+    let kind = name(needed(chain.kind.as_ref(), "NFTA_CHAIN_TYPE")?);
     let base = match ChainKind::from_name(&kind) {
         Some(kind) => Reading::Ok(Base { hook, kind, priority, drops, devices }),
         None => {
@@ -218,39 +210,39 @@ pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Fai
             Reading::Failed(Failure::unsupported(why))
         }
     };
-    Ok(Some(BaseChain { id, hook, base, in_use: attributes.be32(NFTA_CHAIN_USE)?.unwrap_or(0) > 0 }))
+    Ok(Some(BaseChain { id, hook, base, in_use: chain.used.unwrap_or(0) > 0 }))
 }
 
 /// One message of the answer to [`rules`] and [`counters`]: the rule at this position of the chain.
 pub fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
-    rule_of(message, id, position).map_err(|failure| failure.within(format_args!("rule {position} of {}", id.chain)))
+    let read = || {
+        let (header, rule): (_, nftables::Rule<'_>) = Nfgenmsg::parse(message.body)?;
+        let of = (name(&rule.table), rule.chain.as_ref().map(name).unwrap_or_default());
+        if (&of.0, &of.1) != (&id.table, &id.chain) || family_from(header.family) != Some(id.family) {
+            return Err(Failure::unexpected(format!("it belongs to another chain: {of:?}")));
+        }
+        rule_of(&rule, id.family, &id.table, position)
+    };
+    read().map_err(|failure| failure.within(format_args!("rule {position} of {}", id.chain)))
 }
 
-fn rule_of(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
-    let attributes = Attributes::after(message.body, NFGENMSG, "rule")?;
-    let of = (attributes.get(1).map(Name::from_bytes), attributes.get(2).map(Name::from_bytes));
-    if of != (Some(id.table.clone()), Some(id.chain.clone())) || header_family(message)? != Some(id.family) {
-        return Err(Failure::unexpected(format!("it belongs to another chain: {of:?}")));
-    }
-    let mut reader = Reader::new(id.family, &id.table);
+fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u32) -> Result<Rule, Failure> {
+    let mut reader = Reader::new(family, table);
     let mut hasher = DefaultHasher::new();
-    if let Some(list) = attributes.nested(4, "expressions")? {
-        for (number, element) in list.iter().enumerate() {
-            let within = |error: Failure| error.within(format_args!("expression {}", number + 1));
-            let expression = Attributes::parse(element.body, "expression").map_err(|error| within(error.into()))?;
-            let name = expression.string(1)?.ok_or_else(|| within(Failure::unexpected("NFTA_EXPR_NAME is missing")))?;
-            let data = expression.get(2).unwrap_or_default();
+    for (at, expression) in rule.expressions().iter().enumerate() {
+        let expression = &expression.expr;
+        match expression {
             // What moves while the rule stays the same.
-            match name.as_str() {
-                "counter" | "quota" | "last" | "limit" => {}
-                "lookup" => hash_lookup(data, &mut hasher).map_err(within)?,
-                _ => data.hash(&mut hasher),
+            Expr::Counter(_) | Expr::Quota(_) | Expr::Last(_) | Expr::Limit(_) => expression.name().hash(&mut hasher),
+            // An anonymous set has another name whenever its rule is written.
+            Expr::Lookup(lookup) if is_anonymous(&lookup.set) => {
+                (lookup.sreg, lookup.dreg, lookup.flags).hash(&mut hasher);
             }
-            name.hash(&mut hasher);
-            reader.read(&name, data).map_err(within)?;
+            _ => expression.hash(&mut hasher),
         }
+        reader.read(at, expression).map_err(|error| error.within(format_args!("expression {}", at + 1)))?;
     }
-    let comment = match attributes.get(7).and_then(user_comment) {
+    let comment = match rule.userdata.as_deref().and_then(user_comment) {
         Some(comment) => comment,
         None => reader.comment,
     };
@@ -265,15 +257,8 @@ fn rule_of(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, F
     })
 }
 
-/// An anonymous set has another name whenever its rule is written.
-fn hash_lookup(data: &[u8], hasher: &mut DefaultHasher) -> Result<(), Failure> {
-    let anonymous = |name: &[u8]| name.starts_with(b"__set") || name.starts_with(b"__map");
-    for attribute in Attributes::parse(data, "lookup")?.iter() {
-        if attribute.kind != 1 || !anonymous(attribute.body) {
-            (attribute.kind, attribute.body).hash(hasher);
-        }
-    }
-    Ok(())
+fn is_anonymous(set: &Text<'_>) -> bool {
+    [&b"__set"[..], b"__map"].iter().any(|start| set.as_bytes().starts_with(start))
 }
 
 /// The comment among a rule's user data, which nft writes as type, length, value.
@@ -317,19 +302,17 @@ impl Map {
 
 /// One message of the answer to [`map_of`].
 pub fn decode_elements(message: &Message<'_>, set: &SetId) -> Result<Map, Failure> {
-    const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
     let (mut map, mut known) = (Map::default(), HashSet::new());
-    let attributes = Attributes::after(message.body, NFGENMSG, "set elements")?;
-    for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
-        let element = Attributes::parse(element.body, "element")?;
-        map.volatile |= element.get(NFTA_SET_ELEM_EXPIRATION).is_some();
+    let (_, list): (_, nftables::SetElements<'_>) = Nfgenmsg::parse(message.body)?;
+    for element in list.elements() {
+        map.volatile |= element.expiration.is_some();
         // An element without data ends an interval.
-        let Some(data) = element.nested(2, "NFTA_SET_ELEM_DATA")? else { continue };
-        let Some(verdict) = data.nested(2, "NFTA_DATA_VERDICT")? else {
+        let Some(data) = &element.data else { continue };
+        let Some(verdict) = &data.verdict else {
             return Err(Failure::unexpected(format!("{set:?} holds something other than verdicts")));
         };
-        if known.insert((verdict.be32(1)?, verdict.get(2).unwrap_or_default().to_vec())) {
-            map.verdicts.push(expressions::verdict(&verdict)?);
+        if known.insert((verdict.code, verdict.chain.clone())) {
+            map.verdicts.push(expressions::verdict(verdict)?);
         }
     }
     Ok(map)

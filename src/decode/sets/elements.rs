@@ -2,7 +2,10 @@
 
 use super::nftables::decisive;
 use crate::decode::nftables::decode_verdict;
-use crate::netfilter::netlink::{Attributes, Message};
+use crate::netfilter::netlink::Message;
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::nftables::SetElements;
+use crate::netfilter::nftables::uapi::NFT_SET_ELEM_INTERVAL_END;
 use crate::snapshot::netfilter::Verdict;
 use crate::snapshot::{Failure, Reading};
 
@@ -20,25 +23,21 @@ pub struct Elements {
 impl Elements {
     /// Adds one message. An element that counts for some packets only is an error, and one that has expired is none.
     pub fn add(&mut self, message: &Message<'_>, key_length: usize, intervals: bool) -> Result<(), Failure> {
-        const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
         let odd = || Failure::unsupported("one of the set's elements is not understood");
-        let attributes = Attributes::after(message.body, 4, "NFTA_SET_ELEM_LIST")?;
-        for element in attributes.nested(3, "elements")?.iter().flat_map(Attributes::iter) {
-            let element = Attributes::parse(element.body, "NFTA_SET_ELEM")?;
-            let key = |kind| -> Result<Option<Vec<u8>>, Failure> {
-                Ok(element.nested(kind, "key")?.and_then(|data| data.get(1).map(<[u8]>::to_vec)))
-            };
-            let flags = element.be32(3)?.unwrap_or(0);
-            match decisive(&element)? {
+        let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
+        for element in list.elements() {
+            let flags = element.flags.unwrap_or(0);
+            match decisive(element)? {
                 Reading::Ok(true) if flags & !NFT_SET_ELEM_INTERVAL_END == 0 => {}
                 Reading::Ok(false) => continue,
                 _ => return Err(odd()),
             }
-            let first = key(1)?.filter(|first| first.len() == key_length).ok_or_else(odd)?;
-            let data = element.nested(2, "NFTA_SET_ELEM_DATA")?;
-            let verdict = data.as_ref().map(|data| data.nested(2, "NFTA_DATA_VERDICT")).transpose()?.flatten();
-            let verdict = verdict.as_ref().map(decode_verdict).transpose()?;
-            match (key(10)?, flags & NFT_SET_ELEM_INTERVAL_END != 0) {
+            let key = element.key.as_ref().and_then(|key| key.value.as_deref());
+            let first = key.filter(|first| first.len() == key_length).ok_or_else(odd)?.to_vec();
+            let last = element.key_end.as_ref().and_then(|key| key.value.as_deref()).map(<[u8]>::to_vec);
+            let verdict = element.data.as_ref().and_then(|data| data.verdict.as_ref());
+            let verdict = verdict.map(decode_verdict).transpose()?;
+            match (last, flags & NFT_SET_ELEM_INTERVAL_END != 0) {
                 (Some(last), false) => self.whole.push((first, last, verdict)),
                 (None, false) if intervals => self.ends.push((first, false, verdict)),
                 (None, false) => self.whole.push((first.clone(), first, verdict)),

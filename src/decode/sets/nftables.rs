@@ -12,24 +12,18 @@ use crate::decode::nftables::wire;
 use crate::decode::sets::elements::Elements;
 use crate::decode::sets::kind::Kind;
 use crate::decode::sets::values::{UDP, Values};
-use crate::decode::sets::{
-    Budget, Lookups, MAX_ELEMENTS, NFGENMSG, Question, combinations, note_cut, note_unread, within,
+use crate::decode::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
+use crate::netfilter::netlink::{Emit as _, Message, Text, Writer};
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::nftables::expr::Expr;
+use crate::netfilter::nftables::uapi::{
+    NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_INTERVAL, NFT_SET_OBJECT,
+    NFT_SET_TIMEOUT,
 };
-use crate::netfilter::array;
-use crate::netfilter::netlink::{Attributes, Message, put, put_nested};
+use crate::netfilter::nftables::{self, Data, SetElement, SetElements};
 use crate::snapshot::netfilter::{Element, Field, Ruleset, Set, SetId, Step, Verdict, address_key, name_key};
 use crate::snapshot::{Failure, Name, Reading, Source};
 
-/// `NFNL_SUBSYS_NFTABLES << 8`
-const NFTABLES: u16 = 10 << 8;
-const GETSET: u16 = NFTABLES | 10;
-const GETSETELEM: u16 = NFTABLES | 13;
-const NFT_SET_INTERVAL: u32 = 0x4;
-const NFT_SET_TIMEOUT: u32 = 0x10;
-const NFT_SET_EVAL: u32 = 0x20;
-const NFT_SET_OBJECT: u32 = 0x40;
-/// Kernels before 5.13 have no catch-all element, and refuse its flag.
-const NFT_SET_ELEM_CATCHALL: u32 = 0x2;
 const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;
 /// Fields of a concatenation whose values are asked about.
@@ -180,8 +174,9 @@ impl Lookup<'_> {
     /// All elements of a set that is small enough.
     fn all(&self) -> Request {
         let name = format!("{}-elements", self.name);
-        let body = self.body(1, 2);
-        let request = Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, GETSETELEM, true, body);
+        let body = self.elements(None);
+        let request =
+            Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, NFT_MSG_GETSETELEM, true, body);
         request.at_most(MAX_ELEMENTS)
     }
 
@@ -251,12 +246,21 @@ impl Lookup<'_> {
         node.note(request, found).and_then(|member| member)
     }
 
-    fn body(&self, table: u16, set: u16) -> Vec<u8> {
-        let text = |name: &Name| [name.to_bytes().as_slice(), &[0]].concat();
-        let mut body = vec![self.family, 0, 0, 0];
-        put(&mut body, table, &text(self.table));
-        put(&mut body, set, &text(self.set));
-        body
+    fn text(name: &Name) -> Text<'static> {
+        name.to_bytes().as_slice().into()
+    }
+
+    /// Asks for elements: all, or these.
+    fn elements(&self, elements: Option<SetElement<'_>>) -> Vec<u8> {
+        let elements = elements.map(|element| vec![element].into());
+        let (table, set) = (Self::text(self.table), Some(Self::text(self.set)));
+        self.message(nftables::Body::SetElements(SetElements { table, set, elements, ..SetElements::default() }))
+    }
+
+    fn message(&self, body: nftables::Body<'_>) -> Vec<u8> {
+        let mut out = Writer::user();
+        nftables::Message { header: Nfgenmsg { family: self.family, ..Nfgenmsg::default() }, body }.emit(&mut out);
+        out.finish()
     }
 
     fn request(&self, what: &str, kind: u16, body: Vec<u8>) -> Request {
@@ -265,17 +269,19 @@ impl Lookup<'_> {
     }
 
     fn header(&self) -> Request {
-        self.request("header", GETSET, self.body(1, 2))
+        let set = nftables::SetName { table: Self::text(self.table), name: Self::text(self.set) };
+        let mut out = Writer::user();
+        Nfgenmsg { family: self.family, ..Nfgenmsg::default() }.emit(&mut out);
+        set.emit(&mut out);
+        self.request("header", NFT_MSG_GETSET, out.finish())
     }
 
-    fn element(&self, what: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
-        let mut body = self.body(1, 2);
-        put_nested(&mut body, 3, |elements| put_nested(elements, 1, fill));
-        self.request(what, GETSETELEM, body)
+    fn element(&self, what: &str, element: SetElement<'_>) -> Request {
+        self.request(what, NFT_MSG_GETSETELEM, self.elements(Some(element)))
     }
 
     fn catch_all(&self) -> Request {
-        self.element("catch-all", |element| put(element, 3, &NFT_SET_ELEM_CATCHALL.to_be_bytes()))
+        self.element("catch-all", SetElement { flags: Some(NFT_SET_ELEM_CATCHALL), ..SetElement::default() })
     }
 
     /// What there is to ask, whatever the set turns out to be.
@@ -300,8 +306,8 @@ impl Lookup<'_> {
         }
         let question = |(number, key): (usize, Vec<u128>)| {
             let value = self.register(&key).concat();
-            let fill = |element: &mut Vec<u8>| put_nested(element, 1, |data| put(data, 1, &value));
-            Question { request: self.element(&format!("element-{number}"), fill), key }
+            let element = SetElement { key: Some(Data::of(value)), ..SetElement::default() };
+            Question { request: self.element(&format!("element-{number}"), element), key }
         };
         keys.into_iter().enumerate().map(question).collect()
     }
@@ -316,14 +322,13 @@ impl Lookup<'_> {
     }
 
     fn decode_header(&self, message: &Message<'_>) -> Result<Header, Failure> {
-        let attributes = Attributes::after(message.body, NFGENMSG, "NFTA_SET")?;
-        if attributes.get(2).map(Name::from_bytes).as_ref() != Some(self.set) {
+        let (_, set): (_, nftables::Set<'_>) = Nfgenmsg::parse(message.body)?;
+        if Name::from_bytes(set.name.as_bytes()) != *self.set {
             return Err(Failure::unexpected("the answer is about another set"));
         }
-        let length = attributes.be32(5)?.ok_or_else(|| Failure::unexpected("the set has no key length"))?;
-        let flags = attributes.be32(3)?.unwrap_or(0);
+        let flags = set.flags.unwrap_or(0);
         let (intervals, stable) = (flags & NFT_SET_INTERVAL != 0, flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0);
-        Ok(Header { key_length: length as usize, intervals, stable, is_readable: flags & NFT_SET_OBJECT == 0 })
+        Ok(Header { key_length: set.key_len as usize, intervals, stable, is_readable: flags & NFT_SET_OBJECT == 0 })
     }
 }
 
@@ -357,54 +362,46 @@ fn column(field: &Field, values: &Values, both_ends: bool) -> Vec<u128> {
 }
 
 fn decode_catch_all(message: &Message<'_>) -> Result<Reading<bool>, Failure> {
-    let list = Attributes::after(message.body, NFGENMSG, "NFTA_SET_ELEM_LIST")?;
+    let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
     let element = only_element(&list)?;
-    if element.be32(3)?.unwrap_or(0) & NFT_SET_ELEM_CATCHALL == 0 {
+    if element.flags.unwrap_or(0) & NFT_SET_ELEM_CATCHALL == 0 {
         return Err(Failure::unexpected("the answer is another element"));
     }
-    decisive(&element)
+    decisive(element)
 }
 
 fn decode_element(message: &Message<'_>, key: &[Vec<u8>], header: &Header) -> Result<Reading<bool>, Failure> {
-    let list = Attributes::after(message.body, NFGENMSG, "NFTA_SET_ELEM_LIST")?;
+    let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
     let element = only_element(&list)?;
-    let value =
-        |kind, name| -> Result<Option<&[u8]>, Failure> { Ok(element.nested(kind, name)?.and_then(|data| data.get(1))) };
-    let start = value(1, "NFTA_SET_ELEM_KEY")?.ok_or_else(|| Failure::unexpected("the element has no key"))?;
-    let ranged = header.intervals || element.get(10).is_some(); // NFTA_SET_ELEM_KEY_END
+    let start = element.key.as_ref().and_then(|key| key.value.as_deref());
+    let start = start.ok_or_else(|| Failure::unexpected("the element has no key"))?;
+    let ranged = header.intervals || element.key_end.is_some();
     // The kernel answers with the element that contains the key. That cannot be checked for ranges: a redacted capture
     // does not keep the order of their ends.
     let contains = ranged || start == key.concat();
-    if !contains || element.be32(3)?.unwrap_or(0) != 0 {
+    if !contains || element.flags.unwrap_or(0) != 0 {
         return Err(Failure::unexpected("the answer is another element"));
     }
-    decisive(&element)
+    decisive(element)
 }
 
-fn only_element<'a>(list: &Attributes<'a>) -> Result<Attributes<'a>, Failure> {
-    let elements = list.nested(3, "NFTA_SET_ELEM_LIST_ELEMENTS")?;
-    let mut elements = elements.iter().flat_map(Attributes::iter).filter(|element| element.kind == 1);
-    match (elements.next(), elements.next()) {
-        (Some(element), None) => Ok(Attributes::parse(element.body, "NFTA_SET_ELEM")?),
+fn only_element<'l, 'a>(list: &'l SetElements<'a>) -> Result<&'l SetElement<'a>, Failure> {
+    match list.elements.as_ref().map(|list| list.elements.as_slice()) {
+        Some([element]) => Ok(element),
         _ => Err(Failure::unexpected("set element: the answer is not one element")),
     }
 }
 
 /// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
 /// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
-pub fn decisive(element: &Attributes<'_>) -> Result<Reading<bool>, Failure> {
-    let list = element.nested(11, "NFTA_SET_ELEM_EXPRESSIONS")?;
-    let listed = list.iter().flat_map(Attributes::iter).map(|expression| expression.body);
-    for body in element.get(7).into_iter().chain(listed) {
-        let name = Attributes::parse(body, "NFTA_EXPR")?.string(1)?.unwrap_or_default();
-        if !matches!(name.as_str(), "counter" | "last") {
+pub fn decisive(element: &SetElement<'_>) -> Result<Reading<bool>, Failure> {
+    for statement in element.statements()? {
+        if !matches!(statement.expr, Expr::Counter(_) | Expr::Last(_)) {
+            let name = String::from_utf8_lossy(statement.expr.name()).into_owned();
             return Ok(Reading::Failed(Failure::unsupported(format!(
                 "its element has a statement ({name}) that decides by packet"
             ))));
         }
     }
-    match element.get(5) {
-        Some(left) => Ok(Reading::Ok(array(left, 0, "NFTA_SET_ELEM_EXPIRATION")? != [0u8; 8])),
-        None => Ok(Reading::Ok(true)),
-    }
+    Ok(Reading::Ok(element.expiration != Some(0)))
 }

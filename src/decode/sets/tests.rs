@@ -12,7 +12,12 @@ use ipset::nodes;
 use super::*;
 use crate::capture::{Answer, Question as Asked, Root};
 use crate::decode::testing::{device, played};
-use crate::netfilter::netlink::{NLMSG_DONE, put, put_nested};
+use crate::netfilter::netlink::{NLMSG_DONE, Writer};
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::nftables::uapi::{
+    NF_DROP, NFPROTO_IPV4, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
+};
+use crate::netfilter::nftables::{self, Data, SetElement};
 use crate::snapshot::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
 use crate::snapshot::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
 
@@ -73,7 +78,7 @@ struct Seen {
     sets: BTreeMap<SetId, Set>,
     /// To netlink, in the order in which it was asked.
     requests: Vec<Request>,
-    nftables: nftables::Found,
+    nftables: super::nftables::Found,
     states: BTreeMap<Source, (SourceState, String)>,
 }
 
@@ -390,7 +395,7 @@ fn answers_cut_anywhere_are_failures() {
 fn lists_of_elements_cut_anywhere_are_no_lists() {
     let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source]), in_ipset(0, &[End::Source])]);
     let values = values(&["192.0.2.1"], &["192.0.2.9"]);
-    let list = elements([element(&[192, 0, 2, 1], &[]), element(&[192, 0, 2, 2], &[])]).ok().unwrap().clone();
+    let list = elements([element(&[192, 0, 2, 1]), element(&[192, 0, 2, 2])]).ok().unwrap().clone();
     let nodes_list = ipset::list_of_nodes();
     let small = |name: &str| match name {
         name if name.ends_with("-elements") => list.clone(),
@@ -430,7 +435,7 @@ fn a_list_that_is_cut_is_a_failure_of_the_source_if_there_is_no_value_to_ask_abo
             false => whole.clone(),
         })
     };
-    let list = elements([element(&1u32.to_ne_bytes(), &[])]);
+    let list = elements([element(&1u32.to_ne_bytes())]);
     let seen = all(list.clone());
     assert_eq!(seen.sets[&set("marks")].elements, Reading::Ok(vec![vec![(1, 1)]]));
     let cut = all(list.map(|mut bytes| bytes.split_off(0).into_iter().take(40).collect()));
@@ -452,7 +457,7 @@ fn elements_of_another_generation_are_torn() {
     for late in ["-header", "-elements"] {
         let seen = read_with(&rules, &values, |request| {
             let answer = if is_whole(&request.name) {
-                elements([element(&[192, 0, 2, 1], &[])])
+                elements([element(&[192, 0, 2, 1])])
             } else {
                 Reading::Ok(plain(&request.name))
             };
@@ -462,16 +467,23 @@ fn elements_of_another_generation_are_torn() {
     }
 }
 
-/// One of the elements of a set: key, and what `fill` adds.
-fn element(key: &[u8], rest: &[u8]) -> Vec<u8> {
-    let mut body = vec![2, 0, 0, GENERATION as u8];
-    put_nested(&mut body, 3, |list| {
-        put_nested(list, 1, |element| {
-            put_nested(element, 1, |data| put(data, 1, key));
-            element.extend(rest);
-        });
-    });
-    framed(0xa0c, &body)
+/// A message about table `t`.
+fn message(body: nftables::Body<'_>) -> Vec<u8> {
+    let header = Nfgenmsg { family: NFPROTO_IPV4, res_id: GENERATION as u16, ..Nfgenmsg::default() };
+    let (kind, mut out) = (body.kind(), Writer::kernel());
+    nftables::Message { header, body }.emit(&mut out);
+    framed(kind, &out.finish())
+}
+
+/// One of the elements of a set: key, and what else it has.
+fn element_with(key: &[u8], rest: SetElement<'_>) -> Vec<u8> {
+    let element = SetElement { key: Some(Data::of(key)), ..rest };
+    let elements = Some(vec![element].into());
+    message(nftables::SetElements { table: "t".into(), elements, ..Default::default() }.into())
+}
+
+fn element(key: &[u8]) -> Vec<u8> {
+    element_with(key, SetElement::default())
 }
 
 fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
@@ -487,11 +499,9 @@ fn elements(all: impl IntoIterator<Item = Vec<u8>>) -> Answer {
 
 /// A set of table `t`, acknowledged.
 fn header(name: &str, flags: u32, key_length: u32) -> Vec<u8> {
-    let mut body = vec![2, 0, 0, GENERATION as u8];
-    put(&mut body, 2, &[name.as_bytes(), &[0]].concat());
-    put(&mut body, 3, &flags.to_be_bytes());
-    put(&mut body, 5, &key_length.to_be_bytes());
-    [framed(0xa09, &body), hex(IN)].concat()
+    let (flags, key_len) = (Some(flags), key_length);
+    let set = nftables::Set { table: "t".into(), name: name.into(), flags, key_len, ..Default::default() };
+    [message(set.into()), hex(IN)].concat()
 }
 
 #[test]
@@ -590,32 +600,21 @@ fn a_set_that_cannot_have_changed_is_not_asked_again() {
 #[test]
 fn sets_are_read_whole_whatever_they_are() {
     let field = [Field::Ipv4Source];
-    let timeout = |left: u64| {
-        let mut rest = Vec::new();
-        put(&mut rest, 4, &3_600_000u64.to_be_bytes());
-        put(&mut rest, 5, &left.to_be_bytes());
-        rest
-    };
-    let data = |fill: fn(&mut Vec<u8>)| {
-        let mut rest = Vec::new();
-        put_nested(&mut rest, 2, fill);
-        rest
-    };
-    let drop = data(|data| put_nested(data, 2, |verdict| put(verdict, 1, &[0; 4])));
-    let value = data(|data| put(data, 1, &[0, 0, 0, 1]));
+    let with = |data: Option<Data<'static>>, expiration| SetElement { data, expiration, ..SetElement::default() };
+    let (drop, value) = (Data::to(NF_DROP, None), Data::of(vec![0, 0, 0, 1]));
     let (one, two) = ([192, 0, 2, 1], [192, 0, 2, 2]);
     let range = |address: &str| -> Element { key(address).into_iter().map(|key| (key, key)).collect() };
     let both = vec![range("192.0.2.1"), range("192.0.2.2")];
     for (flags, stable, all, expected, verdicts) in [
-        (0u32, true, vec![element(&one, &[]), element(&two, &[])], both.clone(), 0),
-        (0x10, false, vec![element(&one, &timeout(1)), element(&two, &timeout(9))], both.clone(), 0),
-        (0x10, false, vec![element(&one, &timeout(0)), element(&two, &timeout(9))], both[1..].to_vec(), 0),
-        (0x20, false, vec![element(&one, &[])], both[..1].to_vec(), 0),
-        (0x8, true, vec![element(&one, &value), element(&two, &value)], both.clone(), 0),
-        (0x8, true, vec![element(&one, &drop), element(&two, &drop)], both.clone(), 2),
-        (0x8 | 0x10, false, vec![element(&one, &[drop.as_slice(), &timeout(0)].concat())], vec![], 0),
+        (0u32, true, vec![with(None, None); 2], both.clone(), 0),
+        (NFT_SET_TIMEOUT, false, vec![with(None, Some(1)), with(None, Some(9))], both.clone(), 0),
+        (NFT_SET_TIMEOUT, false, vec![with(None, Some(0)), with(None, Some(9))], both[1..].to_vec(), 0),
+        (NFT_SET_EVAL, false, vec![with(None, None)], both[..1].to_vec(), 0),
+        (NFT_SET_MAP, true, vec![with(Some(value), None); 2], both.clone(), 0),
+        (NFT_SET_MAP, true, vec![with(Some(drop.clone()), None); 2], both.clone(), 2),
+        (NFT_SET_MAP | NFT_SET_TIMEOUT, false, vec![with(Some(drop), Some(0))], vec![], 0),
     ] {
-        let whole = elements(all);
+        let whole = elements([one, two].iter().zip(all).map(|(key, rest)| element_with(key, rest)));
         let rules = ruleset(&[look_up("one", &field)]);
         let seen = read_with(&rules, &values(&["192.0.2.9"], &[]), |request| match request.name.ends_with("-header") {
             true => Reading::Ok(header("one", flags, 4)),
@@ -632,7 +631,7 @@ fn sets_are_read_whole_whatever_they_are() {
     }
     // What a map to objects leads to is not a value.
     let rules = ruleset(&[look_up("one", &field)]);
-    let seen = read(&rules, &Values::default(), |_| header("one", 0x40 | 0x8, 4));
+    let seen = read(&rules, &Values::default(), |_| header("one", NFT_SET_OBJECT | NFT_SET_MAP, 4));
     assert_eq!(seen.all_names(), ["nft-2/set-0-header"]);
 }
 
@@ -641,7 +640,7 @@ fn sets_are_read_whole_whatever_they_are() {
 fn a_set_with_an_element_that_decides_by_packet_is_asked_about_value_by_value() {
     let rules = ruleset(&[look_up("slow", &[Field::Ipv4Source])]);
     let seen = read_with(&rules, &values(&["192.0.2.1"], &[]), |request| match request.name.rsplit_once("set-0-") {
-        Some((_, "header")) => Reading::Ok(header("slow", 0x20, 4)),
+        Some((_, "header")) => Reading::Ok(header("slow", NFT_SET_EVAL, 4)),
         Some((_, "catch-all")) => Reading::Ok(hex(NO_CATCH_ALL)),
         Some((_, "elements")) => elements([hex(SLOW_1)[..0x80].to_vec()]),
         _ => Reading::Ok(hex(SLOW_1)),

@@ -1,177 +1,11 @@
-//! Types that are blocks of attributes, made by [`attributes!`](crate::attributes): they keep what they do not know, so that
+//! Types that are blocks of attributes, made by [`attributes!`](crate::netfilter::attributes): they keep what they do not know, so that
 //! the bytes that they are written to are those that they were read from.
 
 use std::borrow::Cow;
 
 use super::attributes::{Attribute, NLA_F_NESTED};
+use super::value::{Emit, Value};
 use crate::netfilter::{Error, Result};
-
-/// What can be written into an attribute.
-pub trait Emit {
-    /// Attributes stand in it. User space flags such an attribute (`NLA_F_NESTED`), the kernel that of few messages.
-    const NESTED: bool = false;
-
-    /// Writes the body.
-    fn emit(&self, out: &mut Writer);
-}
-
-/// What an attribute holds.
-pub trait Value<'a>: Emit + Sized {
-    /// From the body of an attribute.
-    ///
-    /// # Errors
-    /// It is not that long, or lacks something.
-    fn parse(bytes: &'a [u8]) -> Result<Self>;
-}
-
-macro_rules! number {
-    ($($number:ty)*) => {$(
-        /// In network order, as nfnetlink has all numbers.
-        impl Value<'_> for $number {
-            fn parse(bytes: &[u8]) -> Result<Self> {
-                let exact = bytes.try_into().map(Self::from_be_bytes);
-                exact.map_err(|_| Error::unexpected(format!("need {} bytes, have {}", size_of::<Self>(), bytes.len())))
-            }
-        }
-
-        impl Emit for $number {
-            fn emit(&self, out: &mut Writer) {
-                out.bytes(&self.to_be_bytes());
-            }
-        }
-    )*};
-}
-number!(u8 u16 u32 u64);
-
-impl<'a> Value<'a> for Cow<'a, [u8]> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        Ok(Cow::Borrowed(bytes))
-    }
-}
-
-impl Emit for Cow<'_, [u8]> {
-    fn emit(&self, out: &mut Writer) {
-        out.bytes(self);
-    }
-}
-
-/// A text of the kernel's, with the zero that ends it and whatever follows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Text<'a>(pub Cow<'a, [u8]>);
-
-impl Text<'_> {
-    /// Up to its zero.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.split(|byte| *byte == 0).next().unwrap_or_default()
-    }
-}
-
-impl From<&[u8]> for Text<'_> {
-    fn from(text: &[u8]) -> Self {
-        Self(Cow::Owned([text, &[0]].concat()))
-    }
-}
-
-impl From<&str> for Text<'_> {
-    fn from(text: &str) -> Self {
-        text.as_bytes().into()
-    }
-}
-
-impl<'a> Value<'a> for Text<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        Value::parse(bytes).map(Self)
-    }
-}
-
-impl Emit for Text<'_> {
-    fn emit(&self, out: &mut Writer) {
-        self.0.emit(out);
-    }
-}
-
-/// `NFTA_LIST_ELEM`, and what other lists call the type of their elements.
-const NFTA_LIST_ELEM: u16 = 1;
-
-impl<'a, T: Value<'a>> Value<'a> for Box<T> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        T::parse(bytes).map(Self::new)
-    }
-}
-
-impl<T: Emit> Emit for Box<T> {
-    const NESTED: bool = T::NESTED;
-
-    fn emit(&self, out: &mut Writer) {
-        T::emit(self, out);
-    }
-}
-
-/// Attributes that are read later.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Nest<'a>(pub Cow<'a, [u8]>);
-
-impl<'a> Value<'a> for Nest<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        Value::parse(bytes).map(Self)
-    }
-}
-
-impl Emit for Nest<'_> {
-    const NESTED: bool = true;
-
-    fn emit(&self, out: &mut Writer) {
-        self.0.emit(out);
-    }
-}
-
-/// A list: one attribute an element.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct List<'a, T> {
-    /// The elements.
-    pub elements: Vec<T>,
-    /// What is no element.
-    pub layout: Layout<'a>,
-}
-
-impl<T> Default for List<'_, T> {
-    fn default() -> Self {
-        Vec::new().into()
-    }
-}
-
-impl<T> From<Vec<T>> for List<'_, T> {
-    fn from(elements: Vec<T>) -> Self {
-        Self { elements, layout: Layout::default() }
-    }
-}
-
-impl<'a, T: Value<'a>> Value<'a> for List<'a, T> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        let mut list = Self::default();
-        for (place, attribute) in super::attributes(bytes, "list").enumerate() {
-            let attribute = attribute?;
-            if attribute.kind == NFTA_LIST_ELEM {
-                let within = |error: Error| error.within(format_args!("element {}", place + 1));
-                list.layout.known::<T>(&attribute);
-                list.elements.push(T::parse(attribute.body).map_err(within)?);
-            } else {
-                list.layout.unknown(place, &attribute);
-            }
-        }
-        Ok(list)
-    }
-}
-
-impl<T: Emit> Emit for List<'_, T> {
-    const NESTED: bool = true;
-
-    fn emit(&self, out: &mut Writer) {
-        let mut block = out.block(&self.layout);
-        self.elements.iter().for_each(|element| block.put(NFTA_LIST_ELEM, element));
-        block.end();
-    }
-}
 
 /// A field of a block: a value that has to be there, or an `Option` of one.
 pub trait Slot<'a>: Sized {
@@ -347,7 +181,6 @@ impl Block<'_, '_> {
 
 /// A block of attributes as a struct: in the kernel's order, the name and number of each attribute, the field and its type.
 /// Fields that are no `Option` have to be there.
-#[macro_export]
 macro_rules! attributes {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $nla:ident = $number:literal => $field:ident: $type:ty,)* }) => {
         $(#[doc = concat!("`", stringify!($nla), "`: [`", stringify!($name), "::", stringify!($field), "`]")]
@@ -415,6 +248,8 @@ macro_rules! attributes {
         }
     };
 }
+
+pub(crate) use attributes;
 
 /// Which of these types it is.
 pub const fn rank(fields: &[u16], kind: u16) -> usize {

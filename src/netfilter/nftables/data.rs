@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::netfilter::netlink::Text;
 use crate::netfilter::{Error, Result, Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// A value or a verdict.
     Data {
         /// Bytes as they lie in a register
@@ -17,7 +17,7 @@ crate::attributes! {
     }
 }
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// What becomes of the packet.
     Verdict {
         /// `NF_*` or `NFT_*`, a signed number
@@ -29,7 +29,7 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Verdict { plain: [code, chain_id], chain: [chain] });
+crate::netfilter::visit!(Verdict { plain: [code, chain_id], chain: [chain] });
 
 impl<'a> Data<'a> {
     /// A value.
@@ -38,8 +38,8 @@ impl<'a> Data<'a> {
     }
 
     /// A verdict, with a chain if it leads to one.
-    pub fn verdict(code: i32, chain: Option<&str>) -> Self {
-        let verdict = Verdict { code: code.cast_unsigned(), chain: chain.map(Text::from), ..Verdict::default() };
+    pub fn to(code: i32, chain: Option<Text<'a>>) -> Self {
+        let verdict = Verdict { code: code.cast_unsigned(), chain, ..Verdict::default() };
         Self { verdict: Some(verdict), ..Self::default() }
     }
 

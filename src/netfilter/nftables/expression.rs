@@ -6,7 +6,7 @@ use super::expr::Expr;
 use crate::netfilter::netlink::{Emit, Layout, Nest, Text, Value, Writer};
 use crate::netfilter::{Result, Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Before its name has told what its attributes are.
     Named {
         /// Name

@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::language::{Expression, jump_data};
+use super::language::Expression;
 use crate::capture::{Answer, Question, Request};
 use crate::decode::nftables::{self, Around};
 use crate::decode::testing::played_after;
 use crate::decode::{Known, Sources};
-use crate::netfilter::netlink::{self, Attributes, put, put_nested};
+use crate::netfilter::netlink::{self, Attributes, NLM_F_MULTI, Text, Writer, frame};
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFT_JUMP, NFT_SET_MAP};
+use crate::netfilter::nftables::{
+    self as wire, Body, Chain, Generation, Hook, NFTA_SET_NAME, Rule, Set, SetElement, SetElements, Table,
+};
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Collector, Reading, Source, SourceState};
 
@@ -17,51 +22,23 @@ pub const FORWARD: u32 = 2;
 pub const OUTPUT: u32 = 3;
 pub const POSTROUTING: u32 = 4;
 
-pub const NEWTABLE: u16 = 0xa00;
-pub const NEWCHAIN: u16 = 0xa03;
-pub const NEWRULE: u16 = 0xa06;
-const NEWSET: u16 = 0xa09;
-const NEWSETELEM: u16 = 0xa0c;
-const NEWGEN: u16 = 0xa0f;
-
-/// `NFT_SET_MAP`
-pub const MAP: u32 = 0x8;
-/// `NFT_SET_TIMEOUT`
-pub const TIMEOUT: u32 = 0x10;
-
-fn frame(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(16 + body.len()).unwrap().to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend(body);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
 /// A message of a dump.
-pub fn message(kind: u16, family: u8, generation: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    framed(2, kind, family, generation, fill)
+pub fn message<'a>(family: u8, generation: u32, body: impl Into<Body<'a>>) -> Vec<u8> {
+    framed(NLM_F_MULTI, family, generation, body.into())
 }
 
 /// A message on its own.
-fn single(kind: u16, family: u8, generation: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    framed(0, kind, family, generation, fill)
+fn single<'a>(family: u8, generation: u32, body: impl Into<Body<'a>>) -> Vec<u8> {
+    framed(0, family, generation, body.into())
 }
 
-fn framed(flags: u16, kind: u16, family: u8, generation: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut body = vec![family, 0];
-    body.extend(u16::try_from(generation & 0xffff).unwrap().to_be_bytes());
-    fill(&mut body);
-    frame(kind, flags, &body)
-}
+const TABLE: &str = "nat";
 
-pub fn text(out: &mut Vec<u8>, kind: u16, text: impl AsRef<[u8]>) {
-    put(out, kind, &[text.as_ref(), &[0]].concat());
-}
-
-pub fn be32(out: &mut Vec<u8>, kind: u16, value: u32) {
-    put(out, kind, &value.to_be_bytes());
+fn framed(flags: u16, family: u8, generation: u32, body: Body<'_>) -> Vec<u8> {
+    let header = Nfgenmsg { family, res_id: (generation & 0xffff) as u16, ..Nfgenmsg::default() };
+    let (kind, mut out) = (body.kind(), Writer::kernel());
+    wire::Message { header, body }.emit(&mut out);
+    frame(kind, flags, &out.finish())
 }
 
 /// Messages, and the end of the dump.
@@ -114,24 +91,19 @@ impl Devices {
 
     /// A verdict map that leads to these chains.
     pub fn leading_to(chains: &[&'static str]) -> Self {
-        Self::new(MAP, chains.iter().map(|chain| (*chain, Data::Jump(chain))))
+        Self::new(NFT_SET_MAP, chains.iter().map(|chain| (*chain, Data::Jump(chain))))
     }
 
-    fn put(&self, list: &mut Vec<u8>, at: usize) {
+    fn element(&self, at: usize) -> SetElement<'static> {
         let (name, data, left) = &self.elements[at];
-        put_nested(list, 1, |element| {
-            let mut key = name.as_bytes().to_vec();
-            key.resize(16, 0);
-            put_nested(element, 1, |data| put(data, 1, &key));
-            match data {
-                Data::None => {}
-                Data::Jump(chain) => put_nested(element, 2, |data| jump_data(data, chain.as_bytes())),
-                Data::Mark(mark) => put_nested(element, 2, |data| put(data, 1, &mark.to_ne_bytes())),
-            }
-            if let Some(left) = left {
-                put(element, 5, &left.to_be_bytes());
-            }
-        });
+        let mut key = name.as_bytes().to_vec();
+        key.resize(16, 0);
+        let data = match data {
+            Data::None => None,
+            Data::Jump(chain) => Some(wire::Data::to(NFT_JUMP, Some((*chain).into()))),
+            Data::Mark(mark) => Some(wire::Data::of(mark.to_ne_bytes().to_vec())),
+        };
+        SetElement { key: Some(wire::Data::of(key)), data, expiration: *left, ..SetElement::default() }
     }
 }
 
@@ -227,22 +199,23 @@ impl Kernel {
         let chain = what.last().copied().unwrap();
         match what.as_slice() {
             [generation] if generation.starts_with("nft-generation-") => {
-                let body = single(NEWGEN, 0, now, |out| be32(out, 1, now));
+                let body = single(0, now, Generation { id: now, ..Generation::default() });
                 if self.generations.len() > 1 {
                     self.generations.remove(0);
                 }
                 Reading::Ok(body)
             }
-            [_, "tables"] => done([message(NEWTABLE, 2, now, |out| {
-                text(out, 1, "nat");
-                be32(out, 2, self.dormant.into());
-            })]),
+            [_, "tables"] => {
+                let flags = Some(self.dormant.into());
+                done([message(NFPROTO_IPV4, now, Table { name: TABLE.into(), flags, ..Table::default() })])
+            }
             [_, "chains-ipv4"] => done(self.bases.iter().map(|base| self.base_chain(now, base))),
             [_, "chain", ..] => match self.rules.get(chain) {
-                Some(rules) => Reading::Ok(single(NEWCHAIN, 2, now, |out| {
+                Some(rules) => {
                     let users = self.users.get(chain).copied().unwrap_or(0);
-                    be32(out, 6, u32::try_from(rules.len()).unwrap() + users);
-                })),
+                    let used = Some(u32::try_from(rules.len()).unwrap() + users);
+                    Reading::Ok(single(NFPROTO_IPV4, now, Chain { table: TABLE.into(), used, ..Chain::default() }))
+                }
                 None => errno(2),
             },
             [_, "rules" | "udp-rules" | "counters", ..] => {
@@ -259,50 +232,61 @@ impl Kernel {
             [_, set] if set.ends_with("-catch-all") || set.contains("-element-") => errno(2), // not one of them
             [_, set] if set.ends_with("-header") => {
                 let (name, set) = self.set(request);
-                acknowledged(single(NEWSET, 2, now, |out| {
-                    text(out, 2, name);
-                    be32(out, 3, set.flags);
-                    be32(out, 5, set.key_length);
-                }))
+                let (flags, key_len) = (Some(set.flags), set.key_length);
+                let set = Set { table: TABLE.into(), name: name.into(), flags, key_len, ..Set::default() };
+                acknowledged(single(NFPROTO_IPV4, now, set))
             }
             _ => panic!("nobody should ask {name}"),
         }
     }
 
     fn base_chain(&self, now: u32, (chain, hook, nat): &(&'static str, u32, bool)) -> Vec<u8> {
-        message(NEWCHAIN, 2, now, |out| {
-            text(out, 1, "nat");
-            text(out, 3, chain);
-            put_nested(out, 4, |at| {
-                be32(at, 1, *hook);
-                be32(at, 2, 100);
-            });
-            let users = self.rules.get(chain).map_or(0, Vec::len) + usize::from(self.hidden);
-            be32(out, 6, u32::try_from(users).unwrap());
-            let usual = if *nat { "nat" } else { "filter" };
-            text(out, 7, self.types.get(chain).unwrap_or(&usual));
-        })
+        let users = self.rules.get(chain).map_or(0, Vec::len) + usize::from(self.hidden);
+        let usual = if *nat { "nat" } else { "filter" };
+        let kind = self.types.get(chain).unwrap_or(&usual);
+        message(NFPROTO_IPV4, now, base_chain(TABLE, *chain, *hook, kind, u32::try_from(users).unwrap()))
     }
 
     /// The set that a request names.
     fn set(&self, request: &Request) -> (&'static str, &Devices) {
-        let name = asked(request).get(2).map(crate::snapshot::Name::from_bytes).expect("a set's name");
+        let name = asked(request).get(NFTA_SET_NAME).map(crate::snapshot::Name::from_bytes).expect("a set's name");
         let found = self.sets.iter().find(|(known, _)| ***known == *name);
         found.map(|(name, set)| (*name, set)).unwrap_or_else(|| panic!("there is no set {name}"))
     }
 
     fn elements(&self, now: u32, request: &Request) -> Answer {
         let (_, set) = self.set(request);
-        let one = |at| message(NEWSETELEM, 2, now, |out| put_nested(out, 3, |list| set.put(list, at)));
+        let one = |at| {
+            let elements = Some(vec![set.element(at)].into());
+            message(NFPROTO_IPV4, now, SetElements { table: TABLE.into(), elements, ..SetElements::default() })
+        };
         done((0..set.elements.len()).map(one))
     }
 }
 
+/// A base chain with so many rules.
+pub fn base_chain(
+    table: impl Into<Text<'static>>,
+    chain: impl Into<Text<'static>>,
+    hooknum: u32,
+    kind: &str,
+    rules: u32,
+) -> Chain<'static> {
+    let hook = Some(Hook { hooknum, priority: 100, ..Hook::default() });
+    let (table, name, kind) = (table.into(), Some(chain.into()), Some(kind.into()));
+    Chain { table, name, hook, kind, used: Some(rules), ..Chain::default() }
+}
+
 /// A rule of table `ip nat`.
 fn rule_message(generation: u32, chain: &str, expressions: &[Expression]) -> Vec<u8> {
-    message(NEWRULE, 2, generation, |out| {
-        text(out, 1, "nat");
-        text(out, 2, chain);
-        put_nested(out, 4, |list| list.extend(expressions.concat()));
-    })
+    message(NFPROTO_IPV4, generation, rule(TABLE, chain, expressions))
+}
+
+pub fn rule(
+    table: impl Into<Text<'static>>,
+    chain: impl Into<Text<'static>>,
+    expressions: &[Expression],
+) -> Rule<'static> {
+    let (table, chain, expressions) = (table.into(), Some(chain.into()), Some(expressions.concat().into()));
+    Rule { table, chain, expressions, ..Rule::default() }
 }

@@ -1,104 +1,68 @@
 //! Expressions of rules, as the kernel writes them.
 
-use super::kernel::{be32, text};
-use crate::netfilter::netlink::{put, put_nested};
+use crate::netfilter::netlink::Text;
+use crate::netfilter::nftables::expr::{Bitwise, Cmp, Counter, Ct, Immediate, Lookup, Masq, Meta};
+use crate::netfilter::nftables::uapi::{
+    NFT_CMP_NEQ, NFT_CT_MARK, NFT_JUMP, NFT_META_MARK, NFT_META_OIFNAME, NFT_REG_1, NFT_REG_2, NFT_REG_VERDICT,
+};
+use crate::netfilter::nftables::{self, Data};
 
-pub type Expression = Vec<u8>;
+/// One expression, or several that belong together.
+pub type Expression = Vec<nftables::Expression<'static>>;
 
-pub fn expression(name: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Expression {
-    let mut out = Vec::new();
-    put_nested(&mut out, 1, |element| {
-        text(element, 1, name);
-        put_nested(element, 2, fill);
-    });
-    out
-}
-
-/// `NFTA_DATA_VERDICT`: a jump.
-pub fn jump_data(out: &mut Vec<u8>, chain: &[u8]) {
-    put_nested(out, 2, |verdict| {
-        be32(verdict, 1, (-3i32).cast_unsigned());
-        text(verdict, 2, chain);
-    });
-}
-
-pub fn jump(chain: impl AsRef<[u8]>) -> Expression {
-    expression("immediate", |out| {
-        be32(out, 1, 0);
-        put_nested(out, 2, |data| jump_data(data, chain.as_ref()));
-    })
+pub fn jump(chain: impl Into<Text<'static>>) -> Expression {
+    let data = Data::to(NFT_JUMP, Some(chain.into()));
+    vec![Immediate { dreg: NFT_REG_VERDICT, data, ..Immediate::default() }.into()]
 }
 
 pub fn masquerade() -> Expression {
-    expression("masq", |out| be32(out, 1, 0x10))
+    vec![Masq { flags: Some(0x10), ..Masq::default() }.into()]
 }
 
 pub fn counter(packets: u64) -> Expression {
-    expression("counter", |out| {
-        put(out, 1, &(packets * 60).to_be_bytes());
-        put(out, 2, &packets.to_be_bytes());
-    })
+    vec![Counter { bytes: packets * 60, packets, ..Counter::default() }.into()]
 }
 
 /// Loads the mark, or another key of `meta`.
 pub fn load_meta(key: u32) -> Expression {
-    expression("meta", |out| {
-        be32(out, 2, key);
-        be32(out, 1, 1);
-    })
+    vec![Meta { key, dreg: Some(NFT_REG_1), ..Meta::default() }.into()]
 }
 
 /// `meta mark & bit != 0`
 pub fn mark_test(bit: u32) -> Expression {
-    let mask = expression("bitwise", |out| {
-        be32(out, 1, 1);
-        be32(out, 2, 1);
-        put_nested(out, 4, |data| put(data, 1, &bit.to_ne_bytes()));
-        put_nested(out, 5, |data| put(data, 1, &[0; 4]));
-    });
-    let compare = expression("cmp", |out| {
-        be32(out, 1, 1);
-        be32(out, 2, 1);
-        put_nested(out, 3, |data| put(data, 1, &[0; 4]));
-    });
-    [load_meta(3), mask, compare].concat()
+    let (mask, xor) = (Some(Data::of(bit.to_ne_bytes().to_vec())), Some(Data::of(vec![0; 4])));
+    let mask = Bitwise { sreg: NFT_REG_1, dreg: NFT_REG_1, len: 4, mask, xor, ..Bitwise::default() };
+    let compare = Cmp { sreg: NFT_REG_1, op: NFT_CMP_NEQ, data: Data::of(vec![0; 4]), ..Cmp::default() };
+    [load_meta(NFT_META_MARK), vec![mask.into(), compare.into()]].concat()
 }
 
 fn constant(value: u32) -> Expression {
-    expression("immediate", |out| {
-        be32(out, 1, 1);
-        put_nested(out, 2, |data| put(data, 1, &value.to_ne_bytes()));
-    })
+    let data = Data::of(value.to_ne_bytes().to_vec());
+    vec![Immediate { dreg: NFT_REG_1, data, ..Immediate::default() }.into()]
+}
+
+fn write_mark(register: u32) -> Expression {
+    vec![Meta { key: NFT_META_MARK, sreg: Some(register), ..Meta::default() }.into()]
 }
 
 /// `meta mark set VALUE`
 pub fn set_mark(value: u32) -> Expression {
-    let write = expression("meta", |out| {
-        be32(out, 2, 3);
-        be32(out, 3, 1);
-    });
-    [constant(value), write].concat()
+    [constant(value), write_mark(NFT_REG_1)].concat()
 }
 
 /// `ct mark set VALUE`
 pub fn ct_mark_set(value: u32) -> Expression {
-    let write = expression("ct", |out| {
-        be32(out, 2, 3);
-        be32(out, 4, 1);
-    });
-    [constant(value), write].concat()
+    let write = Ct { key: NFT_CT_MARK, sreg: Some(NFT_REG_1), ..Ct::default() };
+    [constant(value), vec![write.into()]].concat()
 }
 
-/// A lookup of the output device: in a set, or in a map that loads this register (0: a verdict).
+/// A lookup in a set, or in a map that loads this register (0: a verdict).
+pub fn look_up(set: &str, dreg: Option<u32>) -> Expression {
+    vec![Lookup { set: set.into(), sreg: NFT_REG_1, dreg, ..Lookup::default() }.into()]
+}
+
 fn look_up_device(set: &str, register: Option<u32>) -> Expression {
-    let lookup = expression("lookup", |out| {
-        text(out, 1, set);
-        be32(out, 2, 1);
-        if let Some(register) = register {
-            be32(out, 3, register);
-        }
-    });
-    [load_meta(7), lookup].concat()
+    [load_meta(NFT_META_OIFNAME), look_up(set, register)].concat()
 }
 
 pub fn device_in(set: &str) -> Expression {
@@ -106,19 +70,15 @@ pub fn device_in(set: &str) -> Expression {
 }
 
 pub fn verdict_map(set: &str) -> Expression {
-    look_up_device(set, Some(0))
+    look_up_device(set, Some(NFT_REG_VERDICT))
 }
 
 /// The value of the output device in a map, which nothing is done with.
 pub fn value_from(set: &str) -> Expression {
-    look_up_device(set, Some(2))
+    look_up_device(set, Some(NFT_REG_2))
 }
 
 /// `meta mark set oifname map @SET`
 pub fn mark_from(set: &str) -> Expression {
-    let write = expression("meta", |out| {
-        be32(out, 2, 3);
-        be32(out, 3, 2);
-    });
-    [value_from(set), write].concat()
+    [value_from(set), write_mark(NFT_REG_2)].concat()
 }

@@ -1,6 +1,7 @@
 //! The ipset half.
 
 use super::*;
+use crate::netfilter::netlink::{put, put_nested};
 use crate::snapshot::Unanswered;
 
 /// Plays a kernel with the ipset `nodes`.

@@ -4,7 +4,7 @@
 
 use crate::netfilter::nftables::Data;
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// `dreg = sreg & mask ^ xor`, or another operation. Mask and xor are as long as `len` says.
     Bitwise {
         /// Register
@@ -26,7 +26,7 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Bitwise { plain: [sreg, dreg, len, op, mask, xor, data, sreg2] });
+crate::netfilter::visit!(Bitwise { plain: [sreg, dreg, len, op, mask, xor, data, sreg2] });
 
 impl Bitwise<'_> {
     /// Bits that stay.

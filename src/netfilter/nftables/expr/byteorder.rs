@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_byteorder.c`: `nft_byteorder_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// `dreg = hton(sreg)`, or back.
     Byteorder {
         /// Register
@@ -18,4 +18,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Byteorder { plain: [sreg, dreg, op, len, size] });
+crate::netfilter::visit!(Byteorder { plain: [sreg, dreg, op, len, size] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_connlimit.c`: `nft_connlimit_do_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Counts connections.
     Connlimit {
         /// Connections
@@ -12,4 +12,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Connlimit { plain: [count, flags] });
+crate::netfilter::visit!(Connlimit { plain: [count, flags] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_counter.c`: `nft_counter_do_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Counts.
     Counter {
         /// Bytes, of the network header on
@@ -12,4 +12,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Counter { plain: [bytes, packets] });
+crate::netfilter::visit!(Counter { plain: [bytes, packets] });

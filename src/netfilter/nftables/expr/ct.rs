@@ -5,7 +5,7 @@
 
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads into `dreg` or writes from `sreg`.
     Ct {
         /// Register

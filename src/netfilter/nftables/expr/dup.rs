@@ -4,7 +4,7 @@
 
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Sends a copy.
     Dup {
         /// Register with the address, of the table's family

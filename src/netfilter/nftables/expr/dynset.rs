@@ -6,7 +6,7 @@ use crate::netfilter::netlink::{List, Text};
 use crate::netfilter::nftables::Expression;
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Changes a set.
     Dynset {
         /// First register of the key

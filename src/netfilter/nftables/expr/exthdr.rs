@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_exthdr.c`: `nft_exthdr_dump`, `nft_exthdr_dump_set`, `nft_exthdr_dump_strip`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads into `dreg` or writes from `sreg`; with neither it removes.
     Exthdr {
         /// Register
@@ -22,4 +22,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Exthdr { plain: [dreg, sreg, kind, offset, len, flags, op] });
+crate::netfilter::visit!(Exthdr { plain: [dreg, sreg, kind, offset, len, flags, op] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_fib.c`: `nft_fib_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Asks the routing tables.
     Fib {
         /// Register
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Fib { plain: [dreg, result, flags] });
+crate::netfilter::visit!(Fib { plain: [dreg, result, flags] });

@@ -4,7 +4,7 @@
 
 use crate::netfilter::netlink::Text;
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Adds the connection to a flowtable.
     FlowOffload {
         /// Name of the flowtable
@@ -12,4 +12,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(FlowOffload { plain: [table_name] });
+crate::netfilter::visit!(FlowOffload { plain: [table_name] });

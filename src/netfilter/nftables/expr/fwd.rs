@@ -4,7 +4,7 @@
 
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Hands the packet to a device.
     Fwd {
         /// Register with the device's index

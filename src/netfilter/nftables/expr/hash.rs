@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_hash.c`: `nft_jhash_dump`, `nft_symhash_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// `dreg = hash % modulus + offset`
     Hash {
         /// First register of what is hashed; none of a symmetric hash
@@ -22,4 +22,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Hash { plain: [sreg, dreg, len, modulus, seed, offset, kind] });
+crate::netfilter::visit!(Hash { plain: [sreg, dreg, len, modulus, seed, offset, kind] });

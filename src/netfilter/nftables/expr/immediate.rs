@@ -5,7 +5,7 @@
 use crate::netfilter::nftables::Data;
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads a constant; the verdict register ends the rule.
     Immediate {
         /// Register

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_last.c`: `nft_last_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Remembers a time.
     Last {
         /// Whether any was seen
@@ -12,4 +12,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Last { plain: [set, msecs] });
+crate::netfilter::visit!(Last { plain: [set, msecs] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_limit.c`: `nft_limit_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// A rate.
     Limit {
         /// Packets or bytes a unit
@@ -18,4 +18,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Limit { plain: [rate, unit, burst, kind, flags] });
+crate::netfilter::visit!(Limit { plain: [rate, unit, burst, kind, flags] });

@@ -4,7 +4,7 @@
 
 use crate::netfilter::netlink::Text;
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Logs.
     Log {
         /// What the line begins with
@@ -22,4 +22,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Log { comment: [prefix], plain: [group, snaplen, qthreshold, level, flags] });
+crate::netfilter::visit!(Log { comment: [prefix], plain: [group, snaplen, qthreshold, level, flags] });

@@ -5,7 +5,7 @@
 use crate::netfilter::netlink::Text;
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Goes on if the set has the key, and loads what a map has for it.
     Lookup {
         /// Name

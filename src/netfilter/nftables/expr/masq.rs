@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_masq.c`: `nft_masq_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Translates the source.
     Masq {
         /// `NF_NAT_RANGE_*`; left out when 0
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Masq { plain: [flags, reg_proto_min, reg_proto_max] });
+crate::netfilter::visit!(Masq { plain: [flags, reg_proto_min, reg_proto_max] });

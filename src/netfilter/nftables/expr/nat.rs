@@ -4,7 +4,7 @@
 
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Translates an address.
     Nat {
         /// `NFT_NAT_*`

@@ -2,9 +2,9 @@
 //!
 //! `net/netfilter/nft_ct.c`: `nft_notrack_eval`; there is nothing to dump.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Has no attributes.
     Notrack {}
 }
 
-crate::visit!(Notrack {});
+crate::netfilter::visit!(Notrack {});

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_numgen.c`: `nft_ng_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// `dreg = number % modulus + offset`
     Numgen {
         /// Register
@@ -16,4 +16,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Numgen { plain: [dreg, modulus, kind, offset] });
+crate::netfilter::visit!(Numgen { plain: [dreg, modulus, kind, offset] });

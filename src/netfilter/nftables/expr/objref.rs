@@ -4,7 +4,7 @@
 
 use crate::netfilter::netlink::Text;
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Runs an object.
     Objref {
         /// Name of the object
@@ -18,4 +18,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Objref { set: [imm_name, set_name], plain: [imm_type, set_sreg] });
+crate::netfilter::visit!(Objref { set: [imm_name, set_name], plain: [imm_type, set_sreg] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_osf.c`: `nft_osf_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads a name.
     Osf {
         /// How TTLs are compared
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Osf { plain: [ttl, flags, dreg] });
+crate::netfilter::visit!(Osf { plain: [ttl, flags, dreg] });

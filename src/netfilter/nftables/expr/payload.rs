@@ -4,7 +4,7 @@
 
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads into `dreg` or writes from `sreg`. Where the packet ends earlier, the rule does.
     Payload {
         /// Register

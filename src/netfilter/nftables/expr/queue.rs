@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_queue.c`: `nft_queue_dump`, `nft_queue_sreg_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Hands the packet over.
     Queue {
         /// First queue
@@ -16,4 +16,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Queue { plain: [num, total, sreg_qnum, flags] });
+crate::netfilter::visit!(Queue { plain: [num, total, sreg_qnum, flags] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_quota.c`: `nft_quota_do_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Counts bytes.
     Quota {
         /// Bytes
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Quota { plain: [bytes, consumed, flags] });
+crate::netfilter::visit!(Quota { plain: [bytes, consumed, flags] });

@@ -5,7 +5,7 @@
 use crate::netfilter::nftables::Data;
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Compares bytes, as a number in network order, with both ends.
     Range {
         /// Register

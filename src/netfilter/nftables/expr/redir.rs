@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_redir.c`: `nft_redir_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Translates the destination.
     Redir {
         /// Register with the first port, in network order
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Redir { plain: [reg_proto_min, reg_proto_max, flags] });
+crate::netfilter::visit!(Redir { plain: [reg_proto_min, reg_proto_max, flags] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_reject.c`: `nft_reject_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Answers.
     Reject {
         /// `NFT_REJECT_*`
@@ -12,4 +12,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Reject { plain: [kind, icmp_code] });
+crate::netfilter::visit!(Reject { plain: [kind, icmp_code] });

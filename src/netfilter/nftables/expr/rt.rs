@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_rt.c`: `nft_rt_get_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads.
     Rt {
         /// `NFT_RT_*`
@@ -12,4 +12,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Rt { plain: [key, dreg] });
+crate::netfilter::visit!(Rt { plain: [key, dreg] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_socket.c`: `nft_socket_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads; where there is no socket the rule ends.
     Socket {
         /// `NFT_SOCKET_*`
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Socket { plain: [key, dreg, level] });
+crate::netfilter::visit!(Socket { plain: [key, dreg, level] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_synproxy.c`: `nft_synproxy_do_dump`; other protocols than TCP end the rule.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Takes packets of TCP.
     Synproxy {
         /// Largest segment that is told
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Synproxy { plain: [mss, wscale, flags] });
+crate::netfilter::visit!(Synproxy { plain: [mss, wscale, flags] });

@@ -4,7 +4,7 @@
 
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Looks for a socket.
     Tproxy {
         /// `NFPROTO_*`

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_tunnel.c`: `nft_tunnel_get_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads.
     Tunnel {
         /// `NFT_TUNNEL_*`
@@ -14,4 +14,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Tunnel { plain: [key, dreg, mode] });
+crate::netfilter::visit!(Tunnel { plain: [key, dreg, mode] });

@@ -2,7 +2,7 @@
 //!
 //! `net/netfilter/nft_xfrm.c`: `nft_xfrm_get_dump`.
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Loads.
     Xfrm {
         /// Register
@@ -16,4 +16,4 @@ crate::attributes! {
     }
 }
 
-crate::visit!(Xfrm { plain: [dreg, key, dir, spnum] });
+crate::netfilter::visit!(Xfrm { plain: [dreg, key, dir, spnum] });

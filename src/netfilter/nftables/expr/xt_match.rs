@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::netfilter::netlink::Text;
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Tests the packet.
     Match {
         /// Name of the extension

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::netfilter::netlink::Text;
 use crate::netfilter::{Visit, Visitor};
 
-crate::attributes! {
+crate::netfilter::attributes! {
     /// Does something with the packet, or decides about it.
     Target {
         /// Name of the extension

@@ -1,0 +1,86 @@
+//! A chain, and where it is called: `nf_tables_fill_chain_info`, `nft_dump_basechain_hook`.
+
+use std::borrow::Cow;
+
+use crate::netfilter::Result;
+use crate::netfilter::netlink::{Emit, Nest, Text, Value, Writer};
+
+crate::netfilter::attributes! {
+    /// A chain.
+    Chain {
+        /// Name of its table
+        NFTA_CHAIN_TABLE = 1 => table: Text<'a>,
+        /// Name
+        NFTA_CHAIN_NAME = 3 => name: Option<Text<'a>>,
+        /// Number of the chain
+        NFTA_CHAIN_HANDLE = 2 => handle: Option<u64>,
+        /// Where it is called, if it is a base chain
+        NFTA_CHAIN_HOOK = 4 => hook: Option<Hook<'a>>,
+        /// `NF_ACCEPT` or `NF_DROP` at its end
+        NFTA_CHAIN_POLICY = 5 => policy: Option<u32>,
+        /// `filter`, `nat` or `route`
+        NFTA_CHAIN_TYPE = 7 => kind: Option<Text<'a>>,
+        /// Packets that came to its end
+        NFTA_CHAIN_COUNTERS = 8 => counters: Option<Nest<'a>>,
+        /// `NFT_CHAIN_*`
+        NFTA_CHAIN_FLAGS = 10 => flags: Option<u32>,
+        /// Its rules, and the rules and elements that lead to it
+        NFTA_CHAIN_USE = 6 => used: Option<u32>,
+        /// Number within a batch
+        NFTA_CHAIN_ID = 11 => id: Option<u32>,
+        /// Type, length, value
+        NFTA_CHAIN_USERDATA = 12 => userdata: Option<Cow<'a, [u8]>>,
+    }
+}
+
+crate::netfilter::visit!(Chain {
+    plain: [table, handle, policy, kind, counters, flags, used, id],
+    chain: [name],
+    nested: [hook],
+    user_data: [userdata],
+});
+
+crate::netfilter::attributes! {
+    /// Where a base chain is called.
+    Hook {
+        /// `NF_INET_*` or `NF_NETDEV_*`
+        NFTA_HOOK_HOOKNUM = 1 => hooknum: u32,
+        /// A signed number: the lower first
+        NFTA_HOOK_PRIORITY = 2 => priority: u32,
+        /// The only device
+        NFTA_HOOK_DEV = 3 => dev: Option<Text<'a>>,
+        /// Devices
+        NFTA_HOOK_DEVS = 4 => devs: Option<Devices<'a>>,
+    }
+}
+
+crate::netfilter::visit!(Hook { plain: [hooknum, priority, dev, devs] });
+
+/// `NFTA_DEVICE_NAME`: the whole name of a device.
+pub const NFTA_DEVICE_NAME: u16 = 1;
+/// `NFTA_DEVICE_PREFIX`: what names of devices begin with (Linux 6.17).
+pub const NFTA_DEVICE_PREFIX: u16 = 2;
+
+/// A list of devices: type and name of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Devices<'a>(pub Vec<(u16, Text<'a>)>);
+
+impl<'a> Value<'a> for Devices<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let devices = crate::netfilter::netlink::attributes(bytes, "NFTA_HOOK_DEVS").map(|device| {
+            let device = device?;
+            Ok((device.kind | device.flags, Text(device.body.into())))
+        });
+        devices.collect::<Result<_>>().map(Self)
+    }
+}
+
+impl Emit for Devices<'_> {
+    const NESTED: bool = true;
+
+    fn emit(&self, out: &mut Writer) {
+        for (kind, name) in &self.0 {
+            out.attribute(*kind, |out| name.emit(out));
+        }
+    }
+}

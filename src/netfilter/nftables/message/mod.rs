@@ -1,0 +1,112 @@
+//! Messages of nf_tables: what follows `struct nlmsghdr`.
+//!
+//! `net/netfilter/nf_tables_api.c`: `nf_tables_fill_table_info`, `nf_tables_fill_chain_info`, `nf_tables_fill_rule_info`,
+//! `nf_tables_fill_set`, `nf_tables_fill_setelem`, `nf_tables_fill_gen_info`; read in 5.4, 6.1, 6.12.
+
+mod chain;
+mod elements;
+mod generation;
+mod rule;
+mod set;
+mod table;
+
+use super::uapi::{
+    NFT_MSG_NEWCHAIN, NFT_MSG_NEWGEN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
+};
+use crate::netfilter::netlink::{Emit, Value, Writer};
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::{Error, Result, Visit, Visitor};
+
+pub use chain::*;
+pub use elements::*;
+pub use generation::*;
+pub use rule::*;
+pub use set::*;
+pub use table::*;
+
+macro_rules! messages {
+    ($($variant:ident = $kind:ident,)*) => {
+        /// A message that the kernel answers with.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub enum Body<'a> {
+            $(#[doc = concat!("`", stringify!($kind), "`")] $variant($variant<'a>),)*
+        }
+
+        impl<'a> Body<'a> {
+            /// From the type and what follows the headers.
+            ///
+            /// # Errors
+            /// A type that is not known, or a message that lacks something.
+            pub fn parse(kind: u16, bytes: &'a [u8]) -> Result<Self> {
+                match kind {
+                    $($kind => Value::parse(bytes).map(Self::$variant),)*
+                    _ => Err(Error::unexpected("nothing is known about messages of this type")),
+                }
+            }
+
+            /// Its type.
+            pub fn kind(&self) -> u16 {
+                match self {
+                    $(Self::$variant(_) => $kind,)*
+                }
+            }
+        }
+
+        $(impl<'a> From<$variant<'a>> for Body<'a> {
+            fn from(fields: $variant<'a>) -> Self {
+                Self::$variant(fields)
+            }
+        })*
+
+        impl Emit for Body<'_> {
+            fn emit(&self, out: &mut Writer) {
+                match self {
+                    $(Self::$variant(fields) => fields.emit(out),)*
+                }
+            }
+        }
+
+        impl Visit for Body<'_> {
+            fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+                match self {
+                    $(Self::$variant(fields) => fields.visit(visitor),)*
+                }
+            }
+        }
+    };
+}
+
+messages! {
+    Table = NFT_MSG_NEWTABLE,
+    Chain = NFT_MSG_NEWCHAIN,
+    Rule = NFT_MSG_NEWRULE,
+    Set = NFT_MSG_NEWSET,
+    SetElements = NFT_MSG_NEWSETELEM,
+    Generation = NFT_MSG_NEWGEN,
+}
+
+/// A message with its header.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Message<'a> {
+    /// Family of the table, and the lower 16 bits of the generation.
+    pub header: Nfgenmsg,
+    /// All the rest.
+    pub body: Body<'a>,
+}
+
+impl<'a> Message<'a> {
+    /// From the type and what follows `struct nlmsghdr`.
+    ///
+    /// # Errors
+    /// A type that is not known, or a message that lacks something.
+    pub fn parse(kind: u16, bytes: &'a [u8]) -> Result<Self> {
+        let (header, rest) = Nfgenmsg::split(bytes)?;
+        Ok(Self { header, body: Body::parse(kind, rest)? })
+    }
+
+    /// Writes it.
+    pub fn emit(&self, out: &mut Writer) {
+        self.header.emit(out);
+        self.body.emit(out);
+    }
+}

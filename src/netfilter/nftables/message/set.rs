@@ -1,0 +1,81 @@
+//! A set or a map: `nf_tables_fill_set`.
+
+use std::borrow::Cow;
+
+use crate::netfilter::netlink::{Emit, Nest, Text, Writer};
+
+crate::netfilter::attributes! {
+    /// A set or a map.
+    Set {
+        /// Name of its table
+        NFTA_SET_TABLE = 1 => table: Text<'a>,
+        /// Name
+        NFTA_SET_NAME = 2 => name: Text<'a>,
+        /// Number of the set
+        NFTA_SET_HANDLE = 16 => handle: Option<u64>,
+        /// `NFT_SET_*`
+        NFTA_SET_FLAGS = 3 => flags: Option<u32>,
+        /// What nft says that keys are
+        NFTA_SET_KEY_TYPE = 4 => key_type: Option<u32>,
+        /// Bytes of a key
+        NFTA_SET_KEY_LEN = 5 => key_len: u32,
+        /// What nft says that a map has
+        NFTA_SET_DATA_TYPE = 6 => data_type: Option<u32>,
+        /// Bytes of that
+        NFTA_SET_DATA_LEN = 7 => data_len: Option<u32>,
+        /// `NFT_OBJECT_*`, of a map of objects
+        NFTA_SET_OBJ_TYPE = 15 => obj_type: Option<u32>,
+        /// Milliseconds
+        NFTA_SET_TIMEOUT = 11 => timeout: Option<u64>,
+        /// Milliseconds
+        NFTA_SET_GC_INTERVAL = 12 => gc_interval: Option<u32>,
+        /// `NFT_SET_POL_*`
+        NFTA_SET_POLICY = 8 => policy: Option<u32>,
+        /// Type, length, value
+        NFTA_SET_USERDATA = 13 => userdata: Option<Cow<'a, [u8]>>,
+        /// Its size, and the fields of a key
+        NFTA_SET_DESC = 9 => desc: Option<Nest<'a>>,
+        /// A statement of each element
+        NFTA_SET_EXPR = 17 => expr: Option<Nest<'a>>,
+        /// Several of them
+        NFTA_SET_EXPRESSIONS = 18 => expressions: Option<Nest<'a>>,
+        /// Number within a batch
+        NFTA_SET_ID = 10 => id: Option<u32>,
+    }
+}
+
+crate::netfilter::visit!(Set {
+    plain: [
+        table,
+        handle,
+        flags,
+        key_type,
+        key_len,
+        data_type,
+        data_len,
+        obj_type,
+        timeout,
+        gc_interval,
+        policy,
+        desc,
+        id
+    ],
+    set: [name],
+    hidden: [userdata, expr, expressions],
+});
+
+/// What a set is asked for by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetName<'a> {
+    /// Name of its table
+    pub table: Text<'a>,
+    /// Name
+    pub name: Text<'a>,
+}
+
+impl Emit for SetName<'_> {
+    fn emit(&self, out: &mut Writer) {
+        out.attribute(NFTA_SET_TABLE, |out| self.table.emit(out));
+        out.attribute(NFTA_SET_NAME, |out| self.name.emit(out));
+    }
+}
