@@ -294,6 +294,20 @@ mod tests {
         }
     }
 
+    /// What kernels have accepted, byte for byte.
+    #[test]
+    fn batches_stay_what_they_are() {
+        let (v4, v6) = ("192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap());
+        let batches = [
+            masquerade(v4, Ports::Range(4444, 4445)),
+            masquerade(v6, Ports::Random),
+            redirect(Ipv4Addr::new(198, 18, 0, 1), Some(3), Ipv4Addr::new(198, 18, 0, 2)),
+            redirect(Ipv4Addr::new(198, 18, 0, 1), None, Ipv4Addr::new(198, 18, 0, 2)),
+        ];
+        let hex = |bytes: &Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+        assert_eq!(batches.iter().map(hex).collect::<String>(), include_str!("testdata/batches.hex"));
+    }
+
     #[test]
     fn a_tunnel_says_what_it_does_with_checksums_in_both_families() {
         for (local, checksum) in [("192.0.2.1", true), ("2001:db8::1", false)] {
