@@ -8,6 +8,11 @@ use super::{Result, array};
 /// Length of `struct nfgenmsg`.
 pub const NFGENMSG: usize = 4;
 
+/// First message of a batch.
+pub const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+/// Last message of a batch.
+pub const NFNL_MSG_BATCH_END: u16 = 0x11;
+
 /// `struct nfgenmsg`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nfgenmsg {

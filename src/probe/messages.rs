@@ -3,13 +3,17 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::netfilter::netlink::{HEADER_LENGTH, put, put_nested};
+use neli::consts::nl::NlmF;
 
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_APPEND: u16 = 0x800;
+use crate::netfilter::netlink::{Layout, Writer, frame, put, put_nested};
+use crate::netfilter::nfnetlink::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, Nfgenmsg};
+use crate::netfilter::nftables::expr::{Cmp, Immediate, Masq, Meta, NFTA_META_DREG, NFTA_META_KEY, Nat, Payload};
+use crate::netfilter::nftables::uapi::{
+    NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING, NFNL_SUBSYS_NFTABLES, NFT_CMP_EQ, NFT_META_CPU, NFT_NAT_DNAT,
+    NFT_PAYLOAD_NETWORK_HEADER, NFT_REG_1, NFT_REG_2,
+};
+use crate::netfilter::nftables::{self, Body, Chain, Data, Expression, Hook, Rule, Table};
+
 const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -17,16 +21,8 @@ const RTM_NEWLINK: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
 
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    // A few hundred bytes.
-    let length = u32::try_from(HEADER_LENGTH + body.len()).unwrap_or(u32::MAX);
-    let mut message = length.to_ne_bytes().to_vec();
-    message.extend(kind.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    message.extend([0; 8]); // sequence and port: one conversation at a time
-    message.extend(body);
-    message.resize(message.len().next_multiple_of(4), 0);
-    message
+fn message(kind: u16, flags: NlmF, body: &[u8]) -> Vec<u8> {
+    frame(kind, (NlmF::REQUEST | flags).bits(), body)
 }
 
 fn text(out: &mut Vec<u8>, kind: u16, text: &str) {
@@ -61,7 +57,7 @@ fn new_link(index: u32, name: &str, kind: &str, data: impl FnOnce(&mut Vec<u8>))
         text(info, 1, kind); // IFLA_INFO_KIND
         put_nested(info, 2, data); // IFLA_INFO_DATA
     });
-    message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &body)
+    message(RTM_NEWLINK, NlmF::ACK | NlmF::CREATE | NlmF::EXCL, &body)
 }
 
 /// A pair of veth devices.
@@ -117,14 +113,14 @@ pub fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
     body.extend(index.to_ne_bytes());
     address(&mut body, 2, local); // IFA_LOCAL
     address(&mut body, 1, local); // IFA_ADDRESS
-    message(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &body)
+    message(RTM_NEWADDR, NlmF::ACK | NlmF::CREATE | NlmF::EXCL, &body)
 }
 
 /// `RTM_NEWLINK` for a device that is there: up, and without neighbour discovery.
 pub fn set_up(index: u32) -> Vec<u8> {
     const IFF_UP: u32 = 1;
     const IFF_NOARP: u32 = 0x80;
-    message(RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, IFF_UP | IFF_NOARP))
+    message(RTM_NEWLINK, NlmF::ACK, &ifinfomsg(index, IFF_UP | IFF_NOARP))
 }
 
 /// Flags of `NFTA_MASQ_FLAGS` and `struct nf_nat_range`.
@@ -151,129 +147,82 @@ pub enum NatChain {
 }
 
 const TABLE: &str = "natwatch";
-/// A register that takes an IPv6 address (`NFT_REG_1`).
-const REGISTER: u32 = 1;
 
 /// A batch that masquerades UDP to `destination`; table and chain are made if they are not there.
 pub fn masquerade(destination: IpAddr, ports: Ports) -> Vec<u8> {
-    rule(NatChain::Postrouting, family(destination), |rule| {
-        to(rule, destination);
-        let (flags, range) = match ports {
-            Ports::Range(min, max) => (NF_NAT_RANGE_PROTO_SPECIFIED, Some((min, max))),
-            Ports::Random => (NF_NAT_RANGE_PROTO_RANDOM, None),
-        };
-        if let Some((min, max)) = range {
-            immediate(rule, REGISTER, &min.to_be_bytes());
-            immediate(rule, REGISTER + 1, &max.to_be_bytes());
+    let mut expressions = to(destination).to_vec();
+    let masq = match ports {
+        Ports::Range(min, max) => {
+            expressions.extend([immediate(NFT_REG_1, &min.to_be_bytes()), immediate(NFT_REG_2, &max.to_be_bytes())]);
+            let (reg_proto_min, reg_proto_max) = (Some(NFT_REG_1), Some(NFT_REG_2));
+            Masq { flags: Some(NF_NAT_RANGE_PROTO_SPECIFIED), reg_proto_min, reg_proto_max, ..Masq::default() }
         }
-        expression(rule, "masq", |data| {
-            be32(data, 1, flags);
-            if range.is_some() {
-                be32(data, 2, REGISTER); // NFTA_MASQ_REG_PROTO_MIN
-                be32(data, 3, REGISTER + 1); // NFTA_MASQ_REG_PROTO_MAX
-            }
-        });
-    })
+        Ports::Random => Masq { flags: Some(NF_NAT_RANGE_PROTO_RANDOM), ..Masq::default() },
+    };
+    expressions.push(masq.into());
+    rule(NatChain::Postrouting, family(destination), expressions)
 }
 
 /// A batch that sends packets to `destination` to `target` instead; only those that `cpu` handles, if one is given.
 pub fn redirect(destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Vec<u8> {
-    const NFT_META_CPU: u32 = 20;
-    const NFT_NAT_DNAT: u32 = 1;
-    rule(NatChain::Output, AF_INET, |rule| {
-        to(rule, destination.into());
-        if let Some(cpu) = cpu {
-            expression(rule, "meta", |data| {
-                be32(data, 1, REGISTER);
-                be32(data, 2, NFT_META_CPU);
-            });
-            equals(rule, &cpu.to_ne_bytes());
-        }
-        immediate(rule, REGISTER, &target.octets());
-        expression(rule, "nat", |data| {
-            be32(data, 1, NFT_NAT_DNAT);
-            be32(data, 2, AF_INET.into());
-            be32(data, 3, REGISTER); // NFTA_NAT_REG_ADDR_MIN
-        });
-    })
-}
-
-fn be32(out: &mut Vec<u8>, kind: u16, value: u32) {
-    put(out, kind, &value.to_be_bytes());
-}
-
-fn expression(rule: &mut Vec<u8>, name: &str, data: impl FnOnce(&mut Vec<u8>)) {
-    put_nested(rule, 1, |element| {
-        text(element, 1, name);
-        put_nested(element, 2, data);
-    });
-}
-
-fn immediate(rule: &mut Vec<u8>, register: u32, value: &[u8]) {
-    expression(rule, "immediate", |data| {
-        be32(data, 1, register);
-        put_nested(data, 2, |out| put(out, 1, value));
-    });
+    let mut expressions = to(destination.into()).to_vec();
+    if let Some(cpu) = cpu {
+        let layout = Layout::in_order(&[NFTA_META_DREG, NFTA_META_KEY]);
+        let load = Meta { dreg: Some(NFT_REG_1), key: NFT_META_CPU, layout, ..Meta::default() };
+        expressions.extend([load.into(), equals(cpu.to_ne_bytes().to_vec())]);
+    }
+    let reg_addr_min = Some(NFT_REG_1);
+    let nat = Nat { kind: NFT_NAT_DNAT, family: AF_INET.into(), reg_addr_min, ..Nat::default() };
+    expressions.extend([immediate(NFT_REG_1, &target.octets()), nat.into()]);
+    rule(NatChain::Output, AF_INET, expressions)
 }
 
 /// The destination address is this.
-fn to(rule: &mut Vec<u8>, destination: IpAddr) {
-    const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+fn to(destination: IpAddr) -> [Expression<'static>; 2] {
     let octets = octets(destination);
     let offset = if destination.is_ipv4() { 16 } else { 24 };
-    expression(rule, "payload", |data| {
-        be32(data, 1, REGISTER);
-        be32(data, 2, NFT_PAYLOAD_NETWORK_HEADER);
-        be32(data, 3, offset);
-        be32(data, 4, octets.len() as u32);
-    });
-    equals(rule, &octets);
+    let (base, len) = (NFT_PAYLOAD_NETWORK_HEADER, octets.len() as u32);
+    let load = Payload { dreg: Some(NFT_REG_1), base, offset, len, ..Payload::default() };
+    [load.into(), equals(octets)]
 }
 
-fn equals(rule: &mut Vec<u8>, value: &[u8]) {
-    const NFT_CMP_EQ: u32 = 0;
-    expression(rule, "cmp", |data| {
-        be32(data, 1, REGISTER);
-        be32(data, 2, NFT_CMP_EQ);
-        put_nested(data, 3, |out| put(out, 1, value));
-    });
+fn equals(value: Vec<u8>) -> Expression<'static> {
+    Cmp { sreg: NFT_REG_1, op: NFT_CMP_EQ, data: Data::of(value), ..Cmp::default() }.into()
+}
+
+fn immediate(dreg: u32, value: &[u8]) -> Expression<'static> {
+    Immediate { dreg, data: Data::of(value.to_vec()), ..Immediate::default() }.into()
 }
 
 /// A batch that appends one rule. Only that is acknowledged: whatever fails before it is answered first.
-fn rule(chain: NatChain, family: u8, expressions: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    const NFTABLES: u16 = 10;
-    const BATCH_BEGIN: u16 = 0x10;
-    const BATCH_END: u16 = 0x11;
-    let subsystem = [&[AF_UNSPEC, 0][..], &NFTABLES.to_be_bytes()].concat();
-    let change = |kind: u16, flags: u16, fill: &mut dyn FnMut(&mut Vec<u8>)| {
-        let mut body = vec![family, 0, 0, 0];
-        fill(&mut body);
-        message(NFTABLES << 8 | kind, NLM_F_CREATE | flags, &body)
+fn rule(chain: NatChain, family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
+    let subsystem = Nfgenmsg { res_id: NFNL_SUBSYS_NFTABLES, ..Nfgenmsg::default() };
+    let limit = |kind| {
+        let mut out = Writer::user();
+        subsystem.emit(&mut out);
+        message(kind, NlmF::empty(), &out.finish())
     };
-    let (name, hook, priority) = match chain {
-        NatChain::Postrouting => ("postrouting", 4, 100),
-        NatChain::Output => ("output", 3, -100i32),
+    let change = |flags: NlmF, body: Body<'_>| {
+        let mut out = Writer::user();
+        let header = Nfgenmsg { family, ..Nfgenmsg::default() };
+        let kind = body.kind();
+        nftables::Message { header, body }.emit(&mut out);
+        message(kind, NlmF::CREATE | flags, &out.finish())
     };
-    let mut list = Vec::new();
-    expressions(&mut list);
+    let (name, hooknum, priority) = match chain {
+        NatChain::Postrouting => ("postrouting", NF_INET_POST_ROUTING, 100),
+        NatChain::Output => ("output", NF_INET_LOCAL_OUT, -100i32),
+    };
+    let hook = Some(Hook { hooknum, priority: priority.cast_unsigned(), ..Hook::default() });
+    let (table, kind) = (|| TABLE.into(), Some("nat".into()));
+    let rule =
+        Rule { table: table(), chain: Some(name.into()), expressions: Some(expressions.into()), ..Rule::default() };
     [
-        message(BATCH_BEGIN, 0, &subsystem),
-        change(0, 0, &mut |body| text(body, 1, TABLE)), // NFT_MSG_NEWTABLE
-        change(3, 0, &mut |body| {
-            text(body, 1, TABLE); // NFT_MSG_NEWCHAIN
-            text(body, 3, name);
-            put_nested(body, 4, |at| {
-                be32(at, 1, hook);
-                be32(at, 2, priority.cast_unsigned());
-            });
-            text(body, 7, "nat");
-        }),
-        change(6, NLM_F_APPEND | NLM_F_ACK, &mut |body| {
-            text(body, 1, TABLE); // NFT_MSG_NEWRULE
-            text(body, 2, name);
-            put_nested(body, 4, |out| out.extend(&list));
-        }),
-        message(BATCH_END, 0, &subsystem),
+        limit(NFNL_MSG_BATCH_BEGIN),
+        change(NlmF::empty(), Table { name: table(), ..Table::default() }.into()),
+        change(NlmF::empty(), Chain { table: table(), name: Some(name.into()), hook, kind, ..Chain::default() }.into()),
+        change(NlmF::APPEND | NlmF::ACK, rule.into()),
+        limit(NFNL_MSG_BATCH_END),
     ]
     .concat()
 }
@@ -288,7 +237,7 @@ mod tests {
         let batch = masquerade("192.0.2.2".parse().unwrap(), Ports::Range(4444, 4444));
         let all: Vec<_> = messages(&batch).map(|message| message.expect("whole")).collect();
         assert_eq!(all.iter().map(|message| message.kind).collect::<Vec<_>>(), [0x10, 0xa00, 0xa03, 0xa06, 0x11]);
-        assert_eq!(all.iter().filter(|message| message.flags & NLM_F_ACK != 0).count(), 1);
+        assert_eq!(all.iter().filter(|message| message.flags & NlmF::ACK.bits() != 0).count(), 1);
         for message in &all {
             Attributes::after(message.body, 4, "test").expect("well-formed");
         }

@@ -81,6 +81,11 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// With the fields in this order.
+    pub fn in_order(order: &[u16]) -> Self {
+        Self { order: order.to_vec(), ..Self::default() }
+    }
+
     /// Keeps the order of the fields of these types.
     ///
     /// # Errors
