@@ -52,9 +52,12 @@ impl Emit for Expression<'_> {
 
     fn emit(&self, out: &mut Writer) {
         let mut block = out.block(&self.layout);
-        block.put(NFTA_EXPR_NAME, &self.name);
-        if self.has_data {
-            block.put(NFTA_EXPR_DATA, &self.expr);
+        for kind in self.layout.order(&[NFTA_EXPR_NAME, NFTA_EXPR_DATA]) {
+            match kind {
+                NFTA_EXPR_NAME => block.put(NFTA_EXPR_NAME, &self.name),
+                _ if self.has_data => block.put(NFTA_EXPR_DATA, &self.expr),
+                _ => {}
+            }
         }
         block.end();
     }
