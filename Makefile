@@ -18,6 +18,9 @@ CASES ?= 400
 SEED ?= 2
 CASE ?=
 
+# Fuzzing: for how long, all targets together.
+FUZZ_SECONDS ?= 60
+
 # The versions test: where Prometheus of other Debian releases goes, and which.
 PROMETHEUS ?= target/prometheus
 PROMETHEUS_RELEASES ?= trixie sid
@@ -34,12 +37,13 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test test-tunnels test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
+.PHONY: build test fuzz test-tunnels test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
 	doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make test     all tests, as root; installs what they need'
+	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
 	@echo 'make test-debians                     `make test` in fresh roots of Debian releases; hours'
 	@echo 'make test-faults      every single answer of every recorded node made to fail in every way'
@@ -59,6 +63,19 @@ test: test-deps
 
 test-tunnels: test-deps
 	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live_tunnels -- --nocapture
+
+# Needs nothing but a compiler; coverage tells cargo-fuzz where to go on, which needs a nightly one.
+FUZZ_TARGETS = $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+fuzz:
+	@if $(CARGO) +nightly fuzz --version >/dev/null 2>&1; then \
+		$(CARGO) test --locked --test fuzz corpus_is_written -- --ignored || exit 1; \
+		for target in $(FUZZ_TARGETS); do \
+			$(CARGO) +nightly fuzz run $$target -- -max_len=16384 -max_total_time=$$(( $(FUZZ_SECONDS) / $(words $(FUZZ_TARGETS)) + 1 )) || exit 1; \
+		done; \
+	else \
+		echo 'fuzz: no nightly compiler with cargo-fuzz here, so mutated seeds without coverage'; \
+		NATWATCH_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture; \
+	fi
 
 # What a fresh machine of each release makes of `make test` (docs/packages.md).
 test-debians:

@@ -2,8 +2,8 @@
 //! tools print them, and the program itself from outside.
 //!
 //! `program` runs natwatch, `capture` and `server` through it; `report`, `exposition` and `rules` take apart what it prints.
-//! None of them links natwatch's code, and everything else neither links nor runs it, so that a test can hold natwatch
-//! against it.
+//! `fuzz_targets` alone links natwatch's code, which is what it tests; everything else neither links nor runs it, so that a
+//! test can hold natwatch against it.
 
 // Every integration-test file compiles its own copy of this module and uses a part of
 // it; the rest would be reported as dead code in each of them.
@@ -16,9 +16,11 @@ pub mod dashboard;
 pub mod exposition;
 pub mod fake;
 pub mod fleet;
+pub mod fuzz_targets;
 pub mod grammar;
 pub mod http;
 pub mod links;
+pub mod mutator;
 pub mod netns;
 pub mod nfnetlink;
 pub mod process;

@@ -1,0 +1,276 @@
+//! What is fuzzed: one function per parser of `natwatch::netfilter`, for `tests/fuzz.rs` and for the crate in `fuzz/`, which
+//! both include this file by its path.
+//!
+//! It is not in `src`, because nothing but tests runs it, and the netfilter module knows nothing of its tests; and it uses no
+//! crate but natwatch, so that each side can bring its own mutator.
+//!
+//! A new parser is a row of [`TARGETS`]. With it go the binary in `fuzz/Cargo.toml` (a test holds it) and the bytes to begin
+//! with.
+
+use std::fmt::Debug;
+
+use natwatch::netfilter::Result;
+use natwatch::netfilter::netlink::{self, Emit, List, NLA_F_NESTED, Text, Value, Writer};
+use natwatch::netfilter::nftables::register::Machine;
+use natwatch::netfilter::nftables::{Body, Data, Expression, Message, Rule, Set, SetElement, SetElements};
+
+/// A parser and what is held of it.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// The name of the binary in `fuzz/Cargo.toml`, too.
+    pub name: &'static str,
+    /// Bytes before the first attribute; a mutator that knows attributes begins there.
+    pub header: usize,
+    /// Panics if the parser does not keep its word.
+    pub run: fn(&[u8]),
+    /// What it can begin with, of an answer that a kernel gave, by its name in a capture.
+    pub seeds: fn(&str, &[u8]) -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "netlink_messages", header: 20, run: framing, seeds: answers },
+    Target { name: "netlink_attributes", header: 0, run: attributes, seeds: bodies },
+    Target { name: "nftables_message", header: 6, run: nftables_message, seeds: nftables_messages },
+    Target { name: "nftables_expression", header: 0, run: nftables_expression, seeds: nftables_expressions },
+    Target { name: "nftables_element", header: 0, run: block::<SetElement<'_>>, seeds: nftables_elements },
+    Target { name: "nftables_data", header: 0, run: block::<Data<'_>>, seeds: nftables_data },
+    Target { name: "nftables_rule", header: 0, run: nftables_rule, seeds: nftables_rules },
+];
+
+/// Runs the target of this name.
+pub fn run(name: &str, input: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.unwrap_or_else(|| panic!("no target {name}")).run)(input);
+}
+
+/// A type that borrows from what it was read from.
+pub trait Parsed {
+    /// With that lifetime.
+    type With<'a>: Value<'a> + Debug;
+}
+
+macro_rules! parsed {
+    ($($name:ident)*) => {
+        $(impl Parsed for $name<'_> {
+            type With<'a> = $name<'a>;
+        })*
+    };
+}
+parsed!(SetElement Data Expression Rule Text);
+
+fn emitted(value: &impl Emit) -> Vec<u8> {
+    let mut out = Writer::kernel();
+    value.emit(&mut out);
+    out.finish()
+}
+
+/// What is parsed is written again to what is parsed to the same; to the same bytes if nothing was odd about them.
+fn block<T: Parsed>(input: &[u8]) {
+    let Ok(value) = T::With::parse(input) else { return };
+    round_trip(input, &emitted(&value), canonical(input), &value, T::With::parse, emitted);
+}
+
+fn round_trip<'b, T: Debug>(
+    input: &[u8],
+    written: &'b [u8],
+    canonical: bool,
+    value: &impl Debug,
+    parse: impl FnOnce(&'b [u8]) -> Result<T>,
+    emit: impl FnOnce(&T) -> Vec<u8>,
+) {
+    let again = parse(written).unwrap_or_else(|error| panic!("{error}: {value:#?} was written as {written:02x?}"));
+    // Values of two lifetimes are two types; what they print is all that they hold.
+    assert_eq!(format!("{again:?}"), format!("{value:?}"), "written as {written:02x?}");
+    assert_eq!(emit(&again), written, "written twice: {again:#?}");
+    assert!(!canonical || written == input, "{value:#?} was\n{input:02x?}, is written as\n{written:02x?}");
+}
+
+/// Whether all these bytes are attributes as a kernel writes them: whole, padded with zeros, without flags, and so are those
+/// within them.
+fn canonical(bytes: &[u8]) -> bool {
+    let padded = bytes.len().is_multiple_of(4);
+    let mut written = Vec::new();
+    for attribute in netlink::attributes(bytes, "") {
+        let Ok(attribute) = attribute else { return false };
+        let nested = netlink::attributes(attribute.body, "").all(|attribute| attribute.is_ok());
+        if attribute.flags != 0 || nested && !attribute.body.is_empty() && !canonical(attribute.body) {
+            return false;
+        }
+        netlink::put(&mut written, attribute.kind, attribute.body);
+    }
+    padded && written == bytes
+}
+
+/// Messages follow each other without a gap, and each is framed as it was.
+fn framing(input: &[u8]) {
+    let count = netlink::messages(input).take_while(|message| message.is_ok()).count();
+    let mut rest = input;
+    for _ in 0..count {
+        let (whole, next) = netlink::split_message(rest).expect("it was there");
+        assert_eq!([whole, next].concat(), rest);
+        let (message, _) = netlink::message(whole).expect("it was there");
+        let framed = netlink::frame(message.kind, message.flags, message.body);
+        let (again, none) = netlink::message(&framed).expect("what was framed");
+        assert!(none.is_empty());
+        assert_eq!((again.kind, again.flags, again.body), (message.kind, message.flags, message.body));
+        let _ = (message.errno(), netlink::sequence(whole), netlink::is_control(whole));
+        let _ = netlink::has_attribute(whole, 4, 1);
+        rest = next;
+    }
+    assert!(netlink::messages(rest).next().is_none_or(|message| message.is_err()), "{rest:02x?}");
+}
+
+fn attributes(input: &[u8]) {
+    let mut written = Vec::new();
+    let mut whole = true;
+    for attribute in netlink::attributes(input, "input") {
+        let Ok(attribute) = attribute else {
+            whole = false;
+            break;
+        };
+        netlink::put(&mut written, attribute.kind | attribute.flags, attribute.body);
+        assert_eq!(attribute.kind & NLA_F_NESTED, 0);
+    }
+    let again = netlink::attributes(&written, "written").map(|attribute| attribute.expect("what was written"));
+    let again: Vec<_> = again.map(|attribute| (attribute.kind, attribute.flags, attribute.body.to_vec())).collect();
+    let first = netlink::attributes(input, "input").filter_map(|attribute| attribute.ok());
+    let first: Vec<_> = first.map(|attribute| (attribute.kind, attribute.flags, attribute.body.to_vec())).collect();
+    assert_eq!(again, first);
+    assert_eq!(netlink::Attributes::parse(input, "input").is_ok(), whole);
+}
+
+/// Type (in network order), `struct nfgenmsg`, attributes.
+fn nftables_message(input: &[u8]) {
+    let Some((kind, body)) = input.split_at_checked(2) else { return };
+    let kind = u16::from_be_bytes([kind[0], kind[1]]);
+    let Ok(message) = Message::parse(kind, body) else { return };
+    let write = |message: &Message<'_>| {
+        let mut out = Writer::kernel();
+        message.emit(&mut out);
+        out.finish()
+    };
+    round_trip(body, &write(&message), canonical(&body[4..]), &message, |bytes| Message::parse(kind, bytes), write);
+    match &message.body {
+        Body::Rule(rule) => run_rule(message.header.family, rule),
+        Body::SetElements(elements) => run_elements(elements),
+        Body::Table(_) | Body::Chain(_) | Body::Set(_) | Body::Generation(_) => {}
+    }
+}
+
+fn nftables_expression(input: &[u8]) {
+    block::<Expression<'_>>(input);
+    let Ok(expression) = Expression::parse(input) else { return };
+    Machine::new(1).run(0, &expression.expr);
+}
+
+fn nftables_rule(input: &[u8]) {
+    block::<Rule<'_>>(input);
+    let Ok(rule) = Rule::parse(input) else { return };
+    for family in [1, 2, 10] {
+        run_rule(family, &rule);
+    }
+}
+
+/// Registers of all rules can be followed.
+fn run_rule(family: u8, rule: &Rule<'_>) {
+    let mut machine = Machine::new(family);
+    for (at, expression) in rule.expressions().iter().enumerate() {
+        machine.run(at, &expression.expr);
+    }
+}
+
+fn run_elements(elements: &SetElements<'_>) {
+    for element in elements.elements() {
+        let _ = element.statements();
+    }
+}
+
+/// A whole answer, unless it is longer than a mutator likes.
+fn answers(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let answer = bytes.len() < 16 << 10 && (name.contains("netlink/") || is_nftables(name));
+    answer.then(|| bytes.to_vec()).into_iter().collect()
+}
+
+/// What follows `struct nfgenmsg`, or other headers of that length.
+fn bodies(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    if !name.contains("netlink/") && !is_nftables(name) {
+        return Vec::new();
+    }
+    let messages = netlink::messages(bytes).filter_map(|message| message.ok());
+    messages.filter_map(|message| Some(message.body.get(4..)?.to_vec())).collect()
+}
+
+fn is_nftables(name: &str) -> bool {
+    ["netlink/netfilter/nft-", "redact/testdata/", "fuzz-seeds/nftables"].iter().any(|part| name.contains(part))
+}
+
+/// The messages of an answer of nf_tables, and what they are; nothing of other answers.
+fn each_message(name: &str, bytes: &[u8], mut each: impl FnMut(u16, &[u8], Message<'_>)) {
+    if !is_nftables(name) {
+        return;
+    }
+    for message in netlink::messages(bytes).filter_map(|message| message.ok()) {
+        if let Ok(parsed) = Message::parse(message.kind, message.body) {
+            each(message.kind, message.body, parsed);
+        }
+    }
+}
+
+fn nftables_messages(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    each_message(name, bytes, |kind, body, _| seeds.push([&kind.to_be_bytes(), body].concat()));
+    seeds
+}
+
+fn nftables_rules(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    each_message(name, bytes, |_, _, message| {
+        if let Body::Rule(rule) = &message.body {
+            seeds.push(emitted(rule));
+        }
+    });
+    seeds
+}
+
+fn nftables_expressions(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    each_message(name, bytes, |_, _, message| match &message.body {
+        Body::Rule(rule) => seeds.extend(rule.expressions().iter().map(emitted)),
+        Body::SetElements(elements) => {
+            let statements = elements.elements().iter().flat_map(|element| element.statements().unwrap_or_default());
+            seeds.extend(statements.map(|statement| emitted(&statement)));
+        }
+        Body::Set(Set { expr, expressions, .. }) => {
+            seeds.extend(expr.iter().map(|statement| statement.0.to_vec()));
+            let lists = expressions.iter().filter_map(|list| List::<Expression<'_>>::parse(&list.0).ok());
+            seeds.extend(lists.flat_map(|list| list.elements.iter().map(emitted).collect::<Vec<_>>()));
+        }
+        Body::Table(_) | Body::Chain(_) | Body::Generation(_) => {}
+    });
+    seeds
+}
+
+fn nftables_elements(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    each_message(name, bytes, |_, _, message| {
+        if let Body::SetElements(elements) = &message.body {
+            seeds.extend(elements.elements().iter().map(emitted));
+        }
+    });
+    seeds
+}
+
+fn nftables_data(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    each_message(name, bytes, |_, _, message| {
+        if let Body::SetElements(elements) = &message.body {
+            let data = |element: &SetElement<'_>| {
+                [element.key.clone(), element.key_end.clone(), element.data.clone()]
+                    .map(|data| data.map(|data| emitted(&data)))
+            };
+            seeds.extend(elements.elements().iter().flat_map(data).flatten());
+        }
+    });
+    seeds
+}
