@@ -2,8 +2,8 @@
 //! tools print them, and the program itself from outside.
 //!
 //! `program` runs natwatch, `capture` and `server` through it; `report`, `exposition` and `rules` take apart what it prints.
-//! `fuzz_targets` alone links natwatch's code, which is what it tests; everything else neither links nor runs it, so that a
-//! test can hold natwatch against it.
+//! `round_trip` and `fuzz_targets` link natwatch's code, which is what they test; everything else neither links nor runs it, so
+//! that a test can hold natwatch against it.
 
 // Every integration-test file compiles its own copy of this module and uses a part of
 // it; the rest would be reported as dead code in each of them.
@@ -28,9 +28,11 @@ pub mod program;
 pub mod prometheus;
 pub mod race;
 pub mod report;
+pub mod round_trip;
 pub mod router;
 pub mod rule_file;
 pub mod rules;
+pub mod secrets;
 pub mod server;
 pub mod sockets;
 pub mod strace;

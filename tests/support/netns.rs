@@ -204,6 +204,15 @@ pub fn veth(a: &Netns, a_device: &str, b: &Netns, b_device: &str) {
     b.wait_up(b_device);
 }
 
+/// Connects two devices of one namespace and sets both up.
+pub fn veth_within(ns: &Netns, one: &str, other: &str) {
+    ns.cmd(&format!("ip link add {one} type veth peer name {other}"));
+    ns.up(one);
+    ns.up(other);
+    ns.wait_up(one);
+    ns.wait_up(other);
+}
+
 /// Tells `ns` for good who has `address`: no ARP, hence no packet waits for an answer.
 pub fn fixed_neighbour(ns: &Netns, device: &str, address: &str, owner: (&Netns, &str)) {
     let mac = owner.0.mac(owner.1);

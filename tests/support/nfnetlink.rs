@@ -25,6 +25,32 @@ pub fn generation(ns: &Netns) -> u32 {
     })
 }
 
+/// Makes an accounting object, which rules with `-m nfacct` name.
+pub fn accounting(ns: &Netns, name: &str) {
+    const NFNL_MSG_ACCT_NEW: u16 = (libc::NFNL_SUBSYS_ACCT as u16) << 8;
+    const FLAGS: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16;
+    let text = [name.as_bytes(), &[0]].concat();
+    let mut request = Vec::new();
+    // `struct nlmsghdr`, its length at the end; `struct nfgenmsg`; NFACCT_NAME
+    request.extend([0; 4]);
+    request.extend(NFNL_MSG_ACCT_NEW.to_ne_bytes());
+    request.extend(FLAGS.to_ne_bytes());
+    request.extend([0; 8 + 4]);
+    request.extend((4 + text.len() as u16).to_ne_bytes());
+    request.extend(1_u16.to_ne_bytes());
+    request.extend(text);
+    request.resize(request.len().next_multiple_of(4), 0);
+    let length = request.len() as u32;
+    request[..4].copy_from_slice(&length.to_ne_bytes());
+    ns.enter(|| {
+        let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER)).expect("a socket");
+        send(&socket, &request, SendFlags::empty()).expect("a request");
+        let mut answer = [0; 256];
+        let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).expect("an answer");
+        assert!(length >= 20 && answer[16..20] == [0; 4], "{name}: {:?}", &answer[..length]);
+    });
+}
+
 /// A message to netfilter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
