@@ -6,6 +6,7 @@ use super::registers::Registers;
 use crate::decode::xtables::{self, Extension};
 use crate::netfilter::netlink::Text;
 use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payload};
+use crate::netfilter::nftables::register::Network;
 use crate::netfilter::nftables::uapi::{
     NF_ACCEPT, NF_DROP, NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CONTINUE, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE,
     NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_MARK, NFT_NAT_DNAT, NFT_NAT_SNAT,
@@ -179,10 +180,10 @@ impl<'a> Reader<'a> {
         let Payload { base, offset: from, len, .. } = *payload;
         let end = from.saturating_add(len);
         let written = format!("payload write at {from} of header {base}");
-        let harmless = match (base, self.registers.ipv6()) {
-            (NFT_PAYLOAD_NETWORK_HEADER, Some(false)) => end <= 9 || (from > 9 && end <= 12),
-            (NFT_PAYLOAD_NETWORK_HEADER, Some(true)) => end <= 6 || (from > 6 && end <= 8),
-            (NFT_PAYLOAD_NETWORK_HEADER, None) => end <= 4,
+        let harmless = match (base, self.registers.network()) {
+            (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => end <= 9 || (from > 9 && end <= 12),
+            (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => end <= 6 || (from > 6 && end <= 8),
+            (NFT_PAYLOAD_NETWORK_HEADER, None | Some(Network::Arp)) => end <= 4,
             // Ports, and where UDP and UDP-Lite have their checksum, which may be the remedy.
             (NFT_PAYLOAD_TRANSPORT_HEADER, _) => from >= 8,
             _ => true,

@@ -1,7 +1,7 @@
 //! What the bytes in registers mean. A comparison of registers thereby becomes tests of fields, whatever was loaded together.
 
 use crate::netfilter::nftables::expr::Expr;
-use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, SIZE, Source, offset};
+use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, Network, SIZE, Source, offset};
 use crate::netfilter::nftables::uapi::{
     NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST,
     NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EXPIRATION, NFT_CT_ID, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST,
@@ -36,17 +36,21 @@ impl Loaded {
             Source::Header(Header::Ipv4Destination) => Self::Wire(Field::Ipv4Destination, 4),
             Source::Header(Header::Ipv6Source) => Self::Wire(Field::Ipv6Source, 16),
             Source::Header(Header::Ipv6Destination) => Self::Wire(Field::Ipv6Destination, 16),
+            Source::Header(Header::ArpSenderHardware) => Self::Wire(Field::Other("arp sender hardware".into()), 6),
+            Source::Header(Header::ArpSender) => Self::Wire(Field::Other("arp sender".into()), 4),
+            Source::Header(Header::ArpTargetHardware) => Self::Wire(Field::Other("arp target hardware".into()), 6),
+            Source::Header(Header::ArpTarget) => Self::Wire(Field::Other("arp target".into()), 4),
             Source::Header(Header::SourcePort) => Self::Wire(Field::SourcePort, 2),
             Source::Header(Header::DestinationPort) => Self::Wire(Field::DestinationPort, 2),
             Source::Payload { base, offset, length } => {
                 Self::Wire(Field::Other(format!("{length} bytes at {offset} of header {base}")), length)
             }
             Source::Meta(key) => meta(key),
-            Source::Ct(key, direction) => ct(key, direction, load.ipv6 == Some(true)),
+            Source::Ct(key, direction) => ct(key, direction, load.network == Some(Network::Ipv6)),
             Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
             Source::Fib(..) => Self::Occasional("fib"), // the device of a route: reverse path filters
             Source::Constant => Self::Constant,
-            Source::Exthdr => Self::Occasional("a header option"),
+            Source::Exthdr(..) => Self::Occasional("a header option"),
             Source::Numgen => Self::Occasional("numgen"),
             Source::Hash => Self::Occasional("a hash"),
             Source::Socket => Self::Occasional("socket"),
@@ -154,9 +158,9 @@ impl Registers {
         Self { machine: Machine::new(family), meanings: Vec::new() }
     }
 
-    /// Whether packets are IPv6, as far as the rule has told.
-    pub fn ipv6(&self) -> Option<bool> {
-        self.machine.ipv6
+    /// What packets are, as far as the rule has told.
+    pub fn network(&self) -> Option<Network> {
+        self.machine.network
     }
 
     /// What expression number `at` does to them.

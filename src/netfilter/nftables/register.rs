@@ -5,13 +5,14 @@
 
 use super::expr::{Expr, Payload};
 use super::uapi::{
-    NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_MASK_XOR, NFT_CMP_EQ, NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION,
-    NFT_CT_DST, NFT_CT_DST_IP6, NFT_CT_HELPER, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_PKTS, NFT_CT_PROTO_DST,
-    NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP6, NFT_FIB_RESULT_OIFNAME, NFT_META_BRI_IIFNAME,
-    NFT_META_BRI_OIFNAME, NFT_META_IIFKIND, NFT_META_IIFNAME, NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_NFPROTO,
-    NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE, NFT_META_PKTTYPE, NFT_META_PROTOCOL, NFT_META_SDIFNAME,
-    NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT,
-    NFT_REG32_00, NFT_REG32_15, NFT_RT_NEXTHOP6, NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_SADDR_IP6,
+    NFPROTO_ARP, NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_MASK_XOR, NFT_CMP_EQ, NFT_CT_AVGPKT, NFT_CT_BYTES,
+    NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP6, NFT_CT_HELPER, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_PKTS,
+    NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP6, NFT_EXTHDR_OP_IPV6,
+    NFT_FIB_RESULT_OIFNAME, NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_IIFKIND, NFT_META_IIFNAME,
+    NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_NFPROTO, NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE,
+    NFT_META_PKTTYPE, NFT_META_PROTOCOL, NFT_META_SDIFNAME, NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER,
+    NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00, NFT_REG32_15, NFT_RT_NEXTHOP6,
+    NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_SADDR_IP6,
 };
 
 /// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
@@ -41,6 +42,17 @@ fn meta_width(key: u32) -> usize {
     }
 }
 
+/// What a packet is above its Ethernet header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// `ETH_P_IP`
+    Ipv4,
+    /// `ETH_P_IPV6`
+    Ipv6,
+    /// `ETH_P_ARP`, of IPv4 over Ethernet
+    Arp,
+}
+
 /// A field of a packet's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
@@ -54,6 +66,14 @@ pub enum Header {
     Ipv6Source,
     /// `struct ipv6hdr::daddr`
     Ipv6Destination,
+    /// `ar_sha` of `struct arphdr`
+    ArpSenderHardware,
+    /// `ar_sip`
+    ArpSender,
+    /// `ar_tha`
+    ArpTargetHardware,
+    /// `ar_tip`
+    ArpTarget,
     /// Source port of TCP, UDP, SCTP, …
     SourcePort,
     /// Destination port of the same.
@@ -61,12 +81,20 @@ pub enum Header {
 }
 
 /// Fields of a header with offset and width.
-fn headers(base: u32, ipv6: Option<bool>) -> &'static [(Header, usize, usize)] {
-    match (base, ipv6) {
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(false)) => {
+fn headers(base: u32, network: Option<Network>) -> &'static [(Header, usize, usize)] {
+    match (base, network) {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => {
             &[(Header::Ipv4Protocol, 9, 1), (Header::Ipv4Source, 12, 4), (Header::Ipv4Destination, 16, 4)]
         }
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(true)) => &[(Header::Ipv6Source, 8, 16), (Header::Ipv6Destination, 24, 16)],
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => {
+            &[(Header::Ipv6Source, 8, 16), (Header::Ipv6Destination, 24, 16)]
+        }
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Arp)) => &[
+            (Header::ArpSenderHardware, 8, 6),
+            (Header::ArpSender, 14, 4),
+            (Header::ArpTargetHardware, 18, 6),
+            (Header::ArpTarget, 24, 4),
+        ],
         (NFT_PAYLOAD_TRANSPORT_HEADER, _) => &[(Header::SourcePort, 0, 2), (Header::DestinationPort, 2, 2)],
         _ => &[],
     }
@@ -100,8 +128,8 @@ pub enum Source {
     Constant,
     /// What a map has for a key.
     Map,
-    /// `exthdr`
-    Exthdr,
+    /// `exthdr`: `NFT_EXTHDR_OP_*`, number of the option or header, offset in it
+    Exthdr(u32, u8, u32),
     /// `numgen`
     Numgen,
     /// `hash`
@@ -123,8 +151,8 @@ pub enum Source {
 pub struct Load {
     /// Of what.
     pub source: Source,
-    /// Whether packets are IPv6, as far as the rule had told by then.
-    pub ipv6: Option<bool>,
+    /// What packets are, as far as the rule had told by then.
+    pub network: Option<Network>,
     /// Which expression of the rule it was, from 0.
     pub expression: usize,
 }
@@ -150,19 +178,20 @@ pub struct Machine {
     cells: [Cell; SIZE],
     /// Everything that was loaded.
     pub loads: Vec<Load>,
-    /// Whether packets are IPv6, as far as the family or a comparison has told.
-    pub ipv6: Option<bool>,
+    /// What packets are, as far as the family or a comparison has told.
+    pub network: Option<Network>,
 }
 
 impl Machine {
     /// As it is when a rule of a table of this family (`NFPROTO_*`) begins.
     pub fn new(family: u8) -> Self {
-        let ipv6 = match family {
-            NFPROTO_IPV4 => Some(false),
-            NFPROTO_IPV6 => Some(true),
+        let network = match family {
+            NFPROTO_IPV4 => Some(Network::Ipv4),
+            NFPROTO_IPV6 => Some(Network::Ipv6),
+            NFPROTO_ARP => Some(Network::Arp),
             _ => None,
         };
-        Self { cells: [Cell::default(); SIZE], loads: Vec::new(), ipv6 }
+        Self { cells: [Cell::default(); SIZE], loads: Vec::new(), network }
     }
 
     /// A register and all behind it; nothing for one that does not exist.
@@ -207,7 +236,8 @@ impl Machine {
             }
             Expr::Exthdr(exthdr) => {
                 let width = exthdr.len.map_or(SIZE, |length| (length as usize).min(SIZE));
-                self.load(at, exthdr.dreg, Source::Exthdr, width);
+                let (op, kind) = (exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6), exthdr.kind.unwrap_or_default());
+                self.load(at, exthdr.dreg, Source::Exthdr(op, kind, exthdr.offset.unwrap_or_default()), width);
             }
             Expr::Numgen(numgen) => self.load(at, Some(numgen.dreg), Source::Numgen, 4),
             Expr::Hash(hash) => self.load(at, Some(hash.dreg), Source::Hash, 4),
@@ -277,7 +307,7 @@ impl Machine {
     }
 
     fn note(&mut self, expression: usize, source: Source) -> usize {
-        self.loads.push(Load { source, ipv6: self.ipv6, expression });
+        self.loads.push(Load { source, network: self.network, expression });
         self.loads.len() - 1
     }
 
@@ -298,7 +328,7 @@ impl Machine {
         let Some(register) = payload.dreg else { return };
         let (base, from) = (payload.base, payload.offset as usize);
         let (mut at, end) = (from, from + (payload.len as usize).min(SIZE));
-        let fields = headers(base, self.ipv6);
+        let fields = headers(base, self.network);
         let mut cells = Vec::new();
         while at < end {
             let field = fields.iter().find(|(_, start, width)| (*start..start + width).contains(&at));
@@ -359,7 +389,7 @@ impl Machine {
         match key {
             NFT_CT_DIRECTION | NFT_CT_L3PROTOCOL | NFT_CT_PROTOCOL => 1,
             NFT_CT_PROTO_SRC | NFT_CT_PROTO_DST => 2,
-            NFT_CT_SRC | NFT_CT_DST if self.ipv6 == Some(true) => 16,
+            NFT_CT_SRC | NFT_CT_DST if self.network == Some(Network::Ipv6) => 16,
             NFT_CT_PKTS | NFT_CT_BYTES | NFT_CT_AVGPKT => 8,
             NFT_CT_HELPER | NFT_CT_LABELS | NFT_CT_SRC_IP6 | NFT_CT_DST_IP6 => 16,
             _ => 4,
@@ -370,10 +400,11 @@ impl Machine {
     fn learn(&mut self, register: u32, value: &[u8]) {
         let source = self.from(register).first().and_then(|cell| self.load_of(cell)).map(|load| load.source);
         let is_protocol = matches!(source, Some(Source::Meta(NFT_META_PROTOCOL | NFT_META_NFPROTO)));
-        self.ipv6 = match value {
-            [NFPROTO_IPV4] | [0x08, 0x00] if is_protocol => Some(false),
-            [NFPROTO_IPV6] | [0x86, 0xdd] if is_protocol => Some(true),
-            _ => self.ipv6,
+        self.network = match value {
+            [NFPROTO_IPV4] | [0x08, 0x00] if is_protocol => Some(Network::Ipv4),
+            [NFPROTO_IPV6] | [0x86, 0xdd] if is_protocol => Some(Network::Ipv6),
+            [0x08, 0x06] if is_protocol => Some(Network::Arp),
+            _ => self.network,
         };
     }
 }

@@ -20,6 +20,7 @@ pub const NFT_MSG_GETGEN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 16;
 /// Families (`include/uapi/linux/netfilter.h`).
 pub const NFPROTO_INET: u8 = 1;
 pub const NFPROTO_IPV4: u8 = 2;
+pub const NFPROTO_ARP: u8 = 3;
 pub const NFPROTO_NETDEV: u8 = 5;
 pub const NFPROTO_BRIDGE: u8 = 7;
 pub const NFPROTO_IPV6: u8 = 10;
@@ -151,6 +152,11 @@ pub const NFT_XFRM_KEY_DADDR_IP4: u32 = 1;
 pub const NFT_XFRM_KEY_DADDR_IP6: u32 = 2;
 pub const NFT_XFRM_KEY_SADDR_IP4: u32 = 3;
 pub const NFT_XFRM_KEY_SADDR_IP6: u32 = 4;
+
+/// `enum nft_exthdr_op`
+pub const NFT_EXTHDR_OP_IPV6: u32 = 0;
+pub const NFT_EXTHDR_OP_TCPOPT: u32 = 1;
+pub const NFT_EXTHDR_OP_IPV4: u32 = 2;
 
 /// `enum nft_fib_result`
 pub const NFT_FIB_RESULT_OIF: u32 = 1;
