@@ -11,8 +11,10 @@ pub mod netlink;
 pub mod nfnetlink;
 pub mod nftables;
 mod visit;
+pub mod xtables;
 
 pub use error::{Error, Result, array};
 pub(crate) use netlink::block as attributes;
 pub(crate) use visit::visit;
 pub use visit::{Visit, Visitor};
+pub(crate) use xtables::layout::layout;

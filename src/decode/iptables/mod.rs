@@ -5,17 +5,16 @@
 //! prerouting and output, where a node has its Services, are only searched for rules that set a mark.
 
 mod entry;
-mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::table::Table;
 use crate::capture::{Request, Root, XTABLES_INFO};
 use crate::decode::known::KnownTables;
 use crate::decode::{Node, marks, services};
+use crate::netfilter::xtables::Table;
 use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
-use crate::snapshot::{Failure, Reading, Source, SystemCall};
+use crate::snapshot::{Failure, Name, Reading, Source, SystemCall};
 
 /// The half of legacy x_tables that is about one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +57,6 @@ impl Half {
         match self {
             Self::Ipv4 => Source::XtablesIpv4,
             Self::Ipv6 => Source::XtablesIpv6,
-        }
-    }
-
-    fn family(self) -> Family {
-        match self {
-            Self::Ipv4 => Family::Ipv4,
-            Self::Ipv6 => Family::Ipv6,
         }
     }
 
@@ -117,7 +109,7 @@ impl Half {
                 continue; // it has gone since
             }
             let added = answer.decode(|bytes| {
-                let table = Table::new(&bytes, self.family(), name)?;
+                let table = Table::new(&bytes, self == Self::Ipv6, name)?;
                 size += bytes.len();
                 infos.extend(bytes.get(..XTABLES_INFO).map(|info| (request.only_info().name, info.to_vec())));
                 add(&mut ruleset, &table, name, services::MAX_RULES)
@@ -157,8 +149,8 @@ fn is_refused<T>(reading: &Reading<T>) -> bool {
 /// Adds the rules of a table; the chains of Services whole if the table has no more than `few` entries.
 fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Result<(), Failure> {
     let (mut whole, mut searched) = (Vec::new(), Vec::new());
-    for (number, chain) in table.chains.iter().enumerate() {
-        let Some(hook) = chain.hook else { continue };
+    for number in 0..table.chains.len() {
+        let Some(hook) = hook(table, number) else { continue };
         let services = kind(name, hook) == ChainKind::Nat && matches!(hook, Hook::Prerouting | Hook::Output);
         if services && table.count > few { searched.push(number) } else { whole.push(number) }
     }
@@ -195,7 +187,7 @@ fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Resu
 fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: usize) -> Result<(), Failure> {
     if table.count > few {
         let why = format!("more than {few} rules, too many to search all for one that starts connection tracking");
-        ruleset.tracking_unread.insert(table.family, why);
+        ruleset.tracking_unread.insert(family(table), why);
         return Ok(());
     }
     let mut tracks = false;
@@ -208,7 +200,7 @@ fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: u
         }
     }
     if tracks {
-        ruleset.tracks.insert(table.family);
+        ruleset.tracks.insert(family(table));
     }
     Ok(())
 }
@@ -230,14 +222,14 @@ fn insert(
         ruleset.base_chains.add(base.hook, id.clone());
     }
     match ruleset.chains.insert(id, Chain::new(base, rules)) {
-        Some(_) => Err(Failure::unexpected(format!("two chains {}", table.name(&table.chains[number])))),
+        Some(_) => Err(Failure::unexpected(format!("two chains {}", name_of(table, number)))),
         None => Ok(()),
     }
 }
 
 /// Only what outer packets of tunnels can meet, in chains that are too many to be read whole.
 fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], name: &str) -> Result<(), Failure> {
-    let on_output = |number: &&usize| table.chains[**number].hook == Some(Hook::Output);
+    let on_output = |number: &&usize| hook(table, **number) == Some(Hook::Output);
     let mut open: Vec<usize> = searched.iter().filter(on_output).copied().collect();
     let mut found = BTreeMap::new();
     while let Some(number) = open.pop() {
@@ -247,7 +239,7 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
         let mut rules = Vec::new();
         for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
             let entry = entry?;
-            if !entry::can_be_udp(table, &entry)? {
+            if !entry::can_be_udp(&entry)? {
                 continue;
             }
             let rule = entry::rule(table, &entry, position);
@@ -272,26 +264,39 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
 }
 
 fn within_rule(error: Failure, table: &Table<'_>, number: usize, position: u32) -> Failure {
-    error.within(format_args!("rule {position} of {}", table.name(&table.chains[number])))
+    error.within(format_args!("rule {position} of {}", name_of(table, number)))
+}
+
+fn family(table: &Table<'_>) -> Family {
+    if table.ipv6 { Family::Ipv6 } else { Family::Ipv4 }
+}
+
+/// The hook of a built-in chain.
+fn hook(table: &Table<'_>, number: usize) -> Option<Hook> {
+    /// `NF_INET_*`
+    const HOOKS: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    table.chains[number].hook.map(|hook| HOOKS[hook])
+}
+
+fn name_of(table: &Table<'_>, number: usize) -> Name {
+    Name::from_bytes(table.name(&table.chains[number]))
 }
 
 fn id(table: &Table<'_>, number: usize, name: &str) -> ChainId {
-    ChainId { family: table.family, table: name.into(), chain: table.name(&table.chains[number]) }
+    ChainId { family: family(table), table: name.into(), chain: name_of(table, number) }
 }
 
 fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, Failure> {
-    let chain = &table.chains[number];
-    let Some(hook) = chain.hook else { return Ok(None) };
-    let drops = table.drops(chain)?;
+    let Some(hook) = hook(table, number) else { return Ok(None) };
+    let drops = table.drops(&table.chains[number])?;
     Ok(Some(Base { hook, kind: kind(name, hook), priority: priority(name, hook), drops, devices: Vec::new() }))
 }
 
 /// Looks for rules that set a mark, in every chain that prerouting and output lead to. Any bit counts: rules of another
 /// backend may test it.
 fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), Failure> {
-    let first = |hook| matches!(hook, Some(Hook::Prerouting | Hook::Output));
-    let chains = table.chains.iter().enumerate();
-    let mut open: Vec<usize> = chains.filter(|(_, chain)| first(chain.hook)).map(|(number, _)| number).collect();
+    let first = |number: &usize| matches!(hook(table, *number), Some(Hook::Prerouting | Hook::Output));
+    let mut open: Vec<usize> = (0..table.chains.len()).filter(first).collect();
     let setters = &mut ruleset.setters;
     let mut seen = vec![false; table.chains.len()];
     while let Some(number) = open.pop() {
@@ -303,11 +308,7 @@ fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), Fa
             open.push(next?);
         }
         for (position, entry) in (1..).zip(table.rules(chain)).take_while(|_| chain.other_targets) {
-            let entry = entry?;
-            if entry.target_name().is_empty() {
-                continue;
-            }
-            let steps = entry::target(table, &entry).and_then(|target| crate::decode::xtables::decode_target(&target));
+            let steps = entry::target(table, &entry?);
             let steps = steps.map_err(|error| within_rule(error, table, number, position))?;
             if steps.iter().any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque(_)))
             {

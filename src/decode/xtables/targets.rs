@@ -1,193 +1,139 @@
 //! What the targets of x_tables do.
 
-use std::ops::RangeInclusive;
-
-use super::matches::{has_connection, size};
-use super::{Blob, Extension, test};
+use super::conntrack::has_connection;
+use super::{Extension, test};
+use crate::netfilter::xtables::Target as Xt;
+use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNatRange2};
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
-
-/// Targets that touch neither marks nor NAT nor the way through the rules: name, revisions, size up to the kernel's own
-/// fields.
-pub(super) const HARMLESS: &[(&str, RangeInclusive<u8>, usize)] = &[
-    ("AUDIT", 0..=0, 1),
-    ("CHECKSUM", 0..=0, 1),
-    ("CLASSIFY", 0..=0, 4),
-    ("CONNSECMARK", 0..=0, 1),
-    ("DSCP", 0..=0, 1),
-    ("ECN", 0..=0, 3),
-    ("HL", 0..=0, 2),
-    ("IDLETIMER", 0..=0, 32),
-    ("IDLETIMER", 1..=1, 40),
-    ("LED", 0..=0, 32),
-    ("LOG", 0..=0, 32),
-    ("NFLOG", 0..=0, 76),
-    ("RATEEST", 0..=0, 24),
-    ("SECMARK", 0..=0, 264),
-    ("SECMARK", 1..=1, 260),
-    ("TCPMSS", 0..=0, 2),
-    ("TCPOPTSTRIP", 0..=0, 32),
-    ("TEE", 1..=1, 32),
-    ("TOS", 1..=1, 2),
-    ("TRACE", 0..=0, 0),
-    ("TTL", 0..=0, 2),
-    ("ULOG", 0..=0, 56),
-];
-
-/// Targets that take the packet away.
-pub(super) const GONE: &[(&str, RangeInclusive<u8>, usize)] =
-    &[("NFQUEUE", 0..=0, 2), ("NFQUEUE", 1..=1, 4), ("NFQUEUE", 2..=3, 6), ("SYNPROXY", 0..=0, 4)];
 
 /// What a target does.
 ///
 /// # Errors
 /// The blob is too short for its structure, or holds what the kernel refuses.
 pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
-    let ipv6 = match extension.family {
-        Family::Ipv4 => false,
-        Family::Ipv6 => true,
-        Family::Inet | Family::Netdev | Family::Bridge => return Ok(opaque(extension)),
-    };
-    match (extension.name, extension.revision) {
-        ("SNAT", 0) if !ipv6 => nat(extension, NatAction::Snat, &IPV4_RANGE),
-        ("SNAT", 1) => nat(extension, NatAction::Snat, &RANGE),
-        ("SNAT", 2) => nat(extension, NatAction::Snat, &RANGE2),
-        ("DNAT", 0) if !ipv6 => nat(extension, NatAction::Dnat, &IPV4_RANGE),
-        ("DNAT", 1) => nat(extension, NatAction::Dnat, &RANGE),
-        ("DNAT", 2) => nat(extension, NatAction::Dnat, &RANGE2),
-        ("MASQUERADE", 0) => nat(extension, NatAction::Masquerade, if ipv6 { &RANGE } else { &IPV4_RANGE }),
-        ("REDIRECT", 0) => nat(extension, NatAction::Redirect, if ipv6 { &RANGE } else { &IPV4_RANGE }),
-        ("NETMAP", 0) => nat(extension, NatAction::Netmap, if ipv6 { &RANGE } else { &IPV4_RANGE }),
-        ("MARK", 2) => mark(extension),
-        ("CONNMARK", 1 | 2) => connmark(extension),
-        ("HMARK", 0) => {
-            Blob::new(extension, 60).map(|_| vec![Step::SetMark(MarkWrite::Unknown("hash of the flow".into()))])
-        }
-        ("TPROXY", 0) if !ipv6 => tproxy(extension, 16),
-        ("TPROXY", 1) => tproxy(extension, 28),
-        ("SET", revision @ 0..=3) => set(extension, revision),
-        ("CT", 0) => ct(extension, 32),
-        ("CT", 1 | 2) => ct(extension, 64),
-        ("NOTRACK", 0) => Ok(vec![Step::Notrack]),
-        ("REJECT", 0) => Blob::new(extension, 4).map(|_| vec![Step::Verdict(Verdict::Drop)]),
-        (name, _) => {
-            if let Some(size) = size(HARMLESS, extension) {
-                return Blob::new(extension, size).map(|_| vec![Step::Harmless(name.to_owned())]);
+    use NatAction::{Dnat, Masquerade, Netmap, Redirect, Snat};
+    let Some(family) = extension.nfproto() else { return Ok(opaque(extension)) };
+    let nat = |action, range| vec![nat(action, range, extension.family == Family::Ipv6)];
+    Ok(match Xt::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data)? {
+        Xt::SnatV0(range) => nat(Snat, range.into()),
+        Xt::SnatV1(range) => nat(Snat, range.into()),
+        Xt::Snat(range) => nat(Snat, range),
+        Xt::DnatV0(range) => nat(Dnat, range.into()),
+        Xt::DnatV1(range) => nat(Dnat, range.into()),
+        Xt::Dnat(range) => nat(Dnat, range),
+        Xt::Masquerade4(range) => nat(Masquerade, range.into()),
+        Xt::Masquerade6(range) => nat(Masquerade, range.into()),
+        Xt::Redirect4(range) => nat(Redirect, range.into()),
+        Xt::Redirect6(range) => nat(Redirect, range.into()),
+        Xt::Netmap4(range) => nat(Netmap, range.into()),
+        Xt::Netmap6(range) => nat(Netmap, range.into()),
+        Xt::Mark(info) => vec![Step::SetMark(MarkWrite::Exact { keep: !info.mask, take: 0, xor: info.mark })],
+        Xt::ConnmarkV1(info) => connmark(extension, &info.into()),
+        Xt::Connmark(info) => connmark(extension, &info),
+        Xt::Hmark(_) => vec![Step::SetMark(MarkWrite::Unknown("hash of the flow".into()))],
+        Xt::TproxyV0(info) => tproxy(info.mark_mask, info.mark_value),
+        Xt::Tproxy(info) => tproxy(info.mark_mask, info.mark_value),
+        Xt::SetV0(info) => set(info.add_index, info.del_index),
+        Xt::SetV1(info) => set(info.add_index, info.del_index),
+        Xt::SetV2(info) => set(info.add_index, info.del_index),
+        Xt::Set(info) => {
+            const MAP_MARK: u32 = 1 << 8;
+            let mut steps = set(info.add_index, info.del_index);
+            if info.map_index != INVALID_ID && info.flags & MAP_MARK != 0 {
+                steps.push(Step::SetMark(MarkWrite::Unknown("mark of an ipset's element".into())));
             }
-            if let Some(size) = size(GONE, extension) {
-                return Blob::new(extension, size).map(|_| vec![Step::Verdict(Verdict::Gone(name.to_owned()))]);
-            }
-            Ok(opaque(extension))
+            steps
         }
-    }
+        Xt::CtV0(info) => ct(info.flags),
+        Xt::Ct(info) => ct(info.flags),
+        Xt::Notrack(_) => vec![Step::Notrack],
+        Xt::Reject(_) => vec![Step::Verdict(Verdict::Drop)],
+        // They touch neither marks nor NAT nor the way through the rules.
+        Xt::Audit(_)
+        | Xt::Checksum(_)
+        | Xt::Classify(_)
+        | Xt::Connsecmark(_)
+        | Xt::Dscp(_)
+        | Xt::Ecn(_)
+        | Xt::Hl(_)
+        | Xt::IdletimerV0(_)
+        | Xt::Idletimer(_)
+        | Xt::Led(_)
+        | Xt::Log(_)
+        | Xt::Nflog(_)
+        | Xt::Rateest(_)
+        | Xt::SecmarkV0(_)
+        | Xt::Secmark(_)
+        | Xt::Tcpmss(_)
+        | Xt::Tcpoptstrip(_)
+        | Xt::Tee(_)
+        | Xt::Tos(_)
+        | Xt::Trace(_)
+        | Xt::Ttl(_)
+        | Xt::Ulog(_) => vec![Step::Harmless(extension.name.to_owned())],
+        // They take the packet away.
+        Xt::NfqueueV0(_) | Xt::NfqueueV1(_) | Xt::Nfqueue(_) | Xt::Synproxy(_) => {
+            vec![Step::Verdict(Verdict::Gone(extension.name.to_owned()))]
+        }
+        Xt::Standard(_) | Xt::Error(_) | Xt::Unsupported { .. } => opaque(extension),
+    })
 }
 
 fn opaque(extension: &Extension) -> Vec<Step> {
     vec![Step::Opaque(format!("target {} revision {}", extension.name, extension.revision))]
 }
 
-/// Where a structure has its fields.
-struct RangeLayout {
-    size: usize,
-    flags: usize,
-    addresses: (usize, usize),
-    ports: (usize, usize),
-}
-
-/// `struct nf_nat_ipv4_multi_range_compat`
-const IPV4_RANGE: RangeLayout = RangeLayout { size: 20, flags: 4, addresses: (8, 12), ports: (16, 18) };
-/// `struct nf_nat_range`
-const RANGE: RangeLayout = RangeLayout { size: 40, flags: 0, addresses: (4, 20), ports: (36, 38) };
-/// `struct nf_nat_range2`
-const RANGE2: RangeLayout = RangeLayout { size: 44, ..RANGE };
-
-fn nat(extension: &Extension, action: NatAction, layout: &RangeLayout) -> Result<Vec<Step>, Failure> {
+fn nat(action: NatAction, range: NfNatRange2<'_>, ipv6: bool) -> Step {
     const MAP_IPS: u32 = 0x1;
     const PROTO_SPECIFIED: u32 = 0x2;
     const PERSISTENT: u32 = 0x8;
-    let blob = Blob::new(extension, layout.size)?;
-    let flags = blob.u32(layout.flags)?;
+    let NfNatRange2 { flags, min_addr, max_addr, min_proto, max_proto, .. } = range;
     let has_addresses = match action {
         NatAction::Masquerade | NatAction::Redirect => false,
         NatAction::Netmap => true,
         NatAction::Snat | NatAction::Dnat => flags & MAP_IPS != 0,
     };
-    let addresses = if has_addresses {
-        Chosen::Range(blob.inet(layout.addresses.0)?, blob.inet(layout.addresses.1)?)
-    } else {
-        Chosen::Unset
-    };
-    let ports = if flags & PROTO_SPECIFIED != 0 {
-        Chosen::Range(blob.be16(layout.ports.0)?, blob.be16(layout.ports.1)?)
-    } else {
-        Chosen::Unset
-    };
+    let addresses = if has_addresses { Chosen::Range(min_addr.ip(ipv6), max_addr.ip(ipv6)) } else { Chosen::Unset };
+    let ports = if flags & PROTO_SPECIFIED != 0 { Chosen::Range(min_proto.0, max_proto.0) } else { Chosen::Unset };
     let randomization = PortRandomization::from_flags(flags);
-    Ok(vec![Step::Nat(Nat { action, addresses, ports, randomization, persistent: flags & PERSISTENT != 0 })])
+    Step::Nat(Nat { action, addresses, ports, randomization, persistent: flags & PERSISTENT != 0 })
 }
 
-/// `struct xt_mark_tginfo2`
-fn mark(extension: &Extension) -> Result<Vec<Step>, Failure> {
-    let blob = Blob::new(extension, 8)?;
-    Ok(vec![Step::SetMark(MarkWrite::Exact { keep: !blob.u32(4)?, take: 0, xor: blob.u32(0)? })])
-}
-
-/// `struct xt_connmark_tginfo1`; `struct xt_connmark_tginfo2`, which can shift
-fn connmark(extension: &Extension) -> Result<Vec<Step>, Failure> {
-    let shifts = extension.revision == 2;
-    let blob = Blob::new(extension, 16)?;
-    let (value, connection, packet) = (blob.u32(0)?, blob.u32(4)?, blob.u32(8)?);
-    let (mode, shift) = if shifts { (blob.u8(14)?, blob.u8(13)?) } else { (blob.u8(12)?, 0) };
-    let shifted = |write| match shift {
+fn connmark(extension: &Extension, info: &XtConnmarkTginfo2<'_>) -> Vec<Step> {
+    let XtConnmarkTginfo2 { ctmark, ctmask, nfmask, shift_bits, mode, .. } = *info;
+    let shifted = |write| match shift_bits {
         0 => write,
-        _ => MarkWrite::Unknown(format!("shifted by {shift} bits")),
+        _ => MarkWrite::Unknown(format!("shifted by {shift_bits} bits")),
     };
-    Ok(match mode {
-        0 => vec![Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !connection, take: 0, xor: value }))],
-        1 => vec![Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !connection, take: packet, xor: 0 }))],
+    match mode {
+        0 => vec![Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !ctmask, take: 0, xor: ctmark }))],
+        1 => vec![Step::SetConnectionMark(shifted(MarkWrite::Exact { keep: !ctmask, take: nfmask, xor: 0 }))],
         // connmark_tg_shift: without a connection the packet keeps its mark
         2 => vec![
             test(has_connection(), false),
-            Step::SetMark(shifted(MarkWrite::Exact { keep: !packet, take: connection, xor: 0 })),
+            Step::SetMark(shifted(MarkWrite::Exact { keep: !nfmask, take: ctmask, xor: 0 })),
         ],
         _ => vec![Step::Opaque(format!("target CONNMARK revision {} mode {mode}", extension.revision))],
-    })
-}
-
-/// `struct xt_tproxy_target_info`, `struct xt_tproxy_target_info_v1`: marks and accepts, or drops without a socket.
-fn tproxy(extension: &Extension, size: usize) -> Result<Vec<Step>, Failure> {
-    let blob = Blob::new(extension, size)?;
-    let write = MarkWrite::Exact { keep: !blob.u32(0)?, take: 0, xor: blob.u32(4)? };
-    Ok(vec![Step::SetMark(write), Step::Verdict(Verdict::Accept)])
-}
-
-/// `struct xt_set_info_target_v0` to `v3`: adds to a set, deletes from another; the last can copy the mark of an element.
-fn set(extension: &Extension, revision: u8) -> Result<Vec<Step>, Failure> {
-    const INVALID_ID: u16 = u16::MAX;
-    const MAP_MARK: u32 = 1 << 8;
-    let (size, deletes_at) = match revision {
-        0 => (64, 32),
-        1 => (8, 4),
-        2 => (16, 4),
-        _ => (20, 4),
-    };
-    let blob = Blob::new(extension, size)?;
-    let mut steps = Vec::new();
-    for (adds, at) in [(true, 0), (false, deletes_at)] {
-        let index = blob.u16(at)?;
-        if index != INVALID_ID {
-            steps.push(Step::UpdateSet { set: SetId::Ipset(index), adds });
-        }
     }
-    if revision == 3 && blob.u16(8)? != INVALID_ID && blob.u32(12)? & MAP_MARK != 0 {
-        steps.push(Step::SetMark(MarkWrite::Unknown("mark of an ipset's element".into())));
-    }
-    Ok(steps)
 }
 
-/// `struct xt_ct_target_info`, `struct xt_ct_target_info_v1`
-fn ct(extension: &Extension, size: usize) -> Result<Vec<Step>, Failure> {
+/// Marks and accepts, or drops without a socket.
+fn tproxy(mask: u32, value: u32) -> Vec<Step> {
+    let write = MarkWrite::Exact { keep: !mask, take: 0, xor: value };
+    vec![Step::SetMark(write), Step::Verdict(Verdict::Accept)]
+}
+
+/// `IPSET_INVALID_ID`
+const INVALID_ID: u16 = u16::MAX;
+
+/// Adds to a set, deletes from another.
+fn set(add: u16, del: u16) -> Vec<Step> {
+    let updates = [(true, add), (false, del)].into_iter().filter(|(_, index)| *index != INVALID_ID);
+    updates.map(|(adds, index)| Step::UpdateSet { set: SetId::Ipset(index), adds }).collect()
+}
+
+fn ct(flags: u16) -> Vec<Step> {
     const NOTRACK: u16 = 0x1;
-    let blob = Blob::new(extension, size)?;
-    Ok(vec![if blob.u16(0)? & NOTRACK != 0 { Step::Notrack } else { Step::Template }])
+    vec![if flags & NOTRACK != 0 { Step::Notrack } else { Step::Template }]
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{
     Chosen, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope, Verdict,
 };
@@ -184,7 +185,7 @@ fn set_connection_mark(keep: u32, take: u32, xor: u32) -> Step {
 
 /// Without a connection there is nothing to restore, and the mark stays.
 fn has_connection() -> Step {
-    test(super::matches::has_connection(), false)
+    test(super::conntrack::has_connection(), false)
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! Matches that test ports.
+
+use super::{Extension, all, masked, occasional, opaque_match, other, test, within};
+use crate::netfilter::xtables::matches::tcp::XtTcp;
+use crate::snapshot::Failure;
+use crate::snapshot::netfilter::{Condition, Field, Step, Test};
+
+/// First and last port.
+fn range([first, last]: [u16; 2], field: Field, inverted: bool) -> Option<Step> {
+    let any = (first, last, inverted) == (0, u16::MAX, false);
+    (!any).then(|| test(within(field, first, last), inverted))
+}
+
+/// Ports of TCP, UDP and UDP-Lite.
+pub fn both(source: [u16; 2], destination: [u16; 2], invert: u8) -> Vec<Step> {
+    let source = range(source, Field::SourcePort, invert & 0x1 != 0);
+    source.into_iter().chain(range(destination, Field::DestinationPort, invert & 0x2 != 0)).collect()
+}
+
+pub fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
+    let mut steps = both(info.spts, info.dpts, info.invflags);
+    let (mask, value, inverted) = (info.flg_mask, info.flg_cmp, info.invflags & 0x4 != 0);
+    if (mask, value, inverted) != (0, 0, false) {
+        steps.push(test(masked(other("tcp flags"), mask, value), inverted));
+    }
+    if info.option != 0 {
+        steps.push(occasional(&format!("tcp option {}", info.option)));
+    }
+    steps
+}
+
+/// Ports of SCTP and DCCP, each only if its flag is set, and what else is tested.
+pub fn flagged(source: [u16; 2], destination: [u16; 2], flags: u32, invert: u32, rest: &[(u32, &str)]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if flags & 0x1 != 0 {
+        steps.extend(range(source, Field::SourcePort, invert & 0x1 != 0));
+    }
+    if flags & 0x2 != 0 {
+        steps.extend(range(destination, Field::DestinationPort, invert & 0x2 != 0));
+    }
+    steps.extend(rest.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, what)| occasional(what)));
+    steps
+}
+
+/// `XT_MULTIPORT_*`, how many ports there are, the ports, which of them begin a range.
+pub fn multiport(
+    extension: &Extension,
+    ends: u8,
+    count: u8,
+    ports: &[u16; 15],
+    begins: &[u8; 15],
+    inverted: bool,
+) -> Result<Vec<Step>, Failure> {
+    let count = usize::from(count);
+    if count > ports.len() {
+        return Err(Failure::unexpected(format!("multiport: {count} ports, {} fit", ports.len())));
+    }
+    let mut ranges = Vec::new();
+    let mut number = 0;
+    while number < count {
+        let first = ports[number];
+        let mut last = first;
+        if begins[number] != 0 {
+            number += 1;
+            let end = ports.get(number);
+            let no_end = || Failure::unexpected(format!("multiport: the range from {first} has no end"));
+            last = *end.ok_or_else(no_end)?;
+        }
+        if first <= last {
+            ranges.push((u128::from(first), u128::from(last)));
+        }
+        number += 1;
+    }
+    let within = |field, ranges| Test { field, condition: Condition::Ranges(ranges) };
+    Ok(match ends {
+        0 => vec![test(within(Field::SourcePort, ranges), inverted)],
+        1 => vec![test(within(Field::DestinationPort, ranges), inverted)],
+        2 => {
+            let ranges = complement(ranges);
+            let neither = vec![within(Field::SourcePort, ranges.clone()), within(Field::DestinationPort, ranges)];
+            vec![all(neither, !inverted)]
+        }
+        _ => opaque_match(extension),
+    })
+}
+
+/// The ports that are in none of the ranges.
+fn complement(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut free = Vec::new();
+    let mut next = 0;
+    for (first, last) in ranges {
+        if next < first {
+            free.push((next, first - 1));
+        }
+        next = next.max(last + 1);
+    }
+    let last = u128::from(u16::MAX);
+    if next <= last {
+        free.push((next, last));
+    }
+    free
+}

@@ -1,0 +1,256 @@
+//! Rules: `struct ipt_entry` or `struct ip6t_entry`, the matches, the target; and the structures around them.
+//!
+//! `include/uapi/linux/netfilter_ipv4/ip_tables.h`, `netfilter_ipv6/ip6_tables.h`, `netfilter/x_tables.h`;
+//! `net/ipv4/netfilter/ip_tables.c`: `ip_packet_match`, `translate_table`, `do_ipt_get_ctl`; `ip6_tables.c`.
+
+use std::borrow::Cow;
+
+use super::{Match, Structure, Target, Visitor};
+use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
+use crate::netfilter::{Error, Result};
+
+crate::netfilter::layout! {
+    /// `struct ipt_entry`, whose first 84 bytes are `struct ipt_ip`
+    IptEntry = 112 {
+        0 src: [u8; 4] => masked(smsk), 4 dst: [u8; 4] => masked(dmsk), 8 smsk: [u8; 4] => plain,
+        12 dmsk: [u8; 4] => plain, 16 iniface: [u8; 16] => plain, 32 outiface: [u8; 16] => plain,
+        48 iniface_mask: [u8; 16] => plain, 64 outiface_mask: [u8; 16] => plain,
+        /// 0: any
+        80 proto: u16 => plain, 82 flags: u8 => plain, 83 invflags: u8 => plain, 84 nfcache: u32 => plain,
+        88 target_offset: u16 => plain, 90 next_offset: u16 => plain, 92 comefrom: u32 => plain,
+        96 pcnt: u64 => plain, 104 bcnt: u64 => plain,
+    }
+    /// `struct ip6t_entry`, whose first 136 bytes are `struct ip6t_ip6`
+    Ip6tEntry = 168 {
+        0 src: [u8; 16] => masked(smsk), 16 dst: [u8; 16] => masked(dmsk), 32 smsk: [u8; 16] => plain,
+        48 dmsk: [u8; 16] => plain, 64 iniface: [u8; 16] => plain, 80 outiface: [u8; 16] => plain,
+        96 iniface_mask: [u8; 16] => plain, 112 outiface_mask: [u8; 16] => plain,
+        /// Any without `IP6T_F_PROTO`
+        128 proto: u16 => plain, 130 tos: u8 => plain, 131 flags: u8 => plain, 132 invflags: u8 => plain,
+        136 nfcache: u32 => plain, 140 target_offset: u16 => plain, 142 next_offset: u16 => plain,
+        144 comefrom: u32 => plain, 152 pcnt: u64 => plain, 160 bcnt: u64 => plain,
+    }
+    /// `struct xt_entry_match`, `struct xt_entry_target`
+    XtEntryHeader = 32 {
+        /// `match_size`, `target_size`: with this header
+        0 size: u16 => plain, 2 name: [u8; 29] => plain, 31 revision: u8 => plain,
+    }
+    /// `struct ipt_getinfo`, `struct ip6t_getinfo`
+    IptGetinfo = 84 {
+        0 name: [u8; 32] => plain,
+        /// `NF_INET_*` as bits
+        32 valid_hooks: u32 => plain,
+        /// Offset of the first entry, by hook
+        36 hook_entry: [u32; 5] => plain,
+        /// Offset of the policy, by hook
+        56 underflow: [u32; 5] => plain, 76 num_entries: u32 => plain, 80 size: u32 => plain,
+    }
+    /// `struct ipt_get_entries`, `struct ip6t_get_entries`, which entries follow
+    IptGetEntries = 40 {
+        0 name: [u8; 32] => plain, 32 size: u32 => plain,
+    }
+    /// `struct ipt_replace`, `struct ip6t_replace`, which entries follow
+    IptReplace = 96 {
+        0 name: [u8; 32] => plain, 32 valid_hooks: u32 => plain, 36 num_entries: u32 => plain, 40 size: u32 => plain,
+        44 hook_entry: [u32; 5] => plain, 64 underflow: [u32; 5] => plain,
+        /// Of the entries that are replaced
+        84 num_counters: u32 => plain,
+        /// A pointer
+        88 counters: u64 => plain,
+    }
+}
+
+/// An entry without matches and target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said by the structures")]
+#[allow(clippy::large_enum_variant, reason = "it is looked at and dropped")]
+pub enum Header<'a> {
+    Ipv4(IptEntry<'a>),
+    Ipv6(Ip6tEntry<'a>),
+}
+
+/// What `struct ipt_ip` and `struct ip6t_ip6` have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub struct Ip<'e> {
+    pub src: &'e [u8],
+    pub smsk: &'e [u8],
+    pub dst: &'e [u8],
+    pub dmsk: &'e [u8],
+    pub iniface: &'e [u8; 16],
+    pub iniface_mask: &'e [u8; 16],
+    pub outiface: &'e [u8; 16],
+    pub outiface_mask: &'e [u8; 16],
+    pub proto: u16,
+    pub flags: u8,
+    pub invflags: u8,
+}
+
+macro_rules! either {
+    ($header:expr, $entry:ident => $value:expr) => {
+        match $header {
+            Header::Ipv4($entry) => $value,
+            Header::Ipv6($entry) => $value,
+        }
+    };
+}
+
+impl<'a> Header<'a> {
+    /// From the first bytes of an entry.
+    ///
+    /// # Errors
+    /// They are too few.
+    pub fn parse(ipv6: bool, bytes: &'a [u8]) -> Result<Self> {
+        let bytes = bytes.get(..Self::size(ipv6)).unwrap_or(bytes);
+        Ok(if ipv6 { Self::Ipv6(Structure::parse(bytes)?) } else { Self::Ipv4(Structure::parse(bytes)?) })
+    }
+
+    /// How many bytes it has.
+    pub fn size(ipv6: bool) -> usize {
+        if ipv6 { Ip6tEntry::SIZE } else { IptEntry::SIZE }
+    }
+
+    /// What the packet must be.
+    pub fn ip(&self) -> Ip<'_> {
+        either!(self, entry => Ip {
+            src: &entry.src,
+            smsk: &entry.smsk,
+            dst: &entry.dst,
+            dmsk: &entry.dmsk,
+            iniface: &entry.iniface,
+            iniface_mask: &entry.iniface_mask,
+            outiface: &entry.outiface,
+            outiface_mask: &entry.outiface_mask,
+            proto: entry.proto,
+            flags: entry.flags,
+            invflags: entry.invflags,
+        })
+    }
+
+    /// `target_offset` and `next_offset`: where its matches end, and where it does.
+    pub fn offsets(&self) -> (usize, usize) {
+        either!(self, entry => (entry.target_offset.into(), entry.next_offset.into()))
+    }
+
+    /// `counters`: packets and bytes.
+    pub fn counters(&self) -> (u64, u64) {
+        either!(self, entry => (entry.pcnt, entry.bcnt))
+    }
+}
+
+/// A match or a target with its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XtEntry<'a> {
+    /// Name and revision.
+    pub header: XtEntryHeader<'a>,
+    /// Its structure, with padding.
+    pub data: Cow<'a, [u8]>,
+}
+
+impl<'a> XtEntry<'a> {
+    /// One of this name and revision, with such a structure.
+    pub fn new(name: &str, revision: u8, data: Vec<u8>) -> Self {
+        let mut header = XtEntryHeader { revision, ..XtEntryHeader::default() };
+        header.name.iter_mut().zip(name.bytes()).for_each(|(to, byte)| *to = byte);
+        // No structure has more than some thousand bytes.
+        header.size = u16::try_from(XtEntryHeader::SIZE + data.len()).unwrap_or(u16::MAX);
+        Self { header, data: data.into() }
+    }
+
+    /// From the first bytes of these.
+    ///
+    /// # Errors
+    /// They are too few, or its size is not possible.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let header = XtEntryHeader::parse(bytes.get(..XtEntryHeader::SIZE).unwrap_or(bytes))?;
+        let data = bytes.get(XtEntryHeader::SIZE..header.size.into()).ok_or_else(|| {
+            Error::unexpected(format!("an extension of {} bytes, of {} that are left", header.size, bytes.len()))
+        })?;
+        Ok(Self { header, data: data.into() })
+    }
+
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
+        XtEntryHeader::SIZE + self.data.len()
+    }
+
+    /// Its name, up to the zero that ends it.
+    pub fn name(&self) -> &[u8] {
+        up_to_zero(&self.header.name)
+    }
+
+    fn emit(&self, out: &mut Vec<u8>) {
+        out.extend(self.header.emit());
+        out.extend(&*self.data);
+    }
+}
+
+/// A text up to its zero.
+pub fn up_to_zero(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// An entry as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule<'a> {
+    /// What the packet must be, and counters.
+    pub header: Header<'a>,
+    /// What else it must be.
+    pub matches: Vec<XtEntry<'a>>,
+    /// What happens then.
+    pub target: XtEntry<'a>,
+    /// Bytes behind the target; no rule has any.
+    pub rest: Cow<'a, [u8]>,
+}
+
+impl<'a> Rule<'a> {
+    /// From the first bytes of these.
+    ///
+    /// # Errors
+    /// They are too few, or sizes and offsets do not fit.
+    pub fn parse(ipv6: bool, bytes: &'a [u8]) -> Result<Self> {
+        let header = Header::parse(ipv6, bytes)?;
+        let (target_offset, next) = header.offsets();
+        let unfit = || Error::unexpected(format!("target at {target_offset}, end at {next} of {}", bytes.len()));
+        let bytes = bytes.get(..next).ok_or_else(unfit)?;
+        let mut matches = Vec::new();
+        let mut at = Header::size(ipv6);
+        while at < target_offset {
+            let found = XtEntry::parse(bytes.get(at..target_offset).ok_or_else(unfit)?)?;
+            at += found.size();
+            matches.push(found);
+        }
+        let target = XtEntry::parse(bytes.get(at..).filter(|_| at == target_offset).ok_or_else(unfit)?)?;
+        let rest = bytes[at + target.size()..].into();
+        Ok(Self { header, matches, target, rest })
+    }
+
+    /// Its bytes; offsets and sizes are those that it has.
+    pub fn emit(&self) -> Vec<u8> {
+        let mut out = either!(&self.header, entry => entry.emit());
+        self.matches.iter().for_each(|found| found.emit(&mut out));
+        self.target.emit(&mut out);
+        out.extend(&*self.rest);
+        out
+    }
+
+    /// Hands each field to the method that says what it holds.
+    ///
+    /// # Errors
+    /// A match or a target is shorter than its structure.
+    pub fn visit<V: Visitor>(&mut self, visitor: &mut V) -> Result<()> {
+        let family = if visitor.ipv6() { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
+        either!(&mut self.header, entry => entry.visit(visitor));
+        for XtEntry { header, data } in &mut self.matches {
+            let mut found = Match::parse(up_to_zero(&header.name), header.revision.into(), family, data)?;
+            found.visit(visitor);
+            *data = found.emit().into();
+        }
+        let XtEntry { header, data } = &mut self.target;
+        let mut target = Target::parse(up_to_zero(&header.name), header.revision.into(), family, data)?;
+        target.visit(visitor);
+        *data = target.emit().into();
+        self.rest.to_mut().fill(0);
+        Ok(())
+    }
+}

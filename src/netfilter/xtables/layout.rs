@@ -1,0 +1,271 @@
+//! Structures of C as structs, made by `layout!`: they keep the bytes between and behind their fields, so
+//! that the bytes that they are written to are those that they were read from.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::netfilter::{Error, Result};
+
+/// What a field can be: so many bytes.
+pub trait Field: Sized {
+    /// How many.
+    const SIZE: usize;
+
+    /// From the first of these bytes, which are enough.
+    fn read(bytes: &[u8]) -> Self;
+
+    /// Into the first of these bytes, which are enough.
+    fn write(&self, bytes: &mut [u8]);
+}
+
+macro_rules! number {
+    ($($number:ty)*) => {$(
+        /// In host order.
+        impl Field for $number {
+            const SIZE: usize = size_of::<Self>();
+
+            #[inline]
+            fn read(bytes: &[u8]) -> Self {
+                Self::from_ne_bytes(std::array::from_fn(|at| bytes[at]))
+            }
+
+            fn write(&self, bytes: &mut [u8]) {
+                bytes[..Self::SIZE].copy_from_slice(&self.to_ne_bytes());
+            }
+        }
+    )*};
+}
+number!(u8 u16 u32 u64 i32);
+
+impl<T: Field, const N: usize> Field for [T; N] {
+    const SIZE: usize = N * T::SIZE;
+
+    fn read(bytes: &[u8]) -> Self {
+        std::array::from_fn(|at| T::read(&bytes[at * T::SIZE..]))
+    }
+
+    fn write(&self, bytes: &mut [u8]) {
+        self.iter().zip(bytes.chunks_mut(T::SIZE)).for_each(|(element, bytes)| element.write(bytes));
+    }
+}
+
+/// A number in network order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Be16(pub u16);
+
+impl Field for Be16 {
+    const SIZE: usize = 2;
+
+    fn read(bytes: &[u8]) -> Self {
+        Self(u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+
+    fn write(&self, bytes: &mut [u8]) {
+        bytes[..2].copy_from_slice(&self.0.to_be_bytes());
+    }
+}
+
+/// `union nf_inet_addr`: an address of IPv6, or one of IPv4 with 12 bytes that mean nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inet(pub [u8; 16]);
+
+impl Inet {
+    /// The address.
+    pub fn ip(self, ipv6: bool) -> IpAddr {
+        let [a, b, c, d, ..] = self.0;
+        if ipv6 { Ipv6Addr::from(self.0).into() } else { Ipv4Addr::new(a, b, c, d).into() }
+    }
+
+    /// The same as a number.
+    pub fn number(self, ipv6: bool) -> u128 {
+        let number = u128::from_be_bytes(self.0);
+        if ipv6 { number } else { number >> 96 }
+    }
+}
+
+impl From<[u8; 4]> for Inet {
+    fn from([a, b, c, d]: [u8; 4]) -> Self {
+        Self([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+}
+
+impl Field for Inet {
+    const SIZE: usize = 16;
+
+    fn read(bytes: &[u8]) -> Self {
+        Self(Field::read(bytes))
+    }
+
+    fn write(&self, bytes: &mut [u8]) {
+        self.0.write(bytes);
+    }
+}
+
+/// An address, to be changed.
+pub trait Address {
+    /// Its bytes; what is in no use in this family becomes 0.
+    fn octets(&mut self, ipv6: bool) -> &mut [u8];
+}
+
+impl<const N: usize> Address for [u8; N] {
+    fn octets(&mut self, _ipv6: bool) -> &mut [u8] {
+        self
+    }
+}
+
+impl Address for Inet {
+    fn octets(&mut self, ipv6: bool) -> &mut [u8] {
+        let (octets, rest) = self.0.split_at_mut(if ipv6 { 16 } else { 4 });
+        rest.fill(0);
+        octets
+    }
+}
+
+/// What is done with a field, by what it holds. A mask and the end of a range come with what they belong to.
+pub trait Visitor: Sized {
+    /// Whether `union nf_inet_addr` is an address of IPv6.
+    fn ipv6(&self) -> bool;
+
+    /// An address, and which of its bits count: all without a mask.
+    fn address_with(&mut self, address: &mut [u8], mask: Option<&mut [u8]>);
+
+    /// The ends of a range of addresses.
+    fn addresses(&mut self, first: &mut [u8], last: &mut [u8]);
+
+    /// A hardware address.
+    fn hardware(&mut self, address: &mut [u8; 6]);
+
+    /// A text that people wrote, with the zero that ends it.
+    fn comment(&mut self, text: &mut [u8]);
+
+    /// The name of a chain, with the zero that ends it.
+    fn chain(&mut self, name: &mut [u8]);
+
+    /// A number, a flag, or a name that identifies nobody.
+    fn plain<T>(&mut self, _field: &mut T) {}
+
+    /// What nobody needs, and may hold anything.
+    fn hidden<T: Field>(&mut self, field: &mut T) {
+        *field = T::read(&vec![0; T::SIZE]);
+    }
+
+    /// An address.
+    fn address<A: Address>(&mut self, address: &mut A) {
+        self.address_with(address.octets(self.ipv6()), None);
+    }
+
+    /// An address and its mask.
+    fn masked<A: Address>(&mut self, address: &mut A, mask: &mut A) {
+        let ipv6 = self.ipv6();
+        self.address_with(address.octets(ipv6), Some(mask.octets(ipv6)));
+    }
+
+    /// The ends of a range of addresses.
+    fn range<A: Address>(&mut self, first: &mut A, last: &mut A) {
+        let ipv6 = self.ipv6();
+        self.addresses(first.octets(ipv6), last.octets(ipv6));
+    }
+}
+
+/// A structure of C.
+pub trait Structure<'a>: Sized {
+    /// Its bytes up to what only the kernel uses.
+    const SIZE: usize;
+
+    /// From at least so many bytes: `XT_ALIGN` makes more of them.
+    ///
+    /// # Errors
+    /// There are less.
+    fn parse(bytes: &'a [u8]) -> Result<Self>;
+
+    /// The bytes that it was read from, with its fields; without such bytes zeros between and behind them, as far as
+    /// `XT_ALIGN` goes.
+    fn emit(&self) -> Vec<u8>;
+
+    /// Hands each field to the method that says what it holds; bytes of no field become 0.
+    fn visit<V: Visitor>(&mut self, visitor: &mut V);
+}
+
+/// The bytes of a structure, if there are enough.
+pub fn whole(bytes: &[u8], size: usize) -> Result<Cow<'_, [u8]>> {
+    match bytes.len() {
+        have if have < size => Err(Error::unexpected(format!("need {size} bytes, have {have}"))),
+        _ => Ok(Cow::Borrowed(bytes)),
+    }
+}
+
+/// A structure of which only the size is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untyped<'a, const SIZE: usize>(pub Cow<'a, [u8]>);
+
+impl<'a, const N: usize> Structure<'a> for Untyped<'a, N> {
+    const SIZE: usize = N;
+
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        whole(bytes, N).map(Self)
+    }
+
+    fn emit(&self) -> Vec<u8> {
+        self.0.to_vec()
+    }
+
+    fn visit<V: Visitor>(&mut self, _visitor: &mut V) {
+        self.0.to_mut().fill(0);
+    }
+}
+
+/// Structures of C: name, size up to what only the kernel uses, and fields: offset, name, type, and the method of
+/// [`Visitor`] that says what it holds, with the field that it is called with too.
+macro_rules! layout {
+    ($($(#[$outer:meta])* $name:ident = $size:literal {
+        $($(#[$inner:meta])* $at:literal $field:ident: $type:ty => $holds:ident $(($with:ident))?,)*
+    })*) => {$(
+        $(#[$outer])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name<'a> {
+            $($(#[$inner])* #[doc = concat!("(at ", $at, ")")] pub $field: $type,)*
+            /// What it was read from; nothing: zeros.
+            pub bytes: std::borrow::Cow<'a, [u8]>,
+        }
+
+        // Fields come one after the other, and end in the structure.
+        const _: () = {
+            let mut end = 0;
+            $(assert!(end <= $at); end = $at + <$type as $crate::netfilter::xtables::Field>::SIZE;)*
+            assert!(end <= $size);
+        };
+
+        impl Default for $name<'_> {
+            fn default() -> Self {
+                use $crate::netfilter::xtables::Field;
+                Self { $($field: Field::read(&[0; <$type as Field>::SIZE]),)* bytes: (&[]).into() }
+            }
+        }
+
+        impl<'a> $crate::netfilter::xtables::Structure<'a> for $name<'a> {
+            const SIZE: usize = $size;
+
+            #[inline]
+            fn parse(bytes: &'a [u8]) -> $crate::netfilter::Result<Self> {
+                let bytes = $crate::netfilter::xtables::whole(bytes, $size)?;
+                Ok(Self { $($field: $crate::netfilter::xtables::Field::read(&bytes[$at..]),)* bytes })
+            }
+
+            fn emit(&self) -> Vec<u8> {
+                let mut bytes = self.bytes.to_vec();
+                if bytes.is_empty() {
+                    bytes.resize(usize::next_multiple_of($size, 8), 0);
+                }
+                $($crate::netfilter::xtables::Field::write(&self.$field, &mut bytes[$at..]);)*
+                bytes
+            }
+
+            fn visit<V: $crate::netfilter::xtables::Visitor>(&mut self, visitor: &mut V) {
+                $(visitor.$holds(&mut self.$field $(, &mut self.$with)?);)*
+                self.bytes.to_mut().fill(0);
+            }
+        }
+    )*};
+}
+
+pub(crate) use layout;

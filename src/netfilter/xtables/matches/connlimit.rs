@@ -1,0 +1,13 @@
+//! `connlimit`: how many connections an address has.
+//!
+//! `include/uapi/linux/netfilter/xt_connlimit.h`; `xt_connlimit.c`: `connlimit_mt`.
+
+use crate::netfilter::xtables::Inet;
+
+crate::netfilter::layout! {
+    /// `struct xt_connlimit_info`
+    XtConnlimitInfo = 24 {
+        /// Of the addresses that are counted as one
+        0 mask: Inet => plain, 16 limit: u32 => plain, 20 flags: u32 => plain,
+    }
+}

@@ -1,0 +1,10 @@
+//! `hl`: the hop limit.
+//!
+//! `include/uapi/linux/netfilter_ipv6/ip6t_hl.h`; `xt_hl.c`: `hl_mt6`.
+
+crate::netfilter::layout! {
+    /// `struct ip6t_hl_info`
+    Ip6tHlInfo = 2 {
+        0 mode: u8 => plain, 1 hop_limit: u8 => plain,
+    }
+}

@@ -1,0 +1,83 @@
+//! x_tables: rules of iptables in tables of their own, and their matches and targets, which nf_tables' rules may have too.
+//!
+//! Structures are those of 64-bit kernels since Linux 3.10, numbers in host order, addresses and the ports of translations
+//! in network order. Headers: `include/uapi/linux/netfilter/x_tables.h`, `xt_*.h`, `netfilter_ipv4/ip_tables.h`,
+//! `ipt_*.h`, `netfilter_ipv6/ip6_tables.h`, `ip6t_*.h`, read in 6.12.
+
+mod entry;
+pub(super) mod layout;
+pub mod matches;
+mod table;
+pub mod targets;
+
+pub use entry::{
+    Header, Ip, Ip6tEntry, IptEntry, IptGetEntries, IptGetinfo, IptReplace, Rule, XtEntry, XtEntryHeader, up_to_zero,
+};
+pub use layout::{Address, Be16, Field, Inet, Structure, Untyped, Visitor, whole};
+pub use matches::Match;
+pub use table::{Chain, Entry, Table};
+pub use targets::Target;
+
+/// An extension by its name, the revisions of its structure and the families in which it has this one.
+macro_rules! extensions {
+    ($(#[$outer:meta])* $name:ident {
+        $($variant:ident($type:ty) = ($extension:literal, $revision:pat, $family:pat),)*
+    }) => {
+        $(#[$outer])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(clippy::large_enum_variant, reason = "it is looked at and dropped")]
+        pub enum $name<'a> {
+            $(#[doc = concat!("`", $extension, "`")] $variant($type),)*
+            /// One that is not known.
+            Unsupported {
+                /// Its name.
+                name: std::borrow::Cow<'a, [u8]>,
+                /// Revision of its structure.
+                revision: u32,
+                /// Its structure.
+                bytes: std::borrow::Cow<'a, [u8]>,
+            },
+        }
+
+        impl<'a> $name<'a> {
+            /// Names and revisions of those that are known.
+            pub const NAMES: &'static [&'static str] = &[$($extension),*];
+
+            /// From its name, its revision, the family (`NFPROTO_*`) of its table and its structure.
+            ///
+            /// # Errors
+            /// It is known, and its structure is longer.
+            pub fn parse(name: &'a [u8], revision: u32, family: u8, bytes: &'a [u8]) -> crate::netfilter::Result<Self> {
+                use $crate::netfilter::xtables::Structure;
+                Ok(match (std::str::from_utf8(name), revision, family) {
+                    $((Ok($extension), $revision, $family) => {
+                        let within = |error: $crate::netfilter::Error| {
+                            error.within(format_args!("{} revision {revision}", $extension))
+                        };
+                        Self::$variant(Structure::parse(bytes).map_err(within)?)
+                    })*
+                    _ => Self::Unsupported { name: name.into(), revision, bytes: bytes.into() },
+                })
+            }
+
+            /// Its structure.
+            pub fn emit(&self) -> Vec<u8> {
+                use $crate::netfilter::xtables::Structure;
+                match self {
+                    $(Self::$variant(structure) => structure.emit(),)*
+                    Self::Unsupported { bytes, .. } => bytes.to_vec(),
+                }
+            }
+
+            /// Hands each field to the method that says what it holds; of what is not known nothing stays.
+            pub fn visit<V: $crate::netfilter::xtables::Visitor>(&mut self, visitor: &mut V) {
+                use $crate::netfilter::xtables::Structure;
+                match self {
+                    $(Self::$variant(structure) => structure.visit(visitor),)*
+                    Self::Unsupported { bytes, .. } => bytes.to_mut().fill(0),
+                }
+            }
+        }
+    };
+}
+use extensions;

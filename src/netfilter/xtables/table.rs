@@ -1,0 +1,268 @@
+//! A table as the kernel holds it: entries one after the other, chains by their offsets. It is walked in place; only what is
+//! asked for becomes values.
+//!
+//! As libiptc writes it, a chain of the user begins after an entry with target `ERROR` that holds its name, and ends in an
+//! entry that returns; a built-in chain goes from `hook_entry` to `underflow`, its policy; the last entry has target `ERROR`
+//! as well. A table that is built otherwise is an error.
+
+use super::entry::up_to_zero;
+use super::targets::verdict::{ACCEPT, DROP, RETURN, XtErrorTarget, XtStandardTarget};
+use super::{Header, IptGetEntries, IptGetinfo, Structure, XtEntry, XtEntryHeader};
+use crate::netfilter::{Error, Result};
+
+/// Names of built-in chains, by hook (`NF_INET_*`).
+const HOOKS: [&[u8]; 5] = [b"PREROUTING", b"INPUT", b"FORWARD", b"OUTPUT", b"POSTROUTING"];
+
+/// A table, checked as far as chains go.
+#[derive(Debug)]
+pub struct Table<'a> {
+    /// Whether it is one of IPv6.
+    pub ipv6: bool,
+    entries: &'a [u8],
+    /// By offset.
+    pub chains: Vec<Chain>,
+    /// Number of entries.
+    pub count: usize,
+}
+
+/// A chain: entries from `start` up to `end`, which is its policy or the return at its end.
+#[derive(Debug)]
+pub struct Chain {
+    /// Built-in: on this hook (`NF_INET_*`).
+    pub hook: Option<usize>,
+    /// Offset of the entry that holds its name, for chains of the user.
+    name: usize,
+    /// Offset of its first rule.
+    pub start: usize,
+    /// Offset of what follows its last rule.
+    end: usize,
+    /// Offsets of the chains that its rules lead to.
+    jumps: Vec<u32>,
+    /// A rule has a target that is neither a verdict nor one of [`TRANSLATIONS`].
+    pub other_targets: bool,
+}
+
+/// Targets that write no mark, which nearly all entries of a node with Services have.
+const TRANSLATIONS: &[&[u8]] = &[b"DNAT\0", b"REDIRECT\0", b"NETMAP\0"];
+
+/// One entry, whose target is known to lie within it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its offset.
+    pub at: usize,
+    /// All of it.
+    pub bytes: &'a [u8],
+    /// Offset of its target within it, which is where its matches end.
+    pub target: usize,
+    ipv6: bool,
+}
+
+impl Chain {
+    fn new(hook: Option<usize>, name: usize, start: usize) -> Self {
+        Self { hook, name, start, end: 0, jumps: Vec::new(), other_targets: false }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// What the packet must be.
+    ///
+    /// # Errors
+    /// None: it is as long as that.
+    pub fn header(&self) -> Result<Header<'a>> {
+        Header::parse(self.ipv6, self.bytes)
+    }
+
+    /// Its matches; an error ends them.
+    pub fn matches(&self) -> impl Iterator<Item = Result<XtEntry<'a>>> {
+        let mut rest = &self.bytes[Header::size(self.ipv6)..self.target];
+        std::iter::from_fn(move || {
+            (!rest.is_empty()).then(|| {
+                let found = XtEntry::parse(rest);
+                rest = found.as_ref().ok().and_then(|found| rest.get(found.size()..)).unwrap_or_default();
+                found
+            })
+        })
+    }
+
+    /// Its target.
+    ///
+    /// # Errors
+    /// Its size is not possible.
+    pub fn target(&self) -> Result<XtEntry<'a>> {
+        XtEntry::parse(&self.bytes[self.target..])
+    }
+
+    /// Whether the name of its target begins so.
+    pub fn target_is(&self, name: &[u8]) -> bool {
+        /// `offsetof(struct xt_entry_target, name)`: this is asked of all rules.
+        const NAME: usize = 2;
+        self.bytes[self.target + NAME..].starts_with(name)
+    }
+
+    /// Offset of the entry after it.
+    pub fn next(&self) -> usize {
+        self.at + self.bytes.len()
+    }
+
+    /// Its verdict, if that is its target: below 0 what to do, else where to go on.
+    ///
+    /// # Errors
+    /// Its size is not possible.
+    pub fn verdict(&self) -> Result<Option<i32>> {
+        if !self.target_is(b"\0") {
+            return Ok(None);
+        }
+        let target = &self.bytes[self.target..];
+        let size = XtEntryHeader::parse(target)?.size.into();
+        let data = target.get(XtEntryHeader::SIZE..size);
+        let data = data.ok_or_else(|| Error::unexpected(format!("a target of {size} bytes")))?;
+        Ok(Some(XtStandardTarget::parse(data)?.verdict))
+    }
+}
+
+/// Hooks that are in use, with entry and policy.
+fn hooks(info: &IptGetinfo<'_>) -> impl Iterator<Item = (usize, usize, usize)> {
+    let used = (0..HOOKS.len()).filter(|hook| info.valid_hooks & 1 << hook != 0);
+    used.map(|hook| (hook, info.hook_entry[hook] as usize, info.underflow[hook] as usize))
+}
+
+impl<'a> Table<'a> {
+    /// Finds the chains of a table, in its description and what follows it: `struct ipt_getinfo`, `struct ipt_get_entries`.
+    ///
+    /// # Errors
+    /// Anything that is not as described above.
+    pub fn new(answer: &'a [u8], ipv6: bool, name: &str) -> Result<Self> {
+        let info = IptGetinfo::parse(answer)?;
+        let header = IptGetEntries::parse(&answer[IptGetinfo::SIZE..])?;
+        let entries = &answer[IptGetinfo::SIZE + IptGetEntries::SIZE..];
+        if entries.len() != info.size as usize {
+            let text = format!("{} bytes, of which {} should be entries", answer.len(), info.size);
+            return Err(Error::unexpected(text));
+        }
+        for found in [up_to_zero(&info.name), up_to_zero(&header.name)] {
+            if found != name.as_bytes() {
+                return Err(Error::unexpected(format!("it is about {:?}", String::from_utf8_lossy(found))));
+            }
+        }
+        let mut table = Self { ipv6, entries, chains: Vec::new(), count: info.num_entries as usize };
+        table.find_chains(&info)?;
+        Ok(table)
+    }
+
+    fn find_chains(&mut self, info: &IptGetinfo<'_>) -> Result<()> {
+        let mut open: Option<Chain> = None;
+        let (mut at, mut last, mut count, mut found) = (0, 0, 0u32, 0);
+        let mut ended = false;
+        while at < self.entries.len() {
+            let entry = self.entry(at)?;
+            if entry.target_is(b"ERROR\0") {
+                if let Some(chain) = open.take() {
+                    self.close(chain, last)?;
+                }
+                ended = entry.next() == self.entries.len();
+                open = (!ended).then(|| Chain::new(None, at, entry.next()));
+            } else {
+                if let Some((hook, ..)) = hooks(info).find(|(_, start, _)| *start == at) {
+                    if open.is_some() {
+                        let name = String::from_utf8_lossy(HOOKS[hook]);
+                        return Err(Error::unexpected(format!("chain {name} begins within another")));
+                    }
+                    open = Some(Chain::new(Some(hook), 0, at));
+                }
+                let chain = open.as_mut().ok_or_else(|| Error::unexpected(format!("entry {at} is in no chain")))?;
+                match entry.verdict()? {
+                    Some(verdict) => {
+                        chain.jumps.extend(u32::try_from(verdict).ok().filter(|to| *to as usize != entry.next()))
+                    }
+                    None => chain.other_targets |= !TRANSLATIONS.iter().any(|name| entry.target_is(name)),
+                }
+                let policy = chain.hook.map(|hook| info.underflow[hook] as usize);
+                if policy == Some(at)
+                    && let Some(chain) = open.take()
+                {
+                    self.close(chain, at)?;
+                    found += 1;
+                }
+            }
+            (last, at, count) = (at, entry.next(), count + 1);
+        }
+        if !ended || open.is_some() || count != info.num_entries || found != hooks(info).count() {
+            let text = format!("{count} entries of {}, {found} built-in chains", info.num_entries);
+            return Err(Error::unexpected(text));
+        }
+        Ok(())
+    }
+
+    /// The chain ends in this entry.
+    fn close(&mut self, chain: Chain, end: usize) -> Result<()> {
+        let verdict = if end < chain.start { None } else { self.entry(end)?.verdict()? };
+        let fits = match chain.hook {
+            Some(_) => verdict.is_some_and(|verdict| matches!(verdict, ACCEPT | DROP)),
+            None => verdict == Some(RETURN),
+        };
+        if !fits || self.entry(end)?.target != Header::size(self.ipv6) {
+            return Err(Error::unexpected(format!("the chain at {} has no end", chain.start)));
+        }
+        self.chains.push(Chain { end, ..chain });
+        Ok(())
+    }
+
+    /// The entry at an offset.
+    fn entry(&self, at: usize) -> Result<Entry<'a>> {
+        let rest = self.entries.get(at..).unwrap_or_default();
+        let (target, next) = Header::parse(self.ipv6, rest)?.offsets();
+        match rest.get(..next) {
+            Some(bytes) if target >= Header::size(self.ipv6) && target + XtEntryHeader::SIZE <= next => {
+                Ok(Entry { at, bytes, target, ipv6: self.ipv6 })
+            }
+            _ => {
+                let length = rest.len();
+                Err(Error::unexpected(format!("entry {at}: target at {target} and end at {next} of {length} bytes")))
+            }
+        }
+    }
+
+    /// The rules of a chain, in order.
+    pub fn rules(&self, chain: &Chain) -> impl Iterator<Item = Result<Entry<'a>>> {
+        let (mut at, end) = (chain.start, chain.end);
+        std::iter::from_fn(move || {
+            (at < end).then(|| {
+                let entry = self.entry(at);
+                at = entry.as_ref().map_or(end, Entry::next);
+                entry
+            })
+        })
+    }
+
+    /// Number of the chain whose first rule is at this offset.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn chain_at(&self, start: usize) -> Result<usize> {
+        let found = self.chains.binary_search_by_key(&start, |chain| chain.start);
+        found.map_err(|_| Error::unexpected(format!("no chain begins at {start}")))
+    }
+
+    /// Whether packets that get to the end of a built-in chain are dropped.
+    ///
+    /// # Errors
+    /// None: it was looked at when the chain was found.
+    pub fn drops(&self, chain: &Chain) -> Result<bool> {
+        Ok(self.entry(chain.end)?.verdict()? == Some(DROP))
+    }
+
+    /// Numbers of the chains that a chain leads to.
+    pub fn jumps(&self, chain: &Chain) -> impl Iterator<Item = Result<usize>> {
+        chain.jumps.iter().map(|start| self.chain_at(*start as usize))
+    }
+
+    /// A chain's name as `iptables` prints it.
+    pub fn name(&self, chain: &Chain) -> &'a [u8] {
+        if let Some(hook) = chain.hook {
+            return HOOKS[hook];
+        }
+        // The entry was looked at when the chain was found.
+        let target = self.entry(chain.name).map_or(&[][..], |entry| &entry.bytes[entry.target + XtEntryHeader::SIZE..]);
+        up_to_zero(target.get(..XtErrorTarget::SIZE).unwrap_or(target))
+    }
+}
