@@ -204,6 +204,18 @@ pub struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
+    /// One without matches; offsets are set.
+    pub fn new(mut header: Header<'a>, target: XtEntry<'a>) -> Self {
+        // No rule has more than some thousand bytes.
+        let offset = |offset| u16::try_from(offset).unwrap_or(u16::MAX);
+        let size = Header::size(matches!(header, Header::Ipv6(_)));
+        either!(&mut header, entry => {
+            entry.target_offset = offset(size);
+            entry.next_offset = offset(size + target.size());
+        });
+        Self { header, matches: Vec::new(), target, rest: Cow::default() }
+    }
+
     /// From the first bytes of these.
     ///
     /// # Errors
