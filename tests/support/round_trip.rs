@@ -1,18 +1,38 @@
 //! What a kernel has written is written again byte for byte from what was made of it.
 
 use natwatch::netfilter::netlink::{self, Writer};
-use natwatch::netfilter::nftables;
+use natwatch::netfilter::nftables::{self, expr::Expr, uapi};
+use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure};
 
-/// Checks a recorded answer by its name; how many messages it had, `None` if its kind has no types yet.
-#[track_caller]
-pub fn round_trips(name: &str, bytes: &[u8]) -> Option<usize> {
-    name.contains("netlink/netfilter/nft-").then(|| nftables_round_trips(name, bytes))
+/// What was checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Messages of netlink.
+    pub messages: usize,
+    /// Matches and targets of x_tables in them.
+    pub extensions: usize,
+    /// Entries of legacy tables.
+    pub entries: usize,
 }
 
-/// Checks all messages of an answer of nf_tables; how many there were.
+/// Checks a recorded answer by its name; `None` if its kind has no types.
 #[track_caller]
-fn nftables_round_trips(name: &str, bytes: &[u8]) -> usize {
-    let mut count = 0;
+pub fn round_trips(name: &str, bytes: &[u8]) -> Option<Counts> {
+    if name.contains("netlink/netfilter/nft-") {
+        return Some(nftables_round_trips(name, bytes));
+    }
+    let entries = |ipv6| Some(Counts { entries: xtables_round_trips(ipv6, bytes), ..Counts::default() });
+    match name {
+        name if name.contains("xtables/ipv4-") => entries(false),
+        name if name.contains("xtables/ipv6-") => entries(true),
+        _ => None,
+    }
+}
+
+/// Checks all messages of an answer of nf_tables.
+#[track_caller]
+fn nftables_round_trips(name: &str, bytes: &[u8]) -> Counts {
+    let mut counts = Counts::default();
     for message in netlink::messages(bytes) {
         let Ok(message) = message else { break };
         if message.is_control() {
@@ -23,7 +43,60 @@ fn nftables_round_trips(name: &str, bytes: &[u8]) -> usize {
         let mut out = Writer::kernel();
         parsed.emit(&mut out);
         assert_eq!(out.finish(), message.body, "{name}: {parsed:#?}");
+        if let nftables::Body::Rule(rule) = &parsed.body {
+            counts.extensions += rule_extensions(parsed.header.family, rule);
+        }
+        counts.messages += 1;
+    }
+    counts
+}
+
+/// Checks the extensions of x_tables that stand in a rule of nf_tables; how many there were.
+fn rule_extensions(family: u8, rule: &nftables::Rule<'_>) -> usize {
+    let mut count = 0;
+    for expression in rule.expressions() {
+        let (target, name, revision, info) = match &expression.expr {
+            Expr::Match(found) => (false, &found.name, found.rev, &found.info),
+            Expr::Target(found) => (true, &found.name, found.rev, &found.info),
+            _ => continue,
+        };
+        let info = info.as_deref().unwrap_or_default();
+        let emitted = extension(target, name.as_bytes(), revision, family, info);
+        assert_eq!(emitted.expect("its whole structure"), info, "{name:?}");
         count += 1;
     }
+    count
+}
+
+/// What is written of a match or a target that was read.
+pub fn extension(target: bool, name: &[u8], revision: u32, family: u8, info: &[u8]) -> Option<Vec<u8>> {
+    if target {
+        xtables::Target::parse(name, revision, family, info).ok().map(|found| found.emit())
+    } else {
+        xtables::Match::parse(name, revision, family, info).ok().map(|found| found.emit())
+    }
+}
+
+/// Checks a table of legacy x_tables; how many entries it has.
+fn xtables_round_trips(ipv6: bool, bytes: &[u8]) -> usize {
+    let mut written = IptGetinfo::parse(&bytes[..IptGetinfo::SIZE]).expect("a description").emit();
+    let header = &bytes[written.len()..][..IptGetEntries::SIZE];
+    written.extend(IptGetEntries::parse(header).expect("a header").emit());
+    let mut count = 0;
+    while written.len() < bytes.len() {
+        let rest = &bytes[written.len()..];
+        let rule = xtables::Rule::parse(ipv6, rest).expect("an entry");
+        let entry = rule.emit();
+        assert_eq!(entry, rest[..entry.len()], "{rule:#?}");
+        let extensions = rule.matches.iter().map(|found| (false, found)).chain([(true, &rule.target)]);
+        for (target, found) in extensions {
+            let family = if ipv6 { uapi::NFPROTO_IPV6 } else { uapi::NFPROTO_IPV4 };
+            let emitted = extension(target, found.name(), found.header.revision.into(), family, &found.data);
+            assert_eq!(emitted.expect("its whole structure"), *found.data, "{found:#?}");
+        }
+        written.extend(entry);
+        count += 1;
+    }
+    assert_eq!(written, bytes);
     count
 }
