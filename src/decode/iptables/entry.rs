@@ -16,11 +16,11 @@ const MOVING: &[&str] = &["connlimit", "hashlimit", "limit", "quota", "rateest",
 
 /// Reads a rule.
 pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule> {
-    let header = entry.header()?;
+    let ip = entry.ip();
     let mut hasher = DefaultHasher::new();
-    header.ip().hash(&mut hasher);
+    ip.hash(&mut hasher);
     let mut steps = Vec::new();
-    tests(table.ipv6, &header.ip(), &mut steps);
+    tests(table.ipv6, &ip, &mut steps);
     let mut comment = String::new();
     for found in entry.matches() {
         let found = found?;
@@ -46,18 +46,17 @@ pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule>
             steps.extend(xtables::decode_target(&extension)?);
         }
     }
-    let (packets, bytes) = header.counters();
+    let (packets, bytes) = entry.counters();
     let counter = Some(Counter { packets, bytes });
     Ok(Rule { position, comment, steps, counter, from_xtables: true, fingerprint: hasher.finish() })
 }
 
 /// Whether a UDP packet can get past its header.
-pub fn can_be_udp(entry: &Entry<'_>) -> Result<bool> {
+pub fn can_be_udp(entry: &Entry<'_>) -> bool {
     const UDP: u16 = 17;
     const INV_PROTO: u8 = 0x40;
-    let header = entry.header()?;
-    let Ip { proto, invflags, .. } = header.ip();
-    Ok(proto == 0 || (proto == UDP) != (invflags & INV_PROTO != 0))
+    let Ip { proto, invflags, .. } = entry.ip();
+    proto == 0 || (proto == UDP) != (invflags & INV_PROTO != 0)
 }
 
 /// What the target does; nothing if it is a verdict.
@@ -81,7 +80,7 @@ pub fn jump(table: &Table<'_>, entry: &Entry<'_>) -> Result<Option<(usize, bool)
     }
     // IPT_F_GOTO, IP6T_F_GOTO
     let goto = if table.ipv6 { 0x04 } else { 0x02 };
-    Ok(Some((table.chain_at(offset)?, entry.header()?.ip().flags & goto != 0)))
+    Ok(Some((table.chain_at(offset)?, entry.ip().flags & goto != 0)))
 }
 
 fn verdict(table: &Table<'_>, entry: &Entry<'_>) -> Result<Option<Verdict>> {

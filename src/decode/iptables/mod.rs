@@ -239,7 +239,7 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
         let mut rules = Vec::new();
         for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
             let entry = entry?;
-            if !entry::can_be_udp(&entry)? {
+            if !entry::can_be_udp(&entry) {
                 continue;
             }
             let rule = entry::rule(table, &entry, position);

@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 
-use super::{Match, Structure, Target, Visitor};
+use super::layout::cut;
+use super::{Field, Match, Structure, Target, Visitor};
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netfilter::{Error, Result};
 
@@ -77,10 +78,10 @@ pub struct Ip<'e> {
     pub smsk: &'e [u8],
     pub dst: &'e [u8],
     pub dmsk: &'e [u8],
-    pub iniface: &'e [u8; 16],
-    pub iniface_mask: &'e [u8; 16],
-    pub outiface: &'e [u8; 16],
-    pub outiface_mask: &'e [u8; 16],
+    pub iniface: &'e [u8],
+    pub iniface_mask: &'e [u8],
+    pub outiface: &'e [u8],
+    pub outiface_mask: &'e [u8],
     pub proto: u16,
     pub flags: u8,
     pub invflags: u8,
@@ -110,32 +111,60 @@ impl<'a> Header<'a> {
         if ipv6 { Ip6tEntry::SIZE } else { IptEntry::SIZE }
     }
 
-    /// What the packet must be.
-    pub fn ip(&self) -> Ip<'_> {
-        either!(self, entry => Ip {
-            src: &entry.src,
-            smsk: &entry.smsk,
-            dst: &entry.dst,
-            dmsk: &entry.dmsk,
-            iniface: &entry.iniface,
-            iniface_mask: &entry.iniface_mask,
-            outiface: &entry.outiface,
-            outiface_mask: &entry.outiface_mask,
-            proto: entry.proto,
-            flags: entry.flags,
-            invflags: entry.invflags,
-        })
-    }
-
     /// `target_offset` and `next_offset`: where its matches end, and where it does.
     pub fn offsets(&self) -> (usize, usize) {
         either!(self, entry => (entry.target_offset.into(), entry.next_offset.into()))
     }
+}
 
-    /// `counters`: packets and bytes.
-    pub fn counters(&self) -> (u64, u64) {
-        either!(self, entry => (entry.pcnt, entry.bcnt))
+/// Fields of an entry without all the others: there may be tens of thousands of entries.
+macro_rules! of_entry {
+    ($ipv6:expr, $Entry:ident => $value:expr) => {
+        if $ipv6 {
+            type $Entry<'a> = Ip6tEntry<'a>;
+            $value
+        } else {
+            type $Entry<'a> = IptEntry<'a>;
+            $value
+        }
+    };
+}
+
+impl<'e> Ip<'e> {
+    /// From the first bytes of an entry, which are enough.
+    #[inline]
+    pub fn of(ipv6: bool, bytes: &'e [u8]) -> Self {
+        of_entry!(ipv6, E => Self {
+            src: &bytes[E::src..E::dst],
+            smsk: &bytes[E::smsk..E::dmsk],
+            dst: &bytes[E::dst..E::smsk],
+            dmsk: &bytes[E::dmsk..E::iniface],
+            iniface: &bytes[E::iniface..E::outiface],
+            iniface_mask: &bytes[E::iniface_mask..E::outiface_mask],
+            outiface: &bytes[E::outiface..E::iniface_mask],
+            outiface_mask: &bytes[E::outiface_mask..E::proto],
+            proto: Field::read(&bytes[E::proto..]),
+            flags: bytes[E::flags],
+            invflags: bytes[E::invflags],
+        })
     }
+}
+
+/// `target_offset` and `next_offset` of the entry that begins here.
+///
+/// # Errors
+/// There are too few bytes for one.
+#[inline]
+pub fn offsets(ipv6: bool, bytes: &[u8]) -> Result<(usize, usize)> {
+    of_entry!(ipv6, E => {
+        let bytes = bytes.get(..E::SIZE).ok_or_else(|| cut(E::SIZE, bytes.len()))?;
+        Ok((u16::read(&bytes[E::target_offset..]).into(), u16::read(&bytes[E::next_offset..]).into()))
+    })
+}
+
+/// `counters` of an entry, which is long enough: packets and bytes.
+pub fn counters(ipv6: bool, bytes: &[u8]) -> (u64, u64) {
+    of_entry!(ipv6, E => (u64::read(&bytes[E::pcnt..]), u64::read(&bytes[E::bcnt..])))
 }
 
 /// A match or a target with its header.

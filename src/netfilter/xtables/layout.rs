@@ -26,7 +26,7 @@ macro_rules! number {
 
             #[inline]
             fn read(bytes: &[u8]) -> Self {
-                Self::from_ne_bytes(std::array::from_fn(|at| bytes[at]))
+                bytes.first_chunk().map_or(0, |bytes| Self::from_ne_bytes(*bytes))
             }
 
             fn write(&self, bytes: &mut [u8]) {
@@ -187,11 +187,18 @@ pub trait Structure<'a>: Sized {
 }
 
 /// The bytes of a structure, if there are enough.
+#[inline]
 pub fn whole(bytes: &[u8], size: usize) -> Result<Cow<'_, [u8]>> {
     match bytes.len() {
-        have if have < size => Err(Error::unexpected(format!("need {size} bytes, have {have}"))),
+        have if have < size => Err(cut(size, have)),
         _ => Ok(Cow::Borrowed(bytes)),
     }
+}
+
+/// There are too few bytes for a structure.
+#[cold]
+pub fn cut(need: usize, have: usize) -> Error {
+    Error::unexpected(format!("need {need} bytes, have {have}"))
 }
 
 /// A structure of which only the size is known here.
@@ -234,6 +241,12 @@ macro_rules! layout {
             $(assert!(end <= $at); end = $at + <$type as $crate::netfilter::xtables::Field>::SIZE;)*
             assert!(end <= $size);
         };
+
+        /// `offsetof` each field, for who wants no other.
+        #[allow(non_upper_case_globals, missing_docs, reason = "the kernel's names")]
+        impl $name<'_> {
+            $(pub const $field: usize = $at;)*
+        }
 
         impl Default for $name<'_> {
             fn default() -> Self {

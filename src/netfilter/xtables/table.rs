@@ -5,9 +5,9 @@
 //! entry that returns; a built-in chain goes from `hook_entry` to `underflow`, its policy; the last entry has target `ERROR`
 //! as well. A table that is built otherwise is an error.
 
-use super::entry::up_to_zero;
+use super::entry::{counters, offsets, up_to_zero};
 use super::targets::verdict::{ACCEPT, DROP, RETURN, XtErrorTarget, XtStandardTarget};
-use super::{Header, IptGetEntries, IptGetinfo, Structure, XtEntry, XtEntryHeader};
+use super::{Field, Header, Ip, IptGetEntries, IptGetinfo, Structure, XtEntry, XtEntryHeader};
 use crate::netfilter::{Error, Result};
 
 /// Names of built-in chains, by hook (`NF_INET_*`).
@@ -65,11 +65,13 @@ impl Chain {
 
 impl<'a> Entry<'a> {
     /// What the packet must be.
-    ///
-    /// # Errors
-    /// None: it is as long as that.
-    pub fn header(&self) -> Result<Header<'a>> {
-        Header::parse(self.ipv6, self.bytes)
+    pub fn ip(&self) -> Ip<'a> {
+        Ip::of(self.ipv6, self.bytes)
+    }
+
+    /// Packets and bytes that it has counted.
+    pub fn counters(&self) -> (u64, u64) {
+        counters(self.ipv6, self.bytes)
     }
 
     /// Its matches; an error ends them.
@@ -94,9 +96,7 @@ impl<'a> Entry<'a> {
 
     /// Whether the name of its target begins so.
     pub fn target_is(&self, name: &[u8]) -> bool {
-        /// `offsetof(struct xt_entry_target, name)`: this is asked of all rules.
-        const NAME: usize = 2;
-        self.bytes[self.target + NAME..].starts_with(name)
+        self.bytes[self.target + XtEntryHeader::name..].starts_with(name)
     }
 
     /// Offset of the entry after it.
@@ -112,11 +112,15 @@ impl<'a> Entry<'a> {
         if !self.target_is(b"\0") {
             return Ok(None);
         }
+        // Asked of all entries: no value but this one.
         let target = &self.bytes[self.target..];
-        let size = XtEntryHeader::parse(target)?.size.into();
-        let data = target.get(XtEntryHeader::SIZE..size);
-        let data = data.ok_or_else(|| Error::unexpected(format!("a target of {size} bytes")))?;
-        Ok(Some(XtStandardTarget::parse(data)?.verdict))
+        let size = u16::read(&target[XtEntryHeader::size..]).into();
+        match target.get(XtEntryHeader::SIZE..size) {
+            Some(data) if data.len() >= XtStandardTarget::SIZE => {
+                Ok(Some(i32::read(&data[XtStandardTarget::verdict..])))
+            }
+            _ => Err(Error::unexpected(format!("a verdict of {size} bytes"))),
+        }
     }
 }
 
@@ -210,7 +214,7 @@ impl<'a> Table<'a> {
     /// The entry at an offset.
     fn entry(&self, at: usize) -> Result<Entry<'a>> {
         let rest = self.entries.get(at..).unwrap_or_default();
-        let (target, next) = Header::parse(self.ipv6, rest)?.offsets();
+        let (target, next) = offsets(self.ipv6, rest)?;
         match rest.get(..next) {
             Some(bytes) if target >= Header::size(self.ipv6) && target + XtEntryHeader::SIZE <= next => {
                 Ok(Entry { at, bytes, target, ipv6: self.ipv6 })
