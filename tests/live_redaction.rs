@@ -120,7 +120,11 @@ fn redacts(title: &str, ns: &Netns, secrets: &[Secret]) -> (Vec<String>, Vec<Str
         wrong.push(format!("{title}: source-NAT rules were {before:#}, are {after:#}"));
     }
     let seen: BTreeSet<String> = secrets::found(&plain.path(), secrets).into_iter().map(|(secret, _)| secret).collect();
-    println!("{title}: {messages} messages, {} of {} secrets in the plain capture", seen.len(), secrets.len());
+    println!(
+        "{title}: {checked} messages and entries, {} of {} secrets in the plain capture",
+        seen.len(),
+        secrets.len()
+    );
     removed.iter().for_each(|line| println!("  {line}"));
     let unseen = secrets.iter().filter(|secret| !seen.contains(&secret.text));
     unseen.for_each(|secret| println!("  not read at all: {}", secret.text));
