@@ -10,9 +10,9 @@ use super::uapi::{
     NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP6, NFT_EXTHDR_OP_IPV6,
     NFT_FIB_RESULT_OIFNAME, NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_IIFKIND, NFT_META_IIFNAME,
     NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_NFPROTO, NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE,
-    NFT_META_PKTTYPE, NFT_META_PROTOCOL, NFT_META_SDIFNAME, NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER,
-    NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00, NFT_REG32_15, NFT_RT_NEXTHOP6,
-    NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_SADDR_IP6,
+    NFT_META_PKTTYPE, NFT_META_PROTOCOL, NFT_META_SDIFNAME, NFT_META_TIME_NS, NFT_PAYLOAD_LL_HEADER,
+    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00,
+    NFT_REG32_15, NFT_RT_NEXTHOP6, NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_SADDR_IP6,
 };
 
 /// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
@@ -29,6 +29,9 @@ pub fn offset(register: u32) -> Option<usize> {
 
 /// Bytes of a name, with its zero.
 const IFNAMSIZ: usize = 16;
+
+/// Where an Ethernet header has its type.
+const ETHER_TYPE: usize = 12;
 
 /// `nft_meta_get_init`
 fn meta_width(key: u32) -> usize {
@@ -399,7 +402,13 @@ impl Machine {
     /// From the network protocol that packets must have.
     fn learn(&mut self, register: u32, value: &[u8]) {
         let source = self.from(register).first().and_then(|cell| self.load_of(cell)).map(|load| load.source);
-        let is_protocol = matches!(source, Some(Source::Meta(NFT_META_PROTOCOL | NFT_META_NFPROTO)));
+        let is_protocol = matches!(
+            source,
+            Some(
+                Source::Meta(NFT_META_PROTOCOL | NFT_META_NFPROTO)
+                    | Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: ETHER_TYPE, .. }
+            )
+        );
         self.network = match value {
             [NFPROTO_IPV4] | [0x08, 0x00] if is_protocol => Some(Network::Ipv4),
             [NFPROTO_IPV6] | [0x86, 0xdd] if is_protocol => Some(Network::Ipv6),
