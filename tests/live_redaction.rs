@@ -148,13 +148,6 @@ fn nothing_is_wrong(wrong: &[String]) {
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What is still left: `arp saddr ether`, `rt0 addr[1]`, and the estimators of `rateest`.
-const OPEN: &[(&str, &str)] = &[
-    ("02:5e:c4:e7:00", "rules/bridge/secrettableb/prerouting"),
-    ("2001:db8:feed", "rules/ipv6/secrettable6/tests"),
-    ("secretrate", "mangle"),
-];
-
 #[test]
 fn nothing_is_left_of_rules_that_use_everything() {
     let secrets = secrets::of_every();
@@ -169,7 +162,6 @@ fn nothing_is_left_of_rules_that_use_everything() {
             wrong.extend(removed.into_iter().map(|line| format!("{title}: {line}")));
         }
     }
-    wrong.retain(|line| !OPEN.iter().any(|(secret, file)| line.contains(secret) && line.contains(file)));
     nothing_is_wrong(&wrong);
 }
 
