@@ -11,6 +11,7 @@
 //!
 //! k3s is flannel and kube-proxy; it has no rules of its own here.
 
+use crate::snapshot::netfilter::signatures::{Pattern, SIGNATURES, Signature};
 use crate::snapshot::netfilter::{
     ChainId, Chosen, Condition, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step, TypeScope,
 };
@@ -22,155 +23,45 @@ const SOURCE_IS_LOCAL: &str = "source is local";
 
 /// Who writes this rule of this chain.
 pub fn owner(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Owner {
-    TABLE.iter().find(|(_, hallmark)| hallmark.fits(ruleset, id, rule)).map_or(Owner::Other, |(owner, _)| *owner)
+    let signed = SIGNATURES.iter().find(|(_, signature)| is_signed(*signature, ruleset, id, rule));
+    signed.map(|(owner, _)| *owner).or_else(|| Some(SHAPES[shape(ruleset, id, rule)?].0)).unwrap_or(Owner::Other)
 }
 
-/// What a writer is recognised by.
-enum Hallmark {
-    Table(Name),
-    Chain(Name),
-    /// A chain whose name means something only in this table.
-    ChainOf(&'static str, Name),
-    Comment(Name),
-    /// The name of an ipset that the rule asks.
-    Ipset(Name),
-    /// A rule without comment in `POSTROUTING` of table `nat`.
-    Shape(fn(&Shape) -> bool),
-}
+/// Whether a rule has a shape.
+type Fits = fn(&Shape) -> bool;
 
-/// What a name must be.
-enum Name {
-    Is(&'static str),
-    Starts(&'static str),
-    /// Begins and ends like this.
-    Around(&'static str, &'static str),
-    /// This, then so many hexadecimal digits, then nothing.
-    Hex(&'static str, usize),
-}
-
-use Hallmark::{Chain, ChainOf, Comment, Ipset, Shape as Shaped, Table};
-use Name::{Around, Hex, Is, Starts};
-
-/// The first hit wins.
+/// Shapes of rules without comment in `POSTROUTING` of table `nat`; the first hit wins.
 #[rustfmt::skip]
-const TABLE: &[(Owner, Hallmark)] = &[
-    (Owner::KubeProxy,    Table(Is("kube-proxy"))),
-    (Owner::Flannel,      Table(Is("flannel-ipv4"))),
-    (Owner::Flannel,      Table(Is("flannel-ipv6"))),
-    (Owner::Calico,       Table(Is("calico"))),
-    (Owner::AwsVpcCni,    Table(Is("aws-cni"))),
-    (Owner::Docker,       Table(Is("docker-bridges"))),
-    (Owner::Podman,       Table(Is("netavark"))),
-    (Owner::Firewalld,    Table(Is("firewalld"))),
-    (Owner::Libvirt,      Table(Is("libvirt_network"))),
-    (Owner::CniPortmap,   Table(Is("cni_hostport"))),
-    (Owner::CniBridge,    Table(Is("cni_plugins_masquerade"))),
-    (Owner::Kindnet,      Table(Is("kindnet-ipmasq"))),
-
-    (Owner::Kubelet,      Chain(Is("KUBE-KUBELET-CANARY"))),
-    (Owner::Kubelet,      Chain(Is("KUBE-IPTABLES-HINT"))),
-    (Owner::Kubelet,      Chain(Is("KUBE-MARK-DROP"))),
-    (Owner::Kubelet,      ChainOf("filter", Is("KUBE-FIREWALL"))), // in nat it was kube-proxy's (IPVS)
-    (Owner::KubeRouter,   Chain(Starts("KUBE-ROUTER-"))),
-    (Owner::KubeRouter,   Chain(Starts("KUBE-NWPLCY-"))),
-    (Owner::KubeRouter,   Chain(Starts("KUBE-POD-FW-"))),
-    (Owner::KubeProxy,    Chain(Starts("KUBE-"))),
-    (Owner::Flannel,      Chain(Starts("FLANNEL-"))),
-    (Owner::Calico,       Chain(Starts("cali-"))),
-    (Owner::Cilium,       Chain(Starts("CILIUM_"))),
-    (Owner::Cilium,       Chain(Starts("OLD_CILIUM_"))),
-    (Owner::AwsVpcCni,    Chain(Starts("AWS-SNAT-CHAIN-"))),
-    (Owner::AwsVpcCni,    Chain(Starts("AWS-CONNMARK-CHAIN-"))),
-    (Owner::AwsVpcCni,    Chain(Starts("CNI-E4-"))),
-    (Owner::AwsVpcCni,    Chain(Starts("CNI-E6-"))),
-    (Owner::IpMasqAgent,  Chain(Is("IP-MASQ-AGENT"))),
-    (Owner::IpMasqAgent,  Chain(Is("IP-MASQ"))),
-    (Owner::Kindnet,      Chain(Is("KIND-MASQ-AGENT"))),
-    (Owner::CniPortmap,   Chain(Starts("CNI-HOSTPORT-"))),
-    (Owner::CniPortmap,   Chain(Starts("CNI-DN-"))),
-    (Owner::CniPortmap,   Chain(Starts("CNI-SN-"))),
-    (Owner::CniBridge,    Chain(Hex("CNI-", 24))),
-    (Owner::Podman,       Chain(Starts("NETAVARK-"))),
-    (Owner::Other,        Chain(Is("DOCKER-USER"))), // made by Docker, filled by the administrator
-    (Owner::Docker,       Chain(Is("DOCKER"))),
-    (Owner::Docker,       Chain(Starts("DOCKER-"))),
-    (Owner::Docker,       Chain(Starts("DOCKER_"))),
-    (Owner::Antrea,       Chain(Starts("ANTREA-"))),
-    (Owner::Weave,        Chain(Is("WEAVE"))),
-    (Owner::Weave,        Chain(Starts("WEAVE-"))),
-    (Owner::OpenshiftSdn, Chain(Starts("OPENSHIFT-"))),
-    (Owner::Istio,        Chain(Starts("ISTIO_"))),
-    (Owner::Libvirt,      Chain(Starts("LIBVIRT_"))),
-    (Owner::Tailscale,    Chain(Is("ts-postrouting"))),
-    (Owner::Tailscale,    Chain(Is("ts-forward"))),
-    (Owner::Tailscale,    Chain(Is("ts-input"))),
-    (Owner::Firewalld,    Chain(Is("POSTROUTING_ZONES"))),
-    (Owner::Firewalld,    Chain(Around("POST_", "_allow"))),
-    (Owner::Firewalld,    Chain(Around("POST_", "_pre"))),
-    (Owner::Firewalld,    Chain(Around("POST_", "_post"))),
-
-    (Owner::KubeProxy,    Comment(Starts("kubernetes postrouting rules"))),
-    (Owner::KubeProxy,    Comment(Starts("kubernetes service "))),
-    (Owner::KubeProxy,    Comment(Starts("Kubernetes endpoints dst ip:port"))),
-    (Owner::Kubelet,      Comment(Starts("kubenet: "))),
-    (Owner::Flannel,      Comment(Is("flanneld masq"))),
-    (Owner::Calico,       Comment(Starts("cali:"))),
-    (Owner::Cilium,       Comment(Starts("cilium-feeder:"))),
-    (Owner::Cilium,       Comment(Starts("cilium masquerade "))),
-    (Owner::Cilium,       Comment(Starts("cilium host->cluster "))),
-    (Owner::AwsVpcCni,    Comment(Is("AWS SNAT CHAIN"))),
-    (Owner::AwsVpcCni,    Comment(Starts("AWS, "))),
-    (Owner::AwsVpcCni,    Comment(Starts("name: \"aws-cni\" id: \""))),
-    (Owner::IpMasqAgent,  Comment(Starts("ip-masq-agent:"))),
-    (Owner::Kindnet,      Comment(Starts("kind-masq-agent:"))),
-    (Owner::CniPortmap,   Comment(Starts("CNI portfwd "))),
-    (Owner::CniBridge,    Comment(Around("name: \"", "\""))),
-    (Owner::Podman,       Comment(Starts("netavark portfw "))),
-    (Owner::Antrea,       Comment(Starts("Antrea: "))),
-    (Owner::Weave,        Comment(Is("Prevent SNAT to locally running containers"))),
-    (Owner::OpenshiftSdn, Comment(Is("rules for masquerading OpenShift traffic"))),
-
-    (Owner::KubeRouter,   Ipset(Starts("kube-router-"))),
-    (Owner::KubeRouter,   Ipset(Starts("inet6:kube-router-"))),
-    (Owner::KubeRouter,   Shaped(kube_router_services)),
-    (Owner::KubeRouter,   Shaped(kube_router_pods)),
-    (Owner::Docker,       Shaped(docker_bridge)),
-    (Owner::Docker,       Shaped(docker_hairpin)),
-    (Owner::Docker,       Shaped(docker_local)),
-    (Owner::Flannel,      Shaped(flannel_out)),
-    (Owner::Flannel,      Shaped(flannel_in)),
-    (Owner::Libvirt,      Shaped(libvirt_ports)),
-    (Owner::Libvirt,      Shaped(libvirt_rest)),
+const SHAPES: &[(Owner, Fits)] = &[
+    (Owner::KubeRouter,   kube_router_services),
+    (Owner::KubeRouter,   kube_router_pods),
+    (Owner::Docker,       docker_bridge),
+    (Owner::Docker,       docker_hairpin),
+    (Owner::Docker,       docker_local),
+    (Owner::Flannel,      flannel_out),
+    (Owner::Flannel,      flannel_in),
+    (Owner::Libvirt,      libvirt_ports),
+    (Owner::Libvirt,      libvirt_rest),
 ];
 
-impl Hallmark {
-    fn fits(&self, ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> bool {
-        match self {
-            Self::Table(name) => name.fits(&id.table),
-            Self::Chain(name) => name.fits(&id.chain),
-            Self::ChainOf(table, name) => id.table == *table && name.fits(&id.chain),
-            Self::Comment(name) => name.fits(&rule.comment),
-            Self::Ipset(name) => ipsets(rule)
-                .any(|(index, ..)| ruleset.sets.get(&SetId::Ipset(index)).is_some_and(|set| name.fits(&set.name))),
-            Self::Shape(fits) => {
-                let unnamed = rule.comment.is_empty() && id.table == "nat" && id.chain == "POSTROUTING";
-                unnamed && Shape::of(rule, rules_beside(ruleset, id)).is_some_and(|shape| fits(&shape))
-            }
-        }
+fn is_signed(signature: Signature, ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> bool {
+    match signature {
+        Signature::Table(name) => name.fits(&id.table),
+        Signature::Chain(name) => name.fits(&id.chain),
+        Signature::ChainOf(table, name) => id.table == *table && name.fits(&id.chain),
+        Signature::Comment(name) => name.fits(&rule.comment),
+        Signature::Ipset(name) => ipsets(rule)
+            .any(|(index, ..)| ruleset.sets.get(&SetId::Ipset(index)).is_some_and(|set| name.fits(&set.name))),
     }
 }
 
-impl Name {
-    fn fits(&self, name: &str) -> bool {
-        match self {
-            Self::Is(whole) => name == *whole,
-            Self::Starts(start) => name.starts_with(start),
-            Self::Around(start, end) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
-            Self::Hex(start, digits) => name.strip_prefix(start).is_some_and(|rest| {
-                rest.len() == *digits && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-            }),
-        }
+/// Which of [`SHAPES`] it is.
+fn shape(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<usize> {
+    if !rule.comment.is_empty() || id.table != *"nat" || id.chain != *"POSTROUTING" {
+        return None;
     }
+    let shape = Shape::of(rule, rules_beside(ruleset, id))?;
+    SHAPES.iter().position(|(_, fits)| fits(&shape))
 }
 
 /// What a rule looks like that translates a source.
@@ -326,7 +217,7 @@ fn docker_bridge(shape: &Shape) -> bool {
 }
 
 fn is_docker_bridge(name: &str) -> bool {
-    matches!(name, "docker0" | "docker_gwbridge") || Hex("br-", 12).fits(name)
+    matches!(name, "docker0" | "docker_gwbridge") || Pattern::Hex("br-", 12).fits(name)
 }
 
 /// `-s ADDRESS -d ADDRESS -p tcp --dport PORT -j MASQUERADE`: a container that reaches itself by a published port.

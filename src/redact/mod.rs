@@ -6,6 +6,7 @@
 //! In rules it is the other way round, since anything may matter to what they do: addresses, comments and names of sets
 //! are replaced, and a chain in which something cannot be told apart from an address is removed.
 
+mod labels;
 mod netfilter;
 mod rules;
 mod xtables;
@@ -188,7 +189,7 @@ struct Redactor {
     /// Those that are in use.
     taken: BTreeSet<Vec<u8>>,
     /// What keys of sets are made of: by family, table and set.
-    layouts: BTreeMap<rules::SetKey, Vec<rules::Label>>,
+    layouts: BTreeMap<rules::SetKey, Vec<labels::Label>>,
 }
 
 /// Calls `change` with the type and the payload of each message. Of errors and ends only the number stays: they may

@@ -14,42 +14,14 @@ use crate::netfilter::netlink::Writer;
 use crate::netfilter::nfnetlink::NFGENMSG;
 use crate::netfilter::nftables::Message;
 use crate::snapshot::Failure;
+use crate::snapshot::netfilter::signatures;
 
 const NFNL_SUBSYS_IPSET: u16 = 6;
-
-/// Beginnings of comments that tell who writes a rule. `decode` knows the same ones.
-const COMMENTS: &[&str] = &[
-    "kubernetes postrouting rules",
-    "kubernetes service ",
-    "kubernetes service traffic requiring SNAT",
-    "Kubernetes endpoints dst ip:port",
-    "kubenet: ",
-    "flanneld masq",
-    "cali:",
-    "cilium-feeder:",
-    "cilium masquerade ",
-    "cilium host->cluster ",
-    "AWS SNAT CHAIN",
-    "AWS, ",
-    "name: \"aws-cni\" id: \"",
-    "name: \"",
-    "ip-masq-agent:",
-    "kind-masq-agent:",
-    "CNI portfwd ",
-    "netavark portfw ",
-    "Antrea: ",
-    "Prevent SNAT to locally running containers",
-    "rules for masquerading OpenShift traffic",
-];
-
-/// Beginnings of names of sets that do.
-const SETS: &[&str] = &["kube-router-", "inet6:kube-router-"];
 
 /// Replaces a text up to its zero: the length stays, and so does what tells who wrote it.
 pub(super) fn text(value: &mut [u8]) {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    let known = COMMENTS.iter().filter(|known| value[..end].starts_with(known.as_bytes()));
-    let start = known.map(|known| known.len()).max().unwrap_or(0);
+    let start = signatures::telling_comment(&value[..end]);
     value[start..end].iter_mut().filter(|byte| **byte != b'"').for_each(|byte| *byte = b'x');
     value[end..].fill(0);
 }
@@ -83,7 +55,7 @@ impl Redactor {
     pub(super) fn set_name(&mut self, value: &mut [u8]) {
         let name = up_to_zero(value);
         let anonymous = [b"__set".as_slice(), b"__map"].iter().any(|start| name.starts_with(start));
-        let kept = SETS.iter().find(|known| name.starts_with(known.as_bytes())).map_or(0, |known| known.len());
+        let kept = signatures::telling_ipset(name);
         if !anonymous {
             let end = name.len();
             self.letters(value, kept..end);

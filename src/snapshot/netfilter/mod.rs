@@ -3,6 +3,7 @@
 //! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
 
 mod rule;
+pub mod signatures;
 mod source_nat;
 
 use std::collections::{BTreeMap, BTreeSet};
