@@ -129,7 +129,7 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
             Step::Match(Match::Tests { .. }) => others.push("not all"),
             Step::Match(Match::Set { .. }) => others.push("set"),
             Step::Match(Match::Occasional(name) | Match::Opaque(name)) => others.push(name),
-            Step::Opaque(name) => others.push(name),
+            Step::Opaque { what: name, .. } => others.push(name),
             _ => {}
         }
     }

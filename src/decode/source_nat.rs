@@ -48,8 +48,10 @@ fn rules(ruleset: &Ruleset, is_legacy: bool) -> Reading<Vec<SourceNatRule>> {
 
 /// An expression or target that may translate the source address for all we know.
 fn not_understood(step: &Step) -> Option<&str> {
-    let Step::Opaque(what) = step else { return None };
-    ["expression ", "target "].iter().any(|start| what.starts_with(start)).then_some(what)
+    match step {
+        Step::Opaque { what, may_translate: true } => Some(what),
+        _ => None,
+    }
 }
 
 fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, id: &ChainId, rule: &Rule) -> Option<SourceNatRule> {

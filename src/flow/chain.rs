@@ -129,7 +129,7 @@ impl Walk<'_> {
                 }
                 Step::Template => current.iter_mut().for_each(|packet| packet.template = true),
                 Step::Harmless(_) | Step::UpdateSet { .. } => {}
-                Step::Opaque(what) => {
+                Step::Opaque { what, .. } => {
                     let mut open = Vec::new();
                     let hit = Hit::Rule(at.clone(), number);
                     for (end, packet) in self.anything(&hit, what, std::mem::take(&mut current)) {

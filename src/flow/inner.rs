@@ -286,7 +286,7 @@ impl Journey<'_, '_> {
                 return Certainty::Happens;
             }
             let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
-            if steps.any(|step| matches!(step, Step::Opaque(_))) {
+            if steps.any(|step| matches!(step, Step::Opaque { .. })) {
                 let chain = self.world().describe_chain(set, id);
                 unclear.get_or_insert_with(|| format!("a rule of {chain} is not understood"));
             }

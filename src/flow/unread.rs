@@ -94,10 +94,10 @@ impl<'a> World<'a> {
                 return Certainty::Happens;
             }
             for rule in chain.known_rules() {
-                if rule.steps.iter().any(|step| step.needs_conntrack() && !matches!(step, Step::Opaque(_))) {
+                if rule.steps.iter().any(|step| step.needs_conntrack() && !matches!(step, Step::Opaque { .. })) {
                     return Certainty::Happens;
                 }
-                if rule.steps.iter().any(|step| matches!(step, Step::Opaque(_))) {
+                if rule.steps.iter().any(|step| matches!(step, Step::Opaque { .. })) {
                     unclear.get_or_insert_with(|| self.not_understood(set, id, rule));
                 }
             }
@@ -131,7 +131,7 @@ impl<'a> World<'a> {
                         let at = RuleAt { set, chain: id.clone(), position: rule.position };
                         return Found { certainty: Certainty::Happens, place: self.describe(&at) };
                     }
-                    if rule.steps.iter().any(|step| matches!(step, Step::Opaque(_))) {
+                    if rule.steps.iter().any(|step| matches!(step, Step::Opaque { .. })) {
                         why.get_or_insert_with(|| self.not_understood(set, id, rule));
                     }
                 }
@@ -176,7 +176,7 @@ impl<'a> World<'a> {
 
     /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
     pub fn marks_elsewhere(&self) -> Option<String> {
-        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque(_));
+        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque { .. });
         let mut apart = Vec::new();
         for set in 0..self.rules.len() {
             for hook in Hook::ALL {

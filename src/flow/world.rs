@@ -249,7 +249,7 @@ fn is_effect(step: &Step) -> bool {
         | Step::Notrack
         | Step::Template
         | Step::Nat(_)
-        | Step::Opaque(_) => true,
+        | Step::Opaque { .. } => true,
     }
 }
 

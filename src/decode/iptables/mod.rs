@@ -310,7 +310,9 @@ fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), Fa
         for (position, entry) in (1..).zip(table.rules(chain)).take_while(|_| chain.other_targets) {
             let steps = entry::target(table, &entry?);
             let steps = steps.map_err(|error| within_rule(error, table, number, position))?;
-            if steps.iter().any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque(_)))
+            if steps
+                .iter()
+                .any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque { .. }))
             {
                 marks::note(&mut setters.found, u32::MAX, &id(table, number, name), position, &steps);
             }

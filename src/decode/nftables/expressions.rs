@@ -156,7 +156,8 @@ impl<'a> Reader<'a> {
             Expr::Synproxy(_) => self.synproxy(),
             Expr::Objref(objref) => self.objref(objref),
             Expr::Unsupported { name, .. } => {
-                self.steps.push(Step::Opaque(format!("expression {}", String::from_utf8_lossy(name))));
+                let what = format!("expression {}", String::from_utf8_lossy(name));
+                self.steps.push(Step::Opaque { what, may_translate: true });
             }
         }
         Ok(())
@@ -188,7 +189,10 @@ impl<'a> Reader<'a> {
             (NFT_PAYLOAD_TRANSPORT_HEADER, _) => from >= 8,
             _ => true,
         };
-        self.steps.push(if harmless { Step::Harmless(written) } else { Step::Opaque(written) });
+        self.steps.push(match harmless {
+            true => Step::Harmless(written),
+            false => Step::Opaque { what: written, may_translate: false },
+        });
     }
 
     fn meta(&mut self, meta: &Meta<'_>) {

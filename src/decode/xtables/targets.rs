@@ -81,7 +81,10 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
 }
 
 fn opaque(extension: &Extension) -> Vec<Step> {
-    vec![Step::Opaque(format!("target {} revision {}", extension.name, extension.revision))]
+    vec![Step::Opaque {
+        what: format!("target {} revision {}", extension.name, extension.revision),
+        may_translate: true,
+    }]
 }
 
 fn nat(action: NatAction, range: NfNatRange2<'_>, ipv6: bool) -> Step {
@@ -114,7 +117,10 @@ fn connmark(extension: &Extension, info: &XtConnmarkTginfo2<'_>) -> Vec<Step> {
             test(has_connection(), false),
             Step::SetMark(shifted(MarkWrite::Exact { keep: !nfmask, take: ctmask, xor: 0 })),
         ],
-        _ => vec![Step::Opaque(format!("target CONNMARK revision {} mode {mode}", extension.revision))],
+        _ => vec![Step::Opaque {
+            what: format!("target CONNMARK revision {} mode {mode}", extension.revision),
+            may_translate: true,
+        }],
     }
 }
 

@@ -506,13 +506,16 @@ fn what_is_not_decoded_is_said() {
     }
     let dnpt = "ip6tables -t mangle -A PREROUTING -s 2001:db8:1::/64 -j DNPT --src-pfx 2001:db8:1::/64 \
                 --dst-pfx 2001:db8:2::/64";
-    assert_eq!(steps(dnpt), [Step::Opaque("target DNPT revision 0".into())]);
+    assert_eq!(steps(dnpt), [Step::Opaque { what: "target DNPT revision 0".into(), may_translate: true }]);
     for family in [Family::Ipv4, Family::Ipv6, Family::Inet] {
         for name in ["mark", "MARK", "never-heard-of"] {
             let unknown = Extension { name, revision: 9, family, data: &[] };
             let text = format!("{name} revision 9");
             assert_eq!(decode_match(&unknown).unwrap(), [Step::Match(Match::Opaque(format!("match {text}")))]);
-            assert_eq!(decode_target(&unknown).unwrap(), [Step::Opaque(format!("target {text}"))]);
+            assert_eq!(
+                decode_target(&unknown).unwrap(),
+                [Step::Opaque { what: format!("target {text}"), may_translate: true }]
+            );
         }
     }
 }

@@ -245,7 +245,7 @@ fn read_action(text: &str) -> Step {
         "dnat" => nat(NatAction::Dnat),
         "redirect" => nat(NatAction::Redirect),
         "log" => Step::Harmless("log".into()),
-        "odd" => Step::Opaque("target ODD".into()),
+        "odd" => Step::Opaque { what: "target ODD".into(), may_translate: true },
         other => panic!("action {other:?} is unknown"),
     }
 }

@@ -98,7 +98,12 @@ pub enum Step {
     /// Understood, and without influence on marks, NAT and the way through the rules (log, TCP options, …).
     Harmless(String),
     /// Not understood: it may do anything.
-    Opaque(String),
+    Opaque {
+        /// What it is.
+        what: String,
+        /// It may translate addresses too.
+        may_translate: bool,
+    },
 }
 
 impl Step {
@@ -113,7 +118,7 @@ impl Step {
             _ => false,
         };
         match self {
-            Self::Nat(_) | Self::SetConnectionMark(_) | Self::Opaque(_) => true,
+            Self::Nat(_) | Self::SetConnectionMark(_) | Self::Opaque { .. } => true,
             Self::SetMark(MarkWrite::Exact { take, .. }) => *take != 0,
             Self::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| tracked(&test.field)),
             Self::Template => true,
