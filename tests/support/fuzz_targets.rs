@@ -11,8 +11,11 @@ use std::fmt::Debug;
 
 use natwatch::netfilter::Result;
 use natwatch::netfilter::netlink::{self, Emit, List, NLA_F_NESTED, Text, Value, Writer};
+use natwatch::netfilter::nftables::expr::Expr;
 use natwatch::netfilter::nftables::register::Machine;
+use natwatch::netfilter::nftables::uapi::{NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_IPV6};
 use natwatch::netfilter::nftables::{Body, Data, Expression, Message, Rule, Set, SetElement, SetElements};
+use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure as _};
 
 /// A parser and what is held of it.
 #[derive(Clone, Copy)]
@@ -36,6 +39,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nftables_element", header: 0, run: block::<SetElement<'_>>, seeds: nftables_elements },
     Target { name: "nftables_data", header: 0, run: block::<Data<'_>>, seeds: nftables_data },
     Target { name: "nftables_rule", header: 0, run: nftables_rule, seeds: nftables_rules },
+    Target { name: "xtables_extension", header: 3, run: xtables_extension, seeds: xtables_extensions },
+    Target { name: "xtables_rule", header: 1, run: xtables_rule, seeds: xtables_rules },
+    Target { name: "xtables_table", header: 1, run: xtables_table, seeds: xtables_tables },
 ];
 
 /// Runs the target of this name.
@@ -186,6 +192,42 @@ fn run_elements(elements: &SetElements<'_>) {
     }
 }
 
+/// Families in which extensions of x_tables may stand.
+const FAMILIES: [u8; 3] = [NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_BRIDGE];
+
+/// Match or target with the family, which of those that are known, revision, structure.
+fn xtables_extension(input: &[u8]) {
+    let [kind, which, revision, info @ ..] = input else { return };
+    let (family, revision) = (FAMILIES[usize::from(kind >> 1) % FAMILIES.len()], u32::from(*revision));
+    let name = |names: &[&'static str]| names[usize::from(*which) % names.len()].as_bytes();
+    let emitted = match kind & 1 {
+        0 => xtables::Match::parse(name(xtables::Match::NAMES), revision, family, info).map(|found| found.emit()),
+        _ => xtables::Target::parse(name(xtables::Target::NAMES), revision, family, info).map(|found| found.emit()),
+    };
+    assert!(emitted.is_err() || emitted.as_deref() == Ok(info), "{input:02x?} is written as {emitted:02x?}");
+}
+
+/// Whether it is of IPv6, the entry and what follows it.
+fn xtables_rule(input: &[u8]) {
+    let [ipv6, entry @ ..] = input else { return };
+    let Ok(rule) = xtables::Rule::parse(ipv6 & 1 == 1, entry) else { return };
+    let written = rule.emit();
+    assert_eq!(written, entry[..written.len()], "{rule:#?}");
+}
+
+/// Whether it is of IPv6, description and entries of a table `nat`.
+fn xtables_table(input: &[u8]) {
+    let [ipv6, answer @ ..] = input else { return };
+    let Ok(table) = xtables::Table::new(answer, ipv6 & 1 == 1, "nat") else { return };
+    for chain in &table.chains {
+        let _ = (table.drops(chain), table.name(chain), table.jumps(chain).count());
+        for rule in table.rules(chain).map_while(|rule| rule.ok()) {
+            let _ = (rule.ip(), rule.counters(), rule.target(), rule.verdict());
+            let _ = rule.matches().take_while(|found| found.is_ok()).count();
+        }
+    }
+}
+
 /// A whole answer, unless it is longer than a mutator likes.
 fn answers(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     let answer = bytes.len() < 16 << 10 && (name.contains("netlink/") || is_nftables(name));
@@ -272,5 +314,66 @@ fn nftables_data(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
             seeds.extend(elements.elements().iter().flat_map(data).flatten());
         }
     });
+    seeds
+}
+
+/// Whether an answer is a legacy table of IPv6; `None`: it is none.
+fn legacy_family(name: &str) -> Option<bool> {
+    let file = name.rsplit('/').next().unwrap_or_default();
+    let table = name.contains("xtables") && !file.ends_with("-info");
+    [("ipv4-", false), ("ipv6-", true)].into_iter().find(|(part, _)| table && file.contains(part)).map(|(_, ipv6)| ipv6)
+}
+
+/// The rules of a legacy table.
+fn legacy_rules(ipv6: bool, bytes: &[u8]) -> Vec<xtables::Rule<'_>> {
+    let mut rules = Vec::new();
+    let mut rest = bytes.get(IptGetinfo::SIZE + IptGetEntries::SIZE..).unwrap_or_default();
+    while let Ok(rule) = xtables::Rule::parse(ipv6, rest) {
+        rest = &rest[rule.emit().len()..];
+        rules.push(rule);
+    }
+    rules
+}
+
+fn xtables_tables(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let small = legacy_family(name).filter(|_| bytes.len() < 16 << 10);
+    small.map(|ipv6| [&[u8::from(ipv6)], bytes].concat()).into_iter().collect()
+}
+
+fn xtables_rules(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let rules =
+        |ipv6| legacy_rules(ipv6, bytes).iter().map(|rule| [vec![u8::from(ipv6)], rule.emit()].concat()).collect();
+    legacy_family(name).map(rules).unwrap_or_default()
+}
+
+fn xtables_extensions(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let seed = |target: bool, family: u8, name: &[u8], revision: u32, info: &[u8]| {
+        let names = if target { xtables::Target::NAMES } else { xtables::Match::NAMES };
+        let which = names.iter().position(|known| known.as_bytes() == name)?;
+        let family = FAMILIES.iter().position(|known| *known == family)?;
+        let head = [(family << 1 | usize::from(target)) as u8, u8::try_from(which).ok()?, u8::try_from(revision).ok()?];
+        Some([&head[..], info].concat())
+    };
+    let mut seeds = Vec::new();
+    each_message(name, bytes, |_, _, message| {
+        let Body::Rule(rule) = &message.body else { return };
+        seeds.extend(rule.expressions().iter().filter_map(|expression| {
+            let (target, name, revision, info) = match &expression.expr {
+                Expr::Match(found) => (false, &found.name, found.rev, &found.info),
+                Expr::Target(found) => (true, &found.name, found.rev, &found.info),
+                _ => return None,
+            };
+            seed(target, message.header.family, name.as_bytes(), revision, info.as_deref().unwrap_or_default())
+        }));
+    });
+    if let Some(ipv6) = legacy_family(name) {
+        let family = if ipv6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
+        for rule in legacy_rules(ipv6, bytes) {
+            let extensions = rule.matches.iter().map(|found| (false, found)).chain([(true, &rule.target)]);
+            seeds.extend(extensions.filter_map(|(target, found)| {
+                seed(target, family, found.name(), found.header.revision.into(), &found.data)
+            }));
+        }
+    }
     seeds
 }

@@ -92,20 +92,6 @@ impl Emit for Text<'_> {
 /// `NFTA_LIST_ELEM`, and what other lists call the type of their elements.
 const NFTA_LIST_ELEM: u16 = 1;
 
-impl<'a, T: Value<'a>> Value<'a> for Box<T> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        T::parse(bytes).map(Self::new)
-    }
-}
-
-impl<T: Emit> Emit for Box<T> {
-    const NESTED: bool = T::NESTED;
-
-    fn emit(&self, out: &mut Writer) {
-        T::emit(self, out);
-    }
-}
-
 /// Attributes that are read later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nest<'a>(pub Cow<'a, [u8]>);

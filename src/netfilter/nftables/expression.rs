@@ -3,7 +3,7 @@
 //! `net/netfilter/nf_tables_api.c`: `nf_tables_fill_expr_info`, `nft_expr_dump`.
 
 use super::expr::Expr;
-use crate::netfilter::netlink::{Emit, Layout, Nest, Text, Value, Writer};
+use crate::netfilter::netlink::{Emit, Layout, List, Nest, Text, Value, Writer};
 use crate::netfilter::{Result, Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -67,5 +67,33 @@ impl Visit for Expression<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         self.expr.visit(visitor);
         self.layout.visit(visitor);
+    }
+}
+
+/// Visits a statement of a set's elements, or a list of them. Only such are written again as the kernel allows there; what
+/// else stands there is hidden.
+pub fn visit_statements<V: Visitor>(statements: &mut Nest<'_>, list: bool, visitor: &mut V) {
+    let bytes = statements.0.to_vec();
+    let parsed = match list {
+        true => List::<Expression<'_>>::parse(&bytes),
+        false => Expression::parse(&bytes).map(|statement| vec![statement].into()),
+    };
+    let is_statement = |statement: &Expression<'_>| {
+        matches!(
+            statement.expr,
+            Expr::Connlimit(_) | Expr::Counter(_) | Expr::Last(_) | Expr::Limit(_) | Expr::Quota(_)
+        )
+    };
+    match parsed {
+        Ok(mut parsed) if parsed.elements.iter().all(is_statement) => {
+            parsed.visit(visitor);
+            let mut out = Writer::kernel();
+            match parsed.elements.as_slice() {
+                [statement] if !list => statement.emit(&mut out),
+                _ => parsed.emit(&mut out),
+            }
+            statements.0 = out.finish().into();
+        }
+        _ => visitor.hidden(statements),
     }
 }

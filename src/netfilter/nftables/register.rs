@@ -301,8 +301,8 @@ impl Machine {
     /// Writes to a register; the kernel fills the last word up with zeros.
     fn store(&mut self, register: u32, cells: impl IntoIterator<Item = Cell>) {
         let mut at = offset(register).unwrap_or(SIZE);
-        for cell in cells {
-            self.cells.iter_mut().skip(at).take(1).for_each(|place| *place = cell);
+        for (place, cell) in self.cells.iter_mut().skip(at).zip(cells) {
+            *place = cell;
             at += 1;
         }
         let end = at.next_multiple_of(4).min(SIZE);
@@ -317,7 +317,7 @@ impl Machine {
     fn load(&mut self, at: usize, register: Option<u32>, source: Source, width: usize) {
         let Some(register) = register else { return };
         let load = Some(self.note(at, source));
-        self.store(register, (0..width).map(|byte| Cell { load, byte, and: 0xff, ..Cell::default() }));
+        self.store(register, (0..width.min(SIZE)).map(|byte| Cell { load, byte, and: 0xff, ..Cell::default() }));
     }
 
     fn load_constant(&mut self, at: usize, register: u32, value: &[u8]) {

@@ -2,8 +2,8 @@
 //!
 //! `net/netfilter/nft_dynset.c`: `nft_dynset_dump`. The rule ends where the set is full (`NFT_BREAK`).
 
-use crate::netfilter::netlink::{List, Text};
-use crate::netfilter::nftables::Expression;
+use crate::netfilter::netlink::{Nest, Text};
+use crate::netfilter::nftables::visit_statements;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -22,9 +22,9 @@ crate::netfilter::attributes! {
         /// Milliseconds
         NFTA_DYNSET_TIMEOUT = 6 => timeout: Option<u64>,
         /// A statement of the element
-        NFTA_DYNSET_EXPR = 7 => expr: Option<Box<Expression<'a>>>,
+        NFTA_DYNSET_EXPR = 7 => expr: Option<Nest<'a>>,
         /// Several of them
-        NFTA_DYNSET_EXPRESSIONS = 10 => expressions: Option<List<'a, Expression<'a>>>,
+        NFTA_DYNSET_EXPRESSIONS = 10 => expressions: Option<Nest<'a>>,
         /// `NFT_DYNSET_F_*`
         NFTA_DYNSET_FLAGS = 9 => flags: Option<u32>,
     }
@@ -45,8 +45,8 @@ impl Visit for Dynset<'_> {
             layout,
         } = self;
         visitor.looked_up(*sreg_key, set_name);
-        expr.iter_mut().for_each(|statement| statement.visit(visitor));
-        expressions.iter_mut().for_each(|statements| statements.visit(visitor));
+        expr.iter_mut().for_each(|statement| visit_statements(statement, false, visitor));
+        expressions.iter_mut().for_each(|statements| visit_statements(statements, true, visitor));
         layout.visit(visitor);
     }
 }
