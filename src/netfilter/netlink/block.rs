@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::attributes::{Attribute, NLA_F_NESTED};
+use super::attributes::{Attribute, NLA_F_NESTED, NLA_F_NET_BYTEORDER};
 use super::value::{Emit, Value};
 use crate::netfilter::{Error, Result};
 
@@ -64,8 +64,8 @@ pub struct Layout<'a> {
     pub unknown: Vec<(usize, u16, Cow<'a, [u8]>)>,
     /// The order of the fields, where it is another than today's kernel has.
     order: Vec<u16>,
-    /// `NLA_F_NESTED`, if it was there.
-    nested: u16,
+    /// `NLA_F_*` that fields had.
+    flags: u16,
 }
 
 impl<'a> Layout<'a> {
@@ -76,9 +76,7 @@ impl<'a> Layout<'a> {
 
     /// Notes how an attribute that is known is flagged.
     pub fn known<T: Emit>(&mut self, attribute: &Attribute<'_>) {
-        if T::NESTED {
-            self.nested |= attribute.flags & NLA_F_NESTED;
-        }
+        self.flags |= attribute.flags & T::FLAGS;
     }
 
     /// With the fields in this order.
@@ -108,18 +106,23 @@ impl<'a> Layout<'a> {
 #[derive(Debug)]
 pub struct Writer {
     out: Vec<u8>,
-    nested: u16,
+    flags: u16,
 }
 
 impl Writer {
     /// Writes as the kernel does.
     pub fn kernel() -> Self {
-        Self { out: Vec::new(), nested: 0 }
+        Self { out: Vec::new(), flags: 0 }
     }
 
     /// Writes as user space does: attributes with others in them are flagged.
     pub fn user() -> Self {
-        Self { out: Vec::new(), nested: NLA_F_NESTED }
+        Self { out: Vec::new(), flags: NLA_F_NESTED }
+    }
+
+    /// Writes as user space does to ipset: numbers are flagged too.
+    pub fn ipset() -> Self {
+        Self { out: Vec::new(), flags: NLA_F_NESTED | NLA_F_NET_BYTEORDER }
     }
 
     /// What was written.
@@ -163,8 +166,8 @@ impl Block<'_, '_> {
     /// An attribute that is known, and before it those that stand there and are not.
     pub fn put<T: Emit>(&mut self, kind: u16, value: &T) {
         self.unknown_before(self.place);
-        let nested = if T::NESTED { self.layout.nested | self.out.nested } else { 0 };
-        self.out.attribute(kind | nested, |out| value.emit(out));
+        let flags = (self.layout.flags | self.out.flags) & T::FLAGS;
+        self.out.attribute(kind | flags, |out| value.emit(out));
         self.place += 1;
     }
 

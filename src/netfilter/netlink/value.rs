@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::attributes::{NLA_F_NESTED, NLA_F_NET_BYTEORDER};
 use super::block::{Layout, Writer};
 use crate::netfilter::{Error, Result};
 
@@ -9,6 +10,9 @@ use crate::netfilter::{Error, Result};
 pub trait Emit {
     /// Attributes stand in it. User space flags such an attribute (`NLA_F_NESTED`), the kernel that of few messages.
     const NESTED: bool = false;
+
+    /// Flags that its attribute may have: nf_tables flags no numbers (`NLA_F_NET_BYTEORDER`), ipset most of them.
+    const FLAGS: u16 = if Self::NESTED { NLA_F_NESTED } else { 0 };
 
     /// Writes the body.
     fn emit(&self, out: &mut Writer);
@@ -34,13 +38,15 @@ macro_rules! number {
         }
 
         impl Emit for $number {
+            const FLAGS: u16 = if size_of::<Self>() > 1 { NLA_F_NET_BYTEORDER } else { 0 };
+
             fn emit(&self, out: &mut Writer) {
                 out.bytes(&self.to_be_bytes());
             }
         }
     )*};
 }
-number!(u8 u16 u32 u64);
+number!(u8 u16 u32 u64 u128);
 
 impl<'a> Value<'a> for Cow<'a, [u8]> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
