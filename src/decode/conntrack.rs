@@ -5,40 +5,38 @@
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::identity::cpu_list;
 use crate::decode::{Node, Sources, modules};
-use crate::netfilter::array;
-use crate::netfilter::netlink::{Attributes, Message};
+use crate::netfilter::conntrack::{CpuStats, IPCTNL_MSG_CT_GET_STATS_CPU};
+use crate::netfilter::netlink::Message;
+use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::snapshot::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Failure, Reading, Source};
 
 use ConntrackCounter as C;
 
-/// Each counter's column names in the proc file and its `CTA_STATS_*` attribute.
+type InCtnetlink = fn(&CpuStats<'_>) -> Option<u32>;
+
+/// Each counter's column names in the proc file, and where ctnetlink has it.
 ///
 /// Columns were renamed when their meaning changed: `searched` became `clashres` in 5.10 and
 /// `delete_list` became `chainlength` in 5.15, so only the new names are counters.
-const COUNTERS: &[(C, &str, Option<u16>)] = &[
-    (C::Found, "found", Some(2)),
-    (C::Invalid, "invalid", Some(4)),
-    (C::Insert, "insert", Some(8)),
-    (C::InsertFailed, "insert_failed", Some(9)),
-    (C::Drop, "drop", Some(10)),
-    (C::EarlyDrop, "early_drop", Some(11)),
-    (C::Error, "icmp_error", Some(12)),
-    (C::SearchRestart, "search_restart", Some(13)),
-    (C::ClashResolve, "clashres", Some(14)),
-    (C::ChainTooLong, "chainlength", Some(15)),
-    (C::ExpectNew, "expect_new", None),
-    (C::ExpectCreate, "expect_create", None),
-    (C::ExpectDelete, "expect_delete", None),
+const COUNTERS: &[(C, &str, InCtnetlink)] = &[
+    (C::Found, "found", |stats| stats.found),
+    (C::Invalid, "invalid", |stats| stats.invalid),
+    (C::Insert, "insert", |stats| stats.insert),
+    (C::InsertFailed, "insert_failed", |stats| stats.insert_failed),
+    (C::Drop, "drop", |stats| stats.drop),
+    (C::EarlyDrop, "early_drop", |stats| stats.early_drop),
+    (C::Error, "icmp_error", |stats| stats.error),
+    (C::SearchRestart, "search_restart", |stats| stats.search_restart),
+    (C::ClashResolve, "clashres", |stats| stats.clash_resolve),
+    (C::ChainTooLong, "chainlength", |stats| stats.chain_toolong),
+    (C::ExpectNew, "expect_new", |_| None),
+    (C::ExpectCreate, "expect_create", |_| None),
+    (C::ExpectDelete, "expect_delete", |_| None),
 ];
 
 /// Columns that are no counters: the table's size (repeated on each line), and members of the structure that
 /// kernels since 4.13 print as a constant 0.
 const NO_COUNTERS: &[&str] = &["entries", "searched", "new", "ignore", "delete", "delete_list"];
-
-/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU`
-const GET_STATS_CPU: u16 = 1 << 8 | 4;
-/// Length of `struct nfgenmsg`.
-const NFGENMSG: usize = 4;
 
 fn proc_file() -> Request {
     Request::file(Source::ProcConntrack, Root::Procfs, "thread-self/net/stat/nf_conntrack")
@@ -60,7 +58,8 @@ fn sysctl(name: &str) -> Request {
 
 fn stats_cpu() -> Request {
     let body = vec![0; NFGENMSG];
-    Request::netlink(Source::Ctnetlink, "netfilter/ct-stats-cpu", NetlinkFamily::Netfilter, GET_STATS_CPU, true, body)
+    let (name, kind) = ("netfilter/ct-stats-cpu", IPCTNL_MSG_CT_GET_STATS_CPU);
+    Request::netlink(Source::Ctnetlink, name, NetlinkFamily::Netfilter, kind, true, body)
 }
 
 /// Sizes first, then the counters: from the proc file, which needs no privilege and has everything, and from ctnetlink on
@@ -172,18 +171,11 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
     Ok(ConntrackCpu { cpu: None, counters })
 }
 
-/// One message per possible CPU: its number in `nfgenmsg.res_id`, its counters as big-endian attributes.
+/// One message per possible CPU.
 fn decode_cpu(message: &Message<'_>) -> Result<ConntrackCpu, Failure> {
-    let cpu = u16::from_be_bytes(array(message.body, 2, "nfgenmsg")?);
-    let attributes = Attributes::after(message.body, NFGENMSG, "CTA_STATS")?;
-    let mut counters = CounterRow::new();
-    for (counter, _, attribute) in COUNTERS {
-        let Some(attribute) = attribute else { continue };
-        if let Some(value) = attributes.be32(*attribute)? {
-            counters.insert(*counter, value.into());
-        }
-    }
-    Ok(ConntrackCpu { cpu: Some(cpu), counters })
+    let (header, stats) = Nfgenmsg::parse(message.body)?;
+    let counters = COUNTERS.iter().filter_map(|(counter, _, ctnetlink)| Some((*counter, ctnetlink(&stats)?.into())));
+    Ok(ConntrackCpu { cpu: Some(header.res_id), counters: counters.collect() })
 }
 
 fn not_empty(cpus: Vec<ConntrackCpu>) -> Result<Vec<ConntrackCpu>, Failure> {
@@ -194,7 +186,7 @@ fn not_empty(cpus: Vec<ConntrackCpu>) -> Result<Vec<ConntrackCpu>, Failure> {
 mod tests {
     use super::*;
     use crate::decode::testing::{Answers, answering, read_with};
-    use crate::netfilter::netlink;
+    use crate::netfilter::netlink::{self, Emit as _, Writer};
     use crate::snapshot::SourceState;
 
     const MODERN: &[u8] = b"entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
@@ -311,24 +303,27 @@ mod tests {
 
     /// Answer of Linux 6.18 on 2 CPUs to `IPCTNL_MSG_CT_GET_STATS_CPU`; values edited to tell them apart.
     fn ctnetlink_answer() -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for cpu in 0..2u16 {
-            let mut body = vec![0, 0];
-            body.extend(cpu.to_be_bytes());
-            for attribute in [2u16, 4, 8, 9, 10, 11, 12, 13, 14, 15] {
-                netlink::put(&mut body, attribute, &(u32::from(attribute) + 100 * u32::from(cpu)).to_be_bytes());
-            }
-            message(&mut bytes, GET_STATS_CPU, &body);
-        }
-        message(&mut bytes, netlink::NLMSG_DONE, &[0; 4]);
-        bytes
-    }
-
-    fn message(bytes: &mut Vec<u8>, kind: u16, body: &[u8]) {
-        bytes.extend(u32::try_from(netlink::HEADER_LENGTH + body.len()).unwrap().to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend([2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        bytes.extend(body);
+        let cpu = |res_id: u16| {
+            let value = |attribute: u32| Some(attribute + 100 * u32::from(res_id));
+            let stats = CpuStats {
+                found: value(2),
+                invalid: value(4),
+                insert: value(8),
+                insert_failed: value(9),
+                drop: value(10),
+                early_drop: value(11),
+                error: value(12),
+                search_restart: value(13),
+                clash_resolve: value(14),
+                chain_toolong: value(15),
+                ..CpuStats::default()
+            };
+            let mut out = Writer::kernel();
+            Nfgenmsg { res_id, ..Nfgenmsg::default() }.emit(&mut out);
+            stats.emit(&mut out);
+            netlink::frame(IPCTNL_MSG_CT_GET_STATS_CPU, netlink::NLM_F_MULTI, &out.finish())
+        };
+        [cpu(0), cpu(1), netlink::frame(netlink::NLMSG_DONE, netlink::NLM_F_MULTI, &[0; 4])].concat()
     }
 
     fn ctnetlink(bytes: &[u8]) -> Reading<Vec<ConntrackCpu>> {

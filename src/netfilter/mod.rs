@@ -6,6 +6,7 @@
 //!
 //! Nothing here asks a kernel or depends on the rest of the crate.
 
+pub mod conntrack;
 pub mod error;
 pub mod netlink;
 pub mod nfnetlink;

@@ -1,0 +1,5 @@
+//! Connection tracking.
+
+mod stats;
+
+pub use stats::*;

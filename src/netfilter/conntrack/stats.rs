@@ -1,0 +1,50 @@
+//! Counters of connection tracking: one message a CPU, whose number stands in `nfgenmsg.res_id`.
+//!
+//! `net/netfilter/nf_conntrack_netlink.c`: `ctnetlink_ct_stat_cpu_fill_info`, read in 5.4, 6.1, 6.12.
+
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU`; the answers have the same type.
+pub const IPCTNL_MSG_CT_GET_STATS_CPU: u16 = 1 << 8 | 4;
+
+crate::netfilter::attributes! {
+    /// Counters of one CPU since it was first used. What kernels before 5.10 had beside them is not known.
+    CpuStats {
+        /// Packets whose connection was found, other than by the hash of the packet itself
+        CTA_STATS_FOUND = 2 => found: Option<u32>,
+        /// Packets that cannot be tracked
+        CTA_STATS_INVALID = 4 => invalid: Option<u32>,
+        /// Connections that were put into the table
+        CTA_STATS_INSERT = 8 => insert: Option<u32>,
+        /// Those that could not be, because another one had the tuple
+        CTA_STATS_INSERT_FAILED = 9 => insert_failed: Option<u32>,
+        /// Packets dropped because there was no room
+        CTA_STATS_DROP = 10 => drop: Option<u32>,
+        /// Connections that were dropped to make room
+        CTA_STATS_EARLY_DROP = 11 => early_drop: Option<u32>,
+        /// Broken packets
+        CTA_STATS_ERROR = 12 => error: Option<u32>,
+        /// Searches that began anew because the table changed
+        CTA_STATS_SEARCH_RESTART = 13 => search_restart: Option<u32>,
+        /// Clashes that were resolved (since Linux 5.10)
+        CTA_STATS_CLASH_RESOLVE = 14 => clash_resolve: Option<u32>,
+        /// Connections that were not put into a chain that was too long (since Linux 5.15)
+        CTA_STATS_CHAIN_TOOLONG = 15 => chain_toolong: Option<u32>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::netlink::{Emit, Value, Writer};
+
+    #[test]
+    fn what_linux_6_18_wrote_is_written_again() {
+        let attribute = |kind: u8| [8, 0, kind, 0, 0, 0, 0, kind]; // values edited to tell them apart
+        let bytes = [2, 4, 8, 9, 10, 11, 12, 13, 14, 15].map(attribute).concat();
+        let stats = CpuStats::parse(&bytes).expect("whole");
+        assert_eq!((stats.insert_failed, stats.chain_toolong), (Some(9), Some(15)));
+        assert_eq!(stats.layout, Default::default(), "nothing is left over");
+        let mut out = Writer::kernel();
+        stats.emit(&mut out);
+        assert_eq!(out.finish(), bytes);
+    }
+}
