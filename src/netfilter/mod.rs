@@ -8,6 +8,7 @@
 
 pub mod conntrack;
 pub mod error;
+pub mod ipset;
 pub mod netlink;
 pub mod nfnetlink;
 pub mod nftables;

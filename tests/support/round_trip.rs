@@ -1,6 +1,11 @@
 //! What a kernel has written is written again byte for byte from what was made of it.
 
-use natwatch::netfilter::netlink::{self, Writer};
+use std::fmt::Debug;
+
+use natwatch::netfilter::conntrack::CpuStats;
+use natwatch::netfilter::ipset::{IpsetElement, IpsetHeader, IpsetMessage};
+use natwatch::netfilter::netlink::{self, Value, Writer};
+use natwatch::netfilter::nfnetlink::NFGENMSG;
 use natwatch::netfilter::nftables::{self, expr::Expr, uapi};
 use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure};
 
@@ -23,6 +28,10 @@ pub fn round_trips(name: &str, bytes: &[u8]) -> Option<Counts> {
     }
     let entries = |ipv6| Some(Counts { entries: xtables_round_trips(ipv6, bytes), ..Counts::default() });
     match name {
+        name if name.contains("netlink/netfilter/ipset/") => Some(attributes_round_trip(bytes, ipset)),
+        name if name.ends_with("netlink/netfilter/ct-stats-cpu") => {
+            Some(attributes_round_trip(bytes, |attributes| drop(block::<CpuStats<'_>>(attributes))))
+        }
         name if name.contains("xtables/ipv4-") => entries(false),
         name if name.contains("xtables/ipv6-") => entries(true),
         _ => None,
@@ -49,6 +58,35 @@ fn nftables_round_trips(name: &str, bytes: &[u8]) -> Counts {
         counts.messages += 1;
     }
     counts
+}
+
+/// Checks what follows `struct nfgenmsg` in each message.
+#[track_caller]
+fn attributes_round_trip(bytes: &[u8], check: fn(&[u8])) -> Counts {
+    let messages = netlink::messages(bytes).map_while(Result::ok).filter(|message| !message.is_control());
+    Counts { messages: messages.map(|message| check(&message.body[NFGENMSG..])).count(), ..Counts::default() }
+}
+
+/// Checks a message of ipset and what it holds.
+#[track_caller]
+fn ipset(attributes: &[u8]) {
+    let message: IpsetMessage<'_> = block(attributes);
+    if let Some(data) = &message.data {
+        block::<IpsetHeader<'_>>(&data.0);
+    }
+    for element in message.adt.iter().flat_map(|adt| netlink::attributes(&adt.0, "IPSET_ATTR_ADT")) {
+        block::<IpsetElement<'_>>(element.expect("an element").body);
+    }
+}
+
+/// Checks a block of attributes.
+#[track_caller]
+fn block<'a, T: Value<'a> + Debug>(bytes: &'a [u8]) -> T {
+    let parsed = T::parse(bytes).expect("a block");
+    let mut out = Writer::kernel();
+    parsed.emit(&mut out);
+    assert_eq!(out.finish(), bytes, "{parsed:#?}");
+    parsed
 }
 
 /// Checks the extensions of x_tables that stand in a rule of nf_tables; how many there were.

@@ -12,27 +12,19 @@ use std::net::IpAddr;
 
 use crate::capture::{NetlinkFamily, Question as Asked, Request};
 use crate::decode::sets::values::{UDP, Values, port_key};
-use crate::decode::sets::{
-    Budget, Lookups, MAX_ELEMENTS, NFGENMSG, Question, combinations, note_cut, note_unread, within,
-};
+use crate::decode::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
 use crate::decode::{Node, modules};
-use crate::netfilter::netlink::{self, Attributes, Message};
+use crate::netfilter::ipset::{
+    IPSET_CMD_GET_BYINDEX, IPSET_CMD_HEADER, IPSET_CMD_LIST, IPSET_CMD_PROTOCOL, IPSET_CMD_TEST, IPSET_ERR_EXIST,
+    IPSET_FLAG_LIST_HEADER, IPSET_FLAG_NOMATCH, IPSET_PROTOCOL, IpsetAddress, IpsetElement, IpsetHeader, IpsetMessage,
+};
+use crate::netfilter::netlink::{Emit, Message, Nest, Text, Value as _, Writer};
+use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::snapshot::netfilter::{Element, End, Set, SetId, address_key};
 use crate::snapshot::{Failure, Name, Reading, Source, Unanswered};
 
-/// `NFNL_SUBSYS_IPSET << 8`
-const IPSET: u16 = 6 << 8;
-const CMD_PROTOCOL: u16 = IPSET | 1;
-const CMD_LIST: u16 = IPSET | 7;
-const CMD_TEST: u16 = IPSET | 11;
-const CMD_HEADER: u16 = IPSET | 12;
-const CMD_GET_BYINDEX: u16 = IPSET | 15;
-/// First protocol with `IPSET_CMD_GET_BYINDEX`; Linux has it since late 2018.
-const PROTOCOL: u8 = 7;
-const IPSET_ERR_EXIST: i32 = 4103;
 /// Bytes of an element in a dump that has nothing but a port: one attribute in another.
 const SMALLEST_ELEMENT: usize = 12;
-const NLA_F_NET_BYTEORDER: u16 = 0x4000;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -89,57 +81,52 @@ impl Value {
     }
 }
 
-fn request(name: &str, kind: u16, family: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
-    let mut body = vec![0; NFGENMSG];
-    body[0] = family;
-    netlink::put(&mut body, 1, &[PROTOCOL]);
-    fill(&mut body);
+fn request(name: &str, kind: u16, family: u8, mut out: Writer, message: &IpsetMessage<'_>) -> Request {
+    Nfgenmsg { family, ..Nfgenmsg::default() }.emit(&mut out);
+    message.emit(&mut out);
     let name = format!("netfilter/ipset/{name}");
-    Request::netlink(Source::Ipset, &name, NetlinkFamily::Netfilter, kind, false, body).acknowledged()
+    Request::netlink(Source::Ipset, &name, NetlinkFamily::Netfilter, kind, false, out.finish()).acknowledged()
+}
+
+/// What all requests say.
+fn versioned() -> IpsetMessage<'static> {
+    IpsetMessage { protocol: IPSET_PROTOCOL, ..IpsetMessage::default() }
+}
+
+fn about(name: &Name) -> IpsetMessage<'static> {
+    IpsetMessage { set: Some(name.to_bytes().as_slice().into()), ..versioned() }
 }
 
 fn protocol() -> Request {
-    request("protocol", CMD_PROTOCOL, AF_INET, |_| {})
+    request("protocol", IPSET_CMD_PROTOCOL, AF_INET, Writer::ipset(), &versioned())
 }
 
 fn name(index: u16) -> Request {
-    request(&format!("{index}-name"), CMD_GET_BYINDEX, AF_INET, |body| netlink::put(body, 11, &index.to_be_bytes()))
-}
-
-fn put_name(body: &mut Vec<u8>, name: &Name) {
-    netlink::put(body, 2, &[name.to_bytes().as_slice(), &[0]].concat());
+    let message = IpsetMessage { index: Some(index), ..versioned() };
+    request(&format!("{index}-name"), IPSET_CMD_GET_BYINDEX, AF_INET, Writer::user(), &message)
 }
 
 fn header(index: u16, name: &Name) -> Request {
-    request(&format!("{index}-header"), CMD_HEADER, AF_INET, |body| put_name(body, name))
-}
-
-fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], values: &[Value]) -> Request {
-    request(number, CMD_TEST, header.family, |body| {
-        put_name(body, name);
-        netlink::put_nested(body, 7, |data| {
-            for (dimension, value) in dimensions.iter().zip(values) {
-                match value {
-                    Value::Address(address) => {
-                        let kind = if *dimension == Dimension::Address2 { 20 } else { 1 };
-                        netlink::put_nested(data, kind, |data| put_address(data, *address));
-                    }
-                    Value::Port(port) => netlink::put(data, 4 | NLA_F_NET_BYTEORDER, &port.to_be_bytes()),
-                }
-                if *dimension == Dimension::Port {
-                    netlink::put(data, 7, &[UDP]);
-                }
-            }
-        });
-    })
+    request(&format!("{index}-header"), IPSET_CMD_HEADER, AF_INET, Writer::ipset(), &about(name))
 }
 
 /// Without `NLA_F_NET_BYTEORDER` no address is in any set.
-fn put_address(body: &mut Vec<u8>, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => netlink::put(body, 1 | NLA_F_NET_BYTEORDER, &address.octets()),
-        IpAddr::V6(address) => netlink::put(body, 2 | NLA_F_NET_BYTEORDER, &address.octets()),
+fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], values: &[Value]) -> Request {
+    let mut element = IpsetElement::default();
+    for (dimension, value) in dimensions.iter().zip(values) {
+        match *value {
+            Value::Address(address) if *dimension == Dimension::Address2 => element.ip2 = Some(address.into()),
+            Value::Address(address) => element.ip = Some(address.into()),
+            Value::Port(port) => element.port = Some(port),
+        }
+        if *dimension == Dimension::Port {
+            element.proto = Some(UDP);
+        }
     }
+    let mut data = Writer::ipset();
+    element.emit(&mut data);
+    let message = IpsetMessage { data: Some(Nest(data.finish().into())), ..about(name) };
+    request(number, IPSET_CMD_TEST, header.family, Writer::ipset(), &message)
 }
 
 /// Reads the sets that these rule sets look into: name by index, type by name, number of elements, then all elements of a
@@ -172,10 +159,14 @@ pub fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &Values) -> BTre
 fn answered<T>(
     node: &mut Node<'_>,
     request: &Request,
-    decode: impl FnOnce(&Attributes<'_>) -> Result<T, Failure>,
+    decode: impl FnOnce(IpsetMessage<'_>) -> Result<T, Failure>,
 ) -> Reading<T> {
-    let found = node.try_answer(request, |message| decode(&Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?));
+    let found = node.try_answer(request, |message| decode(parse(message)?));
     node.note(request, found)
+}
+
+fn parse<'a>(message: &Message<'a>) -> Result<IpsetMessage<'a>, Failure> {
+    Ok(Nfgenmsg::parse(message.body)?.1)
 }
 
 /// A set of which nothing is known but why.
@@ -185,7 +176,7 @@ fn unread(index: u16, elements: Reading<Vec<Element>>) -> Set {
 }
 
 fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, budget: &mut Budget) -> Set {
-    let name = match answered(node, &name(index), |attributes| text(attributes, 2, "IPSET_ATTR_SETNAME")) {
+    let name = match answered(node, &name(index), |message| text(message.set, "IPSET_ATTR_SETNAME")) {
         Reading::Ok(name) => name,
         other => return unread(index, other.map(|_| Vec::new())),
     };
@@ -221,21 +212,16 @@ fn test_member(node: &mut Node<'_>, request: &Request) -> Reading<bool> {
 
 /// All elements of a set that is small enough.
 fn list(index: u16, name: &Name) -> Request {
-    dump(&format!("{index}-list"), |body| put_name(body, name))
+    dump(&format!("{index}-list"), &about(name))
 }
 
 /// What `ipset list -terse` asks for.
 fn size(index: u16, name: &Name) -> Request {
-    const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
-    dump(&format!("{index}-size"), |body| {
-        put_name(body, name);
-        netlink::put(body, 6 | NLA_F_NET_BYTEORDER, &IPSET_FLAG_LIST_HEADER.to_be_bytes());
-    })
+    dump(&format!("{index}-size"), &IpsetMessage { flags: Some(IPSET_FLAG_LIST_HEADER), ..about(name) })
 }
 
-/// `IPSET_CMD_LIST`
-fn dump(name: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
-    let request = request(name, CMD_LIST, AF_INET, fill);
+fn dump(name: &str, message: &IpsetMessage<'_>) -> Request {
+    let request = request(name, IPSET_CMD_LIST, AF_INET, Writer::ipset(), message);
     match request.question {
         Asked::Netlink(mut question) => {
             (question.dump, question.ack) = (true, false);
@@ -250,9 +236,8 @@ fn dump(name: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Request {
 fn count(node: &mut Node<'_>, index: u16, name: &Name) -> Option<u32> {
     let request = size(index, name);
     let found = node.try_dump(&request, |message| {
-        let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
-        let Some(data) = attributes.nested(7, "IPSET_ATTR_DATA")? else { return Ok(None) };
-        Ok(data.be32(24)?)
+        let Some(data) = parse(message)?.data else { return Ok(None) };
+        Ok(IpsetHeader::parse(&data.0)?.elements)
     });
     let is_older = matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)));
     let found = if is_older { found } else { node.note(&request, found) };
@@ -270,47 +255,44 @@ fn read_all(node: &mut Node<'_>, index: u16, name: &Name, header: &Header) -> Re
 
 /// One message of the answer to [`list`]. For a port there are two ranges, of protocols and of ports.
 fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
-    const BITMASK: u16 = 12;
-    const NETMASK: u16 = 20;
-    let attributes = Attributes::after(message.body, NFGENMSG, "IPSET_ATTR")?;
-    let masks = |kind: &Attributes<'_>| kind.get(BITMASK).or(kind.get(NETMASK)).is_some();
-    if attributes.nested(7, "IPSET_ATTR_DATA")?.as_ref().is_some_and(masks) {
-        return Err(Failure::unsupported("the set looks up parts of addresses"));
+    let message = parse(message)?;
+    if let Some(data) = &message.data {
+        let header = IpsetHeader::parse(&data.0)?;
+        if header.bitmask.is_some() || header.netmask.is_some() {
+            return Err(Failure::unsupported("the set looks up parts of addresses"));
+        }
     }
-    let members = attributes.nested(8, "IPSET_ATTR_ADT")?;
-    let members = members.iter().flat_map(Attributes::iter);
-    members.map(|data| decode_member(&Attributes::parse(data.body, "IPSET_ATTR_DATA")?, dimensions)).collect()
+    message.elements()?.iter().map(|element| decode_member(element, dimensions)).collect()
 }
 
-fn decode_member(data: &Attributes<'_>, dimensions: &[Dimension]) -> Result<Element, Failure> {
-    const IPSET_FLAG_NOMATCH: u32 = 1 << 2;
+fn decode_member(data: &IpsetElement<'_>, dimensions: &[Dimension]) -> Result<Element, Failure> {
     let missing = || Failure::unsupported("an element of the set is not understood");
-    if data.be32(8)?.unwrap_or(0) & IPSET_FLAG_NOMATCH != 0 {
+    let address = |found: &Option<IpsetAddress<'_>>| found.as_ref().and_then(IpsetAddress::address);
+    if data.flags.unwrap_or(0) & IPSET_FLAG_NOMATCH != 0 {
         return Err(missing());
     }
     let mut ranges = Vec::new();
     for dimension in dimensions {
         match dimension {
             Dimension::Address | Dimension::Address2 => {
-                let (kind, cidr, upto) = if *dimension == Dimension::Address { (1, 3, 2) } else { (20, 21, 22) };
-                let address = |kind| -> Result<Option<IpAddr>, Failure> {
-                    let Some(nested) = data.nested(kind, "IPSET_ATTR_IP")? else { return Ok(None) };
-                    Ok(nested.address(1)?.or(nested.address(2)?))
+                let (first, last, cidr) = match dimension {
+                    Dimension::Address => (&data.ip, &data.ip_to, data.cidr),
+                    _ => (&data.ip2, &data.ip2_to, data.cidr2),
                 };
-                let first = address(kind)?.ok_or_else(missing)?;
+                let first = address(first).ok_or_else(missing)?;
                 let width = if first.is_ipv6() { 128u32 } else { 32 };
-                let low = match data.u8(cidr)? {
+                let low = match cidr {
                     Some(length) => (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0),
                     None => 0,
                 };
                 let network = address_key(first) & !low;
-                let last = address(upto)?.map_or(network | low, address_key);
+                let last = address(last).map_or(network | low, address_key);
                 ranges.push((network, last));
             }
             Dimension::Port | Dimension::BarePort => {
-                let protocol = data.u8(7)?.filter(|_| *dimension == Dimension::Port).map(u128::from);
-                let first = data.be16(4)?.ok_or_else(missing)?;
-                let last = data.be16(5)?.unwrap_or(first);
+                let protocol = data.proto.filter(|_| *dimension == Dimension::Port).map(u128::from);
+                let first = data.port.ok_or_else(missing)?;
+                let last = data.port_to.unwrap_or(first);
                 ranges.push(protocol.map_or((0, 0xff), |protocol| (protocol, protocol)));
                 ranges.push((first.into(), last.into()));
             }
@@ -381,25 +363,24 @@ fn strangers(by: &[&[End]], header: &Header, values: &Values) -> BTreeMap<Vec<u1
         .collect()
 }
 
-fn decode_protocol(attributes: &Attributes<'_>) -> Result<(), Failure> {
-    match attributes.u8(1)? {
-        Some(version) if version >= PROTOCOL => Ok(()),
-        Some(version) => Err(Failure::unsupported(format!(
+fn decode_protocol(message: IpsetMessage<'_>) -> Result<(), Failure> {
+    match message.protocol {
+        IPSET_PROTOCOL.. => Ok(()),
+        version => Err(Failure::unsupported(format!(
             "this kernel speaks version {version} of ipset, which cannot tell a set's name by its index (version \
-             {PROTOCOL} can)"
+             {IPSET_PROTOCOL} can)"
         ))),
-        None => Err(Failure::unexpected("the kernel does not say its version")),
     }
 }
 
-fn text(attributes: &Attributes<'_>, kind: u16, what: &str) -> Result<Name, Failure> {
-    attributes.get(kind).map(Name::from_bytes).ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
+fn text(text: Option<Text<'_>>, what: &str) -> Result<Name, Failure> {
+    text.map(|text| Name::from_bytes(&text.0)).ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
 }
 
-fn decode_header(attributes: &Attributes<'_>) -> Result<Header, Failure> {
-    let family = attributes.u8(5)?.filter(|family| [0, AF_INET, AF_INET6].contains(family));
+fn decode_header(message: IpsetMessage<'_>) -> Result<Header, Failure> {
+    let family = message.family.filter(|family| [0, AF_INET, AF_INET6].contains(family));
     Ok(Header {
-        kind: text(attributes, 3, "IPSET_ATTR_TYPENAME")?.to_string(),
+        kind: text(message.kind, "IPSET_ATTR_TYPENAME")?.to_string(),
         family: family.ok_or_else(|| Failure::unexpected("the set's family is missing or unknown"))?,
     })
 }

@@ -25,8 +25,6 @@ const MAX_SETS: usize = 512;
 const MAX_QUESTIONS: usize = 8192;
 /// A set up to this size is read whole: about a thousand elements.
 const MAX_ELEMENTS: usize = 64 << 10;
-/// Length of `struct nfgenmsg`.
-const NFGENMSG: usize = 4;
 
 /// Says that sets were not read or not asked because they, the values or the questions are too many.
 fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: bool, questions: bool) {

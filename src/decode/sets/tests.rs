@@ -12,8 +12,8 @@ use ipset::nodes;
 use super::*;
 use crate::capture::{Answer, Question as Asked, Root};
 use crate::decode::testing::{device, played};
-use crate::netfilter::netlink::{NLMSG_DONE, Writer};
-use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::netlink::{NLM_F_MULTI, NLMSG_DONE, Writer, frame};
+use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::uapi::{
     NF_DROP, NFPROTO_IPV4, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
 };
@@ -487,8 +487,7 @@ fn element(key: &[u8]) -> Vec<u8> {
 }
 
 fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(16 + body.len()).unwrap();
-    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &2u16.to_ne_bytes(), &[0; 8], body].concat()
+    frame(kind, NLM_F_MULTI, body)
 }
 
 /// A dump of them.

@@ -34,28 +34,64 @@ fn an_ipset_is_asked_for_its_name_its_type_and_then_value_by_value() {
     assert_eq!(seen.failure(Source::Ipset), "");
 }
 
+/// What the kernel says about the set `nodes` if it is of this type and family.
+fn header_of(kind: &[u8], family: u8) -> Vec<u8> {
+    let mut body = vec![2, 0, 0, 0];
+    put(&mut body, 1, &[7]);
+    put(&mut body, 2, b"nodes\0");
+    put(&mut body, 3, kind);
+    put(&mut body, 5, &[family]);
+    [framed(0x60c, &body), hex(HEADER).split_off(0x48)].concat()
+}
+
+/// Name, type, whether it is a dump, whether it is acknowledged, and the body.
+#[test]
+fn requests_have_the_bytes_that_kernels_understand() {
+    let bodies = |ends: &[End], kind: &'static [u8], family, own: &str, peer: &str| -> Vec<String> {
+        let seen = read(&ruleset(&[in_ipset(0, ends)]), &values(&[own], &[peer]), |name| match name {
+            name if name.ends_with("-header") => header_of(kind, family),
+            name if name.contains("-test-") => hex(IN),
+            name => nodes(name),
+        });
+        let body = |request: &Request| match &request.question {
+            Asked::Netlink(asked) => {
+                let bytes: String = asked.body.iter().map(|byte| format!("{byte:02x}")).collect();
+                let (_, name) = request.name.rsplit_once('/').unwrap();
+                format!("{name} {:#x} {} {} {bytes}", asked.kind, asked.dump, asked.ack)
+            }
+            _ => panic!("{}", request.name),
+        };
+        seen.requests.iter().map(body).collect()
+    };
+    use End::{Destination as D, Source as S};
+    let expected = [
+        "protocol 0x601 false true 020000000500010007000000",
+        "0-name 0x60f false true 02000000050001000700000006000b0000000000",
+        "0-header 0x60c false true 0200000005000100070000000a0002006e6f646573000000",
+        "0-size 0x607 true false 0200000005000100070000000a0002006e6f6465730000000800064000000004",
+        "0-list 0x607 true false 0200000005000100070000000a0002006e6f646573000000",
+        "0-test-s-0 0x60b false true 0200000005000100070000000a0002006e6f646573000000100007800c00018008000140c0000201",
+        "0-test-s-1 0x60b false true 0200000005000100070000000a0002006e6f646573000000100007800c00018008000140c0000209",
+    ];
+    assert_eq!(bodies(&[S], b"hash:net\0", 2, "192.0.2.1", "192.0.2.9"), expected);
+    let tests = |ends: &[End], kind, family, own, peer| bodies(ends, kind, family, own, peer).split_off(5);
+    let expected = [
+        "0-test-sdd-0 0x60b false true 0a00000005000100070000000a0002006e6f64657300000044000780180001801400024020010db800000000000000000000000106000440211800000500070011000000180014801400024020010db8000000000000000000000009",
+    ];
+    assert_eq!(tests(&[S, D, D], b"hash:ip,port,ip\0", 10, "2001:db8::1", "2001:db8::9"), expected);
+    let expected =
+        ["0-test-d-0 0x60b false true 0000000005000100070000000a0002006e6f6465730000000c0007800600044021180000"];
+    assert_eq!(tests(&[D], b"bitmap:port\0", 0, "192.0.2.1", "192.0.2.9"), expected);
+}
+
 #[test]
 fn dimensions_are_taken_from_the_ends_that_the_rule_names() {
-    let with_type = |kind: &[u8], name: &str| {
-        let mut bytes = hex(HEADER);
-        let mut rest = Vec::new();
-        put(&mut rest, 1, &[7]);
-        put(&mut rest, 2, b"nodes\0");
-        put(&mut rest, 3, kind);
-        put(&mut rest, 5, &[2]);
-        let ack = bytes.split_off(0x48);
-        bytes.truncate(20);
-        bytes.extend(rest);
-        let length = u32::try_from(bytes.len()).unwrap().to_ne_bytes();
-        bytes[..4].copy_from_slice(&length);
-        if name.ends_with("header") { [bytes, ack].concat() } else { Vec::new() }
-    };
     let values = values(&["192.0.2.1"], &["192.0.2.9"]);
     let ask = |kind: &'static [u8], ends: &[End]| {
         let rules = ruleset(&[in_ipset(0, ends)]);
         let seen = read(&rules, &values, |name| match name.contains("-test-") {
             true => hex(IN),
-            false if name.ends_with("header") => with_type(kind, name),
+            false if name.ends_with("header") => header_of(kind, 2),
             false => nodes(name),
         });
         seen.sets[&SetId::Ipset(0)].members.keys().cloned().collect::<Vec<_>>()
