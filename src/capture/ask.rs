@@ -113,6 +113,7 @@ pub const NET_ADMIN_MISSING: &str = "CAP_NET_ADMIN is missing (in the user names
 mod tests {
     use super::*;
     use crate::capture::{NetlinkFamily, Question};
+    use crate::netfilter::netlink::frame as message;
     use crate::snapshot::Source;
 
     fn request(dump: bool) -> NetlinkRequest {
@@ -121,11 +122,6 @@ mod tests {
             Question::Netlink(request) => request,
             other => panic!("{other:?}"),
         }
-    }
-
-    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(16 + body.len()).unwrap();
-        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8], body].concat()
     }
 
     fn read(request: NetlinkRequest, bytes: &[u8]) -> (usize, Reading<()>) {

@@ -2,7 +2,7 @@ use super::*;
 use crate::decode::absence::ABSENCES;
 use crate::decode::testing::{Answers, answering, played, played_after, read_with};
 use crate::netfilter::array;
-use crate::netfilter::netlink::{NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
+use crate::netfilter::netlink::{NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, frame as message};
 use crate::snapshot::{SourceState, SourceStatus};
 
 fn absent<T>() -> Reading<T> {
@@ -235,11 +235,6 @@ fn only_an_errno_of_the_socket_itself_is_looked_into() {
         let (found, _) = played(play, |node| node.try_dump(&request, |_| Ok(Some(()))));
         assert_eq!(found, Reading::Failed(failure));
     }
-}
-
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(16 + body.len()).unwrap();
-    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8], body].concat()
 }
 
 fn dump(numbers: &[u32], torn: bool) -> Vec<u8> {
