@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::Node;
 use crate::netfilter::netlink::Attributes;
+use crate::netfilter::netlink::rtnl::{RTM_GETTFILTER, TCA_KIND};
 use crate::snapshot::{Failure, Link, Reading, Source};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
-const RTM_GETTFILTER: u16 = 46;
 /// Length of `struct tcmsg`.
 const TCMSG: usize = 20;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and `…_EGRESS`
@@ -45,7 +45,8 @@ pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
     let mut kinds = Vec::new();
     for hook in HOOKS {
         let request = filters(link, hook);
-        let found = node.try_dump(&request, |message| Ok(Attributes::after(message.body, TCMSG, "TCA")?.string(1)?));
+        let found =
+            node.try_dump(&request, |message| Ok(Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?));
         let found = match found.failure().and_then(Failure::refused) {
             Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()), // a kernel without classifiers
             _ => found,

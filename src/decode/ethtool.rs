@@ -14,12 +14,28 @@ const CONTROLLER: u16 = 16;
 /// Length of `struct genlmsghdr`.
 const GENLMSGHDR: usize = 4;
 const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const ETHTOOL_MSG_STRSET_GET: u8 = 1;
 const ETHTOOL_MSG_FEATURES_GET: u8 = 11;
-/// `ETH_SS_FEATURES`
-const FEATURE_NAMES: u32 = 4;
-/// `ETHTOOL_FLAG_COMPACT_BITSETS`
-const COMPACT_BITSETS: u32 = 1;
+const ETH_SS_FEATURES: u32 = 4;
+const ETHTOOL_FLAG_COMPACT_BITSETS: u32 = 1;
+const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
+const ETHTOOL_A_HEADER_FLAGS: u16 = 3;
+const ETHTOOL_A_STRSET_HEADER: u16 = 1;
+const ETHTOOL_A_STRSET_STRINGSETS: u16 = 2;
+const ETHTOOL_A_STRINGSETS_STRINGSET: u16 = 1;
+const ETHTOOL_A_STRINGSET_ID: u16 = 1;
+const ETHTOOL_A_STRINGSET_STRINGS: u16 = 3;
+const ETHTOOL_A_STRING_INDEX: u16 = 1;
+const ETHTOOL_A_STRING_VALUE: u16 = 2;
+const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
+const ETHTOOL_A_FEATURES_HW: u16 = 2;
+const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
+const ETHTOOL_A_FEATURES_ACTIVE: u16 = 4;
+const ETHTOOL_A_FEATURES_NOCHANGE: u16 = 5;
+const ETHTOOL_A_BITSET_SIZE: u16 = 2;
+const ETHTOOL_A_BITSET_VALUE: u16 = 4;
 
 fn command(command: u8) -> Vec<u8> {
     vec![command, 1, 0, 0]
@@ -33,18 +49,20 @@ fn families() -> Request {
 
 fn names_request(family: u16) -> Request {
     let mut body = command(ETHTOOL_MSG_STRSET_GET);
-    netlink::put_nested(&mut body, 1, |_| ());
-    netlink::put_nested(&mut body, 2, |sets| {
-        netlink::put_nested(sets, 1, |set| netlink::put(set, 1, &FEATURE_NAMES.to_ne_bytes()));
+    netlink::put_nested(&mut body, ETHTOOL_A_STRSET_HEADER, |_| ());
+    netlink::put_nested(&mut body, ETHTOOL_A_STRSET_STRINGSETS, |sets| {
+        netlink::put_nested(sets, ETHTOOL_A_STRINGSETS_STRINGSET, |set| {
+            netlink::put(set, ETHTOOL_A_STRINGSET_ID, &ETH_SS_FEATURES.to_ne_bytes())
+        });
     });
     Request::netlink(Source::Ethtool, "ethtool/feature-names", NetlinkFamily::Generic, family, false, body)
 }
 
 fn features_request(family: u16, link: &Link) -> Request {
     let mut body = command(ETHTOOL_MSG_FEATURES_GET);
-    netlink::put_nested(&mut body, 1, |header| {
-        netlink::put(header, 1, &link.index.to_ne_bytes());
-        netlink::put(header, 3, &COMPACT_BITSETS.to_ne_bytes());
+    netlink::put_nested(&mut body, ETHTOOL_A_FEATURES_HEADER, |header| {
+        netlink::put(header, ETHTOOL_A_HEADER_DEV_INDEX, &link.index.to_ne_bytes());
+        netlink::put(header, ETHTOOL_A_HEADER_FLAGS, &ETHTOOL_FLAG_COMPACT_BITSETS.to_ne_bytes());
     });
     let name = format!("ethtool/features-{}", link.name);
     Request::netlink(Source::Ethtool, &name, NetlinkFamily::Generic, family, false, body)
@@ -97,22 +115,26 @@ impl Ethtool {
 /// The number of the family that is called `ethtool`.
 fn decode_family(message: &Message<'_>) -> Result<Option<u16>, Failure> {
     let attributes = Attributes::after(message.body, GENLMSGHDR, "CTRL_ATTR")?;
-    let is_ethtool = attributes.string(2)?.as_deref() == Some("ethtool");
-    Ok(attributes.u16(1)?.filter(|_| is_ethtool))
+    let is_ethtool = attributes.string(CTRL_ATTR_FAMILY_NAME)?.as_deref() == Some("ethtool");
+    Ok(attributes.u16(CTRL_ATTR_FAMILY_ID)?.filter(|_| is_ethtool))
 }
 
 fn decode_names(message: &Message<'_>) -> Result<BTreeMap<String, usize>, Failure> {
     let attributes = Attributes::after(message.body, GENLMSGHDR, "ETHTOOL_A_STRSET")?;
-    let sets = attributes.nested(2, "ETHTOOL_A_STRSET_STRINGSETS")?;
+    let sets = attributes.nested(ETHTOOL_A_STRSET_STRINGSETS, "ETHTOOL_A_STRSET_STRINGSETS")?;
     let mut names = BTreeMap::new();
     for set in sets.iter().flat_map(Attributes::iter) {
         let set = Attributes::parse(set.body, "ETHTOOL_A_STRINGSET")?;
-        if set.u32(1)? != Some(FEATURE_NAMES) {
+        if set.u32(ETHTOOL_A_STRINGSET_ID)? != Some(ETH_SS_FEATURES) {
             continue;
         }
-        for string in set.nested(3, "ETHTOOL_A_STRINGSET_STRINGS")?.iter().flat_map(Attributes::iter) {
+        for string in
+            set.nested(ETHTOOL_A_STRINGSET_STRINGS, "ETHTOOL_A_STRINGSET_STRINGS")?.iter().flat_map(Attributes::iter)
+        {
             let string = Attributes::parse(string.body, "ETHTOOL_A_STRING")?;
-            if let (Some(index), Some(name)) = (string.u32(1)?, string.string(2)?) {
+            if let (Some(index), Some(name)) =
+                (string.u32(ETHTOOL_A_STRING_INDEX)?, string.string(ETHTOOL_A_STRING_VALUE)?)
+            {
                 names.insert(name, index as usize);
             }
         }
@@ -126,8 +148,10 @@ fn decode_names(message: &Message<'_>) -> Result<BTreeMap<String, usize>, Failur
 fn decode_features(message: &Message<'_>, names: &BTreeMap<String, usize>) -> Result<Features, Failure> {
     let attributes = Attributes::after(message.body, GENLMSGHDR, "ETHTOOL_A_FEATURES")?;
     let set = |kind, what| bits(attributes.get(kind), what);
-    let (changeable, wanted) = (set(2, "hw features")?, set(3, "wanted features")?);
-    let (active, never_changed) = (set(4, "active features")?, set(5, "fixed features")?);
+    let changeable = set(ETHTOOL_A_FEATURES_HW, "hw features")?;
+    let wanted = set(ETHTOOL_A_FEATURES_WANTED, "wanted features")?;
+    let active = set(ETHTOOL_A_FEATURES_ACTIVE, "active features")?;
+    let never_changed = set(ETHTOOL_A_FEATURES_NOCHANGE, "fixed features")?;
     let mut features = Features::new();
     for feature in Feature::ALL {
         let Some(bit) = names.get(feature.name()) else { continue };
@@ -144,8 +168,11 @@ fn decode_features(message: &Message<'_>, names: &BTreeMap<String, usize>) -> Re
 fn bits(bitset: Option<&[u8]>, what: &'static str) -> Result<Vec<u32>, Failure> {
     let bitset = bitset.ok_or_else(|| Failure::unexpected(format!("the answer lacks the {what}")))?;
     let attributes = Attributes::parse(bitset, what)?;
-    let size = attributes.u32(2)?.ok_or_else(|| Failure::unexpected(format!("{what}: no size")))? as usize;
-    let value = attributes.get(4).ok_or_else(|| Failure::unexpected(format!("{what}: no compact value")))?;
+    let size =
+        attributes.u32(ETHTOOL_A_BITSET_SIZE)?.ok_or_else(|| Failure::unexpected(format!("{what}: no size")))? as usize;
+    let value = attributes
+        .get(ETHTOOL_A_BITSET_VALUE)
+        .ok_or_else(|| Failure::unexpected(format!("{what}: no compact value")))?;
     if value.len() % 4 != 0 || value.len() * 8 < size {
         return Err(Failure::unexpected(format!("{what}: {size} bits in {} bytes", value.len())));
     }

@@ -9,14 +9,13 @@ use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::ethtool::Ethtool;
 use crate::decode::{Node, datapath, routing};
 use crate::netfilter::array;
+use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{
     Address, Failure, FdbEntry, Link, Reading, Route, Rule, Source, Tunnel, TunnelKind, UdpChecksum, feeders,
     with_lower_devices,
 };
 
-const RTM_GETLINK: u16 = 18;
-const RTM_GETNEIGH: u16 = 30;
 /// Length of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
 /// Length of `struct ndmsg`.
@@ -24,7 +23,6 @@ const NDMSG: usize = 12;
 const IFF_UP: u32 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 const PF_BRIDGE: u8 = 7;
-const IFLA_EXT_MASK: u16 = 29;
 /// `RTEXT_FILTER_SKIP_STATS`: nobody reads the per-link statistics here.
 const SKIP_STATS: u32 = 1 << 3;
 
@@ -231,10 +229,10 @@ fn read_fdb(node: &mut Node<'_>, links: &mut [Link]) {
 /// One message of the answer to `RTM_GETLINK`.
 fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     let attributes = Attributes::after(body, IFINFOMSG, "IFLA")?;
-    let name = device_name(attributes.get(3).unwrap_or_default())?;
-    let info = attributes.nested(18, "IFLA_LINKINFO")?;
-    let kind = info.as_ref().map(|info| info.string(1)).transpose()?.flatten();
-    let data = info.as_ref().and_then(|info| info.get(2)).unwrap_or_default();
+    let name = device_name(attributes.get(IFLA_IFNAME).unwrap_or_default())?;
+    let info = attributes.nested(IFLA_LINKINFO, "IFLA_LINKINFO")?;
+    let kind = info.as_ref().map(|info| info.string(IFLA_INFO_KIND)).transpose()?.flatten();
+    let data = info.as_ref().and_then(|info| info.get(IFLA_INFO_DATA)).unwrap_or_default();
     let tunnel = match kind.as_deref() {
         Some("vxlan") => Some(decode_vxlan(data).map_err(|error| error.within(&name))?),
         Some("geneve") => Some(decode_geneve(data).map_err(|error| error.within(&name))?),
@@ -245,15 +243,15 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
         kind,
         loopback: u16::from_ne_bytes(array(body, 2, "ifinfomsg")?) == ARPHRD_LOOPBACK,
         up: u32::from_ne_bytes(array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
-        mtu: attributes.u32(4)?,
-        lower: attributes.u32(5)?.filter(|index| *index != 0),
-        master: attributes.u32(10)?,
-        link_netnsid: attributes.u32(37)?.map(u32::cast_signed),
+        mtu: attributes.u32(IFLA_MTU)?,
+        lower: attributes.u32(IFLA_LINK)?.filter(|index| *index != 0),
+        master: attributes.u32(IFLA_MASTER)?,
+        link_netnsid: attributes.u32(IFLA_LINK_NETNSID)?.map(u32::cast_signed),
         tunnel,
         driver: Reading::Failed("not looked up: no tunnel is up".into()),
         xdp: attributes
-            .nested(43, "IFLA_XDP")?
-            .map(|xdp| xdp.u8(2))
+            .nested(IFLA_XDP, "IFLA_XDP")?
+            .map(|xdp| xdp.u8(IFLA_XDP_ATTACHED))
             .transpose()?
             .flatten()
             .is_some_and(|mode| mode != 0),
@@ -287,43 +285,45 @@ fn device_name(bytes: &[u8]) -> Result<String, Failure> {
 
 fn decode_vxlan(data: &[u8]) -> Result<Tunnel, Failure> {
     let attributes = Attributes::parse(data, "IFLA_VXLAN")?;
-    let flow_based = attributes.u8(25)?.unwrap_or(0) != 0;
+    let flow_based = attributes.u8(IFLA_VXLAN_COLLECT_METADATA)?.unwrap_or(0) != 0;
     let mut tunnel = Tunnel {
         kind: TunnelKind::Vxlan,
-        id: attributes.u32(1)?.filter(|_| !flow_based),
-        port: attributes.be16(15)?,
-        source_ports: attributes.be16_pair(10)?.filter(|range| *range != (0, 0)),
-        link: attributes.u32(3)?.filter(|index| *index != 0),
-        local: attributes.address(17)?.or(attributes.address(4)?),
-        remote: attributes.address(16)?.or(attributes.address(2)?),
+        id: attributes.u32(IFLA_VXLAN_ID)?.filter(|_| !flow_based),
+        port: attributes.be16(IFLA_VXLAN_PORT)?,
+        source_ports: attributes.be16_pair(IFLA_VXLAN_PORT_RANGE)?.filter(|range| *range != (0, 0)),
+        link: attributes.u32(IFLA_VXLAN_LINK)?.filter(|index| *index != 0),
+        local: attributes.address(IFLA_VXLAN_LOCAL6)?.or(attributes.address(IFLA_VXLAN_LOCAL)?),
+        remote: attributes.address(IFLA_VXLAN_GROUP6)?.or(attributes.address(IFLA_VXLAN_GROUP)?),
         udp_checksum: UdpChecksum::Unknown,
         flow_based,
         fdb: Reading::Failed("not read: the tunnel is down".into()),
         outer: Reading::Failed("not looked up: the tunnel is down".into()),
         underlay: Reading::Failed("not looked up: the tunnel is down".into()),
     };
-    tunnel.udp_checksum = udp_checksum(&tunnel, attributes.u8(18)?, attributes.u8(19)?);
+    tunnel.udp_checksum =
+        udp_checksum(&tunnel, attributes.u8(IFLA_VXLAN_UDP_CSUM)?, attributes.u8(IFLA_VXLAN_UDP_ZERO_CSUM6_TX)?);
     Ok(tunnel)
 }
 
 fn decode_geneve(data: &[u8]) -> Result<Tunnel, Failure> {
     let attributes = Attributes::parse(data, "IFLA_GENEVE")?;
-    let flow_based = attributes.get(6).is_some();
+    let flow_based = attributes.get(IFLA_GENEVE_COLLECT_METADATA).is_some();
     let mut tunnel = Tunnel {
         kind: TunnelKind::Geneve,
-        id: attributes.u32(1)?.filter(|_| !flow_based),
-        port: attributes.be16(5)?,
-        source_ports: attributes.be16_pair(15)?.filter(|range| *range != (0, 0)),
+        id: attributes.u32(IFLA_GENEVE_ID)?.filter(|_| !flow_based),
+        port: attributes.be16(IFLA_GENEVE_PORT)?,
+        source_ports: attributes.be16_pair(IFLA_GENEVE_PORT_RANGE)?.filter(|range| *range != (0, 0)),
         link: None,
         local: None,
-        remote: attributes.address(7)?.or(attributes.address(2)?),
+        remote: attributes.address(IFLA_GENEVE_REMOTE6)?.or(attributes.address(IFLA_GENEVE_REMOTE)?),
         udp_checksum: UdpChecksum::Unknown,
         flow_based,
         fdb: Reading::Failed("not read: the tunnel is down".into()),
         outer: Reading::Failed("not looked up: the tunnel is down".into()),
         underlay: Reading::Failed("not looked up: the tunnel is down".into()),
     };
-    tunnel.udp_checksum = udp_checksum(&tunnel, attributes.u8(8)?, attributes.u8(9)?);
+    tunnel.udp_checksum =
+        udp_checksum(&tunnel, attributes.u8(IFLA_GENEVE_UDP_CSUM)?, attributes.u8(IFLA_GENEVE_UDP_ZERO_CSUM6_TX)?);
     Ok(tunnel)
 }
 
@@ -347,10 +347,10 @@ fn decode_fdb_entry(message: &Message<'_>, device: u32) -> Result<Option<FdbEntr
         return Ok(None);
     }
     Ok(Some(FdbEntry {
-        remote: attributes.address(1)?,
-        via: attributes.u32(8)?,
-        port: attributes.be16(6)?,
-        nexthop_group: attributes.u32(13)?,
+        remote: attributes.address(NDA_DST)?,
+        via: attributes.u32(NDA_IFINDEX)?,
+        port: attributes.be16(NDA_PORT)?,
+        nexthop_group: attributes.u32(NDA_NH_ID)?,
     }))
 }
 

@@ -15,15 +15,12 @@ use std::net::IpAddr;
 
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
-use crate::netfilter::netlink::{Attributes, Message};
+use crate::netfilter::netlink::rtnl::*;
+use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
 pub use tables::Tables;
 use wire::{decode_address, decode_route};
 
-const RTM_NEWROUTE: u16 = 24;
-const RTM_GETADDR: u16 = 22;
-const RTM_GETROUTE: u16 = 26;
-const RTM_GETRULE: u16 = 34;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Length of `struct ifaddrmsg`.
@@ -65,19 +62,19 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
     let mut body = vec![0; RTMSG];
     body[0] = if remote.is_ipv6() { AF_INET6 } else { AF_INET };
     body[1] = if remote.is_ipv6() { 128 } else { 32 };
-    put_address(&mut body, 1, remote);
+    put_address(&mut body, RTA_DST, remote);
     if let Some(local) = tunnel.local.filter(|local| !local.is_unspecified()) {
         body[2] = body[1];
-        put_address(&mut body, 2, local);
+        put_address(&mut body, RTA_SRC, local);
     }
     if let Some(device) = tunnel.link {
-        crate::netfilter::netlink::put(&mut body, 4, &device.to_ne_bytes());
+        netlink::put(&mut body, RTA_OIF, &device.to_ne_bytes());
     }
-    crate::netfilter::netlink::put(&mut body, 27, &[IPPROTO_UDP]);
-    crate::netfilter::netlink::put(&mut body, 29, &tunnel.port.unwrap_or_default().to_be_bytes());
+    netlink::put(&mut body, RTA_IP_PROTO, &[IPPROTO_UDP]);
+    netlink::put(&mut body, RTA_DPORT, &tunnel.port.unwrap_or_default().to_be_bytes());
     let mut name = format!("route/get-{}-{number}", link.name);
     if let (which @ 1.., mark) = mark {
-        crate::netfilter::netlink::put(&mut body, 16, &mark.to_ne_bytes());
+        netlink::put(&mut body, RTA_MARK, &mark.to_ne_bytes());
         name.push_str(&format!("-mark-{which}"));
     }
     Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body)
@@ -85,8 +82,8 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
 
 fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
     match address {
-        IpAddr::V4(address) => crate::netfilter::netlink::put(body, kind, &address.octets()),
-        IpAddr::V6(address) => crate::netfilter::netlink::put(body, kind, &address.octets()),
+        IpAddr::V4(address) => netlink::put(body, kind, &address.octets()),
+        IpAddr::V6(address) => netlink::put(body, kind, &address.octets()),
     }
 }
 
@@ -142,7 +139,6 @@ fn dump<T>(
 
 /// Whether devices forward packets.
 fn forwarding(ipv6: bool) -> Request {
-    const RTM_GETNETCONF: u16 = 82;
     let family = if ipv6 { AF_INET6 } else { AF_INET };
     let name = format!("route/forwarding-{}", family_name(ipv6));
     // struct netconfmsg is one byte, followed by attributes; a kernel without IPv6 refuses.
@@ -158,8 +154,8 @@ pub fn forwards(node: &mut Node<'_>, ipv6: bool) -> Reading<bool> {
         // struct netconfmsg, filled up to 4 bytes
         let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
         let [found, ..] = crate::netfilter::array::<4>(message.body, 0, "netconfmsg")?;
-        let template = attributes.u32(1)? == Some(NETCONFA_IFINDEX_DEFAULT);
-        let forwards = attributes.u32(2)?.is_some_and(|forwards| forwards != 0);
+        let template = attributes.u32(NETCONFA_IFINDEX)? == Some(NETCONFA_IFINDEX_DEFAULT);
+        let forwards = attributes.u32(NETCONFA_FORWARDING)?.is_some_and(|forwards| forwards != 0);
         Ok((found == family && !template).then_some(forwards))
     });
     found.map(|devices| devices.contains(&true))
@@ -255,8 +251,6 @@ fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
 
 /// Why one look-up per remote does not tell the way of every packet, if it does not.
 fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
-    const FRA_SPORT_RANGE: u16 = 23;
-    const FRA_DPORT_RANGE: u16 = 24;
     let families: BTreeSet<bool> = tunnel.remotes().iter().map(IpAddr::is_ipv6).collect();
     let rules = families.into_iter().filter_map(|ipv6| tables.family(ipv6).ok()).flat_map(|family| &family.rules);
     let tested: BTreeSet<u16> = rules.flat_map(|rule| &rule.other).copied().collect();

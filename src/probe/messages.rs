@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use neli::consts::nl::NlmF;
 
+use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{Layout, Writer, frame, put, put_nested};
 use crate::netfilter::nfnetlink::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, Nfgenmsg};
 use crate::netfilter::nftables::expr::{Cmp, Immediate, Masq, Meta, NFTA_META_DREG, NFTA_META_KEY, Nat, Payload};
@@ -17,10 +18,8 @@ use crate::netfilter::nftables::{self, Body, Chain, Data, Expression, Hook, Rule
 const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const RTM_NEWLINK: u16 = 16;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_IFNAME: u16 = 3;
 
+/// Sequence and port are 0: one conversation at a time.
 fn message(kind: u16, flags: NlmF, body: &[u8]) -> Vec<u8> {
     frame(kind, (NlmF::REQUEST | flags).bits(), body)
 }
@@ -54,8 +53,8 @@ fn new_link(index: u32, name: &str, kind: &str, data: impl FnOnce(&mut Vec<u8>))
     let mut body = ifinfomsg(index, 0);
     text(&mut body, IFLA_IFNAME, name);
     put_nested(&mut body, IFLA_LINKINFO, |info| {
-        text(info, 1, kind); // IFLA_INFO_KIND
-        put_nested(info, 2, data); // IFLA_INFO_DATA
+        text(info, IFLA_INFO_KIND, kind);
+        put_nested(info, IFLA_INFO_DATA, data);
     });
     message(RTM_NEWLINK, NlmF::ACK | NlmF::CREATE | NlmF::EXCL, &body)
 }
@@ -63,8 +62,8 @@ fn new_link(index: u32, name: &str, kind: &str, data: impl FnOnce(&mut Vec<u8>))
 /// A pair of veth devices.
 pub fn veth(device: (u32, &str), peer: (u32, &str)) -> Vec<u8> {
     new_link(device.0, device.1, "veth", |data| {
-        put_nested(data, 1, |out| {
-            out.extend(ifinfomsg(peer.0, 0)); // VETH_INFO_PEER
+        put_nested(data, VETH_INFO_PEER, |out| {
+            out.extend(ifinfomsg(peer.0, 0));
             text(out, IFLA_IFNAME, peer.1);
         });
     })
@@ -90,29 +89,31 @@ pub struct Vxlan {
 impl Vxlan {
     /// `RTM_NEWLINK`
     pub fn create(&self, name: &str, underlay: u32) -> Vec<u8> {
-        let (group, local) = if self.local.is_ipv4() { (2, 4) } else { (16, 17) };
+        let (group, local) = match self.local {
+            IpAddr::V4(_) => (IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL),
+            IpAddr::V6(_) => (IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6),
+        };
         new_link(self.index, name, "vxlan", |data| {
-            put(data, 1, &self.id.to_ne_bytes());
-            address(data, group, self.remote); // IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6
-            put(data, 3, &underlay.to_ne_bytes());
+            put(data, IFLA_VXLAN_ID, &self.id.to_ne_bytes());
+            address(data, group, self.remote);
+            put(data, IFLA_VXLAN_LINK, &underlay.to_ne_bytes());
             address(data, local, self.local);
-            put(data, 7, &[0]); // IFLA_VXLAN_LEARNING
-            put(data, 15, &self.port.to_be_bytes());
-            put(data, 18, &[u8::from(self.checksum)]); // IFLA_VXLAN_UDP_CSUM
-            put(data, 19, &[u8::from(!self.checksum)]); // IFLA_VXLAN_UDP_ZERO_CSUM6_TX
-            put(data, 20, &[u8::from(!self.checksum)]); // IFLA_VXLAN_UDP_ZERO_CSUM6_RX
+            put(data, IFLA_VXLAN_LEARNING, &[0]);
+            put(data, IFLA_VXLAN_PORT, &self.port.to_be_bytes());
+            put(data, IFLA_VXLAN_UDP_CSUM, &[u8::from(self.checksum)]);
+            put(data, IFLA_VXLAN_UDP_ZERO_CSUM6_TX, &[u8::from(!self.checksum)]);
+            put(data, IFLA_VXLAN_UDP_ZERO_CSUM6_RX, &[u8::from(!self.checksum)]);
         })
     }
 }
 
 /// `RTM_NEWADDR`, usable at once.
 pub fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
-    const RTM_NEWADDR: u16 = 20;
     const IFA_F_NODAD: u8 = 2;
     let mut body = vec![family(local), prefix, IFA_F_NODAD, 0];
     body.extend(index.to_ne_bytes());
-    address(&mut body, 2, local); // IFA_LOCAL
-    address(&mut body, 1, local); // IFA_ADDRESS
+    address(&mut body, IFA_LOCAL, local);
+    address(&mut body, IFA_ADDRESS, local);
     message(RTM_NEWADDR, NlmF::ACK | NlmF::CREATE | NlmF::EXCL, &body)
 }
 
@@ -243,6 +244,12 @@ mod tests {
         }
     }
 
+    /// A message a line.
+    fn hex(messages: &[Vec<u8>]) -> String {
+        let line = |bytes: &Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+        messages.iter().map(line).collect()
+    }
+
     /// What kernels have accepted, byte for byte.
     #[test]
     fn batches_stay_what_they_are() {
@@ -253,24 +260,22 @@ mod tests {
             redirect(Ipv4Addr::new(198, 18, 0, 1), Some(3), Ipv4Addr::new(198, 18, 0, 2)),
             redirect(Ipv4Addr::new(198, 18, 0, 1), None, Ipv4Addr::new(198, 18, 0, 2)),
         ];
-        let hex = |bytes: &Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
-        assert_eq!(batches.iter().map(hex).collect::<String>(), include_str!("testdata/batches.hex"));
+        assert_eq!(hex(&batches), include_str!("testdata/batches.hex"));
     }
 
+    /// The same.
     #[test]
-    fn a_tunnel_says_what_it_does_with_checksums_in_both_families() {
-        for (local, checksum) in [("192.0.2.1", true), ("2001:db8::1", false)] {
-            let local: IpAddr = local.parse().unwrap();
-            let tunnel = Vxlan { index: 7, id: 5, local, remote: local, port: 8472, checksum };
-            let created = tunnel.create("vx", 3);
-            let message = messages(&created).next().unwrap().unwrap();
-            let attributes = Attributes::after(message.body, 16, "link").unwrap();
-            let info = attributes.nested(IFLA_LINKINFO, "info").unwrap().unwrap();
-            let data = info.nested(2, "data").unwrap().unwrap();
-            assert_eq!(data.u8(18), Ok(Some(u8::from(checksum))));
-            assert_eq!(data.u8(19), Ok(Some(u8::from(!checksum))));
-            let keys = if local.is_ipv4() { [2, 4] } else { [16, 17] };
-            assert!(keys.iter().all(|key| data.address(*key) == Ok(Some(local))));
-        }
+    fn links_and_addresses_stay_what_they_are() {
+        let [v4, v6] = ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap());
+        let vxlan = |local, checksum| Vxlan { index: 7, id: 5, local, remote: local, port: 8472, checksum };
+        let messages = [
+            veth((7, "a"), (8, "b")),
+            vxlan(v4, true).create("vx", 3),
+            vxlan(v6, false).create("vx", 3),
+            new_address(7, v4, 24),
+            new_address(7, v6, 64),
+            set_up(7),
+        ];
+        assert_eq!(hex(&messages), include_str!("testdata/links.hex"));
     }
 }

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::capture::Capture;
 use crate::netfilter::array;
+use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, HEADER_LENGTH};
 use crate::snapshot::{Failure, Reading};
 
@@ -49,26 +50,32 @@ struct Rules {
     hardware: &'static [u16],
 }
 
-/// `IFLA_*`, `NDA_*`, `IFA_*`, `FRA_*`, `RTA_*` by number.
 #[rustfmt::skip]
 const RULES: &[Rules] = &[
-    Rules { prefix: "links", header: 16, keep: &[3, 4, 5, 10, 13, 16, 18, 27, 37, 43], addresses: &[],
-        hardware: &[1, 54] },
-    Rules { prefix: "fdb-", header: 12, keep: &[6, 7, 8, 9, 13], addresses: &[(1, None)], hardware: &[2] },
-    Rules { prefix: "addresses", header: 8, keep: &[3, 6, 8],
-        addresses: &[(1, None), (2, None), (4, None), (5, None), (7, None)], hardware: &[] },
-    Rules { prefix: "rules-", header: 12, keep: &[3, 4, 6, 10, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24],
-        addresses: &[(1, Some(1)), (2, Some(2))], hardware: &[] },
+    Rules { prefix: "links", header: 16, addresses: &[], hardware: &[IFLA_ADDRESS, IFLA_PERM_ADDRESS],
+        keep: &[IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_GROUP,
+            IFLA_LINK_NETNSID, IFLA_XDP] },
+    Rules { prefix: "fdb-", header: 12, addresses: &[(NDA_DST, None)], hardware: &[NDA_LLADDR],
+        keep: &[NDA_PORT, NDA_VNI, NDA_IFINDEX, NDA_MASTER, NDA_NH_ID] },
+    Rules { prefix: "addresses", header: 8, hardware: &[],
+        addresses: &[(IFA_ADDRESS, None), (IFA_LOCAL, None), (IFA_BROADCAST, None), (IFA_ANYCAST, None),
+            (IFA_MULTICAST, None)],
+        keep: &[IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS] },
+    Rules { prefix: "rules-", header: 12, addresses: &[(FRA_DST, Some(1)), (FRA_SRC, Some(2))], hardware: &[],
+        keep: &[FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN,
+            FRA_TABLE, FRA_FWMASK, FRA_OIFNAME, FRA_L3MDEV, FRA_UID_RANGE, FRA_PROTOCOL, FRA_IP_PROTO,
+            FRA_SPORT_RANGE, FRA_DPORT_RANGE] },
     Rules { prefix: "routes-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
-    Rules { prefix: "forwarding-", header: 4, keep: &[1, 2], addresses: &[], hardware: &[] },
-    Rules { prefix: "filters-", header: 20, keep: &[1], addresses: &[], hardware: &[] },
+    Rules { prefix: "forwarding-", header: 4, keep: &[NETCONFA_IFINDEX, NETCONFA_FORWARDING], addresses: &[],
+        hardware: &[] },
+    Rules { prefix: "filters-", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
     Rules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
 ];
-const ROUTE: &[u16] = &[4, 6, 8, 9, 12, 15, 16, 20, 25, 30];
-const ROUTE_ADDRESSES: &[(u16, Option<usize>)] = &[(1, Some(1)), (2, Some(2)), (5, None), (7, None)];
-const IFLA_IFNAME: u16 = 3;
-const IFLA_LINKINFO: u16 = 18;
-const RTA_MULTIPATH: u16 = 9;
+#[rustfmt::skip]
+const ROUTE: &[u16] = &[RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_MARK, RTA_PREF,
+    RTA_UID, RTA_NH_ID];
+const ROUTE_ADDRESSES: &[(u16, Option<usize>)] =
+    &[(RTA_DST, Some(1)), (RTA_SRC, Some(2)), (RTA_GATEWAY, None), (RTA_PREFSRC, None)];
 
 /// Redacts a capture in place. What cannot be redacted is removed and reads as failed.
 pub fn redact(capture: &mut Capture) {
@@ -255,11 +262,11 @@ impl Redactor {
         let mut kind = Vec::new();
         each_attribute(info, |attribute, value| {
             match attribute {
-                1 => kind = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
-                2 => {
+                IFLA_INFO_KIND => kind = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+                IFLA_INFO_DATA => {
                     let addresses: &[u16] = match kind.as_slice() {
-                        b"vxlan" => &[2, 4, 16, 17],
-                        b"geneve" => &[2, 7],
+                        b"vxlan" => &[IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL, IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6],
+                        b"geneve" => &[IFLA_GENEVE_REMOTE, IFLA_GENEVE_REMOTE6],
                         _ => {
                             value.fill(0);
                             return Ok(());
@@ -285,7 +292,7 @@ impl Redactor {
                 return Err(Failure::unexpected("a next hop is cut off"));
             }
             each_attribute(&mut hops[8..length], |kind, value| {
-                if kind == 5 {
+                if kind == RTA_GATEWAY {
                     self.address(value, None);
                 } else {
                     value.fill(0);

@@ -2,6 +2,7 @@
 
 use super::{AF_INET, AF_INET6, IFADDRMSG, RTMSG};
 use crate::netfilter::array;
+use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{Attributes, Message};
 use crate::snapshot::{Address, Failure, Route, Rule};
 
@@ -12,9 +13,9 @@ pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure>
     const UNPREFERRED: u32 = 0x20 | 0x40;
     let attributes = Attributes::after(message.body, IFADDRMSG, "IFA")?;
     let [_, prefix_length, flags, scope] = array(message.body, 0, "ifaddrmsg")?;
-    let peer = attributes.address(1)?;
-    let Some(address) = attributes.address(2)?.or(peer) else { return Ok(None) };
-    let flags = attributes.u32(8)?.unwrap_or(flags.into());
+    let peer = attributes.address(IFA_ADDRESS)?;
+    let Some(address) = attributes.address(IFA_LOCAL)?.or(peer) else { return Ok(None) };
+    let flags = attributes.u32(IFA_FLAGS)?.unwrap_or(flags.into());
     Ok(Some(Address {
         link: u32::from_ne_bytes(array(message.body, 4, "ifaddrmsg")?),
         address,
@@ -28,26 +29,25 @@ pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure>
 
 /// One message of the answer to `RTM_GETRULE`.
 pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
-    const MODELLED: &[u16] = &[1, 2, 6, 10, 15, 16];
-    /// `FRA_SUPPRESS_PREFIXLEN` -1 (none), `FRA_PROTOCOL` (who made the rule)
-    const IRRELEVANT: &[u16] = &[14, 21];
+    const MODELLED: &[u16] = &[FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK];
     let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
     let [family, destination_length, source_length, _] = array(message.body, 0, "fib_rule_hdr")?;
     let [table, _, _, action] = array(message.body, 4, "fib_rule_hdr")?;
-    let mark = attributes.u32(10)?;
-    let no_suppression = attributes.u32(14)?.is_none_or(|length| length == u32::MAX);
-    let other = attributes
-        .iter()
-        .map(|attribute| attribute.kind)
-        .filter(|kind| !MODELLED.contains(kind) && !(IRRELEVANT.contains(kind) && (*kind != 14 || no_suppression)));
+    let mark = attributes.u32(FRA_FWMARK)?;
+    let suppresses = attributes.u32(FRA_SUPPRESS_PREFIXLEN)?.is_some_and(|length| length != u32::MAX);
+    let other = attributes.iter().map(|attribute| attribute.kind).filter(|kind| match *kind {
+        FRA_SUPPRESS_PREFIXLEN => suppresses,
+        FRA_PROTOCOL => false, // who made the rule
+        kind => !MODELLED.contains(&kind),
+    });
     Ok(Rule {
         ipv6: family == AF_INET6,
-        priority: attributes.u32(6)?.unwrap_or(0),
-        table: attributes.u32(15)?.unwrap_or(table.into()),
+        priority: attributes.u32(FRA_PRIORITY)?.unwrap_or(0),
+        table: attributes.u32(FRA_TABLE)?.unwrap_or(table.into()),
         action,
-        fwmark: mark.map(|mark| attributes.u32(16).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
-        source: attributes.address(2)?.map(|address| (address, source_length)),
-        destination: attributes.address(1)?.map(|address| (address, destination_length)),
+        fwmark: mark.map(|mark| attributes.u32(FRA_FWMASK).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
+        source: attributes.address(FRA_SRC)?.map(|address| (address, source_length)),
+        destination: attributes.address(FRA_DST)?.map(|address| (address, destination_length)),
         other: other.collect(),
     })
 }
@@ -65,8 +65,8 @@ pub fn decode_listed(message: &Message<'_>, ipv6: bool) -> Result<Option<Route>,
 pub fn decode_route(body: &[u8]) -> Result<Route, Failure> {
     let attributes = Attributes::after(body, RTMSG, "RTA")?;
     let [_, prefix_length, _, tos, table, _, _, kind] = array(body, 0, "rtmsg")?;
-    let mut devices: Vec<u32> = attributes.u32(4)?.into_iter().collect();
-    if let Some(mut hops) = attributes.get(9) {
+    let mut devices: Vec<u32> = attributes.u32(RTA_OIF)?.into_iter().collect();
+    if let Some(mut hops) = attributes.get(RTA_MULTIPATH) {
         while !hops.is_empty() {
             let length = u16::from_ne_bytes(array(hops, 0, "rtnexthop")?) as usize;
             devices.push(u32::from_ne_bytes(array(hops, 4, "rtnexthop")?));
@@ -77,15 +77,15 @@ pub fn decode_route(body: &[u8]) -> Result<Route, Failure> {
         }
     }
     Ok(Route {
-        table: attributes.u32(15)?.unwrap_or(table.into()),
-        destination: attributes.address(1)?,
+        table: attributes.u32(RTA_TABLE)?.unwrap_or(table.into()),
+        destination: attributes.address(RTA_DST)?,
         prefix_length,
         kind,
         tos,
-        priority: attributes.u32(6)?,
-        gateway: attributes.address(5)?,
-        preferred_source: attributes.address(7)?,
+        priority: attributes.u32(RTA_PRIORITY)?,
+        gateway: attributes.address(RTA_GATEWAY)?,
+        preferred_source: attributes.address(RTA_PREFSRC)?,
         devices,
-        nexthop: attributes.u32(30)?,
+        nexthop: attributes.u32(RTA_NH_ID)?,
     })
 }

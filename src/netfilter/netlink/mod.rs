@@ -5,6 +5,7 @@
 mod attributes;
 mod block;
 mod message;
+pub mod rtnl;
 mod value;
 
 pub use attributes::{Attribute, Attributes, NLA_F_NESTED, NLA_F_NET_BYTEORDER, attributes, put, put_nested};
