@@ -52,7 +52,7 @@ pub enum Question {
     Xtables(XtablesRequest),
 }
 
-/// A table of legacy x_tables. The answer is its description, [`XTABLES_INFO`] bytes of `struct ipt_getinfo`, and its
+/// A table of legacy x_tables. The answer is its description, `struct ipt_getinfo`, and its
 /// content, `struct ipt_get_entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XtablesRequest {
@@ -63,9 +63,6 @@ pub struct XtablesRequest {
     /// Only its description.
     pub only_info: bool,
 }
-
-/// `sizeof(struct ipt_getinfo)`
-pub const XTABLES_INFO: usize = 84;
 
 /// A netlink request: message type, flags, and what follows the header.
 #[derive(Clone, Debug, PartialEq, Eq)]

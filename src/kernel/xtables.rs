@@ -10,7 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::capture::{Answer, NET_ADMIN_MISSING, XTABLES_INFO, XtablesRequest};
+use crate::capture::{Answer, NET_ADMIN_MISSING, XtablesRequest};
+use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, IptReplace, Structure};
 use crate::snapshot::{Failure, Reading, SystemCall};
 
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
@@ -21,10 +22,6 @@ const SO_GET_ENTRIES: c_int = 65;
 const SO_SET_REPLACE: c_int = 64;
 /// Bytes of a table's name, the final zero included (`XT_TABLE_MAXNAMELEN`).
 const NAME: usize = 32;
-/// `offsetof(struct ipt_getinfo, size)`
-const INFO_SIZE: usize = 80;
-/// `offsetof(struct ipt_get_entries, entrytable)`
-const ENTRIES_HEADER: usize = 40;
 /// Largest table that is read: 100,000 rules of kube-proxy, twice what it writes for 10,000 Services.
 const MAX_TABLE: usize = 64 << 20;
 /// How often a table is read that changes under us; kube-proxy writes it once a second at most.
@@ -51,17 +48,17 @@ fn read(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> io::R
         if request.only_info {
             return Ok(Some(before.to_vec()));
         }
-        let size = u32::from_ne_bytes(std::array::from_fn(|at| before[INFO_SIZE + at]));
+        let size = u32::from_ne_bytes(std::array::from_fn(|at| before[IptGetinfo::size + at]));
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size > MAX_TABLE {
             return Err(io::Error::other(Failure::too_large(MAX_TABLE, "bytes")));
         }
         bytes.clear();
-        bytes.resize(XTABLES_INFO + ENTRIES_HEADER + size, 0);
-        bytes[..XTABLES_INFO].copy_from_slice(&before);
-        let entries = &mut bytes[XTABLES_INFO..];
+        bytes.resize(IptGetinfo::SIZE + IptGetEntries::SIZE + size, 0);
+        bytes[..IptGetinfo::SIZE].copy_from_slice(&before);
+        let entries = &mut bytes[IptGetinfo::SIZE..];
         entries[..NAME].copy_from_slice(&name(&request.table)?);
-        entries[NAME..NAME + 4].copy_from_slice(&before[INFO_SIZE..]);
+        entries[IptGetEntries::size..][..4].copy_from_slice(&before[IptGetinfo::size..]);
         match get(&socket, level, SO_GET_ENTRIES, entries) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => continue, // its size has changed
             other => other?,
@@ -80,20 +77,16 @@ fn read(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> io::R
 /// What the kernel refused.
 #[allow(unsafe_code, reason = "no safe interface knows this option")]
 pub fn replace(ipv6: bool, table: &str, mut replacement: Vec<u8>) -> io::Result<()> {
-    /// `offsetof(struct ipt_getinfo, num_entries)`
-    const INFO_ENTRIES: usize = 76;
-    /// `offsetof(struct ipt_replace, num_counters)`; the pointer to the counters follows.
-    const NUM_COUNTERS: usize = 84;
     /// `sizeof(struct xt_counters)`
     const COUNTERS: usize = 16;
     let (socket, level) = options_socket(ipv6)?;
     // The kernel makes the table when it is first asked about it, and hands the counters of the old one over.
     let info = info(&socket, level, table)?;
-    let old: [u8; 4] = std::array::from_fn(|at| info[INFO_ENTRIES + at]);
+    let old: [u8; 4] = std::array::from_fn(|at| info[IptGetinfo::num_entries + at]);
     let mut counters = vec![0u8; u32::from_ne_bytes(old) as usize * COUNTERS];
-    replacement[NUM_COUNTERS..NUM_COUNTERS + 4].copy_from_slice(&old);
+    replacement[IptReplace::num_counters..][..old.len()].copy_from_slice(&old);
     let pointer = counters.as_mut_ptr().expose_provenance() as u64;
-    replacement[NUM_COUNTERS + 4..NUM_COUNTERS + 12].copy_from_slice(&pointer.to_ne_bytes());
+    replacement[IptReplace::counters..][..size_of::<u64>()].copy_from_slice(&pointer.to_ne_bytes());
     let length = libc::socklen_t::try_from(replacement.len()).map_err(io::Error::other)?;
     let at = replacement.as_ptr().cast::<c_void>();
     // SAFETY: `at` is valid for reads of `length` bytes. The kernel writes `num_counters` counters through the pointer in
@@ -110,8 +103,8 @@ fn options_socket(ipv6: bool) -> io::Result<(OwnedFd, c_int)> {
     Ok((socket, if ipv6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP }))
 }
 
-fn info(socket: &OwnedFd, level: c_int, table: &str) -> io::Result<[u8; XTABLES_INFO]> {
-    let mut info = [0; XTABLES_INFO];
+fn info(socket: &OwnedFd, level: c_int, table: &str) -> io::Result<[u8; IptGetinfo::SIZE]> {
+    let mut info = [0; IptGetinfo::SIZE];
     info[..NAME].copy_from_slice(&name(table)?);
     get(socket, level, SO_GET_INFO, &mut info)?;
     Ok(info)

@@ -8,15 +8,14 @@
 
 use std::ops::Range;
 
-use super::{Redactor, each_attribute};
+use super::Redactor;
 use crate::capture::path_part;
-use crate::netfilter::netlink::Writer;
-use crate::netfilter::nfnetlink::NFGENMSG;
+use crate::netfilter::ipset::{IpsetMessage, NFNL_SUBSYS_IPSET};
+use crate::netfilter::netlink::{Emit as _, Writer};
+use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::Message;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::signatures;
-
-const NFNL_SUBSYS_IPSET: u16 = 6;
 
 /// Replaces a text up to its zero: the length stays, and so does what tells who wrote it.
 pub(super) fn text(value: &mut [u8]) {
@@ -29,21 +28,17 @@ pub(super) fn text(value: &mut [u8]) {
 impl Redactor {
     /// One message without its header.
     pub(super) fn netfilter(&mut self, kind: u16, body: &mut [u8]) -> Result<(), Failure> {
-        if kind >> 8 == NFNL_SUBSYS_IPSET {
-            let short = || Failure::unexpected("a message is too short for its header");
-            return each_attribute(body.get_mut(NFGENMSG..).ok_or_else(short)?, |kind, value| {
-                match kind {
-                    1 | 3..=6 | 11 => {}
-                    2 => self.set_name(value),
-                    _ => value.fill(0),
-                }
-                Ok(())
-            });
-        }
         let mut out = Writer::kernel();
-        let mut message = Message::parse(kind, body)?;
-        self.nftables(&mut message)?;
-        message.emit(&mut out);
+        if kind >> 8 == NFNL_SUBSYS_IPSET {
+            let (header, mut message): (_, IpsetMessage<'_>) = Nfgenmsg::parse(body)?;
+            self.visit(header.family, &[], &mut message)?;
+            header.emit(&mut out);
+            message.emit(&mut out);
+        } else {
+            let mut message = Message::parse(kind, body)?;
+            self.nftables(&mut message)?;
+            message.emit(&mut out);
+        }
         let redacted = out.finish();
         if redacted.len() != body.len() {
             return Err(Failure::unexpected("a message does not keep its length"));

@@ -18,6 +18,9 @@ use crate::snapshot::Failure;
 /// Family, table and name of a set.
 pub(super) type SetKey = (u8, Vec<u8>, Vec<u8>);
 
+/// A part of the value of an expression: which expression, first byte, what it becomes.
+pub(super) type Change = (usize, usize, Vec<u8>);
+
 /// One message.
 pub(super) struct Visiting<'r> {
     redactor: &'r mut Redactor,
@@ -30,8 +33,8 @@ pub(super) struct Visiting<'r> {
     constants: BTreeMap<usize, Vec<u8>>,
     /// Those that were used for something else than an address.
     used: BTreeSet<usize>,
-    /// Values of earlier expressions that become others: expression, first byte, bytes.
-    changes: Vec<(usize, usize, Vec<u8>)>,
+    /// Values of earlier expressions that become others.
+    changes: Vec<Change>,
     /// The lower end of a range, if the expression before compared with one.
     lower: Option<Lower>,
     before: Option<Lower>,
@@ -50,27 +53,11 @@ struct Lower {
 impl Redactor {
     /// A message of nf_tables.
     pub(super) fn nftables(&mut self, message: &mut Message<'_>) -> Result<(), Failure> {
-        let family = message.header.family;
         let table = match &message.body {
             Body::Rule(rule) => rule.table.as_bytes().to_vec(),
             _ => Vec::new(),
         };
-        let mut visiting = Visiting {
-            redactor: self,
-            family,
-            table,
-            machine: Machine::new(family),
-            at: 0,
-            constants: BTreeMap::new(),
-            used: BTreeSet::new(),
-            changes: Vec::new(),
-            lower: None,
-            before: None,
-            set: SetKey::default(),
-            failed: None,
-        };
-        message.body.visit(&mut visiting);
-        let Visiting { changes, failed, .. } = visiting;
+        let changes = self.visit(message.header.family, &table, &mut message.body)?;
         if let Body::Rule(rule) = &mut message.body {
             let mut elements = rule.expressions.iter_mut().flat_map(|list| &mut list.elements).collect::<Vec<_>>();
             for (expression, from, bytes) in changes {
@@ -83,7 +70,27 @@ impl Redactor {
                 place.into_iter().for_each(|place| place.copy_from_slice(&bytes));
             }
         }
-        failed.map_or(Ok(()), Err)
+        Ok(())
+    }
+
+    /// Visits a message about a table of this family; which values of a rule's expressions are still to be changed.
+    pub(super) fn visit(&mut self, family: u8, table: &[u8], body: &mut impl Visit) -> Result<Vec<Change>, Failure> {
+        let mut visiting = Visiting {
+            redactor: self,
+            family,
+            table: table.to_vec(),
+            machine: Machine::new(family),
+            at: 0,
+            constants: BTreeMap::new(),
+            used: BTreeSet::new(),
+            changes: Vec::new(),
+            lower: None,
+            before: None,
+            set: SetKey::default(),
+            failed: None,
+        };
+        body.visit(&mut visiting);
+        visiting.failed.map_or(Ok(visiting.changes), Err)
     }
 
     /// Maps the addresses in a value that is compared with registers; of an address there may be only the first bytes.

@@ -9,10 +9,10 @@ mod entry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::capture::{Request, Root, XTABLES_INFO};
+use crate::capture::{Request, Root};
 use crate::decode::known::KnownTables;
 use crate::decode::{Node, marks, services};
-use crate::netfilter::xtables::Table;
+use crate::netfilter::xtables::{IptGetinfo, Structure, Table};
 use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
 use crate::snapshot::{Failure, Name, Reading, Source, SystemCall};
 
@@ -111,7 +111,7 @@ impl Half {
             let added = answer.decode(|bytes| {
                 let table = Table::new(&bytes, self == Self::Ipv6, name)?;
                 size += bytes.len();
-                infos.extend(bytes.get(..XTABLES_INFO).map(|info| (request.only_info().name, info.to_vec())));
+                infos.extend(bytes.get(..IptGetinfo::SIZE).map(|info| (request.only_info().name, info.to_vec())));
                 add(&mut ruleset, &table, name, services::MAX_RULES)
             });
             if added.ok().is_none() {

@@ -6,12 +6,13 @@ use super::*;
 use crate::capture::Answer;
 use crate::decode::Known;
 use crate::decode::testing::played_after;
+use crate::netfilter::xtables::IptGetEntries;
 use crate::snapshot::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
 
 const NAT: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv4-nat");
 const NAT6: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv6-nat");
 /// `offsetof(struct ipt_get_entries, entrytable)`, after the description
-const ENTRIES: usize = XTABLES_INFO + 40;
+const ENTRIES: usize = IptGetinfo::SIZE + IptGetEntries::SIZE;
 
 fn read(bytes: &[u8], family: Family) -> Result<Ruleset, Failure> {
     let mut ruleset = Ruleset::default();
@@ -293,11 +294,11 @@ fn what_was_read_is_read_again_only_when_its_description_changes() {
         let info = ("xtables/ipv4-nat.info", Reading::Ok(info));
         play_after(&known.left, &[&first[..], &[info]].concat())
     };
-    let same = again(&NAT[..XTABLES_INFO]);
+    let same = again(&NAT[..IptGetinfo::SIZE]);
     assert_eq!(same.asked, [NAMES, "xtables/ipv4-nat.info", NAMES6]);
     assert_eq!(same.ipv4, known.ipv4);
     assert_eq!(remembered(&same), remembered(&known), "what was taken over is no younger for it");
-    let changed = again(&NAT[1..=XTABLES_INFO]);
+    let changed = again(&NAT[1..=IptGetinfo::SIZE]);
     assert_eq!(changed.asked, [NAMES, "xtables/ipv4-nat.info", "xtables/ipv4-nat", NAMES6]);
     assert_eq!(changed.ipv4, known.ipv4);
     assert_ne!(remembered(&changed), remembered(&known), "what was read is");
@@ -312,7 +313,7 @@ fn tables_are_forgotten_by_when_they_were_read_not_by_when_they_were_taken_over(
     let at = |seconds| start + Duration::from_secs(seconds);
     let answers =
         [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..])), ("xtables/ipv4-nat", Reading::Ok(NAT))];
-    let info = ("xtables/ipv4-nat.info", Reading::Ok(&NAT[..XTABLES_INFO]));
+    let info = ("xtables/ipv4-nat.info", Reading::Ok(&NAT[..IptGetinfo::SIZE]));
     let mut known = play(&answers).left;
     known.date_tables(at(0));
     known.forget_tables(at(29), age);

@@ -118,16 +118,6 @@ impl<'a> Attributes<'a> {
         Ok(self.fixed(kind)?.map(u32::from_ne_bytes))
     }
 
-    /// Network order, 32 bits.
-    pub fn be32(&self, kind: u16) -> Result<Option<u32>> {
-        Ok(self.fixed(kind)?.map(u32::from_be_bytes))
-    }
-
-    /// Network order, 64 bits.
-    pub fn be64(&self, kind: u16) -> Result<Option<u64>> {
-        Ok(self.fixed(kind)?.map(u64::from_be_bytes))
-    }
-
     /// Two 16-bit numbers in network order.
     pub fn be16_pair(&self, kind: u16) -> Result<Option<(u16, u16)>> {
         Ok(self.fixed::<4>(kind)?.map(|[a, b, c, d]| (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))))
