@@ -10,6 +10,8 @@
 use std::fmt::Debug;
 
 use natwatch::netfilter::Result;
+use natwatch::netfilter::conntrack::CpuStats;
+use natwatch::netfilter::ipset::{IpsetHeader, IpsetMessage};
 use natwatch::netfilter::netlink::{self, Emit, List, NLA_F_NESTED, Text, Value, Writer};
 use natwatch::netfilter::nftables::expr::Expr;
 use natwatch::netfilter::nftables::register::Machine;
@@ -32,6 +34,8 @@ pub struct Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    Target { name: "conntrack_stats", header: 0, run: block::<CpuStats<'_>>, seeds: conntrack_stats },
+    Target { name: "ipset_message", header: 0, run: ipset_message, seeds: ipset_messages },
     Target { name: "netlink_messages", header: 20, run: framing, seeds: answers },
     Target { name: "netlink_attributes", header: 0, run: attributes, seeds: bodies },
     Target { name: "nftables_message", header: 6, run: nftables_message, seeds: nftables_messages },
@@ -63,7 +67,7 @@ macro_rules! parsed {
         })*
     };
 }
-parsed!(SetElement Data Expression Rule Text);
+parsed!(CpuStats IpsetMessage SetElement Data Expression Rule Text);
 
 fn emitted(value: &impl Emit) -> Vec<u8> {
     let mut out = Writer::kernel();
@@ -164,6 +168,13 @@ fn nftables_message(input: &[u8]) {
     }
 }
 
+fn ipset_message(input: &[u8]) {
+    block::<IpsetMessage<'_>>(input);
+    let Ok(message) = IpsetMessage::parse(input) else { return };
+    let _ = message.elements();
+    let _ = message.data.map(|data| IpsetHeader::parse(&data.0).is_ok());
+}
+
 fn nftables_expression(input: &[u8]) {
     block::<Expression<'_>>(input);
     let Ok(expression) = Expression::parse(input) else { return };
@@ -241,6 +252,15 @@ fn bodies(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     }
     let messages = netlink::messages(bytes).filter_map(|message| message.ok());
     messages.filter_map(|message| Some(message.body.get(4..)?.to_vec())).collect()
+}
+
+fn ipset_messages(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    if name.contains("ipset") { bodies(name, bytes) } else { Vec::new() }
+}
+
+/// No node was recorded that needed these counters: attributes of numbers, as any block.
+fn conntrack_stats(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
+    if name.contains("nft-generation") || name.contains("forwarding") { bodies(name, bytes) } else { Vec::new() }
 }
 
 fn is_nftables(name: &str) -> bool {
