@@ -1,53 +1,46 @@
 //! The generation of the rule set, and what a program asks netfilter.
 
+use natwatch::netfilter::netlink::{Emit as _, Message, Text, Writer, attributes, frame, message};
+use natwatch::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
+use natwatch::netfilter::nftables::uapi::NFT_MSG_GETGEN;
+use natwatch::netfilter::nftables::{Generation, NFTA_RULE_CHAIN, NFTA_RULE_TABLE};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv, send, socket};
 
 use super::netns::Netns;
 use super::strace::Call;
 
-/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN`
-const GETGEN: u16 = 10 << 8 | 16;
+/// Asks netfilter, and hands on the first message that it answers.
+fn ask<T: Send>(ns: &Netns, request: &[u8], read: impl FnOnce(&Message<'_>) -> T + Send) -> T {
+    ns.enter(|| {
+        let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER)).expect("a socket");
+        send(&socket, request, SendFlags::empty()).expect("a request");
+        let mut answer = [0; 256];
+        let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).expect("an answer");
+        let (message, _) = message(&answer[..length]).expect("a whole message");
+        read(&message)
+    })
+}
 
 /// The number that every change of the rules raises.
 pub fn generation(ns: &Netns) -> u32 {
-    ns.enter(|| {
-        let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER)).expect("a socket");
-        let mut request = [0; 20];
-        request[0..4].copy_from_slice(&20_u32.to_ne_bytes());
-        request[4..6].copy_from_slice(&GETGEN.to_ne_bytes());
-        request[6..8].copy_from_slice(&1_u16.to_ne_bytes()); // NLM_F_REQUEST
-        send(&socket, &request, SendFlags::empty()).expect("a request");
-        let mut answer = [0; 256];
-        let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).expect("an answer");
-        // Header, `struct nfgenmsg`, and the first attribute: NFTA_GEN_ID.
-        assert!(length >= 28 && answer[22..24] == 1_u16.to_ne_bytes(), "{:?}", &answer[..length]);
-        u32::from_be_bytes([answer[24], answer[25], answer[26], answer[27]])
+    let mut body = Writer::user();
+    Nfgenmsg::default().emit(&mut body);
+    ask(ns, &frame(NFT_MSG_GETGEN, libc::NLM_F_REQUEST as u16, &body.finish()), |message| {
+        let (_, generation): (_, Generation<'_>) = Nfgenmsg::parse(message.body).expect("a generation");
+        generation.id
     })
 }
 
 /// Makes an accounting object, which rules with `-m nfacct` name.
 pub fn accounting(ns: &Netns, name: &str) {
     const NFNL_MSG_ACCT_NEW: u16 = (libc::NFNL_SUBSYS_ACCT as u16) << 8;
+    const NFACCT_NAME: u16 = 1;
     const FLAGS: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16;
-    let text = [name.as_bytes(), &[0]].concat();
-    let mut request = Vec::new();
-    // `struct nlmsghdr`, its length at the end; `struct nfgenmsg`; NFACCT_NAME
-    request.extend([0; 4]);
-    request.extend(NFNL_MSG_ACCT_NEW.to_ne_bytes());
-    request.extend(FLAGS.to_ne_bytes());
-    request.extend([0; 8 + 4]);
-    request.extend((4 + text.len() as u16).to_ne_bytes());
-    request.extend(1_u16.to_ne_bytes());
-    request.extend(text);
-    request.resize(request.len().next_multiple_of(4), 0);
-    let length = request.len() as u32;
-    request[..4].copy_from_slice(&length.to_ne_bytes());
-    ns.enter(|| {
-        let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER)).expect("a socket");
-        send(&socket, &request, SendFlags::empty()).expect("a request");
-        let mut answer = [0; 256];
-        let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).expect("an answer");
-        assert!(length >= 20 && answer[16..20] == [0; 4], "{name}: {:?}", &answer[..length]);
+    let mut body = Writer::user();
+    Nfgenmsg::default().emit(&mut body);
+    body.attribute(NFACCT_NAME, |out| Text::from(name).emit(out));
+    ask(ns, &frame(NFNL_MSG_ACCT_NEW, FLAGS, &body.finish()), |message| {
+        assert_eq!(message.errno(), Ok(0), "{name}");
     });
 }
 
@@ -90,14 +83,13 @@ impl Question {
 /// The message of one call, if it is one to netfilter.
 pub fn question(call: &Call) -> Option<Question> {
     let message = call.message().filter(|message| message.protocol == i64::from(libc::NETLINK_NETFILTER))?;
-    // `struct nfgenmsg` comes first.
-    let attributes = message.body.get(4..).unwrap_or_default();
+    let block = message.body.get(NFGENMSG..).unwrap_or_default();
     let all = libc::NLM_F_DUMP as u16;
     Some(Question {
         kind: message.kind,
         dump: message.flags & all == all,
-        table: text(attributes, 1),
-        chain: text(attributes, 2),
+        table: text(block, NFTA_RULE_TABLE),
+        chain: text(block, NFTA_RULE_CHAIN),
     })
 }
 
@@ -107,14 +99,10 @@ pub fn questions(calls: &[Call]) -> Vec<Question> {
 }
 
 /// What an attribute says, up to the zero that ends it; nothing if it is not there.
-fn text(mut attributes: &[u8], number: u16) -> String {
-    while let [a, b, c, d, ..] = *attributes {
-        let (length, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
-        let value = attributes.get(4..length).expect("a whole attribute");
-        if kind == number {
-            return String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    String::new()
+fn text(block: &[u8], number: u16) -> String {
+    let found = attributes(block, "request").map(|attribute| attribute.expect("a whole attribute"));
+    let found = found.into_iter().find(|attribute| attribute.kind == number);
+    found
+        .map(|attribute| String::from_utf8_lossy(Text(attribute.body.into()).as_bytes()).into_owned())
+        .unwrap_or_default()
 }
