@@ -38,7 +38,7 @@ pub struct Chain {
     end: usize,
     /// Offsets of the chains that its rules lead to.
     jumps: Vec<u32>,
-    /// A rule has a target that is neither a verdict nor one of [`TRANSLATIONS`].
+    /// A rule has a target that is neither a verdict nor one of the translations of destinations (`TRANSLATIONS`).
     pub other_targets: bool,
 }
 
