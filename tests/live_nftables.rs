@@ -108,7 +108,8 @@ fn each_shape_is_reported_as_listed_and_its_owner_is_known() {
             chains.iter().find(|(known, _)| known == chain).map(|(_, owner)| *owner)
         });
     }
-    let files = fs::read_dir(shapes_dir()).expect("a directory").map(|e| e.expect("a file").file_name());
+    let files = fs::read_dir(shapes_dir()).expect("a directory").map(|e| e.expect("a file"));
+    let files = files.filter(|file| file.path().is_file()).map(|file| file.file_name());
     let files = files.map(|name| name.into_string().expect("UTF-8"));
     let mut files: Vec<String> = files.filter(|name| name != "README.md" && !name.ends_with(".ipset")).collect();
     files.sort();

@@ -67,6 +67,9 @@ pub trait Visitor: Sized {
     /// What a register is compared with (`NFT_CMP_*`).
     fn compared(&mut self, register: u32, operator: u32, value: &mut Cow<'_, [u8]>);
 
+    /// What a register is combined with, bit by bit, or shifted by.
+    fn combined(&mut self, register: u32, value: &mut Cow<'_, [u8]>);
+
     /// The ends of a range that a register may be in.
     fn in_range(&mut self, register: u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>);
 

@@ -257,6 +257,14 @@ impl Visitor for Visiting<'_> {
         }
     }
 
+    fn combined(&mut self, register: u32, value: &mut Cow<'_, [u8]>) {
+        let labels = labels(&self.machine, register);
+        let plain = |(byte, label): (&u8, &Label)| *byte == 0 || *label == Label::Other;
+        if !value.iter().zip(&labels).all(plain) {
+            self.check(Err(Failure::unexpected("a rule computes with an address")));
+        }
+    }
+
     fn in_range(&mut self, register: u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>) {
         let labels = labels(&self.machine, register);
         if is_address(&labels, from.len()) && from.len() == to.len() {

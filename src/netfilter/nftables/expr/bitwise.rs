@@ -3,6 +3,7 @@
 //! `net/netfilter/nft_bitwise.c`: `nft_bitwise_dump`, `nft_bitwise_fast_dump`.
 
 use crate::netfilter::nftables::Data;
+use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
     /// `dreg = sreg & mask ^ xor`, or another operation. Mask and xor are as long as `len` says.
@@ -26,7 +27,16 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Bitwise { plain: [sreg, dreg, len, op, mask, xor, data, sreg2] });
+impl Visit for Bitwise<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { sreg, dreg: _, len: _, op: _, mask, xor, data, sreg2: _, layout } = self;
+        mask.iter_mut().for_each(|mask| mask.with_value(visitor, Visitor::plain));
+        for operand in [xor, data].into_iter().flatten() {
+            operand.with_value(visitor, |visitor, value| visitor.combined(*sreg, value));
+        }
+        layout.visit(visitor);
+    }
+}
 
 impl Bitwise<'_> {
     /// Bits that stay.

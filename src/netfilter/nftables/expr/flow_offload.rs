@@ -12,4 +12,4 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(FlowOffload { plain: [table_name] });
+crate::netfilter::visit!(FlowOffload { set: [table_name] });

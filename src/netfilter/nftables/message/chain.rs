@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use crate::netfilter::Result;
-use crate::netfilter::netlink::{Emit, Nest, Text, Value, Writer};
+use crate::netfilter::netlink::{Emit, Text, Value, Writer};
+use crate::netfilter::nftables::expr::Counter;
 
 crate::netfilter::attributes! {
     /// A chain.
@@ -21,7 +22,7 @@ crate::netfilter::attributes! {
         /// `filter`, `nat` or `route`
         NFTA_CHAIN_TYPE = 7 => kind: Option<Text<'a>>,
         /// Packets that came to its end
-        NFTA_CHAIN_COUNTERS = 8 => counters: Option<Nest<'a>>,
+        NFTA_CHAIN_COUNTERS = 8 => counters: Option<Counter<'a>>,
         /// `NFT_CHAIN_*`
         NFTA_CHAIN_FLAGS = 10 => flags: Option<u32>,
         /// Its rules, and the rules and elements that lead to it
@@ -34,9 +35,9 @@ crate::netfilter::attributes! {
 }
 
 crate::netfilter::visit!(Chain {
-    plain: [table, handle, policy, kind, counters, flags, used, id],
+    plain: [table, handle, policy, kind, flags, used, id],
     chain: [name],
-    nested: [hook],
+    nested: [hook, counters],
     user_data: [userdata],
 });
 

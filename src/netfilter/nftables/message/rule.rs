@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::netlink::{List, Nest, Text};
+use crate::netfilter::netlink::{List, Text};
 use crate::netfilter::nftables::Expression;
 use crate::netfilter::{Visit, Visitor};
 
@@ -22,7 +22,7 @@ crate::netfilter::attributes! {
         /// Type, length, value
         NFTA_RULE_USERDATA = 7 => userdata: Option<Cow<'a, [u8]>>,
         /// Protocol that iptables-nft tells
-        NFTA_RULE_COMPAT = 5 => compat: Option<Nest<'a>>,
+        NFTA_RULE_COMPAT = 5 => compat: Option<Compat<'a>>,
         /// Number within a batch
         NFTA_RULE_ID = 9 => id: Option<u32>,
     }
@@ -37,13 +37,26 @@ impl Rule<'_> {
 
 impl Visit for Rule<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { table: _, chain, handle: _, position: _, expressions, userdata, compat: _, id: _, layout } = self;
+        let Self { table: _, chain, handle: _, position: _, expressions, userdata, compat, id: _, layout } = self;
         chain.iter_mut().for_each(|name| visitor.chain(name));
         if let Some(List { elements, layout }) = expressions {
             elements.iter_mut().enumerate().for_each(|(at, expression)| visitor.expression(at, expression));
             layout.visit(visitor);
         }
         userdata.iter_mut().for_each(|data| visitor.user_data(data));
+        compat.iter_mut().for_each(|compat| compat.visit(visitor));
         layout.visit(visitor);
     }
 }
+
+crate::netfilter::attributes! {
+    /// What iptables-nft tells about a rule, for extensions that ask for the protocol.
+    Compat {
+        /// `IPPROTO_*`
+        NFTA_RULE_COMPAT_PROTO = 1 => proto: Option<u32>,
+        /// `NFT_RULE_COMPAT_F_*`
+        NFTA_RULE_COMPAT_FLAGS = 2 => flags: Option<u32>,
+    }
+}
+
+crate::netfilter::visit!(Compat { plain: [proto, flags] });

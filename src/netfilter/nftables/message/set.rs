@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::netlink::{Emit, Nest, Text, Writer};
+use crate::netfilter::netlink::{Emit, List, Nest, Text, Writer};
 
 crate::netfilter::attributes! {
     /// A set or a map.
@@ -34,7 +34,7 @@ crate::netfilter::attributes! {
         /// Type, length, value
         NFTA_SET_USERDATA = 13 => userdata: Option<Cow<'a, [u8]>>,
         /// Its size, and the fields of a key
-        NFTA_SET_DESC = 9 => desc: Option<Nest<'a>>,
+        NFTA_SET_DESC = 9 => desc: Option<SetDesc<'a>>,
         /// A statement of each element
         NFTA_SET_EXPR = 17 => expr: Option<Nest<'a>>,
         /// Several of them
@@ -45,22 +45,9 @@ crate::netfilter::attributes! {
 }
 
 crate::netfilter::visit!(Set {
-    plain: [
-        table,
-        handle,
-        flags,
-        key_type,
-        key_len,
-        data_type,
-        data_len,
-        obj_type,
-        timeout,
-        gc_interval,
-        policy,
-        desc,
-        id
-    ],
+    plain: [table, handle, flags, key_type, key_len, data_type, data_len, obj_type, timeout, gc_interval, policy, id],
     set: [name],
+    nested: [desc],
     hidden: [userdata, expr, expressions],
 });
 
@@ -79,3 +66,25 @@ impl Emit for SetName<'_> {
         out.attribute(NFTA_SET_NAME, |out| self.name.emit(out));
     }
 }
+
+crate::netfilter::attributes! {
+    /// What a set was made for.
+    SetDesc {
+        /// Elements
+        NFTA_SET_DESC_SIZE = 1 => size: Option<u32>,
+        /// The fields of a key
+        NFTA_SET_DESC_CONCAT = 2 => concat: Option<List<'a, SetField<'a>>>,
+    }
+}
+
+crate::netfilter::visit!(SetDesc { plain: [size], nested: [concat] });
+
+crate::netfilter::attributes! {
+    /// A field of a key.
+    SetField {
+        /// Bytes, without those that fill it up to 4
+        NFTA_SET_FIELD_LEN = 1 => len: Option<u32>,
+    }
+}
+
+crate::netfilter::visit!(SetField { plain: [len] });
