@@ -21,13 +21,21 @@ const RACE: Limits = Limits { rounds: 400, time: Duration::from_secs(10) };
 /// See `live_lab.rs`: random ports lose one in 30,000 such rounds.
 const RANDOM_FAILURES: u64 = 3;
 
-/// Connections that were lost, and what natwatch says afterwards.
-fn lost(lab: &Router, proto: Proto) -> (u64, Report) {
+/// Races until so many connections are lost that it is no chance: on a busy machine packets meet less often.
+const MAX_RACES: usize = 20;
+
+/// Connections that were lost, at least this many if any number of races does it, and what natwatch says afterwards.
+fn lost(lab: &Router, proto: Proto, wanted: u64) -> (u64, Report) {
     if proto == Proto::Udp {
         lab.sink(proto);
     }
-    let report = race(lab, Race::Ports(proto), RACE);
-    assert!(report.rounds > 0);
+    for _ in 0..MAX_RACES {
+        let report = race(lab, Race::Ports(proto), RACE);
+        assert!(report.rounds > 0);
+        if conntrack_stats(&lab.router).total("insert_failed") >= wanted {
+            break;
+        }
+    }
     let stats = conntrack_stats(&lab.router);
     assert_eq!(stats.total("insert_failed"), stats.total("drop"));
     (stats.total("insert_failed"), check_here(&lab.router, &[]))
@@ -51,10 +59,10 @@ fn what_loses_connections_is_exposed_and_what_does_not_is_mitigated() {
         ] {
             let rule = NatRule::masquerade(backend, ports);
             let lab = Router::with(if proto == Proto::Tcp { rule } else { rule.to_source(ROUTER_WAN) });
-            let (lost, report) = lost(&lab, proto);
-            println!("{backend:?} {ports:?} {proto:?}: {lost} lost, {}", report.state(ADVISORY));
             // This kernel has no port rover: `random` is as good as `random_fully`.
             let predictable = ports == Ports::Kept;
+            let (lost, report) = lost(&lab, proto, if predictable { RANDOM_FAILURES + 1 } else { 0 });
+            println!("{backend:?} {ports:?} {proto:?}: {lost} lost, {}", report.state(ADVISORY));
             assert_eq!(report.state(ADVISORY), if predictable { "exposed" } else { "mitigated" }, "{}", report.json);
             assert_eq!(report.advisory(ADVISORY)["severity"], "info");
             assert!(if predictable { lost > RANDOM_FAILURES } else { lost <= RANDOM_FAILURES }, "{lost} lost");
@@ -115,7 +123,7 @@ fn only_rules_that_connections_get_to_count() {
         let lab = Router::plain();
         load(&lab.router, &["iptables-legacy-restore"], &format!("*nat\n-A POSTROUTING {legacy}\nCOMMIT\n"));
         nft(&lab.router, &format!("table ip t {{\n{native}\n}}"));
-        let (lost, report) = lost(&lab, Proto::Udp);
+        let (lost, report) = lost(&lab, Proto::Udp, if loses { RANDOM_FAILURES + 1 } else { 0 });
         println!("{name}: {lost} lost, {}", report.state(ADVISORY));
         assert_eq!(report.state(ADVISORY), if loses { "exposed" } else { "mitigated" }, "{name}: {}", report.json);
         assert!(if loses { lost > RANDOM_FAILURES } else { lost <= RANDOM_FAILURES }, "{name}: {lost} lost");
