@@ -18,7 +18,7 @@ use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
 use crate::logging::Log;
 use crate::probe::saved::{self, Choice, Saved};
-use crate::reading::{Published, Underway, judge_until};
+use crate::reading::{Published, Reader, judge_until};
 use crate::refresh::Refresher;
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
@@ -107,8 +107,8 @@ fn read_live(common: &Common) -> Seen {
     let (done, finished) = mpsc::channel();
     let collectors = &common.collectors.0;
     let then = move |published, _, _: &Progress| drop(done.send(published));
-    let world = Arc::new(common.trees.paths());
-    let underway = Underway::begin(world, collectors.clone(), Known::default(), PATIENCE, then);
+    let reader = Reader::new(Arc::new(common.trees.paths()));
+    let underway = reader.begin(collectors.clone(), Known::default(), PATIENCE, then);
     let Published { meta, parts, .. } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
     let snapshot = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
     Seen { snapshot, durations: underway.progress.durations(), deadline, probe: probe.wait(deadline - JUDGING) }
@@ -182,7 +182,7 @@ fn record(common: &Common) -> Capture {
     let (tell, meta) = mpsc::channel();
     std::thread::spawn(move || {
         let boot_id = probe::running(&paths).map(|kernel| kernel.boot_id);
-        let live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
+        let mut live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
         let _ = tell.send(Meta { boot_id, ..live.meta() });
         let mut recorder = Recorder::new(live, |name, answer| drop(keep.send((name, answer))));
         decode::read(&mut recorder, &collectors, &Known::default(), &mut |_| ());

@@ -1,4 +1,4 @@
-//! One reading, on a thread of its own, and judging it in time: for `check` as for `serve`.
+//! Readings, one after the other on a thread of their own, and judging one in time: for `check` as for `serve`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -17,8 +17,14 @@ pub trait World: std::fmt::Debug + Send + Sync + 'static {
     /// Who looks, from where, and when, as far as that can be told without opening a file.
     fn meta(&self) -> Meta;
 
-    /// Opens the door to the node, on the thread that is going to read, and tells the rest about who looks.
-    fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>);
+    /// Opens the door to the node, on the thread that is going to read.
+    fn open(&self) -> Box<dyn Door + '_>;
+}
+
+/// The door to the node, for one reading after the other.
+pub trait Door: Ask {
+    /// Begins a reading, and tells the rest about who looks.
+    fn begin(&mut self, progress: Arc<Progress>) -> Meta;
 }
 
 impl World for Paths {
@@ -26,9 +32,15 @@ impl World for Paths {
         kernel::meta()
     }
 
-    fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>) {
-        let live = Live::new(self.clone(), progress);
-        (live.meta(), Box::new(live))
+    fn open(&self) -> Box<dyn Door + '_> {
+        Box::new(Live::new(self.clone(), Arc::new(Progress::new(Duration::ZERO))))
+    }
+}
+
+impl Door for Live {
+    fn begin(&mut self, progress: Arc<Progress>) -> Meta {
+        Live::begin(self, progress);
+        self.meta()
     }
 }
 
@@ -43,7 +55,7 @@ pub struct Published {
     pub count: usize,
 }
 
-/// A reading on its way, on a thread of its own.
+/// A reading on its way.
 #[derive(Clone, Debug)]
 pub struct Underway {
     /// How far it is, and until when it may go on.
@@ -51,21 +63,38 @@ pub struct Underway {
     published: Arc<Mutex<Published>>,
 }
 
-impl Underway {
+/// What the reading thread does next.
+type Job = Box<dyn FnOnce(&mut dyn Door) + Send>;
+
+/// The thread that reads. It is one for all readings, because what it holds open belongs to it, and so that memory of one
+/// reading serves the next. One that is stuck inside the kernel keeps whatever is asked of it waiting.
+#[derive(Debug)]
+pub struct Reader {
+    world: Arc<dyn World>,
+    /// `None`: it has not been begun.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+}
+
+impl Reader {
+    /// No thread is begun yet.
+    pub fn new(world: Arc<dyn World>) -> Self {
+        Self { world, jobs: Mutex::default() }
+    }
+
     /// Begins a reading. `then` is called on its thread when it has come to its end.
     pub fn begin(
-        world: Arc<dyn World>,
+        &self,
         collectors: Collectors,
         known: Known,
         patience: Duration,
         then: impl FnOnce(Published, Known, &Progress) + Send + 'static,
-    ) -> Self {
+    ) -> Underway {
         let progress = Arc::new(Progress::new(patience));
-        let published = Published { meta: world.meta(), parts: Parts::default(), count: 0 };
+        let published = Published { meta: self.world.meta(), parts: Parts::default(), count: 0 };
         let published = Arc::new(Mutex::new(published));
         let (mine, shown) = (Arc::clone(&progress), Arc::clone(&published));
-        let work = move || {
-            let (meta, mut ask) = world.open(Arc::clone(&mine));
+        self.run(Box::new(move |door| {
+            let meta = door.begin(Arc::clone(&mine));
             lock(&shown).meta = meta.clone();
             let mut count = 0;
             let mut publish = |parts: &Parts| {
@@ -73,15 +102,42 @@ impl Underway {
                 let mut shown = lock(&shown);
                 (shown.parts, shown.count) = (parts.clone(), count);
             };
-            let (parts, left) = decode::read(ask.as_mut(), &collectors, &known, &mut publish);
+            let (parts, left) = decode::read(door, &collectors, &known, &mut publish);
             then(Published { meta, parts, count: count + 1 }, left, &mine);
-        };
-        if let Err(error) = std::thread::Builder::new().name("reading".into()).spawn(work) {
-            tracing::error!(%error, "cannot start a thread to read the kernel");
-        }
-        Self { progress, published }
+        }));
+        Underway { progress, published }
     }
 
+    /// Has the thread do this; a new one, where there is none or it has panicked.
+    fn run(&self, job: Job) {
+        let mut jobs = lock(&self.jobs);
+        let job = match jobs.as_ref() {
+            None => job,
+            Some(jobs) => match jobs.send(job) {
+                Ok(()) => return,
+                Err(mpsc::SendError(job)) => job,
+            },
+        };
+        let (sender, receiver) = mpsc::channel::<Job>();
+        let world = Arc::clone(&self.world);
+        let work = move || {
+            let mut door = world.open();
+            receiver.into_iter().for_each(|job| job(door.as_mut()));
+        };
+        match std::thread::Builder::new().name("reading".into()).spawn(work) {
+            Ok(_) => {
+                let _ = sender.send(job);
+                *jobs = Some(sender);
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot start a thread to read the kernel");
+                *jobs = None;
+            }
+        }
+    }
+}
+
+impl Underway {
     /// The parts so far.
     pub fn so_far(&self) -> Published {
         lock(&self.published).clone()

@@ -17,7 +17,7 @@ use crate::decode::{Collectors, Known, Parts};
 use crate::judge::{self, History, Report};
 use crate::kernel::{Progress, Whereabouts};
 use crate::memory::Memory;
-use crate::reading::{Published, Underway, World, judge_until};
+use crate::reading::{Published, Reader, Underway, World, judge_until};
 use crate::snapshot::{Collector, Failure, Snapshot, Unanswered};
 use crate::sync::{lock, off_thread};
 
@@ -93,7 +93,7 @@ struct Partial {
 /// Looks on demand.
 #[derive(Debug)]
 pub struct Refresher {
-    world: Arc<dyn World>,
+    reader: Reader,
     collectors: Collectors,
     options: Mutex<judge::Options>,
     history: Mutex<History>,
@@ -112,7 +112,7 @@ impl Refresher {
     /// A refresher that has not looked yet.
     pub fn new(world: impl World, collectors: Collectors, options: judge::Options) -> Self {
         Self {
-            world: Arc::new(world),
+            reader: Reader::new(Arc::new(world)),
             collectors,
             options: Mutex::new(options),
             history: Mutex::default(),
@@ -259,7 +259,7 @@ impl Refresher {
         };
         let patience = deadline.saturating_duration_since(Instant::now()).min(MAX_READING);
         let known = lock(&self.memory).known(Instant::now());
-        let underway = Underway::begin(Arc::clone(&self.world), self.collectors.clone(), known, patience, then);
+        let underway = self.reader.begin(self.collectors.clone(), known, patience, then);
         let started = Flight { number, underway, waiters: Arc::new(AtomicUsize::new(1)), stop, done };
         *flight = Some(started.clone());
         (started, true)
@@ -327,6 +327,7 @@ mod tests {
     use super::*;
     use crate::capture::{Ask, Meta, Request, Take};
     use crate::decode::testing;
+    use crate::reading::Door;
     use crate::snapshot::{Reading, Source, SourceState};
 
     /// Answers the number of entries at once and everything else when the gate opens.
@@ -336,8 +337,8 @@ mod tests {
         readings: Arc<AtomicUsize>,
     }
 
-    struct Asked {
-        gate: Arc<Mutex<mpsc::Receiver<()>>>,
+    struct Asked<'w> {
+        world: &'w Slow,
         reading: usize,
         progress: Arc<Progress>,
     }
@@ -347,17 +348,25 @@ mod tests {
             testing::capture().meta
         }
 
-        fn open(&self, progress: Arc<Progress>) -> (Meta, Box<dyn Ask + '_>) {
-            let reading = self.readings.fetch_add(1, Ordering::SeqCst) + 1;
-            (self.meta(), Box::new(Asked { gate: Arc::clone(&self.gate), reading, progress }))
+        fn open(&self) -> Box<dyn Door + '_> {
+            let progress = Arc::new(Progress::new(Duration::ZERO));
+            Box::new(Asked { world: self, progress, reading: 0 })
         }
     }
 
-    impl Ask for Asked {
+    impl Door for Asked<'_> {
+        fn begin(&mut self, progress: Arc<Progress>) -> Meta {
+            self.reading = self.world.readings.fetch_add(1, Ordering::SeqCst) + 1;
+            self.progress = progress;
+            self.world.meta()
+        }
+    }
+
+    impl Ask for Asked<'_> {
         fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
             if request.name.contains("/route/") {
                 self.progress.begin(&request.name);
-                let _ = lock(&self.gate).recv();
+                let _ = lock(&self.world.gate).recv();
             }
             if self.progress.is_over() {
                 return Reading::Failed(Failure::NotAnswered(Unanswered::in_time(Duration::ZERO)));

@@ -3,7 +3,7 @@
 use crate::snapshot::Source;
 
 /// Which tree a path belongs to; each has its `--path.*` flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Root {
     /// `/proc`
     Procfs,

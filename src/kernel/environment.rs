@@ -1,11 +1,9 @@
 //! Who looks, from where, and when: what `meta.json` holds.
 
-use std::path::Path;
-
 use rustix::thread::CapabilitySet;
 
-use super::{Paths, files};
-use crate::capture::{BYTE_ORDER, FORMAT, Meta};
+use super::Files;
+use crate::capture::{BYTE_ORDER, FORMAT, Meta, Root};
 use crate::snapshot::{NetworkNamespace, Reading};
 
 /// What can be told without opening a file: a tree may hang, and then so would whoever begins a reading.
@@ -26,8 +24,8 @@ pub fn without_files() -> Meta {
 }
 
 /// The rest too: whose network namespace this is.
-pub fn meta(paths: &Paths) -> Meta {
-    Meta { network_namespace: network_namespace(&paths.procfs).name().into(), ..without_files() }
+pub fn meta(files: &mut Files) -> Meta {
+    Meta { network_namespace: network_namespace(files).name().into(), ..without_files() }
 }
 
 fn capabilities() -> Vec<String> {
@@ -36,9 +34,9 @@ fn capabilities() -> Vec<String> {
 }
 
 /// Some sysctls exist only in the namespace that the kernel booted with; others exist in each.
-fn network_namespace(procfs: &Path) -> NetworkNamespace {
-    match (files::content(procfs, "sys/net/core/netdev_max_backlog"), files::content(procfs, "sys/net/core/somaxconn"))
-    {
+fn network_namespace(files: &mut Files) -> NetworkNamespace {
+    let mut sysctl = |name: &str| files.content(Root::Procfs, &format!("sys/net/core/{name}"));
+    match (sysctl("netdev_max_backlog"), sysctl("somaxconn")) {
         (Reading::Ok(_), _) => NetworkNamespace::Initial,
         (Reading::Absent(_), Reading::Ok(_)) => NetworkNamespace::Other,
         _ => NetworkNamespace::Unknown,

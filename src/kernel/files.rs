@@ -1,14 +1,15 @@
 //! Files, directories and symbolic links of procfs, sysfs and the host's root file system.
 
-use std::fs::File;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{self, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
+use rustix::io::{Errno, pread};
 
-use crate::capture::Answer;
+use super::Paths;
+use crate::capture::{Answer, Root};
 use crate::snapshot::{Failure, Reading, SystemCall};
 
 /// Largest file that is kept whole; `/proc/thread-self/net/stat/nf_conntrack` of 4096 CPUs has 640 KiB.
@@ -17,48 +18,160 @@ const MAX_FILE: u64 = 4 << 20;
 const MAX_SEARCHED: u64 = 128 << 20;
 /// Names kept of a directory.
 const MAX_NAMES: u64 = 10_000;
+/// Files of one tree that stay open between readings. A node has some 25 in all, a process often no more than 1024 descriptors.
+const MAX_KEPT: usize = 64;
 
-/// The content of a regular file.
-pub fn content(root: &Path, path: &str) -> Answer {
-    answer(root, path, |file| {
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(too_large(MAX_FILE, "bytes"));
-        }
-        Ok(bytes)
-    })
+/// The files of one thread: what `/proc/thread-self` is, differs by thread.
+///
+/// Files of the kernel's own file systems stay open between readings, because opening costs more than reading: such a
+/// file is made anew for each reading from its beginning. What is read through a kept descriptor counts only if there is
+/// something: with any error (what the file belonged to is gone: `ENOENT`, `ENODEV`, `EIO`) and with nothing it is closed,
+/// the path is opened anew, and that answer counts.
+#[derive(Debug)]
+pub struct Files {
+    paths: Paths,
+    kept: BTreeMap<Root, HashMap<String, OwnedFd>>,
 }
 
-/// The lines that contain one of `words`.
-pub fn lines(root: &Path, path: &str, words: &[String], in_time: &dyn Fn() -> io::Result<()>) -> Answer {
-    answer(root, path, |file| {
-        let mut kept = Vec::new();
-        let mut line = Vec::new();
-        let mut searched = 0;
-        let mut reader = BufReader::with_capacity(64 << 10, file);
-        loop {
-            line.clear();
-            searched += reader.by_ref().take(MAX_FILE).read_until(b'\n', &mut line)? as u64;
-            match line.last() {
-                // Only the list of modules may be empty: in any other file that is searched there are lines.
-                None if searched == 0 && path != "modules" => return Err(failed(Failure::Hidden { witness: None })),
-                None => return Ok(kept),
-                Some(b'\n') => {}
-                Some(_) => {
-                    let (what, have) = ("the last line is cut off".to_owned(), line.len());
-                    return Err(failed(Failure::Malformed { what, at: 0, need: have + 1, have }));
-                }
+impl Files {
+    /// Nothing is open yet.
+    pub fn new(paths: Paths) -> Self {
+        Self { paths, kept: BTreeMap::new() }
+    }
+
+    /// The content of a regular file.
+    pub fn content(&mut self, root: Root, path: &str) -> Answer {
+        self.read(root, path, &mut |file| {
+            let mut bytes = Vec::new();
+            file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > MAX_FILE {
+                return Err(too_large(MAX_FILE, "bytes"));
             }
-            if words.iter().any(|word| contains(&line, word.as_bytes())) {
-                kept.extend_from_slice(&line);
+            Ok(bytes)
+        })
+    }
+
+    /// The lines that contain one of `words`.
+    pub fn lines(&mut self, root: Root, path: &str, words: &[String], in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+        self.read(root, path, &mut |file| lines(file, path, words, in_time))
+    }
+
+    /// The names in a directory, sorted, one per line.
+    pub fn directory(&self, root: Root, path: &str) -> Answer {
+        let full = self.paths.root(root).join(path);
+        let names = std::fs::read_dir(&full).and_then(|entries| {
+            let names = entries.take(MAX_NAMES as usize + 1).map(|entry| entry.map(|entry| entry.file_name()));
+            let mut names: Vec<_> = names.collect::<io::Result<_>>()?;
+            if names.len() as u64 > MAX_NAMES {
+                return Err(too_large(MAX_NAMES, "names"));
             }
-            if searched > MAX_SEARCHED {
-                return Err(too_large(MAX_SEARCHED, "bytes"));
+            names.sort();
+            Ok(names.iter().flat_map(|name| [name.as_encoded_bytes(), b"\n"].concat()).collect())
+        });
+        classify(&full, names)
+    }
+
+    /// The target of a symbolic link, as a line.
+    pub fn link(&self, root: Root, path: &str) -> Answer {
+        let full = self.paths.root(root).join(path);
+        let target = std::fs::read_link(&full).map(|target| {
+            let mut target = target.into_os_string().into_encoded_bytes();
+            target.push(b'\n'); // so that one that was cut off does not look whole
+            target
+        });
+        classify(&full, target)
+    }
+
+    fn read(
+        &mut self,
+        root: Root,
+        path: &str,
+        read: &mut dyn FnMut(&mut FromStart<'_>) -> io::Result<Vec<u8>>,
+    ) -> Answer {
+        let kept = self.kept.entry(root).or_default();
+        if let Some(descriptor) = kept.get(path) {
+            let mut file = FromStart::of(descriptor);
+            match read(&mut file) {
+                Ok(bytes) if file.offset > 0 => return Reading::Ok(bytes),
+                _ => drop(kept.remove(path)),
             }
-            in_time()?;
         }
-    })
+        let tree = self.paths.root(root);
+        let bytes = open(tree, path).and_then(|descriptor| {
+            let bytes = read(&mut FromStart::of(&descriptor))?;
+            if kept.len() < MAX_KEPT && stays_the_same(root, path, &descriptor) {
+                kept.insert(path.to_owned(), descriptor);
+            }
+            Ok(bytes)
+        });
+        classify(&tree.join(path), bytes)
+    }
+}
+
+/// Whether an open file is what its path leads to as long as it can be read: files of the kernel's own file systems, but for
+/// those of network devices in sysfs, which go along when a device is renamed.
+fn stays_the_same(root: Root, path: &str, file: &OwnedFd) -> bool {
+    const SYSFS_MAGIC: FsWord = 0x6265_6572;
+    let expected = match root {
+        Root::Procfs => PROC_SUPER_MAGIC,
+        Root::Sysfs => SYSFS_MAGIC,
+        Root::Rootfs => return false,
+    };
+    !path.starts_with("class/") && fs::fstatfs(file).is_ok_and(|found| found.f_type == expected)
+}
+
+/// Reads an open file from its beginning, wherever others have left off.
+struct FromStart<'f> {
+    file: BorrowedFd<'f>,
+    offset: u64,
+}
+
+impl<'f> FromStart<'f> {
+    fn of(file: &'f OwnedFd) -> Self {
+        Self { file: file.as_fd(), offset: 0 }
+    }
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = pread(self.file, buffer, self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
+
+/// The lines of a file that contain one of `words`.
+fn lines(
+    file: &mut FromStart<'_>,
+    path: &str,
+    words: &[String],
+    in_time: &dyn Fn() -> io::Result<()>,
+) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let mut line = Vec::new();
+    let mut searched = 0;
+    let mut reader = BufReader::with_capacity(64 << 10, file);
+    loop {
+        line.clear();
+        searched += reader.by_ref().take(MAX_FILE).read_until(b'\n', &mut line)? as u64;
+        match line.last() {
+            // Only the list of modules may be empty: in any other file that is searched there are lines.
+            None if searched == 0 && path != "modules" => return Err(failed(Failure::Hidden { witness: None })),
+            None => return Ok(kept),
+            Some(b'\n') => {}
+            Some(_) => {
+                let (what, have) = ("the last line is cut off".to_owned(), line.len());
+                return Err(failed(Failure::Malformed { what, at: 0, need: have + 1, have }));
+            }
+        }
+        if words.iter().any(|word| contains(&line, word.as_bytes())) {
+            kept.extend_from_slice(&line);
+        }
+        if searched > MAX_SEARCHED {
+            return Err(too_large(MAX_SEARCHED, "bytes"));
+        }
+        in_time()?;
+    }
 }
 
 fn too_large(limit: u64, unit: &str) -> io::Error {
@@ -71,37 +184,6 @@ fn failed(failure: Failure) -> io::Error {
 
 fn contains(line: &[u8], word: &[u8]) -> bool {
     line.windows(word.len()).any(|window| window == word)
-}
-
-/// The names in a directory, sorted, one per line.
-pub fn directory(root: &Path, path: &str) -> Answer {
-    let full = root.join(path);
-    let names = std::fs::read_dir(&full).and_then(|entries| {
-        let names = entries.take(MAX_NAMES as usize + 1).map(|entry| entry.map(|entry| entry.file_name()));
-        let mut names: Vec<_> = names.collect::<io::Result<_>>()?;
-        if names.len() as u64 > MAX_NAMES {
-            return Err(too_large(MAX_NAMES, "names"));
-        }
-        names.sort();
-        Ok(names.iter().flat_map(|name| [name.as_encoded_bytes(), b"\n"].concat()).collect())
-    });
-    classify(&full, names)
-}
-
-/// The target of a symbolic link, as a line.
-pub fn link(root: &Path, path: &str) -> Answer {
-    let full = root.join(path);
-    let target = std::fs::read_link(&full).map(|target| {
-        let mut target = target.into_os_string().into_encoded_bytes();
-        target.push(b'\n'); // so that one that was cut off does not look whole
-        target
-    });
-    classify(&full, target)
-}
-
-fn answer(root: &Path, path: &str, read: impl FnOnce(File) -> io::Result<Vec<u8>>) -> Answer {
-    let full = root.join(thread_self(root, path));
-    classify(&full, open(root, path).and_then(|file| read(File::from(file))))
 }
 
 /// Opens a regular file for reading. Anything else (a pipe that would block, a device that masks the file) is
@@ -158,10 +240,87 @@ fn classify(path: &Path, result: io::Result<Vec<u8>>) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn in_time() -> io::Result<()> {
         Ok(())
+    }
+
+    fn files(root: &Path) -> Files {
+        Files::new(Paths { procfs: root.into(), sysfs: root.into(), rootfs: root.into() })
+    }
+
+    fn content(root: &Path, path: &str) -> Answer {
+        files(root).content(Root::Rootfs, path)
+    }
+
+    fn lines(root: &Path, path: &str, words: &[String], in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+        files(root).lines(Root::Rootfs, path, words, in_time)
+    }
+
+    fn directory(root: &Path, path: &str) -> Answer {
+        files(root).directory(Root::Rootfs, path)
+    }
+
+    fn link(root: &Path, path: &str) -> Answer {
+        files(root).link(Root::Rootfs, path)
+    }
+
+    #[test]
+    fn files_of_the_kernel_stay_open_until_what_they_belong_to_is_gone() {
+        let mut files = files(Path::new("/proc"));
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            let _ = ended.recv();
+        });
+        let path = format!("self/task/{}/comm", told.recv().unwrap());
+        let read = |files: &mut Files| files.content(Root::Procfs, &path);
+        let first = read(&mut files);
+        assert!(first.ok().is_some_and(|name| name.ends_with(b"\n")), "{first:?}");
+        let number = |files: &Files| files.kept[&Root::Procfs].get(&path).map(|file| format!("{file:?}"));
+        let kept = number(&files);
+        assert!(kept.is_some());
+        assert_eq!((read(&mut files), number(&files)), (first, kept), "by the same descriptor");
+        drop(end);
+        thread.join().unwrap();
+        // A thread is joined a moment before the kernel forgets it.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while read(&mut files).ok().is_some() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(matches!(read(&mut files), Reading::Absent(_)), "{:?}", read(&mut files));
+        assert_eq!(number(&files), None);
+    }
+
+    #[test]
+    fn a_large_file_is_read_whole_through_a_kept_descriptor() {
+        let mut files = files(Path::new("/proc"));
+        let words = ["Vm".to_owned(), "Threads".to_owned()];
+        let search = |files: &mut Files| files.lines(Root::Procfs, "self/status", &words, &in_time);
+        let names = |answer: &Answer| {
+            let text = String::from_utf8(answer.ok().unwrap().clone()).unwrap();
+            text.lines().map(|line| line.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let first = names(&search(&mut files));
+        assert!(first.iter().any(|name| name == "Threads"), "{first:?}");
+        assert_eq!(names(&search(&mut files)), first);
+        assert_eq!(files.kept[&Root::Procfs].len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_of_the_kernels_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = files(dir.path());
+        for content in ["one", "two"] {
+            let new = dir.path().join("new");
+            std::fs::write(&new, content).unwrap();
+            std::fs::rename(new, dir.path().join("file")).unwrap();
+            assert_eq!(files.content(Root::Procfs, "file"), Reading::Ok(content.into()));
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::time::Instant;
 use crate::capture::{Answer, Ask, Meta, Question, Request, Root, Take};
 use crate::snapshot::{Failure, Reading, SystemCall};
 pub use environment::without_files as meta;
+use files::Files;
 pub use progress::{Progress, Whereabouts};
 
 /// Where the trees are mounted.
@@ -44,9 +45,10 @@ impl Paths {
     }
 }
 
-/// The kernel of this machine, asked in one reading: by one thread, with a deadline that can be put off.
+/// The kernel of this machine, asked by one thread, in one reading after another. Each has a deadline that can be put off;
+/// files and sockets stay open between them.
 pub struct Live {
-    paths: Paths,
+    files: Files,
     progress: Arc<Progress>,
     sockets: netlink::Sockets,
 }
@@ -54,24 +56,30 @@ pub struct Live {
 impl Live {
     /// Nothing is opened yet.
     pub fn new(paths: Paths, progress: Arc<Progress>) -> Self {
-        Self { paths, progress, sockets: netlink::Sockets::default() }
+        Self { files: Files::new(paths), progress, sockets: netlink::Sockets::default() }
+    }
+
+    /// Begins another reading.
+    pub fn begin(&mut self, progress: Arc<Progress>) {
+        self.progress = progress;
     }
 
     /// Who looks, from where, and when.
-    pub fn meta(&self) -> Meta {
-        environment::meta(&self.paths)
+    pub fn meta(&mut self) -> Meta {
+        environment::meta(&mut self.files)
     }
 
     fn answer(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
-        let in_time = || match self.progress.is_over() {
-            true => Err(io::Error::other(self.progress.not_answered())),
+        let progress = &self.progress;
+        let in_time = || match progress.is_over() {
+            true => Err(io::Error::other(progress.not_answered())),
             false => Ok(()),
         };
         let answer: Answer = match &request.question {
-            Question::File(root, path) => files::content(self.paths.root(*root), path),
-            Question::Lines(root, path, words) => files::lines(self.paths.root(*root), path, words, &in_time),
-            Question::Directory(root, path) => files::directory(self.paths.root(*root), path),
-            Question::Link(root, path) => files::link(self.paths.root(*root), path),
+            Question::File(root, path) => self.files.content(*root, path),
+            Question::Lines(root, path, words) => self.files.lines(*root, path, words, &in_time),
+            Question::Directory(root, path) => self.files.directory(*root, path),
+            Question::Link(root, path) => self.files.link(*root, path),
             Question::Netlink(question) => {
                 return self.sockets.ask(question, &self.progress, take).within(&request.name);
             }
@@ -99,7 +107,7 @@ impl Ask for Live {
 
 impl std::fmt::Debug for Live {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Live").field("paths", &self.paths).field("progress", &self.progress).finish_non_exhaustive()
+        f.debug_struct("Live").field("files", &self.files).field("progress", &self.progress).finish_non_exhaustive()
     }
 }
 

@@ -30,7 +30,7 @@ const BUFFER: usize = 64 << 10;
 /// Messages of one dump that are passed over: 200,000 chains.
 const MAX_PASSED_OVER: usize = 64 << 20;
 
-/// The sockets of one reading; one per protocol, opened when first needed.
+/// The sockets of one thread; one per protocol, opened when first needed, kept for the next reading.
 #[derive(Default)]
 pub struct Sockets {
     open: BTreeMap<NetlinkFamily, NlSocket>,
@@ -141,10 +141,7 @@ fn receive<'b>(socket: &NlSocket, buffer: &'b mut [u8], progress: &Progress) -> 
         if progress.is_over() {
             return Err(progress.not_answered());
         }
-        // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers.
-        if !readable(borrow(socket), progress.deadline()).map_err(|error| super::failure(SystemCall::Poll, &error))? {
-            continue; // or somebody who waits longer has come
-        }
+        // The first part of an answer is there when the request was sent, the next when one was received.
         match recvfrom(borrow(socket), &mut *buffer, RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
             Ok((_, length, from)) => {
                 let from = from.and_then(|from| SocketAddrNetlink::try_from(from).ok());
@@ -153,7 +150,13 @@ fn receive<'b>(socket: &NlSocket, buffer: &'b mut [u8], progress: &Progress) -> 
                 }
                 return buffer.get(..length).ok_or_else(|| Failure::too_large(BUFFER, "bytes in one message"));
             }
-            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers. When it
+                // is over, somebody who waits longer may have come.
+                let ready = readable(borrow(socket), progress.deadline());
+                ready.map_err(|error| super::failure(SystemCall::Poll, &error))?;
+            }
             Err(errno) => return Err(super::failure(SystemCall::Receive, &errno.into())),
         }
     }
