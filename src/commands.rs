@@ -18,7 +18,7 @@ use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
 use crate::logging::Log;
 use crate::probe::saved::{self, Choice, Saved};
-use crate::reading::{Published, Reader, judge_until};
+use crate::reading::{Published, Reader, Watched, judge_until};
 use crate::refresh::Refresher;
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
 use crate::render::text::{self, Style};
@@ -392,7 +392,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     let collectors = flags.common.collectors.0.clone();
     let options = flags.common.options(&[]);
     warn_of_vain(&options);
-    let refresher = Arc::new(Refresher::new(flags.common.trees.paths(), collectors.clone(), options));
+    let refresher = Arc::new(Refresher::new(Watched(flags.common.trees.paths()), collectors.clone(), options));
     tell_probe(flags, started, &refresher);
     let settings = server::Settings {
         telemetry_path: flags.telemetry_path.clone(),

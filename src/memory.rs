@@ -10,6 +10,10 @@ use crate::snapshot::Snapshot;
 /// 1,000 rules, and the kernel has no number that every change moves.
 const TABLES_HOLD: Duration = Duration::from_secs(30);
 
+/// How long links, addresses and routes are taken over while nothing is notified of; then they are read again to see
+/// whether that can be relied on.
+const LINKS_HOLD: Duration = Duration::from_secs(600);
+
 /// Only a reading that was not cut enters it.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -21,6 +25,7 @@ impl Memory {
     /// What a reading that begins now may take over.
     pub fn known(&mut self, now: Instant) -> Known {
         self.known.forget_tables(now, TABLES_HOLD);
+        self.known.verify_links(now, LINKS_HOLD);
         self.known.clone()
     }
 
@@ -28,7 +33,10 @@ impl Memory {
     /// gone. Readings are numbered in the order in which they began.
     pub fn remember(&mut self, left: Known, began: Instant, number: u64, snapshot: &mut Snapshot) {
         self.known = left;
-        self.known.date_tables(began);
+        self.known.date(began);
+        for what in self.known.take_unnotified() {
+            tracing::warn!(what, "changed without a notification of the kernel's; please report it");
+        }
         self.counters.apply(number, snapshot);
     }
 

@@ -345,6 +345,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("getsockopt", &["ENOPROTOOPT", "ENOENT", "EPERM", "ENOMEM"]),
     ("openat2", &["ENOENT", "EACCES", "EMFILE"]),
     ("read", &["EIO", "EINTR"]),
+    ("pread64", &["EIO", "EINTR"]),
     ("poll", &["EINTR", "ENOMEM"]),
 ];
 

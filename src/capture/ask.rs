@@ -29,6 +29,18 @@ pub enum Take {
 pub trait Ask {
     /// Asks one request.
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()>;
+
+    /// A number that moves whenever links, addresses, routes, policy rules, forwarding or filters of traffic control may have
+    /// changed; what was asked about these while it was the same still stands. `None`: it cannot be told.
+    fn epoch(&mut self) -> Option<u64> {
+        None
+    }
+
+    /// From now on the epoch moves with the forwarding databases of these devices too, which is to be said before they are
+    /// asked for. `false`: it cannot.
+    fn watch_fdb(&mut self, _devices: &[u32]) -> bool {
+        false
+    }
 }
 
 /// Where the answer to a netlink request ends: the same for a socket and for a capture.

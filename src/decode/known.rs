@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Sources;
 use super::ethtool::Ethtool;
+use super::links::Standing;
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{Reading, Source};
 
@@ -17,10 +18,28 @@ pub struct Known {
     pub(super) ethtool: Option<Ethtool>,
     /// Files that hold until the next boot, by request name.
     pub(super) until_reboot: BTreeMap<String, Reading<Arc<Vec<u8>>>>,
+    /// Links and what surrounds tunnels; they hold while nothing is notified of.
+    pub(super) links: Option<KnownLinks>,
+    /// What has changed without being notified of, which must not happen.
+    pub(super) unnotified: Vec<&'static str>,
     /// The rules of nf_tables; they hold while their generation stands.
     pub(super) nftables: Option<KnownRules>,
     /// Legacy tables by source.
     pub(super) tables: BTreeMap<Source, KnownTables>,
+}
+
+/// Links and what surrounds tunnels, as they were read before.
+#[derive(Clone, Debug)]
+pub(super) struct KnownLinks {
+    pub standing: Arc<Standing>,
+    /// How the sources ended that they come from.
+    pub sources: Sources,
+    /// See [`crate::capture::Ask::epoch`].
+    pub epoch: u64,
+    /// When the reading began that read them; `None`: it has not come to its end.
+    pub since: Option<Instant>,
+    /// They are read again all the same, and compared.
+    pub verify: bool,
 }
 
 /// Rules of nf_tables that were read before.
@@ -43,15 +62,30 @@ pub(super) struct KnownTables {
 }
 
 impl Known {
-    /// Dates the legacy tables that a reading has read which began then.
-    pub fn date_tables(&mut self, began: Instant) {
+    /// Dates what a reading has read which began then.
+    pub fn date(&mut self, began: Instant) {
         for tables in self.tables.values_mut() {
             tables.since.get_or_insert(began);
+        }
+        if let Some(links) = &mut self.links {
+            links.since.get_or_insert(began);
         }
     }
 
     /// Forgets legacy tables that are this old: the kernel has no number that every change of theirs moves.
     pub fn forget_tables(&mut self, now: Instant, age: Duration) {
         self.tables.retain(|_, tables| tables.since.is_some_and(|since| now.saturating_duration_since(since) < age));
+    }
+
+    /// Has links that are this old read again.
+    pub fn verify_links(&mut self, now: Instant, age: Duration) {
+        if let Some(links) = &mut self.links {
+            links.verify = links.since.is_none_or(|since| now.saturating_duration_since(since) >= age);
+        }
+    }
+
+    /// What has changed since the last call without being notified of.
+    pub fn take_unnotified(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.unnotified)
     }
 }

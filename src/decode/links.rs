@@ -2,19 +2,22 @@
 //!
 //! Kernel sources: `rtnl_fill_ifinfo`, `vxlan_fill_info`, `geneve_fill_info`, `vxlan_fdb_info`.
 
+mod standing;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::ethtool::Ethtool;
-use crate::decode::{Node, datapath, routing};
+use crate::decode::{Node, datapath};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{
-    Address, Failure, FdbEntry, Link, Reading, Route, Rule, Source, Tunnel, TunnelKind, UdpChecksum, feeders,
-    with_lower_devices,
+    Failure, FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, with_lower_devices,
 };
+pub use standing::Standing;
 
 /// Length of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
@@ -35,6 +38,15 @@ fn all_links() -> Request {
     let mut body = vec![0; IFINFOMSG];
     netlink::put(&mut body, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
     Request::netlink(Source::Rtnetlink, "route/links", NetlinkFamily::Route, RTM_GETLINK, true, body)
+}
+
+/// One of them once more.
+fn link_again(link: &Link) -> Request {
+    let mut body = vec![0; IFINFOMSG];
+    body[4..8].copy_from_slice(&link.index.to_ne_bytes());
+    netlink::put(&mut body, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    let name = format!("route/link-{}", link.name);
+    Request::netlink(Source::Rtnetlink, &name, NetlinkFamily::Route, RTM_GETLINK, false, body)
 }
 
 fn fdb(link: &Link) -> Request {
@@ -77,10 +89,8 @@ fn sysfs_index(link: &Link) -> Request {
 pub struct LinkFacts {
     /// See [`crate::snapshot::Snapshot::links`]; so are the others.
     pub links: Reading<Vec<Link>>,
-    pub addresses: Reading<Vec<Address>>,
-    pub rules: Reading<Vec<Rule>>,
-    pub routes: Reading<Vec<Route>>,
-    pub forwarding: [Reading<bool>; 2],
+    /// The rest of what stands while nothing is notified of.
+    pub standing: Arc<Standing>,
     pub local_ports: Reading<(u16, u16)>,
     pub ipvs_services: Reading<u64>,
     pub foreign_tunnels: Reading<BTreeSet<u16>>,
@@ -91,23 +101,10 @@ impl LinkFacts {
     pub fn unread(why: &Failure) -> Self {
         Self {
             links: Reading::Failed(why.clone()),
+            standing: Arc::new(Standing::without_tunnels(Reading::Failed(why.clone()), why)),
+            local_ports: Reading::Failed(why.clone()),
             ipvs_services: Reading::Failed(why.clone()),
             foreign_tunnels: Reading::Failed(why.clone()),
-            ..Self::without_tunnels(why)
-        }
-    }
-
-    /// Nothing was read of what surrounds tunnels.
-    fn without_tunnels(why: &Failure) -> Self {
-        Self {
-            links: Reading::Ok(Vec::new()),
-            addresses: Reading::Failed(why.clone()),
-            rules: Reading::Failed(why.clone()),
-            routes: Reading::Failed(why.clone()),
-            forwarding: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
-            local_ports: Reading::Failed(why.clone()),
-            ipvs_services: Reading::Ok(0),
-            foreign_tunnels: Reading::Ok(BTreeSet::new()),
         }
     }
 
@@ -117,34 +114,26 @@ impl LinkFacts {
     }
 }
 
-/// All links; then, while a tunnel is up, its forwarding database, which names its peers; the routes, which sort the peers
-/// into classes; a route look-up for each class, which names the device below; and of the devices that the tunnel's packets
-/// cross what may change them.
+/// What is notified of, as far as it does not stand; then, of the devices that the tunnel's packets cross, what may change
+/// without a word.
 pub fn read(node: &mut Node<'_>) -> LinkFacts {
-    let links = node.dump(&all_links(), |message| decode_link(message.body).map(Some));
+    let standing = Standing::read(node);
+    let mut links = standing.links.clone();
     let known = links.ok().map_or(&[][..], Vec::as_slice);
     let (ipvs_services, foreign_tunnels) = (datapath::ipvs_services(node), datapath::foreign_tunnels(node, known));
     let why = links.failure().cloned().unwrap_or_else(no_tunnel);
-    let facts = LinkFacts { ipvs_services, foreign_tunnels, ..LinkFacts::without_tunnels(&why) };
-    let mut links = match links {
-        Reading::Ok(links) if !followed(&links).is_empty() => links,
-        links => return LinkFacts { links, ..facts },
-    };
-    let local_ports = read_local_ports(node);
-    read_fdb(node, &mut links);
-    let addresses = routing::read_addresses(node);
-    let tables = routing::Tables::read(node);
-    let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
-    routing::attach_underlay(node, &tables, &mut links);
-    read_drivers(node, &mut links);
-    let relevant = relevant(&links);
-    let ethtool = Ethtool::read(node);
-    for at in relevant {
-        links[at].features = ethtool.features(node, &links[at]);
-        links[at].filters = datapath::filter_kinds(node, &links[at]);
+    let mut local_ports = Reading::Failed(why);
+    if let Reading::Ok(links) = &mut links
+        && !followed(links).is_empty()
+    {
+        local_ports = read_local_ports(node);
+        read_drivers(node, links);
+        let ethtool = Ethtool::read(node);
+        for at in relevant(links) {
+            links[at].features = ethtool.features(node, &links[at]);
+        }
     }
-    let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links));
-    LinkFacts { links: Reading::Ok(links), addresses, rules, routes, forwarding, local_ports, ..facts }
+    LinkFacts { links, standing, local_ports, ipvs_services, foreign_tunnels }
 }
 
 fn no_tunnel() -> Failure {

@@ -52,6 +52,16 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// See [`Ask::epoch`].
+    pub fn epoch(&mut self) -> Option<u64> {
+        self.ask.epoch()
+    }
+
+    /// See [`Ask::watch_fdb`].
+    pub fn watch_fdb(&mut self, devices: &[u32]) -> bool {
+        self.ask.watch_fdb(devices)
+    }
+
     /// The kernel lists its own netlink sockets; one that is not there is absent, and one that cannot be opened although
     /// it is there is forbidden here.
     fn without_socket(&mut self, family: NetlinkFamily, errno: i32, reading: Reading<()>) -> Reading<()> {

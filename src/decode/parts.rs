@@ -109,7 +109,7 @@ pub fn identity(node: &mut Node<'_>) -> Identity {
 fn around(links: &LinkFacts, drops_clashes: bool) -> Around {
     let known = links.known();
     let names: BTreeSet<String> = super::links::relevant(known).iter().map(|at| known[*at].name.clone()).collect();
-    let values = Values::of(known, &links.addresses);
+    let values = Values::of(known, &links.standing.addresses);
     Around { devices: (!names.is_empty()).then_some(names), values, tested_elsewhere: 0, drops_clashes }
 }
 
@@ -168,10 +168,10 @@ impl Parts {
             conntrack: node.conntrack,
             netstat: node.netstat,
             links: links.links,
-            addresses: links.addresses,
-            rules: links.rules,
-            routes: links.routes,
-            forwarding: links.forwarding,
+            addresses: links.standing.addresses.clone(),
+            rules: links.standing.rules.clone(),
+            routes: links.standing.routes.clone(),
+            forwarding: links.standing.forwarding.clone(),
             local_ports: links.local_ports,
             ipvs_services: links.ipvs_services,
             foreign_tunnels: links.foreign_tunnels,

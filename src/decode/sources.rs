@@ -31,12 +31,22 @@ impl Sources {
         self.remarks.insert(source, text);
     }
 
-    /// The states of these sources as an earlier reading left them.
+    /// The states of these sources as another reading left them, as far as they are not worse here.
     pub fn take_over(&mut self, other: &Self, sources: &[Source]) {
         for source in sources {
-            self.states.extend(other.states.get(source).map(|state| (*source, state.clone())));
+            if let Some((state, why)) = other.states.get(source) {
+                let known = self.states.entry(*source).or_insert((SourceState::Ok, String::new()));
+                if *state > known.0 {
+                    *known = (*state, why.clone());
+                }
+            }
             self.remarks.extend(other.remarks.get(source).map(|remark| (*source, remark.clone())));
         }
+    }
+
+    /// Whether nothing was denied, and nothing has failed.
+    pub fn is_whole(&self) -> bool {
+        self.states.values().all(|(state, _)| matches!(state, SourceState::Ok | SourceState::Absent))
     }
 
     /// Every source that a collector which is on can need. What was not asked was not needed, or `unread` tells why not.

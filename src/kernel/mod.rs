@@ -8,6 +8,7 @@ mod environment;
 mod files;
 pub mod isolation;
 pub mod netlink;
+mod notifications;
 pub mod packet;
 mod progress;
 mod readable;
@@ -22,6 +23,7 @@ use crate::capture::{Answer, Ask, Meta, Question, Request, Root, Take};
 use crate::snapshot::{Failure, Reading, SystemCall};
 pub use environment::without_files as meta;
 use files::Files;
+use notifications::Notifications;
 pub use progress::{Progress, Whereabouts};
 
 /// Where the trees are mounted.
@@ -51,12 +53,19 @@ pub struct Live {
     files: Files,
     progress: Arc<Progress>,
     sockets: netlink::Sockets,
+    /// `None`: what stands is not told, because nothing is remembered.
+    notifications: Option<Notifications>,
 }
 
 impl Live {
     /// Nothing is opened yet.
     pub fn new(paths: Paths, progress: Arc<Progress>) -> Self {
-        Self { files: Files::new(paths), progress, sockets: netlink::Sockets::default() }
+        Self { files: Files::new(paths), progress, sockets: netlink::Sockets::default(), notifications: None }
+    }
+
+    /// Tells from now on whether what was read before still stands.
+    pub fn watching(self) -> Self {
+        Self { notifications: Some(Notifications::default()), ..self }
     }
 
     /// Begins another reading.
@@ -102,6 +111,14 @@ impl Ask for Live {
         let reading = self.answer(request, &mut |part| progress.outside(|| take(part)));
         self.progress.end(request.source.collector(), start.elapsed());
         reading
+    }
+
+    fn epoch(&mut self) -> Option<u64> {
+        self.notifications.as_mut()?.epoch()
+    }
+
+    fn watch_fdb(&mut self, devices: &[u32]) -> bool {
+        self.notifications.as_mut().is_some_and(|notifications| notifications.watch_fdb(devices))
     }
 }
 

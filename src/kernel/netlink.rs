@@ -162,8 +162,9 @@ fn receive<'b>(socket: &NlSocket, buffer: &'b mut [u8], progress: &Progress) -> 
     }
 }
 
+/// The descriptor of a socket.
 #[allow(unsafe_code, reason = "neli's socket lends only its number")]
-fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
+pub fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }

@@ -315,10 +315,10 @@ fn tables_are_forgotten_by_when_they_were_read_not_by_when_they_were_taken_over(
         [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..])), ("xtables/ipv4-nat", Reading::Ok(NAT))];
     let info = ("xtables/ipv4-nat.info", Reading::Ok(&NAT[..IptGetinfo::SIZE]));
     let mut known = play(&answers).left;
-    known.date_tables(at(0));
+    known.date(at(0));
     known.forget_tables(at(29), age);
     let mut taken_over = play_after(&known, &[&answers[..], &[info]].concat()).left;
-    taken_over.date_tables(at(29));
+    taken_over.date(at(29));
     assert_eq!(taken_over.tables.len(), 1);
     taken_over.forget_tables(at(30), age);
     assert_eq!(taken_over.tables.len(), 0);

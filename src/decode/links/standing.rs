@@ -1,0 +1,130 @@
+//! What rtnetlink notifies of when it changes: read again only then.
+
+use std::sync::Arc;
+
+use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
+use crate::decode::known::KnownLinks;
+use crate::decode::{Node, datapath, routing};
+use crate::snapshot::{Address, Failure, Link, Reading, Route, Rule, Source};
+
+/// Links, tunnels' forwarding databases and ways, filters of traffic control, addresses, policy rules, routes, and which
+/// families are forwarded. Drivers and offload features are not of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub links: Reading<Vec<Link>>,
+    pub addresses: Reading<Vec<Address>>,
+    pub rules: Reading<Vec<Rule>>,
+    pub routes: Reading<Vec<Route>>,
+    pub forwarding: [Reading<bool>; 2],
+}
+
+/// The sources that it comes from.
+const SOURCES: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Datapath];
+
+impl Standing {
+    /// Nothing was read of what surrounds tunnels.
+    pub fn without_tunnels(links: Reading<Vec<Link>>, why: &Failure) -> Self {
+        Self {
+            links,
+            addresses: Reading::Failed(why.clone()),
+            rules: Reading::Failed(why.clone()),
+            routes: Reading::Failed(why.clone()),
+            forwarding: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
+        }
+    }
+
+    /// Takes over what stands, or reads it.
+    pub fn read(node: &mut Node<'_>) -> Arc<Self> {
+        let epoch = node.epoch(); // before anything is asked for
+        let known = node.memory.links.as_ref().filter(|known| epoch == Some(known.epoch));
+        if let Some(known) = known.filter(|known| !known.verify)
+            && let Some(standing) = known.standing.with_programs(node)
+        {
+            node.sources.take_over(&known.sources, SOURCES);
+            return standing;
+        }
+        node.left.links = None;
+        let earlier = std::mem::take(&mut node.sources);
+        let (standing, is_watched) = Self::read_anew(node);
+        let standing = Arc::new(standing);
+        let sources = std::mem::replace(&mut node.sources, earlier);
+        node.sources.take_over(&sources, SOURCES);
+        if let Some(known) = known
+            && let Some(what) = known.standing.differs_from(&standing)
+            && node.epoch() == epoch
+        {
+            node.left.unnotified.push(what);
+        }
+        if let Some(epoch) = epoch.filter(|_| is_watched && sources.is_whole()) {
+            node.left.links =
+                Some(KnownLinks { standing: Arc::clone(&standing), sources, epoch, since: None, verify: false });
+        }
+        standing
+    }
+
+    /// All links; then, while a tunnel is up, its forwarding database, which names its peers; the routes, which sort the peers
+    /// into classes; a route look-up for each class, which names the device below; and the filters of the devices that the
+    /// tunnel's packets cross. Also returns whether a change of all of it will be notified.
+    fn read_anew(node: &mut Node<'_>) -> (Self, bool) {
+        let mut links = match node.dump(&all_links(), |message| decode_link(message.body).map(Some)) {
+            Reading::Ok(links) if !followed(&links).is_empty() => links,
+            links => {
+                let why = links.failure().cloned().unwrap_or_else(no_tunnel);
+                return (Self::without_tunnels(links, &why), node.watch_fdb(&[]));
+            }
+        };
+        let tunnels: Vec<u32> = followed(&links).into_iter().map(|at| links[at].index).collect();
+        let is_watched = node.watch_fdb(&tunnels);
+        read_fdb(node, &mut links);
+        let addresses = routing::read_addresses(node);
+        let tables = routing::Tables::read(node);
+        let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
+        routing::attach_underlay(node, &tables, &mut links);
+        for at in relevant(&links) {
+            links[at].filters = datapath::filter_kinds(node, &links[at]);
+        }
+        let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links));
+        (Self { links: Reading::Ok(links), addresses, rules, routes, forwarding }, is_watched)
+    }
+
+    /// The same with what is not told of links: whether they have an XDP program. `None`: it cannot stand.
+    fn with_programs(self: &Arc<Self>, node: &mut Node<'_>) -> Option<Arc<Self>> {
+        let mut standing = Arc::clone(self);
+        let links = self.links.ok().map_or(&[][..], Vec::as_slice);
+        for at in relevant(links) {
+            let link = &links[at];
+            let again = node.try_answer(&link_again(link), |message| decode_link(message.body));
+            let xdp = again.ok().filter(|again| again.index == link.index)?.xdp;
+            if xdp != link.xdp
+                && let Reading::Ok(links) = &mut Arc::make_mut(&mut standing).links
+            {
+                links[at].xdp = xdp;
+            }
+        }
+        Some(standing)
+    }
+
+    /// What is not the same in the other, but for XDP programs.
+    fn differs_from(&self, other: &Self) -> Option<&'static str> {
+        let without_programs = |links: &Reading<Vec<Link>>| {
+            let without = |links: Vec<Link>| links.into_iter().map(|link| Link { xdp: false, ..link }).collect();
+            links.clone().map(|links: Vec<Link>| -> Vec<Link> { without(links) })
+        };
+        if without_programs(&self.links) != without_programs(&other.links) {
+            Some("links, forwarding databases or the ways of tunnels")
+        } else if self.addresses != other.addresses {
+            Some("addresses")
+        } else if self.rules != other.rules {
+            Some("policy rules")
+        } else if self.routes != other.routes {
+            Some("routes")
+        } else if self.forwarding != other.forwarding {
+            Some("forwarding")
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
