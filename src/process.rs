@@ -1,5 +1,7 @@
 //! The exporter's own process, as every Prometheus client library reports it.
 
+use std::sync::OnceLock;
+
 use procfs::WithCurrentSystemInfo as _;
 use procfs::process::LimitValue;
 
@@ -20,7 +22,16 @@ pub fn read() -> Option<Process> {
         max_fds,
         virtual_memory_bytes: stat.vsize,
         resident_memory_bytes: stat.rss_bytes().get(),
-        start_time_seconds: procfs::boot_time_secs().ok()? as f64 + stat.starttime as f64 / ticks,
+        start_time_seconds: boot_time()? as f64 + stat.starttime as f64 / ticks,
         threads: stat.num_threads.try_into().ok()?,
     })
+}
+
+/// Since the Unix epoch. Asked once: `/proc/stat` has a line per CPU and a number per interrupt.
+fn boot_time() -> Option<u64> {
+    static BOOT_TIME: OnceLock<u64> = OnceLock::new();
+    match BOOT_TIME.get() {
+        Some(seconds) => Some(*seconds),
+        None => procfs::boot_time_secs().ok().map(|seconds| *BOOT_TIME.get_or_init(|| seconds)),
+    }
 }

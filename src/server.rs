@@ -346,7 +346,7 @@ impl App {
                 let body = &look.bodies[form.number(gzip)];
                 body.get_or_try_init(|| self.body(&look, form, gzip, render)).await.cloned()
             }
-            None => made(&look, gzip, render).await.map(Bytes::from),
+            None => made(&look, gzip, render).map(Bytes::from).map_err(cannot_encode),
         };
         let body = match body {
             Ok(body) => body,
@@ -371,12 +371,13 @@ impl App {
         render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
     ) -> Result<Bytes, Response> {
         let Some(held) = form.is_large().then(|| &self.held[form.number(gzip)]) else {
-            return made(look, gzip, render).await.map(Bytes::from);
+            return made(look, gzip, render).map(Bytes::from).map_err(cannot_encode);
         };
         match held.room(Instant::now()) {
             Room::Newest(newest) => Ok(newest),
             Room::Place(place) => {
-                let bytes = made(look, gzip, render).await?;
+                let look = Arc::clone(look);
+                let bytes = off_thread(move || made(&look, gzip, render)).await.map_err(cannot_encode)?;
                 Ok(held.hold(bytes, place, Instant::now()))
             }
             Room::Full => Err(try_again("clients are too slow to read the reports that they have asked for")),
@@ -384,13 +385,11 @@ impl App {
     }
 }
 
-/// Renders on a thread where that may take its time.
-async fn made(
-    look: &Arc<Look>,
-    gzip: bool,
-    render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
-) -> Result<Vec<u8>, Response> {
-    let look = Arc::clone(look);
-    let made = off_thread(move || body::encode(render(&look)?, gzip)).await;
-    made.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response())
+/// Renders. Metrics are bounded, and cost less than handing them to another thread and back.
+fn made(look: &Look, gzip: bool, render: impl FnOnce(&Look) -> Result<String, String>) -> Result<Vec<u8>, String> {
+    render(look).and_then(|text| body::encode(text, gzip))
+}
+
+fn cannot_encode(error: String) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response()
 }

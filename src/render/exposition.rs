@@ -43,10 +43,9 @@ impl Collector for Samples {
                 Kind::Counter => MetricType::Counter,
             };
             let mut encoder = encoder.encode_descriptor(stem, family.metric.help, unit.as_ref(), kind)?;
-            for (labels, value) in &family.samples {
-                let labels: Vec<(&str, &str)> =
-                    family.metric.labels.iter().copied().zip(labels.iter().map(String::as_str)).collect();
-                encode_sample(encoder.encode_family(&labels)?, family, *value)?;
+            for (labels, value) in family.samples() {
+                let labels: Vec<(&str, &str)> = family.metric.labels.iter().copied().zip(labels).collect();
+                encode_sample(encoder.encode_family(&labels)?, family, value)?;
             }
         }
         Ok(())
@@ -81,15 +80,17 @@ impl EncodeGaugeValue for Value {
 /// Prometheus text 0.0.4.
 pub fn prometheus(families: &Families) -> String {
     let mut out = String::new();
-    for Family { metric, samples } in families.iter() {
+    for family in families.iter() {
+        let metric = family.metric;
         // The table's help texts hold neither backslash nor line feed; a test keeps it so.
         let _ = writeln!(out, "# HELP {} {}", metric.name, metric.help);
         let _ = writeln!(out, "# TYPE {} {}", metric.name, metric.kind.name());
-        for (labels, value) in samples {
+        for (labels, value) in family.samples() {
             out.push_str(metric.name);
             for (at, (name, value)) in metric.labels.iter().zip(labels).enumerate() {
-                let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-                let _ = write!(out, "{}{name}=\"{escaped}\"", if at == 0 { '{' } else { ',' });
+                let _ = write!(out, "{}{name}=\"", if at == 0 { '{' } else { ',' });
+                escape(&mut out, value);
+                out.push('"');
             }
             if !metric.labels.is_empty() {
                 out.push('}');
@@ -101,4 +102,20 @@ pub fn prometheus(families: &Families) -> String {
         }
     }
     out
+}
+
+/// A label value as the text formats write it.
+fn escape(out: &mut String, value: &str) {
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '"', '\n']) {
+        let (plain, special) = rest.split_at(at);
+        out.push_str(plain);
+        out.push_str(match special.as_bytes()[0] {
+            b'\\' => "\\\\",
+            b'"' => "\\\"",
+            _ => "\\n",
+        });
+        rest = &special[1..];
+    }
+    out.push_str(rest);
 }

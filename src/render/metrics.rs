@@ -29,8 +29,43 @@ pub enum Value {
 pub struct Family {
     /// Its row in the table.
     pub metric: &'static Metric,
-    /// Label values and value of each sample.
-    pub samples: Vec<(Vec<String>, Value)>,
+    /// The label values of all samples, one after the other: a scrape has some 900 of them.
+    text: String,
+    samples: Vec<Sample>,
+}
+
+#[derive(Clone, Debug)]
+struct Sample {
+    /// Where its label values begin in the text.
+    begin: usize,
+    /// Where each of them ends.
+    ends: [usize; MAX_LABELS],
+    value: Value,
+}
+
+/// Most labels that a metric has.
+const MAX_LABELS: usize = 6;
+
+impl Family {
+    /// Label values, in the order of the table, and value of each sample.
+    pub fn samples(&self) -> impl Iterator<Item = (impl Iterator<Item = &str>, Value)> {
+        self.samples.iter().map(|sample| (self.labels(sample), sample.value))
+    }
+
+    fn labels<'f>(&'f self, sample: &'f Sample) -> impl Iterator<Item = &'f str> {
+        let begins = std::iter::once(sample.begin).chain(sample.ends);
+        begins.zip(sample.ends).take(self.metric.labels.len()).map(|(begin, end)| &self.text[begin..end])
+    }
+
+    fn add(&mut self, labels: &[&str], value: Value) {
+        let begin = self.text.len();
+        let mut ends = [begin; MAX_LABELS];
+        for (label, end) in labels.iter().zip(&mut ends) {
+            self.text.push_str(label);
+            *end = self.text.len();
+        }
+        self.samples.push(Sample { begin, ends, value });
+    }
 }
 
 /// All families of one look, in the order of the table.
@@ -41,12 +76,12 @@ pub struct Families {
 
 impl Families {
     fn add<const N: usize>(&mut self, name: &'static str, labels: [&str; N], value: Value) {
-        let position = METRICS.iter().position(|metric| metric.name == name);
+        const { assert!(N <= MAX_LABELS) };
+        let position = table::position(name);
         debug_assert!(position.is_some_and(|at| METRICS[at].labels.len() == N), "{name} with {N} labels");
         let Some(position) = position else { return };
-        let family =
-            self.families.entry(position).or_insert_with(|| Family { metric: &METRICS[position], samples: Vec::new() });
-        family.samples.push((labels.iter().map(ToString::to_string).collect(), value));
+        let new = || Family { metric: &METRICS[position], text: String::new(), samples: Vec::new() };
+        self.families.entry(position).or_insert_with(new).add(&labels, value);
     }
 
     fn flag<const N: usize>(&mut self, name: &'static str, labels: [&str; N], value: bool) {
@@ -68,9 +103,11 @@ impl Families {
     pub fn retain(&mut self, collectors: &[Collector]) {
         self.families.retain(|_, family| {
             if matches!(family.metric.labels, ["collector"] | ["source", "state"]) {
-                family.samples.retain(|(labels, _)| {
-                    let of_source = Source::from_name(&labels[0]).map(Source::collector);
-                    Collector::from_name(&labels[0]).or(of_source).is_none_or(|owner| collectors.contains(&owner))
+                let Family { text, samples, .. } = family;
+                samples.retain(|sample| {
+                    let label = &text[sample.begin..sample.ends[0]];
+                    let of_source = Source::from_name(label).map(Source::collector);
+                    Collector::from_name(label).or(of_source).is_none_or(|owner| collectors.contains(&owner))
                 });
             }
             let owners = family.metric.collectors;

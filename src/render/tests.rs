@@ -103,12 +103,12 @@ fn families(node: &Snapshot, collectors: &[Collector]) -> Families {
 /// Labels, joined, and values of one metric.
 fn samples(families: &Families, name: &str) -> Vec<(String, u64)> {
     let family = families.iter().find(|family| family.metric.name == name);
-    let whole = |value: &Value| match value {
-        Value::Whole(number) => *number,
+    let whole = |value: Value| match value {
+        Value::Whole(number) => number,
         Value::Real(_) => panic!("{name} is no whole number"),
     };
-    let samples = family.into_iter().flat_map(|family| &family.samples);
-    samples.map(|(labels, value)| (labels.join(" "), whole(value))).collect()
+    let samples = family.into_iter().flat_map(|family| family.samples());
+    samples.map(|(labels, value)| (labels.collect::<Vec<_>>().join(" "), whole(value))).collect()
 }
 
 /// More kinds than have series; `rules` of each, `counted` each.

@@ -1,5 +1,8 @@
 //! The one table of metrics. README, `natwatch metrics` and the tests read it.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use crate::snapshot::Collector;
 
 /// What a metric does over time.
@@ -62,6 +65,13 @@ const NETSTAT: &[Collector] = &[Collector::Netstat];
 
 /// What source-NAT rules are counted by.
 const NAT_LABELS: &[&str] = &["backend", "family", "owner", "action", "port_randomization"];
+
+/// Where a metric stands in the table.
+pub(super) fn position(name: &str) -> Option<usize> {
+    static POSITIONS: LazyLock<HashMap<&str, usize>> =
+        LazyLock::new(|| METRICS.iter().enumerate().map(|(at, metric)| (metric.name, at)).collect());
+    POSITIONS.get(name).copied()
+}
 
 /// Every metric, in the order of the output.
 #[rustfmt::skip]
