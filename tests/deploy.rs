@@ -240,7 +240,7 @@ fn what_is_only_information_is_no_alert_by_default() {
     assert_eq!(severities, [BTreeSet::from(["critical".to_owned(), "warning".to_owned()]), ["info".to_owned()].into()]);
 }
 
-/// Directories that the program embeds.
+/// Directories that the program embeds, and what its build script reads.
 fn embedded() -> BTreeSet<String> {
     let sources = below("src").into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
     let named = sources.flat_map(|file| {
@@ -248,7 +248,7 @@ fn embedded() -> BTreeSet<String> {
         let parts = text.split("include_dir!(\"$CARGO_MANIFEST_DIR/").skip(1);
         parts.map(|part| part.split('"').next().expect("a path").to_owned()).collect::<Vec<_>>()
     });
-    named.collect()
+    named.chain(["build.rs", "src/advisory/catalogue", "src/advisory/defects"].map(str::to_owned)).collect()
 }
 
 /// The crate and the context of `docker build` hold what builds: all that is embedded, and not the recordings of nodes.
@@ -259,6 +259,11 @@ fn what_is_packed_builds_and_is_no_more() {
     let context = text(".dockerignore");
     let let_in: Vec<&str> = context.lines().filter_map(|line| line.strip_prefix('!')).collect();
     assert_eq!(context.lines().next(), Some("*"));
+    let script = text("build.rs");
+    assert!(
+        ["src/advisory", "catalogue", "defects"].iter().all(|part| script.contains(part)),
+        "it reads what is embedded"
+    );
     for directory in &embedded {
         let is_in = let_in.iter().any(|path| Path::new(directory).starts_with(path));
         assert!(is_in, ".dockerignore keeps {directory} out of the image's build");
@@ -273,7 +278,7 @@ fn what_is_packed_builds_and_is_no_more() {
     }
     let others = packed.iter().filter(|file| !file.starts_with("src/") && !file.starts_with("docs/runbooks/"));
     let others: Vec<&&str> = others.filter(|file| !file.starts_with("LICENSE") && !file.starts_with('.')).collect();
-    assert_eq!(others, [&"Cargo.lock", &"Cargo.toml", &"Cargo.toml.orig", &"README.md"]);
+    assert_eq!(others, [&"Cargo.lock", &"Cargo.toml", &"Cargo.toml.orig", &"README.md", &"build.rs"]);
 }
 
 /// Every value has a schema, and the schema no value that is not there.

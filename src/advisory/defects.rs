@@ -7,22 +7,24 @@
 
 use std::sync::LazyLock;
 
-use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 pub use super::range::DefectState;
 use super::range::{BuildNumber, Partition, RawRange};
 use crate::snapshot::{KernelVersion, Vendor, names};
 
-static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/defects");
-
 /// The defects read, and the errors of those that could not be.
 static BUILT_IN: LazyLock<(Vec<Defect>, Vec<String>)> = LazyLock::new(|| {
     let mut defects = Vec::new();
     let mut errors = Vec::new();
-    for file in FILES.files() {
-        let name = file.path().to_string_lossy();
-        match file.contents_utf8().ok_or_else(|| vec![format!("{name}: not UTF-8")]).and_then(|t| read(&name, t)) {
+    // What build.rs has read of the files.
+    let files =
+        serde_json::from_str::<Vec<(String, RawDefect)>>(include_str!(concat!(env!("OUT_DIR"), "/defects.json")));
+    for (name, raw) in files.unwrap_or_else(|error| {
+        errors.push(error.to_string());
+        Vec::new()
+    }) {
+        match read(&name, raw) {
             Ok(defect) => defects.push(defect),
             Err(found) => errors.extend(found),
         }
@@ -88,6 +90,7 @@ pub fn all() -> &'static [Defect] {
 }
 
 /// Everything that is wrong with the built-in files. A test holds it empty, so [`all`] is complete.
+#[cfg(test)]
 pub fn lint() -> Vec<String> {
     BUILT_IN.1.clone()
 }
@@ -95,7 +98,11 @@ pub fn lint() -> Vec<String> {
 /// Everything that is wrong with one file; of what is no TOML of the right shape, the first error.
 #[cfg(test)]
 fn lint_file(name: &str, text: &str) -> Vec<String> {
-    read(name, text).err().unwrap_or_default()
+    let read = match toml::from_str(text) {
+        Ok(raw) => read(name, raw),
+        Err(error) => Err(vec![format!("{name}: {}", error.to_string().trim_end())]),
+    };
+    read.err().unwrap_or_default()
 }
 
 #[derive(Deserialize)]
@@ -120,12 +127,10 @@ struct RawVendor {
 }
 
 /// The one reader, for the program and the linter alike.
-fn read(name: &str, text: &str) -> Result<Defect, Vec<String>> {
-    let raw: RawDefect =
-        toml::from_str(text).map_err(|error| vec![format!("{name}: {}", error.to_string().trim_end())])?;
+fn read(name: &str, raw: RawDefect) -> Result<Defect, Vec<String>> {
     let RawDefect { id, title, references, upstream, vendor } = raw;
     let mut errors = Vec::new();
-    if format!("{id}.toml") != name {
+    if id != name {
         errors.push(format!("id {id:?} does not fit the file name"));
     }
     if !id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') || id.is_empty() {

@@ -5,20 +5,16 @@
 
 mod decide;
 pub mod defects;
+#[cfg(test)]
 mod lint;
 mod range;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
-pub use lint::lint;
-
 use crate::snapshot::names;
-
-static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/catalogue");
 
 names! {
     /// How bad an exposure is.
@@ -208,7 +204,7 @@ pub struct Advisory {
     #[serde(default)]
     /// Counters to show.
     pub evidence: Vec<Evidence>,
-    #[serde(skip)]
+    #[serde(default)]
     /// What `natwatch explain` prints.
     pub prose: String,
 }
@@ -231,11 +227,12 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// The catalogue that is compiled in. A test and the linter keep it well-formed.
+    /// The catalogue that is compiled in: what `build.rs` has read of the files. A test and the linter keep it well-formed.
     pub fn built_in() -> &'static Self {
         static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
-            let parsed = sources().filter_map(|(_, text)| parse(text).ok());
-            let mut advisories: Vec<Advisory> = parsed.collect();
+            let files: Vec<(String, Advisory)> =
+                serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/catalogue.json"))).unwrap_or_default();
+            let mut advisories: Vec<Advisory> = files.into_iter().map(|(_, advisory)| advisory).collect();
             advisories.sort_by(|a, b| a.id.cmp(&b.id));
             Catalogue { advisories }
         });
@@ -246,18 +243,4 @@ impl Catalogue {
     pub fn get(&self, id: &str) -> Option<&Advisory> {
         self.advisories.iter().find(|advisory| advisory.id == id)
     }
-}
-
-/// File name without extension, and content.
-fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
-    FILES.files().filter_map(|file| Some((file.path().file_stem()?.to_str()?, file.contents_utf8()?)))
-}
-
-/// One catalogue file.
-fn parse(text: &str) -> Result<Advisory, String> {
-    let rest = text.strip_prefix("+++\n").ok_or("the first line is not +++")?;
-    let (front, prose) = rest.split_once("\n+++\n").ok_or("the front matter has no closing +++")?;
-    let mut advisory: Advisory = toml::from_str(front).map_err(|error| error.to_string())?;
-    prose.trim().clone_into(&mut advisory.prose);
-    Ok(advisory)
 }

@@ -1,0 +1,36 @@
+//! Parses the data of `src/advisory` once: the program would else spend most of a short run on TOML. It reads JSON instead, an
+//! array of `[file name without extension, value]` for each directory.
+
+use std::path::Path;
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?;
+    for (directory, value) in [("catalogue", advisory as fn(&str) -> Result<_, _>), ("defects", toml)] {
+        let source = Path::new("src/advisory").join(directory);
+        println!("cargo::rerun-if-changed={}", source.display());
+        let mut values = Vec::new();
+        for entry in fs::read_dir(&source)? {
+            let path = entry?.path();
+            let value = value(&fs::read_to_string(&path)?);
+            let value = value.map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+            values.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), value));
+        }
+        values.sort_by(|(one, _), (other, _)| one.cmp(other));
+        fs::write(Path::new(&out).join(directory).with_extension("json"), serde_json::to_vec(&values)?)?;
+    }
+    Ok(())
+}
+
+fn toml(text: &str) -> Result<serde_json::Value, String> {
+    toml::from_str(text).map_err(|error| error.to_string())
+}
+
+/// Front matter between `+++` lines, then prose.
+fn advisory(text: &str) -> Result<serde_json::Value, String> {
+    let rest = text.strip_prefix("+++\n").ok_or("the first line is not +++")?;
+    let (front, prose) = rest.split_once("\n+++\n").ok_or("the front matter has no closing +++")?;
+    let mut advisory = toml(front)?;
+    advisory["prose"] = prose.trim().into();
+    Ok(advisory)
+}
