@@ -10,9 +10,9 @@ pub const MAX_CHAINS: usize = 512;
 
 const UDP: u128 = 17;
 
-/// Whether a UDP packet can get to the end of a rule.
-pub fn can_be_udp(rule: &Rule) -> bool {
-    !rule.steps.iter().any(|step| match step {
+/// Whether a step lets no UDP packet pass.
+pub fn excludes_udp(step: &Step) -> bool {
+    match step {
         Step::Match(Match::Tests { tests, inverted: false }) => {
             tests.iter().any(|test| test.field == Field::L4Proto && !meets(&test.condition, UDP))
         }
@@ -20,7 +20,12 @@ pub fn can_be_udp(rule: &Rule) -> bool {
             tests.len() == 1 && tests[0].field == Field::L4Proto && meets(&tests[0].condition, UDP)
         }
         _ => false,
-    })
+    }
+}
+
+/// Whether a step does nothing to a packet.
+pub fn only_tests(step: &Step) -> bool {
+    matches!(step, Step::Match(_) | Step::Harmless(_))
 }
 
 fn meets(condition: &Condition, number: u128) -> bool {
@@ -30,17 +35,10 @@ fn meets(condition: &Condition, number: u128) -> bool {
     }
 }
 
-/// The rules that a UDP packet can meet. One that writes something before it tests the protocol stays as well.
-pub fn for_udp(rules: &[Rule]) -> Vec<Rule> {
-    let only_tests = |rule: &&Rule| {
-        let protocol = |step: &Step| match step {
-            Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| test.field == Field::L4Proto),
-            _ => false,
-        };
-        let first = rule.steps.iter().position(protocol).unwrap_or(0);
-        rule.steps[..first].iter().all(|step| matches!(step, Step::Match(_) | Step::Harmless(_)))
-    };
-    rules.iter().filter(|rule| can_be_udp(rule) || !only_tests(rule)).cloned().collect()
+/// Whether a UDP packet can get to the end of a rule, or to a step of it that does something.
+pub fn meets_udp(rule: &Rule) -> bool {
+    let excluded = rule.steps.iter().position(excludes_udp);
+    excluded.is_none_or(|excluded| !rule.steps[..excluded].iter().all(only_tests))
 }
 
 #[cfg(test)]
@@ -60,15 +58,18 @@ mod tests {
     #[test]
     fn what_tests_another_protocol_is_left_out() {
         let end = || Step::Verdict(Verdict::Accept);
+        let mark = || Step::SetMark(MarkWrite::Exact { keep: 0, take: 0, xor: 1 });
         for (steps, stays) in [
             (vec![end()], true),
             (vec![protocol(17, false), end()], true),
             (vec![protocol(6, false), end()], false),
             (vec![protocol(6, true), end()], true),
             (vec![protocol(17, true), end()], false),
-            (vec![Step::SetMark(MarkWrite::Exact { keep: 0, take: 0, xor: 1 }), protocol(6, false)], true),
+            (vec![mark(), protocol(6, false)], true),
+            (vec![protocol(6, true), mark(), protocol(6, false)], true),
+            (vec![protocol(6, false), mark()], false),
         ] {
-            assert_eq!(for_udp(&[rule(steps.clone())]).len(), usize::from(stays), "{steps:?}");
+            assert_eq!(meets_udp(&rule(steps.clone())), stays, "{steps:?}");
         }
     }
 }

@@ -244,7 +244,7 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
             }
             let rule = entry::rule(table, &entry, position);
             let rule = rule.map_err(|error| within_rule(error, table, number, position))?;
-            if services::can_be_udp(&rule) {
+            if services::meets_udp(&rule) {
                 open.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
                 rules.push(rule);
             }

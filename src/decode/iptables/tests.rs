@@ -80,7 +80,7 @@ fn of_many_services_only_what_a_tunnel_can_meet_is_read() {
     assert_eq!(output.rules_for_udp().map(<[Rule]>::len), Some(3));
     let services = chain(&ruleset, Family::Ipv4, "KUBE-SERVICES");
     let kept = services.rules_for_udp().unwrap();
-    assert!(kept.iter().all(crate::decode::services::can_be_udp), "{kept:?}");
+    assert!(kept.iter().all(crate::decode::services::meets_udp), "{kept:?}");
     assert_eq!(chain(&ruleset, Family::Ipv4, "PREROUTING").rules_for_udp(), None);
     assert_eq!(chain(&ruleset, Family::Ipv4, "KUBE-POSTROUTING").known_rules().len(), 3);
 }

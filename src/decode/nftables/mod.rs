@@ -118,6 +118,8 @@ struct RulesetReader<'n, 'a> {
     occupied: BTreeSet<ChainId>,
     /// Chains that were looked at for a mark and may not be part of the rule set.
     looked_at: BTreeMap<ChainId, Arc<Vec<Rule>>>,
+    /// Of chains that were searched what UDP packets can meet, verdict maps not filled in.
+    for_udp: BTreeMap<ChainId, Reading<Arc<Vec<Rule>>>>,
     /// Another reading at the same generation may find more, or something else.
     volatile: bool,
     /// Bytes of rules and elements so far.
@@ -129,8 +131,8 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     fn new(node: &'n mut Node<'a>, generation: u32, around: &'n Around) -> Self {
         let (tables, occupied, ruleset) = (Vec::new(), BTreeSet::new(), Ruleset::default());
         let (asked, torn, volatile, bytes) = (false, false, false, 0);
-        let looked_at = BTreeMap::new();
-        Self { node, around, generation, asked, torn, tables, occupied, looked_at, volatile, bytes, ruleset }
+        let (looked_at, for_udp) = (BTreeMap::new(), BTreeMap::new());
+        Self { node, around, generation, asked, torn, tables, occupied, looked_at, for_udp, volatile, bytes, ruleset }
     }
 
     /// Whether an earlier reading has read all of this one.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{RulesetReader, wire};
 use crate::decode::{marks, services};
+use crate::netfilter::netlink::Message;
 use crate::snapshot::netfilter::{Base, Chain, ChainId, Family, Hook, Rule, Step, Verdict};
 use crate::snapshot::{Failure, Reading};
 
@@ -48,7 +49,7 @@ pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
     let for_udp = reader.around.devices.is_some() || reader.around.drops_clashes;
     let settled = setters.missing() == 0 && well_known_found;
     if for_udp || !settled {
-        let (chains, gave_up) = read_small(reader, &bases, &mut setters.found);
+        let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut setters.found);
         let failed = |chain: &Chain| chain.rules.failure().is_some_and(|why| !is_limit(why));
         // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
         if gave_up.is_none() || chains.values().any(failed) {
@@ -87,6 +88,7 @@ fn searched() -> Reading<Arc<Vec<Rule>>> {
 fn read_small(
     reader: &mut RulesetReader<'_, '_>,
     bases: &[(ChainId, Base)],
+    for_udp: bool,
     setters: &mut BTreeMap<u32, (ChainId, u32)>,
 ) -> (BTreeMap<ChainId, Chain>, Option<String>) {
     let mut open: Vec<(ChainId, Option<Base>)> =
@@ -98,15 +100,13 @@ fn read_small(
         if found.contains_key(&id) {
             continue;
         }
-        if found.len() >= MAX_CHAINS || reader.bytes - start > MAX_BYTES || count > services::MAX_RULES {
-            let rules = services::MAX_RULES;
-            let why = format!("more than {MAX_CHAINS} chains, {rules} rules or {MAX_BYTES} bytes of them");
-            return (found, Some(why));
+        if found.len() >= MAX_CHAINS || reader.bytes - start > MAX_BYTES {
+            return (found, Some(format!("more than {MAX_CHAINS} chains, or {MAX_BYTES} bytes of their rules")));
         }
         let known = reader.ruleset.chains.get(&id).and_then(|known| known.rules.ok());
         let rules = match known.or_else(|| reader.looked_at.get(&id)).cloned() {
             Some(rules) => Reading::Ok(rules),
-            None => search_chain(reader, &id),
+            None => search_chain(reader, &id, Room { rules: services::MAX_RULES - count, for_udp }),
         };
         let Reading::Ok(rules) = rules else {
             gave_up.get_or_insert_with(|| rules.why());
@@ -131,11 +131,90 @@ fn is_limit(failure: &Failure) -> bool {
     matches!(failure.root(), Failure::TooLarge { .. })
 }
 
+/// What there is room for in a search.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Rules of a chain.
+    rules: usize,
+    /// Those that UDP packets can meet are wanted in any case.
+    for_udp: bool,
+}
+
+/// A chain while it is dumped, once: all of its rules while there is room, and those that UDP packets can meet. A rule that
+/// these cannot meet waits in its bytes, so that of a chain that turns out too large nothing else was decoded.
+#[derive(Default)]
+struct Searched {
+    rules: Vec<(u32, Waiting)>,
+    bytes: usize,
+    for_udp: Vec<Rule>,
+    too_large: Option<Failure>,
+}
+
+enum Waiting {
+    Rule(Rule),
+    Bytes(Vec<u8>),
+}
+
+impl Searched {
+    fn add(&mut self, id: &ChainId, position: u32, message: &Message<'_>, room: Room) -> Result<(), Failure> {
+        self.bytes += message.body.len();
+        if self.bytes > MAX_BYTES {
+            self.too_large.get_or_insert_with(|| Failure::too_large(MAX_BYTES, "bytes"));
+        }
+        if position as usize > room.rules {
+            self.too_large.get_or_insert_with(|| Failure::too_large(services::MAX_RULES, "rules"));
+        }
+        if let Some(failure) = &self.too_large {
+            self.rules = Vec::new();
+            if !room.for_udp {
+                return Err(failure.clone());
+            }
+        }
+        let keep = self.too_large.is_none();
+        if room.for_udp && !wire::excludes_udp(message, id) {
+            let rule = wire::decode_rule(message, id, position)?;
+            self.for_udp.extend(services::meets_udp(&rule).then(|| rule.clone()));
+            self.rules.extend(keep.then_some((position, Waiting::Rule(rule))));
+        } else if keep {
+            self.rules.push((position, Waiting::Bytes(message.body.to_vec())));
+        }
+        Ok(())
+    }
+
+    /// The rules, all of them or none.
+    fn rules(self, kind: u16, id: &ChainId) -> Result<Vec<Rule>, Failure> {
+        match self.too_large {
+            Some(failure) => Err(failure),
+            None => {
+                let rules = self.rules.into_iter().map(|(position, waiting)| match waiting {
+                    Waiting::Rule(rule) => Ok(rule),
+                    Waiting::Bytes(bytes) => wire::decode_rule(&Message { kind, flags: 0, body: &bytes }, id, position),
+                });
+                rules.collect()
+            }
+        }
+    }
+}
+
 /// The rules of one chain with the verdicts of its maps, as far as these are small. Not to read them is no failure of the
 /// source.
-fn search_chain(reader: &mut RulesetReader<'_, '_>, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
-    let request = wire::rules(reader.generation, id).at_most(MAX_BYTES);
-    let rules = reader.try_rules(&request, id);
+fn search_chain(reader: &mut RulesetReader<'_, '_>, id: &ChainId, room: Room) -> Reading<Arc<Vec<Rule>>> {
+    let request = wire::rules(reader.generation, id);
+    let (mut searched, mut kind) = (Searched::default(), 0);
+    let dumped = reader.dump(&request, |position, message| {
+        if position == 1 {
+            searched = Searched::default(); // or a change has torn the dump, and it begins again
+        }
+        kind = message.kind;
+        searched.add(id, position, message, room)?;
+        Ok(None::<()>)
+    });
+    reader.torn |= dumped.ok().is_some() && searched.bytes == 0 && reader.occupied.contains(id);
+    let for_udp = Arc::new(std::mem::take(&mut searched.for_udp));
+    if room.for_udp {
+        reader.for_udp.insert(id.clone(), dumped.as_ref().map(|_| for_udp));
+    }
+    let rules = dumped.decode(|_| searched.rules(kind, id).map_err(|failure| failure.within(&request.name)));
     reader.searched(&request, rules).map(|mut rules| {
         fill_small_maps(reader, &mut rules);
         Arc::new(rules)
@@ -160,16 +239,16 @@ fn follow_for_udp(reader: &mut RulesetReader<'_, '_>, mut open: Vec<ChainId>) {
         if found.contains_key(&id) || reader.ruleset.chains.contains_key(&id) {
             continue;
         }
-        let request = wire::rules_for_udp(reader.generation, &id);
-        let rules = reader.try_rules(&request, &id);
-        let rules = reader.searched(&request, rules);
+        if !reader.for_udp.contains_key(&id) {
+            let _ = search_chain(reader, &id, Room { rules: 0, for_udp: true });
+        }
+        let rules = reader.for_udp.remove(&id).unwrap_or_else(searched);
         let mut chain = Chain::new(None, searched());
         match rules {
             Reading::Ok(rules) => {
-                let rules = services::for_udp(&rules);
                 let targets = rules.iter().flat_map(Rule::jumps);
                 open.extend(targets.map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
-                chain.udp_rules = Some(Arc::new(rules));
+                chain.udp_rules = Some(rules);
             }
             other => chain.rules = other.map(|_| Arc::default()),
         }
@@ -186,6 +265,11 @@ fn well_known(reader: &mut RulesetReader<'_, '_>, id: &ChainId) -> Arc<Vec<Rule>
     let request = wire::rules(reader.generation, id);
     let Reading::Ok(rules) = reader.rules(&request, id) else { return Arc::default() };
     reader.looked_at.insert(id.clone(), Arc::clone(&rules));
+    let leads_on = |step: &Step| matches!(step, Step::Verdict(Verdict::Map { .. }));
+    if !rules.iter().flat_map(|rule| &rule.steps).any(leads_on) {
+        let for_udp = rules.iter().filter(|rule| services::meets_udp(rule)).cloned().collect();
+        reader.for_udp.insert(id.clone(), Reading::Ok(Arc::new(for_udp)));
+    }
     if rules.is_empty() {
         return rules;
     }

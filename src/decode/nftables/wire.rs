@@ -8,7 +8,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
-use crate::netfilter::netlink::{Message, Text, put};
+use crate::decode::services;
+use crate::netfilter::netlink::{self, Attributes, Message, Text, Value as _, put};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{
@@ -16,8 +17,8 @@ use crate::netfilter::nftables::uapi::{
     NFT_TABLE_F_DORMANT,
 };
 use crate::netfilter::nftables::{
-    self, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DEVICE_PREFIX, NFTA_RULE_CHAIN, NFTA_RULE_TABLE,
-    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+    self, Expression, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DEVICE_PREFIX, NFTA_RULE_CHAIN,
+    NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
 };
 use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
 use crate::snapshot::{Failure, Name, Reading, Source};
@@ -67,11 +68,6 @@ pub fn chain(generation: u32, id: &ChainId) -> Request {
 /// The rules of one chain.
 pub fn rules(generation: u32, id: &ChainId) -> Request {
     rules_as("rules", generation, id)
-}
-
-/// The same rules once more, whatever their number, for those that UDP packets can meet.
-pub fn rules_for_udp(generation: u32, id: &ChainId) -> Request {
-    rules_as("udp-rules", generation, id)
 }
 
 /// The same rules once more, for their counters: those do not stand still while the generation does.
@@ -224,6 +220,25 @@ pub fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result
         rule_of(&rule, id.family, &id.table, position)
     };
     read().map_err(|failure| failure.within(format_args!("rule {position} of {}", id.chain)))
+}
+
+/// Whether a rule excludes UDP packets by what it tests first; the rest of it is not looked at. `false`: it may not.
+pub fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
+    /// A test of the protocol stands behind one of an address.
+    const MOST: usize = 8;
+    let Ok(attributes) = Attributes::after(message.body, NFGENMSG, "NFTA_RULE") else { return false };
+    let list = attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default();
+    let mut reader = Reader::new(id.family, &id.table);
+    for (at, element) in netlink::attributes(list, "NFTA_RULE_EXPRESSIONS").take(MOST).enumerate() {
+        let Ok(expression) = element.and_then(|element| Expression::parse(element.body)) else { return false };
+        if reader.read(at, &expression.expr).is_err() || !reader.steps.iter().all(services::only_tests) {
+            return false;
+        }
+        if reader.steps.iter().any(services::excludes_udp) {
+            return true;
+        }
+    }
+    false
 }
 
 fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u32) -> Result<Rule, Failure> {
