@@ -392,6 +392,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     let collectors = flags.common.collectors.0.clone();
     let options = flags.common.options(&[]);
     warn_of_vain(&options);
+    kernel::heap::give_back_large();
     let refresher = Arc::new(Refresher::new(Watched(flags.common.trees.paths()), collectors.clone(), options));
     tell_probe(flags, started, &refresher);
     let settings = server::Settings {

@@ -30,14 +30,16 @@ impl Memory {
     }
 
     /// Takes in what a reading has left that began then, and continues its counters beyond wraps and rules that are
-    /// gone. Readings are numbered in the order in which they began.
-    pub fn remember(&mut self, left: Known, began: Instant, number: u64, snapshot: &mut Snapshot) {
+    /// gone. Readings are numbered in the order in which they began. Returns whether rules were decoded anew.
+    pub fn remember(&mut self, left: Known, began: Instant, number: u64, snapshot: &mut Snapshot) -> bool {
+        let decoded = left.has_other_rules_than(&self.known);
         self.known = left;
         self.known.date(began);
         for what in self.known.take_unnotified() {
             tracing::warn!(what, "changed without a notification of the kernel's; please report it");
         }
         self.counters.apply(number, snapshot);
+        decoded
     }
 
     /// Continues the counters of a reading that was cut, which leaves nothing behind.

@@ -15,7 +15,7 @@ use tokio::sync::{OnceCell, OwnedMutexGuard, watch};
 use crate::advisory::Catalogue;
 use crate::decode::{Collectors, Known, Parts};
 use crate::judge::{self, History, Report};
-use crate::kernel::{Progress, Whereabouts};
+use crate::kernel::{Progress, Whereabouts, heap};
 use crate::memory::Memory;
 use crate::reading::{Published, Reader, Underway, World, judge_until};
 use crate::snapshot::{Collector, Failure, Snapshot, Unanswered};
@@ -254,8 +254,11 @@ impl Refresher {
         let (refresher, stop) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let then = move |published: Published, left: Known, progress: &Progress| {
-            let look = refresher.finish(number, published, left, progress, &stopped);
+            let (look, decoded) = refresher.finish(number, published, left, progress, &stopped);
             sender.send_replace(Some(Arc::new(look)));
+            if decoded {
+                heap::give_back(); // everyone is answered
+            }
         };
         let patience = deadline.saturating_duration_since(Instant::now()).min(MAX_READING);
         let known = lock(&self.memory).known(Instant::now());
@@ -267,7 +270,15 @@ impl Refresher {
 
     /// Judges a reading that has come to its end. One that was cut, or whose judging was stopped, leaves nothing behind:
     /// what nobody waited for is unknown for no reason of the node's.
-    fn finish(&self, number: u64, published: Published, left: Known, progress: &Progress, stop: &AtomicBool) -> Look {
+    /// Also returns whether rules were decoded anew, which leaves memory behind.
+    fn finish(
+        &self,
+        number: u64,
+        published: Published,
+        left: Known,
+        progress: &Progress,
+        stop: &AtomicBool,
+    ) -> (Look, bool) {
         let start = Instant::now();
         let Published { meta, parts, .. } = published;
         lock(&self.partial).take();
@@ -275,11 +286,12 @@ impl Refresher {
         // Every part is there; what a cut has left out says so itself.
         let missing = Failure::NotAnswered(Unanswered::in_time(progress.started().elapsed()));
         let mut snapshot = parts.facts(&meta, &self.collectors, &missing);
-        if whole {
-            lock(&self.memory).remember(left, progress.started(), number, &mut snapshot);
+        let decoded = if whole {
+            lock(&self.memory).remember(left, progress.started(), number, &mut snapshot)
         } else {
             lock(&self.memory).continue_counters(&mut snapshot);
-        }
+            true
+        };
         let options = lock(&self.options).clone();
         let mut report = judge::judge(Catalogue::built_in(), &snapshot, &options, stop);
         let mut history = lock(&self.history);
@@ -293,7 +305,7 @@ impl Refresher {
         let mut durations = progress.durations();
         durations.insert(Collector::Verdict, start.elapsed());
         let whole = whole && !report.was_stopped;
-        Look { report, snapshot, durations, whole, bodies: Default::default() }
+        (Look { report, snapshot, durations, whole, bodies: Default::default() }, decoded)
     }
 
     /// For those who cannot wait any longer: judged, and not remembered.

@@ -62,6 +62,14 @@ pub(super) struct KnownTables {
 }
 
 impl Known {
+    /// Whether rules were decoded for it that the earlier one did not have; legacy tables that are read each time apart.
+    pub fn has_other_rules_than(&self, earlier: &Self) -> bool {
+        let generation = |known: &Self| known.nftables.as_ref().map(|known| known.ruleset.generation);
+        let tables =
+            |known: &Self| known.tables.values().map(|tables| Arc::as_ptr(&tables.ruleset)).collect::<Vec<_>>();
+        generation(self) != generation(earlier) || tables(self) != tables(earlier)
+    }
+
     /// Dates what a reading has read which began then.
     pub fn date(&mut self, began: Instant) {
         for tables in self.tables.values_mut() {

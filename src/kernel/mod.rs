@@ -6,6 +6,7 @@
 
 mod environment;
 mod files;
+pub mod heap;
 pub mod isolation;
 pub mod netlink;
 mod notifications;
