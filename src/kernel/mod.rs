@@ -96,7 +96,7 @@ impl Live {
             Question::Xtables(question) => xtables::table(question, &in_time).within(&request.name),
         };
         answer.map(|bytes| {
-            take(&bytes);
+            progress.outside(|| take(&bytes));
         })
     }
 }
@@ -109,7 +109,7 @@ impl Ask for Live {
         let start = Instant::now();
         let progress = Arc::clone(&self.progress);
         progress.begin(&request.name);
-        let reading = self.answer(request, &mut |part| progress.outside(|| take(part)));
+        let reading = self.answer(request, take);
         self.progress.end(request.source.collector(), start.elapsed());
         reading
     }

@@ -81,29 +81,36 @@ impl Sockets {
         let (mut framing, mut passed_over) = (Framing::new(request), 0);
         loop {
             let datagram = receive(socket, &mut self.buffer, progress)?;
-            let mut rest = datagram;
-            while !rest.is_empty() {
-                let (message, next) = netlink::split_message(rest)?;
-                rest = next;
-                if netlink::sequence(message)? != sequence {
-                    return Err(Failure::unexpected("an answer to another request"));
-                }
-                if !kept(request, message)? {
-                    passed_over += message.len();
-                    if passed_over > MAX_PASSED_OVER {
-                        return Err(Failure::too_large(MAX_PASSED_OVER, "bytes of messages that nobody wants"));
+            // Told once a datagram: a message takes less time than the clock.
+            let ended = progress.outside(|| {
+                let mut rest = datagram;
+                while !rest.is_empty() {
+                    let (message, next) = netlink::split_message(rest)?;
+                    rest = next;
+                    if netlink::sequence(message)? != sequence {
+                        return Err(Failure::unexpected("an answer to another request"));
                     }
-                    continue;
-                }
-                match framing.message(message, take) {
-                    ControlFlow::Continue(()) => {}
-                    ControlFlow::Break(Err(failure)) => return Err(failure),
-                    ControlFlow::Break(Ok(reading)) => {
-                        let single = !request.dump && !request.ack;
-                        let to_its_end = rest.is_empty() && (single || netlink::is_control(message)?);
-                        return Ok((reading, to_its_end));
+                    if !kept(request, message)? {
+                        passed_over += message.len();
+                        if passed_over > MAX_PASSED_OVER {
+                            return Err(Failure::too_large(MAX_PASSED_OVER, "bytes of messages that nobody wants"));
+                        }
+                        continue;
+                    }
+                    match framing.message(message, take) {
+                        ControlFlow::Continue(()) => {}
+                        ControlFlow::Break(Err(failure)) => return Err(failure),
+                        ControlFlow::Break(Ok(reading)) => {
+                            let single = !request.dump && !request.ack;
+                            let to_its_end = rest.is_empty() && (single || netlink::is_control(message)?);
+                            return Ok(Some((reading, to_its_end)));
+                        }
                     }
                 }
+                Ok(None)
+            })?;
+            if let Some(ended) = ended {
+                return Ok(ended);
             }
         }
     }

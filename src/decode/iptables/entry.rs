@@ -1,6 +1,8 @@
 //! What a rule means: its header, its matches, its target.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher as _, Hash, Hasher};
+
+use foldhash::fast::FixedState;
 
 use super::family;
 use crate::decode::xtables::{self, Extension};
@@ -17,7 +19,7 @@ const MOVING: &[&str] = &["connlimit", "hashlimit", "limit", "quota", "rateest",
 /// Reads a rule.
 pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule> {
     let ip = entry.ip();
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = FixedState::default().build_hasher();
     ip.hash(&mut hasher);
     let mut steps = Vec::new();
     tests(table.ipv6, &ip, &mut steps);

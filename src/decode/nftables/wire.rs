@@ -4,7 +4,9 @@
 //! `nf_tables_getgen`.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+
+use foldhash::fast::FixedState;
 
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
@@ -243,7 +245,7 @@ pub fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
 
 fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u32) -> Result<Rule, Failure> {
     let mut reader = Reader::new(family, table);
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = FixedState::default().build_hasher();
     for (at, expression) in rule.expressions().iter().enumerate() {
         let expression = &expression.expr;
         match expression {

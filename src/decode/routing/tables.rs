@@ -1,8 +1,10 @@
 //! Rules and routes of both families, indexed by prefix, so that a cluster's thousands of remotes are sorted into
 //! classes in no time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::wire::{decode_listed, decode_rule};
 use super::{dump, routes, rules};
@@ -19,8 +21,8 @@ pub struct Tables {
 pub struct Family {
     pub rules: Vec<Rule>,
     pub routes: Vec<Route>,
-    /// Positions of routes by the length and the bits of their prefix.
-    by_prefix: BTreeMap<u8, HashMap<u128, Vec<usize>>>,
+    /// By the length of their prefix, its bits and the positions of routes, in order.
+    by_prefix: BTreeMap<u8, Vec<(u128, usize)>>,
     /// For each route, the first one with the same content but for the destination.
     content: Vec<usize>,
 }
@@ -44,14 +46,18 @@ impl Tables {
 
 impl Family {
     fn new(rules: Vec<Rule>, routes: Vec<Route>) -> Self {
-        let mut by_prefix: BTreeMap<u8, HashMap<u128, Vec<usize>>> = BTreeMap::new();
-        let mut seen: HashMap<Route, usize> = HashMap::new();
+        let mut by_prefix: BTreeMap<u8, Vec<(u128, usize)>> = BTreeMap::new();
+        let mut seen = HashMap::new();
         let mut content = Vec::with_capacity(routes.len());
         for (at, route) in routes.iter().enumerate() {
-            let bits = route.destination.map_or(0, |destination| masked(destination, route.prefix_length));
-            by_prefix.entry(route.prefix_length).or_default().entry(bits).or_default().push(at);
-            content.push(*seen.entry(Route { destination: None, ..route.clone() }).or_insert(at));
+            let Route { table, destination, prefix_length, kind, tos, priority, gateway, preferred_source, .. } = route;
+            let bits = destination.map_or(0, |destination| masked(destination, *prefix_length));
+            by_prefix.entry(*prefix_length).or_default().push((bits, at));
+            let way = (gateway, preferred_source, &route.devices, route.nexthop);
+            content.push(*seen.entry((table, prefix_length, kind, tos, priority, way)).or_insert(at));
         }
+        by_prefix.values_mut().for_each(|prefixes| prefixes.sort_unstable());
+        drop(seen);
         Self { rules, routes, by_prefix, content }
     }
 
@@ -59,9 +65,12 @@ impl Family {
     pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = usize> {
         self.by_prefix
             .iter()
-            .filter_map(move |(length, prefixes)| prefixes.get(&masked(address, *length)))
-            .flatten()
-            .copied()
+            .flat_map(move |(length, prefixes)| {
+                let bits = masked(address, *length);
+                let first = prefixes.partition_point(|(other, _)| *other < bits);
+                prefixes[first..].iter().take_while(move |(other, _)| *other == bits)
+            })
+            .map(|(_, at)| *at)
     }
 
     /// Equal for two addresses that are routed alike: the rules for them, and the content of the routes that cover
