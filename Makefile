@@ -37,11 +37,12 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build test fuzz test-tunnels test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
+.PHONY: build bench test fuzz test-tunnels test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
 	doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
+	@echo 'make bench    the table and the plot of docs/performance.md, as root; some minutes'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
@@ -57,6 +58,16 @@ help:
 
 build:
 	$(CARGO) build --release --locked
+
+# node_exporter is unpacked beside, not installed: its package would start it.
+BENCH_PEER = target/bench/node_exporter
+bench: build test-deps $(BENCH_PEER)
+	NATWATCH=target/release/natwatch NODE_EXPORTER=$(abspath $(BENCH_PEER)) python3 benches/nodes.py
+
+$(BENCH_PEER):
+	mkdir -p $(@D)
+	cd $(@D) && apt-get download -q prometheus-node-exporter && dpkg -x prometheus-node-exporter_*.deb unpacked
+	cp $(@D)/unpacked/usr/bin/prometheus-node-exporter $@
 
 test: test-deps
 	$(CARGO) test --locked

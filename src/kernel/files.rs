@@ -42,7 +42,7 @@ impl Files {
     /// The content of a regular file.
     pub fn content(&mut self, root: Root, path: &str) -> Answer {
         self.read(root, path, &mut |file| {
-            let mut bytes = Vec::new();
+            let mut bytes = Vec::with_capacity(8 << 10); // room for most, so that a second read finds the end
             file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
             if bytes.len() as u64 > MAX_FILE {
                 return Err(too_large(MAX_FILE, "bytes"));
