@@ -85,7 +85,7 @@ fn label(load: &Load, cell: &Cell) -> Label {
             let at = (offset as usize + cell.byte).checked_sub(OPTION_ADDRESSES);
             at.map_or(Label::Other, |at| octet(false, at % 4))
         }
-        Source::Unsupported => Label::Mixed,
+        Source::Unsupported | Source::Computed => Label::Mixed,
         Source::Header(_)
         | Source::Meta(_)
         | Source::Ct(..)

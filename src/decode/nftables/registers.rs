@@ -34,6 +34,7 @@ impl Loaded {
             Source::Header(Header::Ipv4Protocol) => Self::Wire(Field::L4Proto, 1),
             Source::Header(Header::Ipv4Source) => Self::Wire(Field::Ipv4Source, 4),
             Source::Header(Header::Ipv4Destination) => Self::Wire(Field::Ipv4Destination, 4),
+            Source::Header(Header::Ipv6Next) => Self::Wire(Field::Other("1 bytes at 6 of header 1".into()), 1),
             Source::Header(Header::Ipv6Source) => Self::Wire(Field::Ipv6Source, 16),
             Source::Header(Header::Ipv6Destination) => Self::Wire(Field::Ipv6Destination, 16),
             Source::Header(Header::ArpSenderHardware) => Self::Wire(Field::Other("arp sender hardware".into()), 6),
@@ -46,6 +47,10 @@ impl Loaded {
                 Self::Wire(Field::Other(format!("{length} bytes at {offset} of header {base}")), length)
             }
             Source::Meta(key) => meta(key),
+            // Of 16 bytes, only the kernel knows how many are the address.
+            Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) if load.network.is_none() => {
+                Self::Opaque("an address of the connection, of either family".into())
+            }
             Source::Ct(key, direction) => ct(key, direction, load.network == Some(Network::Ipv6)),
             Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
             Source::Fib(..) => Self::Occasional("fib"), // the device of a route: reverse path filters
@@ -59,6 +64,7 @@ impl Loaded {
             Source::Rt(_) => Self::Opaque("rt".into()),
             Source::Xfrm(_) => Self::Opaque("ipsec".into()),
             Source::Tunnel => Self::Opaque("tunnel".into()),
+            Source::Computed => Self::Opaque("what was computed from several".into()),
             Source::NoRegister => Self::Opaque("a register that does not exist".into()),
             Source::Unsupported => Self::Opaque("an expression that is not known".into()),
         }

@@ -3,6 +3,7 @@
 mod data;
 pub mod expr;
 mod expression;
+mod fields;
 mod message;
 pub mod register;
 pub mod uapi;

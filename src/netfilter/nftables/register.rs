@@ -4,15 +4,14 @@
 //! `net/netfilter/nf_tables_core.c`: `nft_do_chain`, `struct nft_regs`; `nf_tables_api.c`: `nft_parse_register`.
 
 use super::expr::{Expr, Payload};
+use super::fields::{
+    ETHER_TYPE, ETHER_TYPE_IN_VLAN, IFNAMSIZ, ct_width, fib_width, headers, meta_width, rt_width, xfrm_width,
+};
+pub use super::fields::{Header, Network};
 use super::uapi::{
-    NFPROTO_ARP, NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_MASK_XOR, NFT_CMP_EQ, NFT_CT_AVGPKT, NFT_CT_BYTES,
-    NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP6, NFT_CT_HELPER, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_PKTS,
-    NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP6, NFT_EXTHDR_OP_IPV6,
-    NFT_FIB_RESULT_OIFNAME, NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_IIFKIND, NFT_META_IIFNAME,
-    NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_NFPROTO, NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE,
-    NFT_META_PKTTYPE, NFT_META_PROTOCOL, NFT_META_SDIFNAME, NFT_META_TIME_NS, NFT_PAYLOAD_LL_HEADER,
-    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1, NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00,
-    NFT_REG32_15, NFT_RT_NEXTHOP6, NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_SADDR_IP6,
+    NFPROTO_ARP, NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_LSHIFT, NFT_BITWISE_MASK_XOR, NFT_BITWISE_RSHIFT, NFT_CMP_EQ,
+    NFT_EXTHDR_OP_IPV6, NFT_META_L4PROTO, NFT_META_NFPROTO, NFT_META_PROTOCOL, NFT_PAYLOAD_LL_HEADER, NFT_REG_1,
+    NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00, NFT_REG32_15,
 };
 
 /// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
@@ -24,82 +23,6 @@ pub fn offset(register: u32) -> Option<usize> {
         NFT_REG_1..=NFT_REG_4 => Some(16 * (register - NFT_REG_1) as usize),
         NFT_REG32_00..=NFT_REG32_15 => Some(4 * (register - NFT_REG32_00) as usize),
         _ => None,
-    }
-}
-
-/// Bytes of a name, with its zero.
-const IFNAMSIZ: usize = 16;
-
-/// Where an Ethernet header has its type.
-const ETHER_TYPE: usize = 12;
-
-/// `nft_meta_get_init`
-fn meta_width(key: u32) -> usize {
-    match key {
-        NFT_META_NFPROTO | NFT_META_L4PROTO | NFT_META_PKTTYPE => 1,
-        NFT_META_PROTOCOL | NFT_META_IIFTYPE | NFT_META_OIFTYPE => 2,
-        NFT_META_TIME_NS => 8,
-        NFT_META_IIFNAME | NFT_META_OIFNAME | NFT_META_BRI_IIFNAME | NFT_META_BRI_OIFNAME | NFT_META_IIFKIND
-        | NFT_META_OIFKIND | NFT_META_SDIFNAME => IFNAMSIZ,
-        _ => 4,
-    }
-}
-
-/// What a packet is above its Ethernet header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// `ETH_P_IP`
-    Ipv4,
-    /// `ETH_P_IPV6`
-    Ipv6,
-    /// `ETH_P_ARP`, of IPv4 over Ethernet
-    Arp,
-}
-
-/// A field of a packet's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Header {
-    /// `struct iphdr::protocol`
-    Ipv4Protocol,
-    /// `struct iphdr::saddr`
-    Ipv4Source,
-    /// `struct iphdr::daddr`
-    Ipv4Destination,
-    /// `struct ipv6hdr::saddr`
-    Ipv6Source,
-    /// `struct ipv6hdr::daddr`
-    Ipv6Destination,
-    /// `ar_sha` of `struct arphdr`
-    ArpSenderHardware,
-    /// `ar_sip`
-    ArpSender,
-    /// `ar_tha`
-    ArpTargetHardware,
-    /// `ar_tip`
-    ArpTarget,
-    /// Source port of TCP, UDP, SCTP, …
-    SourcePort,
-    /// Destination port of the same.
-    DestinationPort,
-}
-
-/// Fields of a header with offset and width.
-fn headers(base: u32, network: Option<Network>) -> &'static [(Header, usize, usize)] {
-    match (base, network) {
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => {
-            &[(Header::Ipv4Protocol, 9, 1), (Header::Ipv4Source, 12, 4), (Header::Ipv4Destination, 16, 4)]
-        }
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => {
-            &[(Header::Ipv6Source, 8, 16), (Header::Ipv6Destination, 24, 16)]
-        }
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Arp)) => &[
-            (Header::ArpSenderHardware, 8, 6),
-            (Header::ArpSender, 14, 4),
-            (Header::ArpTargetHardware, 18, 6),
-            (Header::ArpTarget, 24, 4),
-        ],
-        (NFT_PAYLOAD_TRANSPORT_HEADER, _) => &[(Header::SourcePort, 0, 2), (Header::DestinationPort, 2, 2)],
-        _ => &[],
     }
 }
 
@@ -143,6 +66,8 @@ pub enum Source {
     Osf,
     /// `tunnel`
     Tunnel,
+    /// Computed from several loads.
+    Computed,
     /// Of a register that does not exist.
     NoRegister,
     /// An expression that is not known may have loaded anything.
@@ -156,6 +81,8 @@ pub struct Load {
     pub source: Source,
     /// What packets are, as far as the rule had told by then.
     pub network: Option<Network>,
+    /// `IPPROTO_*`, if the rule had told.
+    pub transport: Option<u8>,
     /// Which expression of the rule it was, from 0.
     pub expression: usize,
 }
@@ -171,7 +98,7 @@ pub struct Cell {
     pub and: u8,
     /// Bits that are turned round.
     pub xor: u8,
-    /// `NFT_BITWISE_*` but the first: the byte was computed from this one, and perhaps others.
+    /// `NFT_BITWISE_LSHIFT` or `NFT_BITWISE_RSHIFT`: the byte was computed from this one and others of the same load.
     pub computed: u32,
 }
 
@@ -183,6 +110,10 @@ pub struct Machine {
     pub loads: Vec<Load>,
     /// What packets are, as far as the family or a comparison has told.
     pub network: Option<Network>,
+    /// `IPPROTO_*`, if a comparison has told.
+    pub transport: Option<u8>,
+    /// Packets have the tag of a VLAN.
+    vlan: bool,
 }
 
 impl Machine {
@@ -194,7 +125,7 @@ impl Machine {
             NFPROTO_ARP => Some(Network::Arp),
             _ => None,
         };
-        Self { cells: [Cell::default(); SIZE], loads: Vec::new(), network }
+        Self { cells: [Cell::default(); SIZE], loads: Vec::new(), network, transport: None, vlan: false }
     }
 
     /// A register and all behind it; nothing for one that does not exist.
@@ -224,19 +155,12 @@ impl Machine {
         match expression {
             Expr::Payload(payload) => self.payload(at, payload),
             Expr::Meta(meta) => self.load(at, meta.dreg, Source::Meta(meta.key), meta_width(meta.key)),
-            Expr::Ct(ct) => self.load(at, ct.dreg, Source::Ct(ct.key, ct.direction), self.ct_width(ct.key)),
+            Expr::Ct(ct) => self.load(at, ct.dreg, Source::Ct(ct.key, ct.direction), ct_width(ct.key, self.network)),
             Expr::Fib(fib) => {
-                let width = if fib.result == NFT_FIB_RESULT_OIFNAME { IFNAMSIZ } else { 4 };
-                self.load(at, Some(fib.dreg), Source::Fib(fib.result, fib.flags), width);
+                self.load(at, Some(fib.dreg), Source::Fib(fib.result, fib.flags), fib_width(fib.result));
             }
-            Expr::Rt(rt) => {
-                let width = if rt.key == NFT_RT_NEXTHOP6 { 16 } else { 4 };
-                self.load(at, Some(rt.dreg), Source::Rt(rt.key), width);
-            }
-            Expr::Xfrm(xfrm) => {
-                let ipv6 = matches!(xfrm.key, NFT_XFRM_KEY_DADDR_IP6 | NFT_XFRM_KEY_SADDR_IP6);
-                self.load(at, Some(xfrm.dreg), Source::Xfrm(xfrm.key), if ipv6 { 16 } else { 4 });
-            }
+            Expr::Rt(rt) => self.load(at, Some(rt.dreg), Source::Rt(rt.key), rt_width(rt.key)),
+            Expr::Xfrm(xfrm) => self.load(at, Some(xfrm.dreg), Source::Xfrm(xfrm.key), xfrm_width(xfrm.key)),
             Expr::Exthdr(exthdr) => {
                 let width = exthdr.len.map_or(SIZE, |length| (length as usize).min(SIZE));
                 let (op, kind) = (exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6), exthdr.kind.unwrap_or_default());
@@ -258,10 +182,11 @@ impl Machine {
             }
             Expr::Bitwise(bitwise) => {
                 let (mask, xor) = (bitwise.mask(), bitwise.xor());
-                let computed = bitwise.op.filter(|op| *op != NFT_BITWISE_MASK_XOR);
-                match computed {
-                    Some(op) => self.compute(at, bitwise.sreg, bitwise.dreg, bitwise.len as usize, op),
-                    None => self.mask_xor(at, bitwise.sreg, bitwise.dreg, mask, xor),
+                let (sreg, dreg, length) = (bitwise.sreg, bitwise.dreg, bitwise.len as usize);
+                match bitwise.op.unwrap_or(NFT_BITWISE_MASK_XOR) {
+                    NFT_BITWISE_MASK_XOR => self.mask_xor(at, sreg, dreg, mask, xor),
+                    op @ (NFT_BITWISE_LSHIFT | NFT_BITWISE_RSHIFT) => self.shift(at, sreg, dreg, length, op),
+                    _ => self.load(at, Some(dreg), Source::Computed, length),
                 }
             }
             Expr::Byteorder(swap) => {
@@ -310,7 +235,7 @@ impl Machine {
     }
 
     fn note(&mut self, expression: usize, source: Source) -> usize {
-        self.loads.push(Load { source, network: self.network, expression });
+        self.loads.push(Load { source, network: self.network, transport: self.transport, expression });
         self.loads.len() - 1
     }
 
@@ -379,41 +304,50 @@ impl Machine {
         }
     }
 
-    /// Shifts and operations on two registers.
-    fn compute(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, computed: u32) {
-        let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
-            return self.load(at, Some(dreg), Source::NoRegister, length);
-        };
-        self.store(dreg, cells.into_iter().map(|cell| Cell { computed, ..cell }));
-    }
-
-    /// `nft_ct_get_init`
-    fn ct_width(&self, key: u32) -> usize {
-        match key {
-            NFT_CT_DIRECTION | NFT_CT_L3PROTOCOL | NFT_CT_PROTOCOL => 1,
-            NFT_CT_PROTO_SRC | NFT_CT_PROTO_DST => 2,
-            NFT_CT_SRC | NFT_CT_DST if self.network == Some(Network::Ipv6) => 16,
-            NFT_CT_PKTS | NFT_CT_BYTES | NFT_CT_AVGPKT => 8,
-            NFT_CT_HELPER | NFT_CT_LABELS | NFT_CT_SRC_IP6 | NFT_CT_DST_IP6 => 16,
-            _ => 4,
+    /// Shifts, which move bits from byte to byte.
+    fn shift(&mut self, at: usize, sreg: u32, dreg: u32, length: usize, computed: u32) {
+        match self.at(sreg, length).map(<[Cell]>::to_vec) {
+            None => self.load(at, Some(dreg), Source::NoRegister, length),
+            Some(cells) if cells.iter().any(|cell| cell.load != cells[0].load) => {
+                self.load(at, Some(dreg), Source::Computed, length);
+            }
+            Some(cells) => self.store(dreg, cells.into_iter().map(|cell| Cell { computed, ..cell })),
         }
     }
 
-    /// From the network protocol that packets must have.
+    /// From what a field of the packet must be.
     fn learn(&mut self, register: u32, value: &[u8]) {
-        let source = self.from(register).first().and_then(|cell| self.load_of(cell)).map(|load| load.source);
-        let is_protocol = matches!(
-            source,
-            Some(
-                Source::Meta(NFT_META_PROTOCOL | NFT_META_NFPROTO)
-                    | Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: ETHER_TYPE, .. }
-            )
-        );
-        self.network = match value {
-            [NFPROTO_IPV4] | [0x08, 0x00] if is_protocol => Some(Network::Ipv4),
-            [NFPROTO_IPV6] | [0x86, 0xdd] if is_protocol => Some(Network::Ipv6),
-            [0x08, 0x06] if is_protocol => Some(Network::Arp),
-            _ => self.network,
+        let cells = self.at(register, value.len()).unwrap_or_default();
+        let unchanged = |(at, cell): (usize, &Cell)| {
+            (cell.byte, cell.and, cell.xor, cell.computed) == (at, 0xff, 0, 0) && cell.load == cells[0].load
         };
+        if !cells.iter().enumerate().all(unchanged) {
+            return;
+        }
+        let Some(source) = cells.first().and_then(|cell| self.load_of(cell)).map(|load| load.source) else { return };
+        match (source, value) {
+            (Source::Meta(NFT_META_NFPROTO), [NFPROTO_IPV4]) => self.network = Some(Network::Ipv4),
+            (Source::Meta(NFT_META_NFPROTO), [NFPROTO_IPV6]) => self.network = Some(Network::Ipv6),
+            (Source::Meta(NFT_META_PROTOCOL), _) => self.learn_type(value),
+            (Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: ETHER_TYPE, .. }, _) => self.learn_type(value),
+            (Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: ETHER_TYPE_IN_VLAN, .. }, _) if self.vlan => {
+                self.learn_type(value);
+            }
+            (Source::Meta(NFT_META_L4PROTO) | Source::Header(Header::Ipv4Protocol | Header::Ipv6Next), [protocol]) => {
+                self.transport = Some(*protocol);
+            }
+            _ => {}
+        }
+    }
+
+    /// From the type of an Ethernet header (`ETH_P_*`).
+    fn learn_type(&mut self, value: &[u8]) {
+        match value {
+            [0x08, 0x00] => self.network = Some(Network::Ipv4),
+            [0x86, 0xdd] => self.network = Some(Network::Ipv6),
+            [0x08, 0x06] => self.network = Some(Network::Arp),
+            [0x81, 0x00] | [0x88, 0xa8] => self.vlan = true,
+            _ => {}
+        }
     }
 }

@@ -106,6 +106,9 @@ pub const NFT_META_IIFTYPE: u32 = 8;
 pub const NFT_META_OIFTYPE: u32 = 9;
 pub const NFT_META_SKUID: u32 = 10;
 pub const NFT_META_SKGID: u32 = 11;
+pub const NFT_META_NFTRACE: u32 = 12;
+pub const NFT_META_RTCLASSID: u32 = 13;
+pub const NFT_META_SECMARK: u32 = 14;
 pub const NFT_META_NFPROTO: u32 = 15;
 pub const NFT_META_L4PROTO: u32 = 16;
 pub const NFT_META_BRI_IIFNAME: u32 = 17;
@@ -114,10 +117,15 @@ pub const NFT_META_PKTTYPE: u32 = 19;
 pub const NFT_META_CPU: u32 = 20;
 pub const NFT_META_CGROUP: u32 = 23;
 pub const NFT_META_PRANDOM: u32 = 24;
+pub const NFT_META_SECPATH: u32 = 25;
 pub const NFT_META_IIFKIND: u32 = 26;
 pub const NFT_META_OIFKIND: u32 = 27;
+pub const NFT_META_BRI_IIFPVID: u32 = 28;
+pub const NFT_META_BRI_IIFVPROTO: u32 = 29;
 pub const NFT_META_TIME_NS: u32 = 30;
+pub const NFT_META_TIME_DAY: u32 = 31;
 pub const NFT_META_TIME_HOUR: u32 = 32;
+pub const NFT_META_SDIF: u32 = 33;
 pub const NFT_META_SDIFNAME: u32 = 34;
 
 /// `enum nft_ct_keys`
@@ -138,6 +146,7 @@ pub const NFT_CT_PKTS: u32 = 14;
 pub const NFT_CT_BYTES: u32 = 15;
 pub const NFT_CT_AVGPKT: u32 = 16;
 pub const NFT_CT_ZONE: u32 = 17;
+pub const NFT_CT_EVENTMASK: u32 = 18;
 pub const NFT_CT_SRC_IP: u32 = 19;
 pub const NFT_CT_DST_IP: u32 = 20;
 pub const NFT_CT_SRC_IP6: u32 = 21;
@@ -145,13 +154,18 @@ pub const NFT_CT_DST_IP6: u32 = 22;
 pub const NFT_CT_ID: u32 = 23;
 
 /// `enum nft_rt_keys`
+pub const NFT_RT_CLASSID: u32 = 0;
 pub const NFT_RT_NEXTHOP4: u32 = 1;
 pub const NFT_RT_NEXTHOP6: u32 = 2;
+pub const NFT_RT_TCPMSS: u32 = 3;
+pub const NFT_RT_XFRM: u32 = 4;
 /// `enum nft_xfrm_keys`
 pub const NFT_XFRM_KEY_DADDR_IP4: u32 = 1;
 pub const NFT_XFRM_KEY_DADDR_IP6: u32 = 2;
 pub const NFT_XFRM_KEY_SADDR_IP4: u32 = 3;
 pub const NFT_XFRM_KEY_SADDR_IP6: u32 = 4;
+pub const NFT_XFRM_KEY_REQID: u32 = 5;
+pub const NFT_XFRM_KEY_SPI: u32 = 6;
 
 /// `enum nft_exthdr_op`
 pub const NFT_EXTHDR_OP_IPV6: u32 = 0;

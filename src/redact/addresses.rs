@@ -1,0 +1,141 @@
+//! Addresses: two that share a prefix share one afterwards.
+
+use std::hash::BuildHasher as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::Redactor;
+
+impl Redactor {
+    pub(super) fn device_name(&mut self, value: &mut [u8]) {
+        let Some(digits) = value.strip_prefix(b"enx").and_then(|rest| rest.get(..12)) else { return };
+        let Some(mut address) = parse_hex(digits) else { return };
+        let old = String::from_utf8_lossy(&value[..15]).into_owned();
+        self.hardware(&mut address);
+        let new: String = address.iter().map(|byte| format!("{byte:02x}")).collect();
+        value[3..15].copy_from_slice(new.as_bytes());
+        self.renamed.push((old, format!("enx{new}")));
+    }
+
+    pub(super) fn hardware(&self, value: &mut [u8]) {
+        let mapped = self.random.hash_one(&*value).to_ne_bytes();
+        let constant = value.iter().all(|byte| *byte == 0) || value.iter().all(|byte| *byte == 0xff);
+        if !constant {
+            value.iter_mut().zip(mapped).for_each(|(byte, mapped)| *byte = mapped);
+            value.iter_mut().skip(8).for_each(|byte| *byte = 0);
+            value[0] = value[0] & 0xfc | 0x02; // unicast, locally administered
+        }
+    }
+
+    pub(super) fn address(&self, value: &mut [u8], prefix_length: Option<u8>) {
+        if let Ok(octets) = <[u8; 4]>::try_from(&*value) {
+            let address = Ipv4Addr::from(octets);
+            let mapped = self.bits(u128::from(address.to_bits()) << 96, kept_v4(address), 32, prefix_length);
+            value.copy_from_slice(&((mapped >> 96) as u32).to_be_bytes());
+        } else if let Ok(octets) = <[u8; 16]>::try_from(&*value) {
+            let address = Ipv6Addr::from(octets);
+            let mapped = self.bits(address.to_bits(), kept_v6(address), 128, prefix_length);
+            value.copy_from_slice(&mapped.to_be_bytes());
+        } else {
+            value.fill(0);
+        }
+    }
+
+    /// Flips each bit below `kept` by a keyed function of the bits before it; host bits of a prefix stay 0.
+    pub(super) fn bits(&self, address: u128, kept: u32, width: u32, prefix_length: Option<u8>) -> u128 {
+        let end = prefix_length.map_or(width, |length| u32::from(length).min(width));
+        (kept..end).fold(address, |mapped, bit| {
+            let before = if bit == 0 { 0 } else { address >> (128 - bit) };
+            let flip = u128::from(self.random.hash_one((width, bit, before)) & 1);
+            mapped ^ flip << (127 - bit)
+        })
+    }
+}
+
+/// Leading bits that tell what kind of address it is, not whose.
+fn kept_v4(address: Ipv4Addr) -> u32 {
+    match address.octets() {
+        [0 | 127 | 224..=255, ..] => 32,
+        [169, 254, ..] | [192, 168, ..] => 16,
+        [172, 16..=31, ..] => 12,
+        [100, 64..=127, ..] => 10,
+        _ => 8,
+    }
+}
+
+fn kept_v6(address: Ipv6Addr) -> u32 {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] | [0xff00..=0xffff, ..] => 128,
+        [0xfe80..=0xfebf, ..] => 64,
+        _ => 16,
+    }
+}
+
+fn parse_hex(digits: &[u8]) -> Option<[u8; 6]> {
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.chars().all(|c| c.is_ascii_hexdigit()))?;
+    let mut bytes = [0; 6];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn map(random: &RandomState, address: IpAddr) -> IpAddr {
+        let redactor = Redactor::new(random.clone());
+        let mut bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        redactor.address(&mut bytes, None);
+        match <[u8; 4]>::try_from(bytes.as_slice()) {
+            Ok(octets) => octets.into(),
+            Err(_) => <[u8; 16]>::try_from(bytes.as_slice()).unwrap_or_default().into(),
+        }
+    }
+
+    fn common_bits(a: IpAddr, b: IpAddr) -> u32 {
+        match (a, b) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            _ => unreachable!("one family at a time"),
+        }
+    }
+
+    #[test]
+    fn shared_prefixes_stay_shared_and_no_longer() {
+        proptest::proptest!(|(a: [u8; 4], b: [u8; 4], c: [u8; 16], d: [u8; 16])| {
+            let random = RandomState::new();
+            let pairs: [(IpAddr, IpAddr); 2] = [(a.into(), b.into()), (c.into(), d.into())];
+            for (a, b) in pairs {
+                proptest::prop_assert_eq!(common_bits(a, b), common_bits(map(&random, a), map(&random, b)));
+            }
+        });
+    }
+
+    #[test]
+    fn kinds_of_addresses_are_kept_and_hosts_are_not() {
+        let random = RandomState::new();
+        for same in ["127.0.0.1", "0.0.0.0", "239.1.2.3", "255.255.255.255", "::", "::1", "ff02::1"] {
+            let same: IpAddr = same.parse().unwrap();
+            assert_eq!(map(&random, same), same);
+        }
+        let private = |address: &str| match map(&random, address.parse().unwrap()) {
+            IpAddr::V4(address) => address.is_private() || address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        for address in ["10.1.2.3", "172.20.1.2", "192.168.7.9", "169.254.20.10", "fe80::1234"] {
+            assert!(private(address), "{address}");
+        }
+        let changed = (1..255u8).filter(|host| {
+            let address: IpAddr = [192, 168, 1, *host].into();
+            map(&random, address) != address
+        });
+        assert!(changed.count() > 200);
+    }
+}

@@ -1,0 +1,155 @@
+//! Answers of rtnetlink: of an attribute that natwatch does not read nothing stays.
+
+use super::{Redactor, each_message};
+use crate::netfilter::array;
+use crate::netfilter::netlink::rtnl::*;
+use crate::snapshot::Failure;
+
+/// What happens to attributes of one message: kept, mapped, or (everything else) zeroed.
+pub(super) struct Rules {
+    pub(super) prefix: &'static str,
+    header: usize,
+    keep: &'static [u16],
+    /// IP addresses; those of routes and rules are prefixes whose length stands in the header at `length_at`.
+    addresses: &'static [(u16, Option<usize>)],
+    hardware: &'static [u16],
+}
+
+#[rustfmt::skip]
+pub(super) const RULES: &[Rules] = &[
+    Rules { prefix: "links", header: 16, addresses: &[], hardware: &[IFLA_ADDRESS, IFLA_PERM_ADDRESS],
+        keep: &[IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_GROUP,
+            IFLA_LINK_NETNSID, IFLA_XDP] },
+    Rules { prefix: "fdb-", header: 12, addresses: &[(NDA_DST, None)], hardware: &[NDA_LLADDR],
+        keep: &[NDA_PORT, NDA_VNI, NDA_IFINDEX, NDA_MASTER, NDA_NH_ID] },
+    Rules { prefix: "addresses", header: 8, hardware: &[],
+        addresses: &[(IFA_ADDRESS, None), (IFA_LOCAL, None), (IFA_BROADCAST, None), (IFA_ANYCAST, None),
+            (IFA_MULTICAST, None)],
+        keep: &[IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS] },
+    Rules { prefix: "rules-", header: 12, addresses: &[(FRA_DST, Some(1)), (FRA_SRC, Some(2))], hardware: &[],
+        keep: &[FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN,
+            FRA_TABLE, FRA_FWMASK, FRA_OIFNAME, FRA_L3MDEV, FRA_UID_RANGE, FRA_PROTOCOL, FRA_IP_PROTO,
+            FRA_SPORT_RANGE, FRA_DPORT_RANGE] },
+    Rules { prefix: "routes-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
+    Rules { prefix: "forwarding-", header: 4, keep: &[NETCONFA_IFINDEX, NETCONFA_FORWARDING], addresses: &[],
+        hardware: &[] },
+    Rules { prefix: "filters-", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
+    Rules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
+];
+#[rustfmt::skip]
+const ROUTE: &[u16] = &[RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_MARK, RTA_PREF,
+    RTA_UID, RTA_NH_ID];
+const ROUTE_ADDRESSES: &[(u16, Option<usize>)] =
+    &[(RTA_DST, Some(1)), (RTA_SRC, Some(2)), (RTA_GATEWAY, None), (RTA_PREFSRC, None)];
+
+impl Redactor {
+    pub(super) fn route(&mut self, bytes: &mut [u8], rules: &Rules) -> Result<(), Failure> {
+        each_message(bytes, |_, body| self.message(body, rules))
+    }
+
+    fn message(&mut self, body: &mut [u8], rules: &Rules) -> Result<(), Failure> {
+        if body.len() < rules.header {
+            return Err(Failure::unexpected("a message is too short for its header"));
+        }
+        let (header, attributes) = body.split_at_mut(rules.header);
+        each_attribute(attributes, |kind, value| {
+            if let Some((_, length_at)) = rules.addresses.iter().find(|(address, _)| *address == kind) {
+                self.address(value, length_at.map(|at| header[at]));
+            } else if rules.hardware.contains(&kind) {
+                self.hardware(value);
+            } else if !rules.keep.contains(&kind) {
+                value.fill(0);
+            } else if rules.prefix == "links" && kind == IFLA_LINKINFO {
+                self.link_info(value)?;
+            } else if rules.prefix == "links" && kind == IFLA_IFNAME {
+                self.device_name(value);
+            } else if rules.addresses == ROUTE_ADDRESSES && kind == RTA_MULTIPATH {
+                self.next_hops(value)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn link_info(&mut self, info: &mut [u8]) -> Result<(), Failure> {
+        let mut kind = Vec::new();
+        each_attribute(info, |attribute, value| {
+            match attribute {
+                IFLA_INFO_KIND => kind = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+                IFLA_INFO_DATA => {
+                    let addresses: &[u16] = match kind.as_slice() {
+                        b"vxlan" => &[IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL, IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6],
+                        b"geneve" => &[IFLA_GENEVE_REMOTE, IFLA_GENEVE_REMOTE6],
+                        _ => {
+                            value.fill(0);
+                            return Ok(());
+                        }
+                    };
+                    each_attribute(value, |attribute, value| {
+                        if addresses.contains(&attribute) {
+                            self.address(value, None);
+                        }
+                        Ok(())
+                    })?;
+                }
+                _ => value.fill(0),
+            }
+            Ok(())
+        })
+    }
+
+    fn next_hops(&mut self, mut hops: &mut [u8]) -> Result<(), Failure> {
+        while !hops.is_empty() {
+            let length = u16::from_ne_bytes(array(hops, 0, "rtnexthop")?) as usize;
+            if length < 8 || length > hops.len() {
+                return Err(Failure::unexpected("a next hop is cut off"));
+            }
+            each_attribute(&mut hops[8..length], |kind, value| {
+                if kind == RTA_GATEWAY {
+                    self.address(value, None);
+                } else {
+                    value.fill(0);
+                }
+                Ok(())
+            })?;
+            let next = length.next_multiple_of(4).min(hops.len());
+            hops = &mut hops[next..];
+        }
+        Ok(())
+    }
+}
+
+/// Calls `change` with the type and the payload of each attribute of a block.
+fn each_attribute(
+    mut block: &mut [u8],
+    mut change: impl FnMut(u16, &mut [u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    while !block.is_empty() {
+        let length = u16::from_ne_bytes(array(block, 0, "attribute")?) as usize;
+        let kind = u16::from_ne_bytes(array(block, 2, "attribute")?) & 0x3fff;
+        if length < 4 || length > block.len() {
+            return Err(Failure::unexpected("an attribute is cut off"));
+        }
+        change(kind, &mut block[4..length])?;
+        let next = length.next_multiple_of(4).min(block.len());
+        block = &mut block[next..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+
+    #[test]
+    fn random_bytes_never_panic() {
+        proptest::proptest!(|(bytes: Vec<u8>)| {
+            for rules in RULES {
+                let mut redactor = Redactor::new(RandomState::new());
+                let _ = redactor.route(&mut bytes.clone(), rules);
+                let _ = redactor.message(&mut bytes.clone(), rules);
+            }
+        });
+    }
+}
