@@ -18,5 +18,5 @@ pub mod xtables;
 pub use error::{Error, Result, array};
 pub(crate) use netlink::block as attributes;
 pub(crate) use visit::visit;
-pub use visit::{Visit, Visitor};
+pub use visit::{Visit, Visitor, Zero};
 pub(crate) use xtables::layout::layout;

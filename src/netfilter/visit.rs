@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::netlink::{Layout, List, Nest, Text};
 use super::nftables::Expression;
+use super::nftables::expr::Expr;
 
 /// Fields that can be visited.
 pub trait Visit {
@@ -14,7 +15,8 @@ pub trait Visit {
     fn visit<V: Visitor>(&mut self, visitor: &mut V);
 }
 
-/// What is done with a field, by what it holds. Registers are those that hold a value when the expression runs.
+/// What is done with a field, by what it holds. Registers are those that hold a value when the expression runs; they may become
+/// others.
 pub trait Visitor: Sized {
     /// A number, a flag, or a name that identifies nobody.
     fn plain<T>(&mut self, _field: &mut T) {}
@@ -58,35 +60,35 @@ pub trait Visitor: Sized {
     /// Expression number `at` of a rule.
     fn expression(&mut self, at: usize, expression: &mut Expression<'_>);
 
-    /// An expression that is not known, whose bytes are [`Visitor::unsupported`] too: it may use any register.
-    fn unknown(&mut self);
-
     /// What `immediate` puts into a register.
     fn constant(&mut self, value: &mut Cow<'_, [u8]>);
 
     /// What a register is compared with (`NFT_CMP_*`).
-    fn compared(&mut self, register: u32, operator: u32, value: &mut Cow<'_, [u8]>);
+    fn compared(&mut self, register: &mut u32, operator: u32, value: &mut Cow<'_, [u8]>);
+
+    /// Which bits of a register stay.
+    fn masked(&mut self, register: u32, mask: &mut Cow<'_, [u8]>);
 
     /// What a register is combined with, bit by bit, or shifted by.
     fn combined(&mut self, register: u32, value: &mut Cow<'_, [u8]>);
 
     /// The ends of a range that a register may be in.
-    fn in_range(&mut self, register: u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>);
+    fn in_range(&mut self, register: &mut u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>);
 
     /// The name of a set in which what the registers from this one on hold is looked up, or to which it is added.
-    fn looked_up(&mut self, register: u32, set: &mut Text<'_>);
+    fn looked_up(&mut self, register: &mut u32, set: &mut Text<'_>);
 
-    /// A register that is written into the packet, where `length` bytes at `offset` of a header (`NFT_PAYLOAD_*`) are.
-    fn written(&mut self, register: u32, base: u32, offset: u32, length: u32);
+    /// A register that is written to where this expression would load from, into `NFT_REG_1`.
+    fn stored(&mut self, register: &mut u32, field: &Expr<'_>);
 
-    /// A register that is used, and holds no address.
-    fn used(&mut self, register: u32);
+    /// A register that holds a number of so many bytes.
+    fn number(&mut self, register: &mut u32, length: usize);
 
     /// A register that holds an address of this family (`NFPROTO_*`).
-    fn address_in(&mut self, register: u32, family: u32);
+    fn address_in(&mut self, register: &mut u32, family: u32);
 
     /// Registers that hold the first and the last address that a packet may get.
-    fn translated(&mut self, family: u32, min: Option<u32>, max: Option<u32>);
+    fn translated(&mut self, family: u32, min: Option<&mut u32>, max: Option<&mut u32>);
 
     /// An extension of x_tables.
     fn extension(&mut self, target: bool, name: &[u8], revision: u32, info: &mut Cow<'_, [u8]>);

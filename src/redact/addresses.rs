@@ -17,13 +17,33 @@ impl Redactor {
     }
 
     pub(super) fn hardware(&self, value: &mut [u8]) {
-        let mapped = self.random.hash_one(&*value).to_ne_bytes();
         let constant = value.iter().all(|byte| *byte == 0) || value.iter().all(|byte| *byte == 0xff);
-        if !constant {
-            value.iter_mut().zip(mapped).for_each(|(byte, mapped)| *byte = mapped);
-            value.iter_mut().skip(8).for_each(|byte| *byte = 0);
-            value[0] = value[0] & 0xfc | 0x02; // unicast, locally administered
+        match value.len() {
+            _ if constant => {}
+            6 => self.hardware_prefix(value, 48),
+            _ => self.unknown(value, 128),
         }
+    }
+
+    /// A hardware address of which so many bits are told. It stays what kind of address it is: unicast, locally administered.
+    pub(super) fn hardware_prefix(&self, value: &mut [u8], prefix_length: u8) {
+        let kind = value.first().map_or(0, |first| first & 3);
+        self.bytes(value, 48, prefix_length);
+        value.iter_mut().take(1).for_each(|first| *first = *first & !3 | kind);
+    }
+
+    /// What may be anything.
+    pub(super) fn unknown(&self, value: &mut [u8], prefix_length: u8) {
+        self.bytes(value, 128, prefix_length);
+    }
+
+    /// The first bytes, as many as `width` has bits for; no others stay.
+    fn bytes(&self, value: &mut [u8], width: u32, prefix_length: u8) {
+        let mut whole = [0; 16];
+        value.iter().zip(&mut whole).for_each(|(byte, place)| *place = *byte);
+        let mapped = self.bits(u128::from_be_bytes(whole), 0, width, Some(prefix_length)).to_be_bytes();
+        value.fill(0);
+        value.iter_mut().zip(mapped).take(width as usize / 8).for_each(|(place, byte)| *place = byte);
     }
 
     pub(super) fn address(&self, value: &mut [u8], prefix_length: Option<u8>) {

@@ -1,110 +1,233 @@
 //! What the bytes in registers of nf_tables identify.
+//!
+//! It is an allow-list: a byte stays only where it is known to identify nobody. One of an address is mapped as addresses are
+//! everywhere, and one of which nobody can tell is mapped too.
 
+use super::xtables::prefix_length;
 use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, Network, Source};
 use crate::netfilter::nftables::uapi::{
-    NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_EXTHDR_OP_IPV4,
-    NFT_EXTHDR_OP_IPV6, NFT_PAYLOAD_LL_HEADER, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER,
-    NFT_RT_NEXTHOP4, NFT_RT_NEXTHOP6, NFT_XFRM_KEY_DADDR_IP4, NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_SADDR_IP4,
-    NFT_XFRM_KEY_SADDR_IP6,
+    NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK,
+    NFT_CT_EXPIRATION, NFT_CT_L3PROTOCOL, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC,
+    NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE, NFT_CT_STATUS, NFT_CT_ZONE,
+    NFT_EXTHDR_OP_IPV4, NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_OP_TCPOPT, NFT_FIB_RESULT_ADDRTYPE, NFT_FIB_RESULT_OIF,
+    NFT_FIB_RESULT_OIFNAME, NFT_META_LEN, NFT_META_NFPROTO, NFT_META_RTCLASSID, NFT_META_SDIFNAME,
+    NFT_PAYLOAD_LL_HEADER, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RT_CLASSID, NFT_RT_NEXTHOP4,
+    NFT_RT_NEXTHOP6, NFT_RT_TCPMSS, NFT_RT_XFRM, NFT_XFRM_KEY_DADDR_IP4, NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_REQID,
+    NFT_XFRM_KEY_SADDR_IP4, NFT_XFRM_KEY_SADDR_IP6,
 };
 
-/// What a byte identifies.
+/// What a byte is a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
-    /// Nobody.
-    Other,
-    /// A byte of an address, with the mask put on it.
-    Address { ipv6: bool, octet: usize, mask: u8 },
-    /// A byte of a hardware address.
+    /// A number, a flag, or a name that identifies nobody.
+    Plain,
+    /// Of this, with the mask put on it.
+    Part { kind: Kind, octet: usize, mask: u8 },
+    /// Of a constant that the rule has.
+    Constant,
+    /// Nothing was loaded: it fills up a field of a key.
+    Padding,
+    /// What was computed, or what rules load differently: it cannot be mapped so that all of them still mean the same.
+    Unclear,
+}
+
+/// What is mapped as a whole, from its first byte on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ipv4,
+    Ipv6,
     Hardware,
-    /// The same with a mask put on it.
-    HardwarePart,
-    /// What was computed from an address, or a part of a packet that may be one.
-    Mixed,
+    /// Nobody can tell what it is.
+    Unknown,
+}
+
+impl Kind {
+    pub(super) fn width(self) -> usize {
+        match self {
+            Self::Ipv4 => 4,
+            Self::Hardware => 6,
+            Self::Ipv6 | Self::Unknown => 16,
+        }
+    }
+}
+
+/// Bytes of a value that are mapped together: those of this kind from its first one on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub at: usize,
+    pub length: usize,
+    pub kind: Kind,
+    /// Leading bits that count.
+    pub prefix: u8,
+}
+
+/// The parts of a value; `None`: not all of it can be mapped so that what is compared with it means the same.
+pub(super) fn parts(labels: &[Label]) -> Option<Vec<Part>> {
+    let (mut parts, mut at) = (Vec::new(), 0);
+    while let Some(label) = labels.get(at) {
+        at += match *label {
+            Label::Plain | Label::Padding => 1,
+            Label::Part { kind, .. } => {
+                let mask = |(index, label): (usize, &Label)| match *label {
+                    Label::Part { kind: same, octet, mask } if (same, octet) == (kind, index) => Some(mask),
+                    _ => None,
+                };
+                let whole = labels[at..].iter().take(kind.width()).enumerate();
+                let masks: Vec<u8> = whole.map_while(mask).collect();
+                let part = Part { at, length: masks.len(), kind, prefix: prefix_length(&masks).ok()? };
+                parts.push(part);
+                (part.length > 0).then_some(part.length)?
+            }
+            Label::Constant | Label::Unclear => return None,
+        };
+    }
+    Some(parts)
 }
 
 /// Whether these are all the bytes of one address, without a mask.
 pub(super) fn is_address(labels: &[Label], length: usize) -> bool {
-    let whole =
-        |(index, label): (usize, &Label)| *label == Label::Address { ipv6: length == 16, octet: index, mask: 0xff };
-    matches!(length, 4 | 16) && labels.get(..length).is_some_and(|labels| labels.iter().enumerate().all(whole))
+    let parts = labels.get(..length).and_then(parts).unwrap_or_default();
+    let whole = |part: &Part| {
+        matches!(part.kind, Kind::Ipv4 | Kind::Ipv6)
+            && part.length == part.kind.width()
+            && usize::from(part.prefix) == 8 * part.length
+    };
+    matches!(&parts[..], [part] if part.length == length && whole(part))
 }
 
-/// A routing header, whose addresses begin so many bytes from its start (`struct rt0_hdr`, `struct ipv6_sr_hdr`).
-const IPPROTO_ROUTING: u8 = 43;
-const ROUTING_ADDRESSES: usize = 8;
-/// Options of IPv4 with routes, whose addresses begin so many bytes from their start.
-const IPOPT_RR: u8 = 7;
-const IPOPT_LSRR: u8 = 131;
-const IPOPT_SSRR: u8 = 137;
-const OPTION_ADDRESSES: usize = 3;
-
-/// What a byte identifies that was loaded from here.
-fn label(load: &Load, cell: &Cell) -> Label {
-    let changed = cell.computed != 0 || cell.xor != 0;
-    let octet = |ipv6, octet| match changed {
-        true => Label::Mixed,
-        false => Label::Address { ipv6, octet, mask: cell.and },
-    };
-    let address = |ipv6| octet(ipv6, cell.byte);
-    let hardware = match cell.and {
-        _ if changed => Label::Mixed,
-        0xff => Label::Hardware,
-        _ => Label::HardwarePart,
-    };
-    match load.source {
-        Source::Header(Header::Ipv4Source | Header::Ipv4Destination | Header::ArpSender | Header::ArpTarget) => {
-            address(false)
-        }
-        Source::Header(Header::Ipv6Source | Header::Ipv6Destination) => address(true),
-        Source::Header(Header::ArpSenderHardware | Header::ArpTargetHardware) => hardware,
-        Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset, .. } if offset + cell.byte < 12 => hardware,
-        // Where the rule has not told the protocol, the place and the length do.
-        Source::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, length } if load.network.is_none() => {
-            let ipv6 = matches!((offset, length), (_, 16) | (8, 4..) | (24, _));
-            let (start, width) = if ipv6 { (8, 16) } else { (12, 4) };
-            match (offset + cell.byte).checked_sub(start).filter(|at| *at < 2 * width) {
-                Some(at) => octet(ipv6, at % width),
-                None => Label::Other,
-            }
-        }
-        Source::Payload { base: NFT_PAYLOAD_LL_HEADER..=NFT_PAYLOAD_TRANSPORT_HEADER, .. } => Label::Other,
-        Source::Payload { .. } => Label::Mixed, // within a tunnel
-        Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) => address(load.network == Some(Network::Ipv6)),
-        Source::Ct(NFT_CT_SRC_IP | NFT_CT_DST_IP, _)
-        | Source::Rt(NFT_RT_NEXTHOP4)
-        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP4 | NFT_XFRM_KEY_SADDR_IP4) => address(false),
-        Source::Ct(NFT_CT_SRC_IP6 | NFT_CT_DST_IP6, _)
-        | Source::Rt(NFT_RT_NEXTHOP6)
-        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP6 | NFT_XFRM_KEY_SADDR_IP6) => address(true),
-        Source::Exthdr(NFT_EXTHDR_OP_IPV6, IPPROTO_ROUTING, offset) => {
-            let at = (offset as usize + cell.byte).checked_sub(ROUTING_ADDRESSES);
-            at.map_or(Label::Other, |at| octet(true, at % 16))
-        }
-        Source::Exthdr(NFT_EXTHDR_OP_IPV4, IPOPT_RR | IPOPT_LSRR | IPOPT_SSRR, offset) => {
-            let at = (offset as usize + cell.byte).checked_sub(OPTION_ADDRESSES);
-            at.map_or(Label::Other, |at| octet(false, at % 4))
-        }
-        Source::Unsupported | Source::Computed => Label::Mixed,
-        Source::Header(_)
-        | Source::Meta(_)
-        | Source::Ct(..)
-        | Source::Fib(..)
-        | Source::Rt(_)
-        | Source::Xfrm(_)
-        | Source::Constant
-        | Source::Map
-        | Source::Exthdr(..)
-        | Source::Numgen
-        | Source::Hash
-        | Source::Socket
-        | Source::Osf
-        | Source::Tunnel
-        | Source::NoRegister => Label::Other,
+/// What a byte is that two rules take for these.
+pub(super) fn both(one: Label, other: Label) -> Label {
+    match (one, other) {
+        (one, other) if one == other => one,
+        // A rule that looks up a constant of its own does not tell what it is.
+        (Label::Constant, known) | (known, Label::Constant) => known,
+        _ => Label::Unclear,
     }
 }
 
 pub(super) fn labels(machine: &Machine, register: u32) -> Vec<Label> {
-    let label = |cell: &Cell| machine.load_of(cell).map_or(Label::Other, |load| label(load, cell));
+    let label = |cell: &Cell| machine.load_of(cell).map_or(Label::Padding, |load| label(load, cell));
     machine.from(register).iter().map(label).collect()
+}
+
+/// What a byte is that was loaded so.
+fn label(load: &Load, cell: &Cell) -> Label {
+    let changed = cell.computed != 0 || cell.xor != 0;
+    match byte(load, cell.byte) {
+        Label::Part { .. } if changed => Label::Unclear,
+        Label::Part { kind, octet, .. } => Label::Part { kind, octet, mask: cell.and },
+        other => other,
+    }
+}
+
+fn part(kind: Kind, at: usize) -> Label {
+    Label::Part { kind, octet: at % kind.width(), mask: 0xff }
+}
+
+/// What the byte at this place of a load is.
+fn byte(load: &Load, at: usize) -> Label {
+    let plain = |plain: bool| if plain { Label::Plain } else { part(Kind::Unknown, at) };
+    match load.source {
+        Source::Header(header) => match header {
+            Header::Ipv4Source | Header::Ipv4Destination | Header::ArpSender | Header::ArpTarget => {
+                part(Kind::Ipv4, at)
+            }
+            Header::Ipv6Source | Header::Ipv6Destination => part(Kind::Ipv6, at),
+            Header::ArpSenderHardware | Header::ArpTargetHardware => part(Kind::Hardware, at),
+            Header::Ipv4Protocol | Header::Ipv6Next | Header::SourcePort | Header::DestinationPort => Label::Plain,
+        },
+        Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset, .. } if offset + at < 12 => {
+            part(Kind::Hardware, offset + at)
+        }
+        Source::Payload { base, offset, length } => plain(is_plain(load, base, offset, length, at)),
+        Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) => match load.network {
+            Some(Network::Ipv4) => part(Kind::Ipv4, at),
+            Some(Network::Ipv6) => part(Kind::Ipv6, at),
+            Some(Network::Arp) | None => part(Kind::Unknown, at),
+        },
+        Source::Ct(NFT_CT_SRC_IP | NFT_CT_DST_IP, _)
+        | Source::Rt(NFT_RT_NEXTHOP4)
+        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP4 | NFT_XFRM_KEY_SADDR_IP4) => part(Kind::Ipv4, at),
+        Source::Ct(NFT_CT_SRC_IP6 | NFT_CT_DST_IP6, _)
+        | Source::Rt(NFT_RT_NEXTHOP6)
+        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP6 | NFT_XFRM_KEY_SADDR_IP6) => part(Kind::Ipv6, at),
+        Source::Exthdr(op, kind, offset) => option(op, kind, offset as usize + at).unwrap_or(part(Kind::Unknown, at)),
+        Source::Meta(key) => {
+            plain(matches!(key, NFT_META_LEN..=NFT_META_RTCLASSID | NFT_META_NFPROTO..=NFT_META_SDIFNAME))
+        }
+        Source::Ct(key, _) => plain(matches!(
+            key,
+            NFT_CT_STATE
+                | NFT_CT_DIRECTION
+                | NFT_CT_STATUS
+                | NFT_CT_MARK
+                | NFT_CT_EXPIRATION
+                | NFT_CT_L3PROTOCOL
+                | NFT_CT_PROTOCOL
+                | NFT_CT_PROTO_SRC
+                | NFT_CT_PROTO_DST
+                | NFT_CT_PKTS
+                | NFT_CT_BYTES
+                | NFT_CT_AVGPKT
+                | NFT_CT_ZONE
+                | NFT_CT_EVENTMASK
+        )),
+        Source::Fib(result, _) => {
+            plain(matches!(result, NFT_FIB_RESULT_OIF | NFT_FIB_RESULT_OIFNAME | NFT_FIB_RESULT_ADDRTYPE))
+        }
+        Source::Rt(key) => plain(matches!(key, NFT_RT_CLASSID | NFT_RT_TCPMSS | NFT_RT_XFRM)),
+        Source::Xfrm(key) => plain(key == NFT_XFRM_KEY_REQID),
+        Source::Numgen | Source::Hash => Label::Plain,
+        Source::Socket | Source::Osf | Source::Tunnel => part(Kind::Unknown, at),
+        Source::Constant => Label::Constant,
+        Source::Map | Source::Computed | Source::NoRegister | Source::Unsupported => Label::Unclear,
+    }
+}
+
+/// Bytes of headers that identify nobody, by what the rule has told of the packet: where it has told nothing, a header may
+/// be any. Ports stand in [`Header`].
+fn is_plain(load: &Load, base: u32, offset: usize, length: usize, at: usize) -> bool {
+    const IPPROTO_TCP: u8 = 6;
+    const IPPROTO_UDP: u8 = 17;
+    const IPPROTO_DCCP: u8 = 33;
+    const IPPROTO_UDPLITE: u8 = 136;
+    let byte = offset + at;
+    match (base, load.network, load.transport) {
+        // The type, the tag of a VLAN, and the type behind it. A device without an Ethernet header has an IP header here.
+        (NFT_PAYLOAD_LL_HEADER, ..) => match byte {
+            12..14 => offset < 12 || length <= 2,
+            14..18 => offset >= 14 && length <= 2,
+            _ => false,
+        },
+        // All up to the checksum.
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4), _) => byte < 10,
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6 | Network::Arp), _) => byte < 8,
+        // Length of the header, flags, window, urgent pointer.
+        (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_TCP)) => matches!(byte, 12..16 | 18..20),
+        (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_UDP | IPPROTO_UDPLITE)) => matches!(byte, 4..6),
+        // The type.
+        (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_DCCP)) => byte == 8,
+        _ => false,
+    }
+}
+
+/// A byte of an option or an extension header: type and length, addresses of routes, and numbers of TCP.
+fn option(op: u32, kind: u8, byte: usize) -> Option<Label> {
+    /// A routing header, whose addresses begin so many bytes from its start (`struct rt0_hdr`, `struct ipv6_sr_hdr`).
+    const IPPROTO_ROUTING: u8 = 43;
+    const ROUTING_ADDRESSES: usize = 8;
+    /// Options of IPv4 with routes, whose addresses begin so many bytes from their start.
+    const IPOPT_RR: u8 = 7;
+    const IPOPT_LSRR: u8 = 131;
+    const IPOPT_SSRR: u8 = 137;
+    const OPTION_ADDRESSES: usize = 3;
+    const TCPOPT_MSS: u8 = 2;
+    const TCPOPT_WINDOW: u8 = 3;
+    let from = |kind, start| byte.checked_sub(start).map_or(Label::Plain, |at| part(kind, at));
+    match (op, kind) {
+        (NFT_EXTHDR_OP_IPV6, IPPROTO_ROUTING) => Some(from(Kind::Ipv6, ROUTING_ADDRESSES)),
+        (NFT_EXTHDR_OP_IPV4, IPOPT_RR | IPOPT_LSRR | IPOPT_SSRR) => Some(from(Kind::Ipv4, OPTION_ADDRESSES)),
+        (NFT_EXTHDR_OP_TCPOPT, TCPOPT_MSS | TCPOPT_WINDOW) => Some(Label::Plain),
+        _ => (byte < 2).then_some(Label::Plain),
+    }
 }

@@ -45,6 +45,10 @@ pub fn redact(capture: &mut Capture) {
     let mut redactor = Redactor::new(RandomState::new());
     let hostname = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
     capture.meta.redacted = true;
+    // What keys of sets are made of is known when all rules have been seen.
+    for bytes in capture.answers.iter().filter(|(name, _)| is_netfilter(name)).filter_map(|(_, answer)| answer.ok()) {
+        let _ = each_message(&mut bytes.clone(), |kind, body| redactor.netfilter(kind, body));
+    }
     for (name, answer) in &mut capture.answers {
         let bytes = match answer {
             Reading::Ok(bytes) => bytes,
@@ -58,7 +62,7 @@ pub fn redact(capture: &mut Capture) {
                 Some(rules) => redactor.route(bytes, rules).map_err(|error| error.to_string()),
                 None => Err("nothing is known about its addresses".into()),
             },
-            None if NETFILTER.iter().any(|prefix| name.starts_with(prefix)) => {
+            None if is_netfilter(name) => {
                 each_message(bytes, |kind, body| redactor.netfilter(kind, body)).map_err(|error| error.to_string())
             }
             None if name.starts_with(LEGACY) => {
@@ -80,6 +84,10 @@ pub fn redact(capture: &mut Capture) {
         }
     }
     rename(capture, &mut redactor);
+}
+
+fn is_netfilter(name: &str) -> bool {
+    NETFILTER.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// `C000020A:2118` becomes `00000000:2118`.
@@ -159,7 +167,7 @@ struct Redactor {
     /// Those that are in use.
     taken: BTreeSet<Vec<u8>>,
     /// What keys of sets are made of: by family, table and set.
-    layouts: BTreeMap<rules::SetKey, Vec<labels::Label>>,
+    layouts: BTreeMap<rules::SetKey, rules::Layout>,
 }
 
 /// Calls `change` with the type and the payload of each message. Of errors and ends only the number stays: they may

@@ -1,10 +1,10 @@
 //! Answers of nf_tables and ipset.
 //!
 //! Names of tables and chains stay: they tell who writes a rule. Names of sets go, and so do comments behind what tells
-//! their writer. Keys of sets whose fields no rule tells are taken for addresses if they could be one, else zeroed.
+//! their writer. Keys of sets whose fields no rule tells become zeros.
 //!
 //! Limits: names of chains that hold a hash of what they are for (`KUBE-SVC-…`, `CNI-…`) keep it; a range of addresses
-//! that is no prefix covers others than before; and a rule that tests parts of an address removes its chain.
+//! that is no prefix covers others than before; and what tests parts of an address reads as a test of something unknown.
 
 use std::ops::Range;
 
@@ -107,23 +107,23 @@ impl Redactor {
     }
 }
 
-/// `NFTA_*_USERDATA` of tables, chains and rules: type, length, value; type 0 is the comment.
-pub(super) fn user_data(mut rest: &mut [u8]) -> Result<(), Failure> {
-    while let [kind, length, values @ ..] = rest {
-        let (kind, length) = (*kind, usize::from(*length));
-        if length > values.len() {
-            return Err(Failure::unexpected("user data are cut off"));
-        }
-        let (value, next) = values.split_at_mut(length);
-        if kind == 0 {
-            text(value)
-        } else {
-            value.fill(0)
+/// `NFTA_*_USERDATA` of tables, chains and rules: type, length, value; type 0 is the comment. Programs may write anything else
+/// there: of that nothing stays.
+pub(super) fn user_data(mut rest: &mut [u8]) {
+    /// `NFTNL_UDATA_TABLE_NFTBLD`, the highest of all such types.
+    const LAST_KIND: u8 = 2;
+    while let [kind @ 0..=LAST_KIND, length, values @ ..] = &*rest
+        && values.len() >= usize::from(*length)
+    {
+        let (kind, end) = (*kind, 2 + usize::from(*length));
+        let (known, next) = rest.split_at_mut(end);
+        match kind {
+            0 => text(&mut known[2..]),
+            _ => known[2..].fill(0),
         }
         rest = next;
     }
     rest.fill(0);
-    Ok(())
 }
 
 fn up_to_zero(value: &[u8]) -> &[u8] {

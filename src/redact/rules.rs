@@ -1,18 +1,22 @@
 //! Rules and sets of nf_tables: which data are addresses shows only when the registers are followed through a rule.
+//!
+//! What cannot be mapped becomes zero, and what uses it gets a register that does not exist: no kernel has such a rule, and
+//! it reads as one that nobody understands, not as one that means something else.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Redactor;
-use super::labels::{Label, is_address, labels};
+use super::labels::{Kind, Label, Part, both, is_address, labels, parts};
 use super::netfilter::{text, user_data};
-use super::xtables::prefix_length;
 use crate::netfilter::netlink::Text;
-use crate::netfilter::nftables::expr::{Expr, Payload};
-use crate::netfilter::nftables::register::{Machine, SIZE, Source};
-use crate::netfilter::nftables::uapi::{NFPROTO_IPV6, NFT_CMP_GTE, NFT_CMP_LTE, NFT_REG_1};
+use crate::netfilter::nftables::expr::Expr;
+use crate::netfilter::nftables::register::{Cell, Machine, Source};
+use crate::netfilter::nftables::uapi::{
+    NFPROTO_IPV6, NFT_CMP_GTE, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_REG_1, NFT_REG_VERDICT,
+};
 use crate::netfilter::nftables::{Body, Expression, Message};
-use crate::netfilter::{Visit, Visitor};
+use crate::netfilter::{Visit, Visitor, Zero as _};
 use crate::snapshot::Failure;
 
 /// Family, table and name of a set.
@@ -20,6 +24,29 @@ pub(super) type SetKey = (u8, Vec<u8>, Vec<u8>);
 
 /// A part of the value of an expression: which expression, first byte, what it becomes.
 pub(super) type Change = (usize, usize, Vec<u8>);
+
+/// What rules and elements tell of the keys of a set.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    labels: Option<Vec<Label>>,
+    /// Bytes of the longest key.
+    length: usize,
+}
+
+impl Layout {
+    /// A rule looks up what has these labels.
+    fn add(&mut self, found: Vec<Label>) {
+        self.labels = Some(match self.labels.take() {
+            Some(known) => known.into_iter().zip(found).map(|(known, found)| both(known, found)).collect(),
+            None => found,
+        });
+    }
+
+    /// Whether keys can be mapped so that all rules still find them.
+    fn is_clear(&self) -> bool {
+        self.labels.as_ref().and_then(|labels| labels.get(..self.length)).and_then(parts).is_some()
+    }
+}
 
 /// One message.
 pub(super) struct Visiting<'r> {
@@ -29,10 +56,8 @@ pub(super) struct Visiting<'r> {
     machine: Machine,
     /// Number of the expression that is visited.
     at: usize,
-    /// Values of `immediate`, by expression, as they were.
-    constants: BTreeMap<usize, Vec<u8>>,
-    /// Those that were used for something else than an address.
-    used: BTreeSet<usize>,
+    /// Values of `immediate`, by expression.
+    constants: BTreeMap<usize, Constant>,
     /// Values of earlier expressions that become others.
     changes: Vec<Change>,
     /// The lower end of a range, if the expression before compared with one.
@@ -40,14 +65,27 @@ pub(super) struct Visiting<'r> {
     before: Option<Lower>,
     /// The set whose elements follow.
     set: SetKey,
-    /// Something cannot be told apart from an address.
+    /// What could not be done.
     failed: Option<Failure>,
+}
+
+/// A value of `immediate`, and what it becomes: nothing stays of it but what is used as something that is known.
+struct Constant {
+    original: Vec<u8>,
+    becomes: Vec<Option<u8>>,
 }
 
 struct Lower {
     expression: usize,
     register: u32,
     original: Vec<u8>,
+}
+
+/// A constant that was found in a register.
+struct Found {
+    expression: usize,
+    first: usize,
+    value: Vec<u8>,
 }
 
 impl Redactor {
@@ -82,7 +120,6 @@ impl Redactor {
             machine: Machine::new(family),
             at: 0,
             constants: BTreeMap::new(),
-            used: BTreeSet::new(),
             changes: Vec::new(),
             lower: None,
             before: None,
@@ -90,51 +127,39 @@ impl Redactor {
             failed: None,
         };
         body.visit(&mut visiting);
+        for (expression, constant) in visiting.constants {
+            let becomes = constant.becomes.into_iter().map(Option::unwrap_or_default).collect();
+            visiting.changes.push((expression, 0, becomes));
+        }
         visiting.failed.map_or(Ok(visiting.changes), Err)
     }
 
-    /// Maps the addresses in a value that is compared with registers; of an address there may be only the first bytes.
-    fn value(&self, value: &mut [u8], labels: &[Label]) -> Result<(), Failure> {
-        let labels =
-            labels.get(..value.len()).ok_or_else(|| Failure::unexpected("a value is longer than its registers"))?;
-        let mut at = 0;
-        while at < labels.len() {
-            let rest = &labels[at..];
-            let length = match rest[0] {
-                Label::Address { ipv6, .. } => {
-                    let width = if ipv6 { 16 } else { 4 };
-                    let mask = |(index, label): (usize, &Label)| match label {
-                        Label::Address { ipv6: same, octet, mask } if (*same, *octet) == (ipv6, index) => Some(*mask),
-                        _ => None,
-                    };
-                    let masks: Vec<u8> = rest.iter().take(width).enumerate().map_while(mask).collect();
-                    if masks.is_empty() {
-                        return Err(Failure::unexpected("a rule tests a part of an address"));
-                    }
-                    let part = &mut value[at..at + masks.len()];
-                    let mut whole = [0; 16];
-                    whole[..part.len()].copy_from_slice(part);
-                    let prefix = prefix_length(&masks)?;
-                    let beyond = part.iter().zip(&masks).any(|(byte, mask)| byte & !mask != 0); // it never holds
-                    self.address(&mut whole[..width], (!beyond).then_some(prefix));
-                    part.copy_from_slice(&whole[..part.len()]);
-                    part.len()
-                }
-                Label::Hardware => {
-                    let length = rest.iter().take(6).take_while(|label| **label == Label::Hardware).count();
-                    self.hardware(&mut value[at..at + length]);
-                    length
-                }
-                Label::HardwarePart => {
-                    value[at] = 0;
-                    1
-                }
-                Label::Mixed => return Err(Failure::unexpected("a rule tests what may be a part of an address")),
-                Label::Other => 1,
-            };
-            at += length;
+    /// Maps what is compared with registers; `false`: it cannot be, and is zero.
+    fn value(&self, value: &mut [u8], labels: &[Label]) -> bool {
+        let labels = labels.get(..value.len()).unwrap_or_default();
+        let beyond = |part: &Part| {
+            let bits = value.iter().skip(part.at).take(part.length).flat_map(|byte| (0..8).map(move |bit| byte << bit));
+            bits.skip(part.prefix.into()).any(|bit| bit & 0x80 != 0) // it never holds
+        };
+        let parts = parts(labels).filter(|parts| labels.len() == value.len() && !parts.iter().any(beyond));
+        let Some(parts) = parts else {
+            value.fill(0);
+            return false;
+        };
+        for Part { at, length, kind, prefix } in parts {
+            let (mut whole, part) = ([0; 16], &mut value[at..at + length]);
+            whole[..length].copy_from_slice(part);
+            let whole = &mut whole[..kind.width()];
+            match kind {
+                Kind::Ipv4 | Kind::Ipv6 => self.address(whole, Some(prefix)),
+                Kind::Hardware => self.hardware_prefix(whole, prefix),
+                Kind::Unknown => self.unknown(whole, prefix),
+            }
+            part.copy_from_slice(&whole[..length]);
         }
-        Ok(())
+        let padding = value.iter_mut().zip(labels).filter(|(_, label)| **label == Label::Padding);
+        padding.for_each(|(byte, _)| *byte = 0);
+        true
     }
 }
 
@@ -150,34 +175,49 @@ impl Visiting<'_> {
         }
     }
 
-    /// The constants that stand in so many bytes of a register and were not used otherwise: of which expression.
-    fn constants_in(&self, register: u32, length: usize) -> impl Iterator<Item = Option<(usize, usize)>> {
-        let cells = self.machine.from(register).iter().take(length);
-        cells.map(|cell| {
-            let load = self.machine.load_of(cell).filter(|load| load.source == Source::Constant)?;
-            (!self.used.contains(&load.expression)).then_some((load.expression, cell.byte))
-        })
-    }
-
-    /// The constant of this length that a register holds: its expression, its first byte, and what it was. One that is put
-    /// together of several cannot be told apart from an address.
-    fn constant_in(&mut self, register: u32, length: usize) -> Option<(usize, usize, Vec<u8>)> {
-        let places: Vec<_> = self.constants_in(register, length).collect();
-        let (expression, first) = places.iter().flatten().next().copied()?;
-        let whole = places.len() == length && (0..length).all(|at| places[at] == Some((expression, first + at)));
-        let value = self.constants.get(&expression).and_then(|value| value.get(first..first + length));
-        match value.filter(|_| whole) {
-            Some(value) => Some((expression, first, value.to_vec())),
+    /// The constant of this length that a register holds. Of one that is put together, or changed on the way, nothing stays,
+    /// nor the register.
+    fn constant_in(&self, register: &mut u32, length: usize) -> Option<Found> {
+        let expression = |cell: &Cell| {
+            self.machine.load_of(cell).filter(|load| load.source == Source::Constant).map(|load| load.expression)
+        };
+        let cells = self.machine.at(*register, length).unwrap_or_default();
+        let (number, first) = cells.iter().find_map(|cell| Some((expression(cell)?, cells[0].byte)))?;
+        let value = self.constants.get(&number).and_then(|constant| constant.original.get(first..first + length));
+        let unchanged = |(at, cell): (usize, &Cell)| {
+            (expression(cell), cell.byte, cell.computed) == (Some(number), first + at, 0)
+                && value.is_some_and(|value| value[at] == cell.xor)
+        };
+        match value.filter(|_| cells.iter().enumerate().all(unchanged)) {
+            Some(value) => Some(Found { expression: number, first, value: value.to_vec() }),
             None => {
-                self.check(Err(Failure::unexpected("a rule puts an address together")));
+                *register = NFT_REG_VERDICT;
                 None
             }
         }
     }
 
-    fn range(&self, from: &mut [u8], to: &mut [u8]) {
-        self.redactor.range(from, to);
+    /// What was found becomes its value.
+    fn becomes(&mut self, found: Found) {
+        let places =
+            self.constants.get_mut(&found.expression).and_then(|constant| constant.becomes.get_mut(found.first..));
+        for (place, byte) in places.into_iter().flatten().zip(found.value) {
+            if place.replace(byte).is_some_and(|other| other != byte) {
+                self.failed.get_or_insert(Failure::unexpected("a rule uses one constant as two things"));
+            }
+        }
     }
+
+    fn becomes_address(&mut self, found: Option<Found>) {
+        if let Some(mut found) = found {
+            self.redactor.address(&mut found.value, None);
+            self.becomes(found);
+        }
+    }
+}
+
+fn is_plain(labels: &[Label], length: usize) -> bool {
+    labels.get(..length).is_some_and(|labels| labels.iter().all(|label| *label == Label::Plain))
 }
 
 impl Visitor for Visiting<'_> {
@@ -198,24 +238,19 @@ impl Visitor for Visiting<'_> {
     }
 
     fn user_data(&mut self, data: &mut Cow<'_, [u8]>) {
-        let result = user_data(data.to_mut());
-        self.check(result);
+        user_data(data.to_mut());
     }
 
     fn elements_of(&mut self, table: &[u8], set: &[u8]) {
         self.set = (self.family, table.to_vec(), set.to_vec());
     }
 
-    /// Keys of sets whose fields no rule tells are taken for addresses if they could be one, else zeroed.
+    /// Of sets whose fields no rule tells nothing stays.
     fn key(&mut self, key: &mut Cow<'_, [u8]>) {
-        let result = match self.redactor.layouts.get(&self.set) {
-            Some(layout) => self.redactor.value(key.to_mut(), layout),
-            None => {
-                self.redactor.address(key.to_mut(), None);
-                Ok(())
-            }
-        };
-        self.check(result);
+        let layout = self.redactor.layouts.entry(self.set.clone()).or_default();
+        layout.length = layout.length.max(key.len());
+        let labels = layout.labels.clone().filter(|_| layout.is_clear());
+        self.redactor.value(key.to_mut(), &labels.unwrap_or_default());
     }
 
     fn expression(&mut self, at: usize, expression: &mut Expression<'_>) {
@@ -225,105 +260,122 @@ impl Visitor for Visiting<'_> {
         self.machine.run(at, &original);
     }
 
-    /// Neither its data nor the constants that it may use stay.
-    fn unknown(&mut self) {
-        let places: BTreeSet<_> = self.constants_in(NFT_REG_1, SIZE).flatten().collect();
-        self.changes.extend(places.into_iter().map(|(expression, byte)| (expression, byte, vec![0])));
-    }
-
     fn constant(&mut self, value: &mut Cow<'_, [u8]>) {
-        self.constants.insert(self.at, value.to_vec());
+        self.constants.insert(self.at, Constant { original: value.to_vec(), becomes: vec![None; value.len()] });
     }
 
-    fn compared(&mut self, register: u32, operator: u32, value: &mut Cow<'_, [u8]>) {
-        let labels = labels(&self.machine, register);
+    fn compared(&mut self, register: &mut u32, operator: u32, value: &mut Cow<'_, [u8]>) {
+        let labels = labels(&self.machine, *register);
         let (whole, original) = (is_address(&labels, value.len()), value.to_vec());
         match self.before.take() {
             Some(mut lower)
                 if operator == NFT_CMP_LTE
-                    && lower.register == register
+                    && lower.register == *register
                     && whole
                     && lower.original.len() == value.len() =>
             {
-                self.range(&mut lower.original, value.to_mut());
+                self.redactor.range(&mut lower.original, value.to_mut());
                 self.changes.push((lower.expression, 0, lower.original));
             }
             _ => {
-                let result = self.redactor.value(value.to_mut(), &labels);
-                self.check(result);
-                self.lower =
-                    (operator == NFT_CMP_GTE && whole).then_some(Lower { expression: self.at, register, original });
+                let lower = Lower { expression: self.at, register: *register, original };
+                // Only whole addresses keep something of their order.
+                let ordered = operator > NFT_CMP_NEQ && !whole && !is_plain(&labels, value.len());
+                if ordered || !self.redactor.value(value.to_mut(), &labels) {
+                    value.zero();
+                    *register = NFT_REG_VERDICT;
+                }
+                self.lower = (operator == NFT_CMP_GTE && whole).then_some(lower);
             }
+        }
+    }
+
+    /// Which bits count of a field that is mapped may be told only where they are the first ones.
+    fn masked(&mut self, register: u32, mask: &mut Cow<'_, [u8]>) {
+        let labels = labels(&self.machine, register);
+        let labels = labels.iter().zip(mask.iter()).map(|(label, bits)| match *label {
+            Label::Part { kind, octet, mask } => Label::Part { kind, octet, mask: mask & bits },
+            label => label,
+        });
+        let labels: Vec<_> = labels.collect();
+        let clear = labels.len() == mask.len() && parts(&labels).is_some();
+        for (at, byte) in mask.to_mut().iter_mut().enumerate() {
+            let stays = match labels.get(at) {
+                Some(Label::Plain) => true,
+                Some(Label::Part { .. }) => clear,
+                _ => *byte == 0xff,
+            };
+            *byte = if stays { *byte } else { 0 };
         }
     }
 
     fn combined(&mut self, register: u32, value: &mut Cow<'_, [u8]>) {
         let labels = labels(&self.machine, register);
-        let plain = |(byte, label): (&u8, &Label)| *byte == 0 || *label == Label::Other;
-        if !value.iter().zip(&labels).all(plain) {
-            self.check(Err(Failure::unexpected("a rule computes with an address")));
+        for (at, byte) in value.to_mut().iter_mut().enumerate() {
+            *byte = if labels.get(at) == Some(&Label::Plain) { *byte } else { 0 };
         }
     }
 
-    fn in_range(&mut self, register: u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>) {
-        let labels = labels(&self.machine, register);
-        if is_address(&labels, from.len()) && from.len() == to.len() {
-            self.range(from.to_mut(), to.to_mut());
-        } else {
-            for end in [from.to_mut(), to.to_mut()] {
-                let result = self.redactor.value(end, &labels);
-                self.check(result);
-            }
+    fn in_range(&mut self, register: &mut u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>) {
+        let labels = labels(&self.machine, *register);
+        let length = from.len().max(to.len());
+        if is_address(&labels, length) && from.len() == to.len() {
+            self.redactor.range(from.to_mut(), to.to_mut());
+        } else if !is_plain(&labels, length) {
+            from.zero();
+            to.zero();
+            *register = NFT_REG_VERDICT;
         }
     }
 
-    /// What the keys of the set are made of is known from now on.
-    fn looked_up(&mut self, register: u32, set: &mut Text<'_>) {
+    /// What the keys of the set are made of is known when all rules have been seen.
+    fn looked_up(&mut self, register: &mut u32, set: &mut Text<'_>) {
         let key = (self.family, self.table.clone(), set.as_bytes().to_vec());
-        self.redactor.layouts.insert(key, labels(&self.machine, register));
+        let layout = self.redactor.layouts.entry(key).or_default();
+        layout.add(labels(&self.machine, *register));
+        if !layout.is_clear() {
+            *register = NFT_REG_VERDICT;
+        }
         self.set(set);
     }
 
-    fn written(&mut self, register: u32, base: u32, offset: u32, length: u32) {
-        if let Some((expression, first, mut value)) = self.constant_in(register, length as usize) {
-            let mut header = Machine::new(self.family);
-            header.network = self.machine.network;
-            let load = Payload { dreg: Some(NFT_REG_1), base, offset, len: length, ..Payload::default() };
-            header.run(0, &load.into());
-            let result = self.redactor.value(&mut value, &labels(&header, NFT_REG_1));
-            self.check(result);
-            self.changes.push((expression, first, value));
+    fn stored(&mut self, register: &mut u32, field: &Expr<'_>) {
+        let mut loaded = Machine::new(self.family);
+        (loaded.network, loaded.transport) = (self.machine.network, self.machine.transport);
+        loaded.run(0, field);
+        let length = loaded.from(NFT_REG_1).iter().take_while(|cell| cell.load.is_some()).count();
+        if let Some(mut found) = self.constant_in(register, length) {
+            if self.redactor.value(&mut found.value, &labels(&loaded, NFT_REG_1)) {
+                self.becomes(found);
+            } else {
+                *register = NFT_REG_VERDICT;
+            }
         }
-        self.used(register);
     }
 
-    fn used(&mut self, register: u32) {
-        let used: Vec<usize> = self.constants_in(register, 16).flatten().map(|(expression, _)| expression).collect();
-        self.used.extend(used);
-    }
-
-    fn address_in(&mut self, register: u32, family: u32) {
-        let width = width(family);
-        if let Some((expression, first, mut value)) = self.constant_in(register, width) {
-            self.redactor.address(&mut value, None);
-            self.changes.push((expression, first, value));
+    fn number(&mut self, register: &mut u32, length: usize) {
+        if let Some(found) = self.constant_in(register, length) {
+            self.becomes(found);
         }
-        self.used(register);
     }
 
-    fn translated(&mut self, family: u32, min: Option<u32>, max: Option<u32>) {
-        let width = width(family);
-        let mut end = |register: Option<u32>| self.constant_in(register?, width);
+    fn address_in(&mut self, register: &mut u32, family: u32) {
+        let found = self.constant_in(register, width(family));
+        self.becomes_address(found);
+    }
+
+    fn translated(&mut self, family: u32, min: Option<&mut u32>, max: Option<&mut u32>) {
+        let end = |register: Option<&mut u32>| self.constant_in(register?, width(family));
         match (end(min), end(max)) {
-            (Some((first, from, mut min)), Some((last, to, mut max))) if (first, from) != (last, to) => {
-                self.range(&mut min, &mut max);
-                self.changes.extend([(first, from, min), (last, to, max)]);
+            (Some(mut min), Some(mut max)) if (min.expression, min.first) != (max.expression, max.first) => {
+                self.redactor.range(&mut min.value, &mut max.value);
+                self.becomes(min);
+                self.becomes(max);
             }
-            (Some((expression, from, mut one)), _) | (None, Some((expression, from, mut one))) => {
-                self.redactor.address(&mut one, None);
-                self.changes.push((expression, from, one));
+            (min, max) => {
+                self.becomes_address(min);
+                self.becomes_address(max);
             }
-            (None, None) => {}
         }
     }
 

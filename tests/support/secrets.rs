@@ -74,9 +74,12 @@ pub fn of_every() -> Vec<Secret> {
         Secret::bytes("198.51.100.", &[198, 51, 100]),
         Secret::bytes("2001:db8:feed", &[0x20, 0x01, 0x0d, 0xb8, 0xfe, 0xed]),
         Secret::bytes("02:5e:c4:e7:00", &[0x02, 0x5e, 0xc4, 0xe7, 0x00]),
+        // The end of an address, of which a rule may test no more.
+        Secret::bytes("dead:72", &[0xde, 0xad, 0x72]),
     ];
     // Names of tables and chains stay, and they do not begin like this.
     const WORDS: &[&str] = &[
+        "SecretAk",
         "secret comment",
         "secret prefix",
         "secret string",

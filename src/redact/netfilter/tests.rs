@@ -8,10 +8,15 @@ use crate::capture::Capture;
 use crate::decode::testing;
 use crate::netfilter::netlink::{self, Writer, put};
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::netfilter::nftables::expr::{Bitwise, Cmp, Expr, Immediate, Payload};
-use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_NETDEV, NFT_MSG_NEWRULE};
+use crate::netfilter::nftables::expr::{
+    Bitwise, Byteorder, Cmp, Ct, Dynset, Expr, Exthdr, Hash, Immediate, Lookup, Meta, Nat, Payload,
+};
+use crate::netfilter::nftables::uapi::{
+    NFPROTO_BRIDGE, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM,
+};
 use crate::netfilter::nftables::{
-    Body, Data, Expression, Message, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_RULE_EXPRESSIONS, Rule,
+    Body, Data, Expression, Message, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_RULE_EXPRESSIONS, Rule, SetElement,
+    SetElements,
 };
 use crate::redact::{each_message, redact};
 use crate::snapshot::Reading;
@@ -271,25 +276,48 @@ fn framing_stays() {
 }
 
 #[test]
-fn what_cannot_be_mapped_is_removed() {
+fn what_cannot_be_mapped_is_understood_by_nobody() {
     let mut capture = capture();
     let name = "netlink/netfilter/nft-1/rules/inet/t/holes";
     capture.answers.insert(name.into(), Reading::Ok(HOLES.to_vec()));
     redact(&mut capture);
-    let why = capture.answers[name].why();
-    assert!(why.starts_with("removed by --redact: ") && why.contains("address"), "{why}");
+    let bytes = ok(&capture, name);
+    assert!(!holds(bytes, &[10, 9, 9]) && compared(bytes).contains(&(0, vec![0; 4])), "{:?}", compared(bytes));
 }
 
-/// A rule of these expressions, redacted.
-fn redacted_rule(family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
+/// Registers and values of all comparisons.
+fn compared(bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    for message in netlink::messages(bytes).map(|message| message.expect("whole")) {
+        let Ok(Message { body: Body::Rule(rule), .. }) = Message::parse(message.kind, message.body) else { continue };
+        for Expression { expr, .. } in rule.expressions() {
+            match expr {
+                Expr::Cmp(cmp) => found.push((cmp.sreg, cmp.data.value().expect("a value").to_vec())),
+                Expr::Lookup(lookup) => found.push((lookup.sreg, Vec::new())),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn plain_rule(family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
     let rule = Rule { table: "t".into(), expressions: Some(expressions.into()), ..Rule::default() };
     let header = Nfgenmsg { family, ..Nfgenmsg::default() };
     let mut out = Writer::kernel();
     Message { header, body: Body::Rule(rule) }.emit(&mut out);
-    let mut bytes = message(NFT_MSG_NEWRULE, &out.finish());
+    message(NFT_MSG_NEWRULE, &out.finish())
+}
+
+fn try_rule(family: u8, expressions: Vec<Expression<'_>>) -> Result<Vec<u8>, Failure> {
+    let mut bytes = plain_rule(family, expressions);
     let redactor = &mut Redactor::new(RandomState::new());
-    each_message(&mut bytes, |kind, body| redactor.netfilter(kind, body)).expect("framing");
-    bytes
+    each_message(&mut bytes, |kind, body| redactor.netfilter(kind, body)).map(|()| bytes)
+}
+
+/// A rule of these expressions, redacted.
+fn redacted_rule(family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
+    try_rule(family, expressions).expect("framing")
 }
 
 /// `ether saddr & MASK == ADDRESS`
@@ -358,12 +386,213 @@ fn names_of_ipsets_and_processes_go() {
     assert!(holds(generation, &7u32.to_be_bytes()) && !holds(generation, b"nft-secret"));
 }
 
+fn load(base: u32, offset: u32, len: u32) -> Expression<'static> {
+    Payload { dreg: Some(1), base, offset, len, ..Payload::default() }.into()
+}
+
+fn equal(value: &[u8]) -> Expression<'static> {
+    Cmp { sreg: 1, data: Data::of(value.to_vec()), ..Cmp::default() }.into()
+}
+
+fn constant(dreg: u32, value: &[u8]) -> Expression<'static> {
+    Immediate { dreg, data: Data::of(value.to_vec()), ..Immediate::default() }.into()
+}
+
+/// Fails if three bytes of it stand there one after the other.
+fn nothing_of(secret: &[u8], bytes: &[u8], what: &str) {
+    let left = secret.windows(3).find(|part| *part != [0; 3] && holds(bytes, part));
+    assert_eq!(left, None, "{what} of {secret:?}");
+}
+
+const V4: [u8; 4] = [203, 113, 77, 99];
+const V6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0xfe, 0xed, 0xab, 0xcd, 0xca, 0xfe, 0xbe, 0xef, 0xde, 0xad, 0x72, 0x71];
+const MAC: [u8; 6] = [0x02, 0x5e, 0xc4, 0xe7, 0x9a, 0x77];
+
 #[test]
-fn an_unknown_expression_takes_its_constants_along() {
-    let constant = Immediate { dreg: 1, data: Data::of(vec![10, 9, 9, 9]), ..Immediate::default() };
+fn bytes_of_which_nobody_can_tell_are_mapped() {
+    let of = |family, first: Expression<'static>, value: &[u8]| {
+        (format!("{family}: {:?}", first.expr), redacted_rule(family, vec![first, equal(value)]), value.to_vec())
+    };
+    let ct = |key| Ct { dreg: Some(1), key, direction: Some(0), ..Ct::default() }.into();
+    let option = |op, kind, offset, len| {
+        let (dreg, kind, offset, len, op) = (Some(1), Some(kind), Some(offset), Some(len), Some(op));
+        Exthdr { dreg, kind, offset, len, op, ..Exthdr::default() }.into()
+    };
+    let hardware: Expression<'_> = Meta { dreg: Some(1), key: 36, ..Meta::default() }.into();
+    let rules = [
+        of(NFPROTO_IPV6, load(2, 8, 16), &V6), // target of neighbour discovery
+        of(NFPROTO_IPV4, load(2, 4, 4), &V4),  // gateway of a redirect
+        of(NFPROTO_IPV4, load(2, 12, 4), &V4), // source within a tunnel
+        of(NFPROTO_IPV4, load(2, 20, 16), b"\x09SecretAkm\x03com\0\0"), // a name
+        of(NFPROTO_IPV4, load(2, 36, 6), &MAC), // DHCP
+        of(NFPROTO_IPV4, load(1, 20, 4), &V4), // behind the header
+        of(NFPROTO_IPV4, load(1, 32, 4), &V4),
+        of(NFPROTO_IPV6, load(1, 40, 16), &V6),
+        of(NFPROTO_NETDEV, load(0, 26, 4), &V4),
+        of(NFPROTO_NETDEV, load(0, 12, 4), &V4), // a device without an Ethernet header
+        of(NFPROTO_INET, load(1, 16, 8), &V6[8..]), // halves
+        of(NFPROTO_INET, load(1, 20, 4), &V6[12..]),
+        of(NFPROTO_INET, load(1, 8, 16), &V6),
+        of(NFPROTO_INET, load(1, 12, 4), &V4),
+        of(NFPROTO_NETDEV, load(1, 24, 4), &V4), // ARP
+        of(NFPROTO_NETDEV, load(1, 8, 6), &MAC),
+        of(NFPROTO_INET, ct(8), &V6),
+        of(NFPROTO_IPV4, ct(8), &V4),
+        of(NFPROTO_IPV4, ct(6), b"secrethelper\0\0\0\0"),
+        of(NFPROTO_IPV6, option(0, 60, 4, 16), &V6),
+        of(NFPROTO_IPV4, option(1, 254, 2, 4), &V4),
+        of(NFPROTO_BRIDGE, hardware, &MAC),
+        of(NFPROTO_BRIDGE, Meta { dreg: Some(1), key: 99, ..Meta::default() }.into(), &V6),
+    ];
+    for (what, bytes, secret) in rules {
+        nothing_of(&secret, &bytes, &what);
+    }
+}
+
+#[test]
+fn numbers_of_headers_stay() {
+    let tcp = Meta { dreg: Some(1), key: 16, ..Meta::default() };
+    let flags = Bitwise {
+        sreg: 1,
+        dreg: 1,
+        len: 1,
+        mask: Some(Data::of(vec![0x12])),
+        xor: Some(Data::of(vec![0])),
+        ..Bitwise::default()
+    };
+    let tag =
+        Bitwise { len: 2, mask: Some(Data::of(vec![0x0f, 0xff])), xor: Some(Data::of(vec![0; 2])), ..flags.clone() };
+    let rules = [
+        (NFPROTO_IPV4, vec![tcp.into(), equal(&[6]), load(2, 13, 1), flags.into(), equal(&[2])]),
+        (NFPROTO_BRIDGE, vec![load(0, 12, 2), equal(&[0x81, 0]), load(0, 14, 2), tag.into(), equal(&[0, 7])]),
+        (NFPROTO_IPV4, vec![load(1, 8, 1), equal(&[64]), load(2, 2, 2), equal(&[0x12, 0xb5])]),
+        (NFPROTO_IPV6, vec![load(1, 6, 1), equal(&[58]), load(2, 0, 2), equal(&[135, 0])]),
+    ];
+    for (family, rule) in rules {
+        let kept = compared(&plain_rule(family, rule.clone()));
+        assert_eq!(compared(&redacted_rule(family, rule)), kept);
+    }
+}
+
+#[test]
+fn behind_the_tag_of_a_vlan_is_a_type() {
+    let of = |tag: [u8; 2]| {
+        let rule = vec![load(0, 12, 2), equal(&tag), load(0, 16, 2), equal(&[8, 0]), load(1, 8, 1), equal(&[77])];
+        redacted_rule(NFPROTO_BRIDGE, rule)
+    };
+    assert!(compared(&of([0x81, 0])).contains(&(1, vec![77])));
+    assert!(compared(&of([0x12, 0])).iter().all(|(_, value)| *value != [0, 0]), "{:?}", compared(&of([0x12, 0])));
+}
+
+#[test]
+fn of_constants_stays_what_is_used_as_something_known() {
+    let set = |sreg_key, sreg_data| Dynset { sreg_key, sreg_data, set_name: "s".into(), ..Dynset::default() }.into();
+    let mark = |sreg| -> Expression<'static> { Meta { sreg: Some(sreg), key: 3, ..Meta::default() }.into() };
+    let nat =
+        |register| -> Expression<'static> { Nat { family: 2, reg_addr_min: Some(register), ..Nat::default() }.into() };
+    let all: [u8; 4] = [0xff; 4];
+    let masked = |dreg, mask: [u8; 4], xor: [u8; 4]| -> Expression<'static> {
+        let (mask, xor) = (Some(Data::of(mask.to_vec())), Some(Data::of(xor.to_vec())));
+        Bitwise { sreg: 1, dreg, len: 4, mask, xor, ..Bitwise::default() }.into()
+    };
+    let swapped = Byteorder { sreg: 1, dreg: 2, len: 4, size: 4, ..Byteorder::default() };
+    let hashed = Hash { sreg: Some(1), dreg: 2, len: Some(8), ..Hash::default() };
     let novel = Expr::Unsupported { name: b"novel".into(), data: vec![8, 0, 5, 0, 10, 9, 9, 8].into() };
-    let rule = redacted_rule(NFPROTO_IPV4, vec![constant.into(), novel.into()]);
-    assert!(!holds(&rule, &[10, 9, 9]) && holds(&rule, b"novel\0"));
+    let lookup = Lookup { set: "s".into(), sreg: 1, ..Lookup::default() };
+    let port = Payload { dreg: Some(2), base: 2, offset: 2, len: 2, ..Payload::default() };
+    let teid = Payload { sreg: Some(1), base: 2, offset: 12, len: 4, ..Payload::default() };
+    let address = Payload { sreg: Some(1), base: 1, offset: 16, len: 4, ..Payload::default() };
+    let secrets = [
+        vec![constant(1, &V4)],
+        vec![constant(1, &V4), novel.into()],
+        vec![constant(1, &V4), lookup.clone().into()],
+        vec![constant(1, &V4), lookup.into(), nat(1)],
+        vec![constant(1, &V4), port.into(), set(2, Some(1))],
+        vec![constant(1, &V4), set(1, None)],
+        vec![load(1, 12, 4), constant(9, &V4), set(1, None)],
+        vec![constant(1, &V4), nat(1)],
+        vec![constant(1, &V4), swapped.into(), nat(2)],
+        vec![constant(1, &V4), masked(2, all, [0; 4]), nat(2)],
+        vec![constant(1, &V4), masked(2, all, V4), nat(2)],
+        vec![load(1, 12, 4), masked(1, V4, [0; 4]), nat(1)],
+        vec![load(1, 12, 4), masked(1, all, V4), nat(1)],
+        vec![constant(1, &V4), hashed.into(), mark(2)],
+        vec![constant(1, &V4), teid.into()],
+        vec![constant(1, &V4), address.into()],
+        vec![constant(1, &V4), equal(&V4)],
+    ];
+    for rule in secrets {
+        let what = format!("{rule:?}");
+        nothing_of(&V4, &redacted_rule(NFPROTO_IPV4, rule), &what);
+    }
+    let kept = redacted_rule(NFPROTO_IPV4, vec![constant(1, &V4), mark(1)]);
+    assert!(holds(&kept, &V4));
+    // An address that is a mark too: there is no number that both can become.
+    let rule = vec![constant(1, &V4), mark(1), nat(1)];
+    assert!(try_rule(NFPROTO_IPV4, rule).expect_err("removed").to_string().contains("two things"));
+}
+
+/// A set that rules of two chains look up, with one element.
+fn looked_up(first: Vec<Expression<'_>>, last: Vec<Expression<'_>>) -> Capture {
+    let mut capture = capture();
+    let lookup = || Lookup { set: "both".into(), sreg: 1, ..Lookup::default() }.into();
+    for (chain, mut rule) in [("a", first), ("z", last)] {
+        rule.push(lookup());
+        let bytes = plain_rule(NFPROTO_IPV4, rule);
+        capture.answers.insert(format!("netlink/netfilter/nft-1/rules/ipv4/t/{chain}"), Reading::Ok(bytes));
+    }
+    let element = SetElement { key: Some(Data::of(V4.to_vec())), ..SetElement::default() };
+    let elements = SetElements {
+        table: "t".into(),
+        set: Some("both".into()),
+        elements: Some(vec![element].into()),
+        ..SetElements::default()
+    };
+    let header = Nfgenmsg { family: NFPROTO_IPV4, ..Nfgenmsg::default() };
+    let mut out = Writer::kernel();
+    Message { header, body: Body::SetElements(elements) }.emit(&mut out);
+    let bytes = message(NFT_MSG_NEWSETELEM, &out.finish());
+    for name in ["map/ipv4/t/both", "set-0-element-0"] {
+        capture.answers.insert(format!("netlink/netfilter/nft-1/{name}"), Reading::Ok(bytes.clone()));
+    }
+    redact(&mut capture);
+    capture
+}
+
+#[test]
+fn all_rules_tell_what_keys_of_a_set_are() {
+    let mark = || -> Vec<Expression<'static>> { vec![Meta { dreg: Some(1), key: 3, ..Meta::default() }.into()] };
+    let (source, inner) = (|| vec![load(1, 12, 4)], || vec![load(1, 20, 4)]);
+    let element = |capture: &Capture| ok(capture, "netlink/netfilter/nft-1/set-0-element-0").to_vec();
+    let registers = |capture: &Capture| {
+        ["a", "z"].map(|chain| compared(ok(capture, &format!("netlink/netfilter/nft-1/rules/ipv4/t/{chain}")))[0].0)
+    };
+    for (first, last) in [(source(), inner()), (inner(), source()), (source(), mark()), (mark(), source())] {
+        let capture = looked_up(first, last);
+        nothing_of(&V4, &rules(&capture), "a set");
+        // Two rules that mean different things by one key: neither is understood.
+        assert_eq!(registers(&capture), [0, 0]);
+    }
+    let capture = looked_up(source(), vec![constant(1, &V4)]);
+    nothing_of(&V4, &rules(&capture), "a set");
+    assert_eq!(registers(&capture), [1, 1]);
+    assert!(!holds(&element(&capture), &[0; 4]) || holds(&element(&capture), &V4[..1]));
+    let capture = looked_up(mark(), mark());
+    assert!(holds(&element(&capture), &V4), "a mark");
+}
+
+#[test]
+fn of_user_data_stays_what_tells_the_writer() {
+    let of = |data: &[u8]| {
+        let mut data = data.to_vec();
+        user_data(&mut data);
+        data
+    };
+    assert_eq!(of(b"\x00\x10cali:0123456789\0"), b"\x00\x10cali:xxxxxxxxxx\0");
+    assert_eq!(of(b"\x01\x04\0\0\0\x01\x00\x03abc"), b"\x01\x04\0\0\0\0\x00\x03xxx");
+    for raw in [b"raw user data of a program".as_slice(), b"\x00\x40cut", b"\x02", b"a\x02bc\x00\x02de"] {
+        assert!(of(raw).iter().all(|byte| *byte <= 2), "{:?}", of(raw));
+    }
 }
 
 #[test]

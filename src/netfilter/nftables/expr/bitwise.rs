@@ -30,7 +30,7 @@ crate::netfilter::attributes! {
 impl Visit for Bitwise<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { sreg, dreg: _, len: _, op: _, mask, xor, data, sreg2: _, layout } = self;
-        mask.iter_mut().for_each(|mask| mask.with_value(visitor, Visitor::plain));
+        mask.iter_mut().for_each(|mask| mask.with_value(visitor, |visitor, mask| visitor.masked(*sreg, mask)));
         for operand in [xor, data].into_iter().flatten() {
             operand.with_value(visitor, |visitor, value| visitor.combined(*sreg, value));
         }

@@ -20,7 +20,7 @@ crate::netfilter::attributes! {
 impl Visit for Cmp<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { sreg, op, data, layout } = self;
-        data.with_value(visitor, |visitor, value| visitor.compared(*sreg, *op, value));
+        data.with_value(visitor, |visitor, value| visitor.compared(sreg, *op, value));
         layout.visit(visitor);
     }
 }

@@ -3,6 +3,7 @@
 //! `net/netfilter/nft_ct.c`: `nft_ct_get_dump`, `nft_ct_set_dump`. Where there is no connection, a load ends the rule
 //! (`NFT_BREAK`) but for `NFT_CT_STATE`.
 
+use crate::netfilter::nftables::uapi::NFT_REG_1;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -21,8 +22,10 @@ crate::netfilter::attributes! {
 
 impl Visit for Ct<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { dreg: _, sreg, key: _, direction: _, layout } = self;
-        sreg.iter().for_each(|register| visitor.used(*register));
+        let Self { dreg: _, sreg, key, direction: _, layout } = self;
+        if let Some(register) = sreg {
+            visitor.stored(register, &Ct { dreg: Some(NFT_REG_1), key: *key, ..Ct::default() }.into());
+        }
         layout.visit(visitor);
     }
 }

@@ -16,9 +16,10 @@ crate::netfilter::attributes! {
 
 impl Visit for Dup<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { sreg_addr, sreg_dev: _, layout } = self;
+        let Self { sreg_addr, sreg_dev, layout } = self;
         let family = visitor.family();
-        sreg_addr.iter().for_each(|register| visitor.address_in(*register, family));
+        sreg_addr.iter_mut().for_each(|register| visitor.address_in(register, family));
+        sreg_dev.iter_mut().for_each(|register| visitor.number(register, 4));
         layout.visit(visitor);
     }
 }

@@ -44,7 +44,7 @@ impl Visit for Dynset<'_> {
             flags: _,
             layout,
         } = self;
-        visitor.looked_up(*sreg_key, set_name);
+        visitor.looked_up(sreg_key, set_name);
         expr.iter_mut().for_each(|statement| visit_statements(statement, false, visitor));
         expressions.iter_mut().for_each(|statements| visit_statements(statements, true, visitor));
         layout.visit(visitor);

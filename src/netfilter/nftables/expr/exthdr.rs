@@ -2,6 +2,9 @@
 //!
 //! `net/netfilter/nft_exthdr.c`: `nft_exthdr_dump`, `nft_exthdr_dump_set`, `nft_exthdr_dump_strip`.
 
+use crate::netfilter::nftables::uapi::NFT_REG_1;
+use crate::netfilter::{Visit, Visitor};
+
 crate::netfilter::attributes! {
     /// Loads into `dreg` or writes from `sreg`; with neither it removes.
     Exthdr {
@@ -22,4 +25,13 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Exthdr { plain: [dreg, sreg, kind, offset, len, flags, op] });
+impl Visit for Exthdr<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { dreg: _, sreg, kind, offset, len, flags: _, op, layout } = self;
+        if let Some(register) = sreg {
+            let (dreg, kind, offset, len, op) = (Some(NFT_REG_1), *kind, *offset, *len, *op);
+            visitor.stored(register, &Exthdr { dreg, kind, offset, len, op, ..Exthdr::default() }.into());
+        }
+        layout.visit(visitor);
+    }
+}

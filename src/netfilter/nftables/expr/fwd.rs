@@ -18,8 +18,9 @@ crate::netfilter::attributes! {
 
 impl Visit for Fwd<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { sreg_dev: _, sreg_addr, nfproto, layout } = self;
-        sreg_addr.iter().for_each(|register| visitor.address_in(*register, nfproto.unwrap_or_default()));
+        let Self { sreg_dev, sreg_addr, nfproto, layout } = self;
+        sreg_addr.iter_mut().for_each(|register| visitor.address_in(register, nfproto.unwrap_or_default()));
+        sreg_dev.iter_mut().for_each(|register| visitor.number(register, 4));
         layout.visit(visitor);
     }
 }

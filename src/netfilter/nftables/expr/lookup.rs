@@ -22,7 +22,7 @@ crate::netfilter::attributes! {
 impl Visit for Lookup<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { set, sreg, dreg: _, flags: _, layout } = self;
-        visitor.looked_up(*sreg, set);
+        visitor.looked_up(sreg, set);
         layout.visit(visitor);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `net/netfilter/nft_masq.c`: `nft_masq_dump`.
 
+use crate::netfilter::{Visit, Visitor};
+
 crate::netfilter::attributes! {
     /// Translates the source.
     Masq {
@@ -14,4 +16,10 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Masq { plain: [flags, reg_proto_min, reg_proto_max] });
+impl Visit for Masq<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { flags: _, reg_proto_min, reg_proto_max, layout } = self;
+        [reg_proto_min, reg_proto_max].into_iter().flatten().for_each(|register| visitor.number(register, 2));
+        layout.visit(visitor);
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! `net/netfilter/nft_meta.c`: `nft_meta_get_dump`, `nft_meta_set_dump`.
 
+use crate::netfilter::nftables::uapi::NFT_REG_1;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -18,8 +19,10 @@ crate::netfilter::attributes! {
 
 impl Visit for Meta<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { key: _, dreg: _, sreg, layout } = self;
-        sreg.iter().for_each(|register| visitor.used(*register));
+        let Self { key, dreg: _, sreg, layout } = self;
+        if let Some(register) = sreg {
+            visitor.stored(register, &Meta { dreg: Some(NFT_REG_1), key: *key, ..Meta::default() }.into());
+        }
         layout.visit(visitor);
     }
 }

@@ -140,10 +140,7 @@ macro_rules! expressions {
             fn visit<V: Visitor>(&mut self, visitor: &mut V) {
                 match self {
                     $(Self::$variant(fields) => fields.visit(visitor),)*
-                    Self::Unsupported { name: _, data } => {
-                        visitor.unknown();
-                        visitor.unsupported(data);
-                    }
+                    Self::Unsupported { name: _, data } => visitor.unsupported(data),
                 }
             }
         }

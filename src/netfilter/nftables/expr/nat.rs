@@ -26,9 +26,9 @@ crate::netfilter::attributes! {
 
 impl Visit for Nat<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { kind: _, family, reg_addr_min, reg_addr_max, reg_proto_min: _, reg_proto_max: _, flags: _, layout } =
-            self;
-        visitor.translated(*family, *reg_addr_min, *reg_addr_max);
+        let Self { kind: _, family, reg_addr_min, reg_addr_max, reg_proto_min, reg_proto_max, flags: _, layout } = self;
+        visitor.translated(*family, reg_addr_min.as_mut(), reg_addr_max.as_mut());
+        [reg_proto_min, reg_proto_max].into_iter().flatten().for_each(|register| visitor.number(register, 2));
         layout.visit(visitor);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `net/netfilter/nft_payload.c`: `nft_payload_dump`, `nft_payload_set_dump`.
 
+use crate::netfilter::nftables::uapi::NFT_REG_1;
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -29,7 +30,11 @@ crate::netfilter::attributes! {
 impl Visit for Payload<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { dreg: _, sreg, base, offset, len, csum_type: _, csum_offset: _, csum_flags: _, layout } = self;
-        sreg.iter().for_each(|register| visitor.written(*register, *base, *offset, *len));
+        if let Some(register) = sreg {
+            let (base, offset, len) = (*base, *offset, *len);
+            visitor
+                .stored(register, &Payload { dreg: Some(NFT_REG_1), base, offset, len, ..Payload::default() }.into());
+        }
         layout.visit(visitor);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `net/netfilter/nft_queue.c`: `nft_queue_dump`, `nft_queue_sreg_dump`.
 
+use crate::netfilter::{Visit, Visitor};
+
 crate::netfilter::attributes! {
     /// Hands the packet over.
     Queue {
@@ -16,4 +18,10 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Queue { plain: [num, total, sreg_qnum, flags] });
+impl Visit for Queue<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { num: _, total: _, sreg_qnum, flags: _, layout } = self;
+        sreg_qnum.iter_mut().for_each(|register| visitor.number(register, 2));
+        layout.visit(visitor);
+    }
+}

@@ -23,7 +23,7 @@ impl Visit for Range<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { sreg, op: _, from_data, to_data, layout } = self;
         from_data.with_value(visitor, |visitor, from| {
-            to_data.with_value(visitor, |visitor, to| visitor.in_range(*sreg, from, to));
+            to_data.with_value(visitor, |visitor, to| visitor.in_range(sreg, from, to));
         });
         layout.visit(visitor);
     }

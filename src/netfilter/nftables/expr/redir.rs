@@ -2,6 +2,8 @@
 //!
 //! `net/netfilter/nft_redir.c`: `nft_redir_dump`.
 
+use crate::netfilter::{Visit, Visitor};
+
 crate::netfilter::attributes! {
     /// Translates the destination.
     Redir {
@@ -14,4 +16,10 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Redir { plain: [reg_proto_min, reg_proto_max, flags] });
+impl Visit for Redir<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { reg_proto_min, reg_proto_max, flags: _, layout } = self;
+        [reg_proto_min, reg_proto_max].into_iter().flatten().for_each(|register| visitor.number(register, 2));
+        layout.visit(visitor);
+    }
+}

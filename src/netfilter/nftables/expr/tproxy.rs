@@ -18,8 +18,9 @@ crate::netfilter::attributes! {
 
 impl Visit for Tproxy<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { family, reg_addr, reg_port: _, layout } = self;
-        reg_addr.iter().for_each(|register| visitor.address_in(*register, family.unwrap_or_default()));
+        let Self { family, reg_addr, reg_port, layout } = self;
+        reg_addr.iter_mut().for_each(|register| visitor.address_in(register, family.unwrap_or_default()));
+        reg_port.iter_mut().for_each(|register| visitor.number(register, 2));
         layout.visit(visitor);
     }
 }
