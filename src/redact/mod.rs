@@ -7,6 +7,7 @@
 //! are replaced, and a chain in which something cannot be told apart from an address is removed.
 
 mod addresses;
+mod files;
 mod labels;
 mod netfilter;
 mod route;
@@ -24,11 +25,7 @@ use crate::netfilter::netlink::{self, HEADER_LENGTH};
 use crate::snapshot::{Failure, Reading};
 
 /// Answers without addresses.
-const HARMLESS: &[&str] =
-    &["procfs/", "sysfs/", "rootfs/", "netlink/generic/", "netlink/ethtool/", "netlink/netfilter/ct-stats-cpu"];
-
-/// Files with addresses and ports in hexadecimal. Only the ports matter.
-const SOCKETS: &[&str] = &["procfs/thread-self/net/udp", "procfs/thread-self/net/udp6", "procfs/thread-self/net/ip_vs"];
+const HARMLESS: &[&str] = &["netlink/generic/", "netlink/ethtool/", "netlink/netfilter/ct-stats-cpu"];
 
 /// What an experiment has found: kernel, live patches, defects; its addresses are those of the experiment.
 const PROBE: &str = "probe/result.json";
@@ -68,16 +65,15 @@ pub fn redact(capture: &mut Capture) {
             None if name.starts_with(LEGACY) => {
                 redactor.legacy_table(name.starts_with(LEGACY_IPV6), bytes).map_err(|error| error.to_string())
             }
-            None if SOCKETS.contains(&name.as_str()) => {
-                *bytes = without_socket_addresses(&String::from_utf8_lossy(bytes)).into_bytes();
-                Ok(())
-            }
             None if name == PROBE => redact_document(bytes, &hostname),
-            None if HARMLESS.iter().any(|prefix| name.starts_with(prefix)) => {
-                replace_text(bytes, &hostname);
-                Ok(())
-            }
-            None => Err("nothing is known about its addresses".into()),
+            None if HARMLESS.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
+            None => match files::treatment(name) {
+                Some(treatment) => {
+                    *bytes = redact_text(&treatment(&String::from_utf8_lossy(bytes)), &hostname).into_bytes();
+                    Ok(())
+                }
+                None => Err("nothing is known about what is in it".into()),
+            },
         };
         if let Err(why) = redacted {
             *answer = Reading::Failed(Failure::Told(format!("removed by --redact: {why}")));
@@ -90,28 +86,7 @@ fn is_netfilter(name: &str) -> bool {
     NETFILTER.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// `C000020A:2118` becomes `00000000:2118`.
-fn without_socket_addresses(text: &str) -> String {
-    let hex = |text: &str| text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let word = |word: &str| match word.rsplit_once(':') {
-        Some((address, port)) if hex(address) && hex(port) => format!("{}:{port}", "0".repeat(address.len())),
-        _ if word.starts_with('[') => "[::]".to_owned(), // how ip_vs writes IPv6
-        _ => word.to_owned(),
-    };
-    text.split_inclusive('\n').map(|line| line.split(' ').map(word).collect::<Vec<_>>().join(" ")).collect()
-}
-
-/// A kernel that was built on the node carries its name.
-fn replace_text(bytes: &mut Vec<u8>, hostname: &str) {
-    if hostname.len() > 3
-        && let Ok(text) = std::str::from_utf8(bytes)
-        && text.contains(hostname)
-    {
-        *bytes = redact_text(text, hostname).into_bytes();
-    }
-}
-
-/// The same for a JSON document, whose keys and closed sets of words stay what they are whatever the node is called.
+/// A JSON document, whose keys and closed sets of words stay what they are whatever the node is called.
 fn redact_document(bytes: &mut Vec<u8>, hostname: &str) -> Result<(), String> {
     fn redact_value(value: &mut Value, hostname: &str) {
         match value {
