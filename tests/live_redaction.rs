@@ -44,6 +44,7 @@ fn files(directory: &str) -> Vec<String> {
 fn node() -> Netns {
     let ns = Netns::new();
     veth_within(&ns, "nicword1", "nicword2");
+    veth_within(&ns, "wlx025ec4e70091", "wwx025ec4e70092");
     ns.address("nicword1", "192.0.2.10/24");
     ns.cmd("ip link add vx7 type vxlan id 7 dstport 4789 local 192.0.2.10 remote 192.0.2.77 dev nicword1");
     ns.address("vx7", "10.42.0.0/32");

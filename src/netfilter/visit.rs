@@ -39,6 +39,12 @@ pub trait Visitor: Sized {
     /// The family of the table (`NFPROTO_*`).
     fn family(&self) -> u32;
 
+    /// The name of a table.
+    fn table(&mut self, name: &mut Text<'_>);
+
+    /// The name of a device, or what names of devices begin with.
+    fn device(&mut self, name: &mut Text<'_>);
+
     /// The name of a chain.
     fn chain(&mut self, name: &mut Text<'_>);
 

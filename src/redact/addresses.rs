@@ -6,16 +6,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::Redactor;
 
 impl Redactor {
-    pub(super) fn device_name(&mut self, value: &mut [u8]) {
-        let Some(digits) = value.strip_prefix(b"enx").and_then(|rest| rest.get(..12)) else { return };
-        let Some(mut address) = parse_hex(digits) else { return };
-        let old = String::from_utf8_lossy(&value[..15]).into_owned();
-        self.hardware(&mut address);
-        let new: String = address.iter().map(|byte| format!("{byte:02x}")).collect();
-        value[3..15].copy_from_slice(new.as_bytes());
-        self.renamed.push((old, format!("enx{new}")));
-    }
-
     pub(super) fn hardware(&self, value: &mut [u8]) {
         let constant = value.iter().all(|byte| *byte == 0) || value.iter().all(|byte| *byte == 0xff);
         match value.len() {
@@ -90,15 +80,6 @@ fn kept_v6(address: Ipv6Addr) -> u32 {
     }
 }
 
-fn parse_hex(digits: &[u8]) -> Option<[u8; 6]> {
-    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.chars().all(|c| c.is_ascii_hexdigit()))?;
-    let mut bytes = [0; 6];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use std::hash::RandomState;
@@ -107,7 +88,7 @@ mod tests {
     use super::*;
 
     fn map(random: &RandomState, address: IpAddr) -> IpAddr {
-        let redactor = Redactor::new(random.clone());
+        let redactor = Redactor::new(random.clone(), String::new());
         let mut bytes = match address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),

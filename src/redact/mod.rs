@@ -9,6 +9,7 @@
 mod addresses;
 mod files;
 mod labels;
+mod names;
 mod netfilter;
 mod route;
 mod rules;
@@ -25,7 +26,9 @@ use crate::netfilter::netlink::{self, HEADER_LENGTH};
 use crate::snapshot::{Failure, Reading};
 
 /// Answers without addresses.
-const HARMLESS: &[&str] = &["netlink/generic/", "netlink/ethtool/", "netlink/netfilter/ct-stats-cpu"];
+const HARMLESS: &[&str] = &["netlink/generic/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];
+
+const ETHTOOL: &str = "netlink/ethtool/";
 
 /// What an experiment has found: kernel, live patches, defects; its addresses are those of the experiment.
 const PROBE: &str = "probe/result.json";
@@ -39,110 +42,54 @@ const LEGACY_IPV6: &str = "xtables/ipv6-";
 
 /// Redacts a capture in place. What cannot be redacted is removed and reads as failed.
 pub fn redact(capture: &mut Capture) {
-    let mut redactor = Redactor::new(RandomState::new());
-    let hostname = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
+    let host = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
+    let mut redactor = Redactor::new(RandomState::new(), host);
     capture.meta.redacted = true;
+    capture.meta.boot_id = None; // whether a result is of this boot was seen when it was captured
     // What keys of sets are made of is known when all rules have been seen.
     for bytes in capture.answers.iter().filter(|(name, _)| is_netfilter(name)).filter_map(|(_, answer)| answer.ok()) {
         let _ = each_message(&mut bytes.clone(), |kind, body| redactor.netfilter(kind, body));
     }
     for (name, answer) in &mut capture.answers {
-        let bytes = match answer {
-            Reading::Ok(bytes) => bytes,
-            other => {
-                *other = other.clone().reword(|why| redact_text(&why, &hostname));
-                continue;
-            }
-        };
-        let redacted = match name.strip_prefix("netlink/route/") {
-            Some(what) => match route::RULES.iter().find(|rules| what.starts_with(rules.prefix)) {
-                Some(rules) => redactor.route(bytes, rules).map_err(|error| error.to_string()),
-                None => Err("nothing is known about its addresses".into()),
-            },
-            None if is_netfilter(name) => {
-                each_message(bytes, |kind, body| redactor.netfilter(kind, body)).map_err(|error| error.to_string())
-            }
-            None if name.starts_with(LEGACY) => {
-                redactor.legacy_table(name.starts_with(LEGACY_IPV6), bytes).map_err(|error| error.to_string())
-            }
-            None if name == PROBE => redact_document(bytes, &hostname),
-            None if HARMLESS.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
-            None => match files::treatment(name) {
-                Some(treatment) => {
-                    *bytes = redact_text(&treatment(&String::from_utf8_lossy(bytes)), &hostname).into_bytes();
-                    Ok(())
-                }
-                None => Err("nothing is known about what is in it".into()),
-            },
-        };
-        if let Err(why) = redacted {
+        if let Reading::Ok(bytes) = answer
+            && let Err(why) = redactor.answer(name, bytes)
+        {
             *answer = Reading::Failed(Failure::Told(format!("removed by --redact: {why}")));
         }
     }
-    rename(capture, &mut redactor);
+    for (old, answer) in std::mem::take(&mut capture.answers) {
+        let new = redactor.request_name(&old);
+        let answer = match answer {
+            // Answers about a device name it.
+            Reading::Ok(bytes) if old.starts_with(ETHTOOL) => Reading::Ok(redactor.devices_renamed(bytes)),
+            answer => answer.reword(|why| redactor.text(&why.replace(&old, &new))),
+        };
+        capture.answers.insert(new, answer);
+    }
 }
 
 fn is_netfilter(name: &str) -> bool {
     NETFILTER.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// A JSON document, whose keys and closed sets of words stay what they are whatever the node is called.
-fn redact_document(bytes: &mut Vec<u8>, hostname: &str) -> Result<(), String> {
-    fn redact_value(value: &mut Value, hostname: &str) {
-        match value {
-            Value::String(text) => *text = redact_text(text, hostname),
-            Value::Array(values) => values.iter_mut().for_each(|value| redact_value(value, hostname)),
-            Value::Object(fields) => {
-                let named = fields.iter_mut().filter(|(key, _)| !matches!(key.as_str(), "id" | "state"));
-                named.for_each(|(_, value)| redact_value(value, hostname));
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-    let mut document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    redact_value(&mut document, hostname);
-    *bytes = document.to_string().into_bytes();
-    Ok(())
-}
-
-fn redact_text(text: &str, hostname: &str) -> String {
-    if hostname.len() > 3 { text.replace(hostname, "redacted") } else { text.to_owned() }
-}
-
-/// Devices that were named after their hardware address, and requests that name a set.
-fn rename(capture: &mut Capture, redactor: &mut Redactor) {
-    let answers = std::mem::take(&mut capture.answers);
-    for (old, answer) in answers {
-        let name = redactor.request_name(&old);
-        let answer = answer.reword(|why| why.replace(&old, &name));
-        let renamed = &redactor.renamed;
-        let new = renamed.iter().fold(name, |name, (old, new)| name.replace(old, new));
-        let answer = answer
-            .map(|bytes| renamed.iter().fold(bytes, |bytes, (old, new)| replaced(bytes, old, new)))
-            .reword(|why| renamed.iter().fold(why, |why, (old, new)| why.replace(old, new)));
-        capture.answers.insert(new, answer);
-    }
-}
-
-/// Answers about a device name it; both names have the same length, so the framing stays as it is.
-fn replaced(mut bytes: Vec<u8>, old: &str, new: &str) -> Vec<u8> {
-    for at in 0..bytes.len().saturating_sub(old.len() - 1) {
-        if let Some(place) = bytes.get_mut(at..at + old.len()).filter(|place| *place == old.as_bytes()) {
-            place.copy_from_slice(new.as_bytes());
-        }
-    }
-    bytes
-}
-
 struct Redactor {
     random: RandomState,
-    renamed: Vec<(String, String)>,
+    /// Name of the host.
+    host: String,
+    /// Devices that have another name.
+    renamed: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What requests call tables, chains and sets, before and after.
+    paths: BTreeMap<(names::Named, String), String>,
     /// New names of sets and chains.
     names: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Those that are in use.
     taken: BTreeSet<Vec<u8>>,
     /// What keys of sets are made of: by family, table and set.
     layouts: BTreeMap<rules::SetKey, rules::Layout>,
+}
+
+fn unknown() -> Failure {
+    Failure::unexpected("nothing is known about what is in it")
 }
 
 /// Calls `change` with the type and the payload of each message. Of errors and ends only the number stays: they may
@@ -169,8 +116,61 @@ fn each_message(
 }
 
 impl Redactor {
-    fn new(random: RandomState) -> Self {
-        Self { random, renamed: Vec::new(), names: BTreeMap::new(), taken: BTreeSet::new(), layouts: BTreeMap::new() }
+    fn new(random: RandomState, host: String) -> Self {
+        Self {
+            random,
+            host,
+            renamed: Vec::new(),
+            paths: BTreeMap::new(),
+            names: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            layouts: BTreeMap::new(),
+        }
+    }
+
+    /// The answer to the request of this name.
+    fn answer(&mut self, name: &str, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+        if let Some(what) = name.strip_prefix("netlink/route/") {
+            let rules = route::RULES.iter().find(|rules| what.starts_with(rules.prefix));
+            return self.route(bytes, rules.ok_or_else(unknown)?);
+        }
+        if is_netfilter(name) {
+            return each_message(bytes, |kind, body| self.netfilter(kind, body));
+        }
+        if name.starts_with(LEGACY) {
+            return self.legacy_table(name.starts_with(LEGACY_IPV6), bytes);
+        }
+        if name == PROBE {
+            return self.document(bytes);
+        }
+        if !HARMLESS.iter().any(|prefix| name.starts_with(prefix)) {
+            let treatment = files::treatment(name).ok_or_else(unknown)?;
+            *bytes = self.text(&treatment(&String::from_utf8_lossy(bytes))).into_bytes();
+        }
+        Ok(())
+    }
+
+    /// A JSON document, whose keys and closed sets of words stay what they are whatever the node is called.
+    fn document(&self, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+        let mut document = serde_json::from_slice(bytes).map_err(|error| Failure::unexpected(error.to_string()))?;
+        self.json(&mut document);
+        *bytes = document.to_string().into_bytes();
+        Ok(())
+    }
+
+    fn json(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.json(value)),
+            Value::Object(fields) => {
+                let named = fields.iter_mut().filter(|(key, _)| !matches!(key.as_str(), "id" | "state"));
+                named.for_each(|(key, value)| match value {
+                    Value::String(id) if key == "boot_id" => *id = "redacted".into(),
+                    value => self.json(value),
+                });
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
     }
 
     fn hash(&self, what: impl Hash) -> u64 {
@@ -185,10 +185,17 @@ mod tests {
     #[test]
     fn a_host_name_leaves_a_document_whole() {
         let mut bytes = br#"{"kernel_release":"5.4.0-kernel","defects":[{"id":"kernel-x","state":"absent"}]}"#.to_vec();
-        redact_document(&mut bytes, "kernel").unwrap();
-        redact_document(&mut bytes, "absent").unwrap();
-        let whole = r#"{"kernel_release":"5.4.0-redacted","defects":[{"id":"kernel-x","state":"absent"}]}"#;
+        for host in ["kernel", "absent"] {
+            Redactor::new(RandomState::new(), host.into()).document(&mut bytes).unwrap();
+        }
+        let whole = r#"{"kernel_release":"5.4.0-redact","defects":[{"id":"kernel-x","state":"absent"}]}"#;
         assert_eq!(String::from_utf8(bytes).unwrap(), whole);
-        assert!(redact_document(&mut b"{".to_vec(), "kernel").is_err());
+        assert!(Redactor::new(RandomState::new(), String::new()).document(&mut b"{".to_vec()).is_err());
+    }
+    #[test]
+    fn the_boot_goes_from_a_document() {
+        let mut bytes = br#"{"identity":{"boot_id":"5d3d6c1e-aaaa-4bbb-8ccc-0123456789ab"}}"#.to_vec();
+        Redactor::new(RandomState::new(), String::new()).document(&mut bytes).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), r#"{"identity":{"boot_id":"redacted"}}"#);
     }
 }

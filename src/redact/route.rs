@@ -25,7 +25,7 @@ pub(super) const RULES: &[Rules] = &[
     Rules { prefix: "addresses", header: 8, hardware: &[],
         addresses: &[(IFA_ADDRESS, None), (IFA_LOCAL, None), (IFA_BROADCAST, None), (IFA_ANYCAST, None),
             (IFA_MULTICAST, None)],
-        keep: &[IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS] },
+        keep: &[IFA_CACHEINFO, IFA_FLAGS] },
     Rules { prefix: "rules-", header: 12, addresses: &[(FRA_DST, Some(1)), (FRA_SRC, Some(2))], hardware: &[],
         keep: &[FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN,
             FRA_TABLE, FRA_FWMASK, FRA_OIFNAME, FRA_L3MDEV, FRA_UID_RANGE, FRA_PROTOCOL, FRA_IP_PROTO,
@@ -41,6 +41,18 @@ const ROUTE: &[u16] = &[RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_C
     RTA_UID, RTA_NH_ID];
 const ROUTE_ADDRESSES: &[(u16, Option<usize>)] =
     &[(RTA_DST, Some(1)), (RTA_SRC, Some(2)), (RTA_GATEWAY, None), (RTA_PREFSRC, None)];
+
+/// Attributes of tunnels: of which kind, addresses, those that stay.
+#[rustfmt::skip]
+const TUNNELS: &[(&[u8], &[u16], &[u16])] = &[
+    (b"vxlan", &[IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL, IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6],
+        &[IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT_RANGE, IFLA_VXLAN_PORT,
+            IFLA_VXLAN_UDP_CSUM, IFLA_VXLAN_UDP_ZERO_CSUM6_TX, IFLA_VXLAN_UDP_ZERO_CSUM6_RX,
+            IFLA_VXLAN_COLLECT_METADATA]),
+    (b"geneve", &[IFLA_GENEVE_REMOTE, IFLA_GENEVE_REMOTE6],
+        &[IFLA_GENEVE_ID, IFLA_GENEVE_PORT, IFLA_GENEVE_COLLECT_METADATA, IFLA_GENEVE_UDP_CSUM,
+            IFLA_GENEVE_UDP_ZERO_CSUM6_TX, IFLA_GENEVE_PORT_RANGE]),
+];
 
 impl Redactor {
     pub(super) fn route(&mut self, bytes: &mut [u8], rules: &Rules) -> Result<(), Failure> {
@@ -63,6 +75,8 @@ impl Redactor {
                 self.link_info(value)?;
             } else if rules.prefix == "links" && kind == IFLA_IFNAME {
                 self.device_name(value);
+            } else if rules.prefix == "rules-" && matches!(kind, FRA_IIFNAME | FRA_OIFNAME) {
+                self.name(value);
             } else if rules.addresses == ROUTE_ADDRESSES && kind == RTA_MULTIPATH {
                 self.next_hops(value)?;
             }
@@ -76,17 +90,16 @@ impl Redactor {
             match attribute {
                 IFLA_INFO_KIND => kind = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
                 IFLA_INFO_DATA => {
-                    let addresses: &[u16] = match kind.as_slice() {
-                        b"vxlan" => &[IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL, IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6],
-                        b"geneve" => &[IFLA_GENEVE_REMOTE, IFLA_GENEVE_REMOTE6],
-                        _ => {
-                            value.fill(0);
-                            return Ok(());
-                        }
+                    let known = TUNNELS.iter().find(|(tunnel, ..)| *tunnel == kind.as_slice());
+                    let Some((_, addresses, keep)) = known else {
+                        value.fill(0);
+                        return Ok(());
                     };
                     each_attribute(value, |attribute, value| {
                         if addresses.contains(&attribute) {
                             self.address(value, None);
+                        } else if !keep.contains(&attribute) {
+                            value.fill(0);
                         }
                         Ok(())
                     })?;
@@ -146,7 +159,7 @@ mod tests {
     fn random_bytes_never_panic() {
         proptest::proptest!(|(bytes: Vec<u8>)| {
             for rules in RULES {
-                let mut redactor = Redactor::new(RandomState::new());
+                let mut redactor = Redactor::new(RandomState::new(), String::new());
                 let _ = redactor.route(&mut bytes.clone(), rules);
                 let _ = redactor.message(&mut bytes.clone(), rules);
             }

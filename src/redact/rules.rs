@@ -157,6 +157,7 @@ impl Redactor {
             }
             part.copy_from_slice(&whole[..length]);
         }
+        self.name(value); // among what stays are names of devices
         let padding = value.iter_mut().zip(labels).filter(|(_, label)| **label == Label::Padding);
         padding.for_each(|(byte, _)| *byte = 0);
         true
@@ -223,6 +224,14 @@ fn is_plain(labels: &[Label], length: usize) -> bool {
 impl Visitor for Visiting<'_> {
     fn family(&self) -> u32 {
         self.family.into()
+    }
+
+    fn table(&mut self, name: &mut Text<'_>) {
+        self.redactor.table_name(name.0.to_mut());
+    }
+
+    fn device(&mut self, name: &mut Text<'_>) {
+        self.redactor.name(name.0.to_mut());
     }
 
     fn chain(&mut self, name: &mut Text<'_>) {

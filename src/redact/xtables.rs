@@ -72,6 +72,10 @@ impl Visitor for Fields<'_> {
         text(comment);
     }
 
+    fn device(&mut self, name: &mut [u8; 16]) {
+        self.redactor.name(name);
+    }
+
     fn chain(&mut self, name: &mut [u8]) {
         self.redactor.chain_name(name);
     }
@@ -160,7 +164,7 @@ mod tests {
     fn tables_that_are_cut_off_or_changed_never_panic() {
         let redact = |bytes: &[u8]| {
             let mut bytes = bytes.to_vec();
-            Redactor::new(RandomState::new()).legacy_table(false, &mut bytes).map(|()| bytes)
+            Redactor::new(RandomState::new(), String::new()).legacy_table(false, &mut bytes).map(|()| bytes)
         };
         assert_eq!(redact(NAT).map(|bytes| bytes.len()), Ok(NAT.len()));
         assert_ne!(redact(NAT).unwrap(), NAT);
@@ -171,7 +175,7 @@ mod tests {
             let mut bytes = NAT.to_vec();
             bytes[at..at + 2].copy_from_slice(&value);
             let _ = redact(&bytes);
-            let _ = Redactor::new(RandomState::new()).legacy_table(true, &mut bytes);
+            let _ = Redactor::new(RandomState::new(), String::new()).legacy_table(true, &mut bytes);
         });
     }
 }

@@ -14,7 +14,7 @@ crate::netfilter::layout! {
     /// `struct ipt_entry`, whose first 84 bytes are `struct ipt_ip`
     IptEntry = 112 {
         0 src: [u8; 4] => masked(smsk), 4 dst: [u8; 4] => masked(dmsk), 8 smsk: [u8; 4] => plain,
-        12 dmsk: [u8; 4] => plain, 16 iniface: [u8; 16] => plain, 32 outiface: [u8; 16] => plain,
+        12 dmsk: [u8; 4] => plain, 16 iniface: [u8; 16] => device, 32 outiface: [u8; 16] => device,
         48 iniface_mask: [u8; 16] => plain, 64 outiface_mask: [u8; 16] => plain,
         /// 0: any
         80 proto: u16 => plain, 82 flags: u8 => plain, 83 invflags: u8 => plain, 84 nfcache: u32 => plain,
@@ -24,7 +24,7 @@ crate::netfilter::layout! {
     /// `struct ip6t_entry`, whose first 136 bytes are `struct ip6t_ip6`
     Ip6tEntry = 168 {
         0 src: [u8; 16] => masked(smsk), 16 dst: [u8; 16] => masked(dmsk), 32 smsk: [u8; 16] => plain,
-        48 dmsk: [u8; 16] => plain, 64 iniface: [u8; 16] => plain, 80 outiface: [u8; 16] => plain,
+        48 dmsk: [u8; 16] => plain, 64 iniface: [u8; 16] => device, 80 outiface: [u8; 16] => device,
         96 iniface_mask: [u8; 16] => plain, 112 outiface_mask: [u8; 16] => plain,
         /// Any without `IP6T_F_PROTO`
         128 proto: u16 => plain, 130 tos: u8 => plain, 131 flags: u8 => plain, 132 invflags: u8 => plain,

@@ -138,6 +138,9 @@ pub trait Visitor: Sized {
     /// A text that people wrote, with the zero that ends it.
     fn comment(&mut self, text: &mut [u8]);
 
+    /// The name of a device, or what names of devices begin with.
+    fn device(&mut self, name: &mut [u8; 16]);
+
     /// The name of a chain, with the zero that ends it.
     fn chain(&mut self, name: &mut [u8]);
 

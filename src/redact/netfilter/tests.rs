@@ -222,7 +222,7 @@ fn names_of_sets_change_everywhere_at_once() {
 
 #[test]
 fn names_of_sets_stay_different() {
-    let redactor = &mut Redactor::new(RandomState::new());
+    let redactor = &mut Redactor::new(RandomState::new(), String::new());
     let mut seen = std::collections::BTreeSet::new();
     for name in b'A'..=b'Z' {
         let mut name = [name, 0];
@@ -311,7 +311,7 @@ fn plain_rule(family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
 
 fn try_rule(family: u8, expressions: Vec<Expression<'_>>) -> Result<Vec<u8>, Failure> {
     let mut bytes = plain_rule(family, expressions);
-    let redactor = &mut Redactor::new(RandomState::new());
+    let redactor = &mut Redactor::new(RandomState::new(), String::new());
     each_message(&mut bytes, |kind, body| redactor.netfilter(kind, body)).map(|()| bytes)
 }
 
@@ -598,7 +598,7 @@ fn of_user_data_stays_what_tells_the_writer() {
 #[test]
 fn ranges_keep_their_order_and_prefixes_stay_prefixes() {
     proptest::proptest!(|(a: u32, b: u32, length in 0u32..=32)| {
-        let redactor = Redactor::new(RandomState::new());
+        let redactor = Redactor::new(RandomState::new(), String::new());
         let (mut min, mut max) = (a.min(b).to_be_bytes(), a.max(b).to_be_bytes());
         redactor.range(&mut min, &mut max);
         proptest::prop_assert!(min <= max);
@@ -611,7 +611,7 @@ fn ranges_keep_their_order_and_prefixes_stay_prefixes() {
 }
 
 fn try_to(bytes: &[u8]) {
-    let redactor = &mut Redactor::new(RandomState::new());
+    let redactor = &mut Redactor::new(RandomState::new(), String::new());
     let _ = each_message(&mut bytes.to_vec(), |kind, body| redactor.netfilter(kind, body));
 }
 

@@ -70,6 +70,20 @@ pub fn telling_ipset(name: &[u8]) -> usize {
     })
 }
 
+/// How many bytes of a chain's name do.
+pub fn telling_chain(name: &[u8]) -> usize {
+    longest(name, |signature| match signature {
+        Chain(pattern) | ChainOf(_, pattern) => Some(pattern.start()),
+        _ => None,
+    })
+}
+
+/// Whether a writer is recognised by this name of a table.
+pub fn telling_table(name: &[u8]) -> bool {
+    let fits = |pattern: &Pattern| std::str::from_utf8(name).is_ok_and(|name| pattern.fits(name));
+    SIGNATURES.iter().any(|(_, signature)| matches!(signature, Table(pattern) if fits(pattern)))
+}
+
 fn longest(text: &[u8], start: impl Fn(&Signature) -> Option<&'static str>) -> usize {
     let starts = SIGNATURES.iter().filter_map(|(_, signature)| start(signature));
     starts.filter(|start| text.starts_with(start.as_bytes())).map(str::len).max().unwrap_or(0)

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::Result;
 use crate::netfilter::netlink::{Emit, Text, Value, Writer};
 use crate::netfilter::nftables::expr::Counter;
+use crate::netfilter::{Result, Visit, Visitor};
 
 crate::netfilter::attributes! {
     /// A chain.
@@ -35,7 +35,8 @@ crate::netfilter::attributes! {
 }
 
 crate::netfilter::visit!(Chain {
-    plain: [table, handle, policy, kind, flags, used, id],
+    table: [table],
+    plain: [handle, policy, kind, flags, used, id],
     chain: [name],
     nested: [hook, counters],
     user_data: [userdata],
@@ -55,7 +56,7 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Hook { plain: [hooknum, priority, dev, devs] });
+crate::netfilter::visit!(Hook { plain: [hooknum, priority], device: [dev], nested: [devs] });
 
 /// `NFTA_DEVICE_NAME`: the whole name of a device.
 pub const NFTA_DEVICE_NAME: u16 = 1;
@@ -73,6 +74,12 @@ impl<'a> Value<'a> for Devices<'a> {
             Ok((device.kind | device.flags, Text(device.body.into())))
         });
         devices.collect::<Result<_>>().map(Self)
+    }
+}
+
+impl Visit for Devices<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        self.0.iter_mut().for_each(|(_, name)| visitor.device(name));
     }
 }
 

@@ -31,6 +31,7 @@ impl Visit for SetElements<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { table, set, elements, set_id: _, layout } = self;
         visitor.elements_of(table.as_bytes(), set.as_ref().map(Text::as_bytes).unwrap_or_default());
+        visitor.table(table);
         set.iter_mut().for_each(|name| visitor.set(name));
         elements.iter_mut().for_each(|elements| elements.visit(visitor));
         layout.visit(visitor);

@@ -37,7 +37,8 @@ impl Rule<'_> {
 
 impl Visit for Rule<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { table: _, chain, handle: _, position: _, expressions, userdata, compat, id: _, layout } = self;
+        let Self { table, chain, handle: _, position: _, expressions, userdata, compat, id: _, layout } = self;
+        visitor.table(table);
         chain.iter_mut().for_each(|name| visitor.chain(name));
         if let Some(List { elements, layout }) = expressions {
             elements.iter_mut().enumerate().for_each(|(at, expression)| visitor.expression(at, expression));

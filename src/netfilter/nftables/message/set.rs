@@ -45,7 +45,8 @@ crate::netfilter::attributes! {
 }
 
 crate::netfilter::visit!(Set {
-    plain: [table, handle, flags, key_type, key_len, data_type, data_len, obj_type, timeout, gc_interval, policy, id],
+    table: [table],
+    plain: [handle, flags, key_type, key_len, data_type, data_len, obj_type, timeout, gc_interval, policy, id],
     set: [name],
     nested: [desc],
     hidden: [userdata, expr, expressions],

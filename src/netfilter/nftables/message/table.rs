@@ -22,4 +22,4 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Table { plain: [name, used, handle, flags, owner], user_data: [userdata] });
+crate::netfilter::visit!(Table { table: [name], plain: [used, handle, flags, owner], user_data: [userdata] });

@@ -1,0 +1,262 @@
+//! Names: of the host, of devices, tables and chains, of sets.
+
+use std::ops::Range;
+
+use super::Redactor;
+use crate::capture::path_part;
+use crate::snapshot::netfilter::signatures;
+
+/// What a part of a request's name names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Named {
+    Table,
+    Chain,
+    Set,
+}
+
+/// What systemd and others call devices after their hardware addresses: by these, and all its digits.
+const BY_ADDRESS: [&[u8]; 3] = [b"enx", b"wlx", b"wwx"];
+
+/// Names shorter than this are words of other things too.
+const SHORTEST_HOST: usize = 4;
+
+impl Redactor {
+    /// A text of the kernel's: the name of the host becomes another word of the same length, and so do hardware addresses in
+    /// names of devices. What begins like the name of a device still does.
+    pub(super) fn name(&self, value: &mut [u8]) {
+        let short = self.host.split('.').next().unwrap_or_default();
+        for host in [self.host.as_bytes(), short.as_bytes()].into_iter().filter(|host| host.len() >= SHORTEST_HOST) {
+            for at in 0..value.len() {
+                if let Some(place) = value.get_mut(at..at + host.len()).filter(|place| *place == host) {
+                    place.iter_mut().zip(b"redacted".iter().cycle()).for_each(|(place, letter)| *place = *letter);
+                }
+            }
+        }
+        for at in 0..value.len() {
+            let begins = BY_ADDRESS.iter().any(|start| value[at..].starts_with(start));
+            let within = at.checked_sub(1).is_some_and(|before| value[before].is_ascii_alphanumeric());
+            if begins && !within {
+                let digits = value[at + 3..].iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+                let end = at + 3 + digits.count().min(12);
+                self.digits(&mut value[at + 3..end]);
+            }
+        }
+    }
+
+    /// The first digits of a hardware address.
+    fn digits(&self, digits: &mut [u8]) {
+        let number = |digit: &u8| char::from(*digit).to_digit(16).unwrap_or(0) as u8;
+        let mut address = [0; 6];
+        for (byte, pair) in address.iter_mut().zip(digits.chunks(2)) {
+            *byte = number(&pair[0]) << 4 | pair.get(1).map_or(0, number);
+        }
+        match u8::try_from(4 * digits.len()) {
+            Ok(prefix @ ..48) => self.hardware_prefix(&mut address, prefix),
+            _ => self.hardware(&mut address),
+        }
+        for (at, digit) in digits.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[usize::from(address[at / 2] >> if at % 2 == 0 { 4 } else { 0 } & 0xf)];
+        }
+    }
+
+    /// The name of a device that is there.
+    pub(super) fn device_name(&mut self, value: &mut [u8]) {
+        let old = value.to_vec();
+        self.name(value);
+        if old != value {
+            self.renamed.push((old, value.to_vec()));
+        }
+    }
+
+    /// The same bytes with new names of devices. Old and new ones have the same length, so the framing stays as it is.
+    pub(super) fn devices_renamed(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        for (old, new) in &self.renamed {
+            for at in 0..(bytes.len() + 1).saturating_sub(old.len()) {
+                if let Some(place) = bytes.get_mut(at..at + old.len()).filter(|place| *place == old) {
+                    place.copy_from_slice(new);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// The same for a text that people read.
+    pub(super) fn text(&self, text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        self.name(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub(super) fn table_name(&mut self, value: &mut [u8]) {
+        self.named(Named::Table, value, |redactor, name| {
+            if !signatures::telling_table(name) {
+                redactor.name(name);
+            }
+        });
+    }
+
+    /// Netavark names its chains after the network: `nv_10_88_0_0_nm16`.
+    pub(super) fn chain_name(&mut self, value: &mut [u8]) {
+        self.named(Named::Chain, value, |redactor, name| {
+            let end = name.windows(3).rposition(|window| window == b"_nm");
+            match end.filter(|end| name.starts_with(b"nv_") && *end > 3) {
+                Some(end) => redactor.letters(name, 3..end),
+                None => {
+                    let kept = signatures::telling_chain(name);
+                    redactor.name(&mut name[kept..]);
+                }
+            }
+        });
+    }
+
+    pub(super) fn set_name(&mut self, value: &mut [u8]) {
+        self.named(Named::Set, value, |redactor, name| {
+            if ![b"__set".as_slice(), b"__map"].iter().any(|start| name.starts_with(start)) {
+                let (kept, end) = (signatures::telling_ipset(name), name.len());
+                redactor.letters(name, kept..end);
+            }
+        });
+    }
+
+    /// Changes a name up to its zero, and remembers what requests call it.
+    fn named(&mut self, what: Named, value: &mut [u8], change: impl FnOnce(&mut Self, &mut [u8])) {
+        let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+        let (name, rest) = value.split_at_mut(end);
+        rest.fill(0);
+        let old = path_part(name);
+        change(self, name);
+        self.paths.insert((what, old), path_part(name));
+    }
+
+    /// Replaces a part of a name by letters, the same ones wherever it stands, and different ones for each name.
+    fn letters(&mut self, value: &mut [u8], part: Range<usize>) {
+        let old = value.to_vec();
+        let new = match self.names.get(&old) {
+            Some(new) => new.clone(),
+            None => {
+                let candidate = |attempt: u32| {
+                    let mut new = old.clone();
+                    for at in part.clone() {
+                        new[at] = b'a' + (self.hash((&old, attempt, at)) % 26) as u8;
+                    }
+                    new
+                };
+                let free = |new: &Vec<u8>| !self.taken.contains(new);
+                // Names so short that all are taken tell nothing.
+                let new = (0..256).map(candidate).find(free).unwrap_or_else(|| old.clone());
+                self.taken.insert(new.clone());
+                self.names.insert(old.clone(), new.clone());
+                new
+            }
+        };
+        value[..new.len()].copy_from_slice(&new);
+    }
+
+    /// The name of a request, which may hold names.
+    pub(super) fn request_name(&mut self, name: &str) -> String {
+        let mut parts: Vec<String> = name.split('/').map(str::to_owned).collect();
+        match &mut parts[..] {
+            [_, netfilter, attempt, what, _, table, last @ ..]
+                if netfilter == "netfilter" && attempt.starts_with("nft-") =>
+            {
+                *table = self.path(Named::Table, table);
+                let what = if what == "map" { Named::Set } else { Named::Chain };
+                last.iter_mut().for_each(|last| *last = self.path(what, last));
+                parts.join("/")
+            }
+            _ => self.text(name),
+        }
+    }
+
+    /// What requests call something, of which its name is known if any answer holds it. A long one is cut.
+    fn path(&mut self, what: Named, path: &str) -> String {
+        if let Some(known) = self.paths.get(&(what, path.to_owned())) {
+            return known.clone();
+        }
+        let mut name = unescape(path);
+        match what {
+            Named::Table => self.table_name(&mut name),
+            Named::Chain => self.chain_name(&mut name),
+            Named::Set => self.set_name(&mut name),
+        }
+        path_part(&name)
+    }
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let code = after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = code.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+
+    fn redactor() -> Redactor {
+        Redactor::new(RandomState::new(), "SecretHost.example.com".into())
+    }
+
+    #[test]
+    fn devices_keep_what_their_names_begin_with() {
+        let redactor = redactor();
+        let long = redactor.text("enx02deadbeef77");
+        let mut address = [0x02, 0xde, 0xad, 0xbe, 0xef, 0x77];
+        redactor.hardware(&mut address);
+        let digits: String = address.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(long, format!("enx{digits}"));
+        assert_ne!(long, "enx02deadbeef77");
+        for length in 3..=long.len() {
+            assert_eq!(redactor.text(&"enx02deadbeef77"[..length]), &long[..length]);
+        }
+        let list = redactor.text("sysfs/class/net/wlx02deadbeef77/ifindex wwx02deadbeef77\0");
+        assert_eq!(list, format!("sysfs/class/net/wlx{digits}/ifindex wwx{digits}\0"));
+        for same in ["enx", "eth0", "openxdead", "enxyz", "docker0", ""] {
+            assert_eq!(redactor.text(same), same);
+        }
+    }
+
+    #[test]
+    fn the_host_goes_from_names_and_their_length_stays() {
+        let mut redactor = redactor();
+        assert_eq!(redactor.text("v-SecretHost"), "v-redactedre");
+        assert_eq!(redactor.text("5.4.0-SecretHost.example.com"), "5.4.0-redactedredactedredact");
+        for (old, new) in [("SecretHost", "redactedre"), ("kube-proxy", "kube-proxy")] {
+            let mut name = format!("{old}\0").into_bytes();
+            redactor.table_name(&mut name);
+            assert_eq!(name, format!("{new}\0").into_bytes());
+        }
+        let mut name = b"KUBE-SecretHost-x\0".to_vec();
+        redactor.chain_name(&mut name);
+        assert_eq!(name, b"KUBE-redactedre-x\0");
+        let request =
+            |redactor: &mut Redactor, name: &str| redactor.request_name(&format!("netlink/netfilter/nft-7/{name}"));
+        assert_eq!(
+            request(&mut redactor, "rules/ipv4/SecretHost/KUBE-SecretHost-x"),
+            "netlink/netfilter/nft-7/rules/ipv4/redactedre/KUBE-redactedre-x"
+        );
+        assert_eq!(
+            redactor.request_name("netlink/ethtool/features-v-SecretHost"),
+            "netlink/ethtool/features-v-redactedre"
+        );
+    }
+
+    #[test]
+    fn long_names_are_requested_by_their_new_ones() {
+        let mut redactor = redactor();
+        let old = [b"secret".as_slice(), &[b'm'; 120]].concat();
+        let request = |name: &[u8]| format!("netlink/netfilter/nft-7/map/ipv4/t/{}", path_part(name));
+        let mut new = old.clone();
+        redactor.set_name(&mut new);
+        assert_ne!(old, new);
+        assert_eq!(redactor.request_name(&request(&old)), request(&new));
+    }
+}
