@@ -74,7 +74,10 @@ fn kept_v4(address: Ipv4Addr) -> u32 {
 
 fn kept_v6(address: Ipv6Addr) -> u32 {
     match address.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] | [0xff00..=0xffff, ..] => 128,
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => 128,
+        // Groups that are the same everywhere; others have the end of an address in them, or a prefix.
+        [0xff00..=0xff0f, 0, 0, 0, 0, 0, 0 | 1, _] => 128,
+        [0xff02, 0, 0, 0, 0, 1, 0xff00..=0xffff, _] => 104,
         [0xfe80..=0xfebf, ..] => 64,
         _ => 16,
     }
@@ -138,5 +141,21 @@ mod tests {
             map(&random, address) != address
         });
         assert!(changed.count() > 200);
+    }
+
+    #[test]
+    fn groups_with_an_address_in_them_go() {
+        let random = RandomState::new();
+        let bytes = |address: &str| match map(&random, address.parse().unwrap()) {
+            IpAddr::V6(address) => address.octets(),
+            IpAddr::V4(_) => unreachable!("IPv6"),
+        };
+        let solicited = bytes("ff02::1:ff9a:bc77");
+        assert!(solicited[..13] == bytes("ff02::1:ff00:0")[..13] && solicited[13..] != [0x9a, 0xbc, 0x77]);
+        let prefixed = bytes("ff3e:30:2001:db8:feed::1");
+        assert!(prefixed[..2] == [0xff, 0x3e] && prefixed[2..10] != [0, 0x30, 0x20, 1, 0x0d, 0xb8, 0xfe, 0xed]);
+        for same in ["ff02::1:2", "ff02::fb", "ff05::1:3"] {
+            assert_eq!(map(&random, same.parse().unwrap()), same.parse::<IpAddr>().unwrap());
+        }
     }
 }

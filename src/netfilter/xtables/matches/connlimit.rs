@@ -8,6 +8,6 @@ crate::netfilter::layout! {
     /// `struct xt_connlimit_info`
     XtConnlimitInfo = 24 {
         /// Of the addresses that are counted as one
-        0 mask: Inet => plain, 16 limit: u32 => plain, 20 flags: u32 => plain,
+        0 mask: Inet => hidden, 16 limit: u32 => plain, 20 flags: u32 => plain,
     }
 }

@@ -5,6 +5,6 @@
 crate::netfilter::layout! {
     /// `struct xt_helper_info`
     XtHelperInfo = 36 {
-        0 invert: u32 => plain, 4 name: [u8; 30] => plain,
+        0 invert: u32 => plain, 4 name: [u8; 30] => hidden,
     }
 }
