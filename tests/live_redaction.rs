@@ -114,8 +114,9 @@ fn redacts(title: &str, ns: &Netns, secrets: &[Secret]) -> (Vec<String>, Vec<Str
     let mut wrong: Vec<String> =
         leaks.into_iter().map(|(secret, file)| format!("{title}: {secret} is left in {file}")).collect();
     let removed = removed(&redacted);
-    let source_nat = |capture: &CaptureDir| still(&capture.check(&["--format", "json"]).report());
-    let (before, after) = (source_nat(&plain), source_nat(&redacted));
+    let [plain_report, report] = [&plain, &redacted].map(|capture| capture.check(&["--format", "json"]).report());
+    let (before, after) = (still(&plain_report), still(&report));
+    wrong.extend(broken(&plain_report, &report).into_iter().map(|source| format!("{title}: {source}")));
     // A chain that was removed leaves the list unknown, or it was not needed for it.
     if before != after && (removed.is_empty() || after != Value::Null) {
         wrong.push(format!("{title}: source-NAT rules were {before:#}, are {after:#}"));
@@ -145,6 +146,17 @@ fn still(report: &Report) -> Value {
     rules
 }
 
+/// Sources that fail only in the redacted capture. Ranges that are no prefixes may lose the order of their ends; then natwatch
+/// would ask for values that nobody asked the kernel for.
+fn broken(plain: &Report, redacted: &Report) -> Vec<String> {
+    let failed = |report: &Report| -> BTreeSet<String> {
+        let sources = report.json["sources"].as_array().expect("sources").iter();
+        let failed = sources.filter(|source| source["state"] == "failed").map(Value::to_string);
+        failed.filter(|source| !source.contains("captured before natwatch asked for this")).collect()
+    };
+    failed(redacted).difference(&failed(plain)).cloned().collect()
+}
+
 fn nothing_is_wrong(wrong: &[String]) {
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -158,10 +170,7 @@ fn nothing_is_left_of_rules_that_use_everything() {
         let ns = node_with(&file, legacy);
         let (more, removed) = redacts(&title, &ns, &secrets);
         wrong.extend(more);
-        // What can be told apart is kept.
-        if !file.starts_with("every/unclear.") {
-            wrong.extend(removed.into_iter().map(|line| format!("{title}: {line}")));
-        }
+        wrong.extend(removed.into_iter().map(|line| format!("{title}: {line}")));
     }
     nothing_is_wrong(&wrong);
 }

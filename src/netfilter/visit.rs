@@ -63,6 +63,9 @@ pub trait Visitor: Sized {
     /// A key of that set.
     fn key(&mut self, key: &mut Cow<'_, [u8]>);
 
+    /// The first and the last address of a range, or the prefix of one, or one.
+    fn network(&mut self, first: &mut [u8], last: Option<&mut [u8]>, prefix_length: Option<u8>);
+
     /// Expression number `at` of a rule.
     fn expression(&mut self, at: usize, expression: &mut Expression<'_>);
 
@@ -97,7 +100,7 @@ pub trait Visitor: Sized {
     fn translated(&mut self, family: u32, min: Option<&mut u32>, max: Option<&mut u32>);
 
     /// An extension of x_tables.
-    fn extension(&mut self, target: bool, name: &[u8], revision: u32, info: &mut Cow<'_, [u8]>);
+    fn extension(&mut self, target: bool, name: &[u8], revision: &mut u32, info: &mut Cow<'_, [u8]>);
 }
 
 /// What can be made all zeros, of the same length.

@@ -74,7 +74,7 @@ pub(super) fn parts(labels: &[Label]) -> Option<Vec<Part>> {
                 };
                 let whole = labels[at..].iter().take(kind.width()).enumerate();
                 let masks: Vec<u8> = whole.map_while(mask).collect();
-                let part = Part { at, length: masks.len(), kind, prefix: prefix_length(&masks).ok()? };
+                let part = Part { at, length: masks.len(), kind, prefix: prefix_length(&masks)? };
                 parts.push(part);
                 (part.length > 0).then_some(part.length)?
             }

@@ -16,6 +16,7 @@ use crate::netfilter::nftables::uapi::{
     NFPROTO_IPV6, NFT_CMP_GTE, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_REG_1, NFT_REG_VERDICT,
 };
 use crate::netfilter::nftables::{Body, Expression, Message};
+use crate::netfilter::xtables::NO_REVISION;
 use crate::netfilter::{Visit, Visitor, Zero as _};
 use crate::snapshot::Failure;
 
@@ -170,12 +171,6 @@ fn width(family: u32) -> usize {
 }
 
 impl Visiting<'_> {
-    fn check(&mut self, result: Result<(), Failure>) {
-        if let Err(failure) = result {
-            self.failed.get_or_insert(failure);
-        }
-    }
-
     /// The constant of this length that a register holds. Of one that is put together, or changed on the way, nothing stays,
     /// nor the register.
     fn constant_in(&self, register: &mut u32, length: usize) -> Option<Found> {
@@ -260,6 +255,13 @@ impl Visitor for Visiting<'_> {
         layout.length = layout.length.max(key.len());
         let labels = layout.labels.clone().filter(|_| layout.is_clear());
         self.redactor.value(key.to_mut(), &labels.unwrap_or_default());
+    }
+
+    fn network(&mut self, first: &mut [u8], last: Option<&mut [u8]>, prefix_length: Option<u8>) {
+        match last {
+            Some(last) => self.redactor.range(first, last),
+            None => self.redactor.address(first, prefix_length),
+        }
     }
 
     fn expression(&mut self, at: usize, expression: &mut Expression<'_>) {
@@ -388,11 +390,20 @@ impl Visitor for Visiting<'_> {
         }
     }
 
-    fn extension(&mut self, target: bool, name: &[u8], revision: u32, info: &mut Cow<'_, [u8]>) {
+    fn extension(&mut self, target: bool, name: &[u8], revision: &mut u32, info: &mut Cow<'_, [u8]>) {
         let result = match target {
-            false => self.redactor.xt_match(self.family, name, revision, info.to_mut()),
-            true => self.redactor.xt_target(self.family, name, revision, info.to_mut()),
+            false => self.redactor.xt_match(self.family, name, *revision, info.to_mut()),
+            true => self.redactor.xt_target(self.family, name, *revision, info.to_mut()),
         };
-        self.check(result);
+        match result {
+            Ok(true) => {}
+            Ok(false) => {
+                info.zero();
+                *revision = NO_REVISION.into();
+            }
+            Err(failure) => {
+                self.failed.get_or_insert(failure);
+            }
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Extensions of x_tables, whose data are structures of C.
 //!
 //! What identifies nobody stays, addresses are mapped, and all else is zeroed: bytes that belong to no field, and
-//! extensions whose structure is not known. What they are is told by their names, which stay.
+//! extensions whose structure is not known. What they are is told by their names, which stay. An address with a mask that is
+//! no prefix cannot be mapped so that it means the same: it becomes zero with its mask, and the entry gets a flag that no
+//! kernel has, or the extension such a revision. So it reads as a test that nobody understands.
 
 use super::Redactor;
 use super::netfilter::text;
@@ -14,26 +16,18 @@ struct Fields<'r> {
     redactor: &'r mut Redactor,
     /// `NFPROTO_*`
     family: u8,
-    /// The first thing that could not be done.
-    failed: Option<Failure>,
+    /// Something could not be mapped.
+    unclear: bool,
 }
 
 impl<'r> Fields<'r> {
     fn new(redactor: &'r mut Redactor, family: u8) -> Self {
-        Self { redactor, family, failed: None }
-    }
-
-    fn finish(self) -> Result<(), Failure> {
-        self.failed.map_or(Ok(()), Err)
+        Self { redactor, family, unclear: false }
     }
 
     /// Whether it is a family that has addresses.
-    fn has_addresses(&mut self) -> bool {
-        let has = matches!(self.family, NFPROTO_IPV4 | NFPROTO_IPV6);
-        if !has {
-            self.failed = Some(Failure::unexpected("an extension of x_tables outside of IPv4 and IPv6"));
-        }
-        has
+    fn has_addresses(&self) -> bool {
+        matches!(self.family, NFPROTO_IPV4 | NFPROTO_IPV6)
     }
 }
 
@@ -42,25 +36,32 @@ impl Visitor for Fields<'_> {
         self.family == NFPROTO_IPV6
     }
 
+    fn is_unclear(&mut self) -> bool {
+        std::mem::take(&mut self.unclear)
+    }
+
     fn address_with(&mut self, address: &mut [u8], mask: Option<&mut [u8]>) {
-        let Some(mask) = mask else {
-            return if self.has_addresses() {
-                self.redactor.address(address, None)
-            };
-        };
-        match prefix_length(mask) {
-            Ok(length) if self.has_addresses() => {
-                address.iter_mut().zip(mask).for_each(|(byte, mask)| *byte &= *mask);
-                self.redactor.address(address, Some(length));
+        // Without a mask all bits count.
+        let prefix = mask.as_deref().map_or(Some(u8::MAX), prefix_length).filter(|_| self.has_addresses());
+        if let (Some(_), Some(mask)) = (prefix, mask.as_deref()) {
+            address.iter_mut().zip(mask).for_each(|(byte, mask)| *byte &= *mask);
+        }
+        match prefix {
+            Some(prefix) => self.redactor.address(address, Some(prefix)),
+            None => {
+                address.fill(0);
+                mask.into_iter().for_each(|mask| mask.fill(0));
+                self.unclear = true;
             }
-            Ok(_) => {}
-            Err(error) => self.failed = Some(error),
         }
     }
 
     fn addresses(&mut self, first: &mut [u8], last: &mut [u8]) {
         if self.has_addresses() {
             self.redactor.range(first, last);
+        } else {
+            [first, last].into_iter().for_each(|end| end.fill(0));
+            self.unclear = true;
         }
     }
 
@@ -98,27 +99,39 @@ impl Redactor {
             rule.visit(&mut fields)?;
             redacted.extend(rule.emit());
         }
-        fields.finish()?;
         answer.copy_from_slice(&redacted);
         Ok(())
     }
 
-    pub(super) fn xt_match(&mut self, family: u8, name: &[u8], revision: u32, info: &mut [u8]) -> Result<(), Failure> {
+    /// Whether it still means the same.
+    pub(super) fn xt_match(
+        &mut self,
+        family: u8,
+        name: &[u8],
+        revision: u32,
+        info: &mut [u8],
+    ) -> Result<bool, Failure> {
         let mut fields = Fields::new(self, family);
         let mut found = Match::parse(name, revision, family, info)?;
         found.visit(&mut fields);
         let redacted = found.emit();
         info.copy_from_slice(&redacted);
-        fields.finish()
+        Ok(!fields.is_unclear())
     }
 
-    pub(super) fn xt_target(&mut self, family: u8, name: &[u8], revision: u32, info: &mut [u8]) -> Result<(), Failure> {
+    pub(super) fn xt_target(
+        &mut self,
+        family: u8,
+        name: &[u8],
+        revision: u32,
+        info: &mut [u8],
+    ) -> Result<bool, Failure> {
         let mut fields = Fields::new(self, family);
         let mut found = Target::parse(name, revision, family, info)?;
         found.visit(&mut fields);
         let redacted = found.emit();
         info.copy_from_slice(&redacted);
-        fields.finish()
+        Ok(!fields.is_unclear())
     }
 
     /// The two ends of a range of addresses. A prefix stays one; any other range covers others than before.
@@ -141,15 +154,12 @@ impl Redactor {
     }
 }
 
-/// How many bits are set in a mask.
-pub(super) fn prefix_length(mask: &[u8]) -> Result<u8, Failure> {
+/// How many bits are set in a mask; `None`: others than the first ones.
+pub(super) fn prefix_length(mask: &[u8]) -> Option<u8> {
     let ones: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
     let full = mask.iter().take_while(|byte| **byte == 0xff).count();
     let leading = 8 * full + mask.get(full).map_or(0, |byte| byte.leading_ones() as usize);
-    match u8::try_from(ones) {
-        Ok(length) if leading == ones as usize => Ok(length),
-        _ => Err(Failure::unexpected("a mask of an address has holes")),
-    }
+    u8::try_from(ones).ok().filter(|_| leading == ones as usize)
 }
 
 #[cfg(test)]
@@ -157,6 +167,8 @@ mod tests {
     use std::hash::RandomState;
 
     use super::*;
+    use crate::netfilter::xtables::matches::conntrack::XtConntrackMtinfo3;
+    use crate::netfilter::xtables::{Header, Ip, IptEntry, XtEntry};
 
     const NAT: &[u8] = include_bytes!("../../tests/fixtures/nat-iptables-legacy/xtables/ipv4-nat");
 
@@ -177,5 +189,38 @@ mod tests {
             let _ = redact(&bytes);
             let _ = Redactor::new(RandomState::new(), String::new()).legacy_table(true, &mut bytes);
         });
+    }
+    /// Of one rule that cannot be mapped the rest of the table stays, and nobody believes that rule.
+    #[test]
+    fn masks_with_holes_are_understood_by_nobody() {
+        let entry = |smsk| {
+            let mut rule = Rule::new(
+                Header::Ipv4(IptEntry { src: [203, 113, 77, 99], smsk, ..IptEntry::default() }),
+                XtEntry::new("", 0, vec![0; 8]),
+            );
+            let conntrack = XtConntrackMtinfo3 {
+                origsrc_addr: [203, 113, 77, 99].into(),
+                origsrc_mask: smsk.into(),
+                ..XtConntrackMtinfo3::default()
+            };
+            rule.matches.push(XtEntry::new("conntrack", 3, conntrack.emit()));
+            rule
+        };
+        let visited = |smsk| {
+            let redactor = &mut Redactor::new(RandomState::new(), String::new());
+            let mut rule = entry(smsk);
+            rule.visit(&mut Fields::new(redactor, NFPROTO_IPV4)).unwrap();
+            rule
+        };
+        let parts = |rule: &Rule<'_>| match &rule.header {
+            Header::Ipv4(entry) => (entry.src, entry.smsk, entry.flags, rule.matches[0].header.revision),
+            Header::Ipv6(_) => unreachable!("IPv4"),
+        };
+        let (src, smsk, flags, revision) = parts(&visited([255, 255, 255, 0]));
+        assert!(src[0] == 203 && src[3] == 0 && (smsk, flags, revision) == ([255, 255, 255, 0], 0, 3));
+        let rule = visited([255, 255, 0, 255]);
+        assert_eq!(parts(&rule), ([0; 4], [0; 4], 0x80, 255));
+        assert!(rule.matches[0].data.iter().all(|byte| *byte == 0));
+        assert!(Ip::of(false, &rule.emit()).has_unknown_flags(false));
     }
 }

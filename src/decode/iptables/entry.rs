@@ -111,6 +111,9 @@ fn tests(ipv6: bool, ip: &Ip<'_>, steps: &mut Vec<Step>) {
     const INV_PROTO: u8 = 0x40;
     const F_FRAG: u8 = 0x01;
     const F_PROTO: u8 = 0x01;
+    if ip.has_unknown_flags(ipv6) {
+        steps.push(Step::Match(Match::Opaque("flags that are not known".into())));
+    }
     let number = |bytes: &[u8]| bytes.iter().fold(0u128, |number, byte| number << 8 | u128::from(*byte));
     let mut test = |field, mask: u128, value: u128, flag| {
         let inverted = ip.invflags & flag != 0;

@@ -4,11 +4,25 @@
 //! `call_ad`; `ip_set_hash_gen.h`: `mtype_head`, `mtype_list`; read in 5.4, 6.1, 6.12. Blocks are flagged
 //! (`NLA_F_NESTED`), and so are numbers of more than one byte (`NLA_F_NET_BYTEORDER`); of addresses only those of requests.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netfilter::Result;
-use crate::netfilter::netlink::{Nest, Text, Value, attributes};
+use crate::netfilter::netlink::{Emit, Nest, Text, Value, Writer, attributes};
+use crate::netfilter::{Result, Visit, Visitor};
 
+/// Visits a block that is parsed on demand; of one that is broken nothing stays.
+macro_rules! visit_block {
+    ($type:ident, $block:expr, $visitor:expr) => {{
+        let bytes = $block.to_vec();
+        let mut out = Writer::kernel();
+        if let Ok(mut block) = $type::parse(&bytes) {
+            block.visit($visitor);
+            block.emit(&mut out);
+        }
+        *$block = out.finish().into();
+        $block.to_mut().resize(bytes.len(), 0);
+    }};
+}
 crate::netfilter::attributes! {
     /// Any message.
     IpsetMessage {
@@ -33,11 +47,29 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(IpsetMessage {
-    plain: [protocol, kind, family, revision, index, flags],
-    set: [set],
-    hidden: [data, adt],
-});
+impl Visit for IpsetMessage<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { protocol: _, set, kind: _, family: _, revision: _, index: _, flags: _, data, adt, layout } = self;
+        set.iter_mut().for_each(|name| visitor.set(name));
+        data.iter_mut().for_each(|header| visit_block!(IpsetHeader, &mut header.0, visitor));
+        if let Some(elements) = adt {
+            let mut out = Writer::kernel();
+            let bytes = elements.0.to_vec();
+            for element in attributes(&bytes, "IPSET_ATTR_ADT").map_while(Result::ok) {
+                let mut body = Cow::Borrowed(element.body);
+                visit_block!(IpsetElement, &mut body, visitor);
+                out.attribute(element.kind | element.flags, |out| out.bytes(&body));
+            }
+            let visited = out.finish();
+            if visited.len() == bytes.len() {
+                elements.0 = visited.into();
+            } else {
+                visitor.hidden(elements);
+            }
+        }
+        layout.visit(visitor);
+    }
+}
 
 impl IpsetMessage<'_> {
     /// Elements of the set.
@@ -61,6 +93,8 @@ crate::netfilter::attributes! {
         IPSET_ATTR_ELEMENTS = 24 => elements: Option<u32>,
     }
 }
+
+crate::netfilter::visit!(IpsetHeader { plain: [netmask, elements], hidden: [bitmask] });
 
 crate::netfilter::attributes! {
     /// An element of a set.
@@ -86,6 +120,40 @@ crate::netfilter::attributes! {
         /// `IPSET_FLAG_*` of elements
         IPSET_ATTR_CADT_FLAGS = 8 => flags: Option<u32>,
     }
+}
+
+impl Visit for IpsetElement<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self { ip, ip_to, port: _, port_to: _, cidr, proto: _, ip2, ip2_to, cidr2, flags: _, layout } = self;
+        for (first, last, prefix) in [(ip, ip_to, cidr), (ip2, ip2_to, cidr2)] {
+            let Some(first) = first else { continue };
+            first.layout.visit(visitor);
+            let mut nowhere = IpsetAddress::default();
+            let last = last.as_mut().unwrap_or(&mut nowhere);
+            last.layout.visit(visitor);
+            visit_network(&mut first.ipv4, &mut last.ipv4, *prefix, visitor, u32::to_be_bytes, u32::from_be_bytes);
+            visit_network(&mut first.ipv6, &mut last.ipv6, *prefix, visitor, u128::to_be_bytes, u128::from_be_bytes);
+        }
+        layout.visit(visitor);
+    }
+}
+
+/// An address, or the first and the last of a range, as numbers.
+fn visit_network<T: Copy, V: Visitor, const N: usize>(
+    first: &mut Option<T>,
+    last: &mut Option<T>,
+    prefix: Option<u8>,
+    visitor: &mut V,
+    bytes: impl Fn(T) -> [u8; N],
+    number: impl Fn([u8; N]) -> T,
+) {
+    let (mut from, mut to) = (first.map(&bytes), last.map(&bytes));
+    match (&mut from, &mut to) {
+        (Some(from), to) => visitor.network(from, to.as_mut().map(|to| &mut to[..]), prefix),
+        (None, Some(to)) => visitor.network(to, None, None),
+        (None, None) => {}
+    }
+    (*first, *last) = (from.map(&number), to.map(&number));
 }
 
 crate::netfilter::attributes! {

@@ -130,7 +130,16 @@ macro_rules! of_entry {
     };
 }
 
+/// What an extension or an entry becomes that nobody shall believe: no kernel has such a revision or such a flag.
+pub const NO_REVISION: u8 = u8::MAX;
+const NO_FLAG: u8 = 0x80;
+
 impl<'e> Ip<'e> {
+    /// Whether it has flags of which nothing is known here (`IPT_F_MASK`, `IP6T_F_MASK`, `IPT_INV_MASK`).
+    pub fn has_unknown_flags(&self, ipv6: bool) -> bool {
+        self.flags & !(if ipv6 { 0x07 } else { 0x03 }) != 0 || self.invflags & !0x7f != 0
+    }
+
     /// From the first bytes of an entry, which are enough.
     #[inline]
     pub fn of(ipv6: bool, bytes: &'e [u8]) -> Self {
@@ -281,11 +290,18 @@ impl<'a> Rule<'a> {
     /// A match or a target is shorter than its structure.
     pub fn visit<V: Visitor>(&mut self, visitor: &mut V) -> Result<()> {
         let family = if visitor.ipv6() { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
-        either!(&mut self.header, entry => entry.visit(visitor));
+        either!(&mut self.header, entry => {
+            entry.visit(visitor);
+            entry.flags |= if visitor.is_unclear() { NO_FLAG } else { 0 };
+        });
         for XtEntry { header, data } in &mut self.matches {
             let mut found = Match::parse(up_to_zero(&header.name), header.revision.into(), family, data)?;
             found.visit(visitor);
             *data = found.emit().into();
+            if visitor.is_unclear() {
+                header.revision = NO_REVISION;
+                data.to_mut().fill(0);
+            }
         }
         let XtEntry { header, data } = &mut self.target;
         let mut target = Target::parse(up_to_zero(&header.name), header.revision.into(), family, data)?;

@@ -144,6 +144,12 @@ pub trait Visitor: Sized {
     /// The name of a chain, with the zero that ends it.
     fn chain(&mut self, name: &mut [u8]);
 
+    /// Whether something could not be changed so that it still means the same since this was asked before. Nobody may then
+    /// believe what is left.
+    fn is_unclear(&mut self) -> bool {
+        false
+    }
+
     /// A number, a flag, or a name that identifies nobody.
     fn plain<T>(&mut self, _field: &mut T) {}
 

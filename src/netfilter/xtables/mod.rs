@@ -11,7 +11,8 @@ mod table;
 pub mod targets;
 
 pub use entry::{
-    Header, Ip, Ip6tEntry, IptEntry, IptGetEntries, IptGetinfo, IptReplace, Rule, XtEntry, XtEntryHeader, up_to_zero,
+    Header, Ip, Ip6tEntry, IptEntry, IptGetEntries, IptGetinfo, IptReplace, NO_REVISION, Rule, XtEntry, XtEntryHeader,
+    up_to_zero,
 };
 pub use layout::{Address, Be16, Field, Inet, Structure, Untyped, Visitor, whole};
 pub use matches::Match;

@@ -22,7 +22,7 @@ crate::netfilter::attributes! {
 impl Visit for Match<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { name, rev, info, layout } = self;
-        info.iter_mut().for_each(|info| visitor.extension(false, name.as_bytes(), *rev, info));
+        info.iter_mut().for_each(|info| visitor.extension(false, name.as_bytes(), rev, info));
         layout.visit(visitor);
     }
 }

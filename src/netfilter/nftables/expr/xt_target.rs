@@ -22,7 +22,7 @@ crate::netfilter::attributes! {
 impl Visit for Target<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { name, rev, info, layout } = self;
-        info.iter_mut().for_each(|info| visitor.extension(true, name.as_bytes(), *rev, info));
+        info.iter_mut().for_each(|info| visitor.extension(true, name.as_bytes(), rev, info));
         layout.visit(visitor);
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::netfilter::netlink::{List, Nest, Text, Value};
-use crate::netfilter::nftables::{Data, Expression};
+use crate::netfilter::nftables::{Data, Expression, visit_statements};
 use crate::netfilter::{Result, Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -98,7 +98,8 @@ impl Visit for SetElement<'_> {
             key.with_value(visitor, Visitor::key);
         }
         data.iter_mut().for_each(|data| data.with_value(visitor, Visitor::hidden));
-        [expr, expressions].into_iter().flatten().for_each(|statements| visitor.hidden(statements));
+        expr.iter_mut().for_each(|statement| visit_statements(statement, false, visitor));
+        expressions.iter_mut().for_each(|statements| visit_statements(statements, true, visitor));
         objref.iter_mut().for_each(|name| visitor.hidden(name));
         userdata.iter_mut().for_each(|data| visitor.hidden(data));
         layout.visit(visitor);
