@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::Redactor;
 use super::labels::{Kind, Label, Part, both, is_address, labels, parts};
 use super::netfilter::{text, user_data};
-use crate::netfilter::netlink::Text;
+use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::register::{Cell, Machine, Source};
 use crate::netfilter::nftables::uapi::{
@@ -266,9 +266,12 @@ impl Visitor for Visiting<'_> {
 
     fn expression(&mut self, at: usize, expression: &mut Expression<'_>) {
         (self.at, self.before) = (at, self.lower.take());
-        let original = expression.expr.clone();
+        let original = expression.clone();
         expression.visit(self);
-        self.machine.run(at, &original);
+        match original.has_unknown() {
+            true => self.machine.run_unknown(at),
+            false => self.machine.run(at, &original.expr),
+        }
     }
 
     fn constant(&mut self, value: &mut Cow<'_, [u8]>) {

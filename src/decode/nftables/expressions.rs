@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::registers::Registers;
 use crate::decode::xtables::{self, Extension};
-use crate::netfilter::netlink::Text;
+use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payload};
 use crate::netfilter::nftables::register::Network;
 use crate::netfilter::nftables::uapi::{
@@ -13,7 +13,7 @@ use crate::netfilter::nftables::uapi::{
     NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_PAYLOAD_NETWORK_HEADER,
     NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_VERDICT, NFT_RETURN,
 };
-use crate::netfilter::nftables::{Data, Verdict as WireVerdict};
+use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
 use crate::snapshot::netfilter::{
     Chosen, Condition, Counter, Family, Field, Match, Nat as Translation, NatAction, PortRandomization, SetId, Step,
     Test, Verdict,
@@ -75,10 +75,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads expression number `at`.
-    pub fn read(&mut self, at: usize, expression: &Expr<'_>) -> Result<()> {
-        let read = self.step(expression);
+    pub fn read(&mut self, at: usize, expression: &Expression<'_>) -> Result<()> {
+        let read = match expression.has_unknown() {
+            true => {
+                self.opaque(&expression.expr);
+                Ok(())
+            }
+            false => self.step(&expression.expr),
+        };
         self.registers.run(at, expression);
-        read.map_err(|failure| failure.within(String::from_utf8_lossy(expression.name())))
+        read.map_err(|failure| failure.within(String::from_utf8_lossy(expression.expr.name())))
     }
 
     fn step(&mut self, expression: &Expr<'_>) -> Result<()> {
@@ -155,12 +161,15 @@ impl<'a> Reader<'a> {
             Expr::Fwd(_) => self.gone("fwd"),
             Expr::Synproxy(_) => self.synproxy(),
             Expr::Objref(objref) => self.objref(objref),
-            Expr::Unsupported { name, .. } => {
-                let what = format!("expression {}", String::from_utf8_lossy(name));
-                self.steps.push(Step::Opaque { what, may_translate: true });
-            }
+            Expr::Unsupported { .. } => self.opaque(expression),
         }
         Ok(())
+    }
+
+    /// An expression that is not known, or has attributes that are not: what they say may be what it does not do.
+    fn opaque(&mut self, expression: &Expr<'_>) {
+        let what = format!("expression {}", String::from_utf8_lossy(expression.name()));
+        self.steps.push(Step::Opaque { what, may_translate: true });
     }
 
     fn test(&mut self, test: Test) {

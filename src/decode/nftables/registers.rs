@@ -1,6 +1,7 @@
 //! What the bytes in registers mean. A comparison of registers thereby becomes tests of fields, whatever was loaded together.
 
-use crate::netfilter::nftables::expr::Expr;
+use crate::netfilter::netlink::Emit as _;
+use crate::netfilter::nftables::Expression;
 use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, Network, SIZE, Source, offset};
 use crate::netfilter::nftables::uapi::{
     NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST,
@@ -170,8 +171,11 @@ impl Registers {
     }
 
     /// What expression number `at` does to them.
-    pub fn run(&mut self, at: usize, expression: &Expr<'_>) {
-        self.machine.run(at, expression);
+    pub fn run(&mut self, at: usize, expression: &Expression<'_>) {
+        match expression.has_unknown() {
+            true => self.machine.run_unknown(at),
+            false => self.machine.run(at, &expression.expr),
+        }
         self.meanings.extend(self.machine.loads[self.meanings.len()..].iter().map(Loaded::of));
     }
 

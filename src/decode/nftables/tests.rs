@@ -15,9 +15,11 @@ use self::language::*;
 use super::*;
 use crate::decode::Known;
 use crate::decode::testing::played;
-use crate::netfilter::nftables::expr::{Ct, Dynset, Expr, FlowOffload, Immediate, Nat, Synproxy};
+use crate::netfilter::netlink::{self, Layout};
+use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, FlowOffload, Immediate, Meta, Nat, Synproxy};
 use crate::netfilter::nftables::uapi::{
-    NFPROTO_IPV4, NFT_CONTINUE, NFT_CT_MARK, NFT_NAT_SNAT, NFT_SET_MAP as MAP, NFT_SET_TIMEOUT as TIMEOUT,
+    NFPROTO_IPV4, NFT_CONTINUE, NFT_CT_MARK, NFT_META_MARK, NFT_NAT_SNAT, NFT_SET_MAP as MAP,
+    NFT_SET_TIMEOUT as TIMEOUT,
 };
 use crate::netfilter::nftables::{self as wired, Table as WireTable};
 use crate::snapshot::netfilter::{Element, Field, MarkWrite, Match, name_key};
@@ -41,6 +43,54 @@ fn changed<T>(reading: &Reading<T>) -> bool {
 
 fn passing() -> Failure {
     Failure::SystemCall { call: SystemCall::Receive, errno: 105 }
+}
+
+/// The first rule of a chain, from its message.
+fn read_rule(rule: wired::Rule<'_>) -> Result<Rule, Failure> {
+    let bytes = message(NFPROTO_IPV4, 7, rule);
+    let (message, _) = netlink::message(&bytes).expect("a message");
+    wire::decode_rule(&message, &id("post"), 1)
+}
+
+#[test]
+fn a_rule_without_its_expressions_is_not_read() {
+    let read = |change: &dyn Fn(&mut wired::Rule<'static>)| {
+        let mut rule = rule("nat", "post", &[masquerade()]);
+        change(&mut rule);
+        read_rule(rule)
+    };
+    let empty = read(&|rule| rule.expressions = Some(Vec::new().into())).expect("a rule that does nothing");
+    assert_eq!(empty.steps, []);
+    let missing = read(&|rule| rule.expressions = None).expect_err("no list").to_string();
+    assert!(missing.contains("NFTA_RULE_EXPRESSIONS is missing"), "{missing}");
+    let stranger = read(&|rule| {
+        let list = rule.expressions.as_mut().expect("a list");
+        list.layout.unknown.push((0, 3, vec![1, 2, 3, 4].into()));
+    });
+    let steps = stranger.expect("read").steps;
+    assert!(matches!(&steps[..], [Step::Opaque { may_translate: true, .. }, Step::Nat(_)]), "{steps:?}");
+}
+
+#[test]
+fn what_an_unknown_attribute_changes_is_unknown() {
+    let with = |attribute: Vec<u8>| {
+        let mut layout = Layout::default();
+        layout.unknown.push((0, 99, attribute.into()));
+        let load = Meta { key: NFT_META_MARK, dreg: Some(1), layout: layout.clone(), ..Meta::default() };
+        let data = wired::Data { layout, ..wired::Data::of(vec![0; 4]) };
+        let compared = Cmp { sreg: 1, data: wired::Data::of(vec![0; 4]), ..Cmp::default() };
+        let constant = Immediate { dreg: 2, data, ..Immediate::default() };
+        let rule = rule("nat", "post", &[vec![load.into(), compared.into(), constant.into()], masquerade()]);
+        read_rule(rule).expect("read").steps
+    };
+    // Empty ones fill up.
+    assert!(matches!(&with(Vec::new())[..], [Step::Match(Match::Tests { .. }), Step::Nat(_)]));
+    let steps = with(vec![1]);
+    let opaque = |step: &Step| matches!(step, Step::Opaque { may_translate: true, .. });
+    assert!(
+        matches!(&steps[..], [load, Step::Match(Match::Opaque(_)), constant, Step::Nat(_)] if opaque(load) && opaque(constant)),
+        "{steps:?}"
+    );
 }
 
 #[test]
@@ -286,7 +336,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
         for name in ["payload", "meta", "ct", "fib", "cmp", "range", "bitwise", "byteorder", "immediate", "lookup",
                      "match", "target", "masq", "nat", "redir", "counter", "objref", "exthdr", "hash", "what"] {
             if let Ok(expression) = Expr::parse(name.as_bytes(), &noise) {
-                let _ = expressions::Reader::new(Family::Inet, &"t".into()).read(0, &expression);
+                let _ = expressions::Reader::new(Family::Inet, &"t".into()).read(0, &expression.into());
             }
         }
     });

@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
 use crate::decode::services;
-use crate::netfilter::netlink::{self, Attributes, Message, Text, Value as _, put};
+use crate::netfilter::netlink::{self, Attributes, Message, NFTA_LIST_ELEM, Text, Value as _, put};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{
@@ -232,8 +232,10 @@ pub fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
     let list = attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default();
     let mut reader = Reader::new(id.family, &id.table);
     for (at, element) in netlink::attributes(list, "NFTA_RULE_EXPRESSIONS").take(MOST).enumerate() {
-        let Ok(expression) = element.and_then(|element| Expression::parse(element.body)) else { return false };
-        if reader.read(at, &expression.expr).is_err() || !reader.steps.iter().all(services::only_tests) {
+        let Ok(element) = element else { return false };
+        let expression = Some(element.body).filter(|_| element.kind == NFTA_LIST_ELEM).map(Expression::parse);
+        let Some(Ok(expression)) = expression else { return false };
+        if reader.read(at, &expression).is_err() || !reader.steps.iter().all(services::only_tests) {
             return false;
         }
         if reader.steps.iter().any(services::excludes_udp) {
@@ -246,8 +248,14 @@ pub fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
 fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u32) -> Result<Rule, Failure> {
     let mut reader = Reader::new(family, table);
     let mut hasher = FixedState::default().build_hasher();
-    for (at, expression) in rule.expressions().iter().enumerate() {
-        let expression = &expression.expr;
+    // The kernel writes a list for a rule without expressions, too.
+    let list = needed(rule.expressions.as_ref(), "NFTA_RULE_EXPRESSIONS")?;
+    if list.layout.has_unknown() {
+        let what = "an entry of a rule that is no expression".to_owned();
+        reader.steps.push(Step::Opaque { what, may_translate: true });
+    }
+    for (at, element) in list.elements.iter().enumerate() {
+        let expression = &element.expr;
         match expression {
             // What moves while the rule stays the same.
             Expr::Counter(_) | Expr::Quota(_) | Expr::Last(_) | Expr::Limit(_) => expression.name().hash(&mut hasher),
@@ -257,7 +265,7 @@ fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u3
             }
             _ => expression.hash(&mut hasher),
         }
-        reader.read(at, expression).map_err(|error| error.within(format_args!("expression {}", at + 1)))?;
+        reader.read(at, element).map_err(|error| error.within(format_args!("expression {}", at + 1)))?;
     }
     let comment = match rule.userdata.as_deref().and_then(user_comment) {
         Some(comment) => comment,

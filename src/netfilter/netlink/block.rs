@@ -79,6 +79,11 @@ impl<'a> Layout<'a> {
         self.flags |= attribute.flags & T::FLAGS;
     }
 
+    /// Whether there are attributes that are not known. Empty ones fill up (`NFTA_*_PAD`).
+    pub fn has_unknown(&self) -> bool {
+        self.unknown.iter().any(|(.., body)| !body.is_empty())
+    }
+
     /// With the fields in this order.
     pub fn in_order(order: &[u16]) -> Self {
         Self { order: order.to_vec(), ..Self::default() }
@@ -252,6 +257,12 @@ macro_rules! attributes {
                     }
                 }
                 block.end();
+            }
+
+            #[allow(unused, reason = "a block may have no attribute")]
+            fn has_unknown(&self) -> bool {
+                use $crate::netfilter::netlink::{Emit, Slot};
+                self.layout.has_unknown() $(|| Slot::get(&self.$field).is_some_and(Emit::has_unknown))*
             }
         }
     };

@@ -15,4 +15,4 @@ pub use message::{
     HEADER_LENGTH, Message, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, frame, has_attribute, is_control,
     message, messages, sequence, split_message,
 };
-pub use value::{Emit, List, Nest, Text, Value};
+pub use value::{Emit, List, NFTA_LIST_ELEM, Nest, Text, Value};

@@ -16,6 +16,11 @@ pub trait Emit {
 
     /// Writes the body.
     fn emit(&self, out: &mut Writer);
+
+    /// Whether something stands in it of which nothing is known, so that it may mean something else than it seems to.
+    fn has_unknown(&self) -> bool {
+        false
+    }
 }
 
 /// What an attribute holds.
@@ -96,7 +101,7 @@ impl Emit for Text<'_> {
 }
 
 /// `NFTA_LIST_ELEM`, and what other lists call the type of their elements.
-const NFTA_LIST_ELEM: u16 = 1;
+pub const NFTA_LIST_ELEM: u16 = 1;
 
 /// Attributes that are read later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -161,5 +166,9 @@ impl<T: Emit> Emit for List<'_, T> {
         let mut block = out.block(&self.layout);
         self.elements.iter().for_each(|element| block.put(NFTA_LIST_ELEM, element));
         block.end();
+    }
+
+    fn has_unknown(&self) -> bool {
+        self.layout.has_unknown() || self.elements.iter().any(Emit::has_unknown)
     }
 }

@@ -61,6 +61,10 @@ impl Emit for Expression<'_> {
         }
         block.end();
     }
+
+    fn has_unknown(&self) -> bool {
+        self.layout.has_unknown() || self.expr.has_unknown()
+    }
 }
 
 impl Visit for Expression<'_> {

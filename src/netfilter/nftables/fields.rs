@@ -46,7 +46,7 @@ pub(super) fn meta_width(key: u32) -> usize {
     }
 }
 
-/// `nft_ct_get_init`; in a table of IPv4 addresses are no longer.
+/// `nft_ct_get_init`, `nft_ct_get_eval`: where packets are of IPv4 an address has 4 bytes.
 pub(super) fn ct_width(key: u32, network: Option<Network>) -> usize {
     match key {
         NFT_CT_DIRECTION | NFT_CT_L3PROTOCOL | NFT_CT_PROTOCOL => 1,

@@ -150,6 +150,11 @@ impl Machine {
         cells.iter().map(|cell| (is_constant(cell) && cell.computed == 0).then_some(cell.xor)).collect()
     }
 
+    /// Expression number `at` may have done anything to registers: not all of it is known.
+    pub fn run_unknown(&mut self, at: usize) {
+        self.load(at, Some(NFT_REG_1), Source::Unsupported, SIZE);
+    }
+
     /// What expression number `at` does to registers.
     pub fn run(&mut self, at: usize, expression: &Expr<'_>) {
         match expression {
@@ -197,7 +202,7 @@ impl Machine {
                     self.learn(cmp.sreg, cmp.data.value.as_deref().unwrap_or_default());
                 }
             }
-            Expr::Unsupported { .. } => self.load(at, Some(NFT_REG_1), Source::Unsupported, SIZE),
+            Expr::Unsupported { .. } => self.run_unknown(at),
             Expr::Connlimit(_)
             | Expr::Counter(_)
             | Expr::Dup(_)

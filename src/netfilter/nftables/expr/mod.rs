@@ -134,6 +134,13 @@ macro_rules! expressions {
                     Self::Unsupported { data, .. } => out.bytes(data),
                 }
             }
+
+            fn has_unknown(&self) -> bool {
+                match self {
+                    $(Self::$variant(fields) => fields.has_unknown(),)*
+                    Self::Unsupported { .. } => true,
+                }
+            }
         }
 
         impl Visit for Expr<'_> {
