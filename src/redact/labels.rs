@@ -96,12 +96,35 @@ pub(super) fn is_address(labels: &[Label], length: usize) -> bool {
 }
 
 /// What a byte is that two rules take for these.
-pub(super) fn both(one: Label, other: Label) -> Label {
+fn both(one: Label, other: Label) -> Label {
     match (one, other) {
         (one, other) if one == other => one,
         // A rule that looks up a constant of its own does not tell what it is.
         (Label::Constant, known) | (known, Label::Constant) => known,
         _ => Label::Unclear,
+    }
+}
+
+/// What rules and elements tell of the keys of a set.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    pub labels: Option<Vec<Label>>,
+    /// Bytes of the longest key.
+    pub length: usize,
+}
+
+impl Layout {
+    /// A rule looks up what has these labels.
+    pub(super) fn add(&mut self, found: Vec<Label>) {
+        self.labels = Some(match self.labels.take() {
+            Some(known) => known.into_iter().zip(found).map(|(known, found)| both(known, found)).collect(),
+            None => found,
+        });
+    }
+
+    /// Whether keys can be mapped so that all rules still find them.
+    pub(super) fn is_clear(&self) -> bool {
+        self.labels.as_ref().and_then(|labels| labels.get(..self.length)).and_then(parts).is_some()
     }
 }
 

@@ -85,7 +85,7 @@ struct Redactor {
     /// Those that are in use.
     taken: BTreeSet<Vec<u8>>,
     /// What keys of sets are made of: by family, table and set.
-    layouts: BTreeMap<rules::SetKey, rules::Layout>,
+    layouts: BTreeMap<rules::SetKey, labels::Layout>,
 }
 
 fn unknown() -> Failure {

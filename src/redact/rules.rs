@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::Redactor;
-use super::labels::{Kind, Label, Part, both, is_address, labels, parts};
+use super::labels::{Kind, Label, Part, is_address, labels, parts};
 use super::netfilter::{text, user_data};
 use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::Expr;
@@ -25,29 +25,6 @@ pub(super) type SetKey = (u8, Vec<u8>, Vec<u8>);
 
 /// A part of the value of an expression: which expression, first byte, what it becomes.
 pub(super) type Change = (usize, usize, Vec<u8>);
-
-/// What rules and elements tell of the keys of a set.
-#[derive(Debug, Default)]
-pub(super) struct Layout {
-    labels: Option<Vec<Label>>,
-    /// Bytes of the longest key.
-    length: usize,
-}
-
-impl Layout {
-    /// A rule looks up what has these labels.
-    fn add(&mut self, found: Vec<Label>) {
-        self.labels = Some(match self.labels.take() {
-            Some(known) => known.into_iter().zip(found).map(|(known, found)| both(known, found)).collect(),
-            None => found,
-        });
-    }
-
-    /// Whether keys can be mapped so that all rules still find them.
-    fn is_clear(&self) -> bool {
-        self.labels.as_ref().and_then(|labels| labels.get(..self.length)).and_then(parts).is_some()
-    }
-}
 
 /// One message.
 pub(super) struct Visiting<'r> {
@@ -74,6 +51,10 @@ pub(super) struct Visiting<'r> {
 struct Constant {
     original: Vec<u8>,
     becomes: Vec<Option<u8>>,
+    /// Expressions that use it.
+    users: Vec<usize>,
+    /// Two of them as different things: there is nothing that it could become for both.
+    clash: bool,
 }
 
 struct Lower {
@@ -96,7 +77,7 @@ impl Redactor {
             Body::Rule(rule) => rule.table.as_bytes().to_vec(),
             _ => Vec::new(),
         };
-        let changes = self.visit(message.header.family, &table, &mut message.body)?;
+        let (changes, unclear) = self.visit(message.header.family, &table, &mut message.body)?;
         if let Body::Rule(rule) = &mut message.body {
             let mut elements = rule.expressions.iter_mut().flat_map(|list| &mut list.elements).collect::<Vec<_>>();
             for (expression, from, bytes) in changes {
@@ -108,12 +89,21 @@ impl Redactor {
                 let place = value.and_then(|value| value.to_mut().get_mut(from..from + bytes.len()));
                 place.into_iter().for_each(|place| place.copy_from_slice(&bytes));
             }
+            for at in unclear {
+                elements.get_mut(at).into_iter().for_each(|user| forget(&mut user.expr));
+            }
         }
         Ok(())
     }
 
-    /// Visits a message about a table of this family; which values of a rule's expressions are still to be changed.
-    pub(super) fn visit(&mut self, family: u8, table: &[u8], body: &mut impl Visit) -> Result<Vec<Change>, Failure> {
+    /// Visits a message about a table of this family; which values of a rule's expressions are still to be changed, and which
+    /// expressions are to lose their registers.
+    pub(super) fn visit(
+        &mut self,
+        family: u8,
+        table: &[u8],
+        body: &mut impl Visit,
+    ) -> Result<(Vec<Change>, Vec<usize>), Failure> {
         let mut visiting = Visiting {
             redactor: self,
             family,
@@ -128,11 +118,13 @@ impl Redactor {
             failed: None,
         };
         body.visit(&mut visiting);
-        for (expression, constant) in visiting.constants {
-            let becomes = constant.becomes.into_iter().map(Option::unwrap_or_default).collect();
-            visiting.changes.push((expression, 0, becomes));
+        let mut unclear = Vec::new();
+        for (expression, Constant { becomes, users, clash, .. }) in visiting.constants {
+            let becomes = becomes.into_iter().map(|byte| byte.filter(|_| !clash).unwrap_or_default());
+            visiting.changes.push((expression, 0, becomes.collect()));
+            unclear.extend(users.into_iter().filter(|_| clash));
         }
-        visiting.failed.map_or(Ok(visiting.changes), Err)
+        visiting.failed.map_or(Ok((visiting.changes, unclear)), Err)
     }
 
     /// Maps what is compared with registers; `false`: it cannot be, and is zero.
@@ -165,6 +157,21 @@ impl Redactor {
     }
 }
 
+/// Takes the registers away that tell natwatch something: a mark, addresses, ports.
+fn forget(expression: &mut Expr<'_>) {
+    let registers = match expression {
+        Expr::Meta(meta) => vec![&mut meta.sreg],
+        Expr::Ct(ct) => vec![&mut ct.sreg],
+        Expr::Masq(masq) => vec![&mut masq.reg_proto_min, &mut masq.reg_proto_max],
+        Expr::Redir(redir) => vec![&mut redir.reg_proto_min, &mut redir.reg_proto_max],
+        Expr::Nat(nat) => {
+            vec![&mut nat.reg_addr_min, &mut nat.reg_addr_max, &mut nat.reg_proto_min, &mut nat.reg_proto_max]
+        }
+        _ => Vec::new(),
+    };
+    registers.into_iter().flatten().for_each(|register| *register = NFT_REG_VERDICT);
+}
+
 /// Bytes of an address of this family.
 fn width(family: u32) -> usize {
     if family == u32::from(NFPROTO_IPV6) { 16 } else { 4 }
@@ -195,12 +202,10 @@ impl Visiting<'_> {
 
     /// What was found becomes its value.
     fn becomes(&mut self, found: Found) {
-        let places =
-            self.constants.get_mut(&found.expression).and_then(|constant| constant.becomes.get_mut(found.first..));
-        for (place, byte) in places.into_iter().flatten().zip(found.value) {
-            if place.replace(byte).is_some_and(|other| other != byte) {
-                self.failed.get_or_insert(Failure::unexpected("a rule uses one constant as two things"));
-            }
+        let Some(constant) = self.constants.get_mut(&found.expression) else { return };
+        constant.users.push(self.at);
+        for (place, byte) in constant.becomes.iter_mut().skip(found.first).zip(found.value) {
+            constant.clash |= place.replace(byte).is_some_and(|other| other != byte);
         }
     }
 
@@ -275,7 +280,10 @@ impl Visitor for Visiting<'_> {
     }
 
     fn constant(&mut self, value: &mut Cow<'_, [u8]>) {
-        self.constants.insert(self.at, Constant { original: value.to_vec(), becomes: vec![None; value.len()] });
+        self.constants.insert(
+            self.at,
+            Constant { original: value.to_vec(), becomes: vec![None; value.len()], users: Vec::new(), clash: false },
+        );
     }
 
     fn compared(&mut self, register: &mut u32, operator: u32, value: &mut Cow<'_, [u8]>) {
