@@ -3,8 +3,8 @@
 //! IP addresses keep their structure: two that share a prefix share one afterwards, so routes still cover what they
 //! covered and the verdict stays the same. Only attributes that natwatch reads survive; everything else is zeroed,
 //! and an answer of a kind that is not known here is removed.
-//! In rules it is the other way round, since anything may matter to what they do: addresses, comments and names of sets
-//! are replaced, and a chain in which something cannot be told apart from an address is removed.
+//! In rules a byte stays where it is known to identify nobody. Addresses and names of sets are replaced, comments and all that
+//! is not known become zeros; a test that thereby means something else is made one that nobody understands.
 
 mod addresses;
 mod files;

@@ -22,4 +22,4 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Hash { plain: [sreg, dreg, len, modulus, seed, offset, kind] });
+crate::netfilter::visit!(Hash { plain: [sreg, dreg, len, modulus, offset, kind], hidden: [seed] });
