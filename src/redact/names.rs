@@ -1,5 +1,6 @@
 //! Names: of the host, of devices, tables and chains, of sets.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use super::Redactor;
@@ -91,6 +92,7 @@ impl Redactor {
         self.named(Named::Table, value, |redactor, name| {
             if !signatures::telling_table(name) {
                 redactor.name(name);
+                redactor.addresses_in(name);
             }
         });
     }
@@ -104,9 +106,17 @@ impl Redactor {
                 None => {
                     let kept = signatures::telling_chain(name);
                     redactor.name(&mut name[kept..]);
+                    redactor.addresses_in(name);
                 }
             }
         });
+    }
+
+    /// Firewalls name chains and tables after the networks that they are for.
+    fn addresses_in(&mut self, name: &mut [u8]) {
+        while let Some(address) = address_in(name) {
+            self.letters(name, address);
+        }
     }
 
     pub(super) fn set_name(&mut self, value: &mut [u8]) {
@@ -195,6 +205,32 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// Where an address stands in a name, IPv4 also with `-` or `_` for the dots.
+fn address_in(name: &[u8]) -> Option<Range<usize>> {
+    /// `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`, and `::`
+    const LENGTHS: Range<usize> = 2..46;
+    let of_one = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.' | b'-' | b'_');
+    let is_cut = |at: usize, is_digit: fn(&u8) -> bool| {
+        at > 0 && at < name.len() && is_digit(&name[at - 1]) && is_digit(&name[at])
+    };
+    for begin in (0..name.len()).filter(|at| of_one(&name[*at])) {
+        let longest = name[begin..].iter().take_while(|byte| of_one(byte)).take(LENGTHS.end).count();
+        for end in (begin + LENGTHS.start..=begin + longest).rev() {
+            let Ok(text) = std::str::from_utf8(&name[begin..end]) else { continue };
+            let dotted = |separator: char| text.replace(separator, ".").parse::<Ipv4Addr>().is_ok();
+            let is_digit = match (text.parse::<Ipv6Addr>(), ['.', '-', '_'].into_iter().any(dotted)) {
+                (Ok(_), _) => u8::is_ascii_alphanumeric,
+                (_, true) => u8::is_ascii_digit,
+                _ => continue,
+            };
+            if !is_cut(begin, is_digit) && !is_cut(end, is_digit) {
+                return Some(begin..end);
+            }
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use std::hash::RandomState;
@@ -258,5 +294,31 @@ mod tests {
         redactor.set_name(&mut new);
         assert_ne!(old, new);
         assert_eq!(redactor.request_name(&request(&old)), request(&new));
+    }
+
+    #[test]
+    fn addresses_go_from_names_of_chains_and_tables() {
+        for (name, kept) in [
+            ("FW-203.0.113.11", "FW-"),
+            ("FW_203_0_113_11_out", "FW_"),
+            ("fw-203-0-113-11", "fw-"),
+            ("to:2001:db8:feed::77", "to:"),
+            ("2001:db8:feed::77", ""),
+            ("in203.0.113.11", "in"),
+            ("KUBE-SVC-1234567890ABCDEF", "KUBE-SVC-1234567890ABCDEF"),
+            ("version-1.2.3", "version-1.2.3"),
+            ("f2b-sshd", "f2b-sshd"),
+        ] {
+            let mut new = name.as_bytes().to_vec();
+            redactor().chain_name(&mut new);
+            let new = String::from_utf8(new).unwrap();
+            assert!(new.starts_with(kept) && new.len() == name.len(), "{name}: {new}");
+            assert_eq!(new == name, kept == name, "{name}: {new}");
+            assert!(!new.contains("113") && !new.contains("feed") || kept == name, "{name}: {new}");
+        }
+        let mut redactor = redactor();
+        let mut twice = [b"FW-203.0.113.11".to_vec(), b"FW-203.0.113.11".to_vec(), b"FW-203.0.113.12".to_vec()];
+        twice.iter_mut().for_each(|name| redactor.table_name(name));
+        assert!(twice[0] == twice[1] && twice[1] != twice[2]);
     }
 }
