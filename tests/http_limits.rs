@@ -243,7 +243,7 @@ fn with_descriptors(ns: &Netns, limit: u32) -> Server<'_> {
 #[test]
 fn with_few_descriptors_there_are_fewer_connections() {
     let ns = Netns::new();
-    let server = with_descriptors(&ns, 48);
+    let server = with_descriptors(&ns, 64);
     let idle: Vec<TcpStream> = (0..50).map(|_| server.open("")).collect();
     let metrics = Exposition::parse(server.get("/metrics", &[]).text());
     let failed = |source: &str| metrics.find("natwatch_source_state", &[("source", source), ("state", "failed")]);
@@ -258,7 +258,7 @@ fn with_few_descriptors_there_are_fewer_connections() {
 #[test]
 fn without_descriptors_idle_connections_are_closed() {
     let ns = Netns::new();
-    let server = with_descriptors(&ns, 48);
+    let server = with_descriptors(&ns, 64);
     let used = fs::read_dir(format!("/proc/{}/fd", server.daemon.pid())).expect("descriptors").count();
     // Room for two more.
     let limit = format!("--nofile={}", used + 2);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use rustix::io::{Errno, pread};
+use rustix::process::{Resource, getrlimit};
 
 use super::Paths;
 use crate::capture::{Answer, Root};
@@ -18,8 +19,8 @@ const MAX_FILE: u64 = 4 << 20;
 const MAX_SEARCHED: u64 = 128 << 20;
 /// Names kept of a directory.
 const MAX_NAMES: u64 = 10_000;
-/// Files of one tree that stay open between readings. A node has some 25 in all, a process often no more than 1024 descriptors.
-const MAX_KEPT: usize = 64;
+/// Files that stay open between readings. A node has some 25; where a process may have few descriptors, a sixteenth of these.
+const MAX_KEPT: u64 = 32;
 
 /// The files of one thread: what `/proc/thread-self` is, differs by thread.
 ///
@@ -31,12 +32,15 @@ const MAX_KEPT: usize = 64;
 pub struct Files {
     paths: Paths,
     kept: BTreeMap<Root, HashMap<String, OwnedFd>>,
+    /// How many more may stay open.
+    room: u64,
 }
 
 impl Files {
     /// Nothing is open yet.
     pub fn new(paths: Paths) -> Self {
-        Self { paths, kept: BTreeMap::new() }
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self { paths, kept: BTreeMap::new(), room: MAX_KEPT.min(descriptors / 16) }
     }
 
     /// The content of a regular file.
@@ -93,13 +97,17 @@ impl Files {
             let mut file = FromStart::of(descriptor);
             match read(&mut file) {
                 Ok(bytes) if file.offset > 0 => return Reading::Ok(bytes),
-                _ => drop(kept.remove(path)),
+                _ => {
+                    kept.remove(path);
+                    self.room += 1;
+                }
             }
         }
         let tree = self.paths.root(root);
         let bytes = open(tree, path).and_then(|descriptor| {
             let bytes = read(&mut FromStart::of(&descriptor))?;
-            if kept.len() < MAX_KEPT && stays_the_same(root, path, &descriptor) {
+            if self.room > 0 && stays_the_same(root, path, &descriptor) {
+                self.room -= 1;
                 kept.insert(path.to_owned(), descriptor);
             }
             Ok(bytes)
