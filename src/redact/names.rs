@@ -215,6 +215,10 @@ fn address_in(name: &[u8]) -> Option<Range<usize>> {
     };
     for begin in (0..name.len()).filter(|at| of_one(&name[*at])) {
         let longest = name[begin..].iter().take_while(|byte| of_one(byte)).take(LENGTHS.end).count();
+        let separators = |separator: u8| name[begin..begin + longest].iter().filter(|byte| **byte == separator).count();
+        if separators(b':') < 2 && ![b'.', b'-', b'_'].iter().any(|separator| separators(*separator) >= 3) {
+            continue; // a word: a node has tens of thousands of names
+        }
         for end in (begin + LENGTHS.start..=begin + longest).rev() {
             let Ok(text) = std::str::from_utf8(&name[begin..end]) else { continue };
             let dotted = |separator: char| text.replace(separator, ".").parse::<Ipv4Addr>().is_ok();
