@@ -1,7 +1,7 @@
 //! Answers of nf_tables and ipset.
 //!
-//! Names of tables and chains stay but for the name of the host: they tell who writes a rule. Names of sets go, and so do comments behind what tells
-//! their writer. Keys of sets whose fields no rule tells become zeros.
+//! Names of tables and chains stay but for the name of the host and addresses: they tell who writes a rule. Names of sets go,
+//! and so do comments behind what tells their writer. Keys of sets whose fields no rule tells become zeros.
 //!
 //! Limits: names of chains that hold a hash of what they are for (`KUBE-SVC-…`, `CNI-…`) keep it; a range of addresses
 //! that is no prefix covers others than before; and what tests parts of an address reads as a test of something unknown.

@@ -402,11 +402,7 @@ impl Visitor for Visiting<'_> {
     }
 
     fn extension(&mut self, target: bool, name: &[u8], revision: &mut u32, info: &mut Cow<'_, [u8]>) {
-        let result = match target {
-            false => self.redactor.xt_match(self.family, name, *revision, info.to_mut()),
-            true => self.redactor.xt_target(self.family, name, *revision, info.to_mut()),
-        };
-        match result {
+        match self.redactor.extension(self.family, target, name, *revision, info.to_mut()) {
             Ok(true) => {}
             Ok(false) => {
                 info.zero();

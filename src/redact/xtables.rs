@@ -103,33 +103,25 @@ impl Redactor {
         Ok(())
     }
 
-    /// Whether it still means the same.
-    pub(super) fn xt_match(
+    /// The data of a match or a target; whether it still means the same.
+    pub(super) fn extension(
         &mut self,
         family: u8,
+        target: bool,
         name: &[u8],
         revision: u32,
         info: &mut [u8],
     ) -> Result<bool, Failure> {
         let mut fields = Fields::new(self, family);
-        let mut found = Match::parse(name, revision, family, info)?;
-        found.visit(&mut fields);
-        let redacted = found.emit();
-        info.copy_from_slice(&redacted);
-        Ok(!fields.is_unclear())
-    }
-
-    pub(super) fn xt_target(
-        &mut self,
-        family: u8,
-        name: &[u8],
-        revision: u32,
-        info: &mut [u8],
-    ) -> Result<bool, Failure> {
-        let mut fields = Fields::new(self, family);
-        let mut found = Target::parse(name, revision, family, info)?;
-        found.visit(&mut fields);
-        let redacted = found.emit();
+        let redacted = if target {
+            let mut target = Target::parse(name, revision, family, info)?;
+            target.visit(&mut fields);
+            target.emit()
+        } else {
+            let mut found = Match::parse(name, revision, family, info)?;
+            found.visit(&mut fields);
+            found.emit()
+        };
         info.copy_from_slice(&redacted);
         Ok(!fields.is_unclear())
     }
