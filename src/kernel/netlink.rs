@@ -78,41 +78,53 @@ impl Sockets {
         };
         send(socket, &bytes(request, sequence), progress)?;
         self.buffer.resize(BUFFER, 0);
-        let (mut framing, mut passed_over) = (Framing::new(request), 0);
+        let mut answer = Receiving { request, sequence, framing: Framing::new(request), passed_over: 0 };
         loop {
             let datagram = receive(socket, &mut self.buffer, progress)?;
             // Told once a datagram: a message takes less time than the clock.
-            let ended = progress.outside(|| {
-                let mut rest = datagram;
-                while !rest.is_empty() {
-                    let (message, next) = netlink::split_message(rest)?;
-                    rest = next;
-                    if netlink::sequence(message)? != sequence {
-                        return Err(Failure::unexpected("an answer to another request"));
-                    }
-                    if !kept(request, message)? {
-                        passed_over += message.len();
-                        if passed_over > MAX_PASSED_OVER {
-                            return Err(Failure::too_large(MAX_PASSED_OVER, "bytes of messages that nobody wants"));
-                        }
-                        continue;
-                    }
-                    match framing.message(message, take) {
-                        ControlFlow::Continue(()) => {}
-                        ControlFlow::Break(Err(failure)) => return Err(failure),
-                        ControlFlow::Break(Ok(reading)) => {
-                            let single = !request.dump && !request.ack;
-                            let to_its_end = rest.is_empty() && (single || netlink::is_control(message)?);
-                            return Ok(Some((reading, to_its_end)));
-                        }
-                    }
-                }
-                Ok(None)
-            })?;
-            if let Some(ended) = ended {
+            if let Some(ended) = progress.outside(|| answer.datagram(datagram, take))? {
                 return Ok(ended);
             }
         }
+    }
+}
+
+/// An answer on its way.
+struct Receiving<'r> {
+    request: &'r NetlinkRequest,
+    sequence: u32,
+    framing: Framing,
+    /// Bytes of messages that nobody wants.
+    passed_over: usize,
+}
+
+impl Receiving<'_> {
+    /// Hands on what somebody wants of a datagram. Once it is over: how, and whether that was its end.
+    fn datagram(
+        &mut self,
+        mut datagram: &[u8],
+        take: &mut dyn FnMut(&[u8]) -> Take,
+    ) -> Result<Option<(Reading<()>, bool)>, Failure> {
+        while !datagram.is_empty() {
+            let (message, rest) = netlink::split_message(datagram)?;
+            datagram = rest;
+            if netlink::sequence(message)? != self.sequence {
+                return Err(Failure::unexpected("an answer to another request"));
+            }
+            if !kept(self.request, message)? {
+                self.passed_over += message.len();
+                if self.passed_over > MAX_PASSED_OVER {
+                    return Err(Failure::too_large(MAX_PASSED_OVER, "bytes of messages that nobody wants"));
+                }
+                continue;
+            }
+            if let ControlFlow::Break(ended) = self.framing.message(message, take) {
+                let single = !self.request.dump && !self.request.ack;
+                let to_its_end = rest.is_empty() && (single || netlink::is_control(message)?);
+                return Ok(Some((ended?, to_its_end)));
+            }
+        }
+        Ok(None)
     }
 }
 
