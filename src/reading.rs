@@ -33,7 +33,7 @@ impl World for Paths {
     }
 
     fn open(&self) -> Box<dyn Door + '_> {
-        Box::new(Live::new(self.clone(), Arc::new(Progress::new(Duration::ZERO))))
+        Box::new(live(self))
     }
 }
 
@@ -47,8 +47,13 @@ impl World for Watched {
     }
 
     fn open(&self) -> Box<dyn Door + '_> {
-        Box::new(Live::new(self.0.clone(), Arc::new(Progress::new(Duration::ZERO))).watching())
+        Box::new(live(&self.0).watching())
     }
+}
+
+/// Before its first reading.
+fn live(paths: &Paths) -> Live {
+    Live::new(paths.clone(), Arc::new(Progress::new(Duration::ZERO)))
 }
 
 impl Door for Live {

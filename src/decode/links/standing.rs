@@ -107,8 +107,7 @@ impl Standing {
     /// What is not the same in the other, but for XDP programs.
     fn differs_from(&self, other: &Self) -> Option<&'static str> {
         let without_programs = |links: &Reading<Vec<Link>>| {
-            let without = |links: Vec<Link>| links.into_iter().map(|link| Link { xdp: false, ..link }).collect();
-            links.clone().map(|links: Vec<Link>| -> Vec<Link> { without(links) })
+            links.as_ref().map(|links| links.iter().map(|link| Link { xdp: false, ..link.clone() }).collect::<Vec<_>>())
         };
         if without_programs(&self.links) != without_programs(&other.links) {
             Some("links, forwarding databases or the ways of tunnels")

@@ -8,7 +8,7 @@ use crate::capture::{Answer, Ask, Capture, Request, Take, hand_out};
 use crate::decode::links::LinkFacts;
 use crate::decode::{Collectors, Known, links};
 use crate::netfilter::netlink::rtnl::{IFLA_XDP, IFLA_XDP_ATTACHED};
-use crate::netfilter::netlink::{self, split_message};
+use crate::netfilter::netlink::{self, Message};
 use crate::snapshot::Collector;
 
 struct Telling {
@@ -41,17 +41,16 @@ impl Ask for Telling {
 }
 
 impl Telling {
+    fn links(&self) -> impl Iterator<Item = Message<'_>> {
+        netlink::messages(self.capture.answers["netlink/route/links"].ok().unwrap()).map(Result::unwrap)
+    }
+
     /// The message about one link, out of the dump; without NLM_F_MULTI it is the only one.
     fn link(&self, name: &str) -> Answer {
-        let mut rest = self.capture.answers["netlink/route/links"].ok().unwrap().as_slice();
-        while let Ok((message, next)) = split_message(rest) {
-            let decoded = netlink::message(message).unwrap().0;
-            if !decoded.is_control() && decode_link(decoded.body).unwrap().name == name {
-                return Reading::Ok(netlink::frame(decoded.kind, 0, decoded.body));
-            }
-            rest = next;
-        }
-        Reading::Failed(Failure::Refused(19))
+        let found = self.links().find(|message| is_about(message, name));
+        found.map_or(Reading::Failed(Failure::Refused(19)), |message| {
+            Reading::Ok(netlink::frame(message.kind, 0, message.body))
+        })
     }
 
     fn read(&mut self, known: &Known) -> (LinkFacts, Known) {
@@ -69,19 +68,20 @@ impl Telling {
 
     /// Gives a link an XDP program.
     fn attach(&mut self, device: &str) {
-        let mut answer = Vec::new();
-        let mut rest = self.capture.answers["netlink/route/links"].ok().unwrap().as_slice();
-        while let Ok((message, next)) = split_message(rest) {
-            let decoded = netlink::message(message).unwrap().0;
-            let mut body = decoded.body.to_vec();
-            if !decoded.is_control() && decode_link(&body).unwrap().name == device {
+        let answer = self.links().flat_map(|message| {
+            let mut body = message.body.to_vec();
+            if is_about(&message, device) {
                 netlink::put_nested(&mut body, IFLA_XDP, |xdp| netlink::put(xdp, IFLA_XDP_ATTACHED, &[1]));
             }
-            answer.extend(netlink::frame(decoded.kind, decoded.flags, &body));
-            rest = next;
-        }
+            netlink::frame(message.kind, message.flags, &body)
+        });
+        let answer = answer.collect();
         self.capture.answers.insert("netlink/route/links".into(), Reading::Ok(answer));
     }
+}
+
+fn is_about(message: &Message<'_>, device: &str) -> bool {
+    !message.is_control() && decode_link(message.body).unwrap().name == device
 }
 
 fn flannel() -> Telling {
