@@ -1,6 +1,9 @@
 //! Parses the data of `src/advisory` once: the program would else spend most of a short run on TOML. It reads JSON instead, an
 //! array of `[file name without extension, value]` for each directory.
 
+#[path = "src/advisory/front_matter.rs"]
+mod front_matter;
+
 use std::path::Path;
 use std::{env, fs, io};
 
@@ -26,11 +29,9 @@ fn toml(text: &str) -> Result<serde_json::Value, String> {
     toml::from_str(text).map_err(|error| error.to_string())
 }
 
-/// Front matter between `+++` lines, then prose.
 fn advisory(text: &str) -> Result<serde_json::Value, String> {
-    let rest = text.strip_prefix("+++\n").ok_or("the first line is not +++")?;
-    let (front, prose) = rest.split_once("\n+++\n").ok_or("the front matter has no closing +++")?;
+    let (front, prose) = front_matter::split(text)?;
     let mut advisory = toml(front)?;
-    advisory["prose"] = prose.trim().into();
+    advisory["prose"] = prose.into();
     Ok(advisory)
 }

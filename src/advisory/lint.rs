@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use include_dir::{Dir, include_dir};
 
-use super::{Advisory, ConditionKind, PLACEHOLDERS, State, Test, defects};
+use super::{Advisory, ConditionKind, PLACEHOLDERS, State, Test, defects, front_matter};
 use crate::snapshot::ConntrackCounter;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/catalogue");
@@ -16,10 +16,9 @@ fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// One catalogue file.
 fn parse(text: &str) -> Result<Advisory, String> {
-    let rest = text.strip_prefix("+++\n").ok_or("the first line is not +++")?;
-    let (front, prose) = rest.split_once("\n+++\n").ok_or("the front matter has no closing +++")?;
+    let (front, prose) = front_matter::split(text)?;
     let mut advisory: Advisory = toml::from_str(front).map_err(|error| error.to_string())?;
-    prose.trim().clone_into(&mut advisory.prose);
+    prose.clone_into(&mut advisory.prose);
     Ok(advisory)
 }
 

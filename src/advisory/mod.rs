@@ -6,6 +6,8 @@
 mod decide;
 pub mod defects;
 #[cfg(test)]
+mod front_matter;
+#[cfg(test)]
 mod lint;
 mod range;
 

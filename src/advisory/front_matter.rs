@@ -1,0 +1,11 @@
+//! Where the front matter of an advisory's file ends. For `build.rs`, and for the linter's tests.
+
+/// Front matter between `+++` lines, and the prose behind it.
+///
+/// # Errors
+/// What is missing.
+pub fn split(text: &str) -> Result<(&str, &str), &'static str> {
+    let rest = text.strip_prefix("+++\n").ok_or("the first line is not +++")?;
+    let (front, prose) = rest.split_once("\n+++\n").ok_or("the front matter has no closing +++")?;
+    Ok((front, prose.trim()))
+}
