@@ -62,7 +62,7 @@ build:
 # node_exporter is unpacked beside, not installed: its package would start it.
 BENCH_PEER = target/bench/node_exporter
 bench: build test-deps $(BENCH_PEER)
-	NATWATCH=target/release/natwatch NODE_EXPORTER=$(abspath $(BENCH_PEER)) python3 benches/nodes.py
+	NATWATCH=$(abspath $(or $(CARGO_TARGET_DIR),target))/release/natwatch NODE_EXPORTER=$(abspath $(BENCH_PEER)) python3 benches/nodes.py
 
 $(BENCH_PEER):
 	mkdir -p $(@D)

@@ -7,6 +7,7 @@ process of its own, and vanishes with it. `make bench` runs it as root and write
 
 import http.client
 import json
+import math
 import os
 import resource
 import statistics
@@ -232,8 +233,6 @@ def table(nodes):
 
 def plot(nodes):
     """CPU time over what grows, on a logarithmic scale in both directions, as SVG."""
-    import math
-
     colours = {"rules": "#1f6f8b", "peers": "#b3541e", "links": "#5b7f2b"}
     x = lambda size: 60 + 140 * math.log10(max(size, 10) / 10)
     y = lambda cost: 300 - 90 * math.log10(max(cost, 0.1) / 0.1)

@@ -1,10 +1,10 @@
-//! What a node with 50,000 Service rules costs: natwatch side by side with the standard tools, as whole processes, and
-//! inside the process (the first look at a rule set, and the next ones while it stands).
+//! What a node with 50,000 Service rules costs inside the process: the first look at a rule set, the next ones while it stands,
+//! and legacy tables beside the bare socket options. Whole processes: nodes.py.
 //!
 //! `cargo bench --bench rules`, as root: it moves into a network namespace of its own, which vanishes with it.
 
 #![allow(missing_docs, reason = "criterion generates public functions")]
-#![allow(clippy::disallowed_types, reason = "it runs the tools that natwatch is compared with")]
+#![allow(clippy::disallowed_types, reason = "it loads the rules")]
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use natwatch::capture::{Ask, Request, Take};
 use natwatch::decode::{self, Collectors, Known};
 use natwatch::kernel::{Live, Paths, Progress};
@@ -60,12 +60,6 @@ fn load(program: &str, rules: &str) {
     assert!(restore.wait().expect("it ends").success());
 }
 
-fn run(argv: &[&str]) {
-    let mut command = Command::new(argv[0]);
-    let status = command.args(&argv[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    assert!(status.expect("it starts").code().is_some());
-}
-
 fn paths() -> Paths {
     Paths { procfs: "/proc".into(), sysfs: "/sys".into(), rootfs: "/".into() }
 }
@@ -86,7 +80,6 @@ fn rules(criterion: &mut Criterion) {
     // SAFETY: this thread alone gets a new network namespace; it shares no files with others that would mind.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("run it as root");
     let collectors = Collectors::from([Collector::Nat]);
-    let natwatch = env!("CARGO_BIN_EXE_natwatch");
     for services in [200, 10_000] {
         load("iptables-nft-restore", &kube_proxy(services));
         let mut group = criterion.benchmark_group(format!("{} rules", 5 * services));
@@ -96,12 +89,6 @@ fn rules(criterion: &mut Criterion) {
         assert_eq!(first.source_nat_rules.ok().map(Vec::len), Some(1), "{:?}", first.sources);
         group.bench_function("first look", |bencher| bencher.iter(|| look(&collectors, &nothing)));
         group.bench_function("next look", |bencher| bencher.iter(|| look(&collectors, &memory)));
-        let tools: [&[&str]; 3] =
-            [&[natwatch, "check"], &["iptables-nft-save", "-t", "nat"], &["nft", "-j", "list", "ruleset"]];
-        for argv in tools {
-            let name = argv.join(" ").replace(natwatch, "natwatch");
-            group.bench_with_input(BenchmarkId::new("process", name), argv, |bencher, argv| bencher.iter(|| run(argv)));
-        }
         group.finish();
     }
 }
@@ -129,11 +116,6 @@ fn legacy(criterion: &mut Criterion) {
     group.sample_size(20).sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(8));
     group.bench_function("bare socket options", |bencher| bencher.iter(bare));
     group.bench_function("first look", |bencher| bencher.iter(|| look(&collectors, &nothing)));
-    let tools: [&[&str]; 2] = [&[env!("CARGO_BIN_EXE_natwatch"), "check"], &["iptables-legacy-save", "-t", "nat"]];
-    for argv in tools {
-        let name = argv.join(" ").replace(env!("CARGO_BIN_EXE_natwatch"), "natwatch");
-        group.bench_with_input(BenchmarkId::new("process", name), argv, |bencher, argv| bencher.iter(|| run(argv)));
-    }
     group.finish();
 }
 
