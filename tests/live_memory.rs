@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use natwatch::capture::{Ask, Request, Take};
-use natwatch::decode::{self, Collectors, Known};
+use natwatch::decode::{self, Collectors, Known, Parts};
 use natwatch::kernel::{Live, Paths, Progress};
-use natwatch::snapshot::{Collector, Failure, Reading, Snapshot};
+use natwatch::snapshot::{Collector, Failure, Reading};
 
 use support::grammar::{Dice, services};
 use support::netns::{Netns, veth};
@@ -78,17 +78,15 @@ fn live() -> Live {
     Live::new(paths, Arc::new(Progress::new(PATIENCE)))
 }
 
-/// What was found, and what is left for the next reading.
-fn read(ask: &mut dyn Ask, known: &Known) -> (String, Known) {
-    let collectors = Collectors::from([Collector::Links, Collector::Nat]);
-    let (parts, left) = decode::read(ask, &collectors, known, &mut |_| ());
-    let meta = natwatch::kernel::meta();
-    let facts = parts.facts(&meta, &collectors, &Failure::not_needed("every part is there"));
-    (told(&facts), left)
+/// What changes: links, and rules.
+fn watched() -> Collectors {
+    Collectors::from([Collector::Links, Collector::Nat])
 }
 
-/// Everything of the facts that these collectors find.
-fn told(facts: &Snapshot) -> String {
+/// Everything that these collectors find.
+fn told(parts: Parts) -> String {
+    let missing = Failure::not_needed("every part is there");
+    let facts = parts.facts(&natwatch::kernel::meta(), &watched(), &missing);
     let mut text = String::new();
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.links, facts.addresses, facts.rules);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.routes, facts.forwarding, facts.local_ports);
@@ -104,15 +102,15 @@ impl Remembering {
     }
 
     /// One reading; links are read again and compared if `verify`.
-    fn read(&mut self, verify: bool) -> String {
+    fn read(&mut self, collectors: &Collectors, verify: bool) -> Parts {
         self.ask.live.begin(Arc::new(Progress::new(PATIENCE)));
         self.ask.asked.clear();
         let now = Instant::now();
         self.known.verify_links(now, if verify { Duration::ZERO } else { PATIENCE });
-        let (found, left) = read(&mut self.ask, &self.known);
+        let (parts, left) = decode::read(&mut self.ask, collectors, &self.known, &mut |_| ());
         self.known = left;
         self.known.date(now);
-        found
+        parts
     }
 
     fn asked(&self, name: &str) -> usize {
@@ -197,7 +195,7 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
             ns.cmd(line);
         }
         let (mut node, mut dice, mut done, mut tried, mut took_over) = (Remembering::new(), Dice(SEED), 0, 0, 0);
-        node.read(false);
+        node.read(&watched(), false);
         while done < CHANGES {
             let line = change(&mut dice);
             let status = Command::new("sh").args(["-c", &line]).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -210,16 +208,17 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
             // The kernel may go on for a moment (carriers, addresses), and only then notify of it.
             let deadline = Instant::now() + PATIENCE;
             loop {
-                let remembered = node.read(false);
+                let remembered = told(node.read(&watched(), false));
                 took_over += u64::from(node.asked("netlink/route/links") == 0);
-                let (fresh, _) = read(&mut live(), &Known::default());
+                let (fresh, _) = decode::read(&mut live(), &watched(), &Known::default(), &mut |_| ());
+                let fresh = told(fresh);
                 if remembered == fresh {
                     break;
                 }
                 let difference = first_difference(&remembered, &fresh);
                 assert!(Instant::now() < deadline, "seed {SEED}, change {done}, {line}: {difference}");
             }
-            node.read(true);
+            node.read(&watched(), true);
             let unnotified = node.known.take_unnotified();
             assert!(unnotified.is_empty(), "seed {SEED}, change {done}, {line}: {unnotified:?}");
         }
@@ -245,12 +244,7 @@ fn an_unchanged_reading_allocates_little() {
         // The kernel goes on for a moment after devices are up (carriers, addresses).
         eventually(PATIENCE, || {
             let before = ALLOCATIONS.with(Cell::get);
-            node.known.verify_links(Instant::now(), PATIENCE);
-            node.ask.live.begin(Arc::new(Progress::new(PATIENCE)));
-            let collectors: Collectors = Collector::ALL.iter().copied().collect();
-            let (_, left) = decode::read(&mut node.ask.live, &collectors, &node.known, &mut |_| ());
-            node.known = left;
-            node.known.date(Instant::now());
+            node.read(&Collector::ALL.iter().copied().collect(), false);
             let allocations = ALLOCATIONS.with(Cell::get) - before;
             println!("{allocations} allocations");
             (allocations < MOST).then_some(())
