@@ -23,7 +23,8 @@ const SHORTEST_HOST: usize = 4;
 
 impl Redactor {
     /// A text of the kernel's: the name of the host becomes another word of the same length, and so do hardware addresses in
-    /// names of devices. What begins like the name of a device still does.
+    /// names of devices, wherever they stand: in a key of a set the name of a device follows the last byte of an address, which
+    /// may be a letter. What begins like the name of a device still does.
     pub(super) fn name(&self, value: &mut [u8]) {
         let short = self.host.split('.').next().unwrap_or_default();
         for host in [self.host.as_bytes(), short.as_bytes()].into_iter().filter(|host| host.len() >= SHORTEST_HOST) {
@@ -34,9 +35,7 @@ impl Redactor {
             }
         }
         for at in 0..value.len() {
-            let begins = BY_ADDRESS.iter().any(|start| value[at..].starts_with(start));
-            let within = at.checked_sub(1).is_some_and(|before| value[before].is_ascii_alphanumeric());
-            if begins && !within {
+            if BY_ADDRESS.iter().any(|start| value[at..].starts_with(start)) {
                 let digits = value[at + 3..].iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
                 let end = at + 3 + digits.count().min(12);
                 self.digits(&mut value[at + 3..end]);
@@ -259,7 +258,10 @@ mod tests {
         }
         let list = redactor.text("sysfs/class/net/wlx02deadbeef77/ifindex wwx02deadbeef77\0");
         assert_eq!(list, format!("sysfs/class/net/wlx{digits}/ifindex wwx{digits}\0"));
-        for same in ["enx", "eth0", "openxdead", "enxyz", "docker0", ""] {
+        let mut key = *b"\xcb\x00\x71Qwlx02deadbeef77\0";
+        redactor.name(&mut key);
+        assert_eq!(key[4..], *format!("wlx{digits}\0").as_bytes());
+        for same in ["enx", "eth0", "enxyz", "docker0", ""] {
             assert_eq!(redactor.text(same), same);
         }
     }
