@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use procfs::WithCurrentSystemInfo as _;
-use procfs::process::LimitValue;
+use rustix::process::{Resource, getrlimit};
 
 use crate::render::metrics::Process;
 
@@ -12,14 +12,10 @@ pub fn read() -> Option<Process> {
     let process = procfs::process::Process::myself().ok()?;
     let stat = process.stat().ok()?;
     let ticks = procfs::ticks_per_second() as f64;
-    let max_fds = match process.limits().ok()?.max_open_files.soft_limit {
-        LimitValue::Value(limit) => Some(limit),
-        LimitValue::Unlimited => None,
-    };
     Some(Process {
         cpu_seconds: (stat.utime + stat.stime) as f64 / ticks,
         open_fds: process.fd_count().ok()? as u64,
-        max_fds,
+        max_fds: getrlimit(Resource::Nofile).current,
         virtual_memory_bytes: stat.vsize,
         resident_memory_bytes: stat.rss_bytes().get(),
         start_time_seconds: boot_time()? as f64 + stat.starttime as f64 / ticks,

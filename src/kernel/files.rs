@@ -34,13 +34,16 @@ pub struct Files {
     kept: BTreeMap<Root, HashMap<String, OwnedFd>>,
     /// How many more may stay open.
     room: u64,
+    /// Whether the kernel has `/proc/thread-self`.
+    thread_self: bool,
 }
 
 impl Files {
     /// Nothing is open yet.
     pub fn new(paths: Paths) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        Self { paths, kept: BTreeMap::new(), room: MAX_KEPT.min(descriptors / 16) }
+        let thread_self = paths.root(Root::Procfs).join("thread-self").exists();
+        Self { paths, kept: BTreeMap::new(), room: MAX_KEPT.min(descriptors / 16), thread_self }
     }
 
     /// The content of a regular file.
@@ -94,7 +97,7 @@ impl Files {
     ) -> Answer {
         let kept = self.kept.entry(root).or_default();
         if let Some(descriptor) = kept.get(path) {
-            let mut file = FromStart::of(descriptor);
+            let mut file = FromStart { one_value: is_one_value(root, path), ..FromStart::of(descriptor) };
             match read(&mut file) {
                 Ok(bytes) if file.offset > 0 => return Reading::Ok(bytes),
                 _ => {
@@ -104,9 +107,12 @@ impl Files {
             }
         }
         let tree = self.paths.root(root);
-        let bytes = open(tree, path).and_then(|descriptor| {
-            let bytes = read(&mut FromStart::of(&descriptor))?;
-            if self.room > 0 && stays_the_same(root, path, &descriptor) {
+        let place = if self.thread_self { PathBuf::from(path) } else { without_thread_self(path) };
+        let bytes = open(tree, &place).and_then(|descriptor| {
+            let mut file = FromStart::of(&descriptor);
+            let bytes = read(&mut file)?;
+            // An empty one would be opened anew all the same.
+            if self.room > 0 && file.offset > 0 && stays_the_same(root, path, &descriptor) {
                 self.room -= 1;
                 kept.insert(path.to_owned(), descriptor);
             }
@@ -114,6 +120,23 @@ impl Files {
         });
         classify(&tree.join(path), bytes)
     }
+}
+
+/// `thread-self` came with 3.17; before that the same directory has a longer name.
+fn without_thread_self(path: &str) -> PathBuf {
+    match path.strip_prefix("thread-self/") {
+        Some(rest) => {
+            let thread = rustix::thread::gettid();
+            PathBuf::from(format!("self/task/{}/{rest}", thread.as_raw_nonzero()))
+        }
+        None => PathBuf::from(path),
+    }
+}
+
+/// Whether a file of the kernel's own holds one value, of less than a page, which one read gives whole: sysctls
+/// (`proc_sys_call_handler`) and attributes of sysfs (`sysfs_kf_seq_show`).
+fn is_one_value(root: Root, path: &str) -> bool {
+    root == Root::Sysfs || root == Root::Procfs && path.starts_with("sys/")
 }
 
 /// Whether an open file is what its path leads to as long as it can be read: files of the kernel's own file systems, but for
@@ -132,17 +155,23 @@ fn stays_the_same(root: Root, path: &str, file: &OwnedFd) -> bool {
 struct FromStart<'f> {
     file: BorrowedFd<'f>,
     offset: u64,
+    /// Nothing follows what a read gives that had room for more.
+    one_value: bool,
 }
 
 impl<'f> FromStart<'f> {
     fn of(file: &'f OwnedFd) -> Self {
-        Self { file: file.as_fd(), offset: 0 }
+        Self { file: file.as_fd(), offset: 0, one_value: false }
     }
 }
 
 impl Read for FromStart<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = pread(self.file, buffer, self.offset)?;
+        if self.one_value && self.offset > 0 {
+            return Ok(0);
+        }
+        let length = pread(self.file, &mut *buffer, self.offset)?;
+        self.one_value &= length < buffer.len();
         self.offset += length as u64;
         Ok(length)
     }
@@ -196,16 +225,17 @@ fn contains(line: &[u8], word: &[u8]) -> bool {
 
 /// Opens a regular file for reading. Anything else (a pipe that would block, a device that masks the file) is
 /// refused.
-fn open(root: &Path, path: &str) -> io::Result<OwnedFd> {
+fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let path = thread_self(root, path);
-    // Below a host's root that is mounted elsewhere, absolute symbolic links must not leave it.
-    let fd = match fs::open(root, flags | OFlags::DIRECTORY, Mode::empty()) {
-        Ok(directory) => match fs::openat2(&directory, &path, flags, Mode::empty(), resolve(root)) {
-            Err(Errno::NOSYS | Errno::PERM) => fs::open(root.join(&path), flags, Mode::empty())?,
+    let fd = if is_our_own(root) {
+        fs::open(root.join(path), flags, Mode::empty())?
+    } else {
+        // Below a host's root that is mounted elsewhere, absolute symbolic links must not leave it.
+        let directory = fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+        match fs::openat2(&directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Err(Errno::NOSYS | Errno::PERM) => fs::open(root.join(path), flags, Mode::empty())?,
             other => other?,
-        },
-        Err(error) => return Err(error.into()),
+        }
     };
     if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("not a regular file; is it masked?"));
@@ -213,23 +243,8 @@ fn open(root: &Path, path: &str) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn resolve(root: &Path) -> ResolveFlags {
-    if root == Path::new("/proc") || root == Path::new("/sys") || root == Path::new("/") {
-        ResolveFlags::empty()
-    } else {
-        ResolveFlags::IN_ROOT
-    }
-}
-
-/// `thread-self` came with 3.17; before that the same directory has a longer name.
-fn thread_self(root: &Path, path: &str) -> PathBuf {
-    match path.strip_prefix("thread-self/") {
-        Some(rest) if !root.join("thread-self").exists() => {
-            let thread = rustix::thread::gettid();
-            PathBuf::from(format!("self/task/{}/{rest}", thread.as_raw_nonzero()))
-        }
-        _ => PathBuf::from(path),
-    }
+fn is_our_own(root: &Path) -> bool {
+    ["/proc", "/sys", "/"].map(Path::new).contains(&root)
 }
 
 fn classify(path: &Path, result: io::Result<Vec<u8>>) -> Answer {
