@@ -11,22 +11,21 @@ fn file(name: &str) -> Request {
 /// The three tables; `snmp6` is missing where IPv6 is off.
 pub fn read(node: &mut Node<'_>) -> Netstat {
     let [snmp, snmp6, netstat] = ["snmp", "snmp6", "netstat"].map(|name| node.text(&file(name)));
-    let mut counter = |name: &str, table: &Reading<String>, find: &dyn Fn(&[u8]) -> Result<u64, String>| {
-        let found = table.as_ref().decode(|text| find(text.as_bytes()));
+    let mut counter = |name: &str, table: &Reading<String>, find: &dyn Fn(&str) -> Result<u64, String>| {
+        let found = table.as_ref().decode(|text| find(text));
         node.note(&file(name), found.within(format_args!("net/{name}")))
     };
-    let of = |group: &'static str, counter: &'static str| move |bytes: &[u8]| in_table(bytes, group, counter);
+    let of = |group: &'static str, counter: &'static str| move |text: &str| in_table(text, group, counter);
     Netstat {
         udp_in_csum_errors: counter("snmp", &snmp, &of("Udp", "InCsumErrors")),
-        udp6_in_csum_errors: counter("snmp6", &snmp6, &|bytes| in_list(bytes, "Udp6InCsumErrors")),
+        udp6_in_csum_errors: counter("snmp6", &snmp6, &|text| in_list(text, "Udp6InCsumErrors")),
         tcp_in_csum_errors: counter("snmp", &snmp, &of("Tcp", "InCsumErrors")),
         tcp_syn_retransmits: counter("netstat", &netstat, &of("TcpExt", "TCPSynRetrans")),
     }
 }
 
 /// Pairs of lines: `Udp: InDatagrams NoPorts …`, `Udp: 12 0 …`.
-fn in_table(bytes: &[u8], group: &str, counter: &str) -> Result<u64, String> {
-    let text = String::from_utf8_lossy(bytes);
+fn in_table(text: &str, group: &str, counter: &str) -> Result<u64, String> {
     let mut lines = text.lines();
     while let Some(names) = lines.next() {
         let Some(names) = names.strip_prefix(group).and_then(|rest| rest.strip_prefix(':')) else { continue };
@@ -35,22 +34,21 @@ fn in_table(bytes: &[u8], group: &str, counter: &str) -> Result<u64, String> {
         if !text.ends_with('\n') && lines.next().is_none() {
             return Err(format!("{group}: the last line is cut off"));
         }
-        let (names, values): (Vec<&str>, Vec<&str>) =
-            (names.split_whitespace().collect(), values.split_whitespace().collect());
-        if names.len() != values.len() {
-            return Err(format!("{group}: {} values under {} names", values.len(), names.len()));
+        let [names, values] = [names, values].map(str::split_ascii_whitespace);
+        let [count, of_values] = [&names, &values].map(|words| words.clone().count());
+        if count != of_values {
+            return Err(format!("{group}: {of_values} values under {count} names"));
         }
-        let value = names.iter().position(|name| *name == counter).map(|index| values[index]);
+        let value = names.zip(values).find(|(name, _)| *name == counter).map(|(_, value)| value);
         return number(group, counter, value);
     }
     Err(format!("no line begins with {group:?}"))
 }
 
 /// One counter per line: `Udp6InCsumErrors   0`.
-fn in_list(bytes: &[u8], counter: &str) -> Result<u64, String> {
-    let text = String::from_utf8_lossy(bytes);
+fn in_list(text: &str, counter: &str) -> Result<u64, String> {
     for line in text.split_inclusive('\n') {
-        let mut words = line.split_whitespace();
+        let mut words = line.split_ascii_whitespace();
         if words.next() == Some(counter) {
             return number("snmp6", counter, words.next().filter(|_| line.ends_with('\n')));
         }
@@ -69,13 +67,13 @@ mod tests {
     use crate::decode::testing::{Answers, read_with};
     use crate::snapshot::SourceState;
 
-    const SNMP: &[u8] = b"Tcp: RtoAlgorithm MaxConn InCsumErrors\nTcp: 1 -1 5\nUdp: InDatagrams NoPorts InCsumErrors IgnoredMulti\nUdp: 18 0 7 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 9\n";
+    const SNMP: &str = "Tcp: RtoAlgorithm MaxConn InCsumErrors\nTcp: 1 -1 5\nUdp: InDatagrams NoPorts InCsumErrors IgnoredMulti\nUdp: 18 0 7 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 9\n";
 
     #[test]
     fn counters_are_found_by_group_and_name() {
         assert_eq!(in_table(SNMP, "Udp", "InCsumErrors"), Ok(7));
         assert_eq!(in_table(SNMP, "Tcp", "InCsumErrors"), Ok(5));
-        assert_eq!(in_list(b"Udp6InErrors 3\nUdp6InCsumErrors\t4\n", "Udp6InCsumErrors"), Ok(4));
+        assert_eq!(in_list("Udp6InErrors 3\nUdp6InCsumErrors\t4\n", "Udp6InCsumErrors"), Ok(4));
     }
 
     #[test]
@@ -83,16 +81,16 @@ mod tests {
         assert!(in_table(SNMP, "Udp", "MemErrors").unwrap_err().contains("prints no MemErrors"));
         assert!(in_table(SNMP, "TcpExt", "TCPSynRetrans").unwrap_err().contains("no line begins"));
         assert!(in_table(SNMP, "Tcp", "MaxConn").unwrap_err().contains("\"-1\""));
-        assert!(in_list(b"", "Udp6InCsumErrors").is_err());
+        assert!(in_list("", "Udp6InCsumErrors").is_err());
     }
 
     #[test]
     fn a_cut_table_is_an_error_until_its_line_is_complete() {
-        let group_end = SNMP.windows(2).position(|two| two == b"0\n").unwrap() + 2;
+        let group_end = SNMP.find("0\n").unwrap() + 2;
         for cut in 0..group_end {
             assert!(in_table(&SNMP[..cut], "Udp", "InCsumErrors").is_err(), "cut at {cut}");
         }
-        let list = b"Udp6InCsumErrors 42\n";
+        let list = "Udp6InCsumErrors 42\n";
         for cut in 0..list.len() {
             assert!(in_list(&list[..cut], "Udp6InCsumErrors").is_err(), "cut at {cut}");
         }
@@ -103,7 +101,7 @@ mod tests {
         let netstat: &[u8] = b"TcpExt: TCPSynRetrans\nTcpExt: 3\n";
         let [snmp, snmp6, other] = ["snmp", "snmp6", "netstat"].map(file);
         let answers =
-            |snmp6_answer| [(&snmp, Reading::Ok(SNMP)), (&snmp6, snmp6_answer), (&other, Reading::Ok(netstat))].into();
+            |snmp6_answer| [(&snmp, Reading::Ok(SNMP.as_bytes())), (&snmp6, snmp6_answer), (&other, Reading::Ok(netstat))].into();
         let read = |answers: Answers| {
             let (found, sources) = read_with(&answers, read);
             (found, sources.statuses(&[Source::Netstat.collector()].into(), |_| None)[0].state)
@@ -124,10 +122,10 @@ mod tests {
 
     #[test]
     fn random_text_never_panics() {
-        proptest::proptest!(|(bytes: Vec<u8>, text: String)| {
-            let _ = in_table(&bytes, "Udp", "InCsumErrors");
-            let _ = in_table(format!("Udp:{text}").as_bytes(), "Udp", "InCsumErrors");
-            let _ = in_list(&bytes, "Udp6InCsumErrors");
+        proptest::proptest!(|(text: String)| {
+            let _ = in_table(&text, "Udp", "InCsumErrors");
+            let _ = in_table(&format!("Udp:{text}"), "Udp", "InCsumErrors");
+            let _ = in_list(&text, "Udp6InCsumErrors");
         });
     }
 }

@@ -162,7 +162,9 @@ impl<'a> Node<'a> {
 
     /// The same without a word about the source.
     pub fn try_text(&mut self, request: &Request) -> Reading<String> {
-        self.try_bytes(request).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        self.try_bytes(request).map(|bytes| {
+            String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        })
     }
 
     /// A file of one line, without its line feed.

@@ -79,25 +79,26 @@ impl EncodeGaugeValue for Value {
 
 /// Prometheus text 0.0.4.
 pub fn prometheus(families: &Families) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(64 << 10); // room for most
     for family in families.iter() {
         let metric = family.metric;
         // The table's help texts hold neither backslash nor line feed; a test keeps it so.
-        let _ = writeln!(out, "# HELP {} {}", metric.name, metric.help);
-        let _ = writeln!(out, "# TYPE {} {}", metric.name, metric.kind.name());
+        for part in ["# HELP ", metric.name, " ", metric.help, "\n# TYPE ", metric.name, " ", metric.kind.name(), "\n"] {
+            out.push_str(part);
+        }
         for (labels, value) in family.samples() {
             out.push_str(metric.name);
             for (at, (name, value)) in metric.labels.iter().zip(labels).enumerate() {
-                let _ = write!(out, "{}{name}=\"", if at == 0 { '{' } else { ',' });
+                for part in [if at == 0 { "{" } else { "," }, name, "=\""] {
+                    out.push_str(part);
+                }
                 escape(&mut out, value);
                 out.push('"');
             }
-            if !metric.labels.is_empty() {
-                out.push('}');
-            }
+            out.push_str(if metric.labels.is_empty() { " " } else { "} " });
             let _ = match value {
-                Value::Whole(value) => writeln!(out, " {value}"),
-                Value::Real(value) => writeln!(out, " {value}"),
+                Value::Whole(value) => writeln!(out, "{value}"),
+                Value::Real(value) => writeln!(out, "{value}"),
             };
         }
     }

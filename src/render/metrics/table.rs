@@ -68,7 +68,7 @@ const NAT_LABELS: &[&str] = &["backend", "family", "owner", "action", "port_rand
 
 /// Where a metric stands in the table.
 pub(super) fn position(name: &str) -> Option<usize> {
-    static POSITIONS: LazyLock<HashMap<&str, usize>> =
+    static POSITIONS: LazyLock<HashMap<&str, usize, foldhash::fast::RandomState>> =
         LazyLock::new(|| METRICS.iter().enumerate().map(|(at, metric)| (metric.name, at)).collect());
     POSITIONS.get(name).copied()
 }
