@@ -12,7 +12,7 @@
 //! | [`decode`] | readers: what a node is asked, and bytes to facts |
 //! | [`snapshot`] | the facts |
 //! | [`accumulate`] | counters that never fall |
-//! | [`flow`] | what the kernel would do with a packet |
+//! | [`symbolic`] | what the kernel would do with a packet |
 //! | [`advisory`] | known problems and kernel defects, as data |
 //! | [`judge`] | facts to verdicts |
 //! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
@@ -34,7 +34,6 @@ pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod decode;
-pub mod flow;
 pub mod judge;
 pub mod kernel;
 pub mod logging;
@@ -49,5 +48,6 @@ pub mod render;
 pub mod server;
 pub mod signals;
 pub mod snapshot;
+pub mod symbolic;
 pub mod sync;
 pub mod web_config;

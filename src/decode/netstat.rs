@@ -100,8 +100,9 @@ mod tests {
     fn without_ipv6_its_table_is_missing_and_the_source_is_whole() {
         let netstat: &[u8] = b"TcpExt: TCPSynRetrans\nTcpExt: 3\n";
         let [snmp, snmp6, other] = ["snmp", "snmp6", "netstat"].map(file);
-        let answers =
-            |snmp6_answer| [(&snmp, Reading::Ok(SNMP.as_bytes())), (&snmp6, snmp6_answer), (&other, Reading::Ok(netstat))].into();
+        let answers = |snmp6_answer| {
+            [(&snmp, Reading::Ok(SNMP.as_bytes())), (&snmp6, snmp6_answer), (&other, Reading::Ok(netstat))].into()
+        };
         let read = |answers: Answers| {
             let (found, sources) = read_with(&answers, read);
             (found, sources.statuses(&[Source::Netstat.collector()].into(), |_| None)[0].state)

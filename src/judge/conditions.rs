@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use super::{ConditionState, DefectFinding};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
-use crate::flow;
 use crate::snapshot::{Feature, Link, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
+use crate::symbolic;
 
 /// What conditions are evaluated against.
 pub struct Context<'a> {
@@ -19,13 +19,13 @@ pub struct Context<'a> {
     /// Set when counters, tunnels and rules are not the node's.
     pub blind: Option<&'static str>,
     /// The work that all walks together may do.
-    pub(super) effort: flow::Effort<'a>,
+    pub(super) effort: symbolic::Effort<'a>,
     /// Rules, links and addresses; or what of them was not read.
-    world: OnceCell<Result<flow::World<'a>, String>>,
+    world: OnceCell<Result<symbolic::World<'a>, String>>,
     /// Source-NAT rules that new connections get to; walked once.
-    pub(super) reached: OnceCell<Result<flow::ReachedRules, String>>,
+    pub(super) reached: OnceCell<Result<symbolic::ReachedRules, String>>,
     /// What happens to the outer packets of tunnels, by index of the device; walked once.
-    pub(super) outer: RefCell<BTreeMap<u32, Result<flow::OuterPackets, String>>>,
+    pub(super) outer: RefCell<BTreeMap<u32, Result<symbolic::OuterPackets, String>>>,
 }
 
 /// The state of a condition, why, and what its remedies can use.
@@ -74,7 +74,7 @@ impl<'a> Context<'a> {
             snapshot,
             defects,
             blind,
-            effort: flow::Effort::new(stop),
+            effort: symbolic::Effort::new(stop),
             world: OnceCell::new(),
             reached: OnceCell::new(),
             outer: RefCell::default(),
@@ -82,14 +82,14 @@ impl<'a> Context<'a> {
     }
 
     /// What packets can meet.
-    pub(super) fn world(&self) -> Result<&flow::World<'a>, String> {
-        self.world.get_or_init(|| flow::World::new(self.snapshot)).as_ref().map_err(String::clone)
+    pub(super) fn world(&self) -> Result<&symbolic::World<'a>, String> {
+        self.world.get_or_init(|| symbolic::World::new(self.snapshot)).as_ref().map_err(String::clone)
     }
 
     /// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.
     pub fn evaluate(&self, test: &Test, tunnel: Option<&Link>) -> Outcome {
-        if self.effort.ended() == Some(flow::Ended::Stopped) {
-            return Outcome::unknown(flow::Ended::Stopped.why());
+        if self.effort.ended() == Some(symbolic::Ended::Stopped) {
+            return Outcome::unknown(symbolic::Ended::Stopped.why());
         }
         if let Test::KernelDefect(id) = test {
             return self.kernel_defect(id);

@@ -1,8 +1,8 @@
 //! The vocabulary of conditions that is about Services.
 
 use super::conditions::{Context, Outcome};
-use crate::flow::{self, Certainty, Found, World};
 use crate::snapshot::Reading;
+use crate::symbolic::{self, Certainty, Found, World};
 
 /// The device that NodeLocal DNSCache makes.
 const NODE_LOCAL_DNS: &str = "nodelocaldns";
@@ -22,7 +22,7 @@ impl Context<'_> {
     }
 
     pub(super) fn dns_dnat_to_several(&self) -> Outcome {
-        match self.found(|world| flow::dns_to_several(world, &self.effort)) {
+        match self.found(|world| symbolic::dns_to_several(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
             Ok(Found { certainty, place }) => match certainty {
                 Certainty::Happens => Outcome::holds(format!(
@@ -48,7 +48,7 @@ impl Context<'_> {
     }
 
     pub(super) fn service_dnat(&self) -> Outcome {
-        match self.found(flow::destination_nat) {
+        match self.found(symbolic::destination_nat) {
             Err(why) => Outcome::unknown(why),
             Ok(Found { certainty, place }) => match certainty {
                 Certainty::Happens => Outcome::holds(format!("connections are given other destinations: {place}")),
@@ -73,7 +73,7 @@ impl Context<'_> {
     }
 
     pub(super) fn invalid_passes(&self) -> Outcome {
-        match self.found(|world| flow::invalid_passes(world, &self.effort)) {
+        match self.found(|world| symbolic::invalid_passes(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
             Ok(Found { certainty, place }) => match certainty {
                 Certainty::Happens if place.is_empty() => {

@@ -2,9 +2,9 @@
 
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
-use crate::flow::{self, Certainty, Reached, RuleAt};
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Backend, NatAction, Owner, PortRandomization, SourceNatRule};
+use crate::symbolic::{self, Certainty, Reached, RuleAt};
 
 /// Who writes rules for Services and pods.
 const SERVICES: &[Owner] = &[Owner::KubeProxy, Owner::Kubelet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
@@ -12,7 +12,7 @@ const SERVICES: &[Owner] = &[Owner::KubeProxy, Owner::Kubelet, Owner::Flannel, O
 impl Context<'_> {
     /// Rules that new connections get to, and why there may be more; or why they could not be read.
     fn reached(&self) -> Result<(&[Reached], Option<&str>), &str> {
-        let walk = || self.world().map(|world| flow::reached(world, &self.effort));
+        let walk = || self.world().map(|world| symbolic::reached(world, &self.effort));
         let reached = self.reached.get_or_init(walk).as_ref().map_err(String::as_str)?;
         Ok((&reached.rules, reached.gave_up.as_deref()))
     }

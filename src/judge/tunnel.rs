@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::ConditionState;
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
-use crate::flow::{self, Certainty, Found, OuterPackets};
 use crate::snapshot::{Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, with_lower_devices};
+use crate::symbolic::{self, Certainty, Found, OuterPackets};
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
 
@@ -21,8 +21,8 @@ impl Context<'_> {
             return known.clone();
         }
         let walked = self.world().and_then(|world| {
-            let facts = flow::facts(self.snapshot, link, tunnel)?;
-            let mut outer = flow::outer_packets(world, &facts, &self.effort);
+            let facts = symbolic::facts(self.snapshot, link, tunnel)?;
+            let mut outer = symbolic::outer_packets(world, &facts, &self.effort);
             if let Some(what) = self.beside_the_rules(link, tunnel) {
                 if outer.tracked == Certainty::DoesNot {
                     outer.tracked = Certainty::Unknown(what.clone()); // it may translate by itself

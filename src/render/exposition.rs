@@ -83,7 +83,8 @@ pub fn prometheus(families: &Families) -> String {
     for family in families.iter() {
         let metric = family.metric;
         // The table's help texts hold neither backslash nor line feed; a test keeps it so.
-        for part in ["# HELP ", metric.name, " ", metric.help, "\n# TYPE ", metric.name, " ", metric.kind.name(), "\n"] {
+        for part in ["# HELP ", metric.name, " ", metric.help, "\n# TYPE ", metric.name, " ", metric.kind.name(), "\n"]
+        {
             out.push_str(part);
         }
         for (labels, value) in family.samples() {

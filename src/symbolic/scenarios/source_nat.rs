@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::effort::Effort;
-use super::packet::{Guesses, Kind, Packet, state};
-use super::values::Values;
-use super::walk::{Certainty, Flow, Hit, Walk};
-use super::world::{RuleAt, World};
 use crate::snapshot::netfilter::{Backend, Family, Field, Hook, Nat, NatAction};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::effort::Effort;
+use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::world::{RuleAt, World};
 
 /// Protocols whose ports are translated: TCP, UDP, DCCP, SCTP, UDP-Lite.
 const WITH_PORTS: [u128; 5] = [6, 17, 33, 132, 136];
@@ -34,38 +35,52 @@ pub struct ReachedRules {
     pub gave_up: Option<String>,
 }
 
+/// The packets that each rule translates.
+#[derive(Debug, Default)]
+pub(super) struct Hits(pub(super) BTreeMap<Hit, Set>);
+
+impl OnNat for Hits {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, _: Set) -> Set {
+        NOTHING
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, hit: &Hit, packets: Set) -> Set {
+        let known = self.0.entry(hit.clone()).or_insert(NOTHING);
+        *known = walk.space.or(*known, packets);
+        NOTHING
+    }
+}
+
 /// Rules that a new connection with ports, forwarded or of this host, can end in.
 ///
 /// A mark may have any bits that some rule sets, whichever connections that rule is for.
 pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
-    let mut walk = Walk::new(world, effort);
-    let mut hits: BTreeMap<Hit, Vec<Guesses>> = BTreeMap::new();
+    let mut walk = Walk::new(world, &[], 0, effort);
+    let mut hits = Hits::default();
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in [Hook::Postrouting, Hook::Input] {
             walk.stage = format!("{family} {hook}");
-            let packet = Packet::new(Kind::Traffic, family)
-                .with(Field::L4Proto, Values::of(&WITH_PORTS))
-                .with(Field::ConnectionState, Values::of(&[state::NEW, state::RELATED]))
-                .with(Field::ConnectionDirection, Values::of(&[0]))
-                .with(Field::Mark, Values::free_bits(world.settable_bits()));
-            let mut packets = vec![packet.clone()];
+            walk.packets = Packets::new(Kind::Traffic, family);
+            let protocols = walk.with(&Field::L4Proto, &WITH_PORTS.map(|protocol| (protocol, protocol)));
+            let new = walk.in_state(&[state::NEW, state::RELATED]);
+            let original = walk.with(&Field::ConnectionDirection, &[(0, 0)]);
+            let all = [new, original, walk.start()].into_iter().fold(protocols, |all, set| walk.space.and(all, set));
+            let unmarked = walk.with(&Field::Mark, &[(0, 0)]);
+            let unmarked = walk.space.and(all, unmarked);
+            let settable = world.settable_bits();
+            let mut packets = walk.bring_along(unmarked, &Field::Mark, settable);
             if let Some((bits, why)) = world.doubtful_bits() {
-                let mut packet = packet.with(Field::Mark, Values::free_bits(bits | world.settable_bits()));
-                packet.guess(walk.unknowns.ask(format!("doubtful bits {why}"), 2, || why), 1);
-                packets.push(packet);
+                let assumed = walk.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
+                let doubtful = walk.bring_along(unmarked, &Field::Mark, bits | settable);
+                packets = walk.space.or(packets, walk.space.and(doubtful, assumed));
             }
-            walk.nat_core(hook, Flow::First, packets, &mut |_, passed| {
-                if let Some(hit) = passed.hit {
-                    hits.entry(hit).or_default().push(passed.packet.guesses);
-                }
-                Vec::new()
-            });
+            walk.nat_core(hook, Flow::First, packets, &mut hits);
         }
     }
-    let found = hits.into_iter().map(|(hit, guesses)| Reached {
+    let found = hits.0.into_iter().map(|(hit, packets)| Reached {
         place: walk.place(&hit),
         nat: walk.nat(&hit).cloned(),
-        certainty: walk.certainty(guesses.iter()),
+        certainty: walk.certainty(packets),
         at: match hit {
             Hit::Rule(at, _) => Some((world.backend(&at), at)),
             Hit::Unread(_) => None,

@@ -1,14 +1,15 @@
 //! What there is around a packet: rules of all backends, links, addresses that are this host's.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::packet::Packet;
+use super::machine::Certainty;
+use super::survey::Survey;
 use super::unread::is_unread_map;
 use super::values::Values;
-use super::walk::Certainty;
 use crate::snapshot::netfilter::{
-    Backend, Chain, ChainId, ChainKind, Family, Field, Ruleset, Step, TypeScope, Verdict, address_key, name_key,
+    Backend, Chain, ChainId, ChainKind, Family, Ruleset, Step, Verdict, address_key, name_key,
 };
 use crate::snapshot::{Link, Reading, Snapshot};
 
@@ -46,6 +47,7 @@ pub struct World<'a> {
     pub links: Option<&'a [Link]>,
     /// IPv4's, IPv6's; `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
+    survey: OnceCell<Survey>,
 }
 
 /// Whether something is so, and which rule says it.
@@ -81,7 +83,17 @@ impl<'a> World<'a> {
             }
         }
         let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
-        Ok(Self { rules, links: snapshot.links.ok().map(Vec::as_slice), own })
+        Ok(Self::of(rules, snapshot.links.ok().map(Vec::as_slice), own))
+    }
+
+    /// Of its parts.
+    pub(super) fn of(rules: Vec<Rules<'a>>, links: Option<&'a [Link]>, own: [Option<OwnAddresses>; 2]) -> Self {
+        Self { rules, links, own, survey: OnceCell::new() }
+    }
+
+    /// What its rules tell packets apart by; looked for once.
+    pub fn survey(&self) -> &Survey {
+        self.survey.get_or_init(|| Survey::of(self))
     }
 
     /// A chain by its name.
@@ -126,14 +138,10 @@ impl<'a> World<'a> {
 
     /// Addresses of these types (`inet_dev_addr_type`: whatever is not local, broadcast or multicast is unicast).
     /// `None`: it is not known which addresses are.
-    pub fn addresses_of_types(&self, packet: &Packet, types: &Values, scope: TypeScope) -> Option<Values> {
-        let ipv6 = packet.family == Family::Ipv6;
+    /// `device`: the name of the one whose addresses count; `None`: those of all.
+    pub fn addresses_of_types(&self, family: Family, types: &Values, device: Option<u128>) -> Option<Values> {
+        let ipv6 = family == Family::Ipv6;
         let own = self.own[usize::from(ipv6)].as_ref()?;
-        let device = match scope {
-            TypeScope::Any => None,
-            TypeScope::Input => Some(packet.number(&Field::InputName)?),
-            TypeScope::Output => Some(packet.number(&Field::OutputName)?),
-        };
         let links = if device.is_some() { self.links? } else { &[] };
         let here = |index: &Option<u32>| {
             device.is_none_or(|name| {

@@ -2,11 +2,11 @@
 
 use super::language::{self, address, effort, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
-use crate::flow::facts::Way;
-use crate::flow::tunnel::outer_packets;
-use crate::flow::values::Values;
 use crate::snapshot::netfilter::{Set, name_key};
 use crate::snapshot::{Failure, Reading};
+use crate::symbolic::facts::Way;
+use crate::symbolic::scenarios::tunnel::outer_packets;
+use crate::symbolic::values::Values;
 
 #[test]
 fn marks_of_connections_that_came_out_of_the_tunnel_are_restored_on_answers() {

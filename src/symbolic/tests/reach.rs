@@ -1,11 +1,7 @@
 //! Which source-NAT rules new connections get to.
 
 use super::language::{effort, rules};
-use crate::flow::packet::{Kind, Packet, state};
-use crate::flow::values::Values;
-use crate::flow::walk::{Flow, Walk};
-use crate::flow::{Certainty, reached};
-use crate::snapshot::netfilter::{Family, Field, Hook};
+use crate::symbolic::{Certainty, reached};
 
 /// Rules that are reached, as `CHAIN POSITION`; those that may be end in `?`.
 fn reach(text: &str) -> Vec<String> {
@@ -137,16 +133,10 @@ fn after_giving_up_nothing_is_seen_to_happen() {
     let world = written.world();
     let walked = |steps: usize| {
         let effort = effort();
-        let mut walk = Walk::new(&world, &effort);
-        assert_eq!(walk.spend(steps), steps == 0);
-        let packet = Packet::new(Kind::Traffic, Family::Ipv4).with(Field::ConnectionState, Values::of(&[state::NEW]));
-        let mut hits = Vec::new();
-        walk.nat_core(Hook::Postrouting, Flow::First, vec![packet], &mut |_, passed| {
-            hits.extend(passed.hit.map(|_| passed.packet.guesses));
-            Vec::new()
-        });
-        (hits.len(), walk.certainty(hits.iter()))
+        assert_eq!(effort.spend(steps), steps == 0);
+        let found = reached(&world, &effort);
+        (found.rules.iter().map(|rule| rule.certainty.clone()).collect::<Vec<_>>(), found.gave_up.is_some())
     };
-    assert_eq!(walked(0), (1, Certainty::Happens));
-    assert!(matches!(walked(usize::MAX), (0, Certainty::Unknown(_))));
+    assert_eq!(walked(0), (vec![Certainty::Happens], false));
+    assert_eq!(walked(usize::MAX), (vec![], true));
 }

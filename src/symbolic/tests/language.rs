@@ -13,13 +13,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::flow::world::Rules;
-use crate::flow::{Effort, World};
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
     PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key, name_key,
 };
+use crate::symbolic::world::Rules;
+use crate::symbolic::{Effort, World};
 
 /// Rule sets of nf_tables and of legacy tables.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Written {
     pub fn world(&self) -> World<'_> {
         let rules = [(&self.nftables, false), (&self.legacy, true)];
         let rules = rules.into_iter().map(|(ruleset, legacy)| Rules { legacy, ruleset }).collect();
-        World { rules, links: Some(&[]), own: [None, None] }
+        World::of(rules, Some(&[]), [None, None])
     }
 }
 

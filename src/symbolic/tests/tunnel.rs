@@ -1,12 +1,12 @@
 //! What happens to a tunnel's outer packets: the measured facts, a line each.
 
 use super::language::{address, effort, rules};
-use crate::flow::facts::{TunnelFacts, Way};
-use crate::flow::tunnel::outer_packets;
-use crate::flow::values::Values;
-use crate::flow::world::OwnAddresses;
-use crate::flow::{Certainty, OuterPackets};
 use crate::snapshot::netfilter::{Family, name_key};
+use crate::symbolic::facts::{TunnelFacts, Way};
+use crate::symbolic::scenarios::tunnel::outer_packets;
+use crate::symbolic::values::Values;
+use crate::symbolic::world::OwnAddresses;
+use crate::symbolic::{Certainty, OuterPackets};
 
 /// VXLAN on port 8472 over eth0 (192.0.2.10) to 192.0.2.20; 10.42.0.0/16 is routed into it.
 pub(super) fn facts() -> TunnelFacts {

@@ -111,6 +111,14 @@ impl Values {
         Self::Patterns(unique(self.patterns().iter().map(set).collect()))
     }
 
+    /// Its ranges; none of a set of patterns.
+    pub fn as_ranges(&self) -> &[(u128, u128)] {
+        match self {
+            Self::Ranges(ranges) => ranges,
+            Self::Patterns(_) => &[],
+        }
+    }
+
     /// Whether there is no number in it.
     pub fn is_empty(&self) -> bool {
         match self {

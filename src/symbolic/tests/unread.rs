@@ -2,8 +2,8 @@
 
 use super::language::{effort, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
-use crate::flow::facts::TunnelFacts;
-use crate::flow::{Certainty, destination_nat, dns_to_several, invalid_passes, reached};
+use crate::symbolic::facts::TunnelFacts;
+use crate::symbolic::{Certainty, destination_nat, dns_to_several, invalid_passes, reached};
 
 fn word(certainty: &Certainty) -> &'static str {
     match certainty {

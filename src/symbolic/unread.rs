@@ -1,6 +1,6 @@
 //! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
 
-use super::walk::Certainty;
+use super::machine::Certainty;
 use super::world::{Found, RuleAt, World};
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};

@@ -1,0 +1,204 @@
+//! What cannot be told, and whether it matters.
+//!
+//! Each question is a number of the [`Space`]: a way through the rules that takes an answer for granted is the set of packets
+//! with that answer. Some questions have one answer for all packets (which of two chains comes first); others are unknown
+//! functions of the packet (a match that nobody understands). Something *must* happen if, whatever the answers for all packets
+//! are, there is a packet to which it happens whatever is answered about it: for all, exists, for all. It *may* happen if
+//! there are a packet and answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::space::{Block, EVERYTHING, Set, Space};
+
+/// What a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// It has one answer, whatever packet comes.
+    All,
+    /// Each packet may have another answer.
+    EachPacket,
+    /// Packets with every answer come.
+    SomePacket,
+}
+
+/// A question by its number.
+pub type Question = usize;
+
+#[derive(Clone, Debug)]
+struct Asked {
+    why: String,
+    block: Block,
+    answers: u128,
+}
+
+/// The questions of a walk.
+#[derive(Clone, Debug, Default)]
+pub struct Assumptions {
+    asked: Vec<Asked>,
+    by_key: BTreeMap<String, Question>,
+    of_all: BTreeSet<u32>,
+    of_each: BTreeSet<u32>,
+}
+
+impl Assumptions {
+    /// A question with so many answers, from 0; `key` tells whether it was asked before. `why` says what cannot be told.
+    pub fn ask(
+        &mut self,
+        space: &Space<'_>,
+        key: String,
+        about: About,
+        answers: usize,
+        why: impl FnOnce() -> String,
+    ) -> Question {
+        if let Some(known) = self.by_key.get(&key) {
+            return *known;
+        }
+        let bits = answers.saturating_sub(1).checked_ilog2().map_or(0, |bits| bits + 1);
+        self.note(key, about, space.block(bits), answers as u128, why())
+    }
+
+    /// A number that cannot be told. `block`: its variables; `None`: there are none.
+    pub fn ask_number(
+        &mut self,
+        key: String,
+        about: About,
+        block: impl FnOnce() -> Option<Block>,
+        why: impl FnOnce() -> String,
+    ) -> Option<Block> {
+        let found = match self.by_key.get(&key) {
+            Some(known) => *known,
+            None => {
+                let block = block()?;
+                let answers = 1u128.checked_shl(block.0.len() as u32).unwrap_or(u128::MAX);
+                self.note(key, about, block, answers, why())
+            }
+        };
+        Some(self.asked[found].block.clone())
+    }
+
+    fn note(&mut self, key: String, about: About, block: Block, answers: u128, why: String) -> Question {
+        match about {
+            About::All => self.of_all.extend(&block.0),
+            About::EachPacket => self.of_each.extend(&block.0),
+            About::SomePacket => {}
+        }
+        self.asked.push(Asked { why, block, answers });
+        self.by_key.insert(key, self.asked.len() - 1);
+        self.asked.len() - 1
+    }
+
+    /// The packets of which this is the answer. Numbers beyond the last answer stand for it too, so that one is always right.
+    pub fn answer(&self, space: &Space<'_>, question: Question, answer: usize) -> Set {
+        let Asked { block, answers, .. } = &self.asked[question];
+        let answer = answer as u128;
+        let last = if answer + 1 == *answers { u128::MAX } else { answer };
+        space.ranges(block, &[(answer, last)])
+    }
+
+    /// Whether a set depends on what is asked about each packet.
+    pub fn depends_on_packets(&self, space: &Space<'_>, set: Set) -> bool {
+        !self.of_each.is_empty() && !space.support(set).is_disjoint(&self.of_each)
+    }
+
+    /// Whether some packet is in it whatever the answers are. `determined`: variables whose value the rest of the packet and
+    /// the answers tell.
+    pub fn must(&self, space: &Space<'_>, set: Set, determined: &BTreeSet<u32>) -> bool {
+        let always = match self.depends_on_packets(space, set) {
+            true => space.for_all(space.exists(set, determined), &self.of_each),
+            false => set,
+        };
+        self.by_answers(space, always) == EVERYTHING
+    }
+
+    /// The answers with which some packet is in it.
+    fn by_answers(&self, space: &Space<'_>, set: Set) -> Set {
+        let mut packets = space.support(set);
+        packets.retain(|variable| !self.of_all.contains(variable));
+        space.exists(set, &packets)
+    }
+
+    /// What could not be told about the packets of a set, by the way that takes least for granted.
+    pub fn why(&self, space: &Space<'_>, set: Set) -> String {
+        let asked = |variable: u32| self.asked.iter().position(|asked| asked.block.0.contains(&variable));
+        let packets =
+            space.support(set).into_iter().filter(|of| !self.of_all.contains(of) && !self.of_each.contains(of));
+        let only = space.exists(set, &packets.collect());
+        let cost = |variable: u32| usize::from(asked(variable).is_some());
+        let way = space.cheapest(only, &cost).unwrap_or_default();
+        let mut found: BTreeSet<usize> = way.iter().filter_map(|(variable, _)| asked(*variable)).collect();
+        // The way asks in the order of the diagram; what it does not need is not told.
+        for question in found.clone() {
+            let rest = way.iter().filter(|(of, _)| asked(*of).is_some_and(|of| of != question && found.contains(&of)));
+            let taken = rest.fold(EVERYTHING, |all, (variable, one)| {
+                let is_set = space.is_set(*variable);
+                if *one { space.and(all, is_set) } else { space.minus(all, is_set) }
+            });
+            if space.minus(taken, only).is_empty() {
+                found.remove(&question);
+            }
+        }
+        found.into_iter().map(|at| self.asked[at].why.as_str()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// How much it takes for granted: the less, the clearer. `None`: it is empty.
+    pub fn doubt(&self, space: &Space<'_>, set: Set) -> Option<usize> {
+        let is_asked = |variable: u32| usize::from(self.of_all.contains(&variable) || self.of_each.contains(&variable));
+        let way = space.cheapest(set, &is_asked)?;
+        Some(way.into_iter().filter(|(variable, _)| is_asked(*variable) > 0).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::effort::Effort;
+    use super::*;
+
+    #[test]
+    fn what_happens_under_every_answer_must_happen() {
+        let stop = AtomicBool::new(false);
+        let effort = Effort::new(&stop);
+        let space = Space::new(&effort);
+        let mut assumptions = Assumptions::default();
+        let mut ask =
+            |key: &str, about, answers| assumptions.ask(&space, key.into(), about, answers, || format!("{key}?"));
+        let (a, b) = (ask("a", About::All, 2), ask("b", About::All, 3));
+        assert_eq!(ask("a", About::All, 2), a, "the same question is asked once");
+        let is = |question, answer| assumptions.answer(&space, question, answer);
+        let must = |sets: &[Set]| assumptions.must(&space, space.any(sets.iter().copied()), &BTreeSet::new());
+        assert!(!must(&[]) && must(&[EVERYTHING]) && !must(&[is(a, 1)]));
+        assert!(must(&[is(a, 1), is(a, 0)]));
+        let with = |one, other| space.and(one, other);
+        assert!(!must(&[is(a, 1), with(is(a, 0), is(b, 0)), with(is(a, 0), is(b, 1))]));
+        assert!(must(&[is(a, 1), with(is(a, 0), is(b, 0)), with(is(a, 0), is(b, 1)), is(b, 2)]));
+        assert_eq!(assumptions.why(&space, space.or(with(is(a, 1), is(b, 0)), is(b, 2))), "b?");
+    }
+
+    #[test]
+    fn a_match_that_sorts_the_packets_makes_neither_branch_certain() {
+        let stop = AtomicBool::new(false);
+        let effort = Effort::new(&stop);
+        let space = Space::new(&effort);
+        let packets = space.block(1);
+        let mut assumptions = Assumptions::default();
+        let mut ask = |key: &str, about| assumptions.ask(&space, key.into(), about, 2, String::new);
+        let (of_all, of_each) = (ask("all", About::All), ask("each", About::EachPacket));
+        let [zero, one] = [0, 1].map(|value| space.matching(&packets, 1, value));
+        let sorted = |question| {
+            let [no, yes] = [0, 1].map(|answer| assumptions.answer(&space, question, answer));
+            space.or(space.and(yes, one), space.and(no, zero))
+        };
+        assert!(
+            assumptions.must(&space, sorted(of_all), &BTreeSet::new()),
+            "one answer for all: one of the packets is always in it"
+        );
+        assert!(
+            !assumptions.must(&space, sorted(of_each), &BTreeSet::new()),
+            "it may hold for the one and fail for the other"
+        );
+        let both =
+            space.or(assumptions.answer(&space, of_each, 0), space.and(assumptions.answer(&space, of_each, 1), one));
+        assert!(assumptions.must(&space, both, &BTreeSet::new()));
+    }
+}

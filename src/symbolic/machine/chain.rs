@@ -1,0 +1,368 @@
+//! The way of packets through one chain and those that it leads to: `nft_do_chain`, `ipt_do_table`.
+
+use std::collections::BTreeSet;
+
+use super::{Ends, Hit, Kind, Walk};
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Chain, ChainId, Field, MarkWrite, Match, Rule, Step, Verdict};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::packets::state;
+use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::world::RuleAt;
+
+/// `NFT_JUMP_STACK_SIZE` is 16; x_tables allow as many jumps as there are chains.
+const MAX_DEPTH: usize = 128;
+/// From so many rules on, neighbours that do the same are taken together.
+const MIN_RUN: usize = 4;
+
+fn whole(chain: &Chain) -> Option<&[Rule]> {
+    chain.rules.ok().map(|rules| rules.as_slice())
+}
+
+/// Where a rule stands, and what of it is looked at.
+pub(super) struct Place<'r> {
+    pub(super) at: &'r RuleAt,
+    /// Of the step.
+    pub(super) number: usize,
+    depth: usize,
+}
+
+impl Walk<'_> {
+    /// `nft_do_chain`
+    pub(super) fn chain(&mut self, set: usize, id: &ChainId, packets: Set, depth: usize) -> Ends {
+        let chain = self.world.chain(set, id);
+        let udp = self.with(&Field::L4Proto, &[(17, 17)]);
+        let all_udp = self.space.minus(packets, udp).is_empty();
+        let rules = chain.and_then(|chain| if all_udp { chain.rules_for_udp() } else { whole(chain) });
+        let rules = match rules {
+            Some(rules) if depth < MAX_DEPTH => rules,
+            other => {
+                let why = match (other, chain) {
+                    (Some(_), _) => format!("chain {} is called from {MAX_DEPTH} others", id.chain),
+                    (None, Some(unread)) => unread.rules.why().to_owned(),
+                    (None, None) => format!("chain {} was not read", id.chain),
+                };
+                let hit = Hit::Rule(RuleAt { set, chain: id.clone(), position: 0 }, 0);
+                return self.anything(&hit, &why, packets);
+            }
+        };
+        let mut ends = Ends::default();
+        let (mut live, mut rest) = (packets, rules);
+        while let [rule, others @ ..] = rest {
+            if live.is_empty() {
+                break;
+            }
+            if self.is_over() {
+                return Ends::default(); // what the rest of the chain does was not seen
+            }
+            let run = self.same_effect(rest);
+            if run.len() >= MIN_RUN {
+                live = self.run(set, id, run, live, &mut ends);
+                rest = &rest[run.len()..];
+                continue;
+            }
+            let at = RuleAt { set, chain: id.clone(), position: rule.position };
+            live = self.rule(&at, rule, live, &mut ends, depth);
+            rest = others;
+        }
+        if self.is_over() {
+            return Ends::default();
+        }
+        ends.returned = self.space.or(ends.returned, live);
+        ends
+    }
+
+    /// Rules that do the same to whatever one of them holds for.
+    fn run(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, ends: &mut Ends) -> Set {
+        let mut held = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let at = RuleAt { set, chain: id.clone(), position: rule.position };
+            let mut all = packets;
+            for (number, step) in rule.steps.iter().enumerate() {
+                let Step::Match(found) = step else { continue };
+                match self.condition(&at, number, found, packets) {
+                    Some(holds) => all = self.space.and(all, holds),
+                    None => return self.one_by_one(set, id, rules, packets, ends),
+                }
+            }
+            held.push(all);
+        }
+        let first = held.iter().position(|held| !held.is_empty());
+        let taken = self.space.any(held);
+        let (Some(rule), Some(first)) = (rules.first(), first) else { return packets };
+        let rest = self.space.minus(packets, taken);
+        let at = RuleAt { set, chain: id.clone(), position: rules[first].position };
+        for (number, step) in rule.steps.iter().enumerate() {
+            let place = Place { at: &at, number, depth: 0 };
+            match step {
+                Step::Verdict(verdict) => {
+                    let mut next = NOTHING;
+                    self.verdict(&place, verdict, taken, &mut next, ends);
+                    return self.space.or(rest, next);
+                }
+                Step::SetMark(write) => {
+                    let written = self.write(&place, taken, write, &Field::Mark, &Field::ConnectionMark);
+                    return self.space.or(rest, written);
+                }
+                _ => {}
+            }
+        }
+        packets
+    }
+
+    fn one_by_one(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, ends: &mut Ends) -> Set {
+        rules.iter().fold(packets, |live, rule| {
+            let at = RuleAt { set, chain: id.clone(), position: rule.position };
+            self.rule(&at, rule, live, ends, 0)
+        })
+    }
+
+    /// One rule: returns the packets that go on with the next one.
+    fn rule(&mut self, at: &RuleAt, rule: &Rule, packets: Set, ends: &mut Ends, depth: usize) -> Set {
+        let Some(last) = rule.steps.iter().rposition(|step| self.acts(step)) else {
+            return packets; // it only counts or logs
+        };
+        let (mut next, mut current) = (NOTHING, packets);
+        for (number, step) in rule.steps.iter().enumerate().take(last + 1) {
+            if self.is_over() {
+                return NOTHING; // what the rest of the rule does was not seen
+            }
+            let place = Place { at, number, depth };
+            match step {
+                Step::Match(found) => match self.condition(at, number, found, current) {
+                    Some(holds) => {
+                        next = self.space.or(next, self.space.minus(current, holds));
+                        current = self.space.and(current, holds);
+                    }
+                    None => next = self.space.or(next, current),
+                },
+                Step::SetMark(write) => {
+                    current = self.write(&place, current, write, &Field::Mark, &Field::ConnectionMark);
+                }
+                Step::SetConnectionMark(write) => {
+                    current = self.write(&place, current, write, &Field::ConnectionMark, &Field::Mark);
+                }
+                Step::Notrack => current = self.untracked(current),
+                Step::Nat(_) => {
+                    let hit = Hit::Rule(at.clone(), number);
+                    self.add(ends, hit, current);
+                    current = NOTHING;
+                }
+                Step::Verdict(verdict) => current = self.verdict(&place, verdict, current, &mut next, ends),
+                Step::Template => {
+                    let template = self.layout.template;
+                    let any = self.space.exists(current, &BTreeSet::from([template]));
+                    current = self.space.and(any, self.space.is_set(template));
+                }
+                Step::Harmless(_) | Step::UpdateSet { .. } => {}
+                Step::Opaque { what, .. } => {
+                    let found = self.anything(&Hit::Rule(at.clone(), number), what, current);
+                    current = found.returned;
+                    self.join(ends, Ends { returned: NOTHING, ..found });
+                }
+            }
+            if current.is_empty() {
+                break;
+            }
+        }
+        self.space.or(next, current)
+    }
+
+    fn add(&mut self, ends: &mut Ends, hit: Hit, packets: Set) {
+        let known = ends.translated.entry(hit).or_insert(NOTHING);
+        *known = self.space.or(*known, packets);
+    }
+
+    fn join(&mut self, ends: &mut Ends, others: Ends) {
+        ends.returned = self.space.or(ends.returned, others.returned);
+        ends.accepted = self.space.or(ends.accepted, others.accepted);
+        others.translated.into_iter().for_each(|(hit, packets)| self.add(ends, hit, packets));
+    }
+
+    /// Returns the packets for which the same rule goes on.
+    fn verdict(&mut self, place: &Place<'_>, verdict: &Verdict, packets: Set, next: &mut Set, ends: &mut Ends) -> Set {
+        if packets.is_empty() {
+            return packets;
+        }
+        let at = place.at;
+        match verdict {
+            Verdict::Continue => return packets,
+            Verdict::Accept => ends.accepted = self.space.or(ends.accepted, packets),
+            Verdict::Return => ends.returned = self.space.or(ends.returned, packets),
+            Verdict::Drop => drop(self.dropping.insert(at.clone())),
+            Verdict::Jump(chain) | Verdict::Goto(chain) => {
+                let id = ChainId { chain: chain.clone(), ..at.chain.clone() };
+                let mut found = self.chain(at.set, &id, packets, place.depth + 1);
+                if matches!(verdict, Verdict::Jump(_)) {
+                    *next = self.space.or(*next, found.returned);
+                    found.returned = NOTHING;
+                }
+                self.join(ends, found);
+            }
+            Verdict::Gone(what) => {
+                let why = format!("{} hands packets to {what}", self.world.describe(at));
+                let found = self.handed_over(place, &why, packets);
+                ends.accepted = self.space.or(ends.accepted, found);
+            }
+            Verdict::Map { fields, set, verdicts } => {
+                let known = self.world.rules[at.set].ruleset.sets.get(set);
+                let elements = known.and_then(|known| known.elements.ok().zip(Some(&known.verdicts)));
+                let fits =
+                    |elements: &[Vec<(u128, u128)>]| elements.iter().all(|element| element.len() == fields.len());
+                if let Some((elements, verdicts)) =
+                    elements.filter(|(elements, of)| elements.len() == of.len() && fits(elements))
+                {
+                    return self.looked_up(place, fields, elements, verdicts, packets, next, ends);
+                }
+                let found = Match::Set { fields: fields.clone(), set: set.clone(), inverted: false };
+                let inside = match self.condition(at, place.number, &found, packets) {
+                    Some(holds) => {
+                        *next = self.space.or(*next, self.space.minus(packets, holds));
+                        self.space.and(packets, holds)
+                    }
+                    None => {
+                        *next = self.space.or(*next, packets);
+                        packets
+                    }
+                };
+                let Reading::Ok(verdicts) = verdicts else {
+                    let found = self.anything(&Hit::Rule(at.clone(), place.number), &verdicts.why(), inside);
+                    self.join(ends, found);
+                    return NOTHING;
+                };
+                let unread = self.unread_elements(at, set).is_some() || self.packets.kind == Kind::Tunnel;
+                let about = if unread { About::EachPacket } else { About::SomePacket };
+                let mut going_on = NOTHING;
+                for (answer, verdict) in verdicts.iter().enumerate() {
+                    let key = format!("{} {at:?} {} verdict", self.stage, place.number);
+                    let why = format!("which verdict {} gives was not read", self.world.describe(at));
+                    let mine = self.answer(key, about, verdicts.len(), answer, || why);
+                    let mine = self.space.and(inside, mine);
+                    let found = self.verdict(place, verdict, mine, next, ends);
+                    going_on = self.space.or(going_on, found);
+                }
+                return going_on;
+            }
+        }
+        NOTHING
+    }
+
+    /// A verdict map whose elements are known.
+    #[allow(clippy::too_many_arguments, reason = "the whole state of a rule")]
+    fn looked_up(
+        &mut self,
+        place: &Place<'_>,
+        fields: &[Field],
+        elements: &[Vec<(u128, u128)>],
+        verdicts: &[Verdict],
+        packets: Set,
+        next: &mut Set,
+        ends: &mut Ends,
+    ) -> Set {
+        let (mut going_on, mut rest) = (NOTHING, packets);
+        let each: Vec<(&Vec<(u128, u128)>, &Verdict)> = elements.iter().zip(verdicts).collect();
+        for same in each.chunk_by(|(_, one), (_, other)| one == other) {
+            if rest.is_empty() {
+                break;
+            }
+            if self.is_over() {
+                return NOTHING;
+            }
+            let mut held = Vec::with_capacity(same.len());
+            for (element, _) in same {
+                held.push(self.element(fields, element));
+            }
+            let held = self.space.any(held);
+            let inside = self.space.and(rest, held);
+            rest = self.space.minus(rest, held);
+            let found = self.verdict(place, same[0].1, inside, next, ends);
+            going_on = self.space.or(going_on, found);
+        }
+        *next = self.space.or(*next, rest);
+        going_on
+    }
+
+    /// User space may give a packet back, with another mark.
+    fn handed_over(&mut self, place: &Place<'_>, why: &str, packets: Set) -> Set {
+        let key = format!("{} {:?} {} user space", self.stage, place.at, place.number);
+        // Kept, given back as it was, given back with any mark.
+        let [as_it_was, marked] =
+            [1, 2].map(|answer| self.answer(key.clone(), About::All, 3, answer, || why.to_owned()));
+        let any = self.any_marks(packets, &[Field::Mark]);
+        self.space.or(self.space.and(packets, as_it_was), self.space.and(any, marked))
+    }
+
+    /// Something that was not understood, or not read: it drops all packets, or does anything else with them. A drop is a
+    /// case of its own, so that nothing is certain behind it; the other case therefore needs no finer ones.
+    pub(super) fn anything(&mut self, hit: &Hit, why: &str, packets: Set) -> Ends {
+        if packets.is_empty() {
+            return Ends::default();
+        }
+        let why = format!("{}: {why}", self.place(hit));
+        let assumed = self.answer(format!("{} {hit:?}", self.stage), About::All, 2, 1, || why);
+        let packets = self.space.and(packets, assumed);
+        let packets = self.any_marks(packets, &[Field::Mark, Field::ConnectionMark]);
+        let untracked = self.untracked(packets);
+        let both = self.space.or(packets, untracked);
+        Ends { returned: both, accepted: both, translated: [(hit.clone(), packets)].into() }
+    }
+
+    /// Packets with any numbers in these marks. Nothing is certain of them, so that which ones is not told.
+    fn any_marks(&mut self, packets: Set, marks: &[Field]) -> Set {
+        let variables = marks.iter().flat_map(|mark| self.block(mark).0).collect();
+        self.space.exists(packets, &variables)
+    }
+
+    /// Packets as `NOTRACK` leaves them: those that have a connection, or a template of one, as they are.
+    fn untracked(&mut self, packets: Set) -> Set {
+        let open = self.in_state(&[state::INVALID]);
+        let open = self.space.minus(open, self.space.is_set(self.layout.template));
+        let changed = self.space.and(packets, open);
+        let state = self.block(&Field::ConnectionState).0.into_iter().collect();
+        let changed = self.space.exists(changed, &state);
+        let untracked = self.in_state(&[state::UNTRACKED]);
+        let changed = self.space.and(changed, untracked);
+        self.space.or(self.space.minus(packets, open), changed)
+    }
+
+    /// Whether a step does anything that is followed but test packets.
+    fn acts(&self, step: &Step) -> bool {
+        match step {
+            Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
+            Step::SetMark(write) => self.relevant(write, &Field::Mark).is_some(),
+            Step::SetConnectionMark(write) => self.relevant(write, &Field::ConnectionMark).is_some(),
+            _ => true,
+        }
+    }
+
+    /// The first rules that do the same thing to whatever they hold for, so that one of them may stand for all.
+    fn same_effect<'r>(&self, rules: &'r [Rule]) -> &'r [Rule] {
+        let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return &[] };
+        let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
+        &rules[..length]
+    }
+
+    /// What a rule does to all that its matches hold for, if it does one thing that may be done twice.
+    fn effect(&self, rule: &Rule) -> Option<Step> {
+        let mut acting = rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step));
+        let (Some((at, only)), None) = (acting.next(), acting.next()) else { return None };
+        let tests_mark = |step: &Step| match step {
+            Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| test.field == Field::Mark),
+            Step::Match(Match::Set { fields, .. }) => fields.contains(&Field::Mark),
+            _ => false,
+        };
+        if rule.steps[at..].iter().any(|step| matches!(step, Step::Match(_))) {
+            return None;
+        }
+        match only {
+            Step::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Return) => Some(only.clone()),
+            Step::SetMark(write) => match self.relevant(write, &Field::Mark)? {
+                written @ MarkWrite::Exact { keep, take: 0, xor } if keep & xor == 0 => {
+                    (!rule.steps.iter().any(tests_mark)).then_some(Step::SetMark(written))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What a hook calls, in every order that it may have: `nf_hook_slow`, `nf_conntrack_in`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Certainty, Ends, Flow, Hit, OnNat, Walk};
+use crate::snapshot::netfilter::{ChainId, Field, Hook};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::order::{self, Call};
+use crate::symbolic::packets::{Kind, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+
+/// Packets on their way through one hook.
+pub(super) struct Pass<'p> {
+    pub(super) hook: Hook,
+    pub(super) flow: Flow,
+    /// `None`: the nat chains are called, which the NAT core does.
+    pub(super) on_nat: Option<&'p mut dyn OnNat>,
+    pub(super) translated: BTreeMap<Hit, Set>,
+}
+
+impl Walk<'_> {
+    /// What comes out of a hook.
+    pub fn hook(&mut self, hook: Hook, device: Option<&str>, flow: Flow, packets: Set, on_nat: &mut dyn OnNat) -> Set {
+        if packets.is_empty() || self.is_over() {
+            return NOTHING;
+        }
+        let steps = order::calls(self.world, self.packets.family, hook, device);
+        let mut pass = Pass { hook, flow, on_nat: Some(on_nat), translated: BTreeMap::new() };
+        self.in_every_order(&mut pass, steps, packets)
+    }
+
+    /// One call of a hook.
+    fn call(&mut self, pass: &mut Pass<'_>, call: &Call, packets: Set) -> Set {
+        if packets.is_empty() || self.is_over() {
+            return NOTHING;
+        }
+        match (call, pass.on_nat.as_mut()) {
+            (Call::Conntrack, _) => self.conntrack(pass.flow, packets),
+            (Call::Nat, Some(on_nat)) => self.nat_core(pass.hook, pass.flow, packets, *on_nat),
+            (Call::Nat, None) => packets,
+            (Call::Chain(set, id), None) => {
+                let ends = self.nat_chain(*set, id, packets);
+                self.passing(pass, ends)
+            }
+            (Call::Chain(set, id), Some(_)) if pass.hook == Hook::Output && self.world.reroutes(*set, id) => {
+                self.rerouting_chain(*set, id, packets)
+            }
+            (Call::Chain(set, id), Some(_)) => {
+                let ends = self.base_chain(*set, id, packets);
+                // What would translate in such a chain is not understood, or not read.
+                ends.translated
+                    .values()
+                    .fold(self.space.or(ends.returned, ends.accepted), |all, set| self.space.or(all, *set))
+            }
+            (Call::Unread(list), None) => {
+                let ends = self.unread_list(*list, packets);
+                self.passing(pass, ends)
+            }
+            (Call::Unread(list), Some(_)) => {
+                let passing = self.unread_list(*list, packets).returned;
+                // One of the chains may route what it marks again.
+                if pass.hook != Hook::Output {
+                    return passing;
+                }
+                let rerouted = self.layout.rerouted;
+                let any = self.space.exists(passing, &BTreeSet::from([rerouted]));
+                self.space.and(any, self.space.is_set(rerouted))
+            }
+        }
+    }
+
+    /// What goes on behind a nat chain; what it translates is remembered.
+    fn passing(&mut self, pass: &mut Pass<'_>, ends: Ends) -> Set {
+        for (hit, packets) in ends.translated {
+            let known = pass.translated.entry(hit).or_insert(NOTHING);
+            *known = self.space.or(*known, packets);
+        }
+        self.space.or(ends.returned, ends.accepted)
+    }
+
+    /// Runs calls by priority, and those of equal priority in every order that they may have.
+    pub(super) fn in_every_order(&mut self, pass: &mut Pass<'_>, steps: Vec<order::Step>, mut packets: Set) -> Set {
+        for order::Step { priority, calls } in steps {
+            if packets.is_empty() || self.is_over() {
+                return NOTHING;
+            }
+            let independent = calls.iter().all(|call| match call {
+                Call::Chain(set, id) => !self.world.writes(*set, id),
+                Call::Conntrack | Call::Nat | Call::Unread(_) => false,
+            });
+            packets = match calls.as_slice() {
+                [call] => self.call(pass, call, packets),
+                calls if independent => self.in_any_order(pass, priority, calls, packets),
+                calls => self.permuted(pass, priority, calls, packets),
+            };
+        }
+        packets
+    }
+
+    /// A question whose answers are orders of calls.
+    fn order(&mut self, hook: Hook, priority: i32, calls: &[&Call], orders: usize, order: usize) -> Set {
+        let names: Vec<String> = calls.iter().map(|call| order::name(self.world, call)).collect();
+        let why = format!(
+            "{} have priority {priority} in {hook}, and the one that was created last is first",
+            names.join(" and ")
+        );
+        self.answer(format!("order {} {why}", self.packets.family), About::All, orders, order, || why)
+    }
+
+    /// Calls that write what others test.
+    fn permuted(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: Set) -> Set {
+        let orders = order::orders(calls.len());
+        if !order::is_permuted(calls.len()) {
+            let why = format!(
+                "{} chains have priority {priority} in {}, in more orders than are tried",
+                calls.len(),
+                pass.hook
+            );
+            self.gave_up.get_or_insert(why);
+        }
+        let mut left = NOTHING;
+        for number in 0..orders {
+            let assumed = self.order(pass.hook, priority, &calls.iter().collect::<Vec<_>>(), orders, number);
+            let mine = self.space.and(packets, assumed);
+            let mine =
+                order::order(calls, number).into_iter().fold(mine, |packets, call| self.call(pass, call, packets));
+            left = self.space.or(left, mine);
+        }
+        left
+    }
+
+    /// Calls of which none writes what another one tests: each does the same wherever it comes, to what gets to it.
+    fn in_any_order(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: Set) -> Set {
+        let mut each = Vec::new();
+        for call in calls {
+            let mut alone = Pass { hook: pass.hook, flow: pass.flow, on_nat: None, translated: BTreeMap::new() };
+            let passing = match pass.on_nat {
+                None => self.call(&mut alone, call, packets),
+                Some(_) => {
+                    let Call::Chain(set, id) = call else { continue };
+                    let ends = self.base_chain(*set, id, packets);
+                    self.space.or(ends.returned, ends.accepted)
+                }
+            };
+            let hits = self.space.any(alone.translated.values().copied());
+            let met = self.space.or(hits, self.space.minus(packets, passing));
+            if !met.is_empty() {
+                each.push((call, passing, alone.translated, met));
+            }
+        }
+        if self.is_over() {
+            return NOTHING;
+        }
+        let (mut all, mut overlap) = (NOTHING, false);
+        for (.., met) in &each {
+            overlap |= !self.space.and(all, *met).is_empty();
+            all = self.space.or(all, *met);
+        }
+        let matters = overlap && each.iter().any(|(_, _, translated, _)| !translated.is_empty());
+        let names: Vec<&Call> = each.iter().map(|(call, ..)| *call).collect();
+        let mut left = NOTHING;
+        // Which is first decides for each packet, whatever the order of the others is: each may be that.
+        for first in 0..if matters { each.len() } else { 1 } {
+            let mut rest = packets;
+            if matters {
+                let assumed = self.order(pass.hook, priority, &names, each.len(), first);
+                rest = self.space.and(rest, assumed);
+            }
+            let in_turn = each
+                .get(first)
+                .into_iter()
+                .chain(each.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, of)| of));
+            for (_, passing, translated, _) in in_turn {
+                for (hit, packets) in translated {
+                    let mine = self.space.and(*packets, rest);
+                    if !mine.is_empty() {
+                        let known = pass.translated.entry(hit.clone()).or_insert(NOTHING);
+                        *known = self.space.or(*known, mine);
+                    }
+                }
+                rest = self.space.and(rest, *passing);
+            }
+            left = self.space.or(left, rest);
+        }
+        left
+    }
+
+    /// `nf_conntrack_in`
+    fn conntrack(&mut self, flow: Flow, packets: Set) -> Set {
+        let untracked = self.in_state(&[state::UNTRACKED]);
+        let (kept, open) = (self.space.and(packets, untracked), self.space.minus(packets, untracked));
+        let tracked = match self.tracks(self.packets.family) {
+            Certainty::Happens => EVERYTHING,
+            Certainty::DoesNot => NOTHING,
+            Certainty::Unknown(why) => self.if_tracked(self.packets.family, &why),
+        };
+        let states: &[u128] = match (flow, self.packets.kind) {
+            // A flow without an answer is still new when its second packet comes.
+            (Flow::Invalid, _) => &[state::INVALID],
+            (Flow::Later, _) => &[state::ESTABLISHED, state::RELATED, state::NEW],
+            (Flow::First, Kind::Traffic) => &[state::NEW, state::RELATED],
+            (Flow::First, Kind::Tunnel) => &[state::NEW],
+        };
+        let seen = self.space.and(open, tracked);
+        let seen = self.forget(seen, &[Field::ConnectionState]);
+        let key = format!("{} state {flow:?}", self.stage);
+        let mut with_state = NOTHING;
+        for (number, state) in states.iter().enumerate() {
+            let mine = self.answer(key.clone(), About::SomePacket, states.len(), number, String::new);
+            let in_state = self.in_state(&[*state]);
+            let mine = self.space.and(mine, in_state);
+            with_state = self.space.or(with_state, mine);
+        }
+        let seen = self.space.and(seen, with_state);
+        self.space.any([kept, self.space.minus(open, tracked), seen])
+    }
+
+    /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.
+    fn rerouting_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Set {
+        let (mark, before) = (self.block(&Field::Mark), self.layout.mark_before.clone());
+        let pairs: Vec<(u32, Set)> =
+            before.0.iter().copied().zip(mark.0.iter().map(|bit| self.space.is_set(*bit))).collect();
+        let same = |walk: &Self, packets: Set| {
+            pairs.iter().fold(packets, |packets, (before, bit)| walk.space.and(packets, walk.equal(*before, *bit)))
+        };
+        let packets = same(self, packets);
+        let ends = self.base_chain(set, id, packets);
+        let passing = self.space.or(ends.returned, ends.accepted);
+        let kept = same(self, passing);
+        let rerouted = self.layout.rerouted;
+        let changed = self.space.exists(self.space.minus(passing, kept), &BTreeSet::from([rerouted]));
+        let changed = self.space.and(changed, self.space.is_set(rerouted));
+        let all = self.space.or(kept, changed);
+        self.space.exists(all, &before.0.into_iter().collect())
+    }
+}

@@ -1,0 +1,124 @@
+//! The packets for which a match holds.
+
+use super::{Kind, Walk};
+use crate::snapshot::netfilter::{Condition, Field, Match, Test};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::packets::{is_name, ranges, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::values::Values;
+use crate::symbolic::world::RuleAt;
+
+impl Walk<'_> {
+    /// The packets for which a match holds, of those that get to it. `None`: now and then it holds, and now and then it does
+    /// not.
+    pub(super) fn condition(&mut self, at: &RuleAt, number: usize, found: &Match, packets: Set) -> Option<Set> {
+        let turned = |walk: &Self, holds: Set, inverted: bool| {
+            if inverted { walk.space.minus(EVERYTHING, holds) } else { holds }
+        };
+        match found {
+            Match::Tests { tests, inverted } => {
+                let mut all = EVERYTHING;
+                for test in tests {
+                    let holds = match self.test(test, packets) {
+                        Some(holds) => holds,
+                        None => self.unknown(at, number, &format!("{:?} {:?}", test.field, test.condition)),
+                    };
+                    all = self.space.and(all, holds);
+                }
+                Some(turned(self, all, *inverted))
+            }
+            Match::Set { fields, set, inverted } => {
+                let holds = self.in_set(at, number, set, fields, None, packets);
+                Some(turned(self, holds, *inverted))
+            }
+            Match::Ipset { index, ends, inverted } => {
+                let holds = self.in_ipset(at, number, *index, ends, packets);
+                Some(turned(self, holds, *inverted))
+            }
+            Match::Occasional(_) => None,
+            Match::Opaque(what) => Some(self.unknown(at, number, what)),
+        }
+    }
+
+    /// What cannot be told of a packet: each may have another answer.
+    pub(super) fn unknown(&mut self, at: &RuleAt, number: usize, what: &str) -> Set {
+        let why = format!("{}: {what}", self.world.describe(at));
+        let key = format!("{} {at:?} {number}", self.stage);
+        self.answer(key, About::EachPacket, 2, 1, || why)
+    }
+
+    /// The packets for which a test holds. `None`: that cannot be told.
+    pub(super) fn test(&mut self, test: &Test, packets: Set) -> Option<Set> {
+        let Test { field, condition } = test;
+        match field {
+            Field::InputIndex => self.index(&Field::InputName, condition),
+            Field::OutputIndex => self.index(&Field::OutputName, condition),
+            Field::SourceType(scope) | Field::DestinationType(scope) => {
+                let types = Values::any(field).split(field, condition).map(|(types, _)| types);
+                let (source, destination) = self.packets.ends();
+                let end = if matches!(field, Field::SourceType(_)) { source } else { destination };
+                let device = self.scoped(*scope, packets);
+                let family = self.packets.family;
+                let addresses = types.and_then(|types| self.world.addresses_of_types(family, &types, device?));
+                match addresses {
+                    Some(addresses) => Some(self.with(&end, addresses.as_ranges())),
+                    None => self.number(field, condition),
+                }
+            }
+            Field::Other(name) if self.packets.kind == Kind::Tunnel => match self.of_tuple(name) {
+                Some(field) => self.number(&field, condition),
+                None => self.number(field, condition),
+            },
+            field => self.number(field, condition),
+        }
+    }
+
+    /// A test of a field by itself.
+    fn number(&mut self, field: &Field, condition: &Condition) -> Option<Set> {
+        let holds = |number: u128| match condition {
+            Condition::Masked { mask, value } => number & mask == *value,
+            Condition::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&number)),
+        };
+        if let Some(number) = self.packets.constant(field) {
+            return Some(if holds(number) { EVERYTHING } else { NOTHING });
+        }
+        if *field == Field::ConnectionState {
+            let states: Vec<u128> = state::ALL.into_iter().filter(|state| holds(*state)).collect();
+            return Some(self.in_state(&states));
+        }
+        let block = self.block(field);
+        if is_name(field) {
+            let pieces = self.layout.names.pieces(&ranges(condition, 128)?)?;
+            return Some(self.space.ranges(&block, &pieces));
+        }
+        Some(match condition {
+            Condition::Ranges(ranges) => self.space.ranges(&block, ranges),
+            Condition::Masked { mask, value } => {
+                let all = u128::MAX >> (128 - block.0.len());
+                self.space.matching(&block, mask & all, *value)
+            }
+        })
+    }
+
+    /// Devices have one index and one name: a test of the one is a test of the other.
+    fn index(&mut self, name: &Field, condition: &Condition) -> Option<Set> {
+        let names = self.world.names(&Values::any(&Field::InputIndex).split(&Field::InputIndex, condition)?.0)?;
+        let pieces = self.layout.names.pieces(names.as_ranges())?;
+        let block = self.block(name);
+        Some(self.space.ranges(&block, &pieces))
+    }
+
+    /// The field that a part of the connection's tuple is, for the first packet of a flow that was not translated: whatever
+    /// changes an outer packet ends its walk.
+    fn of_tuple(&self, name: &str) -> Option<Field> {
+        let (source, destination) = self.packets.ends();
+        Some(match name {
+            "ct protocol" => Field::L4Proto,
+            "ct original saddr" | "ct reply daddr" => source,
+            "ct original daddr" | "ct reply saddr" => destination,
+            "ct original proto-src" | "ct reply proto-dst" => Field::SourcePort,
+            "ct original proto-dst" | "ct reply proto-src" => Field::DestinationPort,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! The way of packets through hooks: `nf_hook_slow`, `nf_conntrack_in`, `nf_nat_inet_fn`.
+//!
+//! All packets go together, as one set. A test branches it into those for which it holds and those for which it does not, and
+//! ways join again where they meet, so that every way that a real packet can take is taken. Nothing here looks at names.
+
+mod chain;
+mod hooks;
+mod matches;
+mod nat_core;
+mod sets;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::assumptions::{About, Assumptions};
+use super::effort::{Effort, Ended, WALK};
+use super::packets::{Kind, Layout, Packets, state};
+use super::space::{Block, EVERYTHING, NOTHING, Set, Space};
+use super::survey::Relevant;
+use super::unread::List;
+use super::world::{RuleAt, World};
+use crate::snapshot::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
+
+/// Which packet of its connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The first one, which nat chains see.
+    First,
+    /// A later one, which they do not.
+    Later,
+    /// One that belongs to none.
+    Invalid,
+}
+
+/// What translates a packet, or may.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hit {
+    /// A step of a rule, by its number; of position 0: a chain that was not read.
+    Rule(RuleAt, usize),
+    /// Some chain of a list that was not read.
+    Unread(List),
+}
+
+/// How packets leave a chain.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    /// They came to its end, or returned.
+    pub returned: Set,
+    /// Accepted.
+    pub accepted: Set,
+    /// Translated, as they were when the rule met them.
+    pub translated: BTreeMap<Hit, Set>,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self { returned: NOTHING, accepted: NOTHING, translated: BTreeMap::new() }
+    }
+}
+
+/// What becomes of packets that the NAT core gets.
+pub trait OnNat {
+    /// Of those that no rule translates.
+    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set;
+
+    /// Of those that one translates.
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set;
+}
+
+/// Walks through one node's rules. Questions are shared by all of them; each packet has a stage of its own.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    /// What there is.
+    pub world: &'a World<'a>,
+    /// Sets of packets.
+    pub space: Space<'a>,
+    /// Fields of packets.
+    pub layout: Layout,
+    /// What could not be told.
+    pub assumptions: Assumptions,
+    /// The packets that are under way.
+    pub packets: Packets,
+    /// They are those around the first ones.
+    pub outer: bool,
+    /// What this is about; two packets of which the same cannot be told may differ.
+    pub stage: String,
+    /// Rules that dropped packets.
+    pub dropping: BTreeSet<RuleAt>,
+    /// Why ways through the rules were not followed, beside the budget.
+    pub gave_up: Option<String>,
+    /// The work that the judgement may do.
+    pub effort: &'a Effort<'a>,
+    /// What was left of it when this walk began.
+    begun: u64,
+    tracks: BTreeMap<Family, Certainty>,
+    /// Bits of marks that are followed.
+    relevant: Relevant,
+    /// By rule set: whether a rule that was not read may change any of its sets.
+    unread: Vec<bool>,
+    /// Packets of which fields are an element of a set, by stage.
+    elements: BTreeMap<(String, usize, SetId, Vec<Field>), Set>,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk that takes from this budget. When it is used up, packets get no further, and what was not seen to happen is
+    /// uncertain. `names`: ranges of device names that are told apart beside those of the rules; `marks`: bits of the mark that
+    /// decide beside those that rules test.
+    pub fn new(world: &'a World<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
+        let space = Space::new(effort);
+        let layout = Layout::new(&space, world, names);
+        Self {
+            world,
+            space,
+            layout,
+            assumptions: Assumptions::default(),
+            packets: Packets::new(Kind::Traffic, Family::Ipv4),
+            outer: false,
+            stage: String::new(),
+            dropping: BTreeSet::new(),
+            gave_up: None,
+            effort,
+            begun: effort.left(),
+            tracks: [Family::Ipv4, Family::Ipv6].map(|family| (family, world.tracks(family))).into(),
+            relevant: world.survey().relevant(marks),
+            unread: (0..world.rules.len()).map(|set| world.unread_in_set(set).is_some()).collect(),
+            elements: BTreeMap::new(),
+        }
+    }
+
+    /// Bits of a mark that are followed.
+    pub(super) fn followed(&self, mark: &Field) -> u32 {
+        if *mark == Field::Mark { self.relevant.mark } else { self.relevant.connection }
+    }
+
+    /// A mark that is any of the bits, whatever the rest of the packet is: `field` of these packets.
+    pub fn bring_along(&mut self, packets: Set, field: &Field, bits: u32) -> Set {
+        let bits = bits & self.followed(field);
+        let own = self.block(field);
+        let bits = own.0.iter().rev().enumerate().filter(|(bit, _)| bits >> bit & 1 != 0);
+        let chosen: Vec<(usize, u32)> = bits.map(|(bit, variable)| (bit, *variable)).collect();
+        let any = self.space.exists(packets, &chosen.iter().map(|(_, variable)| *variable).collect());
+        let (key, layout) = (format!("{} any {field:?}", self.stage), &mut self.layout);
+        let Some(word) = self.assumptions.ask_number(key, About::SomePacket, || layout.word(), String::new) else {
+            return any;
+        };
+        chosen.into_iter().fold(any, |packets, (bit, variable)| {
+            let same = self.equal(variable, self.space.is_set(word.0[31 - bit]));
+            self.space.and(packets, same)
+        })
+    }
+
+    /// Whether this walk gets no further: it has had its share.
+    pub fn is_over(&self) -> bool {
+        self.space.is_over() || self.begun - self.effort.left() > WALK
+    }
+
+    /// Why ways through the rules are missing, if some are.
+    pub fn why_incomplete(&self) -> Option<String> {
+        let ended = self.effort.ended().or(self.is_over().then_some(Ended::UsedUp));
+        match ended {
+            Some(Ended::Stopped) => Some(Ended::Stopped.why().to_owned()),
+            _ => self.gave_up.clone().or(ended.map(|ended| ended.why().to_owned())),
+        }
+    }
+
+    /// Whether connections of a family are tracked.
+    pub fn tracks(&self, family: Family) -> Certainty {
+        self.tracks.get(&family).cloned().unwrap_or(Certainty::Happens)
+    }
+
+    /// Packets for which this is the answer to a question with so many.
+    pub fn answer(
+        &mut self,
+        key: String,
+        about: About,
+        answers: usize,
+        answer: usize,
+        why: impl FnOnce() -> String,
+    ) -> Set {
+        let question = self.assumptions.ask(&self.space, key, about, answers, why);
+        self.assumptions.answer(&self.space, question, answer)
+    }
+
+    /// If connections of a family are tracked, which is not known.
+    pub fn if_tracked(&mut self, family: Family, why: &str) -> Set {
+        let why = || format!("whether connections are tracked is not known: {why}");
+        self.answer(format!("tracked {family}"), About::All, 2, 1, why)
+    }
+
+    /// For people: where it is.
+    pub fn place(&self, hit: &Hit) -> String {
+        match hit {
+            Hit::Rule(at, _) => self.world.describe(at),
+            Hit::Unread(list) => self.world.describe_list(*list),
+        }
+    }
+
+    /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.
+    pub fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
+        let Hit::Rule(at, step) = hit else { return None };
+        let chain = self.world.chain(at.set, &at.chain)?;
+        let rule = chain.known_rules().iter().find(|rule| rule.position == at.position)?;
+        match rule.steps.get(*step) {
+            Some(Step::Nat(nat)) => Some(nat),
+            _ => None,
+        }
+    }
+
+    /// The variables of a field.
+    pub fn block(&mut self, field: &Field) -> Block {
+        if self.packets.knows(field) {
+            return self.layout.block(&self.space, self.outer, field);
+        }
+        let usual = self.layout.block(&self.space, self.outer, field);
+        let key = format!("{} {field:?}", self.stage);
+        let why = || format!("what their {field:?} is is not known");
+        let block = || Some(self.space.block(usual.0.len() as u32));
+        self.assumptions.ask_number(key, About::All, block, why).unwrap_or(usual)
+    }
+
+    /// Packets with one of these numbers in a field; of a name, those of names.
+    pub fn with(&mut self, field: &Field, ranges: &[(u128, u128)]) -> Set {
+        let block = self.block(field);
+        match super::packets::is_name(field) {
+            true => self.layout.names.pieces(ranges).map_or(NOTHING, |pieces| self.space.ranges(&block, &pieces)),
+            false => self.space.ranges(&block, ranges),
+        }
+    }
+
+    /// Packets in one of these states of [`state`].
+    pub fn in_state(&mut self, states: &[u128]) -> Set {
+        let numbers = (0..).zip(state::ALL).filter(|(_, bit)| states.contains(bit)).map(|(number, _)| (number, number));
+        self.with(&Field::ConnectionState, &numbers.collect::<Vec<(u128, u128)>>())
+    }
+
+    /// The same packets with any numbers in these fields.
+    pub fn forget(&mut self, packets: Set, fields: &[Field]) -> Set {
+        let variables = fields.iter().flat_map(|field| self.block(field).0).collect();
+        self.without(packets, variables)
+    }
+
+    /// The same packets without these variables. Where answers are asked about each packet, what it was is kept: whether they
+    /// hold for one and the same packet must not be lost.
+    pub fn without(&mut self, packets: Set, variables: BTreeSet<u32>) -> Set {
+        if !self.assumptions.depends_on_packets(&self.space, packets) {
+            return self.space.exists(packets, &variables);
+        }
+        let determined = self.layout.determined();
+        let packets = self.space.exists(packets, &variables.intersection(&determined).copied().collect());
+        let support = self.space.support(packets);
+        let old: Vec<u32> = variables.intersection(&support).copied().collect();
+        let new = self.space.block(old.len() as u32);
+        self.space.renamed(packets, &old, &new.0)
+    }
+
+    /// The same packets with these numbers in a field.
+    pub fn set(&mut self, packets: Set, field: &Field, ranges: &[(u128, u128)]) -> Set {
+        let (packets, new) = (self.forget(packets, std::slice::from_ref(field)), self.with(field, ranges));
+        self.space.and(packets, new)
+    }
+
+    /// Packets that have met no rule: without a template, and routed once.
+    pub fn start(&self) -> Set {
+        let flags = [self.layout.template, self.layout.rerouted];
+        flags.into_iter().fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))
+    }
+
+    /// A base chain and its policy; packets that are dropped are gone.
+    pub(super) fn base_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Ends {
+        let drops = self.world.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops);
+        let ends = self.chain(set, id, packets, 0);
+        if drops { Ends { returned: NOTHING, ..ends } } else { ends }
+    }
+
+    /// Whether something happens to these packets for certain, perhaps, or not; the text says what could not be told.
+    pub fn certainty(&self, packets: Set) -> Certainty {
+        if self.assumptions.must(&self.space, packets, &self.layout.determined()) {
+            Certainty::Happens
+        } else if self.effort.ended() == Some(Ended::Stopped) {
+            Certainty::Unknown(Ended::Stopped.why().to_owned())
+        } else if !packets.is_empty() {
+            let why = self.assumptions.why(&self.space, packets);
+            Certainty::Unknown(if why.is_empty() { self.why_incomplete().unwrap_or_default() } else { why })
+        } else if let Some(why) = self.why_incomplete() {
+            Certainty::Unknown(why)
+        } else {
+            Certainty::DoesNot
+        }
+    }
+}
+
+/// Whether something happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// To some packet, whatever could not be told.
+    Happens,
+    /// That depends on what could not be told.
+    Unknown(String),
+    /// To no packet.
+    DoesNot,
+}

@@ -1,0 +1,90 @@
+//! The NAT core: `nf_nat_inet_fn`, which calls the nat chains of a hook for the first packet of each connection.
+
+use std::collections::BTreeMap;
+
+use super::hooks::Pass;
+use super::{Ends, Flow, Hit, Kind, OnNat, Walk};
+use crate::snapshot::netfilter::{Chain, ChainId, Field, Hook};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::order;
+use crate::symbolic::packets::state;
+use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::unread::List;
+use crate::symbolic::world::RuleAt;
+
+impl Walk<'_> {
+    /// `nf_nat_inet_fn`: the nat chains in turn, until one translates.
+    pub fn nat_core(&mut self, hook: Hook, flow: Flow, packets: Set, on_nat: &mut dyn OnNat) -> Set {
+        if packets.is_empty() || self.is_over() {
+            return NOTHING;
+        }
+        let no_connection = self.in_state(&[state::INVALID, state::UNTRACKED]);
+        let (seen, others) = match flow {
+            Flow::First => (self.space.minus(packets, no_connection), self.space.and(packets, no_connection)),
+            Flow::Later | Flow::Invalid => (NOTHING, packets),
+        };
+        let steps = order::nat_chains(self.world, self.packets.family, hook);
+        let mut pass = Pass { hook, flow, on_nat: None, translated: BTreeMap::new() };
+        let left = self.in_every_order(&mut pass, steps, seen);
+        let left = self.space.or(left, others);
+        let mut passed = if left.is_empty() || self.is_over() { NOTHING } else { on_nat.untouched(self, hook, left) };
+        for (hit, packets) in pass.translated {
+            if self.is_over() {
+                return NOTHING;
+            }
+            if !packets.is_empty() {
+                let found = on_nat.translated(self, hook, &hit, packets);
+                passed = self.space.or(passed, found);
+            }
+        }
+        passed
+    }
+
+    /// A nat chain, read or only searched.
+    pub(super) fn nat_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Ends {
+        let udp = self.with(&Field::L4Proto, &[(17, 17)]);
+        let all_udp = self.space.minus(packets, udp).is_empty();
+        let chain = self.world.chain(set, id);
+        let read = |chain: &Chain| chain.rules.ok().is_some() || all_udp && chain.udp_rules.is_some();
+        match chain {
+            Some(chain) if !read(chain) && chain.only_searched() => {
+                self.through_services(&RuleAt { set, chain: id.clone(), position: 0 }, packets)
+            }
+            _ => self.base_chain(set, id, packets),
+        }
+    }
+
+    /// The nat chains of Services were only searched for rules that set a mark: one of those may have, and the destination
+    /// may have been translated.
+    fn through_services(&mut self, at: &RuleAt, packets: Set) -> Ends {
+        let hit = Hit::Rule(at.clone(), 0);
+        if self.packets.kind == Kind::Tunnel {
+            return self.anything(&hit, "the chains of Services are too large to be read whole", packets);
+        }
+        let found = self.world.searched_bits(at.set);
+        let mut ends = Ends::default();
+        let mut cases = vec![(packets, found)];
+        if let Some((bits, why)) = self.world.doubtful_bits() {
+            let assumed = self.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
+            cases.push((self.space.and(packets, assumed), found | bits));
+        }
+        for (packets, bits) in cases {
+            let passing = [Field::Mark, Field::ConnectionMark]
+                .iter()
+                .fold(packets, |packets, field| self.bring_along(packets, field, bits));
+            let passing = self.forget(passing, &[Field::ConnectionStatus]);
+            let (_, destination) = self.packets.ends();
+            let translated = self.forget(passing, &[destination, Field::DestinationPort]);
+            ends.returned = self.space.or(ends.returned, passing);
+            let known = ends.translated.entry(hit.clone()).or_insert(NOTHING);
+            *known = self.space.or(*known, translated);
+        }
+        ends
+    }
+
+    /// A list of base chains that was not read: any number of chains, which may do anything.
+    pub(super) fn unread_list(&mut self, list: List, packets: Set) -> Ends {
+        let why = format!("not read: {}", self.world.list(list).why());
+        self.anything(&Hit::Unread(list), &why, packets)
+    }
+}

@@ -1,0 +1,192 @@
+//! The packets of which some fields are an element of a set.
+
+use super::{Kind, Walk};
+use crate::snapshot::netfilter::{End, Field, SetId, TypeScope};
+use crate::snapshot::{Failure, Reading};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::world::RuleAt;
+
+impl Walk<'_> {
+    /// What a set holds, and what rules have put into it since it was read, or are going to.
+    pub(super) fn in_set(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        id: &SetId,
+        fields: &[Field],
+        parts: Option<&[Vec<Field>]>,
+        packets: Set,
+    ) -> Set {
+        let inside = self.in_read_set(at, number, id, fields, parts, packets);
+        let [mut shrinks, mut grows] =
+            self.world.survey().updates.get(&(at.set, id.clone())).copied().unwrap_or_default();
+        let is_stable = self.world.rules[at.set].ruleset.sets.get(id).is_some_and(|set| set.stable);
+        if self.unread[at.set] && !is_stable {
+            (shrinks, grows) = (true, true);
+        }
+        if !shrinks && !grows {
+            return inside;
+        }
+        let changed = self.unknown(at, number, "a set that rules add to or delete from");
+        let outside = self.space.minus(EVERYTHING, inside);
+        let left = if shrinks { self.space.minus(inside, changed) } else { inside };
+        let come = if grows { self.space.and(outside, changed) } else { NOTHING };
+        self.space.or(left, come)
+    }
+
+    fn in_read_set(
+        &mut self,
+        at: &RuleAt,
+        number: usize,
+        id: &SetId,
+        fields: &[Field],
+        parts: Option<&[Vec<Field>]>,
+        packets: Set,
+    ) -> Set {
+        let set = self.world.rules[at.set].ruleset.sets.get(id);
+        if let Some(elements) = set.and_then(|set| set.elements.ok())
+            && elements.iter().all(|element| element.len() == fields.len())
+        {
+            let key = (self.stage.clone(), at.set, id.clone(), fields.to_vec());
+            if let Some(known) = self.elements.get(&key) {
+                return *known;
+            }
+            let held = match fields {
+                [field] => {
+                    let ranges: Vec<(u128, u128)> = elements.iter().map(|element| element[0]).collect();
+                    self.held(field, &ranges)
+                }
+                fields => {
+                    let mut held = Vec::with_capacity(elements.len());
+                    for element in elements {
+                        held.push(self.element(fields, element));
+                    }
+                    self.space.any(held)
+                }
+            };
+            self.elements.insert(key, held);
+            return held;
+        }
+        let single: Vec<Vec<Field>> = fields.iter().map(|field| vec![field.clone()]).collect();
+        let parts = parts.unwrap_or(&single);
+        let (mut asked, mut inside) = (NOTHING, NOTHING);
+        for (key, member) in set.into_iter().flat_map(|set| &set.members).filter(|(key, _)| key.len() == parts.len()) {
+            let one = self.key(parts, key);
+            asked = self.space.or(asked, one);
+            let held = match member {
+                Reading::Ok(true) => one,
+                Reading::Ok(false) => NOTHING,
+                other => {
+                    let may = self.unknown(at, number, &other.why());
+                    self.space.and(one, may)
+                }
+            };
+            inside = self.space.or(inside, held);
+        }
+        if self.space.minus(packets, asked).is_empty() {
+            return inside;
+        }
+        let others = self.unasked(at, number, id, fields, packets);
+        self.space.or(inside, self.space.minus(others, asked))
+    }
+
+    /// Packets with an element of a set in these fields.
+    pub(super) fn element(&mut self, fields: &[Field], element: &[(u128, u128)]) -> Set {
+        fields.iter().zip(element).fold(EVERYTHING, |all, (field, range)| {
+            let held = self.held(field, &[*range]);
+            self.space.and(all, held)
+        })
+    }
+
+    fn held(&mut self, field: &Field, ranges: &[(u128, u128)]) -> Set {
+        let condition = crate::snapshot::netfilter::Condition::Ranges(ranges.to_vec());
+        let test = crate::snapshot::netfilter::Test { field: field.clone(), condition };
+        match self.test(&test, EVERYTHING) {
+            Some(held) => held,
+            None => {
+                let why = format!("which packets have an element of a set in their {field:?} cannot be told");
+                let key = format!("{} {field:?} {ranges:?}", self.stage);
+                self.answer(key, About::EachPacket, 2, 1, || why)
+            }
+        }
+    }
+
+    /// Packets with a key that a set was asked about. A part of it may be made of several fields, as ipset's is of protocol
+    /// and port.
+    fn key(&mut self, parts: &[Vec<Field>], key: &[u128]) -> Set {
+        let mut all = EVERYTHING;
+        for (fields, number) in parts.iter().zip(key) {
+            for (at, field) in fields.iter().rev().enumerate() {
+                let own = if fields.len() == 1 { *number } else { number >> (16 * at) & 0xffff };
+                let held = self.held(field, &[(own, own)]);
+                all = self.space.and(all, held);
+            }
+        }
+        all
+    }
+
+    /// Whether packets are in a set that was not asked about them.
+    fn unasked(&mut self, at: &RuleAt, number: usize, id: &SetId, fields: &[Field], packets: Set) -> Set {
+        let mut fixed = true;
+        for field in fields {
+            let block = self.block(field);
+            fixed &= self.space.number(packets, &block).is_some();
+        }
+        if self.packets.kind == Kind::Tunnel || fixed {
+            return self.unknown(at, number, "a set that was not asked about such packets");
+        }
+        let key = format!("{} {} {id:?} {fields:?}", self.stage, at.set);
+        match self.unread_elements(at, id) {
+            // All of it would be needed.
+            Some(why) => {
+                let why = format!("{}: a set was not read: {why}", self.world.describe(at));
+                self.answer(key, About::EachPacket, 2, 1, || why)
+            }
+            // Some traffic is in the set and some is not; a second look at it finds the same.
+            None => self.answer(key, About::SomePacket, 2, 1, String::new),
+        }
+    }
+
+    /// Why the elements of a set that rules look into were not read, if it is not that natwatch does not read such sets.
+    pub(super) fn unread_elements(&self, at: &RuleAt, id: &SetId) -> Option<String> {
+        let set = self.world.rules[at.set].ruleset.sets.get(id)?;
+        match &set.elements {
+            Reading::Ok(_) => None,
+            Reading::Failed(failure) if matches!(failure.root(), Failure::Unsupported(_)) => None,
+            other => Some(other.why()),
+        }
+    }
+
+    pub(super) fn in_ipset(&mut self, at: &RuleAt, number: usize, index: u16, ends: &[End], packets: Set) -> Set {
+        let id = SetId::Ipset(index);
+        let (source, destination) = self.packets.ends();
+        let kind = self.world.rules[at.set].ruleset.sets.get(&id).map(|set| set.kind.clone()).unwrap_or_default();
+        let dimensions: Vec<&str> = kind.split_once(':').map_or("", |(_, list)| list).split(',').collect();
+        let fields = |(end, dimension): (&End, &&str)| match (end, *dimension) {
+            (End::Source, "port") => vec![Field::L4Proto, Field::SourcePort],
+            (End::Destination, "port") => vec![Field::L4Proto, Field::DestinationPort],
+            (End::Source, _) => vec![source.clone()],
+            (End::Destination, _) => vec![destination.clone()],
+        };
+        if dimensions.len() == ends.len() {
+            let parts: Vec<Vec<Field>> = ends.iter().zip(&dimensions).map(fields).collect();
+            return self.in_set(at, number, &id, &parts.concat(), Some(&parts), packets);
+        }
+        let fields: Vec<Field> =
+            ends.iter().map(|end| if *end == End::Source { source.clone() } else { destination.clone() }).collect();
+        self.unasked(at, number, &id, &fields, packets)
+    }
+
+    /// The device whose addresses count. Outer `None`: it is not one for all packets.
+    pub(super) fn scoped(&mut self, scope: TypeScope, packets: Set) -> Option<Option<u128>> {
+        let field = match scope {
+            TypeScope::Any => return Some(None),
+            TypeScope::Input => Field::InputName,
+            TypeScope::Output => Field::OutputName,
+        };
+        let block = self.block(&field);
+        let piece = self.space.number(packets, &block)?;
+        self.layout.names.name(piece).map(Some)
+    }
+}

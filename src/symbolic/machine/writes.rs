@@ -1,0 +1,101 @@
+//! What is written to marks, bit by bit.
+
+use std::collections::BTreeSet;
+
+use super::Walk;
+use super::chain::Place;
+use crate::snapshot::netfilter::{Field, MarkWrite};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::space::{EVERYTHING, Set};
+
+impl Walk<'_> {
+    /// Packets after a mark was written: their own, or that of their connection; `other` is the other one of these.
+    pub(super) fn write(
+        &mut self,
+        place: &Place<'_>,
+        packets: Set,
+        write: &MarkWrite,
+        own: &Field,
+        other: &Field,
+    ) -> Set {
+        match self.relevant(write, own) {
+            None => packets,
+            Some(MarkWrite::Exact { keep, take, xor }) => self.written(packets, own, other, [keep, take, xor]),
+            Some(MarkWrite::Unknown(what)) => {
+                let why = format!("{} writes a mark that cannot be told: {what}", self.world.describe(place.at));
+                let key = format!("{} {:?} {} mark", self.stage, place.at, place.number);
+                let own = self.block(own);
+                let packets = self.space.exists(packets, &own.0.iter().copied().collect());
+                let (layout, about) = (&mut self.layout, About::EachPacket);
+                if let Some(word) = self.assumptions.ask_number(key.clone(), about, || layout.word(), || why.clone()) {
+                    return own.0.iter().zip(&word.0).fold(packets, |packets, (own, bit)| {
+                        let same = self.equal(*own, self.space.is_set(*bit));
+                        self.space.and(packets, same)
+                    });
+                }
+                // It may be the same for all: what asks for a bit, or for its absence, is not certain to be met.
+                let ones = u128::from(u32::MAX);
+                let values = [self.space.matching(&own, ones, 0), self.space.matching(&own, ones, ones), EVERYTHING];
+                let each = values.into_iter().enumerate().map(|(answer, value)| {
+                    let mine = self.answer(format!("{key} of three"), About::All, 3, answer, || why.clone());
+                    self.space.and(mine, value)
+                });
+                let value = each.collect::<Vec<Set>>();
+                self.space.and(packets, self.space.any(value))
+            }
+        }
+    }
+
+    /// What a write does to bits that are followed. `None`: nothing.
+    pub(super) fn relevant(&self, write: &MarkWrite, own: &Field) -> Option<MarkWrite> {
+        let followed = self.followed(own);
+        match write {
+            MarkWrite::Exact { keep, take, xor } => {
+                let (keep, take, xor) = (keep | !followed, take & followed, xor & followed);
+                (keep != u32::MAX || take != 0 || xor != 0).then_some(MarkWrite::Exact { keep, take, xor })
+            }
+            MarkWrite::Unknown(_) => (followed != 0).then(|| write.clone()),
+        }
+    }
+
+    /// `new = (old & keep) ^ (other & take) ^ xor`
+    fn written(&mut self, packets: Set, own: &Field, other: &Field, [keep, take, xor]: [u32; 3]) -> Set {
+        let (own, other) = (self.block(own), self.block(other));
+        let bits =
+            || own.0.iter().zip(&other.0).rev().enumerate().map(|(bit, (own, other))| (1u32 << bit, *own, *other));
+        let overwritten: BTreeSet<u32> = bits().filter(|(bit, ..)| keep & bit == 0).map(|(_, own, _)| own).collect();
+        // A mark is told by the rest of the packet, so that nothing is lost with the old one.
+        let mut packets = self.space.exists(packets, &overwritten);
+        for (bit, own, other) in bits() {
+            let (keeps, takes, turns) = (keep & bit != 0, take & bit != 0, xor & bit != 0);
+            packets = match (keeps, takes) {
+                (true, false) if turns => self.space.flip(packets, own),
+                (true, false) => packets,
+                (false, false) => {
+                    let is_set = self.space.is_set(own);
+                    if turns { self.space.and(packets, is_set) } else { self.space.minus(packets, is_set) }
+                }
+                (false, true) => {
+                    let is_set = self.space.is_set(other);
+                    let value = if turns { self.space.minus(EVERYTHING, is_set) } else { is_set };
+                    let same = self.equal(own, value);
+                    self.space.and(packets, same)
+                }
+                (true, true) => {
+                    let is_set = self.space.is_set(other);
+                    let turned = if turns { self.space.minus(EVERYTHING, is_set) } else { is_set };
+                    let (flipped, same) = (self.space.and(packets, turned), self.space.minus(packets, turned));
+                    self.space.or(self.space.flip(flipped, own), same)
+                }
+            };
+        }
+        packets
+    }
+
+    /// Packets of which a variable is 1 where they are in a set, and only there.
+    pub(super) fn equal(&self, variable: u32, set: Set) -> Set {
+        let is_set = self.space.is_set(variable);
+        let neither = self.space.minus(self.space.minus(EVERYTHING, set), is_set);
+        self.space.or(self.space.and(is_set, set), neither)
+    }
+}

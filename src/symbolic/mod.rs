@@ -1,0 +1,41 @@
+//! What the kernel would do with packets: sets of them walk through the hooks, and every way that a real one could take is
+//! taken. Pure; to be read beside `nf_hook_entries_grow`, `nft_do_chain`, `ipt_do_table` and `nf_nat_core.c`.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `space` | sets of packets: binary decision diagrams |
+//! | `assumptions` | what cannot be told: must, may, never |
+//! | `packets` | which variables are which field of a packet |
+//! | `survey` | what rules tell packets apart by: nothing else is followed |
+//! | `values` | numbers that a field of the node's can hold |
+//! | `effort` | how much work all of this may do |
+//! | `world` | rules of all backends, links, addresses |
+//! | `unread` | rules that were not read, and what follows |
+//! | `order` | which chains a hook calls, in which orders |
+//! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
+//! | `facts` | what surrounds a tunnel: who sends into it, which way its own packets go |
+//! | `scenarios` | which packets are sent through it: those of tunnels, of Services, new connections |
+
+mod assumptions;
+mod effort;
+mod facts;
+mod machine;
+mod order;
+mod packets;
+mod scenarios;
+mod space;
+mod survey;
+mod unread;
+mod values;
+mod world;
+
+pub use effort::{Effort, Ended};
+pub use facts::{TunnelFacts, Way, facts};
+pub use machine::Certainty;
+pub use scenarios::services::{destination_nat, dns_to_several, invalid_passes};
+pub use scenarios::source_nat::{Reached, ReachedRules, reached};
+pub use scenarios::tunnel::{OuterPackets, outer_packets};
+pub use world::{Found, RuleAt, World};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! What a set of packets is made of: which variables are which field of a packet.
+//!
+//! The order is fixed: devices, state, protocol, addresses, ports, then the marks, then what is asked on the way. Marks depend
+//! on the fields, so a mark is small behind the fields that decide it. Two packets are walked with the same marks, an inner one
+//! and the outer one around it; each has fields of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::space::{Block, Space};
+use super::world::World;
+use crate::snapshot::netfilter::{Condition, Family, Field};
+
+/// What a packet stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All packets that traffic may consist of: whatever a rule asks beyond its fields, some packet has it.
+    Traffic,
+    /// Packets of which everything is known or fixed: what cannot be told of them is unknown.
+    Tunnel,
+}
+
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` and its like, as `nft_ct` and `xt_conntrack` see them.
+pub mod state {
+    /// No connection: also before connection tracking has seen the packet.
+    pub const INVALID: u128 = 1;
+    /// Of a connection that was confirmed.
+    pub const ESTABLISHED: u128 = 2;
+    /// The first of an expected connection.
+    pub const RELATED: u128 = 4;
+    /// The first of a connection.
+    pub const NEW: u128 = 8;
+    /// Not tracked.
+    pub const UNTRACKED: u128 = 64;
+    /// All of them, by their number in a set of packets.
+    pub(crate) const ALL: [u128; 5] = [INVALID, ESTABLISHED, RELATED, NEW, UNTRACKED];
+}
+
+/// Names of devices, cut where some rule tells them apart: each piece is one number.
+#[derive(Clone, Debug)]
+pub struct Names(Vec<u128>);
+
+impl Names {
+    /// The pieces that all rules and these ranges tell apart.
+    fn new(world: &World<'_>, others: &[(u128, u128)]) -> Self {
+        let mut starts = world.survey().names.clone();
+        for (first, last) in others {
+            starts.insert(*first);
+            starts.extend(last.checked_add(1));
+        }
+        Self(starts.into_iter().collect())
+    }
+
+    fn bits(&self) -> u32 {
+        self.0.len().next_power_of_two().ilog2()
+    }
+
+    /// Numbers of the pieces that these ranges consist of. `None`: one of them cuts a piece in two.
+    pub fn pieces(&self, ranges: &[(u128, u128)]) -> Option<Vec<(u128, u128)>> {
+        let piece = |(first, last): &(u128, u128)| {
+            let from = self.0.binary_search(first).ok()?;
+            let end = match last.checked_add(1) {
+                Some(next) => self.0.binary_search(&next).ok()?,
+                None => self.0.len(),
+            };
+            Some((from as u128, end as u128 - 1))
+        };
+        ranges.iter().map(piece).collect()
+    }
+
+    /// The name that a piece consists of, if it is one.
+    pub fn name(&self, piece: u128) -> Option<u128> {
+        let at = usize::try_from(piece).ok()?;
+        let (first, next) = (*self.0.get(at)?, self.0.get(at + 1)?);
+        (first + 1 == *next).then_some(first)
+    }
+}
+
+/// Whether numbers of a field are pieces of [`Names`].
+pub fn is_name(field: &Field) -> bool {
+    matches!(field, Field::InputName | Field::OutputName)
+}
+
+/// The numbers for which a condition holds, where they are ranges.
+pub fn ranges(condition: &Condition, width: u32) -> Option<Vec<(u128, u128)>> {
+    match condition {
+        Condition::Ranges(ranges) => Some(ranges.clone()),
+        Condition::Masked { mask, value } => {
+            let largest = u128::MAX >> (128 - width);
+            let low = largest & !mask;
+            let is_prefix = low & low.wrapping_add(1) == 0;
+            match value & !mask {
+                0 => is_prefix.then(|| vec![(*value, value | low)]),
+                _ => Some(Vec::new()),
+            }
+        }
+    }
+}
+
+/// Bits of a field; of a name, of [`Names`].
+fn width(field: &Field) -> u32 {
+    match field {
+        Field::Mark
+        | Field::ConnectionMark
+        | Field::ConnectionStatus
+        | Field::InputIndex
+        | Field::OutputIndex
+        | Field::Ipv4Source
+        | Field::Ipv4Destination => 32,
+        Field::Ipv6Source | Field::Ipv6Destination | Field::Other(_) => 128,
+        Field::NfProto | Field::L4Proto => 8,
+        Field::EtherType | Field::SourcePort | Field::DestinationPort => 16,
+        Field::SourceType(_) | Field::DestinationType(_) => 4,
+        Field::ConnectionState => 3,
+        Field::ConnectionDirection => 1,
+        Field::InputName | Field::OutputName => 0,
+    }
+}
+
+/// Marks that cannot be told, of which each can be anything for each packet; more of them are any of three.
+const WORDS: usize = 16;
+
+/// The variables of a walk's packets.
+#[derive(Debug)]
+pub struct Layout {
+    /// Names of devices.
+    pub names: Names,
+    /// Those of the first packet, and those of the one around it.
+    blocks: [BTreeMap<Field, Block>; 2],
+    /// The mark with which a packet came to a chain.
+    pub mark_before: Block,
+    /// Numbers beside the marks that nobody has asked for.
+    words: Vec<Block>,
+    /// It has a template of a connection.
+    pub template: u32,
+    /// A chain whose packets are routed again when their mark has changed changed it.
+    pub rerouted: u32,
+}
+
+impl Layout {
+    /// `names`: ranges of names that are told apart beside those of the rules.
+    pub fn new(space: &Space<'_>, world: &World<'_>, names: &[(u128, u128)]) -> Self {
+        let names = Names::new(world, names);
+        let mut blocks = [(); 2].map(|()| {
+            let devices = [Field::OutputName, Field::InputName].map(|field| (field, space.block(names.bits())));
+            let fields = [
+                Field::ConnectionState,
+                Field::L4Proto,
+                Field::Ipv4Destination,
+                Field::Ipv4Source,
+                Field::Ipv6Destination,
+                Field::Ipv6Source,
+                Field::DestinationPort,
+                Field::SourcePort,
+                Field::ConnectionDirection,
+                Field::ConnectionStatus,
+            ];
+            let fields = fields.map(|field| (field.clone(), space.block(width(&field))));
+            devices.into_iter().chain(fields).collect::<BTreeMap<_, _>>()
+        });
+        let [mark, inner, outer, mark_before, words @ ..] = space.interleaved::<{ 4 + WORDS }>(32);
+        for (blocks, connection) in blocks.iter_mut().zip([inner, outer]) {
+            blocks.extend([(Field::Mark, mark.clone()), (Field::ConnectionMark, connection)]);
+        }
+        let [template, rerouted] = [(); 2].map(|()| space.block(1).0[0]);
+        Self { names, blocks, mark_before, words: words.into(), template, rerouted }
+    }
+
+    /// The variables of a field of the first packet, or of the one around it.
+    pub fn block(&mut self, space: &Space<'_>, outer: bool, field: &Field) -> Block {
+        let blocks = &mut self.blocks[usize::from(outer)];
+        blocks.entry(field.clone()).or_insert_with(|| space.block(width(field))).clone()
+    }
+
+    /// A number of the width of a mark, bit beside bit with the marks: equal ones stay small. `None`: there are no more.
+    pub fn word(&mut self) -> Option<Block> {
+        self.words.pop()
+    }
+
+    /// What rules write, and what is told by the rest of the packet: marks, states, flags.
+    pub fn determined(&self) -> BTreeSet<u32> {
+        let written = [Field::Mark, Field::ConnectionMark, Field::ConnectionState];
+        let blocks = self.blocks.iter().flat_map(|blocks| written.iter().filter_map(|field| blocks.get(field)));
+        let blocks = blocks.chain([&self.mark_before]);
+        blocks.flat_map(|block| block.0.iter().copied()).chain([self.template, self.rerouted]).collect()
+    }
+
+    /// All variables of the fields of the first packet, or of the one around it, but its mark.
+    pub fn variables(&self, outer: bool) -> BTreeSet<u32> {
+        let blocks = self.blocks[usize::from(outer)].iter().filter(|(field, _)| **field != Field::Mark);
+        let flags = [self.template, self.rerouted];
+        blocks.flat_map(|(_, block)| block.0.iter().copied()).chain(flags).collect()
+    }
+}
+
+/// The packets that are under way: what they stand for, and what is known of them.
+#[derive(Clone, Debug)]
+pub struct Packets {
+    /// What they stand for.
+    pub kind: Kind,
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Fields of tunnel packets that are known.
+    pub known: BTreeSet<Field>,
+}
+
+impl Packets {
+    /// Packets of a family.
+    pub fn new(kind: Kind, family: Family) -> Self {
+        let known = [Field::Mark, Field::ConnectionMark, Field::ConnectionState, Field::ConnectionDirection];
+        let known = known.into_iter().chain([Field::ConnectionStatus, Field::L4Proto, Field::InputName]).collect();
+        Self { kind, family, known }
+    }
+
+    /// Its source address's field, and its destination's.
+    pub fn ends(&self) -> (Field, Field) {
+        match self.family {
+            Family::Ipv6 => (Field::Ipv6Source, Field::Ipv6Destination),
+            _ => (Field::Ipv4Source, Field::Ipv4Destination),
+        }
+    }
+
+    /// The number that a field has in all of them by their family, if it is such a field.
+    pub fn constant(&self, field: &Field) -> Option<u128> {
+        let ipv6 = self.family == Family::Ipv6;
+        match field {
+            Field::NfProto => Some(if ipv6 { 10 } else { 2 }),
+            Field::EtherType => Some(if ipv6 { 0x86dd } else { 0x0800 }),
+            _ => None,
+        }
+    }
+
+    /// Whether all of their fields are any, or this one is known.
+    pub fn knows(&self, field: &Field) -> bool {
+        self.kind == Kind::Traffic || self.known.contains(field)
+    }
+}

@@ -1,0 +1,158 @@
+//! What a translation makes of packets: `get_unique_tuple`, `nf_nat_masquerade_ipv4`, `nf_nat_redirect`.
+
+use std::net::IpAddr;
+
+use crate::snapshot::netfilter::{Chosen, Field, Hook, Nat, NatAction, PortRandomization, address_key};
+use crate::symbolic::machine::Walk;
+use crate::symbolic::space::Set;
+
+/// What becomes of packets' addresses and ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// They stay as they are.
+    Kept,
+    /// They change; the text says what changes, after "gets".
+    Changed(String),
+    /// That cannot be told; the text says why.
+    Unclear(String),
+}
+
+/// The effects on packets, each with those that it is about. `primary`: the address that masquerading writes, if that is
+/// known.
+pub fn effects(
+    walk: &mut Walk<'_>,
+    nat: &Nat,
+    hook: Hook,
+    packets: Set,
+    primary: &Result<u128, String>,
+) -> Vec<(Effect, Set)> {
+    let mut sorted = Sorted { walk, left: packets, found: Vec::new() };
+    let on_source = matches!(hook, Hook::Postrouting | Hook::Input);
+    let (source, destination) = sorted.walk.packets.ends();
+    match nat.action {
+        NatAction::Masquerade => {
+            sorted.source_ports(nat);
+            match primary {
+                Ok(address) => sorted.source(Some((*address, *address))),
+                Err(why) => sorted.unclear(why),
+            }
+        }
+        NatAction::Snat => match nat.addresses {
+            Chosen::ByPacket => sorted.unclear("a map tells which address is written"),
+            Chosen::Unset => sorted.source_ports(nat),
+            Chosen::Range(first, last) => {
+                sorted.random_ports(nat);
+                sorted.source(Some(range(first, last)));
+                sorted.source_ports(nat);
+            }
+        },
+        NatAction::Netmap => {
+            let end = if on_source { &source } else { &destination };
+            match nat.addresses {
+                // One to one: the bits of the network are there already.
+                Chosen::Range(first, last) => {
+                    sorted.within(end, range(first, last), "its address is not known", "an address of another network");
+                }
+                Chosen::ByPacket | Chosen::Unset => sorted.unclear("a map tells which network is written"),
+            }
+        }
+        NatAction::Dnat => sorted.destination(nat, &destination),
+        NatAction::Redirect => sorted.changed("this host's address as destination"),
+    }
+    let Sorted { left, mut found, .. } = sorted;
+    found.push((Effect::Kept, left));
+    found.retain(|(_, packets)| !packets.is_empty());
+    found
+}
+
+fn range(first: IpAddr, last: IpAddr) -> (u128, u128) {
+    (address_key(first), address_key(last))
+}
+
+/// Packets, sorted by what becomes of them.
+struct Sorted<'w, 'a> {
+    walk: &'w mut Walk<'a>,
+    /// Those that nothing has changed so far.
+    left: Set,
+    found: Vec<(Effect, Set)>,
+}
+
+impl Sorted<'_, '_> {
+    fn changed(&mut self, what: &str) {
+        self.found.push((
+            Effect::Changed(what.to_owned()),
+            std::mem::replace(&mut self.left, crate::symbolic::space::NOTHING),
+        ));
+    }
+
+    fn unclear(&mut self, why: &str) {
+        self.found.push((
+            Effect::Unclear(why.to_owned()),
+            std::mem::replace(&mut self.left, crate::symbolic::space::NOTHING),
+        ));
+    }
+
+    /// Keeps those with such a number in a field; what becomes of others.
+    fn within(&mut self, field: &Field, range: (u128, u128), unknown: &str, changed: &str) {
+        if !self.walk.packets.knows(field) {
+            return self.unclear(unknown);
+        }
+        let within = self.walk.with(field, &[range]);
+        let others = self.walk.space.minus(self.left, within);
+        self.left = self.walk.space.and(self.left, within);
+        self.found.push((Effect::Changed(changed.to_owned()), others));
+    }
+
+    fn random_ports(&mut self, nat: &Nat) {
+        if nat.randomization != PortRandomization::None {
+            self.changed("a random source port");
+        }
+    }
+
+    /// `addresses`: those to choose from; `None`: the packet keeps its own.
+    fn source(&mut self, addresses: Option<(u128, u128)>) {
+        let (source, _) = self.walk.packets.ends();
+        if let Some(range) = addresses {
+            self.within(&source, range, "its source address is not known", "another source address");
+        }
+    }
+
+    fn source_ports(&mut self, nat: &Nat) {
+        self.random_ports(nat);
+        match nat.ports {
+            Chosen::Unset => {}
+            Chosen::ByPacket => self.unclear("a map tells which port is written"),
+            Chosen::Range(first, last) => {
+                let changed = format!("a source port of {first}-{last}");
+                self.within(&Field::SourcePort, (first.into(), last.into()), "its source port is not known", &changed);
+            }
+        }
+    }
+
+    /// A destination is not kept because it is within the range, unless the range is that address.
+    fn destination(&mut self, nat: &Nat, destination: &Field) {
+        match nat.addresses {
+            Chosen::Unset => {}
+            Chosen::ByPacket => self.unclear("a map tells which address is written"),
+            Chosen::Range(first, last) if first == last || !self.walk.packets.knows(destination) => {
+                let (unknown, changed) = ("its destination address is not known", "another destination address");
+                self.within(destination, range(first, last), unknown, changed);
+            }
+            Chosen::Range(..) => self.changed("another destination address"),
+        }
+        match nat.ports {
+            Chosen::Unset => {}
+            Chosen::ByPacket => self.unclear("a map tells which port is written"),
+            Chosen::Range(first, last) => {
+                let (unknown, changed) = ("its destination port is not known", "another destination port");
+                if nat.randomization != PortRandomization::None
+                    && first != last
+                    && self.walk.packets.knows(&Field::DestinationPort)
+                {
+                    return self.changed(changed);
+                }
+                self.within(&Field::DestinationPort, (first.into(), last.into()), unknown, changed);
+            }
+        }
+    }
+}

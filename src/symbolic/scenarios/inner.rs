@@ -1,0 +1,385 @@
+//! Packets that get into a tunnel, and the marks that they may have when they do.
+
+use std::collections::BTreeSet;
+
+use super::tunnel::{TRANSLATED, Tunnel};
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, Step, address_key};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::facts::TunnelFacts;
+use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::values::Values;
+use crate::symbolic::world::LOCAL;
+
+/// Packets of one connection that are looked at in turn, for what each leaves in its mark.
+const MAX_ROUNDS: usize = 8;
+/// Names of devices; 0 is no device.
+const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
+const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
+/// `IPS_SRC_NAT_BIT`, `IPS_DST_NAT_BIT`
+const SRC_NAT: u32 = 4;
+const DST_NAT: u32 = 5;
+
+/// What becomes of inner packets.
+struct Inner<'f> {
+    facts: &'f TunnelFacts,
+    /// They are later ones of connections whose destination may be translated: if this is taken for granted.
+    later: Option<Set>,
+}
+
+impl OnNat for Inner<'_> {
+    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+        match self.later {
+            // A later packet of a flow that was translated when it began.
+            Some(assumed) if !is_on_source(hook) => {
+                let elsewhere = somewhere(walk, packets, self.facts);
+                walk.space.or(packets, walk.space.and(elsewhere, assumed))
+            }
+            _ => packets,
+        }
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+        let (source, destination) = walk.packets.ends();
+        if is_on_source(hook) {
+            let packets = with_status(walk, packets, SRC_NAT);
+            return walk.forget(packets, &[source, Field::SourcePort]);
+        }
+        let packets = somewhere(walk, packets, self.facts);
+        match walk.nat(hit).map(|nat| (nat.action, nat.addresses, nat.ports)) {
+            Some((NatAction::Redirect, ..)) => NOTHING, // for this host
+            Some((NatAction::Dnat, Chosen::Range(first, last), ports)) => {
+                let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
+                let packets = walk.space.and(packets, targets);
+                let Chosen::Range(first, last) = ports else { return packets };
+                let ports = walk.with(&Field::DestinationPort, &[(first.into(), last.into())]);
+                walk.space.and(packets, ports)
+            }
+            _ => packets,
+        }
+    }
+}
+
+/// What becomes of packets whose ends do not matter any more: behind a translation they may be any.
+struct AnyEnds;
+
+impl OnNat for AnyEnds {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+        packets
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, _: &Hit, packets: Set) -> Set {
+        let (source, destination) = walk.packets.ends();
+        let fields = [source, destination, Field::SourcePort, Field::DestinationPort, Field::ConnectionStatus];
+        walk.forget(packets, &fields)
+    }
+}
+
+fn is_on_source(hook: Hook) -> bool {
+    matches!(hook, Hook::Postrouting | Hook::Input)
+}
+
+/// Packets whose connection was translated so.
+fn with_status(walk: &mut Walk<'_>, packets: Set, bit: u32) -> Set {
+    let block = walk.block(&Field::ConnectionStatus);
+    let variable = block.0[31 - bit as usize];
+    let any = walk.without(packets, BTreeSet::from([variable]));
+    walk.space.and(any, walk.space.is_set(variable))
+}
+
+/// Packets that were given another destination, one that is routed into the tunnel.
+fn somewhere(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
+    let (_, destination) = walk.packets.ends();
+    let routed = &facts.inner[usize::from(walk.packets.family == Family::Ipv6)];
+    let packets = with_status(walk, packets, DST_NAT);
+    let packets = walk.set(packets, &destination, routed.as_ranges());
+    walk.forget(packets, &[Field::DestinationPort])
+}
+
+impl Tunnel<'_, '_> {
+    /// All marks that a packet can leave the tunnel's device with.
+    pub(super) fn inner(&mut self) -> Set {
+        self.walk.outer = false;
+        let mut marks = NOTHING;
+        if let Some(chain) = self.walk.world.marks_elsewhere() {
+            let why = format!("{chain} may write the mark of packets, and natwatch does not follow packets through it");
+            marks = self.walk.answer(why.clone(), About::All, 2, 1, || why);
+        }
+        // Where nothing is routed into it, whatever enters it has passed no rule of IP.
+        if self.facts.bridged || self.facts.inner.iter().all(Values::is_empty) {
+            for family in [Family::Ipv4, Family::Ipv6] {
+                self.begin(family, format!("bridged {family}"));
+                let start = self.walk.start();
+                let packets = self.all_with(start, &[(Field::Mark, &[(0, 0)])]);
+                let packets = self.hook(Hook::Egress, true, Flow::First, packets);
+                marks = self.add(marks, packets);
+                if self.facts.bridged {
+                    let packets = self.bridge_pass(family);
+                    marks = self.add(marks, packets);
+                }
+            }
+        }
+        for (at, family) in [Family::Ipv4, Family::Ipv6].into_iter().enumerate() {
+            if self.facts.inner[at].is_empty() {
+                continue;
+            }
+            for forwarded in [false, true] {
+                let assumed = match &self.facts.forwards[at] {
+                    Ok(false) if forwarded => continue,
+                    Err(why) if forwarded => {
+                        let why = why.clone();
+                        self.walk.answer(format!("forwards {family}"), About::All, 2, 1, || why)
+                    }
+                    _ => EVERYTHING,
+                };
+                marks = self.connection(family, forwarded, assumed, marks);
+                if self.walk.is_over() {
+                    return marks;
+                }
+            }
+        }
+        marks
+    }
+
+    /// Marks of all packets of a connection. What the first one leaves in the connection's mark is what later ones begin with.
+    fn connection(&mut self, family: Family, forwarded: bool, assumed: Set, mut marks: Set) -> Set {
+        self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::First));
+        let none = self.walk.with(&Field::ConnectionMark, &[(0, 0)]);
+        let mut saved = self.walk.space.and(none, assumed);
+        let first = self.inner_pass(family, forwarded, Flow::First, saved);
+        marks = self.add(marks, first);
+        saved = self.save(saved, first);
+        let arriving = self.arriving(family, forwarded, assumed);
+        saved = self.save(saved, arriving);
+        // A later packet may leave another one for those after it.
+        for _ in 0..MAX_ROUNDS {
+            let later = self.inner_pass(family, forwarded, Flow::Later, saved);
+            if self.walk.is_over() {
+                return marks;
+            }
+            marks = self.add(marks, later);
+            let known = saved;
+            saved = self.save(saved, later);
+            if saved == known {
+                return marks;
+            }
+        }
+        let why = || format!("after {MAX_ROUNDS} packets a connection's mark still changes");
+        self.walk.gave_up.get_or_insert_with(why);
+        marks
+    }
+
+    fn begin(&mut self, family: Family, stage: String) {
+        self.walk.stage = stage;
+        self.walk.packets = Packets::new(Kind::Traffic, family);
+    }
+
+    /// Marks, and those of these packets; nothing else of them is told any more.
+    fn add(&mut self, marks: Set, packets: Set) -> Set {
+        let fields = self.walk.layout.variables(false);
+        let only = self.walk.without(packets, fields);
+        if self.walk.is_over() { marks } else { self.walk.space.or(marks, only) }
+    }
+
+    /// The same for marks of connections.
+    fn save(&mut self, saved: Set, packets: Set) -> Set {
+        let mut fields = self.walk.layout.variables(false);
+        let own = self.walk.block(&Field::ConnectionMark);
+        fields.retain(|variable| !own.0.contains(variable));
+        fields.extend(self.walk.block(&Field::Mark).0);
+        let only = self.walk.without(packets, fields);
+        if self.walk.is_over() { saved } else { self.walk.space.or(saved, only) }
+    }
+
+    /// Those of these packets that have such numbers in all of these fields.
+    pub(super) fn all_with(&mut self, packets: Set, fields: &[(Field, &[(u128, u128)])]) -> Set {
+        fields.iter().fold(packets, |packets, (field, ranges)| {
+            let with = self.walk.with(field, ranges);
+            self.walk.space.and(packets, with)
+        })
+    }
+
+    /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
+    fn bridge_pass(&mut self, family: Family) -> Set {
+        self.begin(family, format!("bridge {family}"));
+        let why = "whether frames of bridges pass the rules (bridge-nf-call-iptables) was not read";
+        let assumed = self.walk.answer(why.into(), About::All, 2, 1, || why.into());
+        let packets = self.unclassified();
+        let packets = self.walk.forget(packets, &[Field::ConnectionDirection]);
+        let packets = self.walk.space.and(packets, assumed);
+        let packets = self.pass(Hook::Prerouting, packets);
+        let feeders = self.facts.feeders.clone();
+        let packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
+        let packets = self.pass(Hook::Forward, packets);
+        let packets = self.pass(Hook::Postrouting, packets);
+        self.hook(Hook::Egress, true, Flow::First, packets)
+    }
+
+    /// First packets of connections, not yet routed, that came in by some device.
+    fn unclassified(&mut self) -> Set {
+        let start = self.walk.start();
+        let packets = self.all_with(
+            start,
+            &[
+                (Field::Mark, &[(0, 0)]),
+                (Field::ConnectionDirection, &[(0, 0)]),
+                (Field::InputName, SOME_DEVICE),
+                (Field::OutputName, NO_DEVICE),
+            ],
+        );
+        let unseen = self.walk.in_state(&[state::INVALID]);
+        let packets = self.walk.space.and(packets, unseen);
+        self.untranslated(packets)
+    }
+
+    /// Those of these whose connection is not translated.
+    pub(super) fn untranslated(&mut self, packets: Set) -> Set {
+        let block = self.walk.block(&Field::ConnectionStatus);
+        self.walk.space.and(packets, self.walk.space.matching(&block, TRANSLATED.into(), 0))
+    }
+
+    /// A hook, behind which translated packets may be of any ends.
+    fn pass(&mut self, hook: Hook, packets: Set) -> Set {
+        self.walk.hook(hook, None, Flow::First, packets, &mut AnyEnds)
+    }
+
+    /// First packets that come out of the tunnel: what they leave in the connection's mark, answers begin with.
+    fn arriving(&mut self, family: Family, forwarded: bool, assumed: Set) -> Set {
+        self.begin(family, format!("arriving {family} {forwarded}"));
+        let feeders = self.facts.feeders.clone();
+        let packets = self.unclassified();
+        let packets = self.walk.space.and(packets, assumed);
+        let packets =
+            self.all_with(packets, &[(Field::ConnectionMark, &[(0, 0)]), (Field::InputName, feeders.as_ranges())]);
+        let packets = self.pass(Hook::Prerouting, packets);
+        if !forwarded {
+            return self.pass(Hook::Input, packets);
+        }
+        let packets = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
+        let packets = self.pass(Hook::Forward, packets);
+        let packets = self.as_postrouting_sees(packets);
+        self.pass(Hook::Postrouting, packets)
+    }
+
+    /// The inner packets as they are when they get to the tunnel. `connections`: the marks of their connections.
+    fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: Set) -> Set {
+        self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
+        let at = usize::from(family == Family::Ipv6);
+        let feeders = self.facts.feeders.clone();
+        let start = self.walk.space.and(connections, self.walk.start());
+        let unseen = self.walk.in_state(&[state::INVALID]);
+        let mut packets = self.all_with(
+            self.walk.space.and(start, unseen),
+            &[
+                (Field::Mark, &[(0, 0)]),
+                (Field::InputName, if forwarded { SOME_DEVICE } else { NO_DEVICE }),
+                (Field::OutputName, if forwarded { NO_DEVICE } else { feeders.as_ranges() }),
+                // Of ICMP no checksum is left to the device.
+                (Field::L4Proto, &[(0, 0), (2, 57), (59, 255)]),
+            ],
+        );
+        if flow == Flow::First {
+            packets = self.all_with(packets, &[(Field::ConnectionDirection, &[(0, 0)])]);
+            packets = self.untranslated(packets);
+        }
+        let (source, destination) = self.walk.packets.ends();
+        if let Some(own) = self.walk.world.addresses_of_types(family, &Values::of(&[LOCAL]), None) {
+            let own = self.walk.with(&source, own.as_ranges());
+            packets = if forwarded { self.walk.space.minus(packets, own) } else { self.walk.space.and(packets, own) };
+        }
+        if !forwarded {
+            packets = self.routed_first(packets);
+        }
+        packets = self.hook(if forwarded { Hook::Prerouting } else { Hook::Output }, false, flow, packets);
+        // IPVS does it between the two hooks, whatever the rules say.
+        let balanced = match &self.facts.balanced {
+            Ok(false) => NOTHING,
+            Ok(true) => EVERYTHING,
+            Err(why) => {
+                let why = why.clone();
+                self.walk.answer("IPVS".into(), About::All, 2, 1, || why)
+            }
+        };
+        if !balanced.is_empty() {
+            let elsewhere = somewhere(&mut self.walk, packets, self.facts);
+            packets = self.walk.space.or(packets, self.walk.space.and(elsewhere, balanced));
+        }
+        let routed = self.walk.with(&destination, self.facts.inner[at].as_ranges());
+        packets = self.walk.space.and(packets, routed);
+        packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
+        if forwarded {
+            packets = self.hook(Hook::Forward, false, flow, packets);
+            packets = self.as_postrouting_sees(packets);
+        }
+        packets = self.hook(Hook::Postrouting, false, flow, packets);
+        // Whether a packet takes the way by the bridge or device above is a matter of its route.
+        for above in &self.facts.above {
+            let later = None;
+            let mut inner = Inner { facts: self.facts, later };
+            let through = self.walk.hook(Hook::Egress, Some(above), flow, packets, &mut inner);
+            packets = self.walk.space.or(packets, through);
+        }
+        self.hook(Hook::Egress, true, flow, packets)
+    }
+
+    /// Packets of this host on output: where they are going before anything translates their destination or marks them.
+    fn routed_first(&mut self, packets: Set) -> Set {
+        let family = self.walk.packets.family;
+        let at = usize::from(family == Family::Ipv6);
+        let by_mark = !self.facts.fwmarks[at].is_empty();
+        let translated = self.translates_destinations(family, Hook::Output);
+        if !by_mark && self.facts.balanced == Ok(false) && translated == Certainty::DoesNot {
+            return packets;
+        }
+        let (_, destination) = self.walk.packets.ends();
+        let feeders = self.facts.feeders.clone();
+        let into = self.walk.with(&destination, self.facts.inner[at].as_ranges());
+        let anywhere = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
+        let by_feeders = self.walk.with(&Field::OutputName, feeders.as_ranges());
+        let by_others = self.walk.space.minus(anywhere, by_feeders);
+        let elsewhere = if by_mark { by_others } else { self.walk.space.minus(by_others, into) };
+        self.walk.space.or(self.walk.space.and(packets, into), elsewhere)
+    }
+
+    /// A hook; `own`: that of the tunnel's device.
+    fn hook(&mut self, hook: Hook, own: bool, flow: Flow, packets: Set) -> Set {
+        let family = self.walk.packets.family;
+        let later = match self.translates_destinations(family, hook) {
+            _ if flow != Flow::Later => None,
+            Certainty::DoesNot => None,
+            Certainty::Happens => Some(EVERYTHING),
+            Certainty::Unknown(why) => {
+                let why = || format!("whether destinations are translated is not known: {why}");
+                Some(self.walk.answer(format!("later {family} {hook}"), About::All, 2, 1, why))
+            }
+        };
+        let device = own.then_some(self.facts.device.as_str());
+        self.walk.hook(hook, device, flow, packets, &mut Inner { facts: self.facts, later })
+    }
+
+    /// Whether connections can have another destination than their packets. What arrives may also be an answer to what
+    /// left with a translated source.
+    fn translates_destinations(&self, family: Family, hook: Hook) -> Certainty {
+        let translates = |step: &Step| match step {
+            Step::Nat(nat) => {
+                let destination = matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap);
+                destination || hook != Hook::Output
+            }
+            _ => false,
+        };
+        let mut unclear = None;
+        for (set, id, chain) in self.walk.world.chains_of(family) {
+            if chain.only_searched() || chain.known_rules().iter().flat_map(|rule| &rule.steps).any(translates) {
+                return Certainty::Happens;
+            }
+            let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
+            if steps.any(|step| matches!(step, Step::Opaque { .. })) {
+                let chain = self.walk.world.describe_chain(set, id);
+                unclear.get_or_insert_with(|| format!("a rule of {chain} is not understood"));
+            }
+        }
+        let why = self.walk.world.unread(family).or(unclear);
+        why.map_or(Certainty::DoesNot, Certainty::Unknown)
+    }
+}

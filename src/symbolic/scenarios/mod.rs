@@ -1,0 +1,7 @@
+//! Packets that are sent through the rules, and what is asked about them.
+
+mod effect;
+mod inner;
+pub mod services;
+pub mod source_nat;
+pub mod tunnel;

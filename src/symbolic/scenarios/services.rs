@@ -1,0 +1,149 @@
+//! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
+//! segments that nobody stops.
+
+use super::source_nat::Hits;
+use crate::snapshot::netfilter::{Chain, Family, Field, Hook, Nat, NatAction, Step};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::effort::Effort;
+use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::world::{Found, World};
+
+const TCP: u128 = 6;
+const UDP: u128 = 17;
+const DNS: u128 = 53;
+/// Rules that translate packets to name servers, and are compared with each other.
+const MAX_HITS: usize = 2048;
+/// Chains that only Services lead to.
+const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
+
+fn is_destination_nat(nat: &Nat) -> bool {
+    matches!(nat.action, NatAction::Dnat | NatAction::Redirect)
+}
+
+/// Whether a rule gives connections another destination.
+pub fn destination_nat(world: &World<'_>) -> Found {
+    let found = world.find_step(&|step| matches!(step, Step::Nat(nat) if is_destination_nat(nat)));
+    if found.certainty == Certainty::Happens {
+        return found;
+    }
+    let searched = |set: &usize| world.rules[*set].ruleset.chains.values().any(Chain::only_searched);
+    let searched: Vec<usize> = (0..world.rules.len()).filter(searched).collect();
+    let setters = searched.iter().flat_map(|set| world.rules[*set].ruleset.setters.found.values());
+    let mut setters = setters.map(|(chain, _)| chain);
+    match (setters.find(|chain| OF_SERVICES.contains(&chain.chain.as_str())), found.certainty) {
+        (Some(chain), _) => Found { certainty: Certainty::Happens, place: format!("Services lead to {}", chain.chain) },
+        (None, Certainty::DoesNot) if !searched.is_empty() => {
+            let why = "the chains of Services are too large to be read whole";
+            Found { certainty: Certainty::Unknown(why.into()), place: String::new() }
+        }
+        (None, certainty) => Found { certainty, place: String::new() },
+    }
+}
+
+/// Whether UDP packets to one address and port 53 get one of several destinations.
+pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
+    let mut walk = Walk::new(world, &[], 0, effort);
+    let (mut all, mut places) = (NOTHING, Vec::new());
+    for family in [Family::Ipv4, Family::Ipv6] {
+        for hook in [Hook::Output, Hook::Prerouting] {
+            walk.stage = format!("dns {family} {hook}");
+            walk.packets = Packets::new(Kind::Traffic, family);
+            let fields = [
+                walk.with(&Field::L4Proto, &[(UDP, UDP)]),
+                walk.with(&Field::DestinationPort, &[(DNS, DNS)]),
+                walk.in_state(&[state::NEW]),
+                walk.with(&Field::ConnectionDirection, &[(0, 0)]),
+            ];
+            let [first, rest @ ..] = fields;
+            let packets =
+                rest.into_iter().fold(walk.space.and(first, walk.start()), |all, set| walk.space.and(all, set));
+            let mut hits = Hits::default();
+            walk.nat_core(hook, Flow::First, packets, &mut hits);
+            let hits: Vec<(Hit, Set)> = hits.0.into_iter().collect();
+            if hits.len() > MAX_HITS {
+                let why = || format!("more than {MAX_HITS} ways lead to name servers");
+                walk.gave_up.get_or_insert_with(why);
+            }
+            for (at, (hit, packets)) in hits.iter().enumerate().take(MAX_HITS) {
+                if walk.is_over() {
+                    break;
+                }
+                let place = walk.place(hit);
+                let several = match walk.nat(hit) {
+                    // What was not understood, or not read, may lead to several.
+                    None => {
+                        let why = || format!("what {place} does is not known");
+                        let assumed = walk.answer(format!("dns {hit:?}"), About::All, 2, 1, why);
+                        walk.space.and(*packets, assumed)
+                    }
+                    Some(nat) => {
+                        let others = hits[at + 1..].iter().take(MAX_HITS);
+                        let others = others.filter(|(other, _)| walk.nat(other).is_some_and(|other| other != nat));
+                        others.fold(NOTHING, |several, (_, other)| {
+                            walk.space.or(several, walk.space.and(*packets, *other))
+                        })
+                    }
+                };
+                if !several.is_empty() && !walk.is_over() {
+                    all = walk.space.or(all, several);
+                    places.push((walk.assumptions.doubt(&walk.space, several), place));
+                }
+            }
+        }
+    }
+    let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
+    Found { certainty: walk.certainty(all), place: place.unwrap_or_default() }
+}
+
+/// Packets that no nat chain sees.
+struct Passing;
+
+impl OnNat for Passing {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+        packets
+    }
+
+    fn translated(&mut self, _: &mut Walk<'_>, _: Hook, _: &Hit, packets: Set) -> Set {
+        packets
+    }
+}
+
+/// Whether TCP segments that connection tracking calls invalid pass through this host. If not, the place is a rule that
+/// drops them.
+pub fn invalid_passes(world: &World<'_>, effort: &Effort<'_>) -> Found {
+    let mut walk = Walk::new(world, &[], 0, effort);
+    let mut all = NOTHING;
+    for family in [Family::Ipv4, Family::Ipv6] {
+        walk.packets = Packets::new(Kind::Traffic, family);
+        let tracks = walk.tracks(family);
+        if tracks == Certainty::DoesNot {
+            continue;
+        }
+        let fields = [
+            walk.with(&Field::L4Proto, &[(TCP, TCP)]),
+            walk.with(&Field::Mark, &[(0, 0)]),
+            walk.in_state(&[state::INVALID]),
+            walk.with(&Field::InputName, &[(1, u128::MAX)]),
+            walk.with(&Field::OutputName, &[(0, 0)]),
+        ];
+        let [first, rest @ ..] = fields;
+        let mut packets =
+            rest.into_iter().fold(walk.space.and(first, walk.start()), |all, set| walk.space.and(all, set));
+        if let Certainty::Unknown(why) = tracks {
+            let tracked = walk.if_tracked(family, &why);
+            packets = walk.space.and(packets, tracked);
+        }
+        for hook in [Hook::Prerouting, Hook::Forward, Hook::Postrouting] {
+            walk.stage = format!("invalid {family} {hook}");
+            packets = walk.hook(hook, None, Flow::Invalid, packets, &mut Passing);
+            packets = walk.set(packets, &Field::OutputName, &[(1, u128::MAX)]);
+        }
+        if !walk.is_over() {
+            all = walk.space.or(all, packets);
+        }
+    }
+    let place = walk.dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
+    Found { certainty: walk.certainty(all), place }
+}

@@ -1,0 +1,343 @@
+//! Whether any rule changes the outer packets of a tunnel.
+//!
+//! A packet that enters a tunnel keeps its mark, so the outer packet, which is a flow of its own, meets the rules with
+//! whatever mark the inner one left with. The inner packet therefore walks first: as the first of its flow, and as a later
+//! one, which nat chains do not see; from this host and from others; of both families. Then the outer packet does, with all
+//! marks that can survive.
+
+use super::effect::{Effect, effects};
+use crate::snapshot::netfilter::{Family, Field, Hook, name_key};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::effort::Effort;
+use crate::symbolic::facts::{TunnelFacts, Way};
+use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Pattern, Set};
+use crate::symbolic::world::World;
+
+/// What happens to the outer packets of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OuterPackets {
+    /// Connection tracking sees some of them.
+    pub tracked: Certainty,
+    /// Some of them get another address or port.
+    pub rewritten: Certainty,
+    /// How: which rule, for which packets. Empty if none.
+    pub how: String,
+    /// What they get to that leaves them as they are. Empty if nothing.
+    pub kept: String,
+}
+
+/// A rewriting that was found, and the packets that it is about.
+#[derive(Clone, Debug)]
+struct Rewriting {
+    how: String,
+    packets: Set,
+}
+
+/// The walks of a tunnel's packets.
+pub(super) struct Tunnel<'f, 'a> {
+    pub(super) walk: Walk<'a>,
+    pub(super) facts: &'f TunnelFacts,
+    rewritings: Vec<Rewriting>,
+    tracked: Set,
+    kept: Vec<String>,
+}
+
+/// Marks that are told apart in words; others are "the mark of the packet inside".
+const MAX_WORDS: usize = 32;
+
+/// Walks all packets of a tunnel.
+pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
+    let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
+    let names: Vec<(u128, u128)> =
+        devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect();
+    let routed = facts.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
+    let walk = Walk::new(world, &names, routed, effort);
+    let mut tunnel = Tunnel { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![] };
+    let marks = tunnel.inner();
+    tunnel.outer(marks);
+    let Tunnel { walk, rewritings, tracked, kept, .. } = tunnel;
+    let all = walk.space.any(rewritings.iter().map(|rewriting| rewriting.packets));
+    let rewritten = match (walk.certainty(all), &facts.vague) {
+        (Certainty::Unknown(why), Some(vague)) => Certainty::Unknown(format!("{vague}; {why}")),
+        (rewritten, _) => rewritten,
+    };
+    let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
+    let clearest = rewritings.iter().min_by_key(doubt);
+    OuterPackets {
+        // What was translated was tracked.
+        tracked: walk.certainty(walk.space.or(tracked, all)),
+        rewritten,
+        how: clearest.map(|rewriting| rewriting.how.clone()).unwrap_or_default(),
+        kept: kept.into_iter().next().unwrap_or_default(),
+    }
+}
+
+impl Tunnel<'_, '_> {
+    /// The outer packet, with these marks.
+    fn outer(&mut self, marks: Set) {
+        for (pattern, marks) in self.words(marks) {
+            if self.walk.is_over() {
+                return;
+            }
+            for way in &self.facts.ways {
+                // Where no route is known, the mark may lead anywhere.
+                let mine = match &self.facts.vague {
+                    Some(_) => marks,
+                    None => self.routed_like(marks, way.family, way.mark),
+                };
+                self.outer_pass(way, mine, pattern);
+            }
+            for (way, packets) in self.unasked_ways(marks) {
+                let assumed = self.unasked("such a mark", 1);
+                let packets = self.walk.space.and(packets, assumed);
+                self.outer_pass(&way, packets, pattern);
+            }
+        }
+    }
+
+    /// The same marks word by word, or together where these are too many.
+    fn words(&mut self, marks: Set) -> Vec<(Pattern, Set)> {
+        self.walk.outer = true;
+        let mark = self.walk.block(&Field::Mark);
+        let any = Pattern { mask: 0, value: 0 };
+        let Some(patterns) = self.walk.space.patterns(marks, &mark, MAX_WORDS) else { return vec![(any, marks)] };
+        let free = |pattern: &Pattern| (!(pattern.mask as u32)).count_ones();
+        let count = patterns.iter().fold(0u64, |sum, pattern| sum.saturating_add(1 << free(pattern)));
+        let mut words = Vec::new();
+        for pattern in patterns {
+            let mut open = vec![pattern];
+            while let Some(pattern) = open.pop() {
+                let rest = !(pattern.mask as u32);
+                if rest == 0 || count > MAX_WORDS as u64 {
+                    let with = self.walk.space.matching(&mark, pattern.mask, pattern.value);
+                    words.push((pattern, self.walk.space.and(marks, with)));
+                    continue;
+                }
+                let bit = 1u128 << rest.trailing_zeros();
+                open.push(Pattern { mask: pattern.mask | bit, value: pattern.value | bit });
+                open.push(Pattern { mask: pattern.mask | bit, ..pattern });
+            }
+        }
+        words
+    }
+
+    /// Packets that take a way that is not among those asked for, or that do not.
+    fn unasked(&mut self, what: &str, answer: usize) -> Set {
+        let why = format!("which way packets go that have {what} was not asked");
+        self.walk.answer(why.clone(), About::All, 2, answer, || why)
+    }
+
+    /// Ways of packets with marks of which none is like one that a route was asked for.
+    fn unasked_ways(&mut self, packets: Set) -> Vec<(Way, Set)> {
+        let mut found: Vec<(Way, Set)> = Vec::new();
+        if self.facts.vague.is_some() {
+            return found;
+        }
+        for way in &self.facts.ways {
+            let unasked = unasked_way(way);
+            if found.iter().any(|(other, _)| *other == unasked) {
+                continue;
+            }
+            let like = |other: &&Way| other.family == way.family && other.remotes == way.remotes;
+            let rest = self.facts.ways.iter().filter(like).fold(packets, |left, other| {
+                let mine = self.routed_like(left, other.family, other.mark);
+                self.walk.space.minus(left, mine)
+            });
+            if !rest.is_empty() {
+                found.push((unasked, rest));
+            }
+        }
+        found
+    }
+
+    /// Packets with marks that policy rules see like this one.
+    fn routed_like(&mut self, packets: Set, family: Family, like: u32) -> Set {
+        let mark = self.walk.block(&Field::Mark);
+        let tested = &self.facts.fwmarks[usize::from(family == Family::Ipv6)];
+        tested.iter().fold(packets, |packets, (own, mask)| {
+            let same = self.walk.space.matching(&mark, (*mask).into(), (own & mask).into());
+            match like & mask == own & mask {
+                true => self.walk.space.and(packets, same),
+                false => self.walk.space.minus(packets, same),
+            }
+        })
+    }
+
+    fn outer_pass(&mut self, way: &Way, marks: Set, pattern: Pattern) {
+        if marks.is_empty() {
+            return;
+        }
+        self.walk.outer = true;
+        self.walk.stage = format!("outer {} {} {:?}", way.family, way.mark, way.device);
+        self.walk.packets = Packets::new(Kind::Tunnel, way.family);
+        let start = self.walk.space.and(marks, self.walk.start());
+        let unseen = self.walk.in_state(&[state::INVALID]);
+        let mut packets = self.all_with(
+            self.walk.space.and(start, unseen),
+            &[
+                (Field::ConnectionMark, &[(0, 0)]),
+                (Field::ConnectionDirection, &[(0, 0)]),
+                (Field::L4Proto, &[(17, 17)]),
+                (Field::InputName, &[(0, 0)]),
+            ],
+        );
+        packets = self.untranslated(packets);
+        let (source, destination) = self.walk.packets.ends();
+        let address = way.source.map(|address| vec![(address, address)]);
+        let remotes = way.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());
+        let device = way.device.map(|device| vec![(device, device)]);
+        let ports =
+            |ports: &Option<crate::symbolic::values::Values>| ports.as_ref().map(|ports| ports.as_ranges().to_vec());
+        for (field, ranges) in [
+            (source, address),
+            (destination, remotes),
+            (Field::OutputName, device),
+            (Field::SourcePort, ports(&self.facts.source_ports)),
+            (Field::DestinationPort, ports(&self.facts.ports)),
+        ] {
+            if let Some(ranges) = ranges {
+                self.walk.packets.known.insert(field.clone());
+                packets = self.all_with(packets, &[(field, &ranges)]);
+            }
+        }
+        let packets = self.outer_hook(Hook::Output, packets, way, pattern);
+        let new = self.walk.in_state(&[state::NEW]);
+        if !self.walk.is_over() {
+            self.tracked = self.walk.space.or(self.tracked, self.walk.space.and(packets, new));
+        }
+        let known = self.walk.packets.known.clone();
+        for (mut packets, way) in self.rerouted(packets, way) {
+            self.walk.packets.known.clone_from(&known);
+            match way.device {
+                Some(device) => {
+                    self.walk.packets.known.insert(Field::OutputName);
+                    packets = self.walk.set(packets, &Field::OutputName, &[(device, device)]);
+                }
+                None => drop(self.walk.packets.known.remove(&Field::OutputName)),
+            }
+            if let Some(tunnel) = name_key(&self.facts.device) {
+                packets = self.walk.set(packets, &Field::InputName, &[(tunnel, tunnel)]);
+            }
+            let packets = self.as_postrouting_sees(packets);
+            self.outer_hook(Hook::Postrouting, packets, &way, pattern);
+        }
+    }
+
+    /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.
+    pub(super) fn as_postrouting_sees(&mut self, packets: Set) -> Set {
+        let seen = match &self.facts.input_in_postrouting {
+            Ok(true) => EVERYTHING,
+            Ok(false) => NOTHING,
+            Err(why) => {
+                let why = why.clone();
+                self.walk.answer("input in postrouting".into(), About::All, 2, 1, || why)
+            }
+        };
+        let hidden = self.walk.space.minus(packets, seen);
+        let hidden = self.walk.set(hidden, &Field::InputName, &[(0, 0)]);
+        self.walk.space.or(self.walk.space.and(packets, seen), hidden)
+    }
+
+    /// Packets whose mark was changed are routed again (`ip_route_me_harder`), without the device that the tunnel insists on.
+    fn rerouted(&mut self, packets: Set, way: &Way) -> Vec<(Set, Way)> {
+        let again = self.walk.space.is_set(self.walk.layout.rerouted);
+        if self.facts.vague.is_some() || self.walk.space.and(packets, again).is_empty() {
+            return vec![(packets, way.clone())];
+        }
+        let mut found = vec![(self.walk.space.minus(packets, again), way.clone())];
+        let mut again = self.walk.space.and(packets, again);
+        if self.facts.strays || !self.unasked_ways(again).is_empty() {
+            let [stays, strays] = [0, 1].map(|answer| self.unasked("a mark that was changed", answer));
+            found.push((self.walk.space.and(again, strays), unasked_way(way)));
+            again = self.walk.space.and(again, stays);
+        }
+        let others = self.facts.ways.iter().filter(|other| other.family == way.family && other.mark != way.mark);
+        let (_, destination) = self.walk.packets.ends();
+        for way in std::iter::once(way).chain(others) {
+            let mut mine = self.routed_like(again, way.family, way.mark);
+            if let Some(remotes) = &way.remotes {
+                mine = self.all_with(mine, &[(destination.clone(), remotes.as_ranges())]);
+            }
+            found.push((mine, way.clone()));
+        }
+        found
+    }
+
+    /// What comes out of a hook as it went in; what was rewritten is written down.
+    fn outer_hook(&mut self, hook: Hook, packets: Set, way: &Way, pattern: Pattern) -> Set {
+        let mut outer = Outer { primary: &way.primary, pattern, rewritings: Vec::new(), kept: Vec::new() };
+        let left = self.walk.hook(hook, None, Flow::First, packets, &mut outer);
+        self.rewritings.append(&mut outer.rewritings);
+        self.kept.append(&mut outer.kept);
+        left
+    }
+}
+
+/// What becomes of outer packets.
+struct Outer<'w> {
+    primary: &'w Result<u128, String>,
+    /// The mark that they came with.
+    pattern: Pattern,
+    rewritings: Vec<Rewriting>,
+    kept: Vec<String>,
+}
+
+impl OnNat for Outer<'_> {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+        packets
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+        let place = walk.place(hit);
+        let found = match walk.nat(hit) {
+            Some(nat) => effects(walk, nat, hook, packets, self.primary),
+            None => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
+        };
+        let understood = walk.nat(hit).is_some();
+        let mut left = NOTHING;
+        for (effect, packets) in found {
+            if walk.is_over() {
+                return NOTHING;
+            }
+            match effect {
+                Effect::Kept => {
+                    self.kept.push(format!("{place} leaves address and port as they are"));
+                    left = walk.space.or(left, packets);
+                }
+                Effect::Changed(what) => {
+                    let how = format!("{} gets {what} from {place}", packets_with(self.pattern));
+                    self.rewritings.push(Rewriting { how, packets });
+                }
+                Effect::Unclear(why) => {
+                    let why = if understood { format!("{place}: {why}") } else { why };
+                    let key = format!("{} effect {hit:?}", walk.stage);
+                    let changes = walk.answer(key, About::All, 2, 1, || why);
+                    let how = format!("{} may be changed by {place}", packets_with(self.pattern));
+                    self.rewritings.push(Rewriting { how, packets: walk.space.and(packets, changes) });
+                    left = walk.space.or(left, walk.space.minus(packets, changes));
+                }
+            }
+        }
+        left
+    }
+}
+
+/// `IPS_SRC_NAT`, `IPS_DST_NAT`
+pub(super) const TRANSLATED: u32 = 0x30;
+
+/// A way of which only the remotes are known.
+fn unasked_way(way: &Way) -> Way {
+    let primary = Err("which device it leaves by is not known".into());
+    Way { mark: 0, device: None, source: way.source, primary, family: way.family, remotes: way.remotes.clone() }
+}
+
+/// `every outer packet`, `an outer packet with mark 0x4000`: what a rewriting is about.
+fn packets_with(pattern: Pattern) -> String {
+    match pattern {
+        Pattern { mask: 0xffff_ffff, value: 0 } => "every outer packet".into(),
+        Pattern { mask: 0xffff_ffff, value } => format!("an outer packet with mark {value:#x}"),
+        _ => "an outer packet with the mark of the packet inside".into(),
+    }
+}

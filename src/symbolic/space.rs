@@ -1,0 +1,362 @@
+//! Sets of packets as reduced, ordered binary decision diagrams: one node per variable and pair of branches, shared by all
+//! sets of a space, so that equal sets are the same number.
+//!
+//! Written here because libraries do not fit a daemon: `oxidd` starts threads and reserves a stack of 1 GiB, and
+//! `biodivine-lib-bdd` makes a diagram of its own for each result. The operations that packets need are few.
+//! Nothing here panics, starts a thread, or grows past `MAX_NODES`: a table that is full is work that has ended.
+
+mod table;
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+
+use super::effort::Effort;
+use table::{Node, Operation, Table};
+
+/// A set of packets: of assignments to the variables of its [`Space`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Set(u32);
+
+/// No packet.
+pub const NOTHING: Set = Set(0);
+/// Every packet.
+pub const EVERYTHING: Set = Set(1);
+
+impl Set {
+    /// Whether no packet is in it.
+    pub fn is_empty(self) -> bool {
+        self == NOTHING
+    }
+}
+
+/// A number that packets have: its variables, the most significant bit first, in the order of the diagram.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Block(pub Vec<u32>);
+
+/// Numbers that agree with `value` in the bits of `mask`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pattern {
+    /// Bits that are known.
+    pub mask: u128,
+    /// What they are.
+    pub value: u128,
+}
+
+/// The sets of one walk.
+#[derive(Debug)]
+pub struct Space<'e> {
+    table: RefCell<Table>,
+    effort: &'e Effort<'e>,
+}
+
+impl<'e> Space<'e> {
+    /// A space without variables.
+    pub fn new(effort: &'e Effort<'e>) -> Self {
+        Self { table: RefCell::default(), effort }
+    }
+
+    /// A number of so many bits, behind all others in the order.
+    pub fn block(&self, bits: u32) -> Block {
+        let mut table = self.table.borrow_mut();
+        let first = table.variables;
+        table.variables += bits;
+        Block((first..first + bits).collect())
+    }
+
+    /// Numbers of so many bits, bit beside bit: what is copied from one to another stays small.
+    pub fn interleaved<const N: usize>(&self, bits: u32) -> [Block; N] {
+        let Block(all) = self.block(N as u32 * bits);
+        std::array::from_fn(|first| Block(all.iter().skip(first).step_by(N).copied().collect()))
+    }
+
+    /// Whether results are no longer to be relied on: work has ended, or the table is full.
+    pub fn is_over(&self) -> bool {
+        self.table.borrow().is_full || self.effort.ended().is_some()
+    }
+
+    /// Packets in both.
+    pub fn and(&self, one: Set, other: Set) -> Set {
+        Set(self.apply(&mut self.table.borrow_mut(), Operation::And, one.0, other.0))
+    }
+
+    /// Packets in one or the other.
+    pub fn or(&self, one: Set, other: Set) -> Set {
+        Set(self.apply(&mut self.table.borrow_mut(), Operation::Or, one.0, other.0))
+    }
+
+    /// Packets in one and not in the other.
+    pub fn minus(&self, one: Set, other: Set) -> Set {
+        Set(self.apply(&mut self.table.borrow_mut(), Operation::Minus, one.0, other.0))
+    }
+
+    /// Packets in any of these.
+    pub fn any(&self, sets: impl IntoIterator<Item = Set>) -> Set {
+        let mut sets: Vec<Set> = sets.into_iter().collect();
+        while sets.len() > 1 {
+            // Pair by pair, so that no node is visited more often than there are levels.
+            sets = sets.chunks(2).map(|pair| pair.iter().fold(NOTHING, |all, set| self.or(all, *set))).collect();
+        }
+        sets.pop().unwrap_or(NOTHING)
+    }
+
+    /// The same packets with any values of these variables.
+    pub fn exists(&self, set: Set, variables: &BTreeSet<u32>) -> Set {
+        let table = &mut self.table.borrow_mut();
+        let cube = table.cube(variables);
+        Set(self.quantify(table, Operation::Exists, set.0, cube))
+    }
+
+    /// Packets that are in it whatever these variables are.
+    pub fn for_all(&self, set: Set, variables: &BTreeSet<u32>) -> Set {
+        let table = &mut self.table.borrow_mut();
+        let cube = table.cube(variables);
+        Set(self.quantify(table, Operation::ForAll, set.0, cube))
+    }
+
+    /// Packets of which this variable is turned round.
+    pub fn flip(&self, set: Set, variable: u32) -> Set {
+        Set(self.flip_in(&mut self.table.borrow_mut(), set.0, variable))
+    }
+
+    /// Packets of which this variable is 1.
+    pub fn is_set(&self, variable: u32) -> Set {
+        Set(self.table.borrow_mut().node(variable, [0, 1]))
+    }
+
+    /// Packets of which a number agrees with a pattern. Bits of the value outside of the mask: none.
+    pub fn matching(&self, block: &Block, mask: u128, value: u128) -> Set {
+        if value & !mask != 0 {
+            return NOTHING;
+        }
+        let mut table = self.table.borrow_mut();
+        let bits = block.0.iter().rev().enumerate().filter(|(bit, _)| mask >> bit & 1 != 0);
+        Set(bits.fold(1, |rest, (bit, variable)| {
+            table.node(*variable, if value >> bit & 1 != 0 { [0, rest] } else { [rest, 0] })
+        }))
+    }
+
+    /// Packets of which a number is in one of these ranges, both ends included, in any order.
+    pub fn ranges(&self, block: &Block, ranges: &[(u128, u128)]) -> Set {
+        let width = block.0.len() as u32;
+        let largest = if width == 0 { 0 } else { u128::MAX >> (128 - width) };
+        let mut ranges: Vec<(u128, u128)> = ranges
+            .iter()
+            .filter(|(first, _)| *first <= largest)
+            .map(|(first, last)| (*first, *last.min(&largest)))
+            .collect();
+        ranges.sort_unstable();
+        let mut apart: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match apart.last_mut() {
+                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+                _ => apart.push((first, last)),
+            }
+        }
+        Set(self.within(&mut self.table.borrow_mut(), &block.0, 0, largest, &apart))
+    }
+
+    /// The part of [`Space::ranges`] from `base` on; `low`: the bits of these variables.
+    fn within(&self, table: &mut Table, variables: &[u32], base: u128, low: u128, ranges: &[(u128, u128)]) -> u32 {
+        let from = ranges.partition_point(|(_, last)| *last < base);
+        let to = ranges.partition_point(|(first, _)| *first <= base | low);
+        let ranges = ranges.get(from..to).unwrap_or_default();
+        match (ranges, variables) {
+            ([], _) => 0,
+            ([(first, last)], _) if *first <= base && *last >= base | low => 1,
+            (_, []) => 1,
+            (_, [variable, rest @ ..]) => {
+                if !self.spend(table) {
+                    return 0;
+                }
+                let (half, middle) = (low >> 1, base | low ^ low >> 1);
+                let zero = self.within(table, rest, base, half, ranges);
+                let one = self.within(table, rest, middle, half, ranges);
+                table.node(*variable, [zero, one])
+            }
+        }
+    }
+
+    /// The same packets; what the one block held, the other does.
+    pub fn renamed(&self, set: Set, from: &[u32], to: &[u32]) -> Set {
+        let names: HashMap<u32, u32> = from.iter().copied().zip(to.iter().copied()).collect();
+        let mut known = HashMap::new();
+        Set(self.rename(&mut self.table.borrow_mut(), set.0, &names, &mut known))
+    }
+
+    /// Variables that it depends on.
+    pub fn support(&self, set: Set) -> BTreeSet<u32> {
+        let table = self.table.borrow();
+        let (mut seen, mut open, mut found) = (BTreeSet::new(), vec![set.0], BTreeSet::new());
+        while let Some(at) = open.pop().filter(|_| self.effort.spend(1)) {
+            let Node { variable, branches } = table.at(at);
+            if at > 1 && seen.insert(at) {
+                found.insert(variable);
+                open.extend(branches);
+            }
+        }
+        found
+    }
+
+    /// The patterns that a number has, if they are at most so many.
+    pub fn patterns(&self, set: Set, block: &Block, at_most: usize) -> Option<Vec<Pattern>> {
+        let others: BTreeSet<u32> = self.support(set).into_iter().filter(|of| !block.0.contains(of)).collect();
+        let only = self.exists(set, &others);
+        let table = self.table.borrow();
+        let mut open = vec![(only.0, Pattern { mask: 0, value: 0 })];
+        let mut found = Vec::new();
+        while let Some((at, pattern)) = open.pop() {
+            match at {
+                0 => {}
+                1 if found.len() == at_most => return None,
+                1 => found.push(pattern),
+                _ => {
+                    let Node { variable, branches } = table.at(at);
+                    let place = block.0.iter().rev().position(|own| *own == variable)?;
+                    let bit = 1u128 << place;
+                    open.push((branches[1], Pattern { mask: pattern.mask | bit, value: pattern.value | bit }));
+                    open.push((branches[0], Pattern { mask: pattern.mask | bit, ..pattern }));
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// The one number that all its packets have there, if it is one.
+    pub fn number(&self, set: Set, block: &Block) -> Option<u128> {
+        let all = if block.0.is_empty() { 0 } else { u128::MAX >> (128 - block.0.len()) };
+        match self.patterns(set, block, 1)?.as_slice() {
+            [Pattern { mask, value }] if *mask == all => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Variables with values that put a packet into it, as few of them as `cost` allows. `None`: it is empty.
+    pub fn cheapest(&self, set: Set, cost: &dyn Fn(u32) -> usize) -> Option<Vec<(u32, bool)>> {
+        let table = self.table.borrow();
+        let mut known: HashMap<u32, usize> = HashMap::from([(0, usize::MAX), (1, 0)]);
+        let mut open = vec![set.0];
+        while let Some(at) = open.last().copied() {
+            if known.contains_key(&at) {
+                open.pop();
+                continue;
+            }
+            let Node { variable, branches } = table.at(at);
+            let missing: Vec<u32> = branches.into_iter().filter(|branch| !known.contains_key(branch)).collect();
+            if missing.is_empty() {
+                let least = branches.map(|branch| known[&branch]).into_iter().min().unwrap_or(usize::MAX);
+                known.insert(at, least.saturating_add(cost(variable)));
+                open.pop();
+            } else {
+                open.extend(missing);
+            }
+        }
+        let (mut at, mut way) = (set.0, Vec::new());
+        while at > 1 {
+            let Node { variable, branches } = table.at(at);
+            let one = known[&branches[1]] < known[&branches[0]];
+            way.push((variable, one));
+            at = branches[usize::from(one)];
+        }
+        (at == 1).then_some(way)
+    }
+
+    /// Takes from the budget; `false`: no more work is to be done, and results mean nothing.
+    fn spend(&self, table: &Table) -> bool {
+        !table.is_full && self.effort.spend(1)
+    }
+
+    fn apply(&self, table: &mut Table, operation: Operation, one: u32, other: u32) -> u32 {
+        use Operation::{And, Minus, Or};
+        match (operation, one, other) {
+            (And | Minus, 0, _) | (And, _, 0) | (Minus, _, 1) => return 0,
+            (Or, 1, _) | (Or, _, 1) => return 1,
+            (And, 1, same) | (And, same, 1) | (Or, 0, same) | (Or | Minus, same, 0) => return same,
+            (And | Or, ..) if one == other => return one,
+            (Minus, ..) if one == other => return 0,
+            _ => {}
+        }
+        let (one, other) = if operation != Minus && one > other { (other, one) } else { (one, other) };
+        if let Some(known) = table.remembered(operation, one, other) {
+            return known;
+        }
+        if !self.spend(table) {
+            return 0;
+        }
+        let (left, right) = (table.at(one), table.at(other));
+        let variable = left.variable.min(right.variable);
+        let branch = |node: &Node, of: u32, at: usize| if node.variable == variable { node.branches[at] } else { of };
+        let zero = self.apply(table, operation, branch(&left, one, 0), branch(&right, other, 0));
+        let high = self.apply(table, operation, branch(&left, one, 1), branch(&right, other, 1));
+        let result = table.node(variable, [zero, high]);
+        table.remember(operation, one, other, result);
+        result
+    }
+
+    fn quantify(&self, table: &mut Table, operation: Operation, of: u32, mut cube: u32) -> u32 {
+        let node = table.at(of);
+        while of > 1 && cube > 1 && table.at(cube).variable < node.variable {
+            cube = table.at(cube).branches[1];
+        }
+        if of <= 1 || cube <= 1 {
+            return of;
+        }
+        if let Some(known) = table.remembered(operation, of, cube) {
+            return known;
+        }
+        if !self.spend(table) {
+            return 0;
+        }
+        let [zero, one] = node.branches.map(|branch| self.quantify(table, operation, branch, cube));
+        let result = match (table.at(cube).variable == node.variable, operation) {
+            (false, _) => table.node(node.variable, [zero, one]),
+            (true, Operation::ForAll) => self.apply(table, Operation::And, zero, one),
+            (true, _) => self.apply(table, Operation::Or, zero, one),
+        };
+        table.remember(operation, of, cube, result);
+        result
+    }
+
+    fn flip_in(&self, table: &mut Table, of: u32, variable: u32) -> u32 {
+        let node = table.at(of);
+        if node.variable > variable {
+            return of;
+        }
+        if node.variable == variable {
+            return table.node(variable, [node.branches[1], node.branches[0]]);
+        }
+        if let Some(known) = table.remembered(Operation::Flip, of, variable) {
+            return known;
+        }
+        if !self.spend(table) {
+            return 0;
+        }
+        let branches = node.branches.map(|branch| self.flip_in(table, branch, variable));
+        let result = table.node(node.variable, branches);
+        table.remember(Operation::Flip, of, variable, result);
+        result
+    }
+
+    fn rename(&self, table: &mut Table, of: u32, names: &HashMap<u32, u32>, known: &mut HashMap<u32, u32>) -> u32 {
+        if of <= 1 {
+            return of;
+        }
+        if let Some(known) = known.get(&of) {
+            return *known;
+        }
+        if !self.spend(table) {
+            return 0;
+        }
+        let node = table.at(of);
+        let [zero, one] = node.branches.map(|branch| self.rename(table, branch, names, known));
+        let variable = names.get(&node.variable).copied().unwrap_or(node.variable);
+        let (is_zero, is_one) = (table.node(variable, [1, 0]), table.node(variable, [0, 1]));
+        let zero = self.apply(table, Operation::And, is_zero, zero);
+        let one = self.apply(table, Operation::And, is_one, one);
+        let result = self.apply(table, Operation::Or, zero, one);
+        known.insert(of, result);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests;
