@@ -233,6 +233,7 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
         loopback: u16::from_ne_bytes(array(body, 2, "ifinfomsg")?) == ARPHRD_LOOPBACK,
         up: u32::from_ne_bytes(array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
         mtu: attributes.u32(IFLA_MTU)?,
+        group: attributes.u32(IFLA_GROUP)?,
         lower: attributes.u32(IFLA_LINK)?.filter(|index| *index != 0),
         master: attributes.u32(IFLA_MASTER)?,
         link_netnsid: attributes.u32(IFLA_LINK_NETNSID)?.map(u32::cast_signed),

@@ -81,6 +81,7 @@ pub fn device(index: u32, name: &str) -> Link {
         loopback: false,
         up: true,
         mtu: None,
+        group: None,
         lower: None,
         master: None,
         link_netnsid: None,

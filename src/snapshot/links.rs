@@ -20,6 +20,8 @@ pub struct Link {
     pub up: bool,
     /// Maximum transmission unit, bytes.
     pub mtu: Option<u32>,
+    /// `IFLA_GROUP`: the number that `ip link set group` gives; `None` where the kernel does not tell.
+    pub group: Option<u32>,
     /// `IFLA_LINK`: the device it sits on, or a veth's peer.
     pub lower: Option<u32>,
     /// `IFLA_MASTER`: the bridge, bond or team that it is a port of.

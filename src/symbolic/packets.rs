@@ -134,6 +134,8 @@ pub struct Layout {
     pub template: u32,
     /// A chain whose packets are routed again when their mark has changed changed it.
     pub rerouted: u32,
+    /// Nothing of its checksum, or of that of the packet inside, is left to a device.
+    pub filled: u32,
 }
 
 impl Layout {
@@ -161,8 +163,8 @@ impl Layout {
         for (blocks, connection) in blocks.iter_mut().zip([inner, outer]) {
             blocks.extend([(Field::Mark, mark.clone()), (Field::ConnectionMark, connection)]);
         }
-        let [template, rerouted] = [(); 2].map(|()| space.block(1).0[0]);
-        Self { names, blocks, mark_before, words: words.into(), template, rerouted }
+        let [template, rerouted, filled] = [(); 3].map(|()| space.block(1).0[0]);
+        Self { names, blocks, mark_before, words: words.into(), template, rerouted, filled }
     }
 
     /// The variables of a field of the first packet, or of the one around it.
@@ -181,7 +183,7 @@ impl Layout {
         let written = [Field::Mark, Field::ConnectionMark, Field::ConnectionState];
         let blocks = self.blocks.iter().flat_map(|blocks| written.iter().filter_map(|field| blocks.get(field)));
         let blocks = blocks.chain([&self.mark_before]);
-        blocks.flat_map(|block| block.0.iter().copied()).chain([self.template, self.rerouted]).collect()
+        blocks.flat_map(|block| block.0.iter().copied()).chain([self.template, self.rerouted, self.filled]).collect()
     }
 
     /// All variables of the fields of the first packet, or of the one around it, but its mark.
@@ -207,8 +209,37 @@ impl Packets {
     /// Packets of a family.
     pub fn new(kind: Kind, family: Family) -> Self {
         let known = [Field::Mark, Field::ConnectionMark, Field::ConnectionState, Field::ConnectionDirection];
-        let known = known.into_iter().chain([Field::ConnectionStatus, Field::L4Proto, Field::InputName]).collect();
-        Self { kind, family, known }
+        let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName, Field::Other("packet length".into())];
+        Self { kind, family, known: known.into_iter().chain(others).collect() }
+    }
+
+    /// Bits that all outer packets have the same of a field that is not followed: mask and value. They are unicast, whole,
+    /// made by this host, and UDP.
+    pub fn known_bits(&self, field: &Field) -> Option<(u128, u128)> {
+        let Field::Other(name) = field else { return None };
+        if self.kind != Kind::Tunnel {
+            return None;
+        }
+        // The headers of IPv4 and IPv6: byte, mask, value.
+        let header: &[(usize, u8, u8)] = match self.family {
+            Family::Ipv6 => &[(0, 0xf0, 0x60), (6, 0xff, 17)],
+            // The version and the length; no fragment, whether or not it may become some.
+            _ => &[(0, 0xff, 0x45), (6, 0xbf, 0), (7, 0xff, 0), (9, 0xff, 17)],
+        };
+        match name.as_str() {
+            "fragment" | "packet type" => Some((u128::MAX, 0)),
+            bytes => {
+                let (length, rest) = bytes.split_once(" bytes at ")?;
+                let (length, start): (usize, usize) =
+                    (length.parse().ok()?, rest.strip_suffix(" of header 1")?.parse().ok()?);
+                let inside = header.iter().filter(|(at, ..)| (start..start + length).contains(at));
+                let bits = inside.map(|(at, mask, value)| {
+                    let shift = 8 * (start + length - 1 - at);
+                    (u128::from(*mask) << shift, u128::from(*value) << shift)
+                });
+                Some(bits.fold((0, 0), |(masks, values), (mask, value)| (masks | mask, values | value)))
+            }
+        }
     }
 
     /// Its source address's field, and its destination's.

@@ -136,6 +136,17 @@ impl<'a> World<'a> {
         Some(Values::of(&names))
     }
 
+    /// Names of the links whose group meets a test. `None`: they are not known.
+    pub fn names_in_groups(&self, meets: impl Fn(u128) -> bool) -> Option<Values> {
+        let mut names = Vec::new();
+        for link in self.links? {
+            if meets(link.group?.into()) {
+                names.push(name_key(&link.name)?);
+            }
+        }
+        Some(Values::of(&names))
+    }
+
     /// Addresses of these types (`inet_dev_addr_type`: whatever is not local, broadcast or multicast is unicast).
     /// `None`: it is not known which addresses are.
     /// `device`: the name of the one whose addresses count; `None`: those of all.
@@ -256,6 +267,7 @@ fn is_effect(step: &Step) -> bool {
         | Step::SetConnectionMark(_)
         | Step::Notrack
         | Step::Template
+        | Step::FillChecksum
         | Step::Nat(_)
         | Step::Opaque { .. } => true,
     }

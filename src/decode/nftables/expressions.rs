@@ -21,6 +21,7 @@ use crate::snapshot::netfilter::{
 use crate::snapshot::{Failure, Name, Reading};
 
 const IPPROTO_TCP: u128 = 6;
+const IPPROTO_UDP: u8 = 17;
 
 /// A rule while it is read.
 #[derive(Debug)]
@@ -52,6 +53,11 @@ impl<'a> Reader<'a> {
             comment: String::new(),
             from_xtables: false,
         }
+    }
+
+    /// Whether the rule goes on for UDP only.
+    fn is_udp(&self) -> bool {
+        self.registers.transport() == Some(IPPROTO_UDP)
     }
 
     fn push(&mut self, found: Match) {
@@ -198,8 +204,13 @@ impl<'a> Reader<'a> {
             (NFT_PAYLOAD_TRANSPORT_HEADER, _) => from >= 8,
             _ => true,
         };
+        // What says that there is none.
+        let none = payload.sreg.and_then(|register| self.registers.constant(register, 2)) == Some(vec![0, 0]);
         self.steps.push(match harmless {
             true => Step::Harmless(written),
+            false if (base, from, len) == (NFT_PAYLOAD_TRANSPORT_HEADER, 6, 2) && none && self.is_udp() => {
+                Step::FillChecksum
+            }
             false => Step::Opaque { what: written, may_translate: false },
         });
     }

@@ -7,10 +7,10 @@ use crate::netfilter::nftables::uapi::{
     NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST,
     NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EXPIRATION, NFT_CT_ID, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST,
     NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE, NFT_CT_STATUS,
-    NFT_FIB_RESULT_ADDRTYPE, NFT_META_CGROUP, NFT_META_CPU, NFT_META_IIF, NFT_META_IIFNAME, NFT_META_L4PROTO,
-    NFT_META_LEN, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFNAME, NFT_META_PKTTYPE, NFT_META_PRANDOM,
-    NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_SKGID, NFT_META_SKUID, NFT_META_TIME_HOUR, NFT_META_TIME_NS,
-    NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
+    NFT_FIB_RESULT_ADDRTYPE, NFT_META_CGROUP, NFT_META_CPU, NFT_META_IIF, NFT_META_IIFGROUP, NFT_META_IIFNAME,
+    NFT_META_L4PROTO, NFT_META_LEN, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP, NFT_META_OIFNAME,
+    NFT_META_PKTTYPE, NFT_META_PRANDOM, NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_SKGID, NFT_META_SKUID,
+    NFT_META_TIME_HOUR, NFT_META_TIME_NS, NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
 };
 use crate::snapshot::netfilter::{Condition, Field, MarkWrite, Match, Test, TypeScope};
 
@@ -101,7 +101,9 @@ fn meta(key: u32) -> Loaded {
         NFT_META_SKGID => Loaded::Occasional("meta skgid"),
         NFT_META_NFPROTO => Loaded::Wire(Field::NfProto, 1),
         NFT_META_L4PROTO => Loaded::Wire(Field::L4Proto, 1),
-        NFT_META_PKTTYPE => Loaded::Occasional("meta pkttype"),
+        NFT_META_PKTTYPE => Loaded::Wire(Field::Other("packet type".into()), 1),
+        NFT_META_IIFGROUP => Loaded::Host(Field::Other("input device group".into()), 4),
+        NFT_META_OIFGROUP => Loaded::Host(Field::Other("output device group".into()), 4),
         NFT_META_CPU => Loaded::Occasional("meta cpu"),
         NFT_META_CGROUP => Loaded::Occasional("meta cgroup"),
         NFT_META_PRANDOM => Loaded::Occasional("meta random"),
@@ -168,6 +170,11 @@ impl Registers {
     /// What packets are, as far as the rule has told.
     pub fn network(&self) -> Option<Network> {
         self.machine.network
+    }
+
+    /// The protocol of the transport header, as far as the rule has told.
+    pub fn transport(&self) -> Option<u8> {
+        self.machine.transport
     }
 
     /// What expression number `at` does to them.

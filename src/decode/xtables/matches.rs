@@ -2,9 +2,13 @@
 
 use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, ports, test, within};
 use crate::netfilter::xtables::Match as Xt;
-use crate::netfilter::xtables::matches::{addrtype, devgroup, iprange};
+use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, physdev};
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{Condition, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope};
+
+/// `IPS_EXPECTED`, `IPS_CONFIRMED`
+const IPS_EXPECTED: u32 = 0x1;
+const IPS_CONFIRMED: u32 = 0x8;
 
 /// What a match tests: steps that all have to hold, in order.
 ///
@@ -29,6 +33,9 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::Devgroup(info) => devgroup(&info),
         Xt::Dscp(info) => vec![test(masked(other("dscp"), u8::MAX, info.dscp), info.invert != 0)],
         Xt::Esp(info) => vec![spi("esp spi", info.spis, info.invflags)],
+        Xt::Connbytes(info) => connbytes(extension, &info),
+        Xt::Helper(info) => helper(extension, &info),
+        Xt::Physdev(info) => vec![physdev(extension, &info)],
         Xt::Hl(info) => ttl("hop limit", info.mode, info.hop_limit).unwrap_or_else(|| opaque_match(extension)),
         Xt::Icmp(info) => match info.r#type {
             u8::MAX => vec![test(masked(other("icmp type"), 0u8, 0u8), info.invflags & 0x1 != 0)],
@@ -80,7 +87,6 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::CgroupV1(_)
         | Xt::Cgroup(_)
         | Xt::Cluster(_)
-        | Xt::Connbytes(_)
         | Xt::Connlabel(_)
         | Xt::Connlimit(_)
         | Xt::Cpu(_)
@@ -92,7 +98,6 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::HashlimitV2(_)
         | Xt::Hashlimit(_)
         | Xt::Hbh(_)
-        | Xt::Helper(_)
         | Xt::Ipcomp(_)
         | Xt::Ipv6header(_)
         | Xt::Ipvs(_)
@@ -114,10 +119,27 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Statistic(_)
         | Xt::Tcpmss(_)
         | Xt::Time(_) => vec![occasional(extension.name)],
-        Xt::Bpf(_) | Xt::Physdev(_) | Xt::Policy(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => {
-            opaque_match(extension)
-        }
+        Xt::Bpf(_) | Xt::Policy(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => opaque_match(extension),
     })
+}
+
+/// `connbytes_mt`: no packet is the second of its connection before the first one was confirmed.
+fn connbytes(extension: &Extension, info: &connbytes::XtConnbytesInfo<'_>) -> Vec<Step> {
+    const PACKETS: u8 = 0;
+    let later = info.what == PACKETS && info.from > 1 && info.from <= info.to;
+    let confirmed = later.then(|| test(masked(Field::ConnectionStatus, IPS_CONFIRMED, IPS_CONFIRMED), false));
+    confirmed.into_iter().chain([occasional(extension.name)]).collect()
+}
+
+/// `helper_mt`: only connections that another one made the kernel expect have a helper that can be asked for.
+fn helper(extension: &Extension, info: &helper::XtHelperInfo<'_>) -> Vec<Step> {
+    let expected = (info.invert == 0).then(|| test(masked(Field::ConnectionStatus, IPS_EXPECTED, IPS_EXPECTED), false));
+    expected.into_iter().chain([occasional(extension.name)]).collect()
+}
+
+/// `physdev_mt`: a packet that no bridge forwards meets what is asked of it only if that is inverted.
+fn physdev(extension: &Extension, info: &physdev::XtPhysdevInfo<'_>) -> Step {
+    Step::Match(Match::OfBridged { holds: info.bitmask & !info.invert == 0, what: extension.name.to_owned() })
 }
 
 fn addrtype_v0(info: &addrtype::XtAddrtypeInfo<'_>) -> Vec<Step> {

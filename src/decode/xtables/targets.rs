@@ -48,10 +48,10 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::CtV0(info) => ct(info.flags),
         Xt::Ct(info) => ct(info.flags),
         Xt::Notrack(_) => vec![Step::Notrack],
+        Xt::Checksum(_) => vec![Step::FillChecksum], // it has no other operation
         Xt::Reject(_) => vec![Step::Verdict(Verdict::Drop)],
         // They touch neither marks nor NAT nor the way through the rules.
         Xt::Audit(_)
-        | Xt::Checksum(_)
         | Xt::Classify(_)
         | Xt::Connsecmark(_)
         | Xt::Dscp(_)

@@ -236,6 +236,7 @@ fn other_targets() {
         ("iptables -t raw -A PREROUTING -j CT --zone mark", Step::Template),
         ("iptables -A INPUT -j REJECT --reject-with icmp-port-unreachable", Step::Verdict(Verdict::Drop)),
         ("ip6tables -A INPUT -j REJECT", Step::Verdict(Verdict::Drop)),
+        ("iptables -t mangle -A PREROUTING -j CHECKSUM --checksum-fill", Step::FillChecksum),
         ("iptables -A INPUT -j NFQUEUE --queue-num 3", Step::Verdict(Verdict::Gone("NFQUEUE".into()))),
     ] {
         assert_eq!(steps(command), [wanted], "{command}");
@@ -243,7 +244,7 @@ fn other_targets() {
     let added = steps("iptables -A FORWARD -j SET --add-set dummy src --exist --timeout 5");
     assert!(matches!(added.as_slice(), [Step::UpdateSet { set: SetId::Ipset(_), adds: true }]), "{added:?}");
     assert_eq!(steps("iptables -t mangle -A FORWARD -j SET --map-set m dst --map-prio"), []);
-    let names: Vec<&str> = "AUDIT CHECKSUM CLASSIFY CONNSECMARK DSCP ECN HL IDLETIMER LOG NFLOG RATEEST TCPMSS \
+    let names: Vec<&str> = "AUDIT CLASSIFY CONNSECMARK DSCP ECN HL IDLETIMER LOG NFLOG RATEEST TCPMSS \
                             TCPOPTSTRIP TEE TOS TRACE TTL"
         .split_whitespace()
         .collect();
@@ -474,6 +475,18 @@ fn headers_are_tested() {
             "iptables -A INPUT -m pkttype ! --pkt-type broadcast",
             vec![test(masked(other("packet type"), u32::MAX, 1u8), true)],
         ),
+        (
+            "iptables -A FORWARD -m physdev --physdev-is-bridged",
+            vec![Step::Match(Match::OfBridged { holds: false, what: "physdev".into() })],
+        ),
+        (
+            "iptables -A INPUT -m helper --helper ftp",
+            vec![test(masked(Field::ConnectionStatus, 1u8, 1u8), false), occasional("helper")],
+        ),
+        (
+            "iptables -A INPUT -m connbytes --connbytes 10:20 --connbytes-dir both --connbytes-mode packets",
+            vec![test(masked(Field::ConnectionStatus, 8u8, 8u8), false), occasional("connbytes")],
+        ),
         ("iptables -A INPUT -m realm --realm 3/255", vec![test(masked(other("realm"), 255u8, 3u8), false)]),
         (
             "iptables -A INPUT -m devgroup --src-group 3",
@@ -486,7 +499,7 @@ fn headers_are_tested() {
 
 #[test]
 fn what_is_not_decoded_is_said() {
-    let names = "cgroup cluster connbytes connlimit cpu dst ecn eui64 frag hashlimit hbh helper ipcomp ipv6header limit \
+    let names = "cgroup cluster connlimit cpu dst ecn eui64 frag hashlimit hbh ipcomp ipv6header limit \
                  mac mh osf owner quota recent rpfilter rt srh statistic tcpmss time";
     for name in names.split_whitespace() {
         let captured: Vec<_> = captured().into_iter().filter(|captured| captured.name == name).collect();
@@ -499,7 +512,6 @@ fn what_is_not_decoded_is_said() {
         ("iptables -A INPUT -m u32 --u32 0=1", "match u32 revision 0"),
         (r#"iptables -A INPUT -m bpf --bytecode "1,6 0 0 1""#, "match bpf revision 1"),
         ("iptables -A INPUT -m string --algo bm --string abc", "match string revision 1"),
-        ("iptables -A FORWARD -m physdev --physdev-is-bridged", "match physdev revision 0"),
         ("iptables -t nat -A POSTROUTING -m policy --dir out --pol none", "match policy revision 0"),
     ] {
         assert_eq!(steps(command), [Step::Match(Match::Opaque(text.into()))]);

@@ -82,6 +82,8 @@ pub enum Step {
     SetConnectionMark(MarkWrite),
     /// Gives the packet a template of a connection, such as its zone; such a packet cannot be left untracked any more.
     Template,
+    /// Completes the packet's checksum, so that nothing is left to a device (`skb_checksum_help`), or writes that it has none.
+    FillChecksum,
     /// Adds the packet to a set, or takes it out.
     UpdateSet {
         /// Which.
@@ -163,6 +165,13 @@ pub enum Match {
     },
     /// Holds for some packets and not for others, by chance or rate or circumstance (limit, statistic, owner, …).
     Occasional(String),
+    /// Of packets that no bridge forwards it is known; of others it is not understood.
+    OfBridged {
+        /// Whether it holds for the former.
+        holds: bool,
+        /// What it is.
+        what: String,
+    },
     /// Not understood.
     Opaque(String),
 }

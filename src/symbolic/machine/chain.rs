@@ -149,11 +149,8 @@ impl Walk<'_> {
                     current = NOTHING;
                 }
                 Step::Verdict(verdict) => current = self.verdict(&place, verdict, current, &mut next, ends),
-                Step::Template => {
-                    let template = self.layout.template;
-                    let any = self.space.exists(current, &BTreeSet::from([template]));
-                    current = self.space.and(any, self.space.is_set(template));
-                }
+                Step::Template => current = self.flagged(current, self.layout.template),
+                Step::FillChecksum => current = self.flagged(current, self.layout.filled),
                 Step::Harmless(_) | Step::UpdateSet { .. } => {}
                 Step::Opaque { what, .. } => {
                     let found = self.anything(&Hit::Rule(at.clone(), number), what, current);
@@ -280,6 +277,12 @@ impl Walk<'_> {
         }
         *next = self.space.or(*next, rest);
         going_on
+    }
+
+    /// The same packets with a flag.
+    pub(super) fn flagged(&self, packets: Set, flag: u32) -> Set {
+        let any = self.space.exists(packets, &BTreeSet::from([flag]));
+        self.space.and(any, self.space.is_set(flag))
     }
 
     /// User space may give a packet back, with another mark.

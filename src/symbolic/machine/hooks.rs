@@ -1,6 +1,6 @@
 //! What a hook calls, in every order that it may have: `nf_hook_slow`, `nf_conntrack_in`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Certainty, Ends, Flow, Hit, OnNat, Walk};
 use crate::snapshot::netfilter::{ChainId, Field, Hook};
@@ -62,9 +62,7 @@ impl Walk<'_> {
                 if pass.hook != Hook::Output {
                     return passing;
                 }
-                let rerouted = self.layout.rerouted;
-                let any = self.space.exists(passing, &BTreeSet::from([rerouted]));
-                self.space.and(any, self.space.is_set(rerouted))
+                self.flagged(passing, self.layout.rerouted)
             }
         }
     }
@@ -227,9 +225,7 @@ impl Walk<'_> {
         let ends = self.base_chain(set, id, packets);
         let passing = self.space.or(ends.returned, ends.accepted);
         let kept = same(self, passing);
-        let rerouted = self.layout.rerouted;
-        let changed = self.space.exists(self.space.minus(passing, kept), &BTreeSet::from([rerouted]));
-        let changed = self.space.and(changed, self.space.is_set(rerouted));
+        let changed = self.flagged(self.space.minus(passing, kept), self.layout.rerouted);
         let all = self.space.or(kept, changed);
         self.space.exists(all, &before.0.into_iter().collect())
     }

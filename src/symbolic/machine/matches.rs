@@ -36,6 +36,10 @@ impl Walk<'_> {
                 Some(turned(self, holds, *inverted))
             }
             Match::Occasional(_) => None,
+            Match::OfBridged { holds, .. } if self.packets.kind == Kind::Tunnel => {
+                Some(if *holds { EVERYTHING } else { NOTHING })
+            }
+            Match::OfBridged { what, .. } => Some(self.unknown(at, number, what)),
             Match::Opaque(what) => Some(self.unknown(at, number, what)),
         }
     }
@@ -65,6 +69,8 @@ impl Walk<'_> {
                     None => self.number(field, condition),
                 }
             }
+            Field::Other(name) if name == "input device group" => self.group(&Field::InputName, condition),
+            Field::Other(name) if name == "output device group" => self.group(&Field::OutputName, condition),
             Field::Other(name) if self.packets.kind == Kind::Tunnel => match self.of_tuple(name) {
                 Some(field) => self.number(&field, condition),
                 None => self.number(field, condition),
@@ -75,10 +81,7 @@ impl Walk<'_> {
 
     /// A test of a field by itself.
     fn number(&mut self, field: &Field, condition: &Condition) -> Option<Set> {
-        let holds = |number: u128| match condition {
-            Condition::Masked { mask, value } => number & mask == *value,
-            Condition::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&number)),
-        };
+        let holds = |number: u128| meets(condition, number);
         if let Some(number) = self.packets.constant(field) {
             return Some(if holds(number) { EVERYTHING } else { NOTHING });
         }
@@ -91,13 +94,22 @@ impl Walk<'_> {
             let pieces = self.layout.names.pieces(&ranges(condition, 128)?)?;
             return Some(self.space.ranges(&block, &pieces));
         }
-        Some(match condition {
+        let all = u128::MAX >> (128 - block.0.len());
+        let found = match condition {
             Condition::Ranges(ranges) => self.space.ranges(&block, ranges),
-            Condition::Masked { mask, value } => {
-                let all = u128::MAX >> (128 - block.0.len());
-                self.space.matching(&block, mask & all, *value)
-            }
-        })
+            Condition::Masked { mask, value } => self.space.matching(&block, mask & all, *value),
+        };
+        let Some((mask, value)) = self.packets.known_bits(field) else { return Some(found) };
+        let known = self.space.matching(&block, mask & all, value);
+        let bits =
+            block.0.iter().rev().enumerate().filter(|(bit, _)| mask >> bit & 1 != 0).map(|(_, variable)| *variable);
+        Some(self.space.exists(self.space.and(found, known), &bits.collect()))
+    }
+
+    /// Devices by the group that an administrator has put them into.
+    fn group(&mut self, name: &Field, condition: &Condition) -> Option<Set> {
+        let names = self.world.names_in_groups(|group| meets(condition, group))?;
+        Some(self.with(name, names.as_ranges()))
     }
 
     /// Devices have one index and one name: a test of the one is a test of the other.
@@ -120,5 +132,13 @@ impl Walk<'_> {
             "ct original proto-dst" | "ct reply proto-src" => Field::DestinationPort,
             _ => return None,
         })
+    }
+}
+
+/// Whether a condition holds for a number.
+fn meets(condition: &Condition, number: u128) -> bool {
+    match condition {
+        Condition::Masked { mask, value } => number & mask == *value,
+        Condition::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&number)),
     }
 }

@@ -233,6 +233,16 @@ impl<'a> Walk<'a> {
         self.with(&Field::ConnectionState, &numbers.collect::<Vec<(u128, u128)>>())
     }
 
+    /// The same packets of connections that may be translated, or not.
+    pub fn translated_or_not(&mut self, packets: Set) -> Set {
+        /// `IPS_SRC_NAT`, `IPS_DST_NAT`
+        const TRANSLATED: u32 = 0x30;
+        let block = self.block(&Field::ConnectionStatus);
+        let bits = block.0.iter().rev().enumerate().filter(|(bit, _)| TRANSLATED >> bit & 1 != 0);
+        let bits = bits.map(|(_, variable)| *variable).collect();
+        self.without(packets, bits)
+    }
+
     /// The same packets with any numbers in these fields.
     pub fn forget(&mut self, packets: Set, fields: &[Field]) -> Set {
         let variables = fields.iter().flat_map(|field| self.block(field).0).collect();
@@ -259,10 +269,12 @@ impl<'a> Walk<'a> {
         self.space.and(packets, new)
     }
 
-    /// Packets that have met no rule: without a template, and routed once.
+    /// Packets that have met no rule: without a template, and routed once. What is left to a device of the packet inside is
+    /// told by the rules that that one has met.
     pub fn start(&self) -> Set {
-        let flags = [self.layout.template, self.layout.rerouted];
-        flags.into_iter().fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))
+        let flags = [self.layout.template, self.layout.rerouted].into_iter();
+        let filled = (!self.outer).then_some(self.layout.filled);
+        flags.chain(filled).fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))
     }
 
     /// A base chain and its policy; packets that are dropped are gone.

@@ -72,7 +72,7 @@ impl Walk<'_> {
             let passing = [Field::Mark, Field::ConnectionMark]
                 .iter()
                 .fold(packets, |packets, field| self.bring_along(packets, field, bits));
-            let passing = self.forget(passing, &[Field::ConnectionStatus]);
+            let passing = self.translated_or_not(passing);
             let (_, destination) = self.packets.ends();
             let translated = self.forget(passing, &[destination, Field::DestinationPort]);
             ends.returned = self.space.or(ends.returned, passing);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::tunnel::{TRANSLATED, Tunnel};
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, Step, address_key};
+use super::tunnel::Tunnel;
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, Step, address_key, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
@@ -17,6 +17,10 @@ const MAX_ROUNDS: usize = 8;
 /// Names of devices; 0 is no device.
 const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
 const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
+/// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`: no first packet has one of these.
+const FIRST: u32 = 0x3e;
+/// `IPS_EXPECTED`
+const IPS_EXPECTED: u32 = 0x1;
 /// `IPS_SRC_NAT_BIT`, `IPS_DST_NAT_BIT`
 const SRC_NAT: u32 = 4;
 const DST_NAT: u32 = 5;
@@ -71,8 +75,8 @@ impl OnNat for AnyEnds {
 
     fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, _: &Hit, packets: Set) -> Set {
         let (source, destination) = walk.packets.ends();
-        let fields = [source, destination, Field::SourcePort, Field::DestinationPort, Field::ConnectionStatus];
-        walk.forget(packets, &fields)
+        let packets = walk.translated_or_not(packets);
+        walk.forget(packets, &[source, destination, Field::SourcePort, Field::DestinationPort])
     }
 }
 
@@ -105,6 +109,7 @@ impl Tunnel<'_, '_> {
         if let Some(chain) = self.walk.world.marks_elsewhere() {
             let why = format!("{chain} may write the mark of packets, and natwatch does not follow packets through it");
             marks = self.walk.answer(why.clone(), About::All, 2, 1, || why);
+            marks = self.walk.space.and(marks, self.walk.start());
         }
         // Where nothing is routed into it, whatever enters it has passed no rule of IP.
         if self.facts.bridged || self.facts.inner.iter().all(Values::is_empty) {
@@ -152,6 +157,12 @@ impl Tunnel<'_, '_> {
         saved = self.save(saved, first);
         let arriving = self.arriving(family, forwarded, assumed);
         saved = self.save(saved, arriving);
+        // One that belongs to no connection meets no nat chain, and no mark of one.
+        self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::Invalid));
+        let none = self.walk.with(&Field::ConnectionMark, &[(0, 0)]);
+        let none = self.walk.space.and(none, assumed);
+        let invalid = self.inner_pass(family, forwarded, Flow::Invalid, none);
+        marks = self.add(marks, invalid);
         // A later packet may leave another one for those after it.
         for _ in 0..MAX_ROUNDS {
             let later = self.inner_pass(family, forwarded, Flow::Later, saved);
@@ -233,10 +244,12 @@ impl Tunnel<'_, '_> {
         self.untranslated(packets)
     }
 
-    /// Those of these whose connection is not translated.
+    /// Those of these that are the first of a connection: it is neither translated, nor answered, nor confirmed.
     pub(super) fn untranslated(&mut self, packets: Set) -> Set {
         let block = self.walk.block(&Field::ConnectionStatus);
-        self.walk.space.and(packets, self.walk.space.matching(&block, TRANSLATED.into(), 0))
+        // No outer packet was expected.
+        let none = if self.walk.outer { FIRST | IPS_EXPECTED } else { FIRST };
+        self.walk.space.and(packets, self.walk.space.matching(&block, none.into(), 0))
     }
 
     /// A hook, behind which translated packets may be of any ends.
@@ -284,9 +297,16 @@ impl Tunnel<'_, '_> {
             packets = self.untranslated(packets);
         }
         let (source, destination) = self.walk.packets.ends();
-        if let Some(own) = self.walk.world.addresses_of_types(family, &Values::of(&[LOCAL]), None) {
+        // On output any address may be the source: transparent proxies send with those of their clients.
+        let own = self.walk.world.addresses_of_types(family, &Values::of(&[LOCAL]), None).filter(|_| forwarded);
+        if let Some(own) = own {
             let own = self.walk.with(&source, own.as_ranges());
-            packets = if forwarded { self.walk.space.minus(packets, own) } else { self.walk.space.and(packets, own) };
+            packets = self.walk.space.minus(packets, own);
+        }
+        if forwarded && let Some(lo) = name_key("lo") {
+            // What comes in by it is for this host.
+            let lo = self.walk.with(&Field::InputName, &[(lo, lo)]);
+            packets = self.walk.space.minus(packets, lo);
         }
         if !forwarded {
             packets = self.routed_first(packets);

@@ -64,7 +64,12 @@ pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
             let protocols = walk.with(&Field::L4Proto, &WITH_PORTS.map(|protocol| (protocol, protocol)));
             let new = walk.in_state(&[state::NEW, state::RELATED]);
             let original = walk.with(&Field::ConnectionDirection, &[(0, 0)]);
-            let all = [new, original, walk.start()].into_iter().fold(protocols, |all, set| walk.space.and(all, set));
+            // `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`: no first packet has one of these.
+            let status = walk.block(&Field::ConnectionStatus);
+            let unconfirmed = walk.space.matching(&status, 0xe, 0);
+            let all = [new, original, unconfirmed, walk.start()]
+                .into_iter()
+                .fold(protocols, |all, set| walk.space.and(all, set));
             let unmarked = walk.with(&Field::Mark, &[(0, 0)]);
             let unmarked = walk.space.and(all, unmarked);
             let settable = world.settable_bits();

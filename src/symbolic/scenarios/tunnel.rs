@@ -50,6 +50,7 @@ const MAX_WORDS: usize = 32;
 /// Walks all packets of a tunnel.
 pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
     let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
+    let devices = devices.chain(name_key("lo"));
     let names: Vec<(u128, u128)> =
         devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect();
     let routed = facts.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
@@ -291,13 +292,18 @@ impl OnNat for Outer<'_> {
 
     fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
         let place = walk.place(hit);
+        let filled = walk.space.is_set(walk.layout.filled);
+        let (complete, packets) = (walk.space.and(packets, filled), walk.space.minus(packets, filled));
+        if !complete.is_empty() {
+            self.kept.push(format!("{place} finds checksums that a rule has filled in"));
+        }
         let found = match walk.nat(hit) {
             Some(nat) => effects(walk, nat, hook, packets, self.primary),
             None => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
         };
         let understood = walk.nat(hit).is_some();
-        let mut left = NOTHING;
-        for (effect, packets) in found {
+        let mut left = complete;
+        for (effect, packets) in found.into_iter().filter(|(_, packets)| !packets.is_empty()) {
             if walk.is_over() {
                 return NOTHING;
             }
@@ -323,9 +329,6 @@ impl OnNat for Outer<'_> {
         left
     }
 }
-
-/// `IPS_SRC_NAT`, `IPS_DST_NAT`
-pub(super) const TRANSLATED: u32 = 0x30;
 
 /// A way of which only the remotes are known.
 fn unasked_way(way: &Way) -> Way {

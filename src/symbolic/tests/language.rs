@@ -191,6 +191,10 @@ fn read_match(text: &str, ipv6: bool) -> Match {
             };
             Match::Tests { tests, inverted: !inverted }
         }
+        "status" => masked(Field::ConnectionStatus, number(value).into(), number(value).into()),
+        "fragment" => masked(Field::Other("fragment".into()), 1, 1),
+        "version" => masked(Field::Other("1 bytes at 0 of header 1".into()), 0xf0, u128::from(number(value)) << 4),
+        "bridged" => Match::OfBridged { holds: inverted, what: "physdev".into() },
         "dsttype" => range(Field::DestinationType(TypeScope::Any)),
         "set" => Match::Set { fields: vec![Field::Ipv4Source], set: set(value), inverted },
         "sometimes" => Match::Occasional("limit".into()),
@@ -237,6 +241,7 @@ fn read_action(text: &str) -> Step {
         "any-mark" => Step::SetMark(MarkWrite::Unknown("a hash".into())),
         "notrack" => Step::Notrack,
         "template" => Step::Template,
+        "fill" => Step::FillChecksum,
         "add" => Step::UpdateSet { set: set(words[1]), adds: true },
         "delete" => Step::UpdateSet { set: set(words[1]), adds: false },
         "masquerade" => nat(NatAction::Masquerade),

@@ -279,3 +279,54 @@ fn loops_and_thousands_of_chains_come_to_an_end() {
     assert_eq!(rewritten(&many), "no");
     assert_eq!(rewritten(&many.replace("or 0x20000", "or 0x4000")), "yes");
 }
+
+#[test]
+fn what_every_outer_packet_has_is_known() {
+    let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule} => masquerade random-fully");
+    for (rule, expected) in [
+        ("!fragment", "yes"),
+        ("fragment", "no"),
+        ("version 4", "yes"),
+        ("version 6", "no"),
+        ("!bridged", "yes"),
+        ("bridged", "no"),
+        ("status 0x8", "no"), // it is the first of its connection
+        ("status 0x1", "no"), // and nobody expected it
+    ] {
+        assert_eq!(rewritten(&post(rule)), expected, "{rule}");
+    }
+    let inner = |rule: &str| format!("ip m F: filter forward 0\n {rule}, oif flannel.1 => or 0x4000\n{OLD}");
+    assert_eq!((rewritten(&inner("bridged")), rewritten(&inner("iif lo"))), ("maybe", "no"));
+}
+
+#[test]
+fn checksums_that_are_filled_in_are_not_broken() {
+    let catch_all = "\nip nat P: nat postrouting 100\n oif eth0 => masquerade random-fully";
+    let fill = |rule: &str| format!("inet m M: filter postrouting -150\n {rule} => fill{catch_all}");
+    assert_eq!(rewritten(&fill("oif eth0, proto 17, dport 8472")), "no", "those of the outer packets");
+    assert_eq!(rewritten(&fill("oif flannel.1")), "no", "those of the packets inside");
+    assert_eq!(rewritten(&fill("oif flannel.1, proto 17, dport 68")), "yes", "those of DHCP only");
+    assert_eq!(rewritten(&fill("oif eth1")), "yes");
+    assert!(walk_with(&fill("oif eth0"), &facts()).kept.contains("filled in"));
+}
+
+#[test]
+fn marks_of_packets_without_a_connection_and_of_foreign_sources_get_into_the_tunnel() {
+    let marker = |hook: &str, rule: &str| format!("ip m M: filter {hook} -150\n {rule} => or 0x4000\n{MARK}{OLD}");
+    let cleared = |text: String| text.replace("dst 10.96.0.1 => or 0x4000, dnat", "dst 10.96.0.1 => dnat");
+    for (hook, rule) in [("output", "state 1"), ("forward", "state 1"), ("output", "src 10.55.0.0/16")] {
+        assert_eq!(rewritten(&cleared(marker(hook, rule))), "yes", "{hook} {rule}");
+    }
+}
+
+#[test]
+fn a_match_that_sorts_the_packets_makes_neither_branch_certain() {
+    let sorted = "
+        ip m O: filter output -150
+          opaque, dst 10.42.1.0/24 => or 0x4000
+          !dst 10.42.1.0/24 => jump OTHERS
+        ip m OTHERS:
+          opaque => return
+          => or 0x4000";
+    assert_eq!(rewritten(&[sorted, OLD].concat()), "maybe", "it may hold for those it marks, or for none");
+}
