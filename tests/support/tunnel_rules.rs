@@ -257,7 +257,7 @@ impl Generator<'_> {
 
     /// What saves, breaks or confuses.
     fn extra(&mut self, case: &mut Case, backend: Backend, bit: &str) {
-        let kind = self.dice.below(21);
+        let kind = self.dice.below(27);
         let six = case.setup.ipv6;
         let (port, ip) = (case.setup.port, if six { "ip6" } else { "ip" });
         let iptables = if backend == Backend::Native { Backend::IptablesNft } else { backend };
@@ -362,6 +362,42 @@ impl Generator<'_> {
                 let rule = format!("oifname eth0 masquerade {}", flags(&self.flag()));
                 case.native(six, "nat", "POSTROUTING", 100, &[rule]);
             }
+            21 | 22 => {
+                // Every outer packet has it, in the words of iptables and of nft.
+                let flag = self.flag();
+                let (sure, native) = match self.dice.below(4) {
+                    0 if !six => ("! -f", "ip version 4"),
+                    0 => ("-m physdev ! --physdev-is-bridged", "ip6 version 6"),
+                    1 => ("-m devgroup --dst-group 0x0", "oifgroup 0"),
+                    2 => ("-m pkttype --pkt-type unicast", "meta pkttype host"),
+                    _ => ("-m physdev ! --physdev-is-out", "meta length 1-65535"),
+                };
+                self.on_the_card(case, backend, sure, native, &flag);
+            }
+            23 | 24 => {
+                // No outer packet has it.
+                let flag = self.flag();
+                let (never, native) = match self.dice.below(5) {
+                    0 => ("-m helper --helper ftp", "ct helper \"ftp\""),
+                    1 => (
+                        "-m connbytes --connbytes 5: --connbytes-dir both --connbytes-mode packets",
+                        "ct status assured",
+                    ),
+                    2 => ("-m conntrack --ctstatus ASSURED", "ct status seen-reply"),
+                    3 => ("-m devgroup --dst-group 0x7", "oifgroup 7"),
+                    _ => ("-m physdev --physdev-is-bridged", "meta pkttype broadcast"),
+                };
+                self.on_the_card(case, backend, never, native, &flag);
+            }
+            25 | 26 => {
+                // It completes checksums before anything translates: those of the outer packets, or of those inside.
+                let inside = self.dice.one_in(2);
+                for six in if inside { vec![false, true] } else { vec![six] } {
+                    let which = if inside { format!("-o {DEVICE}") } else { format!("-o eth0 {outer}") };
+                    let fill = format!("{which} -j CHECKSUM --checksum-fill");
+                    case.iptables(iptables, six, "mangle", "POSTROUTING", &fill);
+                }
+            }
             14 => {
                 // Nothing leads there, but connections of the family are tracked from now on.
                 for six in self.families(None) {
@@ -377,6 +413,18 @@ impl Generator<'_> {
                 let rule = format!("udp dport {port} meta mark set 0x0");
                 case.native(six, "filter", "POSTROUTING", priority, &[rule]);
             }
+        }
+    }
+
+    /// A translation of what leaves by the card and meets one more test.
+    fn on_the_card(&mut self, case: &mut Case, backend: Backend, test: &str, native: &str, flag: &str) {
+        let six = case.setup.ipv6;
+        match backend {
+            Backend::Native => {
+                let rule = format!("oifname eth0 {native} masquerade {}", flags(flag));
+                case.native(six, "nat", "POSTROUTING", 95, &[rule]);
+            }
+            _ => case.iptables(backend, six, "nat", "POSTROUTING", &format!("-o eth0 {test} -j MASQUERADE {flag}")),
         }
     }
 

@@ -8,10 +8,10 @@ use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payload};
 use crate::netfilter::nftables::register::Network;
 use crate::netfilter::nftables::uapi::{
-    NF_ACCEPT, NF_DROP, NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CONTINUE, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE,
-    NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_MARK, NFT_NAT_DNAT, NFT_NAT_SNAT,
-    NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_PAYLOAD_NETWORK_HEADER,
-    NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_VERDICT, NFT_RETURN,
+    NF_ACCEPT, NF_DROP, NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CONTINUE, NFT_CT_HELPER, NFT_CT_MARK,
+    NFT_CT_STATE, NFT_CT_ZONE, NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_MARK, NFT_NAT_DNAT,
+    NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY,
+    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_VERDICT, NFT_RETURN,
 };
 use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
 use crate::snapshot::netfilter::{
@@ -22,6 +22,8 @@ use crate::snapshot::{Failure, Name, Reading};
 
 const IPPROTO_TCP: u128 = 6;
 const IPPROTO_UDP: u8 = 17;
+/// Another connection made the kernel expect it.
+const IPS_EXPECTED: u128 = 0x1;
 
 /// A rule while it is read.
 #[derive(Debug)]
@@ -236,6 +238,10 @@ impl<'a> Reader<'a> {
             (Some(_), key) => self.harmless(format!("ct {key} write")),
             (None, NFT_CT_STATE) => {}
             // Without a connection the rule ends here (NFT_BREAK), inverted or not.
+            (None, NFT_CT_HELPER) => {
+                self.test(has_connection());
+                self.test(equal(Field::ConnectionStatus, IPS_EXPECTED, IPS_EXPECTED)); // it asks the connection's master
+            }
             (None, _) => self.test(has_connection()),
         }
     }
