@@ -42,6 +42,10 @@ pub struct Pattern {
     pub value: u128,
 }
 
+/// The sets of a space at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
 /// The sets of one walk.
 #[derive(Debug)]
 pub struct Space<'e> {
@@ -72,6 +76,30 @@ impl<'e> Space<'e> {
     /// Whether results are no longer to be relied on: work has ended, or the table is full.
     pub fn is_over(&self) -> bool {
         self.table.borrow().is_full || self.effort.ended().is_some()
+    }
+
+    /// The sets so far.
+    pub fn mark(&self) -> Mark {
+        Mark(self.table.borrow().len())
+    }
+
+    /// How many nodes were made since.
+    pub fn made_since(&self, mark: Mark) -> usize {
+        self.table.borrow().len() - mark.0
+    }
+
+    /// Gives back all nodes that were made since but those of these sets, which get other numbers: sets that were made since
+    /// and are not among these mean nothing any more.
+    pub fn forget_others(&self, mark: Mark, sets: Vec<&mut Set>) {
+        let mut table = self.table.borrow_mut();
+        if table.is_full {
+            return;
+        }
+        let old = table.cut(mark.0);
+        let mut known = HashMap::new();
+        for set in sets {
+            set.0 = table.again(set.0, mark.0, &old, &mut known);
+        }
     }
 
     /// Packets in both.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{Rules, World};
-use crate::snapshot::netfilter::{Condition, Field, MarkWrite, Match, SetId, Step, Test, Verdict, name_key};
+use crate::snapshot::netfilter::{
+    Chain, ChainId, Condition, Field, Hook, MarkWrite, Match, Rule, SetId, Step, Test, Verdict, name_key,
+};
 
 /// What matters of packets to one node's rules.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +14,10 @@ pub struct Survey {
     pub names: BTreeSet<u128>,
     /// Sets that rules take packets out of, and put packets into.
     pub updates: BTreeMap<(usize, SetId), [bool; 2]>,
+    /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
+    pub can_be_set: u32,
+    /// Bits of the packet's mark that rules on output and postrouting test, or save.
+    pub tested_outside: u32,
     /// Bits of the packet's mark and of the connection's that some rule tests.
     tested: [u32; 2],
     /// Bits that are copied: from the connection's mark into the packet's, and the other way round.
@@ -32,8 +38,12 @@ impl Survey {
     pub fn of(world: &World<'_>) -> Self {
         let mut survey = Self { names: BTreeSet::from([0, 1]), ..Self::default() };
         for (number, rules) in world.rules.iter().enumerate() {
-            let chains = rules.ruleset.chains.values().flat_map(|chain| chain.rules_for_udp().into_iter().flatten());
-            chains.flat_map(|rule| &rule.steps).for_each(|step| survey.look_at(number, rules, step));
+            for chain in rules.ruleset.chains.values() {
+                let chain = chain.rules_for_udp().unwrap_or_default();
+                chain.iter().flat_map(|rule| &rule.steps).for_each(|step| survey.look_at(number, rules, step));
+                survey.look_for_writes(chain);
+            }
+            survey.look_at_outgoing(rules);
         }
         for link in world.links.into_iter().flatten() {
             name_key(&link.name).into_iter().for_each(|name| survey.name((name, name)));
@@ -74,18 +84,76 @@ impl Survey {
         }
     }
 
+    /// Bits that the rules of a chain may set: a bit that was tested to be set is only turned off by turning it round, as
+    /// kube-proxy does.
+    fn look_for_writes(&mut self, rules: &[Rule]) {
+        let mut known = 0;
+        for rule in rules {
+            let mut here = known;
+            for step in &rule.steps {
+                match step {
+                    Step::Match(Match::Tests { tests, inverted: false }) => {
+                        here |= tests.iter().fold(0, |all, test| all | bits_set(test));
+                    }
+                    Step::SetMark(MarkWrite::Exact { keep, take, xor }) => {
+                        self.can_be_set |= take | xor & !(keep & here);
+                        here &= keep & !take & !xor;
+                        known &= keep & !take & !xor;
+                    }
+                    Step::SetMark(MarkWrite::Unknown(_)) | Step::Opaque { .. } | Step::Verdict(Verdict::Gone(_)) => {
+                        self.can_be_set = u32::MAX;
+                    }
+                    Step::Verdict(Verdict::Jump(_) | Verdict::Map { .. }) => known = 0,
+                    _ => {}
+                }
+            }
+            if let [Step::Match(Match::Tests { tests, inverted: true }), Step::Verdict(verdict)] = rule.steps.as_slice()
+                && let [test] = tests.as_slice()
+                && matches!(verdict, Verdict::Return | Verdict::Accept | Verdict::Drop | Verdict::Goto(_))
+            {
+                known |= bits_set(test); // who does not have them has left
+            }
+        }
+    }
+
+    /// Bits of the mark that rules test that this host's own packets meet.
+    fn look_at_outgoing(&mut self, rules: &Rules<'_>) {
+        let chains = &rules.ruleset.chains;
+        let outgoing = |chain: &Chain| {
+            chain.base.as_ref().is_some_and(|base| matches!(base.hook, Hook::Output | Hook::Postrouting))
+        };
+        let mut open: Vec<&ChainId> = chains.iter().filter(|(_, chain)| outgoing(chain)).map(|(id, _)| id).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(id) = open.pop() {
+            let Some((id, chain)) = chains.get_key_value(id).filter(|(id, _)| seen.insert(*id)) else { continue };
+            for rule in chain.rules_for_udp().into_iter().flatten() {
+                for step in &rule.steps {
+                    self.tested_outside |= match step {
+                        Step::Match(Match::Tests { tests, .. }) => {
+                            tests.iter().filter(|test| test.field == Field::Mark).fold(0, |all, test| all | bits(test))
+                        }
+                        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. })
+                            if fields.contains(&Field::Mark) =>
+                        {
+                            u32::MAX
+                        }
+                        Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => *take,
+                        _ => 0,
+                    };
+                }
+                let named = rule.jumps().into_iter().map(|name| ChainId { chain: name.clone(), ..id.clone() });
+                open.extend(named.filter_map(|id| chains.get_key_value(&id)).map(|(id, _)| id));
+            }
+        }
+    }
+
     fn test(&mut self, Test { field, condition }: &Test) {
         match field {
             Field::InputName | Field::OutputName => {
                 super::packets::ranges(condition, 128).into_iter().flatten().for_each(|range| self.name(range));
             }
-            Field::Mark | Field::ConnectionMark => {
-                let bits = match condition {
-                    Condition::Masked { mask, .. } => *mask as u32,
-                    Condition::Ranges(_) => u32::MAX,
-                };
-                self.tested[usize::from(*field == Field::ConnectionMark)] |= bits;
-            }
+            Field::Mark => self.tested[0] |= bits_of(condition),
+            Field::ConnectionMark => self.tested[1] |= bits_of(condition),
             _ => {}
         }
     }
@@ -98,5 +166,25 @@ impl Survey {
         mark |= connection & self.copied[1];
         connection |= mark & self.copied[0];
         Relevant { mark, connection }
+    }
+}
+
+/// Bits that a condition looks at.
+fn bits_of(condition: &Condition) -> u32 {
+    match condition {
+        Condition::Masked { mask, .. } => *mask as u32,
+        Condition::Ranges(_) => u32::MAX,
+    }
+}
+
+fn bits(test: &Test) -> u32 {
+    bits_of(&test.condition)
+}
+
+/// Bits of the mark that are set where a test holds, if it is about nothing else.
+fn bits_set(test: &Test) -> u32 {
+    match (&test.field, &test.condition) {
+        (Field::Mark, Condition::Masked { mask, value }) if mask == value => *value as u32,
+        _ => 0,
     }
 }

@@ -4,7 +4,7 @@ use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, 
 use crate::netfilter::xtables::Match as Xt;
 use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, physdev};
 use crate::snapshot::Failure;
-use crate::snapshot::netfilter::{Condition, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope};
+use crate::snapshot::netfilter::{BridgePort, Condition, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope};
 
 /// `IPS_EXPECTED`, `IPS_CONFIRMED`
 const IPS_EXPECTED: u32 = 0x1;
@@ -35,7 +35,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::Esp(info) => vec![spi("esp spi", info.spis, info.invflags)],
         Xt::Connbytes(info) => connbytes(extension, &info),
         Xt::Helper(info) => helper(extension, &info),
-        Xt::Physdev(info) => vec![physdev(extension, &info)],
+        Xt::Physdev(info) => vec![physdev(&info)],
         Xt::Hl(info) => ttl("hop limit", info.mode, info.hop_limit).unwrap_or_else(|| opaque_match(extension)),
         Xt::Icmp(info) => match info.r#type {
             u8::MAX => vec![test(masked(other("icmp type"), 0u8, 0u8), info.invflags & 0x1 != 0)],
@@ -138,8 +138,23 @@ fn helper(extension: &Extension, info: &helper::XtHelperInfo<'_>) -> Vec<Step> {
 }
 
 /// `physdev_mt`: a packet that no bridge forwards meets what is asked of it only if that is inverted.
-fn physdev(extension: &Extension, info: &physdev::XtPhysdevInfo<'_>) -> Step {
-    Step::Match(Match::OfBridged { holds: info.bitmask & !info.invert == 0, what: extension.name.to_owned() })
+fn physdev(info: &physdev::XtPhysdevInfo<'_>) -> Step {
+    let flag = |field, bit: u8| (field, bit, 0, 0);
+    let name = |field, bit: u8, name: &[u8; 16], mask: &[u8; 16]| {
+        let mask = u128::from_be_bytes(*mask);
+        (field, bit, mask, u128::from_be_bytes(*name) & mask)
+    };
+    let asked = [
+        name("physdev in", 0x1, &info.physindev, &info.in_mask),
+        name("physdev out", 0x2, &info.physoutdev, &info.out_mask),
+        flag("physdev is bridged", 0x4),
+        flag("physdev is in", 0x8),
+        flag("physdev is out", 0x10),
+    ];
+    let asked = asked.into_iter().filter(|(_, bit, ..)| info.bitmask & bit != 0);
+    let ports =
+        asked.map(|(field, bit, mask, value)| BridgePort { field, mask, value, inverted: info.invert & bit != 0 });
+    Step::Match(Match::OfBridged { holds: info.bitmask & !info.invert == 0, ports: ports.collect() })
 }
 
 fn addrtype_v0(info: &addrtype::XtAddrtypeInfo<'_>) -> Vec<Step> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{
-    Chosen, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope, Verdict,
+    BridgePort, Chosen, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope, Verdict,
 };
 
 mod semantics_tests;
@@ -435,6 +435,7 @@ fn connections_are_tested() {
 
 #[test]
 fn headers_are_tested() {
+    let bridged = BridgePort { field: "physdev is bridged", mask: 0, value: 0, inverted: false };
     use Field::{Ipv4Destination, Ipv4Source, Ipv6Destination};
     let field = |name: &str, first: u32, last: u32| within(other(name), first, last);
     for (command, wanted) in [
@@ -477,7 +478,7 @@ fn headers_are_tested() {
         ),
         (
             "iptables -A FORWARD -m physdev --physdev-is-bridged",
-            vec![Step::Match(Match::OfBridged { holds: false, what: "physdev".into() })],
+            vec![Step::Match(Match::OfBridged { holds: false, ports: vec![bridged] })],
         ),
         (
             "iptables -A INPUT -m helper --helper ftp",

@@ -266,6 +266,19 @@ impl MarkSetters {
     }
 }
 
+/// A test of a port of the bridge that forwards a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgePort {
+    /// What is tested: `physdev in`, `physdev out`, or whether there is one.
+    pub field: &'static str,
+    /// As for a [`Field`] of a device's name; without bits where it is asked whether there is one.
+    pub mask: u128,
+    /// What the bits of the mask are.
+    pub value: u128,
+    /// Whether the result is turned round.
+    pub inverted: bool,
+}
+
 impl Ruleset {
     /// The same as [`Self::reachable`] if nothing is missing there: every list of these hooks was read, every chain that
     /// is reached, and every verdict map in these. Else the reading that has no value.

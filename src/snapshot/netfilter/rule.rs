@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::SetId;
+use super::{BridgePort, SetId};
 use crate::snapshot::{Name, Reading, names};
 
 names! {
@@ -165,12 +165,12 @@ pub enum Match {
     },
     /// Holds for some packets and not for others, by chance or rate or circumstance (limit, statistic, owner, …).
     Occasional(String),
-    /// Of packets that no bridge forwards it is known; of others it is not understood.
+    /// All of these hold for the ports of a bridge that forwards the packet; of packets that none does it is known.
     OfBridged {
-        /// Whether it holds for the former.
+        /// Whether it holds for the latter.
         holds: bool,
-        /// What it is.
-        what: String,
+        /// What is asked of the ports; nobody knows by which ones a packet comes and goes.
+        ports: Vec<BridgePort>,
     },
     /// Not understood.
     Opaque(String),

@@ -7,11 +7,13 @@ use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, ChainId, Field, MarkWrite, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::state;
-use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::world::RuleAt;
 
 /// `NFT_JUMP_STACK_SIZE` is 16; x_tables allow as many jumps as there are chains.
 const MAX_DEPTH: usize = 128;
+/// Nodes that a chain makes before those are given back that it needs no longer.
+const MAX_GARBAGE: usize = 1 << 18;
 /// From so many rules on, neighbours that do the same are taken together.
 const MIN_RUN: usize = 4;
 
@@ -48,6 +50,7 @@ impl Walk<'_> {
         };
         let mut ends = Ends::default();
         let (mut live, mut rest) = (packets, rules);
+        let before = self.space.mark();
         while let [rule, others @ ..] = rest {
             if live.is_empty() {
                 break;
@@ -55,9 +58,14 @@ impl Walk<'_> {
             if self.is_over() {
                 return Ends::default(); // what the rest of the chain does was not seen
             }
-            let run = self.same_effect(rest);
+            if self.space.made_since(before) > MAX_GARBAGE {
+                let sets = [&mut live, &mut ends.returned, &mut ends.accepted].into_iter();
+                let sets = sets.chain(ends.translated.values_mut()).chain(self.elements.values_mut());
+                self.space.forget_others(before, sets.collect());
+            }
+            let run = self.same_effect(set, id, rest);
             if run.len() >= MIN_RUN {
-                live = self.run(set, id, run, live, &mut ends);
+                live = self.run(set, id, run, live, &mut ends, depth);
                 rest = &rest[run.len()..];
                 continue;
             }
@@ -73,27 +81,29 @@ impl Walk<'_> {
     }
 
     /// Rules that do the same to whatever one of them holds for.
-    fn run(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, ends: &mut Ends) -> Set {
+    fn run(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, ends: &mut Ends, depth: usize) -> Set {
         let mut held = Vec::with_capacity(rules.len());
         for rule in rules {
             let at = RuleAt { set, chain: id.clone(), position: rule.position };
-            let mut all = packets;
+            let mut all = EVERYTHING;
             for (number, step) in rule.steps.iter().enumerate() {
                 let Step::Match(found) = step else { continue };
                 match self.condition(&at, number, found, packets) {
                     Some(holds) => all = self.space.and(all, holds),
-                    None => return self.one_by_one(set, id, rules, packets, ends),
+                    None => return self.one_by_one(set, id, rules, packets, ends, depth),
                 }
             }
             held.push(all);
         }
-        let first = held.iter().position(|held| !held.is_empty());
-        let taken = self.space.any(held);
+        // The matches first, and then the packets: what is joined is small.
+        let first = held.iter().position(|held| !self.space.and(packets, *held).is_empty());
+        let held = self.space.any(held);
+        let taken = self.space.and(packets, held);
         let (Some(rule), Some(first)) = (rules.first(), first) else { return packets };
         let rest = self.space.minus(packets, taken);
         let at = RuleAt { set, chain: id.clone(), position: rules[first].position };
-        for (number, step) in rule.steps.iter().enumerate() {
-            let place = Place { at: &at, number, depth: 0 };
+        for (number, step) in rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step)) {
+            let place = Place { at: &at, number, depth };
             match step {
                 Step::Verdict(verdict) => {
                     let mut next = NOTHING;
@@ -110,10 +120,18 @@ impl Walk<'_> {
         packets
     }
 
-    fn one_by_one(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, ends: &mut Ends) -> Set {
+    fn one_by_one(
+        &mut self,
+        set: usize,
+        id: &ChainId,
+        rules: &[Rule],
+        packets: Set,
+        ends: &mut Ends,
+        depth: usize,
+    ) -> Set {
         rules.iter().fold(packets, |live, rule| {
             let at = RuleAt { set, chain: id.clone(), position: rule.position };
-            self.rule(&at, rule, live, ends, 0)
+            self.rule(&at, rule, live, ends, depth)
         })
     }
 
@@ -339,9 +357,15 @@ impl Walk<'_> {
     }
 
     /// The first rules that do the same thing to whatever they hold for, so that one of them may stand for all.
-    fn same_effect<'r>(&self, rules: &'r [Rule]) -> &'r [Rule] {
+    fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> &'r [Rule] {
         let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return &[] };
         let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
+        // Whoever comes back from a chain that writes nothing comes back from it each time.
+        if let Step::Verdict(Verdict::Jump(chain)) = &first
+            && (length < MIN_RUN || self.world.writes(set, &ChainId { chain: chain.clone(), ..id.clone() }))
+        {
+            return &[];
+        }
         &rules[..length]
     }
 
@@ -358,7 +382,7 @@ impl Walk<'_> {
             return None;
         }
         match only {
-            Step::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Return) => Some(only.clone()),
+            Step::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Jump(_)) => Some(only.clone()),
             Step::SetMark(write) => match self.relevant(write, &Field::Mark)? {
                 written @ MarkWrite::Exact { keep, take: 0, xor } if keep & xor == 0 => {
                     (!rule.steps.iter().any(tests_mark)).then_some(Step::SetMark(written))

@@ -1,7 +1,7 @@
 //! The packets for which a match holds.
 
 use super::{Kind, Walk};
-use crate::snapshot::netfilter::{Condition, Field, Match, Test};
+use crate::snapshot::netfilter::{BridgePort, Condition, Field, Match, Test};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::{is_name, ranges, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -39,9 +39,25 @@ impl Walk<'_> {
             Match::OfBridged { holds, .. } if self.packets.kind == Kind::Tunnel => {
                 Some(if *holds { EVERYTHING } else { NOTHING })
             }
-            Match::OfBridged { what, .. } => Some(self.unknown(at, number, what)),
+            Match::OfBridged { ports, .. } => {
+                let each: Vec<Set> = ports.iter().map(|port| self.port(at, port)).collect();
+                Some(each.into_iter().fold(EVERYTHING, |all, holds| self.space.and(all, holds)))
+            }
             Match::Opaque(what) => Some(self.unknown(at, number, what)),
         }
+    }
+
+    /// Which port of a bridge a packet comes or goes by nobody knows, but it is one.
+    fn port(&mut self, at: &RuleAt, port: &BridgePort) -> Set {
+        let BridgePort { field, mask, value, inverted } = port;
+        let why = || format!("{}: by which port of a bridge packets come", self.world.describe(at));
+        let (key, space) = (format!("{} {field}", self.stage), &self.space);
+        let bits = if *mask == 0 { 1 } else { 128 };
+        let block = self.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), why);
+        let Some(block) = block else { return EVERYTHING };
+        let (mask, value) = if bits == 1 { (1, 1) } else { (*mask, *value) };
+        let holds = self.space.matching(&block, mask, value);
+        if *inverted { self.space.minus(EVERYTHING, holds) } else { holds }
     }
 
     /// What cannot be told of a packet: each may have another answer.

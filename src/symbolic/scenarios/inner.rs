@@ -139,7 +139,7 @@ impl Tunnel<'_, '_> {
                     _ => EVERYTHING,
                 };
                 marks = self.connection(family, forwarded, assumed, marks);
-                if self.walk.is_over() {
+                if self.walk.is_over() || self.are_all(marks) {
                     return marks;
                 }
             }
@@ -188,8 +188,14 @@ impl Tunnel<'_, '_> {
 
     /// Marks, and those of these packets; nothing else of them is told any more.
     fn add(&mut self, marks: Set, packets: Set) -> Set {
-        let fields = self.walk.layout.variables(false);
+        let (mut fields, decisive) = (self.walk.layout.variables(false), self.decisive());
+        let mark = self.walk.block(&Field::Mark).0;
+        let others = mark.iter().rev().enumerate().filter(|(bit, _)| decisive >> bit & 1 == 0);
+        let others: BTreeSet<u32> = others.map(|(_, variable)| *variable).collect();
+        fields.extend(&others);
         let only = self.walk.without(packets, fields);
+        // What the other bits are does not matter: 0.
+        let only = others.iter().fold(only, |only, bit| self.walk.space.minus(only, self.walk.space.is_set(*bit)));
         if self.walk.is_over() { marks } else { self.walk.space.or(marks, only) }
     }
 

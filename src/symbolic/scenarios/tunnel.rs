@@ -98,6 +98,26 @@ impl Tunnel<'_, '_> {
         }
     }
 
+    /// Bits of the mark that can decide about an outer packet.
+    pub(super) fn decisive(&self) -> u32 {
+        let routed = self.facts.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
+        self.walk.followed(&Field::Mark) & (self.walk.world.survey().tested_outside | routed)
+    }
+
+    /// Whether no other mark can come: each that rules can write is among these, whatever could not be told.
+    pub(super) fn are_all(&mut self, marks: Set) -> bool {
+        let world = self.walk.world;
+        let unread = [Family::Ipv4, Family::Ipv6].into_iter().any(|family| world.unread(family).is_some());
+        if unread || world.marks_elsewhere().is_some() || world.doubtful_bits().is_some() {
+            return false;
+        }
+        let can_be_set = (world.survey().can_be_set | world.settable_bits()) & self.decisive();
+        let mark = self.walk.block(&Field::Mark);
+        let possible = self.walk.space.matching(&mark, u128::from(!can_be_set), 0);
+        let open = self.walk.space.minus(possible, self.walk.space.is_set(self.walk.layout.filled));
+        self.walk.space.minus(open, marks).is_empty()
+    }
+
     /// The same marks word by word, or together where these are too many.
     fn words(&mut self, marks: Set) -> Vec<(Pattern, Set)> {
         self.walk.outer = true;

@@ -1,6 +1,6 @@
 //! The nodes of a space, each once, and the results that are remembered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Nodes of a space; with the table that finds them again some 60 MiB.
 const MAX_NODES: usize = 3 << 20;
@@ -90,20 +90,48 @@ impl Table {
     }
 
     fn grow(&mut self) {
-        let mut places = vec![0; 2 * self.places.len()];
-        for number in 2..self.nodes.len() as u32 {
-            let Node { variable, branches } = self.at(number);
-            let mut place = hash([variable, branches[0], branches[1]]) & (places.len() - 1);
-            while places[place] != 0 {
-                place = (place + 1) & (places.len() - 1);
-            }
-            places[place] = number;
-        }
-        self.places = places;
+        self.places = vec![0; 2 * self.places.len()];
+        (2..self.nodes.len() as u32).for_each(|number| self.place(number));
         let cached = (self.places.len() / 4).min(MAX_CACHED);
         if self.cache.len() < cached {
             self.cache = vec![Entry::default(); cached];
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Takes out all nodes from this one on, and all that is remembered.
+    pub(super) fn cut(&mut self, from: usize) -> Vec<Node> {
+        let cut = self.nodes.split_off(from);
+        self.places.fill(0);
+        self.cache.fill(Entry::default());
+        (2..from as u32).for_each(|number| self.place(number));
+        cut
+    }
+
+    /// Makes a node again that was cut out, and those that it leads to.
+    pub(super) fn again(&mut self, of: u32, from: usize, cut: &[Node], known: &mut HashMap<u32, u32>) -> u32 {
+        let Some(at) = (of as usize).checked_sub(from) else { return of };
+        if let Some(known) = known.get(&of) {
+            return *known;
+        }
+        let Node { variable, branches } = cut[at];
+        let branches = branches.map(|branch| self.again(branch, from, cut, known));
+        let new = self.node(variable, branches);
+        known.insert(of, new);
+        new
+    }
+
+    /// Where a node is found again.
+    fn place(&mut self, number: u32) {
+        let Node { variable, branches } = self.at(number);
+        let mut place = hash([variable, branches[0], branches[1]]) & (self.places.len() - 1);
+        while self.places[place] != 0 {
+            place = (place + 1) & (self.places.len() - 1);
+        }
+        self.places[place] = number;
     }
 
     /// The conjunction of variables.

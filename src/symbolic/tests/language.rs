@@ -15,8 +15,8 @@ use std::sync::atomic::AtomicBool;
 
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{
-    Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
-    PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key, name_key,
+    Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat,
+    NatAction, PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key, name_key,
 };
 use crate::symbolic::world::Rules;
 use crate::symbolic::{Effort, World};
@@ -194,7 +194,10 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         "status" => masked(Field::ConnectionStatus, number(value).into(), number(value).into()),
         "fragment" => masked(Field::Other("fragment".into()), 1, 1),
         "version" => masked(Field::Other("1 bytes at 0 of header 1".into()), 0xf0, u128::from(number(value)) << 4),
-        "bridged" => Match::OfBridged { holds: inverted, what: "physdev".into() },
+        "bridged" => {
+            let port = BridgePort { field: "physdev is bridged", mask: 0, value: 0, inverted };
+            Match::OfBridged { holds: inverted, ports: vec![port] }
+        }
         "dsttype" => range(Field::DestinationType(TypeScope::Any)),
         "set" => Match::Set { fields: vec![Field::Ipv4Source], set: set(value), inverted },
         "sometimes" => Match::Occasional("limit".into()),
