@@ -46,6 +46,15 @@ pub struct TunnelFacts {
     pub input_in_postrouting: Result<bool, String>,
 }
 
+impl TunnelFacts {
+    /// Bits of the mark that decide which way packets go: those that policy rules test. Any change has a packet routed again,
+    /// which matters where it then may leave by another device.
+    pub fn routing_bits(&self) -> u32 {
+        let tested = self.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
+        if self.strays { u32::MAX } else { tested }
+    }
+}
+
 /// A way that outer packets take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {

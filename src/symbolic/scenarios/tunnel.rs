@@ -53,8 +53,7 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
     let devices = devices.chain(name_key("lo"));
     let names: Vec<(u128, u128)> =
         devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect();
-    let routed = facts.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
-    let walk = Walk::new(world, &names, routed, effort);
+    let walk = Walk::new(world, &names, facts.routing_bits(), effort);
     let mut tunnel = Tunnel { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![] };
     let marks = tunnel.inner();
     tunnel.outer(marks);
@@ -100,8 +99,8 @@ impl Tunnel<'_, '_> {
 
     /// Bits of the mark that can decide about an outer packet.
     pub(super) fn decisive(&self) -> u32 {
-        let routed = self.facts.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
-        self.walk.followed(&Field::Mark) & (self.walk.world.survey().tested_outside | routed)
+        let decisive = self.walk.world.survey().tested_outside | self.facts.routing_bits();
+        self.walk.followed(&Field::Mark) & decisive
     }
 
     /// Whether no other mark can come: each that rules can write is among these, whatever could not be told.
