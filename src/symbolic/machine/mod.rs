@@ -97,8 +97,9 @@ pub struct Walk<'a> {
     relevant: Relevant,
     /// By rule set: whether a rule that was not read may change any of its sets.
     unread: Vec<bool>,
-    /// Packets of which fields are an element of a set, by stage.
-    elements: BTreeMap<(String, usize, SetId, Vec<Field>), Set>,
+    /// Packets of which fields are an element of a set, by stage and by what the fields are: one that is not known any more is
+    /// another.
+    elements: BTreeMap<(String, usize, SetId, Vec<Block>), Set>,
 }
 
 impl<'a> Walk<'a> {

@@ -48,7 +48,8 @@ impl Walk<'_> {
         if let Some(elements) = set.and_then(|set| set.elements.ok())
             && elements.iter().all(|element| element.len() == fields.len())
         {
-            let key = (self.stage.clone(), at.set, id.clone(), fields.to_vec());
+            let blocks = fields.iter().map(|field| self.block(field)).collect();
+            let key = (self.stage.clone(), at.set, id.clone(), blocks);
             if let Some(known) = self.elements.get(&key) {
                 return *known;
             }

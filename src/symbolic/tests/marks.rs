@@ -2,7 +2,7 @@
 
 use super::language::{self, address, effort, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
-use crate::snapshot::netfilter::{Set, name_key};
+use crate::snapshot::netfilter::{Field, Match, Set, Step, name_key};
 use crate::snapshot::{Failure, Reading};
 use crate::symbolic::facts::Way;
 use crate::symbolic::scenarios::tunnel::outer_packets;
@@ -65,6 +65,38 @@ fn only_some_chains_route_a_marked_packet_again() {
     facts.strays = true;
     let found = verdict(&walk_with(&rules("route", "lan0"), &facts));
     assert_eq!(found, "maybe", "routed again, it is not bound to the tunnel's device");
+}
+
+#[test]
+fn a_device_that_is_not_known_any_more_is_another_one_in_sets_too() {
+    let text = "
+        ip m O: route output -150
+          set s => or 0x100
+        ip nat P: nat postrouting 100
+          set s => masquerade random-fully";
+    let mut facts = facts();
+    facts.strays = true;
+    let found = |device: &str| {
+        let mut written = rules(text);
+        for chain in written.nftables.chains.values_mut() {
+            let mut changed = chain.known_rules().to_vec();
+            let set = language::set("s");
+            changed[0].steps[0] = Step::Match(Match::Set { fields: vec![Field::OutputName], set, inverted: false });
+            chain.rules = Reading::Ok(changed.into());
+        }
+        let names = [device, "eth0"].map(|name| vec![(name_key(name).unwrap(), name_key(name).unwrap())]);
+        let known = Set {
+            name: "s".into(),
+            kind: "16 bytes".into(),
+            stable: true,
+            members: [].into(),
+            elements: Reading::Ok(names.to_vec()),
+            verdicts: vec![],
+        };
+        written.nftables.sets.insert(language::set("s"), known);
+        verdict(&outer_packets(&written.world(), &facts, &effort()))
+    };
+    assert_eq!(found("eth1"), "maybe", "routed again, it may leave by eth2");
 }
 
 #[test]
