@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use super::effort::Effort;
+use super::values::Values;
 use table::{Node, Operation, Table};
 
 /// A set of packets: of assignments to the variables of its [`Space`].
@@ -167,20 +168,9 @@ impl<'e> Space<'e> {
     pub fn ranges(&self, block: &Block, ranges: &[(u128, u128)]) -> Set {
         let width = block.0.len() as u32;
         let largest = if width == 0 { 0 } else { u128::MAX >> (128 - width) };
-        let mut ranges: Vec<(u128, u128)> = ranges
-            .iter()
-            .filter(|(first, _)| *first <= largest)
-            .map(|(first, last)| (*first, *last.min(&largest)))
-            .collect();
-        ranges.sort_unstable();
-        let mut apart: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
-        for (first, last) in ranges {
-            match apart.last_mut() {
-                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
-                _ => apart.push((first, last)),
-            }
-        }
-        Set(self.within(&mut self.table.borrow_mut(), &block.0, 0, largest, &apart))
+        let fitting = ranges.iter().filter(|(first, _)| *first <= largest);
+        let apart = Values::ranges(fitting.map(|(first, last)| (*first, *last.min(&largest))).collect());
+        Set(self.within(&mut self.table.borrow_mut(), &block.0, 0, largest, apart.as_ranges()))
     }
 
     /// The part of [`Space::ranges`] from `base` on; `low`: the bits of these variables.

@@ -1,6 +1,6 @@
 //! Ways through rules, written as tables: `rules` reads a little language.
 
-mod language;
+pub mod language;
 mod marks;
 mod reach;
 mod tunnel;

@@ -128,29 +128,35 @@ impl<'a> World<'a> {
     }
 
     /// Names of the links whose index meets a test; 0 is no device and has no name. `None`: they are not known.
-    pub fn names(&self, indices: &Values) -> Option<Values> {
-        let meets = |index: u128| !indices.and(&Values::of(&[index])).is_empty();
-        let links = self.links?.iter().filter(|link| meets(link.index.into()));
-        let mut names = links.map(|link| name_key(&link.name)).collect::<Option<Vec<u128>>>()?;
+    pub fn names(&self, meets: impl Fn(u128) -> bool) -> Option<Values> {
+        let mut names = self.names_of(|link| Some(meets(link.index.into())))?;
         names.extend(meets(0).then_some(0));
         Some(Values::of(&names))
     }
 
     /// Names of the links whose group meets a test. `None`: they are not known.
     pub fn names_in_groups(&self, meets: impl Fn(u128) -> bool) -> Option<Values> {
+        Some(Values::of(&self.names_of(|link| link.group.map(|group| meets(group.into())))?))
+    }
+
+    fn names_of(&self, wanted: impl Fn(&Link) -> Option<bool>) -> Option<Vec<u128>> {
         let mut names = Vec::new();
         for link in self.links? {
-            if meets(link.group?.into()) {
+            if wanted(link)? {
                 names.push(name_key(&link.name)?);
             }
         }
-        Some(Values::of(&names))
+        Some(names)
     }
 
     /// Addresses of these types (`inet_dev_addr_type`: whatever is not local, broadcast or multicast is unicast).
-    /// `None`: it is not known which addresses are.
-    /// `device`: the name of the one whose addresses count; `None`: those of all.
-    pub fn addresses_of_types(&self, family: Family, types: &Values, device: Option<u128>) -> Option<Values> {
+    /// `None`: it is not known which addresses are. `device`: the name of the one whose addresses count; `None`: those of all.
+    pub fn addresses_of_types(
+        &self,
+        family: Family,
+        wanted: impl Fn(u128) -> bool,
+        device: Option<u128>,
+    ) -> Option<Values> {
         let ipv6 = family == Family::Ipv6;
         let own = self.own[usize::from(ipv6)].as_ref()?;
         let links = if device.is_some() { self.links? } else { &[] };
@@ -167,16 +173,13 @@ impl<'a> World<'a> {
             kinds.extend([(BROADCAST, (0, 0)), (BROADCAST, (last, last))]);
         }
         kinds.extend(own.typed.iter().filter(|(.., index)| here(index)).map(|(kind, range, _)| (*kind, *range)));
-        let wanted = |kind: u128| !types.and(&Values::of(&[kind])).is_empty();
-        let of = |keep: &dyn Fn(u128) -> bool| {
-            Values::ranges(kinds.iter().filter(|(kind, _)| keep(*kind)).map(|(_, range)| *range).collect())
-        };
-        let special = of(&|kind| wanted(kind));
-        if !wanted(UNICAST) {
-            return Some(special);
+        let mut found: Vec<(u128, u128)> =
+            kinds.iter().filter(|(kind, _)| wanted(*kind)).map(|(_, range)| *range).collect();
+        if wanted(UNICAST) {
+            let special = Values::ranges(kinds.iter().map(|(_, range)| *range).collect());
+            found.extend(special.others(last).as_ranges());
         }
-        let rest = Values::Ranges(vec![(0, last)]).without(&of(&|_| true));
-        Some(special.or(&rest))
+        Some(Values::ranges(found))
     }
 
     /// Chains that a packet of a family can meet: position in [`World::rules`], name, chain.

@@ -5,7 +5,6 @@ use crate::snapshot::netfilter::{BridgePort, Condition, Field, Match, Test};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::{is_name, ranges, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::values::Values;
 use crate::symbolic::world::RuleAt;
 
 impl Walk<'_> {
@@ -74,13 +73,11 @@ impl Walk<'_> {
             Field::InputIndex => self.index(&Field::InputName, condition),
             Field::OutputIndex => self.index(&Field::OutputName, condition),
             Field::SourceType(scope) | Field::DestinationType(scope) => {
-                let types = Values::any(field).split(field, condition).map(|(types, _)| types);
                 let (source, destination) = self.packets.ends();
                 let end = if matches!(field, Field::SourceType(_)) { source } else { destination };
+                let (family, wanted) = (self.packets.family, |kind| meets(condition, kind));
                 let device = self.scoped(*scope, packets);
-                let family = self.packets.family;
-                let addresses = types.and_then(|types| self.world.addresses_of_types(family, &types, device?));
-                match addresses {
+                match device.and_then(|device| self.world.addresses_of_types(family, wanted, device)) {
                     Some(addresses) => Some(self.with(&end, addresses.as_ranges())),
                     None => self.number(field, condition),
                 }
@@ -130,10 +127,8 @@ impl Walk<'_> {
 
     /// Devices have one index and one name: a test of the one is a test of the other.
     fn index(&mut self, name: &Field, condition: &Condition) -> Option<Set> {
-        let names = self.world.names(&Values::any(&Field::InputIndex).split(&Field::InputIndex, condition)?.0)?;
-        let pieces = self.layout.names.pieces(names.as_ranges())?;
-        let block = self.block(name);
-        Some(self.space.ranges(&block, &pieces))
+        let names = self.world.names(|index| meets(condition, index))?;
+        Some(self.with(name, names.as_ranges()))
     }
 
     /// The field that a part of the connection's tuple is, for the first packet of a flow that was not translated: whatever

@@ -99,3 +99,35 @@ impl Walk<'_> {
         self.space.or(self.space.and(is_set, set), neither)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use crate::snapshot::netfilter::Field;
+    use crate::symbolic::effort::Effort;
+    use crate::symbolic::machine::Walk;
+    use crate::symbolic::tests::language::rules;
+
+    #[test]
+    fn a_write_is_what_the_kernel_computes() {
+        proptest::proptest!(|(own: u32, other: u32, keep: u32, take: u32, xor: u32, known: u32)| {
+            let written = rules("");
+            let (world, stop) = (written.world(), AtomicBool::new(false));
+            let effort = Effort::new(&stop);
+            let mut walk = Walk::new(&world, &[], 0, &effort);
+            let [mark, connection] = [Field::Mark, Field::ConnectionMark].map(|field| walk.block(&field));
+            let ones = u128::from(u32::MAX);
+            let of_connection = walk.space.matching(&connection, ones, other.into());
+            let mut after = |bits: u32| {
+                let before = walk.space.matching(&mark, bits.into(), (own & bits).into());
+                let before = walk.space.and(before, of_connection);
+                walk.written(before, &Field::Mark, &Field::ConnectionMark, [keep, take, xor])
+            };
+            let (exact, vague) = (after(u32::MAX), after(known));
+            let new = (own & keep) ^ (other & take) ^ xor;
+            proptest::prop_assert_eq!(walk.space.number(exact, &mark), Some(new.into()));
+            proptest::prop_assert_eq!(walk.space.and(vague, exact), exact);
+        });
+    }
+}

@@ -304,7 +304,7 @@ impl Tunnel<'_, '_> {
         }
         let (source, destination) = self.walk.packets.ends();
         // On output any address may be the source: transparent proxies send with those of their clients.
-        let own = self.walk.world.addresses_of_types(family, &Values::of(&[LOCAL]), None).filter(|_| forwarded);
+        let own = self.walk.world.addresses_of_types(family, |kind| kind == LOCAL, None).filter(|_| forwarded);
         if let Some(own) = own {
             let own = self.walk.with(&source, own.as_ranges());
             packets = self.walk.space.minus(packets, own);

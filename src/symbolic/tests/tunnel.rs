@@ -18,7 +18,7 @@ pub(super) fn facts() -> TunnelFacts {
         source: Some(address("192.0.2.10")),
         primary: Ok(address("192.0.2.10")),
     };
-    let prefix = |first: &str, last: &str| Values::Ranges(vec![(address(first), address(last))]);
+    let prefix = |first: &str, last: &str| Values::ranges(vec![(address(first), address(last))]);
     TunnelFacts {
         device: "flannel.1".into(),
         feeders: Values::of(&[name_key("flannel.1").unwrap()]),
@@ -28,7 +28,7 @@ pub(super) fn facts() -> TunnelFacts {
         balanced: Ok(false),
         forwards: [Ok(true), Ok(true)],
         ports: Some(Values::of(&[8472])),
-        source_ports: Some(Values::Ranges(vec![(32768, 60999)])),
+        source_ports: Some(Values::ranges(vec![(32768, 60999)])),
         ways: vec![way],
         vague: None,
         fwmarks: [vec![], vec![]],
@@ -229,7 +229,7 @@ fn families_are_independent() {
         "nothing tracks connections of IPv6, so nat chains do not run"
     );
     let mut no_six = facts();
-    no_six.inner[1] = Values::Ranges(vec![]);
+    no_six.inner[1] = Values::ranges(vec![]);
     assert_eq!(verdict(&walk_with(&[FIXED, six].concat(), &no_six)), "no", "no IPv6 goes into the tunnel");
     let inet = "inet t P: nat postrouting 100\n oif eth0 => masquerade random-fully";
     assert_eq!(rewritten(inet), "yes");
