@@ -34,6 +34,19 @@ impl Set {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Block(pub Vec<u32>);
 
+impl Block {
+    /// The variables of these bits, the least significant first.
+    pub fn bits(&self, mask: u128) -> impl Iterator<Item = u32> {
+        let bits = self.0.iter().rev().enumerate().filter(move |(bit, _)| mask >> bit & 1 != 0);
+        bits.map(|(_, variable)| *variable)
+    }
+
+    /// Its largest number.
+    pub fn largest(&self) -> u128 {
+        u128::MAX.checked_shr(128 - self.0.len() as u32).unwrap_or(0)
+    }
+}
+
 /// Numbers that agree with `value` in the bits of `mask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pattern {
@@ -166,8 +179,7 @@ impl<'e> Space<'e> {
 
     /// Packets of which a number is in one of these ranges, both ends included, in any order.
     pub fn ranges(&self, block: &Block, ranges: &[(u128, u128)]) -> Set {
-        let width = block.0.len() as u32;
-        let largest = if width == 0 { 0 } else { u128::MAX >> (128 - width) };
+        let largest = block.largest();
         let fitting = ranges.iter().filter(|(first, _)| *first <= largest);
         let apart = Values::ranges(fitting.map(|(first, last)| (*first, *last.min(&largest))).collect());
         Set(self.within(&mut self.table.borrow_mut(), &block.0, 0, largest, apart.as_ranges()))
@@ -241,9 +253,8 @@ impl<'e> Space<'e> {
 
     /// The one number that all its packets have there, if it is one.
     pub fn number(&self, set: Set, block: &Block) -> Option<u128> {
-        let all = if block.0.is_empty() { 0 } else { u128::MAX >> (128 - block.0.len()) };
         match self.patterns(set, block, 1)?.as_slice() {
-            [Pattern { mask, value }] if *mask == all => Some(*value),
+            [Pattern { mask, value }] if *mask == block.largest() => Some(*value),
             _ => None,
         }
     }

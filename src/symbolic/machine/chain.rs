@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Ends, Hit, Kind, Walk};
+use super::{Ends, Hit, Hits, Kind, Walk};
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, ChainId, Field, MarkWrite, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
@@ -60,7 +60,7 @@ impl Walk<'_> {
             }
             if self.space.made_since(before) > MAX_GARBAGE {
                 let sets = [&mut live, &mut ends.returned, &mut ends.accepted].into_iter();
-                let sets = sets.chain(ends.translated.values_mut()).chain(self.elements.values_mut());
+                let sets = sets.chain(ends.translated.0.values_mut()).chain(self.elements.values_mut());
                 self.space.forget_others(before, sets.collect());
             }
             let run = self.same_effect(set, id, rest);
@@ -163,7 +163,7 @@ impl Walk<'_> {
                 Step::Notrack => current = self.untracked(current),
                 Step::Nat(_) => {
                     let hit = Hit::Rule(at.clone(), number);
-                    self.add(ends, hit, current);
+                    ends.translated.add(&self.space, hit, current);
                     current = NOTHING;
                 }
                 Step::Verdict(verdict) => current = self.verdict(&place, verdict, current, &mut next, ends),
@@ -183,15 +183,10 @@ impl Walk<'_> {
         self.space.or(next, current)
     }
 
-    fn add(&mut self, ends: &mut Ends, hit: Hit, packets: Set) {
-        let known = ends.translated.entry(hit).or_insert(NOTHING);
-        *known = self.space.or(*known, packets);
-    }
-
     fn join(&mut self, ends: &mut Ends, others: Ends) {
         ends.returned = self.space.or(ends.returned, others.returned);
         ends.accepted = self.space.or(ends.accepted, others.accepted);
-        others.translated.into_iter().for_each(|(hit, packets)| self.add(ends, hit, packets));
+        others.translated.0.into_iter().for_each(|(hit, packets)| ends.translated.add(&self.space, hit, packets));
     }
 
     /// Returns the packets for which the same rule goes on.
@@ -325,7 +320,7 @@ impl Walk<'_> {
         let packets = self.any_marks(packets, &[Field::Mark, Field::ConnectionMark]);
         let untracked = self.untracked(packets);
         let both = self.space.or(packets, untracked);
-        Ends { returned: both, accepted: both, translated: [(hit.clone(), packets)].into() }
+        Ends { returned: both, accepted: both, translated: Hits([(hit.clone(), packets)].into()) }
     }
 
     /// Packets with any numbers in these marks. Nothing is certain of them, so that which ones is not told.

@@ -1,8 +1,6 @@
 //! What a hook calls, in every order that it may have: `nf_hook_slow`, `nf_conntrack_in`.
 
-use std::collections::BTreeMap;
-
-use super::{Certainty, Ends, Flow, Hit, OnNat, Walk};
+use super::{Certainty, Ends, Flow, Hits, OnNat, Walk};
 use crate::snapshot::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::order::{self, Call};
@@ -15,7 +13,7 @@ pub(super) struct Pass<'p> {
     pub(super) flow: Flow,
     /// `None`: the nat chains are called, which the NAT core does.
     pub(super) on_nat: Option<&'p mut dyn OnNat>,
-    pub(super) translated: BTreeMap<Hit, Set>,
+    pub(super) translated: Hits,
 }
 
 impl Walk<'_> {
@@ -25,7 +23,7 @@ impl Walk<'_> {
             return NOTHING;
         }
         let steps = order::calls(self.world, self.packets.family, hook, device);
-        let mut pass = Pass { hook, flow, on_nat: Some(on_nat), translated: BTreeMap::new() };
+        let mut pass = Pass { hook, flow, on_nat: Some(on_nat), translated: Hits::default() };
         self.in_every_order(&mut pass, steps, packets)
     }
 
@@ -49,6 +47,7 @@ impl Walk<'_> {
                 let ends = self.base_chain(*set, id, packets);
                 // What would translate in such a chain is not understood, or not read.
                 ends.translated
+                    .0
                     .values()
                     .fold(self.space.or(ends.returned, ends.accepted), |all, set| self.space.or(all, *set))
             }
@@ -69,9 +68,8 @@ impl Walk<'_> {
 
     /// What goes on behind a nat chain; what it translates is remembered.
     fn passing(&mut self, pass: &mut Pass<'_>, ends: Ends) -> Set {
-        for (hit, packets) in ends.translated {
-            let known = pass.translated.entry(hit).or_insert(NOTHING);
-            *known = self.space.or(*known, packets);
+        for (hit, packets) in ends.translated.0 {
+            pass.translated.add(&self.space, hit, packets);
         }
         self.space.or(ends.returned, ends.accepted)
     }
@@ -131,7 +129,7 @@ impl Walk<'_> {
     fn in_any_order(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: Set) -> Set {
         let mut each = Vec::new();
         for call in calls {
-            let mut alone = Pass { hook: pass.hook, flow: pass.flow, on_nat: None, translated: BTreeMap::new() };
+            let mut alone = Pass { hook: pass.hook, flow: pass.flow, on_nat: None, translated: Hits::default() };
             let passing = match pass.on_nat {
                 None => self.call(&mut alone, call, packets),
                 Some(_) => {
@@ -140,7 +138,7 @@ impl Walk<'_> {
                     self.space.or(ends.returned, ends.accepted)
                 }
             };
-            let hits = self.space.any(alone.translated.values().copied());
+            let hits = self.space.any(alone.translated.0.values().copied());
             let met = self.space.or(hits, self.space.minus(packets, passing));
             if !met.is_empty() {
                 each.push((call, passing, alone.translated, met));
@@ -154,7 +152,7 @@ impl Walk<'_> {
             overlap |= !self.space.and(all, *met).is_empty();
             all = self.space.or(all, *met);
         }
-        let matters = overlap && each.iter().any(|(_, _, translated, _)| !translated.is_empty());
+        let matters = overlap && each.iter().any(|(_, _, translated, _)| !translated.0.is_empty());
         let names: Vec<&Call> = each.iter().map(|(call, ..)| *call).collect();
         let mut left = NOTHING;
         // Which is first decides for each packet, whatever the order of the others is: each may be that.
@@ -169,12 +167,8 @@ impl Walk<'_> {
                 .into_iter()
                 .chain(each.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, of)| of));
             for (_, passing, translated, _) in in_turn {
-                for (hit, packets) in translated {
-                    let mine = self.space.and(*packets, rest);
-                    if !mine.is_empty() {
-                        let known = pass.translated.entry(hit.clone()).or_insert(NOTHING);
-                        *known = self.space.or(*known, mine);
-                    }
+                for (hit, packets) in &translated.0 {
+                    pass.translated.add(&self.space, hit.clone(), self.space.and(*packets, rest));
                 }
                 rest = self.space.and(rest, *passing);
             }
@@ -216,15 +210,10 @@ impl Walk<'_> {
     /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.
     fn rerouting_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Set {
         let (mark, before) = (self.block(&Field::Mark), self.layout.mark_before.clone());
-        let pairs: Vec<(u32, Set)> =
-            before.0.iter().copied().zip(mark.0.iter().map(|bit| self.space.is_set(*bit))).collect();
-        let same = |walk: &Self, packets: Set| {
-            pairs.iter().fold(packets, |packets, (before, bit)| walk.space.and(packets, walk.equal(*before, *bit)))
-        };
-        let packets = same(self, packets);
+        let packets = self.equal_bits(packets, &before, &mark, u32::MAX);
         let ends = self.base_chain(set, id, packets);
         let passing = self.space.or(ends.returned, ends.accepted);
-        let kept = same(self, passing);
+        let kept = self.equal_bits(passing, &before, &mark, u32::MAX);
         let changed = self.flagged(self.space.minus(passing, kept), self.layout.rerouted);
         let all = self.space.or(kept, changed);
         self.space.exists(all, &before.0.into_iter().collect())

@@ -11,9 +11,6 @@ impl Walk<'_> {
     /// The packets for which a match holds, of those that get to it. `None`: now and then it holds, and now and then it does
     /// not.
     pub(super) fn condition(&mut self, at: &RuleAt, number: usize, found: &Match, packets: Set) -> Option<Set> {
-        let turned = |walk: &Self, holds: Set, inverted: bool| {
-            if inverted { walk.space.minus(EVERYTHING, holds) } else { holds }
-        };
         match found {
             Match::Tests { tests, inverted } => {
                 let mut all = EVERYTHING;
@@ -24,15 +21,15 @@ impl Walk<'_> {
                     };
                     all = self.space.and(all, holds);
                 }
-                Some(turned(self, all, *inverted))
+                Some(self.turned(all, *inverted))
             }
             Match::Set { fields, set, inverted } => {
                 let holds = self.in_set(at, number, set, fields, None, packets);
-                Some(turned(self, holds, *inverted))
+                Some(self.turned(holds, *inverted))
             }
             Match::Ipset { index, ends, inverted } => {
                 let holds = self.in_ipset(at, number, *index, ends, packets);
-                Some(turned(self, holds, *inverted))
+                Some(self.turned(holds, *inverted))
             }
             Match::Occasional(_) => None,
             Match::OfBridged { holds, .. } if self.packets.kind == Kind::Tunnel => {
@@ -55,8 +52,11 @@ impl Walk<'_> {
         let block = self.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), why);
         let Some(block) = block else { return EVERYTHING };
         let (mask, value) = if bits == 1 { (1, 1) } else { (*mask, *value) };
-        let holds = self.space.matching(&block, mask, value);
-        if *inverted { self.space.minus(EVERYTHING, holds) } else { holds }
+        self.turned(self.space.matching(&block, mask, value), *inverted)
+    }
+
+    fn turned(&self, holds: Set, inverted: bool) -> Set {
+        if inverted { self.space.minus(EVERYTHING, holds) } else { holds }
     }
 
     /// What cannot be told of a packet: each may have another answer.
@@ -107,16 +107,14 @@ impl Walk<'_> {
             let pieces = self.layout.names.pieces(&ranges(condition, 128)?)?;
             return Some(self.space.ranges(&block, &pieces));
         }
-        let all = u128::MAX >> (128 - block.0.len());
+        let all = block.largest();
         let found = match condition {
             Condition::Ranges(ranges) => self.space.ranges(&block, ranges),
             Condition::Masked { mask, value } => self.space.matching(&block, mask & all, *value),
         };
         let Some((mask, value)) = self.packets.known_bits(field) else { return Some(found) };
         let known = self.space.matching(&block, mask & all, value);
-        let bits =
-            block.0.iter().rev().enumerate().filter(|(bit, _)| mask >> bit & 1 != 0).map(|(_, variable)| *variable);
-        Some(self.space.exists(self.space.and(found, known), &bits.collect()))
+        Some(self.space.exists(self.space.and(found, known), &block.bits(mask).collect()))
     }
 
     /// Devices by the group that an administrator has put them into.

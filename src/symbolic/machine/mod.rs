@@ -41,6 +41,18 @@ pub enum Hit {
     Unread(List),
 }
 
+/// Packets by what translates them.
+#[derive(Clone, Debug, Default)]
+pub struct Hits(pub BTreeMap<Hit, Set>);
+
+impl Hits {
+    /// Adds packets.
+    pub fn add(&mut self, space: &Space<'_>, hit: Hit, packets: Set) {
+        let known = self.0.entry(hit).or_insert(NOTHING);
+        *known = space.or(*known, packets);
+    }
+}
+
 /// How packets leave a chain.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
@@ -49,12 +61,12 @@ pub(super) struct Ends {
     /// Accepted.
     pub accepted: Set,
     /// Translated, as they were when the rule met them.
-    pub translated: BTreeMap<Hit, Set>,
+    pub translated: Hits,
 }
 
 impl Default for Ends {
     fn default() -> Self {
-        Self { returned: NOTHING, accepted: NOTHING, translated: BTreeMap::new() }
+        Self { returned: NOTHING, accepted: NOTHING, translated: Hits::default() }
     }
 }
 
@@ -137,17 +149,12 @@ impl<'a> Walk<'a> {
     pub fn bring_along(&mut self, packets: Set, field: &Field, bits: u32) -> Set {
         let bits = bits & self.followed(field);
         let own = self.block(field);
-        let bits = own.0.iter().rev().enumerate().filter(|(bit, _)| bits >> bit & 1 != 0);
-        let chosen: Vec<(usize, u32)> = bits.map(|(bit, variable)| (bit, *variable)).collect();
-        let any = self.space.exists(packets, &chosen.iter().map(|(_, variable)| *variable).collect());
+        let any = self.space.exists(packets, &own.bits(bits.into()).collect());
         let (key, layout) = (format!("{} any {field:?}", self.stage), &mut self.layout);
-        let Some(word) = self.assumptions.ask_number(key, About::SomePacket, || layout.word(), String::new) else {
-            return any;
-        };
-        chosen.into_iter().fold(any, |packets, (bit, variable)| {
-            let same = self.equal(variable, self.space.is_set(word.0[31 - bit]));
-            self.space.and(packets, same)
-        })
+        match self.assumptions.ask_number(key, About::SomePacket, || layout.word(), String::new) {
+            Some(word) => self.equal_bits(any, &own, &word, bits),
+            None => any,
+        }
     }
 
     /// Whether this walk gets no further: it has had its share.
@@ -228,6 +235,14 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Those of these packets that have such numbers in all of these fields.
+    pub fn all_with(&mut self, packets: Set, fields: &[(Field, &[(u128, u128)])]) -> Set {
+        fields.iter().fold(packets, |packets, (field, ranges)| {
+            let with = self.with(field, ranges);
+            self.space.and(packets, with)
+        })
+    }
+
     /// Packets in one of these states of [`state`].
     pub fn in_state(&mut self, states: &[u128]) -> Set {
         let numbers = (0..).zip(state::ALL).filter(|(_, bit)| states.contains(bit)).map(|(number, _)| (number, number));
@@ -239,9 +254,7 @@ impl<'a> Walk<'a> {
         /// `IPS_SRC_NAT`, `IPS_DST_NAT`
         const TRANSLATED: u32 = 0x30;
         let block = self.block(&Field::ConnectionStatus);
-        let bits = block.0.iter().rev().enumerate().filter(|(bit, _)| TRANSLATED >> bit & 1 != 0);
-        let bits = bits.map(|(_, variable)| *variable).collect();
-        self.without(packets, bits)
+        self.without(packets, block.bits(TRANSLATED.into()).collect())
     }
 
     /// The same packets with any numbers in these fields.

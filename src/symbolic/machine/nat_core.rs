@@ -1,9 +1,7 @@
 //! The NAT core: `nf_nat_inet_fn`, which calls the nat chains of a hook for the first packet of each connection.
 
-use std::collections::BTreeMap;
-
 use super::hooks::Pass;
-use super::{Ends, Flow, Hit, Kind, OnNat, Walk};
+use super::{Ends, Flow, Hit, Hits, Kind, OnNat, Walk};
 use crate::snapshot::netfilter::{Chain, ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::order;
@@ -24,11 +22,11 @@ impl Walk<'_> {
             Flow::Later | Flow::Invalid => (NOTHING, packets),
         };
         let steps = order::nat_chains(self.world, self.packets.family, hook);
-        let mut pass = Pass { hook, flow, on_nat: None, translated: BTreeMap::new() };
+        let mut pass = Pass { hook, flow, on_nat: None, translated: Hits::default() };
         let left = self.in_every_order(&mut pass, steps, seen);
         let left = self.space.or(left, others);
         let mut passed = if left.is_empty() || self.is_over() { NOTHING } else { on_nat.untouched(self, hook, left) };
-        for (hit, packets) in pass.translated {
+        for (hit, packets) in pass.translated.0 {
             if self.is_over() {
                 return NOTHING;
             }
@@ -76,8 +74,7 @@ impl Walk<'_> {
             let (_, destination) = self.packets.ends();
             let translated = self.forget(passing, &[destination, Field::DestinationPort]);
             ends.returned = self.space.or(ends.returned, passing);
-            let known = ends.translated.entry(hit.clone()).or_insert(NOTHING);
-            *known = self.space.or(*known, translated);
+            ends.translated.add(&self.space, hit.clone(), translated);
         }
         ends
     }

@@ -6,7 +6,7 @@ use super::Walk;
 use super::chain::Place;
 use crate::snapshot::netfilter::{Field, MarkWrite};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::space::{EVERYTHING, Set};
+use crate::symbolic::space::{Block, EVERYTHING, Set};
 
 impl Walk<'_> {
     /// Packets after a mark was written: their own, or that of their connection; `other` is the other one of these.
@@ -28,10 +28,7 @@ impl Walk<'_> {
                 let packets = self.space.exists(packets, &own.0.iter().copied().collect());
                 let (layout, about) = (&mut self.layout, About::EachPacket);
                 if let Some(word) = self.assumptions.ask_number(key.clone(), about, || layout.word(), || why.clone()) {
-                    return own.0.iter().zip(&word.0).fold(packets, |packets, (own, bit)| {
-                        let same = self.equal(*own, self.space.is_set(*bit));
-                        self.space.and(packets, same)
-                    });
+                    return self.equal_bits(packets, &own, &word, u32::MAX);
                 }
                 // It may be the same for all: what asks for a bit, or for its absence, is not certain to be met.
                 let ones = u128::from(u32::MAX);
@@ -92,8 +89,15 @@ impl Walk<'_> {
         packets
     }
 
+    /// Those of these packets that have the same in these bits of two numbers of marks.
+    pub(super) fn equal_bits(&self, packets: Set, one: &Block, other: &Block, bits: u32) -> Set {
+        one.bits(bits.into())
+            .zip(other.bits(bits.into()))
+            .fold(packets, |packets, (one, other)| self.space.and(packets, self.equal(one, self.space.is_set(other))))
+    }
+
     /// Packets of which a variable is 1 where they are in a set, and only there.
-    pub(super) fn equal(&self, variable: u32, set: Set) -> Set {
+    fn equal(&self, variable: u32, set: Set) -> Set {
         let is_set = self.space.is_set(variable);
         let neither = self.space.minus(self.space.minus(EVERYTHING, set), is_set);
         self.space.or(self.space.and(is_set, set), neither)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::snapshot::netfilter::{Chosen, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::machine::Walk;
-use crate::symbolic::space::Set;
+use crate::symbolic::space::{NOTHING, Set};
 
 /// What becomes of packets' addresses and ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,17 +79,15 @@ struct Sorted<'w, 'a> {
 
 impl Sorted<'_, '_> {
     fn changed(&mut self, what: &str) {
-        self.found.push((
-            Effect::Changed(what.to_owned()),
-            std::mem::replace(&mut self.left, crate::symbolic::space::NOTHING),
-        ));
+        self.all(Effect::Changed(what.to_owned()));
     }
 
     fn unclear(&mut self, why: &str) {
-        self.found.push((
-            Effect::Unclear(why.to_owned()),
-            std::mem::replace(&mut self.left, crate::symbolic::space::NOTHING),
-        ));
+        self.all(Effect::Unclear(why.to_owned()));
+    }
+
+    fn all(&mut self, effect: Effect) {
+        self.found.push((effect, std::mem::replace(&mut self.left, NOTHING)));
     }
 
     /// Keeps those with such a number in a field; what becomes of others.

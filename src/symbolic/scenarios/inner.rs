@@ -116,7 +116,7 @@ impl Tunnel<'_, '_> {
             for family in [Family::Ipv4, Family::Ipv6] {
                 self.begin(family, format!("bridged {family}"));
                 let start = self.walk.start();
-                let packets = self.all_with(start, &[(Field::Mark, &[(0, 0)])]);
+                let packets = self.walk.all_with(start, &[(Field::Mark, &[(0, 0)])]);
                 let packets = self.hook(Hook::Egress, true, Flow::First, packets);
                 marks = self.add(marks, packets);
                 if self.facts.bridged {
@@ -189,9 +189,7 @@ impl Tunnel<'_, '_> {
     /// Marks, and those of these packets; nothing else of them is told any more.
     fn add(&mut self, marks: Set, packets: Set) -> Set {
         let (mut fields, decisive) = (self.walk.layout.variables(false), self.decisive());
-        let mark = self.walk.block(&Field::Mark).0;
-        let others = mark.iter().rev().enumerate().filter(|(bit, _)| decisive >> bit & 1 == 0);
-        let others: BTreeSet<u32> = others.map(|(_, variable)| *variable).collect();
+        let others: BTreeSet<u32> = self.walk.block(&Field::Mark).bits((!decisive).into()).collect();
         fields.extend(&others);
         let only = self.walk.without(packets, fields);
         // What the other bits are does not matter: 0.
@@ -207,14 +205,6 @@ impl Tunnel<'_, '_> {
         fields.extend(self.walk.block(&Field::Mark).0);
         let only = self.walk.without(packets, fields);
         if self.walk.is_over() { saved } else { self.walk.space.or(saved, only) }
-    }
-
-    /// Those of these packets that have such numbers in all of these fields.
-    pub(super) fn all_with(&mut self, packets: Set, fields: &[(Field, &[(u128, u128)])]) -> Set {
-        fields.iter().fold(packets, |packets, (field, ranges)| {
-            let with = self.walk.with(field, ranges);
-            self.walk.space.and(packets, with)
-        })
     }
 
     /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
@@ -236,7 +226,7 @@ impl Tunnel<'_, '_> {
     /// First packets of connections, not yet routed, that came in by some device.
     fn unclassified(&mut self) -> Set {
         let start = self.walk.start();
-        let packets = self.all_with(
+        let packets = self.walk.all_with(
             start,
             &[
                 (Field::Mark, &[(0, 0)]),
@@ -270,7 +260,7 @@ impl Tunnel<'_, '_> {
         let packets = self.unclassified();
         let packets = self.walk.space.and(packets, assumed);
         let packets =
-            self.all_with(packets, &[(Field::ConnectionMark, &[(0, 0)]), (Field::InputName, feeders.as_ranges())]);
+            self.walk.all_with(packets, &[(Field::ConnectionMark, &[(0, 0)]), (Field::InputName, feeders.as_ranges())]);
         let packets = self.pass(Hook::Prerouting, packets);
         if !forwarded {
             return self.pass(Hook::Input, packets);
@@ -288,7 +278,7 @@ impl Tunnel<'_, '_> {
         let feeders = self.facts.feeders.clone();
         let start = self.walk.space.and(connections, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
-        let mut packets = self.all_with(
+        let mut packets = self.walk.all_with(
             self.walk.space.and(start, unseen),
             &[
                 (Field::Mark, &[(0, 0)]),
@@ -299,7 +289,7 @@ impl Tunnel<'_, '_> {
             ],
         );
         if flow == Flow::First {
-            packets = self.all_with(packets, &[(Field::ConnectionDirection, &[(0, 0)])]);
+            packets = self.walk.all_with(packets, &[(Field::ConnectionDirection, &[(0, 0)])]);
             packets = self.untranslated(packets);
         }
         let (source, destination) = self.walk.packets.ends();

@@ -1,11 +1,10 @@
 //! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
 //! segments that nobody stops.
 
-use super::source_nat::Hits;
 use crate::snapshot::netfilter::{Chain, Family, Field, Hook, Nat, NatAction, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
 use crate::symbolic::packets::{Kind, Packets, state};
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{Found, World};
@@ -50,15 +49,15 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
         for hook in [Hook::Output, Hook::Prerouting] {
             walk.stage = format!("dns {family} {hook}");
             walk.packets = Packets::new(Kind::Traffic, family);
-            let fields = [
-                walk.with(&Field::L4Proto, &[(UDP, UDP)]),
-                walk.with(&Field::DestinationPort, &[(DNS, DNS)]),
-                walk.in_state(&[state::NEW]),
-                walk.with(&Field::ConnectionDirection, &[(0, 0)]),
-            ];
-            let [first, rest @ ..] = fields;
-            let packets =
-                rest.into_iter().fold(walk.space.and(first, walk.start()), |all, set| walk.space.and(all, set));
+            let new = walk.in_state(&[state::NEW]);
+            let packets = walk.all_with(
+                walk.space.and(new, walk.start()),
+                &[
+                    (Field::L4Proto, &[(UDP, UDP)]),
+                    (Field::DestinationPort, &[(DNS, DNS)]),
+                    (Field::ConnectionDirection, &[(0, 0)]),
+                ],
+            );
             let mut hits = Hits::default();
             walk.nat_core(hook, Flow::First, packets, &mut hits);
             let hits: Vec<(Hit, Set)> = hits.0.into_iter().collect();
@@ -121,16 +120,16 @@ pub fn invalid_passes(world: &World<'_>, effort: &Effort<'_>) -> Found {
         if tracks == Certainty::DoesNot {
             continue;
         }
-        let fields = [
-            walk.with(&Field::L4Proto, &[(TCP, TCP)]),
-            walk.with(&Field::Mark, &[(0, 0)]),
-            walk.in_state(&[state::INVALID]),
-            walk.with(&Field::InputName, &[(1, u128::MAX)]),
-            walk.with(&Field::OutputName, &[(0, 0)]),
-        ];
-        let [first, rest @ ..] = fields;
-        let mut packets =
-            rest.into_iter().fold(walk.space.and(first, walk.start()), |all, set| walk.space.and(all, set));
+        let invalid = walk.in_state(&[state::INVALID]);
+        let mut packets = walk.all_with(
+            walk.space.and(invalid, walk.start()),
+            &[
+                (Field::L4Proto, &[(TCP, TCP)]),
+                (Field::Mark, &[(0, 0)]),
+                (Field::InputName, &[(1, u128::MAX)]),
+                (Field::OutputName, &[(0, 0)]),
+            ],
+        );
         if let Certainty::Unknown(why) = tracks {
             let tracked = walk.if_tracked(family, &why);
             packets = walk.space.and(packets, tracked);

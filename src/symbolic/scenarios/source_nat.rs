@@ -1,11 +1,9 @@
 //! Which source-NAT rules new connections get to.
 
-use std::collections::BTreeMap;
-
 use crate::snapshot::netfilter::{Backend, Family, Field, Hook, Nat, NatAction};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
 use crate::symbolic::packets::{Kind, Packets, state};
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{RuleAt, World};
@@ -35,18 +33,13 @@ pub struct ReachedRules {
     pub gave_up: Option<String>,
 }
 
-/// The packets that each rule translates.
-#[derive(Debug, Default)]
-pub(super) struct Hits(pub(super) BTreeMap<Hit, Set>);
-
 impl OnNat for Hits {
     fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, _: Set) -> Set {
         NOTHING
     }
 
     fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, hit: &Hit, packets: Set) -> Set {
-        let known = self.0.entry(hit.clone()).or_insert(NOTHING);
-        *known = walk.space.or(*known, packets);
+        self.add(&walk.space, hit.clone(), packets);
         NOTHING
     }
 }

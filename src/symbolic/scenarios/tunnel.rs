@@ -194,7 +194,7 @@ impl Tunnel<'_, '_> {
         self.walk.packets = Packets::new(Kind::Tunnel, way.family);
         let start = self.walk.space.and(marks, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
-        let mut packets = self.all_with(
+        let mut packets = self.walk.all_with(
             self.walk.space.and(start, unseen),
             &[
                 (Field::ConnectionMark, &[(0, 0)]),
@@ -219,7 +219,7 @@ impl Tunnel<'_, '_> {
         ] {
             if let Some(ranges) = ranges {
                 self.walk.packets.known.insert(field.clone());
-                packets = self.all_with(packets, &[(field, &ranges)]);
+                packets = self.walk.all_with(packets, &[(field, &ranges)]);
             }
         }
         let packets = self.outer_hook(Hook::Output, packets, way, pattern);
@@ -278,7 +278,7 @@ impl Tunnel<'_, '_> {
         for way in std::iter::once(way).chain(others) {
             let mut mine = self.routed_like(again, way.family, way.mark);
             if let Some(remotes) = &way.remotes {
-                mine = self.all_with(mine, &[(destination.clone(), remotes.as_ranges())]);
+                mine = self.walk.all_with(mine, &[(destination.clone(), remotes.as_ranges())]);
             }
             found.push((mine, way.clone()));
         }
