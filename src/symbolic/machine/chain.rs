@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{Ends, Hit, Hits, Kind, Walk};
-use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, ChainId, Field, MarkWrite, Match, Rule, Step, Verdict};
+use crate::snapshot::{Name, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -16,10 +16,6 @@ const MAX_DEPTH: usize = 128;
 const MAX_GARBAGE: usize = 1 << 18;
 /// From so many rules on, neighbours that do the same are taken together.
 const MIN_RUN: usize = 4;
-
-fn whole(chain: &Chain) -> Option<&[Rule]> {
-    chain.rules.ok().map(|rules| rules.as_slice())
-}
 
 /// Where a rule stands, and what of it is looked at.
 pub(super) struct Place<'r> {
@@ -33,10 +29,7 @@ impl Walk<'_> {
     /// `nft_do_chain`
     pub(super) fn chain(&mut self, set: usize, id: &ChainId, packets: Set, depth: usize) -> Ends {
         let chain = self.world.chain(set, id);
-        let udp = self.with(&Field::L4Proto, &[(17, 17)]);
-        let all_udp = self.space.minus(packets, udp).is_empty();
-        let rules = chain.and_then(|chain| if all_udp { chain.rules_for_udp() } else { whole(chain) });
-        let rules = match rules {
+        let rules = match chain.and_then(|chain| self.rules(chain, packets)) {
             Some(rules) if depth < MAX_DEPTH => rules,
             other => {
                 let why = match (other, chain) {
@@ -50,6 +43,8 @@ impl Walk<'_> {
         };
         let mut ends = Ends::default();
         let (mut live, mut rest) = (packets, rules);
+        // Rules that are known not to be taken together.
+        let mut single = 0;
         let before = self.space.mark();
         while let [rule, others @ ..] = rest {
             if live.is_empty() {
@@ -63,15 +58,19 @@ impl Walk<'_> {
                 let sets = sets.chain(ends.translated.0.values_mut()).chain(self.elements.values_mut());
                 self.space.forget_others(before, sets.collect());
             }
-            let run = self.same_effect(set, id, rest);
-            if run.len() >= MIN_RUN {
-                live = self.run(set, id, run, live, &mut ends, depth);
-                rest = &rest[run.len()..];
-                continue;
+            if single == 0 {
+                let (run, together) = self.same_effect(set, id, rest);
+                let left = if together { self.run(set, id, run, live, &mut ends, depth) } else { None };
+                if let Some(left) = left {
+                    live = left;
+                    rest = &rest[run.len()..];
+                    continue;
+                }
+                single = run.len();
             }
             let at = RuleAt { set, chain: id.clone(), position: rule.position };
             live = self.rule(&at, rule, live, &mut ends, depth);
-            rest = others;
+            (rest, single) = (others, single.saturating_sub(1));
         }
         if self.is_over() {
             return Ends::default();
@@ -80,18 +79,33 @@ impl Walk<'_> {
         ends
     }
 
-    /// Rules that do the same to whatever one of them holds for.
-    fn run(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, ends: &mut Ends, depth: usize) -> Set {
+    /// The rules that these packets meet, if those were read: of some chains that is only what UDP can meet.
+    pub(super) fn rules<'r>(&mut self, chain: &'r Chain, packets: Set) -> Option<&'r [Rule]> {
+        let udp = self.with(&Field::L4Proto, &[(17, 17)]);
+        match self.space.minus(packets, udp).is_empty() {
+            true => chain.rules_for_udp(),
+            false => chain.rules.ok().map(|rules| rules.as_slice()),
+        }
+    }
+
+    /// Rules that do the same to whatever one of them holds for. `None`: one holds now and then, so each goes by itself.
+    fn run(
+        &mut self,
+        set: usize,
+        id: &ChainId,
+        rules: &[Rule],
+        packets: Set,
+        ends: &mut Ends,
+        depth: usize,
+    ) -> Option<Set> {
         let mut held = Vec::with_capacity(rules.len());
         for rule in rules {
             let at = RuleAt { set, chain: id.clone(), position: rule.position };
             let mut all = EVERYTHING;
             for (number, step) in rule.steps.iter().enumerate() {
                 let Step::Match(found) = step else { continue };
-                match self.condition(&at, number, found, packets) {
-                    Some(holds) => all = self.space.and(all, holds),
-                    None => return self.one_by_one(set, id, rules, packets, ends, depth),
-                }
+                let holds = self.condition(&at, number, found, packets)?;
+                all = self.space.and(all, holds);
             }
             held.push(all);
         }
@@ -99,7 +113,7 @@ impl Walk<'_> {
         let first = held.iter().position(|held| !self.space.and(packets, *held).is_empty());
         let held = self.space.any(held);
         let taken = self.space.and(packets, held);
-        let (Some(rule), Some(first)) = (rules.first(), first) else { return packets };
+        let (Some(rule), Some(first)) = (rules.first(), first) else { return Some(packets) };
         let rest = self.space.minus(packets, taken);
         let at = RuleAt { set, chain: id.clone(), position: rules[first].position };
         for (number, step) in rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step)) {
@@ -108,31 +122,16 @@ impl Walk<'_> {
                 Step::Verdict(verdict) => {
                     let mut next = NOTHING;
                     self.verdict(&place, verdict, taken, &mut next, ends);
-                    return self.space.or(rest, next);
+                    return Some(self.space.or(rest, next));
                 }
                 Step::SetMark(write) => {
                     let written = self.write(&place, taken, write, &Field::Mark, &Field::ConnectionMark);
-                    return self.space.or(rest, written);
+                    return Some(self.space.or(rest, written));
                 }
                 _ => {}
             }
         }
-        packets
-    }
-
-    fn one_by_one(
-        &mut self,
-        set: usize,
-        id: &ChainId,
-        rules: &[Rule],
-        packets: Set,
-        ends: &mut Ends,
-        depth: usize,
-    ) -> Set {
-        rules.iter().fold(packets, |live, rule| {
-            let at = RuleAt { set, chain: id.clone(), position: rule.position };
-            self.rule(&at, rule, live, ends, depth)
-        })
+        None
     }
 
     /// One rule: returns the packets that go on with the next one.
@@ -351,17 +350,14 @@ impl Walk<'_> {
         }
     }
 
-    /// The first rules that do the same thing to whatever they hold for, so that one of them may stand for all.
-    fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> &'r [Rule] {
-        let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return &[] };
+    /// The first rules that do the same thing to whatever they hold for, and whether one of them may stand for all.
+    fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> (&'r [Rule], bool) {
+        let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return (&[], false) };
         let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
         // Whoever comes back from a chain that writes nothing comes back from it each time.
-        if let Step::Verdict(Verdict::Jump(chain)) = &first
-            && (length < MIN_RUN || self.world.writes(set, &ChainId { chain: chain.clone(), ..id.clone() }))
-        {
-            return &[];
-        }
-        &rules[..length]
+        let writes = |chain: &Name| self.world.writes(set, &ChainId { chain: chain.clone(), ..id.clone() });
+        let comes_back = !matches!(&first, Step::Verdict(Verdict::Jump(chain)) if length >= MIN_RUN && writes(chain));
+        (&rules[..length], length >= MIN_RUN && comes_back)
     }
 
     /// What a rule does to all that its matches hold for, if it does one thing that may be done twice.

@@ -2,7 +2,7 @@
 
 use super::hooks::Pass;
 use super::{Ends, Flow, Hit, Hits, Kind, OnNat, Walk};
-use crate::snapshot::netfilter::{Chain, ChainId, Field, Hook};
+use crate::snapshot::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::order;
 use crate::symbolic::packets::state;
@@ -40,12 +40,8 @@ impl Walk<'_> {
 
     /// A nat chain, read or only searched.
     pub(super) fn nat_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Ends {
-        let udp = self.with(&Field::L4Proto, &[(17, 17)]);
-        let all_udp = self.space.minus(packets, udp).is_empty();
-        let chain = self.world.chain(set, id);
-        let read = |chain: &Chain| chain.rules.ok().is_some() || all_udp && chain.udp_rules.is_some();
-        match chain {
-            Some(chain) if !read(chain) && chain.only_searched() => {
+        match self.world.chain(set, id) {
+            Some(chain) if chain.only_searched() && self.rules(chain, packets).is_none() => {
                 self.through_services(&RuleAt { set, chain: id.clone(), position: 0 }, packets)
             }
             _ => self.base_chain(set, id, packets),
