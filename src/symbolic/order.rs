@@ -125,8 +125,8 @@ fn by_priority(mut calls: Vec<(i32, Call)>) -> Vec<Step> {
         .collect()
 }
 
-/// How many orders of calls of equal priority are tried. If the calls are many, each is first once, where it sees most, and
-/// last once, where it sees least; that is enough if none writes anything that another one tests.
+/// How many orders are tried of calls of equal priority that write what others test. If the calls are many, each is first once,
+/// where it sees most, and last once, where it sees least; these are not all.
 pub fn orders(calls: usize) -> usize {
     if is_permuted(calls) { (1..=calls).product() } else { 2 * calls }
 }

@@ -104,7 +104,7 @@ impl Walk<'_> {
             let mut all = EVERYTHING;
             for (number, step) in rule.steps.iter().enumerate() {
                 let Step::Match(found) = step else { continue };
-                let holds = self.condition(&at, number, found, packets)?;
+                let holds = self.condition(&Place { at: &at, number, depth }, found, packets)?;
                 all = self.space.and(all, holds);
             }
             held.push(all);
@@ -146,7 +146,7 @@ impl Walk<'_> {
             }
             let place = Place { at, number, depth };
             match step {
-                Step::Match(found) => match self.condition(at, number, found, current) {
+                Step::Match(found) => match self.condition(&place, found, current) {
                     Some(holds) => {
                         next = self.space.or(next, self.space.minus(current, holds));
                         current = self.space.and(current, holds);
@@ -224,7 +224,7 @@ impl Walk<'_> {
                     return self.looked_up(place, fields, elements, verdicts, packets, next, ends);
                 }
                 let found = Match::Set { fields: fields.clone(), set: set.clone(), inverted: false };
-                let inside = match self.condition(at, place.number, &found, packets) {
+                let inside = match self.condition(place, &found, packets) {
                     Some(holds) => {
                         *next = self.space.or(*next, self.space.minus(packets, holds));
                         self.space.and(packets, holds)

@@ -1,5 +1,6 @@
 //! The packets for which a match holds.
 
+use super::chain::Place;
 use super::{Kind, Walk};
 use crate::snapshot::netfilter::{BridgePort, Condition, Field, Match, Test};
 use crate::symbolic::assumptions::About;
@@ -10,25 +11,26 @@ use crate::symbolic::world::RuleAt;
 impl Walk<'_> {
     /// The packets for which a match holds, of those that get to it. `None`: now and then it holds, and now and then it does
     /// not.
-    pub(super) fn condition(&mut self, at: &RuleAt, number: usize, found: &Match, packets: Set) -> Option<Set> {
+    pub(super) fn condition(&mut self, place: &Place<'_>, found: &Match, packets: Set) -> Option<Set> {
         match found {
             Match::Tests { tests, inverted } => {
                 let mut all = EVERYTHING;
                 for test in tests {
                     let holds = match self.test(test, packets) {
                         Some(holds) => holds,
-                        None => self.unknown(at, number, &format!("{:?} {:?}", test.field, test.condition)),
+                        None => self.unknown(place, &format!("{:?} {:?}", test.field, test.condition)),
                     };
                     all = self.space.and(all, holds);
                 }
                 Some(self.turned(all, *inverted))
             }
             Match::Set { fields, set, inverted } => {
-                let holds = self.in_set(at, number, set, fields, None, packets);
+                let parts: Vec<Vec<Field>> = fields.iter().map(|field| vec![field.clone()]).collect();
+                let holds = self.in_set(place, set, &parts, packets);
                 Some(self.turned(holds, *inverted))
             }
             Match::Ipset { index, ends, inverted } => {
-                let holds = self.in_ipset(at, number, *index, ends, packets);
+                let holds = self.in_ipset(place, *index, ends, packets);
                 Some(self.turned(holds, *inverted))
             }
             Match::Occasional(_) => None,
@@ -36,10 +38,10 @@ impl Walk<'_> {
                 Some(if *holds { EVERYTHING } else { NOTHING })
             }
             Match::OfBridged { ports, .. } => {
-                let each: Vec<Set> = ports.iter().map(|port| self.port(at, port)).collect();
+                let each: Vec<Set> = ports.iter().map(|port| self.port(place.at, port)).collect();
                 Some(each.into_iter().fold(EVERYTHING, |all, holds| self.space.and(all, holds)))
             }
-            Match::Opaque(what) => Some(self.unknown(at, number, what)),
+            Match::Opaque(what) => Some(self.unknown(place, what)),
         }
     }
 
@@ -60,9 +62,9 @@ impl Walk<'_> {
     }
 
     /// What cannot be told of a packet: each may have another answer.
-    pub(super) fn unknown(&mut self, at: &RuleAt, number: usize, what: &str) -> Set {
-        let why = format!("{}: {what}", self.world.describe(at));
-        let key = format!("{} {at:?} {number}", self.stage);
+    pub(super) fn unknown(&mut self, place: &Place<'_>, what: &str) -> Set {
+        let why = format!("{}: {what}", self.world.describe(place.at));
+        let key = format!("{} {:?} {}", self.stage, place.at, place.number);
         self.answer(key, About::EachPacket, 2, 1, || why)
     }
 

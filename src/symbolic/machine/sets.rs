@@ -1,24 +1,18 @@
 //! The packets of which some fields are an element of a set.
 
+use super::chain::Place;
 use super::{Kind, Walk};
-use crate::snapshot::netfilter::{End, Field, SetId, TypeScope};
+use crate::snapshot::netfilter::{Condition, End, Field, SetId, Test, TypeScope};
 use crate::snapshot::{Failure, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::world::RuleAt;
 
 impl Walk<'_> {
-    /// What a set holds, and what rules have put into it since it was read, or are going to.
-    pub(super) fn in_set(
-        &mut self,
-        at: &RuleAt,
-        number: usize,
-        id: &SetId,
-        fields: &[Field],
-        parts: Option<&[Vec<Field>]>,
-        packets: Set,
-    ) -> Set {
-        let inside = self.in_read_set(at, number, id, fields, parts, packets);
+    /// What a set holds, and what rules have put into it since it was read, or are going to. A part of its key may be made of
+    /// several fields, as ipset's is of protocol and port.
+    pub(super) fn in_set(&mut self, place: &Place<'_>, id: &SetId, parts: &[Vec<Field>], packets: Set) -> Set {
+        let (at, inside) = (place.at, self.in_read_set(place, id, parts, packets));
         let [mut shrinks, mut grows] =
             self.world.survey().updates.get(&(at.set, id.clone())).copied().unwrap_or_default();
         let is_stable = self.world.rules[at.set].ruleset.sets.get(id).is_some_and(|set| set.stable);
@@ -28,22 +22,15 @@ impl Walk<'_> {
         if !shrinks && !grows {
             return inside;
         }
-        let changed = self.unknown(at, number, "a set that rules add to or delete from");
+        let changed = self.unknown(place, "a set that rules add to or delete from");
         let outside = self.space.minus(EVERYTHING, inside);
         let left = if shrinks { self.space.minus(inside, changed) } else { inside };
         let come = if grows { self.space.and(outside, changed) } else { NOTHING };
         self.space.or(left, come)
     }
 
-    fn in_read_set(
-        &mut self,
-        at: &RuleAt,
-        number: usize,
-        id: &SetId,
-        fields: &[Field],
-        parts: Option<&[Vec<Field>]>,
-        packets: Set,
-    ) -> Set {
+    fn in_read_set(&mut self, place: &Place<'_>, id: &SetId, parts: &[Vec<Field>], packets: Set) -> Set {
+        let (at, fields) = (place.at, parts.concat());
         let set = self.world.rules[at.set].ruleset.sets.get(id);
         if let Some(elements) = set.and_then(|set| set.elements.ok())
             && elements.iter().all(|element| element.len() == fields.len())
@@ -53,7 +40,7 @@ impl Walk<'_> {
             if let Some(known) = self.elements.get(&key) {
                 return *known;
             }
-            let held = match fields {
+            let held = match fields.as_slice() {
                 [field] => {
                     let ranges: Vec<(u128, u128)> = elements.iter().map(|element| element[0]).collect();
                     self.held(field, &ranges)
@@ -69,8 +56,6 @@ impl Walk<'_> {
             self.elements.insert(key, held);
             return held;
         }
-        let single: Vec<Vec<Field>> = fields.iter().map(|field| vec![field.clone()]).collect();
-        let parts = parts.unwrap_or(&single);
         let (mut asked, mut inside) = (NOTHING, NOTHING);
         for (key, member) in set.into_iter().flat_map(|set| &set.members).filter(|(key, _)| key.len() == parts.len()) {
             let one = self.key(parts, key);
@@ -79,7 +64,7 @@ impl Walk<'_> {
                 Reading::Ok(true) => one,
                 Reading::Ok(false) => NOTHING,
                 other => {
-                    let may = self.unknown(at, number, &other.why());
+                    let may = self.unknown(place, &other.why());
                     self.space.and(one, may)
                 }
             };
@@ -88,7 +73,7 @@ impl Walk<'_> {
         if self.space.minus(packets, asked).is_empty() {
             return inside;
         }
-        let others = self.unasked(at, number, id, fields, packets);
+        let others = self.unasked(place, id, &fields, packets);
         self.space.or(inside, self.space.minus(others, asked))
     }
 
@@ -101,8 +86,8 @@ impl Walk<'_> {
     }
 
     fn held(&mut self, field: &Field, ranges: &[(u128, u128)]) -> Set {
-        let condition = crate::snapshot::netfilter::Condition::Ranges(ranges.to_vec());
-        let test = crate::snapshot::netfilter::Test { field: field.clone(), condition };
+        let condition = Condition::Ranges(ranges.to_vec());
+        let test = Test { field: field.clone(), condition };
         match self.test(&test, EVERYTHING) {
             Some(held) => held,
             None => {
@@ -113,8 +98,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Packets with a key that a set was asked about. A part of it may be made of several fields, as ipset's is of protocol
-    /// and port.
+    /// Packets with a key that a set was asked about.
     fn key(&mut self, parts: &[Vec<Field>], key: &[u128]) -> Set {
         let mut all = EVERYTHING;
         for (fields, number) in parts.iter().zip(key) {
@@ -128,14 +112,15 @@ impl Walk<'_> {
     }
 
     /// Whether packets are in a set that was not asked about them.
-    fn unasked(&mut self, at: &RuleAt, number: usize, id: &SetId, fields: &[Field], packets: Set) -> Set {
+    fn unasked(&mut self, place: &Place<'_>, id: &SetId, fields: &[Field], packets: Set) -> Set {
+        let at = place.at;
         let mut fixed = true;
         for field in fields {
             let block = self.block(field);
             fixed &= self.space.number(packets, &block).is_some();
         }
         if self.packets.kind == Kind::Tunnel || fixed {
-            return self.unknown(at, number, "a set that was not asked about such packets");
+            return self.unknown(place, "a set that was not asked about such packets");
         }
         let key = format!("{} {} {id:?} {fields:?}", self.stage, at.set);
         match self.unread_elements(at, id) {
@@ -159,7 +144,8 @@ impl Walk<'_> {
         }
     }
 
-    pub(super) fn in_ipset(&mut self, at: &RuleAt, number: usize, index: u16, ends: &[End], packets: Set) -> Set {
+    pub(super) fn in_ipset(&mut self, place: &Place<'_>, index: u16, ends: &[End], packets: Set) -> Set {
+        let at = place.at;
         let id = SetId::Ipset(index);
         let (source, destination) = self.packets.ends();
         let kind = self.world.rules[at.set].ruleset.sets.get(&id).map(|set| set.kind.clone()).unwrap_or_default();
@@ -172,11 +158,11 @@ impl Walk<'_> {
         };
         if dimensions.len() == ends.len() {
             let parts: Vec<Vec<Field>> = ends.iter().zip(&dimensions).map(fields).collect();
-            return self.in_set(at, number, &id, &parts.concat(), Some(&parts), packets);
+            return self.in_set(place, &id, &parts, packets);
         }
         let fields: Vec<Field> =
             ends.iter().map(|end| if *end == End::Source { source.clone() } else { destination.clone() }).collect();
-        self.unasked(at, number, &id, &fields, packets)
+        self.unasked(place, &id, &fields, packets)
     }
 
     /// The device whose addresses count. Outer `None`: it is not one for all packets.
