@@ -33,6 +33,8 @@ pub const ABSENCES: &[Absence] = &[
     fact("procfs/thread-self/net/ip6_tables_names", "procfs/thread-self/net/stat/rt_cache"),
     // IPVS is not loaded.
     expected("procfs/thread-self/net/ip_vs", "procfs/thread-self/net/stat/rt_cache"),
+    // br_netfilter is not loaded.
+    expected("procfs/sys/net/bridge/", "procfs/sys/net/core/somaxconn"),
     // IPv6 is off.
     expected("procfs/thread-self/net/snmp6", "procfs/thread-self/net/snmp"),
     expected("procfs/thread-self/net/udp6", "procfs/thread-self/net/udp"),

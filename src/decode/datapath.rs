@@ -68,6 +68,16 @@ pub fn ipvs_services(node: &mut Node<'_>) -> Reading<u64> {
     })
 }
 
+/// Whether frames that cross bridges pass the rules of IPv4, of IPv6: `br_nf_pre_routing`. Absent: br_netfilter is not loaded.
+pub fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
+    ["iptables", "ip6tables"].map(|rules| {
+        let name = format!("sys/net/bridge/bridge-nf-call-{rules}");
+        let request = Request::file(Source::Datapath, Root::Procfs, &name);
+        let read = node.try_number(&request).map(|number| number != 0);
+        node.note(&request, read)
+    })
+}
+
 /// Ports of tunnels that have a socket here, and that none of these devices owns.
 pub fn foreign_tunnels(node: &mut Node<'_>, links: &[Link]) -> Reading<BTreeSet<u16>> {
     let mut ports = BTreeSet::new();

@@ -93,6 +93,7 @@ pub struct LinkFacts {
     pub standing: Arc<Standing>,
     pub local_ports: Reading<(u16, u16)>,
     pub ipvs_services: Reading<u64>,
+    pub bridges_call_rules: [Reading<bool>; 2],
     pub foreign_tunnels: Reading<BTreeSet<u16>>,
 }
 
@@ -104,6 +105,7 @@ impl LinkFacts {
             standing: Arc::new(Standing::without_tunnels(Reading::Failed(why.clone()), why)),
             local_ports: Reading::Failed(why.clone()),
             ipvs_services: Reading::Failed(why.clone()),
+            bridges_call_rules: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
             foreign_tunnels: Reading::Failed(why.clone()),
         }
     }
@@ -123,17 +125,22 @@ pub fn read(node: &mut Node<'_>) -> LinkFacts {
     let (ipvs_services, foreign_tunnels) = (datapath::ipvs_services(node), datapath::foreign_tunnels(node, known));
     let why = links.failure().cloned().unwrap_or_else(no_tunnel);
     let mut local_ports = Reading::Failed(why);
+    let not_needed = || Reading::Failed(Failure::not_needed("not read: no tunnel is a port of a bridge"));
+    let mut bridges_call_rules = [not_needed(), not_needed()];
     if let Reading::Ok(links) = &mut links
         && !followed(links).is_empty()
     {
         local_ports = read_local_ports(node);
+        if followed(links).into_iter().any(|at| links[at].master.is_some()) {
+            bridges_call_rules = datapath::bridges_call_rules(node);
+        }
         read_drivers(node, links);
         let ethtool = Ethtool::read(node);
         for at in relevant(links) {
             links[at].features = ethtool.features(node, &links[at]);
         }
     }
-    LinkFacts { links, standing, local_ports, ipvs_services, foreign_tunnels }
+    LinkFacts { links, standing, local_ports, ipvs_services, bridges_call_rules, foreign_tunnels }
 }
 
 fn no_tunnel() -> Failure {
@@ -229,13 +236,16 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     };
     Ok(Link {
         index: u32::from_ne_bytes(array(body, 4, "ifinfomsg")?),
-        kind,
         loopback: u16::from_ne_bytes(array(body, 2, "ifinfomsg")?) == ARPHRD_LOOPBACK,
         up: u32::from_ne_bytes(array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
         mtu: attributes.u32(IFLA_MTU)?,
         group: attributes.u32(IFLA_GROUP)?,
         lower: attributes.u32(IFLA_LINK)?.filter(|index| *index != 0),
         master: attributes.u32(IFLA_MASTER)?,
+        calls_rules: match kind.as_deref() {
+            Some("bridge") => decode_bridge(data).map_err(|error| error.within(&name))?,
+            _ => [false; 2],
+        },
         link_netnsid: attributes.u32(IFLA_LINK_NETNSID)?.map(u32::cast_signed),
         tunnel,
         driver: Reading::Failed("not looked up: no tunnel is up".into()),
@@ -247,6 +257,7 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
             .is_some_and(|mode| mode != 0),
         filters: Reading::Failed("not looked up: it carries no tunnel that is up".into()),
         features: Reading::Failed("not looked up: it carries no tunnel that is up".into()),
+        kind,
         name,
     })
 }
@@ -271,6 +282,13 @@ fn device_name(bytes: &[u8]) -> Result<String, Failure> {
         return Err(Failure::unexpected(format!("{name:?} is no device name")));
     }
     Ok(name)
+}
+
+/// `br_fill_info`
+fn decode_bridge(data: &[u8]) -> Result<[bool; 2], Failure> {
+    let attributes = Attributes::parse(data, "IFLA_BR")?;
+    let is_on = |attribute| Ok::<_, Failure>(attributes.u8(attribute)?.unwrap_or(0) != 0);
+    Ok([is_on(IFLA_BR_NF_CALL_IPTABLES)?, is_on(IFLA_BR_NF_CALL_IP6TABLES)?])
 }
 
 fn decode_vxlan(data: &[u8]) -> Result<Tunnel, Failure> {

@@ -23,10 +23,8 @@ pub fn tested(ruleset: &Ruleset) -> BTreeMap<ChainId, u32> {
 fn tested_bits(step: &Step) -> u32 {
     let tests = match step {
         Step::Match(Match::Tests { tests, .. }) => tests,
-        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. })
-            if fields.contains(&Field::Mark) =>
-        {
-            return u32::MAX;
+        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
+            return fields.iter().fold(0, |all, field| all | field.mark_bits());
         }
         _ => return 0,
     };

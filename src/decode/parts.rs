@@ -174,6 +174,7 @@ impl Parts {
             forwarding: links.standing.forwarding.clone(),
             local_ports: links.local_ports,
             ipvs_services: links.ipvs_services,
+            bridges_call_rules: links.bridges_call_rules,
             foreign_tunnels: links.foreign_tunnels,
             nftables: rules.nftables,
             legacy_ipv4,

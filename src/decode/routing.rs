@@ -306,7 +306,12 @@ pub fn all_rules(tables: &Tables) -> Reading<Vec<Rule>> {
     concat(FAMILIES.iter().map(|ipv6| tables.family(*ipv6).as_ref().map(|family| family.rules.clone())))
 }
 
-/// Routes that cover a remote of a tunnel, those into a tunnel, and those that are not unicast.
+/// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`: where packets without a mark are looked up too.
+fn is_common(table: u32) -> bool {
+    (253..=255).contains(&table)
+}
+
+/// Routes that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that are not unicast.
 pub fn wanted_routes(tables: &Tables, links: &[Link]) -> Reading<Vec<Route>> {
     let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
     let feeders: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| feeders(links, link.index)).collect();
@@ -314,8 +319,12 @@ pub fn wanted_routes(tables: &Tables, links: &[Link]) -> Reading<Vec<Route>> {
         tables.family(*ipv6).as_ref().map(|family| {
             let mine = remotes.iter().filter(|remote| remote.is_ipv6() == *ipv6);
             let mut wanted: BTreeSet<usize> = mine.flat_map(|remote| family.covering(*remote)).collect();
-            let inward =
-                |route: &Route| route.kind != RTN_UNICAST || route.devices.iter().any(|at| feeders.contains(at));
+            let marked: BTreeSet<u32> =
+                family.rules.iter().filter(|rule| rule.fwmark.is_some()).map(|rule| rule.table).collect();
+            let inward = |route: &Route| {
+                let into = route.devices.iter().any(|at| feeders.contains(at));
+                into || route.kind != RTN_UNICAST || marked.contains(&route.table) && !is_common(route.table)
+            };
             wanted.extend(family.routes.iter().enumerate().filter(|(_, route)| inward(route)).map(|(at, _)| at));
             wanted.into_iter().map(|at| family.routes[at].clone()).collect()
         })

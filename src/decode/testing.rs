@@ -84,6 +84,7 @@ pub fn device(index: u32, name: &str) -> Link {
         group: None,
         lower: None,
         master: None,
+        calls_rules: [false; 2],
         link_netnsid: None,
         tunnel: None,
         driver: Reading::Failed(unread()),

@@ -67,8 +67,28 @@ impl Context<'_> {
         })
     }
 
+    /// What rules that write ports without connection tracking do to packets without a checksum: they get one that is wrong,
+    /// on every kernel, with offload or without. `None`: nothing.
+    fn ports_written(&self, link: &Link, tunnel: &Tunnel) -> Option<Outcome> {
+        if tunnel.udp_checksum == UdpChecksum::On {
+            return None;
+        }
+        let what = "a rule writes ports into its packets without connection tracking, and those without a checksum get a wrong one";
+        match self.outer(link, tunnel).ok()?.ports_written {
+            Certainty::DoesNot => None,
+            Certainty::Happens if tunnel.udp_checksum == UdpChecksum::Off => Some(Outcome::holds(what)),
+            Certainty::Happens => {
+                Some(Outcome::unknown(format!("whether outer checksums are on is not known, and {what}")))
+            }
+            Certainty::Unknown(why) => Some(Outcome::unknown(why)),
+        }
+    }
+
     pub(super) fn checksum_breakable(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Outcome {
-        let Some((_, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+        if let Some(broken) = self.ports_written(link, tunnel) {
+            return broken;
+        }
         let state = |id: &str| self.defect(id).map_or(DefectState::Unknown, |defect| defect.state);
         let why = |id: &str| {
             self.defect(id).map_or_else(|| format!("there is no table for {id}"), |defect| defect.detail.clone())
@@ -112,12 +132,13 @@ impl Context<'_> {
     pub(super) fn tunnel_checksum_offload(&self, tunnel: Option<&Link>) -> Outcome {
         let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
         let feature = Feature::TxChecksumIpGeneric;
-        let outcome = match link.feature(feature) {
-            Toggle::On => Outcome::holds(format!("{feature} is on")),
-            Toggle::Off => {
+        let outcome = match (self.ports_written(link, tunnel), link.feature(feature)) {
+            (Some(broken), _) => broken,
+            (None, Toggle::On) => Outcome::holds(format!("{feature} is on")),
+            (None, Toggle::Off) => {
                 Outcome::fails(format!("{feature} is off: checksums are complete before the packet is wrapped"))
             }
-            Toggle::Unknown => Outcome::unknown(format!("{feature} is not known: {}", link.features.why())),
+            (None, Toggle::Unknown) => Outcome::unknown(format!("{feature} is not known: {}", link.features.why())),
         };
         let port = tunnel.port.map(|port| port.to_string()).unwrap_or_default();
         outcome.with("tunnel_device", &link.name).with("tunnel_port", port)

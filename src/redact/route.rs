@@ -44,7 +44,7 @@ const ROUTE_ADDRESSES: &[(u16, Option<usize>)] =
 
 /// Attributes of tunnels: of which kind, addresses, those that stay.
 #[rustfmt::skip]
-const TUNNELS: &[(&[u8], &[u16], &[u16])] = &[
+const KINDS: &[(&[u8], &[u16], &[u16])] = &[
     (b"vxlan", &[IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL, IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6],
         &[IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT_RANGE, IFLA_VXLAN_PORT,
             IFLA_VXLAN_UDP_CSUM, IFLA_VXLAN_UDP_ZERO_CSUM6_TX, IFLA_VXLAN_UDP_ZERO_CSUM6_RX,
@@ -52,6 +52,7 @@ const TUNNELS: &[(&[u8], &[u16], &[u16])] = &[
     (b"geneve", &[IFLA_GENEVE_REMOTE, IFLA_GENEVE_REMOTE6],
         &[IFLA_GENEVE_ID, IFLA_GENEVE_PORT, IFLA_GENEVE_COLLECT_METADATA, IFLA_GENEVE_UDP_CSUM,
             IFLA_GENEVE_UDP_ZERO_CSUM6_TX, IFLA_GENEVE_PORT_RANGE]),
+    (b"bridge", &[], &[IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES]),
 ];
 
 impl Redactor {
@@ -90,7 +91,7 @@ impl Redactor {
             match attribute {
                 IFLA_INFO_KIND => kind = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
                 IFLA_INFO_DATA => {
-                    let known = TUNNELS.iter().find(|(tunnel, ..)| *tunnel == kind.as_slice());
+                    let known = KINDS.iter().find(|(known, ..)| *known == kind.as_slice());
                     let Some((_, addresses, keep)) = known else {
                         value.fill(0);
                         return Ok(());

@@ -26,6 +26,9 @@ pub struct Link {
     pub lower: Option<u32>,
     /// `IFLA_MASTER`: the bridge, bond or team that it is a port of.
     pub master: Option<u32>,
+    /// `IFLA_BR_NF_CALL_IPTABLES`, `IFLA_BR_NF_CALL_IP6TABLES`: frames that cross this bridge pass the rules of IPv4, of IPv6,
+    /// whatever the sysctls of the namespace say, once br_netfilter is loaded; `false` where it is no bridge.
+    pub calls_rules: [bool; 2],
     /// `IFLA_LINK_NETNSID`: id of the namespace that `lower` lives in; `None` when it is this one.
     pub link_netnsid: Option<i32>,
     /// What a VXLAN or Geneve device adds.
@@ -303,6 +306,8 @@ pub struct Rule {
     pub action: u8,
     /// Mark and mask.
     pub fwmark: Option<(u32, u32)>,
+    /// `FIB_RULE_INVERT`: it is for the packets that its selectors do not hold for.
+    pub inverted: bool,
     /// Source prefix.
     pub source: Option<(IpAddr, u8)>,
     /// Destination prefix.

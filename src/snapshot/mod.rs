@@ -310,7 +310,7 @@ pub struct Snapshot {
     pub addresses: Reading<Vec<Address>>,
     /// Policy rules of both families; read only while a tunnel is up.
     pub rules: Reading<Vec<Rule>>,
-    /// Routes that cover a remote of a tunnel, those into a tunnel, and those that are not unicast; read only while a
+    /// Routes that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that are not unicast; read only while a
     /// tunnel is up.
     pub routes: Reading<Vec<Route>>,
     /// Whether any device forwards packets, of IPv4 and of IPv6; read only while a tunnel is up.
@@ -320,6 +320,9 @@ pub struct Snapshot {
     pub local_ports: Reading<(u16, u16)>,
     /// Services of IPVS. Absent: it is not loaded.
     pub ipvs_services: Reading<u64>,
+    /// Whether frames that cross bridges pass the rules of IPv4, of IPv6 (`net.bridge.bridge-nf-call-iptables`, `…-ip6tables`).
+    /// Absent: br_netfilter is not loaded, so none does. Read only while a tunnel that is up is a port of a bridge.
+    pub bridges_call_rules: [Reading<bool>; 2],
     /// UDP ports of tunnels that have a socket here although no device of this namespace owns it.
     pub foreign_tunnels: Reading<BTreeSet<u16>>,
     /// Protocol counters.

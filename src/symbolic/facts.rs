@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::past::{Past, past};
 use super::values::Values;
 use super::world::prefix_range;
 use crate::snapshot::netfilter::{Family, address_key, name_key};
@@ -26,6 +27,8 @@ pub struct TunnelFacts {
     pub inner: [Values; 2],
     /// Frames get into it that no rule of IP has seen: it is a port of a bridge.
     pub bridged: bool,
+    /// Frames that cross bridges pass the rules of IP, of IPv4 and of IPv6. `Err`: that was not read.
+    pub bridges_call_rules: [Result<bool, String>; 2],
     /// Something beside the rules gives connections other destinations: IPVS. `Err`: that was not read.
     pub balanced: Result<bool, String>,
     /// This host forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
@@ -40,6 +43,8 @@ pub struct TunnelFacts {
     pub vague: Option<String>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
+    /// What marks lead past it, of IPv4 and of IPv6.
+    pub past: [Vec<Past>; 2],
     /// It insists on a device, and packets that are routed again without that may leave by another.
     pub strays: bool,
     /// Rules on postrouting see where a packet came in. `Err`: the kernel's version was not read.
@@ -85,7 +90,7 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     let into = feeders(links, link.index);
     let names = links
         .iter()
-        .filter(|link| into.contains(&link.index))
+        .filter(|link| into.contains(&link.index) && bridge_of(links, link).is_none())
         .map(|link| name_key(&link.name).ok_or_else(|| format!("the name of {} is not known byte by byte", link.name)));
     let names = names.collect::<Result<Vec<u128>, String>>()?;
     if let Some(route) = snapshot.routes.ok().into_iter().flatten().find(|route| is_unresolved(route)) {
@@ -129,6 +134,19 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         feeders: Values::ranges(names.into_iter().map(|key| (key, key)).collect()),
         inner: [false, true].map(|ipv6| routed_into(snapshot, &into, ipv6)),
         bridged: link.master.is_some(),
+        bridges_call_rules: [0, 1].map(|at| {
+            if bridge_of(links, link).is_some_and(|bridge| bridge.calls_rules[at]) {
+                return Ok(!matches!(snapshot.bridges_call_rules[at], Reading::Absent(_)));
+            }
+            match &snapshot.bridges_call_rules[at] {
+                Reading::Ok(calls) => Ok(*calls),
+                Reading::Absent(_) => Ok(false),
+                unread => Err(format!(
+                    "whether frames of bridges pass the rules (bridge-nf-call-iptables) was not read: {}",
+                    unread.why()
+                )),
+            }
+        }),
         balanced: match &snapshot.ipvs_services {
             Reading::Ok(services) => Ok(*services != 0),
             Reading::Absent(_) => Ok(false),
@@ -140,6 +158,11 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         ways,
         vague,
         fwmarks: [fwmarks(false), fwmarks(true)],
+        past: [false, true].map(|ipv6| {
+            let (rules, routes) = (snapshot.rules.ok(), snapshot.routes.ok());
+            let (rules, routes) = (rules.map_or(&[][..], Vec::as_slice), routes.map_or(&[][..], Vec::as_slice));
+            past(rules, routes, ipv6, &into)
+        }),
         strays: tunnel
             .link
             .is_some_and(|own| strays(snapshot.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
@@ -150,6 +173,12 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
             }
         },
     })
+}
+
+/// The bridge that a device is a port of: packets of IP go through the bridge, never by the port.
+fn bridge_of<'l>(links: &'l [Link], port: &Link) -> Option<&'l Link> {
+    let master = port.master?;
+    links.iter().find(|link| link.index == master && link.kind.as_deref() == Some("bridge"))
 }
 
 /// `RTN_UNICAST`

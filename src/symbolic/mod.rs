@@ -13,6 +13,7 @@
 //! | `unread` | rules that were not read, and what follows |
 //! | `order` | which chains a hook calls, in which orders |
 //! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
+//! | `past` | routes that a mark leads past a tunnel |
 //! | `facts` | what surrounds a tunnel: who sends into it, which way its own packets go |
 //! | `scenarios` | which packets are sent through it: those of tunnels, of Services, new connections |
 
@@ -22,6 +23,7 @@ mod facts;
 mod machine;
 mod order;
 mod packets;
+mod past;
 mod scenarios;
 mod space;
 mod survey;

@@ -108,6 +108,7 @@ fn width(field: &Field) -> u32 {
         | Field::Ipv4Destination => 32,
         Field::Ipv6Source | Field::Ipv6Destination | Field::Other(_) => 128,
         Field::NfProto | Field::L4Proto => 8,
+        Field::MarkBits(_) => 32,
         Field::EtherType | Field::SourcePort | Field::DestinationPort => 16,
         Field::SourceType(_) | Field::DestinationType(_) => 4,
         Field::ConnectionState => 3,

@@ -62,9 +62,9 @@ impl Survey {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().for_each(|test| self.test(test)),
             Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
                 for (at, field) in fields.iter().enumerate() {
+                    self.tested[0] |= field.mark_bits();
+                    self.tested[1] |= field.connection_mark_bits();
                     match field {
-                        Field::Mark => self.tested[0] = u32::MAX,
-                        Field::ConnectionMark => self.tested[1] = u32::MAX,
                         Field::InputName | Field::OutputName => {
                             let Some(set) = rules.ruleset.sets.get(set) else { continue };
                             let elements = set.elements.ok().into_iter().flatten();
@@ -100,6 +100,11 @@ impl Survey {
                         here &= keep & !take & !xor;
                         known &= keep & !take & !xor;
                     }
+                    Step::SetMark(write @ MarkWrite::Number { .. }) => {
+                        self.can_be_set |= write.can_set();
+                        here = 0;
+                        known = 0;
+                    }
                     Step::SetMark(MarkWrite::Unknown(_)) | Step::Opaque { .. } | Step::Verdict(Verdict::Gone(_)) => {
                         self.can_be_set = u32::MAX;
                     }
@@ -130,12 +135,10 @@ impl Survey {
                 for step in &rule.steps {
                     self.tested_outside |= match step {
                         Step::Match(Match::Tests { tests, .. }) => {
-                            tests.iter().filter(|test| test.field == Field::Mark).fold(0, |all, test| all | bits(test))
+                            tests.iter().fold(0, |all, test| all | bits(test) & test.field.mark_bits())
                         }
-                        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. })
-                            if fields.contains(&Field::Mark) =>
-                        {
-                            u32::MAX
+                        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
+                            fields.iter().fold(0, |all, field| all | field.mark_bits())
                         }
                         Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => *take,
                         _ => 0,
@@ -154,6 +157,10 @@ impl Survey {
             }
             Field::Mark => self.tested[0] |= bits_of(condition),
             Field::ConnectionMark => self.tested[1] |= bits_of(condition),
+            Field::MarkBits(_) => {
+                self.tested[0] |= field.mark_bits();
+                self.tested[1] |= field.connection_mark_bits();
+            }
             _ => {}
         }
     }

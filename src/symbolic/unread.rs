@@ -107,9 +107,9 @@ impl<'a> World<'a> {
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 
-    /// Whether any rule translates addresses, and where it stands: chains that were only searched have many.
+    /// Whether any rule translates addresses or writes them into headers, and where it stands: chains that were only searched have many.
     pub fn translates(&self) -> Found {
-        let found = self.find_step(&|step| matches!(step, Step::Nat(_)));
+        let found = self.find_step(&|step| matches!(step, Step::Nat(_) | Step::Rewrite { .. }));
         let families = [Family::Ipv4, Family::Ipv6].into_iter();
         let searched = families.flat_map(|family| self.chains_of(family)).find(|(.., chain)| chain.only_searched());
         match searched {

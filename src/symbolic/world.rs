@@ -271,6 +271,7 @@ fn is_effect(step: &Step) -> bool {
         | Step::Notrack
         | Step::Template
         | Step::FillChecksum
+        | Step::Rewrite { .. }
         | Step::Nat(_)
         | Step::Opaque { .. } => true,
     }

@@ -1,27 +1,27 @@
 //! Expressions of nf_tables: one at a time, to steps.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::headers;
 use super::registers::Registers;
 use crate::decode::xtables::{self, Extension};
 use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payload};
-use crate::netfilter::nftables::register::Network;
 use crate::netfilter::nftables::uapi::{
     NF_ACCEPT, NF_DROP, NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CONTINUE, NFT_CT_HELPER, NFT_CT_MARK,
     NFT_CT_STATE, NFT_CT_ZONE, NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_MARK, NFT_NAT_DNAT,
-    NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY,
-    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_VERDICT, NFT_RETURN,
+    NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT,
+    NFT_RETURN,
 };
 use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
 use crate::snapshot::netfilter::{
-    Chosen, Condition, Counter, Family, Field, Match, Nat as Translation, NatAction, PortRandomization, SetId, Step,
-    Test, Verdict,
+    Chosen, Condition, Counter, Family, Field, MarkWrite, Match, Nat as Translation, NatAction, PortRandomization,
+    SetId, Step, Test, Verdict,
 };
 use crate::snapshot::{Failure, Name, Reading};
 
 const IPPROTO_TCP: u128 = 6;
-const IPPROTO_UDP: u8 = 17;
 /// Another connection made the kernel expect it.
 const IPS_EXPECTED: u128 = 0x1;
 
@@ -31,6 +31,8 @@ pub struct Reader<'a> {
     family: Family,
     table: &'a Name,
     registers: Registers,
+    /// Numbers that expressions make, by the place of the expression.
+    numbers: BTreeMap<usize, MarkWrite>,
     /// Read so far.
     pub steps: Vec<Step>,
     /// The last counter seen.
@@ -50,16 +52,12 @@ impl<'a> Reader<'a> {
             family,
             table,
             registers: Registers::new(family.nfproto()),
+            numbers: BTreeMap::new(),
             steps: Vec::new(),
             counter: None,
             comment: String::new(),
             from_xtables: false,
         }
-    }
-
-    /// Whether the rule goes on for UDP only.
-    fn is_udp(&self) -> bool {
-        self.registers.transport() == Some(IPPROTO_UDP)
     }
 
     fn push(&mut self, found: Match) {
@@ -91,6 +89,7 @@ impl<'a> Reader<'a> {
             }
             false => self.step(&expression.expr),
         };
+        self.numbers.extend(number(&expression.expr).map(|number| (at, number)));
         self.registers.run(at, expression);
         read.map_err(|failure| failure.within(String::from_utf8_lossy(expression.expr.name())))
     }
@@ -192,35 +191,16 @@ impl<'a> Reader<'a> {
 
     /// A write: a load is in the registers.
     fn payload(&mut self, payload: &Payload<'_>) {
-        if payload.sreg.is_none() {
-            return;
+        if let Some(register) = payload.sreg {
+            let steps = headers::written(&self.registers, payload, register);
+            self.steps.extend(steps);
         }
-        let Payload { base, offset: from, len, .. } = *payload;
-        let end = from.saturating_add(len);
-        let written = format!("payload write at {from} of header {base}");
-        let harmless = match (base, self.registers.network()) {
-            (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => end <= 9 || (from > 9 && end <= 12),
-            (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => end <= 6 || (from > 6 && end <= 8),
-            (NFT_PAYLOAD_NETWORK_HEADER, None | Some(Network::Arp)) => end <= 4,
-            // Ports, and where UDP and UDP-Lite have their checksum, which may be the remedy.
-            (NFT_PAYLOAD_TRANSPORT_HEADER, _) => from >= 8,
-            _ => true,
-        };
-        // What says that there is none.
-        let none = payload.sreg.and_then(|register| self.registers.constant(register, 2)) == Some(vec![0, 0]);
-        self.steps.push(match harmless {
-            true => Step::Harmless(written),
-            false if (base, from, len) == (NFT_PAYLOAD_TRANSPORT_HEADER, 6, 2) && none && self.is_udp() => {
-                Step::FillChecksum
-            }
-            false => Step::Opaque { what: written, may_translate: false },
-        });
     }
 
     fn meta(&mut self, meta: &Meta<'_>) {
         match (meta.sreg, meta.key) {
             (Some(register), NFT_META_MARK) => {
-                let write = self.registers.mark(register, &Field::Mark, &Field::ConnectionMark);
+                let write = self.mark(register, &Field::Mark, &Field::ConnectionMark);
                 self.steps.push(Step::SetMark(write));
             }
             (Some(_), key) => self.harmless(format!("meta {key} write")),
@@ -228,10 +208,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn mark(&self, register: u32, own: &Field, other: &Field) -> MarkWrite {
+        let number = self.registers.result_of(register).and_then(|at| self.numbers.get(&at).cloned());
+        number.unwrap_or_else(|| self.registers.mark(register, own, other))
+    }
+
     fn ct(&mut self, ct: &Ct<'_>) {
         match (ct.sreg, ct.key) {
             (Some(register), NFT_CT_MARK) => {
-                let write = self.registers.mark(register, &Field::ConnectionMark, &Field::Mark);
+                let write = self.mark(register, &Field::ConnectionMark, &Field::Mark);
                 self.steps.push(Step::SetConnectionMark(write));
             }
             (Some(_), NFT_CT_ZONE) => self.steps.push(Step::Template),
@@ -340,6 +325,18 @@ impl<'a> Reader<'a> {
     fn ports(&self, min: Option<u32>, max: Option<u32>) -> Chosen<u16> {
         chosen(min, max, |register| Some(u16::from_be_bytes(self.registers.constant(register, 2)?.try_into().ok()?)))
     }
+}
+
+/// The number that an expression makes: `[offset, offset + modulus)`.
+fn number(expression: &Expr<'_>) -> Option<MarkWrite> {
+    let (modulus, offset, hashed) = match expression {
+        Expr::Numgen(numgen) => (numgen.modulus, numgen.offset, false),
+        Expr::Hash(hash) => (hash.modulus, hash.offset, true),
+        _ => return None,
+    };
+    let first = offset.unwrap_or(0);
+    let last = first.checked_add(modulus?.checked_sub(1)?)?;
+    Some(MarkWrite::Number { first, last, hashed })
 }
 
 fn chosen<T: Copy>(min: Option<u32>, max: Option<u32>, read: impl Fn(u32) -> Option<T>) -> Chosen<T> {

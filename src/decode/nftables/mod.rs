@@ -5,6 +5,7 @@
 //! nat chains on prerouting and output, where a node has its Services, are only searched for rules that set a mark.
 
 mod expressions;
+mod headers;
 mod registers;
 mod setters;
 pub(super) mod wire;

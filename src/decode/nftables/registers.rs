@@ -5,15 +5,17 @@ use crate::netfilter::nftables::Expression;
 use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, Network, SIZE, Source, offset};
 use crate::netfilter::nftables::uapi::{
     NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST,
-    NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EXPIRATION, NFT_CT_HELPER, NFT_CT_ID, NFT_CT_MARK, NFT_CT_PKTS,
-    NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE,
-    NFT_CT_STATUS, NFT_FIB_RESULT_ADDRTYPE, NFT_META_CGROUP, NFT_META_CPU, NFT_META_IIF, NFT_META_IIFGROUP,
-    NFT_META_IIFNAME, NFT_META_L4PROTO, NFT_META_LEN, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP,
-    NFT_META_OIFNAME, NFT_META_PKTTYPE, NFT_META_PRANDOM, NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_SKGID,
-    NFT_META_SKUID, NFT_META_TIME_HOUR, NFT_META_TIME_NS, NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF,
-    NFTA_FIB_F_SADDR,
+    NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK, NFT_CT_EXPIRATION, NFT_CT_HELPER, NFT_CT_ID, NFT_CT_L3PROTOCOL,
+    NFT_CT_LABELS, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC,
+    NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE, NFT_CT_STATUS, NFT_CT_ZONE, NFT_FIB_RESULT_ADDRTYPE,
+    NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_CGROUP, NFT_META_CPU, NFT_META_IIF, NFT_META_IIFGROUP,
+    NFT_META_IIFKIND, NFT_META_IIFNAME, NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_LEN, NFT_META_MARK,
+    NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP, NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE,
+    NFT_META_PKTTYPE, NFT_META_PRANDOM, NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_RTCLASSID, NFT_META_SDIF,
+    NFT_META_SDIFNAME, NFT_META_SECMARK, NFT_META_SECPATH, NFT_META_SKGID, NFT_META_SKUID, NFT_META_TIME_HOUR,
+    NFT_META_TIME_NS, NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
 };
-use crate::snapshot::netfilter::{Condition, Field, MarkWrite, Match, Test, TypeScope};
+use crate::snapshot::netfilter::{Condition, Field, MarkBits, MarkWrite, Match, Test, TypeScope};
 
 /// What a load means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +111,18 @@ fn meta(key: u32) -> Loaded {
         NFT_META_CGROUP => Loaded::Occasional("meta cgroup"),
         NFT_META_PRANDOM => Loaded::Occasional("meta random"),
         NFT_META_TIME_NS..=NFT_META_TIME_HOUR => Loaded::Occasional("meta time"),
-        _ => Loaded::Opaque(format!("meta {key}")),
+        NFT_META_IIFTYPE => Loaded::Opaque("meta iiftype".into()),
+        NFT_META_OIFTYPE => Loaded::Opaque("meta oiftype".into()),
+        NFT_META_RTCLASSID => Loaded::Opaque("meta rtclassid".into()),
+        NFT_META_SECMARK => Loaded::Opaque("meta secmark".into()),
+        NFT_META_SECPATH => Loaded::Opaque("meta secpath".into()),
+        NFT_META_IIFKIND => Loaded::Opaque("meta iifkind".into()),
+        NFT_META_OIFKIND => Loaded::Opaque("meta oifkind".into()),
+        NFT_META_BRI_IIFNAME => Loaded::Opaque("meta ibrname".into()),
+        NFT_META_BRI_OIFNAME => Loaded::Opaque("meta obrname".into()),
+        NFT_META_SDIF => Loaded::Opaque("meta sdif".into()),
+        NFT_META_SDIFNAME => Loaded::Opaque("meta sdifname".into()),
+        _ => Loaded::Opaque(format!("a key of meta that natwatch does not know ({key})")),
     }
 }
 
@@ -136,7 +149,11 @@ fn ct(key: u32, direction: Option<u8>, ipv6: bool) -> Loaded {
         NFT_CT_DST_IP => tuple("daddr", 4),
         NFT_CT_SRC_IP6 => tuple("saddr", 16),
         NFT_CT_DST_IP6 => tuple("daddr", 16),
-        _ => Loaded::Opaque(format!("ct {key}")),
+        NFT_CT_L3PROTOCOL => Loaded::Opaque("ct l3proto".into()),
+        NFT_CT_LABELS => Loaded::Opaque("ct label".into()),
+        NFT_CT_ZONE => Loaded::Opaque("ct zone".into()),
+        NFT_CT_EVENTMASK => Loaded::Opaque("ct event".into()),
+        _ => Loaded::Opaque(format!("a key of ct that natwatch does not know ({key})")),
     }
 }
 
@@ -191,6 +208,16 @@ impl Registers {
     /// The constant in a register, if it is one.
     pub fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
         self.machine.constant(register, length)
+    }
+
+    /// The bytes that a write to a header changes, by their place in it: the number that each gets, if it is one. What
+    /// was loaded from there and is written back as it was does not count.
+    pub fn written(&self, register: u32, base: u32, from: usize, length: usize) -> Vec<(usize, Option<u8>)> {
+        let Some(cells) = self.machine.at(register, length) else {
+            return (from..from.saturating_add(length.min(SIZE))).map(|at| (at, None)).collect();
+        };
+        let changed = (from..).zip(cells).filter(|(at, cell)| !self.machine.is_of_header(cell, base, *at));
+        changed.map(|(at, cell)| (at, (cell.and == 0 && cell.computed == 0).then_some(cell.xor))).collect()
     }
 
     fn meaning(&self, cell: &Cell) -> Option<&Loaded> {
@@ -266,16 +293,22 @@ impl Registers {
         Match::Tests { tests: tests.collect(), inverted }
     }
 
-    /// The field that these cells are: all of it, unchanged, the most significant byte first.
+    /// The field that these cells are: all of it, unchanged, the most significant byte first; or bits of a mark.
     fn whole(&self, cells: &[Cell]) -> Option<Field> {
         let first = cells.first()?;
         let meaning = self.meaning(first)?;
         let (field, width) = meaning.field()?;
         let in_order = |(at, cell): (usize, &Cell)| {
             let place = 8 * (width - 1 - at.min(width - 1));
-            cell.load == first.load && meaning.shift(cell.byte) == place && (cell.and, cell.xor) == (0xff, 0)
+            cell.load == first.load && meaning.shift(cell.byte) == place && cell.xor == 0
         };
-        (cells.len() == width && cells.iter().enumerate().all(in_order)).then(|| field.clone())
+        if cells.len() != width || !cells.iter().enumerate().all(in_order) {
+            return None;
+        }
+        match cells.iter().all(|cell| cell.and == 0xff) {
+            true => Some(field.clone()),
+            false => bits_of_mark(field, cells, true),
+        }
     }
 
     /// The fields of a key that begins in this register; each is filled up to 4 bytes. What was loaded before the first of
@@ -286,7 +319,11 @@ impl Registers {
         let start = at;
         let cells = self.machine.from(register);
         let mut first = None;
-        while let Some(&Cell { load: Some(load), byte: 0, .. }) = cells.get(at - start) {
+        while let Some(&Cell { load: Some(load), byte, .. }) = cells.get(at - start) {
+            // A mark that was turned round begins with its last byte.
+            if byte != 0 && byte != 3 {
+                break;
+            }
             if first.get_or_insert(load) > &mut load.clone() || self.meanings[load] == Loaded::Constant {
                 break;
             }
@@ -295,12 +332,17 @@ impl Registers {
             if let Some(unclear) = self.unclear(part) {
                 return Err(unclear);
             }
-            let unchanged = |(byte, cell): (usize, &Cell)| {
-                (cell.load, cell.byte, cell.and, cell.xor) == (Some(load), byte, 0xff, 0)
+            let as_loaded = |(byte, cell): (usize, &Cell)| (cell.load, cell.byte, cell.xor) == (Some(load), byte, 0);
+            let is_as_loaded = part.iter().enumerate().all(as_loaded);
+            let bits = |field: &Field| match is_as_loaded {
+                true if part.iter().all(|cell| cell.and == 0xff) => Some(field.clone()),
+                true => bits_of_mark(field, part, false),
+                // Keys of intervals are turned round before they are looked up.
+                false => self.whole(part).and_then(|_| bits_of_mark(field, part, true)),
             };
-            match self.meanings[load].field() {
-                Some((field, _)) if part.iter().enumerate().all(unchanged) => fields.push(field.clone()),
-                _ => return Err(Match::Opaque("a look-up of something other than whole fields".into())),
+            match self.meanings[load].field().and_then(|(field, _)| bits(field)) {
+                Some(field) => fields.push(field),
+                None => return Err(Match::Opaque("a look-up of something other than whole fields".into())),
             }
             at += width.next_multiple_of(4);
         }
@@ -309,6 +351,16 @@ impl Registers {
         } else {
             Ok(fields)
         }
+    }
+
+    /// The expression whose result a register of 4 bytes is, unchanged.
+    pub fn result_of(&self, register: u32) -> Option<usize> {
+        let cells = self.machine.at(register, 4)?;
+        let load = cells.first()?.load?;
+        let whole = |(byte, cell): (usize, &Cell)| {
+            (cell.load, cell.byte, cell.and, cell.xor, cell.computed) == (Some(load), byte, 0xff, 0, 0)
+        };
+        cells.iter().enumerate().all(whole).then(|| self.machine.loads[load].expression)
     }
 
     /// What a mark becomes that is written from this register: `own` is the mark that is written, `other` the other.
@@ -326,7 +378,7 @@ impl Registers {
                 Some(Loaded::Wire(field, _) | Loaded::Host(field, _)) => match field {
                     _ if cell.byte == at && field == own => keep[at] = cell.and,
                     _ if cell.byte == at && field == other => take[at] = cell.and,
-                    _ => return unknown(&format!("from {field:?}")),
+                    _ => return unknown(&format!("from {field}")),
                 },
                 None => return unknown("from a register that nothing was loaded into"),
             }
@@ -334,6 +386,18 @@ impl Registers {
         let [keep, take, xor] = [keep, take, xor].map(u32::from_ne_bytes);
         MarkWrite::Exact { keep, take, xor }
     }
+}
+
+/// Bits of a mark that is in these cells; `network_order`: the most significant byte first.
+fn bits_of_mark(field: &Field, cells: &[Cell], network_order: bool) -> Option<Field> {
+    let connection = match field {
+        Field::Mark => false,
+        Field::ConnectionMark => true,
+        _ => return None,
+    };
+    let bytes: [u8; 4] = cells.iter().map(|cell| cell.and).collect::<Vec<u8>>().try_into().ok()?;
+    let mask = if network_order { u32::from_be_bytes(bytes) } else { u32::from_ne_bytes(bytes) };
+    Some(Field::MarkBits(MarkBits { connection, mask, network_order }))
 }
 
 /// Bytes as a number, the first the most significant.

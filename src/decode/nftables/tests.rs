@@ -1,6 +1,7 @@
 //! A rule set told by a kernel that is played, message by message.
 
 mod cuts;
+mod headers;
 mod kernel;
 mod language;
 

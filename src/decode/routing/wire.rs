@@ -29,18 +29,25 @@ pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure>
 
 /// One message of the answer to `RTM_GETRULE`.
 pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
+    /// `fib_rules.h`
+    const FIB_RULE_INVERT: u32 = 2;
+    /// What stands for the type of service, which is in the header.
+    const FRA_UNSPEC: u16 = 0;
     const MODELLED: &[u16] = &[FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK];
     let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
-    let [family, destination_length, source_length, _] = array(message.body, 0, "fib_rule_hdr")?;
+    let [family, destination_length, source_length, tos] = array(message.body, 0, "fib_rule_hdr")?;
     let [table, _, _, action] = array(message.body, 4, "fib_rule_hdr")?;
     let mark = attributes.u32(FRA_FWMARK)?;
     let suppresses = attributes.u32(FRA_SUPPRESS_PREFIXLEN)?.is_some_and(|length| length != u32::MAX);
+    let tos = (tos != 0).then_some(FRA_UNSPEC);
     let other = attributes.iter().map(|attribute| attribute.kind).filter(|kind| match *kind {
         FRA_SUPPRESS_PREFIXLEN => suppresses,
         FRA_PROTOCOL => false, // who made the rule
         kind => !MODELLED.contains(&kind),
     });
+    let flags = u32::from_ne_bytes(array(message.body, 8, "fib_rule_hdr")?);
     Ok(Rule {
+        inverted: flags & FIB_RULE_INVERT != 0,
         ipv6: family == AF_INET6,
         priority: attributes.u32(FRA_PRIORITY)?.unwrap_or(0),
         table: attributes.u32(FRA_TABLE)?.unwrap_or(table.into()),
@@ -48,7 +55,7 @@ pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
         fwmark: mark.map(|mark| attributes.u32(FRA_FWMASK).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
         source: attributes.address(FRA_SRC)?.map(|address| (address, source_length)),
         destination: attributes.address(FRA_DST)?.map(|address| (address, destination_length)),
-        other: other.collect(),
+        other: other.chain(tos).collect(),
     })
 }
 

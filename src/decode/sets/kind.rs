@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Index,
     /// And states: only read with all elements, as which values matter is not known yet.
     Mark,
+    /// The same in the byte order of the network.
+    TurnedMark,
     /// Only read with all elements.
     Byte,
     /// Only read with all elements.
@@ -29,6 +31,7 @@ impl Kind {
             Field::InputName | Field::OutputName => Some(Self::Name),
             Field::InputIndex | Field::OutputIndex => Some(Self::Index),
             Field::Mark | Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus => Some(Self::Mark),
+            Field::MarkBits(bits) => Some(if bits.network_order { Self::TurnedMark } else { Self::Mark }),
             Field::ConnectionDirection | Field::NfProto => Some(Self::Byte),
             Field::EtherType => Some(Self::EtherType),
             _ => None,
@@ -37,7 +40,7 @@ impl Kind {
 
     pub(super) const fn length(self) -> usize {
         match self {
-            Self::Ipv4 | Self::Index | Self::Mark => 4,
+            Self::Ipv4 | Self::Index | Self::Mark | Self::TurnedMark => 4,
             Self::Ipv6 | Self::Name => 16,
             Self::Port | Self::EtherType => 2,
             Self::Protocol | Self::Byte => 1,

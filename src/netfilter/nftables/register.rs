@@ -143,6 +143,19 @@ impl Machine {
         self.loads.get(cell.load?)
     }
 
+    /// Whether a byte is the one that stands at this place of a header (`NFT_PAYLOAD_*`), as it was when it was loaded.
+    pub fn is_of_header(&self, cell: &Cell, base: u32, at: usize) -> bool {
+        let source = |load: &Load| match load.source {
+            Source::Payload { base: own, offset, .. } => own == base && offset + cell.byte == at,
+            Source::Header(header) => {
+                let fields = headers(base, load.network);
+                fields.iter().any(|(own, start, _)| *own == header && start + cell.byte == at)
+            }
+            _ => false,
+        };
+        (cell.and, cell.xor, cell.computed) == (0xff, 0, 0) && self.load_of(cell).is_some_and(source)
+    }
+
     /// The constant in a register, if it is one.
     pub fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
         let is_constant = |cell: &Cell| self.load_of(cell).is_some_and(|load| load.source == Source::Constant);

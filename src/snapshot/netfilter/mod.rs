@@ -5,14 +5,15 @@
 mod rule;
 pub mod signatures;
 mod source_nat;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Failure, Name, Reading, names};
 pub use rule::{
-    Chosen, Condition, Counter, End, Field, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test,
-    TypeScope, Verdict, address_key, name_key,
+    Chosen, Condition, Counter, End, Field, MarkBits, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step,
+    Test, TypeScope, Verdict, address_key, device_name, name_key,
 };
 pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
 

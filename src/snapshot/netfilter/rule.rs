@@ -84,6 +84,13 @@ pub enum Step {
     Template,
     /// Completes the packet's checksum, so that nothing is left to a device (`skb_checksum_help`), or writes that it has none.
     FillChecksum,
+    /// Writes an address or a port into the header of the packet, whatever its connection is (`nft_payload_set_eval`).
+    Rewrite {
+        /// Which.
+        field: Field,
+        /// The number that is written; `None`: it is computed, or only a part of the field is written.
+        value: Option<u128>,
+    },
     /// Adds the packet to a set, or takes it out.
     UpdateSet {
         /// Which.
@@ -116,6 +123,7 @@ impl Step {
             Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus | Field::ConnectionDirection => {
                 true
             }
+            Field::MarkBits(bits) => bits.connection,
             Field::Other(name) => name.starts_with("ct "),
             _ => false,
         };
@@ -265,8 +273,41 @@ pub enum Field {
     SourceType(TypeScope),
     /// `RTN_*` of the destination address.
     DestinationType(TypeScope),
+    /// Some bits of a mark, as sets and ranges hold them.
+    MarkBits(MarkBits),
     /// Any other, by its name.
     Other(String),
+}
+
+/// Some bits of a mark: `mark & mask`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MarkBits {
+    /// Of the connection's; else of the packet's.
+    pub connection: bool,
+    /// Which; the others count as 0.
+    pub mask: u32,
+    /// They lie in the byte order of the network, as keys of intervals do; else in that of the machine.
+    pub network_order: bool,
+}
+
+impl Field {
+    /// Bits of the packet's mark that this is.
+    pub fn mark_bits(&self) -> u32 {
+        match self {
+            Self::Mark => u32::MAX,
+            Self::MarkBits(MarkBits { connection: false, mask, .. }) => *mask,
+            _ => 0,
+        }
+    }
+
+    /// Bits of the connection's mark that this is.
+    pub fn connection_mark_bits(&self) -> u32 {
+        match self {
+            Self::ConnectionMark => u32::MAX,
+            Self::MarkBits(MarkBits { connection: true, mask, .. }) => *mask,
+            _ => 0,
+        }
+    }
 }
 
 /// An address as a [`Field`] has it.
@@ -283,6 +324,13 @@ pub fn name_key(name: &str) -> Option<u128> {
     let place = bytes.get_mut(..name.len()).filter(|_| name.len() < 16 && !name.contains('\\'))?;
     place.copy_from_slice(name.as_bytes());
     Some(u128::from_be_bytes(bytes))
+}
+
+/// The device name that a field has as this number; `None`: it is none.
+pub fn device_name(key: u128) -> Option<String> {
+    let bytes = key.to_be_bytes();
+    let length = bytes.iter().position(|byte| *byte == 0)?;
+    String::from_utf8(bytes.get(..length)?.to_vec()).ok().filter(|name| !name.is_empty())
 }
 
 /// Which devices' addresses count for the type of an address.
@@ -309,6 +357,15 @@ pub enum MarkWrite {
         /// Bits turned round at last.
         xor: u32,
     },
+    /// A number of a range, both ends included: one after the other, by chance, or by a hash (`nft_numgen.c`, `nft_hash.c`).
+    Number {
+        /// The smallest.
+        first: u32,
+        /// The largest.
+        last: u32,
+        /// Packets that are alike get the same one.
+        hashed: bool,
+    },
     /// Not understood: any bit may come out; the text says what it is.
     Unknown(String),
 }
@@ -317,6 +374,7 @@ impl fmt::Debug for MarkWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact { keep, take, xor } => write!(f, "keep {keep:#x}, take {take:#x}, xor {xor:#x}"),
+            Self::Number { first, last, .. } => write!(f, "one of {first:#x}-{last:#x}"),
             Self::Unknown(what) => write!(f, "unknown: {what}"),
         }
     }
@@ -327,6 +385,10 @@ impl MarkWrite {
     pub fn can_set(&self) -> u32 {
         match self {
             Self::Exact { xor, .. } => *xor,
+            // Above the first bit in which the ends differ all numbers are alike.
+            Self::Number { first, last, .. } => {
+                last | u32::MAX.checked_shr((first ^ last).leading_zeros()).unwrap_or(0)
+            }
             Self::Unknown(_) => u32::MAX,
         }
     }

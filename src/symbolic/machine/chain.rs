@@ -168,6 +168,7 @@ impl Walk<'_> {
                 Step::Verdict(verdict) => current = self.verdict(&place, verdict, current, &mut next, ends),
                 Step::Template => current = self.flagged(current, self.layout.template),
                 Step::FillChecksum => current = self.flagged(current, self.layout.filled),
+                Step::Rewrite { field, value } => current = self.rewritten(&place, field, *value, current, ends),
                 Step::Harmless(_) | Step::UpdateSet { .. } => {}
                 Step::Opaque { what, .. } => {
                     let found = self.anything(&Hit::Rule(at.clone(), number), what, current);
@@ -291,6 +292,33 @@ impl Walk<'_> {
         going_on
     }
 
+    /// Packets with another address or port: those for which the rule goes on.
+    fn rewritten(
+        &mut self,
+        place: &Place<'_>,
+        field: &Field,
+        value: Option<u128>,
+        packets: Set,
+        ends: &mut Ends,
+    ) -> Set {
+        let number = value.map(|value| (value, value));
+        let as_it_was = number.filter(|_| self.packets.knows(field)).map(|number| self.with(field, &[number]));
+        let as_it_was = as_it_was.unwrap_or(NOTHING);
+        let (kept, mut changed) = (self.space.and(packets, as_it_was), self.space.minus(packets, as_it_was));
+        if self.packets.kind == Kind::Tunnel {
+            // It leaves with a wrong checksum, unless nothing of it is left to a device.
+            let filled = self.space.is_set(self.layout.filled);
+            let hit = Hit::Rule(place.at.clone(), place.number);
+            ends.translated.add(&self.space, hit, self.space.minus(changed, filled));
+            changed = self.space.and(changed, filled);
+        }
+        changed = match number {
+            Some(number) => self.set(changed, field, &[number]),
+            None => self.forget(changed, std::slice::from_ref(field)),
+        };
+        self.space.or(kept, changed)
+    }
+
     /// The same packets with a flag.
     pub(super) fn flagged(&self, packets: Set, flag: u32) -> Set {
         let any = self.space.exists(packets, &BTreeSet::from([flag]));
@@ -365,8 +393,8 @@ impl Walk<'_> {
         let mut acting = rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step));
         let (Some((at, only)), None) = (acting.next(), acting.next()) else { return None };
         let tests_mark = |step: &Step| match step {
-            Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| test.field == Field::Mark),
-            Step::Match(Match::Set { fields, .. }) => fields.contains(&Field::Mark),
+            Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| test.field.mark_bits() != 0),
+            Step::Match(Match::Set { fields, .. }) => fields.iter().any(|field| field.mark_bits() != 0),
             _ => false,
         };
         if rule.steps[at..].iter().any(|step| matches!(step, Step::Match(_))) {

@@ -41,22 +41,19 @@ impl Walk<'_> {
                 self.passing(pass, ends)
             }
             (Call::Chain(set, id), Some(_)) if pass.hook == Hook::Output && self.world.reroutes(*set, id) => {
-                self.rerouting_chain(*set, id, packets)
+                self.rerouting_chain(pass, *set, id, packets)
             }
             (Call::Chain(set, id), Some(_)) => {
                 let ends = self.base_chain(*set, id, packets);
-                // What would translate in such a chain is not understood, or not read.
-                ends.translated
-                    .0
-                    .values()
-                    .fold(self.space.or(ends.returned, ends.accepted), |all, set| self.space.or(all, *set))
+                self.rewritten_by_chain(pass, ends)
             }
             (Call::Unread(list), None) => {
                 let ends = self.unread_list(*list, packets);
                 self.passing(pass, ends)
             }
             (Call::Unread(list), Some(_)) => {
-                let passing = self.unread_list(*list, packets).returned;
+                let ends = self.unread_list(*list, packets);
+                let passing = self.rewritten_by_chain(pass, ends);
                 // One of the chains may route what it marks again.
                 if pass.hook != Hook::Output {
                     return passing;
@@ -64,6 +61,20 @@ impl Walk<'_> {
                 self.flagged(passing, self.layout.rerouted)
             }
         }
+    }
+
+    /// What goes on behind a chain that is no nat chain. It may rewrite packets by itself, and what would translate there is
+    /// not understood, or not read.
+    fn rewritten_by_chain(&mut self, pass: &mut Pass<'_>, ends: Ends) -> Set {
+        let mut left = self.space.or(ends.returned, ends.accepted);
+        for (hit, packets) in ends.translated.0 {
+            let found = match &mut pass.on_nat {
+                Some(on_nat) if self.packets.kind == Kind::Tunnel => on_nat.translated(self, pass.hook, &hit, packets),
+                _ => packets,
+            };
+            left = self.space.or(left, found);
+        }
+        left
     }
 
     /// What goes on behind a nat chain; what it translates is remembered.
@@ -208,13 +219,17 @@ impl Walk<'_> {
     }
 
     /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.
-    fn rerouting_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Set {
+    fn rerouting_chain(&mut self, pass: &mut Pass<'_>, set: usize, id: &ChainId, packets: Set) -> Set {
         let (mark, before) = (self.block(&Field::Mark), self.layout.mark_before.clone());
         let packets = self.equal_bits(packets, &before, &mark, u32::MAX);
         let ends = self.base_chain(set, id, packets);
-        let passing = self.space.or(ends.returned, ends.accepted);
+        let passing = self.rewritten_by_chain(pass, ends);
         let kept = self.equal_bits(passing, &before, &mark, u32::MAX);
         let changed = self.flagged(self.space.minus(passing, kept), self.layout.rerouted);
+        let changed = match &mut pass.on_nat {
+            Some(on_nat) => on_nat.routed_again(self, changed),
+            None => changed,
+        };
         let all = self.space.or(kept, changed);
         self.space.exists(all, &before.0.into_iter().collect())
     }

@@ -2,7 +2,7 @@
 
 use super::chain::Place;
 use super::{Kind, Walk};
-use crate::snapshot::netfilter::{BridgePort, Condition, Field, Match, Test};
+use crate::snapshot::netfilter::{BridgePort, Condition, Field, MarkBits, Match, Test};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::{is_name, ranges, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -18,7 +18,7 @@ impl Walk<'_> {
                 for test in tests {
                     let holds = match self.test(test, packets) {
                         Some(holds) => holds,
-                        None => self.unknown(place, &format!("{:?} {:?}", test.field, test.condition)),
+                        None => self.unknown(place, &test.to_string()),
                     };
                     all = self.space.and(all, holds);
                 }
@@ -84,6 +84,7 @@ impl Walk<'_> {
                     None => self.number(field, condition),
                 }
             }
+            Field::MarkBits(bits) => Some(self.bits_of_mark(*bits, condition)),
             Field::Other(name) if name == "input device group" => self.group(&Field::InputName, condition),
             Field::Other(name) if name == "output device group" => self.group(&Field::OutputName, condition),
             Field::Other(name) if self.packets.kind == Kind::Tunnel => match self.of_tuple(name) {
@@ -117,6 +118,18 @@ impl Walk<'_> {
         let Some((mask, value)) = self.packets.known_bits(field) else { return Some(found) };
         let known = self.space.matching(&block, mask & all, value);
         Some(self.space.exists(self.space.and(found, known), &block.bits(mask).collect()))
+    }
+
+    /// Packets with such bits of a mark; the others count as 0.
+    fn bits_of_mark(&mut self, bits: MarkBits, condition: &Condition) -> Set {
+        let mark = self.block(if bits.connection { &Field::ConnectionMark } else { &Field::Mark });
+        let whole = match condition {
+            Condition::Ranges(ranges) => self.space.ranges(&mark, ranges),
+            Condition::Masked { mask, value } => self.space.matching(&mark, mask & mark.largest(), *value),
+        };
+        let others = u128::from(!bits.mask);
+        let without = self.space.and(whole, self.space.matching(&mark, others, 0));
+        self.space.exists(without, &mark.bits(others).collect())
     }
 
     /// Devices by the group that an administrator has put them into.

@@ -8,6 +8,7 @@ mod hooks;
 mod matches;
 mod nat_core;
 mod sets;
+mod writers;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +78,11 @@ pub trait OnNat {
 
     /// Of those that one translates.
     fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set;
+
+    /// Of those that are routed again because a chain has changed their mark.
+    fn routed_again(&mut self, _: &mut Walk<'_>, packets: Set) -> Set {
+        packets
+    }
 }
 
 /// Walks through one node's rules. Questions are shared by all of them; each packet has a stage of its own.
@@ -96,6 +102,8 @@ pub struct Walk<'a> {
     pub outer: bool,
     /// What this is about; two packets of which the same cannot be told may differ.
     pub stage: String,
+    /// Whose packets these are, for people.
+    pub traffic: &'static str,
     /// Rules that dropped packets.
     pub dropping: BTreeSet<RuleAt>,
     /// Why ways through the rules were not followed, beside the budget.
@@ -107,6 +115,8 @@ pub struct Walk<'a> {
     tracks: BTreeMap<Family, Certainty>,
     /// Bits of marks that are followed.
     relevant: Relevant,
+    /// Who writes bits that are asked about, if that is asked.
+    writers: Option<writers::Writers>,
     /// By rule set: whether a rule that was not read may change any of its sets.
     unread: Vec<bool>,
     /// Packets of which fields are an element of a set, by stage and by what the fields are: one that is not known any more is
@@ -129,12 +139,14 @@ impl<'a> Walk<'a> {
             packets: Packets::new(Kind::Traffic, Family::Ipv4),
             outer: false,
             stage: String::new(),
+            traffic: "packets",
             dropping: BTreeSet::new(),
             gave_up: None,
             effort,
             begun: effort.left(),
             tracks: [Family::Ipv4, Family::Ipv6].map(|family| (family, world.tracks(family))).into(),
             relevant: world.survey().relevant(marks),
+            writers: None,
             unread: (0..world.rules.len()).map(|set| world.unread_in_set(set).is_some()).collect(),
             elements: BTreeMap::new(),
         }
@@ -203,12 +215,17 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.
-    pub fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
+    /// The step that a hit stands for; `None`: it was not read.
+    pub fn step(&self, hit: &Hit) -> Option<&'a Step> {
         let Hit::Rule(at, step) = hit else { return None };
         let chain = self.world.chain(at.set, &at.chain)?;
         let rule = chain.known_rules().iter().find(|rule| rule.position == at.position)?;
-        match rule.steps.get(*step) {
+        rule.steps.get(*step)
+    }
+
+    /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.
+    pub fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
+        match self.step(hit) {
             Some(Step::Nat(nat)) => Some(nat),
             _ => None,
         }
@@ -216,12 +233,16 @@ impl<'a> Walk<'a> {
 
     /// The variables of a field.
     pub fn block(&mut self, field: &Field) -> Block {
+        if let Field::MarkBits(bits) = field {
+            let whole = self.block(if bits.connection { &Field::ConnectionMark } else { &Field::Mark });
+            return Block(whole.bits(bits.mask.into()).collect());
+        }
         if self.packets.knows(field) {
             return self.layout.block(&self.space, self.outer, field);
         }
         let usual = self.layout.block(&self.space, self.outer, field);
         let key = format!("{} {field:?}", self.stage);
-        let why = || format!("what their {field:?} is is not known");
+        let why = || format!("their {field} is not known");
         let block = || Some(self.space.block(usual.0.len() as u32));
         self.assumptions.ask_number(key, About::All, block, why).unwrap_or(usual)
     }
@@ -288,7 +309,8 @@ impl<'a> Walk<'a> {
     pub fn start(&self) -> Set {
         let flags = [self.layout.template, self.layout.rerouted].into_iter();
         let filled = (!self.outer).then_some(self.layout.filled);
-        flags.chain(filled).fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))
+        let writer = self.writers.iter().filter(|_| !self.outer).flat_map(|writers| writers.block.0.iter().copied());
+        flags.chain(filled).chain(writer).fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))
     }
 
     /// A base chain and its policy; packets that are dropped are gone.

@@ -91,7 +91,7 @@ impl Walk<'_> {
         match self.test(&test, EVERYTHING) {
             Some(held) => held,
             None => {
-                let why = format!("which packets have an element of a set in their {field:?} cannot be told");
+                let why = format!("which packets have an element of a set as {field} cannot be told");
                 let key = format!("{} {field:?} {ranges:?}", self.stage);
                 self.answer(key, About::EachPacket, 2, 1, || why)
             }

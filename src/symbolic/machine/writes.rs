@@ -18,9 +18,33 @@ impl Walk<'_> {
         own: &Field,
         other: &Field,
     ) -> Set {
+        let packets = self.new_mark(place, packets, write, own, other);
+        self.written_by(place, packets, write, own)
+    }
+
+    fn new_mark(&mut self, place: &Place<'_>, packets: Set, write: &MarkWrite, own: &Field, other: &Field) -> Set {
         match self.relevant(write, own) {
             None => packets,
             Some(MarkWrite::Exact { keep, take, xor }) => self.written(packets, own, other, [keep, take, xor]),
+            Some(MarkWrite::Number { first, last, hashed }) => {
+                let why = || format!("{} writes a hash into a mark", self.world.describe(place.at));
+                let about = if hashed { About::EachPacket } else { About::SomePacket };
+                let own = self.block(own);
+                let packets = self.space.exists(packets, &own.0.iter().copied().collect());
+                let (key, layout) = (format!("{} {:?} {} mark", self.stage, place.at, place.number), &mut self.layout);
+                let Some(word) = self.assumptions.ask_number(key.clone(), about, || layout.word(), why) else {
+                    let value = self.space.ranges(&own, &[(first.into(), last.into())]);
+                    let assumed = self.answer(format!("{key} at all"), About::All, 2, 1, why);
+                    return self.space.and(packets, self.space.and(value, assumed));
+                };
+                // Whatever the word is, there is a number: outside of the range it is the first.
+                let within = self.space.ranges(&word, &[(first.into(), last.into())]);
+                let others = self.space.minus(packets, within);
+                let number = self.space.matching(&own, u32::MAX.into(), first.into());
+                let others = self.space.and(others, number);
+                let chosen = self.equal_bits(self.space.and(packets, within), &own, &word, u32::MAX);
+                self.space.or(chosen, others)
+            }
             Some(MarkWrite::Unknown(what)) => {
                 let why = format!("{} writes a mark that cannot be told: {what}", self.world.describe(place.at));
                 let key = format!("{} {:?} {} mark", self.stage, place.at, place.number);
@@ -51,7 +75,7 @@ impl Walk<'_> {
                 let (keep, take, xor) = (keep | !followed, take & followed, xor & followed);
                 (keep != u32::MAX || take != 0 || xor != 0).then_some(MarkWrite::Exact { keep, take, xor })
             }
-            MarkWrite::Unknown(_) => (followed != 0).then(|| write.clone()),
+            MarkWrite::Number { .. } | MarkWrite::Unknown(_) => (followed != 0).then(|| write.clone()),
         }
     }
 

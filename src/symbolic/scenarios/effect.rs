@@ -65,6 +65,17 @@ pub fn effects(
     found
 }
 
+/// What a write to a header does to packets that had something else there.
+pub fn rewriting(field: &Field, value: Option<u128>) -> Effect {
+    let Some(value) = value else { return Effect::Unclear("what it writes into the header cannot be told".into()) };
+    Effect::Changed(match field {
+        Field::SourcePort => format!("source port {value}"),
+        Field::DestinationPort => format!("destination port {value}"),
+        Field::Ipv4Source | Field::Ipv6Source => "another source address".into(),
+        _ => "another destination address".into(),
+    })
+}
+
 fn range(first: IpAddr, last: IpAddr) -> (u128, u128) {
     (address_key(first), address_key(last))
 }

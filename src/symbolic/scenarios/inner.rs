@@ -63,6 +63,30 @@ impl OnNat for Inner<'_> {
             _ => packets,
         }
     }
+
+    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        not_past(walk, packets, self.facts)
+    }
+}
+
+/// Without those packets that are routed past the tunnel because of their mark.
+fn not_past(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
+    let (_, destination) = walk.packets.ends();
+    let mark = walk.block(&Field::Mark);
+    let mut left = packets;
+    for past in &facts.past[usize::from(walk.packets.family == Family::Ipv6)] {
+        let mut elsewhere = NOTHING;
+        for (range, is_past) in &past.routes {
+            let to = walk.with(&destination, &[*range]);
+            elsewhere = if *is_past { walk.space.or(elsewhere, to) } else { walk.space.minus(elsewhere, to) };
+        }
+        let earlier = walk.with(&destination, past.earlier.as_ranges());
+        let elsewhere = walk.space.minus(elsewhere, earlier);
+        let (mask, value) = past.mark;
+        let marked = walk.space.matching(&mark, mask.into(), value.into());
+        left = walk.space.minus(left, walk.space.and(elsewhere, marked));
+    }
+    left
 }
 
 /// What becomes of packets whose ends do not matter any more: behind a translation they may be any.
@@ -115,6 +139,7 @@ impl Tunnel<'_, '_> {
         if self.facts.bridged || self.facts.inner.iter().all(Values::is_empty) {
             for family in [Family::Ipv4, Family::Ipv6] {
                 self.begin(family, format!("bridged {family}"));
+                self.walk.traffic = "packets that no rule of IP has seen";
                 let start = self.walk.start();
                 let packets = self.walk.all_with(start, &[(Field::Mark, &[(0, 0)])]);
                 let packets = self.hook(Hook::Egress, true, Flow::First, packets);
@@ -203,6 +228,7 @@ impl Tunnel<'_, '_> {
         let own = self.walk.block(&Field::ConnectionMark);
         fields.retain(|variable| !own.0.contains(variable));
         fields.extend(self.walk.block(&Field::Mark).0);
+        fields.extend(self.walk.writer_variables());
         let only = self.walk.without(packets, fields);
         if self.walk.is_over() { saved } else { self.walk.space.or(saved, only) }
     }
@@ -210,13 +236,21 @@ impl Tunnel<'_, '_> {
     /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
     fn bridge_pass(&mut self, family: Family) -> Set {
         self.begin(family, format!("bridge {family}"));
-        let why = "whether frames of bridges pass the rules (bridge-nf-call-iptables) was not read";
-        let assumed = self.walk.answer(why.into(), About::All, 2, 1, || why.into());
+        self.walk.traffic = "frames that a bridge takes into the tunnel";
+        let assumed = match &self.facts.bridges_call_rules[usize::from(family == Family::Ipv6)] {
+            Ok(false) => return NOTHING,
+            Ok(true) => EVERYTHING,
+            Err(why) => {
+                let why = why.clone();
+                self.walk.answer("bridges call rules".into(), About::All, 2, 1, || why)
+            }
+        };
+        let feeders = self.facts.feeders.clone();
         let packets = self.unclassified();
         let packets = self.walk.forget(packets, &[Field::ConnectionDirection]);
         let packets = self.walk.space.and(packets, assumed);
+        let packets = self.walk.set(packets, &Field::InputName, feeders.as_ranges());
         let packets = self.pass(Hook::Prerouting, packets);
-        let feeders = self.facts.feeders.clone();
         let packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
         let packets = self.pass(Hook::Forward, packets);
         let packets = self.pass(Hook::Postrouting, packets);
@@ -274,6 +308,14 @@ impl Tunnel<'_, '_> {
     /// The inner packets as they are when they get to the tunnel. `connections`: the marks of their connections.
     fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: Set) -> Set {
         self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
+        self.walk.traffic = match (forwarded, flow) {
+            (false, Flow::First) => "packets of this host",
+            (false, Flow::Later) => "later packets of connections of this host",
+            (false, Flow::Invalid) => "packets of this host that belong to no connection",
+            (true, Flow::First) => "packets that this host forwards",
+            (true, Flow::Later) => "later packets of connections that this host forwards",
+            (true, Flow::Invalid) => "packets that this host forwards and that belong to no connection",
+        };
         let at = usize::from(family == Family::Ipv6);
         let feeders = self.facts.feeders.clone();
         let start = self.walk.space.and(connections, self.walk.start());
@@ -308,6 +350,9 @@ impl Tunnel<'_, '_> {
             packets = self.routed_first(packets);
         }
         packets = self.hook(if forwarded { Hook::Prerouting } else { Hook::Output }, false, flow, packets);
+        if forwarded {
+            packets = not_past(&mut self.walk, packets, self.facts);
+        }
         // IPVS does it between the two hooks, whatever the rules say.
         let balanced = match &self.facts.balanced {
             Ok(false) => NOTHING,

@@ -5,8 +5,8 @@
 //! one, which nat chains do not see; from this host and from others; of both families. Then the outer packet does, with all
 //! marks that can survive.
 
-use super::effect::{Effect, effects};
-use crate::snapshot::netfilter::{Family, Field, Hook, name_key};
+use super::effect::{Effect, effects, rewriting};
+use crate::snapshot::netfilter::{Family, Field, Hook, Step, device_name, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::facts::{TunnelFacts, Way};
@@ -22,6 +22,9 @@ pub struct OuterPackets {
     pub tracked: Certainty,
     /// Some of them get another address or port.
     pub rewritten: Certainty,
+    /// Some of them get another port without connection tracking: where they have no checksum, `nft_payload_set_eval`
+    /// gives them one that is wrong.
+    pub ports_written: Certainty,
     /// How: which rule, for which packets. Empty if none.
     pub how: String,
     /// What they get to that leaves them as they are. Empty if nothing.
@@ -32,6 +35,10 @@ pub struct OuterPackets {
 #[derive(Clone, Debug)]
 struct Rewriting {
     how: String,
+    /// The mark that the packets came with.
+    pattern: Pattern,
+    /// It is a port that is written, without connection tracking.
+    writes_port: bool,
     packets: Set,
 }
 
@@ -49,28 +56,53 @@ const MAX_WORDS: usize = 32;
 
 /// Walks all packets of a tunnel.
 pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
-    let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
-    let devices = devices.chain(name_key("lo"));
-    let names: Vec<(u128, u128)> =
-        devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect();
-    let walk = Walk::new(world, &names, facts.routing_bits(), effort);
-    let mut tunnel = Tunnel { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![] };
+    let mut tunnel = Tunnel::new(world, facts, effort);
     let marks = tunnel.inner();
     tunnel.outer(marks);
     let Tunnel { walk, rewritings, tracked, kept, .. } = tunnel;
     let all = walk.space.any(rewritings.iter().map(|rewriting| rewriting.packets));
+    let written = rewritings.iter().filter(|rewriting| rewriting.writes_port);
+    let ports_written = walk.space.any(written.map(|rewriting| rewriting.packets));
     let rewritten = match (walk.certainty(all), &facts.vague) {
         (Certainty::Unknown(why), Some(vague)) => Certainty::Unknown(format!("{vague}; {why}")),
         (rewritten, _) => rewritten,
     };
     let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
     let clearest = rewritings.iter().min_by_key(doubt);
+    let how = clearest.map(|Rewriting { how, pattern, .. }| {
+        let asked = rewritten == Certainty::Happens && pattern.value != 0;
+        let writer = asked.then(|| who_marks(world, facts, effort, *pattern)).flatten();
+        writer.map_or_else(|| how.clone(), |writer| format!("{how}; {writer}"))
+    });
     OuterPackets {
         // What was translated was tracked.
         tracked: walk.certainty(walk.space.or(tracked, all)),
         rewritten,
-        how: clearest.map(|rewriting| rewriting.how.clone()).unwrap_or_default(),
+        ports_written: walk.certainty(ports_written),
+        how: how.unwrap_or_default(),
         kept: kept.into_iter().next().unwrap_or_default(),
+    }
+}
+
+/// Which rule gives packets that enter the tunnel such a mark, and which packets those are: they walk once more.
+fn who_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pattern: Pattern) -> Option<String> {
+    let mut tunnel = Tunnel::new(world, facts, effort);
+    tunnel.walk.follow_writers(pattern.value as u32);
+    let marks = tunnel.inner();
+    let mark = tunnel.walk.block(&Field::Mark);
+    let mine = tunnel.walk.space.and(marks, tunnel.walk.space.matching(&mark, pattern.mask, pattern.value));
+    let (rule, traffic) = tunnel.walk.writers_of(mine).into_iter().next()?;
+    Some(format!("{} sets it on {traffic}", world.describe(&rule)))
+}
+
+impl<'f, 'a> Tunnel<'f, 'a> {
+    fn new(world: &'a World<'a>, facts: &'f TunnelFacts, effort: &'a Effort<'a>) -> Self {
+        let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
+        let devices = devices.chain(name_key("lo"));
+        let names: Vec<(u128, u128)> =
+            devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect();
+        let walk = Walk::new(world, &names, facts.routing_bits(), effort);
+        Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![] }
     }
 }
 
@@ -241,7 +273,8 @@ impl Tunnel<'_, '_> {
                 packets = self.walk.set(packets, &Field::InputName, &[(tunnel, tunnel)]);
             }
             let packets = self.as_postrouting_sees(packets);
-            self.outer_hook(Hook::Postrouting, packets, &way, pattern);
+            let packets = self.outer_hook(Hook::Postrouting, packets, &way, pattern);
+            self.outer_hook(Hook::Egress, packets, &way, pattern);
         }
     }
 
@@ -288,7 +321,8 @@ impl Tunnel<'_, '_> {
     /// What comes out of a hook as it went in; what was rewritten is written down.
     fn outer_hook(&mut self, hook: Hook, packets: Set, way: &Way, pattern: Pattern) -> Set {
         let mut outer = Outer { primary: &way.primary, pattern, rewritings: Vec::new(), kept: Vec::new() };
-        let left = self.walk.hook(hook, None, Flow::First, packets, &mut outer);
+        let device = (hook == Hook::Egress).then(|| way.device.and_then(device_name)).flatten();
+        let left = self.walk.hook(hook, device.as_deref(), Flow::First, packets, &mut outer);
         self.rewritings.append(&mut outer.rewritings);
         self.kept.append(&mut outer.kept);
         left
@@ -316,11 +350,18 @@ impl OnNat for Outer<'_> {
         if !complete.is_empty() {
             self.kept.push(format!("{place} finds checksums that a rule has filled in"));
         }
-        let found = match walk.nat(hit) {
-            Some(nat) => effects(walk, nat, hook, packets, self.primary),
-            None => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
+        let step = walk.step(hit);
+        let found = match step {
+            Some(Step::Nat(nat)) => effects(walk, nat, hook, packets, self.primary),
+            Some(Step::Rewrite { field, value }) => vec![(rewriting(field, *value), packets)],
+            _ => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
         };
-        let understood = walk.nat(hit).is_some();
+        let writes_port = match step {
+            Some(Step::Rewrite { field, .. }) => matches!(field, Field::SourcePort | Field::DestinationPort),
+            Some(Step::Nat(_)) => false,
+            _ => true, // it may be one
+        };
+        let understood = matches!(step, Some(Step::Nat(_) | Step::Rewrite { .. }));
         let mut left = complete;
         for (effect, packets) in found.into_iter().filter(|(_, packets)| !packets.is_empty()) {
             if walk.is_over() {
@@ -333,14 +374,19 @@ impl OnNat for Outer<'_> {
                 }
                 Effect::Changed(what) => {
                     let how = format!("{} gets {what} from {place}", packets_with(self.pattern));
-                    self.rewritings.push(Rewriting { how, packets });
+                    self.rewritings.push(Rewriting { how, pattern: self.pattern, writes_port, packets });
                 }
                 Effect::Unclear(why) => {
                     let why = if understood { format!("{place}: {why}") } else { why };
                     let key = format!("{} effect {hit:?}", walk.stage);
                     let changes = walk.answer(key, About::All, 2, 1, || why);
                     let how = format!("{} may be changed by {place}", packets_with(self.pattern));
-                    self.rewritings.push(Rewriting { how, packets: walk.space.and(packets, changes) });
+                    self.rewritings.push(Rewriting {
+                        how,
+                        pattern: self.pattern,
+                        writes_port,
+                        packets: walk.space.and(packets, changes),
+                    });
                     left = walk.space.or(left, walk.space.minus(packets, changes));
                 }
             }

@@ -241,6 +241,10 @@ fn read_action(text: &str) -> Step {
         "set-mark" => Step::SetMark(MarkWrite::Exact { keep: 0, take: 0, xor: number(words[1]) }),
         "save" => Step::SetConnectionMark(MarkWrite::Exact { keep: 0, take: !0, xor: 0 }),
         "restore" => Step::SetMark(MarkWrite::Exact { keep: 0, take: !0, xor: 0 }),
+        "one-of" | "hash-of" => {
+            let hashed = words[0] == "hash-of";
+            Step::SetMark(MarkWrite::Number { first: number(words[1]), last: number(words[2]), hashed })
+        }
         "any-mark" => Step::SetMark(MarkWrite::Unknown("a hash".into())),
         "notrack" => Step::Notrack,
         "template" => Step::Template,
@@ -252,6 +256,10 @@ fn read_action(text: &str) -> Step {
         "netmap" => nat(NatAction::Netmap),
         "dnat" => nat(NatAction::Dnat),
         "redirect" => nat(NatAction::Redirect),
+        "write" => Step::Rewrite {
+            field: if words[1] == "sport" { Field::SourcePort } else { Field::Ipv4Source },
+            value: words[2].parse().ok(),
+        },
         "log" => Step::Harmless("log".into()),
         "odd" => Step::Opaque { what: "target ODD".into(), may_translate: true },
         other => panic!("action {other:?} is unknown"),

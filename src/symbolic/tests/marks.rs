@@ -5,6 +5,7 @@ use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
 use crate::snapshot::netfilter::{Field, Match, Set, Step, name_key};
 use crate::snapshot::{Failure, Reading};
 use crate::symbolic::facts::Way;
+use crate::symbolic::past::Past;
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Values;
 
@@ -105,10 +106,15 @@ fn chains_that_no_packet_is_followed_through_may_mark() {
     assert_eq!(rewritten(&["netdev m I: filter ingress 0 lan0\n => drop\n", OLD].concat()), "no");
     let mut bridged = facts();
     bridged.bridged = true;
+    bridged.feeders = Values::of(&[name_key("br0").unwrap()]);
     let marker = "ip m P: filter prerouting -150\n iif br0 => or 0x4000\n";
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), "yes");
     bridged.inner = [Values::of(&[]), Values::of(&[])];
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), "maybe", "only with br_netfilter");
+    for (calls, expected) in [(true, "yes"), (false, "no")] {
+        bridged.bridges_call_rules = [Ok(calls), Ok(calls)];
+        assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), expected, "{calls}");
+    }
 }
 
 #[test]
@@ -156,4 +162,57 @@ fn a_mark_that_grows_with_every_packet_is_not_given_up_silently() {
     text.push_str(" state 2 => or 1, save\n oif flannel.1 => clear 0xfff\n");
     let masked = OLD.replace("0x4000", "0x1000");
     assert_eq!(rewritten(&[&text, &*masked].concat()), "maybe");
+}
+
+#[test]
+fn numbers_by_chance_and_by_hash_are_within_their_range() {
+    let mark = |what: &str| rewritten(&format!("ip m O: filter output 0\n => {what}\n{OLD}"));
+    for (what, expected) in [
+        ("one-of 0x4000 0x4007", "yes"),
+        ("one-of 0x3fff 0x4000", "yes"),
+        ("one-of 0x8000 0x8fff", "no"),
+        ("hash-of 0x4000 0x4007", "yes"),
+        ("hash-of 0x3fff 0x4000", "maybe"),
+        ("hash-of 0x8000 0x8fff", "no"),
+    ] {
+        assert_eq!(mark(what), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_mark_that_leads_past_the_tunnel_does_not_get_into_it() {
+    let everything = (0, u128::from(u32::MAX));
+    let past = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Values::of(&[]) };
+    let found = |marker: &str, past: &[Past]| {
+        let mut facts = facts();
+        facts.past[0] = past.to_vec();
+        facts.ways.push(Way { mark: 0x4000, ..facts.ways[0].clone() });
+        facts.fwmarks[0] = past.iter().map(|past| (past.mark.1, past.mark.0)).collect();
+        verdict(&walk_with(&[marker, OLD].concat(), &facts))
+    };
+    let mangle = "ip m O: route output -150\n dst 10.42.0.0/16 => or 0x4000\n";
+    let filter = "ip m O: filter output 0\n dst 10.42.0.0/16 => or 0x4000\n";
+    let forwarded = "ip m P: filter prerouting -150\n dst 10.42.0.0/16 => or 0x4000\n";
+    assert_eq!([mangle, filter, forwarded].map(|marker| found(marker, &[])), ["yes"; 3]);
+    let one = [past.clone()];
+    assert_eq!(found(mangle, &one), "no");
+    assert_eq!(found(forwarded, &one), "no");
+    assert_eq!(found(filter, &one), "yes", "it is routed already");
+    let earlier = Past { earlier: Values::ranges(vec![everything]), ..past };
+    assert_eq!(found(mangle, &[earlier]), "yes");
+}
+
+#[test]
+fn an_exposure_names_who_sets_the_mark() {
+    let how = |marker: &str| walk_with(&[marker, OLD].concat(), &facts()).how;
+    let of_host = how(
+        "ip nat OUTPUT: nat output -100\n dst 10.96.0.1 => jump M\n dst 10.96.0.1 => dnat to 10.42.1.5\nip nat M:\n => or 0x4000\n",
+    );
+    assert!(of_host.ends_with("; rule 1 of chain M (table ip nat) sets it on packets of this host"), "{of_host}");
+    let two = how("ip m F: filter forward -150\n dst 203.0.113.0/24 => or 0x4000\n dst 10.42.0.0/16 => or 0x4000\n");
+    assert!(two.ends_with("; rule 2 of chain F (table ip m) sets it on packets that this host forwards"), "{two}");
+    let later = how("ip m O: filter output -150\n state 2 => or 0x4000\n");
+    assert!(later.ends_with("sets it on later packets of connections of this host"), "{later}");
+    let all = walk_with("ip nat P: nat postrouting 100\n => masquerade random-fully", &facts()).how;
+    assert!(!all.contains("sets it"), "{all}");
 }

@@ -25,6 +25,7 @@ pub(super) fn facts() -> TunnelFacts {
         above: vec![],
         inner: [prefix("10.42.0.0", "10.42.255.255"), prefix("fd42::", "fd42::ffff")],
         bridged: false,
+        bridges_call_rules: [Err("not read".into()), Err("not read".into())],
         balanced: Ok(false),
         forwards: [Ok(true), Ok(true)],
         ports: Some(Values::of(&[8472])),
@@ -32,6 +33,7 @@ pub(super) fn facts() -> TunnelFacts {
         ways: vec![way],
         vague: None,
         fwmarks: [vec![], vec![]],
+        past: [vec![], vec![]],
         strays: false,
         input_in_postrouting: Ok(true),
     }
@@ -81,7 +83,7 @@ fn kube_proxy_before_and_after_its_cure() {
     let outer = walk_with(&[MARK, OLD].concat(), &facts());
     assert_eq!(
         outer.how,
-        "an outer packet with mark 0x4000 gets a random source port from rule 1 of chain POSTROUTING (table ip nat)"
+        "an outer packet with mark 0x4000 gets a random source port from rule 1 of chain POSTROUTING (table ip nat); rule 1 of chain OUTPUT (table ip nat) sets it on packets of this host"
     );
     assert_eq!(outer.tracked, Certainty::Happens);
 }
@@ -119,6 +121,24 @@ fn marks_of_every_packet_come_back_when_nat_is_skipped() {
     assert_eq!(rewritten(&outside), "no", "nothing there is routed into the tunnel");
     let cured = format!("ip m O: filter output -150\n proto 17, dport 8472 => clear 0x4000\n{MARK}{OLD}");
     assert_eq!(rewritten(&cured), "no", "cleared on the outer packet");
+}
+
+#[test]
+fn headers_are_also_written_outside_nat_chains() {
+    for (name, rules, expected) in [
+        ("on output", "ip m O: filter output 0\n proto 17, dport 8472 => write sport 5555", "yes"),
+        ("on postrouting", "ip m P: filter postrouting 300\n => write source 1", "yes"),
+        ("routed again", "ip m O: route output -150\n => write sport 5555", "yes"),
+        ("by the card", "netdev m E: filter egress 0 eth0\n => write sport 5555", "yes"),
+        ("by another device", "netdev m E: filter egress 0 eth1\n => write sport 5555", "no"),
+        ("other packets", "ip m O: filter output 0\n proto 17, dport 53 => write sport 5555", "no"),
+        ("completed before", "ip m O: filter output 0\n => fill\n => write sport 5555", "no"),
+        ("no number", "ip m O: filter output 0\n => write sport any", "maybe"),
+        ("anything", "ip m O: filter output 0\n proto 17, dport 8472 => odd", "maybe"),
+    ] {
+        let found = rewritten(&format!("{rules}\n{FIXED}"));
+        assert_eq!(found, expected, "{name}");
+    }
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! What rules write into the headers of packets: `nft_payload_set_eval`.
+
+use super::registers::Registers;
+use crate::netfilter::nftables::expr::Payload;
+use crate::netfilter::nftables::register::Network;
+use crate::netfilter::nftables::uapi::{NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER};
+use crate::snapshot::netfilter::{Field, Step};
+
+const IPPROTO_UDP: u8 = 17;
+
+/// The steps that a write from this register is.
+pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> Vec<Step> {
+    let Payload { base, offset: from, len, .. } = *payload;
+    let written = format!("payload write at {from} of header {base}");
+    let is_udp = registers.transport() == Some(IPPROTO_UDP);
+    // What says that there is none.
+    let none = registers.constant(register, 2) == Some(vec![0, 0]);
+    if (base, from, len) == (NFT_PAYLOAD_TRANSPORT_HEADER, 6, 2) && none && is_udp {
+        return vec![Step::FillChecksum];
+    }
+    let network = registers.network();
+    let fields: &[(Field, usize, usize)] = match (base, network) {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => {
+            &[(Field::Ipv4Source, 12, 4), (Field::Ipv4Destination, 16, 4)]
+        }
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => {
+            &[(Field::Ipv6Source, 8, 16), (Field::Ipv6Destination, 24, 16)]
+        }
+        (NFT_PAYLOAD_TRANSPORT_HEADER, _) => &[(Field::SourcePort, 0, 2), (Field::DestinationPort, 2, 2)],
+        _ => &[],
+    };
+    let harmless = |at: usize| match (base, network) {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => at < 9 || (10..12).contains(&at),
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => at < 6 || at == 7,
+        (NFT_PAYLOAD_NETWORK_HEADER, None | Some(Network::Arp)) => at < 4,
+        // Ports, and where UDP and UDP-Lite have their checksum, which may be the remedy.
+        (NFT_PAYLOAD_TRANSPORT_HEADER, _) => at >= 8,
+        _ => true,
+    };
+    let mut changed = registers.written(register, base, from as usize, len as usize);
+    changed.retain(|(at, _)| !harmless(*at));
+    if changed.is_empty() {
+        return vec![Step::Harmless(written)];
+    }
+    let mut steps = Vec::new();
+    for (field, start, width) in fields {
+        let own = *start..start + width;
+        let mine: Vec<Option<u8>> = changed.iter().filter(|(at, _)| own.contains(at)).map(|(_, byte)| *byte).collect();
+        changed.retain(|(at, _)| !own.contains(at));
+        if !mine.is_empty() {
+            let bytes = mine.iter().copied().collect::<Option<Vec<u8>>>().filter(|bytes| bytes.len() == *width);
+            let value = bytes.map(|bytes| bytes.iter().fold(0, |number, byte| number << 8 | u128::from(*byte)));
+            steps.push(Step::Rewrite { field: field.clone(), value });
+        }
+    }
+    if !changed.is_empty() {
+        steps.push(Step::Opaque { what: written, may_translate: false });
+    }
+    steps
+}

@@ -1,0 +1,110 @@
+//! What rules write into headers, and bits of marks and numbers, as nft has the kernel compute them.
+
+use super::kernel::rule;
+use super::language::Expression;
+use crate::netfilter::nftables::expr::{
+    Bitwise, Byteorder, Cmp, Hash, Immediate, Lookup, Meta, Numgen, Payload, Range,
+};
+use crate::netfilter::nftables::uapi::{
+    NFT_META_L4PROTO, NFT_META_MARK, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1,
+};
+use crate::netfilter::nftables::{self as wired};
+use crate::snapshot::netfilter::{Condition, Field, MarkBits, MarkWrite, Match, Step, Test};
+
+fn steps(expressions: Expression) -> Vec<Step> {
+    super::read_rule(rule("nat", "post", &[expressions])).expect("read").steps
+}
+
+fn constant(value: &[u8]) -> Expression {
+    vec![Immediate { dreg: NFT_REG_1, data: wired::Data::of(value.to_vec()), ..Immediate::default() }.into()]
+}
+
+fn load(base: u32, offset: u32, len: u32) -> Expression {
+    vec![Payload { dreg: Some(NFT_REG_1), base, offset, len, ..Payload::default() }.into()]
+}
+
+fn write(base: u32, offset: u32, len: u32) -> Expression {
+    vec![Payload { sreg: Some(NFT_REG_1), base, offset, len, ..Payload::default() }.into()]
+}
+
+fn bitwise(mask: &[u8], xor: &[u8]) -> Expression {
+    let (mask, xor) = (Some(wired::Data::of(mask.to_vec())), Some(wired::Data::of(xor.to_vec())));
+    let len = mask.as_ref().and_then(|mask| mask.value.as_ref()).map_or(0, |value| value.len() as u32);
+    vec![Bitwise { sreg: NFT_REG_1, dreg: NFT_REG_1, len, mask, xor, ..Bitwise::default() }.into()]
+}
+
+fn meta(key: u32) -> Expression {
+    vec![Meta { key, dreg: Some(NFT_REG_1), ..Meta::default() }.into()]
+}
+
+fn set_mark() -> Expression {
+    vec![Meta { key: NFT_META_MARK, sreg: Some(NFT_REG_1), ..Meta::default() }.into()]
+}
+
+fn udp() -> Expression {
+    let compare = Cmp { sreg: NFT_REG_1, data: wired::Data::of(vec![17]), ..Cmp::default() };
+    [meta(NFT_META_L4PROTO), vec![compare.into()]].concat()
+}
+
+#[test]
+fn addresses_and_ports_are_written_into_headers() {
+    let (network, transport) = (NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER);
+    let last = |expressions: &[Expression]| steps(expressions.concat()).pop();
+    let rewrite = |field: Field, value: Option<u128>| Some(Step::Rewrite { field, value });
+    let port = last(&[udp(), constant(&[0x15, 0xb3]), write(transport, 0, 2)]);
+    assert_eq!(port, rewrite(Field::SourcePort, Some(5555)), "udp sport set 5555");
+    let address = last(&[constant(&[192, 0, 2, 1]), write(network, 12, 4)]);
+    assert_eq!(address, rewrite(Field::Ipv4Source, Some(0xc000_0201)), "ip saddr set 192.0.2.1");
+    let both = steps([constant(&[0, 53, 0, 54]), write(transport, 0, 4)].concat());
+    assert_eq!(
+        both,
+        [(Field::SourcePort, 53), (Field::DestinationPort, 54)]
+            .map(|(field, value)| Step::Rewrite { field, value: Some(value) })
+    );
+    // ip ttl set 60: the kernel writes two bytes, and the protocol stays.
+    let ttl = last(&[load(network, 8, 2), bitwise(&[0, 0xff], &[60, 0]), write(network, 8, 2)]);
+    assert!(matches!(ttl, Some(Step::Harmless(_))), "{ttl:?}");
+    let protocol = last(&[load(network, 8, 2), bitwise(&[0xff, 0], &[0, 6]), write(network, 8, 2)]);
+    assert!(matches!(protocol, Some(Step::Opaque { .. })), "{protocol:?}");
+    // A part of an address.
+    let part = last(&[load(network, 16, 4), bitwise(&[0xff, 0xff, 0xff, 0], &[0, 0, 0, 7]), write(network, 16, 4)]);
+    assert_eq!(part, rewrite(Field::Ipv4Destination, None));
+    let copied = last(&[load(network, 12, 4), write(network, 16, 4)]);
+    assert_eq!(copied, rewrite(Field::Ipv4Destination, None), "ip daddr set ip saddr");
+    assert!(matches!(last(&[load(network, 12, 4), write(network, 12, 4)]), Some(Step::Harmless(_))));
+}
+
+#[test]
+fn bits_of_marks_are_compared_and_looked_up() {
+    let bits = |mask, network_order| Field::MarkBits(MarkBits { connection: false, mask, network_order });
+    let masked = [meta(NFT_META_MARK), bitwise(&0xff00_u32.to_ne_bytes(), &[0; 4])].concat();
+    let turned: Expression = vec![
+        Byteorder { sreg: NFT_REG_1, dreg: NFT_REG_1, op: Some(1), len: 4, size: 4, ..Byteorder::default() }.into(),
+    ];
+    let look_up: Expression = vec![Lookup { set: "s".into(), sreg: NFT_REG_1, ..Lookup::default() }.into()];
+    let fields = |expressions: &[Expression]| match steps(expressions.concat()).pop() {
+        Some(Step::Match(Match::Set { fields, .. })) => fields,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(fields(&[masked.clone(), look_up.clone()]), [bits(0xff00, false)]);
+    assert_eq!(fields(&[masked.clone(), turned.clone(), look_up.clone()]), [bits(0xff00, true)]);
+    assert_eq!(fields(&[meta(NFT_META_MARK), turned.clone(), look_up]), [bits(u32::MAX, true)], "intervals");
+    let ends = [0x100_u32, 0x1ff].map(|end| wired::Data::of(end.to_be_bytes().to_vec()));
+    let [from_data, to_data] = ends;
+    let range: Expression = vec![Range { sreg: NFT_REG_1, from_data, to_data, ..Range::default() }.into()];
+    let test = Test { field: bits(0xff00, true), condition: Condition::Ranges(vec![(0x100, 0x1ff)]) };
+    let found = steps([masked, turned, range].concat()).pop();
+    assert_eq!(found, Some(Step::Match(Match::Tests { tests: vec![test], inverted: false })));
+}
+
+#[test]
+fn numbers_that_are_made_are_within_their_range() {
+    let number = |first, last, hashed| Some(Step::SetMark(MarkWrite::Number { first, last, hashed }));
+    let numgen: Expression =
+        vec![Numgen { dreg: NFT_REG_1, modulus: Some(8), offset: Some(0x4000), ..Numgen::default() }.into()];
+    assert_eq!(steps([numgen.clone(), set_mark()].concat()).pop(), number(0x4000, 0x4007, false));
+    let hash: Expression = vec![Hash { dreg: NFT_REG_1, modulus: Some(1), ..Hash::default() }.into()];
+    assert_eq!(steps([hash, set_mark()].concat()).pop(), number(0, 0, true));
+    let changed = steps([numgen, bitwise(&[0xff; 4], &[1, 0, 0, 0]), set_mark()].concat()).pop();
+    assert!(matches!(changed, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{changed:?}");
+}

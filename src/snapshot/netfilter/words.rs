@@ -1,0 +1,127 @@
+//! Fields and tests as nft writes them, for people.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{Condition, Field, Test, TypeScope, device_name};
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scoped = |end: &str, scope: &TypeScope| match scope {
+            TypeScope::Any => format!("fib {end} type"),
+            TypeScope::Input => format!("fib {end} . iif type"),
+            TypeScope::Output => format!("fib {end} . oif type"),
+        };
+        f.write_str(match self {
+            Self::Mark => "meta mark",
+            Self::ConnectionMark => "ct mark",
+            Self::InputName => "iifname",
+            Self::OutputName => "oifname",
+            Self::InputIndex => "iif",
+            Self::OutputIndex => "oif",
+            Self::NfProto => "meta nfproto",
+            Self::EtherType => "meta protocol",
+            Self::L4Proto => "meta l4proto",
+            Self::Ipv4Source => "ip saddr",
+            Self::Ipv4Destination => "ip daddr",
+            Self::Ipv6Source => "ip6 saddr",
+            Self::Ipv6Destination => "ip6 daddr",
+            Self::SourcePort => "th sport",
+            Self::DestinationPort => "th dport",
+            Self::ConnectionState => "ct state",
+            Self::ConnectionStatus => "ct status",
+            Self::ConnectionDirection => "ct direction",
+            Self::SourceType(scope) => return f.write_str(&scoped("saddr", scope)),
+            Self::DestinationType(scope) => return f.write_str(&scoped("daddr", scope)),
+            Self::MarkBits(bits) => {
+                let mark = if bits.connection { "ct mark" } else { "meta mark" };
+                return write!(f, "{mark} & {:#x}", bits.mask);
+            }
+            Self::Other(name) => name,
+        })
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { field, condition } = self;
+        let number = |value: u128| number(field, value);
+        match condition {
+            Condition::Masked { mask, value } => match prefix_length(field, *mask) {
+                Some(None) => write!(f, "{field} {}", number(*value)),
+                Some(Some(length)) => write!(f, "{field} {}/{length}", number(*value)),
+                None => write!(f, "{field} & {mask:#x} == {value:#x}"),
+            },
+            Condition::Ranges(ranges) => {
+                let range = |(first, last): &(u128, u128)| match first == last {
+                    true => number(*first),
+                    false => format!("{}-{}", number(*first), number(*last)),
+                };
+                match ranges.as_slice() {
+                    [one] => write!(f, "{field} {}", range(one)),
+                    several => {
+                        write!(f, "{field} {{ {} }}", several.iter().map(range).collect::<Vec<_>>().join(", "))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A value of a field.
+fn number(field: &Field, value: u128) -> String {
+    match field {
+        Field::Ipv4Source | Field::Ipv4Destination => Ipv4Addr::from_bits(value as u32).to_string(),
+        Field::Ipv6Source | Field::Ipv6Destination => Ipv6Addr::from_bits(value).to_string(),
+        Field::InputName | Field::OutputName => {
+            device_name(value).map_or_else(|| format!("{value:#x}"), |name| format!("\"{name}\""))
+        }
+        Field::SourcePort | Field::DestinationPort | Field::InputIndex | Field::OutputIndex | Field::L4Proto => {
+            value.to_string()
+        }
+        _ => format!("{value:#x}"),
+    }
+}
+
+/// Of a mask that is a prefix, its length; inner `None`: the whole field. Outer `None`: it is none.
+fn prefix_length(field: &Field, mask: u128) -> Option<Option<u32>> {
+    let (width, is_address): (u32, bool) = match field {
+        Field::Ipv4Source | Field::Ipv4Destination => (32, true),
+        Field::Ipv6Source | Field::Ipv6Destination | Field::InputName | Field::OutputName => (128, true),
+        Field::SourcePort | Field::DestinationPort | Field::EtherType => (16, false),
+        Field::L4Proto | Field::NfProto => (8, false),
+        Field::Mark | Field::ConnectionMark | Field::InputIndex | Field::OutputIndex => (32, false),
+        _ => return None,
+    };
+    let largest = u128::MAX >> (128 - width);
+    let low = largest & !mask;
+    match low {
+        0 => Some(None),
+        low if is_address && low & low.wrapping_add(1) == 0 => Some(Some(width - low.count_ones())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::netfilter::{MarkBits, address_key, name_key};
+
+    #[test]
+    fn tests_are_written_as_nft_writes_them() {
+        let address = |text: &str| address_key(text.parse().unwrap());
+        let masked = |field, mask, value| Test { field, condition: Condition::Masked { mask, value } }.to_string();
+        let ranges =
+            |field, ranges: &[(u128, u128)]| Test { field, condition: Condition::Ranges(ranges.to_vec()) }.to_string();
+        let all = u128::from(u32::MAX);
+        assert_eq!(masked(Field::Ipv4Destination, all, address("10.96.0.1")), "ip daddr 10.96.0.1");
+        assert_eq!(masked(Field::Ipv4Source, 0xffff_0000, address("10.42.0.0")), "ip saddr 10.42.0.0/16");
+        assert_eq!(masked(Field::Ipv6Source, u128::MAX << 64, address("fd42::")), "ip6 saddr fd42::/64");
+        assert_eq!(masked(Field::Mark, 0x4000, 0x4000), "meta mark & 0x4000 == 0x4000");
+        assert_eq!(masked(Field::Mark, all, 0x4000), "meta mark 0x4000");
+        assert_eq!(masked(Field::OutputName, u128::MAX, name_key("eth0").unwrap()), "oifname \"eth0\"");
+        assert_eq!(ranges(Field::DestinationPort, &[(53, 53), (80, 90)]), "th dport { 53, 80-90 }");
+        let bits = MarkBits { connection: true, mask: 0xff, network_order: false };
+        assert_eq!(ranges(Field::MarkBits(bits), &[(1, 2)]), "ct mark & 0xff 0x1-0x2");
+    }
+}

@@ -1,0 +1,164 @@
+//! Routes that a mark leads past a tunnel: `fib_rules_lookup`, `fib_table_lookup`.
+//!
+//! Only what is certain counts. A packet that a rule leads past the tunnel by its mark does not get into it, unless an earlier
+//! rule led it there.
+
+use std::collections::BTreeSet;
+
+use super::values::Values;
+use super::world::prefix_range;
+use crate::snapshot::{Route, Rule};
+
+/// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.
+const MAX_ROUTES: usize = 1024;
+/// `RTN_UNICAST`, `RTN_BLACKHOLE`, `RTN_UNREACHABLE`, `RTN_PROHIBIT`
+const UNICAST: u8 = 1;
+const REFUSING: std::ops::RangeInclusive<u8> = 6..=8;
+/// `FR_ACT_TO_TBL`, `FR_ACT_BLACKHOLE`, `FR_ACT_UNREACHABLE`, `FR_ACT_PROHIBIT`
+const TO_TABLE: u8 = 1;
+const REFUSE: std::ops::RangeInclusive<u8> = 6..=8;
+/// `FR_ACT_NOP`
+const NOP: u8 = 3;
+/// `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`: not all of their routes are kept.
+const MAIN: u32 = 254;
+const LOCAL: u32 = 255;
+
+/// Packets with such a mark do not get into the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// `mark & mask == value`: mask and value.
+    pub mark: (u32, u32),
+    /// Destinations, the less specific first, and whether those are led past it: later ones overrule earlier ones.
+    pub routes: Vec<((u128, u128), bool)>,
+    /// Destinations that earlier rules may lead into it, or that are not known.
+    pub earlier: Values,
+}
+
+/// What policy rules of a family do to marked packets. `into`: devices by which packets get into the tunnel.
+pub fn past(rules: &[Rule], routes: &[Route], ipv6: bool, into: &BTreeSet<u32>) -> Vec<Past> {
+    let largest = if ipv6 { u128::MAX } else { u32::MAX.into() };
+    let mut rules: Vec<&Rule> = rules.iter().filter(|rule| rule.ipv6 == ipv6).collect();
+    rules.sort_by_key(|rule| rule.priority);
+    let of_table = |table: u32| {
+        let mine = routes.iter().filter(|route| route.table == table && is_of(route, ipv6));
+        mine.map(|route| (range_of(route, largest), route)).collect::<Vec<_>>()
+    };
+    let leads_in = |route: &Route| route.kind == UNICAST && route.devices.iter().any(|device| into.contains(device));
+    let (mut found, mut earlier) = (Vec::new(), Vec::new());
+    for rule in rules {
+        let is_simple = !rule.inverted && rule.other.is_empty() && rule.source.is_none() && rule.destination.is_none();
+        match rule.action {
+            NOP => {}
+            action if REFUSE.contains(&action) => {
+                if let Some((value, mask)) = rule.fwmark.filter(|_| is_simple) {
+                    let (mark, earlier) = ((mask, value & mask), Values::ranges(earlier.clone()));
+                    found.push(Past { mark, routes: vec![((0, largest), true)], earlier });
+                }
+            }
+            // Which device's table that is nobody has said (l3mdev).
+            TO_TABLE if rule.table != 0 => {
+                let mut table = of_table(rule.table);
+                if let Some((value, mask)) = rule.fwmark.filter(|_| is_simple)
+                    && !matches!(rule.table, MAIN | LOCAL)
+                    && table.len() <= MAX_ROUTES
+                    && table.iter().all(|(_, route)| is_plain(route))
+                {
+                    // Of two routes to the same destination one is taken: any that leads in counts.
+                    table.sort_by_key(|(range, route)| (route.prefix_length, *range, leads_in(route)));
+                    let routes = table.iter().map(|(range, route)| (*range, !leads_in(route))).collect();
+                    let (mark, earlier) = ((mask, value & mask), Values::ranges(earlier.clone()));
+                    found.push(Past { mark, routes, earlier });
+                }
+                earlier.extend(table.iter().filter(|(_, route)| leads_in(route)).map(|(range, _)| *range));
+            }
+            _ => return found, // where it leads is not known
+        }
+    }
+    found.retain(|past| past.routes.iter().any(|(_, is_past)| *is_past));
+    found
+}
+
+fn is_of(route: &Route, ipv6: bool) -> bool {
+    // A default route does not say its family; its gateway does.
+    route.destination.or(route.gateway).is_none_or(|address| address.is_ipv6() == ipv6)
+}
+
+/// It is for every packet, and ends the look-up.
+fn is_plain(route: &Route) -> bool {
+    route.tos == 0 && (route.kind == UNICAST || REFUSING.contains(&route.kind))
+}
+
+fn range_of(route: &Route, largest: u128) -> (u128, u128) {
+    route.destination.map_or((0, largest), |destination| prefix_range(destination, route.prefix_length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(priority: u32, table: u32, fwmark: Option<(u32, u32)>) -> Rule {
+        Rule {
+            ipv6: false,
+            priority,
+            table,
+            action: TO_TABLE,
+            fwmark,
+            inverted: false,
+            source: None,
+            destination: None,
+            other: vec![],
+        }
+    }
+
+    fn route(table: u32, prefix: &str, kind: u8, device: u32) -> Route {
+        let (network, length) = prefix.split_once('/').unwrap();
+        Route {
+            table,
+            destination: (length != "0").then(|| network.parse().unwrap()),
+            prefix_length: length.parse().unwrap(),
+            kind,
+            tos: 0,
+            priority: None,
+            gateway: None,
+            preferred_source: None,
+            devices: vec![device],
+            nexthop: None,
+        }
+    }
+
+    #[test]
+    fn what_a_mark_leads_elsewhere_is_told_apart() {
+        let main = rule(32766, MAIN, None);
+        let marked = rule(100, 7, Some((0x4000, 0x4000)));
+        let into = BTreeSet::from([9]);
+        let of = |rules: &[&Rule], routes: &[Route]| {
+            past(&rules.iter().map(|rule| (*rule).clone()).collect::<Vec<_>>(), routes, false, &into)
+        };
+        let tunnel = route(MAIN, "10.42.0.0/16", UNICAST, 9);
+        let elsewhere = route(7, "0.0.0.0/0", UNICAST, 2);
+        let found = of(&[&main, &marked], &[tunnel.clone(), elsewhere.clone()]);
+        let everything = (0, u32::MAX.into());
+        let expected = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Values::of(&[]) };
+        assert_eq!(found, [expected.clone()]);
+        let refused = route(7, "0.0.0.0/0", *REFUSING.start(), 0);
+        assert_eq!(of(&[&main, &marked], &[tunnel.clone(), refused]), [expected.clone()]);
+        // A longer prefix leads in after all.
+        let back = route(7, "10.42.1.0/24", UNICAST, 9);
+        let found = of(&[&main, &marked], &[tunnel.clone(), back.clone(), elsewhere.clone()]);
+        assert_eq!(found[0].routes, [(everything, true), (prefix_range("10.42.1.0".parse().unwrap(), 24), false)]);
+        // An earlier rule leads in.
+        let early = rule(50, MAIN, None);
+        let found = of(&[&early, &marked], &[tunnel.clone(), elsewhere.clone()]);
+        assert_eq!(found[0].earlier, Values::ranges(vec![prefix_range("10.42.0.0".parse().unwrap(), 16)]));
+        // What is not understood takes nothing away.
+        let inverted = Rule { inverted: true, ..marked.clone() };
+        let other = Rule { other: vec![20], ..marked.clone() };
+        let goto = Rule { action: 2, ..early };
+        for rules in [[&inverted, &main], [&other, &main], [&goto, &marked]] {
+            assert_eq!(of(&rules, &[tunnel.clone(), elsewhere.clone()]), []);
+        }
+        assert_eq!(of(&[&marked, &main], &[tunnel, back]), [], "nothing there leads past it");
+        let blackhole = Rule { action: *REFUSE.start(), ..marked };
+        assert_eq!(of(&[&blackhole, &main], &[]), [expected]);
+    }
+}
