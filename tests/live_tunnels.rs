@@ -55,6 +55,7 @@ fn the_verdict_is_what_happens_to_packets() {
     for number in played {
         let mut dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(number));
         let case = Generator { dice: &mut dice }.case();
+        println!("case {number} of seed {seed}: {:#?}", case.lines); // shown if it fails without a verdict
         let Outcome { verdict, why, errors } = play(&case);
         let lost = errors > 0;
         let verdict = if verdict == "mitigated" || verdict == "not_affected" { "not".to_owned() } else { verdict };

@@ -257,7 +257,7 @@ impl Generator<'_> {
 
     /// What saves, breaks or confuses.
     fn extra(&mut self, case: &mut Case, backend: Backend, bit: &str) {
-        let kind = self.dice.below(27);
+        let kind = self.dice.below(36);
         let six = case.setup.ipv6;
         let (port, ip) = (case.setup.port, if six { "ip6" } else { "ip" });
         let iptables = if backend == Backend::Native { Backend::IptablesNft } else { backend };
@@ -397,6 +397,61 @@ impl Generator<'_> {
                     let fill = format!("{which} -j CHECKSUM --checksum-fill");
                     case.iptables(iptables, six, "mangle", "POSTROUTING", &fill);
                 }
+            }
+            27..30 => {
+                // What writes into headers by itself, and what writes nothing that matters.
+                let to = if six { "fd00:88::11" } else { "192.168.88.11" };
+                let write = match self.dice.below(4) {
+                    0 => "udp sport set 5555".to_owned(),
+                    1 => format!("{ip} saddr set {to}"),
+                    2 => format!("{ip} {} set 60", if six { "hoplimit" } else { "ttl" }),
+                    _ => format!("meta mark and {bit} == {bit} udp sport set 5555"),
+                };
+                let rule = format!("udp dport {port} {write}");
+                if self.dice.one_in(4) {
+                    case.next += 1;
+                    let chain = "chain c { type filter hook egress device \"eth0\" priority 0";
+                    let text = format!("table netdev w{} {{ {chain}; {rule}; }}\n}}", case.next);
+                    case.lines.push(format!("nft -f - <<'END'\n{text}\nEND"));
+                } else {
+                    let hook = if self.dice.one_in(2) { "OUTPUT" } else { "POSTROUTING" };
+                    let priority = [-150, -50, 50, 150][self.dice.below(4) as usize];
+                    case.native(six, "filter", hook, priority, &[rule]);
+                }
+            }
+            30 | 31 => {
+                // All packets are marked, and get to the peer past the tunnel: none with some other way back.
+                for six in [false, true] {
+                    for hook in ["OUTPUT", "PREROUTING"] {
+                        case.iptables(iptables, six, "mangle", hook, &format!("-j MARK --set-xmark {bit}/{bit}"));
+                    }
+                }
+                case.lines.push(format!(
+                    "ip rule add fwmark {bit}/{bit} lookup 100; ip route add 10.88.0.0/24 via 192.168.88.2 dev eth0 table 100
+                     ip -6 rule add fwmark {bit}/{bit} lookup 100; ip -6 route add fd88::/64 via fd00:88::2 dev eth0 table 100"
+                ));
+            }
+            32 | 33 => {
+                // Numbers of a range.
+                let from = if self.dice.one_in(2) { bit } else { "0x100000" };
+                let number = match self.dice.below(3) {
+                    0 => format!("numgen inc mod 1 offset {from}"),
+                    1 => format!("numgen random mod 1 offset {from}"),
+                    _ => format!("jhash {ip} saddr mod 1 offset {from}"),
+                };
+                let hook = if self.dice.one_in(2) { "OUTPUT" } else { "PREROUTING" };
+                case.native(six, "filter", hook, -140, &[format!("meta mark set {number}")]);
+            }
+            34 | 35 => {
+                // Bits of a mark, looked up in sets and intervals.
+                let test = match self.dice.below(4) {
+                    0 => format!("meta mark and {bit} == {{ {bit}, 0x800000 }}"),
+                    1 => "meta mark { 0x1-0xfffff, 0x200000 }".to_owned(),
+                    2 => "meta mark and 0xfffff == 0x1-0xfffff".to_owned(),
+                    _ => "meta mark { 0x100000-0x1fffff }".to_owned(),
+                };
+                let rule = format!("udp dport {port} {test} masquerade {}", flags(&self.flag()));
+                case.native(six, "nat", "POSTROUTING", 97, &[rule]);
             }
             14 => {
                 // Nothing leads there, but connections of the family are tracked from now on.
