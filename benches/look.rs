@@ -33,6 +33,14 @@ fn look(criterion: &mut Criterion) {
 
     let snapshot = decode::replay(&capture, &collectors);
     let report = judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false));
+    let mut derived = judge::Derived::default();
+    criterion.bench_function("judge a captured node again", |bencher| {
+        let stop = AtomicBool::new(false);
+        bencher.iter(|| judge::judge_again(Catalogue::built_in(), &snapshot, &options, &stop, &mut derived));
+    });
+    criterion.bench_function("judge a captured node", |bencher| {
+        bencher.iter(|| judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false)));
+    });
     let settings = metrics::Settings { max_devices: 8, per_cpu: false, collectors: collectors.clone() };
     let families = || metrics::families(&report, &snapshot, &Default::default(), &settings);
     criterion.bench_function("render text 0.0.4", |bencher| bencher.iter(|| exposition::prometheus(&families())));

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::accumulate::Accumulators;
 use crate::decode::Known;
+use crate::judge::Derived;
 use crate::snapshot::Snapshot;
 
 /// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per
@@ -19,6 +20,7 @@ const LINKS_HOLD: Duration = Duration::from_secs(600);
 pub struct Memory {
     known: Known,
     counters: Accumulators,
+    derived: Derived,
 }
 
 impl Memory {
@@ -40,6 +42,16 @@ impl Memory {
         }
         self.counters.apply(number, snapshot);
         decoded
+    }
+
+    /// Lends what was derived from the facts of the last reading: judging takes its time. What is not given back is derived again.
+    pub fn lend_derived(&mut self) -> Derived {
+        std::mem::take(&mut self.derived)
+    }
+
+    /// Takes back what was lent.
+    pub fn give_back(&mut self, derived: Derived) {
+        self.derived = derived;
     }
 
     /// Continues the counters of a reading that was cut, which leaves nothing behind.

@@ -293,7 +293,14 @@ impl Refresher {
             true
         };
         let options = lock(&self.options).clone();
-        let mut report = judge::judge(Catalogue::built_in(), &snapshot, &options, stop);
+        let mut report = if whole {
+            let mut derived = lock(&self.memory).lend_derived();
+            let report = judge::judge_again(Catalogue::built_in(), &snapshot, &options, stop, &mut derived);
+            lock(&self.memory).give_back(derived);
+            report
+        } else {
+            judge::judge(Catalogue::built_in(), &snapshot, &options, stop)
+        };
         let mut history = lock(&self.history);
         let changes = if whole && !report.was_stopped { history.note(start, &report) } else { Vec::new() };
         history.complete(start, Catalogue::built_in(), &mut report);

@@ -27,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("capture", &["capture", "snapshot", "netfilter"]),
     ("decode", &["decode", "capture", "snapshot", "netfilter"]),
     ("accumulate", &["accumulate", "snapshot"]),
-    ("memory", &["memory", "accumulate", "decode", "snapshot"]),
+    ("memory", &["memory", "accumulate", "decode", "judge", "snapshot"]),
     ("redact", &["redact", "capture", "snapshot", "netfilter"]),
     ("advisory", &["advisory", "snapshot"]),
     ("symbolic", &["symbolic", "snapshot"]),

@@ -240,6 +240,17 @@ fn what_judging_costs() {
         let start = cpu_time();
         let report = judged(&snapshot, &AtomicBool::new(false));
         let whole = cpu_time() - start;
+        let mut derived = judge::Derived::default();
+        let mut again = || {
+            let (go_on, start) = (AtomicBool::new(false), cpu_time());
+            let options = judge::Options::default();
+            let again = judge::judge_again(Catalogue::built_in(), &snapshot, &options, &go_on, &mut derived);
+            assert_eq!(again, report);
+            cpu_time() - start
+        };
+        again();
+        let mut unchanged: Vec<Duration> = (0..101).map(|_| again()).collect();
+        unchanged.sort_unstable();
         let late = (1..12).map(|number| {
             let (stopped, late) = stopped_after(&snapshot, whole.min(Duration::from_secs(2)) * number / 12);
             promises_nothing(&stopped, &report);
@@ -247,6 +258,11 @@ fn what_judging_costs() {
         });
         let mut late: Vec<Duration> = late.collect();
         late.sort_unstable();
-        println!("{name}: {:.2} s of CPU, {}; after a stop {:.1?}", whole.as_secs_f64(), states(&report), &late[6..]);
+        let (seconds, unchanged) = (whole.as_secs_f64(), unchanged[50]);
+        println!(
+            "{name}: {seconds:.2} s of CPU, again {unchanged:.1?}, {}; after a stop {:.1?}",
+            states(&report),
+            &late[6..]
+        );
     }
 }

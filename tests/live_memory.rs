@@ -1,5 +1,5 @@
-//! What a reading takes over from earlier ones is what is there: links, addresses, routes and rules change at random
-//! between readings, and each reading finds what one finds that remembers nothing.
+//! What a reading takes over from earlier ones is what is there: links, addresses, routes, sysctls, rules and what their sets hold
+//! change at random between readings, and each reading finds what one finds that remembers nothing, and is judged the same.
 
 #![allow(clippy::disallowed_types, reason = "tests change the node with the standard tools")]
 
@@ -11,12 +11,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use natwatch::advisory::Catalogue;
 use natwatch::capture::{Ask, Request, Take};
 use natwatch::decode::{self, Collectors, Known, Parts};
+use natwatch::judge::{self, Derived, Report};
 use natwatch::kernel::{Live, Paths, Progress};
-use natwatch::snapshot::{Collector, Failure, Reading};
+use natwatch::snapshot::{Collector, Failure, Reading, Snapshot};
 
 use support::grammar::{Dice, services};
 use support::netns::{Netns, veth};
@@ -83,10 +86,18 @@ fn watched() -> Collectors {
     Collectors::from([Collector::Links, Collector::Nat])
 }
 
-/// Everything that these collectors find.
-fn told(parts: Parts) -> String {
+fn facts(parts: Parts) -> Snapshot {
     let missing = Failure::not_needed("every part is there");
-    let facts = parts.facts(&natwatch::kernel::meta(), &watched(), &missing);
+    parts.facts(&natwatch::kernel::meta(), &watched(), &missing)
+}
+
+fn judged(facts: &Snapshot, derived: &mut Derived) -> Report {
+    let options = judge::Options { this_namespace: true, ..judge::Options::default() };
+    judge::judge_again(Catalogue::built_in(), facts, &options, &AtomicBool::new(false), derived)
+}
+
+/// Everything that these collectors find.
+fn told(facts: &Snapshot) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.links, facts.addresses, facts.rules);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.routes, facts.forwarding, facts.local_ports);
@@ -168,7 +179,7 @@ fn change(dice: &mut Dice) -> String {
         26 => format!("ip link add link d0 name vl0 type vlan id {}", 5 + n),
         27 => format!("tc qdisc {verb} dev {device} clsact; tc filter add dev {device} egress matchall action pass"),
         28 => format!("ethtool -K {device} tx {toggle}"),
-        _ => match dice.below(8) {
+        _ => match dice.below(13) {
             0 => format!("sysctl -qw net.ipv4.conf.{device}.forwarding={}", n % 2),
             1 => format!("sysctl -qw net.ipv6.conf.all.forwarding={}", n % 2),
             2 => format!("sysctl -qw net.ipv4.ip_local_port_range='{} 50000'", 10_000 + n),
@@ -178,6 +189,14 @@ fn change(dice: &mut Dice) -> String {
             4 => format!("nft add rule ip t post ip daddr @peers ip saddr {net} masquerade random"),
             5 => format!("nft add element ip t peers '{{ {peer} timeout 1h }}'"),
             6 => "nft delete table ip t".into(),
+            7 => format!("nft delete element ip t peers '{{ {peer} }}'"),
+            8 => "nft add table ip t; nft add chain ip t out '{ type filter hook output priority 0; }'; \
+                  nft add rule ip t out ip daddr @peers meta mark set 0x10; \
+                  nft add rule ip t post meta mark 0x10 masquerade"
+                .into(),
+            9 => "ipset create nets hash:net; iptables-legacy -w -t nat -A POSTROUTING -m set --match-set nets dst -j MASQUERADE"
+                .into(),
+            10 | 11 => format!("ipset {verb} nets {net}"),
             _ => format!("iptables-legacy -w -t nat -A POSTROUTING -d {net} -j MASQUERADE --random-fully"),
         },
     }
@@ -195,6 +214,7 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
             ns.cmd(line);
         }
         let (mut node, mut dice, mut done, mut tried, mut took_over) = (Remembering::new(), Dice(SEED), 0, 0, 0);
+        let (mut derived, mut verdicts, mut last) = (Derived::default(), 0, None);
         node.read(&watched(), false);
         while done < CHANGES {
             let line = change(&mut dice);
@@ -208,23 +228,29 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
             // The kernel may go on for a moment (carriers, addresses), and only then notify of it.
             let deadline = Instant::now() + PATIENCE;
             loop {
-                let remembered = told(node.read(&watched(), false));
+                let remembered = facts(node.read(&watched(), false));
                 took_over += u64::from(node.asked("netlink/route/links") == 0);
                 let (fresh, _) = decode::read(&mut live(), &watched(), &Known::default(), &mut |_| ());
-                let fresh = told(fresh);
-                if remembered == fresh {
+                let fresh = facts(fresh);
+                let report = judged(&remembered, &mut derived);
+                let (remembered, told) = (told(&remembered), told(&fresh));
+                if remembered == told {
+                    let wanted = judged(&fresh, &mut Derived::default());
+                    assert_eq!(report, wanted, "seed {SEED}, change {done}, {line}");
+                    verdicts += u64::from(last.replace(wanted) != Some(report));
                     break;
                 }
-                let difference = first_difference(&remembered, &fresh);
+                let difference = first_difference(&remembered, &told);
                 assert!(Instant::now() < deadline, "seed {SEED}, change {done}, {line}: {difference}");
             }
             node.read(&watched(), true);
             let unnotified = node.known.take_unnotified();
             assert!(unnotified.is_empty(), "seed {SEED}, change {done}, {line}: {unnotified:?}");
         }
-        println!("{tried} changes tried, {done} made; {took_over} readings took links over");
+        println!("{tried} changes tried, {done} made; {took_over} readings took links over, {verdicts} other reports");
         // Rules, sets and sysctls leave links as they are.
         assert!(took_over > CHANGES / 20, "{took_over} readings took links over");
+        assert!(verdicts > CHANGES / 10, "{verdicts} reports were not as before");
     });
 }
 

@@ -4,7 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
-use super::{ConditionState, DefectFinding};
+use super::{ConditionState, DefectFinding, Derived};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{Feature, Link, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
@@ -22,9 +22,9 @@ pub struct Context<'a> {
     pub(super) effort: symbolic::Effort<'a>,
     /// Rules, links and addresses; or what of them was not read.
     world: OnceCell<Result<symbolic::World<'a>, String>>,
-    /// Source-NAT rules that new connections get to; walked once.
-    pub(super) reached: OnceCell<Result<symbolic::ReachedRules, String>>,
-    /// What happens to the outer packets of tunnels, by index of the device; walked once.
+    /// What walks have found on these facts.
+    pub(super) derived: &'a Derived,
+    /// What happens to the outer packets of tunnels, by index of the device.
     pub(super) outer: RefCell<BTreeMap<u32, Result<symbolic::OuterPackets, String>>>,
 }
 
@@ -69,6 +69,7 @@ impl<'a> Context<'a> {
         defects: &'a [DefectFinding],
         blind: Option<&'static str>,
         stop: &'a AtomicBool,
+        derived: &'a Derived,
     ) -> Self {
         Self {
             snapshot,
@@ -76,14 +77,15 @@ impl<'a> Context<'a> {
             blind,
             effort: symbolic::Effort::new(stop),
             world: OnceCell::new(),
-            reached: OnceCell::new(),
+            derived,
             outer: RefCell::default(),
         }
     }
 
     /// What packets can meet.
     pub(super) fn world(&self) -> Result<&symbolic::World<'a>, String> {
-        self.world.get_or_init(|| symbolic::World::new(self.snapshot)).as_ref().map_err(String::clone)
+        let world = || symbolic::World::new(self.snapshot).inspect(|world| self.derived.begin(world));
+        self.world.get_or_init(world).as_ref().map_err(String::clone)
     }
 
     /// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.

@@ -2,6 +2,7 @@
 //! data as `unknown`.
 
 mod conditions;
+mod derived;
 mod history;
 mod remedies;
 mod services;
@@ -15,6 +16,7 @@ use crate::advisory::defects::{self, Basis, Defect, DefectState};
 use crate::advisory::{Advisory, Catalogue, ConditionKind, Severity, State, Subject};
 use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
 use conditions::Context;
+pub use derived::Derived;
 pub use history::{Change, History};
 
 names! {
@@ -198,8 +200,19 @@ impl Report {
 /// Judges everything that is known about a node. `stop` is the caller's: once it is set, whatever is not certain yet is
 /// unknown. The work is bounded in any case.
 pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options, stop: &AtomicBool) -> Report {
+    judge_again(catalogue, snapshot, options, stop, &mut Derived::default())
+}
+
+/// The same, beside what was derived from facts before, which stands as far as these are the same; then `derived` is from these.
+pub fn judge_again(
+    catalogue: &Catalogue,
+    snapshot: &Snapshot,
+    options: &Options,
+    stop: &AtomicBool,
+    derived: &mut Derived,
+) -> Report {
     let defects = judge_defects(snapshot, options);
-    let context = Context::new(snapshot, &defects, blind(snapshot, options), stop);
+    let context = Context::new(snapshot, &defects, blind(snapshot, options), stop, derived);
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let mut advisories: Vec<Finding> =
         catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
@@ -208,7 +221,8 @@ pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options, stop
             accept(finding, acceptance);
         }
     }
-    let was_stopped = context.effort.was_stopped();
+    let (was_stopped, cut) = (context.effort.was_stopped(), context.effort.ended().is_some());
+    derived.end(cut);
     let probe_refused = options.probe.refused.clone();
     let (verdict, min_severity) = (State::NotAffected, Severity::Warning);
     let mut report = Report { verdict, min_severity, advisories, defects, probe_refused, was_stopped };

@@ -2,16 +2,12 @@
 
 use super::conditions::{Context, Outcome};
 use crate::snapshot::Reading;
-use crate::symbolic::{self, Certainty, Found, World};
+use crate::symbolic::Certainty;
 
 /// The device that NodeLocal DNSCache makes.
 const NODE_LOCAL_DNS: &str = "nodelocaldns";
 
 impl Context<'_> {
-    fn found(&self, look: impl FnOnce(&World<'_>) -> Found) -> Result<Found, String> {
-        self.world().map(look)
-    }
-
     /// What follows where no rule translates destinations: IPVS may.
     fn without_a_rule(&self, nothing: &str, services: impl Fn(u64) -> Outcome) -> Outcome {
         match &self.snapshot.ipvs_services {
@@ -22,11 +18,12 @@ impl Context<'_> {
     }
 
     pub(super) fn dns_dnat_to_several(&self) -> Outcome {
-        match self.found(|world| symbolic::dns_to_several(world, &self.effort)) {
+        match self.world().map(|world| self.derived.dns_to_several(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
-            Ok(Found { certainty, place }) => match certainty {
+            Ok(found) => match &found.certainty {
                 Certainty::Happens => Outcome::holds(format!(
-                    "UDP to one address and port 53 goes to one of several name servers: {place}"
+                    "UDP to one address and port 53 goes to one of several name servers: {}",
+                    found.place
                 )),
                 Certainty::Unknown(why) => Outcome::unknown(why),
                 Certainty::DoesNot => self.without_a_rule(
@@ -48,10 +45,12 @@ impl Context<'_> {
     }
 
     pub(super) fn service_dnat(&self) -> Outcome {
-        match self.found(symbolic::destination_nat) {
+        match self.world().map(|world| self.derived.destination_nat(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
-            Ok(Found { certainty, place }) => match certainty {
-                Certainty::Happens => Outcome::holds(format!("connections are given other destinations: {place}")),
+            Ok(found) => match &found.certainty {
+                Certainty::Happens => {
+                    Outcome::holds(format!("connections are given other destinations: {}", found.place))
+                }
                 Certainty::Unknown(why) => Outcome::unknown(why),
                 Certainty::DoesNot => self
                     .without_a_rule("no rule gives connections another destination", |services| {
@@ -73,20 +72,18 @@ impl Context<'_> {
     }
 
     pub(super) fn invalid_passes(&self) -> Outcome {
-        match self.found(|world| symbolic::invalid_passes(world, &self.effort)) {
+        match self.world().map(|world| self.derived.invalid_passes(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
-            Ok(Found { certainty, place }) => match certainty {
-                Certainty::Happens if place.is_empty() => {
+            Ok(found) => match (&found.certainty, found.place.as_str()) {
+                (Certainty::Happens, "") => {
                     Outcome::holds("no rule drops invalid TCP segments on their way through this host")
                 }
-                Certainty::Happens => {
+                (Certainty::Happens, place) => {
                     Outcome::holds(format!("invalid TCP segments pass through this host; {place} drops only some"))
                 }
-                Certainty::Unknown(why) => Outcome::unknown(why),
-                Certainty::DoesNot if place.is_empty() => {
-                    Outcome::fails("no connection is tracked, so no segment is invalid")
-                }
-                Certainty::DoesNot => Outcome::fails(format!("{place} drops invalid TCP segments")),
+                (Certainty::Unknown(why), _) => Outcome::unknown(why),
+                (Certainty::DoesNot, "") => Outcome::fails("no connection is tracked, so no segment is invalid"),
+                (Certainty::DoesNot, place) => Outcome::fails(format!("{place} drops invalid TCP segments")),
             },
         }
     }

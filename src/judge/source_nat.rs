@@ -1,27 +1,28 @@
 //! The vocabulary of conditions that is about source-NAT rules.
 
+use std::sync::Arc;
+
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Backend, NatAction, Owner, PortRandomization, SourceNatRule};
-use crate::symbolic::{self, Certainty, Reached, RuleAt};
+use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
 /// Who writes rules for Services and pods.
 const SERVICES: &[Owner] = &[Owner::KubeProxy, Owner::Kubelet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
 
 impl Context<'_> {
     /// Rules that new connections get to, and why there may be more; or why they could not be read.
-    fn reached(&self) -> Result<(&[Reached], Option<&str>), &str> {
-        let walk = || self.world().map(|world| symbolic::reached(world, &self.effort));
-        let reached = self.reached.get_or_init(walk).as_ref().map_err(String::as_str)?;
-        Ok((&reached.rules, reached.gave_up.as_deref()))
+    fn reached(&self) -> Result<Arc<ReachedRules>, String> {
+        self.world().map(|world| self.derived.reached(world, &self.effort))
     }
 
     pub(super) fn source_nat_reachable(&self) -> Outcome {
-        let (reached, gave_up) = match self.reached() {
-            Ok(reached) => reached,
+        let found = match self.reached() {
+            Ok(found) => found,
             Err(why) => return Outcome::unknown(why),
         };
+        let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
         let certain = reached.iter().find(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
         match (certain, reached) {
             (Some(rule), all) => {
@@ -46,10 +47,11 @@ impl Context<'_> {
     }
 
     pub(super) fn port_not_random(&self, defects: &[String]) -> Outcome {
-        let (reached, gave_up) = match self.reached() {
-            Ok(reached) => reached,
+        let found = match self.reached() {
+            Ok(found) => found,
             Err(why) => return Outcome::unknown(why),
         };
+        let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
         let states = defects.iter().map(|id| self.defect(id).map_or(DefectState::Unknown, |defect| defect.state));
         let states: Vec<DefectState> = states.collect();
         let worst = [DefectState::Present, DefectState::Unknown].into_iter().find(|state| states.contains(state));

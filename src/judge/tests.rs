@@ -21,7 +21,8 @@ fn blank() -> Snapshot {
 }
 
 fn state(snapshot: &Snapshot, test: &Test) -> ConditionState {
-    let context = Context::new(snapshot, &[], None, &GO_ON);
+    let derived = Derived::default();
+    let context = Context::new(snapshot, &[], None, &GO_ON, &derived);
     context.evaluate(test, None).state
 }
 

@@ -6,7 +6,7 @@ use super::ConditionState;
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, with_lower_devices};
-use crate::symbolic::{self, Certainty, Found, OuterPackets};
+use crate::symbolic::{self, Certainty, OuterPackets};
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
 
@@ -15,14 +15,14 @@ fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
 }
 
 impl Context<'_> {
-    /// Walks the packets of a tunnel through the rules, once.
+    /// What becomes of the packets of a tunnel, by rules and beside them.
     fn outer(&self, link: &Link, tunnel: &Tunnel) -> Result<OuterPackets, String> {
         if let Some(known) = self.outer.borrow().get(&link.index) {
             return known.clone();
         }
         let walked = self.world().and_then(|world| {
             let facts = symbolic::facts(self.snapshot, link, tunnel)?;
-            let mut outer = symbolic::outer_packets(world, &facts, &self.effort);
+            let mut outer = OuterPackets::clone(&self.derived.outer(world, facts, &self.effort));
             if let Some(what) = self.beside_the_rules(link, tunnel) {
                 if outer.tracked == Certainty::DoesNot {
                     outer.tracked = Certainty::Unknown(what.clone()); // it may translate by itself
@@ -119,13 +119,14 @@ impl Context<'_> {
     pub(super) fn source_nat_present(&self) -> Outcome {
         match self.world() {
             Err(why) => Outcome::unknown(why),
-            Ok(world) => match world.translates() {
-                Found { certainty: Certainty::Happens, place } => {
-                    Outcome::holds(format!("{place} translates addresses"))
+            Ok(world) => {
+                let found = self.derived.translates(world, &self.effort);
+                match &found.certainty {
+                    Certainty::Happens => Outcome::holds(format!("{} translates addresses", found.place)),
+                    Certainty::Unknown(why) => Outcome::unknown(why),
+                    Certainty::DoesNot => Outcome::fails("no rule translates addresses"),
                 }
-                Found { certainty: Certainty::Unknown(why), .. } => Outcome::unknown(why),
-                Found { certainty: Certainty::DoesNot, .. } => Outcome::fails("no rule translates addresses"),
-            },
+            }
         }
     }
 

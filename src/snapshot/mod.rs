@@ -8,6 +8,7 @@ mod links;
 mod name;
 pub mod netfilter;
 mod reading;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use links::{
 };
 pub use name::Name;
 pub use reading::{Failure, Reading, SystemCall, Unanswered};
+pub use shared::Shared;
 
 /// Declares a closed set of names once: the enum, the list of all members, and each member's public name, by which
 /// it is printed and read.

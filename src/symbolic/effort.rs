@@ -52,6 +52,22 @@ impl<'s> Effort<'s> {
         self.ended().is_none()
     }
 
+    /// Does some work, and says how many units it took.
+    pub fn measure<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
+        let before = self.left.get();
+        let done = work();
+        (done, before - self.left.get())
+    }
+
+    /// Takes what work took that was done before; `false`: this judgement could not have done it, and nothing is taken.
+    pub fn repeat(&self, units: u64) -> bool {
+        let affordable = self.ended().is_none() && self.left.get() > units;
+        if affordable {
+            self.left.set(self.left.get() - units);
+        }
+        affordable
+    }
+
     /// Whether no more work is to be done, and why. A stop beats a budget that is used up.
     pub fn ended(&self) -> Option<Ended> {
         if self.stop.load(Ordering::Relaxed) {

@@ -15,7 +15,7 @@ const UNIVERSE: u8 = 0;
 const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 
 /// A tunnel and its surroundings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelFacts {
     /// Its device.
     pub device: String,

@@ -37,7 +37,7 @@ pub use machine::Certainty;
 pub use scenarios::services::{destination_nat, dns_to_several, invalid_passes};
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
 pub use scenarios::tunnel::{OuterPackets, outer_packets};
-pub use world::{Found, RuleAt, World};
+pub use world::{Found, Kept, RuleAt, World};
 
 #[cfg(test)]
 mod tests;

@@ -45,8 +45,8 @@ impl Survey {
             }
             survey.look_at_outgoing(rules);
         }
-        for link in world.links.into_iter().flatten() {
-            name_key(&link.name).into_iter().for_each(|name| survey.name((name, name)));
+        for device in world.devices.iter().flatten() {
+            name_key(device.name).into_iter().for_each(|name| survey.name((name, name)));
         }
         survey
     }

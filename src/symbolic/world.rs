@@ -31,6 +31,17 @@ pub struct Rules<'a> {
     pub ruleset: &'a Ruleset,
 }
 
+/// A device, as far as rules can tell it from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device<'a> {
+    /// Interface index.
+    pub index: u32,
+    /// Its name.
+    pub name: &'a str,
+    /// Number of its group; `None` where the kernel does not tell.
+    pub group: Option<u32>,
+}
+
 /// Addresses that have a type of their own, in one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnAddresses {
@@ -38,13 +49,14 @@ pub struct OwnAddresses {
     pub typed: Vec<(u128, (u128, u128), Option<u32>)>,
 }
 
-/// Everything that a packet can meet.
+/// Everything that a packet can meet. Walks see nothing else of the node but [`super::TunnelFacts`], so what they find is a
+/// function of both.
 #[derive(Clone, Debug)]
 pub struct World<'a> {
     /// In no order: hooks have their own.
     pub rules: Vec<Rules<'a>>,
     /// Devices; `None`: not read.
-    pub links: Option<&'a [Link]>,
+    pub devices: Option<Vec<Device<'a>>>,
     /// IPv4's, IPv6's; `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
     survey: OnceCell<Survey>,
@@ -83,12 +95,14 @@ impl<'a> World<'a> {
             }
         }
         let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
-        Ok(Self::of(rules, snapshot.links.ok().map(Vec::as_slice), own))
+        let device = |link: &'a Link| Device { index: link.index, name: &link.name, group: link.group };
+        let devices = snapshot.links.ok().map(|links| links.iter().map(device).collect());
+        Ok(Self::of(rules, devices, own))
     }
 
     /// Of its parts.
-    pub(super) fn of(rules: Vec<Rules<'a>>, links: Option<&'a [Link]>, own: [Option<OwnAddresses>; 2]) -> Self {
-        Self { rules, links, own, survey: OnceCell::new() }
+    pub(super) fn of(rules: Vec<Rules<'a>>, devices: Option<Vec<Device<'a>>>, own: [Option<OwnAddresses>; 2]) -> Self {
+        Self { rules, devices, own, survey: OnceCell::new() }
     }
 
     /// What its rules tell packets apart by; looked for once.
@@ -139,11 +153,11 @@ impl<'a> World<'a> {
         Some(Values::of(&self.names_of(|link| link.group.map(|group| meets(group.into())))?))
     }
 
-    fn names_of(&self, wanted: impl Fn(&Link) -> Option<bool>) -> Option<Vec<u128>> {
+    fn names_of(&self, wanted: impl Fn(&Device<'_>) -> Option<bool>) -> Option<Vec<u128>> {
         let mut names = Vec::new();
-        for link in self.links? {
+        for link in self.devices.as_ref()? {
             if wanted(link)? {
-                names.push(name_key(&link.name)?);
+                names.push(name_key(link.name)?);
             }
         }
         Some(names)
@@ -159,11 +173,11 @@ impl<'a> World<'a> {
     ) -> Option<Values> {
         let ipv6 = family == Family::Ipv6;
         let own = self.own[usize::from(ipv6)].as_ref()?;
-        let links = if device.is_some() { self.links? } else { &[] };
+        let links = if device.is_some() { self.devices.as_deref()? } else { &[] };
         let here = |index: &Option<u32>| {
             device.is_none_or(|name| {
                 let link = links.iter().find(|link| Some(link.index) == *index);
-                link.and_then(|link| name_key(&link.name)) == Some(name)
+                link.and_then(|link| name_key(link.name)) == Some(name)
             })
         };
         let last = if ipv6 { u128::MAX } else { u128::from(u32::MAX) };
@@ -224,6 +238,55 @@ impl<'a> World<'a> {
             }
         }
         false
+    }
+}
+
+/// What a world was like, to be held against a later one.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    rules: Vec<(bool, Ruleset)>,
+    devices: Option<Vec<(u32, String, Option<u32>)>>,
+    own: [Option<OwnAddresses>; 2],
+}
+
+impl Kept {
+    /// Of this world. Rules are not copied, but shared with it.
+    pub fn of(world: &World<'_>) -> Self {
+        let World { rules, devices, own, survey: _ } = world;
+        let owned = |device: &Device<'_>| (device.index, device.name.to_owned(), device.group);
+        Self {
+            rules: rules.iter().map(|rules| (rules.legacy, rules.ruleset.clone())).collect(),
+            devices: devices.as_ref().map(|devices| devices.iter().map(owned).collect()),
+            own: own.clone(),
+        }
+    }
+
+    /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
+    /// ones may be gone, and comparing is cheaper the next time.
+    pub fn is_like(&mut self, world: &World<'_>) -> bool {
+        let World { rules, devices, own, survey: _ } = world;
+        let same_device = |((index, name, group), device): (&(u32, String, Option<u32>), &Device<'_>)| {
+            let Device { index: other, name: other_name, group: other_group } = device;
+            index == other && name == other_name && group == other_group
+        };
+        let same_devices = match (&self.devices, devices) {
+            (Some(known), Some(devices)) => known.len() == devices.len() && known.iter().zip(devices).all(same_device),
+            (None, None) => true,
+            _ => false,
+        };
+        let same_rules = |((legacy, ruleset), rules): (&(bool, Ruleset), &Rules<'_>)| {
+            *legacy == rules.legacy && ruleset.does_the_same_as(rules.ruleset)
+        };
+        let same = same_devices
+            && self.own == *own
+            && self.rules.len() == rules.len()
+            && self.rules.iter().zip(rules).all(same_rules);
+        for ((_, kept), Rules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {
+            if !kept.chains.is(&ruleset.chains) || !kept.sets.is(&ruleset.sets) {
+                kept.clone_from(ruleset);
+            }
+        }
+        same
     }
 }
 

@@ -180,7 +180,10 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         self.asked |= found.asked;
         self.torn |= found.torn;
         self.volatile |= found.failed;
-        self.ruleset.sets = found.sets;
+        // What is the same as before stays the same object.
+        if *self.ruleset.sets != found.sets {
+            self.ruleset.sets = found.sets.into();
+        }
     }
 
     fn finish(mut self) -> Arc<Ruleset> {

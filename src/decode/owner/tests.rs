@@ -99,11 +99,13 @@ fn hit(table: &str, chain: &str, rules: &[&str], comment: &str) -> (Owner, Optio
         verdicts: vec![],
     };
     let ruleset = Ruleset {
-        chains: BTreeMap::from([(id.clone(), Chain::new(None, Reading::Ok(std::sync::Arc::new(rules.clone()))))]),
+        chains: BTreeMap::from([(id.clone(), Chain::new(None, Reading::Ok(std::sync::Arc::new(rules.clone()))))])
+            .into(),
         sets: BTreeMap::from([
             (SetId::Ipset(7), set("kube-router-pod-subnets")),
             (SetId::Ipset(8), set("inet6:kube-router-pod-subnets")),
-        ]),
+        ])
+        .into(),
         ..Ruleset::default()
     };
     let signed = SIGNATURES.iter().position(|(_, signature)| is_signed(*signature, &ruleset, &id, &rules[last]));

@@ -70,7 +70,7 @@ fn ruleset(matches: &[Match]) -> Ruleset {
     });
     let chain = Chain::new(None, Reading::Ok(std::sync::Arc::new(rules.collect())));
     let id = ChainId { family: Family::Ipv4, table: "t".into(), chain: "c".into() };
-    Ruleset { chains: [(id, chain)].into(), ..Ruleset::default() }
+    Ruleset { chains: BTreeMap::from([(id, chain)]).into(), ..Ruleset::default() }
 }
 
 /// What was found, and what was asked for it.

@@ -3,6 +3,7 @@
 //! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
 
 mod rule;
+mod same;
 pub mod signatures;
 mod source_nat;
 mod words;
@@ -10,7 +11,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Failure, Name, Reading, names};
+use super::{Failure, Name, Reading, Shared, names};
 pub use rule::{
     Chosen, Condition, Counter, End, Field, MarkBits, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step,
     Test, TypeScope, Verdict, address_key, device_name, name_key,
@@ -90,9 +91,9 @@ pub struct Ruleset {
     pub devices: Option<BTreeSet<String>>,
     /// Base chains on the hooks that matter, and every chain that their rules lead to. The nat chains on prerouting and
     /// output are read whole only where they are few; see [`Chain::udp_rules`].
-    pub chains: BTreeMap<ChainId, Chain>,
+    pub chains: Shared<BTreeMap<ChainId, Chain>>,
     /// Sets that their rules ask, as far as anything about them was read.
-    pub sets: BTreeMap<SetId, Set>,
+    pub sets: Shared<BTreeMap<SetId, Set>>,
     /// Who sets the mark bits that source-NAT rules test.
     pub setters: MarkSetters,
     /// Families whose connections are tracked because of a rule in a chain that no hook leads to, or in a dormant table.

@@ -32,7 +32,7 @@ impl Written {
     pub fn world(&self) -> World<'_> {
         let rules = [(&self.nftables, false), (&self.legacy, true)];
         let rules = rules.into_iter().map(|(ruleset, legacy)| Rules { legacy, ruleset }).collect();
-        World::of(rules, Some(&[]), [None, None])
+        World::of(rules, Some(Vec::new()), [None, None])
     }
 }
 

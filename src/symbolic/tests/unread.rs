@@ -188,7 +188,7 @@ fn a_device_whose_index_is_not_known_may_be_any() {
     chain.rules = crate::snapshot::Reading::Ok(changed.into());
     let mut world = written.world();
     assert_eq!(reached(&world, &effort()).rules, [], "there is no such device");
-    world.links = None;
+    world.devices = None;
     assert_eq!(word(&reached(&world, &effort()).rules[0].certainty), "maybe", "there may be");
 }
 

@@ -1,0 +1,138 @@
+//! What walks have found, each walked once for one set of facts, when it is first asked for. `serve` keeps it between readings.
+//!
+//! A walk is a function of [`World`], of [`TunnelFacts`] where it is about a tunnel, and of the work that it may do: it gets
+//! nothing else. So what it has found stands while these are the same. The work that it took is charged again, so that a
+//! judgement that remembers ends where one ends that does not.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use crate::symbolic::{self, Effort, Found, Kept, OuterPackets, ReachedRules, TunnelFacts, World};
+
+/// What walks have found on one set of facts.
+#[derive(Debug, Default)]
+pub struct Derived {
+    /// The facts; `None`: nothing was walked.
+    world: RefCell<Option<Kept>>,
+    reached: Once<ReachedRules>,
+    translates: Once<Found>,
+    destination_nat: Once<Found>,
+    dns_to_several: Once<Found>,
+    invalid_passes: Once<Found>,
+    /// Of each tunnel.
+    outer: RefCell<Vec<(TunnelFacts, Once<OuterPackets>)>>,
+}
+
+impl Derived {
+    /// A judgement begins on these facts: what was found on others is forgotten.
+    pub fn begin(&self, world: &World<'_>) {
+        let mut known = self.world.borrow_mut();
+        if known.as_mut().is_some_and(|known| known.is_like(world)) {
+            return;
+        }
+        *known = Some(Kept::of(world));
+        self.reached.forget();
+        self.of_services().into_iter().for_each(Once::forget);
+        self.outer.borrow_mut().clear();
+    }
+
+    /// A judgement has ended; `cut`: before its end, and nothing that it found is kept. Tunnels that it was not about are
+    /// forgotten.
+    pub fn end(&mut self, cut: bool) {
+        self.reached.end(cut);
+        for found in self.of_services() {
+            found.end(cut);
+        }
+        self.outer.get_mut().retain(|(_, outer)| outer.end(cut));
+    }
+
+    fn of_services(&self) -> [&Once<Found>; 4] {
+        [&self.translates, &self.destination_nat, &self.dns_to_several, &self.invalid_passes]
+    }
+
+    /// Source-NAT rules that new connections get to.
+    pub fn reached(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<ReachedRules> {
+        self.reached.get(effort, || symbolic::reached(world, effort))
+    }
+
+    /// Whether any rule translates addresses.
+    pub fn translates(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
+        self.translates.get(effort, || world.translates())
+    }
+
+    /// Whether any rule gives connections another destination.
+    pub fn destination_nat(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
+        self.destination_nat.get(effort, || symbolic::destination_nat(world))
+    }
+
+    /// Whether name queries to one address get to one of several name servers.
+    pub fn dns_to_several(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
+        self.dns_to_several.get(effort, || symbolic::dns_to_several(world, effort))
+    }
+
+    /// Whether invalid segments pass through this host.
+    pub fn invalid_passes(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
+        self.invalid_passes.get(effort, || symbolic::invalid_passes(world, effort))
+    }
+
+    /// What happens to the outer packets of a tunnel.
+    pub fn outer(&self, world: &World<'_>, facts: TunnelFacts, effort: &Effort<'_>) -> Arc<OuterPackets> {
+        let mut outer = self.outer.borrow_mut();
+        let at = outer.iter().position(|(known, _)| *known == facts).unwrap_or_else(|| {
+            outer.push((facts, Once::default()));
+            outer.len() - 1
+        });
+        let (facts, known) = &outer[at];
+        known.get(effort, || symbolic::outer_packets(world, facts, effort))
+    }
+}
+
+/// What one walk has found.
+#[derive(Debug)]
+struct Once<T> {
+    found: RefCell<Option<Arc<T>>>,
+    /// The work that it took.
+    units: Cell<u64>,
+    /// In this judgement it was asked for, and the work is charged.
+    asked: Cell<bool>,
+    /// It was found in this judgement.
+    new: Cell<bool>,
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self { found: RefCell::default(), units: Cell::default(), asked: Cell::default(), new: Cell::default() }
+    }
+}
+
+impl<T> Once<T> {
+    fn get(&self, effort: &Effort<'_>, walk: impl FnOnce() -> T) -> Arc<T> {
+        let mut found = self.found.borrow_mut();
+        if let Some(known) = found.as_ref()
+            && (self.asked.get() || effort.repeat(self.units.get()))
+        {
+            self.asked.set(true);
+            return Arc::clone(known);
+        }
+        let (walked, units) = effort.measure(walk);
+        self.units.set(units);
+        self.asked.set(true);
+        self.new.set(true);
+        Arc::clone(found.insert(Arc::new(walked)))
+    }
+
+    fn forget(&self) {
+        self.found.take();
+    }
+
+    /// Returns whether it was asked for, and is kept.
+    fn end(&self, cut: bool) -> bool {
+        if self.new.take() && cut {
+            self.forget();
+        }
+        self.asked.take() && self.found.borrow().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! Whether packets meet the same in two rule sets: all but the generation, comments, and what rules have counted. What is the same
+//! object in both is not looked into.
+//!
+//! Each type is taken apart field by field, so that a new field does not compile before it is said here what becomes of it.
+
+use std::sync::Arc;
+
+use super::{Chain, Rule, Ruleset};
+use crate::snapshot::Reading;
+
+impl Ruleset {
+    /// Whether packets meet the same in the other.
+    pub fn does_the_same_as(&self, other: &Self) -> bool {
+        let Self { generation: _, base_chains, devices, chains, sets, setters, tracks, tracking_unread } = self;
+        let same = |((id, chain), (other_id, other))| id == other_id && Chain::does_the_same_as(chain, other);
+        *base_chains == other.base_chains
+            && *devices == other.devices
+            && *setters == other.setters
+            && *tracks == other.tracks
+            && *tracking_unread == other.tracking_unread
+            && (chains.is(&other.chains)
+                || chains.len() == other.chains.len() && chains.iter().zip(&other.chains).all(same))
+            && *sets == other.sets
+    }
+}
+
+impl Chain {
+    fn does_the_same_as(&self, other: &Self) -> bool {
+        let Self { base, rules, udp_rules } = self;
+        *base == other.base
+            && match (rules, &other.rules) {
+                (Reading::Ok(rules), Reading::Ok(others)) => do_the_same(rules, others),
+                _ => *rules == other.rules,
+            }
+            && match (udp_rules, &other.udp_rules) {
+                (Some(rules), Some(others)) => do_the_same(rules, others),
+                _ => *udp_rules == other.udp_rules,
+            }
+    }
+}
+
+fn do_the_same(rules: &Arc<Vec<Rule>>, others: &Arc<Vec<Rule>>) -> bool {
+    let same = |(rule, other): (&Rule, &Rule)| rule.does_the_same_as(other);
+    Arc::ptr_eq(rules, others) || rules.len() == others.len() && rules.iter().zip(others.iter()).all(same)
+}
+
+impl Rule {
+    fn does_the_same_as(&self, other: &Self) -> bool {
+        let Self { position, comment: _, steps, counter: _, from_xtables, fingerprint } = self;
+        *fingerprint == other.fingerprint // tells most differences at once
+            && *position == other.position
+            && *from_xtables == other.from_xtables
+            && *steps == other.steps
+    }
+}
