@@ -250,7 +250,7 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
         println!("{tried} changes tried, {done} made; {took_over} readings took links over, {verdicts} other reports");
         // Rules, sets and sysctls leave links as they are.
         assert!(took_over > CHANGES / 20, "{took_over} readings took links over");
-        assert!(verdicts > CHANGES / 10, "{verdicts} reports were not as before");
+        assert!(verdicts > CHANGES / 20, "{verdicts} reports were not as before");
     });
 }
 
