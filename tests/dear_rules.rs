@@ -242,11 +242,12 @@ fn what_judging_costs() {
         let whole = cpu_time() - start;
         let mut derived = judge::Derived::default();
         let mut again = || {
-            let (go_on, start) = (AtomicBool::new(false), cpu_time());
+            let (go_on, start) = (AtomicBool::new(false), Instant::now());
             let options = judge::Options::default();
             let again = judge::judge_again(Catalogue::built_in(), &snapshot, &options, &go_on, &mut derived);
+            let took = start.elapsed();
             assert_eq!(again, report);
-            cpu_time() - start
+            took
         };
         again();
         let mut unchanged: Vec<Duration> = (0..101).map(|_| again()).collect();
