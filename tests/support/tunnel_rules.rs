@@ -419,7 +419,7 @@ impl Generator<'_> {
                     case.native(six, "filter", hook, priority, &[rule]);
                 }
             }
-            30 | 31 => {
+            30 | 31 if !case.lines.iter().any(|line| line.contains("lookup 100")) => {
                 // All packets are marked, and get to the peer past the tunnel: none with some other way back.
                 for six in [false, true] {
                     for hook in ["OUTPUT", "PREROUTING"] {
