@@ -143,7 +143,8 @@ fn releases_and_what_they_imply() {
         ("6.3.0", "APAAAA"),
         ("6.18.44-fc-v669", "APAAAA"),
         ("7.1.5", "APAAAA"),
-        ("7.1.6", "A?AAAA"),
+        ("7.2.13", "APAAAA"),
+        ("7.2.14", "A?AAAA"),
         ("8.0.0", "A?AAAA"),
         // release candidates: decided where the neighbours agree
         ("5.4.41-rc1", "?PA?AA"),
