@@ -31,7 +31,7 @@ DEBIAN_RELEASES ?= bookworm trixie sid
 
 # The kernel test: a directory with kernels to boot, and what that needs.
 KERNELS ?=
-KERNEL_PACKAGES = busybox-static cpio ethtool gzip iproute2 kmod nftables qemu-system-x86 seabios
+KERNEL_PACKAGES = busybox-static cpio ethtool gzip iproute2 iptables kmod nftables qemu-system-x86 seabios
 # The pictures of the dashboards: where they go, and how long traffic runs before.
 OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
@@ -49,7 +49,7 @@ help:
 	@echo 'make test-debians                     `make test` in fresh roots of Debian releases; hours'
 	@echo 'make test-faults      every single answer of every recorded node made to fail in every way'
 	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
-	@echo 'make test-kernels KERNELS=DIR         the probe on other kernels, in qemu'
+	@echo 'make test-kernels KERNELS=DIR         verdict, probe and packets on other kernels, in qemu'
 	@echo 'make dashboards-preview OUT=DIR       pictures of the dashboards; see dashboards/preview/README.md'
 	@echo 'make test-packages                    chart, image, Debian package and units, with the real tools (docs/packages.md)'
 	@echo 'make check    formatting, lints, documentation, licences'
@@ -108,7 +108,7 @@ test-prometheus-versions: test-deps
 # A static natwatch is booted with each of the kernels; tests/kernels/build.sh and debian.sh make some.
 test-kernels:
 	@test -n "$(KERNELS)" || { echo 'say which: make test-kernels KERNELS=DIR' >&2; exit 1; }
-	@for command in busybox cpio ethtool ip nft qemu-system-x86_64; do command -v $$command >/dev/null || missing=1; done; \
+	@for command in busybox cpio ethtool ip nft qemu-system-x86_64 xtables-legacy-multi xtables-nft-multi; do command -v $$command >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $(KERNEL_PACKAGES); \
