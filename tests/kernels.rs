@@ -301,7 +301,9 @@ fn print_rows(name: &str, guest: &Guest) {
         println!("| {name} | {release} | {defect} | {state} | {} |  |", tables[defect].0);
     }
     let (milliseconds, code) = (&guest.json("probe")["duration_ms"], &guest.lines["probe-exit"]);
-    println!("| {name} | {release} | all, in {milliseconds} ms | exit {code} |  |  |");
+    let tries =
+        if guest.lines["probe-tries"] == "1" { String::new() } else { format!(", try {}", guest.lines["probe-tries"]) };
+    println!("| {name} | {release} | all, in {milliseconds} ms | exit {code}{tries} |  |  |");
     for (rules, offload, checksum, words) in NODES {
         let nodes: Vec<&Tunnel> = guest.nodes(rules, offload, checksum).collect();
         let states = |of: fn(&Tunnel) -> &Verdict| {
