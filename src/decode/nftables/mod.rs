@@ -27,8 +27,8 @@ pub use expressions::verdict as decode_verdict;
 
 /// How often the rules are read while they change under us.
 const MAX_READINGS: usize = 8;
-/// Chains that are read; a node with hundreds of pods and network policies has a few thousand.
-const MAX_CHAINS: usize = 4096;
+/// Chains that are read: a node with 5,000 network policies and 500 devices of pods has some 5,500, each of which costs a dump.
+const MAX_CHAINS: usize = 16_384;
 
 /// What there is around the rules.
 #[derive(Debug, Default)]
