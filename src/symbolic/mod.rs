@@ -7,6 +7,7 @@
 //! | `assumptions` | what cannot be told: must, may, never |
 //! | `packets` | which variables are which field of a packet |
 //! | `survey` | what rules tell packets apart by: nothing else is followed |
+//! | `slice` | which chains can decide about marks at all |
 //! | `values` | numbers that a field of the node's can hold |
 //! | `effort` | how much work all of this may do |
 //! | `world` | rules of all backends, links, addresses |
@@ -25,6 +26,7 @@ mod order;
 mod packets;
 mod past;
 mod scenarios;
+mod slice;
 mod space;
 mod survey;
 mod unread;

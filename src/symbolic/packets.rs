@@ -97,7 +97,7 @@ pub fn ranges(condition: &Condition, width: u32) -> Option<Vec<(u128, u128)>> {
 }
 
 /// Bits of a field; of a name, of [`Names`].
-fn width(field: &Field) -> u32 {
+pub fn width(field: &Field) -> u32 {
     match field {
         Field::Mark
         | Field::ConnectionMark

@@ -25,7 +25,7 @@ pub struct Survey {
 }
 
 /// Bits of marks that can decide about a packet; no others are followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Relevant {
     /// Of the packet's mark.
     pub mark: u32,
@@ -177,7 +177,7 @@ impl Survey {
 }
 
 /// Bits that a condition looks at.
-fn bits_of(condition: &Condition) -> u32 {
+pub fn bits_of(condition: &Condition) -> u32 {
     match condition {
         Condition::Masked { mask, .. } => *mask as u32,
         Condition::Ranges(_) => u32::MAX,

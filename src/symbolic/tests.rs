@@ -3,5 +3,6 @@
 pub mod language;
 mod marks;
 mod reach;
+mod slice;
 mod tunnel;
 mod unread;

@@ -56,14 +56,14 @@ impl<'a> World<'a> {
         format!("the base chains of {backend}{} {}", list.family, list.hook)
     }
 
-    /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.
-    pub fn unread(&self, family: Family) -> Option<String> {
+    /// The first part that was not read of what packets of a family can meet.
+    pub(super) fn look_for_unread(&self, family: Family) -> Option<String> {
         let meets = |other: Family| matches!(other, Family::Inet | Family::Netdev) || other == family;
         (0..self.rules.len()).find_map(|set| self.unread_in(set, &meets))
     }
 
     /// The same of one rule set, whatever packets can meet.
-    pub fn unread_in_set(&self, set: usize) -> Option<String> {
+    pub(super) fn look_for_unread_in_set(&self, set: usize) -> Option<String> {
         self.unread_in(set, &|_| true)
     }
 
@@ -162,7 +162,7 @@ impl<'a> World<'a> {
 
     /// Bits of the mark that rules may set beside those, and why that is not known: the search for them was given up, or
     /// rules were not read.
-    pub fn doubtful_bits(&self) -> Option<(u32, String)> {
+    pub(super) fn look_for_doubtful_bits(&self) -> Option<(u32, String)> {
         let unread = (0..self.rules.len()).find_map(|set| self.unread_in_set(set));
         if let Some(why) = unread {
             return Some((u32::MAX, why));
@@ -175,7 +175,7 @@ impl<'a> World<'a> {
     }
 
     /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
-    pub fn marks_elsewhere(&self) -> Option<String> {
+    pub(super) fn look_for_marks_elsewhere(&self) -> Option<String> {
         let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque { .. });
         let mut apart = Vec::new();
         for set in 0..self.rules.len() {

@@ -1,15 +1,16 @@
 //! What there is around a packet: rules of all backends, links, addresses that are this host's.
 
-use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::machine::Certainty;
-use super::survey::Survey;
+use super::slice;
+use super::survey::{Relevant, Survey};
 use super::unread::is_unread_map;
 use super::values::Values;
 use crate::snapshot::netfilter::{
-    Backend, Chain, ChainId, ChainKind, Family, Ruleset, Step, Verdict, address_key, name_key,
+    Backend, Chain, ChainId, ChainKind, Family, NatAction, Ruleset, Step, Verdict, address_key, name_key,
 };
 use crate::snapshot::{Link, Reading, Snapshot};
 
@@ -60,6 +61,29 @@ pub struct World<'a> {
     /// IPv4's, IPv6's; `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
     survey: OnceCell<Survey>,
+    remembered: Remembered,
+}
+
+/// What is asked about rules again and again, and takes a look at all of them.
+#[derive(Clone, Debug, Default)]
+struct Remembered {
+    leads_to: RefCell<BTreeMap<(Wanted, usize, ChainId), bool>>,
+    unread: RefCell<BTreeMap<Family, Option<String>>>,
+    unread_sets: RefCell<BTreeMap<usize, Option<String>>>,
+    doubtful: OnceCell<Option<(u32, String)>>,
+    elsewhere: OnceCell<Option<String>>,
+    destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
+}
+
+/// Steps that are looked for in a chain, and in those that it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wanted {
+    /// That do anything but let packets pass.
+    Effect,
+    /// That change what others test.
+    Write,
+    /// That do more than drop packets, or write bits that do not matter.
+    Mark(Relevant),
 }
 
 /// Whether something is so, and which rule says it.
@@ -102,7 +126,7 @@ impl<'a> World<'a> {
 
     /// Of its parts.
     pub(super) fn of(rules: Vec<Rules<'a>>, devices: Option<Vec<Device<'a>>>, own: [Option<OwnAddresses>; 2]) -> Self {
-        Self { rules, devices, own, survey: OnceCell::new() }
+        Self { rules, devices, own, survey: OnceCell::new(), remembered: Remembered::default() }
     }
 
     /// What its rules tell packets apart by; looked for once.
@@ -212,13 +236,96 @@ impl<'a> World<'a> {
 
     /// Whether a chain, or one that it leads to, does anything to a packet but let it pass.
     pub fn has_effect(&self, set: usize, id: &ChainId) -> bool {
-        self.leads_to(set, id, is_effect)
+        self.leads_to_wanted(Wanted::Effect, set, id)
             || self.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops)
     }
 
     /// Whether a chain, or one that it leads to, changes what other chains test.
     pub fn writes(&self, set: usize, id: &ChainId) -> bool {
-        self.leads_to(set, id, |step| is_effect(step) && !matches!(step, Step::Nat(_) | Step::Verdict(Verdict::Drop)))
+        self.leads_to_wanted(Wanted::Write, set, id)
+    }
+
+    /// Whether a chain, or one that it leads to, may write a bit of a mark that matters, or do anything else to packets but
+    /// drop them.
+    pub fn writes_marks(&self, set: usize, id: &ChainId, relevant: Relevant) -> bool {
+        self.leads_to_wanted(Wanted::Mark(relevant), set, id)
+    }
+
+    fn leads_to_wanted(&self, wanted: Wanted, set: usize, id: &ChainId) -> bool {
+        let key = (wanted, set, id.clone());
+        if let Some(known) = self.remembered.leads_to.borrow().get(&key) {
+            return *known;
+        }
+        let found = self.leads_to(set, id, |step| match wanted {
+            Wanted::Effect => is_effect(step),
+            Wanted::Write => is_effect(step) && !matches!(step, Step::Nat(_) | Step::Verdict(Verdict::Drop)),
+            Wanted::Mark(relevant) => slice::writes_marks(step, relevant),
+        });
+        self.remembered.leads_to.borrow_mut().insert(key, found);
+        found
+    }
+
+    /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.
+    pub fn unread(&self, family: Family) -> Option<String> {
+        let known = self.remembered.unread.borrow().get(&family).cloned();
+        known.unwrap_or_else(|| {
+            let found = self.look_for_unread(family);
+            self.remembered.unread.borrow_mut().insert(family, found.clone());
+            found
+        })
+    }
+
+    /// The same of one rule set, whatever packets can meet.
+    pub fn unread_in_set(&self, set: usize) -> Option<String> {
+        let known = self.remembered.unread_sets.borrow().get(&set).cloned();
+        known.unwrap_or_else(|| {
+            let found = self.look_for_unread_in_set(set);
+            self.remembered.unread_sets.borrow_mut().insert(set, found.clone());
+            found
+        })
+    }
+
+    /// Bits of the mark that rules may set beside those that some rule sets for certain, and why that is not known.
+    pub fn doubtful_bits(&self) -> Option<(u32, String)> {
+        self.remembered.doubtful.get_or_init(|| self.look_for_doubtful_bits()).clone()
+    }
+
+    /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
+    pub fn marks_elsewhere(&self) -> Option<String> {
+        self.remembered.elsewhere.get_or_init(|| self.look_for_marks_elsewhere()).clone()
+    }
+
+    /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
+    /// arrives may also be an answer to what left with a translated source.
+    pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
+        let known = self.remembered.destinations.borrow().get(&(family, on_output)).cloned();
+        known.unwrap_or_else(|| {
+            let found = self.look_for_destinations(family, on_output);
+            self.remembered.destinations.borrow_mut().insert((family, on_output), found.clone());
+            found
+        })
+    }
+
+    fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {
+        let translates = |step: &Step| match step {
+            Step::Nat(nat) => {
+                !on_output || matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap)
+            }
+            _ => false,
+        };
+        let mut unclear = None;
+        for (set, id, chain) in self.chains_of(family) {
+            if chain.only_searched() || chain.known_rules().iter().flat_map(|rule| &rule.steps).any(translates) {
+                return Certainty::Happens;
+            }
+            let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
+            if steps.any(|step| matches!(step, Step::Opaque { .. })) {
+                let chain = self.describe_chain(set, id);
+                unclear.get_or_insert_with(|| format!("a rule of {chain} is not understood"));
+            }
+        }
+        let why = self.unread(family).or(unclear);
+        why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 
     /// Whether a chain, or one that it leads to, has such a step; one that was not read may have any.
@@ -252,7 +359,7 @@ pub struct Kept {
 impl Kept {
     /// Of this world. Rules are not copied, but shared with it.
     pub fn of(world: &World<'_>) -> Self {
-        let World { rules, devices, own, survey: _ } = world;
+        let World { rules, devices, own, survey: _, remembered: _ } = world;
         let owned = |device: &Device<'_>| (device.index, device.name.to_owned(), device.group);
         Self {
             rules: rules.iter().map(|rules| (rules.legacy, rules.ruleset.clone())).collect(),
@@ -264,7 +371,7 @@ impl Kept {
     /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
     /// ones may be gone, and comparing is cheaper the next time.
     pub fn is_like(&mut self, world: &World<'_>) -> bool {
-        let World { rules, devices, own, survey: _ } = world;
+        let World { rules, devices, own, survey: _, remembered: _ } = world;
         let same_device = |((index, name, group), device): (&(u32, String, Option<u32>), &Device<'_>)| {
             let Device { index: other, name: other_name, group: other_group } = device;
             index == other && name == other_name && group == other_group

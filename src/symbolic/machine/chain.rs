@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::runs::is_of_fields;
 use super::{Ends, Hit, Hits, Kind, Walk};
-use crate::snapshot::netfilter::{Chain, ChainId, Field, MarkWrite, Match, Rule, Step, Verdict};
-use crate::snapshot::{Name, Reading};
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -12,17 +13,16 @@ use crate::symbolic::world::RuleAt;
 
 /// `NFT_JUMP_STACK_SIZE` is 16; x_tables allow as many jumps as there are chains.
 const MAX_DEPTH: usize = 128;
-/// Nodes that a chain makes before those are given back that it needs no longer.
-const MAX_GARBAGE: usize = 1 << 18;
-/// From so many rules on, neighbours that do the same are taken together.
-const MIN_RUN: usize = 4;
+/// Nodes that a chain makes before those are given back that it needs no longer: with the table that finds them they fit the
+/// caches of a processor.
+const MAX_GARBAGE: usize = 1 << 16;
 
 /// Where a rule stands, and what of it is looked at.
 pub(super) struct Place<'r> {
     pub(super) at: &'r RuleAt,
     /// Of the step.
     pub(super) number: usize,
-    depth: usize,
+    pub(super) depth: usize,
 }
 
 impl Walk<'_> {
@@ -55,7 +55,8 @@ impl Walk<'_> {
             }
             if self.space.made_since(before) > MAX_GARBAGE {
                 let sets = [&mut live, &mut ends.returned, &mut ends.accepted].into_iter();
-                let sets = sets.chain(ends.translated.0.values_mut()).chain(self.elements.values_mut());
+                let sets = sets.chain(ends.translated.0.values_mut());
+                let sets = sets.chain(self.elements.values_mut()).chain(self.runs.values_mut());
                 self.space.forget_others(before, sets.collect());
             }
             if single == 0 {
@@ -88,63 +89,33 @@ impl Walk<'_> {
         }
     }
 
-    /// Rules that do the same to whatever one of them holds for. `None`: one holds now and then, so each goes by itself.
-    fn run(
-        &mut self,
-        set: usize,
-        id: &ChainId,
-        rules: &[Rule],
-        packets: Set,
-        ends: &mut Ends,
-        depth: usize,
-    ) -> Option<Set> {
-        let mut held = Vec::with_capacity(rules.len());
-        for rule in rules {
-            let at = RuleAt { set, chain: id.clone(), position: rule.position };
-            let mut all = EVERYTHING;
-            for (number, step) in rule.steps.iter().enumerate() {
-                let Step::Match(found) = step else { continue };
-                let holds = self.condition(&Place { at: &at, number, depth }, found, packets)?;
-                all = self.space.and(all, holds);
-            }
-            held.push(all);
-        }
-        // The matches first, and then the packets: what is joined is small.
-        let first = held.iter().position(|held| !self.space.and(packets, *held).is_empty());
-        let held = self.space.any(held);
-        let taken = self.space.and(packets, held);
-        let (Some(rule), Some(first)) = (rules.first(), first) else { return Some(packets) };
-        let rest = self.space.minus(packets, taken);
-        let at = RuleAt { set, chain: id.clone(), position: rules[first].position };
-        for (number, step) in rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step)) {
-            let place = Place { at: &at, number, depth };
-            match step {
-                Step::Verdict(verdict) => {
-                    let mut next = NOTHING;
-                    self.verdict(&place, verdict, taken, &mut next, ends);
-                    return Some(self.space.or(rest, next));
-                }
-                Step::SetMark(write) => {
-                    let written = self.write(&place, taken, write, &Field::Mark, &Field::ConnectionMark);
-                    return Some(self.space.or(rest, written));
-                }
-                _ => {}
-            }
-        }
-        None
-    }
-
     /// One rule: returns the packets that go on with the next one.
     fn rule(&mut self, at: &RuleAt, rule: &Rule, packets: Set, ends: &mut Ends, depth: usize) -> Set {
         let Some(last) = rule.steps.iter().rposition(|step| self.acts(step)) else {
             return packets; // it only counts or logs
         };
         let (mut next, mut current) = (NOTHING, packets);
+        // Tests of fields are joined before they meet the packets, of which there may be many kinds.
+        let mut tested = EVERYTHING;
         for (number, step) in rule.steps.iter().enumerate().take(last + 1) {
             if self.is_over() {
                 return NOTHING; // what the rest of the rule does was not seen
             }
             let place = Place { at, number, depth };
+            if let Step::Match(found) = step
+                && is_of_fields(found)
+            {
+                let Some(holds) = self.condition(&place, found, current) else { return packets };
+                tested = self.space.and(tested, holds);
+                continue;
+            }
+            if tested != EVERYTHING {
+                next = self.space.or(next, self.space.minus(current, tested));
+                current = self.space.and(current, std::mem::replace(&mut tested, EVERYTHING));
+                if current.is_empty() {
+                    break;
+                }
+            }
             match step {
                 Step::Match(found) => match self.condition(&place, found, current) {
                     Some(holds) => {
@@ -190,7 +161,14 @@ impl Walk<'_> {
     }
 
     /// Returns the packets for which the same rule goes on.
-    fn verdict(&mut self, place: &Place<'_>, verdict: &Verdict, packets: Set, next: &mut Set, ends: &mut Ends) -> Set {
+    pub(super) fn verdict(
+        &mut self,
+        place: &Place<'_>,
+        verdict: &Verdict,
+        packets: Set,
+        next: &mut Set,
+        ends: &mut Ends,
+    ) -> Set {
         if packets.is_empty() {
             return packets;
         }
@@ -369,46 +347,12 @@ impl Walk<'_> {
     }
 
     /// Whether a step does anything that is followed but test packets.
-    fn acts(&self, step: &Step) -> bool {
+    pub(super) fn acts(&self, step: &Step) -> bool {
         match step {
             Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
             Step::SetMark(write) => self.relevant(write, &Field::Mark).is_some(),
             Step::SetConnectionMark(write) => self.relevant(write, &Field::ConnectionMark).is_some(),
             _ => true,
-        }
-    }
-
-    /// The first rules that do the same thing to whatever they hold for, and whether one of them may stand for all.
-    fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> (&'r [Rule], bool) {
-        let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return (&[], false) };
-        let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
-        // Whoever comes back from a chain that writes nothing comes back from it each time.
-        let writes = |chain: &Name| self.world.writes(set, &ChainId { chain: chain.clone(), ..id.clone() });
-        let comes_back = !matches!(&first, Step::Verdict(Verdict::Jump(chain)) if length >= MIN_RUN && writes(chain));
-        (&rules[..length], length >= MIN_RUN && comes_back)
-    }
-
-    /// What a rule does to all that its matches hold for, if it does one thing that may be done twice.
-    fn effect(&self, rule: &Rule) -> Option<Step> {
-        let mut acting = rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step));
-        let (Some((at, only)), None) = (acting.next(), acting.next()) else { return None };
-        let tests_mark = |step: &Step| match step {
-            Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| test.field.mark_bits() != 0),
-            Step::Match(Match::Set { fields, .. }) => fields.iter().any(|field| field.mark_bits() != 0),
-            _ => false,
-        };
-        if rule.steps[at..].iter().any(|step| matches!(step, Step::Match(_))) {
-            return None;
-        }
-        match only {
-            Step::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Jump(_)) => Some(only.clone()),
-            Step::SetMark(write) => match self.relevant(write, &Field::Mark)? {
-                written @ MarkWrite::Exact { keep, take: 0, xor } if keep & xor == 0 => {
-                    (!rule.steps.iter().any(tests_mark)).then_some(Step::SetMark(written))
-                }
-                _ => None,
-            },
-            _ => None,
         }
     }
 }

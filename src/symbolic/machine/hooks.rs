@@ -91,11 +91,13 @@ impl Walk<'_> {
             if packets.is_empty() || self.is_over() {
                 return NOTHING;
             }
+            let calls: Vec<Call> = calls.into_iter().filter(|call| !self.is_left_out(call)).collect();
             let independent = calls.iter().all(|call| match call {
                 Call::Chain(set, id) => !self.world.writes(*set, id),
                 Call::Conntrack | Call::Nat | Call::Unread(_) => false,
             });
             packets = match calls.as_slice() {
+                [] => packets,
                 [call] => self.call(pass, call, packets),
                 calls if independent => self.in_any_order(pass, priority, calls, packets),
                 calls => self.permuted(pass, priority, calls, packets),
@@ -104,14 +106,16 @@ impl Walk<'_> {
         packets
     }
 
-    /// A question whose answers are orders of calls.
-    fn order(&mut self, hook: Hook, priority: i32, calls: &[&Call], orders: usize, order: usize) -> Set {
+    /// The answers to a question whose answers are orders of calls.
+    fn orders(&mut self, hook: Hook, priority: i32, calls: &[&Call], orders: usize) -> Vec<Set> {
         let names: Vec<String> = calls.iter().map(|call| order::name(self.world, call)).collect();
         let why = format!(
             "{} have priority {priority} in {hook}, and the one that was created last is first",
             names.join(" and ")
         );
-        self.answer(format!("order {} {why}", self.packets.family), About::All, orders, order, || why)
+        let key = format!("order {} {why}", self.packets.family);
+        let question = self.assumptions.ask(&self.space, key, About::All, orders, || why);
+        (0..orders).map(|order| self.assumptions.answer(&self.space, question, order)).collect()
     }
 
     /// Calls that write what others test.
@@ -126,8 +130,8 @@ impl Walk<'_> {
             self.gave_up.get_or_insert(why);
         }
         let mut left = NOTHING;
-        for number in 0..orders {
-            let assumed = self.order(pass.hook, priority, &calls.iter().collect::<Vec<_>>(), orders, number);
+        let each = self.orders(pass.hook, priority, &calls.iter().collect::<Vec<_>>(), orders);
+        for (number, assumed) in each.into_iter().enumerate() {
             let mine = self.space.and(packets, assumed);
             let mine =
                 order::order(calls, number).into_iter().fold(mine, |packets, call| self.call(pass, call, packets));
@@ -164,28 +168,43 @@ impl Walk<'_> {
             all = self.space.or(all, *met);
         }
         let matters = overlap && each.iter().any(|(_, _, translated, _)| !translated.0.is_empty());
-        let names: Vec<&Call> = each.iter().map(|(call, ..)| *call).collect();
-        let mut left = NOTHING;
         // Which is first decides for each packet, whatever the order of the others is: each may be that.
-        for first in 0..if matters { each.len() } else { 1 } {
-            let mut rest = packets;
-            if matters {
-                let assumed = self.order(pass.hook, priority, &names, each.len(), first);
-                rest = self.space.and(rest, assumed);
+        let assumed: Vec<Set> = match matters {
+            true => {
+                let names: Vec<&Call> = each.iter().map(|(call, ..)| *call).collect();
+                self.orders(pass.hook, priority, &names, each.len())
             }
-            let in_turn = each
-                .get(first)
-                .into_iter()
-                .chain(each.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, of)| of));
-            for (_, passing, translated, _) in in_turn {
-                for (hit, packets) in &translated.0 {
-                    pass.translated.add(&self.space, hit.clone(), self.space.and(*packets, rest));
-                }
-                rest = self.space.and(rest, *passing);
+            false => vec![],
+        };
+        // What gets to a call: all packets where it is first; else those that the one that is first lets pass, and so do
+        // those before it.
+        let mut later = vec![NOTHING; each.len()];
+        for at in (1..assumed.len()).rev() {
+            let passed = self.space.and(assumed[at], each[at].1);
+            later[at - 1] = self.space.or(later[at], passed);
+        }
+        let (mut left, mut earlier) = (packets, NOTHING);
+        for (at, (_, passing, translated, _)) in each.into_iter().enumerate() {
+            let mut getting = left;
+            if let Some(assumed) = assumed.get(at) {
+                let others = self.space.and(left, self.space.or(earlier, later[at]));
+                getting = self.space.or(others, self.space.and(packets, *assumed));
+                earlier = self.space.or(earlier, *assumed);
             }
-            left = self.space.or(left, rest);
+            for (hit, packets) in translated.0 {
+                pass.translated.add(&self.space, hit, self.space.and(packets, getting));
+            }
+            left = self.space.and(left, passing);
         }
         left
+    }
+
+    /// Whether packets need not go through a chain, because it writes no mark that is followed.
+    fn is_left_out(&self, call: &Call) -> bool {
+        match call {
+            Call::Chain(set, id) if self.sliced => !self.world.writes_marks(*set, id, self.relevant),
+            _ => false,
+        }
     }
 
     /// `nf_conntrack_in`

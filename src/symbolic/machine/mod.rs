@@ -7,6 +7,7 @@ mod chain;
 mod hooks;
 mod matches;
 mod nat_core;
+mod runs;
 mod sets;
 mod writers;
 mod writes;
@@ -122,6 +123,11 @@ pub struct Walk<'a> {
     /// Packets of which fields are an element of a set, by stage and by what the fields are: one that is not known any more is
     /// another.
     elements: BTreeMap<(String, usize, SetId, Vec<Block>), Set>,
+    /// Packets that one of the rules of a run holds for, where only fields are asked that are known: by where the run begins,
+    /// how many rules it has, and whose packets these are.
+    runs: BTreeMap<(RuleAt, usize, bool, Family), Set>,
+    /// Only what may write a mark that is followed is walked through.
+    sliced: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -149,7 +155,21 @@ impl<'a> Walk<'a> {
             writers: None,
             unread: (0..world.rules.len()).map(|set| world.unread_in_set(set).is_some()).collect(),
             elements: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            sliced: false,
         }
+    }
+
+    /// A walk in which chains that can only drop packets let all of them pass: what comes out of it has every mark, among
+    /// these bits, that packets can have, and maybe others.
+    pub fn slice(world: &'a World<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
+        let walk = Self::new(world, names, marks, effort);
+        Self { relevant: world.relevant_to_marks(marks), sliced: true, ..walk }
+    }
+
+    /// Whether packets pass chains that can only drop them.
+    pub fn is_sliced(&self) -> bool {
+        self.sliced
     }
 
     /// Bits of a mark that are followed.

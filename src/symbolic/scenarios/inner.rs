@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::tunnel::Tunnel;
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, Step, address_key, name_key};
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, address_key, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
@@ -179,6 +179,9 @@ impl Tunnel<'_, '_> {
         let mut saved = self.walk.space.and(none, assumed);
         let first = self.inner_pass(family, forwarded, Flow::First, saved);
         marks = self.add(marks, first);
+        if self.are_all(marks) {
+            return marks;
+        }
         saved = self.save(saved, first);
         let arriving = self.arriving(family, forwarded, assumed);
         saved = self.save(saved, arriving);
@@ -389,7 +392,7 @@ impl Tunnel<'_, '_> {
         let family = self.walk.packets.family;
         let at = usize::from(family == Family::Ipv6);
         let by_mark = !self.facts.fwmarks[at].is_empty();
-        let translated = self.translates_destinations(family, Hook::Output);
+        let translated = self.walk.world.translates_destinations(family, true);
         if !by_mark && self.facts.balanced == Ok(false) && translated == Certainty::DoesNot {
             return packets;
         }
@@ -406,7 +409,7 @@ impl Tunnel<'_, '_> {
     /// A hook; `own`: that of the tunnel's device.
     fn hook(&mut self, hook: Hook, own: bool, flow: Flow, packets: Set) -> Set {
         let family = self.walk.packets.family;
-        let later = match self.translates_destinations(family, hook) {
+        let later = match self.walk.world.translates_destinations(family, hook == Hook::Output) {
             _ if flow != Flow::Later => None,
             Certainty::DoesNot => None,
             Certainty::Happens => Some(EVERYTHING),
@@ -417,30 +420,5 @@ impl Tunnel<'_, '_> {
         };
         let device = own.then_some(self.facts.device.as_str());
         self.walk.hook(hook, device, flow, packets, &mut Inner { facts: self.facts, later })
-    }
-
-    /// Whether connections can have another destination than their packets. What arrives may also be an answer to what
-    /// left with a translated source.
-    fn translates_destinations(&self, family: Family, hook: Hook) -> Certainty {
-        let translates = |step: &Step| match step {
-            Step::Nat(nat) => {
-                let destination = matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap);
-                destination || hook != Hook::Output
-            }
-            _ => false,
-        };
-        let mut unclear = None;
-        for (set, id, chain) in self.walk.world.chains_of(family) {
-            if chain.only_searched() || chain.known_rules().iter().flat_map(|rule| &rule.steps).any(translates) {
-                return Certainty::Happens;
-            }
-            let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
-            if steps.any(|step| matches!(step, Step::Opaque { .. })) {
-                let chain = self.walk.world.describe_chain(set, id);
-                unclear.get_or_insert_with(|| format!("a rule of {chain} is not understood"));
-            }
-        }
-        let why = self.walk.world.unread(family).or(unclear);
-        why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 }

@@ -1,5 +1,6 @@
 //! Packets that are sent through the rules, and what is asked about them.
 
+mod bound;
 mod effect;
 mod inner;
 pub mod services;

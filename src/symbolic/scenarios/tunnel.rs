@@ -5,6 +5,8 @@
 //! one, which nat chains do not see; from this host and from others; of both families. Then the outer packet does, with all
 //! marks that can survive.
 
+use std::cell::OnceCell;
+
 use super::effect::{Effect, effects, rewriting};
 use crate::snapshot::netfilter::{Family, Field, Hook, Step, device_name, name_key};
 use crate::symbolic::assumptions::About;
@@ -49,14 +51,24 @@ pub(super) struct Tunnel<'f, 'a> {
     rewritings: Vec<Rewriting>,
     tracked: Set,
     kept: Vec<String>,
+    /// Marks that packets may have when they get into the tunnel, if that was asked: no others do.
+    pub(super) bound: OnceCell<Option<Vec<Pattern>>>,
 }
 
 /// Marks that are told apart in words; others are "the mark of the packet inside".
-const MAX_WORDS: usize = 32;
+pub(super) const MAX_WORDS: usize = 32;
+
+/// Names of devices that are told apart beside those of the rules.
+pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
+    let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
+    let devices = devices.chain(name_key("lo"));
+    devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect()
+}
 
 /// Walks all packets of a tunnel.
 pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
-    let mut tunnel = Tunnel::new(world, facts, effort);
+    let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
+    let mut tunnel = Tunnel::new(walk, facts, OnceCell::new());
     let marks = tunnel.inner();
     tunnel.outer(marks);
     let Tunnel { walk, rewritings, tracked, kept, .. } = tunnel;
@@ -86,7 +98,8 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
 
 /// Which rule gives packets that enter the tunnel such a mark, and which packets those are: they walk once more.
 fn who_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pattern: Pattern) -> Option<String> {
-    let mut tunnel = Tunnel::new(world, facts, effort);
+    let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
+    let mut tunnel = Tunnel::new(walk, facts, OnceCell::new());
     tunnel.walk.follow_writers(pattern.value as u32);
     let marks = tunnel.inner();
     let mark = tunnel.walk.block(&Field::Mark);
@@ -96,17 +109,10 @@ fn who_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>, patter
 }
 
 impl<'f, 'a> Tunnel<'f, 'a> {
-    fn new(world: &'a World<'a>, facts: &'f TunnelFacts, effort: &'a Effort<'a>) -> Self {
-        let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
-        let devices = devices.chain(name_key("lo"));
-        let names: Vec<(u128, u128)> =
-            devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect();
-        let walk = Walk::new(world, &names, facts.routing_bits(), effort);
-        Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![] }
+    pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<Pattern>>>) -> Self {
+        Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![], bound }
     }
-}
 
-impl Tunnel<'_, '_> {
     /// The outer packet, with these marks.
     fn outer(&mut self, marks: Set) {
         for (pattern, marks) in self.words(marks) {
@@ -133,20 +139,6 @@ impl Tunnel<'_, '_> {
     pub(super) fn decisive(&self) -> u32 {
         let decisive = self.walk.world.survey().tested_outside | self.facts.routing_bits();
         self.walk.followed(&Field::Mark) & decisive
-    }
-
-    /// Whether no other mark can come: each that rules can write is among these, whatever could not be told.
-    pub(super) fn are_all(&mut self, marks: Set) -> bool {
-        let world = self.walk.world;
-        let unread = [Family::Ipv4, Family::Ipv6].into_iter().any(|family| world.unread(family).is_some());
-        if unread || world.marks_elsewhere().is_some() || world.doubtful_bits().is_some() {
-            return false;
-        }
-        let can_be_set = (world.survey().can_be_set | world.settable_bits()) & self.decisive();
-        let mark = self.walk.block(&Field::Mark);
-        let possible = self.walk.space.matching(&mark, u128::from(!can_be_set), 0);
-        let open = self.walk.space.minus(possible, self.walk.space.is_set(self.walk.layout.filled));
-        self.walk.space.minus(open, marks).is_empty()
     }
 
     /// The same marks word by word, or together where these are too many.

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Nodes of a space; with the table that finds them again some 60 MiB.
 const MAX_NODES: usize = 3 << 20;
-/// Results that are remembered at most; each has 16 bytes.
-const MAX_CACHED: usize = 1 << 18;
+/// Results that are remembered at most; each has 16 bytes, and more of them are not found faster than made again.
+const MAX_CACHED: usize = 1 << 15;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Node {

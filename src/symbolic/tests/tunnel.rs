@@ -61,7 +61,7 @@ pub(super) fn verdict(outer: &OuterPackets) -> &'static str {
     }
 }
 
-const MARK: &str = "
+pub(super) const MARK: &str = "
     ip nat OUTPUT: nat output -100
       dst 10.96.0.1 => or 0x4000, dnat to 10.42.1.5";
 pub(super) const OLD: &str = "

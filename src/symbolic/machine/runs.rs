@@ -1,0 +1,193 @@
+//! Neighbouring rules that do the same, which are taken together: what they hold for is one set, however many they are.
+
+use super::chain::Place;
+use super::{Ends, Walk};
+use crate::snapshot::Name;
+use crate::snapshot::netfilter::{ChainId, Field, MarkWrite, Match, Rule, Step, Test, Verdict};
+use crate::symbolic::packets::{ranges, width};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::world::RuleAt;
+
+/// From so many rules on, neighbours that do the same are taken together.
+const MIN_RUN: usize = 4;
+
+impl Walk<'_> {
+    /// The first rules that do the same thing to whatever they hold for, and whether one of them may stand for all.
+    pub(super) fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> (&'r [Rule], bool) {
+        let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return (&[], false) };
+        let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
+        // Whoever comes back from a chain that writes nothing comes back from it each time.
+        let writes = |chain: &Name| self.world.writes(set, &ChainId { chain: chain.clone(), ..id.clone() });
+        let comes_back = !matches!(&first, Step::Verdict(Verdict::Jump(chain)) if length >= MIN_RUN && writes(chain));
+        (&rules[..length], length >= MIN_RUN && comes_back)
+    }
+
+    /// What a rule does to all that its matches hold for, if it does one thing that may be done twice.
+    fn effect(&self, rule: &Rule) -> Option<Step> {
+        let mut acting = rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step));
+        let (Some((at, only)), None) = (acting.next(), acting.next()) else { return None };
+        let tests_mark = |step: &Step| match step {
+            Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| test.field.mark_bits() != 0),
+            Step::Match(Match::Set { fields, .. }) => fields.iter().any(|field| field.mark_bits() != 0),
+            _ => false,
+        };
+        if rule.steps[at..].iter().any(|step| matches!(step, Step::Match(_))) {
+            return None;
+        }
+        match only {
+            Step::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Jump(_)) => Some(only.clone()),
+            Step::SetMark(write) => match self.relevant(write, &Field::Mark)? {
+                written @ MarkWrite::Exact { keep, take: 0, xor } if keep & xor == 0 => {
+                    (!rule.steps.iter().any(tests_mark)).then_some(Step::SetMark(written))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Rules that do the same to whatever one of them holds for. `None`: one holds now and then, so each goes by itself.
+    pub(super) fn run(
+        &mut self,
+        set: usize,
+        id: &ChainId,
+        rules: &[Rule],
+        packets: Set,
+        ends: &mut Ends,
+        depth: usize,
+    ) -> Option<Set> {
+        // The matches first, and then the packets: what is joined is small.
+        let held = self.held_for(set, id, rules, packets, depth)?;
+        let taken = self.space.and(packets, held);
+        let Some(rule) = rules.first().filter(|_| !taken.is_empty()) else { return Some(packets) };
+        let rest = self.space.minus(packets, taken);
+        let mut met = rules.iter().map(|rule| RuleAt { set, chain: id.clone(), position: rule.position }).zip(rules);
+        let met = met.find(|(at, rule)| {
+            let held = self.holds(at, rule, packets, depth).unwrap_or(NOTHING);
+            !self.space.and(packets, held).is_empty()
+        });
+        let (at, _) = met?;
+        for (number, step) in rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step)) {
+            let place = Place { at: &at, number, depth };
+            match step {
+                Step::Verdict(verdict) => {
+                    let mut next = NOTHING;
+                    self.verdict(&place, verdict, taken, &mut next, ends);
+                    return Some(self.space.or(rest, next));
+                }
+                Step::SetMark(write) => {
+                    let written = self.write(&place, taken, write, &Field::Mark, &Field::ConnectionMark);
+                    return Some(self.space.or(rest, written));
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Packets that all matches of a rule hold for. `None`: one holds now and then.
+    fn holds(&mut self, at: &RuleAt, rule: &Rule, packets: Set, depth: usize) -> Option<Set> {
+        let mut all = EVERYTHING;
+        for (number, step) in rule.steps.iter().enumerate() {
+            let Step::Match(found) = step else { continue };
+            let holds = self.condition(&Place { at, number, depth }, found, packets)?;
+            all = self.space.and(all, holds);
+        }
+        Some(all)
+    }
+
+    /// Packets that one of these rules holds for. Neighbours that differ in the numbers of one field are one look at all of
+    /// these numbers.
+    fn held_for(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, depth: usize) -> Option<Set> {
+        let differing: Vec<Option<Differing<'_>>> = rules.iter().map(Differing::of).collect();
+        let start = RuleAt { set, chain: id.clone(), position: rules.first()?.position };
+        let known =
+            |of: &Option<Differing<'_>>| of.as_ref().is_some_and(|of| of.fields().all(|of| self.packets.knows(of)));
+        let key = differing.iter().all(known).then(|| (start, rules.len(), self.outer, self.packets.family));
+        if let Some(known) = key.as_ref().and_then(|key| self.runs.get(key)) {
+            return Some(*known);
+        }
+        let (mut held, mut at) = (Vec::new(), 0);
+        while let Some(rule) = rules.get(at) {
+            let same = match &differing[at] {
+                Some(first) => {
+                    differing[at..].iter().take_while(|of| of.as_ref().is_some_and(|of| of.fits(first))).count()
+                }
+                None => 1,
+            };
+            let first = RuleAt { set, chain: id.clone(), position: rule.position };
+            match &differing[at] {
+                Some(of) if same > 1 => {
+                    let numbers = differing[at..at + same].iter().flatten().flat_map(|of| of.numbers.iter().copied());
+                    let mut all = self.with(of.field, &numbers.collect::<Vec<_>>());
+                    for test in &of.others {
+                        let holds = self.test(test, packets)?;
+                        all = self.space.and(all, holds);
+                    }
+                    held.push(all);
+                }
+                _ => held.push(self.holds(&first, rule, packets, depth)?),
+            }
+            at += same;
+        }
+        let held = self.space.any(held);
+        if let Some(key) = key.filter(|_| !self.is_over()) {
+            self.runs.insert(key, held);
+        }
+        Some(held)
+    }
+}
+
+/// Fields of which a test holds for the same packets wherever it stands.
+fn is_plain(field: &Field) -> bool {
+    use Field::{ConnectionMark, ConnectionState, DestinationPort, L4Proto, Mark, SourcePort};
+    matches!(field, L4Proto | SourcePort | DestinationPort | Mark | ConnectionMark | ConnectionState)
+        || is_address(field)
+}
+
+fn is_address(field: &Field) -> bool {
+    matches!(field, Field::Ipv4Source | Field::Ipv4Destination | Field::Ipv6Source | Field::Ipv6Destination)
+}
+
+/// Whether a match only tests such fields.
+pub(super) fn is_of_fields(found: &Match) -> bool {
+    matches!(found, Match::Tests { tests, .. } if tests.iter().all(|test| is_plain(&test.field)))
+}
+
+/// A rule by what it may differ in from its neighbours: the numbers of an address, or of the first field that it tests.
+struct Differing<'r> {
+    field: &'r Field,
+    numbers: Vec<(u128, u128)>,
+    /// All else that it tests.
+    others: Vec<&'r Test>,
+}
+
+impl<'r> Differing<'r> {
+    /// `None`: it tests something else than fields, or the numbers are no ranges.
+    fn of(rule: &'r Rule) -> Option<Self> {
+        let mut tests = Vec::new();
+        for step in &rule.steps {
+            match step {
+                Step::Match(Match::Tests { tests: own, inverted: false }) => tests.extend(own),
+                Step::Match(_) => return None,
+                _ => {}
+            }
+        }
+        if !tests.iter().all(|test| is_plain(&test.field)) {
+            return None;
+        }
+        let is_number =
+            |test: &&Test| !matches!(test.field, Field::Mark | Field::ConnectionMark | Field::ConnectionState);
+        let at = tests.iter().position(|test| is_address(&test.field)).or_else(|| tests.iter().position(is_number))?;
+        let Test { field, condition } = tests.remove(at);
+        Some(Self { field, numbers: ranges(condition, width(field))?, others: tests })
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &'r Field> {
+        std::iter::once(self.field).chain(self.others.iter().map(|test| &test.field))
+    }
+
+    fn fits(&self, other: &Self) -> bool {
+        self.field == other.field && self.others == other.others
+    }
+}

@@ -1,0 +1,52 @@
+//! Which marks can get into a tunnel at all: once all of these were seen, nothing more can be learned from inner packets.
+
+use std::cell::OnceCell;
+
+use super::tunnel::{MAX_WORDS, Tunnel, names};
+use crate::snapshot::netfilter::{Family, Field};
+use crate::symbolic::machine::Walk;
+use crate::symbolic::space::{Pattern, Set};
+
+impl Tunnel<'_, '_> {
+    /// Whether no other mark can come: each that rules can write is among these, whatever could not be told.
+    pub(super) fn are_all(&mut self, marks: Set) -> bool {
+        let world = self.walk.world;
+        let unread = [Family::Ipv4, Family::Ipv6].into_iter().any(|family| world.unread(family).is_some());
+        if unread || world.marks_elsewhere().is_some() || world.doubtful_bits().is_some() {
+            return false;
+        }
+        // Who wrote them does not matter here.
+        let marks = self.walk.space.exists(marks, &self.walk.writer_variables().into_iter().collect());
+        let can_be_set = (world.survey().can_be_set | world.settable_bits()) & self.decisive();
+        let mark = self.walk.block(&Field::Mark);
+        let possible = self.walk.space.matching(&mark, u128::from(!can_be_set), 0);
+        if self.are_among(possible, marks) {
+            return true;
+        }
+        // A walk that leaves out what only drops packets tells more, and costs something.
+        let bound = self.bound.get_or_init(|| self.bound()).clone();
+        let Some(bound) = bound else { return false };
+        let sets = bound.into_iter().map(|pattern| self.walk.space.matching(&mark, pattern.mask, pattern.value));
+        let possible = self.walk.space.any(sets);
+        self.are_among(possible, marks)
+    }
+
+    fn are_among(&self, possible: Set, marks: Set) -> bool {
+        let open = self.walk.space.minus(possible, self.walk.space.is_set(self.walk.layout.filled));
+        self.walk.space.minus(open, marks).is_empty()
+    }
+
+    /// All marks that packets can get into the tunnel with, and maybe others. `None`: it is not worth it, or they are too many.
+    fn bound(&self) -> Option<Vec<Pattern>> {
+        let (world, decisive) = (self.walk.world, self.decisive());
+        if self.walk.is_sliced() || !world.is_worth_slicing(decisive) {
+            return None;
+        }
+        let walk = Walk::slice(world, &names(self.facts), decisive, self.walk.effort);
+        let mut slice = Tunnel::new(walk, self.facts, OnceCell::new());
+        let marks = slice.inner();
+        let mark = slice.walk.block(&Field::Mark);
+        let patterns = slice.walk.space.patterns(marks, &mark, MAX_WORDS);
+        patterns.filter(|_| slice.walk.why_incomplete().is_none())
+    }
+}

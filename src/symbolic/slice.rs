@@ -1,0 +1,113 @@
+//! Which chains can decide about the mark that packets end with. Others need not be walked through to know what marks there
+//! can be: all that they may do is drop packets, and fewer packets have no other marks.
+
+use std::collections::BTreeSet;
+
+use super::survey::{Relevant, bits_of};
+use super::world::World;
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{ChainId, Field, MarkWrite, Match, Step, Verdict};
+
+/// Chains with fewer rules are not worth a walk of their own.
+const MIN_RULES: usize = 256;
+
+impl World<'_> {
+    /// Bits of marks that decide about these bits of the packet's: what rules test before they write one, and what is copied.
+    pub fn relevant_to_marks(&self, decisive: u32) -> Relevant {
+        let mut relevant = Relevant { mark: decisive, connection: 0 };
+        loop {
+            let mut more = relevant;
+            for (set, id) in self.base_chains().filter(|(set, id)| self.writes_marks(*set, id, relevant)) {
+                self.each_step(set, id, &mut |step| look_at(step, &mut more));
+            }
+            if more == relevant {
+                return relevant;
+            }
+            relevant = more;
+        }
+    }
+
+    /// Whether leaving out what only drops packets spares a good part of the rules.
+    pub fn is_worth_slicing(&self, decisive: u32) -> bool {
+        let relevant = self.relevant_to_marks(decisive);
+        let mut left_out = 0;
+        for (set, id) in self.base_chains().filter(|(set, id)| !self.writes_marks(*set, id, relevant)) {
+            self.each_step(set, id, &mut |_| left_out += 1);
+        }
+        left_out >= MIN_RULES
+    }
+
+    fn base_chains(&self) -> impl Iterator<Item = (usize, &ChainId)> {
+        let sets = self.rules.iter().enumerate();
+        sets.flat_map(|(set, rules)| {
+            rules.ruleset.chains.iter().filter(|(_, chain)| chain.base.is_some()).map(move |(id, _)| (set, id))
+        })
+    }
+
+    /// Steps of a chain, and of those that it leads to.
+    fn each_step(&self, set: usize, id: &ChainId, look: &mut dyn FnMut(&Step)) {
+        let (mut open, mut seen) = (vec![id.clone()], BTreeSet::new());
+        while let Some(id) = open.pop() {
+            let Some(chain) = self.chain(set, &id).filter(|_| !seen.contains(&id)) else { continue };
+            for rule in chain.rules_for_udp().unwrap_or_default() {
+                rule.steps.iter().for_each(&mut *look);
+                open.extend(rule.jumps().into_iter().map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
+            }
+            seen.insert(id);
+        }
+    }
+}
+
+/// Whether a step does anything to packets but drop them, or write bits that do not matter.
+pub fn writes_marks(step: &Step, relevant: Relevant) -> bool {
+    let writes = |write: &MarkWrite, bits: u32| match write {
+        MarkWrite::Exact { keep, take, xor } => (!keep | take | xor) & bits != 0,
+        MarkWrite::Number { .. } | MarkWrite::Unknown(_) => bits != 0,
+    };
+    match step {
+        Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
+        Step::SetMark(write) => writes(write, relevant.mark),
+        Step::SetConnectionMark(write) => writes(write, relevant.connection),
+        Step::Verdict(Verdict::Map { verdicts: Reading::Ok(verdicts), .. }) => verdicts.iter().any(is_more_than_a_way),
+        Step::Verdict(verdict) => is_more_than_a_way(verdict),
+        Step::Notrack
+        | Step::Template
+        | Step::FillChecksum
+        | Step::Rewrite { .. }
+        | Step::Nat(_)
+        | Step::Opaque { .. } => true,
+    }
+}
+
+fn is_more_than_a_way(verdict: &Verdict) -> bool {
+    use Verdict::{Accept, Continue, Drop, Goto, Jump, Return};
+    !matches!(verdict, Accept | Continue | Drop | Goto(_) | Jump(_) | Return)
+}
+
+fn look_at(step: &Step, more: &mut Relevant) {
+    match step {
+        Step::Match(Match::Tests { tests, .. }) => {
+            for test in tests {
+                match test.field {
+                    Field::Mark => more.mark |= bits_of(&test.condition),
+                    Field::ConnectionMark => more.connection |= bits_of(&test.condition),
+                    Field::MarkBits(_) => {
+                        more.mark |= test.field.mark_bits();
+                        more.connection |= test.field.connection_mark_bits();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
+            for field in fields {
+                more.mark |= field.mark_bits();
+                more.connection |= field.connection_mark_bits();
+            }
+        }
+        // Copies keep the place of a bit.
+        Step::SetMark(MarkWrite::Exact { take, .. }) => more.connection |= take & more.mark,
+        Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => more.mark |= take & more.connection,
+        _ => {}
+    }
+}
