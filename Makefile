@@ -42,7 +42,7 @@ TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
 help:
 	@echo 'make build    the release binary'
-	@echo 'make bench    the table and the plot of docs/performance.md, as root; some minutes'
+	@echo 'make bench    the tables and the plot of docs/performance.md, as root; some minutes'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
@@ -63,6 +63,7 @@ build:
 BENCH_PEER = target/bench/node_exporter
 bench: build test-deps $(BENCH_PEER)
 	NATWATCH=$(abspath $(or $(CARGO_TARGET_DIR),target))/release/natwatch NODE_EXPORTER=$(abspath $(BENCH_PEER)) python3 benches/nodes.py
+	NATWATCH=$(abspath $(or $(CARGO_TARGET_DIR),target))/release/natwatch python3 benches/scale.py
 
 $(BENCH_PEER):
 	mkdir -p $(@D)
