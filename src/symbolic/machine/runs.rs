@@ -103,7 +103,7 @@ impl Walk<'_> {
         let start = RuleAt { set, chain: id.clone(), position: rules.first()?.position };
         let known =
             |of: &Option<Differing<'_>>| of.as_ref().is_some_and(|of| of.fields().all(|of| self.packets.knows(of)));
-        let key = differing.iter().all(known).then(|| (start, rules.len(), self.outer, self.packets.family));
+        let key = differing.iter().all(known).then_some((start, rules.len(), self.outer, self.packets.family));
         if let Some(known) = key.as_ref().and_then(|key| self.runs.get(key)) {
             return Some(*known);
         }
