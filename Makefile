@@ -2,15 +2,15 @@
 
 CARGO ?= cargo
 # What the live tests compare with: the standard tools, a Prometheus with its Alertmanager, and the reference parser of
-# OpenMetrics.
+# OpenMetrics; what counts instructions.
 PACKAGES = bsdutils conntrack curl ethtool gzip iproute2 ipset iptables libcap2-bin mount nftables prometheus \
-	prometheus-alertmanager python3 python3-prometheus-client strace systemd util-linux
+	prometheus-alertmanager python3 python3-prometheus-client strace systemd util-linux valgrind
 # Where it is not part of prometheus.
 PROMTOOL = $$(apt-cache show promtool >/dev/null 2>&1 && echo promtool)
 COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
 	ip6tables-nft-save ipset iptables iptables-legacy iptables-legacy-restore iptables-legacy-save iptables-nft iptables-nft-restore \
 	iptables-nft-save mount nft nstat prometheus prometheus-alertmanager promtool python3 script setpriv strace \
-	systemd-analyze tc unshare
+	systemd-analyze tc unshare valgrind
 CARGO_DENY_VERSION = 0.20.2
 
 # The differential test of tunnels: how many random set-ups, and which; or one of them alone.
