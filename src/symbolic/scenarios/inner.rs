@@ -32,12 +32,20 @@ struct Inner<'f> {
     later: Option<Set>,
 }
 
+impl Inner<'_> {
+    /// Packets that were given a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
+    fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+        let packets = somewhere(walk, packets, self.facts);
+        if hook == Hook::Output { not_past(walk, packets, self.facts) } else { packets }
+    }
+}
+
 impl OnNat for Inner<'_> {
     fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
         match self.later {
             // A later packet of a flow that was translated when it began.
             Some(assumed) if !is_on_source(hook) => {
-                let elsewhere = somewhere(walk, packets, self.facts);
+                let elsewhere = self.sent_elsewhere(walk, hook, packets);
                 walk.space.or(packets, walk.space.and(elsewhere, assumed))
             }
             _ => packets,
@@ -50,7 +58,7 @@ impl OnNat for Inner<'_> {
             let packets = with_status(walk, packets, SRC_NAT);
             return walk.forget(packets, &[source, Field::SourcePort]);
         }
-        let packets = somewhere(walk, packets, self.facts);
+        let packets = self.sent_elsewhere(walk, hook, packets);
         match walk.nat(hit).map(|nat| (nat.action, nat.addresses, nat.ports)) {
             Some((NatAction::Redirect, ..)) => NOTHING, // for this host
             Some((NatAction::Dnat, Chosen::Range(first, last), ports)) => {

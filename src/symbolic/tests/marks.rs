@@ -198,6 +198,13 @@ fn a_mark_that_leads_past_the_tunnel_does_not_get_into_it() {
     assert_eq!(found(mangle, &one), "no");
     assert_eq!(found(forwarded, &one), "no");
     assert_eq!(found(filter, &one), "yes", "it is routed already");
+    let translated =
+        "ip m O: route output -150\n dport 53 => or 0x4000\nip n O: nat output -100\n dport 53 => dnat to 192.0.2.9\n";
+    assert_eq!(
+        [found(translated, &[]), found(translated, &one)],
+        ["yes", "no"],
+        "translated, it is routed with its mark"
+    );
     let earlier = Past { earlier: Values::ranges(vec![everything]), ..past };
     assert_eq!(found(mangle, &[earlier]), "yes");
 }
