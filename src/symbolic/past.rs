@@ -139,9 +139,9 @@ mod tests {
         let found = of(&[&main, &marked], &[tunnel.clone(), elsewhere.clone()]);
         let everything = (0, u32::MAX.into());
         let expected = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Values::of(&[]) };
-        assert_eq!(found, [expected.clone()]);
+        assert!(found == vec![expected.clone()]);
         let refused = route(7, "0.0.0.0/0", *REFUSING.start(), 0);
-        assert_eq!(of(&[&main, &marked], &[tunnel.clone(), refused]), [expected.clone()]);
+        assert!(of(&[&main, &marked], &[tunnel.clone(), refused]) == vec![expected.clone()]);
         // A longer prefix leads in after all.
         let back = route(7, "10.42.1.0/24", UNICAST, 9);
         let found = of(&[&main, &marked], &[tunnel.clone(), back.clone(), elsewhere.clone()]);
