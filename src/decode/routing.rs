@@ -323,7 +323,9 @@ pub fn wanted_routes(tables: &Tables, links: &[Link]) -> Reading<Vec<Route>> {
                 family.rules.iter().filter(|rule| rule.fwmark.is_some()).map(|rule| rule.table).collect();
             let inward = |route: &Route| {
                 let into = route.devices.iter().any(|at| feeders.contains(at));
-                into || route.kind != RTN_UNICAST || marked.contains(&route.table) && !is_common(route.table)
+                let known = route.nexthop.is_none() || !route.devices.is_empty();
+                let led_to = known && marked.contains(&route.table) && !is_common(route.table);
+                into || route.kind != RTN_UNICAST || led_to
             };
             wanted.extend(family.routes.iter().enumerate().filter(|(_, route)| inward(route)).map(|(at, _)| at));
             wanted.into_iter().map(|at| family.routes[at].clone()).collect()

@@ -11,16 +11,18 @@
 //! | `values` | numbers that a field of the node's can hold |
 //! | `effort` | how much work all of this may do |
 //! | `world` | rules of all backends, links, addresses |
+//! | `kept` | a world that is kept, to be held against a later one |
 //! | `unread` | rules that were not read, and what follows |
 //! | `order` | which chains a hook calls, in which orders |
 //! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
-//! | `past` | routes that a mark leads past a tunnel |
+//! | `past` | routes that a mark may lead past a tunnel |
 //! | `facts` | what surrounds a tunnel: who sends into it, which way its own packets go |
 //! | `scenarios` | which packets are sent through it: those of tunnels, of Services, new connections |
 
 mod assumptions;
 mod effort;
 mod facts;
+mod kept;
 mod machine;
 mod order;
 mod packets;
@@ -35,11 +37,12 @@ mod world;
 
 pub use effort::{Effort, Ended};
 pub use facts::{TunnelFacts, Way, facts};
+pub use kept::Kept;
 pub use machine::Certainty;
 pub use scenarios::services::{destination_nat, dns_to_several, invalid_passes};
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
 pub use scenarios::tunnel::{OuterPackets, outer_packets};
-pub use world::{Found, Kept, RuleAt, World};
+pub use world::{Found, RuleAt, World};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,6 @@
-//! Routes that a mark leads past a tunnel: `fib_rules_lookup`, `fib_table_lookup`.
+//! Routes that a mark may lead past a tunnel: `fib_rules_lookup`, `fib_table_lookup`.
 //!
-//! Only what is certain counts. A packet that a rule leads past the tunnel by its mark does not get into it, unless an earlier
-//! rule led it there.
+//! What they say is a question and no answer: see `scenarios/on_nat.rs`. It keeps a mark from being an exposure for certain.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +22,7 @@ const NOP: u8 = 3;
 const MAIN: u32 = 254;
 const LOCAL: u32 = 255;
 
-/// Packets with such a mark do not get into the tunnel.
+/// Packets with such a mark may be led past the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Past {
     /// `mark & mask == value`: mask and value.

@@ -60,13 +60,13 @@ pub struct World<'a> {
     pub devices: Option<Vec<Device<'a>>>,
     /// IPv4's, IPv6's; `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
-    survey: OnceCell<Survey>,
-    remembered: Remembered,
+    pub(super) survey: OnceCell<Survey>,
+    pub(super) remembered: Remembered,
 }
 
 /// What is asked about rules again and again, and takes a look at all of them.
 #[derive(Clone, Debug, Default)]
-struct Remembered {
+pub(super) struct Remembered {
     leads_to: RefCell<BTreeMap<(Wanted, usize, ChainId), bool>>,
     unread: RefCell<BTreeMap<Family, Option<String>>>,
     unread_sets: RefCell<BTreeMap<usize, Option<String>>>,
@@ -345,55 +345,6 @@ impl<'a> World<'a> {
             }
         }
         false
-    }
-}
-
-/// What a world was like, to be held against a later one.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    rules: Vec<(bool, Ruleset)>,
-    devices: Option<Vec<(u32, String, Option<u32>)>>,
-    own: [Option<OwnAddresses>; 2],
-}
-
-impl Kept {
-    /// Of this world. Rules are not copied, but shared with it.
-    pub fn of(world: &World<'_>) -> Self {
-        let World { rules, devices, own, survey: _, remembered: _ } = world;
-        let owned = |device: &Device<'_>| (device.index, device.name.to_owned(), device.group);
-        Self {
-            rules: rules.iter().map(|rules| (rules.legacy, rules.ruleset.clone())).collect(),
-            devices: devices.as_ref().map(|devices| devices.iter().map(owned).collect()),
-            own: own.clone(),
-        }
-    }
-
-    /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
-    /// ones may be gone, and comparing is cheaper the next time.
-    pub fn is_like(&mut self, world: &World<'_>) -> bool {
-        let World { rules, devices, own, survey: _, remembered: _ } = world;
-        let same_device = |((index, name, group), device): (&(u32, String, Option<u32>), &Device<'_>)| {
-            let Device { index: other, name: other_name, group: other_group } = device;
-            index == other && name == other_name && group == other_group
-        };
-        let same_devices = match (&self.devices, devices) {
-            (Some(known), Some(devices)) => known.len() == devices.len() && known.iter().zip(devices).all(same_device),
-            (None, None) => true,
-            _ => false,
-        };
-        let same_rules = |((legacy, ruleset), rules): (&(bool, Ruleset), &Rules<'_>)| {
-            *legacy == rules.legacy && ruleset.does_the_same_as(rules.ruleset)
-        };
-        let same = same_devices
-            && self.own == *own
-            && self.rules.len() == rules.len()
-            && self.rules.iter().zip(rules).all(same_rules);
-        for ((_, kept), Rules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {
-            if !kept.chains.is(&ruleset.chains) || !kept.sets.is(&ruleset.sets) {
-                kept.clone_from(ruleset);
-            }
-        }
-        same
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Case {
     pub setup: Setup,
     /// Shell commands.
     pub lines: Vec<String>,
-    /// What nobody could know (closed list): `order`, `opaque`, `set`.
+    /// What nobody could know (closed list): `order`, `opaque`, `set`, `flow`, `past`.
     pub planted: BTreeSet<&'static str>,
     /// Base chains by family, hook, priority and table: two of equal priority have an unknown order.
     chains: BTreeSet<(bool, &'static str, i32, String)>,
@@ -421,6 +421,7 @@ impl Generator<'_> {
             }
             30 | 31 if !case.lines.iter().any(|line| line.contains("lookup 100")) => {
                 // All packets are marked, and get to the peer past the tunnel: none with some other way back.
+                case.planted.insert("past");
                 for six in [false, true] {
                     for hook in ["OUTPUT", "PREROUTING"] {
                         case.iptables(iptables, six, "mangle", hook, &format!("-j MARK --set-xmark {bit}/{bit}"));

@@ -37,7 +37,11 @@ pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
     let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
     let [family, destination_length, source_length, tos] = array(message.body, 0, "fib_rule_hdr")?;
     let [table, _, _, action] = array(message.body, 4, "fib_rule_hdr")?;
-    let mark = attributes.u32(FRA_FWMARK)?;
+    // A mark of 0 is left out, and its mask is not (`fib_nl_fill_rule`).
+    let fwmark = match (attributes.u32(FRA_FWMARK)?, attributes.u32(FRA_FWMASK)?) {
+        (None, None) => None,
+        (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
+    };
     let suppresses = attributes.u32(FRA_SUPPRESS_PREFIXLEN)?.is_some_and(|length| length != u32::MAX);
     let tos = (tos != 0).then_some(FRA_UNSPEC);
     let other = attributes.iter().map(|attribute| attribute.kind).filter(|kind| match *kind {
@@ -52,7 +56,7 @@ pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
         priority: attributes.u32(FRA_PRIORITY)?.unwrap_or(0),
         table: attributes.u32(FRA_TABLE)?.unwrap_or(table.into()),
         action,
-        fwmark: mark.map(|mark| attributes.u32(FRA_FWMASK).map(|mask| (mark, mask.unwrap_or(u32::MAX)))).transpose()?,
+        fwmark,
         source: attributes.address(FRA_SRC)?.map(|address| (address, source_length)),
         destination: attributes.address(FRA_DST)?.map(|address| (address, destination_length)),
         other: other.chain(tos).collect(),

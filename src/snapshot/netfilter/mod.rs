@@ -2,6 +2,7 @@
 //!
 //! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
 
+mod field;
 mod rule;
 mod same;
 pub mod signatures;
@@ -12,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Failure, Name, Reading, Shared, names};
+pub use field::{Field, MarkBits, TypeScope, address_key, device_name, name_key};
 pub use rule::{
-    Chosen, Condition, Counter, End, Field, MarkBits, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step,
-    Test, TypeScope, Verdict, address_key, device_name, name_key,
+    Chosen, Condition, Counter, End, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test, Verdict,
 };
 pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
 

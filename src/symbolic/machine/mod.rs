@@ -189,6 +189,11 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Work that another walk has done meanwhile is not this one's.
+    pub(super) fn was_spent_elsewhere(&mut self, units: u64) {
+        self.begun = self.begun.saturating_sub(units);
+    }
+
     /// Whether this walk gets no further: it has had its share.
     pub fn is_over(&self) -> bool {
         self.space.is_over() || self.begun - self.effort.left() > WALK

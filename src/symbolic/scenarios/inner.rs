@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::on_nat::{AnyEnds, Inner, not_past, somewhere};
 use super::tunnel::Tunnel;
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, address_key, name_key};
+use crate::snapshot::netfilter::{Family, Field, Hook, name_key};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::facts::TunnelFacts;
-use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::machine::{Certainty, Flow};
 use crate::symbolic::packets::{Kind, Packets, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::values::Values;
@@ -21,117 +21,6 @@ const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
 const FIRST: u32 = 0x3e;
 /// `IPS_EXPECTED`
 const IPS_EXPECTED: u32 = 0x1;
-/// `IPS_SRC_NAT_BIT`, `IPS_DST_NAT_BIT`
-const SRC_NAT: u32 = 4;
-const DST_NAT: u32 = 5;
-
-/// What becomes of inner packets.
-struct Inner<'f> {
-    facts: &'f TunnelFacts,
-    /// They are later ones of connections whose destination may be translated: if this is taken for granted.
-    later: Option<Set>,
-}
-
-impl Inner<'_> {
-    /// Packets that were given a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
-    fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
-        let packets = somewhere(walk, packets, self.facts);
-        if hook == Hook::Output { not_past(walk, packets, self.facts) } else { packets }
-    }
-}
-
-impl OnNat for Inner<'_> {
-    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
-        match self.later {
-            // A later packet of a flow that was translated when it began.
-            Some(assumed) if !is_on_source(hook) => {
-                let elsewhere = self.sent_elsewhere(walk, hook, packets);
-                walk.space.or(packets, walk.space.and(elsewhere, assumed))
-            }
-            _ => packets,
-        }
-    }
-
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
-        let (source, destination) = walk.packets.ends();
-        if is_on_source(hook) {
-            let packets = with_status(walk, packets, SRC_NAT);
-            return walk.forget(packets, &[source, Field::SourcePort]);
-        }
-        let packets = self.sent_elsewhere(walk, hook, packets);
-        match walk.nat(hit).map(|nat| (nat.action, nat.addresses, nat.ports)) {
-            Some((NatAction::Redirect, ..)) => NOTHING, // for this host
-            Some((NatAction::Dnat, Chosen::Range(first, last), ports)) => {
-                let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
-                let packets = walk.space.and(packets, targets);
-                let Chosen::Range(first, last) = ports else { return packets };
-                let ports = walk.with(&Field::DestinationPort, &[(first.into(), last.into())]);
-                walk.space.and(packets, ports)
-            }
-            _ => packets,
-        }
-    }
-
-    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {
-        not_past(walk, packets, self.facts)
-    }
-}
-
-/// Without those packets that are routed past the tunnel because of their mark.
-fn not_past(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
-    let (_, destination) = walk.packets.ends();
-    let mark = walk.block(&Field::Mark);
-    let mut left = packets;
-    for past in &facts.past[usize::from(walk.packets.family == Family::Ipv6)] {
-        let mut elsewhere = NOTHING;
-        for (range, is_past) in &past.routes {
-            let to = walk.with(&destination, &[*range]);
-            elsewhere = if *is_past { walk.space.or(elsewhere, to) } else { walk.space.minus(elsewhere, to) };
-        }
-        let earlier = walk.with(&destination, past.earlier.as_ranges());
-        let elsewhere = walk.space.minus(elsewhere, earlier);
-        let (mask, value) = past.mark;
-        let marked = walk.space.matching(&mark, mask.into(), value.into());
-        left = walk.space.minus(left, walk.space.and(elsewhere, marked));
-    }
-    left
-}
-
-/// What becomes of packets whose ends do not matter any more: behind a translation they may be any.
-struct AnyEnds;
-
-impl OnNat for AnyEnds {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
-        packets
-    }
-
-    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, _: &Hit, packets: Set) -> Set {
-        let (source, destination) = walk.packets.ends();
-        let packets = walk.translated_or_not(packets);
-        walk.forget(packets, &[source, destination, Field::SourcePort, Field::DestinationPort])
-    }
-}
-
-fn is_on_source(hook: Hook) -> bool {
-    matches!(hook, Hook::Postrouting | Hook::Input)
-}
-
-/// Packets whose connection was translated so.
-fn with_status(walk: &mut Walk<'_>, packets: Set, bit: u32) -> Set {
-    let block = walk.block(&Field::ConnectionStatus);
-    let variable = block.0[31 - bit as usize];
-    let any = walk.without(packets, BTreeSet::from([variable]));
-    walk.space.and(any, walk.space.is_set(variable))
-}
-
-/// Packets that were given another destination, one that is routed into the tunnel.
-fn somewhere(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
-    let (_, destination) = walk.packets.ends();
-    let routed = &facts.inner[usize::from(walk.packets.family == Family::Ipv6)];
-    let packets = with_status(walk, packets, DST_NAT);
-    let packets = walk.set(packets, &destination, routed.as_ranges());
-    walk.forget(packets, &[Field::DestinationPort])
-}
 
 impl Tunnel<'_, '_> {
     /// All marks that a packet can leave the tunnel's device with.
@@ -257,15 +146,26 @@ impl Tunnel<'_, '_> {
             }
         };
         let feeders = self.facts.feeders.clone();
-        let packets = self.unclassified();
-        let packets = self.walk.forget(packets, &[Field::ConnectionDirection]);
-        let packets = self.walk.space.and(packets, assumed);
-        let packets = self.walk.set(packets, &Field::InputName, feeders.as_ranges());
-        let packets = self.pass(Hook::Prerouting, packets);
-        let packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
-        let packets = self.pass(Hook::Forward, packets);
-        let packets = self.pass(Hook::Postrouting, packets);
-        self.hook(Hook::Egress, true, Flow::First, packets)
+        let mut all = NOTHING;
+        for flow in [Flow::First, Flow::Later, Flow::Invalid] {
+            self.walk.stage = format!("bridge {family} {flow:?}");
+            let mut packets = self.unclassified();
+            packets = self.walk.forget(packets, &[Field::ConnectionDirection]);
+            if flow == Flow::Later {
+                packets = self.walk.forget(packets, &[Field::ConnectionStatus]);
+            }
+            packets = self.walk.space.and(packets, assumed);
+            packets = self.walk.set(packets, &Field::InputName, feeders.as_ranges());
+            packets = self.pass(Hook::Prerouting, flow, packets);
+            packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
+            packets = self.pass(Hook::Forward, flow, packets);
+            // br_nf_post_routing says no device that it came in by.
+            packets = self.walk.set(packets, &Field::InputName, NO_DEVICE);
+            packets = self.pass(Hook::Postrouting, flow, packets);
+            packets = self.hook(Hook::Egress, true, flow, packets);
+            all = self.walk.space.or(all, packets);
+        }
+        all
     }
 
     /// First packets of connections, not yet routed, that came in by some device.
@@ -294,8 +194,8 @@ impl Tunnel<'_, '_> {
     }
 
     /// A hook, behind which translated packets may be of any ends.
-    fn pass(&mut self, hook: Hook, packets: Set) -> Set {
-        self.walk.hook(hook, None, Flow::First, packets, &mut AnyEnds)
+    fn pass(&mut self, hook: Hook, flow: Flow, packets: Set) -> Set {
+        self.walk.hook(hook, None, flow, packets, &mut AnyEnds)
     }
 
     /// First packets that come out of the tunnel: what they leave in the connection's mark, answers begin with.
@@ -306,14 +206,14 @@ impl Tunnel<'_, '_> {
         let packets = self.walk.space.and(packets, assumed);
         let packets =
             self.walk.all_with(packets, &[(Field::ConnectionMark, &[(0, 0)]), (Field::InputName, feeders.as_ranges())]);
-        let packets = self.pass(Hook::Prerouting, packets);
+        let packets = self.pass(Hook::Prerouting, Flow::First, packets);
         if !forwarded {
-            return self.pass(Hook::Input, packets);
+            return self.pass(Hook::Input, Flow::First, packets);
         }
         let packets = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
-        let packets = self.pass(Hook::Forward, packets);
+        let packets = self.pass(Hook::Forward, Flow::First, packets);
         let packets = self.as_postrouting_sees(packets);
-        self.pass(Hook::Postrouting, packets)
+        self.pass(Hook::Postrouting, Flow::First, packets)
     }
 
     /// The inner packets as they are when they get to the tunnel. `connections`: the marks of their connections.

@@ -3,6 +3,7 @@
 mod bound;
 mod effect;
 mod inner;
+mod on_nat;
 pub mod services;
 pub mod source_nat;
 pub mod tunnel;

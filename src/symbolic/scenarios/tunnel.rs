@@ -79,6 +79,9 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
         (Certainty::Unknown(why), Some(vague)) => Certainty::Unknown(format!("{vague}; {why}")),
         (rewritten, _) => rewritten,
     };
+    // What was translated was tracked. All of this before the next walk takes from the budget.
+    let tracked = walk.certainty(walk.space.or(tracked, all));
+    let ports_written = walk.certainty(ports_written);
     let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
     let clearest = rewritings.iter().min_by_key(doubt);
     let how = clearest.map(|Rewriting { how, pattern, .. }| {
@@ -87,10 +90,9 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
         writer.map_or_else(|| how.clone(), |writer| format!("{how}; {writer}"))
     });
     OuterPackets {
-        // What was translated was tracked.
-        tracked: walk.certainty(walk.space.or(tracked, all)),
+        tracked,
         rewritten,
-        ports_written: walk.certainty(ports_written),
+        ports_written,
         how: how.unwrap_or_default(),
         kept: kept.into_iter().next().unwrap_or_default(),
     }

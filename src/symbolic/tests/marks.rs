@@ -180,7 +180,7 @@ fn numbers_by_chance_and_by_hash_are_within_their_range() {
 }
 
 #[test]
-fn a_mark_that_leads_past_the_tunnel_does_not_get_into_it() {
+fn a_mark_that_leads_past_the_tunnel_is_a_question() {
     let everything = (0, u128::from(u32::MAX));
     let past = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Values::of(&[]) };
     let found = |marker: &str, past: &[Past]| {
@@ -195,14 +195,14 @@ fn a_mark_that_leads_past_the_tunnel_does_not_get_into_it() {
     let forwarded = "ip m P: filter prerouting -150\n dst 10.42.0.0/16 => or 0x4000\n";
     assert_eq!([mangle, filter, forwarded].map(|marker| found(marker, &[])), ["yes"; 3]);
     let one = [past.clone()];
-    assert_eq!(found(mangle, &one), "no");
-    assert_eq!(found(forwarded, &one), "no");
+    assert_eq!(found(mangle, &one), "maybe");
+    assert_eq!(found(forwarded, &one), "maybe");
     assert_eq!(found(filter, &one), "yes", "it is routed already");
     let translated =
         "ip m O: route output -150\n dport 53 => or 0x4000\nip n O: nat output -100\n dport 53 => dnat to 192.0.2.9\n";
     assert_eq!(
         [found(translated, &[]), found(translated, &one)],
-        ["yes", "no"],
+        ["yes", "maybe"],
         "translated, it is routed with its mark"
     );
     let earlier = Past { earlier: Values::ranges(vec![everything]), ..past };

@@ -1,0 +1,117 @@
+//! What of a packet rules look at.
+
+use std::net::IpAddr;
+
+/// A property of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// `skb->mark`
+    Mark,
+    /// `ct->mark`
+    ConnectionMark,
+    /// Name of the device that it came in by.
+    InputName,
+    /// Name of the device that it leaves by.
+    OutputName,
+    /// Index of the device that it came in by.
+    InputIndex,
+    /// Index of the device that it leaves by.
+    OutputIndex,
+    /// `NFPROTO_*`: 2 is IPv4, 10 is IPv6.
+    NfProto,
+    /// EtherType.
+    EtherType,
+    /// Layer 4 protocol: 6 is TCP, 17 is UDP.
+    L4Proto,
+    /// 32 bits
+    Ipv4Source,
+    /// 32 bits
+    Ipv4Destination,
+    /// 128 bits
+    Ipv6Source,
+    /// 128 bits
+    Ipv6Destination,
+    /// First 16 bits of the transport header.
+    SourcePort,
+    /// Next 16 bits of the transport header.
+    DestinationPort,
+    /// `NF_CT_STATE_BIT`: 1 invalid, 2 established, 4 related, 8 new, 64 untracked.
+    ConnectionState,
+    /// `IPS_*`: 0x10 source translated, 0x20 destination translated, …
+    ConnectionStatus,
+    /// 0 original, 1 reply.
+    ConnectionDirection,
+    /// `RTN_*` of the source address: 1 unicast, 2 local, 3 broadcast, …
+    SourceType(TypeScope),
+    /// `RTN_*` of the destination address.
+    DestinationType(TypeScope),
+    /// Some bits of a mark, as sets and ranges hold them.
+    MarkBits(MarkBits),
+    /// Any other, by its name.
+    Other(String),
+}
+
+/// Some bits of a mark: `mark & mask`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MarkBits {
+    /// Of the connection's; else of the packet's.
+    pub connection: bool,
+    /// Which; the others count as 0.
+    pub mask: u32,
+    /// They lie in the byte order of the network, as keys of intervals do; else in that of the machine.
+    pub network_order: bool,
+}
+
+impl Field {
+    /// Bits of the packet's mark that this is.
+    pub fn mark_bits(&self) -> u32 {
+        match self {
+            Self::Mark => u32::MAX,
+            Self::MarkBits(MarkBits { connection: false, mask, .. }) => *mask,
+            _ => 0,
+        }
+    }
+
+    /// Bits of the connection's mark that this is.
+    pub fn connection_mark_bits(&self) -> u32 {
+        match self {
+            Self::ConnectionMark => u32::MAX,
+            Self::MarkBits(MarkBits { connection: true, mask, .. }) => *mask,
+            _ => 0,
+        }
+    }
+}
+
+/// An address as a [`Field`] has it.
+pub fn address_key(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// A device name as a field has it; `None` if its bytes are not known (see `decode::links::device_name`).
+pub fn name_key(name: &str) -> Option<u128> {
+    let mut bytes = [0; 16];
+    let place = bytes.get_mut(..name.len()).filter(|_| name.len() < 16 && !name.contains('\\'))?;
+    place.copy_from_slice(name.as_bytes());
+    Some(u128::from_be_bytes(bytes))
+}
+
+/// The device name that a field has as this number; `None`: it is none.
+pub fn device_name(key: u128) -> Option<String> {
+    let bytes = key.to_be_bytes();
+    let length = bytes.iter().position(|byte| *byte == 0)?;
+    String::from_utf8(bytes.get(..length)?.to_vec()).ok().filter(|name| !name.is_empty())
+}
+
+/// Which devices' addresses count for the type of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TypeScope {
+    /// All
+    Any,
+    /// Those of the device that the packet came in by
+    Input,
+    /// Those of the device that it leaves by
+    Output,
+}

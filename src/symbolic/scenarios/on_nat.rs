@@ -1,0 +1,130 @@
+//! What becomes of inner packets that the NAT core gets, or that are routed again: which of them get into the tunnel.
+
+use std::collections::BTreeSet;
+
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, address_key};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::facts::TunnelFacts;
+use crate::symbolic::machine::{Hit, OnNat, Walk};
+use crate::symbolic::space::{NOTHING, Set};
+
+/// `IPS_SRC_NAT_BIT`, `IPS_DST_NAT_BIT`
+const SRC_NAT: u32 = 4;
+const DST_NAT: u32 = 5;
+
+/// What becomes of inner packets.
+pub(super) struct Inner<'f> {
+    pub(super) facts: &'f TunnelFacts,
+    /// They are later ones of connections whose destination may be translated: if this is taken for granted.
+    pub(super) later: Option<Set>,
+}
+
+impl Inner<'_> {
+    /// Packets that were given a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
+    fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+        let packets = somewhere(walk, packets, self.facts);
+        if hook == Hook::Output { not_past(walk, packets, self.facts) } else { packets }
+    }
+}
+
+impl OnNat for Inner<'_> {
+    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+        match self.later {
+            // A later packet of a flow that was translated when it began.
+            Some(assumed) if !is_on_source(hook) => {
+                let elsewhere = self.sent_elsewhere(walk, hook, packets);
+                walk.space.or(packets, walk.space.and(elsewhere, assumed))
+            }
+            _ => packets,
+        }
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+        let (source, destination) = walk.packets.ends();
+        if is_on_source(hook) {
+            let packets = with_status(walk, packets, SRC_NAT);
+            return walk.forget(packets, &[source, Field::SourcePort]);
+        }
+        let packets = self.sent_elsewhere(walk, hook, packets);
+        match walk.nat(hit).map(|nat| (nat.action, nat.addresses, nat.ports)) {
+            Some((NatAction::Redirect, ..)) => NOTHING, // for this host
+            Some((NatAction::Dnat, Chosen::Range(first, last), ports)) => {
+                let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
+                let packets = walk.space.and(packets, targets);
+                let Chosen::Range(first, last) = ports else { return packets };
+                let ports = walk.with(&Field::DestinationPort, &[(first.into(), last.into())]);
+                walk.space.and(packets, ports)
+            }
+            _ => packets,
+        }
+    }
+
+    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        not_past(walk, packets, self.facts)
+    }
+}
+
+/// Packets of which some are routed past the tunnel because of their mark. That is a question: a rule that leads elsewhere may
+/// be followed by a translation that leads back, does not hold for sockets that are bound to a device, nor for packets that
+/// IPVS sends.
+pub(super) fn not_past(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
+    let (_, destination) = walk.packets.ends();
+    let mark = walk.block(&Field::Mark);
+    let mut left = packets;
+    for past in &facts.past[usize::from(walk.packets.family == Family::Ipv6)] {
+        let mut elsewhere = NOTHING;
+        for (range, is_past) in &past.routes {
+            let to = walk.with(&destination, &[*range]);
+            elsewhere = if *is_past { walk.space.or(elsewhere, to) } else { walk.space.minus(elsewhere, to) };
+        }
+        let earlier = walk.with(&destination, past.earlier.as_ranges());
+        let elsewhere = walk.space.minus(elsewhere, earlier);
+        let (mask, value) = past.mark;
+        let marked = walk.space.matching(&mark, mask.into(), value.into());
+        let marked = walk.space.and(elsewhere, marked);
+        let gone = walk.space.and(left, marked);
+        if gone.is_empty() {
+            continue;
+        }
+        let why = format!("whether a policy rule leads packets with mark {value:#x}/{mask:#x} past the tunnel");
+        let assumed = walk.answer(why.clone(), About::All, 2, 1, || why);
+        left = walk.space.or(walk.space.minus(left, marked), walk.space.and(gone, assumed));
+    }
+    left
+}
+
+/// What becomes of packets whose ends do not matter any more: behind a translation they may be any.
+pub(super) struct AnyEnds;
+
+impl OnNat for AnyEnds {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+        packets
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, _: &Hit, packets: Set) -> Set {
+        let (source, destination) = walk.packets.ends();
+        let packets = walk.translated_or_not(packets);
+        walk.forget(packets, &[source, destination, Field::SourcePort, Field::DestinationPort])
+    }
+}
+
+fn is_on_source(hook: Hook) -> bool {
+    matches!(hook, Hook::Postrouting | Hook::Input)
+}
+
+/// Packets whose connection was translated so.
+fn with_status(walk: &mut Walk<'_>, packets: Set, bit: u32) -> Set {
+    let block = walk.block(&Field::ConnectionStatus);
+    let variable = block.0[31 - bit as usize];
+    let any = walk.without(packets, BTreeSet::from([variable]));
+    walk.space.and(any, walk.space.is_set(variable))
+}
+
+/// Packets that were given another destination, one that is routed into the tunnel.
+pub(super) fn somewhere(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
+    let (_, destination) = walk.packets.ends();
+    let routed = &facts.inner[usize::from(walk.packets.family == Family::Ipv6)];
+    let packets = with_status(walk, packets, DST_NAT);
+    let packets = walk.set(packets, &destination, routed.as_ranges());
+    walk.forget(packets, &[Field::DestinationPort])
+}
