@@ -67,8 +67,8 @@ impl Context<'_> {
         })
     }
 
-    /// What rules that write ports without connection tracking do to packets without a checksum: they get one that is wrong,
-    /// on every kernel, with offload or without. `None`: nothing.
+    /// What rules that write ports without connection tracking do to packets without a checksum: `nft_payload_set_eval` gives
+    /// them one that is wrong, on every kernel, unless the checksum inside is left to a device. `None`: nothing.
     fn ports_written(&self, link: &Link, tunnel: &Tunnel) -> Option<Outcome> {
         if tunnel.udp_checksum == UdpChecksum::On {
             return None;
@@ -76,11 +76,15 @@ impl Context<'_> {
         let what = "a rule writes ports into its packets without connection tracking, and those without a checksum get a wrong one";
         match self.outer(link, tunnel).ok()?.ports_written {
             Certainty::DoesNot => None,
-            Certainty::Happens if tunnel.udp_checksum == UdpChecksum::Off => Some(Outcome::holds(what)),
-            Certainty::Happens => {
-                Some(Outcome::unknown(format!("whether outer checksums are on is not known, and {what}")))
-            }
             Certainty::Unknown(why) => Some(Outcome::unknown(why)),
+            Certainty::Happens => {
+                let all = tunnel.udp_checksum == UdpChecksum::Off
+                    && link.feature(Feature::TxChecksumIpGeneric) == Toggle::Off;
+                Some(match all {
+                    true => Outcome::holds(what),
+                    false => Outcome::unknown(format!("{what}, unless the checksum inside is left to a device")),
+                })
+            }
         }
     }
 

@@ -12,7 +12,7 @@ pub struct Case {
     pub setup: Setup,
     /// Shell commands.
     pub lines: Vec<String>,
-    /// What nobody could know (closed list): `order`, `opaque`, `set`, `flow`, `past`.
+    /// What nobody could know (closed list): `order`, `opaque`, `set`, `flow`, `past`, `written`.
     pub planted: BTreeSet<&'static str>,
     /// Base chains by family, hook, priority and table: two of equal priority have an unknown order.
     chains: BTreeSet<(bool, &'static str, i32, String)>,
@@ -399,7 +399,11 @@ impl Generator<'_> {
                 }
             }
             27..30 => {
-                // What writes into headers by itself, and what writes nothing that matters.
+                // What writes into headers by itself, and what writes nothing that matters. Whose checksum is left to a
+                // device when a port is written, and there is none around it, no dump tells.
+                if !case.setup.checksum && case.setup.offload {
+                    case.planted.insert("written");
+                }
                 let to = if six { "fd00:88::11" } else { "192.168.88.11" };
                 let write = match self.dice.below(4) {
                     0 => "udp sport set 5555".to_owned(),
