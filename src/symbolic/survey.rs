@@ -16,7 +16,7 @@ pub struct Survey {
     pub updates: BTreeMap<(usize, SetId), [bool; 2]>,
     /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
     pub can_be_set: u32,
-    /// Bits of the packet's mark that rules on output and postrouting test, or save.
+    /// Bits of the packet's mark that rules on output, postrouting and egress test, or save.
     pub tested_outside: u32,
     /// Bits of the packet's mark and of the connection's that some rule tests.
     tested: [u32; 2],
@@ -125,7 +125,7 @@ impl Survey {
     fn look_at_outgoing(&mut self, rules: &Rules<'_>) {
         let chains = &rules.ruleset.chains;
         let outgoing = |chain: &Chain| {
-            chain.base.as_ref().is_some_and(|base| matches!(base.hook, Hook::Output | Hook::Postrouting))
+            chain.base.as_ref().is_some_and(|base| matches!(base.hook, Hook::Output | Hook::Postrouting | Hook::Egress))
         };
         let mut open: Vec<&ChainId> = chains.iter().filter(|(_, chain)| outgoing(chain)).map(|(id, _)| id).collect();
         let mut seen = BTreeSet::new();
