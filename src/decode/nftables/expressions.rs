@@ -87,9 +87,11 @@ impl<'a> Reader<'a> {
                 self.opaque(&expression.expr);
                 Ok(())
             }
-            false => self.step(&expression.expr),
+            false => {
+                self.numbers.extend(number(&expression.expr).map(|number| (at, number)));
+                self.step(&expression.expr)
+            }
         };
-        self.numbers.extend(number(&expression.expr).map(|number| (at, number)));
         self.registers.run(at, expression);
         read.map_err(|failure| failure.within(String::from_utf8_lossy(expression.expr.name())))
     }

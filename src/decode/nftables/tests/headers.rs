@@ -2,6 +2,7 @@
 
 use super::kernel::rule;
 use super::language::Expression;
+use crate::netfilter::netlink::Layout;
 use crate::netfilter::nftables::expr::{
     Bitwise, Byteorder, Cmp, Hash, Immediate, Lookup, Meta, Numgen, Payload, Range,
 };
@@ -107,4 +108,9 @@ fn numbers_that_are_made_are_within_their_range() {
     assert_eq!(steps([hash, set_mark()].concat()).pop(), number(0, 0, true));
     let changed = steps([numgen, bitwise(&[0xff; 4], &[1, 0, 0, 0]), set_mark()].concat()).pop();
     assert!(matches!(changed, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{changed:?}");
+    let mut layout = Layout::default();
+    layout.unknown.push((0, 99, vec![1].into()));
+    let strange: Expression = vec![Numgen { dreg: NFT_REG_1, modulus: Some(8), layout, ..Numgen::default() }.into()];
+    let strange = steps([strange, set_mark()].concat()).pop();
+    assert!(matches!(strange, Some(Step::SetMark(MarkWrite::Unknown(_)))), "what an attribute changes: {strange:?}");
 }
