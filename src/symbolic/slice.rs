@@ -1,10 +1,8 @@
 //! Which chains can decide about the mark that packets end with. Others need not be walked through to know what marks there
 //! can be: all that they may do is drop packets, and fewer packets have no other marks.
 
-use std::collections::BTreeSet;
-
 use super::survey::{Relevant, bits_of};
-use super::world::World;
+use super::world::{World, lets_pass};
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{ChainId, Field, MarkWrite, Match, Step, Verdict};
 
@@ -46,15 +44,8 @@ impl World<'_> {
 
     /// Steps of a chain, and of those that it leads to.
     fn each_step(&self, set: usize, id: &ChainId, look: &mut dyn FnMut(&Step)) {
-        let (mut open, mut seen) = (vec![id.clone()], BTreeSet::new());
-        while let Some(id) = open.pop() {
-            let Some(chain) = self.chain(set, &id).filter(|_| !seen.contains(&id)) else { continue };
-            for rule in chain.rules_for_udp().unwrap_or_default() {
-                rule.steps.iter().for_each(&mut *look);
-                open.extend(rule.jumps().into_iter().map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
-            }
-            seen.insert(id);
-        }
+        let rules = self.chains_from(set, id).flatten().flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
+        rules.flat_map(|rule| &rule.steps).for_each(look);
     }
 }
 
@@ -80,8 +71,7 @@ pub fn writes_marks(step: &Step, relevant: Relevant) -> bool {
 }
 
 fn is_more_than_a_way(verdict: &Verdict) -> bool {
-    use Verdict::{Accept, Continue, Drop, Goto, Jump, Return};
-    !matches!(verdict, Accept | Continue | Drop | Goto(_) | Jump(_) | Return)
+    !lets_pass(verdict) && !matches!(verdict, Verdict::Drop)
 }
 
 fn look_at(step: &Step, more: &mut Relevant) {

@@ -10,7 +10,7 @@ use super::survey::{Relevant, Survey};
 use super::unread::is_unread_map;
 use super::values::Values;
 use crate::snapshot::netfilter::{
-    Backend, Chain, ChainId, ChainKind, Family, NatAction, Ruleset, Step, Verdict, address_key, name_key,
+    Backend, Chain, ChainId, ChainKind, Family, NatAction, Rule, Ruleset, Step, Verdict, address_key, name_key,
 };
 use crate::snapshot::{Link, Reading, Snapshot};
 
@@ -252,37 +252,22 @@ impl<'a> World<'a> {
     }
 
     fn leads_to_wanted(&self, wanted: Wanted, set: usize, id: &ChainId) -> bool {
-        let key = (wanted, set, id.clone());
-        if let Some(known) = self.remembered.leads_to.borrow().get(&key) {
-            return *known;
-        }
-        let found = self.leads_to(set, id, |step| match wanted {
+        let is_wanted = |step: &Step| match wanted {
             Wanted::Effect => is_effect(step),
             Wanted::Write => is_effect(step) && !matches!(step, Step::Nat(_) | Step::Verdict(Verdict::Drop)),
             Wanted::Mark(relevant) => slice::writes_marks(step, relevant),
-        });
-        self.remembered.leads_to.borrow_mut().insert(key, found);
-        found
+        };
+        recall(&self.remembered.leads_to, (wanted, set, id.clone()), || self.leads_to(set, id, is_wanted))
     }
 
     /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.
     pub fn unread(&self, family: Family) -> Option<String> {
-        let known = self.remembered.unread.borrow().get(&family).cloned();
-        known.unwrap_or_else(|| {
-            let found = self.look_for_unread(family);
-            self.remembered.unread.borrow_mut().insert(family, found.clone());
-            found
-        })
+        recall(&self.remembered.unread, family, || self.look_for_unread(family))
     }
 
     /// The same of one rule set, whatever packets can meet.
     pub fn unread_in_set(&self, set: usize) -> Option<String> {
-        let known = self.remembered.unread_sets.borrow().get(&set).cloned();
-        known.unwrap_or_else(|| {
-            let found = self.look_for_unread_in_set(set);
-            self.remembered.unread_sets.borrow_mut().insert(set, found.clone());
-            found
-        })
+        recall(&self.remembered.unread_sets, set, || self.look_for_unread_in_set(set))
     }
 
     /// Bits of the mark that rules may set beside those that some rule sets for certain, and why that is not known.
@@ -298,12 +283,8 @@ impl<'a> World<'a> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
     /// arrives may also be an answer to what left with a translated source.
     pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
-        let known = self.remembered.destinations.borrow().get(&(family, on_output)).cloned();
-        known.unwrap_or_else(|| {
-            let found = self.look_for_destinations(family, on_output);
-            self.remembered.destinations.borrow_mut().insert((family, on_output), found.clone());
-            found
-        })
+        let look = || self.look_for_destinations(family, on_output);
+        recall(&self.remembered.destinations, (family, on_output), look)
     }
 
     fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {
@@ -330,22 +311,39 @@ impl<'a> World<'a> {
 
     /// Whether a chain, or one that it leads to, has such a step; one that was not read may have any.
     pub(super) fn leads_to(&self, set: usize, id: &ChainId, wanted: impl Fn(&Step) -> bool) -> bool {
-        let mut open = vec![id.clone()];
-        let mut seen = BTreeSet::new();
-        while let Some(id) = open.pop() {
-            if !seen.insert(id.clone()) {
-                continue;
-            }
-            let Some(Reading::Ok(rules)) = self.chain(set, &id).map(|chain| &chain.rules) else { return true };
-            for rule in rules.iter() {
-                if rule.steps.iter().any(|step| wanted(step) || is_unread_map(step)) {
-                    return true;
-                }
-                open.extend(rule.jumps().into_iter().map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
-            }
-        }
-        false
+        let has = |rule: &Rule| rule.steps.iter().any(|step| wanted(step) || is_unread_map(step));
+        self.chains_from(set, id).any(|chain| match chain.map(|chain| &chain.rules) {
+            Some(Reading::Ok(rules)) => rules.iter().any(has),
+            _ => true,
+        })
     }
+
+    /// A chain and those that it leads to, each once. `None`: one that was not read at all.
+    pub(super) fn chains_from(&self, set: usize, id: &ChainId) -> impl Iterator<Item = Option<&Chain>> {
+        let (mut open, mut seen) = (vec![id.clone()], BTreeSet::new());
+        let mut last: Option<(ChainId, &Chain)> = None;
+        std::iter::from_fn(move || {
+            // What the last one leads to is only looked for if somebody wants to know.
+            if let Some((id, chain)) = last.take() {
+                let jumps = chain.rules_for_udp().unwrap_or_default().iter().flat_map(Rule::jumps);
+                open.extend(jumps.map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
+            }
+            let id = std::iter::from_fn(|| open.pop()).find(|id| seen.insert(id.clone()))?;
+            let chain = self.chain(set, &id);
+            last = chain.map(|chain| (id, chain));
+            Some(chain)
+        })
+    }
+}
+
+/// What is known under a key; what is not is looked for, and known from then on.
+fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, look: impl FnOnce() -> V) -> V {
+    if let Some(value) = known.borrow().get(&key) {
+        return value.clone();
+    }
+    let value = look();
+    known.borrow_mut().insert(key, value.clone());
+    value
 }
 
 /// `ip`, `ip6`, …: as nft writes it.
@@ -398,7 +396,8 @@ fn is_effect(step: &Step) -> bool {
     }
 }
 
-fn lets_pass(verdict: &Verdict) -> bool {
+/// Whether a verdict neither ends a packet nor hands it to somebody.
+pub(super) fn lets_pass(verdict: &Verdict) -> bool {
     use Verdict::{Accept, Continue, Goto, Jump, Return};
     matches!(verdict, Accept | Return | Continue | Jump(_) | Goto(_))
 }

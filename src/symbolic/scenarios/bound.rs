@@ -24,9 +24,8 @@ impl Tunnel<'_, '_> {
             return true;
         }
         // A walk that leaves out what only drops packets tells more, and costs something.
-        let before = self.walk.effort.left();
-        let bound = self.bound.get_or_init(|| self.bound()).clone();
-        self.walk.was_spent_elsewhere(before - self.walk.effort.left());
+        let (bound, units) = self.walk.effort.measure(|| self.bound.get_or_init(|| self.bound()).clone());
+        self.walk.was_spent_elsewhere(units);
         let Some(bound) = bound else { return false };
         let sets = bound.into_iter().map(|pattern| self.walk.space.matching(&mark, pattern.mask, pattern.value));
         let possible = self.walk.space.any(sets);
