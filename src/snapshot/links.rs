@@ -293,6 +293,26 @@ pub struct Route {
     pub nexthop: Option<u32>,
 }
 
+#[cfg(test)]
+impl Route {
+    /// A route to a prefix by a device, of `RTN_*` kind; `/0`: a default route, which does not say its family.
+    pub fn to(table: u32, prefix: &str, kind: u8, device: u32) -> Self {
+        let (network, length) = prefix.split_once('/').expect("a length");
+        Self {
+            table,
+            destination: (length != "0").then(|| network.parse().expect("an address")),
+            prefix_length: length.parse().expect("a number"),
+            kind,
+            tos: 0,
+            priority: None,
+            gateway: None,
+            preferred_source: None,
+            devices: vec![device],
+            nexthop: None,
+        }
+    }
+}
+
 /// A policy rule (`ip rule`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

@@ -312,8 +312,8 @@ pub struct Snapshot {
     pub addresses: Reading<Vec<Address>>,
     /// Policy rules of both families; read only while a tunnel is up.
     pub rules: Reading<Vec<Rule>>,
-    /// Routes that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that are not unicast; read only while a
-    /// tunnel is up.
+    /// Routes that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that are
+    /// not unicast; read only while a tunnel is up.
     pub routes: Reading<Vec<Route>>,
     /// Whether any device forwards packets, of IPv4 and of IPv6; read only while a tunnel is up.
     pub forwarding: [Reading<bool>; 2],

@@ -43,7 +43,7 @@ pub struct TunnelFacts {
     pub vague: Option<String>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
-    /// What marks lead past it, of IPv4 and of IPv6.
+    /// What marks may lead past it, of IPv4 and of IPv6.
     pub past: [Vec<Past>; 2],
     /// It insists on a device, and packets that are routed again without that may leave by another.
     pub strays: bool,
@@ -330,21 +330,7 @@ mod tests {
 
     #[test]
     fn a_packet_strays_if_some_table_has_another_device_for_it() {
-        let route = |table, prefix: &str, device| {
-            let (network, length) = prefix.split_once('/').unwrap();
-            Route {
-                table,
-                destination: (length != "0").then(|| network.parse().unwrap()),
-                prefix_length: length.parse().unwrap(),
-                kind: 1,
-                tos: 0,
-                priority: None,
-                gateway: None,
-                preferred_source: None,
-                devices: vec![device],
-                nexthop: None,
-            }
-        };
+        let route = |table, prefix: &str, device| Route::to(table, prefix, UNICAST, device);
         let remotes = ["192.0.2.20".parse().unwrap()];
         let mut routes = vec![route(254, "192.0.2.0/24", 2), route(254, "0.0.0.0/0", 3), route(254, "10.0.0.0/8", 3)];
         assert!(!strays(&routes, 2, &remotes), "the longest prefix decides");

@@ -109,22 +109,6 @@ mod tests {
         }
     }
 
-    fn route(table: u32, prefix: &str, kind: u8, device: u32) -> Route {
-        let (network, length) = prefix.split_once('/').unwrap();
-        Route {
-            table,
-            destination: (length != "0").then(|| network.parse().unwrap()),
-            prefix_length: length.parse().unwrap(),
-            kind,
-            tos: 0,
-            priority: None,
-            gateway: None,
-            preferred_source: None,
-            devices: vec![device],
-            nexthop: None,
-        }
-    }
-
     #[test]
     fn what_a_mark_leads_elsewhere_is_told_apart() {
         let main = rule(32766, MAIN, None);
@@ -133,16 +117,16 @@ mod tests {
         let of = |rules: &[&Rule], routes: &[Route]| {
             past(&rules.iter().map(|rule| (*rule).clone()).collect::<Vec<_>>(), routes, false, &into)
         };
-        let tunnel = route(MAIN, "10.42.0.0/16", UNICAST, 9);
-        let elsewhere = route(7, "0.0.0.0/0", UNICAST, 2);
+        let tunnel = Route::to(MAIN, "10.42.0.0/16", UNICAST, 9);
+        let elsewhere = Route::to(7, "0.0.0.0/0", UNICAST, 2);
         let found = of(&[&main, &marked], &[tunnel.clone(), elsewhere.clone()]);
         let everything = (0, u32::MAX.into());
         let expected = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Values::of(&[]) };
         assert!(found == vec![expected.clone()]);
-        let refused = route(7, "0.0.0.0/0", *REFUSING.start(), 0);
+        let refused = Route::to(7, "0.0.0.0/0", *REFUSING.start(), 0);
         assert!(of(&[&main, &marked], &[tunnel.clone(), refused]) == vec![expected.clone()]);
         // A longer prefix leads in after all.
-        let back = route(7, "10.42.1.0/24", UNICAST, 9);
+        let back = Route::to(7, "10.42.1.0/24", UNICAST, 9);
         let found = of(&[&main, &marked], &[tunnel.clone(), back.clone(), elsewhere.clone()]);
         assert_eq!(found[0].routes, [(everything, true), (prefix_range("10.42.1.0".parse().unwrap(), 24), false)]);
         // An earlier rule leads in.

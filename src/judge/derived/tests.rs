@@ -124,18 +124,8 @@ fn routes(snapshot: &mut Snapshot) -> &mut Vec<Route> {
 }
 
 fn route(table: u32, destination: IpAddr, kind: u8, device: u32) -> Route {
-    Route {
-        table,
-        destination: Some(destination),
-        prefix_length: if kind == 1 { 24 } else { 32 },
-        kind,
-        tos: 0,
-        priority: None,
-        gateway: None,
-        preferred_source: None,
-        devices: vec![device],
-        nexthop: None,
-    }
+    let length = if kind == 1 { 24 } else { 32 };
+    Route::to(table, &format!("{destination}/{length}"), kind, device)
 }
 
 fn remote(snapshot: &mut Snapshot) -> IpAddr {

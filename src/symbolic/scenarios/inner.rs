@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::on_nat::{AnyEnds, Inner, not_past, somewhere};
+use super::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
 use super::tunnel::Tunnel;
 use crate::snapshot::netfilter::{Family, Field, Hook, name_key};
 use crate::symbolic::assumptions::About;
@@ -262,7 +262,7 @@ impl Tunnel<'_, '_> {
         }
         packets = self.hook(if forwarded { Hook::Prerouting } else { Hook::Output }, false, flow, packets);
         if forwarded {
-            packets = not_past(&mut self.walk, packets, self.facts);
+            packets = past_or_not(&mut self.walk, packets, self.facts);
         }
         // IPVS does it between the two hooks, whatever the rules say.
         let balanced = match &self.facts.balanced {

@@ -23,7 +23,7 @@ impl Inner<'_> {
     /// Packets that were given a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
     fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
         let packets = somewhere(walk, packets, self.facts);
-        if hook == Hook::Output { not_past(walk, packets, self.facts) } else { packets }
+        if hook == Hook::Output { past_or_not(walk, packets, self.facts) } else { packets }
     }
 }
 
@@ -60,14 +60,14 @@ impl OnNat for Inner<'_> {
     }
 
     fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {
-        not_past(walk, packets, self.facts)
+        past_or_not(walk, packets, self.facts)
     }
 }
 
 /// Packets of which some are routed past the tunnel because of their mark. That is a question: a rule that leads elsewhere may
 /// be followed by a translation that leads back, does not hold for sockets that are bound to a device, nor for packets that
 /// IPVS sends.
-pub(super) fn not_past(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
+pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
     let (_, destination) = walk.packets.ends();
     let mark = walk.block(&Field::Mark);
     let mut left = packets;
