@@ -33,6 +33,8 @@ pub enum NetlinkFamily {
     Generic,
     /// `NETLINK_NETFILTER`: opening this socket can load a module, so ask only when the subsystem is there.
     Netfilter,
+    /// `NETLINK_XFRM`: opening this socket can load `xfrm_user`, so ask only when it is there.
+    Xfrm,
 }
 
 /// One question to the kernel.

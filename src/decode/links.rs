@@ -148,7 +148,7 @@ fn no_tunnel() -> Failure {
 }
 
 fn is_physical(link: &Link) -> bool {
-    link.kind.is_none() && !link.loopback
+    link.kind.is_none() && link.hardware_type != ARPHRD_LOOPBACK
 }
 
 /// Positions of the tunnels that are up.
@@ -236,7 +236,7 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     };
     Ok(Link {
         index: u32::from_ne_bytes(array(body, 4, "ifinfomsg")?),
-        loopback: u16::from_ne_bytes(array(body, 2, "ifinfomsg")?) == ARPHRD_LOOPBACK,
+        hardware_type: u16::from_ne_bytes(array(body, 2, "ifinfomsg")?),
         up: u32::from_ne_bytes(array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
         mtu: attributes.u32(IFLA_MTU)?,
         group: attributes.u32(IFLA_GROUP)?,

@@ -9,6 +9,7 @@ mod conntrack;
 mod datapath;
 mod ethtool;
 mod identity;
+mod ipsec;
 mod iptables;
 mod known;
 mod links;

@@ -67,12 +67,29 @@ impl<'a> Node<'a> {
     fn without_socket(&mut self, family: NetlinkFamily, errno: i32, reading: Reading<()>) -> Reading<()> {
         let protocol = match family {
             NetlinkFamily::Route => return reading, // every kernel with a network has it
+            NetlinkFamily::Xfrm => 6,
             NetlinkFamily::Netfilter => 12,
             NetlinkFamily::Generic => 16,
         };
+        match self.has_netlink(protocol) {
+            Some(true) => {
+                let errno = Failure::Refused(errno);
+                Reading::Denied(format!(
+                    "the kernel has netlink protocol {protocol}, but no socket can be opened here ({errno}): a sandbox \
+                     does that (RestrictAddressFamilies, seccomp)"
+                ))
+            }
+            Some(false) => Reading::Absent(without_netlink(protocol)),
+            None => reading,
+        }
+    }
+
+    /// Whether the kernel has a socket of its own of a netlink protocol: opening one cannot load a module then. `None`: that
+    /// cannot be told.
+    pub fn has_netlink(&mut self, protocol: u8) -> Option<bool> {
         let list = Request::file(Source::Kernel, Root::Procfs, "thread-self/net/netlink");
-        let Reading::Ok(list) = self.shared(&list) else { return reading };
-        let list = String::from_utf8_lossy(&list).into_owned();
+        let list = self.shared(&list);
+        let list = String::from_utf8_lossy(list.ok()?);
         let of_kernel = |line: &str| {
             let mut words = line.split_whitespace().skip(1);
             let found: u8 = words.next()?.parse().ok()?;
@@ -80,17 +97,11 @@ impl<'a> Node<'a> {
         };
         let listed: Vec<u8> = list.lines().filter_map(of_kernel).collect();
         if listed.contains(&protocol) {
-            let errno = Failure::Refused(errno);
-            return Reading::Denied(format!(
-                "the kernel has netlink protocol {protocol}, but no socket can be opened here ({errno}): a sandbox does \
-                 that (RestrictAddressFamilies, seccomp)"
-            ));
+            return Some(true);
         }
         // Every kernel has NETLINK_ROUTE; it lists by protocol, and NETLINK_GENERIC comes behind the others.
-        if !listed.contains(&0) || !listed.iter().any(|other| *other > protocol) && protocol != 16 {
-            return reading;
-        }
-        Reading::Absent(format!("this kernel has no netlink protocol {protocol} (/proc/net/netlink)"))
+        let whole = listed.contains(&0) && (protocol == 16 || listed.iter().any(|other| *other > protocol));
+        whole.then_some(false)
     }
 
     /// A file, directory or link, or a legacy table; a source that cannot give it has failed.
@@ -287,6 +298,11 @@ impl<'a> Node<'a> {
         }
         reading
     }
+}
+
+/// That a kernel has no such netlink protocol.
+pub fn without_netlink(protocol: u8) -> String {
+    format!("this kernel has no netlink protocol {protocol} (/proc/net/netlink)")
 }
 
 /// Whether the answer was torn by a change.

@@ -40,12 +40,14 @@ struct RulesPart {
     nftables: Reading<Arc<Ruleset>>,
     /// `ip_tables`, `ip6_tables`
     legacy: [Reading<Arc<Ruleset>>; 2],
+    /// See [`Snapshot::ipsec`].
+    ipsec: Reading<bool>,
 }
 
 impl RulesPart {
     fn unread(why: &Failure) -> Self {
         let unread = || Reading::Failed(why.clone());
-        Self { nftables: unread(), legacy: [unread(), unread()] }
+        Self { nftables: unread(), legacy: [unread(), unread()], ipsec: Reading::Failed(why.clone()) }
     }
 }
 
@@ -120,9 +122,13 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
     around.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.setters.tested);
     let nftables = nftables::read(node, &around);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
-    let ipsets = {
+    let (ipsets, ipsec) = {
         let lookups = Lookups::of(all.iter().filter_map(Reading::ok).map(Arc::as_ref));
-        sets::read_ipsets(node, &lookups, &around.values)
+        let ipsec = match lookups.ipsec {
+            true => super::ipsec::stands(node),
+            false => Reading::Failed(Failure::not_needed("not read: no rule asks for IPsec")),
+        };
+        (sets::read_ipsets(node, &lookups, &around.values), ipsec)
     };
     for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
         if let Reading::Ok(ruleset) = ruleset {
@@ -130,7 +136,7 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
         }
     }
     let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
-    RulesPart { nftables, legacy: [ipv4, ipv6] }
+    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec }
 }
 
 impl Parts {
@@ -174,6 +180,7 @@ impl Parts {
             forwarding: links.standing.forwarding.clone(),
             local_ports: links.local_ports,
             ipvs_services: links.ipvs_services,
+            ipsec: rules.ipsec,
             bridges_call_rules: links.bridges_call_rules,
             foreign_tunnels: links.foreign_tunnels,
             nftables: rules.nftables,

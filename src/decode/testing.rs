@@ -78,7 +78,7 @@ pub fn device(index: u32, name: &str) -> Link {
         index,
         name: name.into(),
         kind: None,
-        loopback: false,
+        hardware_type: 1,
         up: true,
         mtu: None,
         group: None,

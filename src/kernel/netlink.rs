@@ -236,6 +236,7 @@ fn connect(family: NetlinkFamily) -> io::Result<NlSocket> {
         NetlinkFamily::Route => NlFamily::Route,
         NetlinkFamily::Generic => NlFamily::Generic,
         NetlinkFamily::Netfilter => NlFamily::Netfilter,
+        NetlinkFamily::Xfrm => NlFamily::Xfrm,
     };
     NlSocket::connect(protocol, None, Groups::empty())
 }

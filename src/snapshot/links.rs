@@ -14,8 +14,8 @@ pub struct Link {
     pub name: String,
     /// `IFLA_INFO_KIND`; `None` for physical devices and the loopback device.
     pub kind: Option<String>,
-    /// The loopback device (`ARPHRD_LOOPBACK`).
-    pub loopback: bool,
+    /// `ifi_type`: `ARPHRD_*`, of which 1 is Ethernet and 772 the loopback device.
+    pub hardware_type: u16,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Maximum transmission unit, bytes.

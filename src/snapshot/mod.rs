@@ -322,6 +322,9 @@ pub struct Snapshot {
     pub local_ports: Reading<(u16, u16)>,
     /// Services of IPVS. Absent: it is not loaded.
     pub ipvs_services: Reading<u64>,
+    /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
+    /// ask for it.
+    pub ipsec: Reading<bool>,
     /// Whether frames that cross bridges pass the rules of IPv4, of IPv6 (`net.bridge.bridge-nf-call-iptables`, `…-ip6tables`).
     /// Absent: br_netfilter is not loaded, so none does. Read only while a tunnel that is up is a port of a bridge.
     pub bridges_call_rules: [Reading<bool>; 2],

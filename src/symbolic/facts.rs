@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::host::prefix_range;
 use super::past::{Past, past};
 use super::values::Values;
-use super::world::prefix_range;
 use crate::snapshot::netfilter::{Family, address_key, name_key};
 use crate::snapshot::{Address, KernelVersion, Link, OuterRoute, Reading, Route, Snapshot, Tunnel, feeders};
 

@@ -1,35 +1,47 @@
 //! A world that is kept, so that it can be told whether walks would find the same in a later one.
 
-use super::world::{Device, OwnAddresses, Rules, World};
+use super::host::{Device, OwnAddresses};
+use super::world::{Rules, World};
 use crate::snapshot::netfilter::Ruleset;
+
+/// What a [`Device`] holds.
+type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16);
 
 /// What a world was like, to be held against a later one.
 #[derive(Clone, Debug)]
 pub struct Kept {
     rules: Vec<(bool, Ruleset)>,
-    devices: Option<Vec<(u32, String, Option<u32>)>>,
+    devices: Option<Vec<OwnedDevice>>,
+    ipsec: Result<bool, String>,
     own: [Option<OwnAddresses>; 2],
 }
 
 impl Kept {
     /// Of this world. Rules are not copied, but shared with it.
     pub fn of(world: &World<'_>) -> Self {
-        let World { rules, devices, own, survey: _, remembered: _ } = world;
-        let owned = |device: &Device<'_>| (device.index, device.name.to_owned(), device.group);
+        let World { rules, devices, own, ipsec, survey: _, remembered: _ } = world;
+        let owned = |device: &Device<'_>| {
+            let Device { index, name, group, kind, hardware_type } = device;
+            (*index, (*name).to_owned(), *group, kind.map(str::to_owned), *hardware_type)
+        };
         Self {
             rules: rules.iter().map(|rules| (rules.legacy, rules.ruleset.clone())).collect(),
             devices: devices.as_ref().map(|devices| devices.iter().map(owned).collect()),
             own: own.clone(),
+            ipsec: ipsec.clone(),
         }
     }
 
     /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
     /// ones may be gone, and comparing is cheaper the next time.
     pub fn is_like(&mut self, world: &World<'_>) -> bool {
-        let World { rules, devices, own, survey: _, remembered: _ } = world;
-        let same_device = |((index, name, group), device): (&(u32, String, Option<u32>), &Device<'_>)| {
-            let Device { index: other, name: other_name, group: other_group } = device;
-            index == other && name == other_name && group == other_group
+        let World { rules, devices, own, ipsec, survey: _, remembered: _ } = world;
+        let same_device = |(known, device): (&OwnedDevice, &Device<'_>)| {
+            let Device { index, name, group, kind, hardware_type } = device;
+            let (known_index, known_name, known_group, known_kind, known_type) = known;
+            (known_index, known_group, known_type) == (index, group, hardware_type)
+                && known_name == name
+                && known_kind.as_deref() == *kind
         };
         let same_devices = match (&self.devices, devices) {
             (Some(known), Some(devices)) => known.len() == devices.len() && known.iter().zip(devices).all(same_device),
@@ -41,6 +53,7 @@ impl Kept {
         };
         let same = same_devices
             && self.own == *own
+            && self.ipsec == *ipsec
             && self.rules.len() == rules.len()
             && self.rules.iter().zip(rules).all(same_rules);
         for ((_, kept), Rules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {

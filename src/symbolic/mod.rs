@@ -11,6 +11,7 @@
 //! | `values` | numbers that a field of the node's can hold |
 //! | `effort` | how much work all of this may do |
 //! | `world` | rules of all backends, links, addresses |
+//! | `host` | devices and addresses of this host |
 //! | `kept` | a world that is kept, to be held against a later one |
 //! | `unread` | rules that were not read, and what follows |
 //! | `order` | which chains a hook calls, in which orders |
@@ -22,6 +23,7 @@
 mod assumptions;
 mod effort;
 mod facts;
+mod host;
 mod kept;
 mod machine;
 mod order;

@@ -106,13 +106,13 @@ pub fn width(field: &Field) -> u32 {
         | Field::OutputIndex
         | Field::Ipv4Source
         | Field::Ipv4Destination => 32,
-        Field::Ipv6Source | Field::Ipv6Destination | Field::Other(_) => 128,
+        Field::Ipv6Source | Field::Ipv6Destination | Field::Device { .. } | Field::Other(_) => 128,
         Field::NfProto | Field::L4Proto => 8,
         Field::MarkBits(_) => 32,
         Field::EtherType | Field::SourcePort | Field::DestinationPort => 16,
         Field::SourceType(_) | Field::DestinationType(_) => 4,
         Field::ConnectionState => 3,
-        Field::ConnectionDirection => 1,
+        Field::ConnectionDirection | Field::Ipsec { .. } => 1,
         Field::InputName | Field::OutputName => 0,
     }
 }

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use super::host::prefix_range;
 use super::values::Values;
-use super::world::prefix_range;
 use crate::snapshot::{Route, Rule};
 
 /// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.

@@ -2,26 +2,14 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use super::host::{Device, OwnAddresses, own_addresses};
 use super::machine::Certainty;
 use super::slice;
 use super::survey::{Relevant, Survey};
 use super::unread::is_unread_map;
-use super::values::Values;
-use crate::snapshot::netfilter::{
-    Backend, Chain, ChainId, ChainKind, Family, NatAction, Rule, Ruleset, Step, Verdict, address_key, name_key,
-};
+use crate::snapshot::netfilter::{Backend, Chain, ChainId, ChainKind, Family, NatAction, Rule, Ruleset, Step, Verdict};
 use crate::snapshot::{Link, Reading, Snapshot};
-
-/// `RTN_UNICAST`
-const UNICAST: u128 = 1;
-/// `RTN_LOCAL`
-pub const LOCAL: u128 = 2;
-/// `RTN_BROADCAST`
-const BROADCAST: u128 = 3;
-/// `RTN_MULTICAST`
-const MULTICAST: u128 = 5;
 
 /// A rule set, and who holds it.
 #[derive(Clone, Copy, Debug)]
@@ -30,24 +18,6 @@ pub struct Rules<'a> {
     pub legacy: bool,
     /// The rules.
     pub ruleset: &'a Ruleset,
-}
-
-/// A device, as far as rules can tell it from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Device<'a> {
-    /// Interface index.
-    pub index: u32,
-    /// Its name.
-    pub name: &'a str,
-    /// Number of its group; `None` where the kernel does not tell.
-    pub group: Option<u32>,
-}
-
-/// Addresses that have a type of their own, in one family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnAddresses {
-    /// Type (`RTN_*`), range, device.
-    pub typed: Vec<(u128, (u128, u128), Option<u32>)>,
 }
 
 /// Everything that a packet can meet. Walks see nothing else of the node but [`super::TunnelFacts`], so what they find is a
@@ -60,6 +30,8 @@ pub struct World<'a> {
     pub devices: Option<Vec<Device<'a>>>,
     /// IPv4's, IPv6's; `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
+    /// IPsec handles packets here. `Err`: whether it does was not read.
+    pub ipsec: Result<bool, String>,
     pub(super) survey: OnceCell<Survey>,
     pub(super) remembered: Remembered,
 }
@@ -119,14 +91,26 @@ impl<'a> World<'a> {
             }
         }
         let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
-        let device = |link: &'a Link| Device { index: link.index, name: &link.name, group: link.group };
+        let device = |link: &'a Link| Device {
+            index: link.index,
+            name: &link.name,
+            group: link.group,
+            kind: link.kind.as_deref(),
+            hardware_type: link.hardware_type,
+        };
         let devices = snapshot.links.ok().map(|links| links.iter().map(device).collect());
-        Ok(Self::of(rules, devices, own))
+        let ipsec = match &snapshot.ipsec {
+            Reading::Ok(stands) => Ok(*stands),
+            Reading::Absent(_) => Ok(false),
+            unread => Err(unread.why()),
+        };
+        Ok(Self { ipsec, ..Self::of(rules, devices, own) })
     }
 
     /// Of its parts.
     pub(super) fn of(rules: Vec<Rules<'a>>, devices: Option<Vec<Device<'a>>>, own: [Option<OwnAddresses>; 2]) -> Self {
-        Self { rules, devices, own, survey: OnceCell::new(), remembered: Remembered::default() }
+        let ipsec = Err("not read".into());
+        Self { rules, devices, own, ipsec, survey: OnceCell::new(), remembered: Remembered::default() }
     }
 
     /// What its rules tell packets apart by; looked for once.
@@ -163,61 +147,6 @@ impl<'a> World<'a> {
             (false, true) => Backend::IptablesNft,
             (false, false) => Backend::Nftables,
         }
-    }
-
-    /// Names of the links whose index meets a test; 0 is no device and has no name. `None`: they are not known.
-    pub fn names(&self, meets: impl Fn(u128) -> bool) -> Option<Values> {
-        let mut names = self.names_of(|link| Some(meets(link.index.into())))?;
-        names.extend(meets(0).then_some(0));
-        Some(Values::of(&names))
-    }
-
-    /// Names of the links whose group meets a test. `None`: they are not known.
-    pub fn names_in_groups(&self, meets: impl Fn(u128) -> bool) -> Option<Values> {
-        Some(Values::of(&self.names_of(|link| link.group.map(|group| meets(group.into())))?))
-    }
-
-    fn names_of(&self, wanted: impl Fn(&Device<'_>) -> Option<bool>) -> Option<Vec<u128>> {
-        let mut names = Vec::new();
-        for link in self.devices.as_ref()? {
-            if wanted(link)? {
-                names.push(name_key(link.name)?);
-            }
-        }
-        Some(names)
-    }
-
-    /// Addresses of these types (`inet_dev_addr_type`: whatever is not local, broadcast or multicast is unicast).
-    /// `None`: it is not known which addresses are. `device`: the name of the one whose addresses count; `None`: those of all.
-    pub fn addresses_of_types(
-        &self,
-        family: Family,
-        wanted: impl Fn(u128) -> bool,
-        device: Option<u128>,
-    ) -> Option<Values> {
-        let ipv6 = family == Family::Ipv6;
-        let own = self.own[usize::from(ipv6)].as_ref()?;
-        let links = if device.is_some() { self.devices.as_deref()? } else { &[] };
-        let here = |index: &Option<u32>| {
-            device.is_none_or(|name| {
-                let link = links.iter().find(|link| Some(link.index) == *index);
-                link.and_then(|link| name_key(link.name)) == Some(name)
-            })
-        };
-        let last = if ipv6 { u128::MAX } else { u128::from(u32::MAX) };
-        let multicast = if ipv6 { (0xff << 120, last) } else { (0xe000_0000, 0xefff_ffff) };
-        let mut kinds = vec![(MULTICAST, multicast)];
-        if !ipv6 {
-            kinds.extend([(BROADCAST, (0, 0)), (BROADCAST, (last, last))]);
-        }
-        kinds.extend(own.typed.iter().filter(|(.., index)| here(index)).map(|(kind, range, _)| (*kind, *range)));
-        let mut found: Vec<(u128, u128)> =
-            kinds.iter().filter(|(kind, _)| wanted(*kind)).map(|(_, range)| *range).collect();
-        if wanted(UNICAST) {
-            let special = Values::ranges(kinds.iter().map(|(_, range)| *range).collect());
-            found.extend(special.others(last).as_ranges());
-        }
-        Some(Values::ranges(found))
     }
 
     /// Chains that a packet of a family can meet: position in [`World::rules`], name, chain.
@@ -355,26 +284,6 @@ fn family_word(family: Family) -> &'static str {
         Family::Netdev => "netdev",
         Family::Bridge => "bridge",
     }
-}
-
-/// Addresses of a family that are not unicast, as the routes tell; the table `local` has a route for each of this host's.
-fn own_addresses(snapshot: &Snapshot, ipv6: bool) -> Option<OwnAddresses> {
-    /// `RT_TABLE_LOCAL`; routes of other tables only hold for packets that policy rules send there.
-    const LOCAL_TABLE: u32 = 255;
-    let routes = snapshot.routes.ok()?.iter().filter(|route| route.table == LOCAL_TABLE);
-    let typed = routes.filter(|route| !matches!(u128::from(route.kind), UNICAST | MULTICAST)).filter_map(|route| {
-        let destination = route.destination.filter(|destination| destination.is_ipv6() == ipv6)?;
-        Some((route.kind.into(), prefix_range(destination, route.prefix_length), route.devices.first().copied()))
-    });
-    Some(OwnAddresses { typed: typed.collect() })
-}
-
-/// The addresses of a prefix.
-pub fn prefix_range(network: IpAddr, length: u8) -> (u128, u128) {
-    let width = if network.is_ipv6() { 128 } else { 32 };
-    let low = (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0);
-    let first = address_key(network) & !low;
-    (first, first | low)
 }
 
 /// Whether a step does anything but test, or let a packet pass.

@@ -365,11 +365,14 @@ impl Generator<'_> {
             21 | 22 => {
                 // Every outer packet has it, in the words of iptables and of nft.
                 let flag = self.flag();
-                let (sure, native) = match self.dice.below(4) {
+                let (sure, native) = match self.dice.below(7) {
                     0 if !six => ("! -f", "ip version 4"),
                     0 => ("-m physdev ! --physdev-is-bridged", "ip6 version 6"),
                     1 => ("-m devgroup --dst-group 0x0", "oifgroup 0"),
                     2 => ("-m pkttype --pkt-type unicast", "meta pkttype host"),
+                    3 => ("-m policy --dir out --pol none", "rt ipsec missing"),
+                    4 => ("-m policy --dir out --pol none", "oifkind \"veth\""),
+                    5 => ("-m devgroup --dst-group 0x0", "oiftype ether"),
                     _ => ("-m physdev ! --physdev-is-out", "meta length 1-65535"),
                 };
                 self.on_the_card(case, backend, sure, native, &flag);
@@ -377,7 +380,7 @@ impl Generator<'_> {
             23 | 24 => {
                 // No outer packet has it.
                 let flag = self.flag();
-                let (never, native) = match self.dice.below(5) {
+                let (never, native) = match self.dice.below(8) {
                     0 => ("-m helper --helper ftp", "ct helper \"ftp\""),
                     1 => (
                         "-m connbytes --connbytes 5: --connbytes-dir both --connbytes-mode packets",
@@ -385,6 +388,9 @@ impl Generator<'_> {
                     ),
                     2 => ("-m conntrack --ctstatus ASSURED", "ct status seen-reply"),
                     3 => ("-m devgroup --dst-group 0x7", "oifgroup 7"),
+                    4 => ("-m policy --dir out --pol ipsec", "rt ipsec exists"),
+                    5 => ("-m policy --dir out --pol ipsec --reqid 7", "ipsec out reqid 7"),
+                    6 => ("-m devgroup ! --dst-group 0x0", "oifkind != \"veth\""),
                     _ => ("-m physdev --physdev-is-bridged", "meta pkttype broadcast"),
                 };
                 self.on_the_card(case, backend, never, native, &flag);

@@ -10,14 +10,14 @@ use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payload};
 use crate::netfilter::nftables::uapi::{
     NF_ACCEPT, NF_DROP, NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CONTINUE, NFT_CT_HELPER, NFT_CT_MARK,
-    NFT_CT_STATE, NFT_CT_ZONE, NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_MARK, NFT_NAT_DNAT,
-    NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT,
-    NFT_RETURN,
+    NFT_CT_STATE, NFT_CT_ZONE, NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_IIFKIND,
+    NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT,
+    NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT, NFT_RETURN,
 };
 use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
 use crate::snapshot::netfilter::{
-    Chosen, Condition, Counter, Family, Field, MarkWrite, Match, Nat as Translation, NatAction, PortRandomization,
-    SetId, Step, Test, Verdict,
+    Chosen, Condition, Counter, DeviceProperty, Family, Field, MarkWrite, Match, Nat as Translation, NatAction,
+    PortRandomization, SetId, Step, Test, Verdict,
 };
 use crate::snapshot::{Failure, Name, Reading};
 
@@ -146,11 +146,15 @@ impl<'a> Reader<'a> {
             | Expr::Osf(_)
             | Expr::Hash(_)
             | Expr::Rt(_)
-            | Expr::Xfrm(_)
             | Expr::Tunnel(_)
             | Expr::Fib(_)
             | Expr::Bitwise(_)
             | Expr::Byteorder(_) => {}
+            // Without IPsec there is nothing to load, and the rule ends (NFT_BREAK).
+            Expr::Xfrm(xfrm) => {
+                let condition = Condition::Masked { mask: 1, value: 1 };
+                self.test(Test { field: Field::Ipsec { outgoing: xfrm.dir == Some(1) }, condition });
+            }
             Expr::Limit(_) => self.occasional("limit"),
             Expr::Quota(_) => self.occasional("quota"),
             Expr::Connlimit(_) => self.occasional("connlimit"),
@@ -206,6 +210,11 @@ impl<'a> Reader<'a> {
                 self.steps.push(Step::SetMark(write));
             }
             (Some(_), key) => self.harmless(format!("meta {key} write")),
+            // Without such a device, or a kind of it, the rule ends here (NFT_BREAK), inverted or not.
+            (None, NFT_META_IIFKIND | NFT_META_OIFKIND) => {
+                let field = Field::Device { outgoing: meta.key == NFT_META_OIFKIND, property: DeviceProperty::Kind };
+                self.test(Test { field, condition: Condition::Ranges(vec![(1, u128::MAX)]) });
+            }
             (None, _) => {}
         }
     }

@@ -6,6 +6,7 @@
 
 mod expressions;
 mod headers;
+mod loads;
 mod registers;
 mod setters;
 pub(super) mod wire;

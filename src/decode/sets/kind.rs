@@ -32,7 +32,7 @@ impl Kind {
             Field::InputIndex | Field::OutputIndex => Some(Self::Index),
             Field::Mark | Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus => Some(Self::Mark),
             Field::MarkBits(bits) => Some(if bits.network_order { Self::TurnedMark } else { Self::Mark }),
-            Field::ConnectionDirection | Field::NfProto => Some(Self::Byte),
+            Field::ConnectionDirection | Field::NfProto | Field::Ipsec { .. } => Some(Self::Byte),
             Field::EtherType => Some(Self::EtherType),
             _ => None,
         }

@@ -54,6 +54,8 @@ pub struct Lookups<'a> {
     ipset: Vec<(u16, Vec<&'a [End]>)>,
     /// There are more than [`MAX_SETS`].
     cut: bool,
+    /// Rules ask whether IPsec handles a packet.
+    pub ipsec: bool,
 }
 
 impl<'a> Lookups<'a> {
@@ -64,6 +66,7 @@ impl<'a> Lookups<'a> {
         let rules = chains.flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
         for step in rules.flat_map(|rule| &rule.steps) {
             let room = lookups.nftables.len() + lookups.ipset.len() < MAX_SETS;
+            lookups.ipsec |= asks_for_ipsec(step);
             let added = match step {
                 Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
                     add(&mut lookups.nftables, set, fields, room)
@@ -74,6 +77,17 @@ impl<'a> Lookups<'a> {
             lookups.cut |= !added;
         }
         lookups
+    }
+}
+
+fn asks_for_ipsec(step: &Step) -> bool {
+    let is_ipsec = |field: &Field| matches!(field, Field::Ipsec { .. });
+    match step {
+        Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| is_ipsec(&test.field)),
+        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
+            fields.iter().any(is_ipsec)
+        }
+        _ => false,
     }
 }
 

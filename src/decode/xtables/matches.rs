@@ -2,9 +2,11 @@
 
 use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, ports, test, within};
 use crate::netfilter::xtables::Match as Xt;
-use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, physdev};
+use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, physdev, policy};
 use crate::snapshot::Failure;
-use crate::snapshot::netfilter::{BridgePort, Condition, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope};
+use crate::snapshot::netfilter::{
+    BridgePort, Condition, DeviceProperty, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope,
+};
 
 /// `IPS_EXPECTED`, `IPS_CONFIRMED`
 const IPS_EXPECTED: u32 = 0x1;
@@ -52,6 +54,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::Multiport(info) => {
             ports::multiport(extension, info.flags, info.count, &info.ports, &info.pflags, info.invert != 0)?
         }
+        Xt::Policy(info) => policy(extension, &info),
         Xt::Pkttype(info) => vec![test(masked(other("packet type"), u32::MAX, info.pkttype), info.invert != 0)],
         Xt::Realm(info) => vec![test(masked(other("realm"), info.mask, info.id), info.invert != 0)],
         Xt::Sctp(info) => ports::flagged(info.spts, info.dpts, info.flags, info.invflags, &[(0x4, "sctp chunks")]),
@@ -119,7 +122,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Statistic(_)
         | Xt::Tcpmss(_)
         | Xt::Time(_) => vec![occasional(extension.name)],
-        Xt::Bpf(_) | Xt::Policy(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => opaque_match(extension),
+        Xt::Bpf(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => opaque_match(extension),
     })
 }
 
@@ -155,6 +158,17 @@ fn physdev(info: &physdev::XtPhysdevInfo<'_>) -> Step {
     let ports =
         asked.map(|(field, bit, mask, value)| BridgePort { field, mask, value, inverted: info.invert & bit != 0 });
     Step::Match(Match::OfBridged { holds: info.bitmask & !info.invert == 0, ports: ports.collect() })
+}
+
+/// `policy_mt`: what its elements ask of transformations is not followed.
+fn policy(extension: &Extension, info: &policy::XtPolicyInfo<'_>) -> Vec<Step> {
+    let secured = Field::Ipsec { outgoing: info.flags & policy::XT_POLICY_MATCH_IN == 0 };
+    let none = info.flags & policy::XT_POLICY_MATCH_NONE != 0;
+    let is_secured = test(masked(secured, 1u8, u8::from(!none)), false);
+    let elements = [info.match_0, info.match_1, info.match_2, info.match_3];
+    let asks_more = !none && (info.len > 1 || elements.iter().any(|fields| *fields != 0));
+    let more = if asks_more { opaque_match(extension) } else { Vec::new() };
+    [is_secured].into_iter().chain(more).collect()
 }
 
 fn addrtype_v0(info: &addrtype::XtAddrtypeInfo<'_>) -> Vec<Step> {
@@ -285,12 +299,12 @@ fn ttl(name: &str, mode: u8, value: u8) -> Option<Vec<Step>> {
 
 fn devgroup(info: &devgroup::XtDevgroupInfo<'_>) -> Vec<Step> {
     let mut steps = Vec::new();
-    for (name, group, mask, wanted, inverted) in [
-        ("input device group", info.src_group, info.src_mask, 0x1, 0x2),
-        ("output device group", info.dst_group, info.dst_mask, 0x4, 0x8),
-    ] {
+    for (outgoing, group, mask, wanted, inverted) in
+        [(false, info.src_group, info.src_mask, 0x1, 0x2), (true, info.dst_group, info.dst_mask, 0x4, 0x8)]
+    {
         if info.flags & wanted != 0 {
-            steps.push(test(masked(other(name), mask, group & mask), info.flags & inverted != 0));
+            let field = Field::Device { outgoing, property: DeviceProperty::Group };
+            steps.push(test(masked(field, mask, group & mask), info.flags & inverted != 0));
         }
     }
     steps

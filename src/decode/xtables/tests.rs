@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::*;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{
-    BridgePort, Chosen, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope, Verdict,
+    BridgePort, Chosen, DeviceProperty, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope,
+    Verdict,
 };
 
 mod semantics_tests;
@@ -491,7 +492,14 @@ fn headers_are_tested() {
         ("iptables -A INPUT -m realm --realm 3/255", vec![test(masked(other("realm"), 255u8, 3u8), false)]),
         (
             "iptables -A INPUT -m devgroup --src-group 3",
-            vec![test(masked(other("input device group"), u32::MAX, 3u8), false)],
+            vec![test(
+                masked(Field::Device { outgoing: false, property: DeviceProperty::Group }, u32::MAX, 3u8),
+                false,
+            )],
+        ),
+        (
+            "iptables -t nat -A POSTROUTING -m policy --dir out --pol none",
+            vec![test(masked(Field::Ipsec { outgoing: true }, 1u8, 0u8), false)],
         ),
     ] {
         assert_eq!(steps(command), wanted, "{command}");
@@ -513,7 +521,6 @@ fn what_is_not_decoded_is_said() {
         ("iptables -A INPUT -m u32 --u32 0=1", "match u32 revision 0"),
         (r#"iptables -A INPUT -m bpf --bytecode "1,6 0 0 1""#, "match bpf revision 1"),
         ("iptables -A INPUT -m string --algo bm --string abc", "match string revision 1"),
-        ("iptables -t nat -A POSTROUTING -m policy --dir out --pol none", "match policy revision 0"),
     ] {
         assert_eq!(steps(command), [Step::Match(Match::Opaque(text.into()))]);
     }

@@ -11,8 +11,8 @@ use crate::archive;
 use crate::decode::{Collectors, replay};
 use crate::judge::{Options, Report, judge, judge_again};
 use crate::snapshot::netfilter::{
-    Base, Chain, ChainId, ChainKind, Chosen, Condition, Counter, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
-    PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, TypeScope,
+    Base, Chain, ChainId, ChainKind, Chosen, Condition, Counter, DeviceProperty, Family, Field, Hook, MarkWrite, Match,
+    Nat, NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, TypeScope,
 };
 use crate::snapshot::{Address, Collector, Link, OuterRoute, Reading, Route, Rule as PolicyRule, Shared, Snapshot};
 
@@ -233,6 +233,14 @@ const CHANGES: &[Change] = &[
     ("forwarding", |node| node.forwarding[0] = Reading::Ok(false)),
     ("forwarding that was not read", |node| node.forwarding[0] = Reading::Denied("no".into())),
     ("forwarding once more", |node| node.forwarding = [Reading::Ok(true), Reading::Ok(true)]),
+    ("a rule about IPsec", |node| {
+        let write = Step::SetMark(MarkWrite::Exact { keep: u32::MAX, take: 0, xor: 0x10 });
+        let steps = vec![test(Field::Ipsec { outgoing: true }, 0, 1), write];
+        rules(node).chains.insert(id("marks"), chain(vec![steps], Hook::Output, ChainKind::Filter));
+    }),
+    ("no IPsec", |node| node.ipsec = Reading::Ok(false)),
+    ("IPsec", |node| node.ipsec = Reading::Ok(true)),
+    ("IPsec that was not read", |node| node.ipsec = Reading::Denied("no".into())),
     ("services of IPVS", |node| node.ipvs_services = Reading::Ok(3)),
     ("services of IPVS that were not read", |node| node.ipvs_services = Reading::Denied("no".into())),
     ("no services of IPVS", |node| node.ipvs_services = Reading::Absent("not loaded".into())),
@@ -259,10 +267,28 @@ const CHANGES: &[Change] = &[
     ("the first again", |node| links(node).iter_mut().for_each(|link| link.index -= 1)),
     ("a rule about a group", |node| {
         let write = Step::SetMark(MarkWrite::Exact { keep: u32::MAX, take: 0, xor: 0x10 });
-        let steps = vec![test(Field::Other("oifgroup".into()), 5, u32::MAX.into()), write];
+        let steps =
+            vec![test(Field::Device { outgoing: true, property: DeviceProperty::Group }, 5, u32::MAX.into()), write];
         rules(node).chains.insert(id("marks"), chain(vec![steps], Hook::Output, ChainKind::Filter));
     }),
     ("a group", |node| links(node).iter_mut().for_each(|link| link.group = Some(5))),
+    ("a rule about a kind", |node| {
+        let write = Step::SetMark(MarkWrite::Exact { keep: u32::MAX, take: 0, xor: 0x10 });
+        let kind = crate::snapshot::netfilter::name_key("veth").unwrap();
+        let steps =
+            vec![test(Field::Device { outgoing: true, property: DeviceProperty::Kind }, kind, u128::MAX), write];
+        rules(node).chains.insert(id("marks"), chain(vec![steps], Hook::Output, ChainKind::Filter));
+    }),
+    ("a kind", |node| links(node).iter_mut().for_each(|link| link.kind = Some("veth".into()))),
+    ("a rule about a type", |node| {
+        let write = Step::SetMark(MarkWrite::Exact { keep: u32::MAX, take: 0, xor: 0x10 });
+        let steps = vec![
+            test(Field::Device { outgoing: true, property: DeviceProperty::HardwareType }, 1, u16::MAX.into()),
+            write,
+        ];
+        rules(node).chains.insert(id("marks"), chain(vec![steps], Hook::Output, ChainKind::Filter));
+    }),
+    ("a type", |node| links(node).iter_mut().for_each(|link| link.hardware_type = 512)),
     ("a bridge", |node| tunnel(node).master = Some(1)),
     ("no bridge", |node| tunnel(node).master = None),
     ("the way of outer packets", |node| {

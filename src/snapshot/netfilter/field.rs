@@ -45,10 +45,33 @@ pub enum Field {
     SourceType(TypeScope),
     /// `RTN_*` of the destination address.
     DestinationType(TypeScope),
+    /// Of the device that it came in by, or leaves by.
+    Device {
+        /// Of the one that it leaves by.
+        outgoing: bool,
+        /// What of it.
+        property: DeviceProperty,
+    },
+    /// IPsec handles it: 1; it does not: 0.
+    Ipsec {
+        /// When it leaves, by a policy (`dst->xfrm`); else when it came in (`skb_sec_path`).
+        outgoing: bool,
+    },
     /// Some bits of a mark, as sets and ranges hold them.
     MarkBits(MarkBits),
     /// Any other, by its name.
     Other(String),
+}
+
+/// What rules ask of a device beside its name and its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeviceProperty {
+    /// The group that an administrator has put it into: 32 bits.
+    Group,
+    /// `rtnl_link_ops.kind`, as names of devices are numbers; 0: it has none.
+    Kind,
+    /// `ARPHRD_*`: 16 bits.
+    HardwareType,
 }
 
 /// Some bits of a mark: `mark & mask`.

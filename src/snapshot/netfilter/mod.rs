@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Failure, Name, Reading, Shared, names};
-pub use field::{Field, MarkBits, TypeScope, address_key, device_name, name_key};
+pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key};
 pub use rule::{
     Chosen, Condition, Counter, End, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test, Verdict,
 };

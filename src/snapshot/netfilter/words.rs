@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Condition, Field, Test, TypeScope, device_name};
+use super::{Condition, DeviceProperty, Field, Test, TypeScope, device_name};
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,6 +31,17 @@ impl fmt::Display for Field {
             Self::ConnectionState => "ct state",
             Self::ConnectionStatus => "ct status",
             Self::ConnectionDirection => "ct direction",
+            Self::Device { outgoing, property } => {
+                let end = if *outgoing { "oif" } else { "iif" };
+                let property = match property {
+                    DeviceProperty::Group => "group",
+                    DeviceProperty::Kind => "kind",
+                    DeviceProperty::HardwareType => "type",
+                };
+                return write!(f, "{end}{property}");
+            }
+            Self::Ipsec { outgoing: false } => "meta ipsec",
+            Self::Ipsec { outgoing: true } => "rt ipsec",
             Self::SourceType(scope) => return f.write_str(&scoped("saddr", scope)),
             Self::DestinationType(scope) => return f.write_str(&scoped("daddr", scope)),
             Self::MarkBits(bits) => {
@@ -73,7 +84,7 @@ fn number(field: &Field, value: u128) -> String {
     match field {
         Field::Ipv4Source | Field::Ipv4Destination => Ipv4Addr::from_bits(value as u32).to_string(),
         Field::Ipv6Source | Field::Ipv6Destination => Ipv6Addr::from_bits(value).to_string(),
-        Field::InputName | Field::OutputName => {
+        Field::InputName | Field::OutputName | Field::Device { property: DeviceProperty::Kind, .. } => {
             device_name(value).map_or_else(|| format!("{value:#x}"), |name| format!("\"{name}\""))
         }
         Field::SourcePort | Field::DestinationPort | Field::InputIndex | Field::OutputIndex | Field::L4Proto => {
@@ -88,8 +99,11 @@ fn prefix_length(field: &Field, mask: u128) -> Option<Option<u32>> {
     let (width, is_address): (u32, bool) = match field {
         Field::Ipv4Source | Field::Ipv4Destination => (32, true),
         Field::Ipv6Source | Field::Ipv6Destination | Field::InputName | Field::OutputName => (128, true),
+        Field::Device { property: DeviceProperty::Kind, .. } => (128, true),
+        Field::Device { property: DeviceProperty::Group, .. } => (32, false),
         Field::SourcePort | Field::DestinationPort | Field::EtherType => (16, false),
         Field::L4Proto | Field::NfProto => (8, false),
+        Field::Ipsec { .. } => (1, false),
         Field::Mark | Field::ConnectionMark | Field::InputIndex | Field::OutputIndex => (32, false),
         _ => return None,
     };

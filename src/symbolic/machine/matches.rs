@@ -85,8 +85,14 @@ impl Walk<'_> {
                 }
             }
             Field::MarkBits(bits) => Some(self.bits_of_mark(*bits, condition)),
-            Field::Other(name) if name == "input device group" => self.group(&Field::InputName, condition),
-            Field::Other(name) if name == "output device group" => self.group(&Field::OutputName, condition),
+            Field::Device { outgoing, property } => {
+                let names = self.world.names_with(*property, |number| meets(condition, number))?;
+                Some(self.with(if *outgoing { &Field::OutputName } else { &Field::InputName }, names.as_ranges()))
+            }
+            Field::Ipsec { .. } => match self.world.ipsec {
+                Ok(false) => Some(if meets(condition, 0) { EVERYTHING } else { NOTHING }),
+                _ => None,
+            },
             Field::Other(name) if self.packets.kind == Kind::Tunnel => match self.of_tuple(name) {
                 Some(field) => self.number(&field, condition),
                 None => self.number(field, condition),
@@ -130,12 +136,6 @@ impl Walk<'_> {
         let others = u128::from(!bits.mask);
         let without = self.space.and(whole, self.space.matching(&mark, others, 0));
         self.space.exists(without, &mark.bits(others).collect())
-    }
-
-    /// Devices by the group that an administrator has put them into.
-    fn group(&mut self, name: &Field, condition: &Condition) -> Option<Set> {
-        let names = self.world.names_in_groups(|group| meets(condition, group))?;
-        Some(self.with(name, names.as_ranges()))
     }
 
     /// Devices have one index and one name: a test of the one is a test of the other.

@@ -6,11 +6,11 @@ use super::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
 use super::tunnel::Tunnel;
 use crate::snapshot::netfilter::{Family, Field, Hook, name_key};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Certainty, Flow};
 use crate::symbolic::packets::{Kind, Packets, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::values::Values;
-use crate::symbolic::world::LOCAL;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
 const MAX_ROUNDS: usize = 8;

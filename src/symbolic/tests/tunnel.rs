@@ -3,9 +3,9 @@
 use super::language::{address, effort, rules};
 use crate::snapshot::netfilter::{Family, name_key};
 use crate::symbolic::facts::{TunnelFacts, Way};
+use crate::symbolic::host::OwnAddresses;
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Values;
-use crate::symbolic::world::OwnAddresses;
 use crate::symbolic::{Certainty, OuterPackets};
 
 /// VXLAN on port 8472 over eth0 (192.0.2.10) to 192.0.2.20; 10.42.0.0/16 is routed into it.

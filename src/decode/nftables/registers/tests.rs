@@ -2,7 +2,8 @@ use super::*;
 use crate::netfilter::nftables::Data;
 use crate::netfilter::nftables::expr::{Bitwise, Byteorder, Immediate, Meta, Payload, Rt};
 use crate::netfilter::nftables::uapi::{
-    NFPROTO_IPV4, NFT_META_L4PROTO, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER,
+    NFPROTO_IPV4, NFT_META_L4PROTO, NFT_META_MARK, NFT_META_OIFNAME, NFT_PAYLOAD_NETWORK_HEADER,
+    NFT_PAYLOAD_TRANSPORT_HEADER,
 };
 
 const IPV4_SOURCE: u32 = 12;

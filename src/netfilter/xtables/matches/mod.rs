@@ -37,6 +37,7 @@ pub mod multiport;
 pub mod owner;
 pub mod physdev;
 pub mod pkttype;
+pub mod policy;
 pub mod quota;
 pub mod rateest;
 pub mod realm;
@@ -107,7 +108,7 @@ extensions! {
         Owner(owner::XtOwnerMatchInfo<'a>) = ("owner", 1, _),
         Physdev(physdev::XtPhysdevInfo<'a>) = ("physdev", 0, _),
         Pkttype(pkttype::XtPkttypeInfo<'a>) = ("pkttype", 0, _),
-        Policy(Untyped<'a, 308>) = ("policy", 0, _),
+        Policy(policy::XtPolicyInfo<'a>) = ("policy", 0, _),
         Quota(quota::XtQuotaInfo<'a>) = ("quota", 0, _),
         Rateest(rateest::XtRateestMatchInfo<'a>) = ("rateest", 0, _),
         Realm(realm::XtRealmInfo<'a>) = ("realm", 0, _),

@@ -1,0 +1,176 @@
+//! What is loaded into registers: fields of packets.
+
+use crate::netfilter::nftables::register::{Header, Load, Network, Source};
+use crate::netfilter::nftables::uapi::{
+    NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK, NFT_CT_EXPIRATION,
+    NFT_CT_HELPER, NFT_CT_ID, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST,
+    NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE, NFT_CT_STATUS,
+    NFT_CT_ZONE, NFT_FIB_RESULT_ADDRTYPE, NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_CGROUP, NFT_META_CPU,
+    NFT_META_IIF, NFT_META_IIFGROUP, NFT_META_IIFKIND, NFT_META_IIFNAME, NFT_META_IIFTYPE, NFT_META_L4PROTO,
+    NFT_META_LEN, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP, NFT_META_OIFKIND, NFT_META_OIFNAME,
+    NFT_META_OIFTYPE, NFT_META_PKTTYPE, NFT_META_PRANDOM, NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_RTCLASSID,
+    NFT_META_SDIF, NFT_META_SDIFNAME, NFT_META_SECMARK, NFT_META_SECPATH, NFT_META_SKGID, NFT_META_SKUID,
+    NFT_META_TIME_HOUR, NFT_META_TIME_NS, NFT_RT_XFRM, NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF,
+    NFTA_FIB_F_SADDR,
+};
+use crate::snapshot::netfilter::{DeviceProperty, Field, TypeScope};
+
+/// What a load means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loaded {
+    /// A field that lies in memory as on the wire.
+    Wire(Field, usize),
+    /// A number of this many bytes in the byte order of the machine.
+    Host(Field, usize),
+    /// The same for every packet.
+    Constant,
+    /// Differs from packet to packet by chance or circumstance; the text names it.
+    Occasional(&'static str),
+    /// Not understood.
+    Opaque(String),
+}
+
+impl Loaded {
+    pub fn of(load: &Load) -> Self {
+        match load.source {
+            Source::Header(Header::Ipv4Protocol) => Self::Wire(Field::L4Proto, 1),
+            Source::Header(Header::Ipv4Source) => Self::Wire(Field::Ipv4Source, 4),
+            Source::Header(Header::Ipv4Destination) => Self::Wire(Field::Ipv4Destination, 4),
+            Source::Header(Header::Ipv6Next) => Self::Wire(Field::Other("1 bytes at 6 of header 1".into()), 1),
+            Source::Header(Header::Ipv6Source) => Self::Wire(Field::Ipv6Source, 16),
+            Source::Header(Header::Ipv6Destination) => Self::Wire(Field::Ipv6Destination, 16),
+            Source::Header(Header::ArpSenderHardware) => Self::Wire(Field::Other("arp sender hardware".into()), 6),
+            Source::Header(Header::ArpSender) => Self::Wire(Field::Other("arp sender".into()), 4),
+            Source::Header(Header::ArpTargetHardware) => Self::Wire(Field::Other("arp target hardware".into()), 6),
+            Source::Header(Header::ArpTarget) => Self::Wire(Field::Other("arp target".into()), 4),
+            Source::Header(Header::SourcePort) => Self::Wire(Field::SourcePort, 2),
+            Source::Header(Header::DestinationPort) => Self::Wire(Field::DestinationPort, 2),
+            Source::Payload { base, offset, length } => {
+                Self::Wire(Field::Other(format!("{length} bytes at {offset} of header {base}")), length)
+            }
+            Source::Meta(key) => meta(key),
+            // Of 16 bytes, only the kernel knows how many are the address.
+            Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) if load.network.is_none() => {
+                Self::Opaque("an address of the connection, of either family".into())
+            }
+            Source::Ct(key, direction) => ct(key, direction, load.network == Some(Network::Ipv6)),
+            Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
+            Source::Fib(..) => Self::Occasional("fib"), // the device of a route: reverse path filters
+            Source::Constant => Self::Constant,
+            Source::Exthdr(..) => Self::Occasional("a header option"),
+            Source::Numgen => Self::Occasional("numgen"),
+            Source::Hash => Self::Occasional("a hash"),
+            Source::Socket => Self::Occasional("socket"),
+            Source::Osf => Self::Occasional("osf"),
+            Source::Map => Self::Opaque("a map".into()),
+            Source::Rt(NFT_RT_XFRM) => Self::Wire(Field::Ipsec { outgoing: true }, 1),
+            Source::Rt(_) => Self::Opaque("rt".into()),
+            Source::Xfrm(_) => Self::Opaque("ipsec".into()),
+            Source::Tunnel => Self::Opaque("tunnel".into()),
+            Source::Computed => Self::Opaque("what was computed from several".into()),
+            Source::NoRegister => Self::Opaque("a register that does not exist".into()),
+            Source::Unsupported => Self::Opaque("an expression that is not known".into()),
+        }
+    }
+
+    pub fn field(&self) -> Option<(&Field, usize)> {
+        match self {
+            Self::Wire(field, width) | Self::Host(field, width) => Some((field, *width)),
+            Self::Constant | Self::Occasional(_) | Self::Opaque(_) => None,
+        }
+    }
+
+    /// How far to shift a byte of the field, by its position in memory, to its place in the number.
+    pub fn shift(&self, byte: usize) -> usize {
+        match self {
+            Self::Host(..) if cfg!(target_endian = "little") => 8 * byte,
+            _ => 8 * self.field().map_or(0, |(_, width)| (width - 1).saturating_sub(byte)),
+        }
+    }
+}
+
+fn of_device(outgoing: bool, property: DeviceProperty) -> Field {
+    Field::Device { outgoing, property }
+}
+
+fn meta(key: u32) -> Loaded {
+    match key {
+        NFT_META_LEN => Loaded::Occasional("meta length"),
+        NFT_META_PROTOCOL => Loaded::Wire(Field::EtherType, 2),
+        NFT_META_PRIORITY => Loaded::Occasional("meta priority"),
+        NFT_META_MARK => Loaded::Host(Field::Mark, 4),
+        NFT_META_IIF => Loaded::Host(Field::InputIndex, 4),
+        NFT_META_OIF => Loaded::Host(Field::OutputIndex, 4),
+        NFT_META_IIFNAME => Loaded::Wire(Field::InputName, 16),
+        NFT_META_OIFNAME => Loaded::Wire(Field::OutputName, 16),
+        NFT_META_SKUID => Loaded::Occasional("meta skuid"),
+        NFT_META_SKGID => Loaded::Occasional("meta skgid"),
+        NFT_META_NFPROTO => Loaded::Wire(Field::NfProto, 1),
+        NFT_META_L4PROTO => Loaded::Wire(Field::L4Proto, 1),
+        NFT_META_PKTTYPE => Loaded::Wire(Field::Other("packet type".into()), 1),
+        NFT_META_IIFGROUP => Loaded::Host(of_device(false, DeviceProperty::Group), 4),
+        NFT_META_OIFGROUP => Loaded::Host(of_device(true, DeviceProperty::Group), 4),
+        NFT_META_CPU => Loaded::Occasional("meta cpu"),
+        NFT_META_CGROUP => Loaded::Occasional("meta cgroup"),
+        NFT_META_PRANDOM => Loaded::Occasional("meta random"),
+        NFT_META_TIME_NS..=NFT_META_TIME_HOUR => Loaded::Occasional("meta time"),
+        NFT_META_IIFTYPE => Loaded::Host(of_device(false, DeviceProperty::HardwareType), 2),
+        NFT_META_OIFTYPE => Loaded::Host(of_device(true, DeviceProperty::HardwareType), 2),
+        NFT_META_RTCLASSID => Loaded::Opaque("meta rtclassid".into()),
+        NFT_META_SECMARK => Loaded::Opaque("meta secmark".into()),
+        NFT_META_SECPATH => Loaded::Wire(Field::Ipsec { outgoing: false }, 1),
+        NFT_META_IIFKIND => Loaded::Wire(of_device(false, DeviceProperty::Kind), 16),
+        NFT_META_OIFKIND => Loaded::Wire(of_device(true, DeviceProperty::Kind), 16),
+        NFT_META_BRI_IIFNAME => Loaded::Opaque("meta ibrname".into()),
+        NFT_META_BRI_OIFNAME => Loaded::Opaque("meta obrname".into()),
+        NFT_META_SDIF => Loaded::Opaque("meta sdif".into()),
+        NFT_META_SDIFNAME => Loaded::Opaque("meta sdifname".into()),
+        _ => Loaded::Opaque(format!("a key of meta that natwatch does not know ({key})")),
+    }
+}
+
+/// Parts of the connection's tuple are called as in `xt_conntrack`.
+fn ct(key: u32, direction: Option<u8>, ipv6: bool) -> Loaded {
+    let direction = if direction.unwrap_or(0) == 0 { "original" } else { "reply" };
+    let tuple = |name, width| Loaded::Wire(Field::Other(format!("ct {direction} {name}")), width);
+    let address = if ipv6 { 16 } else { 4 };
+    match key {
+        NFT_CT_STATE => Loaded::Host(Field::ConnectionState, 4),
+        NFT_CT_DIRECTION => Loaded::Wire(Field::ConnectionDirection, 1),
+        NFT_CT_STATUS => Loaded::Host(Field::ConnectionStatus, 4),
+        NFT_CT_MARK => Loaded::Host(Field::ConnectionMark, 4),
+        NFT_CT_HELPER => Loaded::Occasional("ct helper"),
+        NFT_CT_EXPIRATION => Loaded::Occasional("ct expiration"),
+        NFT_CT_PKTS..=NFT_CT_AVGPKT => Loaded::Occasional("ct packets or bytes"),
+        NFT_CT_ID => Loaded::Occasional("ct id"),
+        NFT_CT_SRC => tuple("saddr", address),
+        NFT_CT_DST => tuple("daddr", address),
+        NFT_CT_PROTOCOL => Loaded::Wire(Field::Other("ct protocol".into()), 1),
+        NFT_CT_PROTO_SRC => tuple("proto-src", 2),
+        NFT_CT_PROTO_DST => tuple("proto-dst", 2),
+        NFT_CT_SRC_IP => tuple("saddr", 4),
+        NFT_CT_DST_IP => tuple("daddr", 4),
+        NFT_CT_SRC_IP6 => tuple("saddr", 16),
+        NFT_CT_DST_IP6 => tuple("daddr", 16),
+        NFT_CT_L3PROTOCOL => Loaded::Opaque("ct l3proto".into()),
+        NFT_CT_LABELS => Loaded::Opaque("ct label".into()),
+        NFT_CT_ZONE => Loaded::Opaque("ct zone".into()),
+        NFT_CT_EVENTMASK => Loaded::Opaque("ct event".into()),
+        _ => Loaded::Opaque(format!("a key of ct that natwatch does not know ({key})")),
+    }
+}
+
+/// `NFT_FIB_RESULT_ADDRTYPE`
+fn address_type(flags: u32) -> Loaded {
+    let scope = match flags & !(NFTA_FIB_F_SADDR | NFTA_FIB_F_DADDR) {
+        0 => Some(TypeScope::Any),
+        NFTA_FIB_F_IIF => Some(TypeScope::Input),
+        NFTA_FIB_F_OIF => Some(TypeScope::Output),
+        _ => None,
+    };
+    match (flags & (NFTA_FIB_F_SADDR | NFTA_FIB_F_DADDR), scope) {
+        (NFTA_FIB_F_SADDR, Some(scope)) => Loaded::Host(Field::SourceType(scope), 4),
+        (NFTA_FIB_F_DADDR, Some(scope)) => Loaded::Host(Field::DestinationType(scope), 4),
+        _ => Loaded::Opaque(format!("fib type with flags {flags:#x}")),
+    }
+}
