@@ -108,6 +108,7 @@ fn setup() -> Setup {
         forwarding: false,
         source_ports: None,
         flow_based: false,
+        elsewhere: false,
     }
 }
 
@@ -165,7 +166,41 @@ fn what_is_beside_the_rules_makes_the_verdict_unknown() {
     elsewhere.up("vx0");
     let report = state();
     assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
-    assert!(report.json.to_string().contains("UDP port 8472 has a socket here"), "{}", report.json);
+    assert!(report.json.to_string().contains("by which device its packets leave"), "{}", report.json);
     lab.node.cmd("iptables-legacy -w -t nat -F");
     assert_eq!(state().state(ADVISORY), "not_affected", "without translation it does not matter");
+}
+
+/// Docker Swarm's rules, and what administrators add to them.
+#[test]
+fn a_tunnel_whose_device_lives_elsewhere_is_judged_by_its_socket() {
+    let docker = "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+    let swarm = "-s 172.18.0.0/16 ! -o docker_gwbridge -j MASQUERADE";
+    for (number, (rules, state)) in [
+        (&[docker, swarm][..], "mitigated"),
+        (&[docker, swarm, "-o eth0 -j MASQUERADE"], "mitigated"),
+        (&[docker, swarm, "-o eth0 -j MASQUERADE --random-fully"], "exposed"),
+        (&[docker, swarm, "-p udp --dport 4789 -j SNAT --to-source 192.168.88.77"], "exposed"),
+        (&["-m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully"], "mitigated"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let lab = TunnelLab::new(Setup { port: 4789, elsewhere: true, ..setup() });
+        for (bridge, address) in [("docker0", "172.17.0.1/16"), ("docker_gwbridge", "172.18.0.1/16")] {
+            lab.node.cmd(&format!("ip link add {bridge} type bridge"));
+            lab.node.cmd(&format!("ip addr add {address} dev {bridge}"));
+            lab.node.up(bridge);
+        }
+        lab.node.cmd("ip addr add 192.168.88.77/32 dev lo");
+        // No mark gets out of a namespace.
+        lab.inside.cmd("iptables-legacy -w -t mangle -A OUTPUT -j MARK --set-mark 0x4000");
+        for rule in rules {
+            lab.node.cmd(&format!("iptables-legacy -w -t nat -A POSTROUTING {rule}"));
+        }
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "set-up {number}: {}", report.json);
+        assert!(report.advisory(ADVISORY)["subject"].is_null(), "{}", report.json);
+        assert_eq!(lab.send() > 0, state == "exposed", "set-up {number}");
+    }
 }

@@ -4,10 +4,9 @@
 //! Kernel sources: `tcf_fill_node`, `rtnl_xdp_fill`, `ip_vs_info_seq_show`, `udp4_seq_show`. BPF programs that were attached
 //! as links (tcx, since Linux 6.6) are not seen: only `bpf(2)` tells.
 
-use std::collections::BTreeSet;
-
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::Node;
+use crate::decode::links::Sockets;
 use crate::netfilter::netlink::Attributes;
 use crate::netfilter::netlink::rtnl::{RTM_GETTFILTER, TCA_KIND};
 use crate::snapshot::{Failure, Link, Reading, Source};
@@ -78,20 +77,21 @@ pub fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
     })
 }
 
-/// Ports of tunnels that have a socket here, and that none of these devices owns.
-pub fn foreign_tunnels(node: &mut Node<'_>, links: &[Link]) -> Reading<BTreeSet<u16>> {
-    let mut ports = BTreeSet::new();
+/// Sockets of tunnels, by their port. Of IPv6: absent, it is off.
+pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<Sockets> {
+    let mut found = Sockets::new();
     for ipv6 in [false, true] {
         match node.text(&sockets(ipv6)) {
-            Reading::Ok(text) => ports.extend(text.lines().filter_map(local_port)),
+            Reading::Ok(text) => {
+                for port in text.lines().filter_map(local_port).filter(|port| TUNNEL_PORTS.contains(port)) {
+                    found.entry(port).or_default()[usize::from(ipv6)] = true;
+                }
+            }
             Reading::Absent(_) if ipv6 => {}
-            other => return other.map(|_| BTreeSet::new()),
+            other => return other.map(|_| Sockets::new()),
         }
     }
-    let owned: BTreeSet<u16> =
-        links.iter().filter_map(|link| link.tunnel.as_ref()).filter_map(|tunnel| tunnel.port).collect();
-    ports.retain(|port| TUNNEL_PORTS.contains(port) && !owned.contains(port));
-    Reading::Ok(ports)
+    Reading::Ok(found)
 }
 
 /// `  123: 00000000:2118 00000000:0000 07 …`
@@ -111,9 +111,9 @@ mod tests {
             "  12: 00000000:2118 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 99 2 0 0\n";
         let client =
             "  13: 0100007F:9C40 0100007F:2118 01 00000000:00000000 00:00000000 00000000     0        0 98 2 0 0\n";
-        let found = |answers: &Answers| read_with(answers, |node| foreign_tunnels(node, &[])).0;
+        let found = |answers: &Answers| read_with(answers, tunnel_sockets).0;
         let ipv4 = |text: &str| Answers::from([(sockets(false).name.as_str(), text), (&sockets(true).name, "")]);
-        assert_eq!(found(&ipv4(&[socket, client].concat())), Reading::Ok([8472].into()));
+        assert_eq!(found(&ipv4(&[socket, client].concat())), Reading::Ok([(8472, [true, false])].into()));
         assert_eq!(found(&ipv4(client)), Reading::Ok([].into()));
         assert!(matches!(found(&Answers::default()), Reading::Failed(_)));
     }

@@ -2,6 +2,7 @@
 //!
 //! Kernel sources: `rtnl_fill_ifinfo`, `vxlan_fill_info`, `geneve_fill_info`, `vxlan_fdb_info`.
 
+mod elsewhere;
 mod standing;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{
     Failure, FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, with_lower_devices,
 };
+pub use elsewhere::Sockets;
 pub use standing::Standing;
 
 /// Length of `struct ifinfomsg`.
@@ -94,7 +96,7 @@ pub struct LinkFacts {
     pub local_ports: Reading<(u16, u16)>,
     pub ipvs_services: Reading<u64>,
     pub bridges_call_rules: [Reading<bool>; 2],
-    pub foreign_tunnels: Reading<BTreeSet<u16>>,
+    pub foreign_tunnels: Reading<Vec<Link>>,
 }
 
 impl LinkFacts {
@@ -119,16 +121,17 @@ impl LinkFacts {
 /// What is notified of, as far as it does not stand; then, of the devices that the tunnel's packets cross, what may change
 /// without a word.
 pub fn read(node: &mut Node<'_>) -> LinkFacts {
-    let standing = Standing::read(node);
+    let sockets = datapath::tunnel_sockets(node);
+    let standing = Standing::read(node, sockets.ok().unwrap_or(&Sockets::new()));
     let mut links = standing.links.clone();
-    let known = links.ok().map_or(&[][..], Vec::as_slice);
-    let (ipvs_services, foreign_tunnels) = (datapath::ipvs_services(node), datapath::foreign_tunnels(node, known));
+    let foreign_tunnels = sockets.and_then(|_| links.as_ref().map(|_| standing.foreign.clone()));
+    let ipvs_services = datapath::ipvs_services(node);
     let why = links.failure().cloned().unwrap_or_else(no_tunnel);
     let mut local_ports = Reading::Failed(why);
     let not_needed = || Reading::Failed(Failure::not_needed("not read: no tunnel is a port of a bridge"));
     let mut bridges_call_rules = [not_needed(), not_needed()];
     if let Reading::Ok(links) = &mut links
-        && !followed(links).is_empty()
+        && !(followed(links).is_empty() && standing.foreign.is_empty())
     {
         local_ports = read_local_ports(node);
         if followed(links).into_iter().any(|at| links[at].master.is_some()) {
@@ -136,7 +139,7 @@ pub fn read(node: &mut Node<'_>) -> LinkFacts {
         }
         read_drivers(node, links);
         let ethtool = Ethtool::read(node);
-        for at in relevant(links) {
+        for at in relevant(links, &standing.foreign) {
             links[at].features = ethtool.features(node, &links[at]);
         }
     }
@@ -157,13 +160,13 @@ fn followed(links: &[Link]) -> Vec<usize> {
     up.map(|(at, _)| at).take(MAX_TUNNELS).collect()
 }
 
-/// Positions of the tunnels that are up, of the devices that packets get into them by, of those that carry them, and of
-/// the devices below those.
-pub fn relevant(links: &[Link]) -> BTreeSet<usize> {
+/// Positions of the tunnels that are up, of the devices that packets get into them by, of those that carry them or those of
+/// other namespaces, and of the devices below those.
+pub fn relevant(links: &[Link], foreign: &[Link]) -> BTreeSet<usize> {
     let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
     let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| feeders(links, links[*at].index)).collect();
-    let carriers: Vec<u32> =
-        relevant.iter().filter_map(|at| links[*at].tunnel.as_ref()?.underlay.ok()).flatten().copied().collect();
+    let tunnels = relevant.iter().map(|at| &links[*at]).chain(foreign).filter_map(|link| link.tunnel.as_ref());
+    let carriers: BTreeSet<u32> = tunnels.filter_map(|tunnel| tunnel.underlay.ok()).flatten().copied().collect();
     relevant.extend((0..links.len()).filter(|at| into.iter().any(|into| into.contains(&links[*at].index))));
     for carrier in carriers {
         relevant.extend(with_lower_devices(links, carrier));
@@ -304,6 +307,7 @@ fn decode_vxlan(data: &[u8]) -> Result<Tunnel, Failure> {
         remote: attributes.address(IFLA_VXLAN_GROUP6)?.or(attributes.address(IFLA_VXLAN_GROUP)?),
         udp_checksum: UdpChecksum::Unknown,
         flow_based,
+        elsewhere: None,
         fdb: Reading::Failed("not read: the tunnel is down".into()),
         outer: Reading::Failed("not looked up: the tunnel is down".into()),
         underlay: Reading::Failed("not looked up: the tunnel is down".into()),
@@ -326,6 +330,7 @@ fn decode_geneve(data: &[u8]) -> Result<Tunnel, Failure> {
         remote: attributes.address(IFLA_GENEVE_REMOTE6)?.or(attributes.address(IFLA_GENEVE_REMOTE)?),
         udp_checksum: UdpChecksum::Unknown,
         flow_based,
+        elsewhere: None,
         fdb: Reading::Failed("not read: the tunnel is down".into()),
         outer: Reading::Failed("not looked up: the tunnel is down".into()),
         underlay: Reading::Failed("not looked up: the tunnel is down".into()),

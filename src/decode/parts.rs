@@ -109,9 +109,10 @@ pub fn identity(node: &mut Node<'_>) -> Identity {
 }
 
 fn around(links: &LinkFacts, drops_clashes: bool) -> Around {
-    let known = links.known();
-    let names: BTreeSet<String> = super::links::relevant(known).iter().map(|at| known[*at].name.clone()).collect();
-    let values = Values::of(known, &links.standing.addresses);
+    let (known, foreign) = (links.known(), links.standing.foreign.as_slice());
+    let names: BTreeSet<String> =
+        super::links::relevant(known, foreign).iter().map(|at| known[*at].name.clone()).collect();
+    let values = Values::of(known, foreign, &links.standing.addresses);
     Around { devices: (!names.is_empty()).then_some(names), values, tested_elsewhere: 0, drops_clashes }
 }
 

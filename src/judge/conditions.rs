@@ -62,6 +62,14 @@ impl Outcome {
     }
 }
 
+/// Why it is not known which of several devices carries a tunnel.
+const ELSEWHERE: &str = "its own device lives in another network namespace";
+
+/// Only its socket is seen.
+pub(super) fn is_elsewhere(link: &Link) -> bool {
+    link.tunnel.as_ref().is_some_and(|tunnel| tunnel.elsewhere.is_some())
+}
+
 impl<'a> Context<'a> {
     /// Before anything was evaluated.
     pub fn new(
@@ -194,24 +202,15 @@ impl<'a> Context<'a> {
 
     fn tunnel_up(&self, tunnel: Option<&Link>) -> Outcome {
         match (tunnel, &self.snapshot.links) {
+            (Some(link), _) if is_elsewhere(link) => {
+                Outcome::holds("it has a socket here, and its device lives in another network namespace")
+            }
             (Some(link), _) => Outcome::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
-            (None, Reading::Ok(_)) if self.foreign_tunnels().is_some() => {
-                Outcome::unknown(self.foreign_tunnels().unwrap_or_default())
+            (None, Reading::Ok(_)) if !matches!(self.snapshot.foreign_tunnels, Reading::Ok(_) | Reading::Absent(_)) => {
+                Outcome::unknown(self.snapshot.foreign_tunnels.why())
             }
             (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device in this network namespace"),
             (None, other) => Outcome::unknown(other.why()),
-        }
-    }
-
-    /// Why there may be tunnels that send from here although their device is elsewhere.
-    fn foreign_tunnels(&self) -> Option<String> {
-        match &self.snapshot.foreign_tunnels {
-            Reading::Ok(ports) => ports.first().map(|port| {
-                format!(
-                    "UDP port {port} has a socket here, but no tunnel device: it may live in another network namespace"
-                )
-            }),
-            other => Some(other.why().to_owned()),
         }
     }
 
@@ -230,7 +229,9 @@ impl<'a> Context<'a> {
         let (carriers, elsewhere) = match &tunnel.underlay {
             Reading::Ok(indices) => match self.missing_carrier(indices) {
                 Some(why) => return Outcome::unknown(why),
-                None => (self.carriers(tunnel), None),
+                None => {
+                    (self.carriers(tunnel), (is_elsewhere(link) && indices.len() > 1).then(|| ELSEWHERE.to_owned()))
+                }
             },
             other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
             other => return Outcome::unknown(other.why()),

@@ -302,14 +302,13 @@ impl Context<'_> {
             Subject::Node => self.judge_subject(advisory, None),
             Subject::Tunnel => {
                 let tunnels = self.snapshot.tunnels().map(|(link, _)| self.judge_subject(advisory, Some(link)));
-                let foreign = match &self.snapshot.foreign_tunnels {
-                    Reading::Ok(ports) => !ports.is_empty(),
-                    Reading::Absent(_) => false,
-                    Reading::Denied(_) | Reading::Failed(_) => true, // there may be some
-                };
-                let elsewhere = foreign.then(|| self.judge_subject(advisory, None));
-                let worst =
-                    tunnels.chain(elsewhere).reduce(|worst, next| if next.state > worst.state { next } else { worst });
+                let foreign = self.snapshot.foreign_tunnels.ok().into_iter().flatten();
+                let foreign = foreign.map(|link| self.judge_subject(advisory, Some(link)));
+                // There may be some.
+                let unread = matches!(self.snapshot.foreign_tunnels, Reading::Denied(_) | Reading::Failed(_));
+                let unread = unread.then(|| self.judge_subject(advisory, None));
+                let all = tunnels.chain(foreign).chain(unread);
+                let worst = all.reduce(|worst, next| if next.state > worst.state { next } else { worst });
                 worst.unwrap_or_else(|| self.judge_subject(advisory, None))
             }
         };
@@ -350,7 +349,8 @@ impl Context<'_> {
                 ConditionFinding { id, kind, state: outcome.state, detail: format!("{subject}{}", outcome.detail) }
             })
             .collect();
-        let subject = tunnel.map(|link| link.name.clone());
+        let here = tunnel.filter(|link| link.tunnel.as_ref().is_none_or(|tunnel| tunnel.elsewhere.is_none()));
+        let subject = here.map(|link| link.name.clone());
         Judgement { subject, state: combine(&conditions), conditions, values }
     }
 

@@ -184,6 +184,7 @@ fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
         remote: None,
         udp_checksum: UdpChecksum::On,
         flow_based: false,
+        elsewhere: None,
         fdb: Reading::Ok(vec![fdb]),
         outer: Reading::Failed("not looked up".into()),
         underlay: Reading::Ok(vec![device.index]),

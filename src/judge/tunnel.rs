@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::ConditionState;
-use super::conditions::{Context, Outcome};
+use super::conditions::{Context, Outcome, is_elsewhere};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, with_lower_devices};
-use crate::symbolic::{self, Certainty, OuterPackets};
+use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
 
@@ -139,6 +139,9 @@ impl Context<'_> {
         let feature = Feature::TxChecksumIpGeneric;
         let outcome = match (self.ports_written(link, tunnel), link.feature(feature)) {
             (Some(broken), _) => broken,
+            (None, _) if is_elsewhere(link) => Outcome::holds(format!(
+                "its device lives in another network namespace, where {feature} is taken to be on, as the kernel makes it"
+            )),
             (None, Toggle::On) => Outcome::holds(format!("{feature} is on")),
             (None, Toggle::Off) => {
                 Outcome::fails(format!("{feature} is off: checksums are complete before the packet is wrapped"))
@@ -146,7 +149,8 @@ impl Context<'_> {
             (None, Toggle::Unknown) => Outcome::unknown(format!("{feature} is not known: {}", link.features.why())),
         };
         let port = tunnel.port.map(|port| port.to_string()).unwrap_or_default();
-        outcome.with("tunnel_device", &link.name).with("tunnel_port", port)
+        let outcome = outcome.with("tunnel_port", port);
+        if is_elsewhere(link) { outcome } else { outcome.with("tunnel_device", &link.name) }
     }
 
     pub(super) fn outer_tracked(&self, tunnel: Option<&Link>) -> Outcome {
@@ -171,11 +175,19 @@ impl Context<'_> {
                 Certainty::Happens => Outcome::holds(outer.how),
                 Certainty::Unknown(why) if outer.how.is_empty() => Outcome::unknown(why),
                 Certainty::Unknown(why) => Outcome::unknown(format!("{}, but that depends: {why}", outer.how)),
-                Certainty::DoesNot if outer.kept.is_empty() => Outcome::fails(
-                    "no rule that its packets get to changes their address or port, with whatever mark they carry",
-                ),
                 Certainty::DoesNot => {
-                    Outcome::fails(format!("no rule changes its packets' address or port; {}", outer.kept))
+                    let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
+                    let would = "a process (SO_MARK) or BPF program that does would make it exposed";
+                    let marks = match outer.with_other_marks {
+                        OtherMarks::Harmless => String::new(),
+                        OtherMarks::Rewritten(mark) => format!("; no rule here gives them mark {mark:#x}: {would}"),
+                        OtherMarks::Unclear => {
+                            format!("; no rule here gives them a mark with which one would: {would}")
+                        }
+                    };
+                    Outcome::fails(format!(
+                        "no rule that its packets get to changes their address or port{kept}{marks}"
+                    ))
                 }
             },
         }

@@ -89,6 +89,8 @@ pub struct Tunnel {
     pub udp_checksum: UdpChecksum,
     /// `IFLA_*_COLLECT_METADATA`: remotes come from each packet's metadata (Open vSwitch, Cilium).
     pub flow_based: bool,
+    /// Its device lives in another network namespace, and only its sockets are seen: whether there is one of IPv4, of IPv6.
+    pub elsewhere: Option<[bool; 2]>,
     /// Forwarding database of the device; read only while it is up.
     pub fdb: Reading<Vec<FdbEntry>>,
     /// Ways that outer packets take, found by route look-ups; as `underlay`.

@@ -10,7 +10,7 @@ pub mod netfilter;
 mod reading;
 mod shared;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
@@ -328,8 +328,8 @@ pub struct Snapshot {
     /// Whether frames that cross bridges pass the rules of IPv4, of IPv6 (`net.bridge.bridge-nf-call-iptables`, `…-ip6tables`).
     /// Absent: br_netfilter is not loaded, so none does. Read only while a tunnel that is up is a port of a bridge.
     pub bridges_call_rules: [Reading<bool>; 2],
-    /// UDP ports of tunnels that have a socket here although no device of this namespace owns it.
-    pub foreign_tunnels: Reading<BTreeSet<u16>>,
+    /// Tunnels that have a socket here although no device of this namespace owns it, as links that the kernel does not list.
+    pub foreign_tunnels: Reading<Vec<Link>>,
     /// Protocol counters.
     pub netstat: Netstat,
     /// How each source that this look needed ended.

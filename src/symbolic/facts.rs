@@ -17,7 +17,7 @@ const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 /// A tunnel and its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelFacts {
-    /// Its device.
+    /// Its device; empty: it lives in another network namespace.
     pub device: String,
     /// Names of the devices by which packets get into it.
     pub feeders: Values,
@@ -39,6 +39,9 @@ pub struct TunnelFacts {
     pub source_ports: Option<Values>,
     /// Ways that outer packets take.
     pub ways: Vec<Way>,
+    /// Which of the ways they take is not known: its device lives in another network namespace, from where no packet brings a
+    /// mark (`iptunnel_xmit`).
+    pub elsewhere: bool,
     /// Why the ways are not known as a whole; then these hold what is.
     pub vague: Option<String>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
@@ -111,6 +114,10 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     });
     let source_ports = tunnel.source_ports.or(snapshot.local_ports.ok().copied());
     let (ways, vague) = match &tunnel.outer {
+        _ if tunnel.elsewhere.is_some() => match &tunnel.underlay {
+            Reading::Ok(_) => (ways_from(snapshot, tunnel), None),
+            other => (vague_ways(snapshot, tunnel), Some(other.why())),
+        },
         Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
             (vague_ways(snapshot, tunnel), Some(tunnel.fdb.why()))
         }
@@ -125,7 +132,8 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         rules.filter_map(|rule| rule.fwmark).collect()
     };
     Ok(TunnelFacts {
-        device: link.name.clone(),
+        device: if tunnel.elsewhere.is_some() { String::new() } else { link.name.clone() },
+        elsewhere: tunnel.elsewhere.is_some(),
         above: links
             .iter()
             .filter(|other| into.contains(&other.index) && other.index != link.index)
@@ -260,6 +268,29 @@ fn vague_ways(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
     };
     let families = [false, true].into_iter().filter(|ipv6| local.is_none_or(|local| local.is_ipv6() == *ipv6));
     families.map(way).collect()
+}
+
+/// The ways that packets of a tunnel may take of which only sockets are seen: from each address of the devices that may
+/// carry it. Where routing has chosen it, masquerading chooses the same one (`inet_select_addr`); a secondary one has been
+/// given to the tunnel.
+fn ways_from(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
+    let carriers = tunnel.underlay.ok().map_or(&[][..], Vec::as_slice);
+    let addresses = snapshot.addresses.ok().into_iter().flatten();
+    let [ipv4, ipv6] = tunnel.elsewhere.unwrap_or_default();
+    let usable = addresses.filter(|address| carriers.contains(&address.link) && address.scope == UNIVERSE);
+    let usable = usable.filter(|at| if at.address.is_ipv6() { ipv6 && !at.unpreferred } else { ipv4 });
+    let way = |address: &Address| Way {
+        family: if address.address.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 },
+        mark: 0,
+        remotes: None,
+        device: name_key(snapshot.link_name(address.link)),
+        source: Some(address_key(address.address)),
+        primary: match !address.address.is_ipv6() && address.secondary {
+            true => primary(snapshot, address.link, false, None),
+            false => Ok(address_key(address.address)),
+        },
+    };
+    usable.map(way).collect()
 }
 
 /// The ways of one route: by each of its devices.

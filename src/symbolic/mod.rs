@@ -43,7 +43,7 @@ pub use kept::Kept;
 pub use machine::Certainty;
 pub use scenarios::services::{destination_nat, dns_to_several, invalid_passes};
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
-pub use scenarios::tunnel::{OuterPackets, outer_packets};
+pub use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};
 pub use world::{Found, RuleAt, World};
 
 #[cfg(test)]

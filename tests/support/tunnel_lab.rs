@@ -5,6 +5,8 @@
 //! client eth0 ──── lan0 node eth0 ════ eth0 peer
 //!                       vx0  ┄┄┄┄┄┄┄┄  vx0
 //! ```
+//!
+//! Or vx0 is in a namespace of its own, without the client.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
@@ -46,6 +48,8 @@ pub struct Setup {
     pub source_ports: Option<(u16, u16)>,
     /// The routes say where packets go, not the device.
     pub flow_based: bool,
+    /// The device lives in another namespace, as Docker Swarm's do, and what is in there sends.
+    pub elsewhere: bool,
 }
 
 impl Setup {
@@ -76,15 +80,19 @@ pub struct TunnelLab {
     pub node: Netns,
     pub peer: Netns,
     pub client: Netns,
+    /// Where the device is.
+    pub inside: Netns,
     pub setup: Setup,
 }
 
 impl TunnelLab {
     pub fn new(setup: Setup) -> Self {
-        let lab = Self { node: Netns::new(), peer: Netns::new(), client: Netns::new(), setup };
+        let lab = Self { node: Netns::new(), peer: Netns::new(), client: Netns::new(), inside: Netns::new(), setup };
         lab.underlay();
         lab.tunnel();
-        lab.client();
+        if !lab.setup.elsewhere {
+            lab.client();
+        }
         lab
     }
 
@@ -129,6 +137,17 @@ impl TunnelLab {
             (true, true) => "noudp6zerocsumtx udp6zerocsumrx",
             (true, false) => "udp6zerocsumtx udp6zerocsumrx",
         };
+        if self.setup.elsewhere {
+            Self::batch(
+                &self.node,
+                &format!(
+                    "ip addr del 192.168.88.11/24 dev eth0
+                     ip link add {DEVICE} address 02:00:00:00:88:01 type vxlan id 88 dstport {port} nolearning
+                     ip link set {DEVICE} netns {}",
+                    self.inside.name()
+                ),
+            );
+        }
         let ends = [
             (&self.node, self.setup.local(), self.setup.remote()),
             (&self.peer, self.setup.remote(), self.setup.local()),
@@ -143,10 +162,19 @@ impl TunnelLab {
                 self.flow_based_tunnel();
                 continue;
             }
+            let (ns, add) = match self.setup.elsewhere && number == 0 {
+                true => (&self.inside, String::new()),
+                false => (
+                    ns,
+                    format!(
+                        "ip link add {DEVICE} address 02:00:00:00:88:0{own} type vxlan id 88 local {local} dstport {port} nolearning {words} {range}"
+                    ),
+                ),
+            };
             Self::batch(
                 ns,
                 &format!(
-                    "ip link add {DEVICE} address 02:00:00:00:88:0{own} type vxlan id 88 local {local} dstport {port} nolearning {words} {range}
+                    "{add}
                      ip addr add 10.88.0.{own}/24 dev {DEVICE}; ip addr add fd88::{own}/64 dev {DEVICE} nodad
                      ip link set {DEVICE} up
                      bridge fdb append 02:00:00:00:88:0{other} dev {DEVICE} dst {remote}
@@ -155,8 +183,11 @@ impl TunnelLab {
                 ),
             );
         }
-        if !self.setup.offload {
+        if !self.setup.offload && !self.setup.elsewhere {
             offload(&self.node, DEVICE, "tx-checksum-ip-generic", false);
+        }
+        if self.setup.elsewhere {
+            return;
         }
         Self::batch(
             &self.peer,
@@ -241,7 +272,11 @@ impl TunnelLab {
     pub fn send(&self) -> u64 {
         let before = self.errors();
         let peer = self.peer.enter(|| INNER_PEER.map(|address| bind(address, ECHO_PORT)));
-        let senders: &[&Netns] = if self.setup.forwarding { &[&self.node, &self.client] } else { &[&self.node] };
+        let senders: &[&Netns] = match (self.setup.elsewhere, self.setup.forwarding) {
+            (true, _) => &[&self.inside],
+            (false, true) => &[&self.node, &self.client],
+            (false, false) => &[&self.node],
+        };
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| echo(&peer, &stop));

@@ -101,15 +101,18 @@ impl Generator<'_> {
             1 => Vtep::Loopback,
             _ => Vtep::Primary,
         };
+        // Only where nothing is unlike what the kernel makes.
+        let elsewhere = !ipv6 && vtep == Vtep::Primary && dice.one_in(8);
         let setup = Setup {
+            elsewhere,
             ipv6,
             vtep,
             port: dice.of(&["8472", "4789", "8473"]).parse().expect("a port"),
-            checksum: !dice.one_in(12),
-            offload: !dice.one_in(12),
-            forwarding: dice.one_in(2),
-            source_ports: dice.one_in(6).then_some((41000, 49000)),
-            flow_based: dice.one_in(12),
+            checksum: !dice.one_in(12) || elsewhere,
+            offload: !dice.one_in(12) || elsewhere,
+            forwarding: dice.one_in(2) && !elsewhere,
+            source_ports: (dice.one_in(6) && !elsewhere).then_some((41000, 49000)),
+            flow_based: dice.one_in(12) && !elsewhere,
         };
         let mut case = Case { setup, lines: vec![], planted: BTreeSet::new(), chains: BTreeSet::new(), next: 0 };
         if case.setup.flow_based {
@@ -371,7 +374,7 @@ impl Generator<'_> {
                     1 => ("-m devgroup --dst-group 0x0", "oifgroup 0"),
                     2 => ("-m pkttype --pkt-type unicast", "meta pkttype host"),
                     3 => ("-m policy --dir out --pol none", "rt ipsec missing"),
-                    4 => ("-m policy --dir out --pol none", "oifkind \"veth\""),
+                    4 => ("-m policy --dir out --pol none", "meta oifkind \"veth\""),
                     5 => ("-m devgroup --dst-group 0x0", "oiftype ether"),
                     _ => ("-m physdev ! --physdev-is-out", "meta length 1-65535"),
                 };
@@ -390,7 +393,7 @@ impl Generator<'_> {
                     3 => ("-m devgroup --dst-group 0x7", "oifgroup 7"),
                     4 => ("-m policy --dir out --pol ipsec", "rt ipsec exists"),
                     5 => ("-m policy --dir out --pol ipsec --reqid 7", "ipsec out reqid 7"),
-                    6 => ("-m devgroup ! --dst-group 0x0", "oifkind != \"veth\""),
+                    6 => ("-m devgroup ! --dst-group 0x0", "meta oifkind != \"veth\""),
                     _ => ("-m physdev --physdev-is-bridged", "meta pkttype broadcast"),
                 };
                 self.on_the_card(case, backend, never, native, &flag);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::elsewhere::{self, Sockets};
 use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
 use crate::decode::known::KnownLinks;
 use crate::decode::{Node, datapath, routing};
@@ -16,6 +17,9 @@ pub struct Standing {
     pub rules: Reading<Vec<Rule>>,
     pub routes: Reading<Vec<Route>>,
     pub forwarding: [Reading<bool>; 2],
+    /// Tunnels whose device lives elsewhere, by the sockets that were there.
+    pub foreign: Vec<Link>,
+    sockets: Sockets,
 }
 
 /// The sources that it comes from.
@@ -25,6 +29,8 @@ impl Standing {
     /// Nothing was read of what surrounds tunnels.
     pub fn without_tunnels(links: Reading<Vec<Link>>, why: &Failure) -> Self {
         Self {
+            foreign: Vec::new(),
+            sockets: Sockets::new(),
             links,
             addresses: Reading::Failed(why.clone()),
             rules: Reading::Failed(why.clone()),
@@ -33,11 +39,11 @@ impl Standing {
         }
     }
 
-    /// Takes over what stands, or reads it.
-    pub fn read(node: &mut Node<'_>) -> Arc<Self> {
+    /// Takes over what stands, or reads it, with the tunnels of these sockets.
+    pub fn read(node: &mut Node<'_>, sockets: &Sockets) -> Arc<Self> {
         let epoch = node.epoch(); // before anything is asked for
         let known = node.memory.links.as_ref().filter(|known| epoch == Some(known.epoch));
-        if let Some(known) = known.filter(|known| !known.verify)
+        if let Some(known) = known.filter(|known| !known.verify && known.standing.sockets == *sockets)
             && let Some(standing) = known.standing.with_programs(node)
         {
             node.sources.take_over(&known.sources, SOURCES);
@@ -45,11 +51,11 @@ impl Standing {
         }
         node.left.links = None;
         let earlier = std::mem::take(&mut node.sources);
-        let (standing, is_watched) = Self::read_anew(node);
+        let (standing, is_watched) = Self::read_anew(node, sockets);
         let standing = Arc::new(standing);
         let sources = std::mem::replace(&mut node.sources, earlier);
         node.sources.take_over(&sources, SOURCES);
-        if let Some(known) = known
+        if let Some(known) = known.filter(|known| known.standing.sockets == *sockets)
             && let Some(what) = known.standing.differs_from(&standing)
             && node.epoch() == epoch
         {
@@ -65,12 +71,15 @@ impl Standing {
     /// All links; then, while a tunnel is up, its forwarding database, which names its peers; the routes, which sort the peers
     /// into classes; a route look-up for each class, which names the device below; and the filters of the devices that the
     /// tunnel's packets cross. Also returns whether a change of all of it will be notified.
-    fn read_anew(node: &mut Node<'_>) -> (Self, bool) {
+    fn read_anew(node: &mut Node<'_>, sockets: &Sockets) -> (Self, bool) {
         let mut links = match node.dump(&all_links(), |message| decode_link(message.body).map(Some)) {
-            Reading::Ok(links) if !followed(&links).is_empty() => links,
+            Reading::Ok(links) if !followed(&links).is_empty() || !elsewhere::unowned(sockets, &links).is_empty() => {
+                links
+            }
             links => {
                 let why = links.failure().cloned().unwrap_or_else(no_tunnel);
-                return (Self::without_tunnels(links, &why), node.watch_fdb(&[]));
+                let without = Self { sockets: sockets.clone(), ..Self::without_tunnels(links, &why) };
+                return (without, node.watch_fdb(&[]));
             }
         };
         let tunnels: Vec<u32> = followed(&links).into_iter().map(|at| links[at].index).collect();
@@ -80,18 +89,20 @@ impl Standing {
         let tables = routing::Tables::read(node);
         let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
         routing::attach_underlay(node, &tables, &mut links);
-        for at in relevant(&links) {
+        let foreign = elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses);
+        for at in relevant(&links, &foreign) {
             links[at].filters = datapath::filter_kinds(node, &links[at]);
         }
         let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links));
-        (Self { links: Reading::Ok(links), addresses, rules, routes, forwarding }, is_watched)
+        let sockets = sockets.clone();
+        (Self { links: Reading::Ok(links), addresses, rules, routes, forwarding, foreign, sockets }, is_watched)
     }
 
     /// The same with what is not told of links: whether they have an XDP program. `None`: it cannot stand.
     fn with_programs(self: &Arc<Self>, node: &mut Node<'_>) -> Option<Arc<Self>> {
         let mut standing = Arc::clone(self);
         let links = self.links.ok().map_or(&[][..], Vec::as_slice);
-        for at in relevant(links) {
+        for at in relevant(links, &self.foreign) {
             let link = &links[at];
             let again = node.try_answer(&link_again(link), |message| decode_link(message.body));
             let xdp = again.ok().filter(|again| again.index == link.index)?.xdp;
@@ -119,6 +130,8 @@ impl Standing {
             Some("routes")
         } else if self.forwarding != other.forwarding {
             Some("forwarding")
+        } else if self.foreign != other.foreign {
+            Some("devices that may carry tunnels of other namespaces")
         } else {
             None
         }

@@ -163,6 +163,7 @@ fn tunnel() -> Tunnel {
         remote: None,
         udp_checksum: UdpChecksum::On,
         flow_based: false,
+        elsewhere: None,
         fdb: Reading::Ok(vec![entry("192.0.2.30", None), entry("192.0.2.20", Some(4789)), entry("192.0.2.30", None)]),
         outer: Reading::Failed("not looked up".into()),
         underlay: Reading::Ok(vec![2]),
@@ -189,16 +190,16 @@ fn values_keep_the_order_in_which_they_appear() {
         address(7, "10.1.0.0", 0),
     ]);
     let links = [link(1, "lo", None), link(2, "eth0", None), link(7, "flannel.1", Some(tunnel())), link(9, "d", None)];
-    let found = Values::of(&links, &addresses);
+    let found = Values::of(&links, &[], &addresses);
     let own = ["192.0.2.10", "192.0.2.11", "10.1.0.0", "172.17.0.1"].map(ip);
     assert_eq!(found.own, own, "tunnel end points, then what is near, then the rest");
     assert_eq!(found.peers, ["192.0.2.30", "192.0.2.20"].map(ip), "not sorted");
     assert_eq!(found.ports, [8472, 4789]);
     assert_eq!(found.devices, [(7, "flannel.1".to_owned()), (2, "eth0".to_owned())]);
-    assert_eq!(Values::of(&links[..2], &addresses), Values::default(), "no tunnel, nothing to ask");
+    assert_eq!(Values::of(&links[..2], &[], &addresses), Values::default(), "no tunnel, nothing to ask");
     let mut down = links;
     down[2].up = false;
-    assert_eq!(Values::of(&down, &addresses), Values::default());
+    assert_eq!(Values::of(&down, &[], &addresses), Values::default());
 }
 
 #[test]

@@ -28,10 +28,14 @@ pub struct Values {
 }
 
 impl Values {
-    /// Of these links.
-    pub fn of(links: &[Link], addresses: &Reading<Vec<Address>>) -> Self {
-        let tunnels: Vec<(&Link, &Tunnel)> =
-            links.iter().filter(|link| link.up).filter_map(|link| Some((link, link.tunnel.as_ref()?))).collect();
+    /// Of these links, and of tunnels whose device lives elsewhere.
+    pub fn of(links: &[Link], foreign: &[Link], addresses: &Reading<Vec<Address>>) -> Self {
+        let tunnels: Vec<(&Link, &Tunnel)> = links
+            .iter()
+            .filter(|link| link.up)
+            .chain(foreign)
+            .filter_map(|link| Some((link, link.tunnel.as_ref()?)))
+            .collect();
         if tunnels.is_empty() {
             return Self::default();
         }

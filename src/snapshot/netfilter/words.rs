@@ -33,12 +33,11 @@ impl fmt::Display for Field {
             Self::ConnectionDirection => "ct direction",
             Self::Device { outgoing, property } => {
                 let end = if *outgoing { "oif" } else { "iif" };
-                let property = match property {
-                    DeviceProperty::Group => "group",
-                    DeviceProperty::Kind => "kind",
-                    DeviceProperty::HardwareType => "type",
+                return match property {
+                    DeviceProperty::Group => write!(f, "{end}group"),
+                    DeviceProperty::Kind => write!(f, "meta {end}kind"),
+                    DeviceProperty::HardwareType => write!(f, "{end}type"),
                 };
-                return write!(f, "{end}{property}");
             }
             Self::Ipsec { outgoing: false } => "meta ipsec",
             Self::Ipsec { outgoing: true } => "rt ipsec",

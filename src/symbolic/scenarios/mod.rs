@@ -4,6 +4,7 @@ mod bound;
 mod effect;
 mod inner;
 mod on_nat;
+mod rewriting;
 pub mod services;
 pub mod source_nat;
 pub mod tunnel;

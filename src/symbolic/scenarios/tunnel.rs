@@ -7,12 +7,12 @@
 
 use std::cell::OnceCell;
 
-use super::effect::{Effect, effects, rewriting};
-use crate::snapshot::netfilter::{Family, Field, Hook, Step, device_name, name_key};
+use super::rewriting::{Outer, Rewriting};
+use crate::snapshot::netfilter::{Family, Field, Hook, device_name, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::facts::{TunnelFacts, Way};
-use crate::symbolic::machine::{Certainty, Flow, Hit, OnNat, Walk};
+use crate::symbolic::machine::{Certainty, Flow, Walk};
 use crate::symbolic::packets::{Kind, Packets, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Pattern, Set};
 use crate::symbolic::world::World;
@@ -31,17 +31,19 @@ pub struct OuterPackets {
     pub how: String,
     /// What they get to that leaves them as they are. Empty if nothing.
     pub kept: String,
+    /// Where none is rewritten: whether some would be if something beside the rules gave them a mark.
+    pub with_other_marks: OtherMarks,
 }
 
-/// A rewriting that was found, and the packets that it is about.
-#[derive(Clone, Debug)]
-struct Rewriting {
-    how: String,
-    /// The mark that the packets came with.
-    pattern: Pattern,
-    /// It is a port that is written, without connection tracking.
-    writes_port: bool,
-    packets: Set,
+/// What another mark would do to outer packets, which a process (`SO_MARK`) or a BPF program may give them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherMarks {
+    /// Nothing.
+    Harmless,
+    /// With this one they would be rewritten.
+    Rewritten(u32),
+    /// With some they may be.
+    Unclear,
 }
 
 /// The walks of a tunnel's packets.
@@ -69,7 +71,7 @@ pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
 pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
     let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
     let mut tunnel = Tunnel::new(walk, facts, OnceCell::new());
-    let marks = tunnel.inner();
+    let marks = if facts.elsewhere { tunnel.unmarked() } else { tunnel.inner() };
     tunnel.outer(marks);
     let Tunnel { walk, rewritings, tracked, kept, .. } = tunnel;
     let all = walk.space.any(rewritings.iter().map(|rewriting| rewriting.packets));
@@ -84,6 +86,10 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
     let ports_written = walk.certainty(ports_written);
     let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
     let clearest = rewritings.iter().min_by_key(doubt);
+    let with_other_marks = match rewritten == Certainty::DoesNot && !facts.elsewhere {
+        true => with_other_marks(world, facts, effort),
+        false => OtherMarks::Harmless,
+    };
     let how = clearest.map(|Rewriting { how, pattern, .. }| {
         let asked = rewritten == Certainty::Happens && pattern.value != 0;
         let writer = asked.then(|| who_marks(world, facts, effort, *pattern)).flatten();
@@ -95,7 +101,32 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
         ports_written,
         how: how.unwrap_or_default(),
         kept: kept.into_iter().next().unwrap_or_default(),
+        with_other_marks,
     }
+}
+
+/// Whether a mark that no rule sets would have outer packets rewritten: all marks walk at once, then, if so, each bit by
+/// itself.
+fn with_other_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OtherMarks {
+    let rewritten = |bit: Option<u32>| {
+        let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
+        let mut tunnel = Tunnel::new(walk, facts, OnceCell::new());
+        tunnel.walk.outer = false;
+        let mut marks = tunnel.walk.start();
+        let mark = bit.map_or((0, u128::from(u32::MAX)), |bit| (bit.into(), bit.into()));
+        marks = tunnel.walk.all_with(marks, &[(Field::Mark, &[mark])]);
+        let bits = tunnel.decisive();
+        tunnel.outer(marks);
+        let all = tunnel.walk.space.any(tunnel.rewritings.iter().map(|rewriting| rewriting.packets));
+        (tunnel.walk.certainty(all), bits)
+    };
+    let (certainty, bits) = rewritten(None);
+    if certainty == Certainty::DoesNot {
+        return OtherMarks::Harmless;
+    }
+    let each = (0..u32::BITS).map(|bit| 1 << bit).filter(|bit| bits & bit != 0);
+    let found = each.into_iter().find(|bit| rewritten(Some(*bit)).0 == Certainty::Happens);
+    found.map_or(OtherMarks::Unclear, OtherMarks::Rewritten)
 }
 
 /// Which rule gives packets that enter the tunnel such a mark, and which packets those are: they walk once more.
@@ -115,18 +146,38 @@ impl<'f, 'a> Tunnel<'f, 'a> {
         Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![], bound }
     }
 
+    /// What comes from another network namespace brings no mark.
+    fn unmarked(&mut self) -> Set {
+        self.walk.outer = false;
+        let start = self.walk.start();
+        self.walk.all_with(start, &[(Field::Mark, &[(0, 0)])])
+    }
+
+    /// That its packets take this way of several, of which one is taken.
+    fn by_this_way(&mut self, number: usize, family: Family) -> Set {
+        let same = self.facts.ways.iter().filter(|way| way.family == family).count();
+        let earlier = self.facts.ways[..number].iter().filter(|way| way.family == family).count();
+        if !self.facts.elsewhere || same < 2 {
+            return EVERYTHING;
+        }
+        let why = || "by which device its packets leave is not known: it lives in another network namespace".to_owned();
+        self.walk.answer(format!("way of {family}"), About::All, same, earlier, why)
+    }
+
     /// The outer packet, with these marks.
     fn outer(&mut self, marks: Set) {
         for (pattern, marks) in self.words(marks) {
             if self.walk.is_over() {
                 return;
             }
-            for way in &self.facts.ways {
+            for (number, way) in self.facts.ways.iter().enumerate() {
                 // Where no route is known, the mark may lead anywhere.
                 let mine = match &self.facts.vague {
                     Some(_) => marks,
                     None => self.routed_like(marks, way.family, way.mark),
                 };
+                let chosen = self.by_this_way(number, way.family);
+                let mine = self.walk.space.and(mine, chosen);
                 self.outer_pass(way, mine, pattern);
             }
             for (way, packets) in self.unasked_ways(marks) {
@@ -263,8 +314,12 @@ impl<'f, 'a> Tunnel<'f, 'a> {
                 }
                 None => drop(self.walk.packets.known.remove(&Field::OutputName)),
             }
-            if let Some(tunnel) = name_key(&self.facts.device) {
-                packets = self.walk.set(packets, &Field::InputName, &[(tunnel, tunnel)]);
+            match name_key(&self.facts.device).filter(|name| *name != 0) {
+                Some(tunnel) => packets = self.walk.set(packets, &Field::InputName, &[(tunnel, tunnel)]),
+                None => {
+                    self.walk.packets.known.remove(&Field::InputName);
+                    packets = self.walk.forget(packets, &[Field::InputName]);
+                }
             }
             let packets = self.as_postrouting_sees(packets);
             let packets = self.outer_hook(Hook::Postrouting, packets, &way, pattern);
@@ -323,83 +378,8 @@ impl<'f, 'a> Tunnel<'f, 'a> {
     }
 }
 
-/// What becomes of outer packets.
-struct Outer<'w> {
-    primary: &'w Result<u128, String>,
-    /// The mark that they came with.
-    pattern: Pattern,
-    rewritings: Vec<Rewriting>,
-    kept: Vec<String>,
-}
-
-impl OnNat for Outer<'_> {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
-        packets
-    }
-
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
-        let place = walk.place(hit);
-        let filled = walk.space.is_set(walk.layout.filled);
-        let (complete, packets) = (walk.space.and(packets, filled), walk.space.minus(packets, filled));
-        if !complete.is_empty() {
-            self.kept.push(format!("{place} finds checksums that a rule has filled in"));
-        }
-        let step = walk.step(hit);
-        let found = match step {
-            Some(Step::Nat(nat)) => effects(walk, nat, hook, packets, self.primary),
-            Some(Step::Rewrite { field, value }) => vec![(rewriting(field, *value), packets)],
-            _ => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
-        };
-        let writes_port = match step {
-            Some(Step::Rewrite { field, .. }) => matches!(field, Field::SourcePort | Field::DestinationPort),
-            Some(Step::Nat(_)) => false,
-            _ => true, // it may be one
-        };
-        let understood = matches!(step, Some(Step::Nat(_) | Step::Rewrite { .. }));
-        let mut left = complete;
-        for (effect, packets) in found.into_iter().filter(|(_, packets)| !packets.is_empty()) {
-            if walk.is_over() {
-                return NOTHING;
-            }
-            match effect {
-                Effect::Kept => {
-                    self.kept.push(format!("{place} leaves address and port as they are"));
-                    left = walk.space.or(left, packets);
-                }
-                Effect::Changed(what) => {
-                    let how = format!("{} gets {what} from {place}", packets_with(self.pattern));
-                    self.rewritings.push(Rewriting { how, pattern: self.pattern, writes_port, packets });
-                }
-                Effect::Unclear(why) => {
-                    let why = if understood { format!("{place}: {why}") } else { why };
-                    let key = format!("{} effect {hit:?}", walk.stage);
-                    let changes = walk.answer(key, About::All, 2, 1, || why);
-                    let how = format!("{} may be changed by {place}", packets_with(self.pattern));
-                    self.rewritings.push(Rewriting {
-                        how,
-                        pattern: self.pattern,
-                        writes_port,
-                        packets: walk.space.and(packets, changes),
-                    });
-                    left = walk.space.or(left, walk.space.minus(packets, changes));
-                }
-            }
-        }
-        left
-    }
-}
-
 /// A way of which only the remotes are known.
 fn unasked_way(way: &Way) -> Way {
     let primary = Err("which device it leaves by is not known".into());
     Way { mark: 0, device: None, source: way.source, primary, family: way.family, remotes: way.remotes.clone() }
-}
-
-/// `every outer packet`, `an outer packet with mark 0x4000`: what a rewriting is about.
-fn packets_with(pattern: Pattern) -> String {
-    match pattern {
-        Pattern { mask: 0xffff_ffff, value: 0 } => "every outer packet".into(),
-        Pattern { mask: 0xffff_ffff, value } => format!("an outer packet with mark {value:#x}"),
-        _ => "an outer packet with the mark of the packet inside".into(),
-    }
 }

@@ -1,0 +1,124 @@
+//! Tunnels that send from here although their device lives in another network namespace, as Docker Swarm's do: only their
+//! sockets are seen.
+//!
+//! Kernel sources: `udp4_seq_show`; `vxlan_dev_create`, `iptunnel_xmit`, which leaves no mark on what comes from another
+//! namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ARPHRD_LOOPBACK;
+use crate::snapshot::{Address, Failure, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
+
+/// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
+pub type Sockets = BTreeMap<u16, [bool; 2]>;
+
+/// Geneve's port; the others are VXLAN's.
+const GENEVE: u16 = 6081;
+/// `RT_SCOPE_UNIVERSE`
+const UNIVERSE: u8 = 0;
+
+/// Ports that have a socket, and that none of these devices owns.
+pub fn unowned(sockets: &Sockets, links: &[Link]) -> Sockets {
+    let owned: BTreeSet<u16> =
+        links.iter().filter_map(|link| link.tunnel.as_ref()).filter_map(|tunnel| tunnel.port).collect();
+    sockets.iter().filter(|(port, _)| !owned.contains(port)).map(|(port, families)| (*port, *families)).collect()
+}
+
+/// The tunnels of these sockets, as links that the kernel does not list, with what it gives a device that nobody changes.
+pub fn tunnels(sockets: &Sockets, links: &[Link], addresses: &Reading<Vec<Address>>) -> Vec<Link> {
+    let underlay = addresses.as_ref().and_then(|addresses| match carriers(links, addresses) {
+        none if none.is_empty() => Reading::Absent("no device here has an address that it could send from".into()),
+        carriers => Reading::Ok(carriers),
+    });
+    sockets.iter().map(|(port, families)| tunnel(*port, *families, underlay.clone())).collect()
+}
+
+fn tunnel(port: u16, families: [bool; 2], underlay: Reading<Vec<u32>>) -> Link {
+    let elsewhere = || Failure::not_needed("not read: it lives in another network namespace");
+    Link {
+        index: u32::MAX - u32::from(port), // the kernel's are positive
+        name: format!("UDP port {port}"),
+        kind: None,
+        hardware_type: 1,
+        up: true,
+        mtu: None,
+        group: None,
+        lower: None,
+        master: None,
+        calls_rules: [false; 2],
+        link_netnsid: None,
+        tunnel: Some(Tunnel {
+            kind: if port == GENEVE { TunnelKind::Geneve } else { TunnelKind::Vxlan },
+            id: None,
+            port: Some(port),
+            source_ports: None,
+            link: None,
+            local: None,
+            remote: None,
+            udp_checksum: UdpChecksum::On,
+            flow_based: false,
+            elsewhere: Some(families),
+            fdb: Reading::Absent("it lives in another network namespace".into()),
+            outer: Reading::Failed(elsewhere()),
+            underlay,
+        }),
+        driver: Reading::Absent("a virtual device".into()),
+        xdp: false,
+        filters: Reading::Failed(elsewhere()),
+        features: Reading::Failed(elsewhere()),
+    }
+}
+
+/// Devices that may carry packets to other nodes: they are up, have an address of their own, and are no dummy (IPVS's
+/// addresses are on one) and no bridge that only containers are attached to.
+fn carriers(links: &[Link], addresses: &[Address]) -> Vec<u32> {
+    let has_address = |link: &Link| addresses.iter().any(|at| at.link == link.index && at.scope == UNIVERSE);
+    let only_inside = |link: &Link| {
+        let mut ports = links.iter().filter(|port| port.master == Some(link.index));
+        match link.kind.as_deref() {
+            Some("bridge") => ports.all(|port| port.kind.as_deref() == Some("veth")),
+            kind => kind == Some("dummy"),
+        }
+    };
+    let usable =
+        |link: &&Link| link.up && link.hardware_type != ARPHRD_LOOPBACK && has_address(link) && !only_inside(link);
+    links.iter().filter(usable).map(|link| link.index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::testing::device;
+
+    #[test]
+    fn a_bridge_of_containers_carries_no_tunnel() {
+        let kind = |link: Link, kind: &str, master| Link { kind: Some(kind.into()), master, ..link };
+        let links = [
+            Link { hardware_type: ARPHRD_LOOPBACK, ..device(1, "lo") },
+            device(2, "eth0"),
+            kind(device(3, "docker0"), "bridge", None),
+            kind(device(4, "docker_gwbridge"), "bridge", None),
+            kind(device(5, "veth1"), "veth", Some(4)),
+            kind(device(6, "br0"), "bridge", None),
+            Link { master: Some(6), ..device(7, "eth1") },
+            Link { up: false, ..device(8, "eth2") },
+            device(9, "eth3"),
+            kind(device(10, "kube-ipvs0"), "dummy", None),
+        ];
+        let address = |link| Address {
+            link,
+            address: [192, 0, 2, link as u8].into(),
+            prefix_length: 24,
+            scope: UNIVERSE,
+            peer: [192, 0, 2, link as u8].into(),
+            unpreferred: false,
+            secondary: false,
+        };
+        let addresses: Vec<Address> = [1, 2, 3, 4, 6, 8, 10].map(address).into();
+        assert_eq!(carriers(&links, &addresses), [2, 6]);
+        let sockets = Sockets::from([(4789, [true, false])]);
+        let [tunnel] = &tunnels(&sockets, &links, &Reading::Ok(addresses))[..] else { panic!("one") };
+        assert_eq!(tunnel.tunnel.as_ref().unwrap().underlay, Reading::Ok(vec![2, 6]));
+        assert_eq!(unowned(&sockets, &[tunnel.clone()]), Sockets::new(), "one with a device here is owned");
+    }
+}

@@ -1,0 +1,93 @@
+//! What becomes of a tunnel's outer packets where a rule translates or rewrites them.
+
+use super::effect::{Effect, effects, rewriting};
+use crate::snapshot::netfilter::{Field, Hook, Step};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::machine::{Hit, OnNat, Walk};
+use crate::symbolic::space::{NOTHING, Pattern, Set};
+
+/// A rewriting that was found, and the packets that it is about.
+#[derive(Clone, Debug)]
+pub(super) struct Rewriting {
+    pub(super) how: String,
+    /// The mark that the packets came with.
+    pub(super) pattern: Pattern,
+    /// It is a port that is written, without connection tracking.
+    pub(super) writes_port: bool,
+    pub(super) packets: Set,
+}
+
+/// What becomes of outer packets.
+pub(super) struct Outer<'w> {
+    pub(super) primary: &'w Result<u128, String>,
+    /// The mark that they came with.
+    pub(super) pattern: Pattern,
+    pub(super) rewritings: Vec<Rewriting>,
+    pub(super) kept: Vec<String>,
+}
+
+impl OnNat for Outer<'_> {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+        packets
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+        let place = walk.place(hit);
+        let filled = walk.space.is_set(walk.layout.filled);
+        let (complete, packets) = (walk.space.and(packets, filled), walk.space.minus(packets, filled));
+        if !complete.is_empty() {
+            self.kept.push(format!("{place} finds checksums that a rule has filled in"));
+        }
+        let step = walk.step(hit);
+        let found = match step {
+            Some(Step::Nat(nat)) => effects(walk, nat, hook, packets, self.primary),
+            Some(Step::Rewrite { field, value }) => vec![(rewriting(field, *value), packets)],
+            _ => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
+        };
+        let writes_port = match step {
+            Some(Step::Rewrite { field, .. }) => matches!(field, Field::SourcePort | Field::DestinationPort),
+            Some(Step::Nat(_)) => false,
+            _ => true, // it may be one
+        };
+        let understood = matches!(step, Some(Step::Nat(_) | Step::Rewrite { .. }));
+        let mut left = complete;
+        for (effect, packets) in found.into_iter().filter(|(_, packets)| !packets.is_empty()) {
+            if walk.is_over() {
+                return NOTHING;
+            }
+            match effect {
+                Effect::Kept => {
+                    self.kept.push(format!("{place} leaves address and port as they are"));
+                    left = walk.space.or(left, packets);
+                }
+                Effect::Changed(what) => {
+                    let how = format!("{} gets {what} from {place}", packets_with(self.pattern));
+                    self.rewritings.push(Rewriting { how, pattern: self.pattern, writes_port, packets });
+                }
+                Effect::Unclear(why) => {
+                    let why = if understood { format!("{place}: {why}") } else { why };
+                    let key = format!("{} effect {hit:?}", walk.stage);
+                    let changes = walk.answer(key, About::All, 2, 1, || why);
+                    let how = format!("{} may be changed by {place}", packets_with(self.pattern));
+                    self.rewritings.push(Rewriting {
+                        how,
+                        pattern: self.pattern,
+                        writes_port,
+                        packets: walk.space.and(packets, changes),
+                    });
+                    left = walk.space.or(left, walk.space.minus(packets, changes));
+                }
+            }
+        }
+        left
+    }
+}
+
+/// `every outer packet`, `an outer packet with mark 0x4000`: what a rewriting is about.
+fn packets_with(pattern: Pattern) -> String {
+    match pattern {
+        Pattern { mask: 0xffff_ffff, value: 0 } => "every outer packet".into(),
+        Pattern { mask: 0xffff_ffff, value } => format!("an outer packet with mark {value:#x}"),
+        _ => "an outer packet with the mark of the packet inside".into(),
+    }
+}
