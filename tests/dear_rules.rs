@@ -108,6 +108,8 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
         members: Default::default(),
         elements: Reading::Ok(elements.collect()),
         verdicts: Vec::new(),
+        family: None,
+        sets: Vec::new(),
     };
     let looked_up = Step::Match(Match::Set { fields: vec![Field::Ipv4Source], set: set.clone(), inverted: false });
     let mut sets = Dear::default().marking(each(&|number| vec![looked_up.clone(), write(0, number + 1)], size / 10));

@@ -45,6 +45,9 @@ impl Survey {
             }
             survey.look_at_outgoing(rules);
         }
+        for rules in &world.rules {
+            survey.look_at_ipsets(rules);
+        }
         for device in world.devices.iter().flatten() {
             name_key(device.name).into_iter().for_each(|name| survey.name((name, name)));
         }
@@ -81,6 +84,21 @@ impl Survey {
             Step::SetMark(MarkWrite::Exact { take, .. }) => self.copied[0] |= take,
             Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => self.copied[1] |= take,
             _ => {}
+        }
+    }
+
+    /// Devices and marks that elements of ipsets are about.
+    fn look_at_ipsets(&mut self, rules: &Rules<'_>) {
+        for set in rules.ruleset.sets.iter().filter(|(id, _)| matches!(id, SetId::Ipset(_))).map(|(_, set)| set) {
+            let elements = || set.elements.ok().into_iter().flatten();
+            match set.kind.as_str() {
+                "hash:net,iface" => elements().filter_map(|element| element.get(1)).for_each(|name| self.name(*name)),
+                "hash:ip,mark" => {
+                    self.tested[0] = u32::MAX;
+                    self.tested_outside = u32::MAX;
+                }
+                _ => {}
+            }
         }
     }
 

@@ -12,7 +12,7 @@ pub struct Case {
     pub setup: Setup,
     /// Shell commands.
     pub lines: Vec<String>,
-    /// What nobody could know (closed list): `order`, `opaque`, `set`, `flow`, `past`, `written`.
+    /// What nobody could know (closed list): `order`, `opaque`, `set`, `flow`, `elsewhere`, `past`, `written`.
     pub planted: BTreeSet<&'static str>,
     /// Base chains by family, hook, priority and table: two of equal priority have an unknown order.
     chains: BTreeSet<(bool, &'static str, i32, String)>,
@@ -107,7 +107,11 @@ impl Generator<'_> {
             elsewhere,
             ipv6,
             vtep,
-            port: dice.of(&["8472", "4789", "8473"]).parse().expect("a port"),
+            // On another port nobody knows the socket for a tunnel's.
+            port: dice
+                .of(if elsewhere { &["8472", "4789"] } else { &["8472", "4789", "8473"] })
+                .parse()
+                .expect("a port"),
             checksum: !dice.one_in(12) || elsewhere,
             offload: !dice.one_in(12) || elsewhere,
             forwarding: dice.one_in(2) && !elsewhere,
@@ -117,6 +121,9 @@ impl Generator<'_> {
         let mut case = Case { setup, lines: vec![], planted: BTreeSet::new(), chains: BTreeSet::new(), next: 0 };
         if case.setup.flow_based {
             case.planted.insert("flow");
+        }
+        if case.setup.elsewhere {
+            case.planted.insert("elsewhere"); // its peers
         }
         let bit = self.dice.of(&["0x4000", "0x4000", "0x8000", "0x1", "0x10000"]).to_owned();
         let backend = BACKENDS[self.dice.below(3) as usize];
@@ -260,7 +267,7 @@ impl Generator<'_> {
 
     /// What saves, breaks or confuses.
     fn extra(&mut self, case: &mut Case, backend: Backend, bit: &str) {
-        let kind = self.dice.below(36);
+        let kind = self.dice.below(38);
         let six = case.setup.ipv6;
         let (port, ip) = (case.setup.port, if six { "ip6" } else { "ip" });
         let iptables = if backend == Backend::Native { Backend::IptablesNft } else { backend };
@@ -466,6 +473,46 @@ impl Generator<'_> {
                 };
                 let rule = format!("udp dport {port} {test} masquerade {}", flags(&self.flag()));
                 case.native(six, "nat", "POSTROUTING", 97, &[rule]);
+            }
+            36 | 37 => {
+                case.next += 1;
+                let (name, family) = (format!("i{}", case.next), if six { "inet6" } else { "inet" });
+                let (local, remote) = (case.setup.local(), case.setup.remote());
+                let (make, ends) = match self.dice.below(5) {
+                    0 => (
+                        format!("ipset create {name} hash:net,iface family {family}; ipset add {name} {local},eth0"),
+                        "src,dst",
+                    ),
+                    1 => (
+                        format!("ipset create {name} hash:net,iface family {family}; ipset add {name} {local},lo"),
+                        "src,dst",
+                    ),
+                    2 => (
+                        format!(
+                            "ipset create {name}m hash:ip family {family}; ipset add {name}m {remote}; ipset create {name} list:set; ipset add {name} {name}m"
+                        ),
+                        "dst",
+                    ),
+                    3 => (
+                        format!(
+                            "ipset create {name}m bitmap:port range 1-65535; ipset add {name}m {port}; ipset create {name} list:set; ipset add {name} {name}m"
+                        ),
+                        "dst,src",
+                    ),
+                    _ => {
+                        let other = if six { "inet" } else { "inet6" };
+                        (
+                            format!(
+                                "ipset create {name}m hash:net family {other}; ipset create {name} list:set; ipset add {name} {name}m"
+                            ),
+                            "src",
+                        )
+                    }
+                };
+                case.lines.push(make);
+                let flag = self.flag();
+                let rule = format!("-o eth0 -p udp -m set --match-set {name} {ends} -j MASQUERADE {flag}");
+                case.iptables(iptables, six, "nat", "POSTROUTING", &rule);
             }
             14 => {
                 // Nothing leads there, but connections of the family are tracked from now on.

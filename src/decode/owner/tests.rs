@@ -97,6 +97,8 @@ fn hit(table: &str, chain: &str, rules: &[&str], comment: &str) -> (Owner, Optio
         members: BTreeMap::new(),
         elements: Reading::Failed("not read".into()),
         verdicts: vec![],
+        family: None,
+        sets: Vec::new(),
     };
     let ruleset = Ruleset {
         chains: BTreeMap::from([(id.clone(), Chain::new(None, Reading::Ok(std::sync::Arc::new(rules.clone()))))])

@@ -12,15 +12,18 @@ use std::net::IpAddr;
 
 use crate::capture::{NetlinkFamily, Question as Asked, Request};
 use crate::decode::sets::values::{UDP, Values, port_key};
-use crate::decode::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
+use crate::decode::sets::{
+    Budget, Lookups, MAX_ELEMENTS, MAX_SETS, Question, combinations, note_cut, note_unread, within,
+};
 use crate::decode::{Node, modules};
 use crate::netfilter::ipset::{
-    IPSET_CMD_GET_BYINDEX, IPSET_CMD_HEADER, IPSET_CMD_LIST, IPSET_CMD_PROTOCOL, IPSET_CMD_TEST, IPSET_ERR_EXIST,
-    IPSET_FLAG_LIST_HEADER, IPSET_FLAG_NOMATCH, IPSET_PROTOCOL, IpsetAddress, IpsetElement, IpsetHeader, IpsetMessage,
+    IPSET_CMD_GET_BYINDEX, IPSET_CMD_GET_BYNAME, IPSET_CMD_HEADER, IPSET_CMD_LIST, IPSET_CMD_PROTOCOL, IPSET_CMD_TEST,
+    IPSET_ERR_EXIST, IPSET_FLAG_IFACE_WILDCARD, IPSET_FLAG_LIST_HEADER, IPSET_FLAG_NOMATCH, IPSET_FLAG_PHYSDEV,
+    IPSET_PROTOCOL, IpsetAddress, IpsetElement, IpsetHeader, IpsetMessage,
 };
 use crate::netfilter::netlink::{Emit, Message, Nest, Text, Value as _, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::snapshot::netfilter::{Element, End, Set, SetId, address_key};
+use crate::snapshot::netfilter::{Element, End, Family, Set, SetId, address_key};
 use crate::snapshot::{Failure, Name, Reading, Source, Unanswered};
 
 /// Bytes of an element in a dump that has nothing but a port: one attribute in another.
@@ -38,6 +41,10 @@ enum Dimension {
     Port,
     /// `IPSET_ATTR_PORT` of a type that refuses a protocol
     BarePort,
+    /// `IPSET_ATTR_IFACE`
+    Interface,
+    /// `IPSET_ATTR_MARK`
+    Mark,
 }
 
 /// Types that can be asked; for networks a test without a prefix length tries every length, as a packet does.
@@ -50,7 +57,13 @@ const TYPES: &[(&str, &[Dimension])] = &[
     ("hash:net,port", &[Dimension::Address, Dimension::Port]),
     ("hash:ip,port,ip", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
     ("hash:ip,port,net", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
+    ("hash:net,net", &[Dimension::Address, Dimension::Address2]),
+    ("hash:net,port,net", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
+    ("hash:net,iface", &[Dimension::Address, Dimension::Interface]),
+    ("hash:ip,mark", &[Dimension::Address, Dimension::Mark]),
 ];
+/// The type whose elements are other sets.
+const LIST: &str = "list:set";
 
 /// Type and family of a set; family 0 is any.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,6 +114,11 @@ fn protocol() -> Request {
     request("protocol", IPSET_CMD_PROTOCOL, AF_INET, Writer::ipset(), &versioned())
 }
 
+/// Which index the set has that is a member of a list of sets.
+fn index(list: u16, number: usize, member: &Name) -> Request {
+    request(&format!("{list}-member-{number}"), IPSET_CMD_GET_BYNAME, AF_INET, Writer::user(), &about(member))
+}
+
 fn name(index: u16) -> Request {
     let message = IpsetMessage { index: Some(index), ..versioned() };
     request(&format!("{index}-name"), IPSET_CMD_GET_BYINDEX, AF_INET, Writer::user(), &message)
@@ -147,11 +165,26 @@ pub fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &Values) -> BTre
     }
     let mut budget = Budget::default();
     let mut sets = BTreeMap::new();
-    for (index, by) in &lookups.ipset {
-        sets.insert(SetId::Ipset(*index), read_set(node, *index, by, values, &mut budget));
+    let mut open: Vec<(u16, Vec<&[End]>)> = lookups.ipset.clone();
+    open.reverse();
+    let mut cut = lookups.cut;
+    while let Some((index, by)) = open.pop() {
+        let set = read_set(node, index, &by, values, &mut budget);
+        // Those of a list are looked up as it is.
+        for member in &set.sets {
+            let SetId::Ipset(member) = member else { continue };
+            if sets.contains_key(&SetId::Ipset(*member)) || open.iter().any(|(known, _)| known == member) {
+                continue;
+            }
+            match sets.len() + open.len() < MAX_SETS {
+                true => open.push((*member, by.clone())),
+                false => cut = true,
+            }
+        }
+        sets.insert(SetId::Ipset(index), set);
     }
     let asks_values = sets.values().any(|set| !set.members.is_empty());
-    note_cut(node, Source::Ipset, lookups.cut, values.cut && asks_values, budget.cut);
+    note_cut(node, Source::Ipset, cut, values.cut && asks_values, budget.cut);
     sets
 }
 
@@ -172,7 +205,7 @@ fn parse<'a>(message: &Message<'a>) -> Result<IpsetMessage<'a>, Failure> {
 /// A set of which nothing is known but why.
 fn unread(index: u16, elements: Reading<Vec<Element>>) -> Set {
     let (name, kind, members) = (format!("with index {index}"), String::new(), BTreeMap::new());
-    Set { name, kind, stable: false, members, elements, verdicts: Vec::new() }
+    Set { name, kind, stable: false, members, elements, verdicts: Vec::new(), family: None, sets: Vec::new() }
 }
 
 fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, budget: &mut Budget) -> Set {
@@ -184,6 +217,18 @@ fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, bud
         Reading::Ok(header) => header,
         other => return Set { name: name.to_string(), ..unread(index, other.map(|_| Vec::new())) },
     };
+    let family = match header.family {
+        AF_INET => Some(Family::Ipv4),
+        AF_INET6 => Some(Family::Ipv6),
+        _ => None,
+    };
+    if header.kind == LIST {
+        let found = read_list(node, index, &name);
+        let (sets, elements) = (found.ok().cloned().unwrap_or_default(), found.map(|_| Vec::new()));
+        let set = Set { name: name.to_string(), kind: header.kind, sets, ..unread(index, elements) };
+        note_unread(node, &list(index, &name), &set);
+        return set;
+    }
     let elements = match count(node, index, &name) {
         Some(count) if count as usize > MAX_ELEMENTS / SMALLEST_ELEMENT => {
             Reading::Failed(Failure::too_large(MAX_ELEMENTS / SMALLEST_ELEMENT, "elements"))
@@ -197,9 +242,31 @@ fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, bud
         }
     }
     let (shown, kind) = (name.to_string(), header.kind.clone());
-    let set = Set { name: shown, kind, stable: false, members, elements, verdicts: Vec::new() };
+    let set = Set { kind, members, family, ..Set { name: shown, ..unread(index, elements) } };
     note_unread(node, &list(index, &name), &set);
     set
+}
+
+/// The sets of a list, in its order, by their index.
+fn read_list(node: &mut Node<'_>, of: u16, name: &Name) -> Reading<Vec<SetId>> {
+    let names = node.try_dump(&list(of, name), |message| {
+        let member = |element: &IpsetElement<'_>| text(element.name.clone(), "IPSET_ATTR_NAME");
+        parse(message)?.elements()?.iter().map(member).collect::<Result<Vec<Name>, _>>().map(Some)
+    });
+    names.and_then(|parts| {
+        let mut sets = Vec::new();
+        for (number, member) in parts.concat().iter().enumerate() {
+            let request = index(of, number, member);
+            let found = node.try_answer(&request, |message| {
+                parse(message)?.index.ok_or_else(|| Failure::unexpected("IPSET_ATTR_INDEX is missing"))
+            });
+            match found {
+                Reading::Ok(index) => sets.push(SetId::Ipset(index)),
+                other => return other.map(|_| Vec::new()),
+            }
+        }
+        Reading::Ok(sets)
+    })
 }
 
 fn test_member(node: &mut Node<'_>, request: &Request) -> Reading<bool> {
@@ -258,8 +325,9 @@ fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec
     let message = parse(message)?;
     if let Some(data) = &message.data {
         let header = IpsetHeader::parse(&data.0)?;
-        if header.bitmask.is_some() || header.netmask.is_some() {
-            return Err(Failure::unsupported("the set looks up parts of addresses"));
+        if header.bitmask.is_some() || header.netmask.is_some() || header.markmask.is_some_and(|mask| mask != u32::MAX)
+        {
+            return Err(Failure::unsupported("the set looks up parts of addresses or marks"));
         }
     }
     message.elements()?.iter().map(|element| decode_member(element, dimensions)).collect()
@@ -268,7 +336,8 @@ fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec
 fn decode_member(data: &IpsetElement<'_>, dimensions: &[Dimension]) -> Result<Element, Failure> {
     let missing = || Failure::unsupported("an element of the set is not understood");
     let address = |found: &Option<IpsetAddress<'_>>| found.as_ref().and_then(IpsetAddress::address);
-    if data.flags.unwrap_or(0) & IPSET_FLAG_NOMATCH != 0 {
+    let flags = data.flags.unwrap_or(0);
+    if flags & (IPSET_FLAG_NOMATCH | IPSET_FLAG_PHYSDEV) != 0 {
         return Err(missing());
     }
     let mut ranges = Vec::new();
@@ -296,6 +365,18 @@ fn decode_member(data: &IpsetElement<'_>, dimensions: &[Dimension]) -> Result<El
                 ranges.push(protocol.map_or((0, 0xff), |protocol| (protocol, protocol)));
                 ranges.push((first.into(), last.into()));
             }
+            Dimension::Interface => {
+                let name = data.iface.as_ref().ok_or_else(missing)?;
+                let mut bytes = [0; 16];
+                bytes.get_mut(..name.0.len()).ok_or_else(missing)?.copy_from_slice(&name.0);
+                let first = u128::from_be_bytes(bytes);
+                let low = u128::MAX.checked_shr(8 * name.0.len() as u32).unwrap_or(0);
+                ranges.push((first, if flags & IPSET_FLAG_IFACE_WILDCARD != 0 { first | low } else { first }));
+            }
+            Dimension::Mark => {
+                let mark = data.mark.ok_or_else(missing)?.into();
+                ranges.push((mark, mark));
+            }
         }
     }
     Ok(ranges)
@@ -312,7 +393,9 @@ fn candidates(
     values: &Values,
     keep: impl Fn(IpAddr) -> bool,
 ) -> Vec<Vec<Value>> {
-    if ends.len() != dimensions.len() {
+    // What the outer packet has there is not known, or is one of many.
+    let is_other = |dimension: &Dimension| matches!(dimension, Dimension::Interface | Dimension::Mark);
+    if ends.len() != dimensions.len() || dimensions.iter().any(is_other) {
         return Vec::new();
     }
     let is_port = |dimension: &Dimension| matches!(dimension, Dimension::Port | Dimension::BarePort);

@@ -129,6 +129,8 @@ impl Lookup<'_> {
             members: [].into(),
             elements: Reading::Failed(Failure::unsupported("what it holds is not understood")),
             verdicts: Vec::new(),
+            family: None,
+            sets: Vec::new(),
         };
         let header = match node.note(&request, header) {
             Reading::Ok(header) => header,

@@ -251,6 +251,8 @@ fn a_set_is_asked_for_its_header_and_then_value_by_value() {
         members,
         elements: Reading::Failed(Failure::too_large(64 << 10, "bytes")),
         verdicts: vec![],
+        family: None,
+        sets: Vec::new(),
     };
     assert_eq!(seen.sets, [(set("plain"), found)].into());
     assert_eq!(seen.failure(Source::Nftables), "");
@@ -583,6 +585,8 @@ fn a_set_that_cannot_have_changed_is_not_asked_again() {
         members: known,
         elements: Reading::Failed(Failure::too_large(64 << 10, "bytes")),
         verdicts: vec![],
+        family: None,
+        sets: Vec::new(),
     };
     rules.sets.insert(set("plain"), found.clone());
     let seen = read(&rules, &values, |name| panic!("nobody should ask {name}"));

@@ -93,6 +93,8 @@ fn ruleset() -> Ruleset {
         members: [].into(),
         elements: Reading::Ok(vec![vec![(0x0101_0101, 0x0101_0101)]]),
         verdicts: Vec::new(),
+        family: None,
+        sets: Vec::new(),
     };
     ruleset.sets.insert(set_id(), set);
     ruleset

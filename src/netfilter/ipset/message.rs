@@ -87,6 +87,8 @@ crate::netfilter::attributes! {
     IpsetHeader {
         /// Bits of an address that count, from the first
         IPSET_ATTR_NETMASK = 20 => netmask: Option<u8>,
+        /// Bits of marks that are looked up
+        IPSET_ATTR_MARKMASK = 11 => markmask: Option<u32>,
         /// Bits of an address that count: see [`IpsetAddress`]
         IPSET_ATTR_BITMASK = 12 => bitmask: Option<Nest<'a>>,
         /// How many elements it has (since Linux 4.9)
@@ -94,7 +96,7 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(IpsetHeader { plain: [netmask, elements], hidden: [bitmask] });
+crate::netfilter::visit!(IpsetHeader { plain: [netmask, markmask, elements], hidden: [bitmask] });
 
 crate::netfilter::attributes! {
     /// An element of a set.
@@ -117,6 +119,12 @@ crate::netfilter::attributes! {
         IPSET_ATTR_IP2_TO = 22 => ip2_to: Option<IpsetAddress<'a>>,
         /// Length of its prefix
         IPSET_ATTR_CIDR2 = 21 => cidr2: Option<u8>,
+        /// The mark, of which only the set's bits count
+        IPSET_ATTR_MARK = 10 => mark: Option<u32>,
+        /// The other set that it is, in a list of sets
+        IPSET_ATTR_NAME = 18 => name: Option<Text<'a>>,
+        /// Name of a device
+        IPSET_ATTR_IFACE = 23 => iface: Option<Text<'a>>,
         /// `IPSET_FLAG_*` of elements
         IPSET_ATTR_CADT_FLAGS = 8 => flags: Option<u32>,
     }
@@ -124,7 +132,24 @@ crate::netfilter::attributes! {
 
 impl Visit for IpsetElement<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        let Self { ip, ip_to, port: _, port_to: _, cidr, proto: _, ip2, ip2_to, cidr2, flags: _, layout } = self;
+        let Self {
+            ip,
+            ip_to,
+            port: _,
+            port_to: _,
+            cidr,
+            proto: _,
+            ip2,
+            ip2_to,
+            cidr2,
+            mark: _,
+            name,
+            iface,
+            flags: _,
+            layout,
+        } = self;
+        name.iter_mut().for_each(|name| visitor.set(name));
+        iface.iter_mut().for_each(|name| visitor.device(name));
         for (first, last, prefix) in [(ip, ip_to, cidr), (ip2, ip2_to, cidr2)] {
             let Some(first) = first else { continue };
             first.layout.visit(visitor);

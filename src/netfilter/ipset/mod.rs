@@ -16,6 +16,8 @@ pub const IPSET_CMD_LIST: u16 = NFNL_SUBSYS_IPSET << 8 | 7;
 pub const IPSET_CMD_TEST: u16 = NFNL_SUBSYS_IPSET << 8 | 11;
 /// Asks for type and family of a set.
 pub const IPSET_CMD_HEADER: u16 = NFNL_SUBSYS_IPSET << 8 | 12;
+/// Asks for the number of a set, by its name; of protocol 7, as the next.
+pub const IPSET_CMD_GET_BYNAME: u16 = NFNL_SUBSYS_IPSET << 8 | 14;
 /// Asks for the name of a set, by its number.
 pub const IPSET_CMD_GET_BYINDEX: u16 = NFNL_SUBSYS_IPSET << 8 | 15;
 /// First protocol with [`IPSET_CMD_GET_BYINDEX`]; Linux has it since late 2018.
@@ -26,3 +28,7 @@ pub const IPSET_ERR_EXIST: i32 = 4103;
 pub const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
 /// In [`IpsetElement::flags`]: whatever else the set holds, this is not in it.
 pub const IPSET_FLAG_NOMATCH: u32 = 1 << 2;
+/// The device is the port of a bridge
+pub const IPSET_FLAG_PHYSDEV: u32 = 1 << 1;
+/// The name of the device is a prefix of names
+pub const IPSET_FLAG_IFACE_WILDCARD: u32 = 1 << 7;

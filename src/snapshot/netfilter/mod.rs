@@ -241,6 +241,10 @@ pub struct Set {
     pub elements: Reading<Vec<Element>>,
     /// Of a verdict map, the verdict of each element; else empty.
     pub verdicts: Vec<Verdict>,
+    /// Of an ipset, the family of packets that can be in it; `None`: both.
+    pub family: Option<Family>,
+    /// Of a `list:set`, the sets that it consists of, as far as they are known by number.
+    pub sets: Vec<SetId>,
 }
 
 /// An element of a set: of each field that is looked up, a range, both ends included.

@@ -144,25 +144,52 @@ impl Walk<'_> {
         }
     }
 
+    /// `set_match_v1`, `ip_set_test`: of more ends than the set has dimensions the first count, and with fewer of them, or of
+    /// another family than its own, no packet is in it.
     pub(super) fn in_ipset(&mut self, place: &Place<'_>, index: u16, ends: &[End], packets: Set) -> Set {
-        let at = place.at;
         let id = SetId::Ipset(index);
-        let (source, destination) = self.packets.ends();
-        let kind = self.world.rules[at.set].ruleset.sets.get(&id).map(|set| set.kind.clone()).unwrap_or_default();
-        let dimensions: Vec<&str> = kind.split_once(':').map_or("", |(_, list)| list).split(',').collect();
+        let sets = &self.world.rules[place.at.set].ruleset.sets;
+        let Some(set) = sets.get(&id).filter(|set| !set.kind.is_empty()) else {
+            let fields: Vec<Field> = ends.iter().map(|end| self.end(end)).collect();
+            return self.unasked(place, &id, &fields, packets);
+        };
+        if set.family.is_some_and(|family| family != self.packets.family) {
+            return NOTHING;
+        }
+        if set.kind == "list:set" {
+            if set.elements.ok().is_none() {
+                return self.unasked(place, &id, &[], packets);
+            }
+            let each: Vec<Set> = set
+                .sets
+                .iter()
+                .filter_map(|member| match member {
+                    SetId::Ipset(member) if *member != index => Some(self.in_ipset(place, *member, ends, packets)),
+                    _ => None, // no list holds a list (`list_set_utest`)
+                })
+                .collect();
+            return self.space.any(each);
+        }
+        let dimensions: Vec<&str> = set.kind.split_once(':').map_or("", |(_, list)| list).split(',').collect();
+        if ends.len() < dimensions.len() {
+            return NOTHING;
+        }
         let fields = |(end, dimension): (&End, &&str)| match (end, *dimension) {
             (End::Source, "port") => vec![Field::L4Proto, Field::SourcePort],
             (End::Destination, "port") => vec![Field::L4Proto, Field::DestinationPort],
-            (End::Source, _) => vec![source.clone()],
-            (End::Destination, _) => vec![destination.clone()],
+            (End::Source, "iface") => vec![Field::InputName],
+            (End::Destination, "iface") => vec![Field::OutputName],
+            (_, "mark") => vec![Field::Mark],
+            (_, "mac") => vec![Field::Other("mac address".into())],
+            (end, _) => vec![self.end(end)],
         };
-        if dimensions.len() == ends.len() {
-            let parts: Vec<Vec<Field>> = ends.iter().zip(&dimensions).map(fields).collect();
-            return self.in_set(place, &id, &parts, packets);
-        }
-        let fields: Vec<Field> =
-            ends.iter().map(|end| if *end == End::Source { source.clone() } else { destination.clone() }).collect();
-        self.unasked(place, &id, &fields, packets)
+        let parts: Vec<Vec<Field>> = ends.iter().zip(&dimensions).map(fields).collect();
+        self.in_set(place, &id, &parts, packets)
+    }
+
+    fn end(&self, end: &End) -> Field {
+        let (source, destination) = self.packets.ends();
+        if *end == End::Source { source } else { destination }
     }
 
     /// The device whose addresses count. Outer `None`: it is not one for all packets.

@@ -93,6 +93,8 @@ fn a_device_that_is_not_known_any_more_is_another_one_in_sets_too() {
             members: [].into(),
             elements: Reading::Ok(names.to_vec()),
             verdicts: vec![],
+            family: None,
+            sets: Vec::new(),
         };
         written.nftables.sets.insert(language::set("s"), known);
         verdict(&outer_packets(&written.world(), &facts, &effort()))
@@ -143,6 +145,8 @@ fn rules_that_put_packets_into_sets_leave_membership_open() {
             members,
             elements: Reading::Failed(Failure::not_needed("too many")),
             verdicts: vec![],
+            family: None,
+            sets: Vec::new(),
         };
         written.nftables.sets.insert(language::set("s"), known);
         verdict(&outer_packets(&written.world(), &facts(), &effort()))
