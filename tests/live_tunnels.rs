@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use support::bpf::mark_on_the_way_in;
 use support::grammar::Dice;
 use support::netns::Netns;
 use support::program::HERE;
@@ -169,6 +170,32 @@ fn what_is_beside_the_rules_makes_the_verdict_unknown() {
     assert!(report.json.to_string().contains("by which device its packets leave"), "{}", report.json);
     lab.node.cmd("iptables-legacy -w -t nat -F");
     assert_eq!(state().state(ADVISORY), "not_affected", "without translation it does not matter");
+}
+
+/// A mark that no rule sets: a program gives it to packets of the client, which are forwarded into the tunnel.
+#[test]
+fn a_program_where_forwarded_packets_come_in_makes_the_verdict_unknown() {
+    let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+    let state = || check_here(&lab.node, &["--advisory", ADVISORY]);
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "mitigated", "{}", report.json);
+    assert!(report.json.to_string().contains("no rule here gives them mark 0x4000"), "{}", report.json);
+    assert_eq!(lab.send(), 0);
+    mark_on_the_way_in(&lab.node, "lan0", 0x4000);
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
+    assert!(report.json.to_string().contains("BPF programs (tcx or netkit) on lan0"), "{}", report.json);
+    assert!(lab.send() > 0, "and it does mark them");
+    lab.node.cmd("iptables-legacy -w -t nat -F");
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -s 10.89.0.0/24 ! -o vx0 -j MASQUERADE --random-fully");
+    assert_eq!(state().state(ADVISORY), "mitigated", "no mark matters to these rules");
+    lab.node.cmd("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+    assert_eq!(state().state(ADVISORY), "mitigated", "nothing is forwarded");
+    mark_on_the_way_in(&lab.node, "eth0", 0x4000);
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "it carries the tunnel: {}", report.json);
 }
 
 /// Docker Swarm's rules, and what administrators add to them.

@@ -17,7 +17,9 @@ use crate::snapshot::{Failure, Reading};
 pub use ask::{Ask, Framing, NET_ADMIN_MISSING, Take};
 pub use recorder::Recorder;
 pub use replay::{Replay, hand_out};
-pub use request::{Keep, NetlinkFamily, NetlinkRequest, Question, Request, Root, XtablesRequest, path_part};
+pub use request::{
+    Keep, NetlinkFamily, NetlinkRequest, ProgramsRequest, Question, Request, Root, XtablesRequest, path_part,
+};
 
 /// The raw answer to one request.
 pub type Answer = Reading<Vec<u8>>;

@@ -52,6 +52,17 @@ pub enum Question {
     Netlink(NetlinkRequest),
     /// One table of legacy x_tables, which must be there: asking for another makes it.
     Xtables(XtablesRequest),
+    /// How many BPF programs are attached to devices.
+    Programs(ProgramsRequest),
+}
+
+/// A hook of devices that BPF programs are attached to. The answer is a line for each device that has it: index and number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramsRequest {
+    /// `enum bpf_attach_type`
+    pub hook: u32,
+    /// Indices of the devices.
+    pub devices: Vec<u32>,
 }
 
 /// A table of legacy x_tables. The answer is its description, `struct ipt_getinfo`, and its
@@ -154,6 +165,12 @@ impl Request {
         let name = format!("xtables/{}-{table}", if ipv6 { "ipv6" } else { "ipv4" });
         let question = Question::Xtables(XtablesRequest { ipv6, table: table.to_owned(), only_info: false });
         Self { name, source, question }
+    }
+
+    /// BPF programs of devices; `name` is what the hook is called.
+    pub fn programs(source: Source, name: &str, hook: u32, devices: Vec<u32>) -> Self {
+        let question = Question::Programs(ProgramsRequest { hook, devices });
+        Self { name: format!("bpf/{name}"), source, question }
     }
 
     /// Only the description of a table of legacy x_tables.

@@ -1,14 +1,17 @@
 //! What handles packets beside the rules of netfilter: tc filters and XDP programs on a tunnel's way, IPVS, and tunnels
 //! whose device lives in another network namespace.
 //!
-//! Kernel sources: `tcf_fill_node`, `rtnl_xdp_fill`, `ip_vs_info_seq_show`, `udp4_seq_show`. BPF programs that were attached
-//! as links (tcx, since Linux 6.6) are not seen: only `bpf(2)` tells.
+//! Kernel sources: `tcf_fill_node`, `rtnl_xdp_fill`, `ip_vs_info_seq_show`, `udp4_seq_show`. Of BPF programs that were
+//! attached as links (tcx, netkit) only `bpf(2)` tells: `tcx_prog_query`, `netkit_prog_query`.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::Node;
 use crate::decode::links::Sockets;
+use crate::netfilter::array;
 use crate::netfilter::netlink::Attributes;
-use crate::netfilter::netlink::rtnl::{RTM_GETTFILTER, TCA_KIND};
+use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND};
 use crate::snapshot::{Failure, Link, Reading, Source};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
@@ -37,6 +40,18 @@ fn filters(link: &Link, hook: (&str, u32)) -> Request {
     Request::netlink(Source::Datapath, &name, NetlinkFamily::Route, RTM_GETTFILTER, true, body)
 }
 
+/// Devices that may have filters where packets come in: those with a `clsact` or an `ingress` queueing discipline.
+pub fn classifying(node: &mut Node<'_>) -> Reading<BTreeSet<u32>> {
+    let request =
+        Request::netlink(Source::Datapath, "route/qdiscs", NetlinkFamily::Route, RTM_GETQDISC, true, vec![0; TCMSG]);
+    let found = node.dump(&request, |message| {
+        let kind = Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?;
+        let classifies = matches!(kind.as_deref(), Some("clsact" | "ingress"));
+        Ok(classifies.then_some(u32::from_ne_bytes(array(message.body, 4, "tcmsg")?)))
+    });
+    found.map(|indices| indices.into_iter().collect())
+}
+
 /// Kinds of tc filters on a device.
 pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
     const EOPNOTSUPP: i32 = 95;
@@ -57,6 +72,45 @@ pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
     }
     kinds.dedup();
     Reading::Ok(kinds)
+}
+
+/// BPF programs that are attached to devices without `tc`: hook by name and `enum bpf_attach_type`. Of `BPF_TCX_*` all devices
+/// are asked, of `BPF_NETKIT_*` those of that kind, which answer for both ends.
+const TCX_INGRESS: (&str, u32) = ("tcx-ingress", 46);
+const TCX_EGRESS: (&str, u32) = ("tcx-egress", 47);
+const NETKIT: [(&str, u32); 2] = [("netkit-primary", 54), ("netkit-peer", 55)];
+
+/// How many programs these devices have where packets come in, and those that are `crossed` where they leave, by index. Absent:
+/// the kernel has none. Nothing is notified of; a query takes some microseconds.
+pub fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Reading<BTreeMap<u32, u32>> {
+    let indices = |links: &[&Link]| links.iter().map(|link| link.index).collect::<Vec<u32>>();
+    let netkit: Vec<&Link> = entered.iter().copied().filter(|link| link.kind.as_deref() == Some("netkit")).collect();
+    let mut found = BTreeMap::new();
+    for ((name, hook), devices) in [(TCX_INGRESS, indices(entered)), (TCX_EGRESS, indices(crossed))]
+        .into_iter()
+        .chain(NETKIT.map(|hook| (hook, indices(&netkit))))
+    {
+        if devices.is_empty() {
+            continue;
+        }
+        let request = Request::programs(Source::Datapath, name, hook, devices);
+        let counts = node.try_text(&request).decode(|text| {
+            let counts = text.lines().map(|line| {
+                let (device, count) = line.split_once(' ')?;
+                Some((device.parse::<u32>().ok()?, count.parse::<u32>().ok()?))
+            });
+            counts.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::unexpected("a line is not two numbers"))
+        });
+        match counts {
+            Reading::Ok(counts) => {
+                counts.into_iter().for_each(|(device, count)| *found.entry(device).or_default() += count)
+            }
+            // A kernel without this hook, which a sandbox's refusal does not say.
+            Reading::Absent(_) => {}
+            other => return other.map(|_| BTreeMap::new()),
+        }
+    }
+    Reading::Ok(found)
 }
 
 /// Services of IPVS. Absent: it is not loaded.

@@ -5,7 +5,7 @@
 mod elsewhere;
 mod standing;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -35,6 +35,9 @@ const SKIP_STATS: u32 = 1 << 3;
 const MAX_TUNNELS: usize = 128;
 /// Physical devices whose driver is looked up; SR-IOV hosts have a few hundred.
 const MAX_PHYSICAL: usize = 1024;
+
+/// Devices that are asked for programs where packets come in, some microseconds each: a node has a few hundred pods.
+const MAX_ENTERED: usize = 4096;
 
 fn all_links() -> Request {
     let mut body = vec![0; IFINFOMSG];
@@ -97,6 +100,7 @@ pub struct LinkFacts {
     pub ipvs_services: Reading<u64>,
     pub bridges_call_rules: [Reading<bool>; 2],
     pub foreign_tunnels: Reading<Vec<Link>>,
+    pub programs: Reading<BTreeMap<u32, u32>>,
 }
 
 impl LinkFacts {
@@ -109,6 +113,7 @@ impl LinkFacts {
             ipvs_services: Reading::Failed(why.clone()),
             bridges_call_rules: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
             foreign_tunnels: Reading::Failed(why.clone()),
+            programs: Reading::Failed(why.clone()),
         }
     }
 
@@ -128,6 +133,7 @@ pub fn read(node: &mut Node<'_>) -> LinkFacts {
     let ipvs_services = datapath::ipvs_services(node);
     let why = links.failure().cloned().unwrap_or_else(no_tunnel);
     let mut local_ports = Reading::Failed(why);
+    let mut programs = Reading::Absent("no tunnel is up".into());
     let not_needed = || Reading::Failed(Failure::not_needed("not read: no tunnel is a port of a bridge"));
     let mut bridges_call_rules = [not_needed(), not_needed()];
     if let Reading::Ok(links) = &mut links
@@ -137,13 +143,19 @@ pub fn read(node: &mut Node<'_>) -> LinkFacts {
         if followed(links).into_iter().any(|at| links[at].master.is_some()) {
             bridges_call_rules = datapath::bridges_call_rules(node);
         }
+        let crossed = relevant(links, &standing.foreign);
+        let forwards = standing.forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false)));
+        let enters = |(at, link): &(usize, &Link)| crossed.contains(at) || forwards && link.up;
+        let entered = links.iter().enumerate().filter(enters).take(MAX_ENTERED).map(|(_, link)| link);
+        let crossed: Vec<&Link> = crossed.iter().map(|at| &links[*at]).collect();
+        programs = datapath::programs(node, &entered.collect::<Vec<_>>(), &crossed);
         read_drivers(node, links);
         let ethtool = Ethtool::read(node);
         for at in relevant(links, &standing.foreign) {
             links[at].features = ethtool.features(node, &links[at]);
         }
     }
-    LinkFacts { links, standing, local_ports, ipvs_services, bridges_call_rules, foreign_tunnels }
+    LinkFacts { links, standing, local_ports, ipvs_services, bridges_call_rules, foreign_tunnels, programs }
 }
 
 fn no_tunnel() -> Failure {

@@ -121,7 +121,9 @@ impl<'a> Node<'a> {
             // What the kernel writes as text it ends with a line feed. A file of the host's may be as it likes.
             (Reading::Ok(()), Question::File(Root::Rootfs, _) | Question::Xtables(_)) => Reading::Ok(bytes),
             (Reading::Ok(()), _) => whole_lines(bytes).within(&request.name),
-            (Reading::Absent(why), Question::Xtables(_) | Question::Netlink(_)) => Reading::Absent(why),
+            (Reading::Absent(why), Question::Xtables(_) | Question::Netlink(_) | Question::Programs(_)) => {
+                Reading::Absent(why)
+            }
             (Reading::Absent(why), _) => self.missing(request, why).map(|()| Vec::new()),
             (other, _) => other.map(|()| Vec::new()),
         }

@@ -181,6 +181,7 @@ impl Parts {
             forwarding: links.standing.forwarding.clone(),
             local_ports: links.local_ports,
             ipvs_services: links.ipvs_services,
+            programs: links.programs,
             ipsec: rules.ipsec,
             bridges_call_rules: links.bridges_call_rules,
             foreign_tunnels: links.foreign_tunnels,

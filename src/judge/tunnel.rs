@@ -23,6 +23,9 @@ impl Context<'_> {
         let walked = self.world().and_then(|world| {
             let facts = symbolic::facts(self.snapshot, link, tunnel)?;
             let mut outer = OuterPackets::clone(&self.derived.outer(world, facts, &self.effort));
+            if let Some(what) = self.marks_from_outside().filter(|_| outer.with_other_marks != OtherMarks::Harmless) {
+                outer.rewritten = Certainty::Unknown(what);
+            }
             if let Some(what) = self.beside_the_rules(link, tunnel) {
                 if outer.tracked == Certainty::DoesNot {
                     outer.tracked = Certainty::Unknown(what.clone()); // it may translate by itself
@@ -52,18 +55,58 @@ impl Context<'_> {
                 switch.name
             ));
         }
+        let mut crossed = self.crossed(link, tunnel).into_iter();
+        let programs = |link: &Link| {
+            let count = *self.snapshot.programs.ok()?.get(&link.index)?;
+            (count > 0)
+                .then(|| format!("BPF programs (tcx or netkit) on {} may change packets or their marks", link.name))
+        };
+        crossed.find_map(|link| match &link.filters {
+            _ if link.xdp => Some(format!("an XDP program on {} may change packets or their marks", link.name)),
+            Reading::Ok(kinds) => match kinds.first() {
+                Some(kind) => Some(format!("a tc filter ({kind}) of {} may change packets or their marks", link.name)),
+                None => programs(link),
+            },
+            Reading::Absent(_) => programs(link),
+            other => Some(format!("tc filters of {} could not be read: {}", link.name, other.why())),
+        })
+    }
+
+    /// Devices that packets of a tunnel cross: those that they get into it by, and those that carry it.
+    fn crossed(&self, link: &Link, tunnel: &Tunnel) -> Vec<&Link> {
+        let links = self.snapshot.known_links();
         let near = feeders(links, link.index);
         let carriers = tunnel.underlay.ok().into_iter().flatten().copied();
         let below: BTreeSet<usize> = carriers.flat_map(|index| with_lower_devices(links, index)).collect();
         let crossed = links.iter().enumerate().filter(|(at, link)| near.contains(&link.index) || below.contains(at));
-        crossed.map(|(_, link)| link).find_map(|link| match &link.filters {
-            _ if link.xdp => Some(format!("an XDP program on {} may change packets or their marks", link.name)),
-            Reading::Ok(kinds) => {
-                let kind = kinds.first()?;
-                Some(format!("a tc filter ({kind}) of {} may change packets or their marks", link.name))
+        crossed.map(|(_, link)| link).collect()
+    }
+
+    /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in. What is known of
+    /// programs says so: where bpf(2) is not permitted, only if something else shows BPF at work.
+    fn marks_from_outside(&self) -> Option<String> {
+        let forwards = self
+            .snapshot
+            .forwarding
+            .iter()
+            .any(|forwards| !matches!(forwards, Reading::Ok(false) | Reading::Absent(_)));
+        let mut links = self.snapshot.known_links().iter().filter(|link| forwards && link.up);
+        let programs = &self.snapshot.programs;
+        links.find_map(|link| {
+            let is_bpf = |kind: &&String| kind.starts_with("bpf on ingress");
+            if let Some(kind) = link.filters.ok().and_then(|kinds| kinds.iter().find(is_bpf)) {
+                return Some(format!("a tc filter ({kind}) of {} may mark packets that are forwarded", link.name));
             }
-            Reading::Absent(_) => None,
-            other => Some(format!("tc filters of {} could not be read: {}", link.name, other.why())),
+            match programs {
+                Reading::Ok(programs) => programs.get(&link.index).filter(|count| **count > 0).map(|_| {
+                    format!("BPF programs (tcx or netkit) on {} may mark packets that are forwarded", link.name)
+                }),
+                Reading::Absent(_) => None,
+                unread => {
+                    let shows = link.kind.as_deref() == Some("netkit") || link.name.starts_with("cilium_");
+                    shows.then(|| format!("{} shows BPF at work: {}", link.name, unread.why()))
+                }
+            }
         })
     }
 
@@ -177,6 +220,8 @@ impl Context<'_> {
                 Certainty::Unknown(why) => Outcome::unknown(format!("{}, but that depends: {why}", outer.how)),
                 Certainty::DoesNot => {
                     let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
+                    let unseen = matches!(self.snapshot.programs, Reading::Denied(_) | Reading::Failed(_));
+                    let assumed = if unseen { "; no tcx program is assumed: bpf(2) is not permitted here" } else { "" };
                     let would = "a process (SO_MARK) or BPF program that does would make it exposed";
                     let marks = match outer.with_other_marks {
                         OtherMarks::Harmless => String::new(),
@@ -186,7 +231,7 @@ impl Context<'_> {
                         }
                     };
                     Outcome::fails(format!(
-                        "no rule that its packets get to changes their address or port{kept}{marks}"
+                        "no rule that its packets get to changes their address or port{kept}{marks}{assumed}"
                     ))
                 }
             },

@@ -4,6 +4,7 @@
 //! network namespace of the thread, and because a request can block inside the kernel for longer than the
 //! caller may wait.
 
+mod bpf;
 mod environment;
 mod files;
 pub mod heap;
@@ -93,6 +94,7 @@ impl Live {
             Question::Netlink(question) => {
                 return self.sockets.ask(question, &self.progress, take).within(&request.name);
             }
+            Question::Programs(question) => bpf::programs(question, &in_time).within(&request.name),
             Question::Xtables(question) => xtables::table(question, &in_time).within(&request.name),
         };
         answer.map(|bytes| {

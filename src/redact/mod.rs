@@ -26,7 +26,7 @@ use crate::netfilter::netlink::{self, HEADER_LENGTH};
 use crate::snapshot::{Failure, Reading};
 
 /// Answers without addresses.
-const HARMLESS: &[&str] = &["netlink/generic/", "netlink/xfrm/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];
+const HARMLESS: &[&str] = &["bpf/", "netlink/generic/", "netlink/xfrm/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];
 
 const ETHTOOL: &str = "netlink/ethtool/";
 

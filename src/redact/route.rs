@@ -33,6 +33,7 @@ pub(super) const RULES: &[Rules] = &[
     Rules { prefix: "routes-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
     Rules { prefix: "forwarding-", header: 4, keep: &[NETCONFA_IFINDEX, NETCONFA_FORWARDING], addresses: &[],
         hardware: &[] },
+    Rules { prefix: "qdiscs", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
     Rules { prefix: "filters-", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
     Rules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
 ];

@@ -38,7 +38,7 @@ pub struct Link {
     /// An XDP program is attached.
     pub xdp: bool,
     /// Kinds of tc filters, with where they are; `Failed` when not looked up (only tunnels that are up and what carries
-    /// them are).
+    /// them are; where packets are forwarded, devices too that filters may be attached to).
     pub filters: Reading<Vec<String>>,
     /// Offload features; `Failed` when not looked up (only tunnels and what carries them are).
     pub features: Reading<Features>,

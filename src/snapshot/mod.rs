@@ -322,6 +322,10 @@ pub struct Snapshot {
     pub local_ports: Reading<(u16, u16)>,
     /// Services of IPVS. Absent: it is not loaded.
     pub ipvs_services: Reading<u64>,
+    /// BPF programs (tcx, netkit) by index of the device: of all that packets may come in by while this host forwards, and where
+    /// they leave of those that a tunnel's packets cross. Absent: no tunnel is up, or the kernel has none. Denied: bpf(2) is not
+    /// permitted here.
+    pub programs: Reading<BTreeMap<u32, u32>>,
     /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
     /// ask for it.
     pub ipsec: Reading<bool>,

@@ -105,6 +105,8 @@ pub enum SystemCall {
     Receive,
     /// `getsockopt`
     GetSocketOption,
+    /// `bpf`
+    Bpf,
 }
 
 impl fmt::Display for SystemCall {
@@ -116,6 +118,7 @@ impl fmt::Display for SystemCall {
             Self::Poll => "poll",
             Self::Receive => "recv",
             Self::GetSocketOption => "getsockopt",
+            Self::Bpf => "bpf",
         })
     }
 }

@@ -9,6 +9,7 @@
 // it; the rest would be reported as dead code in each of them.
 #![allow(dead_code, reason = "each test file uses a part of this module")]
 
+pub mod bpf;
 pub mod capture;
 pub mod counters;
 pub mod cpus;

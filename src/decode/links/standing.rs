@@ -1,5 +1,6 @@
 //! What rtnetlink notifies of when it changes: read again only then.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::elsewhere::{self, Sockets};
@@ -90,8 +91,14 @@ impl Standing {
         let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
         routing::attach_underlay(node, &tables, &mut links);
         let foreign = elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses);
-        for at in relevant(&links, &foreign) {
-            links[at].filters = datapath::filter_kinds(node, &links[at]);
+        let crossed = relevant(&links, &foreign);
+        let forwards = forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false)));
+        let classifying = if forwards { datapath::classifying(node) } else { Reading::Ok(BTreeSet::new()) };
+        let classifies = |link: &Link| classifying.ok().is_some_and(|indices| indices.contains(&link.index));
+        for at in 0..links.len() {
+            if crossed.contains(&at) || classifies(&links[at]) {
+                links[at].filters = datapath::filter_kinds(node, &links[at]);
+            }
         }
         let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links));
         let sockets = sockets.clone();

@@ -1,0 +1,70 @@
+//! How many BPF programs are attached to a device: `BPF_PROG_QUERY` (`bpf_prog_query`, `tcx_prog_query`, `netkit_prog_query`).
+//!
+//! It needs `CAP_NET_ADMIN` in the initial user namespace, and changes nothing.
+
+use std::ffi::{c_int, c_long};
+use std::io;
+
+use crate::capture::{Answer, ProgramsRequest};
+use crate::snapshot::{Reading, SystemCall};
+
+/// `BPF_PROG_QUERY`
+const BPF_PROG_QUERY: c_int = 16;
+
+/// `union bpf_attr` for it: without room for their numbers only how many they are is told.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Query {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
+}
+
+/// A line for each device that has such a hook: its index and the number. Absent: this kernel has no such hook.
+pub fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+    let mut lines = String::new();
+    for device in &request.devices {
+        let query = Query { target_ifindex: *device, attach_type: request.hook, ..Query::default() };
+        match in_time().and_then(|()| ask(query)) {
+            Ok(count) => lines.push_str(&format!("{device} {count}\n")),
+            Err(error) => match error.raw_os_error() {
+                // It is gone, or of another kind, or the other end is to be asked.
+                Some(libc::ENODEV | libc::ENXIO | libc::EACCES) => {}
+                Some(libc::EINVAL) => return Reading::Absent("this kernel has no such hook".into()),
+                Some(libc::EPERM | libc::ENOSYS) => {
+                    return Reading::Denied(
+                        "bpf(2) is not permitted here: it takes CAP_NET_ADMIN in the initial user namespace, and a \
+                         sandbox (seccomp, SystemCallFilter) may refuse it"
+                            .into(),
+                    );
+                }
+                _ => return Reading::Failed(super::failure(SystemCall::Bpf, &error)),
+            },
+        }
+    }
+    Reading::Ok(lines.into_bytes())
+}
+
+#[allow(unsafe_code, reason = "no safe interface knows this command")]
+fn ask(mut query: Query) -> io::Result<u32> {
+    // SAFETY: the structure lives until the call returns, has the size that is told, and points to nothing: `prog_ids` is 0, so
+    // the kernel writes `prog_cnt` and flags into the structure alone.
+    let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(query.prog_cnt) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_lies_as_the_kernel_reads_it() {
+        assert_eq!(std::mem::offset_of!(Query, prog_ids), 16);
+        assert_eq!(std::mem::offset_of!(Query, prog_cnt), 24);
+        assert!(size_of::<Query>() >= 28);
+    }
+}
