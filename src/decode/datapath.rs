@@ -12,7 +12,7 @@ use crate::decode::links::Sockets;
 use crate::netfilter::array;
 use crate::netfilter::netlink::Attributes;
 use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND};
-use crate::snapshot::{Failure, Link, Reading, Source};
+use crate::snapshot::{Failure, Link, Reading, Source, Unanswered};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -44,11 +44,13 @@ fn filters(link: &Link, hook: (&str, u32)) -> Request {
 pub fn classifying(node: &mut Node<'_>) -> Reading<BTreeSet<u32>> {
     let request =
         Request::netlink(Source::Datapath, "route/qdiscs", NetlinkFamily::Route, RTM_GETQDISC, true, vec![0; TCMSG]);
-    let found = node.dump(&request, |message| {
+    let found = node.try_dump(&request, |message| {
         let kind = Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?;
         let classifies = matches!(kind.as_deref(), Some("clsact" | "ingress"));
         Ok(classifies.then_some(u32::from_ne_bytes(array(message.body, 4, "tcmsg")?)))
     });
+    let is_older = matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)));
+    let found = if is_older { found } else { node.note(&request, found) };
     found.map(|indices| indices.into_iter().collect())
 }
 

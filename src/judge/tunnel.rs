@@ -220,8 +220,10 @@ impl Context<'_> {
                 Certainty::Unknown(why) => Outcome::unknown(format!("{}, but that depends: {why}", outer.how)),
                 Certainty::DoesNot => {
                     let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
-                    let unseen = matches!(self.snapshot.programs, Reading::Denied(_) | Reading::Failed(_));
-                    let assumed = if unseen { "; no tcx program is assumed: bpf(2) is not permitted here" } else { "" };
+                    let assumed = match &self.snapshot.programs {
+                        Reading::Ok(_) | Reading::Absent(_) => String::new(),
+                        unread => format!("; no tcx program is assumed: {}", unread.why()),
+                    };
                     let would = "a process (SO_MARK) or BPF program that does would make it exposed";
                     let marks = match outer.with_other_marks {
                         OtherMarks::Harmless => String::new(),

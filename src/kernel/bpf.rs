@@ -1,6 +1,6 @@
 //! How many BPF programs are attached to a device: `BPF_PROG_QUERY` (`bpf_prog_query`, `tcx_prog_query`, `netkit_prog_query`).
 //!
-//! It needs `CAP_NET_ADMIN` in the initial user namespace, and changes nothing.
+//! It needs `CAP_NET_ADMIN` in the initial user namespace, and changes nothing; a sandbox (seccomp, SystemCallFilter) may refuse it.
 
 use std::ffi::{c_int, c_long};
 use std::io;
@@ -36,11 +36,7 @@ pub fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>)
                 Some(libc::ENODEV | libc::ENXIO | libc::EACCES) => {}
                 Some(libc::EINVAL) => return Reading::Absent("this kernel has no such hook".into()),
                 Some(libc::EPERM | libc::ENOSYS) => {
-                    return Reading::Denied(
-                        "bpf(2) is not permitted here: it takes CAP_NET_ADMIN in the initial user namespace, and a \
-                         sandbox (seccomp, SystemCallFilter) may refuse it"
-                            .into(),
-                    );
+                    return Reading::Denied("bpf(2) is not permitted here".into());
                 }
                 _ => return Reading::Failed(super::failure(SystemCall::Bpf, &error)),
             },

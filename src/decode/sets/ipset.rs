@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::capture::{NetlinkFamily, Question as Asked, Request};
+use crate::decode::sets::members::{Dimension, LIST, decode_members, dimensions};
 use crate::decode::sets::values::{UDP, Values, port_key};
 use crate::decode::sets::{
     Budget, Lookups, MAX_ELEMENTS, MAX_SETS, Question, combinations, note_cut, note_unread, within,
@@ -18,8 +19,7 @@ use crate::decode::sets::{
 use crate::decode::{Node, modules};
 use crate::netfilter::ipset::{
     IPSET_CMD_GET_BYINDEX, IPSET_CMD_GET_BYNAME, IPSET_CMD_HEADER, IPSET_CMD_LIST, IPSET_CMD_PROTOCOL, IPSET_CMD_TEST,
-    IPSET_ERR_EXIST, IPSET_FLAG_IFACE_WILDCARD, IPSET_FLAG_LIST_HEADER, IPSET_FLAG_NOMATCH, IPSET_FLAG_PHYSDEV,
-    IPSET_PROTOCOL, IpsetAddress, IpsetElement, IpsetHeader, IpsetMessage,
+    IPSET_ERR_EXIST, IPSET_FLAG_LIST_HEADER, IPSET_PROTOCOL, IpsetElement, IpsetHeader, IpsetMessage,
 };
 use crate::netfilter::netlink::{Emit, Message, Nest, Text, Value as _, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
@@ -30,40 +30,6 @@ use crate::snapshot::{Failure, Name, Reading, Source, Unanswered};
 const SMALLEST_ELEMENT: usize = 12;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dimension {
-    /// `IPSET_ATTR_IP`
-    Address,
-    /// `IPSET_ATTR_IP2`
-    Address2,
-    /// `IPSET_ATTR_PORT` with `IPSET_ATTR_PROTO`
-    Port,
-    /// `IPSET_ATTR_PORT` of a type that refuses a protocol
-    BarePort,
-    /// `IPSET_ATTR_IFACE`
-    Interface,
-    /// `IPSET_ATTR_MARK`
-    Mark,
-}
-
-/// Types that can be asked; for networks a test without a prefix length tries every length, as a packet does.
-const TYPES: &[(&str, &[Dimension])] = &[
-    ("hash:ip", &[Dimension::Address]),
-    ("hash:net", &[Dimension::Address]),
-    ("bitmap:ip", &[Dimension::Address]),
-    ("bitmap:port", &[Dimension::BarePort]),
-    ("hash:ip,port", &[Dimension::Address, Dimension::Port]),
-    ("hash:net,port", &[Dimension::Address, Dimension::Port]),
-    ("hash:ip,port,ip", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
-    ("hash:ip,port,net", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
-    ("hash:net,net", &[Dimension::Address, Dimension::Address2]),
-    ("hash:net,port,net", &[Dimension::Address, Dimension::Port, Dimension::Address2]),
-    ("hash:net,iface", &[Dimension::Address, Dimension::Interface]),
-    ("hash:ip,mark", &[Dimension::Address, Dimension::Mark]),
-];
-/// The type whose elements are other sets.
-const LIST: &str = "list:set";
 
 /// Type and family of a set; family 0 is any.
 #[derive(Debug, PartialEq, Eq)]
@@ -313,77 +279,11 @@ fn count(node: &mut Node<'_>, index: u16, name: &Name) -> Option<u32> {
 
 /// Failed: they are too many, or not understood; then they are asked about one by one.
 fn read_all(node: &mut Node<'_>, index: u16, name: &Name, header: &Header) -> Reading<Vec<Element>> {
-    let Some(dimensions) = dimensions(header) else {
+    let Some(dimensions) = dimensions(&header.kind) else {
         return Reading::Failed(Failure::unsupported(format!("sets of type {} are not read", header.kind)));
     };
     let elements = node.try_dump(&list(index, name), |message| decode_members(message, dimensions).map(Some));
     elements.map(|parts| parts.concat())
-}
-
-/// One message of the answer to [`list`]. For a port there are two ranges, of protocols and of ports.
-fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
-    let message = parse(message)?;
-    if let Some(data) = &message.data {
-        let header = IpsetHeader::parse(&data.0)?;
-        if header.bitmask.is_some() || header.netmask.is_some() || header.markmask.is_some_and(|mask| mask != u32::MAX)
-        {
-            return Err(Failure::unsupported("the set looks up parts of addresses or marks"));
-        }
-    }
-    message.elements()?.iter().map(|element| decode_member(element, dimensions)).collect()
-}
-
-fn decode_member(data: &IpsetElement<'_>, dimensions: &[Dimension]) -> Result<Element, Failure> {
-    let missing = || Failure::unsupported("an element of the set is not understood");
-    let address = |found: &Option<IpsetAddress<'_>>| found.as_ref().and_then(IpsetAddress::address);
-    let flags = data.flags.unwrap_or(0);
-    if flags & (IPSET_FLAG_NOMATCH | IPSET_FLAG_PHYSDEV) != 0 {
-        return Err(missing());
-    }
-    let mut ranges = Vec::new();
-    for dimension in dimensions {
-        match dimension {
-            Dimension::Address | Dimension::Address2 => {
-                let (first, last, cidr) = match dimension {
-                    Dimension::Address => (&data.ip, &data.ip_to, data.cidr),
-                    _ => (&data.ip2, &data.ip2_to, data.cidr2),
-                };
-                let first = address(first).ok_or_else(missing)?;
-                let width = if first.is_ipv6() { 128u32 } else { 32 };
-                let low = match cidr {
-                    Some(length) => (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0),
-                    None => 0,
-                };
-                let network = address_key(first) & !low;
-                let last = address(last).map_or(network | low, address_key);
-                ranges.push((network, last));
-            }
-            Dimension::Port | Dimension::BarePort => {
-                let protocol = data.proto.filter(|_| *dimension == Dimension::Port).map(u128::from);
-                let first = data.port.ok_or_else(missing)?;
-                let last = data.port_to.unwrap_or(first);
-                ranges.push(protocol.map_or((0, 0xff), |protocol| (protocol, protocol)));
-                ranges.push((first.into(), last.into()));
-            }
-            Dimension::Interface => {
-                let name = data.iface.as_ref().ok_or_else(missing)?;
-                let mut bytes = [0; 16];
-                bytes.get_mut(..name.0.len()).ok_or_else(missing)?.copy_from_slice(&name.0);
-                let first = u128::from_be_bytes(bytes);
-                let low = u128::MAX.checked_shr(8 * name.0.len() as u32).unwrap_or(0);
-                ranges.push((first, if flags & IPSET_FLAG_IFACE_WILDCARD != 0 { first | low } else { first }));
-            }
-            Dimension::Mark => {
-                let mark = data.mark.ok_or_else(missing)?.into();
-                ranges.push((mark, mark));
-            }
-        }
-    }
-    Ok(ranges)
-}
-
-fn dimensions(header: &Header) -> Option<&'static [Dimension]> {
-    TYPES.iter().find(|(kind, _)| *kind == header.kind).map(|(_, dimensions)| *dimensions)
 }
 
 /// What a type with these dimensions can be asked: one value for each dimension.
@@ -418,7 +318,7 @@ fn candidates(
 /// Every value of the set's family, numbered for each way to look the set up: rule sets that do so in different ways
 /// ask different questions under different names.
 fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &Values) -> Vec<Question> {
-    let Some(dimensions) = dimensions(header) else { return Vec::new() };
+    let Some(dimensions) = dimensions(&header.kind) else { return Vec::new() };
     let mut seen = BTreeSet::new();
     let mut questions = Vec::new();
     for ends in by {
@@ -437,7 +337,7 @@ fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &V
 
 /// Values of the other family: to `ip_set_test` a packet of another family than the set's is in none.
 fn strangers(by: &[&[End]], header: &Header, values: &Values) -> BTreeMap<Vec<u128>, Reading<bool>> {
-    let Some(dimensions) = dimensions(header) else { return BTreeMap::new() };
+    let Some(dimensions) = dimensions(&header.kind) else { return BTreeMap::new() };
     let other_family = |address: IpAddr| address.is_ipv6() != (header.family == AF_INET6);
     by.iter()
         .flat_map(|ends| candidates(dimensions, ends, values, other_family))

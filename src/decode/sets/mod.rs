@@ -7,6 +7,7 @@
 mod elements;
 mod ipset;
 mod kind;
+mod members;
 mod nftables;
 mod values;
 
