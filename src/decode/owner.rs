@@ -112,15 +112,13 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
             Step::Match(Match::Tests { tests, inverted }) if !inverted || tests.len() == 1 => {
                 for test in tests {
                     match &test.condition {
-                        Condition::Masked { mask, value } => {
-                            found.push(Tested { field: &test.field, mask: *mask, value: *value, inverted: *inverted });
-                        }
-                        Condition::Ranges(types)
-                            if matches!(test.field, Field::SourceType(TypeScope::Any))
-                                && types.as_slice() == [(LOCAL, LOCAL)]
-                                && !inverted =>
+                        Condition::Masked { value: LOCAL, .. }
+                            if test.field == Field::SourceType(TypeScope::Any) && !inverted =>
                         {
                             others.push(SOURCE_IS_LOCAL);
+                        }
+                        Condition::Masked { mask, value } => {
+                            found.push(Tested { field: &test.field, mask: *mask, value: *value, inverted: *inverted });
                         }
                         Condition::Ranges(_) => others.push("range"),
                     }

@@ -85,8 +85,8 @@ impl Registers {
         }
         match self.whole(cells) {
             Some(field) => {
-                let condition = Condition::Ranges(vec![(number(from), number(to))]);
-                Match::Tests { tests: vec![Test { field, condition }], inverted }
+                let test = Test::within(field, vec![(number(from), number(to))]);
+                Match::Tests { tests: vec![test], inverted }
             }
             None => Match::Opaque("a range of something other than a whole field".into()),
         }
@@ -249,7 +249,7 @@ fn ordered(field: Field, operator: u32, data: &[u8]) -> Test {
         NFT_CMP_GT => (value < most).then_some((value.saturating_add(1), most)),
         _ => Some((value, most)),
     };
-    Test { field, condition: Condition::Ranges(range.into_iter().collect()) }
+    Test::within(field, range.into_iter().collect())
 }
 
 #[cfg(test)]

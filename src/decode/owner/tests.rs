@@ -56,9 +56,7 @@ fn rule(text: &str, comment: &str) -> Rule {
                 inverted = false;
                 continue;
             }
-            "--src-local" => {
-                Test { field: Field::SourceType(TypeScope::Any), condition: Condition::Ranges(vec![(2, 2)]) }
-            }
+            "--src-local" => Test::within(Field::SourceType(TypeScope::Any), vec![(2, 2)]),
             "-o" => test(Field::OutputName, name(&next(&mut words))),
             "-p" => test(Field::L4Proto, (0xff, u128::from(next(&mut words).parse::<u8>().expect("a number")))),
             "--dport" => test(Field::DestinationPort, (0xffff, u128::from(next(&mut words).parse::<u16>().unwrap()))),

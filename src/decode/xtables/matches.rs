@@ -2,10 +2,10 @@
 
 use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, ports, test, within};
 use crate::netfilter::xtables::Match as Xt;
-use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, physdev, policy};
+use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{
-    BridgePort, Condition, DeviceProperty, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope,
+    BridgePort, DeviceProperty, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope,
 };
 
 /// `IPS_EXPECTED`, `IPS_CONFIRMED`
@@ -48,6 +48,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
             kind => vec![icmp("icmpv6", kind, info.code, info.invflags)],
         },
         Xt::Iprange(info) => iprange(&info, ipv6),
+        Xt::Ipvs(info) => vec![occasional(&ipvs(&info))],
         Xt::Length(info) => vec![test(within(other("packet length"), info.min, info.max), info.invert != 0)],
         Xt::Mark(info) => vec![test(masked(Field::Mark, info.mask, info.mark), info.invert != 0)],
         Xt::MultiportV0(info) => ports::multiport(extension, info.flags, info.count, &info.ports, &[0; 15], false)?,
@@ -103,7 +104,6 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Hbh(_)
         | Xt::Ipcomp(_)
         | Xt::Ipv6header(_)
-        | Xt::Ipvs(_)
         | Xt::L2tp(_)
         | Xt::Limit(_)
         | Xt::Mac(_)
@@ -138,6 +138,30 @@ fn connbytes(extension: &Extension, info: &connbytes::XtConnbytesInfo<'_>) -> Ve
 fn helper(extension: &Extension, info: &helper::XtHelperInfo<'_>) -> Vec<Step> {
     let expected = (info.invert == 0).then(|| test(masked(Field::ConnectionStatus, IPS_EXPECTED, IPS_EXPECTED), false));
     expected.into_iter().chain([occasional(extension.name)]).collect()
+}
+
+/// What is asked of IPVS, as iptables writes it, without addresses and ports: an inverted direction is the other one.
+fn ipvs(info: &ipvs::XtIpvsMtinfo) -> String {
+    const MASQUERADING: u8 = 0; // IP_VS_CONN_F_MASQ
+    const DIRECTION: u8 = 0x10;
+    let method = if info.fwd_method == MASQUERADING { "--vmethod MASQ" } else { "--vmethod" };
+    let direction = if info.invert & DIRECTION != 0 { "--vdir REPLY" } else { "--vdir ORIGINAL" };
+    let mut text = String::from("ipvs");
+    for (bit, name) in [
+        (0x1, "--ipvs"),
+        (0x2, "--vproto"),
+        (0x4, "--vaddr"),
+        (0x8, "--vport"),
+        (DIRECTION, direction),
+        (0x20, method),
+        (0x40, "--vportctl"),
+    ] {
+        if info.bitmask & bit != 0 {
+            text += if info.invert & bit & !DIRECTION != 0 { " ! " } else { " " };
+            text += name;
+        }
+    }
+    text
 }
 
 /// `physdev_mt`: a packet that no bridge forwards meets what is asked of it only if that is inverted.
@@ -206,7 +230,7 @@ fn addrtype(extension: &Extension, info: &addrtype::XtAddrtypeInfoV1<'_>) -> Vec
 /// `match_type`: the address has one of these types.
 fn one_of_types(field: Field, types: u16) -> Test {
     let types = (0..16u8).filter(|kind| types >> kind & 1 == 1).map(|kind| (kind.into(), kind.into()));
-    Test { field, condition: Condition::Ranges(types.collect()) }
+    Test::within(field, types.collect())
 }
 
 /// `match_type6`: the address has **all** of these types, the first three being prefixes. `None`: types of routes other

@@ -56,7 +56,7 @@ fn masked(field: Field, mask: impl Into<u128>, value: impl Into<u128>) -> Test {
 }
 
 fn within(field: Field, first: impl Into<u128>, last: impl Into<u128>) -> Test {
-    Test { field, condition: Condition::Ranges(vec![(first.into(), last.into())]) }
+    Test::within(field, vec![(first.into(), last.into())])
 }
 
 fn all(tests: Vec<Test>, inverted: bool) -> Step {

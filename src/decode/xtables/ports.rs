@@ -3,7 +3,7 @@
 use super::{Extension, all, masked, occasional, opaque_match, other, test, within};
 use crate::netfilter::xtables::matches::tcp::XtTcp;
 use crate::snapshot::Failure;
-use crate::snapshot::netfilter::{Condition, Field, Step, Test};
+use crate::snapshot::netfilter::{Field, Step, Test};
 
 /// First and last port.
 fn range([first, last]: [u16; 2], field: Field, inverted: bool) -> Option<Step> {
@@ -71,7 +71,7 @@ pub fn multiport(
         }
         number += 1;
     }
-    let within = |field, ranges| Test { field, condition: Condition::Ranges(ranges) };
+    let within = Test::within;
     Ok(match ends {
         0 => vec![test(within(Field::SourcePort, ranges), inverted)],
         1 => vec![test(within(Field::DestinationPort, ranges), inverted)],

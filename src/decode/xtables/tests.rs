@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::netfilter::xtables::Structure as _;
+use crate::netfilter::xtables::matches::ipvs::XtIpvsMtinfo;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::{
     BridgePort, Chosen, DeviceProperty, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope,
@@ -279,7 +281,7 @@ fn ranges(field: Field, ranges: &[(u128, u128)]) -> Test {
 #[test]
 fn types_of_addresses_are_tested() {
     use Field::{DestinationType, Ipv6Destination, Ipv6Source, SourceType};
-    let local = |field| ranges(field, &[(2, 2)]);
+    let local = |field| masked(field, u32::MAX, 2u8);
     for (command, wanted) in [
         (
             "iptables -t nat -A OUTPUT -m addrtype --dst-type LOCAL",
@@ -295,7 +297,7 @@ fn types_of_addresses_are_tested() {
         ),
         (
             "iptables -A INPUT -m addrtype ! --src-type UNICAST --limit-iface-in",
-            vec![test(ranges(SourceType(TypeScope::Input), &[(1, 1)]), true)],
+            vec![test(masked(SourceType(TypeScope::Input), u32::MAX, 1u8), true)],
         ),
         (
             "ip6tables -t nat -A OUTPUT -m addrtype --dst-type LOCAL",
@@ -356,7 +358,10 @@ fn ipsets_are_asked() {
 fn ports_are_tested() {
     use Field::{DestinationPort, SourcePort};
     let flags = |mask: u8, value: u8, inverted| test(masked(other("tcp flags"), mask, value), inverted);
-    let port = |field, first, last, inverted| test(ranges(field, &[(first, last)]), inverted);
+    let port = |field, first: u128, last, inverted| match first == last {
+        true => test(masked(field, u16::MAX, first), inverted), // as nf_tables compares one
+        false => test(ranges(field, &[(first, last)]), inverted),
+    };
     for (command, wanted) in [
         (
             "iptables-legacy -A INPUT -p tcp -m tcp --sport 1000:2000 ! --dport 80",
@@ -504,6 +509,21 @@ fn headers_are_tested() {
     ] {
         assert_eq!(steps(command), wanted, "{command}");
     }
+}
+
+/// Bytes as `struct xt_ipvs_mtinfo` has them; what iptables writes into them is in `libxt_ipvs.c`.
+#[test]
+fn what_is_asked_of_ipvs_is_told() {
+    let asked = |bitmask, invert, fwd_method| {
+        let info = XtIpvsMtinfo { bitmask, invert, fwd_method, ..XtIpvsMtinfo::default() }.emit();
+        let found = decode_match(&Extension { name: "ipvs", revision: 0, family: Family::Ipv4, data: &info }).unwrap();
+        let [Step::Match(Match::Occasional(text))] = found.as_slice() else { panic!("{found:?}") };
+        text.clone()
+    };
+    assert_eq!(asked(0x31, 0, 0), "ipvs --ipvs --vdir ORIGINAL --vmethod MASQ");
+    assert_eq!(asked(0x31, 0x10, 0), "ipvs --ipvs --vdir REPLY --vmethod MASQ");
+    assert_eq!(asked(0x31, 0x20, 2), "ipvs --ipvs --vdir ORIGINAL ! --vmethod");
+    assert_eq!(asked(0x0d, 0, 0), "ipvs --ipvs --vaddr --vport");
 }
 
 #[test]

@@ -86,6 +86,25 @@ pub struct MarkBits {
 }
 
 impl Field {
+    /// All of its bits, as a number that is compared with it has them; `None`: that is not known.
+    pub fn bits(&self) -> Option<u128> {
+        let width = match self {
+            Self::Ipv6Source | Self::Ipv6Destination | Self::InputName | Self::OutputName => 128,
+            Self::Ipv4Source | Self::Ipv4Destination => 32,
+            Self::Mark | Self::ConnectionMark | Self::InputIndex | Self::OutputIndex => 32,
+            Self::SourceType(_) | Self::DestinationType(_) => 32,
+            Self::SourcePort | Self::DestinationPort | Self::EtherType => 16,
+            Self::L4Proto | Self::NfProto => 8,
+            Self::Device { property: DeviceProperty::Kind, .. } => 128,
+            Self::Device { property: DeviceProperty::Group, .. } => 32,
+            Self::Device { property: DeviceProperty::HardwareType, .. } => 16,
+            Self::ConnectionState | Self::ConnectionStatus | Self::ConnectionDirection => return None,
+            Self::Ipsec { .. } => 1,
+            Self::MarkBits(_) | Self::Other(_) => return None,
+        };
+        Some(u128::MAX >> (128 - width))
+    }
+
     /// Bits of the packet's mark that this is.
     pub fn mark_bits(&self) -> u32 {
         match self {

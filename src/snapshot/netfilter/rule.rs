@@ -202,6 +202,18 @@ pub struct Test {
     pub condition: Condition,
 }
 
+impl Test {
+    /// The field is one of these, both ends included. One value is one value, however it was written: x_tables has only
+    /// ranges of ports, nf_tables compares.
+    pub fn within(field: Field, ranges: Vec<(u128, u128)>) -> Self {
+        let condition = match (ranges.as_slice(), field.bits()) {
+            ([(first, last)], Some(mask)) if first == last => Condition::Masked { mask, value: *first },
+            _ => Condition::Ranges(ranges),
+        };
+        Self { field, condition }
+    }
+}
+
 /// What a field must be. Every field is an unsigned number: addresses as if written in network order, marks by value,
 /// device names as 16 bytes, the first the most significant, filled up with zeros.
 #[derive(Clone, PartialEq, Eq)]

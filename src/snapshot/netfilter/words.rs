@@ -95,22 +95,21 @@ fn number(field: &Field, value: u128) -> String {
 
 /// Of a mask that is a prefix, its length; inner `None`: the whole field. Outer `None`: it is none.
 fn prefix_length(field: &Field, mask: u128) -> Option<Option<u32>> {
-    let (width, is_address): (u32, bool) = match field {
-        Field::Ipv4Source | Field::Ipv4Destination => (32, true),
-        Field::Ipv6Source | Field::Ipv6Destination | Field::InputName | Field::OutputName => (128, true),
-        Field::Device { property: DeviceProperty::Kind, .. } => (128, true),
-        Field::Device { property: DeviceProperty::Group, .. } => (32, false),
-        Field::SourcePort | Field::DestinationPort | Field::EtherType => (16, false),
-        Field::L4Proto | Field::NfProto => (8, false),
-        Field::Ipsec { .. } => (1, false),
-        Field::Mark | Field::ConnectionMark | Field::InputIndex | Field::OutputIndex => (32, false),
-        _ => return None,
-    };
-    let largest = u128::MAX >> (128 - width);
+    let largest = field.bits()?;
+    let is_address = matches!(
+        field,
+        Field::Ipv4Source
+            | Field::Ipv4Destination
+            | Field::Ipv6Source
+            | Field::Ipv6Destination
+            | Field::InputName
+            | Field::OutputName
+            | Field::Device { property: DeviceProperty::Kind, .. }
+    );
     let low = largest & !mask;
     match low {
         0 => Some(None),
-        low if is_address && low & low.wrapping_add(1) == 0 => Some(Some(width - low.count_ones())),
+        low if is_address && low & low.wrapping_add(1) == 0 => Some(Some(largest.count_ones() - low.count_ones())),
         _ => None,
     }
 }
