@@ -1,71 +1,77 @@
-//! Who writes a rule, told from the names it uses.
+//! Who writes a rule, told from what nobody else writes ([`signatures`]).
 //!
-//! Names of tables and chains come first, since their writers own them; then comments; then the shapes of rules that
-//! some put into `POSTROUTING` itself without any name. A shape counts only if it is somebody's own: `-s 10.0.0.0/8
+//! What a rule carries itself comes first: its comment, a set, or its shape, where some put rules into `POSTROUTING` itself without
+//! any name. Then the name of its chain, then that of its table. A shape counts only if it is somebody's own: `-s 10.0.0.0/8
 //! -o eth0 -j MASQUERADE` is anyone's, and so is libvirt's `-s NET ! -d NET -j MASQUERADE`, which every other VPN
 //! script writes as well, unless libvirt's rules for TCP and UDP stand beside it.
 //!
 //! kube-proxy and kubelet: both wrote `KUBE-POSTROUTING` and `KUBE-MARK-MASQ`, with the same rules (kubelet until
 //! Kubernetes 1.28). Nothing in them tells who was last. They count as kube-proxy's, which rewrites them with every
-//! synchronization; kubelet's are the chains that no other writes, and the rules of its kubenet.
+//! synchronization; kubelet's are the chains that no other writes.
 //!
-//! k3s is flannel and kube-proxy; it has no rules of its own here.
+//! k3s is flannel and kube-proxy; it has no rules of its own here. ufw writes no rule that translates: what stands in
+//! its files is the administrator's.
 
-use crate::snapshot::netfilter::signatures::{Pattern, SIGNATURES, Signature};
+use crate::snapshot::netfilter::signatures::{self, Pattern, Shape, Signature};
 use crate::snapshot::netfilter::{
     ChainId, Chosen, Condition, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step, TypeScope,
 };
 
 /// `RTN_LOCAL`
 const LOCAL: u128 = 2;
-/// What [`Shape::others`] calls a test of the source address's type.
-const SOURCE_IS_LOCAL: &str = "source is local";
 
 /// Who writes this rule of this chain.
 pub fn owner(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Owner {
-    let signed = SIGNATURES.iter().find(|(_, signature)| is_signed(*signature, ruleset, id, rule));
-    signed.map(|(owner, _)| *owner).or_else(|| Some(SHAPES[shape(ruleset, id, rule)?].0)).unwrap_or(Owner::Other)
+    signature(ruleset, id, rule).map_or(Owner::Other, |(owner, _)| owner)
 }
 
-/// Whether a rule has a shape.
-type Fits = fn(&Shape) -> bool;
+/// The one that tells.
+fn signature(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<(Owner, Signature)> {
+    let has_shape = rule.comment.is_empty() && id.table == *"nat" && id.chain == *"POSTROUTING";
+    let look = has_shape.then(|| Look::of(rule, rules_beside(ruleset, id))).flatten();
+    let is_signed = |signature| is_signed(signature, ruleset, id, rule, look.as_ref());
+    signatures::all().filter(|(_, signature)| is_signed(*signature)).min_by_key(|(_, signature)| rank(*signature))
+}
 
-/// Shapes of rules without comment in `POSTROUTING` of table `nat`; the first hit wins.
-#[rustfmt::skip]
-const SHAPES: &[(Owner, Fits)] = &[
-    (Owner::KubeRouter,   kube_router_services),
-    (Owner::KubeRouter,   kube_router_pods),
-    (Owner::Docker,       docker_bridge),
-    (Owner::Docker,       docker_hairpin),
-    (Owner::Docker,       docker_local),
-    (Owner::Flannel,      flannel_out),
-    (Owner::Flannel,      flannel_in),
-    (Owner::Libvirt,      libvirt_ports),
-    (Owner::Libvirt,      libvirt_rest),
-];
+/// What a rule carries itself tells more than the chain that it stands in, and that more than the table.
+fn rank(signature: Signature) -> u8 {
+    match signature {
+        Signature::Comment(_)
+        | Signature::CommentIn(..)
+        | Signature::CommentOut(..)
+        | Signature::Ipset(_)
+        | Signature::Shape(_) => 0,
+        Signature::Chain(_) | Signature::ChainIn(..) | Signature::ChainBeside(..) => 1,
+        Signature::Table(_) => 2,
+    }
+}
 
-fn is_signed(signature: Signature, ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> bool {
+/// `look` is there for a rule that can be recognised by it.
+fn is_signed(signature: Signature, ruleset: &Ruleset, id: &ChainId, rule: &Rule, look: Option<&Look>) -> bool {
     match signature {
         Signature::Table(name) => name.fits(&id.table),
         Signature::Chain(name) => name.fits(&id.chain),
-        Signature::ChainOf(table, name) => id.table == *table && name.fits(&id.chain),
-        Signature::Comment(name) => name.fits(&rule.comment),
+        Signature::ChainIn(table, name) => table.fits(&id.table) && name.fits(&id.chain),
+        Signature::ChainBeside(name, other) => name.fits(&id.chain) && has_chain(ruleset, id, other),
+        Signature::Comment(text) => text.fits(&rule.comment),
+        Signature::CommentIn(chain, text) => id.chain == *chain && text.fits(&rule.comment),
+        Signature::CommentOut(device, text) => {
+            let leaves = |test: &Tested| !test.inverted && test.device().is_some_and(|name| name == device);
+            text.fits(&rule.comment) && tests(rule).0.iter().any(leaves)
+        }
         Signature::Ipset(name) => ipsets(rule)
             .any(|(index, ..)| ruleset.sets.get(&SetId::Ipset(index)).is_some_and(|set| name.fits(&set.name))),
+        Signature::Shape(shape) => look.is_some_and(|look| look.has(shape)),
     }
 }
 
-/// Which of [`SHAPES`] it is.
-fn shape(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<usize> {
-    if !rule.comment.is_empty() || id.table != *"nat" || id.chain != *"POSTROUTING" {
-        return None;
-    }
-    let shape = Shape::of(rule, rules_beside(ruleset, id))?;
-    SHAPES.iter().position(|(_, fits)| fits(&shape))
+/// Whether the table of a chain has one of this name.
+fn has_chain(ruleset: &Ruleset, id: &ChainId, name: &str) -> bool {
+    ruleset.chains.contains_key(&ChainId { chain: name.into(), ..id.clone() })
 }
 
 /// What a rule looks like that translates a source.
-struct Shape<'a> {
+struct Look<'a> {
     nat: &'a Nat,
     /// Tests of single fields: the field, mask and value, whether inverted.
     tests: Vec<Tested<'a>>,
@@ -112,11 +118,6 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
             Step::Match(Match::Tests { tests, inverted }) if !inverted || tests.len() == 1 => {
                 for test in tests {
                     match &test.condition {
-                        Condition::Masked { value: LOCAL, .. }
-                            if test.field == Field::SourceType(TypeScope::Any) && !inverted =>
-                        {
-                            others.push(SOURCE_IS_LOCAL);
-                        }
                         Condition::Masked { mask, value } => {
                             found.push(Tested { field: &test.field, mask: *mask, value: *value, inverted: *inverted });
                         }
@@ -134,7 +135,7 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
     (found, others)
 }
 
-impl<'a> Shape<'a> {
+impl<'a> Look<'a> {
     fn of(rule: &'a Rule, beside: &'a [Rule]) -> Option<Self> {
         let (tests, others) = tests(rule);
         Some(Self { nat: nat(rule)?, tests, sets: ipsets(rule).collect(), others, beside })
@@ -144,6 +145,20 @@ impl<'a> Shape<'a> {
     fn only<const N: usize>(&self) -> Option<&[Tested<'a>; N]> {
         let only = self.sets.is_empty() && self.others.is_empty();
         <&[Tested; N]>::try_from(self.tests.as_slice()).ok().filter(|_| only)
+    }
+
+    fn has(&self, shape: Shape) -> bool {
+        match shape {
+            Shape::KubeRouterServices => kube_router_services(self),
+            Shape::KubeRouterPods => kube_router_pods(self),
+            Shape::DockerBridge => docker_bridge(self),
+            Shape::DockerHairpin => docker_hairpin(self),
+            Shape::DockerLocal => docker_local(self),
+            Shape::FlannelOut => flannel_out(self),
+            Shape::FlannelIn => flannel_in(self),
+            Shape::LibvirtPorts => libvirt_ports(self),
+            Shape::LibvirtRest => libvirt_rest(self),
+        }
     }
 
     fn masquerades(&self) -> bool {
@@ -183,31 +198,36 @@ impl Tested<'_> {
 }
 
 /// A source and a destination, in any order.
-fn pair<'a, 'b>(shape: &'b Shape<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
-    match shape.only::<2>()? {
+fn pair<'a, 'b>(look: &'b Look<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
+    match look.only::<2>()? {
         [a, b] if a.is_source() && b.is_destination() => Some((a, b)),
         [b, a] if a.is_source() && b.is_destination() => Some((a, b)),
         _ => None,
     }
 }
 
-/// `-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT --to-source ADDRESS`
-fn kube_router_services(shape: &Shape) -> bool {
-    shape.nat.action == NatAction::Snat && shape.others.iter().any(|name| name.split([' ', ':']).any(|w| w == "ipvs"))
+/// `-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT --to-source ADDRESS`, since 0.4 with `! -s NET ! -d NET`; with an
+/// address or a port (`--vaddr`, `--vport`) it is an administrator's.
+fn kube_router_services(look: &Look) -> bool {
+    let network = |test: &Tested| test.inverted && (test.is_source() || test.is_destination());
+    look.nat.action == NatAction::Snat
+        && look.others == ["ipvs --ipvs --vdir ORIGINAL --vmethod MASQ"]
+        && look.tests.iter().all(network)
+        && look.sets.is_empty()
 }
 
 /// `-m set --match-set A src -m set ! --match-set A dst -m set ! --match-set B dst -j MASQUERADE`
-fn kube_router_pods(shape: &Shape) -> bool {
-    let same = match shape.sets.as_slice() {
+fn kube_router_pods(look: &Look) -> bool {
+    let same = match look.sets.as_slice() {
         [(a, [End::Source], false), (b, [End::Destination], true), (c, [End::Destination], true)] => a == b && a != c,
         _ => false,
     };
-    same && shape.tests.is_empty() && shape.others.is_empty() && shape.masquerades()
+    same && look.tests.is_empty() && look.others.is_empty() && look.masquerades()
 }
 
 /// `-s NET ! -o BRIDGE -j MASQUERADE` (or `-j SNAT`)
-fn docker_bridge(shape: &Shape) -> bool {
-    let Some([a, b]) = shape.only::<2>() else { return false };
+fn docker_bridge(look: &Look) -> bool {
+    let Some([a, b]) = look.only::<2>() else { return false };
     [(a, b), (b, a)].into_iter().any(|(source, output)| {
         let bridge = output.inverted && output.device().is_some_and(|name| is_docker_bridge(&name));
         bridge && source.is_source() && !source.inverted
@@ -215,12 +235,12 @@ fn docker_bridge(shape: &Shape) -> bool {
 }
 
 fn is_docker_bridge(name: &str) -> bool {
-    matches!(name, "docker0" | "docker_gwbridge") || Pattern::Hex("br-", 12).fits(name)
+    matches!(name, "docker0" | "docker_gwbridge") || Pattern("br-{hex 12}").fits(name)
 }
 
 /// `-s ADDRESS -d ADDRESS -p tcp --dport PORT -j MASQUERADE`: a container that reaches itself by a published port.
-fn docker_hairpin(shape: &Shape) -> bool {
-    let Some(tests) = shape.only::<4>() else { return false };
+fn docker_hairpin(look: &Look) -> bool {
+    let Some(tests) = look.only::<4>() else { return false };
     let tested = |field| tests.iter().any(|test| *test.field == field);
     let source = tests.iter().find(|test| test.is_source());
     let destination = tests.iter().find(|test| test.is_destination());
@@ -228,63 +248,66 @@ fn docker_hairpin(shape: &Shape) -> bool {
         let one = matches!((source.field, source.mask), (Field::Ipv4Source, 0xffff_ffff) | (_, u128::MAX));
         one && source.same_network(destination)
     });
-    let plain = shape.masquerades() && tests.iter().all(|test| !test.inverted);
+    let plain = look.masquerades() && tests.iter().all(|test| !test.inverted);
     same && plain && tested(Field::L4Proto) && tested(Field::DestinationPort)
 }
 
 /// `-o BRIDGE -m addrtype --src-type LOCAL -j MASQUERADE`: hairpins, and the routing mesh of Swarm.
-fn docker_local(shape: &Shape) -> bool {
-    let [output] = shape.tests.as_slice() else { return false };
-    let only = shape.sets.is_empty() && shape.others == [SOURCE_IS_LOCAL];
-    only && !output.inverted && output.device().is_some_and(|name| is_docker_bridge(&name)) && shape.masquerades()
+fn docker_local(look: &Look) -> bool {
+    let Some([a, b]) = look.only::<2>() else { return false };
+    let is_local = |test: &Tested| *test.field == Field::SourceType(TypeScope::Any) && test.value == LOCAL;
+    [(a, b), (b, a)].into_iter().any(|(source, output)| {
+        let plain = !source.inverted && !output.inverted && look.masquerades();
+        plain && is_local(source) && output.device().is_some_and(|name| is_docker_bridge(&name))
+    })
 }
 
 /// `-s NET ! -d 224.0.0.0/4 -j MASQUERADE`
-fn flannel_out(shape: &Shape) -> bool {
+fn flannel_out(look: &Look) -> bool {
     let fits = |(source, destination): (&Tested, &Tested)| {
         !source.inverted && destination.inverted && destination.is_multicast()
     };
-    pair(shape).is_some_and(fits) && shape.masquerades()
+    pair(look).is_some_and(fits) && look.masquerades()
 }
 
 /// `! -s NET -d NET -j MASQUERADE`, with [`flannel_out`] of the same network beside it.
-fn flannel_in(shape: &Shape) -> bool {
-    let Some((source, destination)) = pair(shape) else { return false };
+fn flannel_in(look: &Look) -> bool {
+    let Some((source, destination)) = pair(look) else { return false };
     let out = |rule: &Rule| {
-        let shape = Shape::of(rule, &[]).filter(|_| rule.comment.is_empty());
-        shape.is_some_and(|other| {
+        let look = Look::of(rule, &[]).filter(|_| rule.comment.is_empty());
+        look.is_some_and(|other| {
             flannel_out(&other) && pair(&other).is_some_and(|(other, _)| other.same_network(source))
         })
     };
     let turned = source.inverted && !destination.inverted && source.same_network(destination);
-    turned && shape.masquerades() && shape.beside.iter().any(out)
+    turned && look.masquerades() && look.beside.iter().any(out)
 }
 
 /// `-s NET ! -d NET -p tcp -j MASQUERADE --to-ports 1024-65535`, and for UDP.
-fn libvirt_ports(shape: &Shape) -> bool {
-    let ports = shape.nat.ports == Chosen::Range(1024, 65535) && shape.nat.action == NatAction::Masquerade;
-    ports && libvirt_network(shape).is_some()
+fn libvirt_ports(look: &Look) -> bool {
+    let ports = look.nat.ports == Chosen::Range(1024, 65535) && look.nat.action == NatAction::Masquerade;
+    ports && libvirt_network(look).is_some()
 }
 
 /// The same without protocol and ports, beside those.
-fn libvirt_rest(shape: &Shape) -> bool {
-    let Some((_, destination)) = libvirt_network(shape) else { return false };
+fn libvirt_rest(look: &Look) -> bool {
+    let Some((_, destination)) = libvirt_network(look) else { return false };
     let ports = |rule: &Rule| {
-        Shape::of(rule, &[]).is_some_and(|other| {
+        Look::of(rule, &[]).is_some_and(|other| {
             libvirt_ports(&other) && libvirt_network(&other).is_some_and(|(_, d)| d.same_network(destination))
         })
     };
-    shape.tests.len() == 2 && shape.masquerades() && shape.beside.iter().any(ports)
+    look.tests.len() == 2 && look.masquerades() && look.beside.iter().any(ports)
 }
 
-fn libvirt_network<'a, 'b>(shape: &'b Shape<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
-    let source = shape.tests.iter().find(|test| test.is_source() && !test.inverted)?;
-    let destination = shape.tests.iter().find(|test| test.is_destination() && test.inverted)?;
-    let nothing_else = shape
+fn libvirt_network<'a, 'b>(look: &'b Look<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
+    let source = look.tests.iter().find(|test| test.is_source() && !test.inverted)?;
+    let destination = look.tests.iter().find(|test| test.is_destination() && test.inverted)?;
+    let nothing_else = look
         .tests
         .iter()
         .all(|test| test.is_source() || test.is_destination() || (*test.field == Field::L4Proto && !test.inverted));
-    let fits = nothing_else && shape.sets.is_empty() && shape.others.is_empty() && source.same_network(destination);
+    let fits = nothing_else && look.sets.is_empty() && look.others.is_empty() && source.same_network(destination);
     fits.then_some((source, destination))
 }
 

@@ -9,7 +9,8 @@ use crate::snapshot::netfilter::{Backend, NatAction, Owner, PortRandomization, S
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
 /// Who writes rules for Services and pods.
-const SERVICES: &[Owner] = &[Owner::KubeProxy, Owner::Kubelet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
+const SERVICES: &[Owner] =
+    &[Owner::KubeProxy, Owner::Kubelet, Owner::Kubenet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
 
 impl Context<'_> {
     /// Rules that new connections get to, and why there may be more; or why they could not be read.

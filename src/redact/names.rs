@@ -89,10 +89,8 @@ impl Redactor {
 
     pub(super) fn table_name(&mut self, value: &mut [u8]) {
         self.named(Named::Table, value, |redactor, name| {
-            if !signatures::telling_table(name) {
-                redactor.name(name);
-                redactor.addresses_in(name);
-            }
+            let free = signatures::free_parts_of_table(name);
+            redactor.parts(name, free);
         });
     }
 
@@ -103,12 +101,19 @@ impl Redactor {
             match end.filter(|end| name.starts_with(b"nv_") && *end > 3) {
                 Some(end) => redactor.letters(name, 3..end),
                 None => {
-                    let kept = signatures::telling_chain(name);
-                    redactor.name(&mut name[kept..]);
-                    redactor.addresses_in(name);
+                    let free = signatures::free_parts_of_chain(name);
+                    redactor.parts(name, free);
                 }
             }
         });
+    }
+
+    /// The name of a chain or table. What tells who writes it stays: all but these parts.
+    fn parts(&mut self, name: &mut [u8], free: Vec<Range<usize>>) {
+        for part in free {
+            self.name(&mut name[part.clone()]);
+            self.addresses_in(&mut name[part]);
+        }
     }
 
     /// Firewalls name chains and tables after the networks that they are for.
@@ -121,8 +126,9 @@ impl Redactor {
     pub(super) fn set_name(&mut self, value: &mut [u8]) {
         self.named(Named::Set, value, |redactor, name| {
             if ![b"__set".as_slice(), b"__map"].iter().any(|start| name.starts_with(start)) {
-                let (kept, end) = (signatures::telling_ipset(name), name.len());
-                redactor.letters(name, kept..end);
+                for part in signatures::free_parts_of_ipset(name) {
+                    redactor.letters(name, part);
+                }
             }
         });
     }
@@ -289,6 +295,27 @@ mod tests {
             redactor.request_name("netlink/ethtool/features-v-SecretHost"),
             "netlink/ethtool/features-v-redactedre"
         );
+    }
+
+    /// Of a name that tells who writes a rule goes only what the writer filled in.
+    #[test]
+    fn what_tells_the_writer_stays() {
+        let redacted = |host: &str, change: fn(&mut Redactor, &mut [u8]), name: &str| {
+            let mut bytes = name.as_bytes().to_vec();
+            change(&mut Redactor::new(RandomState::new(), host.into()), &mut bytes);
+            String::from_utf8(bytes).unwrap()
+        };
+        for (host, name, new) in [
+            ("allow", "POST_allow_allow", "POST_redac_allow"),
+            ("SecretHost", "pstrt.SecretHost", "pstrt.redactedre"),
+            ("KUBE", "KUBE-POSTROUTING", "KUBE-POSTROUTING"),
+            ("KUBE", "KUBE-POSTROUTING-CUSTOM", "reda-POSTROUTING-CUSTOM"),
+            ("0b9a", "CNI-0b9a2c0f2ea8f8bb2b8b6d1f", "CNI-0b9a2c0f2ea8f8bb2b8b6d1f"),
+        ] {
+            assert_eq!(redacted(host, Redactor::chain_name, name), new);
+        }
+        assert_eq!(redacted("shared", Redactor::table_name, "nm-shared-shared"), "nm-shared-redact");
+        assert_eq!(redacted("netavark", Redactor::table_name, "netavark"), "netavark");
     }
 
     #[test]

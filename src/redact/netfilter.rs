@@ -1,7 +1,7 @@
 //! Answers of nf_tables and ipset.
 //!
-//! Names of tables and chains stay but for the name of the host and addresses: they tell who writes a rule. Names of sets go,
-//! and so do comments behind what tells their writer. Keys of sets whose fields no rule tells become zeros.
+//! Names of tables and chains stay but for the name of the host and addresses: they tell who writes a rule. Names of sets and
+//! comments go, but for what tells a writer (`snapshot::netfilter::signatures`). Keys of sets whose fields no rule tells become zeros.
 //!
 //! Limits: names of chains that hold a hash of what they are for (`KUBE-SVC-…`, `CNI-…`) keep it; a range of addresses
 //! that is no prefix covers others than before; and what tests parts of an address reads as a test of something unknown.
@@ -14,11 +14,12 @@ use crate::netfilter::nftables::Message;
 use crate::snapshot::Failure;
 use crate::snapshot::netfilter::signatures;
 
-/// Replaces a text up to its zero: the length stays, and so does what tells who wrote it.
+/// Replaces a text up to its zero: the length stays, and so does what tells who wrote it, if that is known.
 pub(super) fn text(value: &mut [u8]) {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    let start = signatures::telling_comment(&value[..end]);
-    value[start..end].iter_mut().filter(|byte| **byte != b'"').for_each(|byte| *byte = b'x');
+    for part in signatures::free_parts_of_comment(&value[..end]) {
+        value[part].fill(b'x');
+    }
     value[end..].fill(0);
 }
 

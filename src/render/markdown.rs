@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{contributes, metrics};
 use crate::advisory::defects;
 use crate::advisory::{Advisory, Catalogue, Subject};
+use crate::snapshot::netfilter::signatures::{SIGNATURES, Signature};
 
 /// docs/advisories.md
 pub fn advisories(catalogue: &Catalogue) -> String {
@@ -48,6 +49,43 @@ fn advisory_section(out: &mut String, advisory: &Advisory) {
         }
     }
     let _ = writeln!(out, "\nReferences: {}", references.join(", "));
+}
+
+/// docs/owners.md
+pub fn owners() -> String {
+    let mut out = String::from(
+        "# Owners of rules\n\nWritten from the table of signatures (`src/snapshot/netfilter/signatures.rs`) by `make golden`.\n\nThe label \
+         `owner` says who writes a rule, told from what nobody else writes; every other rule is `other`. How a name begins is not \
+         enough: `KUBE-POSTROUTING-CUSTOM` is an administrator's. A rule in somebody's chain is his unless it carries another's \
+         comment, set or shape itself; the chain tells more than the table. All backends are judged alike. \
+         `natwatch capture --redact` keeps what stands here but for what is filled in at `{}`, `{device}` and `{base64 …}`.\n\n\
+         `{}` is anything, `{one|other}` one of these, `{hex 24}` (lower case), `{HEX 13}`, `{base32 16}` and `{base64 16}` so many \
+         characters, `{number}` digits, `{device}` the name of a device.\n",
+    );
+    for (owner, signatures) in SIGNATURES {
+        let _ = writeln!(out, "\n## {owner}\n");
+        for signature in *signatures {
+            let _ = writeln!(out, "- {}", signature_line(signature));
+        }
+    }
+    out
+}
+
+fn signature_line(signature: &Signature) -> String {
+    match signature {
+        Signature::Table(name) => format!("table `{name}`"),
+        Signature::Chain(name) => format!("chain `{name}`"),
+        Signature::ChainIn(table, name) => format!("chain `{name}` of table `{table}`"),
+        Signature::ChainBeside(name, other) => format!("chain `{name}` where the table has `{other}`"),
+        Signature::Comment(text) => format!("comment `{text}`"),
+        Signature::CommentIn(chain, text) => format!("comment `{text}` in `{chain}`"),
+        Signature::CommentOut(device, text) => format!("comment `{text}` with `-o {device}`"),
+        Signature::Ipset(name) => format!("ipset `{name}`"),
+        Signature::Shape(shape) => {
+            let beside = if shape.needs_former() { ", beside the former" } else { "" };
+            format!("in `POSTROUTING` of table `nat`, without a comment: `{}`{beside}", shape.written())
+        }
+    }
 }
 
 /// docs/metrics.md

@@ -160,7 +160,7 @@ fn no_address_comment_or_name_remains() {
         b"docker0",
         b"__set0",
         &[0xe0, 0, 0, 0],
-        b"name: \"xxxxxx\"xxxxx\"xxxxxxxx\"\0",
+        b"name: \"xxxxxx\" id: \"xxxxxxxx\"\0",
         b"ip-masq-agent:xxx",
     ] {
         assert!(redacted.iter().all(|bytes| holds(bytes, kept)), "{}", String::from_utf8_lossy(kept));
@@ -372,13 +372,15 @@ fn names_of_ipsets_and_processes_go() {
     put(&mut generation, 1, &7u32.to_be_bytes());
     put(&mut generation, 2, &4711u32.to_be_bytes());
     put(&mut generation, 3, b"nft-secret\0");
-    capture.answers.insert("netlink/netfilter/ipset/1-name".into(), Reading::Ok(ipset(b"kube-router-pods\0")));
+    capture.answers.insert("netlink/netfilter/ipset/1-name".into(), Reading::Ok(ipset(b"kube-router-pod-subnets\0")));
     capture.answers.insert("netlink/netfilter/ipset/2-name".into(), Reading::Ok(ipset(b"customers\0")));
+    capture.answers.insert("netlink/netfilter/ipset/3-name".into(), Reading::Ok(ipset(b"kube-router-customers\0")));
     capture.answers.insert("netlink/netfilter/nft-1/generation".into(), Reading::Ok(message(0xa0f, &generation)));
     redact(&mut capture);
     let first = ok(&capture, "netlink/netfilter/ipset/1-name");
-    assert!(holds(first, b"kube-router-") && !holds(first, b"kube-router-pods") && holds(first, b"hash:net\0"));
+    assert!(holds(first, b"kube-router-pod-subnets\0") && holds(first, b"hash:net\0"));
     assert!(!holds(ok(&capture, "netlink/netfilter/ipset/2-name"), b"customers"));
+    assert!(!holds(ok(&capture, "netlink/netfilter/ipset/3-name"), b"kube-router-customers"));
     let generation = ok(&capture, "netlink/netfilter/nft-1/generation");
     assert!(holds(generation, &7u32.to_be_bytes()) && !holds(generation, b"nft-secret"));
 }
@@ -593,7 +595,8 @@ fn of_user_data_stays_what_tells_the_writer() {
         user_data(&mut data);
         data
     };
-    assert_eq!(of(b"\x00\x10cali:0123456789\0"), b"\x00\x10cali:xxxxxxxxxx\0");
+    assert_eq!(of(b"\x00\x16cali:0123456789abcdef\0"), b"\x00\x16cali:xxxxxxxxxxxxxxxx\0");
+    assert_eq!(of(b"\x00\x10cali:0123456789\0"), b"\x00\x10xxxxxxxxxxxxxxx\0");
     assert_eq!(of(b"\x01\x04\0\0\0\x01\x00\x03abc"), b"\x01\x04\0\0\0\0\x00\x03xxx");
     for raw in [b"raw user data of a program".as_slice(), b"\x00\x40cut", b"\x02", b"a\x02bc\x00\x02de"] {
         assert!(of(raw).iter().all(|byte| *byte <= 2), "{:?}", of(raw));

@@ -3,6 +3,7 @@
 //! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
 
 mod field;
+mod pattern;
 mod rule;
 mod same;
 pub mod signatures;

@@ -1,174 +1,356 @@
-//! Owner signatures: names by which a rule's writer is recognised. Redaction keeps them, so that a redacted rule still has
-//! its owner.
+//! Owner signatures: what a rule's writer is recognised by. Redaction keeps them, so that a redacted rule still has its owner;
+//! docs/owners.md is written from them.
+//!
+//! A signature is something that nobody else writes: whole names of chains or tables, with the form of what is filled in, whole
+//! comments, whole names of sets. How a name begins is not enough: `KUBE-POSTROUTING-CUSTOM` is an administrator's. Words of
+//! which a table is called anyhow (`lxd`, `netbird`) count with the chain's name only. A comment that names its writer counts
+//! wherever it stands, any other only where its writer puts it.
+//!
+//! Left out, since two write them: `IP-MASQ` (ip-masq-agent, and scripts of GCE and kops), `KUBE-HOSTPORTS` and `KUBE-HP-…` (kubelet,
+//! CRI-O, cri-dockerd), `SNAT for localhost access to hostports` but for kubenet's own bridge, `DOCKER-USER` and
+//! `POSTROUTING_direct`, which their makers leave to the administrator.
+
+use std::iter;
+use std::ops::Range;
 
 use super::Owner;
+pub use super::pattern::Pattern;
 
 /// What a writer is recognised by.
 #[derive(Clone, Copy, Debug)]
 pub enum Signature {
-    /// Name of a table.
+    /// Name of a table, whatever the chain.
     Table(Pattern),
-    /// Name of a chain.
+    /// Name of a chain, whatever the table.
     Chain(Pattern),
-    /// Name of a chain that means something only in this table.
-    ChainOf(&'static str, Pattern),
-    /// A rule's comment.
+    /// Name of a chain that means something only in tables of such a name: the table's, the chain's.
+    ChainIn(Pattern, Pattern),
+    /// Name of a chain that means something only where the table has this other one too.
+    ChainBeside(Pattern, &'static str),
+    /// The rule's comment, wherever it stands.
     Comment(Pattern),
+    /// The rule's comment in this chain.
+    CommentIn(&'static str, Pattern),
+    /// The rule's comment, of a rule for packets that leave by this device.
+    CommentOut(&'static str, Pattern),
     /// Name of an ipset that the rule asks.
     Ipset(Pattern),
+    /// What the rule looks like, without any name or comment, in `POSTROUTING` of table `nat`.
+    Shape(Shape),
 }
 
-/// What a name must be.
-#[derive(Clone, Copy, Debug)]
-pub enum Pattern {
-    /// This.
-    Is(&'static str),
-    /// Begins like this.
-    Starts(&'static str),
-    /// Begins and ends like this.
-    Around(&'static str, &'static str),
-    /// This, then so many hexadecimal digits, then nothing.
-    Hex(&'static str, usize),
+/// What a rule without name and comment looks like whose writer is recognised by that alone; see `decode::owner`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Of IPVS Services.
+    KubeRouterServices,
+    /// Of pods.
+    KubeRouterPods,
+    /// Of a bridge.
+    DockerBridge,
+    /// Of a container that reaches itself by a published port.
+    DockerHairpin,
+    /// Of the host that reaches a container by a published port.
+    DockerLocal,
+    /// Of pods that send to others.
+    FlannelOut,
+    /// Of others that send to pods.
+    FlannelIn,
+    /// Of TCP and UDP.
+    LibvirtPorts,
+    /// Of the rest.
+    LibvirtRest,
 }
 
-use Pattern::{Around, Hex, Is, Starts};
-use Signature::{Chain, ChainOf, Comment, Ipset, Table};
-
-impl Pattern {
-    /// Whether a name is so.
-    pub fn fits(self, name: &str) -> bool {
+impl Shape {
+    /// As iptables writes it.
+    pub fn written(self) -> &'static str {
         match self {
-            Is(whole) => name == whole,
-            Starts(start) => name.starts_with(start),
-            Around(start, end) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
-            Hex(start, digits) => name.strip_prefix(start).is_some_and(|rest| {
-                rest.len() == digits && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-            }),
+            Self::KubeRouterServices => "-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT",
+            Self::KubeRouterPods => {
+                "-m set --match-set A src -m set ! --match-set A dst -m set ! --match-set B dst -j MASQUERADE"
+            }
+            Self::DockerBridge => "-s NET ! -o docker0|docker_gwbridge|br-{hex 12} -j MASQUERADE|SNAT",
+            Self::DockerHairpin => "-s ADDRESS -d ADDRESS -p PROTOCOL --dport PORT -j MASQUERADE",
+            Self::DockerLocal => "-o docker0|docker_gwbridge|br-{hex 12} -m addrtype --src-type LOCAL -j MASQUERADE",
+            Self::FlannelOut => "-s NET ! -d 224.0.0.0/4|ff00::/8 -j MASQUERADE",
+            Self::FlannelIn => "! -s NET -d NET -j MASQUERADE",
+            Self::LibvirtPorts => "-s NET ! -d NET -p PROTOCOL -j MASQUERADE --to-ports 1024-65535",
+            Self::LibvirtRest => "-s NET ! -d NET -j MASQUERADE",
         }
     }
+}
 
-    /// What a name begins with by which its writer is recognised.
-    const fn start(self) -> &'static str {
-        let (Is(start) | Starts(start) | Around(start, _) | Hex(start, _)) = self;
-        start
+impl Shape {
+    /// It is the writer's only beside a rule of the shape before it: alone it is anyone's.
+    pub fn needs_former(self) -> bool {
+        matches!(self, Self::FlannelIn | Self::LibvirtRest)
     }
 }
 
-/// How many bytes of a comment tell who writes its rule.
-pub fn telling_comment(comment: &[u8]) -> usize {
-    longest(comment, |signature| match signature {
-        Comment(pattern) => Some(pattern.start()),
-        _ => None,
-    })
+const fn table(pattern: &'static str) -> Signature {
+    Signature::Table(Pattern(pattern))
 }
 
-/// How many bytes of an ipset's name do.
-pub fn telling_ipset(name: &[u8]) -> usize {
-    longest(name, |signature| match signature {
-        Ipset(pattern) => Some(pattern.start()),
-        _ => None,
-    })
+const fn chain(pattern: &'static str) -> Signature {
+    Signature::Chain(Pattern(pattern))
 }
 
-/// How many bytes of a chain's name do.
-pub fn telling_chain(name: &[u8]) -> usize {
-    longest(name, |signature| match signature {
-        Chain(pattern) | ChainOf(_, pattern) => Some(pattern.start()),
-        _ => None,
-    })
+const fn chain_in(table: &'static str, chain: &'static str) -> Signature {
+    Signature::ChainIn(Pattern(table), Pattern(chain))
 }
 
-/// Whether a writer is recognised by this name of a table.
-pub fn telling_table(name: &[u8]) -> bool {
-    let fits = |pattern: &Pattern| std::str::from_utf8(name).is_ok_and(|name| pattern.fits(name));
-    SIGNATURES.iter().any(|(_, signature)| matches!(signature, Table(pattern) if fits(pattern)))
+const fn comment(pattern: &'static str) -> Signature {
+    Signature::Comment(Pattern(pattern))
 }
 
-fn longest(text: &[u8], start: impl Fn(&Signature) -> Option<&'static str>) -> usize {
-    let starts = SIGNATURES.iter().filter_map(|(_, signature)| start(signature));
-    starts.filter(|start| text.starts_with(start.as_bytes())).map(str::len).max().unwrap_or(0)
+const fn comment_in(chain: &'static str, pattern: &'static str) -> Signature {
+    Signature::CommentIn(chain, Pattern(pattern))
 }
 
-/// The first hit wins.
+const fn ipset(pattern: &'static str) -> Signature {
+    Signature::Ipset(Pattern(pattern))
+}
+
+use Signature::{ChainBeside, CommentOut};
+
+/// One entry a writer. What a rule carries itself comes before its chain, and its chain before its table; of two the first.
 #[rustfmt::skip]
-pub const SIGNATURES: &[(Owner, Signature)] = &[
-    (Owner::KubeProxy,    Table(Is("kube-proxy"))),
-    (Owner::Flannel,      Table(Is("flannel-ipv4"))),
-    (Owner::Flannel,      Table(Is("flannel-ipv6"))),
-    (Owner::Calico,       Table(Is("calico"))),
-    (Owner::AwsVpcCni,    Table(Is("aws-cni"))),
-    (Owner::Docker,       Table(Is("docker-bridges"))),
-    (Owner::Podman,       Table(Is("netavark"))),
-    (Owner::Firewalld,    Table(Is("firewalld"))),
-    (Owner::Libvirt,      Table(Is("libvirt_network"))),
-    (Owner::CniPortmap,   Table(Is("cni_hostport"))),
-    (Owner::CniBridge,    Table(Is("cni_plugins_masquerade"))),
-    (Owner::Kindnet,      Table(Is("kindnet-ipmasq"))),
-
-    (Owner::Kubelet,      Chain(Is("KUBE-KUBELET-CANARY"))),
-    (Owner::Kubelet,      Chain(Is("KUBE-IPTABLES-HINT"))),
-    (Owner::Kubelet,      Chain(Is("KUBE-MARK-DROP"))),
-    (Owner::Kubelet,      ChainOf("filter", Is("KUBE-FIREWALL"))), // in nat it was kube-proxy's (IPVS)
-    (Owner::KubeRouter,   Chain(Starts("KUBE-ROUTER-"))),
-    (Owner::KubeRouter,   Chain(Starts("KUBE-NWPLCY-"))),
-    (Owner::KubeRouter,   Chain(Starts("KUBE-POD-FW-"))),
-    (Owner::KubeProxy,    Chain(Starts("KUBE-"))),
-    (Owner::Flannel,      Chain(Starts("FLANNEL-"))),
-    (Owner::Calico,       Chain(Starts("cali-"))),
-    (Owner::Cilium,       Chain(Starts("CILIUM_"))),
-    (Owner::Cilium,       Chain(Starts("OLD_CILIUM_"))),
-    (Owner::AwsVpcCni,    Chain(Starts("AWS-SNAT-CHAIN-"))),
-    (Owner::AwsVpcCni,    Chain(Starts("AWS-CONNMARK-CHAIN-"))),
-    (Owner::AwsVpcCni,    Chain(Starts("CNI-E4-"))),
-    (Owner::AwsVpcCni,    Chain(Starts("CNI-E6-"))),
-    (Owner::IpMasqAgent,  Chain(Is("IP-MASQ-AGENT"))),
-    (Owner::IpMasqAgent,  Chain(Is("IP-MASQ"))),
-    (Owner::Kindnet,      Chain(Is("KIND-MASQ-AGENT"))),
-    (Owner::CniPortmap,   Chain(Starts("CNI-HOSTPORT-"))),
-    (Owner::CniPortmap,   Chain(Starts("CNI-DN-"))),
-    (Owner::CniPortmap,   Chain(Starts("CNI-SN-"))),
-    (Owner::CniBridge,    Chain(Hex("CNI-", 24))),
-    (Owner::Podman,       Chain(Starts("NETAVARK-"))),
-    (Owner::Other,        Chain(Is("DOCKER-USER"))), // made by Docker, filled by the administrator
-    (Owner::Docker,       Chain(Is("DOCKER"))),
-    (Owner::Docker,       Chain(Starts("DOCKER-"))),
-    (Owner::Docker,       Chain(Starts("DOCKER_"))),
-    (Owner::Antrea,       Chain(Starts("ANTREA-"))),
-    (Owner::Weave,        Chain(Is("WEAVE"))),
-    (Owner::Weave,        Chain(Starts("WEAVE-"))),
-    (Owner::OpenshiftSdn, Chain(Starts("OPENSHIFT-"))),
-    (Owner::Istio,        Chain(Starts("ISTIO_"))),
-    (Owner::Libvirt,      Chain(Starts("LIBVIRT_"))),
-    (Owner::Tailscale,    Chain(Is("ts-postrouting"))),
-    (Owner::Tailscale,    Chain(Is("ts-forward"))),
-    (Owner::Tailscale,    Chain(Is("ts-input"))),
-    (Owner::Firewalld,    Chain(Is("POSTROUTING_ZONES"))),
-    (Owner::Firewalld,    Chain(Around("POST_", "_allow"))),
-    (Owner::Firewalld,    Chain(Around("POST_", "_pre"))),
-    (Owner::Firewalld,    Chain(Around("POST_", "_post"))),
-
-    (Owner::KubeProxy,    Comment(Starts("kubernetes postrouting rules"))),
-    (Owner::KubeProxy,    Comment(Starts("kubernetes service traffic requiring SNAT"))),
-    (Owner::KubeProxy,    Comment(Starts("kubernetes service "))),
-    (Owner::KubeProxy,    Comment(Starts("Kubernetes endpoints dst ip:port"))),
-    (Owner::Kubelet,      Comment(Starts("kubenet: "))),
-    (Owner::Flannel,      Comment(Is("flanneld masq"))),
-    (Owner::Calico,       Comment(Starts("cali:"))),
-    (Owner::Cilium,       Comment(Starts("cilium-feeder:"))),
-    (Owner::Cilium,       Comment(Starts("cilium masquerade "))),
-    (Owner::Cilium,       Comment(Starts("cilium host->cluster "))),
-    (Owner::AwsVpcCni,    Comment(Is("AWS SNAT CHAIN"))),
-    (Owner::AwsVpcCni,    Comment(Starts("AWS, "))),
-    (Owner::AwsVpcCni,    Comment(Starts("name: \"aws-cni\" id: \""))),
-    (Owner::IpMasqAgent,  Comment(Starts("ip-masq-agent:"))),
-    (Owner::Kindnet,      Comment(Starts("kind-masq-agent:"))),
-    (Owner::CniPortmap,   Comment(Starts("CNI portfwd "))),
-    (Owner::CniBridge,    Comment(Around("name: \"", "\""))),
-    (Owner::Podman,       Comment(Starts("netavark portfw "))),
-    (Owner::Antrea,       Comment(Starts("Antrea: "))),
-    (Owner::Weave,        Comment(Is("Prevent SNAT to locally running containers"))),
-    (Owner::OpenshiftSdn, Comment(Is("rules for masquerading OpenShift traffic"))),
-
-    (Owner::KubeRouter,   Ipset(Starts("kube-router-"))),
-    (Owner::KubeRouter,   Ipset(Starts("inet6:kube-router-"))),
+pub const SIGNATURES: &[(Owner, &[Signature])] = &[
+    (Owner::KubeProxy, &[
+        table("kube-proxy"),
+        chain("KUBE-{SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-CANARY|PROXY-FIREWALL}"),
+        chain("KUBE-{LOAD-BALANCER|NODE-PORT|SOURCE-RANGES-FIREWALL|IPVS-FILTER|IPVS-OUT-FILTER}"), // IPVS
+        chain("KUBE-{SVC|SVL|SEP|EXT|FW|XLB}-{base32 16}"),
+        chain_in("nat", "KUBE-FIREWALL"), // in IPVS mode; in filter it is kubelet's
+        comment_in("POSTROUTING", "kubernetes postrouting rules"),
+        comment_in("POSTROUTING", "kubernetes service traffic requiring SNAT"),
+        comment_in("POSTROUTING", "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose"),
+    ]),
+    (Owner::Kubelet, &[
+        chain("KUBE-{KUBELET-CANARY|IPTABLES-HINT|MARK-DROP}"),
+        chain_in("filter", "KUBE-FIREWALL"),
+    ]),
+    (Owner::Kubenet, &[
+        comment("kubenet: SNAT for outbound traffic from cluster"),
+        CommentOut("cbr0", Pattern("SNAT for localhost access to hostports")),
+    ]),
+    (Owner::KubeRouter, &[
+        chain("KUBE-ROUTER-{INPUT|FORWARD|OUTPUT|SERVICES|HAIRPIN}"),
+        chain("KUBE-NWPLCY-{DEFAULT|COMMON|TAIL}"),
+        chain("KUBE-{NWPLCY|POD-FW}-{base32 16}"),
+        ipset("{|inet6:}kube-router-pod-subnets"),
+        Signature::Shape(Shape::KubeRouterServices),
+        Signature::Shape(Shape::KubeRouterPods),
+    ]),
+    (Owner::Flannel, &[
+        table("flannel-ipv{4|6}"),
+        chain("FLANNEL-{POSTRTG|FWD}"),
+        comment("flanneld masq"),
+        Signature::Shape(Shape::FlannelOut),
+        Signature::Shape(Shape::FlannelIn),
+    ]),
+    (Owner::Calico, &[
+        table("calico"),
+        chain("cali-{POSTROUTING|PREROUTING|OUTPUT|nat-outgoing|fip-snat|fip-dnat}"),
+        comment("cali:{base64 16}"),
+        comment("cali:{base64 16};{}"), // nftables
+    ]),
+    (Owner::Cilium, &[
+        chain("{|OLD_}CILIUM_{POST_nat|PRE_nat|OUTPUT_nat}"),
+        comment("cilium-feeder: {}"),
+        comment("cilium masquerade non-cluster"),
+        comment("cilium host->cluster {|from 127.0.0.1 }masquerade"),
+        comment("cilium hostport loopback masquerade"),
+    ]),
+    (Owner::Antrea, &[
+        chain("ANTREA-{POSTROUTING|PREROUTING|OUTPUT|INPUT|FORWARD|MANGLE|NODE-PORT-LOCAL}"),
+        comment("Antrea: {}"),
+    ]),
+    (Owner::OvnKubernetes, &[
+        table("ovn-kubernetes"),
+        chain("OVN-KUBE-{SNAT-MGMTPORT|EGRESS-SVC|EGRESS-IP-MULTI-NIC|EGRESSIP|EXTERNALIP|NODEPORT|ETP|ITP}"),
+    ]),
+    (Owner::KubeOvn, &[
+        chain("OVN-{POSTROUTING|PREROUTING|OUTPUT|MASQUERADE|NAT-POLICY}"),
+        chain("OVN-NAT-PSUBNET-{hex 12}"),
+    ]),
+    (Owner::Weave, &[
+        chain("WEAVE"),
+        chain("WEAVE-EXPOSE"),
+    ]),
+    (Owner::OpenshiftSdn, &[
+        chain("OPENSHIFT-MASQUERADE{|-2}"),
+        comment("rules for masquerading OpenShift traffic"),
+    ]),
+    (Owner::AwsVpcCni, &[
+        table("aws-cni"),
+        chain("AWS-{SNAT|CONNMARK}-CHAIN-{number}"),
+        chain("CNI-E{4|6}-{hex 21}"), // the plugin for egress
+        comment("AWS SNAT CHAIN"),
+        comment("AWS, SNAT"),
+        comment("name: \"aws-cni\" id: \"{}\""),
+    ]),
+    (Owner::AzureCns, &[
+        chain("SWIFT-POSTROUTING"),
+        chain("SWIFT"), // by the CNI plugin, before 1.6.21
+    ]),
+    (Owner::Kilo, &[
+        chain("KILO-NAT"),
+        comment("Kilo: {}"),
+    ]),
+    (Owner::Liqo, &[
+        chain("LIQO-{POSTROUTING|PREROUTING}"), // before 1.0
+        chain("LIQO-{PSTRT|PRRT}-CLS-{}"),
+        chain_in("remap-{podcidr|externalcidr}", "incoming"),
+        chain_in("{}-remap-ipmapping-{gw|fabric}{}", "postrouting"),
+        chain_in("{}-masquerade-bypass", "pre-postrouting"),
+    ]),
+    (Owner::Submariner, &[
+        chain("SUBMARINER-{POSTROUTING|GN-EGRESS|GN-INGRESS|GN-MARK}"), // these of nftables too
+        chain("SM-GN-EGRESS-{PODS|HDLS-PODS|HDLS-EPS|NS|CLUSTER}"),
+    ]),
+    (Owner::Istio, &[
+        table("istio-{ambient|proxy}-nat"),
+        chain("ISTIO_{POSTRT|PRERT|OUTPUT|INBOUND|REDIRECT|IN_REDIRECT|OUTPUT_DNS}"),
+    ]),
+    (Owner::IpMasqAgent, &[
+        chain("IP-MASQ-AGENT"),
+        comment("ip-masq-agent:{}"),
+    ]),
+    (Owner::Kindnet, &[
+        table("kindnet-ipmasq"),
+        chain("KIND-MASQ-AGENT"),
+        comment("kind-masq-agent:{}"),
+    ]),
+    (Owner::CniPortmap, &[
+        table("cni_hostport"),
+        chain("CNI-HOSTPORT-{MASQ|SETMARK|DNAT|SNAT}"),
+        chain("CNI-{DN|SN}-{hex 21}"),
+        comment("CNI portfwd {requiring masquerade|masquerade mark}"),
+    ]),
+    (Owner::CniBridge, &[
+        table("cni_plugins_masquerade"),
+        chain("CNI-{hex 24}"),
+        comment("name: \"{}\" id: \"{}\""),
+    ]),
+    (Owner::CriO, &[
+        table("crio-hostports"),
+        chain("CRIO-HOSTPORTS-{MASQ|POSTROUTING}"),
+        chain("CRIO-MASQ-{base32 16}"),
+    ]),
+    (Owner::Docker, &[
+        table("docker-bridges"),
+        chain("DOCKER"),
+        chain("DOCKER-INGRESS"),
+        chain("DOCKER_{POSTROUTING|OUTPUT}"), // of the resolver, in a container's namespace
+        Signature::Shape(Shape::DockerBridge),
+        Signature::Shape(Shape::DockerHairpin),
+        Signature::Shape(Shape::DockerLocal),
+    ]),
+    (Owner::Podman, &[
+        table("netavark"),
+        chain("NETAVARK-HOSTPORT-{MASQ|SETMARK|DNAT}"),
+        chain("NETAVARK-{|DN-}{HEX 13}"),
+        comment("netavark portfw masq mark"),
+    ]),
+    (Owner::Lxd, &[
+        chain_in("lxd", "{|fwd}pstrt{.|_}{}"), // `_` up to 4.0
+        comment("generated for LXD {network|network-forward|container} {}"),
+    ]),
+    (Owner::Incus, &[
+        chain_in("incus", "{|fwd}pstrt.{}"),
+        comment("generated for Incus {network|network-forward|container} {}"),
+    ]),
+    (Owner::Libvirt, &[
+        table("libvirt_network"),
+        chain("LIBVIRT_PRT"),
+        Signature::Shape(Shape::LibvirtPorts),
+        Signature::Shape(Shape::LibvirtRest),
+    ]),
+    (Owner::Neutron, &[ // the first 16 characters of the program's name, the first 11 of the chain's
+        chain("neutron-{l3-agent|openvswi|linuxbri|dhcp-age|vpn-agen|meter}-{snat|float-snat|POSTROUTING|PREROUTING|OUTPUT}"),
+        chain("neutron-postrouting-bottom"),
+    ]),
+    (Owner::Firewalld, &[
+        table("firewalld"),
+        chain("POSTROUTING_ZONES"),
+        ChainBeside(Pattern("POST_{}_{pre|log|deny|allow|post}"), "POSTROUTING_ZONES"),
+    ]),
+    (Owner::Openwrt, &[
+        chain_in("fw4", "srcnat"),
+        chain_in("fw4", "srcnat_{}"),
+        comment("!fw4: {}"),
+        comment("!fw3"),
+        comment("!fw3: {}"),
+    ]),
+    (Owner::Systemd, &[
+        table("io.systemd.nat"),
+    ]),
+    (Owner::NetworkManager, &[
+        chain_in("nm-shared-{device}", "nat_postrouting"),
+        comment("nm-shared-{device}"),
+    ]),
+    (Owner::Nixos, &[
+        table("nixos-nat"),
+        chain("nixos-nat-{post|pre|out}"),
+    ]),
+    (Owner::Tailscale, &[
+        chain("ts-{postrouting|forward|input}"),
+    ]),
+    (Owner::Netbird, &[
+        chain("NETBIRD-RT-{NAT|RDR}"),
+        chain_in("netbird", "netbird-rt-{postrouting|nat|redirect}"),
+    ]),
+    (Owner::OpenvpnAs, &[
+        chain("AS0_NAT"),
+        chain("AS0_NAT_{PRE|TEST|PRE_REL_EST|POST_REL_EST}"),
+    ]),
 ];
+
+/// Every signature with its owner.
+pub fn all() -> impl Iterator<Item = (Owner, Signature)> {
+    SIGNATURES.iter().flat_map(|(owner, signatures)| signatures.iter().map(|signature| (*owner, *signature)))
+}
+
+/// Where a table's name has what may identify somebody: everywhere, if no writer is recognised by it.
+pub fn free_parts_of_table(name: &[u8]) -> Vec<Range<usize>> {
+    free_parts(name, |signature| match signature {
+        Signature::Table(pattern) | Signature::ChainIn(pattern, _) => Some(pattern),
+        _ => None,
+    })
+}
+
+/// The same for the name of a chain.
+pub fn free_parts_of_chain(name: &[u8]) -> Vec<Range<usize>> {
+    free_parts(name, |signature| match signature {
+        Signature::Chain(pattern) | Signature::ChainIn(_, pattern) | Signature::ChainBeside(pattern, _) => {
+            Some(pattern)
+        }
+        _ => None,
+    })
+}
+
+/// The same for a comment.
+pub fn free_parts_of_comment(text: &[u8]) -> Vec<Range<usize>> {
+    free_parts(text, |signature| match signature {
+        Signature::Comment(pattern) | Signature::CommentIn(_, pattern) | Signature::CommentOut(_, pattern) => {
+            Some(pattern)
+        }
+        _ => None,
+    })
+}
+
+/// The same for the name of an ipset.
+pub fn free_parts_of_ipset(name: &[u8]) -> Vec<Range<usize>> {
+    free_parts(name, |signature| match signature {
+        Signature::Ipset(pattern) => Some(pattern),
+        _ => None,
+    })
+}
+
+fn free_parts(text: &[u8], pattern: impl Fn(Signature) -> Option<Pattern>) -> Vec<Range<usize>> {
+    let mut known = all().filter_map(|(_, signature)| pattern(signature));
+    let everything = || iter::once(0..text.len()).collect();
+    known.find_map(|pattern| pattern.free_parts(text)).unwrap_or_else(everything)
+}

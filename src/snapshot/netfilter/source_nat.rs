@@ -58,6 +58,40 @@ names! {
         OpenshiftSdn = "openshift-sdn",
         /// Istio
         Istio = "istio",
+        /// ovn-kubernetes
+        OvnKubernetes = "ovn-kubernetes",
+        /// Kube-OVN
+        KubeOvn = "kube-ovn",
+        /// OpenStack Neutron
+        Neutron = "neutron",
+        /// Azure CNS
+        AzureCns = "azure-cns",
+        /// OpenWrt's fw4 and fw3
+        Openwrt = "openwrt",
+        /// systemd-networkd, systemd-nspawn
+        Systemd = "systemd",
+        /// LXD
+        Lxd = "lxd",
+        /// Incus
+        Incus = "incus",
+        /// NetBird
+        Netbird = "netbird",
+        /// NetworkManager's shared connections
+        NetworkManager = "networkmanager",
+        /// Submariner
+        Submariner = "submariner",
+        /// CRI-O's host ports
+        CriO = "cri-o",
+        /// kubenet, of kubelet until Kubernetes 1.24, then of cri-dockerd
+        Kubenet = "kubenet",
+        /// Kilo
+        Kilo = "kilo",
+        /// Liqo
+        Liqo = "liqo",
+        /// NixOS's networking.nat
+        Nixos = "nixos",
+        /// OpenVPN Access Server
+        OpenvpnAs = "openvpn-as",
         /// Anyone else
         Other = "other",
     }
