@@ -193,3 +193,48 @@ fn a_match_of_iptables_is_judged_like_nfts_own() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(different.len() > 1, "what is tested decides: {different:?}");
 }
+
+/// A rule of POSTROUTING of table nat as iptables and as nft write it, and whose it is.
+#[rustfmt::skip]
+const OWNED: &[(&str, &str, &str)] = &[
+    ("docker", "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", "ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade"),
+    ("docker", "-s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp --dport 80 -j MASQUERADE",
+        "ip saddr 172.17.0.2 ip daddr 172.17.0.2 tcp dport 80 masquerade"),
+    ("docker", "-s 172.17.0.2/32 -d 172.17.0.2/32 -p udp --dport 53 -j MASQUERADE",
+        "ip saddr 172.17.0.2 ip daddr 172.17.0.2 udp dport 53 masquerade"),
+    ("docker", "-o docker_gwbridge -m addrtype --src-type LOCAL -j MASQUERADE",
+        "oifname \"docker_gwbridge\" fib saddr type local masquerade"),
+    ("flannel", "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE", "ip saddr 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade"),
+    ("libvirt", "-s 192.168.122.0/24 ! -d 192.168.122.0/24 -p tcp -j MASQUERADE --to-ports 1024-65535",
+        "meta l4proto tcp ip saddr 192.168.122.0/24 ip daddr != 192.168.122.0/24 masquerade to :1024-65535"),
+    ("lxd", "-m comment --comment \"generated for LXD network lxdbr0\" -j MASQUERADE",
+        "masquerade comment \"generated for LXD network lxdbr0\""),
+    ("networkmanager", "-m comment --comment nm-shared-eth0 -j MASQUERADE", "masquerade comment \"nm-shared-eth0\""),
+    ("kubenet", "-o cbr0 -m comment --comment \"SNAT for localhost access to hostports\" -j MASQUERADE",
+        "oifname \"cbr0\" masquerade comment \"SNAT for localhost access to hostports\""),
+    ("other", "-o lo -m comment --comment \"SNAT for localhost access to hostports\" -j MASQUERADE",
+        "oifname \"lo\" masquerade comment \"SNAT for localhost access to hostports\""),
+    ("other", "-s 172.17.0.0/24 -d 172.17.0.0/24 -p tcp --dport 80 -j MASQUERADE",
+        "ip saddr 172.17.0.0/24 ip daddr 172.17.0.0/24 tcp dport 80 masquerade"),
+    ("other", "-s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp --dport 80:81 -j MASQUERADE",
+        "ip saddr 172.17.0.2 ip daddr 172.17.0.2 tcp dport 80-81 masquerade"),
+    ("other", "-s 10.0.0.0/8 -o eth0 -j MASQUERADE", "ip saddr 10.0.0.0/8 oifname \"eth0\" masquerade"),
+];
+
+#[test]
+fn a_rule_has_the_same_owner_however_it_is_written() {
+    let owner = |ns: &Netns| check_here(ns, &[]).json["source_nat_rules"][0]["owner"].as_str().map(str::to_owned);
+    for (wanted, iptables, native) in OWNED {
+        let ns = Netns::new();
+        nft(
+            &ns,
+            &format!("table ip nat {{ chain POSTROUTING {{ type nat hook postrouting priority 100; {native}; }}; }}"),
+        );
+        assert_eq!(owner(&ns).as_deref(), Some(*wanted), "{native}");
+        for backend in ["legacy", "nft"] {
+            let ns = Netns::new();
+            load(&ns, &[&format!("iptables-{backend}-restore")], &format!("*nat\n-A POSTROUTING {iptables}\nCOMMIT\n"));
+            assert_eq!(owner(&ns).as_deref(), Some(*wanted), "{iptables} ({backend})");
+        }
+    }
+}
