@@ -119,6 +119,6 @@ mod tests {
         let sockets = Sockets::from([(4789, [true, false])]);
         let [tunnel] = &tunnels(&sockets, &links, &Reading::Ok(addresses))[..] else { panic!("one") };
         assert_eq!(tunnel.tunnel.as_ref().unwrap().underlay, Reading::Ok(vec![2, 6]));
-        assert_eq!(unowned(&sockets, &[tunnel.clone()]), Sockets::new(), "one with a device here is owned");
+        assert_eq!(unowned(&sockets, std::slice::from_ref(tunnel)), Sockets::new(), "one with a device here is owned");
     }
 }
