@@ -685,7 +685,7 @@ fn the_json_report_has_the_shape_of_the_contract() {
     }
     shape(&report["kernel"], &[("release", &text), ("defects", &list)]);
     for defect in report["kernel"]["defects"].as_array().expect("a list") {
-        let basis = one_of(&["operator", "probe", "vendor_table", "upstream_version", "none"]);
+        let basis = one_of(&["operator", "probe", "build_date", "vendor_table", "upstream_version", "none"]);
         shape(defect, &[("id", &text), ("state", &one_of(&["present", "absent", "unknown"])), ("basis", &basis)]);
         assert_eq!(defect["state"] == "unknown", defect["basis"] == "none", "{defect}");
     }

@@ -2,13 +2,14 @@
 
 use super::defects::{Basis, Decision, Defect};
 use super::range::{BuildNumber, DefectState, Found};
-use crate::snapshot::{Build, Kernel, KernelVersion, Numbering};
+use super::releases;
+use crate::snapshot::{Build, Kernel, KernelVersion, Numbering, Vendor};
 
 /// How many livepatch names the detail lists.
 const SHOWN_LIVEPATCHES: usize = 3;
 
 impl Defect {
-    /// What the version number of `kernel` implies. `livepatches` are the names under
+    /// What the version number and the build date of `kernel` imply. `livepatches` are the names under
     /// /sys/kernel/livepatch: empty if there are none (or the directory does not exist), `None` if
     /// that could not be read. A livepatch may have removed a defect without a trace in the version,
     /// but brings none in: it puts `present` in doubt, never `absent`.
@@ -17,11 +18,57 @@ impl Defect {
             Numbering::Upstream => self.exact(kernel),
             Numbering::Prerelease => self.candidate(kernel),
             Numbering::Frozen => self.by_build(kernel).unwrap_or_else(|| self.lower_bound(kernel)),
+            Numbering::Foreign => foreign(kernel),
+        };
+        let decision = match self.built_before_the_fix(kernel) {
+            Some(why) => self.dated(kernel, decision, &why),
+            None => decision,
         };
         match (decision.state, livepatches) {
             (DefectState::Present, None) => decision.doubted("whether a livepatch is loaded could not be read"),
             (DefectState::Present, Some(names @ [_, ..])) => decision.doubted(&loaded(names)),
             _ => decision,
+        }
+    }
+
+    /// A kernel that was built before the fix was written cannot have it, whatever its number. That says something only if the
+    /// date can be true, which it cannot be before the base was released, and if the base has the defect.
+    fn built_before_the_fix(&self, kernel: &Kernel) -> Option<String> {
+        let base = match kernel.numbering {
+            Numbering::Upstream | Numbering::Frozen => kernel.base,
+            Numbering::Prerelease => predecessor(kernel.base)?,
+            Numbering::Foreign => return None,
+        };
+        let (built, written) = (kernel.built?, self.fix_written?);
+        let can_be_true = || releases::date(base).is_some_and(|released| released <= built);
+        (built < written && self.inherited(base) && can_be_true()).then(|| {
+            let release = &kernel.release;
+            format!("{release}: built on {built} at the latest by uname -v, before the fix was written on {written}")
+        })
+    }
+
+    /// Whether the series of `base` began with the defect and was not repaired up to it. Releases in between that nobody has
+    /// read do not matter to a kernel that is older than the fix.
+    fn inherited(&self, base: KernelVersion) -> bool {
+        let beginning = beginning(base);
+        let mut states = self.upstream.states(&beginning, &base);
+        states.next() == Some(DefectState::Present) && states.all(|state| state != DefectState::Absent)
+    }
+
+    /// A date and what else is known. A vendor's table that says of this very build that it is repaired knows better.
+    fn dated(&self, kernel: &Kernel, decision: Decision, why: &str) -> Decision {
+        let known = decision.detail.strip_prefix(&format!("{}: ", kernel.release)).unwrap_or(&decision.detail);
+        match decision.state {
+            DefectState::Absent if self.table(kernel).is_some_and(|(found, build)| found.range.from == build) => {
+                decision
+            }
+            DefectState::Absent => {
+                let detail = format!("{why}; but {known}");
+                Decision::new(DefectState::Unknown, Basis::None, detail)
+            }
+            DefectState::Present | DefectState::Unknown => {
+                Decision::new(DefectState::Present, Basis::BuildDate, format!("{why}; {known}"))
+            }
         }
     }
 
@@ -56,11 +103,8 @@ impl Defect {
 
     /// The vendor's own table, if this kernel is counted by it.
     fn by_build(&self, kernel: &Kernel) -> Option<Decision> {
+        let (found, _) = self.table(kernel)?;
         let build = kernel.build.as_ref()?;
-        let table = self.vendors.iter().find(|table| {
-            table.vendor == kernel.vendor && table.series == kernel.base.series() && table.counts(build)
-        })?;
-        let found = table.builds.find(&BuildNumber(build.numbers.clone()));
         let detail = format!(
             "{}: {} build {build} of {} by its version number, in the range {}: {}",
             kernel.release,
@@ -72,6 +116,15 @@ impl Defect {
         Some(Decision::new(found.range.state, Basis::VendorTable, detail))
     }
 
+    fn table(&self, kernel: &Kernel) -> Option<(Found<'_, BuildNumber>, BuildNumber)> {
+        let build = kernel.build.as_ref()?;
+        let table = self.vendors.iter().find(|table| {
+            table.vendor == kernel.vendor.0 && table.series == kernel.base.series() && table.counts(build)
+        })?;
+        let number = BuildNumber(build.numbers.clone());
+        Some((table.builds.find(&number), number))
+    }
+
     /// The base has its own fixes for certain, and any later ones perhaps. So it is decided if
     /// nothing above the base could change the answer, or if the base's own branch was repaired
     /// before it: a repair stays.
@@ -79,7 +132,7 @@ impl Defect {
         let found = self.upstream.find(&kernel.base);
         let here = found.range.state;
         let above = |state| found.above.iter().any(|range| range.state == state);
-        let repaired = || self.upstream.find(&kernel.base.series()).range.state == DefectState::Present;
+        let repaired = || self.upstream.find(&beginning(kernel.base)).range.state == DefectState::Present;
         let state = match here {
             DefectState::Absent if !above(DefectState::Present) || repaired() => here,
             DefectState::Present if !above(DefectState::Absent) => here,
@@ -89,9 +142,13 @@ impl Defect {
             DefectState::Unknown => "later changes may or may not have been back-ported, and no table tells by build",
             _ => found.range.source.as_str(),
         };
+        let whose = match kernel.vendor {
+            Vendor::OTHER => "a kernel by someone natwatch does not know".to_owned(),
+            vendor => format!("a {vendor} kernel"),
+        };
         let detail = format!(
-            "{}: a {} kernel based on {} or later by its version number (defect {here} there): {why}",
-            kernel.release, kernel.vendor, kernel.base
+            "{}: {whose}, based on {} or later by its version number (defect {here} there): {why}",
+            kernel.release, kernel.base
         );
         Decision::new(state, Basis::UpstreamVersion, detail)
     }
@@ -131,6 +188,16 @@ fn loaded(names: &[String]) -> String {
         more => format!(" and {more} more"),
     };
     format!("a livepatch is loaded and may have repaired it ({}{more})", shown.join(", "))
+}
+
+fn foreign(kernel: &Kernel) -> Decision {
+    let detail = format!("{}: this is no Linux ({}), its number says nothing", kernel.release, kernel.vendor);
+    Decision::new(DefectState::Unknown, Basis::None, detail)
+}
+
+/// The release that the series of this one began with.
+fn beginning(version: KernelVersion) -> KernelVersion {
+    if version.major == 2 { version } else { version.series() }
 }
 
 /// The release that came before. Where x grows, the last minor of the old x has to be known.

@@ -1,17 +1,18 @@
 //! The known kernel defects: one file each, `defects/ID.toml`, checked as it is read.
 //!
-//! A file has `id`, `title`, `references`, the `[[upstream]]` ranges of x.y.z releases, and
-//! `[[vendor]]` tables for kernels whose x.y.z is frozen, whose ranges are of the vendor's build
+//! A file has `id`, `title`, `references`, `fix_written`, the `[[upstream]]` ranges of x.y.z releases, and
+//! `[[vendor]]` tables for kernels whose x.y.z is a lower bound, whose ranges are of the vendor's build
 //! number. A range whose state nobody has read is `unknown` and its source says what was not read.
 //! A fact that is not in a table is not known: there is no other place.
 
 use std::sync::LazyLock;
 
+use jiff::civil::Date;
 use serde::Deserialize;
 
 pub use super::range::DefectState;
 use super::range::{BuildNumber, Partition, RawRange};
-use crate::snapshot::{KernelVersion, Vendor, names};
+use crate::snapshot::{KernelVersion, names};
 
 /// The defects read, and the errors of those that could not be.
 static BUILT_IN: LazyLock<(Vec<Defect>, Vec<String>)> = LazyLock::new(|| {
@@ -42,6 +43,9 @@ pub struct Defect {
     pub title: String,
     /// Commits, mails and issues that tell about it.
     pub references: Vec<String>,
+    /// The day, in UTC, on which the fix was written: no kernel that is older can have it. Of several commits the first.
+    /// `None`: there is no fix, or its date is not known.
+    pub fix_written: Option<Date>,
     pub(super) upstream: Partition<KernelVersion>,
     pub(super) vendors: Vec<VendorTable>,
 }
@@ -49,7 +53,8 @@ pub struct Defect {
 /// What the builds of one vendor's frozen series contain.
 #[derive(Clone, Debug)]
 pub(super) struct VendorTable {
-    pub vendor: Vendor,
+    /// The name of a file in src/decode/release/vendors.
+    pub vendor: String,
     /// x.y.0 of the base; whatever z the vendor shows.
     pub series: KernelVersion,
     /// The flavours that share this counter; empty: all.
@@ -75,6 +80,8 @@ names! {
         Operator = "operator",
         /// An experiment on the running kernel
         Probe = "probe",
+        /// It was built before the fix was written
+        BuildDate = "build_date",
         /// A build number in a vendor's table
         VendorTable = "vendor_table",
         /// The upstream version that the kernel is built from
@@ -111,6 +118,7 @@ struct RawDefect {
     id: String,
     title: String,
     references: Vec<String>,
+    fix_written: Option<String>,
     upstream: Vec<RawRange>,
     #[serde(default)]
     vendor: Vec<RawVendor>,
@@ -128,7 +136,7 @@ struct RawVendor {
 
 /// The one reader, for the program and the linter alike.
 fn read(name: &str, raw: RawDefect) -> Result<Defect, Vec<String>> {
-    let RawDefect { id, title, references, upstream, vendor } = raw;
+    let RawDefect { id, title, references, fix_written, upstream, vendor } = raw;
     let mut errors = Vec::new();
     if id != name {
         errors.push(format!("id {id:?} does not fit the file name"));
@@ -145,6 +153,13 @@ fn read(name: &str, raw: RawDefect) -> Result<Defect, Vec<String>> {
     if references.iter().any(|reference| reference.trim().is_empty()) {
         errors.push("a reference is empty".into());
     }
+    let fix_written = fix_written.and_then(|text| match text.parse::<Date>() {
+        Ok(date) => Some(date),
+        Err(_) => {
+            errors.push(format!("fix_written: {text:?} is not a date, as 2020-04-21 is"));
+            None
+        }
+    });
     let upstream =
         Partition::read(&upstream).map_err(|found| errors.extend(found.iter().map(|e| format!("upstream: {e}"))));
     let mut vendors: Vec<VendorTable> = Vec::new();
@@ -158,7 +173,7 @@ fn read(name: &str, raw: RawDefect) -> Result<Defect, Vec<String>> {
         }
     }
     match upstream {
-        Ok(upstream) if errors.is_empty() => Ok(Defect { id, title, references, upstream, vendors }),
+        Ok(upstream) if errors.is_empty() => Ok(Defect { id, title, references, fix_written, upstream, vendors }),
         _ => Err(errors.into_iter().map(|error| format!("{name}: {error}")).collect()),
     }
 }
@@ -166,10 +181,6 @@ fn read(name: &str, raw: RawDefect) -> Result<Defect, Vec<String>> {
 fn read_vendor(raw: RawVendor) -> Result<VendorTable, Vec<String>> {
     let label = format!("{} {}", raw.name, raw.series);
     let mut errors = Vec::new();
-    let vendor = Vendor::from_name(&raw.name);
-    if vendor.is_none() {
-        errors.push(format!("{label}: unknown vendor {:?}", raw.name));
-    }
     let series = match raw.series.parse::<KernelVersion>() {
         Ok(series) if raw.series.matches('.').count() == 1 => Some(series),
         _ => {
@@ -179,8 +190,8 @@ fn read_vendor(raw: RawVendor) -> Result<VendorTable, Vec<String>> {
     };
     let builds =
         Partition::read(&raw.builds).map_err(|found| errors.extend(found.iter().map(|e| format!("{label}: {e}"))));
-    match (vendor, series, builds) {
-        (Some(vendor), Some(series), Ok(builds)) => Ok(VendorTable { vendor, series, flavours: raw.flavours, builds }),
+    match (series, builds) {
+        (Some(series), Ok(builds)) => Ok(VendorTable { vendor: raw.name, series, flavours: raw.flavours, builds }),
         _ => Err(errors),
     }
 }

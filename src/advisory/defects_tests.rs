@@ -177,7 +177,7 @@ fn releases_and_what_they_imply() {
         ("5.14.0-362.13.1.el9_3.x86_64", "APAA?A"),
         ("6.12.0-55.9.1.el10_0.x86_64", "APAAAA"),
         ("5.4.278-1.el7.elrepo.x86_64", "APA??A"),
-        ("4.13.18-300.el7.x86_64", "PPPPAA"),
+        ("4.13.18-300.el7.x86_64", "?P????"), // nobody knows whose
         // Ubuntu
         ("4.15.0-42-generic", "PPPP??"),
         ("4.15.0-96-generic", "PP????"),
@@ -214,11 +214,12 @@ fn releases_and_what_they_imply() {
         ("5.4.106-1-pve", "APA???"), // repaired before the base: 5.5 does not undo it
         ("6.8.0-custom", "APAAAA"),
         // upstream numbers of other vendors
-        ("4.14.137+", "PPPPAA"),
+        ("4.14.137+", "?P????"), // COS is known by /proc/version
+        ("4.4.0-19041-Microsoft", "??????"), // WSL 1 is no Linux
         ("4.14.193-149.317.amzn2.x86_64", "APP?AA"),
         ("5.15.167.4-microsoft-standard-WSL2", "APAAAA"),
         ("6.12.102-flatcar", "APAAAA"),
-        ("5.4.40-custom", "PPA?AA"),
+        ("5.4.40-custom", "?PA???"), // repaired since, perhaps
     ];
     let mut wrong = Vec::new();
     for (text, wanted) in rows {
@@ -229,6 +230,143 @@ fn releases_and_what_they_imply() {
     }
     assert!(rows.len() > 100);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A release and its `uname -v`, and what comes out: as above, and the hash of `random`.
+#[test]
+fn vendors_and_build_dates() {
+    #[rustfmt::skip]
+    let rows = [
+        // Built before the fix was written (zero: 2020-04-21): it cannot be there, whatever the number says.
+        ("3.10.0-1062.18.1.el7.x86_64 #1 SMP Tue Mar 17 23:49:17 UTC 2020", "P??????"),
+        ("3.10.0-957.el7.x86_64 #1 SMP Thu Nov 8 23:39:32 UTC 2018", "P?PPAA?"),
+        ("4.18.0-147.8.1.el8_1.x86_64 #1 SMP Thu Apr 9 13:49:54 UTC 2020", "PP?????"),
+        ("4.18.0-193.el8.x86_64 #1 SMP Fri Mar 27 14:35:58 UTC 2020", "PP??AA?"),
+        ("4.18.0-193.el8.s390x #1 SMP Fri Mar 27 14:35:58 UTC 2020", "PP??AA?"),
+        ("2.6.32-754.el6.x86_64 #1 SMP Tue Jun 19 21:26:04 UTC 2018", "P?PP???"),
+        ("5.4.17-2011.0.7.el7uek.x86_64 #2 SMP Fri Mar 20 20:18:23 PDT 2020", "PPA???A"),
+        ("4.14.35-1818.3.3.el7uek.x86_64 #2 SMP Mon Sep 24 14:45:01 PDT 2018", "PPPP??P"),
+        ("5.4.0-1009-aws #9-Ubuntu SMP Sun Apr 12 19:46:01 UTC 2020", "PPA???A"),
+        ("4.15.0-74-generic #84-Ubuntu SMP Thu Dec 19 08:06:28 UTC 2019", "PP?P???"),
+        ("4.12.14-lp151.28.36-default #1 SMP Fri Dec 6 13:50:27 UTC 2019 (8f4a495)", "PP?P???"),
+        ("5.6.2-1-default #1 SMP Thu Apr 2 06:31:32 UTC 2020 (c8170d6)", "PPAA??A"),
+        ("4.14.105-19-0008 #1 SMP Fri Oct 11 15:02:11 CST 2019", "PP?P???"),
+        ("4.19.112+ #1 SMP Sat Apr 4 06:26:23 PDT 2020", "PP?????"),
+        ("5.15.89+ #1 SMP Sat Feb 18 09:39:02 UTC 2023", "APAAPAA"),
+        ("5.15.63-flatcar #1 SMP Mon Sep 5 14:54:31 -00 2022", "APAAPAA"),
+        ("5.15.0-60-generic #66~20.04.1-Ubuntu SMP Wed Jan 25 09:41:30 UTC 2023", "APAAPAA"),
+        ("6.1.0-5-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.12-1 (2023-02-15)", "APAAPAA"),
+        ("5.3.18-3-pve #1 SMP PVE 5.3.18-3 (Tue, 17 Mar 2020 16:33:19 +0100)", "PPA???A"),
+        ("4.19.0+1 #1 SMP Wed Apr 8 15:40:07 CEST 2020", "PP?????"),
+        ("4.19.90-2003.4.0.0036.oe1.x86_64 #1 SMP Mon Mar 23 19:10:41 UTC 2020", "PP?????"),
+        ("5.4.30-custom #1 SMP Tue Apr 7 10:00:00 UTC 2020", "PPA???A"),
+        ("4.4.210-custom #1 SMP Tue Jan 28 10:00:00 UTC 2020", "P??P???"),
+        ("5.5.13-arch2-1 #1 SMP PREEMPT Mon, 30 Mar 2020 20:42:41 +0000", "PPA?AAA"),
+        // Built after it: whoever keeps x.y.z may have repaired it.
+        ("4.18.0-193.6.3.el8_2.x86_64 #1 SMP Wed Jun 10 11:09:32 UTC 2020", "?P?????"),
+        ("3.10.0-957.99.1.el7.x86_64 #1 SMP Tue Feb 7 12:00:00 UTC 2023", "???????"),
+        ("5.4.17-2102.206.1.el8uek.x86_64 #2 SMP Wed Oct 6 16:45:58 PDT 2021", "?PA???A"),
+        ("5.15.0-6.80.3.1.el9uek.x86_64 #2 SMP PREEMPT_DYNAMIC Fri Dec 23 10:00:00 PST 2022", "APAAPAA"),
+        ("4.15.0-99-generic #100-Ubuntu SMP Wed Apr 22 20:32:56 UTC 2020", "?P?????"),
+        ("5.3.18-lp152.106-default #1 SMP Mon Nov 22 08:38:17 UTC 2021 (52078fe)", "?PA???A"),
+        ("5.3.18-57-default #1 SMP Wed Apr 28 10:54:41 UTC 2021 (ba3c2e9)", "?PA???A"),
+        ("5.3.18-22-default #1 SMP Wed Jun 3 12:16:43 UTC 2020 (720aeba/lp-1a956f1)", "?PA???A"),
+        ("4.14.105-19-0019 #1 SMP Thu Nov 18 15:02:11 CST 2021", "?P?????"),
+        ("5.4.119-19-0009.11 #1 SMP Wed Oct 5 18:41:07 CST 2022", "APA???A"),
+        ("4.4.180+ #42962 SMP Tue Feb 8 2022", "???????"),
+        ("4.4.302+ #69057 SMP Fri Jan 12 17:02:28 CST 2024", "???????"),
+        ("5.10.60-qnap #1 SMP Tue Jan 2 00:10:57 CST 2024", "APAA?AA"),
+        ("5.15.109+ #1 SMP Sat Jul 15 09:39:02 UTC 2023", "APAAAAA"),
+        ("5.4.34-1-pve #1 SMP PVE 5.4.34-2 (Thu, 07 May 2020 10:02:02 +0200)", "?PA???A"),
+        ("5.4.40-custom #1 SMP Mon May 11 10:00:00 UTC 2020", "?PA???A"),
+        ("4.19.91-26.al7.x86_64 #1 SMP", "?P?????"),
+        // On that day, or where the zone may make it that day: nothing.
+        ("5.4.33-custom #1 SMP Sun Apr 19 10:00:00 CST 2020", "PPA???A"),
+        ("5.4.33-custom #1 SMP Mon Apr 20 10:00:00 UTC 2020", "PPA???A"),
+        ("5.4.33-custom #1 SMP Mon Apr 20 10:00:00 CEST 2020", "?PA???A"),
+        // Dates that cannot be true: before x.y.z was released, or what a builder writes on whatever it builds.
+        ("5.4.40-custom #1 SMP Mon Apr 20 10:00:00 UTC 2020", "?PA???A"),
+        ("4.14.270-custom #1 SMP Mon Mar 5 12:34:56 UTC 2018", "APA????"),
+        ("4.14.270-yocto-standard #1 SMP PREEMPT Fri Mar 9 12:34:56 UTC 2018", "APA????"),
+        ("4.14.20-yocto-standard #1 SMP PREEMPT Fri Mar 9 12:34:56 UTC 2018", "?P?????"),
+        ("5.4.30-custom #1 SMP Thu Jan 1 00:00:00 UTC 1970", "?PA???A"),
+        ("5.4.30-custom #1-NixOS SMP Tue Jan 1 00:00:00 UTC 1980", "?PA???A"),
+        // The table names this very build; a build that it only counts makes a contradiction.
+        ("3.10.0-1160.el7.x86_64 #1 SMP Mon Jan 6 16:18:59 UTC 2020", "APAPA??"),
+        ("3.10.0-1160.2.1.el7.x86_64 #1 SMP Mon Jan 6 16:18:59 UTC 2020", "?PAP???"),
+        // Someone else's builds of Red Hat's sources are not counted by Red Hat's table.
+        ("4.18.0-348.20.1.el7.aarch64 #1 SMP Wed Mar 23 20:51:52 UTC 2022", "?P?????"),
+        ("3.10.0-1160.119.1.el7.tuxcare.els3.x86_64 #1 SMP Tue Sep 3 10:00:00 UTC 2024", "???????"),
+        // Candidates: the release before them is what is known to be in.
+        ("5.7.0-rc1 #1 SMP Sun Apr 12 20:00:00 UTC 2020", "PPAAAAA"),
+        ("5.7.0-rc5 #1 SMP Sun May 10 20:00:00 UTC 2020", "?PAAAAA"),
+        // No Linux.
+        ("4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016", "???????"),
+        ("4.4.0-19041-Microsoft #1237-Microsoft Sat Sep 11 14:32:00 PST 2021", "???????"),
+        // Who follows upstream is decided by number.
+        ("4.14.177-139.253.amzn2.x86_64 #1 SMP Wed Apr 29 09:56:20 UTC 2020", "PPP?AAP"),
+        ("4.14.186-146.268.amzn2.x86_64 #1 SMP Tue Jul 14 18:16:52 UTC 2020", "APP?AAP"),
+        ("4.14.336-257.562.amzn2.x86_64 #1 SMP Sat Feb 24 09:50:35 UTC 2024", "APA??A?"),
+        ("5.15.122.1-2.cm2 #1 SMP Wed Aug 9 2023", "APAAAAA"),
+        ("5.10.0-9-amd64 #1 SMP Debian 5.10.70-1 (2021-09-30)", "APAA?AA"),
+        ("6.6.9-amd64 #1 SMP PREEMPT_DYNAMIC Kali 6.6.9-1kali1 (2024-01-08)", "APAAAAA"),
+        ("5.10.16.3-microsoft-standard-WSL2 #1 SMP Fri Apr 2 22:23:49 UTC 2021", "APAAAPA"),
+        ("6.6.43-talos #1 SMP PREEMPT_DYNAMIC Mon Aug 5 11:37:44 UTC 2024", "APAAAAA"),
+        ("6.1.21-v8+ #1642 SMP PREEMPT Mon Apr 3 17:24:16 BST 2023", "APAAAAA"),
+        ("5.15.84-v8+ #1613 SMP PREEMPT Thu Jan 5 12:03:08 GMT 2023", "APAAPAA"),
+        ("4.19.97-v7l+ #1294 SMP Thu Jan 30 13:21:14 GMT 2020", "PPPPAAP"),
+        ("5.15.49-linuxkit #1 SMP Tue Sep 13 07:51:46 UTC 2022", "APAAPAA"),
+        ("5.10.176 #0 SMP Thu Apr 27 20:28:15 2023", "APAA?AA"),
+        // What is repaired before the base stays repaired.
+        ("5.14.0-162.6.1.el9_1.x86_64 #1 SMP PREEMPT_DYNAMIC Fri Sep 30 07:36:03 EDT 2022", "APAA?AA"),
+        ("5.14.21-150400.24.33-default #1 SMP PREEMPT_DYNAMIC Fri Nov 4 13:55:06 UTC 2022 (76cfe60)", "APAA?AA"),
+        ("6.4.0-150600.23.7-default #1 SMP PREEMPT_DYNAMIC Mon Jun 10 22:24:05 UTC 2024 (1ee5b97)", "APAAAAA"),
+        ("6.5.0-1010-azure #10~22.04.1-Ubuntu SMP Tue Nov 28 10:00:00 UTC 2023", "APAAAAA"),
+        ("5.13.0-1005-gcp #6-Ubuntu SMP Thu Jun 24 08:53:30 UTC 2021", "APAA??A"),
+        ("4.18.0-240.22.1.el8_3.x86_64 #1 SMP Thu Apr 8 19:01:30 UTC 2021", "APAA???"),
+    ];
+    let mut wrong = Vec::new();
+    for (text, wanted) in rows {
+        let found: String = IDS.iter().chain(&[HASH]).map(|id| letter(decide(id, text).state)).collect();
+        if found != wanted {
+            wrong.push(format!("{text}: wanted {wanted}, found {found}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_build_date_says_what_it_rests_on() {
+    let decide = |text| decide("nat-udp-zero-checksum", text);
+    let dated = decide("4.18.0-193.el8.x86_64 #1 SMP Fri Mar 27 14:35:58 UTC 2020");
+    assert_eq!((dated.state, dated.basis), (DefectState::Present, Basis::BuildDate));
+    for part in ["built on 2020-03-27 at the latest", "before the fix was written on 2020-04-21", "were not read"] {
+        assert!(dated.detail.contains(part), "{part:?} in {}", dated.detail);
+    }
+    let contradiction = decide("3.10.0-1160.2.1.el7.x86_64 #1 SMP Mon Jan 6 16:18:59 UTC 2020");
+    assert_eq!((contradiction.state, contradiction.basis), (DefectState::Unknown, Basis::None));
+    for part in ["built on 2020-01-06", "; but rhel build 1160.2.1", "defect absent"] {
+        assert!(contradiction.detail.contains(part), "{part:?} in {}", contradiction.detail);
+    }
+    let named = decide("3.10.0-1160.el7.x86_64 #1 SMP Mon Jan 6 16:18:59 UTC 2020");
+    assert_eq!((named.state, named.basis), (DefectState::Absent, Basis::VendorTable));
+    let foreign = decide("4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016");
+    assert!(foreign.detail.contains("no Linux (gvisor)"), "{}", foreign.detail);
+    let stranger = decide("5.4.40-custom");
+    assert!(stranger.detail.contains("someone natwatch does not know, based on 5.4.40"), "{}", stranger.detail);
+    // A live patch may have brought the fix to a kernel of any age.
+    let patched = defect("nat-udp-zero-checksum")
+        .decide(&kernel("4.18.0-193.el8.x86_64 #1 SMP Fri Mar 27 14:35:58 UTC 2020"), Some(&["kpatch_1".to_owned()]));
+    assert_eq!(patched.state, DefectState::Unknown);
+}
+
+#[test]
+fn the_tables_name_vendors_that_there_are() {
+    for defect in all() {
+        for table in &defect.vendors {
+            assert!(release::vendors().any(|name| name == table.vendor), "{}: {}", defect.id, table.vendor);
+        }
+    }
 }
 
 #[test]
@@ -309,7 +447,7 @@ fn the_linter_catches_each_planted_error() {
         ("from = \"5.7\"\nstate = \"absent\"", "from = \"5.7\"\nstate = \"present\"", "say the same"),
         ("source = \"s\"", "source = \" \"", "the source is empty"),
         ("source = \"s\"", "source = \"s\\ns\"", "the source has several lines"),
-        ("\"rhel\"", "\"rhell\"", "unknown vendor \"rhell\""),
+        ("title = \"t\"", "title = \"t\"\nfix_written = \"April 2020\"", "fix_written: \"April 2020\" is not a date"),
         ("\"4.18\"", "\"4.18.0\"", "is not x.y"),
         ("\"4.18\"", "\"x\"", "is not x.y"),
         ("from = \"240\"", "from = \"240-1\"", "build \"240-1\" is not numbers"),
@@ -331,11 +469,11 @@ fn the_linter_reports_all_errors_at_once() {
     let bad = GOOD
         .replace("[\"r\"]", "[]")
         .replace("\"good\"", "\"bad\"")
-        .replace("\"rhel\"", "\"rhell\"")
+        .replace("\"4.18\"", "\"4.18.0\"")
         .replace("from = \"0\"", "from = \"1\"")
         .replace("source = \"s\"", "source = \"\"");
     let errors = lint_file("good", &bad);
-    // id, references, vendor, two first ranges, four sources
+    // id, references, series, two first ranges, four sources
     assert_eq!(errors.len(), 9, "{errors:#?}");
 }
 

@@ -10,6 +10,7 @@ mod front_matter;
 #[cfg(test)]
 mod lint;
 mod range;
+mod releases;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

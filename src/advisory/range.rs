@@ -85,6 +85,12 @@ impl<K: Ord> Partition<K> {
         let (reached, above) = self.rest.split_at(below);
         Found { range: reached.last().unwrap_or(&self.first), above }
     }
+
+    /// What is known from `low` to `high`, both included.
+    pub fn states(&self, low: &K, high: &K) -> impl Iterator<Item = DefectState> {
+        let inside = self.rest.iter().filter(|range| *low < range.from && range.from <= *high);
+        [self.find(low).range.state].into_iter().chain(inside.map(|range| range.state))
+    }
 }
 
 impl<K: Display> Found<'_, K> {

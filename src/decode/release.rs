@@ -1,17 +1,19 @@
 //! Reads a kernel's identity from the strings it shows in /proc. Pure and total: any input gives a
 //! [`Kernel`] or one line saying what is wrong with it.
 //!
-//! The order of the rules matters. A kernel is first asked for its true upstream version
-//! (Debian's `uname -v`, Ubuntu's signature), then for marks that only one vendor writes, and only
-//! then is x.y.z believed. x.y.0 followed by something unknown is never taken for the release x.y.0:
-//! several distributions keep z at 0 for years.
+//! Who built it is told by marks that only one vendor writes (`vendors/NAME.toml`), and what its x.y.z is worth by who built it:
+//! some follow upstream's stable releases, some say elsewhere which one they are built from (Debian's `uname -v`, Ubuntu's
+//! signature), and some keep x.y.z for years and repair by themselves. x.y.z followed by something that is not known is never
+//! taken for the release: it is at least that.
 
+mod date;
 mod rules;
 mod text;
+mod vendors;
 
 use self::rules::Input;
 use self::text::{build_line, split_version};
-use crate::snapshot::{Kernel, Vendor};
+use crate::snapshot::Kernel;
 
 /// `__NEW_UTS_LEN` of include/uapi/linux/utsname.h: no kernel has a longer release.
 const MAX_RELEASE: usize = 64;
@@ -36,11 +38,15 @@ pub fn parse(
         signature: signature.unwrap_or(""),
     };
     let (vendor, base, numbering) = input.identity();
-    let build = match vendor {
-        Vendor::Ubuntu => input.signed().map_or_else(|| input.build(), |(build, _)| Some(build)),
-        _ => input.build(),
-    };
-    Ok(Kernel { release: release.to_owned(), vendor, base, numbering, build })
+    let build = input.signed().map(|(build, _)| build).or_else(|| input.build());
+    let built = date::built(input.build_line);
+    Ok(Kernel { release: release.to_owned(), vendor, base, numbering, build, built })
+}
+
+/// The names of the vendors that natwatch knows, for the test of the tables that name them.
+#[cfg(test)]
+pub fn vendors() -> impl Iterator<Item = &'static str> {
+    vendors::all().iter().map(|file| file.vendor().0)
 }
 
 fn check_text(release: &str) -> Result<(), String> {
