@@ -69,7 +69,7 @@ pub enum Test {
     KernelDefect(String),
     /// The tunnel is up.
     TunnelUp,
-    /// A device with this driver carries the tunnel.
+    /// A device with this driver, on which it offers offloads for UDP tunnels, carries the tunnel.
     UnderlayDriver(String),
     /// Such a device has an offload for UDP tunnels in force.
     UnderlayTunnelOffload(String),

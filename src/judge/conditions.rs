@@ -237,7 +237,8 @@ impl<'a> Context<'a> {
             other => return Outcome::unknown(other.why()),
         };
         let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
-        let driven = carriers.iter().find(|link| link.driver.ok().is_some_and(|name| name == driver));
+        let is_driven = |link: &&&Link| link.driver.ok().is_some_and(|name| name == driver);
+        let driven = carriers.iter().filter(is_driven).find(|link| !never_offloads_tunnels(link));
         let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
         let opaque = carriers.iter().find(|link| !shows_what_is_below(link)).and_then(|link| match &tunnel.underlay {
             Reading::Ok(_) => {
@@ -256,11 +257,18 @@ impl<'a> Context<'a> {
             }
             (None, _, Some(device)) => Outcome::unknown(device.driver.why()),
             (None, _, None) if opaque.is_some() => Outcome::unknown(opaque.unwrap_or_default()),
-            (None, Some(_), None) => Outcome::fails(format!("no device here is driven by {driver}")),
+            (None, Some(_), None) => Outcome::fails(match carriers.iter().find(is_driven) {
+                Some(device) => format!("{driver} offers no tunnel offload on {}", device.name),
+                None => format!("no device here is driven by {driver}"),
+            }),
             (None, None, None) => {
                 let names: Vec<_> = carriers.iter().map(|link| describe_driver(link)).collect();
                 let names = if names.is_empty() { "no device".to_owned() } else { names.join(", ") };
-                Outcome::fails(format!("carried by {names}"))
+                let unable = carriers.iter().find(is_driven);
+                let why = unable.map_or_else(String::new, |device| {
+                    format!("; {driver} offers no tunnel offload on {}", device.name)
+                });
+                Outcome::fails(format!("carried by {names}{why}"))
             }
         }
     }
@@ -374,6 +382,14 @@ fn tunnel_offload(link: &Link) -> Toggle {
         ([Toggle::On, _] | [_, Toggle::On], Toggle::On) => Toggle::On,
         _ => Toggle::Unknown,
     }
+}
+
+/// The driver offers no offload for UDP tunnels on this device, so that nobody can turn it on: vmxnet3 offers it from version 4 of
+/// the device on, which is virtual hardware 14.
+fn never_offloads_tunnels(link: &Link) -> bool {
+    let off =
+        |name| link.features.ok().and_then(|features| features.get(&name)).map(|state| state.fixed && !state.enabled);
+    off(Feature::TxUdpTnlSegmentation) == Some(true) && off(Feature::TxUdpTnlCsumSegmentation) != Some(false)
 }
 
 fn describe_driver(link: &Link) -> String {

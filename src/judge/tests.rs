@@ -241,6 +241,40 @@ fn every_port_a_tunnel_sends_to_counts() {
     }
 }
 
+/// Only cards of version 4 and later (virtual hardware 14) have the offload among the features that can be changed.
+#[test]
+fn a_card_that_cannot_offload_tunnels_is_not_affected() {
+    use crate::snapshot::{Feature, FeatureState, Features};
+    let state = |enabled, fixed| FeatureState { enabled, wanted: enabled, fixed };
+    let card = |segmentation: Option<FeatureState>, csum: Option<FeatureState>| {
+        let tunnels = [(Feature::TxUdpTnlSegmentation, segmentation), (Feature::TxUdpTnlCsumSegmentation, csum)];
+        let tunnels = tunnels.into_iter().filter_map(|(name, state)| Some((name, state?)));
+        let features: Features = tunnels.chain([(Feature::TxChecksumIpGeneric, state(true, false))]).collect();
+        Link { features: Reading::Ok(features), ..device(None, Reading::Ok("vmxnet3".to_owned())) }
+    };
+    let (never, off, on) = (Some(state(false, true)), Some(state(false, false)), Some(state(true, false)));
+    for (segmentation, csum, expected) in [
+        (never, never, State::NotAffected),
+        (never, None, State::NotAffected),
+        (off, off, State::Mitigated),
+        (never, off, State::Mitigated),
+        (on, on, State::Exposed),
+        (never, on, State::Exposed),
+        (Some(state(true, true)), never, State::Exposed),
+        (None, None, State::Unknown), // this kernel does not tell
+    ] {
+        let node = tunnel_over(card(segmentation, csum), 8472, None);
+        assert_eq!(vmxnet3(&node, DefectState::Present), expected, "{segmentation:?} {csum:?}");
+    }
+    // It does not make up for what is not known of another device that may carry the tunnel.
+    let mut node = tunnel_over(card(never, never), 8472, None);
+    let mut links = node.links.ok().unwrap().clone();
+    links.push(Link { index: 2, ..device(None, Reading::Failed("sysfs is of another namespace".into())) });
+    links[1].tunnel.as_mut().unwrap().underlay = Reading::Ok(vec![1, 2]);
+    node.links = Reading::Ok(links);
+    assert_eq!(vmxnet3(&node, DefectState::Present), State::Unknown);
+}
+
 #[test]
 fn only_warnings_and_worse_make_the_verdict() {
     let finding = |severity, state| Finding {
