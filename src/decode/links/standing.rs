@@ -95,9 +95,9 @@ impl Standing {
         let forwards = forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false)));
         let classifying = if forwards { datapath::classifying(node) } else { Reading::Ok(BTreeSet::new()) };
         let classifies = |link: &Link| classifying.ok().is_some_and(|indices| indices.contains(&link.index));
-        for at in 0..links.len() {
-            if crossed.contains(&at) || classifies(&links[at]) {
-                links[at].filters = datapath::filter_kinds(node, &links[at]);
+        for (at, link) in links.iter_mut().enumerate() {
+            if crossed.contains(&at) || classifies(link) {
+                link.filters = datapath::filter_kinds(node, link);
             }
         }
         let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links));
