@@ -473,6 +473,7 @@ fn advisories_are_explained() {
         "conntrack-chain-limit",
         "conntrack-table-full",
         "tcp-invalid-reset",
+        "snat-invalid-reset",
         "iptables-backend-split",
         "vmxnet3-tunnel-offload",
         "tunnel-offload-needlessly-off",

@@ -204,7 +204,7 @@ fn stopped_after(snapshot: &Snapshot, after: Duration) -> (Report, Duration) {
 }
 
 fn states(report: &Report) -> String {
-    let wanted = ["vxlan-double-snat-checksum", "snat-port-race", "tcp-invalid-reset"];
+    let wanted = ["vxlan-double-snat-checksum", "snat-port-race", "tcp-invalid-reset", "snat-invalid-reset"];
     let findings = report.advisories.iter().filter(|finding| wanted.contains(&finding.id.as_str()));
     findings.map(|finding| format!("{}={}", finding.id, finding.state)).collect::<Vec<_>>().join(" ")
 }

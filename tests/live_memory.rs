@@ -102,6 +102,7 @@ fn told(facts: &Snapshot) -> String {
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.links, facts.addresses, facts.rules);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.routes, facts.forwarding, facts.local_ports);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.ipvs_services, facts.foreign_tunnels, facts.programs);
+    let _ = writeln!(text, "{:#?}\n{:#?}", facts.local_sources, facts.ipsec);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.nftables, facts.legacy_ipv4, facts.legacy_ipv6);
     let _ = writeln!(text, "{:#?}\n{:#?}", facts.source_nat_rules, facts.sources);
     text

@@ -113,6 +113,10 @@ pub enum Test {
     TcpNotLiberal,
     /// Invalid segments pass through this host.
     InvalidPasses,
+    /// TCP connections leave with an address of this host's as another source.
+    SourceNatAnsweredHere,
+    /// Invalid segments that answer them get to this host's own TCP.
+    InvalidArrives,
     /// The tunnel's device computes the checksum of what it carries at once.
     TunnelChecksumOffloadOff,
     /// A translation would not leave a tunnel packet's checksum wrong, or there is none.

@@ -19,7 +19,8 @@ const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
 /// Length of `struct tcmsg`.
 const TCMSG: usize = 20;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and `…_EGRESS`
-const HOOKS: [(&str, u32); 2] = [("ingress", 0xffff_fff2), ("egress", 0xffff_fff3)];
+/// and 0, the root.
+const HOOKS: [(&str, u32); 3] = [("ingress", 0xffff_fff2), ("egress", 0xffff_fff3), ("root", 0)];
 
 fn sockets(ipv6: bool) -> Request {
     let words: Vec<String> = TUNNEL_PORTS.iter().map(|port| format!(":{port:04X} ")).collect();
@@ -49,9 +50,13 @@ pub fn classifying(node: &mut Node<'_>) -> Reading<BTreeSet<u32>> {
         let classifies = matches!(kind.as_deref(), Some("clsact" | "ingress"));
         Ok(classifies.then_some(u32::from_ne_bytes(array(message.body, 4, "tcmsg")?)))
     });
-    let is_older = matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)));
-    let found = if is_older { found } else { node.note(&request, found) };
+    let found = if is_older(&found) { found } else { node.note(&request, found) };
     found.map(|indices| indices.into_iter().collect())
+}
+
+/// In a capture from before it was asked for.
+fn is_older<T>(found: &Reading<T>) -> bool {
+    matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)))
 }
 
 /// Kinds of tc filters on a device.
@@ -65,6 +70,7 @@ pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
             node.try_dump(&request, |message| Ok(Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?));
         let found = match found.failure().and_then(Failure::refused) {
             Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()), // a kernel without classifiers
+            None if hook.0 == "root" && is_older(&found) => continue,
             _ => found,
         };
         match node.note(&request, found) {
@@ -95,6 +101,7 @@ pub fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Re
         if devices.is_empty() {
             continue;
         }
+        let asked = devices.clone();
         let request = Request::programs(Source::Datapath, name, hook, devices);
         let counts = node.try_text(&request).decode(|text| {
             let counts = text.lines().map(|line| {
@@ -105,7 +112,10 @@ pub fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Re
         });
         match counts {
             Reading::Ok(counts) => {
-                counts.into_iter().for_each(|(device, count)| *found.entry(device).or_default() += count)
+                // What has no line is gone, or the other end of a netkit device tells.
+                let told: BTreeSet<u32> = counts.iter().map(|(device, _)| *device).collect();
+                counts.into_iter().for_each(|(device, count)| *found.entry(device).or_default() += count);
+                found.retain(|device, _| told.contains(device) || !asked.contains(device));
             }
             // A kernel without this hook, which a sandbox's refusal does not say.
             Reading::Absent(_) => {}
@@ -150,10 +160,12 @@ pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<Sockets> {
     Reading::Ok(found)
 }
 
-/// `  123: 00000000:2118 00000000:0000 07 …`
+/// `  123: 00000000:2118 00000000:0000 07 …`: the port of a socket that is connected to nobody, as tunnels' are not.
 fn local_port(line: &str) -> Option<u16> {
-    let local = line.split_whitespace().nth(1)?;
-    u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()
+    let mut words = line.split_whitespace().skip(1);
+    let (local, remote) = (words.next()?, words.next()?);
+    let connected = remote.bytes().any(|digit| !matches!(digit, b'0' | b':'));
+    u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok().filter(|_| !connected)
 }
 
 #[cfg(test)]

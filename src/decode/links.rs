@@ -36,8 +36,9 @@ const MAX_TUNNELS: usize = 128;
 /// Physical devices whose driver is looked up; SR-IOV hosts have a few hundred.
 const MAX_PHYSICAL: usize = 1024;
 
-/// Devices that are asked for programs where packets come in, some microseconds each: a node has a few hundred pods.
-const MAX_ENTERED: usize = 4096;
+/// Devices that are asked for programs where packets come in, some microseconds each: a node has a few hundred pods. With more it is
+/// a question which have any.
+const MAX_ENTERED: usize = 16_384;
 
 fn all_links() -> Request {
     let mut body = vec![0; IFINFOMSG];
@@ -146,9 +147,12 @@ pub fn read(node: &mut Node<'_>) -> LinkFacts {
         let crossed = relevant(links, &standing.foreign);
         let forwards = standing.forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false)));
         let enters = |(at, link): &(usize, &Link)| crossed.contains(at) || forwards && link.up;
-        let entered = links.iter().enumerate().filter(enters).take(MAX_ENTERED).map(|(_, link)| link);
+        let entered: Vec<&Link> = links.iter().enumerate().filter(enters).map(|(_, link)| link).collect();
         let crossed: Vec<&Link> = crossed.iter().map(|at| &links[*at]).collect();
-        programs = datapath::programs(node, &entered.collect::<Vec<_>>(), &crossed);
+        programs = match entered.len() > MAX_ENTERED {
+            true => Reading::Failed(Failure::too_large(MAX_ENTERED, "devices that packets may come in by")),
+            false => datapath::programs(node, &entered, &crossed),
+        };
         read_drivers(node, links);
         let ethtool = Ethtool::read(node);
         for at in relevant(links, &standing.foreign) {
@@ -270,7 +274,7 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
             .transpose()?
             .flatten()
             .is_some_and(|mode| mode != 0),
-        filters: Reading::Failed("not looked up: it carries no tunnel that is up".into()),
+        filters: Reading::Failed(Failure::not_needed("not looked up: it carries no tunnel that is up")),
         features: Reading::Failed("not looked up: it carries no tunnel that is up".into()),
         kind,
         name,

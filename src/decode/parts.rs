@@ -1,6 +1,7 @@
 //! A whole reading: its parts, in the order in which they are published.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::identity::Identity;
@@ -10,7 +11,7 @@ use super::nftables::Around;
 use super::sets::{self, Lookups, Values};
 use super::{Collectors, Known, Node, Sources, conntrack, links, netstat, nftables, off, source_nat};
 use crate::capture::{Ask, Capture, Meta, Replay};
-use crate::snapshot::netfilter::Ruleset;
+use crate::snapshot::netfilter::{Chain, Chosen, Nat, NatAction, Ruleset, Step};
 use crate::snapshot::{
     Collector, Conntrack, Failure, Netstat, NetworkNamespace, Reading, Snapshot, Source, Unanswered,
 };
@@ -42,12 +43,19 @@ struct RulesPart {
     legacy: [Reading<Arc<Ruleset>>; 2],
     /// See [`Snapshot::ipsec`].
     ipsec: Reading<bool>,
+    /// See [`Snapshot::local_sources`].
+    local_sources: Reading<BTreeMap<IpAddr, bool>>,
 }
 
 impl RulesPart {
     fn unread(why: &Failure) -> Self {
         let unread = || Reading::Failed(why.clone());
-        Self { nftables: unread(), legacy: [unread(), unread()], ipsec: Reading::Failed(why.clone()) }
+        Self {
+            nftables: unread(),
+            legacy: [unread(), unread()],
+            ipsec: Reading::Failed(why.clone()),
+            local_sources: Reading::Failed(why.clone()),
+        }
     }
 }
 
@@ -136,8 +144,31 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
             Arc::make_mut(ruleset).sets.extend(ipsets.iter().map(|(id, set)| (id.clone(), set.clone())));
         }
     }
+    let local_sources = local_sources(node, all.iter().filter_map(Reading::ok).map(Arc::as_ref));
     let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
-    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec }
+    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources }
+}
+
+/// Addresses that sources are translated to, and whether each is this host's.
+fn local_sources<'a>(
+    node: &mut Node<'_>,
+    rulesets: impl Iterator<Item = &'a Ruleset>,
+) -> Reading<BTreeMap<IpAddr, bool>> {
+    /// Addresses that are looked up, 10 µs each; what is beyond is not known.
+    const MAX_ADDRESSES: usize = 64;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let rules = rulesets.flat_map(|ruleset| ruleset.chains.values()).flat_map(Chain::known_rules);
+    for step in rules.flat_map(|rule| &rule.steps) {
+        if let Step::Nat(Nat { action: NatAction::Snat, addresses: Chosen::Range(first, last), .. }) = step
+            && first == last
+            && addresses.len() < MAX_ADDRESSES
+            && !addresses.contains(first)
+        {
+            addresses.push(*first);
+        }
+    }
+    let local = super::routing::local_ones(node, &addresses);
+    local.map(|local| addresses.into_iter().map(|address| (address, local.contains(&address))).collect())
 }
 
 impl Parts {
@@ -183,6 +214,7 @@ impl Parts {
             ipvs_services: links.ipvs_services,
             programs: links.programs,
             ipsec: rules.ipsec,
+            local_sources: rules.local_sources,
             bridges_call_rules: links.bridges_call_rules,
             foreign_tunnels: links.foreign_tunnels,
             nftables: rules.nftables,

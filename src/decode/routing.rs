@@ -80,6 +80,41 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
     Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body)
 }
 
+/// Whether an address is this host's, by the route to it.
+fn to_address(number: usize, address: IpAddr) -> Request {
+    let mut body = vec![0; RTMSG];
+    body[0] = if address.is_ipv6() { AF_INET6 } else { AF_INET };
+    body[1] = if address.is_ipv6() { 128 } else { 32 };
+    put_address(&mut body, RTA_DST, address);
+    Request::netlink(
+        Source::Routing,
+        &format!("route/get-source-{number}"),
+        NetlinkFamily::Route,
+        RTM_GETROUTE,
+        false,
+        body,
+    )
+}
+
+/// Which of these addresses are this host's: look-ups of routes, in the order of the addresses.
+pub fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeSet<IpAddr>> {
+    /// `RTN_LOCAL`
+    const LOCAL: u8 = 2;
+    let mut local = BTreeSet::new();
+    for (number, address) in addresses.iter().enumerate() {
+        let request = to_address(number, *address);
+        let kind = node.try_answer(&request, |message| decode_route(message.body).map(|route| route.kind));
+        match kind.failure().and_then(Failure::refused) {
+            Some(_) => continue, // no route leads there, or one that refuses (`fib_props`): it is nobody's here
+            None => match node.note(&request, kind) {
+                Reading::Ok(kind) => local.extend((kind == LOCAL).then_some(*address)),
+                other => return other.map(|_| BTreeSet::new()),
+            },
+        }
+    }
+    Reading::Ok(local)
+}
+
 fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
     match address {
         IpAddr::V4(address) => netlink::put(body, kind, &address.octets()),
@@ -312,7 +347,7 @@ fn is_common(table: u32) -> bool {
 }
 
 /// Routes that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that are not unicast.
-pub fn wanted_routes(tables: &Tables, links: &[Link]) -> Reading<Vec<Route>> {
+pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
     let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
     let feeders: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| feeders(links, link.index)).collect();
     let all = FAMILIES.iter().map(|ipv6| {
@@ -325,13 +360,24 @@ pub fn wanted_routes(tables: &Tables, links: &[Link]) -> Reading<Vec<Route>> {
                 let into = route.devices.iter().any(|at| feeders.contains(at));
                 let known = route.nexthop.is_none() || !route.devices.is_empty();
                 let led_to = known && marked.contains(&route.table) && !is_common(route.table);
-                into || route.kind != RTN_UNICAST || led_to
+                let names_source = !foreign.is_empty() && route.preferred_source.is_some();
+                into || route.kind != RTN_UNICAST || led_to || names_source
             };
             wanted.extend(family.routes.iter().enumerate().filter(|(_, route)| inward(route)).map(|(at, _)| at));
             wanted.into_iter().map(|at| family.routes[at].clone()).collect()
         })
     });
     concat(all)
+}
+
+/// Devices by which routes lead to a next hop.
+pub fn gateway_devices(tables: &Tables) -> BTreeSet<u32> {
+    let families = FAMILIES.iter().filter_map(|ipv6| tables.family(*ipv6).ok());
+    let routes = families.flat_map(|family| &family.routes);
+    routes
+        .filter(|route| route.kind == RTN_UNICAST && route.gateway.is_some())
+        .flat_map(|route| route.devices.clone())
+        .collect()
 }
 
 fn concat<T>(readings: impl Iterator<Item = Reading<Vec<T>>>) -> Reading<Vec<T>> {

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use crate::symbolic::{self, Effort, Found, Kept, OuterPackets, ReachedRules, TunnelFacts, World};
+use crate::symbolic::{self, Answers, Effort, Found, Kept, OuterPackets, ReachedRules, TunnelFacts, World};
 
 /// What walks have found on one set of facts.
 #[derive(Debug, Default)]
@@ -15,6 +15,7 @@ pub struct Derived {
     /// The facts; `None`: nothing was walked.
     world: RefCell<Option<Kept>>,
     reached: Once<ReachedRules>,
+    answers: Once<Answers>,
     translates: Once<Found>,
     destination_nat: Once<Found>,
     dns_to_several: Once<Found>,
@@ -32,6 +33,7 @@ impl Derived {
         }
         *known = Some(Kept::of(world));
         self.reached.forget();
+        self.answers.forget();
         self.of_services().into_iter().for_each(Once::forget);
         self.outer.borrow_mut().clear();
     }
@@ -40,6 +42,7 @@ impl Derived {
     /// forgotten.
     pub fn end(&mut self, cut: bool) {
         self.reached.end(cut);
+        self.answers.end(cut);
         for found in self.of_services() {
             found.end(cut);
         }
@@ -53,6 +56,11 @@ impl Derived {
     /// Source-NAT rules that new connections get to.
     pub fn reached(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<ReachedRules> {
         self.reached.get(effort, || symbolic::reached(world, effort))
+    }
+
+    /// Invalid segments that answer connections whose source was translated.
+    pub fn answers(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Answers> {
+        self.answers.get(effort, || symbolic::answers(world, effort))
     }
 
     /// Whether any rule translates addresses.

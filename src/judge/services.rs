@@ -87,4 +87,39 @@ impl Context<'_> {
             },
         }
     }
+
+    pub(super) fn source_nat_answered_here(&self) -> Outcome {
+        match self.world().map(|world| self.derived.answers(world, &self.effort)) {
+            Err(why) => Outcome::unknown(why),
+            Ok(found) => match &found.translated.certainty {
+                Certainty::Happens => Outcome::holds(format!(
+                    "TCP connections leave with an address of this host's as their source: {}",
+                    found.translated.place
+                )),
+                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::DoesNot => {
+                    Outcome::fails("no TCP connection leaves with an address of this host's as another source")
+                }
+            },
+        }
+    }
+
+    pub(super) fn invalid_arrives(&self) -> Outcome {
+        match self.world().map(|world| self.derived.answers(world, &self.effort)) {
+            Err(why) => Outcome::unknown(why),
+            Ok(found) => match (&found.arrive.certainty, found.arrive.place.as_str()) {
+                (Certainty::Happens, "") => {
+                    Outcome::holds("no rule drops invalid TCP segments that are for this host itself")
+                }
+                (Certainty::Happens, place) => Outcome::holds(format!(
+                    "invalid TCP segments that are for this host itself get to it; {place} drops only some"
+                )),
+                (Certainty::Unknown(why), _) => Outcome::unknown(why),
+                (Certainty::DoesNot, "") => {
+                    Outcome::fails("no invalid TCP segment that answers such a connection gets to this host's own TCP")
+                }
+                (Certainty::DoesNot, place) => Outcome::fails(format!("{place} drops invalid TCP segments")),
+            },
+        }
+    }
 }

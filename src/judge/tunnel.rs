@@ -5,13 +5,20 @@ use std::collections::BTreeSet;
 use super::ConditionState;
 use super::conditions::{Context, Outcome, is_elsewhere};
 use crate::advisory::defects::DefectState;
-use crate::snapshot::{Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, with_lower_devices};
+use crate::snapshot::{
+    Failure, Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, Unanswered, feeders, with_lower_devices,
+};
 use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
 
 fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
     tunnel.filter(|link| link.up).and_then(|link| Some((link, link.tunnel.as_ref()?)))
+}
+
+/// What was not read because nobody asked for it, then or now.
+fn is_assumed(failure: &Failure) -> bool {
+    matches!(failure.root(), Failure::NotNeeded(_) | Failure::NotAnswered(Unanswered::NotCaptured))
 }
 
 impl Context<'_> {
@@ -24,7 +31,11 @@ impl Context<'_> {
             let facts = symbolic::facts(self.snapshot, link, tunnel)?;
             let mut outer = OuterPackets::clone(&self.derived.outer(world, facts, &self.effort));
             if let Some(what) = self.marks_from_outside().filter(|_| outer.with_other_marks != OtherMarks::Harmless) {
-                outer.rewritten = Certainty::Unknown(what);
+                for certainty in [&mut outer.rewritten, &mut outer.tracked, &mut outer.ports_written] {
+                    if *certainty == Certainty::DoesNot {
+                        *certainty = Certainty::Unknown(what.clone());
+                    }
+                }
             }
             if let Some(what) = self.beside_the_rules(link, tunnel) {
                 if outer.tracked == Certainty::DoesNot {
@@ -92,19 +103,41 @@ impl Context<'_> {
             .any(|forwards| !matches!(forwards, Reading::Ok(false) | Reading::Absent(_)));
         let mut links = self.snapshot.known_links().iter().filter(|link| forwards && link.up);
         let programs = &self.snapshot.programs;
+        if let Reading::Failed(failure) = programs
+            && forwards
+            && !is_assumed(failure)
+        {
+            return Some(format!("BPF programs of devices could not be read: {}", programs.why()));
+        }
         links.find_map(|link| {
             let is_bpf = |kind: &&String| kind.starts_with("bpf on ingress");
-            if let Some(kind) = link.filters.ok().and_then(|kinds| kinds.iter().find(is_bpf)) {
-                return Some(format!("a tc filter ({kind}) of {} may mark packets that are forwarded", link.name));
+            match &link.filters {
+                Reading::Ok(kinds) => {
+                    if let Some(kind) = kinds.iter().find(is_bpf) {
+                        return Some(format!(
+                            "a tc filter ({kind}) of {} may mark packets that are forwarded",
+                            link.name
+                        ));
+                    }
+                }
+                Reading::Failed(failure) if is_assumed(failure) => {}
+                Reading::Absent(_) => {}
+                unread => return Some(format!("tc filters of {} could not be read: {}", link.name, unread.why())),
             }
+            let is_netkit = link.kind.as_deref() == Some("netkit");
             match programs {
-                Reading::Ok(programs) => programs.get(&link.index).filter(|count| **count > 0).map(|_| {
-                    format!("BPF programs (tcx or netkit) on {} may mark packets that are forwarded", link.name)
-                }),
+                Reading::Ok(programs) => match programs.get(&link.index) {
+                    Some(0) => None,
+                    Some(_) => Some(format!(
+                        "BPF programs (tcx or netkit) on {} may mark packets that are forwarded",
+                        link.name
+                    )),
+                    None => is_netkit.then(|| format!("programs of {} are told by its other end only", link.name)),
+                },
                 Reading::Absent(_) => None,
                 unread => {
-                    let shows = link.kind.as_deref() == Some("netkit") || link.name.starts_with("cilium_");
-                    shows.then(|| format!("{} shows BPF at work: {}", link.name, unread.why()))
+                    let of_bpf = ["cilium_", "bpfin", "bpfout"].iter().any(|start| link.name.starts_with(start));
+                    (is_netkit || of_bpf).then(|| format!("{} shows BPF at work: {}", link.name, unread.why()))
                 }
             }
         })
@@ -163,7 +196,10 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn source_nat_present(&self) -> Outcome {
+    pub(super) fn source_nat_present(&self, tunnel: Option<&Link>) -> Outcome {
+        if tunnel.is_some_and(|link| link.link_netnsid.is_some()) {
+            return Outcome::unknown("its packets leave in another network namespace, whose rules are not read");
+        }
         match self.world() {
             Err(why) => Outcome::unknown(why),
             Ok(world) => {
@@ -260,7 +296,7 @@ impl Context<'_> {
     pub(super) fn offload_not_needed(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Outcome {
         let others = [
             self.checksum_breakable(tunnel, on, off),
-            self.source_nat_present(),
+            self.source_nat_present(tunnel),
             self.outer_tracked(tunnel),
             self.outer_rewritten(tunnel),
         ];

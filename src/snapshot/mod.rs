@@ -11,6 +11,7 @@ mod reading;
 mod shared;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
@@ -326,6 +327,8 @@ pub struct Snapshot {
     /// they leave of those that a tunnel's packets cross. Absent: no tunnel is up, or the kernel has none. Denied: bpf(2) is not
     /// permitted here.
     pub programs: Reading<BTreeMap<u32, u32>>,
+    /// Addresses that SNAT rules give, one by one, and whether each is this host's (`RTN_LOCAL`); of more than 64 the first.
+    pub local_sources: Reading<BTreeMap<IpAddr, bool>>,
     /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
     /// ask for it.
     pub ipsec: Reading<bool>,

@@ -1,6 +1,6 @@
 //! What has to be known about a tunnel beside the rules: who sends into it, and which way its own packets go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::host::prefix_range;
@@ -11,6 +11,8 @@ use crate::snapshot::{Address, KernelVersion, Link, OuterRoute, Reading, Route, 
 
 /// `RT_SCOPE_UNIVERSE`
 const UNIVERSE: u8 = 0;
+/// `LOOPBACK_IFINDEX`: of the first device of each network namespace.
+const LOOPBACK_INDEX: u32 = 1;
 /// From this version on, rules on postrouting see the device that a packet came in by.
 const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 
@@ -82,6 +84,9 @@ pub struct Way {
 
 /// Gathers the facts. `Err`: what could not be read.
 pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, String> {
+    if link.link_netnsid.is_some() {
+        return Err("its packets leave in another network namespace, whose rules are not read".into());
+    }
     let links = snapshot.known_links();
     let read = |reading: &Reading<()>| match reading {
         Reading::Ok(()) => Ok(()),
@@ -230,7 +235,7 @@ fn strays(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
 
 /// Destinations whose routes lead into one of these devices. What every IPv6 device has by itself (link-local and
 /// multicast) carries no traffic that a checksum is offloaded for.
-fn routed_into(snapshot: &Snapshot, devices: &std::collections::BTreeSet<u32>, ipv6: bool) -> Values {
+fn routed_into(snapshot: &Snapshot, devices: &BTreeSet<u32>, ipv6: bool) -> Values {
     let whole: IpAddr = if ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
     let routes = snapshot.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
     let routes = routes.filter(|route| route.devices.iter().any(|device| devices.contains(device)));
@@ -270,27 +275,46 @@ fn vague_ways(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
     families.map(way).collect()
 }
 
-/// The ways that packets of a tunnel may take of which only sockets are seen: from each address of the devices that may
-/// carry it. Where routing has chosen it, masquerading chooses the same one (`inet_select_addr`); a secondary one has been
-/// given to the tunnel.
+/// The ways that packets of a tunnel may take of which only sockets are seen: by each device that may carry it, from each
+/// address that routing may choose there. Where no route names one, masquerading chooses the same (`inet_select_addr`,
+/// `ipv6_dev_get_saddr`).
 fn ways_from(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
-    let carriers = tunnel.underlay.ok().map_or(&[][..], Vec::as_slice);
-    let addresses = snapshot.addresses.ok().into_iter().flatten();
-    let [ipv4, ipv6] = tunnel.elsewhere.unwrap_or_default();
-    let usable = addresses.filter(|address| carriers.contains(&address.link) && address.scope == UNIVERSE);
-    let usable = usable.filter(|at| if at.address.is_ipv6() { ipv6 && !at.unpreferred } else { ipv4 });
-    let way = |address: &Address| Way {
-        family: if address.address.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 },
-        mark: 0,
-        remotes: None,
-        device: name_key(snapshot.link_name(address.link)),
-        source: Some(address_key(address.address)),
-        primary: match !address.address.is_ipv6() && address.secondary {
-            true => primary(snapshot, address.link, false, None),
-            false => Ok(address_key(address.address)),
-        },
-    };
-    usable.map(way).collect()
+    let addresses = snapshot.addresses.ok().map_or(&[][..], Vec::as_slice);
+    let routes = snapshot.routes.ok().map_or(&[][..], Vec::as_slice);
+    let mut ways = Vec::new();
+    for (ipv6, has_socket) in [false, true].into_iter().zip(tunnel.elsewhere.unwrap_or_default()) {
+        for device in tunnel.underlay.ok().into_iter().flatten().copied().filter(|_| has_socket) {
+            let way = |source: Option<u128>, primary| Way {
+                family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+                mark: 0,
+                remotes: None,
+                device: name_key(snapshot.link_name(device)),
+                source,
+                primary,
+            };
+            let usable = |at: &&Address| {
+                at.link == device
+                    && at.scope == UNIVERSE
+                    && at.address.is_ipv6() == ipv6
+                    && if ipv6 { !at.unpreferred } else { !at.secondary }
+            };
+            let own: Vec<&Address> = addresses.iter().filter(usable).collect();
+            // One that is a network by itself is chosen for no other host, unless it is the only one.
+            let whole = if ipv6 { 128 } else { 32 };
+            let chosen = own.iter().filter(|at| own.len() == 1 || at.prefix_length < whole);
+            let chosen: BTreeSet<u128> = chosen.map(|at| address_key(at.address)).collect();
+            ways.extend(chosen.iter().map(|address| way(Some(*address), Ok(*address))));
+            if chosen.is_empty() {
+                let primary = primary(snapshot, device, ipv6, None);
+                ways.push(way(primary.as_ref().ok().copied(), primary));
+            }
+            let named = routes.iter().filter(|route| route.kind == UNICAST && route.devices.contains(&device));
+            let named = named.filter_map(|route| route.preferred_source).filter(|source| source.is_ipv6() == ipv6);
+            let named: BTreeSet<u128> = named.map(address_key).filter(|source| !chosen.contains(source)).collect();
+            ways.extend(named.into_iter().map(|source| way(Some(source), primary(snapshot, device, ipv6, None))));
+        }
+    }
+    ways
 }
 
 /// The ways of one route: by each of its devices.
@@ -330,8 +354,19 @@ fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr
     let name = snapshot.link_name(device);
     let chosen = match (here.as_slice(), next_hop) {
         ([], _) if ipv6 => None,
-        // inet_select_addr goes on with the other devices, in their order.
-        ([], _) => all.iter().find(usable),
+        // inet_select_addr goes on with the other devices, in their order: lo is the first, that of the others is not known.
+        ([], _) => {
+            let elsewhere: Vec<&Address> = all.iter().filter(usable).collect();
+            let devices: BTreeSet<u32> = elsewhere.iter().map(|address| address.link).collect();
+            match devices.first() {
+                Some(first) if *first != LOOPBACK_INDEX && devices.len() > 1 => {
+                    return Err(format!(
+                        "{name} has no address, and which one of other devices masquerading writes is not known"
+                    ));
+                }
+                first => elsewhere.into_iter().find(|address| Some(&address.link) == first),
+            }
+        }
         ([only], _) => Some(*only),
         (_, None) => return Err(format!("which of the addresses of {name} masquerading writes is not known")),
         (several, Some(next_hop)) if ipv6 => {

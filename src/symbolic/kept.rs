@@ -1,5 +1,8 @@
 //! A world that is kept, so that it can be told whether walks would find the same in a later one.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use super::host::{Device, OwnAddresses};
 use super::world::{Rules, World};
 use crate::snapshot::netfilter::Ruleset;
@@ -12,6 +15,7 @@ type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16);
 pub struct Kept {
     rules: Vec<(bool, Ruleset)>,
     devices: Option<Vec<OwnedDevice>>,
+    local_sources: BTreeMap<IpAddr, bool>,
     ipsec: Result<bool, String>,
     own: [Option<OwnAddresses>; 2],
 }
@@ -19,7 +23,7 @@ pub struct Kept {
 impl Kept {
     /// Of this world. Rules are not copied, but shared with it.
     pub fn of(world: &World<'_>) -> Self {
-        let World { rules, devices, own, ipsec, survey: _, remembered: _ } = world;
+        let World { rules, devices, own, local_sources, ipsec, survey: _, remembered: _ } = world;
         let owned = |device: &Device<'_>| {
             let Device { index, name, group, kind, hardware_type } = device;
             (*index, (*name).to_owned(), *group, kind.map(str::to_owned), *hardware_type)
@@ -28,6 +32,7 @@ impl Kept {
             rules: rules.iter().map(|rules| (rules.legacy, rules.ruleset.clone())).collect(),
             devices: devices.as_ref().map(|devices| devices.iter().map(owned).collect()),
             own: own.clone(),
+            local_sources: local_sources.clone(),
             ipsec: ipsec.clone(),
         }
     }
@@ -35,7 +40,7 @@ impl Kept {
     /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
     /// ones may be gone, and comparing is cheaper the next time.
     pub fn is_like(&mut self, world: &World<'_>) -> bool {
-        let World { rules, devices, own, ipsec, survey: _, remembered: _ } = world;
+        let World { rules, devices, own, local_sources, ipsec, survey: _, remembered: _ } = world;
         let same_device = |(known, device): (&OwnedDevice, &Device<'_>)| {
             let Device { index, name, group, kind, hardware_type } = device;
             let (known_index, known_name, known_group, known_kind, known_type) = known;
@@ -53,6 +58,7 @@ impl Kept {
         };
         let same = same_devices
             && self.own == *own
+            && self.local_sources == *local_sources
             && self.ipsec == *ipsec
             && self.rules.len() == rules.len()
             && self.rules.iter().zip(rules).all(same_rules);

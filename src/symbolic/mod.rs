@@ -41,6 +41,7 @@ pub use effort::{Effort, Ended};
 pub use facts::{TunnelFacts, Way, facts};
 pub use kept::Kept;
 pub use machine::Certainty;
+pub use scenarios::answers::{Answers, answers};
 pub use scenarios::services::{destination_nat, dns_to_several, invalid_passes};
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
 pub use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};

@@ -67,6 +67,22 @@ impl Names {
         ranges.iter().map(piece).collect()
     }
 
+    /// Pieces in which there is a name at all: behind its end are zeros, which a test of its beginning does not ask for.
+    pub fn possible(&self) -> Vec<(u128, u128)> {
+        let is_possible = |(at, first): (usize, &u128)| {
+            let bytes = first.to_be_bytes();
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+            let next = match bytes[end..].iter().all(|byte| *byte == 0) {
+                true => *first,
+                // One more byte makes the next name.
+                false => (*first >> (8 * (15 - end)) | 1) << (8 * (15 - end)),
+            };
+            let last = self.0.get(at + 1).map_or(u128::MAX, |next| next - 1);
+            (next <= last).then_some((at as u128, at as u128))
+        };
+        self.0.iter().enumerate().filter_map(is_possible).collect()
+    }
+
     /// The name that a piece consists of, if it is one.
     pub fn name(&self, piece: u128) -> Option<u128> {
         let at = usize::try_from(piece).ok()?;

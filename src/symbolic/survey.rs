@@ -13,7 +13,7 @@ pub struct Survey {
     /// Where pieces of device names begin that some rule tells apart.
     pub names: BTreeSet<u128>,
     /// Sets that rules take packets out of, and put packets into.
-    pub updates: BTreeMap<(usize, SetId), [bool; 2]>,
+    pub updates: BTreeMap<(Option<usize>, SetId), [bool; 2]>,
     /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
     pub can_be_set: u32,
     /// Bits of the packet's mark that rules on output, postrouting and egress test, or save.
@@ -79,7 +79,7 @@ impl Survey {
                 }
             }
             Step::UpdateSet { set, adds } => {
-                self.updates.entry((number, set.clone())).or_default()[usize::from(*adds)] = true;
+                self.updates.entry(updated(number, set)).or_default()[usize::from(*adds)] = true;
             }
             Step::SetMark(MarkWrite::Exact { take, .. }) => self.copied[0] |= take,
             Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => self.copied[1] |= take,
@@ -192,6 +192,11 @@ impl Survey {
         connection |= mark & self.copied[0];
         Relevant { mark, connection }
     }
+}
+
+/// What [`Survey::updates`] knows a set by: ipsets are the same for all rule sets.
+pub fn updated(number: usize, set: &SetId) -> (Option<usize>, SetId) {
+    (matches!(set, SetId::Nftables { .. }).then_some(number), set.clone())
 }
 
 /// Bits that a condition looks at.

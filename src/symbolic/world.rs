@@ -2,6 +2,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::host::{Device, OwnAddresses, own_addresses};
 use super::machine::Certainty;
@@ -30,6 +31,8 @@ pub struct World<'a> {
     pub devices: Option<Vec<Device<'a>>>,
     /// IPv4's, IPv6's; `None`: not read.
     pub own: [Option<OwnAddresses>; 2],
+    /// Addresses that rules give to sources, and whether each is this host's, as far as that was read.
+    pub local_sources: BTreeMap<IpAddr, bool>,
     /// IPsec handles packets here. `Err`: whether it does was not read.
     pub ipsec: Result<bool, String>,
     pub(super) survey: OnceCell<Survey>,
@@ -104,13 +107,15 @@ impl<'a> World<'a> {
             Reading::Absent(_) => Ok(false),
             unread => Err(unread.why()),
         };
-        Ok(Self { ipsec, ..Self::of(rules, devices, own) })
+        let local_sources = snapshot.local_sources.ok().cloned().unwrap_or_default();
+        Ok(Self { ipsec, local_sources, ..Self::of(rules, devices, own) })
     }
 
     /// Of its parts.
     pub(super) fn of(rules: Vec<Rules<'a>>, devices: Option<Vec<Device<'a>>>, own: [Option<OwnAddresses>; 2]) -> Self {
         let ipsec = Err("not read".into());
-        Self { rules, devices, own, ipsec, survey: OnceCell::new(), remembered: Remembered::default() }
+        let local_sources = BTreeMap::new();
+        Self { rules, devices, own, local_sources, ipsec, survey: OnceCell::new(), remembered: Remembered::default() }
     }
 
     /// What its rules tell packets apart by; looked for once.

@@ -34,6 +34,7 @@ pub mod router;
 pub mod rule_file;
 pub mod rules;
 pub mod secrets;
+pub mod segment;
 pub mod server;
 pub mod sockets;
 pub mod strace;

@@ -478,13 +478,19 @@ impl Generator<'_> {
                 case.next += 1;
                 let (name, family) = (format!("i{}", case.next), if six { "inet6" } else { "inet" });
                 let (local, remote) = (case.setup.local(), case.setup.remote());
-                let (make, ends) = match self.dice.below(5) {
+                let (make, ends) = match self.dice.below(6) {
                     0 => (
                         format!("ipset create {name} hash:net,iface family {family}; ipset add {name} {local},eth0"),
                         "src,dst",
                     ),
                     1 => (
                         format!("ipset create {name} hash:net,iface family {family}; ipset add {name} {local},lo"),
+                        "src,dst",
+                    ),
+                    4 => (
+                        format!(
+                            "ipset create {name} hash:net,iface family {family}; ipset add {name} {local},et wildcard"
+                        ),
                         "src,dst",
                     ),
                     2 => (

@@ -17,16 +17,22 @@ const GENEVE: u16 = 6081;
 /// `RT_SCOPE_UNIVERSE`
 const UNIVERSE: u8 = 0;
 
-/// Ports that have a socket, and that none of these devices owns.
+/// Ports that have a socket, and that none of these devices owns: one that is down has none.
 pub fn unowned(sockets: &Sockets, links: &[Link]) -> Sockets {
-    let owned: BTreeSet<u16> =
-        links.iter().filter_map(|link| link.tunnel.as_ref()).filter_map(|tunnel| tunnel.port).collect();
+    let here = links.iter().filter(|link| link.up && link.link_netnsid.is_none());
+    let owned: BTreeSet<u16> = here.filter_map(|link| link.tunnel.as_ref()).filter_map(|tunnel| tunnel.port).collect();
     sockets.iter().filter(|(port, _)| !owned.contains(port)).map(|(port, families)| (*port, *families)).collect()
 }
 
 /// The tunnels of these sockets, as links that the kernel does not list, with what it gives a device that nobody changes.
-pub fn tunnels(sockets: &Sockets, links: &[Link], addresses: &Reading<Vec<Address>>) -> Vec<Link> {
-    let underlay = addresses.as_ref().and_then(|addresses| match carriers(links, addresses) {
+/// `gateways`: devices by which routes lead to a next hop.
+pub fn tunnels(
+    sockets: &Sockets,
+    links: &[Link],
+    addresses: &Reading<Vec<Address>>,
+    gateways: &BTreeSet<u32>,
+) -> Vec<Link> {
+    let underlay = addresses.as_ref().and_then(|addresses| match carriers(links, addresses, gateways) {
         none if none.is_empty() => Reading::Absent("no device here has an address that it could send from".into()),
         carriers => Reading::Ok(carriers),
     });
@@ -71,7 +77,7 @@ fn tunnel(port: u16, families: [bool; 2], underlay: Reading<Vec<u32>>) -> Link {
 
 /// Devices that may carry packets to other nodes: they are up, have an address of their own, and are no dummy (IPVS's
 /// addresses are on one) and no bridge that only containers are attached to.
-fn carriers(links: &[Link], addresses: &[Address]) -> Vec<u32> {
+fn carriers(links: &[Link], addresses: &[Address], gateways: &BTreeSet<u32>) -> Vec<u32> {
     let has_address = |link: &Link| addresses.iter().any(|at| at.link == link.index && at.scope == UNIVERSE);
     let only_inside = |link: &Link| {
         let mut ports = links.iter().filter(|port| port.master == Some(link.index));
@@ -80,8 +86,8 @@ fn carriers(links: &[Link], addresses: &[Address]) -> Vec<u32> {
             kind => kind == Some("dummy"),
         }
     };
-    let usable =
-        |link: &&Link| link.up && link.hardware_type != ARPHRD_LOOPBACK && has_address(link) && !only_inside(link);
+    let may_carry = |link: &Link| gateways.contains(&link.index) || has_address(link) && !only_inside(link);
+    let usable = |link: &&Link| link.up && link.hardware_type != ARPHRD_LOOPBACK && may_carry(link);
     links.iter().filter(usable).map(|link| link.index).collect()
 }
 
@@ -115,9 +121,10 @@ mod tests {
             secondary: false,
         };
         let addresses: Vec<Address> = [1, 2, 3, 4, 6, 8, 10].map(address).into();
-        assert_eq!(carriers(&links, &addresses), [2, 6]);
+        assert_eq!(carriers(&links, &addresses, &[].into()), [2, 6]);
+        assert_eq!(carriers(&links, &addresses, &[4, 9].into()), [2, 4, 6, 9], "routes lead to a next hop there");
         let sockets = Sockets::from([(4789, [true, false])]);
-        let [tunnel] = &tunnels(&sockets, &links, &Reading::Ok(addresses))[..] else { panic!("one") };
+        let [tunnel] = &tunnels(&sockets, &links, &Reading::Ok(addresses), &[].into())[..] else { panic!("one") };
         assert_eq!(tunnel.tunnel.as_ref().unwrap().underlay, Reading::Ok(vec![2, 6]));
         assert_eq!(unowned(&sockets, std::slice::from_ref(tunnel)), Sockets::new(), "one with a device here is owned");
     }

@@ -90,17 +90,23 @@ impl Standing {
         let tables = routing::Tables::read(node);
         let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
         routing::attach_underlay(node, &tables, &mut links);
-        let foreign = elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses);
+        let foreign = {
+            let gateways = routing::gateway_devices(&tables);
+            elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses, &gateways)
+        };
         let crossed = relevant(&links, &foreign);
         let forwards = forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false)));
         let classifying = if forwards { datapath::classifying(node) } else { Reading::Ok(BTreeSet::new()) };
         let classifies = |link: &Link| classifying.ok().is_some_and(|indices| indices.contains(&link.index));
         for (at, link) in links.iter_mut().enumerate() {
-            if crossed.contains(&at) || classifies(link) {
-                link.filters = datapath::filter_kinds(node, link);
+            match &classifying {
+                _ if crossed.contains(&at) => link.filters = datapath::filter_kinds(node, link),
+                Reading::Ok(_) if classifies(link) => link.filters = datapath::filter_kinds(node, link),
+                Reading::Ok(_) | Reading::Absent(_) => {}
+                unread => link.filters = unread.as_ref().map(|_| Vec::new()),
             }
         }
-        let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links));
+        let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links, &foreign));
         let sockets = sockets.clone();
         (Self { links: Reading::Ok(links), addresses, rules, routes, forwarding, foreign, sockets }, is_watched)
     }

@@ -97,11 +97,11 @@ fn decode_member(data: &IpsetElement<'_>, dimensions: &[Dimension]) -> Result<El
                 ranges.push((first.into(), last.into()));
             }
             Dimension::Interface => {
-                let name = data.iface.as_ref().ok_or_else(missing)?;
+                let name = data.iface.as_ref().ok_or_else(missing)?.as_bytes();
                 let mut bytes = [0; 16];
-                bytes.get_mut(..name.0.len()).ok_or_else(missing)?.copy_from_slice(&name.0);
+                bytes.get_mut(..name.len()).ok_or_else(missing)?.copy_from_slice(name);
                 let first = u128::from_be_bytes(bytes);
-                let low = u128::MAX.checked_shr(8 * name.0.len() as u32).unwrap_or(0);
+                let low = u128::MAX.checked_shr(8 * name.len() as u32).unwrap_or(0);
                 ranges.push((first, if flags & IPSET_FLAG_IFACE_WILDCARD != 0 { first | low } else { first }));
             }
             Dimension::Mark => {

@@ -243,6 +243,12 @@ const CHANGES: &[Change] = &[
     ("no IPsec", |node| node.ipsec = Reading::Ok(false)),
     ("IPsec", |node| node.ipsec = Reading::Ok(true)),
     ("IPsec that was not read", |node| node.ipsec = Reading::Denied("no".into())),
+    ("an address that sources get", |node| {
+        node.local_sources = Reading::Ok([(IpAddr::from([192, 0, 2, 9]), true)].into());
+    }),
+    ("it is not this host's", |node| {
+        node.local_sources = Reading::Ok([(IpAddr::from([192, 0, 2, 9]), false)].into());
+    }),
     ("services of IPVS", |node| node.ipvs_services = Reading::Ok(3)),
     ("services of IPVS that were not read", |node| node.ipvs_services = Reading::Denied("no".into())),
     ("no services of IPVS", |node| node.ipvs_services = Reading::Absent("not loaded".into())),

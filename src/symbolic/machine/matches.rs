@@ -71,6 +71,11 @@ impl Walk<'_> {
     /// The packets for which a test holds. `None`: that cannot be told.
     pub(super) fn test(&mut self, test: &Test, packets: Set) -> Option<Set> {
         let Test { field, condition } = test;
+        // Of a device of another namespace, where packets came in by one that is not known, nothing else is known.
+        let of_input = matches!(field, Field::InputIndex | Field::Device { outgoing: false, .. });
+        if of_input && self.packets.kind == Kind::Tunnel && !self.packets.knows(&Field::InputName) {
+            return None;
+        }
         match field {
             Field::InputIndex => self.index(&Field::InputName, condition),
             Field::OutputIndex => self.index(&Field::OutputName, condition),

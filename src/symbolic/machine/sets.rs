@@ -6,6 +6,7 @@ use crate::snapshot::netfilter::{Condition, End, Field, SetId, Test, TypeScope};
 use crate::snapshot::{Failure, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::survey::updated;
 use crate::symbolic::world::RuleAt;
 
 impl Walk<'_> {
@@ -13,8 +14,14 @@ impl Walk<'_> {
     /// several fields, as ipset's is of protocol and port.
     pub(super) fn in_set(&mut self, place: &Place<'_>, id: &SetId, parts: &[Vec<Field>], packets: Set) -> Set {
         let (at, inside) = (place.at, self.in_read_set(place, id, parts, packets));
-        let [mut shrinks, mut grows] =
-            self.world.survey().updates.get(&(at.set, id.clone())).copied().unwrap_or_default();
+        let updates = |id: &SetId| self.world.survey().updates.get(&updated(at.set, id)).copied().unwrap_or_default();
+        let [mut shrinks, mut grows] = updates(id);
+        // A rule that adds to a list adds to one of its sets (`list_set_kadd`).
+        let sets = &self.world.rules[at.set].ruleset.sets;
+        for (list, _) in sets.iter().filter(|(_, list)| list.sets.contains(id)) {
+            let [takes, puts] = updates(list);
+            (shrinks, grows) = (shrinks | takes, grows | puts);
+        }
         let is_stable = self.world.rules[at.set].ruleset.sets.get(id).is_some_and(|set| set.stable);
         if self.unread[at.set] && !is_stable {
             (shrinks, grows) = (true, true);

@@ -1,5 +1,6 @@
 //! Packets that are sent through the rules, and what is asked about them.
 
+pub mod answers;
 mod bound;
 mod effect;
 mod inner;

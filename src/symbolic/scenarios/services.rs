@@ -97,7 +97,7 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
 }
 
 /// Packets that no nat chain sees.
-struct Passing;
+pub(super) struct Passing;
 
 impl OnNat for Passing {
     fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {

@@ -44,6 +44,32 @@ impl OnNat for Hits {
     }
 }
 
+impl Walk<'_> {
+    /// First packets of connections of these protocols, of any host, before source translation.
+    ///
+    /// A mark may have any bits that some rule sets, whichever connections that rule is for.
+    pub(super) fn new_connections(&mut self, protocols: &[(u128, u128)]) -> Set {
+        let protocols = self.with(&Field::L4Proto, protocols);
+        let new = self.in_state(&[state::NEW, state::RELATED]);
+        let original = self.with(&Field::ConnectionDirection, &[(0, 0)]);
+        // `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`: no first packet has one of these.
+        let status = self.block(&Field::ConnectionStatus);
+        let unconfirmed = self.space.matching(&status, 0xe, 0);
+        let all =
+            [new, original, unconfirmed, self.start()].into_iter().fold(protocols, |all, set| self.space.and(all, set));
+        let unmarked = self.with(&Field::Mark, &[(0, 0)]);
+        let unmarked = self.space.and(all, unmarked);
+        let settable = self.world.settable_bits();
+        let mut packets = self.bring_along(unmarked, &Field::Mark, settable);
+        if let Some((bits, why)) = self.world.doubtful_bits() {
+            let assumed = self.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
+            let doubtful = self.bring_along(unmarked, &Field::Mark, bits | settable);
+            packets = self.space.or(packets, self.space.and(doubtful, assumed));
+        }
+        packets
+    }
+}
+
 /// Rules that a new connection with ports, forwarded or of this host, can end in.
 ///
 /// A mark may have any bits that some rule sets, whichever connections that rule is for.
@@ -54,24 +80,7 @@ pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
         for hook in [Hook::Postrouting, Hook::Input] {
             walk.stage = format!("{family} {hook}");
             walk.packets = Packets::new(Kind::Traffic, family);
-            let protocols = walk.with(&Field::L4Proto, &WITH_PORTS.map(|protocol| (protocol, protocol)));
-            let new = walk.in_state(&[state::NEW, state::RELATED]);
-            let original = walk.with(&Field::ConnectionDirection, &[(0, 0)]);
-            // `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`: no first packet has one of these.
-            let status = walk.block(&Field::ConnectionStatus);
-            let unconfirmed = walk.space.matching(&status, 0xe, 0);
-            let all = [new, original, unconfirmed, walk.start()]
-                .into_iter()
-                .fold(protocols, |all, set| walk.space.and(all, set));
-            let unmarked = walk.with(&Field::Mark, &[(0, 0)]);
-            let unmarked = walk.space.and(all, unmarked);
-            let settable = world.settable_bits();
-            let mut packets = walk.bring_along(unmarked, &Field::Mark, settable);
-            if let Some((bits, why)) = world.doubtful_bits() {
-                let assumed = walk.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
-                let doubtful = walk.bring_along(unmarked, &Field::Mark, bits | settable);
-                packets = walk.space.or(packets, walk.space.and(doubtful, assumed));
-            }
+            let packets = walk.new_connections(&WITH_PORTS.map(|protocol| (protocol, protocol)));
             walk.nat_core(hook, Flow::First, packets, &mut hits);
         }
     }

@@ -60,6 +60,9 @@ pub(super) struct Tunnel<'f, 'a> {
 /// Marks that are told apart in words; others are "the mark of the packet inside".
 pub(super) const MAX_WORDS: usize = 32;
 
+/// Bits that are tried each by itself for the words of a verdict.
+const MAX_BITS: u32 = 4;
+
 /// Names of devices that are told apart beside those of the rules.
 pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
     let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
@@ -123,6 +126,9 @@ fn with_other_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>)
     let (certainty, bits) = rewritten(None);
     if certainty == Certainty::DoesNot {
         return OtherMarks::Harmless;
+    }
+    if bits.count_ones() > MAX_BITS {
+        return OtherMarks::Unclear;
     }
     let each = (0..u32::BITS).map(|bit| 1 << bit).filter(|bit| bits & bit != 0);
     let found = each.into_iter().find(|bit| rewritten(Some(*bit)).0 == Certainty::Happens);

@@ -1,0 +1,164 @@
+//! What answers connections whose source was translated: a segment that connection tracking calls invalid is not translated
+//! back, so it is for this host itself, which knows no such connection and answers with a reset (`tcp_v4_send_reset`).
+
+use std::net::IpAddr;
+
+use super::services::Passing;
+use crate::snapshot::netfilter::{
+    Chosen, DeviceProperty, Family, Field, Hook, Nat, NatAction, TypeScope, address_key, name_key,
+};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::effort::Effort;
+use crate::symbolic::host::LOCAL;
+use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, Walk};
+use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::world::{Found, World};
+
+const TCP: (u128, u128) = (6, 6);
+/// Ports that clients and translations choose.
+const CHOSEN: (u128, u128) = (1024, 65535);
+/// `ARPHRD_LOOPBACK`
+const ARPHRD_LOOPBACK: u128 = 772;
+/// Flag of TCP, in the byte of flags.
+const ACK: u128 = 0x10;
+/// What tests of that byte are called: of x_tables, and of nf_tables.
+const FLAGS: [&str; 2] = ["tcp flags", "1 bytes at 13 of header 2"];
+/// Patterns of device names that are told apart; with more, segments may come by any device.
+const MAX_DEVICES: usize = 4096;
+
+/// Connections whose source is translated to an address of this host's, and segments that answer them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// Whether there are such connections over TCP, and which rule translates them.
+    pub translated: Found,
+    /// Whether invalid segments that answer them get to this host's own TCP. If not, the place is a rule that drops them.
+    pub arrive: Found,
+}
+
+/// Sends new connections to the rules that translate their source, and invalid segments back.
+pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
+    let lo = name_key("lo").map(|name| (name, name));
+    let mut walk = Walk::new(world, lo.as_slice(), 0, effort);
+    let (mut translated, mut arriving, mut places) = (NOTHING, NOTHING, Vec::new());
+    for family in [Family::Ipv4, Family::Ipv6] {
+        walk.stage = format!("leaving {family}");
+        walk.packets = Packets::new(Kind::Traffic, family);
+        let packets = walk.new_connections(&[TCP]);
+        let mut hits = Hits::default();
+        walk.nat_core(Hook::Postrouting, Flow::First, packets, &mut hits);
+        let mut mine = NOTHING;
+        for (hit, packets) in hits.0 {
+            let here = answered_here(&mut walk, &hit);
+            let packets = walk.space.and(packets, here);
+            if !packets.is_empty() {
+                places.push((walk.assumptions.doubt(&walk.space, packets), walk.place(&hit)));
+                mine = walk.space.or(mine, packets);
+            }
+        }
+        if walk.is_over() {
+            break;
+        }
+        translated = walk.space.or(translated, mine);
+        if !mine.is_empty() {
+            let arrived = back(&mut walk, family, mine);
+            arriving = walk.space.or(arriving, arrived);
+        }
+    }
+    let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place).unwrap_or_default();
+    let translated = Found { certainty: walk.certainty(translated), place };
+    let dropping = walk.dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
+    Answers { translated, arrive: Found { certainty: walk.certainty(arriving), place: dropping } }
+}
+
+/// Whether the address that a rule gives is this host's: a masquerading one always does.
+fn answered_here(walk: &mut Walk<'_>, hit: &Hit) -> Set {
+    let place = walk.place(hit);
+    let known = match walk.nat(hit) {
+        Some(Nat { action: NatAction::Masquerade, .. }) => Some(true),
+        Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. }) => Some(false),
+        // Only the port is another one.
+        Some(Nat { addresses: Chosen::Unset, .. }) => Some(false),
+        Some(Nat { addresses: Chosen::Range(first, last), .. }) => is_local(walk, *first, *last),
+        Some(Nat { addresses: Chosen::ByPacket, .. }) | None => None,
+    };
+    match known {
+        Some(true) => EVERYTHING,
+        Some(false) => NOTHING,
+        None => {
+            let why = || format!("whether {place} translates sources to an address of this host's is not known");
+            walk.answer(format!("answered here {hit:?}"), About::All, 2, 1, why)
+        }
+    }
+}
+
+/// Whether an address of this range is this host's. `None`: that was not read.
+fn is_local(walk: &Walk<'_>, first: IpAddr, last: IpAddr) -> Option<bool> {
+    if first == last
+        && let Some(known) = walk.world.local_sources.get(&first)
+    {
+        return Some(*known);
+    }
+    let family = if first.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
+    let local = walk.world.addresses_of_types(family, |kind| kind == LOCAL, None)?;
+    let (first, last) = (address_key(first), address_key(last));
+    Some(local.as_ranges().iter().any(|(from, to)| *from <= last && first <= *to))
+}
+
+/// Invalid segments from where these connections lead to, which are for this host: those that get to its TCP.
+fn back(walk: &mut Walk<'_>, family: Family, connections: Set) -> Set {
+    let tracks = walk.tracks(family);
+    if tracks == Certainty::DoesNot {
+        return NOTHING;
+    }
+    walk.stage = format!("coming back {family}");
+    let output = walk.block(&Field::OutputName);
+    let input = walk.block(&Field::InputName);
+    let from = match walk.space.patterns(connections, &output, MAX_DEVICES) {
+        Some(patterns) => {
+            let each = patterns.iter().map(|pattern| walk.space.matching(&input, pattern.mask, pattern.value));
+            walk.space.any(each.collect::<Vec<Set>>())
+        }
+        None => EVERYTHING,
+    };
+    let invalid = walk.in_state(&[state::INVALID]);
+    let mut packets = walk.all_with(
+        walk.space.and(invalid, walk.start()),
+        &[
+            (Field::L4Proto, &[TCP]),
+            (Field::DestinationPort, &[CHOSEN]),
+            (Field::Mark, &[(0, 0)]),
+            (Field::InputName, &[(1, u128::MAX)]),
+            (Field::OutputName, &[(0, 0)]),
+        ],
+    );
+    let possible = walk.space.ranges(&input, &walk.layout.names.possible());
+    // Nothing beyond this host answers by its loopback device.
+    let loopback = walk.world.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK);
+    let mut loopback: Vec<(u128, u128)> = loopback.map(|names| names.as_ranges().to_vec()).unwrap_or_default();
+    loopback.extend(name_key("lo").map(|name| (name, name)).filter(|lo| !loopback.contains(lo)));
+    let loopback = walk.with(&Field::InputName, &loopback);
+    let possible = walk.space.minus(possible, loopback);
+    packets = [from, possible].into_iter().fold(packets, |all, set| walk.space.and(all, set));
+    for flags in FLAGS {
+        let block = walk.block(&Field::Other(flags.into()));
+        let acknowledges = walk.space.matching(&block, ACK, ACK);
+        packets = walk.space.and(packets, acknowledges);
+    }
+    let (_, destination) = walk.packets.ends();
+    packets = match walk.world.addresses_of_types(family, |kind| kind == LOCAL, None) {
+        Some(local) => walk.all_with(packets, &[(destination, local.as_ranges())]),
+        None => [TypeScope::Any, TypeScope::Input].into_iter().fold(packets, |packets, scope| {
+            walk.all_with(packets, &[(Field::DestinationType(scope), &[(LOCAL, LOCAL)])])
+        }),
+    };
+    if let Certainty::Unknown(why) = tracks {
+        let tracked = walk.if_tracked(family, &why);
+        packets = walk.space.and(packets, tracked);
+    }
+    for hook in [Hook::Prerouting, Hook::Input] {
+        walk.stage = format!("coming back {family} {hook}");
+        packets = walk.hook(hook, None, Flow::Invalid, packets, &mut Passing);
+    }
+    if walk.is_over() { NOTHING } else { packets }
+}
