@@ -329,6 +329,9 @@ fn a_missing_answer_is_a_failed_reading() {
         if name.ends_with(".absent") || name.ends_with("cpu/possible") {
             continue; // optional by nature
         }
+        if name.starts_with("bpf/") || name.ends_with("/qdiscs") || name.ends_with("-root") {
+            continue; // older captures have none; what is assumed then, verdicts say
+        }
         let copy = capture.copy();
         copy.remove(&name);
         let after = json(copy.check(&["--format", "json", DEFECT]));
