@@ -12,7 +12,7 @@ use crate::decode::links::Sockets;
 use crate::netfilter::array;
 use crate::netfilter::netlink::Attributes;
 use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND};
-use crate::snapshot::{Failure, Link, Reading, Source, Unanswered};
+use crate::snapshot::{Failure, Link, Reading, Source};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -50,13 +50,12 @@ pub fn classifying(node: &mut Node<'_>) -> Reading<BTreeSet<u32>> {
         let classifies = matches!(kind.as_deref(), Some("clsact" | "ingress"));
         Ok(classifies.then_some(u32::from_ne_bytes(array(message.body, 4, "tcmsg")?)))
     });
-    let found = if is_older(&found) { found } else { node.note(&request, found) };
+    // A capture from before it was asked for is as whole as it was.
+    let found = match found.failure().is_some_and(Failure::is_not_captured) {
+        true => found,
+        false => node.note(&request, found),
+    };
     found.map(|indices| indices.into_iter().collect())
-}
-
-/// In a capture from before it was asked for.
-fn is_older<T>(found: &Reading<T>) -> bool {
-    matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)))
 }
 
 /// Kinds of tc filters on a device.
@@ -70,7 +69,7 @@ pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
             node.try_dump(&request, |message| Ok(Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?));
         let found = match found.failure().and_then(Failure::refused) {
             Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()), // a kernel without classifiers
-            None if hook.0 == "root" && is_older(&found) => continue,
+            None if hook.0 == "root" && found.failure().is_some_and(Failure::is_not_captured) => continue,
             _ => found,
         };
         match node.note(&request, found) {
@@ -171,7 +170,7 @@ fn local_port(line: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::testing::{Answers, answering, device, read_with};
+    use crate::decode::testing::{Answers, answering, read_with};
 
     #[test]
     fn a_socket_on_a_tunnels_port_belongs_to_a_tunnel() {
@@ -194,7 +193,7 @@ mod tests {
 
     #[test]
     fn random_bytes_never_panic() {
-        let device = device(1, "eth0");
+        let device = Link::new(1, "eth0");
         proptest::proptest!(|(bytes: Vec<u8>)| { let _ = answering(&bytes, |node| filter_kinds(node, &device)); });
     }
 }

@@ -16,7 +16,7 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{
-    Failure, FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, with_lower_devices,
+    Failure, FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, may_forward, with_lower_devices,
 };
 pub use elsewhere::Sockets;
 pub use standing::Standing;
@@ -145,7 +145,7 @@ pub fn read(node: &mut Node<'_>) -> LinkFacts {
             bridges_call_rules = datapath::bridges_call_rules(node);
         }
         let crossed = relevant(links, &standing.foreign);
-        let forwards = standing.forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false)));
+        let forwards = may_forward(&standing.forwarding);
         let enters = |(at, link): &(usize, &Link)| crossed.contains(at) || forwards && link.up;
         let entered: Vec<&Link> = links.iter().enumerate().filter(enters).map(|(_, link)| link).collect();
         let crossed: Vec<&Link> = crossed.iter().map(|at| &links[*at]).collect();
@@ -314,19 +314,14 @@ fn decode_vxlan(data: &[u8]) -> Result<Tunnel, Failure> {
     let attributes = Attributes::parse(data, "IFLA_VXLAN")?;
     let flow_based = attributes.u8(IFLA_VXLAN_COLLECT_METADATA)?.unwrap_or(0) != 0;
     let mut tunnel = Tunnel {
-        kind: TunnelKind::Vxlan,
         id: attributes.u32(IFLA_VXLAN_ID)?.filter(|_| !flow_based),
         port: attributes.be16(IFLA_VXLAN_PORT)?,
         source_ports: attributes.be16_pair(IFLA_VXLAN_PORT_RANGE)?.filter(|range| *range != (0, 0)),
         link: attributes.u32(IFLA_VXLAN_LINK)?.filter(|index| *index != 0),
         local: attributes.address(IFLA_VXLAN_LOCAL6)?.or(attributes.address(IFLA_VXLAN_LOCAL)?),
         remote: attributes.address(IFLA_VXLAN_GROUP6)?.or(attributes.address(IFLA_VXLAN_GROUP)?),
-        udp_checksum: UdpChecksum::Unknown,
         flow_based,
-        elsewhere: None,
-        fdb: Reading::Failed("not read: the tunnel is down".into()),
-        outer: Reading::Failed("not looked up: the tunnel is down".into()),
-        underlay: Reading::Failed("not looked up: the tunnel is down".into()),
+        ..Tunnel::new(TunnelKind::Vxlan)
     };
     tunnel.udp_checksum =
         udp_checksum(&tunnel, attributes.u8(IFLA_VXLAN_UDP_CSUM)?, attributes.u8(IFLA_VXLAN_UDP_ZERO_CSUM6_TX)?);
@@ -337,19 +332,12 @@ fn decode_geneve(data: &[u8]) -> Result<Tunnel, Failure> {
     let attributes = Attributes::parse(data, "IFLA_GENEVE")?;
     let flow_based = attributes.get(IFLA_GENEVE_COLLECT_METADATA).is_some();
     let mut tunnel = Tunnel {
-        kind: TunnelKind::Geneve,
         id: attributes.u32(IFLA_GENEVE_ID)?.filter(|_| !flow_based),
         port: attributes.be16(IFLA_GENEVE_PORT)?,
         source_ports: attributes.be16_pair(IFLA_GENEVE_PORT_RANGE)?.filter(|range| *range != (0, 0)),
-        link: None,
-        local: None,
         remote: attributes.address(IFLA_GENEVE_REMOTE6)?.or(attributes.address(IFLA_GENEVE_REMOTE)?),
-        udp_checksum: UdpChecksum::Unknown,
         flow_based,
-        elsewhere: None,
-        fdb: Reading::Failed("not read: the tunnel is down".into()),
-        outer: Reading::Failed("not looked up: the tunnel is down".into()),
-        underlay: Reading::Failed("not looked up: the tunnel is down".into()),
+        ..Tunnel::new(TunnelKind::Geneve)
     };
     tunnel.udp_checksum =
         udp_checksum(&tunnel, attributes.u8(IFLA_GENEVE_UDP_CSUM)?, attributes.u8(IFLA_GENEVE_UDP_ZERO_CSUM6_TX)?);

@@ -11,7 +11,7 @@ use super::nftables::Around;
 use super::sets::{self, Lookups, Values};
 use super::{Collectors, Known, Node, Sources, conntrack, links, netstat, nftables, off, source_nat};
 use crate::capture::{Ask, Capture, Meta, Replay};
-use crate::snapshot::netfilter::{Chain, Chosen, Nat, NatAction, Ruleset, Step};
+use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{
     Collector, Conntrack, Failure, Netstat, NetworkNamespace, Reading, Snapshot, Source, Unanswered,
 };
@@ -131,44 +131,22 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
     around.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.setters.tested);
     let nftables = nftables::read(node, &around);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
-    let (ipsets, ipsec) = {
+    let (ipsets, ipsec, local_sources) = {
         let lookups = Lookups::of(all.iter().filter_map(Reading::ok).map(Arc::as_ref));
         let ipsec = match lookups.ipsec {
             true => super::ipsec::stands(node),
             false => Reading::Failed(Failure::not_needed("not read: no rule asks for IPsec")),
         };
-        (sets::read_ipsets(node, &lookups, &around.values), ipsec)
+        let ipsets = sets::read_ipsets(node, &lookups, &around.values);
+        (ipsets, ipsec, super::routing::local_ones(node, &lookups.sources))
     };
     for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
         if let Reading::Ok(ruleset) = ruleset {
             Arc::make_mut(ruleset).sets.extend(ipsets.iter().map(|(id, set)| (id.clone(), set.clone())));
         }
     }
-    let local_sources = local_sources(node, all.iter().filter_map(Reading::ok).map(Arc::as_ref));
     let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
     RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources }
-}
-
-/// Addresses that sources are translated to, and whether each is this host's.
-fn local_sources<'a>(
-    node: &mut Node<'_>,
-    rulesets: impl Iterator<Item = &'a Ruleset>,
-) -> Reading<BTreeMap<IpAddr, bool>> {
-    /// Addresses that are looked up, 10 µs each; what is beyond is not known.
-    const MAX_ADDRESSES: usize = 64;
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    let rules = rulesets.flat_map(|ruleset| ruleset.chains.values()).flat_map(Chain::known_rules);
-    for step in rules.flat_map(|rule| &rule.steps) {
-        if let Step::Nat(Nat { action: NatAction::Snat, addresses: Chosen::Range(first, last), .. }) = step
-            && first == last
-            && addresses.len() < MAX_ADDRESSES
-            && !addresses.contains(first)
-        {
-            addresses.push(*first);
-        }
-    }
-    let local = super::routing::local_ones(node, &addresses);
-    local.map(|local| addresses.into_iter().map(|address| (address, local.contains(&address))).collect())
 }
 
 impl Parts {

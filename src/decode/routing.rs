@@ -59,10 +59,7 @@ fn routes(ipv6: bool) -> Request {
 
 /// Asks the kernel which way the tunnel's packets to `remote` go that carry a mark.
 fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (usize, u32)) -> Request {
-    let mut body = vec![0; RTMSG];
-    body[0] = if remote.is_ipv6() { AF_INET6 } else { AF_INET };
-    body[1] = if remote.is_ipv6() { 128 } else { 32 };
-    put_address(&mut body, RTA_DST, remote);
+    let mut body = way_to(remote);
     if let Some(local) = tunnel.local.filter(|local| !local.is_unspecified()) {
         body[2] = body[1];
         put_address(&mut body, RTA_SRC, local);
@@ -80,37 +77,33 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
     Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body)
 }
 
-/// Whether an address is this host's, by the route to it.
-fn to_address(number: usize, address: IpAddr) -> Request {
+/// What a look-up of the route to an address begins with.
+fn way_to(address: IpAddr) -> Vec<u8> {
     let mut body = vec![0; RTMSG];
     body[0] = if address.is_ipv6() { AF_INET6 } else { AF_INET };
     body[1] = if address.is_ipv6() { 128 } else { 32 };
     put_address(&mut body, RTA_DST, address);
-    Request::netlink(
-        Source::Routing,
-        &format!("route/get-source-{number}"),
-        NetlinkFamily::Route,
-        RTM_GETROUTE,
-        false,
-        body,
-    )
+    body
 }
 
-/// Which of these addresses are this host's: look-ups of routes, in the order of the addresses.
-pub fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeSet<IpAddr>> {
+/// Whether each of these addresses is this host's: look-ups of routes, in the order of the addresses.
+pub fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, bool>> {
     /// `RTN_LOCAL`
     const LOCAL: u8 = 2;
-    let mut local = BTreeSet::new();
+    let mut local = BTreeMap::new();
     for (number, address) in addresses.iter().enumerate() {
-        let request = to_address(number, *address);
+        let name = format!("route/get-source-{number}");
+        let request =
+            Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, way_to(*address));
         let kind = node.try_answer(&request, |message| decode_route(message.body).map(|route| route.kind));
-        match kind.failure().and_then(Failure::refused) {
-            Some(_) => continue, // no route leads there, or one that refuses (`fib_props`): it is nobody's here
+        let is_local = match kind.failure().and_then(Failure::refused) {
+            Some(_) => false, // no route leads there, or one that refuses (`fib_props`): it is nobody's here
             None => match node.note(&request, kind) {
-                Reading::Ok(kind) => local.extend((kind == LOCAL).then_some(*address)),
-                other => return other.map(|_| BTreeSet::new()),
+                Reading::Ok(kind) => kind == LOCAL,
+                other => return other.map(|_| BTreeMap::new()),
             },
-        }
+        };
+        local.insert(*address, is_local);
     }
     Reading::Ok(local)
 }

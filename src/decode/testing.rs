@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Collectors, Known, Node, Sources};
 use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Meta, Request, Take, hand_out};
-use crate::snapshot::{Collector, Failure, Link, Reading, Unanswered};
+use crate::snapshot::{Collector, Failure, Reading, Unanswered};
 
 /// Answers by request name. What is not here was not captured.
 #[derive(Clone, Debug, Default)]
@@ -69,29 +69,6 @@ pub fn played_after<T>(
     let found = read(&mut node);
     let Node { sources, left, .. } = node;
     (found, sources, left)
-}
-
-/// A physical device of which nothing more is known.
-pub fn device(index: u32, name: &str) -> Link {
-    let unread = || Failure::not_needed("not read");
-    Link {
-        index,
-        name: name.into(),
-        kind: None,
-        hardware_type: 1,
-        up: true,
-        mtu: None,
-        group: None,
-        lower: None,
-        master: None,
-        calls_rules: [false; 2],
-        link_netnsid: None,
-        tunnel: None,
-        driver: Reading::Failed(unread()),
-        xdp: false,
-        filters: Reading::Failed(unread()),
-        features: Reading::Failed(unread()),
-    }
 }
 
 /// A capture without answers, of an ordinary root process on a node.

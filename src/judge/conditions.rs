@@ -65,11 +65,6 @@ impl Outcome {
 /// Why it is not known which of several devices carries a tunnel.
 const ELSEWHERE: &str = "its own device lives in another network namespace";
 
-/// Only its socket is seen.
-pub(super) fn is_elsewhere(link: &Link) -> bool {
-    link.tunnel.as_ref().is_some_and(|tunnel| tunnel.elsewhere.is_some())
-}
-
 impl<'a> Context<'a> {
     /// Before anything was evaluated.
     pub fn new(
@@ -204,7 +199,7 @@ impl<'a> Context<'a> {
 
     fn tunnel_up(&self, tunnel: Option<&Link>) -> Outcome {
         match (tunnel, &self.snapshot.links) {
-            (Some(link), _) if is_elsewhere(link) => {
+            (Some(link), _) if link.is_elsewhere() => {
                 Outcome::holds("it has a socket here, and its device lives in another network namespace")
             }
             (Some(link), _) => Outcome::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
@@ -232,7 +227,7 @@ impl<'a> Context<'a> {
             Reading::Ok(indices) => match self.missing_carrier(indices) {
                 Some(why) => return Outcome::unknown(why),
                 None => {
-                    (self.carriers(tunnel), (is_elsewhere(link) && indices.len() > 1).then(|| ELSEWHERE.to_owned()))
+                    (self.carriers(tunnel), (link.is_elsewhere() && indices.len() > 1).then(|| ELSEWHERE.to_owned()))
                 }
             },
             other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),

@@ -349,7 +349,7 @@ impl Context<'_> {
                 ConditionFinding { id, kind, state: outcome.state, detail: format!("{subject}{}", outcome.detail) }
             })
             .collect();
-        let here = tunnel.filter(|link| link.tunnel.as_ref().is_none_or(|tunnel| tunnel.elsewhere.is_none()));
+        let here = tunnel.filter(|link| !link.is_elsewhere());
         let subject = here.map(|link| link.name.clone());
         Judgement { subject, state: combine(&conditions), conditions, values }
     }

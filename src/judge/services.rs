@@ -2,7 +2,7 @@
 
 use super::conditions::{Context, Outcome};
 use crate::snapshot::Reading;
-use crate::symbolic::Certainty;
+use crate::symbolic::{Certainty, Found};
 
 /// The device that NodeLocal DNSCache makes.
 const NODE_LOCAL_DNS: &str = "nodelocaldns";
@@ -74,17 +74,12 @@ impl Context<'_> {
     pub(super) fn invalid_passes(&self) -> Outcome {
         match self.world().map(|world| self.derived.invalid_passes(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
-            Ok(found) => match (&found.certainty, found.place.as_str()) {
-                (Certainty::Happens, "") => {
-                    Outcome::holds("no rule drops invalid TCP segments on their way through this host")
-                }
-                (Certainty::Happens, place) => {
-                    Outcome::holds(format!("invalid TCP segments pass through this host; {place} drops only some"))
-                }
-                (Certainty::Unknown(why), _) => Outcome::unknown(why),
-                (Certainty::DoesNot, "") => Outcome::fails("no connection is tracked, so no segment is invalid"),
-                (Certainty::DoesNot, place) => Outcome::fails(format!("{place} drops invalid TCP segments")),
-            },
+            Ok(found) => undropped(
+                &found,
+                "no rule drops invalid TCP segments on their way through this host",
+                "invalid TCP segments pass through this host",
+                "no connection is tracked, so no segment is invalid",
+            ),
         }
     }
 
@@ -107,19 +102,24 @@ impl Context<'_> {
     pub(super) fn invalid_arrives(&self) -> Outcome {
         match self.world().map(|world| self.derived.answers(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
-            Ok(found) => match (&found.arrive.certainty, found.arrive.place.as_str()) {
-                (Certainty::Happens, "") => {
-                    Outcome::holds("no rule drops invalid TCP segments that are for this host itself")
-                }
-                (Certainty::Happens, place) => Outcome::holds(format!(
-                    "invalid TCP segments that are for this host itself get to it; {place} drops only some"
-                )),
-                (Certainty::Unknown(why), _) => Outcome::unknown(why),
-                (Certainty::DoesNot, "") => {
-                    Outcome::fails("no invalid TCP segment that answers such a connection gets to this host's own TCP")
-                }
-                (Certainty::DoesNot, place) => Outcome::fails(format!("{place} drops invalid TCP segments")),
-            },
+            Ok(found) => undropped(
+                &found.arrive,
+                "no rule drops invalid TCP segments that are for this host itself",
+                "invalid TCP segments that are for this host itself get to it",
+                "no invalid TCP segment that answers such a connection gets to this host's own TCP",
+            ),
         }
+    }
+}
+
+/// Whether invalid segments get to where they were sent; the place is that of a rule that drops some. In words: that none does,
+/// that some get there all the same, and that there are none although none does.
+fn undropped(found: &Found, all: &str, some: &str, none: &str) -> Outcome {
+    match (&found.certainty, found.place.as_str()) {
+        (Certainty::Happens, "") => Outcome::holds(all),
+        (Certainty::Happens, place) => Outcome::holds(format!("{some}; {place} drops only some")),
+        (Certainty::Unknown(why), _) => Outcome::unknown(why),
+        (Certainty::DoesNot, "") => Outcome::fails(none),
+        (Certainty::DoesNot, place) => Outcome::fails(format!("{place} drops invalid TCP segments")),
     }
 }

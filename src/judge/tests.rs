@@ -175,19 +175,12 @@ fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
     use crate::snapshot::{FdbEntry, Tunnel, TunnelKind, UdpChecksum};
     let fdb = FdbEntry { remote: None, via: None, port: entry_port, nexthop_group: None };
     let tunnel = Tunnel {
-        kind: TunnelKind::Vxlan,
         id: Some(1),
         port: Some(port),
-        source_ports: None,
-        link: None,
-        local: None,
-        remote: None,
         udp_checksum: UdpChecksum::On,
-        flow_based: false,
-        elsewhere: None,
         fdb: Reading::Ok(vec![fdb]),
-        outer: Reading::Failed("not looked up".into()),
         underlay: Reading::Ok(vec![device.index]),
+        ..Tunnel::new(TunnelKind::Vxlan)
     };
     let virtual_device = Reading::Absent("a virtual device".into());
     let vxlan =
@@ -199,7 +192,7 @@ fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
 }
 
 fn device(kind: Option<&str>, driver: Reading<String>) -> Link {
-    Link { kind: kind.map(str::to_owned), driver, ..testing::device(1, "eth0") }
+    Link { kind: kind.map(str::to_owned), driver, ..Link::new(1, "eth0") }
 }
 
 fn vmxnet3(node: &Snapshot, port_limit: DefectState) -> State {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::ConditionState;
-use super::conditions::{Context, Outcome, is_elsewhere};
+use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{
-    Failure, Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, Unanswered, feeders, with_lower_devices,
+    Failure, Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward, with_lower_devices,
 };
 use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
 
@@ -18,7 +18,7 @@ fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
 
 /// What was not read because nobody asked for it, then or now.
 fn is_assumed(failure: &Failure) -> bool {
-    matches!(failure.root(), Failure::NotNeeded(_) | Failure::NotAnswered(Unanswered::NotCaptured))
+    failure.is_not_captured() || matches!(failure.root(), Failure::NotNeeded(_))
 }
 
 impl Context<'_> {
@@ -96,11 +96,7 @@ impl Context<'_> {
     /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in. What is known of
     /// programs says so: where bpf(2) is not permitted, only if something else shows BPF at work.
     fn marks_from_outside(&self) -> Option<String> {
-        let forwards = self
-            .snapshot
-            .forwarding
-            .iter()
-            .any(|forwards| !matches!(forwards, Reading::Ok(false) | Reading::Absent(_)));
+        let forwards = may_forward(&self.snapshot.forwarding);
         let mut links = self.snapshot.known_links().iter().filter(|link| forwards && link.up);
         let programs = &self.snapshot.programs;
         if let Reading::Failed(failure) = programs
@@ -218,7 +214,7 @@ impl Context<'_> {
         let feature = Feature::TxChecksumIpGeneric;
         let outcome = match (self.ports_written(link, tunnel), link.feature(feature)) {
             (Some(broken), _) => broken,
-            (None, _) if is_elsewhere(link) => Outcome::holds(format!(
+            (None, _) if link.is_elsewhere() => Outcome::holds(format!(
                 "its device lives in another network namespace, where {feature} is taken to be on, as the kernel makes it"
             )),
             (None, Toggle::On) => Outcome::holds(format!("{feature} is on")),
@@ -229,7 +225,7 @@ impl Context<'_> {
         };
         let port = tunnel.port.map(|port| port.to_string()).unwrap_or_default();
         let outcome = outcome.with("tunnel_port", port);
-        if is_elsewhere(link) { outcome } else { outcome.with("tunnel_device", &link.name) }
+        if link.is_elsewhere() { outcome } else { outcome.with("tunnel_device", &link.name) }
     }
 
     pub(super) fn outer_tracked(&self, tunnel: Option<&Link>) -> Outcome {

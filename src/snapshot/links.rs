@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Reading, names};
+use super::{Failure, Reading, names};
 
 /// A network device (`struct net_device`) as rtnetlink tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,26 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    /// One of which nothing but its kind is known: it is down, and nothing was looked up.
+    pub fn new(kind: TunnelKind) -> Self {
+        let down = |what: &str| Failure::from(format!("{what}: the tunnel is down"));
+        Self {
+            kind,
+            id: None,
+            port: None,
+            source_ports: None,
+            link: None,
+            local: None,
+            remote: None,
+            udp_checksum: UdpChecksum::Unknown,
+            flow_based: false,
+            elsewhere: None,
+            fdb: Reading::Failed(down("not read")),
+            outer: Reading::Failed(down("not looked up")),
+            underlay: Reading::Failed(down("not looked up")),
+        }
+    }
+
     /// Whether outer packets are IPv6.
     pub fn ipv6(&self) -> bool {
         self.remote.or(self.local).is_some_and(|address| address.is_ipv6())
@@ -194,6 +214,34 @@ const ON_TOP: &[&str] = &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap"];
 const CLOSED: &[&str] = &["bond", "team", "bridge", "vrf", "dummy", "wireguard"];
 
 impl Link {
+    /// A physical device that is up, of which nothing more is known.
+    pub fn new(index: u32, name: impl Into<String>) -> Self {
+        let unread = || Failure::not_needed("not read");
+        Self {
+            index,
+            name: name.into(),
+            kind: None,
+            hardware_type: 1,
+            up: true,
+            mtu: None,
+            group: None,
+            lower: None,
+            master: None,
+            calls_rules: [false; 2],
+            link_netnsid: None,
+            tunnel: None,
+            driver: Reading::Failed(unread()),
+            xdp: false,
+            filters: Reading::Failed(unread()),
+            features: Reading::Failed(unread()),
+        }
+    }
+
+    /// A tunnel of which only its sockets are seen.
+    pub fn is_elsewhere(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.elsewhere.is_some())
+    }
+
     fn is_any_of(&self, kinds: &[&str]) -> bool {
         self.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
     }

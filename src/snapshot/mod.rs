@@ -343,6 +343,11 @@ pub struct Snapshot {
     pub sources: Vec<SourceStatus>,
 }
 
+/// Whether packets of some family may be forwarded: it is so, or that was not read.
+pub fn may_forward(forwarding: &[Reading<bool>; 2]) -> bool {
+    forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false) | Reading::Absent(_)))
+}
+
 impl Snapshot {
     /// The live patches that are loaded: none where the kernel cannot load any; `None` where that could not be read.
     pub fn known_livepatches(&self) -> Option<&[String]> {

@@ -187,6 +187,11 @@ impl Failure {
         }
     }
 
+    /// Whether it is an answer that a capture has not, because nobody asked for it then.
+    pub fn is_not_captured(&self) -> bool {
+        matches!(self.root(), Self::NotAnswered(Unanswered::NotCaptured))
+    }
+
     /// Whether asking again could not help: a limit was met, or natwatch does not read such a thing.
     pub fn stays(&self) -> bool {
         matches!(self.root(), Self::TooLarge { .. } | Self::Unsupported(_))

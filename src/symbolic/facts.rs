@@ -19,7 +19,7 @@ const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 /// A tunnel and its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelFacts {
-    /// Its device; empty: it lives in another network namespace.
+    /// Its device; empty: it lives in another network namespace, and which of the ways its packets take is not known.
     pub device: String,
     /// Names of the devices by which packets get into it.
     pub feeders: Values,
@@ -41,9 +41,6 @@ pub struct TunnelFacts {
     pub source_ports: Option<Values>,
     /// Ways that outer packets take.
     pub ways: Vec<Way>,
-    /// Which of the ways they take is not known: its device lives in another network namespace, from where no packet brings a
-    /// mark (`iptunnel_xmit`).
-    pub elsewhere: bool,
     /// Why the ways are not known as a whole; then these hold what is.
     pub vague: Option<String>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
@@ -57,6 +54,11 @@ pub struct TunnelFacts {
 }
 
 impl TunnelFacts {
+    /// Its device lives in another network namespace, from where no packet brings a mark (`iptunnel_xmit`).
+    pub fn is_elsewhere(&self) -> bool {
+        self.device.is_empty()
+    }
+
     /// Bits of the mark that decide which way packets go: those that policy rules test. Any change has a packet routed again,
     /// which matters where it then may leave by another device.
     pub fn routing_bits(&self) -> u32 {
@@ -119,7 +121,7 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     });
     let source_ports = tunnel.source_ports.or(snapshot.local_ports.ok().copied());
     let (ways, vague) = match &tunnel.outer {
-        _ if tunnel.elsewhere.is_some() => match &tunnel.underlay {
+        _ if link.is_elsewhere() => match &tunnel.underlay {
             Reading::Ok(_) => (ways_from(snapshot, tunnel), None),
             other => (vague_ways(snapshot, tunnel), Some(other.why())),
         },
@@ -137,8 +139,7 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         rules.filter_map(|rule| rule.fwmark).collect()
     };
     Ok(TunnelFacts {
-        device: if tunnel.elsewhere.is_some() { String::new() } else { link.name.clone() },
-        elsewhere: tunnel.elsewhere.is_some(),
+        device: if link.is_elsewhere() { String::new() } else { link.name.clone() },
         above: links
             .iter()
             .filter(|other| into.contains(&other.index) && other.index != link.index)
@@ -292,13 +293,8 @@ fn ways_from(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
                 source,
                 primary,
             };
-            let usable = |at: &&Address| {
-                at.link == device
-                    && at.scope == UNIVERSE
-                    && at.address.is_ipv6() == ipv6
-                    && if ipv6 { !at.unpreferred } else { !at.secondary }
-            };
-            let own: Vec<&Address> = addresses.iter().filter(usable).collect();
+            let own: Vec<&Address> =
+                addresses.iter().filter(|at| at.link == device && may_be_chosen(at, ipv6)).collect();
             // One that is a network by itself is chosen for no other host, unless it is the only one.
             let whole = if ipv6 { 128 } else { 32 };
             let chosen = own.iter().filter(|at| own.len() == 1 || at.prefix_length < whole);
@@ -341,15 +337,18 @@ fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
     route.devices.iter().enumerate().map(by).collect()
 }
 
+/// Whether the kernel may take an address of a family by itself.
+fn may_be_chosen(address: &Address, ipv6: bool) -> bool {
+    !address.unpreferred
+        && address.address.is_ipv6() == ipv6
+        && address.scope == UNIVERSE
+        && (ipv6 || !address.secondary)
+}
+
 /// The address that masquerading writes for packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.
 fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, String> {
     let all = snapshot.addresses.ok().map_or(&[][..], Vec::as_slice);
-    let usable = |address: &&Address| {
-        !address.unpreferred
-            && address.address.is_ipv6() == ipv6
-            && address.scope == UNIVERSE
-            && (ipv6 || !address.secondary)
-    };
+    let usable = |address: &&Address| may_be_chosen(address, ipv6);
     let here: Vec<&Address> = all.iter().filter(usable).filter(|address| address.link == device).collect();
     let name = snapshot.link_name(device);
     let chosen = match (here.as_slice(), next_hop) {

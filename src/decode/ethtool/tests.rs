@@ -1,7 +1,7 @@
 //! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
 
 use super::*;
-use crate::decode::testing::{answering, device};
+use crate::decode::testing::answering;
 
 const FAMILIES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/generic/families");
 const NAMES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/ethtool/feature-names");
@@ -19,7 +19,7 @@ fn families_of(bytes: &[u8]) -> Reading<Vec<u16>> {
 
 fn features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Reading<Features> {
     let ethtool = Ethtool { family: Reading::Ok(20), names: Reading::Ok(names.clone()) };
-    answering(bytes, |node| ethtool.features(node, &device(1, "eth0")))
+    answering(bytes, |node| ethtool.features(node, &Link::new(1, "eth0")))
 }
 
 #[test]

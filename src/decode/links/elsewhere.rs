@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ARPHRD_LOOPBACK;
-use crate::snapshot::{Address, Failure, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
+use crate::snapshot::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
 
 /// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
 pub type Sockets = BTreeMap<u16, [bool; 2]>;
@@ -40,39 +40,17 @@ pub fn tunnels(
 }
 
 fn tunnel(port: u16, families: [bool; 2], underlay: Reading<Vec<u32>>) -> Link {
-    let elsewhere = || Failure::not_needed("not read: it lives in another network namespace");
-    Link {
-        index: u32::MAX - u32::from(port), // the kernel's are positive
-        name: format!("UDP port {port}"),
-        kind: None,
-        hardware_type: 1,
-        up: true,
-        mtu: None,
-        group: None,
-        lower: None,
-        master: None,
-        calls_rules: [false; 2],
-        link_netnsid: None,
-        tunnel: Some(Tunnel {
-            kind: if port == GENEVE { TunnelKind::Geneve } else { TunnelKind::Vxlan },
-            id: None,
-            port: Some(port),
-            source_ports: None,
-            link: None,
-            local: None,
-            remote: None,
-            udp_checksum: UdpChecksum::On,
-            flow_based: false,
-            elsewhere: Some(families),
-            fdb: Reading::Absent("it lives in another network namespace".into()),
-            outer: Reading::Failed(elsewhere()),
-            underlay,
-        }),
-        driver: Reading::Absent("a virtual device".into()),
-        xdp: false,
-        filters: Reading::Failed(elsewhere()),
-        features: Reading::Failed(elsewhere()),
-    }
+    let tunnel = Tunnel {
+        port: Some(port),
+        udp_checksum: UdpChecksum::On,
+        elsewhere: Some(families),
+        fdb: Reading::Absent("it lives in another network namespace".into()),
+        underlay,
+        ..Tunnel::new(if port == GENEVE { TunnelKind::Geneve } else { TunnelKind::Vxlan })
+    };
+    let index = u32::MAX - u32::from(port); // the kernel's are positive
+    let driver = Reading::Absent("a virtual device".into());
+    Link { tunnel: Some(tunnel), driver, ..Link::new(index, format!("UDP port {port}")) }
 }
 
 /// Devices that may carry packets to other nodes: they are up, have an address of their own, and are no dummy (IPVS's
@@ -94,22 +72,21 @@ fn carriers(links: &[Link], addresses: &[Address], gateways: &BTreeSet<u32>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::testing::device;
 
     #[test]
     fn a_bridge_of_containers_carries_no_tunnel() {
         let kind = |link: Link, kind: &str, master| Link { kind: Some(kind.into()), master, ..link };
         let links = [
-            Link { hardware_type: ARPHRD_LOOPBACK, ..device(1, "lo") },
-            device(2, "eth0"),
-            kind(device(3, "docker0"), "bridge", None),
-            kind(device(4, "docker_gwbridge"), "bridge", None),
-            kind(device(5, "veth1"), "veth", Some(4)),
-            kind(device(6, "br0"), "bridge", None),
-            Link { master: Some(6), ..device(7, "eth1") },
-            Link { up: false, ..device(8, "eth2") },
-            device(9, "eth3"),
-            kind(device(10, "kube-ipvs0"), "dummy", None),
+            Link { hardware_type: ARPHRD_LOOPBACK, ..Link::new(1, "lo") },
+            Link::new(2, "eth0"),
+            kind(Link::new(3, "docker0"), "bridge", None),
+            kind(Link::new(4, "docker_gwbridge"), "bridge", None),
+            kind(Link::new(5, "veth1"), "veth", Some(4)),
+            kind(Link::new(6, "br0"), "bridge", None),
+            Link { master: Some(6), ..Link::new(7, "eth1") },
+            Link { up: false, ..Link::new(8, "eth2") },
+            Link::new(9, "eth3"),
+            kind(Link::new(10, "kube-ipvs0"), "dummy", None),
         ];
         let address = |link| Address {
             link,

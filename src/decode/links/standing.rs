@@ -7,7 +7,7 @@ use super::elsewhere::{self, Sockets};
 use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
 use crate::decode::known::KnownLinks;
 use crate::decode::{Node, datapath, routing};
-use crate::snapshot::{Address, Failure, Link, Reading, Route, Rule, Source};
+use crate::snapshot::{Address, Failure, Link, Reading, Route, Rule, Source, may_forward};
 
 /// Links, tunnels' forwarding databases and ways, filters of traffic control, addresses, policy rules, routes, and which
 /// families are forwarded. Drivers and offload features are not of it.
@@ -95,8 +95,8 @@ impl Standing {
             elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses, &gateways)
         };
         let crossed = relevant(&links, &foreign);
-        let forwards = forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false)));
-        let classifying = if forwards { datapath::classifying(node) } else { Reading::Ok(BTreeSet::new()) };
+        let classifying =
+            if may_forward(&forwarding) { datapath::classifying(node) } else { Reading::Ok(BTreeSet::new()) };
         let classifies = |link: &Link| classifying.ok().is_some_and(|indices| indices.contains(&link.index));
         for (at, link) in links.iter_mut().enumerate() {
             match &classifying {

@@ -24,7 +24,7 @@ use crate::netfilter::ipset::{
 use crate::netfilter::netlink::{Emit, Message, Nest, Text, Value as _, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::snapshot::netfilter::{Element, End, Family, Set, SetId, address_key};
-use crate::snapshot::{Failure, Name, Reading, Source, Unanswered};
+use crate::snapshot::{Failure, Name, Reading, Source};
 
 /// Bytes of an element in a dump that has nothing but a port: one attribute in another.
 const SMALLEST_ELEMENT: usize = 12;
@@ -272,7 +272,7 @@ fn count(node: &mut Node<'_>, index: u16, name: &Name) -> Option<u32> {
         let Some(data) = parse(message)?.data else { return Ok(None) };
         Ok(IpsetHeader::parse(&data.0)?.elements)
     });
-    let is_older = matches!(found.failure().map(Failure::root), Some(Failure::NotAnswered(Unanswered::NotCaptured)));
+    let is_older = found.failure().is_some_and(Failure::is_not_captured);
     let found = if is_older { found } else { node.note(&request, found) };
     found.ok().and_then(|counts| counts.first().copied())
 }

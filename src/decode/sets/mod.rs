@@ -11,9 +11,11 @@ mod members;
 mod nftables;
 mod values;
 
+use std::net::IpAddr;
+
 use crate::capture::Request;
 use crate::decode::Node;
-use crate::snapshot::netfilter::{End, Field, Match, Ruleset, Set, SetId, Step, Verdict};
+use crate::snapshot::netfilter::{Chosen, End, Field, Match, Nat, NatAction, Ruleset, Set, SetId, Step, Verdict};
 use crate::snapshot::{Failure, Reading, Source};
 
 pub use ipset::read as read_ipsets;
@@ -24,6 +26,8 @@ pub use values::Values;
 const MAX_SETS: usize = 512;
 /// Values that all sets of one rule set are asked about, 10 µs each. With more the source is a failed one.
 const MAX_QUESTIONS: usize = 8192;
+/// Addresses of SNAT rules that are looked up, 10 µs each; what is beyond is not known.
+const MAX_SOURCES: usize = 64;
 /// A set up to this size is read whole: about a thousand elements.
 const MAX_ELEMENTS: usize = 64 << 10;
 
@@ -48,7 +52,7 @@ fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
     }
 }
 
-/// What rules look into, and with what; everything in the order in which the rules name it.
+/// What rules look into, and with what, and what else they make worth asking; everything in the order in which the rules name it.
 #[derive(Default)]
 pub struct Lookups<'a> {
     nftables: Vec<(&'a SetId, Vec<&'a [Field]>)>,
@@ -57,6 +61,8 @@ pub struct Lookups<'a> {
     cut: bool,
     /// Rules ask whether IPsec handles a packet.
     pub ipsec: bool,
+    /// Addresses that SNAT rules give, each its only one; of more than [`MAX_SOURCES`] the first.
+    pub sources: Vec<IpAddr>,
 }
 
 impl<'a> Lookups<'a> {
@@ -68,6 +74,12 @@ impl<'a> Lookups<'a> {
         for step in rules.flat_map(|rule| &rule.steps) {
             let room = lookups.nftables.len() + lookups.ipset.len() < MAX_SETS;
             lookups.ipsec |= asks_for_ipsec(step);
+            if let Some(source) = only_source(step)
+                && lookups.sources.len() < MAX_SOURCES
+                && !lookups.sources.contains(&source)
+            {
+                lookups.sources.push(source);
+            }
             let added = match step {
                 Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
                     add(&mut lookups.nftables, set, fields, room)
@@ -78,6 +90,15 @@ impl<'a> Lookups<'a> {
             lookups.cut |= !added;
         }
         lookups
+    }
+}
+
+fn only_source(step: &Step) -> Option<IpAddr> {
+    match step {
+        Step::Nat(Nat { action: NatAction::Snat, addresses: Chosen::Range(first, last), .. }) => {
+            (first == last).then_some(*first)
+        }
+        _ => None,
     }
 }
 

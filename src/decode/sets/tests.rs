@@ -11,7 +11,7 @@ use ipset::nodes;
 
 use super::*;
 use crate::capture::{Answer, Question as Asked, Root};
-use crate::decode::testing::{device, played};
+use crate::decode::testing::played;
 use crate::netfilter::netlink::{NLM_F_MULTI, NLMSG_DONE, Writer, frame};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::uapi::{
@@ -148,25 +148,19 @@ fn refusal(errno: i32) -> Vec<u8> {
 }
 
 fn link(index: u32, name: &str, tunnel: Option<Tunnel>) -> Link {
-    Link { tunnel, ..device(index, name) }
+    Link { tunnel, ..Link::new(index, name) }
 }
 
 fn tunnel() -> Tunnel {
     let entry = |remote, port| FdbEntry { remote: Some(ip(remote)), via: None, port, nexthop_group: None };
     Tunnel {
-        kind: TunnelKind::Vxlan,
         id: Some(1),
         port: Some(8472),
-        source_ports: None,
-        link: None,
         local: Some(ip("192.0.2.10")),
-        remote: None,
         udp_checksum: UdpChecksum::On,
-        flow_based: false,
-        elsewhere: None,
         fdb: Reading::Ok(vec![entry("192.0.2.30", None), entry("192.0.2.20", Some(4789)), entry("192.0.2.30", None)]),
-        outer: Reading::Failed("not looked up".into()),
         underlay: Reading::Ok(vec![2]),
+        ..Tunnel::new(TunnelKind::Vxlan)
     }
 }
 

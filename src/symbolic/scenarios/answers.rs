@@ -3,15 +3,15 @@
 
 use std::net::IpAddr;
 
-use super::services::Passing;
+use super::services::{Passing, invalid_segments};
 use crate::snapshot::netfilter::{
     Chosen, DeviceProperty, Family, Field, Hook, Nat, NatAction, TypeScope, address_key, name_key,
 };
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::LOCAL;
-use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, Walk};
-use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::machine::{Flow, Hit, Hits, Walk};
+use crate::symbolic::packets::{Kind, Packets};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::world::{Found, World};
 
@@ -107,11 +107,8 @@ fn is_local(walk: &Walk<'_>, first: IpAddr, last: IpAddr) -> Option<bool> {
 
 /// Invalid segments from where these connections lead to, which are for this host: those that get to its TCP.
 fn back(walk: &mut Walk<'_>, family: Family, connections: Set) -> Set {
-    let tracks = walk.tracks(family);
-    if tracks == Certainty::DoesNot {
-        return NOTHING;
-    }
     walk.stage = format!("coming back {family}");
+    let Some(segments) = invalid_segments(walk, family) else { return NOTHING };
     let output = walk.block(&Field::OutputName);
     let input = walk.block(&Field::InputName);
     let from = match walk.space.patterns(connections, &output, MAX_DEVICES) {
@@ -121,17 +118,7 @@ fn back(walk: &mut Walk<'_>, family: Family, connections: Set) -> Set {
         }
         None => EVERYTHING,
     };
-    let invalid = walk.in_state(&[state::INVALID]);
-    let mut packets = walk.all_with(
-        walk.space.and(invalid, walk.start()),
-        &[
-            (Field::L4Proto, &[TCP]),
-            (Field::DestinationPort, &[CHOSEN]),
-            (Field::Mark, &[(0, 0)]),
-            (Field::InputName, &[(1, u128::MAX)]),
-            (Field::OutputName, &[(0, 0)]),
-        ],
-    );
+    let mut packets = walk.all_with(segments, &[(Field::DestinationPort, &[CHOSEN])]);
     let possible = walk.space.ranges(&input, &walk.layout.names.possible());
     // Nothing beyond this host answers by its loopback device.
     let loopback = walk.world.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK);
@@ -152,10 +139,6 @@ fn back(walk: &mut Walk<'_>, family: Family, connections: Set) -> Set {
             walk.all_with(packets, &[(Field::DestinationType(scope), &[(LOCAL, LOCAL)])])
         }),
     };
-    if let Certainty::Unknown(why) = tracks {
-        let tracked = walk.if_tracked(family, &why);
-        packets = walk.space.and(packets, tracked);
-    }
     for hook in [Hook::Prerouting, Hook::Input] {
         walk.stage = format!("coming back {family} {hook}");
         packets = walk.hook(hook, None, Flow::Invalid, packets, &mut Passing);

@@ -109,31 +109,39 @@ impl OnNat for Passing {
     }
 }
 
+/// TCP segments from elsewhere that connection tracking calls invalid, before any hook. `None`: it calls none so.
+pub(super) fn invalid_segments(walk: &mut Walk<'_>, family: Family) -> Option<Set> {
+    walk.packets = Packets::new(Kind::Traffic, family);
+    let tracks = walk.tracks(family);
+    if tracks == Certainty::DoesNot {
+        return None;
+    }
+    let invalid = walk.in_state(&[state::INVALID]);
+    let packets = walk.all_with(
+        walk.space.and(invalid, walk.start()),
+        &[
+            (Field::L4Proto, &[(TCP, TCP)]),
+            (Field::Mark, &[(0, 0)]),
+            (Field::InputName, &[(1, u128::MAX)]),
+            (Field::OutputName, &[(0, 0)]),
+        ],
+    );
+    Some(match tracks {
+        Certainty::Unknown(why) => {
+            let tracked = walk.if_tracked(family, &why);
+            walk.space.and(packets, tracked)
+        }
+        _ => packets,
+    })
+}
+
 /// Whether TCP segments that connection tracking calls invalid pass through this host. If not, the place is a rule that
 /// drops them.
 pub fn invalid_passes(world: &World<'_>, effort: &Effort<'_>) -> Found {
     let mut walk = Walk::new(world, &[], 0, effort);
     let mut all = NOTHING;
     for family in [Family::Ipv4, Family::Ipv6] {
-        walk.packets = Packets::new(Kind::Traffic, family);
-        let tracks = walk.tracks(family);
-        if tracks == Certainty::DoesNot {
-            continue;
-        }
-        let invalid = walk.in_state(&[state::INVALID]);
-        let mut packets = walk.all_with(
-            walk.space.and(invalid, walk.start()),
-            &[
-                (Field::L4Proto, &[(TCP, TCP)]),
-                (Field::Mark, &[(0, 0)]),
-                (Field::InputName, &[(1, u128::MAX)]),
-                (Field::OutputName, &[(0, 0)]),
-            ],
-        );
-        if let Certainty::Unknown(why) = tracks {
-            let tracked = walk.if_tracked(family, &why);
-            packets = walk.space.and(packets, tracked);
-        }
+        let Some(mut packets) = invalid_segments(&mut walk, family) else { continue };
         for hook in [Hook::Prerouting, Hook::Forward, Hook::Postrouting] {
             walk.stage = format!("invalid {family} {hook}");
             packets = walk.hook(hook, None, Flow::Invalid, packets, &mut Passing);

@@ -72,12 +72,12 @@ pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
 
 /// Walks all packets of a tunnel.
 pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
-    let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
-    let mut tunnel = Tunnel::new(walk, facts, OnceCell::new());
-    let marks = if facts.elsewhere { tunnel.unmarked() } else { tunnel.inner() };
+    let mut tunnel = Tunnel::walking(world, facts, effort);
+    // What comes from another network namespace brings no mark.
+    let marks = if facts.is_elsewhere() { tunnel.marked((0, 0)) } else { tunnel.inner() };
     tunnel.outer(marks);
+    let all = tunnel.rewritten();
     let Tunnel { walk, rewritings, tracked, kept, .. } = tunnel;
-    let all = walk.space.any(rewritings.iter().map(|rewriting| rewriting.packets));
     let written = rewritings.iter().filter(|rewriting| rewriting.writes_port);
     let ports_written = walk.space.any(written.map(|rewriting| rewriting.packets));
     let rewritten = match (walk.certainty(all), &facts.vague) {
@@ -89,7 +89,7 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
     let ports_written = walk.certainty(ports_written);
     let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
     let clearest = rewritings.iter().min_by_key(doubt);
-    let with_other_marks = match rewritten == Certainty::DoesNot && !facts.elsewhere {
+    let with_other_marks = match rewritten == Certainty::DoesNot && !facts.is_elsewhere() {
         true => with_other_marks(world, facts, effort),
         false => OtherMarks::Harmless,
     };
@@ -112,16 +112,11 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
 /// itself.
 fn with_other_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OtherMarks {
     let rewritten = |bit: Option<u32>| {
-        let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
-        let mut tunnel = Tunnel::new(walk, facts, OnceCell::new());
-        tunnel.walk.outer = false;
-        let mut marks = tunnel.walk.start();
-        let mark = bit.map_or((0, u128::from(u32::MAX)), |bit| (bit.into(), bit.into()));
-        marks = tunnel.walk.all_with(marks, &[(Field::Mark, &[mark])]);
+        let mut tunnel = Tunnel::walking(world, facts, effort);
+        let marks = tunnel.marked(bit.map_or((0, u32::MAX), |bit| (bit, bit)));
         let bits = tunnel.decisive();
         tunnel.outer(marks);
-        let all = tunnel.walk.space.any(tunnel.rewritings.iter().map(|rewriting| rewriting.packets));
-        (tunnel.walk.certainty(all), bits)
+        (tunnel.walk.certainty(tunnel.rewritten()), bits)
     };
     let (certainty, bits) = rewritten(None);
     if certainty == Certainty::DoesNot {
@@ -137,8 +132,7 @@ fn with_other_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>)
 
 /// Which rule gives packets that enter the tunnel such a mark, and which packets those are: they walk once more.
 fn who_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pattern: Pattern) -> Option<String> {
-    let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
-    let mut tunnel = Tunnel::new(walk, facts, OnceCell::new());
+    let mut tunnel = Tunnel::walking(world, facts, effort);
     tunnel.walk.follow_writers(pattern.value as u32);
     let marks = tunnel.inner();
     let mark = tunnel.walk.block(&Field::Mark);
@@ -148,22 +142,32 @@ fn who_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>, patter
 }
 
 impl<'f, 'a> Tunnel<'f, 'a> {
+    fn walking(world: &'a World<'a>, facts: &'f TunnelFacts, effort: &'a Effort<'a>) -> Self {
+        let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
+        Self::new(walk, facts, OnceCell::new())
+    }
+
     pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<Pattern>>>) -> Self {
         Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![], bound }
     }
 
-    /// What comes from another network namespace brings no mark.
-    fn unmarked(&mut self) -> Set {
+    /// Packets that get into the tunnel with marks of this range, wherever these come from.
+    fn marked(&mut self, (first, last): (u32, u32)) -> Set {
         self.walk.outer = false;
         let start = self.walk.start();
-        self.walk.all_with(start, &[(Field::Mark, &[(0, 0)])])
+        self.walk.all_with(start, &[(Field::Mark, &[(first.into(), last.into())])])
+    }
+
+    /// Packets that some rule rewrites.
+    fn rewritten(&self) -> Set {
+        self.walk.space.any(self.rewritings.iter().map(|rewriting| rewriting.packets))
     }
 
     /// That its packets take this way of several, of which one is taken.
     fn by_this_way(&mut self, number: usize, family: Family) -> Set {
         let same = self.facts.ways.iter().filter(|way| way.family == family).count();
         let earlier = self.facts.ways[..number].iter().filter(|way| way.family == family).count();
-        if !self.facts.elsewhere || same < 2 {
+        if !self.facts.is_elsewhere() || same < 2 {
             return EVERYTHING;
         }
         let why = || "by which device its packets leave is not known: it lives in another network namespace".to_owned();
@@ -320,7 +324,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
                 }
                 None => drop(self.walk.packets.known.remove(&Field::OutputName)),
             }
-            match name_key(&self.facts.device).filter(|name| *name != 0) {
+            match name_key(&self.facts.device).filter(|_| !self.facts.is_elsewhere()) {
                 Some(tunnel) => packets = self.walk.set(packets, &Field::InputName, &[(tunnel, tunnel)]),
                 None => {
                     self.walk.packets.known.remove(&Field::InputName);

@@ -31,7 +31,6 @@ pub(super) fn facts() -> TunnelFacts {
         ports: Some(Values::of(&[8472])),
         source_ports: Some(Values::ranges(vec![(32768, 60999)])),
         ways: vec![way],
-        elsewhere: false,
         vague: None,
         fwmarks: [vec![], vec![]],
         past: [vec![], vec![]],
