@@ -380,3 +380,28 @@ fn a_judgement_that_is_stopped_says_so_and_promises_nothing() {
         assert_eq!(finding.cause(), "judging was stopped before its end: the time given was too short");
     }
 }
+
+/// The recorded flannel node forwards nothing: only devices that the tunnel's packets cross count.
+#[test]
+fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption() {
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
+    let all: Collectors = crate::snapshot::Collector::ALL.iter().copied().collect();
+    let mut node = replay(&crate::archive::load(&fixture).unwrap(), &all);
+    node.forwarding = [Reading::Ok(false), Reading::Ok(false)];
+    let none: BTreeMap<u32, u32> = node.known_links().iter().map(|link| (link.index, 0)).collect();
+    let tunnel = node.tunnels().next().unwrap().0.index;
+    for (programs, expected) in [
+        (Reading::Ok(none.clone()), State::Mitigated),
+        (Reading::Absent("this kernel has no such hook".into()), State::Mitigated),
+        (Reading::Denied("bpf(2) is not permitted here".into()), State::Mitigated),
+        (Reading::Failed("cut off".into()), State::Unknown),
+        (Reading::Ok([(tunnel, 1)].into()), State::Unknown),
+    ] {
+        node.programs = programs;
+        let report = judge(Catalogue::built_in(), &node, &Options::default());
+        let finding = report.advisories.iter().find(|finding| finding.id == "vxlan-double-snat-checksum").unwrap();
+        assert_eq!(finding.state, expected, "{:?}: {}", node.programs, finding.summary);
+        let assumes = finding.summary.contains("no tcx program is assumed");
+        assert_eq!(assumes, matches!(node.programs, Reading::Denied(_)), "{}", finding.summary);
+    }
+}

@@ -66,21 +66,35 @@ impl Context<'_> {
                 switch.name
             ));
         }
-        let mut crossed = self.crossed(link, tunnel).into_iter();
-        let programs = |link: &Link| {
-            let count = *self.snapshot.programs.ok()?.get(&link.index)?;
-            (count > 0)
-                .then(|| format!("BPF programs (tcx or netkit) on {} may change packets or their marks", link.name))
-        };
-        crossed.find_map(|link| match &link.filters {
-            _ if link.xdp => Some(format!("an XDP program on {} may change packets or their marks", link.name)),
-            Reading::Ok(kinds) => match kinds.first() {
-                Some(kind) => Some(format!("a tc filter ({kind}) of {} may change packets or their marks", link.name)),
-                None => programs(link),
-            },
-            Reading::Absent(_) => programs(link),
-            other => Some(format!("tc filters of {} could not be read: {}", link.name, other.why())),
+        self.crossed(link, tunnel).into_iter().find_map(|link| {
+            let found = match &link.filters {
+                _ if link.xdp => Some(format!("an XDP program on {}", link.name)),
+                Reading::Ok(kinds) => kinds.first().map(|kind| format!("a tc filter ({kind}) of {}", link.name)),
+                Reading::Absent(_) => None,
+                other => return Some(format!("tc filters of {} could not be read: {}", link.name, other.why())),
+            };
+            found.or_else(|| self.programs(link)).map(|what| format!("{what} may change packets or their marks"))
         })
+    }
+
+    /// BPF programs of a device, attached without `tc`, that there are or may be. Where bpf(2) is not permitted, or nobody asked, none
+    /// is assumed if nothing else shows BPF at work.
+    fn programs(&self, link: &Link) -> Option<String> {
+        let is_netkit = link.kind.as_deref() == Some("netkit");
+        let unread = |why: &str| format!("BPF programs of {}, which could not be read ({why}),", link.name);
+        match &self.snapshot.programs {
+            Reading::Ok(programs) => match programs.get(&link.index) {
+                Some(0) => None,
+                Some(_) => Some(format!("BPF programs (tcx or netkit) on {}", link.name)),
+                None => is_netkit.then(|| unread("its other end tells")),
+            },
+            Reading::Absent(_) => None,
+            Reading::Failed(failure) if !is_assumed(failure) => Some(unread(&self.snapshot.programs.why())),
+            assumed => {
+                let of_bpf = ["cilium_", "bpfin", "bpfout"].iter().any(|start| link.name.starts_with(start));
+                (is_netkit || of_bpf).then(|| unread(&assumed.why()))
+            }
+        }
     }
 
     /// Devices that packets of a tunnel cross: those that they get into it by, and those that carry it.
@@ -93,49 +107,22 @@ impl Context<'_> {
         crossed.map(|(_, link)| link).collect()
     }
 
-    /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in. What is known of
-    /// programs says so: where bpf(2) is not permitted, only if something else shows BPF at work.
+    /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in.
     fn marks_from_outside(&self) -> Option<String> {
-        let forwards = may_forward(&self.snapshot.forwarding);
-        let mut links = self.snapshot.known_links().iter().filter(|link| forwards && link.up);
-        let programs = &self.snapshot.programs;
-        if let Reading::Failed(failure) = programs
-            && forwards
-            && !is_assumed(failure)
-        {
-            return Some(format!("BPF programs of devices could not be read: {}", programs.why()));
+        if !may_forward(&self.snapshot.forwarding) {
+            return None;
         }
-        links.find_map(|link| {
+        self.snapshot.known_links().iter().filter(|link| link.up).find_map(|link| {
             let is_bpf = |kind: &&String| kind.starts_with("bpf on ingress");
-            match &link.filters {
+            let found = match &link.filters {
                 Reading::Ok(kinds) => {
-                    if let Some(kind) = kinds.iter().find(is_bpf) {
-                        return Some(format!(
-                            "a tc filter ({kind}) of {} may mark packets that are forwarded",
-                            link.name
-                        ));
-                    }
+                    kinds.iter().find(is_bpf).map(|kind| format!("a tc filter ({kind}) of {}", link.name))
                 }
-                Reading::Failed(failure) if is_assumed(failure) => {}
-                Reading::Absent(_) => {}
-                unread => return Some(format!("tc filters of {} could not be read: {}", link.name, unread.why())),
-            }
-            let is_netkit = link.kind.as_deref() == Some("netkit");
-            match programs {
-                Reading::Ok(programs) => match programs.get(&link.index) {
-                    Some(0) => None,
-                    Some(_) => Some(format!(
-                        "BPF programs (tcx or netkit) on {} may mark packets that are forwarded",
-                        link.name
-                    )),
-                    None => is_netkit.then(|| format!("programs of {} are told by its other end only", link.name)),
-                },
                 Reading::Absent(_) => None,
-                unread => {
-                    let of_bpf = ["cilium_", "bpfin", "bpfout"].iter().any(|start| link.name.starts_with(start));
-                    (is_netkit || of_bpf).then(|| format!("{} shows BPF at work: {}", link.name, unread.why()))
-                }
-            }
+                Reading::Failed(failure) if is_assumed(failure) => None,
+                unread => return Some(format!("tc filters of {} could not be read: {}", link.name, unread.why())),
+            };
+            found.or_else(|| self.programs(link)).map(|what| format!("{what} may mark packets that are forwarded"))
         })
     }
 
