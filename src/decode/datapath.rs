@@ -12,7 +12,7 @@ use crate::decode::links::Sockets;
 use crate::netfilter::array;
 use crate::netfilter::netlink::Attributes;
 use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND};
-use crate::snapshot::{Failure, Link, Reading, Source};
+use crate::snapshot::{Failure, Link, Programs, Reading, Source};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -50,12 +50,11 @@ pub fn classifying(node: &mut Node<'_>) -> Reading<BTreeSet<u32>> {
         let classifies = matches!(kind.as_deref(), Some("clsact" | "ingress"));
         Ok(classifies.then_some(u32::from_ne_bytes(array(message.body, 4, "tcmsg")?)))
     });
-    // A capture from before it was asked for is as whole as it was.
-    let found = match found.failure().is_some_and(Failure::is_not_captured) {
-        true => found,
-        false => node.note(&request, found),
-    };
-    found.map(|indices| indices.into_iter().collect())
+    // A capture from before it was asked for is as whole as it was: none is assumed.
+    match found.failure().is_some_and(Failure::is_not_captured) {
+        true => Reading::Ok(BTreeSet::new()),
+        false => node.note(&request, found).map(|indices| indices.into_iter().collect()),
+    }
 }
 
 /// Kinds of tc filters on a device.
@@ -87,41 +86,53 @@ const TCX_INGRESS: (&str, u32) = ("tcx-ingress", 46);
 const TCX_EGRESS: (&str, u32) = ("tcx-egress", 47);
 const NETKIT: [(&str, u32); 2] = [("netkit-primary", 54), ("netkit-peer", 55)];
 
-/// How many programs these devices have where packets come in, and those that are `crossed` where they leave, by index. Absent:
-/// the kernel has none. Nothing is notified of; a query takes some microseconds.
-pub fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Reading<BTreeMap<u32, u32>> {
+/// How many programs each of these devices has at a hook, by index, as far as it has the hook.
+fn counted(node: &mut Node<'_>, (name, hook): (&str, u32), devices: &[u32]) -> Reading<BTreeMap<u32, u32>> {
+    let request = Request::programs(Source::Datapath, name, hook, devices.to_vec());
+    let counts = node.try_text(&request).decode(|text| {
+        let counts = text.lines().map(|line| {
+            let (device, count) = line.split_once(' ')?;
+            Some((device.parse().ok()?, count.parse().ok()?))
+        });
+        counts.collect::<Option<BTreeMap<u32, u32>>>().ok_or_else(|| Failure::unexpected("a line is not two numbers"))
+    });
+    match counts {
+        Reading::Failed(failure) if !failure.is_not_captured() => node.note(&request, Reading::Failed(failure)),
+        other => other,
+    }
+}
+
+/// How many programs these devices have where packets come in, and those that are `crossed` where they leave, by index.
+/// Nothing is notified of; a query takes some microseconds.
+pub fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Reading<Programs> {
     let indices = |links: &[&Link]| links.iter().map(|link| link.index).collect::<Vec<u32>>();
     let netkit: Vec<&Link> = entered.iter().copied().filter(|link| link.kind.as_deref() == Some("netkit")).collect();
     let mut found = BTreeMap::new();
-    for ((name, hook), devices) in [(TCX_INGRESS, indices(entered)), (TCX_EGRESS, indices(crossed))]
-        .into_iter()
-        .chain(NETKIT.map(|hook| (hook, indices(&netkit))))
-    {
+    let tcx = [(TCX_INGRESS, indices(entered)), (TCX_EGRESS, indices(crossed))];
+    for (hook, devices) in tcx.into_iter().chain(NETKIT.map(|hook| (hook, indices(&netkit)))) {
         if devices.is_empty() {
             continue;
         }
-        let asked = devices.clone();
-        let request = Request::programs(Source::Datapath, name, hook, devices);
-        let counts = node.try_text(&request).decode(|text| {
-            let counts = text.lines().map(|line| {
-                let (device, count) = line.split_once(' ')?;
-                Some((device.parse::<u32>().ok()?, count.parse::<u32>().ok()?))
-            });
-            counts.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::unexpected("a line is not two numbers"))
-        });
-        match counts {
+        match counted(node, hook, &devices) {
             Reading::Ok(counts) => {
-                // What has no line is gone, or the other end of a netkit device tells.
-                let told: BTreeSet<u32> = counts.iter().map(|(device, _)| *device).collect();
-                counts.into_iter().for_each(|(device, count)| *found.entry(device).or_default() += count);
-                found.retain(|device, _| told.contains(device) || !asked.contains(device));
+                for device in &devices {
+                    match counts.get(device) {
+                        Some(count) => *found.entry(*device).or_default() += count,
+                        // It is gone, or the other end of a netkit device tells.
+                        None => drop(found.remove(device)),
+                    }
+                }
+            }
+            Reading::Denied(why) => return Reading::Ok(Programs::Unseen(why)),
+            Reading::Failed(failure) if failure.is_not_captured() => {
+                return Reading::Ok(Programs::Unseen(failure.to_string()));
             }
             // A kernel without this hook, which a sandbox's refusal does not say.
-            Reading::Absent(_) => {}
-            other => return other.map(|_| BTreeMap::new()),
+            Reading::Absent(_) => devices.into_iter().for_each(|device| *found.entry(device).or_default() += 0),
+            failed @ Reading::Failed(_) => return failed.map(|_| Programs::Counted(found)),
         }
     }
-    Reading::Ok(found)
+    Reading::Ok(Programs::Counted(found))
 }
 
 /// Services of IPVS. Absent: it is not loaded.

@@ -5,7 +5,7 @@
 mod elsewhere;
 mod standing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{
-    Failure, FdbEntry, Link, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, may_forward, with_lower_devices,
+    Failure, FdbEntry, Link, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, may_forward,
+    with_lower_devices,
 };
 pub use elsewhere::Sockets;
 pub use standing::Standing;
@@ -101,7 +102,7 @@ pub struct LinkFacts {
     pub ipvs_services: Reading<u64>,
     pub bridges_call_rules: [Reading<bool>; 2],
     pub foreign_tunnels: Reading<Vec<Link>>,
-    pub programs: Reading<BTreeMap<u32, u32>>,
+    pub programs: Reading<Programs>,
 }
 
 impl LinkFacts {

@@ -384,6 +384,7 @@ fn a_judgement_that_is_stopped_says_so_and_promises_nothing() {
 /// The recorded flannel node forwards nothing: only devices that the tunnel's packets cross count.
 #[test]
 fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption() {
+    use crate::snapshot::Programs;
     let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
     let all: Collectors = crate::snapshot::Collector::ALL.iter().copied().collect();
     let mut node = replay(&crate::archive::load(&fixture).unwrap(), &all);
@@ -391,17 +392,17 @@ fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption
     let none: BTreeMap<u32, u32> = node.known_links().iter().map(|link| (link.index, 0)).collect();
     let tunnel = node.tunnels().next().unwrap().0.index;
     for (programs, expected) in [
-        (Reading::Ok(none.clone()), State::Mitigated),
-        (Reading::Absent("this kernel has no such hook".into()), State::Mitigated),
-        (Reading::Denied("bpf(2) is not permitted here".into()), State::Mitigated),
+        (Reading::Ok(Programs::Counted(none)), State::Mitigated),
+        (Reading::Ok(Programs::Counted(BTreeMap::new())), State::Unknown),
+        (Reading::Ok(Programs::Unseen("bpf(2) is not permitted here".into())), State::Mitigated),
         (Reading::Failed("cut off".into()), State::Unknown),
-        (Reading::Ok([(tunnel, 1)].into()), State::Unknown),
+        (Reading::Ok(Programs::Counted([(tunnel, 1)].into())), State::Unknown),
     ] {
         node.programs = programs;
         let report = judge(Catalogue::built_in(), &node, &Options::default());
         let finding = report.advisories.iter().find(|finding| finding.id == "vxlan-double-snat-checksum").unwrap();
         assert_eq!(finding.state, expected, "{:?}: {}", node.programs, finding.summary);
         let assumes = finding.summary.contains("no tcx program is assumed");
-        assert_eq!(assumes, matches!(node.programs, Reading::Denied(_)), "{}", finding.summary);
+        assert_eq!(assumes, matches!(node.programs, Reading::Ok(Programs::Unseen(_))), "{}", finding.summary);
     }
 }

@@ -6,7 +6,7 @@ use super::ConditionState;
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{
-    Failure, Feature, Link, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward, with_lower_devices,
+    Feature, Link, Programs, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward, with_lower_devices,
 };
 use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
 
@@ -14,11 +14,6 @@ const NO_TUNNEL: &str = "there is no tunnel that is up";
 
 fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
     tunnel.filter(|link| link.up).and_then(|link| Some((link, link.tunnel.as_ref()?)))
-}
-
-/// What was not read because nobody asked for it, then or now.
-fn is_assumed(failure: &Failure) -> bool {
-    failure.is_not_captured() || matches!(failure.root(), Failure::NotNeeded(_))
 }
 
 impl Context<'_> {
@@ -77,23 +72,23 @@ impl Context<'_> {
         })
     }
 
-    /// BPF programs of a device, attached without `tc`, that there are or may be. Where bpf(2) is not permitted, or nobody asked, none
-    /// is assumed if nothing else shows BPF at work.
+    /// BPF programs of a device, attached without `tc`, that there are or may be. Where they are not seen none is assumed, if
+    /// nothing else shows BPF at work.
     fn programs(&self, link: &Link) -> Option<String> {
         let is_netkit = link.kind.as_deref() == Some("netkit");
         let unread = |why: &str| format!("BPF programs of {}, which could not be read ({why}),", link.name);
         match &self.snapshot.programs {
-            Reading::Ok(programs) => match programs.get(&link.index) {
+            Reading::Ok(Programs::Counted(programs)) => match programs.get(&link.index) {
                 Some(0) => None,
                 Some(_) => Some(format!("BPF programs (tcx or netkit) on {}", link.name)),
-                None => is_netkit.then(|| unread("its other end tells")),
+                None => Some(unread("no number was told")),
             },
-            Reading::Absent(_) => None,
-            Reading::Failed(failure) if !is_assumed(failure) => Some(unread(&self.snapshot.programs.why())),
-            assumed => {
+            Reading::Ok(Programs::Unseen(why)) => {
                 let of_bpf = ["cilium_", "bpfin", "bpfout"].iter().any(|start| link.name.starts_with(start));
-                (is_netkit || of_bpf).then(|| unread(&assumed.why()))
+                (is_netkit || of_bpf).then(|| unread(why))
             }
+            Reading::Absent(_) => None,
+            other => Some(unread(&other.why())),
         }
     }
 
@@ -119,7 +114,6 @@ impl Context<'_> {
                     kinds.iter().find(is_bpf).map(|kind| format!("a tc filter ({kind}) of {}", link.name))
                 }
                 Reading::Absent(_) => None,
-                Reading::Failed(failure) if is_assumed(failure) => None,
                 unread => return Some(format!("tc filters of {} could not be read: {}", link.name, unread.why())),
             };
             found.or_else(|| self.programs(link)).map(|what| format!("{what} may mark packets that are forwarded"))
@@ -240,8 +234,8 @@ impl Context<'_> {
                 Certainty::DoesNot => {
                     let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
                     let assumed = match &self.snapshot.programs {
-                        Reading::Ok(_) | Reading::Absent(_) => String::new(),
-                        unread => format!("; no tcx program is assumed: {}", unread.why()),
+                        Reading::Ok(Programs::Unseen(why)) => format!("; no tcx program is assumed: {why}"),
+                        _ => String::new(),
                     };
                     let would = "a process (SO_MARK) or BPF program that does would make it exposed";
                     let marks = match outer.with_other_marks {

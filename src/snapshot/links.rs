@@ -37,8 +37,8 @@ pub struct Link {
     pub driver: Reading<String>,
     /// An XDP program is attached.
     pub xdp: bool,
-    /// Kinds of tc filters, with where they are; `Failed` when not looked up (only tunnels that are up and what carries
-    /// them are; where packets are forwarded, devices too that filters may be attached to).
+    /// Kinds of tc filters, with where they are; `Failed` when not looked up: only tunnels that are up and what carries them
+    /// are, and while packets are forwarded all devices. Absent: it has no queueing discipline that takes them.
     pub filters: Reading<Vec<String>>,
     /// Offload features; `Failed` when not looked up (only tunnels and what carries them are).
     pub features: Reading<Features>,

@@ -323,10 +323,8 @@ pub struct Snapshot {
     pub local_ports: Reading<(u16, u16)>,
     /// Services of IPVS. Absent: it is not loaded.
     pub ipvs_services: Reading<u64>,
-    /// BPF programs (tcx, netkit) by index of the device: of all that packets may come in by while this host forwards, and where
-    /// they leave of those that a tunnel's packets cross. Absent: no tunnel is up, or the kernel has none. Denied: bpf(2) is not
-    /// permitted here.
-    pub programs: Reading<BTreeMap<u32, u32>>,
+    /// BPF programs that are attached without `tc` (tcx, netkit). Absent: no tunnel is up.
+    pub programs: Reading<Programs>,
     /// Addresses that SNAT rules give, one by one, and whether each is this host's (`RTN_LOCAL`); of more than 64 the first.
     pub local_sources: Reading<BTreeMap<IpAddr, bool>>,
     /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
@@ -341,6 +339,16 @@ pub struct Snapshot {
     pub netstat: Netstat,
     /// How each source that this look needed ended.
     pub sources: Vec<SourceStatus>,
+}
+
+/// BPF programs of devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// How many, by index of the device: of all that packets may come in by while this host forwards, and where they leave of
+    /// those that a tunnel's packets cross. Of one that has no number it was not told: it is gone, or its other end tells.
+    Counted(BTreeMap<u32, u32>),
+    /// None is assumed: bpf(2) is not permitted here, or a capture is from before it was asked. Why.
+    Unseen(String),
 }
 
 /// Whether packets of some family may be forwarded: it is so, or that was not read.

@@ -1,6 +1,5 @@
 //! What rtnetlink notifies of when it changes: read again only then.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::elsewhere::{self, Sockets};
@@ -95,16 +94,20 @@ impl Standing {
             elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses, &gateways)
         };
         let crossed = relevant(&links, &foreign);
-        let classifying =
-            if may_forward(&forwarding) { datapath::classifying(node) } else { Reading::Ok(BTreeSet::new()) };
-        let classifies = |link: &Link| classifying.ok().is_some_and(|indices| indices.contains(&link.index));
+        let classifying = may_forward(&forwarding).then(|| datapath::classifying(node));
         for (at, link) in links.iter_mut().enumerate() {
-            match &classifying {
-                _ if crossed.contains(&at) => link.filters = datapath::filter_kinds(node, link),
-                Reading::Ok(_) if classifies(link) => link.filters = datapath::filter_kinds(node, link),
-                Reading::Ok(_) | Reading::Absent(_) => {}
-                unread => link.filters = unread.as_ref().map(|_| Vec::new()),
-            }
+            let has_filters = match &classifying {
+                _ if crossed.contains(&at) => Reading::Ok(true),
+                Some(indices) => indices.as_ref().map(|indices| indices.contains(&link.index)),
+                None => continue,
+            };
+            link.filters = match has_filters {
+                Reading::Ok(true) => datapath::filter_kinds(node, link),
+                Reading::Ok(false) => {
+                    Reading::Absent("no queueing discipline takes filters where packets come in".into())
+                }
+                unread => unread.map(|_| Vec::new()),
+            };
         }
         let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links, &foreign));
         let sockets = sockets.clone();
