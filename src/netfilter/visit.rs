@@ -63,6 +63,12 @@ pub trait Visitor: Sized {
     /// A key of that set.
     fn key(&mut self, key: &mut Cow<'_, [u8]>);
 
+    /// What a map has for a key of that set.
+    fn mapped(&mut self, data: &mut Cow<'_, [u8]>);
+
+    /// This map of this table has data of this type, as nft says (`NFTA_SET_DATA_TYPE`); a set has none.
+    fn data_type(&mut self, table: &[u8], map: &[u8], kind: u32);
+
     /// The first and the last address of a range, or the prefix of one, or one.
     fn network(&mut self, first: &mut [u8], last: Option<&mut [u8]>, prefix_length: Option<u8>);
 

@@ -4,7 +4,7 @@
 //! everywhere, and one of which nobody can tell is mapped too.
 
 use super::xtables::prefix_length;
-use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, Network, Source};
+use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, Network, SIZE, Source};
 use crate::netfilter::nftables::uapi::{
     NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK,
     NFT_CT_EXPIRATION, NFT_CT_L3PROTOCOL, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC,
@@ -128,15 +128,79 @@ impl Layout {
     }
 }
 
-pub(super) fn labels(machine: &Machine, register: u32) -> Vec<Label> {
-    let label = |cell: &Cell| machine.load_of(cell).map_or(Label::Padding, |load| label(load, cell));
+/// What rules, and the type that nft has written down, tell of what a map has for its keys. Of bytes that no rule uses nothing
+/// stays.
+#[derive(Debug)]
+pub(super) struct MapData {
+    labels: [Label; SIZE],
+    /// Bytes of the longest data.
+    pub length: usize,
+}
+
+impl Default for MapData {
+    fn default() -> Self {
+        Self { labels: [Label::Padding; SIZE], length: 0 }
+    }
+}
+
+impl MapData {
+    /// Byte `at` is used as this.
+    pub(super) fn add(&mut self, at: usize, found: Label) {
+        let Some(place) = self.labels.get_mut(at) else { return };
+        *place = match (*place, found) {
+            (Label::Padding, only) | (only, Label::Padding) => only,
+            (known, found) => both(known, found),
+        };
+    }
+
+    /// nft says that the data are of this type. One of several fields has 6 bits for each, the first the most significant.
+    pub(super) fn add_type(&mut self, kind: u32) {
+        const TYPE_BITS: u32 = 6;
+        const TYPE_IPADDR: u32 = 7;
+        const TYPE_IP6ADDR: u32 = 8;
+        const TYPE_ETHERADDR: u32 = 9;
+        const TYPE_INET_PROTOCOL: u32 = 12;
+        const TYPE_INET_SERVICE: u32 = 13;
+        const TYPE_MARK: u32 = 19;
+        let fields = (0..u32::BITS / TYPE_BITS).rev().map(|field| kind >> (field * TYPE_BITS) & ((1 << TYPE_BITS) - 1));
+        let mut at = 0;
+        for field in fields.skip_while(|field| *field == 0) {
+            let (width, address) = match field {
+                TYPE_IPADDR => (4, Some(Kind::Ipv4)),
+                TYPE_IP6ADDR => (16, Some(Kind::Ipv6)),
+                TYPE_ETHERADDR => (6, Some(Kind::Hardware)),
+                TYPE_INET_PROTOCOL | TYPE_INET_SERVICE | TYPE_MARK => (4, None),
+                _ => return,
+            };
+            address.iter().for_each(|kind| (0..width).for_each(|byte| self.add(at + byte, part(*kind, byte))));
+            at += width.next_multiple_of(4);
+        }
+    }
+
+    /// What each byte is; none if they cannot be mapped so that all rules still make the same of them.
+    pub(super) fn labels(&self) -> Option<&[Label]> {
+        let labels = &self.labels[..self.length.min(SIZE)];
+        parts(labels).is_some().then_some(&self.labels)
+    }
+}
+
+/// All bytes of an address of this width.
+pub(super) fn address(width: usize) -> Vec<Label> {
+    let kind = if width == Kind::Ipv6.width() { Kind::Ipv6 } else { Kind::Ipv4 };
+    (0..width).map(|byte| part(kind, byte)).collect()
+}
+
+/// What the bytes from a register on are; `map`: what byte of a map's data one is.
+pub(super) fn labels(machine: &Machine, register: u32, map: impl Fn(&Load, usize) -> Label) -> Vec<Label> {
+    let label = |cell: &Cell| machine.load_of(cell).map_or(Label::Padding, |load| label(load, cell, &map));
     machine.from(register).iter().map(label).collect()
 }
 
 /// What a byte is that was loaded so.
-fn label(load: &Load, cell: &Cell) -> Label {
+fn label(load: &Load, cell: &Cell, map: impl Fn(&Load, usize) -> Label) -> Label {
     let changed = cell.computed != 0 || cell.xor != 0;
-    match byte(load, cell.byte) {
+    let found = if load.source == Source::Map { map(load, cell.byte) } else { byte(load, cell.byte) };
+    match found {
         Label::Part { .. } if changed => Label::Unclear,
         Label::Part { kind, octet, .. } => Label::Part { kind, octet, mask: cell.and },
         other => other,

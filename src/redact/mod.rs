@@ -86,6 +86,8 @@ struct Redactor {
     taken: BTreeSet<Vec<u8>>,
     /// What keys of sets are made of: by family, table and set.
     layouts: BTreeMap<rules::SetKey, labels::Layout>,
+    /// What the data of maps are made of.
+    data: BTreeMap<rules::SetKey, labels::MapData>,
 }
 
 fn unknown() -> Failure {
@@ -125,6 +127,7 @@ impl Redactor {
             names: BTreeMap::new(),
             taken: BTreeSet::new(),
             layouts: BTreeMap::new(),
+            data: BTreeMap::new(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Answers of nf_tables and ipset.
 //!
 //! Names of tables and chains stay but for the name of the host and addresses: they tell who writes a rule. Names of sets and
-//! comments go, but for what tells a writer (`snapshot::netfilter::signatures`). Keys of sets whose fields no rule tells become zeros.
+//! comments go, but for what tells a writer (`snapshot::netfilter::signatures`). Keys of sets whose fields no rule tells become zeros,
+//! and so do data of maps that no rule uses as a number or an address, or that two use as different things.
 //!
 //! Limits: names of chains that hold a hash of what they are for (`KUBE-SVC-…`, `CNI-…`) keep it; a range of addresses
 //! that is no prefix covers others than before; and what tests parts of an address reads as a test of something unknown.

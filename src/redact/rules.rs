@@ -3,15 +3,17 @@
 //! What cannot be mapped becomes zero, and what uses it gets a register that does not exist: no kernel has such a rule, and
 //! it reads as one that nobody understands, not as one that means something else.
 
+mod registers;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::Redactor;
-use super::labels::{Kind, Label, Part, is_address, labels, parts};
+use super::labels::{self, Kind, Label, Part, is_address, parts};
 use super::netfilter::{text, user_data};
 use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::Expr;
-use crate::netfilter::nftables::register::{Cell, Machine, Source};
+use crate::netfilter::nftables::register::Machine;
 use crate::netfilter::nftables::uapi::{
     NFPROTO_IPV6, NFT_CMP_GTE, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_REG_1, NFT_REG_VERDICT,
 };
@@ -41,6 +43,8 @@ pub(super) struct Visiting<'r> {
     /// The lower end of a range, if the expression before compared with one.
     lower: Option<Lower>,
     before: Option<Lower>,
+    /// What is looked up in, by expression.
+    sets: BTreeMap<usize, SetKey>,
     /// The set whose elements follow.
     set: SetKey,
     /// What could not be done.
@@ -114,6 +118,7 @@ impl Redactor {
             changes: Vec::new(),
             lower: None,
             before: None,
+            sets: BTreeMap::new(),
             set: SetKey::default(),
             failed: None,
         };
@@ -177,46 +182,6 @@ fn width(family: u32) -> usize {
     if family == u32::from(NFPROTO_IPV6) { 16 } else { 4 }
 }
 
-impl Visiting<'_> {
-    /// The constant of this length that a register holds. Of one that is put together, or changed on the way, nothing stays,
-    /// nor the register.
-    fn constant_in(&self, register: &mut u32, length: usize) -> Option<Found> {
-        let expression = |cell: &Cell| {
-            self.machine.load_of(cell).filter(|load| load.source == Source::Constant).map(|load| load.expression)
-        };
-        let cells = self.machine.at(*register, length).unwrap_or_default();
-        let (number, first) = cells.iter().find_map(|cell| Some((expression(cell)?, cells[0].byte)))?;
-        let value = self.constants.get(&number).and_then(|constant| constant.original.get(first..first + length));
-        let unchanged = |(at, cell): (usize, &Cell)| {
-            (expression(cell), cell.byte, cell.computed) == (Some(number), first + at, 0)
-                && value.is_some_and(|value| value[at] == cell.xor)
-        };
-        match value.filter(|_| cells.iter().enumerate().all(unchanged)) {
-            Some(value) => Some(Found { expression: number, first, value: value.to_vec() }),
-            None => {
-                *register = NFT_REG_VERDICT;
-                None
-            }
-        }
-    }
-
-    /// What was found becomes its value.
-    fn becomes(&mut self, found: Found) {
-        let Some(constant) = self.constants.get_mut(&found.expression) else { return };
-        constant.users.push(self.at);
-        for (place, byte) in constant.becomes.iter_mut().skip(found.first).zip(found.value) {
-            constant.clash |= place.replace(byte).is_some_and(|other| other != byte);
-        }
-    }
-
-    fn becomes_address(&mut self, found: Option<Found>) {
-        if let Some(mut found) = found {
-            self.redactor.address(&mut found.value, None);
-            self.becomes(found);
-        }
-    }
-}
-
 fn is_plain(labels: &[Label], length: usize) -> bool {
     labels.get(..length).is_some_and(|labels| labels.iter().all(|label| *label == Label::Plain))
 }
@@ -262,6 +227,18 @@ impl Visitor for Visiting<'_> {
         self.redactor.value(key.to_mut(), &labels.unwrap_or_default());
     }
 
+    fn mapped(&mut self, value: &mut Cow<'_, [u8]>) {
+        let data = self.redactor.data.entry(self.set.clone()).or_default();
+        data.length = data.length.max(value.len());
+        let labels = data.labels().map(<[Label]>::to_vec);
+        self.redactor.value(value.to_mut(), &labels.unwrap_or_default());
+    }
+
+    fn data_type(&mut self, table: &[u8], map: &[u8], kind: u32) {
+        let key = (self.family, table.to_vec(), map.to_vec());
+        self.redactor.data.entry(key).or_default().add_type(kind);
+    }
+
     fn network(&mut self, first: &mut [u8], last: Option<&mut [u8]>, prefix_length: Option<u8>) {
         match last {
             Some(last) => self.redactor.range(first, last),
@@ -287,7 +264,7 @@ impl Visitor for Visiting<'_> {
     }
 
     fn compared(&mut self, register: &mut u32, operator: u32, value: &mut Cow<'_, [u8]>) {
-        let labels = labels(&self.machine, *register);
+        let labels = self.labels(*register);
         let (whole, original) = (is_address(&labels, value.len()), value.to_vec());
         match self.before.take() {
             Some(mut lower)
@@ -314,7 +291,7 @@ impl Visitor for Visiting<'_> {
 
     /// Which bits count of a field that is mapped may be told only where they are the first ones.
     fn masked(&mut self, register: u32, mask: &mut Cow<'_, [u8]>) {
-        let labels = labels(&self.machine, register);
+        let labels = self.labels(register);
         let labels = labels.iter().zip(mask.iter()).map(|(label, bits)| match *label {
             Label::Part { kind, octet, mask } => Label::Part { kind, octet, mask: mask & bits },
             label => label,
@@ -332,14 +309,14 @@ impl Visitor for Visiting<'_> {
     }
 
     fn combined(&mut self, register: u32, value: &mut Cow<'_, [u8]>) {
-        let labels = labels(&self.machine, register);
+        let labels = self.labels(register);
         for (at, byte) in value.to_mut().iter_mut().enumerate() {
             *byte = if labels.get(at) == Some(&Label::Plain) { *byte } else { 0 };
         }
     }
 
     fn in_range(&mut self, register: &mut u32, from: &mut Cow<'_, [u8]>, to: &mut Cow<'_, [u8]>) {
-        let labels = labels(&self.machine, *register);
+        let labels = self.labels(*register);
         let length = from.len().max(to.len());
         if is_address(&labels, length) && from.len() == to.len() {
             self.redactor.range(from.to_mut(), to.to_mut());
@@ -353,8 +330,10 @@ impl Visitor for Visiting<'_> {
     /// What the keys of the set are made of is known when all rules have been seen.
     fn looked_up(&mut self, register: &mut u32, set: &mut Text<'_>) {
         let key = (self.family, self.table.clone(), set.as_bytes().to_vec());
+        let found = self.labels(*register);
+        self.sets.insert(self.at, key.clone());
         let layout = self.redactor.layouts.entry(key).or_default();
-        layout.add(labels(&self.machine, *register));
+        layout.add(found);
         if !layout.is_clear() {
             *register = NFT_REG_VERDICT;
         }
@@ -366,8 +345,12 @@ impl Visitor for Visiting<'_> {
         (loaded.network, loaded.transport) = (self.machine.network, self.machine.transport);
         loaded.run(0, field);
         let length = loaded.from(NFT_REG_1).iter().take_while(|cell| cell.load.is_some()).count();
+        let labels = labels::labels(&loaded, NFT_REG_1, |_, _| Label::Unclear);
+        if self.is_from_map(register, &labels[..length]) {
+            return;
+        }
         if let Some(mut found) = self.constant_in(register, length) {
-            if self.redactor.value(&mut found.value, &labels(&loaded, NFT_REG_1)) {
+            if self.redactor.value(&mut found.value, &labels) {
                 self.becomes(found);
             } else {
                 *register = NFT_REG_VERDICT;
@@ -376,17 +359,32 @@ impl Visitor for Visiting<'_> {
     }
 
     fn number(&mut self, register: &mut u32, length: usize) {
+        if self.is_from_map(register, &vec![Label::Plain; length]) {
+            return;
+        }
         if let Some(found) = self.constant_in(register, length) {
             self.becomes(found);
         }
     }
 
     fn address_in(&mut self, register: &mut u32, family: u32) {
-        let found = self.constant_in(register, width(family));
-        self.becomes_address(found);
+        if !self.is_from_map(register, &labels::address(width(family))) {
+            let found = self.constant_in(register, width(family));
+            self.becomes_address(found);
+        }
     }
 
-    fn translated(&mut self, family: u32, min: Option<&mut u32>, max: Option<&mut u32>) {
+    /// Of ranges that a map has nothing stays: they would not be ranges any more.
+    fn translated(&mut self, family: u32, mut min: Option<&mut u32>, mut max: Option<&mut u32>) {
+        let address = labels::address(width(family));
+        let is_range = min.as_deref() != max.as_deref();
+        let mut is_from_map = |end: &mut Option<&mut u32>| {
+            end.as_deref_mut().is_some_and(|register| self.is_from_map(register, &address))
+        };
+        if is_from_map(&mut min) | is_from_map(&mut max) {
+            [min, max].into_iter().flatten().filter(|_| is_range).for_each(|end| *end = NFT_REG_VERDICT);
+            return;
+        }
         let end = |register: Option<&mut u32>| self.constant_in(register?, width(family));
         match (end(min), end(max)) {
             (Some(mut min), Some(mut max)) if (min.expression, min.first) != (max.expression, max.first) => {

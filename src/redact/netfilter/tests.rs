@@ -6,16 +6,17 @@ use std::hash::RandomState;
 use super::*;
 use crate::capture::Capture;
 use crate::decode::testing;
-use crate::netfilter::netlink::{self, Writer, put};
+use crate::netfilter::netlink::{self, Text, Writer, put};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::expr::{
     Bitwise, Byteorder, Cmp, Ct, Dynset, Expr, Exthdr, Hash, Immediate, Lookup, Meta, Nat, Payload,
 };
 use crate::netfilter::nftables::uapi::{
-    NFPROTO_BRIDGE, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM,
+    NFPROTO_BRIDGE, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV, NFT_MSG_NEWRULE, NFT_MSG_NEWSET,
+    NFT_MSG_NEWSETELEM,
 };
 use crate::netfilter::nftables::{
-    Body, Data, Expression, Message, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_RULE_EXPRESSIONS, Rule, SetElement,
+    Body, Data, Expression, Message, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_RULE_EXPRESSIONS, Rule, Set, SetElement,
     SetElements,
 };
 use crate::redact::{each_message, redact};
@@ -586,6 +587,95 @@ fn all_rules_tell_what_keys_of_a_set_are() {
     assert!(!holds(&element(&capture), &[0; 4]) || holds(&element(&capture), &V4[..1]));
     let capture = looked_up(mark(), mark());
     assert!(holds(&element(&capture), &V4), "a mark");
+}
+
+/// What a rule for each of these uses of what a map has for a packet's source becomes: the map's data, and the register of the
+/// last expression of each rule.
+fn of_map(kind: u32, data: &[u8], uses: Vec<Vec<Expression<'static>>>) -> (Vec<u8>, Vec<Option<u32>>) {
+    let mut capture = testing::capture();
+    let name = |what: &str| format!("netlink/netfilter/nft-1/{what}");
+    let count = uses.len();
+    for (number, after) in uses.into_iter().enumerate() {
+        let lookup = Lookup { set: "m".into(), sreg: 1, dreg: Some(1), ..Lookup::default() };
+        let rule = [load(1, 12, 4), lookup.into()].into_iter().chain(after).collect();
+        capture.answers.insert(name(&format!("rules/ipv4/t/{number}")), Reading::Ok(plain_rule(NFPROTO_IPV4, rule)));
+    }
+    let header = Nfgenmsg { family: NFPROTO_IPV4, ..Nfgenmsg::default() };
+    let element = SetElement {
+        key: Some(Data::of(vec![10, 1, 1, 1])),
+        data: Some(Data::of(data.to_vec())),
+        ..SetElement::default()
+    };
+    let (table, set, elements) = (Text::from("t"), Some("m".into()), Some(vec![element].into()));
+    let elements = SetElements { table: table.clone(), set, elements, ..SetElements::default() };
+    let map = Set { table, name: "m".into(), key_len: 4, data_type: Some(kind), ..Set::default() };
+    let messages = [
+        ("set-0-header", NFT_MSG_NEWSET, Body::Set(map)),
+        ("set-0-elements", NFT_MSG_NEWSETELEM, Body::SetElements(elements)),
+    ];
+    for (what, kind, body) in messages {
+        let mut out = Writer::kernel();
+        Message { header, body }.emit(&mut out);
+        capture.answers.insert(name(what), Reading::Ok(message(kind, &out.finish())));
+    }
+    redact(&mut capture);
+    let parsed = Message::parse(NFT_MSG_NEWSETELEM, &ok(&capture, &name("set-0-elements"))[16..]).expect("a message");
+    let Body::SetElements(list) = parsed.body else { panic!("elements") };
+    let data = list.elements()[0].data.as_ref().expect("data").value().expect("a value").to_vec();
+    let registers = (0..count).map(|number| {
+        let bytes = ok(&capture, &name(&format!("rules/ipv4/t/{number}")));
+        let Body::Rule(rule) = Message::parse(NFT_MSG_NEWRULE, &bytes[16..]).expect("a message").body else { panic!() };
+        match &rule.expressions().last().expect("expressions").expr {
+            Expr::Meta(meta) => meta.sreg,
+            Expr::Nat(nat) => nat.reg_addr_min,
+            other => panic!("{other:?}"),
+        }
+    });
+    (data, registers.collect())
+}
+
+#[test]
+fn of_the_data_of_maps_stays_what_is_used_as_something_known() {
+    const ADDRESS: u32 = 7;
+    const PORT: u32 = 13;
+    const MARK: u32 = 19;
+    let mark = || -> Expression<'static> { Meta { sreg: Some(1), key: 3, ..Meta::default() }.into() };
+    let nat = |min, max, port| -> Expression<'static> {
+        let (reg_addr_min, reg_addr_max, reg_proto_min) = (Some(min), Some(max), port);
+        Nat { family: 2, reg_addr_min, reg_addr_max, reg_proto_min, ..Nat::default() }.into()
+    };
+    let masked = |mask: [u8; 4]| -> Expression<'static> {
+        let (mask, xor) = (Some(Data::of(mask.to_vec())), Some(Data::of(vec![0; 4])));
+        Bitwise { sreg: 1, dreg: 1, len: 4, mask, xor, ..Bitwise::default() }.into()
+    };
+    let bytes = [0x40, 0x11, 0x22, 0x33];
+    assert_eq!(of_map(MARK, &bytes, vec![vec![mark()]]), (bytes.to_vec(), vec![Some(1)]));
+    let some_bits = vec![masked([0, 0xff, 0, 0]), mark()];
+    assert_eq!(of_map(MARK, &bytes, vec![some_bits]), (bytes.to_vec(), vec![Some(1)]));
+
+    let (data, registers) = of_map(ADDRESS, &V4, vec![vec![nat(1, 1, None)]]);
+    nothing_of(&V4, &data, "an address");
+    assert!(data[0] == V4[0] && registers == [Some(1)], "{data:?} {registers:?}");
+    let with_port = [V4.as_slice(), &[0x12, 0x34, 0, 0]].concat();
+    let (data, registers) = of_map(ADDRESS << 6 | PORT, &with_port, vec![vec![nat(1, 1, Some(9))]]);
+    nothing_of(&V4, &data, "an address and a port");
+    assert!(data[4..] == with_port[4..] && registers == [Some(1)], "{data:?} {registers:?}");
+
+    // Nothing tells what it is, or more than one thing; nor would a range be one afterwards, nor bits those of the address.
+    let range = [V4, [10, 9, 9, 200]].concat();
+    let lost = [
+        (ADDRESS, V4.to_vec(), vec![vec![mark()]]),
+        (0, V4.to_vec(), vec![vec![mark()], vec![nat(1, 1, None)]]),
+        (0, V4.to_vec(), vec![vec![masked([0xff, 0xff, 0, 0]), nat(1, 1, None)]]),
+        (ADDRESS, range, vec![vec![nat(1, 9, None)]]),
+    ];
+    for (kind, data, uses) in lost {
+        let what = format!("{uses:?}");
+        let (left, registers) = of_map(kind, &data, uses);
+        nothing_of(&V4, &left, &what);
+        assert!(registers.iter().all(|register| *register == Some(0)), "{what}: {registers:?}");
+    }
+    assert_eq!(of_map(0, &V4, vec![]).0, [0; 4]);
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Visit for SetElement<'_> {
         for key in [key, key_end].into_iter().flatten() {
             key.with_value(visitor, Visitor::key);
         }
-        data.iter_mut().for_each(|data| data.with_value(visitor, Visitor::hidden));
+        data.iter_mut().for_each(|data| data.with_value(visitor, Visitor::mapped));
         expr.iter_mut().for_each(|statement| visit_statements(statement, false, visitor));
         expressions.iter_mut().for_each(|statements| visit_statements(statements, true, visitor));
         objref.iter_mut().for_each(|name| visitor.hidden(name));

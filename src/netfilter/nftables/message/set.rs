@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::netfilter::netlink::{Emit, List, Nest, Text, Writer};
+use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
     /// A set or a map.
@@ -44,13 +45,37 @@ crate::netfilter::attributes! {
     }
 }
 
-crate::netfilter::visit!(Set {
-    table: [table],
-    plain: [handle, flags, key_type, key_len, data_type, data_len, obj_type, timeout, gc_interval, policy, id],
-    set: [name],
-    nested: [desc],
-    hidden: [userdata, expr, expressions],
-});
+impl Visit for Set<'_> {
+    fn visit<V: Visitor>(&mut self, visitor: &mut V) {
+        let Self {
+            table,
+            name,
+            handle: _,
+            flags: _,
+            key_type: _,
+            key_len: _,
+            data_type,
+            data_len: _,
+            obj_type: _,
+            timeout: _,
+            gc_interval: _,
+            policy: _,
+            userdata,
+            desc,
+            expr,
+            expressions,
+            id: _,
+            layout,
+        } = self;
+        visitor.data_type(table.as_bytes(), name.as_bytes(), data_type.unwrap_or_default());
+        visitor.table(table);
+        visitor.set(name);
+        desc.iter_mut().for_each(|desc| visitor.nested(desc));
+        userdata.iter_mut().for_each(|data| visitor.hidden(data));
+        [expr, expressions].into_iter().flatten().for_each(|statements| visitor.hidden(statements));
+        layout.visit(visitor);
+    }
+}
 
 /// What a set is asked for by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
