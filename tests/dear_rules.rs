@@ -46,7 +46,14 @@ fn write(keep: u32, xor: u32) -> Step {
 
 fn masquerade() -> Step {
     let (action, randomization) = (NatAction::Masquerade, PortRandomization::RandomFully);
-    Step::Nat(Nat { action, addresses: Chosen::Unset, ports: Chosen::Unset, randomization, persistent: false })
+    Step::Nat(Nat {
+        action,
+        addresses: Chosen::Unset,
+        ports: Chosen::Unset,
+        randomization,
+        persistent: false,
+        map: None,
+    })
 }
 
 #[derive(Default)]
@@ -108,6 +115,7 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
         members: Default::default(),
         elements: Reading::Ok(elements.collect()),
         verdicts: Vec::new(),
+        data: Vec::new(),
         family: None,
         sets: Vec::new(),
     };

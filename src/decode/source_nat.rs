@@ -134,7 +134,8 @@ mod tests {
     /// A base chain that jumps to one with a rule that masquerades.
     fn ruleset() -> Ruleset {
         let (action, randomization) = (NatAction::Masquerade, PortRandomization::None);
-        let nat = Nat { action, addresses: Chosen::Unset, ports: Chosen::Unset, randomization, persistent: false };
+        let nat =
+            Nat { action, addresses: Chosen::Unset, ports: Chosen::Unset, randomization, persistent: false, map: None };
         let mut ruleset = Ruleset::default();
         ruleset.chains.insert(id("P"), chain(true, vec![Step::Verdict(Verdict::Jump("C".into()))]));
         ruleset.chains.insert(id("C"), chain(false, vec![Step::Nat(nat)]));

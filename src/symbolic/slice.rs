@@ -4,7 +4,7 @@
 use super::survey::{Relevant, bits_of};
 use super::world::{World, lets_pass};
 use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{ChainId, Field, MarkWrite, Match, Step, Verdict};
+use crate::snapshot::netfilter::{ChainId, Field, Match, Step, Verdict};
 
 /// Chains with fewer rules are not worth a walk of their own.
 const MIN_RULES: usize = 256;
@@ -51,14 +51,10 @@ impl World<'_> {
 
 /// Whether a step does anything to packets but drop them, or write bits that do not matter.
 pub fn writes_marks(step: &Step, relevant: Relevant) -> bool {
-    let writes = |write: &MarkWrite, bits: u32| match write {
-        MarkWrite::Exact { keep, take, xor } => (!keep | take | xor) & bits != 0,
-        MarkWrite::Number { .. } | MarkWrite::Unknown(_) => bits != 0,
-    };
     match step {
         Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
-        Step::SetMark(write) => writes(write, relevant.mark),
-        Step::SetConnectionMark(write) => writes(write, relevant.connection),
+        Step::SetMark(write) => write.can_change() & relevant.mark != 0,
+        Step::SetConnectionMark(write) => write.can_change() & relevant.connection != 0,
         Step::Verdict(Verdict::Map { verdicts: Reading::Ok(verdicts), .. }) => verdicts.iter().any(is_more_than_a_way),
         Step::Verdict(verdict) => is_more_than_a_way(verdict),
         Step::Notrack
@@ -96,8 +92,8 @@ fn look_at(step: &Step, more: &mut Relevant) {
             }
         }
         // Copies keep the place of a bit.
-        Step::SetMark(MarkWrite::Exact { take, .. }) => more.connection |= take & more.mark,
-        Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => more.mark |= take & more.connection,
+        Step::SetMark(write) => more.connection |= write.copies() & more.mark,
+        Step::SetConnectionMark(write) => more.mark |= write.copies() & more.connection,
         _ => {}
     }
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{Rules, World};
 use crate::snapshot::netfilter::{
-    Chain, ChainId, Condition, Field, Hook, MarkWrite, Match, Rule, SetId, Step, Test, Verdict, name_key,
+    Chain, ChainId, Condition, Field, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step, Test, Verdict, mark_in,
+    name_key,
 };
 
 /// What matters of packets to one node's rules.
@@ -41,7 +42,7 @@ impl Survey {
             for chain in rules.ruleset.chains.values() {
                 let chain = chain.rules_for_udp().unwrap_or_default();
                 chain.iter().flat_map(|rule| &rule.steps).for_each(|step| survey.look_at(number, rules, step));
-                survey.look_for_writes(chain);
+                survey.look_for_writes(rules, chain);
             }
             survey.look_at_outgoing(rules);
         }
@@ -81,8 +82,8 @@ impl Survey {
             Step::UpdateSet { set, adds } => {
                 self.updates.entry(updated(number, set)).or_default()[usize::from(*adds)] = true;
             }
-            Step::SetMark(MarkWrite::Exact { take, .. }) => self.copied[0] |= take,
-            Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => self.copied[1] |= take,
+            Step::SetMark(write) => self.copied[0] |= write.copies(),
+            Step::SetConnectionMark(write) => self.copied[1] |= write.copies(),
             _ => {}
         }
     }
@@ -104,7 +105,7 @@ impl Survey {
 
     /// Bits that the rules of a chain may set: a bit that was tested to be set is only turned off by turning it round, as
     /// kube-proxy does.
-    fn look_for_writes(&mut self, rules: &[Rule]) {
+    fn look_for_writes(&mut self, of: &Rules<'_>, rules: &[Rule]) {
         let mut known = 0;
         for rule in rules {
             let mut here = known;
@@ -117,6 +118,11 @@ impl Survey {
                         self.can_be_set |= take | xor & !(keep & here);
                         here &= keep & !take & !xor;
                         known &= keep & !take & !xor;
+                    }
+                    Step::SetMark(MarkWrite::Mapped { lookup, mapped, keep, take, xor }) => {
+                        self.can_be_set |= take | xor & !(keep & here) | mapped_bits(of, lookup, *mapped);
+                        here &= keep & !take & !xor & !mapped;
+                        known &= keep & !take & !xor & !mapped;
                     }
                     Step::SetMark(write @ MarkWrite::Number { .. }) => {
                         self.can_be_set |= write.can_set();
@@ -158,7 +164,7 @@ impl Survey {
                         Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
                             fields.iter().fold(0, |all, field| all | field.mark_bits())
                         }
-                        Step::SetConnectionMark(MarkWrite::Exact { take, .. }) => *take,
+                        Step::SetConnectionMark(write) => write.copies(),
                         _ => 0,
                     };
                 }
@@ -192,6 +198,13 @@ impl Survey {
         connection |= mark & self.copied[0];
         Relevant { mark, connection }
     }
+}
+
+/// Bits that a write with a map may set by what the map has: any, if that is not known.
+fn mapped_bits(rules: &Rules<'_>, lookup: &MapLookup, mapped: u32) -> u32 {
+    let known = lookup.known_in(&rules.ruleset.sets);
+    let bits = known.and_then(|mut known| known.try_fold(0, |all, (_, data)| Some(all | mark_in(data)?)));
+    bits.map_or(u32::MAX, |bits| bits & mapped)
 }
 
 /// What [`Survey::updates`] knows a set by: ipsets are the same for all rule sets.

@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod language;
+mod maps;
 mod marks;
 mod reach;
 mod slice;

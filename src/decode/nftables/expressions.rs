@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::headers;
+use super::maps::Maps;
 use super::registers::Registers;
 use crate::decode::xtables::{self, Extension};
 use crate::netfilter::netlink::{Emit as _, Text};
@@ -16,8 +17,8 @@ use crate::netfilter::nftables::uapi::{
 };
 use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
 use crate::snapshot::netfilter::{
-    Chosen, Condition, Counter, DeviceProperty, Family, Field, MarkWrite, Match, Nat as Translation, NatAction,
-    PortRandomization, SetId, Step, Test, Verdict,
+    Chosen, Condition, Counter, DeviceProperty, Family, Field, MapLookup, MarkWrite, Match, Nat as Translation,
+    NatAction, PortRandomization, SetId, Step, Test, Verdict,
 };
 use crate::snapshot::{Failure, Name, Reading};
 
@@ -33,6 +34,7 @@ pub struct Reader<'a> {
     registers: Registers,
     /// Numbers that expressions make, by the place of the expression.
     numbers: BTreeMap<usize, MarkWrite>,
+    maps: Maps,
     /// Read so far.
     pub steps: Vec<Step>,
     /// The last counter seen.
@@ -45,6 +47,9 @@ pub struct Reader<'a> {
 
 type Result<T> = std::result::Result<T, Failure>;
 
+/// The registers of a first and of a last value.
+type EndRegisters = [Option<u32>; 2];
+
 impl<'a> Reader<'a> {
     /// A rule of a chain of this table.
     pub fn new(family: Family, table: &'a Name) -> Self {
@@ -53,6 +58,7 @@ impl<'a> Reader<'a> {
             table,
             registers: Registers::new(family.nfproto()),
             numbers: BTreeMap::new(),
+            maps: Maps::default(),
             steps: Vec::new(),
             counter: None,
             comment: String::new(),
@@ -89,14 +95,14 @@ impl<'a> Reader<'a> {
             }
             false => {
                 self.numbers.extend(number(&expression.expr).map(|number| (at, number)));
-                self.step(&expression.expr)
+                self.step(at, &expression.expr)
             }
         };
         self.registers.run(at, expression);
         read.map_err(|failure| failure.within(String::from_utf8_lossy(expression.expr.name())))
     }
 
-    fn step(&mut self, expression: &Expr<'_>) -> Result<()> {
+    fn step(&mut self, at: usize, expression: &Expr<'_>) -> Result<()> {
         match expression {
             Expr::Payload(payload) => self.payload(payload),
             Expr::Meta(meta) => self.meta(meta),
@@ -117,16 +123,16 @@ impl<'a> Reader<'a> {
                 self.push(found);
             }
             Expr::Immediate(immediate) => self.immediate(&immediate.data)?,
-            Expr::Lookup(lookup) => self.lookup(lookup),
+            Expr::Lookup(lookup) => self.lookup(at, lookup),
             Expr::Match(found) => self.extension(false, &found.name, found.rev, found.info.as_deref())?,
             Expr::Target(found) => self.extension(true, &found.name, found.rev, found.info.as_deref())?,
             Expr::Masq(masq) => {
-                let ports = self.ports(masq.reg_proto_min, masq.reg_proto_max);
-                self.translate(NatAction::Masquerade, Chosen::Unset, ports, masq.flags);
+                let ports = [masq.reg_proto_min, masq.reg_proto_max];
+                self.translate(NatAction::Masquerade, ([None; 2], 0), ports, masq.flags);
             }
             Expr::Redir(redir) => {
-                let ports = self.ports(redir.reg_proto_min, redir.reg_proto_max);
-                self.translate(NatAction::Redirect, Chosen::Unset, ports, redir.flags);
+                let ports = [redir.reg_proto_min, redir.reg_proto_max];
+                self.translate(NatAction::Redirect, ([None; 2], 0), ports, redir.flags);
             }
             Expr::Nat(nat) => self.nat(nat)?,
             Expr::Notrack(_) => self.steps.push(Step::Notrack),
@@ -221,7 +227,7 @@ impl<'a> Reader<'a> {
 
     fn mark(&self, register: u32, own: &Field, other: &Field) -> MarkWrite {
         let number = self.registers.result_of(register).and_then(|at| self.numbers.get(&at).cloned());
-        number.unwrap_or_else(|| self.registers.mark(register, own, other))
+        number.unwrap_or_else(|| self.registers.mark(register, own, other, |at| self.maps.looked_up(at, &self.steps)))
     }
 
     fn ct(&mut self, ct: &Ct<'_>) {
@@ -255,7 +261,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn lookup(&mut self, lookup: &Lookup<'_>) {
+    fn lookup(&mut self, at: usize, lookup: &Lookup<'_>) {
         let (set, fields) = (self.set(&lookup.set), self.registers.key(lookup.sreg));
         match (lookup.dreg, fields) {
             (Some(NFT_REG_VERDICT), fields) => {
@@ -264,7 +270,10 @@ impl<'a> Reader<'a> {
                 self.steps.push(Step::Verdict(Verdict::Map { fields, set, verdicts }));
             }
             // A packet without an element does not get further (NFT_BREAK).
-            (Some(_), Ok(fields)) => self.push(Match::Set { fields, set, inverted: false }),
+            (Some(_), Ok(fields)) => {
+                self.push(Match::Set { fields: fields.clone(), set: set.clone(), inverted: false });
+                self.maps.add(at, MapLookup { fields, set }, &self.steps);
+            }
             (Some(_), Err(_)) => self.occasional("a map"),
             (None, Ok(fields)) => {
                 let inverted = lookup.flags.unwrap_or(0) & NFT_LOOKUP_F_INV != 0;
@@ -315,26 +324,37 @@ impl<'a> Reader<'a> {
             self.test(equal(Field::NfProto, 0xff, nat.family.into()));
         }
         let width = if nat.family == u32::from(NFPROTO_IPV6) { 16 } else { 4 };
-        let addresses = chosen(nat.reg_addr_min, nat.reg_addr_max, |register| {
+        let addresses = [nat.reg_addr_min, nat.reg_addr_max];
+        self.translate(action, (addresses, width), [nat.reg_proto_min, nat.reg_proto_max], nat.flags);
+        Ok(())
+    }
+
+    /// `addresses`, `ports`: the registers of the first and the last one; an address has so many bytes.
+    fn translate(
+        &mut self,
+        action: NatAction,
+        (addresses, width): (EndRegisters, usize),
+        ports: EndRegisters,
+        flags: Option<u32>,
+    ) {
+        /// `NF_NAT_RANGE_PERSISTENT`
+        const PERSISTENT: u32 = 8;
+        let of_map = |[min, max]: EndRegisters, width| {
+            let (at, first) = self.registers.of_map(min?, width)?;
+            let (same, last) = self.registers.of_map(max.or(min)?, width)?;
+            (same == at).then_some((at, [first, last]))
+        };
+        let map = self.maps.nat(of_map(addresses, width), of_map(ports, 2), &self.steps);
+        let addresses = chosen(addresses, |register| {
             let bytes = self.registers.constant(register, width)?;
             let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from);
             v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from)).ok()
         });
-        let ports = self.ports(nat.reg_proto_min, nat.reg_proto_max);
-        self.translate(action, addresses, ports, nat.flags);
-        Ok(())
-    }
-
-    fn translate(&mut self, action: NatAction, addresses: Chosen<IpAddr>, ports: Chosen<u16>, flags: Option<u32>) {
-        /// `NF_NAT_RANGE_PERSISTENT`
-        const PERSISTENT: u32 = 8;
+        let ports =
+            chosen(ports, |register| Some(u16::from_be_bytes(self.registers.constant(register, 2)?.try_into().ok()?)));
         let flags = flags.unwrap_or(0); // the attribute is left out when there are none
         let (randomization, persistent) = (PortRandomization::from_flags(flags), flags & PERSISTENT != 0);
-        self.steps.push(Step::Nat(Translation { action, addresses, ports, randomization, persistent }));
-    }
-
-    fn ports(&self, min: Option<u32>, max: Option<u32>) -> Chosen<u16> {
-        chosen(min, max, |register| Some(u16::from_be_bytes(self.registers.constant(register, 2)?.try_into().ok()?)))
+        self.steps.push(Step::Nat(Translation { action, addresses, ports, randomization, persistent, map }));
     }
 }
 
@@ -350,7 +370,7 @@ fn number(expression: &Expr<'_>) -> Option<MarkWrite> {
     Some(MarkWrite::Number { first, last, hashed })
 }
 
-fn chosen<T: Copy>(min: Option<u32>, max: Option<u32>, read: impl Fn(u32) -> Option<T>) -> Chosen<T> {
+fn chosen<T: Copy>([min, max]: EndRegisters, read: impl Fn(u32) -> Option<T>) -> Chosen<T> {
     let Some(min) = min else { return Chosen::Unset };
     match (read(min), read(max.unwrap_or(min))) {
         (Some(min), Some(max)) => Chosen::Range(min, max),

@@ -7,6 +7,7 @@
 mod expressions;
 mod headers;
 mod loads;
+mod maps;
 mod registers;
 mod setters;
 pub(super) mod wire;

@@ -1,11 +1,13 @@
 //! What the bytes in registers mean. A comparison of registers thereby becomes tests of fields, whatever was loaded together.
 
+use std::ops::Range;
+
 use super::loads::Loaded;
 use crate::netfilter::netlink::Emit as _;
 use crate::netfilter::nftables::Expression;
-use crate::netfilter::nftables::register::{Cell, Machine, Network, SIZE, offset};
+use crate::netfilter::nftables::register::{Cell, Machine, Network, SIZE, Source, offset};
 use crate::netfilter::nftables::uapi::{NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ};
-use crate::snapshot::netfilter::{Condition, Field, MarkBits, MarkWrite, Match, Test};
+use crate::snapshot::netfilter::{Condition, Field, MapLookup, MarkBits, MarkWrite, Match, Test};
 
 /// All registers.
 #[derive(Debug)]
@@ -198,13 +200,46 @@ impl Registers {
         cells.iter().enumerate().all(whole).then(|| self.machine.loads[load].expression)
     }
 
-    /// What a mark becomes that is written from this register: `own` is the mark that is written, `other` the other.
-    pub fn mark(&self, register: u32, own: &Field, other: &Field) -> MarkWrite {
+    /// The expression that has looked up what this byte holds in a map.
+    fn look_up_of(&self, cell: &Cell) -> Option<usize> {
+        self.machine.load_of(cell).filter(|load| load.source == Source::Map).map(|load| load.expression)
+    }
+
+    /// Of a register that holds so many bytes of what a map has, unchanged: the expression of the look-up, and where they stand in
+    /// these data.
+    pub fn of_map(&self, register: u32, length: usize) -> Option<(usize, Range<usize>)> {
+        let cells = self.machine.at(register, length)?;
+        let first = cells.first()?.byte;
+        let expression = self.look_up_of(cells.first()?)?;
+        let unchanged = |(at, cell): (usize, &Cell)| {
+            self.look_up_of(cell) == Some(expression)
+                && (cell.byte, cell.and, cell.xor, cell.computed) == (first + at, 0xff, 0, 0)
+        };
+        cells.iter().enumerate().all(unchanged).then_some((expression, first..first + length))
+    }
+
+    /// What a mark becomes that is written from this register: `own` is the mark that is written, `other` the other; `looked_up`:
+    /// what the look-up of an expression in a map is.
+    pub fn mark(
+        &self,
+        register: u32,
+        own: &Field,
+        other: &Field,
+        looked_up: impl Fn(usize) -> Option<MapLookup>,
+    ) -> MarkWrite {
         let unknown = |what: &str| MarkWrite::Unknown(what.to_owned());
         let Some(cells) = self.machine.at(register, 4) else { return unknown("from a register that does not exist") };
-        let (mut keep, mut take, mut xor) = ([0; 4], [0; 4], [0; 4]);
+        let (mut keep, mut take, mut mapped, mut xor) = ([0; 4], [0; 4], [0; 4], [0; 4]);
+        let mut map = None;
         for (at, cell) in cells.iter().enumerate() {
             xor[at] = cell.xor;
+            if let Some(expression) = self.look_up_of(cell).filter(|_| (cell.byte, cell.computed) == (at, 0)) {
+                if *map.get_or_insert(expression) != expression {
+                    return unknown("two maps");
+                }
+                mapped[at] = cell.and;
+                continue;
+            }
             match self.meaning(cell) {
                 Some(_) if cell.computed != 0 => return unknown(&format!("bitwise operation {}", cell.computed)),
                 Some(Loaded::Constant) => {}
@@ -218,8 +253,12 @@ impl Registers {
                 None => return unknown("from a register that nothing was loaded into"),
             }
         }
-        let [keep, take, xor] = [keep, take, xor].map(u32::from_ne_bytes);
-        MarkWrite::Exact { keep, take, xor }
+        let [keep, take, mapped, xor] = [keep, take, mapped, xor].map(u32::from_ne_bytes);
+        match map.map(looked_up) {
+            None => MarkWrite::Exact { keep, take, xor },
+            Some(Some(lookup)) => MarkWrite::Mapped { lookup, mapped, keep, take, xor },
+            Some(None) => unknown("a map"),
+        }
     }
 }
 

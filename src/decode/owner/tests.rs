@@ -37,7 +37,14 @@ fn rule(text: &str, comment: &str) -> Rule {
                     _ => continue,
                 };
                 let (addresses, ports) = (Chosen::Unset, Chosen::Unset);
-                nat = Some(Nat { action, addresses, ports, randomization: PortRandomization::None, persistent: false });
+                nat = Some(Nat {
+                    action,
+                    addresses,
+                    ports,
+                    randomization: PortRandomization::None,
+                    persistent: false,
+                    map: None,
+                });
                 continue;
             }
             "--to-ports" => {
@@ -97,6 +104,7 @@ fn hit(table: &str, chain: &str, rules: &[&str], comment: &str) -> (Owner, Optio
         members: BTreeMap::new(),
         elements: Reading::Failed("not read".into()),
         verdicts: vec![],
+        data: vec![],
         family: None,
         sets: Vec::new(),
     };

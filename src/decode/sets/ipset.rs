@@ -171,7 +171,17 @@ fn parse<'a>(message: &Message<'a>) -> Result<IpsetMessage<'a>, Failure> {
 /// A set of which nothing is known but why.
 fn unread(index: u16, elements: Reading<Vec<Element>>) -> Set {
     let (name, kind, members) = (format!("with index {index}"), String::new(), BTreeMap::new());
-    Set { name, kind, stable: false, members, elements, verdicts: Vec::new(), family: None, sets: Vec::new() }
+    Set {
+        name,
+        kind,
+        stable: false,
+        members,
+        elements,
+        verdicts: Vec::new(),
+        data: Vec::new(),
+        family: None,
+        sets: Vec::new(),
+    }
 }
 
 fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, budget: &mut Budget) -> Set {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
 use crate::decode::nftables::wire;
-use crate::decode::sets::elements::Elements;
+use crate::decode::sets::elements::{Elements, Value};
 use crate::decode::sets::kind::Kind;
 use crate::decode::sets::values::{UDP, Values};
 use crate::decode::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
@@ -21,7 +21,7 @@ use crate::netfilter::nftables::uapi::{
     NFT_SET_TIMEOUT,
 };
 use crate::netfilter::nftables::{self, Data, SetElement, SetElements};
-use crate::snapshot::netfilter::{Element, Field, Ruleset, Set, SetId, Step, Verdict, address_key, name_key};
+use crate::snapshot::netfilter::{Element, Field, Ruleset, Set, SetId, Step, address_key, name_key};
 use crate::snapshot::{Failure, Name, Reading, Source};
 
 const ENOENT: i32 = 2;
@@ -129,6 +129,7 @@ impl Lookup<'_> {
             members: [].into(),
             elements: Reading::Failed(Failure::unsupported("what it holds is not understood")),
             verdicts: Vec::new(),
+            data: Vec::new(),
             family: None,
             sets: Vec::new(),
         };
@@ -140,7 +141,13 @@ impl Lookup<'_> {
         set.stable = header.stable && !self.filled;
         if self.is_readable(&header) {
             let all = self.read_all(node, &header);
-            set.verdicts = all.ok().into_iter().flatten().filter_map(|(_, verdict)| verdict.clone()).collect();
+            for (_, value) in all.ok().into_iter().flatten() {
+                match value {
+                    Value::Nothing => {}
+                    Value::Verdict(verdict) => set.verdicts.push(verdict.clone()),
+                    Value::Data(data) => set.data.push(data.clone()),
+                }
+            }
             set.elements = all.map(|all| all.into_iter().map(|(element, _)| element).collect());
         }
         if set.elements.ok().is_some() {
@@ -183,7 +190,7 @@ impl Lookup<'_> {
     }
 
     /// Failed: they are too many, or were not understood; then they are asked about one by one.
-    fn read_all(&self, node: &mut Node<'_>, header: &Header) -> Reading<Vec<(Element, Option<Verdict>)>> {
+    fn read_all(&self, node: &mut Node<'_>, header: &Header) -> Reading<Vec<(Element, Value)>> {
         let request = self.all();
         let found = node.try_dump(&request, |message| {
             wire::belongs(message, self.generation)?;
@@ -192,10 +199,8 @@ impl Lookup<'_> {
         });
         found.decode(|parts| {
             let elements = parts.into_iter().fold(Elements::default(), Elements::with);
-            let ranges = elements
-                .finish()
-                .into_iter()
-                .map(|(first, last, verdict)| Some((self.ranges(&first, &last)?, verdict)));
+            let ranges =
+                elements.finish().into_iter().map(|(first, last, value)| Some((self.ranges(&first, &last)?, value)));
             let ranges: Option<Vec<_>> = ranges.collect();
             // A redacted capture does not keep the order of ends.
             ranges.ok_or_else(|| Failure::unsupported("an element's end is before its start").within(&request.name))

@@ -15,7 +15,7 @@ use crate::decode::testing::played;
 use crate::netfilter::netlink::{NLM_F_MULTI, NLMSG_DONE, Writer, frame};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::uapi::{
-    NF_DROP, NFPROTO_IPV4, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
+    NF_DROP, NFPROTO_IPV4, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
 };
 use crate::netfilter::nftables::{self, Data, SetElement};
 use crate::snapshot::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
@@ -245,6 +245,7 @@ fn a_set_is_asked_for_its_header_and_then_value_by_value() {
         members,
         elements: Reading::Failed(Failure::too_large(64 << 10, "bytes")),
         verdicts: vec![],
+        data: vec![],
         family: None,
         sets: Vec::new(),
     };
@@ -474,7 +475,7 @@ fn message(body: nftables::Body<'_>) -> Vec<u8> {
 
 /// One of the elements of a set: key, and what else it has.
 fn element_with(key: &[u8], rest: SetElement<'_>) -> Vec<u8> {
-    let element = SetElement { key: Some(Data::of(key)), ..rest };
+    let element = SetElement { key: Some(Data::of(key)).filter(|_| !key.is_empty()), ..rest };
     let elements = Some(vec![element].into());
     message(nftables::SetElements { table: "t".into(), elements, ..Default::default() }.into())
 }
@@ -579,6 +580,7 @@ fn a_set_that_cannot_have_changed_is_not_asked_again() {
         members: known,
         elements: Reading::Failed(Failure::too_large(64 << 10, "bytes")),
         verdicts: vec![],
+        data: vec![],
         family: None,
         sets: Vec::new(),
     };
@@ -627,6 +629,18 @@ fn sets_are_read_whole_whatever_they_are() {
         );
         assert!(set.members.is_empty() && seen.is_all_right());
     }
+    // Data, and what is for all keys that are no other element's.
+    let mark = |mark: u32| Some(Data::of(mark.to_ne_bytes().to_vec()));
+    let catch_all = SetElement { flags: Some(NFT_SET_ELEM_CATCHALL), data: mark(2), ..SetElement::default() };
+    let whole = elements([element_with(&one, with(mark(1), None)), element_with(&[], catch_all)]);
+    let rules = ruleset(&[look_up("one", &field)]);
+    let seen = read_with(&rules, &Values::default(), |request| match request.name.ends_with("-header") {
+        true => Reading::Ok(header("one", NFT_SET_MAP, 4)),
+        false => whole.clone(),
+    });
+    let known = &seen.sets[&set("one")];
+    assert_eq!(known.elements, Reading::Ok(vec![range("192.0.2.1"), vec![(0, u32::MAX.into())]]));
+    assert_eq!(known.data, [1u32, 2].map(|mark| mark.to_ne_bytes().to_vec()));
     // What a map to objects leads to is not a value.
     let rules = ruleset(&[look_up("one", &field)]);
     let seen = read(&rules, &Values::default(), |_| header("one", NFT_SET_OBJECT | NFT_SET_MAP, 4));

@@ -100,7 +100,7 @@ fn nat(action: NatAction, range: NfNatRange2<'_>, ipv6: bool) -> Step {
     let addresses = if has_addresses { Chosen::Range(min_addr.ip(ipv6), max_addr.ip(ipv6)) } else { Chosen::Unset };
     let ports = if flags & PROTO_SPECIFIED != 0 { Chosen::Range(min_proto.0, max_proto.0) } else { Chosen::Unset };
     let randomization = PortRandomization::from_flags(flags);
-    Step::Nat(Nat { action, addresses, ports, randomization, persistent: flags & PERSISTENT != 0 })
+    Step::Nat(Nat { action, addresses, ports, randomization, persistent: flags & PERSISTENT != 0, map: None })
 }
 
 fn connmark(extension: &Extension, info: &XtConnmarkTginfo2<'_>) -> Vec<Step> {

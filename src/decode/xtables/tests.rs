@@ -79,7 +79,7 @@ fn addresses(first: &str, last: &str) -> Chosen<IpAddr> {
 }
 
 fn nat(action: NatAction, addresses: Chosen<IpAddr>, ports: Chosen<u16>, randomization: Random) -> Vec<Step> {
-    vec![Step::Nat(Nat { action, addresses, ports, randomization, persistent: false })]
+    vec![Step::Nat(Nat { action, addresses, ports, randomization, persistent: false, map: None })]
 }
 
 fn persistent(mut steps: Vec<Step>) -> Vec<Step> {

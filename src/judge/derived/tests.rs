@@ -50,7 +50,14 @@ fn test(field: Field, value: u128, mask: u128) -> Step {
 
 fn to(action: NatAction) -> Step {
     let randomization = PortRandomization::None;
-    Step::Nat(Nat { action, addresses: Chosen::Unset, ports: Chosen::Unset, randomization, persistent: false })
+    Step::Nat(Nat {
+        action,
+        addresses: Chosen::Unset,
+        ports: Chosen::Unset,
+        randomization,
+        persistent: false,
+        map: None,
+    })
 }
 
 /// The chain of a ruleset that is on this hook.
@@ -93,6 +100,7 @@ fn ruleset() -> Ruleset {
         members: [].into(),
         elements: Reading::Ok(vec![vec![(0x0101_0101, 0x0101_0101)]]),
         verdicts: Vec::new(),
+        data: Vec::new(),
         family: None,
         sets: Vec::new(),
     };

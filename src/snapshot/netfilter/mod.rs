@@ -3,6 +3,7 @@
 //! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
 
 mod field;
+mod map;
 mod pattern;
 mod rule;
 mod same;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use super::{Failure, Name, Reading, Shared, names};
 pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key};
+pub use map::{MapLookup, NatMap, mark_in};
 pub use rule::{
     Chosen, Condition, Counter, End, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test, Verdict,
 };
@@ -242,6 +244,8 @@ pub struct Set {
     pub elements: Reading<Vec<Element>>,
     /// Of a verdict map, the verdict of each element; else empty.
     pub verdicts: Vec<Verdict>,
+    /// Of a map of data, those of each element, as they lie in registers; else empty.
+    pub data: Vec<Vec<u8>>,
     /// Of an ipset, the family of packets that can be in it; `None`: both.
     pub family: Option<Family>,
     /// Of a `list:set`, the sets that it consists of, as far as they are known by number.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{BridgePort, Field, SetId};
+use super::{BridgePort, Field, MapLookup, NatMap, SetId};
 use crate::snapshot::{Name, Reading, names};
 
 names! {
@@ -129,7 +129,7 @@ impl Step {
         };
         match self {
             Self::Nat(_) | Self::SetConnectionMark(_) | Self::Opaque { .. } => true,
-            Self::SetMark(MarkWrite::Exact { take, .. }) => *take != 0,
+            Self::SetMark(write) => write.copies() != 0,
             Self::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| tracked(&test.field)),
             Self::Template => true,
             Self::Match(Match::Set { fields, .. }) | Self::Verdict(Verdict::Map { fields, .. }) => {
@@ -255,6 +255,19 @@ pub enum MarkWrite {
         /// Bits turned round at last.
         xor: u32,
     },
+    /// The same with what a map has for the packet: `new = (old & keep) ^ (other & take) ^ (data & mapped) ^ xor`.
+    Mapped {
+        /// The look-up.
+        lookup: MapLookup,
+        /// Bits taken from the map.
+        mapped: u32,
+        /// Bits of the old value that stay.
+        keep: u32,
+        /// Bits taken from the other mark.
+        take: u32,
+        /// Bits turned round at last.
+        xor: u32,
+    },
     /// A number of a range, both ends included: one after the other, by chance, or by a hash (`nft_numgen.c`, `nft_hash.c`).
     Number {
         /// The smallest.
@@ -272,6 +285,9 @@ impl fmt::Debug for MarkWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact { keep, take, xor } => write!(f, "keep {keep:#x}, take {take:#x}, xor {xor:#x}"),
+            Self::Mapped { lookup, mapped, keep, take, xor } => {
+                write!(f, "keep {keep:#x}, take {take:#x}, {lookup} & {mapped:#x}, xor {xor:#x}")
+            }
             Self::Number { first, last, .. } => write!(f, "one of {first:#x}-{last:#x}"),
             Self::Unknown(what) => write!(f, "unknown: {what}"),
         }
@@ -283,11 +299,29 @@ impl MarkWrite {
     pub fn can_set(&self) -> u32 {
         match self {
             Self::Exact { xor, .. } => *xor,
+            Self::Mapped { mapped, xor, .. } => mapped | xor,
             // Above the first bit in which the ends differ all numbers are alike.
             Self::Number { first, last, .. } => {
                 last | u32::MAX.checked_shr((first ^ last).leading_zeros()).unwrap_or(0)
             }
             Self::Unknown(_) => u32::MAX,
+        }
+    }
+
+    /// Bits that may not be what they were.
+    pub fn can_change(&self) -> u32 {
+        match self {
+            Self::Exact { keep, take, xor } => !keep | take | xor,
+            Self::Mapped { mapped, keep, take, xor, .. } => !keep | take | xor | mapped,
+            Self::Number { .. } | Self::Unknown(_) => u32::MAX,
+        }
+    }
+
+    /// Bits that are copied from the other mark.
+    pub fn copies(&self) -> u32 {
+        match self {
+            Self::Exact { take, .. } | Self::Mapped { take, .. } => *take,
+            Self::Number { .. } | Self::Unknown(_) => 0,
         }
     }
 }
@@ -305,6 +339,8 @@ pub struct Nat {
     pub randomization: PortRandomization,
     /// `NF_NAT_RANGE_PERSISTENT`: the same source gets the same address.
     pub persistent: bool,
+    /// What of it a map tells; that is [`Chosen::ByPacket`] above.
+    pub map: Option<NatMap>,
 }
 
 /// What a translation may choose from.

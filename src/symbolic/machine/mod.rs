@@ -5,6 +5,7 @@
 
 mod chain;
 mod hooks;
+mod maps;
 mod matches;
 mod nat_core;
 mod runs;

@@ -2,7 +2,7 @@
 
 use super::chain::Place;
 use super::{Kind, Walk};
-use crate::snapshot::netfilter::{Condition, End, Field, SetId, Test, TypeScope};
+use crate::snapshot::netfilter::{Condition, Element, End, Field, SetId, Test, TypeScope};
 use crate::snapshot::{Failure, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -47,19 +47,7 @@ impl Walk<'_> {
             if let Some(known) = self.elements.get(&key) {
                 return *known;
             }
-            let held = match fields.as_slice() {
-                [field] => {
-                    let ranges: Vec<(u128, u128)> = elements.iter().map(|element| element[0]).collect();
-                    self.held(field, &ranges)
-                }
-                fields => {
-                    let mut held = Vec::with_capacity(elements.len());
-                    for element in elements {
-                        held.push(self.element(fields, element));
-                    }
-                    self.space.any(held)
-                }
-            };
+            let held = self.any_element(&fields, elements);
             self.elements.insert(key, held);
             return held;
         }
@@ -82,6 +70,16 @@ impl Walk<'_> {
         }
         let others = self.unasked(place, id, &fields, packets);
         self.space.or(inside, self.space.minus(others, asked))
+    }
+
+    /// Packets with one of these elements of a set in these fields.
+    pub(super) fn any_element<'e>(&mut self, fields: &[Field], elements: impl IntoIterator<Item = &'e Element>) -> Set {
+        if let [field] = fields {
+            let ranges: Vec<(u128, u128)> = elements.into_iter().map(|element| element[0]).collect();
+            return self.held(field, &ranges);
+        }
+        let held: Vec<Set> = elements.into_iter().map(|element| self.element(fields, element)).collect();
+        self.space.any(held)
     }
 
     /// Packets with an element of a set in these fields.

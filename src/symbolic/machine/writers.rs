@@ -49,6 +49,7 @@ impl Walk<'_> {
         };
         let sets = match write {
             MarkWrite::Exact { take, xor, .. } => take | xor,
+            MarkWrite::Mapped { .. } => 0, // each of what it may be wrote for itself
             MarkWrite::Number { .. } | MarkWrite::Unknown(_) => u32::MAX,
         };
         if sets & writers.bits == 0 || packets.is_empty() {

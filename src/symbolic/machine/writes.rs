@@ -26,6 +26,9 @@ impl Walk<'_> {
         match self.relevant(write, own) {
             None => packets,
             Some(MarkWrite::Exact { keep, take, xor }) => self.written(packets, own, other, [keep, take, xor]),
+            Some(MarkWrite::Mapped { lookup, mapped, keep, take, xor }) => {
+                self.write_mapped(place, packets, (&lookup, mapped), [keep, take, xor], [own, other])
+            }
             Some(MarkWrite::Number { first, last, hashed }) => {
                 let why = || format!("{} writes a hash into a mark", self.world.describe(place.at));
                 let about = if hashed { About::EachPacket } else { About::SomePacket };
@@ -70,13 +73,18 @@ impl Walk<'_> {
     /// What a write does to bits that are followed. `None`: nothing.
     pub(super) fn relevant(&self, write: &MarkWrite, own: &Field) -> Option<MarkWrite> {
         let followed = self.followed(own);
-        match write {
+        let matters = |keep: u32, take: u32, xor: u32| (keep | !followed, take & followed, xor & followed);
+        (write.can_change() & followed != 0).then(|| match write {
             MarkWrite::Exact { keep, take, xor } => {
-                let (keep, take, xor) = (keep | !followed, take & followed, xor & followed);
-                (keep != u32::MAX || take != 0 || xor != 0).then_some(MarkWrite::Exact { keep, take, xor })
+                let (keep, take, xor) = matters(*keep, *take, *xor);
+                MarkWrite::Exact { keep, take, xor }
             }
-            MarkWrite::Number { .. } | MarkWrite::Unknown(_) => (followed != 0).then(|| write.clone()),
-        }
+            MarkWrite::Mapped { lookup, mapped, keep, take, xor } => {
+                let (keep, take, xor) = matters(*keep, *take, *xor);
+                MarkWrite::Mapped { lookup: lookup.clone(), mapped: mapped & followed, keep, take, xor }
+            }
+            MarkWrite::Number { .. } | MarkWrite::Unknown(_) => write.clone(),
+        })
     }
 
     /// `new = (old & keep) ^ (other & take) ^ xor`

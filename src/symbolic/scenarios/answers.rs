@@ -49,8 +49,7 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
         walk.nat_core(Hook::Postrouting, Flow::First, packets, &mut hits);
         let mut mine = NOTHING;
         for (hit, packets) in hits.0 {
-            let here = answered_here(&mut walk, &hit);
-            let packets = walk.space.and(packets, here);
+            let packets = answered_here(&mut walk, &hit, packets);
             if !packets.is_empty() {
                 places.push((walk.assumptions.doubt(&walk.space, packets), walk.place(&hit)));
                 mine = walk.space.or(mine, packets);
@@ -71,25 +70,34 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
     Answers { translated, arrive: Found { certainty: walk.certainty(arriving), place: dropping } }
 }
 
-/// Whether the address that a rule gives is this host's: a masquerading one always does.
-fn answered_here(walk: &mut Walk<'_>, hit: &Hit) -> Set {
-    let place = walk.place(hit);
-    let known = match walk.nat(hit) {
-        Some(Nat { action: NatAction::Masquerade, .. }) => Some(true),
-        Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. }) => Some(false),
-        // Only the port is another one.
-        Some(Nat { addresses: Chosen::Unset, .. }) => Some(false),
-        Some(Nat { addresses: Chosen::Range(first, last), .. }) => is_local(walk, *first, *last),
-        Some(Nat { addresses: Chosen::ByPacket, .. }) | None => None,
+/// Those of these packets that get an address of this host's from a rule: a masquerading one always gives one.
+fn answered_here(walk: &mut Walk<'_>, hit: &Hit, packets: Set) -> Set {
+    let each = match walk.nat(hit) {
+        Some(nat) => walk.translations(hit, nat, packets).into_iter().map(|(nat, mine)| (Some(nat), mine)).collect(),
+        None => vec![(None, packets)],
     };
-    match known {
-        Some(true) => EVERYTHING,
-        Some(false) => NOTHING,
-        None => {
-            let why = || format!("whether {place} translates sources to an address of this host's is not known");
-            walk.answer(format!("answered here {hit:?}"), About::All, 2, 1, why)
-        }
+    let mut here = NOTHING;
+    for (nat, packets) in each {
+        let known = match nat {
+            Some(Nat { action: NatAction::Masquerade, .. }) => Some(true),
+            Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. }) => Some(false),
+            // Only the port is another one.
+            Some(Nat { addresses: Chosen::Unset, .. }) => Some(false),
+            Some(Nat { addresses: Chosen::Range(first, last), .. }) => is_local(walk, first, last),
+            Some(Nat { addresses: Chosen::ByPacket, .. }) | None => None,
+        };
+        let assumed = match known {
+            Some(true) => EVERYTHING,
+            Some(false) => NOTHING,
+            None => {
+                let place = walk.place(hit);
+                let why = || format!("whether {place} translates sources to an address of this host's is not known");
+                walk.answer(format!("answered here {hit:?}"), About::All, 2, 1, why)
+            }
+        };
+        here = walk.space.or(here, walk.space.and(packets, assumed));
     }
+    here
 }
 
 /// Whether an address of this range is this host's. `None`: that was not read.

@@ -45,18 +45,33 @@ impl OnNat for Inner<'_> {
             let packets = with_status(walk, packets, SRC_NAT);
             return walk.forget(packets, &[source, Field::SourcePort]);
         }
-        let packets = self.sent_elsewhere(walk, hook, packets);
-        match walk.nat(hit).map(|nat| (nat.action, nat.addresses, nat.ports)) {
-            Some((NatAction::Redirect, ..)) => NOTHING, // for this host
-            Some((NatAction::Dnat, Chosen::Range(first, last), ports)) => {
-                let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
-                let packets = walk.space.and(packets, targets);
-                let Chosen::Range(first, last) = ports else { return packets };
-                let ports = walk.with(&Field::DestinationPort, &[(first.into(), last.into())]);
-                walk.space.and(packets, ports)
-            }
-            _ => packets,
+        let Some(nat) = walk.nat(hit) else { return self.sent_elsewhere(walk, hook, packets) };
+        let mut left = NOTHING;
+        for (nat, packets) in walk.translations(hit, nat, packets) {
+            let packets = self.sent_elsewhere(walk, hook, packets);
+            let to_target = match (nat.action, nat.addresses) {
+                (NatAction::Redirect, _) => NOTHING, // for this host
+                (NatAction::Dnat, Chosen::Range(first, last)) => {
+                    let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
+                    let packets = walk.space.and(packets, targets);
+                    match nat.ports {
+                        Chosen::Range(first, last) => {
+                            let ports = walk.with(&Field::DestinationPort, &[(first.into(), last.into())]);
+                            walk.space.and(packets, ports)
+                        }
+                        _ => packets,
+                    }
+                }
+                (NatAction::Dnat, Chosen::ByPacket) => {
+                    let why = format!("{}: a map tells which address is written", walk.place(hit));
+                    let assumed = walk.answer(format!("{} target {hit:?}", walk.stage), About::All, 2, 1, || why);
+                    walk.space.and(packets, assumed)
+                }
+                _ => packets,
+            };
+            left = walk.space.or(left, to_target);
         }
+        left
     }
 
     fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {

@@ -40,7 +40,10 @@ impl OnNat for Outer<'_> {
         }
         let step = walk.step(hit);
         let found = match step {
-            Some(Step::Nat(nat)) => effects(walk, nat, hook, packets, self.primary),
+            Some(Step::Nat(nat)) => {
+                let each = walk.translations(hit, nat, packets).into_iter();
+                each.flat_map(|(nat, packets)| effects(walk, &nat, hook, packets, self.primary)).collect()
+            }
             Some(Step::Rewrite { field, value }) => vec![(rewriting(field, *value), packets)],
             _ => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
         };

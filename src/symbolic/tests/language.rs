@@ -15,8 +15,9 @@ use std::sync::atomic::AtomicBool;
 
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{
-    Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat,
-    NatAction, PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key, name_key,
+    Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MapLookup, MarkWrite, Match,
+    Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key,
+    name_key,
 };
 use crate::symbolic::world::Rules;
 use crate::symbolic::{Effort, World};
@@ -200,6 +201,8 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         }
         "dsttype" => range(Field::DestinationType(TypeScope::Any)),
         "set" => Match::Set { fields: vec![Field::Ipv4Source], set: set(value), inverted },
+        // Into a map: its name, and what is looked up.
+        "map" => Match::Set { fields: fields(words.next().unwrap()), set: set(value), inverted },
         "sometimes" => Match::Occasional("limit".into()),
         "opaque" => Match::Opaque("a match that nobody knows".into()),
         other => panic!("match {other:?} is unknown"),
@@ -208,6 +211,21 @@ fn read_match(text: &str, ipv6: bool) -> Match {
 
 pub fn set(name: &str) -> SetId {
     SetId::Nftables { family: Family::Ipv4, table: "t".into(), set: name.into() }
+}
+
+/// `src`, `dst.dport`: IPv4.
+fn fields(text: &str) -> Vec<Field> {
+    let field = |word| match word {
+        "src" => Field::Ipv4Source,
+        "dst" => Field::Ipv4Destination,
+        "dport" => Field::DestinationPort,
+        other => panic!("field {other:?} is unknown"),
+    };
+    text.split('.').map(field).collect()
+}
+
+fn lookup(map: &str, by: &str) -> MapLookup {
+    MapLookup { fields: fields(by), set: set(map) }
 }
 
 fn read_action(text: &str) -> Step {
@@ -227,7 +245,14 @@ fn read_action(text: &str) -> Step {
         let (first, last) = to.split_once('-').unwrap_or((to, to));
         Chosen::Range(first.parse().unwrap(), last.parse().unwrap())
     });
-    let nat = |action| Step::Nat(Nat { action, addresses, ports, randomization, persistent: false });
+    // `snat of m src`: an address by a map.
+    let map = words.iter().position(|word| *word == "of").map(|at| NatMap {
+        lookup: lookup(words[at + 1], words[at + 2]),
+        addresses: Some([0..4, 0..4]),
+        ports: None,
+    });
+    let addresses = if map.is_some() { Chosen::ByPacket } else { addresses };
+    let nat = |action| Step::Nat(Nat { action, addresses, ports, randomization, persistent: false, map: map.clone() });
     match words[0] {
         "accept" => Step::Verdict(Verdict::Accept),
         "drop" => Step::Verdict(Verdict::Drop),
@@ -244,6 +269,11 @@ fn read_action(text: &str) -> Step {
         "one-of" | "hash-of" => {
             let hashed = words[0] == "hash-of";
             Step::SetMark(MarkWrite::Number { first: number(words[1]), last: number(words[2]), hashed })
+        }
+        // These bits of what a map has: `mark-of m dst 0xffffffff`; all others stay.
+        "mark-of" => {
+            let (lookup, mapped) = (lookup(words[1], words[2]), number(words[3]));
+            Step::SetMark(MarkWrite::Mapped { lookup, mapped, keep: !mapped, take: 0, xor: 0 })
         }
         "any-mark" => Step::SetMark(MarkWrite::Unknown("a hash".into())),
         "notrack" => Step::Notrack,

@@ -93,6 +93,7 @@ fn a_device_that_is_not_known_any_more_is_another_one_in_sets_too() {
             members: [].into(),
             elements: Reading::Ok(names.to_vec()),
             verdicts: vec![],
+            data: vec![],
             family: None,
             sets: Vec::new(),
         };
@@ -145,6 +146,7 @@ fn rules_that_put_packets_into_sets_leave_membership_open() {
             members,
             elements: Reading::Failed(Failure::not_needed("too many")),
             verdicts: vec![],
+            data: vec![],
             family: None,
             sets: Vec::new(),
         };

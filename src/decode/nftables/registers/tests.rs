@@ -95,14 +95,14 @@ fn mark_arithmetic_is_exact() {
     registers.meta(1, NFT_META_MARK);
     registers.mask_xor(1, &(!0x4000u32).to_ne_bytes(), &0x4000u32.to_ne_bytes());
     let exact = |keep, take, xor| MarkWrite::Exact { keep, take, xor };
-    assert_eq!(registers.mark(1, &own, &other), exact(!0x4000, 0, 0x4000));
-    assert_eq!(registers.mark(1, &other, &own), exact(0, !0x4000, 0x4000));
+    assert_eq!(registers.mark(1, &own, &other, |_| None), exact(!0x4000, 0, 0x4000));
+    assert_eq!(registers.mark(1, &other, &own, |_| None), exact(0, !0x4000, 0x4000));
     registers.load_constant(1, &0x12u32.to_ne_bytes());
-    assert_eq!(registers.mark(1, &own, &other), exact(0, 0, 0x12));
+    assert_eq!(registers.mark(1, &own, &other, |_| None), exact(0, 0, 0x12));
     registers.run(0, &Rt { key: 0, dreg: 1, ..Rt::default() }.into());
-    assert_eq!(registers.mark(1, &own, &other), MarkWrite::Unknown("rt".into()));
+    assert_eq!(registers.mark(1, &own, &other, |_| None), MarkWrite::Unknown("rt".into()));
     registers.ipv4(1, IPV4_SOURCE, 4);
-    assert!(matches!(registers.mark(1, &own, &other), MarkWrite::Unknown(_)));
+    assert!(matches!(registers.mark(1, &own, &other, |_| None), MarkWrite::Unknown(_)));
 }
 
 #[test]

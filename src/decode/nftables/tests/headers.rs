@@ -1,16 +1,18 @@
-//! What rules write into headers, and bits of marks and numbers, as nft has the kernel compute them.
+//! What rules write into headers, bits of marks, numbers, and what maps have, as nft has the kernel compute them.
 
 use super::kernel::rule;
 use super::language::Expression;
 use crate::netfilter::netlink::Layout;
 use crate::netfilter::nftables::expr::{
-    Bitwise, Byteorder, Cmp, Hash, Immediate, Lookup, Meta, Numgen, Payload, Range,
+    Bitwise, Byteorder, Cmp, Hash, Immediate, Lookup, Meta, Nat, Numgen, Payload, Range,
 };
 use crate::netfilter::nftables::uapi::{
     NFT_META_L4PROTO, NFT_META_MARK, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1,
 };
 use crate::netfilter::nftables::{self as wired};
-use crate::snapshot::netfilter::{Condition, Field, MarkBits, MarkWrite, Match, Step, Test};
+use crate::snapshot::netfilter::{
+    Chosen, Condition, Family, Field, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step, Test,
+};
 
 fn steps(expressions: Expression) -> Vec<Step> {
     super::read_rule(rule("nat", "post", &[expressions])).expect("read").steps
@@ -113,4 +115,52 @@ fn numbers_that_are_made_are_within_their_range() {
     let strange: Expression = vec![Numgen { dreg: NFT_REG_1, modulus: Some(8), layout, ..Numgen::default() }.into()];
     let strange = steps([strange, set_mark()].concat()).pop();
     assert!(matches!(strange, Some(Step::SetMark(MarkWrite::Unknown(_)))), "what an attribute changes: {strange:?}");
+}
+
+#[test]
+fn what_a_map_has_is_written_into_marks_and_translations() {
+    const NFPROTO_IPV4: u32 = 2;
+    const NFT_REG32_01: u32 = 9;
+    let network = NFT_PAYLOAD_NETWORK_HEADER;
+    let look_up: Expression =
+        vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_1), ..Lookup::default() }.into()];
+    let source = [load(network, 12, 4), look_up].concat();
+    let set = SetId::Nftables { family: Family::Ipv4, table: "nat".into(), set: "m".into() };
+    let lookup = MapLookup { fields: vec![Field::Ipv4Source], set: set.clone() };
+    let mapped = |mapped, keep, take, xor| MarkWrite::Mapped { lookup: lookup.clone(), mapped, keep, take, xor };
+    let mark = |expressions: &[Expression]| match steps(expressions.concat()).as_slice() {
+        [Step::Match(Match::Set { fields, set: of, inverted: false }), .., Step::SetMark(write)] => {
+            assert_eq!((fields, of), (&lookup.fields, &set));
+            write.clone()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(mark(&[source.clone(), set_mark()]), mapped(u32::MAX, 0, 0, 0));
+    let some_bits = bitwise(&0xff_u32.to_ne_bytes(), &0x100_u32.to_ne_bytes());
+    assert_eq!(mark(&[source.clone(), some_bits, set_mark()]), mapped(0xff, 0, 0, 0x100));
+    let other = mark(&[source.clone(), constant(&[1, 0, 0, 0]), set_mark()]);
+    assert_eq!(other, MarkWrite::Exact { keep: 0, take: 0, xor: u32::from_ne_bytes([1, 0, 0, 0]) });
+    // What was looked up is another one by then, if the rule writes anything in between.
+    let between = [source.clone(), write(network, 12, 4), set_mark()].concat();
+    let last = steps(between).pop();
+    assert!(matches!(last, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{last:?}");
+
+    let nat = |reg_addr_max, reg_proto_min| -> Expression {
+        let (family, reg_addr_min) = (NFPROTO_IPV4, Some(NFT_REG_1));
+        vec![Nat { family, reg_addr_min, reg_addr_max, reg_proto_min, ..Nat::default() }.into()]
+    };
+    let translation = |expressions: &[Expression]| match steps(expressions.concat()).pop() {
+        Some(Step::Nat(nat)) => nat,
+        other => panic!("{other:?}"),
+    };
+    let with = |addresses, ports| Some(NatMap { lookup: lookup.clone(), addresses, ports });
+    let plain = translation(&[source.clone(), nat(Some(NFT_REG_1), None)]);
+    assert_eq!((plain.addresses, plain.ports), (Chosen::ByPacket, Chosen::Unset));
+    assert_eq!(plain.map, with(Some([0..4, 0..4]), None), "snat to ip saddr map @m");
+    let port = translation(&[source.clone(), nat(None, Some(NFT_REG32_01))]);
+    assert_eq!(port.map, with(Some([0..4, 0..4]), Some([4..6, 4..6])), "snat ip to ip saddr map @m, with a port");
+    let range = translation(&[source.clone(), nat(Some(NFT_REG32_01), None)]);
+    assert_eq!(range.map, with(Some([0..4, 4..8]), None), "a range of addresses");
+    let changed = translation(&[source, bitwise(&[0xff, 0xff, 0, 0], &[0; 4]), nat(None, None)]);
+    assert_eq!((changed.addresses, changed.map), (Chosen::ByPacket, None));
 }

@@ -1,0 +1,35 @@
+//! Look-ups in maps of data while a rule is read: `nft_lookup_eval` with a register for what is found.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::snapshot::netfilter::{MapLookup, NatMap, Step};
+
+/// Of a first and of a last value: the expression that has looked them up, and where they stand in the data.
+type Ends = (usize, [Range<usize>; 2]);
+
+/// The look-ups of a rule, by the place of the expression.
+#[derive(Debug, Default)]
+pub struct Maps(BTreeMap<usize, (MapLookup, usize)>);
+
+impl Maps {
+    /// Expression number `at` is one, behind these steps.
+    pub fn add(&mut self, at: usize, lookup: MapLookup, steps: &[Step]) {
+        self.0.insert(at, (lookup, steps.len()));
+    }
+
+    /// The look-up of an expression, if nothing that it may be about has been written since.
+    pub fn looked_up(&self, at: usize, steps: &[Step]) -> Option<MapLookup> {
+        let (lookup, since) = self.0.get(&at)?;
+        let keeps = |step: &Step| matches!(step, Step::Match(_) | Step::Harmless(_));
+        steps[*since..].iter().all(keeps).then(|| lookup.clone())
+    }
+
+    /// What a translation takes from a map, as far as it takes it from one.
+    pub fn nat(&self, addresses: Option<Ends>, ports: Option<Ends>, steps: &[Step]) -> Option<NatMap> {
+        let at = addresses.as_ref().or(ports.as_ref())?.0;
+        let lookup = self.looked_up(at, steps)?;
+        let mine = |found: Option<Ends>| found.filter(|(of, _)| *of == at).map(|(_, bytes)| bytes);
+        Some(NatMap { lookup, addresses: mine(addresses), ports: mine(ports) })
+    }
+}

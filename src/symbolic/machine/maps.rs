@@ -1,0 +1,89 @@
+//! What maps give to packets: bits of marks, addresses, ports.
+
+use std::collections::BTreeMap;
+
+use super::chain::Place;
+use super::{Hit, Walk};
+use crate::snapshot::netfilter::{Element, Field, MapLookup, MarkWrite, Nat, mark_in};
+use crate::symbolic::space::{NOTHING, Set};
+
+impl Walk<'_> {
+    /// Packets after a mark was written with what a map has for each of them.
+    pub(super) fn write_mapped(
+        &mut self,
+        place: &Place<'_>,
+        packets: Set,
+        (lookup, mapped): (&MapLookup, u32),
+        [keep, take, xor]: [u32; 3],
+        [own, other]: [&Field; 2],
+    ) -> Set {
+        let bits = |data: &[u8]| mark_in(data).map(|mark| mark & mapped);
+        let (found, rest) = self.by_data(place.at.set, lookup, packets, bits);
+        let mut each: Vec<(MarkWrite, Set)> =
+            found.into_iter().map(|(bits, set)| (MarkWrite::Exact { keep, take, xor: xor ^ bits }, set)).collect();
+        if !rest.is_empty() {
+            each.push((MarkWrite::Unknown(format!("what {lookup} has for them is not known")), rest));
+        }
+        let mut after = NOTHING;
+        for (write, packets) in each {
+            let written = self.write(place, packets, &write, own, other);
+            after = self.space.or(after, written);
+        }
+        after
+    }
+
+    /// What a translation is for packets by what its map has for each of them. Where that is not known it does not say.
+    pub fn translations(&mut self, hit: &Hit, nat: &Nat, packets: Set) -> Vec<(Nat, Set)> {
+        let (Some(map), Hit::Rule(at, _)) = (&nat.map, hit) else { return vec![(nat.clone(), packets)] };
+        let (found, rest) = self.by_data(at.set, &map.lookup, packets, |data| Some(data.to_vec()));
+        let told = found.into_iter().map(|(data, set)| (nat.with_data(&data).unwrap_or_else(|| nat.clone()), set));
+        told.chain([(nat.clone(), rest)]).filter(|(_, set)| !set.is_empty()).collect()
+    }
+
+    /// Packets by what a map has for them, as far as it `matters`, and those of which it is not known.
+    fn by_data<K: Ord>(
+        &mut self,
+        set: usize,
+        lookup: &MapLookup,
+        packets: Set,
+        matters: impl Fn(&[u8]) -> Option<K>,
+    ) -> (Vec<(K, Set)>, Set) {
+        let known = lookup.known_in(&self.world.rules[set].ruleset.sets);
+        let each: Option<Vec<(&Element, K)>> =
+            known.and_then(|known| known.map(|(element, data)| Some((element, matters(data)?))).collect());
+        let Some(mut each) = each else { return (Vec::new(), packets) };
+        // The last one may be for all keys that are no other's.
+        let last = each.pop();
+        let mut found: BTreeMap<K, Set> = BTreeMap::new();
+        let mut rest = packets;
+        for (elements, key) in together(each).into_iter().chain(last.map(|(element, key)| (vec![element], key))) {
+            if self.is_over() {
+                break;
+            }
+            let held = self.any_element(&lookup.fields, elements);
+            let mine = self.space.and(rest, held);
+            rest = self.space.minus(rest, held);
+            if !mine.is_empty() {
+                let known = found.entry(key).or_insert(NOTHING);
+                *known = self.space.or(*known, mine);
+            }
+        }
+        (found.into_iter().collect(), rest)
+    }
+}
+
+/// Elements that have the same, together where none holds a key of another; else each by itself, as the first one counts.
+fn together<K: Ord>(each: Vec<(&Element, K)>) -> Vec<(Vec<&Element>, K)> {
+    let mut starts: Vec<&Element> = each.iter().map(|(element, _)| *element).collect();
+    starts.sort();
+    let apart = match starts.first().map(|element| element.len()) {
+        Some(1) => starts.windows(2).all(|pair| pair[0][0].1 < pair[1][0].0),
+        _ => starts.iter().all(|element| element.iter().all(|(first, last)| first == last)),
+    };
+    if !apart {
+        return each.into_iter().map(|(element, key)| (vec![element], key)).collect();
+    }
+    let mut same: BTreeMap<K, Vec<&Element>> = BTreeMap::new();
+    each.into_iter().for_each(|(element, key)| same.entry(key).or_default().push(element));
+    same.into_iter().map(|(key, elements)| (elements, key)).collect()
+}

@@ -1,0 +1,134 @@
+//! What maps give to packets.
+
+use super::language::{self, address, effort, rules};
+use super::tunnel::{facts, verdict};
+use crate::snapshot::Reading;
+use crate::snapshot::netfilter::{Element, Set};
+use crate::symbolic::OuterPackets;
+use crate::symbolic::scenarios::tunnel::outer_packets;
+
+const ALL: (u128, u128) = (0, u32::MAX as u128);
+
+/// A map: elements and their data.
+fn map(all: &[(Element, [u8; 4])]) -> Set {
+    Set {
+        name: "m".into(),
+        kind: "4 bytes".into(),
+        stable: true,
+        members: [].into(),
+        elements: Reading::Ok(all.iter().map(|(element, _)| element.clone()).collect()),
+        verdicts: vec![],
+        data: all.iter().map(|(_, data)| data.to_vec()).collect(),
+        family: None,
+        sets: vec![],
+    }
+}
+
+fn marks(all: &[(Element, u32)]) -> Set {
+    map(&all.iter().map(|(element, mark)| (element.clone(), mark.to_ne_bytes())).collect::<Vec<_>>())
+}
+
+fn net(first: &str, last: &str) -> Element {
+    vec![(address(first), address(last))]
+}
+
+fn one(only: &str) -> Element {
+    net(only, only)
+}
+
+fn walk(text: &str, map: Option<Set>) -> OuterPackets {
+    let mut written = rules(text);
+    written.nftables.sets.extend(map.map(|map| (language::set("m"), map)));
+    outer_packets(&written.world(), &facts(), &effort())
+}
+
+fn rewritten(text: &str, map: Option<Set>) -> &'static str {
+    verdict(&walk(text, map))
+}
+
+const MASQUERADE: &str = "ip n P: nat postrouting 100\n mark 0x4000/0x4000 => masquerade random-fully\n";
+
+#[test]
+fn a_mark_is_what_a_map_has_for_the_packet() {
+    let by = |marker: &str, map: Set| rewritten(&[marker, MASQUERADE].concat(), Some(map));
+    let inner = "ip m O: filter output 0\n oif flannel.1, map m dst => mark-of m dst 0xffffffff\n";
+    let pods = net("10.42.0.0", "10.42.127.255");
+    let (others, elsewhere) = (net("10.42.128.0", "10.42.255.255"), net("203.0.113.0", "203.0.113.255"));
+    assert_eq!(by(inner, marks(&[(pods.clone(), 0x4000), (others.clone(), 0x1)])), "yes");
+    assert_eq!(by(inner, marks(&[(pods.clone(), 0x8000), (others.clone(), 0x1)])), "no");
+    assert_eq!(by(inner, marks(&[(elsewhere.clone(), 0x4000), (pods.clone(), 0x1)])), "no");
+    assert_eq!(by(inner, marks(&[])), "no", "without an element the rule ends");
+    // Of elements that hold the same key the first counts: the last one may be for all that no other is for.
+    let all = vec![ALL];
+    assert_eq!(by(inner, marks(&[(net("10.42.0.0", "10.42.255.255"), 0x1), (all.clone(), 0x4000)])), "no");
+    assert_eq!(by(inner, marks(&[(pods.clone(), 0x1), (all.clone(), 0x4000)])), "yes");
+    // Some bits, or all but some.
+    let masked = inner.replace("0xffffffff", "0xff");
+    assert_eq!(by(&masked, marks(&[(pods.clone(), 0x4001)])), "no");
+    let marked = format!("ip l O: filter output -10\n oif flannel.1 => or 0x4000\n{masked}");
+    assert_eq!(by(&marked, marks(&[(pods.clone(), 0x1)])), "yes", "others stay");
+    let cleared = marked.replace("0xff", "0xffffffff");
+    assert_eq!(by(&cleared, marks(&[(net("10.42.0.0", "10.42.255.255"), 0x1)])), "no");
+    let several = "ip m O: filter output 0\n map m dst.dport => mark-of m dst.dport 0xffffffff\n";
+    let with_port = |port: u128, mark| (vec![pods[0], (port, port)], mark);
+    assert_eq!(by(several, marks(&[with_port(80, 0x1), with_port(443, 0x4000)])), "yes");
+    assert_eq!(by(several, marks(&[with_port(80, 0x1), with_port(443, 0x2)])), "no");
+}
+
+#[test]
+fn an_outer_packet_gets_its_own_mark_from_a_map() {
+    let by = |map: Set| {
+        let marker = "ip m O: filter output 0\n oif eth0, map m dst => mark-of m dst 0xffffffff\n";
+        rewritten(&[marker, MASQUERADE].concat(), Some(map))
+    };
+    assert_eq!(by(marks(&[(one("192.0.2.20"), 0x4000)])), "yes");
+    assert_eq!(by(marks(&[(one("192.0.2.20"), 0x1), (one("192.0.2.21"), 0x4000)])), "no");
+}
+
+#[test]
+fn a_map_that_is_not_known_is_a_question() {
+    let text = ["ip m O: filter output 0\n map m dst => mark-of m dst 0xffffffff\n", MASQUERADE].concat();
+    let known = || marks(&[(net("10.42.0.0", "10.42.255.255"), 0x1)]);
+    assert_eq!(rewritten(&text, Some(known())), "no");
+    assert_eq!(rewritten(&text, None), "maybe");
+    assert_eq!(rewritten(&text, Some(Set { stable: false, ..known() })), "maybe");
+    assert_eq!(rewritten(&text, Some(Set { elements: Reading::Failed("too large".into()), ..known() })), "maybe");
+    assert_eq!(rewritten(&text, Some(Set { data: vec![], ..known() })), "maybe");
+    assert_eq!(rewritten(&text, Some(Set { data: vec![vec![1]], ..known() })), "maybe", "too short");
+    let translated = "ip n P: nat postrouting 100\n oif eth0, map m src => snat of m src\n";
+    assert_eq!(rewritten(translated, None), "maybe");
+}
+
+#[test]
+fn an_exposure_by_a_map_names_the_rule_that_looks_up() {
+    let marker = "ip m O: filter output 0\n map m dst => mark-of m dst 0xffffffff\n";
+    let map = marks(&[(one("10.42.1.1"), 0x1), (one("10.42.1.2"), 0x4000)]);
+    let how = walk(&[marker, MASQUERADE].concat(), Some(map)).how;
+    assert!(how.ends_with("; rule 1 of chain O (table ip m) sets it on packets of this host"), "{how}");
+}
+
+#[test]
+fn a_source_is_what_a_map_has_for_the_packet() {
+    let by = |all: &[(Element, [u8; 4])]| {
+        rewritten("ip n P: nat postrouting 100\n oif eth0, map m src => snat of m src\n", Some(map(all)))
+    };
+    assert_eq!(by(&[(one("192.0.2.10"), [192, 0, 2, 99])]), "yes");
+    assert_eq!(by(&[(one("192.0.2.10"), [192, 0, 2, 10])]), "no", "its own");
+    assert_eq!(by(&[(one("192.0.2.11"), [192, 0, 2, 99])]), "no", "another source's");
+    let both = [(one("192.0.2.10"), [192, 0, 2, 10]), (vec![ALL], [192, 0, 2, 99])];
+    assert_eq!(by(&both), "no");
+}
+
+#[test]
+fn a_destination_by_a_map_leads_into_the_tunnel_or_not() {
+    let by = |target: [u8; 4]| {
+        let text = "ip n O: nat output -100
+             dst 10.96.0.1 => or 0x4000
+             map m dst => dnat of m dst
+            ip n P: nat postrouting 100
+             mark 0x4000/0x4000 => masquerade random-fully";
+        rewritten(text, Some(map(&[(one("10.96.0.1"), target)])))
+    };
+    assert_eq!(by([10, 42, 1, 5]), "yes");
+    assert_eq!(by([203, 0, 113, 5]), "no");
+}
