@@ -1,5 +1,5 @@
-//! The verdict about tunnels, held against the running kernel: random rules, real packets, and the checksum errors that are
-//! counted on the other side.
+//! The verdict about tunnels, held against the running kernel: random rules (`support/tunnel_rules.rs`; those with maps of data:
+//! `support/tunnel_maps.rs`), real packets, and the checksum errors that are counted on the other side.
 
 #![allow(clippy::disallowed_types, reason = "tests compare natwatch with the standard tools")]
 

@@ -41,6 +41,7 @@ pub mod strace;
 pub mod tools;
 pub mod traffic;
 pub mod tunnel_lab;
+pub mod tunnel_maps;
 pub mod tunnel_rules;
 pub mod vxlan;
 pub mod wait;

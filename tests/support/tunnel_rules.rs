@@ -16,7 +16,7 @@ pub struct Case {
     pub planted: BTreeSet<&'static str>,
     /// Base chains by family, hook, priority and table: two of equal priority have an unknown order.
     chains: BTreeSet<(bool, &'static str, i32, String)>,
-    next: u32,
+    pub(super) next: u32,
 }
 
 /// Who holds a rule.
@@ -68,11 +68,25 @@ impl Case {
 
     /// A chain in a table of its own.
     fn native(&mut self, six: bool, kind: &str, hook: &'static str, priority: i32, rules: &[String]) {
+        self.native_with(six, "", kind, hook, priority, rules);
+    }
+
+    /// The same, with what else the table has.
+    pub(super) fn native_with(
+        &mut self,
+        six: bool,
+        others: &str,
+        kind: &str,
+        hook: &'static str,
+        priority: i32,
+        rules: &[String],
+    ) {
         self.next += 1;
         let (family, table) = (if six { "ip6" } else { "ip" }, format!("t{}", self.next));
         self.chain(six, hook, priority, format!("native {table}"));
         let lower = hook.to_lowercase();
-        let mut text = format!("table {family} {table} {{ chain c {{ type {kind} hook {lower} priority {priority}; ");
+        let mut text =
+            format!("table {family} {table} {{ {others}chain c {{ type {kind} hook {lower} priority {priority}; ");
         for rule in rules {
             let _ = write!(text, "{rule}; ");
         }
@@ -80,7 +94,12 @@ impl Case {
     }
 }
 
-fn inner(six: bool) -> &'static str {
+/// The word for packets of a family in nft, and its type of addresses.
+pub(super) fn ip(six: bool) -> (&'static str, &'static str) {
+    if six { ("ip6", "ipv6_addr") } else { ("ip", "ipv4_addr") }
+}
+
+pub(super) fn inner(six: bool) -> &'static str {
     if six { "fd88::2" } else { "10.88.0.2" }
 }
 
@@ -160,7 +179,7 @@ impl Generator<'_> {
 
     /// Something that marks packets which enter the tunnel.
     fn marker(&mut self, case: &mut Case, backend: Backend, bit: &str) {
-        let (kind, condition) = (self.dice.below(12), self.dice.below(4));
+        let (kind, condition) = (self.dice.below(14), self.dice.below(4));
         let restore = self.dice.one_in(2);
         for six in self.families(None) {
             let (words, native): Words = match condition {
@@ -216,6 +235,7 @@ impl Generator<'_> {
                         case.iptables(iptables, six, "mangle", "OUTPUT", back);
                     }
                 }
+                11 | 12 => self.inner_map(case, six, bit),
                 _ => case.iptables(iptables, six, "filter", "FORWARD", &set),
             }
         }
@@ -267,7 +287,7 @@ impl Generator<'_> {
 
     /// What saves, breaks or confuses.
     fn extra(&mut self, case: &mut Case, backend: Backend, bit: &str) {
-        let kind = self.dice.below(38);
+        let kind = self.dice.below(44);
         let six = case.setup.ipv6;
         let (port, ip) = (case.setup.port, if six { "ip6" } else { "ip" });
         let iptables = if backend == Backend::Native { Backend::IptablesNft } else { backend };
@@ -520,6 +540,8 @@ impl Generator<'_> {
                 let rule = format!("-o eth0 -p udp -m set --match-set {name} {ends} -j MASQUERADE {flag}");
                 case.iptables(iptables, six, "nat", "POSTROUTING", &rule);
             }
+            38..41 => self.outer_map(case, bit),
+            41..44 => self.nat_map(case, bit),
             14 => {
                 // Nothing leads there, but connections of the family are tracked from now on.
                 for six in self.families(None) {
