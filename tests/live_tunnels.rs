@@ -198,6 +198,19 @@ fn a_program_where_forwarded_packets_come_in_makes_the_verdict_unknown() {
     assert_eq!(report.state(ADVISORY), "unknown", "it carries the tunnel: {}", report.json);
 }
 
+/// Filters of traffic control where packets come in count if an action of theirs may mark: this kernel's does not.
+#[test]
+fn a_filter_without_an_action_that_marks_changes_no_verdict() {
+    let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+    lab.node.cmd("tc qdisc add dev lan0 clsact");
+    for action in ["", "action mirred egress mirror dev lo"] {
+        lab.node.cmd(&format!("tc filter add dev lan0 ingress protocol all u32 match u32 0 0 {action}"));
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), "mitigated", "{action}: {}", report.json);
+    }
+}
+
 /// Docker Swarm's rules, and what administrators add to them.
 #[test]
 fn a_tunnel_whose_device_lives_elsewhere_is_judged_by_its_socket() {

@@ -4,6 +4,8 @@
 //! Kernel sources: `tcf_fill_node`, `rtnl_xdp_fill`, `ip_vs_info_seq_show`, `udp4_seq_show`. Of BPF programs that were
 //! attached as links (tcx, netkit) only `bpf(2)` tells: `tcx_prog_query`, `netkit_prog_query`.
 
+mod filters;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capture::{NetlinkFamily, Request, Root};
@@ -11,8 +13,8 @@ use crate::decode::Node;
 use crate::decode::links::Sockets;
 use crate::netfilter::array;
 use crate::netfilter::netlink::Attributes;
-use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND};
-use crate::snapshot::{Failure, Link, Programs, Reading, Source};
+use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
+use crate::snapshot::{Failure, Filter, Link, Programs, Reading, Source};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -57,27 +59,32 @@ pub fn classifying(node: &mut Node<'_>) -> Reading<BTreeSet<u32>> {
     }
 }
 
-/// Kinds of tc filters on a device.
-pub fn filter_kinds(node: &mut Node<'_>, link: &Link) -> Reading<Vec<String>> {
+/// Filters of traffic control on a device.
+pub fn filters_of(node: &mut Node<'_>, link: &Link) -> Reading<Vec<Filter>> {
     const EOPNOTSUPP: i32 = 95;
     const EINVAL: i32 = 22;
-    let mut kinds = Vec::new();
+    let mut all = Vec::new();
     for hook in HOOKS {
         let request = filters(link, hook);
-        let found =
-            node.try_dump(&request, |message| Ok(Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?));
+        let found = node.try_dump(&request, |message| {
+            let attributes = Attributes::after(message.body, TCMSG, "TCA")?;
+            let Some(kind) = attributes.string(TCA_KIND)? else { return Ok(None) };
+            let marks = filters::may_mark(&kind, attributes.get(TCA_OPTIONS).unwrap_or_default());
+            let (what, marks_incoming) = (format!("{kind} on {}", hook.0), hook.0 == "ingress" && marks);
+            Ok(Some(Filter { what, marks_incoming }))
+        });
         let found = match found.failure().and_then(Failure::refused) {
             Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()), // a kernel without classifiers
             None if hook.0 == "root" && found.failure().is_some_and(Failure::is_not_captured) => continue,
             _ => found,
         };
         match node.note(&request, found) {
-            Reading::Ok(found) => kinds.extend(found.into_iter().map(|kind| format!("{kind} on {}", hook.0))),
+            Reading::Ok(found) => all.extend(found),
             other => return other,
         }
     }
-    kinds.dedup();
-    Reading::Ok(kinds)
+    all.dedup();
+    Reading::Ok(all)
 }
 
 /// BPF programs that are attached to devices without `tc`: hook by name and `enum bpf_attach_type`. Of `BPF_TCX_*` all devices
@@ -205,6 +212,6 @@ mod tests {
     #[test]
     fn random_bytes_never_panic() {
         let device = Link::new(1, "eth0");
-        proptest::proptest!(|(bytes: Vec<u8>)| { let _ = answering(&bytes, |node| filter_kinds(node, &device)); });
+        proptest::proptest!(|(bytes: Vec<u8>)| { let _ = answering(&bytes, |node| filters_of(node, &device)); });
     }
 }

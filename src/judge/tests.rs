@@ -406,3 +406,30 @@ fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption
         assert_eq!(assumes, matches!(node.programs, Reading::Ok(Programs::Unseen(_))), "{}", finding.summary);
     }
 }
+
+/// A device that the tunnel's packets do not cross, where others come in that are forwarded into it.
+#[test]
+fn a_filter_that_marks_what_is_forwarded_is_a_question() {
+    use crate::snapshot::{Filter, Programs};
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
+    let all: Collectors = crate::snapshot::Collector::ALL.iter().copied().collect();
+    let mut node = replay(&crate::archive::load(&fixture).unwrap(), &all);
+    let none: BTreeMap<u32, u32> = node.known_links().iter().map(|link| (link.index, 0)).collect();
+    node.programs = Reading::Ok(Programs::Counted(none));
+    for (forwards, marks_incoming, expected) in
+        [(true, false, State::Mitigated), (true, true, State::Unknown), (false, true, State::Mitigated)]
+    {
+        node.forwarding = [Reading::Ok(forwards), Reading::Ok(forwards)];
+        let Reading::Ok(links) = &mut node.links else { panic!("links") };
+        for link in links.iter_mut() {
+            link.filters = Reading::Absent("none".into());
+        }
+        let other = links.iter_mut().find(|link| link.name == "lo").expect("a device");
+        (other.up, other.filters) = (true, Reading::Ok(vec![Filter { what: "u32 on ingress".into(), marks_incoming }]));
+        let report = judge(Catalogue::built_in(), &node, &Options::default());
+        let finding = report.advisories.iter().find(|finding| finding.id == "vxlan-double-snat-checksum").unwrap();
+        assert_eq!(finding.state, expected, "{forwards} {marks_incoming}: {}", finding.summary);
+        let told = finding.summary.contains("a tc filter (u32 on ingress) of lo");
+        assert_eq!(told, expected == State::Unknown, "{}", finding.summary);
+    }
+}

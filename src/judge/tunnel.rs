@@ -6,11 +6,15 @@ use super::ConditionState;
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{
-    Feature, Link, Programs, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward, with_lower_devices,
+    Feature, Filter, Link, Programs, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward, with_lower_devices,
 };
 use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
 
 const NO_TUNNEL: &str = "there is no tunnel that is up";
+
+fn describe(filter: &Filter, link: &Link) -> String {
+    format!("a tc filter ({}) of {}", filter.what, link.name)
+}
 
 fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
     tunnel.filter(|link| link.up).and_then(|link| Some((link, link.tunnel.as_ref()?)))
@@ -64,7 +68,7 @@ impl Context<'_> {
         self.crossed(link, tunnel).into_iter().find_map(|link| {
             let found = match &link.filters {
                 _ if link.xdp => Some(format!("an XDP program on {}", link.name)),
-                Reading::Ok(kinds) => kinds.first().map(|kind| format!("a tc filter ({kind}) of {}", link.name)),
+                Reading::Ok(filters) => filters.first().map(|filter| describe(filter, link)),
                 Reading::Absent(_) => None,
                 other => return Some(format!("tc filters of {} could not be read: {}", link.name, other.why())),
             };
@@ -102,16 +106,16 @@ impl Context<'_> {
         crossed.map(|(_, link)| link).collect()
     }
 
-    /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in.
+    /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in, or a filter of traffic
+    /// control with an action that does.
     fn marks_from_outside(&self) -> Option<String> {
         if !may_forward(&self.snapshot.forwarding) {
             return None;
         }
         self.snapshot.known_links().iter().filter(|link| link.up).find_map(|link| {
-            let is_bpf = |kind: &&String| kind.starts_with("bpf on ingress");
             let found = match &link.filters {
-                Reading::Ok(kinds) => {
-                    kinds.iter().find(is_bpf).map(|kind| format!("a tc filter ({kind}) of {}", link.name))
+                Reading::Ok(filters) => {
+                    filters.iter().find(|filter| filter.marks_incoming).map(|filter| describe(filter, link))
                 }
                 Reading::Absent(_) => None,
                 unread => return Some(format!("tc filters of {} could not be read: {}", link.name, unread.why())),

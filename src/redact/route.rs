@@ -34,7 +34,7 @@ pub(super) const RULES: &[Rules] = &[
     Rules { prefix: "forwarding-", header: 4, keep: &[NETCONFA_IFINDEX, NETCONFA_FORWARDING], addresses: &[],
         hardware: &[] },
     Rules { prefix: "qdiscs", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
-    Rules { prefix: "filters-", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
+    Rules { prefix: "filters-", header: 20, keep: &[TCA_KIND, TCA_OPTIONS], addresses: &[], hardware: &[] },
     Rules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
 ];
 #[rustfmt::skip]
@@ -66,6 +66,7 @@ impl Redactor {
             return Err(Failure::unexpected("a message is too short for its header"));
         }
         let (header, attributes) = body.split_at_mut(rules.header);
+        let mut filter = Vec::new();
         each_attribute(attributes, |kind, value| {
             if let Some((_, length_at)) = rules.addresses.iter().find(|(address, _)| *address == kind) {
                 self.address(value, length_at.map(|at| header[at]));
@@ -73,6 +74,10 @@ impl Redactor {
                 self.hardware(value);
             } else if !rules.keep.contains(&kind) {
                 value.fill(0);
+            } else if rules.prefix == "filters-" && kind == TCA_KIND {
+                filter = value.to_vec();
+            } else if rules.prefix == "filters-" && kind == TCA_OPTIONS {
+                filter_options(&filter, value)?;
             } else if rules.prefix == "links" && kind == IFLA_LINKINFO {
                 self.link_info(value)?;
             } else if rules.prefix == "links" && kind == IFLA_IFNAME {
@@ -90,7 +95,7 @@ impl Redactor {
         let mut kind = Vec::new();
         each_attribute(info, |attribute, value| {
             match attribute {
-                IFLA_INFO_KIND => kind = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+                IFLA_INFO_KIND => kind = text(value).to_vec(),
                 IFLA_INFO_DATA => {
                     let known = KINDS.iter().find(|(known, ..)| *known == kind.as_slice());
                     let Some((_, addresses, keep)) = known else {
@@ -133,6 +138,44 @@ impl Redactor {
     }
 }
 
+/// Of a filter stays what kinds of actions it has, and the mark that one writes.
+fn filter_options(filter: &[u8], options: &mut [u8]) -> Result<(), Failure> {
+    let filter = text(filter);
+    let Some((_, list)) = TCA_ACTIONS.iter().find(|(known, _)| known.as_bytes() == filter) else {
+        options.fill(0);
+        return Ok(());
+    };
+    each_attribute(options, |attribute, actions| match attribute == *list {
+        true => each_attribute(actions, |_, action| {
+            let mut kind = Vec::new();
+            each_attribute(action, |attribute, value| match attribute {
+                TCA_ACT_KIND => {
+                    kind = text(value).to_vec();
+                    Ok(())
+                }
+                TCA_ACT_OPTIONS if kind == b"skbedit" => each_attribute(value, |attribute, value| {
+                    if !matches!(attribute, TCA_SKBEDIT_MARK | TCA_SKBEDIT_MASK) {
+                        value.fill(0);
+                    }
+                    Ok(())
+                }),
+                _ => {
+                    value.fill(0);
+                    Ok(())
+                }
+            })
+        }),
+        false => {
+            actions.fill(0);
+            Ok(())
+        }
+    })
+}
+
+fn text(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
 /// Calls `change` with the type and the payload of each attribute of a block.
 fn each_attribute(
     mut block: &mut [u8],
@@ -156,6 +199,39 @@ mod tests {
     use std::hash::RandomState;
 
     use super::*;
+    use crate::netfilter::netlink::{Attributes, put, put_nested};
+
+    #[test]
+    fn of_filters_stays_which_actions_they_have_and_the_mark() {
+        const TCA_U32_SEL: u16 = 5;
+        let mut body = vec![0; 20];
+        put(&mut body, TCA_KIND, b"u32\0");
+        put_nested(&mut body, TCA_OPTIONS, |options| {
+            put(options, TCA_U32_SEL, &[10, 9, 9, 8]);
+            put_nested(options, 7, |actions| {
+                for (number, kind) in [(1, b"pedit\0\0\0"), (2, b"skbedit\0")] {
+                    put_nested(actions, number, |action| {
+                        put(action, TCA_ACT_KIND, kind);
+                        put_nested(action, TCA_ACT_OPTIONS, |options| {
+                            put(options, 2, &[10, 9, 9, 8]);
+                            put(options, TCA_SKBEDIT_MARK, &0x4000_u32.to_ne_bytes());
+                        });
+                    });
+                }
+            });
+        });
+        let rules = RULES.iter().find(|rules| rules.prefix == "filters-").unwrap();
+        let before = body.len();
+        Redactor::new(RandomState::new(), String::new()).message(&mut body, rules).unwrap();
+        assert!(body.len() == before && !body.windows(3).any(|bytes| bytes == [10, 9, 9]), "{body:?}");
+        let options = Attributes::after(&body, 20, "").unwrap().nested(TCA_OPTIONS, "").unwrap().unwrap();
+        let actions = options.nested(7, "").unwrap().unwrap();
+        let action = |number| actions.nested(number, "").unwrap().unwrap();
+        let kinds = [1, 2].map(|number| action(number).string(TCA_ACT_KIND).unwrap().unwrap());
+        assert_eq!(kinds, ["pedit", "skbedit"]);
+        let options = action(2).nested(TCA_ACT_OPTIONS, "").unwrap().unwrap();
+        assert_eq!(options.u32(TCA_SKBEDIT_MARK).unwrap(), Some(0x4000));
+    }
 
     #[test]
     fn random_bytes_never_panic() {

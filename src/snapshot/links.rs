@@ -37,11 +37,20 @@ pub struct Link {
     pub driver: Reading<String>,
     /// An XDP program is attached.
     pub xdp: bool,
-    /// Kinds of tc filters, with where they are; `Failed` when not looked up: only tunnels that are up and what carries them
+    /// Filters of traffic control; `Failed` when not looked up: only tunnels that are up and what carries them
     /// are, and while packets are forwarded all devices. Absent: it has no queueing discipline that takes them.
-    pub filters: Reading<Vec<String>>,
+    pub filters: Reading<Vec<Filter>>,
     /// Offload features; `Failed` when not looked up (only tunnels and what carries them are).
     pub features: Reading<Features>,
+}
+
+/// A filter of traffic control.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Its kind, and where it is, for people: `u32 on ingress`.
+    pub what: String,
+    /// It sees packets that come in, and may write their mark.
+    pub marks_incoming: bool,
 }
 
 names! {

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub use links::{
-    Address, FdbEntry, Feature, FeatureState, Features, Link, OuterRoute, Route, Rule, Toggle, Tunnel, TunnelKind,
-    UdpChecksum, feeders, with_lower_devices,
+    Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, Route, Rule, Toggle, Tunnel,
+    TunnelKind, UdpChecksum, feeders, with_lower_devices,
 };
 pub use name::Name;
 pub use reading::{Failure, Reading, SystemCall, Unanswered};

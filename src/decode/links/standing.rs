@@ -102,7 +102,7 @@ impl Standing {
                 None => continue,
             };
             link.filters = match has_filters {
-                Reading::Ok(true) => datapath::filter_kinds(node, link),
+                Reading::Ok(true) => datapath::filters_of(node, link),
                 Reading::Ok(false) => {
                     Reading::Absent("no queueing discipline takes filters where packets come in".into())
                 }

@@ -14,7 +14,9 @@ use crate::snapshot::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Counter, DeviceProperty, Family, Field, Hook, MarkWrite, Match,
     Nat, NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, TypeScope,
 };
-use crate::snapshot::{Address, Collector, Link, OuterRoute, Reading, Route, Rule as PolicyRule, Shared, Snapshot};
+use crate::snapshot::{
+    Address, Collector, Filter, Link, OuterRoute, Reading, Route, Rule as PolicyRule, Shared, Snapshot,
+};
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
@@ -340,7 +342,9 @@ const CHANGES: &[Change] = &[
     ("forwarding entries that were not read", |node| {
         tunnel(node).tunnel.as_mut().unwrap().fdb = Reading::Denied("no".into());
     }),
-    ("a filter", |node| tunnel(node).filters = Reading::Ok(vec!["bpf egress".into()])),
+    ("a filter", |node| {
+        tunnel(node).filters = Reading::Ok(vec![Filter { what: "bpf on egress".into(), marks_incoming: false }]);
+    }),
     ("a program", |node| tunnel(node).xdp = true),
     ("a tunnel that is down", |node| tunnel(node).up = false),
     ("one that is up", |node| tunnel(node).up = true),

@@ -32,7 +32,7 @@ numbers! { netlink:
     FRA_DST FRA_SRC FRA_IIFNAME FRA_GOTO FRA_PRIORITY FRA_FWMARK FRA_SUPPRESS_IFGROUP FRA_SUPPRESS_PREFIXLEN FRA_TABLE
     FRA_FWMASK FRA_OIFNAME FRA_L3MDEV FRA_UID_RANGE FRA_PROTOCOL FRA_IP_PROTO FRA_SPORT_RANGE FRA_DPORT_RANGE
 
-    TCA_KIND
+    TCA_KIND TCA_OPTIONS
 }
 
 numbers! { rtattr_type_t:
@@ -40,6 +40,14 @@ numbers! { rtattr_type_t:
     RTA_MARK RTA_PREF RTA_UID RTA_IP_PROTO RTA_DPORT RTA_NH_ID
 }
 
+/// `include/uapi/linux/pkt_cls.h`: kinds of filters, and which of their attributes is the list of their actions.
+pub const TCA_ACTIONS: &[(&str, u16)] =
+    &[("basic", 3), ("cgroup", 1), ("flow", 9), ("flower", 3), ("fw", 4), ("matchall", 2), ("route", 6), ("u32", 7)];
+pub const TCA_ACT_KIND: u16 = 1;
+pub const TCA_ACT_OPTIONS: u16 = 2;
+/// `include/uapi/linux/tc_act/tc_skbedit.h`
+pub const TCA_SKBEDIT_MARK: u16 = 5;
+pub const TCA_SKBEDIT_MASK: u16 = 8;
 /// `include/uapi/linux/netconf.h`
 pub const NETCONFA_IFINDEX: u16 = 1;
 pub const NETCONFA_FORWARDING: u16 = 2;
