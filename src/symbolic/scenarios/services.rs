@@ -1,7 +1,7 @@
 //! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
 //! segments that nobody stops.
 
-use crate::snapshot::netfilter::{Chain, Family, Field, Hook, Nat, NatAction, Step};
+use crate::snapshot::netfilter::{Chain, Chosen, Family, Field, Hook, Nat, NatAction, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
@@ -71,8 +71,9 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
                 }
                 let place = walk.place(hit);
                 let several = match walk.nat(hit) {
-                    // What was not understood, or not read, may lead to several.
-                    None => {
+                    // What was not understood, or not read, may lead to several, and so may what does not go by fields of the
+                    // packet (`dnat to numgen … map`): the queries of a socket have the same.
+                    None | Some(Nat { addresses: Chosen::ByPacket, map: None, .. }) => {
                         let why = || format!("what {place} does is not known");
                         let assumed = walk.answer(format!("dns {hit:?}"), About::All, 2, 1, why);
                         walk.space.and(*packets, assumed)

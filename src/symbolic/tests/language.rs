@@ -251,7 +251,7 @@ fn read_action(text: &str) -> Step {
         addresses: Some([0..4, 0..4]),
         ports: None,
     });
-    let addresses = if map.is_some() { Chosen::ByPacket } else { addresses };
+    let addresses = if map.is_some() || has("by-chance") { Chosen::ByPacket } else { addresses };
     let nat = |action| Step::Nat(Nat { action, addresses, ports, randomization, persistent: false, map: map.clone() });
     match words[0] {
         "accept" => Step::Verdict(Verdict::Accept),

@@ -130,6 +130,9 @@ fn destinations_may_be_translated_by_what_was_not_read() {
     let some = |text: &str| word(&destination_nat(&rules(text).world()).certainty);
     let dnat = "ip nat O: nat output -100\n dst 10.96.0.10 => dnat to 10.0.0.1\n";
     assert_eq!((several(dnat), some(dnat)), ("no", "yes"));
+    let rule = |rule: &str| format!("ip nat O: nat output -100\n dst 10.96.0.10 => {rule}\n");
+    assert_eq!(several(&rule("dnat by-chance")), "maybe", "dnat to numgen random mod 2 map");
+    assert_eq!(several(&rule("dnat of m src")), "no", "the queries of one socket get the same");
     for list in ["ip output", "inet prerouting"] {
         let text = format!("unread {list}");
         assert_eq!((several(&text), some(&text)), ("maybe", "maybe"), "{list}");
