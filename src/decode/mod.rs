@@ -18,7 +18,6 @@ pub mod modules;
 mod netstat;
 mod nftables;
 mod node;
-mod owner;
 mod parts;
 pub mod release;
 mod routing;

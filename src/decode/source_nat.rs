@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::decode::owner;
 use crate::snapshot::netfilter::{
     Backend, ChainId, ChainKind, Chosen, Condition, Counter, Field, Hook, MarkTest, Match, NatAction, Rule, Ruleset,
-    SourceNatKind, SourceNatRule, SourceNatTotal, Step,
+    SourceNatKind, SourceNatRule, SourceNatTotal, Step, owner,
 };
 use crate::snapshot::{Failure, Reading};
 

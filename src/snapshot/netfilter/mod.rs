@@ -4,6 +4,7 @@
 
 mod field;
 mod map;
+pub mod owner;
 mod pattern;
 mod rule;
 mod same;

@@ -39,7 +39,7 @@ pub enum Signature {
     Shape(Shape),
 }
 
-/// What a rule without name and comment looks like whose writer is recognised by that alone; see `decode::owner`.
+/// What a rule without name and comment looks like whose writer is recognised by that alone; see `owner.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Of IPVS Services.
