@@ -114,6 +114,17 @@ impl Field {
         }
     }
 
+    /// Whether it is the connection's, so that no test of it holds for a packet without one (`nft_ct_get_eval`, `xt_connmark`,
+    /// `xt_conntrack`). The state is not: each packet has one.
+    pub fn is_of_connection(&self) -> bool {
+        match self {
+            Self::ConnectionMark | Self::ConnectionStatus | Self::ConnectionDirection => true,
+            Self::MarkBits(bits) => bits.connection,
+            Self::Other(name) => name.starts_with("ct "),
+            _ => false,
+        }
+    }
+
     /// Bits of the connection's mark that this is.
     pub fn connection_mark_bits(&self) -> u32 {
         match self {

@@ -125,6 +125,11 @@ impl Walk<'_> {
                     None => next = self.space.or(next, current),
                 },
                 Step::SetMark(write) => {
+                    if write.takes_other() {
+                        let with = self.with_connection(current);
+                        next = self.space.or(next, self.space.minus(current, with));
+                        current = with;
+                    }
                     current = self.write(&place, current, write, &Field::Mark, &Field::ConnectionMark);
                 }
                 Step::SetConnectionMark(write) => {
@@ -247,7 +252,9 @@ impl Walk<'_> {
         next: &mut Set,
         ends: &mut Ends,
     ) -> Set {
-        let (mut going_on, mut rest) = (NOTHING, packets);
+        let asked = self.of_connections(fields.iter(), packets);
+        *next = self.space.or(*next, self.space.minus(packets, asked));
+        let (mut going_on, mut rest) = (NOTHING, asked);
         let each: Vec<(&Vec<(u128, u128)>, &Verdict)> = elements.iter().zip(verdicts).collect();
         for same in each.chunk_by(|(_, one), (_, other)| one == other) {
             if rest.is_empty() {

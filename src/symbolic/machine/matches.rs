@@ -22,12 +22,14 @@ impl Walk<'_> {
                     };
                     all = self.space.and(all, holds);
                 }
-                Some(self.turned(all, *inverted))
+                let holds = self.turned(all, *inverted);
+                Some(self.of_connections(tests.iter().map(|test| &test.field), holds))
             }
             Match::Set { fields, set, inverted } => {
                 let parts: Vec<Vec<Field>> = fields.iter().map(|field| vec![field.clone()]).collect();
                 let holds = self.in_set(place, set, &parts, packets);
-                Some(self.turned(holds, *inverted))
+                let holds = self.turned(holds, *inverted);
+                Some(self.of_connections(fields.iter(), holds))
             }
             Match::Ipset { index, ends, inverted } => {
                 let holds = self.in_ipset(place, *index, ends, packets);
@@ -43,6 +45,18 @@ impl Walk<'_> {
             }
             Match::Opaque(what) => Some(self.unknown(place, what)),
         }
+    }
+
+    /// Those of these packets of which such fields can be tested: those with a connection, if it is asked about.
+    pub(super) fn of_connections<'f>(&mut self, mut fields: impl Iterator<Item = &'f Field>, holds: Set) -> Set {
+        if fields.any(Field::is_of_connection) { self.with_connection(holds) } else { holds }
+    }
+
+    /// Packets with a connection, or a template of one.
+    pub(super) fn with_connection(&mut self, packets: Set) -> Set {
+        let none = self.in_state(&[state::INVALID, state::UNTRACKED]);
+        let none = self.space.minus(none, self.space.is_set(self.layout.template));
+        self.space.minus(packets, none)
     }
 
     /// Which port of a bridge a packet comes or goes by nobody knows, but it is one.

@@ -140,9 +140,8 @@ impl Walk<'_> {
 
 /// Fields of which a test holds for the same packets wherever it stands.
 fn is_plain(field: &Field) -> bool {
-    use Field::{ConnectionMark, ConnectionState, DestinationPort, L4Proto, Mark, SourcePort};
-    matches!(field, L4Proto | SourcePort | DestinationPort | Mark | ConnectionMark | ConnectionState)
-        || is_address(field)
+    use Field::{ConnectionState, DestinationPort, L4Proto, Mark, SourcePort};
+    matches!(field, L4Proto | SourcePort | DestinationPort | Mark | ConnectionState) || is_address(field)
 }
 
 fn is_address(field: &Field) -> bool {
@@ -176,8 +175,7 @@ impl<'r> Differing<'r> {
         if !tests.iter().all(|test| is_plain(&test.field)) {
             return None;
         }
-        let is_number =
-            |test: &&Test| !matches!(test.field, Field::Mark | Field::ConnectionMark | Field::ConnectionState);
+        let is_number = |test: &&Test| !matches!(test.field, Field::Mark | Field::ConnectionState);
         let at = tests.iter().position(|test| is_address(&test.field)).or_else(|| tests.iter().position(is_number))?;
         let Test { field, condition } = tests.remove(at);
         Some(Self { field, numbers: ranges(condition, width(field))?, others: tests })

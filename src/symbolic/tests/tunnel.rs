@@ -74,6 +74,17 @@ const FIXED: &str = "
       => masquerade random-fully";
 
 #[test]
+fn what_has_no_connection_meets_no_test_of_one() {
+    let mark = |rule: &str| rewritten(&format!("ip m O: filter output -140\n {rule}\n{OLD}"));
+    assert_eq!(mark("state 1 => or 0x4000"), "yes");
+    assert_eq!(mark("status 0x8, state 1 => or 0x4000"), "no");
+    assert_eq!(mark("!status 0x8, state 1 => or 0x4000"), "no", "nor the opposite");
+    // Those of TCP are inside the tunnel.
+    assert_eq!(mark("proto 6, state 1 => or 0x4000\n proto 6 => restore"), "yes", "nor is a mark taken from none");
+    assert_eq!(mark("proto 6, state 8 => or 0x4000\n proto 6 => restore"), "no");
+}
+
+#[test]
 fn kube_proxy_before_and_after_its_cure() {
     assert_eq!(rewritten(&[MARK, OLD].concat()), "yes");
     assert_eq!(rewritten(&[MARK, FIXED].concat()), "no");
