@@ -5,20 +5,24 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
+use support::netns::Netns;
 use support::report::check_here;
 use support::router::{Router, TARGET};
 use support::segment::send_out_of_window;
 use support::wait::PATIENCE;
 
-const ADVISORY: &str = "snat-invalid-reset";
+/// Sources that are translated, and destinations.
+const SOURCES: &str = "snat-invalid-reset";
+const DESTINATIONS: &str = "tcp-invalid-reset";
 
-/// Opens a connection from the client to the server, sends a segment of the server's that is out of the window, and tells whether the connection is reset.
-fn is_reset(lab: &Router) -> bool {
+/// Opens a connection from here to an address that leads to the server, sends a segment of the server's that is out of the
+/// window, and tells whether the connection is reset.
+fn is_reset(lab: &Router, from: &Netns, to: SocketAddr) -> bool {
     let listener = lab.server.enter(|| TcpListener::bind(TARGET).expect("a port"));
-    let mut client = lab.client.enter(|| TcpStream::connect_timeout(&TARGET.into(), PATIENCE).expect("a connection"));
+    let mut client = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE).expect("a connection"));
     let (mut server, _) = listener.accept().expect("the connection");
     for stream in [&client, &server] {
         stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
@@ -98,8 +102,124 @@ fn a_masqueraded_connection_is_reset_where_the_verdict_says_so() {
     for (name, lines, state) in cases {
         let lab = Router::plain();
         lab.router.run(&["sh", "-c", &format!("set -e\n{}", lines.join("\n"))]);
-        let report = check_here(&lab.router, &["--advisory", ADVISORY]);
-        assert_eq!(report.state(ADVISORY), state, "{name}: {}", report.json);
-        assert_eq!(is_reset(&lab), state == "exposed", "{name}");
+        let report = check_here(&lab.router, &["--advisory", SOURCES]);
+        assert_eq!(report.state(SOURCES), state, "{name}: {}", report.json);
+        assert_eq!(is_reset(&lab, &lab.client, TARGET.into()), state == "exposed", "{name}");
     }
+}
+
+/// The address of a Service, and rules that lead from there to the server.
+const SERVICE: &str = "10.96.0.1:80";
+
+fn service(program: &str, chain: &str) -> String {
+    format!("{program} -w -t nat -A {chain} -d 10.96.0.1 -p tcp --dport 80 -j DNAT --to-destination {TARGET}")
+}
+
+#[test]
+fn a_connection_to_a_service_is_reset_where_the_verdict_says_so() {
+    let legacy = |rule: &str| format!("iptables-legacy -w {rule}");
+    let nft = |rule: &str| format!("iptables-nft -w {rule}");
+    let native = |chain: &str| format!("nft -f - <<'END'\ntable ip f {{ chain c {{ {chain}\n}}\n}}\nEND");
+    let invalid = "-p tcp -m conntrack --ctstate INVALID -j DROP";
+    let service = |program: &str| service(program, "PREROUTING");
+    // The client knows no way to the server, but only to the Service, as one beyond a default route's device.
+    let outside = "ip route add default via 10.77.1.11 dev lan0";
+    let map = native(
+        "type nat hook prerouting priority -100; ip daddr . tcp dport vmap { 10.96.0.1 . 80 : goto d };\n}\nchain d { meta l4proto tcp dnat to 10.77.2.2:7777;",
+    );
+    let cases: Vec<(&str, Vec<String>, [&str; 2])> = vec![
+        ("translated", vec![service("iptables-legacy")], ["exposed", "not_affected"]),
+        ("by a map", vec![map.clone()], ["exposed", "not_affected"]),
+        (
+            "from outside",
+            vec![service("iptables-nft").replace("-d 10", "-i lan0 -d 10"), outside.into()],
+            ["not_affected", "not_affected"],
+        ),
+        (
+            "dropped on the way through",
+            vec![service("iptables-nft"), nft(&format!("-A FORWARD {invalid}"))],
+            ["not_affected", "not_affected"],
+        ),
+        (
+            "only answers are dropped",
+            vec![service("iptables-legacy"), legacy(&format!("-A FORWARD -i wan0 {invalid}"))],
+            ["mitigated", "not_affected"],
+        ),
+        (
+            "dropped before routing",
+            vec![service("iptables-legacy"), legacy(&format!("-t mangle -A PREROUTING -i wan0 {invalid}"))],
+            ["mitigated", "not_affected"],
+        ),
+        (
+            "dropped on input",
+            vec![service("iptables-nft"), nft(&format!("-A INPUT {invalid}"))],
+            ["exposed", "not_affected"],
+        ),
+        (
+            "dropped by a map",
+            vec![
+                map,
+                native("type filter hook forward priority 0; ct state vmap { established : accept, invalid : drop };")
+                    .replace("ip f", "ip g"),
+            ],
+            ["not_affected", "not_affected"],
+        ),
+        (
+            "dropped by a policy",
+            vec![
+                service("iptables-nft"),
+                native(
+                    "type filter hook forward priority 0; policy drop; ct status dnat accept; ct state established accept;",
+                ),
+            ],
+            ["not_affected", "not_affected"],
+        ),
+        (
+            "masqueraded too",
+            vec![service("iptables-legacy"), legacy("-t nat -A POSTROUTING -o wan0 -j MASQUERADE")],
+            ["not_affected", "exposed"],
+        ),
+        (
+            "accepted",
+            vec![service("iptables-legacy"), "sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1".into()],
+            ["mitigated", "not_affected"],
+        ),
+    ];
+    for (name, lines, states) in cases {
+        let lab = Router::plain();
+        lab.router.run(&["sh", "-c", &format!("set -e\n{}", lines.join("\n"))]);
+        if lines.iter().any(|line| line == outside) {
+            lab.client.run(&["ip", "route", "replace", "10.96.0.1", "via", "10.77.1.1"]);
+            lab.client.run(&["ip", "route", "del", "default"]);
+        }
+        agree(&lab, &lab.client, states, name);
+    }
+}
+
+#[test]
+fn a_host_that_asks_a_service_itself_is_reset_where_the_verdict_says_so() {
+    let nft = |rule: &str| format!("iptables-nft -w {rule}");
+    let invalid = "-p tcp -m conntrack --ctstate INVALID -j DROP";
+    for (name, rule, states) in [
+        ("alone", None, ["exposed", "not_affected"]),
+        ("dropped on the way through", Some(format!("-A FORWARD {invalid}")), ["exposed", "not_affected"]),
+        ("dropped on input", Some(format!("-A INPUT {invalid}")), ["mitigated", "not_affected"]),
+        ("its resets are dropped", Some(format!("-A OUTPUT {invalid}")), ["not_affected", "not_affected"]),
+        ("dropped before routing", Some(format!("-t mangle -A PREROUTING {invalid}")), ["mitigated", "not_affected"]),
+    ] {
+        let lab = Router::plain();
+        lab.router.run(&["ip", "route", "add", "10.96.0.0/12", "via", "10.77.2.2"]);
+        let lines: Vec<String> =
+            [service("iptables-nft", "OUTPUT")].into_iter().chain(rule.as_deref().map(nft)).collect();
+        lab.router.run(&["sh", "-c", &format!("set -e\n{}", lines.join("\n"))]);
+        agree(&lab, &lab.router, states, name);
+    }
+}
+
+/// Both verdicts are these, and the connection is reset if one of them says so.
+fn agree(lab: &Router, client: &Netns, states: [&str; 2], name: &str) {
+    let report = check_here(&lab.router, &["--advisory", SOURCES, "--advisory", DESTINATIONS]);
+    assert_eq!([report.state(DESTINATIONS), report.state(SOURCES)], states, "{name}: {}", report.json);
+    let reset = is_reset(lab, client, SERVICE.parse().expect("an address"));
+    assert_eq!(reset, states.contains(&"exposed"), "{name}");
 }

@@ -86,6 +86,8 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
             "severity_with_defect is no worse one, or of no table".into(),
         );
     }
+    let worse = advisory.severity_with_services.is_none_or(|worse| worse > advisory.severity);
+    check(worse, "severity_with_services is no worse one".into());
     let safeguarded = advisory.conditions.iter().any(|condition| condition.kind == ConditionKind::Safeguard);
     for state in State::ALL.iter().filter(|state| safeguarded || **state != State::Mitigated) {
         let summary = advisory.summaries.get(state.name()).map_or("", String::as_str);
@@ -99,6 +101,9 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
         for placeholder in placeholders(command) {
             check(PLACEHOLDERS.contains(&placeholder), format!("nothing fills in {{{placeholder}}}"));
         }
+    }
+    for name in advisory.remedies.iter().filter_map(|remedy| remedy.only_with.as_deref()) {
+        check(PLACEHOLDERS.contains(&name), format!("only_with: nothing fills in {name:?}"));
     }
     for evidence in &advisory.evidence {
         let known = ConntrackCounter::from_name(&evidence.counter).is_some();

@@ -107,12 +107,12 @@ pub enum Test {
     DnsDnatToSeveral,
     /// Pods do not ask a name server on this node, which would ask over TCP.
     NoLocalCache,
-    /// Connections over TCP are given other destinations.
-    ServiceDnat,
+    /// Connections over TCP are given other destinations, which their clients can reach past the translation.
+    TcpDnatClientInside,
     /// Out-of-window segments are invalid (`nf_conntrack_tcp_be_liberal` is 0).
     TcpNotLiberal,
-    /// Invalid segments pass through this host.
-    InvalidPasses,
+    /// Invalid segments of the translated destinations get to such clients.
+    BypassArrives,
     /// TCP connections leave with an address of this host's as another source.
     SourceNatAnsweredHere,
     /// Invalid segments that answer them get to this host's own TCP.
@@ -152,6 +152,8 @@ pub struct Remedy {
     pub command: Option<String>,
     /// Whether its effect survives a reboot.
     pub survives_reboot: bool,
+    /// A placeholder without whose value it is none for this node.
+    pub only_with: Option<String>,
 }
 
 /// A counter that is shown beside the verdict but decides nothing.
@@ -196,6 +198,8 @@ pub struct Advisory {
     pub severity: Severity,
     /// Where it is worse.
     pub severity_with_defect: Option<SeverityWithDefect>,
+    /// How bad it is where connections to Services of Kubernetes are concerned, or may be.
+    pub severity_with_services: Option<Severity>,
     /// What it is judged on.
     pub subject: Subject,
     /// Where this is known from.
@@ -224,6 +228,8 @@ pub const PLACEHOLDERS: &[&str] = &[
     "offloading_device",
     "tunnel_device",
     "tunnel_port",
+    "iptables",
+    "nft",
 ];
 
 /// The advisories, sorted by id.

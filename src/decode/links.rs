@@ -110,7 +110,7 @@ impl LinkFacts {
     pub fn unread(why: &Failure) -> Self {
         Self {
             links: Reading::Failed(why.clone()),
-            standing: Arc::new(Standing::without_tunnels(Reading::Failed(why.clone()), why)),
+            standing: Arc::new(Standing::unread(why)),
             local_ports: Reading::Failed(why.clone()),
             ipvs_services: Reading::Failed(why.clone()),
             bridges_call_rules: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],

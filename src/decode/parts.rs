@@ -45,6 +45,8 @@ struct RulesPart {
     ipsec: Reading<bool>,
     /// See [`Snapshot::local_sources`].
     local_sources: Reading<BTreeMap<IpAddr, bool>>,
+    /// See [`Snapshot::targets`].
+    targets: Reading<BTreeMap<IpAddr, Option<u32>>>,
 }
 
 impl RulesPart {
@@ -55,6 +57,7 @@ impl RulesPart {
             legacy: [unread(), unread()],
             ipsec: Reading::Failed(why.clone()),
             local_sources: Reading::Failed(why.clone()),
+            targets: Reading::Failed(why.clone()),
         }
     }
 }
@@ -131,14 +134,15 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
     around.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.setters.tested);
     let nftables = nftables::read(node, &around);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
-    let (ipsets, ipsec, local_sources) = {
+    let (ipsets, ipsec, local_sources, targets) = {
         let lookups = Lookups::of(all.iter().filter_map(Reading::ok).map(Arc::as_ref));
         let ipsec = match lookups.ipsec {
             true => super::ipsec::stands(node),
             false => Reading::Failed(Failure::not_needed("not read: no rule asks for IPsec")),
         };
         let ipsets = sets::read_ipsets(node, &lookups, &around.values);
-        (ipsets, ipsec, super::routing::local_ones(node, &lookups.sources))
+        let local_sources = super::routing::local_ones(node, &lookups.sources);
+        (ipsets, ipsec, local_sources, super::routing::ways_to(node, &lookups.targets))
     };
     for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
         if let Reading::Ok(ruleset) = ruleset {
@@ -146,7 +150,7 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
         }
     }
     let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
-    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources }
+    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources, targets }
 }
 
 impl Parts {
@@ -193,6 +197,7 @@ impl Parts {
             programs: links.programs,
             ipsec: rules.ipsec,
             local_sources: rules.local_sources,
+            targets: rules.targets,
             bridges_call_rules: links.bridges_call_rules,
             foreign_tunnels: links.foreign_tunnels,
             nftables: rules.nftables,

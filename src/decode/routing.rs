@@ -90,22 +90,40 @@ fn way_to(address: IpAddr) -> Vec<u8> {
 pub fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, bool>> {
     /// `RTN_LOCAL`
     const LOCAL: u8 = 2;
-    let mut local = BTreeMap::new();
+    look_up_each(node, "source", addresses, |route| route.is_some_and(|route| route.kind == LOCAL))
+}
+
+/// The device by which a packet of this host's to each of these addresses leaves; `None`: by none, it is this host's or nobody's.
+pub fn ways_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, Option<u32>>> {
+    let device = |route: Route| (route.kind == RTN_UNICAST).then(|| route.devices.first().copied()).flatten();
+    look_up_each(node, "target", addresses, |route| route.and_then(device))
+}
+
+/// What the route to each of these addresses tells, in their order; `None`: no route leads there, or one that refuses (`fib_props`).
+fn look_up_each<T>(
+    node: &mut Node<'_>,
+    what: &str,
+    addresses: &[IpAddr],
+    tell: impl Fn(Option<Route>) -> T,
+) -> Reading<BTreeMap<IpAddr, T>> {
+    /// `EACCES`, `EINVAL`, `EAFNOSUPPORT`, `ENETDOWN`, `ENETUNREACH`, `EHOSTUNREACH`
+    const NOWHERE: &[i32] = &[13, 22, 97, 100, 101, 113];
+    let mut found = BTreeMap::new();
     for (number, address) in addresses.iter().enumerate() {
-        let name = format!("route/get-source-{number}");
+        let name = format!("route/get-{what}-{number}");
         let request =
             Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, way_to(*address));
-        let kind = node.try_answer(&request, |message| decode_route(message.body).map(|route| route.kind));
-        let is_local = match kind.failure().and_then(Failure::refused) {
-            Some(_) => false, // no route leads there, or one that refuses (`fib_props`): it is nobody's here
-            None => match node.note(&request, kind) {
-                Reading::Ok(kind) => kind == LOCAL,
+        let route = node.try_answer(&request, |message| decode_route(message.body));
+        let told = match route.failure().and_then(Failure::refused) {
+            Some(errno) if NOWHERE.contains(&errno) => tell(None),
+            _ => match node.note(&request, route) {
+                Reading::Ok(route) => tell(Some(route)),
                 other => return other.map(|_| BTreeMap::new()),
             },
         };
-        local.insert(*address, is_local);
+        found.insert(*address, told);
     }
-    Reading::Ok(local)
+    Reading::Ok(found)
 }
 
 fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
@@ -159,6 +177,10 @@ fn dump<T>(
     const EOPNOTSUPP: i32 = 95;
     const EAFNOSUPPORT: i32 = 97;
     let all = node.try_dump(request, decode);
+    if all.failure().is_some_and(|failure| matches!(failure.root(), Failure::TooLarge { .. })) {
+        node.sources.asked(request.source); // it was given up here, and nothing failed there
+        return all;
+    }
     match all.failure().and_then(Failure::refused) {
         Some(EOPNOTSUPP | EAFNOSUPPORT) => Reading::Ok(Vec::new()),
         _ => node.note(request, all),
@@ -339,7 +361,8 @@ fn is_common(table: u32) -> bool {
     (253..=255).contains(&table)
 }
 
-/// Routes that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that are not unicast.
+/// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that
+/// are not unicast.
 pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
     let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
     let feeders: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| feeders(links, link.index)).collect();
@@ -354,7 +377,7 @@ pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Readi
                 let known = route.nexthop.is_none() || !route.devices.is_empty();
                 let led_to = known && marked.contains(&route.table) && !is_common(route.table);
                 let names_source = !foreign.is_empty() && route.preferred_source.is_some();
-                into || route.kind != RTN_UNICAST || led_to || names_source
+                into || route.kind != RTN_UNICAST || route.prefix_length == 0 || led_to || names_source
             };
             wanted.extend(family.routes.iter().enumerate().filter(|(_, route)| inward(route)).map(|(at, _)| at));
             wanted.into_iter().map(|at| family.routes[at].clone()).collect()

@@ -33,11 +33,13 @@ pub struct Outcome {
     pub state: ConditionState,
     pub detail: String,
     pub values: Vec<(&'static str, String)>,
+    /// It is about Services of Kubernetes, or may be.
+    pub of_services: bool,
 }
 
 impl Outcome {
     pub(super) fn new(state: ConditionState, detail: impl Into<String>) -> Self {
-        Self { state, detail: detail.into(), values: Vec::new() }
+        Self { state, detail: detail.into(), values: Vec::new(), of_services: false }
     }
 
     pub(super) fn holds(detail: impl Into<String>) -> Self {
@@ -54,6 +56,10 @@ impl Outcome {
 
     pub(super) fn holds_if(holds: bool, detail: impl Into<String>) -> Self {
         if holds { Self::holds(detail) } else { Self::fails(detail) }
+    }
+
+    pub(super) fn of_services(self, of_services: bool) -> Self {
+        Self { of_services, ..self }
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -123,9 +129,9 @@ impl<'a> Context<'a> {
             Test::OuterRewritten => self.outer_rewritten(tunnel),
             Test::DnsDnatToSeveral => self.dns_dnat_to_several(),
             Test::NoLocalCache => self.no_local_cache(),
-            Test::ServiceDnat => self.service_dnat(),
+            Test::TcpDnatClientInside => self.tcp_dnat_client_inside(),
             Test::TcpNotLiberal => self.tcp_not_liberal(),
-            Test::InvalidPasses => self.invalid_passes(),
+            Test::BypassArrives => self.bypass_arrives(),
             Test::SourceNatAnsweredHere => self.source_nat_answered_here(),
             Test::InvalidArrives => self.invalid_arrives(),
             Test::TunnelChecksumOffloadOff => self.tunnel_checksum_offload_off(tunnel),

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use crate::symbolic::{self, Answers, Effort, Found, Kept, OuterPackets, ReachedRules, TunnelFacts, World};
+use crate::symbolic::{self, Answers, Bypass, Effort, Found, Kept, OuterPackets, ReachedRules, TunnelFacts, World};
 
 /// What walks have found on one set of facts.
 #[derive(Debug, Default)]
@@ -16,10 +16,9 @@ pub struct Derived {
     world: RefCell<Option<Kept>>,
     reached: Once<ReachedRules>,
     answers: Once<Answers>,
+    bypass: Once<Bypass>,
     translates: Once<Found>,
-    destination_nat: Once<Found>,
     dns_to_several: Once<Found>,
-    invalid_passes: Once<Found>,
     /// Of each tunnel.
     outer: RefCell<Vec<(TunnelFacts, Once<OuterPackets>)>>,
 }
@@ -34,6 +33,7 @@ impl Derived {
         *known = Some(Kept::of(world));
         self.reached.forget();
         self.answers.forget();
+        self.bypass.forget();
         self.of_services().into_iter().for_each(Once::forget);
         self.outer.borrow_mut().clear();
     }
@@ -43,14 +43,15 @@ impl Derived {
     pub fn end(&mut self, cut: bool) {
         self.reached.end(cut);
         self.answers.end(cut);
+        self.bypass.end(cut);
         for found in self.of_services() {
             found.end(cut);
         }
         self.outer.get_mut().retain(|(_, outer)| outer.end(cut));
     }
 
-    fn of_services(&self) -> [&Once<Found>; 4] {
-        [&self.translates, &self.destination_nat, &self.dns_to_several, &self.invalid_passes]
+    fn of_services(&self) -> [&Once<Found>; 2] {
+        [&self.translates, &self.dns_to_several]
     }
 
     /// Source-NAT rules that new connections get to.
@@ -68,19 +69,14 @@ impl Derived {
         self.translates.get(effort, || world.translates())
     }
 
-    /// Whether any rule gives connections another destination.
-    pub fn destination_nat(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
-        self.destination_nat.get(effort, || symbolic::destination_nat(world))
-    }
-
     /// Whether name queries to one address get to one of several name servers.
     pub fn dns_to_several(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
         self.dns_to_several.get(effort, || symbolic::dns_to_several(world, effort))
     }
 
-    /// Whether invalid segments pass through this host.
-    pub fn invalid_passes(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
-        self.invalid_passes.get(effort, || symbolic::invalid_passes(world, effort))
+    /// Connections whose clients can reach the real server past the translation.
+    pub fn bypass(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Bypass> {
+        self.bypass.get(effort, || symbolic::bypass(world, effort))
     }
 
     /// What happens to the outer packets of a tunnel.

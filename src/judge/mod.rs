@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
-use crate::advisory::{Advisory, Catalogue, ConditionKind, Severity, State, Subject};
+use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject};
 use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
 use conditions::Context;
 pub use derived::Derived;
@@ -294,6 +294,7 @@ struct Judgement {
     state: State,
     conditions: Vec<ConditionFinding>,
     values: BTreeMap<&'static str, String>,
+    of_services: bool,
 }
 
 impl Context<'_> {
@@ -312,11 +313,11 @@ impl Context<'_> {
                 worst.unwrap_or_else(|| self.judge_subject(advisory, None))
             }
         };
-        let Judgement { subject, state, conditions, values } = judgement;
+        let Judgement { subject, state, conditions, values, of_services } = judgement;
         let mut finding = Finding {
             id: advisory.id.clone(),
             title: advisory.title.clone(),
-            severity: self.severity(advisory),
+            severity: self.severity(advisory, of_services),
             state,
             subject,
             summary: advisory.summaries.get(state.name()).cloned().unwrap_or_default(),
@@ -331,19 +332,22 @@ impl Context<'_> {
             finding.summary = format!("{}: {detail}{stop}", finding.summary);
         }
         if state == State::Exposed {
-            finding.remedies = advisory.remedies.iter().map(|remedy| remedies::fill_in(remedy, &values)).collect();
+            let fits = |remedy: &&Remedy| remedy.only_with.as_deref().is_none_or(|name| values.contains_key(name));
+            let remedies = advisory.remedies.iter().filter(fits);
+            finding.remedies = remedies.map(|remedy| remedies::fill_in(remedy, &values)).collect();
         }
         finding
     }
 
     fn judge_subject(&self, advisory: &Advisory, tunnel: Option<&Link>) -> Judgement {
-        let mut values = BTreeMap::new();
+        let (mut values, mut of_services) = (BTreeMap::new(), false);
         let conditions: Vec<ConditionFinding> = advisory
             .conditions
             .iter()
             .map(|condition| {
                 let outcome = self.evaluate(&condition.test, tunnel);
                 values.extend(outcome.values);
+                of_services |= outcome.of_services;
                 let subject = tunnel.map(|link| format!("{}: ", link.name)).unwrap_or_default();
                 let (id, kind) = (condition.id.clone(), condition.kind);
                 ConditionFinding { id, kind, state: outcome.state, detail: format!("{subject}{}", outcome.detail) }
@@ -351,11 +355,14 @@ impl Context<'_> {
             .collect();
         let here = tunnel.filter(|link| !link.is_elsewhere());
         let subject = here.map(|link| link.name.clone());
-        Judgement { subject, state: combine(&conditions), conditions, values }
+        Judgement { subject, state: combine(&conditions), conditions, values, of_services }
     }
 
-    /// The higher one while it is not known whether the kernel has the defect.
-    fn severity(&self, advisory: &Advisory) -> Severity {
+    /// The higher one while it is not known whether the kernel has the defect, or whether Services are concerned.
+    fn severity(&self, advisory: &Advisory, of_services: bool) -> Severity {
+        if let Some(worse) = advisory.severity_with_services.filter(|_| of_services) {
+            return worse;
+        }
         let absent = |id: &str| self.defect(id).is_some_and(|defect| defect.state == DefectState::Absent);
         match &advisory.severity_with_defect {
             Some(worse) if !absent(&worse.defect) => worse.severity,

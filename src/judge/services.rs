@@ -2,8 +2,12 @@
 
 use super::conditions::{Context, Outcome};
 use crate::snapshot::Reading;
-use crate::symbolic::{Certainty, Found};
+use crate::snapshot::netfilter::{Backend, Family, Owner, owner};
+use crate::symbolic::{Certainty, Found, RuleAt, World};
 
+/// Who translates connections to Services of Kubernetes.
+const SERVICES: &[Owner] =
+    &[Owner::KubeProxy, Owner::KubeRouter, Owner::Cilium, Owner::Antrea, Owner::OvnKubernetes, Owner::KubeOvn];
 /// The device that NodeLocal DNSCache makes.
 const NODE_LOCAL_DNS: &str = "nodelocaldns";
 
@@ -44,20 +48,57 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn service_dnat(&self) -> Outcome {
-        match self.world().map(|world| self.derived.destination_nat(world, &self.effort)) {
-            Err(why) => Outcome::unknown(why),
-            Ok(found) => match &found.certainty {
-                Certainty::Happens => {
-                    Outcome::holds(format!("connections are given other destinations: {}", found.place))
-                }
-                Certainty::Unknown(why) => Outcome::unknown(why),
-                Certainty::DoesNot => self
-                    .without_a_rule("no rule gives connections another destination", |services| {
-                        Outcome::holds(format!("IPVS has {services} services"))
-                    }),
-            },
+    pub(super) fn tcp_dnat_client_inside(&self) -> Outcome {
+        let found = match self.world().map(|world| self.derived.bypass(world, &self.effort)) {
+            Err(why) => return Outcome::unknown(why).of_services(true),
+            Ok(found) => found,
+        };
+        let owners: Vec<Owner> = found.rules.iter().map(|at| self.owner_of(at)).collect();
+        let unread = found.rules.iter().any(|at| at.position == 0);
+        let of_services = unread || owners.iter().any(|owner| SERVICES.contains(owner));
+        match &found.translated.certainty {
+            Certainty::Happens => {
+                let who = match found.clients {
+                    [true, true] => "this host and others behind it",
+                    [true, false] => "this host",
+                    [false, _] => "clients behind this host",
+                };
+                let owner = match owners.first() {
+                    None | Some(Owner::Other) => String::new(),
+                    Some(owner) => format!("{owner}'s "),
+                };
+                let detail = format!(
+                    "connections of {who} are given another destination, which they can also reach past the translation: \
+                     {owner}{} (clients beyond a default route's device are assumed to have no way of their own to it)",
+                    found.translated.place
+                );
+                Outcome::holds(detail).of_services(of_services).in_backend_of(self.world().ok(), found.rules.first())
+            }
+            Certainty::Unknown(why) => Outcome::unknown(why).of_services(of_services || found.rules.is_empty()),
+            Certainty::DoesNot => {
+                let nothing = match (found.is_translating, found.translated.place.as_str()) {
+                    (false, _) => "no rule gives TCP connections another destination".to_owned(),
+                    (true, "") => "no client that is given another destination reaches it past the translation through \
+                                   this host (clients beyond a default route's device are assumed to have no way of their \
+                                   own to it)"
+                        .into(),
+                    (true, place) => format!("{place} drops the resets of clients that are given another destination"),
+                };
+                self.without_a_rule(&nothing, |services| {
+                    Outcome::unknown(format!("IPVS has {services} services, which may translate TCP")).of_services(true)
+                })
+            }
         }
+    }
+
+    /// Who writes a rule.
+    fn owner_of(&self, at: &RuleAt) -> Owner {
+        let Ok(world) = self.world() else { return Owner::Other };
+        let ruleset = world.rules[at.set].ruleset;
+        let rule = world
+            .chain(at.set, &at.chain)
+            .and_then(|chain| chain.known_rules().iter().find(|rule| rule.position == at.position));
+        rule.map_or(Owner::Other, |rule| owner::owner(ruleset, &at.chain, rule))
     }
 
     pub(super) fn tcp_not_liberal(&self) -> Outcome {
@@ -71,14 +112,14 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn invalid_passes(&self) -> Outcome {
-        match self.world().map(|world| self.derived.invalid_passes(world, &self.effort)) {
+    pub(super) fn bypass_arrives(&self) -> Outcome {
+        match self.world().map(|world| self.derived.bypass(world, &self.effort)) {
             Err(why) => Outcome::unknown(why),
             Ok(found) => undropped(
-                &found,
-                "no rule drops invalid TCP segments on their way through this host",
-                "invalid TCP segments pass through this host",
-                "no connection is tracked, so no segment is invalid",
+                &found.arrive,
+                "no rule drops invalid TCP segments on their way to such clients",
+                "invalid TCP segments get to such clients",
+                "no invalid TCP segment gets to such a client",
             ),
         }
     }
@@ -90,7 +131,8 @@ impl Context<'_> {
                 Certainty::Happens => Outcome::holds(format!(
                     "TCP connections leave with an address of this host's as their source: {}",
                     found.translated.place
-                )),
+                ))
+                .in_backend_of(self.world().ok(), found.rule.as_ref()),
                 Certainty::Unknown(why) => Outcome::unknown(why),
                 Certainty::DoesNot => {
                     Outcome::fails("no TCP connection leaves with an address of this host's as another source")
@@ -108,6 +150,23 @@ impl Context<'_> {
                 "invalid TCP segments that are for this host itself get to it",
                 "no invalid TCP segment that answers such a connection gets to this host's own TCP",
             ),
+        }
+    }
+}
+
+impl Outcome {
+    /// Remedies that add a rule use the backend of this one.
+    fn in_backend_of(self, world: Option<&World<'_>>, at: Option<&RuleAt>) -> Self {
+        let (Some(world), Some(at)) = (world, at) else { return self };
+        let ipv6 = if at.chain.family == Family::Ipv6 { "6" } else { "" };
+        match world.backend(at) {
+            Backend::Legacy => self.with("iptables", format!("ip{ipv6}tables-legacy")),
+            Backend::IptablesNft => self.with("iptables", format!("ip{ipv6}tables-nft")),
+            // Of a chain that was not read as a whole its table tells.
+            Backend::Nftables if at.position == 0 && at.chain.table == *"nat" => {
+                self.with("iptables", format!("ip{ipv6}tables-nft"))
+            }
+            Backend::Nftables => self.with("nft", "nft"),
         }
     }
 }

@@ -25,11 +25,13 @@ pub fn advisories(catalogue: &Catalogue) -> String {
 }
 
 fn advisory_section(out: &mut String, advisory: &Advisory) {
-    let Advisory { id, title, severity, severity_with_defect, subject, references, conditions, remedies, .. } =
-        advisory;
+    let Advisory { id, title, severity, subject, references, conditions, remedies, .. } = advisory;
     let _ = write!(out, "\n## {id}\n\n**{title}.** Severity {severity}");
-    if let Some(worse) = severity_with_defect {
+    if let Some(worse) = &advisory.severity_with_defect {
         let _ = write!(out, ", {} on kernels with `{}` or while that is unknown", worse.severity, worse.defect);
+    }
+    if let Some(worse) = advisory.severity_with_services {
+        let _ = write!(out, ", {worse} where Services of Kubernetes are concerned or while that is unknown");
     }
     let judged = match subject {
         Subject::Node => "the node",

@@ -309,14 +309,14 @@ pub struct Snapshot {
     pub source_nat_totals: Reading<BTreeMap<netfilter::SourceNatKind, netfilter::SourceNatTotal>>,
     /// All links of the namespace, in the kernel's order (by index).
     pub links: Reading<Vec<Link>>,
-    /// Local addresses; read only while a tunnel is up.
+    /// Local addresses.
     pub addresses: Reading<Vec<Address>>,
-    /// Policy rules of both families; read only while a tunnel is up.
+    /// Policy rules of both families.
     pub rules: Reading<Vec<Rule>>,
-    /// Routes that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that are
-    /// not unicast; read only while a tunnel is up.
+    /// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those
+    /// that are not unicast. Without a tunnel too many are given up.
     pub routes: Reading<Vec<Route>>,
-    /// Whether any device forwards packets, of IPv4 and of IPv6; read only while a tunnel is up.
+    /// Whether any device forwards packets, of IPv4 and of IPv6.
     pub forwarding: [Reading<bool>; 2],
     /// `ip_local_port_range`, both ends included: ports that a tunnel sends from if it has no range of its own; read only
     /// while a tunnel is up.
@@ -327,6 +327,9 @@ pub struct Snapshot {
     pub programs: Reading<Programs>,
     /// Addresses that SNAT rules give, one by one, and whether each is this host's (`RTN_LOCAL`); of more than 64 the first.
     pub local_sources: Reading<BTreeMap<IpAddr, bool>>,
+    /// Addresses that rules give to destinations, one by one, and the device by which this host's packets to each leave; `None`: by
+    /// none, it is this host's or nobody's. Of more than 64 the first.
+    pub targets: Reading<BTreeMap<IpAddr, Option<u32>>>,
     /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
     /// ask for it.
     pub ipsec: Reading<bool>,

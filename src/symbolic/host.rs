@@ -1,14 +1,17 @@
 //! Devices and addresses of this host, as far as rules tell them apart.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::values::Values;
 use super::world::World;
-use crate::snapshot::Snapshot;
 use crate::snapshot::netfilter::{DeviceProperty, Family, address_key, name_key};
+use crate::snapshot::{Link, Reading, Snapshot};
 
 /// `RTN_UNICAST`
 const UNICAST: u128 = 1;
+/// `ARPHRD_LOOPBACK`
+const ARPHRD_LOOPBACK: u16 = 772;
 /// `RTN_LOCAL`
 pub const LOCAL: u128 = 2;
 /// `RTN_BROADCAST`
@@ -29,6 +32,73 @@ pub struct Device<'a> {
     pub kind: Option<&'a str>,
     /// `ARPHRD_*`
     pub hardware_type: u16,
+}
+
+/// How packets get through this host, as far as rules do not say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// Whether it forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
+    pub forwards: [Result<bool, String>; 2],
+    /// Names of the devices by which packets of IP come in from elsewhere. `None`: not read.
+    pub entries: Option<Vec<u128>>,
+    /// Names of the devices by which default routes of any table leave. `None`: not read.
+    pub outward: Option<Vec<u128>>,
+    /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
+    pub targets: Result<BTreeMap<IpAddr, Option<u128>>, String>,
+}
+
+impl Routing {
+    /// Nothing of it was read.
+    pub fn unread(why: &str) -> Self {
+        let unread = || Err(why.to_owned());
+        Self { forwards: [unread(), unread()], entries: None, outward: None, targets: Err(why.to_owned()) }
+    }
+
+    /// Of a node.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let forwards = [0, 1].map(|at| match &snapshot.forwarding[at] {
+            Reading::Ok(forwards) => Ok(*forwards),
+            Reading::Absent(_) => Ok(false),
+            unread => Err(format!("whether this host forwards packets was not read: {}", unread.why())),
+        });
+        let links = snapshot.links.ok();
+        let entries = links.and_then(|links| {
+            let entries =
+                links.iter().filter(|link| link.up && link.hardware_type != ARPHRD_LOOPBACK && !is_port(links, link));
+            entries.map(|link| name_key(&link.name)).collect()
+        });
+        let name = |index: u32| {
+            let link = links?.iter().find(|link| link.index == index)?;
+            name_key(&link.name)
+        };
+        let outward = snapshot.routes.ok().and_then(|routes| {
+            let defaults = routes.iter().filter(|route| route.prefix_length == 0 && route.kind == UNICAST as u8);
+            // The devices of a next-hop object are not read.
+            let devices =
+                defaults.map(|route| (route.nexthop.is_none() || !route.devices.is_empty()).then_some(&route.devices));
+            let devices: BTreeSet<u32> = devices.collect::<Option<Vec<_>>>()?.into_iter().flatten().copied().collect();
+            devices.into_iter().map(name).collect()
+        });
+        let targets = match &snapshot.targets {
+            Reading::Ok(targets) => {
+                let named = |(address, device): (&IpAddr, &Option<u32>)| match device {
+                    None => Some((*address, None)),
+                    Some(index) => Some((*address, Some(name(*index)?))),
+                };
+                // What leads by a device that is not known was not looked up.
+                Ok(targets.iter().filter_map(named).collect())
+            }
+            unread => Err(format!("which way translated packets go was not read: {}", unread.why())),
+        };
+        Self { forwards, entries, outward, targets }
+    }
+}
+
+/// Whether a device hands what comes in to another one before rules of IP see it.
+fn is_port(links: &[Link], link: &Link) -> bool {
+    const TAKING: &[&str] = &["bridge", "bond", "team", "openvswitch"];
+    let kind = link.master.and_then(|master| links.iter().find(|other| other.index == master)?.kind.as_deref());
+    kind.is_some_and(|kind| TAKING.contains(&kind))
 }
 
 /// Addresses that have a type of their own, in one family.

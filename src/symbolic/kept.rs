@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::host::{Device, OwnAddresses};
+use super::host::{Device, OwnAddresses, Routing};
 use super::world::{Rules, World};
 use crate::snapshot::netfilter::Ruleset;
 
@@ -17,13 +17,14 @@ pub struct Kept {
     devices: Option<Vec<OwnedDevice>>,
     local_sources: BTreeMap<IpAddr, bool>,
     ipsec: Result<bool, String>,
+    routing: Routing,
     own: [Option<OwnAddresses>; 2],
 }
 
 impl Kept {
     /// Of this world. Rules are not copied, but shared with it.
     pub fn of(world: &World<'_>) -> Self {
-        let World { rules, devices, own, local_sources, ipsec, survey: _, remembered: _ } = world;
+        let World { rules, devices, own, local_sources, ipsec, routing, survey: _, remembered: _ } = world;
         let owned = |device: &Device<'_>| {
             let Device { index, name, group, kind, hardware_type } = device;
             (*index, (*name).to_owned(), *group, kind.map(str::to_owned), *hardware_type)
@@ -34,13 +35,14 @@ impl Kept {
             own: own.clone(),
             local_sources: local_sources.clone(),
             ipsec: ipsec.clone(),
+            routing: routing.clone(),
         }
     }
 
     /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
     /// ones may be gone, and comparing is cheaper the next time.
     pub fn is_like(&mut self, world: &World<'_>) -> bool {
-        let World { rules, devices, own, local_sources, ipsec, survey: _, remembered: _ } = world;
+        let World { rules, devices, own, local_sources, ipsec, routing, survey: _, remembered: _ } = world;
         let same_device = |(known, device): (&OwnedDevice, &Device<'_>)| {
             let Device { index, name, group, kind, hardware_type } = device;
             let (known_index, known_name, known_group, known_kind, known_type) = known;
@@ -60,6 +62,7 @@ impl Kept {
             && self.own == *own
             && self.local_sources == *local_sources
             && self.ipsec == *ipsec
+            && self.routing == *routing
             && self.rules.len() == rules.len()
             && self.rules.iter().zip(rules).all(same_rules);
         for ((_, kept), Rules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {

@@ -1,6 +1,7 @@
 //! Ways through rules, written as tables: `rules` reads a little language.
 
 mod answers;
+mod bypass;
 pub mod language;
 mod maps;
 mod marks;

@@ -4,7 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::host::{Device, OwnAddresses, own_addresses};
+use super::host::{Device, OwnAddresses, Routing, own_addresses};
 use super::machine::Certainty;
 use super::slice;
 use super::survey::{Relevant, Survey};
@@ -35,6 +35,8 @@ pub struct World<'a> {
     pub local_sources: BTreeMap<IpAddr, bool>,
     /// IPsec handles packets here. `Err`: whether it does was not read.
     pub ipsec: Result<bool, String>,
+    /// How packets get through this host.
+    pub routing: Routing,
     pub(super) survey: OnceCell<Survey>,
     pub(super) remembered: Remembered,
 }
@@ -108,14 +110,16 @@ impl<'a> World<'a> {
             unread => Err(unread.why()),
         };
         let local_sources = snapshot.local_sources.ok().cloned().unwrap_or_default();
-        Ok(Self { ipsec, local_sources, ..Self::of(rules, devices, own) })
+        Ok(Self { ipsec, local_sources, routing: Routing::of(snapshot), ..Self::of(rules, devices, own) })
     }
 
     /// Of its parts.
     pub(super) fn of(rules: Vec<Rules<'a>>, devices: Option<Vec<Device<'a>>>, own: [Option<OwnAddresses>; 2]) -> Self {
         let ipsec = Err("not read".into());
         let local_sources = BTreeMap::new();
-        Self { rules, devices, own, local_sources, ipsec, survey: OnceCell::new(), remembered: Remembered::default() }
+        let routing = Routing::unread("not read");
+        let (survey, remembered) = (OnceCell::new(), Remembered::default());
+        Self { rules, devices, own, local_sources, ipsec, routing, survey, remembered }
     }
 
     /// What its rules tell packets apart by; looked for once.

@@ -22,16 +22,19 @@ pub struct Standing {
     sockets: Sockets,
 }
 
+/// Routes of a family that are read without a tunnel; a router of the whole Internet has a million.
+const MAX_ROUTES: usize = 65_536;
+
 /// The sources that it comes from.
 const SOURCES: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Datapath];
 
 impl Standing {
-    /// Nothing was read of what surrounds tunnels.
-    pub fn without_tunnels(links: Reading<Vec<Link>>, why: &Failure) -> Self {
+    /// Nothing was read.
+    pub fn unread(why: &Failure) -> Self {
         Self {
             foreign: Vec::new(),
             sockets: Sockets::new(),
-            links,
+            links: Reading::Failed(why.clone()),
             addresses: Reading::Failed(why.clone()),
             rules: Reading::Failed(why.clone()),
             routes: Reading::Failed(why.clone()),
@@ -68,25 +71,22 @@ impl Standing {
         standing
     }
 
-    /// All links; then, while a tunnel is up, its forwarding database, which names its peers; the routes, which sort the peers
-    /// into classes; a route look-up for each class, which names the device below; and the filters of the devices that the
-    /// tunnel's packets cross. Also returns whether a change of all of it will be notified.
+    /// All links, addresses, policy rules and routes; while a tunnel is up, also its forwarding database, which names its peers;
+    /// a route look-up for each class into which the routes sort these, which names the device below; and the filters of the
+    /// devices that the tunnel's packets cross. Also returns whether a change of all of it will be notified.
     fn read_anew(node: &mut Node<'_>, sockets: &Sockets) -> (Self, bool) {
-        let mut links = match node.dump(&all_links(), |message| decode_link(message.body).map(Some)) {
-            Reading::Ok(links) if !followed(&links).is_empty() || !elsewhere::unowned(sockets, &links).is_empty() => {
-                links
-            }
-            links => {
-                let why = links.failure().cloned().unwrap_or_else(no_tunnel);
-                let without = Self { sockets: sockets.clone(), ..Self::without_tunnels(links, &why) };
-                return (without, node.watch_fdb(&[]));
-            }
-        };
-        let tunnels: Vec<u32> = followed(&links).into_iter().map(|at| links[at].index).collect();
+        let links = node.dump(&all_links(), |message| decode_link(message.body).map(Some));
+        let known = links.ok().map_or(&[][..], Vec::as_slice);
+        let tunnels: Vec<u32> = followed(known).into_iter().map(|at| known[at].index).collect();
         let is_watched = node.watch_fdb(&tunnels);
+        let has_tunnels = !tunnels.is_empty() || !elsewhere::unowned(sockets, known).is_empty();
+        let Reading::Ok(mut links) = links else {
+            let why = links.failure().cloned().unwrap_or_else(no_tunnel);
+            return (Self { sockets: sockets.clone(), links, ..Self::unread(&why) }, is_watched);
+        };
         read_fdb(node, &mut links);
         let addresses = routing::read_addresses(node);
-        let tables = routing::Tables::read(node);
+        let tables = routing::Tables::read(node, if has_tunnels { usize::MAX } else { MAX_ROUTES });
         let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
         routing::attach_underlay(node, &tables, &mut links);
         let foreign = {
@@ -94,7 +94,7 @@ impl Standing {
             elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses, &gateways)
         };
         let crossed = relevant(&links, &foreign);
-        let classifying = may_forward(&forwarding).then(|| datapath::classifying(node));
+        let classifying = (has_tunnels && may_forward(&forwarding)).then(|| datapath::classifying(node));
         for (at, link) in links.iter_mut().enumerate() {
             let has_filters = match &classifying {
                 _ if crossed.contains(&at) => Reading::Ok(true),

@@ -1,8 +1,8 @@
 //! Whether any rule sets the mark bits that source-NAT rules look for.
 //!
 //! Such rules stand in the nat chains on prerouting and output, among those of every Service. The chains that are
-//! known to hold them are looked at first; that can only find one. Only for bits without one are the chains searched,
-//! and a search that is given up leaves the bit possible.
+//! known to hold them are looked at first; that can only find one. All others are searched as far as they are small, and a
+//! search that is given up leaves the bit possible.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,28 +35,23 @@ pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
     let mut setters = std::mem::take(&mut reader.ruleset.setters);
     setters.tested = tests.values().fold(reader.around.tested_elsewhere, |all, bits| all | bits);
     marks::note_whole_chains(&mut setters, &reader.ruleset);
-    let mut well_known_found = false;
     for (id, bits) in &tests {
         for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
             let setter = ChainId { chain: (*setter).into(), ..id.clone() };
             if !bases.is_empty() && setters.missing() & bits != 0 {
                 let rules = well_known(reader, &setter);
-                well_known_found |= !rules.is_empty();
                 note(&mut setters.found, *bits, &setter, &rules);
             }
         }
     }
     let for_udp = reader.around.devices.is_some() || reader.around.drops_clashes;
-    let settled = setters.missing() == 0 && well_known_found;
-    if for_udp || !settled {
-        let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut setters.found);
-        let failed = |chain: &Chain| chain.rules.failure().is_some_and(|why| !is_limit(why));
-        // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
-        if gave_up.is_none() || chains.values().any(failed) {
-            reader.ruleset.chains.extend(chains);
-        }
-        setters.why = gave_up.unwrap_or_default();
+    let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut setters.found);
+    let failed = |chain: &Chain| chain.rules.ok().is_none() && !chain.rules.failure().is_some_and(is_limit);
+    // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
+    if gave_up.is_none() || chains.values().any(failed) {
+        reader.ruleset.chains.extend(chains);
     }
+    setters.why = gave_up.unwrap_or_default();
     if let Some((_, hook, unread)) = reader.ruleset.base_chains.first_unread(Family::ALL, Hook::ALL) {
         setters.why = format!("the base chains on {hook} could not be read: {}", unread.why());
     }

@@ -9,7 +9,7 @@ use foldhash::{HashMap, HashMapExt as _};
 use super::wire::{decode_listed, decode_rule};
 use super::{dump, routes, rules};
 use crate::decode::Node;
-use crate::snapshot::{Reading, Route, Rule};
+use crate::snapshot::{Failure, Reading, Route, Rule};
 
 /// What was answered about routing.
 pub struct Tables {
@@ -28,11 +28,16 @@ pub struct Family {
 }
 
 impl Tables {
-    /// Rules and routes of both families. A kernel without a family has none of it.
-    pub fn read(node: &mut Node<'_>) -> Self {
+    /// Rules and routes of both families. A kernel without a family has none of it. `most`: with more routes a family is given
+    /// up, which is no failure of the source.
+    pub fn read(node: &mut Node<'_>, most: usize) -> Self {
         let [ipv4, ipv6] = [false, true].map(|ipv6| {
             let rules = dump(node, &rules(ipv6), |message| decode_rule(message).map(Some));
-            let routes = dump(node, &routes(ipv6), |message| decode_listed(message, ipv6));
+            let mut seen = 0;
+            let routes = dump(node, &routes(ipv6), |message| {
+                seen += 1;
+                if seen > most { Err(Failure::too_large(most, "routes")) } else { decode_listed(message, ipv6) }
+            });
             rules.and_then(|rules| routes.map(|routes| Family::new(rules, routes)))
         });
         Self { ipv4, ipv6 }

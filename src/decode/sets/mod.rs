@@ -28,6 +28,8 @@ const MAX_SETS: usize = 512;
 const MAX_QUESTIONS: usize = 8192;
 /// Addresses of SNAT rules that are looked up, 10 µs each; what is beyond is not known.
 const MAX_SOURCES: usize = 64;
+/// The same for addresses that destinations are given.
+const MAX_TARGETS: usize = 64;
 /// A set up to this size is read whole: about a thousand elements.
 const MAX_ELEMENTS: usize = 64 << 10;
 
@@ -63,22 +65,23 @@ pub struct Lookups<'a> {
     pub ipsec: bool,
     /// Addresses that SNAT rules give, each its only one; of more than [`MAX_SOURCES`] the first.
     pub sources: Vec<IpAddr>,
+    /// Addresses that rules give to destinations of TCP, each its only one; of more than [`MAX_TARGETS`] the first.
+    pub targets: Vec<IpAddr>,
 }
 
 impl<'a> Lookups<'a> {
     /// Of the rules that were read.
     pub fn of<'r: 'a>(rulesets: impl IntoIterator<Item = &'r Ruleset>) -> Self {
         let mut lookups = Self::default();
-        let chains = rulesets.into_iter().flat_map(|ruleset| ruleset.chains.values());
-        let rules = chains.flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
-        for step in rules.flat_map(|rule| &rule.steps) {
+        let chains = |ruleset: &'r Ruleset| ruleset.chains.values().map(move |chain| (ruleset, chain));
+        let rules = rulesets.into_iter().flat_map(chains).flat_map(|(ruleset, chain)| {
+            chain.rules_for_udp().unwrap_or_default().iter().map(move |rule| (ruleset, rule))
+        });
+        for (ruleset, step) in rules.flat_map(|(ruleset, rule)| rule.steps.iter().map(move |step| (ruleset, step))) {
             let room = lookups.nftables.len() + lookups.ipset.len() < MAX_SETS;
             lookups.ipsec |= asks_for_ipsec(step);
-            if let Some(source) = only_source(step)
-                && lookups.sources.len() < MAX_SOURCES
-                && !lookups.sources.contains(&source)
-            {
-                lookups.sources.push(source);
+            if let Step::Nat(nat) = step {
+                lookups.add_addresses(ruleset, nat);
             }
             let added = match step {
                 Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
@@ -91,14 +94,27 @@ impl<'a> Lookups<'a> {
         }
         lookups
     }
-}
 
-fn only_source(step: &Step) -> Option<IpAddr> {
-    match step {
-        Step::Nat(Nat { action: NatAction::Snat, addresses: Chosen::Range(first, last), .. }) => {
-            (first == last).then_some(*first)
+    /// Addresses that a translation gives, by itself or by its map.
+    fn add_addresses(&mut self, ruleset: &Ruleset, nat: &Nat) {
+        let (known, most) = match nat.action {
+            NatAction::Snat => (&mut self.sources, MAX_SOURCES),
+            NatAction::Dnat => (&mut self.targets, MAX_TARGETS),
+            NatAction::Masquerade | NatAction::Redirect | NatAction::Netmap => return,
+        };
+        let mapped = nat.map.as_ref().and_then(|map| map.lookup.known_in(&ruleset.sets)).into_iter().flatten();
+        let each = mapped.filter_map(|(_, data)| nat.with_data(data)).map(|nat| nat.addresses);
+        for addresses in each.chain([nat.addresses]) {
+            if known.len() == most {
+                return;
+            }
+            if let Chosen::Range(first, last) = addresses
+                && first == last
+                && !known.contains(&first)
+            {
+                known.push(first);
+            }
         }
-        _ => None,
     }
 }
 

@@ -295,11 +295,6 @@ impl fmt::Debug for MarkWrite {
 }
 
 impl MarkWrite {
-    /// Whether it takes bits from the other mark.
-    pub fn takes_other(&self) -> bool {
-        matches!(self, Self::Exact { take, .. } if *take != 0)
-    }
-
     /// Bits that can be 1 afterwards although they were 0 in both marks.
     pub fn can_set(&self) -> u32 {
         match self {

@@ -125,7 +125,7 @@ impl Walk<'_> {
                     None => next = self.space.or(next, current),
                 },
                 Step::SetMark(write) => {
-                    if write.takes_other() {
+                    if write.copies() != 0 {
                         let with = self.with_connection(current);
                         next = self.space.or(next, self.space.minus(current, with));
                         current = with;

@@ -13,7 +13,7 @@ use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Flow, Hit, Hits, Walk};
 use crate::symbolic::packets::{Kind, Packets};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::world::{Found, World};
+use crate::symbolic::world::{Found, RuleAt, World};
 
 const TCP: (u128, u128) = (6, 6);
 /// Ports that clients and translations choose.
@@ -32,6 +32,8 @@ const MAX_DEVICES: usize = 4096;
 pub struct Answers {
     /// Whether there are such connections over TCP, and which rule translates them.
     pub translated: Found,
+    /// That rule, if it was read.
+    pub rule: Option<RuleAt>,
     /// Whether invalid segments that answer them get to this host's own TCP. If not, the place is a rule that drops them.
     pub arrive: Found,
 }
@@ -40,7 +42,7 @@ pub struct Answers {
 pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
     let lo = name_key("lo").map(|name| (name, name));
     let mut walk = Walk::new(world, lo.as_slice(), 0, effort);
-    let (mut translated, mut arriving, mut places) = (NOTHING, NOTHING, Vec::new());
+    let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         walk.stage = format!("leaving {family}");
         walk.packets = Packets::new(Kind::Traffic, family);
@@ -51,7 +53,7 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
         for (hit, packets) in hits.0 {
             let packets = answered_here(&mut walk, &hit, packets);
             if !packets.is_empty() {
-                places.push((walk.assumptions.doubt(&walk.space, packets), walk.place(&hit)));
+                found.push((walk.assumptions.doubt(&walk.space, packets), hit));
                 mine = walk.space.or(mine, packets);
             }
         }
@@ -64,10 +66,15 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
             arriving = walk.space.or(arriving, arrived);
         }
     }
-    let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place).unwrap_or_default();
+    let hit = found.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, hit)| hit);
+    let place = hit.as_ref().map(|hit| walk.place(hit)).unwrap_or_default();
+    let rule = hit.and_then(|hit| match hit {
+        Hit::Rule(at, _) => Some(at),
+        Hit::Unread(_) => None,
+    });
     let translated = Found { certainty: walk.certainty(translated), place };
     let dropping = walk.dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
-    Answers { translated, arrive: Found { certainty: walk.certainty(arriving), place: dropping } }
+    Answers { translated, rule, arrive: Found { certainty: walk.certainty(arriving), place: dropping } }
 }
 
 /// Those of these packets that get an address of this host's from a rule: a masquerading one always gives one.

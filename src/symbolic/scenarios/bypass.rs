@@ -47,9 +47,12 @@ impl Flags {
 /// Connections whose clients can reach the real server past the translation of its address, and segments of that server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bypass {
-    /// Whether there are such connections over TCP, and which rule translates them.
+    /// Whether there are such connections over TCP, and which rule translates them. If not, the place is a rule that drops the
+    /// resets, if one does.
     pub translated: Found,
-    /// The rules that translate them.
+    /// Whether any rule that TCP gets to translates destinations.
+    pub is_translating: bool,
+    /// The rules that translate these, the least doubtful first; of position 0: a chain that was not read.
     pub rules: Vec<RuleAt>,
     /// Whether invalid segments of the real servers get to such clients. If not, the place is a rule that drops them.
     pub arrive: Found,
@@ -60,18 +63,25 @@ pub struct Bypass {
 /// Sends new connections through the rules, resets of their clients past the translation, and invalid segments back.
 pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
     let routing = &world.routing;
-    let told = routing.outward.iter().flatten().chain(routing.targets.iter().flat_map(|targets| targets.values().flatten()));
+    let told =
+        routing.outward.iter().flatten().chain(routing.targets.iter().flat_map(|targets| targets.values().flatten()));
     let told: BTreeSet<(u128, u128)> = told.map(|name| (*name, *name)).collect();
     let mut walk = Walk::new(world, &told.into_iter().collect::<Vec<_>>(), 0, effort);
     let (mut translated, mut arriving, mut hits, mut clients) = (NOTHING, NOTHING, Vec::new(), [false; 2]);
-    let mut dropping = BTreeSet::new();
+    let mut is_translating = false;
+    let (mut stopping, mut dropping) = (BTreeSet::new(), BTreeSet::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         for own in [true, false] {
             let Some(assumed) = may_send(&mut walk, family, own) else { continue };
             let mut way = Way { family, own, routes: NOTHING, hits: Vec::new() };
             let connections = way.connections(&mut walk);
             let connections = walk.space.and(connections, assumed);
+            is_translating |= !way.hits.is_empty();
+            walk.dropping.clear();
             let resets = way.resets(&mut walk, connections);
+            if !way.hits.is_empty() {
+                stopping.append(&mut walk.dropping);
+            }
             if walk.is_over() {
                 break;
             }
@@ -86,22 +96,21 @@ pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
                     hits.push((walk.assumptions.doubt(&walk.space, mine), hit));
                 }
             }
-            walk.dropping.clear();
             let late = way.late(&mut walk, resets);
             dropping.append(&mut walk.dropping);
             arriving = walk.space.or(arriving, late);
         }
     }
     hits.sort_by_key(|(doubt, _)| *doubt);
-    let place = hits.first().map(|(_, hit)| walk.place(hit)).unwrap_or_default();
+    let describe = |rules: BTreeSet<RuleAt>| rules.iter().next().map(|at| world.describe(at)).unwrap_or_default();
+    let place = hits.first().map_or_else(|| describe(stopping), |(_, hit)| walk.place(hit));
     let rules = hits.into_iter().filter_map(|(_, hit)| match hit {
         Hit::Rule(at, _) => Some(at),
         Hit::Unread(_) => None,
     });
     let translated = Found { certainty: walk.certainty(translated), place };
-    let dropping = dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
-    let arrive = Found { certainty: walk.certainty(arriving), place: dropping };
-    Bypass { translated, rules: rules.collect(), arrive, clients }
+    let arrive = Found { certainty: walk.certainty(arriving), place: describe(dropping) };
+    Bypass { translated, is_translating, rules: rules.collect(), arrive, clients }
 }
 
 /// If this host sends packets of its own, or forwards those of others. `None`: it does not.
@@ -136,12 +145,53 @@ impl OnNat for Way {
         if hook == Hook::Postrouting {
             return NOTHING; // the answers come back to this host itself: see `answers`
         }
+        let each = match walk.nat(hit) {
+            Some(nat) => {
+                walk.translations(hit, nat, packets).into_iter().map(|(nat, mine)| (Some(nat), mine)).collect()
+            }
+            None => vec![(None, packets)],
+        };
+        let each: Vec<Set> = each.into_iter().map(|(nat, packets)| self.sent(walk, hit, nat, packets)).collect();
+        walk.space.any(each)
+    }
+}
+
+/// Whether this stands for chains of Services that are too many to be read whole.
+fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
+    let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
+    let ruleset = walk.world.rules[*set].ruleset;
+    let searched = walk.world.chain(*set, chain).is_some_and(|chain| chain.only_searched());
+    searched && ruleset.setters.found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
+}
+
+/// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or
+/// nobody's.
+fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, Set)> {
+    let why = match &walk.world.routing.targets {
+        Err(why) => why.clone(),
+        Ok(targets) => match targets.get(&first).filter(|_| first == last) {
+            Some(Some(device)) => return Some((vec![(*device, *device)], EVERYTHING)),
+            Some(None) => return None,
+            None => format!("which way packets to {first} go was not looked up"),
+        },
+    };
+    let assumed = walk.answer(format!("way to {first}"), About::All, 2, 1, || why);
+    Some((SOME_DEVICE.to_vec(), assumed))
+}
+
+impl Way {
+    /// Packets whose destination is translated so, with that destination. `None`: by something that was not understood, or not read.
+    fn sent(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<Nat>, packets: Set) -> Set {
         let place = walk.place(hit);
-        let (addresses, ports, assumed) = match walk.nat(hit) {
-            Some(Nat { action: NatAction::Dnat | NatAction::Netmap, addresses, ports, .. }) => (*addresses, *ports, EVERYTHING),
-            Some(_) => return NOTHING, // for this host itself
+        let (addresses, ports, assumed) = match nat {
+            Some(Nat { action: NatAction::Masquerade | NatAction::Snat | NatAction::Redirect, .. }) => {
+                return NOTHING; // it leads to this host itself
+            }
+            Some(Nat { addresses: addresses @ (Chosen::Range(..) | Chosen::Unset), ports, .. }) => {
+                (addresses, ports, EVERYTHING)
+            }
             None if leads_to_services(walk, hit) => (Chosen::ByPacket, Chosen::ByPacket, EVERYTHING),
-            None => {
+            Some(Nat { addresses: Chosen::ByPacket, .. }) | None => {
                 let why = || format!("which destination {place} gives is not known");
                 let assumed = walk.answer(format!("destination {hit:?}"), About::All, 2, 1, why);
                 (Chosen::ByPacket, Chosen::ByPacket, assumed)
@@ -183,32 +233,7 @@ impl OnNat for Way {
         self.routes = walk.space.or(self.routes, by);
         if self.own { walk.set(packets, &Field::OutputName, &devices) } else { packets }
     }
-}
 
-/// Whether this stands for chains of Services that are too many to be read whole.
-fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
-    let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
-    let ruleset = walk.world.rules[*set].ruleset;
-    let searched = walk.world.chain(*set, chain).is_some_and(|chain| chain.only_searched());
-    searched && ruleset.setters.found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
-}
-
-/// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or
-/// nobody's.
-fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, Set)> {
-    let why = match &walk.world.routing.targets {
-        Err(why) => why.clone(),
-        Ok(targets) => match targets.get(&first).filter(|_| first == last) {
-            Some(Some(device)) => return Some((vec![(*device, *device)], EVERYTHING)),
-            Some(None) => return None,
-            None => format!("which way packets to {first} go was not looked up"),
-        },
-    };
-    let assumed = walk.answer(format!("way to {first}"), About::All, 2, 1, || why);
-    Some((SOME_DEVICE.to_vec(), assumed))
-}
-
-impl Way {
     fn begin(&self, walk: &mut Walk<'_>, what: &str) {
         let who = if self.own { "own" } else { "forwarded" };
         walk.stage = format!("{what} {} {who}", self.family);
@@ -240,26 +265,32 @@ impl Way {
                 (Field::OutputName, if self.own { SOME_DEVICE } else { NO_DEVICE }),
             ],
         );
-        let packets = self.from_clients(walk, packets);
+        let packets = self.sent_by_clients(walk, packets);
+        let packets = if self.own { packets } else { entering(walk, packets) };
+        let hook = if self.own { Hook::Output } else { Hook::Prerouting };
+        let packets = self.hook(walk, "new", hook, packets);
+        // Where there is no nat chain on the hook, nothing was asked about them.
+        let packets = walk.space.and(packets, walk.space.matching(&status, DST_NAT, DST_NAT));
         if self.own {
-            let packets = self.hook(walk, "new", Hook::Output, packets);
             return self.hook(walk, "new", Hook::Postrouting, packets);
         }
-        let packets = entering(walk, packets);
-        let packets = self.hook(walk, "new", Hook::Prerouting, packets);
         let packets = self.routed(walk, packets);
         let packets = walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
         self.hook(walk, "new", Hook::Postrouting, packets)
     }
 
     /// Those of these packets that have an address of this host's as their source, or of others.
-    fn from_clients(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+    fn sent_by_clients(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
         let (source, _) = walk.packets.ends();
         let loopback = walk.with(&source, &[LOOPBACK[usize::from(self.family == Family::Ipv6)]]);
         let packets = walk.space.minus(packets, loopback);
-        let Some(local) = walk.world.addresses_of_types(self.family, |kind| kind == LOCAL, None) else { return packets };
-        let local = walk.with(&source, local.as_ranges());
-        if self.own { walk.space.and(packets, local) } else { walk.space.minus(packets, local) }
+        match walk.world.addresses_of_types(self.family, |kind| kind == LOCAL, None) {
+            Some(local) => {
+                let local = walk.with(&source, local.as_ranges());
+                if self.own { walk.space.and(packets, local) } else { walk.space.minus(packets, local) }
+            }
+            None => if_so(walk, packets, "which addresses are this host's was not read"),
+        }
     }
 
     /// The same packets, by the devices that lead to their destinations.
@@ -289,7 +320,8 @@ impl Way {
     fn late(&self, walk: &mut Walk<'_>, resets: Set) -> Set {
         let resets = ends(walk, resets);
         let (source, destination) = walk.packets.ends();
-        let there = [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];
+        let there =
+            [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];
         let there: Vec<Vec<u32>> = there.iter().map(|field| walk.block(field).0).collect();
         let back = [&there[3..], &there[..3]].concat().concat();
         let ends = walk.space.renamed(resets, &there.concat(), &back);
@@ -318,6 +350,12 @@ fn flagged(walk: &mut Walk<'_>, packets: Set, Flags(mask, value): Flags) -> Set 
     })
 }
 
+/// These packets, if what was not read is so that they are there.
+fn if_so(walk: &mut Walk<'_>, packets: Set, why: &str) -> Set {
+    let assumed = walk.answer(why.to_owned(), About::All, 2, 1, || why.to_owned());
+    walk.space.and(packets, assumed)
+}
+
 /// Packets that come in from elsewhere.
 fn entering(walk: &mut Walk<'_>, packets: Set) -> Set {
     match &walk.world.routing.entries {
@@ -326,11 +364,7 @@ fn entering(walk: &mut Walk<'_>, packets: Set) -> Set {
             let entries = walk.space.ranges(&input, &walk.layout.names.holding(entries));
             walk.space.and(packets, entries)
         }
-        None => {
-            let why = || "which devices packets come in by was not read".to_owned();
-            let assumed = walk.answer("entries".into(), About::All, 2, 1, why);
-            walk.space.and(packets, assumed)
-        }
+        None => if_so(walk, packets, "which devices packets come in by was not read"),
     }
 }
 
@@ -343,11 +377,7 @@ fn from_inside(walk: &mut Walk<'_>, packets: Set) -> Set {
             let outward = walk.with(&Field::InputName, &outward);
             walk.space.minus(packets, outward)
         }
-        None => {
-            let why = || "by which devices default routes leave was not read".to_owned();
-            let assumed = walk.answer("outward".into(), About::All, 2, 1, why);
-            walk.space.and(packets, assumed)
-        }
+        None => if_so(walk, packets, "by which devices default routes leave was not read"),
     }
 }
 

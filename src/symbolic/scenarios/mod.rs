@@ -2,6 +2,7 @@
 
 pub mod answers;
 mod bound;
+pub mod bypass;
 mod effect;
 mod inner;
 mod on_nat;

@@ -1,7 +1,7 @@
 //! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
 //! segments that nobody stops.
 
-use crate::snapshot::netfilter::{Chain, Chosen, Family, Field, Hook, Nat, NatAction, Step};
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
@@ -14,32 +14,6 @@ const UDP: u128 = 17;
 const DNS: u128 = 53;
 /// Rules that translate packets to name servers, and are compared with each other.
 const MAX_HITS: usize = 2048;
-/// Chains that only Services lead to.
-const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
-
-fn is_destination_nat(nat: &Nat) -> bool {
-    matches!(nat.action, NatAction::Dnat | NatAction::Redirect)
-}
-
-/// Whether a rule gives connections another destination.
-pub fn destination_nat(world: &World<'_>) -> Found {
-    let found = world.find_step(&|step| matches!(step, Step::Nat(nat) if is_destination_nat(nat)));
-    if found.certainty == Certainty::Happens {
-        return found;
-    }
-    let searched = |set: &usize| world.rules[*set].ruleset.chains.values().any(Chain::only_searched);
-    let searched: Vec<usize> = (0..world.rules.len()).filter(searched).collect();
-    let setters = searched.iter().flat_map(|set| world.rules[*set].ruleset.setters.found.values());
-    let mut setters = setters.map(|(chain, _)| chain);
-    match (setters.find(|chain| OF_SERVICES.contains(&chain.chain.as_str())), found.certainty) {
-        (Some(chain), _) => Found { certainty: Certainty::Happens, place: format!("Services lead to {}", chain.chain) },
-        (None, Certainty::DoesNot) if !searched.is_empty() => {
-            let why = "the chains of Services are too large to be read whole";
-            Found { certainty: Certainty::Unknown(why.into()), place: String::new() }
-        }
-        (None, certainty) => Found { certainty, place: String::new() },
-    }
-}
 
 /// Whether UDP packets to one address and port 53 get one of several destinations.
 pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
@@ -134,24 +108,4 @@ pub(super) fn invalid_segments(walk: &mut Walk<'_>, family: Family) -> Option<Se
         }
         _ => packets,
     })
-}
-
-/// Whether TCP segments that connection tracking calls invalid pass through this host. If not, the place is a rule that
-/// drops them.
-pub fn invalid_passes(world: &World<'_>, effort: &Effort<'_>) -> Found {
-    let mut walk = Walk::new(world, &[], 0, effort);
-    let mut all = NOTHING;
-    for family in [Family::Ipv4, Family::Ipv6] {
-        let Some(mut packets) = invalid_segments(&mut walk, family) else { continue };
-        for hook in [Hook::Prerouting, Hook::Forward, Hook::Postrouting] {
-            walk.stage = format!("invalid {family} {hook}");
-            packets = walk.hook(hook, None, Flow::Invalid, packets, &mut Passing);
-            packets = walk.set(packets, &Field::OutputName, &[(1, u128::MAX)]);
-        }
-        if !walk.is_over() {
-            all = walk.space.or(all, packets);
-        }
-    }
-    let place = walk.dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
-    Found { certainty: walk.certainty(all), place }
 }

@@ -1,0 +1,146 @@
+//! Connections whose destination was translated, and segments that go round the translation. The host has 192.0.2.1 on eth0, by
+//! which its default route leaves, and containers behind docker0; pods are behind cni0.
+
+use super::language::{effort, rules};
+use super::unread::word;
+use crate::snapshot::netfilter::{address_key, name_key};
+use crate::symbolic::host::{LOCAL, OwnAddresses, Routing};
+use crate::symbolic::{Bypass, bypass};
+
+fn routing() -> Routing {
+    let names = |names: &[&str]| Some(names.iter().map(|name| name_key(name).unwrap()).collect());
+    let target = |(address, device): (&str, Option<&str>)| (address.parse().unwrap(), device.and_then(name_key));
+    let targets = [
+        ("172.17.0.2", Some("docker0")),
+        ("10.244.0.5", Some("cni0")),
+        ("192.0.2.7", Some("eth0")),
+        ("192.0.2.1", None),
+        ("fd00::5", Some("cni0")),
+    ];
+    Routing {
+        forwards: [Ok(true), Ok(true)],
+        entries: names(&["eth0", "docker0", "cni0"]),
+        outward: names(&["eth0"]),
+        targets: Ok(targets.map(target).into()),
+    }
+}
+
+fn walked(text: &str, routing: Routing) -> Bypass {
+    let written = rules(text);
+    let mut world = written.world();
+    let local = address_key("192.0.2.1".parse().unwrap());
+    let loopback = address_key("127.0.0.0".parse().unwrap());
+    let typed = vec![(LOCAL, (local, local), Some(2)), (LOCAL, (loopback, loopback | 0xff_ffff), Some(1))];
+    world.own = [Some(OwnAddresses { typed }), Some(OwnAddresses::default())];
+    world.routing = routing;
+    bypass(&world, &effort())
+}
+
+/// Whether there are such connections, and whether invalid segments get to their clients.
+fn bypassed(text: &str) -> [&'static str; 2] {
+    let found = walked(text, routing());
+    [found.translated, found.arrive].map(|found| word(&found.certainty))
+}
+
+const SERVICE: &str = "ip nat P: nat prerouting -100\n dst 10.96.0.1, proto 6 => dnat to 10.244.0.5 ports 443\n";
+const PUBLISHED: &str = "ip nat P: nat prerouting -100\n !iif docker0, proto 6, dport 8080 => dnat to 172.17.0.2 ports 80\n\
+                         ip nat O: nat output -100\n !iif docker0, proto 6, dport 8080 => dnat to 172.17.0.2 ports 80\n";
+
+#[test]
+fn a_client_behind_this_host_reaches_the_target_past_the_translation() {
+    for (rule, translated) in [
+        ("dst 10.96.0.1, proto 6 => dnat to 10.244.0.5", "yes"),
+        ("dst 10.96.0.1 => dnat to 10.244.0.5", "yes"),
+        ("iif cni0, proto 6 => dnat to 192.0.2.7", "yes"),
+        ("dst 10.96.0.1, proto 17 => dnat to 10.244.0.5", "no"),
+        ("iif eth0, proto 6 => dnat to 10.244.0.5", "no"),
+        ("iif gone0, proto 6 => dnat to 10.244.0.5", "no"),
+        ("src 192.0.2.1, proto 6 => dnat to 10.244.0.5", "no"), // nobody else has that address
+        ("proto 6 => dnat to 192.0.2.1", "no"),                 // this host
+        ("proto 6 => redirect ports 8080", "no"),
+        ("=> accept\n proto 6 => dnat to 10.244.0.5", "no"),
+        ("proto 6 => dnat to 10.9.9.9", "maybe"), // not looked up
+        ("proto 6 => odd", "maybe"),
+        ("opaque, proto 6 => dnat to 10.244.0.5", "maybe"),
+    ] {
+        let text = format!("ip nat P: nat prerouting -100\n {rule}");
+        assert_eq!(bypassed(&text)[0], translated, "{rule}");
+    }
+    assert_eq!(bypassed("ip nat P: nat postrouting 100\n => masquerade"), ["no", "no"]);
+    let own = |rule: &str| bypassed(&format!("ip nat O: nat output -100\n {rule}"));
+    assert_eq!(own("proto 6 => dnat to 10.244.0.5"), ["yes", "yes"]);
+    assert_eq!(own("proto 6 => dnat to 192.0.2.7"), ["yes", "yes"]);
+    assert_eq!(own("src 127.0.0.1, proto 6 => dnat to 10.244.0.5"), ["no", "no"], "it gets nowhere");
+    assert_eq!(bypassed("ip6 nat P: nat prerouting -100\n proto 6 => dnat to fd00::5"), ["yes", "yes"]);
+}
+
+#[test]
+fn what_connections_or_resets_do_not_pass_they_cannot_break() {
+    for (chain, translated) in [
+        ("ip raw P: filter prerouting -300\n dst 10.96.0.1 => notrack", "no"),
+        ("ip raw P: filter prerouting -300\n dst 10.96.0.1 => drop", "no"),
+        ("ip f F: filter forward 0 drop", "no"),
+        ("ip f F: filter forward 0 drop\n status 0x20 => accept", "no"), // a reset has no connection
+        ("ip f F: filter forward 0 drop\n status 0x20 => accept\n state 1 => accept", "yes"),
+        ("ip f F: filter forward 0\n iif cni0, oif cni0 => drop\n iif docker0, oif cni0 => drop", "no"),
+        ("ip f F: filter forward 0\n iif docker0, oif cni0 => drop", "yes"),
+        ("ip m P: filter prerouting -150\n state 1 => drop", "no"),
+        ("ip m P: filter postrouting -150\n state 1 => drop", "no"),
+        ("ip nat S: nat postrouting 100\n => masquerade", "no"), // answers come back to this host
+        ("ip nat S: nat postrouting 100\n !iif cni0 => masquerade", "yes"),
+        ("ip nat S: nat postrouting 100\n mark 0x4000/0x4000 => masquerade", "yes"),
+        ("ip f F: filter forward 0\n opaque => drop", "maybe"),
+        ("unread ip forward", "maybe"),
+        ("unread ip output", "yes"),
+    ] {
+        assert_eq!(bypassed(&format!("{SERVICE}{chain}"))[0], translated, "{chain}");
+    }
+    let with = |change: &dyn Fn(&mut Routing)| {
+        let mut routing = routing();
+        change(&mut routing);
+        word(&walked(SERVICE, routing).translated.certainty)
+    };
+    assert_eq!(with(&|routing| routing.forwards[0] = Ok(false)), "no");
+    assert_eq!(with(&|routing| routing.forwards[0] = Err("no answer".into())), "maybe");
+    assert_eq!(with(&|routing| routing.outward = routing.entries.clone()), "no");
+    assert_eq!(with(&|routing| routing.outward = None), "maybe");
+    assert_eq!(with(&|routing| routing.entries = None), "maybe");
+    assert_eq!(with(&|routing| routing.targets = Err("no answer".into())), "maybe");
+}
+
+#[test]
+fn invalid_segments_take_the_way_of_the_answers() {
+    for (chain, arrives) in [
+        ("", "yes"),
+        ("ip f I: filter input 0\n state 1 => drop", "yes"), // others forward theirs
+        ("ip f F: filter forward 0\n src 10.244.0.5, state 1 => drop", "no"),
+        ("ip f F: filter forward 0\n iif cni0, oif cni0, src 10.244.0.5, sport 443, state 1 => drop", "yes"), // to docker0
+        ("ip f F: filter forward 0\n iif cni0, sport 443, state 1 => drop", "no"),
+        ("ip f F: filter forward 0\n iif cni0, sport 444, state 1 => drop", "yes"),
+        ("ip f F: filter forward 0\n oif docker0 => accept\n iif cni0, sport 443, state 1 => drop", "yes"),
+        ("ip f F: filter forward 0\n sport 443, sometimes, state 1 => drop", "yes"),
+        ("ip f F: filter forward 0\n sport 443 => jump C\nip f C:\n unread", "maybe"),
+        ("ip m P: filter prerouting -150\n iif cni0, sport 443, state 1 => drop", "no"),
+        ("ip6 f F: filter forward 0\n state 1 => drop", "yes"),
+    ] {
+        let found = bypassed(&format!("{SERVICE}{chain}"));
+        assert_eq!(found, ["yes", arrives], "{chain}");
+    }
+    // A drop of both ways leaves nothing to reset, which is the same to whoever asks.
+    assert_eq!(bypassed(&format!("{SERVICE}ip f F: filter forward 0\n state 1 => drop")), ["no", "no"]);
+    // Those for this host itself pass input.
+    let own = PUBLISHED.split_once("ip nat O").map(|(_, own)| format!("ip nat O{own}")).unwrap();
+    assert_eq!(bypassed(&format!("{own}ip f F: filter forward 0\n state 1 => drop")), ["yes", "yes"]);
+    assert_eq!(bypassed(&format!("{own}ip f I: filter input 0\n state 1 => drop")), ["yes", "no"]);
+    assert_eq!(bypassed(&format!("{own}ip f O: filter output 0\n state 1 => drop")), ["no", "no"]);
+}
+
+#[test]
+fn a_published_port_concerns_this_host_and_other_bridges() {
+    let found = walked(PUBLISHED, routing());
+    assert_eq!((found.clients, word(&found.arrive.certainty)), ([true, true], "yes"));
+    assert_eq!(found.rules.len(), 2, "one on each hook");
+    let mut alone = routing();
+    alone.entries.as_mut().unwrap().pop();
+    assert_eq!(walked(PUBLISHED, alone).clients, [true, false], "nobody else is behind this host");
+}
