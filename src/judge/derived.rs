@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use super::backends;
 use crate::symbolic::{self, Answers, Bypass, Effort, Found, Kept, OuterPackets, ReachedRules, TunnelFacts, World};
 
 /// What walks have found on one set of facts.
@@ -18,6 +19,7 @@ pub struct Derived {
     answers: Once<Answers>,
     bypass: Once<Bypass>,
     translates: Once<Found>,
+    split: Once<Found>,
     dns_to_several: Once<Found>,
     /// Of each tunnel.
     outer: RefCell<Vec<(TunnelFacts, Once<OuterPackets>)>>,
@@ -50,8 +52,8 @@ impl Derived {
         self.outer.get_mut().retain(|(_, outer)| outer.end(cut));
     }
 
-    fn of_services(&self) -> [&Once<Found>; 2] {
-        [&self.translates, &self.dns_to_several]
+    fn of_services(&self) -> [&Once<Found>; 3] {
+        [&self.translates, &self.split, &self.dns_to_several]
     }
 
     /// Source-NAT rules that new connections get to.
@@ -67,6 +69,11 @@ impl Derived {
     /// Whether any rule translates addresses.
     pub fn translates(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
         self.translates.get(effort, || world.translates())
+    }
+
+    /// Whether rules for Services or pods stand in two backends, and which.
+    pub fn split(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
+        self.split.get(effort, || backends::split(world))
     }
 
     /// Whether name queries to one address get to one of several name servers.

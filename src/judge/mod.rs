@@ -1,6 +1,7 @@
 //! From what was seen to what it means: pure, and without a `Result`, because what could not be seen is in the
 //! data as `unknown`.
 
+mod backends;
 mod conditions;
 mod derived;
 mod history;

@@ -8,10 +8,6 @@ use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Backend, NatAction, Owner, PortRandomization, SourceNatRule};
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
-/// Who writes rules for Services and pods.
-const SERVICES: &[Owner] =
-    &[Owner::KubeProxy, Owner::Kubelet, Owner::Kubenet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
-
 impl Context<'_> {
     /// Rules that new connections get to, and why there may be more; or why they could not be read.
     fn reached(&self) -> Result<Arc<ReachedRules>, String> {
@@ -115,41 +111,6 @@ impl Context<'_> {
         match owner {
             None | Some(Owner::Other) => rule.place.clone(),
             Some(owner) => format!("{owner}'s {}", rule.place),
-        }
-    }
-
-    pub(super) fn service_nat_in_both(&self) -> Outcome {
-        let snapshot = self.snapshot;
-        let unread = [
-            snapshot.nftables.as_ref().map(|_| ()),
-            snapshot.legacy_ipv4.as_ref().map(|_| ()),
-            snapshot.legacy_ipv6.as_ref().map(|_| ()),
-            snapshot.source_nat_rules.as_ref().map(|_| ()),
-        ];
-        for reading in &unread {
-            if matches!(reading, Reading::Denied(_) | Reading::Failed(_)) {
-                return Outcome::unknown(reading.why());
-            }
-        }
-        let rules = snapshot.source_nat_rules.ok().map_or(&[][..], Vec::as_slice);
-        let of = |backend, wanted: &dyn Fn(Owner) -> bool| {
-            rules.iter().find(|rule| rule.backend == backend && SERVICES.contains(&rule.owner) && wanted(rule.owner))
-        };
-        let any = |_| true;
-        let Some(legacy) = of(Backend::Legacy, &any) else {
-            return Outcome::fails("no rule for Services or pods stands in legacy tables");
-        };
-        // Native rules beside legacy ones of someone else are no split: each program chooses its own interface.
-        let same_owner = rules
-            .iter()
-            .filter(|rule| rule.backend == Backend::Legacy)
-            .find_map(|legacy| Some((legacy, of(Backend::Nftables, &|owner| owner == legacy.owner)?)));
-        match of(Backend::IptablesNft, &any).map(|nft| (legacy, nft)).or(same_owner) {
-            Some((legacy, nft)) => Outcome::holds(format!(
-                "{}'s rules stand in legacy tables (chain {}), and {}'s in nf_tables (chain {})",
-                legacy.owner, legacy.chain, nft.owner, nft.chain
-            )),
-            None => Outcome::fails("rules for Services and pods stand in legacy tables only"),
         }
     }
 }

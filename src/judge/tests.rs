@@ -12,7 +12,7 @@ fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options) -> Repor
 }
 
 /// A node about which nothing is known, to be filled in.
-fn blank() -> Snapshot {
+pub(super) fn blank() -> Snapshot {
     let mut blank = replay(&testing::capture(), &Collectors::new());
     blank.conntrack.entries = Reading::Ok(0);
     blank.conntrack.entries_limit = Reading::Ok(1000);

@@ -1,0 +1,207 @@
+//! Rules of the same programs, or of programs that do the same, in more than one backend.
+
+use std::collections::BTreeMap;
+
+use super::conditions::{Context, Outcome};
+use crate::snapshot::netfilter::{Backend, ChainKind, Family, Hook, Owner, Step, owner};
+use crate::symbolic::{Certainty, Found, World};
+
+/// Who writes rules for Services and pods: what one of them has written stands in the way of another's.
+const SERVICES: &[Owner] =
+    &[Owner::KubeProxy, Owner::Kubelet, Owner::Kubenet, Owner::Flannel, Owner::CniPortmap, Owner::CniBridge];
+/// Whose rules stand only in their own way.
+const OTHERS: &[Owner] = &[Owner::Calico, Owner::Docker];
+
+/// A rule that translates: family of its packets, backend, who writes it, name of its chain.
+type Half = (Family, Backend, Owner, String);
+
+impl Context<'_> {
+    pub(super) fn service_nat_in_both(&self) -> Outcome {
+        match self.world().map(|world| self.derived.split(world, &self.effort)) {
+            Err(why) => Outcome::unknown(why),
+            Ok(found) => match &found.certainty {
+                Certainty::Happens => Outcome::holds(&found.place),
+                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::DoesNot => {
+                    Outcome::fails("no rules for Services or pods stand in two backends, for packets of one family")
+                }
+            },
+        }
+    }
+}
+
+/// Whether rules for Services or pods stand in two backends, and which.
+pub(super) fn split(world: &World<'_>) -> Found {
+    let mut halves: BTreeMap<(Family, Backend, Owner), Half> = BTreeMap::new();
+    let (mut searched, mut unread) = (Vec::new(), None);
+    for (at, rules) in world.rules.iter().enumerate() {
+        let hooks = [Hook::Prerouting, Hook::Output, Hook::Input, Hook::Postrouting];
+        let of_ip = [Family::Ipv4, Family::Ipv6, Family::Inet];
+        if let Some((family, hook, list)) = rules.ruleset.base_chains.first_unread(&of_ip, &hooks) {
+            unread.get_or_insert(format!("base chains of {family} {hook}: {}", list.why()));
+        }
+        for (id, chain) in rules.ruleset.reachable(ChainKind::Nat, &hooks) {
+            if chain.only_searched() {
+                searched.push((at, families(id.family), world.describe_chain(at, id)));
+            } else if let Some(part) = rules.ruleset.first_unread_in(id, chain) {
+                unread.get_or_insert(part.why());
+            }
+            let translates = |step: &Step| matches!(step, Step::Nat(_));
+            for rule in chain.known_rules().iter().filter(|rule| rule.steps.iter().any(translates)) {
+                let backend = match (rules.legacy, rule.from_xtables) {
+                    (true, _) => Backend::Legacy,
+                    (false, true) => Backend::IptablesNft,
+                    (false, false) => Backend::Nftables,
+                };
+                let owner = owner::owner(rules.ruleset, id, rule);
+                for family in families(id.family).iter().copied().filter(|_| is_known(owner)) {
+                    let half = || (family, backend, owner, id.chain.to_string());
+                    halves.entry((family, backend, owner)).or_insert_with(half);
+                }
+            }
+        }
+    }
+    let all: Vec<&Half> = halves.values().collect();
+    let pairs = all.iter().enumerate().flat_map(|(at, one)| all[at + 1..].iter().map(move |other| (*one, *other)));
+    if let Some((one, other)) = pairs.into_iter().find(|(one, other)| are_split(one, other)) {
+        let half = |(_, backend, owner, chain): &Half| {
+            format!("{owner}'s rules stand in {} (chain {chain})", tables(*backend))
+        };
+        let place = format!("{}, and {} as well", half(one), half(other));
+        return Found { certainty: Certainty::Happens, place };
+    }
+    // Of a part that is too large to be read whole, somebody else's backend may hold another half.
+    let large = searched.into_iter().find(|(at, families, _)| {
+        let legacy = world.rules[*at].legacy;
+        halves.keys().any(|(family, backend, _)| families.contains(family) && (*backend == Backend::Legacy) != legacy)
+    });
+    let large = large.map(|(.., chain)| format!("{chain} is too large to be read whole"));
+    let certainty = unread.or(large).map_or(Certainty::DoesNot, Certainty::Unknown);
+    Found { certainty, place: String::new() }
+}
+
+fn is_known(owner: Owner) -> bool {
+    SERVICES.contains(&owner) || OTHERS.contains(&owner)
+}
+
+/// Whether two such rules are halves that do not know of each other: of one program, or of two that share their rules through
+/// iptables. Native rules beside someone else's are none: each program chooses its own interface.
+fn are_split((family, backend, owner, _): &Half, (other_family, other_backend, other_owner, _): &Half) -> bool {
+    let shared = [backend, other_backend].iter().all(|backend| **backend != Backend::Nftables);
+    let same = shared && [owner, other_owner].iter().all(|owner| SERVICES.contains(owner));
+    family == other_family && backend != other_backend && (owner == other_owner || same)
+}
+
+/// The families whose packets meet a table's rules.
+fn families(of: Family) -> &'static [Family] {
+    match of {
+        Family::Ipv4 => &[Family::Ipv4],
+        Family::Ipv6 => &[Family::Ipv6],
+        _ => &[Family::Ipv4, Family::Ipv6],
+    }
+}
+
+fn tables(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Legacy => "legacy tables",
+        Backend::IptablesNft => "nf_tables, by way of iptables-nft",
+        Backend::Nftables => "nf_tables itself",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::snapshot::netfilter::{
+        Base, Chain, ChainId, Chosen, Nat, NatAction, PortRandomization, Rule, Ruleset, Verdict,
+    };
+    use crate::snapshot::{Failure, Reading, Snapshot};
+
+    fn rule(steps: Vec<Step>, from_xtables: bool) -> Reading<Arc<Vec<Rule>>> {
+        Reading::Ok(Arc::new(vec![Rule {
+            position: 1,
+            comment: String::new(),
+            steps,
+            counter: None,
+            from_xtables,
+            fingerprint: 0,
+        }]))
+    }
+
+    /// Rules with a chain on a hook, which leads to one that translates: family, name of the chain, how it is written.
+    fn ruleset(chains: &[(Family, &str, bool)]) -> Ruleset {
+        let mut ruleset = Ruleset::default();
+        for (family, name, from_xtables) in chains {
+            let id = |chain: &str| ChainId { family: *family, table: "nat".into(), chain: chain.into() };
+            let (action, hook) = match name.contains("POST") {
+                true => (NatAction::Masquerade, Hook::Postrouting),
+                false => (NatAction::Dnat, Hook::Prerouting),
+            };
+            let nat = Nat {
+                action,
+                addresses: Chosen::Unset,
+                ports: Chosen::Unset,
+                randomization: PortRandomization::None,
+                persistent: false,
+                map: None,
+            };
+            let base = Base { hook, kind: ChainKind::Nat, priority: -100, drops: false, devices: vec![] };
+            let jump = Step::Verdict(Verdict::Jump((*name).into()));
+            let base_id = id(&format!("from {name} {from_xtables}"));
+            ruleset.base_chains.add(hook, base_id.clone());
+            ruleset.chains.insert(base_id, Chain::new(Some(base), rule(vec![jump], *from_xtables)));
+            ruleset.chains.insert(id(name), Chain::new(None, rule(vec![Step::Nat(nat)], *from_xtables)));
+        }
+        ruleset
+    }
+
+    fn node(nftables: Ruleset, legacy: [Ruleset; 2]) -> Snapshot {
+        let mut node = crate::judge::tests::blank();
+        let [ipv4, ipv6] = legacy.map(|ruleset| Reading::Ok(Arc::new(ruleset)));
+        (node.nftables, node.legacy_ipv4, node.legacy_ipv6) = (Reading::Ok(Arc::new(nftables)), ipv4, ipv6);
+        node
+    }
+
+    fn certainty(node: &Snapshot) -> Certainty {
+        split(&World::new(node).unwrap()).certainty
+    }
+
+    #[test]
+    fn halves_of_one_family_in_two_backends_are_split() {
+        use Family::{Inet, Ipv4, Ipv6};
+        let (xt, native) = (true, false);
+        for (nftables, legacy, is_split) in [
+            (vec![(Ipv4, "KUBE-POSTROUTING", xt)], vec![(Ipv4, "KUBE-POSTROUTING", xt)], true),
+            (vec![(Ipv4, "KUBE-SERVICES", xt)], vec![(Ipv4, "KUBE-SERVICES", xt)], true),
+            (vec![(Ipv4, "KUBE-POSTROUTING", xt)], vec![(Ipv4, "KUBE-SERVICES", xt)], true),
+            (vec![(Ipv4, "KUBE-SERVICES", xt)], vec![(Ipv4, "FLANNEL-POSTRTG", xt)], true),
+            (vec![(Ipv6, "KUBE-SERVICES", xt)], vec![(Ipv4, "KUBE-SERVICES", xt)], false),
+            (vec![(Inet, "KUBE-SERVICES", native)], vec![(Ipv4, "KUBE-SERVICES", xt)], true),
+            (vec![(Ipv4, "KUBE-SERVICES", native), (Ipv4, "KUBE-POSTROUTING", xt)], vec![], true),
+            (vec![(Ipv4, "KUBE-SERVICES", native)], vec![(Ipv4, "FLANNEL-POSTRTG", xt)], false),
+            (vec![(Ipv4, "DOCKER", xt)], vec![(Ipv4, "DOCKER", xt)], true),
+            (vec![(Ipv4, "cali-PREROUTING", xt)], vec![(Ipv4, "cali-POSTROUTING", xt)], true),
+            (vec![(Ipv4, "DOCKER", xt)], vec![(Ipv4, "KUBE-SERVICES", xt)], false),
+            (vec![(Ipv4, "mine", xt)], vec![(Ipv4, "mine", xt)], false),
+            (vec![(Ipv4, "KUBE-SERVICES", xt), (Ipv4, "KUBE-POSTROUTING", xt)], vec![], false),
+        ] {
+            let found = certainty(&node(ruleset(&nftables), [ruleset(&legacy), Ruleset::default()]));
+            let expected = if is_split { Certainty::Happens } else { Certainty::DoesNot };
+            assert_eq!(found, expected, "{nftables:?} beside {legacy:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_read_may_hold_a_half() {
+        let chains = [(Family::Ipv4, "KUBE-SERVICES", true)];
+        let mut large = ruleset(&chains);
+        for chain in large.chains.values_mut() {
+            chain.rules = Reading::Failed(Failure::not_needed("only searched"));
+        }
+        let beside = |legacy: Ruleset| certainty(&node(large.clone(), [legacy, Ruleset::default()]));
+        assert_eq!(beside(Ruleset::default()), Certainty::DoesNot);
+        assert!(matches!(beside(ruleset(&chains)), Certainty::Unknown(why) if why.contains("too large")));
+    }
+}
