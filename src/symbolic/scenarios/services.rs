@@ -12,6 +12,8 @@ use crate::symbolic::world::{Found, World};
 const TCP: u128 = 6;
 const UDP: u128 = 17;
 const DNS: u128 = 53;
+const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
+const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
 /// Rules that translate packets to name servers, and are compared with each other.
 const MAX_HITS: usize = 2048;
 
@@ -23,17 +25,21 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
         for hook in [Hook::Output, Hook::Prerouting] {
             walk.stage = format!("dns {family} {hook}");
             walk.packets = Packets::new(Kind::Traffic, family);
-            let new = walk.in_state(&[state::NEW]);
+            let unseen = walk.in_state(&[state::INVALID]); // connection tracking has not seen them
+            let output = hook == Hook::Output;
             let packets = walk.all_with(
-                walk.space.and(new, walk.start()),
+                walk.space.and(unseen, walk.start()),
                 &[
                     (Field::L4Proto, &[(UDP, UDP)]),
                     (Field::DestinationPort, &[(DNS, DNS)]),
                     (Field::ConnectionDirection, &[(0, 0)]),
+                    (Field::Mark, &[(0, 0)]),
+                    (Field::InputName, if output { NO_DEVICE } else { SOME_DEVICE }),
+                    (Field::OutputName, if output { SOME_DEVICE } else { NO_DEVICE }),
                 ],
             );
             let mut hits = Hits::default();
-            walk.nat_core(hook, Flow::First, packets, &mut hits);
+            walk.hook(hook, None, Flow::First, packets, &mut hits);
             let hits: Vec<(Hit, Set)> = hits.0.into_iter().collect();
             if hits.len() > MAX_HITS {
                 let why = || format!("more than {MAX_HITS} ways lead to name servers");

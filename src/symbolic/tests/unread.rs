@@ -112,6 +112,11 @@ fn destinations_may_be_translated_by_what_was_not_read() {
         let text = format!("unread {list}");
         assert_eq!(several(&text), "maybe", "{list}");
     }
+    let both = "ip nat O: nat output -100\n dst 10.96.0.10 => jump A\n dst 10.96.0.10 => jump B\nip nat A:\n \
+                sometimes => dnat to 10.0.0.1\nip nat B:\n => dnat to 10.0.0.2\n";
+    assert_eq!(several(both), "yes");
+    assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.10 => notrack")), "no");
+    assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.11 => notrack")), "yes");
     assert_eq!(several("unread ip forward"), "no");
 }
 
