@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::counters::conntrack_stats;
 use support::race::{Limits, Race, race};
 use support::report::{Report, check_here};
-use support::router::{Backend, NatRule, Ports, Proto, ROUTER_WAN, Router, WAN};
+use support::router::{Backend, CLIENTS, NatRule, Ports, Proto, ROUTER_WAN, Router, WAN};
 use support::rules::{load, nft};
 use support::wait::exclusive;
 
@@ -128,6 +128,68 @@ fn only_rules_that_connections_get_to_count() {
         assert_eq!(report.state(ADVISORY), if loses { "exposed" } else { "mitigated" }, "{name}: {}", report.json);
         assert!(if loses { lost > RANDOM_FAILURES } else { lost <= RANDOM_FAILURES }, "{name}: {lost} lost");
     }
+}
+
+/// What nothing can collide in: no packet gets to the rule, or each client has an address of its own.
+#[test]
+fn only_sources_that_are_given_one_address_race() {
+    let _machine = exclusive();
+    let to = |client: usize, last: u8| {
+        format!("-A POSTROUTING -s {}/32 -o {WAN} -j SNAT --to-source 10.77.2.{last}", CLIENTS[client])
+    };
+    let masquerade = format!("-A POSTROUTING -s 10.77.1.0/24 -o {WAN} -j MASQUERADE");
+    let both = |first: u8, second: u8| format!("{}\n{}", to(0, first), to(1, second));
+    for (name, nat, others, state) in [
+        ("one address for each", both(21, 22), "", "not_affected"),
+        ("one of them this host's", both(1, 22), "", "not_affected"),
+        ("one address for both", both(21, 21), "", "exposed"),
+        (
+            "a network for another",
+            format!("-A POSTROUTING -s 10.77.1.0/24 -o {WAN} -j NETMAP --to 10.77.2.0/24"),
+            "",
+            "not_affected",
+        ),
+        ("a device that is not there", format!("-A POSTROUTING -o {WAN}0 -j MASQUERADE"), "", "not_affected"),
+        ("nothing is forwarded", masquerade.clone(), "*filter\n:FORWARD DROP\nCOMMIT\n", "not_affected"),
+        (
+            "something is",
+            masquerade.clone(),
+            "*filter\n:FORWARD DROP\n-A FORWARD -i lan0 -j ACCEPT\nCOMMIT\n",
+            "exposed",
+        ),
+        ("nothing is tracked", masquerade.clone(), "*raw\n-A PREROUTING -j NOTRACK\nCOMMIT\n", "not_affected"),
+        (
+            "an empty set",
+            format!("-A POSTROUTING -m set --match-set none src -o {WAN} -j MASQUERADE"),
+            "",
+            "not_affected",
+        ),
+    ] {
+        let lab = Router::plain();
+        lab.router.run(&["ipset", "create", "none", "hash:net"]);
+        load(&lab.router, &["iptables-nft-restore"], &format!("*nat\n{nat}\nCOMMIT\n{others}"));
+        let races = state == "exposed";
+        let (lost, report) = lost(&lab, Proto::Udp, if races { RANDOM_FAILURES + 1 } else { 0 });
+        println!("{name}: {lost} lost, {}", report.state(ADVISORY));
+        assert_eq!(report.state(ADVISORY), state, "{name}: {}", report.json);
+        assert_eq!(lost > 0, races, "{name}: {lost} lost");
+    }
+    let lab = Router::with(NatRule::masquerade(Backend::Nft, Ports::Kept));
+    assert_eq!(check_here(&lab.router, &[]).state(ADVISORY), "exposed");
+    lab.router.sysctl("net.ipv4.ip_forward", 0);
+    assert_eq!(check_here(&lab.router, &[]).state(ADVISORY), "not_affected", "it forwards nothing");
+}
+
+#[test]
+fn a_small_range_of_ports_says_that_it_runs_out() {
+    let lab =
+        Router::with(NatRule::masquerade(Backend::Nft, Ports::Range { proto: Proto::Udp, low: 1024, high: 1029 }));
+    let report = check_here(&lab.router, &[]);
+    let text = report.advisory(ADVISORY)["conditions"].to_string();
+    assert!(
+        text.contains("it has only 6 ports: connections to one destination are lost once these are used up"),
+        "{text}"
+    );
 }
 
 #[test]

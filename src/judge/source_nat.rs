@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Backend, NatAction, Owner, PortRandomization, SourceNatRule};
+use crate::snapshot::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
 impl Context<'_> {
-    /// Rules that new connections get to, and why there may be more; or why they could not be read.
+    /// Rules that let new connections compete, and why there may be more; or why they could not be read.
     fn reached(&self) -> Result<Arc<ReachedRules>, String> {
         self.world().map(|world| self.derived.reached(world, &self.effort))
     }
@@ -31,7 +31,12 @@ impl Context<'_> {
                 _ => Outcome::unknown(format!("{} is not understood", rule.place)),
             },
             (None, []) if gave_up.is_some() => Outcome::unknown(gave_up.unwrap_or_default()),
-            (None, []) => Outcome::fails("new connections get to no rule that translates their source"),
+            (None, []) => Outcome::fails(match &found.one_to_one {
+                Some(place) => {
+                    format!("where new connections are translated ({place}), no two sources get one address")
+                }
+                None => "new connections get to no rule that translates their source".into(),
+            }),
         }
     }
 
@@ -64,7 +69,8 @@ impl Context<'_> {
                 }
                 _ => "keeps ports where it can, so that two connections can pick the same one at once",
             };
-            return Outcome::holds(format!("{} {how}{}", self.describe(rule), others(count - 1)));
+            let few = few_ports(rule);
+            return Outcome::holds(format!("{} {how}{few}{}", self.describe(rule), others(count - 1)));
         }
         for (rule, choice) in &keeps {
             match (choice, &rule.certainty) {
@@ -88,13 +94,16 @@ impl Context<'_> {
         }
         match keeps.as_slice() {
             [] => Outcome::fails("no port is chosen"),
-            [(rule, _)] => Outcome::fails(format!("{} {}", self.describe(rule), protection(rule))),
-            [(rule, _), rest @ ..] => Outcome::fails(format!(
-                "{} {}, and so do or need not {} others",
-                self.describe(rule),
-                protection(rule),
-                rest.len()
-            )),
+            all => {
+                // The one with the fewest ports says most.
+                let (rule, _) = all.iter().min_by_key(|(rule, _)| ports(rule)).unwrap_or(&all[0]);
+                let rest = match all.len() - 1 {
+                    0 => String::new(),
+                    1 => ", and so does 1 other".into(),
+                    rest => format!(", and so do {rest} others"),
+                };
+                Outcome::fails(format!("{} chooses random ports{}{rest}", self.describe(rule), few_ports(rule)))
+            }
         }
     }
 
@@ -118,7 +127,7 @@ impl Context<'_> {
 /// How a rule chooses a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
-    /// Another one for each connection, or none at all.
+    /// Another one for each connection.
     Random,
     /// The same one for two connections at once.
     Predictable,
@@ -131,18 +140,31 @@ enum Choice {
 /// `predictable`: whether the kernel makes `random` that.
 fn choice(rule: &Reached, predictable: DefectState) -> Choice {
     let Some(nat) = &rule.nat else { return Choice::NotUnderstood };
-    match (nat.action, nat.randomization, predictable) {
-        (NatAction::Netmap, ..) | (_, PortRandomization::RandomFully, _) => Choice::Random,
-        (_, PortRandomization::Random, DefectState::Absent) => Choice::Random,
-        (_, PortRandomization::Random, DefectState::Unknown) => Choice::ByKernel,
-        (_, PortRandomization::Random, DefectState::Present) | (_, PortRandomization::None, _) => Choice::Predictable,
+    match (nat.randomization, predictable) {
+        (PortRandomization::RandomFully, _) | (PortRandomization::Random, DefectState::Absent) => Choice::Random,
+        (PortRandomization::Random, DefectState::Unknown) => Choice::ByKernel,
+        (PortRandomization::Random, DefectState::Present) | (PortRandomization::None, _) => Choice::Predictable,
     }
 }
 
-fn protection(rule: &Reached) -> &'static str {
-    match &rule.nat {
-        Some(nat) if nat.action == NatAction::Netmap => "maps addresses one to one",
-        _ => "chooses random ports",
+/// How many ports a rule has to choose from.
+fn ports(rule: &Reached) -> u32 {
+    match rule.nat.as_ref().map(|nat| nat.ports) {
+        Some(Chosen::Range(first, last)) => u32::from(last.saturating_sub(first)) + 1,
+        _ => u16::MAX.into(),
+    }
+}
+
+/// That ports run out, where they are few: no way of choosing helps against that.
+fn few_ports(rule: &Reached) -> String {
+    /// Ports towards one destination that a single busy client can use up.
+    const FEW: u32 = 8192;
+    match ports(rule) {
+        many if many > FEW => String::new(),
+        1 => "; it has only 1 port: a second connection to one destination is lost, which is no race".into(),
+        few => format!(
+            "; it has only {few} ports: connections to one destination are lost once these are used up, which is no race"
+        ),
     }
 }
 

@@ -103,11 +103,20 @@ impl Assumptions {
     /// Whether some packet is in it whatever the answers are. `determined`: variables whose value the rest of the packet and
     /// the answers tell.
     pub fn must(&self, space: &Space<'_>, set: Set, determined: &BTreeSet<u32>) -> bool {
-        let always = match self.depends_on_packets(space, set) {
+        self.by_answers(space, self.for_certain(space, set, determined)) == EVERYTHING
+    }
+
+    /// The packets that are in it whatever is asked about each packet. `determined`: as above.
+    pub fn for_certain(&self, space: &Space<'_>, set: Set, determined: &BTreeSet<u32>) -> Set {
+        match self.depends_on_packets(space, set) {
             true => space.for_all(space.exists(set, determined), &self.of_each),
             false => set,
-        };
-        self.by_answers(space, always) == EVERYTHING
+        }
+    }
+
+    /// Variables of questions with one answer for all packets.
+    pub fn about_all(&self) -> &BTreeSet<u32> {
+        &self.of_all
     }
 
     /// The answers with which some packet is in it.

@@ -3,18 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::host::prefix_range;
+use super::host::{may_be_chosen, prefix_range};
 use super::past::{Past, past};
 use super::values::Values;
 use crate::snapshot::netfilter::{Family, address_key, name_key};
-use crate::snapshot::{Address, KernelVersion, Link, OuterRoute, Reading, Route, Snapshot, Tunnel, feeders};
+use crate::snapshot::{Address, Link, OuterRoute, Reading, Route, Snapshot, Tunnel, feeders};
 
-/// `RT_SCOPE_UNIVERSE`
-const UNIVERSE: u8 = 0;
 /// `LOOPBACK_IFINDEX`: of the first device of each network namespace.
 const LOOPBACK_INDEX: u32 = 1;
-/// From this version on, rules on postrouting see the device that a packet came in by.
-const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 
 /// A tunnel and its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +27,6 @@ pub struct TunnelFacts {
     pub bridged: bool,
     /// Frames that cross bridges pass the rules of IP, of IPv4 and of IPv6. `Err`: that was not read.
     pub bridges_call_rules: [Result<bool, String>; 2],
-    /// Something beside the rules gives connections other destinations: IPVS. `Err`: that was not read.
-    pub balanced: Result<bool, String>,
-    /// This host forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
-    pub forwards: [Result<bool, String>; 2],
     /// UDP ports that it sends to; `None`: not known.
     pub ports: Option<Values>,
     /// UDP ports that it sends from; `None`: not known.
@@ -49,8 +41,6 @@ pub struct TunnelFacts {
     pub past: [Vec<Past>; 2],
     /// It insists on a device, and packets that are routed again without that may leave by another.
     pub strays: bool,
-    /// Rules on postrouting see where a packet came in. `Err`: the kernel's version was not read.
-    pub input_in_postrouting: Result<bool, String>,
 }
 
 impl TunnelFacts {
@@ -106,11 +96,6 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
     if let Some(route) = snapshot.routes.ok().into_iter().flatten().find(|route| is_unresolved(route)) {
         return Err(format!("a route in table {} has a next-hop object, which is not read", route.table));
     }
-    let forwards = [0, 1].map(|at| match &snapshot.forwarding[at] {
-        Reading::Ok(forwards) => Ok(*forwards),
-        Reading::Absent(_) => Ok(false),
-        unread => Err(format!("whether this host forwards packets was not read: {}", unread.why())),
-    });
     let ports = tunnel.port.and_then(|own| match &tunnel.fdb {
         Reading::Ok(entries) => {
             let listed = entries.iter().filter_map(|entry| entry.port);
@@ -161,12 +146,6 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
                 )),
             }
         }),
-        balanced: match &snapshot.ipvs_services {
-            Reading::Ok(services) => Ok(*services != 0),
-            Reading::Absent(_) => Ok(false),
-            unread => Err(format!("whether IPVS translates destinations was not read: {}", unread.why())),
-        },
-        forwards,
         ports,
         source_ports: source_ports.map(|(first, last)| Values::ranges(vec![(first.into(), last.into())])),
         ways,
@@ -180,12 +159,6 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         strays: tunnel
             .link
             .is_some_and(|own| strays(snapshot.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
-        input_in_postrouting: match &snapshot.kernel {
-            Reading::Ok(kernel) => Ok(kernel.base >= INPUT_IN_POSTROUTING),
-            unread => {
-                Err(format!("whether rules on postrouting see the incoming device is not known: {}", unread.why()))
-            }
-        },
     })
 }
 
@@ -335,14 +308,6 @@ fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
         }
     };
     route.devices.iter().enumerate().map(by).collect()
-}
-
-/// Whether the kernel may take an address of a family by itself.
-fn may_be_chosen(address: &Address, ipv6: bool) -> bool {
-    !address.unpreferred
-        && address.address.is_ipv6() == ipv6
-        && address.scope == UNIVERSE
-        && (ipv6 || !address.secondary)
 }
 
 /// The address that masquerading writes for packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.

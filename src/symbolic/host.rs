@@ -6,18 +6,121 @@ use std::net::IpAddr;
 use super::values::Values;
 use super::world::World;
 use crate::snapshot::netfilter::{DeviceProperty, Family, address_key, name_key};
-use crate::snapshot::{Link, Reading, Snapshot};
+use crate::snapshot::{Address, KernelVersion, Link, Reading, Snapshot};
 
 /// `RTN_UNICAST`
 const UNICAST: u128 = 1;
-/// `ARPHRD_LOOPBACK`
-const ARPHRD_LOOPBACK: u16 = 772;
 /// `RTN_LOCAL`
 pub const LOCAL: u128 = 2;
 /// `RTN_BROADCAST`
 const BROADCAST: u128 = 3;
 /// `RTN_MULTICAST`
 const MULTICAST: u128 = 5;
+/// `ARPHRD_LOOPBACK`
+pub const ARPHRD_LOOPBACK: u16 = 772;
+/// `RT_SCOPE_UNIVERSE`
+const UNIVERSE: u8 = 0;
+/// `RT_SCOPE_LINK`
+const LINK: u8 = 253;
+/// From this version on, rules on postrouting see the device that a packet came in by.
+const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
+
+/// What has to be known about this host beside its rules and its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Addresses of its devices. `Err`: they were not read.
+    pub addresses: Result<Vec<Address>, String>,
+    /// It forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
+    pub forwards: [Result<bool, String>; 2],
+    /// Something beside the rules gives connections other destinations: IPVS. `Err`: that was not read.
+    pub balanced: Result<bool, String>,
+    /// Rules on postrouting see where a packet came in. `Err`: the kernel's version was not read.
+    pub input_in_postrouting: Result<bool, String>,
+    /// Names of the devices by which default routes of any table leave. `Err`: they were not read.
+    pub outward: Result<Vec<u128>, String>,
+    /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
+    pub targets: Result<BTreeMap<IpAddr, Option<u128>>, String>,
+}
+
+impl HostFacts {
+    /// Of a node.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let name = |index: u32| {
+            let link = snapshot.links.ok()?.iter().find(|link| link.index == index)?;
+            name_key(&link.name)
+        };
+        Self {
+            outward: outward(snapshot, name),
+            targets: match &snapshot.targets {
+                Reading::Ok(targets) => {
+                    let named = |(address, device): (&IpAddr, &Option<u32>)| match device {
+                        None => Some((*address, None)),
+                        Some(index) => Some((*address, Some(name(*index)?))),
+                    };
+                    // What leads by a device that is not known was not looked up.
+                    Ok(targets.iter().filter_map(named).collect())
+                }
+                unread => Err(format!("which way translated packets go was not read: {}", unread.why())),
+            },
+            addresses: match &snapshot.addresses {
+                Reading::Ok(addresses) => Ok(addresses.clone()),
+                unread => Err(format!("the addresses of this host were not read: {}", unread.why())),
+            },
+            forwards: snapshot.forwarding.each_ref().map(|forwarding| match forwarding {
+                Reading::Ok(forwards) => Ok(*forwards),
+                Reading::Absent(_) => Ok(false),
+                unread => Err(format!("whether this host forwards packets was not read: {}", unread.why())),
+            }),
+            balanced: match &snapshot.ipvs_services {
+                Reading::Ok(services) => Ok(*services != 0),
+                Reading::Absent(_) => Ok(false),
+                unread => Err(format!("whether IPVS translates destinations was not read: {}", unread.why())),
+            },
+            input_in_postrouting: match &snapshot.kernel {
+                Reading::Ok(kernel) => Ok(kernel.base >= INPUT_IN_POSTROUTING),
+                unread => {
+                    Err(format!("whether rules on postrouting see the incoming device is not known: {}", unread.why()))
+                }
+            },
+        }
+    }
+
+    /// Nothing of it was read.
+    pub fn unread(why: &str) -> Self {
+        let unread = || Err(why.to_owned());
+        Self {
+            addresses: Err(why.to_owned()),
+            forwards: [unread(), unread()],
+            balanced: unread(),
+            input_in_postrouting: unread(),
+            outward: Err(why.to_owned()),
+            targets: Err(why.to_owned()),
+        }
+    }
+}
+
+/// The devices by which default routes leave.
+fn outward(snapshot: &Snapshot, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128>, String> {
+    let unread = |why: &str| format!("by which devices default routes leave was not read: {why}");
+    let routes = snapshot.routes.ok().ok_or_else(|| unread(&snapshot.routes.why()))?;
+    let mut devices = BTreeSet::new();
+    for route in routes.iter().filter(|route| route.prefix_length == 0 && u128::from(route.kind) == UNICAST) {
+        if route.nexthop.is_some() && route.devices.is_empty() {
+            return Err(unread("a route has a next-hop object, which is not read"));
+        }
+        devices.extend(&route.devices);
+    }
+    let names: Option<Vec<u128>> = devices.into_iter().map(name).collect();
+    names.ok_or_else(|| unread("a device is not known by its name"))
+}
+
+/// Whether the kernel may take an address of a family by itself.
+pub fn may_be_chosen(address: &Address, ipv6: bool) -> bool {
+    !address.unpreferred
+        && address.address.is_ipv6() == ipv6
+        && address.scope == UNIVERSE
+        && (ipv6 || !address.secondary)
+}
 
 /// A device, as far as rules can tell it from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,73 +135,33 @@ pub struct Device<'a> {
     pub kind: Option<&'a str>,
     /// `ARPHRD_*`
     pub hardware_type: u16,
+    /// It is up, and what it gets meets rules of IP by its name: it is no port of a bridge, or of another device that takes it.
+    pub up: bool,
 }
 
-/// How packets get through this host, as far as rules do not say it.
+impl Device<'_> {
+    /// Whether packets of other hosts come in by it, and packets for them leave.
+    pub fn is_connected(&self) -> bool {
+        self.up && self.hardware_type != ARPHRD_LOOPBACK && self.name != "lo"
+    }
+}
+
+/// What leads to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Routing {
-    /// Whether it forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
-    pub forwards: [Result<bool, String>; 2],
-    /// Names of the devices by which packets of IP come in from elsewhere. `None`: not read.
-    pub entries: Option<Vec<u128>>,
-    /// Names of the devices by which default routes of any table leave. `None`: not read.
-    pub outward: Option<Vec<u128>>,
-    /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
-    pub targets: Result<BTreeMap<IpAddr, Option<u128>>, String>,
+pub enum Connected {
+    /// Nothing does yet.
+    Nowhere,
+    /// Devices that are up, by index and name.
+    By(Vec<(u32, u128)>),
+    /// That is not known: devices were not read, or the name of one is not known byte by byte.
+    Unknown,
 }
 
-impl Routing {
-    /// Nothing of it was read.
-    pub fn unread(why: &str) -> Self {
-        let unread = || Err(why.to_owned());
-        Self { forwards: [unread(), unread()], entries: None, outward: None, targets: Err(why.to_owned()) }
-    }
-
-    /// Of a node.
-    pub fn of(snapshot: &Snapshot) -> Self {
-        let forwards = [0, 1].map(|at| match &snapshot.forwarding[at] {
-            Reading::Ok(forwards) => Ok(*forwards),
-            Reading::Absent(_) => Ok(false),
-            unread => Err(format!("whether this host forwards packets was not read: {}", unread.why())),
-        });
-        let links = snapshot.links.ok();
-        let entries = links.and_then(|links| {
-            let entries =
-                links.iter().filter(|link| link.up && link.hardware_type != ARPHRD_LOOPBACK && !is_port(links, link));
-            entries.map(|link| name_key(&link.name)).collect()
-        });
-        let name = |index: u32| {
-            let link = links?.iter().find(|link| link.index == index)?;
-            name_key(&link.name)
-        };
-        let outward = snapshot.routes.ok().and_then(|routes| {
-            let defaults = routes.iter().filter(|route| route.prefix_length == 0 && route.kind == UNICAST as u8);
-            // The devices of a next-hop object are not read.
-            let devices =
-                defaults.map(|route| (route.nexthop.is_none() || !route.devices.is_empty()).then_some(&route.devices));
-            let devices: BTreeSet<u32> = devices.collect::<Option<Vec<_>>>()?.into_iter().flatten().copied().collect();
-            devices.into_iter().map(name).collect()
-        });
-        let targets = match &snapshot.targets {
-            Reading::Ok(targets) => {
-                let named = |(address, device): (&IpAddr, &Option<u32>)| match device {
-                    None => Some((*address, None)),
-                    Some(index) => Some((*address, Some(name(*index)?))),
-                };
-                // What leads by a device that is not known was not looked up.
-                Ok(targets.iter().filter_map(named).collect())
-            }
-            unread => Err(format!("which way translated packets go was not read: {}", unread.why())),
-        };
-        Self { forwards, entries, outward, targets }
-    }
-}
-
-/// Whether a device hands what comes in to another one before rules of IP see it.
-fn is_port(links: &[Link], link: &Link) -> bool {
+/// Indices of devices that take what their ports get before rules of IP see it.
+pub fn taking(links: &[Link]) -> BTreeSet<u32> {
     const TAKING: &[&str] = &["bridge", "bond", "team", "openvswitch"];
-    let kind = link.master.and_then(|master| links.iter().find(|other| other.index == master)?.kind.as_deref());
-    kind.is_some_and(|kind| TAKING.contains(&kind))
+    let takes = |link: &&Link| link.kind.as_deref().is_some_and(|kind| TAKING.contains(&kind));
+    links.iter().filter(takes).map(|link| link.index).collect()
 }
 
 /// Addresses that have a type of their own, in one family.
@@ -108,7 +171,37 @@ pub struct OwnAddresses {
     pub typed: Vec<(u128, (u128, u128), Option<u32>)>,
 }
 
+/// Addresses that packets of this host may have as their source: those that are valid beyond it and beyond a link.
+pub fn own_sources(addresses: &[Address], family: Family) -> impl Iterator<Item = u128> {
+    let ipv6 = family == Family::Ipv6;
+    let own = addresses.iter().filter(move |own| own.address.is_ipv6() == ipv6 && own.scope < LINK);
+    own.map(|own| address_key(own.address))
+}
+
 impl World<'_> {
+    /// The devices that lead to other hosts.
+    pub fn connected(&self) -> Connected {
+        let Some(devices) = &self.devices else { return Connected::Unknown };
+        let up = devices.iter().filter(|device| device.is_connected());
+        match up.map(|device| Some((device.index, name_key(device.name)?))).collect::<Option<Vec<_>>>() {
+            Some(none) if none.is_empty() => Connected::Nowhere,
+            Some(up) => Connected::By(up),
+            None => Connected::Unknown,
+        }
+    }
+
+    /// Addresses that are this host's. `None`: they were not read.
+    pub fn local_addresses(&self, family: Family) -> Option<Values> {
+        /// `127.0.0.0/8`
+        const LOOPBACK: (u128, u128) = (0x7f00_0000, 0x7fff_ffff);
+        self.addresses_of_types(family, |kind| kind == LOCAL, None).or_else(|| {
+            let ipv6 = family == Family::Ipv6;
+            let own = self.host.addresses.as_ref().ok()?.iter().filter(|own| own.address.is_ipv6() == ipv6);
+            let own = own.map(|own| address_key(own.address)).map(|own| (own, own));
+            Some(Values::ranges(own.chain((!ipv6).then_some(LOOPBACK)).collect()))
+        })
+    }
+
     /// Names of the links whose index meets a test; 0 is no device and has no name. `None`: they are not known.
     pub fn names(&self, meets: impl Fn(u128) -> bool) -> Option<Values> {
         let mut names = self.names_of(|link| Some(meets(link.index.into())))?;

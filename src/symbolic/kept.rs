@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::host::{Device, OwnAddresses, Routing};
+use super::host::{Device, HostFacts, OwnAddresses};
 use super::world::{Rules, World};
 use crate::snapshot::netfilter::Ruleset;
 
 /// What a [`Device`] holds.
-type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16);
+type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16, bool);
 
 /// What a world was like, to be held against a later one.
 #[derive(Clone, Debug)]
@@ -17,17 +17,17 @@ pub struct Kept {
     devices: Option<Vec<OwnedDevice>>,
     local_sources: BTreeMap<IpAddr, bool>,
     ipsec: Result<bool, String>,
-    routing: Routing,
+    host: HostFacts,
     own: [Option<OwnAddresses>; 2],
 }
 
 impl Kept {
     /// Of this world. Rules are not copied, but shared with it.
     pub fn of(world: &World<'_>) -> Self {
-        let World { rules, devices, own, local_sources, ipsec, routing, survey: _, remembered: _ } = world;
+        let World { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = world;
         let owned = |device: &Device<'_>| {
-            let Device { index, name, group, kind, hardware_type } = device;
-            (*index, (*name).to_owned(), *group, kind.map(str::to_owned), *hardware_type)
+            let Device { index, name, group, kind, hardware_type, up } = device;
+            (*index, (*name).to_owned(), *group, kind.map(str::to_owned), *hardware_type, *up)
         };
         Self {
             rules: rules.iter().map(|rules| (rules.legacy, rules.ruleset.clone())).collect(),
@@ -35,18 +35,18 @@ impl Kept {
             own: own.clone(),
             local_sources: local_sources.clone(),
             ipsec: ipsec.clone(),
-            routing: routing.clone(),
+            host: host.clone(),
         }
     }
 
     /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
     /// ones may be gone, and comparing is cheaper the next time.
     pub fn is_like(&mut self, world: &World<'_>) -> bool {
-        let World { rules, devices, own, local_sources, ipsec, routing, survey: _, remembered: _ } = world;
+        let World { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = world;
         let same_device = |(known, device): (&OwnedDevice, &Device<'_>)| {
-            let Device { index, name, group, kind, hardware_type } = device;
-            let (known_index, known_name, known_group, known_kind, known_type) = known;
-            (known_index, known_group, known_type) == (index, group, hardware_type)
+            let Device { index, name, group, kind, hardware_type, up } = device;
+            let (known_index, known_name, known_group, known_kind, known_type, was_up) = known;
+            (known_index, known_group, known_type, was_up) == (index, group, hardware_type, up)
                 && known_name == name
                 && known_kind.as_deref() == *kind
         };
@@ -62,7 +62,7 @@ impl Kept {
             && self.own == *own
             && self.local_sources == *local_sources
             && self.ipsec == *ipsec
-            && self.routing == *routing
+            && self.host == *host
             && self.rules.len() == rules.len()
             && self.rules.iter().zip(rules).all(same_rules);
         for ((_, kept), Rules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {

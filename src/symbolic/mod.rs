@@ -18,7 +18,7 @@
 //! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
 //! | `past` | routes that a mark may lead past a tunnel |
 //! | `facts` | what surrounds a tunnel: who sends into it, which way its own packets go |
-//! | `scenarios` | which packets are sent through it: those of tunnels, of Services, new connections |
+//! | `scenarios` | which packets are sent through it: those of tunnels, of Services, new connections, and which of these compete |
 
 mod assumptions;
 mod effort;

@@ -83,13 +83,6 @@ impl Names {
         self.0.iter().enumerate().filter_map(is_possible).collect()
     }
 
-    /// Pieces that hold one of these names.
-    pub fn holding(&self, names: &[u128]) -> Vec<(u128, u128)> {
-        let pieces = names.iter().map(|name| self.0.partition_point(|first| first <= name) as u128 - 1);
-        let pieces: BTreeSet<u128> = pieces.collect();
-        pieces.into_iter().map(|piece| (piece, piece)).collect()
-    }
-
     /// The name that a piece consists of, if it is one.
     pub fn name(&self, piece: u128) -> Option<u128> {
         let at = usize::try_from(piece).ok()?;

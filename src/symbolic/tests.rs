@@ -5,6 +5,7 @@ mod bypass;
 pub mod language;
 mod maps;
 mod marks;
+mod race;
 mod reach;
 mod slice;
 mod tunnel;

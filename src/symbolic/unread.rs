@@ -152,6 +152,13 @@ impl<'a> World<'a> {
         found.fold(0, |all, bit| all | bit)
     }
 
+    /// Those among them that a rule sets whose chain is on no hook of IP: one of a bridge, or where packets come in.
+    pub fn bits_set_outside(&self) -> u32 {
+        let found = self.rules.iter().flat_map(|rules| &rules.ruleset.setters.found);
+        let outside = |(_, (id, _)): &(&u32, &(ChainId, u32))| matches!(id.family, Family::Bridge | Family::Netdev);
+        found.filter(outside).fold(0, |all, (bit, _)| all | bit)
+    }
+
     /// Those among them that rules of chains set that were only searched.
     pub fn searched_bits(&self, set: usize) -> u32 {
         let ruleset = self.rules[set].ruleset;

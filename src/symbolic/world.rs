@@ -4,7 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::host::{Device, OwnAddresses, Routing, own_addresses};
+use super::host::{Device, HostFacts, OwnAddresses, own_addresses, taking};
 use super::machine::Certainty;
 use super::slice;
 use super::survey::{Relevant, Survey};
@@ -35,8 +35,8 @@ pub struct World<'a> {
     pub local_sources: BTreeMap<IpAddr, bool>,
     /// IPsec handles packets here. `Err`: whether it does was not read.
     pub ipsec: Result<bool, String>,
-    /// How packets get through this host.
-    pub routing: Routing,
+    /// The rest of what is asked about this host.
+    pub host: HostFacts,
     pub(super) survey: OnceCell<Survey>,
     pub(super) remembered: Remembered,
 }
@@ -96,12 +96,14 @@ impl<'a> World<'a> {
             }
         }
         let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
+        let taking = taking(snapshot.known_links());
         let device = |link: &'a Link| Device {
             index: link.index,
             name: &link.name,
             group: link.group,
             kind: link.kind.as_deref(),
             hardware_type: link.hardware_type,
+            up: link.up && link.master.is_none_or(|master| !taking.contains(&master)),
         };
         let devices = snapshot.links.ok().map(|links| links.iter().map(device).collect());
         let ipsec = match &snapshot.ipsec {
@@ -110,16 +112,21 @@ impl<'a> World<'a> {
             unread => Err(unread.why()),
         };
         let local_sources = snapshot.local_sources.ok().cloned().unwrap_or_default();
-        Ok(Self { ipsec, local_sources, routing: Routing::of(snapshot), ..Self::of(rules, devices, own) })
+        Ok(Self { ipsec, local_sources, host: HostFacts::of(snapshot), ..Self::of(rules, devices, own) })
     }
 
     /// Of its parts.
     pub(super) fn of(rules: Vec<Rules<'a>>, devices: Option<Vec<Device<'a>>>, own: [Option<OwnAddresses>; 2]) -> Self {
-        let ipsec = Err("not read".into());
-        let local_sources = BTreeMap::new();
-        let routing = Routing::unread("not read");
-        let (survey, remembered) = (OnceCell::new(), Remembered::default());
-        Self { rules, devices, own, local_sources, ipsec, routing, survey, remembered }
+        Self {
+            rules,
+            devices,
+            own,
+            local_sources: BTreeMap::new(),
+            ipsec: Err("not read".into()),
+            host: HostFacts::unread("not read"),
+            survey: OnceCell::new(),
+            remembered: Remembered::default(),
+        }
     }
 
     /// What its rules tell packets apart by; looked for once.

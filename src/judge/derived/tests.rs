@@ -253,6 +253,14 @@ const CHANGES: &[Change] = &[
     ("no IPsec", |node| node.ipsec = Reading::Ok(false)),
     ("IPsec", |node| node.ipsec = Reading::Ok(true)),
     ("IPsec that was not read", |node| node.ipsec = Reading::Denied("no".into())),
+    ("a device that is down", |node| links(node).iter_mut().for_each(|link| link.up &= link.name != "eth0")),
+    ("it is up", |node| links(node).iter_mut().for_each(|link| link.up = true)),
+    ("addresses that were not read", |node| {
+        let Reading::Ok(_) = std::mem::replace(&mut node.addresses, Reading::Failed("no answer".into())) else {
+            panic!("they were read")
+        };
+    }),
+    ("none", |node| node.addresses = Reading::Ok(Vec::new())),
     ("an address that sources get", |node| {
         node.local_sources = Reading::Ok([(IpAddr::from([192, 0, 2, 9]), true)].into());
     }),

@@ -3,6 +3,7 @@
 //! All packets go together, as one set. A test branches it into those for which it holds and those for which it does not, and
 //! ways join again where they meet, so that every way that a real packet can take is taken. Nothing here looks at names.
 
+mod between;
 mod chain;
 mod hooks;
 mod maps;

@@ -3,10 +3,9 @@
 
 use std::net::IpAddr;
 
+use super::senders::loopback;
 use super::services::{Passing, invalid_segments};
-use crate::snapshot::netfilter::{
-    Chosen, DeviceProperty, Family, Field, Hook, Nat, NatAction, TypeScope, address_key, name_key,
-};
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::LOCAL;
@@ -18,8 +17,6 @@ use crate::symbolic::world::{Found, RuleAt, World};
 const TCP: (u128, u128) = (6, 6);
 /// Ports that clients and translations choose.
 const CHOSEN: (u128, u128) = (1024, 65535);
-/// `ARPHRD_LOOPBACK`
-const ARPHRD_LOOPBACK: u128 = 772;
 /// Flag of TCP, in the byte of flags.
 const ACK: u128 = 0x10;
 /// What tests of that byte are called: of x_tables, and of nf_tables.
@@ -40,8 +37,7 @@ pub struct Answers {
 
 /// Sends new connections to the rules that translate their source, and invalid segments back.
 pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
-    let lo = name_key("lo").map(|name| (name, name));
-    let mut walk = Walk::new(world, lo.as_slice(), 0, effort);
+    let mut walk = Walk::new(world, loopback().as_slice(), 0, effort);
     let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         walk.stage = format!("leaving {family}");
@@ -134,13 +130,8 @@ fn back(walk: &mut Walk<'_>, family: Family, connections: Set) -> Set {
         None => EVERYTHING,
     };
     let mut packets = walk.all_with(segments, &[(Field::DestinationPort, &[CHOSEN])]);
-    let possible = walk.space.ranges(&input, &walk.layout.names.possible());
     // Nothing beyond this host answers by its loopback device.
-    let loopback = walk.world.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK);
-    let mut loopback: Vec<(u128, u128)> = loopback.map(|names| names.as_ranges().to_vec()).unwrap_or_default();
-    loopback.extend(name_key("lo").map(|name| (name, name)).filter(|lo| !loopback.contains(lo)));
-    let loopback = walk.with(&Field::InputName, &loopback);
-    let possible = walk.space.minus(possible, loopback);
+    let possible = walk.by_device(&Field::InputName);
     packets = [from, possible].into_iter().fold(packets, |all, set| walk.space.and(all, set));
     for flags in FLAGS {
         let block = walk.block(&Field::Other(flags.into()));

@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::senders::loopback;
 use super::services::{Passing, invalid_segments};
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};
 use crate::symbolic::packets::{Kind, Packets, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -62,17 +62,16 @@ pub struct Bypass {
 
 /// Sends new connections through the rules, resets of their clients past the translation, and invalid segments back.
 pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
-    let routing = &world.routing;
-    let told =
-        routing.outward.iter().flatten().chain(routing.targets.iter().flat_map(|targets| targets.values().flatten()));
-    let told: BTreeSet<(u128, u128)> = told.map(|name| (*name, *name)).collect();
+    let targets = world.host.targets.iter().flat_map(|targets| targets.values().flatten());
+    let told = world.host.outward.iter().flatten().chain(targets).map(|name| (*name, *name)).chain(loopback());
+    let told: BTreeSet<(u128, u128)> = told.collect();
     let mut walk = Walk::new(world, &told.into_iter().collect::<Vec<_>>(), 0, effort);
     let (mut translated, mut arriving, mut hits, mut clients) = (NOTHING, NOTHING, Vec::new(), [false; 2]);
     let mut is_translating = false;
     let (mut stopping, mut dropping) = (BTreeSet::new(), BTreeSet::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         for own in [true, false] {
-            let Some(assumed) = may_send(&mut walk, family, own) else { continue };
+            let assumed = if own { EVERYTHING } else { walk.if_forwarded(family) };
             let mut way = Way { family, own, routes: NOTHING, hits: Vec::new() };
             let connections = way.connections(&mut walk);
             let connections = walk.space.and(connections, assumed);
@@ -111,19 +110,6 @@ pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
     let translated = Found { certainty: walk.certainty(translated), place };
     let arrive = Found { certainty: walk.certainty(arriving), place: describe(dropping) };
     Bypass { translated, is_translating, rules: rules.collect(), arrive, clients }
-}
-
-/// If this host sends packets of its own, or forwards those of others. `None`: it does not.
-fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> Option<Set> {
-    match &walk.world.routing.forwards[usize::from(family == Family::Ipv6)] {
-        _ if own => Some(EVERYTHING),
-        Ok(true) => Some(EVERYTHING),
-        Ok(false) => None,
-        Err(why) => {
-            let why = why.clone();
-            Some(walk.answer(format!("forwards {family}"), About::All, 2, 1, || why))
-        }
-    }
 }
 
 /// A way that connections take: those of one family, of this host or of others.
@@ -167,7 +153,7 @@ fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
 /// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or
 /// nobody's.
 fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, Set)> {
-    let why = match &walk.world.routing.targets {
+    let why = match &walk.world.host.targets {
         Err(why) => why.clone(),
         Ok(targets) => match targets.get(&first).filter(|_| first == last) {
             Some(Some(device)) => return Some((vec![(*device, *device)], EVERYTHING)),
@@ -211,7 +197,7 @@ impl Way {
         if addresses != Chosen::Unset {
             packets = walk.forget(packets, std::slice::from_ref(&destination));
         }
-        if let Some(local) = walk.world.addresses_of_types(self.family, |kind| kind == LOCAL, None) {
+        if let Some(local) = walk.world.local_addresses(self.family) {
             let local = walk.with(&destination, local.as_ranges());
             packets = walk.space.minus(packets, local);
         }
@@ -266,7 +252,13 @@ impl Way {
             ],
         );
         let packets = self.sent_by_clients(walk, packets);
-        let packets = if self.own { packets } else { entering(walk, packets) };
+        let packets = match self.own {
+            true => packets,
+            false => {
+                let connected = walk.connected(&Field::InputName);
+                walk.space.and(packets, connected)
+            }
+        };
         let hook = if self.own { Hook::Output } else { Hook::Prerouting };
         let packets = self.hook(walk, "new", hook, packets);
         // Where there is no nat chain on the hook, nothing was asked about them.
@@ -284,12 +276,16 @@ impl Way {
         let (source, _) = walk.packets.ends();
         let loopback = walk.with(&source, &[LOOPBACK[usize::from(self.family == Family::Ipv6)]]);
         let packets = walk.space.minus(packets, loopback);
-        match walk.world.addresses_of_types(self.family, |kind| kind == LOCAL, None) {
+        match walk.world.local_addresses(self.family) {
             Some(local) => {
                 let local = walk.with(&source, local.as_ranges());
                 if self.own { walk.space.and(packets, local) } else { walk.space.minus(packets, local) }
             }
-            None => if_so(walk, packets, "which addresses are this host's was not read"),
+            None => {
+                let why = "which addresses are this host's was not read";
+                let assumed = walk.if_so(why, &Err(why.into()));
+                walk.space.and(packets, assumed)
+            }
         }
     }
 
@@ -350,34 +346,20 @@ fn flagged(walk: &mut Walk<'_>, packets: Set, Flags(mask, value): Flags) -> Set 
     })
 }
 
-/// These packets, if what was not read is so that they are there.
-fn if_so(walk: &mut Walk<'_>, packets: Set, why: &str) -> Set {
-    let assumed = walk.answer(why.to_owned(), About::All, 2, 1, || why.to_owned());
-    walk.space.and(packets, assumed)
-}
-
-/// Packets that come in from elsewhere.
-fn entering(walk: &mut Walk<'_>, packets: Set) -> Set {
-    match &walk.world.routing.entries {
-        Some(entries) => {
-            let input = walk.block(&Field::InputName);
-            let entries = walk.space.ranges(&input, &walk.layout.names.holding(entries));
-            walk.space.and(packets, entries)
-        }
-        None => if_so(walk, packets, "which devices packets come in by was not read"),
-    }
-}
-
 /// Packets that come in by a device beyond which no default route leads.
 fn from_inside(walk: &mut Walk<'_>, packets: Set) -> Set {
-    let packets = entering(walk, packets);
-    match &walk.world.routing.outward {
-        Some(outward) => {
+    let connected = walk.connected(&Field::InputName);
+    let packets = walk.space.and(packets, connected);
+    match &walk.world.host.outward {
+        Ok(outward) => {
             let outward: Vec<(u128, u128)> = outward.iter().map(|name| (*name, *name)).collect();
             let outward = walk.with(&Field::InputName, &outward);
             walk.space.minus(packets, outward)
         }
-        None => if_so(walk, packets, "by which devices default routes leave was not read"),
+        Err(why) => {
+            let assumed = walk.if_so("outward", &Err(why.clone()));
+            walk.space.and(packets, assumed)
+        }
     }
 }
 

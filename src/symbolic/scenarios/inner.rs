@@ -7,7 +7,7 @@ use super::tunnel::Tunnel;
 use crate::snapshot::netfilter::{Family, Field, Hook, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::LOCAL;
-use crate::symbolic::machine::{Certainty, Flow};
+use crate::symbolic::machine::{Certainty, Flow, Walk};
 use crate::symbolic::packets::{Kind, Packets, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::values::Values;
@@ -52,14 +52,10 @@ impl Tunnel<'_, '_> {
                 continue;
             }
             for forwarded in [false, true] {
-                let assumed = match &self.facts.forwards[at] {
-                    Ok(false) if forwarded => continue,
-                    Err(why) if forwarded => {
-                        let why = why.clone();
-                        self.walk.answer(format!("forwards {family}"), About::All, 2, 1, || why)
-                    }
-                    _ => EVERYTHING,
-                };
+                let assumed = if forwarded { self.walk.if_forwarded(family) } else { EVERYTHING };
+                if assumed.is_empty() {
+                    continue;
+                }
                 marks = self.connection(family, forwarded, assumed, marks);
                 if self.walk.is_over() || self.are_all(marks) {
                     return marks;
@@ -137,14 +133,11 @@ impl Tunnel<'_, '_> {
     fn bridge_pass(&mut self, family: Family) -> Set {
         self.begin(family, format!("bridge {family}"));
         self.walk.traffic = "frames that a bridge takes into the tunnel";
-        let assumed = match &self.facts.bridges_call_rules[usize::from(family == Family::Ipv6)] {
-            Ok(false) => return NOTHING,
-            Ok(true) => EVERYTHING,
-            Err(why) => {
-                let why = why.clone();
-                self.walk.answer("bridges call rules".into(), About::All, 2, 1, || why)
-            }
-        };
+        let known = &self.facts.bridges_call_rules[usize::from(family == Family::Ipv6)];
+        let assumed = self.walk.if_so("bridges call rules", known);
+        if assumed.is_empty() {
+            return NOTHING;
+        }
         let feeders = self.facts.feeders.clone();
         let mut all = NOTHING;
         for flow in [Flow::First, Flow::Later, Flow::Invalid] {
@@ -182,15 +175,7 @@ impl Tunnel<'_, '_> {
         );
         let unseen = self.walk.in_state(&[state::INVALID]);
         let packets = self.walk.space.and(packets, unseen);
-        self.untranslated(packets)
-    }
-
-    /// Those of these that are the first of a connection: it is neither translated, nor answered, nor confirmed.
-    pub(super) fn untranslated(&mut self, packets: Set) -> Set {
-        let block = self.walk.block(&Field::ConnectionStatus);
-        // No outer packet was expected.
-        let none = if self.walk.outer { FIRST | IPS_EXPECTED } else { FIRST };
-        self.walk.space.and(packets, self.walk.space.matching(&block, none.into(), 0))
+        self.walk.untranslated(packets)
     }
 
     /// A hook, behind which translated packets may be of any ends.
@@ -212,7 +197,7 @@ impl Tunnel<'_, '_> {
         }
         let packets = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
         let packets = self.pass(Hook::Forward, Flow::First, packets);
-        let packets = self.as_postrouting_sees(packets);
+        let packets = self.walk.as_postrouting_sees(packets);
         self.pass(Hook::Postrouting, Flow::First, packets)
     }
 
@@ -243,7 +228,7 @@ impl Tunnel<'_, '_> {
         );
         if flow == Flow::First {
             packets = self.walk.all_with(packets, &[(Field::ConnectionDirection, &[(0, 0)])]);
-            packets = self.untranslated(packets);
+            packets = self.walk.untranslated(packets);
         }
         let (source, destination) = self.walk.packets.ends();
         // On output any address may be the source: transparent proxies send with those of their clients.
@@ -265,14 +250,7 @@ impl Tunnel<'_, '_> {
             packets = past_or_not(&mut self.walk, packets, self.facts);
         }
         // IPVS does it between the two hooks, whatever the rules say.
-        let balanced = match &self.facts.balanced {
-            Ok(false) => NOTHING,
-            Ok(true) => EVERYTHING,
-            Err(why) => {
-                let why = why.clone();
-                self.walk.answer("IPVS".into(), About::All, 2, 1, || why)
-            }
-        };
+        let balanced = self.walk.if_balanced();
         if !balanced.is_empty() {
             let elsewhere = somewhere(&mut self.walk, packets, self.facts);
             packets = self.walk.space.or(packets, self.walk.space.and(elsewhere, balanced));
@@ -282,7 +260,7 @@ impl Tunnel<'_, '_> {
         packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
         if forwarded {
             packets = self.hook(Hook::Forward, false, flow, packets);
-            packets = self.as_postrouting_sees(packets);
+            packets = self.walk.as_postrouting_sees(packets);
         }
         packets = self.hook(Hook::Postrouting, false, flow, packets);
         // Whether a packet takes the way by the bridge or device above is a matter of its route.
@@ -301,7 +279,7 @@ impl Tunnel<'_, '_> {
         let at = usize::from(family == Family::Ipv6);
         let by_mark = !self.facts.fwmarks[at].is_empty();
         let translated = self.walk.world.translates_destinations(family, true);
-        if !by_mark && self.facts.balanced == Ok(false) && translated == Certainty::DoesNot {
+        if !by_mark && self.walk.world.host.balanced == Ok(false) && translated == Certainty::DoesNot {
             return packets;
         }
         let (_, destination) = self.walk.packets.ends();
@@ -328,5 +306,15 @@ impl Tunnel<'_, '_> {
         };
         let device = own.then_some(self.facts.device.as_str());
         self.walk.hook(hook, device, flow, packets, &mut Inner { facts: self.facts, later })
+    }
+}
+
+impl Walk<'_> {
+    /// Those of these that are the first of a connection: it is neither translated, nor answered, nor confirmed.
+    pub(super) fn untranslated(&mut self, packets: Set) -> Set {
+        let block = self.block(&Field::ConnectionStatus);
+        // No outer packet was expected.
+        let none = if self.outer { FIRST | IPS_EXPECTED } else { FIRST };
+        self.space.and(packets, self.space.matching(&block, none.into(), 0))
     }
 }

@@ -3,10 +3,12 @@
 pub mod answers;
 mod bound;
 pub mod bypass;
+mod collisions;
 mod effect;
 mod inner;
 mod on_nat;
 mod rewriting;
+mod senders;
 pub mod services;
 pub mod source_nat;
 pub mod tunnel;

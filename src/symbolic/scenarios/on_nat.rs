@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, NatAction, address_key};
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::machine::{Hit, OnNat, Walk};
@@ -40,8 +40,8 @@ impl OnNat for Inner<'_> {
     }
 
     fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
-        let (source, destination) = walk.packets.ends();
         if is_on_source(hook) {
+            let (source, _) = walk.packets.ends();
             let packets = with_status(walk, packets, SRC_NAT);
             return walk.forget(packets, &[source, Field::SourcePort]);
         }
@@ -49,27 +49,11 @@ impl OnNat for Inner<'_> {
         let mut left = NOTHING;
         for (nat, packets) in walk.translations(hit, nat, packets) {
             let packets = self.sent_elsewhere(walk, hook, packets);
-            let to_target = match (nat.action, nat.addresses) {
-                (NatAction::Redirect, _) => NOTHING, // for this host
-                (NatAction::Dnat, Chosen::Range(first, last)) => {
-                    let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
-                    let packets = walk.space.and(packets, targets);
-                    match nat.ports {
-                        Chosen::Range(first, last) => {
-                            let ports = walk.with(&Field::DestinationPort, &[(first.into(), last.into())]);
-                            walk.space.and(packets, ports)
-                        }
-                        _ => packets,
-                    }
-                }
-                (NatAction::Dnat, Chosen::ByPacket) => {
-                    let why = format!("{}: a map tells which address is written", walk.place(hit));
-                    let assumed = walk.answer(format!("{} target {hit:?}", walk.stage), About::All, 2, 1, || why);
-                    walk.space.and(packets, assumed)
-                }
-                _ => packets,
+            let packets = match nat.action {
+                NatAction::Redirect => NOTHING, // for this host
+                _ => towards(walk, hit, &nat, packets),
             };
-            left = walk.space.or(left, to_target);
+            left = walk.space.or(left, packets);
         }
         left
     }
@@ -123,6 +107,24 @@ impl OnNat for AnyEnds {
     }
 }
 
+/// Of packets with any destination those that have one which a rule gives.
+pub(super) fn towards(walk: &mut Walk<'_>, hit: &Hit, nat: &Nat, packets: Set) -> Set {
+    let (_, destination) = walk.packets.ends();
+    let packets = match (nat.action, nat.addresses) {
+        (NatAction::Dnat, Chosen::Range(first, last)) => {
+            walk.all_with(packets, &[(destination, &[(address_key(first), address_key(last))])])
+        }
+        (NatAction::Dnat, Chosen::ByPacket) => {
+            let why = format!("{}: a map tells which address is written", walk.place(hit));
+            let assumed = walk.answer(format!("{} target {hit:?}", walk.stage), About::All, 2, 1, || why);
+            return walk.space.and(packets, assumed);
+        }
+        _ => return packets,
+    };
+    let Chosen::Range(first, last) = nat.ports else { return packets };
+    walk.all_with(packets, &[(Field::DestinationPort, &[(first.into(), last.into())])])
+}
+
 fn is_on_source(hook: Hook) -> bool {
     matches!(hook, Hook::Postrouting | Hook::Input)
 }
@@ -135,11 +137,16 @@ fn with_status(walk: &mut Walk<'_>, packets: Set, bit: u32) -> Set {
     walk.space.and(any, walk.space.is_set(variable))
 }
 
+/// Packets of connections whose destination is translated.
+pub(super) fn with_destination_translated(walk: &mut Walk<'_>, packets: Set) -> Set {
+    with_status(walk, packets, DST_NAT)
+}
+
 /// Packets that were given another destination, one that is routed into the tunnel.
 pub(super) fn somewhere(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
     let (_, destination) = walk.packets.ends();
     let routed = &facts.inner[usize::from(walk.packets.family == Family::Ipv6)];
-    let packets = with_status(walk, packets, DST_NAT);
+    let packets = with_destination_translated(walk, packets);
     let packets = walk.set(packets, &destination, routed.as_ranges());
     walk.forget(packets, &[Field::DestinationPort])
 }

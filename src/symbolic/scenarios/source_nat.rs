@@ -1,15 +1,14 @@
-//! Which source-NAT rules new connections get to.
+//! Which source-NAT rules new connections get to, and which of them let connections compete for a port.
 
+use super::collisions::collisions;
+use super::senders::loopback;
 use crate::snapshot::netfilter::{Backend, Family, Field, Hook, Nat, NatAction};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
-use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::machine::{Certainty, Hit, Hits, OnNat, Walk};
+use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{RuleAt, World};
-
-/// Protocols whose ports are translated: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: [u128; 5] = [6, 17, 33, 132, 136];
 
 /// A source-NAT rule that connections get to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,15 +19,17 @@ pub struct Reached {
     pub at: Option<(Backend, RuleAt)>,
     /// What it does; `None`: a target that was not understood, or a rule that was not read.
     pub nat: Option<Nat>,
-    /// Whether some connection surely gets to it.
+    /// Whether two connections surely get to it, or to it and another one, that can be given the same address and port.
     pub certainty: Certainty,
 }
 
-/// Those that some connection gets to.
+/// Those that connections get to which compete for a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReachedRules {
     /// In the order of backends, tables, chains.
     pub rules: Vec<Reached>,
+    /// Where one stands that connections get to without competing: each source has an address of its own.
+    pub one_to_one: Option<String>,
     /// Why there may be more, if there may.
     pub gave_up: Option<String>,
 }
@@ -70,31 +71,39 @@ impl Walk<'_> {
     }
 }
 
-/// Rules that a new connection with ports, forwarded or of this host, can end in.
-///
-/// A mark may have any bits that some rule sets, whichever connections that rule is for.
+/// Rules that new connections of any protocol, forwarded or of this host, can end in, and that can make two of them compete.
 pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
-    let mut walk = Walk::new(world, &[], 0, effort);
-    let mut hits = Hits::default();
+    let mut walk = Walk::new(world, loopback().as_slice(), 0, effort);
+    let (mut rules, mut one_to_one): (Vec<Reached>, Option<String>) = (Vec::new(), None);
     for family in [Family::Ipv4, Family::Ipv6] {
-        for hook in [Hook::Postrouting, Hook::Input] {
-            walk.stage = format!("{family} {hook}");
-            walk.packets = Packets::new(Kind::Traffic, family);
-            let packets = walk.new_connections(&WITH_PORTS.map(|protocol| (protocol, protocol)));
-            walk.nat_core(hook, Flow::First, packets, &mut hits);
+        let mut hits = walk.senders(family);
+        hits.0.retain(|hit, _| walk.nat(hit).is_none_or(translates_source));
+        for (hit, certainty) in collisions(&mut walk, family, hits) {
+            let place = walk.place(&hit);
+            if certainty == Certainty::DoesNot {
+                one_to_one.get_or_insert(place);
+                continue;
+            }
+            let nat = walk.nat(&hit).cloned();
+            let at = match hit {
+                Hit::Rule(at, _) => Some((world.backend(&at), at)),
+                Hit::Unread(_) => None,
+            };
+            // A rule that packets of both families get to.
+            match rules.iter_mut().find(|known| known.at == at && known.place == place) {
+                Some(known) if known.certainty == Certainty::Happens => {}
+                Some(known) => known.certainty = certainty,
+                None => rules.push(Reached { place, at, nat, certainty }),
+            }
         }
     }
-    let found = hits.0.into_iter().map(|(hit, packets)| Reached {
-        place: walk.place(&hit),
-        nat: walk.nat(&hit).cloned(),
-        certainty: walk.certainty(packets),
-        at: match hit {
-            Hit::Rule(at, _) => Some((world.backend(&at), at)),
-            Hit::Unread(_) => None,
-        },
-    });
-    let rules = found.filter(|reached| reached.nat.as_ref().is_none_or(translates_source)).collect();
-    ReachedRules { rules, gave_up: walk.why_incomplete() }
+    rules.sort_by(|one, other| order(one).cmp(&order(other)));
+    ReachedRules { rules, one_to_one, gave_up: walk.why_incomplete() }
+}
+
+fn order(rule: &Reached) -> (bool, Option<&RuleAt>, &str) {
+    let at = rule.at.as_ref().map(|(_, at)| at);
+    (at.is_none(), at, &rule.place)
 }
 
 /// Whether it is the source that is translated.

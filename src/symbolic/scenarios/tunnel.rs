@@ -290,7 +290,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
                 (Field::InputName, &[(0, 0)]),
             ],
         );
-        packets = self.untranslated(packets);
+        packets = self.walk.untranslated(packets);
         let (source, destination) = self.walk.packets.ends();
         let address = way.source.map(|address| vec![(address, address)]);
         let remotes = way.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());
@@ -331,25 +331,10 @@ impl<'f, 'a> Tunnel<'f, 'a> {
                     packets = self.walk.forget(packets, &[Field::InputName]);
                 }
             }
-            let packets = self.as_postrouting_sees(packets);
+            let packets = self.walk.as_postrouting_sees(packets);
             let packets = self.outer_hook(Hook::Postrouting, packets, &way, pattern);
             self.outer_hook(Hook::Egress, packets, &way, pattern);
         }
-    }
-
-    /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.
-    pub(super) fn as_postrouting_sees(&mut self, packets: Set) -> Set {
-        let seen = match &self.facts.input_in_postrouting {
-            Ok(true) => EVERYTHING,
-            Ok(false) => NOTHING,
-            Err(why) => {
-                let why = why.clone();
-                self.walk.answer("input in postrouting".into(), About::All, 2, 1, || why)
-            }
-        };
-        let hidden = self.walk.space.minus(packets, seen);
-        let hidden = self.walk.set(hidden, &Field::InputName, &[(0, 0)]);
-        self.walk.space.or(self.walk.space.and(packets, seen), hidden)
     }
 
     /// Packets whose mark was changed are routed again (`ip_route_me_harder`), without the device that the tunnel insists on.

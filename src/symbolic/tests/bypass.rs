@@ -1,14 +1,13 @@
 //! Connections whose destination was translated, and segments that go round the translation. The host has 192.0.2.1 on eth0, by
 //! which its default route leaves, and containers behind docker0; pods are behind cni0.
 
-use super::language::{effort, rules};
+use super::language::{effort, host, rules};
 use super::unread::word;
 use crate::snapshot::netfilter::{address_key, name_key};
-use crate::symbolic::host::{LOCAL, OwnAddresses, Routing};
+use crate::symbolic::host::{Device, HostFacts, LOCAL, OwnAddresses};
 use crate::symbolic::{Bypass, bypass};
 
-fn routing() -> Routing {
-    let names = |names: &[&str]| Some(names.iter().map(|name| name_key(name).unwrap()).collect());
+fn routed() -> HostFacts {
     let target = |(address, device): (&str, Option<&str>)| (address.parse().unwrap(), device.and_then(name_key));
     let targets = [
         ("172.17.0.2", Some("docker0")),
@@ -17,28 +16,33 @@ fn routing() -> Routing {
         ("192.0.2.1", None),
         ("fd00::5", Some("cni0")),
     ];
-    Routing {
-        forwards: [Ok(true), Ok(true)],
-        entries: names(&["eth0", "docker0", "cni0"]),
-        outward: names(&["eth0"]),
-        targets: Ok(targets.map(target).into()),
-    }
+    HostFacts { outward: Ok(vec![name_key("eth0").unwrap()]), targets: Ok(targets.map(target).into()), ..host() }
 }
 
-fn walked(text: &str, routing: Routing) -> Bypass {
+fn devices(names: &[&'static str]) -> Option<Vec<Device<'static>>> {
+    let device = |(at, name): (usize, &&'static str)| {
+        let hardware_type = if *name == "lo" { 772 } else { 1 };
+        Device { index: at as u32 + 1, name, group: None, kind: None, hardware_type, up: *name != "down0" }
+    };
+    Some(names.iter().enumerate().map(device).collect())
+}
+
+const DEVICES: &[&str] = &["lo", "eth0", "docker0", "cni0", "down0"];
+
+fn walked(text: &str, host: HostFacts, devices: Option<Vec<Device<'_>>>) -> Bypass {
     let written = rules(text);
     let mut world = written.world();
     let local = address_key("192.0.2.1".parse().unwrap());
     let loopback = address_key("127.0.0.0".parse().unwrap());
     let typed = vec![(LOCAL, (local, local), Some(2)), (LOCAL, (loopback, loopback | 0xff_ffff), Some(1))];
     world.own = [Some(OwnAddresses { typed }), Some(OwnAddresses::default())];
-    world.routing = routing;
+    (world.host, world.devices) = (host, devices);
     bypass(&world, &effort())
 }
 
 /// Whether there are such connections, and whether invalid segments get to their clients.
 fn bypassed(text: &str) -> [&'static str; 2] {
-    let found = walked(text, routing());
+    let found = walked(text, routed(), devices(DEVICES));
     [found.translated, found.arrive].map(|found| word(&found.certainty))
 }
 
@@ -55,6 +59,7 @@ fn a_client_behind_this_host_reaches_the_target_past_the_translation() {
         ("dst 10.96.0.1, proto 17 => dnat to 10.244.0.5", "no"),
         ("iif eth0, proto 6 => dnat to 10.244.0.5", "no"),
         ("iif gone0, proto 6 => dnat to 10.244.0.5", "no"),
+        ("iif down0, proto 6 => dnat to 10.244.0.5", "no"),
         ("src 192.0.2.1, proto 6 => dnat to 10.244.0.5", "no"), // nobody else has that address
         ("proto 6 => dnat to 192.0.2.1", "no"),                 // this host
         ("proto 6 => redirect ports 8080", "no"),
@@ -95,17 +100,18 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     ] {
         assert_eq!(bypassed(&format!("{SERVICE}{chain}"))[0], translated, "{chain}");
     }
-    let with = |change: &dyn Fn(&mut Routing)| {
-        let mut routing = routing();
-        change(&mut routing);
-        word(&walked(SERVICE, routing).translated.certainty)
+    let with = |change: &dyn Fn(&mut HostFacts)| {
+        let mut host = routed();
+        change(&mut host);
+        word(&walked(SERVICE, host, devices(DEVICES)).translated.certainty)
     };
-    assert_eq!(with(&|routing| routing.forwards[0] = Ok(false)), "no");
-    assert_eq!(with(&|routing| routing.forwards[0] = Err("no answer".into())), "maybe");
-    assert_eq!(with(&|routing| routing.outward = routing.entries.clone()), "no");
-    assert_eq!(with(&|routing| routing.outward = None), "maybe");
-    assert_eq!(with(&|routing| routing.entries = None), "maybe");
-    assert_eq!(with(&|routing| routing.targets = Err("no answer".into())), "maybe");
+    let everywhere = || ["eth0", "docker0", "cni0"].map(|name| name_key(name).unwrap()).to_vec();
+    assert_eq!(with(&|host| host.forwards[0] = Ok(false)), "no");
+    assert_eq!(with(&|host| host.forwards[0] = Err("no answer".into())), "maybe");
+    assert_eq!(with(&|host| host.outward = Ok(everywhere())), "no");
+    assert_eq!(with(&|host| host.outward = Err("no answer".into())), "maybe");
+    assert_eq!(with(&|host| host.targets = Err("no answer".into())), "maybe");
+    assert_eq!(word(&walked(SERVICE, routed(), None).translated.certainty), "maybe");
 }
 
 #[test]
@@ -137,10 +143,9 @@ fn invalid_segments_take_the_way_of_the_answers() {
 
 #[test]
 fn a_published_port_concerns_this_host_and_other_bridges() {
-    let found = walked(PUBLISHED, routing());
+    let found = walked(PUBLISHED, routed(), devices(DEVICES));
     assert_eq!((found.clients, word(&found.arrive.certainty)), ([true, true], "yes"));
     assert_eq!(found.rules.len(), 2, "one on each hook");
-    let mut alone = routing();
-    alone.entries.as_mut().unwrap().pop();
-    assert_eq!(walked(PUBLISHED, alone).clients, [true, false], "nobody else is behind this host");
+    let alone = walked(PUBLISHED, routed(), devices(&["lo", "eth0", "docker0", "down0"]));
+    assert_eq!(alone.clients, [true, false], "nobody else is behind this host");
 }

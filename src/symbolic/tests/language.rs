@@ -19,6 +19,7 @@ use crate::snapshot::netfilter::{
     Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key,
     name_key,
 };
+use crate::symbolic::host::HostFacts;
 use crate::symbolic::world::Rules;
 use crate::symbolic::{Effort, World};
 
@@ -33,7 +34,20 @@ impl Written {
     pub fn world(&self) -> World<'_> {
         let rules = [(&self.nftables, false), (&self.legacy, true)];
         let rules = rules.into_iter().map(|(ruleset, legacy)| Rules { legacy, ruleset }).collect();
-        World::of(rules, Some(Vec::new()), [None, None])
+        World { host: host(), ..World::of(rules, Some(Vec::new()), [None, None]) }
+    }
+}
+
+/// A host that forwards packets, has no addresses, and does nothing else beside its rules.
+pub fn host() -> HostFacts {
+    let forwards = [Ok(true), Ok(true)];
+    HostFacts {
+        addresses: Ok(vec![]),
+        forwards,
+        balanced: Ok(false),
+        input_in_postrouting: Ok(true),
+        outward: Ok(vec![]),
+        targets: Ok([].into()),
     }
 }
 

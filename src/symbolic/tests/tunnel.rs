@@ -1,9 +1,9 @@
 //! What happens to a tunnel's outer packets: the measured facts, a line each.
 
-use super::language::{address, effort, rules};
+use super::language::{address, effort, host, rules};
 use crate::snapshot::netfilter::{Family, name_key};
 use crate::symbolic::facts::{TunnelFacts, Way};
-use crate::symbolic::host::OwnAddresses;
+use crate::symbolic::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Values;
 use crate::symbolic::{Certainty, OuterPackets};
@@ -26,8 +26,6 @@ pub(super) fn facts() -> TunnelFacts {
         inner: [prefix("10.42.0.0", "10.42.255.255"), prefix("fd42::", "fd42::ffff")],
         bridged: false,
         bridges_call_rules: [Err("not read".into()), Err("not read".into())],
-        balanced: Ok(false),
-        forwards: [Ok(true), Ok(true)],
         ports: Some(Values::of(&[8472])),
         source_ports: Some(Values::ranges(vec![(32768, 60999)])),
         ways: vec![way],
@@ -35,13 +33,17 @@ pub(super) fn facts() -> TunnelFacts {
         fwmarks: [vec![], vec![]],
         past: [vec![], vec![]],
         strays: false,
-        input_in_postrouting: Ok(true),
     }
 }
 
 pub(super) fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
+    walk_on(text, facts, host())
+}
+
+pub(super) fn walk_on(text: &str, facts: &TunnelFacts, host: HostFacts) -> OuterPackets {
     let written = rules(text);
     let mut world = written.world();
+    world.host = host;
     let own = ["192.0.2.10", "192.0.2.11", "10.42.0.0"].map(|own| (2, (address(own), address(own)), None));
     let own6 = vec![(2, (address("fd42::1"), address("fd42::1")), None)];
     world.own = [Some(OwnAddresses { typed: own.to_vec() }), Some(OwnAddresses { typed: own6 })];

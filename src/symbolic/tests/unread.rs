@@ -1,8 +1,9 @@
 //! What was not read may be anything: never a certainty in either direction.
 
-use super::language::{effort, rules};
-use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
+use super::language::{effort, host, rules};
+use super::tunnel::{OLD, facts, rewritten, verdict, walk_on, walk_with};
 use crate::symbolic::facts::TunnelFacts;
+use crate::symbolic::host::HostFacts;
 use crate::symbolic::{Certainty, dns_to_several, reached};
 
 pub fn word(certainty: &Certainty) -> &'static str {
@@ -127,22 +128,27 @@ fn what_surrounds_a_tunnel_may_be_unread() {
         change(&mut facts);
         verdict(&walk_with(text, &facts))
     };
+    let on = |text: &str, change: &dyn Fn(&mut HostFacts)| {
+        let mut host = host();
+        change(&mut host);
+        verdict(&walk_on(text, &facts(), host))
+    };
     let unread = || Err("no answer".to_owned());
     let forwarded = format!("ip m F: filter forward 0\n => or 0x4000\n{OLD}");
     assert_eq!(with(&forwarded, &|_| {}), "yes");
-    assert_eq!(with(&forwarded, &|facts| facts.forwards = [Ok(false), Ok(false)]), "no");
-    assert_eq!(with(&forwarded, &|facts| facts.forwards = [unread(), unread()]), "maybe");
+    assert_eq!(on(&forwarded, &|host| host.forwards = [Ok(false), Ok(false)]), "no");
+    assert_eq!(on(&forwarded, &|host| host.forwards = [unread(), unread()]), "maybe");
     let elsewhere = format!("ip m O: filter output -150\n oif lan0 => or 0x4000\n{OLD}");
-    assert_eq!(with(&elsewhere, &|facts| facts.balanced = Ok(true)), "yes");
-    assert_eq!(with(&elsewhere, &|facts| facts.balanced = unread()), "maybe");
+    assert_eq!(on(&elsewhere, &|host| host.balanced = Ok(true)), "yes");
+    assert_eq!(on(&elsewhere, &|host| host.balanced = unread()), "maybe");
     let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule}");
     let from = post("sport 1-1023 => masquerade random-fully");
     assert_eq!((with(&from, &|_| {}), with(&from, &|facts| facts.source_ports = None)), ("no", "maybe"));
     let range = post("oif eth0, proto 17 => masquerade ports 1024-2048");
     assert_eq!(with(&range, &|facts| facts.source_ports = None), "maybe");
     let seen = post("iif flannel.1 => masquerade random-fully");
-    assert_eq!(with(&seen, &|facts| facts.input_in_postrouting = Ok(false)), "no");
-    assert_eq!(with(&seen, &|facts| facts.input_in_postrouting = unread()), "maybe");
+    assert_eq!(on(&seen, &|host| host.input_in_postrouting = Ok(false)), "no");
+    assert_eq!(on(&seen, &|host| host.input_in_postrouting = unread()), "maybe");
     let to = post("dport 8472 => masquerade random-fully");
     assert_eq!((with(&to, &|_| {}), with(&to, &|facts| facts.ports = None)), ("yes", "maybe"));
 }

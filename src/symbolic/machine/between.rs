@@ -1,0 +1,38 @@
+//! What this host does with packets between its hooks, as far as that is known.
+
+use super::Walk;
+use crate::snapshot::netfilter::{Family, Field};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+
+impl Walk<'_> {
+    /// All packets if it is so, none if not; what is not known is a question about all of them.
+    pub fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, String>) -> Set {
+        match known {
+            Ok(true) => EVERYTHING,
+            Ok(false) => NOTHING,
+            Err(why) => self.answer(key.into(), About::All, 2, 1, || why.clone()),
+        }
+    }
+
+    /// If packets of a family are forwarded.
+    pub fn if_forwarded(&mut self, family: Family) -> Set {
+        let world = self.world;
+        self.if_so(format!("forwards {family}"), &world.host.forwards[usize::from(family == Family::Ipv6)])
+    }
+
+    /// If IPVS gives connections other destinations: it does so between two hooks, whatever the rules say.
+    pub fn if_balanced(&mut self) -> Set {
+        let world = self.world;
+        self.if_so("IPVS", &world.host.balanced)
+    }
+
+    /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.
+    pub fn as_postrouting_sees(&mut self, packets: Set) -> Set {
+        let world = self.world;
+        let seen = self.if_so("input in postrouting", &world.host.input_in_postrouting);
+        let hidden = self.space.minus(packets, seen);
+        let hidden = self.set(hidden, &Field::InputName, &[(0, 0)]);
+        self.space.or(self.space.and(packets, seen), hidden)
+    }
+}

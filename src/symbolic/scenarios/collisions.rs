@@ -1,0 +1,254 @@
+//! Which translations let connections compete for a port: those that can give two sources one address.
+//!
+//! What is left of a translated packet is its new source, its destination and its ports. Two connections compete if their
+//! sources differ and both can be left as the same. So for each bit of a source, packets that have it are translated, and
+//! packets that lack it, and what both become is looked for. What is asked about each packet may have another answer for each
+//! of the two, so that is settled before they are compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::snapshot::Address;
+use crate::snapshot::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::host::{Connected, may_be_chosen};
+use crate::symbolic::machine::{Certainty, Hit, Hits, Walk};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+
+/// What a rule makes of the packets that get to it.
+struct Translation {
+    hit: Hit,
+    /// As they got to it.
+    before: Set,
+    /// Those that it changes, by what tells connections apart: those that surely come, and those that may.
+    packets: [Set; 2],
+    /// What it overwrites, and what it writes.
+    written: Written,
+    /// Of those that surely come, and of those that may, what is left of packets that are left as others are.
+    colliding: [Set; 2],
+}
+
+/// What a translation writes.
+#[derive(Clone)]
+struct Written {
+    /// Variables of fields that packets get anew.
+    fields: BTreeSet<u32>,
+    /// What packets have there then.
+    value: Set,
+    /// Packets that have the address already.
+    kept: Set,
+}
+
+/// How surely each of these rules makes two connections compete.
+pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec<(Hit, Certainty)> {
+    let masquerading = masquerading(walk, family);
+    let all: Vec<Translation> =
+        hits.0.into_iter().map(|(hit, packets)| translation(walk, &masquerading, hit, packets)).collect();
+    let mut found = Vec::with_capacity(all.len());
+    for mut group in groups(walk, all) {
+        compare(walk, &mut group);
+        found.extend(group.into_iter().map(|one| (one.hit.clone(), certainty(walk, &one))));
+    }
+    found
+}
+
+/// Those that may give the same addresses, together. Where each gives others than all others, it is alone.
+fn groups(walk: &mut Walk<'_>, all: Vec<Translation>) -> Vec<Vec<Translation>> {
+    let devices: BTreeSet<u32> = walk.block(&Field::OutputName).0.into_iter().collect();
+    let mut by_value: BTreeMap<Set, Vec<Translation>> = BTreeMap::new();
+    for one in all {
+        by_value.entry(walk.space.exists(one.written.value, &devices)).or_default().push(one);
+    }
+    let values: Vec<Set> = by_value.keys().copied().collect();
+    let mut later = vec![NOTHING; values.len() + 1];
+    for (at, value) in values.iter().enumerate().rev() {
+        later[at] = walk.space.or(later[at + 1], *value);
+    }
+    let (mut apart, mut mixed, mut earlier) = (Vec::new(), Vec::new(), NOTHING);
+    for ((value, group), later) in by_value.into_iter().zip(&later[1..]) {
+        let others = walk.space.or(earlier, *later);
+        match walk.space.and(value, others).is_empty() {
+            true => apart.push(group),
+            false => mixed.extend(group),
+        }
+        earlier = walk.space.or(earlier, value);
+    }
+    apart.push(mixed);
+    apart
+}
+
+/// Looks for packets whose sources differ and that are left as the same.
+fn compare(walk: &mut Walk<'_>, all: &mut [Translation]) {
+    let (source, _) = walk.packets.ends();
+    let source = walk.block(&source);
+    if let [one] = all
+        && walk.space.number(one.packets[1], &source).is_some()
+    {
+        return; // from one source alone
+    }
+    for bit in source.0.into_iter().rev() {
+        if walk.is_over() || all.iter().all(|one| walk.certainty(one.colliding[0]) == Certainty::Happens) {
+            return;
+        }
+        compare_by(walk, all, bit);
+    }
+}
+
+fn certainty(walk: &Walk<'_>, translation: &Translation) -> Certainty {
+    let [sure, possible] = translation.colliding;
+    match walk.certainty(sure) {
+        Certainty::Happens => Certainty::Happens,
+        _ if possible.is_empty() => walk.certainty(NOTHING),
+        _ => {
+            let asked = [possible, translation.before].map(|packets| walk.assumptions.why(&walk.space, packets));
+            let why = asked.into_iter().find(|why| !why.is_empty()).or(walk.why_incomplete());
+            Certainty::Unknown(why.unwrap_or_default())
+        }
+    }
+}
+
+/// Looks for packets whose sources differ in this bit.
+fn compare_by(walk: &mut Walk<'_>, all: &mut [Translation], bit: u32) {
+    let devices: BTreeSet<u32> = walk.block(&Field::OutputName).0.into_iter().collect();
+    let space = &walk.space;
+    let has_bit = space.is_set(bit);
+    // Where nothing is asked about single packets, those that may come surely come.
+    let same = all.iter().all(|one| one.packets[0] == one.packets[1]);
+    for which in if same { 1..2 } else { 0..2 } {
+        let left = |one: &Translation| {
+            let packets = one.packets[which];
+            [space.minus(packets, has_bit), space.and(packets, has_bit)].map(|packets| {
+                let written = space.and(space.exists(packets, &one.written.fields), one.written.value);
+                space.exists(written, &devices)
+            })
+        };
+        let each: Vec<[Set; 2]> = all.iter().map(left).collect();
+        let [without, with] = [0, 1].map(|at| space.any(each.iter().map(|left| left[at])));
+        for (one, left) in all.iter_mut().zip(each) {
+            let both = space.or(space.and(left[0], with), space.and(left[1], without));
+            one.colliding[which] = space.or(one.colliding[which], both);
+        }
+    }
+    if same {
+        all.iter_mut().for_each(|one| one.colliding[0] = one.colliding[1]);
+    }
+}
+
+fn translation(walk: &mut Walk<'_>, masquerading: &Written, hit: Hit, before: Set) -> Translation {
+    let nat = walk.nat(&hit);
+    let written = nat.map_or_else(nothing_written, |nat| written(walk, masquerading, &hit, nat));
+    let changed = walk.space.minus(before, written.kept);
+    let determined = walk.layout.determined();
+    let sure = walk.assumptions.for_certain(&walk.space, changed, &determined);
+    let packets = [sure, changed].map(|packets| told_apart(walk, packets));
+    // Where ports are drawn, or nobody knows what happens, two connections of one source compete too.
+    let draws = nat.is_none_or(|nat| nat.randomization != PortRandomization::None);
+    let colliding = if draws { packets } else { [NOTHING; 2] };
+    Translation { hit, before, packets, written, colliding }
+}
+
+/// Packets by what two of them have to share, and by their source and the device that they leave by.
+fn told_apart(walk: &mut Walk<'_>, packets: Set) -> Set {
+    let (source, destination) = walk.packets.ends();
+    let fields = [source, destination, Field::SourcePort, Field::DestinationPort, Field::L4Proto, Field::OutputName];
+    let kept: BTreeSet<u32> = fields.iter().flat_map(|field| walk.block(field).0).collect();
+    let mut others = walk.space.support(packets);
+    others.retain(|variable| !kept.contains(variable) && !walk.assumptions.about_all().contains(variable));
+    walk.space.exists(packets, &others)
+}
+
+fn nothing_written() -> Written {
+    Written { fields: BTreeSet::new(), value: EVERYTHING, kept: NOTHING }
+}
+
+/// `get_unique_tuple`, as far as it is about addresses; a port is kept unless the rule says which ones there are.
+fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) -> Written {
+    let (source, _) = walk.packets.ends();
+    let whole = walk.block(&source);
+    let mut written = match (nat.action, nat.addresses) {
+        (NatAction::Masquerade, _) => masquerading.clone(),
+        // Hosts keep their part of the address (`nf_nat_setup_info` with `NF_NAT_RANGE_NETMAP`, `netmap_tg4`).
+        (NatAction::Netmap, Chosen::Range(first, last)) => {
+            let (first, last) = (address_key(first), address_key(last));
+            let network = whole.largest() & !(first ^ last);
+            let value = walk.space.matching(&whole, network, first & network);
+            Written { fields: whole.bits(network).collect(), value, kept: value }
+        }
+        (_, Chosen::Range(first, last)) => {
+            let value = walk.with(&source, &[(address_key(first), address_key(last))]);
+            Written { fields: whole.0.into_iter().collect(), value, kept: value }
+        }
+        (_, Chosen::ByPacket) => {
+            let place = walk.place(hit);
+            let why = || format!("{place}: a map tells which address is written");
+            let value = walk.answer(format!("map {hit:?}"), About::All, 2, 1, why);
+            Written { fields: whole.0.into_iter().collect(), value, kept: NOTHING }
+        }
+        (_, Chosen::Unset) => nothing_written(),
+    };
+    let ports = match nat.ports {
+        Chosen::Range(first, last) => walk.with(&Field::SourcePort, &[(first.into(), last.into())]),
+        Chosen::ByPacket => EVERYTHING,
+        Chosen::Unset if nat.randomization != PortRandomization::None => EVERYTHING,
+        Chosen::Unset => return written,
+    };
+    written.fields.extend(walk.block(&Field::SourcePort).0);
+    written.value = walk.space.and(written.value, ports);
+    written
+}
+
+/// The address of the device that a packet leaves by (`nf_nat_masquerade_ipv4`, `nf_nat_masquerade_ipv6`).
+fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
+    let (source, _) = walk.packets.ends();
+    let fields = walk.block(&source).0.into_iter().collect();
+    let (world, ipv6) = (walk.world, family == Family::Ipv6);
+    let connected = world.connected();
+    let addresses = world.host.addresses.as_ref();
+    let chosen: Option<Vec<&Address>> =
+        addresses.ok().map(|addresses| addresses.iter().filter(|own| may_be_chosen(own, ipv6)).collect());
+    let (devices, chosen) = match (&connected, chosen) {
+        // Without an address there is nothing to write (IPv6 may take one of the link).
+        (Connected::By(devices), Some(chosen)) if !(ipv6 && chosen.is_empty()) => (devices, chosen),
+        // Each device has one of its own; or, as far as anybody knows, any.
+        (connected, chosen) => {
+            let own = by_device_alone(walk);
+            let value = match (connected, chosen) {
+                (Connected::Nowhere, _) | (Connected::By(_), Some(_)) => own,
+                _ => {
+                    let why = || "which addresses masquerading writes is not known".to_owned();
+                    let any = walk.answer("masquerading".into(), About::All, 2, 1, why);
+                    walk.space.or(own, any)
+                }
+            };
+            return Written { fields, value, kept: NOTHING };
+        }
+    };
+    let mut value = NOTHING;
+    for (index, name) in devices {
+        let here: Vec<&&Address> = chosen.iter().filter(|own| own.link == *index).collect();
+        // `inet_select_addr` goes on with other devices.
+        let here = if here.is_empty() { chosen.iter().collect() } else { here };
+        let by_it = walk.with(&Field::OutputName, &[(*name, *name)]);
+        for (answer, own) in here.iter().enumerate() {
+            let device = || device_name(*name).unwrap_or_default();
+            let why = || format!("which address masquerading writes for {} is not known", device());
+            let assumed = walk.answer(format!("masquerading {family} {index}"), About::All, here.len(), answer, why);
+            let address = address_key(own.address);
+            let address = walk.with(&source, &[(address, address)]);
+            let address = walk.space.and(walk.space.and(by_it, assumed), address);
+            value = walk.space.or(value, address);
+        }
+    }
+    Written { fields, value, kept: value }
+}
+
+/// A number of each device in place of an address.
+fn by_device_alone(walk: &mut Walk<'_>) -> Set {
+    let (source, _) = walk.packets.ends();
+    let (address, device) = (walk.block(&source), walk.block(&Field::OutputName));
+    let each =
+        walk.layout.names.possible().into_iter().map(|number| {
+            walk.space.and(walk.space.ranges(&device, &[number]), walk.space.ranges(&address, &[number]))
+        });
+    let each: Vec<Set> = each.collect();
+    walk.space.any(each)
+}

@@ -1,0 +1,230 @@
+//! Who can send: first packets of connections, forwarded and of this host, up to where their source is translated.
+
+use super::on_nat::{towards, with_destination_translated};
+use super::services::Passing;
+use crate::snapshot::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::host::{ARPHRD_LOOPBACK, Connected, own_sources};
+use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
+use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::values::Values;
+
+const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
+
+/// The name of the loopback device, which walks of senders tell from others.
+pub(super) fn loopback() -> Option<(u128, u128)> {
+    name_key("lo").map(|lo| (lo, lo))
+}
+
+/// What rules do to destinations, and the routing behind it.
+struct Routed;
+
+impl OnNat for Routed {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+        packets
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+        let Some(nat) = walk.nat(hit) else { return elsewhere(walk, hook == Hook::Output, packets) };
+        let mut all = NOTHING;
+        for (nat, packets) in walk.translations(hit, nat, packets) {
+            let packets = elsewhere(walk, hook == Hook::Output, packets);
+            let packets = match nat.action {
+                NatAction::Redirect => for_this_host(walk, packets),
+                _ => towards(walk, hit, &nat, packets),
+            };
+            all = walk.space.or(all, packets);
+        }
+        all
+    }
+
+    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        by_any_device(walk, packets)
+    }
+}
+
+/// Packets that were given some other destination; those of this host are routed again.
+fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: Set) -> Set {
+    let (_, destination) = walk.packets.ends();
+    let types = [TypeScope::Any, TypeScope::Input, TypeScope::Output].map(Field::DestinationType);
+    let packets = with_destination_translated(walk, packets);
+    let packets = walk.forget(packets, &[destination, Field::DestinationPort]);
+    let packets = walk.forget(packets, &types);
+    if routed_again { by_any_device(walk, packets) } else { packets }
+}
+
+fn by_any_device(walk: &mut Walk<'_>, packets: Set) -> Set {
+    let packets = walk.forget(packets, &[Field::OutputName]);
+    let connected = walk.connected(&Field::OutputName);
+    walk.space.and(packets, connected)
+}
+
+/// Those of these packets that are for this host. Where its addresses were not read, each may be.
+fn for_this_host(walk: &mut Walk<'_>, packets: Set) -> Set {
+    let (_, destination) = walk.packets.ends();
+    match walk.world.local_addresses(walk.packets.family) {
+        Some(own) => walk.all_with(packets, &[(destination, own.as_ranges())]),
+        None => {
+            let why = || "which addresses are this host's was not read".to_owned();
+            let assumed = walk.answer(format!("{} for this host", walk.stage), About::All, 2, 1, why);
+            walk.space.and(packets, assumed)
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// Packets with a device in this field that is not the loopback one.
+    pub(super) fn by_device(&mut self, field: &Field) -> Set {
+        let block = self.block(field);
+        let possible = self.space.ranges(&block, &self.layout.names.possible());
+        let loopback = self.world.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK.into());
+        let mut others: Vec<(u128, u128)> = loopback.map(|names| names.as_ranges().to_vec()).unwrap_or_default();
+        others.extend(self::loopback().filter(|lo| !others.contains(lo)));
+        others.extend(NO_DEVICE);
+        let others = self.with(field, &others);
+        self.space.minus(possible, others)
+    }
+
+    /// Packets with a device in this field that is up, and not the loopback one. Where no device is, nothing can arrive or
+    /// leave yet: rules are judged for the devices that are to come.
+    pub(super) fn connected(&mut self, field: &Field) -> Set {
+        let possible = self.by_device(field);
+        match self.world.connected() {
+            Connected::Nowhere => possible,
+            Connected::By(devices) => {
+                let names: Vec<u128> = devices.into_iter().map(|(_, name)| name).collect();
+                let up = self.with(field, Values::of(&names).as_ranges());
+                self.space.and(possible, up)
+            }
+            Connected::Unknown => {
+                let why = || "which devices are up, and what they are called, is not known".to_owned();
+                let assumed = self.answer("devices".into(), About::All, 2, 1, why);
+                self.space.and(possible, assumed)
+            }
+        }
+    }
+
+    /// First packets of connections of a family that get to rules which translate their source.
+    pub(super) fn senders(&mut self, family: Family) -> Hits {
+        self.packets = Packets::new(Kind::Traffic, family);
+        let mut hits = Hits::default();
+        let assumed = match self.world.connected() {
+            Connected::Nowhere => EVERYTHING,
+            _ => self.if_forwarded(family),
+        };
+        self.forwarded(family, assumed, &mut hits);
+        self.bridged(family, assumed, &mut hits);
+        self.sent(family, &mut hits);
+        hits
+    }
+
+    /// What other hosts send: on to others, to this host, or to where IPVS sends it.
+    fn forwarded(&mut self, family: Family, assumed: Set, hits: &mut Hits) {
+        let (source, destination) = self.packets.ends();
+        let own = self.world.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
+        self.stage = format!("arriving {family}");
+        let connected = self.connected(&Field::InputName);
+        let packets = self.unclassified();
+        let packets = self.space.and(packets, connected);
+        let mut packets = self.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
+        // What says that it is from this host is dropped (`fib_validate_source`).
+        let from_here = self.with(&source, &own);
+        packets = self.space.minus(packets, from_here);
+        packets = self.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
+
+        let to_here = self.with(&destination, &own);
+        let through = self.space.and(self.space.minus(packets, to_here), assumed);
+        let through = by_any_device(self, through);
+        let through = self.hook(Hook::Forward, None, Flow::First, through, &mut Passing);
+        self.leaving(through, hits);
+
+        let here = for_this_host(self, packets);
+        self.hook(Hook::Input, None, Flow::First, here, hits);
+        let balanced = self.if_balanced();
+        let here = self.hook(Hook::Input, None, Flow::First, self.space.and(here, balanced), &mut Passing);
+        let here = elsewhere(self, true, here);
+        let here = self.set(here, &Field::InputName, NO_DEVICE);
+        self.leaving(here, hits);
+    }
+
+    /// Frames that cross a bridge may pass the rules (br_netfilter) although no packet is forwarded.
+    fn bridged(&mut self, family: Family, forwarded: Set, hits: &mut Hits) {
+        let devices = self.world.devices.iter().flatten();
+        let bridges = devices.filter(|device| device.is_connected() && device.kind == Some("bridge"));
+        let bridges: Vec<u128> = bridges.filter_map(|bridge| name_key(bridge.name)).collect();
+        if forwarded == EVERYTHING || bridges.is_empty() {
+            return;
+        }
+        self.stage = format!("bridged {family}");
+        let bridges = Values::of(&bridges);
+        let why = || "whether frames that cross bridges pass the rules was not read".to_owned();
+        let assumed = self.answer("bridges".into(), About::All, 2, 1, why);
+        let packets = self.unclassified();
+        let packets = self.space.and(packets, assumed);
+        let packets =
+            self.all_with(packets, &[(Field::InputName, bridges.as_ranges()), (Field::OutputName, NO_DEVICE)]);
+        let packets = self.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
+        let packets = self.set(packets, &Field::OutputName, bridges.as_ranges());
+        let packets = self.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
+        let packets = self.set(packets, &Field::InputName, NO_DEVICE);
+        self.leaving(packets, hits);
+    }
+
+    /// What this host sends itself, with addresses of its own.
+    fn sent(&mut self, family: Family, hits: &mut Hits) {
+        self.stage = format!("sent {family}");
+        let (source, _) = self.packets.ends();
+        let mut packets = self.unclassified();
+        packets = self.all_with(packets, &[(Field::InputName, NO_DEVICE)]);
+        let world = self.world;
+        packets = match (world.connected(), &world.host.addresses) {
+            // Addresses come with devices that are to come, or that are not known.
+            (Connected::Nowhere | Connected::Unknown, _) => packets,
+            (Connected::By(_), Ok(addresses)) => {
+                let own: Vec<u128> = own_sources(addresses, family).collect();
+                self.all_with(packets, &[(source, Values::of(&own).as_ranges())])
+            }
+            (Connected::By(_), Err(why)) => {
+                let assumed = self.answer("addresses".into(), About::All, 2, 1, || why.clone());
+                self.space.and(packets, assumed)
+            }
+        };
+        // What is for itself goes by the loopback device, until something gives it another destination.
+        let lo = self.with(&Field::OutputName, loopback().as_slice());
+        let connected = self.connected(&Field::OutputName);
+        packets = self.space.and(packets, self.space.or(connected, lo));
+        packets = self.hook(Hook::Output, None, Flow::First, packets, &mut Routed);
+        let balanced = self.if_balanced();
+        let balanced = elsewhere(self, true, self.space.and(packets, balanced));
+        packets = self.space.or(self.space.and(packets, connected), balanced);
+        self.leaving(packets, hits);
+    }
+
+    /// Packets behind routing, to the rules that translate their source.
+    fn leaving(&mut self, packets: Set, hits: &mut Hits) {
+        let packets = self.as_postrouting_sees(packets);
+        self.hook(Hook::Postrouting, None, Flow::First, packets, hits);
+    }
+
+    /// First packets of connections that have met no rule, but for what gives them a mark outside of the hooks of IP.
+    fn unclassified(&mut self) -> Set {
+        let unseen = self.in_state(&[state::INVALID]);
+        let fields: &[(Field, &[(u128, u128)])] =
+            &[(Field::Mark, &[(0, 0)]), (Field::ConnectionMark, &[(0, 0)]), (Field::ConnectionDirection, &[(0, 0)])];
+        let packets = self.all_with(self.space.and(unseen, self.start()), fields);
+        let packets = self.untranslated(packets);
+        let world = self.world;
+        let marked = self.bring_along(packets, &Field::Mark, world.bits_set_outside());
+        let mut all = self.space.or(packets, marked);
+        let elsewhere = world.marks_elsewhere();
+        let why =
+            |chain: String| format!("{chain} may write the mark of packets, and they are not followed through it");
+        for (bits, why) in elsewhere.map(|chain| (u32::MAX, why(chain))).into_iter().chain(world.doubtful_bits()) {
+            let assumed = self.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
+            let doubtful = self.bring_along(packets, &Field::Mark, bits | world.bits_set_outside());
+            all = self.space.or(all, self.space.and(doubtful, assumed));
+        }
+        if self.is_over() { NOTHING } else { all }
+    }
+}
