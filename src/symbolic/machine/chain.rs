@@ -45,7 +45,7 @@ impl Walk<'_> {
         let (mut live, mut rest) = (packets, rules);
         // Rules that are known not to be taken together.
         let mut single = 0;
-        let before = self.space.mark();
+        let (before, mut most) = (self.space.mark(), MAX_GARBAGE);
         while let [rule, others @ ..] = rest {
             if live.is_empty() {
                 break;
@@ -53,11 +53,13 @@ impl Walk<'_> {
             if self.is_over() {
                 return Ends::default(); // what the rest of the chain does was not seen
             }
-            if self.space.made_since(before) > MAX_GARBAGE {
+            if self.space.made_since(before) > most {
                 let sets = [&mut live, &mut ends.returned, &mut ends.accepted].into_iter();
                 let sets = sets.chain(ends.translated.0.values_mut());
                 let sets = sets.chain(self.elements.values_mut()).chain(self.runs.values_mut());
                 self.space.forget_others(before, sets.collect());
+                // What is needed may be that much by itself: then it is not to be looked through for each rule.
+                most = MAX_GARBAGE.max(2 * self.space.made_since(before));
             }
             if single == 0 {
                 let (run, together) = self.same_effect(set, id, rest);
