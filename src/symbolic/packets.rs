@@ -220,6 +220,8 @@ pub struct Packets {
     pub family: Family,
     /// Fields of tunnel packets that are known.
     pub known: BTreeSet<Field>,
+    /// A bridge forwards them as frames (`br_nf_forward`): nothing else has a port that it leaves by.
+    pub bridged: bool,
 }
 
 impl Packets {
@@ -227,7 +229,7 @@ impl Packets {
     pub fn new(kind: Kind, family: Family) -> Self {
         let known = [Field::Mark, Field::ConnectionMark, Field::ConnectionState, Field::ConnectionDirection];
         let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName, Field::Other("packet length".into())];
-        Self { kind, family, known: known.into_iter().chain(others).collect() }
+        Self { kind, family, known: known.into_iter().chain(others).collect(), bridged: false }
     }
 
     /// Bits that all outer packets have the same of a field that is not followed: mask and value. They are unicast, whole,

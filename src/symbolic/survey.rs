@@ -13,6 +13,8 @@ use crate::snapshot::netfilter::{
 pub struct Survey {
     /// Where pieces of device names begin that some rule tells apart.
     pub names: BTreeSet<u128>,
+    /// Some rule asks by which ports of bridges frames come and go.
+    pub asks_for_ports: bool,
     /// Sets that rules take packets out of, and put packets into.
     pub updates: BTreeMap<(Option<usize>, SetId), [bool; 2]>,
     /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
@@ -64,6 +66,7 @@ impl Survey {
     fn look_at(&mut self, number: usize, rules: &Rules<'_>, step: &Step) {
         match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().for_each(|test| self.test(test)),
+            Step::Match(Match::OfBridged { .. }) => self.asks_for_ports = true,
             Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
                 for (at, field) in fields.iter().enumerate() {
                     self.tested[0] |= field.mark_bits();

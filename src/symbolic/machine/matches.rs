@@ -8,6 +8,9 @@ use crate::symbolic::packets::{is_name, ranges, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::world::RuleAt;
 
+/// What is asked about the port that a frame leaves by.
+const LEAVING: &[&str] = &["physdev out", "physdev is bridged", "physdev is out"];
+
 impl Walk<'_> {
     /// The packets for which a match holds, of those that get to it. `None`: now and then it holds, and now and then it does
     /// not.
@@ -62,6 +65,10 @@ impl Walk<'_> {
     /// Which port of a bridge a packet comes or goes by nobody knows, but it is one.
     fn port(&mut self, at: &RuleAt, port: &BridgePort) -> Set {
         let BridgePort { field, mask, value, inverted } = port;
+        if !self.packets.bridged && LEAVING.contains(field) {
+            let none = *mask != 0 && *value == 0;
+            return self.turned(if none { EVERYTHING } else { NOTHING }, *inverted);
+        }
         let why = || format!("{}: by which port of a bridge packets come", self.world.describe(at));
         let (key, space) = (format!("{} {field}", self.stage), &self.space);
         let bits = if *mask == 0 { 1 } else { 128 };

@@ -169,6 +169,11 @@ impl<'a> Walk<'a> {
         Self { relevant: world.relevant_to_marks(marks), sliced: true, ..walk }
     }
 
+    /// From now on packets pass chains that can only drop them, or no longer.
+    pub fn leave_out_drops(&mut self, leave_out: bool) {
+        self.sliced = leave_out;
+    }
+
     /// Whether packets pass chains that can only drop them.
     pub fn is_sliced(&self) -> bool {
         self.sliced

@@ -132,6 +132,7 @@ impl Tunnel<'_, '_> {
     /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
     fn bridge_pass(&mut self, family: Family) -> Set {
         self.begin(family, format!("bridge {family}"));
+        self.walk.packets.bridged = true;
         self.walk.traffic = "frames that a bridge takes into the tunnel";
         let known = &self.facts.bridges_call_rules[usize::from(family == Family::Ipv6)];
         let assumed = self.walk.if_so("bridges call rules", known);

@@ -148,15 +148,18 @@ impl Walk<'_> {
         self.leaving(here, hits);
     }
 
-    /// Frames that cross a bridge may pass the rules (br_netfilter) although no packet is forwarded.
+    /// Frames that cross a bridge may pass the rules (br_netfilter) although no packet is forwarded, and may meet others than
+    /// packets do. Since that is a question, chains that can only drop them are not looked through.
     fn bridged(&mut self, family: Family, forwarded: Set, hits: &mut Hits) {
         let devices = self.world.devices.iter().flatten();
         let bridges = devices.filter(|device| device.is_connected() && device.kind == Some("bridge"));
         let bridges: Vec<u128> = bridges.filter_map(|bridge| name_key(bridge.name)).collect();
-        if forwarded == EVERYTHING || bridges.is_empty() {
+        if bridges.is_empty() || forwarded == EVERYTHING && !self.world.survey().asks_for_ports {
             return;
         }
         self.stage = format!("bridged {family}");
+        self.packets.bridged = true;
+        self.leave_out_drops(true);
         let bridges = Values::of(&bridges);
         let why = || "whether frames that cross bridges pass the rules was not read".to_owned();
         let assumed = self.answer("bridges".into(), About::All, 2, 1, why);
@@ -169,6 +172,8 @@ impl Walk<'_> {
         let packets = self.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
         let packets = self.set(packets, &Field::InputName, NO_DEVICE);
         self.leaving(packets, hits);
+        self.packets.bridged = false;
+        self.leave_out_drops(false);
     }
 
     /// What this host sends itself, with addresses of its own.

@@ -249,6 +249,18 @@ fn ipv6_is_judged_by_itself() {
     assert_eq!(with_host(&post("oif wan0 => masquerade"), tentative), "yes");
 }
 
+#[test]
+fn frames_of_a_bridge_meet_what_packets_do_not() {
+    let bridged = |rules: &str| {
+        let masquerading = post("src 10.99.0.0/24, oif br0 => masquerade");
+        let text = format!("ip f F: filter forward 0 drop\n {rules} => accept\n{masquerading}");
+        let bridge = Device { kind: Some("bridge"), ..device((9, "br0", true)) };
+        word(&found(&text, |world| world.devices.as_mut().unwrap().push(bridge)))
+    };
+    assert_eq!(bridged("bridged"), "maybe", "if they pass the rules at all");
+    assert_eq!(bridged("iif down0"), "no");
+}
+
 fn in_set(elements: Reading<Vec<Vec<(u128, u128)>>>) -> &'static str {
     let mut written = rules(&post("set s, oif wan0 => masquerade"));
     let set = Set {
