@@ -215,8 +215,11 @@ pub fn judge_again(
     let defects = judge_defects(snapshot, options);
     let context = Context::new(snapshot, &defects, blind(snapshot, options), stop, derived);
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
-    let mut advisories: Vec<Finding> =
-        catalogue.advisories.iter().filter(wanted).map(|advisory| context.judge(advisory)).collect();
+    let mut worst_first: Vec<&Advisory> = catalogue.advisories.iter().filter(wanted).collect();
+    // If the work that may be done is used up, it is by what matters less.
+    worst_first.sort_by_key(|advisory| std::cmp::Reverse(advisory.severity));
+    let mut advisories: Vec<Finding> = worst_first.into_iter().map(|advisory| context.judge(advisory)).collect();
+    advisories.sort_by(|one, other| one.id.cmp(&other.id));
     for finding in &mut advisories {
         if let Some(acceptance) = options.accepted.get(&finding.id) {
             accept(finding, acceptance);

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) const BUDGET: u64 = 320_000_000;
 /// Units of one walk, so that one that is dear leaves something for the others.
 pub(super) const WALK: u64 = BUDGET / 2;
+/// Units of one that is not about a tunnel: of those there are several, and nothing critical waits for them.
+pub(super) const OF_CONNECTIONS: u64 = BUDGET / 32;
 
 /// Why no more work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

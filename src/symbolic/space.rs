@@ -60,6 +60,13 @@ pub struct Pattern {
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
+impl Mark {
+    /// How many there were.
+    pub fn nodes(self) -> usize {
+        self.0
+    }
+}
+
 /// The sets of one walk.
 #[derive(Debug)]
 pub struct Space<'e> {
@@ -109,6 +116,8 @@ impl<'e> Space<'e> {
         if table.is_full {
             return;
         }
+        // Each node is moved.
+        self.effort.spend(table.len());
         let old = table.cut(mark.0);
         let mut known = HashMap::new();
         for set in sets {

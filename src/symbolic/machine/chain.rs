@@ -45,7 +45,10 @@ impl Walk<'_> {
         let (mut live, mut rest) = (packets, rules);
         // Rules that are known not to be taken together.
         let mut single = 0;
-        let (before, mut most) = (self.space.mark(), MAX_GARBAGE);
+        let before = self.space.mark();
+        // To give nodes back, all others are put in their places again: it has to be worth that.
+        let least = MAX_GARBAGE.max(before.nodes() / 2);
+        let mut most = least;
         while let [rule, others @ ..] = rest {
             if live.is_empty() {
                 break;
@@ -59,7 +62,7 @@ impl Walk<'_> {
                 let sets = sets.chain(self.elements.values_mut()).chain(self.runs.values_mut());
                 self.space.forget_others(before, sets.collect());
                 // What is needed may be that much by itself: then it is not to be looked through for each rule.
-                most = MAX_GARBAGE.max(2 * self.space.made_since(before));
+                most = least.max(2 * self.space.made_since(before));
             }
             if single == 0 {
                 let (run, together) = self.same_effect(set, id, rest);
@@ -254,7 +257,7 @@ impl Walk<'_> {
         next: &mut Set,
         ends: &mut Ends,
     ) -> Set {
-        let asked = self.of_connections(fields.iter(), packets);
+        let asked = self.testable(fields.iter(), packets);
         *next = self.space.or(*next, self.space.minus(packets, asked));
         let (mut going_on, mut rest) = (NOTHING, asked);
         let each: Vec<(&Vec<(u128, u128)>, &Verdict)> = elements.iter().zip(verdicts).collect();

@@ -26,13 +26,13 @@ impl Walk<'_> {
                     all = self.space.and(all, holds);
                 }
                 let holds = self.turned(all, *inverted);
-                Some(self.of_connections(tests.iter().map(|test| &test.field), holds))
+                Some(self.testable(tests.iter().map(|test| &test.field), holds))
             }
             Match::Set { fields, set, inverted } => {
                 let parts: Vec<Vec<Field>> = fields.iter().map(|field| vec![field.clone()]).collect();
                 let holds = self.in_set(place, set, &parts, packets);
                 let holds = self.turned(holds, *inverted);
-                Some(self.of_connections(fields.iter(), holds))
+                Some(self.testable(fields.iter(), holds))
             }
             Match::Ipset { index, ends, inverted } => {
                 let holds = self.in_ipset(place, *index, ends, packets);
@@ -51,7 +51,7 @@ impl Walk<'_> {
     }
 
     /// Those of these packets of which such fields can be tested: those with a connection, if it is asked about.
-    pub(super) fn of_connections<'f>(&mut self, mut fields: impl Iterator<Item = &'f Field>, holds: Set) -> Set {
+    pub(super) fn testable<'f>(&mut self, mut fields: impl Iterator<Item = &'f Field>, holds: Set) -> Set {
         if fields.any(Field::is_of_connection) { self.with_connection(holds) } else { holds }
     }
 

@@ -17,7 +17,7 @@ mod writes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumptions::{About, Assumptions};
-use super::effort::{Effort, Ended, WALK};
+use super::effort::{Effort, Ended, OF_CONNECTIONS, WALK};
 use super::packets::{Kind, Layout, Packets, state};
 use super::space::{Block, EVERYTHING, NOTHING, Set, Space};
 use super::survey::Relevant;
@@ -115,6 +115,8 @@ pub struct Walk<'a> {
     pub effort: &'a Effort<'a>,
     /// What was left of it when this walk began.
     begun: u64,
+    /// How much of it this walk may do.
+    share: u64,
     tracks: BTreeMap<Family, Certainty>,
     /// Bits of marks that are followed.
     relevant: Relevant,
@@ -152,6 +154,7 @@ impl<'a> Walk<'a> {
             gave_up: None,
             effort,
             begun: effort.left(),
+            share: WALK,
             tracks: [Family::Ipv4, Family::Ipv6].map(|family| (family, world.tracks(family))).into(),
             relevant: world.survey().relevant(marks),
             writers: None,
@@ -160,6 +163,11 @@ impl<'a> Walk<'a> {
             runs: BTreeMap::new(),
             sliced: false,
         }
+    }
+
+    /// A walk that is about no tunnel, but about connections.
+    pub fn of_connections(world: &'a World<'a>, names: &[(u128, u128)], effort: &'a Effort<'a>) -> Self {
+        Self { share: OF_CONNECTIONS, ..Self::new(world, names, 0, effort) }
     }
 
     /// A walk in which chains that can only drop packets let all of them pass: what comes out of it has every mark, among
@@ -203,7 +211,7 @@ impl<'a> Walk<'a> {
 
     /// Whether this walk gets no further: it has had its share.
     pub fn is_over(&self) -> bool {
-        self.space.is_over() || self.begun - self.effort.left() > WALK
+        self.space.is_over() || self.begun - self.effort.left() > self.share
     }
 
     /// Why ways through the rules are missing, if some are.

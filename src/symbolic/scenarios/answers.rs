@@ -37,7 +37,7 @@ pub struct Answers {
 
 /// Sends new connections to the rules that translate their source, and invalid segments back.
 pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
-    let mut walk = Walk::new(world, loopback().as_slice(), 0, effort);
+    let mut walk = Walk::of_connections(world, loopback().as_slice(), effort);
     let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         walk.stage = format!("leaving {family}");

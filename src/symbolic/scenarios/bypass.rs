@@ -65,7 +65,7 @@ pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
     let targets = world.host.targets.iter().flat_map(|targets| targets.values().flatten());
     let told = world.host.outward.iter().flatten().chain(targets).map(|name| (*name, *name)).chain(loopback());
     let told: BTreeSet<(u128, u128)> = told.collect();
-    let mut walk = Walk::new(world, &told.into_iter().collect::<Vec<_>>(), 0, effort);
+    let mut walk = Walk::of_connections(world, &told.into_iter().collect::<Vec<_>>(), effort);
     let (mut translated, mut arriving, mut hits, mut clients) = (NOTHING, NOTHING, Vec::new(), [false; 2]);
     let mut is_translating = false;
     let (mut stopping, mut dropping) = (BTreeSet::new(), BTreeSet::new());

@@ -19,7 +19,7 @@ const MAX_HITS: usize = 2048;
 
 /// Whether UDP packets to one address and port 53 get one of several destinations.
 pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
-    let mut walk = Walk::new(world, &[], 0, effort);
+    let mut walk = Walk::of_connections(world, &[], effort);
     let (mut all, mut places) = (NOTHING, Vec::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in [Hook::Output, Hook::Prerouting] {

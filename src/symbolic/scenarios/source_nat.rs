@@ -73,7 +73,7 @@ impl Walk<'_> {
 
 /// Rules that new connections of any protocol, forwarded or of this host, can end in, and that can make two of them compete.
 pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
-    let mut walk = Walk::new(world, loopback().as_slice(), 0, effort);
+    let mut walk = Walk::of_connections(world, loopback().as_slice(), effort);
     let (mut rules, mut one_to_one): (Vec<Reached>, Option<String>) = (Vec::new(), None);
     for family in [Family::Ipv4, Family::Ipv6] {
         let mut hits = walk.senders(family);
