@@ -48,7 +48,8 @@ pub fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) -> Vec<St
     steps
 }
 
-/// No state of a mask: tests that all hold then, and the states (`NF_CT_STATE_BIT`) of the mask.
+/// No state of a mask: tests that all hold then, and the states (`NF_CT_STATE_BIT`) of the mask. A packet without a connection
+/// has a state, and none of the status' bits: beside a test of the state they are 0 then.
 fn states(mask: u16) -> (Vec<Test>, u8) {
     const SNAT: u16 = 1 << 6;
     const DNAT: u16 = 1 << 7;
@@ -61,10 +62,7 @@ fn states(mask: u16) -> (Vec<Test>, u8) {
     for (theirs, ours) in [(SNAT, 0x10), (DNAT, 0x20)] {
         status |= if mask & theirs != 0 { ours } else { 0 };
     }
-    let mut tests = Vec::new();
-    if states != 0 || status == 0 {
-        tests.push(masked(Field::ConnectionState, states, 0u8));
-    }
+    let mut tests = vec![masked(Field::ConnectionState, states, 0u8)];
     if status != 0 {
         tests.push(masked(Field::ConnectionStatus, status, 0u8));
     }

@@ -411,7 +411,7 @@ fn connections_are_tested() {
     for (arguments, wanted) in [
         ("conntrack --ctstate RELATED,ESTABLISHED", vec![test(state(6), true)]),
         ("conntrack ! --ctstate NEW,INVALID", vec![test(state(9), false)]),
-        ("conntrack --ctstate DNAT", vec![test(status(0x20), true)]),
+        ("conntrack --ctstate DNAT", vec![all(vec![state(0), status(0x20)], true)]),
         ("conntrack --ctstate NEW,SNAT,DNAT", vec![all(vec![state(8), status(0x30)], true)]),
         ("conntrack ! --ctstate UNTRACKED,DNAT", vec![all(vec![state(0x40), status(0x20)], false)]),
         ("conntrack --ctstatus ASSURED,CONFIRMED", vec![connection(), test(status(0xc), true)]),

@@ -40,6 +40,16 @@ impl Walk<'_> {
         told.chain([(nat.clone(), rest)]).filter(|(_, set)| !set.is_empty()).collect()
     }
 
+    /// The same of any hit; `None`: what it does was not understood, or not read.
+    pub fn each_translation(&mut self, hit: &Hit, packets: Set) -> Vec<(Option<Nat>, Set)> {
+        match self.nat(hit) {
+            Some(nat) => {
+                self.translations(hit, nat, packets).into_iter().map(|(nat, mine)| (Some(nat), mine)).collect()
+            }
+            None => vec![(None, packets)],
+        }
+    }
+
     /// Packets by what a map has for them, as far as it `matters`, and those of which it is not known.
     fn by_data<K: Ord>(
         &mut self,

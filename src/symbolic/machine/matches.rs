@@ -18,14 +18,25 @@ impl Walk<'_> {
         match found {
             Match::Tests { tests, inverted } => {
                 let mut all = EVERYTHING;
+                // Where the state is tested with them, fields of a connection that is not there are 0 (`conntrack_mt`).
+                let has_state = tests.iter().any(|test| test.field == Field::ConnectionState);
                 for test in tests {
-                    let holds = match self.test(test, packets) {
+                    let mut holds = match self.test(test, packets) {
                         Some(holds) => holds,
                         None => self.unknown(place, &test.to_string()),
                     };
+                    if has_state && test.field.is_of_connection() {
+                        let none = if meets(&test.condition, 0) { EVERYTHING } else { NOTHING };
+                        let connected = self.with_connection(EVERYTHING);
+                        let none = self.space.minus(none, connected);
+                        holds = self.space.or(self.space.and(holds, connected), none);
+                    }
                     all = self.space.and(all, holds);
                 }
                 let holds = self.turned(all, *inverted);
+                if has_state {
+                    return Some(holds);
+                }
                 Some(self.testable(tests.iter().map(|test| &test.field), holds))
             }
             Match::Set { fields, set, inverted } => {

@@ -4,6 +4,7 @@ pub mod answers;
 mod bound;
 pub mod bypass;
 mod collisions;
+mod connection;
 mod effect;
 mod inner;
 mod on_nat;

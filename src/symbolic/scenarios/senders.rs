@@ -105,14 +105,19 @@ impl Walk<'_> {
         }
     }
 
+    /// If packets of a family are forwarded, or may be once devices are up.
+    pub(super) fn may_forward(&mut self, family: Family) -> Set {
+        match self.world.connected() {
+            Connected::Nowhere => EVERYTHING,
+            _ => self.if_forwarded(family),
+        }
+    }
+
     /// First packets of connections of a family that get to rules which translate their source.
     pub(super) fn senders(&mut self, family: Family) -> Hits {
         self.packets = Packets::new(Kind::Traffic, family);
         let mut hits = Hits::default();
-        let assumed = match self.world.connected() {
-            Connected::Nowhere => EVERYTHING,
-            _ => self.if_forwarded(family),
-        };
+        let assumed = self.may_forward(family);
         self.forwarded(family, assumed, &mut hits);
         self.bridged(family, assumed, &mut hits);
         self.sent(family, &mut hits);

@@ -2,11 +2,9 @@
 
 use super::collisions::collisions;
 use super::senders::loopback;
-use crate::snapshot::netfilter::{Backend, Family, Field, Hook, Nat, NatAction};
-use crate::symbolic::assumptions::About;
+use crate::snapshot::netfilter::{Backend, Family, Hook, Nat, NatAction};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Hit, Hits, OnNat, Walk};
-use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{RuleAt, World};
 
@@ -42,32 +40,6 @@ impl OnNat for Hits {
     fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, hit: &Hit, packets: Set) -> Set {
         self.add(&walk.space, hit.clone(), packets);
         NOTHING
-    }
-}
-
-impl Walk<'_> {
-    /// First packets of connections of these protocols, of any host, before source translation.
-    ///
-    /// A mark may have any bits that some rule sets, whichever connections that rule is for.
-    pub(super) fn new_connections(&mut self, protocols: &[(u128, u128)]) -> Set {
-        let protocols = self.with(&Field::L4Proto, protocols);
-        let new = self.in_state(&[state::NEW, state::RELATED]);
-        let original = self.with(&Field::ConnectionDirection, &[(0, 0)]);
-        // `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`: no first packet has one of these.
-        let status = self.block(&Field::ConnectionStatus);
-        let unconfirmed = self.space.matching(&status, 0xe, 0);
-        let all =
-            [new, original, unconfirmed, self.start()].into_iter().fold(protocols, |all, set| self.space.and(all, set));
-        let unmarked = self.with(&Field::Mark, &[(0, 0)]);
-        let unmarked = self.space.and(all, unmarked);
-        let settable = self.world.settable_bits();
-        let mut packets = self.bring_along(unmarked, &Field::Mark, settable);
-        if let Some((bits, why)) = self.world.doubtful_bits() {
-            let assumed = self.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
-            let doubtful = self.bring_along(unmarked, &Field::Mark, bits | settable);
-            packets = self.space.or(packets, self.space.and(doubtful, assumed));
-        }
-        packets
     }
 }
 

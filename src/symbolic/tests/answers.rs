@@ -1,5 +1,6 @@
 //! Segments that answer connections whose source was translated.
 
+use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{effort, rules};
 use crate::symbolic::{Certainty, answers};
 
@@ -9,6 +10,7 @@ fn answered(text: &str, local: &[(&str, bool)]) -> [&'static str; 2] {
     let written = rules(text);
     let mut world = written.world();
     world.local_sources = local.iter().map(|(address, local)| (address.parse().unwrap(), *local)).collect();
+    (world.own, world.host, world.devices) = (own(), routed(), devices(DEVICES));
     let found = answers(&world, &effort());
     [found.translated.certainty, found.arrive.certainty].map(|certainty| match certainty {
         Certainty::Happens => "yes",
@@ -35,6 +37,10 @@ fn a_segment_for_this_host_passes_prerouting_and_input() {
         ("ip filter INPUT: filter input 0 drop\n dport 30000-32767 => accept", "yes"),
         ("ip filter INPUT: filter input 0\n sometimes, state 1 => drop", "yes"),
         ("ip6 filter INPUT: filter input 0\n state 1 => drop", "yes"),
+        ("ip filter OUTPUT: filter output 0\n state 1 => drop", "no"), // this host's reset
+        ("ip filter OUTPUT: filter output 0 drop\n state 0xe => accept", "no"),
+        ("ip m POSTROUTING: filter postrouting -150\n oif docker0, state 1 => drop", "yes"),
+        ("ip filter INPUT: filter input 0\n dst 192.0.2.1, state 1 => drop", "no"),
     ] {
         assert_eq!(answered(&format!("{MASQUERADE}\n{chain}"), &[]), ["yes", arrives], "{chain}");
     }
@@ -48,10 +54,43 @@ fn only_tcp_with_an_address_of_this_host_is_answered_here() {
         ("proto 6 => masquerade", &[], "yes"),
         ("=> snat to 192.0.2.1", &[("192.0.2.1", true)], "yes"),
         ("=> snat to 192.0.2.1", &[("192.0.2.1", false)], "no"),
-        ("=> snat to 192.0.2.1", &[], "maybe"),
+        ("=> snat to 192.0.2.1", &[], "yes"), // among the addresses that were read
         ("=> accept\n => masquerade", &[], "no"),
     ] {
         assert_eq!(answered(&postrouting(rule), local)[0], translated, "{rule}");
     }
     assert_eq!(answered("ip nat PREROUTING: nat prerouting -100\n => dnat to 10.0.0.1", &[]), ["no", "no"]);
+}
+
+#[test]
+fn connections_are_walked_to_the_translation() {
+    let to = "ip nat POSTROUTING: nat postrouting 100\n src 172.17.0.0/16, dst 198.51.100.9 => masquerade\n";
+    for (rules, expected) in [
+        ("", ["yes", "yes"]),
+        // They come from where connections go to.
+        ("ip filter INPUT: filter input 0\n src 198.51.100.9, state 1 => drop", ["yes", "no"]),
+        ("ip filter INPUT: filter input 0\n src 198.51.100.8, state 1 => drop", ["yes", "yes"]),
+        ("ip filter FORWARD: filter forward 0 drop\n state 6 => accept", ["no", "no"]),
+        ("ip filter FORWARD: filter forward 0\n src 172.16.0.0/12 => drop", ["no", "no"]),
+        ("ip raw P: filter prerouting -300\n dst 198.51.100.9 => notrack", ["no", "no"]),
+    ] {
+        assert_eq!(answered(&format!("{to}{rules}"), &[]), expected, "{rules}");
+    }
+    let translated = "ip nat POSTROUTING: nat postrouting 100\n status 0x20, src 172.17.0.0/16 => masquerade\n";
+    let service = "ip nat P: nat prerouting -100\n dst 10.96.0.1, proto 6 => dnat to 10.244.0.5";
+    assert_eq!(answered(translated, &[]), ["no", "no"]);
+    assert_eq!(answered(&format!("{translated}{service}"), &[]), ["yes", "yes"]);
+    let own = |rule: &str| format!("ip nat POSTROUTING: nat postrouting 100\n {rule}");
+    assert_eq!(answered(&own("src 192.0.2.1, oif eth0 => snat to 192.0.2.1"), &[("192.0.2.1", true)]), ["no", "no"]);
+}
+
+#[test]
+fn a_segment_without_a_connection_has_a_state_but_no_status() {
+    // `! --ctstate DNAT` holds for it; `ct status & dnat == 0` does not.
+    for (test, arrives) in
+        [("!no-state 0 0x20", "no"), ("no-state 0 0x20", "yes"), ("no-state 1 0x20", "no"), ("!status 0x20", "no")]
+    {
+        let chain = format!("ip filter INPUT: filter input 0 drop\n {test} => accept");
+        assert_eq!(answered(&format!("{MASQUERADE}\n{chain}"), &[])[1], arrives, "{test}");
+    }
 }

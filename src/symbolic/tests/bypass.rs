@@ -7,7 +7,7 @@ use crate::snapshot::netfilter::{address_key, name_key};
 use crate::symbolic::host::{Device, HostFacts, LOCAL, OwnAddresses};
 use crate::symbolic::{Bypass, bypass};
 
-fn routed() -> HostFacts {
+pub fn routed() -> HostFacts {
     let target = |(address, device): (&str, Option<&str>)| (address.parse().unwrap(), device.and_then(name_key));
     let targets = [
         ("172.17.0.2", Some("docker0")),
@@ -19,7 +19,7 @@ fn routed() -> HostFacts {
     HostFacts { outward: Ok(vec![name_key("eth0").unwrap()]), targets: Ok(targets.map(target).into()), ..host() }
 }
 
-fn devices(names: &[&'static str]) -> Option<Vec<Device<'static>>> {
+pub fn devices(names: &[&'static str]) -> Option<Vec<Device<'static>>> {
     let device = |(at, name): (usize, &&'static str)| {
         let hardware_type = if *name == "lo" { 772 } else { 1 };
         Device { index: at as u32 + 1, name, group: None, kind: None, hardware_type, up: *name != "down0" }
@@ -27,17 +27,22 @@ fn devices(names: &[&'static str]) -> Option<Vec<Device<'static>>> {
     Some(names.iter().enumerate().map(device).collect())
 }
 
-const DEVICES: &[&str] = &["lo", "eth0", "docker0", "cni0", "down0"];
+pub const DEVICES: &[&str] = &["lo", "eth0", "docker0", "cni0", "down0"];
 
 fn walked(text: &str, host: HostFacts, devices: Option<Vec<Device<'_>>>) -> Bypass {
     let written = rules(text);
     let mut world = written.world();
+    world.own = own();
+    (world.host, world.devices) = (host, devices);
+    bypass(&world, &effort())
+}
+
+/// Addresses of this host.
+pub fn own() -> [Option<OwnAddresses>; 2] {
     let local = address_key("192.0.2.1".parse().unwrap());
     let loopback = address_key("127.0.0.0".parse().unwrap());
     let typed = vec![(LOCAL, (local, local), Some(2)), (LOCAL, (loopback, loopback | 0xff_ffff), Some(1))];
-    world.own = [Some(OwnAddresses { typed }), Some(OwnAddresses::default())];
-    (world.host, world.devices) = (host, devices);
-    bypass(&world, &effort())
+    [Some(OwnAddresses { typed }), Some(OwnAddresses::default())]
 }
 
 /// Whether there are such connections, and whether invalid segments get to their clients.
@@ -94,6 +99,7 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
         ("ip nat S: nat postrouting 100\n => masquerade", "no"), // answers come back to this host
         ("ip nat S: nat postrouting 100\n !iif cni0 => masquerade", "yes"),
         ("ip nat S: nat postrouting 100\n mark 0x4000/0x4000 => masquerade", "yes"),
+        ("ip nat S: nat postrouting 100\n => snat to 192.0.2.1", "no"),
         ("ip f F: filter forward 0\n opaque => drop", "maybe"),
         ("unread ip forward", "maybe"),
         ("unread ip output", "yes"),
@@ -139,6 +145,29 @@ fn invalid_segments_take_the_way_of_the_answers() {
     assert_eq!(bypassed(&format!("{own}ip f F: filter forward 0\n state 1 => drop")), ["yes", "yes"]);
     assert_eq!(bypassed(&format!("{own}ip f I: filter input 0\n state 1 => drop")), ["yes", "no"]);
     assert_eq!(bypassed(&format!("{own}ip f O: filter output 0\n state 1 => drop")), ["no", "no"]);
+    // All of output sees the device of the first destination.
+    let local = "ip nat O: nat output -100\n dst 192.0.2.1, proto 6 => dnat to 172.17.0.2\n";
+    for (test, translated) in [("oif docker0", "yes"), ("!oif docker0", "no"), ("oif lo", "no"), ("oif eth0", "yes")] {
+        let found = bypassed(&format!("{local}ip f O: filter output 0\n {test}, state 8 => drop"));
+        assert_eq!(found[0], translated, "{test}");
+    }
+    // What gives a connection the source that it has changes nothing.
+    for (rule, translated) in [
+        ("=> masquerade", "yes"),
+        ("=> snat to 192.0.2.1", "yes"),
+        ("=> snat to 198.51.100.7", "no"),
+        ("=> snat to 192.0.2.1 ports 1024-2047", "no"),
+        ("=> masquerade random-fully", "no"),
+        ("!src 192.0.2.1 => masquerade", "yes"),
+    ] {
+        let found = bypassed(&format!("{own}ip nat S: nat postrouting 100\n {rule}"));
+        assert_eq!(found[0], translated, "{rule}");
+    }
+    // Neither is a first packet one that another connection expects.
+    assert_eq!(
+        bypassed(&format!("{own}ip f O: filter output 0 drop\n state 4 => accept\n state 1 => accept")),
+        ["no", "no"]
+    );
 }
 
 #[test]

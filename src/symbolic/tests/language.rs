@@ -206,6 +206,15 @@ fn read_match(text: &str, ipv6: bool) -> Match {
             };
             Match::Tests { tests, inverted: !inverted }
         }
+        // No such state, nor such a status: as iptables tests them together.
+        "no-state" => {
+            let test = |field, mask: &str| Test {
+                field,
+                condition: Condition::Masked { mask: number(mask).into(), value: 0 },
+            };
+            let status = test(Field::ConnectionStatus, words.next().unwrap());
+            Match::Tests { tests: vec![test(Field::ConnectionState, value), status], inverted }
+        }
         "status" => masked(Field::ConnectionStatus, number(value).into(), number(value).into()),
         "fragment" => masked(Field::Other("fragment".into()), 1, 1),
         "version" => masked(Field::Other("1 bytes at 0 of header 1".into()), 0xf0, u128::from(number(value)) << 4),

@@ -1,0 +1,377 @@
+//! New connections over TCP, from where they come in or begin to where they leave: what is given another destination, and what
+//! another source; and segments of theirs that connection tracking calls invalid.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::senders::loopback;
+use super::services::{Passing, invalid_segments};
+use crate::snapshot::netfilter::{
+    Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key,
+};
+use crate::symbolic::assumptions::About;
+use crate::symbolic::effort::Effort;
+use crate::symbolic::host::LOCAL;
+use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};
+use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::world::{RuleAt, World};
+
+const TCP: (u128, u128) = (6, 6);
+/// Ports that clients choose.
+pub(super) const CHOSEN: (u128, u128) = (1024, 65535);
+pub(super) const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
+pub(super) const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
+/// `127.0.0.0/8`; `::1`, `fe80::/10`: what leaves with one of these gets to nobody beyond.
+const NARROW: [&[(u128, u128)]; 2] = [&[(0x7f00_0000, 0x7fff_ffff)], &[(1, 1), (0xfe80 << 112, (0xfec0 << 112) - 1)]];
+/// Status bits of a first packet that are 0: `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`.
+const FIRST: u128 = 0x3e;
+/// `IPS_DST_NAT`
+const DST_NAT: u128 = 0x20;
+/// Chains that only Services lead to.
+const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
+
+/// Flags of TCP, in the byte of flags: mask and value.
+#[derive(Clone, Copy)]
+pub(super) struct Flags(u128, u128);
+
+impl Flags {
+    /// The first segment: SYN.
+    const FIRST: Self = Self(0x17, 0x02);
+    /// A late one: ACK, neither SYN nor RST.
+    pub(super) const LATE: Self = Self(0x16, 0x10);
+    /// RST, no SYN.
+    pub(super) const RESET: Self = Self(0x06, 0x04);
+    /// What tests of that byte are called: of x_tables, and of nf_tables.
+    const FIELDS: [&str; 2] = ["tcp flags", "1 bytes at 13 of header 2"];
+}
+
+/// If this host sends packets of its own, or forwards those of others.
+pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> Set {
+    if own { EVERYTHING } else { walk.may_forward(family) }
+}
+
+/// A walk that tells the devices apart that lead to rules' targets, and those of default routes.
+pub(super) fn walk<'a>(world: &'a World<'a>, effort: &'a Effort<'a>) -> Walk<'a> {
+    let targets = world.host.targets.iter().flat_map(|targets| targets.values().flatten());
+    let told = world.host.outward.iter().flatten().chain(targets).map(|name| (*name, *name)).chain(loopback());
+    let told: BTreeSet<(u128, u128)> = told.collect();
+    Walk::of_connections(world, &told.into_iter().collect::<Vec<_>>(), effort)
+}
+
+/// A way that connections take: those of one family, of this host or of others.
+pub(super) struct Way {
+    pub(super) family: Family,
+    pub(super) own: bool,
+    /// Whether connections count that keep their destination.
+    plain: bool,
+    /// Where packets to the translated destinations leave by.
+    routes: Set,
+    /// Rules that translate destinations, and to where.
+    pub(super) hits: Vec<(Hit, Set)>,
+    /// Rules that translate sources, and what they get: as it leaves, but for the source.
+    pub(super) sources: Vec<(Hit, Set)>,
+}
+
+impl OnNat for Way {
+    fn untouched(&mut self, _: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+        if self.plain || hook == Hook::Postrouting { packets } else { NOTHING }
+    }
+
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+        if hook == Hook::Postrouting {
+            // The answers of others come back to this host itself: see `answers`.
+            let same = self.kept(walk, hit, packets);
+            self.sources.push((hit.clone(), walk.space.minus(packets, same)));
+            return same;
+        }
+        let each = walk.each_translation(hit, packets).into_iter();
+        let each: Vec<Set> = each.map(|(nat, packets)| self.sent(walk, hit, nat, packets)).collect();
+        walk.space.any(each)
+    }
+}
+
+/// Whether this stands for chains of Services that are too many to be read whole.
+fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
+    let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
+    let ruleset = walk.world.rules[*set].ruleset;
+    let searched = walk.world.chain(*set, chain).is_some_and(|chain| chain.only_searched());
+    searched && ruleset.setters.found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
+}
+
+/// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or
+/// nobody's.
+fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, Set)> {
+    let why = match &walk.world.host.targets {
+        Err(why) => why.clone(),
+        Ok(targets) => match targets.get(&first).filter(|_| first == last) {
+            Some(Some(device)) => return Some((vec![(*device, *device)], EVERYTHING)),
+            Some(None) => return None,
+            None => format!("which way packets to {first} go was not looked up"),
+        },
+    };
+    let assumed = walk.answer(format!("way to {first}"), About::All, 2, 1, || why);
+    Some((SOME_DEVICE.to_vec(), assumed))
+}
+
+impl Way {
+    pub(super) fn new(family: Family, own: bool, plain: bool) -> Self {
+        Self { family, own, plain, routes: NOTHING, hits: Vec::new(), sources: Vec::new() }
+    }
+
+    /// Packets whose destination is translated so, with that destination. `None`: by something that was not understood, or not read.
+    fn sent(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<Nat>, packets: Set) -> Set {
+        let place = walk.place(hit);
+        let (addresses, ports, assumed) = match nat {
+            Some(Nat { action: NatAction::Masquerade | NatAction::Snat | NatAction::Redirect, .. }) => {
+                return NOTHING; // it leads to this host itself
+            }
+            Some(Nat { addresses: addresses @ (Chosen::Range(..) | Chosen::Unset), ports, .. }) => {
+                (addresses, ports, EVERYTHING)
+            }
+            None if leads_to_services(walk, hit) => (Chosen::ByPacket, Chosen::ByPacket, EVERYTHING),
+            Some(Nat { addresses: Chosen::ByPacket, .. }) | None => {
+                let why = || format!("which destination {place} gives is not known");
+                let assumed = walk.answer(format!("destination {hit:?}"), About::All, 2, 1, why);
+                (Chosen::ByPacket, Chosen::ByPacket, assumed)
+            }
+        };
+        let (_, destination) = walk.packets.ends();
+        let before = walk.space.and(packets, assumed);
+        let (targets, devices, routed) = match addresses {
+            Chosen::Range(first, last) => {
+                let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
+                let Some((devices, routed)) = way_to(walk, first, last) else { return NOTHING };
+                (targets, devices, routed)
+            }
+            Chosen::Unset | Chosen::ByPacket => (EVERYTHING, SOME_DEVICE.to_vec(), EVERYTHING),
+        };
+        let mut packets = walk.space.and(before, routed);
+        if addresses != Chosen::Unset {
+            packets = walk.forget(packets, std::slice::from_ref(&destination));
+        }
+        if let Some(local) = walk.world.local_addresses(self.family) {
+            let local = walk.with(&destination, local.as_ranges());
+            packets = walk.space.minus(packets, local);
+        }
+        packets = walk.space.and(packets, targets);
+        let ports = match ports {
+            Chosen::Range(first, last) => walk.with(&Field::DestinationPort, &[(first.into(), last.into())]),
+            Chosen::Unset | Chosen::ByPacket => EVERYTHING,
+        };
+        if ports != EVERYTHING || addresses == Chosen::ByPacket {
+            packets = walk.forget(packets, &[Field::DestinationPort]);
+            packets = walk.space.and(packets, ports);
+        }
+        let status = walk.block(&Field::ConnectionStatus);
+        packets = walk.forget(packets, &[Field::ConnectionStatus]);
+        packets = walk.space.and(packets, walk.space.matching(&status, FIRST, DST_NAT));
+        self.hits.push((hit.clone(), walk.space.and(targets, ports)));
+        let by = walk.with(&Field::OutputName, &devices);
+        let by = walk.space.and(by, targets);
+        self.routes = walk.space.or(self.routes, by);
+        packets
+    }
+
+    /// Those of the packets that a rule for sources leaves as they are: they have what it would give them (`get_unique_tuple`).
+    fn kept(&self, walk: &mut Walk<'_>, hit: &Hit, packets: Set) -> Set {
+        match walk.nat(hit) {
+            Some(nat) if self.own && nat.ports == Chosen::Unset && nat.randomization == PortRandomization::None => {
+                let nat = nat.clone();
+                let given = given_source(walk, self.family, &nat);
+                given.map_or(NOTHING, |given| walk.space.and(packets, given))
+            }
+            _ => NOTHING,
+        }
+    }
+
+    pub(super) fn begin(&self, walk: &mut Walk<'_>, what: &str) {
+        let who = if self.own { "own" } else { "forwarded" };
+        walk.stage = format!("{what} {} {who}", self.family);
+        walk.packets = Packets::new(Kind::Traffic, self.family);
+    }
+
+    fn hook(&mut self, walk: &mut Walk<'_>, what: &str, hook: Hook, packets: Set) -> Set {
+        walk.stage = format!("{what} {} {hook} {}", self.family, self.own);
+        walk.hook(hook, None, Flow::First, packets, self)
+    }
+
+    /// First packets of connections whose source is not translated, as they leave.
+    pub(super) fn connections(&mut self, walk: &mut Walk<'_>) -> Set {
+        self.begin(walk, "new");
+        let new = walk.in_state(&[state::INVALID]); // connection tracking has not seen them
+        let packets = walk.space.and(new, walk.start());
+        let packets = flagged(walk, packets, Flags::FIRST);
+        let status = walk.block(&Field::ConnectionStatus);
+        let packets = walk.space.and(packets, walk.space.matching(&status, FIRST, 0));
+        let packets = walk.all_with(
+            packets,
+            &[
+                (Field::L4Proto, &[TCP]),
+                (Field::Mark, &[(0, 0)]),
+                (Field::ConnectionMark, &[(0, 0)]),
+                (Field::ConnectionDirection, &[(0, 0)]),
+                (Field::SourcePort, &[CHOSEN]),
+                (Field::InputName, if self.own { NO_DEVICE } else { SOME_DEVICE }),
+                (Field::OutputName, if self.own { SOME_DEVICE } else { NO_DEVICE }),
+            ],
+        );
+        let packets = self.sent_by_clients(walk, packets);
+        let packets = if self.own { self.first_routed(walk, packets) } else { entering(walk, packets) };
+        let hook = if self.own { Hook::Output } else { Hook::Prerouting };
+        let packets = self.hook(walk, "new", hook, packets);
+        // Where there is no nat chain on the hook, nothing was asked about them.
+        let wanted = if self.plain { 0 } else { DST_NAT };
+        let packets = walk.space.and(packets, walk.space.matching(&status, wanted, wanted));
+        // None is one that another connection's helper expects.
+        let new = walk.in_state(&[state::NEW, state::INVALID, state::UNTRACKED]);
+        let packets = walk.space.and(packets, new);
+        let packets = self.routed(walk, packets);
+        if self.own {
+            return self.hook(walk, "new", Hook::Postrouting, packets);
+        }
+        let packets = walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
+        self.hook(walk, "new", Hook::Postrouting, packets)
+    }
+
+    /// Those of these packets that have an address of this host's as their source, or of others.
+    fn sent_by_clients(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        let (source, _) = walk.packets.ends();
+        let narrow = walk.with(&source, NARROW[usize::from(self.family == Family::Ipv6)]);
+        let packets = walk.space.minus(packets, narrow);
+        match walk.world.local_addresses(self.family) {
+            Some(local) => {
+                let local = walk.with(&source, local.as_ranges());
+                if self.own { walk.space.and(packets, local) } else { walk.space.minus(packets, local) }
+            }
+            None => {
+                let why = "which addresses are this host's was not read";
+                let assumed = walk.if_so(why, &Err(why.into()));
+                walk.space.and(packets, assumed)
+            }
+        }
+    }
+
+    /// Packets of this host by the device that their first destination has, which all of output sees (`nf_hook_state`): `lo` if
+    /// that is this host's.
+    fn first_routed(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        let (Some(lo), Some(local)) = (name_key("lo"), walk.world.local_addresses(self.family)) else {
+            return packets;
+        };
+        let (_, destination) = walk.packets.ends();
+        let to_here = walk.with(&destination, local.as_ranges());
+        let by_lo = walk.with(&Field::OutputName, &[(lo, lo)]);
+        let here = walk.space.and(to_here, by_lo);
+        let elsewhere = walk.space.or(to_here, by_lo);
+        let elsewhere = walk.space.minus(EVERYTHING, elsewhere);
+        walk.space.and(packets, walk.space.or(here, elsewhere))
+    }
+
+    /// The same packets, by the devices that lead to their destinations.
+    pub(super) fn routed(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        let plain = if self.plain { self.elsewhere(walk, packets) } else { NOTHING };
+        let packets = walk.forget(packets, &[Field::OutputName]);
+        let packets = walk.space.and(packets, self.routes);
+        walk.space.or(packets, plain)
+    }
+
+    /// Those that keep a destination that is not this host's, by any device.
+    fn elsewhere(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        let status = walk.block(&Field::ConnectionStatus);
+        let mut packets = walk.space.and(packets, walk.space.matching(&status, DST_NAT, 0));
+        let (_, destination) = walk.packets.ends();
+        if let Some(local) = walk.world.local_addresses(self.family) {
+            let local = walk.with(&destination, local.as_ranges());
+            packets = walk.space.minus(packets, local);
+        }
+        if self.own { packets } else { walk.set(packets, &Field::OutputName, SOME_DEVICE) }
+    }
+}
+
+/// Packets with such flags.
+fn flagged(walk: &mut Walk<'_>, packets: Set, Flags(mask, value): Flags) -> Set {
+    Flags::FIELDS.into_iter().fold(packets, |packets, field| {
+        let block = walk.block(&Field::Other(field.into()));
+        let such = walk.space.matching(&block, mask, value);
+        walk.space.and(packets, such)
+    })
+}
+
+/// Packets that come in from elsewhere.
+pub(super) fn entering(walk: &mut Walk<'_>, packets: Set) -> Set {
+    let connected = walk.connected(&Field::InputName);
+    walk.space.and(packets, connected)
+}
+
+/// What is known of both ends of packets: addresses, ports and devices.
+pub(super) fn ends(walk: &mut Walk<'_>, packets: Set) -> Set {
+    let (source, destination) = walk.packets.ends();
+    let kept = [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];
+    let kept: BTreeSet<u32> = kept.iter().flat_map(|field| walk.block(field).0).collect();
+    let mut others = walk.layout.variables(false);
+    others.extend(walk.block(&Field::Mark).0);
+    others.retain(|variable| !kept.contains(variable));
+    walk.without(packets, others)
+}
+
+/// Segments with these ends and flags that connection tracking calls invalid, before any hook. `None`: it calls none so.
+pub(super) fn segments(walk: &mut Walk<'_>, family: Family, ends: Set, flags: Flags) -> Option<Set> {
+    let segments = invalid_segments(walk, family)?;
+    let segments = walk.forget(segments, &[Field::InputName, Field::OutputName]);
+    let segments = walk.space.and(segments, ends);
+    Some(flagged(walk, segments, flags))
+}
+
+/// Those of these invalid segments that pass these hooks.
+pub(super) fn through(walk: &mut Walk<'_>, what: &str, family: Family, hooks: &[Hook], packets: Set) -> Set {
+    hooks.iter().fold(packets, |packets, hook| {
+        walk.stage = format!("{what} {family} {hook}");
+        walk.hook(*hook, None, Flow::Invalid, packets, &mut Passing)
+    })
+}
+
+/// The ends of what goes back from where these go to.
+pub(super) fn reversed(walk: &mut Walk<'_>, ends: Set) -> Set {
+    let (source, destination) = walk.packets.ends();
+    let there = [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];
+    let there: Vec<Vec<u32>> = there.iter().map(|field| walk.block(field).0).collect();
+    let back = [&there[3..], &there[..3]].concat().concat();
+    walk.space.renamed(ends, &there.concat(), &back)
+}
+
+/// Packets that have a source that this translation may give, by the device that it gives it for. `None`: not known.
+pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<Set> {
+    let (source, _) = walk.packets.ends();
+    let narrow = walk.with(&source, NARROW[usize::from(family == Family::Ipv6)]);
+    match (nat.action, nat.addresses) {
+        (NatAction::Masquerade, _) => {
+            let local = walk.world.local_addresses(family)?;
+            let any = walk.with(&source, local.as_ranges());
+            let any = walk.space.minus(any, narrow);
+            let names: Vec<u128> =
+                walk.world.devices.as_ref()?.iter().filter_map(|device| name_key(device.name)).collect();
+            let (mut given, mut without) = (NOTHING, EVERYTHING);
+            for name in names {
+                let own = walk.world.addresses_of_types(family, |kind| kind == LOCAL, Some(name))?;
+                if own.as_ranges().is_empty() {
+                    continue;
+                }
+                let here = walk.with(&source, own.as_ranges());
+                let here = walk.space.minus(here, narrow);
+                if here.is_empty() {
+                    continue;
+                }
+                let by = walk.with(&Field::OutputName, &[(name, name)]);
+                given = walk.space.or(given, walk.space.and(by, here));
+                without = walk.space.minus(without, by);
+            }
+            // A device without one lends another's (`inet_select_addr`).
+            let lent = walk.space.and(without, any);
+            Some(walk.space.or(given, lent))
+        }
+        (NatAction::Snat, Chosen::Range(first, last)) => {
+            Some(walk.with(&source, &[(address_key(first), address_key(last))]))
+        }
+        _ => None,
+    }
+}
