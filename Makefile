@@ -13,7 +13,7 @@ COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore 
 	systemd-analyze tc unshare valgrind
 CARGO_DENY_VERSION = 0.20.2
 
-# The differential test of tunnels: how many random set-ups, and which; or one of them alone.
+# The differential tests, of tunnels and of connections: how many random set-ups, and which; or one of them alone.
 CASES ?= 400
 SEED ?= 2
 CASE ?=
@@ -37,7 +37,7 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build bench test fuzz test-tunnels test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
+.PHONY: build bench test fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
 	doc deny golden help
 
 help:
@@ -46,6 +46,7 @@ help:
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
+	@echo 'make test-connections CASES=400 SEED=2   the verdicts about resets of connections, likewise'
 	@echo 'make test-debians                     `make test` in fresh roots of Debian releases; hours'
 	@echo 'make test-faults      every single answer of every recorded node made to fail in every way'
 	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
@@ -75,6 +76,9 @@ test: test-deps
 
 test-tunnels: test-deps
 	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live_tunnels -- --nocapture
+
+test-connections: test-deps
+	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live_connections -- --nocapture
 
 # Needs nothing but a compiler; coverage tells cargo-fuzz where to go on, which needs a nightly one.
 FUZZ_TARGETS = $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))

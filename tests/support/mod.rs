@@ -11,6 +11,8 @@
 
 pub mod bpf;
 pub mod capture;
+pub mod connection_lab;
+pub mod connection_rules;
 pub mod counters;
 pub mod cpus;
 pub mod dashboard;

@@ -1,10 +1,10 @@
 //! TCP segments that no socket sends: crafted from what a socket knows of its connection.
 
 use std::ffi::c_int;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
 
 const TCP_REPAIR: c_int = 19;
 const TCP_REPAIR_QUEUE: c_int = 20;
@@ -44,10 +44,10 @@ fn next(stream: &TcpStream, queue: c_int) -> u32 {
     value
 }
 
-/// Sends a segment of this connection of IPv4 that is far out of its window: whoever does not know the connection answers with a
-/// reset that fits it. Call it where the socket is.
+/// Sends a segment of this connection that is far out of its window: whoever does not know the connection answers with a reset
+/// that fits it. Call it where the socket is.
 pub fn send_out_of_window(stream: &TcpStream) {
-    let (from, to) = (v4(stream.local_addr()), v4(stream.peer_addr()));
+    let [from, to] = [stream.local_addr(), stream.peer_addr()].map(|address| address.expect("an address"));
     set(stream, TCP_REPAIR, 1);
     let (sequence, acknowledged) = (next(stream, SEND_QUEUE), next(stream, RECEIVE_QUEUE));
     set(stream, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
@@ -60,23 +60,23 @@ pub fn send_out_of_window(stream: &TcpStream) {
     segment.extend(1024u16.to_be_bytes());
     segment.extend([0; 4]); // checksum, urgent
     segment.push(b'x');
-    let checksum = checksum(*from.ip(), *to.ip(), &segment);
+    let checksum = checksum(from.ip(), to.ip(), &segment);
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-    let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::TCP)).expect("a raw socket");
-    let sent = sendto(&raw, &segment, SendFlags::empty(), &SocketAddrV4::new(*to.ip(), 0)).expect("a segment is sent");
+    let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let raw = socket(family, SocketType::RAW, Some(ipproto::TCP)).expect("a raw socket");
+    // Which of several addresses it comes from.
+    bind(&raw, &SocketAddr::new(from.ip(), 0)).expect("the connection's own address");
+    let sent = sendto(&raw, &segment, SendFlags::empty(), &SocketAddr::new(to.ip(), 0)).expect("a segment is sent");
     assert_eq!(sent, segment.len());
 }
 
-fn v4(address: std::io::Result<std::net::SocketAddr>) -> SocketAddrV4 {
-    match address.expect("an address") {
-        std::net::SocketAddr::V4(address) => address,
-        std::net::SocketAddr::V6(address) => panic!("{address} is of IPv6"),
-    }
-}
-
-fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
+fn checksum(from: IpAddr, to: IpAddr, segment: &[u8]) -> u16 {
+    let octets = |address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
     let length = u16::try_from(segment.len()).expect("a short segment");
-    let mut bytes = [&from.octets()[..], &to.octets(), &[0, 6], &length.to_be_bytes(), segment].concat();
+    let mut bytes = [&octets(from)[..], &octets(to), &[0, 6], &length.to_be_bytes(), segment].concat();
     bytes.resize(bytes.len().next_multiple_of(2), 0);
     let sum = bytes.chunks(2).fold(0u32, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     let folded = (sum & 0xffff) + (sum >> 16);

@@ -1,0 +1,435 @@
+//! Hosts on both sides of a router, and connections between all of them: which are reset after a segment out of their window,
+//! and by whom.
+//!
+//! ```text
+//! servers, clients ──── lan0 router wan0 ──── servers, clients
+//! ```
+//!
+//! All hosts of a side are on one link, but send everything to the router. So that no rule tells packets apart that are never
+//! sent, each has addresses of the network of its own side, of the other side's, and of neither.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Read, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+
+use super::netns::Netns;
+use super::segment::send_out_of_window;
+use super::wait::PATIENCE;
+
+/// Where hosts are, as the router sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    Lan,
+    Wan,
+}
+
+pub const SIDES: [Side; 2] = [Side::Lan, Side::Wan];
+
+impl Side {
+    /// The router's device there.
+    pub fn device(self) -> &'static str {
+        ["lan0", "wan0"][self as usize]
+    }
+
+    fn number(self) -> u16 {
+        self as u16 + 1
+    }
+
+    fn other(self) -> Self {
+        SIDES[1 - self as usize]
+    }
+
+    /// The network of this side's hosts.
+    pub fn network(self, six: bool) -> String {
+        let number = self.number();
+        if six { format!("fd77:{number}::/64") } else { format!("10.77.{number}.0/24") }
+    }
+
+    /// An address of that network; hosts of the other side have those from [`STRANGERS`] on.
+    pub fn near(self, six: bool, host: u16) -> IpAddr {
+        address(six, 77, self.number(), host)
+    }
+
+    /// The router's own.
+    pub fn router(self, six: bool) -> IpAddr {
+        self.near(six, 1)
+    }
+
+    /// An address of a host of this side in neither network.
+    pub fn far(self, six: bool, host: u16) -> IpAddr {
+        address(six, 78, self.number(), host)
+    }
+
+    /// Of each network one.
+    fn all(self, six: bool, host: u16) -> [IpAddr; 3] {
+        [self.near(six, host), self.other().near(six, STRANGERS + host), self.far(six, host)]
+    }
+}
+
+/// Upper half of a network.
+const STRANGERS: u16 = 128;
+/// The last parts of hosts' addresses: servers have two; clients of Services, and of servers.
+const SERVERS: [u16; 2] = [2, 3];
+const OF_SERVICES: u16 = 12;
+const OF_SERVERS: u16 = 13;
+/// Where servers and the router listen: lower ones than clients choose. The first is that of Services, the third that of the
+/// router's own addresses, the last that of real servers.
+pub const PORTS: [u16; 4] = [80, 81, 808, 777];
+/// From where on clients choose ports: each connection another one.
+const CHOSEN: u16 = 20_000;
+
+fn address(six: bool, net: u16, side: u16, host: u16) -> IpAddr {
+    let byte = |part: u16| u8::try_from(part).expect("a byte");
+    match six {
+        false => Ipv4Addr::new(10, byte(net), byte(side), byte(host)).into(),
+        true => {
+            let written = |part: u16| u16::from_str_radix(&part.to_string(), 16).expect("digits");
+            let upper = if net == 77 && host > STRANGERS { 0x8000 } else { 0 };
+            Ipv6Addr::new(0xfd00 + written(net), side, 0, 0, upper, 0, 0, host).into()
+        }
+    }
+}
+
+/// The router's address that is on no link.
+pub fn router_alone(six: bool) -> IpAddr {
+    address(six, 79, 0, 1)
+}
+
+/// Addresses of two Services, which nobody has.
+pub fn services(six: bool) -> [IpAddr; 2] {
+    [address(six, 96, 0, 1), address(six, 96, 1, 1)]
+}
+
+/// Hosts of one side.
+#[derive(Debug)]
+struct Hosts {
+    servers: Netns,
+    clients: Netns,
+}
+
+#[derive(Debug)]
+pub struct ConnectionLab {
+    pub router: Netns,
+    sides: [Hosts; 2],
+    outward: Option<Side>,
+}
+
+/// How connections end that were opened: by whether source and destination were translated, how many were reset, and how many not.
+pub type Ends = BTreeMap<(bool, bool), [u64; 2]>;
+
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+    /// Which host's that is.
+    at: usize,
+    /// Client, and client as the server sees it; what it asked for, and who answers.
+    ends: [SocketAddr; 4],
+}
+
+impl ConnectionLab {
+    /// The hosts, and a router without rules, whose default routes lead there. Hosts on that side reach Services and what the
+    /// router itself has, but no server: so the verdict assumes.
+    pub fn new(outward: Option<Side>) -> Self {
+        let hosts = |_| Hosts { servers: Netns::new(), clients: Netns::new() };
+        let lab = Self { router: Netns::new(), sides: SIDES.map(hosts), outward };
+        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+            lab.router.sysctl(key, 1);
+        }
+        lab.router.sysctl("net.ipv4.conf.all.send_redirects", 0);
+        lab.router.sysctl("net.ipv4.conf.default.send_redirects", 0);
+        let mut router = String::new();
+        for side in SIDES {
+            let servers = &lab.sides[side as usize].servers;
+            let (device, at) = (side.device(), side.number());
+            let _ = writeln!(
+                router,
+                "link add {device} address 02:00:00:00:0{at}:01 type veth peer name eth0 address 02:00:00:00:0{at}:02 netns {}\nlink set {device} up",
+                servers.name()
+            );
+        }
+        batch(&lab.router, &router);
+        for side in SIDES {
+            let Hosts { servers, clients } = &lab.sides[side as usize];
+            // Frames for its own address get to it, others to the servers.
+            batch(
+                servers,
+                &format!(
+                    "link set eth0 up\nlink add link eth0 name m0 address 02:00:00:00:0{}:03 netns {} type macvlan mode private",
+                    side.number(),
+                    clients.name()
+                ),
+            );
+        }
+        for side in SIDES {
+            lab.address_hosts(side);
+        }
+        lab.address_router();
+        lab
+    }
+
+    fn address_hosts(&self, side: Side) {
+        let Hosts { servers, clients } = &self.sides[side as usize];
+        for (host, device, numbers) in [(servers, "eth0", SERVERS), (clients, "m0", [OF_SERVICES, OF_SERVERS])] {
+            for key in ["net.ipv4.conf.all.accept_redirects", "net.ipv6.conf.all.accept_redirects"] {
+                host.sysctl(key, 0);
+            }
+            host.sysctl(&format!("net/ipv4/conf/{device}/accept_redirects"), 0);
+            host.sysctl(&format!("net/ipv6/conf/{device}/accept_redirects"), 0);
+            for six in [false, true] {
+                let mut text = format!("link set {device} up\n");
+                for number in numbers {
+                    for ip in side.all(six, number) {
+                        let _ = writeln!(text, "addr add {} dev {device}{}", alone(ip), nodad(ip));
+                    }
+                }
+                let (router, number) = (side.router(six), side.number());
+                let _ = writeln!(
+                    text,
+                    "neigh replace {router} lladdr 02:00:00:00:0{number}:01 dev {device} nud permanent\nroute add {router} dev {device}"
+                );
+                let default = if six { "::/0" } else { "0.0.0.0/0" };
+                let via = format!("via {router} dev {device} onlink");
+                let _ = writeln!(text, "route add {default} {via}");
+                if device == "m0" && self.outward == Some(side) {
+                    for ip in side.all(six, OF_SERVICES) {
+                        let _ = writeln!(text, "rule add from {} lookup 100", alone(ip));
+                    }
+                    let own = SIDES.map(|side| side.router(six));
+                    for ip in own.into_iter().chain([router_alone(six)]).chain(services(six)) {
+                        let _ = writeln!(text, "route add {} {via} table 100", alone(ip));
+                    }
+                    let _ = writeln!(text, "route add unreachable {default} table 100");
+                }
+                batch(host, &text);
+            }
+        }
+    }
+
+    fn address_router(&self) {
+        for six in [false, true] {
+            let mut text = String::new();
+            let alone_here = router_alone(six);
+            let _ = writeln!(text, "addr add {} dev lo{}", alone(alone_here), nodad(alone_here));
+            for side in SIDES {
+                let (device, ip) = (side.device(), side.router(six));
+                let length = if six { 64 } else { 24 };
+                let _ = writeln!(text, "addr add {ip}/{length} dev {device}{}", nodad(ip));
+                let (at, other) = (side.number(), side.other().number());
+                let (strangers, far) = if six {
+                    (format!("fd77:{other}:0:0:8000::/65"), format!("fd78:{at}::/64"))
+                } else {
+                    (format!("10.77.{other}.128/25"), format!("10.78.{at}.0/24"))
+                };
+                let _ = writeln!(text, "route add {strangers} dev {device}\nroute add {far} dev {device}");
+                for (number, owner) in SERVERS.map(|n| (n, 2)).into_iter().chain([(OF_SERVICES, 3), (OF_SERVERS, 3)]) {
+                    for ip in side.all(six, number) {
+                        let _ = writeln!(
+                            text,
+                            "neigh replace {ip} lladdr 02:00:00:00:0{at}:0{owner} dev {device} nud permanent"
+                        );
+                    }
+                }
+            }
+            // The way of what nobody translates; the server there drops it.
+            let nowhere = if six { "fd96::/16" } else { "10.96.0.0/15" };
+            let _ = writeln!(text, "route add {nowhere} via {} dev wan0", Side::Wan.near(six, SERVERS[0]));
+            if let Some(side) = self.outward {
+                let default = if six { "::/0" } else { "0.0.0.0/0" };
+                let _ = writeln!(text, "route add {default} via {} dev {}", side.near(six, SERVERS[0]), side.device());
+            }
+            batch(&self.router, &text);
+        }
+    }
+
+    /// Opens connections from all to all, sends a segment out of the window in each, and tells how they end.
+    pub fn play(&self, families: &[bool]) -> (Ends, Vec<String>) {
+        let places = [&self.sides[0].servers, &self.sides[1].servers, &self.router];
+        let listeners: Vec<(usize, TcpListener)> = places
+            .iter()
+            .enumerate()
+            .flat_map(|(at, place)| place.enter(|| listen(families)).into_iter().map(move |listener| (at, listener)))
+            .collect();
+        let mut pending = BTreeMap::new();
+        let mut next = 0u16;
+        for six in families {
+            for (place, from, to) in self.probes(*six) {
+                let opened: Vec<_> = place.enter(|| {
+                    let each = from.iter().flat_map(|from| to.iter().map(|to| (*from, *to)));
+                    each.zip(next..).filter_map(|((from, to), number)| begin(from, to, number)).collect()
+                });
+                next += u16::try_from(from.len() * to.len()).expect("few connections");
+                pending.extend(opened);
+            }
+        }
+        let mut open = establish(&listeners, pending);
+        for (at, place) in places.iter().enumerate().take(2) {
+            place.enter(|| open.iter().filter(|one| one.at == at).for_each(|one| send_out_of_window(&one.server)));
+        }
+        let mut reset = vec![false; open.len()];
+        // The answer to that segment is there before those to later ones: it comes by the same devices.
+        for _ in 0..4 {
+            for (one, reset) in open.iter_mut().zip(&mut reset) {
+                *reset = *reset || !one.goes_on();
+            }
+            thread::sleep(Duration::from_millis(15));
+        }
+        let (mut ends, mut told) = (Ends::new(), Vec::new());
+        for (one, reset) in open.iter().zip(reset) {
+            let [client, peer, asked, real] = one.ends;
+            let translated = (client != peer, asked != real);
+            ends.entry(translated).or_default()[usize::from(!reset)] += 1;
+            told.push(format!("{client} ({peer}) to {asked} ({real}): {}", if reset { "reset" } else { "lives" }));
+        }
+        (ends, told)
+    }
+
+    /// Who connects from which addresses to which.
+    fn probes(&self, six: bool) -> Vec<(&Netns, Vec<IpAddr>, Vec<SocketAddr>)> {
+        let own: Vec<IpAddr> = SIDES.iter().map(|side| side.router(six)).chain([router_alone(six)]).collect();
+        let every = |addresses: &[IpAddr]| -> Vec<SocketAddr> {
+            addresses.iter().flat_map(|ip| PORTS.map(|port| SocketAddr::new(*ip, port))).collect()
+        };
+        let services = every(&[&services(six)[..], &own].concat());
+        let servers: Vec<IpAddr> = SIDES
+            .iter()
+            .flat_map(|side| [&side.all(six, SERVERS[0])[..], &[side.near(six, SERVERS[1])]].concat())
+            .collect();
+        let servers = every(&servers);
+        let mut all = vec![(&self.router, own.clone(), services.clone()), (&self.router, own, servers.clone())];
+        for side in SIDES {
+            let clients = &self.sides[side as usize].clients;
+            all.push((clients, side.all(six, OF_SERVICES).to_vec(), services.clone()));
+            all.push((clients, side.all(six, OF_SERVERS).to_vec(), servers.clone()));
+        }
+        all
+    }
+}
+
+/// Lines for `ip -batch`, of one family.
+fn batch(ns: &Netns, lines: &str) {
+    let family = if lines.contains("::") { "-6" } else { "-4" };
+    let mut command = ns.command("ip");
+    command.args([family, "-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("ip -batch: {e}"));
+    child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("ip reads");
+    let output = child.wait_with_output().expect("ip ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip -batch in {}: {errors}\n{lines}", ns.name());
+}
+
+fn alone(ip: IpAddr) -> String {
+    format!("{ip}/{}", if ip.is_ipv6() { 128 } else { 32 })
+}
+
+fn nodad(ip: IpAddr) -> &'static str {
+    if ip.is_ipv6() { " nodad" } else { "" }
+}
+
+fn listen(families: &[bool]) -> Vec<TcpListener> {
+    let any = |six: &bool| if *six { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    let all = families.iter().flat_map(|six| PORTS.map(|port| SocketAddr::new(any(six), port)));
+    all.map(|address| {
+        let kind = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+        let socket = socket_with(kind, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+            .expect("a socket");
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, true).expect("of IPv6 only");
+        }
+        bind(&socket, &address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        rustix::net::listen(&socket, 1024).expect("it listens");
+        TcpListener::from(socket)
+    })
+    .collect()
+}
+
+/// A connection that is being opened, by its number. `None`: there is no way.
+fn begin(from: IpAddr, to: SocketAddr, number: u16) -> Option<(u16, (TcpStream, SocketAddr))> {
+    let kind = if to.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket =
+        socket_with(kind, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None).expect("a socket");
+    let own = SocketAddr::new(from, CHOSEN + number);
+    bind(&socket, &own).unwrap_or_else(|e| panic!("{own}: {e}"));
+    match connect(&socket, &to) {
+        Err(Errno::INPROGRESS) | Ok(()) => Some((number, (TcpStream::from(socket), to))),
+        Err(_) => None,
+    }
+}
+
+/// Waits until nothing opens any more: what is lost is sent once more within that time.
+fn establish(
+    listeners: &[(usize, TcpListener)],
+    mut pending: BTreeMap<u16, (TcpStream, SocketAddr)>,
+) -> Vec<Connection> {
+    const QUIET: Duration = Duration::from_millis(1300);
+    let mut last = Instant::now();
+    let mut accepted = Vec::new();
+    let mut connected = BTreeMap::new();
+    while last.elapsed() < QUIET && (!pending.is_empty() || accepted.len() < connected.len()) {
+        let waiting: Vec<u16> = pending.keys().copied().collect();
+        for number in waiting {
+            let (stream, _) = &pending[&number];
+            let ended = stream.take_error().expect("its state").is_some();
+            if ended || stream.peer_addr().is_ok() {
+                let (stream, to) = pending.remove(&number).expect("it was there");
+                last = Instant::now();
+                if !ended {
+                    // By that the other end is told.
+                    (&stream).write_all(&number.to_be_bytes()).expect("two bytes");
+                    connected.insert(number, (stream, to));
+                }
+            }
+        }
+        for (at, listener) in listeners {
+            while let Ok((stream, _)) = listener.accept() {
+                accepted.push((*at, stream));
+                last = Instant::now();
+            }
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    let mut open = Vec::new();
+    for (at, mut server) in accepted {
+        let mut number = [0; 2];
+        server.set_nonblocking(false).expect("it waits");
+        server.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+        if let Err(error) = server.read_exact(&mut number) {
+            assert!(ENDED.contains(&error.kind()), "{error}");
+            continue;
+        }
+        let Some((client, asked)) = connected.remove(&u16::from_be_bytes(number)) else { continue };
+        client.set_nonblocking(false).expect("it waits");
+        for stream in [&client, &server] {
+            stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+            stream.set_nodelay(true).expect("no delay");
+        }
+        let ends = [client.local_addr(), server.peer_addr(), server.local_addr()];
+        let [Ok(from), Ok(peer), Ok(real)] = ends else { continue };
+        let mut one = Connection { client, server, at, ends: [from, peer, asked, real] };
+        if one.goes_on() {
+            open.push(one);
+        }
+    }
+    open
+}
+
+const ENDED: [ErrorKind; 3] = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
+
+impl Connection {
+    /// Sends a byte there and another back; false: the server's connection was reset.
+    fn goes_on(&mut self) -> bool {
+        let mut byte = [0];
+        let there = self.client.write_all(b"a").and_then(|()| self.server.read_exact(&mut byte));
+        match there.and_then(|()| self.server.write_all(b"b")).and_then(|()| self.client.read_exact(&mut byte)) {
+            Ok(()) => true,
+            Err(error) if ENDED.contains(&error.kind()) => false,
+            Err(error) => panic!("neither an answer nor a reset: {error}"),
+        }
+    }
+}

@@ -1,0 +1,641 @@
+//! Random rules around connections, and what in them cannot be told from a dump.
+//!
+//! Atoms:
+//! - given another destination: a Service (one address, one port of it, several ports), the router's own addresses; to a server
+//!   of either side, on the same port or another, or to the router itself (redirect); on prerouting, output or both;
+//! - another source: masquerade, an address of the router's (of either device, of none), one of nobody;
+//! - tests of these: devices on both ways, one that is not there, networks of both ends, ports of both ends, protocol, a mark
+//!   that other rules set, state NEW, local destinations, a connection with another destination, all of them negated;
+//! - invalid segments dropped: in raw, mangle and filter, on every hook, by a state, by not being of others, by a map, by a
+//!   policy behind accepted ones, in chains that are jumped or gone to, before connection tracking, behind what accepts;
+//! - new connections dropped; packets not tracked; `be_liberal`; rules of UDP, of one family of two, of `inet`;
+//! - what nobody can know (closed list): `opaque`, a test that is not understood; `sometimes`, one that holds for some packets;
+//!   `queue`, where a program decides; `order`, that of two chains of the same priority.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use super::connection_lab::{PORTS, SIDES, Side, router_alone, services};
+use super::grammar::Dice;
+
+/// A set-up and its rules.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Those of connections; IPv4 is `false`.
+    pub families: Vec<bool>,
+    /// Where default routes lead to.
+    pub outward: Option<Side>,
+    /// Shell commands.
+    pub lines: Vec<String>,
+    /// What nobody could know.
+    pub planted: BTreeSet<&'static str>,
+    /// Base chains of iptables by family, table, hook and backend: those of two backends have the same priority.
+    chains: BTreeSet<(bool, String, String, bool)>,
+    next: i32,
+}
+
+/// Who holds a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    Legacy,
+    IptablesNft,
+    Native,
+}
+
+const BACKENDS: [Backend; 3] = [Backend::Legacy, Backend::IptablesNft, Backend::Native];
+
+/// What a rule tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Test {
+    In(&'static str),
+    Out(&'static str),
+    From(String),
+    To(String),
+    SourcePort(u16),
+    Port(u16),
+    Protocol(&'static str),
+    Mark,
+    State(&'static str),
+    LocalDestination,
+    OtherDestination,
+    /// In the words of iptables and of nft.
+    Words(&'static str, &'static str),
+}
+
+use Test::{From, In, LocalDestination, Mark, OtherDestination, Out, Port, Protocol, SourcePort, State, To, Words};
+
+/// A test, or its opposite.
+#[derive(Clone, Debug)]
+struct Condition(bool, Test);
+
+#[derive(Clone, Debug)]
+enum Action {
+    Destination(IpAddr, Option<u16>),
+    Redirect(u16),
+    Masquerade,
+    Source(IpAddr),
+    Untracked,
+    Marked,
+    Drop,
+    Accept,
+    Queue,
+    Jump(bool, String),
+}
+
+#[derive(Clone, Debug)]
+struct Rule(Vec<Condition>, Action);
+
+/// The bit that rules set and test.
+const BIT: &str = "0x4000";
+
+impl Condition {
+    fn iptables(&self) -> String {
+        let Self(not, test) = self;
+        let not = if *not { "! " } else { "" };
+        match test {
+            In(device) => format!("{not}-i {device}"),
+            Out(device) => format!("{not}-o {device}"),
+            From(network) => format!("{not}-s {network}"),
+            To(network) => format!("{not}-d {network}"),
+            SourcePort(port) => format!("-m tcp {not}--sport {port}"),
+            Port(port) => format!("-m tcp {not}--dport {port}"),
+            Protocol(name) => format!("{not}-p {name}"),
+            Mark => format!("-m mark {not}--mark {BIT}/{BIT}"),
+            State(states) => format!("-m conntrack {not}--ctstate {states}"),
+            LocalDestination => format!("-m addrtype {not}--dst-type LOCAL"),
+            OtherDestination => format!("-m conntrack {not}--ctstate DNAT"),
+            Words(words, _) => (*words).to_owned(),
+        }
+    }
+
+    fn native(&self, six: bool) -> String {
+        let Self(not, test) = self;
+        let (not, ip) = (if *not { "!= " } else { "" }, if six { "ip6" } else { "ip" });
+        match test {
+            In(device) => format!("iifname {not}\"{device}\""),
+            Out(device) => format!("oifname {not}\"{device}\""),
+            From(network) => format!("{ip} saddr {not}{network}"),
+            To(network) => format!("{ip} daddr {not}{network}"),
+            SourcePort(port) => format!("tcp sport {not}{port}"),
+            Port(port) => format!("tcp dport {not}{port}"),
+            Protocol(name) => format!("meta l4proto {not}{name}"),
+            Mark => format!("meta mark and {BIT} {} {BIT}", if self.0 { "!=" } else { "==" }),
+            State(states) if states.contains(',') => format!("ct state {not}{{ {} }}", states.to_lowercase()),
+            State(state) => format!("ct state {not}{}", state.to_lowercase()),
+            LocalDestination => format!("fib daddr type {not}local"),
+            OtherDestination if self.0 => "ct status and dnat == 0".into(),
+            OtherDestination => "ct status dnat".into(),
+            Words(_, words) => (*words).to_owned(),
+        }
+    }
+}
+
+impl Rule {
+    /// Protocols first: ports need them.
+    fn tests(&self, each: impl Fn(&Condition) -> String) -> String {
+        let mut tests: Vec<&Condition> = self.0.iter().collect();
+        tests.sort_by_key(|Condition(_, test)| !matches!(test, Protocol(_)));
+        tests.into_iter().map(|test| each(test) + " ").collect()
+    }
+
+    fn iptables(&self) -> String {
+        let target = match &self.1 {
+            Action::Destination(ip, port) => format!("DNAT --to-destination {}", end(*ip, *port)),
+            Action::Redirect(port) => format!("REDIRECT --to-ports {port}"),
+            Action::Masquerade => "MASQUERADE".into(),
+            Action::Source(ip) => format!("SNAT --to-source {ip}"),
+            Action::Untracked => "NOTRACK".into(),
+            Action::Marked => format!("MARK --set-xmark {BIT}/{BIT}"),
+            Action::Drop => "DROP".into(),
+            Action::Accept => "ACCEPT".into(),
+            Action::Queue => "NFQUEUE --queue-num 7 --queue-bypass".into(),
+            Action::Jump(goes, chain) => {
+                return format!("{}-{} {chain}", self.tests(Condition::iptables), if *goes { "g" } else { "j" });
+            }
+        };
+        format!("{}-j {target}", self.tests(Condition::iptables))
+    }
+
+    fn native(&self, six: bool) -> String {
+        let statement = match &self.1 {
+            Action::Destination(ip, port) => format!("dnat to {}", end(*ip, *port)),
+            Action::Redirect(port) => format!("redirect to :{port}"),
+            Action::Masquerade => "masquerade".into(),
+            Action::Source(ip) => format!("snat to {ip}"),
+            Action::Untracked => "notrack".into(),
+            Action::Marked => format!("meta mark set meta mark or {BIT}"),
+            Action::Drop => "drop".into(),
+            Action::Accept => "accept".into(),
+            Action::Queue => "queue num 7 bypass".into(),
+            Action::Jump(goes, chain) => format!("{} {chain}", if *goes { "goto" } else { "jump" }),
+        };
+        self.tests(|test| test.native(six)) + &statement
+    }
+}
+
+/// An address and perhaps a port, as all programs read it.
+fn end(ip: IpAddr, port: Option<u16>) -> String {
+    port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(ip, port).to_string())
+}
+
+impl Case {
+    /// Adds rules to a chain on a hook, those of a chain of their own behind what jumps there. Of nf_tables the base chain is one in
+    /// a table of its own, `off` from where iptables has its, and before all that are there.
+    fn add(&mut self, (backend, six): (Backend, bool), on: (&str, &str), rules: &[Rule], off: i32) {
+        self.next += 1;
+        self.probe(six);
+        match program(backend, six) {
+            Some(program) => self.iptables(program, (backend, six), on, rules),
+            None => self.native(six, on, rules, off),
+        }
+    }
+
+    /// Has packets of a family sent.
+    fn probe(&mut self, six: bool) {
+        if !self.families.contains(&six) {
+            self.families.push(six);
+        }
+    }
+
+    fn native(&mut self, six: bool, (table, hook): (&str, &str), rules: &[Rule], off: i32) {
+        let number = self.next;
+        let priority = match (table, hook) {
+            ("raw", _) => -300,
+            ("mangle", _) => -150,
+            ("nat", "OUTPUT" | "PREROUTING") => -100,
+            ("nat", _) => 100,
+            _ => 0,
+        } + off
+            - number;
+        let (kind, more) = match (table, hook) {
+            ("nat", _) => ("nat", ""),
+            ("mangle", "OUTPUT") => ("route", ""),
+            ("policy", _) => ("filter", "policy drop; "),
+            _ => ("filter", ""),
+        };
+        let any = |Rule(tests, _): &Rule| tests.iter().all(|Condition(_, test)| !matches!(test, From(_) | To(_)));
+        let family = match six {
+            _ if kind == "filter" && table != "raw" && number % 3 == 0 && rules.iter().all(any) => "inet",
+            true => "ip6",
+            false => "ip",
+        };
+        if family == "inet" {
+            self.probe(!six);
+        }
+        let jump = rules.iter().position(|Rule(_, action)| matches!(action, Action::Jump(..)));
+        let (base, sub) = rules.split_at(jump.map_or(rules.len(), |at| at + 1));
+        let written = |rules: &[Rule]| rules.iter().map(|rule| rule.native(six) + "; ").collect::<String>();
+        let mut text = format!("table {family} t{number} {{ ");
+        if jump.is_some() {
+            let _ = writeln!(text, "chain sub {{ {}}}", written(sub));
+        }
+        let hook = hook.to_lowercase();
+        let _ = write!(text, "chain c {{ type {kind} hook {hook} priority {priority}; {more}{}}}\n}}", written(base));
+        self.lines.push(format!("nft -f - <<'END'\n{text}\nEND"));
+    }
+
+    fn iptables(
+        &mut self,
+        program: &str,
+        (backend, six): (Backend, bool),
+        (table, hook): (&str, &str),
+        rules: &[Rule],
+    ) {
+        let (table, policy) = if table == "policy" { ("filter", true) } else { (table, false) };
+        let base = |legacy| (six, table.to_owned(), hook.to_owned(), legacy);
+        self.chains.insert(base(backend == Backend::Legacy));
+        if self.chains.contains(&base(backend != Backend::Legacy)) {
+            self.planted.insert("order");
+        }
+        let mut chain = hook.to_owned();
+        for rule in rules {
+            let mut rule = rule.clone();
+            let mut then = chain.clone();
+            if let Action::Jump(_, name) = &mut rule.1 {
+                *name = format!("{name}-{}", self.next);
+                then.clone_from(name);
+                self.lines.push(format!("{program} -w -t {table} -N {name}"));
+            }
+            self.lines.push(format!("{program} -w -t {table} -A {chain} {}", rule.iptables()));
+            chain = then;
+        }
+        if policy {
+            self.lines.push(format!("{program} -w -t {table} -P {hook} DROP"));
+        }
+    }
+}
+
+/// What writes rules there. `None`: nft.
+fn program(backend: Backend, six: bool) -> Option<&'static str> {
+    match (backend, six) {
+        (Backend::Legacy, false) => Some("iptables-legacy"),
+        (Backend::Legacy, true) => Some("ip6tables-legacy"),
+        (Backend::IptablesNft, false) => Some("iptables-nft"),
+        (Backend::IptablesNft, true) => Some("ip6tables-nft"),
+        (Backend::Native, _) => None,
+    }
+}
+
+/// Makes cases.
+pub struct Generator<'d> {
+    pub dice: &'d mut Dice,
+}
+
+const TCP: Condition = Condition(false, Protocol("tcp"));
+
+fn is(test: Test) -> Condition {
+    Condition(false, test)
+}
+
+impl Generator<'_> {
+    pub fn case(&mut self) -> Case {
+        let families = [vec![false], vec![true], vec![false, true]][self.dice.below(3) as usize].clone();
+        let outward = [None, Some(Side::Wan), Some(Side::Wan), Some(Side::Lan)][self.dice.below(4) as usize];
+        let mut case =
+            Case { families, outward, lines: vec![], planted: BTreeSet::new(), chains: BTreeSet::new(), next: 0 };
+        let backend = BACKENDS[self.dice.below(3) as usize];
+        let marks = self.dice.one_in(3);
+        if marks {
+            self.marker(&mut case, backend);
+        }
+        for _ in 0..self.dice.below(3) {
+            self.destination(&mut case, backend, marks);
+        }
+        for _ in 0..self.dice.below(3) {
+            self.source(&mut case, backend, marks);
+        }
+        for _ in 0..self.dice.below(4) {
+            match self.dice.below(12) {
+                0 => self.untracked(&mut case, backend),
+                1 => self.new_dropped(&mut case, backend, marks),
+                2..=4 => self.policy(&mut case, backend, marks),
+                _ => self.dropped(&mut case, backend, marks),
+            }
+        }
+        if self.dice.one_in(10) {
+            case.lines.push("sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1".into());
+        }
+        case
+    }
+
+    /// The backend of one rule, its families: mostly all of the case.
+    fn places(&mut self, case: &Case, backend: Backend) -> Vec<(Backend, bool)> {
+        let backend = if self.dice.one_in(4) { BACKENDS[self.dice.below(3) as usize] } else { backend };
+        let mut families = case.families.clone();
+        if self.dice.one_in(5) {
+            families = vec![self.dice.one_in(2)];
+        }
+        families.into_iter().map(|six| (backend, six)).collect()
+    }
+
+    fn device(&mut self) -> &'static str {
+        match self.dice.below(9) {
+            0 => "eth9",
+            side => SIDES[side as usize % 2].device(),
+        }
+    }
+
+    /// Some of these tests, one in three the other way round.
+    fn some(&mut self, most: u64, of: &[Test]) -> Vec<Condition> {
+        let mut tests: Vec<Condition> = Vec::new();
+        for _ in 0..self.dice.below(most + 1) {
+            let test = of[self.dice.below(of.len() as u64) as usize].clone();
+            let same = |other: &Condition| std::mem::discriminant(&other.1) == std::mem::discriminant(&test);
+            if !tests.iter().any(same) {
+                // Neither is a first packet RELATED here: nothing expects one.
+                let not = self.dice.one_in(4) && !matches!(test, State(_));
+                tests.push(Condition(not, test));
+            }
+        }
+        tests
+    }
+
+    fn network(&mut self, six: bool) -> String {
+        SIDES[self.dice.below(2) as usize].network(six)
+    }
+
+    /// Anything that can be tested on this hook, and is told apart by the packets that are sent.
+    fn tests(&mut self, six: bool, hook: &str, marks: bool) -> Vec<Test> {
+        let protocol = Protocol(if self.dice.one_in(8) { "udp" } else { "tcp" });
+        let mut tests = vec![From(self.network(six)), To(self.network(six)), protocol];
+        if ["PREROUTING", "INPUT", "FORWARD"].contains(&hook) {
+            tests.extend([In(self.device()), In(self.device())]);
+        }
+        if ["OUTPUT", "POSTROUTING", "FORWARD"].contains(&hook) {
+            tests.extend([Out(self.device()), Out(self.device())]);
+        }
+        if marks {
+            tests.push(Mark);
+        }
+        tests
+    }
+
+    /// Tests of TCP's ports; the protocol goes with them.
+    fn port(&mut self, tests: &mut Vec<Condition>, port: Test) {
+        tests.retain(|Condition(_, test)| !matches!(test, Protocol(_)));
+        tests.push(TCP);
+        tests.push(Condition(self.dice.one_in(5), port));
+    }
+
+    /// Rules in a chain that is jumped to, mostly not.
+    fn within(&mut self, mut rules: Vec<Rule>, conditions: Vec<Condition>) -> Vec<Rule> {
+        if !self.dice.one_in(4) {
+            return rules;
+        }
+        rules.insert(0, Rule(conditions, Action::Jump(self.dice.one_in(2), "sub".into())));
+        rules
+    }
+
+    fn marker(&mut self, case: &mut Case, backend: Backend) {
+        let both = self.dice.one_in(2);
+        let port = self.dice.one_in(2).then(|| self.dice.below(4) as usize);
+        for place in self.places(case, backend) {
+            for hook in if both { &["PREROUTING", "OUTPUT"][..] } else { &["PREROUTING"] } {
+                let of = self.tests(place.1, "", false);
+                let mut tests = self.some(1, &of);
+                if *hook == "PREROUTING" && self.dice.one_in(2) {
+                    tests.push(Condition(self.dice.one_in(4), In(self.device())));
+                }
+                if let Some(port) = port {
+                    self.port(&mut tests, Port(PORTS[port]));
+                }
+                case.add(place, ("mangle", hook), &[Rule(tests, Action::Marked)], -7);
+            }
+        }
+    }
+
+    fn destination(&mut self, case: &mut Case, backend: Backend, marks: bool) {
+        let (hooks, kind, to) = (self.dice.below(6), self.dice.below(10), self.dice.below(6));
+        let (redirects, same_port) = (self.dice.one_in(9), self.dice.one_in(4));
+        let side = SIDES[self.dice.below(2) as usize];
+        let hooks = match hooks {
+            0 => &["OUTPUT"][..],
+            1 | 2 => &["PREROUTING", "OUTPUT"],
+            _ => &["PREROUTING"],
+        };
+        let udp = self.dice.one_in(10);
+        for place in self.places(case, backend) {
+            let six = place.1;
+            for hook in hooks {
+                let mut tests = match kind {
+                    0..=4 => vec![is(To(services(six)[0].to_string())), is(Port(PORTS[0]))],
+                    5 => vec![is(To(services(six)[0].to_string()))],
+                    6 => vec![is(LocalDestination), is(Port(PORTS[2]))],
+                    7 => vec![is(To(side.router(six).to_string())), is(Port(PORTS[2]))],
+                    8 => vec![is(To(services(six)[1].to_string())), Condition(true, Port(PORTS[1]))],
+                    _ => vec![is(To(router_alone(six).to_string()))],
+                };
+                tests.push(TCP);
+                if udp {
+                    tests = vec![is(To(services(six)[0].to_string())), is(Protocol("udp"))];
+                }
+                let mut of = vec![From(self.network(six)), State("NEW")];
+                if marks {
+                    of.push(Mark);
+                }
+                if *hook == "PREROUTING" {
+                    of.extend([In(self.device()), In(self.device())]);
+                }
+                let mut more = self.some(2, &of);
+                let ip = if to == 0 { side.far(six, 2) } else { side.near(six, 2) };
+                let action = match redirects {
+                    true => Action::Redirect(PORTS[3]),
+                    false => Action::Destination(ip, (!same_port).then_some(PORTS[3])),
+                };
+                let mut rules = vec![];
+                if self.dice.one_in(8) {
+                    let tests = self.some(1, &of);
+                    rules.push(Rule(tests, Action::Accept));
+                }
+                if self.dice.one_in(14) {
+                    more.push(self.unknowable(case, place.0));
+                }
+                if rules.is_empty() && self.dice.one_in(4) {
+                    rules = vec![Rule(more, Action::Jump(self.dice.one_in(2), "sub".into())), Rule(tests, action)];
+                } else {
+                    tests.extend(more);
+                    rules.push(Rule(tests, action));
+                }
+                case.add(place, ("nat", hook), &rules, -3);
+            }
+        }
+    }
+
+    fn source(&mut self, case: &mut Case, backend: Backend, marks: bool) {
+        let (kind, side) = (self.dice.below(6), SIDES[self.dice.below(2) as usize]);
+        let port = self.dice.one_in(4);
+        for place in self.places(case, backend) {
+            let six = place.1;
+            let mut of = self.tests(six, "POSTROUTING", marks);
+            of.push(OtherDestination);
+            let mut tests = self.some(2, &of);
+            if port {
+                let port = PORTS[2 + self.dice.below(2) as usize];
+                self.port(&mut tests, Port(port));
+            }
+            let action = match kind {
+                0 => Action::Source(side.router(six)),
+                1 => Action::Source(router_alone(six)),
+                // Nobody has it.
+                2 => Action::Source(if six { "fd80::7" } else { "10.80.0.7" }.parse().expect("an address")),
+                _ => Action::Masquerade,
+            };
+            let mut rules = vec![];
+            if self.dice.one_in(6) {
+                let tests = self.some(1, &of);
+                rules.push(Rule(tests, Action::Accept));
+            }
+            if self.dice.one_in(14) {
+                tests.push(self.unknowable(case, place.0));
+            }
+            rules.push(Rule(tests, action));
+            let jumps = self.some(1, &of);
+            let rules = self.within(rules, jumps);
+            case.add(place, ("nat", "POSTROUTING"), &rules, -5);
+        }
+    }
+
+    /// A test that holds for some packets, or one for every packet, which natwatch cannot know.
+    fn unknowable(&mut self, case: &mut Case, backend: Backend) -> Condition {
+        // Of nf_tables all that this kernel has is understood.
+        if self.dice.one_in(2) || backend == Backend::Native {
+            case.planted.insert("sometimes");
+            return is(Words("-m statistic --mode nth --every 2 --packet 0", "numgen inc mod 2 0"));
+        }
+        case.planted.insert("opaque");
+        is(Words("-m u32 --u32 '0>>31=0'", ""))
+    }
+
+    /// Both ways of a connection, if it is there at all: half a connection is another matter.
+    fn untracked(&mut self, case: &mut Case, backend: Backend) {
+        let (kind, both) = (self.dice.below(4), self.dice.one_in(2));
+        let side = SIDES[self.dice.below(2) as usize];
+        for place in self.places(case, backend) {
+            let six = place.1;
+            let tests = match kind {
+                0 => vec![vec![TCP, is(To(services(six)[0].to_string())), is(Port(PORTS[0]))]],
+                1 => vec![vec![TCP, is(Port(PORTS[0]))], vec![TCP, is(SourcePort(PORTS[0]))]],
+                2 => vec![vec![is(Protocol("udp"))]],
+                // Resets that go past a translation.
+                _ => vec![vec![
+                    TCP,
+                    is(To(side.near(six, 2).to_string())),
+                    is(Port(PORTS[3])),
+                    is(Words("-m tcp --tcp-flags RST RST", "tcp flags & rst == rst")),
+                ]],
+            };
+            let rules: Vec<Rule> = tests.into_iter().map(|tests| Rule(tests, Action::Untracked)).collect();
+            for hook in if both || kind == 1 { &["PREROUTING", "OUTPUT"][..] } else { &["PREROUTING"] } {
+                case.add(place, ("raw", hook), &rules, -9);
+            }
+        }
+    }
+
+    fn new_dropped(&mut self, case: &mut Case, backend: Backend, marks: bool) {
+        let hook = self.dice.of(&["FORWARD", "OUTPUT"]).to_owned();
+        for place in self.places(case, backend) {
+            let of = self.tests(place.1, &hook, marks);
+            let mut tests = self.some(2, &of);
+            tests.push(is(State("NEW")));
+            case.add(place, ("filter", &hook), &[Rule(tests, Action::Drop)], -11);
+        }
+    }
+
+    /// Invalid segments, dropped.
+    fn dropped(&mut self, case: &mut Case, backend: Backend, marks: bool) {
+        let (table, hook) = [
+            ("raw", "PREROUTING"),
+            ("mangle", "PREROUTING"),
+            ("mangle", "PREROUTING"),
+            ("filter", "FORWARD"),
+            ("filter", "FORWARD"),
+            ("mangle", "FORWARD"),
+            ("filter", "INPUT"),
+            ("filter", "INPUT"),
+            ("mangle", "INPUT"),
+            ("filter", "OUTPUT"),
+            ("mangle", "OUTPUT"),
+            ("mangle", "POSTROUTING"),
+        ][self.dice.below(12) as usize];
+        let port = self.dice.below(6);
+        let form = self.dice.below(8);
+        for place in self.places(case, backend) {
+            let six = place.1;
+            let of = self.tests(six, hook, marks);
+            let mut tests = self.some(2, &of);
+            match port {
+                0 => self.port(&mut tests, SourcePort(PORTS[3])),
+                1 => self.port(&mut tests, Port(PORTS[3])),
+                _ => {}
+            }
+            let state = match form {
+                0 => Condition(true, State("NEW,ESTABLISHED,RELATED,UNTRACKED")),
+                1 => is(Words(
+                    "-m state --state INVALID",
+                    "ct state vmap { established : accept, related : accept, invalid : drop }",
+                )),
+                2 => is(Words("-m conntrack --ctstate RELATED,INVALID", "ct state & (invalid | related) != 0")),
+                _ => is(State("INVALID")),
+            };
+            // A map drops by itself.
+            let mapped = form == 1 && place.0 == Backend::Native;
+            let action = match (mapped, self.dice.below(16)) {
+                (true, _) => Action::Accept,
+                // Not all kernels have it in nf_tables.
+                (_, 0) if place.0 != Backend::Native => {
+                    case.planted.insert("queue");
+                    Action::Queue
+                }
+                _ => Action::Drop,
+            };
+            tests.push(state);
+            if self.dice.one_in(14) && !mapped && table != "raw" {
+                tests.push(self.unknowable(case, place.0));
+            }
+            let mut rules = vec![];
+            if self.dice.one_in(6) {
+                let mut tests = self.some(1, &of);
+                if self.dice.one_in(2) {
+                    tests.push(is(State("INVALID")));
+                }
+                rules.push(Rule(tests, Action::Accept));
+            }
+            rules.push(Rule(tests, action));
+            let jumps = self.some(1, &of);
+            let rules = self.within(rules, jumps);
+            case.add(place, (table, hook), &rules, -13);
+        }
+    }
+
+    /// Nothing but what is accepted.
+    fn policy(&mut self, case: &mut Case, backend: Backend, marks: bool) {
+        let hook = self.dice.of(&["FORWARD", "FORWARD", "INPUT", "OUTPUT"]).to_owned();
+        let state = self.dice.of(&["ESTABLISHED", "ESTABLISHED,RELATED"]);
+        let (first, new) = (self.dice.one_in(2), self.dice.one_in(3));
+        for place in self.places(case, backend) {
+            let established = Rule(
+                vec![is(match state {
+                    "ESTABLISHED" => State("ESTABLISHED"),
+                    _ => State("ESTABLISHED,RELATED"),
+                })],
+                Action::Accept,
+            );
+            let mut rules = vec![];
+            for _ in 0..1 + self.dice.below(2) {
+                let mut of = self.tests(place.1, &hook, marks);
+                of.extend([OtherDestination, State("NEW")]);
+                let tests = self.some(2, &of);
+                if !tests.is_empty() {
+                    rules.push(Rule(tests, Action::Accept));
+                }
+            }
+            if new {
+                rules.push(Rule(vec![is(State("NEW"))], Action::Accept));
+            }
+            let at = if first { 0 } else { rules.len() };
+            rules.insert(at, established);
+            case.add(place, ("policy", &hook), &rules, -17);
+        }
+    }
+}
