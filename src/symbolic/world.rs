@@ -9,7 +9,10 @@ use super::machine::Certainty;
 use super::slice;
 use super::survey::{Relevant, Survey};
 use super::unread::is_unread_map;
-use crate::snapshot::netfilter::{Backend, Chain, ChainId, ChainKind, Family, NatAction, Rule, Ruleset, Step, Verdict};
+use super::values::Values;
+use crate::snapshot::netfilter::{
+    Backend, Chain, ChainId, ChainKind, Family, Nat, NatAction, Rule, Ruleset, Step, Verdict,
+};
 use crate::snapshot::{Link, Reading, Snapshot};
 
 /// A rule set, and who holds it.
@@ -50,7 +53,11 @@ pub(super) struct Remembered {
     doubtful: OnceCell<Option<(u32, String)>>,
     elsewhere: OnceCell<Option<String>>,
     destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
+    targets: RefCell<BTreeMap<(Family, bool), Targets>>,
 }
+
+/// Destinations that rules give, and why there may be others.
+type Targets = (Values, Option<String>);
 
 /// Steps that are looked for in a chain, and in those that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,6 +237,41 @@ impl<'a> World<'a> {
     pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
         let look = || self.look_for_destinations(family, on_output);
         recall(&self.remembered.destinations, (family, on_output), look)
+    }
+
+    /// Destinations that connections can have in place of their packets', in the same sense, and why there may be others.
+    pub(super) fn targets(&self, family: Family, on_output: bool) -> Targets {
+        recall(&self.remembered.targets, (family, on_output), || self.look_for_targets(family, on_output))
+    }
+
+    fn look_for_targets(&self, family: Family, on_output: bool) -> Targets {
+        let (mut targets, mut unclear) = (Vec::new(), self.unread(family));
+        for (set, id, chain) in self.chains_of(family) {
+            if chain.only_searched() {
+                return (Values::ranges(vec![(0, u128::MAX)]), None); // those of Services
+            }
+            let sets = &self.rules[set].ruleset.sets;
+            for step in chain.known_rules().iter().flat_map(|rule| &rule.steps) {
+                let given = match step {
+                    Step::Nat(Nat { action: NatAction::Redirect, .. }) => continue, // this host
+                    Step::Nat(Nat { action: NatAction::Masquerade | NatAction::Snat, .. }) if on_output => continue,
+                    // Answers get the source of what they answer.
+                    Step::Nat(nat) if !on_output && nat.action != NatAction::Dnat => Some(vec![(0, u128::MAX)]),
+                    Step::Nat(nat) => nat.given_addresses(sets),
+                    Step::Opaque { .. } => None,
+                    _ => continue,
+                };
+                match given {
+                    Some(given) => targets.extend(given),
+                    None => {
+                        let chain = self.describe_chain(set, id);
+                        unclear
+                            .get_or_insert_with(|| format!("which destination a rule of {chain} gives is not known"));
+                    }
+                }
+            }
+        }
+        (Values::ranges(targets), unclear)
     }
 
     fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::{Chosen, Element, Field, Nat, Set, SetId};
+use super::{Chosen, Element, Field, Nat, Set, SetId, address_key};
 
 /// A look-up in a map of data. A packet without an element does not get further in the rule (`NFT_BREAK`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,22 @@ pub struct NatMap {
 }
 
 impl Nat {
+    /// Addresses that it gives, by itself or by its map, as ranges of numbers. `None`: they are not known.
+    pub fn given_addresses(&self, sets: &BTreeMap<SetId, Set>) -> Option<Vec<(u128, u128)>> {
+        let given = |addresses| match addresses {
+            Chosen::Unset => Some(None),
+            Chosen::Range(first, last) => Some(Some((address_key(first), address_key(last)))),
+            Chosen::ByPacket => None,
+        };
+        match &self.map {
+            None => Some(given(self.addresses)?.into_iter().collect()),
+            Some(map) => {
+                let each = map.lookup.known_in(sets)?.map(|(_, data)| given(self.with_data(data)?.addresses));
+                Some(each.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
+            }
+        }
+    }
+
     /// What it is for packets for which its map has these data. `None`: they are too short.
     pub fn with_data(&self, data: &[u8]) -> Option<Self> {
         let Some(NatMap { addresses, ports, .. }) = &self.map else { return Some(self.clone()) };

@@ -33,7 +33,14 @@ impl OnNat for Inner<'_> {
             // A later packet of a flow that was translated when it began.
             Some(assumed) if !is_on_source(hook) => {
                 let elsewhere = self.sent_elsewhere(walk, hook, packets);
-                walk.space.or(packets, walk.space.and(elsewhere, assumed))
+                let (_, destination) = walk.packets.ends();
+                let (targets, unclear) = walk.world.targets(walk.packets.family, hook == Hook::Output);
+                let mut there = walk.all_with(elsewhere, &[(destination, targets.as_ranges())]);
+                if let Some(why) = unclear {
+                    let others = walk.if_so("other targets", &Err(why));
+                    there = walk.space.or(there, walk.space.and(elsewhere, others));
+                }
+                walk.space.or(packets, walk.space.and(there, assumed))
             }
             _ => packets,
         }

@@ -19,6 +19,20 @@ fn marks_of_connections_that_came_out_of_the_tunnel_are_restored_on_answers() {
 }
 
 #[test]
+fn later_packets_go_where_rules_send_the_first() {
+    let translated = |action: &str| {
+        let nat = format!("ip nat O: nat output -100\n dst 10.96.0.1 => {action}\n");
+        rewritten(&format!("{nat}ip m O: filter output -150\n dst 10.96.0.1, state 2 => or 0x4000\n{OLD}"))
+    };
+    assert_eq!(translated("dnat to 10.42.0.5"), "yes");
+    assert_eq!(translated("dnat to 10.42.0.5-10.42.0.9"), "yes");
+    assert_eq!(translated("dnat to 172.16.0.9"), "no", "that is not in the tunnel");
+    assert_eq!(translated("redirect"), "no");
+    assert_eq!(translated("dnat to 172.16.0.9\n => odd"), "maybe");
+    assert_eq!(translated("dnat by-chance"), "maybe");
+}
+
+#[test]
 fn a_later_packet_may_leave_a_mark_for_those_after_it() {
     let later = "ip m O: filter output -150\n oif flannel.1 => restore\n state 2, !mark 0x4000/0x4000 => or 0x4000, save, xor 0x4000";
     assert_eq!(rewritten(&[later, OLD].concat()), "yes");
