@@ -103,7 +103,8 @@ impl Generator<'_> {
         }
         let another = if six { "fd00:88::11" } else { "192.168.88.11" };
         let to = self.dice.of(&[local, another, another]).to_owned();
-        let (fields, kinds, elements, what) = match self.dice.below(4) {
+        // Two addresses of IPv6 with ports are more than an element has room for (`NFT_DATA_VALUE_MAXLEN`).
+        let (fields, kinds, elements, what) = match self.dice.below(if six { 3 } else { 4 }) {
             0 => (format!("{ip} saddr"), format!("{address} : {address}"), format!("{local} : {to}"), "snat to"),
             1 => {
                 let half = if six { "8000::/1" } else { "128.0.0.0/1" };
@@ -114,8 +115,7 @@ impl Generator<'_> {
                 let ports = self.dice.of(&["1024-65535", "1024-2048", "45000-50000"]).to_owned();
                 let elements = format!("{local} . {port} : {to} . {ports}");
                 let kinds = format!("{address} . inet_service : interval {address} . inet_service");
-                let what = if six { "snat ip6 addr . port to" } else { "snat ip addr . port to" };
-                (format!("{ip} saddr . udp dport"), kinds, elements, what)
+                (format!("{ip} saddr . udp dport"), kinds, elements, "snat ip addr . port to")
             }
         };
         let (lookup, map) = self.map(case, &fields, &kinds, &elements);
