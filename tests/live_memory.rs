@@ -102,7 +102,7 @@ fn told(facts: &Snapshot) -> String {
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.links, facts.addresses, facts.rules);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.routes, facts.forwarding, facts.local_ports);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.ipvs_services, facts.foreign_tunnels, facts.programs);
-    let _ = writeln!(text, "{:#?}\n{:#?}", facts.local_sources, facts.ipsec);
+    let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.local_sources, facts.targets, facts.ipsec);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.nftables, facts.legacy_ipv4, facts.legacy_ipv6);
     let _ = writeln!(text, "{:#?}\n{:#?}", facts.source_nat_rules, facts.sources);
     text
@@ -180,7 +180,7 @@ fn change(dice: &mut Dice) -> String {
         26 => format!("ip link add link d0 name vl0 type vlan id {}", 5 + n),
         27 => format!("tc qdisc {verb} dev {device} clsact; tc filter add dev {device} egress matchall action pass"),
         28 => format!("ethtool -K {device} tx {toggle}"),
-        _ => match dice.below(13) {
+        _ => match dice.below(15) {
             0 => format!("sysctl -qw net.ipv4.conf.{device}.forwarding={}", n % 2),
             1 => format!("sysctl -qw net.ipv6.conf.all.forwarding={}", n % 2),
             2 => format!("sysctl -qw net.ipv4.ip_local_port_range='{} 50000'", 10_000 + n),
@@ -198,6 +198,11 @@ fn change(dice: &mut Dice) -> String {
             9 => "ipset create nets hash:net; iptables-legacy -w -t nat -A POSTROUTING -m set --match-set nets dst -j MASQUERADE"
                 .into(),
             10 | 11 => format!("ipset {verb} nets {net}"),
+            12 => format!(
+                "iptables-legacy -w -t nat -A PREROUTING -s {net} -p tcp -j DNAT --to-destination 198.51.100.{}",
+                1 + 4 * n
+            ),
+            13 => format!("iptables-legacy -w -t nat -A POSTROUTING -s {net} -j SNAT --to-source 198.51.100.{}", 1 + 4 * n),
             _ => format!("iptables-legacy -w -t nat -A POSTROUTING -d {net} -j MASQUERADE --random-fully"),
         },
     }

@@ -1,6 +1,7 @@
 //! What earlier readings have read, so that what stands is not read again.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::Sources;
 use super::ethtool::Ethtool;
 use super::links::Standing;
 use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{Reading, Source};
+use crate::snapshot::{Reading, Route, Source};
 
 /// Part of the memory of `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
 /// the reading was not cut.
@@ -40,6 +41,8 @@ pub(super) struct KnownLinks {
     pub since: Option<Instant>,
     /// They are read again all the same, and compared.
     pub verify: bool,
+    /// Look-ups of routes since, which stand as long: address and route by the name of the request.
+    pub routes: Arc<BTreeMap<String, (IpAddr, Option<Route>)>>,
 }
 
 /// Rules of nf_tables that were read before.

@@ -12,6 +12,7 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
@@ -100,6 +101,7 @@ pub fn ways_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<Ip
 }
 
 /// What the route to each of these addresses tells, in their order; `None`: no route leads there, or one that refuses (`fib_props`).
+/// It stands while nothing is notified of, as links and routes do.
 fn look_up_each<T>(
     node: &mut Node<'_>,
     what: &str,
@@ -108,20 +110,30 @@ fn look_up_each<T>(
 ) -> Reading<BTreeMap<IpAddr, T>> {
     /// `EACCES`, `EINVAL`, `EAFNOSUPPORT`, `ENETDOWN`, `ENETUNREACH`, `EHOSTUNREACH`
     const NOWHERE: &[i32] = &[13, 22, 97, 100, 101, 113];
+    let epoch = if addresses.is_empty() { None } else { node.epoch() };
+    let stands = epoch.is_some() && node.left.links.as_ref().map(|links| links.epoch) == epoch;
     let mut found = BTreeMap::new();
     for (number, address) in addresses.iter().enumerate() {
         let name = format!("route/get-{what}-{number}");
+        let known = node.left.links.as_ref().filter(|_| stands).and_then(|links| links.routes.get(&name));
+        if let Some((_, route)) = known.filter(|(of, _)| of == address) {
+            found.insert(*address, tell(route.clone()));
+            continue;
+        }
         let request =
             Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, way_to(*address));
         let route = node.try_answer(&request, |message| decode_route(message.body));
-        let told = match route.failure().and_then(Failure::refused) {
-            Some(errno) if NOWHERE.contains(&errno) => tell(None),
+        let route = match route.failure().and_then(Failure::refused) {
+            Some(errno) if NOWHERE.contains(&errno) => None,
             _ => match node.note(&request, route) {
-                Reading::Ok(route) => tell(Some(route)),
+                Reading::Ok(route) => Some(route),
                 other => return other.map(|_| BTreeMap::new()),
             },
         };
-        found.insert(*address, told);
+        if let Some(links) = node.left.links.as_mut().filter(|_| stands) {
+            Arc::make_mut(&mut links.routes).insert(name, (*address, route.clone()));
+        }
+        found.insert(*address, tell(route));
     }
     Reading::Ok(found)
 }

@@ -65,8 +65,14 @@ impl Standing {
             node.left.unnotified.push(what);
         }
         if let Some(epoch) = epoch.filter(|_| is_watched && sources.is_whole()) {
-            node.left.links =
-                Some(KnownLinks { standing: Arc::clone(&standing), sources, epoch, since: None, verify: false });
+            node.left.links = Some(KnownLinks {
+                standing: Arc::clone(&standing),
+                sources,
+                epoch,
+                since: None,
+                verify: false,
+                routes: Arc::default(),
+            });
         }
         standing
     }
