@@ -62,11 +62,7 @@ fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, id: &ChainId, rule: &Rule
         return None;
     }
     Some(SourceNatRule {
-        backend: match (is_legacy, rule.from_xtables) {
-            (true, _) => Backend::Legacy,
-            (false, true) => Backend::IptablesNft,
-            (false, false) => Backend::Nftables,
-        },
+        backend: Backend::of(rule, is_legacy),
         family: id.family,
         table: id.table.clone(),
         chain: id.chain.clone(),

@@ -48,11 +48,7 @@ pub(super) fn split(world: &World<'_>) -> Found {
             }
             let translates = |step: &Step| matches!(step, Step::Nat(_));
             for rule in chain.known_rules().iter().filter(|rule| rule.steps.iter().any(translates)) {
-                let backend = match (rules.legacy, rule.from_xtables) {
-                    (true, _) => Backend::Legacy,
-                    (false, true) => Backend::IptablesNft,
-                    (false, false) => Backend::Nftables,
-                };
+                let backend = Backend::of(rule, rules.legacy);
                 let owner = owner::owner(rules.ruleset, id, rule);
                 for family in families(id.family).iter().copied().filter(|_| is_known(owner)) {
                     let half = || (family, backend, owner, id.chain.to_string());

@@ -93,12 +93,8 @@ impl Context<'_> {
 
     /// Who writes a rule.
     fn owner_of(&self, at: &RuleAt) -> Owner {
-        let Ok(world) = self.world() else { return Owner::Other };
-        let ruleset = world.rules[at.set].ruleset;
-        let rule = world
-            .chain(at.set, &at.chain)
-            .and_then(|chain| chain.known_rules().iter().find(|rule| rule.position == at.position));
-        rule.map_or(Owner::Other, |rule| owner::owner(ruleset, &at.chain, rule))
+        let found = self.world().ok().and_then(|world| Some((world.rules[at.set].ruleset, world.rule(at)?)));
+        found.map_or(Owner::Other, |(ruleset, rule)| owner::owner(ruleset, &at.chain, rule))
     }
 
     pub(super) fn tcp_not_liberal(&self) -> Outcome {

@@ -35,6 +35,11 @@ pub mod state {
     pub(crate) const ALL: [u128; 5] = [INVALID, ESTABLISHED, RELATED, NEW, UNTRACKED];
 }
 
+/// Names of devices: none, and any. A packet that was not received or is not routed yet has none there.
+pub const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
+/// See [`NO_DEVICE`].
+pub const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
+
 /// Names of devices, cut where some rule tells them apart: each piece is one number.
 #[derive(Clone, Debug)]
 pub struct Names(Vec<u128>);

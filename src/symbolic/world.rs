@@ -162,14 +162,14 @@ impl<'a> World<'a> {
 
     /// Whether the rule is written with x_tables in nf_tables, natively, or in a legacy table.
     pub fn backend(&self, at: &RuleAt) -> Backend {
-        let rule = self
-            .chain(at.set, &at.chain)
-            .and_then(|chain| chain.known_rules().iter().find(|rule| rule.position == at.position));
-        match (self.rules[at.set].legacy, rule.is_some_and(|rule| rule.from_xtables)) {
-            (true, _) => Backend::Legacy,
-            (false, true) => Backend::IptablesNft,
-            (false, false) => Backend::Nftables,
-        }
+        let legacy = self.rules[at.set].legacy;
+        let unread = if legacy { Backend::Legacy } else { Backend::Nftables };
+        self.rule(at).map_or(unread, |rule| Backend::of(rule, legacy))
+    }
+
+    /// A rule by its place, if it was read.
+    pub fn rule(&self, at: &RuleAt) -> Option<&'a Rule> {
+        self.chain(at.set, &at.chain)?.known_rules().iter().find(|rule| rule.position == at.position)
     }
 
     /// Chains that a packet of a family can meet: position in [`World::rules`], name, chain.

@@ -1,6 +1,6 @@
 //! Rules that translate source addresses, as they are listed and counted.
 
-use super::{Counter, Family, NatAction, PortRandomization};
+use super::{Counter, Family, NatAction, PortRandomization, Rule};
 use crate::snapshot::{Name, names};
 
 names! {
@@ -12,6 +12,17 @@ names! {
         IptablesNft = "iptables_nft",
         /// nf_tables
         Nftables = "nftables",
+    }
+}
+
+impl Backend {
+    /// Who holds a rule, of legacy tables or of nf_tables.
+    pub fn of(rule: &Rule, legacy: bool) -> Self {
+        match (legacy, rule.from_xtables) {
+            (true, _) => Self::Legacy,
+            (false, true) => Self::IptablesNft,
+            (false, false) => Self::Nftables,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Walk;
 use crate::snapshot::netfilter::{Family, Field};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 
 impl Walk<'_> {
@@ -32,7 +33,7 @@ impl Walk<'_> {
         let world = self.world;
         let seen = self.if_so("input in postrouting", &world.host.input_in_postrouting);
         let hidden = self.space.minus(packets, seen);
-        let hidden = self.set(hidden, &Field::InputName, &[(0, 0)]);
+        let hidden = self.set(hidden, &Field::InputName, NO_DEVICE);
         self.space.or(self.space.and(packets, seen), hidden)
     }
 }

@@ -45,6 +45,16 @@ pub enum Hit {
     Unread(List),
 }
 
+impl Hit {
+    /// The rule, if it was read that it is one.
+    pub fn rule(self) -> Option<RuleAt> {
+        match self {
+            Self::Rule(at, _) => Some(at),
+            Self::Unread(_) => None,
+        }
+    }
+}
+
 /// Packets by what translates them.
 #[derive(Clone, Debug, Default)]
 pub struct Hits(pub BTreeMap<Hit, Set>);
@@ -258,9 +268,7 @@ impl<'a> Walk<'a> {
     /// The step that a hit stands for; `None`: it was not read.
     pub fn step(&self, hit: &Hit) -> Option<&'a Step> {
         let Hit::Rule(at, step) = hit else { return None };
-        let chain = self.world.chain(at.set, &at.chain)?;
-        let rule = chain.known_rules().iter().find(|rule| rule.position == at.position)?;
-        rule.steps.get(*step)
+        self.world.rule(at)?.steps.get(*step)
     }
 
     /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::connection::{
-    self, CHOSEN, Flags, NO_DEVICE, Way, ends, given_source, may_send, reversed, segments, through,
+    self, CHOSEN, Flags, Way, ends, given_source, if_addresses_are_so, may_send, reversed, segments, through,
 };
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::{Connected, LOCAL};
 use crate::symbolic::machine::{Hit, Walk};
+use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{Found, RuleAt, World};
 
@@ -64,10 +65,7 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
     }
     let hit = found.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, hit)| hit);
     let place = hit.as_ref().map(|hit| walk.place(hit)).unwrap_or_default();
-    let rule = hit.and_then(|hit| match hit {
-        Hit::Rule(at, _) => Some(at),
-        Hit::Unread(_) => None,
-    });
+    let rule = hit.and_then(Hit::rule);
     let translated = Found { certainty: walk.certainty(translated), place };
     let dropping = dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
     Answers { translated, rule, arrive: Found { certainty: walk.certainty(arriving), place: dropping } }
@@ -118,11 +116,7 @@ fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: 
     }
     match walk.world.addresses_of_types(family, |kind| kind == LOCAL, None) {
         Some(local) => walk.all_with(packets, &[(source, local.as_ranges())]),
-        None => {
-            let why = "which addresses are this host's was not read";
-            let assumed = walk.if_so(why, &Err(why.into()));
-            walk.space.and(packets, assumed)
-        }
+        None => if_addresses_are_so(walk, packets),
     }
 }
 

@@ -4,12 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use super::connection::{
-    self, Flags, NO_DEVICE, SOME_DEVICE, Way, ends, entering, may_send, reversed, segments, through,
-};
+use super::connection::{self, Flags, Way, ends, entering, may_send, reversed, segments, through};
 use crate::snapshot::netfilter::{Family, Field, Hook};
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Hit, Walk};
+use crate::symbolic::machine::Walk;
+use crate::symbolic::packets::{NO_DEVICE, SOME_DEVICE};
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{Found, RuleAt, World};
 
@@ -69,10 +68,7 @@ pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
     hits.sort_by_key(|(doubt, _)| *doubt);
     let describe = |rules: BTreeSet<RuleAt>| rules.iter().next().map(|at| world.describe(at)).unwrap_or_default();
     let place = hits.first().map_or_else(|| describe(stopping), |(_, hit)| walk.place(hit));
-    let rules = hits.into_iter().filter_map(|(_, hit)| match hit {
-        Hit::Rule(at, _) => Some(at),
-        Hit::Unread(_) => None,
-    });
+    let rules = hits.into_iter().filter_map(|(_, hit)| hit.rule());
     let translated = Found { certainty: walk.certainty(translated), place };
     let arrive = Found { certainty: walk.certainty(arriving), place: describe(dropping) };
     Bypass { translated, is_translating, rules: rules.collect(), arrive, clients }

@@ -179,8 +179,8 @@ fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) ->
         }
         (_, Chosen::ByPacket) => {
             let place = walk.place(hit);
-            let why = || format!("{place}: a map tells which address is written");
-            let value = walk.answer(format!("map {hit:?}"), About::All, 2, 1, why);
+            let why = format!("{place}: a map tells which address is written");
+            let value = walk.if_so(format!("map {hit:?}"), &Err(why));
             Written { fields: whole.0.into_iter().collect(), value, kept: NOTHING }
         }
         (_, Chosen::Unset) => nothing_written(),
@@ -214,8 +214,8 @@ fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
             let value = match (connected, chosen) {
                 (Connected::Nowhere, _) | (Connected::By(_), Some(_)) => own,
                 _ => {
-                    let why = || "which addresses masquerading writes is not known".to_owned();
-                    let any = walk.answer("masquerading".into(), About::All, 2, 1, why);
+                    let why = "which addresses masquerading writes is not known";
+                    let any = walk.if_so("masquerading", &Err(why.into()));
                     walk.space.or(own, any)
                 }
             };

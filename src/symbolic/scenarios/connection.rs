@@ -4,28 +4,24 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::on_nat::with_destination_translated;
 use super::senders::loopback;
 use super::services::{Passing, invalid_segments};
 use crate::snapshot::netfilter::{
     Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key,
 };
-use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};
-use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::world::{RuleAt, World};
 
 const TCP: (u128, u128) = (6, 6);
 /// Ports that clients choose.
 pub(super) const CHOSEN: (u128, u128) = (1024, 65535);
-pub(super) const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
-pub(super) const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
 /// `127.0.0.0/8`; `::1`, `fe80::/10`: what leaves with one of these gets to nobody beyond.
 const NARROW: [&[(u128, u128)]; 2] = [&[(0x7f00_0000, 0x7fff_ffff)], &[(1, 1), (0xfe80 << 112, (0xfec0 << 112) - 1)]];
-/// Status bits of a first packet that are 0: `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`.
-const FIRST: u128 = 0x3e;
 /// `IPS_DST_NAT`
 const DST_NAT: u128 = 0x20;
 /// Chains that only Services lead to.
@@ -110,8 +106,7 @@ fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128
             None => format!("which way packets to {first} go was not looked up"),
         },
     };
-    let assumed = walk.answer(format!("way to {first}"), About::All, 2, 1, || why);
-    Some((SOME_DEVICE.to_vec(), assumed))
+    Some((SOME_DEVICE.to_vec(), walk.if_so(format!("way to {first}"), &Err(why))))
 }
 
 impl Way {
@@ -121,7 +116,6 @@ impl Way {
 
     /// Packets whose destination is translated so, with that destination. `None`: by something that was not understood, or not read.
     fn sent(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<Nat>, packets: Set) -> Set {
-        let place = walk.place(hit);
         let (addresses, ports, assumed) = match nat {
             Some(Nat { action: NatAction::Masquerade | NatAction::Snat | NatAction::Redirect, .. }) => {
                 return NOTHING; // it leads to this host itself
@@ -131,8 +125,8 @@ impl Way {
             }
             None if leads_to_services(walk, hit) => (Chosen::ByPacket, Chosen::ByPacket, EVERYTHING),
             Some(Nat { addresses: Chosen::ByPacket, .. }) | None => {
-                let why = || format!("which destination {place} gives is not known");
-                let assumed = walk.answer(format!("destination {hit:?}"), About::All, 2, 1, why);
+                let why = format!("which destination {} gives is not known", walk.place(hit));
+                let assumed = walk.if_so(format!("destination {hit:?}"), &Err(why));
                 (Chosen::ByPacket, Chosen::ByPacket, assumed)
             }
         };
@@ -163,9 +157,7 @@ impl Way {
             packets = walk.forget(packets, &[Field::DestinationPort]);
             packets = walk.space.and(packets, ports);
         }
-        let status = walk.block(&Field::ConnectionStatus);
-        packets = walk.forget(packets, &[Field::ConnectionStatus]);
-        packets = walk.space.and(packets, walk.space.matching(&status, FIRST, DST_NAT));
+        packets = with_destination_translated(walk, packets);
         self.hits.push((hit.clone(), walk.space.and(targets, ports)));
         let by = walk.with(&Field::OutputName, &devices);
         let by = walk.space.and(by, targets);
@@ -202,8 +194,7 @@ impl Way {
         let new = walk.in_state(&[state::INVALID]); // connection tracking has not seen them
         let packets = walk.space.and(new, walk.start());
         let packets = flagged(walk, packets, Flags::FIRST);
-        let status = walk.block(&Field::ConnectionStatus);
-        let packets = walk.space.and(packets, walk.space.matching(&status, FIRST, 0));
+        let packets = walk.untranslated(packets);
         let packets = walk.all_with(
             packets,
             &[
@@ -221,6 +212,7 @@ impl Way {
         let hook = if self.own { Hook::Output } else { Hook::Prerouting };
         let packets = self.hook(walk, "new", hook, packets);
         // Where there is no nat chain on the hook, nothing was asked about them.
+        let status = walk.block(&Field::ConnectionStatus);
         let wanted = if self.plain { 0 } else { DST_NAT };
         let packets = walk.space.and(packets, walk.space.matching(&status, wanted, wanted));
         // None is one that another connection's helper expects.
@@ -244,23 +236,17 @@ impl Way {
                 let local = walk.with(&source, local.as_ranges());
                 if self.own { walk.space.and(packets, local) } else { walk.space.minus(packets, local) }
             }
-            None => {
-                let why = "which addresses are this host's was not read";
-                let assumed = walk.if_so(why, &Err(why.into()));
-                walk.space.and(packets, assumed)
-            }
+            None => if_addresses_are_so(walk, packets),
         }
     }
 
     /// Packets of this host by the device that their first destination has, which all of output sees (`nf_hook_state`): `lo` if
     /// that is this host's.
     fn first_routed(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
-        let (Some(lo), Some(local)) = (name_key("lo"), walk.world.local_addresses(self.family)) else {
-            return packets;
-        };
+        let Some(local) = walk.world.local_addresses(self.family) else { return packets };
         let (_, destination) = walk.packets.ends();
         let to_here = walk.with(&destination, local.as_ranges());
-        let by_lo = walk.with(&Field::OutputName, &[(lo, lo)]);
+        let by_lo = walk.with(&Field::OutputName, loopback().as_slice());
         let here = walk.space.and(to_here, by_lo);
         let elsewhere = walk.space.or(to_here, by_lo);
         let elsewhere = walk.space.minus(EVERYTHING, elsewhere);
@@ -295,6 +281,13 @@ fn flagged(walk: &mut Walk<'_>, packets: Set, Flags(mask, value): Flags) -> Set 
         let such = walk.space.matching(&block, mask, value);
         walk.space.and(packets, such)
     })
+}
+
+/// Packets of which it matters which addresses are this host's, which was not read.
+pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: Set) -> Set {
+    let why = "which addresses are this host's was not read";
+    let assumed = walk.if_so(why, &Err(why.into()));
+    walk.space.and(packets, assumed)
 }
 
 /// Packets that come in from elsewhere.

@@ -3,20 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
+use super::senders::loopback;
 use super::tunnel::Tunnel;
-use crate::snapshot::netfilter::{Family, Field, Hook, name_key};
+use crate::snapshot::netfilter::{Family, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Certainty, Flow, Walk};
-use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::values::Values;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
 const MAX_ROUNDS: usize = 8;
-/// Names of devices; 0 is no device.
-const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
-const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
 /// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`: no first packet has one of these.
 const FIRST: u32 = 0x3e;
 /// `IPS_EXPECTED`
@@ -238,9 +236,9 @@ impl Tunnel<'_, '_> {
             let own = self.walk.with(&source, own.as_ranges());
             packets = self.walk.space.minus(packets, own);
         }
-        if forwarded && let Some(lo) = name_key("lo") {
+        if forwarded {
             // What comes in by it is for this host.
-            let lo = self.walk.with(&Field::InputName, &[(lo, lo)]);
+            let lo = self.walk.with(&Field::InputName, loopback().as_slice());
             packets = self.walk.space.minus(packets, lo);
         }
         if !forwarded {

@@ -123,7 +123,7 @@ pub(super) fn towards(walk: &mut Walk<'_>, hit: &Hit, nat: &Nat, packets: Set) -
         }
         (NatAction::Dnat, Chosen::ByPacket) => {
             let why = format!("{}: a map tells which address is written", walk.place(hit));
-            let assumed = walk.answer(format!("{} target {hit:?}", walk.stage), About::All, 2, 1, || why);
+            let assumed = walk.if_so(format!("{} target {hit:?}", walk.stage), &Err(why));
             return walk.space.and(packets, assumed);
         }
         _ => return packets,

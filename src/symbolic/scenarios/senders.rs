@@ -3,14 +3,11 @@
 use super::on_nat::{towards, with_destination_translated};
 use super::services::Passing;
 use crate::snapshot::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
-use crate::symbolic::assumptions::About;
 use crate::symbolic::host::{ARPHRD_LOOPBACK, Connected, own_sources};
 use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
-use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::values::Values;
-
-const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
 
 /// The name of the loopback device, which walks of senders tell from others.
 pub(super) fn loopback() -> Option<(u128, u128)> {
@@ -66,8 +63,8 @@ fn for_this_host(walk: &mut Walk<'_>, packets: Set) -> Set {
     match walk.world.local_addresses(walk.packets.family) {
         Some(own) => walk.all_with(packets, &[(destination, own.as_ranges())]),
         None => {
-            let why = || "which addresses are this host's was not read".to_owned();
-            let assumed = walk.answer(format!("{} for this host", walk.stage), About::All, 2, 1, why);
+            let why = "which addresses are this host's was not read";
+            let assumed = walk.if_so(format!("{} for this host", walk.stage), &Err(why.into()));
             walk.space.and(packets, assumed)
         }
     }
@@ -98,8 +95,8 @@ impl Walk<'_> {
                 self.space.and(possible, up)
             }
             Connected::Unknown => {
-                let why = || "which devices are up, and what they are called, is not known".to_owned();
-                let assumed = self.answer("devices".into(), About::All, 2, 1, why);
+                let why = "which devices are up, and what they are called, is not known";
+                let assumed = self.if_so("devices", &Err(why.into()));
                 self.space.and(possible, assumed)
             }
         }
@@ -166,8 +163,8 @@ impl Walk<'_> {
         self.packets.bridged = true;
         self.leave_out_drops(true);
         let bridges = Values::of(&bridges);
-        let why = || "whether frames that cross bridges pass the rules was not read".to_owned();
-        let assumed = self.answer("bridges".into(), About::All, 2, 1, why);
+        let why = "whether frames that cross bridges pass the rules was not read";
+        let assumed = self.if_so("bridges", &Err(why.into()));
         let packets = self.unclassified();
         let packets = self.space.and(packets, assumed);
         let packets =
@@ -196,7 +193,7 @@ impl Walk<'_> {
                 self.all_with(packets, &[(source, Values::of(&own).as_ranges())])
             }
             (Connected::By(_), Err(why)) => {
-                let assumed = self.answer("addresses".into(), About::All, 2, 1, || why.clone());
+                let assumed = self.if_so("addresses", &Err(why.clone()));
                 self.space.and(packets, assumed)
             }
         };
@@ -231,7 +228,7 @@ impl Walk<'_> {
         let why =
             |chain: String| format!("{chain} may write the mark of packets, and they are not followed through it");
         for (bits, why) in elsewhere.map(|chain| (u32::MAX, why(chain))).into_iter().chain(world.doubtful_bits()) {
-            let assumed = self.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
+            let assumed = self.if_so(format!("doubtful bits {why}"), &Err(why));
             let doubtful = self.bring_along(packets, &Field::Mark, bits | world.bits_set_outside());
             all = self.space.or(all, self.space.and(doubtful, assumed));
         }

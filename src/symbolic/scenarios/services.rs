@@ -2,18 +2,15 @@
 //! segments that nobody stops.
 
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat};
-use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
-use crate::symbolic::packets::{Kind, Packets, state};
+use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{Found, World};
 
 const TCP: u128 = 6;
 const UDP: u128 = 17;
 const DNS: u128 = 53;
-const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
-const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
 /// Rules that translate packets to name servers, and are compared with each other.
 const MAX_HITS: usize = 2048;
 
@@ -54,8 +51,8 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
                     // What was not understood, or not read, may lead to several, and so may what does not go by fields of the
                     // packet (`dnat to numgen … map`): the queries of a socket have the same.
                     None | Some(Nat { addresses: Chosen::ByPacket, map: None, .. }) => {
-                        let why = || format!("what {place} does is not known");
-                        let assumed = walk.answer(format!("dns {hit:?}"), About::All, 2, 1, why);
+                        let why = format!("what {place} does is not known");
+                        let assumed = walk.if_so(format!("dns {hit:?}"), &Err(why));
                         walk.space.and(*packets, assumed)
                     }
                     Some(nat) => {

@@ -57,10 +57,7 @@ pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
                 continue;
             }
             let nat = walk.nat(&hit).cloned();
-            let at = match hit {
-                Hit::Rule(at, _) => Some((world.backend(&at), at)),
-                Hit::Unread(_) => None,
-            };
+            let at = hit.rule().map(|at| (world.backend(&at), at));
             // A rule that packets of both families get to.
             match rules.iter_mut().find(|known| known.at == at && known.place == place) {
                 Some(known) if known.certainty == Certainty::Happens => {}
