@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use super::connection_lab::{PORTS, SIDES, Side, router_alone, services};
-use super::grammar::Dice;
+use super::grammar::{Backend, Dice};
 
 /// A set-up and its rules.
 #[derive(Clone, Debug)]
@@ -34,16 +34,6 @@ pub struct Case {
     chains: BTreeSet<(bool, String, String, bool)>,
     next: i32,
 }
-
-/// Who holds a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Backend {
-    Legacy,
-    IptablesNft,
-    Native,
-}
-
-const BACKENDS: [Backend; 3] = [Backend::Legacy, Backend::IptablesNft, Backend::Native];
 
 /// What a rule tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +175,7 @@ impl Case {
     fn add(&mut self, (backend, six): (Backend, bool), on: (&str, &str), rules: &[Rule], off: i32) {
         self.next += 1;
         self.probe(six);
-        match program(backend, six) {
+        match backend.iptables(six) {
             Some(program) => self.iptables(program, (backend, six), on, rules),
             None => self.native(six, on, rules, off),
         }
@@ -266,17 +256,6 @@ impl Case {
     }
 }
 
-/// What writes rules there. `None`: nft.
-fn program(backend: Backend, six: bool) -> Option<&'static str> {
-    match (backend, six) {
-        (Backend::Legacy, false) => Some("iptables-legacy"),
-        (Backend::Legacy, true) => Some("ip6tables-legacy"),
-        (Backend::IptablesNft, false) => Some("iptables-nft"),
-        (Backend::IptablesNft, true) => Some("ip6tables-nft"),
-        (Backend::Native, _) => None,
-    }
-}
-
 /// Makes cases.
 pub struct Generator<'d> {
     pub dice: &'d mut Dice,
@@ -294,7 +273,7 @@ impl Generator<'_> {
         let outward = [None, Some(Side::Wan), Some(Side::Wan), Some(Side::Lan)][self.dice.below(4) as usize];
         let mut case =
             Case { families, outward, lines: vec![], planted: BTreeSet::new(), chains: BTreeSet::new(), next: 0 };
-        let backend = BACKENDS[self.dice.below(3) as usize];
+        let backend = Backend::any(self.dice);
         let marks = self.dice.one_in(3);
         if marks {
             self.marker(&mut case, backend);
@@ -321,7 +300,7 @@ impl Generator<'_> {
 
     /// The backend of one rule, its families: mostly all of the case.
     fn places(&mut self, case: &Case, backend: Backend) -> Vec<(Backend, bool)> {
-        let backend = if self.dice.one_in(4) { BACKENDS[self.dice.below(3) as usize] } else { backend };
+        let backend = if self.dice.one_in(4) { Backend::any(self.dice) } else { backend };
         let mut families = case.families.clone();
         if self.dice.one_in(5) {
             families = vec![self.dice.one_in(2)];

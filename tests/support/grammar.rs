@@ -30,6 +30,32 @@ impl Dice {
     }
 }
 
+/// Who holds a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Legacy,
+    IptablesNft,
+    Native,
+}
+
+impl Backend {
+    /// One of them.
+    pub fn any(dice: &mut Dice) -> Self {
+        [Self::Legacy, Self::IptablesNft, Self::Native][dice.below(3) as usize]
+    }
+
+    /// The program of iptables that writes there, of IPv6 or of IPv4.
+    pub fn iptables(self, six: bool) -> Option<&'static str> {
+        match (self, six) {
+            (Self::Legacy, false) => Some("iptables-legacy"),
+            (Self::Legacy, true) => Some("ip6tables-legacy"),
+            (Self::IptablesNft, false) => Some("iptables-nft"),
+            (Self::IptablesNft, true) => Some("ip6tables-nft"),
+            (Self::Native, _) => None,
+        }
+    }
+}
+
 /// One rule set of iptables, for one family.
 #[derive(Debug)]
 pub struct Grammar<'d> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::grammar::Dice;
+use super::grammar::{Backend, Dice};
 use super::tunnel_lab::{DEVICE, ECHO_PORT, Setup, Vtep};
 
 /// A set-up and its rules.
@@ -19,16 +19,6 @@ pub struct Case {
     pub(super) next: u32,
 }
 
-/// Who holds a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Backend {
-    Legacy,
-    IptablesNft,
-    Native,
-}
-
-const BACKENDS: [Backend; 3] = [Backend::Legacy, Backend::IptablesNft, Backend::Native];
-
 /// What a rule tests: in the words of iptables and of nft.
 type Words = (String, String);
 
@@ -39,12 +29,7 @@ pub struct Generator<'d> {
 
 impl Case {
     fn iptables(&mut self, backend: Backend, six: bool, table: &str, hook: &'static str, rule: &str) {
-        let program = match (backend, six) {
-            (Backend::Legacy, false) => "iptables-legacy",
-            (Backend::Legacy, true) => "ip6tables-legacy",
-            (_, false) => "iptables-nft",
-            (_, true) => "ip6tables-nft",
-        };
+        let program = backend.iptables(six).expect("a backend of iptables");
         let priority = match (table, hook) {
             ("raw", _) => -300,
             ("mangle", _) => -150,
@@ -145,17 +130,17 @@ impl Generator<'_> {
             case.planted.insert("elsewhere"); // its peers
         }
         let bit = self.dice.of(&["0x4000", "0x4000", "0x8000", "0x1", "0x10000"]).to_owned();
-        let backend = BACKENDS[self.dice.below(3) as usize];
+        let backend = Backend::any(self.dice);
         for _ in 0..=self.dice.below(2) {
             let mixed = self.dice.one_in(3);
-            let backend = if mixed { BACKENDS[self.dice.below(3) as usize] } else { backend };
+            let backend = if mixed { Backend::any(self.dice) } else { backend };
             self.marker(&mut case, backend, &bit);
         }
         for _ in 0..self.dice.below(3) {
             self.extra(&mut case, backend, &bit);
         }
         let mixed = self.dice.one_in(4);
-        let backend = if mixed { BACKENDS[self.dice.below(3) as usize] } else { backend };
+        let backend = if mixed { Backend::any(self.dice) } else { backend };
         self.masquerade(&mut case, backend, &bit);
         for _ in 0..self.dice.below(2) {
             self.extra(&mut case, backend, &bit);
