@@ -1,6 +1,7 @@
-//! The samples of one look. A sample can only be made through the [`METRICS`] table, with exactly the labels that it
-//! declares.
+//! The samples of one look. A sample is added by the handle of its row of [`METRICS`], with the labels of that row: a
+//! misspelt name does not compile.
 
+mod handle;
 mod table;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,14 @@ use crate::snapshot::netfilter::{Counter, SourceNatKind, SourceNatTotal};
 use crate::snapshot::{
     Collector, ConntrackCounter, Link, Reading, Snapshot, Source, SourceState, Tunnel, with_lower_devices,
 };
-pub use table::{Kind, METRICS, Metric, table};
+use handle::{Handle, Labels};
+pub use handle::{Kind, Metric};
+use table::{
+    AdvisoryInfoLabels, AdvisoryLabels, AdvisoryStateLabels, BuildLabels, CollectorLabels, ConditionLabels, CpuLabels,
+    DefectInfoLabels, DefectStateLabels, FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels,
+    TunnelLabels,
+};
+pub use table::{METRICS, table};
 
 /// A value. Counters stay whole numbers: a float loses increments beyond 2⁵³.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,10 +65,10 @@ impl Family {
         begins.zip(sample.ends).take(self.metric.labels.len()).map(|(begin, end)| &self.text[begin..end])
     }
 
-    fn add(&mut self, labels: &[&str], value: Value) {
+    fn add(&mut self, labels: &impl Labels, value: Value) {
         let begin = self.text.len();
         let mut ends = [begin; MAX_LABELS];
-        for (label, end) in labels.iter().zip(&mut ends) {
+        for (label, end) in labels.values().zip(&mut ends) {
             self.text.push_str(label);
             *end = self.text.len();
         }
@@ -75,22 +83,24 @@ pub struct Families {
 }
 
 impl Families {
-    fn add<const N: usize>(&mut self, name: &'static str, labels: [&str; N], value: Value) {
-        const { assert!(N <= MAX_LABELS) };
-        let position = table::position(name);
-        debug_assert!(position.is_some_and(|at| METRICS[at].labels.len() == N), "{name} with {N} labels");
-        let Some(position) = position else { return };
-        let new = || Family { metric: &METRICS[position], text: String::new(), samples: Vec::new() };
-        self.families.entry(position).or_insert_with(new).add(&labels, value);
+    fn add<L: Labels>(&mut self, metric: Handle<L>, labels: L, value: Value) {
+        const { assert!(L::NAMES.len() <= MAX_LABELS) };
+        let row = &METRICS[metric.position];
+        let new = || Family { metric: row, text: String::new(), samples: Vec::new() };
+        self.families.entry(metric.position).or_insert_with(new).add(&labels, value);
     }
 
-    fn flag<const N: usize>(&mut self, name: &'static str, labels: [&str; N], value: bool) {
-        self.add(name, labels, Value::Whole(value.into()));
+    fn flag<L: Labels>(&mut self, metric: Handle<L>, labels: L, value: bool) {
+        self.add(metric, labels, Value::Whole(value.into()));
     }
 
-    fn reading(&mut self, name: &'static str, reading: &Reading<u64>) {
+    fn whole(&mut self, metric: Handle<()>, value: u64) {
+        self.add(metric, (), Value::Whole(value));
+    }
+
+    fn reading(&mut self, metric: Handle<()>, reading: &Reading<u64>) {
         if let Reading::Ok(value) = reading {
-            self.add(name, [], Value::Whole(*value));
+            self.whole(metric, *value);
         }
     }
 
@@ -148,46 +158,48 @@ pub fn families(
     if settings.collectors.contains(&Collector::Kernel) {
         kernel(&mut out, report, snapshot);
     }
-    let kind = snapshot.network_namespace.name();
-    out.flag("natwatch_network_namespace_info", [kind], true);
+    out.flag(table::NETWORK_NAMESPACE_INFO, NamespaceLabels { kind: snapshot.network_namespace }, true);
     // A capture may say anything.
     let looked_at = snapshot.captured_at.parse().map(jiff::Timestamp::as_second).ok();
     if let Some(seconds) = looked_at.and_then(|seconds| seconds.try_into().ok()) {
-        out.add("natwatch_report_timestamp_seconds", [], Value::Whole(seconds));
+        out.whole(table::REPORT_TIMESTAMP_SECONDS, seconds);
     }
     conntrack(&mut out, snapshot, settings);
     let omitted = source_nat(&mut out, snapshot) + links(&mut out, report, snapshot, settings);
     if settings.collectors.contains(&Collector::Nat) || settings.collectors.contains(&Collector::Links) {
-        out.add("natwatch_series_omitted", [], Value::Whole(omitted));
+        out.whole(table::SERIES_OMITTED, omitted);
     }
     let netstat = &snapshot.netstat;
-    out.reading("natwatch_netstat_udp_in_csum_errors_total", &netstat.udp_in_csum_errors);
-    out.reading("natwatch_netstat_udp6_in_csum_errors_total", &netstat.udp6_in_csum_errors);
-    out.reading("natwatch_netstat_tcp_in_csum_errors_total", &netstat.tcp_in_csum_errors);
-    out.reading("natwatch_netstat_tcp_syn_retransmits_total", &netstat.tcp_syn_retransmits);
+    out.reading(table::NETSTAT_UDP_IN_CSUM_ERRORS, &netstat.udp_in_csum_errors);
+    out.reading(table::NETSTAT_UDP6_IN_CSUM_ERRORS, &netstat.udp6_in_csum_errors);
+    out.reading(table::NETSTAT_TCP_IN_CSUM_ERRORS, &netstat.tcp_in_csum_errors);
+    out.reading(table::NETSTAT_TCP_SYN_RETRANSMITS, &netstat.tcp_syn_retransmits);
     health(&mut out, report, snapshot, durations, settings);
-    out.flag("natwatch_build_info", [env!("CARGO_PKG_VERSION"), std::env::consts::ARCH], true);
+    let build = BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH };
+    out.flag(table::BUILD_INFO, build, true);
     out
 }
 
 fn verdicts(out: &mut Families, report: &Report) {
     for finding in &report.advisories {
-        let id = finding.id.as_str();
+        let advisory = finding.id.as_str();
         if finding.state != State::Unknown {
-            out.flag("natwatch_exposure", [id], finding.state == State::Exposed);
+            out.flag(table::EXPOSURE, AdvisoryLabels { advisory }, finding.state == State::Exposed);
         }
         for state in State::ALL {
-            out.flag("natwatch_advisory_state", [id, state.name()], finding.state == *state);
+            let labels = AdvisoryStateLabels { advisory, state: *state };
+            out.flag(table::ADVISORY_STATE, labels, finding.state == *state);
         }
         for condition in &finding.conditions {
             for state in ConditionState::ALL {
-                let labels = [id, &condition.id, state.name()];
-                out.flag("natwatch_advisory_condition", labels, condition.state == *state);
+                let labels = ConditionLabels { advisory, condition: &condition.id, state: *state };
+                out.flag(table::ADVISORY_CONDITION, labels, condition.state == *state);
             }
         }
-        out.flag("natwatch_advisory_info", [id, finding.severity.name(), &finding.title], true);
+        let info = AdvisoryInfoLabels { advisory, severity: finding.severity, title: &finding.title };
+        out.flag(table::ADVISORY_INFO, info, true);
         if finding.accepted.is_some() {
-            out.flag("natwatch_advisory_accepted", [id], true);
+            out.flag(table::ADVISORY_ACCEPTED, AdvisoryLabels { advisory }, true);
         }
     }
 }
@@ -195,51 +207,53 @@ fn verdicts(out: &mut Families, report: &Report) {
 fn kernel(out: &mut Families, report: &Report, snapshot: &Snapshot) {
     if let Reading::Ok(kernel) = &snapshot.kernel {
         let distro = snapshot.distro.ok().map_or("", String::as_str);
-        out.flag("natwatch_kernel_info", [&kernel.release, distro, &kernel.base.to_string()], true);
+        let labels = KernelLabels { release: &kernel.release, distro, upstream: &kernel.base.to_string() };
+        out.flag(table::KERNEL_INFO, labels, true);
     }
     for defect in &report.defects {
         for state in DefectState::ALL {
-            out.flag("natwatch_kernel_defect", [&defect.id, state.name()], defect.state == *state);
+            let labels = DefectStateLabels { defect: &defect.id, state: *state };
+            out.flag(table::KERNEL_DEFECT, labels, defect.state == *state);
         }
-        out.flag("natwatch_kernel_defect_info", [&defect.id, defect.basis.name()], true);
+        out.flag(table::KERNEL_DEFECT_INFO, DefectInfoLabels { defect: &defect.id, basis: defect.basis }, true);
     }
 }
 
 fn conntrack(out: &mut Families, snapshot: &Snapshot, settings: &Settings) {
-    out.reading("natwatch_conntrack_entries", &snapshot.conntrack.entries);
-    out.reading("natwatch_conntrack_entries_limit", &snapshot.conntrack.entries_limit);
-    out.reading("natwatch_conntrack_buckets", &snapshot.conntrack.buckets);
+    out.reading(table::CONNTRACK_ENTRIES, &snapshot.conntrack.entries);
+    out.reading(table::CONNTRACK_ENTRIES_LIMIT, &snapshot.conntrack.entries_limit);
+    out.reading(table::CONNTRACK_BUCKETS, &snapshot.conntrack.buckets);
     for (counter, value) in snapshot.conntrack.totals().ok().into_iter().flatten() {
-        out.add(counter_metric(*counter), [], Value::Whole(*value));
+        out.whole(counter_metric(*counter), *value);
     }
     for cpu in snapshot.conntrack.cpus.ok().into_iter().flatten().filter(|_| settings.per_cpu) {
         let Some(number) = cpu.cpu.map(|cpu| cpu.to_string()) else { continue };
-        for (counter, name) in [
-            (ConntrackCounter::InsertFailed, "natwatch_conntrack_cpu_insert_failed_total"),
-            (ConntrackCounter::Drop, "natwatch_conntrack_cpu_drop_total"),
+        for (counter, metric) in [
+            (ConntrackCounter::InsertFailed, table::CONNTRACK_CPU_INSERT_FAILED),
+            (ConntrackCounter::Drop, table::CONNTRACK_CPU_DROP),
         ] {
             if let Some(value) = cpu.counters.get(&counter) {
-                out.add(name, [&number], Value::Whole(*value));
+                out.add(metric, CpuLabels { cpu: &number }, Value::Whole(*value));
             }
         }
     }
 }
 
-fn counter_metric(counter: ConntrackCounter) -> &'static str {
+fn counter_metric(counter: ConntrackCounter) -> Handle<()> {
     match counter {
-        ConntrackCounter::Found => "natwatch_conntrack_found_total",
-        ConntrackCounter::Invalid => "natwatch_conntrack_invalid_total",
-        ConntrackCounter::Insert => "natwatch_conntrack_insert_total",
-        ConntrackCounter::InsertFailed => "natwatch_conntrack_insert_failed_total",
-        ConntrackCounter::Drop => "natwatch_conntrack_drop_total",
-        ConntrackCounter::EarlyDrop => "natwatch_conntrack_early_drop_total",
-        ConntrackCounter::Error => "natwatch_conntrack_error_total",
-        ConntrackCounter::SearchRestart => "natwatch_conntrack_search_restart_total",
-        ConntrackCounter::ClashResolve => "natwatch_conntrack_clash_resolve_total",
-        ConntrackCounter::ChainTooLong => "natwatch_conntrack_chaintoolong_total",
-        ConntrackCounter::ExpectNew => "natwatch_conntrack_expect_new_total",
-        ConntrackCounter::ExpectCreate => "natwatch_conntrack_expect_create_total",
-        ConntrackCounter::ExpectDelete => "natwatch_conntrack_expect_delete_total",
+        ConntrackCounter::Found => table::CONNTRACK_FOUND,
+        ConntrackCounter::Invalid => table::CONNTRACK_INVALID,
+        ConntrackCounter::Insert => table::CONNTRACK_INSERT,
+        ConntrackCounter::InsertFailed => table::CONNTRACK_INSERT_FAILED,
+        ConntrackCounter::Drop => table::CONNTRACK_DROP,
+        ConntrackCounter::EarlyDrop => table::CONNTRACK_EARLY_DROP,
+        ConntrackCounter::Error => table::CONNTRACK_ERROR,
+        ConntrackCounter::SearchRestart => table::CONNTRACK_SEARCH_RESTART,
+        ConntrackCounter::ClashResolve => table::CONNTRACK_CLASH_RESOLVE,
+        ConntrackCounter::ChainTooLong => table::CONNTRACK_CHAINTOOLONG,
+        ConntrackCounter::ExpectNew => table::CONNTRACK_EXPECT_NEW,
+        ConntrackCounter::ExpectCreate => table::CONNTRACK_EXPECT_CREATE,
+        ConntrackCounter::ExpectDelete => table::CONNTRACK_EXPECT_DELETE,
     }
 }
 
@@ -253,12 +267,12 @@ fn source_nat(out: &mut Families, snapshot: &Snapshot) -> u64 {
             omitted += if counted.is_some() { 4 } else { 2 };
             continue;
         }
-        let labels = [backend.name(), family.name(), owner.name(), action.name(), randomization.name()];
-        out.add("natwatch_source_nat_rules", labels, Value::Whole(rules));
-        out.add("natwatch_source_nat_rules_uncounted", labels, Value::Whole(uncounted));
+        let labels = SourceNatLabels { backend, family, owner, action, port_randomization: randomization };
+        out.add(table::SOURCE_NAT_RULES, labels, Value::Whole(rules));
+        out.add(table::SOURCE_NAT_RULES_UNCOUNTED, labels, Value::Whole(uncounted));
         if let Some(Counter { packets, bytes }) = counted {
-            out.add("natwatch_source_nat_rule_packets_total", labels, Value::Whole(packets));
-            out.add("natwatch_source_nat_rule_bytes_total", labels, Value::Whole(bytes));
+            out.add(table::SOURCE_NAT_RULE_PACKETS, labels, Value::Whole(packets));
+            out.add(table::SOURCE_NAT_RULE_BYTES, labels, Value::Whole(bytes));
         }
     }
     omitted
@@ -278,14 +292,18 @@ fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Se
         return 0;
     }
     let mut tunnels: Vec<(&Link, &Tunnel)> = snapshot.tunnels().collect();
-    out.add("natwatch_tunnels", [], Value::Whole(tunnels.len() as u64));
+    out.whole(table::TUNNELS, tunnels.len() as u64);
     tunnels.sort_by_key(|(link, _)| (!link.up, &link.name));
     for (link, tunnel) in tunnels.iter().take(MAX_TUNNELS) {
-        let id = tunnel.id.map_or(String::new(), |id| id.to_string());
-        let port = tunnel.port.map_or(String::new(), |port| port.to_string());
-        let underlay = super::json::underlay(snapshot, tunnel).unwrap_or_default();
-        let labels = [&link.name, tunnel.kind.name(), &id, &port, &underlay, tunnel.udp_checksum.name()];
-        out.flag("natwatch_tunnel_info", labels, true);
+        let labels = TunnelLabels {
+            device: &link.name,
+            kind: tunnel.kind,
+            id: &tunnel.id.map_or(String::new(), |id| id.to_string()),
+            port: &tunnel.port.map_or(String::new(), |port| port.to_string()),
+            underlay: &super::json::underlay(snapshot, tunnel).unwrap_or_default(),
+            udp_checksum: tunnel.udp_checksum,
+        };
+        out.flag(table::TUNNEL_INFO, labels, true);
     }
     let mut omitted = tunnels.len().saturating_sub(MAX_TUNNELS);
     let devices = feature_devices(report, snapshot);
@@ -295,10 +313,10 @@ fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Se
                 omitted += 3;
                 continue;
             }
-            let labels = [device.name.as_str(), feature.name()];
-            out.flag("natwatch_interface_feature_enabled", labels, state.enabled);
-            out.flag("natwatch_interface_feature_wanted", labels, state.wanted);
-            out.flag("natwatch_interface_feature_fixed", labels, state.fixed);
+            let labels = FeatureLabels { device: &device.name, feature: *feature };
+            out.flag(table::INTERFACE_FEATURE_ENABLED, labels, state.enabled);
+            out.flag(table::INTERFACE_FEATURE_WANTED, labels, state.wanted);
+            out.flag(table::INTERFACE_FEATURE_FIXED, labels, state.fixed);
         }
     }
     omitted as u64
@@ -334,8 +352,8 @@ fn health(
 ) {
     for status in &snapshot.sources {
         for state in SourceState::ALL {
-            let labels = [status.source.name(), state.name()];
-            out.flag("natwatch_source_state", labels, status.state == *state);
+            let labels = SourceLabels { source: status.source, state: *state };
+            out.flag(table::SOURCE_STATE, labels, status.state == *state);
         }
     }
     for collector in &settings.collectors {
@@ -347,10 +365,10 @@ fn health(
                 .filter(|status| status.source.collector() == *collector)
                 .all(|status| matches!(status.state, SourceState::Ok | SourceState::Absent)),
         };
-        out.flag("natwatch_scrape_collector_success", [collector.name()], success);
+        out.flag(table::SCRAPE_COLLECTOR_SUCCESS, CollectorLabels { collector: *collector }, success);
         if let Some(duration) = durations.get(collector) {
-            let seconds = Value::Real(duration.as_secs_f64());
-            out.add("natwatch_scrape_collector_duration_seconds", [collector.name()], seconds);
+            let labels = CollectorLabels { collector: *collector };
+            out.add(table::SCRAPE_COLLECTOR_DURATION_SECONDS, labels, Value::Real(duration.as_secs_f64()));
         }
     }
 }
@@ -376,26 +394,26 @@ pub struct Process {
 
 /// Adds the exporter's own process, as Prometheus client libraries do.
 pub fn add_process(out: &mut Families, process: &Process) {
-    out.add("process_cpu_seconds_total", [], Value::Real(process.cpu_seconds));
-    out.add("process_open_fds", [], Value::Whole(process.open_fds));
+    out.add(table::PROCESS_CPU_SECONDS, (), Value::Real(process.cpu_seconds));
+    out.whole(table::PROCESS_OPEN_FDS, process.open_fds);
     if let Some(limit) = process.max_fds {
-        out.add("process_max_fds", [], Value::Whole(limit));
+        out.whole(table::PROCESS_MAX_FDS, limit);
     }
-    out.add("process_virtual_memory_bytes", [], Value::Whole(process.virtual_memory_bytes));
-    out.add("process_resident_memory_bytes", [], Value::Whole(process.resident_memory_bytes));
-    out.add("process_start_time_seconds", [], Value::Real(process.start_time_seconds));
-    out.add("process_threads", [], Value::Whole(process.threads));
+    out.whole(table::PROCESS_VIRTUAL_MEMORY_BYTES, process.virtual_memory_bytes);
+    out.whole(table::PROCESS_RESIDENT_MEMORY_BYTES, process.resident_memory_bytes);
+    out.add(table::PROCESS_START_TIME_SECONDS, (), Value::Real(process.start_time_seconds));
+    out.whole(table::PROCESS_THREADS, process.threads);
 }
 
 /// Adds what the server knows of itself: open connections, and log lines that nobody took.
 pub fn add_server(out: &mut Families, connections: usize, dropped_lines: usize) {
-    out.add("natwatch_http_connections", [], Value::Whole(connections as u64));
-    out.add("natwatch_log_lines_dropped_total", [], Value::Whole(dropped_lines as u64));
+    out.whole(table::HTTP_CONNECTIONS, connections as u64);
+    out.whole(table::LOG_LINES_DROPPED, dropped_lines as u64);
 }
 
 /// Adds whether the web configuration in its file is the one in force.
 pub fn add_web_config(out: &mut Families, current: bool) {
-    out.add("natwatch_web_config_last_reload_successful", [], Value::Whole(current.into()));
+    out.whole(table::WEB_CONFIG_LAST_RELOAD_SUCCESSFUL, current.into());
 }
 
 #[cfg(test)]
@@ -405,9 +423,8 @@ mod tests {
     #[test]
     fn every_counter_has_its_metric() {
         for counter in ConntrackCounter::ALL {
-            let name = counter_metric(*counter);
-            assert_eq!(name, format!("natwatch_conntrack_{counter}_total"));
-            assert!(METRICS.iter().any(|metric| metric.name == name), "{name}");
+            let row = &METRICS[counter_metric(*counter).position];
+            assert_eq!(row.name, format!("natwatch_conntrack_{counter}_total"));
         }
     }
 }
