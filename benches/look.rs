@@ -41,7 +41,8 @@ fn look(criterion: &mut Criterion) {
     criterion.bench_function("judge a captured node", |bencher| {
         bencher.iter(|| judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false)));
     });
-    let settings = metrics::Settings { max_devices: 8, per_cpu: false, collectors: collectors.clone() };
+    let settings =
+        metrics::Settings { max_devices: 8, per_cpu: false, conditions: false, collectors: collectors.clone() };
     let families = || metrics::families(&report, &snapshot, &Default::default(), &settings);
     criterion.bench_function("render text 0.0.4", |bencher| bencher.iter(|| exposition::prometheus(&families())));
     criterion.bench_function("render OpenMetrics", |bencher| bencher.iter(|| exposition::openmetrics(families())));

@@ -123,6 +123,9 @@ pub struct Shown {
     /// Add insert_failed and drop by CPU
     #[arg(long = "collector.conntrack.per-cpu")]
     pub per_cpu: bool,
+    /// Add a series for each condition of each advisory
+    #[arg(long = "collector.verdict.conditions")]
+    pub conditions: bool,
 }
 
 /// Flags of `check`.

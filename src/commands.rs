@@ -170,7 +170,8 @@ fn style() -> Style {
 }
 
 fn shown(shown: &Shown, collectors: &Collectors) -> metrics::Settings {
-    metrics::Settings { max_devices: shown.max_devices, per_cpu: shown.per_cpu, collectors: collectors.clone() }
+    let Shown { max_devices, per_cpu, conditions } = *shown;
+    metrics::Settings { max_devices, per_cpu, conditions, collectors: collectors.clone() }
 }
 
 /// Everything that a reading asks and is answered within the time.

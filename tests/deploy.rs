@@ -535,7 +535,7 @@ fn the_textfile_is_replaced_when_natwatch_has_looked_and_kept_when_it_failed() {
     textfile.run(NATWATCH).expect(0);
     let first = textfile.published();
     let metrics = Exposition::parse(&first);
-    assert_eq!(metrics.one_state("natwatch_source_state", &[("source", "nftables")]).as_deref(), Some("ok"));
+    assert_eq!(metrics.one_state("natwatch_source_info", &[("source", "nftables")]).as_deref(), Some("ok"));
     // A file that nobody replaces any more tells its age; the alert NatwatchReportOld asks for it.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     let age = now - metrics.get("natwatch_report_timestamp_seconds", &[]).expect("a time");

@@ -58,6 +58,7 @@ fn derived_pages_are_up_to_date() {
 fn names_of_metrics_are_the_same_everywhere() {
     /// For a look by hand, not for a panel or an alert.
     const REFERENCE_ONLY: &[&str] = &[
+        "natwatch_advisory_condition",
         "natwatch_conntrack_found_total",
         "natwatch_conntrack_invalid_total",
         "natwatch_conntrack_insert_total",
@@ -151,7 +152,7 @@ fn every_help_text_names_where_it_is_from() {
     for metric in METRICS {
         let origin = metric.help.rsplit_once('(').map(|(_, origin)| origin);
         let named = origin.is_some() || metric.name == "natwatch_kernel_info" || metric.name == "natwatch_build_info";
-        assert!(named || metric.name == "natwatch_kernel_defect_info", "{}: {}", metric.name, metric.help);
+        assert!(named, "{}: {}", metric.name, metric.help);
     }
 }
 
@@ -161,7 +162,9 @@ fn captured_nodes_stay_within_the_budget_of_series() {
         if entry.extension().is_some_and(|extension| extension == "prometheus") {
             let text = fs::read_to_string(&entry).unwrap();
             let series = text.lines().filter(|line| line.starts_with("natwatch_")).count();
-            assert!((100..=400).contains(&series), "{}: {series} series", entry.display());
+            // `serve` adds up to 18: its process, its connections, how long each collector took.
+            let most = if text.contains("\nnatwatch_tunnel_info{") { 190 } else { 140 } - 18;
+            assert!((70..=most).contains(&series), "{}: {series} series", entry.display());
         }
     }
 }

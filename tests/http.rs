@@ -268,7 +268,7 @@ fn check_in_time(server: &Server<'_>) -> Exposition {
         assert_eq!(response.status, 200);
         assert!(start.elapsed() < Duration::from_secs(3), "too late: {:?}", start.elapsed());
         let metrics = Exposition::parse(response.text());
-        assert_eq!(metrics.find("natwatch_source_state", &[("source", "kernel"), ("state", "failed")]), Some(1.0));
+        assert_eq!(metrics.find("natwatch_source_info", &[("source", "kernel"), ("state", "failed")]), Some(1.0));
         assert_eq!(metrics.find("natwatch_scrape_collector_success", &[("collector", "kernel")]), Some(0.0));
         assert_eq!(server.get("/-/healthy", &[]).status, 200);
     }

@@ -190,7 +190,7 @@ fn assert_full(ns: &Netns) {
     assert_eq!(report.json["verdict"], "exposed");
     let metrics = metrics_here(ns, &[]);
     assert_eq!(metrics.get("natwatch_exposure", &[("advisory", FULL)]), Some(1.0));
-    let state = metrics.one_state("natwatch_advisory_state", &[("advisory", FULL)]);
+    let state = metrics.one_state("natwatch_advisory_info", &[("advisory", FULL)]);
     assert_eq!(state.as_deref(), Some("exposed"));
     // The kernel's garbage collector evicts unassured entries of a table this full, now and then.
     let before = conntrack_count(ns);
@@ -228,7 +228,7 @@ fn assert_unknown_elsewhere(ns: &Netns) {
     assert_one_short_line(&npd);
     let metrics = Exposition::parse(&natwatch_in(ns, &["check", "--format", "prometheus"]).stdout);
     assert_eq!(metrics.get("natwatch_exposure", &[("advisory", FULL)]), None, "no series while unknown");
-    assert_eq!(metrics.one_state("natwatch_advisory_state", &[("advisory", FULL)]).as_deref(), Some("unknown"));
+    assert_eq!(metrics.one_state("natwatch_advisory_info", &[("advisory", FULL)]).as_deref(), Some("unknown"));
     assert_eq!(metrics.get("natwatch_network_namespace_info", &[("kind", "other")]), Some(1.0));
 }
 
@@ -308,7 +308,7 @@ fn without_the_procfs_file_the_counters_come_from_ctnetlink() {
     assert_sizes(sizes, &report, &metrics);
     assert_eq!(report.source("ctnetlink"), Some(("ok", "")), "{}", report.json);
     assert_eq!(report.source("proc_conntrack").map(|(state, _)| state), Some("absent"));
-    let state = metrics.one_state("natwatch_source_state", &[("source", "ctnetlink")]);
+    let state = metrics.one_state("natwatch_source_info", &[("source", "ctnetlink")]);
     assert_eq!(state.as_deref(), Some("ok"));
     assert_eq!(report.state(FULL), "mitigated");
 }
@@ -334,7 +334,7 @@ fn without_the_procfs_file_nobody_sees_no_counters_and_is_told_why() {
     let text = natwatch_as(ns, &wrapper, &[&["check", "--format", "prometheus"], &flags[..]].concat());
     let metrics = Exposition::parse(&text.stdout);
     assert_no_series(&metrics);
-    let state = metrics.one_state("natwatch_source_state", &[("source", "ctnetlink")]);
+    let state = metrics.one_state("natwatch_source_info", &[("source", "ctnetlink")]);
     assert_eq!(state.as_deref(), Some("denied"));
     let success = metrics.get("natwatch_scrape_collector_success", &[("collector", "conntrack")]);
     assert_eq!(success, Some(0.0));

@@ -247,8 +247,11 @@ fn everyone_can_serve() {
             assert_eq!(response.status, 200, "{name}");
             let metrics = Exposition::parse(response.text());
             assert_eq!(metrics.get("natwatch_conntrack_insert_failed_total", &[]), Some(40.0), "{name}");
-            assert_eq!(metrics.one_state("natwatch_source_state", &[("source", "ethtool")]).as_deref(), Some("ok"));
+            assert_eq!(metrics.one_state("natwatch_source_info", &[("source", "ethtool")]).as_deref(), Some("ok"));
             assert!(metrics.get("process_start_time_seconds", &[]).is_some(), "{name}");
+            let unseen = |id: &str| metrics.find("natwatch_advisory_unseen", &[("advisory", id)]);
+            assert_eq!(unseen("vxlan-double-snat-checksum").is_some(), name != "root", "{name}");
+            assert_eq!(unseen("vmxnet3-tunnel-offload"), None, "{name}: unknown, and no permission would tell");
         }
         let report: Value = serde_json::from_str(get("/report.json").text()).expect("JSON");
         assert_eq!(report["conntrack"]["counters"]["insert_failed"], 40, "{name}");

@@ -491,8 +491,8 @@ fn the_exporter_probes_at_start() {
     let basis = basis_of(&metrics);
     for (id, state) in &expected {
         assert_eq!(basis[id], "probe", "{id}");
-        let labels = [("defect", id.as_str()), ("state", state.as_str())];
-        assert_eq!(Exposition::parse(&metrics).get("natwatch_kernel_defect", &labels), Some(1.0), "{id}");
+        let found = Exposition::parse(&metrics).one_state("natwatch_kernel_defect_info", &[("defect", id)]);
+        assert_eq!(found.as_deref(), Some(state.as_str()), "{id}");
     }
     assert_eq!(basis["conntrack-chain-limit"], "upstream_version");
     let report: Value = serde_json::from_str(&server.ok("/report.json")).expect("JSON");

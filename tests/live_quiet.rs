@@ -409,7 +409,7 @@ fn simultaneous_scrapes_share_a_look() {
         let counters = metrics.conntrack_counters();
         assert_eq!((counters["insert_failed"], counters["drop"]), (40, 40));
         assert_eq!(counters, Exposition::parse(answers[0].text()).conntrack_counters());
-        assert_eq!(metrics.one_state("natwatch_source_state", &[("source", "proc_conntrack")]).as_deref(), Some("ok"));
+        assert_eq!(metrics.one_state("natwatch_source_info", &[("source", "proc_conntrack")]).as_deref(), Some("ok"));
     }
     let from_start = |call: &&Call| call.has("net/stat/nf_conntrack") && call.number(3) == 0;
     let looks = strace.calls().iter().filter(from_start).count();

@@ -258,7 +258,7 @@ fn the_capability_decides_over_the_rules() {
         let wrapper = [&identity[..], &[binary]].concat();
         let run = |format: &str| natwatch_as(&ns, &wrapper, &[&["check", "--format", format], &HERE[..]].concat());
         let (report, metrics) = (run("json").report(), Exposition::parse(&run("prometheus").stdout));
-        let state = metrics.one_state("natwatch_source_state", &[("source", "nftables")]);
+        let state = metrics.one_state("natwatch_source_info", &[("source", "nftables")]);
         if sees {
             println!("{name}");
             assert_same(&wanted, &report);

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::snapshot::names;
+use crate::snapshot::{Source, names};
 
 names! {
     /// How bad an exposure is.
@@ -128,6 +128,55 @@ pub enum Test {
     },
     /// Rules for Services or pods stand in legacy tables and in nf_tables.
     ServiceNatInBoth,
+}
+
+/// What the walk of packets through the rules is made of.
+const RULES: &[Source] = &[
+    Source::Nftables,
+    Source::XtablesIpv4,
+    Source::XtablesIpv6,
+    Source::Ipset,
+    Source::Rtnetlink,
+    Source::Routing,
+    Source::Datapath,
+    Source::Kernel,
+];
+
+/// What tells of tunnels and the devices that carry them.
+const LINKS: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Ethtool, Source::Kernel];
+
+impl Test {
+    /// What has to be read to decide it: while one of them is denied or failed it may be unknown for that reason.
+    pub fn sources(&self) -> &'static [Source] {
+        match self {
+            Self::SeveralCpus => &[],
+            Self::ConntrackActive | Self::ConntrackTableFilled(_) | Self::ConntrackBucketsLoaded(_) => {
+                &[Source::Sysctl]
+            }
+            Self::TcpNotLiberal => &[Source::Sysctl],
+            Self::KernelDefect(_) => &[Source::Kernel],
+            Self::TunnelUp
+            | Self::UnderlayDriver(_)
+            | Self::UnderlayTunnelOffload(_)
+            | Self::DriverOffloadsPort { .. }
+            | Self::ChecksumBreakable { .. }
+            | Self::TunnelChecksumOffload
+            | Self::TunnelChecksumOffloadOff => LINKS,
+            Self::SourceNatReachable
+            | Self::PortNotRandom(_)
+            | Self::SourceNatPresent
+            | Self::OuterTracked
+            | Self::OuterRewritten
+            | Self::DnsDnatToSeveral
+            | Self::NoLocalCache
+            | Self::TcpDnatClientInside
+            | Self::BypassArrives
+            | Self::SourceNatAnsweredHere
+            | Self::InvalidArrives
+            | Self::OffloadNotNeeded { .. }
+            | Self::ServiceNatInBoth => RULES,
+        }
+    }
 }
 
 /// One condition of an advisory.

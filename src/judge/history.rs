@@ -86,6 +86,7 @@ mod tests {
             title: String::new(),
             severity: Severity::Critical,
             state,
+            unseen: false,
             subject: None,
             summary: "As it is.".into(),
             conditions: Vec::new(),

@@ -9,6 +9,7 @@ mod remedies;
 mod services;
 mod source_nat;
 mod tunnel;
+mod unseen;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -102,6 +103,8 @@ pub struct Finding {
     pub severity: Severity,
     /// The verdict.
     pub state: State,
+    /// It is unknown, and something that decides it could not be read: a permission or a repair would tell.
+    pub unseen: bool,
     /// The tunnel that the conditions are about, where an advisory is judged on each.
     pub subject: Option<String>,
     /// One sentence about this node.
@@ -323,6 +326,7 @@ impl Context<'_> {
             title: advisory.title.clone(),
             severity: self.severity(advisory, of_services),
             state,
+            unseen: state == State::Unknown && self.is_unseen(advisory, &conditions),
             subject,
             summary: advisory.summaries.get(state.name()).cloned().unwrap_or_default(),
             conditions,

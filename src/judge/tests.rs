@@ -3,6 +3,7 @@
 use super::*;
 use crate::advisory::Test;
 use crate::decode::{Collectors, replay, testing};
+use crate::snapshot::{Source, SourceState, SourceStatus};
 
 /// Nobody stops these judgements.
 static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -275,6 +276,7 @@ fn only_warnings_and_worse_make_the_verdict() {
         title: String::new(),
         severity,
         state,
+        unseen: false,
         subject: None,
         summary: String::new(),
         conditions: Vec::new(),
@@ -432,4 +434,29 @@ fn a_filter_that_marks_what_is_forwarded_is_a_question() {
         let told = finding.summary.contains("a tc filter (u32 on ingress) of lo");
         assert_eq!(told, expected == State::Unknown, "{}", finding.summary);
     }
+}
+
+/// A permission or a repair would tell; what nobody can know is unknown, too, and not unseen.
+#[test]
+fn unknown_is_unseen_only_where_a_source_was_not_read() {
+    let unseen = |node: &Snapshot, id: &str| {
+        let report = judge(Catalogue::built_in(), node, &Options::default());
+        let found = report.advisories.iter().find(|finding| finding.id == id).unwrap();
+        assert_eq!(found.state, State::Unknown, "{id}");
+        found.unseen
+    };
+    let mut node = blank();
+    let end = |source, state| SourceStatus { source, state, detail: String::new() };
+    node.conntrack.entries = Reading::Ok(950);
+    node.conntrack.entries_limit = Reading::Failed("nobody asked".into());
+    node.sources = vec![end(Source::Sysctl, SourceState::Ok), end(Source::Nftables, SourceState::Denied)];
+    assert!(!unseen(&node, "conntrack-table-full"), "rules have nothing to do with it");
+    for state in [SourceState::Denied, SourceState::Failed] {
+        node.sources = vec![end(Source::Sysctl, state)];
+        assert!(unseen(&node, "conntrack-table-full"), "{state}");
+    }
+    node.network_namespace = NetworkNamespace::Other;
+    assert!(!unseen(&node, "conntrack-table-full"), "what is read there is not the node's");
+    node.network_namespace = NetworkNamespace::Unknown;
+    assert!(unseen(&node, "conntrack-table-full"), "/proc/sys/net could not be read");
 }

@@ -95,8 +95,12 @@ pub fn metrics() -> String {
     format!(
         "# Metrics\n\nWritten from the table of metrics by `make golden`; `natwatch metrics` prints the same. README tells how many \
          series a node has.\n\n- A counter that the kernel lacks has no series; a series does not vanish because its value is 0.\n- \
-         `natwatch_exposure` has no series while the verdict is unknown: alert on its absence through \
-         `natwatch_advisory_state{{state=\"unknown\"}}`.\n- Counters continue beyond the kernel's 32-bit wraps, and rule counters do not \
+         A closed state is a label of one series that is always 1, whose name ends in `_info`: select by it \
+         (`natwatch_advisory_info{{state=\"exposed\"}}`), which reads only the nodes that are in it. The series of the old state ends in the \
+         answer that brings the new one; over a range both are there, so aggregate by advisory.\n- What is yes or no is 1 or 0 and has no \
+         series while it is unknown: `natwatch_exposure` for one. Ask for \
+         `natwatch_advisory_info{{state=\"unknown\"}}`, or for `natwatch_advisory_unseen`, which is there only where something could not be \
+         read.\n- Counters continue beyond the kernel's 32-bit wraps, and rule counters do not \
          dip when rules are rewritten.\n- Labels are closed sets or bounded by the kernel; `natwatch_series_omitted` counts what the limits \
          leave out.\n\n{}",
         metrics::table()

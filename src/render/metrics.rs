@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::advisory::State;
-use crate::advisory::defects::DefectState;
 use crate::judge::{ConditionState, Report};
 use crate::snapshot::netfilter::{Counter, SourceNatKind, SourceNatTotal};
 use crate::snapshot::{
@@ -17,9 +16,8 @@ use crate::snapshot::{
 use handle::{Handle, Labels};
 pub use handle::{Kind, Metric};
 use table::{
-    AdvisoryInfoLabels, AdvisoryLabels, AdvisoryStateLabels, BuildLabels, CollectorLabels, ConditionLabels, CpuLabels,
-    DefectInfoLabels, DefectStateLabels, FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels,
-    TunnelLabels,
+    AdvisoryInfoLabels, AdvisoryLabels, BuildLabels, CollectorLabels, ConditionLabels, CpuLabels, DefectLabels,
+    FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels, TunnelLabels, UnseenLabels,
 };
 pub use table::{METRICS, table};
 
@@ -133,6 +131,8 @@ pub struct Settings {
     pub max_devices: usize,
     /// `--collector.conntrack.per-cpu`
     pub per_cpu: bool,
+    /// `--collector.verdict.conditions`
+    pub conditions: bool,
     /// Which collectors are on.
     pub collectors: crate::decode::Collectors,
 }
@@ -153,7 +153,7 @@ pub fn families(
 ) -> Families {
     let mut out = Families::default();
     if settings.collectors.contains(&Collector::Verdict) {
-        verdicts(&mut out, report);
+        verdicts(&mut out, report, settings);
     }
     if settings.collectors.contains(&Collector::Kernel) {
         kernel(&mut out, report, snapshot);
@@ -180,24 +180,26 @@ pub fn families(
     out
 }
 
-fn verdicts(out: &mut Families, report: &Report) {
+fn verdicts(out: &mut Families, report: &Report, settings: &Settings) {
     for finding in &report.advisories {
         let advisory = finding.id.as_str();
         if finding.state != State::Unknown {
             out.flag(table::EXPOSURE, AdvisoryLabels { advisory }, finding.state == State::Exposed);
         }
-        for state in State::ALL {
-            let labels = AdvisoryStateLabels { advisory, state: *state };
-            out.flag(table::ADVISORY_STATE, labels, finding.state == *state);
+        let (severity, state) = (finding.severity, finding.state);
+        let condition = finding.deciding().map_or("", |condition| &condition.id);
+        out.flag(table::ADVISORY_INFO, AdvisoryInfoLabels { advisory, severity, state, condition }, true);
+        if finding.unseen {
+            out.flag(table::ADVISORY_UNSEEN, UnseenLabels { advisory, severity }, true);
         }
-        for condition in &finding.conditions {
-            for state in ConditionState::ALL {
-                let labels = ConditionLabels { advisory, condition: &condition.id, state: *state };
-                out.flag(table::ADVISORY_CONDITION, labels, condition.state == *state);
-            }
+        for condition in finding.conditions.iter().filter(|_| settings.conditions) {
+            let holds = match condition.state {
+                ConditionState::Holds => true,
+                ConditionState::Fails => false,
+                ConditionState::Unknown => continue,
+            };
+            out.flag(table::ADVISORY_CONDITION, ConditionLabels { advisory, condition: &condition.id }, holds);
         }
-        let info = AdvisoryInfoLabels { advisory, severity: finding.severity, title: &finding.title };
-        out.flag(table::ADVISORY_INFO, info, true);
         if finding.accepted.is_some() {
             out.flag(table::ADVISORY_ACCEPTED, AdvisoryLabels { advisory }, true);
         }
@@ -211,11 +213,8 @@ fn kernel(out: &mut Families, report: &Report, snapshot: &Snapshot) {
         out.flag(table::KERNEL_INFO, labels, true);
     }
     for defect in &report.defects {
-        for state in DefectState::ALL {
-            let labels = DefectStateLabels { defect: &defect.id, state: *state };
-            out.flag(table::KERNEL_DEFECT, labels, defect.state == *state);
-        }
-        out.flag(table::KERNEL_DEFECT_INFO, DefectInfoLabels { defect: &defect.id, basis: defect.basis }, true);
+        let labels = DefectLabels { defect: &defect.id, state: defect.state, basis: defect.basis };
+        out.flag(table::KERNEL_DEFECT_INFO, labels, true);
     }
 }
 
@@ -351,10 +350,7 @@ fn health(
     settings: &Settings,
 ) {
     for status in &snapshot.sources {
-        for state in SourceState::ALL {
-            let labels = SourceLabels { source: status.source, state: *state };
-            out.flag(table::SOURCE_STATE, labels, status.state == *state);
-        }
+        out.flag(table::SOURCE_INFO, SourceLabels { source: status.source, state: status.state }, true);
     }
     for collector in &settings.collectors {
         let success = match collector {

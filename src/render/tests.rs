@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::advisory::{Catalogue, ConditionKind, Severity};
 use crate::decode;
-use crate::judge::judge;
+use crate::judge::{ConditionState, judge};
 use crate::render::metrics::{Families, Settings, Value};
 use crate::snapshot::netfilter::{
     Backend, Counter, Family, MarkTest, NatAction, Owner, PortRandomization, SourceNatKind, SourceNatRule,
@@ -96,7 +96,8 @@ fn json(node: &Snapshot) -> serde_json::Value {
 }
 
 fn families(node: &Snapshot, collectors: &[Collector]) -> Families {
-    let settings = Settings { max_devices: 8, per_cpu: false, collectors: collectors.iter().copied().collect() };
+    let collectors = collectors.iter().copied().collect();
+    let settings = Settings { max_devices: 8, per_cpu: false, conditions: false, collectors };
     metrics::families(&report(node), node, &BTreeMap::new(), &settings)
 }
 
@@ -467,4 +468,33 @@ fn the_time_of_the_look_is_a_metric_unless_a_capture_says_nonsense() {
     for nonsense in ["", "yesterday", "1900-01-01T00:00:00Z", "2026-01-01"] {
         assert_eq!(at(nonsense), [], "{nonsense}");
     }
+}
+
+/// One series says the whole verdict; a yes or no that is not known has none; conditions only where they were asked for.
+#[test]
+fn a_verdict_is_one_series() {
+    let node = ordinary();
+    let mut report = report_with(&node, &[("snat-port-race", Severity::Warning, State::Unknown)]);
+    let race = report.advisories.iter_mut().find(|finding| finding.id == "snat-port-race").unwrap();
+    race.unseen = true;
+    for (condition, state) in
+        race.conditions.iter_mut().zip([ConditionState::Holds, ConditionState::Unknown, ConditionState::Fails])
+    {
+        condition.state = state;
+    }
+    let of_race = |conditions: bool, name: &str| {
+        let collectors = [Collector::Verdict].into_iter().collect();
+        let settings = Settings { max_devices: 8, per_cpu: false, conditions, collectors };
+        let families = metrics::families(&report, &node, &BTreeMap::new(), &settings);
+        let all = samples(&families, name);
+        all.into_iter().filter(|(labels, _)| labels.starts_with("snat-port-race")).collect::<Vec<_>>()
+    };
+    let info = "snat-port-race warning unknown several_cpus".to_owned();
+    assert_eq!(of_race(false, "natwatch_advisory_info"), [(info, 1)]);
+    assert_eq!(of_race(false, "natwatch_advisory_unseen"), [("snat-port-race warning".to_owned(), 1)]);
+    assert_eq!(of_race(false, "natwatch_exposure"), []);
+    assert_eq!(of_race(false, "natwatch_advisory_condition"), []);
+    let conditions = [("source_nat_reachable", 1), ("port_not_random", 0)];
+    let conditions = conditions.map(|(id, value)| (format!("snat-port-race {id}"), value));
+    assert_eq!(of_race(true, "natwatch_advisory_condition"), conditions);
 }

@@ -267,7 +267,7 @@ impl Netstat {
     }
 }
 
-/// How one source ended, for people and for `natwatch_source_state`.
+/// How one source ended, for people and for `natwatch_source_info`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStatus {
     /// Which source

@@ -65,7 +65,7 @@ locked=(--rm --name natwatch-test --network host --read-only --read-only-tmpfs=f
 	--cap-drop ALL --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --volume /etc/os-release:/host/etc/os-release:ro)
 run() { nsenter --net="/run/netns/$ns" podman "${store[@]}" --cgroup-manager cgroupfs --runtime runc run "${locked[@]}" "$@"; }
 scrape() { ip netns exec "$ns" curl -sf --retry 50 --retry-delay 1 --retry-connrefused "http://127.0.0.1:10077$1"; }
-expect() { grep -qxF -- "$1" "$work/scrape" || fail "no $1 in the scrape: $(grep source_state "$work/scrape" | grep ' 1$')"; }
+expect() { grep -qxF -- "$1" "$work/scrape" || fail "no $1 in the scrape: $(grep source_info "$work/scrape" | grep ' 1$')"; }
 
 serve() {
 	run --detach "$@" serve --path.rootfs=/host --network-namespace current >/dev/null
@@ -77,17 +77,17 @@ serve() {
 
 echo "uid 0 with NET_ADMIN:"
 serve --user 0:0 --cap-add NET_ADMIN "$image"
-expect 'natwatch_source_state{source="nftables",state="ok"} 1'
-expect 'natwatch_source_state{source="xtables_ipv4",state="ok"} 1'
+expect 'natwatch_source_info{source="nftables",state="ok"} 1'
+expect 'natwatch_source_info{source="xtables_ipv4",state="ok"} 1'
 grep -q '^natwatch_source_nat_rules{.*port_randomization="random"} 1$' "$work/scrape" || fail "the rule is not there"
 distro=$(. /etc/os-release && echo "$ID $VERSION_ID")
 grep -q "^natwatch_kernel_info{.*distro=\"$distro\"" "$work/scrape" || fail "no distro"
 
 echo "the image's own user, no capability:"
 serve "$image"
-expect 'natwatch_source_state{source="nftables",state="denied"} 1'
-expect 'natwatch_source_state{source="proc_conntrack",state="ok"} 1'
-expect 'natwatch_advisory_state{advisory="snat-port-race",state="unknown"} 1'
+expect 'natwatch_source_info{source="nftables",state="denied"} 1'
+expect 'natwatch_source_info{source="proc_conntrack",state="ok"} 1'
+grep -q '^natwatch_advisory_unseen{advisory="snat-port-race",' "$work/scrape" || fail "rules that may not be read are not missed"
 
 echo "one look, by exit code:"
 code=0

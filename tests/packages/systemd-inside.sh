@@ -19,7 +19,7 @@ get() {
 }
 
 has() {
-	grep -qxF -- "$1" /run/metrics || fail "no $1: $(grep '^natwatch_source_state.* 1$' /run/metrics)"
+	grep -qxF -- "$1" /run/metrics || fail "no $1: $(grep '^natwatch_source_info.* 1$' /run/metrics)"
 }
 
 pid() {
@@ -43,11 +43,11 @@ echo 'NATWATCH_ARGS=--network-namespace current' >/etc/default/natwatch
 systemctl restart natwatch.service || fail "no restart"
 
 get /metrics >/run/metrics
-has 'natwatch_source_state{source="nftables",state="ok"} 1'
-has 'natwatch_source_state{source="xtables_ipv4",state="ok"} 1'
-has 'natwatch_source_state{source="proc_conntrack",state="ok"} 1'
+has 'natwatch_source_info{source="nftables",state="ok"} 1'
+has 'natwatch_source_info{source="xtables_ipv4",state="ok"} 1'
+has 'natwatch_source_info{source="proc_conntrack",state="ok"} 1'
 grep -q '^natwatch_source_nat_rules{.*port_randomization="random"} 1$' /run/metrics || fail "the rule is not there"
-has 'natwatch_advisory_state{advisory="conntrack-table-full",state="unknown"} 0'
+grep -q '^natwatch_exposure{advisory="conntrack-table-full"} ' /run/metrics || fail "no verdict about the table"
 echo "sandboxed, it sees $(grep -c '^natwatch_' /run/metrics) series"
 
 status() { awk -v key="$1:" '$1 == key { print $2 }' "/proc/$(pid)/status"; }
@@ -74,7 +74,7 @@ systemctl start natwatch-probe.service || fail "the probe: $(systemctl status --
 grep -A 1 '"id"' /run/natwatch/probe.json | grep -v -- -- | paste - - | sed 's/[",]//g; s/  */ /g'
 systemctl restart natwatch.service
 get /metrics >/run/metrics
-has 'natwatch_kernel_defect_info{defect="nat-port-rover",basis="probe"} 1'
+grep -q '^natwatch_kernel_defect_info{defect="nat-port-rover",.*basis="probe"} 1$' /run/metrics || fail "the probe is not used"
 # At boot the probe comes first, if it is enabled.
 systemctl enable --quiet natwatch-probe.service
 systemctl show --value --property After natwatch.service | grep -qw natwatch-probe.service || fail "the probe is not before natwatch"
@@ -86,7 +86,7 @@ systemctl start natwatch-textfile.service || fail "$(systemctl status --no-pager
 cd /var/lib/prometheus/node-exporter
 [ "$(ls -A)" = natwatch.prom ] || fail "$(ls -lA)"
 cp natwatch.prom /run/metrics
-has 'natwatch_source_state{source="nftables",state="ok"} 1'
+has 'natwatch_source_info{source="nftables",state="ok"} 1'
 systemctl enable --quiet --now natwatch-textfile.timer
 systemctl list-timers --no-pager natwatch-textfile.timer | head -n 2
 

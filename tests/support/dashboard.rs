@@ -62,6 +62,8 @@ fn text(value: &Value, key: &str) -> String {
 pub struct Known {
     /// `natwatch metrics`.
     pub metrics: BTreeMap<String, Row>,
+    /// What rules record.
+    pub recorded: BTreeSet<String>,
     /// The uids of all dashboards.
     pub uids: BTreeSet<String>,
 }
@@ -74,18 +76,21 @@ pub fn lint(dashboard: &Value, known: &Known) -> Vec<String> {
     panels(dashboard, &mut problems);
     for query in queries(dashboard) {
         let place = format!("{}, query {}", query.panel, query.id);
-        for problem in query_problems(&query.expr, &known.metrics) {
+        for problem in query_problems(&query.expr, known) {
             problems.say(&place, problem);
         }
     }
-    let instance = if variable(dashboard, "instance")["multi"] == true {
-        "instance=~\"$instance\""
-    } else {
-        "instance=\"$instance\""
-    };
+    // A dashboard of all nodes; what it draws over time was recorded.
+    let of_all = variable(dashboard, "instance").is_null();
+    let instance = (!of_all).then_some("instance=\"$instance\"");
     for query in queries(dashboard) {
         for selector in selectors(&query.expr) {
-            for wanted in ["cluster=~\"$cluster\"", "job=~\"$job\"", instance] {
+            problems.unless(
+                !of_all || query.kind != "timeseries" || selector.metric.starts_with("cluster:"),
+                &query.panel,
+                format!("{} is a series a node over time", selector.metric),
+            );
+            for wanted in ["cluster=~\"$cluster\"", "job=~\"$job\""].into_iter().chain(instance) {
                 problems.unless(
                     selector.matchers.contains(wanted),
                     &query.panel,
@@ -148,7 +153,10 @@ fn head(dashboard: &Value, known: &Known, problems: &mut Problems) {
         "job",
         "All must be the jobs of natwatch",
     );
-    problems.unless(!variable(dashboard, "instance").is_null(), "instance", "no such variable");
+    for variable in list(&dashboard["templating"], "list").iter().filter(|variable| variable["type"] == "query") {
+        problems.unless(variable["refresh"] == 2, &text(variable, "name"), "is not asked for anew with the time range");
+    }
+    problems.unless(dashboard["editable"] == false, "dashboard", "it is editable, and the next version undoes that");
 }
 
 fn panels(dashboard: &Value, problems: &mut Problems) {
@@ -236,16 +244,16 @@ fn selectors(expr: &str) -> Vec<Selector> {
     found
 }
 
-fn query_problems(expr: &str, metrics: &BTreeMap<String, Row>) -> Vec<String> {
+fn query_problems(expr: &str, known: &Known) -> Vec<String> {
     let mut problems = Vec::new();
     let found = selectors(expr);
     if found.is_empty() {
         problems.push("asks for no metric".to_owned());
     }
     for Selector { metric, matchers, around: (before, behind) } in &found {
-        let of_prometheus = metric == "up" || metric.starts_with("scrape_");
-        let Some(row) = metrics.get(metric) else {
-            if !of_prometheus {
+        let elsewhere = metric == "up" || metric.starts_with("scrape_") || known.recorded.contains(metric);
+        let Some(row) = known.metrics.get(metric) else {
+            if !elsewhere {
                 problems.push(format!("there is no metric {metric}"));
             }
             continue;
@@ -269,7 +277,7 @@ fn query_problems(expr: &str, metrics: &BTreeMap<String, Row>) -> Vec<String> {
         rest = rest.replace(&format!("{}{{{}}}", selector.metric, selector.matchers), "");
     }
     let rest: String = rest.split('"').step_by(2).collect();
-    for word in rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+    for word in rest.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | ':')) {
         if word == "up" || word.starts_with("natwatch_") || word.starts_with("process_") || word.starts_with("scrape_")
         {
             problems.push(format!("{word} stands without variables"));
@@ -313,7 +321,7 @@ fn links(dashboard: &Value, variables: &BTreeSet<String>, known: &Known, problem
         }
         for rest in url.split("&var-").skip(1) {
             let name = rest.split('=').next().unwrap_or_default();
-            problems.unless(variables.contains(name), place, format!("sets {name}"));
+            problems.unless(variables.contains(name) || name == "instance", place, format!("sets {name}"));
         }
     }
     for panel in list(dashboard, "panels") {

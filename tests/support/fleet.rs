@@ -119,7 +119,8 @@ impl Fleet {
         })
     }
 
-    /// The scrape configuration; a busy machine has time to answer. Job `natwatch` has the whole fleet, without a label `cluster`; job `old` has node-1 as a
+    /// The scrape configuration; a busy machine has time to answer. Job `natwatch` has the whole fleet, without a label `cluster`; job
+    /// `fine` has node-2 alone; job `old` has node-1 as a
     /// kernel before 5.10 would show it, in cluster `east`.
     fn scrapes() -> String {
         let target = |node: usize, address: Ipv4Addr, more: &str| {
@@ -127,10 +128,12 @@ impl Fleet {
         };
         let [one, two, three] = [Ipv4Addr::LOCALHOST, *TARGET.ip(), CLIENTS[0]];
         let fleet = [target(1, one, ""), target(2, two, ""), target(3, three, ""), target(4, CLIENTS[1], "")];
-        let old = target(1, one, ", cluster: east");
+        let (fine, old) = (target(2, two, ""), target(1, one, ", cluster: east"));
         format!(
-            "global: {{scrape_interval: 2s, scrape_timeout: 2s}}\nscrape_configs:\n\
+            "global: {{scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 2s}}\n\
+             rule_files: [rules.yaml]\nscrape_configs:\n\
              - {{job_name: natwatch, static_configs: [{}]}}\n\
+             - {{job_name: fine, static_configs: [{fine}]}}\n\
              - {{job_name: old, static_configs: [{old}], metric_relabel_configs: [{{source_labels: [__name__], \
              regex: natwatch_conntrack_(clash_resolve|chaintoolong)_total, action: drop}}]}}\n",
             fleet.join(", ")
@@ -142,8 +145,9 @@ impl Fleet {
 pub struct Prometheus<'a>(pub prometheus::Prometheus<'a>);
 
 impl<'a> Prometheus<'a> {
-    pub fn start(fleet: &'a Fleet) -> Self {
-        Self(prometheus::Prometheus::with_config(&fleet.net.router, &Fleet::scrapes(), ""))
+    /// With these recording rules.
+    pub fn start(fleet: &'a Fleet, rules: &str) -> Self {
+        Self(prometheus::Prometheus::with_config(&fleet.net.router, &Fleet::scrapes(), rules))
     }
 
     /// Series that an instant query yields, or why Prometheus refuses it.

@@ -3,8 +3,24 @@
 use std::time::Duration;
 
 /// Not the names of metrics, although nothing that calls a function follows them.
-const WORDS: [&str; 13] =
-    ["and", "or", "unless", "offset", "bool", "sum", "max", "min", "avg", "count", "Inf", "NaN", "inf"];
+const WORDS: [&str; 16] = [
+    "and",
+    "or",
+    "unless",
+    "offset",
+    "bool",
+    "sum",
+    "max",
+    "min",
+    "avg",
+    "count",
+    "count_values",
+    "group",
+    "topk",
+    "Inf",
+    "NaN",
+    "inf",
+];
 /// Followed by a list of labels.
 const LABEL_LISTS: [&str; 6] = ["on", "ignoring", "by", "without", "group_left", "group_right"];
 

@@ -5,7 +5,6 @@ use std::marker::PhantomData;
 
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{Severity, State};
-use crate::judge::ConditionState;
 use crate::snapshot::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
 use crate::snapshot::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
 
@@ -121,7 +120,7 @@ macro_rules! closed_sets {
 }
 
 closed_sets! {
-    Backend Basis Collector ConditionState DefectState Family Feature NatAction NetworkNamespace Owner PortRandomization
+    Backend Basis Collector DefectState Family Feature NatAction NetworkNamespace Owner PortRandomization
     Severity Source SourceState State TunnelKind UdpChecksum
 }
 

@@ -3,7 +3,6 @@
 
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{Severity, State};
-use crate::judge::ConditionState;
 use crate::snapshot::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
 use crate::snapshot::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
 
@@ -20,12 +19,11 @@ const NETSTAT: &[Collector] = &[Collector::Netstat];
 
 label_sets! {
     AdvisoryLabels<'a> { advisory: &'a str }
-    AdvisoryStateLabels<'a> { advisory: &'a str, state: State }
-    ConditionLabels<'a> { advisory: &'a str, condition: &'a str, state: ConditionState }
-    AdvisoryInfoLabels<'a> { advisory: &'a str, severity: Severity, title: &'a str }
+    ConditionLabels<'a> { advisory: &'a str, condition: &'a str }
+    AdvisoryInfoLabels<'a> { advisory: &'a str, severity: Severity, state: State, condition: &'a str }
+    UnseenLabels<'a> { advisory: &'a str, severity: Severity }
     KernelLabels<'a> { release: &'a str, distro: &'a str, upstream: &'a str }
-    DefectStateLabels<'a> { defect: &'a str, state: DefectState }
-    DefectInfoLabels<'a> { defect: &'a str, basis: Basis }
+    DefectLabels<'a> { defect: &'a str, state: DefectState, basis: Basis }
     NamespaceLabels { kind: NetworkNamespace }
     CpuLabels<'a> { cpu: &'a str }
     SourceNatLabels { backend: Backend, family: Family, owner: Owner, action: NatAction, port_randomization: PortRandomization }
@@ -40,20 +38,18 @@ label_sets! {
 metrics! {
     EXPOSURE(AdvisoryLabels<'static>): Metric::gauge("natwatch_exposure", VERDICT,
         "1 if every condition of the advisory holds, 0 if it is mitigated or does not affect this node; no series while that is unknown (derived)");
-    ADVISORY_STATE(AdvisoryStateLabels<'static>): Metric::gauge("natwatch_advisory_state", VERDICT,
-        "1 for the state that the advisory is in: exposed, mitigated, not_affected or unknown (derived)");
-    ADVISORY_CONDITION(ConditionLabels<'static>): Metric::gauge("natwatch_advisory_condition", VERDICT,
-        "1 for the state that the condition is in: holds, fails or unknown (derived)");
     ADVISORY_INFO(AdvisoryInfoLabels<'static>): Metric::gauge("natwatch_advisory_info", VERDICT,
-        "Severity and title of the advisory, always 1 (derived from the catalogue)");
+        "The verdict, always 1, one series an advisory: its severity on this node, its state (exposed, mitigated, not_affected or unknown), and the condition that decides it: of an exposure the last, else the first that is the reason (derived)");
+    ADVISORY_UNSEEN(UnseenLabels<'static>): Metric::gauge("natwatch_advisory_unseen", VERDICT,
+        "1 while the verdict is unknown because something that decides it could not be read, so that a permission or a repair would tell; else no series (derived)");
     ADVISORY_ACCEPTED(AdvisoryLabels<'static>): Metric::gauge("natwatch_advisory_accepted", VERDICT,
         "1 for an advisory that is a known risk on this node and does not count, whatever its state (derived: --accept)");
+    ADVISORY_CONDITION(ConditionLabels<'static>): Metric::gauge("natwatch_advisory_condition", VERDICT,
+        "1 if the condition holds, 0 if it fails; no series while that is unknown; only with --collector.verdict.conditions (derived)");
     KERNEL_INFO(KernelLabels<'static>): Metric::gauge("natwatch_kernel_info", KERNEL,
         "Running kernel: release (/proc/sys/kernel/osrelease), distribution (os-release of the host), upstream version that it is based on; always 1");
-    KERNEL_DEFECT(DefectStateLabels<'static>): Metric::gauge("natwatch_kernel_defect", KERNEL,
-        "1 for the state of the kernel defect: present, absent or unknown (derived: operator, probe or version tables)");
-    KERNEL_DEFECT_INFO(DefectInfoLabels<'static>): Metric::gauge("natwatch_kernel_defect_info", KERNEL,
-        "What the state of the kernel defect is based on, always 1 (derived)");
+    KERNEL_DEFECT_INFO(DefectLabels<'static>): Metric::gauge("natwatch_kernel_defect_info", KERNEL,
+        "What is known about the kernel defect, always 1: its state (present, absent or unknown) and what that is based on (derived: operator, probe, build date or version tables)");
     NETWORK_NAMESPACE_INFO(NamespaceLabels): Metric::gauge("natwatch_network_namespace_info", ALWAYS,
         "Whether this is the node's network namespace: initial, other or unknown (presence of /proc/sys/net/core/netdev_max_backlog); always 1");
     REPORT_TIMESTAMP_SECONDS(()): Metric::gauge("natwatch_report_timestamp_seconds", ALWAYS,
@@ -122,8 +118,8 @@ metrics! {
         "TCP segments received with a wrong checksum (/proc/thread-self/net/snmp, Tcp InCsumErrors)");
     NETSTAT_TCP_SYN_RETRANSMITS(()): Metric::counter("natwatch_netstat_tcp_syn_retransmits_total", NETSTAT,
         "SYN and SYN/ACK segments sent again (/proc/thread-self/net/netstat, TcpExt TCPSynRetrans)");
-    SOURCE_STATE(SourceLabels): Metric::gauge("natwatch_source_state", ALWAYS,
-        "1 for the state that reading the source ended in: ok, absent, denied or failed; only sources that were needed are listed (derived)");
+    SOURCE_INFO(SourceLabels): Metric::gauge("natwatch_source_info", ALWAYS,
+        "How reading the source ended, always 1: ok, absent, denied or failed; only sources that were needed are listed (derived)");
     SCRAPE_COLLECTOR_SUCCESS(CollectorLabels): Metric::gauge("natwatch_scrape_collector_success", ALWAYS,
         "1 if none of the collector's sources was denied or failed; of verdict: 1 if no advisory is unknown (derived)");
     SCRAPE_COLLECTOR_DURATION_SECONDS(CollectorLabels): Metric::gauge("natwatch_scrape_collector_duration_seconds", ALWAYS,
