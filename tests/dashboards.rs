@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use support::dashboard::{Known, Query, fill, lint, mapped, queries};
 use support::exposition::metrics_table;
 use support::fleet::{Fleet, Prometheus, TUNNEL};
+use support::linter;
 use support::rule_file::hasten;
 use support::wait::{PATIENCE, eventually, exclusive};
 
@@ -66,6 +67,33 @@ fn dashboards_keep_the_conventions() {
         assert_eq!(value["uid"], name);
         let text = serde_json::to_string_pretty(&value).unwrap() + "\n";
         assert_eq!(fs::read_to_string(path(name)).unwrap(), text, "{name} is not laid out as `jq .` does");
+    }
+}
+
+/// The rules of Grafana's dashboard-linter hold, but for those that dashboards/.lint leaves out with a reason; and those it needs to.
+#[test]
+fn the_rules_of_dashboard_linter_hold() {
+    let file: Value = serde_saphyr::from_str(&fs::read_to_string(path("x").with_file_name(".lint")).unwrap()).unwrap();
+    let excluded = file["exclusions"].as_object().expect("rules");
+    assert!(excluded.values().all(|rule| rule["reason"].as_str().is_some_and(|reason| reason.len() > 40)), "{file}");
+    let broken: BTreeSet<&str> = NAMES.iter().flat_map(|name| linter::broken(&dashboard(name))).collect();
+    assert_eq!(broken, excluded.keys().map(String::as_str).collect());
+    let changes = [
+        ("/editable", json!(true), "uneditable-dashboard"),
+        ("/templating/list/0/label", json!(""), "template-datasource-rule"),
+        ("/templating/list/1/refresh", json!(1), "template-on-time-change-reload-rule"),
+        ("/panels/1/description", json!(""), "panel-title-description-rule"),
+        ("/panels/1/datasource/uid", json!("P123"), "panel-datasource-rule"),
+        ("/panels/1/fieldConfig/defaults/unit", json!(""), "panel-units-rule"),
+        ("/panels/1/targets", json!([]), "panel-no-targets-rule"),
+        ("/panels/1/targets/0/expr", json!("rate(natwatch_x_total{job=~\"$job\"}[5m])"), "target-rate-interval-rule"),
+        ("/panels/1/targets/0/expr", json!("natwatch_x_total{job=~\"$job\"}"), "target-counter-agg-rule"),
+        ("/panels/1/targets/0/expr", json!("natwatch_x{}"), "target-job-rule"),
+    ];
+    for (pointer, value, rule) in changes {
+        let mut changed = dashboard("natwatch-fleet");
+        *changed.pointer_mut(pointer).unwrap() = value;
+        assert!(linter::broken(&changed).contains(rule), "{pointer}: {rule}");
     }
 }
 
@@ -372,12 +400,11 @@ fn preview() {
     let fleet = Fleet::new();
     let _daemons = fleet.serve();
     let scene = Scene::start(&fleet);
-    let before = now() as u64;
     scene.expose();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards/preview/draw.sh");
     let mut command: Command = fleet.net.router.command(script);
     command.env("PROMETHEUS", format!("http://127.0.0.1:{}", scene.prometheus.0.port)).env("OUT", directory);
-    command.env("SINCE", before.to_string()).env("SPAN", (seconds + 60).to_string());
+    command.env("SPAN", (seconds + 60).to_string());
     let done = AtomicBool::new(false);
     let status = thread::scope(|scope| {
         scope.spawn(|| {

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Draws both dashboards from a running Prometheus:
 #   PROMETHEUS=http://127.0.0.1:9090 OUT=/tmp/pictures dashboards/preview/draw.sh
-# SPAN is the time range in seconds, JOB and NODES choose. SINCE, in Unix time, stands for a day ago in the list of changes.
+# SPAN is the time range in seconds, JOB and NODES choose. It has to have the recording rules.
 set -eu
 cd "$(dirname "$0")"
 : "${PROMETHEUS:?where Prometheus answers}" "${OUT:?where the pictures go}"
-SPAN=${SPAN:-900} SINCE=${SINCE:-} JOB=${JOB:-natwatch} NODES=${NODES:-node-1 node-2 node-3} PORT=${PORT:-19600}
+SPAN=${SPAN:-900} JOB=${JOB:-natwatch} NODES=${NODES:-node-1 node-2 node-3} PORT=${PORT:-19600}
 WORK=${WORK:-/tmp/natwatch-dashboards-preview}
 mkdir -p "$WORK" "$OUT"
 cp package.json preview.tsx serve.mjs "$WORK"
@@ -22,10 +22,7 @@ browse() {
 
 # draw NAME PICTURE NODE
 draw() {
-	day_ago="offset 1d"
-	[ -z "$SINCE" ] || day_ago="@ $SINCE"
-	sed "s/offset 1d/$day_ago/g" "$dashboards/$1.json" >shown.json
-	node serve.mjs "$PORT" "$PROMETHEUS" shown.json &
+	node serve.mjs "$PORT" "$PROMETHEUS" "$dashboards/$1.json" &
 	server=$!
 	trap 'kill $server' EXIT
 	until curl -sf "http://127.0.0.1:$PORT/" >/dev/null; do sleep 0.2; done

@@ -49,11 +49,11 @@ pub fn queries(dashboard: &Value) -> Vec<Query> {
     found
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub(super) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value, key: &str) -> String {
+pub(super) fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
 
@@ -122,7 +122,7 @@ impl Problems {
     }
 }
 
-fn variable<'a>(dashboard: &'a Value, name: &str) -> &'a Value {
+pub(super) fn variable<'a>(dashboard: &'a Value, name: &str) -> &'a Value {
     list(&dashboard["templating"], "list").iter().find(|v| v["name"] == name).unwrap_or(&Value::Null)
 }
 
@@ -222,15 +222,15 @@ fn seconds(step: &str) -> u64 {
 
 /// A metric in a query, and what it is restricted to.
 #[derive(Debug)]
-struct Selector {
-    metric: String,
-    matchers: String,
+pub(super) struct Selector {
+    pub metric: String,
+    pub matchers: String,
     /// What stands before and behind it.
-    around: (String, String),
+    pub around: (String, String),
 }
 
 /// All `name{…}` of a query.
-fn selectors(expr: &str) -> Vec<Selector> {
+pub(super) fn selectors(expr: &str) -> Vec<Selector> {
     let mut found = Vec::new();
     for (open, _) in expr.match_indices('{') {
         let before = expr[..open].trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':');

@@ -23,6 +23,7 @@ pub mod fuzz_targets;
 pub mod grammar;
 pub mod http;
 pub mod links;
+pub mod linter;
 pub mod mutator;
 pub mod netns;
 pub mod nfnetlink;
