@@ -52,6 +52,22 @@ fn derived_pages_are_up_to_date() {
     }
 }
 
+/// jsonnet reads JSON.
+#[test]
+fn the_mixin_has_the_rules() {
+    for name in ["natwatch", "natwatch-info"] {
+        let rules: serde_json::Value =
+            serde_saphyr::from_str(&document(&format!("deploy/prometheus/{name}.rules.yaml"))).unwrap();
+        let text = serde_json::to_string_pretty(&rules).unwrap() + "\n";
+        let copy = format!("mixin/{name}.rules.json");
+        if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+            fs::write(path(&copy), &text).unwrap();
+        } else {
+            assert_eq!(document(&copy), text, "{copy}: run `make golden`");
+        }
+    }
+}
+
 /// Every name of a metric in what is shipped is in the table; and every one in the table is on some dashboard, in some rule, or in
 /// the reference alone for a reason.
 #[test]
