@@ -186,6 +186,15 @@ fn captured_nodes_stay_within_the_budget_of_series() {
 }
 
 #[test]
+fn the_readme_counts_series_right() {
+    let readme = document("README.md").replace('\n', " ");
+    let (advisories, sources) = (Catalogue::built_in().advisories.len(), Source::ALL.len());
+    for part in [format!("{advisories} advisories take {}, ", 2 * advisories), format!(", sources {sources}, ")] {
+        assert!(readme.contains(&part), "{part}");
+    }
+}
+
+#[test]
 fn the_architecture_page_points_to_what_exists() {
     let page = document("ARCHITECTURE.md");
     for word in page.split('`').filter(|word| word.starts_with("src/") && !word.contains('*')) {
