@@ -4,11 +4,12 @@
 //! on the fields, so a mark is small behind the fields that decide it. Two packets are walked with the same marks, an inner one
 //! and the outer one around it; each has fields of its own.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::space::{Block, Space};
 use super::world::World;
-use crate::snapshot::netfilter::{Condition, Family, Field};
+use crate::snapshot::netfilter::{Condition, Family, Field, HeaderBytes};
 
 /// What a packet stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +128,12 @@ pub fn width(field: &Field) -> u32 {
         | Field::OutputIndex
         | Field::Ipv4Source
         | Field::Ipv4Destination => 32,
-        Field::Ipv6Source | Field::Ipv6Destination | Field::Device { .. } | Field::Other(_) => 128,
+        Field::Ipv6Source | Field::Ipv6Destination | Field::Device { .. } => 128,
+        Field::Other(name) => match HeaderBytes::of(name) {
+            Some(bytes) => (8 * bytes.length as u32).clamp(1, 128),
+            None if name == "meta length" => 16,
+            None => 128,
+        },
         Field::NfProto | Field::L4Proto => 8,
         Field::MarkBits(_) => 32,
         Field::EtherType | Field::SourcePort | Field::DestinationPort => 16,
@@ -233,8 +239,10 @@ impl Packets {
     /// Packets of a family.
     pub fn new(kind: Kind, family: Family) -> Self {
         let known = [Field::Mark, Field::ConnectionMark, Field::ConnectionState, Field::ConnectionDirection];
-        let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName, Field::Other("packet length".into())];
-        Self { kind, family, known: known.into_iter().chain(others).collect(), bridged: false }
+        let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName];
+        // There are packets of every length.
+        let lengths = ["meta length", "ip length", "ip6 length", "udp length"].map(|name| Field::Other(name.into()));
+        Self { kind, family, known: known.into_iter().chain(others).chain(lengths).collect(), bridged: false }
     }
 
     /// Bits that all outer packets have the same of a field that is not followed: mask and value. They are unicast, whole,
@@ -251,19 +259,54 @@ impl Packets {
             _ => &[(0, 0xff, 0x45), (6, 0xbf, 0), (7, 0xff, 0), (9, 0xff, 17)],
         };
         match name.as_str() {
-            "fragment" | "packet type" => Some((u128::MAX, 0)),
-            bytes => {
-                let (length, rest) = bytes.split_once(" bytes at ")?;
-                let (length, start): (usize, usize) =
-                    (length.parse().ok()?, rest.strip_suffix(" of header 1")?.parse().ok()?);
-                let inside = header.iter().filter(|(at, ..)| (start..start + length).contains(at));
+            "fragment" | "meta pkttype" => Some((u128::MAX, 0)),
+            name => {
+                let HeaderBytes { offset, length, .. } = HeaderBytes::of(name).filter(|bytes| bytes.header == 1)?;
+                let inside = header.iter().filter(|(at, ..)| (offset..offset + length).contains(at));
                 let bits = inside.map(|(at, mask, value)| {
-                    let shift = 8 * (start + length - 1 - at);
+                    let shift = 8 * (offset + length - 1 - at);
                     (u128::from(*mask) << shift, u128::from(*value) << shift)
                 });
                 Some(bits.fold((0, 0), |(masks, values), (mask, value)| (masks | mask, values | value)))
             }
         }
+    }
+
+    /// The least and the largest number that packets have in a field, where not every number is one of them.
+    fn ends_of(&self, field: &Field) -> Option<(u128, u128)> {
+        /// `struct ipv6hdr`, `struct udphdr`
+        const IPV6: u128 = 40;
+        const UDP: u128 = 8;
+        let Field::Other(name) = field else { return None };
+        let header = if self.family == Family::Ipv6 { IPV6 } else { 20 };
+        // Around those of a tunnel: its own header, Ethernet's, and an IPv4 packet of UDP without data.
+        let inside = if self.kind == Kind::Tunnel { UDP + 8 + 14 + 20 + UDP } else { 0 };
+        let most = u128::from(u16::MAX);
+        match name.as_str() {
+            "meta length" | "ip length" => Some((header + inside, most)),
+            "ip6 length" => Some((inside, most)),
+            "udp length" => Some((inside.max(UDP), most)),
+            // With 0 none is sent (`ip_forward`, `ip6_forward`), and 0 for a tunnel's is the usual one.
+            "ip ttl" | "ip6 hoplimit" => Some((1, u8::MAX.into())),
+            _ => None,
+        }
+    }
+
+    /// A condition on a field of them. What is beyond the ends of what they can have there stands for these ends, so that one
+    /// of the numbers is always right.
+    pub fn condition<'c>(&self, field: &Field, condition: &'c Condition) -> Cow<'c, Condition> {
+        let whole = u128::MAX >> (128 - width(field).max(1));
+        let ranges = match condition {
+            Condition::Ranges(ranges) => ranges.clone(),
+            Condition::Masked { mask, value } if mask & whole == whole => vec![(*value, *value)],
+            Condition::Masked { .. } => return Cow::Borrowed(condition),
+        };
+        let Some((least, most)) = self.ends_of(field) else { return Cow::Borrowed(condition) };
+        let possible = ranges.iter().filter(|(first, last)| *first <= most && *last >= least);
+        let widened = possible.map(|(first, last)| {
+            (if *first <= least { 0 } else { *first }, if *last >= most { u128::MAX } else { *last })
+        });
+        Cow::Owned(Condition::Ranges(widened.collect()))
     }
 
     /// Its source address's field, and its destination's.

@@ -380,7 +380,7 @@ impl Generator<'_> {
             21 | 22 => {
                 // Every outer packet has it, in the words of iptables and of nft.
                 let flag = self.flag();
-                let (sure, native) = match self.dice.below(7) {
+                let (sure, native) = match self.dice.below(10) {
                     0 if !six => ("! -f", "ip version 4"),
                     0 => ("-m physdev ! --physdev-is-bridged", "ip6 version 6"),
                     1 => ("-m devgroup --dst-group 0x0", "oifgroup 0"),
@@ -388,14 +388,19 @@ impl Generator<'_> {
                     3 => ("-m policy --dir out --pol none", "rt ipsec missing"),
                     4 => ("-m policy --dir out --pol none", "meta oifkind \"veth\""),
                     5 => ("-m devgroup --dst-group 0x0", "oiftype ether"),
-                    _ => ("-m physdev ! --physdev-is-out", "meta length 1-65535"),
+                    6 => ("-m length --length 1:65535", "meta length 1-65535"),
+                    7 if !six => ("-m ttl --ttl-gt 0", "ip ttl 1-255"),
+                    7 => ("-m hl --hl-gt 0", "ip6 hoplimit 1-255"),
+                    8 if !six => ("-m length ! --length 0:60", "ip length 60-65535"),
+                    8 => ("-m length ! --length 0:60", "ip6 length 20-65535"),
+                    _ => ("-m physdev ! --physdev-is-out", "udp length 20-65535"),
                 };
                 self.on_the_card(case, backend, sure, native, &flag);
             }
             23 | 24 => {
                 // No outer packet has it.
                 let flag = self.flag();
-                let (never, native) = match self.dice.below(8) {
+                let (never, native) = match self.dice.below(9) {
                     0 => ("-m helper --helper ftp", "ct helper \"ftp\""),
                     1 => (
                         "-m connbytes --connbytes 5: --connbytes-dir both --connbytes-mode packets",
@@ -406,6 +411,7 @@ impl Generator<'_> {
                     4 => ("-m policy --dir out --pol ipsec", "rt ipsec exists"),
                     5 => ("-m policy --dir out --pol ipsec --reqid 7", "ipsec out reqid 7"),
                     6 => ("-m devgroup ! --dst-group 0x0", "meta oifkind != \"veth\""),
+                    7 => ("-m length --length 0:60", "meta length < 60"),
                     _ => ("-m physdev --physdev-is-bridged", "meta pkttype broadcast"),
                 };
                 self.on_the_card(case, backend, never, native, &flag);

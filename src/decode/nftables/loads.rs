@@ -10,10 +10,13 @@ use crate::netfilter::nftables::uapi::{
     NFT_META_LEN, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP, NFT_META_OIFKIND, NFT_META_OIFNAME,
     NFT_META_OIFTYPE, NFT_META_PKTTYPE, NFT_META_PRANDOM, NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_RTCLASSID,
     NFT_META_SDIF, NFT_META_SDIFNAME, NFT_META_SECMARK, NFT_META_SECPATH, NFT_META_SKGID, NFT_META_SKUID,
-    NFT_META_TIME_HOUR, NFT_META_TIME_NS, NFT_RT_XFRM, NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF,
-    NFTA_FIB_F_SADDR,
+    NFT_META_TIME_HOUR, NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RT_XFRM,
+    NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
 };
-use crate::snapshot::netfilter::{DeviceProperty, Field, TypeScope};
+use crate::snapshot::netfilter::{DeviceProperty, Field, HeaderBytes, TypeScope};
+
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 
 /// What a load means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +39,7 @@ impl Loaded {
             Source::Header(Header::Ipv4Protocol) => Self::Wire(Field::L4Proto, 1),
             Source::Header(Header::Ipv4Source) => Self::Wire(Field::Ipv4Source, 4),
             Source::Header(Header::Ipv4Destination) => Self::Wire(Field::Ipv4Destination, 4),
-            Source::Header(Header::Ipv6Next) => Self::Wire(Field::Other("1 bytes at 6 of header 1".into()), 1),
+            Source::Header(Header::Ipv6Next) => Self::Wire(Field::Other("ip6 nexthdr".into()), 1),
             Source::Header(Header::Ipv6Source) => Self::Wire(Field::Ipv6Source, 16),
             Source::Header(Header::Ipv6Destination) => Self::Wire(Field::Ipv6Destination, 16),
             Source::Header(Header::ArpSenderHardware) => Self::Wire(Field::Other("arp sender hardware".into()), 6),
@@ -46,7 +49,14 @@ impl Loaded {
             Source::Header(Header::SourcePort) => Self::Wire(Field::SourcePort, 2),
             Source::Header(Header::DestinationPort) => Self::Wire(Field::DestinationPort, 2),
             Source::Payload { base, offset, length } => {
-                Self::Wire(Field::Other(format!("{length} bytes at {offset} of header {base}")), length)
+                let protocol = match (base, load.network, load.transport) {
+                    (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4), _) => "ip",
+                    (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6), _) => "ip6",
+                    (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_TCP)) => "tcp",
+                    (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_UDP)) => "udp",
+                    _ => "",
+                };
+                Self::Wire(HeaderBytes { header: base, offset, length }.field(protocol), length)
             }
             Source::Meta(key) => meta(key),
             // Of 16 bytes, only the kernel knows how many are the address.
@@ -95,7 +105,7 @@ fn of_device(outgoing: bool, property: DeviceProperty) -> Field {
 
 fn meta(key: u32) -> Loaded {
     match key {
-        NFT_META_LEN => Loaded::Occasional("meta length"),
+        NFT_META_LEN => Loaded::Host(Field::Other("meta length".into()), 4),
         NFT_META_PROTOCOL => Loaded::Wire(Field::EtherType, 2),
         NFT_META_PRIORITY => Loaded::Occasional("meta priority"),
         NFT_META_MARK => Loaded::Host(Field::Mark, 4),
@@ -107,7 +117,7 @@ fn meta(key: u32) -> Loaded {
         NFT_META_SKGID => Loaded::Occasional("meta skgid"),
         NFT_META_NFPROTO => Loaded::Wire(Field::NfProto, 1),
         NFT_META_L4PROTO => Loaded::Wire(Field::L4Proto, 1),
-        NFT_META_PKTTYPE => Loaded::Wire(Field::Other("packet type".into()), 1),
+        NFT_META_PKTTYPE => Loaded::Wire(Field::Other("meta pkttype".into()), 1),
         NFT_META_IIFGROUP => Loaded::Host(of_device(false, DeviceProperty::Group), 4),
         NFT_META_OIFGROUP => Loaded::Host(of_device(true, DeviceProperty::Group), 4),
         NFT_META_CPU => Loaded::Occasional("meta cpu"),

@@ -38,7 +38,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::Connbytes(info) => connbytes(extension, &info),
         Xt::Helper(info) => helper(extension, &info),
         Xt::Physdev(info) => vec![physdev(&info)],
-        Xt::Hl(info) => ttl("hop limit", info.mode, info.hop_limit).unwrap_or_else(|| opaque_match(extension)),
+        Xt::Hl(info) => ttl("ip6 hoplimit", info.mode, info.hop_limit).unwrap_or_else(|| opaque_match(extension)),
         Xt::Icmp(info) => match info.r#type {
             u8::MAX => vec![test(masked(other("icmp type"), 0u8, 0u8), info.invflags & 0x1 != 0)],
             kind => vec![icmp("icmp", kind, info.code, info.invflags)],
@@ -49,14 +49,14 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         },
         Xt::Iprange(info) => iprange(&info, ipv6),
         Xt::Ipvs(info) => vec![occasional(&ipvs(&info))],
-        Xt::Length(info) => vec![test(within(other("packet length"), info.min, info.max), info.invert != 0)],
+        Xt::Length(info) => vec![test(within(other("meta length"), info.min, info.max), info.invert != 0)],
         Xt::Mark(info) => vec![test(masked(Field::Mark, info.mask, info.mark), info.invert != 0)],
         Xt::MultiportV0(info) => ports::multiport(extension, info.flags, info.count, &info.ports, &[0; 15], false)?,
         Xt::Multiport(info) => {
             ports::multiport(extension, info.flags, info.count, &info.ports, &info.pflags, info.invert != 0)?
         }
         Xt::Policy(info) => policy(extension, &info),
-        Xt::Pkttype(info) => vec![test(masked(other("packet type"), u32::MAX, info.pkttype), info.invert != 0)],
+        Xt::Pkttype(info) => vec![test(masked(other("meta pkttype"), u32::MAX, info.pkttype), info.invert != 0)],
         Xt::Realm(info) => vec![test(masked(other("realm"), info.mask, info.id), info.invert != 0)],
         Xt::Sctp(info) => ports::flagged(info.spts, info.dpts, info.flags, info.invflags, &[(0x4, "sctp chunks")]),
         Xt::SetV0(info) => {
@@ -83,7 +83,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::State(info) => conntrack::state(info.statemask),
         Xt::Tcp(info) => ports::tcp(&info),
         Xt::Tos(info) => vec![test(masked(other("tos"), info.tos_mask, info.tos_value), info.invert != 0)],
-        Xt::Ttl(info) => ttl("ttl", info.mode, info.ttl).unwrap_or_else(|| opaque_match(extension)),
+        Xt::Ttl(info) => ttl("ip ttl", info.mode, info.ttl).unwrap_or_else(|| opaque_match(extension)),
         Xt::Udp(info) | Xt::Udplite(info) => ports::both(info.spts, info.dpts, info.invflags),
         // Their outcome depends on chance, rate or circumstance.
         Xt::Ah6(_)

@@ -456,10 +456,10 @@ fn headers_are_tested() {
             "ip6tables -A INPUT -m iprange --dst-range 2001:db8::1-2001:db8::9",
             vec![test(within(Ipv6Destination, number("2001:db8::1"), number("2001:db8::9")), false)],
         ),
-        ("iptables -A INPUT -m length ! --length 100:200", vec![test(field("packet length", 100, 200), true)]),
-        ("iptables -A INPUT -m ttl --ttl-lt 5", vec![test(field("ttl", 5, 255), true)]),
-        ("iptables -A INPUT -m ttl ! --ttl-eq 5", vec![test(field("ttl", 5, 5), true)]),
-        ("ip6tables -A INPUT -m hl --hl-gt 200", vec![test(field("hop limit", 0, 200), true)]),
+        ("iptables -A INPUT -m length ! --length 100:200", vec![test(field("meta length", 100, 200), true)]),
+        ("iptables -A INPUT -m ttl --ttl-lt 5", vec![test(field("ip ttl", 5, 255), true)]),
+        ("iptables -A INPUT -m ttl ! --ttl-eq 5", vec![test(field("ip ttl", 5, 5), true)]),
+        ("ip6tables -A INPUT -m hl --hl-gt 200", vec![test(field("ip6 hoplimit", 0, 200), true)]),
         ("iptables -A INPUT -m dscp ! --dscp 10", vec![test(masked(other("dscp"), 0xffu8, 10u8), true)]),
         ("iptables -A INPUT -m tos --tos 0x10/0x3f", vec![test(masked(other("tos"), 0x3fu8, 0x10u8), false)]),
         ("iptables -A INPUT -p esp -m esp ! --espspi 100:200", vec![test(field("esp spi", 100, 200), true)]),
@@ -480,7 +480,7 @@ fn headers_are_tested() {
         ),
         (
             "iptables -A INPUT -m pkttype ! --pkt-type broadcast",
-            vec![test(masked(other("packet type"), u32::MAX, 1u8), true)],
+            vec![test(masked(other("meta pkttype"), u32::MAX, 1u8), true)],
         ),
         (
             "iptables -A FORWARD -m physdev --physdev-is-bridged",

@@ -3,6 +3,7 @@
 //! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
 
 mod field;
+mod header;
 mod map;
 pub mod owner;
 mod pattern;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use super::{Failure, Name, Reading, Shared, names};
 pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key};
+pub use header::HeaderBytes;
 pub use map::{MapLookup, NatMap, mark_in};
 pub use rule::{
     Chosen, Condition, Counter, End, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test, Verdict,

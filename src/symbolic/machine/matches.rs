@@ -154,7 +154,8 @@ impl Walk<'_> {
             return Some(self.space.ranges(&block, &pieces));
         }
         let all = block.largest();
-        let found = match condition {
+        let condition = self.packets.condition(field, condition);
+        let found = match &*condition {
             Condition::Ranges(ranges) => self.space.ranges(&block, ranges),
             Condition::Masked { mask, value } => self.space.matching(&block, mask & all, *value),
         };

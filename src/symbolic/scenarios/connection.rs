@@ -39,7 +39,7 @@ impl Flags {
     /// RST, no SYN.
     pub(super) const RESET: Self = Self(0x06, 0x04);
     /// What tests of that byte are called: of x_tables, and of nf_tables.
-    const FIELDS: [&str; 2] = ["tcp flags", "1 bytes at 13 of header 2"];
+    const FIELDS: [&str; 2] = ["tcp flags", "@th,104,8"];
 }
 
 /// If this host sends packets of its own, or forwards those of others.

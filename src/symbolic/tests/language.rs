@@ -217,7 +217,10 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         }
         "status" => masked(Field::ConnectionStatus, number(value).into(), number(value).into()),
         "fragment" => masked(Field::Other("fragment".into()), 1, 1),
-        "version" => masked(Field::Other("1 bytes at 0 of header 1".into()), 0xf0, u128::from(number(value)) << 4),
+        "length" => range(Field::Other("meta length".into())),
+        "ttl" => range(Field::Other("ip ttl".into())),
+        "id" => range(Field::Other("ip id".into())),
+        "version" => masked(Field::Other("@nh,0,8".into()), 0xf0, u128::from(number(value)) << 4),
         "bridged" => {
             let port = BridgePort { field: "physdev is bridged", mask: 0, value: 0, inverted };
             Match::OfBridged { holds: inverted, ports: vec![port] }

@@ -321,6 +321,15 @@ fn what_every_outer_packet_has_is_known() {
         ("fragment", "no"),
         ("version 4", "yes"),
         ("version 6", "no"),
+        ("length 1-65535", "yes"),
+        ("!length 1-65535", "no"),
+        ("!length 70-1000, !length 1001-70000", "no"),
+        ("length 0-70", "no"), // around the headers of two packets
+        ("length 100", "yes"),
+        ("ttl 1-255", "yes"),
+        ("ttl 0", "no"),
+        ("ttl 64", "maybe"),
+        ("id 0-65535", "yes"),
         ("!bridged", "yes"),
         ("bridged", "no"),
         ("status 0x8", "no"), // it is the first of its connection
@@ -328,6 +337,8 @@ fn what_every_outer_packet_has_is_known() {
     ] {
         assert_eq!(rewritten(&post(rule)), expected, "{rule}");
     }
+    let first = "ip a P: nat postrouting 90\n length 1-65535 => masquerade\n";
+    assert_eq!(rewritten(&[first, &post("")].concat()), "no", "it keeps the port, and none is left for the second");
     let inner = |rule: &str| format!("ip m F: filter forward 0\n {rule}, oif flannel.1 => or 0x4000\n{OLD}");
     assert_eq!(
         (rewritten(&inner("bridged")), rewritten(&inner("iif lo"))),
