@@ -12,6 +12,9 @@ use std::process::Command;
 use natwatch::snapshot::Collector;
 use natwatch::snapshot::netfilter::ChainId;
 
+#[path = "support/debug_text.rs"]
+mod debug_text;
+
 const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rules"];
 
 fn fixtures() -> Vec<PathBuf> {
@@ -69,6 +72,9 @@ fn whole_outputs_stay_as_reviewed() {
         for format in FORMATS {
             let file = golden.join(format!("{}.{format}", fixture.file_name().unwrap().to_str().unwrap()));
             let actual = check(&fixture, format);
+            // Rules are shown as they were understood.
+            let debug = debug_text::debug_text(&actual).filter(|_| format != "rules");
+            assert_eq!(debug, None, "{}", file.display());
             if write {
                 fs::create_dir_all(&golden).unwrap();
                 fs::write(&file, &actual).unwrap();
@@ -105,5 +111,32 @@ fn every_state_of_every_advisory_has_a_fixture() {
             let wanted = (advisory.id.as_str().into(), state.name().into());
             assert!(seen.contains(&wanted), "no fixture is {wanted:?}");
         }
+    }
+}
+
+#[test]
+fn debug_text_is_told_from_a_report() {
+    for text in [
+        "because rule 1: Ipv4Destination 0xa600001/0xffffffff",
+        "because meta 22 is not known",
+        "a test of Other(\"1 bytes at 8\")",
+        "1 bytes at 8 of header 1 & 0xff == 0x40",
+        "chain ChainId { family: Ipv4 }",
+        "whether Some(3) is",
+        "ip daddr 0xa600001/0xffffffff",
+    ] {
+        assert!(debug_text::debug_text(text).is_some(), "{text}");
+    }
+    for text in [
+        "rule 3 of chain KUBE-POSTROUTING (legacy table ip nat): meta mark & 0x4000 == 0x4000",
+        "match u32 revision 0",
+        "@nh,64,8 & 0xf == 0x4",
+        "packets with mark 0x4000/0x4000 past the tunnel",
+        "IPv4 (10 rules)",
+        "Open vSwitch (device ovs0) sends packets",
+        "{\"summary\": \"vmxnet3 GitHub https://a/b\"}",
+        "DaemonSet of hostNetwork (chart)",
+    ] {
+        assert_eq!(debug_text::debug_text(text), None);
     }
 }

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use support::bpf::mark_on_the_way_in;
+use support::debug_text::debug_text;
 use support::grammar::Dice;
 use support::netns::Netns;
 use support::program::HERE;
-use support::report::check_here;
+use support::report::{Report, check_here};
 use support::server::Server;
 use support::tunnel_lab::{Setup, TunnelLab, Vtep};
 use support::tunnel_rules::{Case, Generator};
@@ -34,6 +35,14 @@ fn play(case: &Case) -> Outcome {
     lab.node.run(&["sh", "-c", &script]);
     let report = check_here(&lab.node, &["--advisory", ADVISORY]);
     let verdict = report.state(ADVISORY).to_owned();
+    let commands = commands(&report);
+    // Those two are shown by nothing: the kernel lists no order of chains, and packets bring their remotes along.
+    let is_shown = !case.planted.iter().any(|planted| ["order", "flow"].contains(planted));
+    assert!(verdict != "unknown" || !is_shown || !commands.is_empty(), "no command: {:?}\n{}", case.lines, report.json);
+    for command in commands {
+        lab.node.run(&["sh", "-c", &command]); // and it is one
+    }
+    assert_eq!(debug_text(&report.json.to_string()), None, "{:?}", case.lines);
     let conditions = report.advisory(ADVISORY)["conditions"].as_array().expect("conditions");
     let told = conditions.iter().map(|condition| {
         let text = |name: &str| condition[name].as_str().expect("a text").to_owned();
@@ -42,6 +51,13 @@ fn play(case: &Case) -> Outcome {
     let why = told.collect();
     let errors = lab.send();
     Outcome { verdict, why, errors }
+}
+
+/// Commands that show what could not be told.
+fn commands(report: &Report) -> Vec<String> {
+    let evidence = report.advisory(ADVISORY)["evidence"].as_array().expect("a list");
+    let lines = evidence.iter().map(|line| line.as_str().expect("a text"));
+    lines.filter_map(|line| Some(line.strip_prefix("what could not be told is shown by: ")?.to_owned())).collect()
 }
 
 /// `NATWATCH_CASES` and `NATWATCH_SEED` choose others than those of every run; `NATWATCH_CASE` plays one of them alone.
@@ -160,6 +176,7 @@ fn what_is_beside_the_rules_makes_the_verdict_unknown() {
     let report = state();
     assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
     assert!(report.json.to_string().contains("tc filter (u32 on egress) of vx0"), "{}", report.json);
+    assert!(commands(&report).contains(&"tc filter show dev vx0 egress".to_owned()), "{}", report.json);
     lab.node.cmd("tc qdisc del dev vx0 clsact");
     assert_eq!(state().state(ADVISORY), "exposed");
     let elsewhere = Netns::new();

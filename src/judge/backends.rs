@@ -72,7 +72,7 @@ pub(super) fn split(world: &World<'_>) -> Found {
         halves.keys().any(|(family, backend, _)| families.contains(family) && (*backend == Backend::Legacy) != legacy)
     });
     let large = large.map(|(.., chain)| format!("{chain} is too large to be read whole"));
-    let certainty = unread.or(large).map_or(Certainty::DoesNot, Certainty::Unknown);
+    let certainty = unread.or(large).map_or(Certainty::DoesNot, |why| Certainty::Unknown(why.into()));
     Found { certainty, place: String::new() }
 }
 
@@ -198,6 +198,6 @@ mod tests {
         }
         let beside = |legacy: Ruleset| certainty(&node(large.clone(), [legacy, Ruleset::default()]));
         assert_eq!(beside(Ruleset::default()), Certainty::DoesNot);
-        assert!(matches!(beside(ruleset(&chains)), Certainty::Unknown(why) if why.contains("too large")));
+        assert!(matches!(beside(ruleset(&chains)), Certainty::Unknown(why) if why.text.contains("too large")));
     }
 }

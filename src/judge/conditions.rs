@@ -4,10 +4,11 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
+use super::tunnel::PROBE;
 use super::{ConditionState, DefectFinding, Derived};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
-use crate::snapshot::{Feature, Link, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
+use crate::snapshot::{Feature, Link, Question, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
 use crate::symbolic;
 
 /// What conditions are evaluated against.
@@ -21,17 +22,19 @@ pub struct Context<'a> {
     /// The work that all walks together may do.
     pub(super) effort: symbolic::Effort<'a>,
     /// Rules, links and addresses; or what of them was not read.
-    world: OnceCell<Result<symbolic::World<'a>, String>>,
+    world: OnceCell<Result<symbolic::World<'a>, Question>>,
     /// What walks have found on these facts.
     pub(super) derived: &'a Derived,
     /// What happens to the outer packets of tunnels, by index of the device.
-    pub(super) outer: RefCell<BTreeMap<u32, Result<symbolic::OuterPackets, String>>>,
+    pub(super) outer: RefCell<BTreeMap<u32, Result<symbolic::OuterPackets, Question>>>,
 }
 
 /// The state of a condition, why, and what its remedies can use.
 pub struct Outcome {
     pub state: ConditionState,
     pub detail: String,
+    /// If it is unknown: commands that show what could not be told.
+    pub commands: Vec<String>,
     pub values: Vec<(&'static str, String)>,
     /// It is about Services of Kubernetes, or may be.
     pub of_services: bool,
@@ -39,7 +42,7 @@ pub struct Outcome {
 
 impl Outcome {
     pub(super) fn new(state: ConditionState, detail: impl Into<String>) -> Self {
-        Self { state, detail: detail.into(), values: Vec::new(), of_services: false }
+        Self { state, detail: detail.into(), commands: Vec::new(), values: Vec::new(), of_services: false }
     }
 
     pub(super) fn holds(detail: impl Into<String>) -> Self {
@@ -50,8 +53,9 @@ impl Outcome {
         Self::new(ConditionState::Fails, detail)
     }
 
-    pub(super) fn unknown(detail: impl Into<String>) -> Self {
-        Self::new(ConditionState::Unknown, detail)
+    pub(super) fn unknown(question: impl Into<Question>) -> Self {
+        let Question { text, commands } = question.into();
+        Self { commands, ..Self::new(ConditionState::Unknown, text) }
     }
 
     pub(super) fn holds_if(holds: bool, detail: impl Into<String>) -> Self {
@@ -92,9 +96,9 @@ impl<'a> Context<'a> {
     }
 
     /// What packets can meet.
-    pub(super) fn world(&self) -> Result<&symbolic::World<'a>, String> {
+    pub(super) fn world(&self) -> Result<&symbolic::World<'a>, Question> {
         let world = || symbolic::World::new(self.snapshot).inspect(|world| self.derived.begin(world));
-        self.world.get_or_init(world).as_ref().map_err(String::clone)
+        self.world.get_or_init(world).as_ref().map_err(Question::clone)
     }
 
     /// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.
@@ -149,7 +153,7 @@ impl<'a> Context<'a> {
             Some(defect) => match defect.state {
                 DefectState::Present => Outcome::holds(&defect.detail),
                 DefectState::Absent => Outcome::fails(&defect.detail),
-                DefectState::Unknown => Outcome::unknown(&defect.detail),
+                DefectState::Unknown => Outcome::unknown(Question::from(&defect.detail).shown_by(PROBE)),
             },
             None => Outcome::unknown(format!("natwatch has no table for {id}")),
         }
@@ -161,7 +165,7 @@ impl<'a> Context<'a> {
             Reading::Ok(1) => Outcome::holds("connection tracking has 1 entry"),
             Reading::Ok(entries) => Outcome::holds(format!("connection tracking has {entries} entries")),
             Reading::Absent(_) => Outcome::fails("nf_conntrack is not in the running kernel"),
-            other => Outcome::unknown(other.why()),
+            other => unread_conntrack(other),
         }
     }
 
@@ -184,8 +188,7 @@ impl<'a> Context<'a> {
                     None => outcome, // there may be more than that now
                 }
             }
-            (Reading::Ok(_), other) => Outcome::unknown(other.why()),
-            (other, _) => Outcome::unknown(other.why()),
+            (Reading::Ok(_), other) | (other, _) => unread_conntrack(other),
         }
     }
 
@@ -198,8 +201,7 @@ impl<'a> Context<'a> {
                 Outcome::holds_if(load >= ratio, detail).with("entries_quadrupled", entries.saturating_mul(4))
             }
             (Reading::Absent(_), _) => Outcome::fails("nf_conntrack is not in the running kernel"),
-            (Reading::Ok(_), other) => Outcome::unknown(other.why()),
-            (other, _) => Outcome::unknown(other.why()),
+            (Reading::Ok(_), other) | (other, _) => unread_conntrack(other),
         }
     }
 
@@ -213,13 +215,13 @@ impl<'a> Context<'a> {
                 Outcome::unknown(self.snapshot.foreign_tunnels.why())
             }
             (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device in this network namespace"),
-            (None, other) => Outcome::unknown(other.why()),
+            (None, other) => Outcome::unknown(unread_links(other)),
         }
     }
 
     fn underlay_driver(&self, tunnel: Option<&Link>, driver: &str) -> Outcome {
         if self.snapshot.links.ok().is_none() {
-            return Outcome::unknown(self.snapshot.links.why());
+            return Outcome::unknown(unread_links(&self.snapshot.links));
         }
         let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
             return Outcome::fails("there is no tunnel in this network namespace, so nothing carries one");
@@ -258,7 +260,9 @@ impl<'a> Context<'a> {
             (Some(device), Some(why), _) => {
                 Outcome::unknown(format!("{} is driven by {driver}, but does it carry the tunnel? {why}", device.name))
             }
-            (None, _, Some(device)) => Outcome::unknown(device.driver.why()),
+            (None, _, Some(device)) => {
+                Outcome::unknown(Question::unread(&device.driver).shown_by(["ethtool", "-i", &device.name]))
+            }
             (None, _, None) if opaque.is_some() => Outcome::unknown(opaque.unwrap_or_default()),
             (None, Some(_), None) => Outcome::fails(match carriers.iter().find(is_driven) {
                 Some(device) => format!("{driver} offers no tunnel offload on {}", device.name),
@@ -294,7 +298,8 @@ impl<'a> Context<'a> {
         match driven.iter().find(|link| tunnel_offload(link) == Toggle::Unknown) {
             Some(device) => {
                 let why = device.features.why();
-                Outcome::unknown(format!("offload features of {} are not known: {why}", device.name))
+                let why = format!("offload features of {} are not known: {why}", device.name);
+                Outcome::unknown(Question::from(why).shown_by(["ethtool", "-k", &device.name]))
             }
             None if driven.is_empty() => Outcome::fails(format!("no {driver} device carries it")),
             None => Outcome::fails(format!("tunnel offloads are off on {}", driven[0].name)),
@@ -313,7 +318,7 @@ impl<'a> Context<'a> {
         };
         match finding.state {
             DefectState::Present => Outcome::holds(format!("the driver offloads any port: {}", finding.detail)),
-            DefectState::Unknown => Outcome::unknown(&finding.detail),
+            DefectState::Unknown => Outcome::unknown(Question::from(&finding.detail).shown_by(PROBE)),
             DefectState::Absent => driver_offloads_some_port(tunnel, ports),
         }
     }
@@ -342,6 +347,18 @@ impl<'a> Context<'a> {
         let underlay = tunnel.underlay.ok().into_iter().flatten();
         underlay.flat_map(|index| with_lower_devices(self.snapshot.known_links(), *index)).collect()
     }
+}
+
+fn unread_conntrack(reading: &Reading<u64>) -> Outcome {
+    Outcome::unknown(Question::unread(reading).shown_by([
+        "sysctl",
+        "-r",
+        "net.netfilter.nf_conntrack_(count|max|buckets)",
+    ]))
+}
+
+pub(super) fn unread_links<T>(links: &Reading<T>) -> Question {
+    Question::unread(links).shown_by(["ip", "-d", "link", "show"])
 }
 
 /// The driver offloads these ports only; which of them the hypervisor handles cannot be seen.

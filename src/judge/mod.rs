@@ -79,6 +79,8 @@ pub struct ConditionFinding {
     pub state: ConditionState,
     /// One line that names what decided it.
     pub detail: String,
+    /// If it is unknown: commands that show what could not be told. Empty: there is none.
+    pub commands: Vec<String>,
 }
 
 /// A remedy that fits this node.
@@ -132,6 +134,11 @@ impl Finding {
         let detail = self.deciding().map_or("", |condition| &condition.detail);
         let subject = self.subject.as_deref().unwrap_or_default();
         detail.strip_prefix(subject).and_then(|detail| detail.strip_prefix(": ")).unwrap_or(detail)
+    }
+
+    /// Commands that show what kept it unknown.
+    pub fn commands(&self) -> &[String] {
+        self.deciding().map_or(&[], |condition| &condition.commands)
     }
 
     /// The condition that decided the state; for an exposure, the last safeguard that is lacking.
@@ -358,7 +365,8 @@ impl Context<'_> {
                 of_services |= outcome.of_services;
                 let subject = tunnel.map(|link| format!("{}: ", link.name)).unwrap_or_default();
                 let (id, kind) = (condition.id.clone(), condition.kind);
-                ConditionFinding { id, kind, state: outcome.state, detail: format!("{subject}{}", outcome.detail) }
+                let (state, detail) = (outcome.state, format!("{subject}{}", outcome.detail));
+                ConditionFinding { id, kind, state, detail, commands: outcome.commands }
             })
             .collect();
         let here = tunnel.filter(|link| !link.is_elsewhere());

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::RemedyFinding;
 use crate::advisory::{PLACEHOLDERS, Remedy};
+use crate::snapshot::quoted;
 
 /// A remedy whose command cannot be filled in keeps its text and loses its command.
 pub fn fill_in(remedy: &Remedy, values: &BTreeMap<&'static str, String>) -> RemedyFinding {
@@ -35,16 +36,10 @@ fn filled(command: &str, values: &BTreeMap<&'static str, String>) -> Option<Stri
 
 /// A value as a word for a shell. `None`: there is no way to write it that is safe to paste: it looks like an option, it
 /// holds what a terminal does not show, or it stands within quotes, where a second language has its own.
-fn word(value: &str, quoted: bool) -> Option<String> {
+fn word(value: &str, within_quotes: bool) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.:@%+-".contains(c);
-    if value.is_empty() || value.starts_with('-') || value.chars().any(char::is_control) {
-        return None;
-    }
-    match value.chars().all(plain) {
-        true => Some(value.to_owned()),
-        false if quoted => None,
-        false => shlex::try_quote(value).ok().map(std::borrow::Cow::into_owned),
-    }
+    let refused = value.starts_with('-') || within_quotes && !value.chars().all(plain);
+    if refused { None } else { quoted(value) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The vocabulary of conditions that is about Services.
 
-use super::conditions::{Context, Outcome};
-use crate::snapshot::Reading;
+use super::conditions::{Context, Outcome, unread_links};
 use crate::snapshot::netfilter::{Backend, Family, Owner, owner};
+use crate::snapshot::{Question, Reading};
 use crate::symbolic::{Certainty, Found, RuleAt, World};
 
 /// Who translates connections to Services of Kubernetes.
@@ -17,7 +17,7 @@ impl Context<'_> {
         match &self.snapshot.ipvs_services {
             Reading::Ok(0) | Reading::Absent(_) => Outcome::fails(nothing),
             Reading::Ok(count) => services(*count),
-            other => Outcome::unknown(other.why()),
+            other => Outcome::unknown(Question::unread(other).shown_by(["ipvsadm", "-Ln"])),
         }
     }
 
@@ -44,7 +44,7 @@ impl Context<'_> {
                 Some(link) => Outcome::fails(format!("pods ask the cache on this node (device {})", link.name)),
                 None => Outcome::holds(format!("there is no cache on this node (no device {NODE_LOCAL_DNS})")),
             },
-            other => Outcome::unknown(other.why()),
+            other => Outcome::unknown(unread_links(other)),
         }
     }
 
@@ -104,7 +104,10 @@ impl Context<'_> {
             }
             Reading::Ok(value) => Outcome::fails(format!("nf_conntrack_tcp_be_liberal is {value}")),
             Reading::Absent(_) => Outcome::fails("nf_conntrack is not in the running kernel"),
-            other => Outcome::unknown(other.why()),
+            other => {
+                let liberal = ["sysctl", "net.netfilter.nf_conntrack_tcp_be_liberal"];
+                Outcome::unknown(Question::unread(other).shown_by(liberal))
+            }
         }
     }
 

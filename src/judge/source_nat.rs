@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
+use crate::snapshot::Question;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
 impl Context<'_> {
     /// Rules that let new connections compete, and why there may be more; or why they could not be read.
-    fn reached(&self) -> Result<Arc<ReachedRules>, String> {
+    fn reached(&self) -> Result<Arc<ReachedRules>, Question> {
         self.world().map(|world| self.derived.reached(world, &self.effort))
     }
 

@@ -28,7 +28,7 @@ fn state(snapshot: &Snapshot, test: &Test) -> ConditionState {
 }
 
 fn condition(kind: ConditionKind, state: ConditionState) -> ConditionFinding {
-    ConditionFinding { id: "x".into(), kind, state, detail: String::new() }
+    ConditionFinding { id: "x".into(), kind, state, detail: String::new(), commands: Vec::new() }
 }
 
 #[test]

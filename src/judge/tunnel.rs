@@ -3,17 +3,31 @@
 use std::collections::BTreeSet;
 
 use super::ConditionState;
-use super::conditions::{Context, Outcome};
+use super::conditions::{Context, Outcome, unread_links};
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{
-    Feature, Filter, Link, Programs, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward, with_lower_devices,
+    Feature, Filter, Link, Programs, Question, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward,
+    with_lower_devices,
 };
 use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
 
+/// Decides about the kernel's defects by experiment.
+pub(super) const PROBE: [&str; 2] = ["natwatch", "probe"];
+
 const NO_TUNNEL: &str = "there is no tunnel that is up";
 
-fn describe(filter: &Filter, link: &Link) -> String {
-    format!("a tc filter ({}) of {}", filter.what, link.name)
+fn describe(filter: &Filter, link: &Link) -> Question {
+    by_tc(link, format!("a tc filter ({}) of {}", filter.what, link.name))
+}
+
+fn unread_filters(link: &Link, why: &str) -> Question {
+    by_tc(link, format!("tc filters of {} could not be read: {why}", link.name))
+}
+
+fn by_tc(link: &Link, text: String) -> Question {
+    ["ingress", "egress", "root"].iter().fold(Question::from(text), |question, parent| {
+        question.shown_by(["tc", "filter", "show", "dev", &link.name, parent])
+    })
 }
 
 fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
@@ -22,7 +36,7 @@ fn up(tunnel: Option<&Link>) -> Option<(&Link, &Tunnel)> {
 
 impl Context<'_> {
     /// What becomes of the packets of a tunnel, by rules and beside them.
-    fn outer(&self, link: &Link, tunnel: &Tunnel) -> Result<OuterPackets, String> {
+    fn outer(&self, link: &Link, tunnel: &Tunnel) -> Result<OuterPackets, Question> {
         if let Some(known) = self.outer.borrow().get(&link.index) {
             return known.clone();
         }
@@ -46,7 +60,7 @@ impl Context<'_> {
                 // What stands beside the rules on devices below is not known either.
                 for certainty in [&mut outer.tracked, &mut outer.rewritten] {
                     if *certainty == Certainty::DoesNot {
-                        *certainty = Certainty::Unknown(unread.why());
+                        *certainty = Certainty::Unknown(Question::unread(unread));
                     }
                 }
             }
@@ -57,34 +71,37 @@ impl Context<'_> {
     }
 
     /// What handles this tunnel's packets beside the rules of netfilter, if anything does.
-    fn beside_the_rules(&self, link: &Link, tunnel: &Tunnel) -> Option<String> {
+    fn beside_the_rules(&self, link: &Link, tunnel: &Tunnel) -> Option<Question> {
         let links = self.snapshot.known_links();
         if let Some(switch) = links.iter().find(|link| link.kind.as_deref() == Some("openvswitch")) {
-            return Some(format!(
-                "Open vSwitch (device {}) sends packets past the rules that natwatch reads",
-                switch.name
-            ));
+            let why = format!("Open vSwitch (device {}) sends packets past the rules that natwatch reads", switch.name);
+            return Some(Question::from(why).shown_by(["ovs-dpctl", "show"]));
         }
         self.crossed(link, tunnel).into_iter().find_map(|link| {
             let found = match &link.filters {
-                _ if link.xdp => Some(format!("an XDP program on {}", link.name)),
+                _ if link.xdp => {
+                    let why = format!("an XDP program on {}", link.name);
+                    Some(Question::from(why).shown_by(["bpftool", "net", "show", "dev", &link.name]))
+                }
                 Reading::Ok(filters) => filters.first().map(|filter| describe(filter, link)),
                 Reading::Absent(_) => None,
-                other => return Some(format!("tc filters of {} could not be read: {}", link.name, other.why())),
+                other => return Some(unread_filters(link, &other.why())),
             };
-            found.or_else(|| self.programs(link)).map(|what| format!("{what} may change packets or their marks"))
+            let what = found.or_else(|| self.programs(link))?;
+            Some(what.reword(|what| format!("{what} may change packets or their marks")))
         })
     }
 
     /// BPF programs of a device, attached without `tc`, that there are or may be. Where they are not seen none is assumed, if
     /// nothing else shows BPF at work.
-    fn programs(&self, link: &Link) -> Option<String> {
+    fn programs(&self, link: &Link) -> Option<Question> {
         let is_netkit = link.kind.as_deref() == Some("netkit");
-        let unread = |why: &str| format!("BPF programs of {}, which could not be read ({why}),", link.name);
+        let shown = |why: String| Question::from(why).shown_by(["bpftool", "net", "show", "dev", &link.name]);
+        let unread = |why: &str| shown(format!("BPF programs of {}, which could not be read ({why}),", link.name));
         match &self.snapshot.programs {
             Reading::Ok(Programs::Counted(programs)) => match programs.get(&link.index) {
                 Some(0) => None,
-                Some(_) => Some(format!("BPF programs (tcx or netkit) on {}", link.name)),
+                Some(_) => Some(shown(format!("BPF programs (tcx or netkit) on {}", link.name))),
                 None => Some(unread("no number was told")),
             },
             Reading::Ok(Programs::Unseen(why)) => {
@@ -108,7 +125,7 @@ impl Context<'_> {
 
     /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in, or a filter of traffic
     /// control with an action that does.
-    fn marks_from_outside(&self) -> Option<String> {
+    fn marks_from_outside(&self) -> Option<Question> {
         if !may_forward(&self.snapshot.forwarding) {
             return None;
         }
@@ -118,9 +135,10 @@ impl Context<'_> {
                     filters.iter().find(|filter| filter.marks_incoming).map(|filter| describe(filter, link))
                 }
                 Reading::Absent(_) => None,
-                unread => return Some(format!("tc filters of {} could not be read: {}", link.name, unread.why())),
+                unread => return Some(unread_filters(link, &unread.why())),
             };
-            found.or_else(|| self.programs(link)).map(|what| format!("{what} may mark packets that are forwarded"))
+            let what = found.or_else(|| self.programs(link))?;
+            Some(what.reword(|what| format!("{what} may mark packets that are forwarded")))
         })
     }
 
@@ -159,7 +177,7 @@ impl Context<'_> {
             match state(id) {
                 DefectState::Present => Outcome::holds(detail),
                 DefectState::Absent => Outcome::fails(detail),
-                DefectState::Unknown => Outcome::unknown(detail),
+                DefectState::Unknown => Outcome::unknown(Question::from(detail).shown_by(PROBE)),
             }
         };
         match tunnel.udp_checksum {
@@ -206,7 +224,10 @@ impl Context<'_> {
             (None, Toggle::Off) => {
                 Outcome::fails(format!("{feature} is off: checksums are complete before the packet is wrapped"))
             }
-            (None, Toggle::Unknown) => Outcome::unknown(format!("{feature} is not known: {}", link.features.why())),
+            (None, Toggle::Unknown) => {
+                let why = format!("{feature} is not known: {}", link.features.why());
+                Outcome::unknown(Question::from(why).shown_by(["ethtool", "-k", &link.name]))
+            }
         };
         let port = tunnel.port.map(|port| port.to_string()).unwrap_or_default();
         let outcome = outcome.with("tunnel_port", port);
@@ -234,7 +255,9 @@ impl Context<'_> {
             Ok(outer) => match outer.rewritten {
                 Certainty::Happens => Outcome::holds(outer.how),
                 Certainty::Unknown(why) if outer.how.is_empty() => Outcome::unknown(why),
-                Certainty::Unknown(why) => Outcome::unknown(format!("{}, but that depends: {why}", outer.how)),
+                Certainty::Unknown(why) => {
+                    Outcome::unknown(why.reword(|why| format!("{}, but that depends: {why}", outer.how)))
+                }
                 Certainty::DoesNot => {
                     let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
                     let assumed = match &self.snapshot.programs {
@@ -261,7 +284,7 @@ impl Context<'_> {
         let Some((link, _)) = up(tunnel) else {
             return match &self.snapshot.links {
                 Reading::Ok(_) => Outcome::fails(NO_TUNNEL),
-                other => Outcome::unknown(other.why()),
+                other => Outcome::unknown(unread_links(other)),
             };
         };
         let outcome = self.tunnel_checksum_offload(tunnel);
@@ -270,7 +293,7 @@ impl Context<'_> {
             ConditionState::Fails => ConditionState::Holds,
             ConditionState::Unknown => ConditionState::Unknown,
         };
-        Outcome::new(state, outcome.detail).with("tunnel_device", &link.name)
+        Outcome { state, ..outcome }.with("tunnel_device", &link.name)
     }
 
     /// Turning it off helps only where every other condition of the broken checksum holds.
@@ -285,7 +308,7 @@ impl Context<'_> {
             return Outcome::holds(&reason.detail);
         }
         match others.into_iter().find(|outcome| outcome.state == ConditionState::Unknown) {
-            Some(open) => Outcome::unknown(open.detail),
+            Some(open) => open,
             None => Outcome::fails("its packets are translated, and their checksum would be wrong with it"),
         }
     }

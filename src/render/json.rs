@@ -54,7 +54,7 @@ struct Advisory<'a> {
     state: &'static str,
     summary: &'a str,
     conditions: Vec<Condition<'a>>,
-    evidence: &'a [String],
+    evidence: Vec<String>,
     remedies: Vec<Remedy<'a>>,
     references: &'a [String],
     accepted: Option<Accepted<'a>>,
@@ -206,6 +206,7 @@ pub fn render(report: &Report, snapshot: &Snapshot) -> String {
 }
 
 fn advisory(finding: &Finding) -> Advisory<'_> {
+    let commands = finding.commands().iter().map(|command| format!("what could not be told is shown by: {command}"));
     Advisory {
         id: &finding.id,
         title: &finding.title,
@@ -222,7 +223,7 @@ fn advisory(finding: &Finding) -> Advisory<'_> {
                 detail: &condition.detail,
             })
             .collect(),
-        evidence: &finding.evidence,
+        evidence: finding.evidence.iter().cloned().chain(commands).collect(),
         remedies: finding
             .remedies
             .iter()

@@ -132,6 +132,17 @@ fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
     groups
 }
 
+/// Commands that show what keeps these unknown, each once.
+fn commands<'f>(findings: &[&'f Finding]) -> Vec<&'f String> {
+    let mut commands: Vec<&String> = Vec::new();
+    for command in findings.iter().flat_map(|finding| finding.commands()) {
+        if !commands.contains(&command) {
+            commands.push(command);
+        }
+    }
+    commands
+}
+
 /// The beginning of a text, as many whole characters as fit into so many bytes.
 pub fn beginning(text: &str, bytes: usize) -> &str {
     let end = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));

@@ -7,8 +7,8 @@ use crate::judge::{ConditionState, Finding, Report};
 use crate::snapshot::Snapshot;
 
 use super::{
-    accepted, contributes, exposures, in_state, is_counted, left_out, missing_privilege, name, printable, source_nat,
-    tone, uncounted, unknown_by_cause,
+    accepted, commands, contributes, exposures, in_state, is_counted, left_out, missing_privilege, name, printable,
+    source_nat, tone, uncounted, unknown_by_cause,
 };
 
 /// Columns of the text.
@@ -141,6 +141,13 @@ fn unknown(out: &mut String, report: &Report, style: Style) {
         let _ = writeln!(out, "\n{}", style.state(State::Unknown, "UNKNOWN"));
         paragraph(out, "  ", &ids.join(", "));
         paragraph(out, "  ", &format!("because {cause}"));
+        let commands: Vec<&String> = commands(&findings);
+        if !commands.is_empty() {
+            paragraph(out, "  ", "What could not be told is shown by:");
+        }
+        for command in commands {
+            let _ = writeln!(out, "      {command}"); // never wrapped: it is to be copied
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod kernel;
 mod links;
 mod name;
 pub mod netfilter;
+mod question;
 mod reading;
 mod shared;
 
@@ -20,6 +21,7 @@ pub use links::{
     TunnelKind, UdpChecksum, feeders, with_lower_devices,
 };
 pub use name::Name;
+pub use question::{Question, quoted};
 pub use reading::{Failure, Reading, SystemCall, Unanswered};
 pub use shared::Shared;
 

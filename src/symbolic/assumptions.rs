@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::space::{Block, EVERYTHING, Set, Space};
+use crate::snapshot::Question;
 
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +23,11 @@ pub enum About {
 }
 
 /// A question by its number.
-pub type Question = usize;
+pub type QuestionNumber = usize;
 
 #[derive(Clone, Debug)]
 struct Asked {
-    why: String,
+    why: Question,
     block: Block,
     answers: u128,
 }
@@ -35,48 +36,48 @@ struct Asked {
 #[derive(Clone, Debug, Default)]
 pub struct Assumptions {
     asked: Vec<Asked>,
-    by_key: BTreeMap<String, Question>,
+    by_key: BTreeMap<String, QuestionNumber>,
     of_all: BTreeSet<u32>,
     of_each: BTreeSet<u32>,
 }
 
 impl Assumptions {
     /// A question with so many answers, from 0; `key` tells whether it was asked before. `why` says what cannot be told.
-    pub fn ask(
+    pub fn ask<W: Into<Question>>(
         &mut self,
         space: &Space<'_>,
         key: String,
         about: About,
         answers: usize,
-        why: impl FnOnce() -> String,
-    ) -> Question {
+        why: impl FnOnce() -> W,
+    ) -> QuestionNumber {
         if let Some(known) = self.by_key.get(&key) {
             return *known;
         }
         let bits = answers.saturating_sub(1).checked_ilog2().map_or(0, |bits| bits + 1);
-        self.note(key, about, space.block(bits), answers as u128, why())
+        self.note(key, about, space.block(bits), answers as u128, why().into())
     }
 
     /// A number that cannot be told. `block`: its variables; `None`: there are none.
-    pub fn ask_number(
+    pub fn ask_number<W: Into<Question>>(
         &mut self,
         key: String,
         about: About,
         block: impl FnOnce() -> Option<Block>,
-        why: impl FnOnce() -> String,
+        why: impl FnOnce() -> W,
     ) -> Option<Block> {
         let found = match self.by_key.get(&key) {
             Some(known) => *known,
             None => {
                 let block = block()?;
                 let answers = 1u128.checked_shl(block.0.len() as u32).unwrap_or(u128::MAX);
-                self.note(key, about, block, answers, why())
+                self.note(key, about, block, answers, why().into())
             }
         };
         Some(self.asked[found].block.clone())
     }
 
-    fn note(&mut self, key: String, about: About, block: Block, answers: u128, why: String) -> Question {
+    fn note(&mut self, key: String, about: About, block: Block, answers: u128, why: Question) -> QuestionNumber {
         match about {
             About::All => self.of_all.extend(&block.0),
             About::EachPacket => self.of_each.extend(&block.0),
@@ -88,7 +89,7 @@ impl Assumptions {
     }
 
     /// The packets of which this is the answer. Numbers beyond the last answer stand for it too, so that one is always right.
-    pub fn answer(&self, space: &Space<'_>, question: Question, answer: usize) -> Set {
+    pub fn answer(&self, space: &Space<'_>, question: QuestionNumber, answer: usize) -> Set {
         let Asked { block, answers, .. } = &self.asked[question];
         let answer = answer as u128;
         let last = if answer + 1 == *answers { u128::MAX } else { answer };
@@ -127,7 +128,7 @@ impl Assumptions {
     }
 
     /// What could not be told about the packets of a set, by the way that takes least for granted.
-    pub fn why(&self, space: &Space<'_>, set: Set) -> String {
+    pub fn why(&self, space: &Space<'_>, set: Set) -> Question {
         let asked = |variable: u32| self.asked.iter().position(|asked| asked.block.0.contains(&variable));
         let packets =
             space.support(set).into_iter().filter(|of| !self.of_all.contains(of) && !self.of_each.contains(of));
@@ -146,7 +147,7 @@ impl Assumptions {
                 found.remove(&question);
             }
         }
-        found.into_iter().map(|at| self.asked[at].why.as_str()).collect::<Vec<_>>().join("; ")
+        Question::joined(found.into_iter().map(|at| self.asked[at].why.clone()))
     }
 
     /// How much it takes for granted: the less, the clearer. `None`: it is empty.
@@ -181,7 +182,7 @@ mod tests {
         let with = |one, other| space.and(one, other);
         assert!(!must(&[is(a, 1), with(is(a, 0), is(b, 0)), with(is(a, 0), is(b, 1))]));
         assert!(must(&[is(a, 1), with(is(a, 0), is(b, 0)), with(is(a, 0), is(b, 1)), is(b, 2)]));
-        assert_eq!(assumptions.why(&space, space.or(with(is(a, 1), is(b, 0)), is(b, 2))), "b?");
+        assert_eq!(assumptions.why(&space, space.or(with(is(a, 1), is(b, 0)), is(b, 2))).text, "b?");
     }
 
     #[test]

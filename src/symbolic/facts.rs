@@ -7,7 +7,7 @@ use super::host::{may_be_chosen, prefix_range};
 use super::past::{Past, past};
 use super::values::Values;
 use crate::snapshot::netfilter::{Family, address_key, name_key};
-use crate::snapshot::{Address, Link, OuterRoute, Reading, Route, Snapshot, Tunnel, feeders};
+use crate::snapshot::{Address, Link, OuterRoute, Question, Reading, Route, Snapshot, Tunnel, feeders};
 
 /// `LOOPBACK_IFINDEX`: of the first device of each network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -26,7 +26,7 @@ pub struct TunnelFacts {
     /// Frames get into it that no rule of IP has seen: it is a port of a bridge.
     pub bridged: bool,
     /// Frames that cross bridges pass the rules of IP, of IPv4 and of IPv6. `Err`: that was not read.
-    pub bridges_call_rules: [Result<bool, String>; 2],
+    pub bridges_call_rules: [Result<bool, Question>; 2],
     /// UDP ports that it sends to; `None`: not known.
     pub ports: Option<Values>,
     /// UDP ports that it sends from; `None`: not known.
@@ -34,7 +34,7 @@ pub struct TunnelFacts {
     /// Ways that outer packets take.
     pub ways: Vec<Way>,
     /// Why the ways are not known as a whole; then these hold what is.
-    pub vague: Option<String>,
+    pub vague: Option<Question>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
     /// What marks may lead past it, of IPv4 and of IPv6.
@@ -71,30 +71,31 @@ pub struct Way {
     /// From which address; `None`: not known.
     pub source: Option<u128>,
     /// The address that masquerading writes there.
-    pub primary: Result<u128, String>,
+    pub primary: Result<u128, Question>,
 }
 
 /// Gathers the facts. `Err`: what could not be read.
-pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, String> {
+pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, Question> {
     if link.link_netnsid.is_some() {
         return Err("its packets leave in another network namespace, whose rules are not read".into());
     }
     let links = snapshot.known_links();
-    let read = |reading: &Reading<()>| match reading {
+    let read = |reading: Reading<()>, words: [&'static str; 3]| match reading {
         Reading::Ok(()) => Ok(()),
-        other => Err(other.why().to_owned()),
+        other => Err(Question::unread(&other).shown_by(words)),
     };
-    read(&snapshot.routes.as_ref().map(|_| ()))?;
-    read(&snapshot.rules.as_ref().map(|_| ()))?;
-    read(&snapshot.addresses.as_ref().map(|_| ()))?;
+    read(snapshot.routes.without_value(), ["ip", "route", "show"])?;
+    read(snapshot.rules.without_value(), ["ip", "rule", "show"])?;
+    read(snapshot.addresses.without_value(), ["ip", "address", "show"])?;
     let into = feeders(links, link.index);
-    let names = links
-        .iter()
-        .filter(|link| into.contains(&link.index) && bridge_of(links, link).is_none())
-        .map(|link| name_key(&link.name).ok_or_else(|| format!("the name of {} is not known byte by byte", link.name)));
-    let names = names.collect::<Result<Vec<u128>, String>>()?;
+    let names =
+        links.iter().filter(|link| into.contains(&link.index) && bridge_of(links, link).is_none()).map(|link| {
+            name_key(&link.name).ok_or_else(|| format!("the name of {} is not known byte by byte", link.name).into())
+        });
+    let names = names.collect::<Result<Vec<u128>, Question>>()?;
     if let Some(route) = snapshot.routes.ok().into_iter().flatten().find(|route| is_unresolved(route)) {
-        return Err(format!("a route in table {} has a next-hop object, which is not read", route.table));
+        let why = format!("a route in table {} has a next-hop object, which is not read", route.table);
+        return Err(Question::from(why).shown_by(["ip", "nexthop", "show"]));
     }
     let ports = tunnel.port.and_then(|own| match &tunnel.fdb {
         Reading::Ok(entries) => {
@@ -105,19 +106,23 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         Reading::Denied(_) | Reading::Failed(_) => None, // entries may have ports of their own
     });
     let source_ports = tunnel.source_ports.or(snapshot.local_ports.ok().copied());
+    let entries = |question: Question| question.shown_by(["bridge", "fdb", "show", "dev", &link.name]);
     let (ways, vague) = match &tunnel.outer {
         _ if link.is_elsewhere() => match &tunnel.underlay {
             Reading::Ok(_) => (ways_from(snapshot, tunnel), None),
-            other => (vague_ways(snapshot, tunnel), Some(other.why())),
+            other => (vague_ways(snapshot, tunnel), Some(Question::unread(other))),
         },
         Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
-            (vague_ways(snapshot, tunnel), Some(tunnel.fdb.why()))
+            (vague_ways(snapshot, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
         }
         Reading::Ok(_) if tunnel.remotes().is_empty() => {
-            (vague_ways(snapshot, tunnel), Some("it knows no remote yet".to_owned()))
+            (vague_ways(snapshot, tunnel), Some(entries("it knows no remote yet".into())))
         }
         Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(snapshot, tunnel, route)).collect(), None),
-        other => (vague_ways(snapshot, tunnel), Some(other.why().to_owned())),
+        other => (
+            vague_ways(snapshot, tunnel),
+            Some(Question::unread(other).shown_by(["ip", "route", "show", "table", "all"])),
+        ),
     };
     let fwmarks = |ipv6: bool| -> Vec<(u32, u32)> {
         let rules = snapshot.rules.ok().into_iter().flatten().filter(|rule| rule.ipv6 == ipv6);
@@ -140,10 +145,13 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
             match &snapshot.bridges_call_rules[at] {
                 Reading::Ok(calls) => Ok(*calls),
                 Reading::Absent(_) => Ok(false),
-                unread => Err(format!(
-                    "whether frames of bridges pass the rules (bridge-nf-call-iptables) was not read: {}",
-                    unread.why()
-                )),
+                unread => Err(Question::unread(unread)
+                    .reword(|why| {
+                        format!(
+                            "whether frames of bridges pass the rules (bridge-nf-call-iptables) was not read: {why}"
+                        )
+                    })
+                    .shown_by(["sysctl", "net.bridge"])),
             }
         }),
         ports,
@@ -311,11 +319,12 @@ fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
 }
 
 /// The address that masquerading writes for packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.
-fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, String> {
+fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, Question> {
     let all = snapshot.addresses.ok().map_or(&[][..], Vec::as_slice);
     let usable = |address: &&Address| may_be_chosen(address, ipv6);
     let here: Vec<&Address> = all.iter().filter(usable).filter(|address| address.link == device).collect();
     let name = snapshot.link_name(device);
+    let open = |why: String| Question::from(why).shown_by(["ip", if ipv6 { "-6" } else { "-4" }, "address", "show"]);
     let chosen = match (here.as_slice(), next_hop) {
         ([], _) if ipv6 => None,
         // inet_select_addr goes on with the other devices, in their order: lo is the first, that of the others is not known.
@@ -324,15 +333,15 @@ fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr
             let devices: BTreeSet<u32> = elsewhere.iter().map(|address| address.link).collect();
             match devices.first() {
                 Some(first) if *first != LOOPBACK_INDEX && devices.len() > 1 => {
-                    return Err(format!(
+                    return Err(open(format!(
                         "{name} has no address, and which one of other devices masquerading writes is not known"
-                    ));
+                    )));
                 }
                 first => elsewhere.into_iter().find(|address| Some(&address.link) == first),
             }
         }
         ([only], _) => Some(*only),
-        (_, None) => return Err(format!("which of the addresses of {name} masquerading writes is not known")),
+        (_, None) => return Err(open(format!("which of the addresses of {name} masquerading writes is not known"))),
         (several, Some(next_hop)) if ipv6 => {
             let length = |address: &Address| {
                 let differing = address_key(address.address) ^ address_key(next_hop);
@@ -351,7 +360,7 @@ fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr
     };
     chosen
         .map(|address| address_key(address.address))
-        .ok_or_else(|| format!("{name} has no address to masquerade with"))
+        .ok_or_else(|| open(format!("{name} has no address to masquerade with")))
 }
 
 #[cfg(test)]

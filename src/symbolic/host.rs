@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::values::Values;
 use super::world::World;
 use crate::snapshot::netfilter::{DeviceProperty, Family, address_key, name_key};
-use crate::snapshot::{Address, KernelVersion, Link, Reading, Snapshot};
+use crate::snapshot::{Address, KernelVersion, Link, Question, Reading, Snapshot};
 
 /// `RTN_UNICAST`
 const UNICAST: u128 = 1;
@@ -29,17 +29,17 @@ const INPUT_IN_POSTROUTING: KernelVersion = KernelVersion::new(5, 7, 0);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// Addresses of its devices. `Err`: they were not read.
-    pub addresses: Result<Vec<Address>, String>,
+    pub addresses: Result<Vec<Address>, Question>,
     /// It forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
-    pub forwards: [Result<bool, String>; 2],
+    pub forwards: [Result<bool, Question>; 2],
     /// Something beside the rules gives connections other destinations: IPVS. `Err`: that was not read.
-    pub balanced: Result<bool, String>,
+    pub balanced: Result<bool, Question>,
     /// Rules on postrouting see where a packet came in. `Err`: the kernel's version was not read.
-    pub input_in_postrouting: Result<bool, String>,
+    pub input_in_postrouting: Result<bool, Question>,
     /// Names of the devices by which default routes of any table leave. `Err`: they were not read.
-    pub outward: Result<Vec<u128>, String>,
+    pub outward: Result<Vec<u128>, Question>,
     /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
-    pub targets: Result<BTreeMap<IpAddr, Option<u128>>, String>,
+    pub targets: Result<BTreeMap<IpAddr, Option<u128>>, Question>,
 }
 
 impl HostFacts {
@@ -60,48 +60,65 @@ impl HostFacts {
                     // What leads by a device that is not known was not looked up.
                     Ok(targets.iter().filter_map(named).collect())
                 }
-                unread => Err(format!("which way translated packets go was not read: {}", unread.why())),
+                unread => Err(open(
+                    unread,
+                    "which way translated packets go was not read",
+                    &["ip", "route", "show", "table", "all"],
+                )),
             },
             addresses: match &snapshot.addresses {
                 Reading::Ok(addresses) => Ok(addresses.clone()),
-                unread => Err(format!("the addresses of this host were not read: {}", unread.why())),
+                unread => Err(open(unread, "the addresses of this host were not read", &["ip", "address", "show"])),
             },
             forwards: snapshot.forwarding.each_ref().map(|forwarding| match forwarding {
                 Reading::Ok(forwards) => Ok(*forwards),
                 Reading::Absent(_) => Ok(false),
-                unread => Err(format!("whether this host forwards packets was not read: {}", unread.why())),
+                unread => {
+                    let words = ["sysctl", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+                    Err(open(unread, "whether this host forwards packets was not read", &words))
+                }
             }),
             balanced: match &snapshot.ipvs_services {
                 Reading::Ok(services) => Ok(*services != 0),
                 Reading::Absent(_) => Ok(false),
-                unread => Err(format!("whether IPVS translates destinations was not read: {}", unread.why())),
+                unread => Err(open(unread, "whether IPVS translates destinations was not read", &["ipvsadm", "-Ln"])),
             },
             input_in_postrouting: match &snapshot.kernel {
                 Reading::Ok(kernel) => Ok(kernel.base >= INPUT_IN_POSTROUTING),
-                unread => {
-                    Err(format!("whether rules on postrouting see the incoming device is not known: {}", unread.why()))
-                }
+                unread => Err(open(
+                    unread,
+                    "whether rules on postrouting see the incoming device is not known",
+                    &["uname", "-r"],
+                )),
             },
         }
     }
 
     /// Nothing of it was read.
     pub fn unread(why: &str) -> Self {
-        let unread = || Err(why.to_owned());
+        let unread = || Err(why.into());
         Self {
-            addresses: Err(why.to_owned()),
+            addresses: Err(why.into()),
             forwards: [unread(), unread()],
             balanced: unread(),
             input_in_postrouting: unread(),
-            outward: Err(why.to_owned()),
-            targets: Err(why.to_owned()),
+            outward: Err(why.into()),
+            targets: Err(why.into()),
         }
     }
 }
 
+/// What was not read, why, and what shows it.
+fn open<T>(reading: &Reading<T>, what: &str, words: &[&str]) -> Question {
+    Question::unread(reading).reword(|why| format!("{what}: {why}")).shown_by(words.iter().copied())
+}
+
 /// The devices by which default routes leave.
-fn outward(snapshot: &Snapshot, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128>, String> {
-    let unread = |why: &str| format!("by which devices default routes leave was not read: {why}");
+fn outward(snapshot: &Snapshot, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128>, Question> {
+    let unread = |why: &str| {
+        let why = format!("by which devices default routes leave was not read: {why}");
+        Question::from(why).shown_by(["ip", "route", "show", "table", "all", "default"])
+    };
     let routes = snapshot.routes.ok().ok_or_else(|| unread(&snapshot.routes.why()))?;
     let mut devices = BTreeSet::new();
     for route in routes.iter().filter(|route| route.prefix_length == 0 && u128::from(route.kind) == UNICAST) {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::host::{Device, HostFacts, OwnAddresses};
 use super::world::{Rules, World};
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::Ruleset;
 
 /// What a [`Device`] holds.
@@ -16,7 +17,7 @@ pub struct Kept {
     rules: Vec<(bool, Ruleset)>,
     devices: Option<Vec<OwnedDevice>>,
     local_sources: BTreeMap<IpAddr, bool>,
-    ipsec: Result<bool, String>,
+    ipsec: Result<bool, Question>,
     host: HostFacts,
     own: [Option<OwnAddresses>; 2],
 }

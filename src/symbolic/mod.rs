@@ -14,6 +14,7 @@
 //! | `host` | devices and addresses of this host |
 //! | `kept` | a world that is kept, to be held against a later one |
 //! | `unread` | rules that were not read, and what follows |
+//! | `translations` | which destinations connections can have in place of their packets' |
 //! | `order` | which chains a hook calls, in which orders |
 //! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
 //! | `past` | routes that a mark may lead past a tunnel |
@@ -33,6 +34,7 @@ mod scenarios;
 mod slice;
 mod space;
 mod survey;
+mod translations;
 mod unread;
 mod values;
 mod world;

@@ -1,7 +1,8 @@
 //! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
 
 use super::machine::Certainty;
-use super::world::{Found, RuleAt, World};
+use super::world::{Found, RuleAt, World, family_word};
+use crate::snapshot::Question;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
 
@@ -56,30 +57,48 @@ impl<'a> World<'a> {
         format!("the base chains of {backend}{} {}", list.family, list.hook)
     }
 
+    /// A question about a list of base chains.
+    pub(super) fn question_of_list(&self, list: List, text: String) -> Question {
+        let question = Question::from(text);
+        match (self.rules[list.set].legacy, list.family) {
+            (true, Family::Ipv6) => question.shown_by(["ip6tables-legacy-save"]),
+            (true, _) => question.shown_by(["iptables-legacy-save"]),
+            (false, family) => question.shown_by(["nft", "list", "chains", family_word(family)]),
+        }
+    }
+
     /// The first part that was not read of what packets of a family can meet.
-    pub(super) fn look_for_unread(&self, family: Family) -> Option<String> {
+    pub(super) fn look_for_unread(&self, family: Family) -> Option<Question> {
         let meets = |other: Family| matches!(other, Family::Inet | Family::Netdev) || other == family;
         (0..self.rules.len()).find_map(|set| self.unread_in(set, &meets))
     }
 
     /// The same of one rule set, whatever packets can meet.
-    pub(super) fn look_for_unread_in_set(&self, set: usize) -> Option<String> {
+    pub(super) fn look_for_unread_in_set(&self, set: usize) -> Option<Question> {
         self.unread_in(set, &|_| true)
     }
 
     /// Nat chains that were only searched are no such part: it is known what they hold.
-    fn unread_in(&self, set: usize, wanted: &dyn Fn(Family) -> bool) -> Option<String> {
+    fn unread_in(&self, set: usize, wanted: &dyn Fn(Family) -> bool) -> Option<Question> {
         let ruleset = self.rules[set].ruleset;
         for family in Family::ALL.iter().filter(|family| wanted(**family)) {
             for hook in Hook::ALL.iter().filter(|hook| has_hook(*family, **hook)) {
                 let list = List { set, family: *family, hook: *hook };
                 if let why @ (Reading::Absent(_) | Reading::Denied(_) | Reading::Failed(_)) = self.list(list) {
-                    return Some(format!("{} were not read: {}", self.describe_list(list), why.why()));
+                    return Some(
+                        self.question_of_list(
+                            list,
+                            format!("{} were not read: {}", self.describe_list(list), why.why()),
+                        ),
+                    );
                 }
             }
         }
         let chains = ruleset.chains.iter().filter(|(id, chain)| wanted(id.family) && !chain.only_searched());
-        chains.into_iter().find_map(|(id, chain)| Some(ruleset.first_unread_in(id, chain)?.why()))
+        chains.into_iter().find_map(|(id, chain)| {
+            let unread = ruleset.first_unread_in(id, chain)?.why();
+            Some(self.question(&RuleAt { set, chain: id.clone(), position: 0 }, unread))
+        })
     }
 
     /// Whether any rule makes the kernel track connections of a family: it does so for the first expression, match or
@@ -102,7 +121,8 @@ impl<'a> World<'a> {
                 }
             }
         }
-        let searched = || self.rules.iter().find_map(|rules| rules.ruleset.tracking_unread.get(&family).cloned());
+        let searched =
+            || self.rules.iter().find_map(|rules| rules.ruleset.tracking_unread.get(&family).map(Question::from));
         let why = self.unread(family).or(unclear).or_else(searched);
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
@@ -141,9 +161,9 @@ impl<'a> World<'a> {
         Found { certainty: why.map_or(Certainty::DoesNot, Certainty::Unknown), place: String::new() }
     }
 
-    fn not_understood(&self, set: usize, id: &ChainId, rule: &Rule) -> String {
+    fn not_understood(&self, set: usize, id: &ChainId, rule: &Rule) -> Question {
         let at = RuleAt { set, chain: id.clone(), position: rule.position };
-        format!("{} is not understood", self.describe(&at))
+        self.question(&at, format!("{} is not understood", self.describe(&at)))
     }
 
     /// Bits of the mark that some rule sets.
@@ -169,7 +189,7 @@ impl<'a> World<'a> {
 
     /// Bits of the mark that rules may set beside those, and why that is not known: the search for them was given up, or
     /// rules were not read.
-    pub(super) fn look_for_doubtful_bits(&self) -> Option<(u32, String)> {
+    pub(super) fn look_for_doubtful_bits(&self) -> Option<(u32, Question)> {
         let unread = (0..self.rules.len()).find_map(|set| self.unread_in_set(set));
         if let Some(why) = unread {
             return Some((u32::MAX, why));
@@ -178,7 +198,7 @@ impl<'a> World<'a> {
         let setters: Vec<_> = setters.collect();
         let bits = setters.iter().fold(0, |all, setters| all | setters.given_up);
         let first = setters.first()?;
-        Some((bits, format!("whether rules set bits {bits:#x} of the mark is not known: {}", first.why)))
+        Some((bits, format!("whether rules set bits {bits:#x} of the mark is not known: {}", first.why).into()))
     }
 
     /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.

@@ -10,10 +10,8 @@ use super::slice;
 use super::survey::{Relevant, Survey};
 use super::unread::is_unread_map;
 use super::values::Values;
-use crate::snapshot::netfilter::{
-    Backend, Chain, ChainId, ChainKind, Family, Nat, NatAction, Rule, Ruleset, Step, Verdict,
-};
-use crate::snapshot::{Link, Reading, Snapshot};
+use crate::snapshot::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
+use crate::snapshot::{Link, Question, Reading, Snapshot};
 
 /// A rule set, and who holds it.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +35,7 @@ pub struct World<'a> {
     /// Addresses that rules give to sources, and whether each is this host's, as far as that was read.
     pub local_sources: BTreeMap<IpAddr, bool>,
     /// IPsec handles packets here. `Err`: whether it does was not read.
-    pub ipsec: Result<bool, String>,
+    pub ipsec: Result<bool, Question>,
     /// The rest of what is asked about this host.
     pub host: HostFacts,
     pub(super) survey: OnceCell<Survey>,
@@ -48,16 +46,19 @@ pub struct World<'a> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Remembered {
     leads_to: RefCell<BTreeMap<(Wanted, usize, ChainId), bool>>,
-    unread: RefCell<BTreeMap<Family, Option<String>>>,
-    unread_sets: RefCell<BTreeMap<usize, Option<String>>>,
-    doubtful: OnceCell<Option<(u32, String)>>,
+    unread: RefCell<BTreeMap<Family, Option<Question>>>,
+    unread_sets: RefCell<BTreeMap<usize, Option<Question>>>,
+    doubtful: OnceCell<Option<(u32, Question)>>,
     elsewhere: OnceCell<Option<String>>,
-    destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
-    targets: RefCell<BTreeMap<(Family, bool), Targets>>,
+    pub(super) destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
+    pub(super) targets: RefCell<BTreeMap<(Family, bool), Targets>>,
 }
 
 /// Destinations that rules give, and why there may be others.
-type Targets = (Values, Option<String>);
+pub(super) type Targets = (Values, Option<Question>);
+
+/// What lists the rules of each backend: nf_tables, and legacy iptables of both families.
+const DUMPS: [&str; 3] = ["nft list ruleset", "iptables-legacy-save", "ip6tables-legacy-save"];
 
 /// Steps that are looked for in a chain, and in those that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,14 +93,16 @@ pub struct RuleAt {
 
 impl<'a> World<'a> {
     /// Of a node. `Err`: a backend whose rules could not be read, and why.
-    pub fn new(snapshot: &'a Snapshot) -> Result<Self, String> {
+    pub fn new(snapshot: &'a Snapshot) -> Result<Self, Question> {
         let mut rules = Vec::new();
         let readings = [(&snapshot.nftables, false), (&snapshot.legacy_ipv4, true), (&snapshot.legacy_ipv6, true)];
-        for (reading, legacy) in readings {
+        for (number, (reading, legacy)) in readings.into_iter().enumerate() {
             match reading {
                 Reading::Ok(ruleset) => rules.push(Rules { legacy, ruleset }),
                 Reading::Absent(_) => {} // a fact: it has no rules
-                other @ (Reading::Denied(_) | Reading::Failed(_)) => return Err(other.why()),
+                other @ (Reading::Denied(_) | Reading::Failed(_)) => {
+                    return Err(Question::unread(other).shown_by(DUMPS[number].split(' ')));
+                }
             }
         }
         let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
@@ -116,7 +119,7 @@ impl<'a> World<'a> {
         let ipsec = match &snapshot.ipsec {
             Reading::Ok(stands) => Ok(*stands),
             Reading::Absent(_) => Ok(false),
-            unread => Err(unread.why()),
+            unread => Err(Question::unread(unread).shown_by(["ip", "xfrm", "policy"])),
         };
         let local_sources = snapshot.local_sources.ok().cloned().unwrap_or_default();
         Ok(Self { ipsec, local_sources, host: HostFacts::of(snapshot), ..Self::of(rules, devices, own) })
@@ -158,6 +161,22 @@ impl<'a> World<'a> {
     pub fn describe_chain(&self, set: usize, id: &ChainId) -> String {
         let backend = if self.rules[set].legacy { "legacy " } else { "" };
         format!("chain {} ({backend}table {} {})", id.chain, family_word(id.family), id.table)
+    }
+
+    /// A question about a rule, or about a chain that was not read (position 0): its command lists it.
+    pub fn question(&self, at: &RuleAt, text: impl Into<Question>) -> Question {
+        let RuleAt { chain: ChainId { family, table, chain }, .. } = at;
+        let (table, chain) = (table.to_string(), chain.to_string());
+        let program = match (self.backend(at), *family) {
+            (Backend::Legacy, Family::Ipv6) => "ip6tables-legacy",
+            (Backend::Legacy, _) => "iptables-legacy",
+            (Backend::IptablesNft, Family::Ipv6) => "ip6tables-nft",
+            (Backend::IptablesNft, Family::Ipv4) => "iptables-nft",
+            (Backend::IptablesNft | Backend::Nftables, family) => {
+                return text.into().shown_by(["nft", "-a", "list", "chain", family_word(family), &table, &chain]);
+            }
+        };
+        text.into().shown_by([program, "-t", &table, "-S", &chain])
     }
 
     /// Whether the rule is written with x_tables in nf_tables, natively, or in a legacy table.
@@ -213,17 +232,17 @@ impl<'a> World<'a> {
     }
 
     /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.
-    pub fn unread(&self, family: Family) -> Option<String> {
+    pub fn unread(&self, family: Family) -> Option<Question> {
         recall(&self.remembered.unread, family, || self.look_for_unread(family))
     }
 
     /// The same of one rule set, whatever packets can meet.
-    pub fn unread_in_set(&self, set: usize) -> Option<String> {
+    pub fn unread_in_set(&self, set: usize) -> Option<Question> {
         recall(&self.remembered.unread_sets, set, || self.look_for_unread_in_set(set))
     }
 
     /// Bits of the mark that rules may set beside those that some rule sets for certain, and why that is not known.
-    pub fn doubtful_bits(&self) -> Option<(u32, String)> {
+    pub fn doubtful_bits(&self) -> Option<(u32, Question)> {
         self.remembered.doubtful.get_or_init(|| self.look_for_doubtful_bits()).clone()
     }
 
@@ -232,68 +251,23 @@ impl<'a> World<'a> {
         self.remembered.elsewhere.get_or_init(|| self.look_for_marks_elsewhere()).clone()
     }
 
-    /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
-    /// arrives may also be an answer to what left with a translated source.
-    pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
-        let look = || self.look_for_destinations(family, on_output);
-        recall(&self.remembered.destinations, (family, on_output), look)
-    }
-
-    /// Destinations that connections can have in place of their packets', in the same sense, and why there may be others.
-    pub(super) fn targets(&self, family: Family, on_output: bool) -> Targets {
-        recall(&self.remembered.targets, (family, on_output), || self.look_for_targets(family, on_output))
-    }
-
-    fn look_for_targets(&self, family: Family, on_output: bool) -> Targets {
-        let (mut targets, mut unclear) = (Vec::new(), self.unread(family));
-        for (set, id, chain) in self.chains_of(family) {
-            if chain.only_searched() {
-                return (Values::ranges(vec![(0, u128::MAX)]), None); // those of Services
-            }
-            let sets = &self.rules[set].ruleset.sets;
-            for step in chain.known_rules().iter().flat_map(|rule| &rule.steps) {
-                let given = match step {
-                    Step::Nat(Nat { action: NatAction::Redirect, .. }) => continue, // this host
-                    Step::Nat(Nat { action: NatAction::Masquerade | NatAction::Snat, .. }) if on_output => continue,
-                    // Answers get the source of what they answer.
-                    Step::Nat(nat) if !on_output && nat.action != NatAction::Dnat => Some(vec![(0, u128::MAX)]),
-                    Step::Nat(nat) => nat.given_addresses(sets),
-                    Step::Opaque { .. } => None,
-                    _ => continue,
-                };
-                match given {
-                    Some(given) => targets.extend(given),
-                    None => {
-                        let chain = self.describe_chain(set, id);
-                        unclear
-                            .get_or_insert_with(|| format!("which destination a rule of {chain} gives is not known"));
-                    }
-                }
+    /// A question about a set that a rule looks into: its command lists the set.
+    pub fn question_of_set(&self, at: &RuleAt, id: &SetId, text: impl Into<Question>) -> Question {
+        let question = text.into();
+        let Some(set) = self.rules[at.set].ruleset.sets.get(id) else { return self.question(at, question) };
+        match id {
+            SetId::Ipset(_) => question.shown_by(["ipset", "list", &set.name]),
+            SetId::Nftables { family, table, set: name } => {
+                let kind = if set.verdicts.is_empty() && set.data.is_empty() { "set" } else { "map" };
+                question.shown_by(["nft", "list", kind, family_word(*family), &table.to_string(), &name.to_string()])
             }
         }
-        (Values::ranges(targets), unclear)
     }
 
-    fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {
-        let translates = |step: &Step| match step {
-            Step::Nat(nat) => {
-                !on_output || matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap)
-            }
-            _ => false,
-        };
-        let mut unclear = None;
-        for (set, id, chain) in self.chains_of(family) {
-            if chain.only_searched() || chain.known_rules().iter().flat_map(|rule| &rule.steps).any(translates) {
-                return Certainty::Happens;
-            }
-            let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
-            if steps.any(|step| matches!(step, Step::Opaque { .. })) {
-                let chain = self.describe_chain(set, id);
-                unclear.get_or_insert_with(|| format!("a rule of {chain} is not understood"));
-            }
-        }
-        let why = self.unread(family).or(unclear);
-        why.map_or(Certainty::DoesNot, Certainty::Unknown)
+    /// The same about a chain.
+    pub(super) fn question_of_chain(&self, set: usize, id: &ChainId, text: impl FnOnce(String) -> String) -> Question {
+        let at = RuleAt { set, chain: id.clone(), position: 0 };
+        self.question(&at, text(self.describe_chain(set, id)))
     }
 
     /// Whether a chain, or one that it leads to, has such a step; one that was not read may have any.
@@ -324,7 +298,7 @@ impl<'a> World<'a> {
 }
 
 /// What is known under a key; what is not is looked for, and known from then on.
-fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, look: impl FnOnce() -> V) -> V {
+pub(super) fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, look: impl FnOnce() -> V) -> V {
     if let Some(value) = known.borrow().get(&key) {
         return value.clone();
     }
@@ -334,7 +308,7 @@ fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, look: impl 
 }
 
 /// `ip`, `ip6`, …: as nft writes it.
-fn family_word(family: Family) -> &'static str {
+pub(super) fn family_word(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "ip",
         Family::Ipv6 => "ip6",

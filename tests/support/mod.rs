@@ -16,6 +16,7 @@ pub mod connection_rules;
 pub mod counters;
 pub mod cpus;
 pub mod dashboard;
+pub mod debug_text;
 pub mod exposition;
 pub mod fake;
 pub mod fleet;

@@ -4,14 +4,15 @@ use super::registers::Registers;
 use crate::netfilter::nftables::expr::Payload;
 use crate::netfilter::nftables::register::Network;
 use crate::netfilter::nftables::uapi::{NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER};
-use crate::snapshot::netfilter::{Field, Step};
+use crate::snapshot::netfilter::{Field, HeaderBytes, Step};
 
 const IPPROTO_UDP: u8 = 17;
 
 /// The steps that a write from this register is.
 pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> Vec<Step> {
     let Payload { base, offset: from, len, .. } = *payload;
-    let written = format!("payload write at {from} of header {base}");
+    let bytes = HeaderBytes { header: base, offset: from as usize, length: len as usize };
+    let written = format!("{} set", bytes.field(""));
     let is_udp = registers.transport() == Some(IPPROTO_UDP);
     // What says that there is none.
     let none = registers.constant(register, 2) == Some(vec![0, 0]);

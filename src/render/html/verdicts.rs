@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::{accepted, exposures, in_state, is_counted, name, tone, uncounted, unknown_by_cause};
+use super::super::{accepted, commands, exposures, in_state, is_counted, name, tone, uncounted, unknown_by_cause};
 use super::table;
 use crate::advisory::{Severity, State};
 use crate::judge::{Finding, Report};
@@ -117,6 +117,10 @@ fn unknown(report: &Report, cause: &str, findings: &[&Finding]) -> Markup {
                 "Unknown: " @for (at, finding) in findings.iter().enumerate() { @if at > 0 { ", " } (finding.id) }
             }
             p { "because " (cause) }
+            @if !commands(findings).is_empty() {
+                p { "What could not be told is shown by:" }
+                @for command in commands(findings) { pre { code { (command) } } }
+            }
             @for finding in findings {
                 details id=(finding.id) {
                     summary {

@@ -1,6 +1,7 @@
 //! What this host does with packets between its hooks, as far as that is known.
 
 use super::Walk;
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{Family, Field};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::NO_DEVICE;
@@ -8,7 +9,7 @@ use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 
 impl Walk<'_> {
     /// All packets if it is so, none if not; what is not known is a question about all of them.
-    pub fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, String>) -> Set {
+    pub fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, Question>) -> Set {
         match known {
             Ok(true) => EVERYTHING,
             Ok(false) => NOTHING,

@@ -2,7 +2,8 @@
 
 use super::chain::Place;
 use super::{Kind, Walk};
-use crate::snapshot::netfilter::{BridgePort, Condition, Field, MarkBits, Match, Test};
+use crate::snapshot::Question;
+use crate::snapshot::netfilter::{BridgePort, Condition, Field, MarkBits, Match, SetId, Test};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::{is_name, ranges, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -80,7 +81,8 @@ impl Walk<'_> {
             let none = *mask != 0 && *value == 0;
             return self.turned(if none { EVERYTHING } else { NOTHING }, *inverted);
         }
-        let why = || format!("{}: by which port of a bridge packets come", self.world.describe(at));
+        let why = format!("{}: by which port of a bridge packets come", self.world.describe(at));
+        let why = || self.world.question(at, why).shown_by(["bridge", "link", "show"]);
         let (key, space) = (format!("{} {field}", self.stage), &self.space);
         let bits = if *mask == 0 { 1 } else { 128 };
         let block = self.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), why);
@@ -95,7 +97,17 @@ impl Walk<'_> {
 
     /// What cannot be told of a packet: each may have another answer.
     pub(super) fn unknown(&mut self, place: &Place<'_>, what: &str) -> Set {
-        let why = format!("{}: {what}", self.world.describe(place.at));
+        let why = self.world.question(place.at, format!("{}: {what}", self.world.describe(place.at)));
+        self.unanswered(place, why)
+    }
+
+    /// The same where it depends on a set.
+    pub(super) fn unknown_in_set(&mut self, place: &Place<'_>, id: &SetId, what: &str) -> Set {
+        let why = self.world.question_of_set(place.at, id, format!("{}: {what}", self.world.describe(place.at)));
+        self.unanswered(place, why)
+    }
+
+    fn unanswered(&mut self, place: &Place<'_>, why: Question) -> Set {
         let key = format!("{} {:?} {}", self.stage, place.at, place.number);
         self.answer(key, About::EachPacket, 2, 1, || why)
     }

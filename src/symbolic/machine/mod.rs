@@ -23,6 +23,7 @@ use super::space::{Block, EVERYTHING, NOTHING, Set, Space};
 use super::survey::Relevant;
 use super::unread::List;
 use super::world::{RuleAt, World};
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
 /// Which packet of its connection it is.
@@ -239,21 +240,21 @@ impl<'a> Walk<'a> {
     }
 
     /// Packets for which this is the answer to a question with so many.
-    pub fn answer(
+    pub fn answer<W: Into<Question>>(
         &mut self,
         key: String,
         about: About,
         answers: usize,
         answer: usize,
-        why: impl FnOnce() -> String,
+        why: impl FnOnce() -> W,
     ) -> Set {
         let question = self.assumptions.ask(&self.space, key, about, answers, why);
         self.assumptions.answer(&self.space, question, answer)
     }
 
     /// If connections of a family are tracked, which is not known.
-    pub fn if_tracked(&mut self, family: Family, why: &str) -> Set {
-        let why = || format!("whether connections are tracked is not known: {why}");
+    pub fn if_tracked(&mut self, family: Family, why: &Question) -> Set {
+        let why = || why.clone().reword(|why| format!("whether connections are tracked is not known: {why}"));
         self.answer(format!("tracked {family}"), About::All, 2, 1, why)
     }
 
@@ -262,6 +263,14 @@ impl<'a> Walk<'a> {
         match hit {
             Hit::Rule(at, _) => self.world.describe(at),
             Hit::Unread(list) => self.world.describe_list(*list),
+        }
+    }
+
+    /// A question about what a rule, or something that was not read, does.
+    pub fn question(&self, hit: &Hit, text: impl Into<Question>) -> Question {
+        match hit {
+            Hit::Rule(at, _) => self.world.question(at, text),
+            Hit::Unread(list) => self.world.question_of_list(*list, text.into().text),
         }
     }
 
@@ -373,12 +382,12 @@ impl<'a> Walk<'a> {
         if self.assumptions.must(&self.space, packets, &self.layout.determined()) {
             Certainty::Happens
         } else if self.effort.ended() == Some(Ended::Stopped) {
-            Certainty::Unknown(Ended::Stopped.why().to_owned())
+            Certainty::Unknown(Ended::Stopped.why().into())
         } else if !packets.is_empty() {
             let why = self.assumptions.why(&self.space, packets);
-            Certainty::Unknown(if why.is_empty() { self.why_incomplete().unwrap_or_default() } else { why })
+            Certainty::Unknown(if why.text.is_empty() { self.why_incomplete().unwrap_or_default().into() } else { why })
         } else if let Some(why) = self.why_incomplete() {
-            Certainty::Unknown(why)
+            Certainty::Unknown(why.into())
         } else {
             Certainty::DoesNot
         }
@@ -391,7 +400,7 @@ pub enum Certainty {
     /// To some packet, whatever could not be told.
     Happens,
     /// That depends on what could not be told.
-    Unknown(String),
+    Unknown(Question),
     /// To no packet.
     DoesNot,
 }

@@ -29,7 +29,7 @@ impl Walk<'_> {
         if !shrinks && !grows {
             return inside;
         }
-        let changed = self.unknown(place, "a set that rules add to or delete from");
+        let changed = self.unknown_in_set(place, id, "a set that rules add to or delete from");
         let outside = self.space.minus(EVERYTHING, inside);
         let left = if shrinks { self.space.minus(inside, changed) } else { inside };
         let come = if grows { self.space.and(outside, changed) } else { NOTHING };
@@ -59,7 +59,7 @@ impl Walk<'_> {
                 Reading::Ok(true) => one,
                 Reading::Ok(false) => NOTHING,
                 other => {
-                    let may = self.unknown(place, &other.why());
+                    let may = self.unknown_in_set(place, id, &other.why());
                     self.space.and(one, may)
                 }
             };
@@ -125,13 +125,14 @@ impl Walk<'_> {
             fixed &= self.space.number(packets, &block).is_some();
         }
         if self.packets.kind == Kind::Tunnel || fixed {
-            return self.unknown(place, "a set that was not asked about such packets");
+            return self.unknown_in_set(place, id, "a set that was not asked about such packets");
         }
         let key = format!("{} {} {id:?} {fields:?}", self.stage, at.set);
         match self.unread_elements(at, id) {
             // All of it would be needed.
             Some(why) => {
                 let why = format!("{}: a set was not read: {why}", self.world.describe(at));
+                let why = self.world.question_of_set(at, id, why);
                 self.answer(key, About::EachPacket, 2, 1, || why)
             }
             // Some traffic is in the set and some is not; a second look at it finds the same.

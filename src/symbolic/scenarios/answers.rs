@@ -82,8 +82,10 @@ fn answered_here(walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>) -> Set {
         Some(Nat { addresses: Chosen::ByPacket, .. }) | None => None,
     };
     let place = walk.place(hit);
-    let why = || format!("whether {place} translates sources to an address of this host's is not known");
-    walk.if_so(format!("answered here {hit:?} {nat:?}"), &known.ok_or_else(why))
+    let why =
+        || walk.question(hit, format!("whether {place} translates sources to an address of this host's is not known"));
+    let known = known.ok_or_else(why);
+    walk.if_so(format!("answered here {hit:?} {nat:?}"), &known)
 }
 
 /// Whether an address of this range is this host's. `None`: that was not read.

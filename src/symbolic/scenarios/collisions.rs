@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::snapshot::Address;
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::{Connected, may_be_chosen};
@@ -100,7 +101,8 @@ fn certainty(walk: &Walk<'_>, translation: &Translation) -> Certainty {
         _ if possible.is_empty() => walk.certainty(NOTHING),
         _ => {
             let asked = [possible, translation.before].map(|packets| walk.assumptions.why(&walk.space, packets));
-            let why = asked.into_iter().find(|why| !why.is_empty()).or(walk.why_incomplete());
+            let why = asked.into_iter().find(|why| !why.text.is_empty());
+            let why = why.or_else(|| walk.why_incomplete().map(Question::from));
             Certainty::Unknown(why.unwrap_or_default())
         }
     }
@@ -179,7 +181,7 @@ fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) ->
         }
         (_, Chosen::ByPacket) => {
             let place = walk.place(hit);
-            let why = format!("{place}: a map tells which address is written");
+            let why = walk.question(hit, format!("{place}: a map tells which address is written"));
             let value = walk.if_so(format!("map {hit:?}"), &Err(why));
             Written { fields: whole.0.into_iter().collect(), value, kept: NOTHING }
         }

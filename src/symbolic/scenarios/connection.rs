@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::on_nat::with_destination_translated;
 use super::senders::loopback;
 use super::services::{Passing, invalid_segments};
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{
     Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key,
 };
@@ -103,7 +104,10 @@ fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128
         Ok(targets) => match targets.get(&first).filter(|_| first == last) {
             Some(Some(device)) => return Some((vec![(*device, *device)], EVERYTHING)),
             Some(None) => return None,
-            None => format!("which way packets to {first} go was not looked up"),
+            None => {
+                let why = format!("which way packets to {first} go was not looked up");
+                Question::from(why).shown_by(["ip", "route", "get", &first.to_string()])
+            }
         },
     };
     Some((SOME_DEVICE.to_vec(), walk.if_so(format!("way to {first}"), &Err(why))))
@@ -125,7 +129,7 @@ impl Way {
             }
             None if leads_to_services(walk, hit) => (Chosen::ByPacket, Chosen::ByPacket, EVERYTHING),
             Some(Nat { addresses: Chosen::ByPacket, .. }) | None => {
-                let why = format!("which destination {} gives is not known", walk.place(hit));
+                let why = walk.question(hit, format!("which destination {} gives is not known", walk.place(hit)));
                 let assumed = walk.if_so(format!("destination {hit:?}"), &Err(why));
                 (Chosen::ByPacket, Chosen::ByPacket, assumed)
             }

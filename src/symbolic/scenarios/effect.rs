@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{Chosen, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::machine::Walk;
 use crate::symbolic::space::{NOTHING, Set};
@@ -14,7 +15,7 @@ pub enum Effect {
     /// They change; the text says what changes, after "gets".
     Changed(String),
     /// That cannot be told; the text says why.
-    Unclear(String),
+    Unclear(Question),
 }
 
 /// The effects on packets, each with those that it is about. `primary`: the address that masquerading writes, if that is
@@ -24,7 +25,7 @@ pub fn effects(
     nat: &Nat,
     hook: Hook,
     packets: Set,
-    primary: &Result<u128, String>,
+    primary: &Result<u128, Question>,
 ) -> Vec<(Effect, Set)> {
     let mut sorted = Sorted { walk, left: packets, found: Vec::new() };
     let on_source = matches!(hook, Hook::Postrouting | Hook::Input);
@@ -93,8 +94,8 @@ impl Sorted<'_, '_> {
         self.all(Effect::Changed(what.to_owned()));
     }
 
-    fn unclear(&mut self, why: &str) {
-        self.all(Effect::Unclear(why.to_owned()));
+    fn unclear(&mut self, why: impl Into<Question>) {
+        self.all(Effect::Unclear(why.into()));
     }
 
     fn all(&mut self, effect: Effect) {

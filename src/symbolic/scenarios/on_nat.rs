@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::facts::TunnelFacts;
@@ -92,8 +93,10 @@ pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts
         if gone.is_empty() {
             continue;
         }
-        let why = format!("whether a policy rule leads packets with mark {value:#x}/{mask:#x} past the tunnel");
-        let assumed = walk.answer(why.clone(), About::All, 2, 1, || why);
+        let bits = if mask == u32::MAX { String::new() } else { format!("/{mask:#x}") };
+        let why = format!("whether a policy rule leads packets with mark {value:#x}{bits} past the tunnel");
+        let assumed =
+            walk.answer(why.clone(), About::All, 2, 1, || Question::from(why).shown_by(["ip", "rule", "show"]));
         left = walk.space.or(walk.space.minus(left, marked), walk.space.and(gone, assumed));
     }
     left
@@ -122,7 +125,7 @@ pub(super) fn towards(walk: &mut Walk<'_>, hit: &Hit, nat: &Nat, packets: Set) -
             walk.all_with(packets, &[(destination, &[(address_key(first), address_key(last))])])
         }
         (NatAction::Dnat, Chosen::ByPacket) => {
-            let why = format!("{}: a map tells which address is written", walk.place(hit));
+            let why = walk.question(hit, format!("{}: a map tells which address is written", walk.place(hit)));
             let assumed = walk.if_so(format!("{} target {hit:?}", walk.stage), &Err(why));
             return walk.space.and(packets, assumed);
         }

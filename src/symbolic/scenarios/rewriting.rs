@@ -1,6 +1,7 @@
 //! What becomes of a tunnel's outer packets where a rule translates or rewrites them.
 
 use super::effect::{Effect, effects, rewriting};
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{Field, Hook, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::machine::{Hit, OnNat, Walk};
@@ -19,7 +20,7 @@ pub(super) struct Rewriting {
 
 /// What becomes of outer packets.
 pub(super) struct Outer<'w> {
-    pub(super) primary: &'w Result<u128, String>,
+    pub(super) primary: &'w Result<u128, Question>,
     /// The mark that they came with.
     pub(super) pattern: Pattern,
     pub(super) rewritings: Vec<Rewriting>,
@@ -45,7 +46,7 @@ impl OnNat for Outer<'_> {
                 each.flat_map(|(nat, packets)| effects(walk, &nat, hook, packets, self.primary)).collect()
             }
             Some(Step::Rewrite { field, value }) => vec![(rewriting(field, *value), packets)],
-            _ => vec![(Effect::Unclear(format!("what {place} does is not understood")), packets)],
+            _ => vec![(Effect::Unclear(format!("what {place} does is not understood").into()), packets)],
         };
         let writes_port = match step {
             Some(Step::Rewrite { field, .. }) => matches!(field, Field::SourcePort | Field::DestinationPort),
@@ -68,7 +69,8 @@ impl OnNat for Outer<'_> {
                     self.rewritings.push(Rewriting { how, pattern: self.pattern, writes_port, packets });
                 }
                 Effect::Unclear(why) => {
-                    let why = if understood { format!("{place}: {why}") } else { why };
+                    let why = if understood { why.reword(|why| format!("{place}: {why}")) } else { why };
+                    let why = walk.question(hit, why);
                     let key = format!("{} effect {hit:?}", walk.stage);
                     let changes = walk.answer(key, About::All, 2, 1, || why);
                     let how = format!("{} may be changed by {place}", packets_with(self.pattern));

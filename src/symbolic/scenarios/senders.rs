@@ -225,8 +225,9 @@ impl Walk<'_> {
         let marked = self.bring_along(packets, &Field::Mark, world.bits_set_outside());
         let mut all = self.space.or(packets, marked);
         let elsewhere = world.marks_elsewhere();
-        let why =
-            |chain: String| format!("{chain} may write the mark of packets, and they are not followed through it");
+        let why = |chain: String| {
+            format!("{chain} may write the mark of packets, and they are not followed through it").into()
+        };
         for (bits, why) in elsewhere.map(|chain| (u32::MAX, why(chain))).into_iter().chain(world.doubtful_bits()) {
             let assumed = self.if_so(format!("doubtful bits {why}"), &Err(why));
             let doubtful = self.bring_along(packets, &Field::Mark, bits | world.bits_set_outside());

@@ -51,7 +51,7 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
                     // What was not understood, or not read, may lead to several, and so may what does not go by fields of the
                     // packet (`dnat to numgen … map`): the queries of a socket have the same.
                     None | Some(Nat { addresses: Chosen::ByPacket, map: None, .. }) => {
-                        let why = format!("what {place} does is not known");
+                        let why = walk.question(hit, format!("what {place} does is not known"));
                         let assumed = walk.if_so(format!("dns {hit:?}"), &Err(why));
                         walk.space.and(*packets, assumed)
                     }

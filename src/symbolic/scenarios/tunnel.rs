@@ -8,6 +8,7 @@
 use std::cell::OnceCell;
 
 use super::rewriting::{Outer, Rewriting};
+use crate::snapshot::Question;
 use crate::snapshot::netfilter::{Family, Field, Hook, device_name, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
@@ -81,7 +82,7 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
     let written = rewritings.iter().filter(|rewriting| rewriting.writes_port);
     let ports_written = walk.space.any(written.map(|rewriting| rewriting.packets));
     let rewritten = match (walk.certainty(all), &facts.vague) {
-        (Certainty::Unknown(why), Some(vague)) => Certainty::Unknown(format!("{vague}; {why}")),
+        (Certainty::Unknown(why), Some(vague)) => Certainty::Unknown(Question::joined([vague.clone(), why])),
         (rewritten, _) => rewritten,
     };
     // What was translated was tracked. All of this before the next walk takes from the budget.
@@ -233,7 +234,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
     /// Packets that take a way that is not among those asked for, or that do not.
     fn unasked(&mut self, what: &str, answer: usize) -> Set {
         let why = format!("which way packets go that have {what} was not asked");
-        self.walk.answer(why.clone(), About::All, 2, answer, || why)
+        self.walk.answer(why.clone(), About::All, 2, answer, || Question::from(why).shown_by(["ip", "rule", "show"]))
     }
 
     /// Ways of packets with marks of which none is like one that a route was asked for.

@@ -242,7 +242,10 @@ fn nat_chains_run_together_whatever_their_priority() {
     assert_eq!(rewritten(&equal), "maybe");
     let outer = walk_with(&equal, &facts());
     let Certainty::Unknown(why) = outer.rewritten else { panic!("{outer:?}") };
-    assert!(why.contains("chain C (table ip c) and chain D (table ip d) have priority 100 in postrouting"), "{why}");
+    assert!(
+        why.text.contains("chain C (table ip c) and chain D (table ip d) have priority 100 in postrouting"),
+        "{why}"
+    );
     let earlier = equal.replace("postrouting 100", "postrouting 99");
     assert_eq!(rewritten(&earlier.replacen("99", "98", 1)), "yes");
 }

@@ -133,7 +133,7 @@ fn what_surrounds_a_tunnel_may_be_unread() {
         change(&mut host);
         verdict(&walk_on(text, &facts(), host))
     };
-    let unread = || Err("no answer".to_owned());
+    let unread = || Err("no answer".into());
     let forwarded = format!("ip m F: filter forward 0\n => or 0x4000\n{OLD}");
     assert_eq!(with(&forwarded, &|_| {}), "yes");
     assert_eq!(on(&forwarded, &|host| host.forwards = [Ok(false), Ok(false)]), "no");

@@ -1,0 +1,71 @@
+//! Which destinations connections can have in place of their packets', by all rules that translate.
+
+use super::machine::Certainty;
+use super::values::Values;
+use super::world::{Targets, World, recall};
+use crate::snapshot::netfilter::{Family, Nat, NatAction, Step};
+
+impl World<'_> {
+    /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
+    /// arrives may also be an answer to what left with a translated source.
+    pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
+        let look = || self.look_for_destinations(family, on_output);
+        recall(&self.remembered.destinations, (family, on_output), look)
+    }
+
+    /// Destinations that connections can have in place of their packets', in the same sense, and why there may be others.
+    pub(super) fn targets(&self, family: Family, on_output: bool) -> Targets {
+        recall(&self.remembered.targets, (family, on_output), || self.look_for_targets(family, on_output))
+    }
+
+    fn look_for_targets(&self, family: Family, on_output: bool) -> Targets {
+        let (mut targets, mut unclear) = (Vec::new(), self.unread(family));
+        for (set, id, chain) in self.chains_of(family) {
+            if chain.only_searched() {
+                return (Values::ranges(vec![(0, u128::MAX)]), None); // those of Services
+            }
+            let sets = &self.rules[set].ruleset.sets;
+            for step in chain.known_rules().iter().flat_map(|rule| &rule.steps) {
+                let given = match step {
+                    Step::Nat(Nat { action: NatAction::Redirect, .. }) => continue, // this host
+                    Step::Nat(Nat { action: NatAction::Masquerade | NatAction::Snat, .. }) if on_output => continue,
+                    // Answers get the source of what they answer.
+                    Step::Nat(nat) if !on_output && nat.action != NatAction::Dnat => Some(vec![(0, u128::MAX)]),
+                    Step::Nat(nat) => nat.given_addresses(sets),
+                    Step::Opaque { .. } => None,
+                    _ => continue,
+                };
+                match given {
+                    Some(given) => targets.extend(given),
+                    None => {
+                        let what = |chain| format!("which destination a rule of {chain} gives is not known");
+                        unclear.get_or_insert_with(|| self.question_of_chain(set, id, what));
+                    }
+                }
+            }
+        }
+        (Values::ranges(targets), unclear)
+    }
+
+    fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {
+        let translates = |step: &Step| match step {
+            Step::Nat(nat) => {
+                !on_output || matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap)
+            }
+            _ => false,
+        };
+        let mut unclear = None;
+        for (set, id, chain) in self.chains_of(family) {
+            if chain.only_searched() || chain.known_rules().iter().flat_map(|rule| &rule.steps).any(translates) {
+                return Certainty::Happens;
+            }
+            let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
+            if steps.any(|step| matches!(step, Step::Opaque { .. })) {
+                let what = |chain| format!("a rule of {chain} is not understood");
+                unclear.get_or_insert_with(|| self.question_of_chain(set, id, what));
+            }
+        }
+        let why = self.unread(family).or(unclear);
+        why.map_or(Certainty::DoesNot, Certainty::Unknown)
+    }
+}
