@@ -51,7 +51,7 @@ fn nat_core(hook: Hook) -> Option<i32> {
 pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<Step> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
-    let mut has_nat = false;
+    let mut has_nat = has_nat(world, family);
     for (list, chains) in world.lists(family, hook) {
         let Reading::Ok(chains) = chains else {
             has_nat |= list.family != Family::Netdev;
@@ -63,9 +63,7 @@ pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>
             if elsewhere {
                 continue;
             }
-            if base.kind == ChainKind::Nat {
-                has_nat = true;
-            } else if world.has_effect(set, id) {
+            if base.kind != ChainKind::Nat && world.has_effect(set, id) {
                 calls.push((base.priority, Call::Chain(set, id.clone())));
             }
         }
@@ -75,6 +73,14 @@ pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>
     }
     calls.extend(nat_core(hook).filter(|_| has_nat).map(|priority| (priority, Call::Nat)));
     everywhere(by_priority(calls), &unread)
+}
+
+/// Whether any chain is a nat chain: the first one on a hook puts the NAT core on all four (`nf_nat_register_fn`).
+fn has_nat(world: &World<'_>, family: Family) -> bool {
+    let hooks = Hook::ALL.iter().filter(|hook| nat_core(**hook).is_some());
+    hooks.flat_map(|hook| world.lists(family, *hook)).any(|(_, chains)| {
+        chains.ok().is_some_and(|chains| chains.iter().any(|(.., base)| base.kind == ChainKind::Nat))
+    })
 }
 
 /// The nat chains that the NAT core calls, in the same form.

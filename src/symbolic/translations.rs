@@ -47,6 +47,41 @@ impl World<'_> {
         (Values::ranges(targets), unclear)
     }
 
+    /// Destinations that packets off output have which get another one. `None`: any, because rules give some.
+    pub(super) fn answered(&self, family: Family) -> Option<Values> {
+        recall(&self.remembered.answered, family, || self.look_for_answered(family))
+    }
+
+    /// Where only sources are translated, what gets another destination is an answer, sent to the source that was given.
+    fn look_for_answered(&self, family: Family) -> Option<Values> {
+        if self.unread(family).is_some() {
+            return None;
+        }
+        let mut sources = Vec::new();
+        for (set, _, chain) in self.chains_of(family) {
+            if chain.only_searched() {
+                return None;
+            }
+            for step in chain.known_rules().iter().flat_map(|rule| &rule.steps) {
+                match step {
+                    Step::Nat(Nat { action: NatAction::Masquerade, .. }) => {
+                        sources.extend(self.local_addresses(family)?.as_ranges());
+                    }
+                    Step::Nat(nat @ Nat { action: NatAction::Snat, .. }) => {
+                        let given = nat.given_addresses(&self.rules[set].ruleset.sets)?;
+                        if given.is_empty() {
+                            return None; // a port, and any address
+                        }
+                        sources.extend(given);
+                    }
+                    Step::Nat(_) | Step::Opaque { .. } => return None,
+                    _ => {}
+                }
+            }
+        }
+        Some(Values::ranges(sources))
+    }
+
     fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {
         let translates = |step: &Step| match step {
             Step::Nat(nat) => {

@@ -52,6 +52,7 @@ pub(super) struct Remembered {
     elsewhere: OnceCell<Option<String>>,
     pub(super) destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
     pub(super) targets: RefCell<BTreeMap<(Family, bool), Targets>>,
+    pub(super) answered: RefCell<BTreeMap<Family, Option<Values>>>,
 }
 
 /// Destinations that rules give, and why there may be others.

@@ -286,6 +286,7 @@ impl TunnelLab {
                 let flows = sender.enter(|| [(); FLOWS].map(|()| bind(any, 0)));
                 for packet in ["first", "later"] {
                     self.forget_tunnel();
+                    self.through_rules_for_the_tunnel(sender, address, packet);
                     self.exchange(&flows, address, packet, before);
                     if self.errors() > before {
                         return;
@@ -294,6 +295,18 @@ impl TunnelLab {
             }
         });
         self.errors() - before
+    }
+
+    /// Sends what rules that are made for outer packets hold for as well, inside: to the tunnel's port, and from the tunnel's
+    /// own address. The peer takes it for a tunnel's packet and does not answer.
+    fn through_rules_for_the_tunnel(&self, sender: &Netns, address: &str, packet: &str) {
+        let any = if address.contains(':') { "::" } else { "0.0.0.0" };
+        let own = self.setup.ipv6 == address.contains(':') && sender.name() == self.node.name();
+        let sources = [Some(any), own.then(|| self.setup.local())].into_iter().flatten();
+        let sockets: Vec<UdpSocket> = sender.enter(|| sources.map(|source| bind(source, 0)).collect());
+        for socket in sockets {
+            socket.send_to(packet.as_bytes(), (address, self.setup.port)).expect("a packet that no rule refuses");
+        }
     }
 
     /// Sends a packet of each flow, and waits until all are answered or one has arrived broken.

@@ -450,7 +450,7 @@ impl Generator<'_> {
                     case.native(six, "filter", hook, priority, &[rule]);
                 }
             }
-            30 | 31 if !case.lines.iter().any(|line| line.contains("lookup 100")) => {
+            30 | 31 if !case.lines.iter().any(|line| line.contains("lookup 100") || line.contains(" mod 1 ")) => {
                 // All packets are marked, and get to the peer past the tunnel: none with some other way back.
                 case.planted.insert("past");
                 for six in [false, true] {
@@ -463,7 +463,7 @@ impl Generator<'_> {
                      ip -6 rule add fwmark {bit}/{bit} lookup 100; ip -6 route add fd88::/64 via fd00:88::2 dev eth0 table 100"
                 ));
             }
-            32 | 33 => {
+            32 | 33 if !case.planted.contains("past") => {
                 // Numbers of a range.
                 let from = if self.dice.one_in(2) { bit } else { "0x100000" };
                 let number = match self.dice.below(3) {

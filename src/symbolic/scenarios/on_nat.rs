@@ -33,8 +33,12 @@ impl OnNat for Inner<'_> {
         match self.later {
             // A later packet of a flow that was translated when it began.
             Some(assumed) if !is_on_source(hook) => {
-                let elsewhere = self.sent_elsewhere(walk, hook, packets);
                 let (_, destination) = walk.packets.ends();
+                let sent = match walk.world.answered(walk.packets.family).filter(|_| hook != Hook::Output) {
+                    Some(sources) => walk.all_with(packets, &[(destination.clone(), sources.as_ranges())]),
+                    None => packets,
+                };
+                let elsewhere = self.sent_elsewhere(walk, hook, sent);
                 let (targets, unclear) = walk.world.targets(walk.packets.family, hook == Hook::Output);
                 let mut there = walk.all_with(elsewhere, &[(destination, targets.as_ranges())]);
                 if let Some(why) = unclear {

@@ -33,6 +33,20 @@ fn later_packets_go_where_rules_send_the_first() {
 }
 
 #[test]
+fn answers_are_sent_to_the_sources_that_rules_give() {
+    let marked = |to: &str, nat: &str| {
+        let mark = format!("ip m P: filter prerouting -150\n dst {to} => or 0x4000\n");
+        let nat = format!("ip n S: nat postrouting 50\n oif eth1 => {nat}\nip n O: nat postrouting 60\n");
+        rewritten(&format!("{mark}{nat} mark 0x4000/0x4000, oif eth0 => masquerade random-fully"))
+    };
+    assert_eq!(marked("203.0.113.0/24", "masquerade"), "no", "no address of this host");
+    assert_eq!(marked("203.0.113.0/24", "snat to 203.0.113.7"), "yes");
+    assert_eq!(marked("203.0.113.8/32", "snat to 203.0.113.7"), "no");
+    assert_eq!(marked("192.0.2.10", "masquerade"), "yes");
+    assert_eq!(marked("203.0.113.0/24", "masquerade\nip n D: nat prerouting -100\n => dnat to 10.42.0.5"), "yes");
+}
+
+#[test]
 fn a_later_packet_may_leave_a_mark_for_those_after_it() {
     let later = "ip m O: filter output -150\n oif flannel.1 => restore\n state 2, !mark 0x4000/0x4000 => or 0x4000, save, xor 0x4000";
     assert_eq!(rewritten(&[later, OLD].concat()), "yes");
