@@ -1,6 +1,6 @@
 //! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
 
-use super::machine::Certainty;
+use super::machine::{Certainty, Hit};
 use super::world::{Found, RuleAt, World, family_word};
 use crate::snapshot::Question;
 use crate::snapshot::Reading;
@@ -55,6 +55,22 @@ impl<'a> World<'a> {
     pub fn describe_list(&self, list: List) -> String {
         let backend = if self.rules[list.set].legacy { "legacy " } else { "" };
         format!("the base chains of {backend}{} {}", list.family, list.hook)
+    }
+
+    /// For people: where it is.
+    pub fn place(&self, hit: &Hit) -> String {
+        match hit {
+            Hit::Rule(at, _) => self.describe(at),
+            Hit::Unread(list) => self.describe_list(*list),
+        }
+    }
+
+    /// A question about what a rule, or something that was not read, does.
+    pub fn question_of(&self, hit: &Hit, text: impl Into<Question>) -> Question {
+        match hit {
+            Hit::Rule(at, _) => self.question(at, text),
+            Hit::Unread(list) => self.question_of_list(*list, text.into().text),
+        }
     }
 
     /// A question about a list of base chains.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::runs::is_of_fields;
 use super::{Ends, Hit, Hits, Kind, Walk};
+use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
-use crate::snapshot::{Question, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
@@ -198,8 +198,7 @@ impl Walk<'_> {
                 self.join(ends, found);
             }
             Verdict::Gone(what) => {
-                let why = self.world.question(at, format!("{} hands packets to {what}", self.world.describe(at)));
-                let found = self.handed_over(place, &why, packets);
+                let found = self.handed_over(place, what, packets);
                 ends.accepted = self.space.or(ends.accepted, found);
             }
             Verdict::Map { fields, set, verdicts } => {
@@ -233,9 +232,9 @@ impl Walk<'_> {
                 let mut going_on = NOTHING;
                 for (answer, verdict) in verdicts.iter().enumerate() {
                     let key = format!("{} {at:?} {} verdict", self.stage, place.number);
-                    let why = || format!("which verdict {} gives was not read", self.world.describe(at));
-                    let why = self.world.question(at, why());
-                    let mine = self.answer(key, about, verdicts.len(), answer, || why);
+                    let world = self.world;
+                    let why = || world.question(at, format!("which verdict {} gives was not read", world.describe(at)));
+                    let mine = self.answer(key, about, verdicts.len(), answer, why);
                     let mine = self.space.and(inside, mine);
                     let found = self.verdict(place, verdict, mine, next, ends);
                     going_on = self.space.or(going_on, found);
@@ -317,10 +316,12 @@ impl Walk<'_> {
     }
 
     /// User space may give a packet back, with another mark.
-    fn handed_over(&mut self, place: &Place<'_>, why: &Question, packets: Set) -> Set {
+    fn handed_over(&mut self, place: &Place<'_>, to: &str, packets: Set) -> Set {
+        let (world, at) = (self.world, place.at);
+        let why = || world.question(at, format!("{} hands packets to {to}", world.describe(at)));
         let key = format!("{} {:?} {} user space", self.stage, place.at, place.number);
         // Kept, given back as it was, given back with any mark.
-        let [as_it_was, marked] = [1, 2].map(|answer| self.answer(key.clone(), About::All, 3, answer, || why.clone()));
+        let [as_it_was, marked] = [1, 2].map(|answer| self.answer(key.clone(), About::All, 3, answer, why));
         let any = self.any_marks(packets, &[Field::Mark]);
         self.space.or(self.space.and(packets, as_it_was), self.space.and(any, marked))
     }
@@ -331,8 +332,9 @@ impl Walk<'_> {
         if packets.is_empty() {
             return Ends::default();
         }
-        let why = self.question(hit, format!("{}: {why}", self.place(hit)));
-        let assumed = self.answer(format!("{} {hit:?}", self.stage), About::All, 2, 1, || why);
+        let world = self.world;
+        let why = || world.question_of(hit, format!("{}: {why}", world.place(hit)));
+        let assumed = self.answer(format!("{} {hit:?}", self.stage), About::All, 2, 1, why);
         let packets = self.space.and(packets, assumed);
         let packets = self.any_marks(packets, &[Field::Mark, Field::ConnectionMark]);
         let untracked = self.untracked(packets);

@@ -97,19 +97,19 @@ impl Walk<'_> {
 
     /// What cannot be told of a packet: each may have another answer.
     pub(super) fn unknown(&mut self, place: &Place<'_>, what: &str) -> Set {
-        let why = self.world.question(place.at, format!("{}: {what}", self.world.describe(place.at)));
-        self.unanswered(place, why)
+        let (world, at) = (self.world, place.at);
+        self.unanswered(place, || world.question(at, format!("{}: {what}", world.describe(at))))
     }
 
     /// The same where it depends on a set.
     pub(super) fn unknown_in_set(&mut self, place: &Place<'_>, id: &SetId, what: &str) -> Set {
-        let why = self.world.question_of_set(place.at, id, format!("{}: {what}", self.world.describe(place.at)));
-        self.unanswered(place, why)
+        let (world, at) = (self.world, place.at);
+        self.unanswered(place, || world.question_of_set(at, id, format!("{}: {what}", world.describe(at))))
     }
 
-    fn unanswered(&mut self, place: &Place<'_>, why: Question) -> Set {
+    fn unanswered(&mut self, place: &Place<'_>, why: impl FnOnce() -> Question) -> Set {
         let key = format!("{} {:?} {}", self.stage, place.at, place.number);
-        self.answer(key, About::EachPacket, 2, 1, || why)
+        self.answer(key, About::EachPacket, 2, 1, why)
     }
 
     /// The packets for which a test holds. `None`: that cannot be told.

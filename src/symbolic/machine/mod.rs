@@ -260,18 +260,12 @@ impl<'a> Walk<'a> {
 
     /// For people: where it is.
     pub fn place(&self, hit: &Hit) -> String {
-        match hit {
-            Hit::Rule(at, _) => self.world.describe(at),
-            Hit::Unread(list) => self.world.describe_list(*list),
-        }
+        self.world.place(hit)
     }
 
     /// A question about what a rule, or something that was not read, does.
     pub fn question(&self, hit: &Hit, text: impl Into<Question>) -> Question {
-        match hit {
-            Hit::Rule(at, _) => self.world.question(at, text),
-            Hit::Unread(list) => self.world.question_of_list(*list, text.into().text),
-        }
+        self.world.question_of(hit, text)
     }
 
     /// The step that a hit stands for; `None`: it was not read.

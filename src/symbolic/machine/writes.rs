@@ -30,7 +30,8 @@ impl Walk<'_> {
                 self.write_mapped(place, packets, (&lookup, mapped), [keep, take, xor], [own, other])
             }
             Some(MarkWrite::Number { first, last, hashed }) => {
-                let why = || format!("{} writes a hash into a mark", self.world.describe(place.at));
+                let (world, at) = (self.world, place.at);
+                let why = || world.question(at, format!("{} writes a hash into a mark", world.describe(at)));
                 let about = if hashed { About::EachPacket } else { About::SomePacket };
                 let own = self.block(own);
                 let packets = self.space.exists(packets, &own.0.iter().copied().collect());
@@ -49,19 +50,21 @@ impl Walk<'_> {
                 self.space.or(chosen, others)
             }
             Some(MarkWrite::Unknown(what)) => {
-                let why = format!("{} writes a mark that cannot be told: {what}", self.world.describe(place.at));
+                let (world, at) = (self.world, place.at);
+                let why =
+                    || world.question(at, format!("{} writes a mark that cannot be told: {what}", world.describe(at)));
                 let key = format!("{} {:?} {} mark", self.stage, place.at, place.number);
                 let own = self.block(own);
                 let packets = self.space.exists(packets, &own.0.iter().copied().collect());
                 let (layout, about) = (&mut self.layout, About::EachPacket);
-                if let Some(word) = self.assumptions.ask_number(key.clone(), about, || layout.word(), || why.clone()) {
+                if let Some(word) = self.assumptions.ask_number(key.clone(), about, || layout.word(), why) {
                     return self.equal_bits(packets, &own, &word, u32::MAX);
                 }
                 // It may be the same for all: what asks for a bit, or for its absence, is not certain to be met.
                 let ones = u128::from(u32::MAX);
                 let values = [self.space.matching(&own, ones, 0), self.space.matching(&own, ones, ones), EVERYTHING];
                 let each = values.into_iter().enumerate().map(|(answer, value)| {
-                    let mine = self.answer(format!("{key} of three"), About::All, 3, answer, || why.clone());
+                    let mine = self.answer(format!("{key} of three"), About::All, 3, answer, why);
                     self.space.and(mine, value)
                 });
                 let value = each.collect::<Vec<Set>>();
