@@ -135,7 +135,7 @@ pub fn width(field: &Field) -> u32 {
             None => 128,
         },
         Field::NfProto | Field::L4Proto => 8,
-        Field::MarkBits(_) => 32,
+        Field::MarkBits(_) | Field::Number { .. } => 32,
         Field::EtherType | Field::SourcePort | Field::DestinationPort => 16,
         Field::SourceType(_) | Field::DestinationType(_) => 4,
         Field::ConnectionState => 3,
@@ -277,7 +277,11 @@ impl Packets {
         /// `struct ipv6hdr`, `struct udphdr`
         const IPV6: u128 = 40;
         const UDP: u128 = 8;
-        let Field::Other(name) = field else { return None };
+        let name = match field {
+            Field::Number { first, last, .. } => return Some(((*first).into(), (*last).into())),
+            Field::Other(name) => name,
+            _ => return None,
+        };
         let header = if self.family == Family::Ipv6 { IPV6 } else { 20 };
         // Around those of a tunnel: its own header, Ethernet's, and an IPv4 packet of UDP without data.
         let inside = if self.kind == Kind::Tunnel { UDP + 8 + 14 + 20 + UDP } else { 0 };
@@ -329,6 +333,6 @@ impl Packets {
 
     /// Whether all of their fields are any, or this one is known.
     pub fn knows(&self, field: &Field) -> bool {
-        self.kind == Kind::Traffic || self.known.contains(field)
+        self.kind == Kind::Traffic || self.known.contains(field) || field.is_drawn()
     }
 }

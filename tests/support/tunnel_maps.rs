@@ -49,7 +49,10 @@ impl Generator<'_> {
             4 => ("meta mark".to_owned(), "mark".to_owned(), format!("0x0 : {own}, 0x1 : {elsewhere}")),
             _ => (format!("{ip} daddr"), address.to_owned(), format!("{nowhere} : {elsewhere}")),
         };
-        let (lookup, map) = self.map(case, &fields, &format!("{kinds} : mark"), &elements);
+        let (lookup, map) = match self.dice.below(6) {
+            0 => (self.by_number(ip, &own, &elsewhere), String::new()),
+            _ => self.map(case, &fields, &format!("{kinds} : mark"), &elements),
+        };
         let rules = match self.dice.below(4) {
             0 => vec![format!("ct mark set {lookup}"), "meta mark set ct mark".to_owned()],
             _ => vec![format!("meta mark set {lookup}")],
@@ -61,6 +64,15 @@ impl Generator<'_> {
         let rules: Vec<String> =
             rules.into_iter().map(|rule| if hook == "OUTPUT" { format!("oifname vx0 {rule}") } else { rule }).collect();
         case.native_with(six, &map, "filter", hook, priority, &rules);
+    }
+
+    /// One of two marks, each for every second packet; or one of one by a hash, which is the same whatever that is.
+    fn by_number(&mut self, ip: &str, one: &str, other: &str) -> String {
+        match self.dice.below(4) {
+            0 => format!("jhash {ip} daddr mod 2 map {{ 0 : {one}, 1 : {one} }}"),
+            1 => format!("numgen inc mod 2 offset 4 map {{ 0 : {one}, 5 : {other} }}"),
+            _ => format!("numgen inc mod 2 map {{ 0 : {one}, 1 : {other} }}"),
+        }
     }
 
     /// Outer packets get marks from a map.
@@ -81,7 +93,10 @@ impl Generator<'_> {
                 ("meta mark".to_owned(), "mark".to_owned(), elements)
             }
         };
-        let (lookup, map) = self.map(case, &fields, &format!("{kinds} : mark"), &elements);
+        let (lookup, map) = match self.dice.below(6) {
+            0 => (self.by_number(ip, &own, &other), String::new()),
+            _ => self.map(case, &fields, &format!("{kinds} : mark"), &elements),
+        };
         let hook = self.dice.of(&["OUTPUT", "POSTROUTING"]);
         let priority = [-145, 95, 150][self.dice.below(3) as usize];
         let rule = format!("udp dport {} meta mark set {lookup}", case.setup.port);

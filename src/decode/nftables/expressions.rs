@@ -274,12 +274,29 @@ impl<'a> Reader<'a> {
                 self.push(Match::Set { fields: fields.clone(), set: set.clone(), inverted: false });
                 self.maps.add(at, MapLookup { fields, set }, &self.steps);
             }
-            (Some(_), Err(_)) => self.occasional("a map"),
+            (Some(_), Err(_)) => match self.made(lookup.sreg) {
+                Some(number) => {
+                    let fields = vec![number];
+                    self.push(Match::Set { fields: fields.clone(), set: set.clone(), inverted: false });
+                    self.maps.add(at, MapLookup { fields, set }, &self.steps);
+                }
+                None => self.occasional("a map"),
+            },
             (None, Ok(fields)) => {
                 let inverted = lookup.flags.unwrap_or(0) & NFT_LOOKUP_F_INV != 0;
                 self.push(Match::Set { fields, set, inverted });
             }
             (None, Err(unclear)) => self.push(unclear),
+        }
+    }
+
+    /// The number that a register holds, if an expression of this rule has made it.
+    fn made(&self, register: u32) -> Option<Field> {
+        match self.registers.result_of(register).and_then(|at| self.numbers.get(&at))? {
+            MarkWrite::Number { first, last, hashed } => {
+                Some(Field::Number { first: *first, last: *last, hashed: *hashed })
+            }
+            _ => None,
         }
     }
 

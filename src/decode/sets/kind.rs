@@ -30,7 +30,11 @@ impl Kind {
             Field::L4Proto => Some(Self::Protocol),
             Field::InputName | Field::OutputName => Some(Self::Name),
             Field::InputIndex | Field::OutputIndex => Some(Self::Index),
-            Field::Mark | Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus => Some(Self::Mark),
+            Field::Mark
+            | Field::ConnectionMark
+            | Field::ConnectionState
+            | Field::ConnectionStatus
+            | Field::Number { .. } => Some(Self::Mark),
             Field::MarkBits(bits) => Some(if bits.network_order { Self::TurnedMark } else { Self::Mark }),
             Field::ConnectionDirection | Field::NfProto | Field::Ipsec { .. } => Some(Self::Byte),
             Field::EtherType => Some(Self::EtherType),

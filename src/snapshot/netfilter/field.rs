@@ -59,6 +59,16 @@ pub enum Field {
     },
     /// Some bits of a mark, as sets and ranges hold them.
     MarkBits(MarkBits),
+    /// A number that a rule makes for the packet, both ends included: one after the other or by chance (`nft_numgen.c`), or by a
+    /// hash of it (`nft_hash.c`).
+    Number {
+        /// The smallest.
+        first: u32,
+        /// The largest.
+        last: u32,
+        /// Packets that are alike get the same one.
+        hashed: bool,
+    },
     /// Any other, by its name.
     Other(String),
 }
@@ -100,9 +110,15 @@ impl Field {
             Self::Device { property: DeviceProperty::HardwareType, .. } => 16,
             Self::ConnectionState | Self::ConnectionStatus | Self::ConnectionDirection => return None,
             Self::Ipsec { .. } => 1,
+            Self::Number { .. } => 32,
             Self::MarkBits(_) | Self::Other(_) => return None,
         };
         Some(u128::MAX >> (128 - width))
+    }
+
+    /// Whether each look at it gives another number.
+    pub fn is_drawn(&self) -> bool {
+        matches!(self, Self::Number { hashed: false, .. })
     }
 
     /// Bits of the packet's mark that this is.

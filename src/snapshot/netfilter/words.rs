@@ -47,6 +47,9 @@ impl fmt::Display for Field {
                 let mark = if bits.connection { "ct mark" } else { "meta mark" };
                 return write!(f, "{mark} & {:#x}", bits.mask);
             }
+            Self::Number { first, last, hashed } => {
+                return write!(f, "{} of {first}-{last}", if *hashed { "jhash" } else { "numgen" });
+            }
             Self::Other(name) => name,
         })
     }

@@ -107,6 +107,11 @@ impl Walk<'_> {
                 return NOTHING; // what the rest of the rule does was not seen
             }
             let place = Place { at, number, depth };
+            if let Step::Match(Match::Set { fields, .. }) = step
+                && fields.iter().any(Field::is_drawn)
+            {
+                current = self.forget(current, fields);
+            }
             if let Step::Match(found) = step
                 && is_of_fields(found)
             {

@@ -1,6 +1,8 @@
 //! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
 //! segments that nobody stops.
 
+use std::collections::BTreeSet;
+
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
@@ -48,13 +50,13 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
                 }
                 let place = walk.place(hit);
                 let several = match walk.nat(hit) {
-                    // What was not understood, or not read, may lead to several, and so may what does not go by fields of the
-                    // packet (`dnat to numgen … map`): the queries of a socket have the same.
-                    None | Some(Nat { addresses: Chosen::ByPacket, map: None, .. }) => {
+                    nat if is_of_several(walk.world, hit, nat) == Some(true) => *packets,
+                    nat if is_of_several(walk.world, hit, nat).is_none() => {
                         let why = walk.question(hit, format!("what {place} does is not known"));
                         let assumed = walk.if_so(format!("dns {hit:?}"), &Err(why));
                         walk.space.and(*packets, assumed)
                     }
+                    None => NOTHING,
                     Some(nat) => {
                         let others = hits[at + 1..].iter().take(MAX_HITS);
                         let others = others.filter(|(other, _)| walk.nat(other).is_some_and(|other| other != nat));
@@ -72,6 +74,21 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
     Found { certainty: walk.certainty(all), place: place.unwrap_or_default() }
+}
+
+/// Whether one translation alone leads the queries of a socket, which have the same fields, to several destinations. `None`: that is
+/// not known, as of what was not understood, or not read, and of a hash of more than fields.
+fn is_of_several(world: &World<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<bool> {
+    let nat = nat?;
+    let Some(map) = &nat.map else { return (nat.addresses != Chosen::ByPacket).then_some(false) };
+    if !map.lookup.fields.iter().any(|field| matches!(field, Field::Number { .. })) {
+        return Some(false);
+    }
+    let Hit::Rule(at, _) = hit else { return None };
+    let known = map.lookup.known_in(&world.rules[at.set].ruleset.sets)?;
+    let several = known.map(|(_, data)| data).collect::<BTreeSet<&[u8]>>().len() > 1;
+    let is_drawn = map.lookup.fields.iter().all(Field::is_drawn);
+    (is_drawn || !several).then_some(several)
 }
 
 /// Packets that no nat chain sees.

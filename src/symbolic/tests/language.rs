@@ -245,6 +245,8 @@ fn fields(text: &str) -> Vec<Field> {
         "src" => Field::Ipv4Source,
         "dst" => Field::Ipv4Destination,
         "dport" => Field::DestinationPort,
+        "numgen" => Field::Number { first: 0, last: 3, hashed: false },
+        "jhash" => Field::Number { first: 0, last: 3, hashed: true },
         other => panic!("field {other:?} is unknown"),
     };
     text.split('.').map(field).collect()

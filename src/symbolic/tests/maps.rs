@@ -86,6 +86,34 @@ fn an_outer_packet_gets_its_own_mark_from_a_map() {
 }
 
 #[test]
+fn a_map_by_a_number_gives_each_that_the_number_can_have() {
+    let number = |number: u128| vec![(number, number)];
+    let by = |what: &str, oif: &str, all: &[(u128, u32)]| {
+        let marker = format!("ip m O: filter output 0\n oif {oif}, map m {what} => mark-of m {what} 0xffffffff\n");
+        let map = all.iter().map(|(key, mark)| (number(*key), *mark)).collect::<Vec<_>>();
+        rewritten(&[&marker, MASQUERADE].concat(), Some(marks(&map)))
+    };
+    for oif in ["flannel.1", "eth0"] {
+        assert_eq!(by("numgen", oif, &[(0, 0x1), (3, 0x4000)]), "yes", "{oif}");
+        assert_eq!(by("numgen", oif, &[(0, 0x1), (3, 0x8000)]), "no", "{oif}");
+        assert_eq!(by("numgen", oif, &[(0, 0x1), (4, 0x4000)]), "no", "{oif}: never that many");
+        assert_eq!(by("jhash", oif, &[(0, 0x4000), (1, 0x4000), (2, 0x4000), (3, 0x4000)]), "yes", "{oif}");
+    }
+    assert_eq!(by("jhash", "flannel.1", &[(0, 0x1), (3, 0x4000)]), "yes", "some packet has it");
+    assert_eq!(by("jhash", "eth0", &[(0, 0x1), (3, 0x4000)]), "maybe", "the tunnel's packets may all have another");
+    // Each look-up draws again.
+    let twice = "ip m O: filter output 0
+        oif eth0, map m numgen => mark-of m numgen 0xffffffff
+        oif eth0, mark 0x1, map m numgen => mark-of m numgen 0xffffffff
+        oif eth0, mark 0x4000 => xor 0x4000\n";
+    let map = marks(&[(number(0), 0x4000), (number(1), 0x1), (number(2), 0x1), (number(3), 0x1)]);
+    assert_eq!(rewritten(&[twice, MASQUERADE].concat(), Some(map.clone())), "no");
+    let kept = twice.replace("oif eth0, mark 0x4000 => xor 0x4000", "mark 0x2 => return");
+    let first = kept.replacen("map m numgen => mark-of m numgen 0xffffffff", "=> or 0x1", 1);
+    assert_eq!(rewritten(&[&first, MASQUERADE].concat(), Some(map)), "yes");
+}
+
+#[test]
 fn a_map_that_is_not_known_is_a_question() {
     let text = ["ip m O: filter output 0\n map m dst => mark-of m dst 0xffffffff\n", MASQUERADE].concat();
     let known = || marks(&[(net("10.42.0.0", "10.42.255.255"), 0x1)]);

@@ -108,6 +108,14 @@ fn numbers_that_are_made_are_within_their_range() {
     assert_eq!(steps([numgen.clone(), set_mark()].concat()).pop(), number(0x4000, 0x4007, false));
     let hash: Expression = vec![Hash { dreg: NFT_REG_1, modulus: Some(1), ..Hash::default() }.into()];
     assert_eq!(steps([hash, set_mark()].concat()).pop(), number(0, 0, true));
+    // And looked up.
+    let look_up: Expression =
+        vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_1), ..Lookup::default() }.into()];
+    let looked_up = steps([numgen.clone(), look_up, set_mark()].concat());
+    let fields = vec![Field::Number { first: 0x4000, last: 0x4007, hashed: false }];
+    assert!(matches!(&looked_up[0], Step::Match(Match::Set { fields: of, .. }) if *of == fields), "{looked_up:?}");
+    let written = matches!(&looked_up[1], Step::SetMark(MarkWrite::Mapped { lookup, .. }) if lookup.fields == fields);
+    assert!(written, "{looked_up:?}");
     let changed = steps([numgen, bitwise(&[0xff; 4], &[1, 0, 0, 0]), set_mark()].concat()).pop();
     assert!(matches!(changed, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{changed:?}");
     let mut layout = Layout::default();
