@@ -131,7 +131,7 @@ pub fn width(field: &Field) -> u32 {
         Field::Ipv6Source | Field::Ipv6Destination | Field::Device { .. } => 128,
         Field::Other(name) => match HeaderBytes::of(name) {
             Some(bytes) => (8 * bytes.length as u32).clamp(1, 128),
-            None if name == "meta length" => 16,
+            None if name == "meta length" || name == "ct zone" => 16,
             None => 128,
         },
         Field::NfProto | Field::L4Proto => 8,

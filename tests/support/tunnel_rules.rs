@@ -380,7 +380,7 @@ impl Generator<'_> {
             21 | 22 => {
                 // Every outer packet has it, in the words of iptables and of nft.
                 let flag = self.flag();
-                let (sure, native) = match self.dice.below(10) {
+                let (sure, native) = match self.dice.below(11) {
                     0 if !six => ("! -f", "ip version 4"),
                     0 => ("-m physdev ! --physdev-is-bridged", "ip6 version 6"),
                     1 => ("-m devgroup --dst-group 0x0", "oifgroup 0"),
@@ -389,6 +389,7 @@ impl Generator<'_> {
                     4 => ("-m policy --dir out --pol none", "meta oifkind \"veth\""),
                     5 => ("-m devgroup --dst-group 0x0", "oiftype ether"),
                     6 => ("-m length --length 1:65535", "meta length 1-65535"),
+                    9 => ("-m devgroup --dst-group 0x0", "ct zone 0"),
                     7 if !six => ("-m ttl --ttl-gt 0", "ip ttl 1-255"),
                     7 => ("-m hl --hl-gt 0", "ip6 hoplimit 1-255"),
                     8 if !six => ("-m length ! --length 0:60", "ip length 60-65535"),
@@ -400,7 +401,7 @@ impl Generator<'_> {
             23 | 24 => {
                 // No outer packet has it.
                 let flag = self.flag();
-                let (never, native) = match self.dice.below(9) {
+                let (never, native) = match self.dice.below(10) {
                     0 => ("-m helper --helper ftp", "ct helper \"ftp\""),
                     1 => (
                         "-m connbytes --connbytes 5: --connbytes-dir both --connbytes-mode packets",
@@ -412,6 +413,7 @@ impl Generator<'_> {
                     5 => ("-m policy --dir out --pol ipsec --reqid 7", "ipsec out reqid 7"),
                     6 => ("-m devgroup ! --dst-group 0x0", "meta oifkind != \"veth\""),
                     7 => ("-m length --length 0:60", "meta length < 60"),
+                    8 => ("-m devgroup --dst-group 0x7", "ct zone 5"),
                     _ => ("-m physdev --physdev-is-bridged", "meta pkttype broadcast"),
                 };
                 self.on_the_card(case, backend, never, native, &flag);

@@ -164,7 +164,7 @@ fn ct(key: u32, direction: Option<u8>, ipv6: bool) -> Loaded {
         NFT_CT_DST_IP6 => tuple("daddr", 16),
         NFT_CT_L3PROTOCOL => Loaded::Opaque("ct l3proto".into()),
         NFT_CT_LABELS => Loaded::Opaque("ct label".into()),
-        NFT_CT_ZONE => Loaded::Opaque("ct zone".into()),
+        NFT_CT_ZONE => Loaded::Host(Field::Other("ct zone".into()), 2),
         NFT_CT_EVENTMASK => Loaded::Opaque("ct event".into()),
         _ => Loaded::Opaque(format!("a key of ct that natwatch does not know ({key})")),
     }

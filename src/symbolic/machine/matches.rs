@@ -142,6 +142,14 @@ impl Walk<'_> {
                 Ok(false) => Some(if meets(condition, 0) { EVERYTHING } else { NOTHING }),
                 _ => None,
             },
+            // Connections are in zone 0, but those that a template gives another (`nf_ct_zone_tmpl`).
+            Field::Other(name) if name == "ct zone" => {
+                let without = if meets(condition, 0) { EVERYTHING } else { NOTHING };
+                let with = self.number(field, condition)?;
+                let template = self.space.is_set(self.layout.template);
+                let with = self.space.and(with, template);
+                Some(self.space.or(with, self.space.minus(without, template)))
+            }
             Field::Other(name) if self.packets.kind == Kind::Tunnel => match self.of_tuple(name) {
                 Some(field) => self.number(&field, condition),
                 None => self.number(field, condition),

@@ -219,6 +219,7 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         "fragment" => masked(Field::Other("fragment".into()), 1, 1),
         "length" => range(Field::Other("meta length".into())),
         "ttl" => range(Field::Other("ip ttl".into())),
+        "zone" => range(Field::Other("ct zone".into())),
         "id" => range(Field::Other("ip id".into())),
         "version" => masked(Field::Other("@nh,0,8".into()), 0xf0, u128::from(number(value)) << 4),
         "bridged" => {

@@ -340,6 +340,13 @@ fn what_every_outer_packet_has_is_known() {
     ] {
         assert_eq!(rewritten(&post(rule)), expected, "{rule}");
     }
+    let zones = |rule: &str| {
+        let template = "ip raw O: filter output -300\n oif eth0 => template\n";
+        [post(rule), [template, &post(rule)].concat()].map(|text| rewritten(&text))
+    };
+    assert_eq!(zones("zone 0"), ["yes", "maybe"], "which zone a template gives is not read");
+    assert_eq!(zones("zone 5"), ["no", "maybe"]);
+    assert_eq!(zones("zone 0-65535"), ["yes", "yes"]);
     let first = "ip a P: nat postrouting 90\n length 1-65535 => masquerade\n";
     assert_eq!(rewritten(&[first, &post("")].concat()), "no", "it keeps the port, and none is left for the second");
     let inner = |rule: &str| format!("ip m F: filter forward 0\n {rule}, oif flannel.1 => or 0x4000\n{OLD}");
