@@ -179,7 +179,9 @@ impl TunnelLab {
                      ip link set {DEVICE} up
                      bridge fdb append 02:00:00:00:88:0{other} dev {DEVICE} dst {remote}
                      ip neigh replace 10.88.0.{other} lladdr 02:00:00:00:88:0{other} dev {DEVICE} nud permanent
-                     ip neigh replace fd88::{other} lladdr 02:00:00:00:88:0{other} dev {DEVICE} nud permanent"
+                     ip neigh replace fd88::{other} lladdr 02:00:00:00:88:0{other} dev {DEVICE} nud permanent
+                     ip neigh replace 10.88.0.3 lladdr 02:00:00:00:88:0{other} dev {DEVICE} nud permanent
+                     ip neigh replace fd88::3 lladdr 02:00:00:00:88:0{other} dev {DEVICE} nud permanent"
                 ),
             );
         }
@@ -298,14 +300,18 @@ impl TunnelLab {
     }
 
     /// Sends what rules that are made for outer packets hold for as well, inside: to the tunnel's port, and from the tunnel's
-    /// own address. The peer takes it for a tunnel's packet and does not answer.
+    /// own address; and what rules for the peer inside do not hold for: to somebody else there. None of it is answered.
     fn through_rules_for_the_tunnel(&self, sender: &Netns, address: &str, packet: &str) {
         let any = if address.contains(':') { "::" } else { "0.0.0.0" };
         let own = self.setup.ipv6 == address.contains(':') && sender.name() == self.node.name();
         let sources = [Some(any), own.then(|| self.setup.local())].into_iter().flatten();
         let sockets: Vec<UdpSocket> = sender.enter(|| sources.map(|source| bind(source, 0)).collect());
-        for socket in sockets {
-            socket.send_to(packet.as_bytes(), (address, self.setup.port)).expect("a packet that no rule refuses");
+        let nobody = if address.contains(':') { "fd88::3" } else { "10.88.0.3" };
+        let nobody = (!self.setup.flow_based).then_some((nobody, ECHO_PORT));
+        for to in [Some((address, self.setup.port)), nobody].into_iter().flatten() {
+            for socket in &sockets {
+                socket.send_to(packet.as_bytes(), to).expect("a packet that no rule refuses");
+            }
         }
     }
 
