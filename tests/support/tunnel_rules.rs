@@ -288,7 +288,7 @@ impl Generator<'_> {
                 case.planted.insert("order");
             }
             3 => case.native(six, "filter", "PREROUTING", -300, &[format!("udp dport {port} notrack")]),
-            4 => {
+            4 if !case.planted.contains("past") => {
                 let to = case.setup.other_remote();
                 let marked = if self.dice.one_in(2) { format!("-m mark --mark {bit}/{bit}") } else { String::new() };
                 case.iptables(
@@ -452,8 +452,14 @@ impl Generator<'_> {
                     case.native(six, "filter", hook, priority, &[rule]);
                 }
             }
-            30 | 31 if !case.lines.iter().any(|line| line.contains("lookup 100") || line.contains(" mod 1 ")) => {
-                // All packets are marked, and get to the peer past the tunnel: none with some other way back.
+            30 | 31
+                if !case
+                    .lines
+                    .iter()
+                    .any(|line| line.contains("lookup 100") || line.contains(" mod ") || line.contains("DNAT")) =>
+            {
+                // All packets are marked, and get to the peer past the tunnel: none with some other way back, and no answers to
+                // the peer's own port, which a rule for the tunnel's leaves in the tunnel.
                 case.planted.insert("past");
                 for six in [false, true] {
                     for hook in ["OUTPUT", "PREROUTING"] {
