@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::headers;
-use super::maps::Maps;
+use super::maps::{Maps, number};
 use super::registers::Registers;
 use crate::decode::xtables::{self, Extension};
 use crate::netfilter::netlink::{Emit as _, Text};
@@ -373,18 +373,6 @@ impl<'a> Reader<'a> {
         let (randomization, persistent) = (PortRandomization::from_flags(flags), flags & PERSISTENT != 0);
         self.steps.push(Step::Nat(Translation { action, addresses, ports, randomization, persistent, map }));
     }
-}
-
-/// The number that an expression makes: `[offset, offset + modulus)`.
-fn number(expression: &Expr<'_>) -> Option<MarkWrite> {
-    let (modulus, offset, hashed) = match expression {
-        Expr::Numgen(numgen) => (numgen.modulus, numgen.offset, false),
-        Expr::Hash(hash) => (hash.modulus, hash.offset, true),
-        _ => return None,
-    };
-    let first = offset.unwrap_or(0);
-    let last = first.checked_add(modulus?.checked_sub(1)?)?;
-    Some(MarkWrite::Number { first, last, hashed })
 }
 
 fn chosen<T: Copy>([min, max]: EndRegisters, read: impl Fn(u32) -> Option<T>) -> Chosen<T> {

@@ -1,9 +1,10 @@
-//! Look-ups in maps of data while a rule is read: `nft_lookup_eval` with a register for what is found.
+//! Numbers that rules make, and look-ups in maps of data while a rule is read: `nft_lookup_eval` with a register for what is found.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::snapshot::netfilter::{MapLookup, NatMap, Step};
+use crate::netfilter::nftables::expr::Expr;
+use crate::snapshot::netfilter::{MapLookup, MarkWrite, NatMap, Step};
 
 /// Of a first and of a last value: the expression that has looked them up, and where they stand in the data.
 type Ends = (usize, [Range<usize>; 2]);
@@ -32,4 +33,16 @@ impl Maps {
         let mine = |found: Option<Ends>| found.filter(|(of, _)| *of == at).map(|(_, bytes)| bytes);
         Some(NatMap { lookup, addresses: mine(addresses), ports: mine(ports) })
     }
+}
+
+/// The number that an expression makes: `[offset, offset + modulus)`.
+pub fn number(expression: &Expr<'_>) -> Option<MarkWrite> {
+    let (modulus, offset, hashed) = match expression {
+        Expr::Numgen(numgen) => (numgen.modulus, numgen.offset, false),
+        Expr::Hash(hash) => (hash.modulus, hash.offset, true),
+        _ => return None,
+    };
+    let first = offset.unwrap_or(0);
+    let last = first.checked_add(modulus?.checked_sub(1)?)?;
+    Some(MarkWrite::Number { first, last, hashed })
 }
