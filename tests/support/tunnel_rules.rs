@@ -88,6 +88,11 @@ pub(super) fn inner(six: bool) -> &'static str {
     if six { "fd88::2" } else { "10.88.0.2" }
 }
 
+/// Whether any rule has one of these words.
+fn has(case: &Case, words: &[&str]) -> bool {
+    case.lines.iter().any(|line| words.iter().any(|word| line.contains(word)))
+}
+
 fn flags(flags: &str) -> &'static str {
     match flags {
         "--random" => "random",
@@ -452,12 +457,7 @@ impl Generator<'_> {
                     case.native(six, "filter", hook, priority, &[rule]);
                 }
             }
-            30 | 31
-                if !case
-                    .lines
-                    .iter()
-                    .any(|line| line.contains("lookup 100") || line.contains(" mod ") || line.contains("DNAT")) =>
-            {
+            30 | 31 if !has(case, &["lookup 100", " mod ", " map ", "DNAT"]) => {
                 // All packets are marked, and get to the peer past the tunnel: none with some other way back, and no answers to
                 // the peer's own port, which a rule for the tunnel's leaves in the tunnel.
                 case.planted.insert("past");
