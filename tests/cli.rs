@@ -485,6 +485,7 @@ fn advisories_are_explained() {
         "conntrack-table-full",
         "tcp-invalid-reset",
         "snat-invalid-reset",
+        "idle-connection-reset",
         "iptables-backend-split",
         "vmxnet3-tunnel-offload",
         "tunnel-offload-needlessly-off",

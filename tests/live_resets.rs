@@ -12,7 +12,7 @@ use support::netns::Netns;
 use support::report::check_here;
 use support::router::{Router, TARGET};
 use support::segment::send_out_of_window;
-use support::wait::PATIENCE;
+use support::wait::{PATIENCE, eventually};
 
 /// Sources that are translated, and destinations.
 const SOURCES: &str = "snat-invalid-reset";
@@ -222,4 +222,123 @@ fn agree(lab: &Router, client: &Netns, states: [&str; 2], name: &str) {
     assert_eq!([report.state(DESTINATIONS), report.state(SOURCES)], states, "{name}: {}", report.json);
     let reset = is_reset(lab, client, SERVICE.parse().expect("an address"));
     assert_eq!(reset, states.contains(&"exposed"), "{name}");
+}
+
+/// Connections whose entries are lost.
+const IDLE: &str = "idle-connection-reset";
+
+/// Opens a connection, lets `lose` have its entry vanish, and tells whether the client's next segment gets to the server, or is
+/// answered with a reset.
+fn outlives_its_entry(lab: &Router, lose: impl Fn()) -> bool {
+    // A program that another thread starts just now has what was listening before until it runs.
+    let listener = eventually(PATIENCE, || lab.server.enter(|| TcpListener::bind(TARGET)));
+    let mut client = lab.client.enter(|| TcpStream::connect_timeout(&TARGET.into(), PATIENCE).expect("a connection"));
+    let (mut server, _) = listener.accept().expect("the connection");
+    assert!(goes_on(&mut client, &mut server), "before anything happens");
+    lose();
+    client.write_all(b"a").expect("it is sent");
+    for stream in [&client, &server] {
+        stream.set_nonblocking(true).expect("it does not wait");
+    }
+    let mut lives = None;
+    eventually(PATIENCE, || {
+        let mut byte = [0];
+        let (there, back) = (server.read(&mut byte), client.read(&mut byte));
+        lives = match (there, back) {
+            (Ok(1), _) => Some(true),
+            (_, Err(error)) if error.kind() == ErrorKind::ConnectionReset => Some(false),
+            _ => None,
+        };
+        lives.is_some().then_some(()).ok_or("neither a byte nor a reset")
+    });
+    lives.expect("one of both")
+}
+
+#[test]
+fn an_idle_connection_is_reset_where_the_verdict_says_so() {
+    let nat = |rule: &str| {
+        format!(
+            "nft -f - <<'END'\ntable ip n {{ chain c {{ type nat hook postrouting priority 100; oifname \"wan0\" {rule};\n}}\n}}\nEND"
+        )
+    };
+    let policy = |rule: &str| {
+        format!(
+            "nft -f - <<'END'\ntable ip p {{ ct timeout short {{ protocol tcp; l3proto ip; policy = {{ established : 2 }}\n}}\n\
+             chain c {{ type filter hook prerouting priority -150; {rule} ct timeout set \"short\"\n}}\n}}\nEND"
+        )
+    };
+    let short = "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established=2".to_owned();
+    let enough = "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established=7440".to_owned();
+    let legacy = |rule: &str| format!("iptables-legacy -w -t nat -A POSTROUTING -o wan0 -j {rule}");
+    // The verdict, and whether the connection is reset: `None` where its entry stays.
+    let cases: Vec<(&str, Vec<String>, &str, Option<bool>)> = vec![
+        ("random ports", vec![legacy("MASQUERADE --random-fully"), short.clone()], "exposed", Some(true)),
+        ("by a hash", vec![nat("masquerade random"), short.clone()], "exposed", Some(true)),
+        (
+            "to an address of nobody's",
+            vec![nat("snat to 198.51.100.7 fully-random"), short.clone()],
+            "exposed",
+            Some(true),
+        ),
+        ("kept ports", vec![legacy("MASQUERADE"), short.clone()], "not_affected", Some(false)),
+        (
+            "a network for another",
+            vec![
+                "iptables-nft -w -t nat -A POSTROUTING -s 10.77.1.0/24 -o wan0 -j NETMAP --to 198.51.100.0/24".into(),
+                short.clone(),
+            ],
+            "not_affected",
+            Some(false),
+        ),
+        (
+            "random ports of UDP",
+            vec![
+                nat("meta l4proto udp masquerade fully-random"),
+                nat("masquerade").replace("ip n", "ip m"),
+                short.clone(),
+            ],
+            "not_affected",
+            Some(false),
+        ),
+        ("entries that stay", vec![nat("masquerade fully-random"), enough.clone()], "mitigated", None),
+        (
+            "a timeout policy",
+            vec![nat("masquerade fully-random"), enough.clone(), policy("tcp dport 7777")],
+            "unknown",
+            Some(true),
+        ),
+        (
+            "a timeout policy of others",
+            vec![nat("masquerade fully-random"), short, policy("meta l4proto udp")],
+            "exposed",
+            Some(true),
+        ),
+    ];
+    thread::scope(|scope| {
+        for (name, lines, state, reset) in &cases {
+            scope.spawn(move || {
+                let lab = Router::plain();
+                lab.router.run(&["sh", "-c", &format!("set -e\n{}", lines.join("\n"))]);
+                let report = check_here(&lab.router, &["--advisory", IDLE]);
+                assert_eq!(report.state(IDLE), *state, "{name}: {}", report.json);
+                let is_tracked = || !lab.router.exec(&["conntrack", "-L", "-p", "tcp"]).stdout.is_empty();
+                let lives = outlives_its_entry(&lab, || {
+                    thread::sleep(std::time::Duration::from_millis(2500));
+                    if reset.is_some() {
+                        eventually(PATIENCE, || (!is_tracked()).then_some(()).ok_or("the entry is still there"));
+                    } else {
+                        assert!(is_tracked(), "{name}: the entry stays");
+                    }
+                });
+                assert_eq!(!lives, reset.unwrap_or(false), "{name}");
+                if reset.is_none() {
+                    // What is lost in another way is reset all the same.
+                    let lives = outlives_its_entry(&lab, || {
+                        lab.router.run(&["conntrack", "-D", "-p", "tcp"]);
+                    });
+                    assert!(!lives, "{name}: deleted");
+                }
+            });
+        }
+    });
 }

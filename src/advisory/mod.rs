@@ -117,6 +117,12 @@ pub enum Test {
     SourceNatAnsweredHere,
     /// Invalid segments that answer them get to this host's own TCP.
     InvalidArrives,
+    /// TCP connections leave with another source.
+    SourceNatReached,
+    /// The port of some of them is drawn anew for each entry.
+    RandomPorts,
+    /// Entries of established connections stay for less than so many seconds without a packet.
+    TcpTimeoutShort(u64),
     /// The tunnel's device computes the checksum of what it carries at once.
     TunnelChecksumOffloadOff,
     /// A translation would not leave a tunnel packet's checksum wrong, or there is none.
@@ -142,6 +148,19 @@ const RULES: &[Source] = &[
     Source::Kernel,
 ];
 
+/// The same, and a sysctl.
+const RULES_AND_SYSCTL: &[Source] = &[
+    Source::Sysctl,
+    Source::Nftables,
+    Source::XtablesIpv4,
+    Source::XtablesIpv6,
+    Source::Ipset,
+    Source::Rtnetlink,
+    Source::Routing,
+    Source::Datapath,
+    Source::Kernel,
+];
+
 /// What tells of tunnels and the devices that carry them.
 const LINKS: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Ethtool, Source::Kernel];
 
@@ -154,6 +173,7 @@ impl Test {
                 &[Source::Sysctl]
             }
             Self::TcpNotLiberal => &[Source::Sysctl],
+            Self::TcpTimeoutShort(_) => RULES_AND_SYSCTL,
             Self::KernelDefect(_) => &[Source::Kernel],
             Self::TunnelUp
             | Self::UnderlayDriver(_)
@@ -163,6 +183,8 @@ impl Test {
             | Self::TunnelChecksumOffload
             | Self::TunnelChecksumOffloadOff => LINKS,
             Self::SourceNatReachable
+            | Self::SourceNatReached
+            | Self::RandomPorts
             | Self::PortNotRandom(_)
             | Self::SourceNatPresent
             | Self::OuterTracked

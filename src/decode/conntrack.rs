@@ -65,15 +65,21 @@ fn stats_cpu() -> Request {
 /// Sizes first, then the counters: from the proc file, which needs no privilege and has everything, and from ctnetlink on
 /// kernels without it.
 pub fn read(node: &mut Node<'_>) -> Conntrack {
-    let sizes = ["nf_conntrack_count", "nf_conntrack_max", "nf_conntrack_buckets", "nf_conntrack_tcp_be_liberal"];
-    let sizes = sizes.map(|name| (sysctl(name), node.try_number(&sysctl(name))));
+    let sysctls = [
+        "nf_conntrack_count",
+        "nf_conntrack_max",
+        "nf_conntrack_buckets",
+        "nf_conntrack_tcp_be_liberal",
+        "nf_conntrack_tcp_timeout_established",
+    ];
+    let sizes = sysctls.map(|name| (sysctl(name), node.try_number(&sysctl(name))));
     let table = node.try_text(&proc_file());
     let counted_absent = is_missing(&sizes[0].1);
     // A missing file means that the module is not there, unless anything else shows that it is.
     let there = !is_missing(&table)
         || sizes.iter().any(|(_, size)| size.ok().is_some())
         || counted_absent && node.try_bytes(&module_object()).ok().is_some();
-    let [entries, entries_limit, buckets, tcp_be_liberal] =
+    let [entries, entries_limit, buckets, tcp_be_liberal, tcp_timeout_established] =
         sizes.map(|(request, size)| node.note(&request, not_masked(size, there)));
     let cpus = match table.decode(|text| decode_proc(&text, &mut node.sources)) {
         Reading::Ok(cpus) => {
@@ -94,7 +100,7 @@ pub fn read(node: &mut Node<'_>) -> Conntrack {
             }
         }
     };
-    Conntrack { cpus, entries, entries_limit, buckets, tcp_be_liberal }
+    Conntrack { cpus, entries, entries_limit, buckets, tcp_be_liberal, tcp_timeout_established }
 }
 
 /// Whether a file is missing, whatever that means.

@@ -5,6 +5,7 @@ mod backends;
 mod conditions;
 mod derived;
 mod history;
+mod idle;
 mod remedies;
 mod services;
 mod source_nat;

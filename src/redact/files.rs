@@ -12,6 +12,7 @@ const FILES: &[(&str, Treatment)] = &[
     ("procfs/sys/net/netfilter/nf_conntrack_count", kept),
     ("procfs/sys/net/netfilter/nf_conntrack_max", kept),
     ("procfs/sys/net/netfilter/nf_conntrack_tcp_be_liberal", kept),
+    ("procfs/sys/net/netfilter/nf_conntrack_tcp_timeout_established", kept),
     ("procfs/thread-self/net/ip6_tables_names", kept),
     ("procfs/thread-self/net/ip_tables_names", kept),
     ("procfs/thread-self/net/netstat", kept),

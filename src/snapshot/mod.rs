@@ -216,6 +216,9 @@ pub struct Conntrack {
     pub buckets: Reading<u64>,
     /// Out-of-window TCP segments are not invalid, but for RSTs (`nf_conntrack_tcp_be_liberal`).
     pub tcp_be_liberal: Reading<u64>,
+    /// Seconds without a packet after which the entry of an established connection is lost
+    /// (`nf_conntrack_tcp_timeout_established`).
+    pub tcp_timeout_established: Reading<u64>,
 }
 
 impl Conntrack {
@@ -253,6 +256,7 @@ impl Conntrack {
             entries_limit: Reading::Failed(why.clone()),
             buckets: Reading::Failed(why.clone()),
             tcp_be_liberal: Reading::Failed(why.clone()),
+            tcp_timeout_established: Reading::Failed(why.clone()),
         }
     }
 }

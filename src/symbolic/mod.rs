@@ -45,6 +45,7 @@ pub use kept::Kept;
 pub use machine::Certainty;
 pub use scenarios::answers::{Answers, answers};
 pub use scenarios::bypass::{Bypass, bypass};
+pub use scenarios::idle::Idle;
 pub use scenarios::services::dns_to_several;
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
 pub use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};

@@ -164,6 +164,8 @@ pub struct Layout {
     pub rerouted: u32,
     /// Nothing of its checksum, or of that of the packet inside, is left to a device.
     pub filled: u32,
+    /// The entry of its connection has a timeout of its own.
+    pub own_timeout: u32,
 }
 
 impl Layout {
@@ -191,8 +193,8 @@ impl Layout {
         for (blocks, connection) in blocks.iter_mut().zip([inner, outer]) {
             blocks.extend([(Field::Mark, mark.clone()), (Field::ConnectionMark, connection)]);
         }
-        let [template, rerouted, filled] = [(); 3].map(|()| space.block(1).0[0]);
-        Self { names, blocks, mark_before, words: words.into(), template, rerouted, filled }
+        let [template, rerouted, filled, own_timeout] = [(); 4].map(|()| space.block(1).0[0]);
+        Self { names, blocks, mark_before, words: words.into(), template, rerouted, filled, own_timeout }
     }
 
     /// The variables of a field of the first packet, or of the one around it.
@@ -211,13 +213,14 @@ impl Layout {
         let written = [Field::Mark, Field::ConnectionMark, Field::ConnectionState];
         let blocks = self.blocks.iter().flat_map(|blocks| written.iter().filter_map(|field| blocks.get(field)));
         let blocks = blocks.chain([&self.mark_before]);
-        blocks.flat_map(|block| block.0.iter().copied()).chain([self.template, self.rerouted, self.filled]).collect()
+        let flags = [self.template, self.rerouted, self.filled, self.own_timeout];
+        blocks.flat_map(|block| block.0.iter().copied()).chain(flags).collect()
     }
 
     /// All variables of the fields of the first packet, or of the one around it, but its mark.
     pub fn variables(&self, outer: bool) -> BTreeSet<u32> {
         let blocks = self.blocks[usize::from(outer)].iter().filter(|(field, _)| **field != Field::Mark);
-        let flags = [self.template, self.rerouted];
+        let flags = [self.template, self.rerouted, self.own_timeout];
         blocks.flat_map(|(_, block)| block.0.iter().copied()).chain(flags).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod bypass;
+mod idle;
 pub mod language;
 mod maps;
 mod marks;

@@ -68,6 +68,8 @@ enum Wanted {
     Effect,
     /// That change what others test.
     Write,
+    /// That give entries of connections another timeout.
+    Timeout,
     /// That do more than drop packets, or write bits that do not matter.
     Mark(Relevant),
 }
@@ -217,6 +219,11 @@ impl<'a> World<'a> {
         self.leads_to_wanted(Wanted::Write, set, id)
     }
 
+    /// Whether a chain, or one that it leads to, gives entries of connections another timeout.
+    pub fn sets_timeouts(&self, set: usize, id: &ChainId) -> bool {
+        self.leads_to_wanted(Wanted::Timeout, set, id)
+    }
+
     /// Whether a chain, or one that it leads to, may write a bit of a mark that matters, or do anything else to packets but
     /// drop them.
     pub fn writes_marks(&self, set: usize, id: &ChainId, relevant: Relevant) -> bool {
@@ -226,7 +233,10 @@ impl<'a> World<'a> {
     fn leads_to_wanted(&self, wanted: Wanted, set: usize, id: &ChainId) -> bool {
         let is_wanted = |step: &Step| match wanted {
             Wanted::Effect => is_effect(step),
-            Wanted::Write => is_effect(step) && !matches!(step, Step::Nat(_) | Step::Verdict(Verdict::Drop)),
+            Wanted::Write => {
+                is_effect(step) && !matches!(step, Step::Nat(_) | Step::OwnTimeout | Step::Verdict(Verdict::Drop))
+            }
+            Wanted::Timeout => matches!(step, Step::OwnTimeout),
             Wanted::Mark(relevant) => slice::writes_marks(step, relevant),
         };
         recall(&self.remembered.leads_to, (wanted, set, id.clone()), || self.leads_to(set, id, is_wanted))
@@ -331,6 +341,7 @@ fn is_effect(step: &Step) -> bool {
         | Step::SetConnectionMark(_)
         | Step::Notrack
         | Step::Template
+        | Step::OwnTimeout
         | Step::FillChecksum
         | Step::Rewrite { .. }
         | Step::Nat(_)

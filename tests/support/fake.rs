@@ -32,6 +32,7 @@ pub const CONNTRACK_SYSCTLS: &[&str] = &[
     "sys/net/netfilter/nf_conntrack_max",
     "sys/net/netfilter/nf_conntrack_buckets",
     "sys/net/netfilter/nf_conntrack_tcp_be_liberal",
+    "sys/net/netfilter/nf_conntrack_tcp_timeout_established",
 ];
 
 /// A tree that every user may read.

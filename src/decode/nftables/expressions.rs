@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::headers;
-use super::maps::{Maps, number};
+use super::maps::{self, Maps};
 use super::registers::Registers;
 use crate::decode::xtables::{self, Extension};
 use crate::netfilter::netlink::{Emit as _, Text};
@@ -12,8 +12,8 @@ use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payl
 use crate::netfilter::nftables::uapi::{
     NF_ACCEPT, NF_DROP, NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CONTINUE, NFT_CT_HELPER, NFT_CT_MARK,
     NFT_CT_STATE, NFT_CT_ZONE, NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_IIFKIND,
-    NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_LIMIT,
-    NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT, NFT_RETURN,
+    NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_CT_TIMEOUT,
+    NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT, NFT_RETURN,
 };
 use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
 use crate::snapshot::netfilter::{
@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
                 Ok(())
             }
             false => {
-                self.numbers.extend(number(&expression.expr).map(|number| (at, number)));
+                self.numbers.extend(maps::number(&expression.expr).map(|number| (at, number)));
                 self.step(at, &expression.expr)
             }
         };
@@ -166,7 +166,10 @@ impl<'a> Reader<'a> {
             Expr::Connlimit(_) => self.occasional("connlimit"),
             // These do something, but end the rule where they cannot (NFT_BREAK).
             Expr::Tproxy(_) => self.occasional("tproxy"),
-            Expr::FlowOffload(_) => self.occasional("flow_offload"),
+            Expr::FlowOffload(_) => {
+                self.steps.push(Step::OwnTimeout);
+                self.occasional("flow_offload");
+            }
             Expr::Dynset(dynset) => {
                 let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
                 self.steps.push(Step::UpdateSet { set: self.set(&dynset.set_name), adds });
@@ -322,8 +325,16 @@ impl<'a> Reader<'a> {
                 self.occasional("a named quota or limit");
             }
             Some(NFT_OBJECT_SYNPROXY) => self.synproxy(),
+            Some(NFT_OBJECT_CT_TIMEOUT) => {
+                self.harmless("ct timeout write");
+                self.steps.push(Step::OwnTimeout);
+            }
             Some(kind) => self.harmless(format!("object of type {kind}")),
-            None => self.occasional("a map of objects"),
+            // What kind they are of was not read.
+            None => {
+                self.occasional("a map of objects");
+                self.steps.push(Step::OwnTimeout);
+            }
         }
     }
 

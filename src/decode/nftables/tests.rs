@@ -389,7 +389,8 @@ fn what_a_packet_has_to_be_for_an_expression_is_a_test_before_it() {
     reader.read(0, &Ct { key: NFT_CT_MARK, dreg: Some(1), ..Ct::default() }.into()).unwrap();
     reader.read(1, &FlowOffload::default().into()).unwrap();
     reader.read(2, &Synproxy::default().into()).unwrap();
-    assert_eq!(reader.steps.len(), 4, "{:?}", reader.steps);
+    let steps = &reader.steps;
+    assert!(matches!(steps[..], [_, Step::OwnTimeout, _, _, Step::Verdict(_)]), "{steps:?}");
 }
 
 #[test]

@@ -45,8 +45,8 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
             }
             steps
         }
-        Xt::CtV0(info) => ct(info.flags),
-        Xt::Ct(info) => ct(info.flags),
+        Xt::CtV0(info) => ct(info.flags, false),
+        Xt::Ct(info) => ct(info.flags, info.timeout[0] != 0),
         Xt::Notrack(_) => vec![Step::Notrack],
         Xt::Checksum(_) => vec![Step::FillChecksum], // it has no other operation
         Xt::Reject(_) => vec![Step::Verdict(Verdict::Drop)],
@@ -139,7 +139,10 @@ fn set(add: u16, del: u16) -> Vec<Step> {
     updates.map(|(adds, index)| Step::UpdateSet { set: SetId::Ipset(index), adds }).collect()
 }
 
-fn ct(flags: u16) -> Vec<Step> {
+fn ct(flags: u16, has_timeout: bool) -> Vec<Step> {
     const NOTRACK: u16 = 0x1;
-    vec![if flags & NOTRACK != 0 { Step::Notrack } else { Step::Template }]
+    if flags & NOTRACK != 0 {
+        return vec![Step::Notrack];
+    }
+    [Step::Template].into_iter().chain(has_timeout.then_some(Step::OwnTimeout)).collect()
 }

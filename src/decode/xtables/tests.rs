@@ -258,6 +258,8 @@ fn other_targets() {
             assert_eq!(captured.decode(&captured.blob).unwrap(), [Step::Harmless(name.into())]);
         }
     }
+    let timeout = steps("iptables -t raw -A PREROUTING -p tcp -j CT --timeout pol");
+    assert_eq!(timeout, [Step::Template, Step::OwnTimeout]);
 }
 
 #[test]

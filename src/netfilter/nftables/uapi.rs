@@ -192,4 +192,5 @@ pub const NFT_NAT_DNAT: u32 = 1;
 pub const NFT_OBJECT_QUOTA: u32 = 2;
 pub const NFT_OBJECT_LIMIT: u32 = 4;
 pub const NFT_OBJECT_CONNLIMIT: u32 = 5;
+pub const NFT_OBJECT_CT_TIMEOUT: u32 = 7;
 pub const NFT_OBJECT_SYNPROXY: u32 = 10;

@@ -82,6 +82,9 @@ pub enum Step {
     SetConnectionMark(MarkWrite),
     /// Gives the packet a template of a connection, such as its zone; such a packet cannot be left untracked any more.
     Template,
+    /// Gives the entry of the packet's connection another timeout than the sysctls say: a timeout policy (`nf_ct_timeout_ext_add`),
+    /// or a flowtable, which forwards later packets itself and keeps the entry meanwhile (`flow_offload_add`).
+    OwnTimeout,
     /// Completes the packet's checksum, so that nothing is left to a device (`skb_checksum_help`), or writes that it has none.
     FillChecksum,
     /// Writes an address or a port into the header of the packet, whatever its connection is (`nft_payload_set_eval`).

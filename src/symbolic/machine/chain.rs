@@ -154,6 +154,10 @@ impl Walk<'_> {
                 Step::Verdict(verdict) => current = self.verdict(&place, verdict, current, &mut next, ends),
                 Step::Template => current = self.flagged(current, self.layout.template),
                 Step::FillChecksum => current = self.flagged(current, self.layout.filled),
+                Step::OwnTimeout => {
+                    self.timing.insert(at.clone());
+                    current = self.flagged(current, self.layout.own_timeout);
+                }
                 Step::Rewrite { field, value } => current = self.rewritten(&place, field, *value, current, ends),
                 Step::Harmless(_) | Step::UpdateSet { .. } => {}
                 Step::Opaque { what, .. } => {
@@ -369,6 +373,7 @@ impl Walk<'_> {
     pub(super) fn acts(&self, step: &Step) -> bool {
         match step {
             Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
+            Step::OwnTimeout => self.follows_timeouts,
             Step::SetMark(write) => self.relevant(write, &Field::Mark).is_some(),
             Step::SetConnectionMark(write) => self.relevant(write, &Field::ConnectionMark).is_some(),
             _ => true,

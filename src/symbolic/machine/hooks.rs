@@ -93,7 +93,9 @@ impl Walk<'_> {
             }
             let calls: Vec<Call> = calls.into_iter().filter(|call| !self.is_left_out(call)).collect();
             let independent = calls.iter().all(|call| match call {
-                Call::Chain(set, id) => !self.world.writes(*set, id),
+                Call::Chain(set, id) => {
+                    !(self.world.writes(*set, id) || self.follows_timeouts && self.world.sets_timeouts(*set, id))
+                }
                 Call::Conntrack | Call::Nat | Call::Unread(_) => false,
             });
             packets = match calls.as_slice() {

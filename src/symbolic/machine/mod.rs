@@ -120,6 +120,8 @@ pub struct Walk<'a> {
     pub traffic: &'static str,
     /// Rules that dropped packets.
     pub dropping: BTreeSet<RuleAt>,
+    /// Rules that gave entries of connections a timeout of their own.
+    pub timing: BTreeSet<RuleAt>,
     /// Why ways through the rules were not followed, beside the budget.
     pub gave_up: Option<String>,
     /// The work that the judgement may do.
@@ -143,6 +145,8 @@ pub struct Walk<'a> {
     runs: BTreeMap<(RuleAt, usize, bool, Family), Set>,
     /// Only what may write a mark that is followed is walked through.
     sliced: bool,
+    /// It is followed which packets' entries have a timeout of their own.
+    follows_timeouts: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -162,6 +166,7 @@ impl<'a> Walk<'a> {
             stage: String::new(),
             traffic: "packets",
             dropping: BTreeSet::new(),
+            timing: BTreeSet::new(),
             gave_up: None,
             effort,
             begun: effort.left(),
@@ -173,6 +178,7 @@ impl<'a> Walk<'a> {
             elements: BTreeMap::new(),
             runs: BTreeMap::new(),
             sliced: false,
+            follows_timeouts: false,
         }
     }
 
@@ -186,6 +192,11 @@ impl<'a> Walk<'a> {
     pub fn slice(world: &'a World<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let walk = Self::new(world, names, marks, effort);
         Self { relevant: world.relevant_to_marks(marks), sliced: true, ..walk }
+    }
+
+    /// From now on it is followed which packets' entries have a timeout of their own.
+    pub fn follow_timeouts(&mut self) {
+        self.follows_timeouts = true;
     }
 
     /// From now on packets pass chains that can only drop them, or no longer.
@@ -358,7 +369,7 @@ impl<'a> Walk<'a> {
     /// Packets that have met no rule: without a template, and routed once. What is left to a device of the packet inside is
     /// told by the rules that that one has met.
     pub fn start(&self) -> Set {
-        let flags = [self.layout.template, self.layout.rerouted].into_iter();
+        let flags = [self.layout.template, self.layout.rerouted, self.layout.own_timeout].into_iter();
         let filled = (!self.outer).then_some(self.layout.filled);
         let writer = self.writers.iter().filter(|_| !self.outer).flat_map(|writers| writers.block.0.iter().copied());
         flags.chain(filled).chain(writer).fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))

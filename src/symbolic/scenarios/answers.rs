@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::connection::{
     self, CHOSEN, Flags, Way, ends, given_source, if_addresses_are_so, may_send, reversed, segments, through,
 };
+use super::idle::{Connections, Idle};
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::{Connected, LOCAL};
@@ -24,11 +25,15 @@ pub struct Answers {
     pub rule: Option<RuleAt>,
     /// Whether invalid segments that answer them get to this host's own TCP. If not, the place is a rule that drops them.
     pub arrive: Found,
+    /// Which of all that are translated, whoever has that address, live by their entries.
+    pub idle: Idle,
 }
 
 /// Sends new connections through the rules, invalid segments back, and this host's resets to those.
 pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
     let mut walk = connection::walk(world, effort);
+    walk.follow_timeouts();
+    let mut idle = Connections::new();
     let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     let mut dropping = BTreeSet::new();
     for family in [Family::Ipv4, Family::Ipv6] {
@@ -40,10 +45,11 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
             let mut mine = NOTHING;
             for (hit, packets) in std::mem::take(&mut way.sources) {
                 for (nat, packets) in walk.each_translation(&hit, packets) {
-                    let here = answered_here(&mut walk, &hit, nat.as_ref());
                     let connected = walk.connected(&Field::OutputName);
-                    let asked = [here, assumed, connected].into_iter();
-                    let packets = asked.fold(packets, |packets, set| walk.space.and(packets, set));
+                    let packets = walk.space.and(packets, walk.space.and(assumed, connected));
+                    idle.add(&mut walk, &hit, nat.as_ref(), packets);
+                    let here = answered_here(&mut walk, &hit, nat.as_ref());
+                    let packets = walk.space.and(packets, here);
                     if packets.is_empty() {
                         continue;
                     }
@@ -53,6 +59,7 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
                     mine = walk.space.or(mine, packets);
                 }
             }
+            idle.end_way(&mut walk, &way);
             if walk.is_over() {
                 break;
             }
@@ -68,7 +75,8 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
     let rule = hit.and_then(Hit::rule);
     let translated = Found { certainty: walk.certainty(translated), place };
     let dropping = dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
-    Answers { translated, rule, arrive: Found { certainty: walk.certainty(arriving), place: dropping } }
+    let idle = idle.found(&walk);
+    Answers { translated, rule, arrive: Found { certainty: walk.certainty(arriving), place: dropping }, idle }
 }
 
 /// If the address that a translation gives is this host's: masquerading always gives one.

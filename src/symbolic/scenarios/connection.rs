@@ -18,7 +18,7 @@ use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::world::{RuleAt, World};
 
-const TCP: (u128, u128) = (6, 6);
+pub(super) const TCP: (u128, u128) = (6, 6);
 /// Ports that clients choose.
 pub(super) const CHOSEN: (u128, u128) = (1024, 65535);
 /// `127.0.0.0/8`; `::1`, `fe80::/10`: what leaves with one of these gets to nobody beyond.

@@ -307,6 +307,7 @@ fn read_action(text: &str) -> Step {
         "any-mark" => Step::SetMark(MarkWrite::Unknown("a hash".into())),
         "notrack" => Step::Notrack,
         "template" => Step::Template,
+        "timeout" => Step::OwnTimeout,
         "fill" => Step::FillChecksum,
         "add" => Step::UpdateSet { set: set(words[1]), adds: true },
         "delete" => Step::UpdateSet { set: set(words[1]), adds: false },

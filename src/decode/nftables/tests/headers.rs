@@ -4,10 +4,11 @@ use super::kernel::rule;
 use super::language::Expression;
 use crate::netfilter::netlink::Layout;
 use crate::netfilter::nftables::expr::{
-    Bitwise, Byteorder, Cmp, Hash, Immediate, Lookup, Meta, Nat, Numgen, Payload, Range,
+    Bitwise, Byteorder, Cmp, FlowOffload, Hash, Immediate, Lookup, Meta, Nat, Numgen, Objref, Payload, Range,
 };
 use crate::netfilter::nftables::uapi::{
-    NFT_META_L4PROTO, NFT_META_MARK, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_REG_1,
+    NFT_META_L4PROTO, NFT_META_MARK, NFT_OBJECT_CT_TIMEOUT, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER,
+    NFT_REG_1,
 };
 use crate::netfilter::nftables::{self as wired};
 use crate::snapshot::netfilter::{
@@ -171,4 +172,21 @@ fn what_a_map_has_is_written_into_marks_and_translations() {
     assert_eq!(range.map, with(Some([0..4, 4..8]), None), "a range of addresses");
     let changed = translation(&[source, bitwise(&[0xff, 0xff, 0, 0], &[0; 4]), nat(None, None)]);
     assert_eq!((changed.addresses, changed.map), (Chosen::ByPacket, None));
+}
+
+#[test]
+fn timeout_policies_and_flowtables_give_entries_a_timeout_of_their_own() {
+    const NFT_OBJECT_COUNTER: u32 = 1;
+    let object = |kind| Objref { imm_name: Some("x".into()), imm_type: Some(kind), ..Objref::default() };
+    let policy = steps(vec![object(NFT_OBJECT_CT_TIMEOUT).into()]);
+    assert_eq!(policy.last(), Some(&Step::OwnTimeout));
+    assert!(policy.iter().any(Step::needs_conntrack), "ct timeout");
+    assert!(!steps(vec![object(NFT_OBJECT_COUNTER).into()]).contains(&Step::OwnTimeout));
+    let offload = FlowOffload { table_name: Some("f".into()), ..FlowOffload::default() };
+    let offloaded = steps(vec![offload.into()]);
+    assert_eq!(offloaded, [Step::OwnTimeout, Step::Match(Match::Occasional("flow_offload".into()))]);
+    // Of a map it is not known what kind of objects it has, and a map of counters tracks nothing.
+    let map = Objref { set_sreg: Some(NFT_REG_1), set_name: Some("m".into()), ..Objref::default() };
+    let mapped = steps(vec![map.into()]);
+    assert!(mapped.contains(&Step::OwnTimeout) && !mapped.iter().any(Step::needs_conntrack), "{mapped:?}");
 }

@@ -1,0 +1,137 @@
+//! Connections whose source is translated to a port that is drawn. When the entry of one is lost, its next segment begins another
+//! entry, with another port (`nf_conntrack_in` picks it up, `nf_nat_setup_info` draws anew), and the server answers with a reset.
+
+use std::collections::BTreeSet;
+
+use super::connection::{TCP, Way, ends, reversed};
+use super::services::Passing;
+use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization};
+use crate::symbolic::machine::{Certainty, Flow, Hit, Walk};
+use crate::symbolic::packets::{SOME_DEVICE, state};
+use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::world::Found;
+
+/// Connections over TCP whose source is translated, and how long their entries stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// Whether there are such connections, and which rule translates them.
+    pub translated: Found,
+    /// Whether the port of some of them is drawn, and which rule does so.
+    pub random: Found,
+    /// Whether entries of some of the latter surely stay for as long as the sysctl says.
+    pub by_sysctl: Certainty,
+    /// Whether entries of some may have a timeout of their own, and which rule gives it.
+    pub own_timeout: Found,
+}
+
+/// What is known of them so far.
+#[derive(Debug)]
+pub(super) struct Connections {
+    translated: Set,
+    by_sysctl: Set,
+    own_timeout: Set,
+    /// Those of one way, of which it is still to be seen whether a flowtable takes them.
+    drawn: Set,
+    all_drawn: Set,
+    hits: Vec<(Option<usize>, Hit)>,
+    drawing: Vec<(Option<usize>, Hit)>,
+}
+
+impl Connections {
+    pub(super) fn new() -> Self {
+        Self {
+            translated: NOTHING,
+            by_sysctl: NOTHING,
+            own_timeout: NOTHING,
+            drawn: NOTHING,
+            all_drawn: NOTHING,
+            hits: Vec::new(),
+            drawing: Vec::new(),
+        }
+    }
+
+    /// Packets that a rule translates so, as they leave but for their source.
+    pub(super) fn add(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>, packets: Set) {
+        if matches!(nat, Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. })) || packets.is_empty() {
+            return;
+        }
+        let open = walk.question(hit, format!("what {} does is not known", walk.place(hit)));
+        let known = nat.map(draws).ok_or_else(|| open.clone());
+        let translates = nat.map(|_| true).ok_or(open);
+        let key = format!("translates {hit:?}");
+        let translated = walk.if_so(key.clone(), &translates);
+        let translated = walk.space.and(packets, translated);
+        self.translated = walk.space.or(self.translated, translated);
+        self.hits.push((walk.assumptions.doubt(&walk.space, translated), hit.clone()));
+        let drawn = walk.if_so(key, &known);
+        let drawn = walk.space.and(packets, drawn);
+        if !drawn.is_empty() {
+            self.drawn = walk.space.or(self.drawn, drawn);
+            self.drawing.push((walk.assumptions.doubt(&walk.space, drawn), hit.clone()));
+        }
+    }
+
+    /// One way has ended: which of its connections have entries with a timeout of their own.
+    pub(super) fn end_way(&mut self, walk: &mut Walk<'_>, way: &Way) {
+        let drawn = std::mem::replace(&mut self.drawn, NOTHING);
+        if drawn.is_empty() || walk.is_over() {
+            return;
+        }
+        self.all_drawn = walk.space.or(self.all_drawn, drawn);
+        let policy = walk.space.is_set(walk.layout.own_timeout);
+        let taken = if way.own { NOTHING } else { offloaded(walk, way.family, drawn) };
+        let other = walk.space.and(drawn, walk.space.or(policy, taken));
+        self.own_timeout = walk.space.or(self.own_timeout, other);
+        let rest = walk.space.minus(drawn, other);
+        self.by_sysctl = walk.space.or(self.by_sysctl, rest);
+    }
+
+    pub(super) fn found(self, walk: &Walk<'_>) -> Idle {
+        let least = |hits: Vec<(Option<usize>, Hit)>| {
+            let hit = hits.into_iter().min_by_key(|(doubt, _)| *doubt);
+            hit.map(|(_, hit)| walk.place(&hit)).unwrap_or_default()
+        };
+        let timing = walk.timing.iter().next().map(|at| walk.world.describe(at)).unwrap_or_default();
+        Idle {
+            translated: Found { certainty: walk.certainty(self.translated), place: least(self.hits) },
+            random: Found { certainty: walk.certainty(self.all_drawn), place: least(self.drawing) },
+            by_sysctl: walk.certainty(self.by_sysctl),
+            own_timeout: Found { certainty: walk.certainty(self.own_timeout), place: timing },
+        }
+    }
+}
+
+/// Whether a rule gives each entry another port (`nf_nat_l4proto_unique_tuple`): of a prefix it never does.
+fn draws(nat: &Nat) -> bool {
+    let one = matches!(nat.ports, Chosen::Range(first, last) if first == last);
+    nat.randomization != PortRandomization::None && nat.action != NatAction::Netmap && !one
+}
+
+/// Packets of these connections whose later ones, of either direction, may get to a rule that hands them to a flowtable: that
+/// takes established ones on forward (`nft_flow_offload_eval`).
+fn offloaded(walk: &mut Walk<'_>, family: Family, connections: Set) -> Set {
+    let there = ends(walk, connections);
+    let back = reversed(walk, there);
+    let both = walk.space.or(there, back);
+    walk.stage = format!("later {family}");
+    let established = walk.in_state(&[state::ESTABLISHED]);
+    let packets = walk.space.and(walk.start(), established);
+    let packets = walk.space.and(packets, both);
+    // Older kernels do not tell postrouting where a packet came in.
+    let packets = walk.forget(packets, &[Field::InputName, Field::OutputName]);
+    let packets = walk.all_with(
+        packets,
+        &[(Field::L4Proto, &[TCP]), (Field::InputName, SOME_DEVICE), (Field::OutputName, SOME_DEVICE)],
+    );
+    let packets = walk.hook(Hook::Forward, None, Flow::Later, packets, &mut Passing);
+    let taken = walk.space.and(packets, walk.space.is_set(walk.layout.own_timeout));
+    // Which of them are is not told any finer than by addresses and ports: that leaves no doubt about others.
+    let (source, destination) = walk.packets.ends();
+    let kept = [source, Field::SourcePort, destination, Field::DestinationPort];
+    let kept: BTreeSet<u32> = kept.iter().flat_map(|field| walk.block(field).0).collect();
+    let mut others = walk.space.support(taken);
+    others.retain(|variable| !kept.contains(variable));
+    let taken = walk.space.exists(taken, &others);
+    let answers = reversed(walk, taken);
+    walk.space.or(taken, answers)
+}
