@@ -195,17 +195,12 @@ impl Way {
     /// First packets of connections whose source is not translated, as they leave.
     pub(super) fn connections(&mut self, walk: &mut Walk<'_>) -> Set {
         self.begin(walk, "new");
-        let new = walk.in_state(&[state::INVALID]); // connection tracking has not seen them
-        let packets = walk.space.and(new, walk.start());
+        let packets = walk.first_packets();
         let packets = flagged(walk, packets, Flags::FIRST);
-        let packets = walk.untranslated(packets);
         let packets = walk.all_with(
             packets,
             &[
                 (Field::L4Proto, &[TCP]),
-                (Field::Mark, &[(0, 0)]),
-                (Field::ConnectionMark, &[(0, 0)]),
-                (Field::ConnectionDirection, &[(0, 0)]),
                 (Field::SourcePort, &[CHOSEN]),
                 (Field::InputName, if self.own { NO_DEVICE } else { SOME_DEVICE }),
                 (Field::OutputName, if self.own { SOME_DEVICE } else { NO_DEVICE }),

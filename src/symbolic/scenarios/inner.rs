@@ -8,18 +8,13 @@ use super::tunnel::Tunnel;
 use crate::snapshot::netfilter::{Family, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::LOCAL;
-use crate::symbolic::machine::{Certainty, Flow, Walk};
+use crate::symbolic::machine::{Certainty, Flow};
 use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::values::Values;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
 const MAX_ROUNDS: usize = 8;
-/// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`: no first packet has one of these.
-const FIRST: u32 = 0x3e;
-/// `IPS_EXPECTED`
-const IPS_EXPECTED: u32 = 0x1;
-
 impl Tunnel<'_, '_> {
     /// All marks that a packet can leave the tunnel's device with.
     pub(super) fn inner(&mut self) -> Set {
@@ -142,7 +137,7 @@ impl Tunnel<'_, '_> {
         for flow in [Flow::First, Flow::Later, Flow::Invalid] {
             self.walk.stage = format!("bridge {family} {flow:?}");
             let mut packets = self.unclassified();
-            packets = self.walk.forget(packets, &[Field::ConnectionDirection]);
+            packets = self.walk.forget(packets, &[Field::ConnectionDirection, Field::ConnectionMark]);
             if flow == Flow::Later {
                 packets = self.walk.forget(packets, &[Field::ConnectionStatus]);
             }
@@ -162,19 +157,8 @@ impl Tunnel<'_, '_> {
 
     /// First packets of connections, not yet routed, that came in by some device.
     fn unclassified(&mut self) -> Set {
-        let start = self.walk.start();
-        let packets = self.walk.all_with(
-            start,
-            &[
-                (Field::Mark, &[(0, 0)]),
-                (Field::ConnectionDirection, &[(0, 0)]),
-                (Field::InputName, SOME_DEVICE),
-                (Field::OutputName, NO_DEVICE),
-            ],
-        );
-        let unseen = self.walk.in_state(&[state::INVALID]);
-        let packets = self.walk.space.and(packets, unseen);
-        self.walk.untranslated(packets)
+        let packets = self.walk.first_packets();
+        self.walk.all_with(packets, &[(Field::InputName, SOME_DEVICE), (Field::OutputName, NO_DEVICE)])
     }
 
     /// A hook, behind which translated packets may be of any ends.
@@ -188,8 +172,7 @@ impl Tunnel<'_, '_> {
         let feeders = self.facts.feeders.clone();
         let packets = self.unclassified();
         let packets = self.walk.space.and(packets, assumed);
-        let packets =
-            self.walk.all_with(packets, &[(Field::ConnectionMark, &[(0, 0)]), (Field::InputName, feeders.as_ranges())]);
+        let packets = self.walk.all_with(packets, &[(Field::InputName, feeders.as_ranges())]);
         let packets = self.pass(Hook::Prerouting, Flow::First, packets);
         if !forwarded {
             return self.pass(Hook::Input, Flow::First, packets);
@@ -305,15 +288,5 @@ impl Tunnel<'_, '_> {
         };
         let device = own.then_some(self.facts.device.as_str());
         self.walk.hook(hook, device, flow, packets, &mut Inner { facts: self.facts, later })
-    }
-}
-
-impl Walk<'_> {
-    /// Those of these that are the first of a connection: it is neither translated, nor answered, nor confirmed.
-    pub(super) fn untranslated(&mut self, packets: Set) -> Set {
-        let block = self.block(&Field::ConnectionStatus);
-        // No outer packet was expected.
-        let none = if self.outer { FIRST | IPS_EXPECTED } else { FIRST };
-        self.space.and(packets, self.space.matching(&block, none.into(), 0))
     }
 }

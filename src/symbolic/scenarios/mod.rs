@@ -6,6 +6,7 @@ pub mod bypass;
 mod collisions;
 mod connection;
 mod effect;
+mod first;
 pub mod idle;
 mod inner;
 mod on_nat;

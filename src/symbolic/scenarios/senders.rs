@@ -5,7 +5,7 @@ use super::services::Passing;
 use crate::snapshot::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
 use crate::symbolic::host::{ARPHRD_LOOPBACK, Connected, own_sources};
 use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
-use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, state};
+use crate::symbolic::packets::{Kind, NO_DEVICE, Packets};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::values::Values;
 
@@ -127,7 +127,8 @@ impl Walk<'_> {
         let own = self.world.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
         self.stage = format!("arriving {family}");
         let connected = self.connected(&Field::InputName);
-        let packets = self.unclassified();
+        let packets = self.first_packets();
+        let packets = self.marked_outside(packets);
         let packets = self.space.and(packets, connected);
         let mut packets = self.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
         // What says that it is from this host is dropped (`fib_validate_source`).
@@ -165,7 +166,8 @@ impl Walk<'_> {
         let bridges = Values::of(&bridges);
         let why = "whether frames that cross bridges pass the rules was not read";
         let assumed = self.if_so("bridges", &Err(why.into()));
-        let packets = self.unclassified();
+        let packets = self.first_packets();
+        let packets = self.marked_outside(packets);
         let packets = self.space.and(packets, assumed);
         let packets =
             self.all_with(packets, &[(Field::InputName, bridges.as_ranges()), (Field::OutputName, NO_DEVICE)]);
@@ -182,7 +184,8 @@ impl Walk<'_> {
     fn sent(&mut self, family: Family, hits: &mut Hits) {
         self.stage = format!("sent {family}");
         let (source, _) = self.packets.ends();
-        let mut packets = self.unclassified();
+        let packets = self.first_packets();
+        let mut packets = self.marked_outside(packets);
         packets = self.all_with(packets, &[(Field::InputName, NO_DEVICE)]);
         let world = self.world;
         packets = match (world.connected(), &world.host.addresses) {
@@ -212,27 +215,5 @@ impl Walk<'_> {
     fn leaving(&mut self, packets: Set, hits: &mut Hits) {
         let packets = self.as_postrouting_sees(packets);
         self.hook(Hook::Postrouting, None, Flow::First, packets, hits);
-    }
-
-    /// First packets of connections that have met no rule, but for what gives them a mark outside of the hooks of IP.
-    fn unclassified(&mut self) -> Set {
-        let unseen = self.in_state(&[state::INVALID]);
-        let fields: &[(Field, &[(u128, u128)])] =
-            &[(Field::Mark, &[(0, 0)]), (Field::ConnectionMark, &[(0, 0)]), (Field::ConnectionDirection, &[(0, 0)])];
-        let packets = self.all_with(self.space.and(unseen, self.start()), fields);
-        let packets = self.untranslated(packets);
-        let world = self.world;
-        let marked = self.bring_along(packets, &Field::Mark, world.bits_set_outside());
-        let mut all = self.space.or(packets, marked);
-        let elsewhere = world.marks_elsewhere();
-        let why = |chain: String| {
-            format!("{chain} may write the mark of packets, and they are not followed through it").into()
-        };
-        for (bits, why) in elsewhere.map(|chain| (u32::MAX, why(chain))).into_iter().chain(world.doubtful_bits()) {
-            let assumed = self.if_so(format!("doubtful bits {why}"), &Err(why));
-            let doubtful = self.bring_along(packets, &Field::Mark, bits | world.bits_set_outside());
-            all = self.space.or(all, self.space.and(doubtful, assumed));
-        }
-        if self.is_over() { NOTHING } else { all }
     }
 }

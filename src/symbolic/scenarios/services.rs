@@ -24,15 +24,13 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
         for hook in [Hook::Output, Hook::Prerouting] {
             walk.stage = format!("dns {family} {hook}");
             walk.packets = Packets::new(Kind::Traffic, family);
-            let unseen = walk.in_state(&[state::INVALID]); // connection tracking has not seen them
             let output = hook == Hook::Output;
+            let packets = walk.first_packets();
             let packets = walk.all_with(
-                walk.space.and(unseen, walk.start()),
+                packets,
                 &[
                     (Field::L4Proto, &[(UDP, UDP)]),
                     (Field::DestinationPort, &[(DNS, DNS)]),
-                    (Field::ConnectionDirection, &[(0, 0)]),
-                    (Field::Mark, &[(0, 0)]),
                     (Field::InputName, if output { NO_DEVICE } else { SOME_DEVICE }),
                     (Field::OutputName, if output { SOME_DEVICE } else { NO_DEVICE }),
                 ],

@@ -1,0 +1,47 @@
+//! Where connections begin: their first packets before any rule of IP.
+
+use crate::snapshot::netfilter::Field;
+use crate::symbolic::machine::Walk;
+use crate::symbolic::packets::state;
+use crate::symbolic::space::{NOTHING, Set};
+
+/// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, `IPS_SRC_NAT`, `IPS_DST_NAT`: no first packet has one of these.
+const FIRST: u32 = 0x3e;
+/// `IPS_EXPECTED`
+const IPS_EXPECTED: u32 = 0x1;
+
+impl Walk<'_> {
+    /// First packets of connections that have met no rule: neither they nor their connection have a mark.
+    pub(super) fn first_packets(&mut self) -> Set {
+        let unseen = self.in_state(&[state::INVALID]); // connection tracking has not seen them
+        let fields: &[(Field, &[(u128, u128)])] =
+            &[(Field::Mark, &[(0, 0)]), (Field::ConnectionMark, &[(0, 0)]), (Field::ConnectionDirection, &[(0, 0)])];
+        let packets = self.all_with(self.space.and(unseen, self.start()), fields);
+        self.untranslated(packets)
+    }
+
+    /// These packets, which have no mark, and what becomes of them where something outside of the hooks of IP gives them one.
+    pub(super) fn marked_outside(&mut self, packets: Set) -> Set {
+        let world = self.world;
+        let marked = self.bring_along(packets, &Field::Mark, world.bits_set_outside());
+        let mut all = self.space.or(packets, marked);
+        let elsewhere = world.marks_elsewhere();
+        let why = |chain: String| {
+            format!("{chain} may write the mark of packets, and they are not followed through it").into()
+        };
+        for (bits, why) in elsewhere.map(|chain| (u32::MAX, why(chain))).into_iter().chain(world.doubtful_bits()) {
+            let assumed = self.if_so(format!("doubtful bits {why}"), &Err(why));
+            let doubtful = self.bring_along(packets, &Field::Mark, bits | world.bits_set_outside());
+            all = self.space.or(all, self.space.and(doubtful, assumed));
+        }
+        if self.is_over() { NOTHING } else { all }
+    }
+
+    /// Those of these that are the first of a connection: it is neither translated, nor answered, nor confirmed.
+    pub(super) fn untranslated(&mut self, packets: Set) -> Set {
+        let block = self.block(&Field::ConnectionStatus);
+        // No outer packet was expected.
+        let none = if self.outer { FIRST | IPS_EXPECTED } else { FIRST };
+        self.space.and(packets, self.space.matching(&block, none.into(), 0))
+    }
+}
