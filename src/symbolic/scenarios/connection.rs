@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::on_nat::with_destination_translated;
-use super::senders::loopback;
+use super::senders::{elsewhere, for_this_host, loopback};
 use super::services::{Passing, invalid_segments};
 use crate::snapshot::Question;
 use crate::snapshot::netfilter::{
@@ -196,6 +196,7 @@ impl Way {
     pub(super) fn connections(&mut self, walk: &mut Walk<'_>) -> Set {
         self.begin(walk, "new");
         let packets = walk.first_packets();
+        let packets = walk.marked_outside(packets);
         let packets = flagged(walk, packets, Flags::FIRST);
         let packets = walk.all_with(
             packets,
@@ -217,12 +218,25 @@ impl Way {
         // None is one that another connection's helper expects.
         let new = walk.in_state(&[state::NEW, state::INVALID, state::UNTRACKED]);
         let packets = walk.space.and(packets, new);
-        let packets = self.routed(walk, packets);
-        if self.own {
-            return self.hook(walk, "new", Hook::Postrouting, packets);
+        let balanced = if self.plain { self.balanced(walk, packets) } else { NOTHING };
+        let mut packets = self.routed(walk, packets);
+        if !self.own {
+            packets = walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
         }
-        let packets = walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
-        self.hook(walk, "new", Hook::Postrouting, packets)
+        let packets = walk.space.or(packets, balanced);
+        past_postrouting(walk, packets, |walk, packets| self.hook(walk, "new", Hook::Postrouting, packets))
+    }
+
+    /// Packets that IPVS sends elsewhere: what gets to this host and through input, and what this host sends itself.
+    fn balanced(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+        let balanced = walk.if_balanced();
+        let mut packets = walk.space.and(packets, balanced);
+        if !self.own {
+            packets = for_this_host(walk, packets);
+            packets = walk.hook(Hook::Input, None, Flow::First, packets, &mut Passing);
+        }
+        let packets = elsewhere(walk, true, packets);
+        walk.set(packets, &Field::InputName, NO_DEVICE)
     }
 
     /// Those of these packets that have an address of this host's as their source, or of others.
@@ -318,8 +332,21 @@ pub(super) fn segments(walk: &mut Walk<'_>, family: Family, ends: Set, flags: Fl
 pub(super) fn through(walk: &mut Walk<'_>, what: &str, family: Family, hooks: &[Hook], packets: Set) -> Set {
     hooks.iter().fold(packets, |packets, hook| {
         walk.stage = format!("{what} {family} {hook}");
-        walk.hook(*hook, None, Flow::Invalid, packets, &mut Passing)
+        let pass = |walk: &mut Walk<'_>, packets| walk.hook(*hook, None, Flow::Invalid, packets, &mut Passing);
+        if *hook == Hook::Postrouting { past_postrouting(walk, packets, pass) } else { pass(walk, packets) }
     })
+}
+
+/// What passes postrouting of these, by the devices that they came in by, whether rules there see these or not.
+fn past_postrouting(walk: &mut Walk<'_>, packets: Set, pass: impl FnOnce(&mut Walk<'_>, Set) -> Set) -> Set {
+    let seen = walk.as_postrouting_sees(packets);
+    let left = pass(walk, seen);
+    if seen == packets {
+        return left;
+    }
+    let came_in = ends(walk, packets);
+    let left = walk.forget(left, &[Field::InputName]);
+    walk.space.and(left, came_in)
 }
 
 /// The ends of what goes back from where these go to.

@@ -42,7 +42,7 @@ impl OnNat for Routed {
 }
 
 /// Packets that were given some other destination; those of this host are routed again.
-fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: Set) -> Set {
+pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: Set) -> Set {
     let (_, destination) = walk.packets.ends();
     let types = [TypeScope::Any, TypeScope::Input, TypeScope::Output].map(Field::DestinationType);
     let packets = with_destination_translated(walk, packets);
@@ -58,7 +58,7 @@ fn by_any_device(walk: &mut Walk<'_>, packets: Set) -> Set {
 }
 
 /// Those of these packets that are for this host. Where its addresses were not read, each may be.
-fn for_this_host(walk: &mut Walk<'_>, packets: Set) -> Set {
+pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: Set) -> Set {
     let (_, destination) = walk.packets.ends();
     match walk.world.local_addresses(walk.packets.family) {
         Some(own) => walk.all_with(packets, &[(destination, own.as_ranges())]),

@@ -2,6 +2,8 @@
 
 use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{effort, rules};
+use super::unread::word;
+use crate::symbolic::host::HostFacts;
 use crate::symbolic::{Certainty, answers};
 
 /// Whether connections are translated to an address of this host's, and whether invalid segments get to it: `yes`, `no`,
@@ -92,5 +94,59 @@ fn a_segment_without_a_connection_has_a_state_but_no_status() {
     {
         let chain = format!("ip filter INPUT: filter input 0 drop\n {test} => accept");
         assert_eq!(answered(&format!("{MASQUERADE}\n{chain}"), &[])[1], arrives, "{test}");
+    }
+}
+
+/// Of this world, as [`answered`] has it, but for what `change` does to what is known of the host.
+fn answered_by(text: &str, change: impl Fn(&mut HostFacts)) -> &'static str {
+    let written = rules(text);
+    let mut world = written.world();
+    (world.own, world.host, world.devices) = (own(), routed(), devices(DEVICES));
+    change(&mut world.host);
+    word(&answers(&world, &effort()).translated.certainty)
+}
+
+#[test]
+fn older_kernels_do_not_tell_postrouting_where_packets_came_in() {
+    let older = |host: &mut HostFacts| host.input_in_postrouting = Ok(false);
+    let unread = |host: &mut HostFacts| host.input_in_postrouting = Err("not read".into());
+    for (rule, now, before) in [
+        ("iif docker0 => masquerade", "yes", "no"),
+        ("!iif docker0, src 172.17.0.0/16 => masquerade", "yes", "yes"),
+        ("iif docker0 => accept\n oif eth0, src 172.17.0.2 => masquerade", "yes", "yes"),
+    ] {
+        let text = format!("ip nat POSTROUTING: nat postrouting 100\n {rule}");
+        let maybe = if now == before { now } else { "maybe" };
+        let found = [answered_by(&text, |_| {}), answered_by(&text, older), answered_by(&text, unread)];
+        assert_eq!(found, [now, before, maybe], "{rule}");
+    }
+}
+
+#[test]
+fn ipvs_sends_elsewhere_what_gets_to_this_host() {
+    let nat = "ip nat POSTROUTING: nat postrouting 100\n src 10.244.0.0/16, status 0x20 => masquerade\n";
+    let balanced = |host: &mut HostFacts| host.balanced = Ok(true);
+    let unread = |host: &mut HostFacts| host.balanced = Err("not read".into());
+    for (chain, expected) in [
+        ("", ["no", "yes", "maybe"]),
+        ("ip filter INPUT: filter input 0\n src 10.244.0.0/16 => drop", ["no", "no", "no"]),
+    ] {
+        let text = format!("{nat}{chain}");
+        let found = [answered_by(&text, |_| {}), answered_by(&text, balanced), answered_by(&text, unread)];
+        assert_eq!(found, expected, "{chain}");
+    }
+}
+
+#[test]
+fn what_comes_in_may_be_marked_outside_of_the_hooks_of_ip() {
+    let nat = "ip nat POSTROUTING: nat postrouting 100\n mark 0x10/0x10 => masquerade\n";
+    for (chain, expected) in [
+        ("", "no"),
+        ("netdev m I: filter ingress 0 docker0\n => or 0x10", "yes"),
+        ("netdev m I: filter ingress 0 docker0\n => or 0x20", "maybe"),
+        ("bridge m F: filter prerouting 0\n => or 0x10", "yes"),
+        ("unread bridge prerouting", "maybe"),
+    ] {
+        assert_eq!(answered_by(&format!("{nat}{chain}"), |_| {}), expected, "{chain}");
     }
 }

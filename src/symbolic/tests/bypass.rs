@@ -178,3 +178,22 @@ fn a_published_port_concerns_this_host_and_other_bridges() {
     let alone = walked(PUBLISHED, routed(), devices(&["lo", "eth0", "docker0", "down0"]));
     assert_eq!(alone.clients, [true, false], "nobody else is behind this host");
 }
+
+#[test]
+fn where_clients_are_is_known_although_postrouting_does_not_see_it() {
+    let older = HostFacts { input_in_postrouting: Ok(false), ..routed() };
+    for (chain, translated) in [
+        ("", "yes"),
+        ("ip m S: filter postrouting -150\n iif docker0, state 1 => drop\n iif cni0, state 1 => drop", "yes"),
+        ("ip m S: filter postrouting -150\n state 1 => drop", "no"),
+    ] {
+        let found = walked(&format!("{SERVICE}{chain}"), older.clone(), devices(DEVICES));
+        assert_eq!((word(&found.translated.certainty), found.clients[1]), (translated, translated == "yes"), "{chain}");
+        if translated == "yes" {
+            assert_eq!(word(&found.arrive.certainty), "yes", "{chain}");
+        }
+    }
+    let now =
+        walked(&format!("{SERVICE}ip m S: filter postrouting -150\n state 1 => drop"), routed(), devices(DEVICES));
+    assert_eq!(word(&now.translated.certainty), "no");
+}
