@@ -9,6 +9,9 @@ use crate::snapshot::ConntrackCounter;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/catalogue");
 
+/// What everybody asks about a problem, after how it works.
+const PARTS: [&str; 2] = ["Who reported it. ", "What it is not. "];
+
 /// File name without extension, and content.
 fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
     FILES.files().filter_map(|file| Some((file.path().file_stem()?.to_str()?, file.contents_utf8()?)))
@@ -54,7 +57,10 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
     let kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     check(advisory.id.chars().all(kebab), "the id is not in kebab-case".into());
     check(!advisory.title.is_empty() && !advisory.title.ends_with('.'), "the title is no headline".into());
-    check(!advisory.prose.is_empty(), "there is no prose to explain it".into());
+    for part in PARTS {
+        let there = advisory.prose.split("\n\n").any(|paragraph| paragraph.trim_start().starts_with(part));
+        check(there, format!("no paragraph of the prose begins with {part:?}"));
+    }
     check(!advisory.references.is_empty(), "there are no references".into());
     for reference in &advisory.references {
         check(reference.starts_with("https://"), format!("{reference:?} is no https reference"));
@@ -143,10 +149,21 @@ mod tests {
             .replace("{entries_limit_doubled}", "{mystery}")
             .replace("counter = \"drop\"", "counter = \"dropped\"")
             .replace("unknown = ", "unheard_of = ")
-            .replace("kind = \"ingredient\"", "kind = \"safeguard\"");
+            .replace("kind = \"ingredient\"", "kind = \"safeguard\"")
+            .replace("Who reported it. ", "")
+            .replace("What it is not. ", "");
         let errors = lint_file(stem, &broken).join("\n");
-        for part in ["headline", "no https", "{mystery}", "dropped", "for unknown", "is for no state", "no ingredient"]
-        {
+        for part in [
+            "headline",
+            "no https",
+            "{mystery}",
+            "dropped",
+            "for unknown",
+            "is for no state",
+            "no ingredient",
+            "\"Who reported",
+            "\"What it is not",
+        ] {
             assert!(errors.contains(part), "{part:?} is not in:\n{errors}");
         }
         for (broken, part) in [
