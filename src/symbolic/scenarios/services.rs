@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::senders::loopback;
 use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
@@ -18,7 +19,7 @@ const MAX_HITS: usize = 2048;
 
 /// Whether UDP packets to one address and port 53 get one of several destinations.
 pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
-    let mut walk = Walk::of_connections(world, &[], effort);
+    let mut walk = Walk::of_connections(world, loopback().as_slice(), effort);
     let (mut all, mut places) = (NOTHING, Vec::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in [Hook::Output, Hook::Prerouting] {
@@ -35,6 +36,11 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
                     (Field::OutputName, if output { SOME_DEVICE } else { NO_DEVICE }),
                 ],
             );
+            let device = if output { Field::OutputName } else { Field::InputName };
+            let lo = if output { walk.with(&device, loopback().as_slice()) } else { NOTHING };
+            let connected = walk.connected(&device);
+            let packets = walk.space.and(packets, walk.space.or(connected, lo));
+            let packets = walk.marked_outside(packets);
             let mut hits = Hits::default();
             walk.hook(hook, None, Flow::First, packets, &mut hits);
             let hits: Vec<(Hit, Set)> = hits.0.into_iter().collect();

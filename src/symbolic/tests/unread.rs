@@ -1,10 +1,11 @@
 //! What was not read may be anything: never a certainty in either direction.
 
+use super::bypass::devices;
 use super::language::{effort, host, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_on, walk_with};
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::host::HostFacts;
-use crate::symbolic::{Certainty, dns_to_several, reached};
+use crate::symbolic::{Certainty, World, dns_to_several, reached};
 
 pub fn word(certainty: &Certainty) -> &'static str {
     match certainty {
@@ -119,6 +120,15 @@ fn destinations_may_be_translated_by_what_was_not_read() {
     assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.10 => notrack")), "no");
     assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.11 => notrack")), "yes");
     assert_eq!(several("unread ip forward"), "no");
+    // By a device that is not there, or leads to nobody.
+    let by = |hook: &str, device: &str| {
+        let written = rules(&format!("ip nat O: nat {hook} -100\n {device}, dst 10.96.0.10 => dnat numgen 2"));
+        let world = World { devices: devices(&["lo", "eth0", "down0"]), ..written.world() };
+        word(&dns_to_several(&world, &effort()).certainty)
+    };
+    let found = ["iif eth0", "iif eth9", "iif down0", "iif lo"].map(|device| by("prerouting", device));
+    assert_eq!(found, ["yes", "no", "no", "no"]);
+    assert_eq!(["oif eth0", "oif lo", "oif eth9"].map(|device| by("output", device)), ["yes", "yes", "no"]);
 }
 
 #[test]
