@@ -1,5 +1,5 @@
-//! The verdicts about connections, held against the running kernel: random rules, connections between all hosts, and segments out
-//! of their windows.
+//! The verdicts about connections, held against the running kernel: random rules, connections between all hosts, segments out of
+//! their windows, entries that are lost, the ports that clients are given, and name queries.
 
 #![allow(clippy::disallowed_types, reason = "tests compare natwatch with the standard tools")]
 
@@ -11,13 +11,23 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use support::connection_lab::{ConnectionLab, Ends};
+use support::connection_lab::{ConnectionLab, Ends, Outcome};
 use support::connection_rules::{Case, Generator};
 use support::grammar::Dice;
 use support::report::{Report, check_here};
 
 /// Resets of clients whose destination was translated, and of this host for those whose source was.
 const ADVISORIES: [&str; 2] = ["tcp-invalid-reset", "snat-invalid-reset"];
+
+/// Connections whose entry is lost, and what RFC 5382 asks for.
+const IDLE: &str = "idle-connection-reset";
+const LEAST: u32 = 7440;
+
+/// Queries of one socket.
+const NAMES: &str = "dns-conntrack-race";
+
+/// Connections of two clients that are given one address.
+const PORTS: &str = "snat-port-race";
 
 /// Cases mostly wait.
 const AT_ONCE: usize = 4;
@@ -32,6 +42,13 @@ fn resets(ends: &Ends) -> [bool; 2] {
     };
     assert!(!of(&|source, destination| !source && !destination), "nothing was translated, and yet reset: {ends:?}");
     [of(&|source, destination| !source && destination), of(&|source, _| source)]
+}
+
+/// Whether queries of one socket get to several name servers, as the verdict has it.
+fn told_to_several(report: &Report) -> String {
+    let conditions = report.advisory(NAMES)["conditions"].as_array().expect("conditions");
+    let condition = conditions.iter().find(|condition| condition["id"] == "dns_dnat_to_several");
+    condition.expect("it is told")["state"].as_str().expect("a text").to_owned()
 }
 
 fn why(report: &Report, advisory: &str) -> String {
@@ -49,9 +66,10 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     let script = format!("set -e\n{}", case.lines.join("\n"));
     let output = lab.router.exec(&["sh", "-c", &script]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let flags: Vec<&str> = ADVISORIES.iter().flat_map(|advisory| ["--advisory", advisory]).collect();
+    let flags: Vec<&str> =
+        ADVISORIES.iter().chain([&IDLE, &NAMES, &PORTS]).flat_map(|advisory| ["--advisory", advisory]).collect();
     let report = check_here(&lab.router, &flags);
-    let (ends, told) = lab.play(&case.families);
+    let Outcome { ends, lost, ports, told } = lab.play(&case.families);
     if tells {
         println!("{:#?}\n{told:#?}", case.lines);
     }
@@ -64,7 +82,7 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
         *table.lock().expect("nobody panicked").entry((advisory, verdict.to_owned(), reset)).or_default() += 1;
         let agrees = match verdict {
             // Which packets have what only some have is chance.
-            "exposed" => reset || case.planted.contains("sometimes"),
+            "exposed" => reset || case.planted.contains("sometimes") || case.planted.contains("numgen"),
             "unknown" => !case.planted.is_empty(),
             _ => !reset,
         };
@@ -72,12 +90,55 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
             wrong += &format!("\n  {advisory} {verdict}, but reset: {reset}{}", why(&report, advisory));
         }
     }
+    // Whatever the timeout is, the entries were lost: a port that is kept is the same again.
+    let drawn = lost.iter().any(|((source, _), [reset, _])| *source && *reset > 0);
+    let others = lost.iter().any(|((source, _), [reset, _])| !source && *reset > 0);
+    let state = report.state(IDLE);
+    *table.lock().expect("nobody panicked").entry((IDLE, state.to_owned(), drawn)).or_default() += 1;
+    let by_chance = case.planted.contains("sometimes") || case.planted.contains("numgen");
+    let agrees = match state {
+        "exposed" => (drawn || by_chance || case.deaf) && case.timeout < LEAST,
+        // Whatever the rules do.
+        "mitigated" => (drawn || case.deaf || !case.planted.is_empty()) && case.timeout >= LEAST,
+        "unknown" => !case.planted.is_empty(),
+        // Without its entry another number may be drawn for it.
+        _ => !drawn || by_chance,
+    };
+    if !agrees || others && !by_chance {
+        wrong += &format!("\n  {IDLE} {state} at {} s, but lost: {lost:?}{}", case.timeout, why(&report, IDLE));
+    }
+    // Races for a port are about all protocols, and connections only tell of TCP.
+    let untold =
+        case.drops || case.deaf || ["udp", "! -p tcp", "l4proto != tcp"].iter().any(|word| script.contains(word));
+    let state = report.state(PORTS);
+    *table.lock().expect("nobody panicked").entry((PORTS, state.to_owned(), ports[0])).or_default() += 1;
+    let agrees = match state {
+        "exposed" => ports[0] || untold || by_chance,
+        "mitigated" => !ports[0] && (ports[1] || untold || by_chance),
+        "unknown" => !case.planted.is_empty(),
+        _ => ports == [false; 2],
+    };
+    if !agrees {
+        wrong += &format!("\n  {PORTS} {state}, but kept and drawn: {ports:?}{}", why(&report, PORTS));
+    }
+    let queries = lab.ask(&case.families);
+    let several = queries.iter().any(|(.., servers)| servers.len() > 1);
+    let verdict = told_to_several(&report);
+    *table.lock().expect("nobody panicked").entry((NAMES, verdict.clone(), several)).or_default() += 1;
+    let agrees = match verdict.as_str() {
+        "holds" => several || case.drops || by_chance,
+        "unknown" => !case.planted.is_empty(),
+        _ => !several,
+    };
+    if !agrees {
+        wrong += &format!("\n  {NAMES} to several {verdict}, but {queries:?}{}", why(&report, NAMES));
+    }
     if wrong.is_empty() {
         return Ok(());
     }
     let some =
         |end: &str| told.iter().filter(|line| line.ends_with(end)).take(6).cloned().collect::<Vec<_>>().join("\n    ");
-    Err(format!("{wrong}\n  {ends:?}\n    {}\n    {}", some("reset"), some("lives")))
+    Err(format!("{wrong}\n  {ends:?}\n    {}\n    {}\n    {}", some("reset"), some("lives"), some("lost")))
 }
 
 /// `NATWATCH_CASES` and `NATWATCH_SEED` choose others than those of every run; `NATWATCH_CASE` plays one of them alone.
@@ -133,5 +194,17 @@ fn the_verdicts_are_what_happens_to_connections() {
             let count = table.get(&(advisory, name.to_owned(), wanted)).copied().unwrap_or_default();
             assert!(count * 20 >= cases, "{advisory} {name}: only {count} of {cases}; {table:?}");
         }
+    }
+    for (state, wanted) in [("holds", true), ("fails", false)] {
+        let count = table.get(&(NAMES, state.to_owned(), wanted)).copied().unwrap_or_default();
+        assert!(count * 20 >= cases, "{NAMES} {state}: only {count} of {cases}; {table:?}");
+    }
+    for (state, wanted) in [("exposed", true), ("mitigated", false), ("not_affected", false)] {
+        let count = table.get(&(PORTS, state.to_owned(), wanted)).copied().unwrap_or_default();
+        assert!(count * 20 >= cases, "{PORTS} {state}: only {count} of {cases}; {table:?}");
+    }
+    for (state, wanted) in [("exposed", true), ("mitigated", true), ("not_affected", false)] {
+        let count = table.get(&(IDLE, state.to_owned(), wanted)).copied().unwrap_or_default();
+        assert!(count * 20 >= cases, "{IDLE} {state}: only {count} of {cases}; {table:?}");
     }
 }

@@ -8,7 +8,7 @@
 //! All hosts of a side are on one link, but send everything to the router. So that no rule tells packets apart that are never
 //! sent, each has addresses of the network of its own side, of the other side's, and of neither.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -121,14 +121,31 @@ pub struct ConnectionLab {
     outward: Option<Side>,
 }
 
+/// What became of connections.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// After a segment out of their window.
+    pub ends: Ends,
+    /// After their entries were lost: by the next segment of the client.
+    pub lost: Ends,
+    /// Whether two clients were given one address towards one server, and a port that was kept; and whether any port was drawn.
+    pub ports: [bool; 2],
+    /// Each of them, for people.
+    pub told: Vec<String>,
+}
+
 /// How connections end that were opened: by whether source and destination were translated, how many were reset, and how many not.
 pub type Ends = BTreeMap<(bool, bool), [u64; 2]>;
+
+/// Of the places that listen.
+const ROUTER: usize = 2;
 
 struct Connection {
     client: TcpStream,
     server: TcpStream,
     /// Which host's that is.
     at: usize,
+    number: u16,
     /// Client, and client as the server sees it; what it asked for, and who answers.
     ends: [SocketAddr; 4],
 }
@@ -249,7 +266,8 @@ impl ConnectionLab {
     }
 
     /// Opens connections from all to all, sends a segment out of the window in each, and tells how they end.
-    pub fn play(&self, families: &[bool]) -> (Ends, Vec<String>) {
+    /// Of others it has the router forget the entries.
+    pub fn play(&self, families: &[bool]) -> Outcome {
         let places = [&self.sides[0].servers, &self.sides[1].servers, &self.router];
         let listeners: Vec<(usize, TcpListener)> = places
             .iter()
@@ -261,14 +279,18 @@ impl ConnectionLab {
         for six in families {
             for (place, from, to) in self.probes(*six) {
                 let opened: Vec<_> = place.enter(|| {
-                    let each = from.iter().flat_map(|from| to.iter().map(|to| (*from, *to)));
+                    let each = from.iter().flat_map(|from| to.iter().flat_map(|to| [(*from, *to); 2]));
                     each.zip(next..).filter_map(|((from, to), number)| begin(from, to, number)).collect()
                 });
-                next += u16::try_from(from.len() * to.len()).expect("few connections");
+                next += u16::try_from(2 * from.len() * to.len()).expect("few connections");
                 pending.extend(opened);
             }
         }
-        let mut open = establish(&listeners, pending);
+        let open = establish(&listeners, pending);
+        let ports = ports(&open);
+        // Of two alike one loses its entry.
+        let (mut open, losing): (Vec<Connection>, Vec<Connection>) =
+            open.into_iter().partition(|one| one.number % 2 == 0);
         for (at, place) in places.iter().enumerate().take(2) {
             place.enter(|| open.iter().filter(|one| one.at == at).for_each(|one| send_out_of_window(&one.server)));
         }
@@ -280,14 +302,38 @@ impl ConnectionLab {
             }
             thread::sleep(Duration::from_millis(15));
         }
-        let (mut ends, mut told) = (Ends::new(), Vec::new());
-        for (one, reset) in open.iter().zip(reset) {
-            let [client, peer, asked, real] = one.ends;
-            let translated = (client != peer, asked != real);
-            ends.entry(translated).or_default()[usize::from(!reset)] += 1;
-            told.push(format!("{client} ({peer}) to {asked} ({real}): {}", if reset { "reset" } else { "lives" }));
+        let mut outcome = Outcome { ports, ..Outcome::default() };
+        for (one, reset) in open.into_iter().zip(reset) {
+            *outcome.ends.entry(one.translated()).or_default().get_mut(usize::from(!reset)).expect("two") += 1;
+            outcome.told.push(format!("{}: {}", one.tell(), if reset { "reset" } else { "lives" }));
         }
-        (ends, told)
+        // What the router says to itself leaves by no device.
+        let losing: Vec<Connection> = losing.into_iter().filter(|one| one.at < ROUTER).collect();
+        // What is under way gets there before.
+        thread::sleep(Duration::from_millis(120));
+        self.router.run(&["conntrack", "-F"]);
+        for (one, lives) in outlive(losing) {
+            *outcome.lost.entry(one.translated()).or_default().get_mut(usize::from(lives)).expect("two") += 1;
+            outcome.told.push(format!("{}: {}", one.tell(), if lives { "without its entry: lives" } else { "lost" }));
+        }
+        outcome
+    }
+
+    /// Something for each address of servers, made where that is.
+    pub fn servers<T: Send>(&self, families: &[bool], make: impl Fn(IpAddr) -> T + Sync) -> Vec<T> {
+        let (mut all, make) = (Vec::new(), &make);
+        for side in SIDES {
+            let addresses = families.iter().flat_map(|six| SERVERS.map(|number| side.all(*six, number))).flatten();
+            all.extend(self.sides[side as usize].servers.enter(|| addresses.map(make).collect::<Vec<T>>()));
+        }
+        all
+    }
+
+    /// Who asks Services, and from which addresses.
+    pub fn askers(&self, six: bool) -> Vec<(&Netns, Vec<IpAddr>)> {
+        let clients = SIDES.map(|side| (&self.sides[side as usize].clients, side.all(six, OF_SERVICES).to_vec()));
+        let own = SIDES.iter().map(|side| side.router(six)).chain([router_alone(six)]).collect();
+        clients.into_iter().chain([(&self.router, own)]).collect()
     }
 
     /// Who connects from which addresses to which.
@@ -403,7 +449,8 @@ fn establish(
             assert!(ENDED.contains(&error.kind()), "{error}");
             continue;
         }
-        let Some((client, asked)) = connected.remove(&u16::from_be_bytes(number)) else { continue };
+        let number = u16::from_be_bytes(number);
+        let Some((client, asked)) = connected.remove(&number) else { continue };
         client.set_nonblocking(false).expect("it waits");
         for stream in [&client, &server] {
             stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
@@ -411,7 +458,7 @@ fn establish(
         }
         let ends = [client.local_addr(), server.peer_addr(), server.local_addr()];
         let [Ok(from), Ok(peer), Ok(real)] = ends else { continue };
-        let mut one = Connection { client, server, at, ends: [from, peer, asked, real] };
+        let mut one = Connection { client, server, at, number, ends: [from, peer, asked, real] };
         if one.goes_on() {
             open.push(one);
         }
@@ -421,7 +468,65 @@ fn establish(
 
 const ENDED: [ErrorKind; 3] = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
 
+/// What source translation made of connections. Clients' ports all differ; of two that are given one address with their own ports
+/// it is chance that these do.
+fn ports(connections: &[Connection]) -> [bool; 2] {
+    let leaving = || connections.iter().filter(|one| one.at < ROUTER && one.translated().0);
+    // Address that is given, and server: clients, and whether one of them kept its port.
+    let mut given: BTreeMap<(IpAddr, SocketAddr), (BTreeSet<IpAddr>, bool)> = BTreeMap::new();
+    for Connection { ends: [client, peer, _, real], .. } in leaving() {
+        let (clients, kept) = given.entry((peer.ip(), *real)).or_default();
+        clients.insert(client.ip());
+        *kept |= client.port() == peer.port();
+    }
+    let drawn = leaving().any(|one| one.ends[0].port() != one.ends[1].port());
+    [given.values().any(|(clients, kept)| clients.len() > 1 && *kept), drawn]
+}
+
+/// Has clients send one more segment, and tells which connections live; what nothing becomes of is left out.
+fn outlive(connections: Vec<Connection>) -> Vec<(Connection, bool)> {
+    const QUIET: Duration = Duration::from_millis(700);
+    let mut waiting = Vec::new();
+    for mut one in connections {
+        for stream in [&one.client, &one.server] {
+            stream.set_nonblocking(true).expect("it does not wait");
+        }
+        if one.client.write_all(b"c").is_ok() {
+            waiting.push(one);
+        }
+    }
+    let (mut last, mut found) = (Instant::now(), Vec::new());
+    while !waiting.is_empty() && last.elapsed() < QUIET {
+        for mut one in std::mem::take(&mut waiting) {
+            let mut byte = [0];
+            let lives = match (one.server.read(&mut byte), one.client.read(&mut byte)) {
+                (Ok(1), _) => true,
+                (_, Err(error)) if ENDED.contains(&error.kind()) => false,
+                _ => {
+                    waiting.push(one);
+                    continue;
+                }
+            };
+            last = Instant::now();
+            found.push((one, lives));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    found
+}
+
 impl Connection {
+    /// Whether its source was translated, and its destination.
+    fn translated(&self) -> (bool, bool) {
+        let [client, peer, asked, real] = self.ends;
+        (client != peer, asked != real)
+    }
+
+    fn tell(&self) -> String {
+        let [client, peer, asked, real] = self.ends;
+        format!("{client} ({peer}) to {asked} ({real})")
+    }
+
     /// Sends a byte there and another back; false: the server's connection was reset.
     fn goes_on(&mut self) -> bool {
         let mut byte = [0];

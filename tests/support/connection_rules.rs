@@ -3,14 +3,18 @@
 //! Atoms:
 //! - given another destination: a Service (one address, one port of it, several ports), the router's own addresses; to a server
 //!   of either side, on the same port or another, or to the router itself (redirect); on prerouting, output or both;
-//! - another source: masquerade, an address of the router's (of either device, of none), one of nobody;
+//!   also by a map of addresses and ports;
+//! - another source: masquerade, an address of the router's (of either device, of none), one of nobody, a network for another; the
+//!   port kept, by a hash, at random, from a range;
 //! - tests of these: devices on both ways, one that is not there, networks of both ends, ports of both ends, protocol, a mark
 //!   that other rules set, state NEW, local destinations, a connection with another destination, all of them negated;
 //! - invalid segments dropped: in raw, mangle and filter, on every hook, by a state, by not being of others, by a map, by a
 //!   policy behind accepted ones, in chains that are jumped or gone to, before connection tracking, behind what accepts;
-//! - new connections dropped; packets not tracked; `be_liberal`; rules of UDP, of one family of two, of `inet`;
+//! - name queries: a Service for one server, for several by chance, by a number, by where they come from, by a hash, from a range; not
+//!   tracked;
+//! - new connections dropped; packets not tracked; `be_liberal`; how long entries stay; rules of UDP, of one family of two, of `inet`;
 //! - what nobody can know (closed list): `opaque`, a test that is not understood; `sometimes`, one that holds for some packets;
-//!   `queue`, where a program decides; `order`, that of two chains of the same priority.
+//!   `queue`, where a program decides; `order`, that of two chains of the same priority; `numgen`, a map by a number that the rule makes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -28,6 +32,12 @@ pub struct Case {
     pub outward: Option<Side>,
     /// Shell commands.
     pub lines: Vec<String>,
+    /// Seconds for which entries of established connections stay.
+    pub timeout: u32,
+    /// Rules may drop first packets: then queries may be translated that get to nobody.
+    pub drops: bool,
+    /// Rules before connection tracking may drop answers, to which every packet is invalid: connections that are begun never open.
+    pub deaf: bool,
     /// What nobody could know.
     pub planted: BTreeSet<&'static str>,
     /// Base chains of iptables by family, table, hook and backend: those of two backends have the same priority.
@@ -63,14 +73,64 @@ struct Condition(bool, Test);
 enum Action {
     Destination(IpAddr, Option<u16>),
     Redirect(u16),
-    Masquerade,
-    Source(IpAddr),
+    /// A Service's address and port by a map that has it, or not.
+    Mapped(IpAddr, u16, IpAddr, u16),
+    /// One of two servers, in turn.
+    InTurn([IpAddr; 2]),
+    /// One of two, by chance and by a hash.
+    ByChance([IpAddr; 2]),
+    ByHash([IpAddr; 2]),
+    /// One of a range.
+    Among([IpAddr; 2]),
+    Masquerade(Ports),
+    Source(IpAddr, Ports),
+    Netmap(&'static str),
     Untracked,
     Marked,
     Drop,
     Accept,
     Queue,
     Jump(bool, String),
+}
+
+/// How a port is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ports {
+    Kept,
+    Random,
+    RandomFully,
+    /// One of these, at random; of TCP.
+    Of(u16, u16),
+}
+
+impl Ports {
+    fn iptables(self) -> &'static str {
+        match self {
+            Self::Kept => "",
+            Self::Random => " --random",
+            Self::RandomFully | Self::Of(..) => " --random-fully",
+        }
+    }
+
+    fn native(self) -> &'static str {
+        match self {
+            Self::Kept => "",
+            Self::Random => " random",
+            Self::RandomFully | Self::Of(..) => " fully-random",
+        }
+    }
+
+    fn range(self, before: &str) -> String {
+        if let Self::Of(first, last) = self { format!("{before}{first}-{last}") } else { String::new() }
+    }
+}
+
+/// An address, and which ports it is given with.
+fn given(ip: IpAddr, ports: Ports) -> String {
+    match (ip, ports) {
+        (IpAddr::V6(_), Ports::Of(..)) => format!("[{ip}]{}", ports.range(":")),
+        _ => format!("{ip}{}", ports.range(":")),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -133,8 +193,13 @@ impl Rule {
         let target = match &self.1 {
             Action::Destination(ip, port) => format!("DNAT --to-destination {}", end(*ip, *port)),
             Action::Redirect(port) => format!("REDIRECT --to-ports {port}"),
-            Action::Masquerade => "MASQUERADE".into(),
-            Action::Source(ip) => format!("SNAT --to-source {ip}"),
+            Action::Mapped(..) | Action::InTurn(..) | Action::ByChance(..) | Action::ByHash(..) => {
+                unreachable!("of nf_tables only")
+            }
+            Action::Among([first, last]) => format!("DNAT --to-destination {first}-{last}"),
+            Action::Masquerade(ports) => format!("MASQUERADE{}{}", ports.range(" --to-ports "), ports.iptables()),
+            Action::Source(ip, ports) => format!("SNAT --to-source {}{}", given(*ip, *ports), ports.iptables()),
+            Action::Netmap(network) => format!("NETMAP --to {network}"),
             Action::Untracked => "NOTRACK".into(),
             Action::Marked => format!("MARK --set-xmark {BIT}/{BIT}"),
             Action::Drop => "DROP".into(),
@@ -151,8 +216,20 @@ impl Rule {
         let statement = match &self.1 {
             Action::Destination(ip, port) => format!("dnat to {}", end(*ip, *port)),
             Action::Redirect(port) => format!("redirect to :{port}"),
-            Action::Masquerade => "masquerade".into(),
-            Action::Source(ip) => format!("snat to {ip}"),
+            Action::Mapped(service, port, server, at) => {
+                let ip = if six { "ip6" } else { "ip" };
+                format!("dnat {ip} to {ip} daddr . tcp dport map {{ {service} . {port} : {server} . {at} }}")
+            }
+            Action::InTurn([one, other]) => format!("dnat to numgen inc mod 2 map {{ 0 : {one}, 1 : {other} }}"),
+            Action::ByChance([one, other]) => format!("dnat to numgen random mod 2 map {{ 0 : {one}, 1 : {other} }}"),
+            Action::ByHash([one, other]) => {
+                let ip = if six { "ip6" } else { "ip" };
+                format!("dnat to jhash {ip} saddr . udp sport mod 2 map {{ 0 : {one}, 1 : {other} }}")
+            }
+            Action::Among([first, last]) => format!("dnat to {first}-{last}"),
+            Action::Masquerade(ports) => format!("masquerade{}{}", ports.range(" to :"), ports.native()),
+            Action::Source(ip, ports) => format!("snat to {}{}", given(*ip, *ports), ports.native()),
+            Action::Netmap(_) => unreachable!("of iptables only"),
             Action::Untracked => "notrack".into(),
             Action::Marked => format!("meta mark set meta mark or {BIT}"),
             Action::Drop => "drop".into(),
@@ -271,8 +348,17 @@ impl Generator<'_> {
     pub fn case(&mut self) -> Case {
         let families = [vec![false], vec![true], vec![false, true]][self.dice.below(3) as usize].clone();
         let outward = [None, Some(Side::Wan), Some(Side::Wan), Some(Side::Lan)][self.dice.below(4) as usize];
-        let mut case =
-            Case { families, outward, lines: vec![], planted: BTreeSet::new(), chains: BTreeSet::new(), next: 0 };
+        let mut case = Case {
+            families,
+            outward,
+            lines: vec![],
+            timeout: 0,
+            drops: false,
+            deaf: false,
+            planted: BTreeSet::new(),
+            chains: BTreeSet::new(),
+            next: 0,
+        };
         let backend = Backend::any(self.dice);
         let marks = self.dice.one_in(3);
         if marks {
@@ -283,6 +369,9 @@ impl Generator<'_> {
         }
         for _ in 0..self.dice.below(3) {
             self.source(&mut case, backend, marks);
+        }
+        if self.dice.one_in(2) {
+            self.queries(&mut case, backend, marks);
         }
         for _ in 0..self.dice.below(4) {
             match self.dice.below(12) {
@@ -295,6 +384,8 @@ impl Generator<'_> {
         if self.dice.one_in(10) {
             case.lines.push("sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1".into());
         }
+        case.timeout = [3600, 7439, 7440, 432_000][self.dice.below(4) as usize];
+        case.lines.push(format!("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established={}", case.timeout));
         case
     }
 
@@ -418,8 +509,14 @@ impl Generator<'_> {
                 }
                 let mut more = self.some(2, &of);
                 let ip = if to == 0 { side.far(six, 2) } else { side.near(six, 2) };
+                let by_map = place.0 == Backend::Native && kind <= 4 && !udp && self.dice.one_in(3);
                 let action = match redirects {
                     true => Action::Redirect(PORTS[3]),
+                    false if by_map && self.dice.one_in(4) => {
+                        case.planted.insert("numgen");
+                        Action::InTurn(SIDES.map(|side| side.near(six, 2)))
+                    }
+                    false if by_map => Action::Mapped(services(six)[0], PORTS[0], ip, PORTS[3]),
                     false => Action::Destination(ip, (!same_port).then_some(PORTS[3])),
                 };
                 let mut rules = vec![];
@@ -441,9 +538,59 @@ impl Generator<'_> {
         }
     }
 
+    /// A Service of name servers.
+    fn queries(&mut self, case: &mut Case, backend: Backend, marks: bool) {
+        let (form, both, exempt) = (self.dice.below(8), self.dice.one_in(2), self.dice.one_in(6));
+        let sides = [SIDES[self.dice.below(2) as usize], SIDES[self.dice.below(2) as usize]];
+        let query = |six: bool| {
+            let port = Words("-m udp --dport 53", "udp dport 53");
+            vec![is(To(services(six)[1].to_string())), is(Protocol("udp")), is(port)]
+        };
+        for place in self.places(case, backend) {
+            let six = place.1;
+            let servers = [sides[0].near(six, 2), sides[1].near(six, 3)];
+            let to = |server: IpAddr| Action::Destination(server, None);
+            for hook in if both { &["PREROUTING", "OUTPUT"][..] } else { &["PREROUTING"] } {
+                let mut of = vec![From(self.network(six)), State("NEW")];
+                if marks {
+                    of.push(Mark);
+                }
+                if *hook == "PREROUTING" {
+                    of.extend([In(self.device()), In(self.device())]);
+                }
+                let with = |more: &[Condition]| [&query(six)[..], more].concat();
+                let more = self.some(2, &of);
+                let native = place.0 == Backend::Native;
+                let rules = match form {
+                    0 => vec![Rule(with(&more), to(servers[0]))],
+                    1 | 2 => {
+                        let chance = is(Words("-m statistic --mode random --probability 0.5", "numgen random mod 2 0"));
+                        let first = with(&[&more[..], &[chance]].concat());
+                        vec![Rule(first, to(servers[0])), Rule(with(&self.some(1, &of)), to(servers[1]))]
+                    }
+                    3 | 4 if native => vec![Rule(with(&more), Action::ByChance(servers))],
+                    5 if native => vec![Rule(with(&more), Action::ByHash(servers))],
+                    3..=5 => vec![Rule(with(&more), Action::Among([sides[0].near(six, 2), sides[0].near(six, 3)]))],
+                    // By where they come from.
+                    _ => {
+                        vec![
+                            Rule(with(&[is(From(self.network(six)))]), to(servers[0])),
+                            Rule(with(&self.some(1, &of)), to(servers[1])),
+                        ]
+                    }
+                };
+                case.add(place, ("nat", hook), &rules, -3);
+                if exempt {
+                    case.add(place, ("raw", hook), &[Rule(query(six), Action::Untracked)], -9);
+                }
+            }
+        }
+    }
+
     fn source(&mut self, case: &mut Case, backend: Backend, marks: bool) {
         let (kind, side) = (self.dice.below(6), SIDES[self.dice.below(2) as usize]);
         let port = self.dice.one_in(4);
+        let (chosen, netmap) = (self.dice.below(6), self.dice.one_in(2));
         for place in self.places(case, backend) {
             let six = place.1;
             let mut of = self.tests(six, "POSTROUTING", marks);
@@ -453,12 +600,27 @@ impl Generator<'_> {
                 let port = PORTS[2 + self.dice.below(2) as usize];
                 self.port(&mut tests, Port(port));
             }
+            let ports = match chosen {
+                0 => Ports::Random,
+                1 => Ports::RandomFully,
+                2 => {
+                    tests.retain(|Condition(not, test)| !not || !matches!(test, Protocol(_)));
+                    if !tests.iter().any(|Condition(_, test)| matches!(test, Protocol(_))) {
+                        tests.push(TCP);
+                    }
+                    Ports::Of(30_000, 60_000)
+                }
+                _ => Ports::Kept,
+            };
             let action = match kind {
-                0 => Action::Source(side.router(six)),
-                1 => Action::Source(router_alone(six)),
+                0 => Action::Source(side.router(six), ports),
+                1 => Action::Source(router_alone(six), ports),
                 // Nobody has it.
-                2 => Action::Source(if six { "fd80::7" } else { "10.80.0.7" }.parse().expect("an address")),
-                _ => Action::Masquerade,
+                2 => Action::Source(if six { "fd80::7" } else { "10.80.0.7" }.parse().expect("an address"), ports),
+                3 if netmap && place.0 != Backend::Native => {
+                    Action::Netmap(if six { "fd80:1::/64" } else { "10.80.1.0/24" })
+                }
+                _ => Action::Masquerade(ports),
             };
             let mut rules = vec![];
             if self.dice.one_in(6) {
@@ -513,6 +675,7 @@ impl Generator<'_> {
 
     fn new_dropped(&mut self, case: &mut Case, backend: Backend, marks: bool) {
         let hook = self.dice.of(&["FORWARD", "OUTPUT"]).to_owned();
+        case.drops = true;
         for place in self.places(case, backend) {
             let of = self.tests(place.1, &hook, marks);
             let mut tests = self.some(2, &of);
@@ -537,6 +700,7 @@ impl Generator<'_> {
             ("mangle", "OUTPUT"),
             ("mangle", "POSTROUTING"),
         ][self.dice.below(12) as usize];
+        case.deaf |= table == "raw";
         let port = self.dice.below(6);
         let form = self.dice.below(8);
         for place in self.places(case, backend) {
@@ -592,6 +756,7 @@ impl Generator<'_> {
         let hook = self.dice.of(&["FORWARD", "FORWARD", "INPUT", "OUTPUT"]).to_owned();
         let state = self.dice.of(&["ESTABLISHED", "ESTABLISHED,RELATED"]);
         let (first, new) = (self.dice.one_in(2), self.dice.one_in(3));
+        case.drops = true;
         for place in self.places(case, backend) {
             let established = Rule(
                 vec![is(match state {

@@ -31,6 +31,7 @@ pub mod nfnetlink;
 pub mod process;
 pub mod program;
 pub mod prometheus;
+pub mod queries;
 pub mod race;
 pub mod report;
 pub mod round_trip;
