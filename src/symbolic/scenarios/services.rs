@@ -43,7 +43,10 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
             let packets = walk.marked_outside(packets);
             let mut hits = Hits::default();
             walk.hook(hook, None, Flow::First, packets, &mut hits);
-            let hits: Vec<(Hit, Set)> = hits.0.into_iter().collect();
+            // No query is one that another connection's helper expects.
+            let new = walk.in_state(&[state::NEW]);
+            let hits: Vec<(Hit, Set)> =
+                hits.0.into_iter().map(|(hit, packets)| (hit, walk.space.and(packets, new))).collect();
             if hits.len() > MAX_HITS {
                 let why = || format!("more than {MAX_HITS} ways lead to name servers");
                 walk.gave_up.get_or_insert_with(why);

@@ -120,6 +120,7 @@ fn destinations_may_be_translated_by_what_was_not_read() {
     assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.10 => notrack")), "no");
     assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.11 => notrack")), "yes");
     assert_eq!(several("unread ip forward"), "no");
+    assert_eq!(several("ip nat O: nat output -100\n state 8 => accept\n dst 10.96.0.10 => dnat numgen 2"), "no");
     // By a device that is not there, or leads to nobody.
     let by = |hook: &str, device: &str| {
         let written = rules(&format!("ip nat O: nat {hook} -100\n {device}, dst 10.96.0.10 => dnat numgen 2"));
