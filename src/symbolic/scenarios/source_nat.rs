@@ -5,6 +5,7 @@ use super::senders::loopback;
 use crate::snapshot::netfilter::{Backend, Family, Hook, Nat, NatAction};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Hit, Hits, OnNat, Walk};
+use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, Set};
 use crate::symbolic::world::{RuleAt, World};
 
@@ -50,6 +51,10 @@ pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
     for family in [Family::Ipv4, Family::Ipv6] {
         let mut hits = walk.senders(family);
         hits.0.retain(|hit, _| walk.nat(hit).is_none_or(translates_source));
+        // What other connections' helpers expect is not what competes.
+        let new = walk.in_state(&[state::NEW]);
+        hits.0.values_mut().for_each(|packets| *packets = walk.space.and(*packets, new));
+        hits.0.retain(|_, packets| !packets.is_empty());
         for (hit, certainty) in collisions(&mut walk, family, hits) {
             let place = walk.place(&hit);
             if certainty == Certainty::DoesNot {
