@@ -47,7 +47,7 @@ help:
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
-	@echo 'make test-connections CASES=400 SEED=2   the verdicts about resets of connections, likewise'
+	@echo 'make test-connections CASES=400 SEED=2   the verdicts about connections, likewise'
 	@echo 'make test-debians                     `make test` in fresh roots of Debian releases; hours'
 	@echo 'make test-faults      every single answer of every recorded node made to fail in every way'
 	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
