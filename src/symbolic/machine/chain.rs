@@ -346,6 +346,9 @@ impl Walk<'_> {
         let assumed = self.answer(format!("{} {hit:?}", self.stage), About::All, 2, 1, why);
         let packets = self.space.and(packets, assumed);
         let packets = self.any_marks(packets, &[Field::Mark, Field::ConnectionMark]);
+        // It may give entries a timeout of their own, too.
+        let timed = BTreeSet::from_iter(self.follows_timeouts.then_some(self.layout.own_timeout));
+        let packets = self.space.exists(packets, &timed);
         let untracked = self.untracked(packets);
         let both = self.space.or(packets, untracked);
         Ends { returned: both, accepted: both, translated: Hits([(hit.clone(), packets)].into()) }

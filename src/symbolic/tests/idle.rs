@@ -78,6 +78,10 @@ fn timeouts_of_their_own_count_where_such_connections_get_to_them() {
     ] {
         assert_eq!(idle(&format!("{nat}{chain}"))[1..], ["yes", by_sysctl, own], "{chain}");
     }
+    // What was not read may give one.
+    for unread in ["unread inet forward", "ip raw P: filter prerouting -300\n => odd"] {
+        assert_eq!(idle(&format!("{nat}{unread}"))[3], "maybe", "{unread}");
+    }
     let host = "ip nat S: nat postrouting 100\n src 192.0.2.1 => masquerade random\n";
     assert_eq!(
         idle(&format!("{host}inet f F: filter forward 0\n => timeout"))[2..],
