@@ -94,7 +94,8 @@ impl<'a> Reader<'a> {
                 Ok(())
             }
             false => {
-                self.numbers.extend(maps::number(&expression.expr).map(|number| (at, number)));
+                let number = maps::number(&expression.expr, |register| self.registers.key(register).ok());
+                self.numbers.extend(number.map(|number| (at, number)));
                 self.step(at, &expression.expr)
             }
         };

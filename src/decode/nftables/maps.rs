@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::netfilter::nftables::expr::Expr;
-use crate::snapshot::netfilter::{MapLookup, MarkWrite, NatMap, Step};
+use crate::snapshot::netfilter::{Field, MapLookup, MarkWrite, NatMap, Step};
 
 /// Of a first and of a last value: the expression that has looked them up, and where they stand in the data.
 type Ends = (usize, [Range<usize>; 2]);
@@ -35,11 +35,15 @@ impl Maps {
     }
 }
 
-/// The number that an expression makes: `[offset, offset + modulus)`.
-pub fn number(expression: &Expr<'_>) -> Option<MarkWrite> {
+/// The number that an expression makes: `[offset, offset + modulus)`. A hash of anything but fields of headers and of the flow is as good as
+/// chance: `key` says what registers hold.
+pub fn number(expression: &Expr<'_>, key: impl Fn(u32) -> Option<Vec<Field>>) -> Option<MarkWrite> {
+    let is_of_fields = |register: u32| {
+        key(register).is_some_and(|fields| fields.iter().all(|field| !matches!(field, Field::Other(_))))
+    };
     let (modulus, offset, hashed) = match expression {
         Expr::Numgen(numgen) => (numgen.modulus, numgen.offset, false),
-        Expr::Hash(hash) => (hash.modulus, hash.offset, true),
+        Expr::Hash(hash) => (hash.modulus, hash.offset, hash.sreg.is_none_or(is_of_fields)),
         _ => return None,
     };
     let first = offset.unwrap_or(0);

@@ -83,19 +83,17 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
     Found { certainty: walk.certainty(all), place: place.unwrap_or_default() }
 }
 
-/// Whether one translation alone leads the queries of a socket, which have the same fields, to several destinations. `None`: that is
-/// not known, as of what was not understood, or not read, and of a hash of more than fields.
+/// Whether one translation alone leads the queries of a socket, which have the same fields and so the same hash, to several
+/// destinations. `None`: that is not known, as of what was not understood, or not read.
 fn is_of_several(world: &World<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<bool> {
     let nat = nat?;
     let Some(map) = &nat.map else { return (nat.addresses != Chosen::ByPacket).then_some(false) };
-    if !map.lookup.fields.iter().any(|field| matches!(field, Field::Number { .. })) {
+    if !map.lookup.fields.iter().any(Field::is_drawn) {
         return Some(false);
     }
     let Hit::Rule(at, _) = hit else { return None };
     let known = map.lookup.known_in(&world.rules[at.set].ruleset.sets)?;
-    let several = known.map(|(_, data)| data).collect::<BTreeSet<&[u8]>>().len() > 1;
-    let is_drawn = map.lookup.fields.iter().all(Field::is_drawn);
-    (is_drawn || !several).then_some(several)
+    Some(known.map(|(_, data)| data).collect::<BTreeSet<&[u8]>>().len() > 1)
 }
 
 /// Packets that no nat chain sees.

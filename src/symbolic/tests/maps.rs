@@ -2,9 +2,11 @@
 
 use super::language::{self, address, effort, rules};
 use super::tunnel::{facts, verdict};
+use super::unread::word;
 use crate::snapshot::Reading;
 use crate::snapshot::netfilter::{Element, Set};
 use crate::symbolic::OuterPackets;
+use crate::symbolic::scenarios::services::dns_to_several;
 use crate::symbolic::scenarios::tunnel::outer_packets;
 
 const ALL: (u128, u128) = (0, u32::MAX as u128);
@@ -111,6 +113,23 @@ fn a_map_by_a_number_gives_each_that_the_number_can_have() {
     let kept = twice.replace("oif eth0, mark 0x4000 => xor 0x4000", "mark 0x2 => return");
     let first = kept.replacen("map m numgen => mark-of m numgen 0xffffffff", "=> or 0x1", 1);
     assert_eq!(rewritten(&[&first, MASQUERADE].concat(), Some(map)), "yes");
+}
+
+/// The queries of a socket are alike: the next number of numgen is another one all the same, and a hash is not.
+#[test]
+fn name_servers_by_number_are_several() {
+    let several = |by: &str, servers: &[[u8; 4]]| {
+        let text = format!("ip nat O: nat output -100\n dst 10.96.0.10, map m {by} => dnat of m {by}\n");
+        let mut written = rules(&text);
+        let data = servers.iter().zip(0..).map(|(server, number)| (vec![(number, number)], *server));
+        written.nftables.sets.insert(language::set("m"), map(&data.collect::<Vec<_>>()));
+        word(&dns_to_several(&written.world(), &effort()).certainty)
+    };
+    let (one, other) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    assert_eq!(several("numgen", &[one, other]), "yes");
+    assert_eq!(several("numgen", &[one, one]), "no");
+    assert_eq!(several("numgen", &[one]), "no");
+    assert_eq!(several("jhash", &[one, other]), "no");
 }
 
 #[test]

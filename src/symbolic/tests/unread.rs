@@ -120,10 +120,12 @@ fn destinations_may_be_translated_by_what_was_not_read() {
     assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.10 => notrack")), "no");
     assert_eq!(several(&format!("{both}ip raw O: filter output -300\n dst 10.96.0.11 => notrack")), "yes");
     assert_eq!(several("unread ip forward"), "no");
-    assert_eq!(several("ip nat O: nat output -100\n state 8 => accept\n dst 10.96.0.10 => dnat numgen 2"), "no");
+    let random = "dst 10.96.0.10, sometimes => dnat to 10.0.0.1\n dst 10.96.0.10 => dnat to 10.0.0.2";
+    assert_eq!(several(&format!("ip nat O: nat output -100\n state 8 => accept\n {random}")), "no");
     // By a device that is not there, or leads to nobody.
     let by = |hook: &str, device: &str| {
-        let written = rules(&format!("ip nat O: nat {hook} -100\n {device}, dst 10.96.0.10 => dnat numgen 2"));
+        let random = random.replace("dst 10.96.0.10", &format!("{device}, dst 10.96.0.10"));
+        let written = rules(&format!("ip nat O: nat {hook} -100\n {random}"));
         let world = World { devices: devices(&["lo", "eth0", "down0"]), ..written.world() };
         word(&dns_to_several(&world, &effort()).certainty)
     };

@@ -109,6 +109,13 @@ fn numbers_that_are_made_are_within_their_range() {
     assert_eq!(steps([numgen.clone(), set_mark()].concat()).pop(), number(0x4000, 0x4007, false));
     let hash: Expression = vec![Hash { dreg: NFT_REG_1, modulus: Some(1), ..Hash::default() }.into()];
     assert_eq!(steps([hash, set_mark()].concat()).pop(), number(0, 0, true));
+    // Of fields, and of what is in the packet.
+    let of_source = Hash { sreg: Some(NFT_REG_1), len: Some(4), dreg: NFT_REG_1, modulus: Some(2), ..Hash::default() };
+    for (offset, hashed) in [(12, true), (3, false)] {
+        let source = load(NFT_PAYLOAD_NETWORK_HEADER, offset, 4);
+        let hash: Expression = vec![of_source.clone().into()];
+        assert_eq!(steps([source, hash, set_mark()].concat()).pop(), number(0, 1, hashed), "{offset}");
+    }
     // And looked up.
     let look_up: Expression =
         vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_1), ..Lookup::default() }.into()];
