@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 use super::tunnel::PROBE;
-use super::{ConditionState, DefectFinding, Derived};
+use super::{ConditionState, DefectFinding, Derived, conntrack};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{Feature, Link, Question, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
@@ -114,9 +114,9 @@ impl<'a> Context<'a> {
         }
         match test {
             Test::KernelDefect(_) => unreachable!("handled above: it is no matter of namespaces"),
-            Test::ConntrackActive => self.conntrack_active(),
-            Test::ConntrackTableFilled(ratio) => self.conntrack_table_filled(*ratio),
-            Test::ConntrackBucketsLoaded(ratio) => self.conntrack_buckets_loaded(*ratio),
+            Test::ConntrackActive => conntrack::active(&self.snapshot.conntrack),
+            Test::ConntrackTableFilled(ratio) => conntrack::table_filled(&self.snapshot.conntrack, *ratio),
+            Test::ConntrackBucketsLoaded(ratio) => conntrack::buckets_loaded(&self.snapshot.conntrack, *ratio),
             Test::TunnelUp => self.tunnel_up(tunnel),
             Test::UnderlayDriver(driver) => self.underlay_driver(tunnel, driver),
             Test::UnderlayTunnelOffload(driver) => self.underlay_tunnel_offload(tunnel, driver),
@@ -159,52 +159,6 @@ impl<'a> Context<'a> {
                 DefectState::Unknown => Outcome::unknown(Question::from(&defect.detail).shown_by(PROBE)),
             },
             None => Outcome::unknown(format!("natwatch has no table for {id}")),
-        }
-    }
-
-    fn conntrack_active(&self) -> Outcome {
-        match &self.snapshot.conntrack.entries {
-            Reading::Ok(0) => Outcome::fails("connection tracking has 0 entries"),
-            Reading::Ok(1) => Outcome::holds("connection tracking has 1 entry"),
-            Reading::Ok(entries) => Outcome::holds(format!("connection tracking has {entries} entries")),
-            Reading::Absent(_) => Outcome::fails("nf_conntrack is not in the running kernel"),
-            other => unread_conntrack(other),
-        }
-    }
-
-    fn conntrack_table_filled(&self, ratio: f64) -> Outcome {
-        match (&self.snapshot.conntrack.entries, &self.snapshot.conntrack.entries_limit) {
-            (Reading::Ok(entries), Reading::Ok(0)) => {
-                Outcome::fails(format!("{entries} entries, and nf_conntrack_max is 0: no limit"))
-            }
-            (Reading::Ok(entries), Reading::Ok(limit)) => {
-                let filled = *entries as f64 / *limit as f64;
-                let detail = format!("{entries} of {limit} entries ({:.1} %)", filled * 100.0);
-                let outcome = Outcome::holds_if(filled >= ratio, detail);
-                let doubled = limit.saturating_mul(2);
-                if doubled > i32::MAX as u64 {
-                    return outcome; // more than the kernel takes
-                }
-                let outcome = outcome.with("entries_limit_doubled", doubled);
-                match self.snapshot.conntrack.buckets.ok() {
-                    Some(buckets) => outcome.with("buckets_for_that", (*buckets).max(doubled / 4)),
-                    None => outcome, // there may be more than that now
-                }
-            }
-            (Reading::Ok(_), other) | (other, _) => unread_conntrack(other),
-        }
-    }
-
-    fn conntrack_buckets_loaded(&self, ratio: f64) -> Outcome {
-        match (&self.snapshot.conntrack.entries, &self.snapshot.conntrack.buckets) {
-            (_, Reading::Ok(0)) => Outcome::unknown("nf_conntrack_buckets is 0"),
-            (Reading::Ok(entries), Reading::Ok(buckets)) => {
-                let load = 2.0 * *entries as f64 / *buckets as f64;
-                let detail = format!("{entries} entries, each in 2 of {buckets} buckets: mean chain {load:.2}");
-                Outcome::holds_if(load >= ratio, detail).with("entries_quadrupled", entries.saturating_mul(4))
-            }
-            (Reading::Absent(_), _) => Outcome::fails("nf_conntrack is not in the running kernel"),
-            (Reading::Ok(_), other) | (other, _) => unread_conntrack(other),
         }
     }
 
@@ -350,14 +304,6 @@ impl<'a> Context<'a> {
         let underlay = tunnel.underlay.ok().into_iter().flatten();
         underlay.flat_map(|index| with_lower_devices(self.snapshot.known_links(), *index)).collect()
     }
-}
-
-fn unread_conntrack(reading: &Reading<u64>) -> Outcome {
-    Outcome::unknown(Question::unread(reading).shown_by([
-        "sysctl",
-        "-r",
-        "net.netfilter.nf_conntrack_(count|max|buckets)",
-    ]))
 }
 
 pub(super) fn unread_links<T>(links: &Reading<T>) -> Question {

@@ -3,6 +3,7 @@
 
 mod backends;
 mod conditions;
+mod conntrack;
 mod derived;
 mod history;
 mod idle;

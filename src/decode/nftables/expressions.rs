@@ -296,12 +296,7 @@ impl<'a> Reader<'a> {
 
     /// The number that a register holds, if an expression of this rule has made it.
     fn made(&self, register: u32) -> Option<Field> {
-        match self.registers.result_of(register).and_then(|at| self.numbers.get(&at))? {
-            MarkWrite::Number { first, last, hashed } => {
-                Some(Field::Number { first: *first, last: *last, hashed: *hashed })
-            }
-            _ => None,
-        }
+        self.registers.result_of(register).and_then(|at| self.numbers.get(&at)).and_then(maps::field)
     }
 
     fn extension(&mut self, target: bool, name: &Text<'_>, revision: u32, data: Option<&[u8]>) -> Result<()> {

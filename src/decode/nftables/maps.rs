@@ -50,3 +50,13 @@ pub fn number(expression: &Expr<'_>, key: impl Fn(u32) -> Option<Vec<Field>>) ->
     let last = first.checked_add(modulus?.checked_sub(1)?)?;
     Some(MarkWrite::Number { first, last, hashed })
 }
+
+/// The same as what a look-up goes by.
+pub fn field(number: &MarkWrite) -> Option<Field> {
+    match number {
+        MarkWrite::Number { first, last, hashed } => {
+            Some(Field::Number { first: *first, last: *last, hashed: *hashed })
+        }
+        _ => None,
+    }
+}
