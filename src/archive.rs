@@ -1,8 +1,11 @@
-//! A capture as a directory: what `natwatch capture` writes and `check --from` reads.
+//! A capture as a directory: what `natwatch capture` writes and `check --from` reads, or as one text ([`text`]), which
+//! `check --from` reads too.
 //!
 //! Each answer is a file named after its request: the kernel's bytes for `ok`, and for the other states a file
 //! with the suffix `.absent`, `.denied` or `.failed` that holds the reason. `meta.json` is written last, so a
 //! directory without it is no capture.
+
+mod text;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,6 +21,8 @@ const META: &str = "meta.json";
 const MAX_FILE: u64 = 65 << 20;
 /// All answers of one capture together.
 const MAX_TOTAL: usize = 256 << 20;
+/// Largest text of a capture: each byte is two digits.
+const MAX_TEXT: u64 = 2 * MAX_TOTAL as u64 + (16 << 20);
 /// Files of one capture that are loaded.
 const MAX_FILES: usize = 16_384;
 /// Directories below each other: `sysfs/class/net/eth0/device/driver` has six.
@@ -96,14 +101,32 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), String> {
     file.write_all(bytes).map_err(describe)
 }
 
-/// Reads a capture.
+/// Reads a capture: a directory, or a text of its files.
 ///
 /// # Errors
 /// Says what is not a capture of a format and byte order that this natwatch reads.
-pub fn load(dir: &Path) -> Result<Capture, String> {
-    let meta = read_file(&dir.join(META))
-        .map_err(|error| format!("{error}; {} is no capture, or one that was not finished", dir.display()))?;
-    let meta: Meta = serde_json::from_slice(&meta).map_err(|error| format!("{}: {error}", dir.join(META).display()))?;
+pub fn load(path: &Path) -> Result<Capture, String> {
+    let mut loading = Loading { at: path, total: 0, answers: BTreeMap::new() };
+    let unfinished = |why: &str| format!("{why}; {} is no capture, or one that was not finished", path.display());
+    if !path.is_file() {
+        let meta = meta(path, &read_file(&path.join(META)).map_err(|error| unfinished(&error))?)?;
+        loading.directory(path, String::new(), 0)?;
+        return Ok(Capture { meta, answers: loading.answers });
+    }
+    let text = String::from_utf8(read_all(path, MAX_TEXT)?).map_err(|_| unfinished("not a text"))?;
+    let mut files = text::files(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let index =
+        files.iter().position(|(name, _)| *name == META).ok_or_else(|| unfinished(&format!("no {META} in it")))?;
+    let meta = meta(path, &files.remove(index).1)?;
+    for (name, bytes) in files {
+        loading.file(name.to_owned(), bytes)?;
+    }
+    Ok(Capture { meta, answers: loading.answers })
+}
+
+/// What `meta.json` of the capture at `path` says.
+fn meta(path: &Path, bytes: &[u8]) -> Result<Meta, String> {
+    let meta: Meta = serde_json::from_slice(bytes).map_err(|error| format!("{META} of {}: {error}", path.display()))?;
     if meta.format != FORMAT {
         return Err(format!("the capture has format {}, this natwatch reads {FORMAT}", meta.format));
     }
@@ -113,47 +136,52 @@ pub fn load(dir: &Path) -> Result<Capture, String> {
             meta.byte_order
         ));
     }
-    let mut capture = Capture { meta, answers: BTreeMap::new() };
-    load_directory(dir, String::new(), 0, &mut 0, &mut capture.answers)?;
-    Ok(capture)
+    Ok(meta)
 }
 
-fn load_directory(
-    dir: &Path,
-    prefix: String,
-    depth: usize,
-    total: &mut usize,
-    answers: &mut BTreeMap<String, Answer>,
-) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err(format!("{}: more than {MAX_DEPTH} directories deep", dir.display()));
-    }
-    let describe = |error| format!("cannot read {}: {error}", dir.display());
-    for entry in fs::read_dir(dir).map_err(describe)? {
-        let entry = entry.map_err(describe)?;
-        let path = entry.path();
-        let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
-            return Err(format!("{}: the name is not UTF-8", path.display()));
-        };
-        let kind = entry.file_type().map_err(describe)?;
-        if kind.is_dir() {
-            load_directory(&path, format!("{name}/"), depth + 1, total, answers)?;
-        } else if depth > 0 {
-            if answers.len() >= MAX_FILES {
-                return Err(format!("the capture has more than {MAX_FILES} files"));
-            }
-            let bytes = read_file(&path)?;
-            *total += bytes.len();
-            if *total > MAX_TOTAL {
-                return Err(format!("the capture has more than {MAX_TOTAL} bytes"));
-            }
-            let (name, answer) = parse_answer(name, bytes);
-            if answers.insert(name.clone(), answer).is_some() {
-                return Err(format!("the capture answers {name} twice"));
+/// A capture while it is read.
+struct Loading<'a> {
+    at: &'a Path,
+    total: usize,
+    answers: BTreeMap<String, Answer>,
+}
+
+impl Loading<'_> {
+    fn directory(&mut self, dir: &Path, prefix: String, depth: usize) -> Result<(), String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("{}: more than {MAX_DEPTH} directories deep", dir.display()));
+        }
+        let describe = |error| format!("cannot read {}: {error}", dir.display());
+        for entry in fs::read_dir(dir).map_err(describe)? {
+            let entry = entry.map_err(describe)?;
+            let path = entry.path();
+            let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
+                return Err(format!("{}: the name is not UTF-8", path.display()));
+            };
+            let kind = entry.file_type().map_err(describe)?;
+            if kind.is_dir() {
+                self.directory(&path, format!("{name}/"), depth + 1)?;
+            } else if depth > 0 {
+                self.file(name, read_file(&path)?)?;
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn file(&mut self, name: String, bytes: Vec<u8>) -> Result<(), String> {
+        if self.answers.len() >= MAX_FILES {
+            return Err(format!("{} has more than {MAX_FILES} files", self.at.display()));
+        }
+        self.total += bytes.len();
+        if self.total > MAX_TOTAL {
+            return Err(format!("{} has more than {MAX_TOTAL} bytes", self.at.display()));
+        }
+        let (name, answer) = parse_answer(name, bytes);
+        match self.answers.insert(name.clone(), answer) {
+            Some(_) => Err(format!("{} answers {name} twice", self.at.display())),
+            None => Ok(()),
+        }
+    }
 }
 
 fn state_suffix(name: &str) -> Option<(&str, SourceState)> {
@@ -189,14 +217,18 @@ fn failure(bytes: Vec<u8>) -> Failure {
 
 /// A regular file, not a link to one: a capture comes from strangers.
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let describe = |error| format!("cannot read {}: {error}", path.display());
-    if !fs::symlink_metadata(path).map_err(describe)?.is_file() {
+    if !fs::symlink_metadata(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?.is_file() {
         return Err(format!("{}: not a regular file", path.display()));
     }
+    read_all(path, MAX_FILE)
+}
+
+fn read_all(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let describe = |error| format!("cannot read {}: {error}", path.display());
     let mut bytes = Vec::new();
-    File::open(path).map_err(describe)?.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(describe)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("{}: larger than {MAX_FILE} bytes", path.display()));
+    File::open(path).map_err(describe)?.take(most + 1).read_to_end(&mut bytes).map_err(describe)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("{}: larger than {most} bytes", path.display()));
     }
     Ok(bytes)
 }

@@ -131,8 +131,8 @@ pub struct Shown {
 /// Flags of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Replay a capture instead of looking at this machine
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["path.procfs", "path.sysfs", "path.rootfs"])]
+    /// Replay a capture, a directory or a text of its files, instead of looking at this machine
+    #[arg(long, value_name = "DIR|FILE", conflicts_with_all = ["path.procfs", "path.sysfs", "path.rootfs"])]
     pub from: Option<PathBuf>,
     /// Judge only this advisory, repeatable
     #[arg(long = "advisory", value_name = "ID", value_parser = advisory)]

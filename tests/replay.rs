@@ -539,3 +539,43 @@ fn odd_files_are_refused_quickly() {
     let advisory = report["advisories"].as_array().expect("a list").iter().find(vmxnet3).expect("it").clone();
     assert_eq!(advisory["state"], "unknown", "{advisory:#}");
 }
+
+/// Each file, and a text of all, is read alike, whatever tool packed it.
+#[test]
+fn a_capture_as_one_text_is_the_same_capture() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| temporary.path().join(name);
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes/archive.py");
+    let packed = |action: &str, from: &Path, to: &Path| {
+        let status = Command::new("python3").arg(&tool).arg(action).args([from, to]).status();
+        assert!(status.expect("python3").success());
+    };
+    let ns = Netns::new();
+    nft(&ns, "table ip t { chain c { type nat hook postrouting priority 100;\nmasquerade\n}\n}\n");
+    let live = CaptureDir::of(&ns, &[]);
+    packed("pack", &live.path(), &at("live.txt"));
+    packed("unpack", &at("live.txt"), &at("live"));
+    let shown = |path: &Path| {
+        let path = path.to_str().expect("UTF-8");
+        json(natwatch_in(&ns, &["check", "--from", path, "--format", "json"]))
+    };
+    let report = shown(&live.path());
+    assert_eq!(report["source_nat_rules"].as_array().map(Vec::len), Some(1), "{report}");
+    assert_eq!(shown(&at("live.txt")), report);
+    assert_eq!(shown(&at("live")), report);
+
+    let text = fs::read_to_string(at("live.txt")).expect("a text");
+    let refused = |text: &[u8], why: &str| {
+        fs::write(at("broken.txt"), text).expect("written");
+        natwatch_in(&ns, &["check", "--from", at("broken.txt").to_str().expect("UTF-8")])
+            .fails(1, &["broken.txt", why]);
+    };
+    refused(b"", "no meta.json in it");
+    refused(&[0xff], "not a text");
+    let version = "-- procfs/version --\n";
+    assert!(text.contains(version));
+    let twice = text.clone() + version + "Linux version 1\n";
+    refused(twice.as_bytes(), "answers procfs/version twice");
+    let cut = &text[..text.find(" hex --\n").expect("bytes") + 11];
+    refused(cut.as_bytes(), "not pairs of hexadecimal digits");
+}
