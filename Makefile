@@ -37,7 +37,12 @@ OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: build bench bench-fleet test fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files check fmt clippy \
+# A recorded node as the directory that `natwatch capture` wrote.
+node:
+	@test -n "$(NODE)" -a -n "$(DIR)" || { echo 'say which and where: make node NODE=flannel DIR=/tmp/flannel' >&2; exit 1; }
+	tests/nodes/archive.py unpack tests/nodes/$(NODE).txt "$(DIR)"
+
+.PHONY: build bench bench-fleet test fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
 	doc deny golden help
 
 help:
@@ -56,6 +61,7 @@ help:
 	@echo 'make test-packages                    chart, image, Debian package and units, with the real tools (docs/packages.md)'
 	@echo 'make check    formatting, lints, documentation, licences'
 	@echo 'make golden   write the golden outputs anew; review the diff'
+	@echo 'make node NODE=flannel DIR=DIR          a recorded node as a directory'
 	@echo 'make chart-files                      copy rules and dashboards into the chart'
 
 build:

@@ -22,8 +22,8 @@ use natwatch::{archive, judge};
 fn look(criterion: &mut Criterion) {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
     let options = judge::Options::default();
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
-    let capture = archive::load(&fixture).expect("the fixture is part of the repository");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes/flannel.txt");
+    let capture = archive::load(&path).expect("the node is part of the repository");
     criterion.bench_function("decode and judge a captured node", |bencher| {
         bencher.iter(|| {
             let snapshot = decode::replay(black_box(&capture), &collectors);

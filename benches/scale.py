@@ -224,7 +224,7 @@ GENERATORS = {
     "nftables-services": nftables_services,
 }
 NFT, LEGACY, NATIVE = "iptables-nft-restore", "iptables-legacy-restore", "nft -f -"
-RECORDED = os.path.join(HERE, "..", "tests", "fixtures", "nat-nftables")
+RECORDED = os.path.join(HERE, "..", "tests", "nodes", "nat-nftables.txt")
 # Name: how its rules are made, and what is to be reached: milliseconds, and MiB where that is said.
 SETS = {
     "Calico, 2,000 policies, iptables-nft": (lambda: shell(NFT, calico(2000)), 100, 40),

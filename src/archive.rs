@@ -5,6 +5,8 @@
 //! with the suffix `.absent`, `.denied` or `.failed` that holds the reason. `meta.json` is written last, so a
 //! directory without it is no capture.
 
+#[cfg(test)]
+pub mod testing;
 mod text;
 
 use std::borrow::Cow;

@@ -134,7 +134,7 @@ fn the_first_line_of_every_report_counts_what_is_left_out() {
     let text = check(&unknown, "text", &[CHAIN]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("conntrack-chain-limit (accepted: short chains come with 6.9)"), "{text}");
     // However long the list is, the number stays in the line.
-    let many = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/container-without-host-network");
+    let many = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/container-without-host-network.txt");
     let npd = natwatch(&["check", "--from", many, "--format", "npd", "--accept=iptables-backend-split"]).expect(2);
     assert!(npd.ends_with("…, 1 known risk left out\n") && (78..=80).contains(&npd.trim_end().len()), "{npd}");
 }

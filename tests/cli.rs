@@ -366,7 +366,7 @@ fn another_namespace_is_not_judged_unless_told() {
 /// Information is shown by every format for people, and decides an exit code only for those who ask for it.
 #[test]
 fn information_is_shown_and_not_counted() {
-    let node = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/nat-nftables");
+    let node = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/nat-nftables.txt");
     for (format, shown) in [
         ("text", "\nINFO  snat-port-race (exposed)\n"),
         ("html", "For information, not counted: snat-port-race"),

@@ -181,9 +181,9 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
 
 /// A node with a tunnel, as it was recorded, with other rules.
 fn node(rules: &Ruleset) -> Snapshot {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes/flannel.txt");
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let mut snapshot = decode::replay(&archive::load(&fixture).expect("a fixture"), &collectors);
+    let mut snapshot = decode::replay(&archive::load(&path).expect("a recorded node"), &collectors);
     snapshot.nftables = Reading::Ok(Arc::new(rules.clone()));
     snapshot
 }

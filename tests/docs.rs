@@ -145,22 +145,52 @@ fn the_platform_page_knows_every_source_and_every_request() {
     for source in Source::ALL {
         assert!(platform.contains(&format!("| {source} |")) || platform.contains(&format!("{source},")), "{source}");
     }
-    for (fixture, requests) in [("flannel", 20), ("unprivileged", 10)] {
-        let mut open = vec![path("tests/fixtures").join(fixture).join("procfs")];
-        let mut files = 0;
-        while let Some(entry) = open.pop() {
-            if entry.is_dir() {
-                open.extend(fs::read_dir(&entry).unwrap().map(|entry| entry.unwrap().path()));
-                continue;
-            }
-            files += 1;
-            let name = entry.file_name().unwrap().to_str().unwrap();
-            let name = name.split('.').next().unwrap();
-            let last_word = name.rsplit('_').next().unwrap();
-            assert!(platform.contains(name) || platform.contains(last_word), "{} is not listed", entry.display());
+    let listed = listed_files(&platform);
+    let mut files = BTreeSet::new();
+    for node in fs::read_dir(path("tests/nodes")).unwrap().map(|entry| entry.unwrap().path()) {
+        // That one is of a version that asked for other files.
+        if node.extension().is_some_and(|end| end == "txt") && !node.ends_with("one-cpu.txt") {
+            files.extend(natwatch::archive::load(&node).unwrap().answers.into_keys());
         }
-        assert!(files * 2 >= requests, "{fixture} holds only {files} files");
     }
+    let roots = [("procfs/", "/proc/"), ("sysfs/", "/sys/"), ("rootfs/", "/")];
+    let paths = files.iter().filter_map(|file| {
+        roots.iter().find_map(|(root, path)| Some(format!("{path}{}", file.strip_prefix(root)?.replace(".list", "/"))))
+    });
+    let paths: Vec<String> = paths.collect();
+    assert!(paths.len() > 25, "{paths:?}");
+    for path in paths {
+        assert!(listed.iter().any(|pattern| is_of(pattern, &path)), "{path} is not in the table of files");
+    }
+}
+
+/// The files that the platform page's table of them names, `{a,b}` taken apart.
+fn listed_files(platform: &str) -> Vec<String> {
+    let table = platform.split("## Files").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let words = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let mut open: Vec<String> = words.map(str::to_owned).collect();
+    let mut listed = Vec::new();
+    while let Some(word) = open.pop() {
+        match word.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
+            Some((before, (choices, after))) => {
+                open.extend(choices.split(',').map(|choice| format!("{before}{choice}{after}")));
+            }
+            None => listed.push(word),
+        }
+    }
+    listed
+}
+
+/// Whether a file is what the page lists: NAME is any name, a directory stands for what is in it, and what has no directory is in the
+/// one that the row began with.
+fn is_of(pattern: &str, path: &str) -> bool {
+    let (pattern, path): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), path.split('/').collect());
+    let fits = |(pattern, part): (&&str, &&str)| *pattern == "NAME" || pattern == part || pattern.is_empty();
+    if pattern[0].is_empty() {
+        return pattern.len() <= path.len() && pattern.iter().zip(&path).all(fits);
+    }
+    pattern.len() < path.len() && pattern.iter().rev().zip(path.iter().rev()).all(fits)
 }
 
 #[test]

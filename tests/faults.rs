@@ -267,15 +267,15 @@ fn problems_of<'a>(before: &'a Outcome, after: &'a Outcome) -> impl Iterator<Ite
 
 #[test]
 fn no_recorded_node_gets_better_by_a_failure() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
     let (mut nodes, mut played) = (0, 0);
     let mut seen = BTreeSet::new();
-    for entry in fs::read_dir(fixtures).expect("fixtures").map(|entry| entry.expect("an entry").path()) {
-        if !entry.is_dir() {
+    for entry in fs::read_dir(recorded).expect("nodes").map(|entry| entry.expect("an entry").path()) {
+        if entry.extension().is_none_or(|end| end != "txt") {
             continue;
         }
         let capture = archive::load(&entry).expect("a capture");
-        let name = entry.file_name().expect("a name").to_string_lossy().into_owned();
+        let name = entry.file_stem().expect("a name").to_string_lossy().into_owned();
         played += play(&name, &capture, &mut seen);
         nodes += 1;
     }

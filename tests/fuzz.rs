@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use support::capture::walk;
 use support::fuzz_targets::{TARGETS, Target};
 use support::mutator::{Random, mutated};
+use support::round_trip::recorded_answers;
 
-/// Where answers of kernels are; those of `fuzz-seeds` are of rules that use everything (tests/live_redaction.rs).
-const ANSWERS: [&str; 3] = ["tests/fixtures", "tests/fuzz-seeds", "src/redact/testdata"];
+/// Where answers of kernels are beside the recorded nodes; those of `fuzz-seeds` are of rules that use everything
+/// (tests/live_redaction.rs).
+const ANSWERS: [&str; 2] = ["tests/fuzz-seeds", "src/redact/testdata"];
 
 /// CI has two CPUs.
 const THREADS: usize = 2;
@@ -33,7 +35,7 @@ fn answers() -> Vec<(String, Vec<u8>)> {
     ANSWERS.iter().for_each(|dir| walk(&root.join(dir), &mut files));
     files.sort();
     let read = |path: &std::path::PathBuf| (path.to_string_lossy().into_owned(), fs::read(path).expect("a file"));
-    files.iter().map(read).collect()
+    files.iter().map(read).chain(recorded_answers()).collect()
 }
 
 /// What a target begins with, each once.

@@ -1,4 +1,4 @@
-//! Whole outputs of every captured node in `tests/fixtures`, in every format, with exit codes.
+//! Whole outputs of every captured node in `tests/nodes`, in every format, with exit codes.
 //!
 //! `make golden` writes `tests/golden` anew; the diff is to be reviewed.
 
@@ -17,17 +17,17 @@ mod debug_text;
 
 const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rules"];
 
-fn fixtures() -> Vec<PathBuf> {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let entries = fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path());
-    let mut directories: Vec<_> = entries.filter(|path| path.is_dir()).collect();
-    directories.sort();
-    directories
+fn nodes() -> Vec<PathBuf> {
+    let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
+    let entries = fs::read_dir(nodes).unwrap().map(|entry| entry.unwrap().path());
+    let mut archives: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
+    archives.sort();
+    archives
 }
 
 /// The rules as they were understood, one step a line.
-fn rules(fixture: &Path) -> String {
-    let capture = natwatch::archive::load(fixture).unwrap();
+fn rules(node: &Path) -> String {
+    let capture = natwatch::archive::load(node).unwrap();
     let collectors = Collector::ALL.iter().copied().collect();
     let reading = natwatch::decode::replay(&capture, &collectors).nftables;
     let Some(ruleset) = reading.ok() else { return format!("{reading:?}\n") };
@@ -48,13 +48,13 @@ fn rules(fixture: &Path) -> String {
 }
 
 /// The report and its exit code; what changes from build to build is masked.
-fn check(fixture: &Path, format: &str) -> String {
+fn check(node: &Path, format: &str) -> String {
     if format == "rules" {
-        return rules(fixture);
+        return rules(node);
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_natwatch"));
-    let output = command.arg("check").arg("--from").arg(fixture).args(["--format", format]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", fixture.display());
+    let output = command.arg("check").arg("--from").arg(node).args(["--format", format]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", node.display());
     let version = env!("CARGO_PKG_VERSION");
     let stdout = String::from_utf8(output.stdout)
         .unwrap()
@@ -68,10 +68,10 @@ fn whole_outputs_stay_as_reviewed() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let write = std::env::var_os("GOLDEN").is_some_and(|value| value == "write");
     let (mut wrong, mut expected_files) = (Vec::new(), Vec::new());
-    for fixture in fixtures() {
+    for node in nodes() {
         for format in FORMATS {
-            let file = golden.join(format!("{}.{format}", fixture.file_name().unwrap().to_str().unwrap()));
-            let actual = check(&fixture, format);
+            let file = golden.join(format!("{}.{format}", node.file_stem().unwrap().to_str().unwrap()));
+            let actual = check(&node, format);
             // Rules are shown as they were understood.
             let debug = debug_text::debug_text(&actual).filter(|_| format != "rules");
             assert_eq!(debug, None, "{}", file.display());
@@ -87,15 +87,15 @@ fn whole_outputs_stay_as_reviewed() {
     assert!(wrong.is_empty(), "run `make golden` and review the diff:\n{}", wrong.join("\n"));
     let present = fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path());
     let stale: Vec<_> = present.filter(|file| !expected_files.contains(file)).collect();
-    assert!(stale.is_empty(), "no fixture produces these any more: {stale:?}");
+    assert!(stale.is_empty(), "no node produces these any more: {stale:?}");
 }
 
 /// Every state of every advisory is shown by at least one captured node.
 #[test]
-fn every_state_of_every_advisory_has_a_fixture() {
+fn every_state_of_every_advisory_is_shown_by_a_node() {
     let mut seen = Vec::new();
-    for fixture in fixtures() {
-        let report = check(&fixture, "json");
+    for node in nodes() {
+        let report = check(&node, "json");
         let (json, _) = report.rsplit_once("exit code").unwrap();
         let report: serde_json::Value = serde_json::from_str(json).unwrap();
         for advisory in report["advisories"].as_array().unwrap() {
@@ -109,7 +109,7 @@ fn every_state_of_every_advisory_has_a_fixture() {
             |state: &&natwatch::advisory::State| safeguarded || **state != natwatch::advisory::State::Mitigated;
         for state in natwatch::advisory::State::ALL.iter().filter(possible) {
             let wanted = (advisory.id.as_str().into(), state.name().into());
-            assert!(seen.contains(&wanted), "no fixture is {wanted:?}");
+            assert!(seen.contains(&wanted), "no node is {wanted:?}");
         }
     }
 }

@@ -4,9 +4,6 @@
 
 mod support;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use natwatch::netfilter::netlink::{self, Emit as _, Layout, Value as _, Writer};
 use natwatch::netfilter::nftables::expr::{
     NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_CSUM_FLAGS, NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_OFFSET,
@@ -15,8 +12,7 @@ use natwatch::netfilter::nftables::expr::{
 use natwatch::netfilter::nftables::uapi;
 use natwatch::netfilter::xtables;
 use proptest::prelude::*;
-use support::capture::walk;
-use support::round_trip::{extension, round_trips};
+use support::round_trip::{extension, recorded_answers, round_trips};
 
 /// Attributes of `payload` in any order, among others that it does not know: type, body.
 fn attributes_in_any_order() -> impl Strategy<Value = Vec<(u16, Vec<u8>)>> {
@@ -77,11 +73,8 @@ proptest! {
 #[test]
 fn what_kernels_wrote_is_written_again() {
     let (mut messages, mut extensions, mut entries) = (0, 0, 0);
-    let mut files: Vec<PathBuf> = Vec::new();
-    walk(Path::new("tests/fixtures"), &mut files);
-    for path in files {
-        let bytes = fs::read(&path).expect("a file");
-        let counts = round_trips(&path.to_string_lossy(), &bytes).unwrap_or_default();
+    for (name, bytes) in recorded_answers() {
+        let counts = round_trips(&name, &bytes).unwrap_or_default();
         messages += counts.messages;
         extensions += counts.extensions;
         entries += counts.entries;

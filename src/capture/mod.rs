@@ -1,7 +1,7 @@
 //! What the kernel was asked and what it answered, byte for byte.
 //!
 //! A [`Capture`] is what `kernel` produces, what `decode` reads, what `natwatch capture` saves, what
-//! `check --from` replays, and what the tests use as fixtures.
+//! `check --from` replays, and what the tests have of recorded nodes.
 
 mod ask;
 mod recorder;

@@ -212,11 +212,14 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+    use crate::archive::testing::recorded_answer;
     use crate::decode::testing::{Played, capture};
     use crate::snapshot::{SourceState, SourceStatus};
 
-    const LINKS: &[u8] = include_bytes!("../../tests/fixtures/flannel/netlink/route/links");
+    static LINKS: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/links"));
 
     fn missing() -> Failure {
         Failure::NotAnswered(Unanswered::InTime { milliseconds: 1500 })

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::advisory::Test;
+use crate::archive::testing::recorded_node;
 use crate::decode::{Collectors, replay, testing};
 use crate::snapshot::{Source, SourceState, SourceStatus};
 
@@ -387,9 +388,8 @@ fn a_judgement_that_is_stopped_says_so_and_promises_nothing() {
 #[test]
 fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption() {
     use crate::snapshot::Programs;
-    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
     let all: Collectors = crate::snapshot::Collector::ALL.iter().copied().collect();
-    let mut node = replay(&crate::archive::load(&fixture).unwrap(), &all);
+    let mut node = replay(&recorded_node("flannel"), &all);
     node.forwarding = [Reading::Ok(false), Reading::Ok(false)];
     let none: BTreeMap<u32, u32> = node.known_links().iter().map(|link| (link.index, 0)).collect();
     let tunnel = node.tunnels().next().unwrap().0.index;
@@ -413,9 +413,8 @@ fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption
 #[test]
 fn a_filter_that_marks_what_is_forwarded_is_a_question() {
     use crate::snapshot::{Filter, Programs};
-    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
     let all: Collectors = crate::snapshot::Collector::ALL.iter().copied().collect();
-    let mut node = replay(&crate::archive::load(&fixture).unwrap(), &all);
+    let mut node = replay(&recorded_node("flannel"), &all);
     let none: BTreeMap<u32, u32> = node.known_links().iter().map(|link| (link.index, 0)).collect();
     node.programs = Reading::Ok(Programs::Counted(none));
     for (forwards, marks_incoming, expected) in

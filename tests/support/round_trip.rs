@@ -1,7 +1,10 @@
 //! What a kernel has written is written again byte for byte from what was made of it.
 
 use std::fmt::Debug;
+use std::fs;
+use std::path::Path;
 
+use natwatch::archive;
 use natwatch::netfilter::conntrack::CpuStats;
 use natwatch::netfilter::ipset::{IpsetElement, IpsetHeader, IpsetMessage};
 use natwatch::netfilter::netlink::{self, Value, Writer};
@@ -18,6 +21,22 @@ pub struct Counts {
     pub extensions: usize,
     /// Entries of legacy tables.
     pub entries: usize,
+}
+
+/// What the recorded nodes of `tests/nodes` answered, by node and request.
+pub fn recorded_answers() -> Vec<(String, Vec<u8>)> {
+    let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
+    let mut found = Vec::new();
+    for path in fs::read_dir(nodes).expect("nodes").map(|entry| entry.expect("an entry").path()) {
+        if path.extension().is_some_and(|end| end == "txt") {
+            let node = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            for (request, answer) in archive::load(&path).expect("a capture").answers {
+                found.extend(answer.into_result().ok().map(|bytes| (format!("{node}/{request}"), bytes)));
+            }
+        }
+    }
+    assert!(found.len() > 500, "{} answers", found.len());
+    found
 }
 
 /// Checks a recorded answer by its name; `None` if its kind has no types.

@@ -1,12 +1,15 @@
-//! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
+//! On bytes captured from Linux 6.18; `tests/nodes/README.md` says how.
+
+use std::sync::LazyLock;
 
 use super::*;
+use crate::archive::testing::recorded_answer;
 use crate::decode::testing::answering;
 
-const FAMILIES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/generic/families");
-const NAMES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/ethtool/feature-names");
-const TUNNEL: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/ethtool/features-flannel.1");
-const OFF: &[u8] = include_bytes!("../../../tests/fixtures/vmxnet3-mitigated/netlink/ethtool/features-eth0");
+static FAMILIES: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/generic/families"));
+static NAMES: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/ethtool/feature-names"));
+static TUNNEL: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/ethtool/features-flannel.1"));
+static OFF: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("vmxnet3-mitigated", "netlink/ethtool/features-eth0"));
 
 /// Of a kernel that gives these answers, and these names of families.
 fn names(bytes: &[u8]) -> Reading<BTreeMap<String, usize>> {
@@ -24,20 +27,20 @@ fn features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Reading<Features> 
 
 #[test]
 fn the_family_is_found_by_name() {
-    let Reading::Ok(found) = families_of(FAMILIES) else { panic!("not read") };
+    let Reading::Ok(found) = families_of(*FAMILIES) else { panic!("not read") };
     assert!(matches!(found.as_slice(), [number] if *number > CONTROLLER), "{found:?}");
 }
 
 #[test]
 fn features_are_found_by_name() {
-    let names = names(NAMES).into_result().unwrap();
+    let names = names(*NAMES).into_result().unwrap();
     assert_eq!(names["tx-checksum-ip-generic"], 3);
-    let flannel = features(TUNNEL, &names).into_result().unwrap();
+    let flannel = features(*TUNNEL, &names).into_result().unwrap();
     let on = FeatureState { enabled: true, wanted: true, fixed: false };
     assert_eq!(flannel[&Feature::TxChecksumIpGeneric], on);
     let fixed = FeatureState { enabled: false, wanted: false, fixed: true };
     assert_eq!(flannel[&Feature::TxChecksumIpv4], fixed, "ethtool -k prints off [fixed]");
-    let eth0 = features(OFF, &names).into_result().unwrap();
+    let eth0 = features(*OFF, &names).into_result().unwrap();
     let off = FeatureState { enabled: false, wanted: false, fixed: false };
     assert_eq!(eth0[&Feature::TxUdpTnlSegmentation], off);
     assert_eq!(eth0[&Feature::TxUdpTnlCsumSegmentation], off);
@@ -46,14 +49,14 @@ fn features_are_found_by_name() {
 
 #[test]
 fn a_feature_this_kernel_does_not_know_is_absent_not_off() {
-    let mut names = names(NAMES).into_result().unwrap();
+    let mut names = names(*NAMES).into_result().unwrap();
     names.remove("tx-udp_tnl-segmentation");
-    assert!(!features(TUNNEL, &names).ok().unwrap().contains_key(&Feature::TxUdpTnlSegmentation));
+    assert!(!features(*TUNNEL, &names).ok().unwrap().contains_key(&Feature::TxUdpTnlSegmentation));
 }
 
 #[test]
 fn every_cut_is_an_error() {
-    let known = names(NAMES).into_result().unwrap();
+    let known = names(*NAMES).into_result().unwrap();
     for cut in 0..FAMILIES.len() {
         assert!(matches!(families_of(&FAMILIES[..cut]), Reading::Failed(_)), "families cut at {cut}");
     }
@@ -67,7 +70,7 @@ fn every_cut_is_an_error() {
 
 #[test]
 fn random_bytes_never_panic() {
-    let known = names(NAMES).into_result().unwrap();
+    let known = names(*NAMES).into_result().unwrap();
     proptest::proptest!(|(bytes: Vec<u8>, at in 0..TUNNEL.len(), byte: u8)| {
         let _ = families_of(&bytes);
         let _ = names(&bytes);

@@ -1,16 +1,18 @@
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::archive::testing::recorded_answer;
 use crate::capture::Answer;
 use crate::decode::Known;
 use crate::decode::testing::played_after;
 use crate::netfilter::xtables::IptGetEntries;
 use crate::snapshot::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
 
-const NAT: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv4-nat");
-const NAT6: &[u8] = include_bytes!("../../../tests/fixtures/nat-iptables-legacy/xtables/ipv6-nat");
+static NAT: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("nat-iptables-legacy", "xtables/ipv4-nat"));
+static NAT6: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("nat-iptables-legacy", "xtables/ipv6-nat"));
 /// `offsetof(struct ipt_get_entries, entrytable)`, after the description
 const ENTRIES: usize = IptGetinfo::SIZE + IptGetEntries::SIZE;
 
@@ -39,7 +41,7 @@ fn verdict(rule: &Rule) -> Option<&Verdict> {
 
 #[test]
 fn a_table_of_this_kernel_is_read() {
-    let ruleset = read(NAT, Family::Ipv4).unwrap();
+    let ruleset = read(*NAT, Family::Ipv4).unwrap();
     let base = |name: &str| chain(&ruleset, Family::Ipv4, name).base.clone().unwrap();
     let expected = [
         ("PREROUTING", Hook::Prerouting, -100),
@@ -71,7 +73,7 @@ fn a_table_of_this_kernel_is_read() {
 
 #[test]
 fn of_many_services_only_what_a_tunnel_can_meet_is_read() {
-    let table = Table::new(NAT, false, "nat").unwrap();
+    let table = Table::new(*NAT, false, "nat").unwrap();
     let mut ruleset = Ruleset::default();
     add(&mut ruleset, &table, "nat", 0).unwrap();
     assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
@@ -87,7 +89,7 @@ fn of_many_services_only_what_a_tunnel_can_meet_is_read() {
 
 #[test]
 fn ipv6_is_laid_out_otherwise() {
-    let ruleset = read(NAT6, Family::Ipv6).unwrap();
+    let ruleset = read(*NAT6, Family::Ipv6).unwrap();
     let rules = chain(&ruleset, Family::Ipv6, "POSTROUTING").known_rules();
     let source = rules.iter().flat_map(|rule| &rule.steps).find_map(|step| match step {
         Step::Match(Match::Tests { tests, .. }) if tests[0].field == Field::Ipv6Source => Some(tests[0].clone()),
@@ -105,9 +107,9 @@ fn the_same_rule_has_the_same_fingerprint_whatever_it_counted() {
             ruleset.chains.iter().flat_map(|(id, chain)| chain.known_rules().iter().map(move |rule| (id, rule)));
         rules.map(|(id, rule)| ((id.clone(), rule.position), rule.fingerprint)).collect::<BTreeMap<_, _>>()
     };
-    let before = fingerprints(NAT);
+    let before = fingerprints(*NAT);
     let mut counted = NAT.to_vec();
-    let table = Table::new(NAT, false, "nat").unwrap();
+    let table = Table::new(*NAT, false, "nat").unwrap();
     for entry in table.chains.iter().flat_map(|chain| table.rules(chain)) {
         let at = ENTRIES + entry.unwrap().at;
         counted[at + 92..at + 112].fill(7); // comefrom, counters
@@ -128,14 +130,14 @@ fn a_table_that_is_cut_off_is_an_error() {
             assert!(read(&shorter, Family::Ipv4).is_err(), "{length}");
         }
     }
-    assert!(read(NAT, Family::Ipv6).is_err());
-    assert!(Table::new(NAT, false, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
+    assert!(read(*NAT, Family::Ipv6).is_err());
+    assert!(Table::new(*NAT, false, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
 }
 
 /// A jump back is no reason to go round for ever.
 #[test]
 fn a_table_whose_chains_form_a_circle_comes_to_an_end() {
-    let table = Table::new(NAT, false, "nat").unwrap();
+    let table = Table::new(*NAT, false, "nat").unwrap();
     let circle = table.chains.iter().find(|chain| table.name(chain) == b"KUBE-POSTROUTING").unwrap().start;
     let mut bytes = NAT.to_vec();
     for chain in &table.chains {
@@ -284,7 +286,7 @@ fn what_cannot_be_read_is_not_empty() {
 #[test]
 fn what_was_read_is_read_again_only_when_its_description_changes() {
     let listed = [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..]))];
-    let first = [&listed[..], &[("xtables/ipv4-nat", Reading::Ok(NAT))]].concat();
+    let first = [&listed[..], &[("xtables/ipv4-nat", Reading::Ok(*NAT))]].concat();
     let known = play(&first);
     let remembered = |played: &Played| -> Vec<_> {
         played.left.tables.iter().map(|(source, known)| (*source, Arc::as_ptr(&known.ruleset))).collect()
@@ -312,7 +314,7 @@ fn tables_are_forgotten_by_when_they_were_read_not_by_when_they_were_taken_over(
     let (start, age) = (Instant::now(), Duration::from_secs(30));
     let at = |seconds| start + Duration::from_secs(seconds);
     let answers =
-        [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..])), ("xtables/ipv4-nat", Reading::Ok(NAT))];
+        [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..])), ("xtables/ipv4-nat", Reading::Ok(*NAT))];
     let info = ("xtables/ipv4-nat.info", Reading::Ok(&NAT[..IptGetinfo::SIZE]));
     let mut known = play(&answers).left;
     known.date(at(0));
@@ -327,7 +329,7 @@ fn tables_are_forgotten_by_when_they_were_read_not_by_when_they_were_taken_over(
 /// What is read costs little, and rates of its counters must not be those of a cache.
 #[test]
 fn small_tables_are_read_each_time() {
-    let answers = [(NAMES, Reading::Ok(&b"nat\n"[..])), ("xtables/ipv4-nat", Reading::Ok(NAT))];
+    let answers = [(NAMES, Reading::Ok(&b"nat\n"[..])), ("xtables/ipv4-nat", Reading::Ok(*NAT))];
     let remembered = |small: usize| {
         let answer = |request: &Request| {
             let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
@@ -343,7 +345,7 @@ fn small_tables_are_read_each_time() {
 #[test]
 fn a_description_that_cannot_be_read_is_not_one_that_stands() {
     let listed = [(NAMES, Reading::Ok(&b"nat\n"[..])), (NAMES6, Reading::Ok(&b""[..]))];
-    let known = play(&[&listed[..], &[("xtables/ipv4-nat", Reading::Ok(NAT))]].concat());
+    let known = play(&[&listed[..], &[("xtables/ipv4-nat", Reading::Ok(*NAT))]].concat());
     let info = ("xtables/ipv4-nat.info", Reading::Denied("EPERM".into()));
     let table = ("xtables/ipv4-nat", Reading::Denied("EPERM".into()));
     let denied = play_after(&known.left, &[&listed[..], &[info, table]].concat());

@@ -1,21 +1,24 @@
-//! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
+//! On bytes captured from Linux 6.18; `tests/nodes/README.md` says how.
+
+use std::sync::LazyLock;
 
 use super::*;
+use crate::archive::testing::recorded_answer;
 use crate::decode::testing::{answering, capture};
 use crate::decode::{Collectors, replay};
 use crate::netfilter::netlink;
 use crate::snapshot::Collector;
 
-const FLANNEL: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/links");
-const FLANNEL_FDB: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/fdb-flannel.1");
-const DUAL_STACK: &[u8] = include_bytes!("../../../tests/fixtures/dual-stack/netlink/route/links");
+static FLANNEL: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/links"));
+static FLANNEL_FDB: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/fdb-flannel.1"));
+static DUAL_STACK: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("dual-stack", "netlink/route/links"));
 
 fn decode_links(bytes: &[u8]) -> Reading<Vec<Link>> {
     answering(bytes, |node| node.try_dump(&all_links(), |message| decode_link(message.body).map(Some)))
 }
 
 fn decode_fdb(bytes: &[u8], device: u32) -> Reading<Vec<FdbEntry>> {
-    let request = fdb(&link(FLANNEL, "flannel.1"));
+    let request = fdb(&link(*FLANNEL, "flannel.1"));
     answering(bytes, |node| node.try_dump(&request, |message| decode_fdb_entry(message, device)))
 }
 
@@ -25,8 +28,8 @@ fn link(bytes: &[u8], name: &str) -> Link {
 
 #[test]
 fn a_flannel_device_is_read_in_full() {
-    let flannel = link(FLANNEL, "flannel.1");
-    let eth0 = link(FLANNEL, "eth0");
+    let flannel = link(*FLANNEL, "flannel.1");
+    let eth0 = link(*FLANNEL, "eth0");
     assert_eq!((flannel.kind.as_deref(), flannel.up, flannel.mtu), (Some("vxlan"), true, Some(1450)));
     let tunnel = flannel.tunnel.unwrap();
     assert_eq!((tunnel.kind, tunnel.id, tunnel.port), (TunnelKind::Vxlan, Some(1), Some(8472)));
@@ -34,32 +37,32 @@ fn a_flannel_device_is_read_in_full() {
     assert_eq!((tunnel.remote, tunnel.source_ports), (None, None));
     assert_eq!((tunnel.udp_checksum, tunnel.flow_based), (UdpChecksum::On, false));
     assert_eq!((eth0.kind, eth0.tunnel), (None, None), "its kind was edited away: it passes for a physical card");
-    assert_eq!(link(FLANNEL, "lo").hardware_type, ARPHRD_LOOPBACK);
+    assert_eq!(link(*FLANNEL, "lo").hardware_type, ARPHRD_LOOPBACK);
 }
 
 #[test]
 fn checksum_flags_follow_the_outer_family_and_the_mode() {
-    let tunnel = |name| link(DUAL_STACK, name).tunnel.unwrap();
+    let tunnel = |name| link(*DUAL_STACK, name).tunnel.unwrap();
     let vx6 = tunnel("vx6");
     assert!(vx6.ipv6());
     assert_eq!((vx6.udp_checksum, vx6.source_ports), (UdpChecksum::Off, Some((40000, 50000))));
     assert_eq!((vx6.id, vx6.port), (Some(6), Some(4789)));
     let flow = tunnel("flow0");
     assert_eq!((flow.udp_checksum, flow.flow_based, flow.id), (UdpChecksum::PerPacket, true, None));
-    let down = link(DUAL_STACK, "down0");
+    let down = link(*DUAL_STACK, "down0");
     assert!(!down.up);
     assert_eq!(down.tunnel.unwrap().udp_checksum, UdpChecksum::Off);
 }
 
 #[test]
 fn the_forwarding_database_gives_remotes() {
-    let index = link(FLANNEL, "flannel.1").index;
-    let entries = decode_fdb(FLANNEL_FDB, index).into_result().unwrap();
+    let index = link(*FLANNEL, "flannel.1").index;
+    let entries = decode_fdb(*FLANNEL_FDB, index).into_result().unwrap();
     let mut remotes: Vec<_> = entries.iter().filter_map(|entry| entry.remote).collect();
     remotes.sort(); // the kernel lists them in the order of its hash table
     let expected: [std::net::IpAddr; 2] = ["192.0.2.20".parse().unwrap(), "198.51.100.30".parse().unwrap()];
     assert_eq!(remotes, expected);
-    assert_eq!(decode_fdb(FLANNEL_FDB, index + 1), Reading::Ok(vec![]), "another device's entries");
+    assert_eq!(decode_fdb(*FLANNEL_FDB, index + 1), Reading::Ok(vec![]), "another device's entries");
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn geneve_differs_where_the_kernel_differs() {
 
 #[test]
 fn every_cut_is_an_error() {
-    for (bytes, name) in [(FLANNEL, "flannel"), (DUAL_STACK, "dual stack")] {
+    for (bytes, name) in [(*FLANNEL, "flannel"), (*DUAL_STACK, "dual stack")] {
         for cut in 0..bytes.len() {
             assert!(matches!(decode_links(&bytes[..cut]), Reading::Failed(_)), "{name} cut at {cut}");
         }
@@ -126,7 +129,7 @@ fn lower_devices_are_found_through_vlans_and_bonds_but_not_through_veths() {
         kind: kind.map(str::to_owned),
         lower,
         master,
-        ..link(FLANNEL, "eth0")
+        ..link(*FLANNEL, "eth0")
     };
     let mut links = vec![
         device(1, "bond0.5", Some("vlan"), Some(2), None),

@@ -1,16 +1,19 @@
-//! On bytes captured from Linux 6.18; `tests/fixtures/README.md` says how.
+//! On bytes captured from Linux 6.18; `tests/nodes/README.md` says how.
+
+use std::sync::LazyLock;
 
 use super::wire::{decode_listed, decode_route, decode_rule};
 use super::*;
+use crate::archive::testing::recorded_answer;
 use crate::decode::testing::{Answers, answering, read_with};
 use crate::netfilter::netlink::NLMSG_ERROR;
 
-const ADDRESSES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/addresses");
-const RULES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/rules-ipv4");
-const ROUTES: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/routes-ipv4");
-const LOOKUP: &[u8] = include_bytes!("../../../tests/fixtures/flannel/netlink/route/get-flannel.1-0");
-const RULES6: &[u8] = include_bytes!("../../../tests/fixtures/dual-stack/netlink/route/rules-ipv6");
-const ROUTES6: &[u8] = include_bytes!("../../../tests/fixtures/dual-stack/netlink/route/routes-ipv6");
+static ADDRESSES: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/addresses"));
+static RULES: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/rules-ipv4"));
+static ROUTES: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/routes-ipv4"));
+static LOOKUP: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/get-flannel.1-0"));
+static RULES6: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("dual-stack", "netlink/route/rules-ipv6"));
+static ROUTES6: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("dual-stack", "netlink/route/routes-ipv6"));
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -36,7 +39,7 @@ fn decode_lookup(bytes: &[u8]) -> Reading<Option<Route>> {
 
 #[test]
 fn addresses_say_which_one_is_secondary() {
-    let addresses = decode_addresses(ADDRESSES).into_result().unwrap();
+    let addresses = decode_addresses(*ADDRESSES).into_result().unwrap();
     let find = |text: &str| addresses.iter().find(|address| address.address == ip(text)).unwrap();
     assert!(!find("192.0.2.10").secondary);
     assert!(find("192.0.2.11").secondary);
@@ -46,16 +49,16 @@ fn addresses_say_which_one_is_secondary() {
 
 #[test]
 fn the_three_default_rules_are_read_in_order() {
-    let rules = decode_rules(RULES).into_result().unwrap();
+    let rules = decode_rules(*RULES).into_result().unwrap();
     let seen: Vec<_> = rules.iter().map(|rule| (rule.priority, rule.table, rule.action)).collect();
     assert_eq!(seen, [(0, 255, 1), (32766, 254, 1), (32767, 253, 1)]);
     assert!(rules.iter().all(|rule| rule.fwmark.is_none() && rule.other.is_empty() && !rule.ipv6));
-    assert!(decode_rules(RULES6).ok().unwrap().iter().all(|rule| rule.ipv6));
+    assert!(decode_rules(*RULES6).ok().unwrap().iter().all(|rule| rule.ipv6));
 }
 
 #[test]
 fn routes_know_their_prefix_gateway_and_device() {
-    let routes = decode_routes(ROUTES, false).into_result().unwrap();
+    let routes = decode_routes(*ROUTES, false).into_result().unwrap();
     let default = routes.iter().find(|route| route.prefix_length == 0).unwrap();
     assert_eq!((default.table, default.destination, default.gateway), (254, None, Some(ip("192.0.2.1"))));
     assert_eq!(default.devices.len(), 1);
@@ -63,13 +66,15 @@ fn routes_know_their_prefix_gateway_and_device() {
     assert_eq!((subnet.prefix_length, subnet.preferred_source), (24, Some(ip("192.0.2.10"))));
     let inside = routes.iter().find(|route| route.destination == Some(ip("10.42.1.0"))).unwrap();
     assert_eq!(inside.gateway, Some(ip("10.42.1.0")));
-    assert!(decode_routes(ROUTES6, true).ok().unwrap().iter().any(|route| route.destination == Some(ip("2001:db8::"))));
+    assert!(
+        decode_routes(*ROUTES6, true).ok().unwrap().iter().any(|route| route.destination == Some(ip("2001:db8::")))
+    );
 }
 
 #[test]
 fn a_look_up_gives_a_device_or_no_route() {
-    let found = decode_lookup(LOOKUP).into_result().unwrap().unwrap();
-    assert_eq!(found.devices, decode_routes(ROUTES, false).ok().unwrap()[0].devices);
+    let found = decode_lookup(*LOOKUP).into_result().unwrap().unwrap();
+    assert_eq!(found.devices, decode_routes(*ROUTES, false).ok().unwrap()[0].devices);
     let refusal = |errno: i32| {
         let mut bytes = 36u32.to_ne_bytes().to_vec();
         bytes.extend(NLMSG_ERROR.to_ne_bytes());
@@ -121,7 +126,7 @@ fn random_bytes_never_panic() {
 
 #[test]
 fn remotes_behind_the_same_routes_share_one_look_up() {
-    let answers = [(&rules(false), Reading::Ok(RULES)), (&routes(false), Reading::Ok(ROUTES))];
+    let answers = [(&rules(false), Reading::Ok(*RULES)), (&routes(false), Reading::Ok(*ROUTES))];
     let (tables, _) = read_with(&Answers::from(answers), |node| Tables::read(node, usize::MAX));
     let key = |text: &str| tables.family(false).ok().unwrap().class(ip(text));
     assert_eq!(key("192.0.2.20"), key("192.0.2.200"), "both on the subnet");

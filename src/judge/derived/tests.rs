@@ -1,13 +1,11 @@
 //! What is remembered is what a judgement finds that remembers nothing, whatever has changed.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::advisory::Catalogue;
-use crate::archive;
+use crate::archive::testing::{recorded_node, recorded_nodes};
 use crate::decode::{Collectors, replay};
 use crate::judge::{Options, Report, judge, judge_again};
 use crate::snapshot::netfilter::{
@@ -21,8 +19,7 @@ use crate::snapshot::{
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn recorded(name: &str) -> Snapshot {
-    let capture = archive::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap();
-    replay(&capture, &Collector::ALL.iter().copied().collect::<Collectors>())
+    replay(&recorded_node(name), &Collector::ALL.iter().copied().collect::<Collectors>())
 }
 
 fn again(snapshot: &Snapshot, derived: &mut Derived) -> Report {
@@ -405,15 +402,7 @@ fn a_judgement_that_remembers_finds_what_one_finds_that_does_not() {
 /// The same memory goes from node to node.
 #[test]
 fn nodes_are_not_taken_for_each_other() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut names: BTreeSet<String> = BTreeSet::new();
-    for entry in std::fs::read_dir(directory)
-        .unwrap()
-        .map(Result::unwrap)
-        .filter(|entry| entry.path().join("meta.json").exists())
-    {
-        names.insert(entry.file_name().into_string().unwrap());
-    }
+    let names = recorded_nodes();
     assert!(names.len() > 10, "{names:?}");
     let mut derived = Derived::default();
     for name in names.iter().chain(names.iter().rev()) {

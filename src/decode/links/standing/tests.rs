@@ -1,9 +1,7 @@
 //! On a recorded node that can tell whether something has changed.
 
-use std::path::Path;
-
 use super::*;
-use crate::archive;
+use crate::archive::testing::recorded_node;
 use crate::capture::{Answer, Ask, Capture, Request, Take, hand_out};
 use crate::decode::links::LinkFacts;
 use crate::decode::{Collectors, Known, links};
@@ -90,9 +88,13 @@ fn is_about(message: &Message<'_>, device: &str) -> bool {
 }
 
 fn flannel() -> Telling {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flannel");
-    let capture = archive::load(&fixture).unwrap();
-    Telling { capture, epoch: Some(1), can_watch: true, watched: Vec::new(), asked: Vec::new() }
+    Telling {
+        capture: recorded_node("flannel"),
+        epoch: Some(1),
+        can_watch: true,
+        watched: Vec::new(),
+        asked: Vec::new(),
+    }
 }
 
 fn index(facts: &LinkFacts, name: &str) -> u32 {
