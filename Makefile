@@ -42,13 +42,14 @@ node:
 	@test -n "$(NODE)" -a -n "$(DIR)" || { echo 'say which and where: make node NODE=flannel DIR=/tmp/flannel' >&2; exit 1; }
 	tests/nodes/archive.py unpack tests/nodes/$(NODE).txt "$(DIR)"
 
-.PHONY: build bench bench-fleet test fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
+.PHONY: build bench bench-fleet test quick fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
 	doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make bench    the tables and the plot of docs/performance.md, as root; some minutes'
 	@echo 'make bench-fleet                      the table of docs/fleet.md: rules and dashboard for 5,000 nodes; 45 minutes, 8 GiB'
+	@echo 'make quick    formatting, lints, unit tests, goldens, documents: under a minute once built'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
@@ -83,26 +84,31 @@ $(BENCH_PEER):
 	cd $(@D) && apt-get download -q prometheus-node-exporter && dpkg -x prometheus-node-exporter_*.deb unpacked
 	cp $(@D)/unpacked/usr/bin/prometheus-node-exporter $@
 
+# Before each commit: what takes no privilege and no minute.
+quick: fmt clippy
+	$(CARGO) test --locked --lib
+	$(CARGO) test --locked --test fast -- architecture:: golden:: docs:: netfilter::
+
 test: test-deps
 	$(CARGO) test --locked
 
 test-tunnels: test-deps
-	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live_tunnels -- --nocapture
+	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live tunnels:: -- --nocapture
 
 test-connections: test-deps
-	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live_connections -- --nocapture
+	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live connections:: -- --nocapture
 
 # Needs nothing but a compiler; coverage tells cargo-fuzz where to go on, which needs a nightly one.
 FUZZ_TARGETS = $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
 fuzz:
 	@if $(CARGO) +nightly fuzz --version >/dev/null 2>&1; then \
-		$(CARGO) test --locked --test fuzz corpus_is_written -- --ignored || exit 1; \
+		$(CARGO) test --locked --test fast fuzz::corpus_is_written -- --ignored || exit 1; \
 		for target in $(FUZZ_TARGETS); do \
 			$(CARGO) +nightly fuzz run $$target -- -max_len=16384 -max_total_time=$$(( $(FUZZ_SECONDS) / $(words $(FUZZ_TARGETS)) + 1 )) || exit 1; \
 		done; \
 	else \
 		echo 'fuzz: no nightly compiler with cargo-fuzz here, so mutated seeds without coverage'; \
-		NATWATCH_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture; \
+		NATWATCH_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --test fast fuzz:: -- --nocapture; \
 	fi
 
 # What a fresh machine of each release makes of `make test` (docs/packages.md).
@@ -111,7 +117,7 @@ test-debians:
 
 # Every fault in every answer of every recorded node; CI plays a few of each kind.
 test-faults: test-deps
-	NATWATCH_FAULTS=all $(CARGO) test --release --locked --test faults -- --nocapture
+	NATWATCH_FAULTS=all $(CARGO) test --release --locked --test live faults:: -- --nocapture
 
 # The same tests, with another promtool and prometheus before those of the system.
 test-prometheus-versions: test-deps
@@ -119,7 +125,7 @@ test-prometheus-versions: test-deps
 	set -e; for release in $(PROMETHEUS_RELEASES); do \
 		export PATH="$(abspath $(PROMETHEUS))/$$release/usr/bin:$$PATH"; \
 		prometheus --version 2>&1 | head -1; promtool check rules --lint=all deploy/prometheus/*.rules.yaml; \
-		promtool test rules deploy/prometheus/tests/*.yaml; $(CARGO) test --locked --test alerts; \
+		promtool test rules deploy/prometheus/tests/*.yaml; $(CARGO) test --locked --test ship alerts::; \
 	done
 
 # A static natwatch is booted with each of the kernels; tests/kernels/build.sh and debian.sh make some.
@@ -132,19 +138,19 @@ test-kernels:
 	fi
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(TARGET)
 	NATWATCH_KERNELS=$(abspath $(KERNELS)) NATWATCH_STATIC=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release/natwatch \
-		$(CARGO) test --locked --test kernels -- --ignored --nocapture
+		$(CARGO) test --locked --test ship kernels:: -- --ignored --nocapture
 
 # Needs Node.js, npm, curl and Chromium beside what the tests need.
 dashboards-preview: test-deps
 	@test -n "$(OUT)" || { echo 'say where: make dashboards-preview OUT=DIR' >&2; exit 1; }
 	NATWATCH_PREVIEW=$(abspath $(OUT)) NATWATCH_PREVIEW_SECONDS=$(SECONDS_OF_TRAFFIC) \
-		$(CARGO) test --locked --test dashboards preview -- --ignored --nocapture
+		$(CARGO) test --locked --test ship dashboards::preview -- --ignored --nocapture
 
 # Chart, image, Debian package and units; NATWATCH_STATIC=FILE is a static natwatch that need not be built.
 test-packages:
 	tests/packages/run.sh
 
-# Helm packs only what lies in the chart; tests/deploy.rs holds the copies against the originals.
+# Helm packs only what lies in the chart; tests/ship/deploy.rs holds the copies against the originals.
 CHART_FILES = deploy/helm/natwatch/files
 chart-files:
 	rm -f $(CHART_FILES)/rules/*.yaml $(CHART_FILES)/dashboards/*.json
@@ -180,4 +186,4 @@ deny:
 		echo 'deny: advisories were NOT checked: the database of RustSec cannot be had from here'; fi
 
 golden:
-	GOLDEN=write $(CARGO) test --locked --test golden --test docs
+	GOLDEN=write $(CARGO) test --locked --test fast -- golden:: docs::

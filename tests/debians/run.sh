@@ -8,7 +8,7 @@
 # the kernel, /sys, /dev and the network, which apt needs; the tests make network namespaces of their own. Nobody has
 # booted it: services do not run.
 #
-# NATWATCH_TEST='cargo test --locked --test live_quiet' runs that instead of `make test`, after `make test-deps`.
+# NATWATCH_TEST='cargo test --locked --test live quiet::' runs that instead of `make test`, after `make test-deps`.
 # NATWATCH_HOURS bounds each root (2). NATWATCH_KEEP=1 keeps roots; a kept one is used again, and is not fresh.
 set -euo pipefail
 export LC_ALL=C

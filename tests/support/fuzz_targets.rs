@@ -1,4 +1,4 @@
-//! What is fuzzed: one function per parser of `natwatch::netfilter`, for `tests/fuzz.rs` and for the crate in `fuzz/`, which
+//! What is fuzzed: one function per parser of `natwatch::netfilter`, for `tests/fast/fuzz.rs` and for the crate in `fuzz/`, which
 //! both include this file by its path.
 //!
 //! It is not in `src`, because nothing but tests runs it, and the netfilter module knows nothing of its tests; and it uses no

@@ -1,0 +1,13 @@
+//! What takes no privilege: the code's shape, goldens of recorded nodes, parsers, documents.
+
+#![allow(clippy::disallowed_types, reason = "tests run the program and the standard tools")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod architecture;
+mod dear_rules;
+mod docs;
+mod fuzz;
+mod golden;
+mod netfilter;

@@ -1,0 +1,206 @@
+//! The verdicts about connections, held against the running kernel: random rules, connections between all hosts, segments out of
+//! their windows, entries that are lost, the ports that clients are given, and name queries.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use crate::support::connection_lab::{ConnectionLab, Ends, Outcome};
+use crate::support::connection_rules::{Case, Generator};
+use crate::support::grammar::Dice;
+use crate::support::report::{Report, check_here};
+
+/// Resets of clients whose destination was translated, and of this host for those whose source was.
+const ADVISORIES: [&str; 2] = ["tcp-invalid-reset", "snat-invalid-reset"];
+
+/// Connections whose entry is lost, and what RFC 5382 asks for.
+const IDLE: &str = "idle-connection-reset";
+const LEAST: u32 = 7440;
+
+/// Queries of one socket.
+const NAMES: &str = "dns-conntrack-race";
+
+/// Connections of two clients that are given one address.
+const PORTS: &str = "snat-port-race";
+
+/// Cases mostly wait.
+const AT_ONCE: usize = 4;
+
+/// Cases by advisory, verdict, and whether such connections were reset.
+type Table = BTreeMap<(&'static str, String, bool), u64>;
+
+/// Whether connections were reset by the client past a translated destination, and by the router that translated a source.
+fn resets(ends: &Ends) -> [bool; 2] {
+    let of = |wanted: &dyn Fn(bool, bool) -> bool| {
+        ends.iter().any(|((source, destination), [reset, _])| *reset > 0 && wanted(*source, *destination))
+    };
+    assert!(!of(&|source, destination| !source && !destination), "nothing was translated, and yet reset: {ends:?}");
+    [of(&|source, destination| !source && destination), of(&|source, _| source)]
+}
+
+/// Whether queries of one socket get to several name servers, as the verdict has it.
+fn told_to_several(report: &Report) -> String {
+    let conditions = report.advisory(NAMES)["conditions"].as_array().expect("conditions");
+    let condition = conditions.iter().find(|condition| condition["id"] == "dns_dnat_to_several");
+    condition.expect("it is told")["state"].as_str().expect("a text").to_owned()
+}
+
+fn why(report: &Report, advisory: &str) -> String {
+    let conditions = report.advisory(advisory)["conditions"].as_array().expect("conditions");
+    let told = conditions.iter().map(|condition| {
+        let text = |name: &str| condition[name].as_str().expect("a text").to_owned();
+        format!("\n    {} {}: {}", text("id"), text("state"), text("detail"))
+    });
+    told.collect()
+}
+
+/// Plays a case: what disagrees.
+fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
+    let lab = ConnectionLab::new(case.outward);
+    let script = format!("set -e\n{}", case.lines.join("\n"));
+    let output = lab.router.exec(&["sh", "-c", &script]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let flags: Vec<&str> =
+        ADVISORIES.iter().chain([&IDLE, &NAMES, &PORTS]).flat_map(|advisory| ["--advisory", advisory]).collect();
+    let report = check_here(&lab.router, &flags);
+    let Outcome { ends, lost, ports, told } = lab.play(&case.families);
+    if tells {
+        println!("{:#?}\n{told:#?}", case.lines);
+    }
+    let mut wrong = String::new();
+    for (advisory, reset) in ADVISORIES.into_iter().zip(resets(&ends)) {
+        let verdict = match report.state(advisory) {
+            "mitigated" | "not_affected" => "not",
+            other => other,
+        };
+        *table.lock().expect("nobody panicked").entry((advisory, verdict.to_owned(), reset)).or_default() += 1;
+        let agrees = match verdict {
+            // Which packets have what only some have is chance.
+            "exposed" => reset || case.planted.contains("sometimes") || case.planted.contains("numgen"),
+            "unknown" => !case.planted.is_empty(),
+            _ => !reset,
+        };
+        if !agrees {
+            wrong += &format!("\n  {advisory} {verdict}, but reset: {reset}{}", why(&report, advisory));
+        }
+    }
+    // Whatever the timeout is, the entries were lost: a port that is kept is the same again.
+    let drawn = lost.iter().any(|((source, _), [reset, _])| *source && *reset > 0);
+    let others = lost.iter().any(|((source, _), [reset, _])| !source && *reset > 0);
+    let state = report.state(IDLE);
+    *table.lock().expect("nobody panicked").entry((IDLE, state.to_owned(), drawn)).or_default() += 1;
+    let by_chance = case.planted.contains("sometimes") || case.planted.contains("numgen");
+    let agrees = match state {
+        "exposed" => (drawn || by_chance || case.deaf) && case.timeout < LEAST,
+        // Whatever the rules do.
+        "mitigated" => (drawn || case.deaf || !case.planted.is_empty()) && case.timeout >= LEAST,
+        "unknown" => !case.planted.is_empty(),
+        // Without its entry another number may be drawn for it.
+        _ => !drawn || by_chance,
+    };
+    if !agrees || others && !by_chance {
+        wrong += &format!("\n  {IDLE} {state} at {} s, but lost: {lost:?}{}", case.timeout, why(&report, IDLE));
+    }
+    // Races for a port are about all protocols, and connections only tell of TCP.
+    let untold =
+        case.drops || case.deaf || ["udp", "! -p tcp", "l4proto != tcp"].iter().any(|word| script.contains(word));
+    let state = report.state(PORTS);
+    *table.lock().expect("nobody panicked").entry((PORTS, state.to_owned(), ports[0])).or_default() += 1;
+    let agrees = match state {
+        "exposed" => ports[0] || untold || by_chance,
+        "mitigated" => !ports[0] && (ports[1] || untold || by_chance),
+        "unknown" => !case.planted.is_empty(),
+        _ => ports == [false; 2],
+    };
+    if !agrees {
+        wrong += &format!("\n  {PORTS} {state}, but kept and drawn: {ports:?}{}", why(&report, PORTS));
+    }
+    let queries = lab.ask(&case.families);
+    let several = queries.iter().any(|(.., servers)| servers.len() > 1);
+    let verdict = told_to_several(&report);
+    *table.lock().expect("nobody panicked").entry((NAMES, verdict.clone(), several)).or_default() += 1;
+    let agrees = match verdict.as_str() {
+        "holds" => several || case.drops || by_chance,
+        "unknown" => !case.planted.is_empty(),
+        _ => !several,
+    };
+    if !agrees {
+        wrong += &format!("\n  {NAMES} to several {verdict}, but {queries:?}{}", why(&report, NAMES));
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let some =
+        |end: &str| told.iter().filter(|line| line.ends_with(end)).take(6).cloned().collect::<Vec<_>>().join("\n    ");
+    Err(format!("{wrong}\n  {ends:?}\n    {}\n    {}\n    {}", some("reset"), some("lives"), some("lost")))
+}
+
+/// `NATWATCH_CASES` and `NATWATCH_SEED` choose others than those of every run; `NATWATCH_CASE` plays one of them alone.
+#[test]
+fn the_verdicts_are_what_happens_to_connections() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let (one, seed) = (number("NATWATCH_CASE"), number("NATWATCH_SEED").unwrap_or(1));
+    let cases = number("NATWATCH_CASES").unwrap_or(40);
+    let played = one.map_or(0..cases, |case| case..case + 1);
+    let (next, table, wrong) = (AtomicU64::new(played.start), Mutex::new(Table::new()), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= played.end {
+                break;
+            }
+            let mut dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(number));
+            let case = Generator { dice: &mut dice }.case();
+            let played = catch_unwind(AssertUnwindSafe(|| play(&case, &table, one.is_some())));
+            let told = played.unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                Err(format!("\n  panicked: {}", text.unwrap_or_default()))
+            });
+            if let Err(told) = told {
+                let rules = case.lines.join("\n    ");
+                wrong.lock().expect("nobody panicked").push(format!(
+                    "case {number} of seed {seed}: planted {:?}, IPv6 {:?}, default route {:?}\n    {rules}{told}",
+                    case.planted, case.families, case.outward
+                ));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(work);
+        }
+    });
+    let (table, wrong) = (table.into_inner().expect("no panic"), wrong.into_inner().expect("no panic"));
+    println!("{table:#?}");
+    assert!(
+        wrong.is_empty(),
+        "{} of {} disagree; {table:?}\n{}",
+        wrong.len(),
+        played.end - played.start,
+        wrong.join("\n\n")
+    );
+    if one.is_some() {
+        return;
+    }
+    for advisory in ADVISORIES {
+        for (name, wanted) in [("exposed", true), ("not", false)] {
+            let count = table.get(&(advisory, name.to_owned(), wanted)).copied().unwrap_or_default();
+            assert!(count * 20 >= cases, "{advisory} {name}: only {count} of {cases}; {table:?}");
+        }
+    }
+    for (state, wanted) in [("holds", true), ("fails", false)] {
+        let count = table.get(&(NAMES, state.to_owned(), wanted)).copied().unwrap_or_default();
+        assert!(count * 20 >= cases, "{NAMES} {state}: only {count} of {cases}; {table:?}");
+    }
+    for (state, wanted) in [("exposed", true), ("mitigated", false), ("not_affected", false)] {
+        let count = table.get(&(PORTS, state.to_owned(), wanted)).copied().unwrap_or_default();
+        assert!(count * 20 >= cases, "{PORTS} {state}: only {count} of {cases}; {table:?}");
+    }
+    for (state, wanted) in [("exposed", true), ("mitigated", true), ("not_affected", false)] {
+        let count = table.get(&(IDLE, state.to_owned(), wanted)).copied().unwrap_or_default();
+        assert!(count * 20 >= cases, "{IDLE} {state}: only {count} of {cases}; {table:?}");
+    }
+}

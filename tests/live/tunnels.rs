@@ -1,0 +1,262 @@
+//! The verdict about tunnels, held against the running kernel: random rules (`support/tunnel_rules.rs`; those with maps of data:
+//! `support/tunnel_maps.rs`), real packets, and the checksum errors that are counted on the other side.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::bpf::mark_on_the_way_in;
+use crate::support::debug_text::debug_text;
+use crate::support::grammar::Dice;
+use crate::support::netns::Netns;
+use crate::support::program::HERE;
+use crate::support::report::{Report, check_here};
+use crate::support::server::Server;
+use crate::support::tunnel_lab::{Setup, TunnelLab, Vtep};
+use crate::support::tunnel_rules::{Case, Generator};
+
+const ADVISORY: &str = "vxlan-double-snat-checksum";
+
+/// What natwatch says, and what happens.
+#[derive(Debug)]
+struct Outcome {
+    verdict: String,
+    why: String,
+    errors: u64,
+}
+
+fn play(case: &Case) -> Outcome {
+    let lab = TunnelLab::new(case.setup.clone());
+    let script = format!("set -e\n{}", case.lines.join("\n"));
+    lab.node.run(&["sh", "-c", &script]);
+    let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+    let verdict = report.state(ADVISORY).to_owned();
+    let commands = commands(&report);
+    // Those are shown by nothing: no dump tells the order of chains, what packets bring along, what happens elsewhere, and
+    // what of a checksum is left to a device; and what was given up is natwatch's own bound.
+    let hidden = ["order", "flow", "elsewhere", "written"];
+    let is_given_up = report.json.to_string().contains("a connection's mark still changes");
+    let is_shown = !is_given_up && !case.planted.iter().any(|planted| hidden.contains(planted));
+    assert!(verdict != "unknown" || !is_shown || !commands.is_empty(), "no command: {:?}\n{}", case.lines, report.json);
+    for command in commands {
+        lab.node.run(&["sh", "-c", &command]); // and it is one
+    }
+    assert_eq!(debug_text(&report.json.to_string()), None, "{:?}", case.lines);
+    let conditions = report.advisory(ADVISORY)["conditions"].as_array().expect("conditions");
+    let told = conditions.iter().map(|condition| {
+        let text = |name: &str| condition[name].as_str().expect("a text").to_owned();
+        format!("\n    {} {}: {}", text("id"), text("state"), text("detail"))
+    });
+    let why = told.collect();
+    let errors = lab.send();
+    Outcome { verdict, why, errors }
+}
+
+/// Commands that show what could not be told.
+fn commands(report: &Report) -> Vec<String> {
+    let evidence = report.advisory(ADVISORY)["evidence"].as_array().expect("a list");
+    let lines = evidence.iter().map(|line| line.as_str().expect("a text"));
+    lines.filter_map(|line| Some(line.strip_prefix("what could not be told is shown by: ")?.to_owned())).collect()
+}
+
+/// `NATWATCH_CASES` and `NATWATCH_SEED` choose others than those of every run; `NATWATCH_CASE` plays one of them alone.
+#[test]
+fn the_verdict_is_what_happens_to_packets() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let (one, seed) = (number("NATWATCH_CASE"), number("NATWATCH_SEED").unwrap_or(1));
+    let cases = number("NATWATCH_CASES").unwrap_or(60);
+    let played = one.map_or(0..cases, |case| case..case + 1);
+    let mut table: BTreeMap<(String, bool), u64> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for number in played {
+        let mut dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(number));
+        let case = Generator { dice: &mut dice }.case();
+        println!("case {number} of seed {seed}: {:#?}", case.lines); // shown if it fails without a verdict
+        let Outcome { verdict, why, errors } = play(&case);
+        let lost = errors > 0;
+        let verdict = if verdict == "mitigated" || verdict == "not_affected" { "not".to_owned() } else { verdict };
+        *table.entry((verdict.clone(), lost)).or_default() += 1;
+        let agrees = match verdict.as_str() {
+            "exposed" => lost,
+            "unknown" => !case.planted.is_empty(),
+            _ => !lost,
+        };
+        if !agrees {
+            let rules = case.lines.join("\n    ");
+            wrong.push(format!(
+                "case {number} of seed {seed}: {verdict}, {errors} checksum errors, planted {:?}\n  {:?}\n    {rules}{why}",
+                case.planted, case.setup
+            ));
+        }
+    }
+    println!("{table:?}");
+    assert!(
+        wrong.is_empty(),
+        "{} of {} disagree; {table:?}\n{}",
+        wrong.len(),
+        table.values().sum::<u64>(),
+        wrong.join("\n\n")
+    );
+    if one.is_some() {
+        return;
+    }
+    let share = |wanted: &dyn Fn(&str, bool) -> bool| {
+        table.iter().filter(|((verdict, lost), _)| wanted(verdict, *lost)).map(|(_, count)| count).sum::<u64>()
+    };
+    for (name, count) in [
+        ("lost", share(&|_, lost| lost)),
+        ("fine", share(&|_, lost| !lost)),
+        ("exposed", share(&|verdict, _| verdict == "exposed")),
+        ("unknown", share(&|verdict, _| verdict == "unknown")),
+        ("not", share(&|verdict, _| verdict == "not")),
+    ] {
+        assert!(count * 20 >= cases, "{name}: only {count} of {cases}; {table:?}");
+    }
+}
+
+fn setup() -> Setup {
+    Setup {
+        ipv6: false,
+        vtep: Vtep::Primary,
+        port: 8472,
+        checksum: true,
+        offload: true,
+        forwarding: false,
+        source_ports: None,
+        flow_based: false,
+        elsewhere: false,
+    }
+}
+
+/// One line in the log for each change, and for ten minutes a word about the flows that an exposure leaves behind.
+#[test]
+fn a_verdict_that_changes_is_told_once_and_remembered() {
+    let lab = TunnelLab::new(setup());
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -o eth0 -j MASQUERADE --random-fully");
+    let mut server = Server::start(&lab.node, &HERE);
+    let look = |server: &Server| {
+        let report: Value = serde_json::from_str(&server.ok("/report.json")).expect("JSON");
+        let advisories = report["advisories"].as_array().expect("a list").clone();
+        advisories.into_iter().find(|advisory| advisory["id"] == ADVISORY).expect("the advisory")
+    };
+    let exposed = look(&server);
+    assert_eq!(exposed["state"], "exposed", "{exposed}");
+    let command = exposed["remedies"][0]["command"].as_str().expect("a command").to_owned();
+    assert_eq!(command, "ethtool -K vx0 tx-checksum-ip-generic off");
+    assert!(lab.send() > 0);
+    lab.node.cmd(&command);
+    assert_eq!(lab.send(), 0, "the first remedy works here");
+    for _ in 0..2 {
+        let mitigated = look(&server);
+        assert_eq!(mitigated["state"], "mitigated", "{mitigated}");
+        let summary = mitigated["summary"].as_str().expect("a text");
+        assert!(summary.contains("tunnel flows that were translated then keep that"), "{summary}");
+    }
+    let log = server.daemon.wait_stderr("verdict changed");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("verdict changed")).collect();
+    let mine: Vec<&&str> = lines.iter().filter(|line| line.contains(ADVISORY)).collect();
+    assert_eq!(mine.len(), 1, "{log}");
+    for part in ["old=exposed", "new=mitigated", "tx-checksum-ip-generic is off"] {
+        assert!(mine[0].contains(part), "{part}: {}", mine[0]);
+    }
+    server.stop();
+}
+
+/// A tunnel whose device lives elsewhere has a socket here, and packets that the rules here translate.
+#[test]
+fn what_is_beside_the_rules_makes_the_verdict_unknown() {
+    let lab = TunnelLab::new(setup());
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -o eth0 -j MASQUERADE --random-fully");
+    let state = || check_here(&lab.node, &["--advisory", ADVISORY]);
+    assert_eq!(state().state(ADVISORY), "exposed");
+    lab.node.cmd("tc qdisc add dev vx0 clsact");
+    assert_eq!(state().state(ADVISORY), "exposed", "nothing is attached");
+    lab.node.cmd("tc filter add dev vx0 egress protocol all u32 match u32 0 0");
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
+    assert!(report.json.to_string().contains("tc filter (u32 on egress) of vx0"), "{}", report.json);
+    assert!(commands(&report).contains(&"tc filter show dev vx0 egress".to_owned()), "{}", report.json);
+    lab.node.cmd("tc qdisc del dev vx0 clsact");
+    assert_eq!(state().state(ADVISORY), "exposed");
+    let elsewhere = Netns::new();
+    lab.node.cmd(&format!("ip link set vx0 netns {}", elsewhere.name()));
+    elsewhere.up("vx0");
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
+    assert!(report.json.to_string().contains("by which device its packets leave"), "{}", report.json);
+    lab.node.cmd("iptables-legacy -w -t nat -F");
+    assert_eq!(state().state(ADVISORY), "not_affected", "without translation it does not matter");
+}
+
+/// A mark that no rule sets: a program gives it to packets of the client, which are forwarded into the tunnel.
+#[test]
+fn a_program_where_forwarded_packets_come_in_makes_the_verdict_unknown() {
+    let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+    let state = || check_here(&lab.node, &["--advisory", ADVISORY]);
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "mitigated", "{}", report.json);
+    assert!(report.json.to_string().contains("no rule here gives them mark 0x4000"), "{}", report.json);
+    assert_eq!(lab.send(), 0);
+    mark_on_the_way_in(&lab.node, "lan0", 0x4000);
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
+    assert!(report.json.to_string().contains("BPF programs (tcx or netkit) on lan0"), "{}", report.json);
+    assert!(lab.send() > 0, "and it does mark them");
+    lab.node.cmd("iptables-legacy -w -t nat -F");
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -s 10.89.0.0/24 ! -o vx0 -j MASQUERADE --random-fully");
+    assert_eq!(state().state(ADVISORY), "mitigated", "no mark matters to these rules");
+    lab.node.cmd("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+    assert_eq!(state().state(ADVISORY), "mitigated", "nothing is forwarded");
+    mark_on_the_way_in(&lab.node, "eth0", 0x4000);
+    let report = state();
+    assert_eq!(report.state(ADVISORY), "unknown", "it carries the tunnel: {}", report.json);
+}
+
+/// Filters of traffic control where packets come in count if an action of theirs may mark: this kernel's does not.
+#[test]
+fn a_filter_without_an_action_that_marks_changes_no_verdict() {
+    let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+    lab.node.cmd("tc qdisc add dev lan0 clsact");
+    for action in ["", "action mirred egress mirror dev lo"] {
+        lab.node.cmd(&format!("tc filter add dev lan0 ingress protocol all u32 match u32 0 0 {action}"));
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), "mitigated", "{action}: {}", report.json);
+    }
+}
+
+/// Docker Swarm's rules, and what administrators add to them.
+#[test]
+fn a_tunnel_whose_device_lives_elsewhere_is_judged_by_its_socket() {
+    let docker = "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+    let swarm = "-s 172.18.0.0/16 ! -o docker_gwbridge -j MASQUERADE";
+    for (number, (rules, state)) in [
+        (&[docker, swarm][..], "mitigated"),
+        (&[docker, swarm, "-o eth0 -j MASQUERADE"], "mitigated"),
+        (&[docker, swarm, "-o eth0 -j MASQUERADE --random-fully"], "exposed"),
+        (&[docker, swarm, "-p udp --dport 4789 -j SNAT --to-source 192.168.88.77"], "exposed"),
+        (&["-m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully"], "mitigated"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let lab = TunnelLab::new(Setup { port: 4789, elsewhere: true, ..setup() });
+        for (bridge, address) in [("docker0", "172.17.0.1/16"), ("docker_gwbridge", "172.18.0.1/16")] {
+            lab.node.cmd(&format!("ip link add {bridge} type bridge"));
+            lab.node.cmd(&format!("ip addr add {address} dev {bridge}"));
+            lab.node.up(bridge);
+        }
+        lab.node.cmd("ip addr add 192.168.88.77/32 dev lo");
+        // No mark gets out of a namespace.
+        lab.inside.cmd("iptables-legacy -w -t mangle -A OUTPUT -j MARK --set-mark 0x4000");
+        for rule in rules {
+            lab.node.cmd(&format!("iptables-legacy -w -t nat -A POSTROUTING {rule}"));
+        }
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "set-up {number}: {}", report.json);
+        assert!(report.advisory(ADVISORY)["subject"].is_null(), "{}", report.json);
+        assert_eq!(lab.send() > 0, state == "exposed", "set-up {number}");
+    }
+}

@@ -1,0 +1,14 @@
+//! What is shipped: alerts and dashboards on a real Prometheus, packages, units, kernels in qemu.
+
+#![allow(clippy::disallowed_types, reason = "tests run the program and the standard tools")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod alerts;
+mod dashboards;
+mod deploy;
+mod kernels;
+mod mixin;
+mod prometheus;
+mod web_security;
