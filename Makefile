@@ -1,10 +1,10 @@
 # `make test` passes on a fresh Debian or Ubuntu with a Rust toolchain and a C compiler, as root: it installs what the tests need.
 
 CARGO ?= cargo
-# What the live tests compare with: the standard tools, a Prometheus with its Alertmanager, and the reference parser of
-# OpenMetrics; what renders the mixin; what counts instructions.
+# What the live tests compare with: the standard tools, a Prometheus with its Alertmanager, the reference parser of
+# OpenMetrics, a validator of JSON schemas; what renders the mixin; what counts instructions.
 PACKAGES = bsdutils conntrack curl ethtool gzip iproute2 ipset iptables jsonnet libcap2-bin mount nftables prometheus \
-	prometheus-alertmanager python3 python3-prometheus-client strace systemd util-linux valgrind
+	prometheus-alertmanager python3 python3-jsonschema python3-prometheus-client strace systemd util-linux valgrind
 # Where it is not part of prometheus.
 PROMTOOL = $$(apt-cache show promtool >/dev/null 2>&1 && echo promtool)
 COMMANDS = bridge capsh conntrack curl ethtool gzip ip ip6tables-legacy-restore ip6tables-legacy-save ip6tables-nft-restore \
@@ -159,7 +159,9 @@ chart-files:
 
 test-deps:
 	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
-	/usr/bin/python3 -c 'import prometheus_client.openmetrics.parser' 2>/dev/null || missing="$$missing prometheus_client"; \
+	for module in jsonschema prometheus_client.openmetrics.parser; do \
+		/usr/bin/python3 -c "import $$module" 2>/dev/null || missing="$$missing $$module"; \
+	done; \
 	if [ -n "$$missing" ]; then \
 		echo "installing what is missing:$$missing"; \
 		export DEBIAN_FRONTEND=noninteractive; \

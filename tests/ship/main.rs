@@ -11,4 +11,5 @@ mod deploy;
 mod kernels;
 mod mixin;
 mod prometheus;
+mod schema;
 mod web_security;
