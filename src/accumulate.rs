@@ -1,4 +1,7 @@
 //! What has to be remembered between looks so that counters never fall: the only state of that kind.
+//!
+//! Counters of connection tracking have 32 bits and are continued CPU by CPU: a step of more than half of 2³² is no increase
+//! but a fresh start.
 
 mod rules;
 

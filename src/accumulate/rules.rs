@@ -1,5 +1,12 @@
 //! Counters of source-NAT rules, added up rule by rule: a rule that goes or is written anew makes neither a dip nor a
 //! spike.
+//!
+//! A rule is the same one in two readings if backend, family, table, chain and fingerprint are; equal rules are paired by
+//! what they counted so that as little as possible is added. Lower than before is a fresh start. A rule that is gone is
+//! remembered for a while, because one that is restored with its counters a moment later would else be counted twice.
+//!
+//! Which kinds of rules have series does not depend on how many rules they have, so that series do not come and go. Only a
+//! kind that has no rule left gives its place to one that has.
 
 use std::collections::{BTreeMap, BTreeSet};
 

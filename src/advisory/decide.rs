@@ -1,4 +1,7 @@
 //! From a kernel's identity to "has it this defect?".
+//!
+//! Operator, probe, tables, in this order. A probe that could not tell leaves the tables' word. None is believed once other
+//! live patches are loaded than then.
 
 use super::defects::{Basis, Decision, Defect};
 use super::range::{BuildNumber, DefectState, Found};

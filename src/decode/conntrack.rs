@@ -1,5 +1,8 @@
 //! Connection tracking: per-CPU counters from procfs or ctnetlink, sizes from sysctl.
 //!
+//! The proc file comes before ctnetlink: it needs no privilege and has everything. ctnetlink serves kernels without it. Which
+//! one served is in the sources; one that was not needed is ok, "not needed".
+//!
 //! Kernel sources: `ct_cpu_seq_show` and `nf_ct_netlink_stats` (`ctnetlink_ct_stat_cpu_fill_info`).
 
 use crate::capture::{NetlinkFamily, Request, Root};

@@ -1,5 +1,7 @@
 //! Offload features over generic netlink, by name: their numbers change between kernels.
 //!
+//! By request and not as a dump: a node with hundreds of veths is asked about the three devices that matter.
+//!
 //! Kernel sources: `net/ethtool/features.c`, `net/ethtool/strset.c`, `ctrl_fill_info`.
 
 use std::collections::BTreeMap;

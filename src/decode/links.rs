@@ -1,5 +1,10 @@
 //! Links and tunnels from rtnetlink, drivers from sysfs, and the order in which to ask about them.
 //!
+//! Drivers are trusted only when sysfs shows the same interface index: it may be mounted for another network namespace. The
+//! ioctl that would tell can make the kernel load a module when a device has just vanished. What a device hides is unknown: a
+//! tunnel over a veth, a tun device or a switch goes on where natwatch does not look, so no verdict about the card below it
+//! is given.
+//!
 //! Kernel sources: `rtnl_fill_ifinfo`, `vxlan_fill_info`, `geneve_fill_info`, `vxlan_fdb_info`.
 
 mod elsewhere;

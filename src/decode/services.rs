@@ -1,5 +1,7 @@
 //! The nat chains on prerouting and output, where a node has its Services: tens of thousands of rules, of which UDP
 //! packets, as those of tunnels and of name servers are, can meet a few.
+//!
+//! Up to 512 chains and 4,096 rules they are read whole.
 
 use crate::snapshot::netfilter::{Condition, Field, Match, Rule, Step};
 

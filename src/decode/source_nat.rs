@@ -1,4 +1,6 @@
 //! Which rules translate source addresses, who writes them, and how many of each kind there are.
+//!
+//! All backends or none: the list is unread when any of them could not be read, because a part of it would be taken for all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,6 +3,9 @@
 //! A walk is a function of [`World`], of [`TunnelFacts`] where it is about a tunnel, and of the work that it may do: it gets
 //! nothing else. So what it has found stands while these are the same. The work that it took is charged again, so that a
 //! judgement that remembers ends where one ends that does not.
+//!
+//! Not kept: anything found by a judgement that was stopped, ran out of budget, or is about a reading that was cut.
+//! Conditions themselves, levels, texts, and what stands beside the rules are evaluated each time.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! What verdicts were before: changes for the log, and what goes on for a while after an exposure.
+//!
+//! A verdict that left `exposed` says for ten minutes that existing flows keep their translation, where that is so.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

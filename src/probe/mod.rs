@@ -6,6 +6,15 @@
 //!
 //! `datagram`, `messages`, `legacy`, `needs` and `outcome` are pure; `lab` builds, and the experiments
 //! send and watch. `saved` is about what was found earlier.
+//!
+//! A child process and no thread: a process that has threads cannot enter a user namespace, a kernel that never answers can
+//! be left behind only by killing who asked, and one way serves root and everyone else. It is forked before there are
+//! threads, and refuses otherwise; says each finding when it has it, so that one that hangs costs no other; and makes sure
+//! that it really is in another namespace. `serve` waits 2 s for it and then serves without.
+//!
+//! Controls: a tunnel's packet is sent without NAT first, must be translated then, and its inner checksum must be left to an
+//! offload (`PACKET_VNET_HDR` says where). Two senders clash for certain only if their packets arrive at two destinations, or
+//! one is refused that was not refused alone; a rule that chooses the destination by CPU makes every clash visible.
 
 mod clash;
 mod datagram;

@@ -5,6 +5,9 @@
 //! functions of the packet (a match that nobody understands). Something *must* happen if, whatever the answers for all packets
 //! are, there is a packet to which it happens whatever is answered about it: for all, exists, for all. It *may* happen if
 //! there are a packet and answers.
+//!
+//! In any other order of quantifiers a match that sorts the packets by itself makes both of its branches certain. What is
+//! neither must nor never is `unknown`, with the question as reason, so an unknown only spoils a verdict that depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

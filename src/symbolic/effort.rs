@@ -1,5 +1,7 @@
 //! How much work a judgement may do. It is counted and not timed, so that the same facts have the same verdict on every
 //! machine; a caller who cannot wait that long sets a flag.
+//!
+//! When the budget is used up, packets get no further: what was seen to happen happens, everything else is unknown.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,8 @@
 //! A world that is kept, so that it can be told whether walks would find the same in a later one.
+//!
+//! A new input of walks is a field of `World` or `TunnelFacts`, and `Kept` and `does_the_same_as` take them apart field by
+//! field: one that is forgotten does not compile. Chains and sets that nobody has changed are the same objects in two
+//! readings (`snapshot::Shared`), and are not looked into.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -3,6 +3,9 @@
 //! Hooks run by priority. Of two with the same priority the one that was registered last is first, and no dump tells
 //! which one that is. All nat chains are called from one hook of the NAT core, which has a priority of its own; what they
 //! declare only orders them among each other.
+//!
+//! Chains of equal priority of which none writes what another tests meet all packets once, and which of them comes first is
+//! one question for the packets that several would have; up to four others are walked in every order.
 
 use super::unread::List;
 use super::world::World;

@@ -3,6 +3,14 @@
 //! The order is fixed: devices, state, protocol, addresses, ports, then the marks, then what is asked on the way. Marks depend
 //! on the fields, so a mark is small behind the fields that decide it. Two packets are walked with the same marks, an inner one
 //! and the outer one around it; each has fields of its own.
+//!
+//! Three kinds of tests are no fields: *free* ones, which some packet of the traffic meets (a set of pods, a port);
+//! *occasional* ones, which hold now and then, so that both ways happen; *opaque* ones. Of a tunnel's own packet everything
+//! is known or fixed, so a field that is not known has one value for all of them.
+//!
+//! Marks are told by the rest of a packet, because they begin with a known value and rules write them; so an old mark may be
+//! forgotten when it is overwritten. What a packet was before its address was translated is kept while an answer about it
+//! matters.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

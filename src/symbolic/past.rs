@@ -1,6 +1,9 @@
 //! Routes that a mark may lead past a tunnel: `fib_rules_lookup`, `fib_table_lookup`.
 //!
 //! What they say is a question and no answer: see `scenarios/on_nat.rs`. It keeps a mark from being an exposure for certain.
+//!
+//! It never makes `not_affected`: a translation may lead back, and IPVS and sockets that are bound to a device do not follow
+//! it.
 
 use std::collections::BTreeSet;
 

@@ -3,6 +3,16 @@
 //! Everything that is read belongs to one generation of the rule set, which is asked for before and after. Only what can
 //! change a verdict is read: base chains on the hooks that a packet of ours crosses and the chains that they lead to. The
 //! nat chains on prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+//!
+//! Every rule dump carries the lower 16 bits of the generation; where they differ, all is read again. While a generation
+//! stands, a reading asks nothing but the generation, the chains whose counters move, and what moves without it: ipsets, and
+//! sets whose elements time out or are added by packets. Decoded rules are kept, not answers.
+//!
+//! Chains are asked for one by one, table and chain named, so that the kernel filters. Of the dump of chains, which it cannot
+//! filter, only base chains are kept (`capture::Keep`): a node with thousands of Services has tens of thousands of others.
+//!
+//! A base chain without its rules is being replaced: while a table is replaced by one of its name, nf_tables shows the new
+//! generation and no rules for a moment. The chain's number of users tells.
 
 mod expressions;
 mod headers;

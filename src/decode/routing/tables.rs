@@ -1,5 +1,9 @@
 //! Rules and routes of both families, indexed by prefix, so that a cluster's thousands of remotes are sorted into
 //! classes in no time.
+//!
+//! They sort, and the kernel routes: its look-ups are exact, policy rules included. Where one answer cannot stand for all packets
+//! (policy rules on ports, next-hop objects) it is refused. Look-ups are made for every combination of the marks that policy rules
+//! test; a packet with any other mark may take any way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -3,6 +3,10 @@
 //!
 //! Request names carry running numbers, never a value: a replay of a redacted capture asks about mapped addresses, and
 //! must ask under the same names. So everything here keeps the order of first appearance.
+//!
+//! Small is 64 KiB, whatever else there is: a verdict must not depend on whether a tunnel happens to be there. They are read
+//! once a generation; at each reading those whose elements time out or that rules fill, and ipsets. A set that rules fill is
+//! never known by what is in it now.
 
 mod elements;
 mod ipset;

@@ -2,6 +2,9 @@
 //! to it.
 //!
 //! `net/netfilter/nf_tables_core.c`: `nft_do_chain`, `struct nft_regs`; `nf_tables_api.c`: `nft_parse_register`.
+//!
+//! Bytes and not registers are followed, so that a comparison of fields that nft loaded together, a masked one, and one of a
+//! prefix all become tests of fields: a mask and a value, or ranges of numbers.
 
 use super::expr::{Expr, Payload};
 use super::fields::{

@@ -1,4 +1,7 @@
 //! What maps give to packets: bits of marks, addresses, ports.
+//!
+//! A rule keeps the look-up with the mark or the address that it writes, so registers, masks and offsets are followed once,
+//! and only bits that are followed make a difference.
 
 use std::collections::BTreeMap;
 

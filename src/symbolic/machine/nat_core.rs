@@ -1,4 +1,7 @@
 //! The NAT core: `nf_nat_inet_fn`, which calls the nat chains of a hook for the first packet of each connection.
+//!
+//! nat chains do not run where nothing tracks connections. The kernel starts that for the first rule that needs it, wherever
+//! it stands, so where none of those that packets meet does, the others are looked at, those of dormant tables too.
 
 use super::hooks::Pass;
 use super::{Ends, Flow, Hit, Hits, Kind, OnNat, Walk};

@@ -1,4 +1,8 @@
 //! What is written to marks, bit by bit.
+//!
+//! Addresses and ports are also written outside of nat chains (`udp sport set`): a step of its own, and whatever is not
+//! understood may do it. Where packets have no checksum, nf_tables gives them a wrong one then, on every kernel, unless the
+//! checksum inside is left to a device.
 
 use std::collections::BTreeSet;
 

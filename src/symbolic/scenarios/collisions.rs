@@ -4,6 +4,9 @@
 //! sources differ and both can be left as the same. So for each bit of a source, packets that have it are translated, and
 //! packets that lack it, and what both become is looked for. What is asked about each packet may have another answer for each
 //! of the two, so that is settled before they are compared.
+//!
+//! Routes are not asked: any device that is up may be the way. This host's own untranslated connections do not count as the
+//! second one, nor what leaves by the loopback device or has an address of a link.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,17 @@
 //! Packets that get into a tunnel, and the marks that they may have when they do.
+//!
+//! Inner packets are what routes lead into the tunnel. Their mark starts at 0. First packets and later ones (nat is skipped,
+//! and what earlier ones saved in the connection's mark is there, those that came out of the tunnel included), from this host
+//! and, if any device forwards, from others; of both families. On output a packet still has the device of the route that it
+//! had before anything translated its destination.
+//!
+//! Chains that no packet is followed through still count: where one at ingress or of a bridge may write marks, any mark may
+//! get into the tunnel. Frames of a bridge pass the rules if `bridge-nf-call-iptables` or the bridge's own option says so.
+//!
+//! No mark is dropped for want of a route: a packet that is routed again without the device that its tunnel insists on may
+//! take any way if some table has another one for it.
+//!
+//! An exposure names who set the mark: the packets that enter the tunnel walk once more, and carry which rule wrote it.
 
 use std::collections::BTreeSet;
 
