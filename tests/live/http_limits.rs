@@ -245,7 +245,14 @@ fn with_descriptors(ns: &Netns, limit: u32) -> Server<'_> {
 fn with_few_descriptors_there_are_fewer_connections() {
     let ns = Netns::new();
     let server = with_descriptors(&ns, 64);
-    let idle: Vec<TcpStream> = (0..50).map(|_| server.open("")).collect();
+    // One that gives way is closed by the thread that serves: an answer shows that it has had its turn.
+    let idle: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let idle = server.open("");
+            assert_eq!(server.get("/-/healthy", &[]).status, 200);
+            idle
+        })
+        .collect();
     let metrics = Exposition::parse(server.get("/metrics", &[]).text());
     let state = |source: &str| metrics.one_state("natwatch_source_info", &[("source", source)]);
     for source in ["nftables", "rtnetlink", "kernel", "sysctl"] {

@@ -23,7 +23,7 @@ use crate::support::tools::{expect_success, require};
 const GROWTH: f64 = 3.0;
 
 /// Name in benches/scale.py, and how many.
-const SETS: &[(&str, u32)] = &[("calico-and-services", 40), ("neutron", 6), ("own-marks", 100)];
+const SETS: &[(&str, u32)] = &[("calico-and-services", 40), ("neutron", 24), ("own-marks", 400)];
 
 /// A node with a tunnel and these rules, as it was recorded.
 fn recorded(name: &str, count: u32) -> CaptureDir {
