@@ -1,4 +1,4 @@
-//! A capture as a directory: what `natwatch capture` writes and `check --from` reads, or as one text ([`text`]), which
+//! A capture as a directory: what `natwatch capture` writes and `check --from` reads, or as one text (`text`), which
 //! `check --from` reads too.
 //!
 //! Each answer is a file named after its request: the kernel's bytes for `ok`, and for the other states a file
