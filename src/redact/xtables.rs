@@ -10,6 +10,7 @@ use super::netfilter::text;
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, Match, Rule, Structure, Target, Visitor};
 use crate::snapshot::Failure;
+use crate::snapshot::netfilter::signatures;
 
 /// What is done with fields of tables and extensions of one family.
 struct Fields<'r> {
@@ -75,6 +76,14 @@ impl Visitor for Fields<'_> {
 
     fn device(&mut self, name: &mut [u8; 16]) {
         self.redactor.name(name);
+    }
+
+    fn accounting(&mut self, name: &mut [u8]) {
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        match signatures::COUNTERS.iter().any(|counter| counter.as_bytes() == &name[..end]) {
+            true => name[end..].fill(0),
+            false => name.fill(0),
+        }
     }
 
     fn chain(&mut self, name: &mut [u8]) {

@@ -4,6 +4,7 @@ use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, 
 use crate::netfilter::xtables::Match as Xt;
 use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
 use crate::snapshot::Failure;
+use crate::snapshot::netfilter::signatures;
 use crate::snapshot::netfilter::{
     BridgePort, DeviceProperty, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope,
 };
@@ -108,7 +109,6 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Limit(_)
         | Xt::Mac(_)
         | Xt::Mh(_)
-        | Xt::Nfacct(_)
         | Xt::Osf(_)
         | Xt::Owner(_)
         | Xt::Quota(_)
@@ -122,6 +122,8 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Statistic(_)
         | Xt::Tcpmss(_)
         | Xt::Time(_) => vec![occasional(extension.name)],
+        Xt::Nfacct(info) if is_counter(&info.name) => vec![],
+        Xt::Nfacct(_) => opaque_match(extension),
         Xt::Bpf(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => opaque_match(extension),
     })
 }
@@ -299,6 +301,12 @@ fn iprange(info: &iprange::XtIprangeMtinfo<'_>, ipv6: bool) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// Whether an accounting object is known to have no quota, with which the match would not hold for every packet.
+fn is_counter(name: &[u8]) -> bool {
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    signatures::COUNTERS.iter().any(|counter| counter.as_bytes() == name)
 }
 
 fn icmp(name: &str, kind: u8, [first, last]: [u8; 2], invflags: u8) -> Step {

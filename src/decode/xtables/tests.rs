@@ -583,3 +583,18 @@ fn every_blob_is_needed_up_to_its_size() {
         }
     }
 }
+
+/// kube-proxy's counters hold for every packet; another object may have a quota.
+#[test]
+fn accounting_is_no_test_where_it_has_no_quota() {
+    for (name, expected) in [("ct_state_invalid_dropped_pkts", 0), ("ct_state_invalid_dropped_pkts2", 1), ("", 1)] {
+        let mut data = vec![0; 40];
+        data[..name.len()].copy_from_slice(name.as_bytes());
+        for revision in [0, 1] {
+            let steps =
+                decode_match(&Extension { name: "nfacct", revision, family: Family::Ipv4, data: &data }).unwrap();
+            assert_eq!(steps.len(), expected, "{name} revision {revision}: {steps:?}");
+            assert!(steps.iter().all(|step| matches!(step, Step::Match(Match::Opaque(_)))), "{steps:?}");
+        }
+    }
+}

@@ -144,6 +144,9 @@ pub trait Visitor: Sized {
     /// The name of a chain, with the zero that ends it.
     fn chain(&mut self, name: &mut [u8]);
 
+    /// The name of an accounting object, with the zero that ends it.
+    fn accounting(&mut self, name: &mut [u8]);
+
     /// Whether something could not be changed so that it still means the same since this was asked before. Nobody may then
     /// believe what is left.
     fn is_unclear(&mut self) -> bool {

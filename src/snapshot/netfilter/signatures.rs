@@ -16,6 +16,10 @@ use std::ops::Range;
 use super::Owner;
 pub use super::pattern::Pattern;
 
+/// Accounting objects (`-m nfacct`) of kube-proxy since 1.32 (`pkg/proxy/metrics`: `IPTablesCTStateInvalidDroppedNFAcctCounter`,
+/// `LocalhostNodePortAcceptedNFAcctCounter`). It makes them without a quota, so that the match holds for every packet.
+pub const COUNTERS: [&str; 2] = ["ct_state_invalid_dropped_pkts", "localhost_nps_accepted_pkts"];
+
 /// What a writer is recognised by.
 #[derive(Clone, Copy, Debug)]
 pub enum Signature {

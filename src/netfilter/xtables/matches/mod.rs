@@ -34,6 +34,7 @@ pub mod limit;
 pub mod mac;
 pub mod mark;
 pub mod multiport;
+pub mod nfacct;
 pub mod owner;
 pub mod physdev;
 pub mod pkttype;
@@ -103,7 +104,7 @@ extensions! {
         Mh(Untyped<'a, 3>) = ("mh", 0, _),
         MultiportV0(multiport::XtMultiport<'a>) = ("multiport", 0, _),
         Multiport(multiport::XtMultiportV1<'a>) = ("multiport", 1, _),
-        Nfacct(Untyped<'a, 32>) = ("nfacct", 0 | 1, _),
+        Nfacct(nfacct::XtNfacctMatchInfo<'a>) = ("nfacct", 0 | 1, _),
         Osf(Untyped<'a, 48>) = ("osf", 0, _),
         Owner(owner::XtOwnerMatchInfo<'a>) = ("owner", 1, _),
         Physdev(physdev::XtPhysdevInfo<'a>) = ("physdev", 0, _),
