@@ -61,6 +61,7 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
         let there = advisory.prose.split("\n\n").any(|paragraph| paragraph.trim_start().starts_with(part));
         check(there, format!("no paragraph of the prose begins with {part:?}"));
     }
+    check(!advisory.impact.is_empty() && !advisory.impact.ends_with('.'), "there are no words about its impact".into());
     check(!advisory.references.is_empty(), "there are no references".into());
     for reference in &advisory.references {
         check(reference.starts_with("https://"), format!("{reference:?} is no https reference"));

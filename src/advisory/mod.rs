@@ -65,6 +65,10 @@ pub enum Test {
     ConntrackTableFilled(f64),
     /// 2 · entries ÷ buckets is at least this.
     ConntrackBucketsLoaded(f64),
+    /// It is known how many neighbours there are.
+    NeighboursCounted,
+    /// Neighbours that count ÷ limit of their table is at least this.
+    NeighboursNearlyFull(f64),
     /// The running kernel has this defect.
     KernelDefect(String),
     /// The tunnel is up.
@@ -173,6 +177,8 @@ impl Test {
                 &[Source::Sysctl]
             }
             Self::TcpNotLiberal => &[Source::Sysctl],
+            Self::NeighboursCounted => &[Source::Neighbours],
+            Self::NeighboursNearlyFull(_) => &[Source::Neighbours, Source::Kernel],
             Self::TcpTimeoutShort(_) => RULES_AND_SYSCTL,
             Self::KernelDefect(_) => &[Source::Kernel],
             Self::TunnelUp
@@ -265,6 +271,8 @@ pub struct Advisory {
     pub id: String,
     /// One line.
     pub title: String,
+    /// What breaks, in some words; only documents have it.
+    pub impact: String,
     /// How bad it is.
     pub severity: Severity,
     /// Where it is worse.
@@ -299,6 +307,9 @@ pub const PLACEHOLDERS: &[&str] = &[
     "offloading_device",
     "tunnel_device",
     "tunnel_port",
+    "family",
+    "limit",
+    "limit_quadrupled",
     "iptables",
     "nft",
 ];

@@ -25,6 +25,8 @@ pub struct Known {
     pub(super) unnotified: Vec<&'static str>,
     /// The rules of nf_tables; they hold while their generation stands.
     pub(super) nftables: Option<KnownRules>,
+    /// [`crate::snapshot::NeighbourTable::refused`] of IPv4, of IPv6.
+    pub(super) refused_neighbours: [Option<u64>; 2],
     /// Legacy tables by source.
     pub(super) tables: BTreeMap<Source, KnownTables>,
 }

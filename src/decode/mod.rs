@@ -15,6 +15,7 @@ mod known;
 mod links;
 mod marks;
 pub mod modules;
+mod neighbours;
 mod netstat;
 mod nftables;
 mod node;

@@ -9,11 +9,11 @@ use super::iptables::Half;
 use super::links::LinkFacts;
 use super::nftables::Around;
 use super::sets::{self, Lookups, Values};
-use super::{Collectors, Known, Node, Sources, conntrack, links, netstat, nftables, off, source_nat};
+use super::{Collectors, Known, Node, Sources, conntrack, links, neighbours, netstat, nftables, off, source_nat};
 use crate::capture::{Ask, Capture, Meta, Replay};
 use crate::snapshot::netfilter::Ruleset;
 use crate::snapshot::{
-    Collector, Conntrack, Failure, Netstat, NetworkNamespace, Reading, Snapshot, Source, Unanswered,
+    Collector, Conntrack, Failure, Neighbours, Netstat, NetworkNamespace, Reading, Snapshot, Source, Unanswered,
 };
 
 /// The parts of the facts that a reading has published so far. Each is whole.
@@ -33,6 +33,7 @@ struct NodePart {
     identity: Identity,
     conntrack: Conntrack,
     netstat: Netstat,
+    neighbours: Neighbours,
 }
 
 /// Rules of all backends, with what their sets hold.
@@ -87,7 +88,12 @@ pub fn read(
     };
     let netstat =
         if on(Collector::Netstat) { netstat::read(&mut node) } else { Netstat::unread(&off(Collector::Netstat)) };
-    parts.node = Some(NodePart { identity, conntrack, netstat });
+    let neighbours = if on(Collector::Neighbours) {
+        neighbours::read(&mut node)
+    } else {
+        Neighbours::unread(&off(Collector::Neighbours))
+    };
+    parts.node = Some(NodePart { identity, conntrack, netstat, neighbours });
     parts.sources = node.sources.clone();
     publish(&parts);
     let links = if on(Collector::Links) { links::read(&mut node) } else { LinkFacts::unread(&off(Collector::Links)) };
@@ -170,6 +176,7 @@ impl Parts {
             identity: Identity::unread(missing),
             conntrack: Conntrack::unread(missing),
             netstat: Netstat::unread(missing),
+            neighbours: Neighbours::unread(missing),
         });
         let links = self.links.map_or_else(|| LinkFacts::unread(missing), Arc::unwrap_or_clone);
         let rules = self.rules.unwrap_or_else(|| RulesPart::unread(missing));
@@ -187,6 +194,7 @@ impl Parts {
             distro: self.distro.unwrap_or_else(|| Reading::Failed(missing.clone())),
             conntrack: node.conntrack,
             netstat: node.netstat,
+            neighbours: node.neighbours,
             links: links.links,
             addresses: links.standing.addresses.clone(),
             rules: links.standing.rules.clone(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 use super::tunnel::PROBE;
-use super::{ConditionState, DefectFinding, Derived, conntrack};
+use super::{ConditionState, DefectFinding, Derived, conntrack, neighbours};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
 use crate::snapshot::{Feature, Link, Question, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
@@ -117,6 +117,10 @@ impl<'a> Context<'a> {
             Test::ConntrackActive => conntrack::active(&self.snapshot.conntrack),
             Test::ConntrackTableFilled(ratio) => conntrack::table_filled(&self.snapshot.conntrack, *ratio),
             Test::ConntrackBucketsLoaded(ratio) => conntrack::buckets_loaded(&self.snapshot.conntrack, *ratio),
+            Test::NeighboursCounted => neighbours::counted(&self.snapshot.neighbours),
+            Test::NeighboursNearlyFull(ratio) => {
+                neighbours::nearly_full(&self.snapshot.neighbours, &self.snapshot.kernel, *ratio)
+            }
             Test::TunnelUp => self.tunnel_up(tunnel),
             Test::UnderlayDriver(driver) => self.underlay_driver(tunnel, driver),
             Test::UnderlayTunnelOffload(driver) => self.underlay_tunnel_offload(tunnel, driver),

@@ -7,6 +7,7 @@ mod conntrack;
 mod derived;
 mod history;
 mod idle;
+mod neighbours;
 mod remedies;
 mod services;
 mod source_nat;

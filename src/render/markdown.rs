@@ -24,6 +24,38 @@ pub fn advisories(catalogue: &Catalogue) -> String {
     out
 }
 
+/// README's table of advisories.
+pub fn advisory_table(catalogue: &Catalogue) -> String {
+    let mut out = String::from("| advisory | severity | says |\n|---|---|---|\n");
+    for advisory in worst_first(catalogue) {
+        let Advisory { id, title, severity, .. } = advisory;
+        let worse = advisory.severity_with_defect.as_ref().map(|worse| format!(", {} on some kernels", worse.severity));
+        let services = advisory.severity_with_services.map(|worse| format!(", {worse} for Services of Kubernetes"));
+        let _ = writeln!(
+            out,
+            "| `{id}` | {severity}{}{} | {title} |",
+            worse.unwrap_or_default(),
+            services.unwrap_or_default()
+        );
+    }
+    out
+}
+
+/// What breaks, as the runbook of exposures tells it.
+pub fn impact_table(catalogue: &Catalogue) -> String {
+    let mut out = String::from("| advisory | what breaks |\n|---|---|\n");
+    for Advisory { id, impact, .. } in worst_first(catalogue) {
+        let _ = writeln!(out, "| `{id}` | {impact} |");
+    }
+    out
+}
+
+fn worst_first(catalogue: &Catalogue) -> Vec<&Advisory> {
+    let mut advisories: Vec<&Advisory> = catalogue.advisories.iter().collect();
+    advisories.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.id.cmp(&b.id)));
+    advisories
+}
+
 fn advisory_section(out: &mut String, advisory: &Advisory) {
     let Advisory { id, title, severity, subject, references, conditions, remedies, .. } = advisory;
     let _ = write!(out, "\n## {id}\n\n**{title}.** Severity {severity}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::advisory::State;
 use crate::judge::{ConditionState, Report};
-use crate::snapshot::netfilter::{Counter, SourceNatKind, SourceNatTotal};
+use crate::snapshot::netfilter::{self, Counter, SourceNatKind, SourceNatTotal};
 use crate::snapshot::{
     Collector, ConntrackCounter, Link, Reading, Snapshot, Source, SourceState, Tunnel, with_lower_devices,
 };
@@ -17,7 +17,8 @@ use handle::{Handle, Labels};
 pub use handle::{Kind, Metric};
 use table::{
     AdvisoryInfoLabels, AdvisoryLabels, BuildLabels, CollectorLabels, ConditionLabels, CpuLabels, DefectLabels,
-    FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels, TunnelLabels, UnseenLabels,
+    FamilyLabels, FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels, TunnelLabels,
+    UnseenLabels,
 };
 pub use table::{METRICS, table};
 
@@ -174,6 +175,11 @@ pub fn families(
     out.reading(table::NETSTAT_UDP6_IN_CSUM_ERRORS, &netstat.udp6_in_csum_errors);
     out.reading(table::NETSTAT_TCP_IN_CSUM_ERRORS, &netstat.tcp_in_csum_errors);
     out.reading(table::NETSTAT_TCP_SYN_RETRANSMITS, &netstat.tcp_syn_retransmits);
+    for (found, family) in snapshot.neighbours.0.iter().zip([netfilter::Family::Ipv4, netfilter::Family::Ipv6]) {
+        let Some(found) = found.ok() else { continue };
+        out.add(table::NEIGHBOUR_ENTRIES, FamilyLabels { family }, Value::Whole(found.entries.into()));
+        out.add(table::NEIGHBOUR_ENTRIES_LIMIT, FamilyLabels { family }, Value::Whole(found.limit.into()));
+    }
     health(&mut out, report, snapshot, durations, settings);
     let build = BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH };
     out.flag(table::BUILD_INFO, build, true);

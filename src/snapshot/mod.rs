@@ -6,6 +6,7 @@
 mod kernel;
 mod links;
 mod name;
+mod neighbours;
 pub mod netfilter;
 mod question;
 mod reading;
@@ -21,6 +22,7 @@ pub use links::{
     TunnelKind, UdpChecksum, feeders, with_lower_devices,
 };
 pub use name::Name;
+pub use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};
 pub use question::{Question, quoted};
 pub use reading::{Failure, Reading, SystemCall, Unanswered};
 pub use shared::Shared;
@@ -110,6 +112,8 @@ names! {
         Netstat = "netstat",
         /// What handles packets beside netfilter: tc filters, XDP programs, IPVS, sockets of tunnels elsewhere
         Datapath = "datapath",
+        /// rtnetlink: neighbour tables
+        Neighbours = "neighbours",
     }
 }
 
@@ -126,6 +130,8 @@ names! {
         Kernel = "kernel",
         /// Protocol counters
         Netstat = "netstat",
+        /// Neighbour tables
+        Neighbours = "neighbours",
         /// The advisories
         Verdict = "verdict",
     }
@@ -140,6 +146,7 @@ impl Source {
             Self::Rtnetlink | Self::Routing | Self::Ethtool | Self::Datapath => Collector::Links,
             Self::Kernel => Collector::Kernel,
             Self::Netstat => Collector::Netstat,
+            Self::Neighbours => Collector::Neighbours,
         }
     }
 }
@@ -346,6 +353,8 @@ pub struct Snapshot {
     pub foreign_tunnels: Reading<Vec<Link>>,
     /// Protocol counters.
     pub netstat: Netstat,
+    /// Neighbour tables, which all network namespaces share.
+    pub neighbours: Neighbours,
     /// How each source that this look needed ended.
     pub sources: Vec<SourceStatus>,
 }

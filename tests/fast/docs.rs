@@ -9,9 +9,6 @@ use natwatch::render::markdown;
 use natwatch::render::metrics::{METRICS, table};
 use natwatch::snapshot::{Collector, Source};
 
-const BEGIN: &str = "<!-- metrics: written by `make golden` -->\n";
-const END: &str = "<!-- end of metrics -->";
-
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -20,18 +17,28 @@ fn document(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap()
 }
 
+/// Parts of documents that are derived stand between two comments.
 #[test]
-fn the_readme_has_the_table_of_metrics() {
-    let readme = document("README.md");
-    let (before, rest) = readme.split_once(BEGIN).unwrap();
-    let (shown, after) = rest.split_once(END).unwrap();
-    if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
-        // Renamed into place: other tests read it at the same time.
-        let written = path("README.md.new");
-        fs::write(&written, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
-        fs::rename(&written, path("README.md")).unwrap();
-    } else {
-        assert_eq!(shown, table(), "run `make golden`");
+fn derived_parts_are_up_to_date() {
+    let catalogue = Catalogue::built_in();
+    let parts = [
+        ("README.md", "metrics", table()),
+        ("README.md", "advisories", markdown::advisory_table(catalogue)),
+        ("docs/runbooks/NatwatchExposed.md", "impact", markdown::impact_table(catalogue)),
+    ];
+    for (name, part, text) in parts {
+        let document = document(name);
+        let (begin, end) = (format!("<!-- {part}: written by `make golden` -->\n"), format!("<!-- end of {part} -->"));
+        let (before, rest) = document.split_once(&begin).unwrap_or_else(|| panic!("{name} has no {begin}"));
+        let (shown, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{name} has no {end}"));
+        if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+            // Renamed into place: other tests read it at the same time.
+            let written = path(&format!("{name}.new"));
+            fs::write(&written, format!("{before}{begin}{text}{end}{after}")).unwrap();
+            fs::rename(&written, path(name)).unwrap();
+        } else {
+            assert_eq!(shown, text, "{name}: run `make golden`");
+        }
     }
 }
 
@@ -86,6 +93,8 @@ fn names_of_metrics_are_the_same_everywhere() {
         "natwatch_conntrack_cpu_insert_failed_total",
         "natwatch_conntrack_cpu_drop_total",
         "natwatch_source_nat_rule_bytes_total",
+        "natwatch_neighbour_entries",
+        "natwatch_neighbour_entries_limit",
         "natwatch_http_connections",
         "natwatch_log_lines_dropped_total",
         "natwatch_web_config_last_reload_successful",
@@ -128,15 +137,6 @@ fn the_readme_shows_a_real_report() {
     let sample = readme.split("$ natwatch check\n").nth(1).unwrap().split("```").next().unwrap();
     let report = document("tests/golden/table-full.text");
     assert!(report.starts_with(sample), "the sample is not the beginning of tests/golden/table-full.text:\n{report}");
-}
-
-#[test]
-fn the_readme_lists_the_advisories_that_are_built_and_no_others() {
-    let readme = document("README.md");
-    for advisory in &Catalogue::built_in().advisories {
-        let row = format!("| `{}` | {} |", advisory.id, advisory.severity);
-        assert!(readme.contains(&row), "{row}");
-    }
 }
 
 #[test]
@@ -209,7 +209,9 @@ fn captured_nodes_stay_within_the_budget_of_series() {
             let text = fs::read_to_string(&entry).unwrap();
             let series = text.lines().filter(|line| line.starts_with("natwatch_")).count();
             // `serve` adds up to 18: its process, its connections, how long each collector took.
-            let most = if text.contains("\nnatwatch_tunnel_info{") { 190 } else { 140 } - 18;
+            // The nodes called nat-… have rules of everyone who writes some.
+            let many = entry.to_string_lossy().contains("/nat-") || text.contains("\nnatwatch_tunnel_info{");
+            let most = if many { 190 } else { 140 } - 18;
             assert!((70..=most).contains(&series), "{}: {series} series", entry.display());
         }
     }

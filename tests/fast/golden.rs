@@ -103,8 +103,10 @@ fn every_state_of_every_advisory_is_shown_by_a_node() {
         let possible =
             |state: &&natwatch::advisory::State| safeguarded || **state != natwatch::advisory::State::Mitigated;
         for state in natwatch::advisory::State::ALL.iter().filter(possible) {
+            // Every kernel with IPv4 has a table of neighbours.
+            let impossible = advisory.id == "neighbour-table-full" && *state == natwatch::advisory::State::NotAffected;
             let wanted = (advisory.id.as_str().into(), state.name().into());
-            assert!(seen.contains(&wanted), "no node is {wanted:?}");
+            assert!(impossible || seen.contains(&wanted), "no node is {wanted:?}");
         }
     }
 }

@@ -739,6 +739,7 @@ fn the_json_report_has_the_shape_of_the_contract() {
             "sysctl",
             "netstat",
             "datapath",
+            "neighbours",
         ]);
         shape(
             source,

@@ -16,6 +16,7 @@ mod lab;
 mod legacy;
 mod links;
 mod memory;
+mod neighbours;
 mod nftables;
 mod privileges;
 mod probe;

@@ -218,7 +218,7 @@ fn the_capability_decides_over_ctnetlink() {
         let (state, detail) = report.source("ctnetlink").expect("it was asked");
         assert_eq!(state, if expected.is_some() { "ok" } else { "denied" }, "{name}: {detail}");
         assert_eq!(detail.contains("CAP_NET_ADMIN"), expected.is_none(), "{name}: {detail}");
-        for source in ["rtnetlink", "routing", "ethtool", "kernel", "sysctl", "netstat"] {
+        for source in ["rtnetlink", "routing", "ethtool", "kernel", "sysctl", "netstat", "neighbours"] {
             let state = report.source(source).map_or("not needed", |(state, _)| state);
             assert!(["ok", "not needed"].contains(&state), "{name}: {source}: {}", report.json);
         }

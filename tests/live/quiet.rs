@@ -90,6 +90,7 @@ fn assert_question(call: &Call) {
             libc::RTM_GETRULE,
             libc::RTM_GETNEIGH,
             libc::RTM_GETNETCONF,
+            libc::RTM_GETNEIGHTBL,
             libc::RTM_GETTFILTER,
             libc::RTM_GETQDISC,
         ]

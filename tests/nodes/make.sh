@@ -214,6 +214,15 @@ rules docker.rules
 ip netns exec $node iptables-nft -t mangle -I PREROUTING -p tcp -m conntrack --ctstate INVALID -j DROP
 take invalid-dropped
 
+# A neighbour table that pods have filled.
+two_nodes
+with_pods 10.42.0.1/16
+for at in {0..999}; do
+	printf 'neigh add 10.42.%d.%d lladdr 02:00:00:00:%02x:%02x dev cni0 nud stale\n' $((at / 250)) $((at % 250 + 2)) $((at / 250)) $((at % 250))
+done | ip -n $node -batch -
+take neighbours-full
+edit driver neighbours-full virtio_net
+
 for name in *; do
 	"$here/archive.py" pack "$name" "$here/$name.txt"
 done

@@ -16,6 +16,7 @@ const NAT: &[Collector] = &[Collector::Nat];
 const LINKS: &[Collector] = &[Collector::Links];
 const LIMITED: &[Collector] = &[Collector::Nat, Collector::Links];
 const NETSTAT: &[Collector] = &[Collector::Netstat];
+const NEIGHBOURS: &[Collector] = &[Collector::Neighbours];
 
 label_sets! {
     AdvisoryLabels<'a> { advisory: &'a str }
@@ -26,6 +27,7 @@ label_sets! {
     DefectLabels<'a> { defect: &'a str, state: DefectState, basis: Basis }
     NamespaceLabels { kind: NetworkNamespace }
     CpuLabels<'a> { cpu: &'a str }
+    FamilyLabels { family: Family }
     SourceNatLabels { backend: Backend, family: Family, owner: Owner, action: NatAction, port_randomization: PortRandomization }
     TunnelLabels<'a> { device: &'a str, kind: TunnelKind, id: &'a str, port: &'a str, underlay: &'a str, udp_checksum: UdpChecksum }
     FeatureLabels<'a> { device: &'a str, feature: Feature }
@@ -118,6 +120,10 @@ metrics! {
         "TCP segments received with a wrong checksum (/proc/thread-self/net/snmp, Tcp InCsumErrors)");
     NETSTAT_TCP_SYN_RETRANSMITS(()): Metric::counter("natwatch_netstat_tcp_syn_retransmits_total", NETSTAT,
         "SYN and SYN/ACK segments sent again (/proc/thread-self/net/netstat, TcpExt TCPSynRetrans)");
+    NEIGHBOUR_ENTRIES(FamilyLabels): Metric::gauge("natwatch_neighbour_entries", NEIGHBOURS,
+        "Entries of the neighbour table, of all network namespaces, those included that do not count for the limit (RTM_GETNEIGHTBL, ndtc_entries)");
+    NEIGHBOUR_ENTRIES_LIMIT(FamilyLabels): Metric::gauge("natwatch_neighbour_entries_limit", NEIGHBOURS,
+        "Entries that count beyond which the neighbour table takes no other (RTM_GETNEIGHTBL, NDTA_THRESH3)");
     SOURCE_INFO(SourceLabels): Metric::gauge("natwatch_source_info", ALWAYS,
         "How reading the source ended, always 1: ok, absent, denied or failed; only sources that were needed are listed (derived)");
     SCRAPE_COLLECTOR_SUCCESS(CollectorLabels): Metric::gauge("natwatch_scrape_collector_success", ALWAYS,

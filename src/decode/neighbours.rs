@@ -1,0 +1,132 @@
+//! Neighbour tables from rtnetlink: how full they are.
+//!
+//! Every network namespace is told the size of the whole table, and its own entries only. So these are asked for where the size does not
+//! settle it. The files of procfs that say the same are there in the initial namespace only, and know no limit.
+//!
+//! Kernel sources: `neightbl_dump_info`, `neightbl_fill_info`, `neigh_dump_info`, `neigh_fill_info`, `neigh_alloc`.
+
+use super::Node;
+use crate::capture::{NetlinkFamily, Request, Take};
+use crate::netfilter::array;
+use crate::netfilter::netlink::rtnl::*;
+use crate::netfilter::netlink::{self, Attributes, Message};
+use crate::snapshot::{Failure, NeighbourTable, Neighbours, OwnNeighbours, Reading, Source};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `struct ndtmsg`
+const NDTMSG: usize = 4;
+/// `struct ndmsg`
+const NDMSG: usize = 12;
+
+/// From which part of the limit on the entries of this network namespace are read.
+const NEAR: f64 = 0.9;
+
+/// Tables of a family; devices' own parameters follow.
+fn table(ipv6: bool) -> Request {
+    let body = vec![if ipv6 { AF_INET6 } else { AF_INET }, 0, 0, 0];
+    let name = format!("route/neighbour-table-{}", family_name(ipv6));
+    Request::netlink(Source::Neighbours, &name, NetlinkFamily::Route, RTM_GETNEIGHTBL, true, body)
+}
+
+/// Entries of this network namespace.
+fn entries(ipv6: bool) -> Request {
+    let mut body = vec![0; NDMSG];
+    body[0] = if ipv6 { AF_INET6 } else { AF_INET };
+    let name = format!("route/neighbours-{}", family_name(ipv6));
+    Request::netlink(Source::Neighbours, &name, NetlinkFamily::Route, RTM_GETNEIGH, true, body)
+}
+
+fn family_name(ipv6: bool) -> &'static str {
+    if ipv6 { "ipv6" } else { "ipv4" }
+}
+
+/// The tables of both families.
+pub fn read(node: &mut Node<'_>) -> Neighbours {
+    Neighbours([false, true].map(|ipv6| read_table(node, ipv6)))
+}
+
+fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
+    let request = table(ipv6);
+    let mut found = None;
+    let reading = node.try_ask(&request, &mut |bytes| {
+        let decoded =
+            netlink::message(bytes).map_err(Failure::from).and_then(|(message, _)| match message.is_control() {
+                true => Ok(None),
+                false => decode_table(&message, if ipv6 { AF_INET6 } else { AF_INET }),
+            });
+        found = decoded.transpose();
+        // What follows is about devices, and a node has thousands of them.
+        if found.is_some() { Take::Enough } else { Take::More }
+    });
+    let decoded = reading.and_then(|()| match found {
+        Some(decoded) => Reading::from(decoded.map_err(|failure| failure.within(&request.name))),
+        None => Reading::Absent(format!("the kernel has no neighbours of {}", family_name(ipv6))),
+    });
+    node.sources.asked(Source::Neighbours);
+    let mut table = match decoded {
+        Reading::Absent(why) => return Reading::Absent(why),
+        other => match node.note(&request, other) {
+            Reading::Ok(table) => table,
+            unread => return unread,
+        },
+    };
+    let place = usize::from(ipv6);
+    table.refused_since =
+        node.memory.refused_neighbours[place].zip(table.refused).map(|(before, now)| now.saturating_sub(before));
+    node.left.refused_neighbours[place] = table.refused;
+    if table.is_filled_by(table.entries, NEAR) {
+        table.own = own(node, ipv6);
+    }
+    Reading::Ok(table)
+}
+
+fn own(node: &mut Node<'_>, ipv6: bool) -> Reading<OwnNeighbours> {
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    let exempt = node.dump(&entries(ipv6), |message| decode_entry(message, family));
+    exempt.map(|exempt| {
+        let count = |wanted| u32::try_from(exempt.iter().filter(|is| **is == wanted).count()).unwrap_or(u32::MAX);
+        OwnNeighbours { counted: count(false), exempt: count(true) }
+    })
+}
+
+/// One message of the answer to `RTM_GETNEIGHTBL`; `None` for the parameters of a device, or another family.
+fn decode_table(message: &Message<'_>, family: u8) -> Result<Option<NeighbourTable>, Failure> {
+    /// Where `ndtc_entries` stands in `struct ndt_config`.
+    const ENTRIES: usize = 4;
+    /// Where `ndts_table_fulls`, which came with Linux 4.3, stands in `struct ndt_stats`.
+    const TABLE_FULLS: usize = 80;
+    let attributes = Attributes::after(message.body, NDTMSG, "NDTA")?;
+    let (Some(config), true) = (attributes.get(NDTA_CONFIG), message.body.first() == Some(&family)) else {
+        return Ok(None);
+    };
+    let limit =
+        attributes.u32(NDTA_THRESH3)?.ok_or_else(|| Failure::unexpected("a neighbour table without NDTA_THRESH3"))?;
+    let refused = match attributes.get(NDTA_STATS) {
+        Some(stats) if stats.len() >= TABLE_FULLS + 8 => {
+            Some(u64::from_ne_bytes(array(stats, TABLE_FULLS, "ndt_stats")?))
+        }
+        _ => None,
+    };
+    Ok(Some(NeighbourTable {
+        entries: u32::from_ne_bytes(array(config, ENTRIES, "ndt_config")?),
+        limit,
+        refused,
+        refused_since: None,
+        own: Reading::Failed(Failure::not_needed("not read: the table is not near its limit")),
+    }))
+}
+
+/// One message of the answer to `RTM_GETNEIGH`: whether it does not count for the limit. Where a family is not there, the kernel
+/// answers for all that are.
+fn decode_entry(message: &Message<'_>, family: u8) -> Result<Option<bool>, Failure> {
+    const NUD_PERMANENT: u16 = 0x80;
+    const NTF_EXT_LEARNED: u8 = 0x10;
+    let [found, ..] = array::<NDMSG>(message.body, 0, "ndmsg")?;
+    let state = u16::from_ne_bytes(array(message.body, 8, "ndmsg")?);
+    let [flags] = array(message.body, 10, "ndmsg")?;
+    Ok((found == family).then_some(state & NUD_PERMANENT != 0 || flags & NTF_EXT_LEARNED != 0))
+}
+
+#[cfg(test)]
+mod tests;
