@@ -211,6 +211,12 @@ impl Layout {
         blocks.entry(field.clone()).or_insert_with(|| space.block(width(field))).clone()
     }
 
+    /// Numbers that rules make and look up.
+    pub fn numbers(&self, outer: bool) -> Vec<Field> {
+        let fields = self.blocks[usize::from(outer)].keys();
+        fields.filter(|field| matches!(field, Field::Number { .. })).cloned().collect()
+    }
+
     /// A number of the width of a mark, bit beside bit with the marks: equal ones stay small. `None`: there are no more.
     pub fn word(&mut self) -> Option<Block> {
         self.words.pop()

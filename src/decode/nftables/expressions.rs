@@ -33,7 +33,7 @@ pub struct Reader<'a> {
     table: &'a Name,
     registers: Registers,
     /// Numbers that expressions make, by the place of the expression.
-    numbers: BTreeMap<usize, MarkWrite>,
+    numbers: BTreeMap<usize, (MarkWrite, Option<Field>)>,
     maps: Maps,
     /// Read so far.
     pub steps: Vec<Step>,
@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
     }
 
     fn mark(&self, register: u32, own: &Field, other: &Field) -> MarkWrite {
-        let number = self.registers.result_of(register).and_then(|at| self.numbers.get(&at).cloned());
+        let number = self.registers.result_of(register).and_then(|at| self.numbers.get(&at)?.0.clone().into());
         number.unwrap_or_else(|| self.registers.mark(register, own, other, |at| self.maps.looked_up(at, &self.steps)))
     }
 
@@ -296,7 +296,7 @@ impl<'a> Reader<'a> {
 
     /// The number that a register holds, if an expression of this rule has made it.
     fn made(&self, register: u32) -> Option<Field> {
-        self.registers.result_of(register).and_then(|at| self.numbers.get(&at)).and_then(maps::field)
+        self.registers.result_of(register).and_then(|at| self.numbers.get(&at)?.1.clone())
     }
 
     fn extension(&mut self, target: bool, name: &Text<'_>, revision: u32, data: Option<&[u8]>) -> Result<()> {

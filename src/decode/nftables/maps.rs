@@ -35,28 +35,26 @@ impl Maps {
     }
 }
 
-/// The number that an expression makes: `[offset, offset + modulus)`. A hash of anything but fields of headers and of the flow is as good as
-/// chance: `key` says what registers hold.
-pub fn number(expression: &Expr<'_>, key: impl Fn(u32) -> Option<Vec<Field>>) -> Option<MarkWrite> {
-    let is_of_fields = |register: u32| {
-        key(register).is_some_and(|fields| fields.iter().all(|field| !matches!(field, Field::Other(_))))
-    };
-    let (modulus, offset, hashed) = match expression {
-        Expr::Numgen(numgen) => (numgen.modulus, numgen.offset, false),
-        Expr::Hash(hash) => (hash.modulus, hash.offset, hash.sreg.is_none_or(is_of_fields)),
+/// The number that an expression makes, `[offset, offset + modulus)`, as rules write it, and as look-ups go by it. A hash of anything but
+/// fields that are known by name goes by nothing that is understood. `key` says what registers hold.
+pub fn number(expression: &Expr<'_>, key: impl Fn(u32) -> Option<Vec<Field>>) -> Option<(MarkWrite, Option<Field>)> {
+    let (modulus, offset, hashed, hash) = match expression {
+        Expr::Numgen(numgen) => (numgen.modulus, numgen.offset, false, Some(None)),
+        Expr::Hash(hash) => {
+            let of = hash.sreg.map_or(Some("symhash".to_owned()), |register| hashed_fields(&key(register)?));
+            let seeded = |of: String| Some(hash.seed.map_or(of.clone(), |seed| format!("{of} seed {seed:#x}")));
+            (hash.modulus, hash.offset, true, of.map(seeded))
+        }
         _ => return None,
     };
     let first = offset.unwrap_or(0);
     let last = first.checked_add(modulus?.checked_sub(1)?)?;
-    Some(MarkWrite::Number { first, last, hashed })
+    Some((MarkWrite::Number { first, last, hashed }, hash.map(|hash| Field::Number { first, last, hash })))
 }
 
-/// The same as what a look-up goes by.
-pub fn field(number: &MarkWrite) -> Option<Field> {
-    match number {
-        MarkWrite::Number { first, last, hashed } => {
-            Some(Field::Number { first: *first, last: *last, hashed: *hashed })
-        }
-        _ => None,
-    }
+/// What a hash is of, as nft writes it; `None`: not of fields that are known by name.
+fn hashed_fields(fields: &[Field]) -> Option<String> {
+    let known = fields.iter().all(|field| !matches!(field, Field::Other(_)));
+    let names: Vec<String> = fields.iter().map(Field::to_string).collect();
+    known.then(|| format!("jhash {}", names.join(" . ")))
 }

@@ -66,8 +66,8 @@ pub enum Field {
         first: u32,
         /// The largest.
         last: u32,
-        /// Packets that are alike get the same one.
-        hashed: bool,
+        /// What it is a hash of: packets in which that is alike get the same one. `None`: it is drawn anew each time.
+        hash: Option<String>,
     },
     /// Any other, by its name.
     Other(String),
@@ -118,7 +118,7 @@ impl Field {
 
     /// Whether each look at it gives another number.
     pub fn is_drawn(&self) -> bool {
-        matches!(self, Self::Number { hashed: false, .. })
+        matches!(self, Self::Number { hash: None, .. })
     }
 
     /// Bits of the packet's mark that this is.

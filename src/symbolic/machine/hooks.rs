@@ -22,6 +22,10 @@ impl Walk<'_> {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
         }
+        // Between hooks what numbers are hashes of may have been rewritten.
+        let mut numbers = self.layout.numbers(self.outer);
+        numbers.retain(|number| self.packets.knows(number)); // one that is not known is another at each stage
+        let packets = if numbers.is_empty() { packets } else { self.forget(packets, &numbers) };
         let steps = order::calls(self.world, self.packets.family, hook, device);
         let mut pass = Pass { hook, flow, on_nat: Some(on_nat), translated: Hits::default() };
         self.in_every_order(&mut pass, steps, packets)

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::senders::loopback;
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat};
+use crate::snapshot::netfilter::{Chosen, Element, Family, Field, Hook, Nat};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
 use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
@@ -93,7 +93,14 @@ fn is_of_several(world: &World<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<bool
     }
     let Hit::Rule(at, _) = hit else { return None };
     let known = map.lookup.known_in(&world.rules[at.set].ruleset.sets)?;
-    Some(known.map(|(_, data)| data).collect::<BTreeSet<&[u8]>>().len() > 1)
+    let drawn = |element: &Element| {
+        map.lookup.fields.iter().zip(element).all(|(field, (from, to))| match field {
+            Field::Number { first, last, hash: None } => *from <= u128::from(*last) && *to >= u128::from(*first),
+            _ => true,
+        })
+    };
+    let data = known.filter(|(element, _)| drawn(element)).map(|(_, data)| data);
+    Some(data.collect::<BTreeSet<&[u8]>>().len() > 1)
 }
 
 /// Packets that no nat chain sees.

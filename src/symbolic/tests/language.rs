@@ -246,8 +246,9 @@ fn fields(text: &str) -> Vec<Field> {
         "src" => Field::Ipv4Source,
         "dst" => Field::Ipv4Destination,
         "dport" => Field::DestinationPort,
-        "numgen" => Field::Number { first: 0, last: 3, hashed: false },
-        "jhash" => Field::Number { first: 0, last: 3, hashed: true },
+        "numgen" => Field::Number { first: 0, last: 3, hash: None },
+        "jhash" => Field::Number { first: 0, last: 3, hash: Some("jhash ip saddr".into()) },
+        "jhash-of-dst" => Field::Number { first: 0, last: 3, hash: Some("jhash ip daddr".into()) },
         other => panic!("field {other:?} is unknown"),
     };
     text.split('.').map(field).collect()

@@ -103,6 +103,18 @@ fn a_map_by_a_number_gives_each_that_the_number_can_have() {
     }
     assert_eq!(by("jhash", "flannel.1", &[(0, 0x1), (3, 0x4000)]), "yes", "some packet has it");
     assert_eq!(by("jhash", "eth0", &[(0, 0x1), (3, 0x4000)]), "maybe", "the tunnel's packets may all have another");
+    // Another hash gives another number.
+    let pair = |second: &str| {
+        let rules = format!(
+            "ip m O: filter output 0\n oif flannel.1, map m jhash => mark-of m jhash 0xff\n \
+             oif flannel.1, mark 0x1, map m {second} => mark-of m {second} 0xff00\n \
+             oif flannel.1, mark 0x4001 => set-mark 0x4000\n"
+        );
+        let map = marks(&[(number(0), 0x1), (number(1), 0x4000), (number(2), 0x4000), (number(3), 0x4000)]);
+        rewritten(&[&rules, MASQUERADE].concat(), Some(map))
+    };
+    assert_eq!(pair("jhash"), "no", "the same packet has the same number");
+    assert_eq!(pair("jhash-of-dst"), "yes");
     // Each look-up draws again.
     let twice = "ip m O: filter output 0
         oif eth0, map m numgen => mark-of m numgen 0xffffffff

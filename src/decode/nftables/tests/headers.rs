@@ -109,21 +109,29 @@ fn numbers_that_are_made_are_within_their_range() {
     assert_eq!(steps([numgen.clone(), set_mark()].concat()).pop(), number(0x4000, 0x4007, false));
     let hash: Expression = vec![Hash { dreg: NFT_REG_1, modulus: Some(1), ..Hash::default() }.into()];
     assert_eq!(steps([hash, set_mark()].concat()).pop(), number(0, 0, true));
-    // Of fields, and of what is in the packet.
-    let of_source = Hash { sreg: Some(NFT_REG_1), len: Some(4), dreg: NFT_REG_1, modulus: Some(2), ..Hash::default() };
-    for (offset, hashed) in [(12, true), (3, false)] {
-        let source = load(NFT_PAYLOAD_NETWORK_HEADER, offset, 4);
-        let hash: Expression = vec![of_source.clone().into()];
-        assert_eq!(steps([source, hash, set_mark()].concat()).pop(), number(0, 1, hashed), "{offset}");
-    }
     // And looked up.
     let look_up: Expression =
         vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_1), ..Lookup::default() }.into()];
-    let looked_up = steps([numgen.clone(), look_up, set_mark()].concat());
-    let fields = vec![Field::Number { first: 0x4000, last: 0x4007, hashed: false }];
+    let looked_up = steps([numgen.clone(), look_up.clone(), set_mark()].concat());
+    let fields = vec![Field::Number { first: 0x4000, last: 0x4007, hash: None }];
     assert!(matches!(&looked_up[0], Step::Match(Match::Set { fields: of, .. }) if *of == fields), "{looked_up:?}");
     let written = matches!(&looked_up[1], Step::SetMark(MarkWrite::Mapped { lookup, .. }) if lookup.fields == fields);
     assert!(written, "{looked_up:?}");
+    // By a hash of fields that are known; of others it is not known by what.
+    let of_source = Hash { sreg: Some(NFT_REG_1), len: Some(4), dreg: NFT_REG_1, modulus: Some(2), ..Hash::default() };
+    for (offset, expected) in [(12, Some("jhash ip saddr")), (16, Some("jhash ip daddr")), (3, None)] {
+        let source = load(NFT_PAYLOAD_NETWORK_HEADER, offset, 4);
+        let hash: Expression = vec![of_source.clone().into()];
+        let looked_up = steps([source, hash, look_up.clone(), set_mark()].concat());
+        let of = match &looked_up[0] {
+            Step::Match(Match::Set { fields, .. }) => match &fields[..] {
+                [Field::Number { first: 0, last: 1, hash }] => hash.as_deref(),
+                other => panic!("{other:?}"),
+            },
+            _ => None,
+        };
+        assert_eq!(of, expected, "{looked_up:?}");
+    }
     let changed = steps([numgen, bitwise(&[0xff; 4], &[1, 0, 0, 0]), set_mark()].concat()).pop();
     assert!(matches!(changed, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{changed:?}");
     let mut layout = Layout::default();
