@@ -1,5 +1,6 @@
 # `make test` passes on a fresh Debian or Ubuntu with a Rust toolchain and a C compiler, as root: it installs what the tests need.
 
+.DEFAULT_GOAL := help
 CARGO ?= cargo
 # What the live tests compare with: the standard tools, a Prometheus with its Alertmanager, the reference parser of
 # OpenMetrics, a validator of JSON schemas; what renders the mixin; what counts instructions.

@@ -45,6 +45,7 @@ natwatch_scrape_collector_duration_seconds{collector="nat"} 0.0004
 natwatch_scrape_collector_duration_seconds{collector="links"} 0.0004
 natwatch_scrape_collector_duration_seconds{collector="kernel"} 0.0004
 natwatch_scrape_collector_duration_seconds{collector="netstat"} 0.0004
+natwatch_scrape_collector_duration_seconds{collector="neighbours"} 0.0004
 natwatch_scrape_collector_duration_seconds{collector="verdict"} 0.0004
 natwatch_http_connections 1
 natwatch_log_lines_dropped_total 0
@@ -59,7 +60,7 @@ process_threads 4
 
 
 def exposition(node):
-    command = [NATWATCH, "check", "--format", "prometheus", "--from", str(REPOSITORY / "tests/fixtures" / node)]
+    command = [NATWATCH, "check", "--format", "prometheus", "--from", str(REPOSITORY / "tests/nodes" / f"{node}.txt")]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     assert len(lines) > 100, command
     return [line for line in lines if not line.startswith("#")] + SERVED.splitlines()

@@ -1,5 +1,5 @@
 // Rules, alerts and dashboards of natwatch for those who deploy with jsonnet. Without a configuration of its own it renders what
-// deploy/prometheus and dashboards hold; tests/mixin.rs sees to that. See README.md.
+// deploy/prometheus and dashboards hold; tests/ship/mixin.rs sees to that. See README.md.
 local shipped = {
   rules: {
     'natwatch.rules.yaml': import 'natwatch.rules.json',

@@ -172,7 +172,7 @@ impl Test {
     /// What has to be read to decide it: while one of them is denied or failed it may be unknown for that reason.
     pub fn sources(&self) -> &'static [Source] {
         match self {
-            Self::SeveralCpus => &[],
+            Self::SeveralCpus => &[Source::Kernel],
             Self::ConntrackActive | Self::ConntrackTableFilled(_) | Self::ConntrackBucketsLoaded(_) => {
                 &[Source::Sysctl]
             }

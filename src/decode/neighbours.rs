@@ -47,6 +47,28 @@ pub fn read(node: &mut Node<'_>) -> Neighbours {
 }
 
 fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
+    let mut table = match asked(node, ipv6) {
+        Reading::Ok(table) => table,
+        unread => return unread,
+    };
+    let place = usize::from(ipv6);
+    table.refused_since =
+        node.memory.refused_neighbours[place].zip(table.refused).map(|(before, now)| now.saturating_sub(before));
+    node.left.refused_neighbours[place] = table.refused;
+    if table.is_filled_by(table.entries, NEAR) {
+        table.own = own(node, ipv6);
+        // What came meanwhile is among the entries of this namespace, and counts as one of the table too.
+        let entries = match asked(node, ipv6) {
+            Reading::Ok(again) => again.entries,
+            unread => return unread,
+        };
+        table.entries = table.entries.max(entries);
+    }
+    Reading::Ok(table)
+}
+
+/// The table without entries.
+fn asked(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
     let request = table(ipv6);
     let mut found = None;
     let reading = node.try_ask(&request, &mut |bytes| {
@@ -61,24 +83,14 @@ fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
     });
     let decoded = reading.and_then(|()| match found {
         Some(decoded) => Reading::from(decoded.map_err(|failure| failure.within(&request.name))),
-        None => Reading::Absent(format!("the kernel has no neighbours of {}", family_name(ipv6))),
+        None if ipv6 => Reading::Absent("the kernel has no neighbours of IPv6".into()),
+        None => Reading::Failed(Failure::unexpected("no table of IPv4, which every kernel has").within(&request.name)),
     });
     node.sources.asked(Source::Neighbours);
-    let mut table = match decoded {
-        Reading::Absent(why) => return Reading::Absent(why),
-        other => match node.note(&request, other) {
-            Reading::Ok(table) => table,
-            unread => return unread,
-        },
-    };
-    let place = usize::from(ipv6);
-    table.refused_since =
-        node.memory.refused_neighbours[place].zip(table.refused).map(|(before, now)| now.saturating_sub(before));
-    node.left.refused_neighbours[place] = table.refused;
-    if table.is_filled_by(table.entries, NEAR) {
-        table.own = own(node, ipv6);
+    match decoded {
+        Reading::Absent(why) => Reading::Absent(why),
+        other => node.note(&request, other),
     }
-    Reading::Ok(table)
 }
 
 fn own(node: &mut Node<'_>, ipv6: bool) -> Reading<OwnNeighbours> {

@@ -2,7 +2,7 @@
 
 use super::{Failure, Reading};
 
-/// The table of each family: IPv4, IPv6. Absent: the kernel was built without that family.
+/// The table of each family: IPv4, IPv6. Absent: the kernel was built without IPv6.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbours(pub [Reading<NeighbourTable>; 2]);
 

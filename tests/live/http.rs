@@ -767,7 +767,7 @@ fn still(mut report: Value) -> Value {
         advisory["evidence"].take();
         advisory["summary"].take();
         // The table may be empty in one look and not in the other.
-        let moves = advisory["id"] == "conntrack-table-full";
+        let moves = advisory["id"] == "conntrack-table-full" || advisory["id"] == "neighbour-table-full";
         if moves {
             advisory["state"].take();
         }

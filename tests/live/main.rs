@@ -16,7 +16,6 @@ mod lab;
 mod legacy;
 mod links;
 mod memory;
-mod neighbours;
 mod nftables;
 mod privileges;
 mod probe;

@@ -44,7 +44,8 @@ fn still(mut report: Value) -> Value {
     report["conntrack"]["entries"].take();
     for advisory in report["advisories"].as_array_mut().expect("a list") {
         advisory["evidence"].take();
-        if advisory["id"] == "conntrack-table-full" || advisory["id"] == "conntrack-chain-limit" {
+        let levels = ["conntrack-table-full", "conntrack-chain-limit", "neighbour-table-full"];
+        if levels.iter().any(|id| advisory["id"] == *id) {
             advisory["summary"].take();
             for condition in advisory["conditions"].as_array_mut().expect("a list") {
                 condition["detail"].take();
