@@ -121,9 +121,9 @@ metrics! {
     NETSTAT_TCP_SYN_RETRANSMITS(()): Metric::counter("natwatch_netstat_tcp_syn_retransmits_total", NETSTAT,
         "SYN and SYN/ACK segments sent again (/proc/thread-self/net/netstat, TcpExt TCPSynRetrans)");
     NEIGHBOUR_ENTRIES(FamilyLabels): Metric::gauge("natwatch_neighbour_entries", NEIGHBOURS,
-        "Entries of the neighbour table, of all network namespaces, those included that do not count for the limit (RTM_GETNEIGHTBL, ndtc_entries)");
+        "Entries of the neighbour table, of all network namespaces, those included that do not count for the limit (rtnetlink, RTM_GETNEIGHTBL, ndtc_entries)");
     NEIGHBOUR_ENTRIES_LIMIT(FamilyLabels): Metric::gauge("natwatch_neighbour_entries_limit", NEIGHBOURS,
-        "Entries that count beyond which the neighbour table takes no other (RTM_GETNEIGHTBL, NDTA_THRESH3)");
+        "Entries that count beyond which the neighbour table takes no other (rtnetlink, RTM_GETNEIGHTBL, NDTA_THRESH3)");
     SOURCE_INFO(SourceLabels): Metric::gauge("natwatch_source_info", ALWAYS,
         "How reading the source ended, always 1: ok, absent, denied or failed; only sources that were needed are listed (derived)");
     SCRAPE_COLLECTOR_SUCCESS(CollectorLabels): Metric::gauge("natwatch_scrape_collector_success", ALWAYS,
