@@ -140,19 +140,7 @@ pub enum Test {
     ServiceNatInBoth,
 }
 
-/// What the walk of packets through the rules is made of.
-const RULES: &[Source] = &[
-    Source::Nftables,
-    Source::XtablesIpv4,
-    Source::XtablesIpv6,
-    Source::Ipset,
-    Source::Rtnetlink,
-    Source::Routing,
-    Source::Datapath,
-    Source::Kernel,
-];
-
-/// The same, and a sysctl.
+/// A sysctl, and what the walk of packets through the rules is made of.
 const RULES_AND_SYSCTL: &[Source] = &[
     Source::Sysctl,
     Source::Nftables,
@@ -164,6 +152,9 @@ const RULES_AND_SYSCTL: &[Source] = &[
     Source::Datapath,
     Source::Kernel,
 ];
+
+/// The same without the sysctl.
+const RULES: &[Source] = RULES_AND_SYSCTL.split_at(1).1;
 
 /// What tells of tunnels and the devices that carry them.
 const LINKS: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Ethtool, Source::Kernel];

@@ -30,7 +30,7 @@ pub use standing::Standing;
 /// Length of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
 /// Length of `struct ndmsg`.
-const NDMSG: usize = 12;
+pub(super) const NDMSG: usize = 12;
 const IFF_UP: u32 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 const PF_BRIDGE: u8 = 7;

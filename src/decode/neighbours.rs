@@ -6,18 +6,16 @@
 //! Kernel sources: `neightbl_dump_info`, `neightbl_fill_info`, `neigh_dump_info`, `neigh_fill_info`, `neigh_alloc`.
 
 use super::Node;
+use super::links::NDMSG;
+use super::routing::{AF_INET, AF_INET6, family_name};
 use crate::capture::{NetlinkFamily, Request, Take};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::snapshot::{Failure, NeighbourTable, Neighbours, OwnNeighbours, Reading, Source};
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 /// `struct ndtmsg`
 const NDTMSG: usize = 4;
-/// `struct ndmsg`
-const NDMSG: usize = 12;
 
 /// From which part of the limit on the entries of this network namespace are read.
 const NEAR: f64 = 0.9;
@@ -35,10 +33,6 @@ fn entries(ipv6: bool) -> Request {
     body[0] = if ipv6 { AF_INET6 } else { AF_INET };
     let name = format!("route/neighbours-{}", family_name(ipv6));
     Request::netlink(Source::Neighbours, &name, NetlinkFamily::Route, RTM_GETNEIGH, true, body)
-}
-
-fn family_name(ipv6: bool) -> &'static str {
-    if ipv6 { "ipv6" } else { "ipv4" }
 }
 
 /// The tables of both families.

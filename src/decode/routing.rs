@@ -22,8 +22,8 @@ use crate::snapshot::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, 
 pub use tables::Tables;
 use wire::{decode_address, decode_route};
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 /// Length of `struct ifaddrmsg`.
 const IFADDRMSG: usize = 8;
 /// Length of `struct rtmsg` and of `struct fib_rule_hdr`.
@@ -35,7 +35,7 @@ const MAX_LOOKUPS: usize = 256;
 const MAX_MARKS: usize = 16;
 const RTN_UNICAST: u8 = 1;
 
-fn family_name(ipv6: bool) -> &'static str {
+pub(super) fn family_name(ipv6: bool) -> &'static str {
     if ipv6 { "ipv6" } else { "ipv4" }
 }
 

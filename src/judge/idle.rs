@@ -10,7 +10,8 @@ use crate::symbolic::{Answers, Certainty};
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
 
 impl Context<'_> {
-    fn answers(&self) -> Result<Arc<Answers>, Question> {
+    /// What was found of connections whose source is translated.
+    pub(super) fn answers(&self) -> Result<Arc<Answers>, Question> {
         self.world().map(|world| self.derived.answers(world, &self.effort))
     }
 

@@ -124,7 +124,7 @@ impl Context<'_> {
     }
 
     pub(super) fn source_nat_answered_here(&self) -> Outcome {
-        match self.world().map(|world| self.derived.answers(world, &self.effort)) {
+        match self.answers() {
             Err(why) => Outcome::unknown(why),
             Ok(found) => match &found.translated.certainty {
                 Certainty::Happens => Outcome::holds(format!(
@@ -141,7 +141,7 @@ impl Context<'_> {
     }
 
     pub(super) fn invalid_arrives(&self) -> Outcome {
-        match self.world().map(|world| self.derived.answers(world, &self.effort)) {
+        match self.answers() {
             Err(why) => Outcome::unknown(why),
             Ok(found) => undropped(
                 &found.arrive,
