@@ -9,6 +9,8 @@ use natwatch::render::markdown;
 use natwatch::render::metrics::{METRICS, table};
 use natwatch::snapshot::{Collector, Source};
 
+use crate::support::capture::recorded_nodes;
+
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -147,11 +149,9 @@ fn the_platform_page_knows_every_source_and_every_request() {
     }
     let listed = listed_files(&platform);
     let mut files = BTreeSet::new();
-    for node in fs::read_dir(path("tests/nodes")).unwrap().map(|entry| entry.unwrap().path()) {
-        // That one is of a version that asked for other files.
-        if node.extension().is_some_and(|end| end == "txt") && !node.ends_with("one-cpu.txt") {
-            files.extend(natwatch::archive::load(&node).unwrap().answers.into_keys());
-        }
+    // That one is of a version that asked for other files.
+    for node in recorded_nodes().iter().filter(|node| !node.ends_with("one-cpu.txt")) {
+        files.extend(natwatch::archive::load(node).unwrap().answers.into_keys());
     }
     let roots = [("procfs/", "/proc/"), ("sysfs/", "/sys/"), ("rootfs/", "/")];
     let paths = files.iter().filter_map(|file| {

@@ -4,21 +4,15 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use natwatch::snapshot::Collector;
 use natwatch::snapshot::netfilter::ChainId;
 
-const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rules"];
+use crate::support::capture::recorded_nodes;
 
-fn nodes() -> Vec<PathBuf> {
-    let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
-    let entries = fs::read_dir(nodes).unwrap().map(|entry| entry.unwrap().path());
-    let mut archives: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
-    archives.sort();
-    archives
-}
+const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rules"];
 
 /// The rules as they were understood, one step a line.
 fn rules(node: &Path) -> String {
@@ -65,7 +59,7 @@ fn whole_outputs_stay_as_reviewed() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let write = std::env::var_os("GOLDEN").is_some_and(|value| value == "write");
     let (mut wrong, mut expected_files) = (Vec::new(), Vec::new());
-    for node in nodes() {
+    for node in recorded_nodes() {
         for format in FORMATS {
             let file = golden.join(format!("{}.{format}", node.file_stem().unwrap().to_str().unwrap()));
             let actual = check(&node, format);
@@ -91,7 +85,7 @@ fn whole_outputs_stay_as_reviewed() {
 #[test]
 fn every_state_of_every_advisory_is_shown_by_a_node() {
     let mut seen = Vec::new();
-    for node in nodes() {
+    for node in recorded_nodes() {
         let report = check(&node, "json");
         let (json, _) = report.rsplit_once("exit code").unwrap();
         let report: serde_json::Value = serde_json::from_str(json).unwrap();

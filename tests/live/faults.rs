@@ -4,8 +4,6 @@
 //! Recorded nodes, and a live node for each backend.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -19,7 +17,7 @@ use natwatch::snapshot::netfilter::SourceNatRule;
 use natwatch::snapshot::{Collector, Failure, Reading, Snapshot, SourceState, SystemCall};
 use serde_json::Value;
 
-use crate::support::capture::CaptureDir;
+use crate::support::capture::{CaptureDir, recorded_nodes};
 use crate::support::netns::{Netns, veth};
 use crate::support::program::{HERE, NATWATCH, natwatch_as};
 use crate::support::rules::{load, nft};
@@ -263,13 +261,9 @@ fn problems_of<'a>(before: &'a Outcome, after: &'a Outcome) -> impl Iterator<Ite
 
 #[test]
 fn no_recorded_node_gets_better_by_a_failure() {
-    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
     let (mut nodes, mut played) = (0, 0);
     let mut seen = BTreeSet::new();
-    for entry in fs::read_dir(recorded).expect("nodes").map(|entry| entry.expect("an entry").path()) {
-        if entry.extension().is_none_or(|end| end != "txt") {
-            continue;
-        }
+    for entry in recorded_nodes() {
         let capture = archive::load(&entry).expect("a capture");
         let name = entry.file_stem().expect("a name").to_string_lossy().into_owned();
         played += play(&name, &capture, &mut seen);

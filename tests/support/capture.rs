@@ -10,6 +10,15 @@ use tempfile::TempDir;
 use super::netns::Netns;
 use super::program::{Run, natwatch, natwatch_in};
 
+/// The recorded nodes of `tests/nodes`, a text each, sorted.
+pub fn recorded_nodes() -> Vec<PathBuf> {
+    let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
+    let files = fs::read_dir(nodes).expect("nodes").map(|entry| entry.expect("an entry").path());
+    let mut texts: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
+    texts.sort();
+    texts
+}
+
 /// A capture that a test may change.
 #[derive(Debug)]
 pub struct CaptureDir {

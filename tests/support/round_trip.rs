@@ -1,8 +1,6 @@
 //! What a kernel has written is written again byte for byte from what was made of it.
 
 use std::fmt::Debug;
-use std::fs;
-use std::path::Path;
 
 use natwatch::archive;
 use natwatch::netfilter::conntrack::CpuStats;
@@ -11,6 +9,8 @@ use natwatch::netfilter::netlink::{self, Value, Writer};
 use natwatch::netfilter::nfnetlink::NFGENMSG;
 use natwatch::netfilter::nftables::{self, expr::Expr, uapi};
 use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure};
+
+use super::capture::recorded_nodes;
 
 /// What was checked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,14 +25,11 @@ pub struct Counts {
 
 /// What the recorded nodes of `tests/nodes` answered, by node and request.
 pub fn recorded_answers() -> Vec<(String, Vec<u8>)> {
-    let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
     let mut found = Vec::new();
-    for path in fs::read_dir(nodes).expect("nodes").map(|entry| entry.expect("an entry").path()) {
-        if path.extension().is_some_and(|end| end == "txt") {
-            let node = path.file_stem().expect("a name").to_string_lossy().into_owned();
-            for (request, answer) in archive::load(&path).expect("a capture").answers {
-                found.extend(answer.into_result().ok().map(|bytes| (format!("{node}/{request}"), bytes)));
-            }
+    for path in recorded_nodes() {
+        let node = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        for (request, answer) in archive::load(&path).expect("a capture").answers {
+            found.extend(answer.into_result().ok().map(|bytes| (format!("{node}/{request}"), bytes)));
         }
     }
     assert!(found.len() > 500, "{} answers", found.len());
