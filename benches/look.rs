@@ -14,9 +14,9 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use natwatch::advisory::Catalogue;
 use natwatch::decode::{self, Collectors, Known};
+use natwatch::facts::{Collector, Failure};
 use natwatch::kernel::{Live, Paths, Progress};
 use natwatch::render::{exposition, json, metrics};
-use natwatch::snapshot::{Collector, Failure};
 use natwatch::{archive, judge};
 
 fn look(criterion: &mut Criterion) {
@@ -26,27 +26,27 @@ fn look(criterion: &mut Criterion) {
     let capture = archive::load(&path).expect("the node is part of the repository");
     criterion.bench_function("decode and judge a captured node", |bencher| {
         bencher.iter(|| {
-            let snapshot = decode::replay(black_box(&capture), &collectors);
-            judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false))
+            let facts = decode::replay(black_box(&capture), &collectors);
+            judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false))
         });
     });
 
-    let snapshot = decode::replay(&capture, &collectors);
-    let report = judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false));
+    let facts = decode::replay(&capture, &collectors);
+    let report = judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false));
     let mut derived = judge::Derived::default();
     criterion.bench_function("judge a captured node again", |bencher| {
         let stop = AtomicBool::new(false);
-        bencher.iter(|| judge::judge_again(Catalogue::built_in(), &snapshot, &options, &stop, &mut derived));
+        bencher.iter(|| judge::judge_again(Catalogue::built_in(), &facts, &options, &stop, &mut derived));
     });
     criterion.bench_function("judge a captured node", |bencher| {
-        bencher.iter(|| judge::judge(Catalogue::built_in(), &snapshot, &options, &AtomicBool::new(false)));
+        bencher.iter(|| judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false)));
     });
     let settings =
         metrics::Settings { max_devices: 8, per_cpu: false, conditions: false, collectors: collectors.clone() };
-    let families = || metrics::families(&report, &snapshot, &Default::default(), &settings);
+    let families = || metrics::families(&report, &facts, &Default::default(), &settings);
     criterion.bench_function("render text 0.0.4", |bencher| bencher.iter(|| exposition::prometheus(&families())));
     criterion.bench_function("render OpenMetrics", |bencher| bencher.iter(|| exposition::openmetrics(families())));
-    criterion.bench_function("render JSON", |bencher| bencher.iter(|| json::render(&report, &snapshot)));
+    criterion.bench_function("render JSON", |bencher| bencher.iter(|| json::render(&report, &facts)));
 
     criterion.bench_function("look at this machine", |bencher| {
         bencher.iter(|| {

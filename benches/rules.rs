@@ -15,8 +15,8 @@ use std::time::Duration;
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use natwatch::capture::{Ask, Request, Take};
 use natwatch::decode::{self, Collectors, Known};
+use natwatch::facts::{Collector, Facts, Failure, Source};
 use natwatch::kernel::{Live, Paths, Progress};
-use natwatch::snapshot::{Collector, Failure, Snapshot, Source};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Rules as kube-proxy writes them, five for each Service.
@@ -68,7 +68,7 @@ fn live() -> Live {
     Live::new(paths(), Arc::new(Progress::new(Duration::from_secs(60))))
 }
 
-fn look(collectors: &Collectors, memory: &Known) -> (Snapshot, Known) {
+fn look(collectors: &Collectors, memory: &Known) -> (Facts, Known) {
     let mut live = live();
     let meta = live.meta();
     let (parts, left) = decode::read(&mut live, collectors, memory, &mut |_| ());

@@ -7,7 +7,7 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use crate::snapshot::{ConntrackCounter, ConntrackCpu, Reading, Snapshot};
+use crate::facts::{ConntrackCounter, ConntrackCpu, Facts, Reading};
 
 /// Accumulators of one running exporter: there are two, per-CPU counters that wrap and rules that come and go.
 #[derive(Clone, Debug, Default)]
@@ -21,12 +21,11 @@ impl Accumulators {
     ///
     /// `look` numbers the looks in the order they began: values of an older look than the latest seen are not news,
     /// and are replaced by the latest.
-    pub fn apply(&mut self, look: u64, snapshot: &mut Snapshot) {
-        if let Reading::Ok(cpus) = &mut snapshot.conntrack.cpus {
+    pub fn apply(&mut self, look: u64, facts: &mut Facts) {
+        if let Reading::Ok(cpus) = &mut facts.conntrack.cpus {
             self.conntrack.apply(look, cpus);
         }
-        if let (Reading::Ok(rules), Reading::Ok(totals)) = (&snapshot.source_nat_rules, &mut snapshot.source_nat_totals)
-        {
+        if let (Reading::Ok(rules), Reading::Ok(totals)) = (&facts.source_nat_rules, &mut facts.source_nat_totals) {
             self.rules.apply(look, rules, totals);
         }
     }
@@ -86,7 +85,7 @@ impl Unwrapping {
 mod tests {
     use super::*;
     use crate::decode;
-    use crate::snapshot::CounterRow;
+    use crate::facts::CounterRow;
 
     use ConntrackCounter::{Drop, InsertFailed};
 
@@ -95,13 +94,13 @@ mod tests {
     }
 
     fn numbered_look(accumulators: &mut Accumulators, number: u64, cpus: &[u32]) -> u64 {
-        let mut snapshot = decode::replay(&decode::testing::capture(), &Default::default());
+        let mut facts = decode::replay(&decode::testing::capture(), &Default::default());
         let row = |value: &u32| CounterRow::from([(InsertFailed, u64::from(*value)), (Drop, 0)]);
-        snapshot.conntrack.cpus =
+        facts.conntrack.cpus =
             Reading::Ok(cpus.iter().map(|value| ConntrackCpu { cpu: None, counters: row(value) }).collect());
-        accumulators.apply(number, &mut snapshot);
-        assert_eq!(snapshot.conntrack.totals().ok().unwrap()[&Drop], 0);
-        snapshot.conntrack.totals().ok().unwrap()[&InsertFailed]
+        accumulators.apply(number, &mut facts);
+        assert_eq!(facts.conntrack.totals().ok().unwrap()[&Drop], 0);
+        facts.conntrack.totals().ok().unwrap()[&InsertFailed]
     }
 
     #[test]

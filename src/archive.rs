@@ -16,7 +16,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::capture::{Answer, BYTE_ORDER, Capture, FORMAT, Meta};
-use crate::snapshot::{Failure, Reading, SourceState};
+use crate::facts::{Failure, Reading, SourceState};
 
 const META: &str = "meta.json";
 /// Largest answer that is loaded; as large as the largest that is written.

@@ -14,6 +14,7 @@ use crate::advisory::{Catalogue, Severity, State};
 use crate::capture::{Capture, Meta, Recorder};
 use crate::cli::{self, Action, Cli, Common, Format, ProbeFormat, Shown};
 use crate::decode::{self, Collectors, Known};
+use crate::facts::{Collector, Facts};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
 use crate::logging::Log;
@@ -25,7 +26,6 @@ use crate::render::text::{self, Style};
 use crate::render::{beginning, exposition, html, json, metrics, printable};
 use crate::server::Security;
 use crate::signals::Signals;
-use crate::snapshot::{Collector, Snapshot};
 use crate::{archive, probe, redact, server};
 
 /// natwatch itself failed.
@@ -92,7 +92,7 @@ fn check(flags: &cli::Check) -> u8 {
 
 /// What there is of a node.
 struct Seen {
-    snapshot: Snapshot,
+    facts: Facts,
     durations: BTreeMap<Collector, Duration>,
     /// Until when it may be judged.
     deadline: Instant,
@@ -110,38 +110,38 @@ fn read_live(common: &Common) -> Seen {
     let reader = Reader::new(Arc::new(common.trees.paths()));
     let underway = reader.begin(collectors.clone(), Known::default(), PATIENCE, then);
     let Published { meta, parts, .. } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
-    let snapshot = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
-    Seen { snapshot, durations: underway.progress.durations(), deadline, probe: probe.wait(deadline - JUDGING) }
+    let facts = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
+    Seen { facts, durations: underway.progress.durations(), deadline, probe: probe.wait(deadline - JUDGING) }
 }
 
 fn checked(flags: &cli::Check) -> Result<u8, String> {
     let collectors = &flags.common.collectors.0;
-    let Seen { snapshot, mut durations, deadline, probe } = match &flags.from {
+    let Seen { facts, mut durations, deadline, probe } = match &flags.from {
         None => read_live(&flags.common),
         Some(directory) => {
             let capture = archive::load(directory)?;
-            let snapshot = decode::replay(&capture, collectors);
+            let facts = decode::replay(&capture, collectors);
             let probe = saved::of_capture(&flags.common.probe_choice(), &capture);
-            Seen { snapshot, durations: BTreeMap::new(), deadline: Instant::now() + PATIENCE, probe }
+            Seen { facts, durations: BTreeMap::new(), deadline: Instant::now() + PATIENCE, probe }
         }
     };
     let mut options = flags.common.options(&flags.advisories);
     options.probe = known(probe);
     let start = Instant::now();
-    let mut report = judge_until(deadline, &snapshot, &options);
+    let mut report = judge_until(deadline, &facts, &options);
     report.min_severity = flags.min_severity;
     if flags.from.is_none() {
         durations.insert(Collector::Verdict, start.elapsed());
     }
     let text = match flags.format {
-        Format::Text => text::render(&report, &snapshot, style()),
-        Format::Json => json::render(&report, &snapshot),
-        Format::Html => html::file(&report, &snapshot) + "\n",
+        Format::Text => text::render(&report, &facts, style()),
+        Format::Json => json::render(&report, &facts),
+        Format::Html => html::file(&report, &facts) + "\n",
         Format::Prometheus => {
             let settings = shown(&flags.shown, collectors);
-            exposition::prometheus(&metrics::families(&report, &snapshot, &durations, &settings))
+            exposition::prometheus(&metrics::families(&report, &facts, &durations, &settings))
         }
-        Format::Nagios => nagios(&report, &snapshot, flags.min_severity) + "\n",
+        Format::Nagios => nagios(&report, &facts, flags.min_severity) + "\n",
         Format::Npd => npd(&report, flags.min_severity) + "\n",
     };
     print(&text)?;

@@ -10,7 +10,7 @@
 //! | [`archive`], [`redact`] | a capture as a directory, without private data if wanted |
 //! | [`netfilter`] | the bytes of netlink and netfilter; names nothing of ours |
 //! | [`decode`] | readers: what a node is asked, and bytes to facts |
-//! | [`snapshot`] | the facts |
+//! | [`facts`] | the facts |
 //! | [`accumulate`] | counters that never fall |
 //! | [`symbolic`] | what the kernel would do with a packet |
 //! | [`advisory`] | known problems and kernel defects, as data |
@@ -34,6 +34,7 @@ pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod decode;
+pub mod facts;
 pub mod judge;
 pub mod kernel;
 pub mod logging;
@@ -47,7 +48,6 @@ pub mod refresh;
 pub mod render;
 pub mod server;
 pub mod signals;
-pub mod snapshot;
 pub mod symbolic;
 pub mod sync;
 pub mod web_config;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::accumulate::Accumulators;
 use crate::decode::Known;
+use crate::facts::Facts;
 use crate::judge::Derived;
-use crate::snapshot::Snapshot;
 
 /// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per
 /// 1,000 rules, and the kernel has no number that every change moves.
@@ -33,14 +33,14 @@ impl Memory {
 
     /// Takes in what a reading has left that began then, and continues its counters beyond wraps and rules that are
     /// gone. Readings are numbered in the order in which they began. Returns whether rules were decoded anew.
-    pub fn remember(&mut self, left: Known, began: Instant, number: u64, snapshot: &mut Snapshot) -> bool {
+    pub fn remember(&mut self, left: Known, began: Instant, number: u64, facts: &mut Facts) -> bool {
         let decoded = left.has_other_rules_than(&self.known);
         self.known = left;
         self.known.date(began);
         for what in self.known.take_unnotified() {
             tracing::warn!(what, "changed without a notification of the kernel's; please report it");
         }
-        self.counters.apply(number, snapshot);
+        self.counters.apply(number, facts);
         decoded
     }
 
@@ -55,7 +55,7 @@ impl Memory {
     }
 
     /// Continues the counters of a reading that was cut, which leaves nothing behind.
-    pub fn continue_counters(&self, snapshot: &mut Snapshot) {
-        self.counters.clone().apply(u64::MAX, snapshot);
+    pub fn continue_counters(&self, facts: &mut Facts) {
+        self.counters.clone().apply(u64::MAX, facts);
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::advisory::Catalogue;
 use crate::capture::{Ask, Meta};
 use crate::decode::{self, Collectors, Known, Parts};
+use crate::facts::{Facts, Failure, Unanswered};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Paths, Progress};
-use crate::snapshot::{Failure, Snapshot, Unanswered};
 use crate::sync::lock;
 
 /// What a reading reads: the kernel, or a test's idea of one.
@@ -173,19 +173,19 @@ impl Underway {
 }
 
 /// Judges until the deadline; what is not judged by then is unknown.
-pub fn judge_until(deadline: Instant, snapshot: &Snapshot, options: &judge::Options) -> Report {
+pub fn judge_until(deadline: Instant, facts: &Facts, options: &judge::Options) -> Report {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (done, finished) = mpsc::channel::<()>();
         let (stop, judging) = (&stop, std::thread::Builder::new().name("judging".into()));
         let judged = judging.spawn_scoped(scope, move || {
-            let report = judge::judge(Catalogue::built_in(), snapshot, options, stop);
+            let report = judge::judge(Catalogue::built_in(), facts, options, stop);
             drop(done);
             report
         });
         let Ok(judged) = judged else {
             // Without a second thread nobody could stop it: it stops at once.
-            return judge::judge(Catalogue::built_in(), snapshot, options, &AtomicBool::new(true));
+            return judge::judge(Catalogue::built_in(), facts, options, &AtomicBool::new(true));
         };
         let _ = finished.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         stop.store(true, Ordering::Relaxed);

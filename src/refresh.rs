@@ -14,11 +14,11 @@ use tokio::sync::{OnceCell, OwnedMutexGuard, watch};
 
 use crate::advisory::Catalogue;
 use crate::decode::{Collectors, Known, Parts};
+use crate::facts::{Collector, Facts, Failure, Unanswered};
 use crate::judge::{self, History, Report};
 use crate::kernel::{Progress, Whereabouts, heap};
 use crate::memory::Memory;
 use crate::reading::{Published, Reader, Underway, World, judge_until};
-use crate::snapshot::{Collector, Failure, Snapshot, Unanswered};
 use crate::sync::{lock, off_thread};
 
 /// Longest time that one reading may take, whoever waits for it.
@@ -35,7 +35,7 @@ pub struct Look {
     /// The verdicts.
     pub report: Report,
     /// What was seen, with counters continued beyond their wraps.
-    pub snapshot: Snapshot,
+    pub facts: Facts,
     /// Time spent per collector.
     pub durations: BTreeMap<Collector, Duration>,
     /// Nothing was left out for want of time.
@@ -285,21 +285,21 @@ impl Refresher {
         let whole = !progress.was_cut();
         // Every part is there; what a cut has left out says so itself.
         let missing = Failure::NotAnswered(Unanswered::in_time(progress.started().elapsed()));
-        let mut snapshot = parts.facts(&meta, &self.collectors, &missing);
+        let mut facts = parts.facts(&meta, &self.collectors, &missing);
         let decoded = if whole {
-            lock(&self.memory).remember(left, progress.started(), number, &mut snapshot)
+            lock(&self.memory).remember(left, progress.started(), number, &mut facts)
         } else {
-            lock(&self.memory).continue_counters(&mut snapshot);
+            lock(&self.memory).continue_counters(&mut facts);
             true
         };
         let options = lock(&self.options).clone();
         let mut report = if whole {
             let mut derived = lock(&self.memory).lend_derived();
-            let report = judge::judge_again(Catalogue::built_in(), &snapshot, &options, stop, &mut derived);
+            let report = judge::judge_again(Catalogue::built_in(), &facts, &options, stop, &mut derived);
             lock(&self.memory).give_back(derived);
             report
         } else {
-            judge::judge(Catalogue::built_in(), &snapshot, &options, stop)
+            judge::judge(Catalogue::built_in(), &facts, &options, stop)
         };
         let mut history = lock(&self.history);
         let changes = if whole && !report.was_stopped { history.note(start, &report) } else { Vec::new() };
@@ -312,7 +312,7 @@ impl Refresher {
         let mut durations = progress.durations();
         durations.insert(Collector::Verdict, start.elapsed());
         let whole = whole && !report.was_stopped;
-        (Look { report, snapshot, durations, whole, bodies: Default::default() }, decoded)
+        (Look { report, facts, durations, whole, bodies: Default::default() }, decoded)
     }
 
     /// For those who cannot wait any longer: judged, and not remembered.
@@ -324,13 +324,13 @@ impl Refresher {
         mut durations: BTreeMap<Collector, Duration>,
     ) -> Look {
         let start = Instant::now();
-        let mut snapshot = published.parts.facts(&published.meta, &self.collectors, missing);
-        lock(&self.memory).continue_counters(&mut snapshot);
+        let mut facts = published.parts.facts(&published.meta, &self.collectors, missing);
+        lock(&self.memory).continue_counters(&mut facts);
         let options = lock(&self.options).clone();
-        let mut report = judge_until(deadline, &snapshot, &options);
+        let mut report = judge_until(deadline, &facts, &options);
         lock(&self.history).complete(start, Catalogue::built_in(), &mut report);
         durations.insert(Collector::Verdict, start.elapsed());
-        Look { report, snapshot, durations, whole: false, bodies: Default::default() }
+        Look { report, facts, durations, whole: false, bodies: Default::default() }
     }
 }
 
@@ -346,8 +346,8 @@ mod tests {
     use super::*;
     use crate::capture::{Ask, Meta, Request, Take};
     use crate::decode::testing;
+    use crate::facts::{Reading, Source, SourceState};
     use crate::reading::Door;
-    use crate::snapshot::{Reading, Source, SourceState};
 
     /// Answers the number of entries at once and everything else when the gate opens.
     #[derive(Debug)]
@@ -415,21 +415,21 @@ mod tests {
         }
         let look = loop {
             let look = refresher.look(Duration::from_millis(40)).await;
-            if look.snapshot.conntrack.entries.ok().is_some() {
+            if look.facts.conntrack.entries.ok().is_some() {
                 break look;
             }
         };
-        assert_eq!(look.snapshot.conntrack.entries, Reading::Ok(1));
-        let links = look.snapshot.links.failure().map(Failure::root).cloned();
+        assert_eq!(look.facts.conntrack.entries, Reading::Ok(1));
+        let links = look.facts.links.failure().map(Failure::root).cloned();
         assert!(matches!(links, Some(Failure::NotAnswered(Unanswered::InTime { .. }))), "{links:?}");
-        assert!(look.snapshot.links.why().contains("route/links"), "{}", look.snapshot.links.why());
-        let state = |source| look.snapshot.sources.iter().find(|status| status.source == source).map(|it| it.state);
+        assert!(look.facts.links.why().contains("route/links"), "{}", look.facts.links.why());
+        let state = |source| look.facts.sources.iter().find(|status| status.source == source).map(|it| it.state);
         assert_eq!(state(Source::Rtnetlink), Some(SourceState::Failed));
         assert_eq!(state(Source::Sysctl), Some(SourceState::Ok));
         assert_eq!(readings.load(Ordering::SeqCst), 1, "a stuck reading is never joined by a second");
         drop(open);
         let look = patient.await.expect("it did not panic");
-        assert_eq!(look.snapshot.conntrack.entries_limit, Reading::Ok(1), "the same reading, finished");
+        assert_eq!(look.facts.conntrack.entries_limit, Reading::Ok(1), "the same reading, finished");
         assert_eq!(readings.load(Ordering::SeqCst), 1);
     }
 
@@ -448,9 +448,9 @@ mod tests {
         drop(open);
         for scrape in scrapes {
             let look = scrape.await.expect("no scrape panicked");
-            assert_eq!(look.snapshot.conntrack.entries, Reading::Ok(1));
+            assert_eq!(look.facts.conntrack.entries, Reading::Ok(1));
         }
         assert_eq!(readings.load(Ordering::SeqCst), 1);
-        assert_eq!(refresher.look(Duration::from_secs(60)).await.snapshot.conntrack.entries, Reading::Ok(2), "fresh");
+        assert_eq!(refresher.look(Duration::from_secs(60)).await.facts.conntrack.entries, Reading::Ok(2), "fresh");
     }
 }

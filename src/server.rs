@@ -37,11 +37,11 @@ use self::body::{Form, HeldBodies, Room};
 use self::connections::{Connections, Peer};
 use self::health::Health;
 use self::request::{PATIENCE, chosen, patience, prefers_openmetrics, takes_gzip, takes_html};
+use crate::facts::Collector;
 use crate::process;
 use crate::refresh::{FORMS, Look, Refresher};
 use crate::render::exposition::{self, OPENMETRICS, PROMETHEUS};
 use crate::render::{html, json, metrics, runbook};
-use crate::snapshot::Collector;
 use crate::sync::off_thread;
 
 /// How long running requests may go on after SIGTERM; the process ends within a second.
@@ -147,7 +147,7 @@ fn announce(listener: &TcpListener, tls: bool) {
 /// Says in the log what this node looks like, and makes the exporter ready.
 async fn first_look(app: Arc<App>) {
     let look = app.refresher.look(PATIENCE).await;
-    for status in &look.snapshot.sources {
+    for status in &look.facts.sources {
         tracing::info!(source = %status.source, state = %status.state, detail = status.detail, "source");
     }
     for finding in &look.report.advisories {
@@ -272,7 +272,7 @@ async fn page(
     headers: HeaderMap,
 ) -> Response {
     let path = app.settings.telemetry_path.clone();
-    let render = move |look: &Look| Ok(html::render(&look.report, &look.snapshot, &path, jiff::Timestamp::now()));
+    let render = move |look: &Look| Ok(html::render(&look.report, &look.facts, &path, jiff::Timestamp::now()));
     app.answer(Asker { activity, headers }, "text/html; charset=utf-8", Some(Form::Page), render).await
 }
 
@@ -281,7 +281,7 @@ async fn report(
     Extension(activity): Extension<Arc<Activity>>,
     headers: HeaderMap,
 ) -> Response {
-    let render = |look: &Look| Ok(json::render(&look.report, &look.snapshot));
+    let render = |look: &Look| Ok(json::render(&look.report, &look.facts));
     app.answer(Asker { activity, headers }, "application/json", Some(Form::Report), render).await
 }
 
@@ -312,7 +312,7 @@ async fn telemetry(
 
 impl App {
     fn families(&self, look: &Look, collectors: &[Collector]) -> metrics::Families {
-        let mut families = metrics::families(&look.report, &look.snapshot, &look.durations, &self.settings.metrics);
+        let mut families = metrics::families(&look.report, &look.facts, &look.durations, &self.settings.metrics);
         if let Some(process) = process::read() {
             metrics::add_process(&mut families, &process);
         }

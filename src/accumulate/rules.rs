@@ -10,8 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::snapshot::Name;
-use crate::snapshot::netfilter::{Backend, Counter, Family, SourceNatKind, SourceNatRule, SourceNatTotal};
+use crate::facts::Name;
+use crate::facts::netfilter::{Backend, Counter, Family, SourceNatKind, SourceNatRule, SourceNatTotal};
 
 /// Rules that are gone and still remembered, in case they come back with their counters (`iptables-restore --counters`,
 /// a look between deletion and restoration). A node that starts and stops a thousand pods an hour, with a rule or two

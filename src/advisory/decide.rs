@@ -6,7 +6,7 @@
 use super::defects::{Basis, Decision, Defect};
 use super::range::{BuildNumber, DefectState, Found};
 use super::releases;
-use crate::snapshot::{Build, Kernel, KernelVersion, Numbering, Vendor};
+use crate::facts::{Build, Kernel, KernelVersion, Numbering, Vendor};
 
 /// How many livepatch names the detail lists.
 const SHOWN_LIVEPATCHES: usize = 3;

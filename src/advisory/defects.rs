@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 pub use super::range::DefectState;
 use super::range::{BuildNumber, Partition, RawRange};
-use crate::snapshot::{KernelVersion, names};
+use crate::facts::{KernelVersion, names};
 
 /// The defects read, and the errors of those that could not be.
 static BUILT_IN: LazyLock<(Vec<Defect>, Vec<String>)> = LazyLock::new(|| {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::decode::release;
-use crate::snapshot::{Kernel, Numbering};
+use crate::facts::{Kernel, Numbering};
 use proptest::prelude::*;
 
 /// The columns of the big table.

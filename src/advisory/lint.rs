@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use include_dir::{Dir, include_dir};
 
 use super::{Advisory, ConditionKind, PLACEHOLDERS, State, Test, defects, front_matter};
-use crate::snapshot::ConntrackCounter;
+use crate::facts::ConntrackCounter;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/catalogue");
 

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::snapshot::{Source, names};
+use crate::facts::{Source, names};
 
 names! {
     /// How bad an exposure is.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::snapshot::names;
+use crate::facts::names;
 
 names! {
     /// Whether a kernel has a defect.

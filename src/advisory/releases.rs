@@ -2,7 +2,7 @@
 
 use jiff::civil::Date;
 
-use crate::snapshot::KernelVersion;
+use crate::facts::KernelVersion;
 
 /// Lines `x.y.z date`, and comments.
 const RELEASES: &str = include_str!("releases.txt");

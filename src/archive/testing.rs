@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::load;
 use crate::capture::Capture;
-use crate::snapshot::Reading;
+use crate::facts::Reading;
 
 /// What a recorded node of `tests/nodes` answered to a request.
 pub fn recorded_answer(node: &str, request: &str) -> &'static [u8] {

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use super::{NetlinkRequest, Request};
+use crate::facts::{Failure, Reading, Unanswered};
 use crate::netfilter::netlink::{self, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
-use crate::snapshot::{Failure, Reading, Unanswered};
 
 /// What a taker wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +125,8 @@ pub const NET_ADMIN_MISSING: &str = "CAP_NET_ADMIN is missing (in the user names
 mod tests {
     use super::*;
     use crate::capture::{NetlinkFamily, Question};
+    use crate::facts::Source;
     use crate::netfilter::netlink::frame as message;
-    use crate::snapshot::Source;
 
     fn request(dump: bool) -> NetlinkRequest {
         let request = Request::netlink(Source::Rtnetlink, "x", NetlinkFamily::Route, 18, dump, Vec::new());

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::{Failure, Reading};
 use crate::netfilter;
-use crate::snapshot::{Failure, Reading};
 pub use ask::{Ask, Framing, NET_ADMIN_MISSING, Take};
 pub use recorder::Recorder;
 pub use replay::{Replay, hand_out};

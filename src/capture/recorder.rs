@@ -1,8 +1,8 @@
 //! Keeps what a node is asked and what it answers.
 
 use super::{Answer, Ask, Question, Request, Take};
+use crate::facts::Reading;
 use crate::netfilter::netlink::{self, NLMSG_DONE, NLMSG_ERROR};
-use crate::snapshot::Reading;
 
 /// Asks another, and hands on each answer with the name of its request. Of a request that is asked again the latest counts.
 pub struct Recorder<A, K> {
@@ -43,7 +43,7 @@ mod tests {
 
     use super::*;
     use crate::capture::{Capture, NetlinkFamily, Replay, Root};
-    use crate::snapshot::{Failure, Source, SystemCall};
+    use crate::facts::{Failure, Source, SystemCall};
 
     #[test]
     fn a_replay_answers_as_what_was_recorded_did() {

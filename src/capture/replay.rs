@@ -1,7 +1,7 @@
 //! A saved capture, asked as the kernel was.
 
 use super::{Answer, Ask, Capture, Framing, Question, Request, Take};
-use crate::snapshot::{Failure, Reading, Unanswered};
+use crate::facts::{Failure, Reading, Unanswered};
 
 /// Hands out the answers of a capture. It knows what is missing because a reader asks for it.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What the kernel can be asked, and under which name.
 
-use crate::snapshot::Source;
+use crate::facts::Source;
 
 /// Which tree a path belongs to; each has its `--path.*` flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

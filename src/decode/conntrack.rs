@@ -8,10 +8,10 @@
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::identity::cpu_list;
 use crate::decode::{Node, Sources, modules};
+use crate::facts::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Failure, Reading, Source};
 use crate::netfilter::conntrack::{CpuStats, IPCTNL_MSG_CT_GET_STATS_CPU};
 use crate::netfilter::netlink::Message;
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
-use crate::snapshot::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow, Failure, Reading, Source};
 
 use ConntrackCounter as C;
 
@@ -195,8 +195,8 @@ fn not_empty(cpus: Vec<ConntrackCpu>) -> Result<Vec<ConntrackCpu>, Failure> {
 mod tests {
     use super::*;
     use crate::decode::testing::{Answers, answering, read_with};
+    use crate::facts::SourceState;
     use crate::netfilter::netlink::{self, Emit as _, Writer};
-    use crate::snapshot::SourceState;
 
     const MODERN: &[u8] = b"entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
         00000007  00000001 00000002 00000000 00000003 00000000 00000000 00000004 00000005 ffffffff 00000007 00000008 00000009  0000000a 0000000b 0000000c 0000000d\n\

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::Node;
 use crate::decode::links::Sockets;
+use crate::facts::{Failure, Filter, Link, Programs, Reading, Source};
 use crate::netfilter::array;
 use crate::netfilter::netlink::Attributes;
 use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
-use crate::snapshot::{Failure, Filter, Link, Programs, Reading, Source};
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];

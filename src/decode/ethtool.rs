@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
+use crate::facts::{Failure, Feature, FeatureState, Features, Link, Reading, Source};
 use crate::netfilter::netlink::{self, Attributes, Message};
-use crate::snapshot::{Failure, Feature, FeatureState, Features, Link, Reading, Source};
 
 /// `GENL_ID_CTRL`
 const CONTROLLER: u16 = 16;

@@ -2,7 +2,7 @@
 
 use crate::capture::{Request, Root};
 use crate::decode::{Node, release};
-use crate::snapshot::{Failure, Kernel, KernelVersion, Reading, Source};
+use crate::facts::{Failure, Kernel, KernelVersion, Reading, Source};
 
 fn proc(path: &str) -> Request {
     Request::file(Source::Kernel, Root::Procfs, path)

@@ -7,9 +7,9 @@
 use super::node::without_netlink;
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::Node;
+use crate::facts::{Failure, Reading, Source};
 use crate::netfilter::array;
 use crate::netfilter::netlink::{Attributes, Message};
-use crate::snapshot::{Failure, Reading, Source};
 
 /// `NETLINK_XFRM`
 const NETLINK_XFRM: u8 = 6;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::Sources;
 use super::ethtool::Ethtool;
 use super::links::Standing;
-use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{Reading, Route, Source};
+use crate::facts::netfilter::Ruleset;
+use crate::facts::{Reading, Route, Source};
 
 /// Part of the memory of `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
 /// the reading was not cut.
@@ -25,7 +25,7 @@ pub struct Known {
     pub(super) unnotified: Vec<&'static str>,
     /// The rules of nf_tables; they hold while their generation stands.
     pub(super) nftables: Option<KnownRules>,
-    /// [`crate::snapshot::NeighbourTable::refused`] of IPv4, of IPv6.
+    /// [`crate::facts::NeighbourTable::refused`] of IPv4, of IPv6.
     pub(super) refused_neighbours: [Option<u64>; 2],
     /// Legacy tables by source.
     pub(super) tables: BTreeMap<Source, KnownTables>,

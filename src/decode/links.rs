@@ -17,13 +17,13 @@ use std::sync::Arc;
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::decode::ethtool::Ethtool;
 use crate::decode::{Node, datapath};
-use crate::netfilter::array;
-use crate::netfilter::netlink::rtnl::*;
-use crate::netfilter::netlink::{self, Attributes, Message};
-use crate::snapshot::{
+use crate::facts::{
     Failure, FdbEntry, Link, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, may_forward,
     with_lower_devices,
 };
+use crate::netfilter::array;
+use crate::netfilter::netlink::rtnl::*;
+use crate::netfilter::netlink::{self, Attributes, Message};
 pub use elsewhere::Sockets;
 pub use standing::Standing;
 
@@ -99,7 +99,7 @@ fn sysfs_index(link: &Link) -> Request {
 /// What was read of links and of what surrounds tunnels.
 #[derive(Clone, Debug)]
 pub struct LinkFacts {
-    /// See [`crate::snapshot::Snapshot::links`]; so are the others.
+    /// See [`crate::facts::Facts::links`]; so are the others.
     pub links: Reading<Vec<Link>>,
     /// The rest of what stands while nothing is notified of.
     pub standing: Arc<Standing>,

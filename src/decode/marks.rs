@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::snapshot::netfilter::{
-    ChainId, ChainKind, Condition, Field, Hook, MarkSetters, Match, Ruleset, Step, Verdict,
-};
+use crate::facts::netfilter::{ChainId, ChainKind, Condition, Field, Hook, MarkSetters, Match, Ruleset, Step, Verdict};
 
 /// Bits of the mark that the nat chains on postrouting and input test, by chain.
 pub fn tested(ruleset: &Ruleset) -> BTreeMap<ChainId, u32> {

@@ -32,7 +32,7 @@ mod xtables;
 
 use std::collections::BTreeSet;
 
-use crate::snapshot::{Collector, Failure};
+use crate::facts::{Collector, Failure};
 pub use identity::Identity;
 pub use known::Known;
 pub use node::Node;

@@ -5,7 +5,7 @@
 
 use crate::capture::{Request, Root};
 use crate::decode::Node;
-use crate::snapshot::{Failure, Reading, Source};
+use crate::facts::{Failure, Reading, Source};
 
 /// Code that may be a module.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use super::Node;
 use super::links::NDMSG;
 use super::routing::{AF_INET, AF_INET6, family_name};
 use crate::capture::{NetlinkFamily, Request, Take};
+use crate::facts::{Failure, NeighbourTable, Neighbours, OwnNeighbours, Reading, Source};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
-use crate::snapshot::{Failure, NeighbourTable, Neighbours, OwnNeighbours, Reading, Source};
 
 /// `struct ndtmsg`
 const NDTMSG: usize = 4;

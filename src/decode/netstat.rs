@@ -2,7 +2,7 @@
 
 use crate::capture::{Request, Root};
 use crate::decode::Node;
-use crate::snapshot::{Netstat, Reading, Source};
+use crate::facts::{Netstat, Reading, Source};
 
 fn file(name: &str) -> Request {
     Request::file(Source::Netstat, Root::Procfs, format!("thread-self/net/{name}"))
@@ -65,7 +65,7 @@ fn number(group: &str, counter: &str, value: Option<&str>) -> Result<u64, String
 mod tests {
     use super::*;
     use crate::decode::testing::{Answers, read_with};
-    use crate::snapshot::SourceState;
+    use crate::facts::SourceState;
 
     const SNMP: &str = "Tcp: RtoAlgorithm MaxConn InCsumErrors\nTcp: 1 -1 5\nUdp: InDatagrams NoPorts InCsumErrors IgnoredMulti\nUdp: 18 0 7 0\nUdpLite: InDatagrams InCsumErrors\nUdpLite: 0 9\n";
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::absence::{self, Absence};
 use super::{Collectors, Known, Sources};
 use crate::capture::{Answer, Ask, NetlinkFamily, Question, Request, Root, Take};
+use crate::facts::{Failure, Reading, Source, SystemCall};
 use crate::netfilter::netlink::{self, Message};
-use crate::snapshot::{Failure, Reading, Source, SystemCall};
 
 /// How often a dump is asked for that is torn by changes.
 const MAX_READINGS: u32 = 4;

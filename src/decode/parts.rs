@@ -11,9 +11,9 @@ use super::nftables::Around;
 use super::sets::{self, Lookups, Values};
 use super::{Collectors, Known, Node, Sources, conntrack, links, neighbours, netstat, nftables, off, source_nat};
 use crate::capture::{Ask, Capture, Meta, Replay};
-use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{
-    Collector, Conntrack, Failure, Neighbours, Netstat, NetworkNamespace, Reading, Snapshot, Source, Unanswered,
+use crate::facts::netfilter::Ruleset;
+use crate::facts::{
+    Collector, Conntrack, Facts, Failure, Neighbours, Netstat, NetworkNamespace, Reading, Source, Unanswered,
 };
 
 /// The parts of the facts that a reading has published so far. Each is whole.
@@ -42,11 +42,11 @@ struct RulesPart {
     nftables: Reading<Arc<Ruleset>>,
     /// `ip_tables`, `ip6_tables`
     legacy: [Reading<Arc<Ruleset>>; 2],
-    /// See [`Snapshot::ipsec`].
+    /// See [`Facts::ipsec`].
     ipsec: Reading<bool>,
-    /// See [`Snapshot::local_sources`].
+    /// See [`Facts::local_sources`].
     local_sources: Reading<BTreeMap<IpAddr, bool>>,
-    /// See [`Snapshot::targets`].
+    /// See [`Facts::targets`].
     targets: Reading<BTreeMap<IpAddr, Option<u32>>>,
 }
 
@@ -115,7 +115,7 @@ pub fn read(
 }
 
 /// Reads a saved capture, as the node was read.
-pub fn replay(capture: &Capture, collectors: &Collectors) -> Snapshot {
+pub fn replay(capture: &Capture, collectors: &Collectors) -> Facts {
     let (parts, _) = read(&mut Replay::new(capture), collectors, &Known::default(), &mut |_| ());
     parts.facts(&capture.meta, collectors, &Failure::NotAnswered(Unanswered::NotCaptured))
 }
@@ -161,7 +161,7 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
 
 impl Parts {
     /// The facts. What was not published was not answered, for this reason.
-    pub fn facts(self, meta: &Meta, collectors: &Collectors, missing: &Failure) -> Snapshot {
+    pub fn facts(self, meta: &Meta, collectors: &Collectors, missing: &Failure) -> Facts {
         let unread = |source: Source| {
             let there = match source.collector() {
                 Collector::Links => self.links.is_some(),
@@ -183,7 +183,7 @@ impl Parts {
         let source_nat_rules = source_nat::all(&rules.nftables, &rules.legacy);
         let source_nat_totals = source_nat_rules.as_ref().map(|rules| source_nat::totals(rules));
         let [legacy_ipv4, legacy_ipv6] = rules.legacy;
-        Snapshot {
+        Facts {
             hostname: meta.hostname.clone(),
             captured_at: meta.captured_at.clone(),
             network_namespace: NetworkNamespace::from_name(&meta.network_namespace)
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
     use crate::archive::testing::recorded_answer;
     use crate::decode::testing::{Played, capture};
-    use crate::snapshot::{SourceState, SourceStatus};
+    use crate::facts::{SourceState, SourceStatus};
 
     static LINKS: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/links"));
 
@@ -233,12 +233,12 @@ mod tests {
         Failure::NotAnswered(Unanswered::InTime { milliseconds: 1500 })
     }
 
-    fn facts(parts: &Parts) -> Snapshot {
+    fn facts(parts: &Parts) -> Facts {
         let collectors: Collectors = Collector::ALL.iter().copied().collect();
         parts.clone().facts(&capture().meta, &collectors, &missing())
     }
 
-    fn of(node: &Snapshot, collectors: &[Collector]) -> Vec<SourceStatus> {
+    fn of(node: &Facts, collectors: &[Collector]) -> Vec<SourceStatus> {
         let mine = |status: &&SourceStatus| collectors.contains(&status.source.collector());
         node.sources.iter().filter(mine).cloned().collect()
     }
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(first.conntrack.entries, Reading::Ok(7));
         assert_eq!(first.links, Reading::Failed(missing()));
         assert!(are_missing(&of(&first, &[Collector::Links])) && are_missing(&of(&first, &[Collector::Nat])));
-        let kernel = |facts: &Snapshot| are_missing(&of(facts, &[Collector::Kernel]));
+        let kernel = |facts: &Facts| are_missing(&of(facts, &[Collector::Kernel]));
         assert!(kernel(&first) && kernel(&third) && !kernel(&all), "the distribution comes last");
         let node = [Collector::Conntrack, Collector::Netstat];
         assert!(of(&first, &node).iter().all(|status| status.detail != missing().to_string()));

@@ -13,7 +13,7 @@ mod vendors;
 
 use self::rules::Input;
 use self::text::{build_line, split_version};
-use crate::snapshot::Kernel;
+use crate::facts::Kernel;
 
 /// `__NEW_UTS_LEN` of include/uapi/linux/utsname.h: no kernel has a longer release.
 const MAX_RELEASE: usize = 64;

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request};
 use crate::decode::Node;
+use crate::facts::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
-use crate::snapshot::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
 pub use tables::Tables;
 use wire::{decode_address, decode_route};
 

@@ -3,7 +3,7 @@
 //!
 //! Up to 512 chains and 4,096 rules they are read whole.
 
-use crate::snapshot::netfilter::{Condition, Field, Match, Rule, Step};
+use crate::facts::netfilter::{Condition, Field, Match, Rule, Step};
 
 /// Rules of these chains up to which all of them are read.
 pub const MAX_RULES: usize = 4096;
@@ -46,7 +46,7 @@ pub fn meets_udp(rule: &Rule) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::netfilter::{MarkWrite, Test, Verdict};
+    use crate::facts::netfilter::{MarkWrite, Test, Verdict};
 
     fn rule(steps: Vec<Step>) -> Rule {
         Rule { position: 1, comment: String::new(), steps, counter: None, from_xtables: false, fingerprint: 0 }

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::snapshot::netfilter::{
+use crate::facts::netfilter::{
     Backend, ChainId, ChainKind, Chosen, Condition, Counter, Field, Hook, MarkTest, Match, NatAction, Rule, Ruleset,
     SourceNatKind, SourceNatRule, SourceNatTotal, Step, owner,
 };
-use crate::snapshot::{Failure, Reading};
+use crate::facts::{Failure, Reading};
 
 /// Those of all backends. What is absent has no rules; a backend that could not be read makes the whole list unread.
 pub fn all(nftables: &Reading<Arc<Ruleset>>, legacy: &[Reading<Arc<Ruleset>>; 2]) -> Reading<Vec<SourceNatRule>> {
@@ -114,7 +114,7 @@ pub fn totals(rules: &[SourceNatRule]) -> BTreeMap<SourceNatKind, SourceNatTotal
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::netfilter::{Base, Chain, Family, Nat, PortRandomization, Verdict};
+    use crate::facts::netfilter::{Base, Chain, Family, Nat, PortRandomization, Verdict};
 
     fn id(name: &str) -> ChainId {
         ChainId { family: Family::Ipv4, table: "nat".into(), chain: name.into() }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(listed(&ruleset).why(), "chain C: no answer");
         ruleset.chains.remove(&id("C"));
         assert!(listed(&ruleset).ok().is_none());
-        let set = crate::snapshot::netfilter::SetId::Ipset(1);
+        let set = crate::facts::netfilter::SetId::Ipset(1);
         let map = Verdict::Map { fields: vec![], set, verdicts: Reading::Failed("no answer".into()) };
         ruleset.chains.insert(id("P"), chain(true, vec![Step::Verdict(map)]));
         assert!(listed(&ruleset).ok().is_none(), "the map may lead to any chain");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Collectors;
-use crate::snapshot::{Reading, Source, SourceState, SourceStatus};
+use crate::facts::{Reading, Source, SourceState, SourceStatus};
 
 /// The states of the sources that a reading has asked, the worst of each.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Collector;
+    use crate::facts::Collector;
 
     fn ends() -> [Reading<()>; 4] {
         [

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Collectors, Known, Node, Sources};
 use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Meta, Request, Take, hand_out};
-use crate::snapshot::{Collector, Failure, Reading, Unanswered};
+use crate::facts::{Collector, Failure, Reading, Unanswered};
 
 /// Answers by request name. What is not here was not captured.
 #[derive(Clone, Debug, Default)]

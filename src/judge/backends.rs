@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::conditions::{Context, Outcome};
-use crate::snapshot::netfilter::{Backend, ChainKind, Family, Hook, Owner, Step, owner};
+use crate::facts::netfilter::{Backend, ChainKind, Family, Hook, Owner, Step, owner};
 use crate::symbolic::{Certainty, Found, World};
 
 /// Who writes rules for Services and pods: what one of them has written stands in the way of another's.
@@ -110,10 +110,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::snapshot::netfilter::{
+    use crate::facts::netfilter::{
         Base, Chain, ChainId, Chosen, Nat, NatAction, PortRandomization, Rule, Ruleset, Verdict,
     };
-    use crate::snapshot::{Failure, Reading, Snapshot};
+    use crate::facts::{Facts, Failure, Reading};
 
     fn rule(steps: Vec<Step>, from_xtables: bool) -> Reading<Arc<Vec<Rule>>> {
         Reading::Ok(Arc::new(vec![Rule {
@@ -153,14 +153,14 @@ mod tests {
         ruleset
     }
 
-    fn node(nftables: Ruleset, legacy: [Ruleset; 2]) -> Snapshot {
+    fn node(nftables: Ruleset, legacy: [Ruleset; 2]) -> Facts {
         let mut node = crate::judge::tests::blank();
         let [ipv4, ipv6] = legacy.map(|ruleset| Reading::Ok(Arc::new(ruleset)));
         (node.nftables, node.legacy_ipv4, node.legacy_ipv6) = (Reading::Ok(Arc::new(nftables)), ipv4, ipv6);
         node
     }
 
-    fn certainty(node: &Snapshot) -> Certainty {
+    fn certainty(node: &Facts) -> Certainty {
         split(&World::new(node).unwrap()).certainty
     }
 

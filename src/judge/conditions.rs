@@ -8,13 +8,13 @@ use super::tunnel::PROBE;
 use super::{ConditionState, DefectFinding, Derived, conntrack, neighbours};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
-use crate::snapshot::{Feature, Link, Question, Reading, Snapshot, SourceState, Toggle, Tunnel, with_lower_devices};
+use crate::facts::{Facts, Feature, Link, Question, Reading, SourceState, Toggle, Tunnel, with_lower_devices};
 use crate::symbolic;
 
 /// What conditions are evaluated against.
 pub struct Context<'a> {
     /// What was seen.
-    pub snapshot: &'a Snapshot,
+    pub facts: &'a Facts,
     /// What is known about the kernel.
     pub defects: &'a [DefectFinding],
     /// Set when counters, tunnels and rules are not the node's.
@@ -78,14 +78,14 @@ const ELSEWHERE: &str = "its own device lives in another network namespace";
 impl<'a> Context<'a> {
     /// Before anything was evaluated.
     pub fn new(
-        snapshot: &'a Snapshot,
+        facts: &'a Facts,
         defects: &'a [DefectFinding],
         blind: Option<&'static str>,
         stop: &'a AtomicBool,
         derived: &'a Derived,
     ) -> Self {
         Self {
-            snapshot,
+            facts,
             defects,
             blind,
             effort: symbolic::Effort::new(stop),
@@ -97,7 +97,7 @@ impl<'a> Context<'a> {
 
     /// What packets can meet.
     pub(super) fn world(&self) -> Result<&symbolic::World<'a>, Question> {
-        let world = || symbolic::World::new(self.snapshot).inspect(|world| self.derived.begin(world));
+        let world = || symbolic::World::new(self.facts).inspect(|world| self.derived.begin(world));
         self.world.get_or_init(world).as_ref().map_err(Question::clone)
     }
 
@@ -114,12 +114,12 @@ impl<'a> Context<'a> {
         }
         match test {
             Test::KernelDefect(_) => unreachable!("handled above: it is no matter of namespaces"),
-            Test::ConntrackActive => conntrack::active(&self.snapshot.conntrack),
-            Test::ConntrackTableFilled(ratio) => conntrack::table_filled(&self.snapshot.conntrack, *ratio),
-            Test::ConntrackBucketsLoaded(ratio) => conntrack::buckets_loaded(&self.snapshot.conntrack, *ratio),
-            Test::NeighboursCounted => neighbours::counted(&self.snapshot.neighbours),
+            Test::ConntrackActive => conntrack::active(&self.facts.conntrack),
+            Test::ConntrackTableFilled(ratio) => conntrack::table_filled(&self.facts.conntrack, *ratio),
+            Test::ConntrackBucketsLoaded(ratio) => conntrack::buckets_loaded(&self.facts.conntrack, *ratio),
+            Test::NeighboursCounted => neighbours::counted(&self.facts.neighbours),
             Test::NeighboursNearlyFull(ratio) => {
-                neighbours::nearly_full(&self.snapshot.neighbours, &self.snapshot.kernel, *ratio)
+                neighbours::nearly_full(&self.facts.neighbours, &self.facts.kernel, *ratio)
             }
             Test::TunnelUp => self.tunnel_up(tunnel),
             Test::UnderlayDriver(driver) => self.underlay_driver(tunnel, driver),
@@ -167,13 +167,13 @@ impl<'a> Context<'a> {
     }
 
     fn tunnel_up(&self, tunnel: Option<&Link>) -> Outcome {
-        match (tunnel, &self.snapshot.links) {
+        match (tunnel, &self.facts.links) {
             (Some(link), _) if link.is_elsewhere() => {
                 Outcome::holds("it has a socket here, and its device lives in another network namespace")
             }
             (Some(link), _) => Outcome::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
-            (None, Reading::Ok(_)) if !matches!(self.snapshot.foreign_tunnels, Reading::Ok(_) | Reading::Absent(_)) => {
-                Outcome::unknown(self.snapshot.foreign_tunnels.why())
+            (None, Reading::Ok(_)) if !matches!(self.facts.foreign_tunnels, Reading::Ok(_) | Reading::Absent(_)) => {
+                Outcome::unknown(self.facts.foreign_tunnels.why())
             }
             (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device in this network namespace"),
             (None, other) => Outcome::unknown(unread_links(other)),
@@ -181,8 +181,8 @@ impl<'a> Context<'a> {
     }
 
     fn underlay_driver(&self, tunnel: Option<&Link>, driver: &str) -> Outcome {
-        if self.snapshot.links.ok().is_none() {
-            return Outcome::unknown(unread_links(&self.snapshot.links));
+        if self.facts.links.ok().is_none() {
+            return Outcome::unknown(unread_links(&self.facts.links));
         }
         let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
             return Outcome::fails("there is no tunnel in this network namespace, so nothing carries one");
@@ -190,7 +190,7 @@ impl<'a> Context<'a> {
         if !link.up {
             return Outcome::unknown("not looked up: it is down");
         }
-        let links = self.snapshot.known_links();
+        let links = self.facts.known_links();
         // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
         let (carriers, elsewhere) = match &tunnel.underlay {
             Reading::Ok(indices) => match self.missing_carrier(indices) {
@@ -289,7 +289,7 @@ impl<'a> Context<'a> {
         if self.missing_carrier(tunnel.underlay.ok()?).is_some() {
             return None;
         }
-        let links = self.snapshot.known_links();
+        let links = self.facts.known_links();
         let carriers: Vec<&Link> = self.carriers(tunnel).iter().map(|at| &links[*at]).collect();
         let known = carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && shows_what_is_below(link));
         let driven = |link: &&Link| link.driver.ok().is_some_and(|name| name == driver);
@@ -298,7 +298,7 @@ impl<'a> Context<'a> {
 
     /// Why nothing is known of a device that carries a tunnel, if it is not among the links.
     fn missing_carrier(&self, indices: &[u32]) -> Option<String> {
-        let known = |index: &&u32| self.snapshot.known_links().iter().any(|link| link.index == **index);
+        let known = |index: &&u32| self.facts.known_links().iter().any(|link| link.index == **index);
         let missing = indices.iter().find(|index| !known(index))?;
         Some(format!("the device with index {missing} carries it, and is not among the links that were read"))
     }
@@ -306,7 +306,7 @@ impl<'a> Context<'a> {
     /// Positions of the devices that carry a tunnel, and of those below them.
     fn carriers(&self, tunnel: &Tunnel) -> BTreeSet<usize> {
         let underlay = tunnel.underlay.ok().into_iter().flatten();
-        underlay.flat_map(|index| with_lower_devices(self.snapshot.known_links(), *index)).collect()
+        underlay.flat_map(|index| with_lower_devices(self.facts.known_links(), *index)).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Conditions about the connection tracking table.
 
 use super::conditions::Outcome;
-use crate::snapshot::{Conntrack, Question, Reading};
+use crate::facts::{Conntrack, Question, Reading};
 
 /// The table has entries.
 pub(super) fn active(conntrack: &Conntrack) -> Outcome {

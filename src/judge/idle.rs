@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::conditions::{Context, Outcome};
-use crate::snapshot::{Question, Reading};
+use crate::facts::{Question, Reading};
 use crate::symbolic::{Answers, Certainty};
 
 /// The sysctl, without the directory that all of these are in.
@@ -49,7 +49,7 @@ impl Context<'_> {
             Ok(found) => found,
             Err(why) => return Outcome::unknown(why),
         };
-        let timeout = match &self.snapshot.conntrack.tcp_timeout_established {
+        let timeout = match &self.facts.conntrack.tcp_timeout_established {
             Reading::Ok(timeout) => *timeout,
             Reading::Absent(_) => return Outcome::fails("nf_conntrack is not in the running kernel"),
             other => {

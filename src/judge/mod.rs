@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
 use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject};
-use crate::snapshot::{ConntrackCounter, Link, NetworkNamespace, Reading, Snapshot, names};
+use crate::facts::{ConntrackCounter, Facts, Link, NetworkNamespace, Reading, names};
 use conditions::Context;
 pub use derived::Derived;
 pub use history::{Change, History};
@@ -213,20 +213,20 @@ impl Report {
 
 /// Judges everything that is known about a node. `stop` is the caller's: once it is set, whatever is not certain yet is
 /// unknown. The work is bounded in any case.
-pub fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options, stop: &AtomicBool) -> Report {
-    judge_again(catalogue, snapshot, options, stop, &mut Derived::default())
+pub fn judge(catalogue: &Catalogue, facts: &Facts, options: &Options, stop: &AtomicBool) -> Report {
+    judge_again(catalogue, facts, options, stop, &mut Derived::default())
 }
 
 /// The same, beside what was derived from facts before, which stands as far as these are the same; then `derived` is from these.
 pub fn judge_again(
     catalogue: &Catalogue,
-    snapshot: &Snapshot,
+    facts: &Facts,
     options: &Options,
     stop: &AtomicBool,
     derived: &mut Derived,
 ) -> Report {
-    let defects = judge_defects(snapshot, options);
-    let context = Context::new(snapshot, &defects, blind(snapshot, options), stop, derived);
+    let defects = judge_defects(facts, options);
+    let context = Context::new(facts, &defects, blind(facts, options), stop, derived);
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let mut worst_first: Vec<&Advisory> = catalogue.advisories.iter().filter(wanted).collect();
     // If the work that may be done is used up, it is by what matters less.
@@ -256,8 +256,8 @@ fn accept(finding: &mut Finding, acceptance: &Acceptance) {
 }
 
 /// Why counters, tunnels and rules say nothing about the node, if they do not.
-fn blind(snapshot: &Snapshot, options: &Options) -> Option<&'static str> {
-    match snapshot.network_namespace {
+fn blind(facts: &Facts, options: &Options) -> Option<&'static str> {
+    match facts.network_namespace {
         _ if options.this_namespace => None,
         NetworkNamespace::Initial => None,
         NetworkNamespace::Other => Some("this is not the node's network namespace; is hostNetwork set?"),
@@ -267,23 +267,18 @@ fn blind(snapshot: &Snapshot, options: &Options) -> Option<&'static str> {
     }
 }
 
-fn judge_defects(snapshot: &Snapshot, options: &Options) -> Vec<DefectFinding> {
-    let livepatches = snapshot.known_livepatches();
-    defects::all().iter().map(|defect| judge_defect(defect, snapshot, options, livepatches)).collect()
+fn judge_defects(facts: &Facts, options: &Options) -> Vec<DefectFinding> {
+    let livepatches = facts.known_livepatches();
+    defects::all().iter().map(|defect| judge_defect(defect, facts, options, livepatches)).collect()
 }
 
 /// Operator, probe, tables, in this order.
-fn judge_defect(
-    defect: &Defect,
-    snapshot: &Snapshot,
-    options: &Options,
-    livepatches: Option<&[String]>,
-) -> DefectFinding {
+fn judge_defect(defect: &Defect, facts: &Facts, options: &Options, livepatches: Option<&[String]>) -> DefectFinding {
     let found = |state, basis, detail| DefectFinding { id: defect.id.clone(), state, basis, detail };
     if let Some(state) = options.kernel_defects.get(&defect.id) {
         return found(*state, Basis::Operator, "the operator says so (--kernel-defect)".into());
     }
-    let by_tables = match &snapshot.kernel {
+    let by_tables = match &facts.kernel {
         Reading::Ok(kernel) => {
             let decision = defect.decide(kernel, livepatches);
             found(decision.state, decision.basis, decision.detail)
@@ -319,11 +314,11 @@ impl Context<'_> {
         let judgement = match advisory.subject {
             Subject::Node => self.judge_subject(advisory, None),
             Subject::Tunnel => {
-                let tunnels = self.snapshot.tunnels().map(|(link, _)| self.judge_subject(advisory, Some(link)));
-                let foreign = self.snapshot.foreign_tunnels.ok().into_iter().flatten();
+                let tunnels = self.facts.tunnels().map(|(link, _)| self.judge_subject(advisory, Some(link)));
+                let foreign = self.facts.foreign_tunnels.ok().into_iter().flatten();
                 let foreign = foreign.map(|link| self.judge_subject(advisory, Some(link)));
                 // There may be some.
-                let unread = matches!(self.snapshot.foreign_tunnels, Reading::Denied(_) | Reading::Failed(_));
+                let unread = matches!(self.facts.foreign_tunnels, Reading::Denied(_) | Reading::Failed(_));
                 let unread = unread.then(|| self.judge_subject(advisory, None));
                 let all = tunnels.chain(foreign).chain(unread);
                 let worst = all.reduce(|worst, next| if next.state > worst.state { next } else { worst });
@@ -390,7 +385,7 @@ impl Context<'_> {
     }
 
     fn evidence(&self, advisory: &Advisory) -> Vec<String> {
-        let Reading::Ok(totals) = self.snapshot.conntrack.totals() else { return Vec::new() };
+        let Reading::Ok(totals) = self.facts.conntrack.totals() else { return Vec::new() };
         if self.blind.is_some() {
             return Vec::new();
         }

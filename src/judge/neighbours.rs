@@ -2,7 +2,7 @@
 
 use super::ConditionState;
 use super::conditions::Outcome;
-use crate::snapshot::{Kernel, KernelVersion, NeighbourTable, Neighbours, Numbering, Reading};
+use crate::facts::{Kernel, KernelVersion, NeighbourTable, Neighbours, Numbering, Reading};
 
 /// Since then permanent entries and those that another program has learned do not count for the limit (`neigh_alloc`, its
 /// `exempt_from_gc`).
@@ -89,11 +89,11 @@ fn of_table(table: &NeighbourTable, family: (&str, &str), kernel: &Reading<Kerne
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::OwnNeighbours;
+    use crate::facts::OwnNeighbours;
 
     fn kernel(release: &str) -> Reading<Kernel> {
         let (base, numbering) = (release.parse().unwrap(), Numbering::Upstream);
-        let vendor = crate::snapshot::Vendor::UPSTREAM;
+        let vendor = crate::facts::Vendor::UPSTREAM;
         Reading::Ok(Kernel { release: release.into(), vendor, base, numbering, build: None, built: None })
     }
 

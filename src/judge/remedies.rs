@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::RemedyFinding;
 use crate::advisory::{PLACEHOLDERS, Remedy};
-use crate::snapshot::quoted;
+use crate::facts::quoted;
 
 /// A remedy whose command cannot be filled in keeps its text and loses its command.
 pub fn fill_in(remedy: &Remedy, values: &BTreeMap<&'static str, String>) -> RemedyFinding {

@@ -1,8 +1,8 @@
 //! The vocabulary of conditions that is about Services.
 
 use super::conditions::{Context, Outcome, unread_links};
-use crate::snapshot::netfilter::{Backend, Family, Owner, owner};
-use crate::snapshot::{Question, Reading};
+use crate::facts::netfilter::{Backend, Family, Owner, owner};
+use crate::facts::{Question, Reading};
 use crate::symbolic::{Certainty, Found, RuleAt, World};
 
 /// Who translates connections to Services of Kubernetes.
@@ -14,7 +14,7 @@ const NODE_LOCAL_DNS: &str = "nodelocaldns";
 impl Context<'_> {
     /// What follows where no rule translates destinations: IPVS may.
     fn without_a_rule(&self, nothing: &str, services: impl Fn(u64) -> Outcome) -> Outcome {
-        match &self.snapshot.ipvs_services {
+        match &self.facts.ipvs_services {
             Reading::Ok(0) | Reading::Absent(_) => Outcome::fails(nothing),
             Reading::Ok(count) => services(*count),
             other => Outcome::unknown(Question::unread(other).shown_by(["ipvsadm", "-Ln"])),
@@ -39,7 +39,7 @@ impl Context<'_> {
     }
 
     pub(super) fn no_local_cache(&self) -> Outcome {
-        match &self.snapshot.links {
+        match &self.facts.links {
             Reading::Ok(links) => match links.iter().find(|link| link.name == NODE_LOCAL_DNS) {
                 Some(link) => Outcome::fails(format!("pods ask the cache on this node (device {})", link.name)),
                 None => Outcome::holds(format!("there is no cache on this node (no device {NODE_LOCAL_DNS})")),
@@ -98,7 +98,7 @@ impl Context<'_> {
     }
 
     pub(super) fn tcp_not_liberal(&self) -> Outcome {
-        match &self.snapshot.conntrack.tcp_be_liberal {
+        match &self.facts.conntrack.tcp_be_liberal {
             Reading::Ok(0) => {
                 Outcome::holds("nf_conntrack_tcp_be_liberal is 0: segments outside the window are invalid")
             }

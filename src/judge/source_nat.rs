@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::conditions::{Context, Outcome};
 use crate::advisory::defects::DefectState;
-use crate::snapshot::Question;
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
+use crate::facts::Question;
+use crate::facts::Reading;
+use crate::facts::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
 impl Context<'_> {
@@ -42,7 +42,7 @@ impl Context<'_> {
     }
 
     pub(super) fn several_cpus(&self) -> Outcome {
-        match &self.snapshot.online_cpus {
+        match &self.facts.online_cpus {
             Reading::Ok(1) => Outcome::fails("1 CPU is online: no two packets are translated at once"),
             Reading::Ok(cpus) => Outcome::holds(format!("{cpus} CPUs are online")),
             other => Outcome::unknown(format!("it could not be told how many CPUs are online: {}", other.why())),
@@ -116,8 +116,7 @@ impl Context<'_> {
             let legacy = |backend: Backend| backend == Backend::Legacy;
             same_chain && known.position == *position && legacy(known.backend) == legacy(*backend)
         };
-        let owner =
-            self.snapshot.source_nat_rules.ok().and_then(|rules| rules.iter().find(mine)).map(|rule| rule.owner);
+        let owner = self.facts.source_nat_rules.ok().and_then(|rules| rules.iter().find(mine)).map(|rule| rule.owner);
         match owner {
             None | Some(Owner::Other) => rule.place.clone(),
             Some(owner) => format!("{owner}'s {}", rule.place),

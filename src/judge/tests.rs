@@ -4,17 +4,17 @@ use super::*;
 use crate::advisory::Test;
 use crate::archive::testing::recorded_node;
 use crate::decode::{Collectors, replay, testing};
-use crate::snapshot::{Source, SourceState, SourceStatus};
+use crate::facts::{Source, SourceState, SourceStatus};
 
 /// Nobody stops these judgements.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-fn judge(catalogue: &Catalogue, snapshot: &Snapshot, options: &Options) -> Report {
-    super::judge(catalogue, snapshot, options, &GO_ON)
+fn judge(catalogue: &Catalogue, facts: &Facts, options: &Options) -> Report {
+    super::judge(catalogue, facts, options, &GO_ON)
 }
 
 /// A node about which nothing is known, to be filled in.
-pub(super) fn blank() -> Snapshot {
+pub(super) fn blank() -> Facts {
     let mut blank = replay(&testing::capture(), &Collectors::new());
     blank.conntrack.entries = Reading::Ok(0);
     blank.conntrack.entries_limit = Reading::Ok(1000);
@@ -22,9 +22,9 @@ pub(super) fn blank() -> Snapshot {
     blank
 }
 
-fn state(snapshot: &Snapshot, test: &Test) -> ConditionState {
+fn state(facts: &Facts, test: &Test) -> ConditionState {
     let derived = Derived::default();
-    let context = Context::new(snapshot, &[], None, &GO_ON, &derived);
+    let context = Context::new(facts, &[], None, &GO_ON, &derived);
     context.evaluate(test, None).state
 }
 
@@ -143,7 +143,7 @@ fn an_experiment_beats_the_tables_but_not_the_operator() {
     let mut node = blank();
     node.kernel = Reading::Ok(crate::decode::release::parse("5.4.40", None, None, None).unwrap());
     node.livepatches = Reading::Absent("this kernel cannot load any".into());
-    let decide = |node: &Snapshot, state, livepatches: Option<Vec<String>>, kernel_defects| {
+    let decide = |node: &Facts, state, livepatches: Option<Vec<String>>, kernel_defects| {
         let findings = [(id.clone(), (state, "what was seen".to_owned()))].into();
         let options =
             Options { kernel_defects, probe: Probe { findings, livepatches, refused: None }, ..Options::default() };
@@ -172,9 +172,9 @@ fn an_experiment_beats_the_tables_but_not_the_operator() {
     }
 }
 
-/// A tunnel over one device, as the links of a snapshot.
-fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Snapshot {
-    use crate::snapshot::{FdbEntry, Tunnel, TunnelKind, UdpChecksum};
+/// A tunnel over one device, as the links of a node.
+fn tunnel_over(device: Link, port: u16, entry_port: Option<u16>) -> Facts {
+    use crate::facts::{FdbEntry, Tunnel, TunnelKind, UdpChecksum};
     let fdb = FdbEntry { remote: None, via: None, port: entry_port, nexthop_group: None };
     let tunnel = Tunnel {
         id: Some(1),
@@ -197,7 +197,7 @@ fn device(kind: Option<&str>, driver: Reading<String>) -> Link {
     Link { kind: kind.map(str::to_owned), driver, ..Link::new(1, "eth0") }
 }
 
-fn vmxnet3(node: &Snapshot, port_limit: DefectState) -> State {
+fn vmxnet3(node: &Facts, port_limit: DefectState) -> State {
     let kernel_defects = [("vmxnet3-tunnel-any-port".to_owned(), port_limit)].into();
     let advisories = vec!["vmxnet3-tunnel-offload".to_owned()];
     let report = judge(Catalogue::built_in(), node, &Options { kernel_defects, advisories, ..Options::default() });
@@ -239,7 +239,7 @@ fn every_port_a_tunnel_sends_to_counts() {
 /// Only cards of version 4 and later (virtual hardware 14) have the offload among the features that can be changed.
 #[test]
 fn a_card_that_cannot_offload_tunnels_is_not_affected() {
-    use crate::snapshot::{Feature, FeatureState, Features};
+    use crate::facts::{Feature, FeatureState, Features};
     let state = |enabled, fixed| FeatureState { enabled, wanted: enabled, fixed };
     let card = |segmentation: Option<FeatureState>, csum: Option<FeatureState>| {
         let tunnels = [(Feature::TxUdpTnlSegmentation, segmentation), (Feature::TxUdpTnlCsumSegmentation, csum)];
@@ -363,7 +363,7 @@ fn tunnels_elsewhere_count_where_they_could_not_be_seen() {
     let mut down = node.links.ok().unwrap().clone();
     down[1].up = false;
     node.links = Reading::Ok(down);
-    let checksum = |node: &Snapshot| {
+    let checksum = |node: &Facts| {
         let advisories = vec!["vxlan-double-snat-checksum".to_owned()];
         judge(Catalogue::built_in(), node, &Options { advisories, ..Options::default() }).advisories[0].state
     };
@@ -387,8 +387,8 @@ fn a_judgement_that_is_stopped_says_so_and_promises_nothing() {
 /// The recorded flannel node forwards nothing: only devices that the tunnel's packets cross count.
 #[test]
 fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption() {
-    use crate::snapshot::Programs;
-    let all: Collectors = crate::snapshot::Collector::ALL.iter().copied().collect();
+    use crate::facts::Programs;
+    let all: Collectors = crate::facts::Collector::ALL.iter().copied().collect();
     let mut node = replay(&recorded_node("flannel"), &all);
     node.forwarding = [Reading::Ok(false), Reading::Ok(false)];
     let none: BTreeMap<u32, u32> = node.known_links().iter().map(|link| (link.index, 0)).collect();
@@ -412,8 +412,8 @@ fn programs_that_could_not_be_read_are_a_question_and_a_refusal_is_an_assumption
 /// A device that the tunnel's packets do not cross, where others come in that are forwarded into it.
 #[test]
 fn a_filter_that_marks_what_is_forwarded_is_a_question() {
-    use crate::snapshot::{Filter, Programs};
-    let all: Collectors = crate::snapshot::Collector::ALL.iter().copied().collect();
+    use crate::facts::{Filter, Programs};
+    let all: Collectors = crate::facts::Collector::ALL.iter().copied().collect();
     let mut node = replay(&recorded_node("flannel"), &all);
     let none: BTreeMap<u32, u32> = node.known_links().iter().map(|link| (link.index, 0)).collect();
     node.programs = Reading::Ok(Programs::Counted(none));
@@ -438,7 +438,7 @@ fn a_filter_that_marks_what_is_forwarded_is_a_question() {
 /// A permission or a repair would tell; what nobody can know is unknown, too, and not unseen.
 #[test]
 fn unknown_is_unseen_only_where_a_source_was_not_read() {
-    let unseen = |node: &Snapshot, id: &str| {
+    let unseen = |node: &Facts, id: &str| {
         let report = judge(Catalogue::built_in(), node, &Options::default());
         let found = report.advisories.iter().find(|finding| finding.id == id).unwrap();
         assert_eq!(found.state, State::Unknown, "{id}");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::ConditionState;
 use super::conditions::{Context, Outcome, unread_links};
 use crate::advisory::defects::DefectState;
-use crate::snapshot::{
+use crate::facts::{
     Feature, Filter, Link, Programs, Question, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward,
     with_lower_devices,
 };
@@ -41,7 +41,7 @@ impl Context<'_> {
             return known.clone();
         }
         let walked = self.world().and_then(|world| {
-            let facts = symbolic::facts(self.snapshot, link, tunnel)?;
+            let facts = symbolic::facts(self.facts, link, tunnel)?;
             let mut outer = OuterPackets::clone(&self.derived.outer(world, facts, &self.effort));
             if let Some(what) = self.marks_from_outside().filter(|_| outer.with_other_marks != OtherMarks::Harmless) {
                 for certainty in [&mut outer.rewritten, &mut outer.tracked, &mut outer.ports_written] {
@@ -72,7 +72,7 @@ impl Context<'_> {
 
     /// What handles this tunnel's packets beside the rules of netfilter, if anything does.
     fn beside_the_rules(&self, link: &Link, tunnel: &Tunnel) -> Option<Question> {
-        let links = self.snapshot.known_links();
+        let links = self.facts.known_links();
         if let Some(switch) = links.iter().find(|link| link.kind.as_deref() == Some("openvswitch")) {
             let why = format!("Open vSwitch (device {}) sends packets past the rules that natwatch reads", switch.name);
             return Some(Question::from(why).shown_by(["ovs-dpctl", "show"]));
@@ -98,7 +98,7 @@ impl Context<'_> {
         let is_netkit = link.kind.as_deref() == Some("netkit");
         let shown = |why: String| Question::from(why).shown_by(["bpftool", "net", "show", "dev", &link.name]);
         let unread = |why: &str| shown(format!("BPF programs of {}, which could not be read ({why}),", link.name));
-        match &self.snapshot.programs {
+        match &self.facts.programs {
             Reading::Ok(Programs::Counted(programs)) => match programs.get(&link.index) {
                 Some(0) => None,
                 Some(_) => Some(shown(format!("BPF programs (tcx or netkit) on {}", link.name))),
@@ -115,7 +115,7 @@ impl Context<'_> {
 
     /// Devices that packets of a tunnel cross: those that they get into it by, and those that carry it.
     fn crossed(&self, link: &Link, tunnel: &Tunnel) -> Vec<&Link> {
-        let links = self.snapshot.known_links();
+        let links = self.facts.known_links();
         let near = feeders(links, link.index);
         let carriers = tunnel.underlay.ok().into_iter().flatten().copied();
         let below: BTreeSet<usize> = carriers.flat_map(|index| with_lower_devices(links, index)).collect();
@@ -126,10 +126,10 @@ impl Context<'_> {
     /// What may give packets a mark that this host forwards into a tunnel: a BPF program where they come in, or a filter of traffic
     /// control with an action that does.
     fn marks_from_outside(&self) -> Option<Question> {
-        if !may_forward(&self.snapshot.forwarding) {
+        if !may_forward(&self.facts.forwarding) {
             return None;
         }
-        self.snapshot.known_links().iter().filter(|link| link.up).find_map(|link| {
+        self.facts.known_links().iter().filter(|link| link.up).find_map(|link| {
             let found = match &link.filters {
                 Reading::Ok(filters) => {
                     filters.iter().find(|filter| filter.marks_incoming).map(|filter| describe(filter, link))
@@ -260,7 +260,7 @@ impl Context<'_> {
                 }
                 Certainty::DoesNot => {
                     let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
-                    let assumed = match &self.snapshot.programs {
+                    let assumed = match &self.facts.programs {
                         Reading::Ok(Programs::Unseen(why)) => format!("; no tcx program is assumed: {why}"),
                         _ => String::new(),
                     };
@@ -282,7 +282,7 @@ impl Context<'_> {
 
     pub(super) fn tunnel_checksum_offload_off(&self, tunnel: Option<&Link>) -> Outcome {
         let Some((link, _)) = up(tunnel) else {
-            return match &self.snapshot.links {
+            return match &self.facts.links {
                 Reading::Ok(_) => Outcome::fails(NO_TUNNEL),
                 other => Outcome::unknown(unread_links(other)),
             };

@@ -3,12 +3,12 @@
 use super::conditions::Context;
 use super::{ConditionFinding, ConditionState};
 use crate::advisory::Advisory;
-use crate::snapshot::{NetworkNamespace, Source, SourceState};
+use crate::facts::{NetworkNamespace, Source, SourceState};
 
 impl Context<'_> {
     /// Whether one of the unknown conditions is decided by a source that was denied or failed.
     pub(super) fn is_unseen(&self, advisory: &Advisory, found: &[ConditionFinding]) -> bool {
-        match (self.blind, self.snapshot.network_namespace) {
+        match (self.blind, self.facts.network_namespace) {
             (Some(_), NetworkNamespace::Other) => false, // what could be read there is not the node's
             (Some(_), _) => true,                        // /proc/sys/net, which would tell
             (None, _) => {
@@ -20,7 +20,7 @@ impl Context<'_> {
     }
 
     fn was_not_read(&self, source: Source) -> bool {
-        let mut ends = self.snapshot.sources.iter().filter(|status| status.source == source);
+        let mut ends = self.facts.sources.iter().filter(|status| status.source == source);
         ends.any(|status| matches!(status.state, SourceState::Denied | SourceState::Failed))
     }
 }

@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_long};
 use std::io;
 
 use crate::capture::{Answer, ProgramsRequest};
-use crate::snapshot::{Reading, SystemCall};
+use crate::facts::{Reading, SystemCall};
 
 /// `BPF_PROG_QUERY`
 const BPF_PROG_QUERY: c_int = 16;

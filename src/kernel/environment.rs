@@ -4,7 +4,7 @@ use rustix::thread::CapabilitySet;
 
 use super::Files;
 use crate::capture::{BYTE_ORDER, FORMAT, Meta, Root};
-use crate::snapshot::{NetworkNamespace, Reading};
+use crate::facts::{NetworkNamespace, Reading};
 
 /// What can be told without opening a file: a tree may hang, and then so would whoever begins a reading.
 pub fn without_files() -> Meta {

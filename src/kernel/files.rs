@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::Paths;
 use crate::capture::{Answer, Root};
-use crate::snapshot::{Failure, Reading, SystemCall};
+use crate::facts::{Failure, Reading, SystemCall};
 
 /// Largest file that is kept whole; `/proc/thread-self/net/stat/nf_conntrack` of 4096 CPUs has 640 KiB.
 const MAX_FILE: u64 = 4 << 20;
@@ -379,7 +379,7 @@ mod tests {
     fn a_search_that_takes_too_long_was_not_answered() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), "two\ntwo\n").unwrap();
-        let not_answered = Failure::NotAnswered(crate::snapshot::Unanswered::InTime { milliseconds: 1 });
+        let not_answered = Failure::NotAnswered(crate::facts::Unanswered::InTime { milliseconds: 1 });
         let over = || Err(io::Error::other(not_answered.clone()));
         let read = lines(dir.path(), "f", &["two".into()], &over);
         assert_eq!(read.failure().map(Failure::root), Some(&not_answered), "{read:?}");

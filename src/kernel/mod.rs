@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::capture::{Answer, Ask, Meta, Question, Request, Root, Take};
-use crate::snapshot::{Failure, Reading, SystemCall};
+use crate::facts::{Failure, Reading, SystemCall};
 pub use environment::without_files as meta;
 use files::Files;
 use notifications::Notifications;

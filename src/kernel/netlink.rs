@@ -18,8 +18,8 @@ use rustix::net::{RecvFlags, recvfrom};
 use super::Progress;
 use super::readable::readable;
 use crate::capture::{Framing, NetlinkFamily, NetlinkRequest, Take};
+use crate::facts::{Failure, Reading, SystemCall};
 use crate::netfilter::netlink::{self, HEADER_LENGTH, NLMSG_ERROR};
-use crate::snapshot::{Failure, Reading, SystemCall};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::snapshot::{Collector, Failure, Unanswered};
+use crate::facts::{Collector, Failure, Unanswered};
 
 /// Shared by a reading and those who wait for it.
 #[derive(Debug)]

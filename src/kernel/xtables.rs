@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::capture::{Answer, NET_ADMIN_MISSING, XtablesRequest};
+use crate::facts::{Failure, Reading, SystemCall};
 use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, IptReplace, Structure};
-use crate::snapshot::{Failure, Reading, SystemCall};
 
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
 const SO_GET_INFO: c_int = 64;

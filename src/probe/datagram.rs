@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 
+use crate::facts::Failure;
 use crate::netfilter::array;
-use crate::snapshot::Failure;
 
 /// `sizeof(struct virtio_net_hdr)`
 pub const VNET_HEADER: usize = 10;

@@ -36,9 +36,9 @@ use serde::{Deserialize, Serialize};
 use crate::advisory::defects::DefectState;
 use crate::capture::{Request, Root};
 use crate::decode::{self, Collectors, Known, Node};
+use crate::facts::{Collector, Reading, Source};
 use crate::kernel::isolation::{self, Child, Inside};
 use crate::kernel::{Live, Paths, Progress};
-use crate::snapshot::{Collector, Reading, Source};
 use lab::Lab;
 use needs::Means;
 

@@ -2,7 +2,7 @@
 
 use crate::decode::Node;
 use crate::decode::modules::{Module, is_listed, presence_among};
-use crate::snapshot::{Reading, Source};
+use crate::facts::{Reading, Source};
 
 const fn module(name: &'static str, symbol: &'static str) -> Module {
     Module { name, symbol, source: Source::Kernel }

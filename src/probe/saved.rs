@@ -8,8 +8,8 @@ use super::{Identity, Outcome, identity, running};
 use crate::bounded;
 use crate::capture::{Capture, Replay};
 use crate::decode::{Collectors, Known, Node};
+use crate::facts::{Collector, Failure, Reading};
 use crate::kernel::Paths;
-use crate::snapshot::{Collector, Failure, Reading};
 
 /// Where everyone looks who is told nothing else. It does not outlive the boot.
 const USUAL_FILE: &str = "/run/natwatch/probe.json";

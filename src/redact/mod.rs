@@ -21,9 +21,9 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use serde_json::Value;
 
 use crate::capture::Capture;
+use crate::facts::{Failure, Reading};
 use crate::netfilter::array;
 use crate::netfilter::netlink::{self, HEADER_LENGTH};
-use crate::snapshot::{Failure, Reading};
 
 /// Answers without addresses.
 const HARMLESS: &[&str] = &["bpf/", "netlink/generic/", "netlink/xfrm/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];

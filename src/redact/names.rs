@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Redactor;
 use crate::capture::path_part;
-use crate::snapshot::netfilter::signatures;
+use crate::facts::netfilter::signatures;
 
 /// What a part of a request's name names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,19 +1,19 @@
 //! Answers of nf_tables and ipset.
 //!
 //! Names of tables and chains stay but for the name of the host and addresses: they tell who writes a rule. Names of sets and
-//! comments go, but for what tells a writer (`snapshot::netfilter::signatures`). Keys of sets whose fields no rule tells become zeros,
+//! comments go, but for what tells a writer (`facts::netfilter::signatures`). Keys of sets whose fields no rule tells become zeros,
 //! and so do data of maps that no rule uses as a number or an address, or that two use as different things.
 //!
 //! Limits: names of chains that hold a hash of what they are for (`KUBE-SVC-…`, `CNI-…`) keep it; a range of addresses
 //! that is no prefix covers others than before; and what tests parts of an address reads as a test of something unknown.
 
 use super::Redactor;
+use crate::facts::Failure;
+use crate::facts::netfilter::signatures;
 use crate::netfilter::ipset::{IpsetMessage, NFNL_SUBSYS_IPSET};
 use crate::netfilter::netlink::{Emit as _, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::Message;
-use crate::snapshot::Failure;
-use crate::snapshot::netfilter::signatures;
 
 /// Replaces a text up to its zero: the length stays, and so does what tells who wrote it, if that is known.
 pub(super) fn text(value: &mut [u8]) {

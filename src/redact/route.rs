@@ -1,9 +1,9 @@
 //! Answers of rtnetlink: of an attribute that natwatch does not read nothing stays.
 
 use super::{Redactor, each_message};
+use crate::facts::Failure;
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
-use crate::snapshot::Failure;
 
 /// What happens to attributes of one message: kept, mapped, or (everything else) zeroed.
 pub(super) struct Rules {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::Redactor;
 use super::labels::{self, Kind, Label, Part, is_address, parts};
 use super::netfilter::{text, user_data};
+use crate::facts::Failure;
 use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::register::Machine;
@@ -20,7 +21,6 @@ use crate::netfilter::nftables::uapi::{
 use crate::netfilter::nftables::{Body, Expression, Message};
 use crate::netfilter::xtables::NO_REVISION;
 use crate::netfilter::{Visit, Visitor, Zero as _};
-use crate::snapshot::Failure;
 
 /// Family, table and name of a set.
 pub(super) type SetKey = (u8, Vec<u8>, Vec<u8>);

@@ -7,10 +7,10 @@
 
 use super::Redactor;
 use super::netfilter::text;
+use crate::facts::Failure;
+use crate::facts::netfilter::signatures;
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, Match, Rule, Structure, Target, Visitor};
-use crate::snapshot::Failure;
-use crate::snapshot::netfilter::signatures;
 
 /// What is done with fields of tables and extensions of one family.
 struct Fields<'r> {

@@ -7,8 +7,8 @@ mod verdicts;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::facts::Facts;
 use crate::judge::Report;
-use crate::snapshot::Snapshot;
 
 use super::{left_out, missing_privilege, printable};
 
@@ -22,13 +22,13 @@ const MAX_PATH: usize = 200;
 
 /// A page that is served, with links to the endpoints beside it; `telemetry_path` is where the metrics are. It says how old
 /// the report is `now`.
-pub fn render(report: &Report, snapshot: &Snapshot, telemetry_path: &str, now: Timestamp) -> String {
-    report_page(report, snapshot, Some(telemetry_path), Some(now))
+pub fn render(report: &Report, facts: &Facts, telemetry_path: &str, now: Timestamp) -> String {
+    report_page(report, facts, Some(telemetry_path), Some(now))
 }
 
 /// A page that is kept as a file: there are no endpoints beside it.
-pub fn file(report: &Report, snapshot: &Snapshot) -> String {
-    report_page(report, snapshot, None, None)
+pub fn file(report: &Report, facts: &Facts) -> String {
+    report_page(report, facts, None, None)
 }
 
 /// What is served, and what it is for.
@@ -85,27 +85,27 @@ pub(super) fn document(title: &str, body: Markup) -> String {
     .into_string()
 }
 
-fn report_page(report: &Report, snapshot: &Snapshot, telemetry_path: Option<&str>, now: Option<Timestamp>) -> String {
+fn report_page(report: &Report, facts: &Facts, telemetry_path: Option<&str>, now: Option<Timestamp>) -> String {
     let verdict = super::verdict(report);
-    let release = snapshot.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
+    let release = facts.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
     let body = html! {
         h1 {
             "natwatch: " span class=(verdicts::tone_of_verdict(report)) { (verdict) }
             @if let Some(count) = left_out(report) { " (" (count) ")" }
         }
         p {
-            (snapshot.hostname) ", kernel " (release) ", read at " time { (snapshot.captured_at) }
-            @if let Some(age) = now.and_then(|now| age(&snapshot.captured_at, now)) { ", " (age) " ago when this page was made" }
+            (facts.hostname) ", kernel " (release) ", read at " time { (facts.captured_at) }
+            @if let Some(age) = now.and_then(|now| age(&facts.captured_at, now)) { ", " (age) " ago when this page was made" }
         }
         @if let Some(telemetry_path) = telemetry_path { (links(telemetry_path)) }
         (verdicts::index(report))
-        @if let Some(hint) = missing_privilege(report, snapshot) { p { (hint) } }
+        @if let Some(hint) = missing_privilege(report, facts) { p { (hint) } }
         @if let Some(why) = &report.probe_refused { p { "Note: " (why) "." } }
         (verdicts::all(report))
-        (facts::all(report, snapshot))
+        (facts::all(report, facts))
         section { p { "natwatch " (env!("CARGO_PKG_VERSION")) } }
     };
-    page(&format!("natwatch: {verdict} ({})", snapshot.hostname), body)
+    page(&format!("natwatch: {verdict} ({})", facts.hostname), body)
 }
 
 /// Relative to the page, whatever a proxy puts before it.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::facts::netfilter::SourceNatRule;
+use crate::facts::{Facts, Feature, Link, Reading, Tunnel};
 use crate::judge::{Finding, Report};
-use crate::snapshot::netfilter::SourceNatRule;
-use crate::snapshot::{Feature, Link, Reading, Snapshot, Tunnel};
 
 use super::source_nat;
 
@@ -147,25 +147,25 @@ struct Source<'a> {
 }
 
 /// Renders the document, indented, with a final newline.
-pub fn render(report: &Report, snapshot: &Snapshot) -> String {
-    let release = snapshot.kernel.ok().map(|kernel| kernel.release.as_str());
-    let counters = snapshot
+pub fn render(report: &Report, facts: &Facts) -> String {
+    let release = facts.kernel.ok().map(|kernel| kernel.release.as_str());
+    let counters = facts
         .conntrack
         .totals()
         .ok()
         .map(|totals| totals.iter().map(|(counter, value)| (counter.name(), *value)).collect());
-    let rules = snapshot.source_nat_rules.ok();
+    let rules = facts.source_nat_rules.ok();
     let document = Document {
         schema_version: SCHEMA_VERSION,
         natwatch_version: env!("CARGO_PKG_VERSION"),
         verdict: report.verdict.name(),
         known_risks_left_out: report.left_out(),
         node: Node {
-            hostname: &snapshot.hostname,
+            hostname: &facts.hostname,
             kernel_release: release,
-            distro: snapshot.distro.ok().map(String::as_str),
-            network_namespace: snapshot.network_namespace.name(),
-            captured_at: &snapshot.captured_at,
+            distro: facts.distro.ok().map(String::as_str),
+            network_namespace: facts.network_namespace.name(),
+            captured_at: &facts.captured_at,
         },
         advisories: report.advisories.iter().map(advisory).collect(),
         kernel: Kernel {
@@ -182,19 +182,19 @@ pub fn render(report: &Report, snapshot: &Snapshot) -> String {
                 .collect(),
             probe_not_used: report.probe_refused.as_deref(),
         },
-        tunnels: snapshot
+        tunnels: facts
             .links
             .ok()
-            .map(|_| snapshot.tunnels().map(|(link, tunnel)| tunnel_entry(snapshot, link, tunnel)).collect()),
+            .map(|_| facts.tunnels().map(|(link, tunnel)| tunnel_entry(facts, link, tunnel)).collect()),
         source_nat_rules: rules.map(|rules| rules.iter().take(MAX_SOURCE_NAT_RULES).map(source_nat_entry).collect()),
         source_nat_rules_omitted: rules.map(|rules| rules.len().saturating_sub(MAX_SOURCE_NAT_RULES)),
         conntrack: Conntrack {
-            entries: snapshot.conntrack.entries.ok().copied(),
-            entries_limit: snapshot.conntrack.entries_limit.ok().copied(),
-            buckets: snapshot.conntrack.buckets.ok().copied(),
+            entries: facts.conntrack.entries.ok().copied(),
+            entries_limit: facts.conntrack.entries_limit.ok().copied(),
+            buckets: facts.conntrack.buckets.ok().copied(),
             counters,
         },
-        sources: snapshot
+        sources: facts
             .sources
             .iter()
             .map(|status| Source { name: status.source.name(), state: status.state.name(), detail: &status.detail })
@@ -238,13 +238,13 @@ fn advisory(finding: &Finding) -> Advisory<'_> {
     }
 }
 
-fn tunnel_entry<'a>(snapshot: &Snapshot, link: &'a Link, tunnel: &Tunnel) -> TunnelEntry<'a> {
+fn tunnel_entry<'a>(facts: &Facts, link: &'a Link, tunnel: &Tunnel) -> TunnelEntry<'a> {
     TunnelEntry {
         device: &link.name,
         kind: tunnel.kind.name(),
         id: tunnel.id,
         port: tunnel.port,
-        underlay: underlay(snapshot, tunnel),
+        underlay: underlay(facts, tunnel),
         up: link.up,
         udp_checksum: tunnel.udp_checksum.name(),
         tx_checksum_offload: link.feature(Feature::TxChecksumIpGeneric).name(),
@@ -277,10 +277,10 @@ fn source_nat_entry(rule: &SourceNatRule) -> SourceNatEntry<'_> {
 }
 
 /// Names of the devices that carry a tunnel, joined by commas; `None` where they are not known.
-pub fn underlay(snapshot: &Snapshot, tunnel: &Tunnel) -> Option<String> {
+pub fn underlay(facts: &Facts, tunnel: &Tunnel) -> Option<String> {
     match &tunnel.underlay {
         Reading::Ok(devices) if !devices.is_empty() => {
-            Some(devices.iter().map(|index| snapshot.link_name(*index)).collect::<Vec<_>>().join(","))
+            Some(devices.iter().map(|index| facts.link_name(*index)).collect::<Vec<_>>().join(","))
         }
         _ => None,
     }

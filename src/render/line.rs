@@ -1,8 +1,8 @@
 //! One line each for Nagios-compatible monitors and for node-problem-detector.
 
 use crate::advisory::{Severity, State};
+use crate::facts::{ConntrackCounter, Facts};
 use crate::judge::{Finding, Report};
-use crate::snapshot::{ConntrackCounter, Snapshot};
 
 use super::{beginning, in_state, left_out};
 
@@ -30,7 +30,7 @@ pub fn plugin_state(report: &Report, severity: Severity) -> PluginState {
 }
 
 /// One status line with performance data.
-pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> String {
+pub fn nagios(report: &Report, facts: &Facts, severity: Severity) -> String {
     let word = match plugin_state(report, severity) {
         PluginState::Ok => "OK",
         PluginState::Warning => "WARNING",
@@ -44,12 +44,12 @@ pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> Strin
         Some(format!("exposed={}", count(State::Exposed))),
         Some(format!("unknown={}", count(State::Unknown))),
         Some(format!("accepted={}", report.left_out())),
-        snapshot.conntrack.entries.ok().map(|entries| match snapshot.conntrack.entries_limit.ok() {
+        facts.conntrack.entries.ok().map(|entries| match facts.conntrack.entries_limit.ok() {
             Some(limit) => format!("conntrack_entries={entries};;;0;{limit}"),
             None => format!("conntrack_entries={entries}"),
         }),
-        counter(snapshot, ConntrackCounter::InsertFailed),
-        counter(snapshot, ConntrackCounter::Drop),
+        counter(facts, ConntrackCounter::InsertFailed),
+        counter(facts, ConntrackCounter::Drop),
     ];
     if let Some(why) = &report.probe_refused {
         line += &format!("; {why}");
@@ -60,8 +60,8 @@ pub fn nagios(report: &Report, snapshot: &Snapshot, severity: Severity) -> Strin
     line
 }
 
-fn counter(snapshot: &Snapshot, counter: ConntrackCounter) -> Option<String> {
-    let totals = snapshot.conntrack.totals();
+fn counter(facts: &Facts, counter: ConntrackCounter) -> Option<String> {
+    let totals = facts.conntrack.totals();
     Some(format!("conntrack_{counter}={}c", totals.ok()?.get(&counter)?))
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{contributes, metrics};
 use crate::advisory::defects;
 use crate::advisory::{Advisory, Catalogue, Subject};
-use crate::snapshot::netfilter::signatures::{SIGNATURES, Signature};
+use crate::facts::netfilter::signatures::{SIGNATURES, Signature};
 
 /// docs/advisories.md
 pub fn advisories(catalogue: &Catalogue) -> String {
@@ -88,7 +88,7 @@ fn advisory_section(out: &mut String, advisory: &Advisory) {
 /// docs/owners.md
 pub fn owners() -> String {
     let mut out = String::from(
-        "# Owners of rules\n\nWritten from the table of signatures (`src/snapshot/netfilter/signatures.rs`) by `make golden`.\n\nThe label \
+        "# Owners of rules\n\nWritten from the table of signatures (`src/facts/netfilter/signatures.rs`) by `make golden`.\n\nThe label \
          `owner` says who writes a rule, told from what nobody else writes; every other rule is `other`. How a name begins is not \
          enough: `KUBE-POSTROUTING-CUSTOM` is an administrator's. A rule in somebody's chain is his unless it carries another's \
          comment, set or shape itself; the chain tells more than the table. All backends are judged alike. \

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::advisory::State;
-use crate::judge::{ConditionState, Report};
-use crate::snapshot::netfilter::{self, Counter, SourceNatKind, SourceNatTotal};
-use crate::snapshot::{
-    Collector, ConntrackCounter, Link, Reading, Snapshot, Source, SourceState, Tunnel, with_lower_devices,
+use crate::facts::netfilter::{self, Counter, SourceNatKind, SourceNatTotal};
+use crate::facts::{
+    Collector, ConntrackCounter, Facts, Link, Reading, Source, SourceState, Tunnel, with_lower_devices,
 };
+use crate::judge::{ConditionState, Report};
 use handle::{Handle, Labels};
 pub use handle::{Kind, Metric};
 use table::{
@@ -125,7 +125,7 @@ impl Families {
     }
 }
 
-/// What the metrics need besides report and snapshot.
+/// What the metrics need besides report and facts.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `--collector.links.max-devices`
@@ -148,7 +148,7 @@ const MAX_SOURCE_NAT_KINDS: usize = 16;
 /// The samples of one look. `durations` is empty for a replay, which took no time in any kernel.
 pub fn families(
     report: &Report,
-    snapshot: &Snapshot,
+    facts: &Facts,
     durations: &BTreeMap<Collector, Duration>,
     settings: &Settings,
 ) -> Families {
@@ -157,30 +157,30 @@ pub fn families(
         verdicts(&mut out, report, settings);
     }
     if settings.collectors.contains(&Collector::Kernel) {
-        kernel(&mut out, report, snapshot);
+        kernel(&mut out, report, facts);
     }
-    out.flag(table::NETWORK_NAMESPACE_INFO, NamespaceLabels { kind: snapshot.network_namespace }, true);
+    out.flag(table::NETWORK_NAMESPACE_INFO, NamespaceLabels { kind: facts.network_namespace }, true);
     // A capture may say anything.
-    let looked_at = snapshot.captured_at.parse().map(jiff::Timestamp::as_second).ok();
+    let looked_at = facts.captured_at.parse().map(jiff::Timestamp::as_second).ok();
     if let Some(seconds) = looked_at.and_then(|seconds| seconds.try_into().ok()) {
         out.whole(table::REPORT_TIMESTAMP_SECONDS, seconds);
     }
-    conntrack(&mut out, snapshot, settings);
-    let omitted = source_nat(&mut out, snapshot) + links(&mut out, report, snapshot, settings);
+    conntrack(&mut out, facts, settings);
+    let omitted = source_nat(&mut out, facts) + links(&mut out, report, facts, settings);
     if settings.collectors.contains(&Collector::Nat) || settings.collectors.contains(&Collector::Links) {
         out.whole(table::SERIES_OMITTED, omitted);
     }
-    let netstat = &snapshot.netstat;
+    let netstat = &facts.netstat;
     out.reading(table::NETSTAT_UDP_IN_CSUM_ERRORS, &netstat.udp_in_csum_errors);
     out.reading(table::NETSTAT_UDP6_IN_CSUM_ERRORS, &netstat.udp6_in_csum_errors);
     out.reading(table::NETSTAT_TCP_IN_CSUM_ERRORS, &netstat.tcp_in_csum_errors);
     out.reading(table::NETSTAT_TCP_SYN_RETRANSMITS, &netstat.tcp_syn_retransmits);
-    for (found, family) in snapshot.neighbours.0.iter().zip([netfilter::Family::Ipv4, netfilter::Family::Ipv6]) {
+    for (found, family) in facts.neighbours.0.iter().zip([netfilter::Family::Ipv4, netfilter::Family::Ipv6]) {
         let Some(found) = found.ok() else { continue };
         out.add(table::NEIGHBOUR_ENTRIES, FamilyLabels { family }, Value::Whole(found.entries.into()));
         out.add(table::NEIGHBOUR_ENTRIES_LIMIT, FamilyLabels { family }, Value::Whole(found.limit.into()));
     }
-    health(&mut out, report, snapshot, durations, settings);
+    health(&mut out, report, facts, durations, settings);
     let build = BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH };
     out.flag(table::BUILD_INFO, build, true);
     out
@@ -212,9 +212,9 @@ fn verdicts(out: &mut Families, report: &Report, settings: &Settings) {
     }
 }
 
-fn kernel(out: &mut Families, report: &Report, snapshot: &Snapshot) {
-    if let Reading::Ok(kernel) = &snapshot.kernel {
-        let distro = snapshot.distro.ok().map_or("", String::as_str);
+fn kernel(out: &mut Families, report: &Report, facts: &Facts) {
+    if let Reading::Ok(kernel) = &facts.kernel {
+        let distro = facts.distro.ok().map_or("", String::as_str);
         let labels = KernelLabels { release: &kernel.release, distro, upstream: &kernel.base.to_string() };
         out.flag(table::KERNEL_INFO, labels, true);
     }
@@ -224,14 +224,14 @@ fn kernel(out: &mut Families, report: &Report, snapshot: &Snapshot) {
     }
 }
 
-fn conntrack(out: &mut Families, snapshot: &Snapshot, settings: &Settings) {
-    out.reading(table::CONNTRACK_ENTRIES, &snapshot.conntrack.entries);
-    out.reading(table::CONNTRACK_ENTRIES_LIMIT, &snapshot.conntrack.entries_limit);
-    out.reading(table::CONNTRACK_BUCKETS, &snapshot.conntrack.buckets);
-    for (counter, value) in snapshot.conntrack.totals().ok().into_iter().flatten() {
+fn conntrack(out: &mut Families, facts: &Facts, settings: &Settings) {
+    out.reading(table::CONNTRACK_ENTRIES, &facts.conntrack.entries);
+    out.reading(table::CONNTRACK_ENTRIES_LIMIT, &facts.conntrack.entries_limit);
+    out.reading(table::CONNTRACK_BUCKETS, &facts.conntrack.buckets);
+    for (counter, value) in facts.conntrack.totals().ok().into_iter().flatten() {
         out.whole(counter_metric(*counter), *value);
     }
-    for cpu in snapshot.conntrack.cpus.ok().into_iter().flatten().filter(|_| settings.per_cpu) {
+    for cpu in facts.conntrack.cpus.ok().into_iter().flatten().filter(|_| settings.per_cpu) {
         let Some(number) = cpu.cpu.map(|cpu| cpu.to_string()) else { continue };
         for (counter, metric) in [
             (ConntrackCounter::InsertFailed, table::CONNTRACK_CPU_INSERT_FAILED),
@@ -263,9 +263,9 @@ fn counter_metric(counter: ConntrackCounter) -> Handle<()> {
 }
 
 /// Source-NAT rules by kind; returns how many series the limit left out.
-fn source_nat(out: &mut Families, snapshot: &Snapshot) -> u64 {
+fn source_nat(out: &mut Families, facts: &Facts) -> u64 {
     let mut omitted = 0;
-    for (position, (kind, total)) in ranked_kinds(snapshot).into_iter().enumerate() {
+    for (position, (kind, total)) in ranked_kinds(facts).into_iter().enumerate() {
         let SourceNatKind { backend, family, owner, action, randomization } = *kind;
         let SourceNatTotal { rules, uncounted, counted } = *total;
         if position >= MAX_SOURCE_NAT_KINDS {
@@ -285,18 +285,18 @@ fn source_nat(out: &mut Families, snapshot: &Snapshot) -> u64 {
 
 /// Kinds that have rules first, then by labels: not by how many rules there are, so that a kind's series do not come
 /// and go with other kinds' rules.
-fn ranked_kinds(snapshot: &Snapshot) -> Vec<(&SourceNatKind, &SourceNatTotal)> {
-    let mut kinds: Vec<_> = snapshot.source_nat_totals.ok().into_iter().flatten().collect();
+fn ranked_kinds(facts: &Facts) -> Vec<(&SourceNatKind, &SourceNatTotal)> {
+    let mut kinds: Vec<_> = facts.source_nat_totals.ok().into_iter().flatten().collect();
     kinds.sort_by_key(|(kind, total)| (total.rules == 0, **kind));
     kinds
 }
 
 /// Tunnels and what carries them; returns how many series the limits left out.
-fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Settings) -> u64 {
-    if snapshot.links.ok().is_none() {
+fn links(out: &mut Families, report: &Report, facts: &Facts, settings: &Settings) -> u64 {
+    if facts.links.ok().is_none() {
         return 0;
     }
-    let mut tunnels: Vec<(&Link, &Tunnel)> = snapshot.tunnels().collect();
+    let mut tunnels: Vec<(&Link, &Tunnel)> = facts.tunnels().collect();
     out.whole(table::TUNNELS, tunnels.len() as u64);
     tunnels.sort_by_key(|(link, _)| (!link.up, &link.name));
     for (link, tunnel) in tunnels.iter().take(MAX_TUNNELS) {
@@ -305,13 +305,13 @@ fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Se
             kind: tunnel.kind,
             id: &tunnel.id.map_or(String::new(), |id| id.to_string()),
             port: &tunnel.port.map_or(String::new(), |port| port.to_string()),
-            underlay: &super::json::underlay(snapshot, tunnel).unwrap_or_default(),
+            underlay: &super::json::underlay(facts, tunnel).unwrap_or_default(),
             udp_checksum: tunnel.udp_checksum,
         };
         out.flag(table::TUNNEL_INFO, labels, true);
     }
     let mut omitted = tunnels.len().saturating_sub(MAX_TUNNELS);
-    let devices = feature_devices(report, snapshot);
+    let devices = feature_devices(report, facts);
     for (position, device) in devices.iter().enumerate() {
         for (feature, state) in device.features.ok().into_iter().flatten() {
             if position >= settings.max_devices {
@@ -328,14 +328,14 @@ fn links(out: &mut Families, report: &Report, snapshot: &Snapshot, settings: &Se
 }
 
 /// Tunnels that are up and what carries them: those of exposed tunnels first, then by name.
-fn feature_devices<'a>(report: &Report, snapshot: &'a Snapshot) -> Vec<&'a Link> {
-    let links = snapshot.known_links();
+fn feature_devices<'a>(report: &Report, facts: &'a Facts) -> Vec<&'a Link> {
+    let links = facts.known_links();
     let exposed = |link: &Link| {
         let mut exposed = report.advisories.iter().filter(|finding| finding.state == State::Exposed);
         exposed.any(|finding| finding.subject.as_deref() == Some(&link.name))
     };
     let mut rank: BTreeMap<&str, (bool, &Link)> = BTreeMap::new();
-    for (link, tunnel) in snapshot.tunnels().filter(|(link, _)| link.up) {
+    for (link, tunnel) in facts.tunnels().filter(|(link, _)| link.up) {
         let underlay = tunnel.underlay.ok().into_iter().flatten();
         let below = underlay.flat_map(|index| with_lower_devices(links, *index)).map(|at| &links[at]);
         for device in std::iter::once(link).chain(below) {
@@ -351,17 +351,17 @@ fn feature_devices<'a>(report: &Report, snapshot: &'a Snapshot) -> Vec<&'a Link>
 fn health(
     out: &mut Families,
     report: &Report,
-    snapshot: &Snapshot,
+    facts: &Facts,
     durations: &BTreeMap<Collector, Duration>,
     settings: &Settings,
 ) {
-    for status in &snapshot.sources {
+    for status in &facts.sources {
         out.flag(table::SOURCE_INFO, SourceLabels { source: status.source, state: status.state }, true);
     }
     for collector in &settings.collectors {
         let success = match collector {
             Collector::Verdict => report.advisories.iter().all(|finding| finding.state != State::Unknown),
-            _ => snapshot
+            _ => facts
                 .sources
                 .iter()
                 .filter(|status| status.source.collector() == *collector)

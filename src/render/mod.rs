@@ -15,8 +15,8 @@ pub mod text;
 use std::fmt::Write as _;
 
 use crate::advisory::{ConditionKind, Severity, State};
+use crate::facts::{Facts, Source, SourceState, SourceStatus};
 use crate::judge::{Finding, Report};
-use crate::snapshot::{Snapshot, Source, SourceState, SourceStatus};
 
 /// A state in words for people. `mitigated` is also the state of a table that is simply not full: nobody has mitigated anything
 /// there.
@@ -91,8 +91,8 @@ fn name(finding: &Finding) -> String {
 }
 
 /// What a missing privilege hides, in one sentence; `None` when none is missing.
-fn missing_privilege(report: &Report, snapshot: &Snapshot) -> Option<String> {
-    let denied = snapshot.sources.iter().filter(|status| status.state == SourceState::Denied);
+fn missing_privilege(report: &Report, facts: &Facts) -> Option<String> {
+    let denied = facts.sources.iter().filter(|status| status.state == SourceState::Denied);
     let list: Vec<_> = denied.map(|status| format!("{}: {}", hidden(status), status.detail)).collect();
     let gain = if in_state(report, State::Unknown).is_empty() { "seen" } else { "decided" };
     (!list.is_empty()).then(|| format!("More could be {gain} with more privilege. {}.", list.join("; ")))
@@ -150,7 +150,7 @@ pub fn beginning(text: &str, bytes: usize) -> &str {
 }
 
 /// Text of others for people: what would not print, or would turn the text around, stands there as `\xNN`, byte by byte, as in
-/// [`Name`](crate::snapshot::Name).
+/// [`Name`](crate::facts::Name).
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {

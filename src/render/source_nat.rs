@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::snapshot::netfilter::{
+use crate::facts::netfilter::{
     Backend, Family, MarkTest, NatAction, Owner, PortRandomization, SourceNatKind, SourceNatRule, SourceNatTotal,
 };
-use crate::snapshot::{Reading, Snapshot};
+use crate::facts::{Facts, Reading};
 
 /// How many there are, or why that is not known, in one line.
-pub fn headline(snapshot: &Snapshot) -> String {
-    match &snapshot.source_nat_rules {
+pub fn headline(facts: &Facts) -> String {
+    match &facts.source_nat_rules {
         Reading::Ok(rules) if rules.is_empty() => "Source NAT: none".into(),
         Reading::Ok(rules) => format!("Source NAT: {}", counted(rules.len() as u64)),
         other => format!("Source NAT rules: not read: {}", other.why()),
@@ -22,10 +22,10 @@ pub fn counted(rules: u64) -> String {
 }
 
 /// One line for each kind that has rules, families taken together, most rules first.
-pub fn kinds(snapshot: &Snapshot) -> Vec<String> {
+pub fn kinds(facts: &Facts) -> Vec<String> {
     type Key = (Owner, NatAction, PortRandomization, Backend);
     let mut kinds: BTreeMap<Key, (u64, BTreeSet<Family>)> = BTreeMap::new();
-    for (kind, total) in totals(snapshot).filter(|(_, total)| total.rules > 0) {
+    for (kind, total) in totals(facts).filter(|(_, total)| total.rules > 0) {
         let (rules, families) = kinds.entry((kind.owner, kind.action, kind.randomization, kind.backend)).or_default();
         *rules += total.rules;
         families.insert(kind.family);
@@ -40,8 +40,8 @@ pub fn kinds(snapshot: &Snapshot) -> Vec<String> {
 }
 
 /// All kinds, in the order of their labels.
-pub fn totals(snapshot: &Snapshot) -> impl Iterator<Item = (&SourceNatKind, &SourceNatTotal)> {
-    snapshot.source_nat_totals.ok().into_iter().flatten()
+pub fn totals(facts: &Facts) -> impl Iterator<Item = (&SourceNatKind, &SourceNatTotal)> {
+    facts.source_nat_totals.ok().into_iter().flatten()
 }
 
 /// How ports are chosen, in the words of `iptables`.

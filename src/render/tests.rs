@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::advisory::{Catalogue, ConditionKind, Severity};
 use crate::decode;
-use crate::judge::{ConditionState, judge};
-use crate::render::metrics::{Families, Settings, Value};
-use crate::snapshot::netfilter::{
+use crate::facts::netfilter::{
     Backend, Counter, Family, MarkTest, NatAction, Owner, PortRandomization, SourceNatKind, SourceNatRule,
     SourceNatTotal,
 };
-use crate::snapshot::{Collector, Reading};
+use crate::facts::{Collector, Reading};
+use crate::judge::{ConditionState, judge};
+use crate::render::metrics::{Families, Settings, Value};
 
 fn kube_proxy(family: Family) -> SourceNatRule {
     SourceNatRule {
@@ -47,23 +47,23 @@ fn by_hand() -> SourceNatRule {
     }
 }
 
-fn node(rules: Reading<Vec<SourceNatRule>>) -> Snapshot {
+fn node(rules: Reading<Vec<SourceNatRule>>) -> Facts {
     let mut node = decode::replay(&decode::testing::capture(), &Default::default());
     node.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
     node.source_nat_rules = rules;
     node
 }
 
-pub(super) fn ordinary() -> Snapshot {
+pub(super) fn ordinary() -> Facts {
     node(Reading::Ok(vec![by_hand(), kube_proxy(Family::Ipv4), kube_proxy(Family::Ipv6)]))
 }
 
-fn report(node: &Snapshot) -> Report {
+fn report(node: &Facts) -> Report {
     judge(Catalogue::built_in(), node, &Default::default(), &std::sync::atomic::AtomicBool::new(false))
 }
 
 /// A report in which these are in these states, and everything else does not affect the node.
-pub(super) fn report_with(node: &Snapshot, states: &[(&str, Severity, State)]) -> Report {
+pub(super) fn report_with(node: &Facts, states: &[(&str, Severity, State)]) -> Report {
     let mut report = report(node);
     for finding in &mut report.advisories {
         finding.state = State::NotAffected;
@@ -76,11 +76,11 @@ pub(super) fn report_with(node: &Snapshot, states: &[(&str, Severity, State)]) -
     report
 }
 
-fn text(node: &Snapshot) -> String {
+fn text(node: &Facts) -> String {
     text::render(&report(node), node, text::Style { colour: false })
 }
 
-fn html(node: &Snapshot) -> String {
+fn html(node: &Facts) -> String {
     html::render(&report(node), node, "/metrics", jiff::Timestamp::UNIX_EPOCH)
 }
 
@@ -91,11 +91,11 @@ fn without_labels(page: &str) -> String {
     parts.fold(first, |page, part| page + part.split_once('"').unwrap().1)
 }
 
-fn json(node: &Snapshot) -> serde_json::Value {
+fn json(node: &Facts) -> serde_json::Value {
     serde_json::from_str(&json::render(&report(node), node)).unwrap()
 }
 
-fn families(node: &Snapshot, collectors: &[Collector]) -> Families {
+fn families(node: &Facts, collectors: &[Collector]) -> Families {
     let collectors = collectors.iter().copied().collect();
     let settings = Settings { max_devices: 8, per_cpu: false, conditions: false, collectors };
     metrics::families(&report(node), node, &BTreeMap::new(), &settings)
@@ -195,7 +195,7 @@ fn the_page_lists_kinds_and_rules_and_escapes_what_others_named() {
 
 #[test]
 fn the_page_shows_two_hundred_rules_and_says_how_many_more_there_are() {
-    let rows = |node: &Snapshot| html(node).matches("<th scope=\"row\">KUBE-POSTROUTING</th>").count();
+    let rows = |node: &Facts| html(node).matches("<th scope=\"row\">KUBE-POSTROUTING</th>").count();
     let (all, more) = (node(Reading::Ok(vec![kube_proxy(Family::Ipv4); 200])), "see this report as JSON");
     assert_eq!((rows(&all), html(&all).contains(more)), (200, false));
     let cut = node(Reading::Ok(vec![kube_proxy(Family::Ipv4); 201]));
@@ -276,7 +276,7 @@ fn sixteen_kinds_have_series_and_the_rest_is_counted() {
 #[test]
 fn which_kinds_have_series_does_not_depend_on_how_many_rules_they_have() {
     let mut node = ordinary();
-    let shown = |node: &Snapshot| -> Vec<String> {
+    let shown = |node: &Facts| -> Vec<String> {
         let samples = samples(&families(node, &[Collector::Nat]), "natwatch_source_nat_rules");
         samples.into_iter().map(|(labels, _)| labels).collect()
     };
@@ -461,7 +461,7 @@ fn what_does_not_print_is_shown_in_the_text() {
 #[test]
 fn the_time_of_the_look_is_a_metric_unless_a_capture_says_nonsense() {
     let at = |captured_at: &str| {
-        let node = Snapshot { captured_at: captured_at.into(), ..ordinary() };
+        let node = Facts { captured_at: captured_at.into(), ..ordinary() };
         samples(&families(&node, &[]), "natwatch_report_timestamp_seconds")
     };
     assert_eq!(at("2026-01-01T00:00:00Z"), [(String::new(), 1_767_225_600)]);

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::advisory::{Advisory, Catalogue, Severity, State};
+use crate::facts::Facts;
 use crate::judge::{ConditionState, Finding, Report};
-use crate::snapshot::Snapshot;
 
 use super::{
     accepted, commands, contributes, exposures, in_state, is_counted, left_out, missing_privilege, name, printable,
@@ -53,15 +53,15 @@ impl Style {
 }
 
 /// Renders the report.
-pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
+pub fn render(report: &Report, facts: &Facts, style: Style) -> String {
     let mut out = String::new();
     let verdict = super::verdict(report);
-    let release = snapshot.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
+    let release = facts.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
     let left_out = left_out(report).map(|count| format!(" ({count})")).unwrap_or_default();
     let _ = writeln!(out, "natwatch: {}{left_out}", style.verdict(report, &verdict));
-    paragraph(&mut out, "", &format!("{}, kernel {release}, {}", snapshot.hostname, snapshot.captured_at));
+    paragraph(&mut out, "", &format!("{}, kernel {release}, {}", facts.hostname, facts.captured_at));
     informs(&mut out, report, style);
-    if let Some(hint) = missing_privilege(report, snapshot) {
+    if let Some(hint) = missing_privilege(report, facts) {
         out.push('\n');
         paragraph(&mut out, "", &hint);
     }
@@ -78,7 +78,7 @@ pub fn render(report: &Report, snapshot: &Snapshot, style: Style) -> String {
         exposed(&mut out, report, finding, style);
     }
     rest(&mut out, report, style);
-    source_nat_rules(&mut out, snapshot);
+    source_nat_rules(&mut out, facts);
     if !in_state(report, State::Exposed).is_empty() {
         let _ = writeln!(out, "\n`natwatch explain ID` tells how it works and where that is known from.");
     }
@@ -174,10 +174,10 @@ fn listed(out: &mut String, words: &str, painted: &str, list: &str) {
 }
 
 /// Who translates source addresses here, in a line per kind.
-fn source_nat_rules(out: &mut String, snapshot: &Snapshot) {
+fn source_nat_rules(out: &mut String, facts: &Facts) {
     out.push('\n');
-    item(out, "", "", &source_nat::headline(snapshot));
-    for kind in source_nat::kinds(snapshot) {
+    item(out, "", "", &source_nat::headline(facts));
+    for kind in source_nat::kinds(facts) {
         item(out, "  ", "- ", &kind);
     }
 }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::space::{Block, EVERYTHING, Set, Space};
-use crate::snapshot::Question;
+use crate::facts::Question;
 
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::host::{may_be_chosen, prefix_range};
 use super::past::{Past, past};
 use super::values::Values;
-use crate::snapshot::netfilter::{Family, address_key, name_key};
-use crate::snapshot::{Address, Link, OuterRoute, Question, Reading, Route, Snapshot, Tunnel, feeders};
+use crate::facts::netfilter::{Family, address_key, name_key};
+use crate::facts::{Address, Facts, Link, OuterRoute, Question, Reading, Route, Tunnel, feeders};
 
 /// `LOOPBACK_IFINDEX`: of the first device of each network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -75,25 +75,25 @@ pub struct Way {
 }
 
 /// Gathers the facts. `Err`: what could not be read.
-pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, Question> {
+pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, Question> {
     if link.link_netnsid.is_some() {
         return Err("its packets leave in another network namespace, whose rules are not read".into());
     }
-    let links = snapshot.known_links();
+    let links = facts.known_links();
     let read = |reading: Reading<()>, words: [&'static str; 3]| match reading {
         Reading::Ok(()) => Ok(()),
         other => Err(Question::unread(&other).shown_by(words)),
     };
-    read(snapshot.routes.without_value(), ["ip", "route", "show"])?;
-    read(snapshot.rules.without_value(), ["ip", "rule", "show"])?;
-    read(snapshot.addresses.without_value(), ["ip", "address", "show"])?;
+    read(facts.routes.without_value(), ["ip", "route", "show"])?;
+    read(facts.rules.without_value(), ["ip", "rule", "show"])?;
+    read(facts.addresses.without_value(), ["ip", "address", "show"])?;
     let into = feeders(links, link.index);
     let names =
         links.iter().filter(|link| into.contains(&link.index) && bridge_of(links, link).is_none()).map(|link| {
             name_key(&link.name).ok_or_else(|| format!("the name of {} is not known byte by byte", link.name).into())
         });
     let names = names.collect::<Result<Vec<u128>, Question>>()?;
-    if let Some(route) = snapshot.routes.ok().into_iter().flatten().find(|route| is_unresolved(route)) {
+    if let Some(route) = facts.routes.ok().into_iter().flatten().find(|route| is_unresolved(route)) {
         let why = format!("a route in table {} has a next-hop object, which is not read", route.table);
         return Err(Question::from(why).shown_by(["ip", "nexthop", "show"]));
     }
@@ -105,27 +105,26 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         Reading::Absent(_) => Some(Values::of(&[own.into()])),
         Reading::Denied(_) | Reading::Failed(_) => None, // entries may have ports of their own
     });
-    let source_ports = tunnel.source_ports.or(snapshot.local_ports.ok().copied());
+    let source_ports = tunnel.source_ports.or(facts.local_ports.ok().copied());
     let entries = |question: Question| question.shown_by(["bridge", "fdb", "show", "dev", &link.name]);
     let (ways, vague) = match &tunnel.outer {
         _ if link.is_elsewhere() => match &tunnel.underlay {
-            Reading::Ok(_) => (ways_from(snapshot, tunnel), None),
-            other => (vague_ways(snapshot, tunnel), Some(Question::unread(other))),
+            Reading::Ok(_) => (ways_from(facts, tunnel), None),
+            other => (vague_ways(facts, tunnel), Some(Question::unread(other))),
         },
         Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
-            (vague_ways(snapshot, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
+            (vague_ways(facts, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
         }
         Reading::Ok(_) if tunnel.remotes().is_empty() => {
-            (vague_ways(snapshot, tunnel), Some(entries("it knows no remote yet".into())))
+            (vague_ways(facts, tunnel), Some(entries("it knows no remote yet".into())))
         }
-        Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(snapshot, tunnel, route)).collect(), None),
-        other => (
-            vague_ways(snapshot, tunnel),
-            Some(Question::unread(other).shown_by(["ip", "route", "show", "table", "all"])),
-        ),
+        Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(facts, tunnel, route)).collect(), None),
+        other => {
+            (vague_ways(facts, tunnel), Some(Question::unread(other).shown_by(["ip", "route", "show", "table", "all"])))
+        }
     };
     let fwmarks = |ipv6: bool| -> Vec<(u32, u32)> {
-        let rules = snapshot.rules.ok().into_iter().flatten().filter(|rule| rule.ipv6 == ipv6);
+        let rules = facts.rules.ok().into_iter().flatten().filter(|rule| rule.ipv6 == ipv6);
         rules.filter_map(|rule| rule.fwmark).collect()
     };
     Ok(TunnelFacts {
@@ -136,13 +135,13 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
             .map(|other| other.name.clone())
             .collect(),
         feeders: Values::ranges(names.into_iter().map(|key| (key, key)).collect()),
-        inner: [false, true].map(|ipv6| routed_into(snapshot, &into, ipv6)),
+        inner: [false, true].map(|ipv6| routed_into(facts, &into, ipv6)),
         bridged: link.master.is_some(),
         bridges_call_rules: [0, 1].map(|at| {
             if bridge_of(links, link).is_some_and(|bridge| bridge.calls_rules[at]) {
-                return Ok(!matches!(snapshot.bridges_call_rules[at], Reading::Absent(_)));
+                return Ok(!matches!(facts.bridges_call_rules[at], Reading::Absent(_)));
             }
-            match &snapshot.bridges_call_rules[at] {
+            match &facts.bridges_call_rules[at] {
                 Reading::Ok(calls) => Ok(*calls),
                 Reading::Absent(_) => Ok(false),
                 unread => Err(Question::unread(unread)
@@ -160,13 +159,13 @@ pub fn facts(snapshot: &Snapshot, link: &Link, tunnel: &Tunnel) -> Result<Tunnel
         vague,
         fwmarks: [fwmarks(false), fwmarks(true)],
         past: [false, true].map(|ipv6| {
-            let (rules, routes) = (snapshot.rules.ok(), snapshot.routes.ok());
+            let (rules, routes) = (facts.rules.ok(), facts.routes.ok());
             let (rules, routes) = (rules.map_or(&[][..], Vec::as_slice), routes.map_or(&[][..], Vec::as_slice));
             past(rules, routes, ipv6, &into)
         }),
         strays: tunnel
             .link
-            .is_some_and(|own| strays(snapshot.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
+            .is_some_and(|own| strays(facts.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
     })
 }
 
@@ -217,9 +216,9 @@ fn strays(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
 
 /// Destinations whose routes lead into one of these devices. What every IPv6 device has by itself (link-local and
 /// multicast) carries no traffic that a checksum is offloaded for.
-fn routed_into(snapshot: &Snapshot, devices: &BTreeSet<u32>, ipv6: bool) -> Values {
+fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, ipv6: bool) -> Values {
     let whole: IpAddr = if ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
-    let routes = snapshot.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
+    let routes = facts.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
     let routes = routes.filter(|route| route.devices.iter().any(|device| devices.contains(device)));
     let prefixes = routes.filter_map(|route| {
         let destination = match (route.destination, route.gateway) {
@@ -240,16 +239,16 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// What is known of the ways although no route is: the device and the address that the tunnel insists on.
-fn vague_ways(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
+fn vague_ways(facts: &Facts, tunnel: &Tunnel) -> Vec<Way> {
     let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
     let way = |ipv6| Way {
         family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
         mark: 0,
         remotes: None,
-        device: tunnel.link.and_then(|index| name_key(snapshot.link_name(index))),
+        device: tunnel.link.and_then(|index| name_key(facts.link_name(index))),
         source: local.map(address_key),
         primary: match tunnel.link {
-            Some(index) => primary(snapshot, index, ipv6, None),
+            Some(index) => primary(facts, index, ipv6, None),
             None => Err("which device it leaves by is not known".into()),
         },
     };
@@ -260,9 +259,9 @@ fn vague_ways(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
 /// The ways that packets of a tunnel may take of which only sockets are seen: by each device that may carry it, from each
 /// address that routing may choose there. Where no route names one, masquerading chooses the same (`inet_select_addr`,
 /// `ipv6_dev_get_saddr`).
-fn ways_from(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
-    let addresses = snapshot.addresses.ok().map_or(&[][..], Vec::as_slice);
-    let routes = snapshot.routes.ok().map_or(&[][..], Vec::as_slice);
+fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<Way> {
+    let addresses = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
+    let routes = facts.routes.ok().map_or(&[][..], Vec::as_slice);
     let mut ways = Vec::new();
     for (ipv6, has_socket) in [false, true].into_iter().zip(tunnel.elsewhere.unwrap_or_default()) {
         for device in tunnel.underlay.ok().into_iter().flatten().copied().filter(|_| has_socket) {
@@ -270,7 +269,7 @@ fn ways_from(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
                 family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
                 mark: 0,
                 remotes: None,
-                device: name_key(snapshot.link_name(device)),
+                device: name_key(facts.link_name(device)),
                 source,
                 primary,
             };
@@ -282,20 +281,20 @@ fn ways_from(snapshot: &Snapshot, tunnel: &Tunnel) -> Vec<Way> {
             let chosen: BTreeSet<u128> = chosen.map(|at| address_key(at.address)).collect();
             ways.extend(chosen.iter().map(|address| way(Some(*address), Ok(*address))));
             if chosen.is_empty() {
-                let primary = primary(snapshot, device, ipv6, None);
+                let primary = primary(facts, device, ipv6, None);
                 ways.push(way(primary.as_ref().ok().copied(), primary));
             }
             let named = routes.iter().filter(|route| route.kind == UNICAST && route.devices.contains(&device));
             let named = named.filter_map(|route| route.preferred_source).filter(|source| source.is_ipv6() == ipv6);
             let named: BTreeSet<u128> = named.map(address_key).filter(|source| !chosen.contains(source)).collect();
-            ways.extend(named.into_iter().map(|source| way(Some(source), primary(snapshot, device, ipv6, None))));
+            ways.extend(named.into_iter().map(|source| way(Some(source), primary(facts, device, ipv6, None))));
         }
     }
     ways
 }
 
 /// The ways of one route: by each of its devices.
-fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
+fn ways(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
     let ipv6 = route.remotes.first().is_some_and(IpAddr::is_ipv6);
     let local = tunnel.local.filter(|local| !local.is_unspecified()).or(route.source);
     let by = |(number, index): (usize, &u32)| {
@@ -310,20 +309,20 @@ fn ways(snapshot: &Snapshot, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
             family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
             mark: route.mark,
             remotes: Some(Values::of(&route.remotes.iter().map(|remote| address_key(*remote)).collect::<Vec<_>>())),
-            device: name_key(snapshot.link_name(*index)),
+            device: name_key(facts.link_name(*index)),
             source: local.map(address_key),
-            primary: primary(snapshot, *index, ipv6, next_hop),
+            primary: primary(facts, *index, ipv6, next_hop),
         }
     };
     route.devices.iter().enumerate().map(by).collect()
 }
 
 /// The address that masquerading writes for packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.
-fn primary(snapshot: &Snapshot, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, Question> {
-    let all = snapshot.addresses.ok().map_or(&[][..], Vec::as_slice);
+fn primary(facts: &Facts, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, Question> {
+    let all = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
     let usable = |address: &&Address| may_be_chosen(address, ipv6);
     let here: Vec<&Address> = all.iter().filter(usable).filter(|address| address.link == device).collect();
-    let name = snapshot.link_name(device);
+    let name = facts.link_name(device);
     let open = |why: String| Question::from(why).shown_by(["ip", if ipv6 { "-6" } else { "-4" }, "address", "show"]);
     let chosen = match (here.as_slice(), next_hop) {
         ([], _) if ipv6 => None,

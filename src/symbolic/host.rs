@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::values::Values;
 use super::world::World;
-use crate::snapshot::netfilter::{DeviceProperty, Family, address_key, name_key};
-use crate::snapshot::{Address, KernelVersion, Link, Question, Reading, Snapshot};
+use crate::facts::netfilter::{DeviceProperty, Family, address_key, name_key};
+use crate::facts::{Address, Facts, KernelVersion, Link, Question, Reading};
 
 /// `RTN_UNICAST`
 const UNICAST: u128 = 1;
@@ -44,14 +44,14 @@ pub struct HostFacts {
 
 impl HostFacts {
     /// Of a node.
-    pub fn of(snapshot: &Snapshot) -> Self {
+    pub fn of(facts: &Facts) -> Self {
         let name = |index: u32| {
-            let link = snapshot.links.ok()?.iter().find(|link| link.index == index)?;
+            let link = facts.links.ok()?.iter().find(|link| link.index == index)?;
             name_key(&link.name)
         };
         Self {
-            outward: outward(snapshot, name),
-            targets: match &snapshot.targets {
+            outward: outward(facts, name),
+            targets: match &facts.targets {
                 Reading::Ok(targets) => {
                     let named = |(address, device): (&IpAddr, &Option<u32>)| match device {
                         None => Some((*address, None)),
@@ -66,11 +66,11 @@ impl HostFacts {
                     &["ip", "route", "show", "table", "all"],
                 )),
             },
-            addresses: match &snapshot.addresses {
+            addresses: match &facts.addresses {
                 Reading::Ok(addresses) => Ok(addresses.clone()),
                 unread => Err(open(unread, "the addresses of this host were not read", &["ip", "address", "show"])),
             },
-            forwards: snapshot.forwarding.each_ref().map(|forwarding| match forwarding {
+            forwards: facts.forwarding.each_ref().map(|forwarding| match forwarding {
                 Reading::Ok(forwards) => Ok(*forwards),
                 Reading::Absent(_) => Ok(false),
                 unread => {
@@ -78,12 +78,12 @@ impl HostFacts {
                     Err(open(unread, "whether this host forwards packets was not read", &words))
                 }
             }),
-            balanced: match &snapshot.ipvs_services {
+            balanced: match &facts.ipvs_services {
                 Reading::Ok(services) => Ok(*services != 0),
                 Reading::Absent(_) => Ok(false),
                 unread => Err(open(unread, "whether IPVS translates destinations was not read", &["ipvsadm", "-Ln"])),
             },
-            input_in_postrouting: match &snapshot.kernel {
+            input_in_postrouting: match &facts.kernel {
                 Reading::Ok(kernel) => Ok(kernel.base >= INPUT_IN_POSTROUTING),
                 unread => Err(open(
                     unread,
@@ -114,12 +114,12 @@ fn open<T>(reading: &Reading<T>, what: &str, words: &[&str]) -> Question {
 }
 
 /// The devices by which default routes leave.
-fn outward(snapshot: &Snapshot, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128>, Question> {
+fn outward(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128>, Question> {
     let unread = |why: &str| {
         let why = format!("by which devices default routes leave was not read: {why}");
         Question::from(why).shown_by(["ip", "route", "show", "table", "all", "default"])
     };
-    let routes = snapshot.routes.ok().ok_or_else(|| unread(&snapshot.routes.why()))?;
+    let routes = facts.routes.ok().ok_or_else(|| unread(&facts.routes.why()))?;
     let mut devices = BTreeSet::new();
     for route in routes.iter().filter(|route| route.prefix_length == 0 && u128::from(route.kind) == UNICAST) {
         if route.nexthop.is_some() && route.devices.is_empty() {
@@ -281,10 +281,10 @@ impl World<'_> {
 }
 
 /// Addresses of a family that are not unicast, as the routes tell; the table `local` has a route for each of this host's.
-pub fn own_addresses(snapshot: &Snapshot, ipv6: bool) -> Option<OwnAddresses> {
+pub fn own_addresses(facts: &Facts, ipv6: bool) -> Option<OwnAddresses> {
     /// `RT_TABLE_LOCAL`; routes of other tables only hold for packets that policy rules send there.
     const LOCAL_TABLE: u32 = 255;
-    let routes = snapshot.routes.ok()?.iter().filter(|route| route.table == LOCAL_TABLE);
+    let routes = facts.routes.ok()?.iter().filter(|route| route.table == LOCAL_TABLE);
     let typed = routes.filter(|route| !matches!(u128::from(route.kind), UNICAST | MULTICAST)).filter_map(|route| {
         let destination = route.destination.filter(|destination| destination.is_ipv6() == ipv6)?;
         Some((route.kind.into(), prefix_range(destination, route.prefix_length), route.devices.first().copied()))

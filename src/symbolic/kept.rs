@@ -2,15 +2,15 @@
 //!
 //! A new input of walks is a field of `World` or `TunnelFacts`, and `Kept` and `does_the_same_as` take them apart field by
 //! field: one that is forgotten does not compile. Chains and sets that nobody has changed are the same objects in two
-//! readings (`snapshot::Shared`), and are not looked into.
+//! readings (`facts::Shared`), and are not looked into.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::host::{Device, HostFacts, OwnAddresses};
 use super::world::{Rules, World};
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::Ruleset;
+use crate::facts::Question;
+use crate::facts::netfilter::Ruleset;
 
 /// What a [`Device`] holds.
 type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16, bool);

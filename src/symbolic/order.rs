@@ -9,8 +9,8 @@
 
 use super::unread::List;
 use super::world::World;
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{ChainId, ChainKind, Family, Hook};
+use crate::facts::Reading;
+use crate::facts::netfilter::{ChainId, ChainKind, Family, Hook};
 
 /// Calls of equal priority that are tried in every order: 4! of them.
 const MAX_PERMUTED: usize = 4;

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::space::{Block, Space};
 use super::world::World;
-use crate::snapshot::netfilter::{Condition, Family, Field, HeaderBytes};
+use crate::facts::netfilter::{Condition, Family, Field, HeaderBytes};
 
 /// What a packet stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::host::prefix_range;
 use super::values::Values;
-use crate::snapshot::{Route, Rule};
+use crate::facts::{Route, Rule};
 
 /// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.
 const MAX_ROUTES: usize = 1024;

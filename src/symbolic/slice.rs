@@ -3,8 +3,8 @@
 
 use super::survey::{Relevant, bits_of};
 use super::world::{World, lets_pass};
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{ChainId, Field, Match, Step, Verdict};
+use crate::facts::Reading;
+use crate::facts::netfilter::{ChainId, Field, Match, Step, Verdict};
 
 /// Chains with fewer rules are not worth a walk of their own.
 const MIN_RULES: usize = 256;

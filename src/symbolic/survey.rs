@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{Rules, World};
-use crate::snapshot::netfilter::{
+use crate::facts::netfilter::{
     Chain, ChainId, Condition, Field, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step, Test, Verdict, mark_in,
     name_key,
 };

@@ -3,7 +3,7 @@
 use super::machine::Certainty;
 use super::values::Values;
 use super::world::{Targets, World, recall};
-use crate::snapshot::netfilter::{Family, Nat, NatAction, Step};
+use crate::facts::netfilter::{Family, Nat, NatAction, Step};
 
 impl World<'_> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what

@@ -2,9 +2,9 @@
 
 use super::machine::{Certainty, Hit};
 use super::world::{Found, RuleAt, World, family_word};
-use crate::snapshot::Question;
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
+use crate::facts::Question;
+use crate::facts::Reading;
+use crate::facts::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
 
 /// A list of base chains: those of one rule set, of tables of one family, on one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,8 +10,8 @@ use super::slice;
 use super::survey::{Relevant, Survey};
 use super::unread::is_unread_map;
 use super::values::Values;
-use crate::snapshot::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
-use crate::snapshot::{Link, Question, Reading, Snapshot};
+use crate::facts::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
+use crate::facts::{Facts, Link, Question, Reading};
 
 /// A rule set, and who holds it.
 #[derive(Clone, Copy, Debug)]
@@ -96,9 +96,9 @@ pub struct RuleAt {
 
 impl<'a> World<'a> {
     /// Of a node. `Err`: a backend whose rules could not be read, and why.
-    pub fn new(snapshot: &'a Snapshot) -> Result<Self, Question> {
+    pub fn new(facts: &'a Facts) -> Result<Self, Question> {
         let mut rules = Vec::new();
-        let readings = [(&snapshot.nftables, false), (&snapshot.legacy_ipv4, true), (&snapshot.legacy_ipv6, true)];
+        let readings = [(&facts.nftables, false), (&facts.legacy_ipv4, true), (&facts.legacy_ipv6, true)];
         for (number, (reading, legacy)) in readings.into_iter().enumerate() {
             match reading {
                 Reading::Ok(ruleset) => rules.push(Rules { legacy, ruleset }),
@@ -108,8 +108,8 @@ impl<'a> World<'a> {
                 }
             }
         }
-        let own = [false, true].map(|ipv6| own_addresses(snapshot, ipv6));
-        let taking = taking(snapshot.known_links());
+        let own = [false, true].map(|ipv6| own_addresses(facts, ipv6));
+        let taking = taking(facts.known_links());
         let device = |link: &'a Link| Device {
             index: link.index,
             name: &link.name,
@@ -118,14 +118,14 @@ impl<'a> World<'a> {
             hardware_type: link.hardware_type,
             up: link.up && link.master.is_none_or(|master| !taking.contains(&master)),
         };
-        let devices = snapshot.links.ok().map(|links| links.iter().map(device).collect());
-        let ipsec = match &snapshot.ipsec {
+        let devices = facts.links.ok().map(|links| links.iter().map(device).collect());
+        let ipsec = match &facts.ipsec {
             Reading::Ok(stands) => Ok(*stands),
             Reading::Absent(_) => Ok(false),
             unread => Err(Question::unread(unread).shown_by(["ip", "xfrm", "policy"])),
         };
-        let local_sources = snapshot.local_sources.ok().cloned().unwrap_or_default();
-        Ok(Self { ipsec, local_sources, host: HostFacts::of(snapshot), ..Self::of(rules, devices, own) })
+        let local_sources = facts.local_sources.ok().cloned().unwrap_or_default();
+        Ok(Self { ipsec, local_sources, host: HostFacts::of(facts), ..Self::of(rules, devices, own) })
     }
 
     /// Of its parts.

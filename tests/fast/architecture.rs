@@ -9,7 +9,7 @@ const SRC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 const PURE: &[&str] = &[
     "netfilter",
     "capture",
-    "snapshot",
+    "facts",
     "decode",
     "accumulate",
     "symbolic",
@@ -22,21 +22,21 @@ const PURE: &[&str] = &[
 
 /// What each module may name of ours. Shell modules that are not listed may name anything.
 const MAY_NAME: &[(&str, &[&str])] = &[
-    ("snapshot", &["snapshot"]),
+    ("facts", &["facts"]),
     ("netfilter", &["netfilter"]),
-    ("capture", &["capture", "snapshot", "netfilter"]),
-    ("decode", &["decode", "capture", "snapshot", "netfilter"]),
-    ("accumulate", &["accumulate", "snapshot"]),
-    ("memory", &["memory", "accumulate", "decode", "judge", "snapshot"]),
-    ("redact", &["redact", "capture", "snapshot", "netfilter"]),
-    ("advisory", &["advisory", "snapshot"]),
-    ("symbolic", &["symbolic", "snapshot"]),
-    ("judge", &["judge", "advisory", "symbolic", "snapshot"]),
-    ("render", &["render", "judge", "advisory", "snapshot", "decode"]),
-    ("kernel", &["kernel", "capture", "snapshot", "netfilter"]),
+    ("capture", &["capture", "facts", "netfilter"]),
+    ("decode", &["decode", "capture", "facts", "netfilter"]),
+    ("accumulate", &["accumulate", "facts"]),
+    ("memory", &["memory", "accumulate", "decode", "judge", "facts"]),
+    ("redact", &["redact", "capture", "facts", "netfilter"]),
+    ("advisory", &["advisory", "facts"]),
+    ("symbolic", &["symbolic", "facts"]),
+    ("judge", &["judge", "advisory", "symbolic", "facts"]),
+    ("render", &["render", "judge", "advisory", "facts", "decode"]),
+    ("kernel", &["kernel", "capture", "facts", "netfilter"]),
     ("web_config", &["web_config"]),
-    ("archive", &["archive", "capture", "snapshot"]),
-    ("probe", &["probe", "kernel", "decode", "capture", "snapshot", "netfilter", "advisory", "bounded"]),
+    ("archive", &["archive", "capture", "facts"]),
+    ("probe", &["probe", "kernel", "decode", "capture", "facts", "netfilter", "advisory", "bounded"]),
 ];
 
 /// Modules that may ask the operating system through `kernel`.

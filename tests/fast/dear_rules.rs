@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use natwatch::advisory::{Catalogue, State};
 use natwatch::archive;
 use natwatch::decode::{self, Collectors};
-use natwatch::judge::{self, Report};
-use natwatch::snapshot::netfilter::{
+use natwatch::facts::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
     PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, Verdict,
 };
-use natwatch::snapshot::{Collector, Reading, Snapshot};
+use natwatch::facts::{Collector, Facts, Reading};
+use natwatch::judge::{self, Report};
 
 fn id(chain: &str) -> ChainId {
     ChainId { family: Family::Ipv4, table: "t".into(), chain: chain.into() }
@@ -178,12 +178,12 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
 }
 
 /// A node with a tunnel, as it was recorded, with other rules.
-fn node(rules: &Ruleset) -> Snapshot {
+fn node(rules: &Ruleset) -> Facts {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes/flannel.txt");
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let mut snapshot = decode::replay(&archive::load(&path).expect("a recorded node"), &collectors);
-    snapshot.nftables = Reading::Ok(Arc::new(rules.clone()));
-    snapshot
+    let mut facts = decode::replay(&archive::load(&path).expect("a recorded node"), &collectors);
+    facts.nftables = Reading::Ok(Arc::new(rules.clone()));
+    facts
 }
 
 /// Time on a CPU of this thread.
@@ -192,15 +192,15 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(text.split(' ').next().expect("a number").parse().expect("a number"))
 }
 
-fn judged(snapshot: &Snapshot, stop: &AtomicBool) -> Report {
-    judge::judge(Catalogue::built_in(), snapshot, &judge::Options::default(), stop)
+fn judged(facts: &Facts, stop: &AtomicBool) -> Report {
+    judge::judge(Catalogue::built_in(), facts, &judge::Options::default(), stop)
 }
 
 /// The report of a judgement that is stopped after a while, and how long it went on then.
-fn stopped_after(snapshot: &Snapshot, after: Duration) -> (Report, Duration) {
+fn stopped_after(facts: &Facts, after: Duration) -> (Report, Duration) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let judging = scope.spawn(|| (judged(snapshot, &stop), Instant::now()));
+        let judging = scope.spawn(|| (judged(facts, &stop), Instant::now()));
         std::thread::sleep(after);
         stop.store(true, Ordering::Relaxed);
         let stopped = Instant::now();
@@ -227,14 +227,14 @@ fn promises_nothing(stopped: &Report, whole: &Report) {
 #[test]
 fn a_judgement_ends_soon_after_it_is_stopped() {
     for (name, rules) in dear(600) {
-        let snapshot = node(&rules);
-        let whole = judged(&snapshot, &AtomicBool::new(false));
+        let facts = node(&rules);
+        let whole = judged(&facts, &AtomicBool::new(false));
         assert!(!whole.was_stopped);
-        let (report, late) = stopped_after(&snapshot, Duration::from_millis(30));
+        let (report, late) = stopped_after(&facts, Duration::from_millis(30));
         // Tests are built without optimization, and machines are busy.
         assert!(late < Duration::from_secs(1), "{name}: {late:?} after the stop");
         promises_nothing(&report, &whole);
-        let (report, _) = stopped_after(&snapshot, Duration::ZERO);
+        let (report, _) = stopped_after(&facts, Duration::ZERO);
         promises_nothing(&report, &whole);
     }
 }
@@ -244,15 +244,15 @@ fn a_judgement_ends_soon_after_it_is_stopped() {
 #[ignore = "prints what judging costs"]
 fn what_judging_costs() {
     for (name, rules) in dear(2400) {
-        let snapshot = node(&rules);
+        let facts = node(&rules);
         let start = cpu_time();
-        let report = judged(&snapshot, &AtomicBool::new(false));
+        let report = judged(&facts, &AtomicBool::new(false));
         let whole = cpu_time() - start;
         let mut derived = judge::Derived::default();
         let mut again = || {
             let (go_on, start) = (AtomicBool::new(false), Instant::now());
             let options = judge::Options::default();
-            let again = judge::judge_again(Catalogue::built_in(), &snapshot, &options, &go_on, &mut derived);
+            let again = judge::judge_again(Catalogue::built_in(), &facts, &options, &go_on, &mut derived);
             let took = start.elapsed();
             assert_eq!(again, report);
             took
@@ -261,7 +261,7 @@ fn what_judging_costs() {
         let mut unchanged: Vec<Duration> = (0..101).map(|_| again()).collect();
         unchanged.sort_unstable();
         let late = (1..12).map(|number| {
-            let (stopped, late) = stopped_after(&snapshot, whole.min(Duration::from_secs(2)) * number / 12);
+            let (stopped, late) = stopped_after(&facts, whole.min(Duration::from_secs(2)) * number / 12);
             promises_nothing(&stopped, &report);
             late
         });

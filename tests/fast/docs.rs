@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use natwatch::advisory::Catalogue;
+use natwatch::facts::{Collector, Source};
 use natwatch::render::markdown;
 use natwatch::render::metrics::{METRICS, table};
-use natwatch::snapshot::{Collector, Source};
 
 use crate::support::capture::recorded_nodes;
 

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use natwatch::snapshot::Collector;
-use natwatch::snapshot::netfilter::ChainId;
+use natwatch::facts::Collector;
+use natwatch::facts::netfilter::ChainId;
 
 use crate::support::capture::recorded_nodes;
 

@@ -12,9 +12,9 @@ use natwatch::advisory::{Catalogue, State};
 use natwatch::archive;
 use natwatch::capture::{Answer, Capture};
 use natwatch::decode::{self, Collectors, absence};
+use natwatch::facts::netfilter::SourceNatRule;
+use natwatch::facts::{Collector, Facts, Failure, Reading, SourceState, SystemCall};
 use natwatch::judge::{self, Options};
-use natwatch::snapshot::netfilter::SourceNatRule;
-use natwatch::snapshot::{Collector, Failure, Reading, Snapshot, SourceState, SystemCall};
 use serde_json::Value;
 
 use crate::support::capture::{CaptureDir, recorded_nodes};
@@ -68,8 +68,8 @@ fn outcome(capture: &Capture, known: &Known, plain: bool) -> Outcome {
 type Known = Mutex<BTreeMap<(bool, String), BTreeMap<String, State>>>;
 
 /// The facts without the reasons why some were not read: those decide no verdict, and judging is dear.
-fn shape(facts: &Snapshot) -> String {
-    let facts = format!("{:?}", Snapshot { sources: Vec::new(), ..facts.clone() });
+fn shape(facts: &Facts) -> String {
+    let facts = format!("{:?}", Facts { sources: Vec::new(), ..facts.clone() });
     let mut shape = String::new();
     let mut rest = facts.as_str();
     while let Some(at) = ["Failed(", "Denied("].iter().filter_map(|start| rest.find(start)).min() {

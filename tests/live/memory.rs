@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use natwatch::advisory::Catalogue;
 use natwatch::capture::{Ask, Request, Take};
 use natwatch::decode::{self, Collectors, Known, Parts};
+use natwatch::facts::{Collector, Facts, Failure, Reading};
 use natwatch::judge::{self, Derived, Report};
 use natwatch::kernel::{Live, Paths, Progress};
-use natwatch::snapshot::{Collector, Failure, Reading, Snapshot};
 
 use crate::support::grammar::{Dice, services};
 use crate::support::netns::{Netns, veth};
@@ -82,18 +82,18 @@ fn watched() -> Collectors {
     Collectors::from([Collector::Links, Collector::Nat])
 }
 
-fn facts(parts: Parts) -> Snapshot {
+fn facts(parts: Parts) -> Facts {
     let missing = Failure::not_needed("every part is there");
     parts.facts(&natwatch::kernel::meta(), &watched(), &missing)
 }
 
-fn judged(facts: &Snapshot, derived: &mut Derived) -> Report {
+fn judged(facts: &Facts, derived: &mut Derived) -> Report {
     let options = judge::Options { this_namespace: true, ..judge::Options::default() };
     judge::judge_again(Catalogue::built_in(), facts, &options, &AtomicBool::new(false), derived)
 }
 
 /// Everything that these collectors find.
-fn told(facts: &Snapshot) -> String {
+fn told(facts: &Facts) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.links, facts.addresses, facts.rules);
     let _ = writeln!(text, "{:#?}\n{:#?}\n{:#?}", facts.routes, facts.forwarding, facts.local_ports);

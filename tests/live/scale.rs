@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 use natwatch::advisory::Catalogue;
 use natwatch::archive;
 use natwatch::decode::{self, Collectors};
+use natwatch::facts::{Collector, Facts};
 use natwatch::judge::{self, ConditionState, Options, Report};
-use natwatch::snapshot::{Collector, Snapshot};
 
 use crate::support::capture::CaptureDir;
 use crate::support::netns::{Netns, veth_within};
@@ -59,8 +59,8 @@ fn counted(capture: &CaptureDir) -> f64 {
 }
 
 #[inline(never)]
-fn judged_under_valgrind(snapshot: &Snapshot) -> Report {
-    judge::judge(Catalogue::built_in(), snapshot, &Options::default(), &AtomicBool::new(false))
+fn judged_under_valgrind(facts: &Facts) -> Report {
+    judge::judge(Catalogue::built_in(), facts, &Options::default(), &AtomicBool::new(false))
 }
 
 /// What runs under valgrind.
@@ -69,8 +69,8 @@ fn judged_under_valgrind(snapshot: &Snapshot) -> Report {
 fn a_recorded_node() {
     let path = env::var_os("NATWATCH_SCALE").expect("the directory of a capture");
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let snapshot = decode::replay(&archive::load(Path::new(&path)).expect("a capture"), &collectors);
-    let report = judged_under_valgrind(&snapshot);
+    let facts = decode::replay(&archive::load(Path::new(&path)).expect("a capture"), &collectors);
+    let report = judged_under_valgrind(&facts);
     let tunnel = report.advisories.iter().find(|finding| finding.id.as_str() == "vxlan-double-snat-checksum");
     let conditions = &tunnel.expect("it is judged").conditions;
     let rewritten = conditions.iter().find(|condition| condition.id.as_str() == "outer_rewritten");

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use natwatch::advisory::Catalogue;
+use natwatch::facts::Source;
 use natwatch::render::metrics::METRICS;
 use natwatch::render::runbook;
-use natwatch::snapshot::Source;
 use serde_json::Value;
 
 use crate::support::counters::{conntrack_stats, nstat};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use natwatch::advisory::{Severity, State};
-use natwatch::snapshot::SourceState;
+use natwatch::facts::SourceState;
 use serde_json::Value;
 
 use crate::support::tools::expect_success;

@@ -1,8 +1,8 @@
 use super::*;
 use crate::accumulate::Accumulators;
 use crate::decode;
-use crate::snapshot::netfilter::{NatAction, Owner, PortRandomization};
-use crate::snapshot::{Reading, Snapshot};
+use crate::facts::netfilter::{NatAction, Owner, PortRandomization};
+use crate::facts::{Facts, Reading};
 
 /// A masquerade rule; the fingerprint tells what it says.
 fn rule(fingerprint: u64, packets: u64) -> SourceNatRule {
@@ -30,11 +30,11 @@ fn uncounted(fingerprint: u64) -> SourceNatRule {
     SourceNatRule { counter: None, ..rule(fingerprint, 0) }
 }
 
-fn snapshot(rules: Reading<Vec<SourceNatRule>>) -> Snapshot {
-    let mut snapshot = decode::replay(&decode::testing::capture(), &Default::default());
-    snapshot.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
-    snapshot.source_nat_rules = rules;
-    snapshot
+fn facts(rules: Reading<Vec<SourceNatRule>>) -> Facts {
+    let mut facts = decode::replay(&decode::testing::capture(), &Default::default());
+    facts.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
+    facts.source_nat_rules = rules;
+    facts
 }
 
 /// An exporter that looks again and again.
@@ -46,9 +46,9 @@ struct Exporter {
 
 impl Exporter {
     fn totals(&mut self, look: u64, rules: &[SourceNatRule]) -> BTreeMap<SourceNatKind, SourceNatTotal> {
-        let mut snapshot = snapshot(Reading::Ok(rules.to_vec()));
-        self.accumulators.apply(look, &mut snapshot);
-        snapshot.source_nat_totals.ok().expect("readable").clone()
+        let mut facts = facts(Reading::Ok(rules.to_vec()));
+        self.accumulators.apply(look, &mut facts);
+        facts.source_nat_totals.ok().expect("readable").clone()
     }
 
     /// Packets of the kind of [`rule`] after the next look.
@@ -177,10 +177,10 @@ fn a_look_that_could_not_read_the_rules_says_so_and_the_next_one_goes_on() {
     let mut exporter = Exporter::default();
     assert_eq!(exporter.look(&[rule(1, 1000)]), 1000);
     for unreadable in [Reading::Denied("no".into()), Reading::Failed("no".into()), Reading::Absent("no".into())] {
-        let mut snapshot = snapshot(unreadable);
+        let mut facts = facts(unreadable);
         exporter.look += 1;
-        exporter.accumulators.apply(exporter.look, &mut snapshot);
-        assert_eq!(snapshot.source_nat_totals.ok(), None);
+        exporter.accumulators.apply(exporter.look, &mut facts);
+        assert_eq!(facts.source_nat_totals.ok(), None);
     }
     assert_eq!(exporter.look(&[rule(1, 1007)]), 1007);
 }

@@ -1,8 +1,8 @@
 //! What filters of traffic control do to the marks of packets: `tcf_fill_node`, `tcf_action_dump`.
 
+use crate::facts::Failure;
 use crate::netfilter::netlink::rtnl::{TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_ACTIONS, TCA_SKBEDIT_MARK, TCA_SKBEDIT_MASK};
 use crate::netfilter::netlink::{Attributes, attributes};
-use crate::snapshot::Failure;
 
 /// Actions that write no mark. `bpf`, `connmark`, `ct`, `ctinfo`, `ife` and whatever is not known may.
 const HARMLESS: &[&str] =

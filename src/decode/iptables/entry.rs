@@ -6,10 +6,10 @@ use foldhash::fast::FixedState;
 
 use super::family;
 use crate::decode::xtables::{self, Extension};
+use crate::facts::netfilter::{Condition, Counter, Field, Match, Rule, Step, Test, Verdict};
+use crate::facts::{Failure, Name};
 use crate::netfilter::xtables::targets::verdict::{ACCEPT, DROP, QUEUE, RETURN};
 use crate::netfilter::xtables::{Entry, Ip, Table, XtEntry};
-use crate::snapshot::netfilter::{Condition, Counter, Field, Match, Rule, Step, Test, Verdict};
-use crate::snapshot::{Failure, Name};
 
 type Result<T> = std::result::Result<T, Failure>;
 

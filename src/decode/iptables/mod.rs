@@ -16,9 +16,9 @@ use std::sync::Arc;
 use crate::capture::{Request, Root};
 use crate::decode::known::KnownTables;
 use crate::decode::{Node, marks, services};
+use crate::facts::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
+use crate::facts::{Failure, Name, Reading, Source, SystemCall};
 use crate::netfilter::xtables::{IptGetinfo, Structure, Table};
-use crate::snapshot::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
-use crate::snapshot::{Failure, Name, Reading, Source, SystemCall};
 
 /// The half of legacy x_tables that is about one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use crate::archive::testing::recorded_answer;
 use crate::capture::Answer;
 use crate::decode::Known;
 use crate::decode::testing::played_after;
+use crate::facts::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
 use crate::netfilter::xtables::IptGetEntries;
-use crate::snapshot::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
 
 static NAT: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("nat-iptables-legacy", "xtables/ipv4-nat"));
 static NAT6: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("nat-iptables-legacy", "xtables/ipv6-nat"));

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ARPHRD_LOOPBACK;
-use crate::snapshot::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
+use crate::facts::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
 
 /// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
 pub type Sockets = BTreeMap<u16, [bool; 2]>;

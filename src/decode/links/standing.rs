@@ -6,7 +6,7 @@ use super::elsewhere::{self, Sockets};
 use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
 use crate::decode::known::KnownLinks;
 use crate::decode::{Node, datapath, routing};
-use crate::snapshot::{Address, Failure, Link, Reading, Route, Rule, Source, may_forward};
+use crate::facts::{Address, Failure, Link, Reading, Route, Rule, Source, may_forward};
 
 /// Links, tunnels' forwarding databases and ways, filters of traffic control, addresses, policy rules, routes, and which
 /// families are forwarded. Drivers and offload features are not of it.

@@ -6,8 +6,8 @@ use super::*;
 use crate::archive::testing::recorded_answer;
 use crate::decode::testing::{answering, capture};
 use crate::decode::{Collectors, replay};
+use crate::facts::Collector;
 use crate::netfilter::netlink;
-use crate::snapshot::Collector;
 
 static FLANNEL: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/links"));
 static FLANNEL_FDB: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/fdb-flannel.1"));
@@ -158,5 +158,5 @@ fn an_answer_that_never_comes_is_a_failed_source_and_never_an_empty_list() {
     let (_, tunnel) = read.tunnels().next().unwrap();
     assert!(tunnel.underlay.why().contains("captured before"));
     let state = |source| read.sources.iter().find(|status| status.source == source).unwrap().state;
-    assert_eq!(state(Source::Rtnetlink), crate::snapshot::SourceState::Failed);
+    assert_eq!(state(Source::Rtnetlink), crate::facts::SourceState::Failed);
 }

@@ -7,6 +7,11 @@ use super::headers;
 use super::maps::{self, Maps};
 use super::registers::Registers;
 use crate::decode::xtables::{self, Extension};
+use crate::facts::netfilter::{
+    Chosen, Condition, Counter, DeviceProperty, Family, Field, MapLookup, MarkWrite, Match, Nat as Translation,
+    NatAction, PortRandomization, SetId, Step, Test, Verdict,
+};
+use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payload};
 use crate::netfilter::nftables::uapi::{
@@ -16,11 +21,6 @@ use crate::netfilter::nftables::uapi::{
     NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT, NFT_RETURN,
 };
 use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
-use crate::snapshot::netfilter::{
-    Chosen, Condition, Counter, DeviceProperty, Family, Field, MapLookup, MarkWrite, Match, Nat as Translation,
-    NatAction, PortRandomization, SetId, Step, Test, Verdict,
-};
-use crate::snapshot::{Failure, Name, Reading};
 
 const IPPROTO_TCP: u128 = 6;
 /// Another connection made the kernel expect it.

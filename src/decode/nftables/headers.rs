@@ -1,10 +1,10 @@
 //! What rules write into the headers of packets: `nft_payload_set_eval`.
 
 use super::registers::Registers;
+use crate::facts::netfilter::{Field, HeaderBytes, Step};
 use crate::netfilter::nftables::expr::Payload;
 use crate::netfilter::nftables::register::Network;
 use crate::netfilter::nftables::uapi::{NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER};
-use crate::snapshot::netfilter::{Field, HeaderBytes, Step};
 
 const IPPROTO_UDP: u8 = 17;
 

@@ -1,5 +1,6 @@
 //! What is loaded into registers: fields of packets.
 
+use crate::facts::netfilter::{DeviceProperty, Field, HeaderBytes, TypeScope};
 use crate::netfilter::nftables::register::{Header, Load, Network, Source};
 use crate::netfilter::nftables::uapi::{
     NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK, NFT_CT_EXPIRATION,
@@ -13,7 +14,6 @@ use crate::netfilter::nftables::uapi::{
     NFT_META_TIME_HOUR, NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RT_XFRM,
     NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
 };
-use crate::snapshot::netfilter::{DeviceProperty, Field, HeaderBytes, TypeScope};
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;

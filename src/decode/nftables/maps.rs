@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::facts::netfilter::{Field, MapLookup, MarkWrite, NatMap, Step};
 use crate::netfilter::nftables::expr::Expr;
-use crate::snapshot::netfilter::{Field, MapLookup, MarkWrite, NatMap, Step};
 
 /// Of a first and of a last value: the expression that has looked them up, and where they stand in the data.
 type Ends = (usize, [Range<usize>; 2]);

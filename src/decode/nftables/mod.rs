@@ -30,11 +30,11 @@ use crate::capture::Request;
 use crate::decode::known::KnownRules;
 use crate::decode::sets::{self, Values};
 use crate::decode::{Node, modules};
-use crate::netfilter::netlink::Message;
-use crate::snapshot::netfilter::{
+use crate::facts::netfilter::{
     Base, BaseChains, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
 };
-use crate::snapshot::{Failure, Reading, Source};
+use crate::facts::{Failure, Reading, Source};
+use crate::netfilter::netlink::Message;
 pub use expressions::verdict as decode_verdict;
 
 /// How often the rules are read while they change under us.

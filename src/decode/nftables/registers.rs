@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::loads::Loaded;
+use crate::facts::netfilter::{Condition, Field, MapLookup, MarkBits, MarkWrite, Match, Test};
 use crate::netfilter::netlink::Emit as _;
 use crate::netfilter::nftables::Expression;
 use crate::netfilter::nftables::register::{Cell, Machine, Network, SIZE, Source, offset};
 use crate::netfilter::nftables::uapi::{NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ};
-use crate::snapshot::netfilter::{Condition, Field, MapLookup, MarkBits, MarkWrite, Match, Test};
 
 /// All registers.
 #[derive(Debug)]

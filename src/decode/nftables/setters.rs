@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::{RulesetReader, wire};
 use crate::decode::{marks, services};
+use crate::facts::netfilter::{Base, Chain, ChainId, Family, Hook, Rule, Step, Verdict};
+use crate::facts::{Failure, Reading};
 use crate::netfilter::netlink::Message;
-use crate::snapshot::netfilter::{Base, Chain, ChainId, Family, Hook, Rule, Step, Verdict};
-use crate::snapshot::{Failure, Reading};
 
 /// Chain whose rules test a bit, and the chain of the same table whose rule sets it.
 const WELL_KNOWN: &[(&str, &str)] = &[
@@ -29,7 +29,7 @@ const ENOENT: i32 = 2;
 /// A verdict map that leads on is read up to this size.
 const MAX_MAP: usize = 256 << 10;
 
-/// Fills in [`crate::snapshot::netfilter::MarkSetters`]; `bases` are the nat chains on prerouting and output.
+/// Fills in [`crate::facts::netfilter::MarkSetters`]; `bases` are the nat chains on prerouting and output.
 pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
     let tests = marks::tested(&reader.ruleset);
     let mut setters = std::mem::take(&mut reader.ruleset.setters);

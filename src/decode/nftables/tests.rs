@@ -16,6 +16,8 @@ use self::language::*;
 use super::*;
 use crate::decode::Known;
 use crate::decode::testing::played;
+use crate::facts::netfilter::{Element, Field, MarkWrite, Match, name_key};
+use crate::facts::{SourceState, SystemCall};
 use crate::netfilter::netlink::{self, Layout};
 use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, FlowOffload, Immediate, Meta, Nat, Synproxy};
 use crate::netfilter::nftables::uapi::{
@@ -23,8 +25,6 @@ use crate::netfilter::nftables::uapi::{
     NFT_SET_TIMEOUT as TIMEOUT,
 };
 use crate::netfilter::nftables::{self as wired, Table as WireTable};
-use crate::snapshot::netfilter::{Element, Field, MarkWrite, Match, name_key};
-use crate::snapshot::{SourceState, SystemCall};
 
 fn chain_names(ruleset: &Ruleset) -> Vec<&str> {
     ruleset.chains.keys().map(|id| id.chain.as_str()).collect()

@@ -11,6 +11,8 @@ use foldhash::fast::FixedState;
 use super::expressions::{self, Reader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
 use crate::decode::services;
+use crate::facts::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
+use crate::facts::{Failure, Name, Reading, Source};
 use crate::netfilter::netlink::{self, Attributes, Message, NFTA_LIST_ELEM, Text, Value as _, put};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::expr::Expr;
@@ -22,8 +24,6 @@ use crate::netfilter::nftables::{
     self, Expression, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DEVICE_PREFIX, NFTA_RULE_CHAIN,
     NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
 };
-use crate::snapshot::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
-use crate::snapshot::{Failure, Name, Reading, Source};
 
 /// A verdict map of 25,000 elements; larger ones are not read.
 const MAX_MAP: usize = 4 << 20;

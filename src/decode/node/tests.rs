@@ -1,9 +1,9 @@
 use super::*;
 use crate::decode::absence::ABSENCES;
 use crate::decode::testing::{Answers, answering, played, played_after, read_with};
+use crate::facts::{SourceState, SourceStatus};
 use crate::netfilter::array;
 use crate::netfilter::netlink::{NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, frame as message};
-use crate::snapshot::{SourceState, SourceStatus};
 
 fn absent<T>() -> Reading<T> {
     Reading::Absent("ENOENT".into())

@@ -2,7 +2,7 @@
 
 use super::text::{build_of, digits, has_candidate, split_version};
 use super::vendors::{self, Numbers, VendorFile};
-use crate::snapshot::{Build, KernelVersion, Numbering, Vendor};
+use crate::facts::{Build, KernelVersion, Numbering, Vendor};
 
 /// What was found out: vendor, upstream version, and what that version means.
 pub(super) type Identity = (Vendor, KernelVersion, Numbering);

@@ -1,7 +1,7 @@
 //! Rows without a comment are samples of real kernels; the others are built to mislead.
 
 use super::*;
-use crate::snapshot::{Build, KernelVersion, Numbering};
+use crate::facts::{Build, KernelVersion, Numbering};
 use Numbering::{Foreign, Frozen, Prerelease, Upstream};
 use proptest::prelude::*;
 

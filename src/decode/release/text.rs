@@ -1,6 +1,6 @@
 //! The grammar of a release string, whoever wrote it.
 
-use crate::snapshot::{Build, KernelVersion};
+use crate::facts::{Build, KernelVersion};
 
 /// The last 2.6.z. Anything above is the fake that the UNAME26 personality (`setarch
 /// --uname-2.6`) shows instead of the release.

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use super::rules::Input;
-use crate::snapshot::{KernelVersion, Vendor, names};
+use crate::facts::{KernelVersion, Vendor, names};
 
 /// What build.rs has read of the files. A test holds that all of them are right.
 static VENDORS: LazyLock<Vec<VendorFile>> = LazyLock::new(|| read().unwrap_or_default());

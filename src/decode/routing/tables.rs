@@ -13,7 +13,7 @@ use foldhash::{HashMap, HashMapExt as _};
 use super::wire::{decode_listed, decode_rule};
 use super::{dump, routes, rules};
 use crate::decode::Node;
-use crate::snapshot::{Failure, Reading, Route, Rule};
+use crate::facts::{Failure, Reading, Route, Rule};
 
 /// What was answered about routing.
 pub struct Tables {

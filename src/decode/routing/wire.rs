@@ -1,10 +1,10 @@
 //! Answers about addresses, policy rules and routes.
 
 use super::{AF_INET, AF_INET6, IFADDRMSG, RTMSG};
+use crate::facts::{Address, Failure, Route, Rule};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{Attributes, Message};
-use crate::snapshot::{Address, Failure, Route, Rule};
 
 /// One message of the answer to `RTM_GETADDR`.
 pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure> {

@@ -2,12 +2,12 @@
 
 use super::nftables::decisive;
 use crate::decode::nftables::decode_verdict;
+use crate::facts::netfilter::Verdict;
+use crate::facts::{Failure, Reading};
 use crate::netfilter::netlink::Message;
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::SetElements;
 use crate::netfilter::nftables::uapi::{NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END};
-use crate::snapshot::netfilter::Verdict;
-use crate::snapshot::{Failure, Reading};
 
 /// What a set or a map has for an element.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,14 +17,14 @@ use crate::decode::sets::{
     Budget, Lookups, MAX_ELEMENTS, MAX_SETS, Question, combinations, note_cut, note_unread, within,
 };
 use crate::decode::{Node, modules};
+use crate::facts::netfilter::{Element, End, Family, Set, SetId, address_key};
+use crate::facts::{Failure, Name, Reading, Source};
 use crate::netfilter::ipset::{
     IPSET_CMD_GET_BYINDEX, IPSET_CMD_GET_BYNAME, IPSET_CMD_HEADER, IPSET_CMD_LIST, IPSET_CMD_PROTOCOL, IPSET_CMD_TEST,
     IPSET_ERR_EXIST, IPSET_FLAG_LIST_HEADER, IPSET_PROTOCOL, IpsetElement, IpsetHeader, IpsetMessage,
 };
 use crate::netfilter::netlink::{Emit, Message, Nest, Text, Value as _, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::snapshot::netfilter::{Element, End, Family, Set, SetId, address_key};
-use crate::snapshot::{Failure, Name, Reading, Source};
 
 /// Bytes of an element in a dump that has nothing but a port: one attribute in another.
 const SMALLEST_ELEMENT: usize = 12;

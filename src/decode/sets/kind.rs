@@ -1,6 +1,6 @@
 //! How values lie in the registers that nf_tables looks up.
 
-use crate::snapshot::netfilter::Field;
+use crate::facts::netfilter::Field;
 
 /// How the values of a field lie in a register.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -2,14 +2,14 @@
 //!
 //! Kernel sources: `net/netfilter/ipset/ip_set_hash_*.c`, `ip_set_bitmap_*.c`: their `_uadt` and `data_list`.
 
+use crate::facts::Failure;
+use crate::facts::netfilter::{Element, address_key};
 use crate::netfilter::ipset::{
     IPSET_FLAG_IFACE_WILDCARD, IPSET_FLAG_NOMATCH, IPSET_FLAG_PHYSDEV, IpsetAddress, IpsetElement, IpsetHeader,
     IpsetMessage,
 };
 use crate::netfilter::netlink::{Message, Value as _};
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::snapshot::Failure;
-use crate::snapshot::netfilter::{Element, address_key};
 
 /// What a dimension of a set is, by the attribute that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use std::net::IpAddr;
 
 use crate::capture::Request;
 use crate::decode::Node;
-use crate::snapshot::netfilter::{Chosen, End, Field, Match, Nat, NatAction, Ruleset, Set, SetId, Step, Verdict};
-use crate::snapshot::{Failure, Reading, Source};
+use crate::facts::netfilter::{Chosen, End, Field, Match, Nat, NatAction, Ruleset, Set, SetId, Step, Verdict};
+use crate::facts::{Failure, Reading, Source};
 
 pub use ipset::read as read_ipsets;
 pub use nftables::read as read_nftables;

@@ -13,6 +13,8 @@ use crate::decode::sets::elements::{Elements, Value};
 use crate::decode::sets::kind::Kind;
 use crate::decode::sets::values::{UDP, Values};
 use crate::decode::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
+use crate::facts::netfilter::{Element, Field, Ruleset, Set, SetId, Step, address_key, name_key};
+use crate::facts::{Failure, Name, Reading, Source};
 use crate::netfilter::netlink::{Emit as _, Message, Text, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::expr::Expr;
@@ -21,8 +23,6 @@ use crate::netfilter::nftables::uapi::{
     NFT_SET_TIMEOUT,
 };
 use crate::netfilter::nftables::{self, Data, SetElement, SetElements};
-use crate::snapshot::netfilter::{Element, Field, Ruleset, Set, SetId, Step, address_key, name_key};
-use crate::snapshot::{Failure, Name, Reading, Source};
 
 const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;

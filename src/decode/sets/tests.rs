@@ -12,14 +12,14 @@ use ipset::nodes;
 use super::*;
 use crate::capture::{Answer, Question as Asked, Root};
 use crate::decode::testing::played;
+use crate::facts::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
+use crate::facts::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
 use crate::netfilter::netlink::{NLM_F_MULTI, NLMSG_DONE, Writer, frame};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::uapi::{
     NF_DROP, NFPROTO_IPV4, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
 };
 use crate::netfilter::nftables::{self, Data, SetElement};
-use crate::snapshot::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
-use crate::snapshot::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
 
 /// The generation that the captured bytes belong to.
 const GENERATION: u32 = 2;
@@ -166,7 +166,7 @@ fn tunnel() -> Tunnel {
 
 #[test]
 fn values_keep_the_order_in_which_they_appear() {
-    let address = |link, address, scope| crate::snapshot::Address {
+    let address = |link, address, scope| crate::facts::Address {
         link,
         address: ip(address),
         prefix_length: 24,
@@ -335,7 +335,7 @@ fn more_sets_than_the_limit_are_not_asked() {
         read_with(&ruleset(matches), &values, |request| match &request.question {
             Asked::Netlink(question) if request.name.ends_with("-header") => {
                 let asked = crate::netfilter::netlink::Attributes::after(&question.body, NFGENMSG, "request").unwrap();
-                Reading::Ok(header(&asked.get(2).map(crate::snapshot::Name::from_bytes).unwrap(), 0, 4))
+                Reading::Ok(header(&asked.get(2).map(crate::facts::Name::from_bytes).unwrap(), 0, 4))
             }
             _ => elements([]),
         })

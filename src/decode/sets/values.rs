@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::snapshot::{Address, Link, Reading, Tunnel};
+use crate::facts::{Address, Link, Reading, Tunnel};
 
 /// Values of one kind that are asked about: the peers of a large cluster. With more the source is a failed one.
 pub const MAX_VALUES: usize = 1024;

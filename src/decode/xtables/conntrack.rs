@@ -1,8 +1,8 @@
 //! Matches that ask connection tracking.
 
 use super::{Extension, all, masked, opaque_match, other, test, within};
+use crate::facts::netfilter::{Family, Field, Step, Test};
 use crate::netfilter::xtables::matches::{connmark, conntrack::XtConntrackMtinfo3};
-use crate::snapshot::netfilter::{Family, Field, Step, Test};
 
 /// `NF_CT_STATE_INVALID_BIT`, `NF_CT_STATE_UNTRACKED_BIT`: states of packets without a connection.
 const NO_CONNECTION: u8 = 0x41;

@@ -1,13 +1,13 @@
 //! What the matches of x_tables test.
 
 use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, ports, test, within};
-use crate::netfilter::xtables::Match as Xt;
-use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
-use crate::snapshot::Failure;
-use crate::snapshot::netfilter::signatures;
-use crate::snapshot::netfilter::{
+use crate::facts::Failure;
+use crate::facts::netfilter::signatures;
+use crate::facts::netfilter::{
     BridgePort, DeviceProperty, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope,
 };
+use crate::netfilter::xtables::Match as Xt;
+use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
 
 /// `IPS_EXPECTED`, `IPS_CONFIRMED`
 const IPS_EXPECTED: u32 = 0x1;

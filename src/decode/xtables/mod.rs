@@ -1,9 +1,9 @@
 //! What the matches and targets of x_tables mean, which iptables-nft puts into the rules of nf_tables and iptables-legacy
 //! into its tables.
 
+use crate::facts::netfilter::{Condition, Family, Field, Match, Step, Test};
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netfilter::xtables::{self, up_to_zero};
-use crate::snapshot::netfilter::{Condition, Family, Field, Match, Step, Test};
 
 mod conntrack;
 mod matches;

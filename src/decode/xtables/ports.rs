@@ -1,9 +1,9 @@
 //! Matches that test ports.
 
 use super::{Extension, all, masked, occasional, opaque_match, other, test, within};
+use crate::facts::Failure;
+use crate::facts::netfilter::{Field, Step, Test};
 use crate::netfilter::xtables::matches::tcp::XtTcp;
-use crate::snapshot::Failure;
-use crate::snapshot::netfilter::{Field, Step, Test};
 
 /// First and last port.
 fn range([first, last]: [u16; 2], field: Field, inverted: bool) -> Option<Step> {

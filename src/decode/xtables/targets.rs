@@ -2,10 +2,10 @@
 
 use super::conntrack::has_connection;
 use super::{Extension, test};
+use crate::facts::Failure;
+use crate::facts::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
 use crate::netfilter::xtables::Target as Xt;
 use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNatRange2};
-use crate::snapshot::Failure;
-use crate::snapshot::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
 
 /// What a target does.
 ///

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::netfilter::xtables::Structure as _;
-use crate::netfilter::xtables::matches::ipvs::XtIpvsMtinfo;
-use crate::snapshot::Failure;
-use crate::snapshot::netfilter::{
+use crate::facts::Failure;
+use crate::facts::netfilter::{
     BridgePort, Chosen, DeviceProperty, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope,
     Verdict,
 };
+use crate::netfilter::xtables::Structure as _;
+use crate::netfilter::xtables::matches::ipvs::XtIpvsMtinfo;
 
 mod semantics_tests;
 

@@ -7,27 +7,25 @@ use super::*;
 use crate::advisory::Catalogue;
 use crate::archive::testing::{recorded_node, recorded_nodes};
 use crate::decode::{Collectors, replay};
-use crate::judge::{Options, Report, judge, judge_again};
-use crate::snapshot::netfilter::{
+use crate::facts::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Counter, DeviceProperty, Family, Field, Hook, MarkWrite, Match,
     Nat, NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, TypeScope,
 };
-use crate::snapshot::{
-    Address, Collector, Filter, Link, OuterRoute, Reading, Route, Rule as PolicyRule, Shared, Snapshot,
-};
+use crate::facts::{Address, Collector, Facts, Filter, Link, OuterRoute, Reading, Route, Rule as PolicyRule, Shared};
+use crate::judge::{Options, Report, judge, judge_again};
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-fn recorded(name: &str) -> Snapshot {
+fn recorded(name: &str) -> Facts {
     replay(&recorded_node(name), &Collector::ALL.iter().copied().collect::<Collectors>())
 }
 
-fn again(snapshot: &Snapshot, derived: &mut Derived) -> Report {
-    judge_again(Catalogue::built_in(), snapshot, &Options::default(), &GO_ON, derived)
+fn again(facts: &Facts, derived: &mut Derived) -> Report {
+    judge_again(Catalogue::built_in(), facts, &Options::default(), &GO_ON, derived)
 }
 
-fn fresh(snapshot: &Snapshot) -> Report {
-    judge(Catalogue::built_in(), snapshot, &Options::default(), &GO_ON)
+fn fresh(facts: &Facts) -> Report {
+    judge(Catalogue::built_in(), facts, &Options::default(), &GO_ON)
 }
 
 fn id(chain: &str) -> ChainId {
@@ -107,28 +105,28 @@ fn ruleset() -> Ruleset {
     ruleset
 }
 
-fn rules(snapshot: &mut Snapshot) -> &mut Ruleset {
-    let Reading::Ok(rules) = &mut snapshot.nftables else { panic!("they were read") };
+fn rules(facts: &mut Facts) -> &mut Ruleset {
+    let Reading::Ok(rules) = &mut facts.nftables else { panic!("they were read") };
     Arc::make_mut(rules)
 }
 
-fn rules_of<'s>(snapshot: &'s mut Snapshot, name: &str) -> &'s mut Vec<Rule> {
-    let chain = rules(snapshot).chains.get_mut(&id(name)).unwrap();
+fn rules_of<'s>(facts: &'s mut Facts, name: &str) -> &'s mut Vec<Rule> {
+    let chain = rules(facts).chains.get_mut(&id(name)).unwrap();
     let Reading::Ok(rules) = &mut chain.rules else { panic!("they were read") };
     Arc::make_mut(rules)
 }
 
-fn links(snapshot: &mut Snapshot) -> &mut Vec<Link> {
-    let Reading::Ok(links) = &mut snapshot.links else { panic!("they were read") };
+fn links(facts: &mut Facts) -> &mut Vec<Link> {
+    let Reading::Ok(links) = &mut facts.links else { panic!("they were read") };
     links
 }
 
-fn tunnel(snapshot: &mut Snapshot) -> &mut Link {
-    links(snapshot).iter_mut().find(|link| link.tunnel.is_some()).unwrap()
+fn tunnel(facts: &mut Facts) -> &mut Link {
+    links(facts).iter_mut().find(|link| link.tunnel.is_some()).unwrap()
 }
 
-fn routes(snapshot: &mut Snapshot) -> &mut Vec<Route> {
-    let Reading::Ok(routes) = &mut snapshot.routes else { panic!("they were read") };
+fn routes(facts: &mut Facts) -> &mut Vec<Route> {
+    let Reading::Ok(routes) = &mut facts.routes else { panic!("they were read") };
     routes
 }
 
@@ -137,18 +135,18 @@ fn route(table: u32, destination: IpAddr, kind: u8, device: u32) -> Route {
     Route::to(table, &format!("{destination}/{length}"), kind, device)
 }
 
-fn remote(snapshot: &mut Snapshot) -> IpAddr {
-    let link = tunnel(snapshot);
+fn remote(facts: &mut Facts) -> IpAddr {
+    let link = tunnel(facts);
     link.tunnel.as_ref().unwrap().remotes()[0]
 }
 
-type Change = (&'static str, fn(&mut Snapshot));
+type Change = (&'static str, fn(&mut Facts));
 
 /// Each is made on top of those before it.
 const CHANGES: &[Change] = &[
     ("nothing", |_| {}),
     ("an element of a set", |node| {
-        let remote = crate::snapshot::netfilter::address_key(remote(node));
+        let remote = crate::facts::netfilter::address_key(remote(node));
         rules(node).sets.get_mut(&set_id()).unwrap().elements = Reading::Ok(vec![vec![(remote, remote)]]);
     }),
     ("elements that were not read", |node| {
@@ -158,14 +156,14 @@ const CHANGES: &[Change] = &[
         rules(node).sets.get_mut(&set_id()).unwrap().elements = Reading::Ok(Vec::new());
     }),
     ("a member of a set", |node| {
-        let remote = crate::snapshot::netfilter::address_key(remote(node));
+        let remote = crate::facts::netfilter::address_key(remote(node));
         let set = rules(node);
         let set = set.sets.get_mut(&set_id()).unwrap();
         set.elements = Reading::Failed("too many".into());
         set.members.insert(vec![remote], Reading::Ok(true));
     }),
     ("the same that is none", |node| {
-        let remote = crate::snapshot::netfilter::address_key(remote(node));
+        let remote = crate::facts::netfilter::address_key(remote(node));
         rules(node).sets.get_mut(&set_id()).unwrap().members.insert(vec![remote], Reading::Ok(false));
     }),
     ("a rule that marks all", |node| {
@@ -175,7 +173,7 @@ const CHANGES: &[Change] = &[
     ("one that drops invalid segments", |node| {
         let invalid = test(Field::ConnectionState, 1, 1);
         rules_of(node, "local")
-            .insert(0, rule(1, vec![invalid, Step::Verdict(crate::snapshot::netfilter::Verdict::Drop)]));
+            .insert(0, rule(1, vec![invalid, Step::Verdict(crate::facts::netfilter::Verdict::Drop)]));
     }),
     ("a policy", |node| {
         rules(node).chains.get_mut(&id("local")).unwrap().base.as_mut().unwrap().drops = true;
@@ -199,13 +197,13 @@ const CHANGES: &[Change] = &[
     }),
     ("it was", |node| {
         let write = Step::SetMark(MarkWrite::Exact { keep: u32::MAX, take: 0, xor: 0x10 });
-        let first = test(Field::OutputName, crate::snapshot::netfilter::name_key("eth0").unwrap(), u128::MAX);
+        let first = test(Field::OutputName, crate::facts::netfilter::name_key("eth0").unwrap(), u128::MAX);
         rules(node).chains.insert(id("marks"), chain(vec![vec![first, write]], Hook::Output, ChainKind::Filter));
     }),
     ("what only UDP meets", |node| {
         let mut chain = chain(Vec::new(), Hook::Output, ChainKind::Nat);
         chain.udp_rules = Some(Arc::new(vec![rule(1, vec![to(NatAction::Redirect)])]));
-        chain.rules = Reading::Failed(crate::snapshot::Failure::not_needed("searched"));
+        chain.rules = Reading::Failed(crate::facts::Failure::not_needed("searched"));
         rules(node).chains.insert(id("dns"), chain);
     }),
     ("an address of the node's", |node| {
@@ -270,12 +268,12 @@ const CHANGES: &[Change] = &[
     ("ports of the node's", |node| node.local_ports = Reading::Ok((1, 2))),
     ("a kernel", |node| {
         let Reading::Ok(kernel) = &mut node.kernel else { panic!("it was read") };
-        kernel.base = crate::snapshot::KernelVersion::new(4, 19, 0);
+        kernel.base = crate::facts::KernelVersion::new(4, 19, 0);
     }),
     ("a kernel that was not read", |node| node.kernel = Reading::Failed("no answer".into())),
     ("the tunnel's name", |node| tunnel(node).name = "other0".into()),
     ("a rule about it", |node| {
-        let name = crate::snapshot::netfilter::name_key("other0").unwrap();
+        let name = crate::facts::netfilter::name_key("other0").unwrap();
         let write = Step::SetMark(MarkWrite::Exact { keep: u32::MAX, take: 0, xor: 0x10 });
         let steps = vec![test(Field::OutputName, name, u128::MAX), write];
         rules(node).chains.insert(id("marks"), chain(vec![steps], Hook::Postrouting, ChainKind::Filter));
@@ -297,7 +295,7 @@ const CHANGES: &[Change] = &[
     ("a group", |node| links(node).iter_mut().for_each(|link| link.group = Some(5))),
     ("a rule about a kind", |node| {
         let write = Step::SetMark(MarkWrite::Exact { keep: u32::MAX, take: 0, xor: 0x10 });
-        let kind = crate::snapshot::netfilter::name_key("veth").unwrap();
+        let kind = crate::facts::netfilter::name_key("veth").unwrap();
         let steps =
             vec![test(Field::Device { outgoing: true, property: DeviceProperty::Kind }, kind, u128::MAX), write];
         rules(node).chains.insert(id("marks"), chain(vec![steps], Hook::Output, ChainKind::Filter));

@@ -6,6 +6,7 @@ use std::hash::RandomState;
 use super::*;
 use crate::capture::Capture;
 use crate::decode::testing;
+use crate::facts::Reading;
 use crate::netfilter::netlink::{self, Text, Writer, put};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::expr::{
@@ -20,7 +21,6 @@ use crate::netfilter::nftables::{
     SetElements,
 };
 use crate::redact::{each_message, redact};
-use crate::snapshot::Reading;
 
 macro_rules! dumps {
     ($($request:literal => $file:literal,)*) => {

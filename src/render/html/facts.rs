@@ -4,32 +4,32 @@ use maud::{Markup, html};
 
 use super::super::{json, source_nat};
 use super::table;
+use crate::facts::netfilter::{Counter, SourceNatRule};
+use crate::facts::{Facts, Feature};
 use crate::judge::Report;
-use crate::snapshot::netfilter::{Counter, SourceNatRule};
-use crate::snapshot::{Feature, Snapshot};
 
 /// Source-NAT rules on the page; a page that is to be read has no use for thousands, the JSON report has them.
 const MAX_SOURCE_NAT_RULES: usize = 200;
 
 /// A section for each.
-pub fn all(report: &Report, snapshot: &Snapshot) -> Markup {
+pub fn all(report: &Report, facts: &Facts) -> Markup {
     html! {
-        (source_nat_section(snapshot))
-        (tunnels(snapshot))
-        (conntrack(snapshot))
+        (source_nat_section(facts))
+        (tunnels(facts))
+        (conntrack(facts))
         (defects(report))
-        (sources(snapshot))
+        (sources(facts))
     }
 }
 
-fn source_nat_section(snapshot: &Snapshot) -> Markup {
-    let rules = snapshot.source_nat_rules.ok().map_or(&[][..], Vec::as_slice);
+fn source_nat_section(facts: &Facts) -> Markup {
+    let rules = facts.source_nat_rules.ok().map_or(&[][..], Vec::as_slice);
     let omitted = rules.len().saturating_sub(MAX_SOURCE_NAT_RULES);
     html! {
         section {
             h2 { "Source NAT" }
-            p { (source_nat::headline(snapshot)) }
-            @if source_nat::totals(snapshot).next().is_some() { (source_nat_kinds(snapshot)) }
+            p { (source_nat::headline(facts)) }
+            @if source_nat::totals(facts).next().is_some() { (source_nat_kinds(facts)) }
             @if !rules.is_empty() {
                 details {
                     summary { "The rules" }
@@ -43,9 +43,9 @@ fn source_nat_section(snapshot: &Snapshot) -> Markup {
     }
 }
 
-fn source_nat_kinds(snapshot: &Snapshot) -> Markup {
+fn source_nat_kinds(facts: &Facts) -> Markup {
     let heads = ["owner", "action", "ports", "backend", "family", "rules", "without counter", "packets", "bytes"];
-    let rows = source_nat::totals(snapshot).map(|(kind, total)| {
+    let rows = source_nat::totals(facts).map(|(kind, total)| {
         let [packets, bytes] = counter(total.counted);
         [
             kind.owner.to_string(),
@@ -93,9 +93,9 @@ fn counter(counter: Option<Counter>) -> [String; 2] {
     }
 }
 
-fn tunnels(snapshot: &Snapshot) -> Markup {
+fn tunnels(facts: &Facts) -> Markup {
     let heads = ["device", "kind", "id", "port", "carried by", "up", "outer UDP checksum", "checksum offload"];
-    let rows: Vec<_> = snapshot
+    let rows: Vec<_> = facts
         .tunnels()
         .map(|(link, tunnel)| {
             [
@@ -103,7 +103,7 @@ fn tunnels(snapshot: &Snapshot) -> Markup {
                 tunnel.kind.to_string(),
                 tunnel.id.map_or("-".into(), |id| id.to_string()),
                 tunnel.port.map_or("?".into(), |port| port.to_string()),
-                json::underlay(snapshot, tunnel).unwrap_or_else(|| "?".into()),
+                json::underlay(facts, tunnel).unwrap_or_else(|| "?".into()),
                 if link.up { "yes" } else { "no" }.into(),
                 tunnel.udp_checksum.to_string(),
                 link.feature(Feature::TxChecksumIpGeneric).to_string(),
@@ -113,17 +113,17 @@ fn tunnels(snapshot: &Snapshot) -> Markup {
     html! { @if !rows.is_empty() { section { h2 { "Tunnels" } (table(heads, rows)) } } }
 }
 
-fn conntrack(snapshot: &Snapshot) -> Markup {
+fn conntrack(facts: &Facts) -> Markup {
     let number = |value: Option<&u64>| value.map_or("?".into(), u64::to_string);
     html! {
         section {
             h2 { "Connection tracking" }
             p {
-                (number(snapshot.conntrack.entries.ok())) " of "
-                (number(snapshot.conntrack.entries_limit.ok())) " entries, "
-                (number(snapshot.conntrack.buckets.ok())) " buckets"
+                (number(facts.conntrack.entries.ok())) " of "
+                (number(facts.conntrack.entries_limit.ok())) " entries, "
+                (number(facts.conntrack.buckets.ok())) " buckets"
             }
-            @if let Some(totals) = snapshot.conntrack.totals().ok() {
+            @if let Some(totals) = facts.conntrack.totals().ok() {
                 table { tbody { @for (counter, value) in totals { tr { th scope="row" { (counter) } td { (value) } } } } }
             }
         }
@@ -140,8 +140,8 @@ fn defects(report: &Report) -> Markup {
     }
 }
 
-fn sources(snapshot: &Snapshot) -> Markup {
-    let rows = snapshot
+fn sources(facts: &Facts) -> Markup {
+    let rows = facts
         .sources
         .iter()
         .map(|status| [status.source.to_string(), status.state.to_string(), status.detail.to_string()]);

@@ -6,7 +6,7 @@ use crate::advisory::{Severity, State};
 use crate::judge::RemedyFinding;
 
 /// A node with one of each kind.
-fn sick() -> (Report, Snapshot) {
+fn sick() -> (Report, Facts) {
     let node = ordinary();
     let mut report = report_with(
         &node,

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{Severity, State};
-use crate::snapshot::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
-use crate::snapshot::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
+use crate::facts::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
+use crate::facts::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
 
 /// What a metric does over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{Severity, State};
-use crate::snapshot::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
-use crate::snapshot::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
+use crate::facts::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
+use crate::facts::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
 
 use super::handle::{Handle, LabelValue, Labels, Metric, label_sets, metrics};
 

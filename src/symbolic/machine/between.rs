@@ -1,8 +1,8 @@
 //! What this host does with packets between its hooks, as far as that is known.
 
 use super::Walk;
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{Family, Field};
+use crate::facts::Question;
+use crate::facts::netfilter::{Family, Field};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::runs::is_of_fields;
 use super::{Ends, Hit, Hits, Kind, Walk};
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
+use crate::facts::Reading;
+use crate::facts::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};

@@ -1,7 +1,7 @@
 //! What a hook calls, in every order that it may have: `nf_hook_slow`, `nf_conntrack_in`.
 
 use super::{Certainty, Ends, Flow, Hits, OnNat, Walk};
-use crate::snapshot::netfilter::{ChainId, Field, Hook};
+use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::order::{self, Call};
 use crate::symbolic::packets::{Kind, state};

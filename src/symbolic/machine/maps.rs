@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::chain::Place;
 use super::{Hit, Walk};
-use crate::snapshot::netfilter::{Element, Field, MapLookup, MarkWrite, Nat, mark_in};
+use crate::facts::netfilter::{Element, Field, MapLookup, MarkWrite, Nat, mark_in};
 use crate::symbolic::space::{NOTHING, Set};
 
 impl Walk<'_> {

@@ -2,8 +2,8 @@
 
 use super::chain::Place;
 use super::{Kind, Walk};
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{BridgePort, Condition, Field, MarkBits, Match, SetId, Test};
+use crate::facts::Question;
+use crate::facts::netfilter::{BridgePort, Condition, Field, MarkBits, Match, SetId, Test};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::{is_name, ranges, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};

@@ -23,8 +23,8 @@ use super::space::{Block, EVERYTHING, NOTHING, Set, Space};
 use super::survey::Relevant;
 use super::unread::List;
 use super::world::{RuleAt, World};
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
+use crate::facts::Question;
+use crate::facts::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
 /// Which packet of its connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use super::hooks::Pass;
 use super::{Ends, Flow, Hit, Hits, Kind, OnNat, Walk};
-use crate::snapshot::netfilter::{ChainId, Field, Hook};
+use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::order;
 use crate::symbolic::packets::state;

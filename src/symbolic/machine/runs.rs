@@ -2,8 +2,8 @@
 
 use super::chain::Place;
 use super::{Ends, Walk};
-use crate::snapshot::Name;
-use crate::snapshot::netfilter::{ChainId, Field, MarkWrite, Match, Rule, Step, Test, Verdict};
+use crate::facts::Name;
+use crate::facts::netfilter::{ChainId, Field, MarkWrite, Match, Rule, Step, Test, Verdict};
 use crate::symbolic::packets::{ranges, width};
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::world::RuleAt;

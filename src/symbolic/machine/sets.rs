@@ -2,8 +2,8 @@
 
 use super::chain::Place;
 use super::{Kind, Walk};
-use crate::snapshot::netfilter::{Condition, Element, End, Field, SetId, Test, TypeScope};
-use crate::snapshot::{Failure, Reading};
+use crate::facts::netfilter::{Condition, Element, End, Field, SetId, Test, TypeScope};
+use crate::facts::{Failure, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
 use crate::symbolic::survey::updated;

@@ -2,7 +2,7 @@
 
 use super::Walk;
 use super::chain::Place;
-use crate::snapshot::netfilter::{Field, MarkWrite};
+use crate::facts::netfilter::{Field, MarkWrite};
 use crate::symbolic::space::{Block, Set};
 use crate::symbolic::world::RuleAt;
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::Walk;
 use super::chain::Place;
-use crate::snapshot::netfilter::{Field, MarkWrite};
+use crate::facts::netfilter::{Field, MarkWrite};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{Block, EVERYTHING, Set};
 
@@ -147,7 +147,7 @@ impl Walk<'_> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
-    use crate::snapshot::netfilter::Field;
+    use crate::facts::netfilter::Field;
     use crate::symbolic::effort::Effort;
     use crate::symbolic::machine::Walk;
     use crate::symbolic::tests::language::rules;

@@ -8,7 +8,7 @@ use super::connection::{
     self, CHOSEN, Flags, Way, ends, given_source, if_addresses_are_so, may_send, reversed, segments, through,
 };
 use super::idle::{Connections, Idle};
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
+use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::{Connected, LOCAL};
 use crate::symbolic::machine::{Hit, Walk};

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::tunnel::{MAX_WORDS, Tunnel, names};
-use crate::snapshot::netfilter::{Family, Field};
+use crate::facts::netfilter::{Family, Field};
 use crate::symbolic::machine::Walk;
 use crate::symbolic::space::{Pattern, Set};
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::connection::{self, Flags, Way, ends, entering, may_send, reversed, segments, through};
-use crate::snapshot::netfilter::{Family, Field, Hook};
+use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::Walk;
 use crate::symbolic::packets::{NO_DEVICE, SOME_DEVICE};

@@ -10,9 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::snapshot::Address;
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
+use crate::facts::Address;
+use crate::facts::Question;
+use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::{Connected, may_be_chosen};
 use crate::symbolic::machine::{Certainty, Hit, Hits, Walk};

@@ -7,10 +7,8 @@ use std::net::IpAddr;
 use super::on_nat::with_destination_translated;
 use super::senders::{elsewhere, for_this_host, loopback};
 use super::services::{Passing, invalid_segments};
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{
-    Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key,
-};
+use crate::facts::Question;
+use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{Chosen, Field, Hook, Nat, NatAction, PortRandomization, address_key};
+use crate::facts::Question;
+use crate::facts::netfilter::{Chosen, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::machine::Walk;
 use crate::symbolic::space::{NOTHING, Set};
 

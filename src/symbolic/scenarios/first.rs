@@ -1,6 +1,6 @@
 //! Where connections begin: their first packets before any rule of IP.
 
-use crate::snapshot::netfilter::Field;
+use crate::facts::netfilter::Field;
 use crate::symbolic::machine::Walk;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, Set};

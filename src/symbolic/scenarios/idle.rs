@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::connection::{TCP, Way, ends, reversed};
 use super::services::Passing;
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization};
+use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization};
 use crate::symbolic::machine::{Certainty, Flow, Hit, Walk};
 use crate::symbolic::packets::{SOME_DEVICE, state};
 use crate::symbolic::space::{NOTHING, Set};

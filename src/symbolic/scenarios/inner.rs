@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use super::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
 use super::senders::loopback;
 use super::tunnel::Tunnel;
-use crate::snapshot::netfilter::{Family, Field, Hook};
+use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Certainty, Flow};

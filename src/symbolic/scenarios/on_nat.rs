@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
+use crate::facts::Question;
+use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::machine::{Hit, OnNat, Walk};

@@ -1,8 +1,8 @@
 //! What becomes of a tunnel's outer packets where a rule translates or rewrites them.
 
 use super::effect::{Effect, effects, rewriting};
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{Field, Hook, Step};
+use crate::facts::Question;
+use crate::facts::netfilter::{Field, Hook, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::machine::{Hit, OnNat, Walk};
 use crate::symbolic::space::{NOTHING, Pattern, Set};

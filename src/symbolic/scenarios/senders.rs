@@ -2,7 +2,7 @@
 
 use super::on_nat::{towards, with_destination_translated};
 use super::services::Passing;
-use crate::snapshot::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
+use crate::facts::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
 use crate::symbolic::host::{ARPHRD_LOOPBACK, Connected, own_sources};
 use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
 use crate::symbolic::packets::{Kind, NO_DEVICE, Packets};

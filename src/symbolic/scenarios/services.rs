@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::senders::loopback;
-use crate::snapshot::netfilter::{Chosen, Element, Family, Field, Hook, Nat};
+use crate::facts::netfilter::{Chosen, Element, Family, Field, Hook, Nat};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
 use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};

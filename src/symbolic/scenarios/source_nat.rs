@@ -2,7 +2,7 @@
 
 use super::collisions::collisions;
 use super::senders::loopback;
-use crate::snapshot::netfilter::{Backend, Family, Hook, Nat, NatAction};
+use crate::facts::netfilter::{Backend, Family, Hook, Nat, NatAction};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Hit, Hits, OnNat, Walk};
 use crate::symbolic::packets::state;

@@ -8,8 +8,8 @@
 use std::cell::OnceCell;
 
 use super::rewriting::{Outer, Rewriting};
-use crate::snapshot::Question;
-use crate::snapshot::netfilter::{Family, Field, Hook, device_name, name_key};
+use crate::facts::Question;
+use crate::facts::netfilter::{Family, Field, Hook, device_name, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::facts::{TunnelFacts, Way};

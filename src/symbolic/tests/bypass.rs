@@ -3,7 +3,7 @@
 
 use super::language::{effort, host, rules};
 use super::unread::word;
-use crate::snapshot::netfilter::{address_key, name_key};
+use crate::facts::netfilter::{address_key, name_key};
 use crate::symbolic::host::{Device, HostFacts, LOCAL, OwnAddresses};
 use crate::symbolic::{Bypass, bypass};
 

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{
+use crate::facts::Reading;
+use crate::facts::netfilter::{
     Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MapLookup, MarkWrite, Match,
     Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key,
     name_key,

@@ -3,8 +3,8 @@
 use super::language::{self, address, effort, rules};
 use super::tunnel::{facts, verdict};
 use super::unread::word;
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Element, Set};
+use crate::facts::Reading;
+use crate::facts::netfilter::{Element, Set};
 use crate::symbolic::OuterPackets;
 use crate::symbolic::scenarios::services::dns_to_several;
 use crate::symbolic::scenarios::tunnel::outer_packets;

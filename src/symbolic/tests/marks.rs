@@ -2,8 +2,8 @@
 
 use super::language::{self, address, effort, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
-use crate::snapshot::netfilter::{Field, Match, Set, Step, name_key};
-use crate::snapshot::{Failure, Reading};
+use crate::facts::netfilter::{Field, Match, Set, Step, name_key};
+use crate::facts::{Failure, Reading};
 use crate::symbolic::facts::Way;
 use crate::symbolic::past::Past;
 use crate::symbolic::scenarios::tunnel::outer_packets;

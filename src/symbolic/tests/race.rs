@@ -1,9 +1,9 @@
 //! Which translations let two connections compete for a port, a kind each.
 
 use super::language::{effort, rules};
-use crate::snapshot::Address;
-use crate::snapshot::netfilter::{Chosen, Set, Step};
-use crate::snapshot::{Failure, Reading};
+use crate::facts::Address;
+use crate::facts::netfilter::{Chosen, Set, Step};
+use crate::facts::{Failure, Reading};
 use crate::symbolic::host::{Device, HostFacts};
 use crate::symbolic::{Certainty, ReachedRules, World, reached};
 

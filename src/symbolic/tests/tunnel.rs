@@ -1,7 +1,7 @@
 //! What happens to a tunnel's outer packets: the measured facts, a line each.
 
 use super::language::{address, effort, host, rules};
-use crate::snapshot::netfilter::{Family, name_key};
+use crate::facts::netfilter::{Family, name_key};
 use crate::symbolic::facts::{TunnelFacts, Way};
 use crate::symbolic::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;

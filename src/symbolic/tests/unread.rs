@@ -177,14 +177,14 @@ fn a_mark_that_cannot_be_told_may_be_the_same_for_all_packets() {
 
 #[test]
 fn a_device_whose_index_is_not_known_may_be_any() {
-    use crate::snapshot::netfilter::{Condition, Field, Match, Step, Test};
+    use crate::facts::netfilter::{Condition, Field, Match, Step, Test};
     let mut written = rules("ip nat P: nat postrouting 100\n oif eth0 => masquerade");
     let chain = written.nftables.chains.values_mut().next().unwrap();
     let condition = Condition::Masked { mask: u32::MAX.into(), value: 2 };
     let by_index = Match::Tests { tests: vec![Test { field: Field::OutputIndex, condition }], inverted: false };
     let mut changed = chain.known_rules().to_vec();
     changed[0].steps[0] = Step::Match(by_index);
-    chain.rules = crate::snapshot::Reading::Ok(changed.into());
+    chain.rules = crate::facts::Reading::Ok(changed.into());
     let mut world = written.world();
     assert_eq!(reached(&world, &effort()).rules, [], "there is no such device");
     world.devices = None;

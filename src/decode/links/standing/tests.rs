@@ -5,9 +5,9 @@ use crate::archive::testing::recorded_node;
 use crate::capture::{Answer, Ask, Capture, Request, Take, hand_out};
 use crate::decode::links::LinkFacts;
 use crate::decode::{Collectors, Known, links};
+use crate::facts::Collector;
 use crate::netfilter::netlink::rtnl::{IFLA_XDP, IFLA_XDP_ATTACHED};
 use crate::netfilter::netlink::{self, Message};
-use crate::snapshot::Collector;
 
 struct Telling {
     capture: Capture,

@@ -2,6 +2,9 @@
 
 use super::kernel::rule;
 use super::language::Expression;
+use crate::facts::netfilter::{
+    Chosen, Condition, Family, Field, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step, Test,
+};
 use crate::netfilter::netlink::Layout;
 use crate::netfilter::nftables::expr::{
     Bitwise, Byteorder, Cmp, FlowOffload, Hash, Immediate, Lookup, Meta, Nat, Numgen, Objref, Payload, Range,
@@ -11,9 +14,6 @@ use crate::netfilter::nftables::uapi::{
     NFT_REG_1,
 };
 use crate::netfilter::nftables::{self as wired};
-use crate::snapshot::netfilter::{
-    Chosen, Condition, Family, Field, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step, Test,
-};
 
 fn steps(expressions: Expression) -> Vec<Step> {
     super::read_rule(rule("nat", "post", &[expressions])).expect("read").steps

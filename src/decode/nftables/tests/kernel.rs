@@ -8,14 +8,14 @@ use crate::capture::{Answer, Question, Request};
 use crate::decode::nftables::{self, Around};
 use crate::decode::testing::played_after;
 use crate::decode::{Known, Sources};
+use crate::facts::netfilter::Ruleset;
+use crate::facts::{Collector, Reading, Source, SourceState};
 use crate::netfilter::netlink::{self, Attributes, NLM_F_MULTI, Text, Writer, frame};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFT_JUMP, NFT_SET_MAP};
 use crate::netfilter::nftables::{
     self as wire, Body, Chain, Generation, Hook, NFTA_SET_NAME, Rule, Set, SetElement, SetElements, Table,
 };
-use crate::snapshot::netfilter::Ruleset;
-use crate::snapshot::{Collector, Reading, Source, SourceState};
 
 pub const PREROUTING: u32 = 0;
 pub const FORWARD: u32 = 2;
@@ -249,7 +249,7 @@ impl Kernel {
 
     /// The set that a request names.
     fn set(&self, request: &Request) -> (&'static str, &Devices) {
-        let name = asked(request).get(NFTA_SET_NAME).map(crate::snapshot::Name::from_bytes).expect("a set's name");
+        let name = asked(request).get(NFTA_SET_NAME).map(crate::facts::Name::from_bytes).expect("a set's name");
         let found = self.sets.iter().find(|(known, _)| ***known == *name);
         found.map(|(name, set)| (*name, set)).unwrap_or_else(|| panic!("there is no set {name}"))
     }

@@ -1,8 +1,8 @@
 //! The ipset half.
 
 use super::*;
+use crate::facts::Unanswered;
 use crate::netfilter::netlink::{put, put_nested};
-use crate::snapshot::Unanswered;
 
 /// Plays a kernel with the ipset `nodes`.
 pub fn nodes(name: &str) -> Vec<u8> {

@@ -12,8 +12,8 @@
 //! k3s is flannel and kube-proxy; it has no rules of its own here. ufw writes no rule that translates: what stands in
 //! its files is the administrator's.
 
-use crate::snapshot::netfilter::signatures::{self, Pattern, Shape, Signature};
-use crate::snapshot::netfilter::{
+use crate::facts::netfilter::signatures::{self, Pattern, Shape, Signature};
+use crate::facts::netfilter::{
     ChainId, Chosen, Condition, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step, TypeScope,
 };
 

@@ -120,7 +120,7 @@ fn prefix_length(field: &Field, mask: u128) -> Option<Option<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::netfilter::{MarkBits, address_key, name_key};
+    use crate::facts::netfilter::{MarkBits, address_key, name_key};
 
     #[test]
     fn tests_are_written_as_nft_writes_them() {

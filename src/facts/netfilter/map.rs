@@ -100,7 +100,7 @@ impl Nat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::netfilter::{Family, NatAction, PortRandomization};
+    use crate::facts::netfilter::{Family, NatAction, PortRandomization};
 
     #[test]
     fn data_are_read_where_they_stand() {

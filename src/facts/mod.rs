@@ -293,7 +293,7 @@ pub struct SourceStatus {
 
 /// Everything that one look at a node found.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct Facts {
     /// Host name of the node (its UTS namespace).
     pub hostname: String,
     /// When the look began, RFC 3339, UTC.
@@ -374,7 +374,7 @@ pub fn may_forward(forwarding: &[Reading<bool>; 2]) -> bool {
     forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false) | Reading::Absent(_)))
 }
 
-impl Snapshot {
+impl Facts {
     /// The live patches that are loaded: none where the kernel cannot load any; `None` where that could not be read.
     pub fn known_livepatches(&self) -> Option<&[String]> {
         match &self.livepatches {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Chain, Rule, Ruleset};
-use crate::snapshot::Reading;
+use crate::facts::Reading;
 
 impl Ruleset {
     /// Whether packets meet the same in the other.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::{BridgePort, Field, MapLookup, NatMap, SetId};
-use crate::snapshot::{Name, Reading, names};
+use crate::facts::{Name, Reading, names};
 
 names! {
     /// How a translation chooses among free source ports.

@@ -3,13 +3,13 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::decode::testing;
+use crate::facts::Reading;
+use crate::facts::netfilter::{Chain, Family, PortRandomization, Set, Test};
 use crate::netfilter::netlink::{self, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables;
 use crate::netfilter::nftables::uapi::NFT_MSG_NEWRULE;
 use crate::redact::redact;
-use crate::snapshot::Reading;
-use crate::snapshot::netfilter::{Chain, Family, PortRandomization, Set, Test};
 
 /// A rule as it is written for iptables, as far as it matters here.
 fn rule(text: &str, comment: &str) -> Rule {

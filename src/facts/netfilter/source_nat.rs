@@ -1,7 +1,7 @@
 //! Rules that translate source addresses, as they are listed and counted.
 
 use super::{Counter, Family, NatAction, PortRandomization, Rule};
-use crate::snapshot::{Name, names};
+use crate::facts::{Name, names};
 
 names! {
     /// Which user-space interface holds a rule.
