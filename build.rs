@@ -1,4 +1,4 @@
-//! Parses the data of `src/advisory` and of `src/decode/release` once: the program would else spend most of a short run on TOML.
+//! Parses the data of `src/advisory` and of `src/read/release` once: the program would else spend most of a short run on TOML.
 //! It reads JSON instead, an array of `[file name without extension, value]` for each directory.
 
 #[path = "src/advisory/front_matter.rs"]
@@ -12,7 +12,7 @@ fn main() -> io::Result<()> {
     for (source, value) in [
         ("src/advisory/catalogue", advisory as fn(&str) -> Result<_, _>),
         ("src/advisory/defects", toml),
-        ("src/decode/release/vendors", toml),
+        ("src/read/release/vendors", toml),
     ] {
         let source = Path::new(source);
         println!("cargo::rerun-if-changed={}", source.display());

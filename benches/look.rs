@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use natwatch::advisory::Catalogue;
-use natwatch::decode::{self, Collectors, Known};
 use natwatch::facts::{Collector, Failure};
 use natwatch::kernel::{Live, Paths, Progress};
+use natwatch::read::{self, Collectors, Known};
 use natwatch::render::{exposition, json, metrics};
 use natwatch::{archive, judge};
 
@@ -26,12 +26,12 @@ fn look(criterion: &mut Criterion) {
     let capture = archive::load(&path).expect("the node is part of the repository");
     criterion.bench_function("decode and judge a captured node", |bencher| {
         bencher.iter(|| {
-            let facts = decode::replay(black_box(&capture), &collectors);
+            let facts = read::replay(black_box(&capture), &collectors);
             judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false))
         });
     });
 
-    let facts = decode::replay(&capture, &collectors);
+    let facts = read::replay(&capture, &collectors);
     let report = judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false));
     let mut derived = judge::Derived::default();
     criterion.bench_function("judge a captured node again", |bencher| {
@@ -53,7 +53,7 @@ fn look(criterion: &mut Criterion) {
             let progress = Arc::new(Progress::new(Duration::from_secs(10)));
             let mut live = Live::new(paths(), progress);
             let meta = live.meta();
-            let (parts, _) = decode::read(&mut live, &collectors, &Known::default(), &mut |_| ());
+            let (parts, _) = read::all(&mut live, &collectors, &Known::default(), &mut |_| ());
             let facts = parts.facts(&meta, &collectors, &Failure::not_needed("every part is there"));
             judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false))
         });

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use natwatch::capture::{Ask, Request, Take};
-use natwatch::decode::{self, Collectors, Known};
 use natwatch::facts::{Collector, Facts, Failure, Source};
 use natwatch::kernel::{Live, Paths, Progress};
+use natwatch::read::{self, Collectors, Known};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Rules as kube-proxy writes them, five for each Service.
@@ -71,7 +71,7 @@ fn live() -> Live {
 fn look(collectors: &Collectors, memory: &Known) -> (Facts, Known) {
     let mut live = live();
     let meta = live.meta();
-    let (parts, left) = decode::read(&mut live, collectors, memory, &mut |_| ());
+    let (parts, left) = read::all(&mut live, collectors, memory, &mut |_| ());
     (parts.facts(&meta, collectors, &Failure::not_needed("every part is there")), left)
 }
 

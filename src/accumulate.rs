@@ -84,8 +84,8 @@ impl Unwrapping {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode;
     use crate::facts::CounterRow;
+    use crate::read;
 
     use ConntrackCounter::{Drop, InsertFailed};
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     fn numbered_look(accumulators: &mut Accumulators, number: u64, cpus: &[u32]) -> u64 {
-        let mut facts = decode::replay(&decode::testing::capture(), &Default::default());
+        let mut facts = read::replay(&read::testing::capture(), &Default::default());
         let row = |value: &u32| CounterRow::from([(InsertFailed, u64::from(*value)), (Drop, 0)]);
         facts.conntrack.cpus =
             Reading::Ok(cpus.iter().map(|value| ConntrackCpu { cpu: None, counters: row(value) }).collect());

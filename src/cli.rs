@@ -8,11 +8,11 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Su
 
 use crate::advisory::defects::{self, DefectState};
 use crate::advisory::{Catalogue, Severity};
-use crate::decode::Collectors;
 use crate::facts::Collector;
 use crate::judge::{self, Acceptance};
 use crate::kernel::Paths;
 use crate::probe::{self, saved::Choice};
+use crate::read::Collectors;
 
 /// Why packets get lost on this node: conntrack, NAT, tunnels, offloads and the kernel, as metrics and verdicts.
 #[derive(Debug, Parser)]

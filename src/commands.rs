@@ -13,12 +13,12 @@ use clap::CommandFactory as _;
 use crate::advisory::{Catalogue, Severity, State};
 use crate::capture::{Capture, Meta, Recorder};
 use crate::cli::{self, Action, Cli, Common, Format, ProbeFormat, Shown};
-use crate::decode::{self, Collectors, Known};
 use crate::facts::{Collector, Facts};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
 use crate::logging::Log;
 use crate::probe::saved::{self, Choice, Saved};
+use crate::read::{self, Collectors, Known};
 use crate::reading::{Published, Reader, Watched, judge_until};
 use crate::refresh::Refresher;
 use crate::render::line::{PluginState, nagios, npd, plugin_state};
@@ -120,7 +120,7 @@ fn checked(flags: &cli::Check) -> Result<u8, String> {
         None => read_live(&flags.common),
         Some(directory) => {
             let capture = archive::load(directory)?;
-            let facts = decode::replay(&capture, collectors);
+            let facts = read::replay(&capture, collectors);
             let probe = saved::of_capture(&flags.common.probe_choice(), &capture);
             Seen { facts, durations: BTreeMap::new(), deadline: Instant::now() + PATIENCE, probe }
         }
@@ -186,7 +186,7 @@ fn record(common: &Common) -> Capture {
         let mut live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
         let _ = tell.send(Meta { boot_id, ..live.meta() });
         let mut recorder = Recorder::new(live, |name, answer| drop(keep.send((name, answer))));
-        decode::read(&mut recorder, &collectors, &Known::default(), &mut |_| ());
+        read::all(&mut recorder, &collectors, &Known::default(), &mut |_| ());
     });
     let meta = meta.recv_timeout(PATIENCE).unwrap_or_else(|_| kernel::meta());
     let mut capture = Capture { meta, answers: BTreeMap::new() };

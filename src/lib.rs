@@ -9,7 +9,7 @@
 //! | [`capture`] | `Ask`, the only door to the node; a saved capture, which answers as the node did |
 //! | [`archive`], [`redact`] | a capture as a directory, without private data if wanted |
 //! | [`netfilter`] | the bytes of netlink and netfilter; names nothing of ours |
-//! | [`decode`] | readers: what a node is asked, and bytes to facts |
+//! | [`read`] | readers: what a node is asked, and bytes to facts |
 //! | [`facts`] | the facts |
 //! | [`accumulate`] | counters that never fall |
 //! | [`symbolic`] | what the kernel would do with a packet |
@@ -33,7 +33,6 @@ pub mod bounded;
 pub mod capture;
 pub mod cli;
 pub mod commands;
-pub mod decode;
 pub mod facts;
 pub mod judge;
 pub mod kernel;
@@ -42,6 +41,7 @@ pub mod memory;
 pub mod netfilter;
 pub mod probe;
 pub mod process;
+pub mod read;
 pub mod reading;
 pub mod redact;
 pub mod refresh;

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::accumulate::Accumulators;
-use crate::decode::Known;
 use crate::facts::Facts;
 use crate::judge::Derived;
+use crate::read::Known;
 
 /// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per
 /// 1,000 rules, and the kernel has no number that every change moves.

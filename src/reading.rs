@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::advisory::Catalogue;
 use crate::capture::{Ask, Meta};
-use crate::decode::{self, Collectors, Known, Parts};
 use crate::facts::{Facts, Failure, Unanswered};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Paths, Progress};
+use crate::read::{self, Collectors, Known, Parts};
 use crate::sync::lock;
 
 /// What a reading reads: the kernel, or a test's idea of one.
@@ -121,7 +121,7 @@ impl Reader {
                 let mut shown = lock(&shown);
                 (shown.parts, shown.count) = (parts.clone(), count);
             };
-            let (parts, left) = decode::read(door, &collectors, &known, &mut publish);
+            let (parts, left) = read::all(door, &collectors, &known, &mut publish);
             then(Published { meta, parts, count: count + 1 }, left, &mine);
         }));
         Underway { progress, published }

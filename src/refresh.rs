@@ -13,11 +13,11 @@ use axum::body::Bytes;
 use tokio::sync::{OnceCell, OwnedMutexGuard, watch};
 
 use crate::advisory::Catalogue;
-use crate::decode::{Collectors, Known, Parts};
 use crate::facts::{Collector, Facts, Failure, Unanswered};
 use crate::judge::{self, History, Report};
 use crate::kernel::{Progress, Whereabouts, heap};
 use crate::memory::Memory;
+use crate::read::{Collectors, Known, Parts};
 use crate::reading::{Published, Reader, Underway, World, judge_until};
 use crate::sync::{lock, off_thread};
 
@@ -345,8 +345,8 @@ mod tests {
 
     use super::*;
     use crate::capture::{Ask, Meta, Request, Take};
-    use crate::decode::testing;
     use crate::facts::{Reading, Source, SourceState};
+    use crate::read::testing;
     use crate::reading::Door;
 
     /// Answers the number of entries at once and everything else when the gate opens.

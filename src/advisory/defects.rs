@@ -53,7 +53,7 @@ pub struct Defect {
 /// What the builds of one vendor's frozen series contain.
 #[derive(Clone, Debug)]
 pub(super) struct VendorTable {
-    /// The name of a file in src/decode/release/vendors.
+    /// The name of a file in src/read/release/vendors.
     pub vendor: String,
     /// x.y.0 of the base; whatever z the vendor shows.
     pub series: KernelVersion,

@@ -1,6 +1,6 @@
 use super::*;
-use crate::decode::release;
 use crate::facts::{Kernel, Numbering};
+use crate::read::release;
 use proptest::prelude::*;
 
 /// The columns of the big table.

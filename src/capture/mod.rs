@@ -1,6 +1,6 @@
 //! What the kernel was asked and what it answered, byte for byte.
 //!
-//! A [`Capture`] is what `kernel` produces, what `decode` reads, what `natwatch capture` saves, what
+//! A [`Capture`] is what `kernel` produces, what `read` reads, what `natwatch capture` saves, what
 //! `check --from` replays, and what the tests have of recorded nodes.
 
 mod ask;

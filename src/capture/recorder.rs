@@ -52,7 +52,7 @@ mod tests {
         let refused = Request::netlink(Source::Nftables, "refused", NetlinkFamily::Netfilter, 1, true, Vec::new());
         let lost = Request::netlink(Source::Nftables, "lost", NetlinkFamily::Netfilter, 1, true, Vec::new());
         let errno = [&20u32.to_ne_bytes()[..], &[2, 0, 0, 0], &[0; 8], &(-2i32).to_ne_bytes()].concat();
-        let mut first = crate::decode::testing::capture();
+        let mut first = crate::read::testing::capture();
         let failure = Failure::SystemCall { call: SystemCall::Receive, errno: 105 };
         first.answers = BTreeMap::from([
             (file.name.clone(), Reading::Ok(b"Linux\n".to_vec())),

@@ -1,6 +1,6 @@
 //! Which kernel is running: plain data, no decision.
 //!
-//! Filled by `decode::release` from /proc/sys/kernel/{osrelease,version}, /proc/version and
+//! Filled by `read::release` from /proc/sys/kernel/{osrelease,version}, /proc/version and
 //! /proc/version_signature. These files show the host's kernel in every container.
 
 use std::fmt;
@@ -62,7 +62,7 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok()
 }
 
-/// Who built a kernel: the name of the file in src/decode/release/vendors that knew it, or one of the two below. Names are
+/// Who built a kernel: the name of the file in src/read/release/vendors that knew it, or one of the two below. Names are
 /// stable: they are used in the defect tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vendor(pub &'static str);

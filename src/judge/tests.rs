@@ -3,8 +3,8 @@
 use super::*;
 use crate::advisory::Test;
 use crate::archive::testing::recorded_node;
-use crate::decode::{Collectors, replay, testing};
 use crate::facts::{Source, SourceState, SourceStatus};
+use crate::read::{Collectors, replay, testing};
 
 /// Nobody stops these judgements.
 static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -141,7 +141,7 @@ fn the_operators_word_beats_everything_and_says_so() {
 fn an_experiment_beats_the_tables_but_not_the_operator() {
     let id = "nat-udp-zero-checksum".to_owned();
     let mut node = blank();
-    node.kernel = Reading::Ok(crate::decode::release::parse("5.4.40", None, None, None).unwrap());
+    node.kernel = Reading::Ok(crate::read::release::parse("5.4.40", None, None, None).unwrap());
     node.livepatches = Reading::Absent("this kernel cannot load any".into());
     let decide = |node: &Facts, state, livepatches: Option<Vec<String>>, kernel_defects| {
         let findings = [(id.clone(), (state, "what was seen".to_owned()))].into();

@@ -35,10 +35,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::advisory::defects::DefectState;
 use crate::capture::{Request, Root};
-use crate::decode::{self, Collectors, Known, Node};
 use crate::facts::{Collector, Reading, Source};
 use crate::kernel::isolation::{self, Child, Inside};
 use crate::kernel::{Live, Paths, Progress};
+use crate::read::{self, Collectors, Known, Node};
 use lab::Lab;
 use needs::Means;
 
@@ -105,7 +105,7 @@ fn read(paths: &Paths, means: impl FnOnce(&mut Node<'_>) -> Means) -> Before {
     let probed_at = live.meta().captured_at;
     let (collectors, memory) = (Collectors::from([Collector::Kernel]), Known::default());
     let mut node = Node::new(&mut live, &collectors, &memory);
-    let livepatches = match decode::identity(&mut node).livepatches {
+    let livepatches = match read::identity(&mut node).livepatches {
         Reading::Ok(names) => Some(names),
         Reading::Absent(_) => Some(Vec::new()),
         Reading::Denied(_) | Reading::Failed(_) => None,

@@ -1,8 +1,8 @@
 //! What an experiment needs of the kernel, and whether it is there: asking for what is not would load a module. Pure.
 
-use crate::decode::Node;
-use crate::decode::modules::{Module, is_listed, presence_among};
 use crate::facts::{Reading, Source};
+use crate::read::Node;
+use crate::read::modules::{Module, is_listed, presence_among};
 
 const fn module(name: &'static str, symbol: &'static str) -> Module {
     Module { name, symbol, source: Source::Kernel }
@@ -209,7 +209,7 @@ fn both(one: Result<(), Lack>, other: Result<(), Lack>) -> Result<(), Lack> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::testing;
+    use crate::read::testing;
 
     /// A kernel with these modules loaded, and nothing built in.
     fn with(modules: &[&str]) -> Means {

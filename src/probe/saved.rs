@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::{Identity, Outcome, identity, running};
 use crate::bounded;
 use crate::capture::{Capture, Replay};
-use crate::decode::{Collectors, Known, Node};
 use crate::facts::{Collector, Failure, Reading};
 use crate::kernel::Paths;
+use crate::read::{Collectors, Known, Node};
 
 /// Where everyone looks who is told nothing else. It does not outlive the boot.
 const USUAL_FILE: &str = "/run/natwatch/probe.json";

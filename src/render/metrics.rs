@@ -135,7 +135,7 @@ pub struct Settings {
     /// `--collector.verdict.conditions`
     pub conditions: bool,
     /// Which collectors are on.
-    pub collectors: crate::decode::Collectors,
+    pub collectors: crate::read::Collectors,
 }
 
 /// Tunnels with a series of their own; the rest is counted in `natwatch_series_omitted`.

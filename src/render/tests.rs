@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::advisory::{Catalogue, ConditionKind, Severity};
-use crate::decode;
 use crate::facts::netfilter::{
     Backend, Counter, Family, MarkTest, NatAction, Owner, PortRandomization, SourceNatKind, SourceNatRule,
     SourceNatTotal,
 };
 use crate::facts::{Collector, Reading};
 use crate::judge::{ConditionState, judge};
+use crate::read;
 use crate::render::metrics::{Families, Settings, Value};
 
 fn kube_proxy(family: Family) -> SourceNatRule {
@@ -48,8 +48,8 @@ fn by_hand() -> SourceNatRule {
 }
 
 fn node(rules: Reading<Vec<SourceNatRule>>) -> Facts {
-    let mut node = decode::replay(&decode::testing::capture(), &Default::default());
-    node.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
+    let mut node = read::replay(&read::testing::capture(), &Default::default());
+    node.source_nat_totals = rules.as_ref().map(|rules| read::source_nat_totals(rules));
     node.source_nat_rules = rules;
     node
 }

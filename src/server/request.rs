@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-use crate::decode::Collectors;
 use crate::facts::Collector;
+use crate::read::Collectors;
 
 /// How long a request waits for the kernel unless the scraper says what it can afford.
 pub const PATIENCE: Duration = Duration::from_secs(10);

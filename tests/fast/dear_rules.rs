@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use natwatch::advisory::{Catalogue, State};
 use natwatch::archive;
-use natwatch::decode::{self, Collectors};
 use natwatch::facts::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
     PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, Verdict,
 };
 use natwatch::facts::{Collector, Facts, Reading};
 use natwatch::judge::{self, Report};
+use natwatch::read::{self, Collectors};
 
 fn id(chain: &str) -> ChainId {
     ChainId { family: Family::Ipv4, table: "t".into(), chain: chain.into() }
@@ -181,7 +181,7 @@ fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
 fn node(rules: &Ruleset) -> Facts {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes/flannel.txt");
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let mut facts = decode::replay(&archive::load(&path).expect("a recorded node"), &collectors);
+    let mut facts = read::replay(&archive::load(&path).expect("a recorded node"), &collectors);
     facts.nftables = Reading::Ok(Arc::new(rules.clone()));
     facts
 }

@@ -18,7 +18,7 @@ const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rule
 fn rules(node: &Path) -> String {
     let capture = natwatch::archive::load(node).unwrap();
     let collectors = Collector::ALL.iter().copied().collect();
-    let reading = natwatch::decode::replay(&capture, &collectors).nftables;
+    let reading = natwatch::read::replay(&capture, &collectors).nftables;
     let Some(ruleset) = reading.ok() else { return format!("{reading:?}\n") };
     let mut out = format!("generation {:?}, devices {:?}\n", ruleset.generation, ruleset.devices);
     for (ChainId { family, table, chain }, found) in &ruleset.chains {

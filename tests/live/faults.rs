@@ -11,10 +11,10 @@ use natwatch::advisory::defects::DefectState;
 use natwatch::advisory::{Catalogue, State};
 use natwatch::archive;
 use natwatch::capture::{Answer, Capture};
-use natwatch::decode::{self, Collectors, absence};
 use natwatch::facts::netfilter::SourceNatRule;
 use natwatch::facts::{Collector, Facts, Failure, Reading, SourceState, SystemCall};
 use natwatch::judge::{self, Options};
+use natwatch::read::{self, Collectors, absence};
 use serde_json::Value;
 
 use crate::support::capture::{CaptureDir, recorded_nodes};
@@ -45,7 +45,7 @@ fn options(plain: bool) -> Options {
 
 fn outcome(capture: &Capture, known: &Known, plain: bool) -> Outcome {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let facts = decode::replay(capture, &collectors);
+    let facts = read::replay(capture, &collectors);
     let shape = shape(&facts);
     let shape = (plain, shape);
     let verdicts = known.lock().expect("no panic").get(&shape).cloned();

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use natwatch::advisory::Catalogue;
 use natwatch::capture::{Ask, Request, Take};
-use natwatch::decode::{self, Collectors, Known, Parts};
 use natwatch::facts::{Collector, Facts, Failure, Reading};
 use natwatch::judge::{self, Derived, Report};
 use natwatch::kernel::{Live, Paths, Progress};
+use natwatch::read::{self, Collectors, Known, Parts};
 
 use crate::support::grammar::{Dice, services};
 use crate::support::netns::{Netns, veth};
@@ -115,7 +115,7 @@ impl Remembering {
         self.ask.asked.clear();
         let now = Instant::now();
         self.known.verify_links(now, if verify { Duration::ZERO } else { PATIENCE });
-        let (parts, left) = decode::read(&mut self.ask, collectors, &self.known, &mut |_| ());
+        let (parts, left) = read::all(&mut self.ask, collectors, &self.known, &mut |_| ());
         self.known = left;
         self.known.date(now);
         parts
@@ -232,7 +232,7 @@ fn after_random_changes_a_reading_finds_what_one_finds_that_remembers_nothing() 
             loop {
                 let remembered = facts(node.read(&watched(), false));
                 took_over += u64::from(node.asked("netlink/route/links") == 0);
-                let (fresh, _) = decode::read(&mut live(), &watched(), &Known::default(), &mut |_| ());
+                let (fresh, _) = read::all(&mut live(), &watched(), &Known::default(), &mut |_| ());
                 let fresh = facts(fresh);
                 let report = judged(&remembered, &mut derived);
                 let (remembered, told) = (told(&remembered), told(&fresh));

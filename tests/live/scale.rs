@@ -10,9 +10,9 @@ use std::sync::atomic::AtomicBool;
 
 use natwatch::advisory::Catalogue;
 use natwatch::archive;
-use natwatch::decode::{self, Collectors};
 use natwatch::facts::{Collector, Facts};
 use natwatch::judge::{self, ConditionState, Options, Report};
+use natwatch::read::{self, Collectors};
 
 use crate::support::capture::CaptureDir;
 use crate::support::netns::{Netns, veth_within};
@@ -69,7 +69,7 @@ fn judged_under_valgrind(facts: &Facts) -> Report {
 fn a_recorded_node() {
     let path = env::var_os("NATWATCH_SCALE").expect("the directory of a capture");
     let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let facts = decode::replay(&archive::load(Path::new(&path)).expect("a capture"), &collectors);
+    let facts = read::replay(&archive::load(Path::new(&path)).expect("a capture"), &collectors);
     let report = judged_under_valgrind(&facts);
     let tunnel = report.advisories.iter().find(|finding| finding.id.as_str() == "vxlan-double-snat-checksum");
     let conditions = &tunnel.expect("it is judged").conditions;

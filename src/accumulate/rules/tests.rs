@@ -1,8 +1,8 @@
 use super::*;
 use crate::accumulate::Accumulators;
-use crate::decode;
 use crate::facts::netfilter::{NatAction, Owner, PortRandomization};
 use crate::facts::{Facts, Reading};
+use crate::read;
 
 /// A masquerade rule; the fingerprint tells what it says.
 fn rule(fingerprint: u64, packets: u64) -> SourceNatRule {
@@ -31,8 +31,8 @@ fn uncounted(fingerprint: u64) -> SourceNatRule {
 }
 
 fn facts(rules: Reading<Vec<SourceNatRule>>) -> Facts {
-    let mut facts = decode::replay(&decode::testing::capture(), &Default::default());
-    facts.source_nat_totals = rules.as_ref().map(|rules| decode::source_nat_totals(rules));
+    let mut facts = read::replay(&read::testing::capture(), &Default::default());
+    facts.source_nat_totals = rules.as_ref().map(|rules| read::source_nat_totals(rules));
     facts.source_nat_rules = rules;
     facts
 }

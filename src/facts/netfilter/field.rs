@@ -159,7 +159,7 @@ pub fn address_key(address: IpAddr) -> u128 {
     }
 }
 
-/// A device name as a field has it; `None` if its bytes are not known (see `decode::links::device_name`).
+/// A device name as a field has it; `None` if its bytes are not known (see `read::links::device_name`).
 pub fn name_key(name: &str) -> Option<u128> {
     let mut bytes = [0; 16];
     let place = bytes.get_mut(..name.len()).filter(|_| name.len() < 16 && !name.contains('\\'))?;

@@ -6,13 +6,13 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::advisory::Catalogue;
 use crate::archive::testing::{recorded_node, recorded_nodes};
-use crate::decode::{Collectors, replay};
 use crate::facts::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Counter, DeviceProperty, Family, Field, Hook, MarkWrite, Match,
     Nat, NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, TypeScope,
 };
 use crate::facts::{Address, Collector, Facts, Filter, Link, OuterRoute, Reading, Route, Rule as PolicyRule, Shared};
 use crate::judge::{Options, Report, judge, judge_again};
+use crate::read::{Collectors, replay};
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
 

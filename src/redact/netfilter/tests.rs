@@ -5,7 +5,6 @@ use std::hash::RandomState;
 
 use super::*;
 use crate::capture::Capture;
-use crate::decode::testing;
 use crate::facts::Reading;
 use crate::netfilter::netlink::{self, Text, Writer, put};
 use crate::netfilter::nfnetlink::Nfgenmsg;
@@ -20,6 +19,7 @@ use crate::netfilter::nftables::{
     Body, Data, Expression, Message, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_RULE_EXPRESSIONS, Rule, Set, SetElement,
     SetElements,
 };
+use crate::read::testing;
 use crate::redact::{each_message, redact};
 
 macro_rules! dumps {

@@ -2,13 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::*;
-use crate::decode::testing;
 use crate::facts::Reading;
 use crate::facts::netfilter::{Chain, Family, PortRandomization, Set, Test};
 use crate::netfilter::netlink::{self, Writer};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables;
 use crate::netfilter::nftables::uapi::NFT_MSG_NEWRULE;
+use crate::read::testing;
 use crate::redact::redact;
 
 /// A rule as it is written for iptables, as far as it matters here.

@@ -1,0 +1,330 @@
+//! Legacy x_tables (`iptables-legacy`): which tables to ask for, and the rule set that they make up.
+//!
+//! A table is only asked for if `ip_tables_names` lists it: asking makes it otherwise, and hooks it in. It comes as one
+//! blob, which is walked in place from the hooks; only rules that a hook leads to become values. The nat chains on
+//! prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+//!
+//! The kernel has no smaller question than a whole table. Its description is read before and after, because a replacement of
+//! the same size gives no error and has its chains elsewhere. The blob is gone when the reading is over; where a family's
+//! tables have more than 1 MiB, their rules are taken over for 30 s while the descriptions stand.
+
+mod entry;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::capture::{Request, Root};
+use crate::facts::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
+use crate::facts::{Failure, Name, Reading, Source, SystemCall};
+use crate::netfilter::xtables::{IptGetinfo, Structure, Table};
+use crate::read::known::KnownTables;
+use crate::read::{Node, marks, services};
+
+/// The half of legacy x_tables that is about one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// `ip_tables`
+    Ipv4,
+    /// `ip6_tables`
+    Ipv6,
+}
+
+/// Tables of a family that are read again in every reading, so that rates of their counters are smooth: 3,000 rules or so.
+/// Larger ones are remembered.
+const READ_EACH_TIME: usize = 1 << 20;
+
+/// Tables whose rules can change what happens to a packet; there are no others.
+const TABLES: &[&str] = &["raw", "mangle", "nat", "filter", "security"];
+
+/// Priority of a table's chain (`enum nf_ip_hook_priorities`).
+fn priority(table: &str, hook: Hook) -> i32 {
+    match (table, hook) {
+        ("raw", _) => -300,
+        ("mangle", _) => -150,
+        ("nat", Hook::Prerouting | Hook::Output) => -100,
+        ("nat", _) => 100,
+        ("security", _) => 50,
+        _ => 0,
+    }
+}
+
+fn kind(table: &str, hook: Hook) -> ChainKind {
+    match (table, hook) {
+        ("nat", _) => ChainKind::Nat,
+        ("mangle", Hook::Output) => ChainKind::Route,
+        _ => ChainKind::Filter,
+    }
+}
+
+impl Half {
+    fn source(self) -> Source {
+        match self {
+            Self::Ipv4 => Source::XtablesIpv4,
+            Self::Ipv6 => Source::XtablesIpv6,
+        }
+    }
+
+    /// The tables that are there, one a line.
+    fn names(self) -> Request {
+        let name = if self == Self::Ipv6 { "ip6_tables_names" } else { "ip_tables_names" };
+        Request::file(self.source(), Root::Procfs, format!("thread-self/net/{name}"))
+    }
+
+    fn table(self, name: &str) -> Request {
+        Request::xtables(self.source(), self == Self::Ipv6, name)
+    }
+
+    /// Reads the tables that the kernel lists. Absent: the kernel has no legacy x_tables of this family.
+    pub fn read(self, node: &mut Node<'_>) -> Reading<Arc<Ruleset>> {
+        self.read_remembering(node, READ_EACH_TIME)
+    }
+
+    /// The same; tables that have more bytes than this are remembered.
+    fn read_remembering(self, node: &mut Node<'_>, small: usize) -> Reading<Arc<Ruleset>> {
+        let listed = match node.text(&self.names()) {
+            Reading::Ok(names) => listed(&names),
+            other => return other.map(|_| Arc::default()),
+        };
+        let ruleset = match self.still_known(node, &listed) {
+            Some(known) => Reading::Ok(known),
+            None => self.read_tables(node, &listed, small),
+        };
+        node.note(&self.names(), ruleset)
+    }
+
+    /// What an earlier reading has found, if the tables' descriptions are what they were.
+    fn still_known(self, node: &mut Node<'_>, listed: &[&'static str]) -> Option<Arc<Ruleset>> {
+        let known = node.memory.tables.get(&self.source())?;
+        let mut infos = listed.iter().map(|table| self.table(table).only_info());
+        let same = |request: Request| {
+            let info = node.try_bytes(&request);
+            info.ok().is_some() && info.ok() == known.infos.get(&request.name)
+        };
+        (listed.len() == known.infos.len() && infos.all(same)).then(|| Arc::clone(&known.ruleset))
+    }
+
+    fn read_tables(self, node: &mut Node<'_>, listed: &[&'static str], small: usize) -> Reading<Arc<Ruleset>> {
+        node.left.tables.remove(&self.source());
+        let (mut ruleset, mut infos, mut size) = (Ruleset::default(), BTreeMap::new(), 0);
+        for name in listed {
+            let request = self.table(name);
+            let answer = node.try_bytes(&request);
+            if is_refused(&answer) && !self.is_still_listed(node, name) {
+                continue; // it has gone since
+            }
+            let added = answer.decode(|bytes| {
+                let table = Table::new(&bytes, self == Self::Ipv6, name)?;
+                size += bytes.len();
+                infos.extend(bytes.get(..IptGetinfo::SIZE).map(|info| (request.only_info().name, info.to_vec())));
+                add(&mut ruleset, &table, name, services::MAX_RULES)
+            });
+            if added.ok().is_none() {
+                return added.within(format_args!("table {name}")).map(|()| Arc::default());
+            }
+        }
+        let mut setters = std::mem::take(&mut ruleset.setters);
+        marks::note_whole_chains(&mut setters, &ruleset);
+        setters.none = setters.missing();
+        ruleset.setters = setters;
+        let ruleset = Arc::new(ruleset);
+        if size > small {
+            let known = KnownTables { infos, ruleset: Arc::clone(&ruleset), since: None };
+            node.left.tables.insert(self.source(), known);
+        }
+        Reading::Ok(ruleset)
+    }
+
+    /// An errno of a system call does not say that a table is not there: a sandbox gives it too. The list does.
+    fn is_still_listed(self, node: &mut Node<'_>, table: &str) -> bool {
+        node.try_text(&self.names()).ok().is_none_or(|names| listed(names).contains(&table))
+    }
+}
+
+/// Those of [`TABLES`] that the kernel lists.
+fn listed(names: &str) -> Vec<&'static str> {
+    TABLES.iter().copied().filter(|table| names.lines().any(|name| name == *table)).collect()
+}
+
+fn is_refused<T>(reading: &Reading<T>) -> bool {
+    let failure = reading.failure().map(Failure::root);
+    matches!(failure, Some(Failure::SystemCall { call: SystemCall::GetSocketOption, .. }))
+}
+
+/// Adds the rules of a table; the chains of Services whole if the table has no more than `few` entries.
+fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Result<(), Failure> {
+    let (mut whole, mut searched) = (Vec::new(), Vec::new());
+    for number in 0..table.chains.len() {
+        let Some(hook) = hook(table, number) else { continue };
+        let services = kind(name, hook) == ChainKind::Nat && matches!(hook, Hook::Prerouting | Hook::Output);
+        if services && table.count > few { searched.push(number) } else { whole.push(number) }
+    }
+    let mut seen = vec![false; table.chains.len()];
+    while let Some(number) = whole.pop() {
+        if std::mem::replace(&mut seen[number], true) {
+            continue;
+        }
+        let mut rules = Vec::new();
+        for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
+            let entry = entry?;
+            whole.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
+            let rule = entry::rule(table, &entry, position);
+            rules.push(rule.map_err(|error| within_rule(error, table, number, position))?);
+        }
+        insert(ruleset, table, number, name, Reading::Ok(Arc::new(rules)))?;
+    }
+    if name == "nat" {
+        ruleset.setters.tested = marks::all_tested(ruleset);
+        search(ruleset, table, name)?;
+        follow_for_udp(ruleset, table, &searched, name)?;
+    }
+    find_tracking(ruleset, table, &seen, few)?;
+    for number in searched {
+        if !ruleset.chains.contains_key(&id(table, number, name)) {
+            insert(ruleset, table, number, name, only_searched())?;
+        }
+    }
+    Ok(())
+}
+
+/// A rule starts connection tracking wherever it stands, also in chains that no hook leads to. Where these are too many, it
+/// cannot be told.
+fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: usize) -> Result<(), Failure> {
+    if table.count > few {
+        let why = format!("more than {few} rules, too many to search all for one that starts connection tracking");
+        ruleset.tracking_unread.insert(family(table), why);
+        return Ok(());
+    }
+    let mut tracks = false;
+    let unseen = table.chains.iter().enumerate().filter(|(number, _)| !seen[*number]);
+    for (number, chain) in unseen {
+        for (position, entry) in (1..).zip(table.rules(chain)) {
+            let rule = entry::rule(table, &entry?, position);
+            let rule = rule.map_err(|error| within_rule(error, table, number, position))?;
+            tracks |= rule.steps.iter().any(Step::needs_conntrack);
+        }
+    }
+    if tracks {
+        ruleset.tracks.insert(family(table));
+    }
+    Ok(())
+}
+
+/// Why a chain has no rules.
+fn only_searched() -> Reading<Arc<Vec<Rule>>> {
+    Reading::Failed(Failure::not_needed("only searched for rules that set a mark"))
+}
+
+fn insert(
+    ruleset: &mut Ruleset,
+    table: &Table<'_>,
+    number: usize,
+    name: &str,
+    rules: Reading<Arc<Vec<Rule>>>,
+) -> Result<(), Failure> {
+    let (id, base) = (id(table, number, name), base(table, number, name)?);
+    if let Some(base) = &base {
+        ruleset.base_chains.add(base.hook, id.clone());
+    }
+    match ruleset.chains.insert(id, Chain::new(base, rules)) {
+        Some(_) => Err(Failure::unexpected(format!("two chains {}", name_of(table, number)))),
+        None => Ok(()),
+    }
+}
+
+/// Only what outer packets of tunnels can meet, in chains that are too many to be read whole.
+fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], name: &str) -> Result<(), Failure> {
+    let on_output = |number: &&usize| hook(table, **number) == Some(Hook::Output);
+    let mut open: Vec<usize> = searched.iter().filter(on_output).copied().collect();
+    let mut found = BTreeMap::new();
+    while let Some(number) = open.pop() {
+        if found.contains_key(&number) || ruleset.chains.contains_key(&id(table, number, name)) {
+            continue;
+        }
+        let mut rules = Vec::new();
+        for (position, entry) in (1..).zip(table.rules(&table.chains[number])) {
+            let entry = entry?;
+            if !entry::can_be_udp(&entry) {
+                continue;
+            }
+            let rule = entry::rule(table, &entry, position);
+            let rule = rule.map_err(|error| within_rule(error, table, number, position))?;
+            if services::meets_udp(&rule) {
+                open.extend(entry::jump(table, &entry)?.map(|(chain, _)| chain));
+                rules.push(rule);
+            }
+        }
+        found.insert(number, rules);
+        if found.len() > services::MAX_CHAINS {
+            return Ok(());
+        }
+    }
+    for (number, rules) in found {
+        insert(ruleset, table, number, name, only_searched())?;
+        if let Some(chain) = ruleset.chains.get_mut(&id(table, number, name)) {
+            chain.udp_rules = Some(Arc::new(rules));
+        }
+    }
+    Ok(())
+}
+
+fn within_rule(error: Failure, table: &Table<'_>, number: usize, position: u32) -> Failure {
+    error.within(format_args!("rule {position} of {}", name_of(table, number)))
+}
+
+fn family(table: &Table<'_>) -> Family {
+    if table.ipv6 { Family::Ipv6 } else { Family::Ipv4 }
+}
+
+/// The hook of a built-in chain.
+fn hook(table: &Table<'_>, number: usize) -> Option<Hook> {
+    /// `NF_INET_*`
+    const HOOKS: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    table.chains[number].hook.map(|hook| HOOKS[hook])
+}
+
+fn name_of(table: &Table<'_>, number: usize) -> Name {
+    Name::from_bytes(table.name(&table.chains[number]))
+}
+
+fn id(table: &Table<'_>, number: usize, name: &str) -> ChainId {
+    ChainId { family: family(table), table: name.into(), chain: name_of(table, number) }
+}
+
+fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, Failure> {
+    let Some(hook) = hook(table, number) else { return Ok(None) };
+    let drops = table.drops(&table.chains[number])?;
+    Ok(Some(Base { hook, kind: kind(name, hook), priority: priority(name, hook), drops, devices: Vec::new() }))
+}
+
+/// Looks for rules that set a mark, in every chain that prerouting and output lead to. Any bit counts: rules of another
+/// backend may test it.
+fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), Failure> {
+    let first = |number: &usize| matches!(hook(table, *number), Some(Hook::Prerouting | Hook::Output));
+    let mut open: Vec<usize> = (0..table.chains.len()).filter(first).collect();
+    let setters = &mut ruleset.setters;
+    let mut seen = vec![false; table.chains.len()];
+    while let Some(number) = open.pop() {
+        if std::mem::replace(&mut seen[number], true) {
+            continue;
+        }
+        let chain = &table.chains[number];
+        for next in table.jumps(chain) {
+            open.push(next?);
+        }
+        for (position, entry) in (1..).zip(table.rules(chain)).take_while(|_| chain.other_targets) {
+            let steps = entry::target(table, &entry?);
+            let steps = steps.map_err(|error| within_rule(error, table, number, position))?;
+            if steps
+                .iter()
+                .any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque { .. }))
+            {
+                marks::note(&mut setters.found, u32::MAX, &id(table, number, name), position, &steps);
+            }
+        }
+    }
+    setters.none = setters.missing();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! Readers: what a node is asked, and what its answers mean. Bytes in, facts or a precise failure out: pure, total, no
+//! default zero.
+//!
+//! Each submodule owns one kind of kernel answer and reads top to bottom, as the kernel's code would be told. [`all`] runs
+//! all of them, on a live kernel and on a replayed capture alike.
+
+pub mod absence;
+mod conntrack;
+mod datapath;
+mod ethtool;
+mod identity;
+mod ipsec;
+mod iptables;
+mod known;
+mod links;
+mod marks;
+pub mod modules;
+mod neighbours;
+mod netstat;
+mod nftables;
+mod node;
+mod parts;
+pub mod release;
+mod routing;
+mod services;
+mod sets;
+mod source_nat;
+mod sources;
+#[cfg(test)]
+pub mod testing;
+mod xtables;
+
+use std::collections::BTreeSet;
+
+use crate::facts::{Collector, Failure};
+pub use identity::Identity;
+pub use known::Known;
+pub use node::Node;
+pub use parts::{Parts, all, identity, replay};
+#[cfg(test)]
+pub use source_nat::totals as source_nat_totals;
+use sources::Sources;
+
+/// Which collectors are on.
+pub type Collectors = BTreeSet<Collector>;
+
+fn off(collector: Collector) -> Failure {
+    Failure::SwitchedOff { collector: collector.name().into() }
+}

@@ -1,0 +1,160 @@
+//! Whether a netfilter subsystem is in the running kernel, so that asking it cannot load a module.
+//!
+//! The kernel loads `nfnetlink-subsys-N` on the first request of a privileged process; natwatch changes
+//! nothing by looking, so it makes sure first.
+
+use crate::capture::{Request, Root};
+use crate::facts::{Failure, Reading, Source};
+use crate::read::Node;
+
+/// Code that may be a module.
+#[derive(Debug)]
+pub struct Module {
+    /// Its name.
+    pub name: &'static str,
+    /// One of its functions, by which its code is found when it is built in.
+    pub symbol: &'static str,
+    /// The source that asks it.
+    pub source: Source,
+}
+
+/// ctnetlink
+pub const NF_CONNTRACK_NETLINK: Module =
+    Module { name: "nf_conntrack_netlink", symbol: "ctnetlink_net_init", source: Source::Ctnetlink };
+/// nf_tables
+pub const NF_TABLES: Module = Module { name: "nf_tables", symbol: "nf_tables_getgen", source: Source::Nftables };
+/// ipset
+pub const IP_SET: Module = Module { name: "ip_set", symbol: "ip_set_net_init", source: Source::Ipset };
+/// One search of a file serves all of them.
+const ALL: [&Module; 3] = [&NF_CONNTRACK_NETLINK, &NF_TABLES, &IP_SET];
+
+/// Looks for a module by name, and for its code in the kernel. Absent: asking would load it. Failed: it could not be told,
+/// so it must not be asked.
+pub fn presence(node: &mut Node<'_>, module: &Module) -> Reading<()> {
+    presence_among(node, module, &ALL)
+}
+
+/// The same, with files searched for all of these modules at once.
+pub fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> Reading<()> {
+    if is_listed(node, module, all) {
+        return Reading::Ok(());
+    }
+    let can_be_listed = node.shared(&loaded(module, all)).ok().is_some();
+    let Module { name: module, symbol, source } = *module;
+    if node.shared(&Request::directory(source, Root::Sysfs, format!("module/{module}"))).ok().is_some() {
+        return Reading::Ok(());
+    }
+    let release = node.shared(&Request::file(source, Root::Procfs, "sys/kernel/osrelease"));
+    let release = release.ok().map(|release| String::from_utf8_lossy(release).trim_end().to_owned());
+    let release = release.filter(|release| !release.contains('/')).unwrap_or_default();
+    let files: Vec<String> = all.iter().map(|module| format!("/{}.ko", module.name)).collect();
+    let built_in = Request::lines(source, Root::Rootfs, format!("lib/modules/{release}/modules.builtin"), &files);
+    let built_in = node.lasting(&built_in);
+    if built_in.ok().is_some_and(|lines| contains(lines, &format!("/{module}.ko"))) {
+        return Reading::Ok(());
+    }
+    let functions: Vec<String> = all.iter().map(|module| format!(" {}", module.symbol)).collect();
+    let missing = || Reading::Absent(format!("the module {module} is not loaded; asking would load it"));
+    match node.lasting(&Request::lines(source, Root::Procfs, "kallsyms", &functions)) {
+        Reading::Ok(lines) if contains(&lines, &format!(" {symbol}")) => Reading::Ok(()),
+        // A module that was loaded since would be listed, where the list can be read.
+        Reading::Ok(_) if can_be_listed => missing(),
+        _ if built_in.ok().is_some() && can_be_listed => missing(),
+        Reading::Failed(failure) if matches!(failure.root(), Failure::NotAnswered(_)) => Reading::Failed(failure),
+        _ => Reading::Failed(Failure::Unclear { module: module.to_owned() }),
+    }
+}
+
+/// Whether it is loaded, or the kernel can load none.
+pub fn is_listed(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> bool {
+    match node.shared(&loaded(module, all)) {
+        Reading::Absent(_) => true, // a kernel without CONFIG_MODULES
+        Reading::Ok(lines) => names_module(&lines, module.name),
+        Reading::Denied(_) | Reading::Failed(_) => false,
+    }
+}
+
+/// What is asked about all of these modules at once.
+fn loaded(module: &Module, all: &[&Module]) -> Request {
+    let names: Vec<&str> = all.iter().map(|module| module.name).collect();
+    Request::lines(module.source, Root::Procfs, "modules", &names)
+}
+
+/// Lines of `/proc/modules` begin with the name.
+fn names_module(lines: &[u8], module: &str) -> bool {
+    let lines = String::from_utf8_lossy(lines);
+    lines.lines().any(|line| line.split_whitespace().next() == Some(module))
+}
+
+fn contains(lines: &[u8], word: &str) -> bool {
+    String::from_utf8_lossy(lines).contains(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::read::testing::played;
+
+    /// Plays a kernel that gives these answers and is silent (absent) otherwise.
+    fn ask(answers: &[(&str, Reading<&str>)]) -> Reading<()> {
+        let answer = |request: &Request| {
+            let given = answers.iter().find(|(name, _)| *name == request.name).map(|(_, answer)| answer.clone());
+            given.unwrap_or(Reading::Absent("ENOENT".into())).map(|text| text.as_bytes().to_vec())
+        };
+        played(answer, |node| presence(node, &NF_TABLES)).0
+    }
+
+    fn is_unclear(presence: &Reading<()>) -> bool {
+        matches!(presence.failure().map(Failure::root), Some(Failure::Unclear { .. }))
+    }
+
+    #[test]
+    fn each_sign_of_presence_is_enough() {
+        let modules = ("procfs/modules", Reading::Ok(""));
+        let procfs = ("procfs/version", Reading::Ok("Linux version 6.1.0\n"));
+        assert_eq!(ask(&[procfs]), Reading::Ok(()), "no /proc/modules: the kernel cannot load any");
+        assert_eq!(ask(&[("procfs/modules", Reading::Ok("nf_tables 16384 0 - Live 0x0\n"))]), Reading::Ok(()));
+        assert_eq!(ask(&[modules.clone(), ("sysfs/module/nf_tables.list", Reading::Ok(""))]), Reading::Ok(()));
+        let builtin = "rootfs/lib/modules/6.1.0/modules.builtin";
+        let release = ("procfs/sys/kernel/osrelease", Reading::Ok("6.1.0\n"));
+        let found = (builtin, Reading::Ok("kernel/net/netfilter/nf_tables.ko\n"));
+        assert_eq!(ask(&[modules.clone(), release, found]), Reading::Ok(()));
+        let symbol = ("procfs/kallsyms", Reading::Ok("0000 t nf_tables_getgen\n"));
+        assert_eq!(ask(&[modules, symbol]), Reading::Ok(()));
+    }
+
+    /// The files are searched once for all modules: what another one left in them proves nothing.
+    #[test]
+    fn another_module_is_no_sign() {
+        let loaded = ("procfs/modules", Reading::Ok("nf_conntrack_netlink 16384 0 - Live 0x0\n"));
+        let release = ("procfs/sys/kernel/osrelease", Reading::Ok("6.1.0\n"));
+        let built_in =
+            ("rootfs/lib/modules/6.1.0/modules.builtin", Reading::Ok("kernel/net/netfilter/ipset/ip_set.ko\n"));
+        let symbols = ("procfs/kallsyms", Reading::Ok("0000 t ctnetlink_net_init\n"));
+        assert!(matches!(ask(&[loaded, release, built_in, symbols]), Reading::Absent(_)));
+        let mut asked = BTreeMap::new();
+        let mut answer = |request: &Request| {
+            let known = asked.entry(request.name.clone()).or_insert_with(|| request.question.clone());
+            assert_eq!(*known, request.question, "one name, one question");
+            Reading::Absent("ENOENT".into())
+        };
+        // Each without what was found for the others.
+        for module in ALL {
+            let _ = played(&mut answer, |node| presence(node, module));
+        }
+        assert!(asked.contains_key("procfs/modules") && asked.contains_key("procfs/kallsyms"), "{asked:?}");
+    }
+
+    #[test]
+    fn without_any_sign_nothing_is_asked() {
+        let other = ("procfs/modules", Reading::Ok("nf_tables_x 16384 0 - Live 0x0\n"));
+        let no_symbol = ("procfs/kallsyms", Reading::Ok(""));
+        assert!(matches!(ask(&[other.clone(), no_symbol]), Reading::Absent(_)));
+        assert!(is_unclear(&ask(&[other])), "nothing readable is not the same as nothing there");
+        assert!(is_unclear(&ask(&[])), "no procfs at all");
+        let denied = ("procfs/modules", Reading::Denied("EACCES".into()));
+        assert!(is_unclear(&ask(&[denied])));
+    }
+}

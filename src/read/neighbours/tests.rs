@@ -1,0 +1,93 @@
+use super::*;
+use crate::netfilter::netlink::{NLMSG_DONE, frame, put};
+use crate::read::testing::{Answers, played_after, read_with};
+use crate::read::{Known, testing::answering};
+
+/// `ip ntable`'s answer: a table, then the parameters of a device.
+fn tables(family: u8, entries: u32, limit: u32, refused: u64) -> Vec<u8> {
+    const RTM_NEWNEIGHTBL: u16 = 64;
+    let mut config = vec![0; 32];
+    config[4..8].copy_from_slice(&entries.to_ne_bytes());
+    let mut stats = vec![0; 88];
+    stats[80..].copy_from_slice(&refused.to_ne_bytes());
+    let mut body = vec![family, 0, 0, 0];
+    put(&mut body, NDTA_NAME, b"arp_cache\0");
+    put(&mut body, NDTA_THRESH3, &limit.to_ne_bytes());
+    put(&mut body, NDTA_CONFIG, &config);
+    put(&mut body, NDTA_STATS, &stats);
+    let mut device = vec![family, 0, 0, 0];
+    put(&mut device, NDTA_NAME, b"arp_cache\0");
+    [frame(RTM_NEWNEIGHTBL, 2, &body), frame(RTM_NEWNEIGHTBL, 2, &device), done()].concat()
+}
+
+fn done() -> Vec<u8> {
+    frame(NLMSG_DONE, 2, &[0; 4])
+}
+
+fn entry(family: u8, state: u16, flags: u8) -> Vec<u8> {
+    let [low, high] = state.to_ne_bytes();
+    frame(28, 2, &[family, 0, 0, 0, 1, 0, 0, 0, low, high, flags, 1])
+}
+
+fn ok(table: &Reading<NeighbourTable>) -> &NeighbourTable {
+    table.ok().unwrap_or_else(|| panic!("{table:?}"))
+}
+
+#[test]
+fn tables_are_read_and_entries_where_they_are_near_the_limit() {
+    let [ipv4, ipv6] = [tables(AF_INET, 1000, 1024, 3), tables(AF_INET6, 5, 1024, 0)];
+    let entries_of_ipv4 =
+        [entry(AF_INET, 0x80, 0), entry(AF_INET, 2, 0x10), entry(AF_INET, 2, 0), entry(AF_INET6, 2, 0), done()]
+            .concat();
+    let answers: Answers = [
+        (&table(false), Reading::Ok(&ipv4[..])),
+        (&table(true), Reading::Ok(&ipv6[..])),
+        (&entries(false), Reading::Ok(&entries_of_ipv4[..])),
+    ]
+    .into();
+    let (found, sources) = read_with(&answers, read);
+    assert!(sources.is_whole());
+    assert_eq!(ok(&found.0[0]).own, Reading::Ok(OwnNeighbours { counted: 1, exempt: 2 }));
+    let NeighbourTable { entries, limit, refused, refused_since, own } = ok(&found.0[1]);
+    assert_eq!((*entries, *limit, *refused, *refused_since), (5, 1024, Some(0), None));
+    assert!(matches!(own, Reading::Failed(Failure::NotNeeded(_))), "{own:?}");
+}
+
+#[test]
+fn a_kernel_without_a_family_says_so_and_one_that_was_cut_off_does_not() {
+    let (absent, cut) = (done(), tables(AF_INET6, 5, 1024, 0));
+    let found = answering(&absent, read);
+    assert!(matches!(found.0, [Reading::Failed(_), Reading::Absent(_)]), "every kernel has IPv4's: {found:?}");
+    for length in 0..cut.len().min(120) {
+        let found = answering(&cut[..length], read);
+        assert!(matches!(found.0[1], Reading::Failed(_)), "{length}: {found:?}");
+    }
+    let (found, sources) = read_with(&Answers::default(), read);
+    assert!(matches!(found.0, [Reading::Failed(_), Reading::Failed(_)]), "{found:?}");
+    assert!(!sources.is_whole());
+}
+
+#[test]
+fn refusals_are_counted_from_the_reading_before() {
+    let refused = |known: &Known, refused: u64| {
+        let answer = tables(AF_INET, 5, 1024, refused);
+        let (found, _, left) = played_after(known, |_| Reading::Ok(answer.clone()), read);
+        (ok(&found.0[0]).refused_since, left)
+    };
+    let (first, left) = refused(&Known::default(), 7);
+    assert_eq!(first, None);
+    let (second, left) = refused(&left, 7);
+    assert_eq!(second, Some(0));
+    assert_eq!(refused(&left, 9).0, Some(2));
+}
+
+#[test]
+fn any_bytes_are_an_answer_or_an_error() {
+    let whole = tables(AF_INET, 1000, 1024, 3);
+    proptest::proptest!(|(bytes: Vec<u8>, at in 0..whole.len(), byte: u8)| {
+        let _ = answering(&bytes, read);
+        let mut broken = whole.clone();
+        broken[at] = byte;
+        let _ = answering(&broken, read);
+    });
+}

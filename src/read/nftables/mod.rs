@@ -1,0 +1,401 @@
+//! nf_tables over nfnetlink: generation, tables, base chains, chains that jumps lead to, sets, generation again.
+//!
+//! Everything that is read belongs to one generation of the rule set, which is asked for before and after. Only what can
+//! change a verdict is read: base chains on the hooks that a packet of ours crosses and the chains that they lead to. The
+//! nat chains on prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+//!
+//! Every rule dump carries the lower 16 bits of the generation; where they differ, all is read again. While a generation
+//! stands, a reading asks nothing but the generation, the chains whose counters move, and what moves without it: ipsets, and
+//! sets whose elements time out or are added by packets. Decoded rules are kept, not answers.
+//!
+//! Chains are asked for one by one, table and chain named, so that the kernel filters. Of the dump of chains, which it cannot
+//! filter, only base chains are kept (`capture::Keep`): a node with thousands of Services has tens of thousands of others.
+//!
+//! A base chain without its rules is being replaced: while a table is replaced by one of its name, nf_tables shows the new
+//! generation and no rules for a moment. The chain's number of users tells.
+
+mod expressions;
+mod headers;
+mod loads;
+mod maps;
+mod registers;
+mod setters;
+pub(super) mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use self::wire::Table;
+use crate::capture::Request;
+use crate::facts::netfilter::{
+    Base, BaseChains, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
+};
+use crate::facts::{Failure, Reading, Source};
+use crate::netfilter::netlink::Message;
+use crate::read::known::KnownRules;
+use crate::read::sets::{self, Values};
+use crate::read::{Node, modules};
+pub use expressions::verdict as decode_verdict;
+
+/// How often the rules are read while they change under us.
+const MAX_READINGS: usize = 8;
+/// Chains that are read: a node with 5,000 network policies and 500 devices of pods has some 5,500, each of which costs a dump.
+const MAX_CHAINS: usize = 16_384;
+
+/// What there is around the rules.
+#[derive(Debug, Default)]
+pub struct Around {
+    /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no
+    /// tunnel is up.
+    pub devices: Option<BTreeSet<String>>,
+    /// What sets are asked about that are too large to be read.
+    pub values: Values,
+    /// Bits of the mark that rules of other backends test.
+    pub tested_elsewhere: u32,
+    /// The kernel may drop name queries, so what UDP packets to Services meet matters although no tunnel is up.
+    pub drops_clashes: bool,
+}
+
+/// Reads the rules. Absent: the kernel has no nf_tables, or it is not loaded.
+pub fn read(node: &mut Node<'_>, around: &Around) -> Reading<Arc<Ruleset>> {
+    node.left.nftables = None;
+    let first = wire::generation(1);
+    let presence = modules::presence(node, &modules::NF_TABLES);
+    let reading = match node.note(&first, presence) {
+        Reading::Ok(()) => read_at_one_generation(node, around),
+        other => return other.map(|()| Arc::default()),
+    };
+    node.note(&first, reading)
+}
+
+/// Reads until everything that was read belongs to one generation.
+fn read_at_one_generation(node: &mut Node<'_>, around: &Around) -> Reading<Arc<Ruleset>> {
+    let mut generation = match read_generation(node, 1) {
+        Reading::Ok(generation) => generation,
+        other => return other.map(|_| Arc::default()),
+    };
+    for reading in 1..=MAX_READINGS {
+        let before = node.sources.clone();
+        let mut reader = RulesetReader::new(node, generation, around);
+        match reader.node.memory.nftables.clone() {
+            // What did not fit what is remembered is read anew.
+            Some(known) if reading == 1 && reader.is_known(&known.ruleset) => reader.refresh(&known),
+            _ => reader.read_all(),
+        }
+        // What sets hold, and about how many values they are asked, may change while the generation stands.
+        let sources = reader.node.sources.clone();
+        reader.read_sets();
+        let (torn, asked) = (reader.torn, reader.asked);
+        let ruleset = reader.finish();
+        let after = if asked { read_generation(node, reading + 1) } else { Reading::Ok(generation) };
+        match after {
+            Reading::Ok(after) if after == generation && !torn => {
+                let keep = ruleset.generation.is_some();
+                node.left.nftables = keep.then(|| KnownRules { ruleset: Arc::clone(&ruleset), sources });
+                return Reading::Ok(ruleset);
+            }
+            Reading::Ok(after) => {
+                generation = after;
+                node.sources = before; // what went wrong with rules that are gone is nobody's business
+            }
+            other => return other.map(|_| Arc::default()),
+        }
+    }
+    Reading::Failed(Failure::Changed { readings: MAX_READINGS as u32 }.within("the rules"))
+}
+
+fn read_generation(node: &mut Node<'_>, number: usize) -> Reading<u32> {
+    const ENOENT: i32 = 2;
+    const EINVAL: i32 = 22;
+    const EOPNOTSUPP: i32 = 95;
+    let request = wire::generation(number);
+    let found = node.try_answer(&request, wire::decode_generation);
+    match found.failure().and_then(Failure::refused) {
+        Some(ENOENT | EINVAL | EOPNOTSUPP) => Reading::Absent("this kernel has no nf_tables".into()),
+        _ => found,
+    }
+}
+
+/// Reads the rules of one generation.
+struct RulesetReader<'n, 'a> {
+    node: &'n mut Node<'a>,
+    around: &'n Around,
+    generation: u32,
+    /// Something was asked beside the generation.
+    asked: bool,
+    /// An answer belongs to another generation.
+    torn: bool,
+    /// All tables; empty where they could not be read.
+    tables: Vec<Table>,
+    /// Base chains that have rules.
+    occupied: BTreeSet<ChainId>,
+    /// Chains that were looked at for a mark and may not be part of the rule set.
+    looked_at: BTreeMap<ChainId, Arc<Vec<Rule>>>,
+    /// Of chains that were searched what UDP packets can meet, verdict maps not filled in.
+    for_udp: BTreeMap<ChainId, Reading<Arc<Vec<Rule>>>>,
+    /// Another reading at the same generation may find more, or something else.
+    volatile: bool,
+    /// Bytes of rules and elements so far.
+    bytes: usize,
+    ruleset: Ruleset,
+}
+
+impl<'n, 'a> RulesetReader<'n, 'a> {
+    fn new(node: &'n mut Node<'a>, generation: u32, around: &'n Around) -> Self {
+        let (tables, occupied, ruleset) = (Vec::new(), BTreeSet::new(), Ruleset::default());
+        let (asked, torn, volatile, bytes) = (false, false, false, 0);
+        let (looked_at, for_udp) = (BTreeMap::new(), BTreeMap::new());
+        Self { node, around, generation, asked, torn, tables, occupied, looked_at, for_udp, volatile, bytes, ruleset }
+    }
+
+    /// Whether an earlier reading has read all of this one.
+    fn is_known(&self, known: &Ruleset) -> bool {
+        known.generation == Some(self.generation)
+            && known.devices == self.around.devices
+            && self.around.tested_elsewhere & !known.setters.tested == 0
+    }
+
+    fn read_all(&mut self) {
+        let (whole, searched) = self.base_chains().into_iter().partition(|(_, base)| is_read_whole(base));
+        self.follow(whole);
+        setters::search(self, searched);
+        self.find_tracking();
+    }
+
+    /// Takes over what was read before at the same generation; only counters have moved since.
+    fn refresh(&mut self, known: &KnownRules) {
+        self.node.sources.take_over(&known.sources, &[Source::Nftables]);
+        self.ruleset = Ruleset::clone(&known.ruleset);
+        for (id, chain) in known.ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
+            if chain.known_rules().iter().any(counts_source_nat) {
+                let rules = self.with_fresh_counters(id, chain.known_rules());
+                self.ruleset.chains.insert(id.clone(), Chain::new(chain.base.clone(), rules));
+            }
+        }
+    }
+
+    /// Rules that are known but for their counters.
+    fn with_fresh_counters(&mut self, id: &ChainId, known: &[Rule]) -> Reading<Arc<Vec<Rule>>> {
+        let request = wire::counters(self.generation, id);
+        let fresh = self.try_rules(&request, id);
+        self.needed(&request, fresh).map(|fresh| {
+            self.torn |= fresh.len() != known.len();
+            let counted = known.iter().zip(&fresh);
+            Arc::new(counted.map(|(known, fresh)| Rule { counter: fresh.counter, ..known.clone() }).collect())
+        })
+    }
+
+    fn read_sets(&mut self) {
+        let prefix = format!("netfilter/nft-{}", self.generation);
+        let (node, ruleset) = (&mut *self.node, &self.ruleset);
+        let found = sets::read_nftables(node, &prefix, self.generation, ruleset, &self.around.values);
+        self.asked |= found.asked;
+        self.torn |= found.torn;
+        self.volatile |= found.failed;
+        // What is the same as before stays the same object.
+        if *self.ruleset.sets != found.sets {
+            self.ruleset.sets = found.sets.into();
+        }
+    }
+
+    fn finish(mut self) -> Arc<Ruleset> {
+        self.ruleset.generation = Some(self.generation).filter(|_| !self.volatile && !self.torn);
+        self.ruleset.devices.clone_from(&self.around.devices);
+        Arc::new(self.ruleset)
+    }
+
+    /// A part without which verdicts may be wrong: its source fails with it. What failed but in a way that stays is not
+    /// remembered.
+    fn needed<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
+        self.lasting(&reading);
+        self.node.note(request, reading)
+    }
+
+    /// A part that is only looked for as far as it is small: to leave it out for its size is no failure of the source.
+    fn searched<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
+        self.lasting(&reading);
+        match reading.failure().map(Failure::root) {
+            Some(Failure::TooLarge { .. }) => reading,
+            _ => self.node.note(request, reading),
+        }
+    }
+
+    /// Whether another reading at the same generation would end the same.
+    fn lasting<T>(&mut self, reading: &Reading<T>) {
+        self.volatile |= reading.may_pass();
+    }
+
+    /// What `decode` makes of each message, which belongs to this generation; positions count from 1.
+    fn dump<T>(
+        &mut self,
+        request: &Request,
+        mut decode: impl FnMut(u32, &Message<'_>) -> Result<Option<T>, Failure>,
+    ) -> Reading<Vec<T>> {
+        let (generation, mut bytes) = (self.generation, 0);
+        let found = self.node.try_numbered_dump(request, |number, message| {
+            bytes += message.body.len();
+            wire::belongs(message, generation)?;
+            decode(number, message)
+        });
+        self.asked = true;
+        self.bytes += bytes;
+        self.torn |= found.failure().is_some_and(|failure| matches!(failure.root(), Failure::Changed { .. }));
+        found
+    }
+
+    /// Base chains of tables that are not dormant, on hooks that matter. A list that could not be read is lost, never empty.
+    fn base_chains(&mut self) -> Vec<(ChainId, Base)> {
+        let request = wire::tables(self.generation);
+        let tables = self.dump(&request, |_, message| wire::decode_table(message));
+        match self.needed(&request, tables) {
+            Reading::Ok(tables) => self.tables = tables,
+            other => {
+                self.ruleset.base_chains = BaseChains::unread(&other);
+                return Vec::new();
+            }
+        }
+        let mut bases = Vec::new();
+        for family in [Family::Ipv4, Family::Ipv6, Family::Inet, Family::Netdev, Family::Bridge] {
+            if self.tables.iter().any(|table| table.family == family && !table.dormant) {
+                bases.extend(self.base_chains_of(family));
+            }
+        }
+        bases
+    }
+
+    fn base_chains_of(&mut self, family: Family) -> Vec<(ChainId, Base)> {
+        let request = wire::base_chains(self.generation, family);
+        let found = self.dump(&request, |_, message| wire::decode_base_chain(message));
+        let found = match self.needed(&request, found) {
+            Reading::Ok(found) => found,
+            other => {
+                Hook::ALL.iter().for_each(|hook| self.ruleset.base_chains.lose(family, *hook, &other));
+                return Vec::new();
+            }
+        };
+        let mut bases = Vec::new();
+        for wire::BaseChain { id, hook, base, in_use } in found {
+            if !self.tables.contains(&Table { family, name: id.table.clone(), dormant: false }) {
+                continue;
+            }
+            match self.needed(&request, base) {
+                Reading::Ok(base) if self.is_met(&base) => {
+                    if in_use {
+                        self.occupied.insert(id.clone());
+                    }
+                    self.ruleset.base_chains.add(hook, id.clone());
+                    bases.push((id, base));
+                }
+                Reading::Ok(_) => {}
+                other => self.ruleset.base_chains.lose(family, hook, &other),
+            }
+        }
+        bases
+    }
+
+    fn is_met(&self, base: &Base) -> bool {
+        match &self.around.devices {
+            _ if base.hook != Hook::Egress => true,
+            // A pattern may stand for any device.
+            Some(devices) => base.devices.iter().any(|name| name.contains('*') || devices.contains(name)),
+            None => false,
+        }
+    }
+
+    /// Reads these chains and all that they lead to.
+    fn follow(&mut self, bases: Vec<(ChainId, Base)>) {
+        let mut level: Vec<(ChainId, Option<Base>)> = bases.into_iter().map(|(id, base)| (id, Some(base))).collect();
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for (id, base) in level {
+                if self.ruleset.chains.contains_key(&id) {
+                    continue;
+                }
+                let request = wire::rules(self.generation, &id);
+                let rules = if self.ruleset.chains.len() < MAX_CHAINS {
+                    self.rules(&request, &id)
+                } else {
+                    let why = Failure::too_large(MAX_CHAINS, "chains in use").within(&id.chain);
+                    self.needed(&request, Reading::Failed(why))
+                };
+                let chain = Chain::new(base, rules);
+                let targets = chain.known_rules().iter().flat_map(Rule::jumps);
+                next.extend(targets.map(|chain| (ChainId { chain: chain.clone(), ..id.clone() }, None)));
+                self.ruleset.chains.insert(id, chain);
+            }
+            level = next;
+        }
+    }
+
+    /// The rules of one chain, verdict maps filled in.
+    fn rules(&mut self, request: &Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
+        let rules = self.try_rules(request, id);
+        self.needed(request, rules).map(|mut rules| {
+            for step in rules.iter_mut().flat_map(|rule| &mut rule.steps) {
+                if let Step::Verdict(Verdict::Map { set, verdicts, .. }) = step
+                    && let Some(request) = wire::map_of(self.generation, set)
+                {
+                    let found = self.try_map(&request, set);
+                    *verdicts = self.needed(&request, found);
+                }
+            }
+            Arc::new(rules)
+        })
+    }
+
+    fn try_rules(&mut self, request: &Request, id: &ChainId) -> Reading<Vec<Rule>> {
+        let rules = self.dump(request, |position, message| wire::decode_rule(message, id, position).map(Some));
+        // While a table is being replaced by one of its name, the kernel finds the old one, in which nothing is valid any
+        // more. Chains that rules lead to are asked for after these rules were found, when that is over.
+        self.torn |= rules.ok().is_some_and(Vec::is_empty) && self.occupied.contains(id);
+        rules
+    }
+
+    fn try_map(&mut self, request: &Request, set: &SetId) -> Reading<Vec<Verdict>> {
+        let found = self.dump(request, |_, message| wire::decode_elements(message, set).map(Some));
+        found.map(|parts| {
+            let map = wire::Map::of(parts);
+            self.volatile |= map.volatile;
+            map.verdicts
+        })
+    }
+
+    /// A rule starts connection tracking wherever it stands. Where none of those that packets can meet does, the others
+    /// are looked at; where these are too many, it cannot be told.
+    fn find_tracking(&mut self) {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let mine = |other: Family| other == family || other == Family::Inet;
+            let met = self.ruleset.chains.iter().filter(|(id, _)| mine(id.family));
+            let mut steps = met.flat_map(|(_, chain)| chain.known_rules()).flat_map(|rule| &rule.steps);
+            if steps.any(Step::needs_conntrack) {
+                continue;
+            }
+            for table in self.tables.clone().iter().filter(|table| mine(table.family)) {
+                let request = wire::table_rules(self.generation, table);
+                let found = self.dump(&request, |_, message| wire::needs_conntrack(message).map(Some));
+                let found = self.searched(&request, found);
+                match found {
+                    Reading::Ok(found) if found.contains(&true) => drop(self.ruleset.tracks.insert(family)),
+                    Reading::Ok(_) => {}
+                    other => drop(self.ruleset.tracking_unread.insert(family, other.why())),
+                }
+            }
+        }
+    }
+}
+
+/// The nat chains that every new connection to a Service crosses are not read whole.
+fn is_read_whole(base: &Base) -> bool {
+    base.kind != ChainKind::Nat || matches!(base.hook, Hook::Postrouting | Hook::Input)
+}
+
+fn counts_source_nat(rule: &Rule) -> bool {
+    let translates = |step: &Step| match step {
+        Step::Nat(nat) => matches!(nat.action, NatAction::Masquerade | NatAction::Snat | NatAction::Netmap),
+        _ => false,
+    };
+    rule.counter.is_some() && rule.steps.iter().any(translates)
+}
+
+#[cfg(test)]
+mod tests;

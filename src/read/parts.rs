@@ -1,0 +1,299 @@
+//! A whole reading: its parts, in the order in which they are published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::identity::Identity;
+use super::iptables::Half;
+use super::links::LinkFacts;
+use super::nftables::Around;
+use super::sets::{self, Lookups, Values};
+use super::{Collectors, Known, Node, Sources, conntrack, links, neighbours, netstat, nftables, off, source_nat};
+use crate::capture::{Ask, Capture, Meta, Replay};
+use crate::facts::netfilter::Ruleset;
+use crate::facts::{
+    Collector, Conntrack, Facts, Failure, Neighbours, Netstat, NetworkNamespace, Reading, Source, Unanswered,
+};
+
+/// The parts of the facts that a reading has published so far. Each is whole.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    node: Option<NodePart>,
+    links: Option<Arc<LinkFacts>>,
+    rules: Option<RulesPart>,
+    /// Distribution of the host's root file system.
+    distro: Option<Reading<String>>,
+    sources: Sources,
+}
+
+/// What needs no other part: cheap, and there at once.
+#[derive(Clone, Debug)]
+struct NodePart {
+    identity: Identity,
+    conntrack: Conntrack,
+    netstat: Netstat,
+    neighbours: Neighbours,
+}
+
+/// Rules of all backends, with what their sets hold.
+#[derive(Clone, Debug)]
+struct RulesPart {
+    nftables: Reading<Arc<Ruleset>>,
+    /// `ip_tables`, `ip6_tables`
+    legacy: [Reading<Arc<Ruleset>>; 2],
+    /// See [`Facts::ipsec`].
+    ipsec: Reading<bool>,
+    /// See [`Facts::local_sources`].
+    local_sources: Reading<BTreeMap<IpAddr, bool>>,
+    /// See [`Facts::targets`].
+    targets: Reading<BTreeMap<IpAddr, Option<u32>>>,
+}
+
+impl RulesPart {
+    fn unread(why: &Failure) -> Self {
+        let unread = || Reading::Failed(why.clone());
+        Self {
+            nftables: unread(),
+            legacy: [unread(), unread()],
+            ipsec: Reading::Failed(why.clone()),
+            local_sources: Reading::Failed(why.clone()),
+            targets: Reading::Failed(why.clone()),
+        }
+    }
+}
+
+/// Reads a node: the kernel and the counters first, then links, then rules, and last a file of the host's root, which may
+/// hang on another file system than the kernel's; `publish` is shown each part when it is whole.
+/// Also returns what the next reading may take over, if this one was not cut.
+pub fn all(
+    ask: &mut dyn Ask,
+    collectors: &Collectors,
+    memory: &Known,
+    publish: &mut dyn FnMut(&Parts),
+) -> (Parts, Known) {
+    let mut node = Node::new(ask, collectors, memory);
+    let mut parts = Parts::default();
+    let on = |collector| collectors.contains(&collector);
+    let identity = if on(Collector::Kernel) {
+        super::identity::read(&mut node)
+    } else {
+        Identity::unread(&off(Collector::Kernel))
+    };
+    let kernel = identity.kernel.clone();
+    let conntrack = if on(Collector::Conntrack) {
+        conntrack::read(&mut node)
+    } else {
+        Conntrack::unread(&off(Collector::Conntrack))
+    };
+    let netstat =
+        if on(Collector::Netstat) { netstat::read(&mut node) } else { Netstat::unread(&off(Collector::Netstat)) };
+    let neighbours = if on(Collector::Neighbours) {
+        neighbours::read(&mut node)
+    } else {
+        Neighbours::unread(&off(Collector::Neighbours))
+    };
+    parts.node = Some(NodePart { identity, conntrack, netstat, neighbours });
+    parts.sources = node.sources.clone();
+    publish(&parts);
+    let links = if on(Collector::Links) { links::read(&mut node) } else { LinkFacts::unread(&off(Collector::Links)) };
+    let around = around(&links, super::identity::drops_clashes(&kernel));
+    parts.links = Some(Arc::new(links));
+    parts.sources = node.sources.clone();
+    publish(&parts);
+    let rules =
+        if on(Collector::Nat) { read_rules(&mut node, around) } else { RulesPart::unread(&off(Collector::Nat)) };
+    parts.rules = Some(rules);
+    parts.sources = node.sources.clone();
+    publish(&parts);
+    let kernel = on(Collector::Kernel);
+    parts.distro =
+        Some(if kernel { super::identity::distro(&mut node) } else { Reading::Failed(off(Collector::Kernel)) });
+    let Node { sources, left, .. } = node;
+    parts.sources = sources;
+    (parts, left)
+}
+
+/// Reads a saved capture, as the node was read.
+pub fn replay(capture: &Capture, collectors: &Collectors) -> Facts {
+    let (parts, _) = all(&mut Replay::new(capture), collectors, &Known::default(), &mut |_| ());
+    parts.facts(&capture.meta, collectors, &Failure::NotAnswered(Unanswered::NotCaptured))
+}
+
+/// Release, versions and live patches of a kernel, and nothing else.
+pub fn identity(node: &mut Node<'_>) -> Identity {
+    super::identity::read(node)
+}
+
+fn around(links: &LinkFacts, drops_clashes: bool) -> Around {
+    let (known, foreign) = (links.known(), links.standing.foreign.as_slice());
+    let names: BTreeSet<String> =
+        super::links::relevant(known, foreign).iter().map(|at| known[*at].name.clone()).collect();
+    let values = Values::of(known, foreign, &links.standing.addresses);
+    Around { devices: (!names.is_empty()).then_some(names), values, tested_elsewhere: 0, drops_clashes }
+}
+
+/// Legacy tables first: bits of the mark that their rules test may be set by rules of nf_tables.
+fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
+    let legacy = [Half::Ipv4, Half::Ipv6].map(|half| half.read(node));
+    let known = legacy.iter().filter_map(Reading::ok);
+    around.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.setters.tested);
+    let nftables = nftables::read(node, &around);
+    let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
+    let (ipsets, ipsec, local_sources, targets) = {
+        let lookups = Lookups::of(all.iter().filter_map(Reading::ok).map(Arc::as_ref));
+        let ipsec = match lookups.ipsec {
+            true => super::ipsec::stands(node),
+            false => Reading::Failed(Failure::not_needed("not read: no rule asks for IPsec")),
+        };
+        let ipsets = sets::read_ipsets(node, &lookups, &around.values);
+        let local_sources = super::routing::local_ones(node, &lookups.sources);
+        (ipsets, ipsec, local_sources, super::routing::ways_to(node, &lookups.targets))
+    };
+    for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
+        if let Reading::Ok(ruleset) = ruleset {
+            Arc::make_mut(ruleset).sets.extend(ipsets.iter().map(|(id, set)| (id.clone(), set.clone())));
+        }
+    }
+    let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
+    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources, targets }
+}
+
+impl Parts {
+    /// The facts. What was not published was not answered, for this reason.
+    pub fn facts(self, meta: &Meta, collectors: &Collectors, missing: &Failure) -> Facts {
+        let unread = |source: Source| {
+            let there = match source.collector() {
+                Collector::Links => self.links.is_some(),
+                Collector::Nat => self.rules.is_some(),
+                Collector::Kernel => self.node.is_some() && self.distro.is_some(),
+                _ => self.node.is_some(),
+            };
+            (!there).then(|| Reading::<()>::Failed(missing.clone()))
+        };
+        let sources = self.sources.statuses(collectors, unread);
+        let node = self.node.unwrap_or_else(|| NodePart {
+            identity: Identity::unread(missing),
+            conntrack: Conntrack::unread(missing),
+            netstat: Netstat::unread(missing),
+            neighbours: Neighbours::unread(missing),
+        });
+        let links = self.links.map_or_else(|| LinkFacts::unread(missing), Arc::unwrap_or_clone);
+        let rules = self.rules.unwrap_or_else(|| RulesPart::unread(missing));
+        let source_nat_rules = source_nat::all(&rules.nftables, &rules.legacy);
+        let source_nat_totals = source_nat_rules.as_ref().map(|rules| source_nat::totals(rules));
+        let [legacy_ipv4, legacy_ipv6] = rules.legacy;
+        Facts {
+            hostname: meta.hostname.clone(),
+            captured_at: meta.captured_at.clone(),
+            network_namespace: NetworkNamespace::from_name(&meta.network_namespace)
+                .unwrap_or(NetworkNamespace::Unknown),
+            online_cpus: node.identity.online_cpus,
+            kernel: node.identity.kernel,
+            livepatches: node.identity.livepatches,
+            distro: self.distro.unwrap_or_else(|| Reading::Failed(missing.clone())),
+            conntrack: node.conntrack,
+            netstat: node.netstat,
+            neighbours: node.neighbours,
+            links: links.links,
+            addresses: links.standing.addresses.clone(),
+            rules: links.standing.rules.clone(),
+            routes: links.standing.routes.clone(),
+            forwarding: links.standing.forwarding.clone(),
+            local_ports: links.local_ports,
+            ipvs_services: links.ipvs_services,
+            programs: links.programs,
+            ipsec: rules.ipsec,
+            local_sources: rules.local_sources,
+            targets: rules.targets,
+            bridges_call_rules: links.bridges_call_rules,
+            foreign_tunnels: links.foreign_tunnels,
+            nftables: rules.nftables,
+            legacy_ipv4,
+            legacy_ipv6,
+            source_nat_rules,
+            source_nat_totals,
+            sources,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::archive::testing::recorded_answer;
+    use crate::facts::{SourceState, SourceStatus};
+    use crate::read::testing::{Played, capture};
+
+    static LINKS: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/route/links"));
+
+    fn missing() -> Failure {
+        Failure::NotAnswered(Unanswered::InTime { milliseconds: 1500 })
+    }
+
+    fn facts(parts: &Parts) -> Facts {
+        let collectors: Collectors = Collector::ALL.iter().copied().collect();
+        parts.clone().facts(&capture().meta, &collectors, &missing())
+    }
+
+    fn of(node: &Facts, collectors: &[Collector]) -> Vec<SourceStatus> {
+        let mine = |status: &&SourceStatus| collectors.contains(&status.source.collector());
+        node.sources.iter().filter(mine).cloned().collect()
+    }
+
+    fn are_missing(statuses: &[SourceStatus]) -> bool {
+        !statuses.is_empty()
+            && statuses.iter().all(|it| it.state == SourceState::Failed && it.detail == missing().to_string())
+    }
+
+    #[test]
+    fn what_was_not_published_failed() {
+        let nothing = facts(&Parts::default());
+        assert!(are_missing(&nothing.sources), "{:?}", nothing.sources);
+        assert_eq!(nothing.kernel, Reading::Failed(missing()));
+        assert_eq!(nothing.conntrack, Conntrack::unread(&missing()));
+        assert_eq!(nothing.netstat, Netstat::unread(&missing()));
+        assert_eq!(nothing.links, Reading::Failed(missing()));
+        assert_eq!(nothing.foreign_tunnels, Reading::Failed(missing()), "and not: there are none");
+        assert_eq!(nothing.ipvs_services, Reading::Failed(missing()));
+        let rules = [&nothing.nftables, &nothing.legacy_ipv4, &nothing.legacy_ipv6];
+        assert!(rules.iter().all(|rules| **rules == Reading::Failed(missing())));
+        assert!(nothing.source_nat_rules.failure().is_some() && nothing.source_nat_totals.failure().is_some());
+    }
+
+    /// A node that answers two questions; then each part is whole as far as it was published.
+    #[test]
+    fn parts_are_published_one_after_the_other() {
+        let collectors: Collectors = Collector::ALL.iter().copied().collect();
+        let mut ask = Played(|request: &crate::capture::Request| match request.name.as_str() {
+            "procfs/sys/net/netfilter/nf_conntrack_count" => Reading::Ok(b"7\n".to_vec()),
+            "netlink/route/links" => Reading::Ok(LINKS.to_vec()),
+            _ => Reading::Denied("EPERM".into()),
+        });
+        let mut published = Vec::new();
+        let (all, _) =
+            all(&mut ask, &collectors, &Known::default(), &mut |parts: &Parts| published.push(parts.clone()));
+        let [first, second, third] = published.as_slice() else { panic!("{} publications", published.len()) };
+
+        let [first, second, third, all] = [facts(first), facts(second), facts(third), facts(&all)];
+        assert_eq!(first.conntrack.entries, Reading::Ok(7));
+        assert_eq!(first.links, Reading::Failed(missing()));
+        assert!(are_missing(&of(&first, &[Collector::Links])) && are_missing(&of(&first, &[Collector::Nat])));
+        let kernel = |facts: &Facts| are_missing(&of(facts, &[Collector::Kernel]));
+        assert!(kernel(&first) && kernel(&third) && !kernel(&all), "the distribution comes last");
+        let node = [Collector::Conntrack, Collector::Netstat];
+        assert!(of(&first, &node).iter().all(|status| status.detail != missing().to_string()));
+
+        assert_eq!(of(&second, &node), of(&first, &node), "what was published stays");
+        assert_eq!(second.tunnels().count(), 1);
+        let rtnetlink = second.sources.iter().find(|status| status.source == Source::Rtnetlink);
+        assert_eq!(rtnetlink.map(|status| status.state), Some(SourceState::Denied), "the forwarding database");
+        assert!(are_missing(&of(&second, &[Collector::Nat])));
+
+        assert_eq!(of(&all, &[Collector::Links]), of(&second, &[Collector::Links]));
+        assert_eq!(all.links, second.links);
+        assert!(all.sources.iter().all(|status| status.detail != missing().to_string()), "{:?}", all.sources);
+    }
+}

@@ -1,0 +1,423 @@
+//! Which devices carry a tunnel's outer packets: addresses, policy rules, routes, and route look-ups.
+//!
+//! The kernel is asked to route one remote of every *class*: two remotes that are covered by routes of equal
+//! content in every table are routed alike, so a cluster of thousands of nodes needs one or two look-ups. Of a
+//! multipath route a look-up names one next hop, and flows take them all, so the others are added.
+//!
+//! Kernel sources: `inet_fill_ifaddr`, `fib_nl_fill_rule`, `fib_dump_info`, `inet_rtm_getroute`, and their
+//! IPv6 counterparts.
+
+mod tables;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::capture::{NetlinkFamily, Request};
+use crate::facts::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
+use crate::netfilter::netlink::rtnl::*;
+use crate::netfilter::netlink::{self, Attributes, Message};
+use crate::read::Node;
+pub use tables::Tables;
+use wire::{decode_address, decode_route};
+
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
+/// Length of `struct ifaddrmsg`.
+const IFADDRMSG: usize = 8;
+/// Length of `struct rtmsg` and of `struct fib_rule_hdr`.
+const RTMSG: usize = 12;
+const IPPROTO_UDP: u8 = 17;
+/// Classes of remotes per tunnel. More means a route of its own for nearly every peer.
+const MAX_LOOKUPS: usize = 256;
+/// Marks that policy rules test, 0 included; each takes a look-up per class.
+const MAX_MARKS: usize = 16;
+const RTN_UNICAST: u8 = 1;
+
+pub(super) fn family_name(ipv6: bool) -> &'static str {
+    if ipv6 { "ipv6" } else { "ipv4" }
+}
+
+fn table(source: Source, what: &str, kind: u16, ipv6: bool) -> Request {
+    let mut body = vec![0; RTMSG];
+    body[0] = if ipv6 { AF_INET6 } else { AF_INET };
+    Request::netlink(source, &format!("route/{what}-{}", family_name(ipv6)), NetlinkFamily::Route, kind, true, body)
+}
+
+fn addresses() -> Request {
+    let body = vec![0; IFADDRMSG];
+    Request::netlink(Source::Rtnetlink, "route/addresses", NetlinkFamily::Route, RTM_GETADDR, true, body)
+}
+
+fn rules(ipv6: bool) -> Request {
+    table(Source::Routing, "rules", RTM_GETRULE, ipv6)
+}
+
+fn routes(ipv6: bool) -> Request {
+    table(Source::Routing, "routes", RTM_GETROUTE, ipv6)
+}
+
+/// Asks the kernel which way the tunnel's packets to `remote` go that carry a mark.
+fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (usize, u32)) -> Request {
+    let mut body = way_to(remote);
+    if let Some(local) = tunnel.local.filter(|local| !local.is_unspecified()) {
+        body[2] = body[1];
+        put_address(&mut body, RTA_SRC, local);
+    }
+    if let Some(device) = tunnel.link {
+        netlink::put(&mut body, RTA_OIF, &device.to_ne_bytes());
+    }
+    netlink::put(&mut body, RTA_IP_PROTO, &[IPPROTO_UDP]);
+    netlink::put(&mut body, RTA_DPORT, &tunnel.port.unwrap_or_default().to_be_bytes());
+    let mut name = format!("route/get-{}-{number}", link.name);
+    if let (which @ 1.., mark) = mark {
+        netlink::put(&mut body, RTA_MARK, &mark.to_ne_bytes());
+        name.push_str(&format!("-mark-{which}"));
+    }
+    Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body)
+}
+
+/// What a look-up of the route to an address begins with.
+fn way_to(address: IpAddr) -> Vec<u8> {
+    let mut body = vec![0; RTMSG];
+    body[0] = if address.is_ipv6() { AF_INET6 } else { AF_INET };
+    body[1] = if address.is_ipv6() { 128 } else { 32 };
+    put_address(&mut body, RTA_DST, address);
+    body
+}
+
+/// Whether each of these addresses is this host's: look-ups of routes, in the order of the addresses.
+pub fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, bool>> {
+    /// `RTN_LOCAL`
+    const LOCAL: u8 = 2;
+    look_up_each(node, "source", addresses, |route| route.is_some_and(|route| route.kind == LOCAL))
+}
+
+/// The device by which a packet of this host's to each of these addresses leaves; `None`: by none, it is this host's or nobody's.
+pub fn ways_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, Option<u32>>> {
+    let device = |route: Route| (route.kind == RTN_UNICAST).then(|| route.devices.first().copied()).flatten();
+    look_up_each(node, "target", addresses, |route| route.and_then(device))
+}
+
+/// What the route to each of these addresses tells, in their order; `None`: no route leads there, or one that refuses (`fib_props`).
+/// It stands while nothing is notified of, as links and routes do.
+fn look_up_each<T>(
+    node: &mut Node<'_>,
+    what: &str,
+    addresses: &[IpAddr],
+    tell: impl Fn(Option<Route>) -> T,
+) -> Reading<BTreeMap<IpAddr, T>> {
+    /// `EACCES`, `EINVAL`, `EAFNOSUPPORT`, `ENETDOWN`, `ENETUNREACH`, `EHOSTUNREACH`
+    const NOWHERE: &[i32] = &[13, 22, 97, 100, 101, 113];
+    let epoch = if addresses.is_empty() { None } else { node.epoch() };
+    let stands = epoch.is_some() && node.left.links.as_ref().map(|links| links.epoch) == epoch;
+    let mut found = BTreeMap::new();
+    for (number, address) in addresses.iter().enumerate() {
+        let name = format!("route/get-{what}-{number}");
+        let known = node.left.links.as_ref().filter(|_| stands).and_then(|links| links.routes.get(&name));
+        if let Some((_, route)) = known.filter(|(of, _)| of == address) {
+            found.insert(*address, tell(route.clone()));
+            continue;
+        }
+        let request =
+            Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, way_to(*address));
+        let route = node.try_answer(&request, |message| decode_route(message.body));
+        let route = match route.failure().and_then(Failure::refused) {
+            Some(errno) if NOWHERE.contains(&errno) => None,
+            _ => match node.note(&request, route) {
+                Reading::Ok(route) => Some(route),
+                other => return other.map(|_| BTreeMap::new()),
+            },
+        };
+        if let Some(links) = node.left.links.as_mut().filter(|_| stands) {
+            Arc::make_mut(&mut links.routes).insert(name, (*address, route.clone()));
+        }
+        found.insert(*address, tell(route));
+    }
+    Reading::Ok(found)
+}
+
+fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => netlink::put(body, kind, &address.octets()),
+        IpAddr::V6(address) => netlink::put(body, kind, &address.octets()),
+    }
+}
+
+fn up_tunnels(links: &[Link]) -> impl Iterator<Item = (&Link, &Tunnel)> {
+    links.iter().filter(|link| link.up).filter_map(|link| Some((link, link.tunnel.as_ref()?)))
+}
+
+/// Both families: packets in tunnels may be of the other one.
+const FAMILIES: [bool; 2] = [false, true];
+
+/// Marks to look routes up with: none, and one for each combination of policy rules that test the mark, with a number.
+fn marks(tables: &Tables, ipv6: bool) -> Vec<(usize, u32)> {
+    let rules = tables.family(ipv6).ok().map_or(&[][..], |family| family.rules.as_slice());
+    let mut all = BTreeSet::from([0]);
+    for (mark, mask) in rules.iter().filter_map(|rule| rule.fwmark) {
+        let with: Vec<u32> = all.iter().map(|other| other & !mask | mark & mask).collect();
+        all.extend(with);
+    }
+    all.into_iter().take(MAX_MARKS).enumerate().collect()
+}
+
+/// Every look-up of a tunnel, with the remotes that it stands for.
+fn lookups<'c>(
+    tables: &Tables,
+    link: &Link,
+    tunnel: &Tunnel,
+    classes: &'c [Vec<IpAddr>],
+) -> Vec<(&'c [IpAddr], u32, Request)> {
+    let mut all = Vec::new();
+    for (number, remotes) in classes.iter().enumerate().take(MAX_LOOKUPS) {
+        let Some(remote) = remotes.first() else { continue };
+        for mark in marks(tables, remote.is_ipv6()) {
+            all.push((remotes.as_slice(), mark.1, lookup(link, tunnel, number, *remote, mark)));
+        }
+    }
+    all
+}
+
+/// A dump about one family. Where the kernel was built without it, it says so, and there is nothing of it.
+fn dump<T>(
+    node: &mut Node<'_>,
+    request: &Request,
+    decode: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
+) -> Reading<Vec<T>> {
+    const EOPNOTSUPP: i32 = 95;
+    const EAFNOSUPPORT: i32 = 97;
+    let all = node.try_dump(request, decode);
+    if all.failure().is_some_and(|failure| matches!(failure.root(), Failure::TooLarge { .. })) {
+        node.sources.asked(request.source); // it was given up here, and nothing failed there
+        return all;
+    }
+    match all.failure().and_then(Failure::refused) {
+        Some(EOPNOTSUPP | EAFNOSUPPORT) => Reading::Ok(Vec::new()),
+        _ => node.note(request, all),
+    }
+}
+
+/// Whether devices forward packets.
+fn forwarding(ipv6: bool) -> Request {
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    let name = format!("route/forwarding-{}", family_name(ipv6));
+    // struct netconfmsg is one byte, followed by attributes; a kernel without IPv6 refuses.
+    Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETNETCONF, true, vec![family, 0, 0, 0])
+}
+
+/// Whether any device forwards packets of a family.
+pub fn forwards(node: &mut Node<'_>, ipv6: bool) -> Reading<bool> {
+    /// What new devices begin with.
+    const NETCONFA_IFINDEX_DEFAULT: u32 = -2i32 as u32;
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    let found = dump(node, &forwarding(ipv6), |message| {
+        // struct netconfmsg, filled up to 4 bytes
+        let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
+        let [found, ..] = crate::netfilter::array::<4>(message.body, 0, "netconfmsg")?;
+        let template = attributes.u32(NETCONFA_IFINDEX)? == Some(NETCONFA_IFINDEX_DEFAULT);
+        let forwards = attributes.u32(NETCONFA_FORWARDING)?.is_some_and(|forwards| forwards != 0);
+        Ok((found == family && !template).then_some(forwards))
+    });
+    found.map(|devices| devices.contains(&true))
+}
+
+/// Looks up the ways that outer packets take, and fills in the devices that carry each tunnel.
+pub fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut [Link]) {
+    for link in links.iter_mut().filter(|link| link.up) {
+        if let Some(tunnel) = &link.tunnel {
+            let outer = outer_routes(node, tables, link, tunnel);
+            let underlay = match &outer {
+                // The kernel sends by these devices whatever routes there are.
+                Reading::Ok(routes) => {
+                    let via = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.via);
+                    let routed = routes.iter().flat_map(|route| route.devices.iter().copied());
+                    let all: BTreeSet<u32> = tunnel.link.into_iter().chain(via).chain(routed).collect();
+                    if all.is_empty() && tunnel.remotes().is_empty() {
+                        Reading::Absent("it knows no remote yet".into())
+                    } else {
+                        Reading::Ok(all.into_iter().collect())
+                    }
+                }
+                other => other.as_ref().map(|_| Vec::new()),
+            };
+            link.tunnel = Some(Tunnel { underlay, outer, ..tunnel.clone() });
+        }
+    }
+}
+
+fn outer_routes(node: &mut Node<'_>, tables: &Tables, link: &Link, tunnel: &Tunnel) -> Reading<Vec<OuterRoute>> {
+    if link.link_netnsid.is_some() {
+        return Reading::Failed("its outer packets are sent in another network namespace".into());
+    }
+    if tunnel.flow_based {
+        return Reading::Absent("flow-based: each packet brings its own remote".into());
+    }
+    if let Some(entry) = tunnel.fdb.ok().into_iter().flatten().find(|entry| entry.nexthop_group.is_some()) {
+        let group = entry.nexthop_group.unwrap_or_default();
+        return Reading::Failed(Failure::unsupported(format!(
+            "its forwarding database uses next-hop group {group}, which is not read"
+        )));
+    }
+    if let Some(why) = ports_decide(tables, tunnel) {
+        return Reading::Failed(Failure::unsupported(why));
+    }
+    let classes = match (&tunnel.fdb, classes(tables, tunnel)) {
+        (Reading::Ok(_), Reading::Ok(classes)) => classes,
+        (Reading::Ok(_), other) => return other.map(|_| Vec::new()),
+        (other, _) => return other.as_ref().map(|_| Vec::new()),
+    };
+    if classes.len() > MAX_LOOKUPS {
+        return Reading::Failed(Failure::too_large(MAX_LOOKUPS, "different routes to its remotes"));
+    }
+    if FAMILIES.iter().any(|ipv6| marks(tables, *ipv6).len() >= MAX_MARKS) {
+        return Reading::Failed(Failure::too_large(MAX_MARKS, "marks that policy rules test"));
+    }
+    let mut routes = Vec::new();
+    for (remotes, mark, request) in lookups(tables, link, tunnel, &classes) {
+        let found = match look_up(node, &request) {
+            Reading::Ok(Some(found)) => found,
+            Reading::Ok(None) => continue, // nothing leaves
+            other => return other.map(|_| Vec::new()),
+        };
+        let mut devices = found.devices;
+        if let (None, [remote, ..]) = (tunnel.link, remotes) {
+            match siblings(tables, *remote, &devices) {
+                Ok(siblings) => {
+                    devices.extend(siblings.into_iter().filter(|index| !devices.contains(index)).collect::<Vec<_>>())
+                }
+                Err(why) => return Reading::Failed(Failure::unsupported(why)),
+            }
+        }
+        let (gateway, source) = (found.gateway, found.preferred_source);
+        routes.push(OuterRoute { mark, remotes: remotes.to_vec(), devices, gateway, source });
+    }
+    Reading::Ok(routes)
+}
+
+/// The route that one look-up found. No route is an answer too: nothing leaves.
+fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
+    const ENETDOWN: i32 = 100;
+    const ENETUNREACH: i32 = 101;
+    const EHOSTUNREACH: i32 = 113;
+    let found = node.try_answer(request, |message| match message.kind {
+        RTM_NEWROUTE => decode_route(message.body),
+        kind => Err(Failure::unexpected(format!("the answer has type {kind}"))),
+    });
+    match found.failure().and_then(Failure::refused) {
+        Some(ENETDOWN | ENETUNREACH | EHOSTUNREACH) => Reading::Ok(None),
+        _ => node.note(request, found).map(Some),
+    }
+}
+
+/// Why one look-up per remote does not tell the way of every packet, if it does not.
+fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
+    let families: BTreeSet<bool> = tunnel.remotes().iter().map(IpAddr::is_ipv6).collect();
+    let rules = families.into_iter().filter_map(|ipv6| tables.family(ipv6).ok()).flat_map(|family| &family.rules);
+    let tested: BTreeSet<u16> = rules.flat_map(|rule| &rule.other).copied().collect();
+    let own_port = |port: &u16| Some(*port) != tunnel.port;
+    let other_ports = tunnel.fdb.ok().into_iter().flatten().any(|entry| entry.port.as_ref().is_some_and(own_port));
+    if tested.contains(&FRA_SPORT_RANGE) {
+        return Some("a policy rule looks at source ports, which differ by packet");
+    }
+    (other_ports && tested.contains(&FRA_DPORT_RANGE))
+        .then_some("a policy rule looks at destination ports, and forwarding entries have their own")
+}
+
+/// Devices of the other next hops of a multipath route: a look-up names the one that its packet would take, and the
+/// tunnel's packets, whose source ports differ, take all of them.
+fn siblings(tables: &Tables, remote: IpAddr, found: &[u32]) -> Result<BTreeSet<u32>, String> {
+    let Some(family) = tables.family(remote.is_ipv6()).ok() else { return Ok(BTreeSet::new()) };
+    let mut siblings = BTreeSet::new();
+    for route in family.covering(remote).map(|at| &family.routes[at]) {
+        if let Some(id) = route.nexthop.filter(|_| route.devices.is_empty()) {
+            return Err(format!("a route uses next-hop object {id}, whose devices are not read"));
+        }
+        if found.iter().any(|index| route.devices.contains(index)) {
+            siblings.extend(&route.devices);
+        }
+    }
+    Ok(siblings)
+}
+
+/// The remotes that each set of routes covers.
+fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Vec<IpAddr>>> {
+    let mut classes = BTreeMap::new();
+    for (order, remote) in tunnel.remotes().into_iter().enumerate() {
+        match tables.family(remote.is_ipv6()) {
+            Reading::Ok(family) => {
+                let class = classes.entry((remote.is_ipv6(), family.class(remote))).or_insert((order, Vec::new()));
+                class.1.push(remote);
+            }
+            other => return other.as_ref().map(|_| Vec::new()),
+        };
+    }
+    let mut first: Vec<(usize, Vec<IpAddr>)> = classes.into_values().collect();
+    first.sort_unstable(); // the order in which the kernel lists them, so that a replay asks the same
+    Reading::Ok(first.into_iter().map(|(_, remotes)| remotes).collect())
+}
+
+/// Addresses of all links.
+pub fn read_addresses(node: &mut Node<'_>) -> Reading<Vec<Address>> {
+    node.dump(&addresses(), decode_address)
+}
+
+/// Policy rules of both families.
+pub fn all_rules(tables: &Tables) -> Reading<Vec<Rule>> {
+    concat(FAMILIES.iter().map(|ipv6| tables.family(*ipv6).as_ref().map(|family| family.rules.clone())))
+}
+
+/// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`: where packets without a mark are looked up too.
+fn is_common(table: u32) -> bool {
+    (253..=255).contains(&table)
+}
+
+/// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that
+/// are not unicast.
+pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
+    let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
+    let feeders: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| feeders(links, link.index)).collect();
+    let all = FAMILIES.iter().map(|ipv6| {
+        tables.family(*ipv6).as_ref().map(|family| {
+            let mine = remotes.iter().filter(|remote| remote.is_ipv6() == *ipv6);
+            let mut wanted: BTreeSet<usize> = mine.flat_map(|remote| family.covering(*remote)).collect();
+            let marked: BTreeSet<u32> =
+                family.rules.iter().filter(|rule| rule.fwmark.is_some()).map(|rule| rule.table).collect();
+            let inward = |route: &Route| {
+                let into = route.devices.iter().any(|at| feeders.contains(at));
+                let known = route.nexthop.is_none() || !route.devices.is_empty();
+                let led_to = known && marked.contains(&route.table) && !is_common(route.table);
+                let names_source = !foreign.is_empty() && route.preferred_source.is_some();
+                into || route.kind != RTN_UNICAST || route.prefix_length == 0 || led_to || names_source
+            };
+            wanted.extend(family.routes.iter().enumerate().filter(|(_, route)| inward(route)).map(|(at, _)| at));
+            wanted.into_iter().map(|at| family.routes[at].clone()).collect()
+        })
+    });
+    concat(all)
+}
+
+/// Devices by which routes lead to a next hop.
+pub fn gateway_devices(tables: &Tables) -> BTreeSet<u32> {
+    let families = FAMILIES.iter().filter_map(|ipv6| tables.family(*ipv6).ok());
+    let routes = families.flat_map(|family| &family.routes);
+    routes
+        .filter(|route| route.kind == RTN_UNICAST && route.gateway.is_some())
+        .flat_map(|route| route.devices.clone())
+        .collect()
+}
+
+fn concat<T>(readings: impl Iterator<Item = Reading<Vec<T>>>) -> Reading<Vec<T>> {
+    let mut all = Vec::new();
+    for reading in readings {
+        match reading {
+            Reading::Ok(values) => all.extend(values),
+            other => return other,
+        }
+    }
+    Reading::Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Rules and routes of both families, indexed by prefix, so that a cluster's thousands of remotes are sorted into
+//! classes in no time.
+//!
+//! They sort, and the kernel routes: its look-ups are exact, policy rules included. Where one answer cannot stand for all packets
+//! (policy rules on ports, next-hop objects) it is refused. Look-ups are made for every combination of the marks that policy rules
+//! test; a packet with any other mark may take any way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use foldhash::{HashMap, HashMapExt as _};
+
+use super::wire::{decode_listed, decode_rule};
+use super::{dump, routes, rules};
+use crate::facts::{Failure, Reading, Route, Rule};
+use crate::read::Node;
+
+/// What was answered about routing.
+pub struct Tables {
+    ipv4: Reading<Family>,
+    ipv6: Reading<Family>,
+}
+
+/// One family's rules and routes.
+pub struct Family {
+    pub rules: Vec<Rule>,
+    pub routes: Vec<Route>,
+    /// By the length of their prefix, its bits and the positions of routes, in order.
+    by_prefix: BTreeMap<u8, Vec<(u128, usize)>>,
+    /// For each route, the first one with the same content but for the destination.
+    content: Vec<usize>,
+}
+
+impl Tables {
+    /// Rules and routes of both families. A kernel without a family has none of it. `most`: with more routes a family is given
+    /// up, which is no failure of the source.
+    pub fn read(node: &mut Node<'_>, most: usize) -> Self {
+        let [ipv4, ipv6] = [false, true].map(|ipv6| {
+            let rules = dump(node, &rules(ipv6), |message| decode_rule(message).map(Some));
+            let mut seen = 0;
+            let routes = dump(node, &routes(ipv6), |message| {
+                seen += 1;
+                if seen > most { Err(Failure::too_large(most, "routes")) } else { decode_listed(message, ipv6) }
+            });
+            rules.and_then(|rules| routes.map(|routes| Family::new(rules, routes)))
+        });
+        Self { ipv4, ipv6 }
+    }
+
+    /// Rules and routes of one family.
+    pub fn family(&self, ipv6: bool) -> &Reading<Family> {
+        if ipv6 { &self.ipv6 } else { &self.ipv4 }
+    }
+}
+
+impl Family {
+    fn new(rules: Vec<Rule>, routes: Vec<Route>) -> Self {
+        let mut by_prefix: BTreeMap<u8, Vec<(u128, usize)>> = BTreeMap::new();
+        let mut seen = HashMap::new();
+        let mut content = Vec::with_capacity(routes.len());
+        for (at, route) in routes.iter().enumerate() {
+            let Route { table, destination, prefix_length, kind, tos, priority, gateway, preferred_source, .. } = route;
+            let bits = destination.map_or(0, |destination| masked(destination, *prefix_length));
+            by_prefix.entry(*prefix_length).or_default().push((bits, at));
+            let way = (gateway, preferred_source, &route.devices, route.nexthop);
+            content.push(*seen.entry((table, prefix_length, kind, tos, priority, way)).or_insert(at));
+        }
+        by_prefix.values_mut().for_each(|prefixes| prefixes.sort_unstable());
+        drop(seen);
+        Self { rules, routes, by_prefix, content }
+    }
+
+    /// The routes, in any table, that cover an address.
+    pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = usize> {
+        self.by_prefix
+            .iter()
+            .flat_map(move |(length, prefixes)| {
+                let bits = masked(address, *length);
+                let first = prefixes.partition_point(|(other, _)| *other < bits);
+                prefixes[first..].iter().take_while(move |(other, _)| *other == bits)
+            })
+            .map(|(_, at)| *at)
+    }
+
+    /// Equal for two addresses that are routed alike: the rules for them, and the content of the routes that cover
+    /// them.
+    pub fn class(&self, address: IpAddr) -> (Vec<usize>, BTreeSet<usize>) {
+        let meets = |rule: &Rule| {
+            rule.destination.is_some_and(|(prefix, length)| {
+                prefix.is_ipv4() == address.is_ipv4() && masked(prefix, length) == masked(address, length)
+            })
+        };
+        let rules = self.rules.iter().enumerate().filter(|(_, rule)| meets(rule)).map(|(at, _)| at).collect();
+        (rules, self.covering(address).map(|at| self.content[at]).collect())
+    }
+}
+
+/// The first `length` bits of an address, in the upper bits.
+fn masked(address: IpAddr, length: u8) -> u128 {
+    let bits = match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let keep = u128::MAX.checked_shl(128u32.saturating_sub(length.into())).unwrap_or(0);
+    bits & keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_masked_at_any_length() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(masked(ip("10.1.2.3"), 8), masked(ip("10.255.0.1"), 8));
+        assert_ne!(masked(ip("10.1.2.3"), 8), masked(ip("11.1.2.3"), 8));
+        assert_eq!(masked(ip("203.0.113.1"), 0), 0);
+        assert_ne!(masked(ip("203.0.113.1"), 32), masked(ip("203.0.113.2"), 32));
+        assert_eq!(masked(ip("2001:db8::1"), 32), masked(ip("2001:db8:1::1"), 32));
+        assert_ne!(masked(ip("2001:db8::1"), 128), masked(ip("2001:db8::2"), 128));
+        assert_eq!(masked(ip("2001:db8::1"), 255), masked(ip("2001:db8::1"), 128), "nonsense is survived");
+    }
+}

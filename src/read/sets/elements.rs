@@ -1,0 +1,118 @@
+//! All elements of a small set of nf_tables: `nf_tables_dump_set`.
+
+use super::nftables::decisive;
+use crate::facts::netfilter::Verdict;
+use crate::facts::{Failure, Reading};
+use crate::netfilter::netlink::Message;
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::nftables::SetElements;
+use crate::netfilter::nftables::uapi::{NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END};
+use crate::read::nftables::decode_verdict;
+
+/// What a set or a map has for an element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// It is a set.
+    Nothing,
+    /// Of a verdict map.
+    Verdict(Verdict),
+    /// Of any other, as they lie in registers.
+    Data(Vec<u8>),
+}
+
+/// First and last key of an element, and what there is for it.
+pub type Keys = (Vec<u8>, Vec<u8>, Value);
+
+/// What a dump of elements has told so far.
+#[derive(Default)]
+pub struct Elements {
+    whole: Vec<Keys>,
+    /// Starts, and what follows ends: key, whether it ends an interval, what there is for it.
+    ends: Vec<(Vec<u8>, bool, Value)>,
+    /// For all keys that are no other element's, if there is such an element.
+    catch_all: Option<Keys>,
+}
+
+impl Elements {
+    /// Adds one message. An element that counts for some packets only is an error, and one that has expired is none.
+    pub fn add(&mut self, message: &Message<'_>, key_length: usize, intervals: bool) -> Result<(), Failure> {
+        let odd = || Failure::unsupported("one of the set's elements is not understood");
+        let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
+        for element in list.elements() {
+            let flags = element.flags.unwrap_or(0);
+            match decisive(element)? {
+                Reading::Ok(true) if flags & !(NFT_SET_ELEM_INTERVAL_END | NFT_SET_ELEM_CATCHALL) == 0 => {}
+                Reading::Ok(false) => continue,
+                _ => return Err(odd()),
+            }
+            let data = element.data.as_ref();
+            let value = match (data.and_then(|data| data.verdict.as_ref()), data.and_then(|data| data.value.as_deref()))
+            {
+                (Some(verdict), _) => Value::Verdict(decode_verdict(verdict)?),
+                (None, Some(data)) => Value::Data(data.to_vec()),
+                (None, None) => Value::Nothing,
+            };
+            if flags & NFT_SET_ELEM_CATCHALL != 0 {
+                self.catch_all = Some((vec![0; key_length], vec![0xff; key_length], value));
+                continue;
+            }
+            let key = element.key.as_ref().and_then(|key| key.value.as_deref());
+            let first = key.filter(|first| first.len() == key_length).ok_or_else(odd)?.to_vec();
+            let last = element.key_end.as_ref().and_then(|key| key.value.as_deref()).map(<[u8]>::to_vec);
+            match (last, flags & NFT_SET_ELEM_INTERVAL_END != 0) {
+                (Some(last), false) => self.whole.push((first, last, value)),
+                (None, false) if intervals => self.ends.push((first, false, value)),
+                (None, false) => self.whole.push((first.clone(), first, value)),
+                (_, true) => self.ends.push((first, true, Value::Nothing)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Both.
+    pub fn with(mut self, other: Self) -> Self {
+        self.whole.extend(other.whole);
+        self.ends.extend(other.ends);
+        self.catch_all = self.catch_all.or(other.catch_all);
+        self
+    }
+
+    /// First and last key of each element; of those that hold the same key the first counts.
+    pub fn finish(self) -> Vec<Keys> {
+        let Self { whole: mut elements, mut ends, catch_all } = self;
+        // Of an interval the start and what follows its end are elements of their own.
+        ends.sort_by(|(one, one_ends, _), (other, other_ends, _)| (one, !one_ends).cmp(&(other, !other_ends)));
+        let mut open: Option<(Vec<u8>, Value)> = None;
+        for (key, is_end, value) in ends {
+            match (open.take(), is_end) {
+                (Some((first, value)), true) => elements.push((first, before(&key), value)),
+                (None, true) => {} // where the first interval begins to be looked for
+                (None, false) => open = Some((key, value)),
+                // Between intervals that touch there is no end: the next start is one.
+                (Some((first, of_first)), false) => {
+                    elements.push((first, before(&key), of_first));
+                    open = Some((key, value));
+                }
+            }
+        }
+        if let Some((first, value)) = open {
+            let last = vec![0xff; first.len()];
+            elements.push((first, last, value));
+        }
+        elements.extend(catch_all);
+        elements
+    }
+}
+
+/// The key before this one.
+fn before(key: &[u8]) -> Vec<u8> {
+    let mut key = key.to_vec();
+    for byte in key.iter_mut().rev() {
+        let (less, borrowed) = byte.overflowing_sub(1);
+        *byte = less;
+        if !borrowed {
+            break;
+        }
+    }
+    key
+}

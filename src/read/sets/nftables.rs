@@ -1,0 +1,414 @@
+//! Sets of nf_tables: one header, then one look-up per value.
+//!
+//! Kernel sources: `nf_tables_getset`, `nf_tables_getsetelem` (`nft_get_set_elem`, `nf_tables_fill_setelem`),
+//! `nft_lookup_eval`. A get finds the element that *contains* the key. It
+//! never finds the catch-all element, which `nft_lookup_eval` falls back to, so that one is asked for by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::capture::{NetlinkFamily, Request};
+use crate::facts::netfilter::{Element, Field, Ruleset, Set, SetId, Step, address_key, name_key};
+use crate::facts::{Failure, Name, Reading, Source};
+use crate::netfilter::netlink::{Emit as _, Message, Text, Writer};
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::netfilter::nftables::expr::Expr;
+use crate::netfilter::nftables::uapi::{
+    NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_INTERVAL, NFT_SET_OBJECT,
+    NFT_SET_TIMEOUT,
+};
+use crate::netfilter::nftables::{self, Data, SetElement, SetElements};
+use crate::read::Node;
+use crate::read::nftables::wire;
+use crate::read::sets::elements::{Elements, Value};
+use crate::read::sets::kind::Kind;
+use crate::read::sets::values::{UDP, Values};
+use crate::read::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
+
+const ENOENT: i32 = 2;
+const EINVAL: i32 = 22;
+/// Fields of a concatenation whose values are asked about.
+const MAX_FIELDS: usize = 3;
+
+/// A set, and what rules look up in it.
+struct Lookup<'a> {
+    generation: u32,
+    family: u8,
+    table: &'a Name,
+    set: &'a Name,
+    /// What request names begin with.
+    name: String,
+    kinds: Vec<Kind>,
+    by: Vec<&'a [Field]>,
+    /// Rules add to it, or delete from it.
+    filled: bool,
+}
+
+/// What was found about the sets of one generation.
+pub struct Found {
+    /// Of a set about which nothing could be read, the elements say why. One whose key is not understood has no entry.
+    pub sets: BTreeMap<SetId, Set>,
+    /// Something was asked.
+    pub asked: bool,
+    /// An answer belongs to another generation.
+    pub torn: bool,
+    /// Something could not be read that another reading may find.
+    pub failed: bool,
+}
+
+/// Reads the sets that rules of `ruleset` look into, in the order in which the rules name them. `ruleset.sets` may hold what
+/// an earlier reading at the same generation found; what still holds of it is not asked again.
+///
+/// "Not an element" is only true of the rule set's generation if that is the same after the last answer: a set that is
+/// deleted meanwhile has no elements either.
+pub fn read(node: &mut Node<'_>, prefix: &str, generation: u32, ruleset: &Ruleset, values: &Values) -> Found {
+    let lookups = Lookups::of([ruleset]);
+    let filled = filled_sets(ruleset);
+    let unread = ruleset.chains.iter().filter(|(_, chain)| chain.rules.ok().is_none());
+    let unread: BTreeSet<_> = unread.map(|(chain, _)| (chain.family, &chain.table)).collect();
+    let mut budget = Budget::default();
+    let mut found = Found { sets: BTreeMap::new(), asked: false, torn: false, failed: false };
+    let mut asks_values = false;
+    for (number, (id, by)) in lookups.nftables.iter().enumerate() {
+        let SetId::Nftables { family, table, set } = id else { continue };
+        let Some(kinds) = by.iter().find_map(|fields| kinds(fields)) else { continue };
+        let name = format!("{prefix}/set-{number}");
+        // A chain that was not read may fill any set of its table.
+        let filled = filled.contains(id) || unread.contains(&(*family, table));
+        let lookup = Lookup { generation, family: family.nfproto(), table, set, name, kinds, by: by.clone(), filled };
+        let known = ruleset.sets.get(*id).filter(|known| lookup.still_holds(known, values));
+        let set = match known {
+            Some(known) => known.clone(),
+            None => {
+                found.asked = true;
+                lookup.read(node, values, &mut budget)
+            }
+        };
+        note_unread(node, &lookup.all(), &set);
+        asks_values |= !set.members.is_empty();
+        found.failed |= set.elements.may_pass() || set.members.values().any(Reading::may_pass);
+        found.torn |= set.elements.failure().is_some_and(is_change);
+        found.sets.insert((*id).clone(), set);
+    }
+    note_cut(node, Source::Nftables, lookups.cut, values.cut && asks_values, budget.cut);
+    found
+}
+
+/// Sets that rules add to, or delete from.
+fn filled_sets(ruleset: &Ruleset) -> BTreeSet<&SetId> {
+    let rules = ruleset.chains.values().flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
+    let filled = rules.flat_map(|rule| &rule.steps).filter_map(|step| match step {
+        Step::UpdateSet { set, .. } => Some(set),
+        _ => None,
+    });
+    filled.collect()
+}
+
+fn is_change(failure: &Failure) -> bool {
+    matches!(failure.root(), Failure::Changed { .. })
+}
+
+fn kinds(fields: &[Field]) -> Option<Vec<Kind>> {
+    if fields.is_empty() || fields.len() > MAX_FIELDS {
+        return None;
+    }
+    fields.iter().map(Kind::of).collect()
+}
+
+impl Lookup<'_> {
+    /// Its header, then all elements; if these are too many, the values that matter one by one.
+    fn read(&self, node: &mut Node<'_>, values: &Values, budget: &mut Budget) -> Set {
+        let request = self.header();
+        let header = node.try_answer(&request, |message| {
+            wire::belongs(message, self.generation)?;
+            self.decode_header(message)
+        });
+        let mut set = Set {
+            name: self.set.to_string(),
+            kind: String::new(),
+            stable: false,
+            members: [].into(),
+            elements: Reading::Failed(Failure::unsupported("what it holds is not understood")),
+            verdicts: Vec::new(),
+            data: Vec::new(),
+            family: None,
+            sets: Vec::new(),
+        };
+        let header = match node.note(&request, header) {
+            Reading::Ok(header) => header,
+            other => return Set { elements: other.map(|_| Vec::new()), ..set },
+        };
+        set.kind = format!("{} bytes", header.key_length);
+        set.stable = header.stable && !self.filled;
+        if self.is_readable(&header) {
+            let all = self.read_all(node, &header);
+            for (_, value) in all.ok().into_iter().flatten() {
+                match value {
+                    Value::Nothing => {}
+                    Value::Verdict(verdict) => set.verdicts.push(verdict.clone()),
+                    Value::Data(data) => set.data.push(data.clone()),
+                }
+            }
+            set.elements = all.map(|all| all.into_iter().map(|(element, _)| element).collect());
+        }
+        if set.elements.ok().is_some() {
+            return set;
+        }
+        let questions = within(budget, self.questions(&header, self.keys(values)));
+        if questions.is_empty() {
+            return set;
+        }
+        let catch_all = self.read_catch_all(node);
+        for Question { key, request } in questions {
+            let found = self.read_element(node, &request, &self.register(&key), &header);
+            let found = if found == Reading::Ok(false) { catch_all.clone() } else { found };
+            set.members.insert(key, found);
+        }
+        set
+    }
+
+    /// Whether what is known of the set still holds and is all that matters.
+    fn still_holds(&self, known: &Set, values: &Values) -> bool {
+        let is_read = |key: &Vec<u128>| known.members.get(key).is_some_and(|found| found.ok().is_some());
+        known.stable && (known.elements.ok().is_some() || self.keys(values).iter().all(is_read))
+    }
+
+    /// Whether its elements are values that a packet can be held against.
+    fn is_readable(&self, header: &Header) -> bool {
+        let length = self.register(&vec![0; self.kinds.len()]).concat().len();
+        // Intervals are in network order, so what the rule looks up is not the number as it is.
+        let turned_round = header.intervals && self.kinds.iter().any(|kind| kind.is_in_host_order());
+        header.is_readable && header.key_length == length && !turned_round
+    }
+
+    /// All elements of a set that is small enough.
+    fn all(&self) -> Request {
+        let name = format!("{}-elements", self.name);
+        let body = self.elements(None);
+        let request =
+            Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, NFT_MSG_GETSETELEM, true, body);
+        request.at_most(MAX_ELEMENTS)
+    }
+
+    /// Failed: they are too many, or were not understood; then they are asked about one by one.
+    fn read_all(&self, node: &mut Node<'_>, header: &Header) -> Reading<Vec<(Element, Value)>> {
+        let request = self.all();
+        let found = node.try_dump(&request, |message| {
+            wire::belongs(message, self.generation)?;
+            let mut part = Elements::default();
+            part.add(message, header.key_length, header.intervals).map(|()| Some(part))
+        });
+        found.decode(|parts| {
+            let elements = parts.into_iter().fold(Elements::default(), Elements::with);
+            let ranges =
+                elements.finish().into_iter().map(|(first, last, value)| Some((self.ranges(&first, &last)?, value)));
+            let ranges: Option<Vec<_>> = ranges.collect();
+            // A redacted capture does not keep the order of ends.
+            ranges.ok_or_else(|| Failure::unsupported("an element's end is before its start").within(&request.name))
+        })
+    }
+
+    /// A range for each field of a key.
+    fn ranges(&self, first: &[u8], last: &[u8]) -> Option<Element> {
+        let (mut at, mut fields) = (0, Vec::new());
+        for kind in &self.kinds {
+            let value = |bytes: &[u8]| bytes.get(at..).map(|bytes| kind.value(bytes));
+            let range = (value(first)?, value(last)?);
+            if range.0 > range.1 {
+                return None;
+            }
+            fields.push(range);
+            at += kind.length().next_multiple_of(4);
+        }
+        Some(fields)
+    }
+
+    /// Whether the set has a catch-all element, which a get never finds.
+    fn read_catch_all(&self, node: &mut Node<'_>) -> Reading<bool> {
+        let request = self.catch_all();
+        let found = node.try_answer(&request, |message| {
+            wire::belongs(message, self.generation)?;
+            decode_catch_all(message)
+        });
+        match found.failure().and_then(Failure::refused) {
+            Some(ENOENT | EINVAL) => Reading::Ok(false),
+            _ => self.member(node, &request, found),
+        }
+    }
+
+    /// Whether a key, given by field, is an element. That there is no such *set* is `ENOENT` too, which the header rules
+    /// out.
+    fn read_element(&self, node: &mut Node<'_>, request: &Request, key: &[Vec<u8>], header: &Header) -> Reading<bool> {
+        let found = node.try_answer(request, |message| {
+            wire::belongs(message, self.generation)?;
+            decode_element(message, key, header)
+        });
+        match found.failure().and_then(Failure::refused) {
+            Some(ENOENT) => Reading::Ok(false),
+            _ => self.member(node, request, found),
+        }
+    }
+
+    /// That an element decides by packet is no failure of the source.
+    fn member(&self, node: &mut Node<'_>, request: &Request, found: Reading<Reading<bool>>) -> Reading<bool> {
+        node.note(request, found).and_then(|member| member)
+    }
+
+    fn text(name: &Name) -> Text<'static> {
+        name.to_bytes().as_slice().into()
+    }
+
+    /// Asks for elements: all, or these.
+    fn elements(&self, elements: Option<SetElement<'_>>) -> Vec<u8> {
+        let elements = elements.map(|element| vec![element].into());
+        let (table, set) = (Self::text(self.table), Some(Self::text(self.set)));
+        self.message(nftables::Body::SetElements(SetElements { table, set, elements, ..SetElements::default() }))
+    }
+
+    fn message(&self, body: nftables::Body<'_>) -> Vec<u8> {
+        let mut out = Writer::user();
+        nftables::Message { header: Nfgenmsg { family: self.family, ..Nfgenmsg::default() }, body }.emit(&mut out);
+        out.finish()
+    }
+
+    fn request(&self, what: &str, kind: u16, body: Vec<u8>) -> Request {
+        let name = format!("{}-{what}", self.name);
+        Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, kind, false, body).acknowledged()
+    }
+
+    fn header(&self) -> Request {
+        let set = nftables::SetName { table: Self::text(self.table), name: Self::text(self.set) };
+        let mut out = Writer::user();
+        Nfgenmsg { family: self.family, ..Nfgenmsg::default() }.emit(&mut out);
+        set.emit(&mut out);
+        self.request("header", NFT_MSG_GETSET, out.finish())
+    }
+
+    fn element(&self, what: &str, element: SetElement<'_>) -> Request {
+        self.request(what, NFT_MSG_GETSETELEM, self.elements(Some(element)))
+    }
+
+    fn catch_all(&self) -> Request {
+        self.element("catch-all", SetElement { flags: Some(NFT_SET_ELEM_CATCHALL), ..SetElement::default() })
+    }
+
+    /// What there is to ask, whatever the set turns out to be.
+    fn keys(&self, values: &Values) -> Vec<Vec<u128>> {
+        let mut keys: Vec<Vec<u128>> = Vec::new();
+        for fields in self.by.iter().filter(|fields| kinds(fields).as_ref() == Some(&self.kinds)) {
+            let addresses = self.kinds.iter().filter(|kind| kind.is_address()).count();
+            let columns: Vec<Vec<u128>> = fields.iter().map(|field| column(field, values, addresses > 1)).collect();
+            keys.extend(combinations(&columns));
+        }
+        let mut seen = BTreeSet::new();
+        keys.retain(|key| seen.insert(key.clone()));
+        keys
+    }
+
+    fn questions(&self, header: &Header, keys: Vec<Vec<u128>>) -> Vec<Question> {
+        let length = self.register(&vec![0; self.kinds.len()]).concat().len();
+        // Intervals are in network order, so what the rule looks up is not the index as it is.
+        let turned_round = header.intervals && self.kinds.contains(&Kind::Index);
+        if keys.is_empty() || header.key_length != length || turned_round {
+            return Vec::new();
+        }
+        let question = |(number, key): (usize, Vec<u128>)| {
+            let value = self.register(&key).concat();
+            let element = SetElement { key: Some(Data::of(value)), ..SetElement::default() };
+            Question { request: self.element(&format!("element-{number}"), element), key }
+        };
+        keys.into_iter().enumerate().map(question).collect()
+    }
+
+    /// The key as it lies in registers, by field: in a concatenation each field takes whole words of 4 bytes.
+    fn register(&self, key: &[u128]) -> Vec<Vec<u8>> {
+        let mut parts: Vec<Vec<u8>> = self.kinds.iter().zip(key).map(|(kind, value)| kind.bytes(*value)).collect();
+        if parts.len() > 1 {
+            parts.iter_mut().for_each(|part| part.resize(part.len().next_multiple_of(4), 0));
+        }
+        parts
+    }
+
+    fn decode_header(&self, message: &Message<'_>) -> Result<Header, Failure> {
+        let (_, set): (_, nftables::Set<'_>) = Nfgenmsg::parse(message.body)?;
+        if Name::from_bytes(set.name.as_bytes()) != *self.set {
+            return Err(Failure::unexpected("the answer is about another set"));
+        }
+        let flags = set.flags.unwrap_or(0);
+        let (intervals, stable) = (flags & NFT_SET_INTERVAL != 0, flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0);
+        Ok(Header { key_length: set.key_len as usize, intervals, stable, is_readable: flags & NFT_SET_OBJECT == 0 })
+    }
+}
+
+/// What a set's keys are.
+#[derive(Debug)]
+struct Header {
+    key_length: usize,
+    intervals: bool,
+    stable: bool,
+    /// Of values; or a map, but not to objects.
+    is_readable: bool,
+}
+
+/// Values of one field. With both addresses of a packet, it goes from this node to a peer.
+fn column(field: &Field, values: &Values, both_ends: bool) -> Vec<u128> {
+    let addresses = match field {
+        Field::Ipv4Source | Field::Ipv6Source if both_ends => values.own.clone(),
+        Field::Ipv4Destination | Field::Ipv6Destination if both_ends => values.peers.clone(),
+        _ => values.addresses(),
+    };
+    let of_family = |ipv6| addresses.iter().filter(|at| at.is_ipv6() == ipv6).map(|at| address_key(*at)).collect();
+    match field {
+        Field::Ipv4Source | Field::Ipv4Destination => of_family(false),
+        Field::Ipv6Source | Field::Ipv6Destination => of_family(true),
+        Field::DestinationPort => values.ports.iter().map(|port| (*port).into()).collect(),
+        Field::L4Proto => vec![UDP.into()],
+        Field::InputName | Field::OutputName => values.devices.iter().filter_map(|(_, name)| name_key(name)).collect(),
+        Field::InputIndex | Field::OutputIndex => values.devices.iter().map(|(index, _)| (*index).into()).collect(),
+        _ => Vec::new(), // the source port of an outer packet is anything
+    }
+}
+
+fn decode_catch_all(message: &Message<'_>) -> Result<Reading<bool>, Failure> {
+    let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
+    let element = only_element(&list)?;
+    if element.flags.unwrap_or(0) & NFT_SET_ELEM_CATCHALL == 0 {
+        return Err(Failure::unexpected("the answer is another element"));
+    }
+    decisive(element)
+}
+
+fn decode_element(message: &Message<'_>, key: &[Vec<u8>], header: &Header) -> Result<Reading<bool>, Failure> {
+    let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
+    let element = only_element(&list)?;
+    let start = element.key.as_ref().and_then(|key| key.value.as_deref());
+    let start = start.ok_or_else(|| Failure::unexpected("the element has no key"))?;
+    let ranged = header.intervals || element.key_end.is_some();
+    // The kernel answers with the element that contains the key. That cannot be checked for ranges: a redacted capture
+    // does not keep the order of their ends.
+    let contains = ranged || start == key.concat();
+    if !contains || element.flags.unwrap_or(0) != 0 {
+        return Err(Failure::unexpected("the answer is another element"));
+    }
+    decisive(element)
+}
+
+fn only_element<'l, 'a>(list: &'l SetElements<'a>) -> Result<&'l SetElement<'a>, Failure> {
+    match list.elements.as_ref().map(|list| list.elements.as_slice()) {
+        Some([element]) => Ok(element),
+        _ => Err(Failure::unexpected("set element: the answer is not one element")),
+    }
+}
+
+/// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
+/// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
+pub fn decisive(element: &SetElement<'_>) -> Result<Reading<bool>, Failure> {
+    for statement in element.statements()? {
+        if !matches!(statement.expr, Expr::Counter(_) | Expr::Last(_)) {
+            let name = String::from_utf8_lossy(statement.expr.name()).into_owned();
+            return Ok(Reading::Failed(Failure::unsupported(format!(
+                "its element has a statement ({name}) that decides by packet"
+            ))));
+        }
+    }
+    Ok(Reading::Ok(element.expiration != Some(0)))
+}
