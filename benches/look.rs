@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use natwatch::advisory::Catalogue;
+use natwatch::capture::archive;
 use natwatch::facts::{Collector, Failure};
+use natwatch::judge;
 use natwatch::kernel::{Live, Paths, Progress};
 use natwatch::read::{self, Collectors, Known};
 use natwatch::render::{exposition, json, metrics};
-use natwatch::{archive, judge};
 
 fn look(criterion: &mut Criterion) {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use clap::CommandFactory as _;
 
 use crate::advisory::{Catalogue, Severity, State};
+use crate::capture::archive;
 use crate::capture::{Capture, Meta, Recorder};
 use crate::cli::{self, Action, Cli, Common, Format, ProbeFormat, Shown};
 use crate::facts::{Collector, Facts};
@@ -26,7 +27,7 @@ use crate::render::text::{self, Style};
 use crate::render::{beginning, exposition, html, json, metrics, printable};
 use crate::server::Security;
 use crate::signals::Signals;
-use crate::{archive, probe, redact, server};
+use crate::{probe, redact, server};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;

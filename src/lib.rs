@@ -6,12 +6,12 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`kernel`] | `Live`, which asks the operating system; decodes nothing |
-//! | [`capture`] | `Ask`, the only door to the node; a saved capture, which answers as the node did |
-//! | [`archive`], [`redact`] | a capture as a directory, without private data if wanted |
+//! | [`capture`] | `Ask`, the only door to the node; a saved capture, which answers as the node did; a capture as a directory |
+//! | [`redact`] | a capture without private data |
 //! | [`netfilter`] | the bytes of netlink and netfilter; names nothing of ours |
 //! | [`read`] | readers: what a node is asked, and bytes to facts |
 //! | [`facts`] | the facts |
-//! | [`accumulate`] | counters that never fall |
+//! | [`monotonic`] | counters that never fall |
 //! | [`symbolic`] | what the kernel would do with a packet |
 //! | [`advisory`] | known problems and kernel defects, as data |
 //! | [`judge`] | facts to verdicts |
@@ -26,10 +26,7 @@
 //!
 //! ARCHITECTURE.md tells why, and which modules may name which.
 
-pub mod accumulate;
 pub mod advisory;
-pub mod archive;
-pub mod bounded;
 pub mod capture;
 pub mod cli;
 pub mod commands;
@@ -38,6 +35,7 @@ pub mod judge;
 pub mod kernel;
 pub mod logging;
 pub mod memory;
+pub mod monotonic;
 pub mod netfilter;
 pub mod probe;
 pub mod process;

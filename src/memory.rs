@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::accumulate::Accumulators;
 use crate::facts::Facts;
 use crate::judge::Derived;
+use crate::monotonic::Accumulators;
 use crate::read::Known;
 
 /// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per

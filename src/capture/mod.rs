@@ -3,6 +3,7 @@
 //! A [`Capture`] is what `kernel` produces, what `read` reads, what `natwatch capture` saves, what
 //! `check --from` replays, and what the tests have of recorded nodes.
 
+pub mod archive;
 mod ask;
 mod recorder;
 mod replay;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::advisory::Test;
-use crate::archive::testing::recorded_node;
+use crate::capture::archive::testing::recorded_node;
 use crate::facts::{Source, SourceState, SourceStatus};
 use crate::read::{Collectors, replay, testing};
 

@@ -4,6 +4,7 @@
 //! network namespace of the thread, and because a request can block inside the kernel for longer than the
 //! caller may wait.
 
+pub mod bounded;
 mod bpf;
 mod environment;
 mod files;

@@ -5,10 +5,10 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use super::{Identity, Outcome, identity, running};
-use crate::bounded;
 use crate::capture::{Capture, Replay};
 use crate::facts::{Collector, Failure, Reading};
 use crate::kernel::Paths;
+use crate::kernel::bounded;
 use crate::read::{Collectors, Known, Node};
 
 /// Where everyone looks who is told nothing else. It does not outlive the boot.

@@ -223,7 +223,7 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::archive::testing::recorded_answer;
+    use crate::capture::archive::testing::recorded_answer;
     use crate::facts::{SourceState, SourceStatus};
     use crate::read::testing::{Played, capture};
 

@@ -169,7 +169,7 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::archive::testing::recorded_answer;
+    use crate::capture::archive::testing::recorded_answer;
     use crate::netfilter::xtables::matches::conntrack::XtConntrackMtinfo3;
     use crate::netfilter::xtables::{Header, Ip, IptEntry, XtEntry};
 

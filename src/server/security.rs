@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use super::connections::Peer;
 use super::tls::{self, Named};
 use super::turns::Turns;
-use crate::bounded;
+use crate::kernel::bounded;
 use crate::sync::lock;
 use crate::web_config::{self, Pem, WebConfig};
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use natwatch::advisory::{Catalogue, State};
-use natwatch::archive;
+use natwatch::capture::archive;
 use natwatch::facts::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
     PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, Verdict,

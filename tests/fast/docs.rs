@@ -151,7 +151,7 @@ fn the_platform_page_knows_every_source_and_every_request() {
     let mut files = BTreeSet::new();
     // That one is of a version that asked for other files.
     for node in recorded_nodes().iter().filter(|node| !node.ends_with("one-cpu.txt")) {
-        files.extend(natwatch::archive::load(node).unwrap().answers.into_keys());
+        files.extend(natwatch::capture::archive::load(node).unwrap().answers.into_keys());
     }
     let roots = [("procfs/", "/proc/"), ("sysfs/", "/sys/"), ("rootfs/", "/")];
     let paths = files.iter().filter_map(|file| {

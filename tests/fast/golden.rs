@@ -16,7 +16,7 @@ const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rule
 
 /// The rules as they were understood, one step a line.
 fn rules(node: &Path) -> String {
-    let capture = natwatch::archive::load(node).unwrap();
+    let capture = natwatch::capture::archive::load(node).unwrap();
     let collectors = Collector::ALL.iter().copied().collect();
     let reading = natwatch::read::replay(&capture, &collectors).nftables;
     let Some(ruleset) = reading.ok() else { return format!("{reading:?}\n") };

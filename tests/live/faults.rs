@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use natwatch::advisory::defects::DefectState;
 use natwatch::advisory::{Catalogue, State};
-use natwatch::archive;
+use natwatch::capture::archive;
 use natwatch::capture::{Answer, Capture};
 use natwatch::facts::netfilter::SourceNatRule;
 use natwatch::facts::{Collector, Facts, Failure, Reading, SourceState, SystemCall};

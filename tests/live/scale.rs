@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use natwatch::advisory::Catalogue;
-use natwatch::archive;
+use natwatch::capture::archive;
 use natwatch::facts::{Collector, Facts};
 use natwatch::judge::{self, ConditionState, Options, Report};
 use natwatch::read::{self, Collectors};

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A recorded node as one text, and back: `archive.py pack DIR FILE`, `archive.py unpack FILE DIR`. src/archive/text.rs says how it looks."""
+"""A recorded node as one text, and back: `archive.py pack DIR FILE`, `archive.py unpack FILE DIR`. src/capture/archive/text.rs says how it looks."""
 import os
 import sys
 

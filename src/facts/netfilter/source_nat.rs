@@ -170,7 +170,7 @@ pub struct SourceNatTotal {
     pub rules: u64,
     /// Those of them without a counter.
     pub uncounted: u64,
-    /// Sum over the rules; [`crate::accumulate`] makes it one that never falls. `None`: none had a counter.
+    /// Sum over the rules; [`crate::monotonic`] makes it one that never falls. `None`: none had a counter.
     pub counted: Option<Counter>,
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::advisory::Catalogue;
-use crate::archive::testing::{recorded_node, recorded_nodes};
+use crate::capture::archive::testing::{recorded_node, recorded_nodes};
 use crate::facts::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Condition, Counter, DeviceProperty, Family, Field, Hook, MarkWrite, Match,
     Nat, NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, TypeScope,

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::*;
-use crate::archive::testing::recorded_answer;
+use crate::capture::archive::testing::recorded_answer;
 use crate::read::testing::answering;
 
 static FAMILIES: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("flannel", "netlink/generic/families"));

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
-use crate::archive::testing::recorded_answer;
 use crate::capture::Answer;
+use crate::capture::archive::testing::recorded_answer;
 use crate::facts::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
 use crate::netfilter::xtables::IptGetEntries;
 use crate::read::Known;

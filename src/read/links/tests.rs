@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::*;
-use crate::archive::testing::recorded_answer;
+use crate::capture::archive::testing::recorded_answer;
 use crate::facts::Collector;
 use crate::netfilter::netlink;
 use crate::read::testing::{answering, capture};

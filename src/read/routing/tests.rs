@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use super::wire::{decode_listed, decode_route, decode_rule};
 use super::*;
-use crate::archive::testing::recorded_answer;
+use crate::capture::archive::testing::recorded_answer;
 use crate::netfilter::netlink::NLMSG_ERROR;
 use crate::read::testing::{Answers, answering, read_with};
 

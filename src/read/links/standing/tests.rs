@@ -1,7 +1,7 @@
 //! On a recorded node that can tell whether something has changed.
 
 use super::*;
-use crate::archive::testing::recorded_node;
+use crate::capture::archive::testing::recorded_node;
 use crate::capture::{Answer, Ask, Capture, Request, Take, hand_out};
 use crate::facts::Collector;
 use crate::netfilter::netlink::rtnl::{IFLA_XDP, IFLA_XDP_ATTACHED};

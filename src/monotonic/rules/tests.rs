@@ -1,7 +1,7 @@
 use super::*;
-use crate::accumulate::Accumulators;
 use crate::facts::netfilter::{NatAction, Owner, PortRandomization};
 use crate::facts::{Facts, Reading};
+use crate::monotonic::Accumulators;
 use crate::read;
 
 /// A masquerade rule; the fingerprint tells what it says.
