@@ -17,8 +17,9 @@ use natwatch::capture::archive;
 use natwatch::facts::{Collector, Failure};
 use natwatch::judge;
 use natwatch::kernel::{Live, Paths, Progress};
+use natwatch::metrics::{self, exposition};
 use natwatch::read::{self, Collectors, Known};
-use natwatch::render::{exposition, json, metrics};
+use natwatch::report::json;
 
 fn look(criterion: &mut Criterion) {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();

@@ -15,7 +15,7 @@
 //! | [`symbolic`] | what the kernel would do with a packet |
 //! | [`advisory`] | known problems and kernel defects, as data |
 //! | [`judge`] | facts to verdicts |
-//! | [`render`] | verdicts and facts to text, JSON, HTML, metrics |
+//! | [`report`], [`metrics`] | verdicts and facts to text, JSON, HTML; to series |
 //! | [`probe`] | an island: which defects the running kernel has, by experiment |
 //! | [`memory`] | what is remembered between readings |
 //! | [`reading`] | one reading on a thread of its own, and judging it in time |
@@ -35,6 +35,7 @@ pub mod judge;
 pub mod kernel;
 pub mod logging;
 pub mod memory;
+pub mod metrics;
 pub mod monotonic;
 pub mod netfilter;
 pub mod probe;
@@ -43,7 +44,7 @@ pub mod read;
 pub mod reading;
 pub mod redact;
 pub mod refresh;
-pub mod render;
+pub mod report;
 pub mod server;
 pub mod signals;
 pub mod symbolic;

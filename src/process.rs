@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use procfs::WithCurrentSystemInfo as _;
 use rustix::process::{Resource, getrlimit};
 
-use crate::render::metrics::Process;
+use crate::metrics::Process;
 
 /// Reads `/proc/self`; `None` where it is not readable, and then no series say anything.
 pub fn read() -> Option<Process> {

@@ -38,10 +38,13 @@ use self::connections::{Connections, Peer};
 use self::health::Health;
 use self::request::{PATIENCE, chosen, patience, prefers_openmetrics, takes_gzip, takes_html};
 use crate::facts::Collector;
+use crate::metrics::{
+    self,
+    exposition::{self, OPENMETRICS, PROMETHEUS},
+};
 use crate::process;
 use crate::refresh::{FORMS, Look, Refresher};
-use crate::render::exposition::{self, OPENMETRICS, PROMETHEUS};
-use crate::render::{html, json, metrics, runbook};
+use crate::report::{html, json, runbook};
 use crate::sync::off_thread;
 
 /// How long running requests may go on after SIGTERM; the process ends within a second.

@@ -394,6 +394,16 @@ impl Facts {
         self.known_links().iter().find(|link| link.index == index).map_or("?", |link| &link.name)
     }
 
+    /// Names of the devices that carry a tunnel's outer packets, joined by commas; `None` where they are not known.
+    pub fn underlay_names(&self, tunnel: &Tunnel) -> Option<String> {
+        match &tunnel.underlay {
+            Reading::Ok(devices) if !devices.is_empty() => {
+                Some(devices.iter().map(|index| self.link_name(*index)).collect::<Vec<_>>().join(","))
+            }
+            _ => None,
+        }
+    }
+
     /// The tunnels among the links, up or not.
     pub fn tunnels(&self) -> impl Iterator<Item = (&Link, &Tunnel)> {
         self.known_links().iter().filter_map(|link| Some((link, link.tunnel.as_ref()?)))

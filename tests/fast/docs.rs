@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use natwatch::advisory::Catalogue;
 use natwatch::facts::{Collector, Source};
-use natwatch::render::markdown;
-use natwatch::render::metrics::{METRICS, table};
+use natwatch::metrics::{METRICS, table};
+use natwatch::report::markdown;
 
 use crate::support::capture::recorded_nodes;
 

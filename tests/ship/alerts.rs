@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use natwatch::advisory::Catalogue;
 use natwatch::facts::Source;
-use natwatch::render::metrics::METRICS;
-use natwatch::render::runbook;
+use natwatch::metrics::METRICS;
+use natwatch::report::runbook;
 use serde_json::Value;
 
 use crate::support::counters::{conntrack_stats, nstat};

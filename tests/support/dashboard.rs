@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use natwatch::render::runbook;
+use natwatch::report::runbook;
 use serde_json::Value;
 
 use super::exposition::Row;

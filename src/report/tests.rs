@@ -1,4 +1,4 @@
-//! What is rendered of source-NAT rules, from snapshots made by hand.
+//! What is rendered of source-NAT rules, from facts made by hand.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::facts::netfilter::{
 };
 use crate::facts::{Collector, Reading};
 use crate::judge::{ConditionState, judge};
+use crate::metrics::{self, Families, Settings, Value, exposition};
 use crate::read;
-use crate::render::metrics::{Families, Settings, Value};
 
 fn kube_proxy(family: Family) -> SourceNatRule {
     SourceNatRule {

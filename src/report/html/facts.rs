@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::{json, source_nat};
+use super::super::source_nat;
 use super::table;
 use crate::facts::netfilter::{Counter, SourceNatRule};
 use crate::facts::{Facts, Feature};
@@ -103,7 +103,7 @@ fn tunnels(facts: &Facts) -> Markup {
                 tunnel.kind.to_string(),
                 tunnel.id.map_or("-".into(), |id| id.to_string()),
                 tunnel.port.map_or("?".into(), |port| port.to_string()),
-                json::underlay(facts, tunnel).unwrap_or_else(|| "?".into()),
+                facts.underlay_names(tunnel).unwrap_or_else(|| "?".into()),
                 if link.up { "yes" } else { "no" }.into(),
                 tunnel.udp_checksum.to_string(),
                 link.feature(Feature::TxChecksumIpGeneric).to_string(),

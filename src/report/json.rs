@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::facts::netfilter::SourceNatRule;
-use crate::facts::{Facts, Feature, Link, Reading, Tunnel};
+use crate::facts::{Facts, Feature, Link, Tunnel};
 use crate::judge::{Finding, Report};
 
 use super::source_nat;
@@ -244,7 +244,7 @@ fn tunnel_entry<'a>(facts: &Facts, link: &'a Link, tunnel: &Tunnel) -> TunnelEnt
         kind: tunnel.kind.name(),
         id: tunnel.id,
         port: tunnel.port,
-        underlay: underlay(facts, tunnel),
+        underlay: facts.underlay_names(tunnel),
         up: link.up,
         udp_checksum: tunnel.udp_checksum.name(),
         tx_checksum_offload: link.feature(Feature::TxChecksumIpGeneric).name(),
@@ -273,15 +273,5 @@ fn source_nat_entry(rule: &SourceNatRule) -> SourceNatEntry<'_> {
             .collect(),
         packets: rule.counter.map(|counter| counter.packets),
         bytes: rule.counter.map(|counter| counter.bytes),
-    }
-}
-
-/// Names of the devices that carry a tunnel, joined by commas; `None` where they are not known.
-pub fn underlay(facts: &Facts, tunnel: &Tunnel) -> Option<String> {
-    match &tunnel.underlay {
-        Reading::Ok(devices) if !devices.is_empty() => {
-            Some(devices.iter().map(|index| facts.link_name(*index)).collect::<Vec<_>>().join(","))
-        }
-        _ => None,
     }
 }

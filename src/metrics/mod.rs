@@ -1,6 +1,7 @@
 //! The samples of one look. A sample is added by the handle of its row of [`METRICS`], with the labels of that row: a
 //! misspelt name does not compile.
 
+pub mod exposition;
 mod handle;
 mod table;
 
@@ -305,7 +306,7 @@ fn links(out: &mut Families, report: &Report, facts: &Facts, settings: &Settings
             kind: tunnel.kind,
             id: &tunnel.id.map_or(String::new(), |id| id.to_string()),
             port: &tunnel.port.map_or(String::new(), |port| port.to_string()),
-            underlay: &super::json::underlay(facts, tunnel).unwrap_or_default(),
+            underlay: &facts.underlay_names(tunnel).unwrap_or_default(),
             udp_checksum: tunnel.udp_checksum,
         };
         out.flag(table::TUNNEL_INFO, labels, true);

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::{contributes, metrics};
+use super::contributes;
 use crate::advisory::defects;
 use crate::advisory::{Advisory, Catalogue, Subject};
 use crate::facts::netfilter::signatures::{SIGNATURES, Signature};
+use crate::metrics;
 
 /// docs/advisories.md
 pub fn advisories(catalogue: &Catalogue) -> String {

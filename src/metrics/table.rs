@@ -169,7 +169,7 @@ pub fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::render::metrics::Kind;
+    use crate::metrics::Kind;
 
     #[test]
     fn the_table_follows_the_naming_rules() {

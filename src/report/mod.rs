@@ -2,12 +2,10 @@
 //!
 //! Renderers own their output shapes: the core types are not the JSON.
 
-pub mod exposition;
 pub mod html;
 pub mod json;
 pub mod line;
 pub mod markdown;
-pub mod metrics;
 pub mod runbook;
 mod source_nat;
 pub mod text;
