@@ -17,11 +17,7 @@
 //! | [`judge`] | facts to verdicts |
 //! | [`report`], [`metrics`] | verdicts and facts to text, JSON, HTML; to series |
 //! | [`probe`] | an island: which defects the running kernel has, by experiment |
-//! | [`memory`] | what is remembered between readings |
-//! | [`reading`] | one reading on a thread of its own, and judging it in time |
-//! | [`refresh`], [`server`], [`process`] | one reading at a time, served over HTTP |
-//! | [`web_config`] | the file of `--web.config.file` |
-//! | [`logging`], [`signals`] | the log of `serve`, and what ends it |
+//! | [`serve`] | one reading at a time, what is remembered between them, and answers over HTTP |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!
 //! ARCHITECTURE.md tells why, and which modules may name which.
@@ -33,20 +29,12 @@ pub mod commands;
 pub mod facts;
 pub mod judge;
 pub mod kernel;
-pub mod logging;
-pub mod memory;
 pub mod metrics;
 pub mod monotonic;
 pub mod netfilter;
 pub mod probe;
-pub mod process;
 pub mod read;
-pub mod reading;
 pub mod redact;
-pub mod refresh;
 pub mod report;
-pub mod server;
-pub mod signals;
+pub mod serve;
 pub mod symbolic;
-pub mod sync;
-pub mod web_config;

@@ -18,7 +18,7 @@ const PURE: &[&str] = &[
     "report",
     "metrics",
     "redact",
-    "web_config",
+    "serve/http/web_config",
     "probe/datagram",
     "probe/legacy",
     "probe/messages",
@@ -36,7 +36,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("capture", &["capture", "facts", "netfilter"]),
     ("read", &["read", "capture", "facts", "netfilter"]),
     ("monotonic", &["monotonic", "facts"]),
-    ("memory", &["memory", "monotonic", "read", "judge", "facts"]),
+    ("serve/memory", &["monotonic", "read", "judge", "facts"]),
     ("redact", &["redact", "capture", "facts", "netfilter"]),
     ("advisory", &["advisory", "facts"]),
     ("symbolic", &["symbolic", "facts"]),
@@ -44,12 +44,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("metrics", &["metrics", "judge", "advisory", "facts", "read"]),
     ("report", &["report", "metrics", "judge", "advisory", "facts"]),
     ("kernel", &["kernel", "capture", "facts", "netfilter"]),
-    ("web_config", &["web_config"]),
+    ("serve/http/web_config", &[]),
     ("probe", &["probe", "kernel", "read", "capture", "facts", "netfilter", "advisory"]),
 ];
 
 /// Modules that may ask the operating system through `kernel`.
-const MAY_ASK: &[&str] = &["kernel", "cli", "commands", "server", "reading", "refresh", "probe", "main", "lib"];
+const MAY_ASK: &[&str] = &["kernel", "cli", "commands", "serve", "probe"];
 
 struct File {
     /// Below `src`, without its ending: `symbolic/machine/mod`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::watch;
 
-use crate::server::Security;
+use crate::serve::http::Security;
 
 /// What the server has to come to its end by itself; its own grace is shorter.
 const PATIENCE: Duration = Duration::from_millis(850);

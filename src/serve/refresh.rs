@@ -16,10 +16,10 @@ use crate::advisory::Catalogue;
 use crate::facts::{Collector, Facts, Failure, Unanswered};
 use crate::judge::{self, History, Report};
 use crate::kernel::{Progress, Whereabouts, heap};
-use crate::memory::Memory;
 use crate::read::{Collectors, Known, Parts};
-use crate::reading::{Published, Reader, Underway, World, judge_until};
-use crate::sync::{lock, off_thread};
+use crate::serve::memory::Memory;
+use crate::serve::reading::{Published, Reader, Underway, World, judge_until};
+use crate::serve::sync::{lock, off_thread};
 
 /// Longest time that one reading may take, whoever waits for it.
 pub const MAX_READING: Duration = Duration::from_secs(60);
@@ -347,7 +347,7 @@ mod tests {
     use crate::capture::{Ask, Meta, Request, Take};
     use crate::facts::{Reading, Source, SourceState};
     use crate::read::testing;
-    use crate::reading::Door;
+    use crate::serve::reading::Door;
 
     /// Answers the number of entries at once and everything else when the gate opens.
     #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::facts::{Facts, Failure, Unanswered};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Paths, Progress};
 use crate::read::{self, Collectors, Known, Parts};
-use crate::sync::lock;
+use crate::serve::sync::lock;
 
 /// What a reading reads: the kernel, or a test's idea of one.
 pub trait World: std::fmt::Debug + Send + Sync + 'static {

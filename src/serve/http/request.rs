@@ -21,7 +21,7 @@ pub fn patience(headers: &HeaderMap) -> Duration {
     else {
         return PATIENCE;
     };
-    timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::refresh::MAX_READING)
+    timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::serve::refresh::MAX_READING)
 }
 
 /// The collectors that `collect[]` or `exclude[]` leave; wording and rules are node_exporter's.
@@ -157,7 +157,7 @@ mod tests {
         for nonsense in ["0", "-1", "NaN", "inf", "soon"] {
             assert_eq!(with(nonsense), PATIENCE, "{nonsense}");
         }
-        assert_eq!(with("1e9"), crate::refresh::MAX_READING);
+        assert_eq!(with("1e9"), crate::serve::refresh::MAX_READING);
     }
 
     #[test]

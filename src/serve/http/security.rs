@@ -13,8 +13,8 @@ use super::connections::Peer;
 use super::tls::{self, Named};
 use super::turns::Turns;
 use crate::kernel::bounded;
-use crate::sync::lock;
-use crate::web_config::{self, Pem, WebConfig};
+use crate::serve::http::web_config::{self, Pem, WebConfig};
+use crate::serve::sync::lock;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

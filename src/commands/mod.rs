@@ -17,18 +17,19 @@ use crate::cli::{self, Action, Cli, Common, Format, ProbeFormat, Shown};
 use crate::facts::{Collector, Facts};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Progress};
-use crate::logging::Log;
 use crate::metrics::{self, exposition};
 use crate::probe::saved::{self, Choice, Saved};
 use crate::read::{self, Collectors, Known};
-use crate::reading::{Published, Reader, Watched, judge_until};
-use crate::refresh::Refresher;
 use crate::report::line::{PluginState, nagios, npd, plugin_state};
 use crate::report::text::{self, Style};
 use crate::report::{beginning, html, json, printable};
-use crate::server::Security;
-use crate::signals::Signals;
-use crate::{probe, redact, server};
+use crate::serve::http;
+use crate::serve::http::Security;
+use crate::serve::logging::Log;
+use crate::serve::reading::{Published, Reader, Watched, judge_until};
+use crate::serve::refresh::Refresher;
+use crate::serve::signals::Signals;
+use crate::{probe, redact};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;
@@ -391,14 +392,14 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     if let Some(security) = &security {
         let _ = reload.set(Arc::clone(security));
     }
-    let listeners = if flags.systemd_socket { server::from_systemd()? } else { server::bind(&flags.listen)? };
+    let listeners = if flags.systemd_socket { http::from_systemd()? } else { http::bind(&flags.listen)? };
     let collectors = flags.common.collectors.0.clone();
     let options = flags.common.options(&[]);
     warn_of_vain(&options);
     kernel::heap::give_back_large();
     let refresher = Arc::new(Refresher::new(Watched(flags.common.trees.paths()), collectors.clone(), options));
     tell_probe(flags, started, &refresher);
-    let settings = server::Settings {
+    let settings = http::Settings {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,
         metrics: shown(&flags.shown, &collectors),
@@ -409,7 +410,7 @@ fn serve(flags: &cli::Serve) -> Result<(), String> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.max_blocking_threads(16).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    let served = runtime.block_on(server::run(listeners, refresher, settings, security, closing));
+    let served = runtime.block_on(http::run(listeners, refresher, settings, security, closing));
     // Nothing that blocks is waited for: a look may be stuck inside the kernel.
     runtime.shutdown_background();
     served

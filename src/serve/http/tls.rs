@@ -10,7 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, NamedGroup, RootCertStore, ServerConfig, SignatureScheme};
 
-use crate::web_config::{ClientAuth, Tls, TlsVersion};
+use crate::serve::http::web_config::{ClientAuth, Tls, TlsVersion};
 
 /// A name for errors, and PEM.
 pub type Named = (String, Vec<u8>);

@@ -10,6 +10,7 @@ mod request;
 mod security;
 mod tls;
 mod turns;
+mod web_config;
 
 use std::io::IsTerminal as _;
 use std::net::TcpListener;
@@ -42,10 +43,10 @@ use crate::metrics::{
     self,
     exposition::{self, OPENMETRICS, PROMETHEUS},
 };
-use crate::process;
-use crate::refresh::{FORMS, Look, Refresher};
 use crate::report::{html, json, runbook};
-use crate::sync::off_thread;
+use crate::serve::process;
+use crate::serve::refresh::{FORMS, Look, Refresher};
+use crate::serve::sync::off_thread;
 
 /// How long running requests may go on after SIGTERM; the process ends within a second.
 const GRACE: Duration = Duration::from_millis(700);

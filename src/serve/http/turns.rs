@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 use super::connections::Peer;
-use crate::sync::lock;
+use crate::serve::sync::lock;
 
 /// How many passwords of one peer may wait: as many as it has connections, so that of two clients behind one address
 /// neither keeps the other out.

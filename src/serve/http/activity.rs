@@ -11,7 +11,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::sync::lock;
+use crate::serve::sync::lock;
 
 /// How long a connection may be idle. Prometheus scrapes once a minute by default, and keeps its connections.
 const IDLE: Duration = Duration::from_secs(300);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::kernel::Whereabouts;
-use crate::refresh::Refresher;
-use crate::sync::lock;
+use crate::serve::refresh::Refresher;
+use crate::serve::sync::lock;
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::activity::Activity;
-use crate::sync::lock;
+use crate::serve::sync::lock;
 
 /// Connections in all. With those below and what natwatch has open it stays under the 1,024 descriptors that a process has
 /// by default.

@@ -9,8 +9,8 @@ use flate2::write::DeflateEncoder;
 use flate2::{Compression, Crc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::refresh::FORMS;
-use crate::sync::lock;
+use crate::serve::refresh::FORMS;
+use crate::serve::sync::lock;
 
 /// How old the newest may be to be given instead of a fresh one.
 const MAX_AGE: Duration = Duration::from_secs(10);
