@@ -1,0 +1,50 @@
+//! `capture`: everything that a reading asks, and is answered within the time, as a directory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use super::{PATIENCE, print};
+use crate::capture::{Capture, Meta, Recorder, archive};
+use crate::cli::{self, Common};
+use crate::kernel::{self, Live, Progress};
+use crate::probe::{self, saved};
+use crate::read::{self, Known};
+use crate::redact;
+
+/// Everything that a reading asks and is answered within the time.
+fn record(common: &Common) -> Capture {
+    let deadline = Instant::now() + PATIENCE;
+    let (paths, collectors) = (common.trees.paths(), common.collectors.0.clone());
+    let probe = saved::of_this_node(common.probe_choice(), paths.clone());
+    let (keep, answers) = mpsc::channel();
+    let (tell, meta) = mpsc::channel();
+    std::thread::spawn(move || {
+        let boot_id = probe::running(&paths).map(|kernel| kernel.boot_id);
+        let mut live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
+        let _ = tell.send(Meta { boot_id, ..live.meta() });
+        let mut recorder = Recorder::new(live, |name, answer| drop(keep.send((name, answer))));
+        read::all(&mut recorder, &collectors, &Known::default(), &mut |_| ());
+    });
+    let meta = meta.recv_timeout(PATIENCE).unwrap_or_else(|_| kernel::meta());
+    let mut capture = Capture { meta, answers: BTreeMap::new() };
+    while let Ok((name, answer)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        capture.answers.insert(name, answer);
+    }
+    saved::keep(probe.wait(deadline), &mut capture);
+    capture
+}
+
+pub(super) fn run(flags: &cli::Capture) -> Result<(), String> {
+    archive::check_target(&flags.directory)?;
+    let mut capture = record(&flags.common);
+    // What nobody asked before the time ran out is missing in the directory, and a replay says so.
+    if flags.redact {
+        redact::redact(&mut capture);
+    }
+    archive::save(&capture, &flags.directory)?;
+    print(&archive::listing(&capture))?;
+    let directory: &Path = &flags.directory;
+    print(&format!("\nReplay it with: natwatch check --from {}\n", directory.display()))
+}
