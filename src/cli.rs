@@ -23,20 +23,20 @@ pub struct Cli {
     pub action: Option<Action>,
     /// Flags of `serve`.
     #[command(flatten)]
-    pub serve: Serve,
+    pub serve: ServeFlags,
 }
 
 /// The sub-commands.
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// Serve metrics, a report page and JSON until SIGTERM (the default)
-    Serve(Box<Serve>),
+    Serve(Box<ServeFlags>),
     /// Look once and report on stdout
-    Check(Box<Check>),
+    Check(Box<CheckFlags>),
     /// Save the kernel's raw answers, to be replayed anywhere with `check --from`
-    Capture(Box<Capture>),
+    Capture(Box<CaptureFlags>),
     /// Find out by experiment which known defects the running kernel has
-    Probe(Box<Probe>),
+    Probe(Box<ProbeFlags>),
     /// Explain an advisory: mechanism, conditions, remedies, sources
     Explain {
         /// The advisory; without it all are listed
@@ -59,7 +59,7 @@ pub enum Action {
 
 /// Flags of `serve`, spelled as node_exporter's.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub struct ServeFlags {
     /// Address to listen on, repeatable
     #[arg(long = "web.listen-address", value_name = "HOST:PORT", default_value = ":10077")]
     pub listen: Vec<String>,
@@ -130,7 +130,7 @@ pub struct Shown {
 
 /// Flags of `check`.
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckFlags {
     /// Replay a capture, a directory or a text of its files, instead of looking at this machine
     #[arg(long, value_name = "DIR|FILE", conflicts_with_all = ["path.procfs", "path.sysfs", "path.rootfs"])]
     pub from: Option<PathBuf>,
@@ -170,7 +170,7 @@ pub enum Format {
 
 /// Flags of `capture`.
 #[derive(Debug, Args)]
-pub struct Capture {
+pub struct CaptureFlags {
     /// Where to save: a directory that is empty or not there yet
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
@@ -184,7 +184,7 @@ pub struct Capture {
 
 /// Flags of `probe`.
 #[derive(Debug, Args)]
-pub struct Probe {
+pub struct ProbeFlags {
     /// Probe only for this defect, repeatable; it then decides the exit code
     #[arg(long = "defect", value_name = "ID", value_parser = decidable_defect)]
     pub defects: Vec<String>,
@@ -265,7 +265,7 @@ impl Common {
     pub fn options(&self, advisories: &[String]) -> judge::Options {
         judge::Options {
             kernel_defects: self.kernel_defects.iter().cloned().collect(),
-            probe: judge::Probe::default(),
+            probe: judge::Probed::default(),
             this_namespace: self.network_namespace.is_some(),
             advisories: advisories.to_vec(),
             accepted: self.accepted.iter().cloned().collect(),

@@ -4,7 +4,7 @@
 //! live patches are loaded than then.
 
 use super::defects::{Basis, Decision, Defect};
-use super::range::{BuildNumber, DefectState, Found};
+use super::range::{BuildNumber, DefectState, RangeFound};
 use super::releases;
 use crate::facts::{Build, Kernel, KernelVersion, Numbering, Vendor};
 
@@ -119,7 +119,7 @@ impl Defect {
         Some(Decision::new(found.range.state, Basis::VendorTable, detail))
     }
 
-    fn table(&self, kernel: &Kernel) -> Option<(Found<'_, BuildNumber>, BuildNumber)> {
+    fn table(&self, kernel: &Kernel) -> Option<(RangeFound<'_, BuildNumber>, BuildNumber)> {
         let build = kernel.build.as_ref()?;
         let table = self.vendors.iter().find(|table| {
             table.vendor == kernel.vendor.0 && table.series == kernel.base.series() && table.counts(build)
@@ -176,7 +176,7 @@ impl super::defects::VendorTable {
     }
 }
 
-fn claim<K>(found: &Found<'_, K>) -> String {
+fn claim<K>(found: &RangeFound<'_, K>) -> String {
     let source = &found.range.source;
     match found.range.state {
         DefectState::Unknown => format!("not known ({source})"),

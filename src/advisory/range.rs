@@ -73,17 +73,17 @@ pub(super) struct Partition<K> {
 }
 
 /// The range that holds a version, and its surroundings.
-pub(super) struct Found<'a, K> {
+pub(super) struct RangeFound<'a, K> {
     pub range: &'a Range<K>,
     /// The ranges above it, in order.
     pub above: &'a [Range<K>],
 }
 
 impl<K: Ord> Partition<K> {
-    pub fn find(&self, key: &K) -> Found<'_, K> {
+    pub fn find(&self, key: &K) -> RangeFound<'_, K> {
         let below = self.rest.partition_point(|range| range.from <= *key);
         let (reached, above) = self.rest.split_at(below);
-        Found { range: reached.last().unwrap_or(&self.first), above }
+        RangeFound { range: reached.last().unwrap_or(&self.first), above }
     }
 
     /// What is known from `low` to `high`, both included.
@@ -93,7 +93,7 @@ impl<K: Ord> Partition<K> {
     }
 }
 
-impl<K: Display> Found<'_, K> {
+impl<K: Display> RangeFound<'_, K> {
     /// `from 5.5.0 to before 5.6.13`, `from 5.14.0 on`.
     pub fn span(&self) -> String {
         match self.above.first() {

@@ -124,14 +124,14 @@ pub const NET_ADMIN_MISSING: &str = "CAP_NET_ADMIN is missing (in the user names
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::{NetlinkFamily, Question};
+    use crate::capture::{NetlinkFamily, RequestKind};
     use crate::facts::Source;
     use crate::netfilter::netlink::frame as message;
 
     fn request(dump: bool) -> NetlinkRequest {
         let request = Request::netlink(Source::Rtnetlink, "x", NetlinkFamily::Route, 18, dump, Vec::new());
         match request.question {
-            Question::Netlink(request) => request,
+            RequestKind::Netlink(request) => request,
             other => panic!("{other:?}"),
         }
     }

@@ -19,7 +19,7 @@ pub use ask::{Ask, Framing, NET_ADMIN_MISSING, Take};
 pub use recorder::Recorder;
 pub use replay::{Replay, hand_out};
 pub use request::{
-    Keep, NetlinkFamily, NetlinkRequest, ProgramsRequest, Question, Request, Root, XtablesRequest, path_part,
+    Keep, NetlinkFamily, NetlinkRequest, ProgramsRequest, Request, RequestKind, Root, XtablesRequest, path_part,
 };
 
 /// The raw answer to one request.

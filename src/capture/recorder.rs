@@ -1,6 +1,6 @@
 //! Keeps what a node is asked and what it answers.
 
-use super::{Answer, Ask, Question, Request, Take};
+use super::{Answer, Ask, Request, RequestKind, Take};
 use crate::facts::Reading;
 use crate::netfilter::netlink::{self, NLMSG_DONE, NLMSG_ERROR};
 
@@ -21,7 +21,7 @@ impl<A: Ask, K: FnMut(String, Answer)> Ask for Recorder<A, K> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         let mut bytes = Vec::new();
         let mut ended = false;
-        let is_netlink = matches!(request.question, Question::Netlink(_));
+        let is_netlink = matches!(request.question, RequestKind::Netlink(_));
         let reading = self.inner.ask(request, &mut |part| {
             bytes.extend_from_slice(part);
             if is_netlink {

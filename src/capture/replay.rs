@@ -1,6 +1,6 @@
 //! A saved capture, asked as the kernel was.
 
-use super::{Answer, Ask, Capture, Framing, Question, Request, Take};
+use super::{Answer, Ask, Capture, Framing, Request, RequestKind, Take};
 use crate::facts::{Failure, Reading, Unanswered};
 
 /// Hands out the answers of a capture. It knows what is missing because a reader asks for it.
@@ -28,7 +28,7 @@ impl Ask for Replay<'_> {
 /// Hands out a whole answer as the kernel would: of netlink message by message.
 pub fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
     match (answer, &request.question) {
-        (Reading::Ok(bytes), Question::Netlink(question)) => {
+        (Reading::Ok(bytes), RequestKind::Netlink(question)) => {
             Framing::new(question).whole(bytes, take).within(&request.name)
         }
         (Reading::Ok(bytes), _) => {

@@ -39,7 +39,7 @@ pub enum NetlinkFamily {
 
 /// One question to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum RequestKind {
     /// The content of a regular file.
     File(Root, String),
     /// The lines of a large file that contain one of these words.
@@ -116,11 +116,11 @@ pub struct Request {
     /// The source it belongs to.
     pub source: Source,
     /// The question itself.
-    pub question: Question,
+    pub question: RequestKind,
 }
 
 impl Request {
-    fn path(source: Source, root: Root, path: &str, question: Question) -> Self {
+    fn path(source: Source, root: Root, path: &str, question: RequestKind) -> Self {
         let name = format!("{}/{path}", root.name());
         Self { name, source, question }
     }
@@ -128,20 +128,20 @@ impl Request {
     /// The content of a file.
     pub fn file(source: Source, root: Root, path: impl Into<String>) -> Self {
         let path = path.into();
-        Self::path(source, root, &path, Question::File(root, path.clone()))
+        Self::path(source, root, &path, RequestKind::File(root, path.clone()))
     }
 
     /// Some lines of a file.
     pub fn lines(source: Source, root: Root, path: impl Into<String>, words: &[impl ToString]) -> Self {
         let path = path.into();
         let words = words.iter().map(ToString::to_string).collect();
-        Self::path(source, root, &path, Question::Lines(root, path.clone(), words))
+        Self::path(source, root, &path, RequestKind::Lines(root, path.clone(), words))
     }
 
     /// The names in a directory.
     pub fn directory(source: Source, root: Root, path: impl Into<String>) -> Self {
         let path = path.into();
-        let mut request = Self::path(source, root, &path, Question::Directory(root, path.clone()));
+        let mut request = Self::path(source, root, &path, RequestKind::Directory(root, path.clone()));
         request.name.push_str(".list"); // a directory may hold files that are asked for as well
         request
     }
@@ -149,33 +149,40 @@ impl Request {
     /// The target of a symbolic link.
     pub fn link(source: Source, root: Root, path: impl Into<String>) -> Self {
         let path = path.into();
-        Self::path(source, root, &path, Question::Link(root, path.clone()))
+        Self::path(source, root, &path, RequestKind::Link(root, path.clone()))
     }
 
     /// A netlink request; `name` is its path below `netlink/`.
     pub fn netlink(source: Source, name: &str, family: NetlinkFamily, kind: u16, dump: bool, body: Vec<u8>) -> Self {
         let name = format!("netlink/{name}");
-        let question =
-            Question::Netlink(NetlinkRequest { family, kind, dump, ack: false, body, keep: None, limit: MAX_ANSWER });
+        let question = RequestKind::Netlink(NetlinkRequest {
+            family,
+            kind,
+            dump,
+            ack: false,
+            body,
+            keep: None,
+            limit: MAX_ANSWER,
+        });
         Self { name, source, question }
     }
 
     /// A table of legacy x_tables.
     pub fn xtables(source: Source, ipv6: bool, table: &str) -> Self {
         let name = format!("xtables/{}-{table}", if ipv6 { "ipv6" } else { "ipv4" });
-        let question = Question::Xtables(XtablesRequest { ipv6, table: table.to_owned(), only_info: false });
+        let question = RequestKind::Xtables(XtablesRequest { ipv6, table: table.to_owned(), only_info: false });
         Self { name, source, question }
     }
 
     /// BPF programs of devices; `name` is what the hook is called.
     pub fn programs(source: Source, name: &str, hook: u32, devices: Vec<u32>) -> Self {
-        let question = Question::Programs(ProgramsRequest { hook, devices });
+        let question = RequestKind::Programs(ProgramsRequest { hook, devices });
         Self { name: format!("bpf/{name}"), source, question }
     }
 
     /// Only the description of a table of legacy x_tables.
     pub fn only_info(mut self) -> Self {
-        if let Question::Xtables(request) = &mut self.question {
+        if let RequestKind::Xtables(request) = &mut self.question {
             request.only_info = true;
             self.name.push_str(".info");
         }
@@ -185,7 +192,7 @@ impl Request {
     /// Asks the kernel to acknowledge a netlink request: one that succeeds without an answer would else be waited for
     /// until the deadline.
     pub fn acknowledged(mut self) -> Self {
-        if let Question::Netlink(request) = &mut self.question {
+        if let RequestKind::Netlink(request) = &mut self.question {
             request.ack = true;
         }
         self
@@ -193,7 +200,7 @@ impl Request {
 
     /// Gives up an answer that is larger than this.
     pub fn at_most(mut self, bytes: usize) -> Self {
-        if let Question::Netlink(request) = &mut self.question {
+        if let RequestKind::Netlink(request) = &mut self.question {
             request.limit = bytes;
         }
         self
@@ -201,7 +208,7 @@ impl Request {
 
     /// Keeps only the messages of a dump that carry an attribute.
     pub fn keeping(mut self, keep_only: Keep) -> Self {
-        if let Question::Netlink(request) = &mut self.question {
+        if let RequestKind::Netlink(request) = &mut self.question {
             request.keep = Some(keep_only);
         }
         self

@@ -36,7 +36,7 @@ fn record(common: &Common) -> Capture {
     capture
 }
 
-pub(super) fn run(flags: &cli::Capture) -> Result<(), String> {
+pub(super) fn run(flags: &cli::CaptureFlags) -> Result<(), String> {
     archive::check_target(&flags.directory)?;
     let mut capture = record(&flags.common);
     // What nobody asked before the time ran out is missing in the directory, and a replay says so.

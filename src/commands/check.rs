@@ -18,9 +18,9 @@ use crate::read::{self, Known};
 use crate::report::line::{PluginState, nagios, npd, plugin_state};
 use crate::report::text::{self, Style};
 use crate::report::{beginning, html, json, printable};
-use crate::serve::reading::{Published, Reader, judge_until};
+use crate::serve::reading::{Published, ReadingThread, judge_until};
 
-pub(super) fn run(flags: &cli::Check) -> u8 {
+pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
     match checked(flags) {
         Ok(code) => code,
         Err(error) => {
@@ -37,7 +37,7 @@ pub(super) fn run(flags: &cli::Check) -> u8 {
     }
 }
 
-fn checked(flags: &cli::Check) -> Result<u8, String> {
+fn checked(flags: &cli::CheckFlags) -> Result<u8, String> {
     let collectors = &flags.common.collectors.0;
     let Seen { facts, mut durations, deadline, probe } = match &flags.from {
         None => read_live(&flags.common),
@@ -112,7 +112,7 @@ fn read_live(common: &Common) -> Seen {
     let (done, finished) = mpsc::channel();
     let collectors = &common.collectors.0;
     let then = move |published, _, _: &Progress| drop(done.send(published));
-    let reader = Reader::new(Arc::new(common.trees.paths()));
+    let reader = ReadingThread::new(Arc::new(common.trees.paths()));
     let underway = reader.begin(collectors.clone(), Known::default(), PATIENCE, then);
     let Published { meta, parts, .. } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
     let facts = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));

@@ -61,7 +61,7 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
-fn shown(shown: &Shown, collectors: &Collectors) -> metrics::Settings {
+fn shown(shown: &Shown, collectors: &Collectors) -> metrics::MetricSettings {
     let Shown { max_devices, per_cpu, conditions } = *shown;
-    metrics::Settings { max_devices, per_cpu, conditions, collectors: collectors.clone() }
+    metrics::MetricSettings { max_devices, per_cpu, conditions, collectors: collectors.clone() }
 }

@@ -11,7 +11,7 @@ use crate::judge;
 use crate::probe;
 use crate::probe::saved::Saved;
 
-pub(super) fn run(flags: &cli::Probe) -> Result<u8, String> {
+pub(super) fn run(flags: &cli::ProbeFlags) -> Result<u8, String> {
     let probe = probe::start(&flags.trees.paths(), &flags.defects, flags.allow_module_load);
     let deadline = probe.deadline();
     let outcome = probe.finish(deadline);
@@ -62,23 +62,23 @@ fn replace(file: &Path, text: &str) -> Result<(), String> {
 }
 
 /// A saved result as the judge takes it.
-pub(super) fn known(saved: Option<Saved>) -> judge::Probe {
-    let Some(Saved { origin, outcome }) = saved else { return judge::Probe::default() };
+pub(super) fn known(saved: Option<Saved>) -> judge::Probed {
+    let Some(Saved { origin, outcome }) = saved else { return judge::Probed::default() };
     let refused = |why: String| {
         // A capture comes from strangers.
         let why: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
         let refused = Some(format!("the probe's result {origin} is not used: {why}"));
-        judge::Probe { refused, ..judge::Probe::default() }
+        judge::Probed { refused, ..judge::Probed::default() }
     };
     outcome.map_or_else(refused, found)
 }
 
 /// A probe's outcome as the judge takes it; what no experiment decides is not its business.
-pub(super) fn found(outcome: probe::Outcome) -> judge::Probe {
+pub(super) fn found(outcome: probe::Outcome) -> judge::Probed {
     let mine = outcome.defects.into_iter().filter(|finding| probe::is_decidable(&finding.id));
-    let findings = mine.map(|probe::Finding { id, state, detail }| {
+    let findings = mine.map(|probe::ProbeFinding { id, state, detail }| {
         tracing::info!(defect = id, %state, detail, "probed");
         (id, (state, detail))
     });
-    judge::Probe { findings: findings.collect(), livepatches: outcome.livepatches, refused: None }
+    judge::Probed { findings: findings.collect(), livepatches: outcome.livepatches, refused: None }
 }

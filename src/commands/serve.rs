@@ -13,7 +13,7 @@ use crate::probe;
 use crate::probe::saved::{self, Choice, Saved};
 use crate::serve::http::{self, Security};
 use crate::serve::logging::Log;
-use crate::serve::reading::Watched;
+use crate::serve::reading::LiveNode;
 use crate::serve::refresh::Refresher;
 use crate::serve::signals::Signals;
 
@@ -24,7 +24,7 @@ const PROBE_RESULT_EVERY: Duration = Duration::from_secs(10);
 
 /// Tells the refresher what experiments have found, those of a probe that was started or a saved result, and goes on to do so
 /// beside serving. None of it stops it.
-fn tell_probe(flags: &cli::Serve, started: Option<probe::Probe>, refresher: &Arc<Refresher>) {
+fn tell_probe(flags: &cli::ServeFlags, started: Option<probe::Probe>, refresher: &Arc<Refresher>) {
     let (soon, refresher) = (Instant::now() + PROBE_PATIENCE, Arc::clone(refresher));
     let (choice, paths) = (flags.common.probe_choice(), flags.common.trees.paths());
     let work: Box<dyn FnOnce() + Send> = match started {
@@ -79,7 +79,7 @@ fn warn_of_vain(options: &judge::Options) {
     }
 }
 
-pub(super) fn run(flags: &cli::Serve) -> Result<(), String> {
+pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
     // First of all: without a handler the first process of a container does not hear SIGTERM.
     let signals = Signals::catch()?;
     // Before there are threads: a process that has any cannot make a child that enters a user namespace.
@@ -96,9 +96,9 @@ pub(super) fn run(flags: &cli::Serve) -> Result<(), String> {
     let options = flags.common.options(&[]);
     warn_of_vain(&options);
     kernel::heap::give_back_large();
-    let refresher = Arc::new(Refresher::new(Watched(flags.common.trees.paths()), collectors.clone(), options));
+    let refresher = Arc::new(Refresher::new(LiveNode(flags.common.trees.paths()), collectors.clone(), options));
     tell_probe(flags, started, &refresher);
-    let settings = http::Settings {
+    let settings = http::HttpSettings {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,
         metrics: shown(&flags.shown, &collectors),

@@ -374,7 +374,7 @@ impl Route {
 
 /// A policy rule (`ip rule`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct PolicyRule {
     /// IPv6 or IPv4.
     pub ipv6: bool,
     /// Order; lower is looked at first.

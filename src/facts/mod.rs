@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub use links::{
-    Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, Route, Rule, Toggle, Tunnel,
+    Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, PolicyRule, Route, Toggle, Tunnel,
     TunnelKind, UdpChecksum, feeders, with_lower_devices,
 };
 pub use name::Name;
@@ -325,7 +325,7 @@ pub struct Facts {
     /// Local addresses.
     pub addresses: Reading<Vec<Address>>,
     /// Policy rules of both families.
-    pub rules: Reading<Vec<Rule>>,
+    pub rules: Reading<Vec<PolicyRule>>,
     /// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those
     /// that are not unicast. Without a tunnel too many are given up.
     pub routes: Reading<Vec<Route>>,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::conditions::{Context, Outcome};
+use super::conditions::{Context, Evaluation};
 use crate::facts::netfilter::{Backend, ChainKind, Family, Hook, Owner, Step, owner};
-use crate::symbolic::{Certainty, Found, World};
+use crate::symbolic::{Certainty, Network, Occurrence};
 
 /// Who writes rules for Services and pods: what one of them has written stands in the way of another's.
 const SERVICES: &[Owner] =
@@ -16,14 +16,14 @@ const OTHERS: &[Owner] = &[Owner::Calico, Owner::Docker];
 type Half = (Family, Backend, Owner, String);
 
 impl Context<'_> {
-    pub(super) fn service_nat_in_both(&self) -> Outcome {
-        match self.world().map(|world| self.derived.split(world, &self.effort)) {
-            Err(why) => Outcome::unknown(why),
+    pub(super) fn service_nat_in_both(&self) -> Evaluation {
+        match self.network().map(|network| self.derived.split(network, &self.effort)) {
+            Err(why) => Evaluation::unknown(why),
             Ok(found) => match &found.certainty {
-                Certainty::Happens => Outcome::holds(&found.place),
-                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::Happens => Evaluation::holds(&found.place),
+                Certainty::Unknown(why) => Evaluation::unknown(why),
                 Certainty::DoesNot => {
-                    Outcome::fails("no rules for Services or pods stand in two backends, for packets of one family")
+                    Evaluation::fails("no rules for Services or pods stand in two backends, for packets of one family")
                 }
             },
         }
@@ -31,10 +31,10 @@ impl Context<'_> {
 }
 
 /// Whether rules for Services or pods stand in two backends, and which.
-pub(super) fn split(world: &World<'_>) -> Found {
+pub(super) fn split(network: &Network<'_>) -> Occurrence {
     let mut halves: BTreeMap<(Family, Backend, Owner), Half> = BTreeMap::new();
     let (mut searched, mut unread) = (Vec::new(), None);
-    for (at, rules) in world.rules.iter().enumerate() {
+    for (at, rules) in network.rules.iter().enumerate() {
         let hooks = [Hook::Prerouting, Hook::Output, Hook::Input, Hook::Postrouting];
         let of_ip = [Family::Ipv4, Family::Ipv6, Family::Inet];
         if let Some((family, hook, list)) = rules.ruleset.base_chains.first_unread(&of_ip, &hooks) {
@@ -42,7 +42,7 @@ pub(super) fn split(world: &World<'_>) -> Found {
         }
         for (id, chain) in rules.ruleset.reachable(ChainKind::Nat, &hooks) {
             if chain.only_searched() {
-                searched.push((at, families(id.family), world.describe_chain(at, id)));
+                searched.push((at, families(id.family), network.describe_chain(at, id)));
             } else if let Some(part) = rules.ruleset.first_unread_in(id, chain) {
                 unread.get_or_insert(part.why());
             }
@@ -64,16 +64,16 @@ pub(super) fn split(world: &World<'_>) -> Found {
             format!("{owner}'s rules stand in {} (chain {chain})", tables(*backend))
         };
         let place = format!("{}, and {} as well", half(one), half(other));
-        return Found { certainty: Certainty::Happens, place };
+        return Occurrence { certainty: Certainty::Happens, place };
     }
     // Of a part that is too large to be read whole, somebody else's backend may hold another half.
     let large = searched.into_iter().find(|(at, families, _)| {
-        let legacy = world.rules[*at].legacy;
+        let legacy = network.rules[*at].legacy;
         halves.keys().any(|(family, backend, _)| families.contains(family) && (*backend == Backend::Legacy) != legacy)
     });
     let large = large.map(|(.., chain)| format!("{chain} is too large to be read whole"));
     let certainty = unread.or(large).map_or(Certainty::DoesNot, |why| Certainty::Unknown(why.into()));
-    Found { certainty, place: String::new() }
+    Occurrence { certainty, place: String::new() }
 }
 
 fn is_known(owner: Owner) -> bool {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn certainty(node: &Facts) -> Certainty {
-        split(&World::new(node).unwrap()).certainty
+        split(&Network::new(node).unwrap()).certainty
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Context<'a> {
     /// The work that all walks together may do.
     pub(super) effort: symbolic::Effort<'a>,
     /// Rules, links and addresses; or what of them was not read.
-    world: OnceCell<Result<symbolic::World<'a>, Question>>,
+    network: OnceCell<Result<symbolic::Network<'a>, Question>>,
     /// What walks have found on these facts.
     pub(super) derived: &'a Derived,
     /// What happens to the outer packets of tunnels, by index of the device.
@@ -30,7 +30,7 @@ pub struct Context<'a> {
 }
 
 /// The state of a condition, why, and what its remedies can use.
-pub struct Outcome {
+pub struct Evaluation {
     pub state: ConditionState,
     pub detail: String,
     /// If it is unknown: commands that show what could not be told.
@@ -40,7 +40,7 @@ pub struct Outcome {
     pub of_services: bool,
 }
 
-impl Outcome {
+impl Evaluation {
     pub(super) fn new(state: ConditionState, detail: impl Into<String>) -> Self {
         Self { state, detail: detail.into(), commands: Vec::new(), values: Vec::new(), of_services: false }
     }
@@ -89,28 +89,28 @@ impl<'a> Context<'a> {
             defects,
             blind,
             effort: symbolic::Effort::new(stop),
-            world: OnceCell::new(),
+            network: OnceCell::new(),
             derived,
             outer: RefCell::default(),
         }
     }
 
     /// What packets can meet.
-    pub(super) fn world(&self) -> Result<&symbolic::World<'a>, Question> {
-        let world = || symbolic::World::new(self.facts).inspect(|world| self.derived.begin(world));
-        self.world.get_or_init(world).as_ref().map_err(Question::clone)
+    pub(super) fn network(&self) -> Result<&symbolic::Network<'a>, Question> {
+        let network = || symbolic::Network::new(self.facts).inspect(|network| self.derived.begin(network));
+        self.network.get_or_init(network).as_ref().map_err(Question::clone)
     }
 
     /// Evaluates one condition; `tunnel` is the subject of an advisory about tunnels.
-    pub fn evaluate(&self, test: &Test, tunnel: Option<&Link>) -> Outcome {
+    pub fn evaluate(&self, test: &Test, tunnel: Option<&Link>) -> Evaluation {
         if self.effort.ended() == Some(symbolic::Ended::Stopped) {
-            return Outcome::unknown(symbolic::Ended::Stopped.why());
+            return Evaluation::unknown(symbolic::Ended::Stopped.why());
         }
         if let Test::KernelDefect(id) = test {
             return self.kernel_defect(id);
         }
         if let Some(why) = self.blind {
-            return Outcome::unknown(why);
+            return Evaluation::unknown(why);
         }
         match test {
             Test::KernelDefect(_) => unreachable!("handled above: it is no matter of namespaces"),
@@ -155,52 +155,52 @@ impl<'a> Context<'a> {
         self.defects.iter().find(|defect| defect.id == id)
     }
 
-    fn kernel_defect(&self, id: &str) -> Outcome {
+    fn kernel_defect(&self, id: &str) -> Evaluation {
         match self.defect(id) {
             Some(defect) => match defect.state {
-                DefectState::Present => Outcome::holds(&defect.detail),
-                DefectState::Absent => Outcome::fails(&defect.detail),
-                DefectState::Unknown => Outcome::unknown(Question::from(&defect.detail).shown_by(PROBE)),
+                DefectState::Present => Evaluation::holds(&defect.detail),
+                DefectState::Absent => Evaluation::fails(&defect.detail),
+                DefectState::Unknown => Evaluation::unknown(Question::from(&defect.detail).shown_by(PROBE)),
             },
-            None => Outcome::unknown(format!("natwatch has no table for {id}")),
+            None => Evaluation::unknown(format!("natwatch has no table for {id}")),
         }
     }
 
-    fn tunnel_up(&self, tunnel: Option<&Link>) -> Outcome {
+    fn tunnel_up(&self, tunnel: Option<&Link>) -> Evaluation {
         match (tunnel, &self.facts.links) {
             (Some(link), _) if link.is_elsewhere() => {
-                Outcome::holds("it has a socket here, and its device lives in another network namespace")
+                Evaluation::holds("it has a socket here, and its device lives in another network namespace")
             }
-            (Some(link), _) => Outcome::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
+            (Some(link), _) => Evaluation::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
             (None, Reading::Ok(_)) if !matches!(self.facts.foreign_tunnels, Reading::Ok(_) | Reading::Absent(_)) => {
-                Outcome::unknown(self.facts.foreign_tunnels.why())
+                Evaluation::unknown(self.facts.foreign_tunnels.why())
             }
-            (None, Reading::Ok(_)) => Outcome::fails("there is no VXLAN or Geneve device in this network namespace"),
-            (None, other) => Outcome::unknown(unread_links(other)),
+            (None, Reading::Ok(_)) => Evaluation::fails("there is no VXLAN or Geneve device in this network namespace"),
+            (None, other) => Evaluation::unknown(unread_links(other)),
         }
     }
 
-    fn underlay_driver(&self, tunnel: Option<&Link>, driver: &str) -> Outcome {
+    fn underlay_driver(&self, tunnel: Option<&Link>, driver: &str) -> Evaluation {
         if self.facts.links.ok().is_none() {
-            return Outcome::unknown(unread_links(&self.facts.links));
+            return Evaluation::unknown(unread_links(&self.facts.links));
         }
         let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
-            return Outcome::fails("there is no tunnel in this network namespace, so nothing carries one");
+            return Evaluation::fails("there is no tunnel in this network namespace, so nothing carries one");
         };
         if !link.up {
-            return Outcome::unknown("not looked up: it is down");
+            return Evaluation::unknown("not looked up: it is down");
         }
         let links = self.facts.known_links();
         // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
         let (carriers, elsewhere) = match &tunnel.underlay {
             Reading::Ok(indices) => match self.missing_carrier(indices) {
-                Some(why) => return Outcome::unknown(why),
+                Some(why) => return Evaluation::unknown(why),
                 None => {
                     (self.carriers(tunnel), (link.is_elsewhere() && indices.len() > 1).then(|| ELSEWHERE.to_owned()))
                 }
             },
             other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
-            other => return Outcome::unknown(other.why()),
+            other => return Evaluation::unknown(other.why()),
         };
         let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
         let is_driven = |link: &&&Link| link.driver.ok().is_some_and(|name| name == driver);
@@ -216,16 +216,17 @@ impl<'a> Context<'a> {
         match (driven, elsewhere, unseen) {
             (Some(device), None, _) => {
                 let detail = format!("{} carries it and is driven by {driver}", device.name);
-                Outcome::holds(detail).with("offloading_device", &device.name)
+                Evaluation::holds(detail).with("offloading_device", &device.name)
             }
-            (Some(device), Some(why), _) => {
-                Outcome::unknown(format!("{} is driven by {driver}, but does it carry the tunnel? {why}", device.name))
-            }
+            (Some(device), Some(why), _) => Evaluation::unknown(format!(
+                "{} is driven by {driver}, but does it carry the tunnel? {why}",
+                device.name
+            )),
             (None, _, Some(device)) => {
-                Outcome::unknown(Question::unread(&device.driver).shown_by(["ethtool", "-i", &device.name]))
+                Evaluation::unknown(Question::unread(&device.driver).shown_by(["ethtool", "-i", &device.name]))
             }
-            (None, _, None) if opaque.is_some() => Outcome::unknown(opaque.unwrap_or_default()),
-            (None, Some(_), None) => Outcome::fails(match carriers.iter().find(is_driven) {
+            (None, _, None) if opaque.is_some() => Evaluation::unknown(opaque.unwrap_or_default()),
+            (None, Some(_), None) => Evaluation::fails(match carriers.iter().find(is_driven) {
                 Some(device) => format!("{driver} offers no tunnel offload on {}", device.name),
                 None => format!("no device here is driven by {driver}"),
             }),
@@ -236,50 +237,50 @@ impl<'a> Context<'a> {
                 let why = unable.map_or_else(String::new, |device| {
                     format!("; {driver} offers no tunnel offload on {}", device.name)
                 });
-                Outcome::fails(format!("carried by {names}{why}"))
+                Evaluation::fails(format!("carried by {names}{why}"))
             }
         }
     }
 
-    fn underlay_tunnel_offload(&self, tunnel: Option<&Link>, driver: &str) -> Outcome {
+    fn underlay_tunnel_offload(&self, tunnel: Option<&Link>, driver: &str) -> Evaluation {
         let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
-            return Outcome::unknown("no tunnel that is up, so nothing is offloaded");
+            return Evaluation::unknown("no tunnel that is up, so nothing is offloaded");
         };
         if tunnel.underlay.ok().is_none() {
-            return Outcome::unknown(tunnel.underlay.why());
+            return Evaluation::unknown(tunnel.underlay.why());
         }
         let Some(driven) = self.driven_below(tunnel, driver) else {
-            return Outcome::unknown("it is not known which cards carry it");
+            return Evaluation::unknown("it is not known which cards carry it");
         };
         let offloads = |link: &&&Link| tunnel_offload(link) == Toggle::On;
         if let Some(device) = driven.iter().find(offloads) {
             let detail = format!("tunnel offloads are on on {}", device.name);
-            return Outcome::holds(detail).with("offloading_device", &device.name);
+            return Evaluation::holds(detail).with("offloading_device", &device.name);
         }
         match driven.iter().find(|link| tunnel_offload(link) == Toggle::Unknown) {
             Some(device) => {
                 let why = device.features.why();
                 let why = format!("offload features of {} are not known: {why}", device.name);
-                Outcome::unknown(Question::from(why).shown_by(["ethtool", "-k", &device.name]))
+                Evaluation::unknown(Question::from(why).shown_by(["ethtool", "-k", &device.name]))
             }
-            None if driven.is_empty() => Outcome::fails(format!("no {driver} device carries it")),
-            None => Outcome::fails(format!("tunnel offloads are off on {}", driven[0].name)),
+            None if driven.is_empty() => Evaluation::fails(format!("no {driver} device carries it")),
+            None => Evaluation::fails(format!("tunnel offloads are off on {}", driven[0].name)),
         }
     }
 
-    fn driver_offloads_port(&self, tunnel: Option<&Link>, driver: &str, defect: &str, ports: &[u16]) -> Outcome {
+    fn driver_offloads_port(&self, tunnel: Option<&Link>, driver: &str, defect: &str, ports: &[u16]) -> Evaluation {
         let Some(tunnel) = tunnel.and_then(|link| link.tunnel.as_ref()) else {
-            return Outcome::unknown("there is no tunnel, so there is no port");
+            return Evaluation::unknown("there is no tunnel, so there is no port");
         };
         if self.driven_below(tunnel, driver).is_some_and(|driven| driven.is_empty()) {
-            return Outcome::fails(format!("no {driver} device carries it"));
+            return Evaluation::fails(format!("no {driver} device carries it"));
         }
         let Some(finding) = self.defect(defect) else {
-            return Outcome::unknown(format!("natwatch has no table for {defect}"));
+            return Evaluation::unknown(format!("natwatch has no table for {defect}"));
         };
         match finding.state {
-            DefectState::Present => Outcome::holds(format!("the driver offloads any port: {}", finding.detail)),
-            DefectState::Unknown => Outcome::unknown(Question::from(&finding.detail).shown_by(PROBE)),
+            DefectState::Present => Evaluation::holds(format!("the driver offloads any port: {}", finding.detail)),
+            DefectState::Unknown => Evaluation::unknown(Question::from(&finding.detail).shown_by(PROBE)),
             DefectState::Absent => driver_offloads_some_port(tunnel, ports),
         }
     }
@@ -315,24 +316,24 @@ pub(super) fn unread_links<T>(links: &Reading<T>) -> Question {
 }
 
 /// The driver offloads these ports only; which of them the hypervisor handles cannot be seen.
-fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Outcome {
+fn driver_offloads_some_port(tunnel: &Tunnel, ports: &[u16]) -> Evaluation {
     if tunnel.flow_based {
-        return Outcome::unknown("flow-based: each packet brings its own port");
+        return Evaluation::unknown("flow-based: each packet brings its own port");
     }
     let entries = match &tunnel.fdb {
         Reading::Ok(entries) => entries.as_slice(),
         Reading::Absent(_) => &[],
-        unread => return Outcome::unknown(format!("forwarding entries may have other ports: {}", unread.why())),
+        unread => return Evaluation::unknown(format!("forwarding entries may have other ports: {}", unread.why())),
     };
     let used: BTreeSet<u16> = tunnel.port.into_iter().chain(entries.iter().filter_map(|entry| entry.port)).collect();
     match used.iter().find(|port| ports.contains(port)) {
-        Some(port) => Outcome::unknown(format!(
+        Some(port) => Evaluation::unknown(format!(
             "the driver may offload port {port}; whether the hypervisor handles it cannot be seen from inside"
         )),
-        None if used.is_empty() => Outcome::unknown("the tunnel's port is not known"),
+        None if used.is_empty() => Evaluation::unknown("the tunnel's port is not known"),
         None => {
             let used: Vec<String> = used.iter().map(u16::to_string).collect();
-            Outcome::fails(format!("the driver does not offload port {}", used.join(", ")))
+            Evaluation::fails(format!("the driver does not offload port {}", used.join(", ")))
         }
     }
 }

@@ -1,29 +1,29 @@
 //! Conditions about the connection tracking table.
 
-use super::conditions::Outcome;
+use super::conditions::Evaluation;
 use crate::facts::{Conntrack, Question, Reading};
 
 /// The table has entries.
-pub(super) fn active(conntrack: &Conntrack) -> Outcome {
+pub(super) fn active(conntrack: &Conntrack) -> Evaluation {
     match &conntrack.entries {
-        Reading::Ok(0) => Outcome::fails("connection tracking has 0 entries"),
-        Reading::Ok(1) => Outcome::holds("connection tracking has 1 entry"),
-        Reading::Ok(entries) => Outcome::holds(format!("connection tracking has {entries} entries")),
-        Reading::Absent(_) => Outcome::fails("nf_conntrack is not in the running kernel"),
+        Reading::Ok(0) => Evaluation::fails("connection tracking has 0 entries"),
+        Reading::Ok(1) => Evaluation::holds("connection tracking has 1 entry"),
+        Reading::Ok(entries) => Evaluation::holds(format!("connection tracking has {entries} entries")),
+        Reading::Absent(_) => Evaluation::fails("nf_conntrack is not in the running kernel"),
         other => unread_conntrack(other),
     }
 }
 
 /// Entries ÷ limit of the table is at least this.
-pub(super) fn table_filled(conntrack: &Conntrack, ratio: f64) -> Outcome {
+pub(super) fn table_filled(conntrack: &Conntrack, ratio: f64) -> Evaluation {
     match (&conntrack.entries, &conntrack.entries_limit) {
         (Reading::Ok(entries), Reading::Ok(0)) => {
-            Outcome::fails(format!("{entries} entries, and nf_conntrack_max is 0: no limit"))
+            Evaluation::fails(format!("{entries} entries, and nf_conntrack_max is 0: no limit"))
         }
         (Reading::Ok(entries), Reading::Ok(limit)) => {
             let filled = *entries as f64 / *limit as f64;
             let detail = format!("{entries} of {limit} entries ({:.1} %)", filled * 100.0);
-            let outcome = Outcome::holds_if(filled >= ratio, detail);
+            let outcome = Evaluation::holds_if(filled >= ratio, detail);
             let doubled = limit.saturating_mul(2);
             if doubled > i32::MAX as u64 {
                 return outcome; // more than the kernel takes
@@ -39,21 +39,21 @@ pub(super) fn table_filled(conntrack: &Conntrack, ratio: f64) -> Outcome {
 }
 
 /// 2 · entries ÷ buckets is at least this.
-pub(super) fn buckets_loaded(conntrack: &Conntrack, ratio: f64) -> Outcome {
+pub(super) fn buckets_loaded(conntrack: &Conntrack, ratio: f64) -> Evaluation {
     match (&conntrack.entries, &conntrack.buckets) {
-        (_, Reading::Ok(0)) => Outcome::unknown("nf_conntrack_buckets is 0"),
+        (_, Reading::Ok(0)) => Evaluation::unknown("nf_conntrack_buckets is 0"),
         (Reading::Ok(entries), Reading::Ok(buckets)) => {
             let load = 2.0 * *entries as f64 / *buckets as f64;
             let detail = format!("{entries} entries, each in 2 of {buckets} buckets: mean chain {load:.2}");
-            Outcome::holds_if(load >= ratio, detail).with("entries_quadrupled", entries.saturating_mul(4))
+            Evaluation::holds_if(load >= ratio, detail).with("entries_quadrupled", entries.saturating_mul(4))
         }
-        (Reading::Absent(_), _) => Outcome::fails("nf_conntrack is not in the running kernel"),
+        (Reading::Absent(_), _) => Evaluation::fails("nf_conntrack is not in the running kernel"),
         (Reading::Ok(_), other) | (other, _) => unread_conntrack(other),
     }
 }
 
-fn unread_conntrack(reading: &Reading<u64>) -> Outcome {
-    Outcome::unknown(Question::unread(reading).shown_by([
+fn unread_conntrack(reading: &Reading<u64>) -> Evaluation {
+    Evaluation::unknown(Question::unread(reading).shown_by([
         "sysctl",
         "-r",
         "net.netfilter.nf_conntrack_(count|max|buckets)",

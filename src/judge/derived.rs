@@ -1,6 +1,6 @@
 //! What walks have found, each walked once for one set of facts, when it is first asked for. `serve` keeps it between readings.
 //!
-//! A walk is a function of [`World`], of [`TunnelFacts`] where it is about a tunnel, and of the work that it may do: it gets
+//! A walk is a function of [`Network`], of [`TunnelFacts`] where it is about a tunnel, and of the work that it may do: it gets
 //! nothing else. So what it has found stands while these are the same. The work that it took is charged again, so that a
 //! judgement that remembers ends where one ends that does not.
 //!
@@ -11,31 +11,33 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::backends;
-use crate::symbolic::{self, Answers, Bypass, Effort, Found, Kept, OuterPackets, ReachedRules, TunnelFacts, World};
+use crate::symbolic::{
+    self, Bypass, Effort, Kept, Network, Occurrence, OuterPackets, ReachedRules, SourceNatReplies, TunnelFacts,
+};
 
 /// What walks have found on one set of facts.
 #[derive(Debug, Default)]
 pub struct Derived {
     /// The facts; `None`: nothing was walked.
-    world: RefCell<Option<Kept>>,
+    network: RefCell<Option<Kept>>,
     reached: Once<ReachedRules>,
-    answers: Once<Answers>,
+    answers: Once<SourceNatReplies>,
     bypass: Once<Bypass>,
-    translates: Once<Found>,
-    split: Once<Found>,
-    dns_to_several: Once<Found>,
+    translates: Once<Occurrence>,
+    split: Once<Occurrence>,
+    dns_to_several: Once<Occurrence>,
     /// Of each tunnel.
     outer: RefCell<Vec<(TunnelFacts, Once<OuterPackets>)>>,
 }
 
 impl Derived {
     /// A judgement begins on these facts: what was found on others is forgotten.
-    pub fn begin(&self, world: &World<'_>) {
-        let mut known = self.world.borrow_mut();
-        if known.as_mut().is_some_and(|known| known.is_like(world)) {
+    pub fn begin(&self, network: &Network<'_>) {
+        let mut known = self.network.borrow_mut();
+        if known.as_mut().is_some_and(|known| known.is_like(network)) {
             return;
         }
-        *known = Some(Kept::of(world));
+        *known = Some(Kept::of(network));
         self.reached.forget();
         self.answers.forget();
         self.bypass.forget();
@@ -55,49 +57,49 @@ impl Derived {
         self.outer.get_mut().retain(|(_, outer)| outer.end(cut));
     }
 
-    fn of_services(&self) -> [&Once<Found>; 3] {
+    fn of_services(&self) -> [&Once<Occurrence>; 3] {
         [&self.translates, &self.split, &self.dns_to_several]
     }
 
     /// Source-NAT rules that new connections get to.
-    pub fn reached(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<ReachedRules> {
-        self.reached.get(effort, || symbolic::reached(world, effort))
+    pub fn reached(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<ReachedRules> {
+        self.reached.get(effort, || symbolic::reached(network, effort))
     }
 
     /// Invalid segments that answer connections whose source was translated.
-    pub fn answers(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Answers> {
-        self.answers.get(effort, || symbolic::answers(world, effort))
+    pub fn answers(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<SourceNatReplies> {
+        self.answers.get(effort, || symbolic::answers(network, effort))
     }
 
     /// Whether any rule translates addresses.
-    pub fn translates(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
-        self.translates.get(effort, || world.translates())
+    pub fn translates(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Occurrence> {
+        self.translates.get(effort, || network.translates())
     }
 
     /// Whether rules for Services or pods stand in two backends, and which.
-    pub fn split(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
-        self.split.get(effort, || backends::split(world))
+    pub fn split(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Occurrence> {
+        self.split.get(effort, || backends::split(network))
     }
 
     /// Whether name queries to one address get to one of several name servers.
-    pub fn dns_to_several(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Found> {
-        self.dns_to_several.get(effort, || symbolic::dns_to_several(world, effort))
+    pub fn dns_to_several(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Occurrence> {
+        self.dns_to_several.get(effort, || symbolic::dns_to_several(network, effort))
     }
 
     /// Connections whose clients can reach the real server past the translation.
-    pub fn bypass(&self, world: &World<'_>, effort: &Effort<'_>) -> Arc<Bypass> {
-        self.bypass.get(effort, || symbolic::bypass(world, effort))
+    pub fn bypass(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Bypass> {
+        self.bypass.get(effort, || symbolic::bypass(network, effort))
     }
 
     /// What happens to the outer packets of a tunnel.
-    pub fn outer(&self, world: &World<'_>, facts: TunnelFacts, effort: &Effort<'_>) -> Arc<OuterPackets> {
+    pub fn outer(&self, network: &Network<'_>, facts: TunnelFacts, effort: &Effort<'_>) -> Arc<OuterPackets> {
         let mut outer = self.outer.borrow_mut();
         let at = outer.iter().position(|(known, _)| *known == facts).unwrap_or_else(|| {
             outer.push((facts, Once::default()));
             outer.len() - 1
         });
         let (facts, known) = &outer[at];
-        known.get(effort, || symbolic::outer_packets(world, facts, effort))
+        known.get(effort, || symbolic::outer_packets(network, facts, effort))
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Options {
     /// `--kernel-defect ID=present|absent`: beats everything.
     pub kernel_defects: BTreeMap<String, DefectState>,
     /// What experiments said: beats the tables.
-    pub probe: Probe,
+    pub probe: Probed,
     /// `--network-namespace current`: judge this namespace although it is not the node's.
     pub this_namespace: bool,
     /// `--advisory ID`: only these; empty is all.
@@ -62,7 +62,7 @@ pub struct Acceptance {
 
 /// What experiments said about the running kernel.
 #[derive(Clone, Debug, Default)]
-pub struct Probe {
+pub struct Probed {
     /// State and detail by defect.
     pub findings: BTreeMap<String, (DefectState, String)>,
     /// Live patches that were loaded then: one that came later may have removed a defect. `None`: not known.

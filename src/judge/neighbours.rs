@@ -1,7 +1,7 @@
 //! Conditions about neighbour tables.
 
 use super::ConditionState;
-use super::conditions::Outcome;
+use super::conditions::Evaluation;
 use crate::facts::{Kernel, KernelVersion, NeighbourTable, Neighbours, Numbering, Reading};
 
 /// Since then permanent entries and those that another program has learned do not count for the limit (`neigh_alloc`, its
@@ -11,27 +11,27 @@ const EXEMPT: KernelVersion = KernelVersion::new(5, 0, 0);
 const FAMILIES: [(&str, &str); 2] = [("ipv4", "IPv4"), ("ipv6", "IPv6")];
 
 /// Both tables were read.
-pub(super) fn counted(neighbours: &Neighbours) -> Outcome {
+pub(super) fn counted(neighbours: &Neighbours) -> Evaluation {
     let unread = neighbours.0.iter().find(|table| !matches!(table, Reading::Ok(_) | Reading::Absent(_)));
     let [ipv4, ipv6] = neighbours.0.each_ref().map(|table| table.ok().map(|table| table.entries));
     match (unread, ipv4, ipv6) {
-        (Some(unread), ..) => Outcome::unknown(unread.why()),
-        (None, None, None) => Outcome::fails("the kernel has no neighbour tables"),
+        (Some(unread), ..) => Evaluation::unknown(unread.why()),
+        (None, None, None) => Evaluation::fails("the kernel has no neighbour tables"),
         (None, ipv4, ipv6) => {
             let (ipv4, ipv6) = (ipv4.unwrap_or(0), ipv6.unwrap_or(0));
-            Outcome::holds(format!("{ipv4} neighbours of IPv4 and {ipv6} of IPv6 in all network namespaces"))
+            Evaluation::holds(format!("{ipv4} neighbours of IPv4 and {ipv6} of IPv6 in all network namespaces"))
         }
     }
 }
 
 /// One of them is nearly full of entries that count.
-pub(super) fn nearly_full(neighbours: &Neighbours, kernel: &Reading<Kernel>, ratio: f64) -> Outcome {
+pub(super) fn nearly_full(neighbours: &Neighbours, kernel: &Reading<Kernel>, ratio: f64) -> Evaluation {
     let tables = neighbours.0.iter().zip(FAMILIES);
-    let mut outcomes: Vec<Outcome> = tables
+    let mut outcomes: Vec<Evaluation> = tables
         .filter_map(|(table, family)| match table {
             Reading::Ok(table) => Some(of_table(table, family, kernel, ratio)),
             Reading::Absent(_) => None,
-            unread => Some(Outcome::unknown(unread.why())),
+            unread => Some(Evaluation::unknown(unread.why())),
         })
         .collect();
     for state in [ConditionState::Holds, ConditionState::Unknown] {
@@ -40,22 +40,22 @@ pub(super) fn nearly_full(neighbours: &Neighbours, kernel: &Reading<Kernel>, rat
         }
     }
     let details: Vec<&str> = outcomes.iter().map(|outcome| outcome.detail.as_str()).collect();
-    Outcome::fails(if details.is_empty() { "there are none".to_owned() } else { details.join("; ") })
+    Evaluation::fails(if details.is_empty() { "there are none".to_owned() } else { details.join("; ") })
 }
 
-fn of_table(table: &NeighbourTable, family: (&str, &str), kernel: &Reading<Kernel>, ratio: f64) -> Outcome {
+fn of_table(table: &NeighbourTable, family: (&str, &str), kernel: &Reading<Kernel>, ratio: f64) -> Evaluation {
     let (sysctl, family) = family;
     let NeighbourTable { entries, limit, .. } = table;
     let said = format!("{family}: {entries} entries of all network namespaces, and a limit of {limit}");
     let full = |detail: String| {
-        let outcome = Outcome::holds(detail).with("family", sysctl);
+        let outcome = Evaluation::holds(detail).with("family", sysctl);
         outcome.with("limit", limit).with("limit_quadrupled", limit.saturating_mul(4))
     };
     if let Some(refused @ 1..) = table.refused_since {
         return full(format!("{said}; {refused} were refused since the reading before"));
     }
     if !table.is_filled_by(*entries, ratio) {
-        return Outcome::fails(said);
+        return Evaluation::fails(said);
     }
     match kernel {
         // A lower bound says nothing of what was back-ported.
@@ -65,24 +65,24 @@ fn of_table(table: &NeighbourTable, family: (&str, &str), kernel: &Reading<Kerne
         }
         Reading::Ok(kernel) => {
             let release = &kernel.release;
-            return Outcome::unknown(format!("{said}; it is not known whether permanent ones count in {release}"));
+            return Evaluation::unknown(format!("{said}; it is not known whether permanent ones count in {release}"));
         }
-        unread => return Outcome::unknown(format!("{said}; {}", unread.why())),
+        unread => return Evaluation::unknown(format!("{said}; {}", unread.why())),
     }
     let own = match &table.own {
         Reading::Ok(own) => own,
-        unread => return Outcome::unknown(format!("{said}; {}", unread.why())),
+        unread => return Evaluation::unknown(format!("{said}; {}", unread.why())),
     };
     let (counted, exempt) = (own.counted, own.exempt);
     let others = entries.saturating_sub(counted).saturating_sub(exempt);
     if table.is_filled_by(counted, ratio) {
         full(format!("{said}; {counted} of this one count"))
     } else if table.is_filled_by(entries.saturating_sub(exempt), ratio) {
-        Outcome::unknown(format!(
+        Evaluation::unknown(format!(
             "{said}; {counted} of this one count, {exempt} do not, and of the {others} in other network namespaces it cannot be seen"
         ))
     } else {
-        Outcome::fails(format!("{said}; {exempt} of them do not count: permanent, or learned by another program"))
+        Evaluation::fails(format!("{said}; {exempt} of them do not count: permanent, or learned by another program"))
     }
 }
 

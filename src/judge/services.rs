@@ -1,9 +1,9 @@
 //! The vocabulary of conditions that is about Services.
 
-use super::conditions::{Context, Outcome, unread_links};
+use super::conditions::{Context, Evaluation, unread_links};
 use crate::facts::netfilter::{Backend, Family, Owner, owner};
 use crate::facts::{Question, Reading};
-use crate::symbolic::{Certainty, Found, RuleAt, World};
+use crate::symbolic::{Certainty, Network, Occurrence, RuleAt};
 
 /// Who translates connections to Services of Kubernetes.
 const SERVICES: &[Owner] =
@@ -13,44 +13,44 @@ const NODE_LOCAL_DNS: &str = "nodelocaldns";
 
 impl Context<'_> {
     /// What follows where no rule translates destinations: IPVS may.
-    fn without_a_rule(&self, nothing: &str, services: impl Fn(u64) -> Outcome) -> Outcome {
+    fn without_a_rule(&self, nothing: &str, services: impl Fn(u64) -> Evaluation) -> Evaluation {
         match &self.facts.ipvs_services {
-            Reading::Ok(0) | Reading::Absent(_) => Outcome::fails(nothing),
+            Reading::Ok(0) | Reading::Absent(_) => Evaluation::fails(nothing),
             Reading::Ok(count) => services(*count),
-            other => Outcome::unknown(Question::unread(other).shown_by(["ipvsadm", "-Ln"])),
+            other => Evaluation::unknown(Question::unread(other).shown_by(["ipvsadm", "-Ln"])),
         }
     }
 
-    pub(super) fn dns_dnat_to_several(&self) -> Outcome {
-        match self.world().map(|world| self.derived.dns_to_several(world, &self.effort)) {
-            Err(why) => Outcome::unknown(why),
+    pub(super) fn dns_dnat_to_several(&self) -> Evaluation {
+        match self.network().map(|network| self.derived.dns_to_several(network, &self.effort)) {
+            Err(why) => Evaluation::unknown(why),
             Ok(found) => match &found.certainty {
-                Certainty::Happens => Outcome::holds(format!(
+                Certainty::Happens => Evaluation::holds(format!(
                     "UDP to one address and port 53 goes to one of several name servers: {}",
                     found.place
                 )),
-                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::Unknown(why) => Evaluation::unknown(why),
                 Certainty::DoesNot => self.without_a_rule(
                     "no rule spreads UDP to one address and port 53 over several name servers",
-                    |services| Outcome::unknown(format!("IPVS has {services} services, which may spread it")),
+                    |services| Evaluation::unknown(format!("IPVS has {services} services, which may spread it")),
                 ),
             },
         }
     }
 
-    pub(super) fn no_local_cache(&self) -> Outcome {
+    pub(super) fn no_local_cache(&self) -> Evaluation {
         match &self.facts.links {
             Reading::Ok(links) => match links.iter().find(|link| link.name == NODE_LOCAL_DNS) {
-                Some(link) => Outcome::fails(format!("pods ask the cache on this node (device {})", link.name)),
-                None => Outcome::holds(format!("there is no cache on this node (no device {NODE_LOCAL_DNS})")),
+                Some(link) => Evaluation::fails(format!("pods ask the cache on this node (device {})", link.name)),
+                None => Evaluation::holds(format!("there is no cache on this node (no device {NODE_LOCAL_DNS})")),
             },
-            other => Outcome::unknown(unread_links(other)),
+            other => Evaluation::unknown(unread_links(other)),
         }
     }
 
-    pub(super) fn tcp_dnat_client_inside(&self) -> Outcome {
-        let found = match self.world().map(|world| self.derived.bypass(world, &self.effort)) {
-            Err(why) => return Outcome::unknown(why).of_services(true),
+    pub(super) fn tcp_dnat_client_inside(&self) -> Evaluation {
+        let found = match self.network().map(|network| self.derived.bypass(network, &self.effort)) {
+            Err(why) => return Evaluation::unknown(why).of_services(true),
             Ok(found) => found,
         };
         let owners: Vec<Owner> = found.rules.iter().map(|at| self.owner_of(at)).collect();
@@ -72,9 +72,11 @@ impl Context<'_> {
                      {owner}{} (clients beyond a default route's device are assumed to have no way of their own to it)",
                     found.translated.place
                 );
-                Outcome::holds(detail).of_services(of_services).in_backend_of(self.world().ok(), found.rules.first())
+                Evaluation::holds(detail)
+                    .of_services(of_services)
+                    .in_backend_of(self.network().ok(), found.rules.first())
             }
-            Certainty::Unknown(why) => Outcome::unknown(why).of_services(of_services || found.rules.is_empty()),
+            Certainty::Unknown(why) => Evaluation::unknown(why).of_services(of_services || found.rules.is_empty()),
             Certainty::DoesNot => {
                 let nothing = match (found.is_translating, found.translated.place.as_str()) {
                     (false, _) => "no rule gives TCP connections another destination".to_owned(),
@@ -85,7 +87,8 @@ impl Context<'_> {
                     (true, place) => format!("{place} drops the resets of clients that are given another destination"),
                 };
                 self.without_a_rule(&nothing, |services| {
-                    Outcome::unknown(format!("IPVS has {services} services, which may translate TCP")).of_services(true)
+                    Evaluation::unknown(format!("IPVS has {services} services, which may translate TCP"))
+                        .of_services(true)
                 })
             }
         }
@@ -93,27 +96,27 @@ impl Context<'_> {
 
     /// Who writes a rule.
     fn owner_of(&self, at: &RuleAt) -> Owner {
-        let found = self.world().ok().and_then(|world| Some((world.rules[at.set].ruleset, world.rule(at)?)));
+        let found = self.network().ok().and_then(|network| Some((network.rules[at.set].ruleset, network.rule(at)?)));
         found.map_or(Owner::Other, |(ruleset, rule)| owner::owner(ruleset, &at.chain, rule))
     }
 
-    pub(super) fn tcp_not_liberal(&self) -> Outcome {
+    pub(super) fn tcp_not_liberal(&self) -> Evaluation {
         match &self.facts.conntrack.tcp_be_liberal {
             Reading::Ok(0) => {
-                Outcome::holds("nf_conntrack_tcp_be_liberal is 0: segments outside the window are invalid")
+                Evaluation::holds("nf_conntrack_tcp_be_liberal is 0: segments outside the window are invalid")
             }
-            Reading::Ok(value) => Outcome::fails(format!("nf_conntrack_tcp_be_liberal is {value}")),
-            Reading::Absent(_) => Outcome::fails("nf_conntrack is not in the running kernel"),
+            Reading::Ok(value) => Evaluation::fails(format!("nf_conntrack_tcp_be_liberal is {value}")),
+            Reading::Absent(_) => Evaluation::fails("nf_conntrack is not in the running kernel"),
             other => {
                 let liberal = ["sysctl", "net.netfilter.nf_conntrack_tcp_be_liberal"];
-                Outcome::unknown(Question::unread(other).shown_by(liberal))
+                Evaluation::unknown(Question::unread(other).shown_by(liberal))
             }
         }
     }
 
-    pub(super) fn bypass_arrives(&self) -> Outcome {
-        match self.world().map(|world| self.derived.bypass(world, &self.effort)) {
-            Err(why) => Outcome::unknown(why),
+    pub(super) fn bypass_arrives(&self) -> Evaluation {
+        match self.network().map(|network| self.derived.bypass(network, &self.effort)) {
+            Err(why) => Evaluation::unknown(why),
             Ok(found) => undropped(
                 &found.arrive,
                 "no rule drops invalid TCP segments on their way to such clients",
@@ -123,26 +126,26 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn source_nat_answered_here(&self) -> Outcome {
+    pub(super) fn source_nat_answered_here(&self) -> Evaluation {
         match self.answers() {
-            Err(why) => Outcome::unknown(why),
+            Err(why) => Evaluation::unknown(why),
             Ok(found) => match &found.translated.certainty {
-                Certainty::Happens => Outcome::holds(format!(
+                Certainty::Happens => Evaluation::holds(format!(
                     "TCP connections leave with an address of this host's as their source: {}",
                     found.translated.place
                 ))
-                .in_backend_of(self.world().ok(), found.rule.as_ref()),
-                Certainty::Unknown(why) => Outcome::unknown(why),
+                .in_backend_of(self.network().ok(), found.rule.as_ref()),
+                Certainty::Unknown(why) => Evaluation::unknown(why),
                 Certainty::DoesNot => {
-                    Outcome::fails("no TCP connection leaves with an address of this host's as another source")
+                    Evaluation::fails("no TCP connection leaves with an address of this host's as another source")
                 }
             },
         }
     }
 
-    pub(super) fn invalid_arrives(&self) -> Outcome {
+    pub(super) fn invalid_arrives(&self) -> Evaluation {
         match self.answers() {
-            Err(why) => Outcome::unknown(why),
+            Err(why) => Evaluation::unknown(why),
             Ok(found) => undropped(
                 &found.arrive,
                 "no rule drops invalid TCP segments that are for this host itself",
@@ -153,12 +156,12 @@ impl Context<'_> {
     }
 }
 
-impl Outcome {
+impl Evaluation {
     /// Remedies that add a rule use the backend of this one.
-    fn in_backend_of(self, world: Option<&World<'_>>, at: Option<&RuleAt>) -> Self {
-        let (Some(world), Some(at)) = (world, at) else { return self };
+    fn in_backend_of(self, network: Option<&Network<'_>>, at: Option<&RuleAt>) -> Self {
+        let (Some(network), Some(at)) = (network, at) else { return self };
         let ipv6 = if at.chain.family == Family::Ipv6 { "6" } else { "" };
-        match world.backend(at) {
+        match network.backend(at) {
             Backend::Legacy => self.with("iptables", format!("ip{ipv6}tables-legacy")),
             Backend::IptablesNft => self.with("iptables", format!("ip{ipv6}tables-nft")),
             // Of a chain that was not read as a whole its table tells.
@@ -172,12 +175,12 @@ impl Outcome {
 
 /// Whether invalid segments get to where they were sent; the place is that of a rule that drops some. In words: that none does,
 /// that some get there all the same, and that there are none although none does.
-fn undropped(found: &Found, all: &str, some: &str, none: &str) -> Outcome {
+fn undropped(found: &Occurrence, all: &str, some: &str, none: &str) -> Evaluation {
     match (&found.certainty, found.place.as_str()) {
-        (Certainty::Happens, "") => Outcome::holds(all),
-        (Certainty::Happens, place) => Outcome::holds(format!("{some}; {place} drops only some")),
-        (Certainty::Unknown(why), _) => Outcome::unknown(why),
-        (Certainty::DoesNot, "") => Outcome::fails(none),
-        (Certainty::DoesNot, place) => Outcome::fails(format!("{place} drops invalid TCP segments")),
+        (Certainty::Happens, "") => Evaluation::holds(all),
+        (Certainty::Happens, place) => Evaluation::holds(format!("{some}; {place} drops only some")),
+        (Certainty::Unknown(why), _) => Evaluation::unknown(why),
+        (Certainty::DoesNot, "") => Evaluation::fails(none),
+        (Certainty::DoesNot, place) => Evaluation::fails(format!("{place} drops invalid TCP segments")),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::conditions::{Context, Outcome};
+use super::conditions::{Context, Evaluation};
 use crate::advisory::defects::DefectState;
 use crate::facts::Question;
 use crate::facts::Reading;
@@ -12,27 +12,27 @@ use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 impl Context<'_> {
     /// Rules that let new connections compete, and why there may be more; or why they could not be read.
     fn reached(&self) -> Result<Arc<ReachedRules>, Question> {
-        self.world().map(|world| self.derived.reached(world, &self.effort))
+        self.network().map(|network| self.derived.reached(network, &self.effort))
     }
 
-    pub(super) fn source_nat_reachable(&self) -> Outcome {
+    pub(super) fn source_nat_reachable(&self) -> Evaluation {
         let found = match self.reached() {
             Ok(found) => found,
-            Err(why) => return Outcome::unknown(why),
+            Err(why) => return Evaluation::unknown(why),
         };
         let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
         let certain = reached.iter().find(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
         match (certain, reached) {
             (Some(rule), all) => {
                 let more = others(all.len() - 1);
-                Outcome::holds(format!("new connections get to {}{more}", self.describe(rule)))
+                Evaluation::holds(format!("new connections get to {}{more}", self.describe(rule)))
             }
             (None, [rule, ..]) => match &rule.certainty {
-                Certainty::Unknown(why) => Outcome::unknown(why),
-                _ => Outcome::unknown(format!("{} is not understood", rule.place)),
+                Certainty::Unknown(why) => Evaluation::unknown(why),
+                _ => Evaluation::unknown(format!("{} is not understood", rule.place)),
             },
-            (None, []) if gave_up.is_some() => Outcome::unknown(gave_up.unwrap_or_default()),
-            (None, []) => Outcome::fails(match &found.one_to_one {
+            (None, []) if gave_up.is_some() => Evaluation::unknown(gave_up.unwrap_or_default()),
+            (None, []) => Evaluation::fails(match &found.one_to_one {
                 Some(place) => {
                     format!("where new connections are translated ({place}), no two sources get one address")
                 }
@@ -41,18 +41,18 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn several_cpus(&self) -> Outcome {
+    pub(super) fn several_cpus(&self) -> Evaluation {
         match &self.facts.online_cpus {
-            Reading::Ok(1) => Outcome::fails("1 CPU is online: no two packets are translated at once"),
-            Reading::Ok(cpus) => Outcome::holds(format!("{cpus} CPUs are online")),
-            other => Outcome::unknown(format!("it could not be told how many CPUs are online: {}", other.why())),
+            Reading::Ok(1) => Evaluation::fails("1 CPU is online: no two packets are translated at once"),
+            Reading::Ok(cpus) => Evaluation::holds(format!("{cpus} CPUs are online")),
+            other => Evaluation::unknown(format!("it could not be told how many CPUs are online: {}", other.why())),
         }
     }
 
-    pub(super) fn port_not_random(&self, defects: &[String]) -> Outcome {
+    pub(super) fn port_not_random(&self, defects: &[String]) -> Evaluation {
         let found = match self.reached() {
             Ok(found) => found,
-            Err(why) => return Outcome::unknown(why),
+            Err(why) => return Evaluation::unknown(why),
         };
         let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
         let states = defects.iter().map(|id| self.defect(id).map_or(DefectState::Unknown, |defect| defect.state));
@@ -71,19 +71,19 @@ impl Context<'_> {
                 _ => "keeps ports where it can, so that two connections can pick the same one at once",
             };
             let few = few_ports(rule);
-            return Outcome::holds(format!("{} {how}{few}{}", self.describe(rule), others(count - 1)));
+            return Evaluation::holds(format!("{} {how}{few}{}", self.describe(rule), others(count - 1)));
         }
         for (rule, choice) in &keeps {
             match (choice, &rule.certainty) {
                 (Choice::Random, _) => {}
-                (Choice::Predictable, Certainty::Unknown(why)) => return Outcome::unknown(why),
+                (Choice::Predictable, Certainty::Unknown(why)) => return Evaluation::unknown(why),
                 (Choice::Predictable, _) => {}
                 (Choice::NotUnderstood, _) => {
-                    return Outcome::unknown(format!("{} is not understood", rule.place));
+                    return Evaluation::unknown(format!("{} is not understood", rule.place));
                 }
                 (Choice::ByKernel, _) => {
                     let place = self.describe(rule);
-                    return Outcome::unknown(format!(
+                    return Evaluation::unknown(format!(
                         "{place} has random, which protects where the kernel chooses ports freely; whether this one does \
                          is not known"
                     ));
@@ -91,10 +91,10 @@ impl Context<'_> {
             }
         }
         if let Some(why) = gave_up {
-            return Outcome::unknown(why);
+            return Evaluation::unknown(why);
         }
         match keeps.as_slice() {
-            [] => Outcome::fails("no port is chosen"),
+            [] => Evaluation::fails("no port is chosen"),
             all => {
                 // The one with the fewest ports says most.
                 let (rule, _) = all.iter().min_by_key(|(rule, _)| ports(rule)).unwrap_or(&all[0]);
@@ -103,7 +103,7 @@ impl Context<'_> {
                     1 => ", and so does 1 other".into(),
                     rest => format!(", and so do {rest} others"),
                 };
-                Outcome::fails(format!("{} chooses random ports{}{rest}", self.describe(rule), few_ports(rule)))
+                Evaluation::fails(format!("{} chooses random ports{}{rest}", self.describe(rule), few_ports(rule)))
             }
         }
     }

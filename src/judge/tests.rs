@@ -146,7 +146,7 @@ fn an_experiment_beats_the_tables_but_not_the_operator() {
     let decide = |node: &Facts, state, livepatches: Option<Vec<String>>, kernel_defects| {
         let findings = [(id.clone(), (state, "what was seen".to_owned()))].into();
         let options =
-            Options { kernel_defects, probe: Probe { findings, livepatches, refused: None }, ..Options::default() };
+            Options { kernel_defects, probe: Probed { findings, livepatches, refused: None }, ..Options::default() };
         let report = judge(Catalogue::built_in(), node, &options);
         let defect = report.defects.iter().find(|defect| defect.id == id).unwrap().clone();
         (defect.state, defect.basis, defect.detail)

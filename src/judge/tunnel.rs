@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::ConditionState;
-use super::conditions::{Context, Outcome, unread_links};
+use super::conditions::{Context, Evaluation, unread_links};
 use crate::advisory::defects::DefectState;
 use crate::facts::{
     Feature, Filter, Link, Programs, Question, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward,
@@ -40,9 +40,9 @@ impl Context<'_> {
         if let Some(known) = self.outer.borrow().get(&link.index) {
             return known.clone();
         }
-        let walked = self.world().and_then(|world| {
+        let walked = self.network().and_then(|network| {
             let facts = symbolic::facts(self.facts, link, tunnel)?;
-            let mut outer = OuterPackets::clone(&self.derived.outer(world, facts, &self.effort));
+            let mut outer = OuterPackets::clone(&self.derived.outer(network, facts, &self.effort));
             if let Some(what) = self.marks_from_outside().filter(|_| outer.with_other_marks != OtherMarks::Harmless) {
                 for certainty in [&mut outer.rewritten, &mut outer.tracked, &mut outer.ports_written] {
                     if *certainty == Certainty::DoesNot {
@@ -144,27 +144,27 @@ impl Context<'_> {
 
     /// What rules that write ports without connection tracking do to packets without a checksum: `nft_payload_set_eval` gives
     /// them one that is wrong, on every kernel, unless the checksum inside is left to a device. `None`: nothing.
-    fn ports_written(&self, link: &Link, tunnel: &Tunnel) -> Option<Outcome> {
+    fn ports_written(&self, link: &Link, tunnel: &Tunnel) -> Option<Evaluation> {
         if tunnel.udp_checksum == UdpChecksum::On {
             return None;
         }
         let what = "a rule writes ports into its packets without connection tracking, and those without a checksum get a wrong one";
         match self.outer(link, tunnel).ok()?.ports_written {
             Certainty::DoesNot => None,
-            Certainty::Unknown(why) => Some(Outcome::unknown(why)),
+            Certainty::Unknown(why) => Some(Evaluation::unknown(why)),
             Certainty::Happens => {
                 let all = tunnel.udp_checksum == UdpChecksum::Off
                     && link.feature(Feature::TxChecksumIpGeneric) == Toggle::Off;
                 Some(match all {
-                    true => Outcome::holds(what),
-                    false => Outcome::unknown(format!("{what}, unless the checksum inside is left to a device")),
+                    true => Evaluation::holds(what),
+                    false => Evaluation::unknown(format!("{what}, unless the checksum inside is left to a device")),
                 })
             }
         }
     }
 
-    pub(super) fn checksum_breakable(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Outcome {
-        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+    pub(super) fn checksum_breakable(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Evaluation {
+        let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
         if let Some(broken) = self.ports_written(link, tunnel) {
             return broken;
         }
@@ -175,9 +175,9 @@ impl Context<'_> {
         let by = |id: &str, checksums: &str| {
             let detail = format!("outer checksums are {checksums}, and {id} decides: {}", why(id));
             match state(id) {
-                DefectState::Present => Outcome::holds(detail),
-                DefectState::Absent => Outcome::fails(detail),
-                DefectState::Unknown => Outcome::unknown(Question::from(detail).shown_by(PROBE)),
+                DefectState::Present => Evaluation::holds(detail),
+                DefectState::Absent => Evaluation::fails(detail),
+                DefectState::Unknown => Evaluation::unknown(Question::from(detail).shown_by(PROBE)),
             }
         };
         match tunnel.udp_checksum {
@@ -185,48 +185,48 @@ impl Context<'_> {
             UdpChecksum::Off => by(off, "off"),
             UdpChecksum::PerPacket | UdpChecksum::Unknown => match (state(on), state(off)) {
                 (DefectState::Present, DefectState::Present) => {
-                    Outcome::holds(format!("whether outer checksums are on or off: {}", why(on)))
+                    Evaluation::holds(format!("whether outer checksums are on or off: {}", why(on)))
                 }
                 (DefectState::Absent, DefectState::Absent) => {
-                    Outcome::fails(format!("whether outer checksums are on or off: {}", why(on)))
+                    Evaluation::fails(format!("whether outer checksums are on or off: {}", why(on)))
                 }
-                _ => Outcome::unknown("whether outer checksums are on is decided for each packet"),
+                _ => Evaluation::unknown("whether outer checksums are on is decided for each packet"),
             },
         }
     }
 
-    pub(super) fn source_nat_present(&self, tunnel: Option<&Link>) -> Outcome {
+    pub(super) fn source_nat_present(&self, tunnel: Option<&Link>) -> Evaluation {
         if tunnel.is_some_and(|link| link.link_netnsid.is_some()) {
-            return Outcome::unknown("its packets leave in another network namespace, whose rules are not read");
+            return Evaluation::unknown("its packets leave in another network namespace, whose rules are not read");
         }
-        match self.world() {
-            Err(why) => Outcome::unknown(why),
-            Ok(world) => {
-                let found = self.derived.translates(world, &self.effort);
+        match self.network() {
+            Err(why) => Evaluation::unknown(why),
+            Ok(network) => {
+                let found = self.derived.translates(network, &self.effort);
                 match &found.certainty {
-                    Certainty::Happens => Outcome::holds(format!("{} translates addresses", found.place)),
-                    Certainty::Unknown(why) => Outcome::unknown(why),
-                    Certainty::DoesNot => Outcome::fails("no rule translates addresses"),
+                    Certainty::Happens => Evaluation::holds(format!("{} translates addresses", found.place)),
+                    Certainty::Unknown(why) => Evaluation::unknown(why),
+                    Certainty::DoesNot => Evaluation::fails("no rule translates addresses"),
                 }
             }
         }
     }
 
-    pub(super) fn tunnel_checksum_offload(&self, tunnel: Option<&Link>) -> Outcome {
-        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+    pub(super) fn tunnel_checksum_offload(&self, tunnel: Option<&Link>) -> Evaluation {
+        let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
         let feature = Feature::TxChecksumIpGeneric;
         let outcome = match (self.ports_written(link, tunnel), link.feature(feature)) {
             (Some(broken), _) => broken,
-            (None, _) if link.is_elsewhere() => Outcome::holds(format!(
+            (None, _) if link.is_elsewhere() => Evaluation::holds(format!(
                 "its device lives in another network namespace, where {feature} is taken to be on, as the kernel makes it"
             )),
-            (None, Toggle::On) => Outcome::holds(format!("{feature} is on")),
+            (None, Toggle::On) => Evaluation::holds(format!("{feature} is on")),
             (None, Toggle::Off) => {
-                Outcome::fails(format!("{feature} is off: checksums are complete before the packet is wrapped"))
+                Evaluation::fails(format!("{feature} is off: checksums are complete before the packet is wrapped"))
             }
             (None, Toggle::Unknown) => {
                 let why = format!("{feature} is not known: {}", link.features.why());
-                Outcome::unknown(Question::from(why).shown_by(["ethtool", "-k", &link.name]))
+                Evaluation::unknown(Question::from(why).shown_by(["ethtool", "-k", &link.name]))
             }
         };
         let port = tunnel.port.map(|port| port.to_string()).unwrap_or_default();
@@ -234,29 +234,29 @@ impl Context<'_> {
         if link.is_elsewhere() { outcome } else { outcome.with("tunnel_device", &link.name) }
     }
 
-    pub(super) fn outer_tracked(&self, tunnel: Option<&Link>) -> Outcome {
-        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+    pub(super) fn outer_tracked(&self, tunnel: Option<&Link>) -> Evaluation {
+        let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
         match self.outer(link, tunnel) {
-            Err(why) => Outcome::unknown(why),
+            Err(why) => Evaluation::unknown(why),
             Ok(outer) => match outer.tracked {
-                Certainty::Happens => Outcome::holds("connection tracking sees its packets"),
-                Certainty::Unknown(why) => Outcome::unknown(why),
+                Certainty::Happens => Evaluation::holds("connection tracking sees its packets"),
+                Certainty::Unknown(why) => Evaluation::unknown(why),
                 Certainty::DoesNot => {
-                    Outcome::fails("connection tracking does not see its packets, so they are never translated")
+                    Evaluation::fails("connection tracking does not see its packets, so they are never translated")
                 }
             },
         }
     }
 
-    pub(super) fn outer_rewritten(&self, tunnel: Option<&Link>) -> Outcome {
-        let Some((link, tunnel)) = up(tunnel) else { return Outcome::unknown(NO_TUNNEL) };
+    pub(super) fn outer_rewritten(&self, tunnel: Option<&Link>) -> Evaluation {
+        let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
         match self.outer(link, tunnel) {
-            Err(why) => Outcome::unknown(why),
+            Err(why) => Evaluation::unknown(why),
             Ok(outer) => match outer.rewritten {
-                Certainty::Happens => Outcome::holds(outer.how),
-                Certainty::Unknown(why) if outer.how.is_empty() => Outcome::unknown(why),
+                Certainty::Happens => Evaluation::holds(outer.how),
+                Certainty::Unknown(why) if outer.how.is_empty() => Evaluation::unknown(why),
                 Certainty::Unknown(why) => {
-                    Outcome::unknown(why.reword(|why| format!("{}, but that depends: {why}", outer.how)))
+                    Evaluation::unknown(why.reword(|why| format!("{}, but that depends: {why}", outer.how)))
                 }
                 Certainty::DoesNot => {
                     let kept = if outer.kept.is_empty() { String::new() } else { format!("; {}", outer.kept) };
@@ -272,7 +272,7 @@ impl Context<'_> {
                             format!("; no rule here gives them a mark with which one would: {would}")
                         }
                     };
-                    Outcome::fails(format!(
+                    Evaluation::fails(format!(
                         "no rule that its packets get to changes their address or port{kept}{marks}{assumed}"
                     ))
                 }
@@ -280,11 +280,11 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn tunnel_checksum_offload_off(&self, tunnel: Option<&Link>) -> Outcome {
+    pub(super) fn tunnel_checksum_offload_off(&self, tunnel: Option<&Link>) -> Evaluation {
         let Some((link, _)) = up(tunnel) else {
             return match &self.facts.links {
-                Reading::Ok(_) => Outcome::fails(NO_TUNNEL),
-                other => Outcome::unknown(unread_links(other)),
+                Reading::Ok(_) => Evaluation::fails(NO_TUNNEL),
+                other => Evaluation::unknown(unread_links(other)),
             };
         };
         let outcome = self.tunnel_checksum_offload(tunnel);
@@ -293,11 +293,11 @@ impl Context<'_> {
             ConditionState::Fails => ConditionState::Holds,
             ConditionState::Unknown => ConditionState::Unknown,
         };
-        Outcome { state, ..outcome }.with("tunnel_device", &link.name)
+        Evaluation { state, ..outcome }.with("tunnel_device", &link.name)
     }
 
     /// Turning it off helps only where every other condition of the broken checksum holds.
-    pub(super) fn offload_not_needed(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Outcome {
+    pub(super) fn offload_not_needed(&self, tunnel: Option<&Link>, on: &str, off: &str) -> Evaluation {
         let others = [
             self.checksum_breakable(tunnel, on, off),
             self.source_nat_present(tunnel),
@@ -305,11 +305,11 @@ impl Context<'_> {
             self.outer_rewritten(tunnel),
         ];
         if let Some(reason) = others.iter().find(|outcome| outcome.state == ConditionState::Fails) {
-            return Outcome::holds(&reason.detail);
+            return Evaluation::holds(&reason.detail);
         }
         match others.into_iter().find(|outcome| outcome.state == ConditionState::Unknown) {
             Some(open) => open,
-            None => Outcome::fails("its packets are translated, and their checksum would be wrong with it"),
+            None => Evaluation::fails("its packets are translated, and their checksum would be wrong with it"),
         }
     }
 }

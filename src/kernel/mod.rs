@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::capture::{Answer, Ask, Meta, Question, Request, Root, Take};
+use crate::capture::{Answer, Ask, Meta, Request, RequestKind, Root, Take};
 use crate::facts::{Failure, Reading, SystemCall};
 pub use environment::without_files as meta;
 use files::Files;
@@ -88,15 +88,15 @@ impl Live {
             false => Ok(()),
         };
         let answer: Answer = match &request.question {
-            Question::File(root, path) => self.files.content(*root, path),
-            Question::Lines(root, path, words) => self.files.lines(*root, path, words, &in_time),
-            Question::Directory(root, path) => self.files.directory(*root, path),
-            Question::Link(root, path) => self.files.link(*root, path),
-            Question::Netlink(question) => {
+            RequestKind::File(root, path) => self.files.content(*root, path),
+            RequestKind::Lines(root, path, words) => self.files.lines(*root, path, words, &in_time),
+            RequestKind::Directory(root, path) => self.files.directory(*root, path),
+            RequestKind::Link(root, path) => self.files.link(*root, path),
+            RequestKind::Netlink(question) => {
                 return self.sockets.ask(question, &self.progress, take).within(&request.name);
             }
-            Question::Programs(question) => bpf::programs(question, &in_time).within(&request.name),
-            Question::Xtables(question) => xtables::table(question, &in_time).within(&request.name),
+            RequestKind::Programs(question) => bpf::programs(question, &in_time).within(&request.name),
+            RequestKind::Xtables(question) => xtables::table(question, &in_time).within(&request.name),
         };
         answer.map(|bytes| {
             progress.outside(|| take(&bytes));

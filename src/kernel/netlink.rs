@@ -191,11 +191,11 @@ pub fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
 /// Sockets to change something with, one per protocol. Nothing but [`crate::probe`] may do that, in a network namespace that is
 /// its own.
 #[derive(Default)]
-pub struct Writer {
+pub struct NetlinkSender {
     open: BTreeMap<NetlinkFamily, NlSocket>,
 }
 
-impl Writer {
+impl NetlinkSender {
     /// Sends messages and waits for the first acknowledgement or error.
     ///
     /// # Errors

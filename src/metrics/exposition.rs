@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeG
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Families, Family, Kind, Value};
+use super::{Families, MetricFamily, MetricKind, SampleValue};
 
 /// `Content-Type` of [`openmetrics`].
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,8 +39,8 @@ impl Collector for Samples {
             let stem = unit.map_or(name, |unit| name.trim_end_matches(unit).trim_end_matches('_'));
             let unit = unit.map(|unit| Unit::Other(unit.to_owned()));
             let kind = match family.metric.kind {
-                Kind::Gauge => MetricType::Gauge,
-                Kind::Counter => MetricType::Counter,
+                MetricKind::Gauge => MetricType::Gauge,
+                MetricKind::Counter => MetricType::Counter,
             };
             let mut encoder = encoder.encode_descriptor(stem, family.metric.help, unit.as_ref(), kind)?;
             for (labels, value) in family.samples() {
@@ -52,14 +52,14 @@ impl Collector for Samples {
     }
 }
 
-fn encode_sample(mut encoder: MetricEncoder<'_>, family: &Family, value: Value) -> fmt::Result {
+fn encode_sample(mut encoder: MetricEncoder<'_>, family: &MetricFamily, value: SampleValue) -> fmt::Result {
     match family.metric.kind {
-        Kind::Counter => encoder.encode_counter::<[(&str, &str); 0], Value, f64>(&value, None),
-        Kind::Gauge => encoder.encode_gauge(&value),
+        MetricKind::Counter => encoder.encode_counter::<[(&str, &str); 0], SampleValue, f64>(&value, None),
+        MetricKind::Gauge => encoder.encode_gauge(&value),
     }
 }
 
-impl EncodeCounterValue for Value {
+impl EncodeCounterValue for SampleValue {
     fn encode(&self, encoder: &mut prometheus_client::encoding::CounterValueEncoder<'_>) -> fmt::Result {
         match self {
             Self::Whole(value) => EncodeCounterValue::encode(value, encoder),
@@ -68,7 +68,7 @@ impl EncodeCounterValue for Value {
     }
 }
 
-impl EncodeGaugeValue for Value {
+impl EncodeGaugeValue for SampleValue {
     fn encode(&self, encoder: &mut prometheus_client::encoding::GaugeValueEncoder<'_>) -> fmt::Result {
         match self {
             Self::Whole(value) => EncodeGaugeValue::encode(value, encoder),
@@ -98,8 +98,8 @@ pub fn prometheus(families: &Families) -> String {
             }
             out.push_str(if metric.labels.is_empty() { " " } else { "} " });
             let _ = match value {
-                Value::Whole(value) => writeln!(out, "{value}"),
-                Value::Real(value) => writeln!(out, "{value}"),
+                SampleValue::Whole(value) => writeln!(out, "{value}"),
+                SampleValue::Real(value) => writeln!(out, "{value}"),
             };
         }
     }

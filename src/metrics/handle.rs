@@ -10,14 +10,14 @@ use crate::facts::{Collector, Feature, NetworkNamespace, Source, SourceState, Tu
 
 /// What a metric does over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Goes up and down.
     Gauge,
     /// Only goes up.
     Counter,
 }
 
-impl Kind {
+impl MetricKind {
     /// The type's name in both exposition formats.
     pub const fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ pub struct Metric {
     /// Full name, with unit and `_total`.
     pub name: &'static str,
     /// Gauge or counter.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Label names, in order.
     pub labels: &'static [&'static str],
     /// Unit that the name carries; empty where it counts things.
@@ -46,11 +46,11 @@ pub struct Metric {
 
 impl Metric {
     pub(super) const fn gauge(name: &'static str, collectors: &'static [Collector], help: &'static str) -> Self {
-        Self { name, kind: Kind::Gauge, labels: &[], unit: "", collectors, help }
+        Self { name, kind: MetricKind::Gauge, labels: &[], unit: "", collectors, help }
     }
 
     pub(super) const fn counter(name: &'static str, collectors: &'static [Collector], help: &'static str) -> Self {
-        Self { name, kind: Kind::Counter, labels: &[], unit: "", collectors, help }
+        Self { name, kind: MetricKind::Counter, labels: &[], unit: "", collectors, help }
     }
 
     /// The same with the unit that its name carries.

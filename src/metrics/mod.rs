@@ -15,7 +15,7 @@ use crate::facts::{
 };
 use crate::judge::{ConditionState, Report};
 use handle::{Handle, Labels};
-pub use handle::{Kind, Metric};
+pub use handle::{Metric, MetricKind};
 use table::{
     AdvisoryInfoLabels, AdvisoryLabels, BuildLabels, CollectorLabels, ConditionLabels, CpuLabels, DefectLabels,
     FamilyLabels, FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels, TunnelLabels,
@@ -25,7 +25,7 @@ pub use table::{METRICS, table};
 
 /// A value. Counters stay whole numbers: a float loses increments beyond 2⁵³.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value {
+pub enum SampleValue {
     /// A whole number.
     Whole(u64),
     /// Seconds.
@@ -34,7 +34,7 @@ pub enum Value {
 
 /// All samples of one metric.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub struct MetricFamily {
     /// Its row in the table.
     pub metric: &'static Metric,
     /// The label values of all samples, one after the other: a scrape has some 900 of them.
@@ -48,15 +48,15 @@ struct Sample {
     begin: usize,
     /// Where each of them ends.
     ends: [usize; MAX_LABELS],
-    value: Value,
+    value: SampleValue,
 }
 
 /// Most labels that a metric has.
 const MAX_LABELS: usize = 6;
 
-impl Family {
+impl MetricFamily {
     /// Label values, in the order of the table, and value of each sample.
-    pub fn samples(&self) -> impl Iterator<Item = (impl Iterator<Item = &str>, Value)> {
+    pub fn samples(&self) -> impl Iterator<Item = (impl Iterator<Item = &str>, SampleValue)> {
         self.samples.iter().map(|sample| (self.labels(sample), sample.value))
     }
 
@@ -65,7 +65,7 @@ impl Family {
         begins.zip(sample.ends).take(self.metric.labels.len()).map(|(begin, end)| &self.text[begin..end])
     }
 
-    fn add(&mut self, labels: &impl Labels, value: Value) {
+    fn add(&mut self, labels: &impl Labels, value: SampleValue) {
         let begin = self.text.len();
         let mut ends = [begin; MAX_LABELS];
         for (label, end) in labels.values().zip(&mut ends) {
@@ -79,23 +79,23 @@ impl Family {
 /// All families of one look, in the order of the table.
 #[derive(Clone, Debug, Default)]
 pub struct Families {
-    families: BTreeMap<usize, Family>,
+    families: BTreeMap<usize, MetricFamily>,
 }
 
 impl Families {
-    fn add<L: Labels>(&mut self, metric: Handle<L>, labels: L, value: Value) {
+    fn add<L: Labels>(&mut self, metric: Handle<L>, labels: L, value: SampleValue) {
         const { assert!(L::NAMES.len() <= MAX_LABELS) };
         let row = &METRICS[metric.position];
-        let new = || Family { metric: row, text: String::new(), samples: Vec::new() };
+        let new = || MetricFamily { metric: row, text: String::new(), samples: Vec::new() };
         self.families.entry(metric.position).or_insert_with(new).add(&labels, value);
     }
 
     fn flag<L: Labels>(&mut self, metric: Handle<L>, labels: L, value: bool) {
-        self.add(metric, labels, Value::Whole(value.into()));
+        self.add(metric, labels, SampleValue::Whole(value.into()));
     }
 
     fn whole(&mut self, metric: Handle<()>, value: u64) {
-        self.add(metric, (), Value::Whole(value));
+        self.add(metric, (), SampleValue::Whole(value));
     }
 
     fn reading(&mut self, metric: Handle<()>, reading: &Reading<u64>) {
@@ -105,7 +105,7 @@ impl Families {
     }
 
     /// All families.
-    pub fn iter(&self) -> impl Iterator<Item = &Family> {
+    pub fn iter(&self) -> impl Iterator<Item = &MetricFamily> {
         self.families.values()
     }
 
@@ -113,7 +113,7 @@ impl Families {
     pub fn retain(&mut self, collectors: &[Collector]) {
         self.families.retain(|_, family| {
             if matches!(family.metric.labels, ["collector"] | ["source", "state"]) {
-                let Family { text, samples, .. } = family;
+                let MetricFamily { text, samples, .. } = family;
                 samples.retain(|sample| {
                     let label = &text[sample.begin..sample.ends[0]];
                     let of_source = Source::from_name(label).map(Source::collector);
@@ -128,7 +128,7 @@ impl Families {
 
 /// What the metrics need besides report and facts.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct MetricSettings {
     /// `--collector.links.max-devices`
     pub max_devices: usize,
     /// `--collector.conntrack.per-cpu`
@@ -151,7 +151,7 @@ pub fn families(
     report: &Report,
     facts: &Facts,
     durations: &BTreeMap<Collector, Duration>,
-    settings: &Settings,
+    settings: &MetricSettings,
 ) -> Families {
     let mut out = Families::default();
     if settings.collectors.contains(&Collector::Verdict) {
@@ -178,8 +178,8 @@ pub fn families(
     out.reading(table::NETSTAT_TCP_SYN_RETRANSMITS, &netstat.tcp_syn_retransmits);
     for (found, family) in facts.neighbours.0.iter().zip([netfilter::Family::Ipv4, netfilter::Family::Ipv6]) {
         let Some(found) = found.ok() else { continue };
-        out.add(table::NEIGHBOUR_ENTRIES, FamilyLabels { family }, Value::Whole(found.entries.into()));
-        out.add(table::NEIGHBOUR_ENTRIES_LIMIT, FamilyLabels { family }, Value::Whole(found.limit.into()));
+        out.add(table::NEIGHBOUR_ENTRIES, FamilyLabels { family }, SampleValue::Whole(found.entries.into()));
+        out.add(table::NEIGHBOUR_ENTRIES_LIMIT, FamilyLabels { family }, SampleValue::Whole(found.limit.into()));
     }
     health(&mut out, report, facts, durations, settings);
     let build = BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH };
@@ -187,7 +187,7 @@ pub fn families(
     out
 }
 
-fn verdicts(out: &mut Families, report: &Report, settings: &Settings) {
+fn verdicts(out: &mut Families, report: &Report, settings: &MetricSettings) {
     for finding in &report.advisories {
         let advisory = finding.id.as_str();
         if finding.state != State::Unknown {
@@ -225,7 +225,7 @@ fn kernel(out: &mut Families, report: &Report, facts: &Facts) {
     }
 }
 
-fn conntrack(out: &mut Families, facts: &Facts, settings: &Settings) {
+fn conntrack(out: &mut Families, facts: &Facts, settings: &MetricSettings) {
     out.reading(table::CONNTRACK_ENTRIES, &facts.conntrack.entries);
     out.reading(table::CONNTRACK_ENTRIES_LIMIT, &facts.conntrack.entries_limit);
     out.reading(table::CONNTRACK_BUCKETS, &facts.conntrack.buckets);
@@ -239,7 +239,7 @@ fn conntrack(out: &mut Families, facts: &Facts, settings: &Settings) {
             (ConntrackCounter::Drop, table::CONNTRACK_CPU_DROP),
         ] {
             if let Some(value) = cpu.counters.get(&counter) {
-                out.add(metric, CpuLabels { cpu: &number }, Value::Whole(*value));
+                out.add(metric, CpuLabels { cpu: &number }, SampleValue::Whole(*value));
             }
         }
     }
@@ -274,11 +274,11 @@ fn source_nat(out: &mut Families, facts: &Facts) -> u64 {
             continue;
         }
         let labels = SourceNatLabels { backend, family, owner, action, port_randomization: randomization };
-        out.add(table::SOURCE_NAT_RULES, labels, Value::Whole(rules));
-        out.add(table::SOURCE_NAT_RULES_UNCOUNTED, labels, Value::Whole(uncounted));
+        out.add(table::SOURCE_NAT_RULES, labels, SampleValue::Whole(rules));
+        out.add(table::SOURCE_NAT_RULES_UNCOUNTED, labels, SampleValue::Whole(uncounted));
         if let Some(Counter { packets, bytes }) = counted {
-            out.add(table::SOURCE_NAT_RULE_PACKETS, labels, Value::Whole(packets));
-            out.add(table::SOURCE_NAT_RULE_BYTES, labels, Value::Whole(bytes));
+            out.add(table::SOURCE_NAT_RULE_PACKETS, labels, SampleValue::Whole(packets));
+            out.add(table::SOURCE_NAT_RULE_BYTES, labels, SampleValue::Whole(bytes));
         }
     }
     omitted
@@ -293,7 +293,7 @@ fn ranked_kinds(facts: &Facts) -> Vec<(&SourceNatKind, &SourceNatTotal)> {
 }
 
 /// Tunnels and what carries them; returns how many series the limits left out.
-fn links(out: &mut Families, report: &Report, facts: &Facts, settings: &Settings) -> u64 {
+fn links(out: &mut Families, report: &Report, facts: &Facts, settings: &MetricSettings) -> u64 {
     if facts.links.ok().is_none() {
         return 0;
     }
@@ -354,7 +354,7 @@ fn health(
     report: &Report,
     facts: &Facts,
     durations: &BTreeMap<Collector, Duration>,
-    settings: &Settings,
+    settings: &MetricSettings,
 ) {
     for status in &facts.sources {
         out.flag(table::SOURCE_INFO, SourceLabels { source: status.source, state: status.state }, true);
@@ -371,7 +371,7 @@ fn health(
         out.flag(table::SCRAPE_COLLECTOR_SUCCESS, CollectorLabels { collector: *collector }, success);
         if let Some(duration) = durations.get(collector) {
             let labels = CollectorLabels { collector: *collector };
-            out.add(table::SCRAPE_COLLECTOR_DURATION_SECONDS, labels, Value::Real(duration.as_secs_f64()));
+            out.add(table::SCRAPE_COLLECTOR_DURATION_SECONDS, labels, SampleValue::Real(duration.as_secs_f64()));
         }
     }
 }
@@ -397,14 +397,14 @@ pub struct Process {
 
 /// Adds the exporter's own process, as Prometheus client libraries do.
 pub fn add_process(out: &mut Families, process: &Process) {
-    out.add(table::PROCESS_CPU_SECONDS, (), Value::Real(process.cpu_seconds));
+    out.add(table::PROCESS_CPU_SECONDS, (), SampleValue::Real(process.cpu_seconds));
     out.whole(table::PROCESS_OPEN_FDS, process.open_fds);
     if let Some(limit) = process.max_fds {
         out.whole(table::PROCESS_MAX_FDS, limit);
     }
     out.whole(table::PROCESS_VIRTUAL_MEMORY_BYTES, process.virtual_memory_bytes);
     out.whole(table::PROCESS_RESIDENT_MEMORY_BYTES, process.resident_memory_bytes);
-    out.add(table::PROCESS_START_TIME_SECONDS, (), Value::Real(process.start_time_seconds));
+    out.add(table::PROCESS_START_TIME_SECONDS, (), SampleValue::Real(process.start_time_seconds));
     out.whole(table::PROCESS_THREADS, process.threads);
 }
 

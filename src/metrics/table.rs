@@ -169,7 +169,7 @@ pub fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Kind;
+    use crate::metrics::MetricKind;
 
     #[test]
     fn the_table_follows_the_naming_rules() {
@@ -178,7 +178,7 @@ mod tests {
             let name = metric.name;
             assert!(names.insert(name), "{name} is there twice");
             assert!(name.starts_with("natwatch_") || name.starts_with("process_"), "{name}");
-            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind == MetricKind::Counter, "{name}");
             let stem = name.trim_end_matches("_total");
             assert!(metric.unit.is_empty() || stem.ends_with(metric.unit), "{name}: unit {}", metric.unit);
             assert!(!metric.help.ends_with('.') && !metric.help.contains(['\n', '\\']), "{name}: {}", metric.help);

@@ -2,7 +2,7 @@
 //!
 //! `include/uapi/linux/netfilter/nfnetlink.h`.
 
-use super::netlink::{Value, Writer};
+use super::netlink::{AttributeValue, MessageWriter};
 use super::{Result, array};
 
 /// Length of `struct nfgenmsg`.
@@ -38,13 +38,13 @@ impl Nfgenmsg {
     ///
     /// # Errors
     /// It is cut off, or lacks something.
-    pub fn parse<'a, T: Value<'a>>(bytes: &'a [u8]) -> Result<(Self, T)> {
+    pub fn parse<'a, T: AttributeValue<'a>>(bytes: &'a [u8]) -> Result<(Self, T)> {
         let (header, rest) = Self::split(bytes)?;
         Ok((header, T::parse(rest)?))
     }
 
     /// Writes it.
-    pub fn emit(&self, out: &mut Writer) {
+    pub fn emit(&self, out: &mut MessageWriter) {
         out.bytes(&[self.family, self.version]);
         out.bytes(&self.res_id.to_be_bytes());
     }

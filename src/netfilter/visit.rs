@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::netlink::{Layout, List, Nest, Text};
+use super::netlink::{AttributeList, BlockLayout, Nest, Text};
 use super::nftables::Expression;
 use super::nftables::expr::Expr;
 
@@ -139,13 +139,13 @@ impl Zero for u32 {
     }
 }
 
-impl Visit for Layout<'_> {
+impl Visit for BlockLayout<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         self.unknown.iter_mut().for_each(|(.., body)| visitor.unsupported(body));
     }
 }
 
-impl<T: Visit> Visit for List<'_, T> {
+impl<T: Visit> Visit for AttributeList<'_, T> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         self.elements.iter_mut().for_each(|element| element.visit(visitor));
         self.layout.visit(visitor);

@@ -10,7 +10,7 @@ use super::legacy::{self, Masquerade};
 use super::messages::{self, Ports, Vxlan};
 use super::needs::{Backend, Means};
 use crate::capture::NetlinkFamily;
-use crate::kernel::netlink::Writer;
+use crate::kernel::netlink::NetlinkSender;
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::xtables;
 
@@ -32,7 +32,7 @@ pub struct Lab {
     /// What writes rules for IPv4 and for IPv6.
     backends: [Backend; 2],
     /// One for all changes: the kernel takes ten milliseconds to close one.
-    writer: Writer,
+    writer: NetlinkSender,
     /// Receives IPv4 and IPv6 at the far end; the latter where it can be used.
     sockets: [Option<PacketSocket>; 2],
     /// Why IPv6 cannot be used.
@@ -67,7 +67,7 @@ impl Lab {
         let mut lab = Self {
             means,
             backends: [backend; 2],
-            writer: Writer::default(),
+            writer: NetlinkSender::default(),
             sockets: [None, None],
             ipv6,
             deadline,
@@ -130,7 +130,7 @@ impl Lab {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn tunnel(&mut self, ipv6: bool, checksum: bool) -> Result<Tunnel, String> {
+    pub fn tunnel(&mut self, ipv6: bool, checksum: bool) -> Result<LabTunnel, String> {
         self.means.tunnel.clone()?;
         let (peer, number) = self.next_peer(ipv6);
         let local: IpAddr = if ipv6 { LOCAL_IPV6.into() } else { LOCAL.into() };
@@ -140,7 +140,7 @@ impl Lab {
         self.route("a VXLAN device", &device.create(&format!("vx{number}"), LOW.0))?;
         self.route("an address", &messages::new_address(index, Ipv4Addr::new(198, 18, number, 1).into(), 24))?;
         self.route("a device that is up", &messages::set_up(index))?;
-        Ok(Tunnel { ipv6, peer, port, inside: Ipv4Addr::new(198, 18, number, 2) })
+        Ok(LabTunnel { ipv6, peer, port, inside: Ipv4Addr::new(198, 18, number, 2) })
     }
 
     /// Has the sources of datagrams to `destination` translated.
@@ -207,7 +207,7 @@ impl Lab {
 
 /// A tunnel of the lab.
 #[derive(Clone, Copy, Debug)]
-pub struct Tunnel {
+pub struct LabTunnel {
     /// Family of its outer packets.
     pub ipv6: bool,
     /// Where they go to.

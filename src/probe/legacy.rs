@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::messages::{NF_NAT_RANGE_PROTO_RANDOM, NF_NAT_RANGE_PROTO_SPECIFIED, Ports};
 use crate::netfilter::xtables::targets::nat::{NfNatIpv4MultiRangeCompat, NfNatRange};
 use crate::netfilter::xtables::targets::verdict::{ACCEPT, XtErrorTarget, XtStandardTarget};
-use crate::netfilter::xtables::{Be16, Header, Ip6tEntry, IptEntry, IptReplace, Rule, Structure, XtEntry};
+use crate::netfilter::xtables::{Be16, Ip6tEntry, IptEntry, IptReplace, Structure, XtEntry, XtHeader, XtRule};
 
 /// Hooks that the table has chains on: prerouting, input, output, postrouting.
 const HOOKS: [usize; 4] = [0, 1, 3, 4];
@@ -25,9 +25,9 @@ pub struct Masquerade {
 pub fn nat_table(ipv6: bool, rules: &[Masquerade]) -> Vec<u8> {
     let mut replace = IptReplace { name: padded(b"nat"), ..IptReplace::default() };
     let mut entries = Vec::new();
-    let any = || if ipv6 { Header::Ipv6(Ip6tEntry::default()) } else { Header::Ipv4(IptEntry::default()) };
+    let any = || if ipv6 { XtHeader::Ipv6(Ip6tEntry::default()) } else { XtHeader::Ipv4(IptEntry::default()) };
     let mut add = |replace: &mut IptReplace<'_>, header, target| {
-        entries.extend(Rule::new(header, target).emit());
+        entries.extend(XtRule::new(header, target).emit());
         replace.num_entries += 1;
         // A handful of entries of less than 300 bytes.
         replace.size = u32::try_from(entries.len()).unwrap_or(u32::MAX);
@@ -51,17 +51,17 @@ fn padded<const N: usize>(name: &[u8]) -> [u8; N] {
     std::array::from_fn(|at| name.get(at).copied().unwrap_or(0))
 }
 
-fn udp_to(destination: IpAddr) -> Header<'static> {
+fn udp_to(destination: IpAddr) -> XtHeader<'static> {
     const UDP: u16 = 17;
     const IP6T_F_PROTO: u8 = 1;
     match destination {
         IpAddr::V4(address) => {
             let (dst, dmsk) = (address.octets(), [0xff; 4]);
-            Header::Ipv4(IptEntry { dst, dmsk, proto: UDP, ..IptEntry::default() })
+            XtHeader::Ipv4(IptEntry { dst, dmsk, proto: UDP, ..IptEntry::default() })
         }
         IpAddr::V6(address) => {
             let (dst, dmsk) = (address.octets(), [0xff; 16]);
-            Header::Ipv6(Ip6tEntry { dst, dmsk, proto: UDP, flags: IP6T_F_PROTO, ..Ip6tEntry::default() })
+            XtHeader::Ipv6(Ip6tEntry { dst, dmsk, proto: UDP, flags: IP6T_F_PROTO, ..Ip6tEntry::default() })
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use neli::consts::nl::NlmF;
 
 use crate::netfilter::netlink::rtnl::*;
-use crate::netfilter::netlink::{Layout, Writer, frame, put, put_nested};
+use crate::netfilter::netlink::{BlockLayout, MessageWriter, frame, put, put_nested};
 use crate::netfilter::nfnetlink::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, Nfgenmsg};
 use crate::netfilter::nftables::expr::{Cmp, Immediate, Masq, Meta, NFTA_META_DREG, NFTA_META_KEY, Nat, Payload};
 use crate::netfilter::nftables::uapi::{
@@ -168,7 +168,7 @@ pub fn masquerade(destination: IpAddr, ports: Ports) -> Vec<u8> {
 pub fn redirect(destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Vec<u8> {
     let mut expressions = to(destination.into()).to_vec();
     if let Some(cpu) = cpu {
-        let layout = Layout::in_order(&[NFTA_META_DREG, NFTA_META_KEY]);
+        let layout = BlockLayout::in_order(&[NFTA_META_DREG, NFTA_META_KEY]);
         let load = Meta { dreg: Some(NFT_REG_1), key: NFT_META_CPU, layout, ..Meta::default() };
         expressions.extend([load.into(), equals(cpu.to_ne_bytes().to_vec())]);
     }
@@ -199,15 +199,15 @@ fn immediate(dreg: u32, value: &[u8]) -> Expression<'static> {
 fn rule(chain: NatChain, family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
     let subsystem = Nfgenmsg { res_id: NFNL_SUBSYS_NFTABLES, ..Nfgenmsg::default() };
     let limit = |kind| {
-        let mut out = Writer::user();
+        let mut out = MessageWriter::user();
         subsystem.emit(&mut out);
         message(kind, NlmF::empty(), &out.finish())
     };
     let change = |flags: NlmF, body: Body<'_>| {
-        let mut out = Writer::user();
+        let mut out = MessageWriter::user();
         let header = Nfgenmsg { family, ..Nfgenmsg::default() };
         let kind = body.kind();
-        nftables::Message { header, body }.emit(&mut out);
+        nftables::NftMessage { header, body }.emit(&mut out);
         message(kind, NlmF::CREATE | flags, &out.finish())
     };
     let (name, hooknum, priority) = match chain {

@@ -30,7 +30,7 @@ mod tunnel;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use outcome::{Finding, Identity, Outcome};
+pub use outcome::{Outcome, ProbeFinding, RunningKernel};
 use serde::{Deserialize, Serialize};
 
 use crate::advisory::defects::DefectState;
@@ -95,7 +95,7 @@ fn version() -> Request {
 /// What files tell before anything is tried.
 struct Before {
     probed_at: String,
-    identity: Option<Identity>,
+    identity: Option<RunningKernel>,
     livepatches: Option<Vec<String>>,
     means: Means,
 }
@@ -114,15 +114,15 @@ fn read(paths: &Paths, means: impl FnOnce(&mut Node<'_>) -> Means) -> Before {
 }
 
 /// Which kernel a node has; `boot` is for one that cannot be asked for its boot.
-fn identity(node: &mut Node<'_>, boot: Option<String>) -> Option<Identity> {
+fn identity(node: &mut Node<'_>, boot: Option<String>) -> Option<RunningKernel> {
     let release = Request::file(Source::Kernel, Root::Procfs, "sys/kernel/osrelease");
     let mut line = |request: &Request| node.line(request).ok().cloned();
     let boot_id = boot.or_else(|| line(&boot_id()));
-    Some(Identity { boot_id: boot_id?, kernel_release: line(&release)?, kernel_version: line(&version())? })
+    Some(RunningKernel { boot_id: boot_id?, kernel_release: line(&release)?, kernel_version: line(&version())? })
 }
 
 /// The kernel that runs now; `None` where /proc does not tell.
-pub fn running(paths: &Paths) -> Option<Identity> {
+pub fn running(paths: &Paths) -> Option<RunningKernel> {
     read(paths, |_| Means::none("nothing is tried")).identity
 }
 
@@ -138,7 +138,7 @@ pub struct Probe {
 #[derive(Deserialize, Serialize)]
 struct Preface {
     probed_at: String,
-    identity: Option<Identity>,
+    identity: Option<RunningKernel>,
     livepatches: Option<Vec<String>>,
 }
 
@@ -176,7 +176,7 @@ impl Probe {
         let preface = lines.next().and_then(|line| serde_json::from_str(line).ok());
         let Preface { probed_at, identity, livepatches } = preface.unwrap_or_else(Preface::unknown);
         let mut outcome = Outcome::new(probed_at, identity, livepatches);
-        let mut findings: Vec<Finding> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let mut findings: Vec<ProbeFinding> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
         for defect in &self.wanted {
             let found = findings.iter().position(|finding| finding.id == *defect).map(|at| findings.swap_remove(at));
             outcome.defects.push(found.unwrap_or_else(|| finding(defect, Err(missing.clone()))));
@@ -214,7 +214,7 @@ fn say(inside: &mut Inside, value: &impl Serialize) {
     inside.say(&serde_json::to_string(value).unwrap_or_default());
 }
 
-fn finding(defect: &str, result: Result<(DefectState, String), String>) -> Finding {
+fn finding(defect: &str, result: Result<(DefectState, String), String>) -> ProbeFinding {
     let (state, detail) = result.unwrap_or_else(|why| (DefectState::Unknown, why));
-    Finding { id: defect.to_owned(), state, detail }
+    ProbeFinding { id: defect.to_owned(), state, detail }
 }

@@ -9,7 +9,7 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// What an experiment says about one defect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
+pub struct ProbeFinding {
     /// The defect.
     pub id: String,
     /// Whether the running kernel has it; unknown if one of the experiment's controls failed.
@@ -25,7 +25,7 @@ fn by_name<S: Serializer>(state: &DefectState, serializer: S) -> Result<S::Ok, S
 
 /// The running kernel, told apart from every other, and from itself after a reboot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct RunningKernel {
     /// `/proc/sys/kernel/random/boot_id`
     pub boot_id: String,
     /// `/proc/sys/kernel/osrelease`
@@ -46,16 +46,16 @@ pub struct Outcome {
     /// How long that took.
     pub duration_ms: u64,
     /// What was probed; `None` where /proc did not tell.
-    pub identity: Option<Identity>,
+    pub identity: Option<RunningKernel>,
     /// Live patches that were loaded; `None` where that could not be read.
     pub livepatches: Option<Vec<String>>,
     /// By id.
-    pub defects: Vec<Finding>,
+    pub defects: Vec<ProbeFinding>,
 }
 
 impl Outcome {
     /// A probe by this version.
-    pub fn new(probed_at: String, identity: Option<Identity>, livepatches: Option<Vec<String>>) -> Self {
+    pub fn new(probed_at: String, identity: Option<RunningKernel>, livepatches: Option<Vec<String>>) -> Self {
         let natwatch_version = env!("CARGO_PKG_VERSION").to_owned();
         let (schema_version, duration_ms, defects) = (SCHEMA_VERSION, 0, Vec::new());
         Self { schema_version, natwatch_version, probed_at, duration_ms, identity, livepatches, defects }
@@ -95,7 +95,7 @@ impl Outcome {
         // What keeps all of them from being told is said once.
         for alike in self.defects.chunk_by(|one, next| (one.state, &one.detail) == (next.state, &next.detail)) {
             text += "\n";
-            for Finding { id, state, .. } in alike {
+            for ProbeFinding { id, state, .. } in alike {
                 let state = match state {
                     DefectState::Present => "PRESENT",
                     DefectState::Absent | DefectState::Unknown => state.name(),
@@ -122,7 +122,7 @@ impl Outcome {
     ///
     /// # Errors
     /// What differs.
-    pub fn is_of(&self, running: Option<&Identity>) -> Result<(), String> {
+    pub fn is_of(&self, running: Option<&RunningKernel>) -> Result<(), String> {
         let (Some(mine), Some(running)) = (&self.identity, running) else {
             return Err("which kernel runs, or was probed, is not known".into());
         };
@@ -143,13 +143,13 @@ mod tests {
     use super::*;
 
     fn outcome(states: &[(&str, DefectState)]) -> Outcome {
-        let identity = |id: &str| Identity {
+        let identity = |id: &str| RunningKernel {
             boot_id: id.into(),
             kernel_release: "6.1.0-9-amd64".into(),
             kernel_version: "#1 SMP".into(),
         };
         let mut outcome = Outcome::new("2026-01-01T00:00:00Z".into(), Some(identity("a-b")), Some(vec![]));
-        let finding = |(id, state): &(&str, DefectState)| Finding {
+        let finding = |(id, state): &(&str, DefectState)| ProbeFinding {
             id: (*id).into(),
             state: *state,
             detail: "the detail".into(),
@@ -194,7 +194,7 @@ mod tests {
         let same = outcome.identity.clone();
         assert_eq!(outcome.is_of(same.as_ref()), Ok(()));
         assert!(outcome.is_of(None).is_err());
-        let other = |change: fn(&mut Identity)| {
+        let other = |change: fn(&mut RunningKernel)| {
             let mut other = same.clone().unwrap();
             change(&mut other);
             outcome.is_of(Some(&other)).unwrap_err()

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use super::{Identity, Outcome, identity, running};
+use super::{Outcome, RunningKernel, identity, running};
 use crate::capture::{Capture, Replay};
 use crate::facts::{Collector, Failure, Reading};
 use crate::kernel::Paths;
@@ -40,7 +40,11 @@ pub struct Saved {
 
 impl Saved {
     /// Of this text, if it is about the kernel that `kernel` tells.
-    fn new(origin: String, text: Result<String, String>, kernel: impl FnOnce(&Outcome) -> Option<Identity>) -> Self {
+    fn new(
+        origin: String,
+        text: Result<String, String>,
+        kernel: impl FnOnce(&Outcome) -> Option<RunningKernel>,
+    ) -> Self {
         let read = |text: String| {
             let outcome =
                 Outcome::parse(&text).map_err(|why| format!("it is not what natwatch probe --output writes: {why}"))?;
@@ -125,7 +129,7 @@ pub fn of_capture(choice: &Choice, capture: &Capture) -> Option<Saved> {
 }
 
 /// The kernel that a capture is of. One that does not tell the boot is compared by release and version.
-fn captured(capture: &Capture, outcome: &Outcome) -> Option<Identity> {
+fn captured(capture: &Capture, outcome: &Outcome) -> Option<RunningKernel> {
     let mut replay = Replay::new(capture);
     let (collectors, known) = (Collectors::from([Collector::Kernel]), Known::default());
     let mut node = Node::new(&mut replay, &collectors, &known);

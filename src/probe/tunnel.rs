@@ -3,7 +3,7 @@
 //! One datagram is sent through a tunnel without NAT, and one whose outer packet is translated.
 
 use super::datagram::{Checksum, Datagram, Partial};
-use super::lab::{self, Lab, NoIpv6, Tunnel};
+use super::lab::{self, Lab, LabTunnel, NoIpv6};
 use super::messages::Ports;
 use crate::advisory::defects::DefectState;
 
@@ -50,13 +50,13 @@ fn one(lab: &mut Lab, ipv6: bool, checksum: bool) -> Result<bool, String> {
 }
 
 /// Sends through the tunnel; what arrives.
-fn through(lab: &Lab, tunnel: &Tunnel, number: u16) -> Result<Outer, String> {
+fn through(lab: &Lab, tunnel: &LabTunnel, number: u16) -> Result<Outer, String> {
     let payload = [tunnel.port.to_be_bytes(), number.to_be_bytes()].concat();
     lab::send(0, tunnel.inside, &payload)?;
     lab.receive(tunnel.ipv6, |datagram| read(&datagram, tunnel, &payload))
 }
 
-fn read(datagram: &Datagram, tunnel: &Tunnel, payload: &[u8]) -> Option<Outer> {
+fn read(datagram: &Datagram, tunnel: &LabTunnel, payload: &[u8]) -> Option<Outer> {
     let mine = datagram.destination == tunnel.peer && datagram.destination_port == tunnel.port;
     let carries = datagram.inner() == Some((lab::DISCARD, payload));
     let translated = (TRANSLATED.0..=TRANSLATED.1).contains(&datagram.source_port);

@@ -195,7 +195,7 @@ fn not_empty(cpus: Vec<ConntrackCpu>) -> Result<Vec<ConntrackCpu>, Failure> {
 mod tests {
     use super::*;
     use crate::facts::SourceState;
-    use crate::netfilter::netlink::{self, Emit as _, Writer};
+    use crate::netfilter::netlink::{self, Emit as _, MessageWriter};
     use crate::read::testing::{Answers, answering, read_with};
 
     const MODERN: &[u8] = b"entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
@@ -327,7 +327,7 @@ mod tests {
                 chain_toolong: value(15),
                 ..CpuStats::default()
             };
-            let mut out = Writer::kernel();
+            let mut out = MessageWriter::kernel();
             Nfgenmsg { res_id, ..Nfgenmsg::default() }.emit(&mut out);
             stats.emit(&mut out);
             netlink::frame(IPCTNL_MSG_CT_GET_STATS_CPU, netlink::NLM_F_MULTI, &out.finish())

@@ -14,7 +14,7 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::Attributes;
 use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
 use crate::read::Node;
-use crate::read::links::Sockets;
+use crate::read::links::TunnelSockets;
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -161,8 +161,8 @@ pub fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
 }
 
 /// Sockets of tunnels, by their port. Of IPv6: absent, it is off.
-pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<Sockets> {
-    let mut found = Sockets::new();
+pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<TunnelSockets> {
+    let mut found = TunnelSockets::new();
     for ipv6 in [false, true] {
         match node.text(&sockets(ipv6)) {
             Reading::Ok(text) => {
@@ -171,7 +171,7 @@ pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<Sockets> {
                 }
             }
             Reading::Absent(_) if ipv6 => {}
-            other => return other.map(|_| Sockets::new()),
+            other => return other.map(|_| TunnelSockets::new()),
         }
     }
     Reading::Ok(found)

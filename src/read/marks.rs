@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::netfilter::{ChainId, ChainKind, Condition, Field, Hook, MarkSetters, Match, Ruleset, Step, Verdict};
+use crate::facts::netfilter::{
+    ChainId, ChainKind, Comparison, Field, Hook, MarkSetters, Match, Ruleset, Step, Verdict,
+};
 
 /// Bits of the mark that the nat chains on postrouting and input test, by chain.
 pub fn tested(ruleset: &Ruleset) -> BTreeMap<ChainId, u32> {
@@ -27,9 +29,9 @@ fn tested_bits(step: &Step) -> u32 {
         _ => return 0,
     };
     let bits = tests.iter().filter(|test| test.field == Field::Mark).map(|test| match test.condition {
-        Condition::Masked { mask, value: 0 } => mask,
-        Condition::Masked { value, .. } => value,
-        Condition::Ranges(_) => u128::from(u32::MAX),
+        Comparison::Masked { mask, value: 0 } => mask,
+        Comparison::Masked { value, .. } => value,
+        Comparison::Ranges(_) => u128::from(u32::MAX),
     });
     u32::try_from(bits.fold(0, |all, bits| all | bits)).unwrap_or(u32::MAX)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::absence::{self, Absence};
 use super::{Collectors, Known, Sources};
-use crate::capture::{Answer, Ask, NetlinkFamily, Question, Request, Root, Take};
+use crate::capture::{Answer, Ask, NetlinkFamily, Request, RequestKind, Root, Take};
 use crate::facts::{Failure, Reading, Source, SystemCall};
 use crate::netfilter::netlink::{self, Message};
 
@@ -43,9 +43,11 @@ impl<'a> Node<'a> {
             _ => None,
         };
         match (&request.question, socket, reading) {
-            (Question::Netlink(question), Some(errno), reading) => self.without_socket(question.family, errno, reading),
+            (RequestKind::Netlink(question), Some(errno), reading) => {
+                self.without_socket(question.family, errno, reading)
+            }
             // Nothing but an answer of the kernel's says that, and those are read by whoever asks.
-            (Question::Netlink(_) | Question::Xtables(_), None, Reading::Absent(why)) => {
+            (RequestKind::Netlink(_) | RequestKind::Xtables(_), None, Reading::Absent(why)) => {
                 Reading::Failed(Failure::Hidden { witness: None }.within(why))
             }
             (_, _, reading) => reading,
@@ -119,9 +121,9 @@ impl<'a> Node<'a> {
         });
         match (reading, &request.question) {
             // What the kernel writes as text it ends with a line feed. A file of the host's may be as it likes.
-            (Reading::Ok(()), Question::File(Root::Rootfs, _) | Question::Xtables(_)) => Reading::Ok(bytes),
+            (Reading::Ok(()), RequestKind::File(Root::Rootfs, _) | RequestKind::Xtables(_)) => Reading::Ok(bytes),
             (Reading::Ok(()), _) => whole_lines(bytes).within(&request.name),
-            (Reading::Absent(why), Question::Xtables(_) | Question::Netlink(_) | Question::Programs(_)) => {
+            (Reading::Absent(why), RequestKind::Xtables(_) | RequestKind::Netlink(_) | RequestKind::Programs(_)) => {
                 Reading::Absent(why)
             }
             (Reading::Absent(why), _) => self.missing(request, why).map(|()| Vec::new()),

@@ -8,7 +8,7 @@ use super::identity::Identity;
 use super::iptables::Half;
 use super::links::LinkFacts;
 use super::nftables::Around;
-use super::sets::{self, Lookups, Values};
+use super::sets::{self, Lookups, OuterValues};
 use super::{Collectors, Known, Node, Sources, conntrack, links, neighbours, netstat, nftables, off, source_nat};
 use crate::capture::{Ask, Capture, Meta, Replay};
 use crate::facts::netfilter::Ruleset;
@@ -129,7 +129,7 @@ fn around(links: &LinkFacts, drops_clashes: bool) -> Around {
     let (known, foreign) = (links.known(), links.standing.foreign.as_slice());
     let names: BTreeSet<String> =
         super::links::relevant(known, foreign).iter().map(|at| known[*at].name.clone()).collect();
-    let values = Values::of(known, foreign, &links.standing.addresses);
+    let values = OuterValues::of(known, foreign, &links.standing.addresses);
     Around { devices: (!names.is_empty()).then_some(names), values, tested_elsewhere: 0, drops_clashes }
 }
 

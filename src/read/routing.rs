@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request};
-use crate::facts::{Address, Failure, Link, OuterRoute, Reading, Route, Rule, Source, Tunnel, feeders};
+use crate::facts::{Address, Failure, Link, OuterRoute, PolicyRule, Reading, Route, Source, Tunnel, feeders};
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::read::Node;
@@ -364,7 +364,7 @@ pub fn read_addresses(node: &mut Node<'_>) -> Reading<Vec<Address>> {
 }
 
 /// Policy rules of both families.
-pub fn all_rules(tables: &Tables) -> Reading<Vec<Rule>> {
+pub fn all_rules(tables: &Tables) -> Reading<Vec<PolicyRule>> {
     concat(FAMILIES.iter().map(|ipv6| tables.family(*ipv6).as_ref().map(|family| family.rules.clone())))
 }
 

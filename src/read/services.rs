@@ -3,7 +3,7 @@
 //!
 //! Up to 512 chains and 4,096 rules they are read whole.
 
-use crate::facts::netfilter::{Condition, Field, Match, Rule, Step};
+use crate::facts::netfilter::{Comparison, Field, Match, Rule, Step};
 
 /// Rules of these chains up to which all of them are read.
 pub const MAX_RULES: usize = 4096;
@@ -30,10 +30,10 @@ pub fn only_tests(step: &Step) -> bool {
     matches!(step, Step::Match(_) | Step::Harmless(_))
 }
 
-fn meets(condition: &Condition, number: u128) -> bool {
+fn meets(condition: &Comparison, number: u128) -> bool {
     match condition {
-        Condition::Masked { mask, value } => number & mask == *value,
-        Condition::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&number)),
+        Comparison::Masked { mask, value } => number & mask == *value,
+        Comparison::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&number)),
     }
 }
 
@@ -46,15 +46,15 @@ pub fn meets_udp(rule: &Rule) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::netfilter::{MarkWrite, Test, Verdict};
+    use crate::facts::netfilter::{FieldTest, MarkWrite, Verdict};
 
     fn rule(steps: Vec<Step>) -> Rule {
         Rule { position: 1, comment: String::new(), steps, counter: None, from_xtables: false, fingerprint: 0 }
     }
 
     fn protocol(number: u128, inverted: bool) -> Step {
-        let condition = Condition::Masked { mask: 0xff, value: number };
-        Step::Match(Match::Tests { tests: vec![Test { field: Field::L4Proto, condition }], inverted })
+        let condition = Comparison::Masked { mask: 0xff, value: number };
+        Step::Match(Match::Tests { tests: vec![FieldTest { field: Field::L4Proto, condition }], inverted })
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::facts::netfilter::{
-    Backend, ChainId, ChainKind, Chosen, Condition, Counter, Field, Hook, MarkTest, Match, NatAction, Rule, Ruleset,
+    Backend, ChainId, ChainKind, Chosen, Comparison, Counter, Field, Hook, MarkTest, Match, NatAction, Rule, Ruleset,
     SourceNatKind, SourceNatRule, SourceNatTotal, Step, owner,
 };
 use crate::facts::{Failure, Reading};
@@ -86,7 +86,7 @@ fn mark_test(step: &Step) -> Option<MarkTest> {
     let Step::Match(Match::Tests { tests, inverted }) = step else { return None };
     let [test] = tests.as_slice() else { return None };
     match (&test.field, &test.condition) {
-        (Field::Mark, Condition::Masked { mask, value }) => {
+        (Field::Mark, Comparison::Masked { mask, value }) => {
             Some(MarkTest { value: u32::try_from(*value).ok()?, mask: u32::try_from(*mask).ok()?, inverted: *inverted })
         }
         _ => None,

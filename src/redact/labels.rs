@@ -4,7 +4,7 @@
 //! everywhere, and one of which nobody can tell is mapped too.
 
 use super::xtables::prefix_length;
-use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, Network, SIZE, Source};
+use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, NetworkHeader, SIZE, Source};
 use crate::netfilter::nftables::uapi::{
     NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK,
     NFT_CT_EXPIRATION, NFT_CT_L3PROTOCOL, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC,
@@ -22,7 +22,7 @@ pub(super) enum Label {
     /// A number, a flag, or a name that identifies nobody.
     Plain,
     /// Of this, with the mask put on it.
-    Part { kind: Kind, octet: usize, mask: u8 },
+    Part { kind: LabelKind, octet: usize, mask: u8 },
     /// Of a constant that the rule has.
     Constant,
     /// Nothing was loaded: it fills up a field of a key.
@@ -33,7 +33,7 @@ pub(super) enum Label {
 
 /// What is mapped as a whole, from its first byte on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LabelKind {
     Ipv4,
     Ipv6,
     Hardware,
@@ -41,7 +41,7 @@ pub(super) enum Kind {
     Unknown,
 }
 
-impl Kind {
+impl LabelKind {
     pub(super) fn width(self) -> usize {
         match self {
             Self::Ipv4 => 4,
@@ -56,7 +56,7 @@ impl Kind {
 pub(super) struct Part {
     pub at: usize,
     pub length: usize,
-    pub kind: Kind,
+    pub kind: LabelKind,
     /// Leading bits that count.
     pub prefix: u8,
 }
@@ -88,7 +88,7 @@ pub(super) fn parts(labels: &[Label]) -> Option<Vec<Part>> {
 pub(super) fn is_address(labels: &[Label], length: usize) -> bool {
     let parts = labels.get(..length).and_then(parts).unwrap_or_default();
     let whole = |part: &Part| {
-        matches!(part.kind, Kind::Ipv4 | Kind::Ipv6)
+        matches!(part.kind, LabelKind::Ipv4 | LabelKind::Ipv6)
             && part.length == part.kind.width()
             && usize::from(part.prefix) == 8 * part.length
     };
@@ -107,13 +107,13 @@ fn both(one: Label, other: Label) -> Label {
 
 /// What rules and elements tell of the keys of a set.
 #[derive(Debug, Default)]
-pub(super) struct Layout {
+pub(super) struct KeyLayout {
     pub labels: Option<Vec<Label>>,
     /// Bytes of the longest key.
     pub length: usize,
 }
 
-impl Layout {
+impl KeyLayout {
     /// A rule looks up what has these labels.
     pub(super) fn add(&mut self, found: Vec<Label>) {
         self.labels = Some(match self.labels.take() {
@@ -166,9 +166,9 @@ impl MapData {
         let mut at = 0;
         for field in fields.skip_while(|field| *field == 0) {
             let (width, address) = match field {
-                TYPE_IPADDR => (4, Some(Kind::Ipv4)),
-                TYPE_IP6ADDR => (16, Some(Kind::Ipv6)),
-                TYPE_ETHERADDR => (6, Some(Kind::Hardware)),
+                TYPE_IPADDR => (4, Some(LabelKind::Ipv4)),
+                TYPE_IP6ADDR => (16, Some(LabelKind::Ipv6)),
+                TYPE_ETHERADDR => (6, Some(LabelKind::Hardware)),
                 TYPE_INET_PROTOCOL | TYPE_INET_SERVICE | TYPE_MARK => (4, None),
                 _ => return,
             };
@@ -186,7 +186,7 @@ impl MapData {
 
 /// All bytes of an address of this width.
 pub(super) fn address(width: usize) -> Vec<Label> {
-    let kind = if width == Kind::Ipv6.width() { Kind::Ipv6 } else { Kind::Ipv4 };
+    let kind = if width == LabelKind::Ipv6.width() { LabelKind::Ipv6 } else { LabelKind::Ipv4 };
     (0..width).map(|byte| part(kind, byte)).collect()
 }
 
@@ -207,38 +207,40 @@ fn label(load: &Load, cell: &Cell, map: impl Fn(&Load, usize) -> Label) -> Label
     }
 }
 
-fn part(kind: Kind, at: usize) -> Label {
+fn part(kind: LabelKind, at: usize) -> Label {
     Label::Part { kind, octet: at % kind.width(), mask: 0xff }
 }
 
 /// What the byte at this place of a load is.
 fn byte(load: &Load, at: usize) -> Label {
-    let plain = |plain: bool| if plain { Label::Plain } else { part(Kind::Unknown, at) };
+    let plain = |plain: bool| if plain { Label::Plain } else { part(LabelKind::Unknown, at) };
     match load.source {
         Source::Header(header) => match header {
             Header::Ipv4Source | Header::Ipv4Destination | Header::ArpSender | Header::ArpTarget => {
-                part(Kind::Ipv4, at)
+                part(LabelKind::Ipv4, at)
             }
-            Header::Ipv6Source | Header::Ipv6Destination => part(Kind::Ipv6, at),
-            Header::ArpSenderHardware | Header::ArpTargetHardware => part(Kind::Hardware, at),
+            Header::Ipv6Source | Header::Ipv6Destination => part(LabelKind::Ipv6, at),
+            Header::ArpSenderHardware | Header::ArpTargetHardware => part(LabelKind::Hardware, at),
             Header::Ipv4Protocol | Header::Ipv6Next | Header::SourcePort | Header::DestinationPort => Label::Plain,
         },
         Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset, .. } if offset + at < 12 => {
-            part(Kind::Hardware, offset + at)
+            part(LabelKind::Hardware, offset + at)
         }
         Source::Payload { base, offset, length } => plain(is_plain(load, base, offset, length, at)),
         Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) => match load.network {
-            Some(Network::Ipv4) => part(Kind::Ipv4, at),
-            Some(Network::Ipv6) => part(Kind::Ipv6, at),
-            Some(Network::Arp) | None => part(Kind::Unknown, at),
+            Some(NetworkHeader::Ipv4) => part(LabelKind::Ipv4, at),
+            Some(NetworkHeader::Ipv6) => part(LabelKind::Ipv6, at),
+            Some(NetworkHeader::Arp) | None => part(LabelKind::Unknown, at),
         },
         Source::Ct(NFT_CT_SRC_IP | NFT_CT_DST_IP, _)
         | Source::Rt(NFT_RT_NEXTHOP4)
-        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP4 | NFT_XFRM_KEY_SADDR_IP4) => part(Kind::Ipv4, at),
+        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP4 | NFT_XFRM_KEY_SADDR_IP4) => part(LabelKind::Ipv4, at),
         Source::Ct(NFT_CT_SRC_IP6 | NFT_CT_DST_IP6, _)
         | Source::Rt(NFT_RT_NEXTHOP6)
-        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP6 | NFT_XFRM_KEY_SADDR_IP6) => part(Kind::Ipv6, at),
-        Source::Exthdr(op, kind, offset) => option(op, kind, offset as usize + at).unwrap_or(part(Kind::Unknown, at)),
+        | Source::Xfrm(NFT_XFRM_KEY_DADDR_IP6 | NFT_XFRM_KEY_SADDR_IP6) => part(LabelKind::Ipv6, at),
+        Source::Exthdr(op, kind, offset) => {
+            option(op, kind, offset as usize + at).unwrap_or(part(LabelKind::Unknown, at))
+        }
         Source::Meta(key) => {
             plain(matches!(key, NFT_META_LEN..=NFT_META_RTCLASSID | NFT_META_NFPROTO..=NFT_META_SDIFNAME))
         }
@@ -265,7 +267,7 @@ fn byte(load: &Load, at: usize) -> Label {
         Source::Rt(key) => plain(matches!(key, NFT_RT_CLASSID | NFT_RT_TCPMSS | NFT_RT_XFRM)),
         Source::Xfrm(key) => plain(key == NFT_XFRM_KEY_REQID),
         Source::Numgen | Source::Hash => Label::Plain,
-        Source::Socket | Source::Osf | Source::Tunnel => part(Kind::Unknown, at),
+        Source::Socket | Source::Osf | Source::Tunnel => part(LabelKind::Unknown, at),
         Source::Constant => Label::Constant,
         Source::Map | Source::Computed | Source::NoRegister | Source::Unsupported => Label::Unclear,
     }
@@ -287,8 +289,8 @@ fn is_plain(load: &Load, base: u32, offset: usize, length: usize, at: usize) -> 
             _ => false,
         },
         // All up to the checksum.
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4), _) => byte < 10,
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6 | Network::Arp), _) => byte < 8,
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4), _) => byte < 10,
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6 | NetworkHeader::Arp), _) => byte < 8,
         // Length of the header, flags, window, urgent pointer.
         (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_TCP)) => matches!(byte, 12..16 | 18..20),
         (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_UDP | IPPROTO_UDPLITE)) => matches!(byte, 4..6),
@@ -312,8 +314,8 @@ fn option(op: u32, kind: u8, byte: usize) -> Option<Label> {
     const TCPOPT_WINDOW: u8 = 3;
     let from = |kind, start| byte.checked_sub(start).map_or(Label::Plain, |at| part(kind, at));
     match (op, kind) {
-        (NFT_EXTHDR_OP_IPV6, IPPROTO_ROUTING) => Some(from(Kind::Ipv6, ROUTING_ADDRESSES)),
-        (NFT_EXTHDR_OP_IPV4, IPOPT_RR | IPOPT_LSRR | IPOPT_SSRR) => Some(from(Kind::Ipv4, OPTION_ADDRESSES)),
+        (NFT_EXTHDR_OP_IPV6, IPPROTO_ROUTING) => Some(from(LabelKind::Ipv6, ROUTING_ADDRESSES)),
+        (NFT_EXTHDR_OP_IPV4, IPOPT_RR | IPOPT_LSRR | IPOPT_SSRR) => Some(from(LabelKind::Ipv4, OPTION_ADDRESSES)),
         (NFT_EXTHDR_OP_TCPOPT, TCPOPT_MSS | TCPOPT_WINDOW) => Some(Label::Plain),
         _ => (byte < 2).then_some(Label::Plain),
     }

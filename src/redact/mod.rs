@@ -79,13 +79,13 @@ struct Redactor {
     /// Devices that have another name.
     renamed: Vec<(Vec<u8>, Vec<u8>)>,
     /// What requests call tables, chains and sets, before and after.
-    paths: BTreeMap<(names::Named, String), String>,
+    paths: BTreeMap<(names::NamePart, String), String>,
     /// New names of sets and chains.
     names: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Those that are in use.
     taken: BTreeSet<Vec<u8>>,
     /// What keys of sets are made of: by family, table and set.
-    layouts: BTreeMap<rules::SetKey, labels::Layout>,
+    layouts: BTreeMap<rules::SetKey, labels::KeyLayout>,
     /// What the data of maps are made of.
     data: BTreeMap<rules::SetKey, labels::MapData>,
 }

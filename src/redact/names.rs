@@ -9,7 +9,7 @@ use crate::facts::netfilter::signatures;
 
 /// What a part of a request's name names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Named {
+pub(super) enum NamePart {
     Table,
     Chain,
     Set,
@@ -88,7 +88,7 @@ impl Redactor {
     }
 
     pub(super) fn table_name(&mut self, value: &mut [u8]) {
-        self.named(Named::Table, value, |redactor, name| {
+        self.named(NamePart::Table, value, |redactor, name| {
             let free = signatures::free_parts_of_table(name);
             redactor.parts(name, free);
         });
@@ -96,7 +96,7 @@ impl Redactor {
 
     /// Netavark names its chains after the network: `nv_10_88_0_0_nm16`.
     pub(super) fn chain_name(&mut self, value: &mut [u8]) {
-        self.named(Named::Chain, value, |redactor, name| {
+        self.named(NamePart::Chain, value, |redactor, name| {
             let end = name.windows(3).rposition(|window| window == b"_nm");
             match end.filter(|end| name.starts_with(b"nv_") && *end > 3) {
                 Some(end) => redactor.letters(name, 3..end),
@@ -124,7 +124,7 @@ impl Redactor {
     }
 
     pub(super) fn set_name(&mut self, value: &mut [u8]) {
-        self.named(Named::Set, value, |redactor, name| {
+        self.named(NamePart::Set, value, |redactor, name| {
             if ![b"__set".as_slice(), b"__map"].iter().any(|start| name.starts_with(start)) {
                 for part in signatures::free_parts_of_ipset(name) {
                     redactor.letters(name, part);
@@ -134,7 +134,7 @@ impl Redactor {
     }
 
     /// Changes a name up to its zero, and remembers what requests call it.
-    fn named(&mut self, what: Named, value: &mut [u8], change: impl FnOnce(&mut Self, &mut [u8])) {
+    fn named(&mut self, what: NamePart, value: &mut [u8], change: impl FnOnce(&mut Self, &mut [u8])) {
         let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
         let (name, rest) = value.split_at_mut(end);
         rest.fill(0);
@@ -174,8 +174,8 @@ impl Redactor {
             [_, netfilter, attempt, what, _, table, last @ ..]
                 if netfilter == "netfilter" && attempt.starts_with("nft-") =>
             {
-                *table = self.path(Named::Table, table);
-                let what = if what == "map" { Named::Set } else { Named::Chain };
+                *table = self.path(NamePart::Table, table);
+                let what = if what == "map" { NamePart::Set } else { NamePart::Chain };
                 last.iter_mut().for_each(|last| *last = self.path(what, last));
                 parts.join("/")
             }
@@ -184,15 +184,15 @@ impl Redactor {
     }
 
     /// What requests call something, of which its name is known if any answer holds it. A long one is cut.
-    fn path(&mut self, what: Named, path: &str) -> String {
+    fn path(&mut self, what: NamePart, path: &str) -> String {
         if let Some(known) = self.paths.get(&(what, path.to_owned())) {
             return known.clone();
         }
         let mut name = unescape(path);
         match what {
-            Named::Table => self.table_name(&mut name),
-            Named::Chain => self.chain_name(&mut name),
-            Named::Set => self.set_name(&mut name),
+            NamePart::Table => self.table_name(&mut name),
+            NamePart::Chain => self.chain_name(&mut name),
+            NamePart::Set => self.set_name(&mut name),
         }
         path_part(&name)
     }

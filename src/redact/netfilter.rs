@@ -11,9 +11,9 @@ use super::Redactor;
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
 use crate::netfilter::ipset::{IpsetMessage, NFNL_SUBSYS_IPSET};
-use crate::netfilter::netlink::{Emit as _, Writer};
+use crate::netfilter::netlink::{Emit as _, MessageWriter};
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::netfilter::nftables::Message;
+use crate::netfilter::nftables::NftMessage;
 
 /// Replaces a text up to its zero: the length stays, and so does what tells who wrote it, if that is known.
 pub(super) fn text(value: &mut [u8]) {
@@ -27,14 +27,14 @@ pub(super) fn text(value: &mut [u8]) {
 impl Redactor {
     /// One message without its header.
     pub(super) fn netfilter(&mut self, kind: u16, body: &mut [u8]) -> Result<(), Failure> {
-        let mut out = Writer::kernel();
+        let mut out = MessageWriter::kernel();
         if kind >> 8 == NFNL_SUBSYS_IPSET {
             let (header, mut message): (_, IpsetMessage<'_>) = Nfgenmsg::parse(body)?;
             self.visit(header.family, &[], &mut message)?;
             header.emit(&mut out);
             message.emit(&mut out);
         } else {
-            let mut message = Message::parse(kind, body)?;
+            let mut message = NftMessage::parse(kind, body)?;
             self.nftables(&mut message)?;
             message.emit(&mut out);
         }

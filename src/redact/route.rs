@@ -6,7 +6,7 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 
 /// What happens to attributes of one message: kept, mapped, or (everything else) zeroed.
-pub(super) struct Rules {
+pub(super) struct AttributeRules {
     pub(super) prefix: &'static str,
     header: usize,
     keep: &'static [u16],
@@ -16,29 +16,29 @@ pub(super) struct Rules {
 }
 
 #[rustfmt::skip]
-pub(super) const RULES: &[Rules] = &[
-    Rules { prefix: "links", header: 16, addresses: &[], hardware: &[IFLA_ADDRESS, IFLA_PERM_ADDRESS],
+pub(super) const RULES: &[AttributeRules] = &[
+    AttributeRules { prefix: "links", header: 16, addresses: &[], hardware: &[IFLA_ADDRESS, IFLA_PERM_ADDRESS],
         keep: &[IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_GROUP,
             IFLA_LINK_NETNSID, IFLA_XDP] },
-    Rules { prefix: "fdb-", header: 12, addresses: &[(NDA_DST, None)], hardware: &[NDA_LLADDR],
+    AttributeRules { prefix: "fdb-", header: 12, addresses: &[(NDA_DST, None)], hardware: &[NDA_LLADDR],
         keep: &[NDA_PORT, NDA_VNI, NDA_IFINDEX, NDA_MASTER, NDA_NH_ID] },
-    Rules { prefix: "neighbour-table-", header: 4, addresses: &[], hardware: &[],
+    AttributeRules { prefix: "neighbour-table-", header: 4, addresses: &[], hardware: &[],
         keep: &[NDTA_NAME, NDTA_THRESH1, NDTA_THRESH2, NDTA_THRESH3, NDTA_CONFIG, NDTA_STATS, NDTA_GC_INTERVAL] },
-    Rules { prefix: "neighbours-", header: 12, addresses: &[(NDA_DST, None)], hardware: &[NDA_LLADDR], keep: &[] },
-    Rules { prefix: "addresses", header: 8, hardware: &[],
+    AttributeRules { prefix: "neighbours-", header: 12, addresses: &[(NDA_DST, None)], hardware: &[NDA_LLADDR], keep: &[] },
+    AttributeRules { prefix: "addresses", header: 8, hardware: &[],
         addresses: &[(IFA_ADDRESS, None), (IFA_LOCAL, None), (IFA_BROADCAST, None), (IFA_ANYCAST, None),
             (IFA_MULTICAST, None)],
         keep: &[IFA_CACHEINFO, IFA_FLAGS] },
-    Rules { prefix: "rules-", header: 12, addresses: &[(FRA_DST, Some(1)), (FRA_SRC, Some(2))], hardware: &[],
+    AttributeRules { prefix: "rules-", header: 12, addresses: &[(FRA_DST, Some(1)), (FRA_SRC, Some(2))], hardware: &[],
         keep: &[FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN,
             FRA_TABLE, FRA_FWMASK, FRA_OIFNAME, FRA_L3MDEV, FRA_UID_RANGE, FRA_PROTOCOL, FRA_IP_PROTO,
             FRA_SPORT_RANGE, FRA_DPORT_RANGE] },
-    Rules { prefix: "routes-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
-    Rules { prefix: "forwarding-", header: 4, keep: &[NETCONFA_IFINDEX, NETCONFA_FORWARDING], addresses: &[],
+    AttributeRules { prefix: "routes-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
+    AttributeRules { prefix: "forwarding-", header: 4, keep: &[NETCONFA_IFINDEX, NETCONFA_FORWARDING], addresses: &[],
         hardware: &[] },
-    Rules { prefix: "qdiscs", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
-    Rules { prefix: "filters-", header: 20, keep: &[TCA_KIND, TCA_OPTIONS], addresses: &[], hardware: &[] },
-    Rules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
+    AttributeRules { prefix: "qdiscs", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
+    AttributeRules { prefix: "filters-", header: 20, keep: &[TCA_KIND, TCA_OPTIONS], addresses: &[], hardware: &[] },
+    AttributeRules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
 ];
 #[rustfmt::skip]
 const ROUTE: &[u16] = &[RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_MARK, RTA_PREF,
@@ -60,11 +60,11 @@ const KINDS: &[(&[u8], &[u16], &[u16])] = &[
 ];
 
 impl Redactor {
-    pub(super) fn route(&mut self, bytes: &mut [u8], rules: &Rules) -> Result<(), Failure> {
+    pub(super) fn route(&mut self, bytes: &mut [u8], rules: &AttributeRules) -> Result<(), Failure> {
         each_message(bytes, |_, body| self.message(body, rules))
     }
 
-    fn message(&mut self, body: &mut [u8], rules: &Rules) -> Result<(), Failure> {
+    fn message(&mut self, body: &mut [u8], rules: &AttributeRules) -> Result<(), Failure> {
         if body.len() < rules.header {
             return Err(Failure::unexpected("a message is too short for its header"));
         }

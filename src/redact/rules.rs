@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::Redactor;
-use super::labels::{self, Kind, Label, Part, is_address, parts};
+use super::labels::{self, Label, LabelKind, Part, is_address, parts};
 use super::netfilter::{text, user_data};
 use crate::facts::Failure;
 use crate::netfilter::netlink::{Emit as _, Text};
@@ -18,7 +18,7 @@ use crate::netfilter::nftables::register::Machine;
 use crate::netfilter::nftables::uapi::{
     NFPROTO_IPV6, NFT_CMP_GTE, NFT_CMP_LTE, NFT_CMP_NEQ, NFT_REG_1, NFT_REG_VERDICT,
 };
-use crate::netfilter::nftables::{Body, Expression, Message};
+use crate::netfilter::nftables::{Body, Expression, NftMessage};
 use crate::netfilter::xtables::NO_REVISION;
 use crate::netfilter::{Visit, Visitor, Zero as _};
 
@@ -26,7 +26,7 @@ use crate::netfilter::{Visit, Visitor, Zero as _};
 pub(super) type SetKey = (u8, Vec<u8>, Vec<u8>);
 
 /// A part of the value of an expression: which expression, first byte, what it becomes.
-pub(super) type Change = (usize, usize, Vec<u8>);
+pub(super) type ValueChange = (usize, usize, Vec<u8>);
 
 /// One message.
 pub(super) struct Visiting<'r> {
@@ -39,7 +39,7 @@ pub(super) struct Visiting<'r> {
     /// Values of `immediate`, by expression.
     constants: BTreeMap<usize, Constant>,
     /// Values of earlier expressions that become others.
-    changes: Vec<Change>,
+    changes: Vec<ValueChange>,
     /// The lower end of a range, if the expression before compared with one.
     lower: Option<Lower>,
     before: Option<Lower>,
@@ -76,7 +76,7 @@ struct Found {
 
 impl Redactor {
     /// A message of nf_tables.
-    pub(super) fn nftables(&mut self, message: &mut Message<'_>) -> Result<(), Failure> {
+    pub(super) fn nftables(&mut self, message: &mut NftMessage<'_>) -> Result<(), Failure> {
         let table = match &message.body {
             Body::Rule(rule) => rule.table.as_bytes().to_vec(),
             _ => Vec::new(),
@@ -107,7 +107,7 @@ impl Redactor {
         family: u8,
         table: &[u8],
         body: &mut impl Visit,
-    ) -> Result<(Vec<Change>, Vec<usize>), Failure> {
+    ) -> Result<(Vec<ValueChange>, Vec<usize>), Failure> {
         let mut visiting = Visiting {
             redactor: self,
             family,
@@ -149,9 +149,9 @@ impl Redactor {
             whole[..length].copy_from_slice(part);
             let whole = &mut whole[..kind.width()];
             match kind {
-                Kind::Ipv4 | Kind::Ipv6 => self.address(whole, Some(prefix)),
-                Kind::Hardware => self.hardware_prefix(whole, prefix),
-                Kind::Unknown => self.unknown(whole, prefix),
+                LabelKind::Ipv4 | LabelKind::Ipv6 => self.address(whole, Some(prefix)),
+                LabelKind::Hardware => self.hardware_prefix(whole, prefix),
+                LabelKind::Unknown => self.unknown(whole, prefix),
             }
             part.copy_from_slice(&whole[..length]);
         }

@@ -10,7 +10,7 @@ use super::netfilter::text;
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
-use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, Match, Rule, Structure, Target, Visitor};
+use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, Match, Structure, Target, XtRule, XtVisitor};
 
 /// What is done with fields of tables and extensions of one family.
 struct Fields<'r> {
@@ -32,7 +32,7 @@ impl<'r> Fields<'r> {
     }
 }
 
-impl Visitor for Fields<'_> {
+impl XtVisitor for Fields<'_> {
     fn ipv6(&self) -> bool {
         self.family == NFPROTO_IPV6
     }
@@ -104,7 +104,7 @@ impl Redactor {
         header.visit(&mut fields);
         redacted.extend(header.emit());
         while redacted.len() < answer.len() {
-            let mut rule = Rule::parse(ipv6, &answer[redacted.len()..])?;
+            let mut rule = XtRule::parse(ipv6, &answer[redacted.len()..])?;
             rule.visit(&mut fields)?;
             redacted.extend(rule.emit());
         }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::capture::archive::testing::recorded_answer;
     use crate::netfilter::xtables::matches::conntrack::XtConntrackMtinfo3;
-    use crate::netfilter::xtables::{Header, Ip, IptEntry, XtEntry};
+    use crate::netfilter::xtables::{Ip, IptEntry, XtEntry, XtHeader};
 
     static NAT: LazyLock<&[u8]> = LazyLock::new(|| recorded_answer("nat-iptables-legacy", "xtables/ipv4-nat"));
 
@@ -197,8 +197,8 @@ mod tests {
     #[test]
     fn masks_with_holes_are_understood_by_nobody() {
         let entry = |smsk| {
-            let mut rule = Rule::new(
-                Header::Ipv4(IptEntry { src: [203, 113, 77, 99], smsk, ..IptEntry::default() }),
+            let mut rule = XtRule::new(
+                XtHeader::Ipv4(IptEntry { src: [203, 113, 77, 99], smsk, ..IptEntry::default() }),
                 XtEntry::new("", 0, vec![0; 8]),
             );
             let conntrack = XtConntrackMtinfo3 {
@@ -215,9 +215,9 @@ mod tests {
             rule.visit(&mut Fields::new(redactor, NFPROTO_IPV4)).unwrap();
             rule
         };
-        let parts = |rule: &Rule<'_>| match &rule.header {
-            Header::Ipv4(entry) => (entry.src, entry.smsk, entry.flags, rule.matches[0].header.revision),
-            Header::Ipv6(_) => unreachable!("IPv4"),
+        let parts = |rule: &XtRule<'_>| match &rule.header {
+            XtHeader::Ipv4(entry) => (entry.src, entry.smsk, entry.flags, rule.matches[0].header.revision),
+            XtHeader::Ipv6(_) => unreachable!("IPv4"),
         };
         let (src, smsk, flags, revision) = parts(&visited([255, 255, 255, 0]));
         assert!(src[0] == 203 && src[3] == 0 && (smsk, flags, revision) == ([255, 255, 255, 0], 0, 3));

@@ -10,7 +10,7 @@ use crate::facts::netfilter::{
 };
 use crate::facts::{Collector, Reading};
 use crate::judge::{ConditionState, judge};
-use crate::metrics::{self, Families, Settings, Value, exposition};
+use crate::metrics::{self, Families, MetricSettings, SampleValue, exposition};
 use crate::read;
 
 fn kube_proxy(family: Family) -> SourceNatRule {
@@ -97,16 +97,16 @@ fn json(node: &Facts) -> serde_json::Value {
 
 fn families(node: &Facts, collectors: &[Collector]) -> Families {
     let collectors = collectors.iter().copied().collect();
-    let settings = Settings { max_devices: 8, per_cpu: false, conditions: false, collectors };
+    let settings = MetricSettings { max_devices: 8, per_cpu: false, conditions: false, collectors };
     metrics::families(&report(node), node, &BTreeMap::new(), &settings)
 }
 
 /// Labels, joined, and values of one metric.
 fn samples(families: &Families, name: &str) -> Vec<(String, u64)> {
     let family = families.iter().find(|family| family.metric.name == name);
-    let whole = |value: Value| match value {
-        Value::Whole(number) => number,
-        Value::Real(_) => panic!("{name} is no whole number"),
+    let whole = |value: SampleValue| match value {
+        SampleValue::Whole(number) => number,
+        SampleValue::Real(_) => panic!("{name} is no whole number"),
     };
     let samples = family.into_iter().flat_map(|family| family.samples());
     samples.map(|(labels, value)| (labels.collect::<Vec<_>>().join(" "), whole(value))).collect()
@@ -484,7 +484,7 @@ fn a_verdict_is_one_series() {
     }
     let of_race = |conditions: bool, name: &str| {
         let collectors = [Collector::Verdict].into_iter().collect();
-        let settings = Settings { max_devices: 8, per_cpu: false, conditions, collectors };
+        let settings = MetricSettings { max_devices: 8, per_cpu: false, conditions, collectors };
         let families = metrics::families(&report, &node, &BTreeMap::new(), &settings);
         let all = samples(&families, name);
         all.into_iter().filter(|(labels, _)| labels.starts_with("snat-port-race")).collect::<Vec<_>>()

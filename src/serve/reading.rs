@@ -13,40 +13,40 @@ use crate::read::{self, Collectors, Known, Parts};
 use crate::serve::sync::lock;
 
 /// What a reading reads: the kernel, or a test's idea of one.
-pub trait World: std::fmt::Debug + Send + Sync + 'static {
+pub trait NodeAccess: std::fmt::Debug + Send + Sync + 'static {
     /// Who looks, from where, and when, as far as that can be told without opening a file.
     fn meta(&self) -> Meta;
 
     /// Opens the door to the node, on the thread that is going to read.
-    fn open(&self) -> Box<dyn Door + '_>;
+    fn open(&self) -> Box<dyn NodeSession + '_>;
 }
 
 /// The door to the node, for one reading after the other.
-pub trait Door: Ask {
+pub trait NodeSession: Ask {
     /// Begins a reading, and tells the rest about who looks.
     fn begin(&mut self, progress: Arc<Progress>) -> Meta;
 }
 
-impl World for Paths {
+impl NodeAccess for Paths {
     fn meta(&self) -> Meta {
         kernel::meta()
     }
 
-    fn open(&self) -> Box<dyn Door + '_> {
+    fn open(&self) -> Box<dyn NodeSession + '_> {
         Box::new(live(self))
     }
 }
 
 /// The kernel, for readings that take over what still stands.
 #[derive(Debug)]
-pub struct Watched(pub Paths);
+pub struct LiveNode(pub Paths);
 
-impl World for Watched {
+impl NodeAccess for LiveNode {
     fn meta(&self) -> Meta {
         self.0.meta()
     }
 
-    fn open(&self) -> Box<dyn Door + '_> {
+    fn open(&self) -> Box<dyn NodeSession + '_> {
         Box::new(live(&self.0).watching())
     }
 }
@@ -56,7 +56,7 @@ fn live(paths: &Paths) -> Live {
     Live::new(paths.clone(), Arc::new(Progress::new(Duration::ZERO)))
 }
 
-impl Door for Live {
+impl NodeSession for Live {
     fn begin(&mut self, progress: Arc<Progress>) -> Meta {
         Live::begin(self, progress);
         self.meta()
@@ -83,20 +83,20 @@ pub struct Underway {
 }
 
 /// What the reading thread does next.
-type Job = Box<dyn FnOnce(&mut dyn Door) + Send>;
+type Job = Box<dyn FnOnce(&mut dyn NodeSession) + Send>;
 
 /// The thread that reads. It is one for all readings, because what it holds open belongs to it, and so that memory of one
 /// reading serves the next. One that is stuck inside the kernel keeps whatever is asked of it waiting.
 #[derive(Debug)]
-pub struct Reader {
-    world: Arc<dyn World>,
+pub struct ReadingThread {
+    world: Arc<dyn NodeAccess>,
     /// `None`: it has not been begun.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
 }
 
-impl Reader {
+impl ReadingThread {
     /// No thread is begun yet.
-    pub fn new(world: Arc<dyn World>) -> Self {
+    pub fn new(world: Arc<dyn NodeAccess>) -> Self {
         Self { world, jobs: Mutex::default() }
     }
 

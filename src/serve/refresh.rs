@@ -18,7 +18,7 @@ use crate::judge::{self, History, Report};
 use crate::kernel::{Progress, Whereabouts, heap};
 use crate::read::{Collectors, Known, Parts};
 use crate::serve::memory::Memory;
-use crate::serve::reading::{Published, Reader, Underway, World, judge_until};
+use crate::serve::reading::{NodeAccess, Published, ReadingThread, Underway, judge_until};
 use crate::serve::sync::{lock, off_thread};
 
 /// Longest time that one reading may take, whoever waits for it.
@@ -93,7 +93,7 @@ struct Partial {
 /// Looks on demand.
 #[derive(Debug)]
 pub struct Refresher {
-    reader: Reader,
+    reader: ReadingThread,
     collectors: Collectors,
     options: Mutex<judge::Options>,
     history: Mutex<History>,
@@ -110,9 +110,9 @@ pub struct Refresher {
 
 impl Refresher {
     /// A refresher that has not looked yet.
-    pub fn new(world: impl World, collectors: Collectors, options: judge::Options) -> Self {
+    pub fn new(world: impl NodeAccess, collectors: Collectors, options: judge::Options) -> Self {
         Self {
-            reader: Reader::new(Arc::new(world)),
+            reader: ReadingThread::new(Arc::new(world)),
             collectors,
             options: Mutex::new(options),
             history: Mutex::default(),
@@ -125,7 +125,7 @@ impl Refresher {
     }
 
     /// What experiments have found, from now on.
-    pub fn set_probe(&self, probe: judge::Probe) {
+    pub fn set_probe(&self, probe: judge::Probed) {
         lock(&self.options).probe = probe;
     }
 
@@ -347,7 +347,7 @@ mod tests {
     use crate::capture::{Ask, Meta, Request, Take};
     use crate::facts::{Reading, Source, SourceState};
     use crate::read::testing;
-    use crate::serve::reading::Door;
+    use crate::serve::reading::NodeSession;
 
     /// Answers the number of entries at once and everything else when the gate opens.
     #[derive(Debug)]
@@ -362,18 +362,18 @@ mod tests {
         progress: Arc<Progress>,
     }
 
-    impl World for Slow {
+    impl NodeAccess for Slow {
         fn meta(&self) -> Meta {
             testing::capture().meta
         }
 
-        fn open(&self) -> Box<dyn Door + '_> {
+        fn open(&self) -> Box<dyn NodeSession + '_> {
             let progress = Arc::new(Progress::new(Duration::ZERO));
             Box::new(Asked { world: self, progress, reading: 0 })
         }
     }
 
-    impl Door for Asked<'_> {
+    impl NodeSession for Asked<'_> {
         fn begin(&mut self, progress: Arc<Progress>) -> Meta {
             self.reading = self.world.readings.fetch_add(1, Ordering::SeqCst) + 1;
             self.progress = progress;

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::space::{Block, EVERYTHING, Set, Space};
+use super::space::{BitVector, EVERYTHING, PacketSet, Space};
 use crate::facts::Question;
 
 /// What a question is about.
@@ -31,7 +31,7 @@ pub type QuestionNumber = usize;
 #[derive(Clone, Debug)]
 struct Asked {
     why: Question,
-    block: Block,
+    block: BitVector,
     answers: u128,
 }
 
@@ -66,9 +66,9 @@ impl Assumptions {
         &mut self,
         key: String,
         about: About,
-        block: impl FnOnce() -> Option<Block>,
+        block: impl FnOnce() -> Option<BitVector>,
         why: impl FnOnce() -> W,
-    ) -> Option<Block> {
+    ) -> Option<BitVector> {
         let found = match self.by_key.get(&key) {
             Some(known) => *known,
             None => {
@@ -80,7 +80,7 @@ impl Assumptions {
         Some(self.asked[found].block.clone())
     }
 
-    fn note(&mut self, key: String, about: About, block: Block, answers: u128, why: Question) -> QuestionNumber {
+    fn note(&mut self, key: String, about: About, block: BitVector, answers: u128, why: Question) -> QuestionNumber {
         match about {
             About::All => self.of_all.extend(&block.0),
             About::EachPacket => self.of_each.extend(&block.0),
@@ -92,7 +92,7 @@ impl Assumptions {
     }
 
     /// The packets of which this is the answer. Numbers beyond the last answer stand for it too, so that one is always right.
-    pub fn answer(&self, space: &Space<'_>, question: QuestionNumber, answer: usize) -> Set {
+    pub fn answer(&self, space: &Space<'_>, question: QuestionNumber, answer: usize) -> PacketSet {
         let Asked { block, answers, .. } = &self.asked[question];
         let answer = answer as u128;
         let last = if answer + 1 == *answers { u128::MAX } else { answer };
@@ -100,18 +100,18 @@ impl Assumptions {
     }
 
     /// Whether a set depends on what is asked about each packet.
-    pub fn depends_on_packets(&self, space: &Space<'_>, set: Set) -> bool {
+    pub fn depends_on_packets(&self, space: &Space<'_>, set: PacketSet) -> bool {
         !self.of_each.is_empty() && !space.support(set).is_disjoint(&self.of_each)
     }
 
     /// Whether some packet is in it whatever the answers are. `determined`: variables whose value the rest of the packet and
     /// the answers tell.
-    pub fn must(&self, space: &Space<'_>, set: Set, determined: &BTreeSet<u32>) -> bool {
+    pub fn must(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> bool {
         self.by_answers(space, self.for_certain(space, set, determined)) == EVERYTHING
     }
 
     /// The packets that are in it whatever is asked about each packet. `determined`: as above.
-    pub fn for_certain(&self, space: &Space<'_>, set: Set, determined: &BTreeSet<u32>) -> Set {
+    pub fn for_certain(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> PacketSet {
         match self.depends_on_packets(space, set) {
             true => space.for_all(space.exists(set, determined), &self.of_each),
             false => set,
@@ -124,14 +124,14 @@ impl Assumptions {
     }
 
     /// The answers with which some packet is in it.
-    fn by_answers(&self, space: &Space<'_>, set: Set) -> Set {
+    fn by_answers(&self, space: &Space<'_>, set: PacketSet) -> PacketSet {
         let mut packets = space.support(set);
         packets.retain(|variable| !self.of_all.contains(variable));
         space.exists(set, &packets)
     }
 
     /// What could not be told about the packets of a set, by the way that takes least for granted.
-    pub fn why(&self, space: &Space<'_>, set: Set) -> Question {
+    pub fn why(&self, space: &Space<'_>, set: PacketSet) -> Question {
         let asked = |variable: u32| self.asked.iter().position(|asked| asked.block.0.contains(&variable));
         let packets =
             space.support(set).into_iter().filter(|of| !self.of_all.contains(of) && !self.of_each.contains(of));
@@ -154,7 +154,7 @@ impl Assumptions {
     }
 
     /// How much it takes for granted: the less, the clearer. `None`: it is empty.
-    pub fn doubt(&self, space: &Space<'_>, set: Set) -> Option<usize> {
+    pub fn doubt(&self, space: &Space<'_>, set: PacketSet) -> Option<usize> {
         let is_asked = |variable: u32| usize::from(self.of_all.contains(&variable) || self.of_each.contains(&variable));
         let way = space.cheapest(set, &is_asked)?;
         Some(way.into_iter().filter(|(variable, _)| is_asked(*variable) > 0).count())
@@ -179,7 +179,7 @@ mod tests {
         let (a, b) = (ask("a", About::All, 2), ask("b", About::All, 3));
         assert_eq!(ask("a", About::All, 2), a, "the same question is asked once");
         let is = |question, answer| assumptions.answer(&space, question, answer);
-        let must = |sets: &[Set]| assumptions.must(&space, space.any(sets.iter().copied()), &BTreeSet::new());
+        let must = |sets: &[PacketSet]| assumptions.must(&space, space.any(sets.iter().copied()), &BTreeSet::new());
         assert!(!must(&[]) && must(&[EVERYTHING]) && !must(&[is(a, 1)]));
         assert!(must(&[is(a, 1), is(a, 0)]));
         let with = |one, other| space.and(one, other);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::host::{may_be_chosen, prefix_range};
 use super::past::{Past, past};
-use super::values::Values;
+use super::values::Numbers;
 use crate::facts::netfilter::{Family, address_key, name_key};
 use crate::facts::{Address, Facts, Link, OuterRoute, Question, Reading, Route, Tunnel, feeders};
 
@@ -18,21 +18,21 @@ pub struct TunnelFacts {
     /// Its device; empty: it lives in another network namespace, and which of the ways its packets take is not known.
     pub device: String,
     /// Names of the devices by which packets get into it.
-    pub feeders: Values,
+    pub feeders: Numbers,
     /// Names of those of them that are not itself.
     pub above: Vec<String>,
     /// Destinations that are routed into it, of IPv4 and of IPv6.
-    pub inner: [Values; 2],
+    pub inner: [Numbers; 2],
     /// Frames get into it that no rule of IP has seen: it is a port of a bridge.
     pub bridged: bool,
     /// Frames that cross bridges pass the rules of IP, of IPv4 and of IPv6. `Err`: that was not read.
     pub bridges_call_rules: [Result<bool, Question>; 2],
     /// UDP ports that it sends to; `None`: not known.
-    pub ports: Option<Values>,
+    pub ports: Option<Numbers>,
     /// UDP ports that it sends from; `None`: not known.
-    pub source_ports: Option<Values>,
+    pub source_ports: Option<Numbers>,
     /// Ways that outer packets take.
-    pub ways: Vec<Way>,
+    pub ways: Vec<OuterPath>,
     /// Why the ways are not known as a whole; then these hold what is.
     pub vague: Option<Question>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
@@ -59,13 +59,13 @@ impl TunnelFacts {
 
 /// A way that outer packets take.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct OuterPath {
     /// IPv4 or IPv6.
     pub family: Family,
     /// Of the packets with such a mark; see [`OuterRoute::mark`].
     pub mark: u32,
     /// Where to; `None`: not known.
-    pub remotes: Option<Values>,
+    pub remotes: Option<Numbers>,
     /// By which device: its name; `None`: not known.
     pub device: Option<u128>,
     /// From which address; `None`: not known.
@@ -100,9 +100,9 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
     let ports = tunnel.port.and_then(|own| match &tunnel.fdb {
         Reading::Ok(entries) => {
             let listed = entries.iter().filter_map(|entry| entry.port);
-            Some(Values::of(&listed.chain([own]).map(u128::from).collect::<Vec<_>>()))
+            Some(Numbers::of(&listed.chain([own]).map(u128::from).collect::<Vec<_>>()))
         }
-        Reading::Absent(_) => Some(Values::of(&[own.into()])),
+        Reading::Absent(_) => Some(Numbers::of(&[own.into()])),
         Reading::Denied(_) | Reading::Failed(_) => None, // entries may have ports of their own
     });
     let source_ports = tunnel.source_ports.or(facts.local_ports.ok().copied());
@@ -134,7 +134,7 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
             .filter(|other| into.contains(&other.index) && other.index != link.index)
             .map(|other| other.name.clone())
             .collect(),
-        feeders: Values::ranges(names.into_iter().map(|key| (key, key)).collect()),
+        feeders: Numbers::ranges(names.into_iter().map(|key| (key, key)).collect()),
         inner: [false, true].map(|ipv6| routed_into(facts, &into, ipv6)),
         bridged: link.master.is_some(),
         bridges_call_rules: [0, 1].map(|at| {
@@ -154,7 +154,7 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
             }
         }),
         ports,
-        source_ports: source_ports.map(|(first, last)| Values::ranges(vec![(first.into(), last.into())])),
+        source_ports: source_ports.map(|(first, last)| Numbers::ranges(vec![(first.into(), last.into())])),
         ways,
         vague,
         fwmarks: [fwmarks(false), fwmarks(true)],
@@ -216,7 +216,7 @@ fn strays(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
 
 /// Destinations whose routes lead into one of these devices. What every IPv6 device has by itself (link-local and
 /// multicast) carries no traffic that a checksum is offloaded for.
-fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, ipv6: bool) -> Values {
+fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, ipv6: bool) -> Numbers {
     let whole: IpAddr = if ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
     let routes = facts.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
     let routes = routes.filter(|route| route.devices.iter().any(|device| devices.contains(device)));
@@ -231,7 +231,7 @@ fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, ipv6: bool) -> Values {
         let local = route.prefix_length >= 8 && (is_link_local(destination) || destination.is_multicast());
         (destination.is_ipv6() == ipv6 && !local).then(|| prefix_range(destination, route.prefix_length))
     });
-    Values::ranges(prefixes.collect())
+    Numbers::ranges(prefixes.collect())
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -239,9 +239,9 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// What is known of the ways although no route is: the device and the address that the tunnel insists on.
-fn vague_ways(facts: &Facts, tunnel: &Tunnel) -> Vec<Way> {
+fn vague_ways(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
-    let way = |ipv6| Way {
+    let way = |ipv6| OuterPath {
         family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
         mark: 0,
         remotes: None,
@@ -259,13 +259,13 @@ fn vague_ways(facts: &Facts, tunnel: &Tunnel) -> Vec<Way> {
 /// The ways that packets of a tunnel may take of which only sockets are seen: by each device that may carry it, from each
 /// address that routing may choose there. Where no route names one, masquerading chooses the same (`inet_select_addr`,
 /// `ipv6_dev_get_saddr`).
-fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<Way> {
+fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let addresses = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
     let routes = facts.routes.ok().map_or(&[][..], Vec::as_slice);
     let mut ways = Vec::new();
     for (ipv6, has_socket) in [false, true].into_iter().zip(tunnel.elsewhere.unwrap_or_default()) {
         for device in tunnel.underlay.ok().into_iter().flatten().copied().filter(|_| has_socket) {
-            let way = |source: Option<u128>, primary| Way {
+            let way = |source: Option<u128>, primary| OuterPath {
                 family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
                 mark: 0,
                 remotes: None,
@@ -294,7 +294,7 @@ fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<Way> {
 }
 
 /// The ways of one route: by each of its devices.
-fn ways(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
+fn ways(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<OuterPath> {
     let ipv6 = route.remotes.first().is_some_and(IpAddr::is_ipv6);
     let local = tunnel.local.filter(|local| !local.is_unspecified()).or(route.source);
     let by = |(number, index): (usize, &u32)| {
@@ -305,10 +305,10 @@ fn ways(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<Way> {
             None if number == 0 => route.remotes.first().copied(),
             _ => None, // of the other next hops of a multipath route only the device is known
         };
-        Way {
+        OuterPath {
             family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
             mark: route.mark,
-            remotes: Some(Values::of(&route.remotes.iter().map(|remote| address_key(*remote)).collect::<Vec<_>>())),
+            remotes: Some(Numbers::of(&route.remotes.iter().map(|remote| address_key(*remote)).collect::<Vec<_>>())),
             device: name_key(facts.link_name(*index)),
             source: local.map(address_key),
             primary: primary(facts, *index, ipv6, next_hop),

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::values::Values;
-use super::world::World;
+use super::network::Network;
+use super::values::Numbers;
 use crate::facts::netfilter::{DeviceProperty, Family, address_key, name_key};
 use crate::facts::{Address, Facts, KernelVersion, Link, Question, Reading};
 
@@ -195,7 +195,7 @@ pub fn own_sources(addresses: &[Address], family: Family) -> impl Iterator<Item 
     own.map(|own| address_key(own.address))
 }
 
-impl World<'_> {
+impl Network<'_> {
     /// The devices that lead to other hosts.
     pub fn connected(&self) -> Connected {
         let Some(devices) = &self.devices else { return Connected::Unknown };
@@ -208,32 +208,32 @@ impl World<'_> {
     }
 
     /// Addresses that are this host's. `None`: they were not read.
-    pub fn local_addresses(&self, family: Family) -> Option<Values> {
+    pub fn local_addresses(&self, family: Family) -> Option<Numbers> {
         /// `127.0.0.0/8`
         const LOOPBACK: (u128, u128) = (0x7f00_0000, 0x7fff_ffff);
         self.addresses_of_types(family, |kind| kind == LOCAL, None).or_else(|| {
             let ipv6 = family == Family::Ipv6;
             let own = self.host.addresses.as_ref().ok()?.iter().filter(|own| own.address.is_ipv6() == ipv6);
             let own = own.map(|own| address_key(own.address)).map(|own| (own, own));
-            Some(Values::ranges(own.chain((!ipv6).then_some(LOOPBACK)).collect()))
+            Some(Numbers::ranges(own.chain((!ipv6).then_some(LOOPBACK)).collect()))
         })
     }
 
     /// Names of the links whose index meets a test; 0 is no device and has no name. `None`: they are not known.
-    pub fn names(&self, meets: impl Fn(u128) -> bool) -> Option<Values> {
+    pub fn names(&self, meets: impl Fn(u128) -> bool) -> Option<Numbers> {
         let mut names = self.names_of(|link| Some(meets(link.index.into())))?;
         names.extend(meets(0).then_some(0));
-        Some(Values::of(&names))
+        Some(Numbers::of(&names))
     }
 
     /// Names of the links of which something meets a test. `None`: they are not known.
-    pub fn names_with(&self, property: DeviceProperty, meets: impl Fn(u128) -> bool) -> Option<Values> {
+    pub fn names_with(&self, property: DeviceProperty, meets: impl Fn(u128) -> bool) -> Option<Numbers> {
         let number = |link: &Device<'_>| match property {
             DeviceProperty::Group => link.group.map(u128::from),
             DeviceProperty::Kind => link.kind.map_or(Some(0), name_key),
             DeviceProperty::HardwareType => Some(link.hardware_type.into()),
         };
-        Some(Values::of(&self.names_of(|link| number(link).map(&meets))?))
+        Some(Numbers::of(&self.names_of(|link| number(link).map(&meets))?))
     }
 
     fn names_of(&self, wanted: impl Fn(&Device<'_>) -> Option<bool>) -> Option<Vec<u128>> {
@@ -253,7 +253,7 @@ impl World<'_> {
         family: Family,
         wanted: impl Fn(u128) -> bool,
         device: Option<u128>,
-    ) -> Option<Values> {
+    ) -> Option<Numbers> {
         let ipv6 = family == Family::Ipv6;
         let own = self.own[usize::from(ipv6)].as_ref()?;
         let links = if device.is_some() { self.devices.as_deref()? } else { &[] };
@@ -273,10 +273,10 @@ impl World<'_> {
         let mut found: Vec<(u128, u128)> =
             kinds.iter().filter(|(kind, _)| wanted(*kind)).map(|(_, range)| *range).collect();
         if wanted(UNICAST) {
-            let special = Values::ranges(kinds.iter().map(|(_, range)| *range).collect());
+            let special = Numbers::ranges(kinds.iter().map(|(_, range)| *range).collect());
             found.extend(special.others(last).as_ranges());
         }
-        Some(Values::ranges(found))
+        Some(Numbers::ranges(found))
     }
 }
 

@@ -1,6 +1,6 @@
-//! A world that is kept, so that it can be told whether walks would find the same in a later one.
+//! A network that is kept, so that it can be told whether walks would find the same in a later one.
 //!
-//! A new input of walks is a field of `World` or `TunnelFacts`, and `Kept` and `does_the_same_as` take them apart field by
+//! A new input of walks is a field of `Network` or `TunnelFacts`, and `Kept` and `does_the_same_as` take them apart field by
 //! field: one that is forgotten does not compile. Chains and sets that nobody has changed are the same objects in two
 //! readings (`facts::Shared`), and are not looked into.
 
@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::host::{Device, HostFacts, OwnAddresses};
-use super::world::{Rules, World};
+use super::network::{HeldRules, Network};
 use crate::facts::Question;
 use crate::facts::netfilter::Ruleset;
 
 /// What a [`Device`] holds.
 type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16, bool);
 
-/// What a world was like, to be held against a later one.
+/// What a network was like, to be held against a later one.
 #[derive(Clone, Debug)]
 pub struct Kept {
     rules: Vec<(bool, Ruleset)>,
@@ -27,9 +27,9 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Of this world. Rules are not copied, but shared with it.
-    pub fn of(world: &World<'_>) -> Self {
-        let World { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = world;
+    /// Of this network. Rules are not copied, but shared with it.
+    pub fn of(network: &Network<'_>) -> Self {
+        let Network { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = network;
         let owned = |device: &Device<'_>| {
             let Device { index, name, group, kind, hardware_type, up } = device;
             (*index, (*name).to_owned(), *group, kind.map(str::to_owned), *hardware_type, *up)
@@ -44,10 +44,10 @@ impl Kept {
         }
     }
 
-    /// Whether walks find the same in this world. If so, the rules that are kept are the newer objects from now on: the older
+    /// Whether walks find the same in this network. If so, the rules that are kept are the newer objects from now on: the older
     /// ones may be gone, and comparing is cheaper the next time.
-    pub fn is_like(&mut self, world: &World<'_>) -> bool {
-        let World { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = world;
+    pub fn is_like(&mut self, network: &Network<'_>) -> bool {
+        let Network { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = network;
         let same_device = |(known, device): (&OwnedDevice, &Device<'_>)| {
             let Device { index, name, group, kind, hardware_type, up } = device;
             let (known_index, known_name, known_group, known_kind, known_type, was_up) = known;
@@ -60,7 +60,7 @@ impl Kept {
             (None, None) => true,
             _ => false,
         };
-        let same_rules = |((legacy, ruleset), rules): (&(bool, Ruleset), &Rules<'_>)| {
+        let same_rules = |((legacy, ruleset), rules): (&(bool, Ruleset), &HeldRules<'_>)| {
             *legacy == rules.legacy && ruleset.does_the_same_as(rules.ruleset)
         };
         let same = same_devices
@@ -70,7 +70,7 @@ impl Kept {
             && self.host == *host
             && self.rules.len() == rules.len()
             && self.rules.iter().zip(rules).all(same_rules);
-        for ((_, kept), Rules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {
+        for ((_, kept), HeldRules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {
             if !kept.chains.is(&ruleset.chains) || !kept.sets.is(&ruleset.sets) {
                 kept.clone_from(ruleset);
             }

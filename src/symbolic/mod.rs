@@ -10,9 +10,9 @@
 //! | `slice` | which chains can decide about marks at all |
 //! | `values` | numbers that a field of the node's can hold |
 //! | `effort` | how much work all of this may do |
-//! | `world` | rules of all backends, links, addresses |
+//! | `network` | rules of all backends, links, addresses |
 //! | `host` | devices and addresses of this host |
-//! | `kept` | a world that is kept, to be held against a later one |
+//! | `kept` | a network that is kept, to be held against a later one |
 //! | `unread` | rules that were not read, and what follows |
 //! | `translations` | which destinations connections can have in place of their packets' |
 //! | `order` | which chains a hook calls, in which orders |
@@ -27,6 +27,7 @@ mod facts;
 mod host;
 mod kept;
 mod machine;
+mod network;
 mod order;
 mod packets;
 mod past;
@@ -37,19 +38,18 @@ mod survey;
 mod translations;
 mod unread;
 mod values;
-mod world;
 
 pub use effort::{Effort, Ended};
-pub use facts::{TunnelFacts, Way, facts};
+pub use facts::{OuterPath, TunnelFacts, facts};
 pub use kept::Kept;
 pub use machine::Certainty;
-pub use scenarios::answers::{Answers, answers};
+pub use network::{Network, Occurrence, RuleAt};
+pub use scenarios::answers::{SourceNatReplies, answers};
 pub use scenarios::bypass::{Bypass, bypass};
 pub use scenarios::idle::Idle;
 pub use scenarios::services::dns_to_several;
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
 pub use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};
-pub use world::{Found, RuleAt, World};
 
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,8 @@
 //! Chains of equal priority of which none writes what another tests meet all packets once, and which of them comes first is
 //! one question for the packets that several would have; up to four others are walked in every order.
 
-use super::unread::List;
-use super::world::World;
+use super::network::Network;
+use super::unread::BaseChainList;
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, ChainKind, Family, Hook};
 
@@ -22,15 +22,15 @@ pub enum Call {
     Conntrack,
     /// The NAT core: `nf_nat_inet_fn`.
     Nat,
-    /// A base chain: position in [`World::rules`], name.
+    /// A base chain: position in [`Network::rules`], name.
     Chain(usize, ChainId),
     /// Whatever chains a list that was not read has at this place.
-    Unread(List),
+    Unread(BaseChainList),
 }
 
 /// Calls of one priority.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct PriorityCalls {
     /// Their priority.
     pub priority: i32,
     /// The calls, in no order.
@@ -51,11 +51,11 @@ fn nat_core(hook: Hook) -> Option<i32> {
 
 /// What a hook calls for packets of a family. Chains that do nothing but let packets pass are left out: they could
 /// only multiply the orders. `device`: the one whose egress hook it is.
-pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<Step> {
+pub fn calls(network: &Network<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<PriorityCalls> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
-    let mut has_nat = has_nat(world, family);
-    for (list, chains) in world.lists(family, hook) {
+    let mut has_nat = has_nat(network, family);
+    for (list, chains) in network.lists(family, hook) {
         let Reading::Ok(chains) = chains else {
             has_nat |= list.family != Family::Netdev;
             unread.push(list);
@@ -66,7 +66,7 @@ pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>
             if elsewhere {
                 continue;
             }
-            if base.kind != ChainKind::Nat && world.has_effect(set, id) {
+            if base.kind != ChainKind::Nat && network.has_effect(set, id) {
                 calls.push((base.priority, Call::Chain(set, id.clone())));
             }
         }
@@ -79,21 +79,21 @@ pub fn calls(world: &World<'_>, family: Family, hook: Hook, device: Option<&str>
 }
 
 /// Whether any chain is a nat chain: the first one on a hook puts the NAT core on all four (`nf_nat_register_fn`).
-fn has_nat(world: &World<'_>, family: Family) -> bool {
+fn has_nat(network: &Network<'_>, family: Family) -> bool {
     let hooks = Hook::ALL.iter().filter(|hook| nat_core(**hook).is_some());
-    hooks.flat_map(|hook| world.lists(family, *hook)).any(|(_, chains)| {
+    hooks.flat_map(|hook| network.lists(family, *hook)).any(|(_, chains)| {
         chains.ok().is_some_and(|chains| chains.iter().any(|(.., base)| base.kind == ChainKind::Nat))
     })
 }
 
 /// The nat chains that the NAT core calls, in the same form.
-pub fn nat_chains(world: &World<'_>, family: Family, hook: Hook) -> Vec<Step> {
+pub fn nat_chains(network: &Network<'_>, family: Family, hook: Hook) -> Vec<PriorityCalls> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
-    for (list, chains) in world.lists(family, hook) {
+    for (list, chains) in network.lists(family, hook) {
         match chains {
             Reading::Ok(chains) => calls.extend(chains.into_iter().filter_map(|(set, id, base)| {
-                let called = base.kind == ChainKind::Nat && world.has_effect(set, id);
+                let called = base.kind == ChainKind::Nat && network.has_effect(set, id);
                 called.then(|| (base.priority, Call::Chain(set, id.clone())))
             })),
             _ => unread.push(list),
@@ -103,12 +103,12 @@ pub fn nat_chains(world: &World<'_>, family: Family, hook: Hook) -> Vec<Step> {
 }
 
 /// Chains of lists that were not read may have any priority: each list is called before the first step and after each.
-fn everywhere(steps: Vec<Step>, unread: &[List]) -> Vec<Step> {
+fn everywhere(steps: Vec<PriorityCalls>, unread: &[BaseChainList]) -> Vec<PriorityCalls> {
     if unread.is_empty() {
         return steps;
     }
     let between = |priority: i32| {
-        unread.iter().map(move |list| Step { priority, calls: vec![Call::Unread(*list)] }).collect::<Vec<_>>()
+        unread.iter().map(move |list| PriorityCalls { priority, calls: vec![Call::Unread(*list)] }).collect::<Vec<_>>()
     };
     let mut all = between(i32::MIN);
     for step in steps {
@@ -126,11 +126,14 @@ fn bound_to(devices: &[String], device: &str) -> bool {
     })
 }
 
-fn by_priority(mut calls: Vec<(i32, Call)>) -> Vec<Step> {
+fn by_priority(mut calls: Vec<(i32, Call)>) -> Vec<PriorityCalls> {
     calls.sort_by_key(|(priority, _)| *priority);
     let groups = calls.chunk_by(|(one, _), (other, _)| one == other);
     groups
-        .map(|group| Step { priority: group[0].0, calls: group.iter().map(|(_, call)| call.clone()).collect() })
+        .map(|group| PriorityCalls {
+            priority: group[0].0,
+            calls: group.iter().map(|(_, call)| call.clone()).collect(),
+        })
         .collect()
 }
 
@@ -163,12 +166,12 @@ pub fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
 }
 
 /// A call, for people.
-pub fn name(world: &World<'_>, call: &Call) -> String {
+pub fn name(network: &Network<'_>, call: &Call) -> String {
     match call {
         Call::Conntrack => "connection tracking".into(),
         Call::Nat => "the NAT core".into(),
-        Call::Chain(set, id) => world.describe_chain(*set, id),
-        Call::Unread(list) => world.describe_list(*list),
+        Call::Chain(set, id) => network.describe_chain(*set, id),
+        Call::Unread(list) => network.describe_list(*list),
     }
 }
 

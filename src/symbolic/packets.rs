@@ -15,13 +15,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::space::{Block, Space};
-use super::world::World;
-use crate::facts::netfilter::{Condition, Family, Field, HeaderBytes};
+use super::network::Network;
+use super::space::{BitVector, Space};
+use crate::facts::netfilter::{Comparison, Family, Field, HeaderBytes};
 
 /// What a packet stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PacketKind {
     /// All packets that traffic may consist of: whatever a rule asks beyond its fields, some packet has it.
     Traffic,
     /// Packets of which everything is known or fixed: what cannot be told of them is unknown.
@@ -55,8 +55,8 @@ pub struct Names(Vec<u128>);
 
 impl Names {
     /// The pieces that all rules and these ranges tell apart.
-    fn new(world: &World<'_>, others: &[(u128, u128)]) -> Self {
-        let mut starts = world.survey().names.clone();
+    fn new(network: &Network<'_>, others: &[(u128, u128)]) -> Self {
+        let mut starts = network.survey().names.clone();
         for (first, last) in others {
             starts.insert(*first);
             starts.extend(last.checked_add(1));
@@ -111,10 +111,10 @@ pub fn is_name(field: &Field) -> bool {
 }
 
 /// The numbers for which a condition holds, where they are ranges.
-pub fn ranges(condition: &Condition, width: u32) -> Option<Vec<(u128, u128)>> {
+pub fn ranges(condition: &Comparison, width: u32) -> Option<Vec<(u128, u128)>> {
     match condition {
-        Condition::Ranges(ranges) => Some(ranges.clone()),
-        Condition::Masked { mask, value } => {
+        Comparison::Ranges(ranges) => Some(ranges.clone()),
+        Comparison::Masked { mask, value } => {
             let largest = u128::MAX >> (128 - width);
             let low = largest & !mask;
             let is_prefix = low & low.wrapping_add(1) == 0;
@@ -157,15 +157,15 @@ const WORDS: usize = 16;
 
 /// The variables of a walk's packets.
 #[derive(Debug)]
-pub struct Layout {
+pub struct PacketLayout {
     /// Names of devices.
     pub names: Names,
     /// Those of the first packet, and those of the one around it.
-    blocks: [BTreeMap<Field, Block>; 2],
+    blocks: [BTreeMap<Field, BitVector>; 2],
     /// The mark with which a packet came to a chain.
-    pub mark_before: Block,
+    pub mark_before: BitVector,
     /// Numbers beside the marks that nobody has asked for.
-    words: Vec<Block>,
+    words: Vec<BitVector>,
     /// It has a template of a connection.
     pub template: u32,
     /// A chain whose packets are routed again when their mark has changed changed it.
@@ -176,10 +176,10 @@ pub struct Layout {
     pub own_timeout: u32,
 }
 
-impl Layout {
+impl PacketLayout {
     /// `names`: ranges of names that are told apart beside those of the rules.
-    pub fn new(space: &Space<'_>, world: &World<'_>, names: &[(u128, u128)]) -> Self {
-        let names = Names::new(world, names);
+    pub fn new(space: &Space<'_>, network: &Network<'_>, names: &[(u128, u128)]) -> Self {
+        let names = Names::new(network, names);
         let mut blocks = [(); 2].map(|()| {
             let devices = [Field::OutputName, Field::InputName].map(|field| (field, space.block(names.bits())));
             let fields = [
@@ -206,7 +206,7 @@ impl Layout {
     }
 
     /// The variables of a field of the first packet, or of the one around it.
-    pub fn block(&mut self, space: &Space<'_>, outer: bool, field: &Field) -> Block {
+    pub fn block(&mut self, space: &Space<'_>, outer: bool, field: &Field) -> BitVector {
         let blocks = &mut self.blocks[usize::from(outer)];
         blocks.entry(field.clone()).or_insert_with(|| space.block(width(field))).clone()
     }
@@ -218,7 +218,7 @@ impl Layout {
     }
 
     /// A number of the width of a mark, bit beside bit with the marks: equal ones stay small. `None`: there are no more.
-    pub fn word(&mut self) -> Option<Block> {
+    pub fn word(&mut self) -> Option<BitVector> {
         self.words.pop()
     }
 
@@ -243,7 +243,7 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub struct Packets {
     /// What they stand for.
-    pub kind: Kind,
+    pub kind: PacketKind,
     /// IPv4 or IPv6.
     pub family: Family,
     /// Fields of tunnel packets that are known.
@@ -254,7 +254,7 @@ pub struct Packets {
 
 impl Packets {
     /// Packets of a family.
-    pub fn new(kind: Kind, family: Family) -> Self {
+    pub fn new(kind: PacketKind, family: Family) -> Self {
         let known = [Field::Mark, Field::ConnectionMark, Field::ConnectionState, Field::ConnectionDirection];
         let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName];
         // There are packets of every length.
@@ -266,7 +266,7 @@ impl Packets {
     /// made by this host, and UDP.
     pub fn known_bits(&self, field: &Field) -> Option<(u128, u128)> {
         let Field::Other(name) = field else { return None };
-        if self.kind != Kind::Tunnel {
+        if self.kind != PacketKind::Tunnel {
             return None;
         }
         // The headers of IPv4 and IPv6: byte, mask, value.
@@ -301,7 +301,7 @@ impl Packets {
         };
         let header = if self.family == Family::Ipv6 { IPV6 } else { 20 };
         // Around those of a tunnel: its own header, Ethernet's, and an IPv4 packet of UDP without data.
-        let inside = if self.kind == Kind::Tunnel { UDP + 8 + 14 + 20 + UDP } else { 0 };
+        let inside = if self.kind == PacketKind::Tunnel { UDP + 8 + 14 + 20 + UDP } else { 0 };
         let most = u128::from(u16::MAX);
         match name.as_str() {
             "meta length" | "ip length" => Some((header + inside, most)),
@@ -315,19 +315,19 @@ impl Packets {
 
     /// A condition on a field of them. What is beyond the ends of what they can have there stands for these ends, so that one
     /// of the numbers is always right.
-    pub fn condition<'c>(&self, field: &Field, condition: &'c Condition) -> Cow<'c, Condition> {
+    pub fn condition<'c>(&self, field: &Field, condition: &'c Comparison) -> Cow<'c, Comparison> {
         let whole = u128::MAX >> (128 - width(field).max(1));
         let ranges = match condition {
-            Condition::Ranges(ranges) => ranges.clone(),
-            Condition::Masked { mask, value } if mask & whole == whole => vec![(*value, *value)],
-            Condition::Masked { .. } => return Cow::Borrowed(condition),
+            Comparison::Ranges(ranges) => ranges.clone(),
+            Comparison::Masked { mask, value } if mask & whole == whole => vec![(*value, *value)],
+            Comparison::Masked { .. } => return Cow::Borrowed(condition),
         };
         let Some((least, most)) = self.ends_of(field) else { return Cow::Borrowed(condition) };
         let possible = ranges.iter().filter(|(first, last)| *first <= most && *last >= least);
         let widened = possible.map(|(first, last)| {
             (if *first <= least { 0 } else { *first }, if *last >= most { u128::MAX } else { *last })
         });
-        Cow::Owned(Condition::Ranges(widened.collect()))
+        Cow::Owned(Comparison::Ranges(widened.collect()))
     }
 
     /// Its source address's field, and its destination's.
@@ -350,6 +350,6 @@ impl Packets {
 
     /// Whether all of their fields are any, or this one is known.
     pub fn knows(&self, field: &Field) -> bool {
-        self.kind == Kind::Traffic || self.known.contains(field) || field.is_drawn()
+        self.kind == PacketKind::Traffic || self.known.contains(field) || field.is_drawn()
     }
 }

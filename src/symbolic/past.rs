@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use super::host::prefix_range;
-use super::values::Values;
-use crate::facts::{Route, Rule};
+use super::values::Numbers;
+use crate::facts::{PolicyRule, Route};
 
 /// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.
 const MAX_ROUTES: usize = 1024;
@@ -33,13 +33,13 @@ pub struct Past {
     /// Destinations, the less specific first, and whether those are led past it: later ones overrule earlier ones.
     pub routes: Vec<((u128, u128), bool)>,
     /// Destinations that earlier rules may lead into it, or that are not known.
-    pub earlier: Values,
+    pub earlier: Numbers,
 }
 
 /// What policy rules of a family do to marked packets. `into`: devices by which packets get into the tunnel.
-pub fn past(rules: &[Rule], routes: &[Route], ipv6: bool, into: &BTreeSet<u32>) -> Vec<Past> {
+pub fn past(rules: &[PolicyRule], routes: &[Route], ipv6: bool, into: &BTreeSet<u32>) -> Vec<Past> {
     let largest = if ipv6 { u128::MAX } else { u32::MAX.into() };
-    let mut rules: Vec<&Rule> = rules.iter().filter(|rule| rule.ipv6 == ipv6).collect();
+    let mut rules: Vec<&PolicyRule> = rules.iter().filter(|rule| rule.ipv6 == ipv6).collect();
     rules.sort_by_key(|rule| rule.priority);
     let of_table = |table: u32| {
         let mine = routes.iter().filter(|route| route.table == table && is_of(route, ipv6));
@@ -53,7 +53,7 @@ pub fn past(rules: &[Rule], routes: &[Route], ipv6: bool, into: &BTreeSet<u32>) 
             NOP => {}
             action if REFUSE.contains(&action) => {
                 if let Some((value, mask)) = rule.fwmark.filter(|_| is_simple) {
-                    let (mark, earlier) = ((mask, value & mask), Values::ranges(earlier.clone()));
+                    let (mark, earlier) = ((mask, value & mask), Numbers::ranges(earlier.clone()));
                     found.push(Past { mark, routes: vec![((0, largest), true)], earlier });
                 }
             }
@@ -68,7 +68,7 @@ pub fn past(rules: &[Rule], routes: &[Route], ipv6: bool, into: &BTreeSet<u32>) 
                     // Of two routes to the same destination one is taken: any that leads in counts.
                     table.sort_by_key(|(range, route)| (route.prefix_length, *range, leads_in(route)));
                     let routes = table.iter().map(|(range, route)| (*range, !leads_in(route))).collect();
-                    let (mark, earlier) = ((mask, value & mask), Values::ranges(earlier.clone()));
+                    let (mark, earlier) = ((mask, value & mask), Numbers::ranges(earlier.clone()));
                     found.push(Past { mark, routes, earlier });
                 }
                 earlier.extend(table.iter().filter(|(_, route)| leads_in(route)).map(|(range, _)| *range));
@@ -98,8 +98,8 @@ fn range_of(route: &Route, largest: u128) -> (u128, u128) {
 mod tests {
     use super::*;
 
-    fn rule(priority: u32, table: u32, fwmark: Option<(u32, u32)>) -> Rule {
-        Rule {
+    fn rule(priority: u32, table: u32, fwmark: Option<(u32, u32)>) -> PolicyRule {
+        PolicyRule {
             ipv6: false,
             priority,
             table,
@@ -117,14 +117,14 @@ mod tests {
         let main = rule(32766, MAIN, None);
         let marked = rule(100, 7, Some((0x4000, 0x4000)));
         let into = BTreeSet::from([9]);
-        let of = |rules: &[&Rule], routes: &[Route]| {
+        let of = |rules: &[&PolicyRule], routes: &[Route]| {
             past(&rules.iter().map(|rule| (*rule).clone()).collect::<Vec<_>>(), routes, false, &into)
         };
         let tunnel = Route::to(MAIN, "10.42.0.0/16", UNICAST, 9);
         let elsewhere = Route::to(7, "0.0.0.0/0", UNICAST, 2);
         let found = of(&[&main, &marked], &[tunnel.clone(), elsewhere.clone()]);
         let everything = (0, u32::MAX.into());
-        let expected = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Values::of(&[]) };
+        let expected = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Numbers::of(&[]) };
         assert!(found == vec![expected.clone()]);
         let refused = Route::to(7, "0.0.0.0/0", *REFUSING.start(), 0);
         assert!(of(&[&main, &marked], &[tunnel.clone(), refused]) == vec![expected.clone()]);
@@ -135,16 +135,16 @@ mod tests {
         // An earlier rule leads in.
         let early = rule(50, MAIN, None);
         let found = of(&[&early, &marked], &[tunnel.clone(), elsewhere.clone()]);
-        assert_eq!(found[0].earlier, Values::ranges(vec![prefix_range("10.42.0.0".parse().unwrap(), 16)]));
+        assert_eq!(found[0].earlier, Numbers::ranges(vec![prefix_range("10.42.0.0".parse().unwrap(), 16)]));
         // What is not understood takes nothing away.
-        let inverted = Rule { inverted: true, ..marked.clone() };
-        let other = Rule { other: vec![20], ..marked.clone() };
-        let goto = Rule { action: 2, ..early };
+        let inverted = PolicyRule { inverted: true, ..marked.clone() };
+        let other = PolicyRule { other: vec![20], ..marked.clone() };
+        let goto = PolicyRule { action: 2, ..early };
         for rules in [[&inverted, &main], [&other, &main], [&goto, &marked]] {
             assert_eq!(of(&rules, &[tunnel.clone(), elsewhere.clone()]), []);
         }
         assert_eq!(of(&[&marked, &main], &[tunnel, back]), [], "nothing there leads past it");
-        let blackhole = Rule { action: *REFUSE.start(), ..marked };
+        let blackhole = PolicyRule { action: *REFUSE.start(), ..marked };
         assert_eq!(of(&[&blackhole, &main], &[]), [expected]);
     }
 }

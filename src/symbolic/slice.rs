@@ -1,15 +1,15 @@
 //! Which chains can decide about the mark that packets end with. Others need not be walked through to know what marks there
 //! can be: all that they may do is drop packets, and fewer packets have no other marks.
 
+use super::network::{Network, lets_pass};
 use super::survey::{Relevant, bits_of};
-use super::world::{World, lets_pass};
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, Field, Match, Step, Verdict};
 
 /// Chains with fewer rules are not worth a walk of their own.
 const MIN_RULES: usize = 256;
 
-impl World<'_> {
+impl Network<'_> {
     /// Bits of marks that decide about these bits of the packet's: what rules test before they write one, and what is copied.
     pub fn relevant_to_marks(&self, decisive: u32) -> Relevant {
         let mut relevant = Relevant { mark: decisive, connection: 0 };

@@ -11,19 +11,19 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use super::effort::Effort;
-use super::values::Values;
-use table::{Node, Operation, Table};
+use super::values::Numbers;
+use table::{DiagramNode, NodeTable, Operation};
 
 /// A set of packets: of assignments to the variables of its [`Space`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Set(u32);
+pub struct PacketSet(u32);
 
 /// No packet.
-pub const NOTHING: Set = Set(0);
+pub const NOTHING: PacketSet = PacketSet(0);
 /// Every packet.
-pub const EVERYTHING: Set = Set(1);
+pub const EVERYTHING: PacketSet = PacketSet(1);
 
-impl Set {
+impl PacketSet {
     /// Whether no packet is in it.
     pub fn is_empty(self) -> bool {
         self == NOTHING
@@ -32,9 +32,9 @@ impl Set {
 
 /// A number that packets have: its variables, the most significant bit first, in the order of the diagram.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Block(pub Vec<u32>);
+pub struct BitVector(pub Vec<u32>);
 
-impl Block {
+impl BitVector {
     /// The variables of these bits, the least significant first.
     pub fn bits(&self, mask: u128) -> impl Iterator<Item = u32> {
         let bits = self.0.iter().rev().enumerate().filter(move |(bit, _)| mask >> bit & 1 != 0);
@@ -49,7 +49,7 @@ impl Block {
 
 /// Numbers that agree with `value` in the bits of `mask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pattern {
+pub struct BitPattern {
     /// Bits that are known.
     pub mask: u128,
     /// What they are.
@@ -70,7 +70,7 @@ impl Mark {
 /// The sets of one walk.
 #[derive(Debug)]
 pub struct Space<'e> {
-    table: RefCell<Table>,
+    table: RefCell<NodeTable>,
     effort: &'e Effort<'e>,
 }
 
@@ -81,17 +81,17 @@ impl<'e> Space<'e> {
     }
 
     /// A number of so many bits, behind all others in the order.
-    pub fn block(&self, bits: u32) -> Block {
+    pub fn block(&self, bits: u32) -> BitVector {
         let mut table = self.table.borrow_mut();
         let first = table.variables;
         table.variables += bits;
-        Block((first..first + bits).collect())
+        BitVector((first..first + bits).collect())
     }
 
     /// Numbers of so many bits, bit beside bit: what is copied from one to another stays small.
-    pub fn interleaved<const N: usize>(&self, bits: u32) -> [Block; N] {
-        let Block(all) = self.block(N as u32 * bits);
-        std::array::from_fn(|first| Block(all.iter().skip(first).step_by(N).copied().collect()))
+    pub fn interleaved<const N: usize>(&self, bits: u32) -> [BitVector; N] {
+        let BitVector(all) = self.block(N as u32 * bits);
+        std::array::from_fn(|first| BitVector(all.iter().skip(first).step_by(N).copied().collect()))
     }
 
     /// Whether results are no longer to be relied on: work has ended, or the table is full.
@@ -111,7 +111,7 @@ impl<'e> Space<'e> {
 
     /// Gives back all nodes that were made since but those of these sets, which get other numbers: sets that were made since
     /// and are not among these mean nothing any more.
-    pub fn forget_others(&self, mark: Mark, sets: Vec<&mut Set>) {
+    pub fn forget_others(&self, mark: Mark, sets: Vec<&mut PacketSet>) {
         let mut table = self.table.borrow_mut();
         if table.is_full {
             return;
@@ -126,23 +126,23 @@ impl<'e> Space<'e> {
     }
 
     /// Packets in both.
-    pub fn and(&self, one: Set, other: Set) -> Set {
-        Set(self.apply(&mut self.table.borrow_mut(), Operation::And, one.0, other.0))
+    pub fn and(&self, one: PacketSet, other: PacketSet) -> PacketSet {
+        PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::And, one.0, other.0))
     }
 
     /// Packets in one or the other.
-    pub fn or(&self, one: Set, other: Set) -> Set {
-        Set(self.apply(&mut self.table.borrow_mut(), Operation::Or, one.0, other.0))
+    pub fn or(&self, one: PacketSet, other: PacketSet) -> PacketSet {
+        PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::Or, one.0, other.0))
     }
 
     /// Packets in one and not in the other.
-    pub fn minus(&self, one: Set, other: Set) -> Set {
-        Set(self.apply(&mut self.table.borrow_mut(), Operation::Minus, one.0, other.0))
+    pub fn minus(&self, one: PacketSet, other: PacketSet) -> PacketSet {
+        PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::Minus, one.0, other.0))
     }
 
     /// Packets in any of these.
-    pub fn any(&self, sets: impl IntoIterator<Item = Set>) -> Set {
-        let mut sets: Vec<Set> = sets.into_iter().collect();
+    pub fn any(&self, sets: impl IntoIterator<Item = PacketSet>) -> PacketSet {
+        let mut sets: Vec<PacketSet> = sets.into_iter().collect();
         while sets.len() > 1 {
             // Pair by pair, so that no node is visited more often than there are levels.
             sets = sets.chunks(2).map(|pair| pair.iter().fold(NOTHING, |all, set| self.or(all, *set))).collect();
@@ -151,51 +151,51 @@ impl<'e> Space<'e> {
     }
 
     /// The same packets with any values of these variables.
-    pub fn exists(&self, set: Set, variables: &BTreeSet<u32>) -> Set {
+    pub fn exists(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
         let table = &mut self.table.borrow_mut();
         let cube = table.cube(variables);
-        Set(self.quantify(table, Operation::Exists, set.0, cube))
+        PacketSet(self.quantify(table, Operation::Exists, set.0, cube))
     }
 
     /// Packets that are in it whatever these variables are.
-    pub fn for_all(&self, set: Set, variables: &BTreeSet<u32>) -> Set {
+    pub fn for_all(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
         let table = &mut self.table.borrow_mut();
         let cube = table.cube(variables);
-        Set(self.quantify(table, Operation::ForAll, set.0, cube))
+        PacketSet(self.quantify(table, Operation::ForAll, set.0, cube))
     }
 
     /// Packets of which this variable is turned round.
-    pub fn flip(&self, set: Set, variable: u32) -> Set {
-        Set(self.flip_in(&mut self.table.borrow_mut(), set.0, variable))
+    pub fn flip(&self, set: PacketSet, variable: u32) -> PacketSet {
+        PacketSet(self.flip_in(&mut self.table.borrow_mut(), set.0, variable))
     }
 
     /// Packets of which this variable is 1.
-    pub fn is_set(&self, variable: u32) -> Set {
-        Set(self.table.borrow_mut().node(variable, [0, 1]))
+    pub fn is_set(&self, variable: u32) -> PacketSet {
+        PacketSet(self.table.borrow_mut().node(variable, [0, 1]))
     }
 
     /// Packets of which a number agrees with a pattern. Bits of the value outside of the mask: none.
-    pub fn matching(&self, block: &Block, mask: u128, value: u128) -> Set {
+    pub fn matching(&self, block: &BitVector, mask: u128, value: u128) -> PacketSet {
         if value & !mask != 0 {
             return NOTHING;
         }
         let mut table = self.table.borrow_mut();
         let bits = block.0.iter().rev().enumerate().filter(|(bit, _)| mask >> bit & 1 != 0);
-        Set(bits.fold(1, |rest, (bit, variable)| {
+        PacketSet(bits.fold(1, |rest, (bit, variable)| {
             table.node(*variable, if value >> bit & 1 != 0 { [0, rest] } else { [rest, 0] })
         }))
     }
 
     /// Packets of which a number is in one of these ranges, both ends included, in any order.
-    pub fn ranges(&self, block: &Block, ranges: &[(u128, u128)]) -> Set {
+    pub fn ranges(&self, block: &BitVector, ranges: &[(u128, u128)]) -> PacketSet {
         let largest = block.largest();
         let fitting = ranges.iter().filter(|(first, _)| *first <= largest);
-        let apart = Values::ranges(fitting.map(|(first, last)| (*first, *last.min(&largest))).collect());
-        Set(self.within(&mut self.table.borrow_mut(), &block.0, 0, largest, apart.as_ranges()))
+        let apart = Numbers::ranges(fitting.map(|(first, last)| (*first, *last.min(&largest))).collect());
+        PacketSet(self.within(&mut self.table.borrow_mut(), &block.0, 0, largest, apart.as_ranges()))
     }
 
     /// The part of [`Space::ranges`] from `base` on; `low`: the bits of these variables.
-    fn within(&self, table: &mut Table, variables: &[u32], base: u128, low: u128, ranges: &[(u128, u128)]) -> u32 {
+    fn within(&self, table: &mut NodeTable, variables: &[u32], base: u128, low: u128, ranges: &[(u128, u128)]) -> u32 {
         let from = ranges.partition_point(|(_, last)| *last < base);
         let to = ranges.partition_point(|(first, _)| *first <= base | low);
         let ranges = ranges.get(from..to).unwrap_or_default();
@@ -216,18 +216,18 @@ impl<'e> Space<'e> {
     }
 
     /// The same packets; what the one block held, the other does.
-    pub fn renamed(&self, set: Set, from: &[u32], to: &[u32]) -> Set {
+    pub fn renamed(&self, set: PacketSet, from: &[u32], to: &[u32]) -> PacketSet {
         let names: HashMap<u32, u32> = from.iter().copied().zip(to.iter().copied()).collect();
         let mut known = HashMap::new();
-        Set(self.rename(&mut self.table.borrow_mut(), set.0, &names, &mut known))
+        PacketSet(self.rename(&mut self.table.borrow_mut(), set.0, &names, &mut known))
     }
 
     /// Variables that it depends on.
-    pub fn support(&self, set: Set) -> BTreeSet<u32> {
+    pub fn support(&self, set: PacketSet) -> BTreeSet<u32> {
         let table = self.table.borrow();
         let (mut seen, mut open, mut found) = (BTreeSet::new(), vec![set.0], BTreeSet::new());
         while let Some(at) = open.pop().filter(|_| self.effort.spend(1)) {
-            let Node { variable, branches } = table.at(at);
+            let DiagramNode { variable, branches } = table.at(at);
             if at > 1 && seen.insert(at) {
                 found.insert(variable);
                 open.extend(branches);
@@ -237,11 +237,11 @@ impl<'e> Space<'e> {
     }
 
     /// The patterns that a number has, if they are at most so many.
-    pub fn patterns(&self, set: Set, block: &Block, at_most: usize) -> Option<Vec<Pattern>> {
+    pub fn patterns(&self, set: PacketSet, block: &BitVector, at_most: usize) -> Option<Vec<BitPattern>> {
         let others: BTreeSet<u32> = self.support(set).into_iter().filter(|of| !block.0.contains(of)).collect();
         let only = self.exists(set, &others);
         let table = self.table.borrow();
-        let mut open = vec![(only.0, Pattern { mask: 0, value: 0 })];
+        let mut open = vec![(only.0, BitPattern { mask: 0, value: 0 })];
         let mut found = Vec::new();
         while let Some((at, pattern)) = open.pop() {
             match at {
@@ -249,11 +249,11 @@ impl<'e> Space<'e> {
                 1 if found.len() == at_most => return None,
                 1 => found.push(pattern),
                 _ => {
-                    let Node { variable, branches } = table.at(at);
+                    let DiagramNode { variable, branches } = table.at(at);
                     let place = block.0.iter().rev().position(|own| *own == variable)?;
                     let bit = 1u128 << place;
-                    open.push((branches[1], Pattern { mask: pattern.mask | bit, value: pattern.value | bit }));
-                    open.push((branches[0], Pattern { mask: pattern.mask | bit, ..pattern }));
+                    open.push((branches[1], BitPattern { mask: pattern.mask | bit, value: pattern.value | bit }));
+                    open.push((branches[0], BitPattern { mask: pattern.mask | bit, ..pattern }));
                 }
             }
         }
@@ -261,15 +261,15 @@ impl<'e> Space<'e> {
     }
 
     /// The one number that all its packets have there, if it is one.
-    pub fn number(&self, set: Set, block: &Block) -> Option<u128> {
+    pub fn number(&self, set: PacketSet, block: &BitVector) -> Option<u128> {
         match self.patterns(set, block, 1)?.as_slice() {
-            [Pattern { mask, value }] if *mask == block.largest() => Some(*value),
+            [BitPattern { mask, value }] if *mask == block.largest() => Some(*value),
             _ => None,
         }
     }
 
     /// Variables with values that put a packet into it, as few of them as `cost` allows. `None`: it is empty.
-    pub fn cheapest(&self, set: Set, cost: &dyn Fn(u32) -> usize) -> Option<Vec<(u32, bool)>> {
+    pub fn cheapest(&self, set: PacketSet, cost: &dyn Fn(u32) -> usize) -> Option<Vec<(u32, bool)>> {
         let table = self.table.borrow();
         let mut known: HashMap<u32, usize> = HashMap::from([(0, usize::MAX), (1, 0)]);
         let mut open = vec![set.0];
@@ -278,7 +278,7 @@ impl<'e> Space<'e> {
                 open.pop();
                 continue;
             }
-            let Node { variable, branches } = table.at(at);
+            let DiagramNode { variable, branches } = table.at(at);
             let missing: Vec<u32> = branches.into_iter().filter(|branch| !known.contains_key(branch)).collect();
             if missing.is_empty() {
                 let least = branches.map(|branch| known[&branch]).into_iter().min().unwrap_or(usize::MAX);
@@ -290,7 +290,7 @@ impl<'e> Space<'e> {
         }
         let (mut at, mut way) = (set.0, Vec::new());
         while at > 1 {
-            let Node { variable, branches } = table.at(at);
+            let DiagramNode { variable, branches } = table.at(at);
             let one = known[&branches[1]] < known[&branches[0]];
             way.push((variable, one));
             at = branches[usize::from(one)];
@@ -299,11 +299,11 @@ impl<'e> Space<'e> {
     }
 
     /// Takes from the budget; `false`: no more work is to be done, and results mean nothing.
-    fn spend(&self, table: &Table) -> bool {
+    fn spend(&self, table: &NodeTable) -> bool {
         !table.is_full && self.effort.spend(1)
     }
 
-    fn apply(&self, table: &mut Table, operation: Operation, one: u32, other: u32) -> u32 {
+    fn apply(&self, table: &mut NodeTable, operation: Operation, one: u32, other: u32) -> u32 {
         use Operation::{And, Minus, Or};
         match (operation, one, other) {
             (And | Minus, 0, _) | (And, _, 0) | (Minus, _, 1) => return 0,
@@ -322,7 +322,8 @@ impl<'e> Space<'e> {
         }
         let (left, right) = (table.at(one), table.at(other));
         let variable = left.variable.min(right.variable);
-        let branch = |node: &Node, of: u32, at: usize| if node.variable == variable { node.branches[at] } else { of };
+        let branch =
+            |node: &DiagramNode, of: u32, at: usize| if node.variable == variable { node.branches[at] } else { of };
         let zero = self.apply(table, operation, branch(&left, one, 0), branch(&right, other, 0));
         let high = self.apply(table, operation, branch(&left, one, 1), branch(&right, other, 1));
         let result = table.node(variable, [zero, high]);
@@ -330,7 +331,7 @@ impl<'e> Space<'e> {
         result
     }
 
-    fn quantify(&self, table: &mut Table, operation: Operation, of: u32, mut cube: u32) -> u32 {
+    fn quantify(&self, table: &mut NodeTable, operation: Operation, of: u32, mut cube: u32) -> u32 {
         let node = table.at(of);
         while of > 1 && cube > 1 && table.at(cube).variable < node.variable {
             cube = table.at(cube).branches[1];
@@ -354,7 +355,7 @@ impl<'e> Space<'e> {
         result
     }
 
-    fn flip_in(&self, table: &mut Table, of: u32, variable: u32) -> u32 {
+    fn flip_in(&self, table: &mut NodeTable, of: u32, variable: u32) -> u32 {
         let node = table.at(of);
         if node.variable > variable {
             return of;
@@ -374,7 +375,7 @@ impl<'e> Space<'e> {
         result
     }
 
-    fn rename(&self, table: &mut Table, of: u32, names: &HashMap<u32, u32>, known: &mut HashMap<u32, u32>) -> u32 {
+    fn rename(&self, table: &mut NodeTable, of: u32, names: &HashMap<u32, u32>, known: &mut HashMap<u32, u32>) -> u32 {
         if of <= 1 {
             return of;
         }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{Rules, World};
+use super::network::{HeldRules, Network};
 use crate::facts::netfilter::{
-    Chain, ChainId, Condition, Field, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step, Test, Verdict, mark_in,
-    name_key,
+    Chain, ChainId, Comparison, Field, FieldTest, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step, Verdict,
+    mark_in, name_key,
 };
 
 /// What matters of packets to one node's rules.
@@ -38,9 +38,9 @@ pub struct Relevant {
 
 impl Survey {
     /// Looks at all rules.
-    pub fn of(world: &World<'_>) -> Self {
+    pub fn of(network: &Network<'_>) -> Self {
         let mut survey = Self { names: BTreeSet::from([0, 1]), ..Self::default() };
-        for (number, rules) in world.rules.iter().enumerate() {
+        for (number, rules) in network.rules.iter().enumerate() {
             for chain in rules.ruleset.chains.values() {
                 let chain = chain.rules_for_udp().unwrap_or_default();
                 chain.iter().flat_map(|rule| &rule.steps).for_each(|step| survey.look_at(number, rules, step));
@@ -48,10 +48,10 @@ impl Survey {
             }
             survey.look_at_outgoing(rules);
         }
-        for rules in &world.rules {
+        for rules in &network.rules {
             survey.look_at_ipsets(rules);
         }
-        for device in world.devices.iter().flatten() {
+        for device in network.devices.iter().flatten() {
             name_key(device.name).into_iter().for_each(|name| survey.name((name, name)));
         }
         survey
@@ -63,7 +63,7 @@ impl Survey {
         self.names.extend(last.checked_add(1));
     }
 
-    fn look_at(&mut self, number: usize, rules: &Rules<'_>, step: &Step) {
+    fn look_at(&mut self, number: usize, rules: &HeldRules<'_>, step: &Step) {
         match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().for_each(|test| self.test(test)),
             Step::Match(Match::OfBridged { .. }) => self.asks_for_ports = true,
@@ -92,7 +92,7 @@ impl Survey {
     }
 
     /// Devices and marks that elements of ipsets are about.
-    fn look_at_ipsets(&mut self, rules: &Rules<'_>) {
+    fn look_at_ipsets(&mut self, rules: &HeldRules<'_>) {
         for set in rules.ruleset.sets.iter().filter(|(id, _)| matches!(id, SetId::Ipset(_))).map(|(_, set)| set) {
             let elements = || set.elements.ok().into_iter().flatten();
             match set.kind.as_str() {
@@ -108,7 +108,7 @@ impl Survey {
 
     /// Bits that the rules of a chain may set: a bit that was tested to be set is only turned off by turning it round, as
     /// kube-proxy does.
-    fn look_for_writes(&mut self, of: &Rules<'_>, rules: &[Rule]) {
+    fn look_for_writes(&mut self, of: &HeldRules<'_>, rules: &[Rule]) {
         let mut known = 0;
         for rule in rules {
             let mut here = known;
@@ -149,7 +149,7 @@ impl Survey {
     }
 
     /// Bits of the mark that rules test that this host's own packets meet.
-    fn look_at_outgoing(&mut self, rules: &Rules<'_>) {
+    fn look_at_outgoing(&mut self, rules: &HeldRules<'_>) {
         let chains = &rules.ruleset.chains;
         let outgoing = |chain: &Chain| {
             chain.base.as_ref().is_some_and(|base| matches!(base.hook, Hook::Output | Hook::Postrouting | Hook::Egress))
@@ -177,7 +177,7 @@ impl Survey {
         }
     }
 
-    fn test(&mut self, Test { field, condition }: &Test) {
+    fn test(&mut self, FieldTest { field, condition }: &FieldTest) {
         match field {
             Field::InputName | Field::OutputName => {
                 super::packets::ranges(condition, 128).into_iter().flatten().for_each(|range| self.name(range));
@@ -204,7 +204,7 @@ impl Survey {
 }
 
 /// Bits that a write with a map may set by what the map has: any, if that is not known.
-fn mapped_bits(rules: &Rules<'_>, lookup: &MapLookup, mapped: u32) -> u32 {
+fn mapped_bits(rules: &HeldRules<'_>, lookup: &MapLookup, mapped: u32) -> u32 {
     let known = lookup.known_in(&rules.ruleset.sets);
     let bits = known.and_then(|mut known| known.try_fold(0, |all, (_, data)| Some(all | mark_in(data)?)));
     bits.map_or(u32::MAX, |bits| bits & mapped)
@@ -216,21 +216,21 @@ pub fn updated(number: usize, set: &SetId) -> (Option<usize>, SetId) {
 }
 
 /// Bits that a condition looks at.
-pub fn bits_of(condition: &Condition) -> u32 {
+pub fn bits_of(condition: &Comparison) -> u32 {
     match condition {
-        Condition::Masked { mask, .. } => *mask as u32,
-        Condition::Ranges(_) => u32::MAX,
+        Comparison::Masked { mask, .. } => *mask as u32,
+        Comparison::Ranges(_) => u32::MAX,
     }
 }
 
-fn bits(test: &Test) -> u32 {
+fn bits(test: &FieldTest) -> u32 {
     bits_of(&test.condition)
 }
 
 /// Bits of the mark that are set where a test holds, if it is about nothing else.
-fn bits_set(test: &Test) -> u32 {
+fn bits_set(test: &FieldTest) -> u32 {
     match (&test.field, &test.condition) {
-        (Field::Mark, Condition::Masked { mask, value }) if mask == value => *value as u32,
+        (Field::Mark, Comparison::Masked { mask, value }) if mask == value => *value as u32,
         _ => 0,
     }
 }

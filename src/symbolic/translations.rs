@@ -1,11 +1,11 @@
 //! Which destinations connections can have in place of their packets', by all rules that translate.
 
 use super::machine::Certainty;
-use super::values::Values;
-use super::world::{Targets, World, recall};
+use super::network::{Network, Targets, recall};
+use super::values::Numbers;
 use crate::facts::netfilter::{Family, Nat, NatAction, Step};
 
-impl World<'_> {
+impl Network<'_> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
     /// arrives may also be an answer to what left with a translated source.
     pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
@@ -22,7 +22,7 @@ impl World<'_> {
         let (mut targets, mut unclear) = (Vec::new(), self.unread(family));
         for (set, id, chain) in self.chains_of(family) {
             if chain.only_searched() {
-                return (Values::ranges(vec![(0, u128::MAX)]), None); // those of Services
+                return (Numbers::ranges(vec![(0, u128::MAX)]), None); // those of Services
             }
             let sets = &self.rules[set].ruleset.sets;
             for step in chain.known_rules().iter().flat_map(|rule| &rule.steps) {
@@ -44,16 +44,16 @@ impl World<'_> {
                 }
             }
         }
-        (Values::ranges(targets), unclear)
+        (Numbers::ranges(targets), unclear)
     }
 
     /// Destinations that packets off output have which get another one. `None`: any, because rules give some.
-    pub(super) fn answered(&self, family: Family) -> Option<Values> {
+    pub(super) fn answered(&self, family: Family) -> Option<Numbers> {
         recall(&self.remembered.answered, family, || self.look_for_answered(family))
     }
 
     /// Where only sources are translated, what gets another destination is an answer, sent to the source that was given.
-    fn look_for_answered(&self, family: Family) -> Option<Values> {
+    fn look_for_answered(&self, family: Family) -> Option<Numbers> {
         if self.unread(family).is_some() {
             return None;
         }
@@ -79,7 +79,7 @@ impl World<'_> {
                 }
             }
         }
-        Some(Values::ranges(sources))
+        Some(Numbers::ranges(sources))
     }
 
     fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {

@@ -1,15 +1,15 @@
 //! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
 
 use super::machine::{Certainty, Hit};
-use super::world::{Found, RuleAt, World, family_word};
+use super::network::{Network, Occurrence, RuleAt, family_word};
 use crate::facts::Question;
 use crate::facts::Reading;
 use crate::facts::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
 
 /// A list of base chains: those of one rule set, of tables of one family, on one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct List {
-    /// Position of the rule set in [`World::rules`].
+pub struct BaseChainList {
+    /// Position of the rule set in [`Network::rules`].
     pub set: usize,
     /// Family of the tables.
     pub family: Family,
@@ -30,19 +30,20 @@ fn has_hook(family: Family, hook: Hook) -> bool {
     }
 }
 
-impl<'a> World<'a> {
+impl<'a> Network<'a> {
     /// The base chains that packets of a family meet on a hook, list by list: those of tables of that family, of `inet`
     /// and of `netdev`.
-    pub fn lists(&self, family: Family, hook: Hook) -> Vec<(List, Reading<Vec<Listed<'a>>>)> {
+    pub fn lists(&self, family: Family, hook: Hook) -> Vec<(BaseChainList, Reading<Vec<Listed<'a>>>)> {
         let families = [family, Family::Inet, Family::Netdev].into_iter().filter(|family| has_hook(*family, hook));
         let families: Vec<Family> = families.collect();
         let sets = 0..self.rules.len();
-        let lists = sets.flat_map(|set| families.iter().map(move |family| List { set, family: *family, hook }));
+        let lists =
+            sets.flat_map(|set| families.iter().map(move |family| BaseChainList { set, family: *family, hook }));
         lists.map(|list| (list, self.list(list))).collect()
     }
 
     /// The chains of a list. One that is listed and not there was not read, whose priority nobody knows.
-    pub fn list(&self, list: List) -> Reading<Vec<Listed<'a>>> {
+    pub fn list(&self, list: BaseChainList) -> Reading<Vec<Listed<'a>>> {
         let ruleset = self.rules[list.set].ruleset;
         let chains = ruleset.base_chains.at(list.family, list.hook).map(|ids| {
             let base = |id| Some((list.set, id, ruleset.chains.get(id)?.base.as_ref()?));
@@ -52,7 +53,7 @@ impl<'a> World<'a> {
     }
 
     /// `the base chains of ipv4 postrouting`, for people.
-    pub fn describe_list(&self, list: List) -> String {
+    pub fn describe_list(&self, list: BaseChainList) -> String {
         let backend = if self.rules[list.set].legacy { "legacy " } else { "" };
         format!("the base chains of {backend}{} {}", list.family, list.hook)
     }
@@ -74,7 +75,7 @@ impl<'a> World<'a> {
     }
 
     /// A question about a list of base chains.
-    pub(super) fn question_of_list(&self, list: List, text: String) -> Question {
+    pub(super) fn question_of_list(&self, list: BaseChainList, text: String) -> Question {
         let question = Question::from(text);
         match (self.rules[list.set].legacy, list.family) {
             (true, Family::Ipv6) => question.shown_by(["ip6tables-legacy-save"]),
@@ -99,7 +100,7 @@ impl<'a> World<'a> {
         let ruleset = self.rules[set].ruleset;
         for family in Family::ALL.iter().filter(|family| wanted(**family)) {
             for hook in Hook::ALL.iter().filter(|hook| has_hook(*family, **hook)) {
-                let list = List { set, family: *family, hook: *hook };
+                let list = BaseChainList { set, family: *family, hook: *hook };
                 if let why @ (Reading::Absent(_) | Reading::Denied(_) | Reading::Failed(_)) = self.list(list) {
                     return Some(
                         self.question_of_list(
@@ -144,13 +145,13 @@ impl<'a> World<'a> {
     }
 
     /// Whether any rule translates addresses or writes them into headers, and where it stands: chains that were only searched have many.
-    pub fn translates(&self) -> Found {
+    pub fn translates(&self) -> Occurrence {
         let found = self.find_step(&|step| matches!(step, Step::Nat(_) | Step::Rewrite { .. }));
         let families = [Family::Ipv4, Family::Ipv6].into_iter();
         let searched = families.flat_map(|family| self.chains_of(family)).find(|(.., chain)| chain.only_searched());
         match searched {
             Some((set, id, _)) if found.certainty != Certainty::Happens => {
-                Found { certainty: Certainty::Happens, place: self.describe_chain(set, id) }
+                Occurrence { certainty: Certainty::Happens, place: self.describe_chain(set, id) }
             }
             _ => found,
         }
@@ -158,14 +159,14 @@ impl<'a> World<'a> {
 
     /// Whether some rule that packets of IPv4 or IPv6 can meet has such a step, and which one. Of chains that were only
     /// searched, what UDP packets can meet is known.
-    pub fn find_step(&self, wanted: &dyn Fn(&Step) -> bool) -> Found {
+    pub fn find_step(&self, wanted: &dyn Fn(&Step) -> bool) -> Occurrence {
         let mut why = None;
         for family in [Family::Ipv4, Family::Ipv6] {
             for (set, id, chain) in self.chains_of(family) {
                 for rule in chain.rules_for_udp().into_iter().flatten() {
                     if rule.steps.iter().any(wanted) {
                         let at = RuleAt { set, chain: id.clone(), position: rule.position };
-                        return Found { certainty: Certainty::Happens, place: self.describe(&at) };
+                        return Occurrence { certainty: Certainty::Happens, place: self.describe(&at) };
                     }
                     if rule.steps.iter().any(|step| matches!(step, Step::Opaque { .. })) {
                         why.get_or_insert_with(|| self.not_understood(set, id, rule));
@@ -174,7 +175,7 @@ impl<'a> World<'a> {
             }
             why = self.unread(family).or(why);
         }
-        Found { certainty: why.map_or(Certainty::DoesNot, Certainty::Unknown), place: String::new() }
+        Occurrence { certainty: why.map_or(Certainty::DoesNot, Certainty::Unknown), place: String::new() }
     }
 
     fn not_understood(&self, set: usize, id: &ChainId, rule: &Rule) -> Question {
@@ -225,7 +226,7 @@ impl<'a> World<'a> {
             for hook in Hook::ALL {
                 let families = Family::ALL.iter().filter(|family| has_hook(**family, *hook));
                 let families = families.filter(|family| **family == Family::Bridge || *hook == Hook::Ingress);
-                apart.extend(families.map(|family| List { set, family: *family, hook: *hook }));
+                apart.extend(families.map(|family| BaseChainList { set, family: *family, hook: *hook }));
             }
         }
         apart.into_iter().find_map(|list| match self.list(list) {

@@ -2,12 +2,12 @@
 
 /// A set of numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Values {
+pub struct Numbers {
     /// Ascending, apart from each other, both ends included.
     ranges: Vec<(u128, u128)>,
 }
 
-impl Values {
+impl Numbers {
     /// These numbers.
     pub fn of(numbers: &[u128]) -> Self {
         Self::ranges(numbers.iter().map(|number| (*number, *number)).collect())
@@ -54,7 +54,7 @@ impl Values {
 mod tests {
     use super::*;
 
-    fn holds(values: &Values, number: u128) -> bool {
+    fn holds(values: &Numbers, number: u128) -> bool {
         values.as_ranges().iter().any(|(first, last)| (*first..=*last).contains(&number))
     }
 
@@ -62,7 +62,7 @@ mod tests {
     fn ranges_are_joined_and_leave_the_others() {
         proptest::proptest!(|(ranges in proptest::collection::vec((0u128..256, 0u128..256), 0..6))| {
             let ranges: Vec<(u128, u128)> = ranges.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect();
-            let values = Values::ranges(ranges.clone());
+            let values = Numbers::ranges(ranges.clone());
             proptest::prop_assert!(values.as_ranges().windows(2).all(|two| two[0].1 + 1 < two[1].0));
             let others = values.others(255);
             for number in 0..256 {
@@ -70,7 +70,7 @@ mod tests {
                 proptest::prop_assert_eq!((holds(&values, number), holds(&others, number)), (expected, !expected));
             }
         });
-        assert!(Values::of(&[]).others(u128::MAX) == Values::ranges(vec![(0, u128::MAX)]));
-        assert!(Values::ranges(vec![(0, u128::MAX)]).others(u128::MAX).is_empty());
+        assert!(Numbers::of(&[]).others(u128::MAX) == Numbers::ranges(vec![(0, u128::MAX)]));
+        assert!(Numbers::ranges(vec![(0, u128::MAX)]).others(u128::MAX).is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! The rules of ARCHITECTURE.md that a machine can hold.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -86,7 +87,8 @@ fn sources() -> Vec<File> {
 
 /// The code of a file without comments and without its unit tests.
 fn code(path: &Path, text: &str) -> String {
-    if path.ends_with("tests.rs") || path.to_string_lossy().ends_with("_tests.rs") {
+    let name = path.to_string_lossy();
+    if name.ends_with("/tests.rs") || name.ends_with("_tests.rs") || name.contains("/tests/") {
         return String::new();
     }
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
@@ -163,4 +165,31 @@ fn files_that_decide_stay_short() {
         let lines = code(&file.path, &file.text).lines().count();
         assert!(lines <= 420, "{}: {lines} lines", file.name);
     }
+}
+
+/// The types, traits and aliases that a file declares for others: what stands behind `pub`, however far that reaches. Those that a
+/// macro makes, such as the messages of nf_tables, are named as the kernel names them, below their module.
+fn public_types(code: &str) -> impl Iterator<Item = &str> {
+    code.lines().filter_map(|line| {
+        let rest = line.trim_start().strip_prefix("pub")?;
+        let rest = if rest.starts_with('(') { rest.split_once(')')?.1 } else { rest };
+        let rest = rest.strip_prefix(' ')?;
+        let rest = rest.strip_prefix("unsafe ").unwrap_or(rest);
+        let named =
+            ["struct ", "enum ", "trait ", "type ", "union "].iter().find_map(|kind| rest.strip_prefix(kind))?;
+        named.split(|c: char| !c.is_alphanumeric() && c != '_').next().filter(|name| !name.is_empty())
+    })
+}
+
+#[test]
+fn each_name_of_a_type_has_one_meaning() {
+    let mut homes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in sources() {
+        for name in public_types(&code(&file.path, &file.text)) {
+            homes.entry(name.to_owned()).or_default().push(file.name.clone());
+        }
+    }
+    assert!(homes.len() > 300, "{} types were found", homes.len());
+    let twice: Vec<_> = homes.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(twice.is_empty(), "named twice: {twice:#?}");
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use natwatch::advisory::{Catalogue, State};
 use natwatch::capture::archive;
 use natwatch::facts::netfilter::{
-    Base, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MarkWrite, Match, Nat, NatAction,
-    PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, Verdict,
+    Base, Chain, ChainId, ChainKind, Chosen, Comparison, Family, Field, FieldTest, Hook, MarkWrite, Match, Nat,
+    NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Verdict,
 };
 use natwatch::facts::{Collector, Facts, Reading};
 use natwatch::judge::{self, Report};
@@ -22,8 +22,8 @@ fn id(chain: &str) -> ChainId {
 }
 
 fn test(field: Field, mask: u32, value: u32) -> Step {
-    let condition = Condition::Masked { mask: mask.into(), value: value.into() };
-    Step::Match(Match::Tests { tests: vec![Test { field, condition }], inverted: false })
+    let condition = Comparison::Masked { mask: mask.into(), value: value.into() };
+    Step::Match(Match::Tests { tests: vec![FieldTest { field, condition }], inverted: false })
 }
 
 fn from(number: u32) -> Step {

@@ -1,7 +1,7 @@
 //! What kernels have written is written again byte for byte from what was made of it.
 
 use crate::support::round_trip::{extension, recorded_answers, round_trips};
-use natwatch::netfilter::netlink::{self, Emit as _, Layout, Value as _, Writer};
+use natwatch::netfilter::netlink::{self, AttributeValue as _, BlockLayout, Emit as _, MessageWriter};
 use natwatch::netfilter::nftables::expr::{
     NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_CSUM_FLAGS, NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_OFFSET,
     NFTA_PAYLOAD_SREG, Payload,
@@ -31,12 +31,12 @@ proptest! {
         let mut bytes = Vec::new();
         all.iter().for_each(|(kind, body)| netlink::put(&mut bytes, *kind, body));
         let payload = Payload::parse(&bytes).expect("all that it needs");
-        let mut out = Writer::kernel();
+        let mut out = MessageWriter::kernel();
         payload.emit(&mut out);
         prop_assert_eq!(&out.finish(), &bytes);
         // Without what is not known, and built anew: in the one order that a kernel has.
-        let built = Payload { layout: Layout::default(), ..payload };
-        let mut out = Writer::kernel();
+        let built = Payload { layout: BlockLayout::default(), ..payload };
+        let mut out = MessageWriter::kernel();
         built.emit(&mut out);
         let written = out.finish();
         prop_assert_eq!(&Payload::parse(&written).expect("what was written"), &built);
@@ -57,11 +57,11 @@ proptest! {
             }
         }
         for ipv6 in [false, true] {
-            if let Ok(rule) = xtables::Rule::parse(ipv6, &bytes) {
+            if let Ok(rule) = xtables::XtRule::parse(ipv6, &bytes) {
                 let emitted = rule.emit();
                 prop_assert_eq!(&emitted, &bytes[..emitted.len()]);
             }
-            let _ = xtables::Table::new(&bytes, ipv6, "nat");
+            let _ = xtables::XtTable::new(&bytes, ipv6, "nat");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::support::exposition::{Exposition, metrics_here};
 use crate::support::grammar::services;
 use crate::support::netns::{Netns, veth};
-use crate::support::nfnetlink::{Question, question, questions};
+use crate::support::nfnetlink::{RequestKind, question, questions};
 use crate::support::program::{HERE, NATWATCH};
 use crate::support::report::traced;
 use crate::support::rules::{Rules, assert_rules, assert_same, assert_series, load, nft, saved};
@@ -19,14 +19,14 @@ const MOST_QUESTIONS: usize = 30;
 
 /// No list of rules is asked for without table and chain.
 #[track_caller]
-fn assert_chain_by_chain(asked: &[Question]) {
+fn assert_chain_by_chain(asked: &[RequestKind]) {
     for question in asked.iter().filter(|question| question.what() == "GETRULE") {
         assert!(!question.table.is_empty() && !question.chain.is_empty(), "{question:?}");
     }
 }
 
 /// The questions of the last of three scrapes, after the report was right in each.
-fn steady_questions(ns: &Netns) -> Vec<Question> {
+fn steady_questions(ns: &Netns) -> Vec<RequestKind> {
     let strace = Strace::of("sendto,sendmsg,write,writev");
     let server = Server::start_as(ns, &[strace.words(), vec![NATWATCH]].concat(), &HERE);
     eventually(PATIENCE, || (server.get("/-/ready", &[]).status == 200).then_some(()));
@@ -35,7 +35,7 @@ fn steady_questions(ns: &Netns) -> Vec<Question> {
     }
     server.stop();
     // Sorted into looks by the answers to the scrapes between them.
-    let mut looks: Vec<Vec<Question>> = vec![Vec::new()];
+    let mut looks: Vec<Vec<RequestKind>> = vec![Vec::new()];
     for call in strace.calls() {
         let to_scraper = call.socket.is_some_and(|socket| socket.accepted);
         let answers = to_scraper && call.sent.starts_with(b"HTTP/1.1 200");
@@ -52,7 +52,7 @@ fn steady_questions(ns: &Netns) -> Vec<Question> {
 }
 
 /// Kind of each question, and the chain where it is about one.
-fn outline(asked: &[Question]) -> Vec<String> {
+fn outline(asked: &[RequestKind]) -> Vec<String> {
     asked.iter().map(|question| format!("{} {}", question.what(), question.chain).trim().to_owned()).collect()
 }
 
@@ -289,15 +289,16 @@ fn sets_are_asked_about_single_addresses() {
     println!("{:?}", outline(&asked));
     assert!(asked.len() < MOST_QUESTIONS, "{:?}", outline(&asked));
     // Each set is tried once, given up after 64 KiB, and then asked about single elements.
-    let asks_sets = |question: &&Question| ["GETSETELEM", "TEST", "LIST", "SAVE"].contains(&question.what().as_str());
-    let (dumps, single): (Vec<&Question>, Vec<&Question>) =
+    let asks_sets =
+        |question: &&RequestKind| ["GETSETELEM", "TEST", "LIST", "SAVE"].contains(&question.what().as_str());
+    let (dumps, single): (Vec<&RequestKind>, Vec<&RequestKind>) =
         asked.iter().filter(asks_sets).partition(|question| question.dump);
     assert_eq!(dumps.len(), 2, "{dumps:?}");
     assert!(single.len() > 2, "{single:?}");
     let steady = steady_questions(&ns);
     assert!(steady.len() < MOST_QUESTIONS, "{:?}", outline(&steady));
     let is_of_rules =
-        |question: &&Question| ["GETGEN", "GETTABLE", "GETCHAIN", "GETRULE"].contains(&question.what().as_str());
-    let of_rules: Vec<Question> = steady.iter().filter(is_of_rules).cloned().collect();
+        |question: &&RequestKind| ["GETGEN", "GETTABLE", "GETCHAIN", "GETRULE"].contains(&question.what().as_str());
+    let of_rules: Vec<RequestKind> = steady.iter().filter(is_of_rules).cloned().collect();
     assert_eq!(outline(&of_rules), ["GETGEN", "GETRULE POSTROUTING", "GETGEN"], "{steady:?}");
 }

@@ -12,11 +12,11 @@ use std::fmt::Debug;
 use natwatch::netfilter::Result;
 use natwatch::netfilter::conntrack::CpuStats;
 use natwatch::netfilter::ipset::{IpsetHeader, IpsetMessage};
-use natwatch::netfilter::netlink::{self, Emit, List, NLA_F_NESTED, Text, Value, Writer};
+use natwatch::netfilter::netlink::{self, AttributeList, AttributeValue, Emit, MessageWriter, NLA_F_NESTED, Text};
 use natwatch::netfilter::nftables::expr::Expr;
 use natwatch::netfilter::nftables::register::Machine;
 use natwatch::netfilter::nftables::uapi::{NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_IPV6};
-use natwatch::netfilter::nftables::{Body, Data, Expression, Message, Rule, Set, SetElement, SetElements};
+use natwatch::netfilter::nftables::{Body, Data, Expression, NftMessage, Rule, Set, SetElement, SetElements};
 use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure as _};
 
 /// A parser and what is held of it.
@@ -57,7 +57,7 @@ pub fn run(name: &str, input: &[u8]) {
 /// A type that borrows from what it was read from.
 pub trait Parsed {
     /// With that lifetime.
-    type With<'a>: Value<'a> + Debug;
+    type With<'a>: AttributeValue<'a> + Debug;
 }
 
 macro_rules! parsed {
@@ -70,7 +70,7 @@ macro_rules! parsed {
 parsed!(CpuStats IpsetMessage SetElement Data Expression Rule Text);
 
 fn emitted(value: &impl Emit) -> Vec<u8> {
-    let mut out = Writer::kernel();
+    let mut out = MessageWriter::kernel();
     value.emit(&mut out);
     out.finish()
 }
@@ -154,13 +154,13 @@ fn attributes(input: &[u8]) {
 fn nftables_message(input: &[u8]) {
     let Some((kind, body)) = input.split_at_checked(2) else { return };
     let kind = u16::from_be_bytes([kind[0], kind[1]]);
-    let Ok(message) = Message::parse(kind, body) else { return };
-    let write = |message: &Message<'_>| {
-        let mut out = Writer::kernel();
+    let Ok(message) = NftMessage::parse(kind, body) else { return };
+    let write = |message: &NftMessage<'_>| {
+        let mut out = MessageWriter::kernel();
         message.emit(&mut out);
         out.finish()
     };
-    round_trip(body, &write(&message), canonical(&body[4..]), &message, |bytes| Message::parse(kind, bytes), write);
+    round_trip(body, &write(&message), canonical(&body[4..]), &message, |bytes| NftMessage::parse(kind, bytes), write);
     match &message.body {
         Body::Rule(rule) => run_rule(message.header.family, rule),
         Body::SetElements(elements) => run_elements(elements),
@@ -221,7 +221,7 @@ fn xtables_extension(input: &[u8]) {
 /// Whether it is of IPv6, the entry and what follows it.
 fn xtables_rule(input: &[u8]) {
     let [ipv6, entry @ ..] = input else { return };
-    let Ok(rule) = xtables::Rule::parse(ipv6 & 1 == 1, entry) else { return };
+    let Ok(rule) = xtables::XtRule::parse(ipv6 & 1 == 1, entry) else { return };
     let written = rule.emit();
     assert_eq!(written, entry[..written.len()], "{rule:#?}");
 }
@@ -229,7 +229,7 @@ fn xtables_rule(input: &[u8]) {
 /// Whether it is of IPv6, description and entries of a table `nat`.
 fn xtables_table(input: &[u8]) {
     let [ipv6, answer @ ..] = input else { return };
-    let Ok(table) = xtables::Table::new(answer, ipv6 & 1 == 1, "nat") else { return };
+    let Ok(table) = xtables::XtTable::new(answer, ipv6 & 1 == 1, "nat") else { return };
     for chain in &table.chains {
         let _ = (table.drops(chain), table.name(chain), table.jumps(chain).count());
         for rule in table.rules(chain).map_while(|rule| rule.ok()) {
@@ -268,12 +268,12 @@ fn is_nftables(name: &str) -> bool {
 }
 
 /// The messages of an answer of nf_tables, and what they are; nothing of other answers.
-fn each_message(name: &str, bytes: &[u8], mut each: impl FnMut(u16, &[u8], Message<'_>)) {
+fn each_message(name: &str, bytes: &[u8], mut each: impl FnMut(u16, &[u8], NftMessage<'_>)) {
     if !is_nftables(name) {
         return;
     }
     for message in netlink::messages(bytes).filter_map(|message| message.ok()) {
-        if let Ok(parsed) = Message::parse(message.kind, message.body) {
+        if let Ok(parsed) = NftMessage::parse(message.kind, message.body) {
             each(message.kind, message.body, parsed);
         }
     }
@@ -305,7 +305,7 @@ fn nftables_expressions(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
         }
         Body::Set(Set { expr, expressions, .. }) => {
             seeds.extend(expr.iter().map(|statement| statement.0.to_vec()));
-            let lists = expressions.iter().filter_map(|list| List::<Expression<'_>>::parse(&list.0).ok());
+            let lists = expressions.iter().filter_map(|list| AttributeList::<Expression<'_>>::parse(&list.0).ok());
             seeds.extend(lists.flat_map(|list| list.elements.iter().map(emitted).collect::<Vec<_>>()));
         }
         Body::Table(_) | Body::Chain(_) | Body::Generation(_) => {}
@@ -345,10 +345,10 @@ fn legacy_family(name: &str) -> Option<bool> {
 }
 
 /// The rules of a legacy table.
-fn legacy_rules(ipv6: bool, bytes: &[u8]) -> Vec<xtables::Rule<'_>> {
+fn legacy_rules(ipv6: bool, bytes: &[u8]) -> Vec<xtables::XtRule<'_>> {
     let mut rules = Vec::new();
     let mut rest = bytes.get(IptGetinfo::SIZE + IptGetEntries::SIZE..).unwrap_or_default();
-    while let Ok(rule) = xtables::Rule::parse(ipv6, rest) {
+    while let Ok(rule) = xtables::XtRule::parse(ipv6, rest) {
         rest = &rest[rule.emit().len()..];
         rules.push(rule);
     }

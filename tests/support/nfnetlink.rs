@@ -1,6 +1,6 @@
 //! The generation of the rule set, and what a program asks netfilter.
 
-use natwatch::netfilter::netlink::{Emit as _, Message, Text, Writer, attributes, frame, message};
+use natwatch::netfilter::netlink::{Emit as _, Message, MessageWriter, Text, attributes, frame, message};
 use natwatch::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use natwatch::netfilter::nftables::uapi::NFT_MSG_GETGEN;
 use natwatch::netfilter::nftables::{Generation, NFTA_RULE_CHAIN, NFTA_RULE_TABLE};
@@ -23,7 +23,7 @@ fn ask<T: Send>(ns: &Netns, request: &[u8], read: impl FnOnce(&Message<'_>) -> T
 
 /// The number that every change of the rules raises.
 pub fn generation(ns: &Netns) -> u32 {
-    let mut body = Writer::user();
+    let mut body = MessageWriter::user();
     Nfgenmsg::default().emit(&mut body);
     ask(ns, &frame(NFT_MSG_GETGEN, libc::NLM_F_REQUEST as u16, &body.finish()), |message| {
         let (_, generation): (_, Generation<'_>) = Nfgenmsg::parse(message.body).expect("a generation");
@@ -36,7 +36,7 @@ pub fn accounting(ns: &Netns, name: &str) {
     const NFNL_MSG_ACCT_NEW: u16 = (libc::NFNL_SUBSYS_ACCT as u16) << 8;
     const NFACCT_NAME: u16 = 1;
     const FLAGS: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16;
-    let mut body = Writer::user();
+    let mut body = MessageWriter::user();
     Nfgenmsg::default().emit(&mut body);
     body.attribute(NFACCT_NAME, |out| Text::from(name).emit(out));
     ask(ns, &frame(NFNL_MSG_ACCT_NEW, FLAGS, &body.finish()), |message| {
@@ -46,7 +46,7 @@ pub fn accounting(ns: &Netns, name: &str) {
 
 /// A message to netfilter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct RequestKind {
     /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE`
     pub kind: u16,
     /// Whether it asks for all that there is, not for one object.
@@ -72,7 +72,7 @@ const NAMES: [(i32, i32, &str); 11] = [
     (libc::NFNL_SUBSYS_IPSET, 11, "TEST"),
 ];
 
-impl Question {
+impl RequestKind {
     /// `GETRULE`
     pub fn what(&self) -> String {
         let known = NAMES.iter().find(|(subsystem, message, _)| subsystem << 8 | message == i32::from(self.kind));
@@ -81,11 +81,11 @@ impl Question {
 }
 
 /// The message of one call, if it is one to netfilter.
-pub fn question(call: &Call) -> Option<Question> {
+pub fn question(call: &Call) -> Option<RequestKind> {
     let message = call.message().filter(|message| message.protocol == i64::from(libc::NETLINK_NETFILTER))?;
     let block = message.body.get(NFGENMSG..).unwrap_or_default();
     let all = libc::NLM_F_DUMP as u16;
-    Some(Question {
+    Some(RequestKind {
         kind: message.kind,
         dump: message.flags & all == all,
         table: text(block, NFTA_RULE_TABLE),
@@ -94,7 +94,7 @@ pub fn question(call: &Call) -> Option<Question> {
 }
 
 /// The messages of all calls.
-pub fn questions(calls: &[Call]) -> Vec<Question> {
+pub fn questions(calls: &[Call]) -> Vec<RequestKind> {
     calls.iter().filter_map(question).collect()
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use natwatch::capture::archive;
 use natwatch::netfilter::conntrack::CpuStats;
 use natwatch::netfilter::ipset::{IpsetElement, IpsetHeader, IpsetMessage};
-use natwatch::netfilter::netlink::{self, Value, Writer};
+use natwatch::netfilter::netlink::{self, AttributeValue, MessageWriter};
 use natwatch::netfilter::nfnetlink::NFGENMSG;
 use natwatch::netfilter::nftables::{self, expr::Expr, uapi};
 use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure};
@@ -63,9 +63,9 @@ fn nftables_round_trips(name: &str, bytes: &[u8]) -> Counts {
         if message.is_control() {
             continue;
         }
-        let parsed = nftables::Message::parse(message.kind, message.body);
+        let parsed = nftables::NftMessage::parse(message.kind, message.body);
         let parsed = parsed.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let mut out = Writer::kernel();
+        let mut out = MessageWriter::kernel();
         parsed.emit(&mut out);
         assert_eq!(out.finish(), message.body, "{name}: {parsed:#?}");
         if let nftables::Body::Rule(rule) = &parsed.body {
@@ -97,9 +97,9 @@ fn ipset(attributes: &[u8]) {
 
 /// Checks a block of attributes.
 #[track_caller]
-fn block<'a, T: Value<'a> + Debug>(bytes: &'a [u8]) -> T {
+fn block<'a, T: AttributeValue<'a> + Debug>(bytes: &'a [u8]) -> T {
     let parsed = T::parse(bytes).expect("a block");
-    let mut out = Writer::kernel();
+    let mut out = MessageWriter::kernel();
     parsed.emit(&mut out);
     assert_eq!(out.finish(), bytes, "{parsed:#?}");
     parsed
@@ -139,7 +139,7 @@ fn xtables_round_trips(ipv6: bool, bytes: &[u8]) -> usize {
     let mut count = 0;
     while written.len() < bytes.len() {
         let rest = &bytes[written.len()..];
-        let rule = xtables::Rule::parse(ipv6, rest).expect("an entry");
+        let rule = xtables::XtRule::parse(ipv6, rest).expect("an entry");
         let entry = rule.emit();
         assert_eq!(entry, rest[..entry.len()], "{rule:#?}");
         let extensions = rule.matches.iter().map(|found| (false, found)).chain([(true, &rule.target)]);

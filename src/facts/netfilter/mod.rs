@@ -21,7 +21,8 @@ pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_
 pub use header::HeaderBytes;
 pub use map::{MapLookup, NatMap, mark_in};
 pub use rule::{
-    Chosen, Condition, Counter, End, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step, Test, Verdict,
+    Chosen, Comparison, Counter, End, FieldTest, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step,
+    Verdict,
 };
 pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
 

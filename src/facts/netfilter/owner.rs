@@ -14,7 +14,7 @@
 
 use crate::facts::netfilter::signatures::{self, Pattern, Shape, Signature};
 use crate::facts::netfilter::{
-    ChainId, Chosen, Condition, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step, TypeScope,
+    ChainId, Chosen, Comparison, End, Field, Match, Nat, NatAction, Owner, Rule, Ruleset, SetId, Step, TypeScope,
 };
 
 /// `RTN_LOCAL`
@@ -118,10 +118,10 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
             Step::Match(Match::Tests { tests, inverted }) if !inverted || tests.len() == 1 => {
                 for test in tests {
                     match &test.condition {
-                        Condition::Masked { mask, value } => {
+                        Comparison::Masked { mask, value } => {
                             found.push(Tested { field: &test.field, mask: *mask, value: *value, inverted: *inverted });
                         }
-                        Condition::Ranges(_) => others.push("range"),
+                        Comparison::Ranges(_) => others.push("range"),
                     }
                 }
             }

@@ -152,7 +152,7 @@ pub enum Match {
     /// All tests hold; or, if inverted, not all of them do.
     Tests {
         /// What is tested; never empty.
-        tests: Vec<Test>,
+        tests: Vec<FieldTest>,
         /// Whether the result is turned round.
         inverted: bool,
     },
@@ -198,20 +198,20 @@ pub enum End {
 
 /// A test of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Test {
+pub struct FieldTest {
     /// What is looked at.
     pub field: Field,
     /// What it must be.
-    pub condition: Condition,
+    pub condition: Comparison,
 }
 
-impl Test {
+impl FieldTest {
     /// The field is one of these, both ends included. One value is one value, however it was written: x_tables has only
     /// ranges of ports, nf_tables compares.
     pub fn within(field: Field, ranges: Vec<(u128, u128)>) -> Self {
         let condition = match (ranges.as_slice(), field.bits()) {
-            ([(first, last)], Some(mask)) if first == last => Condition::Masked { mask, value: *first },
-            _ => Condition::Ranges(ranges),
+            ([(first, last)], Some(mask)) if first == last => Comparison::Masked { mask, value: *first },
+            _ => Comparison::Ranges(ranges),
         };
         Self { field, condition }
     }
@@ -220,7 +220,7 @@ impl Test {
 /// What a field must be. Every field is an unsigned number: addresses as if written in network order, marks by value,
 /// device names as 16 bytes, the first the most significant, filled up with zeros.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Condition {
+pub enum Comparison {
     /// `field & mask == value`
     Masked {
         /// Bits looked at.
@@ -232,7 +232,7 @@ pub enum Condition {
     Ranges(Vec<(u128, u128)>),
 }
 
-impl fmt::Debug for Condition {
+impl fmt::Debug for Comparison {
     /// In hexadecimal, as masks are thought of: `0x4000/0x4000`, `0x400-0xffff`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Condition, DeviceProperty, Field, Test, TypeScope, device_name};
+use super::{Comparison, DeviceProperty, Field, FieldTest, TypeScope, device_name};
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,17 +55,17 @@ impl fmt::Display for Field {
     }
 }
 
-impl fmt::Display for Test {
+impl fmt::Display for FieldTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { field, condition } = self;
         let number = |value: u128| number(field, value);
         match condition {
-            Condition::Masked { mask, value } => match prefix_length(field, *mask) {
+            Comparison::Masked { mask, value } => match prefix_length(field, *mask) {
                 Some(None) => write!(f, "{field} {}", number(*value)),
                 Some(Some(length)) => write!(f, "{field} {}/{length}", number(*value)),
                 None => write!(f, "{field} & {mask:#x} == {value:#x}"),
             },
-            Condition::Ranges(ranges) => {
+            Comparison::Ranges(ranges) => {
                 let range = |(first, last): &(u128, u128)| match first == last {
                     true => number(*first),
                     false => format!("{}-{}", number(*first), number(*last)),
@@ -125,9 +125,11 @@ mod tests {
     #[test]
     fn tests_are_written_as_nft_writes_them() {
         let address = |text: &str| address_key(text.parse().unwrap());
-        let masked = |field, mask, value| Test { field, condition: Condition::Masked { mask, value } }.to_string();
-        let ranges =
-            |field, ranges: &[(u128, u128)]| Test { field, condition: Condition::Ranges(ranges.to_vec()) }.to_string();
+        let masked =
+            |field, mask, value| FieldTest { field, condition: Comparison::Masked { mask, value } }.to_string();
+        let ranges = |field, ranges: &[(u128, u128)]| {
+            FieldTest { field, condition: Comparison::Ranges(ranges.to_vec()) }.to_string()
+        };
         let all = u128::from(u32::MAX);
         assert_eq!(masked(Field::Ipv4Destination, all, address("10.96.0.1")), "ip daddr 10.96.0.1");
         assert_eq!(masked(Field::Ipv4Source, 0xffff_0000, address("10.42.0.0")), "ip saddr 10.42.0.0/16");

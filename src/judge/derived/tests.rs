@@ -7,10 +7,10 @@ use super::*;
 use crate::advisory::Catalogue;
 use crate::capture::archive::testing::{recorded_node, recorded_nodes};
 use crate::facts::netfilter::{
-    Base, Chain, ChainId, ChainKind, Chosen, Condition, Counter, DeviceProperty, Family, Field, Hook, MarkWrite, Match,
-    Nat, NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Test, TypeScope,
+    Base, Chain, ChainId, ChainKind, Chosen, Comparison, Counter, DeviceProperty, Family, Field, FieldTest, Hook,
+    MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, TypeScope,
 };
-use crate::facts::{Address, Collector, Facts, Filter, Link, OuterRoute, Reading, Route, Rule as PolicyRule, Shared};
+use crate::facts::{Address, Collector, Facts, Filter, Link, OuterRoute, PolicyRule, Reading, Route, Shared};
 use crate::judge::{Options, Report, judge, judge_again};
 use crate::read::{Collectors, replay};
 
@@ -41,8 +41,8 @@ fn rule(position: u32, steps: Vec<Step>) -> Rule {
 }
 
 fn test(field: Field, value: u128, mask: u128) -> Step {
-    let condition = Condition::Masked { mask, value };
-    Step::Match(Match::Tests { tests: vec![Test { field, condition }], inverted: false })
+    let condition = Comparison::Masked { mask, value };
+    Step::Match(Match::Tests { tests: vec![FieldTest { field, condition }], inverted: false })
 }
 
 fn to(action: NatAction) -> Step {
@@ -430,8 +430,8 @@ fn what_has_not_changed_is_not_walked_again() {
     node.nftables = Reading::Ok(Arc::new(Ruleset { chains: Shared::from(chains), ..read }));
     again(&node, &mut derived);
     assert!(Arc::ptr_eq(&first, &reached(&derived)));
-    let kept = derived.world.borrow();
-    let Some(kept) = kept.as_ref() else { panic!("a world") };
+    let kept = derived.network.borrow();
+    let Some(kept) = kept.as_ref() else { panic!("a network") };
     assert!(format!("{kept:?}").contains("packets: 7"), "older rules are not kept alive");
     assert!(Arc::ptr_eq(&outer, derived.outer.borrow()[0].1.found.borrow().as_ref().unwrap()));
 }

@@ -34,7 +34,7 @@ crate::netfilter::attributes! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netfilter::netlink::{Emit, Value, Writer};
+    use crate::netfilter::netlink::{AttributeValue, Emit, MessageWriter};
 
     #[test]
     fn what_linux_6_18_wrote_is_written_again() {
@@ -43,7 +43,7 @@ mod tests {
         let stats = CpuStats::parse(&bytes).expect("whole");
         assert_eq!((stats.insert_failed, stats.chain_toolong), (Some(9), Some(15)));
         assert_eq!(stats.layout, Default::default(), "nothing is left over");
-        let mut out = Writer::kernel();
+        let mut out = MessageWriter::kernel();
         stats.emit(&mut out);
         assert_eq!(out.finish(), bytes);
     }

@@ -7,14 +7,14 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netfilter::netlink::{Emit, Nest, Text, Value, Writer, attributes};
+use crate::netfilter::netlink::{AttributeValue, Emit, MessageWriter, Nest, Text, attributes};
 use crate::netfilter::{Result, Visit, Visitor};
 
 /// Visits a block that is parsed on demand; of one that is broken nothing stays.
 macro_rules! visit_block {
     ($type:ident, $block:expr, $visitor:expr) => {{
         let bytes = $block.to_vec();
-        let mut out = Writer::kernel();
+        let mut out = MessageWriter::kernel();
         if let Ok(mut block) = $type::parse(&bytes) {
             block.visit($visitor);
             block.emit(&mut out);
@@ -53,7 +53,7 @@ impl Visit for IpsetMessage<'_> {
         set.iter_mut().for_each(|name| visitor.set(name));
         data.iter_mut().for_each(|header| visit_block!(IpsetHeader, &mut header.0, visitor));
         if let Some(elements) = adt {
-            let mut out = Writer::kernel();
+            let mut out = MessageWriter::kernel();
             let bytes = elements.0.to_vec();
             for element in attributes(&bytes, "IPSET_ATTR_ADT").map_while(Result::ok) {
                 let mut body = Cow::Borrowed(element.body);
@@ -78,7 +78,7 @@ impl IpsetMessage<'_> {
     /// A broken one.
     pub fn elements(&self) -> Result<Vec<IpsetElement<'_>>> {
         let block = self.adt.as_ref().map(|adt| adt.0.as_ref()).unwrap_or_default();
-        attributes(block, "IPSET_ATTR_ADT").map(|element| Value::parse(element?.body)).collect()
+        attributes(block, "IPSET_ATTR_ADT").map(|element| AttributeValue::parse(element?.body)).collect()
     }
 }
 

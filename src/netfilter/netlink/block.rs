@@ -4,13 +4,13 @@
 use std::borrow::Cow;
 
 use super::attributes::{Attribute, NLA_F_NESTED, NLA_F_NET_BYTEORDER};
-use super::value::{Emit, Value};
+use super::value::{AttributeValue, Emit};
 use crate::netfilter::{Error, Result};
 
 /// A field of a block: a value that has to be there, or an `Option` of one.
 pub trait Slot<'a>: Sized {
     /// What the attribute holds.
-    type Value: Value<'a>;
+    type Value: AttributeValue<'a>;
 
     /// From what was found; `name` is the attribute's.
     ///
@@ -25,7 +25,7 @@ pub trait Slot<'a>: Sized {
     fn get_mut(&mut self) -> Option<&mut Self::Value>;
 }
 
-impl<'a, T: Value<'a>> Slot<'a> for T {
+impl<'a, T: AttributeValue<'a>> Slot<'a> for T {
     type Value = T;
 
     fn filled(found: Option<T>, name: &str) -> Result<Self> {
@@ -41,7 +41,7 @@ impl<'a, T: Value<'a>> Slot<'a> for T {
     }
 }
 
-impl<'a, T: Value<'a>> Slot<'a> for Option<T> {
+impl<'a, T: AttributeValue<'a>> Slot<'a> for Option<T> {
     type Value = T;
 
     fn filled(found: Option<T>, _name: &str) -> Result<Self> {
@@ -59,7 +59,7 @@ impl<'a, T: Value<'a>> Slot<'a> for Option<T> {
 
 /// What the bytes of a block had beside the values of its fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Layout<'a> {
+pub struct BlockLayout<'a> {
     /// Attributes that are not known: how many came before each, its `nla_type`, its body.
     pub unknown: Vec<(usize, u16, Cow<'a, [u8]>)>,
     /// The order of the fields, where it is another than today's kernel has.
@@ -68,7 +68,7 @@ pub struct Layout<'a> {
     flags: u16,
 }
 
-impl<'a> Layout<'a> {
+impl<'a> BlockLayout<'a> {
     /// Keeps an attribute that is not known.
     pub fn unknown(&mut self, place: usize, attribute: &Attribute<'a>) {
         self.unknown.push((place, attribute.kind | attribute.flags, Cow::Borrowed(attribute.body)));
@@ -109,12 +109,12 @@ impl<'a> Layout<'a> {
 
 /// Where messages are written to.
 #[derive(Debug)]
-pub struct Writer {
+pub struct MessageWriter {
     out: Vec<u8>,
     flags: u16,
 }
 
-impl Writer {
+impl MessageWriter {
     /// Writes as the kernel does.
     pub fn kernel() -> Self {
         Self { out: Vec::new(), flags: 0 }
@@ -153,21 +153,21 @@ impl Writer {
     }
 
     /// Begins a block with this layout.
-    pub fn block<'w, 'a>(&'w mut self, layout: &'w Layout<'a>) -> Block<'w, 'a> {
-        Block { out: self, layout, place: 0, unknown: 0 }
+    pub fn block<'w, 'a>(&'w mut self, layout: &'w BlockLayout<'a>) -> BlockWriter<'w, 'a> {
+        BlockWriter { out: self, layout, place: 0, unknown: 0 }
     }
 }
 
 /// A block that is written.
 #[derive(Debug)]
-pub struct Block<'w, 'a> {
-    out: &'w mut Writer,
-    layout: &'w Layout<'a>,
+pub struct BlockWriter<'w, 'a> {
+    out: &'w mut MessageWriter,
+    layout: &'w BlockLayout<'a>,
     place: usize,
     unknown: usize,
 }
 
-impl Block<'_, '_> {
+impl BlockWriter<'_, '_> {
     /// An attribute that is known, and before it those that stand there and are not.
     pub fn put<T: Emit>(&mut self, kind: u16, value: &T) {
         self.unknown_before(self.place);
@@ -204,18 +204,18 @@ macro_rules! attributes {
         pub struct $name<'a> {
             $($(#[$inner])* #[doc = concat!("(`", stringify!($nla), "`)")] pub $field: $type,)*
             /// What else its bytes had.
-            pub layout: $crate::netfilter::netlink::Layout<'a>,
+            pub layout: $crate::netfilter::netlink::BlockLayout<'a>,
         }
 
         impl $name<'_> {
             const FIELDS: &'static [u16] = &[$($nla),*];
         }
 
-        impl<'a> $crate::netfilter::netlink::Value<'a> for $name<'a> {
+        impl<'a> $crate::netfilter::netlink::AttributeValue<'a> for $name<'a> {
             #[allow(unused, reason = "a block may have no attribute")]
             fn parse(bytes: &'a [u8]) -> $crate::netfilter::Result<Self> {
-                use $crate::netfilter::{Error, netlink::{Layout, Slot, Value, attributes, rank}};
-                let mut layout = Layout::default();
+                use $crate::netfilter::{Error, netlink::{BlockLayout, Slot, AttributeValue, attributes, rank}};
+                let mut layout = BlockLayout::default();
                 let (mut last, mut sorted) = (0, true);
                 $(let mut $field: Option<<$type as Slot<'a>>::Value> = None;)*
                 for (place, attribute) in attributes(bytes, stringify!($name)).enumerate() {
@@ -223,7 +223,7 @@ macro_rules! attributes {
                     match attribute.kind {
                         $($nla => {
                             layout.known::<<$type as Slot<'a>>::Value>(&attribute);
-                            let value = Value::parse(attribute.body).map_err(|error| error.within(stringify!($nla)))?;
+                            let value = AttributeValue::parse(attribute.body).map_err(|error| error.within(stringify!($nla)))?;
                             if $field.replace(value).is_some() {
                                 return Err(Error::unexpected(concat!(stringify!($nla), " stands there twice")));
                             }
@@ -245,7 +245,7 @@ macro_rules! attributes {
             const NESTED: bool = true;
 
             #[allow(unused, reason = "a block may have no attribute")]
-            fn emit(&self, out: &mut $crate::netfilter::netlink::Writer) {
+            fn emit(&self, out: &mut $crate::netfilter::netlink::MessageWriter) {
                 use $crate::netfilter::netlink::Slot;
                 let mut block = out.block(&self.layout);
                 for kind in self.layout.order(Self::FIELDS) {

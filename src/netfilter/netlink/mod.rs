@@ -10,9 +10,9 @@ mod value;
 
 pub use attributes::{Attribute, Attributes, NLA_F_NESTED, NLA_F_NET_BYTEORDER, attributes, put, put_nested};
 pub(crate) use block::attributes as block;
-pub use block::{Block, Layout, Slot, Writer, rank};
+pub use block::{BlockLayout, BlockWriter, MessageWriter, Slot, rank};
 pub use message::{
     HEADER_LENGTH, Message, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR, frame, has_attribute, is_control,
     message, messages, sequence, split_message,
 };
-pub use value::{Emit, List, NFTA_LIST_ELEM, Nest, Text, Value};
+pub use value::{AttributeList, AttributeValue, Emit, NFTA_LIST_ELEM, Nest, Text};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::attributes::{NLA_F_NESTED, NLA_F_NET_BYTEORDER};
-use super::block::{Layout, Writer};
+use super::block::{BlockLayout, MessageWriter};
 use crate::netfilter::{Error, Result};
 
 /// What can be written into an attribute.
@@ -15,7 +15,7 @@ pub trait Emit {
     const FLAGS: u16 = if Self::NESTED { NLA_F_NESTED } else { 0 };
 
     /// Writes the body.
-    fn emit(&self, out: &mut Writer);
+    fn emit(&self, out: &mut MessageWriter);
 
     /// Whether something stands in it of which nothing is known, so that it may mean something else than it seems to.
     fn has_unknown(&self) -> bool {
@@ -24,7 +24,7 @@ pub trait Emit {
 }
 
 /// What an attribute holds.
-pub trait Value<'a>: Emit + Sized {
+pub trait AttributeValue<'a>: Emit + Sized {
     /// From the body of an attribute.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ pub trait Value<'a>: Emit + Sized {
 macro_rules! number {
     ($($number:ty)*) => {$(
         /// In network order, as nfnetlink has all numbers.
-        impl Value<'_> for $number {
+        impl AttributeValue<'_> for $number {
             fn parse(bytes: &[u8]) -> Result<Self> {
                 let exact = bytes.try_into().map(Self::from_be_bytes);
                 exact.map_err(|_| Error::unexpected(format!("need {} bytes, have {}", size_of::<Self>(), bytes.len())))
@@ -45,7 +45,7 @@ macro_rules! number {
         impl Emit for $number {
             const FLAGS: u16 = if size_of::<Self>() > 1 { NLA_F_NET_BYTEORDER } else { 0 };
 
-            fn emit(&self, out: &mut Writer) {
+            fn emit(&self, out: &mut MessageWriter) {
                 out.bytes(&self.to_be_bytes());
             }
         }
@@ -53,14 +53,14 @@ macro_rules! number {
 }
 number!(u8 u16 u32 u64 u128);
 
-impl<'a> Value<'a> for Cow<'a, [u8]> {
+impl<'a> AttributeValue<'a> for Cow<'a, [u8]> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
         Ok(Cow::Borrowed(bytes))
     }
 }
 
 impl Emit for Cow<'_, [u8]> {
-    fn emit(&self, out: &mut Writer) {
+    fn emit(&self, out: &mut MessageWriter) {
         out.bytes(self);
     }
 }
@@ -88,14 +88,14 @@ impl From<&str> for Text<'_> {
     }
 }
 
-impl<'a> Value<'a> for Text<'a> {
+impl<'a> AttributeValue<'a> for Text<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
-        Value::parse(bytes).map(Self)
+        AttributeValue::parse(bytes).map(Self)
     }
 }
 
 impl Emit for Text<'_> {
-    fn emit(&self, out: &mut Writer) {
+    fn emit(&self, out: &mut MessageWriter) {
         self.0.emit(out);
     }
 }
@@ -107,42 +107,42 @@ pub const NFTA_LIST_ELEM: u16 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nest<'a>(pub Cow<'a, [u8]>);
 
-impl<'a> Value<'a> for Nest<'a> {
+impl<'a> AttributeValue<'a> for Nest<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
-        Value::parse(bytes).map(Self)
+        AttributeValue::parse(bytes).map(Self)
     }
 }
 
 impl Emit for Nest<'_> {
     const NESTED: bool = true;
 
-    fn emit(&self, out: &mut Writer) {
+    fn emit(&self, out: &mut MessageWriter) {
         self.0.emit(out);
     }
 }
 
 /// A list: one attribute an element.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct List<'a, T> {
+pub struct AttributeList<'a, T> {
     /// The elements.
     pub elements: Vec<T>,
     /// What is no element.
-    pub layout: Layout<'a>,
+    pub layout: BlockLayout<'a>,
 }
 
-impl<T> Default for List<'_, T> {
+impl<T> Default for AttributeList<'_, T> {
     fn default() -> Self {
         Vec::new().into()
     }
 }
 
-impl<T> From<Vec<T>> for List<'_, T> {
+impl<T> From<Vec<T>> for AttributeList<'_, T> {
     fn from(elements: Vec<T>) -> Self {
-        Self { elements, layout: Layout::default() }
+        Self { elements, layout: BlockLayout::default() }
     }
 }
 
-impl<'a, T: Value<'a>> Value<'a> for List<'a, T> {
+impl<'a, T: AttributeValue<'a>> AttributeValue<'a> for AttributeList<'a, T> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut list = Self::default();
         for (place, attribute) in super::attributes(bytes, "list").enumerate() {
@@ -159,10 +159,10 @@ impl<'a, T: Value<'a>> Value<'a> for List<'a, T> {
     }
 }
 
-impl<T: Emit> Emit for List<'_, T> {
+impl<T: Emit> Emit for AttributeList<'_, T> {
     const NESTED: bool = true;
 
-    fn emit(&self, out: &mut Writer) {
+    fn emit(&self, out: &mut MessageWriter) {
         let mut block = out.block(&self.layout);
         self.elements.iter().for_each(|element| block.put(NFTA_LIST_ELEM, element));
         block.end();

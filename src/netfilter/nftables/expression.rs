@@ -3,7 +3,7 @@
 //! `net/netfilter/nf_tables_api.c`: `nf_tables_fill_expr_info`, `nft_expr_dump`.
 
 use super::expr::Expr;
-use crate::netfilter::netlink::{Emit, Layout, List, Nest, Text, Value, Writer};
+use crate::netfilter::netlink::{AttributeList, AttributeValue, BlockLayout, Emit, MessageWriter, Nest, Text};
 use crate::netfilter::{Result, Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -23,18 +23,18 @@ pub struct Expression<'a> {
     pub expr: Expr<'a>,
     name: Text<'a>,
     has_data: bool,
-    layout: Layout<'a>,
+    layout: BlockLayout<'a>,
 }
 
 impl<'a, E: Into<Expr<'a>>> From<E> for Expression<'a> {
     fn from(expr: E) -> Self {
         let expr = expr.into();
         let (name, has_data) = (Text::from(expr.name()), !matches!(expr, Expr::Notrack(_)));
-        Self { expr, name, has_data, layout: Layout::default() }
+        Self { expr, name, has_data, layout: BlockLayout::default() }
     }
 }
 
-impl<'a> Value<'a> for Expression<'a> {
+impl<'a> AttributeValue<'a> for Expression<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
         let Named { name, data, layout } = Named::parse(bytes)?;
         let (text, body): (&'a [u8], &'a [u8]) = match (&name.0, &data) {
@@ -50,7 +50,7 @@ impl<'a> Value<'a> for Expression<'a> {
 impl Emit for Expression<'_> {
     const NESTED: bool = true;
 
-    fn emit(&self, out: &mut Writer) {
+    fn emit(&self, out: &mut MessageWriter) {
         let mut block = out.block(&self.layout);
         for kind in self.layout.order(&[NFTA_EXPR_NAME, NFTA_EXPR_DATA]) {
             match kind {
@@ -79,7 +79,7 @@ impl Visit for Expression<'_> {
 pub fn visit_statements<V: Visitor>(statements: &mut Nest<'_>, list: bool, visitor: &mut V) {
     let bytes = statements.0.to_vec();
     let parsed = match list {
-        true => List::<Expression<'_>>::parse(&bytes),
+        true => AttributeList::<Expression<'_>>::parse(&bytes),
         false => Expression::parse(&bytes).map(|statement| vec![statement].into()),
     };
     let is_statement = |statement: &Expression<'_>| {
@@ -91,7 +91,7 @@ pub fn visit_statements<V: Visitor>(statements: &mut Nest<'_>, list: bool, visit
     match parsed {
         Ok(mut parsed) if parsed.elements.iter().all(is_statement) => {
             parsed.visit(visitor);
-            let mut out = Writer::kernel();
+            let mut out = MessageWriter::kernel();
             match parsed.elements.as_slice() {
                 [statement] if !list => statement.emit(&mut out),
                 _ => parsed.emit(&mut out),

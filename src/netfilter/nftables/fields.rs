@@ -47,11 +47,11 @@ pub(super) fn meta_width(key: u32) -> usize {
 }
 
 /// `nft_ct_get_init`, `nft_ct_get_eval`: where packets are of IPv4 an address has 4 bytes.
-pub(super) fn ct_width(key: u32, network: Option<Network>) -> usize {
+pub(super) fn ct_width(key: u32, network: Option<NetworkHeader>) -> usize {
     match key {
         NFT_CT_DIRECTION | NFT_CT_L3PROTOCOL | NFT_CT_PROTOCOL => 1,
         NFT_CT_PROTO_SRC | NFT_CT_PROTO_DST | NFT_CT_ZONE => 2,
-        NFT_CT_SRC | NFT_CT_DST if network == Some(Network::Ipv4) => 4,
+        NFT_CT_SRC | NFT_CT_DST if network == Some(NetworkHeader::Ipv4) => 4,
         NFT_CT_STATE
         | NFT_CT_STATUS..=NFT_CT_EXPIRATION
         | NFT_CT_EVENTMASK
@@ -95,7 +95,7 @@ pub(super) fn xfrm_width(key: u32) -> usize {
 
 /// What a packet is above its Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
+pub enum NetworkHeader {
     /// `ETH_P_IP`
     Ipv4,
     /// `ETH_P_IPV6`
@@ -134,15 +134,15 @@ pub enum Header {
 }
 
 /// Fields of a header with offset and width.
-pub(super) fn headers(base: u32, network: Option<Network>) -> &'static [(Header, usize, usize)] {
+pub(super) fn headers(base: u32, network: Option<NetworkHeader>) -> &'static [(Header, usize, usize)] {
     match (base, network) {
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4)) => {
             &[(Header::Ipv4Protocol, 9, 1), (Header::Ipv4Source, 12, 4), (Header::Ipv4Destination, 16, 4)]
         }
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6)) => {
             &[(Header::Ipv6Next, 6, 1), (Header::Ipv6Source, 8, 16), (Header::Ipv6Destination, 24, 16)]
         }
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Arp)) => &[
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Arp)) => &[
             (Header::ArpSenderHardware, 8, 6),
             (Header::ArpSender, 14, 4),
             (Header::ArpTargetHardware, 18, 6),

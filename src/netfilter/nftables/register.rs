@@ -10,7 +10,7 @@ use super::expr::{Expr, Payload};
 use super::fields::{
     ETHER_TYPE, ETHER_TYPE_IN_VLAN, IFNAMSIZ, ct_width, fib_width, headers, meta_width, rt_width, xfrm_width,
 };
-pub use super::fields::{Header, Network};
+pub use super::fields::{Header, NetworkHeader};
 use super::uapi::{
     NFPROTO_ARP, NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_LSHIFT, NFT_BITWISE_MASK_XOR, NFT_BITWISE_RSHIFT, NFT_CMP_EQ,
     NFT_EXTHDR_OP_IPV6, NFT_META_L4PROTO, NFT_META_NFPROTO, NFT_META_PROTOCOL, NFT_PAYLOAD_LL_HEADER, NFT_REG_1,
@@ -83,7 +83,7 @@ pub struct Load {
     /// Of what.
     pub source: Source,
     /// What packets are, as far as the rule had told by then.
-    pub network: Option<Network>,
+    pub network: Option<NetworkHeader>,
     /// `IPPROTO_*`, if the rule had told.
     pub transport: Option<u8>,
     /// Which expression of the rule it was, from 0.
@@ -112,7 +112,7 @@ pub struct Machine {
     /// Everything that was loaded.
     pub loads: Vec<Load>,
     /// What packets are, as far as the family or a comparison has told.
-    pub network: Option<Network>,
+    pub network: Option<NetworkHeader>,
     /// `IPPROTO_*`, if a comparison has told.
     pub transport: Option<u8>,
     /// Packets have the tag of a VLAN.
@@ -123,9 +123,9 @@ impl Machine {
     /// As it is when a rule of a table of this family (`NFPROTO_*`) begins.
     pub fn new(family: u8) -> Self {
         let network = match family {
-            NFPROTO_IPV4 => Some(Network::Ipv4),
-            NFPROTO_IPV6 => Some(Network::Ipv6),
-            NFPROTO_ARP => Some(Network::Arp),
+            NFPROTO_IPV4 => Some(NetworkHeader::Ipv4),
+            NFPROTO_IPV6 => Some(NetworkHeader::Ipv6),
+            NFPROTO_ARP => Some(NetworkHeader::Arp),
             _ => None,
         };
         Self { cells: [Cell::default(); SIZE], loads: Vec::new(), network, transport: None, vlan: false }
@@ -347,8 +347,8 @@ impl Machine {
         }
         let Some(source) = cells.first().and_then(|cell| self.load_of(cell)).map(|load| load.source) else { return };
         match (source, value) {
-            (Source::Meta(NFT_META_NFPROTO), [NFPROTO_IPV4]) => self.network = Some(Network::Ipv4),
-            (Source::Meta(NFT_META_NFPROTO), [NFPROTO_IPV6]) => self.network = Some(Network::Ipv6),
+            (Source::Meta(NFT_META_NFPROTO), [NFPROTO_IPV4]) => self.network = Some(NetworkHeader::Ipv4),
+            (Source::Meta(NFT_META_NFPROTO), [NFPROTO_IPV6]) => self.network = Some(NetworkHeader::Ipv6),
             (Source::Meta(NFT_META_PROTOCOL), _) => self.learn_type(value),
             (Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: ETHER_TYPE, .. }, _) => self.learn_type(value),
             (Source::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: ETHER_TYPE_IN_VLAN, .. }, _) if self.vlan => {
@@ -364,9 +364,9 @@ impl Machine {
     /// From the type of an Ethernet header (`ETH_P_*`).
     fn learn_type(&mut self, value: &[u8]) {
         match value {
-            [0x08, 0x00] => self.network = Some(Network::Ipv4),
-            [0x86, 0xdd] => self.network = Some(Network::Ipv6),
-            [0x08, 0x06] => self.network = Some(Network::Arp),
+            [0x08, 0x00] => self.network = Some(NetworkHeader::Ipv4),
+            [0x86, 0xdd] => self.network = Some(NetworkHeader::Ipv6),
+            [0x08, 0x06] => self.network = Some(NetworkHeader::Arp),
             [0x81, 0x00] | [0x88, 0xa8] => self.vlan = true,
             _ => {}
         }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::layout::cut;
-use super::{Field, Match, Structure, Target, Visitor};
+use super::{LayoutField, Match, Structure, Target, XtVisitor};
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netfilter::{Error, Result};
 
@@ -65,7 +65,7 @@ crate::netfilter::layout! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "said by the structures")]
 #[allow(clippy::large_enum_variant, reason = "it is looked at and dropped")]
-pub enum Header<'a> {
+pub enum XtHeader<'a> {
     Ipv4(IptEntry<'a>),
     Ipv6(Ip6tEntry<'a>),
 }
@@ -90,13 +90,13 @@ pub struct Ip<'e> {
 macro_rules! either {
     ($header:expr, $entry:ident => $value:expr) => {
         match $header {
-            Header::Ipv4($entry) => $value,
-            Header::Ipv6($entry) => $value,
+            XtHeader::Ipv4($entry) => $value,
+            XtHeader::Ipv6($entry) => $value,
         }
     };
 }
 
-impl<'a> Header<'a> {
+impl<'a> XtHeader<'a> {
     /// From the first bytes of an entry.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl<'e> Ip<'e> {
             iniface_mask: &bytes[E::iniface_mask..E::outiface_mask],
             outiface: &bytes[E::outiface..E::iniface_mask],
             outiface_mask: &bytes[E::outiface_mask..E::proto],
-            proto: Field::read(&bytes[E::proto..]),
+            proto: LayoutField::read(&bytes[E::proto..]),
             flags: bytes[E::flags],
             invflags: bytes[E::invflags],
         })
@@ -230,9 +230,9 @@ pub fn up_to_zero(text: &[u8]) -> &[u8] {
 
 /// An entry as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule<'a> {
+pub struct XtRule<'a> {
     /// What the packet must be, and counters.
-    pub header: Header<'a>,
+    pub header: XtHeader<'a>,
     /// What else it must be.
     pub matches: Vec<XtEntry<'a>>,
     /// What happens then.
@@ -241,12 +241,12 @@ pub struct Rule<'a> {
     pub rest: Cow<'a, [u8]>,
 }
 
-impl<'a> Rule<'a> {
+impl<'a> XtRule<'a> {
     /// One without matches; offsets are set.
-    pub fn new(mut header: Header<'a>, target: XtEntry<'a>) -> Self {
+    pub fn new(mut header: XtHeader<'a>, target: XtEntry<'a>) -> Self {
         // No rule has more than some thousand bytes.
         let offset = |offset| u16::try_from(offset).unwrap_or(u16::MAX);
-        let size = Header::size(matches!(header, Header::Ipv6(_)));
+        let size = XtHeader::size(matches!(header, XtHeader::Ipv6(_)));
         either!(&mut header, entry => {
             entry.target_offset = offset(size);
             entry.next_offset = offset(size + target.size());
@@ -259,12 +259,12 @@ impl<'a> Rule<'a> {
     /// # Errors
     /// They are too few, or sizes and offsets do not fit.
     pub fn parse(ipv6: bool, bytes: &'a [u8]) -> Result<Self> {
-        let header = Header::parse(ipv6, bytes)?;
+        let header = XtHeader::parse(ipv6, bytes)?;
         let (target_offset, next) = header.offsets();
         let unfit = || Error::unexpected(format!("target at {target_offset}, end at {next} of {}", bytes.len()));
         let bytes = bytes.get(..next).ok_or_else(unfit)?;
         let mut matches = Vec::new();
-        let mut at = Header::size(ipv6);
+        let mut at = XtHeader::size(ipv6);
         while at < target_offset {
             let found = XtEntry::parse(bytes.get(at..target_offset).ok_or_else(unfit)?)?;
             at += found.size();
@@ -288,7 +288,7 @@ impl<'a> Rule<'a> {
     ///
     /// # Errors
     /// A match or a target is shorter than its structure.
-    pub fn visit<V: Visitor>(&mut self, visitor: &mut V) -> Result<()> {
+    pub fn visit<V: XtVisitor>(&mut self, visitor: &mut V) -> Result<()> {
         let family = if visitor.ipv6() { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
         either!(&mut self.header, entry => {
             entry.visit(visitor);

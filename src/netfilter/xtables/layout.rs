@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::netfilter::{Error, Result};
 
 /// What a field can be: so many bytes.
-pub trait Field: Sized {
+pub trait LayoutField: Sized {
     /// How many.
     const SIZE: usize;
 
@@ -21,7 +21,7 @@ pub trait Field: Sized {
 macro_rules! number {
     ($($number:ty)*) => {$(
         /// In host order.
-        impl Field for $number {
+        impl LayoutField for $number {
             const SIZE: usize = size_of::<Self>();
 
             #[inline]
@@ -37,7 +37,7 @@ macro_rules! number {
 }
 number!(u8 u16 u32 u64 i32);
 
-impl<T: Field, const N: usize> Field for [T; N] {
+impl<T: LayoutField, const N: usize> LayoutField for [T; N] {
     const SIZE: usize = N * T::SIZE;
 
     fn read(bytes: &[u8]) -> Self {
@@ -53,7 +53,7 @@ impl<T: Field, const N: usize> Field for [T; N] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Be16(pub u16);
 
-impl Field for Be16 {
+impl LayoutField for Be16 {
     const SIZE: usize = 2;
 
     fn read(bytes: &[u8]) -> Self {
@@ -89,11 +89,11 @@ impl From<[u8; 4]> for Inet {
     }
 }
 
-impl Field for Inet {
+impl LayoutField for Inet {
     const SIZE: usize = 16;
 
     fn read(bytes: &[u8]) -> Self {
-        Self(Field::read(bytes))
+        Self(LayoutField::read(bytes))
     }
 
     fn write(&self, bytes: &mut [u8]) {
@@ -102,18 +102,18 @@ impl Field for Inet {
 }
 
 /// An address, to be changed.
-pub trait Address {
+pub trait AddressBytes {
     /// Its bytes; what is in no use in this family becomes 0.
     fn octets(&mut self, ipv6: bool) -> &mut [u8];
 }
 
-impl<const N: usize> Address for [u8; N] {
+impl<const N: usize> AddressBytes for [u8; N] {
     fn octets(&mut self, _ipv6: bool) -> &mut [u8] {
         self
     }
 }
 
-impl Address for Inet {
+impl AddressBytes for Inet {
     fn octets(&mut self, ipv6: bool) -> &mut [u8] {
         let (octets, rest) = self.0.split_at_mut(if ipv6 { 16 } else { 4 });
         rest.fill(0);
@@ -122,7 +122,7 @@ impl Address for Inet {
 }
 
 /// What is done with a field, by what it holds. A mask and the end of a range come with what they belong to.
-pub trait Visitor: Sized {
+pub trait XtVisitor: Sized {
     /// Whether `union nf_inet_addr` is an address of IPv6.
     fn ipv6(&self) -> bool;
 
@@ -157,23 +157,23 @@ pub trait Visitor: Sized {
     fn plain<T>(&mut self, _field: &mut T) {}
 
     /// What nobody needs, and may hold anything.
-    fn hidden<T: Field>(&mut self, field: &mut T) {
+    fn hidden<T: LayoutField>(&mut self, field: &mut T) {
         *field = T::read(&vec![0; T::SIZE]);
     }
 
     /// An address.
-    fn address<A: Address>(&mut self, address: &mut A) {
+    fn address<A: AddressBytes>(&mut self, address: &mut A) {
         self.address_with(address.octets(self.ipv6()), None);
     }
 
     /// An address and its mask.
-    fn masked<A: Address>(&mut self, address: &mut A, mask: &mut A) {
+    fn masked<A: AddressBytes>(&mut self, address: &mut A, mask: &mut A) {
         let ipv6 = self.ipv6();
         self.address_with(address.octets(ipv6), Some(mask.octets(ipv6)));
     }
 
     /// The ends of a range of addresses.
-    fn range<A: Address>(&mut self, first: &mut A, last: &mut A) {
+    fn range<A: AddressBytes>(&mut self, first: &mut A, last: &mut A) {
         let ipv6 = self.ipv6();
         self.addresses(first.octets(ipv6), last.octets(ipv6));
     }
@@ -195,7 +195,7 @@ pub trait Structure<'a>: Sized {
     fn emit(&self) -> Vec<u8>;
 
     /// Hands each field to the method that says what it holds; bytes of no field become 0.
-    fn visit<V: Visitor>(&mut self, visitor: &mut V);
+    fn visit<V: XtVisitor>(&mut self, visitor: &mut V);
 }
 
 /// The bytes of a structure, if there are enough.
@@ -228,13 +228,13 @@ impl<'a, const N: usize> Structure<'a> for Untyped<'a, N> {
         self.0.to_vec()
     }
 
-    fn visit<V: Visitor>(&mut self, _visitor: &mut V) {
+    fn visit<V: XtVisitor>(&mut self, _visitor: &mut V) {
         self.0.to_mut().fill(0);
     }
 }
 
 /// Structures of C: name, size up to what only the kernel uses, and fields: offset, name, type, and the method of
-/// [`Visitor`] that says what it holds, with the field that it is called with too.
+/// [`XtVisitor`] that says what it holds, with the field that it is called with too.
 macro_rules! layout {
     ($($(#[$outer:meta])* $name:ident = $size:literal {
         $($(#[$inner:meta])* $at:literal $field:ident: $type:ty => $holds:ident $(($with:ident))?,)*
@@ -250,7 +250,7 @@ macro_rules! layout {
         // Fields come one after the other, and end in the structure.
         const _: () = {
             let mut end = 0;
-            $(assert!(end <= $at); end = $at + <$type as $crate::netfilter::xtables::Field>::SIZE;)*
+            $(assert!(end <= $at); end = $at + <$type as $crate::netfilter::xtables::LayoutField>::SIZE;)*
             assert!(end <= $size);
         };
 
@@ -262,8 +262,8 @@ macro_rules! layout {
 
         impl Default for $name<'_> {
             fn default() -> Self {
-                use $crate::netfilter::xtables::Field;
-                Self { $($field: Field::read(&[0; <$type as Field>::SIZE]),)* bytes: (&[]).into() }
+                use $crate::netfilter::xtables::LayoutField;
+                Self { $($field: LayoutField::read(&[0; <$type as LayoutField>::SIZE]),)* bytes: (&[]).into() }
             }
         }
 
@@ -273,7 +273,7 @@ macro_rules! layout {
             #[inline]
             fn parse(bytes: &'a [u8]) -> $crate::netfilter::Result<Self> {
                 let bytes = $crate::netfilter::xtables::whole(bytes, $size)?;
-                Ok(Self { $($field: $crate::netfilter::xtables::Field::read(&bytes[$at..]),)* bytes })
+                Ok(Self { $($field: $crate::netfilter::xtables::LayoutField::read(&bytes[$at..]),)* bytes })
             }
 
             fn emit(&self) -> Vec<u8> {
@@ -281,11 +281,11 @@ macro_rules! layout {
                 if bytes.is_empty() {
                     bytes.resize(usize::next_multiple_of($size, 8), 0);
                 }
-                $($crate::netfilter::xtables::Field::write(&self.$field, &mut bytes[$at..]);)*
+                $($crate::netfilter::xtables::LayoutField::write(&self.$field, &mut bytes[$at..]);)*
                 bytes
             }
 
-            fn visit<V: $crate::netfilter::xtables::Visitor>(&mut self, visitor: &mut V) {
+            fn visit<V: $crate::netfilter::xtables::XtVisitor>(&mut self, visitor: &mut V) {
                 $(visitor.$holds(&mut self.$field $(, &mut self.$with)?);)*
                 self.bytes.to_mut().fill(0);
             }

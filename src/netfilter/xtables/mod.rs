@@ -11,12 +11,12 @@ mod table;
 pub mod targets;
 
 pub use entry::{
-    Header, Ip, Ip6tEntry, IptEntry, IptGetEntries, IptGetinfo, IptReplace, NO_REVISION, Rule, XtEntry, XtEntryHeader,
-    up_to_zero,
+    Ip, Ip6tEntry, IptEntry, IptGetEntries, IptGetinfo, IptReplace, NO_REVISION, XtEntry, XtEntryHeader, XtHeader,
+    XtRule, up_to_zero,
 };
-pub use layout::{Address, Be16, Field, Inet, Structure, Untyped, Visitor, whole};
+pub use layout::{AddressBytes, Be16, Inet, LayoutField, Structure, Untyped, XtVisitor, whole};
 pub use matches::Match;
-pub use table::{Chain, Entry, Table};
+pub use table::{Entry, XtChain, XtTable};
 pub use targets::Target;
 
 /// An extension by its name, the revisions of its structure and the families in which it has this one.
@@ -71,7 +71,7 @@ macro_rules! extensions {
             }
 
             /// Hands each field to the method that says what it holds; of what is not known nothing stays.
-            pub fn visit<V: $crate::netfilter::xtables::Visitor>(&mut self, visitor: &mut V) {
+            pub fn visit<V: $crate::netfilter::xtables::XtVisitor>(&mut self, visitor: &mut V) {
                 use $crate::netfilter::xtables::Structure;
                 match self {
                     $(Self::$variant(structure) => structure.visit(visitor),)*

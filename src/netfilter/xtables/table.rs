@@ -7,7 +7,7 @@
 
 use super::entry::{counters, offsets, up_to_zero};
 use super::targets::verdict::{ACCEPT, DROP, RETURN, XtErrorTarget, XtStandardTarget};
-use super::{Field, Header, Ip, IptGetEntries, IptGetinfo, Structure, XtEntry, XtEntryHeader};
+use super::{Ip, IptGetEntries, IptGetinfo, LayoutField, Structure, XtEntry, XtEntryHeader, XtHeader};
 use crate::netfilter::{Error, Result};
 
 /// Names of built-in chains, by hook (`NF_INET_*`).
@@ -15,19 +15,19 @@ const HOOKS: [&[u8]; 5] = [b"PREROUTING", b"INPUT", b"FORWARD", b"OUTPUT", b"POS
 
 /// A table, checked as far as chains go.
 #[derive(Debug)]
-pub struct Table<'a> {
+pub struct XtTable<'a> {
     /// Whether it is one of IPv6.
     pub ipv6: bool,
     entries: &'a [u8],
     /// By offset.
-    pub chains: Vec<Chain>,
+    pub chains: Vec<XtChain>,
     /// Number of entries.
     pub count: usize,
 }
 
 /// A chain: entries from `start` up to `end`, which is its policy or the return at its end.
 #[derive(Debug)]
-pub struct Chain {
+pub struct XtChain {
     /// Built-in: on this hook (`NF_INET_*`).
     pub hook: Option<usize>,
     /// Offset of the entry that holds its name, for chains of the user.
@@ -57,7 +57,7 @@ pub struct Entry<'a> {
     ipv6: bool,
 }
 
-impl Chain {
+impl XtChain {
     fn new(hook: Option<usize>, name: usize, start: usize) -> Self {
         Self { hook, name, start, end: 0, jumps: Vec::new(), other_targets: false }
     }
@@ -76,7 +76,7 @@ impl<'a> Entry<'a> {
 
     /// Its matches; an error ends them.
     pub fn matches(&self) -> impl Iterator<Item = Result<XtEntry<'a>>> {
-        let mut rest = &self.bytes[Header::size(self.ipv6)..self.target];
+        let mut rest = &self.bytes[XtHeader::size(self.ipv6)..self.target];
         std::iter::from_fn(move || {
             (!rest.is_empty()).then(|| {
                 let found = XtEntry::parse(rest);
@@ -130,7 +130,7 @@ fn hooks(info: &IptGetinfo<'_>) -> impl Iterator<Item = (usize, usize, usize)> {
     used.map(|hook| (hook, info.hook_entry[hook] as usize, info.underflow[hook] as usize))
 }
 
-impl<'a> Table<'a> {
+impl<'a> XtTable<'a> {
     /// Finds the chains of a table, in its description and what follows it: `struct ipt_getinfo`, `struct ipt_get_entries`.
     ///
     /// # Errors
@@ -154,7 +154,7 @@ impl<'a> Table<'a> {
     }
 
     fn find_chains(&mut self, info: &IptGetinfo<'_>) -> Result<()> {
-        let mut open: Option<Chain> = None;
+        let mut open: Option<XtChain> = None;
         let (mut at, mut last, mut count, mut found) = (0, 0, 0u32, 0);
         let mut ended = false;
         while at < self.entries.len() {
@@ -164,14 +164,14 @@ impl<'a> Table<'a> {
                     self.close(chain, last)?;
                 }
                 ended = entry.next() == self.entries.len();
-                open = (!ended).then(|| Chain::new(None, at, entry.next()));
+                open = (!ended).then(|| XtChain::new(None, at, entry.next()));
             } else {
                 if let Some((hook, ..)) = hooks(info).find(|(_, start, _)| *start == at) {
                     if open.is_some() {
                         let name = String::from_utf8_lossy(HOOKS[hook]);
                         return Err(Error::unexpected(format!("chain {name} begins within another")));
                     }
-                    open = Some(Chain::new(Some(hook), 0, at));
+                    open = Some(XtChain::new(Some(hook), 0, at));
                 }
                 let chain = open.as_mut().ok_or_else(|| Error::unexpected(format!("entry {at} is in no chain")))?;
                 match entry.verdict()? {
@@ -198,16 +198,16 @@ impl<'a> Table<'a> {
     }
 
     /// The chain ends in this entry.
-    fn close(&mut self, chain: Chain, end: usize) -> Result<()> {
+    fn close(&mut self, chain: XtChain, end: usize) -> Result<()> {
         let verdict = if end < chain.start { None } else { self.entry(end)?.verdict()? };
         let fits = match chain.hook {
             Some(_) => verdict.is_some_and(|verdict| matches!(verdict, ACCEPT | DROP)),
             None => verdict == Some(RETURN),
         };
-        if !fits || self.entry(end)?.target != Header::size(self.ipv6) {
+        if !fits || self.entry(end)?.target != XtHeader::size(self.ipv6) {
             return Err(Error::unexpected(format!("the chain at {} has no end", chain.start)));
         }
-        self.chains.push(Chain { end, ..chain });
+        self.chains.push(XtChain { end, ..chain });
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl<'a> Table<'a> {
         let rest = self.entries.get(at..).unwrap_or_default();
         let (target, next) = offsets(self.ipv6, rest)?;
         match rest.get(..next) {
-            Some(bytes) if target >= Header::size(self.ipv6) && target + XtEntryHeader::SIZE <= next => {
+            Some(bytes) if target >= XtHeader::size(self.ipv6) && target + XtEntryHeader::SIZE <= next => {
                 Ok(Entry { at, bytes, target, ipv6: self.ipv6 })
             }
             _ => {
@@ -227,7 +227,7 @@ impl<'a> Table<'a> {
     }
 
     /// The rules of a chain, in order.
-    pub fn rules(&self, chain: &Chain) -> impl Iterator<Item = Result<Entry<'a>>> {
+    pub fn rules(&self, chain: &XtChain) -> impl Iterator<Item = Result<Entry<'a>>> {
         let (mut at, end) = (chain.start, chain.end);
         std::iter::from_fn(move || {
             (at < end).then(|| {
@@ -251,17 +251,17 @@ impl<'a> Table<'a> {
     ///
     /// # Errors
     /// None: it was looked at when the chain was found.
-    pub fn drops(&self, chain: &Chain) -> Result<bool> {
+    pub fn drops(&self, chain: &XtChain) -> Result<bool> {
         Ok(self.entry(chain.end)?.verdict()? == Some(DROP))
     }
 
     /// Numbers of the chains that a chain leads to.
-    pub fn jumps(&self, chain: &Chain) -> impl Iterator<Item = Result<usize>> {
+    pub fn jumps(&self, chain: &XtChain) -> impl Iterator<Item = Result<usize>> {
         chain.jumps.iter().map(|start| self.chain_at(*start as usize))
     }
 
     /// A chain's name as `iptables` prints it.
-    pub fn name(&self, chain: &Chain) -> &'a [u8] {
+    pub fn name(&self, chain: &XtChain) -> &'a [u8] {
         if let Some(hook) = chain.hook {
             return HOOKS[hook];
         }

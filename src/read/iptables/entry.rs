@@ -5,10 +5,10 @@ use std::hash::{BuildHasher as _, Hash, Hasher};
 use foldhash::fast::FixedState;
 
 use super::family;
-use crate::facts::netfilter::{Condition, Counter, Field, Match, Rule, Step, Test, Verdict};
+use crate::facts::netfilter::{Comparison, Counter, Field, FieldTest, Match, Rule, Step, Verdict};
 use crate::facts::{Failure, Name};
 use crate::netfilter::xtables::targets::verdict::{ACCEPT, DROP, QUEUE, RETURN};
-use crate::netfilter::xtables::{Entry, Ip, Table, XtEntry};
+use crate::netfilter::xtables::{Entry, Ip, XtEntry, XtTable};
 use crate::read::xtables::{self, Extension};
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -17,7 +17,7 @@ type Result<T> = std::result::Result<T, Failure>;
 const MOVING: &[&str] = &["connlimit", "hashlimit", "limit", "quota", "rateest", "recent", "statistic"];
 
 /// Reads a rule.
-pub fn rule(table: &Table<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule> {
+pub fn rule(table: &XtTable<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule> {
     let ip = entry.ip();
     let mut hasher = FixedState::default().build_hasher();
     ip.hash(&mut hasher);
@@ -62,20 +62,20 @@ pub fn can_be_udp(entry: &Entry<'_>) -> bool {
 }
 
 /// What the target does; nothing if it is a verdict.
-pub fn target(table: &Table<'_>, entry: &Entry<'_>) -> Result<Vec<Step>> {
+pub fn target(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Vec<Step>> {
     if entry.target_is(b"\0") {
         return Ok(Vec::new());
     }
     xtables::decode_target(&extension(table, &entry.target()?)?)
 }
 
-fn extension<'a>(table: &Table<'_>, entry: &'a XtEntry<'_>) -> Result<Extension<'a>> {
+fn extension<'a>(table: &XtTable<'_>, entry: &'a XtEntry<'_>) -> Result<Extension<'a>> {
     let name = std::str::from_utf8(entry.name()).map_err(|_| Failure::unexpected("a name is not UTF-8"))?;
     Ok(Extension { name, revision: entry.header.revision, family: family(table), data: &entry.data })
 }
 
 /// The chain that it jumps or goes to, and whether it goes.
-pub fn jump(table: &Table<'_>, entry: &Entry<'_>) -> Result<Option<(usize, bool)>> {
+pub fn jump(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<(usize, bool)>> {
     let Some(Ok(offset)) = entry.verdict()?.map(usize::try_from) else { return Ok(None) };
     if offset == entry.next() {
         return Ok(None);
@@ -85,7 +85,7 @@ pub fn jump(table: &Table<'_>, entry: &Entry<'_>) -> Result<Option<(usize, bool)
     Ok(Some((table.chain_at(offset)?, entry.ip().flags & goto != 0)))
 }
 
-fn verdict(table: &Table<'_>, entry: &Entry<'_>) -> Result<Option<Verdict>> {
+fn verdict(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<Verdict>> {
     if let Some((chain, goes)) = jump(table, entry)? {
         let name = Name::from_bytes(table.name(&table.chains[chain]));
         return Ok(Some(if goes { Verdict::Goto(name) } else { Verdict::Jump(name) }));
@@ -118,7 +118,7 @@ fn tests(ipv6: bool, ip: &Ip<'_>, steps: &mut Vec<Step>) {
     let mut test = |field, mask: u128, value: u128, flag| {
         let inverted = ip.invflags & flag != 0;
         if mask != 0 || inverted {
-            let tests = vec![Test { field, condition: Condition::Masked { mask, value } }];
+            let tests = vec![FieldTest { field, condition: Comparison::Masked { mask, value } }];
             steps.push(Step::Match(Match::Tests { tests, inverted }));
         }
     };

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::capture::{Request, Root};
 use crate::facts::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
 use crate::facts::{Failure, Name, Reading, Source, SystemCall};
-use crate::netfilter::xtables::{IptGetinfo, Structure, Table};
+use crate::netfilter::xtables::{IptGetinfo, Structure, XtTable};
 use crate::read::known::KnownTables;
 use crate::read::{Node, marks, services};
 
@@ -113,7 +113,7 @@ impl Half {
                 continue; // it has gone since
             }
             let added = answer.decode(|bytes| {
-                let table = Table::new(&bytes, self == Self::Ipv6, name)?;
+                let table = XtTable::new(&bytes, self == Self::Ipv6, name)?;
                 size += bytes.len();
                 infos.extend(bytes.get(..IptGetinfo::SIZE).map(|info| (request.only_info().name, info.to_vec())));
                 add(&mut ruleset, &table, name, services::MAX_RULES)
@@ -151,7 +151,7 @@ fn is_refused<T>(reading: &Reading<T>) -> bool {
 }
 
 /// Adds the rules of a table; the chains of Services whole if the table has no more than `few` entries.
-fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Result<(), Failure> {
+fn add(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str, few: usize) -> Result<(), Failure> {
     let (mut whole, mut searched) = (Vec::new(), Vec::new());
     for number in 0..table.chains.len() {
         let Some(hook) = hook(table, number) else { continue };
@@ -188,7 +188,7 @@ fn add(ruleset: &mut Ruleset, table: &Table<'_>, name: &str, few: usize) -> Resu
 
 /// A rule starts connection tracking wherever it stands, also in chains that no hook leads to. Where these are too many, it
 /// cannot be told.
-fn find_tracking(ruleset: &mut Ruleset, table: &Table<'_>, seen: &[bool], few: usize) -> Result<(), Failure> {
+fn find_tracking(ruleset: &mut Ruleset, table: &XtTable<'_>, seen: &[bool], few: usize) -> Result<(), Failure> {
     if table.count > few {
         let why = format!("more than {few} rules, too many to search all for one that starts connection tracking");
         ruleset.tracking_unread.insert(family(table), why);
@@ -216,7 +216,7 @@ fn only_searched() -> Reading<Arc<Vec<Rule>>> {
 
 fn insert(
     ruleset: &mut Ruleset,
-    table: &Table<'_>,
+    table: &XtTable<'_>,
     number: usize,
     name: &str,
     rules: Reading<Arc<Vec<Rule>>>,
@@ -232,7 +232,7 @@ fn insert(
 }
 
 /// Only what outer packets of tunnels can meet, in chains that are too many to be read whole.
-fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], name: &str) -> Result<(), Failure> {
+fn follow_for_udp(ruleset: &mut Ruleset, table: &XtTable<'_>, searched: &[usize], name: &str) -> Result<(), Failure> {
     let on_output = |number: &&usize| hook(table, **number) == Some(Hook::Output);
     let mut open: Vec<usize> = searched.iter().filter(on_output).copied().collect();
     let mut found = BTreeMap::new();
@@ -267,30 +267,30 @@ fn follow_for_udp(ruleset: &mut Ruleset, table: &Table<'_>, searched: &[usize], 
     Ok(())
 }
 
-fn within_rule(error: Failure, table: &Table<'_>, number: usize, position: u32) -> Failure {
+fn within_rule(error: Failure, table: &XtTable<'_>, number: usize, position: u32) -> Failure {
     error.within(format_args!("rule {position} of {}", name_of(table, number)))
 }
 
-fn family(table: &Table<'_>) -> Family {
+fn family(table: &XtTable<'_>) -> Family {
     if table.ipv6 { Family::Ipv6 } else { Family::Ipv4 }
 }
 
 /// The hook of a built-in chain.
-fn hook(table: &Table<'_>, number: usize) -> Option<Hook> {
+fn hook(table: &XtTable<'_>, number: usize) -> Option<Hook> {
     /// `NF_INET_*`
     const HOOKS: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
     table.chains[number].hook.map(|hook| HOOKS[hook])
 }
 
-fn name_of(table: &Table<'_>, number: usize) -> Name {
+fn name_of(table: &XtTable<'_>, number: usize) -> Name {
     Name::from_bytes(table.name(&table.chains[number]))
 }
 
-fn id(table: &Table<'_>, number: usize, name: &str) -> ChainId {
+fn id(table: &XtTable<'_>, number: usize, name: &str) -> ChainId {
     ChainId { family: family(table), table: name.into(), chain: name_of(table, number) }
 }
 
-fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, Failure> {
+fn base(table: &XtTable<'_>, number: usize, name: &str) -> Result<Option<Base>, Failure> {
     let Some(hook) = hook(table, number) else { return Ok(None) };
     let drops = table.drops(&table.chains[number])?;
     Ok(Some(Base { hook, kind: kind(name, hook), priority: priority(name, hook), drops, devices: Vec::new() }))
@@ -298,7 +298,7 @@ fn base(table: &Table<'_>, number: usize, name: &str) -> Result<Option<Base>, Fa
 
 /// Looks for rules that set a mark, in every chain that prerouting and output lead to. Any bit counts: rules of another
 /// backend may test it.
-fn search(ruleset: &mut Ruleset, table: &Table<'_>, name: &str) -> Result<(), Failure> {
+fn search(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str) -> Result<(), Failure> {
     let first = |number: &usize| matches!(hook(table, *number), Some(Hook::Prerouting | Hook::Output));
     let mut open: Vec<usize> = (0..table.chains.len()).filter(first).collect();
     let setters = &mut ruleset.setters;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::capture::Answer;
 use crate::capture::archive::testing::recorded_answer;
-use crate::facts::netfilter::{Condition, Counter, Field, Match, Rule, Test, Verdict};
+use crate::facts::netfilter::{Comparison, Counter, Field, FieldTest, Match, Rule, Verdict};
 use crate::netfilter::xtables::IptGetEntries;
 use crate::read::Known;
 use crate::read::testing::played_after;
@@ -18,7 +18,7 @@ const ENTRIES: usize = IptGetinfo::SIZE + IptGetEntries::SIZE;
 
 fn read(bytes: &[u8], family: Family) -> Result<Ruleset, Failure> {
     let mut ruleset = Ruleset::default();
-    let table = Table::new(bytes, family == Family::Ipv6, "nat")?;
+    let table = XtTable::new(bytes, family == Family::Ipv6, "nat")?;
     add(&mut ruleset, &table, "nat", services::MAX_RULES)?;
     Ok(ruleset)
 }
@@ -28,7 +28,7 @@ fn chain<'a>(ruleset: &'a Ruleset, family: Family, name: &str) -> &'a Chain {
 }
 
 fn masked(field: Field, mask: u128, value: u128, inverted: bool) -> Step {
-    let tests = vec![Test { field, condition: Condition::Masked { mask, value } }];
+    let tests = vec![FieldTest { field, condition: Comparison::Masked { mask, value } }];
     Step::Match(Match::Tests { tests, inverted })
 }
 
@@ -73,7 +73,7 @@ fn a_table_of_this_kernel_is_read() {
 
 #[test]
 fn of_many_services_only_what_a_tunnel_can_meet_is_read() {
-    let table = Table::new(*NAT, false, "nat").unwrap();
+    let table = XtTable::new(*NAT, false, "nat").unwrap();
     let mut ruleset = Ruleset::default();
     add(&mut ruleset, &table, "nat", 0).unwrap();
     assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
@@ -95,7 +95,7 @@ fn ipv6_is_laid_out_otherwise() {
         Step::Match(Match::Tests { tests, .. }) if tests[0].field == Field::Ipv6Source => Some(tests[0].clone()),
         _ => None,
     });
-    let Condition::Masked { mask, value } = source.unwrap().condition else { panic!("a mask") };
+    let Comparison::Masked { mask, value } = source.unwrap().condition else { panic!("a mask") };
     assert!(mask.leading_ones() >= 48 && value >> 121 == 0xfc >> 1, "{mask:x} {value:x}");
 }
 
@@ -109,7 +109,7 @@ fn the_same_rule_has_the_same_fingerprint_whatever_it_counted() {
     };
     let before = fingerprints(*NAT);
     let mut counted = NAT.to_vec();
-    let table = Table::new(*NAT, false, "nat").unwrap();
+    let table = XtTable::new(*NAT, false, "nat").unwrap();
     for entry in table.chains.iter().flat_map(|chain| table.rules(chain)) {
         let at = ENTRIES + entry.unwrap().at;
         counted[at + 92..at + 112].fill(7); // comefrom, counters
@@ -131,13 +131,13 @@ fn a_table_that_is_cut_off_is_an_error() {
         }
     }
     assert!(read(*NAT, Family::Ipv6).is_err());
-    assert!(Table::new(*NAT, false, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
+    assert!(XtTable::new(*NAT, false, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
 }
 
 /// A jump back is no reason to go round for ever.
 #[test]
 fn a_table_whose_chains_form_a_circle_comes_to_an_end() {
-    let table = Table::new(*NAT, false, "nat").unwrap();
+    let table = XtTable::new(*NAT, false, "nat").unwrap();
     let circle = table.chains.iter().find(|chain| table.name(chain) == b"KUBE-POSTROUTING").unwrap().start;
     let mut bytes = NAT.to_vec();
     for chain in &table.chains {

@@ -10,7 +10,7 @@ use super::ARPHRD_LOOPBACK;
 use crate::facts::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
 
 /// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
-pub type Sockets = BTreeMap<u16, [bool; 2]>;
+pub type TunnelSockets = BTreeMap<u16, [bool; 2]>;
 
 /// Geneve's port; the others are VXLAN's.
 const GENEVE: u16 = 6081;
@@ -18,7 +18,7 @@ const GENEVE: u16 = 6081;
 const UNIVERSE: u8 = 0;
 
 /// Ports that have a socket, and that none of these devices owns: one that is down has none.
-pub fn unowned(sockets: &Sockets, links: &[Link]) -> Sockets {
+pub fn unowned(sockets: &TunnelSockets, links: &[Link]) -> TunnelSockets {
     let here = links.iter().filter(|link| link.up && link.link_netnsid.is_none());
     let owned: BTreeSet<u16> = here.filter_map(|link| link.tunnel.as_ref()).filter_map(|tunnel| tunnel.port).collect();
     sockets.iter().filter(|(port, _)| !owned.contains(port)).map(|(port, families)| (*port, *families)).collect()
@@ -27,7 +27,7 @@ pub fn unowned(sockets: &Sockets, links: &[Link]) -> Sockets {
 /// The tunnels of these sockets, as links that the kernel does not list, with what it gives a device that nobody changes.
 /// `gateways`: devices by which routes lead to a next hop.
 pub fn tunnels(
-    sockets: &Sockets,
+    sockets: &TunnelSockets,
     links: &[Link],
     addresses: &Reading<Vec<Address>>,
     gateways: &BTreeSet<u32>,
@@ -100,9 +100,13 @@ mod tests {
         let addresses: Vec<Address> = [1, 2, 3, 4, 6, 8, 10].map(address).into();
         assert_eq!(carriers(&links, &addresses, &[].into()), [2, 6]);
         assert_eq!(carriers(&links, &addresses, &[4, 9].into()), [2, 4, 6, 9], "routes lead to a next hop there");
-        let sockets = Sockets::from([(4789, [true, false])]);
+        let sockets = TunnelSockets::from([(4789, [true, false])]);
         let [tunnel] = &tunnels(&sockets, &links, &Reading::Ok(addresses), &[].into())[..] else { panic!("one") };
         assert_eq!(tunnel.tunnel.as_ref().unwrap().underlay, Reading::Ok(vec![2, 6]));
-        assert_eq!(unowned(&sockets, std::slice::from_ref(tunnel)), Sockets::new(), "one with a device here is owned");
+        assert_eq!(
+            unowned(&sockets, std::slice::from_ref(tunnel)),
+            TunnelSockets::new(),
+            "one with a device here is owned"
+        );
     }
 }

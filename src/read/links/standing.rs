@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::elsewhere::{self, Sockets};
+use super::elsewhere::{self, TunnelSockets};
 use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
-use crate::facts::{Address, Failure, Link, Reading, Route, Rule, Source, may_forward};
+use crate::facts::{Address, Failure, Link, PolicyRule, Reading, Route, Source, may_forward};
 use crate::read::known::KnownLinks;
 use crate::read::{Node, datapath, routing};
 
@@ -14,12 +14,12 @@ use crate::read::{Node, datapath, routing};
 pub struct Standing {
     pub links: Reading<Vec<Link>>,
     pub addresses: Reading<Vec<Address>>,
-    pub rules: Reading<Vec<Rule>>,
+    pub rules: Reading<Vec<PolicyRule>>,
     pub routes: Reading<Vec<Route>>,
     pub forwarding: [Reading<bool>; 2],
     /// Tunnels whose device lives elsewhere, by the sockets that were there.
     pub foreign: Vec<Link>,
-    sockets: Sockets,
+    sockets: TunnelSockets,
 }
 
 /// Routes of a family that are read without a tunnel; a router of the whole Internet has a million.
@@ -33,7 +33,7 @@ impl Standing {
     pub fn unread(why: &Failure) -> Self {
         Self {
             foreign: Vec::new(),
-            sockets: Sockets::new(),
+            sockets: TunnelSockets::new(),
             links: Reading::Failed(why.clone()),
             addresses: Reading::Failed(why.clone()),
             rules: Reading::Failed(why.clone()),
@@ -43,7 +43,7 @@ impl Standing {
     }
 
     /// Takes over what stands, or reads it, with the tunnels of these sockets.
-    pub fn read(node: &mut Node<'_>, sockets: &Sockets) -> Arc<Self> {
+    pub fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Self> {
         let epoch = node.epoch(); // before anything is asked for
         let known = node.memory.links.as_ref().filter(|known| epoch == Some(known.epoch));
         if let Some(known) = known.filter(|known| !known.verify && known.standing.sockets == *sockets)
@@ -80,7 +80,7 @@ impl Standing {
     /// All links, addresses, policy rules and routes; while a tunnel is up, also its forwarding database, which names its peers;
     /// a route look-up for each class into which the routes sort these, which names the device below; and the filters of the
     /// devices that the tunnel's packets cross. Also returns whether a change of all of it will be notified.
-    fn read_anew(node: &mut Node<'_>, sockets: &Sockets) -> (Self, bool) {
+    fn read_anew(node: &mut Node<'_>, sockets: &TunnelSockets) -> (Self, bool) {
         let links = node.dump(&all_links(), |message| decode_link(message.body).map(Some));
         let known = links.ok().map_or(&[][..], Vec::as_slice);
         let tunnels: Vec<u32> = followed(known).into_iter().map(|at| known[at].index).collect();

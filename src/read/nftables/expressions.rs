@@ -7,8 +7,8 @@ use super::headers;
 use super::maps::{self, Maps};
 use super::registers::Registers;
 use crate::facts::netfilter::{
-    Chosen, Condition, Counter, DeviceProperty, Family, Field, MapLookup, MarkWrite, Match, Nat as Translation,
-    NatAction, PortRandomization, SetId, Step, Test, Verdict,
+    Chosen, Comparison, Counter, DeviceProperty, Family, Field, FieldTest, MapLookup, MarkWrite, Match,
+    Nat as Translation, NatAction, PortRandomization, SetId, Step, Verdict,
 };
 use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
@@ -28,7 +28,7 @@ const IPS_EXPECTED: u128 = 0x1;
 
 /// A rule while it is read.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub struct RuleReader<'a> {
     family: Family,
     table: &'a Name,
     registers: Registers,
@@ -50,7 +50,7 @@ type Result<T> = std::result::Result<T, Failure>;
 /// The registers of a first and of a last value.
 type EndRegisters = [Option<u32>; 2];
 
-impl<'a> Reader<'a> {
+impl<'a> RuleReader<'a> {
     /// A rule of a chain of this table.
     pub fn new(family: Family, table: &'a Name) -> Self {
         Self {
@@ -159,8 +159,8 @@ impl<'a> Reader<'a> {
             | Expr::Byteorder(_) => {}
             // Without IPsec there is nothing to load, and the rule ends (NFT_BREAK).
             Expr::Xfrm(xfrm) => {
-                let condition = Condition::Masked { mask: 1, value: 1 };
-                self.test(Test { field: Field::Ipsec { outgoing: xfrm.dir == Some(1) }, condition });
+                let condition = Comparison::Masked { mask: 1, value: 1 };
+                self.test(FieldTest { field: Field::Ipsec { outgoing: xfrm.dir == Some(1) }, condition });
             }
             Expr::Limit(_) => self.occasional("limit"),
             Expr::Quota(_) => self.occasional("quota"),
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         self.steps.push(Step::Opaque { what, may_translate: true });
     }
 
-    fn test(&mut self, test: Test) {
+    fn test(&mut self, test: FieldTest) {
         self.push(Match::Tests { tests: vec![test], inverted: false });
     }
 
@@ -223,7 +223,7 @@ impl<'a> Reader<'a> {
             // Without such a device, or a kind of it, the rule ends here (NFT_BREAK), inverted or not.
             (None, NFT_META_IIFKIND | NFT_META_OIFKIND) => {
                 let field = Field::Device { outgoing: meta.key == NFT_META_OIFKIND, property: DeviceProperty::Kind };
-                self.test(Test { field, condition: Condition::Ranges(vec![(1, u128::MAX)]) });
+                self.test(FieldTest { field, condition: Comparison::Ranges(vec![(1, u128::MAX)]) });
             }
             (None, _) => {}
         }
@@ -390,12 +390,12 @@ fn chosen<T: Copy>([min, max]: EndRegisters, read: impl Fn(u32) -> Option<T>) ->
     }
 }
 
-fn equal(field: Field, mask: u128, value: u128) -> Test {
-    Test { field, condition: Condition::Masked { mask, value } }
+fn equal(field: Field, mask: u128, value: u128) -> FieldTest {
+    FieldTest { field, condition: Comparison::Masked { mask, value } }
 }
 
 /// Neither invalid nor untracked: `nf_ct_get` finds a connection.
-fn has_connection() -> Test {
+fn has_connection() -> FieldTest {
     equal(Field::ConnectionState, 0x41, 0)
 }
 

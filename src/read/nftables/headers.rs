@@ -3,7 +3,7 @@
 use super::registers::Registers;
 use crate::facts::netfilter::{Field, HeaderBytes, Step};
 use crate::netfilter::nftables::expr::Payload;
-use crate::netfilter::nftables::register::Network;
+use crate::netfilter::nftables::register::NetworkHeader;
 use crate::netfilter::nftables::uapi::{NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER};
 
 const IPPROTO_UDP: u8 = 17;
@@ -21,19 +21,19 @@ pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> V
     }
     let network = registers.network();
     let fields: &[(Field, usize, usize)] = match (base, network) {
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4)) => {
             &[(Field::Ipv4Source, 12, 4), (Field::Ipv4Destination, 16, 4)]
         }
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => {
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6)) => {
             &[(Field::Ipv6Source, 8, 16), (Field::Ipv6Destination, 24, 16)]
         }
         (NFT_PAYLOAD_TRANSPORT_HEADER, _) => &[(Field::SourcePort, 0, 2), (Field::DestinationPort, 2, 2)],
         _ => &[],
     };
     let harmless = |at: usize| match (base, network) {
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4)) => at < 9 || (10..12).contains(&at),
-        (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6)) => at < 6 || at == 7,
-        (NFT_PAYLOAD_NETWORK_HEADER, None | Some(Network::Arp)) => at < 4,
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4)) => at < 9 || (10..12).contains(&at),
+        (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6)) => at < 6 || at == 7,
+        (NFT_PAYLOAD_NETWORK_HEADER, None | Some(NetworkHeader::Arp)) => at < 4,
         // Ports, and where UDP and UDP-Lite have their checksum, which may be the remedy.
         (NFT_PAYLOAD_TRANSPORT_HEADER, _) => at >= 8,
         _ => true,

@@ -1,7 +1,7 @@
 //! What is loaded into registers: fields of packets.
 
 use crate::facts::netfilter::{DeviceProperty, Field, HeaderBytes, TypeScope};
-use crate::netfilter::nftables::register::{Header, Load, Network, Source};
+use crate::netfilter::nftables::register::{Header, Load, NetworkHeader, Source};
 use crate::netfilter::nftables::uapi::{
     NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK, NFT_CT_EXPIRATION,
     NFT_CT_HELPER, NFT_CT_ID, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST,
@@ -50,8 +50,8 @@ impl Loaded {
             Source::Header(Header::DestinationPort) => Self::Wire(Field::DestinationPort, 2),
             Source::Payload { base, offset, length } => {
                 let protocol = match (base, load.network, load.transport) {
-                    (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv4), _) => "ip",
-                    (NFT_PAYLOAD_NETWORK_HEADER, Some(Network::Ipv6), _) => "ip6",
+                    (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4), _) => "ip",
+                    (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6), _) => "ip6",
                     (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_TCP)) => "tcp",
                     (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_UDP)) => "udp",
                     _ => "",
@@ -63,7 +63,7 @@ impl Loaded {
             Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) if load.network.is_none() => {
                 Self::Opaque("an address of the connection, of either family".into())
             }
-            Source::Ct(key, direction) => ct(key, direction, load.network == Some(Network::Ipv6)),
+            Source::Ct(key, direction) => ct(key, direction, load.network == Some(NetworkHeader::Ipv6)),
             Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
             Source::Fib(..) => Self::Occasional("fib"), // the device of a route: reverse path filters
             Source::Constant => Self::Constant,

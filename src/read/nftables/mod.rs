@@ -33,7 +33,7 @@ use crate::facts::netfilter::{
 use crate::facts::{Failure, Reading, Source};
 use crate::netfilter::netlink::Message;
 use crate::read::known::KnownRules;
-use crate::read::sets::{self, Values};
+use crate::read::sets::{self, OuterValues};
 use crate::read::{Node, modules};
 pub use expressions::verdict as decode_verdict;
 
@@ -49,7 +49,7 @@ pub struct Around {
     /// tunnel is up.
     pub devices: Option<BTreeSet<String>>,
     /// What sets are asked about that are too large to be read.
-    pub values: Values,
+    pub values: OuterValues,
     /// Bits of the mark that rules of other backends test.
     pub tested_elsewhere: u32,
     /// The kernel may drop name queries, so what UDP packets to Services meet matters although no tunnel is up.

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::loads::Loaded;
-use crate::facts::netfilter::{Condition, Field, MapLookup, MarkBits, MarkWrite, Match, Test};
+use crate::facts::netfilter::{Comparison, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match};
 use crate::netfilter::netlink::Emit as _;
 use crate::netfilter::nftables::Expression;
-use crate::netfilter::nftables::register::{Cell, Machine, Network, SIZE, Source, offset};
+use crate::netfilter::nftables::register::{Cell, Machine, NetworkHeader, SIZE, Source, offset};
 use crate::netfilter::nftables::uapi::{NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ};
 
 /// All registers.
@@ -24,7 +24,7 @@ impl Registers {
     }
 
     /// What packets are, as far as the rule has told.
-    pub fn network(&self) -> Option<Network> {
+    pub fn network(&self) -> Option<NetworkHeader> {
         self.machine.network
     }
 
@@ -87,7 +87,7 @@ impl Registers {
         }
         match self.whole(cells) {
             Some(field) => {
-                let test = Test::within(field, vec![(number(from), number(to))]);
+                let test = FieldTest::within(field, vec![(number(from), number(to))]);
                 Match::Tests { tests: vec![test], inverted }
             }
             None => Match::Opaque("a range of something other than a whole field".into()),
@@ -125,7 +125,7 @@ impl Registers {
         }
         let tests = tests.into_iter().filter_map(|(load, mask, value)| {
             let (field, _) = self.meanings[load].field()?;
-            Some(Test { field: field.clone(), condition: Condition::Masked { mask, value } })
+            Some(FieldTest { field: field.clone(), condition: Comparison::Masked { mask, value } })
         });
         Match::Tests { tests: tests.collect(), inverted }
     }
@@ -279,7 +279,7 @@ fn number(bytes: &[u8]) -> u128 {
     bytes.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
-fn ordered(field: Field, operator: u32, data: &[u8]) -> Test {
+fn ordered(field: Field, operator: u32, data: &[u8]) -> FieldTest {
     let value = number(data);
     let most = if data.len() >= 16 { u128::MAX } else { (1 << (8 * data.len())) - 1 };
     let range = match operator {
@@ -288,7 +288,7 @@ fn ordered(field: Field, operator: u32, data: &[u8]) -> Test {
         NFT_CMP_GT => (value < most).then_some((value.saturating_add(1), most)),
         _ => Some((value, most)),
     };
-    Test::within(field, range.into_iter().collect())
+    FieldTest::within(field, range.into_iter().collect())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use self::language::*;
 use super::*;
 use crate::facts::netfilter::{Element, Field, MarkWrite, Match, name_key};
 use crate::facts::{SourceState, SystemCall};
-use crate::netfilter::netlink::{self, Layout};
+use crate::netfilter::netlink::{self, BlockLayout};
 use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, FlowOffload, Immediate, Meta, Nat, Synproxy};
 use crate::netfilter::nftables::uapi::{
     NFPROTO_IPV4, NFT_CONTINUE, NFT_CT_MARK, NFT_META_MARK, NFT_NAT_SNAT, NFT_SET_MAP as MAP,
@@ -75,7 +75,7 @@ fn a_rule_without_its_expressions_is_not_read() {
 #[test]
 fn what_an_unknown_attribute_changes_is_unknown() {
     let with = |attribute: Vec<u8>| {
-        let mut layout = Layout::default();
+        let mut layout = BlockLayout::default();
         layout.unknown.push((0, 99, attribute.into()));
         let load = Meta { key: NFT_META_MARK, dreg: Some(1), layout: layout.clone(), ..Meta::default() };
         let data = wired::Data { layout, ..wired::Data::of(vec![0; 4]) };
@@ -338,7 +338,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
         for name in ["payload", "meta", "ct", "fib", "cmp", "range", "bitwise", "byteorder", "immediate", "lookup",
                      "match", "target", "masq", "nat", "redir", "counter", "objref", "exthdr", "hash", "what"] {
             if let Ok(expression) = Expr::parse(name.as_bytes(), &noise) {
-                let _ = expressions::Reader::new(Family::Inet, &"t".into()).read(0, &expression.into());
+                let _ = expressions::RuleReader::new(Family::Inet, &"t".into()).read(0, &expression.into());
             }
         }
     });
@@ -380,12 +380,12 @@ fn chains_that_were_read_whole_are_searched_too() {
 #[test]
 fn what_a_packet_has_to_be_for_an_expression_is_a_test_before_it() {
     let table = "nat".into();
-    let mut reader = expressions::Reader::new(Family::Inet, &table);
+    let mut reader = expressions::RuleReader::new(Family::Inet, &table);
     let nat = Nat { kind: NFT_NAT_SNAT, family: NFPROTO_IPV4.into(), reg_addr_min: Some(1), ..Nat::default() };
     reader.read(0, &nat.into()).unwrap();
     assert!(matches!(reader.steps[0], Step::Match(_)), "{:?}", reader.steps);
     let table = "nat".into();
-    let mut reader = expressions::Reader::new(Family::Inet, &table);
+    let mut reader = expressions::RuleReader::new(Family::Inet, &table);
     reader.read(0, &Ct { key: NFT_CT_MARK, dreg: Some(1), ..Ct::default() }.into()).unwrap();
     reader.read(1, &FlowOffload::default().into()).unwrap();
     reader.read(2, &Synproxy::default().into()).unwrap();
@@ -420,7 +420,7 @@ fn a_passing_failure_of_the_search_is_not_remembered() {
 #[test]
 fn continue_goes_on_with_the_same_rule() {
     let table = "t".into();
-    let mut reader = expressions::Reader::new(Family::Inet, &table);
+    let mut reader = expressions::RuleReader::new(Family::Inet, &table);
     let go_on = Immediate { data: wired::Data::to(NFT_CONTINUE, None), ..Immediate::default() };
     reader.read(0, &go_on.into()).unwrap();
     assert_eq!(reader.steps, []);
@@ -591,10 +591,10 @@ fn names_that_are_not_utf8_are_read_like_any_other() {
     assert_eq!(bodies["nft-7/rules/ipv4/t%ff%5c/c%0a%fe"], (ended(table), ended(chain)));
 }
 
-type List = ((Family, Hook), Reading<Vec<ChainId>>);
+type AttributeList = ((Family, Hook), Reading<Vec<ChainId>>);
 
 /// Every list of base chains, by family and hook.
-fn lists(ruleset: &Ruleset) -> Vec<List> {
+fn lists(ruleset: &Ruleset) -> Vec<AttributeList> {
     let all = Family::ALL.iter().flat_map(|family| Hook::ALL.iter().map(move |hook| (*family, *hook)));
     all.map(|(family, hook)| ((family, hook), ruleset.base_chains.at(family, hook).map(<[ChainId]>::to_vec))).collect()
 }

@@ -8,11 +8,11 @@ use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 
 use foldhash::fast::FixedState;
 
-use super::expressions::{self, Reader};
+use super::expressions::{self, RuleReader};
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
 use crate::facts::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
 use crate::facts::{Failure, Name, Reading, Source};
-use crate::netfilter::netlink::{self, Attributes, Message, NFTA_LIST_ELEM, Text, Value as _, put};
+use crate::netfilter::netlink::{self, AttributeValue as _, Attributes, Message, NFTA_LIST_ELEM, Text, put};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{
@@ -230,7 +230,7 @@ pub fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
     const MOST: usize = 8;
     let Ok(attributes) = Attributes::after(message.body, NFGENMSG, "NFTA_RULE") else { return false };
     let list = attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default();
-    let mut reader = Reader::new(id.family, &id.table);
+    let mut reader = RuleReader::new(id.family, &id.table);
     for (at, element) in netlink::attributes(list, "NFTA_RULE_EXPRESSIONS").take(MOST).enumerate() {
         let Ok(element) = element else { return false };
         let expression = Some(element.body).filter(|_| element.kind == NFTA_LIST_ELEM).map(Expression::parse);
@@ -246,7 +246,7 @@ pub fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
 }
 
 fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u32) -> Result<Rule, Failure> {
-    let mut reader = Reader::new(family, table);
+    let mut reader = RuleReader::new(family, table);
     let mut hasher = FixedState::default().build_hasher();
     // The kernel writes a list for a rule without expressions, too.
     let list = needed(rule.expressions.as_ref(), "NFTA_RULE_EXPRESSIONS")?;

@@ -5,7 +5,7 @@ use super::vendors::{self, Numbers, VendorFile};
 use crate::facts::{Build, KernelVersion, Numbering, Vendor};
 
 /// What was found out: vendor, upstream version, and what that version means.
-pub(super) type Identity = (Vendor, KernelVersion, Numbering);
+pub(super) type Identified = (Vendor, KernelVersion, Numbering);
 
 /// Everything the rules look at.
 pub(super) struct Input<'a> {
@@ -18,7 +18,7 @@ pub(super) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> Identified {
         if let Some(mainline) = self.ubuntu_mainline() {
             return mainline;
         }
@@ -31,7 +31,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn numbered_by(&self, file: &'static VendorFile) -> Identity {
+    fn numbered_by(&self, file: &'static VendorFile) -> Identified {
         let vendor = file.vendor();
         match file.numbers {
             Numbers::Upstream => self.exact(vendor),
@@ -64,7 +64,7 @@ impl<'a> Input<'a> {
     }
 
     /// The vendor's kernel really is `named`, unless it is a release candidate.
-    fn exact(&self, vendor: Vendor) -> Identity {
+    fn exact(&self, vendor: Vendor) -> Identified {
         let numbering = match has_candidate(self.suffix) {
             true => Numbering::Prerelease,
             false => Numbering::Upstream,
@@ -83,7 +83,7 @@ impl<'a> Input<'a> {
 
     /// `#1 SMP Debian 4.19.132-1 (2020-07-24)`: the package version is the upstream one, perhaps
     /// with an epoch before it (`1:6.6.20-1+rpt1`) or a candidate in it (`6.9~rc5-1`).
-    fn packaged(&self, file: &'static VendorFile) -> Identity {
+    fn packaged(&self, file: &'static VendorFile) -> Identified {
         let vendor = file.vendor();
         let Some(package) = file.package.iter().find_map(|name| Some(self.build_line.split_once(name)?.1)) else {
             return match self.z_is_mute() {
@@ -104,7 +104,7 @@ impl<'a> Input<'a> {
     /// Ubuntu's unpatched builds have an encoded version in the place of the ABI, which makes
     /// `6.8.0-060800-generic` the release 6.8.0 and `6.8.0-060800rc1-generic` a candidate. With z above 0
     /// the code need not agree (`4.12.17-040917-generic` exists): x.y.z is believed.
-    fn ubuntu_mainline(&self) -> Option<Identity> {
+    fn ubuntu_mainline(&self) -> Option<Identified> {
         let KernelVersion { major, minor, patch } = self.named;
         let code = self.suffix.strip_prefix('-')?.split('-').next()?;
         // An ordinary ABI has no leading zero.
@@ -143,7 +143,7 @@ impl<'a> Input<'a> {
 
     /// A bare x.y.z is the release. With anything behind it that no file knows it is a lower bound: Tencent keeps
     /// `4.14.105-19-0019` for years, Synology `4.4.180+`, and both repair by themselves.
-    fn unknown(&self) -> Identity {
+    fn unknown(&self) -> Identified {
         match self.suffix {
             "" => (Vendor::UPSTREAM, self.named, Numbering::Upstream),
             suffix if has_candidate(suffix) => (Vendor::OTHER, self.named, Numbering::Prerelease),

@@ -12,18 +12,18 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use super::wire::{decode_listed, decode_rule};
 use super::{dump, routes, rules};
-use crate::facts::{Failure, Reading, Route, Rule};
+use crate::facts::{Failure, PolicyRule, Reading, Route};
 use crate::read::Node;
 
 /// What was answered about routing.
 pub struct Tables {
-    ipv4: Reading<Family>,
-    ipv6: Reading<Family>,
+    ipv4: Reading<FamilyTables>,
+    ipv6: Reading<FamilyTables>,
 }
 
 /// One family's rules and routes.
-pub struct Family {
-    pub rules: Vec<Rule>,
+pub struct FamilyTables {
+    pub rules: Vec<PolicyRule>,
     pub routes: Vec<Route>,
     /// By the length of their prefix, its bits and the positions of routes, in order.
     by_prefix: BTreeMap<u8, Vec<(u128, usize)>>,
@@ -42,19 +42,19 @@ impl Tables {
                 seen += 1;
                 if seen > most { Err(Failure::too_large(most, "routes")) } else { decode_listed(message, ipv6) }
             });
-            rules.and_then(|rules| routes.map(|routes| Family::new(rules, routes)))
+            rules.and_then(|rules| routes.map(|routes| FamilyTables::new(rules, routes)))
         });
         Self { ipv4, ipv6 }
     }
 
     /// Rules and routes of one family.
-    pub fn family(&self, ipv6: bool) -> &Reading<Family> {
+    pub fn family(&self, ipv6: bool) -> &Reading<FamilyTables> {
         if ipv6 { &self.ipv6 } else { &self.ipv4 }
     }
 }
 
-impl Family {
-    fn new(rules: Vec<Rule>, routes: Vec<Route>) -> Self {
+impl FamilyTables {
+    fn new(rules: Vec<PolicyRule>, routes: Vec<Route>) -> Self {
         let mut by_prefix: BTreeMap<u8, Vec<(u128, usize)>> = BTreeMap::new();
         let mut seen = HashMap::new();
         let mut content = Vec::with_capacity(routes.len());
@@ -85,7 +85,7 @@ impl Family {
     /// Equal for two addresses that are routed alike: the rules for them, and the content of the routes that cover
     /// them.
     pub fn class(&self, address: IpAddr) -> (Vec<usize>, BTreeSet<usize>) {
-        let meets = |rule: &Rule| {
+        let meets = |rule: &PolicyRule| {
             rule.destination.is_some_and(|(prefix, length)| {
                 prefix.is_ipv4() == address.is_ipv4() && masked(prefix, length) == masked(address, length)
             })

@@ -23,7 +23,7 @@ fn decode_addresses(bytes: &[u8]) -> Reading<Vec<Address>> {
     answering(bytes, read_addresses)
 }
 
-fn decode_rules(bytes: &[u8]) -> Reading<Vec<Rule>> {
+fn decode_rules(bytes: &[u8]) -> Reading<Vec<PolicyRule>> {
     answering(bytes, |node| dump(node, &rules(false), |message| decode_rule(message).map(Some)))
 }
 

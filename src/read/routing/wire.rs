@@ -1,7 +1,7 @@
 //! Answers about addresses, policy rules and routes.
 
 use super::{AF_INET, AF_INET6, IFADDRMSG, RTMSG};
-use crate::facts::{Address, Failure, Route, Rule};
+use crate::facts::{Address, Failure, PolicyRule, Route};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{Attributes, Message};
@@ -28,7 +28,7 @@ pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure>
 }
 
 /// One message of the answer to `RTM_GETRULE`.
-pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
+pub fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
     /// `fib_rules.h`
     const FIB_RULE_INVERT: u32 = 2;
     /// What stands for the type of service, which is in the header.
@@ -50,7 +50,7 @@ pub fn decode_rule(message: &Message<'_>) -> Result<Rule, Failure> {
         kind => !MODELLED.contains(&kind),
     });
     let flags = u32::from_ne_bytes(array(message.body, 8, "fib_rule_hdr")?);
-    Ok(Rule {
+    Ok(PolicyRule {
         inverted: flags & FIB_RULE_INVERT != 0,
         ipv6: family == AF_INET6,
         priority: attributes.u32(FRA_PRIORITY)?.unwrap_or(0),

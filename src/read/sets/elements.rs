@@ -11,7 +11,7 @@ use crate::read::nftables::decode_verdict;
 
 /// What a set or a map has for an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub enum ElementValue {
     /// It is a set.
     Nothing,
     /// Of a verdict map.
@@ -21,14 +21,14 @@ pub enum Value {
 }
 
 /// First and last key of an element, and what there is for it.
-pub type Keys = (Vec<u8>, Vec<u8>, Value);
+pub type Keys = (Vec<u8>, Vec<u8>, ElementValue);
 
 /// What a dump of elements has told so far.
 #[derive(Default)]
 pub struct Elements {
     whole: Vec<Keys>,
     /// Starts, and what follows ends: key, whether it ends an interval, what there is for it.
-    ends: Vec<(Vec<u8>, bool, Value)>,
+    ends: Vec<(Vec<u8>, bool, ElementValue)>,
     /// For all keys that are no other element's, if there is such an element.
     catch_all: Option<Keys>,
 }
@@ -48,9 +48,9 @@ impl Elements {
             let data = element.data.as_ref();
             let value = match (data.and_then(|data| data.verdict.as_ref()), data.and_then(|data| data.value.as_deref()))
             {
-                (Some(verdict), _) => Value::Verdict(decode_verdict(verdict)?),
-                (None, Some(data)) => Value::Data(data.to_vec()),
-                (None, None) => Value::Nothing,
+                (Some(verdict), _) => ElementValue::Verdict(decode_verdict(verdict)?),
+                (None, Some(data)) => ElementValue::Data(data.to_vec()),
+                (None, None) => ElementValue::Nothing,
             };
             if flags & NFT_SET_ELEM_CATCHALL != 0 {
                 self.catch_all = Some((vec![0; key_length], vec![0xff; key_length], value));
@@ -63,7 +63,7 @@ impl Elements {
                 (Some(last), false) => self.whole.push((first, last, value)),
                 (None, false) if intervals => self.ends.push((first, false, value)),
                 (None, false) => self.whole.push((first.clone(), first, value)),
-                (_, true) => self.ends.push((first, true, Value::Nothing)),
+                (_, true) => self.ends.push((first, true, ElementValue::Nothing)),
             }
         }
         Ok(())
@@ -82,7 +82,7 @@ impl Elements {
         let Self { whole: mut elements, mut ends, catch_all } = self;
         // Of an interval the start and what follows its end are elements of their own.
         ends.sort_by(|(one, one_ends, _), (other, other_ends, _)| (one, !one_ends).cmp(&(other, !other_ends)));
-        let mut open: Option<(Vec<u8>, Value)> = None;
+        let mut open: Option<(Vec<u8>, ElementValue)> = None;
         for (key, is_end, value) in ends {
             match (open.take(), is_end) {
                 (Some((first, value)), true) => elements.push((first, before(&key), value)),

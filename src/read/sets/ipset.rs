@@ -10,17 +10,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::capture::{NetlinkFamily, Question as Asked, Request};
+use crate::capture::{NetlinkFamily, Request, RequestKind as Asked};
 use crate::facts::netfilter::{Element, End, Family, Set, SetId, address_key};
 use crate::facts::{Failure, Name, Reading, Source};
 use crate::netfilter::ipset::{
     IPSET_CMD_GET_BYINDEX, IPSET_CMD_GET_BYNAME, IPSET_CMD_HEADER, IPSET_CMD_LIST, IPSET_CMD_PROTOCOL, IPSET_CMD_TEST,
     IPSET_ERR_EXIST, IPSET_FLAG_LIST_HEADER, IPSET_PROTOCOL, IpsetElement, IpsetHeader, IpsetMessage,
 };
-use crate::netfilter::netlink::{Emit, Message, Nest, Text, Value as _, Writer};
+use crate::netfilter::netlink::{AttributeValue as _, Emit, Message, MessageWriter, Nest, Text};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::read::sets::members::{Dimension, LIST, decode_members, dimensions};
-use crate::read::sets::values::{UDP, Values, port_key};
+use crate::read::sets::values::{OuterValues, UDP, port_key};
 use crate::read::sets::{
     Budget, Lookups, MAX_ELEMENTS, MAX_SETS, Question, combinations, note_cut, note_unread, within,
 };
@@ -39,12 +39,12 @@ struct Header {
 }
 
 #[derive(Clone, Copy)]
-enum Value {
+enum AttributeValue {
     Address(IpAddr),
     Port(u16),
 }
 
-impl Value {
+impl AttributeValue {
     fn key(self) -> u128 {
         match self {
             Self::Address(address) => address_key(address),
@@ -60,7 +60,7 @@ impl Value {
     }
 }
 
-fn request(name: &str, kind: u16, family: u8, mut out: Writer, message: &IpsetMessage<'_>) -> Request {
+fn request(name: &str, kind: u16, family: u8, mut out: MessageWriter, message: &IpsetMessage<'_>) -> Request {
     Nfgenmsg { family, ..Nfgenmsg::default() }.emit(&mut out);
     message.emit(&mut out);
     let name = format!("netfilter/ipset/{name}");
@@ -77,45 +77,45 @@ fn about(name: &Name) -> IpsetMessage<'static> {
 }
 
 fn protocol() -> Request {
-    request("protocol", IPSET_CMD_PROTOCOL, AF_INET, Writer::ipset(), &versioned())
+    request("protocol", IPSET_CMD_PROTOCOL, AF_INET, MessageWriter::ipset(), &versioned())
 }
 
 /// Which index the set has that is a member of a list of sets.
 fn index(list: u16, number: usize, member: &Name) -> Request {
-    request(&format!("{list}-member-{number}"), IPSET_CMD_GET_BYNAME, AF_INET, Writer::user(), &about(member))
+    request(&format!("{list}-member-{number}"), IPSET_CMD_GET_BYNAME, AF_INET, MessageWriter::user(), &about(member))
 }
 
 fn name(index: u16) -> Request {
     let message = IpsetMessage { index: Some(index), ..versioned() };
-    request(&format!("{index}-name"), IPSET_CMD_GET_BYINDEX, AF_INET, Writer::user(), &message)
+    request(&format!("{index}-name"), IPSET_CMD_GET_BYINDEX, AF_INET, MessageWriter::user(), &message)
 }
 
 fn header(index: u16, name: &Name) -> Request {
-    request(&format!("{index}-header"), IPSET_CMD_HEADER, AF_INET, Writer::ipset(), &about(name))
+    request(&format!("{index}-header"), IPSET_CMD_HEADER, AF_INET, MessageWriter::ipset(), &about(name))
 }
 
 /// Without `NLA_F_NET_BYTEORDER` no address is in any set.
-fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], values: &[Value]) -> Request {
+fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], values: &[AttributeValue]) -> Request {
     let mut element = IpsetElement::default();
     for (dimension, value) in dimensions.iter().zip(values) {
         match *value {
-            Value::Address(address) if *dimension == Dimension::Address2 => element.ip2 = Some(address.into()),
-            Value::Address(address) => element.ip = Some(address.into()),
-            Value::Port(port) => element.port = Some(port),
+            AttributeValue::Address(address) if *dimension == Dimension::Address2 => element.ip2 = Some(address.into()),
+            AttributeValue::Address(address) => element.ip = Some(address.into()),
+            AttributeValue::Port(port) => element.port = Some(port),
         }
         if *dimension == Dimension::Port {
             element.proto = Some(UDP);
         }
     }
-    let mut data = Writer::ipset();
+    let mut data = MessageWriter::ipset();
     element.emit(&mut data);
     let message = IpsetMessage { data: Some(Nest(data.finish().into())), ..about(name) };
-    request(number, IPSET_CMD_TEST, header.family, Writer::ipset(), &message)
+    request(number, IPSET_CMD_TEST, header.family, MessageWriter::ipset(), &message)
 }
 
 /// Reads the sets that these rule sets look into: name by index, type by name, number of elements, then all elements of a
 /// small one, or one test per value. Of a set about which nothing could be read, the elements say why.
-pub fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &Values) -> BTreeMap<SetId, Set> {
+pub fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &OuterValues) -> BTreeMap<SetId, Set> {
     if lookups.ipset.is_empty() {
         return BTreeMap::new();
     }
@@ -184,7 +184,7 @@ fn unread(index: u16, elements: Reading<Vec<Element>>) -> Set {
     }
 }
 
-fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &Values, budget: &mut Budget) -> Set {
+fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &OuterValues, budget: &mut Budget) -> Set {
     let name = match answered(node, &name(index), |message| text(message.set, "IPSET_ATTR_SETNAME")) {
         Reading::Ok(name) => name,
         other => return unread(index, other.map(|_| Vec::new())),
@@ -264,7 +264,7 @@ fn size(index: u16, name: &Name) -> Request {
 }
 
 fn dump(name: &str, message: &IpsetMessage<'_>) -> Request {
-    let request = request(name, IPSET_CMD_LIST, AF_INET, Writer::ipset(), message);
+    let request = request(name, IPSET_CMD_LIST, AF_INET, MessageWriter::ipset(), message);
     match request.question {
         Asked::Netlink(mut question) => {
             (question.dump, question.ack) = (true, false);
@@ -300,9 +300,9 @@ fn read_all(node: &mut Node<'_>, index: u16, name: &Name, header: &Header) -> Re
 fn candidates(
     dimensions: &[Dimension],
     ends: &[End],
-    values: &Values,
+    values: &OuterValues,
     keep: impl Fn(IpAddr) -> bool,
-) -> Vec<Vec<Value>> {
+) -> Vec<Vec<AttributeValue>> {
     // What the outer packet has there is not known, or is one of many.
     let is_other = |dimension: &Dimension| matches!(dimension, Dimension::Interface | Dimension::Mark);
     if ends.len() != dimensions.len() || dimensions.iter().any(is_other) {
@@ -310,24 +310,26 @@ fn candidates(
     }
     let is_port = |dimension: &Dimension| matches!(dimension, Dimension::Port | Dimension::BarePort);
     let addresses = dimensions.iter().filter(|dimension| !is_port(dimension)).count();
-    let column = |(dimension, end): (&Dimension, &End)| -> Vec<Value> {
+    let column = |(dimension, end): (&Dimension, &End)| -> Vec<AttributeValue> {
         let list = match end {
             // the source port of an outer packet is anything
             End::Source if is_port(dimension) => return Vec::new(),
-            End::Destination if is_port(dimension) => return values.ports.iter().copied().map(Value::Port).collect(),
+            End::Destination if is_port(dimension) => {
+                return values.ports.iter().copied().map(AttributeValue::Port).collect();
+            }
             // with both addresses of a packet, it goes from this node to a peer
             End::Source if addresses > 1 => values.own.clone(),
             End::Destination if addresses > 1 => values.peers.clone(),
             _ => values.addresses(),
         };
-        list.into_iter().filter(|address| keep(*address)).map(Value::Address).collect()
+        list.into_iter().filter(|address| keep(*address)).map(AttributeValue::Address).collect()
     };
     combinations(&dimensions.iter().zip(ends).map(column).collect::<Vec<_>>())
 }
 
 /// Every value of the set's family, numbered for each way to look the set up: rule sets that do so in different ways
 /// ask different questions under different names.
-fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &Values) -> Vec<Question> {
+fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &OuterValues) -> Vec<Question> {
     let Some(dimensions) = dimensions(&header.kind) else { return Vec::new() };
     let mut seen = BTreeSet::new();
     let mut questions = Vec::new();
@@ -346,7 +348,7 @@ fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &V
 }
 
 /// Values of the other family: to `ip_set_test` a packet of another family than the set's is in none.
-fn strangers(by: &[&[End]], header: &Header, values: &Values) -> BTreeMap<Vec<u128>, Reading<bool>> {
+fn strangers(by: &[&[End]], header: &Header, values: &OuterValues) -> BTreeMap<Vec<u128>, Reading<bool>> {
     let Some(dimensions) = dimensions(&header.kind) else { return BTreeMap::new() };
     let other_family = |address: IpAddr| address.is_ipv6() != (header.family == AF_INET6);
     by.iter()

@@ -4,7 +4,7 @@ use crate::facts::netfilter::Field;
 
 /// How the values of a field lie in a register.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     Ipv4,
     Ipv6,
     Port,
@@ -21,7 +21,7 @@ pub(super) enum Kind {
     EtherType,
 }
 
-impl Kind {
+impl ValueKind {
     pub(super) fn of(field: &Field) -> Option<Self> {
         match field {
             Field::Ipv4Source | Field::Ipv4Destination => Some(Self::Ipv4),

@@ -8,7 +8,7 @@ use crate::netfilter::ipset::{
     IPSET_FLAG_IFACE_WILDCARD, IPSET_FLAG_NOMATCH, IPSET_FLAG_PHYSDEV, IpsetAddress, IpsetElement, IpsetHeader,
     IpsetMessage,
 };
-use crate::netfilter::netlink::{Message, Value as _};
+use crate::netfilter::netlink::{AttributeValue as _, Message};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 
 /// What a dimension of a set is, by the attribute that holds it.

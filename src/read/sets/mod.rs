@@ -24,7 +24,7 @@ use crate::read::Node;
 
 pub use ipset::read as read_ipsets;
 pub use nftables::read as read_nftables;
-pub use values::Values;
+pub use values::OuterValues;
 
 /// Sets of one rule set that are read. With more the source is a failed one.
 const MAX_SETS: usize = 512;

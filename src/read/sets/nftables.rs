@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capture::{NetlinkFamily, Request};
 use crate::facts::netfilter::{Element, Field, Ruleset, Set, SetId, Step, address_key, name_key};
 use crate::facts::{Failure, Name, Reading, Source};
-use crate::netfilter::netlink::{Emit as _, Message, Text, Writer};
+use crate::netfilter::netlink::{Emit as _, Message, MessageWriter, Text};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{
@@ -19,9 +19,9 @@ use crate::netfilter::nftables::uapi::{
 use crate::netfilter::nftables::{self, Data, SetElement, SetElements};
 use crate::read::Node;
 use crate::read::nftables::wire;
-use crate::read::sets::elements::{Elements, Value};
-use crate::read::sets::kind::Kind;
-use crate::read::sets::values::{UDP, Values};
+use crate::read::sets::elements::{ElementValue, Elements};
+use crate::read::sets::kind::ValueKind;
+use crate::read::sets::values::{OuterValues, UDP};
 use crate::read::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
 
 const ENOENT: i32 = 2;
@@ -37,14 +37,14 @@ struct Lookup<'a> {
     set: &'a Name,
     /// What request names begin with.
     name: String,
-    kinds: Vec<Kind>,
+    kinds: Vec<ValueKind>,
     by: Vec<&'a [Field]>,
     /// Rules add to it, or delete from it.
     filled: bool,
 }
 
 /// What was found about the sets of one generation.
-pub struct Found {
+pub struct SetsFound {
     /// Of a set about which nothing could be read, the elements say why. One whose key is not understood has no entry.
     pub sets: BTreeMap<SetId, Set>,
     /// Something was asked.
@@ -60,13 +60,13 @@ pub struct Found {
 ///
 /// "Not an element" is only true of the rule set's generation if that is the same after the last answer: a set that is
 /// deleted meanwhile has no elements either.
-pub fn read(node: &mut Node<'_>, prefix: &str, generation: u32, ruleset: &Ruleset, values: &Values) -> Found {
+pub fn read(node: &mut Node<'_>, prefix: &str, generation: u32, ruleset: &Ruleset, values: &OuterValues) -> SetsFound {
     let lookups = Lookups::of([ruleset]);
     let filled = filled_sets(ruleset);
     let unread = ruleset.chains.iter().filter(|(_, chain)| chain.rules.ok().is_none());
     let unread: BTreeSet<_> = unread.map(|(chain, _)| (chain.family, &chain.table)).collect();
     let mut budget = Budget::default();
-    let mut found = Found { sets: BTreeMap::new(), asked: false, torn: false, failed: false };
+    let mut found = SetsFound { sets: BTreeMap::new(), asked: false, torn: false, failed: false };
     let mut asks_values = false;
     for (number, (id, by)) in lookups.nftables.iter().enumerate() {
         let SetId::Nftables { family, table, set } = id else { continue };
@@ -107,16 +107,16 @@ fn is_change(failure: &Failure) -> bool {
     matches!(failure.root(), Failure::Changed { .. })
 }
 
-fn kinds(fields: &[Field]) -> Option<Vec<Kind>> {
+fn kinds(fields: &[Field]) -> Option<Vec<ValueKind>> {
     if fields.is_empty() || fields.len() > MAX_FIELDS {
         return None;
     }
-    fields.iter().map(Kind::of).collect()
+    fields.iter().map(ValueKind::of).collect()
 }
 
 impl Lookup<'_> {
     /// Its header, then all elements; if these are too many, the values that matter one by one.
-    fn read(&self, node: &mut Node<'_>, values: &Values, budget: &mut Budget) -> Set {
+    fn read(&self, node: &mut Node<'_>, values: &OuterValues, budget: &mut Budget) -> Set {
         let request = self.header();
         let header = node.try_answer(&request, |message| {
             wire::belongs(message, self.generation)?;
@@ -143,9 +143,9 @@ impl Lookup<'_> {
             let all = self.read_all(node, &header);
             for (_, value) in all.ok().into_iter().flatten() {
                 match value {
-                    Value::Nothing => {}
-                    Value::Verdict(verdict) => set.verdicts.push(verdict.clone()),
-                    Value::Data(data) => set.data.push(data.clone()),
+                    ElementValue::Nothing => {}
+                    ElementValue::Verdict(verdict) => set.verdicts.push(verdict.clone()),
+                    ElementValue::Data(data) => set.data.push(data.clone()),
                 }
             }
             set.elements = all.map(|all| all.into_iter().map(|(element, _)| element).collect());
@@ -167,7 +167,7 @@ impl Lookup<'_> {
     }
 
     /// Whether what is known of the set still holds and is all that matters.
-    fn still_holds(&self, known: &Set, values: &Values) -> bool {
+    fn still_holds(&self, known: &Set, values: &OuterValues) -> bool {
         let is_read = |key: &Vec<u128>| known.members.get(key).is_some_and(|found| found.ok().is_some());
         known.stable && (known.elements.ok().is_some() || self.keys(values).iter().all(is_read))
     }
@@ -190,7 +190,7 @@ impl Lookup<'_> {
     }
 
     /// Failed: they are too many, or were not understood; then they are asked about one by one.
-    fn read_all(&self, node: &mut Node<'_>, header: &Header) -> Reading<Vec<(Element, Value)>> {
+    fn read_all(&self, node: &mut Node<'_>, header: &Header) -> Reading<Vec<(Element, ElementValue)>> {
         let request = self.all();
         let found = node.try_dump(&request, |message| {
             wire::belongs(message, self.generation)?;
@@ -265,8 +265,8 @@ impl Lookup<'_> {
     }
 
     fn message(&self, body: nftables::Body<'_>) -> Vec<u8> {
-        let mut out = Writer::user();
-        nftables::Message { header: Nfgenmsg { family: self.family, ..Nfgenmsg::default() }, body }.emit(&mut out);
+        let mut out = MessageWriter::user();
+        nftables::NftMessage { header: Nfgenmsg { family: self.family, ..Nfgenmsg::default() }, body }.emit(&mut out);
         out.finish()
     }
 
@@ -277,7 +277,7 @@ impl Lookup<'_> {
 
     fn header(&self) -> Request {
         let set = nftables::SetName { table: Self::text(self.table), name: Self::text(self.set) };
-        let mut out = Writer::user();
+        let mut out = MessageWriter::user();
         Nfgenmsg { family: self.family, ..Nfgenmsg::default() }.emit(&mut out);
         set.emit(&mut out);
         self.request("header", NFT_MSG_GETSET, out.finish())
@@ -292,7 +292,7 @@ impl Lookup<'_> {
     }
 
     /// What there is to ask, whatever the set turns out to be.
-    fn keys(&self, values: &Values) -> Vec<Vec<u128>> {
+    fn keys(&self, values: &OuterValues) -> Vec<Vec<u128>> {
         let mut keys: Vec<Vec<u128>> = Vec::new();
         for fields in self.by.iter().filter(|fields| kinds(fields).as_ref() == Some(&self.kinds)) {
             let addresses = self.kinds.iter().filter(|kind| kind.is_address()).count();
@@ -307,7 +307,7 @@ impl Lookup<'_> {
     fn questions(&self, header: &Header, keys: Vec<Vec<u128>>) -> Vec<Question> {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
         // Intervals are in network order, so what the rule looks up is not the index as it is.
-        let turned_round = header.intervals && self.kinds.contains(&Kind::Index);
+        let turned_round = header.intervals && self.kinds.contains(&ValueKind::Index);
         if keys.is_empty() || header.key_length != length || turned_round {
             return Vec::new();
         }
@@ -350,7 +350,7 @@ struct Header {
 }
 
 /// Values of one field. With both addresses of a packet, it goes from this node to a peer.
-fn column(field: &Field, values: &Values, both_ends: bool) -> Vec<u128> {
+fn column(field: &Field, values: &OuterValues, both_ends: bool) -> Vec<u128> {
     let addresses = match field {
         Field::Ipv4Source | Field::Ipv6Source if both_ends => values.own.clone(),
         Field::Ipv4Destination | Field::Ipv6Destination if both_ends => values.peers.clone(),

@@ -10,10 +10,10 @@ use bytes::*;
 use ipset::nodes;
 
 use super::*;
-use crate::capture::{Answer, Question as Asked, Root};
+use crate::capture::{Answer, RequestKind as Asked, Root};
 use crate::facts::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
 use crate::facts::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
-use crate::netfilter::netlink::{NLM_F_MULTI, NLMSG_DONE, Writer, frame};
+use crate::netfilter::netlink::{MessageWriter, NLM_F_MULTI, NLMSG_DONE, frame};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
 use crate::netfilter::nftables::uapi::{
     NF_DROP, NFPROTO_IPV4, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
@@ -36,8 +36,8 @@ fn key(address: &str) -> Vec<u128> {
     vec![address_key(ip(address))]
 }
 
-fn values(own: &[&str], peers: &[&str]) -> Values {
-    Values {
+fn values(own: &[&str], peers: &[&str]) -> OuterValues {
+    OuterValues {
         own: own.iter().copied().map(ip).collect(),
         peers: peers.iter().copied().map(ip).collect(),
         ports: vec![8472],
@@ -78,7 +78,7 @@ struct Seen {
     sets: BTreeMap<SetId, Set>,
     /// To netlink, in the order in which it was asked.
     requests: Vec<Request>,
-    nftables: super::nftables::Found,
+    nftables: super::nftables::SetsFound,
     states: BTreeMap<Source, (SourceState, String)>,
 }
 
@@ -112,7 +112,7 @@ fn is_whole(name: &str) -> bool {
 }
 
 /// Reads sets of both kinds; `answer` plays the kernel, in which everything is loaded.
-fn read(ruleset: &Ruleset, values: &Values, answer: impl Fn(&str) -> Vec<u8>) -> Seen {
+fn read(ruleset: &Ruleset, values: &OuterValues, answer: impl Fn(&str) -> Vec<u8>) -> Seen {
     read_with(ruleset, values, |request| match request.name.as_str() {
         "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
         // Sets are too large to be read whole, unless a test says otherwise.
@@ -122,7 +122,7 @@ fn read(ruleset: &Ruleset, values: &Values, answer: impl Fn(&str) -> Vec<u8>) ->
 }
 
 /// The same, whatever is asked.
-fn read_with(ruleset: &Ruleset, values: &Values, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
+fn read_with(ruleset: &Ruleset, values: &OuterValues, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut requests = Vec::new();
     let play = |request: &Request| {
         if matches!(request.question, Asked::Netlink(_)) {
@@ -184,23 +184,23 @@ fn values_keep_the_order_in_which_they_appear() {
         address(7, "10.1.0.0", 0),
     ]);
     let links = [link(1, "lo", None), link(2, "eth0", None), link(7, "flannel.1", Some(tunnel())), link(9, "d", None)];
-    let found = Values::of(&links, &[], &addresses);
+    let found = OuterValues::of(&links, &[], &addresses);
     let own = ["192.0.2.10", "192.0.2.11", "10.1.0.0", "172.17.0.1"].map(ip);
     assert_eq!(found.own, own, "tunnel end points, then what is near, then the rest");
     assert_eq!(found.peers, ["192.0.2.30", "192.0.2.20"].map(ip), "not sorted");
     assert_eq!(found.ports, [8472, 4789]);
     assert_eq!(found.devices, [(7, "flannel.1".to_owned()), (2, "eth0".to_owned())]);
-    assert_eq!(Values::of(&links[..2], &[], &addresses), Values::default(), "no tunnel, nothing to ask");
+    assert_eq!(OuterValues::of(&links[..2], &[], &addresses), OuterValues::default(), "no tunnel, nothing to ask");
     let mut down = links;
     down[2].up = false;
-    assert_eq!(Values::of(&down, &[], &addresses), Values::default());
+    assert_eq!(OuterValues::of(&down, &[], &addresses), OuterValues::default());
 }
 
 #[test]
 fn without_values_no_value_is_asked_about() {
     let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source]), in_ipset(0, &[End::Source])]);
     let answer = |name: &str| if name.contains("ipset") { nodes(name) } else { plain(name) };
-    let seen = read(&rules, &Values::default(), answer);
+    let seen = read(&rules, &OuterValues::default(), answer);
     let whole = [
         "nft-2/set-0-header",
         "nft-2/set-0-elements",
@@ -468,8 +468,8 @@ fn elements_of_another_generation_are_torn() {
 /// A message about table `t`.
 fn message(body: nftables::Body<'_>) -> Vec<u8> {
     let header = Nfgenmsg { family: NFPROTO_IPV4, res_id: GENERATION as u16, ..Nfgenmsg::default() };
-    let (kind, mut out) = (body.kind(), Writer::kernel());
-    nftables::Message { header, body }.emit(&mut out);
+    let (kind, mut out) = (body.kind(), MessageWriter::kernel());
+    nftables::NftMessage { header, body }.emit(&mut out);
     framed(kind, &out.finish())
 }
 
@@ -634,7 +634,7 @@ fn sets_are_read_whole_whatever_they_are() {
     let catch_all = SetElement { flags: Some(NFT_SET_ELEM_CATCHALL), data: mark(2), ..SetElement::default() };
     let whole = elements([element_with(&one, with(mark(1), None)), element_with(&[], catch_all)]);
     let rules = ruleset(&[look_up("one", &field)]);
-    let seen = read_with(&rules, &Values::default(), |request| match request.name.ends_with("-header") {
+    let seen = read_with(&rules, &OuterValues::default(), |request| match request.name.ends_with("-header") {
         true => Reading::Ok(header("one", NFT_SET_MAP, 4)),
         false => whole.clone(),
     });
@@ -643,7 +643,7 @@ fn sets_are_read_whole_whatever_they_are() {
     assert_eq!(known.data, [1u32, 2].map(|mark| mark.to_ne_bytes().to_vec()));
     // What a map to objects leads to is not a value.
     let rules = ruleset(&[look_up("one", &field)]);
-    let seen = read(&rules, &Values::default(), |_| header("one", NFT_SET_OBJECT | NFT_SET_MAP, 4));
+    let seen = read(&rules, &OuterValues::default(), |_| header("one", NFT_SET_OBJECT | NFT_SET_MAP, 4));
     assert_eq!(seen.all_names(), ["nft-2/set-0-header"]);
 }
 

@@ -14,7 +14,7 @@ pub const UDP: u8 = 17;
 
 /// What outer packets of the tunnels that are up can look like; each list in order of first appearance, not sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Values {
+pub struct OuterValues {
     /// Addresses of this node: tunnel end points first, then those of tunnels and of the devices below, then the rest.
     pub own: Vec<IpAddr>,
     /// Other ends of tunnels.
@@ -27,7 +27,7 @@ pub struct Values {
     pub cut: bool,
 }
 
-impl Values {
+impl OuterValues {
     /// Of these links, and of tunnels whose device lives elsewhere.
     pub fn of(links: &[Link], foreign: &[Link], addresses: &Reading<Vec<Address>>) -> Self {
         let tunnels: Vec<(&Link, &Tunnel)> = links

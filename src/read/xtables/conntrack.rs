@@ -1,7 +1,7 @@
 //! Matches that ask connection tracking.
 
 use super::{Extension, all, masked, opaque_match, other, test, within};
-use crate::facts::netfilter::{Family, Field, Step, Test};
+use crate::facts::netfilter::{Family, Field, FieldTest, Step};
 use crate::netfilter::xtables::matches::{connmark, conntrack::XtConntrackMtinfo3};
 
 /// `NF_CT_STATE_INVALID_BIT`, `NF_CT_STATE_UNTRACKED_BIT`: states of packets without a connection.
@@ -9,7 +9,7 @@ const NO_CONNECTION: u8 = 0x41;
 
 /// A packet without a connection fails the tests of a connection, inverted or not (before Linux 4.12, an untracked one
 /// had an empty connection).
-pub fn has_connection() -> Test {
+pub fn has_connection() -> FieldTest {
     masked(Field::ConnectionState, NO_CONNECTION, 0u8)
 }
 
@@ -50,7 +50,7 @@ pub fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) -> Vec<St
 
 /// No state of a mask: tests that all hold then, and the states (`NF_CT_STATE_BIT`) of the mask. A packet without a connection
 /// has a state, and none of the status' bits: beside a test of the state they are 0 then.
-fn states(mask: u16) -> (Vec<Test>, u8) {
+fn states(mask: u16) -> (Vec<FieldTest>, u8) {
     const SNAT: u16 = 1 << 6;
     const DNAT: u16 = 1 << 7;
     const UNTRACKED: u16 = 1 << 8;
@@ -70,7 +70,7 @@ fn states(mask: u16) -> (Vec<Test>, u8) {
 }
 
 /// Everything but the state (`XT_CONNTRACK_*`): tests, and whether each is inverted.
-fn checks(info: &XtConntrackMtinfo3<'_>, ipv6: bool) -> Vec<(Test, bool)> {
+fn checks(info: &XtConntrackMtinfo3<'_>, ipv6: bool) -> Vec<(FieldTest, bool)> {
     const STATUS: u16 = 1 << 6;
     let mut checks = vec![(1 << 12, masked(Field::ConnectionDirection, u8::MAX, 0u8))];
     for (flag, name, address, mask) in [

@@ -4,7 +4,7 @@ use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, 
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
 use crate::facts::netfilter::{
-    BridgePort, DeviceProperty, End, Family, Field, MarkWrite, Match, Step, Test, TypeScope,
+    BridgePort, DeviceProperty, End, Family, Field, FieldTest, MarkWrite, Match, Step, TypeScope,
 };
 use crate::netfilter::xtables::Match as Xt;
 use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
@@ -230,14 +230,14 @@ fn addrtype(extension: &Extension, info: &addrtype::XtAddrtypeInfoV1<'_>) -> Vec
 }
 
 /// `match_type`: the address has one of these types.
-fn one_of_types(field: Field, types: u16) -> Test {
+fn one_of_types(field: Field, types: u16) -> FieldTest {
     let types = (0..16u8).filter(|kind| types >> kind & 1 == 1).map(|kind| (kind.into(), kind.into()));
-    Test::within(field, types.collect())
+    FieldTest::within(field, types.collect())
 }
 
 /// `match_type6`: the address has **all** of these types, the first three being prefixes. `None`: types of routes other
 /// than local ones.
-fn ipv6_types(field: &Field, address: &Field, types: u16) -> Option<Vec<Test>> {
+fn ipv6_types(field: &Field, address: &Field, types: u16) -> Option<Vec<FieldTest>> {
     const UNSPECIFIED: u16 = 1;
     const UNICAST: u16 = 1 << 1;
     const LOCAL: u16 = 1 << 2;

@@ -1,7 +1,7 @@
 //! What the matches and targets of x_tables mean, which iptables-nft puts into the rules of nf_tables and iptables-legacy
 //! into its tables.
 
-use crate::facts::netfilter::{Condition, Family, Field, Match, Step, Test};
+use crate::facts::netfilter::{Comparison, Family, Field, FieldTest, Match, Step};
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netfilter::xtables::{self, up_to_zero};
 
@@ -51,19 +51,19 @@ fn opaque_match(extension: &Extension) -> Vec<Step> {
     vec![Step::Match(Match::Opaque(format!("match {} revision {}", extension.name, extension.revision)))]
 }
 
-fn masked(field: Field, mask: impl Into<u128>, value: impl Into<u128>) -> Test {
-    Test { field, condition: Condition::Masked { mask: mask.into(), value: value.into() } }
+fn masked(field: Field, mask: impl Into<u128>, value: impl Into<u128>) -> FieldTest {
+    FieldTest { field, condition: Comparison::Masked { mask: mask.into(), value: value.into() } }
 }
 
-fn within(field: Field, first: impl Into<u128>, last: impl Into<u128>) -> Test {
-    Test::within(field, vec![(first.into(), last.into())])
+fn within(field: Field, first: impl Into<u128>, last: impl Into<u128>) -> FieldTest {
+    FieldTest::within(field, vec![(first.into(), last.into())])
 }
 
-fn all(tests: Vec<Test>, inverted: bool) -> Step {
+fn all(tests: Vec<FieldTest>, inverted: bool) -> Step {
     Step::Match(Match::Tests { tests, inverted })
 }
 
-fn test(test: Test, inverted: bool) -> Step {
+fn test(test: FieldTest, inverted: bool) -> Step {
     all(vec![test], inverted)
 }
 

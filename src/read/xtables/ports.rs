@@ -2,7 +2,7 @@
 
 use super::{Extension, all, masked, occasional, opaque_match, other, test, within};
 use crate::facts::Failure;
-use crate::facts::netfilter::{Field, Step, Test};
+use crate::facts::netfilter::{Field, FieldTest, Step};
 use crate::netfilter::xtables::matches::tcp::XtTcp;
 
 /// First and last port.
@@ -71,7 +71,7 @@ pub fn multiport(
         }
         number += 1;
     }
-    let within = Test::within;
+    let within = FieldTest::within;
     Ok(match ends {
         0 => vec![test(within(Field::SourcePort, ranges), inverted)],
         1 => vec![test(within(Field::DestinationPort, ranges), inverted)],

@@ -276,8 +276,8 @@ fn marks_are_tested() {
     assert_eq!(steps(command), [connection(), ct_mark(u32::MAX, 0x80, true)]);
 }
 
-fn ranges(field: Field, ranges: &[(u128, u128)]) -> Test {
-    Test { field, condition: Condition::Ranges(ranges.to_vec()) }
+fn ranges(field: Field, ranges: &[(u128, u128)]) -> FieldTest {
+    FieldTest { field, condition: Comparison::Ranges(ranges.to_vec()) }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::hash::RandomState;
 use super::*;
 use crate::capture::Capture;
 use crate::facts::Reading;
-use crate::netfilter::netlink::{self, Text, Writer, put};
+use crate::netfilter::netlink::{self, MessageWriter, Text, put};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::expr::{
     Bitwise, Byteorder, Cmp, Ct, Dynset, Expr, Exthdr, Hash, Immediate, Lookup, Meta, Nat, Payload,
@@ -16,7 +16,7 @@ use crate::netfilter::nftables::uapi::{
     NFT_MSG_NEWSETELEM,
 };
 use crate::netfilter::nftables::{
-    Body, Data, Expression, Message, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_RULE_EXPRESSIONS, Rule, Set, SetElement,
+    Body, Data, Expression, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_RULE_EXPRESSIONS, NftMessage, Rule, Set, SetElement,
     SetElements,
 };
 use crate::read::testing;
@@ -290,7 +290,9 @@ fn what_cannot_be_mapped_is_understood_by_nobody() {
 fn compared(bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
     let mut found = Vec::new();
     for message in netlink::messages(bytes).map(|message| message.expect("whole")) {
-        let Ok(Message { body: Body::Rule(rule), .. }) = Message::parse(message.kind, message.body) else { continue };
+        let Ok(NftMessage { body: Body::Rule(rule), .. }) = NftMessage::parse(message.kind, message.body) else {
+            continue;
+        };
         for Expression { expr, .. } in rule.expressions() {
             match expr {
                 Expr::Cmp(cmp) => found.push((cmp.sreg, cmp.data.value().expect("a value").to_vec())),
@@ -305,8 +307,8 @@ fn compared(bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
 fn plain_rule(family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
     let rule = Rule { table: "t".into(), expressions: Some(expressions.into()), ..Rule::default() };
     let header = Nfgenmsg { family, ..Nfgenmsg::default() };
-    let mut out = Writer::kernel();
-    Message { header, body: Body::Rule(rule) }.emit(&mut out);
+    let mut out = MessageWriter::kernel();
+    NftMessage { header, body: Body::Rule(rule) }.emit(&mut out);
     message(NFT_MSG_NEWRULE, &out.finish())
 }
 
@@ -530,7 +532,7 @@ fn of_constants_stays_what_is_used_as_something_known() {
     // An address that is a mark too: there is no number that both could become.
     let both = redacted_rule(NFPROTO_IPV4, vec![constant(1, &V4), mark(1), nat(1)]);
     nothing_of(&V4, &both, "a mark and an address");
-    let parsed = Message::parse(NFT_MSG_NEWRULE, &both[16..]).expect("a message");
+    let parsed = NftMessage::parse(NFT_MSG_NEWRULE, &both[16..]).expect("a message");
     let Body::Rule(rule) = parsed.body else { panic!("a rule") };
     let registers = rule.expressions().iter().map(|expression| match &expression.expr {
         Expr::Meta(meta) => meta.sreg,
@@ -557,8 +559,8 @@ fn looked_up(first: Vec<Expression<'_>>, last: Vec<Expression<'_>>) -> Capture {
         ..SetElements::default()
     };
     let header = Nfgenmsg { family: NFPROTO_IPV4, ..Nfgenmsg::default() };
-    let mut out = Writer::kernel();
-    Message { header, body: Body::SetElements(elements) }.emit(&mut out);
+    let mut out = MessageWriter::kernel();
+    NftMessage { header, body: Body::SetElements(elements) }.emit(&mut out);
     let bytes = message(NFT_MSG_NEWSETELEM, &out.finish());
     for name in ["map/ipv4/t/both", "set-0-element-0"] {
         capture.answers.insert(format!("netlink/netfilter/nft-1/{name}"), Reading::Ok(bytes.clone()));
@@ -614,17 +616,20 @@ fn of_map(kind: u32, data: &[u8], uses: Vec<Vec<Expression<'static>>>) -> (Vec<u
         ("set-0-elements", NFT_MSG_NEWSETELEM, Body::SetElements(elements)),
     ];
     for (what, kind, body) in messages {
-        let mut out = Writer::kernel();
-        Message { header, body }.emit(&mut out);
+        let mut out = MessageWriter::kernel();
+        NftMessage { header, body }.emit(&mut out);
         capture.answers.insert(name(what), Reading::Ok(message(kind, &out.finish())));
     }
     redact(&mut capture);
-    let parsed = Message::parse(NFT_MSG_NEWSETELEM, &ok(&capture, &name("set-0-elements"))[16..]).expect("a message");
+    let parsed =
+        NftMessage::parse(NFT_MSG_NEWSETELEM, &ok(&capture, &name("set-0-elements"))[16..]).expect("a message");
     let Body::SetElements(list) = parsed.body else { panic!("elements") };
     let data = list.elements()[0].data.as_ref().expect("data").value().expect("a value").to_vec();
     let registers = (0..count).map(|number| {
         let bytes = ok(&capture, &name(&format!("rules/ipv4/t/{number}")));
-        let Body::Rule(rule) = Message::parse(NFT_MSG_NEWRULE, &bytes[16..]).expect("a message").body else { panic!() };
+        let Body::Rule(rule) = NftMessage::parse(NFT_MSG_NEWRULE, &bytes[16..]).expect("a message").body else {
+            panic!()
+        };
         match &rule.expressions().last().expect("expressions").expr {
             Expr::Meta(meta) => meta.sreg,
             Expr::Nat(nat) => nat.reg_addr_min,

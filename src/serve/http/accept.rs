@@ -23,8 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Answer, Watched};
-use super::connections::{Connections, Peer, Place};
+use super::activity::{TrackedBody, WatchedStream};
+use super::connections::{ConnectionSlot, Connections, Peer};
 use super::security::Security;
 
 /// What the kernel may hold of answers that a client does not read. Without this it is megabytes for each.
@@ -44,7 +44,7 @@ struct OnlyProbes(bool);
 
 /// What every listener needs.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct ListenerContext {
     /// What requests are answered by.
     pub routes: Router,
     /// TLS, if it is served.
@@ -57,7 +57,7 @@ pub struct Door {
     pub _open: mpsc::Sender<()>,
 }
 
-impl Door {
+impl ListenerContext {
     /// Accepts until natwatch ends.
     pub async fn accept(mut self, listener: TcpListener) {
         let (mut failures, mut told) = (0u64, None::<Instant>);
@@ -106,7 +106,7 @@ impl Door {
         });
     }
 
-    async fn talk(&self, stream: &mut TcpStream, peer: Peer, place: &Place) {
+    async fn talk(&self, stream: &mut TcpStream, peer: Peer, place: &ConnectionSlot) {
         let Some(tls) = self.security.as_ref().and_then(|security| security.tls()) else {
             return self.answer(stream, peer, place).await;
         };
@@ -117,7 +117,7 @@ impl Door {
         }
     }
 
-    async fn answer<T: AsyncRead + AsyncWrite + Unpin>(&self, stream: T, peer: Peer, place: &Place) {
+    async fn answer<T: AsyncRead + AsyncWrite + Unpin>(&self, stream: T, peer: Peer, place: &ConnectionSlot) {
         let routes = TowerToHyperService::new(self.routes.clone());
         let service = service_fn(|mut request: Request<Incoming>| {
             let activity = Arc::clone(&place.activity);
@@ -126,9 +126,9 @@ impl Door {
             request.extensions_mut().insert(Arc::clone(&activity));
             request.extensions_mut().insert(OnlyProbes(place.only_probes || !begun));
             let answered = routes.call(request);
-            async move { Ok::<_, Infallible>(answered.await?.map(|body| Answer::new(body, activity))) }
+            async move { Ok::<_, Infallible>(answered.await?.map(|body| TrackedBody::new(body, activity))) }
         });
-        let stream = TokioIo::new(Watched::new(stream, Arc::clone(&place.activity)));
+        let stream = TokioIo::new(WatchedStream::new(stream, Arc::clone(&place.activity)));
         let mut http = http1::Builder::new();
         // Its own timer would count from the end of the last answer on. A client that has said all that it will say is
         // answered.

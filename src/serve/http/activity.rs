@@ -177,19 +177,19 @@ impl Activity {
 
 /// A stream that tells what happens on it.
 #[derive(Debug)]
-pub struct Watched<T> {
+pub struct WatchedStream<T> {
     stream: T,
     activity: Arc<Activity>,
 }
 
-impl<T> Watched<T> {
+impl<T> WatchedStream<T> {
     /// Tells this one.
     pub fn new(stream: T, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for WatchedStream<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -200,7 +200,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Watched<T> {
+impl<T: AsyncWrite + Unpin> WatchedStream<T> {
     fn told(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &result {
             Poll::Pending => self.activity.written(false, Instant::now()),
@@ -211,7 +211,7 @@ impl<T: AsyncWrite + Unpin> Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.told(result)
@@ -248,25 +248,25 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
 /// The body of an answer, which tells when it has come to its end.
 #[derive(Debug)]
-pub struct Answer {
+pub struct TrackedBody {
     body: Body,
     activity: Arc<Activity>,
 }
 
-impl Answer {
+impl TrackedBody {
     /// Tells this one.
     pub fn new(body: Body, activity: Arc<Activity>) -> Self {
         Self { body, activity }
     }
 }
 
-impl Drop for Answer {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         self.activity.body_ended();
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

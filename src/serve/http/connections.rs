@@ -94,7 +94,7 @@ impl Connections {
     }
 
     /// A place for one more. `None`: all are in a request, those for probes too.
-    pub fn admit(self: &Arc<Self>, peer: Peer, now: Instant) -> Option<Place> {
+    pub fn admit(self: &Arc<Self>, peer: Peer, now: Instant) -> Option<ConnectionSlot> {
         let mut state = lock(&self.state);
         let ordinary = state.has_room(MAX_OF_PEER, |open| !open.reserved && open.peer == peer)
             && state.has_room(self.max, |open| !open.reserved);
@@ -104,7 +104,7 @@ impl Connections {
         let (number, activity) = (state.next, Arc::new(Activity::new(now)));
         state.next += 1;
         state.open.insert(number, Open { peer, reserved: !ordinary, activity: Arc::clone(&activity) });
-        Some(Place { connections: Arc::clone(self), number, activity, only_probes: !ordinary })
+        Some(ConnectionSlot { connections: Arc::clone(self), number, activity, only_probes: !ordinary })
     }
 
     /// Frees a descriptor, if any connection is idle.
@@ -115,7 +115,7 @@ impl Connections {
 
 /// The place of one connection.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     connections: Arc<Connections>,
     number: u64,
     /// What it is doing.
@@ -124,7 +124,7 @@ pub struct Place {
     pub only_probes: bool,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         lock(&self.connections.state).open.remove(&self.number);
     }
@@ -139,7 +139,7 @@ mod tests {
         Peer::V4(number)
     }
 
-    fn admit(connections: &Arc<Connections>, number: u32, at: Instant) -> Place {
+    fn admit(connections: &Arc<Connections>, number: u32, at: Instant) -> ConnectionSlot {
         connections.admit(peer(number), at).expect("a place")
     }
 
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn of_one_peer_the_connection_idle_longest_gives_way() {
         let (connections, start) = (Arc::new(Connections::of(None)), Instant::now());
-        let places: Vec<Place> =
+        let places: Vec<ConnectionSlot> =
             (0..64).map(|second| admit(&connections, 1, start + Duration::from_secs(second))).collect();
         let other = admit(&connections, 2, start);
         assert!(places[0].activity.begin_request(start), "it is in a request, though it came first");
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn in_all_the_connection_idle_longest_gives_way() {
         let (connections, start) = (Arc::new(Connections::of(None)), Instant::now());
-        let places: Vec<Place> =
+        let places: Vec<ConnectionSlot> =
             (0..512u32).map(|n| admit(&connections, n / 64, start + Duration::from_secs(n.into()))).collect();
         let scraper = admit(&connections, 99, start);
         assert!(!scraper.only_probes && places[0].activity.gives_way() && !places[1].activity.gives_way());
@@ -193,8 +193,8 @@ mod tests {
             assert!(place.activity.begin_request(start));
             place
         };
-        let _busy: Vec<Place> = (0..64).map(|_| in_request(1)).collect();
-        let reserved: Vec<Place> = (0..8).map(|_| admit(&connections, 1, start)).collect();
+        let _busy: Vec<ConnectionSlot> = (0..64).map(|_| in_request(1)).collect();
+        let reserved: Vec<ConnectionSlot> = (0..8).map(|_| admit(&connections, 1, start)).collect();
         assert!(reserved.iter().all(|place| place.only_probes));
         let again = admit(&connections, 1, start);
         assert!(again.only_probes && reserved.iter().filter(|place| place.activity.gives_way()).count() == 1);

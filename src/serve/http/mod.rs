@@ -32,7 +32,7 @@ pub use listen::{bind, from_systemd};
 pub use security::{Refused, Security};
 use tracing_appender::non_blocking::ErrorCounter;
 
-use self::accept::Door;
+use self::accept::ListenerContext;
 use self::activity::Activity;
 use self::body::{Form, HeldBodies, Room};
 use self::connections::{Connections, Peer};
@@ -65,13 +65,13 @@ static CONTENT_SECURITY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 /// What serving needs to know.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct HttpSettings {
     /// Path of the metrics.
     pub telemetry_path: String,
     /// Requests that may be answered at once; 0 is no limit.
     pub max_requests: usize,
     /// What the metrics show.
-    pub metrics: metrics::Settings,
+    pub metrics: metrics::MetricSettings,
     /// Log lines that nobody took.
     pub dropped_lines: ErrorCounter,
 }
@@ -79,7 +79,7 @@ pub struct Settings {
 #[derive(Debug)]
 struct App {
     refresher: Arc<Refresher>,
-    settings: Settings,
+    settings: HttpSettings,
     /// TLS, users and headers, if they are configured.
     security: Option<Arc<Security>>,
     slots: Option<Arc<Semaphore>>,
@@ -97,7 +97,7 @@ struct App {
 pub async fn run(
     listeners: Vec<TcpListener>,
     refresher: Arc<Refresher>,
-    settings: Settings,
+    settings: HttpSettings,
     security: Option<Arc<Security>>,
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), String> {
@@ -109,7 +109,8 @@ pub async fn run(
     let app = Arc::new(app);
     let (open, mut all_closed) = mpsc::channel(1);
     let (routes, connections) = (routes(Arc::clone(&app)), Arc::clone(&app.connections));
-    let door = Door { routes, security: app.security.clone(), connections, closing: closing.clone(), _open: open };
+    let door =
+        ListenerContext { routes, security: app.security.clone(), connections, closing: closing.clone(), _open: open };
     for listener in listeners {
         announce(&listener, app.security.as_ref().is_some_and(|security| security.tls().is_some()));
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| format!("cannot serve: {error}"))?;

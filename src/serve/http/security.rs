@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use rustls::ServerConfig;
 
 use super::connections::Peer;
-use super::tls::{self, Named};
+use super::tls::{self, NamedPem};
 use super::turns::Turns;
 use crate::kernel::bounded;
 use crate::serve::http::web_config::{self, Pem, WebConfig};
@@ -214,7 +214,7 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
 struct Gathered {
     web: WebConfig,
     /// Certificate, key, and the clients' authority.
-    pem: Option<(Named, Named, Option<Named>)>,
+    pem: Option<(NamedPem, NamedPem, Option<NamedPem>)>,
 }
 
 impl Gathered {

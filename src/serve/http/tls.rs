@@ -13,7 +13,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, NamedGroup, RootCertStore
 use crate::serve::http::web_config::{ClientAuth, Tls, TlsVersion};
 
 /// A name for errors, and PEM.
-pub type Named = (String, Vec<u8>);
+pub type NamedPem = (String, Vec<u8>);
 
 /// Builds the server's side.
 ///
@@ -21,9 +21,9 @@ pub type Named = (String, Vec<u8>);
 /// Which file, or which name, is wrong.
 pub fn server_config(
     config: &Tls,
-    certificate: &Named,
-    key: &Named,
-    client_ca: Option<&Named>,
+    certificate: &NamedPem,
+    key: &NamedPem,
+    client_ca: Option<&NamedPem>,
 ) -> Result<ServerConfig, String> {
     let provider = Arc::new(provider(config)?);
     let chain = certificates(certificate)?;
@@ -61,7 +61,7 @@ pub fn server_config(
     Ok(server)
 }
 
-fn certificates((name, pem): &Named) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates((name, pem): &NamedPem) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let chain = chain.map_err(|error| format!("{name}: {error}"))?;
     if chain.is_empty() { Err(format!("{name}: no certificate in it")) } else { Ok(chain) }

@@ -5,11 +5,11 @@ use crate::facts::Question;
 use crate::facts::netfilter::{Family, Field};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::packets::NO_DEVICE;
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 impl Walk<'_> {
     /// All packets if it is so, none if not; what is not known is a question about all of them.
-    pub fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, Question>) -> Set {
+    pub fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, Question>) -> PacketSet {
         match known {
             Ok(true) => EVERYTHING,
             Ok(false) => NOTHING,
@@ -18,21 +18,21 @@ impl Walk<'_> {
     }
 
     /// If packets of a family are forwarded.
-    pub fn if_forwarded(&mut self, family: Family) -> Set {
-        let world = self.world;
-        self.if_so(format!("forwards {family}"), &world.host.forwards[usize::from(family == Family::Ipv6)])
+    pub fn if_forwarded(&mut self, family: Family) -> PacketSet {
+        let network = self.network;
+        self.if_so(format!("forwards {family}"), &network.host.forwards[usize::from(family == Family::Ipv6)])
     }
 
     /// If IPVS gives connections other destinations: it does so between two hooks, whatever the rules say.
-    pub fn if_balanced(&mut self) -> Set {
-        let world = self.world;
-        self.if_so("IPVS", &world.host.balanced)
+    pub fn if_balanced(&mut self) -> PacketSet {
+        let network = self.network;
+        self.if_so("IPVS", &network.host.balanced)
     }
 
     /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.
-    pub fn as_postrouting_sees(&mut self, packets: Set) -> Set {
-        let world = self.world;
-        let seen = self.if_so("input in postrouting", &world.host.input_in_postrouting);
+    pub fn as_postrouting_sees(&mut self, packets: PacketSet) -> PacketSet {
+        let network = self.network;
+        let seen = self.if_so("input in postrouting", &network.host.input_in_postrouting);
         let hidden = self.space.minus(packets, seen);
         let hidden = self.set(hidden, &Field::InputName, NO_DEVICE);
         self.space.or(self.space.and(packets, seen), hidden)

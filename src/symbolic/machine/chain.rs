@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::runs::is_of_fields;
-use super::{Ends, Hit, Hits, Kind, Walk};
+use super::{Ends, Hit, Hits, PacketKind, Walk};
 use crate::facts::Reading;
 use crate::facts::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::network::RuleAt;
 use crate::symbolic::packets::state;
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::world::RuleAt;
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// `NFT_JUMP_STACK_SIZE` is 16; x_tables allow as many jumps as there are chains.
 const MAX_DEPTH: usize = 128;
@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 128;
 const MAX_GARBAGE: usize = 1 << 16;
 
 /// Where a rule stands, and what of it is looked at.
-pub(super) struct Place<'r> {
+pub(super) struct StepPlace<'r> {
     pub(super) at: &'r RuleAt,
     /// Of the step.
     pub(super) number: usize,
@@ -27,8 +27,8 @@ pub(super) struct Place<'r> {
 
 impl Walk<'_> {
     /// `nft_do_chain`
-    pub(super) fn chain(&mut self, set: usize, id: &ChainId, packets: Set, depth: usize) -> Ends {
-        let chain = self.world.chain(set, id);
+    pub(super) fn chain(&mut self, set: usize, id: &ChainId, packets: PacketSet, depth: usize) -> Ends {
+        let chain = self.network.chain(set, id);
         let rules = match chain.and_then(|chain| self.rules(chain, packets)) {
             Some(rules) if depth < MAX_DEPTH => rules,
             other => {
@@ -86,7 +86,7 @@ impl Walk<'_> {
     }
 
     /// The rules that these packets meet, if those were read: of some chains that is only what UDP can meet.
-    pub(super) fn rules<'r>(&mut self, chain: &'r Chain, packets: Set) -> Option<&'r [Rule]> {
+    pub(super) fn rules<'r>(&mut self, chain: &'r Chain, packets: PacketSet) -> Option<&'r [Rule]> {
         let udp = self.with(&Field::L4Proto, &[(17, 17)]);
         match self.space.minus(packets, udp).is_empty() {
             true => chain.rules_for_udp(),
@@ -95,7 +95,7 @@ impl Walk<'_> {
     }
 
     /// One rule: returns the packets that go on with the next one.
-    fn rule(&mut self, at: &RuleAt, rule: &Rule, packets: Set, ends: &mut Ends, depth: usize) -> Set {
+    fn rule(&mut self, at: &RuleAt, rule: &Rule, packets: PacketSet, ends: &mut Ends, depth: usize) -> PacketSet {
         let Some(last) = rule.steps.iter().rposition(|step| self.acts(step)) else {
             return packets; // it only counts or logs
         };
@@ -106,7 +106,7 @@ impl Walk<'_> {
             if self.is_over() {
                 return NOTHING; // what the rest of the rule does was not seen
             }
-            let place = Place { at, number, depth };
+            let place = StepPlace { at, number, depth };
             if let Step::Match(Match::Set { fields, .. }) = step
                 && fields.iter().any(Field::is_drawn)
             {
@@ -182,12 +182,12 @@ impl Walk<'_> {
     /// Returns the packets for which the same rule goes on.
     pub(super) fn verdict(
         &mut self,
-        place: &Place<'_>,
+        place: &StepPlace<'_>,
         verdict: &Verdict,
-        packets: Set,
-        next: &mut Set,
+        packets: PacketSet,
+        next: &mut PacketSet,
         ends: &mut Ends,
-    ) -> Set {
+    ) -> PacketSet {
         if packets.is_empty() {
             return packets;
         }
@@ -211,7 +211,7 @@ impl Walk<'_> {
                 ends.accepted = self.space.or(ends.accepted, found);
             }
             Verdict::Map { fields, set, verdicts } => {
-                let known = self.world.rules[at.set].ruleset.sets.get(set);
+                let known = self.network.rules[at.set].ruleset.sets.get(set);
                 let elements = known.and_then(|known| known.elements.ok().zip(Some(&known.verdicts)));
                 let fits =
                     |elements: &[Vec<(u128, u128)>]| elements.iter().all(|element| element.len() == fields.len());
@@ -236,13 +236,14 @@ impl Walk<'_> {
                     self.join(ends, found);
                     return NOTHING;
                 };
-                let unread = self.unread_elements(at, set).is_some() || self.packets.kind == Kind::Tunnel;
+                let unread = self.unread_elements(at, set).is_some() || self.packets.kind == PacketKind::Tunnel;
                 let about = if unread { About::EachPacket } else { About::SomePacket };
                 let mut going_on = NOTHING;
                 for (answer, verdict) in verdicts.iter().enumerate() {
                     let key = format!("{} {at:?} {} verdict", self.stage, place.number);
-                    let world = self.world;
-                    let why = || world.question(at, format!("which verdict {} gives was not read", world.describe(at)));
+                    let network = self.network;
+                    let why =
+                        || network.question(at, format!("which verdict {} gives was not read", network.describe(at)));
                     let mine = self.answer(key, about, verdicts.len(), answer, why);
                     let mine = self.space.and(inside, mine);
                     let found = self.verdict(place, verdict, mine, next, ends);
@@ -258,14 +259,14 @@ impl Walk<'_> {
     #[allow(clippy::too_many_arguments, reason = "the whole state of a rule")]
     fn looked_up(
         &mut self,
-        place: &Place<'_>,
+        place: &StepPlace<'_>,
         fields: &[Field],
         elements: &[Vec<(u128, u128)>],
         verdicts: &[Verdict],
-        packets: Set,
-        next: &mut Set,
+        packets: PacketSet,
+        next: &mut PacketSet,
         ends: &mut Ends,
-    ) -> Set {
+    ) -> PacketSet {
         let asked = self.testable(fields.iter(), packets);
         *next = self.space.or(*next, self.space.minus(packets, asked));
         let (mut going_on, mut rest) = (NOTHING, asked);
@@ -294,17 +295,17 @@ impl Walk<'_> {
     /// Packets with another address or port: those for which the rule goes on.
     fn rewritten(
         &mut self,
-        place: &Place<'_>,
+        place: &StepPlace<'_>,
         field: &Field,
         value: Option<u128>,
-        packets: Set,
+        packets: PacketSet,
         ends: &mut Ends,
-    ) -> Set {
+    ) -> PacketSet {
         let number = value.map(|value| (value, value));
         let as_it_was = number.filter(|_| self.packets.knows(field)).map(|number| self.with(field, &[number]));
         let as_it_was = as_it_was.unwrap_or(NOTHING);
         let (kept, mut changed) = (self.space.and(packets, as_it_was), self.space.minus(packets, as_it_was));
-        if self.packets.kind == Kind::Tunnel {
+        if self.packets.kind == PacketKind::Tunnel {
             // It leaves with a wrong checksum, unless nothing of it is left to a device.
             let filled = self.space.is_set(self.layout.filled);
             let hit = Hit::Rule(place.at.clone(), place.number);
@@ -319,15 +320,15 @@ impl Walk<'_> {
     }
 
     /// The same packets with a flag.
-    pub(super) fn flagged(&self, packets: Set, flag: u32) -> Set {
+    pub(super) fn flagged(&self, packets: PacketSet, flag: u32) -> PacketSet {
         let any = self.space.exists(packets, &BTreeSet::from([flag]));
         self.space.and(any, self.space.is_set(flag))
     }
 
     /// User space may give a packet back, with another mark.
-    fn handed_over(&mut self, place: &Place<'_>, to: &str, packets: Set) -> Set {
-        let (world, at) = (self.world, place.at);
-        let why = || world.question(at, format!("{} hands packets to {to}", world.describe(at)));
+    fn handed_over(&mut self, place: &StepPlace<'_>, to: &str, packets: PacketSet) -> PacketSet {
+        let (network, at) = (self.network, place.at);
+        let why = || network.question(at, format!("{} hands packets to {to}", network.describe(at)));
         let key = format!("{} {:?} {} user space", self.stage, place.at, place.number);
         // Kept, given back as it was, given back with any mark.
         let [as_it_was, marked] = [1, 2].map(|answer| self.answer(key.clone(), About::All, 3, answer, why));
@@ -337,12 +338,12 @@ impl Walk<'_> {
 
     /// Something that was not understood, or not read: it drops all packets, or does anything else with them. A drop is a
     /// case of its own, so that nothing is certain behind it; the other case therefore needs no finer ones.
-    pub(super) fn anything(&mut self, hit: &Hit, why: &str, packets: Set) -> Ends {
+    pub(super) fn anything(&mut self, hit: &Hit, why: &str, packets: PacketSet) -> Ends {
         if packets.is_empty() {
             return Ends::default();
         }
-        let world = self.world;
-        let why = || world.question_of(hit, format!("{}: {why}", world.place(hit)));
+        let network = self.network;
+        let why = || network.question_of(hit, format!("{}: {why}", network.place(hit)));
         let assumed = self.answer(format!("{} {hit:?}", self.stage), About::All, 2, 1, why);
         let packets = self.space.and(packets, assumed);
         let packets = self.any_marks(packets, &[Field::Mark, Field::ConnectionMark]);
@@ -355,13 +356,13 @@ impl Walk<'_> {
     }
 
     /// Packets with any numbers in these marks. Nothing is certain of them, so that which ones is not told.
-    fn any_marks(&mut self, packets: Set, marks: &[Field]) -> Set {
+    fn any_marks(&mut self, packets: PacketSet, marks: &[Field]) -> PacketSet {
         let variables = marks.iter().flat_map(|mark| self.block(mark).0).collect();
         self.space.exists(packets, &variables)
     }
 
     /// Packets as `NOTRACK` leaves them: those that have a connection, or a template of one, as they are.
-    fn untracked(&mut self, packets: Set) -> Set {
+    fn untracked(&mut self, packets: PacketSet) -> PacketSet {
         let open = self.in_state(&[state::INVALID]);
         let open = self.space.minus(open, self.space.is_set(self.layout.template));
         let changed = self.space.and(packets, open);

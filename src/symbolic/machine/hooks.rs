@@ -4,8 +4,8 @@ use super::{Certainty, Ends, Flow, Hits, OnNat, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::order::{self, Call};
-use crate::symbolic::packets::{Kind, state};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::packets::{PacketKind, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// Packets on their way through one hook.
 pub(super) struct Pass<'p> {
@@ -18,7 +18,14 @@ pub(super) struct Pass<'p> {
 
 impl Walk<'_> {
     /// What comes out of a hook.
-    pub fn hook(&mut self, hook: Hook, device: Option<&str>, flow: Flow, packets: Set, on_nat: &mut dyn OnNat) -> Set {
+    pub fn hook(
+        &mut self,
+        hook: Hook,
+        device: Option<&str>,
+        flow: Flow,
+        packets: PacketSet,
+        on_nat: &mut dyn OnNat,
+    ) -> PacketSet {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
         }
@@ -26,13 +33,13 @@ impl Walk<'_> {
         let mut numbers = self.layout.numbers(self.outer);
         numbers.retain(|number| self.packets.knows(number)); // one that is not known is another at each stage
         let packets = if numbers.is_empty() { packets } else { self.forget(packets, &numbers) };
-        let steps = order::calls(self.world, self.packets.family, hook, device);
+        let steps = order::calls(self.network, self.packets.family, hook, device);
         let mut pass = Pass { hook, flow, on_nat: Some(on_nat), translated: Hits::default() };
         self.in_every_order(&mut pass, steps, packets)
     }
 
     /// One call of a hook.
-    fn call(&mut self, pass: &mut Pass<'_>, call: &Call, packets: Set) -> Set {
+    fn call(&mut self, pass: &mut Pass<'_>, call: &Call, packets: PacketSet) -> PacketSet {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
         }
@@ -44,7 +51,7 @@ impl Walk<'_> {
                 let ends = self.nat_chain(*set, id, packets);
                 self.passing(pass, ends)
             }
-            (Call::Chain(set, id), Some(_)) if pass.hook == Hook::Output && self.world.reroutes(*set, id) => {
+            (Call::Chain(set, id), Some(_)) if pass.hook == Hook::Output && self.network.reroutes(*set, id) => {
                 self.rerouting_chain(pass, *set, id, packets)
             }
             (Call::Chain(set, id), Some(_)) => {
@@ -69,11 +76,13 @@ impl Walk<'_> {
 
     /// What goes on behind a chain that is no nat chain. It may rewrite packets by itself, and what would translate there is
     /// not understood, or not read.
-    fn rewritten_by_chain(&mut self, pass: &mut Pass<'_>, ends: Ends) -> Set {
+    fn rewritten_by_chain(&mut self, pass: &mut Pass<'_>, ends: Ends) -> PacketSet {
         let mut left = self.space.or(ends.returned, ends.accepted);
         for (hit, packets) in ends.translated.0 {
             let found = match &mut pass.on_nat {
-                Some(on_nat) if self.packets.kind == Kind::Tunnel => on_nat.translated(self, pass.hook, &hit, packets),
+                Some(on_nat) if self.packets.kind == PacketKind::Tunnel => {
+                    on_nat.translated(self, pass.hook, &hit, packets)
+                }
                 _ => packets,
             };
             left = self.space.or(left, found);
@@ -82,7 +91,7 @@ impl Walk<'_> {
     }
 
     /// What goes on behind a nat chain; what it translates is remembered.
-    fn passing(&mut self, pass: &mut Pass<'_>, ends: Ends) -> Set {
+    fn passing(&mut self, pass: &mut Pass<'_>, ends: Ends) -> PacketSet {
         for (hit, packets) in ends.translated.0 {
             pass.translated.add(&self.space, hit, packets);
         }
@@ -90,15 +99,20 @@ impl Walk<'_> {
     }
 
     /// Runs calls by priority, and those of equal priority in every order that they may have.
-    pub(super) fn in_every_order(&mut self, pass: &mut Pass<'_>, steps: Vec<order::Step>, mut packets: Set) -> Set {
-        for order::Step { priority, calls } in steps {
+    pub(super) fn in_every_order(
+        &mut self,
+        pass: &mut Pass<'_>,
+        steps: Vec<order::PriorityCalls>,
+        mut packets: PacketSet,
+    ) -> PacketSet {
+        for order::PriorityCalls { priority, calls } in steps {
             if packets.is_empty() || self.is_over() {
                 return NOTHING;
             }
             let calls: Vec<Call> = calls.into_iter().filter(|call| !self.is_left_out(call)).collect();
             let independent = calls.iter().all(|call| match call {
                 Call::Chain(set, id) => {
-                    !(self.world.writes(*set, id) || self.follows_timeouts && self.world.sets_timeouts(*set, id))
+                    !(self.network.writes(*set, id) || self.follows_timeouts && self.network.sets_timeouts(*set, id))
                 }
                 Call::Conntrack | Call::Nat | Call::Unread(_) => false,
             });
@@ -113,8 +127,8 @@ impl Walk<'_> {
     }
 
     /// The answers to a question whose answers are orders of calls.
-    fn orders(&mut self, hook: Hook, priority: i32, calls: &[&Call], orders: usize) -> Vec<Set> {
-        let names: Vec<String> = calls.iter().map(|call| order::name(self.world, call)).collect();
+    fn orders(&mut self, hook: Hook, priority: i32, calls: &[&Call], orders: usize) -> Vec<PacketSet> {
+        let names: Vec<String> = calls.iter().map(|call| order::name(self.network, call)).collect();
         let why = format!(
             "{} have priority {priority} in {hook}, and the one that was created last is first",
             names.join(" and ")
@@ -125,7 +139,7 @@ impl Walk<'_> {
     }
 
     /// Calls that write what others test.
-    fn permuted(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: Set) -> Set {
+    fn permuted(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: PacketSet) -> PacketSet {
         let orders = order::orders(calls.len());
         if !order::is_permuted(calls.len()) {
             let why = format!(
@@ -147,7 +161,7 @@ impl Walk<'_> {
     }
 
     /// Calls of which none writes what another one tests: each does the same wherever it comes, to what gets to it.
-    fn in_any_order(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: Set) -> Set {
+    fn in_any_order(&mut self, pass: &mut Pass<'_>, priority: i32, calls: &[Call], packets: PacketSet) -> PacketSet {
         let mut each = Vec::new();
         for call in calls {
             let mut alone = Pass { hook: pass.hook, flow: pass.flow, on_nat: None, translated: Hits::default() };
@@ -175,7 +189,7 @@ impl Walk<'_> {
         }
         let matters = overlap && each.iter().any(|(_, _, translated, _)| !translated.0.is_empty());
         // Which is first decides for each packet, whatever the order of the others is: each may be that.
-        let assumed: Vec<Set> = match matters {
+        let assumed: Vec<PacketSet> = match matters {
             true => {
                 let names: Vec<&Call> = each.iter().map(|(call, ..)| *call).collect();
                 self.orders(pass.hook, priority, &names, each.len())
@@ -208,13 +222,13 @@ impl Walk<'_> {
     /// Whether packets need not go through a chain, because it writes no mark that is followed.
     fn is_left_out(&self, call: &Call) -> bool {
         match call {
-            Call::Chain(set, id) if self.sliced => !self.world.writes_marks(*set, id, self.relevant),
+            Call::Chain(set, id) if self.sliced => !self.network.writes_marks(*set, id, self.relevant),
             _ => false,
         }
     }
 
     /// `nf_conntrack_in`
-    fn conntrack(&mut self, flow: Flow, packets: Set) -> Set {
+    fn conntrack(&mut self, flow: Flow, packets: PacketSet) -> PacketSet {
         let untracked = self.in_state(&[state::UNTRACKED]);
         let (kept, open) = (self.space.and(packets, untracked), self.space.minus(packets, untracked));
         let tracked = match self.tracks(self.packets.family) {
@@ -226,8 +240,8 @@ impl Walk<'_> {
             // A flow without an answer is still new when its second packet comes.
             (Flow::Invalid, _) => &[state::INVALID],
             (Flow::Later, _) => &[state::ESTABLISHED, state::RELATED, state::NEW],
-            (Flow::First, Kind::Traffic) => &[state::NEW, state::RELATED],
-            (Flow::First, Kind::Tunnel) => &[state::NEW],
+            (Flow::First, PacketKind::Traffic) => &[state::NEW, state::RELATED],
+            (Flow::First, PacketKind::Tunnel) => &[state::NEW],
         };
         let seen = self.space.and(open, tracked);
         let seen = self.forget(seen, &[Field::ConnectionState]);
@@ -244,7 +258,7 @@ impl Walk<'_> {
     }
 
     /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.
-    fn rerouting_chain(&mut self, pass: &mut Pass<'_>, set: usize, id: &ChainId, packets: Set) -> Set {
+    fn rerouting_chain(&mut self, pass: &mut Pass<'_>, set: usize, id: &ChainId, packets: PacketSet) -> PacketSet {
         let (mark, before) = (self.block(&Field::Mark), self.layout.mark_before.clone());
         let packets = self.equal_bits(packets, &before, &mark, u32::MAX);
         let ends = self.base_chain(set, id, packets);

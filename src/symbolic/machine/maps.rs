@@ -5,24 +5,24 @@
 
 use std::collections::BTreeMap;
 
-use super::chain::Place;
+use super::chain::StepPlace;
 use super::{Hit, Walk};
 use crate::facts::netfilter::{Element, Field, MapLookup, MarkWrite, Nat, mark_in};
-use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 impl Walk<'_> {
     /// Packets after a mark was written with what a map has for each of them.
     pub(super) fn write_mapped(
         &mut self,
-        place: &Place<'_>,
-        packets: Set,
+        place: &StepPlace<'_>,
+        packets: PacketSet,
         (lookup, mapped): (&MapLookup, u32),
         [keep, take, xor]: [u32; 3],
         [own, other]: [&Field; 2],
-    ) -> Set {
+    ) -> PacketSet {
         let bits = |data: &[u8]| mark_in(data).map(|mark| mark & mapped);
         let (found, rest) = self.by_data(place.at.set, lookup, packets, bits);
-        let mut each: Vec<(MarkWrite, Set)> =
+        let mut each: Vec<(MarkWrite, PacketSet)> =
             found.into_iter().map(|(bits, set)| (MarkWrite::Exact { keep, take, xor: xor ^ bits }, set)).collect();
         if !rest.is_empty() {
             each.push((MarkWrite::Unknown(format!("what {lookup} has for them is not known")), rest));
@@ -36,7 +36,7 @@ impl Walk<'_> {
     }
 
     /// What a translation is for packets by what its map has for each of them. Where that is not known it does not say.
-    pub fn translations(&mut self, hit: &Hit, nat: &Nat, packets: Set) -> Vec<(Nat, Set)> {
+    pub fn translations(&mut self, hit: &Hit, nat: &Nat, packets: PacketSet) -> Vec<(Nat, PacketSet)> {
         let (Some(map), Hit::Rule(at, _)) = (&nat.map, hit) else { return vec![(nat.clone(), packets)] };
         let (found, rest) = self.by_data(at.set, &map.lookup, packets, |data| Some(data.to_vec()));
         let told = found.into_iter().map(|(data, set)| (nat.with_data(&data).unwrap_or_else(|| nat.clone()), set));
@@ -44,7 +44,7 @@ impl Walk<'_> {
     }
 
     /// The same of any hit; `None`: what it does was not understood, or not read.
-    pub fn each_translation(&mut self, hit: &Hit, packets: Set) -> Vec<(Option<Nat>, Set)> {
+    pub fn each_translation(&mut self, hit: &Hit, packets: PacketSet) -> Vec<(Option<Nat>, PacketSet)> {
         match self.nat(hit) {
             Some(nat) => {
                 self.translations(hit, nat, packets).into_iter().map(|(nat, mine)| (Some(nat), mine)).collect()
@@ -58,16 +58,16 @@ impl Walk<'_> {
         &mut self,
         set: usize,
         lookup: &MapLookup,
-        packets: Set,
+        packets: PacketSet,
         matters: impl Fn(&[u8]) -> Option<K>,
-    ) -> (Vec<(K, Set)>, Set) {
-        let known = lookup.known_in(&self.world.rules[set].ruleset.sets);
+    ) -> (Vec<(K, PacketSet)>, PacketSet) {
+        let known = lookup.known_in(&self.network.rules[set].ruleset.sets);
         let each: Option<Vec<(&Element, K)>> =
             known.and_then(|known| known.map(|(element, data)| Some((element, matters(data)?))).collect());
         let Some(mut each) = each else { return (Vec::new(), packets) };
         // The last one may be for all keys that are no other's.
         let last = each.pop();
-        let mut found: BTreeMap<K, Set> = BTreeMap::new();
+        let mut found: BTreeMap<K, PacketSet> = BTreeMap::new();
         let mut rest = packets;
         for (elements, key) in together(each).into_iter().chain(last.map(|(element, key)| (vec![element], key))) {
             if self.is_over() {

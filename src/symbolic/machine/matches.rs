@@ -1,13 +1,13 @@
 //! The packets for which a match holds.
 
-use super::chain::Place;
-use super::{Kind, Walk};
+use super::chain::StepPlace;
+use super::{PacketKind, Walk};
 use crate::facts::Question;
-use crate::facts::netfilter::{BridgePort, Condition, Field, MarkBits, Match, SetId, Test};
+use crate::facts::netfilter::{BridgePort, Comparison, Field, FieldTest, MarkBits, Match, SetId};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::network::RuleAt;
 use crate::symbolic::packets::{is_name, ranges, state};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::world::RuleAt;
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// What is asked about the port that a frame leaves by.
 const LEAVING: &[&str] = &["physdev out", "physdev is bridged", "physdev is out"];
@@ -15,7 +15,7 @@ const LEAVING: &[&str] = &["physdev out", "physdev is bridged", "physdev is out"
 impl Walk<'_> {
     /// The packets for which a match holds, of those that get to it. `None`: now and then it holds, and now and then it does
     /// not.
-    pub(super) fn condition(&mut self, place: &Place<'_>, found: &Match, packets: Set) -> Option<Set> {
+    pub(super) fn condition(&mut self, place: &StepPlace<'_>, found: &Match, packets: PacketSet) -> Option<PacketSet> {
         match found {
             Match::Tests { tests, inverted } => {
                 let mut all = EVERYTHING;
@@ -51,11 +51,11 @@ impl Walk<'_> {
                 Some(self.turned(holds, *inverted))
             }
             Match::Occasional(_) => None,
-            Match::OfBridged { holds, .. } if self.packets.kind == Kind::Tunnel => {
+            Match::OfBridged { holds, .. } if self.packets.kind == PacketKind::Tunnel => {
                 Some(if *holds { EVERYTHING } else { NOTHING })
             }
             Match::OfBridged { ports, .. } => {
-                let each: Vec<Set> = ports.iter().map(|port| self.port(place.at, port)).collect();
+                let each: Vec<PacketSet> = ports.iter().map(|port| self.port(place.at, port)).collect();
                 Some(each.into_iter().fold(EVERYTHING, |all, holds| self.space.and(all, holds)))
             }
             Match::Opaque(what) => Some(self.unknown(place, what)),
@@ -63,26 +63,26 @@ impl Walk<'_> {
     }
 
     /// Those of these packets of which such fields can be tested: those with a connection, if it is asked about.
-    pub(super) fn testable<'f>(&mut self, mut fields: impl Iterator<Item = &'f Field>, holds: Set) -> Set {
+    pub(super) fn testable<'f>(&mut self, mut fields: impl Iterator<Item = &'f Field>, holds: PacketSet) -> PacketSet {
         if fields.any(Field::is_of_connection) { self.with_connection(holds) } else { holds }
     }
 
     /// Packets with a connection, or a template of one.
-    pub(super) fn with_connection(&mut self, packets: Set) -> Set {
+    pub(super) fn with_connection(&mut self, packets: PacketSet) -> PacketSet {
         let none = self.in_state(&[state::INVALID, state::UNTRACKED]);
         let none = self.space.minus(none, self.space.is_set(self.layout.template));
         self.space.minus(packets, none)
     }
 
     /// Which port of a bridge a packet comes or goes by nobody knows, but it is one.
-    fn port(&mut self, at: &RuleAt, port: &BridgePort) -> Set {
+    fn port(&mut self, at: &RuleAt, port: &BridgePort) -> PacketSet {
         let BridgePort { field, mask, value, inverted } = port;
         if !self.packets.bridged && LEAVING.contains(field) {
             let none = *mask != 0 && *value == 0;
             return self.turned(if none { EVERYTHING } else { NOTHING }, *inverted);
         }
-        let why = format!("{}: by which port of a bridge packets come", self.world.describe(at));
-        let why = || self.world.question(at, why).shown_by(["bridge", "link", "show"]);
+        let why = format!("{}: by which port of a bridge packets come", self.network.describe(at));
+        let why = || self.network.question(at, why).shown_by(["bridge", "link", "show"]);
         let (key, space) = (format!("{} {field}", self.stage), &self.space);
         let bits = if *mask == 0 { 1 } else { 128 };
         let block = self.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), why);
@@ -91,33 +91,33 @@ impl Walk<'_> {
         self.turned(self.space.matching(&block, mask, value), *inverted)
     }
 
-    fn turned(&self, holds: Set, inverted: bool) -> Set {
+    fn turned(&self, holds: PacketSet, inverted: bool) -> PacketSet {
         if inverted { self.space.minus(EVERYTHING, holds) } else { holds }
     }
 
     /// What cannot be told of a packet: each may have another answer.
-    pub(super) fn unknown(&mut self, place: &Place<'_>, what: &str) -> Set {
-        let (world, at) = (self.world, place.at);
-        self.unanswered(place, || world.question(at, format!("{}: {what}", world.describe(at))))
+    pub(super) fn unknown(&mut self, place: &StepPlace<'_>, what: &str) -> PacketSet {
+        let (network, at) = (self.network, place.at);
+        self.unanswered(place, || network.question(at, format!("{}: {what}", network.describe(at))))
     }
 
     /// The same where it depends on a set.
-    pub(super) fn unknown_in_set(&mut self, place: &Place<'_>, id: &SetId, what: &str) -> Set {
-        let (world, at) = (self.world, place.at);
-        self.unanswered(place, || world.question_of_set(at, id, format!("{}: {what}", world.describe(at))))
+    pub(super) fn unknown_in_set(&mut self, place: &StepPlace<'_>, id: &SetId, what: &str) -> PacketSet {
+        let (network, at) = (self.network, place.at);
+        self.unanswered(place, || network.question_of_set(at, id, format!("{}: {what}", network.describe(at))))
     }
 
-    fn unanswered(&mut self, place: &Place<'_>, why: impl FnOnce() -> Question) -> Set {
+    fn unanswered(&mut self, place: &StepPlace<'_>, why: impl FnOnce() -> Question) -> PacketSet {
         let key = format!("{} {:?} {}", self.stage, place.at, place.number);
         self.answer(key, About::EachPacket, 2, 1, why)
     }
 
     /// The packets for which a test holds. `None`: that cannot be told.
-    pub(super) fn test(&mut self, test: &Test, packets: Set) -> Option<Set> {
-        let Test { field, condition } = test;
+    pub(super) fn test(&mut self, test: &FieldTest, packets: PacketSet) -> Option<PacketSet> {
+        let FieldTest { field, condition } = test;
         // Of a device of another namespace, where packets came in by one that is not known, nothing else is known.
         let of_input = matches!(field, Field::InputIndex | Field::Device { outgoing: false, .. });
-        if of_input && self.packets.kind == Kind::Tunnel && !self.packets.knows(&Field::InputName) {
+        if of_input && self.packets.kind == PacketKind::Tunnel && !self.packets.knows(&Field::InputName) {
             return None;
         }
         match field {
@@ -128,17 +128,17 @@ impl Walk<'_> {
                 let end = if matches!(field, Field::SourceType(_)) { source } else { destination };
                 let (family, wanted) = (self.packets.family, |kind| meets(condition, kind));
                 let device = self.scoped(*scope, packets);
-                match device.and_then(|device| self.world.addresses_of_types(family, wanted, device)) {
+                match device.and_then(|device| self.network.addresses_of_types(family, wanted, device)) {
                     Some(addresses) => Some(self.with(&end, addresses.as_ranges())),
                     None => self.number(field, condition),
                 }
             }
             Field::MarkBits(bits) => Some(self.bits_of_mark(*bits, condition)),
             Field::Device { outgoing, property } => {
-                let names = self.world.names_with(*property, |number| meets(condition, number))?;
+                let names = self.network.names_with(*property, |number| meets(condition, number))?;
                 Some(self.with(if *outgoing { &Field::OutputName } else { &Field::InputName }, names.as_ranges()))
             }
-            Field::Ipsec { .. } => match self.world.ipsec {
+            Field::Ipsec { .. } => match self.network.ipsec {
                 Ok(false) => Some(if meets(condition, 0) { EVERYTHING } else { NOTHING }),
                 _ => None,
             },
@@ -150,7 +150,7 @@ impl Walk<'_> {
                 let with = self.space.and(with, template);
                 Some(self.space.or(with, self.space.minus(without, template)))
             }
-            Field::Other(name) if self.packets.kind == Kind::Tunnel => match self.of_tuple(name) {
+            Field::Other(name) if self.packets.kind == PacketKind::Tunnel => match self.of_tuple(name) {
                 Some(field) => self.number(&field, condition),
                 None => self.number(field, condition),
             },
@@ -159,7 +159,7 @@ impl Walk<'_> {
     }
 
     /// A test of a field by itself.
-    fn number(&mut self, field: &Field, condition: &Condition) -> Option<Set> {
+    fn number(&mut self, field: &Field, condition: &Comparison) -> Option<PacketSet> {
         let holds = |number: u128| meets(condition, number);
         if let Some(number) = self.packets.constant(field) {
             return Some(if holds(number) { EVERYTHING } else { NOTHING });
@@ -176,8 +176,8 @@ impl Walk<'_> {
         let all = block.largest();
         let condition = self.packets.condition(field, condition);
         let found = match &*condition {
-            Condition::Ranges(ranges) => self.space.ranges(&block, ranges),
-            Condition::Masked { mask, value } => self.space.matching(&block, mask & all, *value),
+            Comparison::Ranges(ranges) => self.space.ranges(&block, ranges),
+            Comparison::Masked { mask, value } => self.space.matching(&block, mask & all, *value),
         };
         let Some((mask, value)) = self.packets.known_bits(field) else { return Some(found) };
         let known = self.space.matching(&block, mask & all, value);
@@ -185,11 +185,11 @@ impl Walk<'_> {
     }
 
     /// Packets with such bits of a mark; the others count as 0.
-    fn bits_of_mark(&mut self, bits: MarkBits, condition: &Condition) -> Set {
+    fn bits_of_mark(&mut self, bits: MarkBits, condition: &Comparison) -> PacketSet {
         let mark = self.block(if bits.connection { &Field::ConnectionMark } else { &Field::Mark });
         let whole = match condition {
-            Condition::Ranges(ranges) => self.space.ranges(&mark, ranges),
-            Condition::Masked { mask, value } => self.space.matching(&mark, mask & mark.largest(), *value),
+            Comparison::Ranges(ranges) => self.space.ranges(&mark, ranges),
+            Comparison::Masked { mask, value } => self.space.matching(&mark, mask & mark.largest(), *value),
         };
         let others = u128::from(!bits.mask);
         let without = self.space.and(whole, self.space.matching(&mark, others, 0));
@@ -197,8 +197,8 @@ impl Walk<'_> {
     }
 
     /// Devices have one index and one name: a test of the one is a test of the other.
-    fn index(&mut self, name: &Field, condition: &Condition) -> Option<Set> {
-        let names = self.world.names(|index| meets(condition, index))?;
+    fn index(&mut self, name: &Field, condition: &Comparison) -> Option<PacketSet> {
+        let names = self.network.names(|index| meets(condition, index))?;
         Some(self.with(name, names.as_ranges()))
     }
 
@@ -218,9 +218,9 @@ impl Walk<'_> {
 }
 
 /// Whether a condition holds for a number.
-fn meets(condition: &Condition, number: u128) -> bool {
+fn meets(condition: &Comparison, number: u128) -> bool {
     match condition {
-        Condition::Masked { mask, value } => number & mask == *value,
-        Condition::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&number)),
+        Comparison::Masked { mask, value } => number & mask == *value,
+        Comparison::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&number)),
     }
 }

@@ -18,11 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumptions::{About, Assumptions};
 use super::effort::{Effort, Ended, OF_CONNECTIONS, WALK};
-use super::packets::{Kind, Layout, Packets, state};
-use super::space::{Block, EVERYTHING, NOTHING, Set, Space};
+use super::network::{Network, RuleAt};
+use super::packets::{PacketKind, PacketLayout, Packets, state};
+use super::space::{BitVector, EVERYTHING, NOTHING, PacketSet, Space};
 use super::survey::Relevant;
-use super::unread::List;
-use super::world::{RuleAt, World};
+use super::unread::BaseChainList;
 use crate::facts::Question;
 use crate::facts::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
@@ -43,7 +43,7 @@ pub enum Hit {
     /// A step of a rule, by its number; of position 0: a chain that was not read.
     Rule(RuleAt, usize),
     /// Some chain of a list that was not read.
-    Unread(List),
+    Unread(BaseChainList),
 }
 
 impl Hit {
@@ -58,11 +58,11 @@ impl Hit {
 
 /// Packets by what translates them.
 #[derive(Clone, Debug, Default)]
-pub struct Hits(pub BTreeMap<Hit, Set>);
+pub struct Hits(pub BTreeMap<Hit, PacketSet>);
 
 impl Hits {
     /// Adds packets.
-    pub fn add(&mut self, space: &Space<'_>, hit: Hit, packets: Set) {
+    pub fn add(&mut self, space: &Space<'_>, hit: Hit, packets: PacketSet) {
         let known = self.0.entry(hit).or_insert(NOTHING);
         *known = space.or(*known, packets);
     }
@@ -72,9 +72,9 @@ impl Hits {
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
     /// They came to its end, or returned.
-    pub returned: Set,
+    pub returned: PacketSet,
     /// Accepted.
-    pub accepted: Set,
+    pub accepted: PacketSet,
     /// Translated, as they were when the rule met them.
     pub translated: Hits,
 }
@@ -88,13 +88,13 @@ impl Default for Ends {
 /// What becomes of packets that the NAT core gets.
 pub trait OnNat {
     /// Of those that no rule translates.
-    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set;
+    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet;
 
     /// Of those that one translates.
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set;
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet;
 
     /// Of those that are routed again because a chain has changed their mark.
-    fn routed_again(&mut self, _: &mut Walk<'_>, packets: Set) -> Set {
+    fn routed_again(&mut self, _: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         packets
     }
 }
@@ -103,11 +103,11 @@ pub trait OnNat {
 #[derive(Debug)]
 pub struct Walk<'a> {
     /// What there is.
-    pub world: &'a World<'a>,
+    pub network: &'a Network<'a>,
     /// Sets of packets.
     pub space: Space<'a>,
     /// Fields of packets.
-    pub layout: Layout,
+    pub layout: PacketLayout,
     /// What could not be told.
     pub assumptions: Assumptions,
     /// The packets that are under way.
@@ -139,10 +139,10 @@ pub struct Walk<'a> {
     unread: Vec<bool>,
     /// Packets of which fields are an element of a set, by stage and by what the fields are: one that is not known any more is
     /// another.
-    elements: BTreeMap<(String, usize, SetId, Vec<Block>), Set>,
+    elements: BTreeMap<(String, usize, SetId, Vec<BitVector>), PacketSet>,
     /// Packets that one of the rules of a run holds for, where only fields are asked that are known: by where the run begins,
     /// how many rules it has, and whose packets these are.
-    runs: BTreeMap<(RuleAt, usize, bool, Family), Set>,
+    runs: BTreeMap<(RuleAt, usize, bool, Family), PacketSet>,
     /// Only what may write a mark that is followed is walked through.
     sliced: bool,
     /// It is followed which packets' entries have a timeout of their own.
@@ -153,15 +153,15 @@ impl<'a> Walk<'a> {
     /// A walk that takes from this budget. When it is used up, packets get no further, and what was not seen to happen is
     /// uncertain. `names`: ranges of device names that are told apart beside those of the rules; `marks`: bits of the mark that
     /// decide beside those that rules test.
-    pub fn new(world: &'a World<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
+    pub fn new(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let space = Space::new(effort);
-        let layout = Layout::new(&space, world, names);
+        let layout = PacketLayout::new(&space, network, names);
         Self {
-            world,
+            network,
             space,
             layout,
             assumptions: Assumptions::default(),
-            packets: Packets::new(Kind::Traffic, Family::Ipv4),
+            packets: Packets::new(PacketKind::Traffic, Family::Ipv4),
             outer: false,
             stage: String::new(),
             traffic: "packets",
@@ -171,10 +171,10 @@ impl<'a> Walk<'a> {
             effort,
             begun: effort.left(),
             share: WALK,
-            tracks: [Family::Ipv4, Family::Ipv6].map(|family| (family, world.tracks(family))).into(),
-            relevant: world.survey().relevant(marks),
+            tracks: [Family::Ipv4, Family::Ipv6].map(|family| (family, network.tracks(family))).into(),
+            relevant: network.survey().relevant(marks),
             writers: None,
-            unread: (0..world.rules.len()).map(|set| world.unread_in_set(set).is_some()).collect(),
+            unread: (0..network.rules.len()).map(|set| network.unread_in_set(set).is_some()).collect(),
             elements: BTreeMap::new(),
             runs: BTreeMap::new(),
             sliced: false,
@@ -183,15 +183,15 @@ impl<'a> Walk<'a> {
     }
 
     /// A walk that is about no tunnel, but about connections.
-    pub fn of_connections(world: &'a World<'a>, names: &[(u128, u128)], effort: &'a Effort<'a>) -> Self {
-        Self { share: OF_CONNECTIONS, ..Self::new(world, names, 0, effort) }
+    pub fn of_connections(network: &'a Network<'a>, names: &[(u128, u128)], effort: &'a Effort<'a>) -> Self {
+        Self { share: OF_CONNECTIONS, ..Self::new(network, names, 0, effort) }
     }
 
     /// A walk in which chains that can only drop packets let all of them pass: what comes out of it has every mark, among
     /// these bits, that packets can have, and maybe others.
-    pub fn slice(world: &'a World<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
-        let walk = Self::new(world, names, marks, effort);
-        Self { relevant: world.relevant_to_marks(marks), sliced: true, ..walk }
+    pub fn slice(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
+        let walk = Self::new(network, names, marks, effort);
+        Self { relevant: network.relevant_to_marks(marks), sliced: true, ..walk }
     }
 
     /// From now on it is followed which packets' entries have a timeout of their own.
@@ -215,7 +215,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A mark that is any of the bits, whatever the rest of the packet is: `field` of these packets.
-    pub fn bring_along(&mut self, packets: Set, field: &Field, bits: u32) -> Set {
+    pub fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
         let bits = bits & self.followed(field);
         let own = self.block(field);
         let any = self.space.exists(packets, &own.bits(bits.into()).collect());
@@ -258,31 +258,31 @@ impl<'a> Walk<'a> {
         answers: usize,
         answer: usize,
         why: impl FnOnce() -> W,
-    ) -> Set {
+    ) -> PacketSet {
         let question = self.assumptions.ask(&self.space, key, about, answers, why);
         self.assumptions.answer(&self.space, question, answer)
     }
 
     /// If connections of a family are tracked, which is not known.
-    pub fn if_tracked(&mut self, family: Family, why: &Question) -> Set {
+    pub fn if_tracked(&mut self, family: Family, why: &Question) -> PacketSet {
         let why = || why.clone().reword(|why| format!("whether connections are tracked is not known: {why}"));
         self.answer(format!("tracked {family}"), About::All, 2, 1, why)
     }
 
     /// For people: where it is.
     pub fn place(&self, hit: &Hit) -> String {
-        self.world.place(hit)
+        self.network.place(hit)
     }
 
     /// A question about what a rule, or something that was not read, does.
     pub fn question(&self, hit: &Hit, text: impl Into<Question>) -> Question {
-        self.world.question_of(hit, text)
+        self.network.question_of(hit, text)
     }
 
     /// The step that a hit stands for; `None`: it was not read.
     pub fn step(&self, hit: &Hit) -> Option<&'a Step> {
         let Hit::Rule(at, step) = hit else { return None };
-        self.world.rule(at)?.steps.get(*step)
+        self.network.rule(at)?.steps.get(*step)
     }
 
     /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.
@@ -294,10 +294,10 @@ impl<'a> Walk<'a> {
     }
 
     /// The variables of a field.
-    pub fn block(&mut self, field: &Field) -> Block {
+    pub fn block(&mut self, field: &Field) -> BitVector {
         if let Field::MarkBits(bits) = field {
             let whole = self.block(if bits.connection { &Field::ConnectionMark } else { &Field::Mark });
-            return Block(whole.bits(bits.mask.into()).collect());
+            return BitVector(whole.bits(bits.mask.into()).collect());
         }
         if self.packets.knows(field) {
             return self.layout.block(&self.space, self.outer, field);
@@ -310,7 +310,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Packets with one of these numbers in a field; of a name, those of names.
-    pub fn with(&mut self, field: &Field, ranges: &[(u128, u128)]) -> Set {
+    pub fn with(&mut self, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
         let block = self.block(field);
         match super::packets::is_name(field) {
             true => self.layout.names.pieces(ranges).map_or(NOTHING, |pieces| self.space.ranges(&block, &pieces)),
@@ -319,7 +319,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Those of these packets that have such numbers in all of these fields.
-    pub fn all_with(&mut self, packets: Set, fields: &[(Field, &[(u128, u128)])]) -> Set {
+    pub fn all_with(&mut self, packets: PacketSet, fields: &[(Field, &[(u128, u128)])]) -> PacketSet {
         fields.iter().fold(packets, |packets, (field, ranges)| {
             let with = self.with(field, ranges);
             self.space.and(packets, with)
@@ -327,13 +327,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Packets in one of these states of [`state`].
-    pub fn in_state(&mut self, states: &[u128]) -> Set {
+    pub fn in_state(&mut self, states: &[u128]) -> PacketSet {
         let numbers = (0..).zip(state::ALL).filter(|(_, bit)| states.contains(bit)).map(|(number, _)| (number, number));
         self.with(&Field::ConnectionState, &numbers.collect::<Vec<(u128, u128)>>())
     }
 
     /// The same packets of connections that may be translated, or not.
-    pub fn translated_or_not(&mut self, packets: Set) -> Set {
+    pub fn translated_or_not(&mut self, packets: PacketSet) -> PacketSet {
         /// `IPS_SRC_NAT`, `IPS_DST_NAT`
         const TRANSLATED: u32 = 0x30;
         let block = self.block(&Field::ConnectionStatus);
@@ -341,14 +341,14 @@ impl<'a> Walk<'a> {
     }
 
     /// The same packets with any numbers in these fields.
-    pub fn forget(&mut self, packets: Set, fields: &[Field]) -> Set {
+    pub fn forget(&mut self, packets: PacketSet, fields: &[Field]) -> PacketSet {
         let variables = fields.iter().flat_map(|field| self.block(field).0).collect();
         self.without(packets, variables)
     }
 
     /// The same packets without these variables. Where answers are asked about each packet, what it was is kept: whether they
     /// hold for one and the same packet must not be lost.
-    pub fn without(&mut self, packets: Set, variables: BTreeSet<u32>) -> Set {
+    pub fn without(&mut self, packets: PacketSet, variables: BTreeSet<u32>) -> PacketSet {
         if !self.assumptions.depends_on_packets(&self.space, packets) {
             return self.space.exists(packets, &variables);
         }
@@ -361,14 +361,14 @@ impl<'a> Walk<'a> {
     }
 
     /// The same packets with these numbers in a field.
-    pub fn set(&mut self, packets: Set, field: &Field, ranges: &[(u128, u128)]) -> Set {
+    pub fn set(&mut self, packets: PacketSet, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
         let (packets, new) = (self.forget(packets, std::slice::from_ref(field)), self.with(field, ranges));
         self.space.and(packets, new)
     }
 
     /// Packets that have met no rule: without a template, and routed once. What is left to a device of the packet inside is
     /// told by the rules that that one has met.
-    pub fn start(&self) -> Set {
+    pub fn start(&self) -> PacketSet {
         let flags = [self.layout.template, self.layout.rerouted, self.layout.own_timeout].into_iter();
         let filled = (!self.outer).then_some(self.layout.filled);
         let writer = self.writers.iter().filter(|_| !self.outer).flat_map(|writers| writers.block.0.iter().copied());
@@ -376,14 +376,14 @@ impl<'a> Walk<'a> {
     }
 
     /// A base chain and its policy; packets that are dropped are gone.
-    pub(super) fn base_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Ends {
-        let drops = self.world.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops);
+    pub(super) fn base_chain(&mut self, set: usize, id: &ChainId, packets: PacketSet) -> Ends {
+        let drops = self.network.chain(set, id).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.drops);
         let ends = self.chain(set, id, packets, 0);
         if drops { Ends { returned: NOTHING, ..ends } } else { ends }
     }
 
     /// Whether something happens to these packets for certain, perhaps, or not; the text says what could not be told.
-    pub fn certainty(&self, packets: Set) -> Certainty {
+    pub fn certainty(&self, packets: PacketSet) -> Certainty {
         if self.assumptions.must(&self.space, packets, &self.layout.determined()) {
             Certainty::Happens
         } else if self.effort.ended() == Some(Ended::Stopped) {

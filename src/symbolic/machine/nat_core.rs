@@ -4,18 +4,18 @@
 //! it stands, so where none of those that packets meet does, the others are looked at, those of dormant tables too.
 
 use super::hooks::Pass;
-use super::{Ends, Flow, Hit, Hits, Kind, OnNat, Walk};
+use super::{Ends, Flow, Hit, Hits, OnNat, PacketKind, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::network::RuleAt;
 use crate::symbolic::order;
 use crate::symbolic::packets::state;
-use crate::symbolic::space::{NOTHING, Set};
-use crate::symbolic::unread::List;
-use crate::symbolic::world::RuleAt;
+use crate::symbolic::space::{NOTHING, PacketSet};
+use crate::symbolic::unread::BaseChainList;
 
 impl Walk<'_> {
     /// `nf_nat_inet_fn`: the nat chains in turn, until one translates.
-    pub fn nat_core(&mut self, hook: Hook, flow: Flow, packets: Set, on_nat: &mut dyn OnNat) -> Set {
+    pub fn nat_core(&mut self, hook: Hook, flow: Flow, packets: PacketSet, on_nat: &mut dyn OnNat) -> PacketSet {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
         }
@@ -24,7 +24,7 @@ impl Walk<'_> {
             Flow::First => (self.space.minus(packets, no_connection), self.space.and(packets, no_connection)),
             Flow::Later | Flow::Invalid => (NOTHING, packets),
         };
-        let steps = order::nat_chains(self.world, self.packets.family, hook);
+        let steps = order::nat_chains(self.network, self.packets.family, hook);
         let mut pass = Pass { hook, flow, on_nat: None, translated: Hits::default() };
         let left = self.in_every_order(&mut pass, steps, seen);
         let left = self.space.or(left, others);
@@ -42,8 +42,8 @@ impl Walk<'_> {
     }
 
     /// A nat chain, read or only searched.
-    pub(super) fn nat_chain(&mut self, set: usize, id: &ChainId, packets: Set) -> Ends {
-        match self.world.chain(set, id) {
+    pub(super) fn nat_chain(&mut self, set: usize, id: &ChainId, packets: PacketSet) -> Ends {
+        match self.network.chain(set, id) {
             Some(chain) if chain.only_searched() && self.rules(chain, packets).is_none() => {
                 self.through_services(&RuleAt { set, chain: id.clone(), position: 0 }, packets)
             }
@@ -53,15 +53,15 @@ impl Walk<'_> {
 
     /// The nat chains of Services were only searched for rules that set a mark: one of those may have, and the destination
     /// may have been translated.
-    fn through_services(&mut self, at: &RuleAt, packets: Set) -> Ends {
+    fn through_services(&mut self, at: &RuleAt, packets: PacketSet) -> Ends {
         let hit = Hit::Rule(at.clone(), 0);
-        if self.packets.kind == Kind::Tunnel {
+        if self.packets.kind == PacketKind::Tunnel {
             return self.anything(&hit, "the chains of Services are too large to be read whole", packets);
         }
-        let found = self.world.searched_bits(at.set);
+        let found = self.network.searched_bits(at.set);
         let mut ends = Ends::default();
         let mut cases = vec![(packets, found)];
-        if let Some((bits, why)) = self.world.doubtful_bits() {
+        if let Some((bits, why)) = self.network.doubtful_bits() {
             let assumed = self.answer(format!("doubtful bits {why}"), About::All, 2, 1, || why);
             cases.push((self.space.and(packets, assumed), found | bits));
         }
@@ -79,8 +79,8 @@ impl Walk<'_> {
     }
 
     /// A list of base chains that was not read: any number of chains, which may do anything.
-    pub(super) fn unread_list(&mut self, list: List, packets: Set) -> Ends {
-        let why = format!("not read: {}", self.world.list(list).why());
+    pub(super) fn unread_list(&mut self, list: BaseChainList, packets: PacketSet) -> Ends {
+        let why = format!("not read: {}", self.network.list(list).why());
         self.anything(&Hit::Unread(list), &why, packets)
     }
 }

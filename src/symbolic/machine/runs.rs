@@ -1,12 +1,12 @@
 //! Neighbouring rules that do the same, which are taken together: what they hold for is one set, however many they are.
 
-use super::chain::Place;
+use super::chain::StepPlace;
 use super::{Ends, Walk};
 use crate::facts::Name;
-use crate::facts::netfilter::{ChainId, Field, MarkWrite, Match, Rule, Step, Test, Verdict};
+use crate::facts::netfilter::{ChainId, Field, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
+use crate::symbolic::network::RuleAt;
 use crate::symbolic::packets::{ranges, width};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::world::RuleAt;
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// From so many rules on, neighbours that do the same are taken together.
 const MIN_RUN: usize = 4;
@@ -17,7 +17,7 @@ impl Walk<'_> {
         let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return (&[], false) };
         let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
         // Whoever comes back from a chain that writes nothing comes back from it each time.
-        let writes = |chain: &Name| self.world.writes(set, &ChainId { chain: chain.clone(), ..id.clone() });
+        let writes = |chain: &Name| self.network.writes(set, &ChainId { chain: chain.clone(), ..id.clone() });
         let comes_back = !matches!(&first, Step::Verdict(Verdict::Jump(chain)) if length >= MIN_RUN && writes(chain));
         (&rules[..length], length >= MIN_RUN && comes_back)
     }
@@ -52,10 +52,10 @@ impl Walk<'_> {
         set: usize,
         id: &ChainId,
         rules: &[Rule],
-        packets: Set,
+        packets: PacketSet,
         ends: &mut Ends,
         depth: usize,
-    ) -> Option<Set> {
+    ) -> Option<PacketSet> {
         // The matches first, and then the packets: what is joined is small.
         let held = self.held_for(set, id, rules, packets, depth)?;
         let taken = self.space.and(packets, held);
@@ -68,7 +68,7 @@ impl Walk<'_> {
         });
         let (at, _) = met?;
         for (number, step) in rule.steps.iter().enumerate().filter(|(_, step)| self.acts(step)) {
-            let place = Place { at: &at, number, depth };
+            let place = StepPlace { at: &at, number, depth };
             match step {
                 Step::Verdict(verdict) => {
                     let mut next = NOTHING;
@@ -86,11 +86,11 @@ impl Walk<'_> {
     }
 
     /// Packets that all matches of a rule hold for. `None`: one holds now and then.
-    fn holds(&mut self, at: &RuleAt, rule: &Rule, packets: Set, depth: usize) -> Option<Set> {
+    fn holds(&mut self, at: &RuleAt, rule: &Rule, packets: PacketSet, depth: usize) -> Option<PacketSet> {
         let mut all = EVERYTHING;
         for (number, step) in rule.steps.iter().enumerate() {
             let Step::Match(found) = step else { continue };
-            let holds = self.condition(&Place { at, number, depth }, found, packets)?;
+            let holds = self.condition(&StepPlace { at, number, depth }, found, packets)?;
             all = self.space.and(all, holds);
         }
         Some(all)
@@ -98,7 +98,14 @@ impl Walk<'_> {
 
     /// Packets that one of these rules holds for. Neighbours that differ in the numbers of one field are one look at all of
     /// these numbers.
-    fn held_for(&mut self, set: usize, id: &ChainId, rules: &[Rule], packets: Set, depth: usize) -> Option<Set> {
+    fn held_for(
+        &mut self,
+        set: usize,
+        id: &ChainId,
+        rules: &[Rule],
+        packets: PacketSet,
+        depth: usize,
+    ) -> Option<PacketSet> {
         let differing: Vec<Option<Differing<'_>>> = rules.iter().map(Differing::of).collect();
         let start = RuleAt { set, chain: id.clone(), position: rules.first()?.position };
         let known =
@@ -158,7 +165,7 @@ struct Differing<'r> {
     field: &'r Field,
     numbers: Vec<(u128, u128)>,
     /// All else that it tests.
-    others: Vec<&'r Test>,
+    others: Vec<&'r FieldTest>,
 }
 
 impl<'r> Differing<'r> {
@@ -175,9 +182,9 @@ impl<'r> Differing<'r> {
         if !tests.iter().all(|test| is_plain(&test.field)) {
             return None;
         }
-        let is_number = |test: &&Test| !matches!(test.field, Field::Mark | Field::ConnectionState);
+        let is_number = |test: &&FieldTest| !matches!(test.field, Field::Mark | Field::ConnectionState);
         let at = tests.iter().position(|test| is_address(&test.field)).or_else(|| tests.iter().position(is_number))?;
-        let Test { field, condition } = tests.remove(at);
+        let FieldTest { field, condition } = tests.remove(at);
         Some(Self { field, numbers: ranges(condition, width(field))?, others: tests })
     }
 

@@ -1,28 +1,34 @@
 //! The packets of which some fields are an element of a set.
 
-use super::chain::Place;
-use super::{Kind, Walk};
-use crate::facts::netfilter::{Condition, Element, End, Field, SetId, Test, TypeScope};
+use super::chain::StepPlace;
+use super::{PacketKind, Walk};
+use crate::facts::netfilter::{Comparison, Element, End, Field, FieldTest, SetId, TypeScope};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::network::RuleAt;
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::survey::updated;
-use crate::symbolic::world::RuleAt;
 
 impl Walk<'_> {
     /// What a set holds, and what rules have put into it since it was read, or are going to. A part of its key may be made of
     /// several fields, as ipset's is of protocol and port.
-    pub(super) fn in_set(&mut self, place: &Place<'_>, id: &SetId, parts: &[Vec<Field>], packets: Set) -> Set {
+    pub(super) fn in_set(
+        &mut self,
+        place: &StepPlace<'_>,
+        id: &SetId,
+        parts: &[Vec<Field>],
+        packets: PacketSet,
+    ) -> PacketSet {
         let (at, inside) = (place.at, self.in_read_set(place, id, parts, packets));
-        let updates = |id: &SetId| self.world.survey().updates.get(&updated(at.set, id)).copied().unwrap_or_default();
+        let updates = |id: &SetId| self.network.survey().updates.get(&updated(at.set, id)).copied().unwrap_or_default();
         let [mut shrinks, mut grows] = updates(id);
         // A rule that adds to a list adds to one of its sets (`list_set_kadd`).
-        let sets = &self.world.rules[at.set].ruleset.sets;
+        let sets = &self.network.rules[at.set].ruleset.sets;
         for (list, _) in sets.iter().filter(|(_, list)| list.sets.contains(id)) {
             let [takes, puts] = updates(list);
             (shrinks, grows) = (shrinks | takes, grows | puts);
         }
-        let is_stable = self.world.rules[at.set].ruleset.sets.get(id).is_some_and(|set| set.stable);
+        let is_stable = self.network.rules[at.set].ruleset.sets.get(id).is_some_and(|set| set.stable);
         if self.unread[at.set] && !is_stable {
             (shrinks, grows) = (true, true);
         }
@@ -36,9 +42,15 @@ impl Walk<'_> {
         self.space.or(left, come)
     }
 
-    fn in_read_set(&mut self, place: &Place<'_>, id: &SetId, parts: &[Vec<Field>], packets: Set) -> Set {
+    fn in_read_set(
+        &mut self,
+        place: &StepPlace<'_>,
+        id: &SetId,
+        parts: &[Vec<Field>],
+        packets: PacketSet,
+    ) -> PacketSet {
         let (at, fields) = (place.at, parts.concat());
-        let set = self.world.rules[at.set].ruleset.sets.get(id);
+        let set = self.network.rules[at.set].ruleset.sets.get(id);
         if let Some(elements) = set.and_then(|set| set.elements.ok())
             && elements.iter().all(|element| element.len() == fields.len())
         {
@@ -73,26 +85,30 @@ impl Walk<'_> {
     }
 
     /// Packets with one of these elements of a set in these fields.
-    pub(super) fn any_element<'e>(&mut self, fields: &[Field], elements: impl IntoIterator<Item = &'e Element>) -> Set {
+    pub(super) fn any_element<'e>(
+        &mut self,
+        fields: &[Field],
+        elements: impl IntoIterator<Item = &'e Element>,
+    ) -> PacketSet {
         if let [field] = fields {
             let ranges: Vec<(u128, u128)> = elements.into_iter().map(|element| element[0]).collect();
             return self.held(field, &ranges);
         }
-        let held: Vec<Set> = elements.into_iter().map(|element| self.element(fields, element)).collect();
+        let held: Vec<PacketSet> = elements.into_iter().map(|element| self.element(fields, element)).collect();
         self.space.any(held)
     }
 
     /// Packets with an element of a set in these fields.
-    pub(super) fn element(&mut self, fields: &[Field], element: &[(u128, u128)]) -> Set {
+    pub(super) fn element(&mut self, fields: &[Field], element: &[(u128, u128)]) -> PacketSet {
         fields.iter().zip(element).fold(EVERYTHING, |all, (field, range)| {
             let held = self.held(field, &[*range]);
             self.space.and(all, held)
         })
     }
 
-    fn held(&mut self, field: &Field, ranges: &[(u128, u128)]) -> Set {
-        let condition = Condition::Ranges(ranges.to_vec());
-        let test = Test { field: field.clone(), condition };
+    fn held(&mut self, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
+        let condition = Comparison::Ranges(ranges.to_vec());
+        let test = FieldTest { field: field.clone(), condition };
         match self.test(&test, EVERYTHING) {
             Some(held) => held,
             None => {
@@ -104,7 +120,7 @@ impl Walk<'_> {
     }
 
     /// Packets with a key that a set was asked about.
-    fn key(&mut self, parts: &[Vec<Field>], key: &[u128]) -> Set {
+    fn key(&mut self, parts: &[Vec<Field>], key: &[u128]) -> PacketSet {
         let mut all = EVERYTHING;
         for (fields, number) in parts.iter().zip(key) {
             for (at, field) in fields.iter().rev().enumerate() {
@@ -117,22 +133,22 @@ impl Walk<'_> {
     }
 
     /// Whether packets are in a set that was not asked about them.
-    fn unasked(&mut self, place: &Place<'_>, id: &SetId, fields: &[Field], packets: Set) -> Set {
+    fn unasked(&mut self, place: &StepPlace<'_>, id: &SetId, fields: &[Field], packets: PacketSet) -> PacketSet {
         let at = place.at;
         let mut fixed = true;
         for field in fields {
             let block = self.block(field);
             fixed &= self.space.number(packets, &block).is_some();
         }
-        if self.packets.kind == Kind::Tunnel || fixed {
+        if self.packets.kind == PacketKind::Tunnel || fixed {
             return self.unknown_in_set(place, id, "a set that was not asked about such packets");
         }
         let key = format!("{} {} {id:?} {fields:?}", self.stage, at.set);
         match self.unread_elements(at, id) {
             // All of it would be needed.
             Some(why) => {
-                let why = format!("{}: a set was not read: {why}", self.world.describe(at));
-                let why = self.world.question_of_set(at, id, why);
+                let why = format!("{}: a set was not read: {why}", self.network.describe(at));
+                let why = self.network.question_of_set(at, id, why);
                 self.answer(key, About::EachPacket, 2, 1, || why)
             }
             // Some traffic is in the set and some is not; a second look at it finds the same.
@@ -142,7 +158,7 @@ impl Walk<'_> {
 
     /// Why the elements of a set that rules look into were not read, if it is not that natwatch does not read such sets.
     pub(super) fn unread_elements(&self, at: &RuleAt, id: &SetId) -> Option<String> {
-        let set = self.world.rules[at.set].ruleset.sets.get(id)?;
+        let set = self.network.rules[at.set].ruleset.sets.get(id)?;
         match &set.elements {
             Reading::Ok(_) => None,
             Reading::Failed(failure) if matches!(failure.root(), Failure::Unsupported(_)) => None,
@@ -152,9 +168,15 @@ impl Walk<'_> {
 
     /// `set_match_v1`, `ip_set_test`: of more ends than the set has dimensions the first count, and with fewer of them, or of
     /// another family than its own, no packet is in it.
-    pub(super) fn in_ipset(&mut self, place: &Place<'_>, index: u16, ends: &[End], packets: Set) -> Set {
+    pub(super) fn in_ipset(
+        &mut self,
+        place: &StepPlace<'_>,
+        index: u16,
+        ends: &[End],
+        packets: PacketSet,
+    ) -> PacketSet {
         let id = SetId::Ipset(index);
-        let sets = &self.world.rules[place.at.set].ruleset.sets;
+        let sets = &self.network.rules[place.at.set].ruleset.sets;
         let Some(set) = sets.get(&id).filter(|set| !set.kind.is_empty()) else {
             let fields: Vec<Field> = ends.iter().map(|end| self.end(end)).collect();
             return self.unasked(place, &id, &fields, packets);
@@ -166,7 +188,7 @@ impl Walk<'_> {
             if set.elements.ok().is_none() {
                 return self.unasked(place, &id, &[], packets);
             }
-            let each: Vec<Set> = set
+            let each: Vec<PacketSet> = set
                 .sets
                 .iter()
                 .filter_map(|member| match member {
@@ -199,7 +221,7 @@ impl Walk<'_> {
     }
 
     /// The device whose addresses count. Outer `None`: it is not one for all packets.
-    pub(super) fn scoped(&mut self, scope: TypeScope, packets: Set) -> Option<Option<u128>> {
+    pub(super) fn scoped(&mut self, scope: TypeScope, packets: PacketSet) -> Option<Option<u128>> {
         let field = match scope {
             TypeScope::Any => return Some(None),
             TypeScope::Input => Field::InputName,

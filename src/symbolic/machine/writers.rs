@@ -1,10 +1,10 @@
 //! Which rule wrote a mark: asked once something is known to happen to packets that have it.
 
 use super::Walk;
-use super::chain::Place;
+use super::chain::StepPlace;
 use crate::facts::netfilter::{Field, MarkWrite};
-use crate::symbolic::space::{Block, Set};
-use crate::symbolic::world::RuleAt;
+use crate::symbolic::network::RuleAt;
+use crate::symbolic::space::{BitVector, PacketSet};
 
 /// Rules that are told apart; the last one stands for all others too.
 const MAX_WRITERS: usize = 255;
@@ -15,7 +15,7 @@ pub struct Writers {
     /// Bits that are asked about.
     bits: u32,
     /// The number of the rule that wrote last.
-    pub(super) block: Block,
+    pub(super) block: BitVector,
     /// The rules, from number 1 on, and whose packets these were.
     found: Vec<(RuleAt, &'static str)>,
 }
@@ -28,7 +28,7 @@ impl Walk<'_> {
     }
 
     /// The rules that wrote the marks of these packets, and whose packets these were.
-    pub fn writers_of(&self, packets: Set) -> Vec<(RuleAt, &'static str)> {
+    pub fn writers_of(&self, packets: PacketSet) -> Vec<(RuleAt, &'static str)> {
         let Some(writers) = &self.writers else { return Vec::new() };
         let one = |number: &usize| {
             let mine = self.space.matching(&writers.block, u8::MAX.into(), *number as u128 + 1);
@@ -43,7 +43,13 @@ impl Walk<'_> {
     }
 
     /// The same packets after a write, with its rule.
-    pub(super) fn written_by(&mut self, place: &Place<'_>, packets: Set, write: &MarkWrite, own: &Field) -> Set {
+    pub(super) fn written_by(
+        &mut self,
+        place: &StepPlace<'_>,
+        packets: PacketSet,
+        write: &MarkWrite,
+        own: &Field,
+    ) -> PacketSet {
         let Some(writers) = self.writers.as_mut().filter(|_| !self.outer && *own == Field::Mark) else {
             return packets;
         };

@@ -7,26 +7,33 @@
 use std::collections::BTreeSet;
 
 use super::Walk;
-use super::chain::Place;
+use super::chain::StepPlace;
 use crate::facts::netfilter::{Field, MarkWrite};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::space::{Block, EVERYTHING, Set};
+use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};
 
 impl Walk<'_> {
     /// Packets after a mark was written: their own, or that of their connection; `other` is the other one of these.
     pub(super) fn write(
         &mut self,
-        place: &Place<'_>,
-        packets: Set,
+        place: &StepPlace<'_>,
+        packets: PacketSet,
         write: &MarkWrite,
         own: &Field,
         other: &Field,
-    ) -> Set {
+    ) -> PacketSet {
         let packets = self.new_mark(place, packets, write, own, other);
         self.written_by(place, packets, write, own)
     }
 
-    fn new_mark(&mut self, place: &Place<'_>, packets: Set, write: &MarkWrite, own: &Field, other: &Field) -> Set {
+    fn new_mark(
+        &mut self,
+        place: &StepPlace<'_>,
+        packets: PacketSet,
+        write: &MarkWrite,
+        own: &Field,
+        other: &Field,
+    ) -> PacketSet {
         match self.relevant(write, own) {
             None => packets,
             Some(MarkWrite::Exact { keep, take, xor }) => self.written(packets, own, other, [keep, take, xor]),
@@ -34,8 +41,8 @@ impl Walk<'_> {
                 self.write_mapped(place, packets, (&lookup, mapped), [keep, take, xor], [own, other])
             }
             Some(MarkWrite::Number { first, last, hashed }) => {
-                let (world, at) = (self.world, place.at);
-                let why = || world.question(at, format!("{} writes a hash into a mark", world.describe(at)));
+                let (network, at) = (self.network, place.at);
+                let why = || network.question(at, format!("{} writes a hash into a mark", network.describe(at)));
                 let about = if hashed { About::EachPacket } else { About::SomePacket };
                 let own = self.block(own);
                 let packets = self.space.exists(packets, &own.0.iter().copied().collect());
@@ -54,9 +61,10 @@ impl Walk<'_> {
                 self.space.or(chosen, others)
             }
             Some(MarkWrite::Unknown(what)) => {
-                let (world, at) = (self.world, place.at);
-                let why =
-                    || world.question(at, format!("{} writes a mark that cannot be told: {what}", world.describe(at)));
+                let (network, at) = (self.network, place.at);
+                let why = || {
+                    network.question(at, format!("{} writes a mark that cannot be told: {what}", network.describe(at)))
+                };
                 let key = format!("{} {:?} {} mark", self.stage, place.at, place.number);
                 let own = self.block(own);
                 let packets = self.space.exists(packets, &own.0.iter().copied().collect());
@@ -71,7 +79,7 @@ impl Walk<'_> {
                     let mine = self.answer(format!("{key} of three"), About::All, 3, answer, why);
                     self.space.and(mine, value)
                 });
-                let value = each.collect::<Vec<Set>>();
+                let value = each.collect::<Vec<PacketSet>>();
                 self.space.and(packets, self.space.any(value))
             }
         }
@@ -95,7 +103,7 @@ impl Walk<'_> {
     }
 
     /// `new = (old & keep) ^ (other & take) ^ xor`
-    fn written(&mut self, packets: Set, own: &Field, other: &Field, [keep, take, xor]: [u32; 3]) -> Set {
+    fn written(&mut self, packets: PacketSet, own: &Field, other: &Field, [keep, take, xor]: [u32; 3]) -> PacketSet {
         let (own, other) = (self.block(own), self.block(other));
         let bits =
             || own.0.iter().zip(&other.0).rev().enumerate().map(|(bit, (own, other))| (1u32 << bit, *own, *other));
@@ -129,14 +137,14 @@ impl Walk<'_> {
     }
 
     /// Those of these packets that have the same in these bits of two numbers of marks.
-    pub(super) fn equal_bits(&self, packets: Set, one: &Block, other: &Block, bits: u32) -> Set {
+    pub(super) fn equal_bits(&self, packets: PacketSet, one: &BitVector, other: &BitVector, bits: u32) -> PacketSet {
         one.bits(bits.into())
             .zip(other.bits(bits.into()))
             .fold(packets, |packets, (one, other)| self.space.and(packets, self.equal(one, self.space.is_set(other))))
     }
 
     /// Packets of which a variable is 1 where they are in a set, and only there.
-    fn equal(&self, variable: u32, set: Set) -> Set {
+    fn equal(&self, variable: u32, set: PacketSet) -> PacketSet {
         let is_set = self.space.is_set(variable);
         let neither = self.space.minus(self.space.minus(EVERYTHING, set), is_set);
         self.space.or(self.space.and(is_set, set), neither)
@@ -156,9 +164,9 @@ mod tests {
     fn a_write_is_what_the_kernel_computes() {
         proptest::proptest!(|(own: u32, other: u32, keep: u32, take: u32, xor: u32, known: u32)| {
             let written = rules("");
-            let (world, stop) = (written.world(), AtomicBool::new(false));
+            let (network, stop) = (written.network(), AtomicBool::new(false));
             let effort = Effort::new(&stop);
-            let mut walk = Walk::new(&world, &[], 0, &effort);
+            let mut walk = Walk::new(&network, &[], 0, &effort);
             let [mark, connection] = [Field::Mark, Field::ConnectionMark].map(|field| walk.block(&field));
             let ones = u128::from(u32::MAX);
             let of_connection = walk.space.matching(&connection, ones, other.into());

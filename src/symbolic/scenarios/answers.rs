@@ -5,41 +5,41 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::connection::{
-    self, CHOSEN, Flags, Way, ends, given_source, if_addresses_are_so, may_send, reversed, segments, through,
+    self, CHOSEN, ConnectionPath, Flags, ends, given_source, if_addresses_are_so, may_send, reversed, segments, through,
 };
-use super::idle::{Connections, Idle};
+use super::idle::{Idle, IdleConnections};
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::{Connected, LOCAL};
 use crate::symbolic::machine::{Hit, Walk};
+use crate::symbolic::network::{Network, Occurrence, RuleAt};
 use crate::symbolic::packets::NO_DEVICE;
-use crate::symbolic::space::{NOTHING, Set};
-use crate::symbolic::world::{Found, RuleAt, World};
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// Connections whose source is translated to an address of this host's, and segments that answer them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub struct SourceNatReplies {
     /// Whether there are such connections over TCP, and which rule translates them.
-    pub translated: Found,
+    pub translated: Occurrence,
     /// That rule, if it was read.
     pub rule: Option<RuleAt>,
     /// Whether invalid segments that answer them get to this host's own TCP. If not, the place is a rule that drops them.
-    pub arrive: Found,
+    pub arrive: Occurrence,
     /// Which of all that are translated, whoever has that address, live by their entries.
     pub idle: Idle,
 }
 
 /// Sends new connections through the rules, invalid segments back, and this host's resets to those.
-pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
-    let mut walk = connection::walk(world, effort);
+pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
+    let mut walk = connection::walk(network, effort);
     walk.follow_timeouts();
-    let mut idle = Connections::new();
+    let mut idle = IdleConnections::new();
     let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     let mut dropping = BTreeSet::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         for own in [true, false] {
             let assumed = may_send(&mut walk, family, own);
-            let mut way = Way::new(family, own, true);
+            let mut way = ConnectionPath::new(family, own, true);
             way.connections(&mut walk);
             walk.dropping.clear();
             let mut mine = NOTHING;
@@ -73,14 +73,19 @@ pub fn answers(world: &World<'_>, effort: &Effort<'_>) -> Answers {
     let hit = found.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, hit)| hit);
     let place = hit.as_ref().map(|hit| walk.place(hit)).unwrap_or_default();
     let rule = hit.and_then(Hit::rule);
-    let translated = Found { certainty: walk.certainty(translated), place };
-    let dropping = dropping.iter().next().map(|at| world.describe(at)).unwrap_or_default();
+    let translated = Occurrence { certainty: walk.certainty(translated), place };
+    let dropping = dropping.iter().next().map(|at| network.describe(at)).unwrap_or_default();
     let idle = idle.found(&walk);
-    Answers { translated, rule, arrive: Found { certainty: walk.certainty(arriving), place: dropping }, idle }
+    SourceNatReplies {
+        translated,
+        rule,
+        arrive: Occurrence { certainty: walk.certainty(arriving), place: dropping },
+        idle,
+    }
 }
 
 /// If the address that a translation gives is this host's: masquerading always gives one.
-fn answered_here(walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>) -> Set {
+fn answered_here(walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>) -> PacketSet {
     let known = match nat {
         Some(Nat { action: NatAction::Masquerade, .. }) => Some(true),
         Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. }) => Some(false),
@@ -99,18 +104,18 @@ fn answered_here(walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>) -> Set {
 /// Whether an address of this range is this host's. `None`: that was not read.
 fn is_local(walk: &Walk<'_>, first: IpAddr, last: IpAddr) -> Option<bool> {
     if first == last
-        && let Some(known) = walk.world.local_sources.get(&first)
+        && let Some(known) = walk.network.local_sources.get(&first)
     {
         return Some(*known);
     }
     let family = if first.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
-    let local = walk.world.local_addresses(family)?;
+    let local = walk.network.local_addresses(family)?;
     let (first, last) = (address_key(first), address_key(last));
     Some(local.as_ranges().iter().any(|(from, to)| *from <= last && first <= *to))
 }
 
 /// The same packets with the source that a rule gives them, one of this host's.
-fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: Set) -> Set {
+fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: PacketSet) -> PacketSet {
     let (source, _) = walk.packets.ends();
     let ports = match nat.map(|nat| nat.ports) {
         Some(Chosen::Range(first, last)) => (first.into(), last.into()),
@@ -118,13 +123,13 @@ fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: 
     };
     let packets = walk.forget(packets, &[source.clone(), Field::SourcePort]);
     let packets = walk.all_with(packets, &[(Field::SourcePort, &[ports])]);
-    if walk.world.connected() == Connected::Nowhere {
+    if walk.network.connected() == Connected::Nowhere {
         return packets; // its addresses are to come
     }
     if let Some(given) = nat.and_then(|nat| given_source(walk, family, nat)) {
         return walk.space.and(packets, given);
     }
-    match walk.world.addresses_of_types(family, |kind| kind == LOCAL, None) {
+    match walk.network.addresses_of_types(family, |kind| kind == LOCAL, None) {
         Some(local) => walk.all_with(packets, &[(source, local.as_ranges())]),
         None => if_addresses_are_so(walk, packets),
     }
@@ -132,14 +137,14 @@ fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: 
 
 /// Invalid segments that come back to these connections, which are for this host: those that get to its TCP, and whose resets
 /// get out.
-fn answered(walk: &mut Walk<'_>, way: &Way, family: Family, connections: Set) -> Set {
+fn answered(walk: &mut Walk<'_>, way: &ConnectionPath, family: Family, connections: PacketSet) -> PacketSet {
     let back = ends(walk, connections);
     let back = reversed(walk, back);
     way.begin(walk, "late");
     let Some(packets) = segments(walk, family, back, Flags::LATE) else { return NOTHING };
     let packets = walk.forget(packets, &[Field::OutputName]);
     let mut packets = walk.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
-    if walk.world.local_addresses(family).is_none() {
+    if walk.network.local_addresses(family).is_none() {
         packets = [TypeScope::Any, TypeScope::Input].into_iter().fold(packets, |packets, scope| {
             walk.all_with(packets, &[(Field::DestinationType(scope), &[(LOCAL, LOCAL)])])
         });

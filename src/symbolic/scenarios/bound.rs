@@ -2,22 +2,22 @@
 
 use std::cell::OnceCell;
 
-use super::tunnel::{MAX_WORDS, Tunnel, names};
+use super::tunnel::{MAX_WORDS, TunnelWalk, names};
 use crate::facts::netfilter::{Family, Field};
 use crate::symbolic::machine::Walk;
-use crate::symbolic::space::{Pattern, Set};
+use crate::symbolic::space::{BitPattern, PacketSet};
 
-impl Tunnel<'_, '_> {
+impl TunnelWalk<'_, '_> {
     /// Whether no other mark can come: each that rules can write is among these, whatever could not be told.
-    pub(super) fn are_all(&mut self, marks: Set) -> bool {
-        let world = self.walk.world;
-        let unread = [Family::Ipv4, Family::Ipv6].into_iter().any(|family| world.unread(family).is_some());
-        if unread || world.marks_elsewhere().is_some() || world.doubtful_bits().is_some() {
+    pub(super) fn are_all(&mut self, marks: PacketSet) -> bool {
+        let network = self.walk.network;
+        let unread = [Family::Ipv4, Family::Ipv6].into_iter().any(|family| network.unread(family).is_some());
+        if unread || network.marks_elsewhere().is_some() || network.doubtful_bits().is_some() {
             return false;
         }
         // Who wrote them does not matter here.
         let marks = self.walk.space.exists(marks, &self.walk.writer_variables().into_iter().collect());
-        let can_be_set = (world.survey().can_be_set | world.settable_bits()) & self.decisive();
+        let can_be_set = (network.survey().can_be_set | network.settable_bits()) & self.decisive();
         let mark = self.walk.block(&Field::Mark);
         let possible = self.walk.space.matching(&mark, u128::from(!can_be_set), 0);
         if self.are_among(possible, marks) {
@@ -32,19 +32,19 @@ impl Tunnel<'_, '_> {
         self.are_among(possible, marks)
     }
 
-    fn are_among(&self, possible: Set, marks: Set) -> bool {
+    fn are_among(&self, possible: PacketSet, marks: PacketSet) -> bool {
         let open = self.walk.space.minus(possible, self.walk.space.is_set(self.walk.layout.filled));
         self.walk.space.minus(open, marks).is_empty()
     }
 
     /// All marks that packets can get into the tunnel with, and maybe others. `None`: it is not worth it, or they are too many.
-    fn bound(&self) -> Option<Vec<Pattern>> {
-        let (world, decisive) = (self.walk.world, self.decisive());
-        if self.walk.is_sliced() || !world.is_worth_slicing(decisive) {
+    fn bound(&self) -> Option<Vec<BitPattern>> {
+        let (network, decisive) = (self.walk.network, self.decisive());
+        if self.walk.is_sliced() || !network.is_worth_slicing(decisive) {
             return None;
         }
-        let walk = Walk::slice(world, &names(self.facts), decisive, self.walk.effort);
-        let mut slice = Tunnel::new(walk, self.facts, OnceCell::new());
+        let walk = Walk::slice(network, &names(self.facts), decisive, self.walk.effort);
+        let mut slice = TunnelWalk::new(walk, self.facts, OnceCell::new());
         let marks = slice.inner();
         let mark = slice.walk.block(&Field::Mark);
         let patterns = slice.walk.space.patterns(marks, &mark, MAX_WORDS);

@@ -4,40 +4,40 @@
 
 use std::collections::BTreeSet;
 
-use super::connection::{self, Flags, Way, ends, entering, may_send, reversed, segments, through};
+use super::connection::{self, ConnectionPath, Flags, ends, entering, may_send, reversed, segments, through};
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::Walk;
+use crate::symbolic::network::{Network, Occurrence, RuleAt};
 use crate::symbolic::packets::{NO_DEVICE, SOME_DEVICE};
-use crate::symbolic::space::{NOTHING, Set};
-use crate::symbolic::world::{Found, RuleAt, World};
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// Connections whose clients can reach the real server past the translation of its address, and segments of that server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bypass {
     /// Whether there are such connections over TCP, and which rule translates them. If not, the place is a rule that drops the
     /// resets, if one does.
-    pub translated: Found,
+    pub translated: Occurrence,
     /// Whether any rule that TCP gets to translates destinations.
     pub is_translating: bool,
     /// The rules that translate these, the least doubtful first; of position 0: a chain that was not read.
     pub rules: Vec<RuleAt>,
     /// Whether invalid segments of the real servers get to such clients. If not, the place is a rule that drops them.
-    pub arrive: Found,
+    pub arrive: Occurrence,
     /// This host itself is such a client, and others are.
     pub clients: [bool; 2],
 }
 
 /// Sends new connections through the rules, resets of their clients past the translation, and invalid segments back.
-pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
-    let mut walk = connection::walk(world, effort);
+pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
+    let mut walk = connection::walk(network, effort);
     let (mut translated, mut arriving, mut hits, mut clients) = (NOTHING, NOTHING, Vec::new(), [false; 2]);
     let mut is_translating = false;
     let (mut stopping, mut dropping) = (BTreeSet::new(), BTreeSet::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         for own in [true, false] {
             let assumed = may_send(&mut walk, family, own);
-            let mut way = Way::new(family, own, false);
+            let mut way = ConnectionPath::new(family, own, false);
             let connections = way.connections(&mut walk);
             let connections = walk.space.and(connections, assumed);
             is_translating |= !way.hits.is_empty();
@@ -66,17 +66,17 @@ pub fn bypass(world: &World<'_>, effort: &Effort<'_>) -> Bypass {
         }
     }
     hits.sort_by_key(|(doubt, _)| *doubt);
-    let describe = |rules: BTreeSet<RuleAt>| rules.iter().next().map(|at| world.describe(at)).unwrap_or_default();
+    let describe = |rules: BTreeSet<RuleAt>| rules.iter().next().map(|at| network.describe(at)).unwrap_or_default();
     let place = hits.first().map_or_else(|| describe(stopping), |(_, hit)| walk.place(hit));
     let rules = hits.into_iter().filter_map(|(_, hit)| hit.rule());
-    let translated = Found { certainty: walk.certainty(translated), place };
-    let arrive = Found { certainty: walk.certainty(arriving), place: describe(dropping) };
+    let translated = Occurrence { certainty: walk.certainty(translated), place };
+    let arrive = Occurrence { certainty: walk.certainty(arriving), place: describe(dropping) };
     Bypass { translated, is_translating, rules: rules.collect(), arrive, clients }
 }
 
-impl Way {
+impl ConnectionPath {
     /// Resets that clients of these connections send to the real server's address, as they leave.
-    fn resets(&self, walk: &mut Walk<'_>, connections: Set) -> Set {
+    fn resets(&self, walk: &mut Walk<'_>, connections: PacketSet) -> PacketSet {
         let ends = ends(walk, connections);
         self.begin(walk, "reset");
         let Some(resets) = segments(walk, self.family, ends, Flags::RESET) else { return NOTHING };
@@ -93,7 +93,7 @@ impl Way {
     }
 
     /// Late segments of the real servers to the clients of these resets that get to them.
-    fn late(&self, walk: &mut Walk<'_>, resets: Set) -> Set {
+    fn late(&self, walk: &mut Walk<'_>, resets: PacketSet) -> PacketSet {
         let resets = ends(walk, resets);
         let ends = reversed(walk, resets);
         self.begin(walk, "late");
@@ -113,9 +113,9 @@ impl Way {
 }
 
 /// Packets that come in by a device beyond which no default route leads.
-fn from_inside(walk: &mut Walk<'_>, packets: Set) -> Set {
+fn from_inside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = entering(walk, packets);
-    match &walk.world.host.outward {
+    match &walk.network.host.outward {
         Ok(outward) => {
             let outward: Vec<(u128, u128)> = outward.iter().map(|name| (*name, *name)).collect();
             let outward = walk.with(&Field::InputName, &outward);

@@ -16,19 +16,19 @@ use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomi
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::{Connected, may_be_chosen};
 use crate::symbolic::machine::{Certainty, Hit, Hits, Walk};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// What a rule makes of the packets that get to it.
 struct Translation {
     hit: Hit,
     /// As they got to it.
-    before: Set,
+    before: PacketSet,
     /// Those that it changes, by what tells connections apart: those that surely come, and those that may.
-    packets: [Set; 2],
+    packets: [PacketSet; 2],
     /// What it overwrites, and what it writes.
     written: Written,
     /// Of those that surely come, and of those that may, what is left of packets that are left as others are.
-    colliding: [Set; 2],
+    colliding: [PacketSet; 2],
 }
 
 /// What a translation writes.
@@ -37,9 +37,9 @@ struct Written {
     /// Variables of fields that packets get anew.
     fields: BTreeSet<u32>,
     /// What packets have there then.
-    value: Set,
+    value: PacketSet,
     /// Packets that have the address already.
-    kept: Set,
+    kept: PacketSet,
 }
 
 /// How surely each of these rules makes two connections compete.
@@ -58,11 +58,11 @@ pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec
 /// Those that may give the same addresses, together. Where each gives others than all others, it is alone.
 fn groups(walk: &mut Walk<'_>, all: Vec<Translation>) -> Vec<Vec<Translation>> {
     let devices: BTreeSet<u32> = walk.block(&Field::OutputName).0.into_iter().collect();
-    let mut by_value: BTreeMap<Set, Vec<Translation>> = BTreeMap::new();
+    let mut by_value: BTreeMap<PacketSet, Vec<Translation>> = BTreeMap::new();
     for one in all {
         by_value.entry(walk.space.exists(one.written.value, &devices)).or_default().push(one);
     }
-    let values: Vec<Set> = by_value.keys().copied().collect();
+    let values: Vec<PacketSet> = by_value.keys().copied().collect();
     let mut later = vec![NOTHING; values.len() + 1];
     for (at, value) in values.iter().enumerate().rev() {
         later[at] = walk.space.or(later[at + 1], *value);
@@ -126,7 +126,7 @@ fn compare_by(walk: &mut Walk<'_>, all: &mut [Translation], bit: u32) {
                 space.exists(written, &devices)
             })
         };
-        let each: Vec<[Set; 2]> = all.iter().map(left).collect();
+        let each: Vec<[PacketSet; 2]> = all.iter().map(left).collect();
         let [without, with] = [0, 1].map(|at| space.any(each.iter().map(|left| left[at])));
         for (one, left) in all.iter_mut().zip(each) {
             let both = space.or(space.and(left[0], with), space.and(left[1], without));
@@ -138,7 +138,7 @@ fn compare_by(walk: &mut Walk<'_>, all: &mut [Translation], bit: u32) {
     }
 }
 
-fn translation(walk: &mut Walk<'_>, masquerading: &Written, hit: Hit, before: Set) -> Translation {
+fn translation(walk: &mut Walk<'_>, masquerading: &Written, hit: Hit, before: PacketSet) -> Translation {
     let nat = walk.nat(&hit);
     let written = nat.map_or_else(nothing_written, |nat| written(walk, masquerading, &hit, nat));
     let changed = walk.space.minus(before, written.kept);
@@ -152,7 +152,7 @@ fn translation(walk: &mut Walk<'_>, masquerading: &Written, hit: Hit, before: Se
 }
 
 /// Packets by what two of them have to share, and by their source and the device that they leave by.
-fn told_apart(walk: &mut Walk<'_>, packets: Set) -> Set {
+fn told_apart(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (source, destination) = walk.packets.ends();
     let fields = [source, destination, Field::SourcePort, Field::DestinationPort, Field::L4Proto, Field::OutputName];
     let kept: BTreeSet<u32> = fields.iter().flat_map(|field| walk.block(field).0).collect();
@@ -205,9 +205,9 @@ fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) ->
 fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
     let (source, _) = walk.packets.ends();
     let fields = walk.block(&source).0.into_iter().collect();
-    let (world, ipv6) = (walk.world, family == Family::Ipv6);
-    let connected = world.connected();
-    let addresses = world.host.addresses.as_ref();
+    let (network, ipv6) = (walk.network, family == Family::Ipv6);
+    let connected = network.connected();
+    let addresses = network.host.addresses.as_ref();
     let chosen: Option<Vec<&Address>> =
         addresses.ok().map(|addresses| addresses.iter().filter(|own| may_be_chosen(own, ipv6)).collect());
     let (devices, chosen) = match (&connected, chosen) {
@@ -247,13 +247,13 @@ fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
 }
 
 /// A number of each device in place of an address.
-fn by_device_alone(walk: &mut Walk<'_>) -> Set {
+fn by_device_alone(walk: &mut Walk<'_>) -> PacketSet {
     let (source, _) = walk.packets.ends();
     let (address, device) = (walk.block(&source), walk.block(&Field::OutputName));
     let each =
         walk.layout.names.possible().into_iter().map(|number| {
             walk.space.and(walk.space.ranges(&device, &[number]), walk.space.ranges(&address, &[number]))
         });
-    let each: Vec<Set> = each.collect();
+    let each: Vec<PacketSet> = each.collect();
     walk.space.any(each)
 }

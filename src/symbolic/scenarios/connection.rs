@@ -12,9 +12,9 @@ use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortR
 use crate::symbolic::effort::Effort;
 use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};
-use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::world::{RuleAt, World};
+use crate::symbolic::network::{Network, RuleAt};
+use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 pub(super) const TCP: (u128, u128) = (6, 6);
 /// Ports that clients choose.
@@ -42,38 +42,38 @@ impl Flags {
 }
 
 /// If this host sends packets of its own, or forwards those of others.
-pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> Set {
+pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> PacketSet {
     if own { EVERYTHING } else { walk.may_forward(family) }
 }
 
 /// A walk that tells the devices apart that lead to rules' targets, and those of default routes.
-pub(super) fn walk<'a>(world: &'a World<'a>, effort: &'a Effort<'a>) -> Walk<'a> {
-    let targets = world.host.targets.iter().flat_map(|targets| targets.values().flatten());
-    let told = world.host.outward.iter().flatten().chain(targets).map(|name| (*name, *name)).chain(loopback());
+pub(super) fn walk<'a>(network: &'a Network<'a>, effort: &'a Effort<'a>) -> Walk<'a> {
+    let targets = network.host.targets.iter().flat_map(|targets| targets.values().flatten());
+    let told = network.host.outward.iter().flatten().chain(targets).map(|name| (*name, *name)).chain(loopback());
     let told: BTreeSet<(u128, u128)> = told.collect();
-    Walk::of_connections(world, &told.into_iter().collect::<Vec<_>>(), effort)
+    Walk::of_connections(network, &told.into_iter().collect::<Vec<_>>(), effort)
 }
 
 /// A way that connections take: those of one family, of this host or of others.
-pub(super) struct Way {
+pub(super) struct ConnectionPath {
     pub(super) family: Family,
     pub(super) own: bool,
     /// Whether connections count that keep their destination.
     plain: bool,
     /// Where packets to the translated destinations leave by.
-    routes: Set,
+    routes: PacketSet,
     /// Rules that translate destinations, and to where.
-    pub(super) hits: Vec<(Hit, Set)>,
+    pub(super) hits: Vec<(Hit, PacketSet)>,
     /// Rules that translate sources, and what they get: as it leaves, but for the source.
-    pub(super) sources: Vec<(Hit, Set)>,
+    pub(super) sources: Vec<(Hit, PacketSet)>,
 }
 
-impl OnNat for Way {
-    fn untouched(&mut self, _: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+impl OnNat for ConnectionPath {
+    fn untouched(&mut self, _: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet {
         if self.plain || hook == Hook::Postrouting { packets } else { NOTHING }
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
         if hook == Hook::Postrouting {
             // The answers of others come back to this host itself: see `answers`.
             let same = self.kept(walk, hit, packets);
@@ -81,7 +81,7 @@ impl OnNat for Way {
             return same;
         }
         let each = walk.each_translation(hit, packets).into_iter();
-        let each: Vec<Set> = each.map(|(nat, packets)| self.sent(walk, hit, nat, packets)).collect();
+        let each: Vec<PacketSet> = each.map(|(nat, packets)| self.sent(walk, hit, nat, packets)).collect();
         walk.space.any(each)
     }
 }
@@ -89,15 +89,15 @@ impl OnNat for Way {
 /// Whether this stands for chains of Services that are too many to be read whole.
 fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
     let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
-    let ruleset = walk.world.rules[*set].ruleset;
-    let searched = walk.world.chain(*set, chain).is_some_and(|chain| chain.only_searched());
+    let ruleset = walk.network.rules[*set].ruleset;
+    let searched = walk.network.chain(*set, chain).is_some_and(|chain| chain.only_searched());
     searched && ruleset.setters.found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
 }
 
 /// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or
 /// nobody's.
-fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, Set)> {
-    let why = match &walk.world.host.targets {
+fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, PacketSet)> {
+    let why = match &walk.network.host.targets {
         Err(why) => why.clone(),
         Ok(targets) => match targets.get(&first).filter(|_| first == last) {
             Some(Some(device)) => return Some((vec![(*device, *device)], EVERYTHING)),
@@ -111,13 +111,13 @@ fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128
     Some((SOME_DEVICE.to_vec(), walk.if_so(format!("way to {first}"), &Err(why))))
 }
 
-impl Way {
+impl ConnectionPath {
     pub(super) fn new(family: Family, own: bool, plain: bool) -> Self {
         Self { family, own, plain, routes: NOTHING, hits: Vec::new(), sources: Vec::new() }
     }
 
     /// Packets whose destination is translated so, with that destination. `None`: by something that was not understood, or not read.
-    fn sent(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<Nat>, packets: Set) -> Set {
+    fn sent(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<Nat>, packets: PacketSet) -> PacketSet {
         let (addresses, ports, assumed) = match nat {
             Some(Nat { action: NatAction::Masquerade | NatAction::Snat | NatAction::Redirect, .. }) => {
                 return NOTHING; // it leads to this host itself
@@ -146,7 +146,7 @@ impl Way {
         if addresses != Chosen::Unset {
             packets = walk.forget(packets, std::slice::from_ref(&destination));
         }
-        if let Some(local) = walk.world.local_addresses(self.family) {
+        if let Some(local) = walk.network.local_addresses(self.family) {
             let local = walk.with(&destination, local.as_ranges());
             packets = walk.space.minus(packets, local);
         }
@@ -168,7 +168,7 @@ impl Way {
     }
 
     /// Those of the packets that a rule for sources leaves as they are: they have what it would give them (`get_unique_tuple`).
-    fn kept(&self, walk: &mut Walk<'_>, hit: &Hit, packets: Set) -> Set {
+    fn kept(&self, walk: &mut Walk<'_>, hit: &Hit, packets: PacketSet) -> PacketSet {
         match walk.nat(hit) {
             Some(nat) if self.own && nat.ports == Chosen::Unset && nat.randomization == PortRandomization::None => {
                 let nat = nat.clone();
@@ -182,16 +182,16 @@ impl Way {
     pub(super) fn begin(&self, walk: &mut Walk<'_>, what: &str) {
         let who = if self.own { "own" } else { "forwarded" };
         walk.stage = format!("{what} {} {who}", self.family);
-        walk.packets = Packets::new(Kind::Traffic, self.family);
+        walk.packets = Packets::new(PacketKind::Traffic, self.family);
     }
 
-    fn hook(&mut self, walk: &mut Walk<'_>, what: &str, hook: Hook, packets: Set) -> Set {
+    fn hook(&mut self, walk: &mut Walk<'_>, what: &str, hook: Hook, packets: PacketSet) -> PacketSet {
         walk.stage = format!("{what} {} {hook} {}", self.family, self.own);
         walk.hook(hook, None, Flow::First, packets, self)
     }
 
     /// First packets of connections whose source is not translated, as they leave.
-    pub(super) fn connections(&mut self, walk: &mut Walk<'_>) -> Set {
+    pub(super) fn connections(&mut self, walk: &mut Walk<'_>) -> PacketSet {
         self.begin(walk, "new");
         let packets = walk.first_packets();
         let packets = walk.marked_outside(packets);
@@ -226,7 +226,7 @@ impl Way {
     }
 
     /// Packets that IPVS sends elsewhere: what gets to this host and through input, and what this host sends itself.
-    fn balanced(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+    fn balanced(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let balanced = walk.if_balanced();
         let mut packets = walk.space.and(packets, balanced);
         if !self.own {
@@ -238,11 +238,11 @@ impl Way {
     }
 
     /// Those of these packets that have an address of this host's as their source, or of others.
-    fn sent_by_clients(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+    fn sent_by_clients(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let (source, _) = walk.packets.ends();
         let narrow = walk.with(&source, NARROW[usize::from(self.family == Family::Ipv6)]);
         let packets = walk.space.minus(packets, narrow);
-        match walk.world.local_addresses(self.family) {
+        match walk.network.local_addresses(self.family) {
             Some(local) => {
                 let local = walk.with(&source, local.as_ranges());
                 if self.own { walk.space.and(packets, local) } else { walk.space.minus(packets, local) }
@@ -253,8 +253,8 @@ impl Way {
 
     /// Packets of this host by the device that their first destination has, which all of output sees (`nf_hook_state`): `lo` if
     /// that is this host's.
-    fn first_routed(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
-        let Some(local) = walk.world.local_addresses(self.family) else { return packets };
+    fn first_routed(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+        let Some(local) = walk.network.local_addresses(self.family) else { return packets };
         let (_, destination) = walk.packets.ends();
         let to_here = walk.with(&destination, local.as_ranges());
         let by_lo = walk.with(&Field::OutputName, loopback().as_slice());
@@ -265,7 +265,7 @@ impl Way {
     }
 
     /// The same packets, by the devices that lead to their destinations.
-    pub(super) fn routed(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+    pub(super) fn routed(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let plain = if self.plain { self.elsewhere(walk, packets) } else { NOTHING };
         let packets = walk.forget(packets, &[Field::OutputName]);
         let packets = walk.space.and(packets, self.routes);
@@ -273,11 +273,11 @@ impl Way {
     }
 
     /// Those that keep a destination that is not this host's, by any device.
-    fn elsewhere(&self, walk: &mut Walk<'_>, packets: Set) -> Set {
+    fn elsewhere(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let status = walk.block(&Field::ConnectionStatus);
         let mut packets = walk.space.and(packets, walk.space.matching(&status, DST_NAT, 0));
         let (_, destination) = walk.packets.ends();
-        if let Some(local) = walk.world.local_addresses(self.family) {
+        if let Some(local) = walk.network.local_addresses(self.family) {
             let local = walk.with(&destination, local.as_ranges());
             packets = walk.space.minus(packets, local);
         }
@@ -286,7 +286,7 @@ impl Way {
 }
 
 /// Packets with such flags.
-fn flagged(walk: &mut Walk<'_>, packets: Set, Flags(mask, value): Flags) -> Set {
+fn flagged(walk: &mut Walk<'_>, packets: PacketSet, Flags(mask, value): Flags) -> PacketSet {
     Flags::FIELDS.into_iter().fold(packets, |packets, field| {
         let block = walk.block(&Field::Other(field.into()));
         let such = walk.space.matching(&block, mask, value);
@@ -295,20 +295,20 @@ fn flagged(walk: &mut Walk<'_>, packets: Set, Flags(mask, value): Flags) -> Set 
 }
 
 /// Packets of which it matters which addresses are this host's, which was not read.
-pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: Set) -> Set {
+pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let why = "which addresses are this host's was not read";
     let assumed = walk.if_so(why, &Err(why.into()));
     walk.space.and(packets, assumed)
 }
 
 /// Packets that come in from elsewhere.
-pub(super) fn entering(walk: &mut Walk<'_>, packets: Set) -> Set {
+pub(super) fn entering(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let connected = walk.connected(&Field::InputName);
     walk.space.and(packets, connected)
 }
 
 /// What is known of both ends of packets: addresses, ports and devices.
-pub(super) fn ends(walk: &mut Walk<'_>, packets: Set) -> Set {
+pub(super) fn ends(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (source, destination) = walk.packets.ends();
     let kept = [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];
     let kept: BTreeSet<u32> = kept.iter().flat_map(|field| walk.block(field).0).collect();
@@ -319,7 +319,7 @@ pub(super) fn ends(walk: &mut Walk<'_>, packets: Set) -> Set {
 }
 
 /// Segments with these ends and flags that connection tracking calls invalid, before any hook. `None`: it calls none so.
-pub(super) fn segments(walk: &mut Walk<'_>, family: Family, ends: Set, flags: Flags) -> Option<Set> {
+pub(super) fn segments(walk: &mut Walk<'_>, family: Family, ends: PacketSet, flags: Flags) -> Option<PacketSet> {
     let segments = invalid_segments(walk, family)?;
     let segments = walk.forget(segments, &[Field::InputName, Field::OutputName]);
     let segments = walk.space.and(segments, ends);
@@ -327,7 +327,13 @@ pub(super) fn segments(walk: &mut Walk<'_>, family: Family, ends: Set, flags: Fl
 }
 
 /// Those of these invalid segments that pass these hooks.
-pub(super) fn through(walk: &mut Walk<'_>, what: &str, family: Family, hooks: &[Hook], packets: Set) -> Set {
+pub(super) fn through(
+    walk: &mut Walk<'_>,
+    what: &str,
+    family: Family,
+    hooks: &[Hook],
+    packets: PacketSet,
+) -> PacketSet {
     hooks.iter().fold(packets, |packets, hook| {
         walk.stage = format!("{what} {family} {hook}");
         let pass = |walk: &mut Walk<'_>, packets| walk.hook(*hook, None, Flow::Invalid, packets, &mut Passing);
@@ -336,7 +342,11 @@ pub(super) fn through(walk: &mut Walk<'_>, what: &str, family: Family, hooks: &[
 }
 
 /// What passes postrouting of these, by the devices that they came in by, whether rules there see these or not.
-fn past_postrouting(walk: &mut Walk<'_>, packets: Set, pass: impl FnOnce(&mut Walk<'_>, Set) -> Set) -> Set {
+fn past_postrouting(
+    walk: &mut Walk<'_>,
+    packets: PacketSet,
+    pass: impl FnOnce(&mut Walk<'_>, PacketSet) -> PacketSet,
+) -> PacketSet {
     let seen = walk.as_postrouting_sees(packets);
     let left = pass(walk, seen);
     if seen == packets {
@@ -348,7 +358,7 @@ fn past_postrouting(walk: &mut Walk<'_>, packets: Set, pass: impl FnOnce(&mut Wa
 }
 
 /// The ends of what goes back from where these go to.
-pub(super) fn reversed(walk: &mut Walk<'_>, ends: Set) -> Set {
+pub(super) fn reversed(walk: &mut Walk<'_>, ends: PacketSet) -> PacketSet {
     let (source, destination) = walk.packets.ends();
     let there = [Field::InputName, source, Field::SourcePort, Field::OutputName, destination, Field::DestinationPort];
     let there: Vec<Vec<u32>> = there.iter().map(|field| walk.block(field).0).collect();
@@ -357,19 +367,19 @@ pub(super) fn reversed(walk: &mut Walk<'_>, ends: Set) -> Set {
 }
 
 /// Packets that have a source that this translation may give, by the device that it gives it for. `None`: not known.
-pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<Set> {
+pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<PacketSet> {
     let (source, _) = walk.packets.ends();
     let narrow = walk.with(&source, NARROW[usize::from(family == Family::Ipv6)]);
     match (nat.action, nat.addresses) {
         (NatAction::Masquerade, _) => {
-            let local = walk.world.local_addresses(family)?;
+            let local = walk.network.local_addresses(family)?;
             let any = walk.with(&source, local.as_ranges());
             let any = walk.space.minus(any, narrow);
             let names: Vec<u128> =
-                walk.world.devices.as_ref()?.iter().filter_map(|device| name_key(device.name)).collect();
+                walk.network.devices.as_ref()?.iter().filter_map(|device| name_key(device.name)).collect();
             let (mut given, mut without) = (NOTHING, EVERYTHING);
             for name in names {
-                let own = walk.world.addresses_of_types(family, |kind| kind == LOCAL, Some(name))?;
+                let own = walk.network.addresses_of_types(family, |kind| kind == LOCAL, Some(name))?;
                 if own.as_ranges().is_empty() {
                     continue;
                 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::machine::Walk;
-use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// What becomes of packets' addresses and ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub fn effects(
     walk: &mut Walk<'_>,
     nat: &Nat,
     hook: Hook,
-    packets: Set,
+    packets: PacketSet,
     primary: &Result<u128, Question>,
-) -> Vec<(Effect, Set)> {
+) -> Vec<(Effect, PacketSet)> {
     let mut sorted = Sorted { walk, left: packets, found: Vec::new() };
     let on_source = matches!(hook, Hook::Postrouting | Hook::Input);
     let (source, destination) = sorted.walk.packets.ends();
@@ -85,8 +85,8 @@ fn range(first: IpAddr, last: IpAddr) -> (u128, u128) {
 struct Sorted<'w, 'a> {
     walk: &'w mut Walk<'a>,
     /// Those that nothing has changed so far.
-    left: Set,
-    found: Vec<(Effect, Set)>,
+    left: PacketSet,
+    found: Vec<(Effect, PacketSet)>,
 }
 
 impl Sorted<'_, '_> {

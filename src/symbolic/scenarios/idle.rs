@@ -3,41 +3,41 @@
 
 use std::collections::BTreeSet;
 
-use super::connection::{TCP, Way, ends, reversed};
+use super::connection::{ConnectionPath, TCP, ends, reversed};
 use super::services::Passing;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization};
 use crate::symbolic::machine::{Certainty, Flow, Hit, Walk};
+use crate::symbolic::network::Occurrence;
 use crate::symbolic::packets::{SOME_DEVICE, state};
-use crate::symbolic::space::{NOTHING, Set};
-use crate::symbolic::world::Found;
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// Connections over TCP whose source is translated, and how long their entries stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idle {
     /// Whether there are such connections, and which rule translates them.
-    pub translated: Found,
+    pub translated: Occurrence,
     /// Whether the port of some of them is drawn, and which rule does so.
-    pub random: Found,
+    pub random: Occurrence,
     /// Whether entries of some of the latter surely stay for as long as the sysctl says.
     pub by_sysctl: Certainty,
     /// Whether entries of some may have a timeout of their own, and which rule gives it.
-    pub own_timeout: Found,
+    pub own_timeout: Occurrence,
 }
 
 /// What is known of them so far.
 #[derive(Debug)]
-pub(super) struct Connections {
-    translated: Set,
-    by_sysctl: Set,
-    own_timeout: Set,
+pub(super) struct IdleConnections {
+    translated: PacketSet,
+    by_sysctl: PacketSet,
+    own_timeout: PacketSet,
     /// Those of one way, of which it is still to be seen whether a flowtable takes them.
-    drawn: Set,
-    all_drawn: Set,
+    drawn: PacketSet,
+    all_drawn: PacketSet,
     hits: Vec<(Option<usize>, Hit)>,
     drawing: Vec<(Option<usize>, Hit)>,
 }
 
-impl Connections {
+impl IdleConnections {
     pub(super) fn new() -> Self {
         Self {
             translated: NOTHING,
@@ -51,7 +51,7 @@ impl Connections {
     }
 
     /// Packets that a rule translates so, as they leave but for their source.
-    pub(super) fn add(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>, packets: Set) {
+    pub(super) fn add(&mut self, walk: &mut Walk<'_>, hit: &Hit, nat: Option<&Nat>, packets: PacketSet) {
         if matches!(nat, Some(Nat { action: NatAction::Dnat | NatAction::Redirect, .. })) || packets.is_empty() {
             return;
         }
@@ -72,7 +72,7 @@ impl Connections {
     }
 
     /// One way has ended: which of its connections have entries with a timeout of their own.
-    pub(super) fn end_way(&mut self, walk: &mut Walk<'_>, way: &Way) {
+    pub(super) fn end_way(&mut self, walk: &mut Walk<'_>, way: &ConnectionPath) {
         let drawn = std::mem::replace(&mut self.drawn, NOTHING);
         if drawn.is_empty() || walk.is_over() {
             return;
@@ -91,12 +91,12 @@ impl Connections {
             let hit = hits.into_iter().min_by_key(|(doubt, _)| *doubt);
             hit.map(|(_, hit)| walk.place(&hit)).unwrap_or_default()
         };
-        let timing = walk.timing.iter().next().map(|at| walk.world.describe(at)).unwrap_or_default();
+        let timing = walk.timing.iter().next().map(|at| walk.network.describe(at)).unwrap_or_default();
         Idle {
-            translated: Found { certainty: walk.certainty(self.translated), place: least(self.hits) },
-            random: Found { certainty: walk.certainty(self.all_drawn), place: least(self.drawing) },
+            translated: Occurrence { certainty: walk.certainty(self.translated), place: least(self.hits) },
+            random: Occurrence { certainty: walk.certainty(self.all_drawn), place: least(self.drawing) },
             by_sysctl: walk.certainty(self.by_sysctl),
-            own_timeout: Found { certainty: walk.certainty(self.own_timeout), place: timing },
+            own_timeout: Occurrence { certainty: walk.certainty(self.own_timeout), place: timing },
         }
     }
 }
@@ -109,7 +109,7 @@ fn draws(nat: &Nat) -> bool {
 
 /// Packets of these connections whose later ones, of either direction, may get to a rule that hands them to a flowtable: that
 /// takes established ones on forward (`nft_flow_offload_eval`).
-fn offloaded(walk: &mut Walk<'_>, family: Family, connections: Set) -> Set {
+fn offloaded(walk: &mut Walk<'_>, family: Family, connections: PacketSet) -> PacketSet {
     let there = ends(walk, connections);
     let back = reversed(walk, there);
     let both = walk.space.or(there, back);

@@ -17,29 +17,29 @@ use std::collections::BTreeSet;
 
 use super::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
 use super::senders::loopback;
-use super::tunnel::Tunnel;
+use super::tunnel::TunnelWalk;
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Certainty, Flow};
-use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::values::Values;
+use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
+use crate::symbolic::values::Numbers;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
 const MAX_ROUNDS: usize = 8;
-impl Tunnel<'_, '_> {
+impl TunnelWalk<'_, '_> {
     /// All marks that a packet can leave the tunnel's device with.
-    pub(super) fn inner(&mut self) -> Set {
+    pub(super) fn inner(&mut self) -> PacketSet {
         self.walk.outer = false;
         let mut marks = NOTHING;
-        if let Some(chain) = self.walk.world.marks_elsewhere() {
+        if let Some(chain) = self.walk.network.marks_elsewhere() {
             let why = format!("{chain} may write the mark of packets, and natwatch does not follow packets through it");
             marks = self.walk.answer(why.clone(), About::All, 2, 1, || why);
             marks = self.walk.space.and(marks, self.walk.start());
         }
         // Where nothing is routed into it, whatever enters it has passed no rule of IP.
-        if self.facts.bridged || self.facts.inner.iter().all(Values::is_empty) {
+        if self.facts.bridged || self.facts.inner.iter().all(Numbers::is_empty) {
             for family in [Family::Ipv4, Family::Ipv6] {
                 self.begin(family, format!("bridged {family}"));
                 self.walk.traffic = "packets that no rule of IP has seen";
@@ -72,7 +72,7 @@ impl Tunnel<'_, '_> {
     }
 
     /// Marks of all packets of a connection. What the first one leaves in the connection's mark is what later ones begin with.
-    fn connection(&mut self, family: Family, forwarded: bool, assumed: Set, mut marks: Set) -> Set {
+    fn connection(&mut self, family: Family, forwarded: bool, assumed: PacketSet, mut marks: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::First));
         let none = self.walk.with(&Field::ConnectionMark, &[(0, 0)]);
         let mut saved = self.walk.space.and(none, assumed);
@@ -110,11 +110,11 @@ impl Tunnel<'_, '_> {
 
     fn begin(&mut self, family: Family, stage: String) {
         self.walk.stage = stage;
-        self.walk.packets = Packets::new(Kind::Traffic, family);
+        self.walk.packets = Packets::new(PacketKind::Traffic, family);
     }
 
     /// Marks, and those of these packets; nothing else of them is told any more.
-    fn add(&mut self, marks: Set, packets: Set) -> Set {
+    fn add(&mut self, marks: PacketSet, packets: PacketSet) -> PacketSet {
         let (mut fields, decisive) = (self.walk.layout.variables(false), self.decisive());
         let others: BTreeSet<u32> = self.walk.block(&Field::Mark).bits((!decisive).into()).collect();
         fields.extend(&others);
@@ -125,7 +125,7 @@ impl Tunnel<'_, '_> {
     }
 
     /// The same for marks of connections.
-    fn save(&mut self, saved: Set, packets: Set) -> Set {
+    fn save(&mut self, saved: PacketSet, packets: PacketSet) -> PacketSet {
         let mut fields = self.walk.layout.variables(false);
         let own = self.walk.block(&Field::ConnectionMark);
         fields.retain(|variable| !own.0.contains(variable));
@@ -136,7 +136,7 @@ impl Tunnel<'_, '_> {
     }
 
     /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
-    fn bridge_pass(&mut self, family: Family) -> Set {
+    fn bridge_pass(&mut self, family: Family) -> PacketSet {
         self.begin(family, format!("bridge {family}"));
         self.walk.packets.bridged = true;
         self.walk.traffic = "frames that a bridge takes into the tunnel";
@@ -169,18 +169,18 @@ impl Tunnel<'_, '_> {
     }
 
     /// First packets of connections, not yet routed, that came in by some device.
-    fn unclassified(&mut self) -> Set {
+    fn unclassified(&mut self) -> PacketSet {
         let packets = self.walk.first_packets();
         self.walk.all_with(packets, &[(Field::InputName, SOME_DEVICE), (Field::OutputName, NO_DEVICE)])
     }
 
     /// A hook, behind which translated packets may be of any ends.
-    fn pass(&mut self, hook: Hook, flow: Flow, packets: Set) -> Set {
+    fn pass(&mut self, hook: Hook, flow: Flow, packets: PacketSet) -> PacketSet {
         self.walk.hook(hook, None, flow, packets, &mut AnyEnds)
     }
 
     /// First packets that come out of the tunnel: what they leave in the connection's mark, answers begin with.
-    fn arriving(&mut self, family: Family, forwarded: bool, assumed: Set) -> Set {
+    fn arriving(&mut self, family: Family, forwarded: bool, assumed: PacketSet) -> PacketSet {
         self.begin(family, format!("arriving {family} {forwarded}"));
         let feeders = self.facts.feeders.clone();
         let packets = self.unclassified();
@@ -197,7 +197,7 @@ impl Tunnel<'_, '_> {
     }
 
     /// The inner packets as they are when they get to the tunnel. `connections`: the marks of their connections.
-    fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: Set) -> Set {
+    fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
         self.walk.traffic = match (forwarded, flow) {
             (false, Flow::First) => "packets of this host",
@@ -227,7 +227,7 @@ impl Tunnel<'_, '_> {
         }
         let (source, destination) = self.walk.packets.ends();
         // On output any address may be the source: transparent proxies send with those of their clients.
-        let own = self.walk.world.addresses_of_types(family, |kind| kind == LOCAL, None).filter(|_| forwarded);
+        let own = self.walk.network.addresses_of_types(family, |kind| kind == LOCAL, None).filter(|_| forwarded);
         if let Some(own) = own {
             let own = self.walk.with(&source, own.as_ranges());
             packets = self.walk.space.minus(packets, own);
@@ -269,12 +269,12 @@ impl Tunnel<'_, '_> {
     }
 
     /// Packets of this host on output: where they are going before anything translates their destination or marks them.
-    fn routed_first(&mut self, packets: Set) -> Set {
+    fn routed_first(&mut self, packets: PacketSet) -> PacketSet {
         let family = self.walk.packets.family;
         let at = usize::from(family == Family::Ipv6);
         let by_mark = !self.facts.fwmarks[at].is_empty();
-        let translated = self.walk.world.translates_destinations(family, true);
-        if !by_mark && self.walk.world.host.balanced == Ok(false) && translated == Certainty::DoesNot {
+        let translated = self.walk.network.translates_destinations(family, true);
+        if !by_mark && self.walk.network.host.balanced == Ok(false) && translated == Certainty::DoesNot {
             return packets;
         }
         let (_, destination) = self.walk.packets.ends();
@@ -288,9 +288,9 @@ impl Tunnel<'_, '_> {
     }
 
     /// A hook; `own`: that of the tunnel's device.
-    fn hook(&mut self, hook: Hook, own: bool, flow: Flow, packets: Set) -> Set {
+    fn hook(&mut self, hook: Hook, own: bool, flow: Flow, packets: PacketSet) -> PacketSet {
         let family = self.walk.packets.family;
-        let later = match self.walk.world.translates_destinations(family, hook == Hook::Output) {
+        let later = match self.walk.network.translates_destinations(family, hook == Hook::Output) {
             _ if flow != Flow::Later => None,
             Certainty::DoesNot => None,
             Certainty::Happens => Some(EVERYTHING),

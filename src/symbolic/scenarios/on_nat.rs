@@ -7,7 +7,7 @@ use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, addre
 use crate::symbolic::assumptions::About;
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::machine::{Hit, OnNat, Walk};
-use crate::symbolic::space::{NOTHING, Set};
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// `IPS_SRC_NAT_BIT`, `IPS_DST_NAT_BIT`
 const SRC_NAT: u32 = 4;
@@ -17,29 +17,29 @@ const DST_NAT: u32 = 5;
 pub(super) struct Inner<'f> {
     pub(super) facts: &'f TunnelFacts,
     /// They are later ones of connections whose destination may be translated: if this is taken for granted.
-    pub(super) later: Option<Set>,
+    pub(super) later: Option<PacketSet>,
 }
 
 impl Inner<'_> {
     /// Packets that were given a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
-    fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+    fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet {
         let packets = somewhere(walk, packets, self.facts);
         if hook == Hook::Output { past_or_not(walk, packets, self.facts) } else { packets }
     }
 }
 
 impl OnNat for Inner<'_> {
-    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: Set) -> Set {
+    fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet {
         match self.later {
             // A later packet of a flow that was translated when it began.
             Some(assumed) if !is_on_source(hook) => {
                 let (_, destination) = walk.packets.ends();
-                let sent = match walk.world.answered(walk.packets.family).filter(|_| hook != Hook::Output) {
+                let sent = match walk.network.answered(walk.packets.family).filter(|_| hook != Hook::Output) {
                     Some(sources) => walk.all_with(packets, &[(destination.clone(), sources.as_ranges())]),
                     None => packets,
                 };
                 let elsewhere = self.sent_elsewhere(walk, hook, sent);
-                let (targets, unclear) = walk.world.targets(walk.packets.family, hook == Hook::Output);
+                let (targets, unclear) = walk.network.targets(walk.packets.family, hook == Hook::Output);
                 let mut there = walk.all_with(elsewhere, &[(destination, targets.as_ranges())]);
                 if let Some(why) = unclear {
                     let others = walk.if_so("other targets", &Err(why));
@@ -51,7 +51,7 @@ impl OnNat for Inner<'_> {
         }
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
         if is_on_source(hook) {
             let (source, _) = walk.packets.ends();
             let packets = with_status(walk, packets, SRC_NAT);
@@ -70,7 +70,7 @@ impl OnNat for Inner<'_> {
         left
     }
 
-    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {
+    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         past_or_not(walk, packets, self.facts)
     }
 }
@@ -78,7 +78,7 @@ impl OnNat for Inner<'_> {
 /// Packets of which some are routed past the tunnel because of their mark. That is a question: a rule that leads elsewhere may
 /// be followed by a translation that leads back, does not hold for sockets that are bound to a device, nor for packets that
 /// IPVS sends.
-pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
+pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let mark = walk.block(&Field::Mark);
     let mut left = packets;
@@ -110,11 +110,11 @@ pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts
 pub(super) struct AnyEnds;
 
 impl OnNat for AnyEnds {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: PacketSet) -> PacketSet {
         packets
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, _: &Hit, packets: Set) -> Set {
+    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, _: &Hit, packets: PacketSet) -> PacketSet {
         let (source, destination) = walk.packets.ends();
         let packets = walk.translated_or_not(packets);
         walk.forget(packets, &[source, destination, Field::SourcePort, Field::DestinationPort])
@@ -122,7 +122,7 @@ impl OnNat for AnyEnds {
 }
 
 /// Of packets with any destination those that have one which a rule gives.
-pub(super) fn towards(walk: &mut Walk<'_>, hit: &Hit, nat: &Nat, packets: Set) -> Set {
+pub(super) fn towards(walk: &mut Walk<'_>, hit: &Hit, nat: &Nat, packets: PacketSet) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let packets = match (nat.action, nat.addresses) {
         (NatAction::Dnat, Chosen::Range(first, last)) => {
@@ -144,7 +144,7 @@ fn is_on_source(hook: Hook) -> bool {
 }
 
 /// Packets whose connection was translated so.
-fn with_status(walk: &mut Walk<'_>, packets: Set, bit: u32) -> Set {
+fn with_status(walk: &mut Walk<'_>, packets: PacketSet, bit: u32) -> PacketSet {
     let block = walk.block(&Field::ConnectionStatus);
     let variable = block.0[31 - bit as usize];
     let any = walk.without(packets, BTreeSet::from([variable]));
@@ -152,12 +152,12 @@ fn with_status(walk: &mut Walk<'_>, packets: Set, bit: u32) -> Set {
 }
 
 /// Packets of connections whose destination is translated.
-pub(super) fn with_destination_translated(walk: &mut Walk<'_>, packets: Set) -> Set {
+pub(super) fn with_destination_translated(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     with_status(walk, packets, DST_NAT)
 }
 
 /// Packets that were given another destination, one that is routed into the tunnel.
-pub(super) fn somewhere(walk: &mut Walk<'_>, packets: Set, facts: &TunnelFacts) -> Set {
+pub(super) fn somewhere(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let routed = &facts.inner[usize::from(walk.packets.family == Family::Ipv6)];
     let packets = with_destination_translated(walk, packets);

@@ -5,34 +5,34 @@ use crate::facts::Question;
 use crate::facts::netfilter::{Field, Hook, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::machine::{Hit, OnNat, Walk};
-use crate::symbolic::space::{NOTHING, Pattern, Set};
+use crate::symbolic::space::{BitPattern, NOTHING, PacketSet};
 
 /// A rewriting that was found, and the packets that it is about.
 #[derive(Clone, Debug)]
 pub(super) struct Rewriting {
     pub(super) how: String,
     /// The mark that the packets came with.
-    pub(super) pattern: Pattern,
+    pub(super) pattern: BitPattern,
     /// It is a port that is written, without connection tracking.
     pub(super) writes_port: bool,
-    pub(super) packets: Set,
+    pub(super) packets: PacketSet,
 }
 
 /// What becomes of outer packets.
 pub(super) struct Outer<'w> {
     pub(super) primary: &'w Result<u128, Question>,
     /// The mark that they came with.
-    pub(super) pattern: Pattern,
+    pub(super) pattern: BitPattern,
     pub(super) rewritings: Vec<Rewriting>,
     pub(super) kept: Vec<String>,
 }
 
 impl OnNat for Outer<'_> {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: PacketSet) -> PacketSet {
         packets
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
         let place = walk.place(hit);
         let filled = walk.space.is_set(walk.layout.filled);
         let (complete, packets) = (walk.space.and(packets, filled), walk.space.minus(packets, filled));
@@ -89,10 +89,10 @@ impl OnNat for Outer<'_> {
 }
 
 /// `every outer packet`, `an outer packet with mark 0x4000`: what a rewriting is about.
-fn packets_with(pattern: Pattern) -> String {
+fn packets_with(pattern: BitPattern) -> String {
     match pattern {
-        Pattern { mask: 0xffff_ffff, value: 0 } => "every outer packet".into(),
-        Pattern { mask: 0xffff_ffff, value } => format!("an outer packet with mark {value:#x}"),
+        BitPattern { mask: 0xffff_ffff, value: 0 } => "every outer packet".into(),
+        BitPattern { mask: 0xffff_ffff, value } => format!("an outer packet with mark {value:#x}"),
         _ => "an outer packet with the mark of the packet inside".into(),
     }
 }

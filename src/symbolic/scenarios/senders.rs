@@ -5,9 +5,9 @@ use super::services::Passing;
 use crate::facts::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
 use crate::symbolic::host::{ARPHRD_LOOPBACK, Connected, own_sources};
 use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
-use crate::symbolic::packets::{Kind, NO_DEVICE, Packets};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Set};
-use crate::symbolic::values::Values;
+use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets};
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
+use crate::symbolic::values::Numbers;
 
 /// The name of the loopback device, which walks of senders tell from others.
 pub(super) fn loopback() -> Option<(u128, u128)> {
@@ -18,11 +18,11 @@ pub(super) fn loopback() -> Option<(u128, u128)> {
 struct Routed;
 
 impl OnNat for Routed {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: PacketSet) -> PacketSet {
         packets
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: Set) -> Set {
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
         let Some(nat) = walk.nat(hit) else { return elsewhere(walk, hook == Hook::Output, packets) };
         let mut all = NOTHING;
         for (nat, packets) in walk.translations(hit, nat, packets) {
@@ -36,13 +36,13 @@ impl OnNat for Routed {
         all
     }
 
-    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: Set) -> Set {
+    fn routed_again(&mut self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         by_any_device(walk, packets)
     }
 }
 
 /// Packets that were given some other destination; those of this host are routed again.
-pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: Set) -> Set {
+pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: PacketSet) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let types = [TypeScope::Any, TypeScope::Input, TypeScope::Output].map(Field::DestinationType);
     let packets = with_destination_translated(walk, packets);
@@ -51,16 +51,16 @@ pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: Set) -
     if routed_again { by_any_device(walk, packets) } else { packets }
 }
 
-fn by_any_device(walk: &mut Walk<'_>, packets: Set) -> Set {
+fn by_any_device(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = walk.forget(packets, &[Field::OutputName]);
     let connected = walk.connected(&Field::OutputName);
     walk.space.and(packets, connected)
 }
 
 /// Those of these packets that are for this host. Where its addresses were not read, each may be.
-pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: Set) -> Set {
+pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (_, destination) = walk.packets.ends();
-    match walk.world.local_addresses(walk.packets.family) {
+    match walk.network.local_addresses(walk.packets.family) {
         Some(own) => walk.all_with(packets, &[(destination, own.as_ranges())]),
         None => {
             let why = "which addresses are this host's was not read";
@@ -72,10 +72,10 @@ pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: Set) -> Set {
 
 impl Walk<'_> {
     /// Packets with a device in this field that is not the loopback one.
-    pub(super) fn by_device(&mut self, field: &Field) -> Set {
+    pub(super) fn by_device(&mut self, field: &Field) -> PacketSet {
         let block = self.block(field);
         let possible = self.space.ranges(&block, &self.layout.names.possible());
-        let loopback = self.world.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK.into());
+        let loopback = self.network.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK.into());
         let mut others: Vec<(u128, u128)> = loopback.map(|names| names.as_ranges().to_vec()).unwrap_or_default();
         others.extend(self::loopback().filter(|lo| !others.contains(lo)));
         others.extend(NO_DEVICE);
@@ -85,13 +85,13 @@ impl Walk<'_> {
 
     /// Packets with a device in this field that is up, and not the loopback one. Where no device is, nothing can arrive or
     /// leave yet: rules are judged for the devices that are to come.
-    pub(super) fn connected(&mut self, field: &Field) -> Set {
+    pub(super) fn connected(&mut self, field: &Field) -> PacketSet {
         let possible = self.by_device(field);
-        match self.world.connected() {
+        match self.network.connected() {
             Connected::Nowhere => possible,
             Connected::By(devices) => {
                 let names: Vec<u128> = devices.into_iter().map(|(_, name)| name).collect();
-                let up = self.with(field, Values::of(&names).as_ranges());
+                let up = self.with(field, Numbers::of(&names).as_ranges());
                 self.space.and(possible, up)
             }
             Connected::Unknown => {
@@ -103,8 +103,8 @@ impl Walk<'_> {
     }
 
     /// If packets of a family are forwarded, or may be once devices are up.
-    pub(super) fn may_forward(&mut self, family: Family) -> Set {
-        match self.world.connected() {
+    pub(super) fn may_forward(&mut self, family: Family) -> PacketSet {
+        match self.network.connected() {
             Connected::Nowhere => EVERYTHING,
             _ => self.if_forwarded(family),
         }
@@ -112,7 +112,7 @@ impl Walk<'_> {
 
     /// First packets of connections of a family that get to rules which translate their source.
     pub(super) fn senders(&mut self, family: Family) -> Hits {
-        self.packets = Packets::new(Kind::Traffic, family);
+        self.packets = Packets::new(PacketKind::Traffic, family);
         let mut hits = Hits::default();
         let assumed = self.may_forward(family);
         self.forwarded(family, assumed, &mut hits);
@@ -122,9 +122,9 @@ impl Walk<'_> {
     }
 
     /// What other hosts send: on to others, to this host, or to where IPVS sends it.
-    fn forwarded(&mut self, family: Family, assumed: Set, hits: &mut Hits) {
+    fn forwarded(&mut self, family: Family, assumed: PacketSet, hits: &mut Hits) {
         let (source, destination) = self.packets.ends();
-        let own = self.world.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
+        let own = self.network.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
         self.stage = format!("arriving {family}");
         let connected = self.connected(&Field::InputName);
         let packets = self.first_packets();
@@ -153,17 +153,17 @@ impl Walk<'_> {
 
     /// Frames that cross a bridge may pass the rules (br_netfilter) although no packet is forwarded, and may meet others than
     /// packets do. Since that is a question, chains that can only drop them are not looked through.
-    fn bridged(&mut self, family: Family, forwarded: Set, hits: &mut Hits) {
-        let devices = self.world.devices.iter().flatten();
+    fn bridged(&mut self, family: Family, forwarded: PacketSet, hits: &mut Hits) {
+        let devices = self.network.devices.iter().flatten();
         let bridges = devices.filter(|device| device.is_connected() && device.kind == Some("bridge"));
         let bridges: Vec<u128> = bridges.filter_map(|bridge| name_key(bridge.name)).collect();
-        if bridges.is_empty() || forwarded == EVERYTHING && !self.world.survey().asks_for_ports {
+        if bridges.is_empty() || forwarded == EVERYTHING && !self.network.survey().asks_for_ports {
             return;
         }
         self.stage = format!("bridged {family}");
         self.packets.bridged = true;
         self.leave_out_drops(true);
-        let bridges = Values::of(&bridges);
+        let bridges = Numbers::of(&bridges);
         let why = "whether frames that cross bridges pass the rules was not read";
         let assumed = self.if_so("bridges", &Err(why.into()));
         let packets = self.first_packets();
@@ -187,13 +187,13 @@ impl Walk<'_> {
         let packets = self.first_packets();
         let mut packets = self.marked_outside(packets);
         packets = self.all_with(packets, &[(Field::InputName, NO_DEVICE)]);
-        let world = self.world;
-        packets = match (world.connected(), &world.host.addresses) {
+        let network = self.network;
+        packets = match (network.connected(), &network.host.addresses) {
             // Addresses come with devices that are to come, or that are not known.
             (Connected::Nowhere | Connected::Unknown, _) => packets,
             (Connected::By(_), Ok(addresses)) => {
                 let own: Vec<u128> = own_sources(addresses, family).collect();
-                self.all_with(packets, &[(source, Values::of(&own).as_ranges())])
+                self.all_with(packets, &[(source, Numbers::of(&own).as_ranges())])
             }
             (Connected::By(_), Err(why)) => {
                 let assumed = self.if_so("addresses", &Err(why.clone()));
@@ -212,7 +212,7 @@ impl Walk<'_> {
     }
 
     /// Packets behind routing, to the rules that translate their source.
-    fn leaving(&mut self, packets: Set, hits: &mut Hits) {
+    fn leaving(&mut self, packets: PacketSet, hits: &mut Hits) {
         let packets = self.as_postrouting_sees(packets);
         self.hook(Hook::Postrouting, None, Flow::First, packets, hits);
     }

@@ -7,9 +7,9 @@ use super::senders::loopback;
 use crate::facts::netfilter::{Chosen, Element, Family, Field, Hook, Nat};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
-use crate::symbolic::packets::{Kind, NO_DEVICE, Packets, SOME_DEVICE, state};
-use crate::symbolic::space::{NOTHING, Set};
-use crate::symbolic::world::{Found, World};
+use crate::symbolic::network::{Network, Occurrence};
+use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 const TCP: u128 = 6;
 const UDP: u128 = 17;
@@ -18,13 +18,13 @@ const DNS: u128 = 53;
 const MAX_HITS: usize = 2048;
 
 /// Whether UDP packets to one address and port 53 get one of several destinations.
-pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
-    let mut walk = Walk::of_connections(world, loopback().as_slice(), effort);
+pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence {
+    let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut all, mut places) = (NOTHING, Vec::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in [Hook::Output, Hook::Prerouting] {
             walk.stage = format!("dns {family} {hook}");
-            walk.packets = Packets::new(Kind::Traffic, family);
+            walk.packets = Packets::new(PacketKind::Traffic, family);
             let output = hook == Hook::Output;
             let packets = walk.first_packets();
             let packets = walk.all_with(
@@ -45,7 +45,7 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
             walk.hook(hook, None, Flow::First, packets, &mut hits);
             // No query is one that another connection's helper expects.
             let new = walk.in_state(&[state::NEW]);
-            let hits: Vec<(Hit, Set)> =
+            let hits: Vec<(Hit, PacketSet)> =
                 hits.0.into_iter().map(|(hit, packets)| (hit, walk.space.and(packets, new))).collect();
             if hits.len() > MAX_HITS {
                 let why = || format!("more than {MAX_HITS} ways lead to name servers");
@@ -57,8 +57,8 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
                 }
                 let place = walk.place(hit);
                 let several = match walk.nat(hit) {
-                    nat if is_of_several(walk.world, hit, nat) == Some(true) => *packets,
-                    nat if is_of_several(walk.world, hit, nat).is_none() => {
+                    nat if is_of_several(walk.network, hit, nat) == Some(true) => *packets,
+                    nat if is_of_several(walk.network, hit, nat).is_none() => {
                         let why = walk.question(hit, format!("what {place} does is not known"));
                         let assumed = walk.if_so(format!("dns {hit:?}"), &Err(why));
                         walk.space.and(*packets, assumed)
@@ -80,19 +80,19 @@ pub fn dns_to_several(world: &World<'_>, effort: &Effort<'_>) -> Found {
         }
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
-    Found { certainty: walk.certainty(all), place: place.unwrap_or_default() }
+    Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }
 }
 
 /// Whether one translation alone leads the queries of a socket, which have the same fields and so the same hash, to several
 /// destinations. `None`: that is not known, as of what was not understood, or not read.
-fn is_of_several(world: &World<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<bool> {
+fn is_of_several(network: &Network<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<bool> {
     let nat = nat?;
     let Some(map) = &nat.map else { return (nat.addresses != Chosen::ByPacket).then_some(false) };
     if !map.lookup.fields.iter().any(Field::is_drawn) {
         return Some(false);
     }
     let Hit::Rule(at, _) = hit else { return None };
-    let known = map.lookup.known_in(&world.rules[at.set].ruleset.sets)?;
+    let known = map.lookup.known_in(&network.rules[at.set].ruleset.sets)?;
     let drawn = |element: &Element| {
         map.lookup.fields.iter().zip(element).all(|(field, (from, to))| match field {
             Field::Number { first, last, hash: None } => *from <= u128::from(*last) && *to >= u128::from(*first),
@@ -107,18 +107,18 @@ fn is_of_several(world: &World<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<bool
 pub(super) struct Passing;
 
 impl OnNat for Passing {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: Set) -> Set {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: PacketSet) -> PacketSet {
         packets
     }
 
-    fn translated(&mut self, _: &mut Walk<'_>, _: Hook, _: &Hit, packets: Set) -> Set {
+    fn translated(&mut self, _: &mut Walk<'_>, _: Hook, _: &Hit, packets: PacketSet) -> PacketSet {
         packets
     }
 }
 
 /// TCP segments from elsewhere that connection tracking calls invalid, before any hook. `None`: it calls none so.
-pub(super) fn invalid_segments(walk: &mut Walk<'_>, family: Family) -> Option<Set> {
-    walk.packets = Packets::new(Kind::Traffic, family);
+pub(super) fn invalid_segments(walk: &mut Walk<'_>, family: Family) -> Option<PacketSet> {
+    walk.packets = Packets::new(PacketKind::Traffic, family);
     let tracks = walk.tracks(family);
     if tracks == Certainty::DoesNot {
         return None;

@@ -5,9 +5,9 @@ use super::senders::loopback;
 use crate::facts::netfilter::{Backend, Family, Hook, Nat, NatAction};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Certainty, Hit, Hits, OnNat, Walk};
+use crate::symbolic::network::{Network, RuleAt};
 use crate::symbolic::packets::state;
-use crate::symbolic::space::{NOTHING, Set};
-use crate::symbolic::world::{RuleAt, World};
+use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// A source-NAT rule that connections get to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,19 +34,19 @@ pub struct ReachedRules {
 }
 
 impl OnNat for Hits {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, _: Set) -> Set {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, _: PacketSet) -> PacketSet {
         NOTHING
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, hit: &Hit, packets: Set) -> Set {
+    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
         self.add(&walk.space, hit.clone(), packets);
         NOTHING
     }
 }
 
 /// Rules that new connections of any protocol, forwarded or of this host, can end in, and that can make two of them compete.
-pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
-    let mut walk = Walk::of_connections(world, loopback().as_slice(), effort);
+pub fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
+    let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut rules, mut one_to_one): (Vec<Reached>, Option<String>) = (Vec::new(), None);
     for family in [Family::Ipv4, Family::Ipv6] {
         let mut hits = walk.senders(family);
@@ -62,7 +62,7 @@ pub fn reached(world: &World<'_>, effort: &Effort<'_>) -> ReachedRules {
                 continue;
             }
             let nat = walk.nat(&hit).cloned();
-            let at = hit.rule().map(|at| (world.backend(&at), at));
+            let at = hit.rule().map(|at| (network.backend(&at), at));
             // A rule that packets of both families get to.
             match rules.iter_mut().find(|known| known.at == at && known.place == place) {
                 Some(known) if known.certainty == Certainty::Happens => {}

@@ -12,11 +12,11 @@ use crate::facts::Question;
 use crate::facts::netfilter::{Family, Field, Hook, device_name, name_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::facts::{TunnelFacts, Way};
+use crate::symbolic::facts::{OuterPath, TunnelFacts};
 use crate::symbolic::machine::{Certainty, Flow, Walk};
-use crate::symbolic::packets::{Kind, Packets, state};
-use crate::symbolic::space::{EVERYTHING, NOTHING, Pattern, Set};
-use crate::symbolic::world::World;
+use crate::symbolic::network::Network;
+use crate::symbolic::packets::{PacketKind, Packets, state};
+use crate::symbolic::space::{BitPattern, EVERYTHING, NOTHING, PacketSet};
 
 /// What happens to the outer packets of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,14 +48,14 @@ pub enum OtherMarks {
 }
 
 /// The walks of a tunnel's packets.
-pub(super) struct Tunnel<'f, 'a> {
+pub(super) struct TunnelWalk<'f, 'a> {
     pub(super) walk: Walk<'a>,
     pub(super) facts: &'f TunnelFacts,
     rewritings: Vec<Rewriting>,
-    tracked: Set,
+    tracked: PacketSet,
     kept: Vec<String>,
     /// Marks that packets may have when they get into the tunnel, if that was asked: no others do.
-    pub(super) bound: OnceCell<Option<Vec<Pattern>>>,
+    pub(super) bound: OnceCell<Option<Vec<BitPattern>>>,
 }
 
 /// Marks that are told apart in words; others are "the mark of the packet inside".
@@ -72,13 +72,13 @@ pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
 }
 
 /// Walks all packets of a tunnel.
-pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
-    let mut tunnel = Tunnel::walking(world, facts, effort);
+pub fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
+    let mut tunnel = TunnelWalk::walking(network, facts, effort);
     // What comes from another network namespace brings no mark.
     let marks = if facts.is_elsewhere() { tunnel.marked((0, 0)) } else { tunnel.inner() };
     tunnel.outer(marks);
     let all = tunnel.rewritten();
-    let Tunnel { walk, rewritings, tracked, kept, .. } = tunnel;
+    let TunnelWalk { walk, rewritings, tracked, kept, .. } = tunnel;
     let written = rewritings.iter().filter(|rewriting| rewriting.writes_port);
     let ports_written = walk.space.any(written.map(|rewriting| rewriting.packets));
     let rewritten = match (walk.certainty(all), &facts.vague) {
@@ -91,12 +91,12 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
     let doubt = |rewriting: &&Rewriting| walk.assumptions.doubt(&walk.space, rewriting.packets);
     let clearest = rewritings.iter().min_by_key(doubt);
     let with_other_marks = match rewritten == Certainty::DoesNot && !facts.is_elsewhere() {
-        true => with_other_marks(world, facts, effort),
+        true => with_other_marks(network, facts, effort),
         false => OtherMarks::Harmless,
     };
     let how = clearest.map(|Rewriting { how, pattern, .. }| {
         let asked = rewritten == Certainty::Happens && pattern.value != 0;
-        let writer = asked.then(|| who_marks(world, facts, effort, *pattern)).flatten();
+        let writer = asked.then(|| who_marks(network, facts, effort, *pattern)).flatten();
         writer.map_or_else(|| how.clone(), |writer| format!("{how}; {writer}"))
     });
     OuterPackets {
@@ -111,9 +111,9 @@ pub fn outer_packets(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>
 
 /// Whether a mark that no rule sets would have outer packets rewritten: all marks walk at once, then, if so, each bit by
 /// itself.
-fn with_other_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OtherMarks {
+fn with_other_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OtherMarks {
     let rewritten = |bit: Option<u32>| {
-        let mut tunnel = Tunnel::walking(world, facts, effort);
+        let mut tunnel = TunnelWalk::walking(network, facts, effort);
         let marks = tunnel.marked(bit.map_or((0, u32::MAX), |bit| (bit, bit)));
         let bits = tunnel.decisive();
         tunnel.outer(marks);
@@ -132,40 +132,40 @@ fn with_other_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>)
 }
 
 /// Which rule gives packets that enter the tunnel such a mark, and which packets those are: they walk once more.
-fn who_marks(world: &World<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pattern: Pattern) -> Option<String> {
-    let mut tunnel = Tunnel::walking(world, facts, effort);
+fn who_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pattern: BitPattern) -> Option<String> {
+    let mut tunnel = TunnelWalk::walking(network, facts, effort);
     tunnel.walk.follow_writers(pattern.value as u32);
     let marks = tunnel.inner();
     let mark = tunnel.walk.block(&Field::Mark);
     let mine = tunnel.walk.space.and(marks, tunnel.walk.space.matching(&mark, pattern.mask, pattern.value));
     let (rule, traffic) = tunnel.walk.writers_of(mine).into_iter().next()?;
-    Some(format!("{} sets it on {traffic}", world.describe(&rule)))
+    Some(format!("{} sets it on {traffic}", network.describe(&rule)))
 }
 
-impl<'f, 'a> Tunnel<'f, 'a> {
-    fn walking(world: &'a World<'a>, facts: &'f TunnelFacts, effort: &'a Effort<'a>) -> Self {
-        let walk = Walk::new(world, &names(facts), facts.routing_bits(), effort);
+impl<'f, 'a> TunnelWalk<'f, 'a> {
+    fn walking(network: &'a Network<'a>, facts: &'f TunnelFacts, effort: &'a Effort<'a>) -> Self {
+        let walk = Walk::new(network, &names(facts), facts.routing_bits(), effort);
         Self::new(walk, facts, OnceCell::new())
     }
 
-    pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<Pattern>>>) -> Self {
+    pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<BitPattern>>>) -> Self {
         Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![], bound }
     }
 
     /// Packets that get into the tunnel with marks of this range, wherever these come from.
-    fn marked(&mut self, (first, last): (u32, u32)) -> Set {
+    fn marked(&mut self, (first, last): (u32, u32)) -> PacketSet {
         self.walk.outer = false;
         let start = self.walk.start();
         self.walk.all_with(start, &[(Field::Mark, &[(first.into(), last.into())])])
     }
 
     /// Packets that some rule rewrites.
-    fn rewritten(&self) -> Set {
+    fn rewritten(&self) -> PacketSet {
         self.walk.space.any(self.rewritings.iter().map(|rewriting| rewriting.packets))
     }
 
     /// That its packets take this way of several, of which one is taken.
-    fn by_this_way(&mut self, number: usize, family: Family) -> Set {
+    fn by_this_way(&mut self, number: usize, family: Family) -> PacketSet {
         let same = self.facts.ways.iter().filter(|way| way.family == family).count();
         let earlier = self.facts.ways[..number].iter().filter(|way| way.family == family).count();
         if !self.facts.is_elsewhere() || same < 2 {
@@ -176,7 +176,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
     }
 
     /// The outer packet, with these marks.
-    fn outer(&mut self, marks: Set) {
+    fn outer(&mut self, marks: PacketSet) {
         for (pattern, marks) in self.words(marks) {
             if self.walk.is_over() {
                 return;
@@ -201,17 +201,17 @@ impl<'f, 'a> Tunnel<'f, 'a> {
 
     /// Bits of the mark that can decide about an outer packet.
     pub(super) fn decisive(&self) -> u32 {
-        let decisive = self.walk.world.survey().tested_outside | self.facts.routing_bits();
+        let decisive = self.walk.network.survey().tested_outside | self.facts.routing_bits();
         self.walk.followed(&Field::Mark) & decisive
     }
 
     /// The same marks word by word, or together where these are too many.
-    fn words(&mut self, marks: Set) -> Vec<(Pattern, Set)> {
+    fn words(&mut self, marks: PacketSet) -> Vec<(BitPattern, PacketSet)> {
         self.walk.outer = true;
         let mark = self.walk.block(&Field::Mark);
-        let any = Pattern { mask: 0, value: 0 };
+        let any = BitPattern { mask: 0, value: 0 };
         let Some(patterns) = self.walk.space.patterns(marks, &mark, MAX_WORDS) else { return vec![(any, marks)] };
-        let free = |pattern: &Pattern| (!(pattern.mask as u32)).count_ones();
+        let free = |pattern: &BitPattern| (!(pattern.mask as u32)).count_ones();
         let count = patterns.iter().fold(0u64, |sum, pattern| sum.saturating_add(1 << free(pattern)));
         let mut words = Vec::new();
         for pattern in patterns {
@@ -224,22 +224,22 @@ impl<'f, 'a> Tunnel<'f, 'a> {
                     continue;
                 }
                 let bit = 1u128 << rest.trailing_zeros();
-                open.push(Pattern { mask: pattern.mask | bit, value: pattern.value | bit });
-                open.push(Pattern { mask: pattern.mask | bit, ..pattern });
+                open.push(BitPattern { mask: pattern.mask | bit, value: pattern.value | bit });
+                open.push(BitPattern { mask: pattern.mask | bit, ..pattern });
             }
         }
         words
     }
 
     /// Packets that take a way that is not among those asked for, or that do not.
-    fn unasked(&mut self, what: &str, answer: usize) -> Set {
+    fn unasked(&mut self, what: &str, answer: usize) -> PacketSet {
         let why = format!("which way packets go that have {what} was not asked");
         self.walk.answer(why.clone(), About::All, 2, answer, || Question::from(why).shown_by(["ip", "rule", "show"]))
     }
 
     /// Ways of packets with marks of which none is like one that a route was asked for.
-    fn unasked_ways(&mut self, packets: Set) -> Vec<(Way, Set)> {
-        let mut found: Vec<(Way, Set)> = Vec::new();
+    fn unasked_ways(&mut self, packets: PacketSet) -> Vec<(OuterPath, PacketSet)> {
+        let mut found: Vec<(OuterPath, PacketSet)> = Vec::new();
         if self.facts.vague.is_some() {
             return found;
         }
@@ -248,7 +248,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
             if found.iter().any(|(other, _)| *other == unasked) {
                 continue;
             }
-            let like = |other: &&Way| other.family == way.family && other.remotes == way.remotes;
+            let like = |other: &&OuterPath| other.family == way.family && other.remotes == way.remotes;
             let rest = self.facts.ways.iter().filter(like).fold(packets, |left, other| {
                 let mine = self.routed_like(left, other.family, other.mark);
                 self.walk.space.minus(left, mine)
@@ -261,7 +261,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
     }
 
     /// Packets with marks that policy rules see like this one.
-    fn routed_like(&mut self, packets: Set, family: Family, like: u32) -> Set {
+    fn routed_like(&mut self, packets: PacketSet, family: Family, like: u32) -> PacketSet {
         let mark = self.walk.block(&Field::Mark);
         let tested = &self.facts.fwmarks[usize::from(family == Family::Ipv6)];
         tested.iter().fold(packets, |packets, (own, mask)| {
@@ -273,13 +273,13 @@ impl<'f, 'a> Tunnel<'f, 'a> {
         })
     }
 
-    fn outer_pass(&mut self, way: &Way, marks: Set, pattern: Pattern) {
+    fn outer_pass(&mut self, way: &OuterPath, marks: PacketSet, pattern: BitPattern) {
         if marks.is_empty() {
             return;
         }
         self.walk.outer = true;
         self.walk.stage = format!("outer {} {} {:?}", way.family, way.mark, way.device);
-        self.walk.packets = Packets::new(Kind::Tunnel, way.family);
+        self.walk.packets = Packets::new(PacketKind::Tunnel, way.family);
         let start = self.walk.space.and(marks, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
         let mut packets = self.walk.all_with(
@@ -297,7 +297,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
         let remotes = way.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());
         let device = way.device.map(|device| vec![(device, device)]);
         let ports =
-            |ports: &Option<crate::symbolic::values::Values>| ports.as_ref().map(|ports| ports.as_ranges().to_vec());
+            |ports: &Option<crate::symbolic::values::Numbers>| ports.as_ref().map(|ports| ports.as_ranges().to_vec());
         for (field, ranges) in [
             (source, address),
             (destination, remotes),
@@ -339,7 +339,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
     }
 
     /// Packets whose mark was changed are routed again (`ip_route_me_harder`), without the device that the tunnel insists on.
-    fn rerouted(&mut self, packets: Set, way: &Way) -> Vec<(Set, Way)> {
+    fn rerouted(&mut self, packets: PacketSet, way: &OuterPath) -> Vec<(PacketSet, OuterPath)> {
         let again = self.walk.space.is_set(self.walk.layout.rerouted);
         if self.facts.vague.is_some() || self.walk.space.and(packets, again).is_empty() {
             return vec![(packets, way.clone())];
@@ -364,7 +364,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
     }
 
     /// What comes out of a hook as it went in; what was rewritten is written down.
-    fn outer_hook(&mut self, hook: Hook, packets: Set, way: &Way, pattern: Pattern) -> Set {
+    fn outer_hook(&mut self, hook: Hook, packets: PacketSet, way: &OuterPath, pattern: BitPattern) -> PacketSet {
         let mut outer = Outer { primary: &way.primary, pattern, rewritings: Vec::new(), kept: Vec::new() };
         let device = (hook == Hook::Egress).then(|| way.device.and_then(device_name)).flatten();
         let left = self.walk.hook(hook, device.as_deref(), Flow::First, packets, &mut outer);
@@ -375,7 +375,7 @@ impl<'f, 'a> Tunnel<'f, 'a> {
 }
 
 /// A way of which only the remotes are known.
-fn unasked_way(way: &Way) -> Way {
+fn unasked_way(way: &OuterPath) -> OuterPath {
     let primary = Err("which device it leaves by is not known".into());
-    Way { mark: 0, device: None, source: way.source, primary, family: way.family, remotes: way.remotes.clone() }
+    OuterPath { mark: 0, device: None, source: way.source, primary, family: way.family, remotes: way.remotes.clone() }
 }

@@ -8,7 +8,7 @@ const MAX_NODES: usize = 3 << 20;
 const MAX_CACHED: usize = 1 << 15;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Node {
+pub(super) struct DiagramNode {
     pub(super) variable: u32,
     /// Where the variable is 0, and where it is 1.
     pub(super) branches: [u32; 2],
@@ -36,8 +36,8 @@ pub(super) enum Operation {
 }
 
 #[derive(Debug)]
-pub(super) struct Table {
-    nodes: Vec<Node>,
+pub(super) struct NodeTable {
+    nodes: Vec<DiagramNode>,
     /// Numbers of nodes by their hash, 0 where none is; a power of two.
     places: Vec<u32>,
     cache: Vec<Entry>,
@@ -45,9 +45,9 @@ pub(super) struct Table {
     pub(super) is_full: bool,
 }
 
-impl Default for Table {
+impl Default for NodeTable {
     fn default() -> Self {
-        let end = |result| Node { variable: u32::MAX, branches: [result, result] };
+        let end = |result| DiagramNode { variable: u32::MAX, branches: [result, result] };
         Self {
             nodes: vec![end(0), end(1)],
             places: vec![0; 1 << 10],
@@ -58,8 +58,8 @@ impl Default for Table {
     }
 }
 
-impl Table {
-    pub(super) fn at(&self, node: u32) -> Node {
+impl NodeTable {
+    pub(super) fn at(&self, node: u32) -> DiagramNode {
         self.nodes[node as usize]
     }
 
@@ -68,7 +68,7 @@ impl Table {
         if branches[0] == branches[1] {
             return branches[0];
         }
-        let wanted = Node { variable, branches };
+        let wanted = DiagramNode { variable, branches };
         let mut place = hash([variable, branches[0], branches[1]]) & (self.places.len() - 1);
         while self.places[place] != 0 {
             if self.at(self.places[place]) == wanted {
@@ -103,7 +103,7 @@ impl Table {
     }
 
     /// Takes out all nodes from this one on, and all that is remembered.
-    pub(super) fn cut(&mut self, from: usize) -> Vec<Node> {
+    pub(super) fn cut(&mut self, from: usize) -> Vec<DiagramNode> {
         let cut = self.nodes.split_off(from);
         self.places.fill(0);
         self.cache.fill(Entry::default());
@@ -112,12 +112,12 @@ impl Table {
     }
 
     /// Makes a node again that was cut out, and those that it leads to.
-    pub(super) fn again(&mut self, of: u32, from: usize, cut: &[Node], known: &mut HashMap<u32, u32>) -> u32 {
+    pub(super) fn again(&mut self, of: u32, from: usize, cut: &[DiagramNode], known: &mut HashMap<u32, u32>) -> u32 {
         let Some(at) = (of as usize).checked_sub(from) else { return of };
         if let Some(known) = known.get(&of) {
             return *known;
         }
-        let Node { variable, branches } = cut[at];
+        let DiagramNode { variable, branches } = cut[at];
         let branches = branches.map(|branch| self.again(branch, from, cut, known));
         let new = self.node(variable, branches);
         known.insert(of, new);
@@ -126,7 +126,7 @@ impl Table {
 
     /// Where a node is found again.
     fn place(&mut self, number: u32) {
-        let Node { variable, branches } = self.at(number);
+        let DiagramNode { variable, branches } = self.at(number);
         let mut place = hash([variable, branches[0], branches[1]]) & (self.places.len() - 1);
         while self.places[place] != 0 {
             place = (place + 1) & (self.places.len() - 1);

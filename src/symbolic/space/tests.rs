@@ -7,7 +7,7 @@ use super::*;
 const BITS: u32 = 4;
 
 /// Sets over two numbers of four bits, as the list of what is in them.
-fn listed(space: &Space<'_>, blocks: &[Block; 2], set: Set) -> Vec<(u128, u128)> {
+fn listed(space: &Space<'_>, blocks: &[BitVector; 2], set: PacketSet) -> Vec<(u128, u128)> {
     let all = (0..1 << BITS).flat_map(|a| (0..1 << BITS).map(move |b| (a, b)));
     let is_in = |(a, b): &(u128, u128)| {
         let one = space.and(space.matching(&blocks[0], 15, *a), space.matching(&blocks[1], 15, *b));

@@ -10,10 +10,10 @@ use crate::symbolic::{Certainty, answers};
 /// `maybe`.
 fn answered(text: &str, local: &[(&str, bool)]) -> [&'static str; 2] {
     let written = rules(text);
-    let mut world = written.world();
-    world.local_sources = local.iter().map(|(address, local)| (address.parse().unwrap(), *local)).collect();
-    (world.own, world.host, world.devices) = (own(), routed(), devices(DEVICES));
-    let found = answers(&world, &effort());
+    let mut network = written.network();
+    network.local_sources = local.iter().map(|(address, local)| (address.parse().unwrap(), *local)).collect();
+    (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
+    let found = answers(&network, &effort());
     [found.translated.certainty, found.arrive.certainty].map(|certainty| match certainty {
         Certainty::Happens => "yes",
         Certainty::DoesNot => "no",
@@ -97,13 +97,13 @@ fn a_segment_without_a_connection_has_a_state_but_no_status() {
     }
 }
 
-/// Of this world, as [`answered`] has it, but for what `change` does to what is known of the host.
+/// Of this network, as [`answered`] has it, but for what `change` does to what is known of the host.
 fn answered_by(text: &str, change: impl Fn(&mut HostFacts)) -> &'static str {
     let written = rules(text);
-    let mut world = written.world();
-    (world.own, world.host, world.devices) = (own(), routed(), devices(DEVICES));
-    change(&mut world.host);
-    word(&answers(&world, &effort()).translated.certainty)
+    let mut network = written.network();
+    (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
+    change(&mut network.host);
+    word(&answers(&network, &effort()).translated.certainty)
 }
 
 #[test]

@@ -31,10 +31,10 @@ pub const DEVICES: &[&str] = &["lo", "eth0", "docker0", "cni0", "down0"];
 
 fn walked(text: &str, host: HostFacts, devices: Option<Vec<Device<'_>>>) -> Bypass {
     let written = rules(text);
-    let mut world = written.world();
-    world.own = own();
-    (world.host, world.devices) = (host, devices);
-    bypass(&world, &effort())
+    let mut network = written.network();
+    network.own = own();
+    (network.host, network.devices) = (host, devices);
+    bypass(&network, &effort())
 }
 
 /// Addresses of this host.

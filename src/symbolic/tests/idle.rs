@@ -8,9 +8,9 @@ use crate::symbolic::answers;
 /// Whether sources are translated, to random ports, some surely with the timeout of the sysctl, some perhaps with another.
 fn idle(text: &str) -> [&'static str; 4] {
     let written = rules(text);
-    let mut world = written.world();
-    (world.own, world.host, world.devices) = (own(), routed(), devices(DEVICES));
-    let found = answers(&world, &effort()).idle;
+    let mut network = written.network();
+    (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
+    let found = answers(&network, &effort()).idle;
     let certainties =
         [found.translated.certainty, found.random.certainty, found.by_sysctl, found.own_timeout.certainty];
     certainties.map(|certainty| word(&certainty))

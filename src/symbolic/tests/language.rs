@@ -15,13 +15,13 @@ use std::sync::atomic::AtomicBool;
 
 use crate::facts::Reading;
 use crate::facts::netfilter::{
-    Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Condition, Family, Field, Hook, MapLookup, MarkWrite, Match,
-    Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, Test, TypeScope, Verdict, address_key,
-    name_key,
+    Base, BridgePort, Chain, ChainId, ChainKind, Chosen, Comparison, Family, Field, FieldTest, Hook, MapLookup,
+    MarkWrite, Match, Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, TypeScope, Verdict,
+    address_key, name_key,
 };
 use crate::symbolic::host::HostFacts;
-use crate::symbolic::world::Rules;
-use crate::symbolic::{Effort, World};
+use crate::symbolic::network::HeldRules;
+use crate::symbolic::{Effort, Network};
 
 /// Rule sets of nf_tables and of legacy tables.
 #[derive(Debug, Default)]
@@ -31,10 +31,10 @@ pub struct Written {
 }
 
 impl Written {
-    pub fn world(&self) -> World<'_> {
+    pub fn network(&self) -> Network<'_> {
         let rules = [(&self.nftables, false), (&self.legacy, true)];
-        let rules = rules.into_iter().map(|(ruleset, legacy)| Rules { legacy, ruleset }).collect();
-        World { host: host(), ..World::of(rules, Some(Vec::new()), [None, None]) }
+        let rules = rules.into_iter().map(|(ruleset, legacy)| HeldRules { legacy, ruleset }).collect();
+        Network { host: host(), ..Network::of(rules, Some(Vec::new()), [None, None]) }
     }
 }
 
@@ -165,13 +165,13 @@ fn read_match(text: &str, ipv6: bool) -> Match {
     let mut words = text.split_whitespace();
     let (what, value) = (words.next().unwrap(), words.next().unwrap_or_default());
     let masked = |field, mask: u128, value: u128| Match::Tests {
-        tests: vec![Test { field, condition: Condition::Masked { mask, value } }],
+        tests: vec![FieldTest { field, condition: Comparison::Masked { mask, value } }],
         inverted,
     };
     let range = |field| {
         let (first, last) = value.split_once('-').unwrap_or((value, value));
         let ranges = vec![(number(first).into(), number(last).into())];
-        Match::Tests { tests: vec![Test { field, condition: Condition::Ranges(ranges) }], inverted }
+        Match::Tests { tests: vec![FieldTest { field, condition: Comparison::Ranges(ranges) }], inverted }
     };
     let prefix = |v4, v6| {
         let width = if ipv6 { 128u32 } else { 32 };
@@ -208,9 +208,9 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         }
         // No such state, nor such a status: as iptables tests them together.
         "no-state" => {
-            let test = |field, mask: &str| Test {
+            let test = |field, mask: &str| FieldTest {
                 field,
-                condition: Condition::Masked { mask: number(mask).into(), value: 0 },
+                condition: Comparison::Masked { mask: number(mask).into(), value: 0 },
             };
             let status = test(Field::ConnectionStatus, words.next().unwrap());
             Match::Tests { tests: vec![test(Field::ConnectionState, value), status], inverted }

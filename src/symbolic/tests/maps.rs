@@ -41,7 +41,7 @@ fn one(only: &str) -> Element {
 fn walk(text: &str, map: Option<Set>) -> OuterPackets {
     let mut written = rules(text);
     written.nftables.sets.extend(map.map(|map| (language::set("m"), map)));
-    outer_packets(&written.world(), &facts(), &effort())
+    outer_packets(&written.network(), &facts(), &effort())
 }
 
 fn rewritten(text: &str, map: Option<Set>) -> &'static str {
@@ -135,7 +135,7 @@ fn name_servers_by_number_are_several() {
         let mut written = rules(&text);
         let data = servers.iter().zip(0..).map(|(server, number)| (vec![(number, number)], *server));
         written.nftables.sets.insert(language::set("m"), map(&data.collect::<Vec<_>>()));
-        word(&dns_to_several(&written.world(), &effort()).certainty)
+        word(&dns_to_several(&written.network(), &effort()).certainty)
     };
     let (one, other) = ([10, 0, 0, 1], [10, 0, 0, 2]);
     assert_eq!(several("numgen", &[one, other]), "yes");

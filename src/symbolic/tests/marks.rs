@@ -4,10 +4,10 @@ use super::language::{self, address, effort, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
 use crate::facts::netfilter::{Field, Match, Set, Step, name_key};
 use crate::facts::{Failure, Reading};
-use crate::symbolic::facts::Way;
+use crate::symbolic::facts::OuterPath;
 use crate::symbolic::past::Past;
 use crate::symbolic::scenarios::tunnel::outer_packets;
-use crate::symbolic::values::Values;
+use crate::symbolic::values::Numbers;
 
 #[test]
 fn marks_of_connections_that_came_out_of_the_tunnel_are_restored_on_answers() {
@@ -60,7 +60,7 @@ fn on_output_a_packet_still_has_the_device_of_its_first_route() {
     assert_eq!(rewritten(&marked("lan0")), "no", "nothing leads such packets into the tunnel");
     let mut by_mark = facts();
     by_mark.fwmarks = [vec![(0x4000, 0x4000)], vec![]];
-    by_mark.ways.push(Way { mark: 0x4000, ..by_mark.ways[0].clone() });
+    by_mark.ways.push(OuterPath { mark: 0x4000, ..by_mark.ways[0].clone() });
     assert_eq!(verdict(&walk_with(&marked("lan0"), &by_mark)), "yes", "a policy rule may");
 }
 
@@ -69,10 +69,10 @@ fn no_packet_is_lost_whose_mark_no_route_was_asked_for() {
     let mut facts = facts();
     facts.fwmarks = [vec![(1, 1), (0x4000, 0x4000)], vec![]];
     let way = facts.ways[0].clone();
-    facts.ways.extend([1, 0x4000].map(|mark| Way { mark, ..way.clone() }));
+    facts.ways.extend([1, 0x4000].map(|mark| OuterPath { mark, ..way.clone() }));
     let marker = "ip m P: filter postrouting -150\n oif flannel.1 => or 0x4001\n";
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &facts)), "maybe");
-    facts.ways.push(Way { mark: 0x4001, ..way });
+    facts.ways.push(OuterPath { mark: 0x4001, ..way });
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &facts)), "yes");
 }
 
@@ -81,7 +81,7 @@ fn only_some_chains_route_a_marked_packet_again() {
     let mut facts = facts();
     facts.fwmarks = [vec![(0x100, 0x100)], vec![]];
     let device = name_key("eth1");
-    facts.ways.push(Way { mark: 0x100, device, ..facts.ways[0].clone() });
+    facts.ways.push(OuterPath { mark: 0x100, device, ..facts.ways[0].clone() });
     let rules = |kind: &str, device: &str| {
         format!(
             "ip m O: {kind} output -150\n src 192.0.2.10, dst 192.0.2.20 => or 0x100
@@ -126,7 +126,7 @@ fn a_device_that_is_not_known_any_more_is_another_one_in_sets_too() {
             sets: Vec::new(),
         };
         written.nftables.sets.insert(language::set("s"), known);
-        verdict(&outer_packets(&written.world(), &facts, &effort()))
+        verdict(&outer_packets(&written.network(), &facts, &effort()))
     };
     assert_eq!(found("eth1"), "maybe", "routed again, it may leave by eth2");
 }
@@ -137,10 +137,10 @@ fn chains_that_no_packet_is_followed_through_may_mark() {
     assert_eq!(rewritten(&["netdev m I: filter ingress 0 lan0\n => drop\n", OLD].concat()), "no");
     let mut bridged = facts();
     bridged.bridged = true;
-    bridged.feeders = Values::of(&[name_key("br0").unwrap()]);
+    bridged.feeders = Numbers::of(&[name_key("br0").unwrap()]);
     let marker = "ip m P: filter prerouting -150\n iif br0 => or 0x4000\n";
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), "yes");
-    bridged.inner = [Values::of(&[]), Values::of(&[])];
+    bridged.inner = [Numbers::of(&[]), Numbers::of(&[])];
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), "maybe", "only with br_netfilter");
     for (calls, expected) in [(true, "yes"), (false, "no")] {
         bridged.bridges_call_rules = [Ok(calls), Ok(calls)];
@@ -179,7 +179,7 @@ fn rules_that_put_packets_into_sets_leave_membership_open() {
             sets: Vec::new(),
         };
         written.nftables.sets.insert(language::set("s"), known);
-        verdict(&outer_packets(&written.world(), &facts(), &effort()))
+        verdict(&outer_packets(&written.network(), &facts(), &effort()))
     };
     assert_eq!((found("or 0", false), found("or 0", true)), ("no", "yes"));
     assert_eq!((found("add s", false), found("add s", true)), ("maybe", "yes"));
@@ -216,11 +216,11 @@ fn numbers_by_chance_and_by_hash_are_within_their_range() {
 #[test]
 fn a_mark_that_leads_past_the_tunnel_is_a_question() {
     let everything = (0, u128::from(u32::MAX));
-    let past = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Values::of(&[]) };
+    let past = Past { mark: (0x4000, 0x4000), routes: vec![(everything, true)], earlier: Numbers::of(&[]) };
     let found = |marker: &str, past: &[Past]| {
         let mut facts = facts();
         facts.past[0] = past.to_vec();
-        facts.ways.push(Way { mark: 0x4000, ..facts.ways[0].clone() });
+        facts.ways.push(OuterPath { mark: 0x4000, ..facts.ways[0].clone() });
         facts.fwmarks[0] = past.iter().map(|past| (past.mark.1, past.mark.0)).collect();
         verdict(&walk_with(&[marker, OLD].concat(), &facts))
     };
@@ -239,7 +239,7 @@ fn a_mark_that_leads_past_the_tunnel_is_a_question() {
         ["yes", "maybe"],
         "translated, it is routed with its mark"
     );
-    let earlier = Past { earlier: Values::ranges(vec![everything]), ..past };
+    let earlier = Past { earlier: Numbers::ranges(vec![everything]), ..past };
     assert_eq!(found(mangle, &[earlier]), "yes");
 }
 

@@ -5,7 +5,7 @@ use crate::facts::Address;
 use crate::facts::netfilter::{Chosen, Set, Step};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::host::{Device, HostFacts};
-use crate::symbolic::{Certainty, ReachedRules, World, reached};
+use crate::symbolic::{Certainty, Network, ReachedRules, reached};
 
 /// `lo`, `lan0` (10.77.1.1, fd77:1::1), `wan0` (203.0.113.1, fd77:2::1), and `down0`.
 const DEVICES: [(u32, &str, bool); 4] = [(1, "lo", true), (2, "lan0", true), (3, "wan0", true), (4, "down0", false)];
@@ -30,13 +30,13 @@ fn address((link, address, scope): (u32, &str, u8)) -> Address {
 }
 
 /// What is found on a router, changed.
-fn found(text: &str, change: impl FnOnce(&mut World<'_>)) -> ReachedRules {
+fn found(text: &str, change: impl FnOnce(&mut Network<'_>)) -> ReachedRules {
     let written = rules(text);
-    let mut world = written.world();
-    world.devices = Some(DEVICES.map(device).to_vec());
-    world.host.addresses = Ok(ADDRESSES.map(address).to_vec());
-    change(&mut world);
-    reached(&world, &effort())
+    let mut network = written.network();
+    network.devices = Some(DEVICES.map(device).to_vec());
+    network.host.addresses = Ok(ADDRESSES.map(address).to_vec());
+    change(&mut network);
+    reached(&network, &effort())
 }
 
 /// `yes`: some rule surely does; `one to one`: some is reached, and none does; `no`: none is reached.
@@ -60,7 +60,7 @@ fn post(text: &str) -> String {
 
 /// Other hosts only: what this host sends leaves untranslated.
 fn with_host(text: &str, change: impl FnOnce(&mut HostFacts)) -> &'static str {
-    word(&found(text, |world| change(&mut world.host)))
+    word(&found(text, |network| change(&mut network.host)))
 }
 
 const MASQUERADE: &str = "ip nat P: nat postrouting 100\n src 10.77.1.0/24, oif wan0 => masquerade\n";
@@ -109,15 +109,15 @@ fn it_has_to_leave_by_a_device_that_is_there_and_up() {
     ] {
         assert_eq!(race(&post(rule)), expected, "{rule}");
     }
-    let unread = |world: &mut World<'_>| world.devices = None;
+    let unread = |network: &mut Network<'_>| network.devices = None;
     for rule in ["=> masquerade", "oif wan0 => masquerade", "src 10.5.0.12 => snat to 192.0.2.1 random"] {
         assert_eq!(word(&found(&post(rule), unread)), "maybe", "{rule}");
     }
     let own = "ip nat P: nat postrouting 100\n => masquerade\nip filter F: filter forward 0 drop";
     assert_eq!(word(&found(own, unread)), "maybe", "whose addresses this host has");
-    let unnamed = |world: &mut World<'_>| world.devices = Some(vec![device((9, "\\x01", true))]);
+    let unnamed = |network: &mut Network<'_>| network.devices = Some(vec![device((9, "\\x01", true))]);
     assert_eq!(word(&found(&post("=> masquerade"), unnamed)), "maybe");
-    let none = |world: &mut World<'_>| world.devices = Some(vec![device(DEVICES[0])]);
+    let none = |network: &mut Network<'_>| network.devices = Some(vec![device(DEVICES[0])]);
     assert_eq!(word(&found(&post("oif wan0 => masquerade"), none)), "yes", "the network is to come");
 }
 
@@ -154,9 +154,9 @@ fn ipvs_and_bridges_send_too() {
     assert_eq!(with_host(&text, |host| host.balanced = Err("no answer".into())), "maybe");
     let dropped = format!("{text}\nip filter I: filter input 0 drop");
     assert_eq!(with_host(&dropped, |host| host.balanced = Ok(true)), "one to one");
-    let bridge = |world: &mut World<'_>| {
-        world.host.forwards = [Ok(false), Ok(false)];
-        world.devices.as_mut().unwrap()[2].kind = Some("bridge");
+    let bridge = |network: &mut Network<'_>| {
+        network.host.forwards = [Ok(false), Ok(false)];
+        network.devices.as_mut().unwrap()[2].kind = Some("bridge");
     };
     assert_eq!(word(&found(MASQUERADE, bridge)), "maybe");
     assert_eq!(word(&found(&post("oif lan0 => masquerade"), bridge)), "one to one");
@@ -258,7 +258,7 @@ fn frames_of_a_bridge_meet_what_packets_do_not() {
         let masquerading = post("src 10.99.0.0/24, oif br0 => masquerade");
         let text = format!("ip f F: filter forward 0 drop\n {rules} => accept\n{masquerading}");
         let bridge = Device { kind: Some("bridge"), ..device((9, "br0", true)) };
-        word(&found(&text, |world| world.devices.as_mut().unwrap().push(bridge)))
+        word(&found(&text, |network| network.devices.as_mut().unwrap().push(bridge)))
     };
     assert_eq!(bridged("bridged"), "maybe", "if they pass the rules at all");
     assert_eq!(bridged("iif down0"), "no");
@@ -278,10 +278,10 @@ fn in_set(elements: Reading<Vec<Vec<(u128, u128)>>>) -> &'static str {
         data: vec![],
     };
     written.nftables.sets.insert(super::language::set("s"), set);
-    let mut world = written.world();
-    world.devices = Some(DEVICES.map(device).to_vec());
-    world.host.addresses = Ok(ADDRESSES.map(address).to_vec());
-    word(&reached(&world, &effort()))
+    let mut network = written.network();
+    network.devices = Some(DEVICES.map(device).to_vec());
+    network.host.addresses = Ok(ADDRESSES.map(address).to_vec());
+    word(&reached(&network, &effort()))
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn what_was_not_read_or_not_understood_may_compete() {
     let Some(Step::Nat(nat)) = changed[0].steps.last_mut() else { unreachable!() };
     nat.addresses = Chosen::ByPacket;
     chain.rules = Reading::Ok(changed.into());
-    assert_eq!(word(&reached(&written.world(), &effort())), "maybe", "a map tells the address");
+    assert_eq!(word(&reached(&written.network(), &effort())), "maybe", "a map tells the address");
 }
 
 #[test]

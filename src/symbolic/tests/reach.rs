@@ -6,7 +6,7 @@ use crate::symbolic::{Certainty, reached};
 /// Rules that are reached, as `CHAIN POSITION`; those that may be end in `?`.
 fn reach(text: &str) -> Vec<String> {
     let written = rules(text);
-    let found = reached(&written.world(), &effort());
+    let found = reached(&written.network(), &effort());
     let mut names: Vec<String> = found
         .rules
         .iter()
@@ -130,11 +130,11 @@ fn thousands_of_chains_and_circles_come_to_an_end() {
 #[test]
 fn after_giving_up_nothing_is_seen_to_happen() {
     let written = rules("ip n P: nat postrouting 100\n proto 6 => return\n => masquerade");
-    let world = written.world();
+    let network = written.network();
     let walked = |steps: usize| {
         let effort = effort();
         assert_eq!(effort.spend(steps), steps == 0);
-        let found = reached(&world, &effort);
+        let found = reached(&network, &effort);
         (found.rules.iter().map(|rule| rule.certainty.clone()).collect::<Vec<_>>(), found.gave_up.is_some())
     };
     assert_eq!(walked(0), (vec![Certainty::Happens], false));

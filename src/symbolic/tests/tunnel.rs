@@ -2,32 +2,32 @@
 
 use super::language::{address, effort, host, rules};
 use crate::facts::netfilter::{Family, name_key};
-use crate::symbolic::facts::{TunnelFacts, Way};
+use crate::symbolic::facts::{OuterPath, TunnelFacts};
 use crate::symbolic::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;
-use crate::symbolic::values::Values;
+use crate::symbolic::values::Numbers;
 use crate::symbolic::{Certainty, OuterPackets};
 
 /// VXLAN on port 8472 over eth0 (192.0.2.10) to 192.0.2.20; 10.42.0.0/16 is routed into it.
 pub(super) fn facts() -> TunnelFacts {
-    let way = Way {
+    let way = OuterPath {
         family: Family::Ipv4,
         mark: 0,
-        remotes: Some(Values::of(&[address("192.0.2.20")])),
+        remotes: Some(Numbers::of(&[address("192.0.2.20")])),
         device: name_key("eth0"),
         source: Some(address("192.0.2.10")),
         primary: Ok(address("192.0.2.10")),
     };
-    let prefix = |first: &str, last: &str| Values::ranges(vec![(address(first), address(last))]);
+    let prefix = |first: &str, last: &str| Numbers::ranges(vec![(address(first), address(last))]);
     TunnelFacts {
         device: "flannel.1".into(),
-        feeders: Values::of(&[name_key("flannel.1").unwrap()]),
+        feeders: Numbers::of(&[name_key("flannel.1").unwrap()]),
         above: vec![],
         inner: [prefix("10.42.0.0", "10.42.255.255"), prefix("fd42::", "fd42::ffff")],
         bridged: false,
         bridges_call_rules: [Err("not read".into()), Err("not read".into())],
-        ports: Some(Values::of(&[8472])),
-        source_ports: Some(Values::ranges(vec![(32768, 60999)])),
+        ports: Some(Numbers::of(&[8472])),
+        source_ports: Some(Numbers::ranges(vec![(32768, 60999)])),
         ways: vec![way],
         vague: None,
         fwmarks: [vec![], vec![]],
@@ -42,12 +42,12 @@ pub(super) fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
 
 pub(super) fn walk_on(text: &str, facts: &TunnelFacts, host: HostFacts) -> OuterPackets {
     let written = rules(text);
-    let mut world = written.world();
-    world.host = host;
+    let mut network = written.network();
+    network.host = host;
     let own = ["192.0.2.10", "192.0.2.11", "10.42.0.0"].map(|own| (2, (address(own), address(own)), None));
     let own6 = vec![(2, (address("fd42::1"), address("fd42::1")), None)];
-    world.own = [Some(OwnAddresses { typed: own.to_vec() }), Some(OwnAddresses { typed: own6 })];
-    outer_packets(&world, facts, &effort())
+    network.own = [Some(OwnAddresses { typed: own.to_vec() }), Some(OwnAddresses { typed: own6 })];
+    outer_packets(&network, facts, &effort())
 }
 
 /// `yes`, `no`, or `maybe`.
@@ -265,7 +265,7 @@ fn families_are_independent() {
         "nothing tracks connections of IPv6, so nat chains do not run"
     );
     let mut no_six = facts();
-    no_six.inner[1] = Values::ranges(vec![]);
+    no_six.inner[1] = Numbers::ranges(vec![]);
     assert_eq!(verdict(&walk_with(&[FIXED, six].concat(), &no_six)), "no", "no IPv6 goes into the tunnel");
     let inet = "inet t P: nat postrouting 100\n oif eth0 => masquerade random-fully";
     assert_eq!(rewritten(inet), "yes");
@@ -277,7 +277,7 @@ fn families_are_independent() {
 fn the_mark_decides_the_way() {
     let mut routed = facts();
     routed.fwmarks[0] = vec![(0x4000, 0x4000)];
-    let other = Way { mark: 0x4000, device: name_key("eth1"), ..routed.ways[0].clone() };
+    let other = OuterPath { mark: 0x4000, device: name_key("eth1"), ..routed.ways[0].clone() };
     routed.ways.push(other);
     let text =
         |device: &str| format!("{MARK}\nip nat P: nat postrouting 100\n oif {device} => masquerade random-fully");

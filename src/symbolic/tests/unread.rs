@@ -5,7 +5,7 @@ use super::language::{effort, host, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_on, walk_with};
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::host::HostFacts;
-use crate::symbolic::{Certainty, World, dns_to_several, reached};
+use crate::symbolic::{Certainty, Network, dns_to_several, reached};
 
 pub fn word(certainty: &Certainty) -> &'static str {
     match certainty {
@@ -18,7 +18,7 @@ pub fn word(certainty: &Certainty) -> &'static str {
 /// Whether new connections get to a rule that translates their source.
 fn translated(text: &str) -> &'static str {
     let written = rules(text);
-    let found = reached(&written.world(), &effort());
+    let found = reached(&written.network(), &effort());
     let sure = found.rules.iter().any(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
     match (sure, found.rules.is_empty() && found.gave_up.is_none()) {
         (true, _) => "yes",
@@ -104,7 +104,7 @@ fn a_chain_that_was_not_read_may_do_anything() {
 
 #[test]
 fn destinations_may_be_translated_by_what_was_not_read() {
-    let several = |text: &str| word(&dns_to_several(&rules(text).world(), &effort()).certainty);
+    let several = |text: &str| word(&dns_to_several(&rules(text).network(), &effort()).certainty);
     let dnat = "ip nat O: nat output -100\n dst 10.96.0.10 => dnat to 10.0.0.1\n";
     assert_eq!(several(dnat), "no");
     let rule = |rule: &str| format!("ip nat O: nat output -100\n dst 10.96.0.10 => {rule}\n");
@@ -126,8 +126,8 @@ fn destinations_may_be_translated_by_what_was_not_read() {
     let by = |hook: &str, device: &str| {
         let random = random.replace("dst 10.96.0.10", &format!("{device}, dst 10.96.0.10"));
         let written = rules(&format!("ip nat O: nat {hook} -100\n {random}"));
-        let world = World { devices: devices(&["lo", "eth0", "down0"]), ..written.world() };
-        word(&dns_to_several(&world, &effort()).certainty)
+        let network = Network { devices: devices(&["lo", "eth0", "down0"]), ..written.network() };
+        word(&dns_to_several(&network, &effort()).certainty)
     };
     let found = ["iif eth0", "iif eth9", "iif down0", "iif lo"].map(|device| by("prerouting", device));
     assert_eq!(found, ["yes", "no", "no", "no"]);
@@ -177,24 +177,24 @@ fn a_mark_that_cannot_be_told_may_be_the_same_for_all_packets() {
 
 #[test]
 fn a_device_whose_index_is_not_known_may_be_any() {
-    use crate::facts::netfilter::{Condition, Field, Match, Step, Test};
+    use crate::facts::netfilter::{Comparison, Field, FieldTest, Match, Step};
     let mut written = rules("ip nat P: nat postrouting 100\n oif eth0 => masquerade");
     let chain = written.nftables.chains.values_mut().next().unwrap();
-    let condition = Condition::Masked { mask: u32::MAX.into(), value: 2 };
-    let by_index = Match::Tests { tests: vec![Test { field: Field::OutputIndex, condition }], inverted: false };
+    let condition = Comparison::Masked { mask: u32::MAX.into(), value: 2 };
+    let by_index = Match::Tests { tests: vec![FieldTest { field: Field::OutputIndex, condition }], inverted: false };
     let mut changed = chain.known_rules().to_vec();
     changed[0].steps[0] = Step::Match(by_index);
     chain.rules = crate::facts::Reading::Ok(changed.into());
-    let mut world = written.world();
-    assert_eq!(reached(&world, &effort()).rules, [], "there is no such device");
-    world.devices = None;
-    assert_eq!(word(&reached(&world, &effort()).rules[0].certainty), "maybe", "there may be");
+    let mut network = written.network();
+    assert_eq!(reached(&network, &effort()).rules, [], "there is no such device");
+    network.devices = None;
+    assert_eq!(word(&reached(&network, &effort()).rules[0].certainty), "maybe", "there may be");
 }
 
 #[test]
 fn a_search_that_was_given_up_leaves_marks_possible() {
     let mut written = rules(OLD);
     written.nftables.setters.given_up = 0x4000;
-    let found = reached(&written.world(), &effort());
+    let found = reached(&written.network(), &effort());
     assert_eq!(word(&found.rules[0].certainty), "maybe");
 }

@@ -3,8 +3,8 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::facts::Reading;
-use crate::facts::netfilter::{Chain, Family, PortRandomization, Set, Test};
-use crate::netfilter::netlink::{self, Writer};
+use crate::facts::netfilter::{Chain, Family, FieldTest, PortRandomization, Set};
+use crate::netfilter::netlink::{self, MessageWriter};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables;
 use crate::netfilter::nftables::uapi::NFT_MSG_NEWRULE;
@@ -19,7 +19,7 @@ fn rule(text: &str, comment: &str) -> Rule {
     let mut nat: Option<Nat> = None;
     let next = |words: &mut dyn Iterator<Item = &str>| words.next().expect("a value").to_owned();
     while let Some(word) = words.next() {
-        let test = |field, (mask, value)| Test { field, condition: Condition::Masked { mask, value } };
+        let test = |field, (mask, value)| FieldTest { field, condition: Comparison::Masked { mask, value } };
         let name = |name: &str| {
             let mut bytes = [0; 16];
             bytes[..name.len()].copy_from_slice(name.as_bytes());
@@ -63,7 +63,7 @@ fn rule(text: &str, comment: &str) -> Rule {
                 inverted = false;
                 continue;
             }
-            "--src-local" => Test::within(Field::SourceType(TypeScope::Any), vec![(2, 2)]),
+            "--src-local" => FieldTest::within(Field::SourceType(TypeScope::Any), vec![(2, 2)]),
             "-o" => test(Field::OutputName, name(&next(&mut words))),
             "-p" => test(Field::L4Proto, (0xff, u128::from(next(&mut words).parse::<u8>().expect("a number")))),
             "--dport" => test(Field::DestinationPort, (0xffff, u128::from(next(&mut words).parse::<u16>().unwrap()))),
@@ -445,15 +445,15 @@ fn redacted(comment: &str) -> String {
     let length = u8::try_from(comment.len() + 1).expect("a short comment");
     let userdata = Some([&[0, length], comment.as_bytes(), &[0]].concat().into());
     let rule = nftables::Rule { table: "nat".into(), userdata, ..nftables::Rule::default() };
-    let mut out = Writer::kernel();
-    nftables::Message { header: Nfgenmsg::default(), body: rule.into() }.emit(&mut out);
+    let mut out = MessageWriter::kernel();
+    nftables::NftMessage { header: Nfgenmsg::default(), body: rule.into() }.emit(&mut out);
     let message = netlink::frame(NFT_MSG_NEWRULE, 0, &out.finish());
     let mut capture = testing::capture();
     let name = "netlink/netfilter/nft-1/rules/ipv4/nat/POSTROUTING";
     capture.answers.insert(name.into(), Reading::Ok(message));
     redact(&mut capture);
     let bytes = capture.answers[name].ok().expect("kept");
-    let message = nftables::Message::parse(NFT_MSG_NEWRULE, &bytes[netlink::HEADER_LENGTH..]).expect("framing");
+    let message = nftables::NftMessage::parse(NFT_MSG_NEWRULE, &bytes[netlink::HEADER_LENGTH..]).expect("framing");
     let nftables::Body::Rule(nftables::Rule { userdata: Some(data), .. }) = message.body else { panic!("a rule") };
     String::from_utf8(data[2..data.len() - 1].to_vec()).expect("text")
 }

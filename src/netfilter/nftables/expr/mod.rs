@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::netlink::{Emit, Value, Writer};
+use crate::netfilter::netlink::{AttributeValue, Emit, MessageWriter};
 use crate::netfilter::{Result, Visit, Visitor};
 
 mod bitwise;
@@ -110,7 +110,7 @@ macro_rules! expressions {
             /// One that is known lacks something, or has something else there.
             pub fn parse(name: &'a [u8], data: &'a [u8]) -> Result<Self> {
                 Ok(match std::str::from_utf8(name) {
-                    $(Ok($name) => Self::$variant(Value::parse(data).map_err(|error| error.within($name))?),)*
+                    $(Ok($name) => Self::$variant(AttributeValue::parse(data).map_err(|error| error.within($name))?),)*
                     _ => Self::Unsupported { name: name.into(), data: data.into() },
                 })
             }
@@ -128,7 +128,7 @@ macro_rules! expressions {
         impl Emit for Expr<'_> {
             const NESTED: bool = true;
 
-            fn emit(&self, out: &mut Writer) {
+            fn emit(&self, out: &mut MessageWriter) {
                 match self {
                     $(Self::$variant(fields) => fields.emit(out),)*
                     Self::Unsupported { data, .. } => out.bytes(data),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::netlink::{Emit, Text, Value, Writer};
+use crate::netfilter::netlink::{AttributeValue, Emit, MessageWriter, Text};
 use crate::netfilter::nftables::expr::Counter;
 use crate::netfilter::{Result, Visit, Visitor};
 
@@ -67,7 +67,7 @@ pub const NFTA_DEVICE_PREFIX: u16 = 2;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Devices<'a>(pub Vec<(u16, Text<'a>)>);
 
-impl<'a> Value<'a> for Devices<'a> {
+impl<'a> AttributeValue<'a> for Devices<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
         let devices = crate::netfilter::netlink::attributes(bytes, "NFTA_HOOK_DEVS").map(|device| {
             let device = device?;
@@ -86,7 +86,7 @@ impl Visit for Devices<'_> {
 impl Emit for Devices<'_> {
     const NESTED: bool = true;
 
-    fn emit(&self, out: &mut Writer) {
+    fn emit(&self, out: &mut MessageWriter) {
         for (kind, name) in &self.0 {
             out.attribute(*kind, |out| name.emit(out));
         }

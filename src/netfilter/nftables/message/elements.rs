@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::netlink::{List, Nest, Text, Value};
+use crate::netfilter::netlink::{AttributeList, AttributeValue, Nest, Text};
 use crate::netfilter::nftables::{Data, Expression, visit_statements};
 use crate::netfilter::{Result, Visit, Visitor};
 
@@ -14,7 +14,7 @@ crate::netfilter::attributes! {
         /// Name of the set
         NFTA_SET_ELEM_LIST_SET = 2 => set: Option<Text<'a>>,
         /// The elements
-        NFTA_SET_ELEM_LIST_ELEMENTS = 3 => elements: Option<List<'a, SetElement<'a>>>,
+        NFTA_SET_ELEM_LIST_ELEMENTS = 3 => elements: Option<AttributeList<'a, SetElement<'a>>>,
         /// Number of the set within a batch
         NFTA_SET_ELEM_LIST_SET_ID = 4 => set_id: Option<u32>,
     }
@@ -73,7 +73,7 @@ impl SetElement<'_> {
         let one = self.expr.iter().map(|statement| Expression::parse(&statement.0));
         let mut statements = one.collect::<Result<Vec<_>>>()?;
         if let Some(list) = &self.expressions {
-            statements.extend(List::parse(&list.0)?.elements);
+            statements.extend(AttributeList::parse(&list.0)?.elements);
         }
         Ok(statements)
     }

@@ -13,7 +13,7 @@ mod table;
 use super::uapi::{
     NFT_MSG_NEWCHAIN, NFT_MSG_NEWGEN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
 };
-use crate::netfilter::netlink::{Emit, Value, Writer};
+use crate::netfilter::netlink::{AttributeValue, Emit, MessageWriter};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::{Error, Result, Visit, Visitor};
 
@@ -39,7 +39,7 @@ macro_rules! messages {
             /// A type that is not known, or a message that lacks something.
             pub fn parse(kind: u16, bytes: &'a [u8]) -> Result<Self> {
                 match kind {
-                    $($kind => Value::parse(bytes).map(Self::$variant),)*
+                    $($kind => AttributeValue::parse(bytes).map(Self::$variant),)*
                     _ => Err(Error::unexpected("nothing is known about messages of this type")),
                 }
             }
@@ -59,7 +59,7 @@ macro_rules! messages {
         })*
 
         impl Emit for Body<'_> {
-            fn emit(&self, out: &mut Writer) {
+            fn emit(&self, out: &mut MessageWriter) {
                 match self {
                     $(Self::$variant(fields) => fields.emit(out),)*
                 }
@@ -87,14 +87,14 @@ messages! {
 
 /// A message with its header.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Message<'a> {
+pub struct NftMessage<'a> {
     /// Family of the table, and the lower 16 bits of the generation.
     pub header: Nfgenmsg,
     /// All the rest.
     pub body: Body<'a>,
 }
 
-impl<'a> Message<'a> {
+impl<'a> NftMessage<'a> {
     /// From the type and what follows `struct nlmsghdr`.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl<'a> Message<'a> {
     }
 
     /// Writes it.
-    pub fn emit(&self, out: &mut Writer) {
+    pub fn emit(&self, out: &mut MessageWriter) {
         self.header.emit(out);
         self.body.emit(out);
     }

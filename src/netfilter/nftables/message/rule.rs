@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::netlink::{List, Text};
+use crate::netfilter::netlink::{AttributeList, Text};
 use crate::netfilter::nftables::Expression;
 use crate::netfilter::{Visit, Visitor};
 
@@ -18,7 +18,7 @@ crate::netfilter::attributes! {
         /// Number of the rule before it
         NFTA_RULE_POSITION = 6 => position: Option<u64>,
         /// What it tests and does
-        NFTA_RULE_EXPRESSIONS = 4 => expressions: Option<List<'a, Expression<'a>>>,
+        NFTA_RULE_EXPRESSIONS = 4 => expressions: Option<AttributeList<'a, Expression<'a>>>,
         /// Type, length, value
         NFTA_RULE_USERDATA = 7 => userdata: Option<Cow<'a, [u8]>>,
         /// Protocol that iptables-nft tells
@@ -40,7 +40,7 @@ impl Visit for Rule<'_> {
         let Self { table, chain, handle: _, position: _, expressions, userdata, compat, id: _, layout } = self;
         visitor.table(table);
         chain.iter_mut().for_each(|name| visitor.chain(name));
-        if let Some(List { elements, layout }) = expressions {
+        if let Some(AttributeList { elements, layout }) = expressions {
             elements.iter_mut().enumerate().for_each(|(at, expression)| visitor.expression(at, expression));
             layout.visit(visitor);
         }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::netfilter::netlink::{Emit, List, Nest, Text, Writer};
+use crate::netfilter::netlink::{AttributeList, Emit, MessageWriter, Nest, Text};
 use crate::netfilter::{Visit, Visitor};
 
 crate::netfilter::attributes! {
@@ -87,7 +87,7 @@ pub struct SetName<'a> {
 }
 
 impl Emit for SetName<'_> {
-    fn emit(&self, out: &mut Writer) {
+    fn emit(&self, out: &mut MessageWriter) {
         out.attribute(NFTA_SET_TABLE, |out| self.table.emit(out));
         out.attribute(NFTA_SET_NAME, |out| self.name.emit(out));
     }
@@ -99,7 +99,7 @@ crate::netfilter::attributes! {
         /// Elements
         NFTA_SET_DESC_SIZE = 1 => size: Option<u32>,
         /// The fields of a key
-        NFTA_SET_DESC_CONCAT = 2 => concat: Option<List<'a, SetField<'a>>>,
+        NFTA_SET_DESC_CONCAT = 2 => concat: Option<AttributeList<'a, SetField<'a>>>,
     }
 }
 

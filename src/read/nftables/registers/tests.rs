@@ -35,12 +35,12 @@ impl Registers {
     }
 }
 
-fn masked(mask: u128, value: u128) -> Condition {
-    Condition::Masked { mask, value }
+fn masked(mask: u128, value: u128) -> Comparison {
+    Comparison::Masked { mask, value }
 }
 
-fn tests(fields: &[(Field, Condition)], inverted: bool) -> Match {
-    let tests = fields.iter().cloned().map(|(field, condition)| Test { field, condition });
+fn tests(fields: &[(Field, Comparison)], inverted: bool) -> Match {
+    let tests = fields.iter().cloned().map(|(field, condition)| FieldTest { field, condition });
     Match::Tests { tests: tests.collect(), inverted }
 }
 
@@ -77,7 +77,7 @@ fn ports_are_ordered_as_on_the_wire_and_marks_after_a_swap() {
     let mut registers = Registers::new(NFPROTO_IPV4);
     registers.destination_port(1);
     let found = registers.compare(1, NFT_CMP_GT, &8472u16.to_be_bytes());
-    assert_eq!(found, tests(&[(Field::DestinationPort, Condition::Ranges(vec![(8473, 65535)]))], false));
+    assert_eq!(found, tests(&[(Field::DestinationPort, Comparison::Ranges(vec![(8473, 65535)]))], false));
     assert!(matches!(registers.compare(1, NFT_CMP_LT, &[1]), Match::Opaque(_)), "half a port");
     registers.meta(1, NFT_META_MARK);
     if cfg!(target_endian = "little") {
@@ -85,7 +85,7 @@ fn ports_are_ordered_as_on_the_wire_and_marks_after_a_swap() {
     }
     registers.run(0, &Byteorder { sreg: 1, dreg: 1, len: 4, size: 4, ..Byteorder::default() }.into());
     let found = registers.range(1, &[0, 0, 1, 0], &[0, 0, 2, 0], true);
-    assert_eq!(found, tests(&[(Field::Mark, Condition::Ranges(vec![(256, 512)]))], true));
+    assert_eq!(found, tests(&[(Field::Mark, Comparison::Ranges(vec![(256, 512)]))], true));
 }
 
 #[test]

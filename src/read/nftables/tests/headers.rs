@@ -3,9 +3,9 @@
 use super::kernel::rule;
 use super::language::Expression;
 use crate::facts::netfilter::{
-    Chosen, Condition, Family, Field, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step, Test,
+    Chosen, Comparison, Family, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step,
 };
-use crate::netfilter::netlink::Layout;
+use crate::netfilter::netlink::BlockLayout;
 use crate::netfilter::nftables::expr::{
     Bitwise, Byteorder, Cmp, FlowOffload, Hash, Immediate, Lookup, Meta, Nat, Numgen, Objref, Payload, Range,
 };
@@ -96,7 +96,7 @@ fn bits_of_marks_are_compared_and_looked_up() {
     let ends = [0x100_u32, 0x1ff].map(|end| wired::Data::of(end.to_be_bytes().to_vec()));
     let [from_data, to_data] = ends;
     let range: Expression = vec![Range { sreg: NFT_REG_1, from_data, to_data, ..Range::default() }.into()];
-    let test = Test { field: bits(0xff00, true), condition: Condition::Ranges(vec![(0x100, 0x1ff)]) };
+    let test = FieldTest { field: bits(0xff00, true), condition: Comparison::Ranges(vec![(0x100, 0x1ff)]) };
     let found = steps([masked, turned, range].concat()).pop();
     assert_eq!(found, Some(Step::Match(Match::Tests { tests: vec![test], inverted: false })));
 }
@@ -134,7 +134,7 @@ fn numbers_that_are_made_are_within_their_range() {
     }
     let changed = steps([numgen, bitwise(&[0xff; 4], &[1, 0, 0, 0]), set_mark()].concat()).pop();
     assert!(matches!(changed, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{changed:?}");
-    let mut layout = Layout::default();
+    let mut layout = BlockLayout::default();
     layout.unknown.push((0, 99, vec![1].into()));
     let strange: Expression = vec![Numgen { dreg: NFT_REG_1, modulus: Some(8), layout, ..Numgen::default() }.into()];
     let strange = steps([strange, set_mark()].concat()).pop();

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::language::Expression;
-use crate::capture::{Answer, Question, Request};
+use crate::capture::{Answer, Request, RequestKind};
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{Collector, Reading, Source, SourceState};
-use crate::netfilter::netlink::{self, Attributes, NLM_F_MULTI, Text, Writer, frame};
+use crate::netfilter::netlink::{self, Attributes, MessageWriter, NLM_F_MULTI, Text, frame};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFT_JUMP, NFT_SET_MAP};
 use crate::netfilter::nftables::{
@@ -36,8 +36,8 @@ const TABLE: &str = "nat";
 
 fn framed(flags: u16, family: u8, generation: u32, body: Body<'_>) -> Vec<u8> {
     let header = Nfgenmsg { family, res_id: (generation & 0xffff) as u16, ..Nfgenmsg::default() };
-    let (kind, mut out) = (body.kind(), Writer::kernel());
-    wire::Message { header, body }.emit(&mut out);
+    let (kind, mut out) = (body.kind(), MessageWriter::kernel());
+    wire::NftMessage { header, body }.emit(&mut out);
     frame(kind, flags, &out.finish())
 }
 
@@ -156,7 +156,7 @@ impl Seen {
 pub fn look_at(memory: &Known, around: &Around, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut names = Vec::new();
     let mut all = |request: &Request| match request.question {
-        Question::Netlink(_) => {
+        RequestKind::Netlink(_) => {
             names.push(request.name.strip_prefix("netlink/netfilter/").expect("a name of its own").to_owned());
             answer(request)
         }
@@ -169,7 +169,7 @@ pub fn look_at(memory: &Known, around: &Around, mut answer: impl FnMut(&Request)
 /// The attributes of a request to netfilter.
 pub fn asked(request: &Request) -> Attributes<'_> {
     match &request.question {
-        Question::Netlink(question) => Attributes::after(&question.body, 4, "request").unwrap(),
+        RequestKind::Netlink(question) => Attributes::after(&question.body, 4, "request").unwrap(),
         other => panic!("{other:?}"),
     }
 }

@@ -184,7 +184,7 @@ fn a_small_ipset_is_read_whole_and_again_each_time() {
 fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
     let seen = |whole: Answer| {
-        read_with(&rules, &Values::default(), move |request| match request.name.as_str() {
+        read_with(&rules, &OuterValues::default(), move |request| match request.name.as_str() {
             "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
             name if is_whole(name) => whole.clone(),
             name => Reading::Ok(nodes(name)),

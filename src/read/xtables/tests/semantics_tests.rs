@@ -17,8 +17,8 @@ fn hold(steps: &[Step], packet: &BTreeMap<Field, u128>) -> Option<bool> {
         let holds = tests.iter().all(|test| {
             let value = packet[&test.field];
             match &test.condition {
-                Condition::Masked { mask, value: wanted } => value & mask == *wanted,
-                Condition::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&value)),
+                Comparison::Masked { mask, value: wanted } => value & mask == *wanted,
+                Comparison::Ranges(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&value)),
             }
         });
         if holds == *inverted {

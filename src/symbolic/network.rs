@@ -9,13 +9,13 @@ use super::machine::Certainty;
 use super::slice;
 use super::survey::{Relevant, Survey};
 use super::unread::is_unread_map;
-use super::values::Values;
+use super::values::Numbers;
 use crate::facts::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
 use crate::facts::{Facts, Link, Question, Reading};
 
 /// A rule set, and who holds it.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules<'a> {
+pub struct HeldRules<'a> {
     /// `Backend::Legacy`, or one of those that nf_tables serves.
     pub legacy: bool,
     /// The rules.
@@ -25,9 +25,9 @@ pub struct Rules<'a> {
 /// Everything that a packet can meet. Walks see nothing else of the node but [`super::TunnelFacts`], so what they find is a
 /// function of both.
 #[derive(Clone, Debug)]
-pub struct World<'a> {
+pub struct Network<'a> {
     /// In no order: hooks have their own.
-    pub rules: Vec<Rules<'a>>,
+    pub rules: Vec<HeldRules<'a>>,
     /// Devices; `None`: not read.
     pub devices: Option<Vec<Device<'a>>>,
     /// IPv4's, IPv6's; `None`: not read.
@@ -52,11 +52,11 @@ pub(super) struct Remembered {
     elsewhere: OnceCell<Option<String>>,
     pub(super) destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
     pub(super) targets: RefCell<BTreeMap<(Family, bool), Targets>>,
-    pub(super) answered: RefCell<BTreeMap<Family, Option<Values>>>,
+    pub(super) answered: RefCell<BTreeMap<Family, Option<Numbers>>>,
 }
 
 /// Destinations that rules give, and why there may be others.
-pub(super) type Targets = (Values, Option<Question>);
+pub(super) type Targets = (Numbers, Option<Question>);
 
 /// What lists the rules of each backend: nf_tables, and legacy iptables of both families.
 const DUMPS: [&str; 3] = ["nft list ruleset", "iptables-legacy-save", "ip6tables-legacy-save"];
@@ -76,7 +76,7 @@ enum Wanted {
 
 /// Whether something is so, and which rule says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct Occurrence {
     /// Whether it happens.
     pub certainty: Certainty,
     /// Where; empty if nowhere.
@@ -86,7 +86,7 @@ pub struct Found {
 /// A rule, for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleAt {
-    /// Position in [`World::rules`].
+    /// Position in [`Network::rules`].
     pub set: usize,
     /// Its chain.
     pub chain: ChainId,
@@ -94,14 +94,14 @@ pub struct RuleAt {
     pub position: u32,
 }
 
-impl<'a> World<'a> {
+impl<'a> Network<'a> {
     /// Of a node. `Err`: a backend whose rules could not be read, and why.
     pub fn new(facts: &'a Facts) -> Result<Self, Question> {
         let mut rules = Vec::new();
         let readings = [(&facts.nftables, false), (&facts.legacy_ipv4, true), (&facts.legacy_ipv6, true)];
         for (number, (reading, legacy)) in readings.into_iter().enumerate() {
             match reading {
-                Reading::Ok(ruleset) => rules.push(Rules { legacy, ruleset }),
+                Reading::Ok(ruleset) => rules.push(HeldRules { legacy, ruleset }),
                 Reading::Absent(_) => {} // a fact: it has no rules
                 other @ (Reading::Denied(_) | Reading::Failed(_)) => {
                     return Err(Question::unread(other).shown_by(DUMPS[number].split(' ')));
@@ -129,7 +129,11 @@ impl<'a> World<'a> {
     }
 
     /// Of its parts.
-    pub(super) fn of(rules: Vec<Rules<'a>>, devices: Option<Vec<Device<'a>>>, own: [Option<OwnAddresses>; 2]) -> Self {
+    pub(super) fn of(
+        rules: Vec<HeldRules<'a>>,
+        devices: Option<Vec<Device<'a>>>,
+        own: [Option<OwnAddresses>; 2],
+    ) -> Self {
         Self {
             rules,
             devices,
@@ -194,7 +198,7 @@ impl<'a> World<'a> {
         self.chain(at.set, &at.chain)?.known_rules().iter().find(|rule| rule.position == at.position)
     }
 
-    /// Chains that a packet of a family can meet: position in [`World::rules`], name, chain.
+    /// Chains that a packet of a family can meet: position in [`Network::rules`], name, chain.
     pub fn chains_of(&self, family: Family) -> impl Iterator<Item = (usize, &'a ChainId, &'a Chain)> + use<'a, '_> {
         let meets = move |id: &ChainId| matches!(id.family, Family::Inet | Family::Netdev) || id.family == family;
         self.rules.iter().enumerate().flat_map(move |(set, rules)| {
