@@ -295,7 +295,7 @@ pub fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
 
 /// Devices by which packets get into a device: itself, a bridge or VRF that it is a port of, and devices on top of
 /// these.
-pub fn feeders(links: &[Link], index: u32) -> BTreeSet<u32> {
+pub fn upper_devices(links: &[Link], index: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
     let mut open = vec![index];
     while let Some(index) = open.pop() {

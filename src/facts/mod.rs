@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub use links::{
     Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, PolicyRule, Route, Toggle, Tunnel,
-    TunnelKind, UdpChecksum, feeders, with_lower_devices,
+    TunnelKind, UdpChecksum, upper_devices, with_lower_devices,
 };
 pub use name::Name;
 pub use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};

@@ -6,7 +6,7 @@ use super::ConditionState;
 use super::conditions::{Context, Evaluation, unread_links};
 use crate::advisory::defects::DefectState;
 use crate::facts::{
-    Feature, Filter, Link, Programs, Question, Reading, Toggle, Tunnel, UdpChecksum, feeders, may_forward,
+    Feature, Filter, Link, Programs, Question, Reading, Toggle, Tunnel, UdpChecksum, may_forward, upper_devices,
     with_lower_devices,
 };
 use crate::symbolic::{self, Certainty, OtherMarks, OuterPackets};
@@ -43,7 +43,7 @@ impl Context<'_> {
         let walked = self.network().and_then(|network| {
             let facts = symbolic::facts(self.facts, link, tunnel)?;
             let mut outer = OuterPackets::clone(&self.derived.outer(network, facts, &self.effort));
-            if let Some(what) = self.marks_from_outside().filter(|_| outer.with_other_marks != OtherMarks::Harmless) {
+            if let Some(what) = self.marks_from_outside().filter(|_| outer.with_other_marks != OtherMarks::NoEffect) {
                 for certainty in [&mut outer.rewritten, &mut outer.tracked, &mut outer.ports_written] {
                     if *certainty == Certainty::DoesNot {
                         *certainty = Certainty::Unknown(what.clone());
@@ -116,7 +116,7 @@ impl Context<'_> {
     /// Devices that packets of a tunnel cross: those that they get into it by, and those that carry it.
     fn crossed(&self, link: &Link, tunnel: &Tunnel) -> Vec<&Link> {
         let links = self.facts.known_links();
-        let near = feeders(links, link.index);
+        let near = upper_devices(links, link.index);
         let carriers = tunnel.underlay.ok().into_iter().flatten().copied();
         let below: BTreeSet<usize> = carriers.flat_map(|index| with_lower_devices(links, index)).collect();
         let crossed = links.iter().enumerate().filter(|(at, link)| near.contains(&link.index) || below.contains(at));
@@ -266,7 +266,7 @@ impl Context<'_> {
                     };
                     let would = "a process (SO_MARK) or BPF program that does would make it exposed";
                     let marks = match outer.with_other_marks {
-                        OtherMarks::Harmless => String::new(),
+                        OtherMarks::NoEffect => String::new(),
                         OtherMarks::Rewritten(mark) => format!("; no rule here gives them mark {mark:#x}: {would}"),
                         OtherMarks::Unclear => {
                             format!("; no rule here gives them a mark with which one would: {would}")

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::facts::{
-    Failure, FdbEntry, Link, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, feeders, may_forward,
+    Failure, FdbEntry, Link, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, may_forward, upper_devices,
     with_lower_devices,
 };
 use crate::netfilter::array;
@@ -186,7 +186,7 @@ fn followed(links: &[Link]) -> Vec<usize> {
 /// other namespaces, and of the devices below those.
 pub fn relevant(links: &[Link], foreign: &[Link]) -> BTreeSet<usize> {
     let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
-    let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| feeders(links, links[*at].index)).collect();
+    let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| upper_devices(links, links[*at].index)).collect();
     let tunnels = relevant.iter().map(|at| &links[*at]).chain(foreign).filter_map(|link| link.tunnel.as_ref());
     let carriers: BTreeSet<u32> = tunnels.filter_map(|tunnel| tunnel.underlay.ok()).flatten().copied().collect();
     relevant.extend((0..links.len()).filter(|at| into.iter().any(|into| into.contains(&links[*at].index))));

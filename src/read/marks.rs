@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::facts::netfilter::{
-    ChainId, ChainKind, Comparison, Field, Hook, MarkSetters, Match, Ruleset, Step, Verdict,
+    ChainId, ChainKind, Comparison, Field, Hook, MarkWriters, Match, Ruleset, Step, Verdict,
 };
 
 /// Bits of the mark that the nat chains on postrouting and input test, by chain.
@@ -57,14 +57,14 @@ pub fn all_tested(ruleset: &Ruleset) -> u32 {
 
 /// Writes down the rules of chains that were read whole, which are all but nat chains: for every bit, because the rules
 /// that test it may be in another backend.
-pub fn note_whole_chains(setters: &mut MarkSetters, ruleset: &Ruleset) {
+pub fn note_whole_chains(mark_writers: &mut MarkWriters, ruleset: &Ruleset) {
     for kind in [ChainKind::Filter, ChainKind::Route] {
         for (id, chain) in ruleset.reachable(kind, Hook::ALL) {
             if chain.rules.ok().is_none() {
-                chain.rules.why().clone_into(&mut setters.why);
+                chain.rules.why().clone_into(&mut mark_writers.why);
             }
             for rule in chain.known_rules() {
-                note(&mut setters.found, u32::MAX, id, rule.position, &rule.steps);
+                note(&mut mark_writers.found, u32::MAX, id, rule.position, &rule.steps);
             }
         }
     }

@@ -137,7 +137,7 @@ fn around(links: &LinkFacts, drops_clashes: bool) -> Around {
 fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
     let legacy = [Half::Ipv4, Half::Ipv6].map(|half| half.read(node));
     let known = legacy.iter().filter_map(Reading::ok);
-    around.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.setters.tested);
+    around.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
     let nftables = nftables::read(node, &around);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
     let (ipsets, ipsec, local_sources, targets) = {

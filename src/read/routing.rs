@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request};
-use crate::facts::{Address, Failure, Link, OuterRoute, PolicyRule, Reading, Route, Source, Tunnel, feeders};
+use crate::facts::{Address, Failure, Link, OuterRoute, PolicyRule, Reading, Route, Source, Tunnel, upper_devices};
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::read::Node;
@@ -377,7 +377,7 @@ fn is_common(table: u32) -> bool {
 /// are not unicast.
 pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
     let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
-    let feeders: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| feeders(links, link.index)).collect();
+    let above: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| upper_devices(links, link.index)).collect();
     let all = FAMILIES.iter().map(|ipv6| {
         tables.family(*ipv6).as_ref().map(|family| {
             let mine = remotes.iter().filter(|remote| remote.is_ipv6() == *ipv6);
@@ -385,7 +385,7 @@ pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Readi
             let marked: BTreeSet<u32> =
                 family.rules.iter().filter(|rule| rule.fwmark.is_some()).map(|rule| rule.table).collect();
             let inward = |route: &Route| {
-                let into = route.devices.iter().any(|at| feeders.contains(at));
+                let into = route.devices.iter().any(|at| above.contains(at));
                 let known = route.nexthop.is_none() || !route.devices.is_empty();
                 let led_to = known && marked.contains(&route.table) && !is_common(route.table);
                 let names_source = !foreign.is_empty() && route.preferred_source.is_some();

@@ -27,7 +27,7 @@ pub fn excludes_udp(step: &Step) -> bool {
 
 /// Whether a step does nothing to a packet.
 pub fn only_tests(step: &Step) -> bool {
-    matches!(step, Step::Match(_) | Step::Harmless(_))
+    matches!(step, Step::Match(_) | Step::NoEffect(_))
 }
 
 fn meets(condition: &Comparison, number: u128) -> bool {

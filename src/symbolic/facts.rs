@@ -7,7 +7,7 @@ use super::host::{may_be_chosen, prefix_range};
 use super::past::{Past, past};
 use super::values::Numbers;
 use crate::facts::netfilter::{Family, address_key, name_key};
-use crate::facts::{Address, Facts, Link, OuterRoute, Question, Reading, Route, Tunnel, feeders};
+use crate::facts::{Address, Facts, Link, OuterRoute, Question, Reading, Route, Tunnel, upper_devices};
 
 /// `LOOPBACK_IFINDEX`: of the first device of each network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -18,7 +18,7 @@ pub struct TunnelFacts {
     /// Its device; empty: it lives in another network namespace, and which of the ways its packets take is not known.
     pub device: String,
     /// Names of the devices by which packets get into it.
-    pub feeders: Numbers,
+    pub upper_devices: Numbers,
     /// Names of those of them that are not itself.
     pub above: Vec<String>,
     /// Destinations that are routed into it, of IPv4 and of IPv6.
@@ -87,7 +87,7 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
     read(facts.routes.without_value(), ["ip", "route", "show"])?;
     read(facts.rules.without_value(), ["ip", "rule", "show"])?;
     read(facts.addresses.without_value(), ["ip", "address", "show"])?;
-    let into = feeders(links, link.index);
+    let into = upper_devices(links, link.index);
     let names =
         links.iter().filter(|link| into.contains(&link.index) && bridge_of(links, link).is_none()).map(|link| {
             name_key(&link.name).ok_or_else(|| format!("the name of {} is not known byte by byte", link.name).into())
@@ -134,7 +134,7 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
             .filter(|other| into.contains(&other.index) && other.index != link.index)
             .map(|other| other.name.clone())
             .collect(),
-        feeders: Numbers::ranges(names.into_iter().map(|key| (key, key)).collect()),
+        upper_devices: Numbers::ranges(names.into_iter().map(|key| (key, key)).collect()),
         inner: [false, true].map(|ipv6| routed_into(facts, &into, ipv6)),
         bridged: link.master.is_some(),
         bridges_call_rules: [0, 1].map(|at| {

@@ -336,7 +336,7 @@ pub(super) fn family_word(family: Family) -> &'static str {
 /// Whether a step does anything but test, or let a packet pass.
 fn is_effect(step: &Step) -> bool {
     match step {
-        Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
+        Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } => false,
         Step::Verdict(Verdict::Map { verdicts, .. }) => {
             verdicts.ok().is_none_or(|verdicts| verdicts.iter().any(|verdict| !lets_pass(verdict)))
         }

@@ -185,13 +185,13 @@ impl<'a> Network<'a> {
 
     /// Bits of the mark that some rule sets.
     pub fn settable_bits(&self) -> u32 {
-        let found = self.rules.iter().flat_map(|rules| rules.ruleset.setters.found.keys());
+        let found = self.rules.iter().flat_map(|rules| rules.ruleset.mark_writers.found.keys());
         found.fold(0, |all, bit| all | bit)
     }
 
     /// Those among them that a rule sets whose chain is on no hook of IP: one of a bridge, or where packets come in.
     pub fn bits_set_outside(&self) -> u32 {
-        let found = self.rules.iter().flat_map(|rules| &rules.ruleset.setters.found);
+        let found = self.rules.iter().flat_map(|rules| &rules.ruleset.mark_writers.found);
         let outside = |(_, (id, _)): &(&u32, &(ChainId, u32))| matches!(id.family, Family::Bridge | Family::Netdev);
         found.filter(outside).fold(0, |all, (bit, _)| all | bit)
     }
@@ -200,7 +200,7 @@ impl<'a> Network<'a> {
     pub fn searched_bits(&self, set: usize) -> u32 {
         let ruleset = self.rules[set].ruleset;
         let whole = |id: &ChainId| ruleset.chains.get(id).is_some_and(|chain| chain.rules.ok().is_some());
-        let found = ruleset.setters.found.iter().filter(|(_, (id, _))| !whole(id));
+        let found = ruleset.mark_writers.found.iter().filter(|(_, (id, _))| !whole(id));
         found.fold(0, |all, (bit, _)| all | bit)
     }
 
@@ -211,10 +211,14 @@ impl<'a> Network<'a> {
         if let Some(why) = unread {
             return Some((u32::MAX, why));
         }
-        let setters = self.rules.iter().map(|rules| &rules.ruleset.setters).filter(|setters| setters.given_up != 0);
-        let setters: Vec<_> = setters.collect();
-        let bits = setters.iter().fold(0, |all, setters| all | setters.given_up);
-        let first = setters.first()?;
+        let mark_writers = self
+            .rules
+            .iter()
+            .map(|rules| &rules.ruleset.mark_writers)
+            .filter(|mark_writers| mark_writers.given_up != 0);
+        let mark_writers: Vec<_> = mark_writers.collect();
+        let bits = mark_writers.iter().fold(0, |all, mark_writers| all | mark_writers.given_up);
+        let first = mark_writers.first()?;
         Some((bits, format!("whether rules set bits {bits:#x} of the mark is not known: {}", first.why).into()))
     }
 

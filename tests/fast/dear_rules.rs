@@ -75,7 +75,7 @@ impl Dear {
         for (bit, rule) in rules.iter().flat_map(|rule| (0..32).map(move |shift| (1u32 << shift, rule))) {
             let sets = |step: &Step| matches!(step, Step::SetMark(write) if write.can_set() & bit != 0);
             if rule.steps.iter().any(sets) {
-                self.0.setters.found.entry(bit).or_insert_with(|| (id(name), rule.position));
+                self.0.mark_writers.found.entry(bit).or_insert_with(|| (id(name), rule.position));
             }
         }
         self.0.chains.insert(id(name), Chain::new(base, Reading::Ok(Arc::new(rules))));

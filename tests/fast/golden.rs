@@ -31,7 +31,7 @@ fn rules(node: &Path) -> String {
             writeln!(out, "  {:?}", found.rules).unwrap();
         }
     }
-    writeln!(out, "\n{:?}", ruleset.setters).unwrap();
+    writeln!(out, "\n{:?}", ruleset.mark_writers).unwrap();
     ruleset.sets.iter().for_each(|(id, set)| writeln!(out, "{id:?}\n  {set:?}").unwrap());
     out
 }

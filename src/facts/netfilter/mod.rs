@@ -103,7 +103,7 @@ pub struct Ruleset {
     /// Sets that their rules ask, as far as anything about them was read.
     pub sets: Shared<BTreeMap<SetId, Set>>,
     /// Who sets the mark bits that source-NAT rules test.
-    pub setters: MarkSetters,
+    pub mark_writers: MarkWriters,
     /// Families whose connections are tracked because of a rule in a chain that no hook leads to, or in a dormant table.
     pub tracks: BTreeSet<Family>,
     /// Families of which it could not be told whether such a rule is there, and why.
@@ -261,7 +261,7 @@ pub type Element = Vec<(u128, u128)>;
 
 /// Where the bits come from that source-NAT rules look for in a mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MarkSetters {
+pub struct MarkWriters {
     /// Bits that are tested: by rules of this backend, and for nf_tables by those of legacy tables too.
     pub tested: u32,
     /// Bits that a rule sets, tested or not, and one such rule for each: one that a hook leads to, or of a well-known chain that other
@@ -275,7 +275,7 @@ pub struct MarkSetters {
     pub why: String,
 }
 
-impl MarkSetters {
+impl MarkWriters {
     /// Bits that are tested and for which no rule was found.
     pub fn missing(&self) -> u32 {
         self.tested & !self.found.keys().fold(0, |all, bit| all | bit)

@@ -127,7 +127,7 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
             }
             Step::Match(Match::Tests { .. }) => others.push("not all"),
             Step::Match(Match::Set { .. }) => others.push("set"),
-            Step::Match(Match::Occasional(name) | Match::Opaque(name)) => others.push(name),
+            Step::Match(Match::NonDeterministic(name) | Match::Opaque(name)) => others.push(name),
             Step::Opaque { what: name, .. } => others.push(name),
             _ => {}
         }

@@ -108,7 +108,7 @@ pub enum Step {
     /// Ends the rule; a map that has no element, or `continue` as one, does not.
     Verdict(Verdict),
     /// Understood, and without influence on marks, NAT and the way through the rules (log, TCP options, …).
-    Harmless(String),
+    NoEffect(String),
     /// Not understood: it may do anything.
     Opaque {
         /// What it is.
@@ -138,8 +138,8 @@ impl Step {
             Self::Match(Match::Set { fields, .. }) | Self::Verdict(Verdict::Map { fields, .. }) => {
                 fields.iter().any(tracked)
             }
-            Self::Match(Match::Occasional(name)) => MATCHES.contains(&name.as_str()) || name.starts_with("ct "),
-            Self::Harmless(name) => name == "CONNSECMARK" || name.starts_with("ct "),
+            Self::Match(Match::NonDeterministic(name)) => MATCHES.contains(&name.as_str()) || name.starts_with("ct "),
+            Self::NoEffect(name) => name == "CONNSECMARK" || name.starts_with("ct "),
             Self::Verdict(Verdict::Gone(name)) => name.eq_ignore_ascii_case("synproxy"),
             _ => false,
         }
@@ -175,7 +175,7 @@ pub enum Match {
         inverted: bool,
     },
     /// Holds for some packets and not for others, by chance or rate or circumstance (limit, statistic, owner, …).
-    Occasional(String),
+    NonDeterministic(String),
     /// All of these hold for the ports of a bridge that forwards the packet; of packets that none does it is known.
     OfBridged {
         /// Whether it holds for the latter.

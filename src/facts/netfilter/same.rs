@@ -11,11 +11,11 @@ use crate::facts::Reading;
 impl Ruleset {
     /// Whether packets meet the same in the other.
     pub fn does_the_same_as(&self, other: &Self) -> bool {
-        let Self { generation: _, base_chains, devices, chains, sets, setters, tracks, tracking_unread } = self;
+        let Self { generation: _, base_chains, devices, chains, sets, mark_writers, tracks, tracking_unread } = self;
         let same = |((id, chain), (other_id, other))| id == other_id && Chain::does_the_same_as(chain, other);
         *base_chains == other.base_chains
             && *devices == other.devices
-            && *setters == other.setters
+            && *mark_writers == other.mark_writers
             && *tracks == other.tracks
             && *tracking_unread == other.tracking_unread
             && (chains.is(&other.chains)

@@ -88,8 +88,8 @@ fn ruleset() -> Ruleset {
         ruleset.base_chains.add(chain.base.as_ref().unwrap().hook, id(name));
         ruleset.chains.insert(id(name), chain);
     }
-    ruleset.setters.found.insert(0x10, (id("marks"), 1));
-    ruleset.setters.tested = 0x10;
+    ruleset.mark_writers.found.insert(0x10, (id("marks"), 1));
+    ruleset.mark_writers.tested = 0x10;
     let set = Set {
         name: "s".into(),
         kind: "4 bytes".into(),
@@ -184,7 +184,7 @@ const CHANGES: &[Change] = &[
             let Step::Nat(nat) = to(NatAction::Dnat) else { unreachable!() };
             Step::Nat(Nat { addresses: Chosen::Range(address, address), ..nat })
         };
-        let often = || Step::Match(Match::Occasional("statistic".into()));
+        let often = || Step::Match(Match::NonDeterministic("statistic".into()));
         *rules_of(node, "dns") = vec![rule(1, vec![often(), nat(1)]), rule(2, vec![nat(2)])];
     }),
     ("ports that are random", |node| {
@@ -357,7 +357,7 @@ const CHANGES: &[Change] = &[
     ("a hook whose chains were not read", |node| {
         rules(node).base_chains.lose(Family::Ipv4, Hook::Postrouting, &Reading::<()>::Denied("no".into()));
     }),
-    ("who sets marks", |node| rules(node).setters.given_up = 0x20),
+    ("who sets marks", |node| rules(node).mark_writers.given_up = 0x20),
     ("tracking", |node| rules(node).tracks = [Family::Ipv6].into()),
     ("tracking that was not told", |node| {
         rules(node).tracking_unread.insert(Family::Ipv6, "too many".into());

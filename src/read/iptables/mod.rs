@@ -122,10 +122,10 @@ impl Half {
                 return added.within(format_args!("table {name}")).map(|()| Arc::default());
             }
         }
-        let mut setters = std::mem::take(&mut ruleset.setters);
-        marks::note_whole_chains(&mut setters, &ruleset);
-        setters.none = setters.missing();
-        ruleset.setters = setters;
+        let mut mark_writers = std::mem::take(&mut ruleset.mark_writers);
+        marks::note_whole_chains(&mut mark_writers, &ruleset);
+        mark_writers.none = mark_writers.missing();
+        ruleset.mark_writers = mark_writers;
         let ruleset = Arc::new(ruleset);
         if size > small {
             let known = KnownTables { infos, ruleset: Arc::clone(&ruleset), since: None };
@@ -173,7 +173,7 @@ fn add(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str, few: usize) -> Re
         insert(ruleset, table, number, name, Reading::Ok(Arc::new(rules)))?;
     }
     if name == "nat" {
-        ruleset.setters.tested = marks::all_tested(ruleset);
+        ruleset.mark_writers.tested = marks::all_tested(ruleset);
         search(ruleset, table, name)?;
         follow_for_udp(ruleset, table, &searched, name)?;
     }
@@ -301,7 +301,7 @@ fn base(table: &XtTable<'_>, number: usize, name: &str) -> Result<Option<Base>, 
 fn search(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str) -> Result<(), Failure> {
     let first = |number: &usize| matches!(hook(table, *number), Some(Hook::Prerouting | Hook::Output));
     let mut open: Vec<usize> = (0..table.chains.len()).filter(first).collect();
-    let setters = &mut ruleset.setters;
+    let mark_writers = &mut ruleset.mark_writers;
     let mut seen = vec![false; table.chains.len()];
     while let Some(number) = open.pop() {
         if std::mem::replace(&mut seen[number], true) {
@@ -318,11 +318,11 @@ fn search(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str) -> Result<(), 
                 .iter()
                 .any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque { .. }))
             {
-                marks::note(&mut setters.found, u32::MAX, &id(table, number, name), position, &steps);
+                marks::note(&mut mark_writers.found, u32::MAX, &id(table, number, name), position, &steps);
             }
         }
     }
-    setters.none = setters.missing();
+    mark_writers.none = mark_writers.missing();
     Ok(())
 }
 

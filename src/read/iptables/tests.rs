@@ -66,8 +66,8 @@ fn a_table_of_this_kernel_is_read() {
     let docker0 = u128::from_be_bytes(*b"docker0\0\0\0\0\0\0\0\0\0");
     let whole = u128::MAX << 64; // the name and the zero that ends it
     assert_eq!(docker.steps[1], masked(Field::OutputName, whole, docker0, true));
-    assert_eq!(ruleset.setters.tested & 0x4000, 0x4000);
-    assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
+    assert_eq!(ruleset.mark_writers.tested & 0x4000, 0x4000);
+    assert_eq!(ruleset.mark_writers.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
     assert!(ruleset.chains.keys().any(|id| id.chain.starts_with("KUBE-SVC")));
 }
 
@@ -76,7 +76,7 @@ fn of_many_services_only_what_a_tunnel_can_meet_is_read() {
     let table = XtTable::new(*NAT, false, "nat").unwrap();
     let mut ruleset = Ruleset::default();
     add(&mut ruleset, &table, "nat", 0).unwrap();
-    assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
+    assert_eq!(ruleset.mark_writers.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
     let output = chain(&ruleset, Family::Ipv4, "OUTPUT");
     assert!(output.rules.why().contains("only searched"));
     assert_eq!(output.rules_for_udp().map(<[Rule]>::len), Some(3));

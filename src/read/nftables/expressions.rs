@@ -70,12 +70,12 @@ impl<'a> RuleReader<'a> {
         self.steps.push(Step::Match(found));
     }
 
-    fn occasional(&mut self, what: &str) {
-        self.push(Match::Occasional(what.to_owned()));
+    fn non_deterministic(&mut self, what: &str) {
+        self.push(Match::NonDeterministic(what.to_owned()));
     }
 
     fn harmless(&mut self, what: impl Into<String>) {
-        self.steps.push(Step::Harmless(what.into()));
+        self.steps.push(Step::NoEffect(what.into()));
     }
 
     fn gone(&mut self, what: &str) {
@@ -143,9 +143,9 @@ impl<'a> RuleReader<'a> {
             // Rewriting a TCP option ends the rule for packets that have none (NFT_BREAK); nft writes no test of TCP.
             Expr::Exthdr(exthdr) if exthdr.sreg.is_some() => {
                 self.test(equal(Field::L4Proto, 0xff, IPPROTO_TCP));
-                self.occasional("exthdr write");
+                self.non_deterministic("exthdr write");
             }
-            Expr::Exthdr(exthdr) if exthdr.dreg.is_none() => self.occasional("a header option"),
+            Expr::Exthdr(exthdr) if exthdr.dreg.is_none() => self.non_deterministic("a header option"),
             // What these load is in the registers.
             Expr::Exthdr(_)
             | Expr::Numgen(_)
@@ -162,19 +162,19 @@ impl<'a> RuleReader<'a> {
                 let condition = Comparison::Masked { mask: 1, value: 1 };
                 self.test(FieldTest { field: Field::Ipsec { outgoing: xfrm.dir == Some(1) }, condition });
             }
-            Expr::Limit(_) => self.occasional("limit"),
-            Expr::Quota(_) => self.occasional("quota"),
-            Expr::Connlimit(_) => self.occasional("connlimit"),
+            Expr::Limit(_) => self.non_deterministic("limit"),
+            Expr::Quota(_) => self.non_deterministic("quota"),
+            Expr::Connlimit(_) => self.non_deterministic("connlimit"),
             // These do something, but end the rule where they cannot (NFT_BREAK).
-            Expr::Tproxy(_) => self.occasional("tproxy"),
+            Expr::Tproxy(_) => self.non_deterministic("tproxy"),
             Expr::FlowOffload(_) => {
                 self.steps.push(Step::OwnTimeout);
-                self.occasional("flow_offload");
+                self.non_deterministic("flow_offload");
             }
             Expr::Dynset(dynset) => {
                 let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
                 self.steps.push(Step::UpdateSet { set: self.set(&dynset.set_name), adds });
-                self.occasional("dynset");
+                self.non_deterministic("dynset");
             }
             Expr::Log(_) => self.harmless("log"),
             Expr::Dup(_) => self.harmless("dup"),
@@ -284,7 +284,7 @@ impl<'a> RuleReader<'a> {
                     self.push(Match::Set { fields: fields.clone(), set: set.clone(), inverted: false });
                     self.maps.add(at, MapLookup { fields, set }, &self.steps);
                 }
-                None => self.occasional("a map"),
+                None => self.non_deterministic("a map"),
             },
             (None, Ok(fields)) => {
                 let inverted = lookup.flags.unwrap_or(0) & NFT_LOOKUP_F_INV != 0;
@@ -318,7 +318,7 @@ impl<'a> RuleReader<'a> {
     fn objref(&mut self, objref: &Objref<'_>) {
         match objref.imm_type {
             Some(NFT_OBJECT_QUOTA | NFT_OBJECT_LIMIT | NFT_OBJECT_CONNLIMIT) => {
-                self.occasional("a named quota or limit");
+                self.non_deterministic("a named quota or limit");
             }
             Some(NFT_OBJECT_SYNPROXY) => self.synproxy(),
             Some(NFT_OBJECT_CT_TIMEOUT) => {
@@ -328,7 +328,7 @@ impl<'a> RuleReader<'a> {
             Some(kind) => self.harmless(format!("object of type {kind}")),
             // What kind they are of was not read.
             None => {
-                self.occasional("a map of objects");
+                self.non_deterministic("a map of objects");
                 self.steps.push(Step::OwnTimeout);
             }
         }

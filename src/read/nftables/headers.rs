@@ -41,7 +41,7 @@ pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> V
     let mut changed = registers.written(register, base, from as usize, len as usize);
     changed.retain(|(at, _)| !harmless(*at));
     if changed.is_empty() {
-        return vec![Step::Harmless(written)];
+        return vec![Step::NoEffect(written)];
     }
     let mut steps = Vec::new();
     for (field, start, width) in fields {

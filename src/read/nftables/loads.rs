@@ -28,7 +28,7 @@ pub enum Loaded {
     /// The same for every packet.
     Constant,
     /// Differs from packet to packet by chance or circumstance; the text names it.
-    Occasional(&'static str),
+    NonDeterministic(&'static str),
     /// Not understood.
     Opaque(String),
 }
@@ -65,13 +65,13 @@ impl Loaded {
             }
             Source::Ct(key, direction) => ct(key, direction, load.network == Some(NetworkHeader::Ipv6)),
             Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
-            Source::Fib(..) => Self::Occasional("fib"), // the device of a route: reverse path filters
+            Source::Fib(..) => Self::NonDeterministic("fib"), // the device of a route: reverse path filters
             Source::Constant => Self::Constant,
-            Source::Exthdr(..) => Self::Occasional("a header option"),
-            Source::Numgen => Self::Occasional("numgen"),
-            Source::Hash => Self::Occasional("a hash"),
-            Source::Socket => Self::Occasional("socket"),
-            Source::Osf => Self::Occasional("osf"),
+            Source::Exthdr(..) => Self::NonDeterministic("a header option"),
+            Source::Numgen => Self::NonDeterministic("numgen"),
+            Source::Hash => Self::NonDeterministic("a hash"),
+            Source::Socket => Self::NonDeterministic("socket"),
+            Source::Osf => Self::NonDeterministic("osf"),
             Source::Map => Self::Opaque("a map".into()),
             Source::Rt(NFT_RT_XFRM) => Self::Wire(Field::Ipsec { outgoing: true }, 1),
             Source::Rt(_) => Self::Opaque("rt".into()),
@@ -86,7 +86,7 @@ impl Loaded {
     pub fn field(&self) -> Option<(&Field, usize)> {
         match self {
             Self::Wire(field, width) | Self::Host(field, width) => Some((field, *width)),
-            Self::Constant | Self::Occasional(_) | Self::Opaque(_) => None,
+            Self::Constant | Self::NonDeterministic(_) | Self::Opaque(_) => None,
         }
     }
 
@@ -107,23 +107,23 @@ fn meta(key: u32) -> Loaded {
     match key {
         NFT_META_LEN => Loaded::Host(Field::Other("meta length".into()), 4),
         NFT_META_PROTOCOL => Loaded::Wire(Field::EtherType, 2),
-        NFT_META_PRIORITY => Loaded::Occasional("meta priority"),
+        NFT_META_PRIORITY => Loaded::NonDeterministic("meta priority"),
         NFT_META_MARK => Loaded::Host(Field::Mark, 4),
         NFT_META_IIF => Loaded::Host(Field::InputIndex, 4),
         NFT_META_OIF => Loaded::Host(Field::OutputIndex, 4),
         NFT_META_IIFNAME => Loaded::Wire(Field::InputName, 16),
         NFT_META_OIFNAME => Loaded::Wire(Field::OutputName, 16),
-        NFT_META_SKUID => Loaded::Occasional("meta skuid"),
-        NFT_META_SKGID => Loaded::Occasional("meta skgid"),
+        NFT_META_SKUID => Loaded::NonDeterministic("meta skuid"),
+        NFT_META_SKGID => Loaded::NonDeterministic("meta skgid"),
         NFT_META_NFPROTO => Loaded::Wire(Field::NfProto, 1),
         NFT_META_L4PROTO => Loaded::Wire(Field::L4Proto, 1),
         NFT_META_PKTTYPE => Loaded::Wire(Field::Other("meta pkttype".into()), 1),
         NFT_META_IIFGROUP => Loaded::Host(of_device(false, DeviceProperty::Group), 4),
         NFT_META_OIFGROUP => Loaded::Host(of_device(true, DeviceProperty::Group), 4),
-        NFT_META_CPU => Loaded::Occasional("meta cpu"),
-        NFT_META_CGROUP => Loaded::Occasional("meta cgroup"),
-        NFT_META_PRANDOM => Loaded::Occasional("meta random"),
-        NFT_META_TIME_NS..=NFT_META_TIME_HOUR => Loaded::Occasional("meta time"),
+        NFT_META_CPU => Loaded::NonDeterministic("meta cpu"),
+        NFT_META_CGROUP => Loaded::NonDeterministic("meta cgroup"),
+        NFT_META_PRANDOM => Loaded::NonDeterministic("meta random"),
+        NFT_META_TIME_NS..=NFT_META_TIME_HOUR => Loaded::NonDeterministic("meta time"),
         NFT_META_IIFTYPE => Loaded::Host(of_device(false, DeviceProperty::HardwareType), 2),
         NFT_META_OIFTYPE => Loaded::Host(of_device(true, DeviceProperty::HardwareType), 2),
         NFT_META_RTCLASSID => Loaded::Opaque("meta rtclassid".into()),
@@ -149,10 +149,10 @@ fn ct(key: u32, direction: Option<u8>, ipv6: bool) -> Loaded {
         NFT_CT_DIRECTION => Loaded::Wire(Field::ConnectionDirection, 1),
         NFT_CT_STATUS => Loaded::Host(Field::ConnectionStatus, 4),
         NFT_CT_MARK => Loaded::Host(Field::ConnectionMark, 4),
-        NFT_CT_HELPER => Loaded::Occasional("ct helper"),
-        NFT_CT_EXPIRATION => Loaded::Occasional("ct expiration"),
-        NFT_CT_PKTS..=NFT_CT_AVGPKT => Loaded::Occasional("ct packets or bytes"),
-        NFT_CT_ID => Loaded::Occasional("ct id"),
+        NFT_CT_HELPER => Loaded::NonDeterministic("ct helper"),
+        NFT_CT_EXPIRATION => Loaded::NonDeterministic("ct expiration"),
+        NFT_CT_PKTS..=NFT_CT_AVGPKT => Loaded::NonDeterministic("ct packets or bytes"),
+        NFT_CT_ID => Loaded::NonDeterministic("ct id"),
         NFT_CT_SRC => tuple("saddr", address),
         NFT_CT_DST => tuple("daddr", address),
         NFT_CT_PROTOCOL => Loaded::Wire(Field::Other("ct protocol".into()), 1),

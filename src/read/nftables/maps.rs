@@ -22,7 +22,7 @@ impl Maps {
     /// The look-up of an expression, if nothing that it may be about has been written since.
     pub fn looked_up(&self, at: usize, steps: &[Step]) -> Option<MapLookup> {
         let (lookup, since) = self.0.get(&at)?;
-        let keeps = |step: &Step| matches!(step, Step::Match(_) | Step::Harmless(_));
+        let keeps = |step: &Step| matches!(step, Step::Match(_) | Step::NoEffect(_));
         steps[*since..].iter().all(keeps).then(|| lookup.clone())
     }
 

@@ -18,8 +18,8 @@ mod expressions;
 mod headers;
 mod loads;
 mod maps;
+mod mark_writers;
 mod registers;
-mod setters;
 pub(super) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,13 +152,13 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     fn is_known(&self, known: &Ruleset) -> bool {
         known.generation == Some(self.generation)
             && known.devices == self.around.devices
-            && self.around.tested_elsewhere & !known.setters.tested == 0
+            && self.around.tested_elsewhere & !known.mark_writers.tested == 0
     }
 
     fn read_all(&mut self) {
         let (whole, searched) = self.base_chains().into_iter().partition(|(_, base)| is_read_whole(base));
         self.follow(whole);
-        setters::search(self, searched);
+        mark_writers::search(self, searched);
         self.find_tracking();
     }
 

@@ -96,7 +96,7 @@ impl Registers {
 
     /// Why cells cannot be compared field by field, if they cannot.
     fn unclear(&self, cells: &[Cell]) -> Option<Match> {
-        let mut occasional = None;
+        let mut non_deterministic = None;
         for cell in cells {
             match self.meaning(cell) {
                 Some(Loaded::Opaque(what)) => return Some(Match::Opaque(what.clone())),
@@ -105,11 +105,13 @@ impl Registers {
                 Some(_) if cell.computed != 0 => {
                     return Some(Match::Opaque(format!("bitwise operation {}", cell.computed)));
                 }
-                Some(Loaded::Occasional(what)) => occasional = Some(Match::Occasional((*what).to_owned())),
+                Some(Loaded::NonDeterministic(what)) => {
+                    non_deterministic = Some(Match::NonDeterministic((*what).to_owned()))
+                }
                 Some(Loaded::Wire(..) | Loaded::Host(..)) => {}
             }
         }
-        occasional
+        non_deterministic
     }
 
     fn equal(&self, cells: &[Cell], data: &[u8], inverted: bool) -> Match {
@@ -244,7 +246,7 @@ impl Registers {
                 Some(_) if cell.computed != 0 => return unknown(&format!("bitwise operation {}", cell.computed)),
                 Some(Loaded::Constant) => {}
                 Some(Loaded::Opaque(what)) => return unknown(what),
-                Some(Loaded::Occasional(what)) => return unknown(what),
+                Some(Loaded::NonDeterministic(what)) => return unknown(what),
                 Some(Loaded::Wire(field, _) | Loaded::Host(field, _)) => match field {
                     _ if cell.byte == at && field == own => keep[at] = cell.and,
                     _ if cell.byte == at && field == other => take[at] = cell.and,

@@ -257,7 +257,7 @@ fn the_well_known_setter_of_a_bit_is_found_first_if_anything_leads_to_it() {
     kernel.users.insert("KUBE-MARK-MASQ", 1);
     let (ruleset, names) = kernel.read();
     let ruleset = ruleset.ok().expect("it was read").clone();
-    assert_eq!(ruleset.setters.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
+    assert_eq!(ruleset.mark_writers.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
     let asked = |end: &str| names.iter().position(|name| name.ends_with(end));
     assert!(asked("/KUBE-MARK-MASQ") < asked("/services"), "{names:?}");
     let pre = ruleset.chains.iter().find(|(id, _)| id.chain == "pre").expect("a base chain").1;
@@ -267,13 +267,17 @@ fn the_well_known_setter_of_a_bit_is_found_first_if_anything_leads_to_it() {
     kernel.users.clear();
     kernel.rules.insert("services", vec![vec![set_mark(0x1)]]);
     let (ruleset, names) = kernel.read();
-    let setters = ruleset.ok().expect("it was read").setters.clone();
-    assert_eq!((setters.tested, setters.none, setters.given_up), (0x4000, 0x4000, 0), "{setters:?}");
+    let mark_writers = ruleset.ok().expect("it was read").mark_writers.clone();
+    assert_eq!(
+        (mark_writers.tested, mark_writers.none, mark_writers.given_up),
+        (0x4000, 0x4000, 0),
+        "{mark_writers:?}"
+    );
     assert!(names.iter().any(|name| name.ends_with("rules/ipv4/nat/services")), "{names:?}");
 
     kernel.rules.insert("services", vec![vec![set_mark(0x1)], vec![set_mark(0xc000)]]);
-    let setters = kernel.read().0.ok().expect("it was read").setters.clone();
-    assert_eq!(setters.found[&0x4000], (id("services"), 2));
+    let mark_writers = kernel.read().0.ok().expect("it was read").mark_writers.clone();
+    assert_eq!(mark_writers.found[&0x4000], (id("services"), 2));
 }
 
 #[test]
@@ -285,9 +289,9 @@ fn a_search_that_is_given_up_leaves_the_bit_possible() {
     rules[1].1 = names.iter().map(|name| vec![jump(*name)]).collect();
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
     let (ruleset, asked) = kernel.read();
-    let setters = ruleset.ok().expect("it was read").setters.clone();
-    assert_eq!((setters.given_up, setters.none), (2, 0));
-    assert!(setters.why.contains("more than 512 chains"), "{}", setters.why);
+    let mark_writers = ruleset.ok().expect("it was read").mark_writers.clone();
+    assert_eq!((mark_writers.given_up, mark_writers.none), (2, 0));
+    assert!(mark_writers.why.contains("more than 512 chains"), "{}", mark_writers.why);
     assert!(asked.len() < 600);
 }
 
@@ -359,8 +363,8 @@ fn a_connection_mark_may_be_restored_so_setting_it_counts() {
     let rules = [("post", vec![[mark_test(0x4000), masquerade()].concat()]), ("pre", vec![ct_mark_set(0x4000)])]
         .map(|(name, rules)| (name, rules.into_iter().map(|rule| vec![rule]).collect::<Vec<_>>()));
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
-    let setters = kernel.read().0.ok().expect("it was read").setters.clone();
-    assert_eq!((setters.tested, setters.none), (0x4000, 0), "{setters:?}");
+    let mark_writers = kernel.read().0.ok().expect("it was read").mark_writers.clone();
+    assert_eq!((mark_writers.tested, mark_writers.none), (0x4000, 0), "{mark_writers:?}");
 }
 
 #[test]
@@ -373,8 +377,8 @@ fn chains_that_were_read_whole_are_searched_too() {
     .map(|(name, rules)| (name, rules.into_iter().map(|rule| vec![rule]).collect::<Vec<_>>()));
     let bases = [("post", POSTROUTING, true), ("pre", PREROUTING, true), ("forward", 2, false)];
     let mut kernel = Kernel::new(&bases, &rules);
-    let setters = kernel.read().0.ok().expect("it was read").setters.clone();
-    assert_eq!((setters.tested, setters.none), (0x4000, 0), "{setters:?}");
+    let mark_writers = kernel.read().0.ok().expect("it was read").mark_writers.clone();
+    assert_eq!((mark_writers.tested, mark_writers.none), (0x4000, 0), "{mark_writers:?}");
 }
 
 #[test]
@@ -398,8 +402,8 @@ fn a_set_of_marks_tests_every_bit() {
     let rules = [("post", vec![vec![load_meta(3), mark_in("__set0"), masquerade()]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
     kernel.sets.insert("__set0", Devices::new(0, []));
-    let setters = kernel.read().0.ok().expect("it was read").setters.clone();
-    assert_ne!(setters.tested, 0, "{setters:?}");
+    let mark_writers = kernel.read().0.ok().expect("it was read").mark_writers.clone();
+    assert_ne!(mark_writers.tested, 0, "{mark_writers:?}");
 }
 
 #[test]
@@ -412,7 +416,7 @@ fn a_passing_failure_of_the_search_is_not_remembered() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
     kernel.instead.insert("nft-7/rules/ipv4/nat/x", Reading::Failed(passing()));
     let seen = kernel.look(&Known::default(), &Around::default());
-    assert_eq!(seen.whole().setters.given_up, 0x4000);
+    assert_eq!(seen.whole().mark_writers.given_up, 0x4000);
     assert_eq!(seen.whole().generation, None, "else it is never asked again");
     assert!(seen.memory.nftables.is_none());
 }
@@ -617,9 +621,13 @@ fn a_base_chain_of_an_unknown_type_loses_the_list_of_its_hook() {
     }
     assert_eq!(first.source(), (SourceState::Failed, why.to_owned()));
     assert_eq!(chain_names(first.whole()), ["f", "post", "pre"], "the others are read all the same");
-    let setters = &first.whole().setters;
-    assert_eq!((setters.given_up, setters.none), (0x4000, 0), "the rules of that chain may set the bit");
-    assert!(setters.why.contains("the base chains on prerouting") && setters.why.contains(why), "{}", setters.why);
+    let mark_writers = &first.whole().mark_writers;
+    assert_eq!((mark_writers.given_up, mark_writers.none), (0x4000, 0), "the rules of that chain may set the bit");
+    assert!(
+        mark_writers.why.contains("the base chains on prerouting") && mark_writers.why.contains(why),
+        "{}",
+        mark_writers.why
+    );
     // It stays so, and is said again.
     let second = kernel.look(&first.memory, &Around::default());
     assert_eq!((second.source(), second.whole()), (first.source(), first.whole()));

@@ -1,6 +1,6 @@
 //! What the matches of x_tables test.
 
-use super::{Extension, all, conntrack, masked, occasional, opaque_match, other, ports, test, within};
+use super::{Extension, all, conntrack, masked, non_deterministic, opaque_match, other, ports, test, within};
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
 use crate::facts::netfilter::{
@@ -49,7 +49,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
             kind => vec![icmp("icmpv6", kind, info.code, info.invflags)],
         },
         Xt::Iprange(info) => iprange(&info, ipv6),
-        Xt::Ipvs(info) => vec![occasional(&ipvs(&info))],
+        Xt::Ipvs(info) => vec![non_deterministic(&ipvs(&info))],
         Xt::Length(info) => vec![test(within(other("meta length"), info.min, info.max), info.invert != 0)],
         Xt::Mark(info) => vec![test(masked(Field::Mark, info.mask, info.mark), info.invert != 0)],
         Xt::MultiportV0(info) => ports::multiport(extension, info.flags, info.count, &info.ports, &[0; 15], false)?,
@@ -74,12 +74,12 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
             let compared = info.packets_op != 0 || info.bytes_op != 0;
             set(extension, info.index, info.dim, info.flags, Some((info.cmdflags, compared)))?
         }
-        Xt::SocketV0(_) | Xt::SocketV1(_) => vec![occasional("socket")],
+        Xt::SocketV0(_) | Xt::SocketV1(_) => vec![non_deterministic("socket")],
         Xt::Socket(info) => {
             const RESTORE_MARK: u8 = 1 << 2;
             let restores = info.flags & RESTORE_MARK != 0;
             let write = restores.then(|| Step::SetMark(MarkWrite::Unknown("mark of the socket".into())));
-            Some(occasional("socket")).into_iter().chain(write).collect()
+            Some(non_deterministic("socket")).into_iter().chain(write).collect()
         }
         Xt::State(info) => conntrack::state(info.statemask),
         Xt::Tcp(info) => ports::tcp(&info),
@@ -121,7 +121,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Srh(_)
         | Xt::Statistic(_)
         | Xt::Tcpmss(_)
-        | Xt::Time(_) => vec![occasional(extension.name)],
+        | Xt::Time(_) => vec![non_deterministic(extension.name)],
         Xt::Nfacct(info) if is_counter(&info.name) => vec![],
         Xt::Nfacct(_) => opaque_match(extension),
         Xt::Bpf(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => opaque_match(extension),
@@ -133,13 +133,13 @@ fn connbytes(extension: &Extension, info: &connbytes::XtConnbytesInfo<'_>) -> Ve
     const PACKETS: u8 = 0;
     let later = info.what == PACKETS && info.from > 1 && info.from <= info.to;
     let confirmed = later.then(|| test(masked(Field::ConnectionStatus, IPS_CONFIRMED, IPS_CONFIRMED), false));
-    confirmed.into_iter().chain([occasional(extension.name)]).collect()
+    confirmed.into_iter().chain([non_deterministic(extension.name)]).collect()
 }
 
 /// `helper_mt`: only connections that another one made the kernel expect have a helper that can be asked for.
 fn helper(extension: &Extension, info: &helper::XtHelperInfo<'_>) -> Vec<Step> {
     let expected = (info.invert == 0).then(|| test(masked(Field::ConnectionStatus, IPS_EXPECTED, IPS_EXPECTED), false));
-    expected.into_iter().chain([occasional(extension.name)]).collect()
+    expected.into_iter().chain([non_deterministic(extension.name)]).collect()
 }
 
 /// What is asked of IPVS, as iptables writes it, without addresses and ports: an inverted direction is the other one.
@@ -283,7 +283,7 @@ fn set(
     let end = |dimension: u8| if flags >> dimension & 1 == 1 { End::Source } else { End::Destination };
     let mut steps = vec![Step::Match(Match::Ipset { index, ends: (1..=dimensions).map(end).collect(), inverted })];
     if compared {
-        steps.push(occasional("set: counters of an element"));
+        steps.push(non_deterministic("set: counters of an element"));
     }
     Ok(steps)
 }

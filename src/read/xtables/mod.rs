@@ -71,8 +71,8 @@ fn other(name: &str) -> Field {
     Field::Other(name.to_owned())
 }
 
-fn occasional(what: &str) -> Step {
-    Step::Match(Match::Occasional(what.to_owned()))
+fn non_deterministic(what: &str) -> Step {
+    Step::Match(Match::NonDeterministic(what.to_owned()))
 }
 
 #[cfg(test)]

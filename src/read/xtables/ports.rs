@@ -1,6 +1,6 @@
 //! Matches that test ports.
 
-use super::{Extension, all, masked, occasional, opaque_match, other, test, within};
+use super::{Extension, all, masked, non_deterministic, opaque_match, other, test, within};
 use crate::facts::Failure;
 use crate::facts::netfilter::{Field, FieldTest, Step};
 use crate::netfilter::xtables::matches::tcp::XtTcp;
@@ -24,7 +24,7 @@ pub fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
         steps.push(test(masked(other("tcp flags"), mask, value), inverted));
     }
     if info.option != 0 {
-        steps.push(occasional(&format!("tcp option {}", info.option)));
+        steps.push(non_deterministic(&format!("tcp option {}", info.option)));
     }
     steps
 }
@@ -38,7 +38,7 @@ pub fn flagged(source: [u16; 2], destination: [u16; 2], flags: u32, invert: u32,
     if flags & 0x2 != 0 {
         steps.extend(range(destination, Field::DestinationPort, invert & 0x2 != 0));
     }
-    steps.extend(rest.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, what)| occasional(what)));
+    steps.extend(rest.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, what)| non_deterministic(what)));
     steps
 }
 

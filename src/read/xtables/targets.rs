@@ -71,7 +71,7 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Tos(_)
         | Xt::Trace(_)
         | Xt::Ttl(_)
-        | Xt::Ulog(_) => vec![Step::Harmless(extension.name.to_owned())],
+        | Xt::Ulog(_) => vec![Step::NoEffect(extension.name.to_owned())],
         // They take the packet away.
         Xt::NfqueueV0(_) | Xt::NfqueueV1(_) | Xt::Nfqueue(_) | Xt::Synproxy(_) => {
             vec![Step::Verdict(Verdict::Gone(extension.name.to_owned()))]

@@ -224,9 +224,9 @@ fn marks_are_written() {
     let of_element = MarkWrite::Unknown("mark of an ipset's element".into());
     assert_eq!(steps("iptables -t mangle -A FORWARD -j SET --map-set m dst --map-mark"), [Step::SetMark(of_element)]);
     let of_socket = MarkWrite::Unknown("mark of the socket".into());
-    let wanted = [occasional("socket"), Step::SetMark(of_socket)];
+    let wanted = [non_deterministic("socket"), Step::SetMark(of_socket)];
     assert_eq!(steps("iptables -t mangle -A PREROUTING -m socket --nowildcard --restore-skmark"), wanted);
-    assert_eq!(steps("iptables -t mangle -A PREROUTING -m socket --transparent"), [occasional("socket")]);
+    assert_eq!(steps("iptables -t mangle -A PREROUTING -m socket --transparent"), [non_deterministic("socket")]);
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn other_targets() {
         let captured: Vec<_> = captured().into_iter().filter(|captured| captured.name == name).collect();
         assert!(!captured.is_empty(), "{name}");
         for captured in captured {
-            assert_eq!(captured.decode(&captured.blob).unwrap(), [Step::Harmless(name.into())]);
+            assert_eq!(captured.decode(&captured.blob).unwrap(), [Step::NoEffect(name.into())]);
         }
     }
     let timeout = steps("iptables -t raw -A PREROUTING -p tcp -j CT --timeout pol");
@@ -331,11 +331,11 @@ fn ipsets_are_asked() {
         ("! --match-set dummy src", vec![ipset(0, &[Source], true)]),
         (
             "--match-set c src --packets-gt 5",
-            vec![ipset(3, &[Source], false), occasional("set: counters of an element")],
+            vec![ipset(3, &[Source], false), non_deterministic("set: counters of an element")],
         ),
         (
             "--match-set c src ! --bytes-eq 5 ! --update-counters",
-            vec![ipset(3, &[Source], false), occasional("set: counters of an element")],
+            vec![ipset(3, &[Source], false), non_deterministic("set: counters of an element")],
         ),
         ("--match-set dummy src --return-nomatch", vec![opaque()]),
     ] {
@@ -353,7 +353,7 @@ fn ipsets_are_asked() {
     v3.resize(48, 0);
     assert_eq!(decode(3, &v3), [ipset(9, &[Source], false)]);
     v3[24] = 4;
-    assert_eq!(decode(3, &v3), [ipset(9, &[Source], false), occasional("set: counters of an element")]);
+    assert_eq!(decode(3, &v3), [ipset(9, &[Source], false), non_deterministic("set: counters of an element")]);
 }
 
 #[test]
@@ -371,14 +371,14 @@ fn ports_are_tested() {
         ),
         ("iptables-legacy -A INPUT -p tcp -m tcp --syn", vec![flags(0x17, 0x02, false)]),
         ("iptables-legacy -A INPUT -p tcp -m tcp ! --syn", vec![flags(0x17, 0x02, true)]),
-        ("iptables -A INPUT -p tcp -m tcp --tcp-option 8", vec![occasional("tcp option 8")]),
+        ("iptables -A INPUT -p tcp -m tcp --tcp-option 8", vec![non_deterministic("tcp option 8")]),
         ("iptables-legacy -A INPUT -p udp -m udp --dport 53", vec![port(DestinationPort, 53, 53, false)]),
         ("iptables-legacy -A INPUT -p udp -m udp ! --sport 53:60", vec![port(SourcePort, 53, 60, true)]),
         (
             "iptables -A INPUT -p sctp -m sctp --dport 100:200 ! --sport 5",
             vec![port(SourcePort, 5, 5, true), port(DestinationPort, 100, 200, false)],
         ),
-        ("iptables -A INPUT -p sctp -m sctp --chunk-types any DATA,INIT", vec![occasional("sctp chunks")]),
+        ("iptables -A INPUT -p sctp -m sctp --chunk-types any DATA,INIT", vec![non_deterministic("sctp chunks")]),
         (
             "iptables -A INPUT -p dccp -m dccp --dport 100:200 ! --sport 5",
             vec![port(SourcePort, 5, 5, true), port(DestinationPort, 100, 200, false)],
@@ -466,7 +466,7 @@ fn headers_are_tested() {
         ("iptables -A INPUT -m tos --tos 0x10/0x3f", vec![test(masked(other("tos"), 0x3fu8, 0x10u8), false)]),
         ("iptables -A INPUT -p esp -m esp ! --espspi 100:200", vec![test(field("esp spi", 100, 200), true)]),
         ("iptables -A INPUT -p ah -m ah --ahspi 100", vec![test(field("ah spi", 100, 100), false)]),
-        ("ip6tables -A INPUT -p ah -m ah --ahspi 100", vec![occasional("ah")]),
+        ("ip6tables -A INPUT -p ah -m ah --ahspi 100", vec![non_deterministic("ah")]),
         (
             "iptables -A INPUT -p icmp -m icmp --icmp-type echo-request",
             vec![all(vec![field("icmp type", 8, 8), field("icmp code", 0, 255)], false)],
@@ -490,11 +490,11 @@ fn headers_are_tested() {
         ),
         (
             "iptables -A INPUT -m helper --helper ftp",
-            vec![test(masked(Field::ConnectionStatus, 1u8, 1u8), false), occasional("helper")],
+            vec![test(masked(Field::ConnectionStatus, 1u8, 1u8), false), non_deterministic("helper")],
         ),
         (
             "iptables -A INPUT -m connbytes --connbytes 10:20 --connbytes-dir both --connbytes-mode packets",
-            vec![test(masked(Field::ConnectionStatus, 8u8, 8u8), false), occasional("connbytes")],
+            vec![test(masked(Field::ConnectionStatus, 8u8, 8u8), false), non_deterministic("connbytes")],
         ),
         ("iptables -A INPUT -m realm --realm 3/255", vec![test(masked(other("realm"), 255u8, 3u8), false)]),
         (
@@ -519,7 +519,7 @@ fn what_is_asked_of_ipvs_is_told() {
     let asked = |bitmask, invert, fwd_method| {
         let info = XtIpvsMtinfo { bitmask, invert, fwd_method, ..XtIpvsMtinfo::default() }.emit();
         let found = decode_match(&Extension { name: "ipvs", revision: 0, family: Family::Ipv4, data: &info }).unwrap();
-        let [Step::Match(Match::Occasional(text))] = found.as_slice() else { panic!("{found:?}") };
+        let [Step::Match(Match::NonDeterministic(text))] = found.as_slice() else { panic!("{found:?}") };
         text.clone()
     };
     assert_eq!(asked(0x31, 0, 0), "ipvs --ipvs --vdir ORIGINAL --vmethod MASQ");
@@ -536,7 +536,7 @@ fn what_is_not_decoded_is_said() {
         let captured: Vec<_> = captured().into_iter().filter(|captured| captured.name == name).collect();
         assert!(!captured.is_empty(), "{name}");
         for captured in captured {
-            assert_eq!(captured.decode(&captured.blob).unwrap(), [occasional(name)], "{}", captured.command);
+            assert_eq!(captured.decode(&captured.blob).unwrap(), [non_deterministic(name)], "{}", captured.command);
         }
     }
     for (command, text) in [

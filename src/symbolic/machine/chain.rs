@@ -159,7 +159,7 @@ impl Walk<'_> {
                     current = self.flagged(current, self.layout.own_timeout);
                 }
                 Step::Rewrite { field, value } => current = self.rewritten(&place, field, *value, current, ends),
-                Step::Harmless(_) | Step::UpdateSet { .. } => {}
+                Step::NoEffect(_) | Step::UpdateSet { .. } => {}
                 Step::Opaque { what, .. } => {
                     let found = self.anything(&Hit::Rule(at.clone(), number), what, current);
                     current = found.returned;
@@ -376,7 +376,7 @@ impl Walk<'_> {
     /// Whether a step does anything that is followed but test packets.
     pub(super) fn acts(&self, step: &Step) -> bool {
         match step {
-            Step::Match(_) | Step::Harmless(_) | Step::UpdateSet { .. } => false,
+            Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } => false,
             Step::OwnTimeout => self.follows_timeouts,
             Step::SetMark(write) => self.relevant(write, &Field::Mark).is_some(),
             Step::SetConnectionMark(write) => self.relevant(write, &Field::ConnectionMark).is_some(),

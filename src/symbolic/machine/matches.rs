@@ -50,7 +50,7 @@ impl Walk<'_> {
                 let holds = self.in_ipset(place, *index, ends, packets);
                 Some(self.turned(holds, *inverted))
             }
-            Match::Occasional(_) => None,
+            Match::NonDeterministic(_) => None,
             Match::OfBridged { holds, .. } if self.packets.kind == PacketKind::Tunnel => {
                 Some(if *holds { EVERYTHING } else { NOTHING })
             }

@@ -91,7 +91,7 @@ fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
     let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
     let ruleset = walk.network.rules[*set].ruleset;
     let searched = walk.network.chain(*set, chain).is_some_and(|chain| chain.only_searched());
-    searched && ruleset.setters.found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
+    searched && ruleset.mark_writers.found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
 }
 
 /// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or

@@ -145,7 +145,7 @@ impl TunnelWalk<'_, '_> {
         if assumed.is_empty() {
             return NOTHING;
         }
-        let feeders = self.facts.feeders.clone();
+        let upper_devices = self.facts.upper_devices.clone();
         let mut all = NOTHING;
         for flow in [Flow::First, Flow::Later, Flow::Invalid] {
             self.walk.stage = format!("bridge {family} {flow:?}");
@@ -155,9 +155,9 @@ impl TunnelWalk<'_, '_> {
                 packets = self.walk.forget(packets, &[Field::ConnectionStatus]);
             }
             packets = self.walk.space.and(packets, assumed);
-            packets = self.walk.set(packets, &Field::InputName, feeders.as_ranges());
+            packets = self.walk.set(packets, &Field::InputName, upper_devices.as_ranges());
             packets = self.pass(Hook::Prerouting, flow, packets);
-            packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
+            packets = self.walk.set(packets, &Field::OutputName, upper_devices.as_ranges());
             packets = self.pass(Hook::Forward, flow, packets);
             // br_nf_post_routing says no device that it came in by.
             packets = self.walk.set(packets, &Field::InputName, NO_DEVICE);
@@ -182,10 +182,10 @@ impl TunnelWalk<'_, '_> {
     /// First packets that come out of the tunnel: what they leave in the connection's mark, answers begin with.
     fn arriving(&mut self, family: Family, forwarded: bool, assumed: PacketSet) -> PacketSet {
         self.begin(family, format!("arriving {family} {forwarded}"));
-        let feeders = self.facts.feeders.clone();
+        let upper_devices = self.facts.upper_devices.clone();
         let packets = self.unclassified();
         let packets = self.walk.space.and(packets, assumed);
-        let packets = self.walk.all_with(packets, &[(Field::InputName, feeders.as_ranges())]);
+        let packets = self.walk.all_with(packets, &[(Field::InputName, upper_devices.as_ranges())]);
         let packets = self.pass(Hook::Prerouting, Flow::First, packets);
         if !forwarded {
             return self.pass(Hook::Input, Flow::First, packets);
@@ -208,7 +208,7 @@ impl TunnelWalk<'_, '_> {
             (true, Flow::Invalid) => "packets that this host forwards and that belong to no connection",
         };
         let at = usize::from(family == Family::Ipv6);
-        let feeders = self.facts.feeders.clone();
+        let upper_devices = self.facts.upper_devices.clone();
         let start = self.walk.space.and(connections, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
         let mut packets = self.walk.all_with(
@@ -216,7 +216,7 @@ impl TunnelWalk<'_, '_> {
             &[
                 (Field::Mark, &[(0, 0)]),
                 (Field::InputName, if forwarded { SOME_DEVICE } else { NO_DEVICE }),
-                (Field::OutputName, if forwarded { NO_DEVICE } else { feeders.as_ranges() }),
+                (Field::OutputName, if forwarded { NO_DEVICE } else { upper_devices.as_ranges() }),
                 // Of ICMP no checksum is left to the device.
                 (Field::L4Proto, &[(0, 0), (2, 57), (59, 255)]),
             ],
@@ -252,7 +252,7 @@ impl TunnelWalk<'_, '_> {
         }
         let routed = self.walk.with(&destination, self.facts.inner[at].as_ranges());
         packets = self.walk.space.and(packets, routed);
-        packets = self.walk.set(packets, &Field::OutputName, feeders.as_ranges());
+        packets = self.walk.set(packets, &Field::OutputName, upper_devices.as_ranges());
         if forwarded {
             packets = self.hook(Hook::Forward, false, flow, packets);
             packets = self.walk.as_postrouting_sees(packets);
@@ -278,10 +278,10 @@ impl TunnelWalk<'_, '_> {
             return packets;
         }
         let (_, destination) = self.walk.packets.ends();
-        let feeders = self.facts.feeders.clone();
+        let upper_devices = self.facts.upper_devices.clone();
         let into = self.walk.with(&destination, self.facts.inner[at].as_ranges());
         let anywhere = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
-        let by_feeders = self.walk.with(&Field::OutputName, feeders.as_ranges());
+        let by_feeders = self.walk.with(&Field::OutputName, upper_devices.as_ranges());
         let by_others = self.walk.space.minus(anywhere, by_feeders);
         let elsewhere = if by_mark { by_others } else { self.walk.space.minus(by_others, into) };
         self.walk.space.or(self.walk.space.and(packets, into), elsewhere)

@@ -40,7 +40,7 @@ pub struct OuterPackets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherMarks {
     /// Nothing.
-    Harmless,
+    NoEffect,
     /// With this one they would be rewritten.
     Rewritten(u32),
     /// With some they may be.
@@ -68,7 +68,7 @@ const MAX_BITS: u32 = 4;
 pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
     let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
     let devices = devices.chain(name_key("lo"));
-    devices.map(|name| (name, name)).chain(facts.feeders.as_ranges().iter().copied()).collect()
+    devices.map(|name| (name, name)).chain(facts.upper_devices.as_ranges().iter().copied()).collect()
 }
 
 /// Walks all packets of a tunnel.
@@ -92,7 +92,7 @@ pub fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort
     let clearest = rewritings.iter().min_by_key(doubt);
     let with_other_marks = match rewritten == Certainty::DoesNot && !facts.is_elsewhere() {
         true => with_other_marks(network, facts, effort),
-        false => OtherMarks::Harmless,
+        false => OtherMarks::NoEffect,
     };
     let how = clearest.map(|Rewriting { how, pattern, .. }| {
         let asked = rewritten == Certainty::Happens && pattern.value != 0;
@@ -121,7 +121,7 @@ fn with_other_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<
     };
     let (certainty, bits) = rewritten(None);
     if certainty == Certainty::DoesNot {
-        return OtherMarks::Harmless;
+        return OtherMarks::NoEffect;
     }
     if bits.count_ones() > MAX_BITS {
         return OtherMarks::Unclear;

@@ -103,7 +103,7 @@ pub fn rules(text: &str) -> Written {
                 }
             }
         }
-        ruleset.setters.found = found;
+        ruleset.mark_writers.found = found;
     }
     written
 }
@@ -230,7 +230,7 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         "set" => Match::Set { fields: vec![Field::Ipv4Source], set: set(value), inverted },
         // Into a map: its name, and what is looked up.
         "map" => Match::Set { fields: fields(words.next().unwrap()), set: set(value), inverted },
-        "sometimes" => Match::Occasional("limit".into()),
+        "sometimes" => Match::NonDeterministic("limit".into()),
         "opaque" => Match::Opaque("a match that nobody knows".into()),
         other => panic!("match {other:?} is unknown"),
     }
@@ -321,7 +321,7 @@ fn read_action(text: &str) -> Step {
             field: if words[1] == "sport" { Field::SourcePort } else { Field::Ipv4Source },
             value: words[2].parse().ok(),
         },
-        "log" => Step::Harmless("log".into()),
+        "log" => Step::NoEffect("log".into()),
         "odd" => Step::Opaque { what: "target ODD".into(), may_translate: true },
         other => panic!("action {other:?} is unknown"),
     }

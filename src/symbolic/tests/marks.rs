@@ -137,7 +137,7 @@ fn chains_that_no_packet_is_followed_through_may_mark() {
     assert_eq!(rewritten(&["netdev m I: filter ingress 0 lan0\n => drop\n", OLD].concat()), "no");
     let mut bridged = facts();
     bridged.bridged = true;
-    bridged.feeders = Numbers::of(&[name_key("br0").unwrap()]);
+    bridged.upper_devices = Numbers::of(&[name_key("br0").unwrap()]);
     let marker = "ip m P: filter prerouting -150\n iif br0 => or 0x4000\n";
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &bridged)), "yes");
     bridged.inner = [Numbers::of(&[]), Numbers::of(&[])];

@@ -21,7 +21,7 @@ pub(super) fn facts() -> TunnelFacts {
     let prefix = |first: &str, last: &str| Numbers::ranges(vec![(address(first), address(last))]);
     TunnelFacts {
         device: "flannel.1".into(),
-        feeders: Numbers::of(&[name_key("flannel.1").unwrap()]),
+        upper_devices: Numbers::of(&[name_key("flannel.1").unwrap()]),
         above: vec![],
         inner: [prefix("10.42.0.0", "10.42.255.255"), prefix("fd42::", "fd42::ffff")],
         bridged: false,

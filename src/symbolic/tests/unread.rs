@@ -194,7 +194,7 @@ fn a_device_whose_index_is_not_known_may_be_any() {
 #[test]
 fn a_search_that_was_given_up_leaves_marks_possible() {
     let mut written = rules(OLD);
-    written.nftables.setters.given_up = 0x4000;
+    written.nftables.mark_writers.given_up = 0x4000;
     let found = reached(&written.network(), &effort());
     assert_eq!(word(&found.rules[0].certainty), "maybe");
 }

@@ -53,7 +53,7 @@ fn rule(text: &str, comment: &str) -> Rule {
                 continue;
             }
             "-m" => {
-                steps.push(Step::Match(Match::Occasional(next(&mut words).replace('_', " "))));
+                steps.push(Step::Match(Match::NonDeterministic(next(&mut words).replace('_', " "))));
                 continue;
             }
             "--set" => {

@@ -57,7 +57,7 @@ fn whatever_is_cut_nothing_is_built_of_the_rest() {
     for (kernel, around, memory) in scenes() {
         let baseline = kernel.clone().look(&memory, &around);
         assert_eq!((baseline.source(), baseline.whole().generation), ((SourceState::Ok, String::new()), Some(7)));
-        unset |= baseline.whole().setters.none;
+        unset |= baseline.whole().mark_writers.none;
         let truth = truth(&kernel);
         for name in &baseline.names {
             let mut whole = Reading::Absent("it was not asked".into());
@@ -158,10 +158,14 @@ fn check(seen: &Seen, baseline: &Seen, kernel: &Kernel, truth: &BTreeMap<ChainId
             other => assert!(other.failure().is_some() && set.verdicts.is_empty(), "{what}: {other:?}"),
         }
     }
-    let setters = &found.setters;
-    let set_by = setters.found.keys().fold(0, |all, bit| all | bit);
-    assert_eq!(setters.tested & !(set_by | setters.given_up | setters.none), 0, "{what}: {setters:?}");
-    assert_eq!(setters.none & !whole.setters.none, 0, "{what}: {setters:?}");
+    let mark_writers = &found.mark_writers;
+    let set_by = mark_writers.found.keys().fold(0, |all, bit| all | bit);
+    assert_eq!(
+        mark_writers.tested & !(set_by | mark_writers.given_up | mark_writers.none),
+        0,
+        "{what}: {mark_writers:?}"
+    );
+    assert_eq!(mark_writers.none & !whole.mark_writers.none, 0, "{what}: {mark_writers:?}");
     assert!(found.tracks.is_superset(&whole.tracks), "{what}");
     // Only a search may come to nothing without a word: the bit counts as possible, the connections as tracked.
     if seen.source().0 == SourceState::Ok {
@@ -172,7 +176,7 @@ fn check(seen: &Seen, baseline: &Seen, kernel: &Kernel, truth: &BTreeMap<ChainId
             post.into_iter().chain(other).map(|(id, chain)| (id.clone(), chain.clone())).collect()
         };
         assert_eq!(read_whole(found), read_whole(whole), "{what}");
-        let gave_up = !setters.why.is_empty() || found.tracks != whole.tracks;
+        let gave_up = !mark_writers.why.is_empty() || found.tracks != whole.tracks;
         let is_new = |id: &ChainId, rules: &Reading<Arc<Vec<Rule>>>| {
             whole.chains.get(id).is_none_or(|known| known.rules != *rules)
         };

@@ -67,7 +67,7 @@ fn addresses_and_ports_are_written_into_headers() {
     );
     // ip ttl set 60: the kernel writes two bytes, and the protocol stays.
     let ttl = last(&[load(network, 8, 2), bitwise(&[0, 0xff], &[60, 0]), write(network, 8, 2)]);
-    assert!(matches!(ttl, Some(Step::Harmless(_))), "{ttl:?}");
+    assert!(matches!(ttl, Some(Step::NoEffect(_))), "{ttl:?}");
     let protocol = last(&[load(network, 8, 2), bitwise(&[0xff, 0], &[0, 6]), write(network, 8, 2)]);
     assert!(matches!(protocol, Some(Step::Opaque { .. })), "{protocol:?}");
     // A part of an address.
@@ -75,7 +75,7 @@ fn addresses_and_ports_are_written_into_headers() {
     assert_eq!(part, rewrite(Field::Ipv4Destination, None));
     let copied = last(&[load(network, 12, 4), write(network, 16, 4)]);
     assert_eq!(copied, rewrite(Field::Ipv4Destination, None), "ip daddr set ip saddr");
-    assert!(matches!(last(&[load(network, 12, 4), write(network, 12, 4)]), Some(Step::Harmless(_))));
+    assert!(matches!(last(&[load(network, 12, 4), write(network, 12, 4)]), Some(Step::NoEffect(_))));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn timeout_policies_and_flowtables_give_entries_a_timeout_of_their_own() {
     assert!(!steps(vec![object(NFT_OBJECT_COUNTER).into()]).contains(&Step::OwnTimeout));
     let offload = FlowOffload { table_name: Some("f".into()), ..FlowOffload::default() };
     let offloaded = steps(vec![offload.into()]);
-    assert_eq!(offloaded, [Step::OwnTimeout, Step::Match(Match::Occasional("flow_offload".into()))]);
+    assert_eq!(offloaded, [Step::OwnTimeout, Step::Match(Match::NonDeterministic("flow_offload".into()))]);
     // Of a map it is not known what kind of objects it has, and a map of counters tracks nothing.
     let map = Objref { set_sreg: Some(NFT_REG_1), set_name: Some("m".into()), ..Objref::default() };
     let mapped = steps(vec![map.into()]);

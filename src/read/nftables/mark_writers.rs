@@ -29,39 +29,39 @@ const ENOENT: i32 = 2;
 /// A verdict map that leads on is read up to this size.
 const MAX_MAP: usize = 256 << 10;
 
-/// Fills in [`crate::facts::netfilter::MarkSetters`]; `bases` are the nat chains on prerouting and output.
+/// Fills in [`crate::facts::netfilter::MarkWriters`]; `bases` are the nat chains on prerouting and output.
 pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
     let tests = marks::tested(&reader.ruleset);
-    let mut setters = std::mem::take(&mut reader.ruleset.setters);
-    setters.tested = tests.values().fold(reader.around.tested_elsewhere, |all, bits| all | bits);
-    marks::note_whole_chains(&mut setters, &reader.ruleset);
+    let mut mark_writers = std::mem::take(&mut reader.ruleset.mark_writers);
+    mark_writers.tested = tests.values().fold(reader.around.tested_elsewhere, |all, bits| all | bits);
+    marks::note_whole_chains(&mut mark_writers, &reader.ruleset);
     for (id, bits) in &tests {
         for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
             let setter = ChainId { chain: (*setter).into(), ..id.clone() };
-            if !bases.is_empty() && setters.missing() & bits != 0 {
+            if !bases.is_empty() && mark_writers.missing() & bits != 0 {
                 let rules = well_known(reader, &setter);
-                note(&mut setters.found, *bits, &setter, &rules);
+                note(&mut mark_writers.found, *bits, &setter, &rules);
             }
         }
     }
     let for_udp = reader.around.devices.is_some() || reader.around.drops_clashes;
-    let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut setters.found);
+    let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut mark_writers.found);
     let failed = |chain: &Chain| chain.rules.ok().is_none() && !chain.rules.failure().is_some_and(is_limit);
     // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
     if gave_up.is_none() || chains.values().any(failed) {
         reader.ruleset.chains.extend(chains);
     }
-    setters.why = gave_up.unwrap_or_default();
+    mark_writers.why = gave_up.unwrap_or_default();
     if let Some((_, hook, unread)) = reader.ruleset.base_chains.first_unread(Family::ALL, Hook::ALL) {
-        setters.why = format!("the base chains on {hook} could not be read: {}", unread.why());
+        mark_writers.why = format!("the base chains on {hook} could not be read: {}", unread.why());
     }
-    let missing = setters.missing();
-    if setters.why.is_empty() {
-        setters.none = missing;
+    let missing = mark_writers.missing();
+    if mark_writers.why.is_empty() {
+        mark_writers.none = missing;
     } else {
-        setters.given_up = missing;
+        mark_writers.given_up = missing;
     }
-    reader.ruleset.setters = setters;
+    reader.ruleset.mark_writers = mark_writers;
     if for_udp {
         let output = bases.iter().filter(|(_, base)| base.hook == Hook::Output);
         let output: Vec<ChainId> = output.map(|(id, _)| id.clone()).collect();
@@ -84,7 +84,7 @@ fn read_small(
     reader: &mut RulesetReader<'_, '_>,
     bases: &[(ChainId, Base)],
     for_udp: bool,
-    setters: &mut BTreeMap<u32, (ChainId, u32)>,
+    mark_writers: &mut BTreeMap<u32, (ChainId, u32)>,
 ) -> (BTreeMap<ChainId, Chain>, Option<String>) {
     let mut open: Vec<(ChainId, Option<Base>)> =
         bases.iter().map(|(id, base)| (id.clone(), Some(base.clone()))).collect();
@@ -108,7 +108,7 @@ fn read_small(
             found.insert(id, Chain::new(base, rules));
             continue;
         };
-        note(setters, u32::MAX, &id, &rules);
+        note(mark_writers, u32::MAX, &id, &rules);
         count += rules.len();
         let unread = |step: &Step| match step {
             Step::Verdict(Verdict::Map { verdicts, .. }) => verdicts.ok().is_none().then(|| verdicts.why()),
