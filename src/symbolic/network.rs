@@ -288,16 +288,20 @@ impl<'a> Network<'a> {
     /// Whether a chain, or one that it leads to, has such a step; one that was not read may have any.
     pub(super) fn leads_to(&self, set: usize, id: &ChainId, wanted: impl Fn(&Step) -> bool) -> bool {
         let has = |rule: &Rule| rule.steps.iter().any(|step| wanted(step) || is_unread_map(step));
-        self.chains_from(set, id).any(|chain| match chain.map(|chain| &chain.rules) {
+        self.chains_from(set, id).any(|chain| match chain.map(|(_, chain)| &chain.rules) {
             Some(Reading::Ok(rules)) => rules.iter().any(has),
             _ => true,
         })
     }
 
     /// A chain and those that it leads to, each once. `None`: one that was not read at all.
-    pub(super) fn chains_from(&self, set: usize, id: &ChainId) -> impl Iterator<Item = Option<&Chain>> {
+    pub(super) fn chains_from(
+        &self,
+        set: usize,
+        id: &ChainId,
+    ) -> impl Iterator<Item = Option<(&'a ChainId, &'a Chain)>> + use<'a, '_> {
         let (mut open, mut seen) = (vec![id.clone()], BTreeSet::new());
-        let mut last: Option<(ChainId, &Chain)> = None;
+        let mut last: Option<(&ChainId, &Chain)> = None;
         std::iter::from_fn(move || {
             // What the last one leads to is only looked for if somebody wants to know.
             if let Some((id, chain)) = last.take() {
@@ -305,9 +309,8 @@ impl<'a> Network<'a> {
                 open.extend(jumps.map(|chain| ChainId { chain: chain.clone(), ..id.clone() }));
             }
             let id = std::iter::from_fn(|| open.pop()).find(|id| seen.insert(id.clone()))?;
-            let chain = self.chain(set, &id);
-            last = chain.map(|chain| (id, chain));
-            Some(chain)
+            last = self.rules[set].ruleset.chains.get_key_value(&id);
+            Some(last)
         })
     }
 }

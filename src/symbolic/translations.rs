@@ -3,7 +3,7 @@
 use super::machine::Certainty;
 use super::network::{Network, Targets, recall};
 use super::values::Numbers;
-use crate::facts::netfilter::{Family, Nat, NatAction, Step};
+use crate::facts::netfilter::{Chain, ChainId, Family, Hook, Nat, NatAction, Step};
 
 impl Network<'_> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
@@ -20,7 +20,9 @@ impl Network<'_> {
 
     fn look_for_targets(&self, family: Family, on_output: bool) -> Targets {
         let (mut targets, mut unclear) = (Vec::new(), self.unread(family));
-        for (set, id, chain) in self.chains_of(family) {
+        let translating = self.chains_on(family, destination_hook(on_output)).map(|chain| (chain, false));
+        let answered = self.chains_on(family, answered_hook(on_output)).map(|chain| (chain, true));
+        for ((set, id, chain), answers) in translating.chain(answered) {
             if chain.only_searched() {
                 return (Numbers::ranges(vec![(0, u128::MAX)]), None); // those of Services
             }
@@ -28,9 +30,8 @@ impl Network<'_> {
             for step in chain.known_rules().iter().flat_map(|rule| &rule.steps) {
                 let given = match step {
                     Step::Nat(Nat { action: NatAction::Redirect, .. }) => continue, // this host
-                    Step::Nat(Nat { action: NatAction::Masquerade | NatAction::Snat, .. }) if on_output => continue,
                     // Answers get the source of what they answer.
-                    Step::Nat(nat) if !on_output && nat.action != NatAction::Dnat => Some(vec![(0, u128::MAX)]),
+                    Step::Nat(_) if answers => Some(vec![(0, u128::MAX)]),
                     Step::Nat(nat) => nat.given_addresses(sets),
                     Step::Opaque { .. } => None,
                     _ => continue,
@@ -57,8 +58,12 @@ impl Network<'_> {
         if self.unread(family).is_some() {
             return None;
         }
+        let translates = |step: &Step| matches!(step, Step::Nat(_) | Step::Opaque { .. });
+        if self.chains_on(family, destination_hook(false)).any(|(.., chain)| has(chain, translates)) {
+            return None;
+        }
         let mut sources = Vec::new();
-        for (set, _, chain) in self.chains_of(family) {
+        for (set, _, chain) in self.chains_on(family, answered_hook(false)) {
             if chain.only_searched() {
                 return None;
             }
@@ -83,19 +88,14 @@ impl Network<'_> {
     }
 
     fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {
-        let translates = |step: &Step| match step {
-            Step::Nat(nat) => {
-                !on_output || matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap)
-            }
-            _ => false,
-        };
+        let translates = |step: &Step| matches!(step, Step::Nat(_));
         let mut unclear = None;
-        for (set, id, chain) in self.chains_of(family) {
-            if chain.only_searched() || chain.known_rules().iter().flat_map(|rule| &rule.steps).any(translates) {
+        let hooks = [destination_hook(on_output), answered_hook(on_output)].into_iter();
+        for (set, id, chain) in hooks.flat_map(|hook| self.chains_on(family, hook)) {
+            if chain.only_searched() || has(chain, translates) {
                 return Certainty::Happens;
             }
-            let mut steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
-            if steps.any(|step| matches!(step, Step::Opaque { .. })) {
+            if has(chain, |step| matches!(step, Step::Opaque { .. })) {
                 let what = |chain| format!("a rule of {chain} is not understood");
                 unclear.get_or_insert_with(|| self.question_of_chain(set, id, what));
             }
@@ -103,4 +103,25 @@ impl Network<'_> {
         let why = self.unread(family).or(unclear);
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
+
+    /// Base chains that packets of a family meet on a hook, and those that these lead to.
+    fn chains_on(&self, family: Family, hook: Hook) -> impl Iterator<Item = (usize, &ChainId, &Chain)> {
+        let based = move |chain: &Chain| chain.base.as_ref().is_some_and(|base| base.hook == hook);
+        let bases = self.chains_of(family).filter(move |(.., chain)| based(chain));
+        bases.flat_map(|(set, id, _)| self.chains_from(set, id).flatten().map(move |(id, chain)| (set, id, chain)))
+    }
+}
+
+/// Where destinations are translated of first packets on output, and of others.
+const fn destination_hook(on_output: bool) -> Hook {
+    if on_output { Hook::Output } else { Hook::Prerouting }
+}
+
+/// Where sources are translated of what is answered there: by this host, or by others.
+const fn answered_hook(on_output: bool) -> Hook {
+    if on_output { Hook::Input } else { Hook::Postrouting }
+}
+
+fn has(chain: &Chain, wanted: impl Fn(&Step) -> bool) -> bool {
+    chain.known_rules().iter().flat_map(|rule| &rule.steps).any(wanted)
 }

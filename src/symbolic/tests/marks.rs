@@ -43,7 +43,12 @@ fn answers_are_sent_to_the_sources_that_rules_give() {
     assert_eq!(marked("203.0.113.0/24", "snat to 203.0.113.7"), "yes");
     assert_eq!(marked("203.0.113.8/32", "snat to 203.0.113.7"), "no");
     assert_eq!(marked("192.0.2.10", "masquerade"), "yes");
-    assert_eq!(marked("203.0.113.0/24", "masquerade\nip n D: nat prerouting -100\n => dnat to 10.42.0.5"), "yes");
+    let dnat = |hook: &str| {
+        let rule = format!("masquerade\nip n D: nat {hook} -100\n dst 203.0.113.0/24 => dnat to 10.42.0.5");
+        marked("203.0.113.0/24", &rule)
+    };
+    assert_eq!(dnat("prerouting"), "yes");
+    assert_eq!(dnat("output"), "no", "what is forwarded never gets there");
 }
 
 #[test]
