@@ -110,7 +110,8 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     *table.lock().expect("nobody panicked").entry((PORTS, state.to_owned(), ports[0])).or_default() += 1;
     let agrees = match state {
         "exposed" => ports[0] || untold || by_chance,
-        "mitigated" => !ports[0] && (ports[1] || untold || by_chance),
+        // Whether any is translated may be unknown then.
+        "mitigated" => !ports[0] && (ports[1] || untold || !case.planted.is_empty()),
         "unknown" => !case.planted.is_empty(),
         _ => ports == [false; 2],
     };

@@ -75,10 +75,10 @@ impl Side {
 
 /// Upper half of a network.
 const STRANGERS: u16 = 128;
-/// The last parts of hosts' addresses: servers have two; clients of Services, and of servers.
+/// The last parts of hosts' addresses: servers have two; clients of Services, and of servers, of which each network has two.
 const SERVERS: [u16; 2] = [2, 3];
 const OF_SERVICES: u16 = 12;
-const OF_SERVERS: u16 = 13;
+const OF_SERVERS: [u16; 2] = [13, 14];
 /// Where servers and the router listen: lower ones than clients choose. The first is that of Services, the third that of the
 /// router's own addresses, the last that of real servers.
 pub const PORTS: [u16; 4] = [80, 81, 808, 777];
@@ -193,7 +193,8 @@ impl ConnectionLab {
 
     fn address_hosts(&self, side: Side) {
         let Hosts { servers, clients } = &self.sides[side as usize];
-        for (host, device, numbers) in [(servers, "eth0", SERVERS), (clients, "m0", [OF_SERVICES, OF_SERVERS])] {
+        let of_clients = [&[OF_SERVICES][..], &OF_SERVERS].concat();
+        for (host, device, numbers) in [(servers, "eth0", &SERVERS[..]), (clients, "m0", &of_clients)] {
             for key in ["net.ipv4.conf.all.accept_redirects", "net.ipv6.conf.all.accept_redirects"] {
                 host.sysctl(key, 0);
             }
@@ -202,7 +203,7 @@ impl ConnectionLab {
             for six in [false, true] {
                 let mut text = format!("link set {device} up\n");
                 for number in numbers {
-                    for ip in side.all(six, number) {
+                    for ip in side.all(six, *number) {
                         let _ = writeln!(text, "addr add {} dev {device}{}", alone(ip), nodad(ip));
                     }
                 }
@@ -245,7 +246,8 @@ impl ConnectionLab {
                     (format!("10.77.{other}.128/25"), format!("10.78.{at}.0/24"))
                 };
                 let _ = writeln!(text, "route add {strangers} dev {device}\nroute add {far} dev {device}");
-                for (number, owner) in SERVERS.map(|n| (n, 2)).into_iter().chain([(OF_SERVICES, 3), (OF_SERVERS, 3)]) {
+                let clients = [OF_SERVICES].into_iter().chain(OF_SERVERS);
+                for (number, owner) in SERVERS.map(|n| (n, 2)).into_iter().chain(clients.map(|n| (n, 3))) {
                     for ip in side.all(six, number) {
                         let _ = writeln!(
                             text,
@@ -352,7 +354,8 @@ impl ConnectionLab {
         for side in SIDES {
             let clients = &self.sides[side as usize].clients;
             all.push((clients, side.all(six, OF_SERVICES).to_vec(), services.clone()));
-            all.push((clients, side.all(six, OF_SERVERS).to_vec(), servers.clone()));
+            let of_servers = [&side.all(six, OF_SERVERS[0])[..], &[side.near(six, OF_SERVERS[1])]].concat();
+            all.push((clients, of_servers, servers.clone()));
         }
         all
     }
