@@ -329,6 +329,9 @@ pub struct Facts {
     /// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those
     /// that are not unicast. Without a tunnel too many are given up.
     pub routes: Reading<Vec<Route>>,
+    /// Routes that packets of this host take which have no mark, of IPv4 and of IPv6: of those that cover a destination the last
+    /// one counts. Failed: policy rules or routes look at more than the destination, or there are more than 1024 routes.
+    pub unmarked_routes: [Reading<Vec<Route>>; 2],
     /// Whether any device forwards packets, of IPv4 and of IPv6.
     pub forwarding: [Reading<bool>; 2],
     /// `ip_local_port_range`, both ends included: ports that a tunnel sends from if it has no range of its own; read only

@@ -199,6 +199,7 @@ impl Parts {
             addresses: links.standing.addresses.clone(),
             rules: links.standing.rules.clone(),
             routes: links.standing.routes.clone(),
+            unmarked_routes: links.standing.unmarked_routes.clone(),
             forwarding: links.standing.forwarding.clone(),
             local_ports: links.local_ports,
             ipvs_services: links.ipvs_services,

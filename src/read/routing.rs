@@ -8,6 +8,7 @@
 //! IPv6 counterparts.
 
 mod tables;
+pub mod unmarked;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::network::Network;
 use super::values::Numbers;
 use crate::facts::netfilter::{DeviceProperty, Family, address_key, name_key};
-use crate::facts::{Address, Facts, KernelVersion, Link, Question, Reading};
+use crate::facts::{Address, Facts, KernelVersion, Link, Question, Reading, Route};
 
 /// `RTN_UNICAST`
 const UNICAST: u128 = 1;
@@ -14,6 +14,8 @@ const UNICAST: u128 = 1;
 pub const LOCAL: u128 = 2;
 /// `RTN_BROADCAST`
 const BROADCAST: u128 = 3;
+/// `RTN_ANYCAST`
+const ANYCAST: u128 = 4;
 /// `RTN_MULTICAST`
 const MULTICAST: u128 = 5;
 /// `ARPHRD_LOOPBACK`
@@ -38,6 +40,9 @@ pub struct HostFacts {
     pub input_in_postrouting: Result<bool, Question>,
     /// Names of the devices by which default routes of any table leave. `Err`: they were not read.
     pub outward: Result<Vec<u128>, Question>,
+    /// By the name of each device, where the destinations are of packets of this host that have no mark and are routed by it,
+    /// of IPv4 and of IPv6; what is for this host itself goes by `lo`. `Err`: that is not known.
+    pub first_ways: [Result<BTreeMap<u128, Numbers>, Question>; 2],
     /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
     pub targets: Result<BTreeMap<IpAddr, Option<u128>>, Question>,
 }
@@ -51,6 +56,7 @@ impl HostFacts {
         };
         Self {
             outward: outward(facts, name),
+            first_ways: [false, true].map(|ipv6| first_ways(facts, ipv6, name)),
             targets: match &facts.targets {
                 Reading::Ok(targets) => {
                     let named = |(address, device): (&IpAddr, &Option<u32>)| match device {
@@ -103,6 +109,7 @@ impl HostFacts {
             balanced: unread(),
             input_in_postrouting: unread(),
             outward: Err(why.into()),
+            first_ways: [Err(why.into()), Err(why.into())],
             targets: Err(why.into()),
         }
     }
@@ -129,6 +136,49 @@ fn outward(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128
     }
     let names: Option<Vec<u128>> = devices.into_iter().map(name).collect();
     names.ok_or_else(|| unread("a device is not known by its name"))
+}
+
+/// Destinations by the device that leads there.
+fn first_ways(
+    facts: &Facts,
+    ipv6: bool,
+    name: impl Fn(u32) -> Option<u128>,
+) -> Result<BTreeMap<u128, Numbers>, Question> {
+    let unread = |why: &str| {
+        let words = if ipv6 {
+            ["ip", "-6", "route", "show", "table", "all"]
+        } else {
+            ["ip", "-4", "route", "show", "table", "all"]
+        };
+        Question::from(format!("which way packets of this host first go is not known: {why}")).shown_by(words)
+    };
+    let reading = &facts.unmarked_routes[usize::from(ipv6)];
+    let routes = reading.ok().ok_or_else(|| unread(&reading.why()))?;
+    let largest = if ipv6 { u128::MAX } else { u32::MAX.into() };
+    let range = |route: &Route| match route.destination {
+        Some(destination) => prefix_range(destination, route.prefix_length),
+        None => (0, largest),
+    };
+    let routes: Vec<((u128, u128), &Route)> = routes.iter().map(|route| (range(route), route)).collect();
+    let mut starts: BTreeSet<u128> = routes.iter().map(|((first, _), _)| *first).collect();
+    starts.extend(routes.iter().filter_map(|((_, last), _)| last.checked_add(1)).filter(|start| *start <= largest));
+    let ends = starts.iter().skip(1).map(|next| next - 1).chain([largest]);
+    let mut found: BTreeMap<u128, Vec<(u128, u128)>> = BTreeMap::new();
+    for (start, end) in starts.iter().zip(ends) {
+        let covering = routes.iter().rev().find(|((first, last), _)| first <= start && start <= last);
+        let Some((_, route)) = covering else { continue };
+        let names = match u128::from(route.kind) {
+            // `ip_route_output_key_hash_rcu`, `ip6_rt_get_dev_rcu`
+            LOCAL | ANYCAST => vec![name_key("lo")],
+            UNICAST | BROADCAST | MULTICAST => route.devices.iter().map(|device| name(*device)).collect(),
+            _ => vec![], // refused
+        };
+        for name in names {
+            let name = name.ok_or_else(|| unread("a device is not known by its name"))?;
+            found.entry(name).or_default().push((*start, end));
+        }
+    }
+    Ok(found.into_iter().map(|(name, ranges)| (name, Numbers::ranges(ranges))).collect())
 }
 
 /// Whether the kernel may take an address of a family by itself.

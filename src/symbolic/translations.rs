@@ -3,7 +3,7 @@
 use super::machine::Certainty;
 use super::network::{Network, Targets, recall};
 use super::values::Numbers;
-use crate::facts::netfilter::{Chain, ChainId, Family, Hook, Nat, NatAction, Step};
+use crate::facts::netfilter::{Chain, ChainId, Family, Field, Hook, Match, Nat, NatAction, Step, TypeScope, Verdict};
 
 impl Network<'_> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
@@ -104,6 +104,19 @@ impl Network<'_> {
         why.map_or(Certainty::DoesNot, Certainty::Unknown)
     }
 
+    /// Whether rules that packets of this host meet ask for the device that their first destination has.
+    pub(super) fn asks_for_first_way(&self, family: Family) -> bool {
+        let asks = |step: &Step| match step {
+            Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| is_device(&test.field)),
+            Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
+                fields.iter().any(is_device)
+            }
+            Step::Match(Match::Ipset { .. }) => true,
+            _ => false,
+        };
+        self.chains_on(family, Hook::Output).any(|(.., chain)| has(chain, asks))
+    }
+
     /// Base chains that packets of a family meet on a hook, and those that these lead to.
     fn chains_on(&self, family: Family, hook: Hook) -> impl Iterator<Item = (usize, &ChainId, &Chain)> {
         let based = move |chain: &Chain| chain.base.as_ref().is_some_and(|base| base.hook == hook);
@@ -124,4 +137,10 @@ const fn answered_hook(on_output: bool) -> Hook {
 
 fn has(chain: &Chain, wanted: impl Fn(&Step) -> bool) -> bool {
     chain.known_rules().iter().flat_map(|rule| &rule.steps).any(wanted)
+}
+
+/// Whether a field tells devices apart by which packets leave.
+fn is_device(field: &Field) -> bool {
+    let scoped = matches!(field, Field::SourceType(TypeScope::Output) | Field::DestinationType(TypeScope::Output));
+    scoped || matches!(field, Field::OutputName | Field::OutputIndex | Field::Device { outgoing: true, .. })
 }

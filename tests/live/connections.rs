@@ -103,9 +103,15 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     if !agrees || others && !by_chance {
         wrong += &format!("\n  {IDLE} {state} at {} s, but lost: {lost:?}{}", case.timeout, why(&report, IDLE));
     }
-    // Races for a port are about all protocols, and connections only tell of TCP.
-    let untold =
-        case.drops || case.deaf || ["udp", "! -p tcp", "l4proto != tcp"].iter().any(|word| script.contains(word));
+    // Races for a port are about all protocols, and connections only tell of TCP; where a rule takes that, others get the rest.
+    let is_source_nat =
+        |line: &&str| ["masquerade", "snat", "netmap"].iter().any(|word| line.to_lowercase().contains(word));
+    let sources: Vec<&str> = script.lines().filter(is_source_nat).collect();
+    let takes_tcp = sources.iter().any(|line| [" -p tcp", "l4proto tcp"].iter().any(|word| line.contains(word)));
+    let untold = case.drops
+        || case.deaf
+        || takes_tcp && sources.len() > 1
+        || ["udp", "! -p tcp", "l4proto != tcp"].iter().any(|word| script.contains(word));
     let state = report.state(PORTS);
     *table.lock().expect("nobody panicked").entry((PORTS, state.to_owned(), ports[0])).or_default() += 1;
     let agrees = match state {

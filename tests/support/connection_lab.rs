@@ -75,9 +75,9 @@ impl Side {
 
 /// Upper half of a network.
 const STRANGERS: u16 = 128;
-/// The last parts of hosts' addresses: servers have two; clients of Services, and of servers, of which each network has two.
+/// The last parts of hosts' addresses: servers have two; so have clients of Services, and of servers.
 const SERVERS: [u16; 2] = [2, 3];
-const OF_SERVICES: u16 = 12;
+const OF_SERVICES: [u16; 2] = [12, 15];
 const OF_SERVERS: [u16; 2] = [13, 14];
 /// Where servers and the router listen: lower ones than clients choose. The first is that of Services, the third that of the
 /// router's own addresses, the last that of real servers.
@@ -193,7 +193,7 @@ impl ConnectionLab {
 
     fn address_hosts(&self, side: Side) {
         let Hosts { servers, clients } = &self.sides[side as usize];
-        let of_clients = [&[OF_SERVICES][..], &OF_SERVERS].concat();
+        let of_clients = [OF_SERVICES, OF_SERVERS].concat();
         for (host, device, numbers) in [(servers, "eth0", &SERVERS[..]), (clients, "m0", &of_clients)] {
             for key in ["net.ipv4.conf.all.accept_redirects", "net.ipv6.conf.all.accept_redirects"] {
                 host.sysctl(key, 0);
@@ -216,7 +216,7 @@ impl ConnectionLab {
                 let via = format!("via {router} dev {device} onlink");
                 let _ = writeln!(text, "route add {default} {via}");
                 if device == "m0" && self.outward == Some(side) {
-                    for ip in side.all(six, OF_SERVICES) {
+                    for ip in OF_SERVICES.into_iter().flat_map(|number| side.all(six, number)) {
                         let _ = writeln!(text, "rule add from {} lookup 100", alone(ip));
                     }
                     let own = SIDES.map(|side| side.router(six));
@@ -246,7 +246,7 @@ impl ConnectionLab {
                     (format!("10.77.{other}.128/25"), format!("10.78.{at}.0/24"))
                 };
                 let _ = writeln!(text, "route add {strangers} dev {device}\nroute add {far} dev {device}");
-                let clients = [OF_SERVICES].into_iter().chain(OF_SERVERS);
+                let clients = [OF_SERVICES, OF_SERVERS].into_iter().flatten();
                 for (number, owner) in SERVERS.map(|n| (n, 2)).into_iter().chain(clients.map(|n| (n, 3))) {
                     for ip in side.all(six, number) {
                         let _ = writeln!(
@@ -333,7 +333,7 @@ impl ConnectionLab {
 
     /// Who asks Services, and from which addresses.
     pub fn askers(&self, six: bool) -> Vec<(&Netns, Vec<IpAddr>)> {
-        let clients = SIDES.map(|side| (&self.sides[side as usize].clients, side.all(six, OF_SERVICES).to_vec()));
+        let clients = SIDES.map(|side| (&self.sides[side as usize].clients, side.all(six, OF_SERVICES[0]).to_vec()));
         let own = SIDES.iter().map(|side| side.router(six)).chain([router_alone(six)]).collect();
         clients.into_iter().chain([(&self.router, own)]).collect()
     }
@@ -353,9 +353,10 @@ impl ConnectionLab {
         let mut all = vec![(&self.router, own.clone(), services.clone()), (&self.router, own, servers.clone())];
         for side in SIDES {
             let clients = &self.sides[side as usize].clients;
-            all.push((clients, side.all(six, OF_SERVICES).to_vec(), services.clone()));
-            let of_servers = [&side.all(six, OF_SERVERS[0])[..], &[side.near(six, OF_SERVERS[1])]].concat();
-            all.push((clients, of_servers, servers.clone()));
+            // Of each network two.
+            let both = |[one, other]: [u16; 2]| [&side.all(six, one)[..], &side.all(six, other)[..2]].concat();
+            all.push((clients, both(OF_SERVICES), services.clone()));
+            all.push((clients, both(OF_SERVERS), servers.clone()));
         }
         all
     }
@@ -475,15 +476,16 @@ const ENDED: [ErrorKind; 3] = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe
 /// it is chance that these do.
 fn ports(connections: &[Connection]) -> [bool; 2] {
     let leaving = || connections.iter().filter(|one| one.at < ROUTER && one.translated().0);
-    // Address that is given, and server: clients, and whether one of them kept its port.
-    let mut given: BTreeMap<(IpAddr, SocketAddr), (BTreeSet<IpAddr>, bool)> = BTreeMap::new();
+    // Address that is given, and server: clients, and how many connections kept their ports; each client has two, and of random
+    // ports one may be the client's own.
+    let mut given: BTreeMap<(IpAddr, SocketAddr), (BTreeSet<IpAddr>, u64)> = BTreeMap::new();
     for Connection { ends: [client, peer, _, real], .. } in leaving() {
         let (clients, kept) = given.entry((peer.ip(), *real)).or_default();
         clients.insert(client.ip());
-        *kept |= client.port() == peer.port();
+        *kept += u64::from(client.port() == peer.port());
     }
     let drawn = leaving().any(|one| one.ends[0].port() != one.ends[1].port());
-    [given.values().any(|(clients, kept)| clients.len() > 1 && *kept), drawn]
+    [given.values().any(|(clients, kept)| clients.len() > 1 && *kept > 1), drawn]
 }
 
 /// Has clients send one more segment, and tells which connections live; what nothing becomes of is left out.

@@ -16,6 +16,7 @@ pub struct Standing {
     pub addresses: Reading<Vec<Address>>,
     pub rules: Reading<Vec<PolicyRule>>,
     pub routes: Reading<Vec<Route>>,
+    pub unmarked_routes: [Reading<Vec<Route>>; 2],
     pub forwarding: [Reading<bool>; 2],
     /// Tunnels whose device lives elsewhere, by the sockets that were there.
     pub foreign: Vec<Link>,
@@ -38,6 +39,7 @@ impl Standing {
             addresses: Reading::Failed(why.clone()),
             rules: Reading::Failed(why.clone()),
             routes: Reading::Failed(why.clone()),
+            unmarked_routes: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
             forwarding: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
         }
     }
@@ -116,8 +118,9 @@ impl Standing {
             };
         }
         let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links, &foreign));
-        let sockets = sockets.clone();
-        (Self { links: Reading::Ok(links), addresses, rules, routes, forwarding, foreign, sockets }, is_watched)
+        let unmarked_routes = routing::unmarked::routes(&tables);
+        let (links, sockets) = (Reading::Ok(links), sockets.clone());
+        (Self { links, addresses, rules, routes, unmarked_routes, forwarding, foreign, sockets }, is_watched)
     }
 
     /// The same with what is not told of links: whether they have an XDP program. `None`: it cannot stand.
@@ -148,7 +151,7 @@ impl Standing {
             Some("addresses")
         } else if self.rules != other.rules {
             Some("policy rules")
-        } else if self.routes != other.routes {
+        } else if self.routes != other.routes || self.unmarked_routes != other.unmarked_routes {
             Some("routes")
         } else if self.forwarding != other.forwarding {
             Some("forwarding")

@@ -54,7 +54,7 @@ impl Tables {
 }
 
 impl FamilyTables {
-    fn new(rules: Vec<PolicyRule>, routes: Vec<Route>) -> Self {
+    pub fn new(rules: Vec<PolicyRule>, routes: Vec<Route>) -> Self {
         let mut by_prefix: BTreeMap<u8, Vec<(u128, usize)>> = BTreeMap::new();
         let mut seen = HashMap::new();
         let mut content = Vec::with_capacity(routes.len());

@@ -137,7 +137,13 @@ impl Walk<'_> {
     }
 
     /// Those of these packets that have the same in these bits of two numbers of marks.
-    pub(super) fn equal_bits(&self, packets: PacketSet, one: &BitVector, other: &BitVector, bits: u32) -> PacketSet {
+    pub(in crate::symbolic) fn equal_bits(
+        &self,
+        packets: PacketSet,
+        one: &BitVector,
+        other: &BitVector,
+        bits: u32,
+    ) -> PacketSet {
         one.bits(bits.into())
             .zip(other.bits(bits.into()))
             .fold(packets, |packets, (one, other)| self.space.and(packets, self.equal(one, self.space.is_set(other))))

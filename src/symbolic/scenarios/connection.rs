@@ -252,22 +252,28 @@ impl ConnectionPath {
     }
 
     /// Packets of this host by the device that their first destination has, which all of output sees (`nf_hook_state`): `lo` if
-    /// that is this host's.
+    /// that is this host's. The way to others is only looked at where a rule on output asks for it.
     fn first_routed(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let Some(local) = walk.network.local_addresses(self.family) else { return packets };
         let (_, destination) = walk.packets.ends();
         let to_here = walk.with(&destination, local.as_ranges());
         let by_lo = walk.with(&Field::OutputName, loopback().as_slice());
         let here = walk.space.and(to_here, by_lo);
-        let elsewhere = walk.space.or(to_here, by_lo);
-        let elsewhere = walk.space.minus(EVERYTHING, elsewhere);
-        walk.space.and(packets, walk.space.or(here, elsewhere))
+        let mut elsewhere = walk.space.minus(packets, walk.space.or(to_here, by_lo));
+        if !self.plain && walk.network.asks_for_first_way(self.family) {
+            elsewhere = walk.first_ways(elsewhere);
+        }
+        walk.space.or(walk.space.and(packets, here), elsewhere)
     }
 
     /// The same packets, by the devices that lead to their destinations.
     pub(super) fn routed(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let plain = if self.plain { self.elsewhere(walk, packets) } else { NOTHING };
-        let packets = walk.forget(packets, &[Field::OutputName]);
+        let first: BTreeSet<u32> = walk.block(&Field::OutputName).0.into_iter().collect();
+        let packets = match self.own && !self.plain {
+            true => walk.space.exists(packets, &first), // the packet and the answers tell it
+            false => walk.forget(packets, &[Field::OutputName]),
+        };
         let packets = walk.space.and(packets, self.routes);
         walk.space.or(packets, plain)
     }

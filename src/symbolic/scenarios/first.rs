@@ -1,6 +1,7 @@
 //! Where connections begin: their first packets before any rule of IP.
 
-use crate::facts::netfilter::Field;
+use crate::facts::netfilter::{Family, Field};
+use crate::symbolic::assumptions::About;
 use crate::symbolic::machine::Walk;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};
@@ -35,6 +36,34 @@ impl Walk<'_> {
             all = self.space.or(all, self.space.and(doubtful, assumed));
         }
         if self.is_over() { NOTHING } else { all }
+    }
+
+    /// Packets of this host by the devices that lead to their destinations, before any rule of IP.
+    pub(super) fn first_ways(&mut self, packets: PacketSet) -> PacketSet {
+        let (network, family) = (self.network, self.packets.family);
+        let ways = match &network.host.first_ways[usize::from(family == Family::Ipv6)] {
+            Ok(ways) => ways,
+            // Some device for each packet, whichever that is.
+            Err(why) => {
+                let (device, space) = (self.block(&Field::OutputName), &self.space);
+                let (key, bits) = (format!("{} first way", self.stage), device.0.len() as u32);
+                let way =
+                    self.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), || why.clone());
+                let Some(way) = way else { return packets };
+                let by_it = self.equal_bits(packets, &device, &way, u32::MAX);
+                let possible = self.connected(&Field::OutputName);
+                let possible = self.space.renamed(possible, &device.0, &way.0);
+                return self.space.or(by_it, self.space.minus(packets, possible));
+            }
+        };
+        let (_, destination) = self.packets.ends();
+        let mut all = NOTHING;
+        for (device, destinations) in ways {
+            let to = self.with(&destination, destinations.as_ranges());
+            let by = self.with(&Field::OutputName, &[(*device, *device)]);
+            all = self.space.or(all, self.space.and(to, by));
+        }
+        self.space.and(packets, all)
     }
 
     /// Those of these that are the first of a connection: it is neither translated, nor answered, nor confirmed.

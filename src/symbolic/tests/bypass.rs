@@ -5,6 +5,7 @@ use super::language::{effort, host, rules};
 use super::unread::word;
 use crate::facts::netfilter::{address_key, name_key};
 use crate::symbolic::host::{Device, HostFacts, LOCAL, OwnAddresses};
+use crate::symbolic::values::Numbers;
 use crate::symbolic::{Bypass, bypass};
 
 pub fn routed() -> HostFacts {
@@ -118,6 +119,32 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     assert_eq!(with(&|host| host.outward = Err("no answer".into())), "maybe");
     assert_eq!(with(&|host| host.targets = Err("no answer".into())), "maybe");
     assert_eq!(word(&walked(SERVICE, routed(), None).translated.certainty), "maybe");
+}
+
+/// Services are routed by eth0, until something translates them.
+#[test]
+fn output_sees_the_device_that_the_first_destination_has() {
+    let ways = |ways: &[(&str, (u128, u128))]| {
+        ways.iter().map(|(device, to)| (name_key(device).unwrap(), Numbers::ranges(vec![*to]))).collect()
+    };
+    let pods = (address_key("10.244.0.0".parse().unwrap()), address_key("10.244.255.255".parse().unwrap()));
+    let known = [Ok(ways(&[("eth0", (0, pods.0 - 1)), ("cni0", pods)])), Ok(ways(&[]))];
+    let unread = [Err("no answer".into()), Err("no answer".into())];
+    for (chain, when_known, when_unread) in [
+        ("", "yes", "yes"),
+        ("ip f O: filter output 0\n oif cni0, state 8 => drop", "yes", "maybe"),
+        ("ip f O: filter output 0\n oif eth0, state 8 => drop", "no", "maybe"),
+        ("ip f O: filter output 0\n !oif lo, state 8 => drop", "no", "no"),
+        ("ip f O: filter output 0\n oif lo => drop", "yes", "yes"),
+        ("ip f O: filter output 0\n dst 10.244.0.9, oif eth0 => drop", "yes", "yes"),
+    ] {
+        let text = format!("ip nat O: nat output -100\n dst 10.96.0.1, proto 6 => dnat to 10.244.0.5\n{chain}");
+        for (first_ways, wanted) in [(&known, when_known), (&unread, when_unread)] {
+            let host = HostFacts { first_ways: first_ways.clone(), ..routed() };
+            let found = walked(&text, host, devices(DEVICES));
+            assert_eq!(word(&found.translated.certainty), wanted, "{chain} {:?}", found.translated);
+        }
+    }
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub fn host() -> HostFacts {
         balanced: Ok(false),
         input_in_postrouting: Ok(true),
         outward: Ok(vec![]),
+        first_ways: [Ok([].into()), Ok([].into())],
         targets: Ok([].into()),
     }
 }
