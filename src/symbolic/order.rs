@@ -54,10 +54,8 @@ fn nat_core(hook: Hook) -> Option<i32> {
 pub fn calls(network: &Network<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<PriorityCalls> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
-    let mut has_nat = has_nat(network, family);
     for (list, chains) in network.lists(family, hook) {
         let Reading::Ok(chains) = chains else {
-            has_nat |= list.family != Family::Netdev;
             unread.push(list);
             continue;
         };
@@ -74,16 +72,17 @@ pub fn calls(network: &Network<'_>, family: Family, hook: Hook, device: Option<&
     if matches!(hook, Hook::Prerouting | Hook::Output) {
         calls.push((CONNTRACK, Call::Conntrack));
     }
-    calls.extend(nat_core(hook).filter(|_| has_nat).map(|priority| (priority, Call::Nat)));
+    calls.extend(nat_core(hook).filter(|_| may_have_nat(network, family)).map(|priority| (priority, Call::Nat)));
     everywhere(by_priority(calls), &unread)
 }
 
-/// Whether any chain is a nat chain: the first one on a hook puts the NAT core on all four (`nf_nat_register_fn`).
-fn has_nat(network: &Network<'_>, family: Family) -> bool {
+/// Whether any chain is a nat chain, or may be: the first one on a hook puts the NAT core on all four (`nf_nat_register_fn`).
+/// By itself it changes nothing; what it does to later packets because of a list that was not read is asked.
+fn may_have_nat(network: &Network<'_>, family: Family) -> bool {
     let hooks = Hook::ALL.iter().filter(|hook| nat_core(**hook).is_some());
-    hooks.flat_map(|hook| network.lists(family, *hook)).any(|(_, chains)| {
-        chains.ok().is_some_and(|chains| chains.iter().any(|(.., base)| base.kind == ChainKind::Nat))
-    })
+    hooks
+        .flat_map(|hook| network.lists(family, *hook))
+        .any(|(_, chains)| chains.ok().is_none_or(|chains| chains.iter().any(|(.., base)| base.kind == ChainKind::Nat)))
 }
 
 /// The nat chains that the NAT core calls, in the same form.

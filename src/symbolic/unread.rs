@@ -70,13 +70,13 @@ impl<'a> Network<'a> {
     pub fn question_of(&self, hit: &Hit, text: impl Into<Question>) -> Question {
         match hit {
             Hit::Rule(at, _) => self.question(at, text),
-            Hit::Unread(list) => self.question_of_list(*list, text.into().text),
+            Hit::Unread(list) => self.question_of_list(*list, text),
         }
     }
 
     /// A question about a list of base chains.
-    pub(super) fn question_of_list(&self, list: BaseChainList, text: String) -> Question {
-        let question = Question::from(text);
+    pub(super) fn question_of_list(&self, list: BaseChainList, text: impl Into<Question>) -> Question {
+        let question = text.into();
         match (self.rules[list.set].legacy, list.family) {
             (true, Family::Ipv6) => question.shown_by(["ip6tables-legacy-save"]),
             (true, _) => question.shown_by(["iptables-legacy-save"]),

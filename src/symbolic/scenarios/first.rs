@@ -26,16 +26,25 @@ impl Walk<'_> {
         let network = self.network;
         let marked = self.bring_along(packets, &Field::Mark, network.bits_set_outside());
         let mut all = self.space.or(packets, marked);
-        let elsewhere = network.marks_elsewhere();
-        let why = |chain: String| {
-            format!("{chain} may write the mark of packets, and they are not followed through it").into()
-        };
-        for (bits, why) in elsewhere.map(|chain| (u32::MAX, why(chain))).into_iter().chain(network.doubtful_bits()) {
+        let elsewhere = self.if_marked_elsewhere();
+        let doubtful = network.doubtful_bits().map(|(bits, why)| {
             let assumed = self.if_so(format!("doubtful bits {why}"), &Err(why));
-            let doubtful = self.bring_along(packets, &Field::Mark, bits | network.bits_set_outside());
-            all = self.space.or(all, self.space.and(doubtful, assumed));
+            (bits | network.bits_set_outside(), assumed)
+        });
+        for (bits, assumed) in [(u32::MAX, elsewhere)].into_iter().chain(doubtful) {
+            if !assumed.is_empty() {
+                let marked = self.bring_along(packets, &Field::Mark, bits);
+                all = self.space.or(all, self.space.and(marked, assumed));
+            }
         }
         if self.is_over() { NOTHING } else { all }
+    }
+
+    /// If something writes marks that no packet is followed through.
+    pub(super) fn if_marked_elsewhere(&mut self) -> PacketSet {
+        let Some(chain) = self.network.marks_elsewhere() else { return NOTHING };
+        let why = format!("{chain} may write the mark of packets, and they are not followed through it");
+        self.if_so(why.clone(), &Err(why.into()))
     }
 
     /// Packets of this host by the devices that lead to their destinations, before any rule of IP.

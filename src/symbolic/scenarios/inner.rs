@@ -32,12 +32,8 @@ impl TunnelWalk<'_, '_> {
     /// All marks that a packet can leave the tunnel's device with.
     pub(super) fn inner(&mut self) -> PacketSet {
         self.walk.outer = false;
-        let mut marks = NOTHING;
-        if let Some(chain) = self.walk.network.marks_elsewhere() {
-            let why = format!("{chain} may write the mark of packets, and natwatch does not follow packets through it");
-            marks = self.walk.answer(why.clone(), About::All, 2, 1, || why);
-            marks = self.walk.space.and(marks, self.walk.start());
-        }
+        let elsewhere = self.walk.if_marked_elsewhere();
+        let mut marks = self.walk.space.and(elsewhere, self.walk.start());
         // Where nothing is routed into it, whatever enters it has passed no rule of IP.
         if self.facts.bridged || self.facts.inner.iter().all(Numbers::is_empty) {
             for family in [Family::Ipv4, Family::Ipv6] {

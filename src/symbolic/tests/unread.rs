@@ -3,6 +3,7 @@
 use super::bypass::devices;
 use super::language::{effort, host, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_on, walk_with};
+use crate::facts::netfilter::{Family, Hook};
 use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::host::HostFacts;
 use crate::symbolic::{Certainty, Network, dns_to_several, reached};
@@ -86,6 +87,29 @@ fn a_list_that_was_not_read_may_stop_tracking_or_start_it() {
     assert_eq!(tracked("ip f F: filter forward 0\n => accept"), "no");
     assert_eq!(tracked("ip f F: filter forward 0\n => accept\nunread ip input"), "maybe");
     assert_eq!(tracked("ip f F: filter forward 0\n => odd"), "maybe");
+}
+
+/// What was translated when it came in is answered on output, where the NAT core then is too.
+#[test]
+fn a_list_that_was_not_read_may_put_the_nat_core_on_other_hooks() {
+    let written = "ip m O: filter output -150\n dst 203.0.113.0/24 => or 0x4000\n\
+                   ip f F: filter forward 0\n state 1 => accept\n\
+                   ip m P: filter postrouting 0\n mark 0x4000/0x4000 => write sport 5555\n";
+    assert_eq!(rewritten(written), "no");
+    assert_eq!(rewritten(&[written, "unread ip input"].concat()), "maybe");
+    let snat = "ip n I: nat input 100\n => snat to 203.0.113.7\n";
+    assert_eq!(rewritten(&[written, snat].concat()), "yes");
+}
+
+#[test]
+fn a_question_about_an_unread_list_keeps_its_commands() {
+    use crate::facts::Question;
+    use crate::symbolic::machine::Hit;
+    use crate::symbolic::unread::BaseChainList;
+    let written = rules("unread ip input");
+    let list = BaseChainList { set: 0, family: Family::Ipv4, hook: Hook::Input };
+    let question = written.network().question_of(&Hit::Unread(list), Question::from("why").shown_by(["ip", "rule"]));
+    assert_eq!(question.commands, ["ip rule", "nft list chains ip"]);
 }
 
 #[test]
