@@ -84,6 +84,8 @@ enum Action {
     Among([IpAddr; 2]),
     Masquerade(Ports),
     Source(IpAddr, Ports),
+    /// By a map: for sources of each side's network one of these.
+    SourceMapped([IpAddr; 2], Ports),
     Netmap(&'static str),
     Untracked,
     Marked,
@@ -193,9 +195,11 @@ impl Rule {
         let target = match &self.1 {
             Action::Destination(ip, port) => format!("DNAT --to-destination {}", end(*ip, *port)),
             Action::Redirect(port) => format!("REDIRECT --to-ports {port}"),
-            Action::Mapped(..) | Action::InTurn(..) | Action::ByChance(..) | Action::ByHash(..) => {
-                unreachable!("of nf_tables only")
-            }
+            Action::Mapped(..)
+            | Action::InTurn(..)
+            | Action::ByChance(..)
+            | Action::ByHash(..)
+            | Action::SourceMapped(..) => unreachable!("of nf_tables only"),
             Action::Among([first, last]) => format!("DNAT --to-destination {first}-{last}"),
             Action::Masquerade(ports) => format!("MASQUERADE{}{}", ports.range(" --to-ports "), ports.iptables()),
             Action::Source(ip, ports) => format!("SNAT --to-source {}{}", given(*ip, *ports), ports.iptables()),
@@ -229,6 +233,11 @@ impl Rule {
             Action::Among([first, last]) => format!("dnat to {first}-{last}"),
             Action::Masquerade(ports) => format!("masquerade{}{}", ports.range(" to :"), ports.native()),
             Action::Source(ip, ports) => format!("snat to {}{}", given(*ip, *ports), ports.native()),
+            Action::SourceMapped([lan, wan], ports) => {
+                let ip = if six { "ip6" } else { "ip" };
+                let [near, beyond] = SIDES.map(|side| side.network(six));
+                format!("snat to {ip} saddr map {{ {near} : {lan}, {beyond} : {wan} }}{}", ports.native())
+            }
             Action::Netmap(_) => unreachable!("of iptables only"),
             Action::Untracked => "notrack".into(),
             Action::Marked => format!("meta mark set meta mark or {BIT}"),
@@ -590,7 +599,7 @@ impl Generator<'_> {
     fn source(&mut self, case: &mut Case, backend: Backend, marks: bool) {
         let (kind, side) = (self.dice.below(6), SIDES[self.dice.below(2) as usize]);
         let port = self.dice.one_in(4);
-        let (chosen, netmap) = (self.dice.below(6), self.dice.one_in(2));
+        let (chosen, netmap, mapped) = (self.dice.below(6), self.dice.one_in(2), self.dice.one_in(4));
         for place in self.places(case, backend) {
             let six = place.1;
             let mut of = self.tests(six, "POSTROUTING", marks);
@@ -613,6 +622,9 @@ impl Generator<'_> {
                 _ => Ports::Kept,
             };
             let action = match kind {
+                _ if mapped && place.0 == Backend::Native && !matches!(ports, Ports::Of(..)) => {
+                    Action::SourceMapped([side.router(six), router_alone(six)], ports)
+                }
                 0 => Action::Source(side.router(six), ports),
                 1 => Action::Source(router_alone(six), ports),
                 // Nobody has it.
