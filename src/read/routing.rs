@@ -187,15 +187,14 @@ fn dump<T>(
     request: &Request,
     decode: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
 ) -> Reading<Vec<T>> {
-    const EOPNOTSUPP: i32 = 95;
-    const EAFNOSUPPORT: i32 = 97;
+    const NOT_BUILT: [i32; 2] = [95, 97]; // `EOPNOTSUPP`, `EAFNOSUPPORT`
     let all = node.try_dump(request, decode);
     if all.failure().is_some_and(|failure| matches!(failure.root(), Failure::TooLarge { .. })) {
         node.sources.asked(request.source); // it was given up here, and nothing failed there
         return all;
     }
     match all.failure().and_then(Failure::refused) {
-        Some(EOPNOTSUPP | EAFNOSUPPORT) => Reading::Ok(Vec::new()),
+        Some(errno) if NOT_BUILT.contains(&errno) => Reading::Ok(Vec::new()),
         _ => node.note(request, all),
     }
 }
