@@ -318,7 +318,13 @@ impl TunnelLab {
     /// Sends a packet of each flow, and waits until all are answered or one has arrived broken.
     fn exchange(&self, flows: &[UdpSocket], address: &str, packet: &str, errors: u64) {
         for socket in flows {
-            socket.send_to(packet.as_bytes(), (address, ECHO_PORT)).expect("a packet that no rule refuses");
+            let send = || socket.send_to(packet.as_bytes(), (address, ECHO_PORT));
+            match send() {
+                // Masqueraded, and now routed by another device: its entry is removed (`nf_nat_oif_changed`).
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => send(),
+                sent => sent,
+            }
+            .expect("a packet that no rule refuses");
         }
         let mut open: Vec<&UdpSocket> = flows.iter().collect();
         eventually(PATIENCE, || {

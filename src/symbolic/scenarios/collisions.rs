@@ -42,11 +42,15 @@ struct Written {
     kept: PacketSet,
 }
 
-/// How surely each of these rules makes two connections compete.
+/// How surely each of these rules makes two connections compete: of one with a map, what it has for some of its packets, one by one.
 pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec<(Hit, Certainty)> {
     let masquerading = masquerading(walk, family);
-    let all: Vec<Translation> =
-        hits.0.into_iter().map(|(hit, packets)| translation(walk, &masquerading, hit, packets)).collect();
+    let mut all = Vec::new();
+    for (hit, packets) in hits.0 {
+        for (nat, packets) in walk.each_translation(&hit, packets) {
+            all.push(translation(walk, &masquerading, hit.clone(), nat.as_ref(), packets));
+        }
+    }
     let mut found = Vec::with_capacity(all.len());
     for mut group in groups(walk, all) {
         compare(walk, &mut group);
@@ -138,8 +142,13 @@ fn compare_by(walk: &mut Walk<'_>, all: &mut [Translation], bit: u32) {
     }
 }
 
-fn translation(walk: &mut Walk<'_>, masquerading: &Written, hit: Hit, before: PacketSet) -> Translation {
-    let nat = walk.nat(&hit);
+fn translation(
+    walk: &mut Walk<'_>,
+    masquerading: &Written,
+    hit: Hit,
+    nat: Option<&Nat>,
+    before: PacketSet,
+) -> Translation {
     let written = nat.map_or_else(nothing_written, |nat| written(walk, masquerading, &hit, nat));
     let changed = walk.space.minus(before, written.kept);
     let determined = walk.layout.determined();

@@ -5,9 +5,9 @@ use super::tunnel::{facts, verdict};
 use super::unread::word;
 use crate::facts::Reading;
 use crate::facts::netfilter::{Element, Set};
-use crate::symbolic::OuterPackets;
 use crate::symbolic::scenarios::services::dns_to_several;
 use crate::symbolic::scenarios::tunnel::outer_packets;
+use crate::symbolic::{OuterPackets, reached};
 
 const ALL: (u128, u128) = (0, u32::MAX as u128);
 
@@ -176,6 +176,22 @@ fn a_source_is_what_a_map_has_for_the_packet() {
     assert_eq!(by(&[(one("192.0.2.11"), [192, 0, 2, 99])]), "no", "another source's");
     let both = [(one("192.0.2.10"), [192, 0, 2, 10]), (vec![ALL], [192, 0, 2, 99])];
     assert_eq!(by(&both), "no");
+}
+
+#[test]
+fn sources_compete_that_a_map_gives_one_address() {
+    let by = |map: Option<Set>| {
+        let mut written = rules("ip n P: nat postrouting 100\n map m src => snat of m src\n");
+        written.nftables.sets.extend(map.map(|map| (language::set("m"), map)));
+        let found = reached(&written.network(), &effort());
+        found.rules.first().map_or("one to one", |rule| word(&rule.certainty))
+    };
+    let [one, other] = [[192, 0, 2, 10], [192, 0, 2, 11]];
+    let each = [(self::one("10.42.0.1"), one), (self::one("10.42.0.2"), other)];
+    assert_eq!(by(Some(map(&each))), "one to one");
+    assert_eq!(by(Some(map(&each.clone().map(|(source, _)| (source, one))))), "yes");
+    assert_eq!(by(Some(map(&[(net("10.42.0.0", "10.42.0.255"), one)]))), "yes");
+    assert_eq!(by(None), "maybe");
 }
 
 #[test]
