@@ -97,7 +97,7 @@ impl Files {
     ) -> Answer {
         let kept = self.kept.entry(root).or_default();
         if let Some(descriptor) = kept.get(path) {
-            let mut file = FromStart { one_value: is_one_value(root, path), ..FromStart::of(descriptor) };
+            let mut file = FromStart { whole: whole_length(root, path), ..FromStart::of(descriptor) };
             match read(&mut file) {
                 Ok(bytes) if file.offset > 0 => return Reading::Ok(bytes),
                 _ => {
@@ -133,10 +133,17 @@ fn without_thread_self(path: &str) -> PathBuf {
     }
 }
 
-/// Whether a file of the kernel's own holds one value, of less than a page, which one read gives whole: sysctls
-/// (`proc_sys_call_handler`) and attributes of sysfs (`sysfs_kf_seq_show`).
-fn is_one_value(root: Root, path: &str) -> bool {
-    root == Root::Sysfs || root == Root::Procfs && path.starts_with("sys/")
+/// Up to which length a read that had room for more has given all of a file of the kernel's own. Sysctls
+/// (`proc_sys_call_handler`) and attributes of sysfs (`sysfs_kf_seq_show`): any. Lists below `net/`: half a page, because
+/// `seq_read_iter` goes on until its buffer, a page at least, has no room for another line, and theirs are short. Another read
+/// would walk all sockets again to find that none follows.
+fn whole_length(root: Root, path: &str) -> usize {
+    match root {
+        Root::Sysfs => usize::MAX,
+        Root::Procfs if path.starts_with("sys/") => usize::MAX,
+        Root::Procfs if path.starts_with("thread-self/net/") => 2048,
+        Root::Procfs | Root::Rootfs => 0,
+    }
 }
 
 /// Whether an open file is what its path leads to as long as it can be read: files of the kernel's own file systems, but for
@@ -155,23 +162,25 @@ fn stays_the_same(root: Root, path: &str, file: &OwnedFd) -> bool {
 struct FromStart<'f> {
     file: BorrowedFd<'f>,
     offset: u64,
-    /// Nothing follows what a read gives that had room for more.
-    one_value: bool,
+    /// See [`whole_length`].
+    whole: usize,
+    /// Nothing follows.
+    ended: bool,
 }
 
 impl<'f> FromStart<'f> {
     fn of(file: &'f OwnedFd) -> Self {
-        Self { file: file.as_fd(), offset: 0, one_value: false }
+        Self { file: file.as_fd(), offset: 0, whole: 0, ended: false }
     }
 }
 
 impl Read for FromStart<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.one_value && self.offset > 0 {
+        if self.ended {
             return Ok(0);
         }
         let length = pread(self.file, &mut *buffer, self.offset)?;
-        self.one_value &= length < buffer.len();
+        self.ended = length <= self.whole && length < buffer.len();
         self.offset += length as u64;
         Ok(length)
     }
