@@ -23,18 +23,13 @@ pub fn without_files() -> Meta {
     }
 }
 
-/// The rest too: whose network namespace this is.
-pub fn meta(files: &mut Files) -> Meta {
-    Meta { network_namespace: network_namespace(files).name().into(), ..without_files() }
-}
-
 fn capabilities() -> Vec<String> {
     let effective = rustix::thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
     effective.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
 }
 
-/// Some sysctls exist only in the namespace that the kernel booted with; others exist in each.
-fn network_namespace(files: &mut Files) -> NetworkNamespace {
+/// The rest: whose network namespace this is. Some sysctls exist only in the namespace that the kernel booted with; others exist in each.
+pub fn network_namespace(files: &mut Files) -> NetworkNamespace {
     let mut sysctl = |name: &str| files.content(Root::Procfs, &format!("sys/net/core/{name}"));
     match (sysctl("netdev_max_backlog"), sysctl("somaxconn")) {
         (Reading::Ok(_), _) => NetworkNamespace::Initial,

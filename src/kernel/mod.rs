@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::capture::{Answer, Ask, Meta, Request, RequestKind, Root, Take};
-use crate::facts::{Failure, Reading, SystemCall};
+use crate::facts::{Failure, NetworkNamespace, Reading, SystemCall};
 pub use environment::without_files as meta;
 use files::Files;
 use notifications::Notifications;
@@ -78,7 +78,12 @@ impl Live {
 
     /// Who looks, from where, and when.
     pub fn meta(&mut self) -> Meta {
-        environment::meta(&mut self.files)
+        Meta { network_namespace: self.network_namespace().name().into(), ..meta() }
+    }
+
+    /// Whose network namespace this is.
+    pub fn network_namespace(&mut self) -> NetworkNamespace {
+        environment::network_namespace(&mut self.files)
     }
 
     fn answer(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {

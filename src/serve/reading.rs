@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::advisory::Catalogue;
 use crate::capture::{Ask, Meta};
-use crate::facts::{Facts, Failure, Unanswered};
+use crate::facts::{Facts, Failure, NetworkNamespace, Unanswered};
 use crate::judge::{self, Report};
 use crate::kernel::{self, Live, Paths, Progress};
 use crate::read::{self, Collectors, Known, Parts};
@@ -23,8 +23,8 @@ pub trait NodeAccess: std::fmt::Debug + Send + Sync + 'static {
 
 /// The door to the node, for one reading after the other.
 pub trait NodeSession: Ask {
-    /// Begins a reading, and tells the rest about who looks.
-    fn begin(&mut self, progress: Arc<Progress>) -> Meta;
+    /// Begins a reading, and tells what [`NodeAccess::meta`] could not.
+    fn begin(&mut self, progress: Arc<Progress>) -> NetworkNamespace;
 }
 
 impl NodeAccess for Paths {
@@ -57,9 +57,9 @@ fn live(paths: &Paths) -> Live {
 }
 
 impl NodeSession for Live {
-    fn begin(&mut self, progress: Arc<Progress>) -> Meta {
+    fn begin(&mut self, progress: Arc<Progress>) -> NetworkNamespace {
         Live::begin(self, progress);
-        self.meta()
+        self.network_namespace()
     }
 }
 
@@ -113,8 +113,12 @@ impl ReadingThread {
         let published = Arc::new(Mutex::new(published));
         let (mine, shown) = (Arc::clone(&progress), Arc::clone(&published));
         self.run(Box::new(move |door| {
-            let meta = door.begin(Arc::clone(&mine));
-            lock(&shown).meta = meta.clone();
+            let namespace = door.begin(Arc::clone(&mine));
+            let meta = {
+                let mut shown = lock(&shown);
+                shown.meta.network_namespace = namespace.name().into();
+                shown.meta.clone()
+            };
             let mut count = 0;
             let mut publish = |parts: &Parts| {
                 count += 1;

@@ -345,7 +345,7 @@ mod tests {
 
     use super::*;
     use crate::capture::{Ask, Meta, Request, Take};
-    use crate::facts::{Reading, Source, SourceState};
+    use crate::facts::{NetworkNamespace, Reading, Source, SourceState};
     use crate::read::testing;
     use crate::serve::reading::NodeSession;
 
@@ -374,10 +374,10 @@ mod tests {
     }
 
     impl NodeSession for Asked<'_> {
-        fn begin(&mut self, progress: Arc<Progress>) -> Meta {
+        fn begin(&mut self, progress: Arc<Progress>) -> NetworkNamespace {
             self.reading = self.world.readings.fetch_add(1, Ordering::SeqCst) + 1;
             self.progress = progress;
-            self.world.meta()
+            NetworkNamespace::Initial
         }
     }
 
