@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 
 use crate::cli::{Action, Cli, Shown};
+use crate::kernel;
 use crate::metrics;
 use crate::read::Collectors;
 use crate::report::printable;
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a command line; errors go to stderr, once.
 pub fn run(cli: Cli) -> u8 {
+    kernel::heap::set_up();
     let result = match cli.action {
         None => serve::run(&cli.serve),
         Some(Action::Serve(serve_flags)) => serve::run(&serve_flags),

@@ -95,7 +95,6 @@ pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
     let collectors = flags.common.collectors.0.clone();
     let options = flags.common.options(&[]);
     warn_of_vain(&options);
-    kernel::heap::give_back_large();
     let refresher = Arc::new(Refresher::new(LiveNode(flags.common.trees.paths()), collectors.clone(), options));
     tell_probe(flags, started, &refresher);
     let settings = http::HttpSettings {

@@ -6,13 +6,15 @@
 #[cfg(target_env = "gnu")]
 const MMAP_THRESHOLD: libc::c_int = 128 << 10;
 
-/// Says so to the allocator, once, at start.
+/// Says so to the allocator, once, at start. And that all threads share one heap: one of them reads, and a heap of its own grows
+/// by a system call for every few pages.
 #[allow(unsafe_code, reason = "no safe interface knows the allocator's options")]
-pub fn give_back_large() {
+pub fn set_up() {
     // SAFETY: it takes two numbers and changes how later allocations are made.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
