@@ -11,15 +11,18 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use natwatch::advisory::Catalogue;
-use natwatch::capture::{Ask, Request, Take};
-use natwatch::facts::{Collector, Facts, Failure, Reading};
+use natwatch::capture::{Ask, Request, Root, Take};
+use natwatch::facts::{Collector, Facts, Failure, Reading, Source};
 use natwatch::judge::{self, Derived, Report};
 use natwatch::kernel::{Live, Paths, Progress};
 use natwatch::read::{self, Collectors, Known, Parts};
+use serde_json::Value;
 
 use crate::support::grammar::{Dice, services};
 use crate::support::netns::{Netns, veth};
+use crate::support::program::{HERE, NATWATCH, Run};
 use crate::support::rules::load;
+use crate::support::server::Server;
 use crate::support::wait::{PATIENCE, eventually};
 
 /// Counts what each thread allocates.
@@ -277,5 +280,84 @@ fn an_unchanged_reading_allocates_little() {
             println!("{allocations} allocations");
             (allocations < MOST).then_some(())
         });
+    });
+}
+
+/// A device that a tunnel runs over, the tunnel, and rules: by name and index the same each time, and else nothing.
+const MADE: [&str; 3] = [
+    "ip link add d0 index 100 type veth peer name p0 index 101; ip addr add 192.0.2.1/24 dev d0
+     ip link set d0 up; ip link set p0 up
+     ip link add vx0 index 102 type vxlan id 1 dstport 4789 remote 192.0.2.2 dev d0; ip link set vx0 up
+     nft add table ip t; nft add chain ip t post '{ type nat hook postrouting priority 100; }'
+     nft add rule ip t post masquerade",
+    "ip link add d0 index 100 type bridge; ip addr add 198.51.100.1/24 dev d0; ip link set d0 up
+     ip link add vx0 index 102 type vxlan id 2 dstport 8472 remote 198.51.100.2 dev d0 noudpcsum; ip link set vx0 up
+     iptables-legacy -w -t nat -A POSTROUTING -d 198.51.100.0/24 -j MASQUERADE --random-fully",
+    "ip link add d0 index 100 type veth peer name p0 index 101; ip addr add 203.0.113.1/24 dev d0
+     ip link set d0 up; ip link set p0 up
+     ip link add vx0 index 102 type vxlan id 3 dstport 4790 remote 203.0.113.2; ip link set vx0 up
+     ethtool -K vx0 tx off
+     nft add table ip t; nft add chain ip t post '{ type nat hook postrouting priority 100; }'
+     nft add rule ip t post oifname d0 masquerade random",
+];
+const REMOVED: &str =
+    "ip link del vx0; ip link del d0; nft delete table ip t 2>/dev/null || iptables-legacy -w -t nat -F";
+
+/// One running natwatch tells of a node whose devices and rules were removed and made again what one tells that has just begun,
+/// also of the node in between.
+#[test]
+fn what_is_removed_and_made_again_between_two_scrapes_is_reported_as_by_a_new_process() {
+    let ns = Netns::new();
+    let server = Server::start(&ns, &HERE);
+    let as_json = |text: &str| {
+        let mut report: Value = serde_json::from_str(text).expect("JSON");
+        // The times, and what the scrapes themselves count.
+        report["node"]["captured_at"].take();
+        report["conntrack"].take();
+        report
+    };
+    let report = || as_json(&server.ok("/report.json"));
+    let fresh = || as_json(&Run::of(ns.command(NATWATCH).args(["check", "--format", "json"]).args(HERE)).stdout);
+    let mut before = report();
+    for made in MADE {
+        for script in [made, REMOVED] {
+            ns.run(&["sh", "-ec", script]);
+            // The kernel goes on for a moment after devices are up (carriers, addresses).
+            let now = eventually(PATIENCE, || {
+                let (served, fresh) = (report(), fresh());
+                let difference = || first_difference(&format!("{served:#}"), &format!("{fresh:#}"));
+                if served == fresh { Ok(served) } else { Err(format!("{script}: {}", difference())) }
+            });
+            assert_ne!(now, before, "it has changed nothing: {script}");
+            before = now;
+        }
+    }
+    server.stop();
+}
+
+/// Sysctls of a device come and go as those of a module do, by `register_net_sysctl` and `unregister_net_sysctl_table`.
+#[test]
+fn a_sysctl_that_is_gone_and_there_again_is_read_by_a_new_descriptor() {
+    let ns = Netns::new();
+    ns.enter(|| {
+        let mut live = live();
+        let request = Request::file(Source::Routing, Root::Procfs, "sys/net/ipv4/conf/d0/tag");
+        let mut read = || {
+            let mut value = Vec::new();
+            let answer = live.ask(&request, &mut |part| {
+                value.extend_from_slice(part);
+                Take::More
+            });
+            answer.map(|()| String::from_utf8(value).expect("a number"))
+        };
+        for value in ["3\n", "5\n"] {
+            assert!(matches!(read(), Reading::Absent(_)), "{:?}", read());
+            ns.cmd("ip link add d0 type veth peer name p0");
+            ns.sysctl("net.ipv4.conf.d0.tag", value.trim());
+            for _ in 0..2 {
+                assert_eq!(read(), Reading::Ok(value.to_owned()));
+            }
+            ns.cmd("ip link del d0");
+        }
     });
 }
