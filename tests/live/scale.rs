@@ -1,18 +1,20 @@
-//! What judging costs grows with the rules and no faster. Instructions are counted, not time, by valgrind's callgrind: in this
-//! very binary, which compilers and their options change. So no count is recorded, but how counts of one run compare: of a set
-//! of rules, of twice and of four times as many. The second step has twice as many rules as the first and may cost `GROWTH` times
-//! as much; whatever is done once does not count. A cost that grows with the square of the rules makes it 4.
+//! What decoding and judging cost grows with the rules, peers and devices and no faster. Instructions are counted, not time, by
+//! valgrind's callgrind: in this very binary, which compilers and their options change. So no count is recorded, but how counts of
+//! one run compare: of a set of rules, of twice and of four times as many. The second step has twice as many rules as the first
+//! and may cost `GROWTH` times as much; whatever is done once does not count. A cost that grows with the square makes it 4.
 
 use std::env;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use natwatch::advisory::Catalogue;
+use natwatch::capture::Capture;
 use natwatch::capture::archive;
 use natwatch::facts::{Collector, Facts};
 use natwatch::judge::{self, ConditionState, Options, Report};
-use natwatch::read::{self, Collectors};
+use natwatch::read;
 
 use crate::support::capture::CaptureDir;
 use crate::support::netns::{Netns, veth_within};
@@ -22,11 +24,32 @@ use crate::support::tools::{expect_success, require};
 /// What the step from twice to four times the rules may cost, of that from once to twice; 2 is what is in proportion.
 const GROWTH: f64 = 3.0;
 
-/// Name in benches/scale.py, and how many.
-const SETS: &[(&str, u32)] = &[("calico-and-services", 40), ("neutron", 24), ("own-marks", 400)];
+/// What there is many of on a node.
+#[derive(Clone, Copy, Debug)]
+enum Many {
+    /// Rules as this program loads them; name in benches/scale.py.
+    Rules(&'static str, &'static str),
+    /// Peers of a tunnel: a forwarding entry, a neighbour and a route each.
+    Peers,
+    /// Pairs of devices.
+    Veths,
+}
 
-/// A node with a tunnel and these rules, as it was recorded.
-fn recorded(name: &str, count: u32) -> CaptureDir {
+/// What is counted, and of how many.
+const JUDGED: &[(Many, u32)] = &[
+    (Many::Rules("iptables-nft-restore", "calico-and-services"), 40),
+    (Many::Rules("iptables-nft-restore", "neutron"), 24),
+    (Many::Rules("iptables-nft-restore", "own-marks"), 400),
+];
+const DECODED: &[(Many, u32)] = &[
+    (Many::Rules("iptables-nft-restore", "calico-and-services"), 40),
+    (Many::Rules("iptables-legacy-restore", "calico-and-services"), 40),
+    (Many::Peers, 200),
+    (Many::Veths, 50),
+];
+
+/// A node with a tunnel and many of these, as it was recorded.
+fn recorded(many: Many, count: u32) -> CaptureDir {
     let ns = Netns::new();
     veth_within(&ns, "eth0", "peer0");
     ns.address("eth0", "192.168.0.1/16");
@@ -36,19 +59,42 @@ fn recorded(name: &str, count: u32) -> CaptureDir {
     ns.cmd("bridge fdb append 02:00:00:00:00:01 dst 192.168.0.2 dev flannel.1 self permanent");
     ns.cmd("ip route add 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink");
     ns.sysctl("net.ipv4.ip_forward", 1);
-    let generator = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/scale.py");
-    let rules = expect_success(Command::new("python3").arg(generator).args(["--rules", name, &count.to_string()]));
-    load(&ns, &["iptables-nft-restore", "-w"], &rules);
+    match many {
+        Many::Rules(restore, name) => {
+            let generator = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/scale.py");
+            let rules =
+                expect_success(Command::new("python3").arg(generator).args(["--rules", name, &count.to_string()]));
+            load(&ns, &[restore, "-w"], &rules);
+        }
+        Many::Peers => {
+            let [mut addresses, mut entries] = [String::new(), String::new()];
+            for n in 2..count {
+                let (high, low) = (n >> 8, n & 255);
+                let (mac, network) =
+                    (format!("02:00:00:00:{high:02x}:{low:02x}"), format!("10.{}.{low}.0", 245 + high));
+                let _ = writeln!(addresses, "neigh add {network} lladdr {mac} dev flannel.1 nud permanent");
+                let _ = writeln!(addresses, "route add {network}/24 via {network} dev flannel.1 onlink");
+                let peer = format!("192.168.{}.{}", 1 + n / 250, 1 + n % 250);
+                let _ = writeln!(entries, "fdb append {mac} dst {peer} dev flannel.1 self permanent");
+            }
+            load(&ns, &["ip", "-batch", "-"], &addresses);
+            load(&ns, &["bridge", "-batch", "-"], &entries);
+        }
+        Many::Veths => {
+            let pairs: String = (0..count).map(|n| format!("link add v{n} type veth peer name w{n}\n")).collect();
+            load(&ns, &["ip", "-batch", "-"], &pairs);
+        }
+    }
     CaptureDir::of(&ns, &[])
 }
 
-/// Instructions that judging takes in [`a_recorded_node`].
-fn counted(capture: &CaptureDir) -> f64 {
+/// Instructions that a function takes in the test that calls it.
+fn counted((test, function): (&str, &str), capture: &CaptureDir) -> f64 {
     let program = env::current_exe().expect("this binary");
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
-    valgrind.arg("--toggle-collect=*judged_under_valgrind*").arg(program);
-    valgrind.args(["--exact", "scale::a_recorded_node", "--ignored", "--test-threads=1"]);
+    valgrind.arg(format!("--toggle-collect=*{function}*")).arg(program);
+    valgrind.args(["--exact", test, "--ignored", "--test-threads=1"]);
     let output = valgrind.env("NATWATCH_SCALE", capture.path()).output().expect("valgrind starts");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{errors}{}", String::from_utf8_lossy(&output.stdout));
@@ -59,18 +105,32 @@ fn counted(capture: &CaptureDir) -> f64 {
 }
 
 #[inline(never)]
+fn decoded_under_valgrind(capture: &Capture) -> Facts {
+    read::replay(capture, &Collector::ALL.iter().copied().collect())
+}
+
+#[inline(never)]
 fn judged_under_valgrind(facts: &Facts) -> Report {
     judge::judge(Catalogue::built_in(), facts, &Options::default(), &AtomicBool::new(false))
 }
 
+fn capture() -> Capture {
+    let path = env::var_os("NATWATCH_SCALE").expect("the directory of a capture");
+    archive::load(Path::new(&path)).expect("a capture")
+}
+
 /// What runs under valgrind.
 #[test]
-#[ignore = "costs_grow_with_the_rules runs it"]
-fn a_recorded_node() {
-    let path = env::var_os("NATWATCH_SCALE").expect("the directory of a capture");
-    let collectors: Collectors = Collector::ALL.iter().copied().collect();
-    let facts = read::replay(&archive::load(Path::new(&path)).expect("a capture"), &collectors);
-    let report = judged_under_valgrind(&facts);
+#[ignore = "decoding_grows_with_what_is_decoded runs it"]
+fn decoding() {
+    decoded_under_valgrind(&capture());
+}
+
+/// Likewise.
+#[test]
+#[ignore = "judging_grows_with_the_rules runs it"]
+fn judging() {
+    let report = judged_under_valgrind(&decoded_under_valgrind(&capture()));
     let tunnel = report.advisories.iter().find(|finding| finding.id.as_str() == "vxlan-double-snat-checksum");
     let conditions = &tunnel.expect("it is judged").conditions;
     let rewritten = conditions.iter().find(|condition| condition.id.as_str() == "outer_rewritten");
@@ -83,19 +143,28 @@ fn a_recorded_node() {
     );
 }
 
-#[test]
-fn costs_grow_with_the_rules() {
+fn grows_in_proportion(counting: (&str, &str), sets: &[(Many, u32)]) {
     require("valgrind");
     let mut wrong = Vec::new();
-    for (name, count) in SETS {
-        let judged = [1, 2, 4].map(|times| counted(&recorded(name, times * count)));
-        let growth = (judged[2] - judged[1]) / (judged[1] - judged[0]);
+    for (many, count) in sets {
+        let costs = [1, 2, 4].map(|times| counted(counting, &recorded(*many, times * count)));
+        let growth = (costs[2] - costs[1]) / (costs[1] - costs[0]);
         let found =
-            format!("{name}, {count} and more: {judged:?} instructions, which grow by {growth:.2} (at most {GROWTH})");
+            format!("{many:?}, {count} and more: {costs:?} instructions, which grow by {growth:.2} (at most {GROWTH})");
         println!("{found}");
         if growth > GROWTH {
             wrong.push(found);
         }
     }
-    assert!(wrong.is_empty(), "judging has become dearer: {wrong:#?}");
+    assert!(wrong.is_empty(), "it has become dearer: {wrong:#?}");
+}
+
+#[test]
+fn judging_grows_with_the_rules() {
+    grows_in_proportion(("scale::judging", "judged_under_valgrind"), JUDGED);
+}
+
+#[test]
+fn decoding_grows_with_what_is_decoded() {
+    grows_in_proportion(("scale::decoding", "decoded_under_valgrind"), DECODED);
 }
