@@ -43,7 +43,7 @@ node:
 	@test -n "$(NODE)" -a -n "$(DIR)" || { echo 'say which and where: make node NODE=flannel DIR=/tmp/flannel' >&2; exit 1; }
 	tests/nodes/archive.py unpack tests/nodes/$(NODE).txt "$(DIR)"
 
-.PHONY: build bench bench-fleet test quick fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
+.PHONY: build static bench bench-fleet test quick fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
 	doc deny golden help
 
 help:
@@ -69,11 +69,16 @@ help:
 build:
 	$(CARGO) build --release --locked
 
+# What images and packages hold.
+STATIC = $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release/natwatch
+static:
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --bin natwatch --target $(TARGET)
+
 # node_exporter is unpacked beside, not installed: its package would start it.
 BENCH_PEER = target/bench/node_exporter
-bench: build test-deps $(BENCH_PEER)
-	NATWATCH=$(abspath $(or $(CARGO_TARGET_DIR),target))/release/natwatch NODE_EXPORTER=$(abspath $(BENCH_PEER)) python3 benches/nodes.py
-	NATWATCH=$(abspath $(or $(CARGO_TARGET_DIR),target))/release/natwatch python3 benches/scale.py
+bench: static test-deps $(BENCH_PEER)
+	NATWATCH=$(STATIC) NODE_EXPORTER=$(abspath $(BENCH_PEER)) python3 benches/nodes.py
+	NATWATCH=$(STATIC) python3 benches/scale.py
 
 # A real Prometheus, whose targets are simulated; NODES=500 prints a smaller one.
 NODES ?=
@@ -137,8 +142,8 @@ test-kernels:
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $(KERNEL_PACKAGES); \
 	fi
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(TARGET)
-	NATWATCH_KERNELS=$(abspath $(KERNELS)) NATWATCH_STATIC=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release/natwatch \
+	$(MAKE) static
+	NATWATCH_KERNELS=$(abspath $(KERNELS)) NATWATCH_STATIC=$(STATIC) \
 		$(CARGO) test --locked --test ship kernels:: -- --ignored --nocapture
 
 # Needs Node.js, npm, curl and Chromium beside what the tests need.
