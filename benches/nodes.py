@@ -13,6 +13,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -89,6 +90,9 @@ def veths(count):
     shell("ip -batch -", "".join(f"link add v{n} type veth peer name w{n}\n" for n in range(count // 2)))
 
 
+# A recorded node, as if the kernel had printed so many lines of counters: more CPUs than there are cannot be had.
+CPUS = {f"{count:,} CPUs, recorded": count for count in (2, 64, 512, 4096)}
+
 NFT_SAVE, LEGACY_SAVE = [["iptables-nft-save"]], [["iptables-legacy-save"]]
 # Name: how it is built, what `check` is compared with, how often, and what it is a point of in the plot.
 NODES = {
@@ -157,6 +161,23 @@ class Server:
             return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
 
 
+def recorded(name):
+    """What `check --from` costs of this namespace with another number of CPUs."""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run([NATWATCH, "capture", directory], stdout=subprocess.DEVNULL, check=True)
+        counters = os.path.join(directory, "procfs/thread-self/net/stat/nf_conntrack")
+        with open(counters, encoding="ascii") as file:
+            head, row, *_ = file.readlines()
+        with open(counters, "w", encoding="ascii") as file:
+            file.write(head + CPUS[name] * row)
+        for cpus in ("online", "possible"):
+            with open(os.path.join(directory, "sysfs/devices/system/cpu", cpus), "w", encoding="ascii") as file:
+                file.write(f"0-{CPUS[name] - 1}\n")
+        check = statistics.median(cpu_of([NATWATCH, "check", "--from", directory]) for _ in range(31))
+    node = dict.fromkeys(("scrape", "peer", "others", "start", "resident"))
+    return node | {"name": name, "check": check, "tools": "", "point": ("CPUs", CPUS[name])}
+
+
 def measure(name):
     """Measures in this namespace, which is the node's."""
     build, tools, times, point = NODES[name]
@@ -201,7 +222,7 @@ def in_namespace(name):
 
 
 def ratio(own, other):
-    if not other:
+    if not own or not other:
         return ""
     return f"1/{other / own:.1f}" if own < other else f"{own / other:.1f} ×"
 
@@ -224,8 +245,8 @@ def table(nodes):
             node["tools"],
             number(node["others"]),
             ratio(node["check"], node["others"]),
-            f"{node['start']:.0f}",
-            f"{node['resident']:.1f}",
+            "" if node["start"] is None else f"{node['start']:.0f}",
+            "" if node["resident"] is None else f"{node['resident']:.1f}",
         ]
         text += f"| {' | '.join(cells)} |\n"
     return text
@@ -233,7 +254,7 @@ def table(nodes):
 
 def plot(nodes):
     """CPU time over what grows, on a logarithmic scale in both directions, as SVG."""
-    colours = {"rules": "#1f6f8b", "peers": "#b3541e", "links": "#5b7f2b"}
+    colours = {"rules": "#1f6f8b", "peers": "#b3541e", "links": "#5b7f2b", "CPUs": "#7a4b94"}
     x = lambda size: 60 + 140 * math.log10(max(size, 10) / 10)
     y = lambda cost: 300 - 90 * math.log10(max(cost, 0.1) / 0.1)
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 340" font-family="sans-serif" font-size="12">']
@@ -247,7 +268,10 @@ def plot(nodes):
     at = 20
     for what, colour in colours.items():
         for measured, dashes in (("scrape", ""), ("check", ' stroke-dasharray="5 3"')):
-            points = sorted((node["point"][1], node[measured]) for node in nodes if node["point"] and node["point"][0] == what)
+            shown = [node for node in nodes if node["point"] and node["point"][0] == what and node[measured]]
+            points = sorted((node["point"][1], node[measured]) for node in shown)
+            if not points:
+                continue
             line = " ".join(f"{x(size):.1f},{y(cost):.1f}" for size, cost in points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>')
             parts.append(f'<path d="M80 {at}H110" stroke="{colour}" stroke-width="2"{dashes}/>')
@@ -258,10 +282,11 @@ def plot(nodes):
 
 def main():
     if len(sys.argv) > 1:
-        json.dump(measure(sys.argv[1]), sys.stdout)
+        name = sys.argv[1]
+        json.dump(recorded(name) if name in CPUS else measure(name), sys.stdout)
         return
     nodes = []
-    for name in NODES:
+    for name in [*NODES, *CPUS]:
         print(name, file=sys.stderr)
         nodes.append(in_namespace(name))
     with open(PAGE, encoding="utf-8") as page:
