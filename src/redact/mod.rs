@@ -33,8 +33,8 @@ const ETHTOOL: &str = "netlink/ethtool/";
 /// What an experiment has found: kernel, live patches, defects; its addresses are those of the experiment.
 const PROBE: &str = "probe/result.json";
 
-/// Rules and sets.
-const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/"];
+/// Rules, sets, and entries of connection tracking.
+const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/", "netlink/netfilter/ct-entries"];
 
 /// Tables of legacy x_tables.
 const LEGACY: &str = "xtables/";

@@ -1,4 +1,4 @@
-//! Answers of nf_tables and ipset.
+//! Answers of nf_tables, ipset and ctnetlink.
 //!
 //! Names of tables and chains stay but for the name of the host and addresses: they tell who writes a rule. Names of sets and
 //! comments go, but for what tells a writer (`facts::netfilter::signatures`). Keys of sets whose fields no rule tells become zeros,
@@ -10,6 +10,7 @@
 use super::Redactor;
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
+use crate::netfilter::conntrack::{Entry, NFNL_SUBSYS_CTNETLINK};
 use crate::netfilter::ipset::{IpsetMessage, NFNL_SUBSYS_IPSET};
 use crate::netfilter::netlink::{Emit as _, MessageWriter};
 use crate::netfilter::nfnetlink::Nfgenmsg;
@@ -33,6 +34,11 @@ impl Redactor {
             self.visit(header.family, &[], &mut message)?;
             header.emit(&mut out);
             message.emit(&mut out);
+        } else if kind >> 8 == NFNL_SUBSYS_CTNETLINK {
+            let (header, mut entry): (_, Entry<'_>) = Nfgenmsg::parse(body)?;
+            self.visit(header.family, &[], &mut entry)?;
+            header.emit(&mut out);
+            entry.emit(&mut out);
         } else {
             let mut message = NftMessage::parse(kind, body)?;
             self.nftables(&mut message)?;

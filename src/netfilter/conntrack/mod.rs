@@ -1,5 +1,7 @@
 //! Connection tracking.
 
+mod entry;
 mod stats;
 
+pub use entry::*;
 pub use stats::*;
