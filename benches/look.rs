@@ -43,8 +43,13 @@ fn look(criterion: &mut Criterion) {
     criterion.bench_function("judge a captured node", |bencher| {
         bencher.iter(|| judge::judge(Catalogue::built_in(), &facts, &options, &AtomicBool::new(false)));
     });
-    let settings =
-        metrics::MetricSettings { max_devices: 8, per_cpu: false, conditions: false, collectors: collectors.clone() };
+    let settings = metrics::MetricSettings {
+        max_devices: 8,
+        per_cpu: false,
+        flow_destinations: 0,
+        conditions: false,
+        collectors: collectors.clone(),
+    };
     let families = || metrics::families(&report, &facts, &Default::default(), &settings);
     criterion.bench_function("render text 0.0.4", |bencher| bencher.iter(|| exposition::prometheus(&families())));
     criterion.bench_function("render OpenMetrics", |bencher| bencher.iter(|| exposition::openmetrics(families())));

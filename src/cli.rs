@@ -1,10 +1,12 @@
 //! The command line: flags, sub-commands, and their conversion into ready values.
 
+mod collectors;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::advisory::defects::{self, DefectState};
 use crate::advisory::{Catalogue, Severity};
@@ -12,7 +14,8 @@ use crate::facts::Collector;
 use crate::judge::{self, Acceptance};
 use crate::kernel::Paths;
 use crate::probe::{self, saved::Choice};
-use crate::read::Collectors;
+use crate::read::{Collectors, FlowLimits};
+pub use collectors::{CollectorFlags, FlowFlags};
 
 /// Why packets get lost on this node: conntrack, NAT, tunnels, offloads and the kernel, as metrics and verdicts.
 #[derive(Debug, Parser)]
@@ -241,6 +244,9 @@ pub struct Common {
     /// Which collectors are on
     #[command(flatten)]
     pub collectors: CollectorFlags,
+    /// How much is read of entries
+    #[command(flatten)]
+    pub flows: FlowFlags,
     /// Where the trees are mounted
     #[command(flatten)]
     pub trees: Trees,
@@ -261,11 +267,28 @@ pub struct Common {
 }
 
 impl Common {
+    /// What is read.
+    pub fn collectors(&self) -> Collectors {
+        let mut collectors = self.collectors.on.clone();
+        collectors.flows.sample = self.flows.sample;
+        collectors
+    }
+
+    /// What is captured: entries only if they were asked for.
+    pub fn captured(&self) -> Collectors {
+        let named = self.collectors.named.contains(&Collector::Flows);
+        let wanted = |collector: &Collector| *collector != Collector::Flows || named;
+        let mut collectors: Collectors = self.collectors.on.iter().copied().filter(wanted).collect();
+        collectors.flows = FlowLimits::CAPTURE;
+        collectors
+    }
+
     /// What the judge is told.
     pub fn options(&self, advisories: &[String]) -> judge::Options {
         judge::Options {
             kernel_defects: self.kernel_defects.iter().cloned().collect(),
             probe: judge::Probed::default(),
+            hide_flow_addresses: false,
             this_namespace: self.network_namespace.is_some(),
             advisories: advisories.to_vec(),
             accepted: self.accepted.iter().cloned().collect(),
@@ -280,50 +303,6 @@ impl Common {
             Some(file) => Choice::Named(file.clone()),
         }
     }
-}
-
-/// `--collector.NAME` and `--no-collector.NAME` for every collector; the later one wins.
-#[derive(Clone, Debug)]
-pub struct CollectorFlags(pub Collectors);
-
-impl FromArgMatches for CollectorFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let on = |collector: &&Collector| !matches.get_flag(&off_flag(**collector));
-        Ok(Self(Collector::ALL.iter().filter(on).copied().collect()))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl Args for CollectorFlags {
-    fn augment_args(command: Command) -> Command {
-        Collector::ALL.iter().fold(command, |command, collector| {
-            let (on, off) = (on_flag(*collector), off_flag(*collector));
-            let what = format!("Read for the {collector} collector (the default)");
-            command
-                .arg(flag(&on).overrides_with(off.clone()).help(what))
-                .arg(flag(&off).overrides_with(on).help("Do not; what needs it is unknown then"))
-        })
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-fn flag(name: &str) -> Arg {
-    Arg::new(name.to_owned()).long(name.to_owned()).action(ArgAction::SetTrue)
-}
-
-fn on_flag(collector: Collector) -> String {
-    format!("collector.{collector}")
-}
-
-fn off_flag(collector: Collector) -> String {
-    format!("no-collector.{collector}")
 }
 
 fn telemetry_path(text: &str) -> Result<String, String> {

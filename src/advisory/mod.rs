@@ -138,6 +138,12 @@ pub enum Test {
     },
     /// Rules for Services or pods stand in legacy tables and in nf_tables.
     ServiceNatInBoth,
+    /// Of the ports that such a rule chooses from so many are used towards one destination that new connections are lost.
+    PortsNearlyUsed,
+    /// UDP packets are given another destination.
+    UdpDestinationNat,
+    /// Entries of UDP have a target that no rule gives any more, and packets keep them.
+    StaleFlows,
 }
 
 /// A sysctl, and what the walk of packets through the rules is made of.
@@ -156,6 +162,20 @@ const RULES_AND_SYSCTL: &[Source] = &[
 /// The same without the sysctl.
 const RULES: &[Source] = RULES_AND_SYSCTL.split_at(1).1;
 
+/// The same, and entries of connection tracking.
+const RULES_AND_ENTRIES: &[Source] = &[
+    Source::CtnetlinkEntries,
+    Source::Sysctl,
+    Source::Nftables,
+    Source::XtablesIpv4,
+    Source::XtablesIpv6,
+    Source::Ipset,
+    Source::Rtnetlink,
+    Source::Routing,
+    Source::Datapath,
+    Source::Kernel,
+];
+
 /// What tells of tunnels and the devices that carry them.
 const LINKS: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Ethtool, Source::Kernel];
 
@@ -171,6 +191,7 @@ impl Test {
             Self::NeighboursCounted => &[Source::Neighbours],
             Self::NeighboursNearlyFull(_) => &[Source::Neighbours, Source::Kernel],
             Self::TcpTimeoutShort(_) => RULES_AND_SYSCTL,
+            Self::PortsNearlyUsed | Self::UdpDestinationNat | Self::StaleFlows => RULES_AND_ENTRIES,
             Self::KernelDefect(_) => &[Source::Kernel],
             Self::TunnelUp
             | Self::UnderlayDriver(_)
@@ -303,6 +324,10 @@ pub const PLACEHOLDERS: &[&str] = &[
     "limit_quadrupled",
     "iptables",
     "nft",
+    "client",
+    "client_port",
+    "destination",
+    "destination_port",
 ];
 
 /// The advisories, sorted by id.

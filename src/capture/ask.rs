@@ -1,6 +1,7 @@
 //! The only door to the node.
 
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::time::Duration;
 
 use super::{NetlinkRequest, Request};
 use crate::facts::{Failure, Reading, Unanswered};
@@ -34,6 +35,11 @@ pub trait Ask {
     /// changed; what was asked about these while it was the same still stands. `None`: it cannot be told.
     fn epoch(&mut self) -> Option<u64> {
         None
+    }
+
+    /// CPU time that this thread has used, of user and system: what a reading costs the node. 0: it costs nothing.
+    fn cpu_time(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// From now on the epoch moves with the forwarding databases of these devices too, which is to be said before they are

@@ -5,27 +5,42 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use super::{PATIENCE, print};
+use super::{BETWEEN_LOOKS, PATIENCE, print};
 use crate::capture::{Capture, Meta, Recorder, archive};
 use crate::cli::{self, Common};
+use crate::facts::{Collector, Failure, Unanswered};
+use crate::judge;
 use crate::kernel::{self, Live, Progress};
 use crate::probe::{self, saved};
 use crate::read::{self, Known};
 use crate::redact;
+use crate::serve::reading::judge_until;
 
 /// Everything that a reading asks and is answered within the time.
 fn record(common: &Common) -> Capture {
     let deadline = Instant::now() + PATIENCE;
-    let (paths, collectors) = (common.trees.paths(), common.collectors.0.clone());
+    let (paths, collectors) = (common.trees.paths(), common.captured());
     let probe = saved::of_this_node(common.probe_choice(), paths.clone());
     let (keep, answers) = mpsc::channel();
     let (tell, meta) = mpsc::channel();
     std::thread::spawn(move || {
         let boot_id = probe::running(&paths).map(|kernel| kernel.boot_id);
         let mut live = Live::new(paths, Arc::new(Progress::new(PATIENCE)));
-        let _ = tell.send(Meta { boot_id, ..live.meta() });
+        let meta = Meta { boot_id, ..live.meta() };
+        let _ = tell.send(meta.clone());
         let mut recorder = Recorder::new(live, |name, answer| drop(keep.send((name, answer))));
-        read::all(&mut recorder, &collectors, &Known::default(), &mut |_| ());
+        let (parts, mut left) = read::all(&mut recorder, &collectors, &Known::default(), &mut |_| ());
+        if !collectors.contains(&Collector::Flows) {
+            return;
+        }
+        // Whether entries have to be looked at again, the verdict tells.
+        let facts = parts.facts(&meta, &collectors, &Failure::NotAnswered(Unanswered::NotCaptured));
+        let options = judge::Options { this_namespace: true, ..judge::Options::default() };
+        if judge_until(deadline, &facts, &options).has_seen_once() {
+            std::thread::sleep(BETWEEN_LOOKS);
+            left.look_again(BETWEEN_LOOKS);
+            read::all(&mut recorder, &collectors, &left, &mut |_| ());
+        }
     });
     let meta = meta.recv_timeout(PATIENCE).unwrap_or_else(|_| kernel::meta());
     let mut capture = Capture { meta, answers: BTreeMap::new() };

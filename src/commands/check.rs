@@ -5,16 +5,16 @@ use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::{FAILED, PATIENCE, print, shown};
+use super::{BETWEEN_LOOKS, FAILED, PATIENCE, print, shown};
 use crate::advisory::{Severity, State};
-use crate::capture::archive;
+use crate::capture::{Capture, Replay, archive};
 use crate::cli::{self, Common, Format};
-use crate::facts::{Collector, Facts};
-use crate::judge::Report;
+use crate::facts::{Collector, Facts, Failure, Unanswered};
+use crate::judge::{self, Report};
 use crate::kernel::Progress;
 use crate::metrics::{self, exposition};
-use crate::probe::saved::{self, Saved};
-use crate::read::{self, Known};
+use crate::probe::saved;
+use crate::read::{self, Collectors, Known};
 use crate::report::line::{PluginState, nagios, npd, plugin_state};
 use crate::report::text::{self, Style};
 use crate::report::{beginning, html, json, printable};
@@ -38,30 +38,16 @@ pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
 }
 
 fn checked(flags: &cli::CheckFlags) -> Result<u8, String> {
-    let collectors = &flags.common.collectors.0;
-    let Seen { facts, mut durations, deadline, probe } = match &flags.from {
-        None => read_live(&flags.common),
-        Some(directory) => {
-            let capture = archive::load(directory)?;
-            let facts = read::replay(&capture, collectors);
-            let probe = saved::of_capture(&flags.common.probe_choice(), &capture);
-            Seen { facts, durations: BTreeMap::new(), deadline: Instant::now() + PATIENCE, probe }
-        }
-    };
+    let collectors = &flags.common.collectors();
     let mut options = flags.common.options(&flags.advisories);
-    options.probe = super::probe::known(probe);
-    let start = Instant::now();
-    let mut report = judge_until(deadline, &facts, &options);
+    let (Seen { facts, durations, .. }, mut report) = look(flags, &mut options)?;
     report.min_severity = flags.min_severity;
-    if flags.from.is_none() {
-        durations.insert(Collector::Verdict, start.elapsed());
-    }
     let text = match flags.format {
         Format::Text => text::render(&report, &facts, style()),
         Format::Json => json::render(&report, &facts),
         Format::Html => html::file(&report, &facts) + "\n",
         Format::Prometheus => {
-            let settings = shown(&flags.shown, collectors);
+            let settings = shown(&flags.shown, &flags.common, collectors);
             exposition::prometheus(&metrics::families(&report, &facts, &durations, &settings))
         }
         Format::Nagios => nagios(&report, &facts, flags.min_severity) + "\n",
@@ -101,20 +87,88 @@ struct Seen {
     durations: BTreeMap<Collector, Duration>,
     /// Until when it may be judged.
     deadline: Instant,
-    /// What an earlier probe has found.
-    probe: Option<Saved>,
 }
 
-/// One reading of this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
-fn read_live(common: &Common) -> Seen {
-    let deadline = Instant::now() + PATIENCE;
-    let probe = saved::of_this_node(common.probe_choice(), common.trees.paths());
-    let (done, finished) = mpsc::channel();
-    let collectors = &common.collectors.0;
-    let then = move |published, _, _: &Progress| drop(done.send(published));
-    let reader = ReadingThread::new(Arc::new(common.trees.paths()));
-    let underway = reader.begin(collectors.clone(), Known::default(), PATIENCE, then);
-    let Published { meta, parts, .. } = finished.recv_timeout(PATIENCE - JUDGING).unwrap_or_else(|_| underway.so_far());
-    let facts = parts.facts(&meta, collectors, &underway.missing(PATIENCE - JUDGING));
-    Seen { facts, durations: underway.progress.durations(), deadline, probe: probe.wait(deadline - JUDGING) }
+/// Readings of this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
+struct Looking {
+    reader: ReadingThread,
+    collectors: Collectors,
+    deadline: Instant,
+}
+
+impl Looking {
+    fn begin(common: &Common) -> Self {
+        let reader = ReadingThread::new(Arc::new(common.trees.paths()));
+        Self { reader, collectors: common.collectors(), deadline: Instant::now() + PATIENCE }
+    }
+
+    /// One reading, and what it leaves for the next; nothing, if it did not come to its end in time.
+    fn read(&self, known: Known) -> (Facts, BTreeMap<Collector, Duration>, Option<Known>) {
+        let (done, finished) = mpsc::channel();
+        let then = move |published, left, _: &Progress| drop(done.send((published, left)));
+        let patience = (self.deadline - JUDGING).saturating_duration_since(Instant::now());
+        let underway = self.reader.begin(self.collectors.clone(), known, patience + JUDGING, then);
+        let (Published { meta, parts, .. }, left) = match finished.recv_timeout(patience) {
+            Ok((published, left)) => (published, Some(left)),
+            Err(_) => (underway.so_far(), None),
+        };
+        let facts = parts.facts(&meta, &self.collectors, &underway.missing(patience));
+        (facts, underway.progress.durations(), left)
+    }
+}
+
+/// What a replay of a capture reads, and what it leaves.
+fn replayed(capture: &Capture, collectors: &Collectors, known: &Known) -> (Facts, Known) {
+    let (parts, left) = read::all(&mut Replay::new(capture), collectors, known, &mut |_| ());
+    let missing = Failure::NotAnswered(Unanswered::NotCaptured);
+    (parts.facts(&capture.meta, collectors, &missing), left)
+}
+
+/// Reads and judges; once more, if entries of UDP were seen whose translation no rule gives any more.
+fn look(flags: &cli::CheckFlags, options: &mut judge::Options) -> Result<(Seen, Report), String> {
+    let common = &flags.common;
+    let judged = |seen: &mut Seen, options: &judge::Options| {
+        let start = Instant::now();
+        let report = judge_until(seen.deadline, &seen.facts, options);
+        if flags.from.is_none() {
+            seen.durations.insert(Collector::Verdict, start.elapsed());
+        }
+        report
+    };
+    match &flags.from {
+        None => {
+            let probe = saved::of_this_node(common.probe_choice(), common.trees.paths());
+            let looking = Looking::begin(common);
+            let deadline = looking.deadline;
+            let (facts, durations, left) = looking.read(Known::default());
+            options.probe = super::probe::known(probe.wait(deadline - JUDGING));
+            let mut seen = Seen { facts, durations, deadline };
+            let report = judged(&mut seen, options);
+            let Some(mut left) = left.filter(|_| report.has_seen_once()) else { return Ok((seen, report)) };
+            std::thread::sleep(BETWEEN_LOOKS);
+            left.look_again(BETWEEN_LOOKS);
+            let (facts, durations, whole) = looking.read(left);
+            if whole.is_some() {
+                seen = Seen { facts, durations, deadline };
+            }
+            let report = judged(&mut seen, options);
+            Ok((seen, report))
+        }
+        Some(directory) => {
+            let capture = archive::load(directory)?;
+            options.probe = super::probe::known(saved::of_capture(&common.probe_choice(), &capture));
+            let (durations, deadline) = (BTreeMap::new(), Instant::now() + PATIENCE);
+            let (facts, mut left) = replayed(&capture, &common.collectors(), &Known::default());
+            let mut seen = Seen { facts, durations, deadline };
+            let report = judged(&mut seen, options);
+            let again = capture.answers.keys().any(|name| name.starts_with(read::SECOND_LOOK));
+            if !again || !report.has_seen_once() {
+                return Ok((seen, report));
+            }
+            left.look_again(BETWEEN_LOOKS);
+            seen.facts = replayed(&capture, &common.collectors(), &left).0;
+            let report = judged(&mut seen, options);
+            Ok((seen, report))
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 
-use crate::cli::{Action, Cli, Shown};
+use crate::cli::{Action, Cli, Common, Shown};
 use crate::kernel;
 use crate::metrics;
 use crate::read::Collectors;
@@ -23,6 +23,9 @@ const FAILED: u8 = 1;
 
 /// How long `check` and `capture` take at most.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Time between the two looks at entries of UDP that no rule gives any more.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 /// Runs a command line; errors go to stderr, once.
 pub fn run(cli: Cli) -> u8 {
@@ -63,7 +66,8 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
-fn shown(shown: &Shown, collectors: &Collectors) -> metrics::MetricSettings {
+fn shown(shown: &Shown, common: &Common, collectors: &Collectors) -> metrics::MetricSettings {
     let Shown { max_devices, per_cpu, conditions } = *shown;
-    metrics::MetricSettings { max_devices, per_cpu, conditions, collectors: collectors.clone() }
+    let flow_destinations = common.flows.destinations;
+    metrics::MetricSettings { max_devices, per_cpu, conditions, flow_destinations, collectors: collectors.clone() }
 }

@@ -92,15 +92,19 @@ pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
         let _ = reload.set(Arc::clone(security));
     }
     let listeners = if flags.systemd_socket { http::from_systemd()? } else { http::bind(&flags.listen)? };
-    let collectors = flags.common.collectors.0.clone();
-    let options = flags.common.options(&[]);
+    let collectors = flags.common.collectors();
+    let mut options = flags.common.options(&[]);
+    options.hide_flow_addresses = !flags.common.flows.addresses;
     warn_of_vain(&options);
-    let refresher = Arc::new(Refresher::new(LiveNode(flags.common.trees.paths()), collectors.clone(), options));
+    let refresher = {
+        let flows_hold = Duration::from_secs(flags.common.flows.interval.into());
+        Arc::new(Refresher::new(LiveNode(flags.common.trees.paths()), collectors.clone(), options, flows_hold))
+    };
     tell_probe(flags, started, &refresher);
     let settings = http::HttpSettings {
         telemetry_path: flags.telemetry_path.clone(),
         max_requests: flags.max_requests,
-        metrics: shown(&flags.shown, &collectors),
+        metrics: shown(&flags.shown, &flags.common, &collectors),
         dropped_lines: log.dropped(),
     };
     // The kernel is read on a thread of its own, and what takes long is done off this one, so one is enough: threads that

@@ -19,6 +19,8 @@ pub struct Context<'a> {
     pub defects: &'a [DefectFinding],
     /// Set when counters, tunnels and rules are not the node's.
     pub blind: Option<&'static str>,
+    /// Details name addresses of flows.
+    pub flow_addresses: bool,
     /// The work that all walks together may do.
     pub(super) effort: symbolic::Effort<'a>,
     /// Rules, links and addresses; or what of them was not read.
@@ -88,6 +90,7 @@ impl<'a> Context<'a> {
             facts,
             defects,
             blind,
+            flow_addresses: true,
             effort: symbolic::Effort::new(stop),
             network: OnceCell::new(),
             derived,
@@ -115,7 +118,9 @@ impl<'a> Context<'a> {
         match test {
             Test::KernelDefect(_) => unreachable!("handled above: it is no matter of namespaces"),
             Test::ConntrackActive => conntrack::active(&self.facts.conntrack),
-            Test::ConntrackTableFilled(ratio) => conntrack::table_filled(&self.facts.conntrack, *ratio),
+            Test::ConntrackTableFilled(ratio) => {
+                conntrack::table_filled(&self.facts.conntrack, &self.facts.flows.sample, *ratio)
+            }
             Test::ConntrackBucketsLoaded(ratio) => conntrack::buckets_loaded(&self.facts.conntrack, *ratio),
             Test::NeighboursCounted => neighbours::counted(&self.facts.neighbours),
             Test::NeighboursNearlyFull(ratio) => {
@@ -148,6 +153,9 @@ impl<'a> Context<'a> {
             Test::TunnelChecksumOffloadOff => self.tunnel_checksum_offload_off(tunnel),
             Test::OffloadNotNeeded { on, off } => self.offload_not_needed(tunnel, on, off),
             Test::ServiceNatInBoth => self.service_nat_in_both(),
+            Test::PortsNearlyUsed => self.ports_nearly_used(),
+            Test::UdpDestinationNat => self.udp_destination_nat(),
+            Test::StaleFlows => self.stale_flows(),
         }
     }
 

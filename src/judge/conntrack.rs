@@ -1,7 +1,7 @@
 //! Conditions about the connection tracking table.
 
 use super::conditions::Evaluation;
-use crate::facts::{Conntrack, Question, Reading};
+use crate::facts::{Conntrack, FlowProtocol, FlowReading, FlowSample, FlowState, Question, Reading};
 
 /// The table has entries.
 pub(super) fn active(conntrack: &Conntrack) -> Evaluation {
@@ -15,14 +15,15 @@ pub(super) fn active(conntrack: &Conntrack) -> Evaluation {
 }
 
 /// Entries ÷ limit of the table is at least this.
-pub(super) fn table_filled(conntrack: &Conntrack, ratio: f64) -> Evaluation {
+pub(super) fn table_filled(conntrack: &Conntrack, sample: &FlowReading<FlowSample>, ratio: f64) -> Evaluation {
     match (&conntrack.entries, &conntrack.entries_limit) {
         (Reading::Ok(entries), Reading::Ok(0)) => {
             Evaluation::fails(format!("{entries} entries, and nf_conntrack_max is 0: no limit"))
         }
         (Reading::Ok(entries), Reading::Ok(limit)) => {
             let filled = *entries as f64 / *limit as f64;
-            let detail = format!("{entries} of {limit} entries ({:.1} %)", filled * 100.0);
+            let kinds = sample.found.ok().filter(|_| filled >= ratio).and_then(|sample| what_fills(sample));
+            let detail = format!("{entries} of {limit} entries ({:.1} %){}", filled * 100.0, kinds.unwrap_or_default());
             let outcome = Evaluation::holds_if(filled >= ratio, detail);
             let doubled = limit.saturating_mul(2);
             if doubled > i32::MAX as u64 {
@@ -36,6 +37,24 @@ pub(super) fn table_filled(conntrack: &Conntrack, ratio: f64) -> Evaluation {
         }
         (Reading::Ok(_), other) | (other, _) => unread_conntrack(other),
     }
+}
+
+/// What stands in the way of new entries: those that are not dropped to make room.
+fn what_fills(sample: &FlowSample) -> Option<String> {
+    let evictable = sample.evictable_ratio()?;
+    let established = sample.composition.get(&(FlowProtocol::Tcp, FlowState::Established));
+    let established = established.map_or(0.0, |count| count.entries as f64 / sample.sampled.max(1) as f64);
+    Some(match evictable {
+        0.5.. => format!(", of which {:.0} % can be evicted to make room", 100.0 * evictable),
+        _ if established >= 0.5 => {
+            format!(
+                ", full of established connections ({:.0} %); {:.0} % can be evicted",
+                100.0 * established,
+                100.0 * evictable
+            )
+        }
+        _ => format!(", of which only {:.0} % can be evicted to make room", 100.0 * evictable),
+    })
 }
 
 /// 2 · entries ÷ buckets is at least this.

@@ -11,8 +11,10 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::backends;
+use crate::facts::UdpTranslations;
 use crate::symbolic::{
     self, Bypass, Effort, Kept, Network, Occurrence, OuterPackets, ReachedRules, SourceNatReplies, TunnelFacts,
+    UdpTargets,
 };
 
 /// What walks have found on one set of facts.
@@ -26,6 +28,8 @@ pub struct Derived {
     translates: Once<Occurrence>,
     split: Once<Occurrence>,
     dns_to_several: Once<Occurrence>,
+    /// Of these entries.
+    udp_targets: RefCell<Option<(Arc<UdpTranslations>, Once<UdpTargets>)>>,
     /// Of each tunnel.
     outer: RefCell<Vec<(TunnelFacts, Once<OuterPackets>)>>,
 }
@@ -42,6 +46,7 @@ impl Derived {
         self.answers.forget();
         self.bypass.forget();
         self.of_services().into_iter().for_each(Once::forget);
+        self.udp_targets.take();
         self.outer.borrow_mut().clear();
     }
 
@@ -53,6 +58,10 @@ impl Derived {
         self.bypass.end(cut);
         for found in self.of_services() {
             found.end(cut);
+        }
+        let targets = self.udp_targets.get_mut();
+        if targets.as_ref().is_some_and(|(_, targets)| !targets.end(cut)) {
+            *targets = None;
         }
         self.outer.get_mut().retain(|(_, outer)| outer.end(cut));
     }
@@ -89,6 +98,21 @@ impl Derived {
     /// Connections whose clients can reach the real server past the translation.
     pub fn bypass(&self, network: &Network<'_>, effort: &Effort<'_>) -> Arc<Bypass> {
         self.bypass.get(effort, || symbolic::bypass(network, effort))
+    }
+
+    /// What rules do to destinations of UDP, and whether they still give these translations.
+    pub fn udp_targets(
+        &self,
+        network: &Network<'_>,
+        translations: &Arc<UdpTranslations>,
+        effort: &Effort<'_>,
+    ) -> Arc<UdpTargets> {
+        let mut known = self.udp_targets.borrow_mut();
+        let known = match &mut *known {
+            Some((same, targets)) if Arc::ptr_eq(same, translations) => targets,
+            other => &mut other.insert((Arc::clone(translations), Once::default())).1,
+        };
+        known.get(effort, || symbolic::udp_targets(network, &translations.each, effort))
     }
 
     /// What happens to the outer packets of a tunnel.

@@ -103,6 +103,8 @@ mod tests {
             advisories: vec![finding],
             defects: Vec::new(),
             probe_refused: None,
+            stale_translations: None,
+            hide_flow_addresses: false,
             was_stopped: false,
         }
     }

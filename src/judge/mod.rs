@@ -5,6 +5,8 @@ mod backends;
 mod conditions;
 mod conntrack;
 mod derived;
+mod finding;
+mod flows;
 mod history;
 mod idle;
 mod neighbours;
@@ -18,10 +20,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
-use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject};
+use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject, Test};
 use crate::facts::{ConntrackCounter, Facts, Link, NetworkNamespace, Reading, names};
 use conditions::Context;
 pub use derived::Derived;
+pub use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding, Report};
+pub use flows::{StaleTranslation, onset};
 pub use history::{Change, History};
 
 names! {
@@ -47,6 +51,8 @@ pub struct Options {
     pub this_namespace: bool,
     /// `--advisory ID`: only these; empty is all.
     pub advisories: Vec<String>,
+    /// Addresses of flows are left out of details, and of reports.
+    pub hide_flow_addresses: bool,
     /// `--accept ID[:critical][=REASON]`: risks that are known and do not count.
     pub accepted: BTreeMap<String, Acceptance>,
 }
@@ -71,146 +77,6 @@ pub struct Probed {
     pub refused: Option<String>,
 }
 
-/// One condition on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConditionFinding {
-    /// Public name.
-    pub id: String,
-    /// Ingredient or lack of a safeguard.
-    pub kind: ConditionKind,
-    /// Whether it holds.
-    pub state: ConditionState,
-    /// One line that names what decided it.
-    pub detail: String,
-    /// If it is unknown: commands that show what could not be told. Empty: there is none.
-    pub commands: Vec<String>,
-}
-
-/// A remedy that fits this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemedyFinding {
-    /// What it does.
-    pub text: String,
-    /// A command, filled in.
-    pub command: Option<String>,
-    /// Whether its effect survives a reboot.
-    pub survives_reboot: bool,
-}
-
-/// One advisory on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Public name.
-    pub id: String,
-    /// One line.
-    pub title: String,
-    /// How bad an exposure is.
-    pub severity: Severity,
-    /// The verdict.
-    pub state: State,
-    /// It is unknown, and something that decides it could not be read: a permission or a repair would tell.
-    pub unseen: bool,
-    /// The tunnel that the conditions are about, where an advisory is judged on each.
-    pub subject: Option<String>,
-    /// One sentence about this node.
-    pub summary: String,
-    /// In the advisory's order.
-    pub conditions: Vec<ConditionFinding>,
-    /// Counters that bear on it; they decide nothing.
-    pub evidence: Vec<String>,
-    /// What to do; empty unless exposed.
-    pub remedies: Vec<RemedyFinding>,
-    /// Where this is known from.
-    pub references: Vec<String>,
-    /// Why this risk is known and does not count. `None`: it counts.
-    pub accepted: Option<String>,
-}
-
-impl Finding {
-    /// Whether it would count if it were not accepted.
-    pub fn is_left_out(&self) -> bool {
-        self.accepted.is_some() && matches!(self.state, State::Exposed | State::Unknown)
-    }
-
-    /// The detail that decided, without the subject's name in front.
-    pub fn cause(&self) -> &str {
-        let detail = self.deciding().map_or("", |condition| &condition.detail);
-        let subject = self.subject.as_deref().unwrap_or_default();
-        detail.strip_prefix(subject).and_then(|detail| detail.strip_prefix(": ")).unwrap_or(detail)
-    }
-
-    /// Commands that show what kept it unknown.
-    pub fn commands(&self) -> &[String] {
-        self.deciding().map_or(&[], |condition| &condition.commands)
-    }
-
-    /// The condition that decided the state; for an exposure, the last safeguard that is lacking.
-    pub fn deciding(&self) -> Option<&ConditionFinding> {
-        let failing = |kind| {
-            move |condition: &&ConditionFinding| condition.kind == kind && condition.state == ConditionState::Fails
-        };
-        match self.state {
-            State::NotAffected => self.conditions.iter().find(failing(ConditionKind::Ingredient)),
-            State::Mitigated => self.conditions.iter().find(failing(ConditionKind::Safeguard)),
-            State::Unknown => self.conditions.iter().find(|condition| condition.state == ConditionState::Unknown),
-            State::Exposed => self
-                .conditions
-                .iter()
-                .rfind(|condition| condition.kind == ConditionKind::Safeguard)
-                .or(self.conditions.last()),
-        }
-    }
-}
-
-/// One kernel defect on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DefectFinding {
-    /// Public name.
-    pub id: String,
-    /// Whether the running kernel has it.
-    pub state: DefectState,
-    /// Where that is known from.
-    pub basis: Basis,
-    /// One line that names what decided it.
-    pub detail: String,
-}
-
-/// The verdicts about one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Worst state among the advisories of at least warning that are not accepted.
-    pub verdict: State,
-    /// `--min-severity`: from which one on a finding counts for people and exit codes; the verdict above is always from
-    /// warning on.
-    pub min_severity: Severity,
-    /// Sorted by id.
-    pub advisories: Vec<Finding>,
-    /// Sorted by id.
-    pub defects: Vec<DefectFinding>,
-    /// A probe's result that was not used, and why, in a sentence.
-    pub probe_refused: Option<String>,
-    /// The caller stopped the judgement before its end: what is unknown may be so for want of time, so this enters no
-    /// history.
-    pub was_stopped: bool,
-}
-
-impl Report {
-    /// The findings that count: of at least this severity, and not accepted.
-    pub fn counted(&self, severity: Severity) -> impl Iterator<Item = &Finding> {
-        self.advisories.iter().filter(move |finding| finding.severity >= severity && finding.accepted.is_none())
-    }
-
-    /// Worst state among those that count.
-    pub fn worst(&self, severity: Severity) -> State {
-        self.counted(severity).map(|finding| finding.state).max().unwrap_or(State::NotAffected)
-    }
-
-    /// How many known risks are left out, of whatever severity.
-    pub fn left_out(&self) -> usize {
-        self.advisories.iter().filter(|finding| finding.is_left_out()).count()
-    }
-}
-
 /// Judges everything that is known about a node. `stop` is the caller's: once it is set, whatever is not certain yet is
 /// unknown. The work is bounded in any case.
 pub fn judge(catalogue: &Catalogue, facts: &Facts, options: &Options, stop: &AtomicBool) -> Report {
@@ -226,7 +92,8 @@ pub fn judge_again(
     derived: &mut Derived,
 ) -> Report {
     let defects = judge_defects(facts, options);
-    let context = Context::new(facts, &defects, blind(facts, options), stop, derived);
+    let mut context = Context::new(facts, &defects, blind(facts, options), stop, derived);
+    context.flow_addresses = !options.hide_flow_addresses;
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let mut worst_first: Vec<&Advisory> = catalogue.advisories.iter().filter(wanted).collect();
     // If the work that may be done is used up, it is by what matters less.
@@ -238,11 +105,21 @@ pub fn judge_again(
             accept(finding, acceptance);
         }
     }
+    let stale = Some(()).filter(|()| context.blind.is_none()).and_then(|()| context.stale_translations().ok());
     let (was_stopped, cut) = (context.effort.was_stopped(), context.effort.ended().is_some());
     derived.end(cut);
     let probe_refused = options.probe.refused.clone();
     let (verdict, min_severity) = (State::NotAffected, Severity::Warning);
-    let mut report = Report { verdict, min_severity, advisories, defects, probe_refused, was_stopped };
+    let mut report = Report {
+        verdict,
+        min_severity,
+        advisories,
+        defects,
+        probe_refused,
+        stale_translations: stale,
+        hide_flow_addresses: options.hide_flow_addresses,
+        was_stopped,
+    };
     report.verdict = report.worst(min_severity);
     report
 }
@@ -393,7 +270,9 @@ impl Context<'_> {
             let value = totals.get(&ConntrackCounter::from_name(&evidence.counter)?)?;
             Some(format!("{} since boot: {value} ({})", evidence.counter, evidence.text))
         });
-        shown.collect()
+        let rewrites = advisory.conditions.iter().any(|condition| condition.test == Test::OuterRewritten);
+        let now = flows::rewritten_now(&self.facts.flows.tunnels.found).filter(|_| rewrites);
+        shown.chain(now).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
 impl Context<'_> {
     /// Rules that let new connections compete, and why there may be more; or why they could not be read.
-    fn reached(&self) -> Result<Arc<ReachedRules>, Question> {
+    pub(super) fn reached(&self) -> Result<Arc<ReachedRules>, Question> {
         self.network().map(|network| self.derived.reached(network, &self.effort))
     }
 

@@ -15,7 +15,7 @@ fn judge(catalogue: &Catalogue, facts: &Facts, options: &Options) -> Report {
 
 /// A node about which nothing is known, to be filled in.
 pub(super) fn blank() -> Facts {
-    let mut blank = replay(&testing::capture(), &Collectors::new());
+    let mut blank = replay(&testing::capture(), &Collectors::default());
     blank.conntrack.entries = Reading::Ok(0);
     blank.conntrack.entries_limit = Reading::Ok(1000);
     blank.conntrack.buckets = Reading::Ok(1000);
@@ -293,6 +293,8 @@ fn only_warnings_and_worse_make_the_verdict() {
         advisories,
         defects: Vec::new(),
         probe_refused: None,
+        stale_translations: None,
+        hide_flow_addresses: false,
         was_stopped: false,
     };
     assert_eq!(report.worst(Severity::Info), State::Exposed);

@@ -20,7 +20,7 @@ pub mod xtables;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::capture::{Answer, Ask, Meta, Request, RequestKind, Root, Take};
 use crate::facts::{Failure, NetworkNamespace, Reading, SystemCall};
@@ -124,6 +124,11 @@ impl Ask for Live {
 
     fn epoch(&mut self) -> Option<u64> {
         self.notifications.as_mut()?.epoch()
+    }
+
+    fn cpu_time(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.try_into().unwrap_or(0))
     }
 
     fn watch_fdb(&mut self, devices: &[u32]) -> bool {

@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{Severity, State};
 use crate::facts::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
-use crate::facts::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
+use crate::facts::{
+    Collector, Feature, FlowProtocol, FlowState, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum,
+};
 
 /// What a metric does over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +122,8 @@ macro_rules! closed_sets {
 }
 
 closed_sets! {
-    Backend Basis Collector DefectState Family Feature NatAction NetworkNamespace Owner PortRandomization
-    Severity Source SourceState State TunnelKind UdpChecksum
+    Backend Basis Collector DefectState Family Feature FlowProtocol FlowState NatAction NetworkNamespace Owner
+    PortRandomization Severity Source SourceState State TunnelKind UdpChecksum
 }
 
 /// Declares the labels that samples have: a structure whose fields are the labels, in order.

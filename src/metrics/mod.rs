@@ -2,7 +2,9 @@
 //! misspelt name does not compile.
 
 pub mod exposition;
+mod flows;
 mod handle;
+mod process;
 mod table;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use crate::facts::{
 use crate::judge::{ConditionState, Report};
 use handle::{Handle, Labels};
 pub use handle::{Metric, MetricKind};
+pub use process::{Process, add_process, add_server, add_web_config};
 use table::{
     AdvisoryInfoLabels, AdvisoryLabels, BuildLabels, CollectorLabels, ConditionLabels, CpuLabels, DefectLabels,
     FamilyLabels, FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels, TunnelLabels,
@@ -135,6 +138,8 @@ pub struct MetricSettings {
     pub per_cpu: bool,
     /// `--collector.verdict.conditions`
     pub conditions: bool,
+    /// `--collector.flows.destinations`
+    pub flow_destinations: usize,
     /// Which collectors are on.
     pub collectors: crate::read::Collectors,
 }
@@ -181,6 +186,7 @@ pub fn families(
         out.add(table::NEIGHBOUR_ENTRIES, FamilyLabels { family }, SampleValue::Whole(found.entries.into()));
         out.add(table::NEIGHBOUR_ENTRIES_LIMIT, FamilyLabels { family }, SampleValue::Whole(found.limit.into()));
     }
+    flows::add(&mut out, report, facts, settings);
     health(&mut out, report, facts, durations, settings);
     let build = BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH };
     out.flag(table::BUILD_INFO, build, true);
@@ -359,7 +365,7 @@ fn health(
     for status in &facts.sources {
         out.flag(table::SOURCE_INFO, SourceLabels { source: status.source, state: status.state }, true);
     }
-    for collector in &settings.collectors {
+    for collector in settings.collectors.iter() {
         let success = match collector {
             Collector::Verdict => report.advisories.iter().all(|finding| finding.state != State::Unknown),
             _ => facts
@@ -369,54 +375,13 @@ fn health(
                 .all(|status| matches!(status.state, SourceState::Ok | SourceState::Absent)),
         };
         out.flag(table::SCRAPE_COLLECTOR_SUCCESS, CollectorLabels { collector: *collector }, success);
-        if let Some(duration) = durations.get(collector) {
+        // One that had nothing to ask this time took none.
+        if !durations.is_empty() {
+            let duration = durations.get(collector).copied().unwrap_or_default();
             let labels = CollectorLabels { collector: *collector };
             out.add(table::SCRAPE_COLLECTOR_DURATION_SECONDS, labels, SampleValue::Real(duration.as_secs_f64()));
         }
     }
-}
-
-/// What `process_*` says.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Process {
-    /// User and system time.
-    pub cpu_seconds: f64,
-    /// Open file descriptors.
-    pub open_fds: u64,
-    /// Their limit; `None` without one.
-    pub max_fds: Option<u64>,
-    /// Virtual memory.
-    pub virtual_memory_bytes: u64,
-    /// Resident memory.
-    pub resident_memory_bytes: u64,
-    /// Since the Unix epoch.
-    pub start_time_seconds: f64,
-    /// Threads.
-    pub threads: u64,
-}
-
-/// Adds the exporter's own process, as Prometheus client libraries do.
-pub fn add_process(out: &mut Families, process: &Process) {
-    out.add(table::PROCESS_CPU_SECONDS, (), SampleValue::Real(process.cpu_seconds));
-    out.whole(table::PROCESS_OPEN_FDS, process.open_fds);
-    if let Some(limit) = process.max_fds {
-        out.whole(table::PROCESS_MAX_FDS, limit);
-    }
-    out.whole(table::PROCESS_VIRTUAL_MEMORY_BYTES, process.virtual_memory_bytes);
-    out.whole(table::PROCESS_RESIDENT_MEMORY_BYTES, process.resident_memory_bytes);
-    out.add(table::PROCESS_START_TIME_SECONDS, (), SampleValue::Real(process.start_time_seconds));
-    out.whole(table::PROCESS_THREADS, process.threads);
-}
-
-/// Adds what the server knows of itself: open connections, and log lines that nobody took.
-pub fn add_server(out: &mut Families, connections: usize, dropped_lines: usize) {
-    out.whole(table::HTTP_CONNECTIONS, connections as u64);
-    out.whole(table::LOG_LINES_DROPPED, dropped_lines as u64);
-}
-
-/// Adds whether the web configuration in its file is the one in force.
-pub fn add_web_config(out: &mut Families, current: bool) {
-    out.whole(table::WEB_CONFIG_LAST_RELOAD_SUCCESSFUL, current.into());
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{Severity, State};
 use crate::facts::netfilter::{Backend, Family, NatAction, Owner, PortRandomization};
-use crate::facts::{Collector, Feature, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum};
+use crate::facts::{
+    Collector, Feature, FlowProtocol, FlowState, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum,
+};
 
 use super::handle::{Handle, LabelValue, Labels, Metric, label_sets, metrics};
 
@@ -16,6 +18,7 @@ const NAT: &[Collector] = &[Collector::Nat];
 const LINKS: &[Collector] = &[Collector::Links];
 const LIMITED: &[Collector] = &[Collector::Nat, Collector::Links];
 const NETSTAT: &[Collector] = &[Collector::Netstat];
+const FLOWS: &[Collector] = &[Collector::Flows];
 const NEIGHBOURS: &[Collector] = &[Collector::Neighbours];
 
 label_sets! {
@@ -31,6 +34,8 @@ label_sets! {
     SourceNatLabels { backend: Backend, family: Family, owner: Owner, action: NatAction, port_randomization: PortRandomization }
     TunnelLabels<'a> { device: &'a str, kind: TunnelKind, id: &'a str, port: &'a str, underlay: &'a str, udp_checksum: UdpChecksum }
     FeatureLabels<'a> { device: &'a str, feature: Feature }
+    FlowLabels { protocol: FlowProtocol, state: FlowState }
+    SnatDestinationLabels<'a> { source: &'a str, destination: &'a str, port: &'a str, protocol: &'a str }
     SourceLabels { source: Source, state: SourceState }
     CollectorLabels { collector: Collector }
     BuildLabels<'a> { version: &'a str, arch: &'a str }
@@ -120,6 +125,24 @@ metrics! {
         "TCP segments received with a wrong checksum (/proc/thread-self/net/snmp, Tcp InCsumErrors)");
     NETSTAT_TCP_SYN_RETRANSMITS(()): Metric::counter("natwatch_netstat_tcp_syn_retransmits_total", NETSTAT,
         "SYN and SYN/ACK segments sent again (/proc/thread-self/net/netstat, TcpExt TCPSynRetrans)");
+    FLOWS_SAMPLED(()): Metric::gauge("natwatch_flows_sampled", FLOWS,
+        "Entries of connection tracking that were read as a sample, at most every 30 s (--collector.flows.interval); no series where nothing depends on them (ctnetlink, IPCTNL_MSG_CT_GET)");
+    FLOWS_SAMPLE_RATIO(()): Metric::gauge("natwatch_flows_sample_ratio", FLOWS,
+        "Part of the connection tracking table that was read as a sample (ctnetlink, IPCTNL_MSG_CT_GET; nf_conntrack_count)").in_unit("ratio");
+    FLOWS_TIMESTAMP_SECONDS(()): Metric::gauge("natwatch_flows_timestamp_seconds", FLOWS,
+        "When the sample was read, since the Unix epoch (system clock)").in_unit("seconds");
+    SNAT_PORTS_USED_RATIO(()): Metric::gauge("natwatch_snat_ports_used_ratio", FLOWS,
+        "Used part of the source ports that a rule may choose from, of the translated source address, destination and protocol where it is largest; estimated from the sample where that is small (ctnetlink, CTA_TUPLE_REPLY)").in_unit("ratio");
+    SNAT_DESTINATION_PORTS_USED_RATIO(SnatDestinationLabels<'static>): Metric::gauge("natwatch_snat_destination_ports_used_ratio", FLOWS,
+        "The same for each destination from 0.25 on, those with the fewest ports left; only with --collector.flows.destinations (ctnetlink, CTA_TUPLE_REPLY)").in_unit("ratio");
+    TUNNEL_REWRITTEN_FLOWS(()): Metric::gauge("natwatch_tunnel_rewritten_flows", FLOWS,
+        "Flows of this node's tunnels that leave with another source than the tunnel gave them (ctnetlink, CTA_TUPLE_REPLY)");
+    CONNTRACK_STALE_TRANSLATIONS(()): Metric::gauge("natwatch_conntrack_stale_translations", FLOWS,
+        "Entries of UDP with a destination that no rule gives any more, seen twice with packets between (ctnetlink, IPS_DST_NAT)");
+    CONNTRACK_ENTRIES_ESTIMATED(FlowLabels): Metric::gauge("natwatch_conntrack_entries_estimated", FLOWS,
+        "Entries of the connection tracking table by protocol and state, estimated from the sample (ctnetlink, CTA_PROTOINFO, IPS_SEEN_REPLY)");
+    CONNTRACK_EVICTABLE_RATIO(()): Metric::gauge("natwatch_conntrack_evictable_ratio", FLOWS,
+        "Part of the entries that may be dropped to make room in a full table: not assured, and in no flowtable (ctnetlink, IPS_ASSURED, IPS_OFFLOAD)").in_unit("ratio");
     NEIGHBOUR_ENTRIES(FamilyLabels): Metric::gauge("natwatch_neighbour_entries", NEIGHBOURS,
         "Entries of the neighbour table, of all network namespaces, those included that do not count for the limit (rtnetlink, RTM_GETNEIGHTBL, ndtc_entries)");
     NEIGHBOUR_ENTRIES_LIMIT(FamilyLabels): Metric::gauge("natwatch_neighbour_entries_limit", NEIGHBOURS,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Sources;
 use super::ethtool::Ethtool;
+use super::flows::KnownFlows;
 use super::links::Standing;
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{Reading, Route, Source};
@@ -27,6 +28,8 @@ pub struct Known {
     pub(super) nftables: Option<KnownRules>,
     /// [`crate::facts::NeighbourTable::refused`] of IPv4, of IPv6.
     pub(super) refused_neighbours: [Option<u64>; 2],
+    /// Entries of connection tracking.
+    pub(super) flows: KnownFlows,
     /// Legacy tables by source.
     pub(super) tables: BTreeMap<Source, KnownTables>,
 }
@@ -83,11 +86,22 @@ impl Known {
         if let Some(links) = &mut self.links {
             links.since.get_or_insert(began);
         }
+        self.flows.date(began);
     }
 
     /// Forgets legacy tables that are this old: the kernel has no number that every change of theirs moves.
     pub fn forget_tables(&mut self, now: Instant, age: Duration) {
         self.tables.retain(|_, tables| tables.since.is_some_and(|since| now.saturating_duration_since(since) < age));
+    }
+
+    /// How old what is known of entries is now. It is read again when it is older than this, and than 200 times what it cost.
+    pub fn age_flows(&mut self, now: Instant, interval: Duration) {
+        self.flows.age(now, interval);
+    }
+
+    /// For a second look at entries of UDP so long after the first.
+    pub fn look_again(&mut self, after: Duration) {
+        self.flows.look_again(after);
     }
 
     /// Has links that are this old read again.

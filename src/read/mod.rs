@@ -8,6 +8,7 @@ pub mod absence;
 mod conntrack;
 mod datapath;
 mod ethtool;
+mod flows;
 mod identity;
 mod ipsec;
 mod iptables;
@@ -33,6 +34,7 @@ mod xtables;
 use std::collections::BTreeSet;
 
 use crate::facts::{Collector, Failure};
+pub use flows::{FlowLimits, SECOND_LOOK};
 pub use identity::Identity;
 pub use known::Known;
 pub use node::Node;
@@ -41,8 +43,33 @@ pub use parts::{Parts, all, identity, replay};
 pub use source_nat::totals as source_nat_totals;
 use sources::Sources;
 
-/// Which collectors are on.
-pub type Collectors = BTreeSet<Collector>;
+/// Which collectors are on, and how much they read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collectors {
+    on: BTreeSet<Collector>,
+    /// How much is read of entries of connection tracking.
+    pub flows: FlowLimits,
+}
+
+impl std::ops::Deref for Collectors {
+    type Target = BTreeSet<Collector>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.on
+    }
+}
+
+impl FromIterator<Collector> for Collectors {
+    fn from_iter<I: IntoIterator<Item = Collector>>(collectors: I) -> Self {
+        Self { on: collectors.into_iter().collect(), flows: FlowLimits::default() }
+    }
+}
+
+impl<const N: usize> From<[Collector; N]> for Collectors {
+    fn from(collectors: [Collector; N]) -> Self {
+        collectors.into_iter().collect()
+    }
+}
 
 fn off(collector: Collector) -> Failure {
     Failure::SwitchedOff { collector: collector.name().into() }

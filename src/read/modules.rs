@@ -21,6 +21,8 @@ pub struct Module {
 /// ctnetlink
 pub const NF_CONNTRACK_NETLINK: Module =
     Module { name: "nf_conntrack_netlink", symbol: "ctnetlink_net_init", source: Source::Ctnetlink };
+/// The same, asked for entries
+pub const CONNTRACK_ENTRIES: Module = Module { source: Source::CtnetlinkEntries, ..NF_CONNTRACK_NETLINK };
 /// nf_tables
 pub const NF_TABLES: Module = Module { name: "nf_tables", symbol: "nf_tables_getgen", source: Source::Nftables };
 /// ipset

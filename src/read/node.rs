@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::absence::{self, Absence};
 use super::{Collectors, Known, Sources};
@@ -57,6 +58,11 @@ impl<'a> Node<'a> {
     /// See [`Ask::epoch`].
     pub fn epoch(&mut self) -> Option<u64> {
         self.ask.epoch()
+    }
+
+    /// See [`Ask::cpu_time`].
+    pub fn cpu_time(&self) -> Duration {
+        self.ask.cpu_time()
     }
 
     /// See [`Ask::watch_fdb`].

@@ -9,11 +9,13 @@ use super::iptables::Half;
 use super::links::LinkFacts;
 use super::nftables::Around;
 use super::sets::{self, Lookups, OuterValues};
-use super::{Collectors, Known, Node, Sources, conntrack, links, neighbours, netstat, nftables, off, source_nat};
+use super::{
+    Collectors, Known, Node, Sources, conntrack, flows, links, neighbours, netstat, nftables, off, source_nat,
+};
 use crate::capture::{Ask, Capture, Meta, Replay};
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{
-    Collector, Conntrack, Facts, Failure, Neighbours, Netstat, NetworkNamespace, Reading, Source, Unanswered,
+    Collector, Conntrack, Facts, Failure, Flows, Neighbours, Netstat, NetworkNamespace, Reading, Source, Unanswered,
 };
 
 /// The parts of the facts that a reading has published so far. Each is whole.
@@ -22,6 +24,7 @@ pub struct Parts {
     node: Option<NodePart>,
     links: Option<Arc<LinkFacts>>,
     rules: Option<RulesPart>,
+    flows: Option<Flows>,
     /// Distribution of the host's root file system.
     distro: Option<Reading<String>>,
     sources: Sources,
@@ -86,6 +89,7 @@ pub fn all(
     } else {
         Conntrack::unread(&off(Collector::Conntrack))
     };
+    let entries = conntrack.entries.clone();
     let netstat =
         if on(Collector::Netstat) { netstat::read(&mut node) } else { Netstat::unread(&off(Collector::Netstat)) };
     let neighbours = if on(Collector::Neighbours) {
@@ -103,7 +107,14 @@ pub fn all(
     publish(&parts);
     let rules =
         if on(Collector::Nat) { read_rules(&mut node, around) } else { RulesPart::unread(&off(Collector::Nat)) };
+    let rulesets = [rules.nftables.clone(), rules.legacy[0].clone(), rules.legacy[1].clone()];
     parts.rules = Some(rules);
+    parts.sources = node.sources.clone();
+    publish(&parts);
+    parts.flows = Some(match &parts.links {
+        Some(links) if on(Collector::Flows) => flows::read(&mut node, rulesets, links, &entries),
+        _ => Flows::unread(&Reading::Failed(off(Collector::Flows))),
+    });
     parts.sources = node.sources.clone();
     publish(&parts);
     let kernel = on(Collector::Kernel);
@@ -166,6 +177,7 @@ impl Parts {
             let there = match source.collector() {
                 Collector::Links => self.links.is_some(),
                 Collector::Nat => self.rules.is_some(),
+                Collector::Flows => self.flows.is_some(),
                 Collector::Kernel => self.node.is_some() && self.distro.is_some(),
                 _ => self.node.is_some(),
             };
@@ -195,6 +207,7 @@ impl Parts {
             conntrack: node.conntrack,
             netstat: node.netstat,
             neighbours: node.neighbours,
+            flows: self.flows.unwrap_or_else(|| Flows::unread(&Reading::Failed(missing.clone()))),
             links: links.links,
             addresses: links.standing.addresses.clone(),
             rules: links.standing.rules.clone(),
@@ -276,7 +289,7 @@ mod tests {
         let mut published = Vec::new();
         let (all, _) =
             all(&mut ask, &collectors, &Known::default(), &mut |parts: &Parts| published.push(parts.clone()));
-        let [first, second, third] = published.as_slice() else { panic!("{} publications", published.len()) };
+        let [first, second, _, third] = published.as_slice() else { panic!("{} publications", published.len()) };
 
         let [first, second, third, all] = [facts(first), facts(second), facts(third), facts(&all)];
         assert_eq!(first.conntrack.entries, Reading::Ok(7));

@@ -76,6 +76,10 @@ fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, id: &ChainId, rule: &Rule
             Chosen::Range(min, max) => Some((min, max)),
             Chosen::Unset | Chosen::ByPacket => None,
         },
+        addresses: match nat.addresses {
+            Chosen::Range(first, last) => Some((first, last)),
+            Chosen::Unset | Chosen::ByPacket => None,
+        },
         marks: rule.steps.iter().filter_map(mark_test).collect(),
         counter: rule.counter,
         fingerprint: rule.fingerprint,

@@ -121,7 +121,7 @@ mod tests {
             let detail = if status.source == Source::Sysctl { "" } else { "not needed" };
             assert_eq!(status.detail, detail, "{:?}", status.source);
         }
-        assert_eq!(sources.statuses(&Collectors::new(), |_| None), [], "what is off has no sources");
+        assert_eq!(sources.statuses(&Collectors::default(), |_| None), [], "what is off has no sources");
     }
 
     #[test]

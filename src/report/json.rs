@@ -10,7 +10,7 @@ use crate::facts::netfilter::SourceNatRule;
 use crate::facts::{Facts, Feature, Link, Tunnel};
 use crate::judge::{Finding, Report};
 
-use super::source_nat;
+use super::{flows, source_nat};
 
 /// Version of the document; it changes when something is renamed or removed, not when something is added.
 const SCHEMA_VERSION: u32 = 1;
@@ -34,6 +34,7 @@ struct Document<'a> {
     /// How many more there are.
     source_nat_rules_omitted: Option<usize>,
     conntrack: Conntrack,
+    flows: Option<flows::FlowsSection<'a>>,
     sources: Vec<Source<'a>>,
 }
 
@@ -194,6 +195,7 @@ pub fn render(report: &Report, facts: &Facts) -> String {
             buckets: facts.conntrack.buckets.ok().copied(),
             counters,
         },
+        flows: flows::of(report, facts),
         sources: facts
             .sources
             .iter()

@@ -2,6 +2,7 @@
 //!
 //! Renderers own their output shapes: the core types are not the JSON.
 
+mod flows;
 pub mod html;
 pub mod json;
 pub mod line;

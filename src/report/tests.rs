@@ -24,6 +24,7 @@ fn kube_proxy(family: Family) -> SourceNatRule {
         action: NatAction::Masquerade,
         randomization: PortRandomization::RandomFully,
         to_ports: None,
+        addresses: None,
         marks: vec![MarkTest { value: 0x4000, mask: 0xFF00, inverted: true }],
         counter: Some(Counter { packets: 7, bytes: 420 }),
         fingerprint: 1,
@@ -41,6 +42,7 @@ fn by_hand() -> SourceNatRule {
         action: NatAction::Snat,
         randomization: PortRandomization::None,
         to_ports: Some((1024, 65535)),
+        addresses: None,
         marks: Vec::new(),
         counter: None,
         fingerprint: 2,
@@ -97,7 +99,8 @@ fn json(node: &Facts) -> serde_json::Value {
 
 fn families(node: &Facts, collectors: &[Collector]) -> Families {
     let collectors = collectors.iter().copied().collect();
-    let settings = MetricSettings { max_devices: 8, per_cpu: false, conditions: false, collectors };
+    let settings =
+        MetricSettings { max_devices: 8, per_cpu: false, flow_destinations: 0, conditions: false, collectors };
     metrics::families(&report(node), node, &BTreeMap::new(), &settings)
 }
 
@@ -484,7 +487,7 @@ fn a_verdict_is_one_series() {
     }
     let of_race = |conditions: bool, name: &str| {
         let collectors = [Collector::Verdict].into_iter().collect();
-        let settings = MetricSettings { max_devices: 8, per_cpu: false, conditions, collectors };
+        let settings = MetricSettings { max_devices: 8, per_cpu: false, flow_destinations: 0, conditions, collectors };
         let families = metrics::families(&report, &node, &BTreeMap::new(), &settings);
         let all = samples(&families, name);
         all.into_iter().filter(|(labels, _)| labels.starts_with("snat-port-race")).collect::<Vec<_>>()

@@ -16,18 +16,26 @@ const TABLES_HOLD: Duration = Duration::from_secs(30);
 const LINKS_HOLD: Duration = Duration::from_secs(600);
 
 /// Only a reading that was not cut enters it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
+    /// How long what was read of entries of connection tracking is taken over at least.
+    flows_hold: Duration,
     known: Known,
     counters: Accumulators,
     derived: Derived,
 }
 
 impl Memory {
+    /// Nothing is remembered yet. `flows_hold`: see `--collector.flows.interval`.
+    pub fn new(flows_hold: Duration) -> Self {
+        Self { flows_hold, known: Known::default(), counters: Accumulators::default(), derived: Derived::default() }
+    }
+
     /// What a reading that begins now may take over.
     pub fn known(&mut self, now: Instant) -> Known {
         self.known.forget_tables(now, TABLES_HOLD);
         self.known.verify_links(now, LINKS_HOLD);
+        self.known.age_flows(now, self.flows_hold);
         self.known.clone()
     }
 

@@ -110,13 +110,14 @@ pub struct Refresher {
 
 impl Refresher {
     /// A refresher that has not looked yet.
-    pub fn new(world: impl NodeAccess, collectors: Collectors, options: judge::Options) -> Self {
+    /// `flows_hold`: how long entries of connection tracking are not read again.
+    pub fn new(world: impl NodeAccess, collectors: Collectors, options: judge::Options, flows_hold: Duration) -> Self {
         Self {
             reader: ReadingThread::new(Arc::new(world)),
             collectors,
             options: Mutex::new(options),
             history: Mutex::default(),
-            memory: Mutex::default(),
+            memory: Mutex::new(Memory::new(flows_hold)),
             flight: Mutex::default(),
             partial: Mutex::default(),
             judging_partial: Arc::default(),
@@ -400,7 +401,7 @@ mod tests {
         let readings = Arc::new(AtomicUsize::new(0));
         let world = Slow { gate: Arc::new(Mutex::new(gate)), readings: Arc::clone(&readings) };
         let collectors = Collectors::from([Collector::Conntrack, Collector::Links]);
-        (Arc::new(Refresher::new(world, collectors, judge::Options::default())), open, readings)
+        (Arc::new(Refresher::new(world, collectors, judge::Options::default(), Duration::ZERO)), open, readings)
     }
 
     #[tokio::test]

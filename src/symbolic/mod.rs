@@ -49,6 +49,7 @@ pub use scenarios::bypass::{Bypass, bypass};
 pub use scenarios::idle::Idle;
 pub use scenarios::services::dns_to_several;
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
+pub use scenarios::stale::{Given, UdpTargets, udp_targets};
 pub use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};
 
 #[cfg(test)]

@@ -223,6 +223,45 @@ done | ip -n $node -batch -
 take neighbours-full
 edit driver neighbours-full virtio_net
 
+# A node whose rule has 128 ports, all of them used towards one name server, and which goes on sending statistics to an address
+# that its rules do not give any more; and the same after both were mended.
+two_nodes
+ip -n $node addr add 192.0.2.10/24 dev eth0
+ip -n $node link set eth0 up
+ip -n $node route add default via 192.0.2.1
+for host in 1 20 30 31; do ip -n $node neigh add 192.0.2.$host lladdr 00:00:5e:00:53:$host dev eth0 nud permanent; done
+ip link add lan0 netns $node type veth peer name lan0 netns $peer
+ip -n $node addr add 10.42.0.1/24 dev lan0
+ip -n $node link set lan0 up
+ip -n $peer addr add 10.42.0.5/24 dev lan0
+ip -n $peer link set lan0 up
+ip -n $peer route add default via 10.42.0.1
+ip netns exec $node sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_udp_timeout=120
+nat() { ip netns exec $node iptables-nft -w -t nat "$@"; }
+nat -A POSTROUTING -o eth0 -p udp --dport 53 -j MASQUERADE --to-ports 40000-40127
+nat -A PREROUTING -d 10.96.0.10 -p udp --dport 8125 -j DNAT --to-destination 192.0.2.30:8125
+ip netns exec $peer python3 -c '
+import socket
+for _ in range(128):
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.20", 53))'
+ip netns exec $peer timeout 60 python3 -c '
+import socket, time
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    sender.sendto(b"x", ("10.96.0.10", 8125))
+    time.sleep(0.2)' &
+sender=$!
+until [ "$(ip netns exec $node conntrack -C)" -gt 128 ]; do sleep 0.1; done
+nat -R PREROUTING 1 -d 10.96.0.10 -p udp --dport 8125 -j DNAT --to-destination 192.0.2.31:8125
+take entries-exposed --collector.flows
+edit driver entries-exposed virtio_net
+nat -R POSTROUTING 1 -o eth0 -p udp --dport 53 -j MASQUERADE
+ip netns exec $node conntrack -F 2>/dev/null
+until [ "$(ip netns exec $node conntrack -C)" -gt 0 ]; do sleep 0.1; done
+take entries-mended --collector.flows
+edit driver entries-mended virtio_net
+kill $sender
+
 for name in *; do
 	"$here/archive.py" pack "$name" "$here/$name.txt"
 done

@@ -1,5 +1,7 @@
 //! Rules that translate source addresses, as they are listed and counted.
 
+use std::net::IpAddr;
+
 use super::{Counter, Family, NatAction, PortRandomization, Rule};
 use crate::facts::{Name, names};
 
@@ -129,6 +131,8 @@ pub struct SourceNatRule {
     pub randomization: PortRandomization,
     /// Ports that it chooses from; `None`: it does not say, or a map does.
     pub to_ports: Option<(u16, u16)>,
+    /// Addresses that it chooses from, both ends included; `None`: it does not say, or a map does.
+    pub addresses: Option<(IpAddr, IpAddr)>,
     /// Its own tests of the packet's mark.
     pub marks: Vec<MarkTest>,
     /// What it counted.

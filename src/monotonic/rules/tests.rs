@@ -16,6 +16,7 @@ fn rule(fingerprint: u64, packets: u64) -> SourceNatRule {
         action: NatAction::Masquerade,
         randomization: PortRandomization::None,
         to_ports: None,
+        addresses: None,
         marks: Vec::new(),
         counter: Some(Counter { packets, bytes: packets * 60 }),
         fingerprint,

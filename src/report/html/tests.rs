@@ -73,7 +73,7 @@ fn what_to_do_stands_under_what_is_wrong_and_the_index_above() {
             "<dt class=\"unknown\">Unknown (1)</dt><dd><a href=\"#dns-conntrack-race\">",
             "<dt class=\"info\">For information (1)</dt><dd><a href=\"#snat-port-race\">",
             "<dt class=\"mitigated\"><a href=\"#not-exposed-now\">Not exposed now (1)</a></dt><dd><a href=\"#tcp-invalid-reset\">",
-            "<dt class=\"not_affected\"><a href=\"#not-affected\">Not affected (7)</a></dt>",
+            "<dt class=\"not_affected\"><a href=\"#not-affected\">Not affected (9)</a></dt>",
             "</nav>",
             "<section id=\"conntrack-table-full\" class=\"finding critical\"><h2>Exposed: conntrack-table-full (critical)</h2><p>",
             "</p><h3>What to do</h3><ul><li>Until the next reboot: Raise it<pre><code>sysctl -w a=1</code><code>sysctl -w b=2</code></pre>",

@@ -14,4 +14,5 @@ mod rewriting;
 mod senders;
 pub mod services;
 pub mod source_nat;
+pub mod stale;
 pub mod tunnel;

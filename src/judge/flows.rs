@@ -1,0 +1,359 @@
+//! Conditions about entries of connection tracking.
+
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+
+use super::conditions::{Context, Evaluation};
+use crate::facts::netfilter::{Chosen, NatAction};
+use crate::facts::{
+    Failure, Kernel, KernelVersion, PortsUsed, Question, Reading, RewrittenFlows, SnatPorts, UdpClient, UdpTranslations,
+};
+use crate::symbolic::{Certainty, Given, ReachedRules, UdpTargets};
+
+/// Until then the search for a port went through the whole range (`nf_nat_l4proto_unique_tuple`).
+const LIMITED_SEARCH: KernelVersion = KernelVersion::new(5, 0, 0);
+/// Ports of a rule that names none, for connections from a port of at least 1024.
+const DEFAULT_RANGE: (u16, u16) = (1024, 65535);
+/// The same for those below 1024, which `nf_nat_l4proto_unique_tuple` keeps there.
+const LOW_RANGES: [(u16, u16); 2] = [(600, 1023), (1, 511)];
+/// Entries of the sample that a full range has to have in it for its absence to mean anything.
+const ENOUGH: f64 = 200.0;
+/// Where entries were not read.
+static NO_TRANSLATIONS: LazyLock<Arc<UdpTranslations>> = LazyLock::new(Arc::default);
+
+/// Clients that a detail names.
+const NAMED: usize = 3;
+
+/// UDP whose translation no rule gives any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleTranslation {
+    /// Who sends.
+    pub client: (IpAddr, u16),
+    /// Where to.
+    pub destination: (IpAddr, u16),
+    /// Where it goes instead.
+    pub target: (IpAddr, u16),
+    /// It was seen in two readings, and packets came between them. `None`: it was seen once.
+    pub refilled: Option<bool>,
+}
+
+/// From which part of so many ports on new connections are lost.
+pub fn onset(available: u64, kernel: &Reading<Kernel>) -> f64 {
+    let whole = kernel.ok().is_some_and(|kernel| kernel.base < LIMITED_SEARCH);
+    match available {
+        _ if whole => 1.0,
+        0..=128 => 1.0,
+        129..=8192 => 0.95,
+        _ => 0.85,
+    }
+}
+
+/// What was lost of new connections at such a share of more than 128 ports: while the oldest connections went, and while none
+/// did (docs/snat-ports.md). `None`: none, or it was not measured.
+fn lost(used: &PortsUsed, kernel: &Reading<Kernel>) -> Option<&'static str> {
+    if onset(used.key.available(), kernel) == 1.0 {
+        return None;
+    }
+    Some(match effective(used, kernel) as f64 / used.key.available() as f64 {
+        0.96.. => "from 1.5 % to 13 %",
+        0.94.. => "from 0.6 % to 8 %",
+        0.92.. => "from 0.1 % to 1.5 %",
+        0.90.. => "up to 0.5 %",
+        0.85.. => "up to 0.1 %",
+        _ => return None,
+    })
+}
+
+/// The oldest kernel on which a SYN was seen to take the port of a connection in TIME_WAIT (`nf_nat_used_tuple_harder`); on 6.1 none
+/// does.
+const TAKES_TIME_WAIT: KernelVersion = KernelVersion::new(6, 12, 0);
+
+/// Ports that no new connection can have.
+fn effective(used: &PortsUsed, kernel: &Reading<Kernel>) -> u64 {
+    const TCP: u8 = 6;
+    let takes = used.key.protocol == TCP && kernel.ok().is_some_and(|kernel| kernel.base >= TAKES_TIME_WAIT);
+    if takes { used.used.saturating_sub(used.time_wait) } else { used.used }
+}
+
+/// Ranges of ports that reached rules choose from, the smallest first.
+fn ranges(reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Question> {
+    let mut ranges = Vec::new();
+    for rule in &reached.rules {
+        let Some(nat) = &rule.nat else { return Err(format!("{} is not understood", rule.place).into()) };
+        match nat.ports {
+            _ if nat.action == NatAction::Netmap => {}
+            Chosen::Range(first, last) => ranges.push((first, last)),
+            Chosen::Unset => ranges.push(DEFAULT_RANGE),
+            Chosen::ByPacket => return Err(format!("a map tells which ports {} may choose from", rule.place).into()),
+        }
+    }
+    ranges.sort_by_key(|(first, last)| last.saturating_sub(*first));
+    ranges.dedup();
+    Ok(ranges)
+}
+
+fn available((first, last): (u16, u16)) -> u64 {
+    u64::from(last.saturating_sub(first)) + 1
+}
+
+impl Context<'_> {
+    pub(super) fn ports_nearly_used(&self) -> Evaluation {
+        let reached = match self.reached() {
+            Ok(found) => found,
+            Err(why) => return Evaluation::unknown(why),
+        };
+        let kernel = &self.facts.kernel;
+        let ports = &self.facts.flows.ports;
+        let known = ranges(&reached);
+        let counts = |used: &&PortsUsed| match &known {
+            Ok(ranges) => {
+                let low = LOW_RANGES.contains(&used.key.range) && ranges.contains(&DEFAULT_RANGE);
+                low || ranges.contains(&used.key.range)
+            }
+            Err(_) => true,
+        };
+        let estimates = self.facts.flows.sample.found.ok().and(ports.found.ok());
+        let all = estimates.map_or(&[][..], |ports| ports.used.as_slice());
+        let full = |used: &&PortsUsed| {
+            let least = effective(used, kernel) as f64 - 3.0 * used.error.unwrap_or(0.0);
+            least >= onset(used.key.available(), kernel) * used.key.available() as f64
+        };
+        if let Some(used) = all.iter().filter(counts).find(full) {
+            return Evaluation::holds(self.describe_ports(used));
+        }
+        let ranges = match &known {
+            Ok(ranges) => ranges.as_slice(),
+            Err(why) => return Evaluation::unknown(why),
+        };
+        // Those of rules that no walk got to are at most more.
+        let listed = self.facts.source_nat_rules.ok().into_iter().flatten();
+        let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
+        let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_RANGE));
+        let smallest = match (ranges.first().copied(), &reached.gave_up) {
+            (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| available(*range)),
+            (smallest, None) => smallest,
+        };
+        let Some(smallest) = smallest else {
+            return reached
+                .gave_up
+                .as_ref()
+                .map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
+        };
+        let begins = onset(available(smallest), kernel) * available(smallest) as f64;
+        let entries = match &self.facts.conntrack.entries {
+            Reading::Ok(entries) => *entries,
+            Reading::Absent(_) => return Evaluation::fails("nf_conntrack is not in the running kernel"),
+            other => return Evaluation::unknown(Question::unread(other).shown_by(["conntrack", "-C"])),
+        };
+        if (entries as f64) < begins {
+            return Evaluation::fails(format!(
+                "all {entries} entries together are fewer than the {begins:.0} of {} ports from which on connections are lost",
+                available(smallest)
+            ));
+        }
+        if let Some(why) = &reached.gave_up {
+            return Evaluation::unknown(why);
+        }
+        let listed = ["conntrack", "-L", "--src-nat"];
+        let Reading::Ok(found) = &ports.found else {
+            return Evaluation::unknown(Question::unread(&ports.found).shown_by(listed));
+        };
+        if ports.complete {
+            return Evaluation::fails(self.describe_fullest(all));
+        }
+        let share = found.sampled as f64 / found.entries.max(1) as f64;
+        if begins * share < ENOUGH {
+            return Evaluation::unknown(
+                Question::from(format!(
+                    "{} of {} entries were read: too few to tell whether a range of {} ports is used up",
+                    found.sampled,
+                    found.entries,
+                    available(smallest)
+                ))
+                .shown_by(listed),
+            );
+        }
+        match all.iter().filter(counts).find(|used| !is_below(used, found, kernel)) {
+            Some(used) => {
+                Evaluation::unknown(Question::from(format!("perhaps {}", self.describe_ports(used))).shown_by(listed))
+            }
+            None => Evaluation::fails(self.describe_fullest(all)),
+        }
+    }
+
+    fn describe_fullest(&self, all: &[PortsUsed]) -> String {
+        all.first().map_or_else(|| "no connection has a translated source".to_owned(), |used| self.describe_ports(used))
+    }
+
+    /// `10.0.0.1 uses 61894 of 64512 ports towards 198.18.0.1:443/tcp (95.9 %)`
+    fn describe_ports(&self, used: &PortsUsed) -> String {
+        let PortsUsed { key, used: ports, time_wait, error, clients } = used;
+        let about = error.map_or(String::new(), |error| format!(", estimated, ± {error:.0}"));
+        let (source, destination) = match self.flow_addresses {
+            true => (key.source.to_string(), format!("{}/{}", socket(key.destination, key.port), key.protocol_name())),
+            false => ("an address".to_owned(), format!("one {} destination", key.protocol_name())),
+        };
+        let waiting = if *time_wait > 0 { format!("; {time_wait} of them in TIME_WAIT") } else { String::new() };
+        let loss = match lost(used, &self.facts.kernel) {
+            Some(lost) => format!("; at such a share {lost} of new connections there were lost when it was measured"),
+            None => String::new(),
+        };
+        let clients = match self.flow_addresses && clients.len() > 1 {
+            true => {
+                let each = clients.iter().take(NAMED).map(|(client, ports)| format!("{client} ({ports})"));
+                format!("; most by {}", each.collect::<Vec<_>>().join(", "))
+            }
+            false => String::new(),
+        };
+        format!(
+            "{source} uses {ports} of {} ports towards {destination} ({:.1} %{about}){waiting}{loss}{clients}",
+            key.available(),
+            100.0 * used.ratio()
+        )
+    }
+
+    /// What was found of UDP whose destination was translated.
+    fn udp_targets(&self) -> Result<Arc<UdpTargets>, Question> {
+        let translations = self.facts.flows.udp.found.ok().unwrap_or(&NO_TRANSLATIONS);
+        self.network().map(|network| self.derived.udp_targets(network, translations, &self.effort))
+    }
+
+    pub(super) fn udp_destination_nat(&self) -> Evaluation {
+        let found = match self.udp_targets() {
+            Ok(found) => found,
+            Err(why) => return Evaluation::unknown(why),
+        };
+        let entries = self.facts.flows.udp.found.ok().map_or(0, |udp| udp.each.len());
+        match &found.translated.certainty {
+            Certainty::Happens => {
+                Evaluation::holds(format!("UDP is sent to other destinations: {}", found.translated.place))
+            }
+            _ if entries > 0 => Evaluation::holds("entries of UDP have another destination than they were sent to"),
+            Certainty::Unknown(why) => Evaluation::unknown(why),
+            Certainty::DoesNot => Evaluation::fails("no rule sends UDP to another destination"),
+        }
+    }
+
+    /// Translations of UDP that no rule gives any more, whether or not they were seen twice; or why that cannot be told.
+    pub(super) fn stale_translations(&self) -> Result<Vec<StaleTranslation>, Question> {
+        let udp = &self.facts.flows.udp;
+        let Reading::Ok(translations) = &udp.found else { return Err(Question::unread(&udp.found)) };
+        let targets = self.udp_targets()?;
+        let mut stale = Vec::new();
+        for (translation, given) in translations.each.iter().zip(&targets.each) {
+            let clients: &[UdpClient] = match given {
+                Given::ToNobody => &translation.clients,
+                Given::NotTo(clients) => clients,
+                Given::Possible | Given::Unclear(_) => continue,
+            };
+            stale.extend(clients.iter().map(|client| StaleTranslation {
+                client: client.source,
+                destination: translation.destination,
+                target: translation.target,
+                refilled: client.refilled,
+            }));
+        }
+        Ok(stale)
+    }
+
+    pub(super) fn stale_flows(&self) -> Evaluation {
+        let listed = ["conntrack", "-L", "-p", "udp", "--dst-nat"];
+        let unknown = |why: Question| Evaluation::unknown(why.shown_by(listed));
+        let stale = match self.stale_translations() {
+            Ok(stale) => stale,
+            Err(why) => return unknown(why),
+        };
+        let (targets, udp) = match (self.udp_targets(), self.facts.flows.udp.found.ok()) {
+            (Ok(targets), Some(udp)) => (targets, udp),
+            (Err(why), _) => return unknown(why),
+            (_, None) => return unknown("entries were not read".into()),
+        };
+        let kept: Vec<&StaleTranslation> = stale.iter().filter(|stale| stale.refilled == Some(true)).collect();
+        if let Some(first) = kept.first() {
+            let mut outcome = Evaluation::holds(self.describe_stale(first, kept.len()));
+            if self.flow_addresses {
+                outcome = outcome
+                    .with("client", first.client.0)
+                    .with("client_port", first.client.1)
+                    .with("destination", first.destination.0)
+                    .with("destination_port", first.destination.1);
+            }
+            return outcome;
+        }
+        let once: Vec<&StaleTranslation> = stale.iter().filter(|stale| stale.refilled.is_none()).collect();
+        if let Some(first) = once.first() {
+            return unknown(
+                format!("{}; it was seen once, and may be about to end", self.describe_stale(first, once.len())).into(),
+            );
+        }
+        if let Some(why) = targets.each.iter().find_map(|given| match given {
+            Given::Unclear(why) => Some(why.clone()),
+            _ => None,
+        }) {
+            return unknown(why);
+        }
+        if !self.facts.flows.udp.complete {
+            return unknown("not all entries of UDP were read".into());
+        }
+        let entries: u64 = udp.each.iter().map(|translation| translation.entries).sum();
+        Evaluation::fails(match (entries, stale.len()) {
+            (0, _) => "no entry of UDP has another destination than it was sent to".to_owned(),
+            (entries, 0) => format!("the rules give what each of {entries} entries of UDP has"),
+            (_, 1) => "1 entry of UDP has what no rule gives any more, and no packet keeps it".to_owned(),
+            (_, stale) => format!("{stale} entries of UDP have what no rule gives any more, and no packet keeps them"),
+        })
+    }
+
+    fn describe_stale(&self, stale: &StaleTranslation, count: usize) -> String {
+        let StaleTranslation { client, destination, target, .. } = stale;
+        let more = match count {
+            1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        match self.flow_addresses {
+            true => format!(
+                "UDP from {} to {} goes to {}, which no rule gives any more{more}",
+                socket(client.0, client.1),
+                socket(destination.0, destination.1),
+                socket(target.0, target.1)
+            ),
+            false => format!("{count} flows of UDP go where no rule sends them any more"),
+        }
+    }
+}
+
+/// Even if the sample has few of it, it is below where losses begin.
+fn is_below(used: &PortsUsed, found: &SnatPorts, kernel: &Reading<Kernel>) -> bool {
+    let unseen = match used.error {
+        Some(error) => 3.0 * error + crate::facts::scaled(found.uncounted, found.sampled, found.entries) as f64,
+        None => 0.0,
+    };
+    effective(used, kernel) as f64 + unseen < onset(used.key.available(), kernel) * used.key.available() as f64
+}
+
+fn socket(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+/// That flows of tunnels leave with another port now, for the verdict that says they may.
+pub(super) fn rewritten_now(flows: &Reading<Arc<RewrittenFlows>>) -> Option<String> {
+    match flows {
+        Reading::Ok(flows) if flows.count == 0 => Some("now: no flow of a tunnel leaves with another port".into()),
+        Reading::Ok(flows) => {
+            let mut peers: Vec<IpAddr> = flows.first.iter().map(|flow| flow.peer).collect();
+            peers.sort_unstable();
+            peers.dedup();
+            let many = if flows.first.len() as u64 == flows.count { "" } else { "at least " };
+            let (count, peers) = (flows.count, peers.len());
+            let peers = if peers == 1 { "1 peer".to_owned() } else { format!("{peers} peers") };
+            Some(match count {
+                1 => format!("now: 1 flow to {peers} leaves with another port"),
+                count => format!("now: {count} flows to {many}{peers} leave with another port"),
+            })
+        }
+        Reading::Failed(failure) if matches!(failure.root(), Failure::NotNeeded(_)) || failure.is_not_captured() => {
+            None
+        }
+        unread => Some(format!("whether flows of tunnels leave with another port now was not seen: {}", unread.why())),
+    }
+}

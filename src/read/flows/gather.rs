@@ -1,0 +1,333 @@
+//! What is made of entries while they arrive: nothing here holds a list of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::Wanted;
+use super::frequent::Frequent;
+use crate::facts::{
+    Failure, FlowCount, FlowProtocol, FlowSample, FlowState, PortKey, PortsUsed, RewrittenFlow, RewrittenFlows,
+    SnatPorts, UdpClient, UdpTranslation, UdpTranslations,
+};
+use crate::netfilter::conntrack::{
+    Addresses, Entry, IPS_ASSURED, IPS_DST_NAT, IPS_EXPECTED, IPS_OFFLOAD, IPS_SEEN_REPLY, IPS_SRC_NAT, Tuple,
+};
+
+/// Destinations whose ports are counted at once. With 16,384 entries no count is low by more than 16.
+const DESTINATIONS: usize = 1024;
+/// Destinations that are told of.
+const MOST_USED: usize = 64;
+/// Addresses that sources are translated to: a node has a few.
+const SOURCES: usize = 256;
+/// Clients of one destination that are counted at once.
+const CLIENTS: usize = 16;
+/// Of these, those that are told.
+const MOST_CLIENTS: usize = 5;
+/// Flows of tunnels that are told one by one: one for each pair of nodes and hash of a flow, and a few are enough to look at.
+const REWRITTEN: usize = 64;
+/// Translations of UDP that are told apart: one for each pair of an address and port and what it becomes. A Kubernetes node with
+/// 1,000 Services of UDP with 4 endpoints each that are all in use has as many.
+const TRANSLATIONS: usize = 4096;
+/// Entries of one translation that are told one by one.
+const CLIENTS_EACH: usize = 4;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// One direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlowEnds {
+    pub source: (IpAddr, u16),
+    pub destination: (IpAddr, u16),
+    zone: Option<u16>,
+}
+
+/// An entry, as far as it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlowEntry {
+    pub protocol: u8,
+    pub original: FlowEnds,
+    pub reply: FlowEnds,
+    zone: u16,
+    pub status: u32,
+    timeout: u32,
+    /// `enum tcp_conntrack`
+    tcp_state: Option<u8>,
+}
+
+impl FlowEntry {
+    pub(super) fn new(entry: &Entry<'_>) -> Result<Self, Failure> {
+        let missing = |what: &str| Failure::unexpected(format!("an entry without {what}"));
+        let original = entry.original.as_ref().ok_or_else(|| missing("CTA_TUPLE_ORIG"))?;
+        let reply = entry.reply.as_ref().ok_or_else(|| missing("CTA_TUPLE_REPLY"))?;
+        let protocol = original.protocol.as_ref().and_then(|protocol| protocol.number);
+        Ok(Self {
+            protocol: protocol.ok_or_else(|| missing("CTA_PROTO_NUM"))?,
+            original: ends(original).ok_or_else(|| missing("addresses"))?,
+            reply: ends(reply).ok_or_else(|| missing("addresses"))?,
+            zone: entry.zone.unwrap_or(0),
+            status: entry.status.ok_or_else(|| missing("CTA_STATUS"))?,
+            timeout: entry.timeout.unwrap_or(0), // one that is about to go has none
+            tcp_state: entry.protocol.as_ref().and_then(|protocol| protocol.tcp.as_ref()?.state),
+        })
+    }
+
+    fn kind(&self) -> (FlowProtocol, FlowState) {
+        match (self.protocol, self.status & IPS_SEEN_REPLY) {
+            (TCP, _) => (FlowProtocol::Tcp, tcp_state(self.tcp_state)),
+            (UDP, 0) => (FlowProtocol::Udp, FlowState::OneWay),
+            (UDP, _) => (FlowProtocol::Udp, FlowState::TwoWay),
+            (1 | 58, _) => (FlowProtocol::Icmp, FlowState::All),
+            _ => (FlowProtocol::Other, FlowState::All),
+        }
+    }
+
+    fn has_ports(&self) -> bool {
+        matches!(self.protocol, TCP | UDP | 33 | 132 | 136)
+    }
+
+    /// It leaves with another source than it came with.
+    fn has_other_source(&self) -> bool {
+        self.status & IPS_SRC_NAT != 0 && self.reply.destination != self.original.source
+    }
+}
+
+fn ends(tuple: &Tuple<'_>) -> Option<FlowEnds> {
+    let (source, destination) = addresses(tuple.addresses.as_ref()?)?;
+    let ports = tuple.protocol.as_ref()?;
+    Some(FlowEnds {
+        source: (source, ports.source_port.unwrap_or(0)),
+        destination: (destination, ports.destination_port.unwrap_or(0)),
+        zone: tuple.zone,
+    })
+}
+
+fn addresses(addresses: &Addresses<'_>) -> Option<(IpAddr, IpAddr)> {
+    let v4 = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    let v6 = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from);
+    match addresses {
+        Addresses { v4_source: Some(source), v4_destination: Some(destination), .. } => {
+            Some((v4(source)?, v4(destination)?))
+        }
+        Addresses { v6_source: Some(source), v6_destination: Some(destination), .. } => {
+            Some((v6(source)?, v6(destination)?))
+        }
+        _ => None,
+    }
+}
+
+/// `enum tcp_conntrack`; `None`: an entry without one, which is about to go.
+fn tcp_state(state: Option<u8>) -> FlowState {
+    match state {
+        Some(1) => FlowState::SynSent,
+        Some(2) => FlowState::SynRecv,
+        Some(3) => FlowState::Established,
+        Some(4) => FlowState::FinWait,
+        Some(5) => FlowState::CloseWait,
+        Some(6) => FlowState::LastAck,
+        Some(7) => FlowState::TimeWait,
+        Some(8) => FlowState::Close,
+        Some(9) => FlowState::SynSent2,
+        _ => FlowState::None,
+    }
+}
+
+/// What entries are, one by one.
+#[derive(Debug, Default)]
+pub(super) struct Composition {
+    sample: FlowSample,
+}
+
+impl Composition {
+    pub(super) fn add(&mut self, flow: &FlowEntry) {
+        self.sample.sampled += 1;
+        let count: &mut FlowCount = self.sample.composition.entry(flow.kind()).or_default();
+        count.entries += 1;
+        count.assured += u64::from(flow.status & IPS_ASSURED != 0);
+        self.sample.evictable += u64::from(flow.status & (IPS_ASSURED | IPS_OFFLOAD) == 0);
+    }
+
+    pub(super) fn sampled(&self) -> u64 {
+        self.sample.sampled
+    }
+
+    /// `whole`: these were all entries; else there are so many.
+    pub(super) fn end(self, entries: u64, whole: bool) -> FlowSample {
+        let entries = if whole { self.sample.sampled } else { entries.max(self.sample.sampled) };
+        FlowSample { entries, ..self.sample }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    time_wait: u64,
+    clients: Option<Frequent<IpAddr, ()>>,
+}
+
+/// PortCounts by where they lead.
+#[derive(Debug)]
+pub(super) struct PortCounts<'w> {
+    wanted: &'w Wanted,
+    counts: Frequent<PortKey, Counted>,
+    /// Addresses that some source was given.
+    given: Frequent<IpAddr, ()>,
+    sampled: u64,
+}
+
+impl<'w> PortCounts<'w> {
+    pub(super) fn new(wanted: &'w Wanted) -> Self {
+        Self { wanted, counts: Frequent::new(DESTINATIONS), given: Frequent::new(SOURCES), sampled: 0 }
+    }
+
+    pub(super) fn add(&mut self, flow: &FlowEntry) {
+        self.sampled += 1;
+        if !flow.has_ports() || self.wanted.ranges.is_empty() {
+            return;
+        }
+        let (source, taken) = flow.reply.destination;
+        let (destination, port) = flow.reply.source;
+        if flow.has_other_source() {
+            self.given.add(source);
+        }
+        let zone = flow.reply.zone.unwrap_or(flow.zone);
+        for range in self.wanted.ranges.iter().filter(|range| range.has(source, taken)) {
+            let key = PortKey { zone, protocol: flow.protocol, source, destination, port, range: range.ports };
+            if let Some(counted) = self.counts.add(key) {
+                counted.time_wait += u64::from(flow.kind().1 == FlowState::TimeWait);
+                counted.clients.get_or_insert_with(|| Frequent::new(CLIENTS)).add(flow.original.source.0);
+            }
+        }
+    }
+
+    /// `whole`: these were all entries; else there are so many.
+    pub(super) fn end(self, entries: u64, whole: bool) -> SnatPorts {
+        let Self { counts, given, sampled, .. } = self;
+        let (uncounted, entries) = (counts.uncounted(), if whole { sampled } else { entries.max(sampled) });
+        let given: BTreeSet<IpAddr> = given.into_counts().map(|(address, ..)| address).collect();
+        let mut used: Vec<PortsUsed> = counts
+            .into_counts()
+            .filter(|(key, ..)| given.contains(&key.source))
+            .map(|(key, count, Counted { time_wait, clients })| {
+                let exact = whole && uncounted == 0;
+                let scaled = |count| crate::facts::scaled(count, sampled, entries);
+                let share = count as f64 / sampled.max(1) as f64;
+                let error = (share * (1.0 - share) / sampled.max(1) as f64).sqrt() * entries as f64;
+                let error = if whole { uncounted as f64 } else { error };
+                let mut clients: Vec<(IpAddr, u64)> = clients
+                    .into_iter()
+                    .flat_map(Frequent::into_counts)
+                    .map(|(client, count, ())| (client, scaled(count)))
+                    .collect();
+                clients.sort_by_key(|(client, count)| (std::cmp::Reverse(*count), *client));
+                clients.truncate(MOST_CLIENTS);
+                let time_wait = scaled(time_wait.min(count));
+                PortsUsed { key, used: scaled(count), time_wait, error: (!exact).then_some(error), clients }
+            })
+            .collect();
+        used.sort_by(|one, other| other.ratio().total_cmp(&one.ratio()).then(one.key.cmp(&other.key)));
+        used.truncate(MOST_USED);
+        SnatPorts { used, uncounted, sampled, entries }
+    }
+}
+
+/// Flows of this node's tunnels.
+#[derive(Debug)]
+pub(super) struct Tunnels<'w> {
+    wanted: &'w Wanted,
+    found: RewrittenFlows,
+}
+
+impl<'w> Tunnels<'w> {
+    pub(super) fn new(wanted: &'w Wanted) -> Self {
+        Self { wanted, found: RewrittenFlows::default() }
+    }
+
+    pub(super) fn add(&mut self, flow: &FlowEntry) {
+        let (peer, tunnel_port) = flow.original.destination;
+        let (source, port) = flow.original.source;
+        let is_ours = || self.wanted.local.as_ref().is_none_or(|local| local.contains(&source));
+        let is_tunnel = flow.protocol == UDP && self.wanted.tunnel_ports.contains(&tunnel_port);
+        if is_tunnel && flow.has_other_source() && is_ours() {
+            self.found.count += 1;
+            if self.found.first.len() < REWRITTEN {
+                let rewritten_port = flow.reply.destination.1;
+                self.found.first.push(RewrittenFlow { tunnel_port, peer, port, rewritten_port });
+            }
+        }
+    }
+
+    pub(super) fn end(mut self) -> RewrittenFlows {
+        self.found.first.sort_by_key(|flow| (flow.tunnel_port, flow.peer, flow.port));
+        self.found
+    }
+}
+
+type Destination = (IpAddr, u16);
+
+/// UDP whose destination was translated.
+#[derive(Debug)]
+pub(super) struct Translations<'m> {
+    /// What the reading before found, and how long before.
+    earlier: BTreeMap<(Destination, Destination), &'m UdpTranslation>,
+    age: u64,
+    found: BTreeMap<(Destination, Destination), (u64, Vec<UdpClient>)>,
+    /// There was no room for one.
+    pub(super) overflowed: bool,
+}
+
+impl<'m> Translations<'m> {
+    pub(super) fn new(earlier: Option<(&'m UdpTranslations, std::time::Duration)>) -> Self {
+        let each = earlier.iter().flat_map(|(found, _)| &found.each);
+        Self {
+            earlier: each.map(|translation| ((translation.destination, translation.target), translation)).collect(),
+            age: earlier.map_or(0, |(_, age)| age.as_secs()),
+            found: BTreeMap::new(),
+            overflowed: false,
+        }
+    }
+
+    pub(super) fn add(&mut self, flow: &FlowEntry) {
+        if flow.protocol != UDP || flow.status & IPS_DST_NAT == 0 || flow.status & IPS_EXPECTED != 0 {
+            return;
+        }
+        let key = (flow.original.destination, flow.reply.source);
+        if key.0 == key.1 {
+            return;
+        }
+        if self.found.len() >= TRANSLATIONS && !self.found.contains_key(&key) {
+            self.overflowed = true;
+            return;
+        }
+        let (source, zone, timeout) = (flow.original.source, flow.original.zone.unwrap_or(flow.zone), flow.timeout);
+        let before = self
+            .earlier
+            .get(&key)
+            .and_then(|earlier| earlier.clients.iter().find(|client| (client.source, client.zone) == (source, zone)));
+        /// Seconds by which two remaining times may differ without a packet: both are rounded.
+        const ROUNDED: u64 = 1;
+        let refilled = before.map(|before| u64::from(timeout) + self.age > u64::from(before.timeout) + ROUNDED);
+        let client = UdpClient { source, zone, timeout, refilled };
+        let (entries, clients) = self.found.entry(key).or_default();
+        *entries += 1;
+        if clients.len() < CLIENTS_EACH {
+            clients.push(client);
+        } else if refilled.is_some()
+            && let Some(place) = clients.iter_mut().find(|client| client.refilled.is_none())
+        {
+            *place = client; // who was seen before tells more
+        }
+    }
+
+    pub(super) fn end(self) -> UdpTranslations {
+        let each = self.found.into_iter().map(|((destination, target), (entries, clients))| UdpTranslation {
+            destination,
+            target,
+            entries,
+            clients,
+        });
+        UdpTranslations { each: each.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

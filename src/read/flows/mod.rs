@@ -1,0 +1,343 @@
+//! Entries of connection tracking, from ctnetlink.
+//!
+//! A dump walks the hash table, whose hash is keyed: its first entries are a random sample of the table, whatever the size of that,
+//! and the socket is closed behind them. What a sample cannot tell is asked for by a filter of the kernel's (`CTA_FILTER` since
+//! Linux 5.8, `CTA_STATUS_MASK` since 5.15). Older kernels ignore it without a word, so each entry is tested again here.
+//!
+//! The kernel walks the whole table for a filtered dump, some 0.4 s at a million entries. `serve` takes the next one only after 200
+//! times as long (`Known::age_flows`). Where nothing could depend on entries none are asked for: an empty table of 262,144 buckets
+//! takes 7 ms.
+//!
+//! Kernel sources: `ctnetlink_dump_table`, `ctnetlink_filter_match`, `ctnetlink_filter_match_tuple`.
+
+mod frequent;
+mod gather;
+mod known;
+mod requests;
+mod wanted;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::links::LinkFacts;
+use super::{Node, Sources, modules};
+use crate::capture::{Request, Take};
+use crate::facts::{
+    Failure, FlowReading, FlowSample, Flows, PortsUsed, Reading, RewrittenFlows, SnatPorts, Source, UdpTranslations,
+    Unanswered,
+};
+use crate::netfilter::conntrack::{Entry, IPS_DST_NAT, IPS_SRC_NAT};
+use crate::netfilter::netlink;
+use crate::netfilter::nfnetlink::Nfgenmsg;
+use gather::{Composition, FlowEntry, PortCounts, Translations, Tunnels};
+use known::KeptPart;
+pub use known::KnownFlows;
+use requests::{FAMILIES, entries, of_udp, towards};
+use wanted::{PRESSURE_FROM, PortRange, Rulesets, Wanted, are_same};
+
+/// Destinations whose ports are counted one by one in one reading.
+const COUNTED_EXACTLY: usize = 4;
+/// Largest answer to a filtered dump: half a million entries.
+const MAX_FILTERED: usize = 128 << 20;
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLimits {
+    /// Entries of the sample (`--collector.flows.sample`).
+    pub sample: u64,
+    /// Bytes of one answer, behind which it is not listened to any more.
+    pub most_bytes: usize,
+}
+
+impl FlowLimits {
+    /// Entries of a capture beside those that filters select, and bytes of one of its answers.
+    pub const CAPTURE: Self = Self { sample: 65_536, most_bytes: 20 << 20 };
+}
+
+impl Default for FlowLimits {
+    fn default() -> Self {
+        Self { sample: 16_384, most_bytes: MAX_FILTERED }
+    }
+}
+
+/// What the names of requests of a second look begin with.
+pub const SECOND_LOOK: &str = "netlink/netfilter/ct-entries-udp-again-";
+
+/// Reads what is worth knowing, and due. `count`: how many entries there are.
+pub fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &Reading<u64>) -> Flows {
+    let mut known = std::mem::take(&mut node.left.flows);
+    let of_rules = match known.rules.take() {
+        Some((same, wanted)) if are_same(&same, &rulesets) => wanted,
+        _ => Wanted::of_rules(&rulesets),
+    };
+    let wanted = of_rules.clone().beside(links);
+    if !known.wanted.asks_the_same(&wanted) && !known.again {
+        // What was read for other rules says nothing about these; what was translated before stays of use.
+        known = KnownFlows { udp: known.udp, ..KnownFlows::default() };
+    }
+    known.wanted = wanted;
+    known.rules = Some((rulesets, of_rules));
+    if let Some(unread) = unread(node, &known.wanted, count) {
+        let KnownFlows { rules, wanted, .. } = known;
+        node.left.flows = KnownFlows { rules, wanted, ..KnownFlows::default() };
+        return Flows::unread(&unread);
+    }
+    let flows = read_due(node, &mut known, count.ok().copied());
+    known.again = false;
+    node.left.flows = known;
+    flows
+}
+
+/// Why nothing is read, if that is so.
+fn unread(node: &mut Node<'_>, wanted: &Wanted, count: &Reading<u64>) -> Option<Reading<()>> {
+    let needless = |why: &str| Some(Reading::Failed(Failure::not_needed(why)));
+    match count {
+        Reading::Absent(_) => return needless("not read: nf_conntrack is not there"),
+        count if !wanted.is_worth_reading(count.ok().copied()) => {
+            return needless(
+                "not read: with so few entries, no tunnel and no UDP that is translated nothing depends on them",
+            );
+        }
+        _ => {}
+    }
+    let presence = without_entries(modules::presence(node, &modules::CONNTRACK_ENTRIES));
+    node.sources.note(Source::CtnetlinkEntries, &presence);
+    match presence {
+        Reading::Ok(()) => None,
+        other => Some(other),
+    }
+}
+
+/// A capture has no entries unless they were asked for.
+fn without_entries<T>(reading: Reading<T>) -> Reading<T> {
+    match reading {
+        Reading::Failed(failure) if failure.is_not_captured() => {
+            Reading::Failed(Failure::NotAnswered(Unanswered::NotCaptured).within("entries (capture --collector.flows)"))
+        }
+        reading => reading,
+    }
+}
+
+fn read_due(node: &mut Node<'_>, known: &mut KnownFlows, count: Option<u64>) -> Flows {
+    let wanted = known.wanted.clone();
+    let parts = [known.sample.due, known.ports.due, known.tunnels.due, known.udp.due];
+    if parts.contains(&true) {
+        known.sources = Sources::default();
+    }
+    let before = std::mem::take(&mut node.sources);
+    if known.sample.due {
+        read_sample(node, known, &wanted, count);
+    }
+    let estimates = known.sample.part.as_ref().and_then(|part| part.found.ok().cloned());
+    if known.ports.due {
+        let (found, cost) = timed(node, |node| read_ports(node, &wanted, estimates.as_deref()));
+        known.ports = KeptPart::new(found, cost);
+    }
+    if known.tunnels.due {
+        let (found, cost) = timed(node, |node| read_tunnels(node, &wanted));
+        known.tunnels = KeptPart::new(found, cost);
+    }
+    if known.udp.due {
+        let earlier = known.udp.part.take();
+        let again = known.again;
+        let (found, cost) = timed(node, |node| read_udp(node, &wanted, earlier.as_ref(), again));
+        known.udp = KeptPart::new(found, cost);
+    }
+    let asked = std::mem::replace(&mut node.sources, before);
+    known.sources.take_over(&asked, &[Source::CtnetlinkEntries]);
+    node.sources.asked(Source::CtnetlinkEntries);
+    node.sources.take_over(&known.sources, &[Source::CtnetlinkEntries]);
+    fn part<T: Clone>(kept: &KeptPart<T>) -> FlowReading<T> {
+        kept.part.clone().unwrap_or_else(|| FlowReading::unread(Reading::Failed(Failure::not_needed("not read"))))
+    }
+    let sample = part(&known.sample);
+    Flows {
+        sample: FlowReading {
+            found: sample.found.map(|both| Arc::new(both.0.clone())),
+            complete: sample.complete,
+            age: sample.age,
+        },
+        ports: part(&known.ports),
+        tunnels: part(&known.tunnels),
+        udp: part(&known.udp),
+    }
+}
+
+fn timed<T>(node: &mut Node<'_>, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Duration) {
+    let before = node.cpu_time();
+    let found = read(node);
+    (found, node.cpu_time().saturating_sub(before))
+}
+
+/// Hands each entry of a dump to `take`, until it has enough. Returns whether the dump came to its end.
+fn each(node: &mut Node<'_>, request: &Request, take: &mut dyn FnMut(&FlowEntry) -> Take) -> Reading<bool> {
+    let (mut broken, mut ended, mut bytes) = (None, false, 0);
+    let most = node.collectors.flows.most_bytes;
+    let reading = node.try_ask(request, &mut |message| {
+        bytes += message.len().next_multiple_of(4);
+        let flow = match netlink::message(message) {
+            Ok((message, _)) if message.is_control() => {
+                ended = true;
+                return Take::More;
+            }
+            Ok((message, _)) => Nfgenmsg::parse::<Entry<'_>>(message.body)
+                .map_err(Failure::from)
+                .and_then(|(_, entry)| FlowEntry::new(&entry)),
+            Err(error) => Err(error.into()),
+        };
+        match flow {
+            Ok(flow) if bytes < most => take(&flow),
+            Ok(flow) => {
+                take(&flow);
+                Take::Enough
+            }
+            Err(failure) => {
+                broken = Some(failure.within(&request.name));
+                Take::Enough
+            }
+        }
+    });
+    let reading = match broken {
+        Some(failure) => Reading::Failed(failure),
+        None => without_entries(reading.map(|()| ended)),
+    };
+    node.note(request, reading)
+}
+
+/// The first entries: all parts at once, if these are all of them.
+fn read_sample(node: &mut Node<'_>, known: &mut KnownFlows, wanted: &Wanted, count: Option<u64>) {
+    let earlier = known.udp.part.take();
+    let earlier_found = earlier.as_ref().and_then(|part| Some((part.found.ok()?.as_ref(), part.age)));
+    let (mut composition, mut ports) = (Composition::default(), PortCounts::new(wanted));
+    let (mut tunnels, mut udp) = (Tunnels::new(wanted), Translations::new(earlier_found));
+    let most = node.collectors.flows.sample;
+    let reading = each(node, &entries("", 0, Entry::default()), &mut |flow| {
+        composition.add(flow);
+        ports.add(flow);
+        tunnels.add(flow);
+        udp.add(flow);
+        if composition.sampled() >= most { Take::Enough } else { Take::More }
+    });
+    let entries = count.unwrap_or(0);
+    let whole = reading.ok() == Some(&true);
+    let found = reading.map(|whole| {
+        let ports = ports.end(entries, whole);
+        Arc::new((composition.end(entries, whole), ports))
+    });
+    let (complete, age) = (whole, Duration::ZERO);
+    if let Reading::Ok(both) = &found
+        && whole
+    {
+        let exact = both.1.uncounted == 0;
+        let whole_ports = FlowReading { found: Reading::Ok(Arc::new(both.1.clone())), complete: exact, age };
+        known.ports = match exact && !wanted.too_many_ranges {
+            true => KeptPart::new(whole_ports, Duration::ZERO),
+            false => KeptPart::default(),
+        };
+        let tunnels = FlowReading { found: Reading::Ok(Arc::new(tunnels.end())), complete, age };
+        known.tunnels = KeptPart::new(tunnels, Duration::ZERO);
+        let complete = !udp.overflowed;
+        let udp = FlowReading { found: Reading::Ok(Arc::new(udp.end())), complete, age };
+        known.udp = KeptPart::new(udp, Duration::ZERO);
+    } else {
+        drop(udp);
+        known.udp.part = earlier;
+    }
+    // What it costs is bounded by its size.
+    known.sample = KeptPart::new(FlowReading { found, complete, age }, Duration::ZERO);
+}
+
+fn not_needed<T>(why: &str) -> FlowReading<T> {
+    FlowReading::unread(Reading::Failed(Failure::not_needed(why)))
+}
+
+/// Destinations that may take many ports are counted one by one; of the others the estimates stay.
+fn read_ports(
+    node: &mut Node<'_>,
+    wanted: &Wanted,
+    estimates: Option<&(FlowSample, SnatPorts)>,
+) -> FlowReading<SnatPorts> {
+    let Some((_, estimates)) = estimates else {
+        return FlowReading::unread(Reading::Failed(Failure::unexpected("no sample says which destinations to count")));
+    };
+    if wanted.ranges.is_empty() {
+        return not_needed("not read: no rule translates sources");
+    }
+    if wanted.too_many_ranges {
+        let why = "rules choose from more ranges of ports than are told apart";
+        return FlowReading::unread(Reading::Failed(Failure::unsupported(why)));
+    }
+    let mut ports = estimates.clone();
+    let upper = |used: &PortsUsed| used.used as f64 + 3.0 * used.error.unwrap_or(0.0);
+    let candidates = ports.used.iter_mut().filter(|used| upper(used) >= PRESSURE_FROM * used.key.available() as f64);
+    for (at, used) in candidates.take(COUNTED_EXACTLY).enumerate() {
+        let alone = Wanted { ranges: vec![PortRange { ports: used.key.range, addresses: None }], ..Wanted::default() };
+        let mut counted = PortCounts::new(&alone);
+        let key = used.key;
+        let reading = each(node, &towards(at, used), &mut |flow| {
+            let is_towards = flow.reply.source == (key.destination, key.port)
+                && flow.reply.destination.0 == key.source
+                && flow.protocol == key.protocol;
+            if is_towards {
+                counted.add(flow);
+            }
+            Take::More
+        });
+        if reading.ok() == Some(&true) {
+            let exact = counted.end(0, true).used.into_iter().find(|exact| exact.key == key);
+            *used = exact.unwrap_or(PortsUsed { key, used: 0, time_wait: 0, error: None, clients: Vec::new() });
+        }
+    }
+    ports.used.sort_by(|one, other| other.ratio().total_cmp(&one.ratio()).then(one.key.cmp(&other.key)));
+    FlowReading { found: Reading::Ok(Arc::new(ports)), complete: false, age: Duration::ZERO }
+}
+
+fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted) -> FlowReading<RewrittenFlows> {
+    if wanted.tunnel_ports.is_empty() {
+        return not_needed("not read: no tunnel is up");
+    }
+    let mut tunnels = Tunnels::new(wanted);
+    let mut whole = true;
+    for port in &wanted.tunnel_ports {
+        for family in FAMILIES {
+            let request = of_udp(&format!("tunnel-{port}"), family, Some(*port), IPS_SRC_NAT);
+            let reading = each(node, &request, &mut |flow| {
+                if flow.original.destination.1 == *port {
+                    tunnels.add(flow); // a kernel that ignores the filter sends all ports each time
+                }
+                Take::More
+            });
+            match reading {
+                Reading::Ok(ended) => whole &= ended,
+                other => return FlowReading::unread(other.map(|_| unreachable!("no value"))),
+            }
+        }
+    }
+    FlowReading { found: Reading::Ok(Arc::new(tunnels.end())), complete: whole, age: Duration::ZERO }
+}
+
+fn read_udp(
+    node: &mut Node<'_>,
+    wanted: &Wanted,
+    earlier: Option<&FlowReading<UdpTranslations>>,
+    again: bool,
+) -> FlowReading<UdpTranslations> {
+    if !wanted.udp {
+        return not_needed("not read: no rule translates destinations of UDP");
+    }
+    let mut udp = Translations::new(earlier.and_then(|part| Some((part.found.ok()?.as_ref(), part.age))));
+    let mut whole = true;
+    for family in FAMILIES {
+        let name = if again { "udp-again" } else { "udp" };
+        let reading = each(node, &of_udp(name, family, None, IPS_DST_NAT), &mut |flow| {
+            udp.add(flow);
+            Take::More
+        });
+        match reading {
+            Reading::Ok(ended) => whole &= ended,
+            other => return FlowReading::unread(other.map(|_| unreachable!("no value"))),
+        }
+    }
+    let complete = whole && !udp.overflowed;
+    FlowReading { found: Reading::Ok(Arc::new(udp.end())), complete, age: Duration::ZERO }
+}

@@ -1,0 +1,138 @@
+//! What is worth knowing of entries on a node, by its rules, links and addresses.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::facts::Reading;
+use crate::facts::netfilter::{ChainKind, Hook, NatAction, Ruleset, Step};
+use crate::read::links::LinkFacts;
+use crate::read::{services, source_nat};
+
+/// From how many entries on it is worth knowing what they are.
+const COMPOSITION_FROM: u64 = 1024;
+/// The part of the smallest range from which on it may matter who has the ports.
+pub(super) const PRESSURE_FROM: f64 = 0.5;
+/// Ranges of ports that are told apart, those of rules that name none included: each entry is held against all.
+const RANGES: usize = 64;
+/// PortCounts of tunnels that are asked for. A node has one or two.
+const TUNNEL_PORTS: usize = 4;
+
+/// PortCounts that rules choose from which name none: by the port that the connection had (`nf_nat_l4proto_unique_tuple`).
+const DEFAULT_RANGES: [(u16, u16); 3] = [(1024, 65535), (600, 1023), (1, 511)];
+
+/// What is asked of entries on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// PortCounts that sources may be translated to.
+    pub(super) ranges: Vec<PortRange>,
+    /// There are more ranges than are told apart.
+    pub(super) too_many_ranges: bool,
+    /// PortCounts of the node's tunnels, IPv4 and IPv6.
+    pub(super) tunnel_ports: BTreeSet<u16>,
+    /// Addresses of this host; `None`: not known.
+    pub(super) local: Option<BTreeSet<IpAddr>>,
+    /// Rules that were read translate destinations of UDP, or may.
+    pub(super) udp: bool,
+}
+
+/// PortCounts that rules choose from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PortRange {
+    /// Both ends included.
+    pub(super) ports: (u16, u16),
+    /// Addresses that come with them; `None`: any.
+    pub(super) addresses: Option<(IpAddr, IpAddr)>,
+}
+
+impl PortRange {
+    pub(super) fn has(&self, address: IpAddr, port: u16) -> bool {
+        let (first, last) = self.ports;
+        (first..=last).contains(&port) && self.addresses.is_none_or(|(first, last)| first <= address && address <= last)
+    }
+
+    pub(super) fn available(&self) -> u64 {
+        u64::from(self.ports.1.saturating_sub(self.ports.0)) + 1
+    }
+}
+
+impl Wanted {
+    /// What rules make worth knowing.
+    pub(super) fn of_rules(rulesets: &Rulesets) -> Self {
+        let [nftables, legacy @ ..] = rulesets;
+        let rules = source_nat::all(nftables, legacy);
+        let mut ranges = BTreeSet::new();
+        for rule in rules.ok().into_iter().flatten() {
+            match rule.to_ports {
+                Some(ports) => {
+                    ranges.insert(PortRange { ports, addresses: rule.addresses });
+                }
+                None => ranges.extend(DEFAULT_RANGES.map(|ports| PortRange { ports, addresses: None })),
+            }
+        }
+        let mut ranges: Vec<PortRange> = ranges.into_iter().collect();
+        ranges.sort_by_key(|range| (range.available(), range.clone()));
+        let too_many_ranges = ranges.len() > RANGES;
+        ranges.truncate(RANGES);
+        Self { ranges, too_many_ranges, udp: rulesets.iter().any(may_translate_udp), ..Self::default() }
+    }
+
+    /// The same, and what links and addresses do.
+    pub(super) fn beside(self, links: &LinkFacts) -> Self {
+        let tunnels = links.known().iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref());
+        let local = links.standing.addresses.ok().map(|all| all.iter().map(|address| address.address).collect());
+        let tunnel_ports = tunnels.filter_map(|tunnel| tunnel.port).take(TUNNEL_PORTS).collect();
+        Self { tunnel_ports, local, ..self }
+    }
+
+    /// Whether what was read for one stands for the other. This host's addresses come and go with devices, and matter to tunnels only.
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
+        let asked = |wanted: &Self| (wanted.ranges.clone(), wanted.tunnel_ports.clone(), wanted.udp);
+        asked(self) == asked(other)
+    }
+
+    /// Whether anything may depend on entries, where there are so many; `None`: that is not known.
+    pub(super) fn is_worth_reading(&self, entries: Option<u64>) -> bool {
+        let entries = entries.unwrap_or(u64::MAX); // not known
+        let smallest = self.smallest_range();
+        let pressed = smallest.is_some_and(|smallest| entries as f64 >= PRESSURE_FROM * smallest as f64);
+        entries >= COMPOSITION_FROM || pressed || entries > 0 && (self.udp || !self.tunnel_ports.is_empty())
+    }
+
+    /// PortCounts below 1024 are chosen for those only that had one before.
+    fn smallest_range(&self) -> Option<u64> {
+        let chosen = self.ranges.iter().filter(|range| !DEFAULT_RANGES[1..].contains(&range.ports));
+        chosen.map(PortRange::available).min()
+    }
+}
+
+/// Whether rules translate destinations of UDP, for all that was read of them.
+fn may_translate_udp(ruleset: &Reading<Arc<Ruleset>>) -> bool {
+    let ruleset = match ruleset {
+        Reading::Ok(ruleset) => ruleset,
+        Reading::Absent(_) => return false,
+        Reading::Denied(_) | Reading::Failed(_) => return true,
+    };
+    let chains = match ruleset.all_reachable(ChainKind::Nat, &[Hook::Prerouting, Hook::Output]) {
+        Reading::Ok(chains) => chains,
+        _ => return true,
+    };
+    let translates = |step: &Step| match step {
+        Step::Nat(nat) => matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap),
+        Step::Opaque { may_translate, .. } => *may_translate,
+        _ => false,
+    };
+    let mut rules = chains.iter().flat_map(|(_, chain)| chain.known_rules());
+    rules.any(|rule| services::meets_udp(rule) && rule.steps.iter().any(translates))
+        || chains.iter().any(|(_, chain)| chain.only_searched())
+}
+
+/// Rules of nf_tables, `ip_tables`, `ip6_tables`.
+pub(super) type Rulesets = [Reading<Arc<Ruleset>>; 3];
+
+pub(super) fn are_same(one: &Rulesets, other: &Rulesets) -> bool {
+    one.iter().zip(other).all(|pair| match pair {
+        (Reading::Ok(one), Reading::Ok(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.without_value() == other.without_value() && one.ok().is_none() && other.ok().is_none(),
+    })
+}

@@ -1,0 +1,173 @@
+//! UDP whose destination was translated: whether the rules still give it the target that its entry has. The entry stays as long
+//! as packets come, whatever becomes of the rules (`nf_nat_packet` reads the entry alone).
+
+use std::net::IpAddr;
+
+use super::senders::loopback;
+use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
+use crate::facts::{Question, UdpClient, UdpTranslation};
+use crate::symbolic::effort::Effort;
+use crate::symbolic::machine::{Flow, Hit, Hits, Walk};
+use crate::symbolic::network::{Network, Occurrence};
+use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::space::{NOTHING, PacketSet};
+
+const UDP: (u128, u128) = (17, 17);
+
+/// What rules do to destinations of UDP, and which translations they do not give any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpTargets {
+    /// Whether new UDP packets get another destination, and by which rule.
+    pub translated: Occurrence,
+    /// Of each translation that was asked about.
+    pub each: Vec<Given>,
+}
+
+/// Whether the rules may give a translation now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// To all of its clients that are known.
+    Possible,
+    /// To nobody who sends to its destination.
+    ToNobody,
+    /// Not to these of its clients.
+    NotTo(Vec<UdpClient>),
+    /// That cannot be told.
+    Unclear(Question),
+}
+
+/// Sends UDP packets with these addresses and ports through prerouting and output.
+pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effort: &Effort<'_>) -> UdpTargets {
+    let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
+    let mut each: Vec<Given> = translations.iter().map(|_| Given::ToNobody).collect();
+    let (mut all, mut places) = (NOTHING, Vec::new());
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let mut hits = Vec::new();
+        for hook in [Hook::Output, Hook::Prerouting] {
+            hits.extend(translating(&mut walk, family, hook));
+        }
+        for (hit, packets) in &hits {
+            all = walk.space.or(all, *packets);
+            places.push((walk.assumptions.doubt(&walk.space, *packets), walk.place(hit)));
+        }
+        walk.stage = format!("stale {family}");
+        walk.packets = Packets::new(PacketKind::Traffic, family);
+        let mine = translations.iter().zip(&mut each);
+        let mine = mine.filter(|(translation, _)| translation.target.0.is_ipv6() == (family == Family::Ipv6));
+        for (translation, given) in mine {
+            *given = walk.given(&hits, translation);
+        }
+    }
+    if walk.is_over() {
+        let why = walk.gave_up.clone().unwrap_or_else(|| "the work that a judgement may do is used up".to_owned());
+        each.fill(Given::Unclear(why.into()));
+    }
+    let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
+    UdpTargets { translated: Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }, each }
+}
+
+/// Rules that translate destinations of new UDP packets on a hook, and of which.
+fn translating(walk: &mut Walk<'_>, family: Family, hook: Hook) -> Vec<(Hit, PacketSet)> {
+    walk.stage = format!("udp {family} {hook}");
+    walk.packets = Packets::new(PacketKind::Traffic, family);
+    let output = hook == Hook::Output;
+    let packets = walk.first_packets();
+    let packets = walk.all_with(
+        packets,
+        &[
+            (Field::L4Proto, &[UDP]),
+            (Field::InputName, if output { NO_DEVICE } else { SOME_DEVICE }),
+            (Field::OutputName, if output { SOME_DEVICE } else { NO_DEVICE }),
+        ],
+    );
+    let device = if output { Field::OutputName } else { Field::InputName };
+    let lo = if output { walk.with(&device, loopback().as_slice()) } else { NOTHING };
+    let connected = walk.connected(&device);
+    let packets = walk.space.and(packets, walk.space.or(connected, lo));
+    let packets = walk.marked_outside(packets);
+    let mut hits = Hits::default();
+    walk.hook(hook, None, Flow::First, packets, &mut hits);
+    let new = walk.in_state(&[state::NEW]);
+    let hits = hits.0.into_iter().map(|(hit, packets)| (hit, walk.space.and(packets, new)));
+    hits.filter(|(_, packets)| !packets.is_empty()).collect()
+}
+
+impl Walk<'_> {
+    fn given(&mut self, hits: &[(Hit, PacketSet)], translation: &UdpTranslation) -> Given {
+        let (_, destination) = self.packets.ends();
+        let (address, port) = (address_key(translation.destination.0), u128::from(translation.destination.1));
+        let to = [(destination, &[(address, address)][..]), (Field::DestinationPort, &[(port, port)][..])];
+        let sent: Vec<(&Hit, PacketSet)> = hits
+            .iter()
+            .map(|(hit, packets)| (hit, self.all_with(*packets, &to)))
+            .filter(|(_, packets)| !packets.is_empty())
+            .collect();
+        match self.may_give(&sent, translation) {
+            Ok(false) => return Given::ToNobody,
+            Err(why) => return Given::Unclear(why),
+            Ok(true) => {}
+        }
+        let mut others = Vec::new();
+        for client in &translation.clients {
+            let (source, _) = self.packets.ends();
+            let (address, port) = (address_key(client.source.0), u128::from(client.source.1));
+            let from = [(source, &[(address, address)][..]), (Field::SourcePort, &[(port, port)][..])];
+            let mine: Vec<(&Hit, PacketSet)> = sent
+                .iter()
+                .map(|(hit, packets)| (*hit, self.all_with(*packets, &from)))
+                .filter(|(_, packets)| !packets.is_empty())
+                .collect();
+            match self.may_give(&mine, translation) {
+                Ok(true) => {}
+                Ok(false) => others.push(*client),
+                Err(why) => return Given::Unclear(why),
+            }
+        }
+        if others.is_empty() { Given::Possible } else { Given::NotTo(others) }
+    }
+
+    /// Whether one of these rules may give some of its packets this target.
+    fn may_give(&mut self, hits: &[(&Hit, PacketSet)], translation: &UdpTranslation) -> Result<bool, Question> {
+        let mut unclear = None;
+        for (hit, packets) in hits {
+            for (nat, packets) in self.each_translation(hit, *packets) {
+                match nat.and_then(|nat| gives(self.network, &nat, translation)) {
+                    _ if packets.is_empty() => {}
+                    Some(true) => return Ok(true),
+                    Some(false) => {}
+                    None => {
+                        let why = format!("which destination {} gives is not known", self.place(hit));
+                        unclear.get_or_insert_with(|| self.question(hit, why));
+                    }
+                }
+            }
+        }
+        unclear.map_or(Ok(false), Err)
+    }
+}
+
+/// Whether a translation may give this target. `None`: that cannot be told.
+fn gives(network: &Network<'_>, nat: &Nat, translation: &UdpTranslation) -> Option<bool> {
+    let ((address, port), (target, target_port)) = (translation.destination, translation.target);
+    let within = |chosen: Chosen<IpAddr>| match chosen {
+        Chosen::Range(first, last) => Some((first..=last).contains(&target)),
+        Chosen::Unset => Some(target == address),
+        Chosen::ByPacket => None,
+    };
+    let address = match nat.action {
+        NatAction::Masquerade | NatAction::Snat => return Some(false),
+        NatAction::Dnat | NatAction::Netmap => within(nat.addresses)?,
+        NatAction::Redirect => {
+            let family = if target.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
+            let key = address_key(target);
+            let local = network.local_addresses(family)?;
+            local.as_ranges().iter().any(|(first, last)| (*first..=*last).contains(&key))
+        }
+    };
+    let port = match nat.ports {
+        Chosen::Range(first, last) => (first..=last).contains(&target_port),
+        Chosen::Unset => port == target_port,
+        Chosen::ByPacket => return None,
+    };
+    Some(address && port)
+}
