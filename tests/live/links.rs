@@ -560,7 +560,7 @@ fn a_crowded_node_stays_within_the_budget_of_series() {
     let report = check_here(&ns, &[]);
     assert!(report.source_states().values().all(|state| *state == "ok"), "{}", report.json);
     assert_eq!(report.tunnels().expect("tunnels").len(), 20, "the document lists all");
-    for collector in ["links", "conntrack", "kernel", "netstat", "neighbours"] {
+    for collector in ["links", "conntrack", "kernel", "netstat", "flows", "neighbours"] {
         let success = metrics.get("natwatch_scrape_collector_success", &[("collector", collector)]);
         assert_eq!(success, Some(1.0), "{collector}");
     }

@@ -10,6 +10,7 @@ mod cli;
 mod connections;
 mod conntrack;
 mod faults;
+mod flows;
 mod http;
 mod http_limits;
 mod lab;

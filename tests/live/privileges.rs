@@ -60,7 +60,8 @@ fn facts(report: &Report) -> Value {
     let advisories = json["advisories"].as_array_mut().expect("advisories");
     advisories.retain(|advisory| without_rules.iter().any(|id| advisory["id"] == *id));
     json["source_nat_rules_omitted"] = Value::Null;
-    let rules = ["nftables", "xtables_ipv4", "xtables_ipv6"];
+    json["flows"] = Value::Null;
+    let rules = ["nftables", "xtables_ipv4", "xtables_ipv6", "ctnetlink_entries"];
     json["sources"].as_array_mut().expect("sources").retain(|source| rules.iter().all(|name| source["name"] != *name));
     json
 }
@@ -116,7 +117,7 @@ fn everyone_sees_the_same() {
         }
         for (source, state) in report.source_states() {
             let denied = match source {
-                "nftables" => !["root", "uid 65534 with CAP_NET_ADMIN"].contains(&name),
+                "nftables" | "ctnetlink_entries" => !["root", "uid 65534 with CAP_NET_ADMIN"].contains(&name),
                 "xtables_ipv4" => name != "root",
                 // Who may read that there are no tables needs to ask for none.
                 "xtables_ipv6" => name.starts_with("uid 65534"),

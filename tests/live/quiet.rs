@@ -102,10 +102,14 @@ fn assert_question(call: &Call) {
             let commands: &[u8] = if controller { &[3] } else { &[1, 11] };
             commands.iter().any(|command| message.body.starts_with(&[*command, 1, 0, 0]))
         }
-        // ctnetlink is not asked: the file in procfs is there.
+        // ctnetlink is asked for entries only: for counters the file in procfs is there.
         libc::NETLINK_NETFILTER => {
-            let subsystem = i32::from(message.kind >> 8);
-            subsystem == libc::NFNL_SUBSYS_NFTABLES && question(call).expect("one").what().starts_with("GET")
+            const IPCTNL_MSG_CT_GET: u16 = 1;
+            match i32::from(message.kind >> 8) {
+                libc::NFNL_SUBSYS_NFTABLES => question(call).expect("one").what().starts_with("GET"),
+                libc::NFNL_SUBSYS_CTNETLINK => message.kind & 0xff == IPCTNL_MSG_CT_GET,
+                _ => false,
+            }
         }
         _ => false,
     };

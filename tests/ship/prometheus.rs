@@ -21,11 +21,12 @@ use crate::support::wait::{PATIENCE, eventually};
 const FLAGS: [&str; 3] = ["--network-namespace", "current", "--collector.conntrack.per-cpu"];
 const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text;version=1.0.0");
 /// Differ between two scrapes by nature.
-const MOVING: [&str; 10] = [
+const MOVING: [&str; 11] = [
     "natwatch_report_timestamp_seconds",
     "natwatch_scrape_collector_duration_seconds",
     "natwatch_netstat_tcp_syn_retransmits_total",
     "natwatch_conntrack_entries",
+    "natwatch_neighbour_entries", // of all network namespaces
     "process_cpu_seconds_total",
     "process_open_fds",
     "process_resident_memory_bytes",
@@ -88,6 +89,7 @@ fn every_help_names_its_source() {
     let table = metrics_table();
     let sources = [
         "nf_conntrack",
+        "ctnetlink",
         "nf_tables",
         "rtnetlink",
         "ethtool",

@@ -1,0 +1,250 @@
+//! What is told of entries of connection tracking, held against the kernel's own list and against packets.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::counters::proc_netstat;
+use crate::support::exposition::metrics_here;
+use crate::support::links::offload;
+use crate::support::netns::Netns;
+use crate::support::program::{NATWATCH, natwatch_as};
+use crate::support::report::{Report, check_here};
+use crate::support::router::{Backend, NatRule, Ports, Proto, ROUTER_WAN, Router, TARGET};
+use crate::support::server::Server;
+use crate::support::traffic::{conntrack_count, exhaust, fill_assured};
+use crate::support::vxlan::Vxlan;
+use crate::support::wait::{PATIENCE, eventually};
+
+const EXHAUSTION: &str = "snat-port-exhaustion";
+const STALE: &str = "udp-stale-translation";
+/// Who may not look at rules and entries.
+const WITHOUT: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", NATWATCH];
+
+fn flows(report: &Report) -> &Value {
+    &report.json["flows"]
+}
+
+/// `conntrack -L` with these words, one line an entry.
+fn listed(ns: &Netns, words: &str) -> usize {
+    ns.cmd(&format!("conntrack -L {words}")).lines().count()
+}
+
+#[test]
+fn ports_are_counted_as_conntrack_lists_them_and_run_out_where_the_verdict_says() {
+    const RANGE: u16 = 512;
+    for proto in [Proto::Udp, Proto::Tcp] {
+        for (backend, percent, expected) in [
+            (Backend::IptablesNft, 30, "mitigated"),
+            (Backend::Nft, 60, "mitigated"),
+            (Backend::IptablesLegacy, 85, "mitigated"),
+            (Backend::Nft, 97, "exposed"),
+            (Backend::IptablesLegacy, 100, "exposed"),
+        ] {
+            let ports = Ports::Range { proto, low: 2000, high: 2000 + RANGE - 1 };
+            let lab = Router::with(NatRule::masquerade(backend, ports));
+            lab.sink(proto);
+            let opened = u32::from(RANGE) * percent / 100;
+            exhaust(&lab, proto, opened as u16);
+            let what = format!("{proto:?} {backend:?} {percent} %");
+            let used = eventually(PATIENCE, || match listed(&lab.router, &format!("-q {ROUTER_WAN}")) {
+                // The search for the last ones gives up.
+                used if used as u32 >= opened * 97 / 100 => Ok(used),
+                used => Err(format!("{what}: {used} of {opened}")),
+            });
+            let report = check_here(&lab.router, &["--collector.flows.sample", "16384"]);
+            assert_eq!(report.state(EXHAUSTION), expected, "{what}: {}", report.advisory(EXHAUSTION));
+            // Below half of what a range can lose nothing depends on entries, and a table as small as this is not looked at.
+            if flows(&report).is_null() {
+                assert!(percent < 50, "{what}");
+                continue;
+            }
+            let fullest = &flows(&report)["snat_ports"][0];
+            assert_eq!(fullest["used"], used, "{what}: {fullest}");
+            assert_eq!((&fullest["available"], &fullest["estimated"]), (&RANGE.into(), &false.into()), "{what}");
+            assert_eq!(fullest["source"], ROUTER_WAN.to_string());
+            assert_eq!(fullest["destination"], TARGET.ip().to_string());
+            assert_eq!((&fullest["port"], &fullest["protocol"]), (&TARGET.port().into(), &proto.name().into()));
+            let metrics = metrics_here(&lab.router, &["--collector.flows.destinations", "3"]);
+            let (source, destination, port) =
+                (ROUTER_WAN.to_string(), TARGET.ip().to_string(), TARGET.port().to_string());
+            let labels = [("source", &*source), ("destination", &*destination), ("port", &*port)];
+            let labels = [&labels[..], &[("protocol", proto.name())]].concat();
+            for ratio in [
+                metrics.get("natwatch_snat_ports_used_ratio", &[]),
+                metrics.get("natwatch_snat_destination_ports_used_ratio", &labels),
+            ] {
+                assert!((ratio.expect("a series") - used as f64 / f64::from(RANGE)).abs() < 1e-9, "{what}: {ratio:?}");
+            }
+        }
+    }
+}
+
+/// A sample shows what a whole count would, within what it says of itself; a filter counts the fullest exactly.
+#[test]
+fn a_sample_stands_for_a_table_that_is_larger() {
+    const RANGE: u16 = 1000;
+    let lab = Router::with(NatRule::masquerade(
+        Backend::Nft,
+        Ports::Range { proto: Proto::Udp, low: 3000, high: 3000 + RANGE - 1 },
+    ));
+    lab.router.sysctl("net.netfilter.nf_conntrack_udp_timeout", 120);
+    lab.sink(Proto::Udp);
+    exhaust(&lab, Proto::Udp, RANGE * 6 / 10);
+    let entries = fill_assured(&lab.router, 20_000);
+    let report = check_here(&lab.router, &["--collector.flows.sample", "4096"]);
+    let found = flows(&report);
+    assert_eq!(found["sampled"], 4096);
+    let of = |list: &str| found["composition"].as_array().expect(list).clone();
+    let all: u64 = of("composition").iter().map(|row| row["entries"].as_u64().expect("a number")).sum();
+    assert!(all.abs_diff(entries) <= 4, "{all} of {entries}: {found}");
+    let one_way = of("one way").into_iter().find(|row| row["state"] == "one_way").expect("unanswered ones");
+    let (estimated, real) =
+        (one_way["entries"].as_u64().expect("a number") as f64, listed(&lab.router, "-u UNREPLIED"));
+    let share = real as f64 / entries as f64;
+    // Six times what the size of the sample allows: six fills of one boot share the region that is read.
+    let error = (share * (1.0 - share) / 4096.0).sqrt() * entries as f64;
+    assert!((estimated - real as f64).abs() <= 6.0 * error, "{estimated}, {real} ± {error}");
+    // The range is far too small for the sample, so its fullest destination is counted by a filter of the kernel's, or unknown.
+    let fullest = &found["snat_ports"][0];
+    if fullest["estimated"] == false {
+        assert_eq!(fullest["used"], listed(&lab.router, &format!("-q {ROUTER_WAN}")), "{fullest}");
+    }
+    assert_eq!(report.state(EXHAUSTION), "unknown", "{}", report.advisory(EXHAUSTION));
+}
+
+/// Sends to the address as long as `work` takes.
+fn while_sending<T: Send>(from: &Netns, to: &str, work: impl FnOnce() -> T + Send) -> T {
+    /// Also when a test panics: the sender would be waited for without end.
+    struct Stopped<'s>(&'s AtomicBool);
+    impl Drop for Stopped<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let (stop, started) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let stopped = Stopped(&stop);
+        let sender = scope.spawn(|| {
+            from.enter(|| {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = socket.send_to(b"x", to);
+                    started.store(true, Ordering::Relaxed);
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+        });
+        eventually(PATIENCE, || if started.load(Ordering::Relaxed) { Ok(()) } else { Err("nothing was sent") });
+        let done = work();
+        drop(stopped);
+        sender.join().expect("the sender");
+        done
+    })
+}
+
+#[test]
+fn udp_that_no_rule_sends_there_any_more_is_told_from_what_rules_give() {
+    for (add, replace) in [
+        (
+            "iptables-legacy -w -t nat -A PREROUTING -d 10.96.0.10 -p udp --dport 8125 -j DNAT --to 10.77.2.2:9000",
+            "iptables-legacy -w -t nat -R PREROUTING 1 -d 10.96.0.10 -p udp --dport 8125 -j DNAT --to 10.77.2.2:9001",
+        ),
+        (
+            "iptables-nft -w -t nat -A PREROUTING -d 10.96.0.10 -p udp -j DNAT --to 10.77.2.2:9000-9010",
+            "iptables-nft -w -t nat -R PREROUTING 1 -d 10.96.0.10 -p udp -s 10.1.1.1 -j DNAT --to 10.77.2.2:9000-9010",
+        ),
+    ] {
+        let lab = Router::plain();
+        lab.router.cmd(add);
+        while_sending(&lab.client, "10.96.0.10:8125", || {
+            eventually(PATIENCE, || match listed(&lab.router, "-p udp --dst-nat") {
+                0 => Err("no entry yet"),
+                _ => Ok(()),
+            });
+            let right = check_here(&lab.router, &[]);
+            assert_eq!(right.state(STALE), "mitigated", "{}", right.advisory(STALE));
+            lab.router.cmd(replace);
+            let stale = check_here(&lab.router, &[]);
+            assert_eq!(stale.state(STALE), "exposed", "{replace}: {}", stale.advisory(STALE));
+            let flow = &flows(&stale)["stale_translations"][0];
+            assert_eq!((&flow["destination"], &flow["port"]), (&"10.96.0.10".into(), &8125.into()), "{flow}");
+            assert_eq!((&flow["translated_to"], &flow["confirmed"]), (&"10.77.2.2".into(), &true.into()), "{flow}");
+            // The remedy is the command as it stands there.
+            let remedies = stale.advisory(STALE)["remedies"].as_array().expect("remedies").clone();
+            let command = remedies.iter().find_map(|remedy| remedy["command"].as_str()).expect("a command");
+            lab.router.cmd(command);
+        });
+        let healed = check_here(&lab.router, &[]);
+        assert_ne!(healed.state(STALE), "exposed", "{}", healed.advisory(STALE));
+    }
+}
+
+#[test]
+fn serve_sees_a_stale_translation_in_its_second_reading_and_hides_addresses() {
+    let lab = Router::plain();
+    lab.router.cmd("iptables-nft -w -t nat -A PREROUTING -d 10.96.0.10 -p udp -j DNAT --to 10.77.2.2");
+    while_sending(&lab.client, "10.96.0.10:8125", || {
+        let flags = ["--network-namespace", "current", "--collector.flows.interval", "2"];
+        let server = Server::start(&lab.router, &flags);
+        let report = || -> Value { serde_json::from_str(&server.ok("/report.json")).expect("JSON") };
+        eventually(PATIENCE, || match report()["flows"].is_null() {
+            true => Err("no entry yet"),
+            false => Ok(()),
+        });
+        lab.router.cmd("iptables-nft -w -t nat -F PREROUTING");
+        lab.router.cmd("iptables-nft -w -t nat -A PREROUTING -d 10.96.0.10 -p udp -j DNAT --to 10.77.2.9");
+        let state = |report: &Value| {
+            let all = report["advisories"].as_array().expect("advisories").clone();
+            all.into_iter().find(|advisory| advisory["id"] == STALE).expect(STALE)["state"].clone()
+        };
+        let stale = eventually(PATIENCE, || match report() {
+            found if state(&found) == "exposed" => Ok(found),
+            found => Err(found.to_string()),
+        });
+        assert!(!stale.to_string().contains("10.96.0.10"), "addresses of flows: {stale}");
+        assert_eq!(stale["flows"]["stale_translations"][0]["destination"], Value::Null);
+        server.stop();
+    });
+}
+
+#[test]
+fn flows_that_a_broken_tunnel_sends_are_counted_where_they_leave() {
+    let pair = Vxlan { udp_checksum: Some(true), ..Vxlan::default() }.build();
+    let [a, b] = &pair.nodes;
+    pair.old_kube_postrouting("iptables-legacy");
+    offload(a, "flannel.1", "tx-checksum-ip-generic", true);
+    pair.connect();
+    assert_eq!(proc_netstat(b)["UdpInCsumErrors"], 1, "the tunnel was not broken");
+    let report = check_here(a, &[]);
+    let rewritten = &flows(&report)["rewritten_tunnel_flows"];
+    assert_eq!(rewritten.as_array().map(Vec::len), Some(1), "{}", report.json["flows"]);
+    assert_eq!(
+        (&rewritten[0]["device"], &rewritten[0]["peer"]),
+        (&"flannel.1".into(), &pair.spec.node(1).to_string().into())
+    );
+    assert_ne!(rewritten[0]["port"], rewritten[0]["rewritten_port"]);
+    let evidence = report.advisory("vxlan-double-snat-checksum")["evidence"].to_string();
+    assert!(evidence.contains("now: 1 flow to 1 peer leaves with another port"), "{evidence}");
+    assert_eq!(metrics_here(a, &[]).get("natwatch_tunnel_rewritten_flows", &[]), Some(1.0));
+}
+
+#[test]
+fn without_permission_nothing_is_read_and_nothing_is_zero() {
+    let lab = Router::plain();
+    lab.router.cmd("iptables-nft -w -t nat -A PREROUTING -d 10.96.0.10 -p udp -j DNAT --to 10.77.2.2");
+    while_sending(&lab.client, "10.96.0.10:8125", || {
+        eventually(PATIENCE, || match conntrack_count(&lab.router) {
+            0 => Err("no entry yet"),
+            _ => Ok(()),
+        });
+        let words = ["check", "--format", "json", "--network-namespace", "current"];
+        let report = natwatch_as(&lab.router, &WITHOUT, &words).report();
+        assert_eq!(flows(&report), &Value::Null, "{}", report.json["flows"]);
+        assert_eq!(report.state(STALE), "unknown");
+        assert_eq!(report.source("ctnetlink_entries").map(|(state, _)| state), Some("denied"));
+    });
+}
