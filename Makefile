@@ -43,13 +43,14 @@ node:
 	@test -n "$(NODE)" -a -n "$(DIR)" || { echo 'say which and where: make node NODE=flannel DIR=/tmp/flannel' >&2; exit 1; }
 	tests/nodes/archive.py unpack tests/nodes/$(NODE).txt "$(DIR)"
 
-.PHONY: build static bench bench-fleet test quick fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
+.PHONY: build static bench bench-fleet measure-ports test quick fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
 	doc deny golden help
 
 help:
 	@echo 'make build    the release binary'
 	@echo 'make bench    the tables and the plot of docs/performance.md, as root; some minutes'
 	@echo 'make bench-fleet                      the table of docs/fleet.md: rules and dashboard for 5,000 nodes; 45 minutes, 8 GiB'
+	@echo 'make measure-ports [KERNELS=DIR]      the tables of docs/snat-ports.md: when source ports run out; as root, or in qemu'
 	@echo 'make quick    formatting, lints, unit tests, goldens, documents: under a minute once built'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
@@ -84,6 +85,10 @@ bench: static test-deps $(BENCH_PEER)
 NODES ?=
 bench-fleet: build test-deps
 	NATWATCH=$(abspath $(or $(CARGO_TARGET_DIR),target))/release/natwatch python3 benches/fleet.py $(if $(NODES),--nodes $(NODES),--write)
+
+# At which share of used source ports new connections are lost, on this kernel, or on each of a directory (tests/kernels/debian.sh).
+measure-ports: test-deps
+	/usr/bin/python3 benches/snat_ports.py $(if $(KERNELS),--kernels $(KERNELS) --part fill --part time-wait --fills 0.15)
 
 $(BENCH_PEER):
 	mkdir -p $(@D)

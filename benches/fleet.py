@@ -46,6 +46,7 @@ natwatch_scrape_collector_duration_seconds{collector="links"} 0.0004
 natwatch_scrape_collector_duration_seconds{collector="kernel"} 0.0004
 natwatch_scrape_collector_duration_seconds{collector="netstat"} 0.0004
 natwatch_scrape_collector_duration_seconds{collector="neighbours"} 0.0004
+natwatch_scrape_collector_duration_seconds{collector="flows"} 0.02
 natwatch_scrape_collector_duration_seconds{collector="verdict"} 0.0004
 natwatch_http_connections 1
 natwatch_log_lines_dropped_total 0
@@ -58,18 +59,38 @@ process_start_time_seconds 1700000000
 process_threads 4
 """
 
+# What entries of connection tracking add on a node that has any; recorded ones have none.
+FLOWS = """natwatch_flows_sampled 16384
+natwatch_flows_sample_ratio 0.2
+natwatch_flows_timestamp_seconds 1700000000
+natwatch_snat_ports_used_ratio 0.1
+natwatch_tunnel_rewritten_flows 0
+natwatch_conntrack_stale_translations 0
+natwatch_conntrack_evictable_ratio 0.3
+""" + "".join(
+    f'natwatch_conntrack_entries_estimated{{protocol="{protocol}",state="{state}"}} 1000\n'
+    for protocol, states in {
+        "tcp": "none syn_sent syn_recv established fin_wait close_wait last_ack time_wait close syn_sent2",
+        "udp": "one_way two_way",
+        "icmp": "all",
+        "other": "all",
+    }.items()
+    for state in states.split()
+)
+
 
 def exposition(node):
     command = [NATWATCH, "check", "--format", "prometheus", "--from", str(REPOSITORY / "tests/nodes" / f"{node}.txt")]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     assert len(lines) > 100, command
-    return [line for line in lines if not line.startswith("#")] + SERVED.splitlines()
+    return [line for line in lines if not line.startswith("#")] + (SERVED + FLOWS).splitlines()
 
 
 def exposed(lines):
     """The same node, exposed to three problems."""
     ids = "|".join(EXPOSED)
     kept = [line for line in lines if not re.match(rf'natwatch_(advisory_info|exposure).*advisory="({ids})"', line)]
+    kept = [re.sub("^natwatch_tunnel_rewritten_flows 0", "natwatch_tunnel_rewritten_flows 3", line) for line in kept]
     for advisory, (severity, condition) in EXPOSED.items():
         kept.append(f'natwatch_exposure{{advisory="{advisory}"}} 1')
         labels = f'advisory="{advisory}",severity="{severity}",state="exposed",condition="{condition}"'
@@ -83,7 +104,7 @@ def calm(lines):
 
 
 # Counters that stand still on a node that loses nothing, and those of them that move on one that is exposed.
-ERRORS = "natwatch_conntrack_(insert_failed|drop|early_drop|chaintoolong|error)_total|natwatch_netstat_.*_csum_errors_total"
+ERRORS = "natwatch_conntrack_(found|insert_failed|drop|early_drop|chaintoolong|error)_total|natwatch_netstat_.*_csum_errors_total"
 LOSSES = "natwatch_conntrack_(insert_failed|drop)_total|natwatch_netstat_udp_in_csum_errors_total"
 
 
