@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Packs a guest's root file system: initramfs.sh OUT NATWATCH [MODULES]
-# NATWATCH is a static binary; MODULES a directory lib/modules/RELEASE for a kernel that loads modules.
+# Packs a guest's root file system: initramfs.sh OUT INIT MODULES PROGRAM...
+# INIT is what runs; MODULES a directory lib/modules/RELEASE for a kernel that loads modules, or nothing.
 set -euo pipefail
-out=$(readlink -f "$1") natwatch=$2 modules=${3:-}
-here=$(dirname "$(readlink -f "$0")")
+out=$(readlink -f "$1") init=$2 modules=$3
+shift 3
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,etc,run/netns,lib/modules}
@@ -13,16 +13,22 @@ with_libraries() {
 	local path=$1
 	mkdir -p "$(dirname "$root/$2")"
 	cp "$path" "$root/$2"
-	ldd "$path" | grep -o '/[^ ]*' | while read -r library; do
+	{ ldd "$path" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | while read -r library; do
 		mkdir -p "$root$(dirname "$library")"
 		cp -Ln "$library" "$root$library"
 	done
 }
-for program in ip nft ethtool; do
-	with_libraries "$(readlink -f "$(command -v $program)")" "bin/$program"
+for program in ip nft ethtool "$@"; do
+	name=$(basename "$program")
+	with_libraries "$(readlink -f "$(command -v "$program")")" "bin/$name"
+	# Its library beside it; what of that is compiled loads libraries of its own.
+	[ "$name" != python3 ] || for file in $("$program" -c 'import sys, sysconfig; print(sysconfig.get_path("stdlib"))'); do
+		mkdir -p "$root$(dirname "$file")"
+		cp -r "$file" "$root$file"
+		rm -rf "$root$file"/{test,idlelib,lib2to3,config-*}
+	done
 done
-cp "$natwatch" "$root/bin/natwatch"
-cp "$here/guest.sh" "$root/init"
+cp "$init" "$root/init"
 chmod +x "$root/init"
 if [ -n "$modules" ]; then
 	cp -r "$modules" "$root/lib/modules/"

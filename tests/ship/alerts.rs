@@ -392,19 +392,22 @@ fn spoilt_tunnel_packets_are_told_and_the_runbook_helps() {
     let (culprit, victim) = (instances[0].as_str(), instances[1].as_str());
     let alerting = Alerting::start(&pair.nodes[1], &instances);
 
-    let [exposed, page] = eventually(DELIVERY, || {
+    let [exposed, page, rewritten] = eventually(DELIVERY, || {
         pair.connect();
         let labels = |alert, severity, instance| [("alertname", alert), ("severity", severity), ("instance", instance)];
         let firing = |labels: [_; 3]| alerting.webhook.firing(&labels);
         let exposed = firing(labels("NatwatchExposed", "critical", culprit))?;
         firing(labels("NatwatchTunnelChecksumErrors", "warning", victim))?;
-        Ok::<_, String>([exposed, firing(labels("NatwatchTunnelChecksumErrors", "critical", victim))?])
+        let page = firing(labels("NatwatchTunnelChecksumErrors", "critical", victim))?;
+        Ok::<_, String>([exposed, page, firing(labels("NatwatchTunnelFlowsRewritten", "critical", culprit))?])
     });
 
     assert_eq!(exposed["labels"]["advisory"], "vxlan-double-snat-checksum");
     let description = |alert: &Value| alert["annotations"]["description"].as_str().expect("a text").to_owned();
     assert!(description(&exposed).contains("outer_rewritten"), "{exposed}");
     assert!(description(&page).contains("exposed to vxlan-double-snat-checksum"), "{page}");
+    assert!(!description(&rewritten).contains("and 0 flows"), "{rewritten}");
+    alerting.has_not_come("NatwatchTunnelFlowsRewritten", victim);
     alerting.has_not_come("NatwatchTunnelChecksumErrors", culprit);
     alerting.has_not_come("NatwatchExposed", victim);
     alerting.has_not_come("NatwatchInsertFailedSpike", culprit);

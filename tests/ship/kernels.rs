@@ -143,10 +143,12 @@ fn boot(kernel: &Path, accelerator: &str, natwatch: &str) -> Guest {
     let initramfs = tempfile::NamedTempFile::new().expect("a file");
     let name = kernel.file_name().and_then(|name| name.to_str()).expect("UTF-8");
     let mut pack = Command::new("bash");
-    pack.arg(format!("{SCRIPTS}/initramfs.sh")).arg(initramfs.path()).arg(natwatch);
-    if let Some(release) = name.strip_prefix("vmlinuz-") {
-        pack.arg(kernel.with_file_name("lib").join("modules").join(release));
-    }
+    pack.arg(format!("{SCRIPTS}/initramfs.sh")).arg(initramfs.path()).arg(format!("{SCRIPTS}/guest.sh"));
+    match name.strip_prefix("vmlinuz-") {
+        Some(release) => pack.arg(kernel.with_file_name("lib").join("modules").join(release)),
+        None => pack.arg(""),
+    };
+    pack.arg(natwatch);
     run(&mut pack);
     let mut qemu = qemu(kernel, accelerator, PATIENCE);
     qemu.arg("-initrd").arg(initramfs.path());
