@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::{BETWEEN_LOOKS, FAILED, PATIENCE, print, shown};
 use crate::advisory::{Severity, State};
-use crate::capture::{Capture, Replay, archive};
+use crate::capture::archive;
 use crate::cli::{self, Common, Format};
-use crate::facts::{Collector, Facts, Failure, Unanswered};
+use crate::facts::{Collector, Facts};
 use crate::judge::{self, Report};
 use crate::kernel::Progress;
 use crate::metrics::{self, exposition};
@@ -117,13 +117,6 @@ impl Looking {
     }
 }
 
-/// What a replay of a capture reads, and what it leaves.
-fn replayed(capture: &Capture, collectors: &Collectors, known: &Known) -> (Facts, Known) {
-    let (parts, left) = read::all(&mut Replay::new(capture), collectors, known, &mut |_| ());
-    let missing = Failure::NotAnswered(Unanswered::NotCaptured);
-    (parts.facts(&capture.meta, collectors, &missing), left)
-}
-
 /// Reads and judges; once more, if entries of UDP were seen whose translation no rule gives any more.
 fn look(flags: &cli::CheckFlags, options: &mut judge::Options) -> Result<(Seen, Report), String> {
     let common = &flags.common;
@@ -158,7 +151,7 @@ fn look(flags: &cli::CheckFlags, options: &mut judge::Options) -> Result<(Seen, 
             let capture = archive::load(directory)?;
             options.probe = super::probe::known(saved::of_capture(&common.probe_choice(), &capture));
             let (durations, deadline) = (BTreeMap::new(), Instant::now() + PATIENCE);
-            let (facts, mut left) = replayed(&capture, &common.collectors(), &Known::default());
+            let (facts, mut left) = read::replay_after(&capture, &common.collectors(), &Known::default());
             let mut seen = Seen { facts, durations, deadline };
             let report = judged(&mut seen, options);
             let again = capture.answers.keys().any(|name| name.starts_with(read::SECOND_LOOK));
@@ -166,7 +159,7 @@ fn look(flags: &cli::CheckFlags, options: &mut judge::Options) -> Result<(Seen, 
                 return Ok((seen, report));
             }
             left.look_again(BETWEEN_LOOKS);
-            seen.facts = replayed(&capture, &common.collectors(), &left).0;
+            seen.facts = read::replay_after(&capture, &common.collectors(), &left).0;
             let report = judged(&mut seen, options);
             Ok((seen, report))
         }

@@ -38,7 +38,7 @@ pub struct StaleTranslation {
 }
 
 /// From which part of so many ports on new connections are lost.
-pub fn onset(available: u64, kernel: &Reading<Kernel>) -> f64 {
+fn onset(available: u64, kernel: &Reading<Kernel>) -> f64 {
     let whole = kernel.ok().is_some_and(|kernel| kernel.base < LIMITED_SEARCH);
     match available {
         _ if whole => 1.0,

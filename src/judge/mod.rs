@@ -25,7 +25,7 @@ use crate::facts::{ConntrackCounter, Facts, Link, NetworkNamespace, Reading, nam
 use conditions::Context;
 pub use derived::Derived;
 pub use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding, Report};
-pub use flows::{StaleTranslation, onset};
+pub use flows::StaleTranslation;
 pub use history::{Change, History};
 
 names! {

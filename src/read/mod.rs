@@ -38,7 +38,7 @@ pub use flows::{FlowLimits, SECOND_LOOK};
 pub use identity::Identity;
 pub use known::Known;
 pub use node::Node;
-pub use parts::{Parts, all, identity, replay};
+pub use parts::{Parts, all, identity, replay, replay_after};
 #[cfg(test)]
 pub use source_nat::totals as source_nat_totals;
 use sources::Sources;

@@ -127,8 +127,13 @@ pub fn all(
 
 /// Reads a saved capture, as the node was read.
 pub fn replay(capture: &Capture, collectors: &Collectors) -> Facts {
-    let (parts, _) = all(&mut Replay::new(capture), collectors, &Known::default(), &mut |_| ());
-    parts.facts(&capture.meta, collectors, &Failure::NotAnswered(Unanswered::NotCaptured))
+    replay_after(capture, collectors, &Known::default()).0
+}
+
+/// The same after another reading, and what it leaves for the next.
+pub fn replay_after(capture: &Capture, collectors: &Collectors, known: &Known) -> (Facts, Known) {
+    let (parts, left) = all(&mut Replay::new(capture), collectors, known, &mut |_| ());
+    (parts.facts(&capture.meta, collectors, &Failure::NotAnswered(Unanswered::NotCaptured)), left)
 }
 
 /// Release, versions and live patches of a kernel, and nothing else.

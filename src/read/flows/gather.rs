@@ -164,7 +164,7 @@ struct Counted {
     clients: Option<Frequent<IpAddr, ()>>,
 }
 
-/// PortCounts by where they lead.
+/// Ports by where they lead.
 #[derive(Debug)]
 pub(super) struct PortCounts<'w> {
     wanted: &'w Wanted,

@@ -15,20 +15,20 @@ const COMPOSITION_FROM: u64 = 1024;
 pub(super) const PRESSURE_FROM: f64 = 0.5;
 /// Ranges of ports that are told apart, those of rules that name none included: each entry is held against all.
 const RANGES: usize = 64;
-/// PortCounts of tunnels that are asked for. A node has one or two.
+/// Ports of tunnels that are asked for. A node has one or two.
 const TUNNEL_PORTS: usize = 4;
 
-/// PortCounts that rules choose from which name none: by the port that the connection had (`nf_nat_l4proto_unique_tuple`).
+/// Ports that rules choose from which name none: by the port that the connection had (`nf_nat_l4proto_unique_tuple`).
 const DEFAULT_RANGES: [(u16, u16); 3] = [(1024, 65535), (600, 1023), (1, 511)];
 
 /// What is asked of entries on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// PortCounts that sources may be translated to.
+    /// Ports that sources may be translated to.
     pub(super) ranges: Vec<PortRange>,
     /// There are more ranges than are told apart.
     pub(super) too_many_ranges: bool,
-    /// PortCounts of the node's tunnels, IPv4 and IPv6.
+    /// Ports of the node's tunnels, IPv4 and IPv6.
     pub(super) tunnel_ports: BTreeSet<u16>,
     /// Addresses of this host; `None`: not known.
     pub(super) local: Option<BTreeSet<IpAddr>>,
@@ -36,7 +36,7 @@ pub(super) struct Wanted {
     pub(super) udp: bool,
 }
 
-/// PortCounts that rules choose from.
+/// Ports that rules choose from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PortRange {
     /// Both ends included.
@@ -87,8 +87,7 @@ impl Wanted {
 
     /// Whether what was read for one stands for the other. This host's addresses come and go with devices, and matter to tunnels only.
     pub(super) fn asks_the_same(&self, other: &Self) -> bool {
-        let asked = |wanted: &Self| (wanted.ranges.clone(), wanted.tunnel_ports.clone(), wanted.udp);
-        asked(self) == asked(other)
+        (&self.ranges, &self.tunnel_ports, self.udp) == (&other.ranges, &other.tunnel_ports, other.udp)
     }
 
     /// Whether anything may depend on entries, where there are so many; `None`: that is not known.
@@ -99,7 +98,7 @@ impl Wanted {
         entries >= COMPOSITION_FROM || pressed || entries > 0 && (self.udp || !self.tunnel_ports.is_empty())
     }
 
-    /// PortCounts below 1024 are chosen for those only that had one before.
+    /// Ports below 1024 are chosen for those only that had one before.
     fn smallest_range(&self) -> Option<u64> {
         let chosen = self.ranges.iter().filter(|range| !DEFAULT_RANGES[1..].contains(&range.ports));
         chosen.map(PortRange::available).min()
@@ -133,6 +132,6 @@ pub(super) type Rulesets = [Reading<Arc<Ruleset>>; 3];
 pub(super) fn are_same(one: &Rulesets, other: &Rulesets) -> bool {
     one.iter().zip(other).all(|pair| match pair {
         (Reading::Ok(one), Reading::Ok(other)) => Arc::ptr_eq(one, other),
-        (one, other) => one.without_value() == other.without_value() && one.ok().is_none() && other.ok().is_none(),
+        (one, other) => one.without_value() == other.without_value(),
     })
 }

@@ -23,30 +23,7 @@ pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence 
     let (mut all, mut places) = (NOTHING, Vec::new());
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in [Hook::Output, Hook::Prerouting] {
-            walk.stage = format!("dns {family} {hook}");
-            walk.packets = Packets::new(PacketKind::Traffic, family);
-            let output = hook == Hook::Output;
-            let packets = walk.first_packets();
-            let packets = walk.all_with(
-                packets,
-                &[
-                    (Field::L4Proto, &[(UDP, UDP)]),
-                    (Field::DestinationPort, &[(DNS, DNS)]),
-                    (Field::InputName, if output { NO_DEVICE } else { SOME_DEVICE }),
-                    (Field::OutputName, if output { SOME_DEVICE } else { NO_DEVICE }),
-                ],
-            );
-            let device = if output { Field::OutputName } else { Field::InputName };
-            let lo = if output { walk.with(&device, loopback().as_slice()) } else { NOTHING };
-            let connected = walk.connected(&device);
-            let packets = walk.space.and(packets, walk.space.or(connected, lo));
-            let packets = walk.marked_outside(packets);
-            let mut hits = Hits::default();
-            walk.hook(hook, None, Flow::First, packets, &mut hits);
-            // No query is one that another connection's helper expects.
-            let new = walk.in_state(&[state::NEW]);
-            let hits: Vec<(Hit, PacketSet)> =
-                hits.0.into_iter().map(|(hit, packets)| (hit, walk.space.and(packets, new))).collect();
+            let hits = translating_udp(&mut walk, "dns", family, hook, (DNS, DNS));
             if hits.len() > MAX_HITS {
                 let why = || format!("more than {MAX_HITS} ways lead to name servers");
                 walk.gave_up.get_or_insert_with(why);
@@ -81,6 +58,39 @@ pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence 
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
     Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }
+}
+
+/// Rules that translate destinations of new UDP packets to these ports on output or prerouting, and of which.
+pub(super) fn translating_udp(
+    walk: &mut Walk<'_>,
+    what: &str,
+    family: Family,
+    hook: Hook,
+    ports: (u128, u128),
+) -> Vec<(Hit, PacketSet)> {
+    walk.stage = format!("{what} {family} {hook}");
+    walk.packets = Packets::new(PacketKind::Traffic, family);
+    let output = hook == Hook::Output;
+    let packets = walk.first_packets();
+    let packets = walk.all_with(
+        packets,
+        &[
+            (Field::L4Proto, &[(UDP, UDP)]),
+            (Field::DestinationPort, &[ports]),
+            (Field::InputName, if output { NO_DEVICE } else { SOME_DEVICE }),
+            (Field::OutputName, if output { SOME_DEVICE } else { NO_DEVICE }),
+        ],
+    );
+    let device = if output { Field::OutputName } else { Field::InputName };
+    let lo = if output { walk.with(&device, loopback().as_slice()) } else { NOTHING };
+    let connected = walk.connected(&device);
+    let packets = walk.space.and(packets, walk.space.or(connected, lo));
+    let packets = walk.marked_outside(packets);
+    let mut hits = Hits::default();
+    walk.hook(hook, None, Flow::First, packets, &mut hits);
+    // None is one that another connection's helper expects.
+    let new = walk.in_state(&[state::NEW]);
+    hits.0.into_iter().map(|(hit, packets)| (hit, walk.space.and(packets, new))).collect()
 }
 
 /// Whether one translation alone leads the queries of a socket, which have the same fields and so the same hash, to several

@@ -4,15 +4,16 @@
 use std::net::IpAddr;
 
 use super::senders::loopback;
+use super::services::translating_udp;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
 use crate::facts::{Question, UdpClient, UdpTranslation};
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Flow, Hit, Hits, Walk};
+use crate::symbolic::machine::{Hit, Walk};
 use crate::symbolic::network::{Network, Occurrence};
-use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::packets::{PacketKind, Packets};
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-const UDP: (u128, u128) = (17, 17);
+const ANY_PORT: (u128, u128) = (0, u16::MAX as u128);
 
 /// What rules do to destinations of UDP, and which translations they do not give any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,8 @@ pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effor
     for family in [Family::Ipv4, Family::Ipv6] {
         let mut hits = Vec::new();
         for hook in [Hook::Output, Hook::Prerouting] {
-            hits.extend(translating(&mut walk, family, hook));
+            hits.extend(translating_udp(&mut walk, "udp", family, hook, ANY_PORT));
+            hits.retain(|(_, packets)| !packets.is_empty());
         }
         for (hit, packets) in &hits {
             all = walk.space.or(all, *packets);
@@ -64,32 +66,6 @@ pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effor
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
     UdpTargets { translated: Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }, each }
-}
-
-/// Rules that translate destinations of new UDP packets on a hook, and of which.
-fn translating(walk: &mut Walk<'_>, family: Family, hook: Hook) -> Vec<(Hit, PacketSet)> {
-    walk.stage = format!("udp {family} {hook}");
-    walk.packets = Packets::new(PacketKind::Traffic, family);
-    let output = hook == Hook::Output;
-    let packets = walk.first_packets();
-    let packets = walk.all_with(
-        packets,
-        &[
-            (Field::L4Proto, &[UDP]),
-            (Field::InputName, if output { NO_DEVICE } else { SOME_DEVICE }),
-            (Field::OutputName, if output { SOME_DEVICE } else { NO_DEVICE }),
-        ],
-    );
-    let device = if output { Field::OutputName } else { Field::InputName };
-    let lo = if output { walk.with(&device, loopback().as_slice()) } else { NOTHING };
-    let connected = walk.connected(&device);
-    let packets = walk.space.and(packets, walk.space.or(connected, lo));
-    let packets = walk.marked_outside(packets);
-    let mut hits = Hits::default();
-    walk.hook(hook, None, Flow::First, packets, &mut hits);
-    let new = walk.in_state(&[state::NEW]);
-    let hits = hits.0.into_iter().map(|(hit, packets)| (hit, walk.space.and(packets, new)));
-    hits.filter(|(_, packets)| !packets.is_empty()).collect()
 }
 
 impl Walk<'_> {
