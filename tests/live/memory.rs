@@ -316,9 +316,11 @@ fn what_is_removed_and_made_again_between_two_scrapes_is_reported_as_by_a_new_pr
         report["conntrack"].take();
         // Entries are read every 30 s at most, and what is said of them has its age.
         report["flows"].take();
-        let of_entries = ["snat-port-exhaustion", "udp-stale-translation"];
+        report["sources"].as_array_mut().expect("a list").retain(|source| source["name"] != "ctnetlink_entries");
+        // How full tables are changes from look to look.
+        let levels = ["conntrack-table-full", "neighbour-table-full", "snat-port-exhaustion", "udp-stale-translation"];
         let advisories = report["advisories"].as_array_mut().expect("advisories");
-        advisories.retain(|advisory| of_entries.iter().all(|id| advisory["id"] != *id));
+        advisories.retain(|advisory| levels.iter().all(|id| advisory["id"] != *id));
         advisories.iter_mut().for_each(|advisory| drop(advisory["evidence"].take()));
         report
     };
