@@ -37,6 +37,12 @@ pub trait Ask {
         None
     }
 
+    /// A number that moves whenever neighbours may have become exempt from the limit of their table or ceased to be, other than with
+    /// their device or address, for which the epoch moves. `None`: it cannot be told.
+    fn neighbours_epoch(&mut self) -> Option<u64> {
+        None
+    }
+
     /// CPU time that this thread has used, of user and system: what a reading costs the node. 0: it costs nothing.
     fn cpu_time(&self) -> Duration {
         Duration::ZERO

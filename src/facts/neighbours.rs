@@ -18,7 +18,8 @@ pub struct NeighbourTable {
     pub refused: Option<u64>,
     /// How many of them since the reading before; `None`: there is none.
     pub refused_since: Option<u64>,
-    /// Those of this network namespace. Read only while `entries` is near the limit.
+    /// Those of this network namespace. Read only while `entries` is near the limit; where it is not without those that are exempt,
+    /// they may be of an earlier reading, since when no other was exempt.
     pub own: Reading<OwnNeighbours>,
 }
 

@@ -131,6 +131,10 @@ impl Ask for Live {
         Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.try_into().unwrap_or(0))
     }
 
+    fn neighbours_epoch(&mut self) -> Option<u64> {
+        self.notifications.as_mut()?.neighbours_epoch()
+    }
+
     fn watch_fdb(&mut self, devices: &[u32]) -> bool {
         self.notifications.as_mut().is_some_and(|notifications| notifications.watch_fdb(devices))
     }

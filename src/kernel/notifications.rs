@@ -1,8 +1,8 @@
-//! Whether links, addresses, routes or tunnels' forwarding databases may have changed: rtnetlink notifies of it, and of a
-//! notification nothing is looked at but that there is one.
+//! Whether links, addresses, routes, tunnels' forwarding databases or permanent neighbours may have changed: rtnetlink notifies of
+//! it, and of a notification nothing is looked at but that there is one.
 //!
 //! Kernel sources: `do_one_broadcast`, `netlink_overrun` (a full buffer: `ENOBUFS` at the next receive), `rtmsg_ifinfo`,
-//! `rtmsg_ifa`, `rtmsg_fib`, `notify_rule_change`, `vxlan_fdb_notify`, `rtnetlink_send`. Everyone may listen.
+//! `rtmsg_ifa`, `rtmsg_fib`, `notify_rule_change`, `vxlan_fdb_notify`, `__neigh_notify`, `rtnetlink_send`. Everyone may listen.
 //!
 //! Not every change is told: the kernel takes IPv4 routes along with a link, an address or a next hop without a word, so
 //! whatever is told, all of these are stale together. Nothing at all is told of sysctls, of BPF programs that are attached
@@ -49,6 +49,9 @@ pub struct Notifications {
     fdb: Option<NlSocket>,
     devices: Vec<u32>,
     epoch: u64,
+    /// Only neighbours get there that somebody sets, permanent ones and those that a program has learned.
+    neighbours: Option<NlSocket>,
+    neighbours_epoch: u64,
 }
 
 impl Notifications {
@@ -56,9 +59,21 @@ impl Notifications {
     /// whatever may have kept a notification from us. `None`: nobody listens, and nobody can.
     pub fn epoch(&mut self) -> Option<u64> {
         if !self.links.as_ref().is_some_and(is_silent) || !self.fdb.as_ref().is_none_or(is_silent) {
-            *self = Self { links: listen().ok(), epoch: next(), ..Self::default() };
+            let Self { neighbours, neighbours_epoch, .. } = std::mem::take(self);
+            *self = Self { links: listen().ok(), epoch: next(), neighbours, neighbours_epoch, ..Self::default() };
         }
         self.links.as_ref().map(|_| self.epoch)
+    }
+
+    /// A number like [`Self::epoch`], which moves when neighbours may have become exempt from the limit of their table, or ceased to
+    /// be. Those that go with their device or address are not told apart here: the epoch moves for these. Listens from the first
+    /// call on.
+    pub fn neighbours_epoch(&mut self) -> Option<u64> {
+        if !self.neighbours.as_ref().is_some_and(is_silent) {
+            self.neighbours = listen_to_neighbours(exempt_neighbours()).ok();
+            self.neighbours_epoch = next();
+        }
+        self.neighbours.as_ref().map(|_| self.neighbours_epoch)
     }
 
     /// From now on the epoch moves with the forwarding databases of these devices too. `false`: it cannot.
@@ -68,7 +83,7 @@ impl Notifications {
             devices.clone_into(&mut self.devices);
         }
         if self.fdb.is_none() && !devices.is_empty() {
-            self.fdb = listen_to_fdb(devices).ok();
+            self.fdb = fdb_of(devices).and_then(|program| listen_to_neighbours(program).ok());
         }
         devices.is_empty() || self.fdb.is_some()
     }
@@ -102,9 +117,8 @@ fn listen() -> io::Result<NlSocket> {
 
 /// Filtered before it joins, so that nothing else gets there.
 #[allow(unsafe_code, reason = "no safe interface knows this option")]
-fn listen_to_fdb(devices: &[u32]) -> io::Result<NlSocket> {
+fn listen_to_neighbours(mut program: Vec<libc::sock_filter>) -> io::Result<NlSocket> {
     let socket = open()?;
-    let mut program = filter(devices).ok_or_else(|| io::Error::other("too many devices"))?;
     let length = u16::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
@@ -126,28 +140,69 @@ fn listen_to_fdb(devices: &[u32]) -> io::Result<NlSocket> {
     Ok(socket)
 }
 
-/// Lets messages about neighbours pass whose `ndm_family` is `AF_BRIDGE` and whose `ndm_ifindex` is one of these.
-fn filter(devices: &[u32]) -> Option<Vec<libc::sock_filter>> {
-    /// Length of `struct nlmsghdr`, which `struct ndmsg` follows.
-    const NLMSGHDR: u32 = 16;
-    const NDM_FAMILY: u32 = NLMSGHDR;
-    const NDM_IFINDEX: u32 = NLMSGHDR + 4;
+/// Length of `struct nlmsghdr`, which `struct ndmsg` follows.
+const NLMSGHDR: u32 = 16;
+const NLMSG_PID: u32 = 12;
+const NDM_FAMILY: u32 = NLMSGHDR;
+const NDM_IFINDEX: u32 = NLMSGHDR + 4;
+const NDM_STATE: u32 = NLMSGHDR + 8;
+const NDM_FLAGS: u32 = NLMSGHDR + 10;
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// Of more than a byte as if it were big-endian.
+fn load(size: u32, at: u32) -> libc::sock_filter {
+    instruction(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at)
+}
+
+fn equal(to: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, to)
+}
+
+fn has(bit: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, jt, jf, bit)
+}
+
+fn end(keep: bool) -> libc::sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, if keep { u32::MAX } else { 0 })
+}
+
+/// Lets messages about neighbours pass whose `ndm_family` is `AF_BRIDGE` and whose `ndm_ifindex` is one of these. `None`: too many.
+fn fdb_of(devices: &[u32]) -> Option<Vec<libc::sock_filter>> {
     if devices.len() > MAX_DEVICES {
         return None;
     }
-    let instruction = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let count = u8::try_from(devices.len()).ok()?;
-    let load = |size: u32, at: u32| instruction(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
-    let equal = |to: u32, jt: u8, jf: u8| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, to);
-    let end = |keep: u32| instruction(libc::BPF_RET | libc::BPF_K, 0, 0, keep);
     let mut program = vec![
         load(libc::BPF_B, NDM_FAMILY),
         equal(libc::AF_BRIDGE as u32, 0, count + 1),
-        load(libc::BPF_W, NDM_IFINDEX), // as if it were big-endian
+        load(libc::BPF_W, NDM_IFINDEX),
     ];
     program.extend((0..count).zip(devices).map(|(at, device)| equal(device.to_be(), count - at, 0)));
-    program.extend([end(0), end(u32::MAX)]);
+    program.extend([end(false), end(true)]);
     Some(program)
+}
+
+/// Lets messages about neighbours of IPv4 and IPv6 pass that are permanent, learned by a program, or set by anyone: only so does a
+/// permanent one become another, and then the message has the `nlmsg_pid` of who asked for it.
+fn exempt_neighbours() -> Vec<libc::sock_filter> {
+    const NUD_PERMANENT: u16 = 0x80;
+    const NTF_EXT_LEARNED: u32 = 0x10;
+    vec![
+        load(libc::BPF_B, NDM_FAMILY),
+        equal(libc::AF_INET as u32, 1, 0),
+        equal(libc::AF_INET6 as u32, 0, 6),
+        load(libc::BPF_W, NLMSG_PID),
+        equal(0, 0, 5),
+        load(libc::BPF_H, NDM_STATE),
+        has(NUD_PERMANENT.to_be().into(), 3, 0),
+        load(libc::BPF_B, NDM_FLAGS),
+        has(NTF_EXT_LEARNED, 1, 0),
+        end(false),
+        end(true),
+    ]
 }
 
 impl std::fmt::Debug for Notifications {
@@ -177,6 +232,13 @@ mod tests {
                     let at = step.k as usize;
                     accumulator = u32::from_be_bytes(message[at..at + 4].try_into().unwrap());
                 }
+                code if code == libc::BPF_LD | libc::BPF_H | libc::BPF_ABS => {
+                    let at = step.k as usize;
+                    accumulator = u16::from_be_bytes(message[at..at + 2].try_into().unwrap()).into();
+                }
+                code if code == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => {
+                    at += usize::from(if accumulator & step.k != 0 { step.jt } else { step.jf });
+                }
                 code if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
                     at += usize::from(if accumulator == step.k { step.jt } else { step.jf });
                 }
@@ -197,7 +259,7 @@ mod tests {
         };
         let devices: Vec<u32> = (0..MAX_DEVICES as u32).map(|at| 3 + 257 * at).collect();
         for count in [1, 2, MAX_DEVICES] {
-            let program = filter(&devices[..count]).unwrap();
+            let program = fdb_of(&devices[..count]).unwrap();
             for device in &devices[..count] {
                 assert!(passes(&program, &message(7, *device)), "{device} of {count}");
                 assert!(!passes(&program, &message(2, *device)), "a neighbour, not a forwarding entry");
@@ -205,6 +267,30 @@ mod tests {
             assert!(!passes(&program, &message(7, 4)));
             assert!(!passes(&program, &message(7, 3u32.swap_bytes())));
         }
-        assert!(filter(&[1; MAX_DEVICES + 1]).is_none());
+        assert!(fdb_of(&[1; MAX_DEVICES + 1]).is_none());
+    }
+
+    #[test]
+    fn neighbours_pass_that_may_be_exempt_or_cease_to_be() {
+        const REACHABLE: u16 = 2;
+        const PERMANENT: u16 = 0x80;
+        let program = exempt_neighbours();
+        for (family, pid, state, flags, expected) in [
+            (2, 0u32, REACHABLE, 0u8, false), // confirmed by the kernel
+            (10, 0, REACHABLE, 0, false),
+            (2, 0, PERMANENT, 0, true),
+            (10, 0, PERMANENT, 0, true),
+            (2, 0, REACHABLE, 0x10, true),
+            (2, 4711, REACHABLE, 0, true), // set by someone
+            (10, 1 << 24, REACHABLE, 0, true),
+            (7, 4711, PERMANENT, 0x10, false), // a forwarding entry
+        ] {
+            let mut message = vec![0; 12];
+            message.extend(pid.to_ne_bytes());
+            message.extend([family, 0, 0, 0, 1, 0, 0, 0]);
+            message.extend(state.to_ne_bytes());
+            message.extend([flags, 1]);
+            assert_eq!(passes(&program, &message), expected, "{family} {pid} {state} {flags}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::ethtool::Ethtool;
 use super::flows::KnownFlows;
 use super::links::Standing;
 use crate::facts::netfilter::Ruleset;
-use crate::facts::{Reading, Route, Source};
+use crate::facts::{OwnNeighbours, Reading, Route, Source};
 
 /// Part of the memory of `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
 /// the reading was not cut.
@@ -28,6 +28,8 @@ pub struct Known {
     pub(super) nftables: Option<KnownRules>,
     /// [`crate::facts::NeighbourTable::refused`] of IPv4, of IPv6.
     pub(super) refused_neighbours: [Option<u64>; 2],
+    /// Neighbours of this network namespace, IPv4, IPv6.
+    pub(super) neighbours: [Option<KnownNeighbours>; 2],
     /// Entries of connection tracking.
     pub(super) flows: KnownFlows,
     /// Legacy tables by source.
@@ -48,6 +50,18 @@ pub(super) struct KnownLinks {
     pub verify: bool,
     /// Look-ups of routes since, which stand as long: address and route by the name of the request.
     pub routes: Arc<BTreeMap<String, (IpAddr, Option<Route>)>>,
+}
+
+/// Neighbours of this network namespace, as they were read before.
+#[derive(Clone, Debug)]
+pub(super) struct KnownNeighbours {
+    pub own: OwnNeighbours,
+    /// See [`crate::capture::Ask::neighbours_epoch`] and [`crate::capture::Ask::epoch`].
+    pub epochs: (u64, u64),
+    /// When the reading began that read them; `None`: it has not come to its end.
+    pub since: Option<Instant>,
+    /// They are read again all the same, and compared.
+    pub verify: bool,
 }
 
 /// Rules of nf_tables that were read before.
@@ -86,6 +100,9 @@ impl Known {
         if let Some(links) = &mut self.links {
             links.since.get_or_insert(began);
         }
+        for neighbours in self.neighbours.iter_mut().flatten() {
+            neighbours.since.get_or_insert(began);
+        }
         self.flows.date(began);
     }
 
@@ -104,10 +121,14 @@ impl Known {
         self.flows.look_again(after);
     }
 
-    /// Has links that are this old read again.
-    pub fn verify_links(&mut self, now: Instant, age: Duration) {
+    /// Has links and neighbours that are this old read again.
+    pub fn verify(&mut self, now: Instant, age: Duration) {
+        let is_old = |since: Option<Instant>| since.is_none_or(|since| now.saturating_duration_since(since) >= age);
         if let Some(links) = &mut self.links {
-            links.verify = links.since.is_none_or(|since| now.saturating_duration_since(since) >= age);
+            links.verify = is_old(links.since);
+        }
+        for neighbours in self.neighbours.iter_mut().flatten() {
+            neighbours.verify = is_old(neighbours.since);
         }
     }
 

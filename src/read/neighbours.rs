@@ -1,11 +1,14 @@
 //! Neighbour tables from rtnetlink: how full they are.
 //!
 //! Every network namespace is told the size of the whole table, and its own entries only. So these are asked for where the size does not
-//! settle it. The files of procfs that say the same are there in the initial namespace only, and know no limit.
+//! settle it, and again only when the kernel notifies of one that is exempt from the limit, as long as the others fit: a flannel node
+//! has a permanent neighbour for each peer. The files of procfs that say the same are there in the initial namespace only, and know
+//! no limit.
 //!
 //! Kernel sources: `neightbl_dump_info`, `neightbl_fill_info`, `neigh_dump_info`, `neigh_fill_info`, `neigh_alloc`.
 
 use super::Node;
+use super::known::KnownNeighbours;
 use super::links::NDMSG;
 use super::routing::{AF_INET, AF_INET6, family_name};
 use crate::capture::{NetlinkFamily, Request, Take};
@@ -50,6 +53,15 @@ fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
         node.memory.refused_neighbours[place].zip(table.refused).map(|(before, now)| now.saturating_sub(before));
     node.left.refused_neighbours[place] = table.refused;
     if table.is_filled_by(table.entries, NEAR) {
+        let epochs = node.neighbours_epoch().zip(node.epoch()); // before entries are asked for
+        let known = node.memory.neighbours[place].as_ref().filter(|known| Some(known.epochs) == epochs);
+        let fits = |own: OwnNeighbours| {
+            table.entries.checked_sub(own.exempt).is_some_and(|others| !table.is_filled_by(others, NEAR))
+        };
+        if let Some(known) = known.filter(|known| !known.verify && fits(known.own)) {
+            table.own = Reading::Ok(known.own);
+            return Reading::Ok(table);
+        }
         table.own = own(node, ipv6);
         // What came meanwhile is among the entries of this namespace, and counts as one of the table too.
         let entries = match asked(node, ipv6) {
@@ -57,6 +69,13 @@ fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
             unread => return unread,
         };
         table.entries = table.entries.max(entries);
+        if let (Some(epochs), Reading::Ok(own)) = (epochs, &table.own) {
+            let differs = known.is_some_and(|known| known.own.exempt != own.exempt);
+            if differs && node.neighbours_epoch().zip(node.epoch()) == Some(epochs) {
+                node.left.unnotified.push("neighbours that are exempt from the limit of their table");
+            }
+            node.left.neighbours[place] = Some(KnownNeighbours { own: *own, epochs, since: None, verify: false });
+        }
     }
     Reading::Ok(table)
 }

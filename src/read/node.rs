@@ -60,6 +60,11 @@ impl<'a> Node<'a> {
         self.ask.epoch()
     }
 
+    /// See [`Ask::neighbours_epoch`].
+    pub fn neighbours_epoch(&mut self) -> Option<u64> {
+        self.ask.neighbours_epoch()
+    }
+
     /// See [`Ask::cpu_time`].
     pub fn cpu_time(&self) -> Duration {
         self.ask.cpu_time()

@@ -11,7 +11,7 @@ use crate::read::Known;
 /// 1,000 rules, and the kernel has no number that every change moves.
 const TABLES_HOLD: Duration = Duration::from_secs(30);
 
-/// How long links, addresses and routes are taken over while nothing is notified of; then they are read again to see
+/// How long links, addresses, routes and neighbours are taken over while nothing is notified of; then they are read again to see
 /// whether that can be relied on.
 const LINKS_HOLD: Duration = Duration::from_secs(600);
 
@@ -34,7 +34,7 @@ impl Memory {
     /// What a reading that begins now may take over.
     pub fn known(&mut self, now: Instant) -> Known {
         self.known.forget_tables(now, TABLES_HOLD);
-        self.known.verify_links(now, LINKS_HOLD);
+        self.known.verify(now, LINKS_HOLD);
         self.known.age_flows(now, self.flows_hold);
         self.known.clone()
     }

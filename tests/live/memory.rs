@@ -117,7 +117,7 @@ impl Remembering {
         self.ask.live.begin(Arc::new(Progress::new(PATIENCE)));
         self.ask.asked.clear();
         let now = Instant::now();
-        self.known.verify_links(now, if verify { Duration::ZERO } else { PATIENCE });
+        self.known.verify(now, if verify { Duration::ZERO } else { PATIENCE });
         let (parts, left) = read::all(&mut self.ask, collectors, &self.known, &mut |_| ());
         self.known = left;
         self.known.date(now);

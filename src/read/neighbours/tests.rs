@@ -1,7 +1,11 @@
+use std::time::{Duration, Instant};
+
 use super::*;
+use crate::capture::{Ask, hand_out};
+use crate::facts::Collector;
 use crate::netfilter::netlink::{NLMSG_DONE, frame, put};
 use crate::read::testing::{Answers, played_after, read_with};
-use crate::read::{Known, testing::answering};
+use crate::read::{Collectors, Known, testing::answering};
 
 /// `ip ntable`'s answer: a table, then the parameters of a device.
 fn tables(family: u8, entries: u32, limit: u32, refused: u64) -> Vec<u8> {
@@ -79,6 +83,70 @@ fn refusals_are_counted_from_the_reading_before() {
     let (second, left) = refused(&left, 7);
     assert_eq!(second, Some(0));
     assert_eq!(refused(&left, 9).0, Some(2));
+}
+
+/// A node that can tell whether something has changed.
+struct Telling {
+    epochs: (u64, u64),
+    entries: u32,
+    asked: Vec<String>,
+}
+
+impl Ask for Telling {
+    fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+        self.asked.push(request.name.clone());
+        let answer = match request.name.strip_prefix("netlink/route/") {
+            Some("neighbours-ipv4") => [entry(AF_INET, 0x80, 0).repeat(900), done()].concat(),
+            Some("neighbour-table-ipv4") => tables(AF_INET, self.entries, 1000, 0),
+            _ => tables(AF_INET6, 5, 1000, 0),
+        };
+        hand_out(&Reading::Ok(answer), request, take)
+    }
+
+    fn epoch(&mut self) -> Option<u64> {
+        Some(self.epochs.1)
+    }
+
+    fn neighbours_epoch(&mut self) -> Option<u64> {
+        Some(self.epochs.0)
+    }
+}
+
+#[test]
+fn entries_are_not_read_again_while_nothing_is_notified_of_and_the_others_fit() {
+    let mut node = Telling { epochs: (1, 1), entries: 950, asked: Vec::new() };
+    let mut known = Known::default();
+    for (entries, epochs, is_read) in [
+        (950, (1, 1), true),
+        (950, (1, 1), false),
+        (1799, (1, 1), false),
+        (1800, (1, 1), true), // 900 that may count
+        (899, (1, 1), false), // far from the limit
+        (950, (1, 1), false),
+        (950, (2, 1), true),
+        (950, (2, 2), true),
+        (950, (2, 2), false),
+    ] {
+        (node.entries, node.epochs) = (entries, epochs);
+        node.asked.clear();
+        let collectors = Collectors::from([Collector::Neighbours]);
+        let mut reading = Node::new(&mut node, &collectors, &known);
+        let found = read(&mut reading);
+        known = reading.left;
+        assert!(known.unnotified.is_empty());
+        let own = ok(&found.0[0]).own.ok();
+        assert_eq!(own.map(|own| own.exempt), (entries != 899).then_some(900), "{entries}");
+        let asked = node.asked.iter().any(|name| name == "netlink/route/neighbours-ipv4");
+        assert_eq!(asked, is_read, "{entries}, {epochs:?}");
+    }
+    let now = Instant::now();
+    known.date(now);
+    known.verify(now + Duration::from_secs(600), Duration::from_secs(600));
+    known.neighbours[0].as_mut().expect("known").own.exempt = 901;
+    let collectors = Collectors::from([Collector::Neighbours]);
+    let mut reading = Node::new(&mut node, &collectors, &known);
+    read(&mut reading);
+    assert_eq!(reading.left.unnotified, ["neighbours that are exempt from the limit of their table"]);
 }
 
 #[test]

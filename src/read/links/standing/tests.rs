@@ -172,7 +172,7 @@ fn a_change_that_was_not_notified_of_is_found_and_told() {
     let (_, mut known) = node.read(&Known::default());
     let later = std::time::Instant::now();
     known.date(later);
-    known.verify_links(later, std::time::Duration::ZERO);
+    known.verify(later, std::time::Duration::ZERO);
     let (_, mut left) = node.read(&known);
     assert!(node.dumped());
     assert_eq!(left.take_unnotified(), [""; 0], "nothing has changed");
