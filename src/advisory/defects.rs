@@ -62,17 +62,6 @@ pub(super) struct VendorTable {
     pub builds: Partition<BuildNumber>,
 }
 
-/// What a version number implies. `state` is `Unknown` exactly if `basis` is `None`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Decision {
-    /// Whether the kernel has the defect.
-    pub state: DefectState,
-    /// What says so.
-    pub basis: Basis,
-    /// One line: the release, the range that decided, and why that is believed.
-    pub detail: String,
-}
-
 names! {
     /// What is known about a defect rests on this, best first.
     Basis {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::advisory::decide::{self, Decision};
 use crate::facts::{Kernel, Numbering};
 use crate::read::release;
 use proptest::prelude::*;
@@ -29,7 +30,7 @@ fn kernel(text: &str) -> Kernel {
 }
 
 fn decide(id: &str, text: &str) -> Decision {
-    defect(id).decide(&kernel(text), Some(&[]))
+    decide::decide(defect(id), &kernel(text), Some(&[]))
 }
 
 fn letter(state: DefectState) -> char {
@@ -357,8 +358,11 @@ fn a_build_date_says_what_it_rests_on() {
     let stranger = decide("5.4.40-custom");
     assert!(stranger.detail.contains("someone natwatch does not know, based on 5.4.40"), "{}", stranger.detail);
     // A live patch may have brought the fix to a kernel of any age.
-    let patched = defect("nat-udp-zero-checksum")
-        .decide(&kernel("4.18.0-193.el8.x86_64 #1 SMP Fri Mar 27 14:35:58 UTC 2020"), Some(&["kpatch_1".to_owned()]));
+    let patched = decide::decide(
+        defect("nat-udp-zero-checksum"),
+        &kernel("4.18.0-193.el8.x86_64 #1 SMP Fri Mar 27 14:35:58 UTC 2020"),
+        Some(&["kpatch_1".to_owned()]),
+    );
     assert_eq!(patched.state, DefectState::Unknown);
 }
 
@@ -392,18 +396,18 @@ fn a_livepatch_puts_present_in_doubt_and_nothing_else() {
     let names = |n: usize| (0..n).map(|i| format!("kpatch_{i}")).collect::<Vec<_>>();
     let zero = defect("nat-udp-zero-checksum");
     for text in ["5.4.40", "3.10.0-514.el7.x86_64"] {
-        let patched = zero.decide(&kernel(text), Some(&names(1)));
+        let patched = decide::decide(zero, &kernel(text), Some(&names(1)));
         assert_eq!((patched.state, patched.basis), (DefectState::Unknown, Basis::None));
         assert!(patched.detail.contains("livepatch is loaded") && patched.detail.contains("kpatch_0"));
-        assert_eq!(zero.decide(&kernel(text), None).state, DefectState::Unknown);
-        assert_eq!(zero.decide(&kernel(text), Some(&[])).state, DefectState::Present);
+        assert_eq!(decide::decide(zero, &kernel(text), None).state, DefectState::Unknown);
+        assert_eq!(decide::decide(zero, &kernel(text), Some(&[])).state, DefectState::Present);
     }
-    let many = zero.decide(&kernel("5.4.40"), Some(&names(9))).detail;
+    let many = decide::decide(zero, &kernel("5.4.40"), Some(&names(9))).detail;
     assert!(many.contains("kpatch_2 and 6 more") && !many.contains("kpatch_3"), "{many}");
-    let odd = zero.decide(&kernel("5.4.40"), Some(&["a\nb".to_owned()])).detail;
+    let odd = decide::decide(zero, &kernel("5.4.40"), Some(&["a\nb".to_owned()])).detail;
     assert!(!odd.contains('\n'), "{odd}");
     for livepatches in [None, Some(&names(1)[..]), Some(&[])] {
-        let fixed = zero.decide(&kernel("5.4.41"), livepatches);
+        let fixed = decide::decide(zero, &kernel("5.4.41"), livepatches);
         assert_eq!((fixed.state, fixed.basis), (DefectState::Absent, Basis::UpstreamVersion));
         assert!(!fixed.detail.contains("livepatch"));
     }
@@ -496,7 +500,7 @@ proptest! {
     ) {
         if let Ok(kernel) = release::parse(&release, None, None, None) {
             for defect in all() {
-                let decision = defect.decide(&kernel, Some(&[]));
+                let decision = decide::decide(defect, &kernel, Some(&[]));
                 prop_assert_eq!(decision.state == DefectState::Unknown, decision.basis == Basis::None);
                 prop_assert!(decision.detail.contains(&release) && !decision.detail.contains('\n'));
             }
@@ -510,9 +514,9 @@ proptest! {
         let mut kernel = kernel("8.0.0");
         kernel.base = base;
         for defect in all() {
-            let exact = defect.decide(&kernel, Some(&[])).state;
+            let exact = decide::decide(defect, &kernel, Some(&[])).state;
             kernel.numbering = Numbering::Frozen;
-            let frozen = defect.decide(&kernel, Some(&[])).state;
+            let frozen = decide::decide(defect, &kernel, Some(&[])).state;
             kernel.numbering = Numbering::Upstream;
             prop_assert!(frozen == exact || frozen == DefectState::Unknown);
         }

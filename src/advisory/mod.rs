@@ -3,7 +3,7 @@
 //! An advisory is one file in `catalogue/`: TOML front matter between `+++` lines, then the prose that
 //! `natwatch explain` prints. Rust changes only when a condition needs a word that [`Test`] lacks.
 
-mod decide;
+pub mod decide;
 pub mod defects;
 #[cfg(test)]
 mod front_matter;

@@ -15,18 +15,16 @@ const OTHERS: &[Owner] = &[Owner::Calico, Owner::Docker];
 /// A rule that translates: family of its packets, backend, who writes it, name of its chain.
 type Half = (Family, Backend, Owner, String);
 
-impl Context<'_> {
-    pub(super) fn service_nat_in_both(&self) -> Evaluation {
-        match self.network().map(|network| self.derived.split(network, &self.effort)) {
-            Err(why) => Evaluation::unknown(why),
-            Ok(found) => match &found.certainty {
-                Certainty::Happens => Evaluation::holds(&found.place),
-                Certainty::Unknown(why) => Evaluation::unknown(why),
-                Certainty::DoesNot => {
-                    Evaluation::fails("no rules for Services or pods stand in two backends, for packets of one family")
-                }
-            },
-        }
+pub(super) fn service_nat_in_both(context: &Context<'_>) -> Evaluation {
+    match context.network().map(|network| context.derived.split(network, &context.effort)) {
+        Err(why) => Evaluation::unknown(why),
+        Ok(found) => match &found.certainty {
+            Certainty::Happens => Evaluation::holds(&found.place),
+            Certainty::Unknown(why) => Evaluation::unknown(why),
+            Certainty::DoesNot => {
+                Evaluation::fails("no rules for Services or pods stand in two backends, for packets of one family")
+            }
+        },
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 use super::tunnel::PROBE;
-use super::{ConditionState, DefectFinding, Derived, conntrack, neighbours};
+use super::{
+    ConditionState, DefectFinding, Derived, backends, conntrack, flows, idle, neighbours, services, source_nat, tunnel,
+};
 use crate::advisory::Test;
 use crate::advisory::defects::DefectState;
 use crate::facts::{Facts, Feature, Link, Question, Reading, SourceState, Toggle, Tunnel, with_lower_devices};
@@ -110,7 +112,7 @@ impl<'a> Context<'a> {
             return Evaluation::unknown(symbolic::Ended::Stopped.why());
         }
         if let Test::KernelDefect(id) = test {
-            return self.kernel_defect(id);
+            return kernel_defect(self, id);
         }
         if let Some(why) = self.blind {
             return Evaluation::unknown(why);
@@ -126,197 +128,201 @@ impl<'a> Context<'a> {
             Test::NeighboursNearlyFull(ratio) => {
                 neighbours::nearly_full(&self.facts.neighbours, &self.facts.kernel, *ratio)
             }
-            Test::TunnelUp => self.tunnel_up(tunnel),
-            Test::UnderlayDriver(driver) => self.underlay_driver(tunnel, driver),
-            Test::UnderlayTunnelOffload(driver) => self.underlay_tunnel_offload(tunnel, driver),
+            Test::TunnelUp => tunnel_up(self, tunnel),
+            Test::UnderlayDriver(driver) => underlay_driver(self, tunnel, driver),
+            Test::UnderlayTunnelOffload(driver) => underlay_tunnel_offload(self, tunnel, driver),
             Test::DriverOffloadsPort { driver, defect, ports } => {
-                self.driver_offloads_port(tunnel, driver, defect, ports)
+                driver_offloads_port(self, tunnel, driver, defect, ports)
             }
-            Test::SourceNatReachable => self.source_nat_reachable(),
-            Test::SeveralCpus => self.several_cpus(),
-            Test::PortNotRandom(defects) => self.port_not_random(defects),
-            Test::ChecksumBreakable { on, off } => self.checksum_breakable(tunnel, on, off),
-            Test::SourceNatPresent => self.source_nat_present(tunnel),
-            Test::TunnelChecksumOffload => self.tunnel_checksum_offload(tunnel),
-            Test::OuterTracked => self.outer_tracked(tunnel),
-            Test::OuterRewritten => self.outer_rewritten(tunnel),
-            Test::DnsDnatToSeveral => self.dns_dnat_to_several(),
-            Test::NoLocalCache => self.no_local_cache(),
-            Test::TcpDnatClientInside => self.tcp_dnat_client_inside(),
-            Test::TcpNotLiberal => self.tcp_not_liberal(),
-            Test::BypassArrives => self.bypass_arrives(),
-            Test::SourceNatAnsweredHere => self.source_nat_answered_here(),
-            Test::InvalidArrives => self.invalid_arrives(),
-            Test::SourceNatReached => self.source_nat_reached(),
-            Test::RandomPorts => self.random_ports(),
-            Test::TcpTimeoutShort(seconds) => self.tcp_timeout_short(*seconds),
-            Test::TunnelChecksumOffloadOff => self.tunnel_checksum_offload_off(tunnel),
-            Test::OffloadNotNeeded { on, off } => self.offload_not_needed(tunnel, on, off),
-            Test::ServiceNatInBoth => self.service_nat_in_both(),
-            Test::PortsNearlyUsed => self.ports_nearly_used(),
-            Test::UdpDestinationNat => self.udp_destination_nat(),
-            Test::StaleFlows => self.stale_flows(),
+            Test::SourceNatReachable => source_nat::source_nat_reachable(self),
+            Test::SeveralCpus => source_nat::several_cpus(self),
+            Test::PortNotRandom(defects) => source_nat::port_not_random(self, defects),
+            Test::ChecksumBreakable { on, off } => tunnel::checksum_breakable(self, tunnel, on, off),
+            Test::SourceNatPresent => tunnel::source_nat_present(self, tunnel),
+            Test::TunnelChecksumOffload => tunnel::tunnel_checksum_offload(self, tunnel),
+            Test::OuterTracked => tunnel::outer_tracked(self, tunnel),
+            Test::OuterRewritten => tunnel::outer_rewritten(self, tunnel),
+            Test::DnsDnatToSeveral => services::dns_dnat_to_several(self),
+            Test::NoLocalCache => services::no_local_cache(self),
+            Test::TcpDnatClientInside => services::tcp_dnat_client_inside(self),
+            Test::TcpNotLiberal => services::tcp_not_liberal(self),
+            Test::BypassArrives => services::bypass_arrives(self),
+            Test::SourceNatAnsweredHere => services::source_nat_answered_here(self),
+            Test::InvalidArrives => services::invalid_arrives(self),
+            Test::SourceNatReached => idle::source_nat_reached(self),
+            Test::RandomPorts => idle::random_ports(self),
+            Test::TcpTimeoutShort(seconds) => idle::tcp_timeout_short(self, *seconds),
+            Test::TunnelChecksumOffloadOff => tunnel::tunnel_checksum_offload_off(self, tunnel),
+            Test::OffloadNotNeeded { on, off } => tunnel::offload_not_needed(self, tunnel, on, off),
+            Test::ServiceNatInBoth => backends::service_nat_in_both(self),
+            Test::PortsNearlyUsed => flows::ports_nearly_used(self),
+            Test::UdpDestinationNat => flows::udp_destination_nat(self),
+            Test::StaleFlows => flows::stale_flows(self),
         }
     }
 
     pub(super) fn defect(&self, id: &str) -> Option<&DefectFinding> {
         self.defects.iter().find(|defect| defect.id == id)
     }
+}
 
-    fn kernel_defect(&self, id: &str) -> Evaluation {
-        match self.defect(id) {
-            Some(defect) => match defect.state {
-                DefectState::Present => Evaluation::holds(&defect.detail),
-                DefectState::Absent => Evaluation::fails(&defect.detail),
-                DefectState::Unknown => Evaluation::unknown(Question::from(&defect.detail).shown_by(PROBE)),
-            },
-            None => Evaluation::unknown(format!("natwatch has no table for {id}")),
-        }
+fn kernel_defect<'a>(context: &Context<'a>, id: &str) -> Evaluation {
+    match context.defect(id) {
+        Some(defect) => match defect.state {
+            DefectState::Present => Evaluation::holds(&defect.detail),
+            DefectState::Absent => Evaluation::fails(&defect.detail),
+            DefectState::Unknown => Evaluation::unknown(Question::from(&defect.detail).shown_by(PROBE)),
+        },
+        None => Evaluation::unknown(format!("natwatch has no table for {id}")),
     }
+}
 
-    fn tunnel_up(&self, tunnel: Option<&Link>) -> Evaluation {
-        match (tunnel, &self.facts.links) {
-            (Some(link), _) if link.is_elsewhere() => {
-                Evaluation::holds("it has a socket here, and its device lives in another network namespace")
+fn tunnel_up<'a>(context: &Context<'a>, tunnel: Option<&Link>) -> Evaluation {
+    match (tunnel, &context.facts.links) {
+        (Some(link), _) if link.is_elsewhere() => {
+            Evaluation::holds("it has a socket here, and its device lives in another network namespace")
+        }
+        (Some(link), _) => Evaluation::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
+        (None, Reading::Ok(_)) if !matches!(context.facts.foreign_tunnels, Reading::Ok(_) | Reading::Absent(_)) => {
+            Evaluation::unknown(context.facts.foreign_tunnels.why())
+        }
+        (None, Reading::Ok(_)) => Evaluation::fails("there is no VXLAN or Geneve device in this network namespace"),
+        (None, other) => Evaluation::unknown(unread_links(other)),
+    }
+}
+
+fn underlay_driver<'a>(context: &Context<'a>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
+    if context.facts.links.ok().is_none() {
+        return Evaluation::unknown(unread_links(&context.facts.links));
+    }
+    let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
+        return Evaluation::fails("there is no tunnel in this network namespace, so nothing carries one");
+    };
+    if !link.up {
+        return Evaluation::unknown("not looked up: it is down");
+    }
+    let links = context.facts.known_links();
+    // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
+    let (carriers, elsewhere) = match &tunnel.underlay {
+        Reading::Ok(indices) => match missing_carrier(context, indices) {
+            Some(why) => return Evaluation::unknown(why),
+            None => {
+                (carriers(context, tunnel), (link.is_elsewhere() && indices.len() > 1).then(|| ELSEWHERE.to_owned()))
             }
-            (Some(link), _) => Evaluation::holds_if(link.up, if link.up { "it is up" } else { "it is down" }),
-            (None, Reading::Ok(_)) if !matches!(self.facts.foreign_tunnels, Reading::Ok(_) | Reading::Absent(_)) => {
-                Evaluation::unknown(self.facts.foreign_tunnels.why())
-            }
-            (None, Reading::Ok(_)) => Evaluation::fails("there is no VXLAN or Geneve device in this network namespace"),
-            (None, other) => Evaluation::unknown(unread_links(other)),
+        },
+        other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
+        other => return Evaluation::unknown(other.why()),
+    };
+    let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
+    let is_driven = |link: &&&Link| link.driver.ok().is_some_and(|name| name == driver);
+    let driven = carriers.iter().filter(is_driven).find(|link| !never_offloads_tunnels(link));
+    let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
+    let opaque = carriers.iter().find(|link| !shows_what_is_below(link)).and_then(|link| match &tunnel.underlay {
+        Reading::Ok(_) => {
+            Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
+        }
+        Reading::Absent(_) => None, // pods' veths are everywhere; a tunnel through one has a fixed route
+        other => Some(other.why().to_owned()),
+    });
+    match (driven, elsewhere, unseen) {
+        (Some(device), None, _) => {
+            let detail = format!("{} carries it and is driven by {driver}", device.name);
+            Evaluation::holds(detail).with("offloading_device", &device.name)
+        }
+        (Some(device), Some(why), _) => {
+            Evaluation::unknown(format!("{} is driven by {driver}, but does it carry the tunnel? {why}", device.name))
+        }
+        (None, _, Some(device)) => {
+            Evaluation::unknown(Question::unread(&device.driver).shown_by(["ethtool", "-i", &device.name]))
+        }
+        (None, _, None) if opaque.is_some() => Evaluation::unknown(opaque.unwrap_or_default()),
+        (None, Some(_), None) => Evaluation::fails(match carriers.iter().find(is_driven) {
+            Some(device) => format!("{driver} offers no tunnel offload on {}", device.name),
+            None => format!("no device here is driven by {driver}"),
+        }),
+        (None, None, None) => {
+            let names: Vec<_> = carriers.iter().map(|link| describe_driver(link)).collect();
+            let names = if names.is_empty() { "no device".to_owned() } else { names.join(", ") };
+            let unable = carriers.iter().find(is_driven);
+            let why = unable
+                .map_or_else(String::new, |device| format!("; {driver} offers no tunnel offload on {}", device.name));
+            Evaluation::fails(format!("carried by {names}{why}"))
         }
     }
+}
 
-    fn underlay_driver(&self, tunnel: Option<&Link>, driver: &str) -> Evaluation {
-        if self.facts.links.ok().is_none() {
-            return Evaluation::unknown(unread_links(&self.facts.links));
-        }
-        let Some((link, tunnel)) = tunnel.and_then(|link| Some((link, link.tunnel.as_ref()?))) else {
-            return Evaluation::fails("there is no tunnel in this network namespace, so nothing carries one");
-        };
-        if !link.up {
-            return Evaluation::unknown("not looked up: it is down");
-        }
-        let links = self.facts.known_links();
-        // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
-        let (carriers, elsewhere) = match &tunnel.underlay {
-            Reading::Ok(indices) => match self.missing_carrier(indices) {
-                Some(why) => return Evaluation::unknown(why),
-                None => {
-                    (self.carriers(tunnel), (link.is_elsewhere() && indices.len() > 1).then(|| ELSEWHERE.to_owned()))
-                }
-            },
-            other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
-            other => return Evaluation::unknown(other.why()),
-        };
-        let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
-        let is_driven = |link: &&&Link| link.driver.ok().is_some_and(|name| name == driver);
-        let driven = carriers.iter().filter(is_driven).find(|link| !never_offloads_tunnels(link));
-        let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
-        let opaque = carriers.iter().find(|link| !shows_what_is_below(link)).and_then(|link| match &tunnel.underlay {
-            Reading::Ok(_) => {
-                Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
-            }
-            Reading::Absent(_) => None, // pods' veths are everywhere; a tunnel through one has a fixed route
-            other => Some(other.why().to_owned()),
-        });
-        match (driven, elsewhere, unseen) {
-            (Some(device), None, _) => {
-                let detail = format!("{} carries it and is driven by {driver}", device.name);
-                Evaluation::holds(detail).with("offloading_device", &device.name)
-            }
-            (Some(device), Some(why), _) => Evaluation::unknown(format!(
-                "{} is driven by {driver}, but does it carry the tunnel? {why}",
-                device.name
-            )),
-            (None, _, Some(device)) => {
-                Evaluation::unknown(Question::unread(&device.driver).shown_by(["ethtool", "-i", &device.name]))
-            }
-            (None, _, None) if opaque.is_some() => Evaluation::unknown(opaque.unwrap_or_default()),
-            (None, Some(_), None) => Evaluation::fails(match carriers.iter().find(is_driven) {
-                Some(device) => format!("{driver} offers no tunnel offload on {}", device.name),
-                None => format!("no device here is driven by {driver}"),
-            }),
-            (None, None, None) => {
-                let names: Vec<_> = carriers.iter().map(|link| describe_driver(link)).collect();
-                let names = if names.is_empty() { "no device".to_owned() } else { names.join(", ") };
-                let unable = carriers.iter().find(is_driven);
-                let why = unable.map_or_else(String::new, |device| {
-                    format!("; {driver} offers no tunnel offload on {}", device.name)
-                });
-                Evaluation::fails(format!("carried by {names}{why}"))
-            }
-        }
+fn underlay_tunnel_offload<'a>(context: &Context<'a>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
+    let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
+        return Evaluation::unknown("no tunnel that is up, so nothing is offloaded");
+    };
+    if tunnel.underlay.ok().is_none() {
+        return Evaluation::unknown(tunnel.underlay.why());
     }
+    let Some(driven) = driven_below(context, tunnel, driver) else {
+        return Evaluation::unknown("it is not known which cards carry it");
+    };
+    let offloads = |link: &&&Link| tunnel_offload(link) == Toggle::On;
+    if let Some(device) = driven.iter().find(offloads) {
+        let detail = format!("tunnel offloads are on on {}", device.name);
+        return Evaluation::holds(detail).with("offloading_device", &device.name);
+    }
+    match driven.iter().find(|link| tunnel_offload(link) == Toggle::Unknown) {
+        Some(device) => {
+            let why = device.features.why();
+            let why = format!("offload features of {} are not known: {why}", device.name);
+            Evaluation::unknown(Question::from(why).shown_by(["ethtool", "-k", &device.name]))
+        }
+        None if driven.is_empty() => Evaluation::fails(format!("no {driver} device carries it")),
+        None => Evaluation::fails(format!("tunnel offloads are off on {}", driven[0].name)),
+    }
+}
 
-    fn underlay_tunnel_offload(&self, tunnel: Option<&Link>, driver: &str) -> Evaluation {
-        let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
-            return Evaluation::unknown("no tunnel that is up, so nothing is offloaded");
-        };
-        if tunnel.underlay.ok().is_none() {
-            return Evaluation::unknown(tunnel.underlay.why());
-        }
-        let Some(driven) = self.driven_below(tunnel, driver) else {
-            return Evaluation::unknown("it is not known which cards carry it");
-        };
-        let offloads = |link: &&&Link| tunnel_offload(link) == Toggle::On;
-        if let Some(device) = driven.iter().find(offloads) {
-            let detail = format!("tunnel offloads are on on {}", device.name);
-            return Evaluation::holds(detail).with("offloading_device", &device.name);
-        }
-        match driven.iter().find(|link| tunnel_offload(link) == Toggle::Unknown) {
-            Some(device) => {
-                let why = device.features.why();
-                let why = format!("offload features of {} are not known: {why}", device.name);
-                Evaluation::unknown(Question::from(why).shown_by(["ethtool", "-k", &device.name]))
-            }
-            None if driven.is_empty() => Evaluation::fails(format!("no {driver} device carries it")),
-            None => Evaluation::fails(format!("tunnel offloads are off on {}", driven[0].name)),
-        }
+fn driver_offloads_port<'a>(
+    context: &Context<'a>,
+    tunnel: Option<&Link>,
+    driver: &str,
+    defect: &str,
+    ports: &[u16],
+) -> Evaluation {
+    let Some(tunnel) = tunnel.and_then(|link| link.tunnel.as_ref()) else {
+        return Evaluation::unknown("there is no tunnel, so there is no port");
+    };
+    if driven_below(context, tunnel, driver).is_some_and(|driven| driven.is_empty()) {
+        return Evaluation::fails(format!("no {driver} device carries it"));
     }
+    let Some(finding) = context.defect(defect) else {
+        return Evaluation::unknown(format!("natwatch has no table for {defect}"));
+    };
+    match finding.state {
+        DefectState::Present => Evaluation::holds(format!("the driver offloads any port: {}", finding.detail)),
+        DefectState::Unknown => Evaluation::unknown(Question::from(&finding.detail).shown_by(PROBE)),
+        DefectState::Absent => driver_offloads_some_port(tunnel, ports),
+    }
+}
 
-    fn driver_offloads_port(&self, tunnel: Option<&Link>, driver: &str, defect: &str, ports: &[u16]) -> Evaluation {
-        let Some(tunnel) = tunnel.and_then(|link| link.tunnel.as_ref()) else {
-            return Evaluation::unknown("there is no tunnel, so there is no port");
-        };
-        if self.driven_below(tunnel, driver).is_some_and(|driven| driven.is_empty()) {
-            return Evaluation::fails(format!("no {driver} device carries it"));
-        }
-        let Some(finding) = self.defect(defect) else {
-            return Evaluation::unknown(format!("natwatch has no table for {defect}"));
-        };
-        match finding.state {
-            DefectState::Present => Evaluation::holds(format!("the driver offloads any port: {}", finding.detail)),
-            DefectState::Unknown => Evaluation::unknown(Question::from(&finding.detail).shown_by(PROBE)),
-            DefectState::Absent => driver_offloads_some_port(tunnel, ports),
-        }
+/// The devices below a tunnel that have this driver; `None` where that is not known of all.
+fn driven_below<'a>(context: &Context<'a>, tunnel: &Tunnel, driver: &str) -> Option<Vec<&'a Link>> {
+    if missing_carrier(context, tunnel.underlay.ok()?).is_some() {
+        return None;
     }
+    let links = context.facts.known_links();
+    let carriers: Vec<&Link> = carriers(context, tunnel).iter().map(|at| &links[*at]).collect();
+    let known = carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && shows_what_is_below(link));
+    let driven = |link: &&Link| link.driver.ok().is_some_and(|name| name == driver);
+    known.then(|| carriers.into_iter().filter(driven).collect())
+}
 
-    /// The devices below a tunnel that have this driver; `None` where that is not known of all.
-    fn driven_below(&self, tunnel: &Tunnel, driver: &str) -> Option<Vec<&Link>> {
-        if self.missing_carrier(tunnel.underlay.ok()?).is_some() {
-            return None;
-        }
-        let links = self.facts.known_links();
-        let carriers: Vec<&Link> = self.carriers(tunnel).iter().map(|at| &links[*at]).collect();
-        let known = carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && shows_what_is_below(link));
-        let driven = |link: &&Link| link.driver.ok().is_some_and(|name| name == driver);
-        known.then(|| carriers.into_iter().filter(driven).collect())
-    }
+/// Why nothing is known of a device that carries a tunnel, if it is not among the links.
+fn missing_carrier<'a>(context: &Context<'a>, indices: &[u32]) -> Option<String> {
+    let known = |index: &&u32| context.facts.known_links().iter().any(|link| link.index == **index);
+    let missing = indices.iter().find(|index| !known(index))?;
+    Some(format!("the device with index {missing} carries it, and is not among the links that were read"))
+}
 
-    /// Why nothing is known of a device that carries a tunnel, if it is not among the links.
-    fn missing_carrier(&self, indices: &[u32]) -> Option<String> {
-        let known = |index: &&u32| self.facts.known_links().iter().any(|link| link.index == **index);
-        let missing = indices.iter().find(|index| !known(index))?;
-        Some(format!("the device with index {missing} carries it, and is not among the links that were read"))
-    }
-
-    /// Positions of the devices that carry a tunnel, and of those below them.
-    fn carriers(&self, tunnel: &Tunnel) -> BTreeSet<usize> {
-        let underlay = tunnel.underlay.ok().into_iter().flatten();
-        underlay.flat_map(|index| with_lower_devices(self.facts.known_links(), *index)).collect()
-    }
+/// Positions of the devices that carry a tunnel, and of those below them.
+fn carriers<'a>(context: &Context<'a>, tunnel: &Tunnel) -> BTreeSet<usize> {
+    let underlay = tunnel.underlay.ok().into_iter().flatten();
+    underlay.flat_map(|index| with_lower_devices(context.facts.known_links(), *index)).collect()
 }
 
 pub(super) fn unread_links<T>(links: &Reading<T>) -> Question {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use super::conditions::{Context, Evaluation};
+use super::source_nat;
 use crate::facts::netfilter::{Chosen, NatAction};
 use crate::facts::{
     Failure, Kernel, KernelVersion, PortsUsed, Question, Reading, RewrittenFlows, SnatPorts, UdpClient, UdpTranslations,
@@ -96,229 +97,224 @@ fn available((first, last): (u16, u16)) -> u64 {
     u64::from(last.saturating_sub(first)) + 1
 }
 
-impl Context<'_> {
-    pub(super) fn ports_nearly_used(&self) -> Evaluation {
-        let reached = match self.reached() {
-            Ok(found) => found,
-            Err(why) => return Evaluation::unknown(why),
-        };
-        let kernel = &self.facts.kernel;
-        let ports = &self.facts.flows.ports;
-        let known = ranges(&reached);
-        let counts = |used: &&PortsUsed| match &known {
-            Ok(ranges) => {
-                let low = LOW_RANGES.contains(&used.key.range) && ranges.contains(&DEFAULT_RANGE);
-                low || ranges.contains(&used.key.range)
-            }
-            Err(_) => true,
-        };
-        let estimates = self.facts.flows.sample.found.ok().and(ports.found.ok());
-        let all = estimates.map_or(&[][..], |ports| ports.used.as_slice());
-        let full = |used: &&PortsUsed| {
-            let least = effective(used, kernel) as f64 - 3.0 * used.error.unwrap_or(0.0);
-            least >= onset(used.key.available(), kernel) * used.key.available() as f64
-        };
-        if let Some(used) = all.iter().filter(counts).find(full) {
-            return Evaluation::holds(self.describe_ports(used));
+pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
+    let reached = match source_nat::reached(context) {
+        Ok(found) => found,
+        Err(why) => return Evaluation::unknown(why),
+    };
+    let kernel = &context.facts.kernel;
+    let ports = &context.facts.flows.ports;
+    let known = ranges(&reached);
+    let counts = |used: &&PortsUsed| match &known {
+        Ok(ranges) => {
+            let low = LOW_RANGES.contains(&used.key.range) && ranges.contains(&DEFAULT_RANGE);
+            low || ranges.contains(&used.key.range)
         }
-        let ranges = match &known {
-            Ok(ranges) => ranges.as_slice(),
-            Err(why) => return Evaluation::unknown(why),
-        };
-        // Those of rules that no walk got to are at most more.
-        let listed = self.facts.source_nat_rules.ok().into_iter().flatten();
-        let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
-        let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_RANGE));
-        let smallest = match (ranges.first().copied(), &reached.gave_up) {
-            (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| available(*range)),
-            (smallest, None) => smallest,
-        };
-        let Some(smallest) = smallest else {
-            return reached
-                .gave_up
-                .as_ref()
-                .map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
-        };
-        let begins = onset(available(smallest), kernel) * available(smallest) as f64;
-        let entries = match &self.facts.conntrack.entries {
-            Reading::Ok(entries) => *entries,
-            Reading::Absent(_) => return Evaluation::fails("nf_conntrack is not in the running kernel"),
-            other => return Evaluation::unknown(Question::unread(other).shown_by(["conntrack", "-C"])),
-        };
-        if (entries as f64) < begins {
-            return Evaluation::fails(format!(
-                "all {entries} entries together are fewer than the {begins:.0} of {} ports from which on connections are lost",
+        Err(_) => true,
+    };
+    let estimates = context.facts.flows.sample.found.ok().and(ports.found.ok());
+    let all = estimates.map_or(&[][..], |ports| ports.used.as_slice());
+    let full = |used: &&PortsUsed| {
+        let least = effective(used, kernel) as f64 - 3.0 * used.error.unwrap_or(0.0);
+        least >= onset(used.key.available(), kernel) * used.key.available() as f64
+    };
+    if let Some(used) = all.iter().filter(counts).find(full) {
+        return Evaluation::holds(describe_ports(context, used));
+    }
+    let ranges = match &known {
+        Ok(ranges) => ranges.as_slice(),
+        Err(why) => return Evaluation::unknown(why),
+    };
+    // Those of rules that no walk got to are at most more.
+    let listed = context.facts.source_nat_rules.ok().into_iter().flatten();
+    let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
+    let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_RANGE));
+    let smallest = match (ranges.first().copied(), &reached.gave_up) {
+        (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| available(*range)),
+        (smallest, None) => smallest,
+    };
+    let Some(smallest) = smallest else {
+        return reached.gave_up.as_ref().map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
+    };
+    let begins = onset(available(smallest), kernel) * available(smallest) as f64;
+    let entries = match &context.facts.conntrack.entries {
+        Reading::Ok(entries) => *entries,
+        Reading::Absent(_) => return Evaluation::fails("nf_conntrack is not in the running kernel"),
+        other => return Evaluation::unknown(Question::unread(other).shown_by(["conntrack", "-C"])),
+    };
+    if (entries as f64) < begins {
+        return Evaluation::fails(format!(
+            "all {entries} entries together are fewer than the {begins:.0} of {} ports from which on connections are lost",
+            available(smallest)
+        ));
+    }
+    if let Some(why) = &reached.gave_up {
+        return Evaluation::unknown(why);
+    }
+    let listed = ["conntrack", "-L", "--src-nat"];
+    let Reading::Ok(found) = &ports.found else {
+        return Evaluation::unknown(Question::unread(&ports.found).shown_by(listed));
+    };
+    if ports.complete {
+        return Evaluation::fails(describe_fullest(context, all));
+    }
+    let share = found.sampled as f64 / found.entries.max(1) as f64;
+    if begins * share < ENOUGH {
+        return Evaluation::unknown(
+            Question::from(format!(
+                "{} of {} entries were read: too few to tell whether a range of {} ports is used up",
+                found.sampled,
+                found.entries,
                 available(smallest)
-            ));
-        }
-        if let Some(why) = &reached.gave_up {
-            return Evaluation::unknown(why);
-        }
-        let listed = ["conntrack", "-L", "--src-nat"];
-        let Reading::Ok(found) = &ports.found else {
-            return Evaluation::unknown(Question::unread(&ports.found).shown_by(listed));
-        };
-        if ports.complete {
-            return Evaluation::fails(self.describe_fullest(all));
-        }
-        let share = found.sampled as f64 / found.entries.max(1) as f64;
-        if begins * share < ENOUGH {
-            return Evaluation::unknown(
-                Question::from(format!(
-                    "{} of {} entries were read: too few to tell whether a range of {} ports is used up",
-                    found.sampled,
-                    found.entries,
-                    available(smallest)
-                ))
-                .shown_by(listed),
-            );
-        }
-        match all.iter().filter(counts).find(|used| !is_below(used, found, kernel)) {
-            Some(used) => {
-                Evaluation::unknown(Question::from(format!("perhaps {}", self.describe_ports(used))).shown_by(listed))
-            }
-            None => Evaluation::fails(self.describe_fullest(all)),
-        }
+            ))
+            .shown_by(listed),
+        );
     }
-
-    fn describe_fullest(&self, all: &[PortsUsed]) -> String {
-        all.first().map_or_else(|| "no connection has a translated source".to_owned(), |used| self.describe_ports(used))
+    match all.iter().filter(counts).find(|used| !is_below(used, found, kernel)) {
+        Some(used) => {
+            Evaluation::unknown(Question::from(format!("perhaps {}", describe_ports(context, used))).shown_by(listed))
+        }
+        None => Evaluation::fails(describe_fullest(context, all)),
     }
+}
 
-    /// `10.0.0.1 uses 61894 of 64512 ports towards 198.18.0.1:443/tcp (95.9 %)`
-    fn describe_ports(&self, used: &PortsUsed) -> String {
-        let PortsUsed { key, used: ports, time_wait, error, clients } = used;
-        let about = error.map_or(String::new(), |error| format!(", estimated, ± {error:.0}"));
-        let (source, destination) = match self.flow_addresses {
-            true => (key.source.to_string(), format!("{}/{}", socket(key.destination, key.port), key.protocol_name())),
-            false => ("an address".to_owned(), format!("one {} destination", key.protocol_name())),
-        };
-        let waiting = if *time_wait > 0 { format!("; {time_wait} of them in TIME_WAIT") } else { String::new() };
-        let loss = match lost(used, &self.facts.kernel) {
-            Some(lost) => format!("; at such a share {lost} of new connections there were lost when it was measured"),
-            None => String::new(),
-        };
-        let clients = match self.flow_addresses && clients.len() > 1 {
-            true => {
-                let each = clients.iter().take(NAMED).map(|(client, ports)| format!("{client} ({ports})"));
-                format!("; most by {}", each.collect::<Vec<_>>().join(", "))
-            }
-            false => String::new(),
-        };
-        format!(
-            "{source} uses {ports} of {} ports towards {destination} ({:.1} %{about}){waiting}{loss}{clients}",
-            key.available(),
-            100.0 * used.ratio()
-        )
+fn describe_fullest(context: &Context<'_>, all: &[PortsUsed]) -> String {
+    all.first().map_or_else(|| "no connection has a translated source".to_owned(), |used| describe_ports(context, used))
+}
+
+/// `10.0.0.1 uses 61894 of 64512 ports towards 198.18.0.1:443/tcp (95.9 %)`
+fn describe_ports(context: &Context<'_>, used: &PortsUsed) -> String {
+    let PortsUsed { key, used: ports, time_wait, error, clients } = used;
+    let about = error.map_or(String::new(), |error| format!(", estimated, ± {error:.0}"));
+    let (source, destination) = match context.flow_addresses {
+        true => (key.source.to_string(), format!("{}/{}", socket(key.destination, key.port), key.protocol_name())),
+        false => ("an address".to_owned(), format!("one {} destination", key.protocol_name())),
+    };
+    let waiting = if *time_wait > 0 { format!("; {time_wait} of them in TIME_WAIT") } else { String::new() };
+    let loss = match lost(used, &context.facts.kernel) {
+        Some(lost) => format!("; at such a share {lost} of new connections there were lost when it was measured"),
+        None => String::new(),
+    };
+    let clients = match context.flow_addresses && clients.len() > 1 {
+        true => {
+            let each = clients.iter().take(NAMED).map(|(client, ports)| format!("{client} ({ports})"));
+            format!("; most by {}", each.collect::<Vec<_>>().join(", "))
+        }
+        false => String::new(),
+    };
+    format!(
+        "{source} uses {ports} of {} ports towards {destination} ({:.1} %{about}){waiting}{loss}{clients}",
+        key.available(),
+        100.0 * used.ratio()
+    )
+}
+
+/// What was found of UDP whose destination was translated.
+fn udp_targets(context: &Context<'_>) -> Result<Arc<UdpTargets>, Question> {
+    let translations = context.facts.flows.udp.found.ok().unwrap_or(&NO_TRANSLATIONS);
+    context.network().map(|network| context.derived.udp_targets(network, translations, &context.effort))
+}
+
+pub(super) fn udp_destination_nat(context: &Context<'_>) -> Evaluation {
+    let found = match udp_targets(context) {
+        Ok(found) => found,
+        Err(why) => return Evaluation::unknown(why),
+    };
+    let entries = context.facts.flows.udp.found.ok().map_or(0, |udp| udp.each.len());
+    match &found.translated.certainty {
+        Certainty::Happens => {
+            Evaluation::holds(format!("UDP is sent to other destinations: {}", found.translated.place))
+        }
+        _ if entries > 0 => Evaluation::holds("entries of UDP have another destination than they were sent to"),
+        Certainty::Unknown(why) => Evaluation::unknown(why),
+        Certainty::DoesNot => Evaluation::fails("no rule sends UDP to another destination"),
     }
+}
 
-    /// What was found of UDP whose destination was translated.
-    fn udp_targets(&self) -> Result<Arc<UdpTargets>, Question> {
-        let translations = self.facts.flows.udp.found.ok().unwrap_or(&NO_TRANSLATIONS);
-        self.network().map(|network| self.derived.udp_targets(network, translations, &self.effort))
-    }
-
-    pub(super) fn udp_destination_nat(&self) -> Evaluation {
-        let found = match self.udp_targets() {
-            Ok(found) => found,
-            Err(why) => return Evaluation::unknown(why),
+/// Translations of UDP that no rule gives any more, whether or not they were seen twice; or why that cannot be told.
+pub(super) fn stale_translations(context: &Context<'_>) -> Result<Vec<StaleTranslation>, Question> {
+    let udp = &context.facts.flows.udp;
+    let Reading::Ok(translations) = &udp.found else { return Err(Question::unread(&udp.found)) };
+    let targets = udp_targets(context)?;
+    let mut stale = Vec::new();
+    for (translation, given) in translations.each.iter().zip(&targets.each) {
+        let clients: &[UdpClient] = match given {
+            Given::ToNobody => &translation.clients,
+            Given::NotTo(clients) => clients,
+            Given::Possible | Given::Unclear(_) => continue,
         };
-        let entries = self.facts.flows.udp.found.ok().map_or(0, |udp| udp.each.len());
-        match &found.translated.certainty {
-            Certainty::Happens => {
-                Evaluation::holds(format!("UDP is sent to other destinations: {}", found.translated.place))
-            }
-            _ if entries > 0 => Evaluation::holds("entries of UDP have another destination than they were sent to"),
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => Evaluation::fails("no rule sends UDP to another destination"),
-        }
+        stale.extend(clients.iter().map(|client| StaleTranslation {
+            client: client.source,
+            destination: translation.destination,
+            target: translation.target,
+            refilled: client.refilled,
+        }));
     }
+    Ok(stale)
+}
 
-    /// Translations of UDP that no rule gives any more, whether or not they were seen twice; or why that cannot be told.
-    pub(super) fn stale_translations(&self) -> Result<Vec<StaleTranslation>, Question> {
-        let udp = &self.facts.flows.udp;
-        let Reading::Ok(translations) = &udp.found else { return Err(Question::unread(&udp.found)) };
-        let targets = self.udp_targets()?;
-        let mut stale = Vec::new();
-        for (translation, given) in translations.each.iter().zip(&targets.each) {
-            let clients: &[UdpClient] = match given {
-                Given::ToNobody => &translation.clients,
-                Given::NotTo(clients) => clients,
-                Given::Possible | Given::Unclear(_) => continue,
-            };
-            stale.extend(clients.iter().map(|client| StaleTranslation {
-                client: client.source,
-                destination: translation.destination,
-                target: translation.target,
-                refilled: client.refilled,
-            }));
+pub(super) fn stale_flows(context: &Context<'_>) -> Evaluation {
+    let listed = ["conntrack", "-L", "-p", "udp", "--dst-nat"];
+    let unknown = |why: Question| Evaluation::unknown(why.shown_by(listed));
+    let stale = match stale_translations(context) {
+        Ok(stale) => stale,
+        Err(why) => return unknown(why),
+    };
+    let (targets, udp) = match (udp_targets(context), context.facts.flows.udp.found.ok()) {
+        (Ok(targets), Some(udp)) => (targets, udp),
+        (Err(why), _) => return unknown(why),
+        (_, None) => return unknown("entries were not read".into()),
+    };
+    let kept: Vec<&StaleTranslation> = stale.iter().filter(|stale| stale.refilled == Some(true)).collect();
+    if let Some(first) = kept.first() {
+        let mut outcome = Evaluation::holds(describe_stale(context, first, kept.len()));
+        if context.flow_addresses {
+            outcome = outcome
+                .with("client", first.client.0)
+                .with("client_port", first.client.1)
+                .with("destination", first.destination.0)
+                .with("destination_port", first.destination.1);
         }
-        Ok(stale)
+        return outcome;
     }
-
-    pub(super) fn stale_flows(&self) -> Evaluation {
-        let listed = ["conntrack", "-L", "-p", "udp", "--dst-nat"];
-        let unknown = |why: Question| Evaluation::unknown(why.shown_by(listed));
-        let stale = match self.stale_translations() {
-            Ok(stale) => stale,
-            Err(why) => return unknown(why),
-        };
-        let (targets, udp) = match (self.udp_targets(), self.facts.flows.udp.found.ok()) {
-            (Ok(targets), Some(udp)) => (targets, udp),
-            (Err(why), _) => return unknown(why),
-            (_, None) => return unknown("entries were not read".into()),
-        };
-        let kept: Vec<&StaleTranslation> = stale.iter().filter(|stale| stale.refilled == Some(true)).collect();
-        if let Some(first) = kept.first() {
-            let mut outcome = Evaluation::holds(self.describe_stale(first, kept.len()));
-            if self.flow_addresses {
-                outcome = outcome
-                    .with("client", first.client.0)
-                    .with("client_port", first.client.1)
-                    .with("destination", first.destination.0)
-                    .with("destination_port", first.destination.1);
-            }
-            return outcome;
-        }
-        let once: Vec<&StaleTranslation> = stale.iter().filter(|stale| stale.refilled.is_none()).collect();
-        if let Some(first) = once.first() {
-            return unknown(
-                format!("{}; it was seen once, and may be about to end", self.describe_stale(first, once.len())).into(),
-            );
-        }
-        if let Some(why) = targets.each.iter().find_map(|given| match given {
-            Given::Unclear(why) => Some(why.clone()),
-            _ => None,
-        }) {
-            return unknown(why);
-        }
-        if !self.facts.flows.udp.complete {
-            return unknown("not all entries of UDP were read".into());
-        }
-        let entries: u64 = udp.each.iter().map(|translation| translation.entries).sum();
-        Evaluation::fails(match (entries, stale.len()) {
-            (0, _) => "no entry of UDP has another destination than it was sent to".to_owned(),
-            (entries, 0) => format!("the rules give what each of {entries} entries of UDP has"),
-            (_, 1) => "1 entry of UDP has what no rule gives any more, and no packet keeps it".to_owned(),
-            (_, stale) => format!("{stale} entries of UDP have what no rule gives any more, and no packet keeps them"),
-        })
+    let once: Vec<&StaleTranslation> = stale.iter().filter(|stale| stale.refilled.is_none()).collect();
+    if let Some(first) = once.first() {
+        return unknown(
+            format!("{}; it was seen once, and may be about to end", describe_stale(context, first, once.len())).into(),
+        );
     }
+    if let Some(why) = targets.each.iter().find_map(|given| match given {
+        Given::Unclear(why) => Some(why.clone()),
+        _ => None,
+    }) {
+        return unknown(why);
+    }
+    if !context.facts.flows.udp.complete {
+        return unknown("not all entries of UDP were read".into());
+    }
+    let entries: u64 = udp.each.iter().map(|translation| translation.entries).sum();
+    Evaluation::fails(match (entries, stale.len()) {
+        (0, _) => "no entry of UDP has another destination than it was sent to".to_owned(),
+        (entries, 0) => format!("the rules give what each of {entries} entries of UDP has"),
+        (_, 1) => "1 entry of UDP has what no rule gives any more, and no packet keeps it".to_owned(),
+        (_, stale) => format!("{stale} entries of UDP have what no rule gives any more, and no packet keeps them"),
+    })
+}
 
-    fn describe_stale(&self, stale: &StaleTranslation, count: usize) -> String {
-        let StaleTranslation { client, destination, target, .. } = stale;
-        let more = match count {
-            1 => String::new(),
-            count => format!(", and {} more", count - 1),
-        };
-        match self.flow_addresses {
-            true => format!(
-                "UDP from {} to {} goes to {}, which no rule gives any more{more}",
-                socket(client.0, client.1),
-                socket(destination.0, destination.1),
-                socket(target.0, target.1)
-            ),
-            false => format!("{count} flows of UDP go where no rule sends them any more"),
-        }
+fn describe_stale(context: &Context<'_>, stale: &StaleTranslation, count: usize) -> String {
+    let StaleTranslation { client, destination, target, .. } = stale;
+    let more = match count {
+        1 => String::new(),
+        count => format!(", and {} more", count - 1),
+    };
+    match context.flow_addresses {
+        true => format!(
+            "UDP from {} to {} goes to {}, which no rule gives any more{more}",
+            socket(client.0, client.1),
+            socket(destination.0, destination.1),
+            socket(target.0, target.1)
+        ),
+        false => format!("{count} flows of UDP go where no rule sends them any more"),
     }
 }
 

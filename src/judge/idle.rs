@@ -9,69 +9,67 @@ use crate::symbolic::{Certainty, SourceNatReplies};
 /// The sysctl, without the directory that all of these are in.
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
 
-impl Context<'_> {
-    /// What was found of connections whose source is translated.
-    pub(super) fn answers(&self) -> Result<Arc<SourceNatReplies>, Question> {
-        self.network().map(|network| self.derived.answers(network, &self.effort))
-    }
+/// What was found of connections whose source is translated.
+pub(super) fn answers(context: &Context<'_>) -> Result<Arc<SourceNatReplies>, Question> {
+    context.network().map(|network| context.derived.answers(network, &context.effort))
+}
 
-    pub(super) fn source_nat_reached(&self) -> Evaluation {
-        let found = match self.answers() {
-            Ok(found) => found,
-            Err(why) => return Evaluation::unknown(why),
-        };
-        match &found.idle.translated.certainty {
-            Certainty::Happens => {
-                Evaluation::holds(format!("TCP connections leave with another source: {}", found.idle.translated.place))
-            }
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => Evaluation::fails("no TCP connection leaves with another source"),
+pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
+    let found = match answers(context) {
+        Ok(found) => found,
+        Err(why) => return Evaluation::unknown(why),
+    };
+    match &found.idle.translated.certainty {
+        Certainty::Happens => {
+            Evaluation::holds(format!("TCP connections leave with another source: {}", found.idle.translated.place))
+        }
+        Certainty::Unknown(why) => Evaluation::unknown(why),
+        Certainty::DoesNot => Evaluation::fails("no TCP connection leaves with another source"),
+    }
+}
+
+pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
+    let found = match answers(context) {
+        Ok(found) => found,
+        Err(why) => return Evaluation::unknown(why),
+    };
+    let place = &found.idle.random.place;
+    match &found.idle.random.certainty {
+        Certainty::Happens => Evaluation::holds(format!("{place} draws another port for each entry")),
+        Certainty::Unknown(why) => Evaluation::unknown(why),
+        Certainty::DoesNot => {
+            Evaluation::fails("no TCP connection gets a random port: without its entry it gets the same one again")
         }
     }
+}
 
-    pub(super) fn random_ports(&self) -> Evaluation {
-        let found = match self.answers() {
-            Ok(found) => found,
-            Err(why) => return Evaluation::unknown(why),
-        };
-        let place = &found.idle.random.place;
-        match &found.idle.random.certainty {
-            Certainty::Happens => Evaluation::holds(format!("{place} draws another port for each entry")),
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => {
-                Evaluation::fails("no TCP connection gets a random port: without its entry it gets the same one again")
-            }
+pub(super) fn tcp_timeout_short(context: &Context<'_>, seconds: u64) -> Evaluation {
+    let found = match answers(context) {
+        Ok(found) => found,
+        Err(why) => return Evaluation::unknown(why),
+    };
+    let timeout = match &context.facts.conntrack.tcp_timeout_established {
+        Reading::Ok(timeout) => *timeout,
+        Reading::Absent(_) => return Evaluation::fails("nf_conntrack is not in the running kernel"),
+        other => {
+            let timeout = ["sysctl", "net.netfilter.nf_conntrack_tcp_timeout_established"];
+            return Evaluation::unknown(Question::unread(other).shown_by(timeout));
         }
-    }
-
-    pub(super) fn tcp_timeout_short(&self, seconds: u64) -> Evaluation {
-        let found = match self.answers() {
-            Ok(found) => found,
-            Err(why) => return Evaluation::unknown(why),
-        };
-        let timeout = match &self.facts.conntrack.tcp_timeout_established {
-            Reading::Ok(timeout) => *timeout,
-            Reading::Absent(_) => return Evaluation::fails("nf_conntrack is not in the running kernel"),
-            other => {
-                let timeout = ["sysctl", "net.netfilter.nf_conntrack_tcp_timeout_established"];
-                return Evaluation::unknown(Question::unread(other).shown_by(timeout));
-            }
-        };
-        let (short, own) = (timeout < seconds, &found.idle.own_timeout);
-        let another = || match &own.certainty {
-            Certainty::Unknown(why) if own.place.is_empty() => Evaluation::unknown(why),
-            _ => Evaluation::unknown(format!(
-                "{} gives such connections another timeout than {TIMEOUT}, which is not read",
-                own.place
-            )),
-        };
-        match (short, &found.idle.by_sysctl, &own.certainty) {
-            (true, Certainty::DoesNot | Certainty::Unknown(_), Certainty::Happens | Certainty::Unknown(_))
-            | (false, _, Certainty::Happens | Certainty::Unknown(_)) => another(),
-            (true, ..) => Evaluation::holds(format!(
-                "{TIMEOUT} is {timeout}: after as many seconds without a packet an entry is lost"
-            )),
-            (false, ..) => Evaluation::fails(format!("{TIMEOUT} is {timeout}, at least {seconds}")),
-        }
+    };
+    let (short, own) = (timeout < seconds, &found.idle.own_timeout);
+    let another = || match &own.certainty {
+        Certainty::Unknown(why) if own.place.is_empty() => Evaluation::unknown(why),
+        _ => Evaluation::unknown(format!(
+            "{} gives such connections another timeout than {TIMEOUT}, which is not read",
+            own.place
+        )),
+    };
+    match (short, &found.idle.by_sysctl, &own.certainty) {
+        (true, Certainty::DoesNot | Certainty::Unknown(_), Certainty::Happens | Certainty::Unknown(_))
+        | (false, _, Certainty::Happens | Certainty::Unknown(_)) => another(),
+        (true, ..) => Evaluation::holds(format!(
+            "{TIMEOUT} is {timeout}: after as many seconds without a packet an entry is lost"
+        )),
+        (false, ..) => Evaluation::fails(format!("{TIMEOUT} is {timeout}, at least {seconds}")),
     }
 }

@@ -19,6 +19,7 @@ mod unseen;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
+use crate::advisory::decide;
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
 use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject, Test};
 use crate::facts::{ConntrackCounter, Facts, Link, NetworkNamespace, Reading, names};
@@ -98,14 +99,15 @@ pub fn judge_again(
     let mut worst_first: Vec<&Advisory> = catalogue.advisories.iter().filter(wanted).collect();
     // If the work that may be done is used up, it is by what matters less.
     worst_first.sort_by_key(|advisory| std::cmp::Reverse(advisory.severity));
-    let mut advisories: Vec<Finding> = worst_first.into_iter().map(|advisory| context.judge(advisory)).collect();
+    let mut advisories: Vec<Finding> =
+        worst_first.into_iter().map(|advisory| judge_advisory(&context, advisory)).collect();
     advisories.sort_by(|one, other| one.id.cmp(&other.id));
     for finding in &mut advisories {
         if let Some(acceptance) = options.accepted.get(&finding.id) {
             accept(finding, acceptance);
         }
     }
-    let stale = Some(()).filter(|()| context.blind.is_none()).and_then(|()| context.stale_translations().ok());
+    let stale = Some(()).filter(|()| context.blind.is_none()).and_then(|()| flows::stale_translations(&context).ok());
     let (was_stopped, cut) = (context.effort.was_stopped(), context.effort.ended().is_some());
     derived.end(cut);
     let probe_refused = options.probe.refused.clone();
@@ -157,7 +159,7 @@ fn judge_defect(defect: &Defect, facts: &Facts, options: &Options, livepatches: 
     }
     let by_tables = match &facts.kernel {
         Reading::Ok(kernel) => {
-            let decision = defect.decide(kernel, livepatches);
+            let decision = decide::decide(defect, kernel, livepatches);
             found(decision.state, decision.basis, decision.detail)
         }
         other => found(DefectState::Unknown, Basis::None, other.why().to_owned()),
@@ -186,94 +188,92 @@ struct Judgement {
     of_services: bool,
 }
 
-impl Context<'_> {
-    fn judge(&self, advisory: &Advisory) -> Finding {
-        let judgement = match advisory.subject {
-            Subject::Node => self.judge_subject(advisory, None),
-            Subject::Tunnel => {
-                let tunnels = self.facts.tunnels().map(|(link, _)| self.judge_subject(advisory, Some(link)));
-                let foreign = self.facts.foreign_tunnels.ok().into_iter().flatten();
-                let foreign = foreign.map(|link| self.judge_subject(advisory, Some(link)));
-                // There may be some.
-                let unread = matches!(self.facts.foreign_tunnels, Reading::Denied(_) | Reading::Failed(_));
-                let unread = unread.then(|| self.judge_subject(advisory, None));
-                let all = tunnels.chain(foreign).chain(unread);
-                let worst = all.reduce(|worst, next| if next.state > worst.state { next } else { worst });
-                worst.unwrap_or_else(|| self.judge_subject(advisory, None))
-            }
-        };
-        let Judgement { subject, state, conditions, values, of_services } = judgement;
-        let mut finding = Finding {
-            id: advisory.id.clone(),
-            title: advisory.title.clone(),
-            severity: self.severity(advisory, of_services),
-            state,
-            unseen: state == State::Unknown && self.is_unseen(advisory, &conditions),
-            subject,
-            summary: advisory.summaries.get(state.name()).cloned().unwrap_or_default(),
-            conditions,
-            evidence: self.evidence(advisory),
-            remedies: Vec::new(),
-            references: advisory.references.clone(),
-            accepted: None,
-        };
-        if let Some(detail) = finding.deciding().map(|condition| condition.detail.clone()) {
-            let stop = if detail.ends_with(['.', '?']) { "" } else { "." };
-            finding.summary = format!("{}: {detail}{stop}", finding.summary);
+fn judge_advisory(context: &Context<'_>, advisory: &Advisory) -> Finding {
+    let judgement = match advisory.subject {
+        Subject::Node => judge_subject(context, advisory, None),
+        Subject::Tunnel => {
+            let tunnels = context.facts.tunnels().map(|(link, _)| judge_subject(context, advisory, Some(link)));
+            let foreign = context.facts.foreign_tunnels.ok().into_iter().flatten();
+            let foreign = foreign.map(|link| judge_subject(context, advisory, Some(link)));
+            // There may be some.
+            let unread = matches!(context.facts.foreign_tunnels, Reading::Denied(_) | Reading::Failed(_));
+            let unread = unread.then(|| judge_subject(context, advisory, None));
+            let all = tunnels.chain(foreign).chain(unread);
+            let worst = all.reduce(|worst, next| if next.state > worst.state { next } else { worst });
+            worst.unwrap_or_else(|| judge_subject(context, advisory, None))
         }
-        if state == State::Exposed {
-            let fits = |remedy: &&Remedy| remedy.only_with.as_deref().is_none_or(|name| values.contains_key(name));
-            let remedies = advisory.remedies.iter().filter(fits);
-            finding.remedies = remedies.map(|remedy| remedies::fill_in(remedy, &values)).collect();
-        }
-        finding
+    };
+    let Judgement { subject, state, conditions, values, of_services } = judgement;
+    let mut finding = Finding {
+        id: advisory.id.clone(),
+        title: advisory.title.clone(),
+        severity: severity(context, advisory, of_services),
+        state,
+        unseen: state == State::Unknown && unseen::is_unseen(context, advisory, &conditions),
+        subject,
+        summary: advisory.summaries.get(state.name()).cloned().unwrap_or_default(),
+        conditions,
+        evidence: evidence(context, advisory),
+        remedies: Vec::new(),
+        references: advisory.references.clone(),
+        accepted: None,
+    };
+    if let Some(detail) = finding.deciding().map(|condition| condition.detail.clone()) {
+        let stop = if detail.ends_with(['.', '?']) { "" } else { "." };
+        finding.summary = format!("{}: {detail}{stop}", finding.summary);
     }
+    if state == State::Exposed {
+        let fits = |remedy: &&Remedy| remedy.only_with.as_deref().is_none_or(|name| values.contains_key(name));
+        let remedies = advisory.remedies.iter().filter(fits);
+        finding.remedies = remedies.map(|remedy| remedies::fill_in(remedy, &values)).collect();
+    }
+    finding
+}
 
-    fn judge_subject(&self, advisory: &Advisory, tunnel: Option<&Link>) -> Judgement {
-        let (mut values, mut of_services) = (BTreeMap::new(), false);
-        let conditions: Vec<ConditionFinding> = advisory
-            .conditions
-            .iter()
-            .map(|condition| {
-                let outcome = self.evaluate(&condition.test, tunnel);
-                values.extend(outcome.values);
-                of_services |= outcome.of_services;
-                let subject = tunnel.map(|link| format!("{}: ", link.name)).unwrap_or_default();
-                let (id, kind) = (condition.id.clone(), condition.kind);
-                let (state, detail) = (outcome.state, format!("{subject}{}", outcome.detail));
-                ConditionFinding { id, kind, state, detail, commands: outcome.commands }
-            })
-            .collect();
-        let here = tunnel.filter(|link| !link.is_elsewhere());
-        let subject = here.map(|link| link.name.clone());
-        Judgement { subject, state: combine(&conditions), conditions, values, of_services }
-    }
+fn judge_subject(context: &Context<'_>, advisory: &Advisory, tunnel: Option<&Link>) -> Judgement {
+    let (mut values, mut of_services) = (BTreeMap::new(), false);
+    let conditions: Vec<ConditionFinding> = advisory
+        .conditions
+        .iter()
+        .map(|condition| {
+            let outcome = context.evaluate(&condition.test, tunnel);
+            values.extend(outcome.values);
+            of_services |= outcome.of_services;
+            let subject = tunnel.map(|link| format!("{}: ", link.name)).unwrap_or_default();
+            let (id, kind) = (condition.id.clone(), condition.kind);
+            let (state, detail) = (outcome.state, format!("{subject}{}", outcome.detail));
+            ConditionFinding { id, kind, state, detail, commands: outcome.commands }
+        })
+        .collect();
+    let here = tunnel.filter(|link| !link.is_elsewhere());
+    let subject = here.map(|link| link.name.clone());
+    Judgement { subject, state: combine(&conditions), conditions, values, of_services }
+}
 
-    /// The higher one while it is not known whether the kernel has the defect, or whether Services are concerned.
-    fn severity(&self, advisory: &Advisory, of_services: bool) -> Severity {
-        if let Some(worse) = advisory.severity_with_services.filter(|_| of_services) {
-            return worse;
-        }
-        let absent = |id: &str| self.defect(id).is_some_and(|defect| defect.state == DefectState::Absent);
-        match &advisory.severity_with_defect {
-            Some(worse) if !absent(&worse.defect) => worse.severity,
-            _ => advisory.severity,
-        }
+/// The higher one while it is not known whether the kernel has the defect, or whether Services are concerned.
+fn severity(context: &Context<'_>, advisory: &Advisory, of_services: bool) -> Severity {
+    if let Some(worse) = advisory.severity_with_services.filter(|_| of_services) {
+        return worse;
     }
+    let absent = |id: &str| context.defect(id).is_some_and(|defect| defect.state == DefectState::Absent);
+    match &advisory.severity_with_defect {
+        Some(worse) if !absent(&worse.defect) => worse.severity,
+        _ => advisory.severity,
+    }
+}
 
-    fn evidence(&self, advisory: &Advisory) -> Vec<String> {
-        let Reading::Ok(totals) = self.facts.conntrack.totals() else { return Vec::new() };
-        if self.blind.is_some() {
-            return Vec::new();
-        }
-        let shown = advisory.evidence.iter().filter_map(|evidence| {
-            let value = totals.get(&ConntrackCounter::from_name(&evidence.counter)?)?;
-            Some(format!("{} since boot: {value} ({})", evidence.counter, evidence.text))
-        });
-        let rewrites = advisory.conditions.iter().any(|condition| condition.test == Test::OuterRewritten);
-        let now = flows::rewritten_now(&self.facts.flows.tunnels.found).filter(|_| rewrites);
-        shown.chain(now).collect()
+fn evidence(context: &Context<'_>, advisory: &Advisory) -> Vec<String> {
+    let Reading::Ok(totals) = context.facts.conntrack.totals() else { return Vec::new() };
+    if context.blind.is_some() {
+        return Vec::new();
     }
+    let shown = advisory.evidence.iter().filter_map(|evidence| {
+        let value = totals.get(&ConntrackCounter::from_name(&evidence.counter)?)?;
+        Some(format!("{} since boot: {value} ({})", evidence.counter, evidence.text))
+    });
+    let rewrites = advisory.conditions.iter().any(|condition| condition.test == Test::OuterRewritten);
+    let now = flows::rewritten_now(&context.facts.flows.tunnels.found).filter(|_| rewrites);
+    shown.chain(now).collect()
 }
 
 /// The contract's rule: any ingredient fails → not affected; else any safeguard's lack fails → mitigated; else

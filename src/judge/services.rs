@@ -1,6 +1,7 @@
 //! The vocabulary of conditions that is about Services.
 
 use super::conditions::{Context, Evaluation, unread_links};
+use super::idle;
 use crate::facts::netfilter::{Backend, Family, Owner, owner};
 use crate::facts::{Question, Reading};
 use crate::symbolic::{Certainty, Network, Occurrence, RuleAt};
@@ -11,165 +12,160 @@ const SERVICES: &[Owner] =
 /// The device that NodeLocal DNSCache makes.
 const NODE_LOCAL_DNS: &str = "nodelocaldns";
 
-impl Context<'_> {
-    /// What follows where no rule translates destinations: IPVS may.
-    fn without_a_rule(&self, nothing: &str, services: impl Fn(u64) -> Evaluation) -> Evaluation {
-        match &self.facts.ipvs_services {
-            Reading::Ok(0) | Reading::Absent(_) => Evaluation::fails(nothing),
-            Reading::Ok(count) => services(*count),
-            other => Evaluation::unknown(Question::unread(other).shown_by(["ipvsadm", "-Ln"])),
-        }
+/// What follows where no rule translates destinations: IPVS may.
+fn without_a_rule(context: &Context<'_>, nothing: &str, services: impl Fn(u64) -> Evaluation) -> Evaluation {
+    match &context.facts.ipvs_services {
+        Reading::Ok(0) | Reading::Absent(_) => Evaluation::fails(nothing),
+        Reading::Ok(count) => services(*count),
+        other => Evaluation::unknown(Question::unread(other).shown_by(["ipvsadm", "-Ln"])),
     }
+}
 
-    pub(super) fn dns_dnat_to_several(&self) -> Evaluation {
-        match self.network().map(|network| self.derived.dns_to_several(network, &self.effort)) {
-            Err(why) => Evaluation::unknown(why),
-            Ok(found) => match &found.certainty {
-                Certainty::Happens => Evaluation::holds(format!(
-                    "UDP to one address and port 53 goes to one of several name servers: {}",
-                    found.place
-                )),
-                Certainty::Unknown(why) => Evaluation::unknown(why),
-                Certainty::DoesNot => self.without_a_rule(
-                    "no rule spreads UDP to one address and port 53 over several name servers",
-                    |services| Evaluation::unknown(format!("IPVS has {services} services, which may spread it")),
-                ),
-            },
-        }
-    }
-
-    pub(super) fn no_local_cache(&self) -> Evaluation {
-        match &self.facts.links {
-            Reading::Ok(links) => match links.iter().find(|link| link.name == NODE_LOCAL_DNS) {
-                Some(link) => Evaluation::fails(format!("pods ask the cache on this node (device {})", link.name)),
-                None => Evaluation::holds(format!("there is no cache on this node (no device {NODE_LOCAL_DNS})")),
-            },
-            other => Evaluation::unknown(unread_links(other)),
-        }
-    }
-
-    pub(super) fn tcp_dnat_client_inside(&self) -> Evaluation {
-        let found = match self.network().map(|network| self.derived.bypass(network, &self.effort)) {
-            Err(why) => return Evaluation::unknown(why).of_services(true),
-            Ok(found) => found,
-        };
-        let owners: Vec<Owner> = found.rules.iter().map(|at| self.owner_of(at)).collect();
-        let unread = found.rules.iter().any(|at| at.position == 0);
-        let of_services = unread || owners.iter().any(|owner| SERVICES.contains(owner));
-        match &found.translated.certainty {
-            Certainty::Happens => {
-                let who = match found.clients {
-                    [true, true] => "this host and others behind it",
-                    [true, false] => "this host",
-                    [false, _] => "clients behind this host",
-                };
-                let owner = match owners.first() {
-                    None | Some(Owner::Other) => String::new(),
-                    Some(owner) => format!("{owner}'s "),
-                };
-                let detail = format!(
-                    "connections of {who} are given another destination, which they can also reach past the translation: \
-                     {owner}{} (clients beyond a default route's device are assumed to have no way of their own to it)",
-                    found.translated.place
-                );
-                Evaluation::holds(detail)
-                    .of_services(of_services)
-                    .in_backend_of(self.network().ok(), found.rules.first())
-            }
-            Certainty::Unknown(why) => Evaluation::unknown(why).of_services(of_services || found.rules.is_empty()),
-            Certainty::DoesNot => {
-                let nothing = match (found.is_translating, found.translated.place.as_str()) {
-                    (false, _) => "no rule gives TCP connections another destination".to_owned(),
-                    (true, "") => "no client that is given another destination reaches it past the translation through \
-                                   this host (clients beyond a default route's device are assumed to have no way of their \
-                                   own to it)"
-                        .into(),
-                    (true, place) => format!("{place} drops the resets of clients that are given another destination"),
-                };
-                self.without_a_rule(&nothing, |services| {
-                    Evaluation::unknown(format!("IPVS has {services} services, which may translate TCP"))
-                        .of_services(true)
-                })
-            }
-        }
-    }
-
-    /// Who writes a rule.
-    fn owner_of(&self, at: &RuleAt) -> Owner {
-        let found = self.network().ok().and_then(|network| Some((network.rules[at.set].ruleset, network.rule(at)?)));
-        found.map_or(Owner::Other, |(ruleset, rule)| owner::owner(ruleset, &at.chain, rule))
-    }
-
-    pub(super) fn tcp_not_liberal(&self) -> Evaluation {
-        match &self.facts.conntrack.tcp_be_liberal {
-            Reading::Ok(0) => {
-                Evaluation::holds("nf_conntrack_tcp_be_liberal is 0: segments outside the window are invalid")
-            }
-            Reading::Ok(value) => Evaluation::fails(format!("nf_conntrack_tcp_be_liberal is {value}")),
-            Reading::Absent(_) => Evaluation::fails("nf_conntrack is not in the running kernel"),
-            other => {
-                let liberal = ["sysctl", "net.netfilter.nf_conntrack_tcp_be_liberal"];
-                Evaluation::unknown(Question::unread(other).shown_by(liberal))
-            }
-        }
-    }
-
-    pub(super) fn bypass_arrives(&self) -> Evaluation {
-        match self.network().map(|network| self.derived.bypass(network, &self.effort)) {
-            Err(why) => Evaluation::unknown(why),
-            Ok(found) => undropped(
-                &found.arrive,
-                "no rule drops invalid TCP segments on their way to such clients",
-                "invalid TCP segments get to such clients",
-                "no invalid TCP segment gets to such a client",
+pub(super) fn dns_dnat_to_several(context: &Context<'_>) -> Evaluation {
+    match context.network().map(|network| context.derived.dns_to_several(network, &context.effort)) {
+        Err(why) => Evaluation::unknown(why),
+        Ok(found) => match &found.certainty {
+            Certainty::Happens => Evaluation::holds(format!(
+                "UDP to one address and port 53 goes to one of several name servers: {}",
+                found.place
+            )),
+            Certainty::Unknown(why) => Evaluation::unknown(why),
+            Certainty::DoesNot => without_a_rule(
+                context,
+                "no rule spreads UDP to one address and port 53 over several name servers",
+                |services| Evaluation::unknown(format!("IPVS has {services} services, which may spread it")),
             ),
-        }
+        },
     }
+}
 
-    pub(super) fn source_nat_answered_here(&self) -> Evaluation {
-        match self.answers() {
-            Err(why) => Evaluation::unknown(why),
-            Ok(found) => match &found.translated.certainty {
-                Certainty::Happens => Evaluation::holds(format!(
-                    "TCP connections leave with an address of this host's as their source: {}",
-                    found.translated.place
-                ))
-                .in_backend_of(self.network().ok(), found.rule.as_ref()),
-                Certainty::Unknown(why) => Evaluation::unknown(why),
-                Certainty::DoesNot => {
-                    Evaluation::fails("no TCP connection leaves with an address of this host's as another source")
-                }
-            },
-        }
+pub(super) fn no_local_cache(context: &Context<'_>) -> Evaluation {
+    match &context.facts.links {
+        Reading::Ok(links) => match links.iter().find(|link| link.name == NODE_LOCAL_DNS) {
+            Some(link) => Evaluation::fails(format!("pods ask the cache on this node (device {})", link.name)),
+            None => Evaluation::holds(format!("there is no cache on this node (no device {NODE_LOCAL_DNS})")),
+        },
+        other => Evaluation::unknown(unread_links(other)),
     }
+}
 
-    pub(super) fn invalid_arrives(&self) -> Evaluation {
-        match self.answers() {
-            Err(why) => Evaluation::unknown(why),
-            Ok(found) => undropped(
-                &found.arrive,
-                "no rule drops invalid TCP segments that are for this host itself",
-                "invalid TCP segments that are for this host itself get to it",
-                "no invalid TCP segment that answers such a connection gets to this host's own TCP",
-            ),
+pub(super) fn tcp_dnat_client_inside(context: &Context<'_>) -> Evaluation {
+    let found = match context.network().map(|network| context.derived.bypass(network, &context.effort)) {
+        Err(why) => return Evaluation::unknown(why).of_services(true),
+        Ok(found) => found,
+    };
+    let owners: Vec<Owner> = found.rules.iter().map(|at| owner_of(context, at)).collect();
+    let unread = found.rules.iter().any(|at| at.position == 0);
+    let of_services = unread || owners.iter().any(|owner| SERVICES.contains(owner));
+    match &found.translated.certainty {
+        Certainty::Happens => {
+            let who = match found.clients {
+                [true, true] => "this host and others behind it",
+                [true, false] => "this host",
+                [false, _] => "clients behind this host",
+            };
+            let owner = match owners.first() {
+                None | Some(Owner::Other) => String::new(),
+                Some(owner) => format!("{owner}'s "),
+            };
+            let detail = format!(
+                "connections of {who} are given another destination, which they can also reach past the translation: \
+                 {owner}{} (clients beyond a default route's device are assumed to have no way of their own to it)",
+                found.translated.place
+            );
+            let outcome = Evaluation::holds(detail).of_services(of_services);
+            in_backend_of(outcome, context.network().ok(), found.rules.first())
+        }
+        Certainty::Unknown(why) => Evaluation::unknown(why).of_services(of_services || found.rules.is_empty()),
+        Certainty::DoesNot => {
+            let nothing = match (found.is_translating, found.translated.place.as_str()) {
+                (false, _) => "no rule gives TCP connections another destination".to_owned(),
+                (true, "") => "no client that is given another destination reaches it past the translation through \
+                               this host (clients beyond a default route's device are assumed to have no way of their \
+                               own to it)"
+                    .into(),
+                (true, place) => format!("{place} drops the resets of clients that are given another destination"),
+            };
+            without_a_rule(context, &nothing, |services| {
+                Evaluation::unknown(format!("IPVS has {services} services, which may translate TCP")).of_services(true)
+            })
         }
     }
 }
 
-impl Evaluation {
-    /// Remedies that add a rule use the backend of this one.
-    fn in_backend_of(self, network: Option<&Network<'_>>, at: Option<&RuleAt>) -> Self {
-        let (Some(network), Some(at)) = (network, at) else { return self };
-        let ipv6 = if at.chain.family == Family::Ipv6 { "6" } else { "" };
-        match network.backend(at) {
-            Backend::Legacy => self.with("iptables", format!("ip{ipv6}tables-legacy")),
-            Backend::IptablesNft => self.with("iptables", format!("ip{ipv6}tables-nft")),
-            // Of a chain that was not read as a whole its table tells.
-            Backend::Nftables if at.position == 0 && at.chain.table == *"nat" => {
-                self.with("iptables", format!("ip{ipv6}tables-nft"))
-            }
-            Backend::Nftables => self.with("nft", "nft"),
+/// Who writes a rule.
+fn owner_of(context: &Context<'_>, at: &RuleAt) -> Owner {
+    let found = context.network().ok().and_then(|network| Some((network.rules[at.set].ruleset, network.rule(at)?)));
+    found.map_or(Owner::Other, |(ruleset, rule)| owner::owner(ruleset, &at.chain, rule))
+}
+
+pub(super) fn tcp_not_liberal(context: &Context<'_>) -> Evaluation {
+    match &context.facts.conntrack.tcp_be_liberal {
+        Reading::Ok(0) => {
+            Evaluation::holds("nf_conntrack_tcp_be_liberal is 0: segments outside the window are invalid")
         }
+        Reading::Ok(value) => Evaluation::fails(format!("nf_conntrack_tcp_be_liberal is {value}")),
+        Reading::Absent(_) => Evaluation::fails("nf_conntrack is not in the running kernel"),
+        other => {
+            let liberal = ["sysctl", "net.netfilter.nf_conntrack_tcp_be_liberal"];
+            Evaluation::unknown(Question::unread(other).shown_by(liberal))
+        }
+    }
+}
+
+pub(super) fn bypass_arrives(context: &Context<'_>) -> Evaluation {
+    match context.network().map(|network| context.derived.bypass(network, &context.effort)) {
+        Err(why) => Evaluation::unknown(why),
+        Ok(found) => undropped(
+            &found.arrive,
+            "no rule drops invalid TCP segments on their way to such clients",
+            "invalid TCP segments get to such clients",
+            "no invalid TCP segment gets to such a client",
+        ),
+    }
+}
+
+pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
+    match idle::answers(context) {
+        Err(why) => Evaluation::unknown(why),
+        Ok(found) => match &found.translated.certainty {
+            Certainty::Happens => {
+                let place = &found.translated.place;
+                let detail = format!("TCP connections leave with an address of this host's as their source: {place}");
+                in_backend_of(Evaluation::holds(detail), context.network().ok(), found.rule.as_ref())
+            }
+            Certainty::Unknown(why) => Evaluation::unknown(why),
+            Certainty::DoesNot => {
+                Evaluation::fails("no TCP connection leaves with an address of this host's as another source")
+            }
+        },
+    }
+}
+
+pub(super) fn invalid_arrives(context: &Context<'_>) -> Evaluation {
+    match idle::answers(context) {
+        Err(why) => Evaluation::unknown(why),
+        Ok(found) => undropped(
+            &found.arrive,
+            "no rule drops invalid TCP segments that are for this host itself",
+            "invalid TCP segments that are for this host itself get to it",
+            "no invalid TCP segment that answers such a connection gets to this host's own TCP",
+        ),
+    }
+}
+
+/// Remedies that add a rule use the backend of this one.
+fn in_backend_of(evaluation: Evaluation, network: Option<&Network<'_>>, at: Option<&RuleAt>) -> Evaluation {
+    let (Some(network), Some(at)) = (network, at) else { return evaluation };
+    let ipv6 = if at.chain.family == Family::Ipv6 { "6" } else { "" };
+    match network.backend(at) {
+        Backend::Legacy => evaluation.with("iptables", format!("ip{ipv6}tables-legacy")),
+        Backend::IptablesNft => evaluation.with("iptables", format!("ip{ipv6}tables-nft")),
+        // Of a chain that was not read as a whole its table tells.
+        Backend::Nftables if at.position == 0 && at.chain.table == *"nat" => {
+            evaluation.with("iptables", format!("ip{ipv6}tables-nft"))
+        }
+        Backend::Nftables => evaluation.with("nft", "nft"),
     }
 }
 

@@ -9,118 +9,116 @@ use crate::facts::Reading;
 use crate::facts::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
-impl Context<'_> {
-    /// Rules that let new connections compete, and why there may be more; or why they could not be read.
-    pub(super) fn reached(&self) -> Result<Arc<ReachedRules>, Question> {
-        self.network().map(|network| self.derived.reached(network, &self.effort))
-    }
+/// Rules that let new connections compete, and why there may be more; or why they could not be read.
+pub(super) fn reached(context: &Context<'_>) -> Result<Arc<ReachedRules>, Question> {
+    context.network().map(|network| context.derived.reached(network, &context.effort))
+}
 
-    pub(super) fn source_nat_reachable(&self) -> Evaluation {
-        let found = match self.reached() {
-            Ok(found) => found,
-            Err(why) => return Evaluation::unknown(why),
-        };
-        let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
-        let certain = reached.iter().find(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
-        match (certain, reached) {
-            (Some(rule), all) => {
-                let more = others(all.len() - 1);
-                Evaluation::holds(format!("new connections get to {}{more}", self.describe(rule)))
+pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
+    let found = match reached(context) {
+        Ok(found) => found,
+        Err(why) => return Evaluation::unknown(why),
+    };
+    let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
+    let certain = reached.iter().find(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
+    match (certain, reached) {
+        (Some(rule), all) => {
+            let more = others(all.len() - 1);
+            Evaluation::holds(format!("new connections get to {}{more}", describe(context, rule)))
+        }
+        (None, [rule, ..]) => match &rule.certainty {
+            Certainty::Unknown(why) => Evaluation::unknown(why),
+            _ => Evaluation::unknown(format!("{} is not understood", rule.place)),
+        },
+        (None, []) if gave_up.is_some() => Evaluation::unknown(gave_up.unwrap_or_default()),
+        (None, []) => Evaluation::fails(match &found.one_to_one {
+            Some(place) => {
+                format!("where new connections are translated ({place}), no two sources get one address")
             }
-            (None, [rule, ..]) => match &rule.certainty {
-                Certainty::Unknown(why) => Evaluation::unknown(why),
-                _ => Evaluation::unknown(format!("{} is not understood", rule.place)),
-            },
-            (None, []) if gave_up.is_some() => Evaluation::unknown(gave_up.unwrap_or_default()),
-            (None, []) => Evaluation::fails(match &found.one_to_one {
-                Some(place) => {
-                    format!("where new connections are translated ({place}), no two sources get one address")
-                }
-                None => "new connections get to no rule that translates their source".into(),
-            }),
-        }
+            None => "new connections get to no rule that translates their source".into(),
+        }),
     }
+}
 
-    pub(super) fn several_cpus(&self) -> Evaluation {
-        match &self.facts.online_cpus {
-            Reading::Ok(1) => Evaluation::fails("1 CPU is online: no two packets are translated at once"),
-            Reading::Ok(cpus) => Evaluation::holds(format!("{cpus} CPUs are online")),
-            other => Evaluation::unknown(format!("it could not be told how many CPUs are online: {}", other.why())),
-        }
+pub(super) fn several_cpus(context: &Context<'_>) -> Evaluation {
+    match &context.facts.online_cpus {
+        Reading::Ok(1) => Evaluation::fails("1 CPU is online: no two packets are translated at once"),
+        Reading::Ok(cpus) => Evaluation::holds(format!("{cpus} CPUs are online")),
+        other => Evaluation::unknown(format!("it could not be told how many CPUs are online: {}", other.why())),
     }
+}
 
-    pub(super) fn port_not_random(&self, defects: &[String]) -> Evaluation {
-        let found = match self.reached() {
-            Ok(found) => found,
-            Err(why) => return Evaluation::unknown(why),
+pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Evaluation {
+    let found = match reached(context) {
+        Ok(found) => found,
+        Err(why) => return Evaluation::unknown(why),
+    };
+    let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
+    let states = defects.iter().map(|id| context.defect(id).map_or(DefectState::Unknown, |defect| defect.state));
+    let states: Vec<DefectState> = states.collect();
+    let worst = [DefectState::Present, DefectState::Unknown].into_iter().find(|state| states.contains(state));
+    let predictable = worst.unwrap_or(DefectState::Absent);
+    let keeps: Vec<(&Reached, Choice)> = reached.iter().map(|rule| (rule, choice(rule, predictable))).collect();
+    let racing =
+        keeps.iter().find(|(rule, choice)| *choice == Choice::Predictable && rule.certainty == Certainty::Happens);
+    if let Some((rule, _)) = racing {
+        let count = keeps.iter().filter(|(_, choice)| *choice == Choice::Predictable).count();
+        let how = match &rule.nat {
+            Some(nat) if nat.randomization == PortRandomization::Random => {
+                "chooses ports by a hash that this kernel makes predictable (random instead of random-fully)"
+            }
+            _ => "keeps ports where it can, so that two connections can pick the same one at once",
         };
-        let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
-        let states = defects.iter().map(|id| self.defect(id).map_or(DefectState::Unknown, |defect| defect.state));
-        let states: Vec<DefectState> = states.collect();
-        let worst = [DefectState::Present, DefectState::Unknown].into_iter().find(|state| states.contains(state));
-        let predictable = worst.unwrap_or(DefectState::Absent);
-        let keeps: Vec<(&Reached, Choice)> = reached.iter().map(|rule| (rule, choice(rule, predictable))).collect();
-        let racing =
-            keeps.iter().find(|(rule, choice)| *choice == Choice::Predictable && rule.certainty == Certainty::Happens);
-        if let Some((rule, _)) = racing {
-            let count = keeps.iter().filter(|(_, choice)| *choice == Choice::Predictable).count();
-            let how = match &rule.nat {
-                Some(nat) if nat.randomization == PortRandomization::Random => {
-                    "chooses ports by a hash that this kernel makes predictable (random instead of random-fully)"
-                }
-                _ => "keeps ports where it can, so that two connections can pick the same one at once",
+        let few = few_ports(rule);
+        return Evaluation::holds(format!("{} {how}{few}{}", describe(context, rule), others(count - 1)));
+    }
+    for (rule, choice) in &keeps {
+        match (choice, &rule.certainty) {
+            (Choice::Random, _) => {}
+            (Choice::Predictable, Certainty::Unknown(why)) => return Evaluation::unknown(why),
+            (Choice::Predictable, _) => {}
+            (Choice::NotUnderstood, _) => {
+                return Evaluation::unknown(format!("{} is not understood", rule.place));
+            }
+            (Choice::ByKernel, _) => {
+                let place = describe(context, rule);
+                return Evaluation::unknown(format!(
+                    "{place} has random, which protects where the kernel chooses ports freely; whether this one does \
+                     is not known"
+                ));
+            }
+        }
+    }
+    if let Some(why) = gave_up {
+        return Evaluation::unknown(why);
+    }
+    match keeps.as_slice() {
+        [] => Evaluation::fails("no port is chosen"),
+        all => {
+            // The one with the fewest ports says most.
+            let (rule, _) = all.iter().min_by_key(|(rule, _)| ports(rule)).unwrap_or(&all[0]);
+            let rest = match all.len() - 1 {
+                0 => String::new(),
+                1 => ", and so does 1 other".into(),
+                rest => format!(", and so do {rest} others"),
             };
-            let few = few_ports(rule);
-            return Evaluation::holds(format!("{} {how}{few}{}", self.describe(rule), others(count - 1)));
-        }
-        for (rule, choice) in &keeps {
-            match (choice, &rule.certainty) {
-                (Choice::Random, _) => {}
-                (Choice::Predictable, Certainty::Unknown(why)) => return Evaluation::unknown(why),
-                (Choice::Predictable, _) => {}
-                (Choice::NotUnderstood, _) => {
-                    return Evaluation::unknown(format!("{} is not understood", rule.place));
-                }
-                (Choice::ByKernel, _) => {
-                    let place = self.describe(rule);
-                    return Evaluation::unknown(format!(
-                        "{place} has random, which protects where the kernel chooses ports freely; whether this one does \
-                         is not known"
-                    ));
-                }
-            }
-        }
-        if let Some(why) = gave_up {
-            return Evaluation::unknown(why);
-        }
-        match keeps.as_slice() {
-            [] => Evaluation::fails("no port is chosen"),
-            all => {
-                // The one with the fewest ports says most.
-                let (rule, _) = all.iter().min_by_key(|(rule, _)| ports(rule)).unwrap_or(&all[0]);
-                let rest = match all.len() - 1 {
-                    0 => String::new(),
-                    1 => ", and so does 1 other".into(),
-                    rest => format!(", and so do {rest} others"),
-                };
-                Evaluation::fails(format!("{} chooses random ports{}{rest}", self.describe(rule), few_ports(rule)))
-            }
+            Evaluation::fails(format!("{} chooses random ports{}{rest}", describe(context, rule), few_ports(rule)))
         }
     }
+}
 
-    /// `kube-proxy's rule 3 of chain KUBE-POSTROUTING (table ip nat)`
-    fn describe(&self, rule: &Reached) -> String {
-        let Some((backend, RuleAt { chain, position, .. })) = &rule.at else { return rule.place.clone() };
-        let mine = |known: &&SourceNatRule| {
-            let same_chain = known.family == chain.family && known.table == chain.table && known.chain == chain.chain;
-            let legacy = |backend: Backend| backend == Backend::Legacy;
-            same_chain && known.position == *position && legacy(known.backend) == legacy(*backend)
-        };
-        let owner = self.facts.source_nat_rules.ok().and_then(|rules| rules.iter().find(mine)).map(|rule| rule.owner);
-        match owner {
-            None | Some(Owner::Other) => rule.place.clone(),
-            Some(owner) => format!("{owner}'s {}", rule.place),
-        }
+/// `kube-proxy's rule 3 of chain KUBE-POSTROUTING (table ip nat)`
+fn describe(context: &Context<'_>, rule: &Reached) -> String {
+    let Some((backend, RuleAt { chain, position, .. })) = &rule.at else { return rule.place.clone() };
+    let mine = |known: &&SourceNatRule| {
+        let same_chain = known.family == chain.family && known.table == chain.table && known.chain == chain.chain;
+        let legacy = |backend: Backend| backend == Backend::Legacy;
+        same_chain && known.position == *position && legacy(known.backend) == legacy(*backend)
+    };
+    let owner = context.facts.source_nat_rules.ok().and_then(|rules| rules.iter().find(mine)).map(|rule| rule.owner);
+    match owner {
+        None | Some(Owner::Other) => rule.place.clone(),
+        Some(owner) => format!("{owner}'s {}", rule.place),
     }
 }
 

@@ -5,22 +5,20 @@ use super::{ConditionFinding, ConditionState};
 use crate::advisory::Advisory;
 use crate::facts::{NetworkNamespace, Source, SourceState};
 
-impl Context<'_> {
-    /// Whether one of the unknown conditions is decided by a source that was denied or failed.
-    pub(super) fn is_unseen(&self, advisory: &Advisory, found: &[ConditionFinding]) -> bool {
-        match (self.blind, self.facts.network_namespace) {
-            (Some(_), NetworkNamespace::Other) => false, // what could be read there is not the node's
-            (Some(_), _) => true,                        // /proc/sys/net, which would tell
-            (None, _) => {
-                let pairs = found.iter().zip(&advisory.conditions);
-                let unknown = pairs.filter(|(finding, _)| finding.state == ConditionState::Unknown);
-                unknown.flat_map(|(_, condition)| condition.test.sources()).any(|source| self.was_not_read(*source))
-            }
+/// Whether one of the unknown conditions is decided by a source that was denied or failed.
+pub(super) fn is_unseen(context: &Context<'_>, advisory: &Advisory, found: &[ConditionFinding]) -> bool {
+    match (context.blind, context.facts.network_namespace) {
+        (Some(_), NetworkNamespace::Other) => false, // what could be read there is not the node's
+        (Some(_), _) => true,                        // /proc/sys/net, which would tell
+        (None, _) => {
+            let pairs = found.iter().zip(&advisory.conditions);
+            let unknown = pairs.filter(|(finding, _)| finding.state == ConditionState::Unknown);
+            unknown.flat_map(|(_, condition)| condition.test.sources()).any(|source| was_not_read(context, *source))
         }
     }
+}
 
-    fn was_not_read(&self, source: Source) -> bool {
-        let mut ends = self.facts.sources.iter().filter(|status| status.source == source);
-        ends.any(|status| matches!(status.state, SourceState::Denied | SourceState::Failed))
-    }
+fn was_not_read(context: &Context<'_>, source: Source) -> bool {
+    let mut ends = context.facts.sources.iter().filter(|status| status.source == source);
+    ends.any(|status| matches!(status.state, SourceState::Denied | SourceState::Failed))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::host::{may_be_chosen, prefix_range};
+use super::network::host::{may_be_chosen, prefix_range};
 use super::past::{Past, past};
 use super::values::Numbers;
 use crate::facts::netfilter::{Family, address_key, name_key};

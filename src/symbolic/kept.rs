@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::host::{Device, HostFacts, OwnAddresses};
+use super::network::host::{Device, HostFacts, OwnAddresses};
 use super::network::{HeldRules, Network};
 use crate::facts::Question;
 use crate::facts::netfilter::Ruleset;

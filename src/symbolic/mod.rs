@@ -7,14 +7,14 @@
 //! | `assumptions` | what cannot be told: must, may, never |
 //! | `packets` | which variables are which field of a packet |
 //! | `survey` | what rules tell packets apart by: nothing else is followed |
-//! | `slice` | which chains can decide about marks at all |
+//! | `network::slice` | which chains can decide about marks at all |
 //! | `values` | numbers that a field of the node's can hold |
 //! | `effort` | how much work all of this may do |
 //! | `network` | rules of all backends, links, addresses |
-//! | `host` | devices and addresses of this host |
+//! | `network::host` | devices and addresses of this host |
 //! | `kept` | a network that is kept, to be held against a later one |
-//! | `unread` | rules that were not read, and what follows |
-//! | `translations` | which destinations connections can have in place of their packets' |
+//! | `network::unread` | rules that were not read, and what follows |
+//! | `network::translations` | which destinations connections can have in place of their packets' |
 //! | `order` | which chains a hook calls, in which orders |
 //! | `machine` | hooks, chains, rules, matches, sets, writes, the NAT core |
 //! | `past` | routes that a mark may lead past a tunnel |
@@ -24,7 +24,6 @@
 mod assumptions;
 mod effort;
 mod facts;
-mod host;
 mod kept;
 mod machine;
 mod network;
@@ -32,11 +31,8 @@ mod order;
 mod packets;
 mod past;
 mod scenarios;
-mod slice;
 mod space;
 mod survey;
-mod translations;
-mod unread;
 mod values;
 
 pub use effort::{Effort, Ended};

@@ -1,14 +1,19 @@
 //! What there is around a packet: rules of all backends, links, addresses that are this host's.
 
+pub mod host;
+pub mod slice;
+mod translations;
+pub mod unread;
+
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::host::{Device, HostFacts, OwnAddresses, own_addresses, taking};
+use self::host::{Device, HostFacts, OwnAddresses, own_addresses, taking};
 use super::machine::Certainty;
-use super::slice;
+
+use self::unread::is_unread_map;
 use super::survey::{Relevant, Survey};
-use super::unread::is_unread_map;
 use super::values::Numbers;
 use crate::facts::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
 use crate::facts::{Facts, Link, Question, Reading};

@@ -8,7 +8,7 @@
 //! one question for the packets that several would have; up to four others are walked in every order.
 
 use super::network::Network;
-use super::unread::BaseChainList;
+use super::network::unread::BaseChainList;
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, ChainKind, Family, Hook};
 

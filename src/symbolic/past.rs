@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::host::prefix_range;
+use super::network::host::prefix_range;
 use super::values::Numbers;
 use crate::facts::{PolicyRule, Route};
 

@@ -193,3 +193,47 @@ fn each_name_of_a_type_has_one_meaning() {
     let twice: Vec<_> = homes.iter().filter(|(_, files)| files.len() > 1).collect();
     assert!(twice.is_empty(), "named twice: {twice:#?}");
 }
+
+/// The name of the type that a line declares, or that the macro does whose first line it is.
+fn declared<'a>(before: &str, line: &'a str) -> Option<&'a str> {
+    let kinds = ["struct ", "enum ", "union "];
+    let by_macro = before.ends_with("! {") && line.starts_with(|c: char| c.is_uppercase());
+    let rest = kinds.iter().find_map(|kind| Some(line.split_once(kind)?.1)).or(by_macro.then_some(line))?;
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().filter(|name| !name.is_empty())
+}
+
+/// The type whose own methods begin here: those of a trait are another matter.
+fn own_methods_of(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("impl")?;
+    let rest = if rest.starts_with('<') { &rest[rest.find("> ")? + 1..] } else { rest };
+    let named = rest.strip_prefix(' ')?.split(['<', ' ', '{']).next()?.rsplit("::").next()?;
+    (!rest.contains(" for ") && named.starts_with(|c: char| c.is_uppercase())).then_some(named)
+}
+
+/// A type's methods stand in the file that declares it, or in a module below it, which sees its private fields. What others know about
+/// it are functions of theirs.
+#[test]
+fn a_type_has_its_methods_in_its_own_module() {
+    let module = |name: &str| name.trim_end_matches("/mod").to_owned();
+    let mut homes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut methods = Vec::new();
+    for file in sources() {
+        let code = code(&file.path, &file.text);
+        let mut before = "";
+        for line in code.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("#[")) {
+            if let Some(name) = declared(before, line) {
+                homes.entry(name.to_owned()).or_default().push(module(&file.name));
+            }
+            methods.extend(own_methods_of(line).map(|name| (name.to_owned(), module(&file.name))));
+            before = line;
+        }
+    }
+    assert!(methods.len() > 200, "{} were found", methods.len());
+    for (name, file) in methods {
+        let homes = homes.get(&name).map(Vec::as_slice).unwrap_or_default();
+        let is_home = |home: &String| {
+            file.strip_prefix(home.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        assert!(homes.iter().any(is_home), "{file}: methods of {name}, which is declared in {homes:?}");
+    }
+}

@@ -60,41 +60,39 @@ pub struct NatMap {
     pub ports: Option<[Range<usize>; 2]>,
 }
 
-impl Nat {
-    /// Addresses that it gives, by itself or by its map, as ranges of numbers. `None`: they are not known.
-    pub fn given_addresses(&self, sets: &BTreeMap<SetId, Set>) -> Option<Vec<(u128, u128)>> {
-        let given = |addresses| match addresses {
-            Chosen::Unset => Some(None),
-            Chosen::Range(first, last) => Some(Some((address_key(first), address_key(last)))),
-            Chosen::ByPacket => None,
-        };
-        match &self.map {
-            None => Some(given(self.addresses)?.into_iter().collect()),
-            Some(map) => {
-                let each = map.lookup.known_in(sets)?.map(|(_, data)| given(self.with_data(data)?.addresses));
-                Some(each.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
-            }
+/// Addresses that it gives, by itself or by its map, as ranges of numbers. `None`: they are not known.
+pub fn given_addresses(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<(u128, u128)>> {
+    let given = |addresses| match addresses {
+        Chosen::Unset => Some(None),
+        Chosen::Range(first, last) => Some(Some((address_key(first), address_key(last)))),
+        Chosen::ByPacket => None,
+    };
+    match &nat.map {
+        None => Some(given(nat.addresses)?.into_iter().collect()),
+        Some(map) => {
+            let each = map.lookup.known_in(sets)?.map(|(_, data)| given(with_data(nat, data)?.addresses));
+            Some(each.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
         }
     }
+}
 
-    /// What it is for packets for which its map has these data. `None`: they are too short.
-    pub fn with_data(&self, data: &[u8]) -> Option<Self> {
-        let Some(NatMap { addresses, ports, .. }) = &self.map else { return Some(self.clone()) };
-        let address = |at: &Range<usize>| {
-            let bytes = data.get(at.clone())?;
-            let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-            v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
-        };
-        let port = |at: &Range<usize>| Some(u16::from_be_bytes(data.get(at.clone())?.try_into().ok()?));
-        let mut nat = Self { map: None, ..self.clone() };
-        if let Some([first, last]) = addresses {
-            nat.addresses = Chosen::Range(address(first)?, address(last)?);
-        }
-        if let Some([first, last]) = ports {
-            nat.ports = Chosen::Range(port(first)?, port(last)?);
-        }
-        Some(nat)
+/// What it is for packets for which its map has these data. `None`: they are too short.
+pub fn with_data(nat: &Nat, data: &[u8]) -> Option<Nat> {
+    let Some(NatMap { addresses, ports, .. }) = &nat.map else { return Some(nat.clone()) };
+    let address = |at: &Range<usize>| {
+        let bytes = data.get(at.clone())?;
+        let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+    };
+    let port = |at: &Range<usize>| Some(u16::from_be_bytes(data.get(at.clone())?.try_into().ok()?));
+    let mut nat = Nat { map: None, ..nat.clone() };
+    if let Some([first, last]) = addresses {
+        nat.addresses = Chosen::Range(address(first)?, address(last)?);
     }
+    if let Some([first, last]) = ports {
+        nat.ports = Chosen::Range(port(first)?, port(last)?);
+    }
+    Some(nat)
 }
 
 #[cfg(test)]
@@ -113,9 +111,9 @@ mod tests {
         let (addresses, ports, randomization) = (Chosen::ByPacket, Chosen::ByPacket, PortRandomization::None);
         let action = NatAction::Snat;
         let nat = Nat { action, addresses, ports, randomization, persistent: false, map: Some(map) };
-        let found = nat.with_data(&[10, 0, 0, 1, 10, 0, 0, 9, 0x1f, 0x90, 0, 0]).unwrap();
+        let found = with_data(&nat, &[10, 0, 0, 1, 10, 0, 0, 9, 0x1f, 0x90, 0, 0]).unwrap();
         assert_eq!(found.addresses, Chosen::Range("10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap()));
         assert_eq!((found.ports, found.map), (Chosen::Range(8080, 8080), None));
-        assert_eq!(nat.with_data(&[10, 0, 0, 1]), None);
+        assert_eq!(with_data(&nat, &[10, 0, 0, 1]), None);
     }
 }

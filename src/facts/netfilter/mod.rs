@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::{Failure, Name, Reading, Shared, names};
 pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key};
 pub use header::HeaderBytes;
-pub use map::{MapLookup, NatMap, mark_in};
+pub use map::{MapLookup, NatMap, given_addresses, mark_in, with_data};
 pub use rule::{
     Chosen, Comparison, Counter, End, FieldTest, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step,
     Verdict,

@@ -40,16 +40,14 @@ impl Chain {
 }
 
 fn do_the_same(rules: &Arc<Vec<Rule>>, others: &Arc<Vec<Rule>>) -> bool {
-    let same = |(rule, other): (&Rule, &Rule)| rule.does_the_same_as(other);
+    let same = |(rule, other): (&Rule, &Rule)| rules_do_the_same(rule, other);
     Arc::ptr_eq(rules, others) || rules.len() == others.len() && rules.iter().zip(others.iter()).all(same)
 }
 
-impl Rule {
-    fn does_the_same_as(&self, other: &Self) -> bool {
-        let Self { position, comment: _, steps, counter: _, from_xtables, fingerprint } = self;
-        *fingerprint == other.fingerprint // tells most differences at once
+fn rules_do_the_same(rule: &Rule, other: &Rule) -> bool {
+    let Rule { position, comment: _, steps, counter: _, from_xtables, fingerprint } = rule;
+    *fingerprint == other.fingerprint // tells most differences at once
             && *position == other.position
             && *from_xtables == other.from_xtables
             && *steps == other.steps
-    }
 }

@@ -18,7 +18,9 @@ mod values;
 use std::net::IpAddr;
 
 use crate::capture::Request;
-use crate::facts::netfilter::{Chosen, End, Field, Match, Nat, NatAction, Ruleset, Set, SetId, Step, Verdict};
+use crate::facts::netfilter::{
+    Chosen, End, Field, Match, Nat, NatAction, Ruleset, Set, SetId, Step, Verdict, with_data,
+};
 use crate::facts::{Failure, Reading, Source};
 use crate::read::Node;
 
@@ -107,7 +109,7 @@ impl<'a> Lookups<'a> {
             NatAction::Masquerade | NatAction::Redirect | NatAction::Netmap => return,
         };
         let mapped = nat.map.as_ref().and_then(|map| map.lookup.known_in(&ruleset.sets)).into_iter().flatten();
-        let each = mapped.filter_map(|(_, data)| nat.with_data(data)).map(|nat| nat.addresses);
+        let each = mapped.filter_map(|(_, data)| with_data(nat, data)).map(|nat| nat.addresses);
         for addresses in each.chain([nat.addresses]) {
             if known.len() == most {
                 return;

@@ -18,11 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumptions::{About, Assumptions};
 use super::effort::{Effort, Ended, OF_CONNECTIONS, WALK};
+use super::network::unread::BaseChainList;
 use super::network::{Network, RuleAt};
 use super::packets::{PacketKind, PacketLayout, Packets, state};
 use super::space::{BitVector, EVERYTHING, NOTHING, PacketSet, Space};
 use super::survey::Relevant;
-use super::unread::BaseChainList;
 use crate::facts::Question;
 use crate::facts::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 

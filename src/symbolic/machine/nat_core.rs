@@ -8,10 +8,10 @@ use super::{Ends, Flow, Hit, Hits, OnNat, PacketKind, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::network::RuleAt;
+use crate::symbolic::network::unread::BaseChainList;
 use crate::symbolic::order;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};
-use crate::symbolic::unread::BaseChainList;
 
 impl Walk<'_> {
     /// `nf_nat_inet_fn`: the nat chains in turn, until one translates.

@@ -1,6 +1,7 @@
 //! What answers connections whose source was translated: a segment that connection tracking calls invalid is not translated
 //! back, so it is for this host itself, which knows no such connection and answers with a reset (`tcp_v4_send_reset`).
 
+use super::senders;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -10,8 +11,8 @@ use super::connection::{
 use super::idle::{Idle, IdleConnections};
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
 use crate::symbolic::effort::Effort;
-use crate::symbolic::host::{Connected, LOCAL};
 use crate::symbolic::machine::{Hit, Walk};
+use crate::symbolic::network::host::{Connected, LOCAL};
 use crate::symbolic::network::{Network, Occurrence, RuleAt};
 use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{NOTHING, PacketSet};
@@ -45,7 +46,7 @@ pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
             let mut mine = NOTHING;
             for (hit, packets) in std::mem::take(&mut way.sources) {
                 for (nat, packets) in walk.each_translation(&hit, packets) {
-                    let connected = walk.connected(&Field::OutputName);
+                    let connected = senders::connected(&mut walk, &Field::OutputName);
                     let packets = walk.space.and(packets, walk.space.and(assumed, connected));
                     idle.add(&mut walk, &hit, nat.as_ref(), packets);
                     let here = answered_here(&mut walk, &hit, nat.as_ref());

@@ -42,7 +42,7 @@ pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
             let connections = walk.space.and(connections, assumed);
             is_translating |= !way.hits.is_empty();
             walk.dropping.clear();
-            let resets = way.resets(&mut walk, connections);
+            let resets = resets(&way, &mut walk, connections);
             if !way.hits.is_empty() {
                 stopping.append(&mut walk.dropping);
             }
@@ -60,7 +60,7 @@ pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
                     hits.push((walk.assumptions.doubt(&walk.space, mine), hit));
                 }
             }
-            let late = way.late(&mut walk, resets);
+            let late = late(&way, &mut walk, resets);
             dropping.append(&mut walk.dropping);
             arriving = walk.space.or(arriving, late);
         }
@@ -74,42 +74,40 @@ pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
     Bypass { translated, is_translating, rules: rules.collect(), arrive, clients }
 }
 
-impl ConnectionPath {
-    /// Resets that clients of these connections send to the real server's address, as they leave.
-    fn resets(&self, walk: &mut Walk<'_>, connections: PacketSet) -> PacketSet {
-        let ends = ends(walk, connections);
-        self.begin(walk, "reset");
-        let Some(resets) = segments(walk, self.family, ends, Flags::RESET) else { return NOTHING };
-        if self.own {
-            let packets = walk.all_with(resets, &[(Field::InputName, NO_DEVICE)]);
-            return through(walk, "reset", self.family, &[Hook::Output, Hook::Postrouting], packets);
-        }
-        let packets = walk.forget(resets, &[Field::OutputName]);
-        let packets = walk.all_with(packets, &[(Field::InputName, SOME_DEVICE), (Field::OutputName, NO_DEVICE)]);
-        let packets = from_inside(walk, packets);
-        let packets = through(walk, "reset", self.family, &[Hook::Prerouting], packets);
-        let packets = self.routed(walk, packets);
-        through(walk, "reset", self.family, &[Hook::Forward, Hook::Postrouting], packets)
+/// Resets that clients of these connections send to the real server's address, as they leave.
+fn resets(path: &ConnectionPath, walk: &mut Walk<'_>, connections: PacketSet) -> PacketSet {
+    let ends = ends(walk, connections);
+    path.begin(walk, "reset");
+    let Some(resets) = segments(walk, path.family, ends, Flags::RESET) else { return NOTHING };
+    if path.own {
+        let packets = walk.all_with(resets, &[(Field::InputName, NO_DEVICE)]);
+        return through(walk, "reset", path.family, &[Hook::Output, Hook::Postrouting], packets);
     }
+    let packets = walk.forget(resets, &[Field::OutputName]);
+    let packets = walk.all_with(packets, &[(Field::InputName, SOME_DEVICE), (Field::OutputName, NO_DEVICE)]);
+    let packets = from_inside(walk, packets);
+    let packets = through(walk, "reset", path.family, &[Hook::Prerouting], packets);
+    let packets = path.routed(walk, packets);
+    through(walk, "reset", path.family, &[Hook::Forward, Hook::Postrouting], packets)
+}
 
-    /// Late segments of the real servers to the clients of these resets that get to them.
-    fn late(&self, walk: &mut Walk<'_>, resets: PacketSet) -> PacketSet {
-        let resets = ends(walk, resets);
-        let ends = reversed(walk, resets);
-        self.begin(walk, "late");
-        let Some(packets) = segments(walk, self.family, ends, Flags::LATE) else { return NOTHING };
-        if self.own {
-            return through(walk, "late", self.family, &[Hook::Prerouting, Hook::Input], packets);
-        }
-        let block = walk.block(&Field::OutputName).0;
-        let clients = ends;
-        let packets = walk.without(packets, block.into_iter().collect());
-        let packets = walk.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
-        let packets = through(walk, "late", self.family, &[Hook::Prerouting], packets);
-        let packets = walk.forget(packets, &[Field::OutputName]);
-        let packets = walk.space.and(packets, clients);
-        through(walk, "late", self.family, &[Hook::Forward, Hook::Postrouting], packets)
+/// Late segments of the real servers to the clients of these resets that get to them.
+fn late(path: &ConnectionPath, walk: &mut Walk<'_>, resets: PacketSet) -> PacketSet {
+    let resets = ends(walk, resets);
+    let ends = reversed(walk, resets);
+    path.begin(walk, "late");
+    let Some(packets) = segments(walk, path.family, ends, Flags::LATE) else { return NOTHING };
+    if path.own {
+        return through(walk, "late", path.family, &[Hook::Prerouting, Hook::Input], packets);
     }
+    let block = walk.block(&Field::OutputName).0;
+    let clients = ends;
+    let packets = walk.without(packets, block.into_iter().collect());
+    let packets = walk.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
+    let packets = through(walk, "late", path.family, &[Hook::Prerouting], packets);
+    let packets = walk.forget(packets, &[Field::OutputName]);
+    let packets = walk.space.and(packets, clients);
+    through(walk, "late", path.family, &[Hook::Forward, Hook::Postrouting], packets)
 }
 
 /// Packets that come in by a device beyond which no default route leads.

@@ -14,8 +14,8 @@ use crate::facts::Address;
 use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::host::{Connected, may_be_chosen};
 use crate::symbolic::machine::{Certainty, Hit, Hits, Walk};
+use crate::symbolic::network::host::{Connected, may_be_chosen};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// What a rule makes of the packets that get to it.

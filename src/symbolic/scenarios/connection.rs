@@ -1,6 +1,8 @@
 //! New connections over TCP, from where they come in or begin to where they leave: what is given another destination, and what
 //! another source; and segments of theirs that connection tracking calls invalid.
 
+use super::first;
+use super::senders;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -10,8 +12,8 @@ use super::services::{Passing, invalid_segments};
 use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key};
 use crate::symbolic::effort::Effort;
-use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};
+use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::network::{Network, RuleAt};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
@@ -43,7 +45,7 @@ impl Flags {
 
 /// If this host sends packets of its own, or forwards those of others.
 pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> PacketSet {
-    if own { EVERYTHING } else { walk.may_forward(family) }
+    if own { EVERYTHING } else { senders::may_forward(walk, family) }
 }
 
 /// A walk that tells the devices apart that lead to rules' targets, and those of default routes.
@@ -193,8 +195,8 @@ impl ConnectionPath {
     /// First packets of connections whose source is not translated, as they leave.
     pub(super) fn connections(&mut self, walk: &mut Walk<'_>) -> PacketSet {
         self.begin(walk, "new");
-        let packets = walk.first_packets();
-        let packets = walk.marked_outside(packets);
+        let packets = first::first_packets(walk);
+        let packets = first::marked_outside(walk, packets);
         let packets = flagged(walk, packets, Flags::FIRST);
         let packets = walk.all_with(
             packets,
@@ -261,7 +263,7 @@ impl ConnectionPath {
         let here = walk.space.and(to_here, by_lo);
         let mut elsewhere = walk.space.minus(packets, walk.space.or(to_here, by_lo));
         if !self.plain && walk.network.asks_for_first_way(self.family) {
-            elsewhere = walk.first_ways(elsewhere);
+            elsewhere = first::first_ways(walk, elsewhere);
         }
         walk.space.or(walk.space.and(packets, here), elsewhere)
     }
@@ -309,7 +311,7 @@ pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: PacketSet) -> Pa
 
 /// Packets that come in from elsewhere.
 pub(super) fn entering(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
-    let connected = walk.connected(&Field::InputName);
+    let connected = senders::connected(walk, &Field::InputName);
     walk.space.and(packets, connected)
 }
 

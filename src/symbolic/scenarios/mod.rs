@@ -1,14 +1,12 @@
 //! Packets that are sent through the rules, and what is asked about them.
 
 pub mod answers;
-mod bound;
 pub mod bypass;
 mod collisions;
 mod connection;
 mod effect;
 mod first;
 pub mod idle;
-mod inner;
 mod on_nat;
 mod rewriting;
 mod senders;

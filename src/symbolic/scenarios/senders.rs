@@ -1,10 +1,11 @@
 //! Who can send: first packets of connections, forwarded and of this host, up to where their source is translated.
 
+use super::first;
 use super::on_nat::{towards, with_destination_translated};
 use super::services::Passing;
 use crate::facts::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
-use crate::symbolic::host::{ARPHRD_LOOPBACK, Connected, own_sources};
 use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
+use crate::symbolic::network::host::{ARPHRD_LOOPBACK, Connected, own_sources};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
@@ -53,7 +54,7 @@ pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: Packet
 
 fn by_any_device(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = walk.forget(packets, &[Field::OutputName]);
-    let connected = walk.connected(&Field::OutputName);
+    let connected = connected(walk, &Field::OutputName);
     walk.space.and(packets, connected)
 }
 
@@ -70,150 +71,147 @@ pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSe
     }
 }
 
-impl Walk<'_> {
-    /// Packets with a device in this field that is not the loopback one.
-    pub(super) fn by_device(&mut self, field: &Field) -> PacketSet {
-        let block = self.block(field);
-        let possible = self.space.ranges(&block, &self.layout.names.possible());
-        let loopback = self.network.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK.into());
-        let mut others: Vec<(u128, u128)> = loopback.map(|names| names.as_ranges().to_vec()).unwrap_or_default();
-        others.extend(self::loopback().filter(|lo| !others.contains(lo)));
-        others.extend(NO_DEVICE);
-        let others = self.with(field, &others);
-        self.space.minus(possible, others)
-    }
+/// Packets with a device in this field that is not the loopback one.
+pub(super) fn by_device(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
+    let block = walk.block(field);
+    let possible = walk.space.ranges(&block, &walk.layout.names.possible());
+    let loopback = walk.network.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK.into());
+    let mut others: Vec<(u128, u128)> = loopback.map(|names| names.as_ranges().to_vec()).unwrap_or_default();
+    others.extend(self::loopback().filter(|lo| !others.contains(lo)));
+    others.extend(NO_DEVICE);
+    let others = walk.with(field, &others);
+    walk.space.minus(possible, others)
+}
 
-    /// Packets with a device in this field that is up, and not the loopback one. Where no device is, nothing can arrive or
-    /// leave yet: rules are judged for the devices that are to come.
-    pub(super) fn connected(&mut self, field: &Field) -> PacketSet {
-        let possible = self.by_device(field);
-        match self.network.connected() {
-            Connected::Nowhere => possible,
-            Connected::By(devices) => {
-                let names: Vec<u128> = devices.into_iter().map(|(_, name)| name).collect();
-                let up = self.with(field, Numbers::of(&names).as_ranges());
-                self.space.and(possible, up)
-            }
-            Connected::Unknown => {
-                let why = "which devices are up, and what they are called, is not known";
-                let assumed = self.if_so("devices", &Err(why.into()));
-                self.space.and(possible, assumed)
-            }
+/// Packets with a device in this field that is up, and not the loopback one. Where no device is, nothing can arrive or
+/// leave yet: rules are judged for the devices that are to come.
+pub(super) fn connected(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
+    let possible = by_device(walk, field);
+    match walk.network.connected() {
+        Connected::Nowhere => possible,
+        Connected::By(devices) => {
+            let names: Vec<u128> = devices.into_iter().map(|(_, name)| name).collect();
+            let up = walk.with(field, Numbers::of(&names).as_ranges());
+            walk.space.and(possible, up)
+        }
+        Connected::Unknown => {
+            let why = "which devices are up, and what they are called, is not known";
+            let assumed = walk.if_so("devices", &Err(why.into()));
+            walk.space.and(possible, assumed)
         }
     }
+}
 
-    /// If packets of a family are forwarded, or may be once devices are up.
-    pub(super) fn may_forward(&mut self, family: Family) -> PacketSet {
-        match self.network.connected() {
-            Connected::Nowhere => EVERYTHING,
-            _ => self.if_forwarded(family),
+/// If packets of a family are forwarded, or may be once devices are up.
+pub(super) fn may_forward(walk: &mut Walk<'_>, family: Family) -> PacketSet {
+    match walk.network.connected() {
+        Connected::Nowhere => EVERYTHING,
+        _ => walk.if_forwarded(family),
+    }
+}
+
+/// First packets of connections of a family that get to rules which translate their source.
+pub(super) fn senders(walk: &mut Walk<'_>, family: Family) -> Hits {
+    walk.packets = Packets::new(PacketKind::Traffic, family);
+    let mut hits = Hits::default();
+    let assumed = may_forward(walk, family);
+    forwarded(walk, family, assumed, &mut hits);
+    bridged(walk, family, assumed, &mut hits);
+    sent(walk, family, &mut hits);
+    hits
+}
+
+/// What other hosts send: on to others, to this host, or to where IPVS sends it.
+fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut Hits) {
+    let (source, destination) = walk.packets.ends();
+    let own = walk.network.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
+    walk.stage = format!("arriving {family}");
+    let connected = connected(walk, &Field::InputName);
+    let packets = first::first_packets(walk);
+    let packets = first::marked_outside(walk, packets);
+    let packets = walk.space.and(packets, connected);
+    let mut packets = walk.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
+    // What says that it is from this host is dropped (`fib_validate_source`).
+    let from_here = walk.with(&source, &own);
+    packets = walk.space.minus(packets, from_here);
+    packets = walk.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
+
+    let to_here = walk.with(&destination, &own);
+    let through = walk.space.and(walk.space.minus(packets, to_here), assumed);
+    let through = by_any_device(walk, through);
+    let through = walk.hook(Hook::Forward, None, Flow::First, through, &mut Passing);
+    leaving(walk, through, hits);
+
+    let here = for_this_host(walk, packets);
+    walk.hook(Hook::Input, None, Flow::First, here, hits);
+    let balanced = walk.if_balanced();
+    let here = walk.hook(Hook::Input, None, Flow::First, walk.space.and(here, balanced), &mut Passing);
+    let here = elsewhere(walk, true, here);
+    let here = walk.set(here, &Field::InputName, NO_DEVICE);
+    leaving(walk, here, hits);
+}
+
+/// Frames that cross a bridge may pass the rules (br_netfilter) although no packet is forwarded, and may meet others than
+/// packets do. Since that is a question, chains that can only drop them are not looked through.
+fn bridged(walk: &mut Walk<'_>, family: Family, forwarded: PacketSet, hits: &mut Hits) {
+    let devices = walk.network.devices.iter().flatten();
+    let bridges = devices.filter(|device| device.is_connected() && device.kind == Some("bridge"));
+    let bridges: Vec<u128> = bridges.filter_map(|bridge| name_key(bridge.name)).collect();
+    if bridges.is_empty() || forwarded == EVERYTHING && !walk.network.survey().asks_for_ports {
+        return;
+    }
+    walk.stage = format!("bridged {family}");
+    walk.packets.bridged = true;
+    walk.leave_out_drops(true);
+    let bridges = Numbers::of(&bridges);
+    let why = "whether frames that cross bridges pass the rules was not read";
+    let assumed = walk.if_so("bridges", &Err(why.into()));
+    let packets = first::first_packets(walk);
+    let packets = first::marked_outside(walk, packets);
+    let packets = walk.space.and(packets, assumed);
+    let packets = walk.all_with(packets, &[(Field::InputName, bridges.as_ranges()), (Field::OutputName, NO_DEVICE)]);
+    let packets = walk.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
+    let packets = walk.set(packets, &Field::OutputName, bridges.as_ranges());
+    let packets = walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
+    let packets = walk.set(packets, &Field::InputName, NO_DEVICE);
+    leaving(walk, packets, hits);
+    walk.packets.bridged = false;
+    walk.leave_out_drops(false);
+}
+
+/// What this host sends itself, with addresses of its own.
+fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
+    walk.stage = format!("sent {family}");
+    let (source, _) = walk.packets.ends();
+    let packets = first::first_packets(walk);
+    let mut packets = first::marked_outside(walk, packets);
+    packets = walk.all_with(packets, &[(Field::InputName, NO_DEVICE)]);
+    let network = walk.network;
+    packets = match (network.connected(), &network.host.addresses) {
+        // Addresses come with devices that are to come, or that are not known.
+        (Connected::Nowhere | Connected::Unknown, _) => packets,
+        (Connected::By(_), Ok(addresses)) => {
+            let own: Vec<u128> = own_sources(addresses, family).collect();
+            walk.all_with(packets, &[(source, Numbers::of(&own).as_ranges())])
         }
-    }
-
-    /// First packets of connections of a family that get to rules which translate their source.
-    pub(super) fn senders(&mut self, family: Family) -> Hits {
-        self.packets = Packets::new(PacketKind::Traffic, family);
-        let mut hits = Hits::default();
-        let assumed = self.may_forward(family);
-        self.forwarded(family, assumed, &mut hits);
-        self.bridged(family, assumed, &mut hits);
-        self.sent(family, &mut hits);
-        hits
-    }
-
-    /// What other hosts send: on to others, to this host, or to where IPVS sends it.
-    fn forwarded(&mut self, family: Family, assumed: PacketSet, hits: &mut Hits) {
-        let (source, destination) = self.packets.ends();
-        let own = self.network.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
-        self.stage = format!("arriving {family}");
-        let connected = self.connected(&Field::InputName);
-        let packets = self.first_packets();
-        let packets = self.marked_outside(packets);
-        let packets = self.space.and(packets, connected);
-        let mut packets = self.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
-        // What says that it is from this host is dropped (`fib_validate_source`).
-        let from_here = self.with(&source, &own);
-        packets = self.space.minus(packets, from_here);
-        packets = self.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
-
-        let to_here = self.with(&destination, &own);
-        let through = self.space.and(self.space.minus(packets, to_here), assumed);
-        let through = by_any_device(self, through);
-        let through = self.hook(Hook::Forward, None, Flow::First, through, &mut Passing);
-        self.leaving(through, hits);
-
-        let here = for_this_host(self, packets);
-        self.hook(Hook::Input, None, Flow::First, here, hits);
-        let balanced = self.if_balanced();
-        let here = self.hook(Hook::Input, None, Flow::First, self.space.and(here, balanced), &mut Passing);
-        let here = elsewhere(self, true, here);
-        let here = self.set(here, &Field::InputName, NO_DEVICE);
-        self.leaving(here, hits);
-    }
-
-    /// Frames that cross a bridge may pass the rules (br_netfilter) although no packet is forwarded, and may meet others than
-    /// packets do. Since that is a question, chains that can only drop them are not looked through.
-    fn bridged(&mut self, family: Family, forwarded: PacketSet, hits: &mut Hits) {
-        let devices = self.network.devices.iter().flatten();
-        let bridges = devices.filter(|device| device.is_connected() && device.kind == Some("bridge"));
-        let bridges: Vec<u128> = bridges.filter_map(|bridge| name_key(bridge.name)).collect();
-        if bridges.is_empty() || forwarded == EVERYTHING && !self.network.survey().asks_for_ports {
-            return;
+        (Connected::By(_), Err(why)) => {
+            let assumed = walk.if_so("addresses", &Err(why.clone()));
+            walk.space.and(packets, assumed)
         }
-        self.stage = format!("bridged {family}");
-        self.packets.bridged = true;
-        self.leave_out_drops(true);
-        let bridges = Numbers::of(&bridges);
-        let why = "whether frames that cross bridges pass the rules was not read";
-        let assumed = self.if_so("bridges", &Err(why.into()));
-        let packets = self.first_packets();
-        let packets = self.marked_outside(packets);
-        let packets = self.space.and(packets, assumed);
-        let packets =
-            self.all_with(packets, &[(Field::InputName, bridges.as_ranges()), (Field::OutputName, NO_DEVICE)]);
-        let packets = self.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
-        let packets = self.set(packets, &Field::OutputName, bridges.as_ranges());
-        let packets = self.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
-        let packets = self.set(packets, &Field::InputName, NO_DEVICE);
-        self.leaving(packets, hits);
-        self.packets.bridged = false;
-        self.leave_out_drops(false);
-    }
+    };
+    // What is for itself goes by the loopback device, until something gives it another destination.
+    let lo = walk.with(&Field::OutputName, loopback().as_slice());
+    let connected = connected(walk, &Field::OutputName);
+    packets = walk.space.and(packets, walk.space.or(connected, lo));
+    packets = walk.hook(Hook::Output, None, Flow::First, packets, &mut Routed);
+    let balanced = walk.if_balanced();
+    let balanced = elsewhere(walk, true, walk.space.and(packets, balanced));
+    packets = walk.space.or(walk.space.and(packets, connected), balanced);
+    leaving(walk, packets, hits);
+}
 
-    /// What this host sends itself, with addresses of its own.
-    fn sent(&mut self, family: Family, hits: &mut Hits) {
-        self.stage = format!("sent {family}");
-        let (source, _) = self.packets.ends();
-        let packets = self.first_packets();
-        let mut packets = self.marked_outside(packets);
-        packets = self.all_with(packets, &[(Field::InputName, NO_DEVICE)]);
-        let network = self.network;
-        packets = match (network.connected(), &network.host.addresses) {
-            // Addresses come with devices that are to come, or that are not known.
-            (Connected::Nowhere | Connected::Unknown, _) => packets,
-            (Connected::By(_), Ok(addresses)) => {
-                let own: Vec<u128> = own_sources(addresses, family).collect();
-                self.all_with(packets, &[(source, Numbers::of(&own).as_ranges())])
-            }
-            (Connected::By(_), Err(why)) => {
-                let assumed = self.if_so("addresses", &Err(why.clone()));
-                self.space.and(packets, assumed)
-            }
-        };
-        // What is for itself goes by the loopback device, until something gives it another destination.
-        let lo = self.with(&Field::OutputName, loopback().as_slice());
-        let connected = self.connected(&Field::OutputName);
-        packets = self.space.and(packets, self.space.or(connected, lo));
-        packets = self.hook(Hook::Output, None, Flow::First, packets, &mut Routed);
-        let balanced = self.if_balanced();
-        let balanced = elsewhere(self, true, self.space.and(packets, balanced));
-        packets = self.space.or(self.space.and(packets, connected), balanced);
-        self.leaving(packets, hits);
-    }
-
-    /// Packets behind routing, to the rules that translate their source.
-    fn leaving(&mut self, packets: PacketSet, hits: &mut Hits) {
-        let packets = self.as_postrouting_sees(packets);
-        self.hook(Hook::Postrouting, None, Flow::First, packets, hits);
-    }
+/// Packets behind routing, to the rules that translate their source.
+fn leaving(walk: &mut Walk<'_>, packets: PacketSet, hits: &mut Hits) {
+    let packets = walk.as_postrouting_sees(packets);
+    walk.hook(Hook::Postrouting, None, Flow::First, packets, hits);
 }

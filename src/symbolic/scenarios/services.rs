@@ -1,6 +1,8 @@
 //! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
 //! segments that nobody stops.
 
+use super::first;
+use super::senders;
 use std::collections::BTreeSet;
 
 use super::senders::loopback;
@@ -71,7 +73,7 @@ pub(super) fn translating_udp(
     walk.stage = format!("{what} {family} {hook}");
     walk.packets = Packets::new(PacketKind::Traffic, family);
     let output = hook == Hook::Output;
-    let packets = walk.first_packets();
+    let packets = first::first_packets(walk);
     let packets = walk.all_with(
         packets,
         &[
@@ -83,9 +85,9 @@ pub(super) fn translating_udp(
     );
     let device = if output { Field::OutputName } else { Field::InputName };
     let lo = if output { walk.with(&device, loopback().as_slice()) } else { NOTHING };
-    let connected = walk.connected(&device);
+    let connected = senders::connected(walk, &device);
     let packets = walk.space.and(packets, walk.space.or(connected, lo));
-    let packets = walk.marked_outside(packets);
+    let packets = first::marked_outside(walk, packets);
     let mut hits = Hits::default();
     walk.hook(hook, None, Flow::First, packets, &mut hits);
     // None is one that another connection's helper expects.

@@ -1,6 +1,7 @@
 //! Which source-NAT rules new connections get to, and which of them let connections compete for a port.
 
 use super::collisions::collisions;
+use super::senders;
 use super::senders::loopback;
 use crate::facts::netfilter::{Backend, Family, Hook, Nat, NatAction};
 use crate::symbolic::effort::Effort;
@@ -49,7 +50,7 @@ pub fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut rules, mut one_to_one): (Vec<Reached>, Option<String>) = (Vec::new(), None);
     for family in [Family::Ipv4, Family::Ipv6] {
-        let mut hits = walk.senders(family);
+        let mut hits = senders::senders(&mut walk, family);
         hits.0.retain(|hit, _| walk.nat(hit).is_none_or(translates_source));
         // What other connections' helpers expect is not what competes.
         let new = walk.in_state(&[state::NEW]);

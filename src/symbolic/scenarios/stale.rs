@@ -57,7 +57,7 @@ pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effor
         let mine = translations.iter().zip(&mut each);
         let mine = mine.filter(|(translation, _)| translation.target.0.is_ipv6() == (family == Family::Ipv6));
         for (translation, given) in mine {
-            *given = walk.given(&hits, translation);
+            *given = given_by_rules(&mut walk, &hits, translation);
         }
     }
     if walk.is_over() {
@@ -68,58 +68,56 @@ pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effor
     UdpTargets { translated: Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }, each }
 }
 
-impl Walk<'_> {
-    fn given(&mut self, hits: &[(Hit, PacketSet)], translation: &UdpTranslation) -> Given {
-        let (_, destination) = self.packets.ends();
-        let (address, port) = (address_key(translation.destination.0), u128::from(translation.destination.1));
-        let to = [(destination, &[(address, address)][..]), (Field::DestinationPort, &[(port, port)][..])];
-        let sent: Vec<(&Hit, PacketSet)> = hits
+fn given_by_rules(walk: &mut Walk<'_>, hits: &[(Hit, PacketSet)], translation: &UdpTranslation) -> Given {
+    let (_, destination) = walk.packets.ends();
+    let (address, port) = (address_key(translation.destination.0), u128::from(translation.destination.1));
+    let to = [(destination, &[(address, address)][..]), (Field::DestinationPort, &[(port, port)][..])];
+    let sent: Vec<(&Hit, PacketSet)> = hits
+        .iter()
+        .map(|(hit, packets)| (hit, walk.all_with(*packets, &to)))
+        .filter(|(_, packets)| !packets.is_empty())
+        .collect();
+    match may_give(walk, &sent, translation) {
+        Ok(false) => return Given::ToNobody,
+        Err(why) => return Given::Unclear(why),
+        Ok(true) => {}
+    }
+    let mut others = Vec::new();
+    for client in &translation.clients {
+        let (source, _) = walk.packets.ends();
+        let (address, port) = (address_key(client.source.0), u128::from(client.source.1));
+        let from = [(source, &[(address, address)][..]), (Field::SourcePort, &[(port, port)][..])];
+        let mine: Vec<(&Hit, PacketSet)> = sent
             .iter()
-            .map(|(hit, packets)| (hit, self.all_with(*packets, &to)))
+            .map(|(hit, packets)| (*hit, walk.all_with(*packets, &from)))
             .filter(|(_, packets)| !packets.is_empty())
             .collect();
-        match self.may_give(&sent, translation) {
-            Ok(false) => return Given::ToNobody,
-            Err(why) => return Given::Unclear(why),
+        match may_give(walk, &mine, translation) {
             Ok(true) => {}
+            Ok(false) => others.push(*client),
+            Err(why) => return Given::Unclear(why),
         }
-        let mut others = Vec::new();
-        for client in &translation.clients {
-            let (source, _) = self.packets.ends();
-            let (address, port) = (address_key(client.source.0), u128::from(client.source.1));
-            let from = [(source, &[(address, address)][..]), (Field::SourcePort, &[(port, port)][..])];
-            let mine: Vec<(&Hit, PacketSet)> = sent
-                .iter()
-                .map(|(hit, packets)| (*hit, self.all_with(*packets, &from)))
-                .filter(|(_, packets)| !packets.is_empty())
-                .collect();
-            match self.may_give(&mine, translation) {
-                Ok(true) => {}
-                Ok(false) => others.push(*client),
-                Err(why) => return Given::Unclear(why),
-            }
-        }
-        if others.is_empty() { Given::Possible } else { Given::NotTo(others) }
     }
+    if others.is_empty() { Given::Possible } else { Given::NotTo(others) }
+}
 
-    /// Whether one of these rules may give some of its packets this target.
-    fn may_give(&mut self, hits: &[(&Hit, PacketSet)], translation: &UdpTranslation) -> Result<bool, Question> {
-        let mut unclear = None;
-        for (hit, packets) in hits {
-            for (nat, packets) in self.each_translation(hit, *packets) {
-                match nat.and_then(|nat| gives(self.network, &nat, translation)) {
-                    _ if packets.is_empty() => {}
-                    Some(true) => return Ok(true),
-                    Some(false) => {}
-                    None => {
-                        let why = format!("which destination {} gives is not known", self.place(hit));
-                        unclear.get_or_insert_with(|| self.question(hit, why));
-                    }
+/// Whether one of these rules may give some of its packets this target.
+fn may_give(walk: &mut Walk<'_>, hits: &[(&Hit, PacketSet)], translation: &UdpTranslation) -> Result<bool, Question> {
+    let mut unclear = None;
+    for (hit, packets) in hits {
+        for (nat, packets) in walk.each_translation(hit, *packets) {
+            match nat.and_then(|nat| gives(walk.network, &nat, translation)) {
+                _ if packets.is_empty() => {}
+                Some(true) => return Ok(true),
+                Some(false) => {}
+                None => {
+                    let why = format!("which destination {} gives is not known", walk.place(hit));
+                    unclear.get_or_insert_with(|| walk.question(hit, why));
                 }
             }
         }
-        unclear.map_or(Ok(false), Err)
     }
+    unclear.map_or(Ok(false), Err)
 }
 
 /// Whether a translation may give this target. `None`: that cannot be told.

@@ -5,6 +5,10 @@
 //! one, which nat chains do not see; from this host and from others; of both families. Then the outer packet does, with all
 //! marks that can survive.
 
+mod bound;
+mod inner;
+
+use super::first;
 use std::cell::OnceCell;
 
 use super::rewriting::{Outer, Rewriting};
@@ -291,7 +295,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
                 (Field::InputName, &[(0, 0)]),
             ],
         );
-        packets = self.walk.untranslated(packets);
+        packets = first::untranslated(&mut self.walk, packets);
         let (source, destination) = self.walk.packets.ends();
         let address = way.source.map(|address| vec![(address, address)]);
         let remotes = way.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());

@@ -3,7 +3,7 @@
 use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{effort, rules};
 use super::unread::word;
-use crate::symbolic::host::HostFacts;
+use crate::symbolic::network::host::HostFacts;
 use crate::symbolic::{Certainty, answers};
 
 /// Whether connections are translated to an address of this host's, and whether invalid segments get to it: `yes`, `no`,

@@ -4,7 +4,7 @@
 use super::language::{effort, host, rules};
 use super::unread::word;
 use crate::facts::netfilter::{address_key, name_key};
-use crate::symbolic::host::{Device, HostFacts, LOCAL, OwnAddresses};
+use crate::symbolic::network::host::{Device, HostFacts, LOCAL, OwnAddresses};
 use crate::symbolic::values::Numbers;
 use crate::symbolic::{Bypass, bypass};
 

@@ -19,8 +19,8 @@ use crate::facts::netfilter::{
     MarkWrite, Match, Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, TypeScope, Verdict,
     address_key, name_key,
 };
-use crate::symbolic::host::HostFacts;
 use crate::symbolic::network::HeldRules;
+use crate::symbolic::network::host::HostFacts;
 use crate::symbolic::{Effort, Network};
 
 /// Rule sets of nf_tables and of legacy tables.

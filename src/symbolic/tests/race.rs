@@ -4,7 +4,7 @@ use super::language::{effort, rules};
 use crate::facts::Address;
 use crate::facts::netfilter::{Chosen, Set, Step};
 use crate::facts::{Failure, Reading};
-use crate::symbolic::host::{Device, HostFacts};
+use crate::symbolic::network::host::{Device, HostFacts};
 use crate::symbolic::{Certainty, Network, ReachedRules, reached};
 
 /// `lo`, `lan0` (10.77.1.1, fd77:1::1), `wan0` (203.0.113.1, fd77:2::1), and `down0`.

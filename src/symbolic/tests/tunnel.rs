@@ -3,7 +3,7 @@
 use super::language::{address, effort, host, rules};
 use crate::facts::netfilter::{Family, name_key};
 use crate::symbolic::facts::{OuterPath, TunnelFacts};
-use crate::symbolic::host::{HostFacts, OwnAddresses};
+use crate::symbolic::network::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Numbers;
 use crate::symbolic::{Certainty, OuterPackets};

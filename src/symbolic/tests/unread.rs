@@ -5,7 +5,7 @@ use super::language::{effort, host, rules};
 use super::tunnel::{OLD, facts, rewritten, verdict, walk_on, walk_with};
 use crate::facts::netfilter::{Family, Hook};
 use crate::symbolic::facts::TunnelFacts;
-use crate::symbolic::host::HostFacts;
+use crate::symbolic::network::host::HostFacts;
 use crate::symbolic::{Certainty, Network, dns_to_several, reached};
 
 pub fn word(certainty: &Certainty) -> &'static str {
@@ -105,7 +105,7 @@ fn a_list_that_was_not_read_may_put_the_nat_core_on_other_hooks() {
 fn a_question_about_an_unread_list_keeps_its_commands() {
     use crate::facts::Question;
     use crate::symbolic::machine::Hit;
-    use crate::symbolic::unread::BaseChainList;
+    use crate::symbolic::network::unread::BaseChainList;
     let written = rules("unread ip input");
     let list = BaseChainList { set: 0, family: Family::Ipv4, hook: Hook::Input };
     let question = written.network().question_of(&Hit::Unread(list), Question::from("why").shown_by(["ip", "rule"]));

@@ -1,10 +1,10 @@
 //! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
 
-use super::machine::{Certainty, Hit};
-use super::network::{Network, Occurrence, RuleAt, family_word};
+use super::{Network, Occurrence, RuleAt, family_word};
 use crate::facts::Question;
 use crate::facts::Reading;
 use crate::facts::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
+use crate::symbolic::machine::{Certainty, Hit};
 
 /// A list of base chains: those of one rule set, of tables of one family, on one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +75,7 @@ impl<'a> Network<'a> {
     }
 
     /// A question about a list of base chains.
-    pub(super) fn question_of_list(&self, list: BaseChainList, text: impl Into<Question>) -> Question {
+    pub fn question_of_list(&self, list: BaseChainList, text: impl Into<Question>) -> Question {
         let question = text.into();
         match (self.rules[list.set].legacy, list.family) {
             (true, Family::Ipv6) => question.shown_by(["ip6tables-legacy-save"]),
@@ -85,13 +85,13 @@ impl<'a> Network<'a> {
     }
 
     /// The first part that was not read of what packets of a family can meet.
-    pub(super) fn look_for_unread(&self, family: Family) -> Option<Question> {
+    pub fn look_for_unread(&self, family: Family) -> Option<Question> {
         let meets = |other: Family| matches!(other, Family::Inet | Family::Netdev) || other == family;
         (0..self.rules.len()).find_map(|set| self.unread_in(set, &meets))
     }
 
     /// The same of one rule set, whatever packets can meet.
-    pub(super) fn look_for_unread_in_set(&self, set: usize) -> Option<Question> {
+    pub fn look_for_unread_in_set(&self, set: usize) -> Option<Question> {
         self.unread_in(set, &|_| true)
     }
 
@@ -206,7 +206,7 @@ impl<'a> Network<'a> {
 
     /// Bits of the mark that rules may set beside those, and why that is not known: the search for them was given up, or
     /// rules were not read.
-    pub(super) fn look_for_doubtful_bits(&self) -> Option<(u32, Question)> {
+    pub fn look_for_doubtful_bits(&self) -> Option<(u32, Question)> {
         let unread = (0..self.rules.len()).find_map(|set| self.unread_in_set(set));
         if let Some(why) = unread {
             return Some((u32::MAX, why));
@@ -223,7 +223,7 @@ impl<'a> Network<'a> {
     }
 
     /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
-    pub(super) fn look_for_marks_elsewhere(&self) -> Option<String> {
+    pub fn look_for_marks_elsewhere(&self) -> Option<String> {
         let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque { .. });
         let mut apart = Vec::new();
         for set in 0..self.rules.len() {

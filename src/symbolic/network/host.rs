@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::network::Network;
-use super::values::Numbers;
+use super::Network;
 use crate::facts::netfilter::{DeviceProperty, Family, address_key, name_key};
 use crate::facts::{Address, Facts, KernelVersion, Link, Question, Reading, Route};
+use crate::symbolic::values::Numbers;
 
 /// `RTN_UNICAST`
 const UNICAST: u128 = 1;

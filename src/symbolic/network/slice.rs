@@ -1,10 +1,10 @@
 //! Which chains can decide about the mark that packets end with. Others need not be walked through to know what marks there
 //! can be: all that they may do is drop packets, and fewer packets have no other marks.
 
-use super::network::{Network, lets_pass};
-use super::survey::{Relevant, bits_of};
+use super::{Network, lets_pass};
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, Field, Match, Step, Verdict};
+use crate::symbolic::survey::{Relevant, bits_of};
 
 /// Chains with fewer rules are not worth a walk of their own.
 const MIN_RULES: usize = 256;

@@ -13,16 +13,17 @@
 //!
 //! An exposure names who set the mark: the packets that enter the tunnel walk once more, and carry which rule wrote it.
 
+use crate::symbolic::scenarios::first;
 use std::collections::BTreeSet;
 
-use super::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
-use super::senders::loopback;
-use super::tunnel::TunnelWalk;
+use super::TunnelWalk;
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::host::LOCAL;
 use crate::symbolic::machine::{Certainty, Flow};
+use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
+use crate::symbolic::scenarios::senders::loopback;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
@@ -32,7 +33,7 @@ impl TunnelWalk<'_, '_> {
     /// All marks that a packet can leave the tunnel's device with.
     pub(super) fn inner(&mut self) -> PacketSet {
         self.walk.outer = false;
-        let elsewhere = self.walk.if_marked_elsewhere();
+        let elsewhere = first::if_marked_elsewhere(&mut self.walk);
         let mut marks = self.walk.space.and(elsewhere, self.walk.start());
         // Where nothing is routed into it, whatever enters it has passed no rule of IP.
         if self.facts.bridged || self.facts.inner.iter().all(Numbers::is_empty) {
@@ -166,7 +167,7 @@ impl TunnelWalk<'_, '_> {
 
     /// First packets of connections, not yet routed, that came in by some device.
     fn unclassified(&mut self) -> PacketSet {
-        let packets = self.walk.first_packets();
+        let packets = first::first_packets(&mut self.walk);
         self.walk.all_with(packets, &[(Field::InputName, SOME_DEVICE), (Field::OutputName, NO_DEVICE)])
     }
 
@@ -219,7 +220,7 @@ impl TunnelWalk<'_, '_> {
         );
         if flow == Flow::First {
             packets = self.walk.all_with(packets, &[(Field::ConnectionDirection, &[(0, 0)])]);
-            packets = self.walk.untranslated(packets);
+            packets = first::untranslated(&mut self.walk, packets);
         }
         let (source, destination) = self.walk.packets.ends();
         // On output any address may be the source: transparent proxies send with those of their clients.

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use super::tunnel::{MAX_WORDS, TunnelWalk, names};
+use super::{MAX_WORDS, TunnelWalk, names};
 use crate::facts::netfilter::{Family, Field};
 use crate::symbolic::machine::Walk;
 use crate::symbolic::space::{BitPattern, PacketSet};

@@ -1,9 +1,11 @@
 //! Which destinations connections can have in place of their packets', by all rules that translate.
 
-use super::machine::Certainty;
-use super::network::{Network, Targets, recall};
-use super::values::Numbers;
-use crate::facts::netfilter::{Chain, ChainId, Family, Field, Hook, Match, Nat, NatAction, Step, TypeScope, Verdict};
+use super::{Network, Targets, recall};
+use crate::facts::netfilter::{
+    Chain, ChainId, Family, Field, Hook, Match, Nat, NatAction, Step, TypeScope, Verdict, given_addresses,
+};
+use crate::symbolic::machine::Certainty;
+use crate::symbolic::values::Numbers;
 
 impl Network<'_> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
@@ -14,7 +16,7 @@ impl Network<'_> {
     }
 
     /// Destinations that connections can have in place of their packets', in the same sense, and why there may be others.
-    pub(super) fn targets(&self, family: Family, on_output: bool) -> Targets {
+    pub fn targets(&self, family: Family, on_output: bool) -> Targets {
         recall(&self.remembered.targets, (family, on_output), || self.look_for_targets(family, on_output))
     }
 
@@ -32,7 +34,7 @@ impl Network<'_> {
                     Step::Nat(Nat { action: NatAction::Redirect, .. }) => continue, // this host
                     // Answers get the source of what they answer.
                     Step::Nat(_) if answers => Some(vec![(0, u128::MAX)]),
-                    Step::Nat(nat) => nat.given_addresses(sets),
+                    Step::Nat(nat) => given_addresses(nat, sets),
                     Step::Opaque { .. } => None,
                     _ => continue,
                 };
@@ -49,7 +51,7 @@ impl Network<'_> {
     }
 
     /// Destinations that packets off output have which get another one. `None`: any, because rules give some.
-    pub(super) fn answered(&self, family: Family) -> Option<Numbers> {
+    pub fn answered(&self, family: Family) -> Option<Numbers> {
         recall(&self.remembered.answered, family, || self.look_for_answered(family))
     }
 
@@ -73,7 +75,7 @@ impl Network<'_> {
                         sources.extend(self.local_addresses(family)?.as_ranges());
                     }
                     Step::Nat(nat @ Nat { action: NatAction::Snat, .. }) => {
-                        let given = nat.given_addresses(&self.rules[set].ruleset.sets)?;
+                        let given = given_addresses(nat, &self.rules[set].ruleset.sets)?;
                         if given.is_empty() {
                             return None; // a port, and any address
                         }
@@ -105,7 +107,7 @@ impl Network<'_> {
     }
 
     /// Whether rules that packets of this host meet ask for the device that their first destination has.
-    pub(super) fn asks_for_first_way(&self, family: Family) -> bool {
+    pub fn asks_for_first_way(&self, family: Family) -> bool {
         let asks = |step: &Step| match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| is_device(&test.field)),
             Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
