@@ -103,37 +103,20 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
         Err(why) => return Evaluation::unknown(why),
     };
     let kernel = &context.facts.kernel;
-    let ports = &context.facts.flows.ports;
     let known = ranges(&reached);
-    let counts = |used: &&PortsUsed| match &known {
-        Ok(ranges) => {
-            let low = LOW_RANGES.contains(&used.key.range) && ranges.contains(&DEFAULT_RANGE);
-            low || ranges.contains(&used.key.range)
-        }
-        Err(_) => true,
-    };
-    let estimates = context.facts.flows.sample.found.ok().and(ports.found.ok());
-    let all = estimates.map_or(&[][..], |ports| ports.used.as_slice());
+    let counts = |used: &&PortsUsed| known.as_ref().map_or(true, |ranges| is_of_one_of(used, ranges));
     let full = |used: &&PortsUsed| {
         let least = effective(used, kernel) as f64 - 3.0 * used.error.unwrap_or(0.0);
         least >= onset(used.key.available(), kernel) * used.key.available() as f64
     };
-    if let Some(used) = all.iter().filter(counts).find(full) {
+    if let Some(used) = ports_used(context).iter().filter(counts).find(full) {
         return Evaluation::holds(describe_ports(context, used));
     }
     let ranges = match &known {
         Ok(ranges) => ranges.as_slice(),
         Err(why) => return Evaluation::unknown(why),
     };
-    // Those of rules that no walk got to are at most more.
-    let listed = context.facts.source_nat_rules.ok().into_iter().flatten();
-    let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
-    let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_RANGE));
-    let smallest = match (ranges.first().copied(), &reached.gave_up) {
-        (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| available(*range)),
-        (smallest, None) => smallest,
-    };
-    let Some(smallest) = smallest else {
+    let Some(smallest) = smallest_range(context, &reached, ranges) else {
         return reached.gave_up.as_ref().map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
     };
     let begins = onset(available(smallest), kernel) * available(smallest) as f64;
@@ -148,9 +131,38 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
             available(smallest)
         ));
     }
-    if let Some(why) = &reached.gave_up {
-        return Evaluation::unknown(why);
+    match &reached.gave_up {
+        Some(why) => Evaluation::unknown(why),
+        None => none_is_full(context, ranges, smallest),
     }
+}
+
+/// Ports that connections use, where that was measured.
+fn ports_used<'a>(context: &Context<'a>) -> &'a [PortsUsed] {
+    let flows = &context.facts.flows;
+    flows.sample.found.ok().and(flows.ports.found.ok()).map_or(&[], |ports| ports.used.as_slice())
+}
+
+/// Whether these ports are of one of the ranges that rules choose from.
+fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
+    let low = LOW_RANGES.contains(&used.key.range) && ranges.contains(&DEFAULT_RANGE);
+    low || ranges.contains(&used.key.range)
+}
+
+/// The range with the fewest ports. Those of rules that no walk got to are at most more.
+fn smallest_range(context: &Context<'_>, reached: &ReachedRules, ranges: &[(u16, u16)]) -> Option<(u16, u16)> {
+    let listed = context.facts.source_nat_rules.ok().into_iter().flatten();
+    let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
+    let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_RANGE));
+    match (ranges.first().copied(), &reached.gave_up) {
+        (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| available(*range)),
+        (smallest, None) => smallest,
+    }
+}
+
+/// Whether what was read of entries rules out that a range is used up, of which none was found.
+fn none_is_full(context: &Context<'_>, ranges: &[(u16, u16)], smallest: (u16, u16)) -> Evaluation {
+    let (kernel, ports, all) = (&context.facts.kernel, &context.facts.flows.ports, ports_used(context));
     let listed = ["conntrack", "-L", "--src-nat"];
     let Reading::Ok(found) = &ports.found else {
         return Evaluation::unknown(Question::unread(&ports.found).shown_by(listed));
@@ -158,6 +170,7 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     if ports.complete {
         return Evaluation::fails(describe_fullest(context, all));
     }
+    let begins = onset(available(smallest), kernel) * available(smallest) as f64;
     let share = found.sampled as f64 / found.entries.max(1) as f64;
     if begins * share < ENOUGH {
         return Evaluation::unknown(
@@ -170,7 +183,8 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
             .shown_by(listed),
         );
     }
-    match all.iter().filter(counts).find(|used| !is_below(used, found, kernel)) {
+    let mut counted = all.iter().filter(|used| is_of_one_of(used, ranges));
+    match counted.find(|used| !is_below(used, found, kernel)) {
         Some(used) => {
             Evaluation::unknown(Question::from(format!("perhaps {}", describe_ports(context, used))).shown_by(listed))
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::facts::{Facts, PortsUsed};
-use crate::judge::Report;
+use crate::judge::{self, Report};
 
 /// What was read of them. A list is `null` where its part was not read; addresses are `null` where they are not to be shown.
 #[derive(Serialize)]
@@ -89,7 +89,47 @@ pub(super) fn of<'a>(report: &Report, facts: &'a Facts) -> Option<FlowsSection<'
     }
     let shown = |address: IpAddr| (!report.hide_flow_addresses).then_some(address);
     let sample = flows.sample.found.ok();
-    let ports = |used: &PortsUsed| SnatPorts {
+    let device = |port: u16| {
+        let mut tunnels = facts.tunnels().filter(|(link, tunnel)| link.up && tunnel.port == Some(port));
+        tunnels.next().map(|(link, _)| link.name.as_str())
+    };
+    Some(FlowsSection {
+        entries: sample.map(|sample| sample.entries),
+        sampled: sample.map(|sample| sample.sampled),
+        evictable_ratio: sample.and_then(|sample| sample.evictable_ratio()).map(rounded),
+        snat_ports: flows.ports.found.ok().map(|found| found.used.iter().map(|used| snat_ports(used, shown)).collect()),
+        rewritten_tunnel_flows: flows.tunnels.found.ok().map(|found| {
+            let each = found.first.iter().map(|flow| RewrittenTunnelFlow {
+                device: device(flow.tunnel_port),
+                peer: shown(flow.peer),
+                port: flow.port,
+                rewritten_port: flow.rewritten_port,
+            });
+            each.collect()
+        }),
+        rewritten_tunnel_flows_count: flows.tunnels.found.ok().map(|found| found.count),
+        stale_translations: report
+            .stale_translations
+            .as_ref()
+            .map(|stale| stale.iter().map(|stale| stale_translation(stale, shown)).collect()),
+        composition: sample.map(|sample| {
+            let each = sample.composition.iter().map(|((protocol, state), count)| Composition {
+                protocol: protocol.name(),
+                state: state.name(),
+                entries: sample.scaled(count.entries),
+                assured: sample.scaled(count.assured),
+            });
+            each.collect()
+        }),
+        parts: parts
+            .into_iter()
+            .map(|(name, complete, age)| Part { name: name.name(), complete, age_seconds: age.as_secs() })
+            .collect(),
+    })
+}
+
+fn snat_ports(used: &PortsUsed, shown: impl Fn(IpAddr) -> Option<IpAddr>) -> SnatPorts {
+    SnatPorts {
         source: shown(used.key.source),
         destination: shown(used.key.destination),
         port: used.key.port,
@@ -106,53 +146,20 @@ pub(super) fn of<'a>(report: &Report, facts: &'a Facts) -> Option<FlowsSection<'
             .iter()
             .filter_map(|(client, ports)| Some(Client { address: shown(*client)?, ports: *ports }))
             .collect(),
-    };
-    let device = |port: u16| {
-        let mut tunnels = facts.tunnels().filter(|(link, tunnel)| link.up && tunnel.port == Some(port));
-        tunnels.next().map(|(link, _)| link.name.as_str())
-    };
-    Some(FlowsSection {
-        entries: sample.map(|sample| sample.entries),
-        sampled: sample.map(|sample| sample.sampled),
-        evictable_ratio: sample.and_then(|sample| sample.evictable_ratio()).map(rounded),
-        snat_ports: flows.ports.found.ok().map(|found| found.used.iter().map(ports).collect()),
-        rewritten_tunnel_flows: flows.tunnels.found.ok().map(|found| {
-            let each = found.first.iter().map(|flow| RewrittenTunnelFlow {
-                device: device(flow.tunnel_port),
-                peer: shown(flow.peer),
-                port: flow.port,
-                rewritten_port: flow.rewritten_port,
-            });
-            each.collect()
-        }),
-        rewritten_tunnel_flows_count: flows.tunnels.found.ok().map(|found| found.count),
-        stale_translations: report.stale_translations.as_ref().map(|stale| {
-            let each = stale.iter().map(|stale| StaleTranslation {
-                protocol: "udp",
-                client: shown(stale.client.0),
-                client_port: stale.client.1,
-                destination: shown(stale.destination.0),
-                port: stale.destination.1,
-                translated_to: shown(stale.target.0),
-                translated_port: stale.target.1,
-                confirmed: stale.refilled == Some(true),
-            });
-            each.collect()
-        }),
-        composition: sample.map(|sample| {
-            let each = sample.composition.iter().map(|((protocol, state), count)| Composition {
-                protocol: protocol.name(),
-                state: state.name(),
-                entries: sample.scaled(count.entries),
-                assured: sample.scaled(count.assured),
-            });
-            each.collect()
-        }),
-        parts: parts
-            .into_iter()
-            .map(|(name, complete, age)| Part { name: name.name(), complete, age_seconds: age.as_secs() })
-            .collect(),
-    })
+    }
+}
+
+fn stale_translation(stale: &judge::StaleTranslation, shown: impl Fn(IpAddr) -> Option<IpAddr>) -> StaleTranslation {
+    StaleTranslation {
+        protocol: "udp",
+        client: shown(stale.client.0),
+        client_port: stale.client.1,
+        destination: shown(stale.destination.0),
+        port: stale.destination.1,
+        translated_to: shown(stale.target.0),
+        translated_port: stale.target.1,
+        confirmed: stale.refilled == Some(true),
+    }
 }
 
 fn rounded(ratio: f64) -> f64 {

@@ -97,32 +97,8 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
         let why = format!("a route in table {} has a next-hop object, which is not read", route.table);
         return Err(Question::from(why).shown_by(["ip", "nexthop", "show"]));
     }
-    let ports = tunnel.port.and_then(|own| match &tunnel.fdb {
-        Reading::Ok(entries) => {
-            let listed = entries.iter().filter_map(|entry| entry.port);
-            Some(Numbers::of(&listed.chain([own]).map(u128::from).collect::<Vec<_>>()))
-        }
-        Reading::Absent(_) => Some(Numbers::of(&[own.into()])),
-        Reading::Denied(_) | Reading::Failed(_) => None, // entries may have ports of their own
-    });
     let source_ports = tunnel.source_ports.or(facts.local_ports.ok().copied());
-    let entries = |question: Question| question.shown_by(["bridge", "fdb", "show", "dev", &link.name]);
-    let (ways, vague) = match &tunnel.outer {
-        _ if link.is_elsewhere() => match &tunnel.underlay {
-            Reading::Ok(_) => (ways_from(facts, tunnel), None),
-            other => (vague_ways(facts, tunnel), Some(Question::unread(other))),
-        },
-        Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
-            (vague_ways(facts, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
-        }
-        Reading::Ok(_) if tunnel.remotes().is_empty() => {
-            (vague_ways(facts, tunnel), Some(entries("it knows no remote yet".into())))
-        }
-        Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(facts, tunnel, route)).collect(), None),
-        other => {
-            (vague_ways(facts, tunnel), Some(Question::unread(other).shown_by(["ip", "route", "show", "table", "all"])))
-        }
-    };
+    let (ways, vague) = outer_paths(facts, link, tunnel);
     let fwmarks = |ipv6: bool| -> Vec<(u32, u32)> {
         let rules = facts.rules.ok().into_iter().flatten().filter(|rule| rule.ipv6 == ipv6);
         rules.filter_map(|rule| rule.fwmark).collect()
@@ -137,23 +113,8 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
         upper_devices: Numbers::ranges(names.into_iter().map(|key| (key, key)).collect()),
         inner: [false, true].map(|ipv6| routed_into(facts, &into, ipv6)),
         bridged: link.master.is_some(),
-        bridges_call_rules: [0, 1].map(|at| {
-            if bridge_of(links, link).is_some_and(|bridge| bridge.calls_rules[at]) {
-                return Ok(!matches!(facts.bridges_call_rules[at], Reading::Absent(_)));
-            }
-            match &facts.bridges_call_rules[at] {
-                Reading::Ok(calls) => Ok(*calls),
-                Reading::Absent(_) => Ok(false),
-                unread => Err(Question::unread(unread)
-                    .reword(|why| {
-                        format!(
-                            "whether frames of bridges pass the rules (bridge-nf-call-iptables) was not read: {why}"
-                        )
-                    })
-                    .shown_by(["sysctl", "net.bridge"])),
-            }
-        }),
-        ports,
+        bridges_call_rules: [0, 1].map(|at| bridges_call_rules(facts, link, at)),
+        ports: destination_ports(tunnel),
         source_ports: source_ports.map(|(first, last)| Numbers::ranges(vec![(first.into(), last.into())])),
         ways,
         vague,
@@ -167,6 +128,56 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
             .link
             .is_some_and(|own| strays(facts.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
     })
+}
+
+/// Which paths outer packets take, and why that is not known better.
+fn outer_paths(facts: &Facts, link: &Link, tunnel: &Tunnel) -> (Vec<OuterPath>, Option<Question>) {
+    let entries = |question: Question| question.shown_by(["bridge", "fdb", "show", "dev", &link.name]);
+    match &tunnel.outer {
+        _ if link.is_elsewhere() => match &tunnel.underlay {
+            Reading::Ok(_) => (ways_from(facts, tunnel), None),
+            other => (vague_ways(facts, tunnel), Some(Question::unread(other))),
+        },
+        Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
+            (vague_ways(facts, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
+        }
+        Reading::Ok(_) if tunnel.remotes().is_empty() => {
+            (vague_ways(facts, tunnel), Some(entries("it knows no remote yet".into())))
+        }
+        Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(facts, tunnel, route)).collect(), None),
+        other => {
+            (vague_ways(facts, tunnel), Some(Question::unread(other).shown_by(["ip", "route", "show", "table", "all"])))
+        }
+    }
+}
+
+/// The UDP ports that outer packets are sent to. `None`: not known.
+fn destination_ports(tunnel: &Tunnel) -> Option<Numbers> {
+    let own = tunnel.port?;
+    match &tunnel.fdb {
+        Reading::Ok(entries) => {
+            let listed = entries.iter().filter_map(|entry| entry.port);
+            Some(Numbers::of(&listed.chain([own]).map(u128::from).collect::<Vec<_>>()))
+        }
+        Reading::Absent(_) => Some(Numbers::of(&[own.into()])),
+        Reading::Denied(_) | Reading::Failed(_) => None, // entries may have ports of their own
+    }
+}
+
+/// Whether frames of the tunnel's bridge pass the rules of IPv4 (0) or IPv6 (1): by the bridge's own setting or that of all.
+fn bridges_call_rules(facts: &Facts, link: &Link, at: usize) -> Result<bool, Question> {
+    if bridge_of(facts.known_links(), link).is_some_and(|bridge| bridge.calls_rules[at]) {
+        return Ok(!matches!(facts.bridges_call_rules[at], Reading::Absent(_)));
+    }
+    match &facts.bridges_call_rules[at] {
+        Reading::Ok(calls) => Ok(*calls),
+        Reading::Absent(_) => Ok(false),
+        unread => Err(Question::unread(unread)
+            .reword(|why| {
+                format!("whether frames of bridges pass the rules (bridge-nf-call-iptables) was not read: {why}")
+            })
+            .shown_by(["sysctl", "net.bridge"])),
+    }
 }
 
 /// The bridge that a device is a port of: packets of IP go through the bridge, never by the port.

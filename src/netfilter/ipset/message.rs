@@ -156,8 +156,8 @@ impl Visit for IpsetElement<'_> {
             let mut nowhere = IpsetAddress::default();
             let last = last.as_mut().unwrap_or(&mut nowhere);
             last.layout.visit(visitor);
-            visit_network(&mut first.ipv4, &mut last.ipv4, *prefix, visitor, u32::to_be_bytes, u32::from_be_bytes);
-            visit_network(&mut first.ipv6, &mut last.ipv6, *prefix, visitor, u128::to_be_bytes, u128::from_be_bytes);
+            visit_network(&mut first.ipv4, &mut last.ipv4, *prefix, visitor, (u32::to_be_bytes, u32::from_be_bytes));
+            visit_network(&mut first.ipv6, &mut last.ipv6, *prefix, visitor, (u128::to_be_bytes, u128::from_be_bytes));
         }
         layout.visit(visitor);
     }
@@ -169,8 +169,7 @@ fn visit_network<T: Copy, V: Visitor, const N: usize>(
     last: &mut Option<T>,
     prefix: Option<u8>,
     visitor: &mut V,
-    bytes: impl Fn(T) -> [u8; N],
-    number: impl Fn([u8; N]) -> T,
+    (bytes, number): (impl Fn(T) -> [u8; N], impl Fn([u8; N]) -> T),
 ) {
     let (mut from, mut to) = (first.map(&bytes), last.map(&bytes));
     match (&mut from, &mut to) {

@@ -6,7 +6,7 @@
 //! Bytes and not registers are followed, so that a comparison of fields that nft loaded together, a masked one, and one of a
 //! prefix all become tests of fields: a mask and a value, or ranges of numbers.
 
-use super::expr::{Expr, Payload};
+use super::expr::{Bitwise, Expr, Exthdr, Payload};
 use super::fields::{
     ETHER_TYPE, ETHER_TYPE_IN_VLAN, IFNAMSIZ, ct_width, fib_width, headers, meta_width, rt_width, xfrm_width,
 };
@@ -182,11 +182,7 @@ impl Machine {
             }
             Expr::Rt(rt) => self.load(at, Some(rt.dreg), Source::Rt(rt.key), rt_width(rt.key)),
             Expr::Xfrm(xfrm) => self.load(at, Some(xfrm.dreg), Source::Xfrm(xfrm.key), xfrm_width(xfrm.key)),
-            Expr::Exthdr(exthdr) => {
-                let width = exthdr.len.map_or(SIZE, |length| (length as usize).min(SIZE));
-                let (op, kind) = (exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6), exthdr.kind.unwrap_or_default());
-                self.load(at, exthdr.dreg, Source::Exthdr(op, kind, exthdr.offset.unwrap_or_default()), width);
-            }
+            Expr::Exthdr(exthdr) => self.exthdr(at, exthdr),
             Expr::Numgen(numgen) => self.load(at, Some(numgen.dreg), Source::Numgen, 4),
             Expr::Hash(hash) => self.load(at, Some(hash.dreg), Source::Hash, 4),
             Expr::Socket(socket) => self.load(at, Some(socket.dreg), Source::Socket, 8),
@@ -201,15 +197,7 @@ impl Machine {
                     self.load_constant(at, immediate.dreg, value);
                 }
             }
-            Expr::Bitwise(bitwise) => {
-                let (mask, xor) = (bitwise.mask(), bitwise.xor());
-                let (sreg, dreg, length) = (bitwise.sreg, bitwise.dreg, bitwise.len as usize);
-                match bitwise.op.unwrap_or(NFT_BITWISE_MASK_XOR) {
-                    NFT_BITWISE_MASK_XOR => self.mask_xor(at, sreg, dreg, mask, xor),
-                    op @ (NFT_BITWISE_LSHIFT | NFT_BITWISE_RSHIFT) => self.shift(at, sreg, dreg, length, op),
-                    _ => self.load(at, Some(dreg), Source::Computed, length),
-                }
-            }
+            Expr::Bitwise(bitwise) => self.bitwise(at, bitwise),
             Expr::Byteorder(swap) => {
                 self.swap(at, swap.sreg, swap.dreg, swap.len as usize, swap.size as usize);
             }
@@ -294,6 +282,22 @@ impl Machine {
             at = upto;
         }
         self.store(register, cells);
+    }
+
+    fn exthdr(&mut self, at: usize, exthdr: &Exthdr<'_>) {
+        let width = exthdr.len.map_or(SIZE, |length| (length as usize).min(SIZE));
+        let (op, kind) = (exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6), exthdr.kind.unwrap_or_default());
+        self.load(at, exthdr.dreg, Source::Exthdr(op, kind, exthdr.offset.unwrap_or_default()), width);
+    }
+
+    fn bitwise(&mut self, at: usize, bitwise: &Bitwise<'_>) {
+        let (mask, xor) = (bitwise.mask(), bitwise.xor());
+        let (sreg, dreg, length) = (bitwise.sreg, bitwise.dreg, bitwise.len as usize);
+        match bitwise.op.unwrap_or(NFT_BITWISE_MASK_XOR) {
+            NFT_BITWISE_MASK_XOR => self.mask_xor(at, sreg, dreg, mask, xor),
+            op @ (NFT_BITWISE_LSHIFT | NFT_BITWISE_RSHIFT) => self.shift(at, sreg, dreg, length, op),
+            _ => self.load(at, Some(dreg), Source::Computed, length),
+        }
     }
 
     /// `dreg = sreg & mask ^ xor`

@@ -6,20 +6,21 @@ use std::net::IpAddr;
 use super::headers;
 use super::maps::{self, Maps};
 use super::registers::Registers;
+use super::verdicts;
 use crate::facts::netfilter::{
     Chosen, Comparison, Counter, DeviceProperty, Family, Field, FieldTest, MapLookup, MarkWrite, Match,
     Nat as Translation, NatAction, PortRandomization, SetId, Step, Verdict,
 };
 use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
-use crate::netfilter::nftables::expr::{Ct, Expr, Lookup, Meta, Nat, Objref, Payload};
+use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Range};
 use crate::netfilter::nftables::uapi::{
-    NF_ACCEPT, NF_DROP, NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CONTINUE, NFT_CT_HELPER, NFT_CT_MARK,
-    NFT_CT_STATE, NFT_CT_ZONE, NFT_DYNSET_OP_DELETE, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_IIFKIND,
-    NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_CT_TIMEOUT,
-    NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT, NFT_RETURN,
+    NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE,
+    NFT_DYNSET_OP_DELETE, NFT_LOOKUP_F_INV, NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT,
+    NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY,
+    NFT_REG_VERDICT,
 };
-use crate::netfilter::nftables::{Data, Expression, Verdict as WireVerdict};
+use crate::netfilter::nftables::{Data, Expression};
 use crate::read::xtables::{self, Extension};
 
 const IPPROTO_TCP: u128 = 6;
@@ -108,21 +109,8 @@ impl<'a> RuleReader<'a> {
             Expr::Payload(payload) => self.payload(payload),
             Expr::Meta(meta) => self.meta(meta),
             Expr::Ct(ct) => self.ct(ct),
-            Expr::Cmp(cmp) => {
-                if cmp.op > NFT_CMP_GTE {
-                    return Err(Failure::unexpected(format!("operator {} is unknown", cmp.op)));
-                }
-                let found = self.registers.compare(cmp.sreg, cmp.op, cmp.data.value()?);
-                self.push(found);
-            }
-            Expr::Range(range) => {
-                let (from, to) = (range.from_data.value()?, range.to_data.value()?);
-                if from.len() != to.len() {
-                    return Err(Failure::unexpected("the ends of the range differ in length"));
-                }
-                let found = self.registers.range(range.sreg, from, to, range.op != 0);
-                self.push(found);
-            }
+            Expr::Cmp(cmp) => self.cmp(cmp)?,
+            Expr::Range(range) => self.range(range)?,
             Expr::Immediate(immediate) => self.immediate(&immediate.data)?,
             Expr::Lookup(lookup) => self.lookup(at, lookup),
             Expr::Match(found) => self.extension(false, &found.name, found.rev, found.info.as_deref())?,
@@ -157,11 +145,7 @@ impl<'a> RuleReader<'a> {
             | Expr::Fib(_)
             | Expr::Bitwise(_)
             | Expr::Byteorder(_) => {}
-            // Without IPsec there is nothing to load, and the rule ends (NFT_BREAK).
-            Expr::Xfrm(xfrm) => {
-                let condition = Comparison::Masked { mask: 1, value: 1 };
-                self.test(FieldTest { field: Field::Ipsec { outgoing: xfrm.dir == Some(1) }, condition });
-            }
+            Expr::Xfrm(xfrm) => self.xfrm(xfrm.dir),
             Expr::Limit(_) => self.non_deterministic("limit"),
             Expr::Quota(_) => self.non_deterministic("quota"),
             Expr::Connlimit(_) => self.non_deterministic("connlimit"),
@@ -171,11 +155,7 @@ impl<'a> RuleReader<'a> {
                 self.steps.push(Step::OwnTimeout);
                 self.non_deterministic("flow_offload");
             }
-            Expr::Dynset(dynset) => {
-                let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
-                self.steps.push(Step::UpdateSet { set: self.set(&dynset.set_name), adds });
-                self.non_deterministic("dynset");
-            }
+            Expr::Dynset(dynset) => self.dynset(dynset),
             Expr::Log(_) => self.harmless("log"),
             Expr::Dup(_) => self.harmless("dup"),
             Expr::Last(_) => self.harmless("last"),
@@ -187,6 +167,37 @@ impl<'a> RuleReader<'a> {
             Expr::Unsupported { .. } => self.opaque(expression),
         }
         Ok(())
+    }
+
+    fn cmp(&mut self, cmp: &Cmp<'_>) -> Result<()> {
+        if cmp.op > NFT_CMP_GTE {
+            return Err(Failure::unexpected(format!("operator {} is unknown", cmp.op)));
+        }
+        let found = self.registers.compare(cmp.sreg, cmp.op, cmp.data.value()?);
+        self.push(found);
+        Ok(())
+    }
+
+    fn range(&mut self, range: &Range<'_>) -> Result<()> {
+        let (from, to) = (range.from_data.value()?, range.to_data.value()?);
+        if from.len() != to.len() {
+            return Err(Failure::unexpected("the ends of the range differ in length"));
+        }
+        let found = self.registers.range(range.sreg, from, to, range.op != 0);
+        self.push(found);
+        Ok(())
+    }
+
+    /// Without IPsec there is nothing to load, and the rule ends (NFT_BREAK). `direction`: `XFRM_POLICY_IN` or `XFRM_POLICY_OUT`.
+    fn xfrm(&mut self, direction: Option<u8>) {
+        let condition = Comparison::Masked { mask: 1, value: 1 };
+        self.test(FieldTest { field: Field::Ipsec { outgoing: direction == Some(1) }, condition });
+    }
+
+    fn dynset(&mut self, dynset: &Dynset<'_>) {
+        let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
+        self.steps.push(Step::UpdateSet { set: self.set(&dynset.set_name), adds });
+        self.non_deterministic("dynset");
     }
 
     /// An expression that is not known, or has attributes that are not: what they say may be what it does not do.
@@ -255,7 +266,7 @@ impl<'a> RuleReader<'a> {
     fn immediate(&mut self, data: &Data<'_>) -> Result<()> {
         match &data.verdict {
             Some(found) => {
-                let verdict = verdict(found)?;
+                let verdict = verdicts::decode_verdict(found)?;
                 if verdict != Verdict::Continue {
                     self.steps.push(Step::Verdict(verdict));
                 }
@@ -397,21 +408,4 @@ fn equal(field: Field, mask: u128, value: u128) -> FieldTest {
 /// Neither invalid nor untracked: `nf_ct_get` finds a connection.
 fn has_connection() -> FieldTest {
     equal(Field::ConnectionState, 0x41, 0)
-}
-
-/// A code, and a chain.
-pub fn verdict(verdict: &WireVerdict<'_>) -> Result<Verdict> {
-    let chain = || match &verdict.chain {
-        Some(chain) => Ok(Name::from_bytes(chain.as_bytes())),
-        None => Err(Failure::unexpected("NFTA_VERDICT_CHAIN is missing")),
-    };
-    Ok(match verdict.code.cast_signed() {
-        NFT_CONTINUE => Verdict::Continue,
-        NFT_JUMP => Verdict::Jump(chain()?),
-        NFT_GOTO => Verdict::Goto(chain()?),
-        NFT_RETURN => Verdict::Return,
-        NF_DROP => Verdict::Drop,
-        NF_ACCEPT => Verdict::Accept,
-        code => Verdict::Gone(format!("verdict {code}")),
-    })
 }

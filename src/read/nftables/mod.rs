@@ -20,6 +20,7 @@ mod loads;
 mod maps;
 mod mark_writers;
 mod registers;
+mod verdicts;
 pub(super) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,7 @@ use crate::netfilter::netlink::Message;
 use crate::read::known::KnownRules;
 use crate::read::sets::{self, OuterValues};
 use crate::read::{Node, modules};
-pub use expressions::verdict as decode_verdict;
+pub use verdicts::decode_verdict;
 
 /// How often the rules are read while they change under us.
 const MAX_READINGS: usize = 8;

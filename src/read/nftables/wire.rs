@@ -8,7 +8,8 @@ use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 
 use foldhash::fast::FixedState;
 
-use super::expressions::{self, RuleReader};
+use super::expressions::RuleReader;
+use super::verdicts::decode_verdict;
 use crate::capture::{Keep, NetlinkFamily, Request, path_part};
 use crate::facts::netfilter::{Base, ChainId, ChainKind, Family, Hook, Rule, SetId, Step, Verdict};
 use crate::facts::{Failure, Name, Reading, Source};
@@ -337,7 +338,7 @@ pub fn decode_elements(message: &Message<'_>, set: &SetId) -> Result<Map, Failur
             return Err(Failure::unexpected(format!("{set:?} holds something other than verdicts")));
         };
         if known.insert((verdict.code, verdict.chain.clone())) {
-            map.verdicts.push(expressions::verdict(verdict)?);
+            map.verdicts.push(decode_verdict(verdict)?);
         }
     }
     Ok(map)

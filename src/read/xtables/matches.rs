@@ -1,5 +1,6 @@
 //! What the matches of x_tables test.
 
+use super::ports::Multiport;
 use super::{Extension, all, conntrack, masked, non_deterministic, opaque_match, other, ports, test, within};
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
@@ -17,6 +18,7 @@ const IPS_CONFIRMED: u32 = 0x8;
 ///
 /// # Errors
 /// The blob is too short for its structure, or holds what the kernel refuses.
+#[expect(clippy::too_many_lines, reason = "a list: an arm for each match")]
 pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let Some(family) = extension.nfproto() else { return Ok(opaque_match(extension)) };
     let ipv6 = extension.family == Family::Ipv6;
@@ -52,9 +54,13 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::Ipvs(info) => vec![non_deterministic(&ipvs(&info))],
         Xt::Length(info) => vec![test(within(other("meta length"), info.min, info.max), info.invert != 0)],
         Xt::Mark(info) => vec![test(masked(Field::Mark, info.mask, info.mark), info.invert != 0)],
-        Xt::MultiportV0(info) => ports::multiport(extension, info.flags, info.count, &info.ports, &[0; 15], false)?,
+        Xt::MultiportV0(info) => {
+            let (ends, count, ports) = (info.flags, info.count, info.ports);
+            ports::multiport(extension, &Multiport { ends, count, ports, begins: [0; 15], inverted: false })?
+        }
         Xt::Multiport(info) => {
-            ports::multiport(extension, info.flags, info.count, &info.ports, &info.pflags, info.invert != 0)?
+            let (ends, count, ports, begins) = (info.flags, info.count, info.ports, info.pflags);
+            ports::multiport(extension, &Multiport { ends, count, ports, begins, inverted: info.invert != 0 })?
         }
         Xt::Policy(info) => policy(extension, &info),
         Xt::Pkttype(info) => vec![test(masked(other("meta pkttype"), u32::MAX, info.pkttype), info.invert != 0)],

@@ -42,15 +42,23 @@ pub fn flagged(source: [u16; 2], destination: [u16; 2], flags: u32, invert: u32,
     steps
 }
 
-/// `XT_MULTIPORT_*`, how many ports there are, the ports, which of them begin a range.
-pub fn multiport(
-    extension: &Extension,
-    ends: u8,
-    count: u8,
-    ports: &[u16; 15],
-    begins: &[u8; 15],
-    inverted: bool,
-) -> Result<Vec<Step>, Failure> {
+/// `struct xt_multiport_v1`
+pub struct Multiport {
+    /// `XT_MULTIPORT_*`
+    pub ends: u8,
+    /// How many of the ports are meant.
+    pub count: u8,
+    /// In the host's byte order.
+    pub ports: [u16; 15],
+    /// Not 0: the port is the first of a range, which the next one ends.
+    pub begins: [u8; 15],
+    /// It holds for all other ports.
+    pub inverted: bool,
+}
+
+/// Any of several ports and ranges of ports.
+pub fn multiport(extension: &Extension, tested: &Multiport) -> Result<Vec<Step>, Failure> {
+    let Multiport { ends, count, ports, begins, inverted } = *tested;
     let count = usize::from(count);
     if count > ports.len() {
         return Err(Failure::unexpected(format!("multiport: {count} ports, {} fit", ports.len())));

@@ -11,6 +11,7 @@ use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNat
 ///
 /// # Errors
 /// The blob is too short for its structure, or holds what the kernel refuses.
+#[expect(clippy::too_many_lines, reason = "a list: an arm for each target")]
 pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
     use NatAction::{Dnat, Masquerade, Netmap, Redirect, Snat};
     let Some(family) = extension.nfproto() else { return Ok(opaque(extension)) };

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::runs::is_of_fields;
+use super::runs::{RunOfRules, is_of_fields};
+use super::verdict_map::VerdictMap;
 use super::{Ends, Hit, Hits, PacketKind, Walk};
-use crate::facts::Reading;
 use crate::facts::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::network::RuleAt;
@@ -66,7 +66,8 @@ impl Walk<'_> {
             }
             if single == 0 {
                 let (run, together) = self.same_effect(set, id, rest);
-                let left = if together { self.run(set, id, run, live, &mut ends, depth) } else { None };
+                let left =
+                    if together { self.run(&RunOfRules { set, id, rules: run, depth }, live, &mut ends) } else { None };
                 if let Some(left) = left {
                     live = left;
                     rest = &rest[run.len()..];
@@ -126,46 +127,7 @@ impl Walk<'_> {
                     break;
                 }
             }
-            match step {
-                Step::Match(found) => match self.condition(&place, found, current) {
-                    Some(holds) => {
-                        next = self.space.or(next, self.space.minus(current, holds));
-                        current = self.space.and(current, holds);
-                    }
-                    None => next = self.space.or(next, current),
-                },
-                Step::SetMark(write) => {
-                    if write.copies() != 0 {
-                        let with = self.with_connection(current);
-                        next = self.space.or(next, self.space.minus(current, with));
-                        current = with;
-                    }
-                    current = self.write(&place, current, write, &Field::Mark, &Field::ConnectionMark);
-                }
-                Step::SetConnectionMark(write) => {
-                    current = self.write(&place, current, write, &Field::ConnectionMark, &Field::Mark);
-                }
-                Step::Notrack => current = self.untracked(current),
-                Step::Nat(_) => {
-                    let hit = Hit::Rule(at.clone(), number);
-                    ends.translated.add(&self.space, hit, current);
-                    current = NOTHING;
-                }
-                Step::Verdict(verdict) => current = self.verdict(&place, verdict, current, &mut next, ends),
-                Step::Template => current = self.flagged(current, self.layout.template),
-                Step::FillChecksum => current = self.flagged(current, self.layout.filled),
-                Step::OwnTimeout => {
-                    self.timing.insert(at.clone());
-                    current = self.flagged(current, self.layout.own_timeout);
-                }
-                Step::Rewrite { field, value } => current = self.rewritten(&place, field, *value, current, ends),
-                Step::NoEffect(_) | Step::UpdateSet { .. } => {}
-                Step::Opaque { what, .. } => {
-                    let found = self.anything(&Hit::Rule(at.clone(), number), what, current);
-                    current = found.returned;
-                    self.join(ends, Ends { returned: NOTHING, ..found });
-                }
-            }
+            current = self.step_taken(&place, step, current, &mut next, ends);
             if current.is_empty() {
                 break;
             }
@@ -173,7 +135,63 @@ impl Walk<'_> {
         self.space.or(next, current)
     }
 
-    fn join(&mut self, ends: &mut Ends, others: Ends) {
+    /// One step of a rule: returns the packets for which the rule goes on; those that go on with the next rule join `next`.
+    fn step_taken(
+        &mut self,
+        place: &StepPlace<'_>,
+        step: &Step,
+        packets: PacketSet,
+        next: &mut PacketSet,
+        ends: &mut Ends,
+    ) -> PacketSet {
+        match step {
+            Step::Match(found) => self.matching(place, found, packets, next),
+            Step::SetMark(write) if write.copies() != 0 => {
+                let with = self.with_connection(packets);
+                *next = self.space.or(*next, self.space.minus(packets, with));
+                self.write(place, with, write, &Field::Mark, &Field::ConnectionMark)
+            }
+            Step::SetMark(write) => self.write(place, packets, write, &Field::Mark, &Field::ConnectionMark),
+            Step::SetConnectionMark(write) => self.write(place, packets, write, &Field::ConnectionMark, &Field::Mark),
+            Step::Notrack => self.untracked(packets),
+            Step::Nat(_) => {
+                ends.translated.add(&self.space, Hit::Rule(place.at.clone(), place.number), packets);
+                NOTHING
+            }
+            Step::Verdict(verdict) => self.verdict(place, verdict, packets, next, ends),
+            Step::Template => self.flagged(packets, self.layout.template),
+            Step::FillChecksum => self.flagged(packets, self.layout.filled),
+            Step::OwnTimeout => {
+                self.timing.insert(place.at.clone());
+                self.flagged(packets, self.layout.own_timeout)
+            }
+            Step::Rewrite { field, value } => self.rewritten(place, field, *value, packets, ends),
+            Step::NoEffect(_) | Step::UpdateSet { .. } => packets,
+            Step::Opaque { what, .. } => {
+                let found = self.anything(&Hit::Rule(place.at.clone(), place.number), what, packets);
+                self.join(ends, Ends { returned: NOTHING, ..found });
+                found.returned
+            }
+        }
+    }
+
+    /// Packets that a match holds for; all others join `next`. One that holds now and then does both.
+    pub(super) fn matching(
+        &mut self,
+        place: &StepPlace<'_>,
+        found: &Match,
+        packets: PacketSet,
+        next: &mut PacketSet,
+    ) -> PacketSet {
+        let (inside, outside) = match self.condition(place, found, packets) {
+            Some(holds) => (self.space.and(packets, holds), self.space.minus(packets, holds)),
+            None => (packets, packets),
+        };
+        *next = self.space.or(*next, outside);
+        inside
+    }
+
+    pub(super) fn join(&mut self, ends: &mut Ends, others: Ends) {
         ends.returned = self.space.or(ends.returned, others.returned);
         ends.accepted = self.space.or(ends.accepted, others.accepted);
         others.translated.0.into_iter().for_each(|(hit, packets)| ends.translated.add(&self.space, hit, packets));
@@ -211,85 +229,10 @@ impl Walk<'_> {
                 ends.accepted = self.space.or(ends.accepted, found);
             }
             Verdict::Map { fields, set, verdicts } => {
-                let known = self.network.rules[at.set].ruleset.sets.get(set);
-                let elements = known.and_then(|known| known.elements.ok().zip(Some(&known.verdicts)));
-                let fits =
-                    |elements: &[Vec<(u128, u128)>]| elements.iter().all(|element| element.len() == fields.len());
-                if let Some((elements, verdicts)) =
-                    elements.filter(|(elements, of)| elements.len() == of.len() && fits(elements))
-                {
-                    return self.looked_up(place, fields, elements, verdicts, packets, next, ends);
-                }
-                let found = Match::Set { fields: fields.clone(), set: set.clone(), inverted: false };
-                let inside = match self.condition(place, &found, packets) {
-                    Some(holds) => {
-                        *next = self.space.or(*next, self.space.minus(packets, holds));
-                        self.space.and(packets, holds)
-                    }
-                    None => {
-                        *next = self.space.or(*next, packets);
-                        packets
-                    }
-                };
-                let Reading::Ok(verdicts) = verdicts else {
-                    let found = self.anything(&Hit::Rule(at.clone(), place.number), &verdicts.why(), inside);
-                    self.join(ends, found);
-                    return NOTHING;
-                };
-                let unread = self.unread_elements(at, set).is_some() || self.packets.kind == PacketKind::Tunnel;
-                let about = if unread { About::EachPacket } else { About::SomePacket };
-                let mut going_on = NOTHING;
-                for (answer, verdict) in verdicts.iter().enumerate() {
-                    let key = format!("{} {at:?} {} verdict", self.stage, place.number);
-                    let network = self.network;
-                    let why =
-                        || network.question(at, format!("which verdict {} gives was not read", network.describe(at)));
-                    let mine = self.answer(key, about, verdicts.len(), answer, why);
-                    let mine = self.space.and(inside, mine);
-                    let found = self.verdict(place, verdict, mine, next, ends);
-                    going_on = self.space.or(going_on, found);
-                }
-                return going_on;
+                return self.verdict_map(place, &VerdictMap { fields, set, verdicts }, packets, next, ends);
             }
         }
         NOTHING
-    }
-
-    /// A verdict map whose elements are known.
-    #[allow(clippy::too_many_arguments, reason = "the whole state of a rule")]
-    fn looked_up(
-        &mut self,
-        place: &StepPlace<'_>,
-        fields: &[Field],
-        elements: &[Vec<(u128, u128)>],
-        verdicts: &[Verdict],
-        packets: PacketSet,
-        next: &mut PacketSet,
-        ends: &mut Ends,
-    ) -> PacketSet {
-        let asked = self.testable(fields.iter(), packets);
-        *next = self.space.or(*next, self.space.minus(packets, asked));
-        let (mut going_on, mut rest) = (NOTHING, asked);
-        let each: Vec<(&Vec<(u128, u128)>, &Verdict)> = elements.iter().zip(verdicts).collect();
-        for same in each.chunk_by(|(_, one), (_, other)| one == other) {
-            if rest.is_empty() {
-                break;
-            }
-            if self.is_over() {
-                return NOTHING;
-            }
-            let mut held = Vec::with_capacity(same.len());
-            for (element, _) in same {
-                held.push(self.element(fields, element));
-            }
-            let held = self.space.any(held);
-            let inside = self.space.and(rest, held);
-            rest = self.space.minus(rest, held);
-            let found = self.verdict(place, same[0].1, inside, next, ends);
-            going_on = self.space.or(going_on, found);
-        }
-        *next = self.space.or(*next, rest);
-        going_on
     }
 
     /// Packets with another address or port: those for which the rule goes on.

@@ -11,6 +11,7 @@ mod matches;
 mod nat_core;
 mod runs;
 mod sets;
+mod verdict_map;
 mod writers;
 mod writes;
 

@@ -11,6 +11,15 @@ use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 /// From so many rules on, neighbours that do the same are taken together.
 const MIN_RUN: usize = 4;
 
+/// Neighbours in a chain that do the same.
+pub(super) struct RunOfRules<'r> {
+    pub(super) set: usize,
+    pub(super) id: &'r ChainId,
+    pub(super) rules: &'r [Rule],
+    /// Of the chain's jumps.
+    pub(super) depth: usize,
+}
+
 impl Walk<'_> {
     /// The first rules that do the same thing to whatever they hold for, and whether one of them may stand for all.
     pub(super) fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> (&'r [Rule], bool) {
@@ -47,17 +56,10 @@ impl Walk<'_> {
     }
 
     /// Rules that do the same to whatever one of them holds for. `None`: one holds now and then, so each goes by itself.
-    pub(super) fn run(
-        &mut self,
-        set: usize,
-        id: &ChainId,
-        rules: &[Rule],
-        packets: PacketSet,
-        ends: &mut Ends,
-        depth: usize,
-    ) -> Option<PacketSet> {
+    pub(super) fn run(&mut self, run: &RunOfRules<'_>, packets: PacketSet, ends: &mut Ends) -> Option<PacketSet> {
+        let RunOfRules { set, id, rules, depth } = *run;
         // The matches first, and then the packets: what is joined is small.
-        let held = self.held_for(set, id, rules, packets, depth)?;
+        let held = self.held_for(run, packets)?;
         let taken = self.space.and(packets, held);
         let Some(rule) = rules.first().filter(|_| !taken.is_empty()) else { return Some(packets) };
         let rest = self.space.minus(packets, taken);
@@ -98,14 +100,8 @@ impl Walk<'_> {
 
     /// Packets that one of these rules holds for. Neighbours that differ in the numbers of one field are one look at all of
     /// these numbers.
-    fn held_for(
-        &mut self,
-        set: usize,
-        id: &ChainId,
-        rules: &[Rule],
-        packets: PacketSet,
-        depth: usize,
-    ) -> Option<PacketSet> {
+    fn held_for(&mut self, run: &RunOfRules<'_>, packets: PacketSet) -> Option<PacketSet> {
+        let RunOfRules { set, id, rules, depth } = *run;
         let differing: Vec<Option<Differing<'_>>> = rules.iter().map(Differing::of).collect();
         let start = RuleAt { set, chain: id.clone(), position: rules.first()?.position };
         let known =

@@ -277,6 +277,29 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         })
     }
 
+    /// Those of these packets that have the addresses, ports and the device of a path, as far as they are known.
+    fn with_ends_of(&mut self, way: &OuterPath, mut packets: PacketSet) -> PacketSet {
+        let (source, destination) = self.walk.packets.ends();
+        let address = way.source.map(|address| vec![(address, address)]);
+        let remotes = way.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());
+        let device = way.device.map(|device| vec![(device, device)]);
+        let ports =
+            |ports: &Option<crate::symbolic::values::Numbers>| ports.as_ref().map(|ports| ports.as_ranges().to_vec());
+        for (field, ranges) in [
+            (source, address),
+            (destination, remotes),
+            (Field::OutputName, device),
+            (Field::SourcePort, ports(&self.facts.source_ports)),
+            (Field::DestinationPort, ports(&self.facts.ports)),
+        ] {
+            if let Some(ranges) = ranges {
+                self.walk.packets.known.insert(field.clone());
+                packets = self.walk.all_with(packets, &[(field, &ranges)]);
+            }
+        }
+        packets
+    }
+
     fn outer_pass(&mut self, way: &OuterPath, marks: PacketSet, pattern: BitPattern) {
         if marks.is_empty() {
             return;
@@ -296,24 +319,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
             ],
         );
         packets = first::untranslated(&mut self.walk, packets);
-        let (source, destination) = self.walk.packets.ends();
-        let address = way.source.map(|address| vec![(address, address)]);
-        let remotes = way.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());
-        let device = way.device.map(|device| vec![(device, device)]);
-        let ports =
-            |ports: &Option<crate::symbolic::values::Numbers>| ports.as_ref().map(|ports| ports.as_ranges().to_vec());
-        for (field, ranges) in [
-            (source, address),
-            (destination, remotes),
-            (Field::OutputName, device),
-            (Field::SourcePort, ports(&self.facts.source_ports)),
-            (Field::DestinationPort, ports(&self.facts.ports)),
-        ] {
-            if let Some(ranges) = ranges {
-                self.walk.packets.known.insert(field.clone());
-                packets = self.walk.all_with(packets, &[(field, &ranges)]);
-            }
-        }
+        let packets = self.with_ends_of(way, packets);
         let packets = self.outer_hook(Hook::Output, packets, way, pattern);
         let new = self.walk.in_state(&[state::NEW]);
         if !self.walk.is_over() {

@@ -196,14 +196,7 @@ impl TunnelWalk<'_, '_> {
     /// The inner packets as they are when they get to the tunnel. `connections`: the marks of their connections.
     fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
-        self.walk.traffic = match (forwarded, flow) {
-            (false, Flow::First) => "packets of this host",
-            (false, Flow::Later) => "later packets of connections of this host",
-            (false, Flow::Invalid) => "packets of this host that belong to no connection",
-            (true, Flow::First) => "packets that this host forwards",
-            (true, Flow::Later) => "later packets of connections that this host forwards",
-            (true, Flow::Invalid) => "packets that this host forwards and that belong to no connection",
-        };
+        self.walk.traffic = traffic(forwarded, flow);
         let at = usize::from(family == Family::Ipv6);
         let upper_devices = self.facts.upper_devices.clone();
         let start = self.walk.space.and(connections, self.walk.start());
@@ -298,5 +291,17 @@ impl TunnelWalk<'_, '_> {
         };
         let device = own.then_some(self.facts.device.as_str());
         self.walk.hook(hook, device, flow, packets, &mut Inner { facts: self.facts, later })
+    }
+}
+
+/// For people: which packets these are.
+fn traffic(forwarded: bool, flow: Flow) -> &'static str {
+    match (forwarded, flow) {
+        (false, Flow::First) => "packets of this host",
+        (false, Flow::Later) => "later packets of connections of this host",
+        (false, Flow::Invalid) => "packets of this host that belong to no connection",
+        (true, Flow::First) => "packets that this host forwards",
+        (true, Flow::Later) => "later packets of connections that this host forwards",
+        (true, Flow::Invalid) => "packets that this host forwards and that belong to no connection",
     }
 }

@@ -1,0 +1,23 @@
+//! Verdicts of nf_tables: `nft_verdict_init`.
+
+use crate::facts::netfilter::Verdict;
+use crate::facts::{Failure, Name};
+use crate::netfilter::nftables::Verdict as WireVerdict;
+use crate::netfilter::nftables::uapi::{NF_ACCEPT, NF_DROP, NFT_CONTINUE, NFT_GOTO, NFT_JUMP, NFT_RETURN};
+
+/// A code, and a chain.
+pub fn decode_verdict(verdict: &WireVerdict<'_>) -> Result<Verdict, Failure> {
+    let chain = || match &verdict.chain {
+        Some(chain) => Ok(Name::from_bytes(chain.as_bytes())),
+        None => Err(Failure::unexpected("NFTA_VERDICT_CHAIN is missing")),
+    };
+    Ok(match verdict.code.cast_signed() {
+        NFT_CONTINUE => Verdict::Continue,
+        NFT_JUMP => Verdict::Jump(chain()?),
+        NFT_GOTO => Verdict::Goto(chain()?),
+        NFT_RETURN => Verdict::Return,
+        NF_DROP => Verdict::Drop,
+        NF_ACCEPT => Verdict::Accept,
+        code => Verdict::Gone(format!("verdict {code}")),
+    })
+}
