@@ -286,9 +286,12 @@ impl TunnelLab {
             for (sender, address) in senders.iter().flat_map(|sender| INNER_PEER.map(|address| (sender, address))) {
                 let any = if address.contains(':') { "::" } else { "0.0.0.0" };
                 let flows = sender.enter(|| [(); FLOWS].map(|()| bind(any, 0)));
+                let own = self.setup.ipv6 == address.contains(':') && sender.name() == self.node.name();
+                let sources = [Some(any), own.then(|| self.setup.local())].into_iter().flatten();
+                let unanswered: Vec<UdpSocket> = sender.enter(|| sources.map(|source| bind(source, 0)).collect());
                 for packet in ["first", "later"] {
                     self.forget_tunnel();
-                    self.through_rules_for_the_tunnel(sender, address, packet);
+                    self.through_rules_for_the_tunnel(&unanswered, address, packet);
                     self.exchange(&flows, address, packet, before);
                     if self.errors() > before {
                         return;
@@ -301,31 +304,17 @@ impl TunnelLab {
 
     /// Sends what rules that are made for outer packets hold for as well, inside: to the tunnel's port, and from the tunnel's
     /// own address; and what rules for the peer inside do not hold for: to somebody else there. None of it is answered.
-    fn through_rules_for_the_tunnel(&self, sender: &Netns, address: &str, packet: &str) {
-        let any = if address.contains(':') { "::" } else { "0.0.0.0" };
-        let own = self.setup.ipv6 == address.contains(':') && sender.name() == self.node.name();
-        let sources = [Some(any), own.then(|| self.setup.local())].into_iter().flatten();
-        let sockets: Vec<UdpSocket> = sender.enter(|| sources.map(|source| bind(source, 0)).collect());
+    fn through_rules_for_the_tunnel(&self, sockets: &[UdpSocket], address: &str, packet: &str) {
         let nobody = if address.contains(':') { "fd88::3" } else { "10.88.0.3" };
         let nobody = (!self.setup.flow_based).then_some((nobody, ECHO_PORT));
         for to in [Some((address, self.setup.port)), nobody].into_iter().flatten() {
-            for socket in &sockets {
-                socket.send_to(packet.as_bytes(), to).expect("a packet that no rule refuses");
-            }
+            sockets.iter().for_each(|socket| send(socket, packet, to));
         }
     }
 
     /// Sends a packet of each flow, and waits until all are answered or one has arrived broken.
     fn exchange(&self, flows: &[UdpSocket], address: &str, packet: &str, errors: u64) {
-        for socket in flows {
-            let send = || socket.send_to(packet.as_bytes(), (address, ECHO_PORT));
-            match send() {
-                // Masqueraded, and now routed by another device: its entry is removed (`nf_nat_oif_changed`).
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => send(),
-                sent => sent,
-            }
-            .expect("a packet that no rule refuses");
-        }
+        flows.iter().for_each(|socket| send(socket, packet, (address, ECHO_PORT)));
         let mut open: Vec<&UdpSocket> = flows.iter().collect();
         eventually(PATIENCE, || {
             open.retain(|socket| !answered(socket, packet));
@@ -349,6 +338,16 @@ fn bind(address: &str, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((address, port)).expect("a socket");
     socket.set_nonblocking(true).expect("a socket that does not wait");
     socket
+}
+
+fn send(socket: &UdpSocket, packet: &str, to: (&str, u16)) {
+    let send = || socket.send_to(packet.as_bytes(), to);
+    match send() {
+        // Masqueraded, and now routed by another device: its entry is removed (`nf_nat_oif_changed`).
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => send(),
+        sent => sent,
+    }
+    .expect("a packet that no rule refuses");
 }
 
 /// Whether this packet's answer is there.
