@@ -1,7 +1,7 @@
 //! Marks that get into a tunnel by ways that are easily forgotten, each measured with real packets.
 
 use super::language::{self, address, effort, rules};
-use super::tunnel::{OLD, facts, rewritten, verdict, walk_with};
+use super::tunnel::{FIXED, OLD, facts, rewritten, verdict, walk_with};
 use crate::facts::netfilter::{Field, Match, Set, Step, name_key};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::facts::OuterPath;
@@ -55,6 +55,18 @@ fn answers_are_sent_to_the_sources_that_rules_give() {
 fn a_later_packet_may_leave_a_mark_for_those_after_it() {
     let later = "ip m O: filter output -150\n oif flannel.1 => restore\n state 2, !mark 0x4000/0x4000 => or 0x4000, save, xor 0x4000";
     assert_eq!(rewritten(&[later, OLD].concat()), "yes");
+}
+
+#[test]
+fn what_a_map_has_nothing_for_keeps_its_connection_mark() {
+    let marked = |peers: &str| {
+        let rules = "ip m O: filter output -150\n oif flannel.1, state 8 => or 0x4000, save, xor 0x4000\nip r O: filter output 150\n";
+        let own = format!(" oif flannel.1, dst {peers} => xor 0x800000, save, clear 0xffffffff\n");
+        rewritten(&[rules, &own, " oif flannel.1 => restore\n", FIXED].concat())
+    };
+    // Rules of NAT clear it on first packets, and never see later ones.
+    assert_eq!(marked("10.42.0.2"), "yes", "on later packets to others than this one");
+    assert_eq!(marked("10.42.0.0/16"), "no");
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub(super) const MARK: &str = "
 pub(super) const OLD: &str = "
     ip nat POSTROUTING: nat postrouting 100
       mark 0x4000/0x4000 => masquerade random-fully";
-const FIXED: &str = "
+pub(super) const FIXED: &str = "
     ip nat POSTROUTING: nat postrouting 100
       !mark 0x4000/0x4000 => return
       => xor 0x4000
