@@ -47,8 +47,10 @@ pub struct Link {
 /// A filter of traffic control.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
-    /// Its kind, and where it is, for people: `u32 on ingress`.
-    pub what: String,
+    /// Its kind: `u32`.
+    pub kind: String,
+    /// Where it is, in the words of `tc filter show`: `ingress`, `egress`, `root`, `parent 1:10`.
+    pub place: String,
     /// It sees packets that come in, and may write their mark.
     pub marks_incoming: bool,
 }

@@ -428,7 +428,8 @@ fn a_filter_that_marks_what_is_forwarded_is_a_question() {
             link.filters = Reading::Absent("none".into());
         }
         let other = links.iter_mut().find(|link| link.name == "lo").expect("a device");
-        (other.up, other.filters) = (true, Reading::Ok(vec![Filter { what: "u32 on ingress".into(), marks_incoming }]));
+        (other.up, other.filters) =
+            (true, Reading::Ok(vec![Filter { kind: "u32".into(), place: "ingress".into(), marks_incoming }]));
         let report = judge(Catalogue::built_in(), &node, &Options::default());
         let finding = report.advisories.iter().find(|finding| finding.id == "vxlan-double-snat-checksum").unwrap();
         assert_eq!(finding.state, expected, "{forwards} {marks_incoming}: {}", finding.summary);

@@ -17,16 +17,18 @@ pub(super) const PROBE: [&str; 2] = ["natwatch", "probe"];
 const NO_TUNNEL: &str = "there is no tunnel that is up";
 
 fn describe(filter: &Filter, link: &Link) -> Question {
-    by_tc(link, format!("a tc filter ({}) of {}", filter.what, link.name))
+    let Filter { kind, place, .. } = filter;
+    by_tc(link, format!("a tc filter ({kind} on {place}) of {}", link.name), &[place])
 }
 
 fn unread_filters(link: &Link, why: &str) -> Question {
-    by_tc(link, format!("tc filters of {} could not be read: {why}", link.name))
+    by_tc(link, format!("tc filters of {} could not be read: {why}", link.name), &["ingress", "egress", "root"])
 }
 
-fn by_tc(link: &Link, text: String) -> Question {
-    ["ingress", "egress", "root"].iter().fold(Question::from(text), |question, parent| {
-        question.shown_by(["tc", "filter", "show", "dev", &link.name, parent])
+fn by_tc(link: &Link, text: String, places: &[&str]) -> Question {
+    places.iter().fold(Question::from(text), |question, place| {
+        let words = ["tc", "filter", "show", "dev", &link.name].into_iter().chain(place.split(' '));
+        question.shown_by(words)
     })
 }
 

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::facts::{Failure, Filter, Link, Programs, Reading, Source};
 use crate::netfilter::array;
-use crate::netfilter::netlink::Attributes;
-use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
+use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTCLASS, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
+use crate::netfilter::netlink::{Attributes, Message};
 use crate::read::Node;
 use crate::read::links::TunnelSockets;
 
@@ -23,6 +23,14 @@ const TCMSG: usize = 20;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and `…_EGRESS`
 /// and 0, the root.
 const HOOKS: [(&str, u32); 3] = [("ingress", 0xffff_fff2), ("egress", 0xffff_fff3), ("root", 0)];
+/// `TC_H_ROOT`
+const ROOT: u32 = u32::MAX;
+/// `TC_H_MIN_MASK`
+const MINOR: u32 = 0xffff;
+/// Queueing disciplines whose classes have filters of their own (`htb_tcf_block`, `hfsc_tcf_block`).
+const CLASSFUL: &[&str] = &["atm", "cbq", "hfsc", "htb"];
+/// Places of a device that are asked for filters, each with a dump of its own.
+const MAX_PLACES: usize = 256;
 
 fn sockets(ipv6: bool) -> Request {
     let words: Vec<String> = TUNNEL_PORTS.iter().map(|port| format!(":{port:04X} ")).collect();
@@ -35,50 +43,118 @@ fn ipvs() -> Request {
     Request::file(Source::Datapath, Root::Procfs, "thread-self/net/ip_vs")
 }
 
-fn filters(link: &Link, hook: (&str, u32)) -> Request {
+/// A dump of one device's objects below this parent.
+fn below(link: &Link, name: &str, kind: u16, parent: u32) -> Request {
     let mut body = vec![0; TCMSG];
     body[4..8].copy_from_slice(&link.index.to_ne_bytes());
-    body[12..16].copy_from_slice(&hook.1.to_ne_bytes());
-    let name = format!("route/filters-{}-{}", link.name, hook.0);
-    Request::netlink(Source::Datapath, &name, NetlinkFamily::Route, RTM_GETTFILTER, true, body)
+    body[12..16].copy_from_slice(&parent.to_ne_bytes());
+    Request::netlink(Source::Datapath, &format!("route/{name}"), NetlinkFamily::Route, kind, true, body)
 }
 
-/// Devices that may have filters where packets come in: those with a `clsact` or an `ingress` queueing discipline.
-pub fn classifying(node: &mut Node<'_>) -> Reading<BTreeSet<u32>> {
-    let request =
-        Request::netlink(Source::Datapath, "route/qdiscs", NetlinkFamily::Route, RTM_GETQDISC, true, vec![0; TCMSG]);
-    let found = node.try_dump(&request, |message| {
-        let kind = Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?;
-        let classifies = matches!(kind.as_deref(), Some("clsact" | "ingress"));
-        Ok(classifies.then_some(u32::from_ne_bytes(array(message.body, 4, "tcmsg")?)))
-    });
-    // A capture from before it was asked for is as whole as it was: none is assumed.
-    match found.failure().is_some_and(Failure::is_not_captured) {
-        true => Reading::Ok(BTreeSet::new()),
-        false => node.note(&request, found).map(|indices| indices.into_iter().collect()),
+/// A queueing discipline: `tc_fill_qdisc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qdisc {
+    device: u32,
+    kind: String,
+    /// 0: the kernel's own, which only the device's root can have filters of.
+    handle: u32,
+    parent: u32,
+}
+
+impl Qdisc {
+    /// It takes filters where packets come in.
+    pub fn classifies(&self, device: u32) -> bool {
+        self.device == device && matches!(self.kind.as_str(), "clsact" | "ingress")
     }
 }
 
-/// Filters of traffic control on a device.
-pub fn filters_of(node: &mut Node<'_>, link: &Link) -> Reading<Vec<Filter>> {
+fn number(message: &Message<'_>, at: usize) -> Result<u32, Failure> {
+    Ok(u32::from_ne_bytes(array(message.body, at, "tcmsg")?))
+}
+
+/// A kernel without traffic control, or without classifiers, has none.
+fn where_supported<T>(found: Reading<Vec<T>>) -> Reading<Vec<T>> {
     const EOPNOTSUPP: i32 = 95;
     const EINVAL: i32 = 22;
+    match found.failure().and_then(Failure::refused) {
+        Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()),
+        _ => found,
+    }
+}
+
+/// Queueing disciplines of all devices.
+pub fn qdiscs(node: &mut Node<'_>) -> Reading<Vec<Qdisc>> {
+    let request =
+        Request::netlink(Source::Datapath, "route/qdiscs", NetlinkFamily::Route, RTM_GETQDISC, true, vec![0; TCMSG]);
+    let found = node.try_dump(&request, |message| {
+        let kind = Attributes::after(message.body, TCMSG, "TCA")?.string(TCA_KIND)?.unwrap_or_default();
+        let [device, handle, parent] = [number(message, 4)?, number(message, 8)?, number(message, 12)?];
+        Ok(Some(Qdisc { device, kind, handle, parent }))
+    });
+    // A capture from before it was asked for is as whole as it was: none is assumed.
+    match found.failure().is_some_and(Failure::is_not_captured) {
+        true => Reading::Ok(Vec::new()),
+        false => node.note(&request, where_supported(found)),
+    }
+}
+
+/// Handles below the root that a device may have filters at: of queueing disciplines, and of classes that have others below
+/// them (`htb_classify`: a packet that has got to a leaf meets no filter of it).
+fn handles_below(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<BTreeSet<u32>> {
+    let mut handles = BTreeSet::new();
+    for qdisc in qdiscs.iter().filter(|qdisc| qdisc.device == link.index && qdisc.handle != 0) {
+        if qdisc.classifies(link.index) {
+            continue; // its two hooks are always asked for
+        }
+        if qdisc.parent != ROOT {
+            handles.insert(qdisc.handle);
+        }
+        if !CLASSFUL.contains(&qdisc.kind.as_str()) {
+            continue;
+        }
+        let name = format!("classes-{}-{:x}", link.name, qdisc.handle >> 16);
+        let request = below(link, &name, RTM_GETTCLASS, qdisc.handle);
+        let parents = node.try_dump(&request, |message| Ok(Some(number(message, 12)?)));
+        match node.note(&request, parents) {
+            Reading::Ok(parents) => handles.extend(
+                parents.into_iter().filter(|parent| parent & !MINOR == qdisc.handle & !MINOR && parent & MINOR != 0),
+            ),
+            other => return other.map(|_| BTreeSet::new()),
+        }
+        if handles.len() > MAX_PLACES {
+            let failure = Failure::too_large(MAX_PLACES, "places for filters").within(&link.name);
+            return node.note(&request, Reading::Failed(failure));
+        }
+    }
+    Reading::Ok(handles)
+}
+
+/// Filters of traffic control on a device that has these queueing disciplines.
+pub fn filters_of(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<Vec<Filter>> {
+    let handles = match handles_below(node, link, qdiscs) {
+        Reading::Ok(handles) => handles,
+        other => return other.map(|_| Vec::new()),
+    };
+    let hooks = HOOKS.map(|(hook, parent)| (hook.to_owned(), hook.to_owned(), parent));
+    let others = handles.into_iter().map(|handle| {
+        let (major, minor) = (handle >> 16, handle & MINOR);
+        let minor = if minor == 0 { String::new() } else { format!("{minor:x}") };
+        (format!("{major:x}:{minor}"), format!("parent {major:x}:{minor}"), handle)
+    });
     let mut all = Vec::new();
-    for hook in HOOKS {
-        let request = filters(link, hook);
+    for (name, place, parent) in hooks.into_iter().chain(others) {
+        let request = below(link, &format!("filters-{}-{name}", link.name), RTM_GETTFILTER, parent);
         let found = node.try_dump(&request, |message| {
             let attributes = Attributes::after(message.body, TCMSG, "TCA")?;
             let Some(kind) = attributes.string(TCA_KIND)? else { return Ok(None) };
             let marks = filters::may_mark(&kind, attributes.get(TCA_OPTIONS).unwrap_or_default());
-            let (what, marks_incoming) = (format!("{kind} on {}", hook.0), hook.0 == "ingress" && marks);
-            Ok(Some(Filter { what, marks_incoming }))
+            let marks_incoming = place == "ingress" && marks;
+            Ok(Some(Filter { kind, place: place.clone(), marks_incoming }))
         });
-        let found = match found.failure().and_then(Failure::refused) {
-            Some(EOPNOTSUPP | EINVAL) => Reading::Ok(Vec::new()), // a kernel without classifiers
-            None if hook.0 == "root" && found.failure().is_some_and(Failure::is_not_captured) => continue,
-            _ => found,
-        };
-        match node.note(&request, found) {
+        if place == "root" && found.failure().is_some_and(Failure::is_not_captured) {
+            continue;
+        }
+        match node.note(&request, where_supported(found)) {
             Reading::Ok(found) => all.extend(found),
             other => return other,
         }
@@ -212,6 +288,7 @@ mod tests {
     #[test]
     fn random_bytes_never_panic() {
         let device = Link::new(1, "eth0");
-        proptest::proptest!(|(bytes: Vec<u8>)| { let _ = answering(&bytes, |node| filters_of(node, &device)); });
+        let qdiscs = [Qdisc { device: 1, kind: "htb".into(), handle: 1 << 16, parent: ROOT }];
+        proptest::proptest!(|(bytes: Vec<u8>)| { let _ = answering(&bytes, |node| filters_of(node, &device, &qdiscs)); let _ = answering(&bytes, super::qdiscs); });
     }
 }

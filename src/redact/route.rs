@@ -37,6 +37,7 @@ pub(super) const RULES: &[AttributeRules] = &[
     AttributeRules { prefix: "forwarding-", header: 4, keep: &[NETCONFA_IFINDEX, NETCONFA_FORWARDING], addresses: &[],
         hardware: &[] },
     AttributeRules { prefix: "qdiscs", header: 20, keep: &[TCA_KIND], addresses: &[], hardware: &[] },
+    AttributeRules { prefix: "classes-", header: 20, keep: &[], addresses: &[], hardware: &[] },
     AttributeRules { prefix: "filters-", header: 20, keep: &[TCA_KIND, TCA_OPTIONS], addresses: &[], hardware: &[] },
     AttributeRules { prefix: "get-", header: 12, keep: ROUTE, addresses: ROUTE_ADDRESSES, hardware: &[] },
 ];

@@ -91,6 +91,7 @@ fn assert_question(call: &Call) {
             libc::RTM_GETNEIGH,
             libc::RTM_GETNETCONF,
             libc::RTM_GETNEIGHTBL,
+            libc::RTM_GETTCLASS,
             libc::RTM_GETTFILTER,
             libc::RTM_GETQDISC,
         ]

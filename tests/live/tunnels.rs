@@ -214,6 +214,37 @@ fn a_program_where_forwarded_packets_come_in_makes_the_verdict_unknown() {
     assert_eq!(report.state(ADVISORY), "unknown", "it carries the tunnel: {}", report.json);
 }
 
+/// Filters of a class below the root, and of a queueing discipline below that, which no dump of the root's shows.
+#[test]
+fn a_filter_below_the_root_makes_the_verdict_unknown() {
+    let lab = TunnelLab::new(setup());
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+    let mitigated = || {
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), "mitigated", "{}", report.json);
+    };
+    lab.node.cmd("tc qdisc add dev vx0 root handle 1: htb default 11");
+    lab.node.cmd("tc class add dev vx0 parent 1: classid 1:1 htb rate 1gbit");
+    lab.node.cmd("tc class add dev vx0 parent 1:1 classid 1:11 htb rate 1gbit");
+    lab.node.cmd("tc qdisc add dev vx0 parent 1:11 handle 20: htb default 1");
+    lab.node.cmd("tc class add dev vx0 parent 20: classid 20:1 htb rate 1gbit");
+    mitigated();
+    for parent in ["1:1", "20:"] {
+        lab.node.cmd(&format!("tc filter add dev vx0 parent {parent} protocol all u32 match u32 0 0 classid 1:11"));
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), "unknown", "{}", report.json);
+        let shown = format!("tc filter (u32 on parent {parent}) of vx0");
+        assert!(report.json.to_string().contains(&shown), "{}", report.json);
+        let command = format!("tc filter show dev vx0 parent {parent}");
+        assert!(commands(&report).contains(&command), "{}", report.json);
+        assert!(lab.node.cmd(&command).contains("u32"), "and it shows it");
+        lab.node.cmd(&format!("tc filter del dev vx0 parent {parent}"));
+    }
+    mitigated();
+    lab.node.cmd("tc filter add dev vx0 parent 1:11 protocol all u32 match u32 0 0");
+    mitigated(); // no packet meets filters of a leaf
+}
+
 /// Filters of traffic control where packets come in count if an action of theirs may mark: this kernel's does not.
 #[test]
 fn a_filter_without_an_action_that_marks_changes_no_verdict() {

@@ -346,7 +346,8 @@ const CHANGES: &[Change] = &[
         tunnel(node).tunnel.as_mut().unwrap().fdb = Reading::Denied("no".into());
     }),
     ("a filter", |node| {
-        tunnel(node).filters = Reading::Ok(vec![Filter { what: "bpf on egress".into(), marks_incoming: false }]);
+        tunnel(node).filters =
+            Reading::Ok(vec![Filter { kind: "bpf".into(), place: "egress".into(), marks_incoming: false }]);
     }),
     ("a program", |node| tunnel(node).xdp = true),
     ("a tunnel that is down", |node| tunnel(node).up = false),

@@ -102,19 +102,17 @@ impl Standing {
             elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses, &gateways)
         };
         let crossed = relevant(&links, &foreign);
-        let classifying = (has_tunnels && may_forward(&forwarding)).then(|| datapath::classifying(node));
+        let qdiscs = has_tunnels.then(|| datapath::qdiscs(node));
+        let forwards = may_forward(&forwarding);
         for (at, link) in links.iter_mut().enumerate() {
-            let has_filters = match &classifying {
-                _ if crossed.contains(&at) => Reading::Ok(true),
-                Some(indices) => indices.as_ref().map(|indices| indices.contains(&link.index)),
-                None => continue,
-            };
-            link.filters = match has_filters {
-                Reading::Ok(true) => datapath::filters_of(node, link),
-                Reading::Ok(false) => {
-                    Reading::Absent("no queueing discipline takes filters where packets come in".into())
+            let is_crossed = crossed.contains(&at);
+            let Some(qdiscs) = qdiscs.as_ref().filter(|_| is_crossed || forwards) else { continue };
+            link.filters = match qdiscs {
+                Reading::Ok(qdiscs) if is_crossed || qdiscs.iter().any(|qdisc| qdisc.classifies(link.index)) => {
+                    datapath::filters_of(node, link, qdiscs)
                 }
-                unread => unread.map(|_| Vec::new()),
+                Reading::Ok(_) => Reading::Absent("no queueing discipline takes filters where packets come in".into()),
+                unread => unread.as_ref().map(|_| Vec::new()),
             };
         }
         let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links, &foreign));
