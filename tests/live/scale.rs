@@ -38,7 +38,7 @@ enum Many {
 /// What is counted, and of how many.
 const JUDGED: &[(Many, u32)] = &[
     (Many::Rules("iptables-nft-restore", "calico-and-services"), 40),
-    (Many::Rules("iptables-nft-restore", "neutron"), 24),
+    (Many::Rules("iptables-nft-restore", "neutron"), 48),
     (Many::Rules("iptables-nft-restore", "own-marks"), 400),
 ];
 const DECODED: &[(Many, u32)] = &[
