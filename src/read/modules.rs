@@ -38,14 +38,13 @@ pub fn presence(node: &mut Node<'_>, module: &Module) -> Reading<()> {
 
 /// The same, with files searched for all of these modules at once.
 pub fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> Reading<()> {
-    if is_listed(node, module, all) {
+    // The list is made anew by the kernel for each who reads it, a line for each of a hundred modules or two.
+    let directory = Request::directory(module.source, Root::Sysfs, format!("module/{}", module.name));
+    if node.shared(&directory).ok().is_some() || is_listed(node, module, all) {
         return Reading::Ok(());
     }
     let can_be_listed = node.shared(&loaded(module, all)).ok().is_some();
     let Module { name: module, symbol, source } = *module;
-    if node.shared(&Request::directory(source, Root::Sysfs, format!("module/{module}"))).ok().is_some() {
-        return Reading::Ok(());
-    }
     let release = node.shared(&Request::file(source, Root::Procfs, "sys/kernel/osrelease"));
     let release = release.ok().map(|release| String::from_utf8_lossy(release).trim_end().to_owned());
     let release = release.filter(|release| !release.contains('/')).unwrap_or_default();

@@ -114,7 +114,7 @@ fn is_whole(name: &str) -> bool {
 /// Reads sets of both kinds; `answer` plays the kernel, in which everything is loaded.
 fn read(ruleset: &Ruleset, values: &OuterValues, answer: impl Fn(&str) -> Vec<u8>) -> Seen {
     read_with(ruleset, values, |request| match request.name.as_str() {
-        "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+        "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
         // Sets are too large to be read whole, unless a test says otherwise.
         name if is_whole(name) => Reading::Failed(Failure::too_large(64 << 10, "bytes")),
         name => Reading::Ok(answer(name)),
@@ -404,7 +404,7 @@ fn lists_of_elements_cut_anywhere_are_no_lists() {
     };
     let answer = |cut: Option<(&str, usize)>| {
         read_with(&rules, &values, |request| match (request.name.as_str(), cut) {
-            ("procfs/modules", _) => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+            ("sysfs/module/ip_set.list", _) => Reading::Ok(b"initstate\n".to_vec()),
             (name, Some((end, cut))) if name.ends_with(end) => Reading::Ok(small(name)[..cut].to_vec()),
             (name, _) => Reading::Ok(small(name)),
         })
@@ -519,7 +519,7 @@ fn random_bytes_never_panic() {
         for answer in [&noise, &damaged] {
             read(&rules, &values, |_| answer.clone());
             read_with(&rules, &values, |request| match request.name.as_str() {
-                "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+                "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
                 name if is_whole(name) => Reading::Ok(answer.clone()),
                 name if name.contains("ipset/0-") || name.ends_with("protocol") => Reading::Ok(nodes(name)),
                 "netlink/netfilter/nft-2/set-1-header" => Reading::Ok(hex(PAIRS)),

@@ -167,7 +167,7 @@ pub fn list_of_nodes() -> Vec<u8> {
 fn a_small_ipset_is_read_whole_and_again_each_time() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
     let seen = read_with(&rules, &values(&["192.0.2.1"], &[]), |request| match request.name.as_str() {
-        "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+        "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
         name if is_whole(name) => Reading::Ok(list_of_nodes()),
         name => Reading::Ok(nodes(name)),
     });
@@ -185,7 +185,7 @@ fn an_ipset_whose_list_is_cut_is_a_failure_if_there_is_no_value_to_ask_about() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
     let seen = |whole: Answer| {
         read_with(&rules, &OuterValues::default(), move |request| match request.name.as_str() {
-            "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+            "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
             name if is_whole(name) => whole.clone(),
             name => Reading::Ok(nodes(name)),
         })
@@ -202,7 +202,7 @@ fn an_ipset_is_asked_for_its_size_before_its_elements() {
     let rules = ruleset(&[in_ipset(0, &[End::Source])]);
     let seen = |size: Answer| {
         read_with(&rules, &values(&["192.0.2.1"], &[]), move |request| match request.name.as_str() {
-            "procfs/modules" => Reading::Ok(b"ip_set 61440 3 - Live 0x0\n".to_vec()),
+            "sysfs/module/ip_set.list" => Reading::Ok(b"initstate\n".to_vec()),
             name if name.ends_with("-size") => size.clone(),
             name if is_whole(name) => Reading::Ok(list_of_nodes()),
             name => Reading::Ok(nodes(name)),
