@@ -4,11 +4,11 @@
 //! known to hold them are looked at first; that can only find one. All others are searched as far as they are small, and a
 //! search that is given up leaves the bit possible.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{RulesetReader, wire};
-use crate::facts::netfilter::{Base, Chain, ChainId, Family, Hook, Rule, Step, Verdict};
+use crate::facts::netfilter::{Base, Chain, ChainId, Family, Hook, MarkWriters, Rule, Step, Verdict};
 use crate::facts::{Failure, Reading};
 use crate::netfilter::netlink::Message;
 use crate::read::{marks, services};
@@ -23,6 +23,8 @@ const WELL_KNOWN: &[(&str, &str)] = &[
 
 /// Chains that one search reads.
 const MAX_CHAINS: usize = 512;
+/// Chains that one leads to, up to which they are not taken for those of Services, which are read last.
+const FEW: usize = 64;
 /// Bytes that one search reads; a rule takes about 500.
 const MAX_BYTES: usize = 4 << 20;
 const ENOENT: i32 = 2;
@@ -45,7 +47,7 @@ pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
         }
     }
     let for_udp = reader.around.devices.is_some() || reader.around.drops_clashes;
-    let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut mark_writers.found);
+    let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut mark_writers);
     let failed = |chain: &Chain| chain.rules.ok().is_none() && !chain.rules.failure().is_some_and(is_limit);
     // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
     if gave_up.is_none() || chains.values().any(failed) {
@@ -79,23 +81,24 @@ fn searched() -> Reading<Arc<Vec<Rule>>> {
 }
 
 /// All of these chains and those that they lead to, as far as they are few, and why some are not known; who sets which bits,
-/// in any case.
+/// in any case. Where it is seen that they are too many, and who sets each bit that is tested, no more of them are read.
 fn read_small(
     reader: &mut RulesetReader<'_, '_>,
     bases: &[(ChainId, Base)],
     for_udp: bool,
-    mark_writers: &mut BTreeMap<u32, (ChainId, u32)>,
+    mark_writers: &mut MarkWriters,
 ) -> (BTreeMap<ChainId, Chain>, Option<String>) {
     let mut open: Vec<(ChainId, Option<Base>)> =
         bases.iter().map(|(id, base)| (id.clone(), Some(base.clone()))).collect();
+    let mut of_services: Vec<ChainId> = Vec::new();
+    let mut seen: BTreeSet<ChainId> = bases.iter().map(|(id, _)| id.clone()).collect();
     let mut found: BTreeMap<ChainId, Chain> = BTreeMap::new();
     let (mut count, mut gave_up) = (0, None);
     let start = reader.bytes;
-    while let Some((id, base)) = open.pop() {
-        if found.contains_key(&id) {
-            continue;
-        }
-        if found.len() >= MAX_CHAINS || reader.bytes - start > MAX_BYTES {
+    loop {
+        let in_vain = open.is_empty() && seen.len() > MAX_CHAINS && mark_writers.missing() == 0;
+        let Some((id, base)) = open.pop().or_else(|| Some((of_services.pop()?, None))) else { break };
+        if in_vain || found.len() >= MAX_CHAINS || reader.bytes - start > MAX_BYTES {
             return (found, Some(format!("more than {MAX_CHAINS} chains, or {MAX_BYTES} bytes of their rules")));
         }
         let known = reader.ruleset.chains.get(&id).and_then(|known| known.rules.ok());
@@ -108,15 +111,19 @@ fn read_small(
             found.insert(id, Chain::new(base, rules));
             continue;
         };
-        note(mark_writers, u32::MAX, &id, &rules);
+        note(&mut mark_writers.found, u32::MAX, &id, &rules);
         count += rules.len();
         let unread = |step: &Step| match step {
             Step::Verdict(Verdict::Map { verdicts, .. }) => verdicts.ok().is_none().then(|| verdicts.why()),
             _ => None,
         };
         gave_up = gave_up.or_else(|| rules.iter().flat_map(|rule| &rule.steps).find_map(unread));
-        let targets = rules.iter().flat_map(Rule::jumps);
-        open.extend(targets.map(|chain| (ChainId { chain: chain.clone(), ..id.clone() }, None)));
+        let targets = rules.iter().flat_map(Rule::jumps).map(|chain| ChainId { chain: chain.clone(), ..id.clone() });
+        let unseen: Vec<ChainId> = targets.filter(|target| seen.insert(target.clone())).collect();
+        match unseen.len() > FEW {
+            true => of_services.extend(unseen),
+            false => open.extend(unseen.into_iter().map(|target| (target, None))),
+        }
         found.insert(id, Chain::new(base, Reading::Ok(rules)));
     }
     (found, gave_up)

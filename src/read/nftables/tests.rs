@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::slice;
 
 use self::kernel::{
-    Data, Devices, FORWARD, Kernel, POSTROUTING, PREROUTING, Seen, asked, base_chain, done, errno, look_at, message,
-    rule,
+    Data, Devices, FORWARD, Kernel, OUTPUT, POSTROUTING, PREROUTING, Seen, asked, base_chain, done, errno, look_at,
+    message, rule,
 };
 use self::language::*;
 use super::*;
@@ -293,6 +293,26 @@ fn a_search_that_is_given_up_leaves_the_bit_possible() {
     assert_eq!((mark_writers.given_up, mark_writers.none), (2, 0));
     assert!(mark_writers.why.contains("more than 512 chains"), "{}", mark_writers.why);
     assert!(asked.len() < 600);
+}
+
+#[test]
+fn chains_of_services_that_are_too_many_are_not_read_in_vain() {
+    let names: Vec<&'static str> = (0..600).map(|n| &*format!("KUBE-SVC-{n}").leak()).collect();
+    let mut rules = vec![
+        ("post", vec![vec![mark_test(0x4000), masquerade()]]),
+        ("out", vec![vec![jump("services")], vec![jump("mine")]]),
+        ("pre", vec![vec![jump("services")]]),
+        ("services", names.iter().map(|name| vec![jump(*name)]).collect()),
+        ("mine", vec![vec![set_mark(0x4000)]]),
+    ];
+    rules.extend(names.iter().map(|name| (*name, vec![vec![counter(1)]])));
+    let bases = [("post", POSTROUTING, true), ("out", OUTPUT, true), ("pre", PREROUTING, true)];
+    let (ruleset, asked) = Kernel::new(&bases, &rules).read();
+    let mark_writers = ruleset.ok().expect("it was read").mark_writers.clone();
+    assert_eq!(mark_writers.found[&0x4000].0.chain, "mine");
+    assert!(mark_writers.why.contains("more than 512 chains"), "{}", mark_writers.why);
+    assert_eq!((mark_writers.given_up, mark_writers.none), (0, 0));
+    assert!(!asked.iter().any(|name| name.contains("KUBE-SVC-")), "{asked:?}");
 }
 
 #[test]
