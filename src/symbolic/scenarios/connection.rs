@@ -171,14 +171,20 @@ impl ConnectionPath {
 
     /// Those of the packets that a rule for sources leaves as they are: they have what it would give them (`get_unique_tuple`).
     fn kept(&self, walk: &mut Walk<'_>, hit: &Hit, packets: PacketSet) -> PacketSet {
-        match walk.nat(hit) {
-            Some(nat) if self.own && nat.ports == Chosen::Unset && nat.randomization == PortRandomization::None => {
-                let nat = nat.clone();
-                let given = given_source(walk, self.family, &nat);
-                given.map_or(NOTHING, |given| walk.space.and(packets, given))
-            }
-            _ => NOTHING,
-        }
+        let each = if self.own { walk.each_translation(hit, packets) } else { Vec::new() };
+        let each = each.into_iter().filter_map(|(nat, packets)| Some((nat?, packets)));
+        let each = each.filter(|(nat, _)| (nat.ports, nat.randomization) == (Chosen::Unset, PortRandomization::None));
+        let kept = each.map(|(nat, packets)| {
+            let given = if nat.addresses == Chosen::ByPacket {
+                let why = walk.question(hit, format!("{}: a map tells which address is written", walk.place(hit)));
+                Some(walk.if_so(format!("keeps {hit:?}"), &Err(why)))
+            } else {
+                given_source(walk, self.family, &nat)
+            };
+            given.map_or(NOTHING, |given| walk.space.and(packets, given))
+        });
+        let kept: Vec<PacketSet> = kept.collect();
+        walk.space.any(kept)
     }
 
     pub(super) fn begin(&self, walk: &mut Walk<'_>, what: &str) {
@@ -404,7 +410,7 @@ pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Op
             let lent = walk.space.and(without, any);
             Some(walk.space.or(given, lent))
         }
-        (NatAction::Snat, Chosen::Range(first, last)) => {
+        (NatAction::Snat | NatAction::Netmap, Chosen::Range(first, last)) => {
             Some(walk.with(&source, &[(address_key(first), address_key(last))]))
         }
         _ => None,

@@ -206,7 +206,12 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
     packets = walk.hook(Hook::Output, None, Flow::First, packets, &mut Routed);
     let balanced = walk.if_balanced();
     let balanced = elsewhere(walk, true, walk.space.and(packets, balanced));
-    packets = walk.space.or(walk.space.and(packets, connected), balanced);
+    // What was given an address of this host's goes by the loopback device too.
+    let own = network.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
+    let (_, destination) = walk.packets.ends();
+    let to_here = walk.with(&destination, &own);
+    packets = walk.space.minus(walk.space.and(packets, connected), to_here);
+    packets = walk.space.or(packets, balanced);
     leaving(walk, packets, hits);
 }
 

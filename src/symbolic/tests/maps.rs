@@ -1,10 +1,12 @@
 //! What maps give to packets.
 
+use super::bypass::{DEVICES, devices, own, routed};
 use super::language::{self, address, effort, rules};
 use super::tunnel::{facts, verdict};
 use super::unread::word;
 use crate::facts::Reading;
 use crate::facts::netfilter::{Element, Set};
+use crate::symbolic::scenarios::bypass::bypass;
 use crate::symbolic::scenarios::services::dns_to_several;
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::{OuterPackets, reached};
@@ -176,6 +178,22 @@ fn a_source_is_what_a_map_has_for_the_packet() {
     assert_eq!(by(&[(one("192.0.2.11"), [192, 0, 2, 99])]), "no", "another source's");
     let both = [(one("192.0.2.10"), [192, 0, 2, 10]), (vec![ALL], [192, 0, 2, 99])];
     assert_eq!(by(&both), "no");
+}
+
+#[test]
+fn what_a_map_gives_the_source_that_it_has_keeps_it() {
+    let published = "ip nat O: nat output -100\n proto 6, dport 8080 => dnat to 172.17.0.2 ports 80\n";
+    let translated = |map: Option<Set>| {
+        let mut written = rules(&format!("{published}ip nat S: nat postrouting 100\n map m src => snat of m src\n"));
+        written.nftables.sets.extend(map.map(|map| (language::set("m"), map)));
+        let mut network = written.network();
+        (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
+        word(&bypass(&network, &effort()).translated.certainty)
+    };
+    assert_eq!(translated(Some(map(&[(one("192.0.2.1"), [192, 0, 2, 1])]))), "yes");
+    assert_eq!(translated(Some(map(&[(one("192.0.2.1"), [192, 0, 2, 7])]))), "no");
+    assert_eq!(translated(Some(map(&[(one("192.0.2.9"), [192, 0, 2, 7])]))), "yes", "no source of this host's");
+    assert_eq!(translated(None), "maybe");
 }
 
 #[test]

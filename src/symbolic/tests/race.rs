@@ -2,9 +2,9 @@
 
 use super::language::{effort, rules};
 use crate::facts::Address;
-use crate::facts::netfilter::{Chosen, Set, Step};
+use crate::facts::netfilter::{Chosen, Set, Step, address_key};
 use crate::facts::{Failure, Reading};
-use crate::symbolic::network::host::{Device, HostFacts};
+use crate::symbolic::network::host::{Device, HostFacts, LOCAL, OwnAddresses};
 use crate::symbolic::{Certainty, Network, ReachedRules, reached};
 
 /// `lo`, `lan0` (10.77.1.1, fd77:1::1), `wan0` (203.0.113.1, fd77:2::1), and `down0`.
@@ -91,6 +91,20 @@ fn a_packet_has_to_get_through_the_host() {
         ("unread ip forward", "maybe"),
     ] {
         assert_eq!(race(&format!("{MASQUERADE}{chain}")), expected, "{chain}");
+    }
+}
+
+#[test]
+fn what_is_given_an_address_of_this_hosts_does_not_leave() {
+    let own = ["127.0.0.1", "10.77.1.1", "203.0.113.1"].map(|own| address_key(own.parse().unwrap()));
+    let typed = own.map(|own| (LOCAL, (own, own), None)).to_vec();
+    for (action, expected) in
+        [("redirect", "no"), ("dnat to 203.0.113.1", "no"), ("dnat to 127.0.0.1", "no"), ("dnat to 203.0.113.7", "yes")]
+    {
+        let output = format!("ip n O: nat output -100\n proto 6 => {action}\n");
+        let text = output + &post("oif wan0, status 0x20 => masquerade random-fully");
+        let found = found(&text, |network| network.own = [Some(OwnAddresses { typed: typed.clone() }), None]);
+        assert_eq!(word(&found), expected, "{action}");
     }
 }
 
