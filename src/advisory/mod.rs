@@ -300,7 +300,7 @@ pub struct Advisory {
     /// One sentence per state, by the state's name; the detail that decided is added.
     pub summaries: BTreeMap<String, String>,
     /// What an exposure leaves behind for a while after it has ended.
-    pub aftermath: Option<String>,
+    pub residual_effect: Option<String>,
     /// What to do, best first.
     pub remedies: Vec<Remedy>,
     #[serde(default)]

@@ -168,8 +168,8 @@ mod tests {
         }
         let busy = [entry.clone(), message(NLMSG_DONE, NLM_F_MULTI, &(-16i32).to_ne_bytes())].concat();
         assert_eq!(read(request(true), &busy).1, Reading::Failed(Failure::Refused(16)));
-        let torn = [message(16, NLM_F_MULTI | NLM_F_DUMP_INTR, &[0; 8]), busy].concat();
-        assert_eq!(read(request(true), &torn).1, Reading::Failed(Failure::Changed { readings: 1 }));
+        let interrupted = [message(16, NLM_F_MULTI | NLM_F_DUMP_INTR, &[0; 8]), busy].concat();
+        assert_eq!(read(request(true), &interrupted).1, Reading::Failed(Failure::Changed { readings: 1 }));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use request::{
 /// The raw answer to one request.
 pub type Answer = Reading<Vec<u8>>;
 
-/// What is known about the look itself: everything that is not an answer of the kernel.
+/// What is known about the reading itself: everything that is not an answer of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     /// Version of the capture directory's format; [`FORMAT`].
@@ -36,7 +36,7 @@ pub struct Meta {
     pub byte_order: String,
     /// Host name.
     pub hostname: String,
-    /// Start of the look, RFC 3339, UTC.
+    /// Start of the reading, RFC 3339, UTC.
     pub captured_at: String,
     /// Effective user id.
     pub uid: u32,

@@ -40,7 +40,7 @@ pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
 fn checked(flags: &cli::CheckFlags) -> Result<u8, String> {
     let collectors = &flags.common.collectors();
     let mut options = flags.common.options(&flags.advisories);
-    let (Seen { facts, durations, .. }, mut report) = look(flags, &mut options)?;
+    let (Seen { facts, durations, .. }, mut report) = read_and_judge(flags, &mut options)?;
     report.min_severity = flags.min_severity;
     let text = match flags.format {
         Format::Text => text::render(&report, &facts, style()),
@@ -118,7 +118,7 @@ impl Looking {
 }
 
 /// Reads and judges; once more, if entries of UDP were seen whose translation no rule gives any more.
-fn look(flags: &cli::CheckFlags, options: &mut judge::Options) -> Result<(Seen, Report), String> {
+fn read_and_judge(flags: &cli::CheckFlags, options: &mut judge::Options) -> Result<(Seen, Report), String> {
     let common = &flags.common;
     let judged = |seen: &mut Seen, options: &judge::Options| {
         let start = Instant::now();

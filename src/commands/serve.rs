@@ -113,7 +113,7 @@ pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
     let runtime = runtime.max_blocking_threads(16).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let served = runtime.block_on(http::run(listeners, refresher, settings, security, closing));
-    // Nothing that blocks is waited for: a look may be stuck inside the kernel.
+    // Nothing that blocks is waited for: a reading may be stuck inside the kernel.
     runtime.shutdown_background();
     served
 }

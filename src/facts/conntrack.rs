@@ -47,7 +47,7 @@ pub type CounterRow = BTreeMap<ConntrackCounter, u64>;
 pub struct ConntrackCpu {
     /// CPU number; `None` where it is not known which one it is.
     pub cpu: Option<u16>,
-    /// One look gives the kernel's values, which wrap at 2³²; [`crate::monotonic`] undoes the wraps.
+    /// One reading gives the kernel's values, which wrap at 2³²; [`crate::monotonic`] undoes the wraps.
     pub counters: CounterRow,
 }
 

@@ -216,7 +216,7 @@ pub struct SourceStatus {
 pub struct Facts {
     /// Host name of the node (its UTS namespace).
     pub hostname: String,
-    /// When the look began, RFC 3339, UTC.
+    /// When the reading began, RFC 3339, UTC.
     pub captured_at: String,
     /// CPUs online.
     pub online_cpus: Reading<u32>,
@@ -280,7 +280,7 @@ pub struct Facts {
     pub flows: Flows,
     /// Neighbour tables, which all network namespaces share.
     pub neighbours: Neighbours,
-    /// How each source that this look needed ended.
+    /// How each source that this reading needed ended.
     pub sources: Vec<SourceStatus>,
 }
 

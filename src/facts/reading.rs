@@ -32,7 +32,7 @@ pub enum Failure {
     },
     /// It changed this often while it was read.
     Changed {
-        /// Readings, each torn by a change.
+        /// Readings, each interrupted by a change.
         readings: u32,
     },
     /// Nobody answered.

@@ -20,7 +20,7 @@ pub struct Context<'a> {
     /// What is known about the kernel.
     pub defects: &'a [DefectFinding],
     /// Set when counters, tunnels and rules are not the node's.
-    pub blind: Option<&'static str>,
+    pub wrong_namespace: Option<&'static str>,
     /// Details name addresses of flows.
     pub flow_addresses: bool,
     /// The work that all walks together may do.
@@ -84,14 +84,14 @@ impl<'a> Context<'a> {
     pub fn new(
         facts: &'a Facts,
         defects: &'a [DefectFinding],
-        blind: Option<&'static str>,
+        wrong_namespace: Option<&'static str>,
         stop: &'a AtomicBool,
         derived: &'a Derived,
     ) -> Self {
         Self {
             facts,
             defects,
-            blind,
+            wrong_namespace,
             flow_addresses: true,
             effort: symbolic::Effort::new(stop),
             network: OnceCell::new(),
@@ -114,7 +114,7 @@ impl<'a> Context<'a> {
         if let Test::KernelDefect(id) = test {
             return kernel_defect(self, id);
         }
-        if let Some(why) = self.blind {
+        if let Some(why) = self.wrong_namespace {
             return Evaluation::unknown(why);
         }
         match test {
@@ -203,27 +203,29 @@ fn underlay_driver<'a>(context: &Context<'a>, tunnel: Option<&Link>, driver: &st
     }
     let links = context.facts.known_links();
     // Where no route is fixed or known, outer packets leave by some device of this namespace all the same.
-    let (carriers, elsewhere) = match &tunnel.underlay {
-        Reading::Ok(indices) => match missing_carrier(context, indices) {
+    let (underlay_devices, elsewhere) = match &tunnel.underlay {
+        Reading::Ok(indices) => match missing_underlay_device(context, indices) {
             Some(why) => return Evaluation::unknown(why),
-            None => {
-                (carriers(context, tunnel), (link.is_elsewhere() && indices.len() > 1).then(|| ELSEWHERE.to_owned()))
-            }
+            None => (
+                underlay_devices(context, tunnel),
+                (link.is_elsewhere() && indices.len() > 1).then(|| ELSEWHERE.to_owned()),
+            ),
         },
         other if link.link_netnsid.is_none() => ((0..links.len()).collect(), Some(other.why())),
         other => return Evaluation::unknown(other.why()),
     };
-    let carriers: Vec<&Link> = carriers.iter().map(|at| &links[*at]).collect();
+    let underlay_devices: Vec<&Link> = underlay_devices.iter().map(|at| &links[*at]).collect();
     let is_driven = |link: &&&Link| link.driver.ok().is_some_and(|name| name == driver);
-    let driven = carriers.iter().filter(is_driven).find(|link| !never_offloads_tunnels(link));
-    let unseen = carriers.iter().find(|link| link.driver.state() > SourceState::Absent);
-    let opaque = carriers.iter().find(|link| !shows_what_is_below(link)).and_then(|link| match &tunnel.underlay {
-        Reading::Ok(_) => {
-            Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
-        }
-        Reading::Absent(_) => None, // pods' veths are everywhere; a tunnel through one has a fixed route
-        other => Some(other.why().to_owned()),
-    });
+    let driven = underlay_devices.iter().filter(is_driven).find(|link| !never_offloads_tunnels(link));
+    let unseen = underlay_devices.iter().find(|link| link.driver.state() > SourceState::Absent);
+    let unsupported =
+        underlay_devices.iter().find(|link| !shows_what_is_below(link)).and_then(|link| match &tunnel.underlay {
+            Reading::Ok(_) => {
+                Some(format!("{} ({}) carries it, and what is below that is not read", link.name, kind(link)))
+            }
+            Reading::Absent(_) => None, // pods' veths are everywhere; a tunnel through one has a fixed route
+            other => Some(other.why().to_owned()),
+        });
     match (driven, elsewhere, unseen) {
         (Some(device), None, _) => {
             let detail = format!("{} carries it and is driven by {driver}", device.name);
@@ -235,15 +237,15 @@ fn underlay_driver<'a>(context: &Context<'a>, tunnel: Option<&Link>, driver: &st
         (None, _, Some(device)) => {
             Evaluation::unknown(Question::unread(&device.driver).shown_by(["ethtool", "-i", &device.name]))
         }
-        (None, _, None) if opaque.is_some() => Evaluation::unknown(opaque.unwrap_or_default()),
-        (None, Some(_), None) => Evaluation::fails(match carriers.iter().find(is_driven) {
+        (None, _, None) if unsupported.is_some() => Evaluation::unknown(unsupported.unwrap_or_default()),
+        (None, Some(_), None) => Evaluation::fails(match underlay_devices.iter().find(is_driven) {
             Some(device) => format!("{driver} offers no tunnel offload on {}", device.name),
             None => format!("no device here is driven by {driver}"),
         }),
         (None, None, None) => {
-            let names: Vec<_> = carriers.iter().map(|link| describe_driver(link)).collect();
+            let names: Vec<_> = underlay_devices.iter().map(|link| describe_driver(link)).collect();
             let names = if names.is_empty() { "no device".to_owned() } else { names.join(", ") };
-            let unable = carriers.iter().find(is_driven);
+            let unable = underlay_devices.iter().find(is_driven);
             let why = unable
                 .map_or_else(String::new, |device| format!("; {driver} offers no tunnel offload on {}", device.name));
             Evaluation::fails(format!("carried by {names}{why}"))
@@ -302,25 +304,26 @@ fn driver_offloads_port<'a>(
 
 /// The devices below a tunnel that have this driver; `None` where that is not known of all.
 fn driven_below<'a>(context: &Context<'a>, tunnel: &Tunnel, driver: &str) -> Option<Vec<&'a Link>> {
-    if missing_carrier(context, tunnel.underlay.ok()?).is_some() {
+    if missing_underlay_device(context, tunnel.underlay.ok()?).is_some() {
         return None;
     }
     let links = context.facts.known_links();
-    let carriers: Vec<&Link> = carriers(context, tunnel).iter().map(|at| &links[*at]).collect();
-    let known = carriers.iter().all(|link| link.driver.state() <= SourceState::Absent && shows_what_is_below(link));
+    let underlay_devices: Vec<&Link> = underlay_devices(context, tunnel).iter().map(|at| &links[*at]).collect();
+    let known =
+        underlay_devices.iter().all(|link| link.driver.state() <= SourceState::Absent && shows_what_is_below(link));
     let driven = |link: &&Link| link.driver.ok().is_some_and(|name| name == driver);
-    known.then(|| carriers.into_iter().filter(driven).collect())
+    known.then(|| underlay_devices.into_iter().filter(driven).collect())
 }
 
 /// Why nothing is known of a device that carries a tunnel, if it is not among the links.
-fn missing_carrier<'a>(context: &Context<'a>, indices: &[u32]) -> Option<String> {
+fn missing_underlay_device<'a>(context: &Context<'a>, indices: &[u32]) -> Option<String> {
     let known = |index: &&u32| context.facts.known_links().iter().any(|link| link.index == **index);
     let missing = indices.iter().find(|index| !known(index))?;
     Some(format!("the device with index {missing} carries it, and is not among the links that were read"))
 }
 
 /// Positions of the devices that carry a tunnel, and of those below them.
-fn carriers<'a>(context: &Context<'a>, tunnel: &Tunnel) -> BTreeSet<usize> {
+fn underlay_devices<'a>(context: &Context<'a>, tunnel: &Tunnel) -> BTreeSet<usize> {
     let underlay = tunnel.underlay.ok().into_iter().flatten();
     underlay.flat_map(|index| with_lower_devices(context.facts.known_links(), *index)).collect()
 }

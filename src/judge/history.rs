@@ -10,7 +10,7 @@ use crate::advisory::{Catalogue, State};
 
 /// How long a summary tells what an exposure leaves behind: twice as long as an idle UDP flow keeps its translation, and
 /// time to read it.
-const AFTERMATH: Duration = Duration::from_secs(600);
+const RESIDUAL_EFFECT: Duration = Duration::from_secs(600);
 
 /// The last verdicts.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub struct Change {
 }
 
 impl History {
-    /// Remembers the verdicts of a finished look, and returns those that changed. The first look changes nothing.
+    /// Remembers the verdicts of a finished reading, and returns those that changed. The first reading changes nothing.
     pub fn note(&mut self, now: Instant, report: &Report) -> Vec<Change> {
         let mut changes = Vec::new();
         for finding in &report.advisories {
@@ -67,9 +67,9 @@ impl History {
     pub fn complete(&self, now: Instant, catalogue: &Catalogue, report: &mut Report) {
         for finding in report.advisories.iter_mut().filter(|finding| finding.state != State::Exposed) {
             let left = self.verdicts.get(&finding.id).and_then(|verdict| verdict.left_exposed);
-            let recent = left.is_some_and(|left| now.saturating_duration_since(left) < AFTERMATH);
-            let aftermath = catalogue.get(&finding.id).and_then(|advisory| advisory.aftermath.as_deref());
-            if let Some(text) = aftermath.filter(|_| recent) {
+            let recent = left.is_some_and(|left| now.saturating_duration_since(left) < RESIDUAL_EFFECT);
+            let residual_effect = catalogue.get(&finding.id).and_then(|advisory| advisory.residual_effect.as_deref());
+            if let Some(text) = residual_effect.filter(|_| recent) {
                 finding.summary = format!("{} {text}", finding.summary);
             }
         }
@@ -117,7 +117,7 @@ mod tests {
             history.complete(start + Duration::from_secs(after), Catalogue::built_in(), &mut report);
             report.advisories.remove(0).summary
         };
-        assert_eq!(history.note(start, &report(State::Exposed)), [], "the first look is no change");
+        assert_eq!(history.note(start, &report(State::Exposed)), [], "the first reading is no change");
         assert_eq!(summary(&history, 1, State::Exposed), "As it is.");
         let changes = history.note(start + Duration::from_secs(10), &report(State::Mitigated));
         assert_eq!((changes[0].old, changes[0].new), (State::Exposed, State::Mitigated));

@@ -93,7 +93,7 @@ pub fn judge_again(
     derived: &mut Derived,
 ) -> Report {
     let defects = judge_defects(facts, options);
-    let mut context = Context::new(facts, &defects, blind(facts, options), stop, derived);
+    let mut context = Context::new(facts, &defects, wrong_namespace(facts, options), stop, derived);
     context.flow_addresses = !options.hide_flow_addresses;
     let wanted = |advisory: &&Advisory| options.advisories.is_empty() || options.advisories.contains(&advisory.id);
     let mut worst_first: Vec<&Advisory> = catalogue.advisories.iter().filter(wanted).collect();
@@ -107,7 +107,8 @@ pub fn judge_again(
             accept(finding, acceptance);
         }
     }
-    let stale = Some(()).filter(|()| context.blind.is_none()).and_then(|()| flows::stale_translations(&context).ok());
+    let stale =
+        Some(()).filter(|()| context.wrong_namespace.is_none()).and_then(|()| flows::stale_translations(&context).ok());
     let (was_stopped, cut) = (context.effort.was_stopped(), context.effort.ended().is_some());
     derived.end(cut);
     let probe_refused = options.probe.refused.clone();
@@ -135,7 +136,7 @@ fn accept(finding: &mut Finding, acceptance: &Acceptance) {
 }
 
 /// Why counters, tunnels and rules say nothing about the node, if they do not.
-fn blind(facts: &Facts, options: &Options) -> Option<&'static str> {
+fn wrong_namespace(facts: &Facts, options: &Options) -> Option<&'static str> {
     match facts.network_namespace {
         _ if options.this_namespace => None,
         NetworkNamespace::Initial => None,
@@ -264,7 +265,7 @@ fn severity(context: &Context<'_>, advisory: &Advisory, of_services: bool) -> Se
 
 fn evidence(context: &Context<'_>, advisory: &Advisory) -> Vec<String> {
     let Reading::Ok(totals) = context.facts.conntrack.totals() else { return Vec::new() };
-    if context.blind.is_some() {
+    if context.wrong_namespace.is_some() {
         return Vec::new();
     }
     let shown = advisory.evidence.iter().filter_map(|evidence| {

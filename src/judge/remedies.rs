@@ -88,8 +88,8 @@ mod tests {
             let remedies = Catalogue::built_in().advisories.iter().flat_map(|advisory| &advisory.remedies);
             for remedy in remedies.filter(|remedy| remedy.command.as_ref().is_some_and(|text| text.contains('{'))) {
                 let Some(command) = fill_in(remedy, &values).command else { continue };
-                let harmless = format!("ethtool() {{ :; }}; conntrack() {{ :; }}; sysctl() {{ :; }}; {command}");
-                std::process::Command::new("/bin/sh").args(["-c", &harmless]).current_dir(&directory).output().unwrap();
+                let stubbed = format!("ethtool() {{ :; }}; conntrack() {{ :; }}; sysctl() {{ :; }}; {command}");
+                std::process::Command::new("/bin/sh").args(["-c", &stubbed]).current_dir(&directory).output().unwrap();
                 assert!(!directory.path().join("P").exists(), "{command}");
             }
         }

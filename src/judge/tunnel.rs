@@ -118,8 +118,8 @@ fn programs(context: &Context<'_>, link: &Link) -> Option<Question> {
 fn crossed<'a>(context: &Context<'a>, link: &Link, tunnel: &Tunnel) -> Vec<&'a Link> {
     let links = context.facts.known_links();
     let near = upper_devices(links, link.index);
-    let carriers = tunnel.underlay.ok().into_iter().flatten().copied();
-    let below: BTreeSet<usize> = carriers.flat_map(|index| with_lower_devices(links, index)).collect();
+    let underlay_devices = tunnel.underlay.ok().into_iter().flatten().copied();
+    let below: BTreeSet<usize> = underlay_devices.flat_map(|index| with_lower_devices(links, index)).collect();
     let crossed = links.iter().enumerate().filter(|(at, link)| near.contains(&link.index) || below.contains(at));
     crossed.map(|(_, link)| link).collect()
 }

@@ -7,7 +7,7 @@ use crate::facts::{NetworkNamespace, Source, SourceState};
 
 /// Whether one of the unknown conditions is decided by a source that was denied or failed.
 pub(super) fn is_unseen(context: &Context<'_>, advisory: &Advisory, found: &[ConditionFinding]) -> bool {
-    match (context.blind, context.facts.network_namespace) {
+    match (context.wrong_namespace, context.facts.network_namespace) {
         (Some(_), NetworkNamespace::Other) => false, // what could be read there is not the node's
         (Some(_), _) => true,                        // /proc/sys/net, which would tell
         (None, _) => {

@@ -1,4 +1,4 @@
-//! The samples of one look. A sample is added by the handle of its row of [`METRICS`], with the labels of that row: a
+//! The samples of one reading. A sample is added by the handle of its row of [`METRICS`], with the labels of that row: a
 //! misspelt name does not compile.
 
 pub mod exposition;
@@ -79,7 +79,7 @@ impl MetricFamily {
     }
 }
 
-/// All families of one look, in the order of the table.
+/// All families of one reading, in the order of the table.
 #[derive(Clone, Debug, Default)]
 pub struct Families {
     families: BTreeMap<usize, MetricFamily>,
@@ -151,7 +151,7 @@ const MAX_TUNNELS: usize = 16;
 /// in `natwatch_series_omitted`.
 const MAX_SOURCE_NAT_KINDS: usize = 16;
 
-/// The samples of one look. `durations` is empty for a replay, which took no time in any kernel.
+/// The samples of one reading. `durations` is empty for a replay, which took no time in any kernel.
 pub fn families(
     report: &Report,
     facts: &Facts,

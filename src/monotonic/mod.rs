@@ -1,4 +1,4 @@
-//! What has to be remembered between looks so that counters never fall: the only state of that kind.
+//! What has to be remembered between readings so that counters never fall: the only state of that kind.
 //!
 //! Counters of connection tracking have 32 bits and are continued CPU by CPU: a step of more than half of 2³² is no increase
 //! but a fresh start.
@@ -19,14 +19,14 @@ pub struct Accumulators {
 impl Accumulators {
     /// Replaces what the kernel counts by continued values.
     ///
-    /// `look` numbers the looks in the order they began: values of an older look than the latest seen are not news,
+    /// `reading` numbers the readings in the order they began: values of an older reading than the latest seen are not news,
     /// and are replaced by the latest.
-    pub fn apply(&mut self, look: u64, facts: &mut Facts) {
+    pub fn apply(&mut self, reading: u64, facts: &mut Facts) {
         if let Reading::Ok(cpus) = &mut facts.conntrack.cpus {
-            self.conntrack.apply(look, cpus);
+            self.conntrack.apply(reading, cpus);
         }
         if let (Reading::Ok(rules), Reading::Ok(totals)) = (&facts.source_nat_rules, &mut facts.source_nat_totals) {
-            self.rules.apply(look, rules, totals);
+            self.rules.apply(reading, rules, totals);
         }
     }
 }
@@ -56,10 +56,10 @@ impl Unwrapped {
 }
 
 impl Unwrapping {
-    /// Replaces the kernel's 32-bit values by continued ones. CPUs that are not in this look keep theirs.
-    fn apply(&mut self, look: u64, cpus: &mut Vec<ConntrackCpu>) {
-        let news = look >= self.latest;
-        self.latest = self.latest.max(look);
+    /// Replaces the kernel's 32-bit values by continued ones. CPUs that are not in this reading keep theirs.
+    fn apply(&mut self, reading: u64, cpus: &mut Vec<ConntrackCpu>) {
+        let news = reading >= self.latest;
+        self.latest = self.latest.max(reading);
         for (index, cpu) in cpus.iter().enumerate().filter(|_| news) {
             let key = cpu.cpu.unwrap_or(u16::try_from(index).unwrap_or(u16::MAX));
             for (counter, value) in &cpu.counters {
@@ -89,11 +89,11 @@ mod tests {
 
     use ConntrackCounter::{Drop, InsertFailed};
 
-    fn look(accumulators: &mut Accumulators, cpus: &[u32]) -> u64 {
-        numbered_look(accumulators, accumulators.conntrack.latest + 1, cpus)
+    fn reading(accumulators: &mut Accumulators, cpus: &[u32]) -> u64 {
+        numbered_reading(accumulators, accumulators.conntrack.latest + 1, cpus)
     }
 
-    fn numbered_look(accumulators: &mut Accumulators, number: u64, cpus: &[u32]) -> u64 {
+    fn numbered_reading(accumulators: &mut Accumulators, number: u64, cpus: &[u32]) -> u64 {
         let mut facts = read::replay(&read::testing::capture(), &Default::default());
         let row = |value: &u32| CounterRow::from([(InsertFailed, u64::from(*value)), (Drop, 0)]);
         facts.conntrack.cpus =
@@ -106,27 +106,27 @@ mod tests {
     #[test]
     fn a_wrap_on_one_cpu_is_neither_a_drop_nor_a_jump() {
         let mut accumulators = Accumulators::default();
-        let start = look(&mut accumulators, &[u32::MAX - 1, 10]);
+        let start = reading(&mut accumulators, &[u32::MAX - 1, 10]);
         assert_eq!(start, u64::from(u32::MAX - 1) + 10);
-        assert_eq!(look(&mut accumulators, &[3, 11]), start + 5 + 1);
-        assert_eq!(look(&mut accumulators, &[3, 11]), start + 6);
+        assert_eq!(reading(&mut accumulators, &[3, 11]), start + 5 + 1);
+        assert_eq!(reading(&mut accumulators, &[3, 11]), start + 6);
     }
 
     #[test]
     fn a_look_that_is_finished_late_changes_nothing() {
         let mut accumulators = Accumulators::default();
-        assert_eq!(numbered_look(&mut accumulators, 1, &[100]), 100);
-        assert_eq!(numbered_look(&mut accumulators, 2, &[150]), 150);
-        assert_eq!(numbered_look(&mut accumulators, 1, &[100]), 150, "the first look, by a scrape that was late");
-        assert_eq!(numbered_look(&mut accumulators, 3, &[151]), 151);
+        assert_eq!(numbered_reading(&mut accumulators, 1, &[100]), 100);
+        assert_eq!(numbered_reading(&mut accumulators, 2, &[150]), 150);
+        assert_eq!(numbered_reading(&mut accumulators, 1, &[100]), 150, "the first reading, by a scrape that was late");
+        assert_eq!(numbered_reading(&mut accumulators, 3, &[151]), 151);
     }
 
     #[test]
     fn a_counter_that_begins_again_does_not_jump_and_a_cpu_that_goes_does_not_dip() {
         let mut accumulators = Accumulators::default();
-        assert_eq!(look(&mut accumulators, &[1000, 500]), 1500);
-        assert_eq!(look(&mut accumulators, &[2, 500]), 1502);
-        assert_eq!(look(&mut accumulators, &[4]), 1504);
-        assert_eq!(look(&mut accumulators, &[4, 501]), 1505);
+        assert_eq!(reading(&mut accumulators, &[1000, 500]), 1500);
+        assert_eq!(reading(&mut accumulators, &[2, 500]), 1502);
+        assert_eq!(reading(&mut accumulators, &[4]), 1504);
+        assert_eq!(reading(&mut accumulators, &[4, 501]), 1505);
     }
 }

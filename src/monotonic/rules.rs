@@ -14,11 +14,11 @@ use crate::facts::Name;
 use crate::facts::netfilter::{Backend, Counter, Family, SourceNatKind, SourceNatRule, SourceNatTotal};
 
 /// Rules that are gone and still remembered, in case they come back with their counters (`iptables-restore --counters`,
-/// a look between deletion and restoration). A node that starts and stops a thousand pods an hour, with a rule or two
+/// a reading between deletion and restoration). A node that starts and stops a thousand pods an hour, with a rule or two
 /// each, remembers half a day; that takes about 3 MB. Rules that are there now are bounded by the reading itself.
 const MAX_GONE: usize = 16_384;
 
-/// What makes a rule the same one in two looks. Equal rules share it; they are told apart by what they counted.
+/// What makes a rule the same one in two readings. Equal rules share it; they are told apart by what they counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RuleId {
     backend: Backend,
@@ -32,7 +32,7 @@ struct RuleId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shown {
     counter: Counter,
-    look: u64,
+    reading: u64,
 }
 
 /// Sums by kind that never fall.
@@ -44,20 +44,20 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    /// Replaces the sums over the rules of one look by continued ones. Kinds that were ever seen are in `totals`
+    /// Replaces the sums over the rules of one reading by continued ones. Kinds that were ever seen are in `totals`
     /// afterwards, with 0 rules where none is left.
     pub(super) fn apply(
         &mut self,
-        look: u64,
+        reading: u64,
         rules: &[SourceNatRule],
         totals: &mut BTreeMap<SourceNatKind, SourceNatTotal>,
     ) {
-        if look >= self.latest {
-            self.latest = look;
+        if reading >= self.latest {
+            self.latest = reading;
             for (id, counted) in by_identity(rules) {
-                self.advance(look, id, &counted);
+                self.advance(reading, id, &counted);
             }
-            self.forget(look);
+            self.forget(reading);
         }
         for kind in totals.keys() {
             self.kinds.entry(*kind).or_default();
@@ -68,9 +68,9 @@ impl Counting {
     }
 
     /// Adds what equal rules counted since they were last seen.
-    fn advance(&mut self, look: u64, id: RuleId, counted: &[(Counter, SourceNatKind)]) {
+    fn advance(&mut self, reading: u64, id: RuleId, counted: &[(Counter, SourceNatKind)]) {
         let counters: Vec<Counter> = counted.iter().map(|(counter, _)| *counter).collect();
-        let increases = increases(self.rules.entry(id).or_default(), look, &counters);
+        let increases = increases(self.rules.entry(id).or_default(), reading, &counters);
         for ((_, kind), increase) in counted.iter().zip(increases) {
             let sum = self.kinds.entry(*kind).or_default().get_or_insert_default();
             sum.packets = sum.packets.saturating_add(increase.packets);
@@ -79,18 +79,18 @@ impl Counting {
     }
 
     /// Forgets rules that are gone, the longest gone first, until few enough are left.
-    fn forget(&mut self, look: u64) {
-        let gone = |shown: &&Shown| shown.look != look;
-        let mut looks: Vec<u64> = self.rules.values().flatten().filter(gone).map(|shown| shown.look).collect();
-        let Some(excess) = looks.len().checked_sub(MAX_GONE).filter(|excess| *excess > 0) else { return };
-        looks.sort_unstable();
-        let newest = looks[excess - 1];
-        let mut ties = looks[..excess].iter().filter(|look| **look == newest).count();
+    fn forget(&mut self, reading: u64) {
+        let gone = |shown: &&Shown| shown.reading != reading;
+        let mut readings: Vec<u64> = self.rules.values().flatten().filter(gone).map(|shown| shown.reading).collect();
+        let Some(excess) = readings.len().checked_sub(MAX_GONE).filter(|excess| *excess > 0) else { return };
+        readings.sort_unstable();
+        let newest = readings[excess - 1];
+        let mut ties = readings[..excess].iter().filter(|reading| **reading == newest).count();
         self.rules.retain(|_, known| {
             known.retain(|shown| {
-                let tie = shown.look == newest && ties > 0;
+                let tie = shown.reading == newest && ties > 0;
                 ties -= usize::from(tie);
-                shown.look > newest || (shown.look == newest && !tie)
+                shown.reading > newest || (shown.reading == newest && !tie)
             });
             !known.is_empty()
         });
@@ -122,9 +122,9 @@ fn by_identity(rules: &[SourceNatRule]) -> BTreeMap<RuleId, Vec<(Counter, Source
 /// `counters` are sorted, the highest first. Which of them is which of the `known` ones cannot be seen; they are
 /// paired so that as little as possible is added: first with those that were there when one of them was last seen, then
 /// with those that were gone by then. What is lower than everything known began again at 0.
-fn increases(known: &mut Vec<Shown>, look: u64, counters: &[Counter]) -> Vec<Counter> {
-    let last = known.iter().map(|shown| shown.look).max();
-    let (present, gone): (Vec<Shown>, Vec<Shown>) = known.drain(..).partition(|shown| Some(shown.look) == last);
+fn increases(known: &mut Vec<Shown>, reading: u64, counters: &[Counter]) -> Vec<Counter> {
+    let last = known.iter().map(|shown| shown.reading).max();
+    let (present, gone): (Vec<Shown>, Vec<Shown>) = known.drain(..).partition(|shown| Some(shown.reading) == last);
     let (mut present, mut gone) = (Candidates::new(&present), Candidates::new(&gone));
     let mut bases: Vec<Option<Counter>> = counters.iter().map(|counter| present.take(*counter)).collect();
     for (base, counter) in bases.iter_mut().zip(counters).filter(|(base, _)| base.is_none()) {
@@ -135,17 +135,17 @@ fn increases(known: &mut Vec<Shown>, look: u64, counters: &[Counter]) -> Vec<Cou
         let _ = present.0.pop_last().or_else(|| gone.0.pop_last());
     }
     known.extend(present.rest().chain(gone.rest()));
-    known.extend(counters.iter().map(|counter| Shown { counter: *counter, look }));
+    known.extend(counters.iter().map(|counter| Shown { counter: *counter, reading }));
     counters.iter().zip(bases).map(|(counter, base)| since(*counter, base.unwrap_or_default())).collect()
 }
 
-/// Rules that one may have been: packets, bytes, look, and a number that keeps equal ones apart. In order, because a
+/// Rules that one may have been: packets, bytes, reading, and a number that keeps equal ones apart. In order, because a
 /// script that adds the same rule every minute makes thousands of equal ones.
 struct Candidates(BTreeSet<(u64, u64, u64, usize)>);
 
 impl Candidates {
     fn new(known: &[Shown]) -> Self {
-        let entry = |(at, shown): (usize, &Shown)| (shown.counter.packets, shown.counter.bytes, shown.look, at);
+        let entry = |(at, shown): (usize, &Shown)| (shown.counter.packets, shown.counter.bytes, shown.reading, at);
         Self(known.iter().enumerate().map(entry).collect())
     }
 
@@ -158,7 +158,7 @@ impl Candidates {
     }
 
     fn rest(self) -> impl Iterator<Item = Shown> {
-        self.0.into_iter().map(|(packets, bytes, look, _)| Shown { counter: Counter { packets, bytes }, look })
+        self.0.into_iter().map(|(packets, bytes, reading, _)| Shown { counter: Counter { packets, bytes }, reading })
     }
 }
 

@@ -93,8 +93,8 @@ pub fn of_this_node(choice: Choice, paths: Paths) -> Pending {
     let file = choice.file();
     if file.is_some() {
         // Without a thread nothing is sent, and that is said.
-        let look = move || drop(done.send(read(&choice, &paths)));
-        let _ = std::thread::Builder::new().name("probe result".into()).spawn(look);
+        let read_it = move || drop(done.send(read(&choice, &paths)));
+        let _ = std::thread::Builder::new().name("probe result".into()).spawn(read_it);
     }
     Pending { file, found }
 }

@@ -188,10 +188,11 @@ pub fn relevant(links: &[Link], foreign: &[Link]) -> BTreeSet<usize> {
     let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
     let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| upper_devices(links, links[*at].index)).collect();
     let tunnels = relevant.iter().map(|at| &links[*at]).chain(foreign).filter_map(|link| link.tunnel.as_ref());
-    let carriers: BTreeSet<u32> = tunnels.filter_map(|tunnel| tunnel.underlay.ok()).flatten().copied().collect();
+    let underlay_devices: BTreeSet<u32> =
+        tunnels.filter_map(|tunnel| tunnel.underlay.ok()).flatten().copied().collect();
     relevant.extend((0..links.len()).filter(|at| into.iter().any(|into| into.contains(&links[*at].index))));
-    for carrier in carriers {
-        relevant.extend(with_lower_devices(links, carrier));
+    for underlay_device in underlay_devices {
+        relevant.extend(with_lower_devices(links, underlay_device));
     }
     relevant
 }

@@ -41,7 +41,7 @@ pub fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, 
     let sets = steps.iter().map(|step| match step {
         // The packet's mark may be restored from the connection's.
         Step::SetMark(write) | Step::SetConnectionMark(write) => write.can_set(),
-        Step::Opaque { .. } => u32::MAX,
+        Step::Unsupported { .. } => u32::MAX,
         _ => 0,
     });
     let sets = sets.fold(0, |all, bits| all | bits) & bits;

@@ -10,7 +10,7 @@ use crate::capture::{Answer, Ask, NetlinkFamily, Request, RequestKind, Root, Tak
 use crate::facts::{Failure, Reading, Source, SystemCall};
 use crate::netfilter::netlink::{self, Message};
 
-/// How often a dump is asked for that is torn by changes.
+/// How often a dump is asked for that is interrupted by changes.
 const MAX_READINGS: u32 = 4;
 
 /// One reading of one node.
@@ -234,7 +234,7 @@ impl<'a> Node<'a> {
         self.try_numbered_dump(request, |_, message| decode(message))
     }
 
-    /// The same, with messages numbered from 1; a dump that was torn by a change begins again at 1.
+    /// The same, with messages numbered from 1; a dump that was interrupted by a change begins again at 1.
     pub fn try_numbered_dump<T>(
         &mut self,
         request: &Request,
@@ -320,7 +320,7 @@ pub fn without_netlink(protocol: u8) -> String {
     format!("this kernel has no netlink protocol {protocol} (/proc/net/netlink)")
 }
 
-/// Whether the answer was torn by a change.
+/// Whether the answer was interrupted by a change.
 fn is_change(failure: &Failure) -> bool {
     matches!(failure.root(), Failure::Changed { .. })
 }

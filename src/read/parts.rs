@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::identity::Identity;
 use super::iptables::Half;
 use super::links::LinkFacts;
-use super::nftables::Around;
+use super::nftables::RulesetInputs;
 use super::sets::{self, Lookups, OuterValues};
 use super::{
     Collectors, Known, Node, Sources, conntrack, flows, links, neighbours, netstat, nftables, off, source_nat,
@@ -101,12 +101,12 @@ pub fn all(
     parts.sources = node.sources.clone();
     publish(&parts);
     let links = if on(Collector::Links) { links::read(&mut node) } else { LinkFacts::unread(&off(Collector::Links)) };
-    let around = around(&links, super::identity::drops_clashes(&kernel));
+    let inputs = inputs(&links, super::identity::drops_clashes(&kernel));
     parts.links = Some(Arc::new(links));
     parts.sources = node.sources.clone();
     publish(&parts);
     let rules =
-        if on(Collector::Nat) { read_rules(&mut node, around) } else { RulesPart::unread(&off(Collector::Nat)) };
+        if on(Collector::Nat) { read_rules(&mut node, inputs) } else { RulesPart::unread(&off(Collector::Nat)) };
     let rulesets = [rules.nftables.clone(), rules.legacy[0].clone(), rules.legacy[1].clone()];
     parts.rules = Some(rules);
     parts.sources = node.sources.clone();
@@ -141,20 +141,20 @@ pub fn identity(node: &mut Node<'_>) -> Identity {
     super::identity::read(node)
 }
 
-fn around(links: &LinkFacts, drops_clashes: bool) -> Around {
+fn inputs(links: &LinkFacts, drops_clashes: bool) -> RulesetInputs {
     let (known, foreign) = (links.known(), links.standing.foreign.as_slice());
     let names: BTreeSet<String> =
         super::links::relevant(known, foreign).iter().map(|at| known[*at].name.clone()).collect();
     let values = OuterValues::of(known, foreign, &links.standing.addresses);
-    Around { devices: (!names.is_empty()).then_some(names), values, tested_elsewhere: 0, drops_clashes }
+    RulesetInputs { devices: (!names.is_empty()).then_some(names), values, tested_elsewhere: 0, drops_clashes }
 }
 
 /// Legacy tables first: bits of the mark that their rules test may be set by rules of nf_tables.
-fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
+fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs) -> RulesPart {
     let legacy = [Half::Ipv4, Half::Ipv6].map(|half| half.read(node));
     let known = legacy.iter().filter_map(Reading::ok);
-    around.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
-    let nftables = nftables::read(node, &around);
+    inputs.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
+    let nftables = nftables::read(node, &inputs);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
     let (ipsets, ipsec, local_sources, targets) = {
         let lookups = Lookups::of(all.iter().filter_map(Reading::ok).map(Arc::as_ref));
@@ -162,7 +162,7 @@ fn read_rules(node: &mut Node<'_>, mut around: Around) -> RulesPart {
             true => super::ipsec::stands(node),
             false => Reading::Failed(Failure::not_needed("not read: no rule asks for IPsec")),
         };
-        let ipsets = sets::read_ipsets(node, &lookups, &around.values);
+        let ipsets = sets::read_ipsets(node, &lookups, &inputs.values);
         let local_sources = super::routing::local_ones(node, &lookups.sources);
         (ipsets, ipsec, local_sources, super::routing::ways_to(node, &lookups.targets))
     };

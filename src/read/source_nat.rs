@@ -50,7 +50,7 @@ fn rules(ruleset: &Ruleset, is_legacy: bool) -> Reading<Vec<SourceNatRule>> {
 /// An expression or target that may translate the source address for all we know.
 fn not_understood(step: &Step) -> Option<&str> {
     match step {
-        Step::Opaque { what, may_translate: true } => Some(what),
+        Step::Unsupported { what, may_translate: true } => Some(what),
         _ => None,
     }
 }

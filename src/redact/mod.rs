@@ -26,7 +26,8 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::{self, HEADER_LENGTH};
 
 /// Answers without addresses.
-const HARMLESS: &[&str] = &["bpf/", "netlink/generic/", "netlink/xfrm/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];
+const NOTHING_PRIVATE: &[&str] =
+    &["bpf/", "netlink/generic/", "netlink/xfrm/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];
 
 const ETHTOOL: &str = "netlink/ethtool/";
 
@@ -146,7 +147,7 @@ impl Redactor {
         if name == PROBE {
             return self.document(bytes);
         }
-        if !HARMLESS.iter().any(|prefix| name.starts_with(prefix)) {
+        if !NOTHING_PRIVATE.iter().any(|prefix| name.starts_with(prefix)) {
             let treatment = files::treatment(name).ok_or_else(unknown)?;
             *bytes = self.text(&treatment(&String::from_utf8_lossy(bytes))).into_bytes();
         }

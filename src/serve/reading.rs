@@ -89,15 +89,15 @@ type Job = Box<dyn FnOnce(&mut dyn NodeSession) + Send>;
 /// reading serves the next. One that is stuck inside the kernel keeps whatever is asked of it waiting.
 #[derive(Debug)]
 pub struct ReadingThread {
-    world: Arc<dyn NodeAccess>,
+    node: Arc<dyn NodeAccess>,
     /// `None`: it has not been begun.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
 }
 
 impl ReadingThread {
     /// No thread is begun yet.
-    pub fn new(world: Arc<dyn NodeAccess>) -> Self {
-        Self { world, jobs: Mutex::default() }
+    pub fn new(node: Arc<dyn NodeAccess>) -> Self {
+        Self { node, jobs: Mutex::default() }
     }
 
     /// Begins a reading. `then` is called on its thread when it has come to its end.
@@ -109,7 +109,7 @@ impl ReadingThread {
         then: impl FnOnce(Published, Known, &Progress) + Send + 'static,
     ) -> Underway {
         let progress = Arc::new(Progress::new(patience));
-        let published = Published { meta: self.world.meta(), parts: Parts::default(), count: 0 };
+        let published = Published { meta: self.node.meta(), parts: Parts::default(), count: 0 };
         let published = Arc::new(Mutex::new(published));
         let (mine, shown) = (Arc::clone(&progress), Arc::clone(&published));
         self.run(Box::new(move |door| {
@@ -142,9 +142,9 @@ impl ReadingThread {
             },
         };
         let (sender, receiver) = mpsc::channel::<Job>();
-        let world = Arc::clone(&self.world);
+        let node = Arc::clone(&self.node);
         let work = move || {
-            let mut door = world.open();
+            let mut door = node.open();
             receiver.into_iter().for_each(|job| job(door.as_mut()));
         };
         match std::thread::Builder::new().name("reading".into()).spawn(work) {

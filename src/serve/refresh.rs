@@ -29,9 +29,9 @@ fn reserve(patience: Duration) -> Duration {
     (patience / 4).min(Duration::from_secs(1))
 }
 
-/// One finished look: what was read, and what it means.
+/// One finished reading: what was read, and what it means.
 #[derive(Debug)]
-pub struct Look {
+pub struct JudgedReading {
     /// The verdicts.
     pub report: Report,
     /// What was seen, with counters continued beyond their wraps.
@@ -56,7 +56,7 @@ struct Flight {
     waiters: Arc<AtomicUsize>,
     /// Nobody waits any more: judging stops.
     stop: Arc<AtomicBool>,
-    done: watch::Receiver<Option<Arc<Look>>>,
+    done: watch::Receiver<Option<Arc<JudgedReading>>>,
 }
 
 impl Flight {
@@ -87,10 +87,10 @@ struct Partial {
     flight: u64,
     /// How many parts.
     count: usize,
-    look: Arc<Look>,
+    judged: Arc<JudgedReading>,
 }
 
-/// Looks on demand.
+/// Reads and judges on demand.
 #[derive(Debug)]
 pub struct Refresher {
     reader: ReadingThread,
@@ -111,9 +111,9 @@ pub struct Refresher {
 impl Refresher {
     /// A refresher that has not looked yet.
     /// `flows_hold`: how long entries of connection tracking are not read again.
-    pub fn new(world: impl NodeAccess, collectors: Collectors, options: judge::Options, flows_hold: Duration) -> Self {
+    pub fn new(node: impl NodeAccess, collectors: Collectors, options: judge::Options, flows_hold: Duration) -> Self {
         Self {
-            reader: ReadingThread::new(Arc::new(world)),
+            reader: ReadingThread::new(Arc::new(node)),
             collectors,
             options: Mutex::new(options),
             history: Mutex::default(),
@@ -151,8 +151,8 @@ impl Refresher {
         drop(lock(&self.partial));
     }
 
-    /// A fresh look, or what there is of it after `patience`.
-    pub async fn look(self: &Arc<Self>, patience: Duration) -> Arc<Look> {
+    /// A fresh reading, or what there is of it after `patience`.
+    pub async fn judged(self: &Arc<Self>, patience: Duration) -> Arc<JudgedReading> {
         let start = Instant::now();
         let (deadline, soon) = (start + patience, start + patience - reserve(patience));
         let (number, underway) = loop {
@@ -162,15 +162,15 @@ impl Refresher {
             let waiting = Waiting { refresher: Arc::clone(self), flight };
             let left = soon.saturating_duration_since(Instant::now());
             let mut closing = self.closing.subscribe();
-            let look = tokio::select! {
-                look = tokio::time::timeout(left, finished(&mut done)) => look.ok().flatten(),
+            let judged = tokio::select! {
+                judged = tokio::time::timeout(left, finished(&mut done)) => judged.ok().flatten(),
                 _ = closing.wait_for(|closing| *closing) => None,
             };
             drop(waiting);
-            match look {
+            match judged {
                 // It was cut, or its judging stopped, for want of somebody who waits as long as this one.
-                Some(look) if !look.whole && !is_mine && Instant::now() < soon => {}
-                Some(look) => return look,
+                Some(judged) if !judged.whole && !is_mine && Instant::now() < soon => {}
+                Some(judged) => return judged,
                 None => break (number, underway),
             }
         };
@@ -186,9 +186,9 @@ impl Refresher {
         underway: Underway,
         start: Instant,
         deadline: Instant,
-    ) -> Arc<Look> {
-        if let Some(look) = self.shared(number, underway.so_far().count) {
-            return look;
+    ) -> Arc<JudgedReading> {
+        if let Some(judged) = self.shared(number, underway.so_far().count) {
+            return judged;
         }
         // Half of what is left is for whoever is at it, and then for rendering.
         let patience = deadline.saturating_duration_since(Instant::now()) / 2;
@@ -197,29 +197,29 @@ impl Refresher {
             // What was made of fewer parts, or nothing: that is what could be had in the time given.
             let made = || lock(&self.partial).clone().filter(|partial| partial.flight == number);
             if let Some(partial) = made() {
-                return partial.look;
+                return partial.judged;
             }
             let nothing = Published { parts: Parts::default(), count: 0, ..underway.so_far() };
-            let look = self.make_partial(underway, nothing, start, deadline, None).await;
+            let judged = self.make_partial(underway, nothing, start, deadline, None).await;
             if made().is_none() {
-                *lock(&self.partial) = Some(Partial { flight: number, count: 0, look: Arc::clone(&look) });
+                *lock(&self.partial) = Some(Partial { flight: number, count: 0, judged: Arc::clone(&judged) });
             }
-            return look;
+            return judged;
         };
         let published = underway.so_far();
-        if let Some(look) = self.shared(number, published.count) {
-            return look;
+        if let Some(judged) = self.shared(number, published.count) {
+            return judged;
         }
         let count = published.count;
-        let look = self.make_partial(underway, published, start, deadline, Some(judging)).await;
-        *lock(&self.partial) = Some(Partial { flight: number, count, look: Arc::clone(&look) });
-        look
+        let judged = self.make_partial(underway, published, start, deadline, Some(judging)).await;
+        *lock(&self.partial) = Some(Partial { flight: number, count, judged: Arc::clone(&judged) });
+        judged
     }
 
     /// What was made of at least so many parts of a flight, if there are any, and was judged to its end.
-    fn shared(&self, flight: u64, count: usize) -> Option<Arc<Look>> {
+    fn shared(&self, flight: u64, count: usize) -> Option<Arc<JudgedReading>> {
         let made = lock(&self.partial).clone().filter(|partial| partial.flight == flight && partial.count >= count);
-        made.filter(|partial| partial.count > 0 && !partial.look.report.was_stopped).map(|partial| partial.look)
+        made.filter(|partial| partial.count > 0 && !partial.judged.report.was_stopped).map(|partial| partial.judged)
     }
 
     /// Whoever goes away meanwhile ends nothing, so the work itself keeps others from doing the same.
@@ -230,7 +230,7 @@ impl Refresher {
         start: Instant,
         deadline: Instant,
         judging: Option<OwnedMutexGuard<()>>,
-    ) -> Arc<Look> {
+    ) -> Arc<JudgedReading> {
         let refresher = Arc::clone(self);
         off_thread(move || {
             let _judging = judging;
@@ -255,8 +255,8 @@ impl Refresher {
         let (refresher, stop) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let then = move |published: Published, left: Known, progress: &Progress| {
-            let (look, decoded) = refresher.finish(number, published, left, progress, &stopped);
-            sender.send_replace(Some(Arc::new(look)));
+            let (judged, decoded) = refresher.finish(number, published, left, progress, &stopped);
+            sender.send_replace(Some(Arc::new(judged)));
             if decoded {
                 heap::give_back(); // everyone is answered
             }
@@ -279,7 +279,7 @@ impl Refresher {
         left: Known,
         progress: &Progress,
         stop: &AtomicBool,
-    ) -> (Look, bool) {
+    ) -> (JudgedReading, bool) {
         let start = Instant::now();
         let Published { meta, parts, .. } = published;
         lock(&self.partial).take();
@@ -313,7 +313,7 @@ impl Refresher {
         let mut durations = progress.durations();
         durations.insert(Collector::Verdict, start.elapsed());
         let whole = whole && !report.was_stopped;
-        (Look { report, facts, durations, whole, bodies: Default::default() }, decoded)
+        (JudgedReading { report, facts, durations, whole, bodies: Default::default() }, decoded)
     }
 
     /// For those who cannot wait any longer: judged, and not remembered.
@@ -323,7 +323,7 @@ impl Refresher {
         missing: &Failure,
         deadline: Instant,
         mut durations: BTreeMap<Collector, Duration>,
-    ) -> Look {
+    ) -> JudgedReading {
         let start = Instant::now();
         let mut facts = published.parts.facts(&published.meta, &self.collectors, missing);
         lock(&self.memory).continue_counters(&mut facts);
@@ -331,13 +331,13 @@ impl Refresher {
         let mut report = judge_until(deadline, &facts, &options);
         lock(&self.history).complete(start, Catalogue::built_in(), &mut report);
         durations.insert(Collector::Verdict, start.elapsed());
-        Look { report, facts, durations, whole: false, bodies: Default::default() }
+        JudgedReading { report, facts, durations, whole: false, bodies: Default::default() }
     }
 }
 
-/// The look, once it is finished; `None` if it never will be.
-async fn finished(done: &mut watch::Receiver<Option<Arc<Look>>>) -> Option<Arc<Look>> {
-    done.wait_for(Option::is_some).await.ok().and_then(|look| look.clone())
+/// The judged reading, once it is finished; `None` if it never will be.
+async fn finished(done: &mut watch::Receiver<Option<Arc<JudgedReading>>>) -> Option<Arc<JudgedReading>> {
+    done.wait_for(Option::is_some).await.ok().and_then(|judged| judged.clone())
 }
 
 #[cfg(test)]
@@ -358,7 +358,7 @@ mod tests {
     }
 
     struct Asked<'w> {
-        world: &'w Slow,
+        node: &'w Slow,
         reading: usize,
         progress: Arc<Progress>,
     }
@@ -370,13 +370,13 @@ mod tests {
 
         fn open(&self) -> Box<dyn NodeSession + '_> {
             let progress = Arc::new(Progress::new(Duration::ZERO));
-            Box::new(Asked { world: self, progress, reading: 0 })
+            Box::new(Asked { node: self, progress, reading: 0 })
         }
     }
 
     impl NodeSession for Asked<'_> {
         fn begin(&mut self, progress: Arc<Progress>) -> NetworkNamespace {
-            self.reading = self.world.readings.fetch_add(1, Ordering::SeqCst) + 1;
+            self.reading = self.node.readings.fetch_add(1, Ordering::SeqCst) + 1;
             self.progress = progress;
             NetworkNamespace::Initial
         }
@@ -386,7 +386,7 @@ mod tests {
         fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
             if request.name.contains("/route/") {
                 self.progress.begin(&request.name);
-                let _ = lock(&self.world.gate).recv();
+                let _ = lock(&self.node.gate).recv();
             }
             if self.progress.is_over() {
                 return Reading::Failed(Failure::NotAnswered(Unanswered::in_time(Duration::ZERO)));
@@ -399,9 +399,9 @@ mod tests {
     fn slow() -> (Arc<Refresher>, mpsc::Sender<()>, Arc<AtomicUsize>) {
         let (open, gate) = mpsc::channel();
         let readings = Arc::new(AtomicUsize::new(0));
-        let world = Slow { gate: Arc::new(Mutex::new(gate)), readings: Arc::clone(&readings) };
+        let node = Slow { gate: Arc::new(Mutex::new(gate)), readings: Arc::clone(&readings) };
         let collectors = Collectors::from([Collector::Conntrack, Collector::Links]);
-        (Arc::new(Refresher::new(world, collectors, judge::Options::default(), Duration::ZERO)), open, readings)
+        (Arc::new(Refresher::new(node, collectors, judge::Options::default(), Duration::ZERO)), open, readings)
     }
 
     #[tokio::test]
@@ -409,28 +409,28 @@ mod tests {
         let (refresher, open, readings) = slow();
         let patient = {
             let refresher = Arc::clone(&refresher);
-            tokio::spawn(async move { refresher.look(Duration::from_secs(60)).await })
+            tokio::spawn(async move { refresher.judged(Duration::from_secs(60)).await })
         };
         while readings.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let look = loop {
-            let look = refresher.look(Duration::from_millis(40)).await;
-            if look.facts.conntrack.entries.ok().is_some() {
-                break look;
+        let judged = loop {
+            let judged = refresher.judged(Duration::from_millis(40)).await;
+            if judged.facts.conntrack.entries.ok().is_some() {
+                break judged;
             }
         };
-        assert_eq!(look.facts.conntrack.entries, Reading::Ok(1));
-        let links = look.facts.links.failure().map(Failure::root).cloned();
+        assert_eq!(judged.facts.conntrack.entries, Reading::Ok(1));
+        let links = judged.facts.links.failure().map(Failure::root).cloned();
         assert!(matches!(links, Some(Failure::NotAnswered(Unanswered::InTime { .. }))), "{links:?}");
-        assert!(look.facts.links.why().contains("route/links"), "{}", look.facts.links.why());
-        let state = |source| look.facts.sources.iter().find(|status| status.source == source).map(|it| it.state);
+        assert!(judged.facts.links.why().contains("route/links"), "{}", judged.facts.links.why());
+        let state = |source| judged.facts.sources.iter().find(|status| status.source == source).map(|it| it.state);
         assert_eq!(state(Source::Rtnetlink), Some(SourceState::Failed));
         assert_eq!(state(Source::Sysctl), Some(SourceState::Ok));
         assert_eq!(readings.load(Ordering::SeqCst), 1, "a stuck reading is never joined by a second");
         drop(open);
-        let look = patient.await.expect("it did not panic");
-        assert_eq!(look.facts.conntrack.entries_limit, Reading::Ok(1), "the same reading, finished");
+        let judged = patient.await.expect("it did not panic");
+        assert_eq!(judged.facts.conntrack.entries_limit, Reading::Ok(1), "the same reading, finished");
         assert_eq!(readings.load(Ordering::SeqCst), 1);
     }
 
@@ -440,7 +440,7 @@ mod tests {
         let scrapes: Vec<_> = (0..100)
             .map(|_| {
                 let refresher = Arc::clone(&refresher);
-                tokio::spawn(async move { refresher.look(Duration::from_secs(60)).await })
+                tokio::spawn(async move { refresher.judged(Duration::from_secs(60)).await })
             })
             .collect();
         for _ in 0..1000 {
@@ -448,10 +448,10 @@ mod tests {
         }
         drop(open);
         for scrape in scrapes {
-            let look = scrape.await.expect("no scrape panicked");
-            assert_eq!(look.facts.conntrack.entries, Reading::Ok(1));
+            let judged = scrape.await.expect("no scrape panicked");
+            assert_eq!(judged.facts.conntrack.entries, Reading::Ok(1));
         }
         assert_eq!(readings.load(Ordering::SeqCst), 1);
-        assert_eq!(refresher.look(Duration::from_secs(60)).await.facts.conntrack.entries, Reading::Ok(2), "fresh");
+        assert_eq!(refresher.judged(Duration::from_secs(60)).await.facts.conntrack.entries, Reading::Ok(2), "fresh");
     }
 }

@@ -40,7 +40,7 @@ pub struct TunnelFacts {
     /// What marks may lead past it, of IPv4 and of IPv6.
     pub past: [Vec<Past>; 2],
     /// It insists on a device, and packets that are routed again without that may leave by another.
-    pub strays: bool,
+    pub is_rerouted: bool,
 }
 
 impl TunnelFacts {
@@ -53,7 +53,7 @@ impl TunnelFacts {
     /// which matters where it then may leave by another device.
     pub fn routing_bits(&self) -> u32 {
         let tested = self.fwmarks.iter().flatten().fold(0, |all, (_, mask)| all | mask);
-        if self.strays { u32::MAX } else { tested }
+        if self.is_rerouted { u32::MAX } else { tested }
     }
 }
 
@@ -124,9 +124,9 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
             let (rules, routes) = (rules.map_or(&[][..], Vec::as_slice), routes.map_or(&[][..], Vec::as_slice));
             past(rules, routes, ipv6, &into)
         }),
-        strays: tunnel
+        is_rerouted: tunnel
             .link
-            .is_some_and(|own| strays(facts.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
+            .is_some_and(|own| is_rerouted(facts.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
     })
 }
 
@@ -195,7 +195,7 @@ fn is_unresolved(route: &Route) -> bool {
 }
 
 /// Whether some table has another device than the tunnel's own for one of the remotes.
-fn strays(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
+fn is_rerouted(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
     /// Routes that remotes are held against: some milliseconds.
     const MAX: usize = 1_000_000;
     if routes.len().saturating_mul(remotes.len()) > MAX {
@@ -378,16 +378,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_strays_if_some_table_has_another_device_for_it() {
+    fn a_packet_is_rerouted_if_some_table_has_another_device_for_it() {
         let route = |table, prefix: &str, device| Route::to(table, prefix, UNICAST, device);
         let remotes = ["192.0.2.20".parse().unwrap()];
         let mut routes = vec![route(254, "192.0.2.0/24", 2), route(254, "0.0.0.0/0", 3), route(254, "10.0.0.0/8", 3)];
-        assert!(!strays(&routes, 2, &remotes), "the longest prefix decides");
-        assert!(strays(&routes, 3, &remotes));
+        assert!(!is_rerouted(&routes, 2, &remotes), "the longest prefix decides");
+        assert!(is_rerouted(&routes, 3, &remotes));
         routes.push(route(254, "192.0.2.20/32", 3));
-        assert!(strays(&routes, 2, &remotes));
+        assert!(is_rerouted(&routes, 2, &remotes));
         routes.pop();
         routes.push(route(100, "0.0.0.0/0", 3));
-        assert!(strays(&routes, 2, &remotes), "a policy rule may lead to that table");
+        assert!(is_rerouted(&routes, 2, &remotes), "a policy rule may lead to that table");
     }
 }

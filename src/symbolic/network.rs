@@ -321,11 +321,11 @@ impl<'a> Network<'a> {
 }
 
 /// What is known under a key; what is not is looked for, and known from then on.
-pub(super) fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, look: impl FnOnce() -> V) -> V {
+pub(super) fn recall<K: Ord, V: Clone>(known: &RefCell<BTreeMap<K, V>>, key: K, find: impl FnOnce() -> V) -> V {
     if let Some(value) = known.borrow().get(&key) {
         return value.clone();
     }
-    let value = look();
+    let value = find();
     known.borrow_mut().insert(key, value.clone());
     value
 }
@@ -357,7 +357,7 @@ fn is_effect(step: &Step) -> bool {
         | Step::FillChecksum
         | Step::Rewrite { .. }
         | Step::Nat(_)
-        | Step::Opaque { .. } => true,
+        | Step::Unsupported { .. } => true,
     }
 }
 

@@ -5,7 +5,7 @@
 //! and the outer one around it; each has fields of its own.
 //!
 //! Three kinds of tests are no fields: *free* ones, which some packet of the traffic meets (a set of pods, a port);
-//! *non-deterministic* ones, which hold now and then, so that both ways happen; *opaque* ones. Of a tunnel's own packet everything
+//! *non-deterministic* ones, which hold now and then, so that both ways happen; *unsupported* ones. Of a tunnel's own packet everything
 //! is known or fixed, so a field that is not known has one value for all of them.
 //!
 //! Marks are told by the rest of a packet, because they begin with a known value and rules write them; so an old mark may be

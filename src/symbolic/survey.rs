@@ -132,7 +132,9 @@ impl Survey {
                         here = 0;
                         known = 0;
                     }
-                    Step::SetMark(MarkWrite::Unknown(_)) | Step::Opaque { .. } | Step::Verdict(Verdict::Gone(_)) => {
+                    Step::SetMark(MarkWrite::Unknown(_))
+                    | Step::Unsupported { .. }
+                    | Step::Verdict(Verdict::Stolen(_)) => {
                         self.can_be_set = u32::MAX;
                     }
                     Step::Verdict(Verdict::Jump(_) | Verdict::Map { .. }) => known = 0,

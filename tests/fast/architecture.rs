@@ -237,3 +237,39 @@ fn a_type_has_its_methods_in_its_own_module() {
         assert!(homes.iter().any(is_home), "{file}: methods of {name}, which is declared in {homes:?}");
     }
 }
+
+/// Words that this code once had for what its field calls otherwise, and the field's.
+const WORDS: &[(&str, &str)] = &[
+    ("aftermath", "residual effect"),
+    ("balanced", "IPVS in use"),
+    ("blind", "wrong network namespace"),
+    ("carriers", "underlay devices"),
+    ("fades", "volatile"),
+    ("feeders", "upper devices"),
+    ("hallmark", "owner signature"),
+    ("harmless", "no effect"),
+    ("journey", "tunnel scenario"),
+    ("look", "scrape, or reading"),
+    ("occasional", "non-deterministic"),
+    ("opaque", "unsupported"),
+    ("setter", "mark writer"),
+    ("setters", "mark writers"),
+    ("strays", "rerouted"),
+    ("torn", "generation mismatch, or interrupted"),
+    ("world", "node, or network"),
+];
+
+/// Names of code are words of its field, which whoever knows that can guess.
+#[test]
+fn names_are_words_of_the_field() {
+    for file in sources() {
+        let code = code(&file.path, &file.text);
+        // Every second part of a line stands between quotation marks: it is for people.
+        let outside = code.lines().flat_map(|line| line.split('"').step_by(2));
+        let outside = outside.flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        for name in outside {
+            let known = WORDS.iter().find(|(word, _)| name.eq_ignore_ascii_case(word));
+            assert!(known.is_none(), "{}: {name} is called {}", file.name, known.unwrap().1);
+        }
+    }
+}

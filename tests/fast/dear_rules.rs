@@ -96,7 +96,7 @@ impl Dear {
 fn dear(size: u32) -> Vec<(&'static str, Ruleset)> {
     let marked = || vec![test(Field::Mark, 0x4000, 0x4000)];
     let each = |rule: &dyn Fn(u32) -> Vec<Step>, count: u32| (0..count).map(rule).collect::<Vec<_>>();
-    let opaque = || Step::Match(Match::Opaque("a match that nobody knows".into()));
+    let opaque = || Step::Match(Match::Unsupported("a match that nobody knows".into()));
     let mut equal = Dear::default();
     for number in 0..12 {
         let name = format!("E{number}");

@@ -1,6 +1,6 @@
 //! Rules of netfilter, whichever backend holds them: hooks, chains, rules, what they test and what they do.
 //!
-//! What was understood is exact; what was not is kept as [`Match::Opaque`] or [`Step::Opaque`], never left out.
+//! What was understood is exact; what was not is kept as [`Match::Unsupported`] or [`Step::Unsupported`], never left out.
 
 mod field;
 mod header;

@@ -28,8 +28,8 @@ pub fn owner(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Owner {
 /// The one that tells.
 fn signature(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<(Owner, Signature)> {
     let has_shape = rule.comment.is_empty() && id.table == *"nat" && id.chain == *"POSTROUTING";
-    let look = has_shape.then(|| Look::of(rule, rules_beside(ruleset, id))).flatten();
-    let is_signed = |signature| is_signed(signature, ruleset, id, rule, look.as_ref());
+    let rule_shape = has_shape.then(|| RuleShape::of(rule, rules_beside(ruleset, id))).flatten();
+    let is_signed = |signature| is_signed(signature, ruleset, id, rule, rule_shape.as_ref());
     signatures::all().filter(|(_, signature)| is_signed(*signature)).min_by_key(|(_, signature)| rank(*signature))
 }
 
@@ -46,8 +46,14 @@ fn rank(signature: Signature) -> u8 {
     }
 }
 
-/// `look` is there for a rule that can be recognised by it.
-fn is_signed(signature: Signature, ruleset: &Ruleset, id: &ChainId, rule: &Rule, look: Option<&Look>) -> bool {
+/// `rule_shape` is there for a rule that can be recognised by it.
+fn is_signed(
+    signature: Signature,
+    ruleset: &Ruleset,
+    id: &ChainId,
+    rule: &Rule,
+    rule_shape: Option<&RuleShape>,
+) -> bool {
     match signature {
         Signature::Table(name) => name.fits(&id.table),
         Signature::Chain(name) => name.fits(&id.chain),
@@ -61,7 +67,7 @@ fn is_signed(signature: Signature, ruleset: &Ruleset, id: &ChainId, rule: &Rule,
         }
         Signature::Ipset(name) => ipsets(rule)
             .any(|(index, ..)| ruleset.sets.get(&SetId::Ipset(index)).is_some_and(|set| name.fits(&set.name))),
-        Signature::Shape(shape) => look.is_some_and(|look| look.has(shape)),
+        Signature::Shape(shape) => rule_shape.is_some_and(|rule_shape| rule_shape.has(shape)),
     }
 }
 
@@ -71,7 +77,7 @@ fn has_chain(ruleset: &Ruleset, id: &ChainId, name: &str) -> bool {
 }
 
 /// What a rule looks like that translates a source.
-struct Look<'a> {
+struct RuleShape<'a> {
     nat: &'a Nat,
     /// Tests of single fields: the field, mask and value, whether inverted.
     tests: Vec<Tested<'a>>,
@@ -127,15 +133,15 @@ fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
             }
             Step::Match(Match::Tests { .. }) => others.push("not all"),
             Step::Match(Match::Set { .. }) => others.push("set"),
-            Step::Match(Match::NonDeterministic(name) | Match::Opaque(name)) => others.push(name),
-            Step::Opaque { what: name, .. } => others.push(name),
+            Step::Match(Match::NonDeterministic(name) | Match::Unsupported(name)) => others.push(name),
+            Step::Unsupported { what: name, .. } => others.push(name),
             _ => {}
         }
     }
     (found, others)
 }
 
-impl<'a> Look<'a> {
+impl<'a> RuleShape<'a> {
     fn of(rule: &'a Rule, beside: &'a [Rule]) -> Option<Self> {
         let (tests, others) = tests(rule);
         Some(Self { nat: nat(rule)?, tests, sets: ipsets(rule).collect(), others, beside })
@@ -198,8 +204,8 @@ impl Tested<'_> {
 }
 
 /// A source and a destination, in any order.
-fn pair<'a, 'b>(look: &'b Look<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
-    match look.only::<2>()? {
+fn pair<'a, 'b>(rule_shape: &'b RuleShape<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
+    match rule_shape.only::<2>()? {
         [a, b] if a.is_source() && b.is_destination() => Some((a, b)),
         [b, a] if a.is_source() && b.is_destination() => Some((a, b)),
         _ => None,
@@ -208,26 +214,26 @@ fn pair<'a, 'b>(look: &'b Look<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> 
 
 /// `-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT --to-source ADDRESS`, since 0.4 with `! -s NET ! -d NET`; with an
 /// address or a port (`--vaddr`, `--vport`) it is an administrator's.
-fn kube_router_services(look: &Look) -> bool {
+fn kube_router_services(rule_shape: &RuleShape) -> bool {
     let network = |test: &Tested| test.inverted && (test.is_source() || test.is_destination());
-    look.nat.action == NatAction::Snat
-        && look.others == ["ipvs --ipvs --vdir ORIGINAL --vmethod MASQ"]
-        && look.tests.iter().all(network)
-        && look.sets.is_empty()
+    rule_shape.nat.action == NatAction::Snat
+        && rule_shape.others == ["ipvs --ipvs --vdir ORIGINAL --vmethod MASQ"]
+        && rule_shape.tests.iter().all(network)
+        && rule_shape.sets.is_empty()
 }
 
 /// `-m set --match-set A src -m set ! --match-set A dst -m set ! --match-set B dst -j MASQUERADE`
-fn kube_router_pods(look: &Look) -> bool {
-    let same = match look.sets.as_slice() {
+fn kube_router_pods(rule_shape: &RuleShape) -> bool {
+    let same = match rule_shape.sets.as_slice() {
         [(a, [End::Source], false), (b, [End::Destination], true), (c, [End::Destination], true)] => a == b && a != c,
         _ => false,
     };
-    same && look.tests.is_empty() && look.others.is_empty() && look.masquerades()
+    same && rule_shape.tests.is_empty() && rule_shape.others.is_empty() && rule_shape.masquerades()
 }
 
 /// `-s NET ! -o BRIDGE -j MASQUERADE` (or `-j SNAT`)
-fn docker_bridge(look: &Look) -> bool {
-    let Some([a, b]) = look.only::<2>() else { return false };
+fn docker_bridge(rule_shape: &RuleShape) -> bool {
+    let Some([a, b]) = rule_shape.only::<2>() else { return false };
     [(a, b), (b, a)].into_iter().any(|(source, output)| {
         let bridge = output.inverted && output.device().is_some_and(|name| is_docker_bridge(&name));
         bridge && source.is_source() && !source.inverted
@@ -239,8 +245,8 @@ fn is_docker_bridge(name: &str) -> bool {
 }
 
 /// `-s ADDRESS -d ADDRESS -p tcp --dport PORT -j MASQUERADE`: a container that reaches itself by a published port.
-fn docker_hairpin(look: &Look) -> bool {
-    let Some(tests) = look.only::<4>() else { return false };
+fn docker_hairpin(rule_shape: &RuleShape) -> bool {
+    let Some(tests) = rule_shape.only::<4>() else { return false };
     let tested = |field| tests.iter().any(|test| *test.field == field);
     let source = tests.iter().find(|test| test.is_source());
     let destination = tests.iter().find(|test| test.is_destination());
@@ -248,66 +254,67 @@ fn docker_hairpin(look: &Look) -> bool {
         let one = matches!((source.field, source.mask), (Field::Ipv4Source, 0xffff_ffff) | (_, u128::MAX));
         one && source.same_network(destination)
     });
-    let plain = look.masquerades() && tests.iter().all(|test| !test.inverted);
+    let plain = rule_shape.masquerades() && tests.iter().all(|test| !test.inverted);
     same && plain && tested(Field::L4Proto) && tested(Field::DestinationPort)
 }
 
 /// `-o BRIDGE -m addrtype --src-type LOCAL -j MASQUERADE`: hairpins, and the routing mesh of Swarm.
-fn docker_local(look: &Look) -> bool {
-    let Some([a, b]) = look.only::<2>() else { return false };
+fn docker_local(rule_shape: &RuleShape) -> bool {
+    let Some([a, b]) = rule_shape.only::<2>() else { return false };
     let is_local = |test: &Tested| *test.field == Field::SourceType(TypeScope::Any) && test.value == LOCAL;
     [(a, b), (b, a)].into_iter().any(|(source, output)| {
-        let plain = !source.inverted && !output.inverted && look.masquerades();
+        let plain = !source.inverted && !output.inverted && rule_shape.masquerades();
         plain && is_local(source) && output.device().is_some_and(|name| is_docker_bridge(&name))
     })
 }
 
 /// `-s NET ! -d 224.0.0.0/4 -j MASQUERADE`
-fn flannel_out(look: &Look) -> bool {
+fn flannel_out(rule_shape: &RuleShape) -> bool {
     let fits = |(source, destination): (&Tested, &Tested)| {
         !source.inverted && destination.inverted && destination.is_multicast()
     };
-    pair(look).is_some_and(fits) && look.masquerades()
+    pair(rule_shape).is_some_and(fits) && rule_shape.masquerades()
 }
 
 /// `! -s NET -d NET -j MASQUERADE`, with [`flannel_out`] of the same network beside it.
-fn flannel_in(look: &Look) -> bool {
-    let Some((source, destination)) = pair(look) else { return false };
+fn flannel_in(rule_shape: &RuleShape) -> bool {
+    let Some((source, destination)) = pair(rule_shape) else { return false };
     let out = |rule: &Rule| {
-        let look = Look::of(rule, &[]).filter(|_| rule.comment.is_empty());
-        look.is_some_and(|other| {
+        let rule_shape = RuleShape::of(rule, &[]).filter(|_| rule.comment.is_empty());
+        rule_shape.is_some_and(|other| {
             flannel_out(&other) && pair(&other).is_some_and(|(other, _)| other.same_network(source))
         })
     };
     let turned = source.inverted && !destination.inverted && source.same_network(destination);
-    turned && look.masquerades() && look.beside.iter().any(out)
+    turned && rule_shape.masquerades() && rule_shape.beside.iter().any(out)
 }
 
 /// `-s NET ! -d NET -p tcp -j MASQUERADE --to-ports 1024-65535`, and for UDP.
-fn libvirt_ports(look: &Look) -> bool {
-    let ports = look.nat.ports == Chosen::Range(1024, 65535) && look.nat.action == NatAction::Masquerade;
-    ports && libvirt_network(look).is_some()
+fn libvirt_ports(rule_shape: &RuleShape) -> bool {
+    let ports = rule_shape.nat.ports == Chosen::Range(1024, 65535) && rule_shape.nat.action == NatAction::Masquerade;
+    ports && libvirt_network(rule_shape).is_some()
 }
 
 /// The same without protocol and ports, beside those.
-fn libvirt_rest(look: &Look) -> bool {
-    let Some((_, destination)) = libvirt_network(look) else { return false };
+fn libvirt_rest(rule_shape: &RuleShape) -> bool {
+    let Some((_, destination)) = libvirt_network(rule_shape) else { return false };
     let ports = |rule: &Rule| {
-        Look::of(rule, &[]).is_some_and(|other| {
+        RuleShape::of(rule, &[]).is_some_and(|other| {
             libvirt_ports(&other) && libvirt_network(&other).is_some_and(|(_, d)| d.same_network(destination))
         })
     };
-    look.tests.len() == 2 && look.masquerades() && look.beside.iter().any(ports)
+    rule_shape.tests.len() == 2 && rule_shape.masquerades() && rule_shape.beside.iter().any(ports)
 }
 
-fn libvirt_network<'a, 'b>(look: &'b Look<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
-    let source = look.tests.iter().find(|test| test.is_source() && !test.inverted)?;
-    let destination = look.tests.iter().find(|test| test.is_destination() && test.inverted)?;
-    let nothing_else = look
+fn libvirt_network<'a, 'b>(rule_shape: &'b RuleShape<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
+    let source = rule_shape.tests.iter().find(|test| test.is_source() && !test.inverted)?;
+    let destination = rule_shape.tests.iter().find(|test| test.is_destination() && test.inverted)?;
+    let nothing_else = rule_shape
         .tests
         .iter()
         .all(|test| test.is_source() || test.is_destination() || (*test.field == Field::L4Proto && !test.inverted));
-    let fits = nothing_else && look.sets.is_empty() && look.others.is_empty() && source.same_network(destination);
+    let fits =
+        nothing_else && rule_shape.sets.is_empty() && rule_shape.others.is_empty() && source.same_network(destination);
     fits.then_some((source, destination))
 }
 

@@ -110,7 +110,7 @@ pub enum Step {
     /// Understood, and without influence on marks, NAT and the way through the rules (log, TCP options, …).
     NoEffect(String),
     /// Not understood: it may do anything.
-    Opaque {
+    Unsupported {
         /// What it is.
         what: String,
         /// It may translate addresses too.
@@ -131,7 +131,7 @@ impl Step {
             _ => false,
         };
         match self {
-            Self::Nat(_) | Self::SetConnectionMark(_) | Self::Opaque { .. } => true,
+            Self::Nat(_) | Self::SetConnectionMark(_) | Self::Unsupported { .. } => true,
             Self::SetMark(write) => write.copies() != 0,
             Self::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| tracked(&test.field)),
             Self::Template => true,
@@ -140,7 +140,7 @@ impl Step {
             }
             Self::Match(Match::NonDeterministic(name)) => MATCHES.contains(&name.as_str()) || name.starts_with("ct "),
             Self::NoEffect(name) => name == "CONNSECMARK" || name.starts_with("ct "),
-            Self::Verdict(Verdict::Gone(name)) => name.eq_ignore_ascii_case("synproxy"),
+            Self::Verdict(Verdict::Stolen(name)) => name.eq_ignore_ascii_case("synproxy"),
             _ => false,
         }
     }
@@ -184,7 +184,7 @@ pub enum Match {
         ports: Vec<BridgePort>,
     },
     /// Not understood.
-    Opaque(String),
+    Unsupported(String),
 }
 
 /// An end of a packet.
@@ -373,7 +373,7 @@ pub enum Verdict {
     /// Into a chain of the same table, and back to where this one was called.
     Goto(Name),
     /// The packet leaves the hooks (queued to user space, sent elsewhere): what happens to it is not known here.
-    Gone(String),
+    Stolen(String),
     /// By a map from fields to verdicts. A packet without an element goes on with the next rule (`NFT_BREAK`).
     Map {
         /// What is looked up.

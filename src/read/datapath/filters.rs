@@ -5,7 +5,7 @@ use crate::netfilter::netlink::rtnl::{TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_ACTIONS
 use crate::netfilter::netlink::{Attributes, attributes};
 
 /// Actions that write no mark. `bpf`, `connmark`, `ct`, `ctinfo`, `ife` and whatever is not known may.
-const HARMLESS: &[&str] =
+const NO_EFFECT: &[&str] =
     &["csum", "gact", "gate", "mirred", "mpls", "nat", "pedit", "police", "sample", "simple", "tunnel_key", "vlan"];
 
 /// Whether a filter of this kind, with these `TCA_OPTIONS`, may give packets a mark.
@@ -27,7 +27,7 @@ fn marks(options: &[u8], actions: u16) -> Result<bool, Failure> {
                 }
                 None => true,
             },
-            kind => !HARMLESS.contains(&kind),
+            kind => !NO_EFFECT.contains(&kind),
         };
         if found {
             return Ok(true);

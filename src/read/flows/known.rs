@@ -17,7 +17,7 @@ pub struct KnownFlows {
     pub(super) tunnels: KeptPart<RewrittenFlows>,
     pub(super) udp: KeptPart<UdpTranslations>,
     pub(super) sources: Sources,
-    /// This is the second look of two that follow each other at once.
+    /// This is the second reading of two that follow each other at once.
     pub(super) again: bool,
 }
 

@@ -118,7 +118,7 @@ fn may_translate_udp(ruleset: &Reading<Arc<Ruleset>>) -> bool {
     };
     let translates = |step: &Step| match step {
         Step::Nat(nat) => matches!(nat.action, NatAction::Dnat | NatAction::Redirect | NatAction::Netmap),
-        Step::Opaque { may_translate, .. } => *may_translate,
+        Step::Unsupported { may_translate, .. } => *may_translate,
         _ => false,
     };
     let mut rules = chains.iter().flat_map(|(_, chain)| chain.known_rules());

@@ -95,7 +95,7 @@ fn verdict(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<Verdict>> {
         Some(0..) => Verdict::Continue,
         Some(DROP) => Verdict::Drop,
         Some(ACCEPT) => Verdict::Accept,
-        Some(QUEUE) => Verdict::Gone("QUEUE".into()),
+        Some(QUEUE) => Verdict::Stolen("QUEUE".into()),
         Some(RETURN) => Verdict::Return,
         Some(other) => return Err(Failure::unexpected(format!("verdict {other}"))),
     }))
@@ -112,7 +112,7 @@ fn tests(ipv6: bool, ip: &Ip<'_>, steps: &mut Vec<Step>) {
     const F_FRAG: u8 = 0x01;
     const F_PROTO: u8 = 0x01;
     if ip.has_unknown_flags(ipv6) {
-        steps.push(Step::Match(Match::Opaque("flags that are not known".into())));
+        steps.push(Step::Match(Match::Unsupported("flags that are not known".into())));
     }
     let number = |bytes: &[u8]| bytes.iter().fold(0u128, |number, byte| number << 8 | u128::from(*byte));
     let mut test = |field, mask: u128, value: u128, flag| {

@@ -316,7 +316,7 @@ fn search(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str) -> Result<(), 
             let steps = steps.map_err(|error| within_rule(error, table, number, position))?;
             if steps
                 .iter()
-                .any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Opaque { .. }))
+                .any(|step| matches!(step, Step::SetMark(_) | Step::SetConnectionMark(_) | Step::Unsupported { .. }))
             {
                 marks::note(&mut mark_writers.found, u32::MAX, &id(table, number, name), position, &steps);
             }

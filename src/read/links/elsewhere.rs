@@ -32,9 +32,9 @@ pub fn tunnels(
     addresses: &Reading<Vec<Address>>,
     gateways: &BTreeSet<u32>,
 ) -> Vec<Link> {
-    let underlay = addresses.as_ref().and_then(|addresses| match carriers(links, addresses, gateways) {
+    let underlay = addresses.as_ref().and_then(|addresses| match underlay_devices(links, addresses, gateways) {
         none if none.is_empty() => Reading::Absent("no device here has an address that it could send from".into()),
-        carriers => Reading::Ok(carriers),
+        underlay_devices => Reading::Ok(underlay_devices),
     });
     sockets.iter().map(|(port, families)| tunnel(*port, *families, underlay.clone())).collect()
 }
@@ -55,7 +55,7 @@ fn tunnel(port: u16, families: [bool; 2], underlay: Reading<Vec<u32>>) -> Link {
 
 /// Devices that may carry packets to other nodes: they are up, have an address of their own, and are no dummy (IPVS's
 /// addresses are on one) and no bridge that only containers are attached to.
-fn carriers(links: &[Link], addresses: &[Address], gateways: &BTreeSet<u32>) -> Vec<u32> {
+fn underlay_devices(links: &[Link], addresses: &[Address], gateways: &BTreeSet<u32>) -> Vec<u32> {
     let has_address = |link: &Link| addresses.iter().any(|at| at.link == link.index && at.scope == UNIVERSE);
     let only_inside = |link: &Link| {
         let mut ports = links.iter().filter(|port| port.master == Some(link.index));
@@ -98,8 +98,12 @@ mod tests {
             secondary: false,
         };
         let addresses: Vec<Address> = [1, 2, 3, 4, 6, 8, 10].map(address).into();
-        assert_eq!(carriers(&links, &addresses, &[].into()), [2, 6]);
-        assert_eq!(carriers(&links, &addresses, &[4, 9].into()), [2, 4, 6, 9], "routes lead to a next hop there");
+        assert_eq!(underlay_devices(&links, &addresses, &[].into()), [2, 6]);
+        assert_eq!(
+            underlay_devices(&links, &addresses, &[4, 9].into()),
+            [2, 4, 6, 9],
+            "routes lead to a next hop there"
+        );
         let sockets = TunnelSockets::from([(4789, [true, false])]);
         let [tunnel] = &tunnels(&sockets, &links, &Reading::Ok(addresses), &[].into())[..] else { panic!("one") };
         assert_eq!(tunnel.tunnel.as_ref().unwrap().underlay, Reading::Ok(vec![2, 6]));

@@ -75,12 +75,12 @@ impl<'a> RuleReader<'a> {
         self.push(Match::NonDeterministic(what.to_owned()));
     }
 
-    fn harmless(&mut self, what: impl Into<String>) {
+    fn no_effect(&mut self, what: impl Into<String>) {
         self.steps.push(Step::NoEffect(what.into()));
     }
 
-    fn gone(&mut self, what: &str) {
-        self.steps.push(Step::Verdict(Verdict::Gone(what.to_owned())));
+    fn stolen(&mut self, what: &str) {
+        self.steps.push(Step::Verdict(Verdict::Stolen(what.to_owned())));
     }
 
     fn set(&self, set: &Text<'_>) -> SetId {
@@ -91,7 +91,7 @@ impl<'a> RuleReader<'a> {
     pub fn read(&mut self, at: usize, expression: &Expression<'_>) -> Result<()> {
         let read = match expression.has_unknown() {
             true => {
-                self.opaque(&expression.expr);
+                self.unsupported(&expression.expr);
                 Ok(())
             }
             false => {
@@ -156,15 +156,15 @@ impl<'a> RuleReader<'a> {
                 self.non_deterministic("flow_offload");
             }
             Expr::Dynset(dynset) => self.dynset(dynset),
-            Expr::Log(_) => self.harmless("log"),
-            Expr::Dup(_) => self.harmless("dup"),
-            Expr::Last(_) => self.harmless("last"),
+            Expr::Log(_) => self.no_effect("log"),
+            Expr::Dup(_) => self.no_effect("dup"),
+            Expr::Last(_) => self.no_effect("last"),
             Expr::Reject(_) => self.steps.push(Step::Verdict(Verdict::Drop)),
-            Expr::Queue(_) => self.gone("queue"),
-            Expr::Fwd(_) => self.gone("fwd"),
+            Expr::Queue(_) => self.stolen("queue"),
+            Expr::Fwd(_) => self.stolen("fwd"),
             Expr::Synproxy(_) => self.synproxy(),
             Expr::Objref(objref) => self.objref(objref),
-            Expr::Unsupported { .. } => self.opaque(expression),
+            Expr::Unsupported { .. } => self.unsupported(expression),
         }
         Ok(())
     }
@@ -201,9 +201,9 @@ impl<'a> RuleReader<'a> {
     }
 
     /// An expression that is not known, or has attributes that are not: what they say may be what it does not do.
-    fn opaque(&mut self, expression: &Expr<'_>) {
+    fn unsupported(&mut self, expression: &Expr<'_>) {
         let what = format!("expression {}", String::from_utf8_lossy(expression.name()));
-        self.steps.push(Step::Opaque { what, may_translate: true });
+        self.steps.push(Step::Unsupported { what, may_translate: true });
     }
 
     fn test(&mut self, test: FieldTest) {
@@ -213,7 +213,7 @@ impl<'a> RuleReader<'a> {
     /// Takes TCP away; the rule ends for any other protocol (`nft_synproxy_do_eval`).
     fn synproxy(&mut self) {
         self.test(equal(Field::L4Proto, 0xff, IPPROTO_TCP));
-        self.gone("synproxy");
+        self.stolen("synproxy");
     }
 
     /// A write: a load is in the registers.
@@ -230,7 +230,7 @@ impl<'a> RuleReader<'a> {
                 let write = self.mark(register, &Field::Mark, &Field::ConnectionMark);
                 self.steps.push(Step::SetMark(write));
             }
-            (Some(_), key) => self.harmless(format!("meta {key} write")),
+            (Some(_), key) => self.no_effect(format!("meta {key} write")),
             // Without such a device, or a kind of it, the rule ends here (NFT_BREAK), inverted or not.
             (None, NFT_META_IIFKIND | NFT_META_OIFKIND) => {
                 let field = Field::Device { outgoing: meta.key == NFT_META_OIFKIND, property: DeviceProperty::Kind };
@@ -252,7 +252,7 @@ impl<'a> RuleReader<'a> {
                 self.steps.push(Step::SetConnectionMark(write));
             }
             (Some(_), NFT_CT_ZONE) => self.steps.push(Step::Template),
-            (Some(_), key) => self.harmless(format!("ct {key} write")),
+            (Some(_), key) => self.no_effect(format!("ct {key} write")),
             (None, NFT_CT_STATE) => {}
             // Without a connection the rule ends here (NFT_BREAK), inverted or not.
             (None, NFT_CT_HELPER) => {
@@ -333,10 +333,10 @@ impl<'a> RuleReader<'a> {
             }
             Some(NFT_OBJECT_SYNPROXY) => self.synproxy(),
             Some(NFT_OBJECT_CT_TIMEOUT) => {
-                self.harmless("ct timeout write");
+                self.no_effect("ct timeout write");
                 self.steps.push(Step::OwnTimeout);
             }
-            Some(kind) => self.harmless(format!("object of type {kind}")),
+            Some(kind) => self.no_effect(format!("object of type {kind}")),
             // What kind they are of was not read.
             None => {
                 self.non_deterministic("a map of objects");

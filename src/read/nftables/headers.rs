@@ -30,7 +30,7 @@ pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> V
         (NFT_PAYLOAD_TRANSPORT_HEADER, _) => &[(Field::SourcePort, 0, 2), (Field::DestinationPort, 2, 2)],
         _ => &[],
     };
-    let harmless = |at: usize| match (base, network) {
+    let makes_no_difference = |at: usize| match (base, network) {
         (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4)) => at < 9 || (10..12).contains(&at),
         (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6)) => at < 6 || at == 7,
         (NFT_PAYLOAD_NETWORK_HEADER, None | Some(NetworkHeader::Arp)) => at < 4,
@@ -39,7 +39,7 @@ pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> V
         _ => true,
     };
     let mut changed = registers.written(register, base, from as usize, len as usize);
-    changed.retain(|(at, _)| !harmless(*at));
+    changed.retain(|(at, _)| !makes_no_difference(*at));
     if changed.is_empty() {
         return vec![Step::NoEffect(written)];
     }
@@ -55,7 +55,7 @@ pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> V
         }
     }
     if !changed.is_empty() {
-        steps.push(Step::Opaque { what: written, may_translate: false });
+        steps.push(Step::Unsupported { what: written, may_translate: false });
     }
     steps
 }

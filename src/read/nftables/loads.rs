@@ -30,7 +30,7 @@ pub enum Loaded {
     /// Differs from packet to packet by chance or circumstance; the text names it.
     NonDeterministic(&'static str),
     /// Not understood.
-    Opaque(String),
+    Unsupported(String),
 }
 
 impl Loaded {
@@ -61,7 +61,7 @@ impl Loaded {
             Source::Meta(key) => meta(key),
             // Of 16 bytes, only the kernel knows how many are the address.
             Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) if load.network.is_none() => {
-                Self::Opaque("an address of the connection, of either family".into())
+                Self::Unsupported("an address of the connection, of either family".into())
             }
             Source::Ct(key, direction) => ct(key, direction, load.network == Some(NetworkHeader::Ipv6)),
             Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
@@ -72,21 +72,21 @@ impl Loaded {
             Source::Hash => Self::NonDeterministic("a hash"),
             Source::Socket => Self::NonDeterministic("socket"),
             Source::Osf => Self::NonDeterministic("osf"),
-            Source::Map => Self::Opaque("a map".into()),
+            Source::Map => Self::Unsupported("a map".into()),
             Source::Rt(NFT_RT_XFRM) => Self::Wire(Field::Ipsec { outgoing: true }, 1),
-            Source::Rt(_) => Self::Opaque("rt".into()),
-            Source::Xfrm(_) => Self::Opaque("ipsec".into()),
-            Source::Tunnel => Self::Opaque("tunnel".into()),
-            Source::Computed => Self::Opaque("what was computed from several".into()),
-            Source::NoRegister => Self::Opaque("a register that does not exist".into()),
-            Source::Unsupported => Self::Opaque("an expression that is not known".into()),
+            Source::Rt(_) => Self::Unsupported("rt".into()),
+            Source::Xfrm(_) => Self::Unsupported("ipsec".into()),
+            Source::Tunnel => Self::Unsupported("tunnel".into()),
+            Source::Computed => Self::Unsupported("what was computed from several".into()),
+            Source::NoRegister => Self::Unsupported("a register that does not exist".into()),
+            Source::Unsupported => Self::Unsupported("an expression that is not known".into()),
         }
     }
 
     pub fn field(&self) -> Option<(&Field, usize)> {
         match self {
             Self::Wire(field, width) | Self::Host(field, width) => Some((field, *width)),
-            Self::Constant | Self::NonDeterministic(_) | Self::Opaque(_) => None,
+            Self::Constant | Self::NonDeterministic(_) | Self::Unsupported(_) => None,
         }
     }
 
@@ -126,16 +126,16 @@ fn meta(key: u32) -> Loaded {
         NFT_META_TIME_NS..=NFT_META_TIME_HOUR => Loaded::NonDeterministic("meta time"),
         NFT_META_IIFTYPE => Loaded::Host(of_device(false, DeviceProperty::HardwareType), 2),
         NFT_META_OIFTYPE => Loaded::Host(of_device(true, DeviceProperty::HardwareType), 2),
-        NFT_META_RTCLASSID => Loaded::Opaque("meta rtclassid".into()),
-        NFT_META_SECMARK => Loaded::Opaque("meta secmark".into()),
+        NFT_META_RTCLASSID => Loaded::Unsupported("meta rtclassid".into()),
+        NFT_META_SECMARK => Loaded::Unsupported("meta secmark".into()),
         NFT_META_SECPATH => Loaded::Wire(Field::Ipsec { outgoing: false }, 1),
         NFT_META_IIFKIND => Loaded::Wire(of_device(false, DeviceProperty::Kind), 16),
         NFT_META_OIFKIND => Loaded::Wire(of_device(true, DeviceProperty::Kind), 16),
-        NFT_META_BRI_IIFNAME => Loaded::Opaque("meta ibrname".into()),
-        NFT_META_BRI_OIFNAME => Loaded::Opaque("meta obrname".into()),
-        NFT_META_SDIF => Loaded::Opaque("meta sdif".into()),
-        NFT_META_SDIFNAME => Loaded::Opaque("meta sdifname".into()),
-        _ => Loaded::Opaque(format!("a key of meta that natwatch does not know ({key})")),
+        NFT_META_BRI_IIFNAME => Loaded::Unsupported("meta ibrname".into()),
+        NFT_META_BRI_OIFNAME => Loaded::Unsupported("meta obrname".into()),
+        NFT_META_SDIF => Loaded::Unsupported("meta sdif".into()),
+        NFT_META_SDIFNAME => Loaded::Unsupported("meta sdifname".into()),
+        _ => Loaded::Unsupported(format!("a key of meta that natwatch does not know ({key})")),
     }
 }
 
@@ -162,11 +162,11 @@ fn ct(key: u32, direction: Option<u8>, ipv6: bool) -> Loaded {
         NFT_CT_DST_IP => tuple("daddr", 4),
         NFT_CT_SRC_IP6 => tuple("saddr", 16),
         NFT_CT_DST_IP6 => tuple("daddr", 16),
-        NFT_CT_L3PROTOCOL => Loaded::Opaque("ct l3proto".into()),
-        NFT_CT_LABELS => Loaded::Opaque("ct label".into()),
+        NFT_CT_L3PROTOCOL => Loaded::Unsupported("ct l3proto".into()),
+        NFT_CT_LABELS => Loaded::Unsupported("ct label".into()),
         NFT_CT_ZONE => Loaded::Host(Field::Other("ct zone".into()), 2),
-        NFT_CT_EVENTMASK => Loaded::Opaque("ct event".into()),
-        _ => Loaded::Opaque(format!("a key of ct that natwatch does not know ({key})")),
+        NFT_CT_EVENTMASK => Loaded::Unsupported("ct event".into()),
+        _ => Loaded::Unsupported(format!("a key of ct that natwatch does not know ({key})")),
     }
 }
 
@@ -181,6 +181,6 @@ fn address_type(flags: u32) -> Loaded {
     match (flags & (NFTA_FIB_F_SADDR | NFTA_FIB_F_DADDR), scope) {
         (NFTA_FIB_F_SADDR, Some(scope)) => Loaded::Host(Field::SourceType(scope), 4),
         (NFTA_FIB_F_DADDR, Some(scope)) => Loaded::Host(Field::DestinationType(scope), 4),
-        _ => Loaded::Opaque(format!("fib type with flags {flags:#x}")),
+        _ => Loaded::Unsupported(format!("fib type with flags {flags:#x}")),
     }
 }

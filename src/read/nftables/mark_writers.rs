@@ -35,18 +35,18 @@ const MAX_MAP: usize = 256 << 10;
 pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
     let tests = marks::tested(&reader.ruleset);
     let mut mark_writers = std::mem::take(&mut reader.ruleset.mark_writers);
-    mark_writers.tested = tests.values().fold(reader.around.tested_elsewhere, |all, bits| all | bits);
+    mark_writers.tested = tests.values().fold(reader.inputs.tested_elsewhere, |all, bits| all | bits);
     marks::note_whole_chains(&mut mark_writers, &reader.ruleset);
     for (id, bits) in &tests {
-        for (_, setter) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
-            let setter = ChainId { chain: (*setter).into(), ..id.clone() };
+        for (_, writer) in WELL_KNOWN.iter().filter(|(chain, _)| *chain == id.chain) {
+            let writer = ChainId { chain: (*writer).into(), ..id.clone() };
             if !bases.is_empty() && mark_writers.missing() & bits != 0 {
-                let rules = well_known(reader, &setter);
-                note(&mut mark_writers.found, *bits, &setter, &rules);
+                let rules = well_known(reader, &writer);
+                note(&mut mark_writers.found, *bits, &writer, &rules);
             }
         }
     }
-    let for_udp = reader.around.devices.is_some() || reader.around.drops_clashes;
+    let for_udp = reader.inputs.devices.is_some() || reader.inputs.drops_clashes;
     let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut mark_writers);
     let failed = |chain: &Chain| chain.rules.ok().is_none() && !chain.rules.failure().is_some_and(is_limit);
     // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
@@ -205,13 +205,13 @@ fn search_chain(reader: &mut RulesetReader<'_, '_>, id: &ChainId, room: Room) ->
     let (mut searched, mut kind) = (Searched::default(), 0);
     let dumped = reader.dump(&request, |position, message| {
         if position == 1 {
-            searched = Searched::default(); // or a change has torn the dump, and it begins again
+            searched = Searched::default(); // or a change has interrupted the dump, and it begins again
         }
         kind = message.kind;
         searched.add(id, position, message, room)?;
         Ok(None::<()>)
     });
-    reader.torn |= dumped.ok().is_some() && searched.bytes == 0 && reader.occupied.contains(id);
+    reader.mismatch |= dumped.ok().is_some() && searched.bytes == 0 && reader.occupied.contains(id);
     let for_udp = Arc::new(std::mem::take(&mut searched.for_udp));
     if room.for_udp {
         reader.for_udp.insert(id.clone(), dumped.as_ref().map(|_| for_udp));

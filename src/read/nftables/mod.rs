@@ -43,9 +43,9 @@ const MAX_READINGS: usize = 8;
 /// Chains that are read: a node with 5,000 network policies and 500 devices of pods has some 5,500, each of which costs a dump.
 const MAX_CHAINS: usize = 16_384;
 
-/// What there is around the rules.
+/// What decides beside the rules how much of them is read.
 #[derive(Debug, Default)]
-pub struct Around {
+pub struct RulesetInputs {
     /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no
     /// tunnel is up.
     pub devices: Option<BTreeSet<String>>,
@@ -58,26 +58,26 @@ pub struct Around {
 }
 
 /// Reads the rules. Absent: the kernel has no nf_tables, or it is not loaded.
-pub fn read(node: &mut Node<'_>, around: &Around) -> Reading<Arc<Ruleset>> {
+pub fn read(node: &mut Node<'_>, inputs: &RulesetInputs) -> Reading<Arc<Ruleset>> {
     node.left.nftables = None;
     let first = wire::generation(1);
     let presence = modules::presence(node, &modules::NF_TABLES);
     let reading = match node.note(&first, presence) {
-        Reading::Ok(()) => read_at_one_generation(node, around),
+        Reading::Ok(()) => read_at_one_generation(node, inputs),
         other => return other.map(|()| Arc::default()),
     };
     node.note(&first, reading)
 }
 
 /// Reads until everything that was read belongs to one generation.
-fn read_at_one_generation(node: &mut Node<'_>, around: &Around) -> Reading<Arc<Ruleset>> {
+fn read_at_one_generation(node: &mut Node<'_>, inputs: &RulesetInputs) -> Reading<Arc<Ruleset>> {
     let mut generation = match read_generation(node, 1) {
         Reading::Ok(generation) => generation,
         other => return other.map(|_| Arc::default()),
     };
     for reading in 1..=MAX_READINGS {
         let before = node.sources.clone();
-        let mut reader = RulesetReader::new(node, generation, around);
+        let mut reader = RulesetReader::new(node, generation, inputs);
         match reader.node.memory.nftables.clone() {
             // What did not fit what is remembered is read anew.
             Some(known) if reading == 1 && reader.is_known(&known.ruleset) => reader.refresh(&known),
@@ -86,11 +86,11 @@ fn read_at_one_generation(node: &mut Node<'_>, around: &Around) -> Reading<Arc<R
         // What sets hold, and about how many values they are asked, may change while the generation stands.
         let sources = reader.node.sources.clone();
         reader.read_sets();
-        let (torn, asked) = (reader.torn, reader.asked);
+        let (mismatch, asked) = (reader.mismatch, reader.asked);
         let ruleset = reader.finish();
         let after = if asked { read_generation(node, reading + 1) } else { Reading::Ok(generation) };
         match after {
-            Reading::Ok(after) if after == generation && !torn => {
+            Reading::Ok(after) if after == generation && !mismatch => {
                 let keep = ruleset.generation.is_some();
                 node.left.nftables = keep.then(|| KnownRules { ruleset: Arc::clone(&ruleset), sources });
                 return Reading::Ok(ruleset);
@@ -120,12 +120,12 @@ fn read_generation(node: &mut Node<'_>, number: usize) -> Reading<u32> {
 /// Reads the rules of one generation.
 struct RulesetReader<'n, 'a> {
     node: &'n mut Node<'a>,
-    around: &'n Around,
+    inputs: &'n RulesetInputs,
     generation: u32,
     /// Something was asked beside the generation.
     asked: bool,
     /// An answer belongs to another generation.
-    torn: bool,
+    mismatch: bool,
     /// All tables; empty where they could not be read.
     tables: Vec<Table>,
     /// Base chains that have rules.
@@ -142,18 +142,31 @@ struct RulesetReader<'n, 'a> {
 }
 
 impl<'n, 'a> RulesetReader<'n, 'a> {
-    fn new(node: &'n mut Node<'a>, generation: u32, around: &'n Around) -> Self {
+    fn new(node: &'n mut Node<'a>, generation: u32, inputs: &'n RulesetInputs) -> Self {
         let (tables, occupied, ruleset) = (Vec::new(), BTreeSet::new(), Ruleset::default());
-        let (asked, torn, volatile, bytes) = (false, false, false, 0);
+        let (asked, mismatch, volatile, bytes) = (false, false, false, 0);
         let (looked_at, for_udp) = (BTreeMap::new(), BTreeMap::new());
-        Self { node, around, generation, asked, torn, tables, occupied, looked_at, for_udp, volatile, bytes, ruleset }
+        Self {
+            node,
+            inputs,
+            generation,
+            asked,
+            mismatch,
+            tables,
+            occupied,
+            looked_at,
+            for_udp,
+            volatile,
+            bytes,
+            ruleset,
+        }
     }
 
     /// Whether an earlier reading has read all of this one.
     fn is_known(&self, known: &Ruleset) -> bool {
         known.generation == Some(self.generation)
-            && known.devices == self.around.devices
-            && self.around.tested_elsewhere & !known.mark_writers.tested == 0
+            && known.devices == self.inputs.devices
+            && self.inputs.tested_elsewhere & !known.mark_writers.tested == 0
     }
 
     fn read_all(&mut self) {
@@ -180,7 +193,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         let request = wire::counters(self.generation, id);
         let fresh = self.try_rules(&request, id);
         self.needed(&request, fresh).map(|fresh| {
-            self.torn |= fresh.len() != known.len();
+            self.mismatch |= fresh.len() != known.len();
             let counted = known.iter().zip(&fresh);
             Arc::new(counted.map(|(known, fresh)| Rule { counter: fresh.counter, ..known.clone() }).collect())
         })
@@ -189,9 +202,9 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     fn read_sets(&mut self) {
         let prefix = format!("netfilter/nft-{}", self.generation);
         let (node, ruleset) = (&mut *self.node, &self.ruleset);
-        let found = sets::read_nftables(node, &prefix, self.generation, ruleset, &self.around.values);
+        let found = sets::read_nftables(node, &prefix, self.generation, ruleset, &self.inputs.values);
         self.asked |= found.asked;
-        self.torn |= found.torn;
+        self.mismatch |= found.mismatch;
         self.volatile |= found.failed;
         // What is the same as before stays the same object.
         if *self.ruleset.sets != found.sets {
@@ -200,8 +213,8 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     }
 
     fn finish(mut self) -> Arc<Ruleset> {
-        self.ruleset.generation = Some(self.generation).filter(|_| !self.volatile && !self.torn);
-        self.ruleset.devices.clone_from(&self.around.devices);
+        self.ruleset.generation = Some(self.generation).filter(|_| !self.volatile && !self.mismatch);
+        self.ruleset.devices.clone_from(&self.inputs.devices);
         Arc::new(self.ruleset)
     }
 
@@ -240,7 +253,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         });
         self.asked = true;
         self.bytes += bytes;
-        self.torn |= found.failure().is_some_and(|failure| matches!(failure.root(), Failure::Changed { .. }));
+        self.mismatch |= found.failure().is_some_and(|failure| matches!(failure.root(), Failure::Changed { .. }));
         found
     }
 
@@ -295,7 +308,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     }
 
     fn is_met(&self, base: &Base) -> bool {
-        match &self.around.devices {
+        match &self.inputs.devices {
             _ if base.hook != Hook::Egress => true,
             // A pattern may stand for any device.
             Some(devices) => base.devices.iter().any(|name| name.contains('*') || devices.contains(name)),
@@ -348,7 +361,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         let rules = self.dump(request, |position, message| wire::decode_rule(message, id, position).map(Some));
         // While a table is being replaced by one of its name, the kernel finds the old one, in which nothing is valid any
         // more. Chains that rules lead to are asked for after these rules were found, when that is over.
-        self.torn |= rules.ok().is_some_and(Vec::is_empty) && self.occupied.contains(id);
+        self.mismatch |= rules.ok().is_some_and(Vec::is_empty) && self.occupied.contains(id);
         rules
     }
 

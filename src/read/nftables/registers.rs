@@ -64,7 +64,7 @@ impl Registers {
     /// What a register compared with constant bytes (`NFT_CMP_*`) tests.
     pub fn compare(&self, register: u32, operator: u32, data: &[u8]) -> Match {
         let Some(cells) = self.machine.at(register, data.len()) else {
-            return Match::Opaque(format!("register {register} is compared, which does not exist"));
+            return Match::Unsupported(format!("register {register} is compared, which does not exist"));
         };
         if let Some(unclear) = self.unclear(cells) {
             return unclear;
@@ -74,7 +74,7 @@ impl Registers {
             NFT_CMP_NEQ => self.equal(cells, data, true),
             _ => match self.whole(cells) {
                 Some(field) => Match::Tests { tests: vec![ordered(field, operator, data)], inverted: false },
-                None => Match::Opaque("an ordered comparison of something other than a whole field".into()),
+                None => Match::Unsupported("an ordered comparison of something other than a whole field".into()),
             },
         }
     }
@@ -90,7 +90,7 @@ impl Registers {
                 let test = FieldTest::within(field, vec![(number(from), number(to))]);
                 Match::Tests { tests: vec![test], inverted }
             }
-            None => Match::Opaque("a range of something other than a whole field".into()),
+            None => Match::Unsupported("a range of something other than a whole field".into()),
         }
     }
 
@@ -99,11 +99,11 @@ impl Registers {
         let mut non_deterministic = None;
         for cell in cells {
             match self.meaning(cell) {
-                Some(Loaded::Opaque(what)) => return Some(Match::Opaque(what.clone())),
-                Some(Loaded::Constant) => return Some(Match::Opaque("a comparison of constants".into())),
-                None => return Some(Match::Opaque("a register that nothing was loaded into".into())),
+                Some(Loaded::Unsupported(what)) => return Some(Match::Unsupported(what.clone())),
+                Some(Loaded::Constant) => return Some(Match::Unsupported("a comparison of constants".into())),
+                None => return Some(Match::Unsupported("a register that nothing was loaded into".into())),
                 Some(_) if cell.computed != 0 => {
-                    return Some(Match::Opaque(format!("bitwise operation {}", cell.computed)));
+                    return Some(Match::Unsupported(format!("bitwise operation {}", cell.computed)));
                 }
                 Some(Loaded::NonDeterministic(what)) => {
                     non_deterministic = Some(Match::NonDeterministic((*what).to_owned()))
@@ -181,12 +181,12 @@ impl Registers {
             };
             match self.meanings[load].field().and_then(|(field, _)| bits(field)) {
                 Some(field) => fields.push(field),
-                None => return Err(Match::Opaque("a look-up of something other than whole fields".into())),
+                None => return Err(Match::Unsupported("a look-up of something other than whole fields".into())),
             }
             at += width.next_multiple_of(4);
         }
         if fields.is_empty() {
-            Err(Match::Opaque("a look-up of something that was computed".into()))
+            Err(Match::Unsupported("a look-up of something that was computed".into()))
         } else {
             Ok(fields)
         }
@@ -245,7 +245,7 @@ impl Registers {
             match self.meaning(cell) {
                 Some(_) if cell.computed != 0 => return unknown(&format!("bitwise operation {}", cell.computed)),
                 Some(Loaded::Constant) => {}
-                Some(Loaded::Opaque(what)) => return unknown(what),
+                Some(Loaded::Unsupported(what)) => return unknown(what),
                 Some(Loaded::NonDeterministic(what)) => return unknown(what),
                 Some(Loaded::Wire(field, _) | Loaded::Host(field, _)) => match field {
                     _ if cell.byte == at && field == own => keep[at] = cell.and,

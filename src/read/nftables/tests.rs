@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::slice;
 
 use self::kernel::{
-    Data, Devices, FORWARD, Kernel, OUTPUT, POSTROUTING, PREROUTING, Seen, asked, base_chain, done, errno, look_at,
-    message, rule,
+    Data, Devices, FORWARD, Kernel, OUTPUT, POSTROUTING, PREROUTING, Seen, asked, base_chain, done, errno, message,
+    observe_at, rule,
 };
 use self::language::*;
 use super::*;
@@ -69,7 +69,7 @@ fn a_rule_without_its_expressions_is_not_read() {
         list.layout.unknown.push((0, 3, vec![1, 2, 3, 4].into()));
     });
     let steps = stranger.expect("read").steps;
-    assert!(matches!(&steps[..], [Step::Opaque { may_translate: true, .. }, Step::Nat(_)]), "{steps:?}");
+    assert!(matches!(&steps[..], [Step::Unsupported { may_translate: true, .. }, Step::Nat(_)]), "{steps:?}");
 }
 
 #[test]
@@ -87,9 +87,9 @@ fn what_an_unknown_attribute_changes_is_unknown() {
     // Empty ones fill up.
     assert!(matches!(&with(Vec::new())[..], [Step::Match(Match::Tests { .. }), Step::Nat(_)]));
     let steps = with(vec![1]);
-    let opaque = |step: &Step| matches!(step, Step::Opaque { may_translate: true, .. });
+    let unsupported = |step: &Step| matches!(step, Step::Unsupported { may_translate: true, .. });
     assert!(
-        matches!(&steps[..], [load, Step::Match(Match::Opaque(_)), constant, Step::Nat(_)] if opaque(load) && opaque(constant)),
+        matches!(&steps[..], [load, Step::Match(Match::Unsupported(_)), constant, Step::Nat(_)] if unsupported(load) && unsupported(constant)),
         "{steps:?}"
     );
 }
@@ -156,18 +156,18 @@ fn rules_that_change_while_they_are_read_are_read_again() {
 
     // The same generation, but of other messages: once, and then for ever.
     kernel.generations = vec![7];
-    let undisturbed = kernel.look(&Known::default(), &Around::default());
-    kernel.torn = 1;
-    let healed = kernel.look(&Known::default(), &Around::default());
+    let undisturbed = kernel.observe(&Known::default(), &RulesetInputs::default());
+    kernel.mismatch = 1;
+    let healed = kernel.observe(&Known::default(), &RulesetInputs::default());
     assert_eq!(healed.whole(), undisturbed.whole());
     assert_eq!((generations(&healed.names), healed.source()), (3, (SourceState::Ok, String::new())));
-    kernel.torn = usize::MAX;
-    let torn = kernel.look(&Known::default(), &Around::default());
-    assert!(changed(&torn.ruleset), "{:?}", torn.ruleset);
-    assert_eq!((generations(&torn.names), torn.source().0), (9, SourceState::Failed));
-    assert!(torn.memory.nftables.is_none());
+    kernel.mismatch = usize::MAX;
+    let mismatch = kernel.observe(&Known::default(), &RulesetInputs::default());
+    assert!(changed(&mismatch.ruleset), "{:?}", mismatch.ruleset);
+    assert_eq!((generations(&mismatch.names), mismatch.source().0), (9, SourceState::Failed));
+    assert!(mismatch.memory.nftables.is_none());
 
-    kernel.torn = 0;
+    kernel.mismatch = 0;
     kernel.generations = (7..100).collect();
     let (ruleset, names) = kernel.read();
     assert_eq!(ruleset.why(), "the rules: it changed 8 times in a row while it was read");
@@ -176,11 +176,11 @@ fn rules_that_change_while_they_are_read_are_read_again() {
 
 /// What went wrong with rules that are gone is nobody's business.
 #[test]
-fn a_failure_in_a_reading_that_was_torn_is_forgotten() {
+fn a_failure_in_a_reading_that_was_interrupted_is_forgotten() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![vec![masquerade()]])]);
     kernel.generations = vec![7, 8];
     kernel.instead.insert("nft-7/rules/ipv4/nat/post", Reading::Failed(passing()));
-    let seen = kernel.look(&Known::default(), &Around::default());
+    let seen = kernel.observe(&Known::default(), &RulesetInputs::default());
     assert_eq!((seen.whole().generation, seen.source()), (Some(8), (SourceState::Ok, String::new())));
 }
 
@@ -190,10 +190,10 @@ fn while_a_generation_stands_only_counters_are_read_again() {
     let counted = [("post", vec![vec![jump("a")]]), ("a", rules), ("b", vec![])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &counted);
     kernel.sets.insert("m", Devices::leading_to(&["b"]));
-    let around = Around::default();
-    let first = kernel.look(&Known::default(), &around);
+    let inputs = RulesetInputs::default();
+    let first = kernel.observe(&Known::default(), &inputs);
     kernel.rules.insert("a", vec![vec![counter(5), masquerade()], vec![verdict_map("m")]]);
-    let second = kernel.look(&first.memory, &around);
+    let second = kernel.observe(&first.memory, &inputs);
     assert_eq!(second.names, ["nft-generation-1", "nft-7/counters/ipv4/nat/a", "nft-generation-2"]);
     let packets = |ruleset: &Ruleset| {
         let rules = ruleset.chains.values().flat_map(Chain::known_rules);
@@ -207,12 +207,15 @@ fn while_a_generation_stands_only_counters_are_read_again() {
     };
     assert_eq!(fingerprints(first.whole()), fingerprints(second.whole()));
     kernel.rules.insert("a", vec![vec![masquerade()]]);
-    let uncounted = kernel.look(&Known::default(), &around).memory;
-    assert_eq!(kernel.look(&uncounted, &around).names, ["nft-generation-1"]);
-    let elsewhere = Around { tested_elsewhere: 0x10, ..Around::default() };
-    assert!(kernel.look(&uncounted, &elsewhere).names.contains(&"nft-7/tables".to_owned()), "a bit was not searched");
+    let uncounted = kernel.observe(&Known::default(), &inputs).memory;
+    assert_eq!(kernel.observe(&uncounted, &inputs).names, ["nft-generation-1"]);
+    let elsewhere = RulesetInputs { tested_elsewhere: 0x10, ..RulesetInputs::default() };
+    assert!(
+        kernel.observe(&uncounted, &elsewhere).names.contains(&"nft-7/tables".to_owned()),
+        "a bit was not searched"
+    );
     kernel.generations = vec![8];
-    assert!(kernel.look(&uncounted, &around).names.contains(&"nft-8/tables".to_owned()));
+    assert!(kernel.observe(&uncounted, &inputs).names.contains(&"nft-8/tables".to_owned()));
 }
 
 /// A chain that has lost a rule since is not the one that is known.
@@ -220,9 +223,9 @@ fn while_a_generation_stands_only_counters_are_read_again() {
 fn counters_of_another_number_of_rules_are_of_other_rules() {
     let rule = vec![counter(3), masquerade()];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &[("post", vec![rule.clone(), rule.clone()])]);
-    let first = kernel.look(&Known::default(), &Around::default());
+    let first = kernel.observe(&Known::default(), &RulesetInputs::default());
     kernel.rules.insert("post", vec![rule]);
-    let second = kernel.look(&first.memory, &Around::default());
+    let second = kernel.observe(&first.memory, &RulesetInputs::default());
     assert_eq!(second.names.iter().filter(|name| name.contains("generation")).count(), 3, "they were read anew");
     let post = second.whole().chains.values().map(|chain| chain.known_rules().len()).sum::<usize>();
     assert_eq!(post, 1);
@@ -237,14 +240,14 @@ fn a_kernel_without_nf_tables_is_a_fact_and_a_refusal_is_not() {
         (Reading::Ok(Vec::new()), SourceState::Failed),
         (Reading::Ok(vec![1; 40]), SourceState::Failed),
     ] {
-        let seen = look_at(&Known::default(), &Around::default(), |_| answer.clone());
+        let seen = observe_at(&Known::default(), &RulesetInputs::default(), |_| answer.clone());
         assert_eq!((seen.ruleset.state(), seen.source().0), (state, state), "{:?}", seen.ruleset);
         assert_eq!(seen.names, ["nft-generation-1"]);
     }
 }
 
 #[test]
-fn the_well_known_setter_of_a_bit_is_found_first_if_anything_leads_to_it() {
+fn the_well_known_writer_of_a_bit_is_found_first_if_anything_leads_to_it() {
     let rules = [
         ("post", vec![vec![jump("KUBE-POSTROUTING")]]),
         ("KUBE-POSTROUTING", vec![vec![mark_test(0x4000), masquerade()]]),
@@ -357,7 +360,7 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
                 let known = request.name.contains("generation");
                 if known { kernel.answer(request) } else { Reading::Ok(bytes.clone()) }
             };
-            look_at(&Known::default(), &Around::default(), answer);
+            observe_at(&Known::default(), &RulesetInputs::default(), answer);
         }
         for name in ["payload", "meta", "ct", "fib", "cmp", "range", "bitwise", "byteorder", "immediate", "lookup",
                      "match", "target", "masq", "nat", "redir", "counter", "objref", "exthdr", "hash", "what"] {
@@ -370,10 +373,10 @@ fn answers_cut_anywhere_and_noise_never_pass_for_rules() {
 
 /// The rules that an answer holds.
 fn rules_in(answer: &[u8], chain: &str, generation: u32) -> Reading<Vec<Rule>> {
-    let around = Around::default();
+    let inputs = RulesetInputs::default();
     let read = |node: &mut Node<'_>| {
         let request = wire::rules(generation, &id(chain));
-        RulesetReader::new(node, generation, &around).try_rules(&request, &id(chain))
+        RulesetReader::new(node, generation, &inputs).try_rules(&request, &id(chain))
     };
     played(|_| Reading::Ok(answer.to_vec()), read).0
 }
@@ -435,7 +438,7 @@ fn a_passing_failure_of_the_search_is_not_remembered() {
     ];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true), ("pre", PREROUTING, true)], &rules);
     kernel.instead.insert("nft-7/rules/ipv4/nat/x", Reading::Failed(passing()));
-    let seen = kernel.look(&Known::default(), &Around::default());
+    let seen = kernel.observe(&Known::default(), &RulesetInputs::default());
     assert_eq!(seen.whole().mark_writers.given_up, 0x4000);
     assert_eq!(seen.whole().generation, None, "else it is never asked again");
     assert!(seen.memory.nftables.is_none());
@@ -459,13 +462,13 @@ fn a_lasting_failure_is_remembered_and_a_passing_one_is_not() {
     let mut memory = Known::default();
     for (why, generation) in [(passing(), None), (Failure::too_large(4 << 20, "bytes"), Some(7))] {
         kernel.instead.insert("nft-7/map/ipv4/nat/m", Reading::Failed(why.clone()));
-        let seen = kernel.look(&memory, &Around::default());
+        let seen = kernel.observe(&memory, &RulesetInputs::default());
         assert_eq!(seen.whole().generation, generation);
         assert_eq!(seen.source(), (SourceState::Failed, why.to_string()));
         memory = seen.memory;
         assert_eq!(memory.nftables.is_some(), generation.is_some());
     }
-    let again = kernel.look(&memory, &Around::default());
+    let again = kernel.observe(&memory, &RulesetInputs::default());
     assert_eq!(again.names, ["nft-generation-1"]);
     let why = Failure::too_large(4 << 20, "bytes").to_string();
     assert_eq!(again.source(), (SourceState::Failed, why), "and still said to be incomplete");
@@ -479,8 +482,8 @@ fn a_set_with_a_timeout_is_read_whole_at_each_reading_and_a_stable_one_once() {
     kernel.sets.insert("stable", Devices::new(0, [("eth0", Data::None)]));
     let leases = [("eth1", Data::None, Some(1000)), ("eth2", Data::None, Some(0)), ("eth3", Data::None, None)];
     kernel.sets.insert("leases", Devices { elements: leases.to_vec(), ..Devices::new(TIMEOUT, []) });
-    let around = Around::default();
-    let first = kernel.look(&Known::default(), &around);
+    let inputs = RulesetInputs::default();
+    let first = kernel.observe(&Known::default(), &inputs);
     let sets = &first.whole().sets;
     assert_eq!((sets[&set_id("stable")].stable, sets[&set_id("leases")].stable), (true, false));
     assert_eq!(elements(&first, "stable"), Reading::Ok(devices(&["eth0"])));
@@ -494,7 +497,7 @@ fn a_set_with_a_timeout_is_read_whole_at_each_reading_and_a_stable_one_once() {
     kernel.sets.get_mut("stable").unwrap().elements.clear(); // nobody may see that at this generation
     let mut memory = first.memory;
     for _ in 0..2 {
-        let next = kernel.look(&memory, &around);
+        let next = kernel.observe(&memory, &inputs);
         let expected = ["nft-generation-1", "nft-7/set-1-header", "nft-7/set-1-elements", "nft-generation-2"];
         assert_eq!(next.names, expected);
         assert_eq!(elements(&next, "leases"), Reading::Ok(devices(&["eth7"])));
@@ -502,7 +505,7 @@ fn a_set_with_a_timeout_is_read_whole_at_each_reading_and_a_stable_one_once() {
         memory = next.memory;
     }
     kernel.generations = vec![8];
-    assert_eq!(elements(&kernel.look(&memory, &around), "stable"), Reading::Ok(Vec::new()));
+    assert_eq!(elements(&kernel.observe(&memory, &inputs), "stable"), Reading::Ok(Vec::new()));
 }
 
 /// How many values there are to ask about is no matter of the rules, and their generation says nothing about it.
@@ -512,13 +515,13 @@ fn that_sets_were_asked_about_too_few_values_is_not_remembered() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("s", Devices::new(0, []));
     kernel.instead.insert("-elements", Reading::Failed(Failure::too_large(64 << 10, "bytes")));
-    let mut around = Around::default();
-    around.values.devices = vec![(2, "eth0".into())];
-    around.values.cut = true;
-    let first = kernel.look(&Known::default(), &around);
+    let mut inputs = RulesetInputs::default();
+    inputs.values.devices = vec![(2, "eth0".into())];
+    inputs.values.cut = true;
+    let first = kernel.observe(&Known::default(), &inputs);
     assert_eq!((first.whole().generation, first.source().0), (Some(7), SourceState::Failed));
-    around.values.cut = false;
-    let second = kernel.look(&first.memory, &around);
+    inputs.values.cut = false;
+    let second = kernel.observe(&first.memory, &inputs);
     assert_eq!(second.names, ["nft-generation-1"], "what the set holds is known");
     assert_eq!(second.source(), (SourceState::Ok, String::new()));
 }
@@ -530,9 +533,9 @@ fn a_set_that_failed_is_asked_again_at_each_reading() {
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("marks", Devices { key_length: 4, ..Devices::new(0, []) });
     kernel.instead.insert("-elements", Reading::Failed(Failure::unexpected("nonsense")));
-    let first = kernel.look(&Known::default(), &Around::default());
+    let first = kernel.observe(&Known::default(), &RulesetInputs::default());
     assert_eq!(first.source(), (SourceState::Failed, "nonsense".to_owned()));
-    let second = kernel.look(&first.memory, &Around::default());
+    let second = kernel.observe(&first.memory, &RulesetInputs::default());
     assert_eq!(second.source(), first.source());
     assert_eq!(second.names, first.names);
 }
@@ -543,10 +546,10 @@ fn a_set_that_rules_fill_is_read_at_each_reading() {
     let rules = [("post", vec![vec![device_in("seen"), masquerade()], vec![fill]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("seen", Devices::new(0, []));
-    let first = kernel.look(&Known::default(), &Around::default());
+    let first = kernel.observe(&Known::default(), &RulesetInputs::default());
     assert_eq!(elements(&first, "seen"), Reading::Ok(Vec::new()));
     kernel.sets.insert("seen", Devices::new(0, [("eth0", Data::None)]));
-    let second = kernel.look(&first.memory, &Around::default());
+    let second = kernel.observe(&first.memory, &RulesetInputs::default());
     assert_eq!(elements(&second, "seen"), Reading::Ok(devices(&["eth0"])));
     assert_eq!(second.names, ["nft-generation-1", "nft-7/set-0-header", "nft-7/set-0-elements", "nft-generation-2"]);
 }
@@ -557,7 +560,7 @@ fn the_keys_of_a_data_map_are_read() {
     let rules = [("post", vec![vec![mark_from("marks"), masquerade()]])];
     let mut kernel = Kernel::new(&[("post", POSTROUTING, true)], &rules);
     kernel.sets.insert("marks", Devices::new(MAP, [("eth0", Data::Mark(1)), ("eth1", Data::Mark(2))]));
-    let seen = kernel.look(&Known::default(), &Around::default());
+    let seen = kernel.observe(&Known::default(), &RulesetInputs::default());
     assert_eq!(seen.source(), (SourceState::Ok, String::new()));
     assert_eq!(elements(&seen, "marks"), Reading::Ok(devices(&["eth0", "eth1"])));
     assert_eq!(seen.whole().sets[&set_id("marks")].verdicts, []);
@@ -586,7 +589,7 @@ fn names_that_are_not_utf8_are_read_like_any_other() {
     let rule = |chain: &[u8], steps: Expression| done([message(NFPROTO_IPV4, 7, rule(&table[..], chain, &[steps]))]);
     let mut bodies = BTreeMap::new();
     let mut generations = Kernel { generations: vec![7], ..Kernel::default() };
-    let seen = look_at(&Known::default(), &Around::default(), |request| {
+    let seen = observe_at(&Known::default(), &RulesetInputs::default(), |request| {
         let name = request.name.strip_prefix("netlink/netfilter/").unwrap();
         let raw = |kind| asked(request).get(kind).map(<[u8]>::to_vec);
         bodies.insert(name.to_owned(), (raw(1), raw(2)));
@@ -629,7 +632,7 @@ fn a_base_chain_of_an_unknown_type_loses_the_list_of_its_hook() {
         [("post", POSTROUTING, true), ("odd", PREROUTING, true), ("pre", PREROUTING, true), ("f", FORWARD, false)];
     let mut kernel = Kernel::new(&bases, &[("post", vec![vec![mark_test(0x4000), masquerade()]])]);
     kernel.types.insert("odd", "fancy");
-    let first = kernel.look(&Known::default(), &Around::default());
+    let first = kernel.observe(&Known::default(), &RulesetInputs::default());
     let why = "chain odd of table ipv4 nat has type fancy, which is unknown";
     for ((family, hook), list) in lists(first.whole()) {
         match (family, hook) {
@@ -649,7 +652,7 @@ fn a_base_chain_of_an_unknown_type_loses_the_list_of_its_hook() {
         mark_writers.why
     );
     // It stays so, and is said again.
-    let second = kernel.look(&first.memory, &Around::default());
+    let second = kernel.observe(&first.memory, &RulesetInputs::default());
     assert_eq!((second.source(), second.whole()), (first.source(), first.whole()));
     assert_eq!(second.names, ["nft-generation-1"]);
 }
@@ -661,7 +664,7 @@ fn a_list_that_could_not_be_read_is_lost_and_not_empty() {
         for answer in [Reading::Failed(passing()), Reading::Denied("CAP_NET_ADMIN is missing".into()), errno(12)] {
             let state = if matches!(answer, Reading::Denied(_)) { SourceState::Denied } else { SourceState::Failed };
             kernel.instead = [(what, answer.clone())].into();
-            let seen = kernel.look(&Known::default(), &Around::default());
+            let seen = kernel.observe(&Known::default(), &RulesetInputs::default());
             for ((family, hook), list) in lists(seen.whole()) {
                 let expected = if lost.contains(&family) { state } else { SourceState::Ok };
                 assert_eq!(list.state(), expected, "{what}: {family} {hook}");
@@ -673,6 +676,6 @@ fn a_list_that_could_not_be_read_is_lost_and_not_empty() {
         }
     }
     kernel.instead.clear();
-    let seen = kernel.look(&Known::default(), &Around::default());
+    let seen = kernel.observe(&Known::default(), &RulesetInputs::default());
     assert!(lists(seen.whole()).iter().all(|(_, list)| list.ok().is_some()));
 }

@@ -18,6 +18,6 @@ pub fn decode_verdict(verdict: &WireVerdict<'_>) -> Result<Verdict, Failure> {
         NFT_RETURN => Verdict::Return,
         NF_DROP => Verdict::Drop,
         NF_ACCEPT => Verdict::Accept,
-        code => Verdict::Gone(format!("verdict {code}")),
+        code => Verdict::Stolen(format!("verdict {code}")),
     })
 }

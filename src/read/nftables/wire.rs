@@ -44,7 +44,7 @@ fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &N
     Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, kind, dump, body)
 }
 
-/// The generation of the rule set; `round` counts how often it is asked for in one look.
+/// The generation of the rule set; `round` counts how often it is asked for in one reading.
 pub fn generation(round: usize) -> Request {
     request(&format!("nft-generation-{round}"), 0, NFT_MSG_GETGEN, false, &[])
 }
@@ -253,7 +253,7 @@ fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u3
     let list = needed(rule.expressions.as_ref(), "NFTA_RULE_EXPRESSIONS")?;
     if list.layout.has_unknown() {
         let what = "an entry of a rule that is no expression".to_owned();
-        reader.steps.push(Step::Opaque { what, may_translate: true });
+        reader.steps.push(Step::Unsupported { what, may_translate: true });
     }
     for (at, element) in list.elements.iter().enumerate() {
         let expression = &element.expr;

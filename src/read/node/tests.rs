@@ -237,9 +237,9 @@ fn only_an_errno_of_the_socket_itself_is_looked_into() {
     }
 }
 
-fn dump(numbers: &[u32], torn: bool) -> Vec<u8> {
+fn dump(numbers: &[u32], mismatch: bool) -> Vec<u8> {
     let entries = numbers.iter().map(|number| message(16, NLM_F_MULTI, &number.to_ne_bytes()));
-    let flags = if torn { NLM_F_MULTI | NLM_F_DUMP_INTR } else { NLM_F_MULTI };
+    let flags = if mismatch { NLM_F_MULTI | NLM_F_DUMP_INTR } else { NLM_F_MULTI };
     entries.chain([message(NLMSG_DONE, flags, &0i32.to_ne_bytes())]).collect::<Vec<_>>().concat()
 }
 
@@ -263,24 +263,24 @@ fn read_dump(answers: &[Answer]) -> (Reading<Vec<(u32, u32)>>, usize) {
 }
 
 #[test]
-fn a_dump_that_was_torn_is_asked_again_and_no_part_of_it_stays() {
+fn a_dump_that_was_interrupted_is_asked_again_and_no_part_of_it_stays() {
     let whole = Reading::Ok(dump(&[7, 8], false));
     let expected = Reading::Ok(vec![(1, 7), (2, 8)]);
     assert_eq!(read_dump(std::slice::from_ref(&whole)), (expected.clone(), 1));
     let changed = || Reading::Failed(Failure::Changed { readings: 1 }.within("x"));
-    for torn in [Reading::Ok(dump(&[1, 2, 3], true)), Reading::Ok(dump(&[], true)), changed()] {
+    for mismatch in [Reading::Ok(dump(&[1, 2, 3], true)), Reading::Ok(dump(&[], true)), changed()] {
         for tries in 1..4 {
-            let answers: Vec<Answer> = std::iter::repeat_n(torn.clone(), tries).chain([whole.clone()]).collect();
+            let answers: Vec<Answer> = std::iter::repeat_n(mismatch.clone(), tries).chain([whole.clone()]).collect();
             assert_eq!(read_dump(&answers), (expected.clone(), tries + 1));
         }
-        let (found, asked) = read_dump(&[torn]);
+        let (found, asked) = read_dump(&[mismatch]);
         assert_eq!(found.failure().map(Failure::root), Some(&Failure::Changed { readings: 4 }), "{found:?}");
         assert_eq!(asked, 4);
     }
 }
 
 #[test]
-fn what_is_not_torn_is_not_asked_again() {
+fn what_is_not_interrupted_is_not_asked_again() {
     let refused = message(NLMSG_ERROR, 0, &(-16i32).to_ne_bytes());
     let cut = dump(&[1], false)[..20].to_vec();
     let short = [message(16, NLM_F_MULTI, &[1]), dump(&[1], false)].concat();

@@ -50,7 +50,7 @@ pub struct SetsFound {
     /// Something was asked.
     pub asked: bool,
     /// An answer belongs to another generation.
-    pub torn: bool,
+    pub mismatch: bool,
     /// Something could not be read that another reading may find.
     pub failed: bool,
 }
@@ -66,7 +66,7 @@ pub fn read(node: &mut Node<'_>, prefix: &str, generation: u32, ruleset: &Rulese
     let unread = ruleset.chains.iter().filter(|(_, chain)| chain.rules.ok().is_none());
     let unread: BTreeSet<_> = unread.map(|(chain, _)| (chain.family, &chain.table)).collect();
     let mut budget = Budget::default();
-    let mut found = SetsFound { sets: BTreeMap::new(), asked: false, torn: false, failed: false };
+    let mut found = SetsFound { sets: BTreeMap::new(), asked: false, mismatch: false, failed: false };
     let mut asks_values = false;
     for (number, (id, by)) in lookups.nftables.iter().enumerate() {
         let SetId::Nftables { family, table, set } = id else { continue };
@@ -86,7 +86,7 @@ pub fn read(node: &mut Node<'_>, prefix: &str, generation: u32, ruleset: &Rulese
         note_unread(node, &lookup.all(), &set);
         asks_values |= !set.members.is_empty();
         found.failed |= set.elements.may_pass() || set.members.values().any(Reading::may_pass);
-        found.torn |= set.elements.failure().is_some_and(is_change);
+        found.mismatch |= set.elements.failure().is_some_and(is_change);
         found.sets.insert((*id).clone(), set);
     }
     note_cut(node, Source::Nftables, lookups.cut, values.cut && asks_values, budget.cut);

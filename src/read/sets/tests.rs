@@ -252,7 +252,7 @@ fn a_set_is_asked_for_its_header_and_then_value_by_value() {
     assert_eq!(seen.sets, [(set("plain"), found)].into());
     assert_eq!(seen.failure(Source::Nftables), "");
     let nftables = &seen.nftables;
-    assert_eq!((nftables.asked, nftables.torn, nftables.failed), (true, false, false));
+    assert_eq!((nftables.asked, nftables.mismatch, nftables.failed), (true, false, false));
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn a_list_that_is_cut_is_a_failure_of_the_source_if_there_is_no_value_to_ask_abo
 }
 
 #[test]
-fn elements_of_another_generation_are_torn() {
+fn elements_of_another_generation_are_a_mismatch() {
     let rules = ruleset(&[look_up("plain", &[Field::Ipv4Source])]);
     let values = values(&["192.0.2.1"], &[]);
     let stamped = |mut bytes: Vec<u8>| {
@@ -461,7 +461,7 @@ fn elements_of_another_generation_are_torn() {
             };
             answer.map(|bytes| if request.name.ends_with(late) { stamped(bytes) } else { bytes })
         });
-        assert!(seen.nftables.torn && seen.nftables.failed, "{late}");
+        assert!(seen.nftables.mismatch && seen.nftables.failed, "{late}");
     }
 }
 

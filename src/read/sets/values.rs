@@ -39,8 +39,9 @@ impl OuterValues {
         if tunnels.is_empty() {
             return Self::default();
         }
-        let carriers = tunnels.iter().flat_map(|(_, tunnel)| tunnel.underlay.ok().into_iter().flatten().copied());
-        let indices = unique(tunnels.iter().map(|(link, _)| link.index).chain(carriers));
+        let underlay_devices =
+            tunnels.iter().flat_map(|(_, tunnel)| tunnel.underlay.ok().into_iter().flatten().copied());
+        let indices = unique(tunnels.iter().map(|(link, _)| link.index).chain(underlay_devices));
         let near: BTreeSet<u32> = indices.iter().copied().collect();
         let global: Vec<&Address> =
             addresses.ok().into_iter().flatten().filter(|address| address.scope == GLOBAL).collect();

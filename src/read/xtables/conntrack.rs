@@ -1,6 +1,6 @@
 //! Matches that ask connection tracking.
 
-use super::{Extension, all, masked, opaque_match, other, test, within};
+use super::{Extension, all, masked, other, test, unsupported_match, within};
 use crate::facts::netfilter::{Family, Field, FieldTest, Step};
 use crate::netfilter::xtables::matches::{connmark, conntrack::XtConntrackMtinfo3};
 
@@ -42,7 +42,7 @@ pub fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) -> Vec<St
         } else if inverted {
             steps.push(all(vec![has_connection(), check], true));
         } else {
-            steps.extend(opaque_match(extension));
+            steps.extend(unsupported_match(extension));
         }
     }
     steps

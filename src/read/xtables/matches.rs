@@ -1,7 +1,7 @@
 //! What the matches of x_tables test.
 
 use super::ports::Multiport;
-use super::{Extension, all, conntrack, masked, non_deterministic, opaque_match, other, ports, test, within};
+use super::{Extension, all, conntrack, masked, non_deterministic, other, ports, test, unsupported_match, within};
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
 use crate::facts::netfilter::{
@@ -20,7 +20,7 @@ const IPS_CONFIRMED: u32 = 0x8;
 /// The blob is too short for its structure, or holds what the kernel refuses.
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each match")]
 pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
-    let Some(family) = extension.nfproto() else { return Ok(opaque_match(extension)) };
+    let Some(family) = extension.nfproto() else { return Ok(unsupported_match(extension)) };
     let ipv6 = extension.family == Family::Ipv6;
     Ok(match Xt::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data)? {
         Xt::AddrtypeV0(info) => addrtype_v0(&info),
@@ -41,13 +41,13 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::Connbytes(info) => connbytes(extension, &info),
         Xt::Helper(info) => helper(extension, &info),
         Xt::Physdev(info) => vec![physdev(&info)],
-        Xt::Hl(info) => ttl("ip6 hoplimit", info.mode, info.hop_limit).unwrap_or_else(|| opaque_match(extension)),
+        Xt::Hl(info) => ttl("ip6 hoplimit", info.mode, info.hop_limit).unwrap_or_else(|| unsupported_match(extension)),
         Xt::Icmp(info) => match info.r#type {
             u8::MAX => vec![test(masked(other("icmp type"), 0u8, 0u8), info.invflags & 0x1 != 0)],
             kind => vec![icmp("icmp", kind, info.code, info.invflags)],
         },
         Xt::Icmp6(info) => match info.r#type {
-            u8::MAX => opaque_match(extension), // any type in new kernels, type 255 in old ones
+            u8::MAX => unsupported_match(extension), // any type in new kernels, type 255 in old ones
             kind => vec![icmp("icmpv6", kind, info.code, info.invflags)],
         },
         Xt::Iprange(info) => iprange(&info, ipv6),
@@ -90,7 +90,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::State(info) => conntrack::state(info.statemask),
         Xt::Tcp(info) => ports::tcp(&info),
         Xt::Tos(info) => vec![test(masked(other("tos"), info.tos_mask, info.tos_value), info.invert != 0)],
-        Xt::Ttl(info) => ttl("ip ttl", info.mode, info.ttl).unwrap_or_else(|| opaque_match(extension)),
+        Xt::Ttl(info) => ttl("ip ttl", info.mode, info.ttl).unwrap_or_else(|| unsupported_match(extension)),
         Xt::Udp(info) | Xt::Udplite(info) => ports::both(info.spts, info.dpts, info.invflags),
         // Their outcome depends on chance, rate or circumstance.
         Xt::Ah6(_)
@@ -129,8 +129,8 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Tcpmss(_)
         | Xt::Time(_) => vec![non_deterministic(extension.name)],
         Xt::Nfacct(info) if is_counter(&info.name) => vec![],
-        Xt::Nfacct(_) => opaque_match(extension),
-        Xt::Bpf(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => opaque_match(extension),
+        Xt::Nfacct(_) => unsupported_match(extension),
+        Xt::Bpf(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => unsupported_match(extension),
     })
 }
 
@@ -199,7 +199,7 @@ fn policy(extension: &Extension, info: &policy::XtPolicyInfo<'_>) -> Vec<Step> {
     let is_secured = test(masked(secured, 1u8, u8::from(!none)), false);
     let elements = [info.match_0, info.match_1, info.match_2, info.match_3];
     let asks_more = !none && (info.len > 1 || elements.iter().any(|fields| *fields != 0));
-    let more = if asks_more { opaque_match(extension) } else { Vec::new() };
+    let more = if asks_more { unsupported_match(extension) } else { Vec::new() };
     [is_secured].into_iter().chain(more).collect()
 }
 
@@ -229,7 +229,7 @@ fn addrtype(extension: &Extension, info: &addrtype::XtAddrtypeInfoV1<'_>) -> Vec
         } else if let Some(tests) = ipv6_types(&field, &address, types) {
             steps.push(all(tests, inverted));
         } else {
-            steps.extend(opaque_match(extension));
+            steps.extend(unsupported_match(extension));
         }
     }
     steps
@@ -284,7 +284,7 @@ fn set(
     let (commands, compared) = counters.unwrap_or_default();
     let nomatch = (u32::from(flags) | commands) & u32::from(RETURN_NOMATCH) != 0;
     if nomatch || inverted && compared {
-        return Ok(opaque_match(extension)); // which of both is inverted depends on the kernel
+        return Ok(unsupported_match(extension)); // which of both is inverted depends on the kernel
     }
     let end = |dimension: u8| if flags >> dimension & 1 == 1 { End::Source } else { End::Destination };
     let mut steps = vec![Step::Match(Match::Ipset { index, ends: (1..=dimensions).map(end).collect(), inverted })];

@@ -47,8 +47,8 @@ pub fn comment(extension: &Extension) -> Option<String> {
 }
 
 /// What a match without a decoder means.
-fn opaque_match(extension: &Extension) -> Vec<Step> {
-    vec![Step::Match(Match::Opaque(format!("match {} revision {}", extension.name, extension.revision)))]
+fn unsupported_match(extension: &Extension) -> Vec<Step> {
+    vec![Step::Match(Match::Unsupported(format!("match {} revision {}", extension.name, extension.revision)))]
 }
 
 fn masked(field: Field, mask: impl Into<u128>, value: impl Into<u128>) -> FieldTest {

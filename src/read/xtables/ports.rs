@@ -1,6 +1,6 @@
 //! Matches that test ports.
 
-use super::{Extension, all, masked, non_deterministic, opaque_match, other, test, within};
+use super::{Extension, all, masked, non_deterministic, other, test, unsupported_match, within};
 use crate::facts::Failure;
 use crate::facts::netfilter::{Field, FieldTest, Step};
 use crate::netfilter::xtables::matches::tcp::XtTcp;
@@ -88,7 +88,7 @@ pub fn multiport(extension: &Extension, tested: &Multiport) -> Result<Vec<Step>,
             let neither = vec![within(Field::SourcePort, ranges.clone()), within(Field::DestinationPort, ranges)];
             vec![all(neither, !inverted)]
         }
-        _ => opaque_match(extension),
+        _ => unsupported_match(extension),
     })
 }
 

@@ -14,7 +14,7 @@ use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNat
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each target")]
 pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
     use NatAction::{Dnat, Masquerade, Netmap, Redirect, Snat};
-    let Some(family) = extension.nfproto() else { return Ok(opaque(extension)) };
+    let Some(family) = extension.nfproto() else { return Ok(unsupported(extension)) };
     let nat = |action, range| vec![nat(action, range, extension.family == Family::Ipv6)];
     Ok(match Xt::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data)? {
         Xt::SnatV0(range) => nat(Snat, range.into()),
@@ -75,14 +75,14 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
         | Xt::Ulog(_) => vec![Step::NoEffect(extension.name.to_owned())],
         // They take the packet away.
         Xt::NfqueueV0(_) | Xt::NfqueueV1(_) | Xt::Nfqueue(_) | Xt::Synproxy(_) => {
-            vec![Step::Verdict(Verdict::Gone(extension.name.to_owned()))]
+            vec![Step::Verdict(Verdict::Stolen(extension.name.to_owned()))]
         }
-        Xt::Standard(_) | Xt::Error(_) | Xt::Unsupported { .. } => opaque(extension),
+        Xt::Standard(_) | Xt::Error(_) | Xt::Unsupported { .. } => unsupported(extension),
     })
 }
 
-fn opaque(extension: &Extension) -> Vec<Step> {
-    vec![Step::Opaque {
+fn unsupported(extension: &Extension) -> Vec<Step> {
+    vec![Step::Unsupported {
         what: format!("target {} revision {}", extension.name, extension.revision),
         may_translate: true,
     }]
@@ -118,7 +118,7 @@ fn connmark(extension: &Extension, info: &XtConnmarkTginfo2<'_>) -> Vec<Step> {
             test(has_connection(), false),
             Step::SetMark(shifted(MarkWrite::Exact { keep: !nfmask, take: ctmask, xor: 0 })),
         ],
-        _ => vec![Step::Opaque {
+        _ => vec![Step::Unsupported {
             what: format!("target CONNMARK revision {} mode {mode}", extension.revision),
             may_translate: true,
         }],

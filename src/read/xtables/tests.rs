@@ -240,7 +240,7 @@ fn other_targets() {
         ("iptables -A INPUT -j REJECT --reject-with icmp-port-unreachable", Step::Verdict(Verdict::Drop)),
         ("ip6tables -A INPUT -j REJECT", Step::Verdict(Verdict::Drop)),
         ("iptables -t mangle -A PREROUTING -j CHECKSUM --checksum-fill", Step::FillChecksum),
-        ("iptables -A INPUT -j NFQUEUE --queue-num 3", Step::Verdict(Verdict::Gone("NFQUEUE".into()))),
+        ("iptables -A INPUT -j NFQUEUE --queue-num 3", Step::Verdict(Verdict::Stolen("NFQUEUE".into()))),
     ] {
         assert_eq!(steps(command), [wanted], "{command}");
     }
@@ -313,7 +313,7 @@ fn types_of_addresses_are_tested() {
             "ip6tables -t nat -A OUTPUT -m addrtype --src-type UNICAST --dst-type ANYCAST",
             vec![
                 test(ranges(Ipv6Source, &[(1, number("feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))]), false),
-                Step::Match(Match::Opaque("match addrtype revision 1".into())),
+                Step::Match(Match::Unsupported("match addrtype revision 1".into())),
             ],
         ),
     ] {
@@ -325,7 +325,7 @@ fn types_of_addresses_are_tested() {
 fn ipsets_are_asked() {
     use End::{Destination, Source};
     let ipset = |index, ends: &[End], inverted| Step::Match(Match::Ipset { index, ends: ends.to_vec(), inverted });
-    let opaque = || Step::Match(Match::Opaque("match set revision 4".into()));
+    let unsupported = || Step::Match(Match::Unsupported("match set revision 4".into()));
     for (arguments, wanted) in [
         ("--match-set a dst,dst,src", vec![ipset(1, &[Destination, Destination, Source], false)]),
         ("! --match-set dummy src", vec![ipset(0, &[Source], true)]),
@@ -337,7 +337,7 @@ fn ipsets_are_asked() {
             "--match-set c src ! --bytes-eq 5 ! --update-counters",
             vec![ipset(3, &[Source], false), non_deterministic("set: counters of an element")],
         ),
-        ("--match-set dummy src --return-nomatch", vec![opaque()]),
+        ("--match-set dummy src --return-nomatch", vec![unsupported()]),
     ] {
         assert_eq!(steps(&format!("iptables -A FORWARD -m set {arguments}")), wanted, "{arguments}");
     }
@@ -544,19 +544,19 @@ fn what_is_not_decoded_is_said() {
         (r#"iptables -A INPUT -m bpf --bytecode "1,6 0 0 1""#, "match bpf revision 1"),
         ("iptables -A INPUT -m string --algo bm --string abc", "match string revision 1"),
     ] {
-        assert_eq!(steps(command), [Step::Match(Match::Opaque(text.into()))]);
+        assert_eq!(steps(command), [Step::Match(Match::Unsupported(text.into()))]);
     }
     let dnpt = "ip6tables -t mangle -A PREROUTING -s 2001:db8:1::/64 -j DNPT --src-pfx 2001:db8:1::/64 \
                 --dst-pfx 2001:db8:2::/64";
-    assert_eq!(steps(dnpt), [Step::Opaque { what: "target DNPT revision 0".into(), may_translate: true }]);
+    assert_eq!(steps(dnpt), [Step::Unsupported { what: "target DNPT revision 0".into(), may_translate: true }]);
     for family in [Family::Ipv4, Family::Ipv6, Family::Inet] {
         for name in ["mark", "MARK", "never-heard-of"] {
             let unknown = Extension { name, revision: 9, family, data: &[] };
             let text = format!("{name} revision 9");
-            assert_eq!(decode_match(&unknown).unwrap(), [Step::Match(Match::Opaque(format!("match {text}")))]);
+            assert_eq!(decode_match(&unknown).unwrap(), [Step::Match(Match::Unsupported(format!("match {text}")))]);
             assert_eq!(
                 decode_target(&unknown).unwrap(),
-                [Step::Opaque { what: format!("target {text}"), may_translate: true }]
+                [Step::Unsupported { what: format!("target {text}"), may_translate: true }]
             );
         }
     }
@@ -594,7 +594,7 @@ fn accounting_is_no_test_where_it_has_no_quota() {
             let steps =
                 decode_match(&Extension { name: "nfacct", revision, family: Family::Ipv4, data: &data }).unwrap();
             assert_eq!(steps.len(), expected, "{name} revision {revision}: {steps:?}");
-            assert!(steps.iter().all(|step| matches!(step, Step::Match(Match::Opaque(_)))), "{steps:?}");
+            assert!(steps.iter().all(|step| matches!(step, Step::Match(Match::Unsupported(_)))), "{steps:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of answers: made once for everyone who shares a look, and bounded in number while clients are slow to read them.
+//! Bodies of answers: made once for everyone who shares a reading, and bounded in number while clients are slow to read them.
 
 use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, Weak};
@@ -17,7 +17,7 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 /// Bodies of one form that are held at a time, for clients that are slow: a report of 10,000 rules has 3 MB.
 const MAX_HELD: usize = 8;
 
-/// What is made of a look, if it is the same for everyone.
+/// What is made of a reading, if it is the same for everyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// The page.

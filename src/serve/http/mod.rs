@@ -45,7 +45,7 @@ use crate::metrics::{
 };
 use crate::report::{html, json, runbook};
 use crate::serve::process;
-use crate::serve::refresh::{FORMS, Look, Refresher};
+use crate::serve::refresh::{FORMS, JudgedReading, Refresher};
 use crate::serve::sync::off_thread;
 
 /// How long running requests may go on after SIGTERM; the process ends within a second.
@@ -151,11 +151,11 @@ fn announce(listener: &TcpListener, tls: bool) {
 
 /// Says in the log what this node looks like, and makes the exporter ready.
 async fn first_look(app: Arc<App>) {
-    let look = app.refresher.look(PATIENCE).await;
-    for status in &look.facts.sources {
+    let judged = app.refresher.judged(PATIENCE).await;
+    for status in &judged.facts.sources {
         tracing::info!(source = %status.source, state = %status.state, detail = status.detail, "source");
     }
-    for finding in &look.report.advisories {
+    for finding in &judged.report.advisories {
         tracing::info!(advisory = finding.id, state = %finding.state, summary = finding.summary, "advisory");
     }
     app.ready.store(true, Ordering::Release);
@@ -277,7 +277,8 @@ async fn page(
     headers: HeaderMap,
 ) -> Response {
     let path = app.settings.telemetry_path.clone();
-    let render = move |look: &Look| Ok(html::render(&look.report, &look.facts, &path, jiff::Timestamp::now()));
+    let render =
+        move |judged: &JudgedReading| Ok(html::render(&judged.report, &judged.facts, &path, jiff::Timestamp::now()));
     app.answer(Asker { activity, headers }, "text/html; charset=utf-8", Some(Form::Page), render).await
 }
 
@@ -286,7 +287,7 @@ async fn report(
     Extension(activity): Extension<Arc<Activity>>,
     headers: HeaderMap,
 ) -> Response {
-    let render = |look: &Look| Ok(json::render(&look.report, &look.facts));
+    let render = |judged: &JudgedReading| Ok(json::render(&judged.report, &judged.facts));
     app.answer(Asker { activity, headers }, "application/json", Some(Form::Report), render).await
 }
 
@@ -305,8 +306,8 @@ async fn telemetry(
         false => (Form::Prometheus, PROMETHEUS),
     };
     let mine = Arc::clone(&app);
-    let render = move |look: &Look| {
-        let families = mine.families(look, &collectors);
+    let render = move |judged: &JudgedReading| {
+        let families = mine.families(judged, &collectors);
         match form {
             Form::OpenMetrics => exposition::openmetrics(families).map_err(|error| error.to_string()),
             _ => Ok(exposition::prometheus(&families)),
@@ -316,8 +317,8 @@ async fn telemetry(
 }
 
 impl App {
-    fn families(&self, look: &Look, collectors: &[Collector]) -> metrics::Families {
-        let mut families = metrics::families(&look.report, &look.facts, &look.durations, &self.settings.metrics);
+    fn families(&self, judged: &JudgedReading, collectors: &[Collector]) -> metrics::Families {
+        let mut families = metrics::families(&judged.report, &judged.facts, &judged.durations, &self.settings.metrics);
         if let Some(process) = process::read() {
             metrics::add_process(&mut families, &process);
         }
@@ -329,13 +330,13 @@ impl App {
         families
     }
 
-    /// Answers with what `render` makes of a fresh look; what is the same for everyone has a form, and is made once.
+    /// Answers with what `render` makes of a fresh reading; what is the same for everyone has a form, and is made once.
     async fn answer(
         &self,
         asker: Asker,
         kind: &'static str,
         form: Option<Form>,
-        render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
+        render: impl FnOnce(&JudgedReading) -> Result<String, String> + Send + 'static,
     ) -> Response {
         let Asker { activity, headers } = asker;
         if let Some(slots) = &self.slots {
@@ -345,13 +346,13 @@ impl App {
             activity.keep(slot);
         }
         let gzip = takes_gzip(&headers);
-        let look = self.refresher.look(patience(&headers)).await;
+        let judged = self.refresher.judged(patience(&headers)).await;
         let body = match form {
             Some(form) => {
-                let body = &look.bodies[form.number(gzip)];
-                body.get_or_try_init(|| self.body(&look, form, gzip, render)).await.cloned()
+                let body = &judged.bodies[form.number(gzip)];
+                body.get_or_try_init(|| self.body(&judged, form, gzip, render)).await.cloned()
             }
-            None => made(&look, gzip, render).map(Bytes::from).map_err(cannot_encode),
+            None => made(&judged, gzip, render).map(Bytes::from).map_err(cannot_encode),
         };
         let body = match body {
             Ok(body) => body,
@@ -370,19 +371,19 @@ impl App {
     /// Makes a body; of those that are large only so many are held for clients that are slow.
     async fn body(
         &self,
-        look: &Arc<Look>,
+        judged: &Arc<JudgedReading>,
         form: Form,
         gzip: bool,
-        render: impl FnOnce(&Look) -> Result<String, String> + Send + 'static,
+        render: impl FnOnce(&JudgedReading) -> Result<String, String> + Send + 'static,
     ) -> Result<Bytes, Response> {
         let Some(held) = form.is_large().then(|| &self.held[form.number(gzip)]) else {
-            return made(look, gzip, render).map(Bytes::from).map_err(cannot_encode);
+            return made(judged, gzip, render).map(Bytes::from).map_err(cannot_encode);
         };
         match held.room(Instant::now()) {
             Room::Newest(newest) => Ok(newest),
             Room::Place(place) => {
-                let look = Arc::clone(look);
-                let bytes = off_thread(move || made(&look, gzip, render)).await.map_err(cannot_encode)?;
+                let judged = Arc::clone(judged);
+                let bytes = off_thread(move || made(&judged, gzip, render)).await.map_err(cannot_encode)?;
                 Ok(held.hold(bytes, place, Instant::now()))
             }
             Room::Full => Err(try_again("clients are too slow to read the reports that they have asked for")),
@@ -391,8 +392,12 @@ impl App {
 }
 
 /// Renders. Metrics are bounded, and cost less than handing them to another thread and back.
-fn made(look: &Look, gzip: bool, render: impl FnOnce(&Look) -> Result<String, String>) -> Result<Vec<u8>, String> {
-    render(look).and_then(|text| body::encode(text, gzip))
+fn made(
+    judged: &JudgedReading,
+    gzip: bool,
+    render: impl FnOnce(&JudgedReading) -> Result<String, String>,
+) -> Result<Vec<u8>, String> {
+    render(judged).and_then(|text| body::encode(text, gzip))
 }
 
 fn cannot_encode(error: String) -> Response {

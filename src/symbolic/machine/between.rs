@@ -24,9 +24,9 @@ impl Walk<'_> {
     }
 
     /// If IPVS gives connections other destinations: it does so between two hooks, whatever the rules say.
-    pub fn if_balanced(&mut self) -> PacketSet {
+    pub fn if_ipvs_in_use(&mut self) -> PacketSet {
         let network = self.network;
-        self.if_so("IPVS", &network.host.balanced)
+        self.if_so("IPVS", &network.host.ipvs_in_use)
     }
 
     /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.

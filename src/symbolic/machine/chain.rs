@@ -167,7 +167,7 @@ impl Walk<'_> {
             }
             Step::Rewrite { field, value } => self.rewritten(place, field, *value, packets, ends),
             Step::NoEffect(_) | Step::UpdateSet { .. } => packets,
-            Step::Opaque { what, .. } => {
+            Step::Unsupported { what, .. } => {
                 let found = self.anything(&Hit::Rule(place.at.clone(), place.number), what, packets);
                 self.join(ends, Ends { returned: NOTHING, ..found });
                 found.returned
@@ -224,7 +224,7 @@ impl Walk<'_> {
                 }
                 self.join(ends, found);
             }
-            Verdict::Gone(what) => {
+            Verdict::Stolen(what) => {
                 let found = self.handed_over(place, what, packets);
                 ends.accepted = self.space.or(ends.accepted, found);
             }

@@ -58,7 +58,7 @@ impl Walk<'_> {
                 let each: Vec<PacketSet> = ports.iter().map(|port| self.port(place.at, port)).collect();
                 Some(each.into_iter().fold(EVERYTHING, |all, holds| self.space.and(all, holds)))
             }
-            Match::Opaque(what) => Some(self.unknown(place, what)),
+            Match::Unsupported(what) => Some(self.unknown(place, what)),
         }
     }
 

@@ -35,7 +35,7 @@ pub struct HostFacts {
     /// It forwards packets, of IPv4 and of IPv6. `Err`: that was not read.
     pub forwards: [Result<bool, Question>; 2],
     /// Something beside the rules gives connections other destinations: IPVS. `Err`: that was not read.
-    pub balanced: Result<bool, Question>,
+    pub ipvs_in_use: Result<bool, Question>,
     /// Rules on postrouting see where a packet came in. `Err`: the kernel's version was not read.
     pub input_in_postrouting: Result<bool, Question>,
     /// Names of the devices by which default routes of any table leave. `Err`: they were not read.
@@ -84,7 +84,7 @@ impl HostFacts {
                     Err(open(unread, "whether this host forwards packets was not read", &words))
                 }
             }),
-            balanced: match &facts.ipvs_services {
+            ipvs_in_use: match &facts.ipvs_services {
                 Reading::Ok(services) => Ok(*services != 0),
                 Reading::Absent(_) => Ok(false),
                 unread => Err(open(unread, "whether IPVS translates destinations was not read", &["ipvsadm", "-Ln"])),
@@ -106,7 +106,7 @@ impl HostFacts {
         Self {
             addresses: Err(why.into()),
             forwards: [unread(), unread()],
-            balanced: unread(),
+            ipvs_in_use: unread(),
             input_in_postrouting: unread(),
             outward: Err(why.into()),
             first_ways: [Err(why.into()), Err(why.into())],

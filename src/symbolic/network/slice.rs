@@ -43,10 +43,10 @@ impl Network<'_> {
     }
 
     /// Steps of a chain, and of those that it leads to.
-    fn each_step(&self, set: usize, id: &ChainId, look: &mut dyn FnMut(&Step)) {
+    fn each_step(&self, set: usize, id: &ChainId, visit: &mut dyn FnMut(&Step)) {
         let rules =
             self.chains_from(set, id).flatten().flat_map(|(_, chain)| chain.rules_for_udp().unwrap_or_default());
-        rules.flat_map(|rule| &rule.steps).for_each(look);
+        rules.flat_map(|rule| &rule.steps).for_each(visit);
     }
 }
 
@@ -63,7 +63,7 @@ pub fn writes_marks(step: &Step, relevant: Relevant) -> bool {
         | Step::FillChecksum
         | Step::Rewrite { .. }
         | Step::Nat(_)
-        | Step::Opaque { .. } => true,
+        | Step::Unsupported { .. } => true,
     }
 }
 

@@ -11,8 +11,8 @@ impl Network<'_> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
     /// arrives may also be an answer to what left with a translated source.
     pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
-        let look = || self.look_for_destinations(family, on_output);
-        recall(&self.remembered.destinations, (family, on_output), look)
+        let find = || self.look_for_destinations(family, on_output);
+        recall(&self.remembered.destinations, (family, on_output), find)
     }
 
     /// Destinations that connections can have in place of their packets', in the same sense, and why there may be others.
@@ -35,7 +35,7 @@ impl Network<'_> {
                     // Answers get the source of what they answer.
                     Step::Nat(_) if answers => Some(vec![(0, u128::MAX)]),
                     Step::Nat(nat) => given_addresses(nat, sets),
-                    Step::Opaque { .. } => None,
+                    Step::Unsupported { .. } => None,
                     _ => continue,
                 };
                 match given {
@@ -60,7 +60,7 @@ impl Network<'_> {
         if self.unread(family).is_some() {
             return None;
         }
-        let translates = |step: &Step| matches!(step, Step::Nat(_) | Step::Opaque { .. });
+        let translates = |step: &Step| matches!(step, Step::Nat(_) | Step::Unsupported { .. });
         if self.chains_on(family, destination_hook(false)).any(|(.., chain)| has(chain, translates)) {
             return None;
         }
@@ -81,7 +81,7 @@ impl Network<'_> {
                         }
                         sources.extend(given);
                     }
-                    Step::Nat(_) | Step::Opaque { .. } => return None,
+                    Step::Nat(_) | Step::Unsupported { .. } => return None,
                     _ => {}
                 }
             }
@@ -97,7 +97,7 @@ impl Network<'_> {
             if chain.only_searched() || has(chain, translates) {
                 return Certainty::Happens;
             }
-            if has(chain, |step| matches!(step, Step::Opaque { .. })) {
+            if has(chain, |step| matches!(step, Step::Unsupported { .. })) {
                 let what = |chain| format!("a rule of {chain} is not understood");
                 unclear.get_or_insert_with(|| self.question_of_chain(set, id, what));
             }

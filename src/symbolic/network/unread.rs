@@ -130,10 +130,10 @@ impl<'a> Network<'a> {
                 return Certainty::Happens;
             }
             for rule in chain.known_rules() {
-                if rule.steps.iter().any(|step| step.needs_conntrack() && !matches!(step, Step::Opaque { .. })) {
+                if rule.steps.iter().any(|step| step.needs_conntrack() && !matches!(step, Step::Unsupported { .. })) {
                     return Certainty::Happens;
                 }
-                if rule.steps.iter().any(|step| matches!(step, Step::Opaque { .. })) {
+                if rule.steps.iter().any(|step| matches!(step, Step::Unsupported { .. })) {
                     unclear.get_or_insert_with(|| self.not_understood(set, id, rule));
                 }
             }
@@ -168,7 +168,7 @@ impl<'a> Network<'a> {
                         let at = RuleAt { set, chain: id.clone(), position: rule.position };
                         return Occurrence { certainty: Certainty::Happens, place: self.describe(&at) };
                     }
-                    if rule.steps.iter().any(|step| matches!(step, Step::Opaque { .. })) {
+                    if rule.steps.iter().any(|step| matches!(step, Step::Unsupported { .. })) {
                         why.get_or_insert_with(|| self.not_understood(set, id, rule));
                     }
                 }
@@ -224,7 +224,7 @@ impl<'a> Network<'a> {
 
     /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
     pub fn look_for_marks_elsewhere(&self) -> Option<String> {
-        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Opaque { .. });
+        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Unsupported { .. });
         let mut apart = Vec::new();
         for set in 0..self.rules.len() {
             for hook in Hook::ALL {

@@ -224,19 +224,19 @@ impl ConnectionPath {
         // None is one that another connection's helper expects.
         let new = walk.in_state(&[state::NEW, state::INVALID, state::UNTRACKED]);
         let packets = walk.space.and(packets, new);
-        let balanced = if self.plain { self.balanced(walk, packets) } else { NOTHING };
+        let by_ipvs = if self.plain { self.by_ipvs(walk, packets) } else { NOTHING };
         let mut packets = self.routed(walk, packets);
         if !self.own {
             packets = walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
         }
-        let packets = walk.space.or(packets, balanced);
+        let packets = walk.space.or(packets, by_ipvs);
         past_postrouting(walk, packets, |walk, packets| self.hook(walk, "new", Hook::Postrouting, packets))
     }
 
     /// Packets that IPVS sends elsewhere: what gets to this host and through input, and what this host sends itself.
-    fn balanced(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
-        let balanced = walk.if_balanced();
-        let mut packets = walk.space.and(packets, balanced);
+    fn by_ipvs(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+        let by_ipvs = walk.if_ipvs_in_use();
+        let mut packets = walk.space.and(packets, by_ipvs);
         if !self.own {
             packets = for_this_host(walk, packets);
             packets = walk.hook(Hook::Input, None, Flow::First, packets, &mut Passing);

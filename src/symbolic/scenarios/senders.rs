@@ -144,8 +144,8 @@ fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut
 
     let here = for_this_host(walk, packets);
     walk.hook(Hook::Input, None, Flow::First, here, hits);
-    let balanced = walk.if_balanced();
-    let here = walk.hook(Hook::Input, None, Flow::First, walk.space.and(here, balanced), &mut Passing);
+    let by_ipvs = walk.if_ipvs_in_use();
+    let here = walk.hook(Hook::Input, None, Flow::First, walk.space.and(here, by_ipvs), &mut Passing);
     let here = elsewhere(walk, true, here);
     let here = walk.set(here, &Field::InputName, NO_DEVICE);
     leaving(walk, here, hits);
@@ -204,14 +204,14 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
     let connected = connected(walk, &Field::OutputName);
     packets = walk.space.and(packets, walk.space.or(connected, lo));
     packets = walk.hook(Hook::Output, None, Flow::First, packets, &mut Routed);
-    let balanced = walk.if_balanced();
-    let balanced = elsewhere(walk, true, walk.space.and(packets, balanced));
+    let by_ipvs = walk.if_ipvs_in_use();
+    let by_ipvs = elsewhere(walk, true, walk.space.and(packets, by_ipvs));
     // What was given an address of this host's goes by the loopback device too.
     let own = network.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
     let (_, destination) = walk.packets.ends();
     let to_here = walk.with(&destination, &own);
     packets = walk.space.minus(walk.space.and(packets, connected), to_here);
-    packets = walk.space.or(packets, balanced);
+    packets = walk.space.or(packets, by_ipvs);
     leaving(walk, packets, hits);
 }
 

@@ -356,9 +356,9 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         }
         let mut found = vec![(self.walk.space.minus(packets, again), way.clone())];
         let mut again = self.walk.space.and(packets, again);
-        if self.facts.strays || !self.unasked_ways(again).is_empty() {
-            let [stays, strays] = [0, 1].map(|answer| self.unasked("a mark that was changed", answer));
-            found.push((self.walk.space.and(again, strays), unasked_way(way)));
+        if self.facts.is_rerouted || !self.unasked_ways(again).is_empty() {
+            let [stays, rerouted] = [0, 1].map(|answer| self.unasked("a mark that was changed", answer));
+            found.push((self.walk.space.and(again, rerouted), unasked_way(way)));
             again = self.walk.space.and(again, stays);
         }
         let others = self.facts.ways.iter().filter(|other| other.family == way.family && other.mark != way.mark);

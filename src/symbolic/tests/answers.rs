@@ -125,14 +125,14 @@ fn older_kernels_do_not_tell_postrouting_where_packets_came_in() {
 #[test]
 fn ipvs_sends_elsewhere_what_gets_to_this_host() {
     let nat = "ip nat POSTROUTING: nat postrouting 100\n src 10.244.0.0/16, status 0x20 => masquerade\n";
-    let balanced = |host: &mut HostFacts| host.balanced = Ok(true);
-    let unread = |host: &mut HostFacts| host.balanced = Err("not read".into());
+    let by_ipvs = |host: &mut HostFacts| host.ipvs_in_use = Ok(true);
+    let unread = |host: &mut HostFacts| host.ipvs_in_use = Err("not read".into());
     for (chain, expected) in [
         ("", ["no", "yes", "maybe"]),
         ("ip filter INPUT: filter input 0\n src 10.244.0.0/16 => drop", ["no", "no", "no"]),
     ] {
         let text = format!("{nat}{chain}");
-        let found = [answered_by(&text, |_| {}), answered_by(&text, balanced), answered_by(&text, unread)];
+        let found = [answered_by(&text, |_| {}), answered_by(&text, by_ipvs), answered_by(&text, unread)];
         assert_eq!(found, expected, "{chain}");
     }
 }

@@ -44,7 +44,7 @@ pub fn host() -> HostFacts {
     HostFacts {
         addresses: Ok(vec![]),
         forwards,
-        balanced: Ok(false),
+        ipvs_in_use: Ok(false),
         input_in_postrouting: Ok(true),
         outward: Ok(vec![]),
         first_ways: [Ok([].into()), Ok([].into())],
@@ -232,7 +232,7 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         // Into a map: its name, and what is looked up.
         "map" => Match::Set { fields: fields(words.next().unwrap()), set: set(value), inverted },
         "sometimes" => Match::NonDeterministic("limit".into()),
-        "opaque" => Match::Opaque("a match that nobody knows".into()),
+        "opaque" => Match::Unsupported("a match that nobody knows".into()),
         other => panic!("match {other:?} is unknown"),
     }
 }
@@ -290,7 +290,7 @@ fn read_action(text: &str) -> Step {
         "return" => Step::Verdict(Verdict::Return),
         "jump" => Step::Verdict(Verdict::Jump(words[1].into())),
         "goto" => Step::Verdict(Verdict::Goto(words[1].into())),
-        "queue" => Step::Verdict(Verdict::Gone("queue".into())),
+        "queue" => Step::Verdict(Verdict::Stolen("queue".into())),
         "or" => Step::SetMark(MarkWrite::Exact { keep: !number(words[1]), take: 0, xor: number(words[1]) }),
         "xor" => Step::SetMark(MarkWrite::Exact { keep: !0, take: 0, xor: number(words[1]) }),
         "clear" => Step::SetMark(MarkWrite::Exact { keep: !number(words[1]), take: 0, xor: 0 }),
@@ -323,7 +323,7 @@ fn read_action(text: &str) -> Step {
             value: words[2].parse().ok(),
         },
         "log" => Step::NoEffect("log".into()),
-        "odd" => Step::Opaque { what: "target ODD".into(), may_translate: true },
+        "odd" => Step::Unsupported { what: "target ODD".into(), may_translate: true },
         other => panic!("action {other:?} is unknown"),
     }
 }

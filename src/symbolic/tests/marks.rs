@@ -108,7 +108,7 @@ fn only_some_chains_route_a_marked_packet_again() {
     let found = |kind, device| verdict(&walk_with(&rules(kind, device), &facts));
     assert_eq!((found("route", "eth1"), found("route", "eth0")), ("yes", "no"));
     assert_eq!((found("filter", "eth1"), found("filter", "eth0")), ("no", "yes"));
-    facts.strays = true;
+    facts.is_rerouted = true;
     let found = verdict(&walk_with(&rules("route", "lan0"), &facts));
     assert_eq!(found, "maybe", "routed again, it is not bound to the tunnel's device");
 }
@@ -121,7 +121,7 @@ fn a_device_that_is_not_known_any_more_is_another_one_in_sets_too() {
         ip nat P: nat postrouting 100
           set s => masquerade random-fully";
     let mut facts = facts();
-    facts.strays = true;
+    facts.is_rerouted = true;
     let found = |device: &str| {
         let mut written = rules(text);
         for chain in written.nftables.chains.values_mut() {

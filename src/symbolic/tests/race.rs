@@ -164,10 +164,10 @@ fn who_forwards_nothing_translates_what_it_sends() {
 #[test]
 fn ipvs_and_bridges_send_too() {
     let text = format!("{MASQUERADE}ip filter F: filter forward 0 drop");
-    assert_eq!(with_host(&text, |host| host.balanced = Ok(true)), "yes");
-    assert_eq!(with_host(&text, |host| host.balanced = Err("no answer".into())), "maybe");
+    assert_eq!(with_host(&text, |host| host.ipvs_in_use = Ok(true)), "yes");
+    assert_eq!(with_host(&text, |host| host.ipvs_in_use = Err("no answer".into())), "maybe");
     let dropped = format!("{text}\nip filter I: filter input 0 drop");
-    assert_eq!(with_host(&dropped, |host| host.balanced = Ok(true)), "one to one");
+    assert_eq!(with_host(&dropped, |host| host.ipvs_in_use = Ok(true)), "one to one");
     let bridge = |network: &mut Network<'_>| {
         network.host.forwards = [Ok(false), Ok(false)];
         network.devices.as_mut().unwrap()[2].kind = Some("bridge");

@@ -32,7 +32,7 @@ pub(super) fn facts() -> TunnelFacts {
         vague: None,
         fwmarks: [vec![], vec![]],
         past: [vec![], vec![]],
-        strays: false,
+        is_rerouted: false,
     }
 }
 

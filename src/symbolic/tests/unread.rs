@@ -176,8 +176,8 @@ fn what_surrounds_a_tunnel_may_be_unread() {
     assert_eq!(on(&forwarded, &|host| host.forwards = [Ok(false), Ok(false)]), "no");
     assert_eq!(on(&forwarded, &|host| host.forwards = [unread(), unread()]), "maybe");
     let elsewhere = format!("ip m O: filter output -150\n oif lan0 => or 0x4000\n{OLD}");
-    assert_eq!(on(&elsewhere, &|host| host.balanced = Ok(true)), "yes");
-    assert_eq!(on(&elsewhere, &|host| host.balanced = unread()), "maybe");
+    assert_eq!(on(&elsewhere, &|host| host.ipvs_in_use = Ok(true)), "yes");
+    assert_eq!(on(&elsewhere, &|host| host.ipvs_in_use = unread()), "maybe");
     let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule}");
     let from = post("sport 1-1023 => masquerade random-fully");
     assert_eq!((with(&from, &|_| {}), with(&from, &|facts| facts.source_ports = None)), ("no", "maybe"));

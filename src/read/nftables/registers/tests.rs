@@ -78,10 +78,10 @@ fn ports_are_ordered_as_on_the_wire_and_marks_after_a_swap() {
     registers.destination_port(1);
     let found = registers.compare(1, NFT_CMP_GT, &8472u16.to_be_bytes());
     assert_eq!(found, tests(&[(Field::DestinationPort, Comparison::Ranges(vec![(8473, 65535)]))], false));
-    assert!(matches!(registers.compare(1, NFT_CMP_LT, &[1]), Match::Opaque(_)), "half a port");
+    assert!(matches!(registers.compare(1, NFT_CMP_LT, &[1]), Match::Unsupported(_)), "half a port");
     registers.meta(1, NFT_META_MARK);
     if cfg!(target_endian = "little") {
-        assert!(matches!(registers.compare(1, NFT_CMP_LT, &[0, 0, 1, 0]), Match::Opaque(_)));
+        assert!(matches!(registers.compare(1, NFT_CMP_LT, &[0, 0, 1, 0]), Match::Unsupported(_)));
     }
     registers.run(0, &Byteorder { sreg: 1, dreg: 1, len: 4, size: 4, ..Byteorder::default() }.into());
     let found = registers.range(1, &[0, 0, 1, 0], &[0, 0, 2, 0], true);
@@ -114,7 +114,7 @@ fn keys_are_the_fields_from_a_register_on_and_nothing_stale() {
     registers.ipv4(1, IPV4_DESTINATION, 4);
     assert_eq!(registers.key(1), Ok(vec![Field::Ipv4Destination]));
     registers.mask_xor(1, &[255, 255, 0, 0], &[0; 4]);
-    assert!(matches!(registers.key(1), Err(Match::Opaque(_))));
+    assert!(matches!(registers.key(1), Err(Match::Unsupported(_))));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 use crate::read::services;
 
 /// A kernel, what there is around it, and what an earlier reading left.
-type Scene = (Kernel, Around, Known);
+type Scene = (Kernel, RulesetInputs, Known);
 
 fn kernel() -> Kernel {
     let rules = [
@@ -31,38 +31,38 @@ fn kernel() -> Kernel {
 }
 
 fn scenes() -> Vec<Scene> {
-    let around = |drops_clashes| Around { drops_clashes, ..Around::default() };
-    let first = kernel().look(&Known::default(), &around(false)).memory;
+    let inputs = |drops_clashes| RulesetInputs { drops_clashes, ..RulesetInputs::default() };
+    let first = kernel().observe(&Known::default(), &inputs(false)).memory;
     assert!(first.nftables.is_some());
     let mut large = kernel();
     large.instead.insert("/rules/ipv4/nat/out", Reading::Failed(Failure::too_large(4 << 20, "bytes")));
     let mut untracked = Kernel::new(&[("forward", FORWARD, false)], &[("forward", vec![vec![device_in("s")]])]);
     untracked.sets = kernel().sets;
     untracked.rules.insert("idle", vec![vec![device_in("s")], vec![mark_test(1)]]);
-    let mut without_setter = kernel();
-    without_setter.rules.insert("KUBE-MARK-MASQ", vec![vec![set_mark(1)]]);
+    let mut without_writer = kernel();
+    without_writer.rules.insert("KUBE-MARK-MASQ", vec![vec![set_mark(1)]]);
     vec![
-        (kernel(), around(false), Known::default()),
-        (without_setter, around(false), Known::default()),
-        (kernel(), around(true), Known::default()),
-        (kernel(), around(false), first),
-        (large, around(true), Known::default()),
-        (untracked, around(false), Known::default()),
+        (kernel(), inputs(false), Known::default()),
+        (without_writer, inputs(false), Known::default()),
+        (kernel(), inputs(true), Known::default()),
+        (kernel(), inputs(false), first),
+        (large, inputs(true), Known::default()),
+        (untracked, inputs(false), Known::default()),
     ]
 }
 
 #[test]
 fn whatever_is_cut_nothing_is_built_of_the_rest() {
     let (mut cut, mut unset) = (BTreeSet::new(), 0);
-    for (kernel, around, memory) in scenes() {
-        let baseline = kernel.clone().look(&memory, &around);
+    for (kernel, inputs, memory) in scenes() {
+        let baseline = kernel.clone().observe(&memory, &inputs);
         assert_eq!((baseline.source(), baseline.whole().generation), ((SourceState::Ok, String::new()), Some(7)));
         unset |= baseline.whole().mark_writers.none;
         let truth = truth(&kernel);
         for name in &baseline.names {
             let mut whole = Reading::Absent("it was not asked".into());
             let mut played = kernel.clone();
-            look_at(&memory, &around, |request| {
+            observe_at(&memory, &inputs, |request| {
                 let answer = played.answer(request);
                 if request.name.ends_with(name) {
                     whole = answer.clone();
@@ -76,7 +76,7 @@ fn whatever_is_cut_nothing_is_built_of_the_rest() {
             cut.insert(kind(name));
             for at in cuts(&whole) {
                 let mut played = kernel.clone();
-                let seen = look_at(&memory, &around, |request| match played.answer(request) {
+                let seen = observe_at(&memory, &inputs, |request| match played.answer(request) {
                     Reading::Ok(bytes) if request.name.ends_with(name) => Reading::Ok(bytes[..at].to_vec()),
                     other => other,
                 });
@@ -114,12 +114,12 @@ fn cuts(answer: &[u8]) -> Vec<usize> {
 
 /// All rules of all chains, verdict maps filled in.
 fn truth(kernel: &Kernel) -> BTreeMap<ChainId, Arc<Vec<Rule>>> {
-    let around = Around::default();
+    let inputs = RulesetInputs::default();
     let mut kernel = kernel.clone();
     kernel.instead.clear();
     let chains: Vec<ChainId> = kernel.rules.keys().map(|chain| id(chain)).collect();
     let read = |node: &mut Node<'_>| {
-        let mut reader = RulesetReader::new(node, 7, &around);
+        let mut reader = RulesetReader::new(node, 7, &inputs);
         let mut rules = |id: &ChainId| reader.rules(&wire::rules(7, id), id).ok().expect("it is whole").clone();
         chains.iter().map(|id| (id.clone(), rules(id))).collect()
     };

@@ -69,7 +69,7 @@ fn addresses_and_ports_are_written_into_headers() {
     let ttl = last(&[load(network, 8, 2), bitwise(&[0, 0xff], &[60, 0]), write(network, 8, 2)]);
     assert!(matches!(ttl, Some(Step::NoEffect(_))), "{ttl:?}");
     let protocol = last(&[load(network, 8, 2), bitwise(&[0xff, 0], &[0, 6]), write(network, 8, 2)]);
-    assert!(matches!(protocol, Some(Step::Opaque { .. })), "{protocol:?}");
+    assert!(matches!(protocol, Some(Step::Unsupported { .. })), "{protocol:?}");
     // A part of an address.
     let part = last(&[load(network, 16, 4), bitwise(&[0xff, 0xff, 0xff, 0], &[0, 0, 0, 7]), write(network, 16, 4)]);
     assert_eq!(part, rewrite(Field::Ipv4Destination, None));

@@ -13,7 +13,7 @@ use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFT_JUMP, NFT_SET_MAP};
 use crate::netfilter::nftables::{
     self as wire, Body, Chain, Generation, Hook, NFTA_SET_NAME, Rule, Set, SetElement, SetElements, Table,
 };
-use crate::read::nftables::{self, Around};
+use crate::read::nftables::{self, RulesetInputs};
 use crate::read::testing::played_after;
 use crate::read::{Known, Sources};
 
@@ -123,7 +123,7 @@ pub struct Kernel {
     pub users: BTreeMap<&'static str, u32>,
     pub sets: BTreeMap<&'static str, Devices>,
     /// Answers whose messages belong to another generation, as often as this.
-    pub torn: usize,
+    pub mismatch: usize,
     /// Base chains count one rule more than they show.
     pub hidden: bool,
     /// What is answered instead to requests whose names end so.
@@ -153,7 +153,7 @@ impl Seen {
 }
 
 /// Reads a node that a function plays, files apart.
-pub fn look_at(memory: &Known, around: &Around, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
+pub fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut names = Vec::new();
     let mut all = |request: &Request| match request.question {
         RequestKind::Netlink(_) => {
@@ -162,7 +162,7 @@ pub fn look_at(memory: &Known, around: &Around, mut answer: impl FnMut(&Request)
         }
         _ => file(&request.name),
     };
-    let (ruleset, sources, memory) = played_after(memory, &mut all, |node| nftables::read(node, around));
+    let (ruleset, sources, memory) = played_after(memory, &mut all, |node| nftables::read(node, inputs));
     Seen { ruleset, names, sources, memory }
 }
 
@@ -180,12 +180,12 @@ impl Kernel {
         Self { generations: vec![7], bases: bases.to_vec(), rules, ..Self::default() }
     }
 
-    pub fn look(&mut self, memory: &Known, around: &Around) -> Seen {
-        look_at(memory, around, |request| self.answer(request))
+    pub fn observe(&mut self, memory: &Known, inputs: &RulesetInputs) -> Seen {
+        observe_at(memory, inputs, |request| self.answer(request))
     }
 
     pub fn read(&mut self) -> (Reading<Arc<Ruleset>>, Vec<String>) {
-        let seen = self.look(&Known::default(), &Around::default());
+        let seen = self.observe(&Known::default(), &RulesetInputs::default());
         (seen.ruleset, seen.names)
     }
 
@@ -219,8 +219,8 @@ impl Kernel {
                 None => errno(2),
             },
             [_, "rules" | "udp-rules" | "counters", ..] => {
-                let generation = if self.torn > 0 { now.wrapping_sub(1) } else { now };
-                self.torn = self.torn.saturating_sub(1);
+                let generation = if self.mismatch > 0 { now.wrapping_sub(1) } else { now };
+                self.mismatch = self.mismatch.saturating_sub(1);
                 done(self.rules.get(chain).into_iter().flatten().map(|rule| rule_message(generation, chain, rule)))
             }
             [_, "table-rules", ..] => {

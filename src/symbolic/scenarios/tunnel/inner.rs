@@ -235,10 +235,10 @@ impl TunnelWalk<'_, '_> {
             packets = past_or_not(&mut self.walk, packets, self.facts);
         }
         // IPVS does it between the two hooks, whatever the rules say.
-        let balanced = self.walk.if_balanced();
-        if !balanced.is_empty() {
+        let by_ipvs = self.walk.if_ipvs_in_use();
+        if !by_ipvs.is_empty() {
             let elsewhere = somewhere(&mut self.walk, packets, self.facts);
-            packets = self.walk.space.or(packets, self.walk.space.and(elsewhere, balanced));
+            packets = self.walk.space.or(packets, self.walk.space.and(elsewhere, by_ipvs));
         }
         let routed = self.walk.with(&destination, self.facts.inner[at].as_ranges());
         packets = self.walk.space.and(packets, routed);
@@ -264,15 +264,15 @@ impl TunnelWalk<'_, '_> {
         let at = usize::from(family == Family::Ipv6);
         let by_mark = !self.facts.fwmarks[at].is_empty();
         let translated = self.walk.network.translates_destinations(family, true);
-        if !by_mark && self.walk.network.host.balanced == Ok(false) && translated == Certainty::DoesNot {
+        if !by_mark && self.walk.network.host.ipvs_in_use == Ok(false) && translated == Certainty::DoesNot {
             return packets;
         }
         let (_, destination) = self.walk.packets.ends();
         let upper_devices = self.facts.upper_devices.clone();
         let into = self.walk.with(&destination, self.facts.inner[at].as_ranges());
         let anywhere = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
-        let by_feeders = self.walk.with(&Field::OutputName, upper_devices.as_ranges());
-        let by_others = self.walk.space.minus(anywhere, by_feeders);
+        let by_upper_devices = self.walk.with(&Field::OutputName, upper_devices.as_ranges());
+        let by_others = self.walk.space.minus(anywhere, by_upper_devices);
         let elsewhere = if by_mark { by_others } else { self.walk.space.minus(by_others, into) };
         self.walk.space.or(self.walk.space.and(packets, into), elsewhere)
     }
