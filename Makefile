@@ -200,3 +200,4 @@ deny:
 
 golden:
 	GOLDEN=write $(CARGO) test --locked --test fast -- golden:: docs::
+	$(MAKE) chart-files

@@ -73,6 +73,8 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
         let snake = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         check(condition.id.chars().all(snake), format!("condition {:?} is not in snake_case", condition.id));
         check(ids.insert(&condition.id), format!("condition {:?} is there twice", condition.id));
+        let told = condition.words.contains(' ') && !condition.words.ends_with('.');
+        check(told, format!("condition {:?} is not told in words (without full stop)", condition.id));
         let named: Vec<&String> = match &condition.test {
             Test::PortNotRandom(defects) => defects.iter().collect(),
             Test::KernelDefect(defect) | Test::DriverOffloadsPort { defect, .. } => {

@@ -225,6 +225,8 @@ impl Test {
 pub struct Condition {
     /// Public name.
     pub id: String,
+    /// For people: what is so while it holds, to stand behind "whether".
+    pub words: String,
     /// Ingredient or lack of a safeguard.
     pub kind: ConditionKind,
     /// What decides it.

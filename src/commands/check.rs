@@ -21,7 +21,14 @@ use crate::report::{beginning, html, json, printable};
 use crate::serve::reading::{Published, ReadingThread, judge_until};
 
 pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
-    match checked(flags) {
+    let answered = answer(flags, style()).and_then(|answer| {
+        print(&answer.text)?;
+        if let Some(why) = answer.beside {
+            eprintln!("natwatch: {why}");
+        }
+        Ok(answer.code)
+    });
+    match answered {
         Ok(code) => code,
         Err(error) => {
             // A monitor takes the line on stdout and a code of its own for "the check itself failed".
@@ -37,13 +44,27 @@ pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
     }
 }
 
-fn checked(flags: &cli::CheckFlags) -> Result<u8, String> {
+/// What `check` answers.
+pub struct CheckAnswer {
+    /// For stdout.
+    pub text: String,
+    /// For stderr: what the format has no place for.
+    pub beside: Option<String>,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// Reads, judges and renders.
+///
+/// # Errors
+/// There is no capture to read, or it is none.
+pub fn answer(flags: &cli::CheckFlags, style: Style) -> Result<CheckAnswer, String> {
     let collectors = &flags.common.collectors();
     let mut options = flags.common.options(&flags.advisories);
     let (Seen { facts, durations, .. }, mut report) = read_and_judge(flags, &mut options)?;
     report.min_severity = flags.min_severity;
     let text = match flags.format {
-        Format::Text => text::render(&report, &facts, style()),
+        Format::Text => text::render(&report, &facts, style),
         Format::Json => json::render(&report, &facts),
         Format::Html => html::file(&report, &facts) + "\n",
         Format::Prometheus => {
@@ -53,13 +74,9 @@ fn checked(flags: &cli::CheckFlags) -> Result<u8, String> {
         Format::Nagios => nagios(&report, &facts, flags.min_severity) + "\n",
         Format::Npd => npd(&report, flags.min_severity) + "\n",
     };
-    print(&text)?;
-    if let Some(why) = &report.probe_refused
-        && matches!(flags.format, Format::Prometheus | Format::Npd)
-    {
-        eprintln!("natwatch: {why}"); // there is no place for it in the report
-    }
-    Ok(exit_code(&report, flags.format, flags.min_severity))
+    let code = exit_code(&report, flags.format, flags.min_severity);
+    let beside = report.probe_refused.filter(|_| matches!(flags.format, Format::Prometheus | Format::Npd));
+    Ok(CheckAnswer { text, beside, code })
 }
 
 fn exit_code(report: &Report, format: Format, severity: Severity) -> u8 {

@@ -1,7 +1,7 @@
 //! What each sub-command does, down to its exit code.
 
 mod capture;
-mod check;
+pub mod check;
 mod explain;
 mod manual;
 mod probe;

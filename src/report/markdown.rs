@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use super::contributes;
 use crate::advisory::defects;
-use crate::advisory::{Advisory, Catalogue, Subject};
+use crate::advisory::{Advisory, Catalogue, Condition, Subject};
 use crate::facts::netfilter::signatures::{SIGNATURES, Signature};
+use crate::facts::{Collector, Source};
 use crate::metrics;
 
 /// docs/advisories.md
@@ -51,6 +52,25 @@ pub fn impact_table(catalogue: &Catalogue) -> String {
     out
 }
 
+/// README's sentence about how many series a node has.
+pub fn series_budget(catalogue: &Catalogue) -> String {
+    /// Connection tracking, protocol counters, neighbour tables, entries, the exporter itself, tunnels, features of devices, NAT rules,
+    /// and what is one series each: limits of `metrics`, and what `natwatch check` counts on recorded nodes.
+    const OTHERS: usize = 16 + 4 + 4 + 21 + 12 + 16 + 8 * 6 * 3 + 16 * 4 + 5;
+    let (advisories, defects) = (catalogue.advisories.len(), defects::all().len());
+    // Of a collector: how long it took, and whether it had what it needed.
+    let (sources, collectors) = (Source::ALL.len(), 2 * Collector::ALL.len());
+    let all = 2 * advisories + defects + sources + collectors + OTHERS;
+    format!(
+        "In this version: {advisories} advisories take {}, {defects} kernel defects {defects}, connection tracking 16, protocol \
+         counters 4, neighbour tables 4,\nentries at most 21, sources {sources}, collectors {collectors}, the exporter itself 12, tunnels at \
+         most 16, features at most 8 devices × 6 features × 3 = 144, NAT rules\nat most 16 kinds × 4 = 64, five more: about {}. Another \
+         advisory adds 2.\n",
+        2 * advisories,
+        (all + 5) / 10 * 10
+    )
+}
+
 fn worst_first(catalogue: &Catalogue) -> Vec<&Advisory> {
     let mut advisories: Vec<&Advisory> = catalogue.advisories.iter().collect();
     advisories.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.id.cmp(&b.id)));
@@ -71,9 +91,9 @@ fn advisory_section(out: &mut String, advisory: &Advisory) {
         Subject::Tunnel => "each tunnel; the worst one is the node's",
     };
     let _ = writeln!(out, "; judged on {judged}.\n\n{}\n", advisory.prose.trim());
-    out.push_str("| condition | kind |\n|---|---|\n");
-    for condition in conditions {
-        let _ = writeln!(out, "| `{}` | {} |", condition.id, contributes(condition.kind));
+    out.push_str("| condition | holds while | kind |\n|---|---|---|\n");
+    for Condition { id, words, kind, .. } in conditions {
+        let _ = writeln!(out, "| `{id}` | {words} | {} |", contributes(*kind));
     }
     out.push_str("\nRemedies:\n\n");
     for remedy in remedies {

@@ -5,9 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use natwatch::advisory::Catalogue;
-use natwatch::facts::{Collector, Source};
+use natwatch::capture::{Ask, NetlinkFamily, NetlinkRequest, Replay, Request, RequestKind, Take};
+use natwatch::facts::{Collector, Reading, Source};
 use natwatch::metrics::{METRICS, table};
+use natwatch::read::Known;
 use natwatch::report::markdown;
+use serde_json::{Value, json};
 
 use crate::support::capture::recorded_nodes;
 
@@ -19,6 +22,13 @@ fn document(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap()
 }
 
+/// Renamed into place: other tests read it at the same time.
+fn put(name: &str, text: &str) {
+    let written = path(&format!("{name}.new"));
+    fs::write(&written, text).unwrap();
+    fs::rename(&written, path(name)).unwrap();
+}
+
 /// Parts of documents that are derived stand between two comments.
 #[test]
 fn derived_parts_are_up_to_date() {
@@ -26,6 +36,7 @@ fn derived_parts_are_up_to_date() {
     let parts = [
         ("README.md", "metrics", table()),
         ("README.md", "advisories", markdown::advisory_table(catalogue)),
+        ("README.md", "series", markdown::series_budget(catalogue)),
         ("docs/runbooks/NatwatchExposed.md", "impact", markdown::impact_table(catalogue)),
     ];
     for (name, part, text) in parts {
@@ -34,10 +45,7 @@ fn derived_parts_are_up_to_date() {
         let (before, rest) = document.split_once(&begin).unwrap_or_else(|| panic!("{name} has no {begin}"));
         let (shown, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{name} has no {end}"));
         if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
-            // Renamed into place: other tests read it at the same time.
-            let written = path(&format!("{name}.new"));
-            fs::write(&written, format!("{before}{begin}{text}{end}{after}")).unwrap();
-            fs::rename(&written, path(name)).unwrap();
+            put(name, &format!("{before}{begin}{text}{end}{after}"));
         } else {
             assert_eq!(shown, text, "{name}: run `make golden`");
         }
@@ -54,9 +62,54 @@ fn derived_pages_are_up_to_date() {
     ];
     for (name, text) in pages {
         if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
-            fs::write(path(name), &text).unwrap();
+            put(name, &text);
         } else {
             assert_eq!(document(name), text, "{name}: run `make golden`");
+        }
+    }
+}
+
+/// Wherever a dashboard maps a condition to words, it maps all, to those of the catalogue.
+#[test]
+fn dashboards_tell_conditions_in_words() {
+    fn tell(value: &mut Value, words: &Value) -> usize {
+        match value {
+            Value::Object(fields) => {
+                let is_of_conditions = |options: &&mut Value| {
+                    options.as_object().is_some_and(|options| options.keys().any(|name| words.get(name).is_some()))
+                };
+                match fields.get_mut("options").filter(is_of_conditions) {
+                    Some(options) => {
+                        options.clone_from(words);
+                        1
+                    }
+                    None => fields.values_mut().map(|value| tell(value, words)).sum(),
+                }
+            }
+            Value::Array(items) => items.iter_mut().map(|item| tell(item, words)).sum(),
+            _ => 0,
+        }
+    }
+    let mut words: Vec<(&str, &str)> = Vec::new();
+    for condition in Catalogue::built_in().advisories.iter().flat_map(|advisory| &advisory.conditions) {
+        let (id, own) = (condition.id.as_str(), condition.words.as_str());
+        match words.iter().find(|(known, _)| *known == id) {
+            Some((_, known)) => assert_eq!(*known, own, "{id} is told in two ways"),
+            None => words.push((id, own)),
+        }
+    }
+    let options =
+        words.iter().enumerate().map(|(at, (id, text))| ((*id).to_owned(), json!({"index": at, "text": text})));
+    let options = Value::Object(options.collect());
+    for (name, panels) in [("dashboards/natwatch-fleet.json", 2), ("dashboards/natwatch-node.json", 1)] {
+        let text = document(name);
+        let mut dashboard: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(tell(&mut dashboard, &options), panels, "{name}");
+        let derived = serde_json::to_string_pretty(&dashboard).unwrap() + "\n";
+        if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+            put(name, &derived);
+        } else {
+            assert!(text == derived, "{name}: run `make golden`");
         }
     }
 }
@@ -70,7 +123,7 @@ fn the_mixin_has_the_rules() {
         let text = serde_json::to_string_pretty(&rules).unwrap() + "\n";
         let copy = format!("mixin/{name}.rules.json");
         if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
-            fs::write(path(&copy), &text).unwrap();
+            put(&copy, &text);
         } else {
             assert_eq!(document(&copy), text, "{copy}: run `make golden`");
         }
@@ -163,6 +216,79 @@ fn the_platform_page_knows_every_source_and_every_request() {
     }
 }
 
+/// What a request is called in the platform page. `None`: it has no name there yet.
+fn name_in_the_page(request: &NetlinkRequest) -> Option<&'static str> {
+    const CTRL: u16 = 16;
+    let command = request.body.first().copied();
+    Some(match (request.family, request.kind.to_be_bytes()) {
+        (NetlinkFamily::Route, _) => match request.kind {
+            18 => "RTM_GETLINK",
+            22 => "RTM_GETADDR",
+            26 => "RTM_GETROUTE",
+            30 => "RTM_GETNEIGH",
+            34 => "RTM_GETRULE",
+            38 => "RTM_GETQDISC",
+            46 => "RTM_GETTFILTER",
+            66 => "RTM_GETNEIGHTBL",
+            82 => "RTM_GETNETCONF",
+            _ => return None,
+        },
+        (NetlinkFamily::Netfilter, [1, 1]) => "IPCTNL_MSG_CT_GET",
+        (NetlinkFamily::Netfilter, [1, 4]) => "IPCTNL_MSG_CT_GET_STATS_CPU",
+        (NetlinkFamily::Netfilter, [6, 1]) => "IPSET_CMD_PROTOCOL",
+        (NetlinkFamily::Netfilter, [6, 7]) => "_LIST",
+        (NetlinkFamily::Netfilter, [6, 11]) => "_TEST",
+        (NetlinkFamily::Netfilter, [6, 12]) => "_HEADER",
+        (NetlinkFamily::Netfilter, [6, 15]) => "_GET_BYINDEX",
+        (NetlinkFamily::Netfilter, [10, 1]) => "NFT_MSG_GETTABLE",
+        (NetlinkFamily::Netfilter, [10, 4]) => "NFT_MSG_GETCHAIN",
+        (NetlinkFamily::Netfilter, [10, 7]) => "NFT_MSG_GETRULE",
+        (NetlinkFamily::Netfilter, [10, 10]) => "NFT_MSG_GETSET",
+        (NetlinkFamily::Netfilter, [10, 13]) => "NFT_MSG_GETSETELEM",
+        (NetlinkFamily::Netfilter, [10, 16]) => "NFT_MSG_GETGEN",
+        (NetlinkFamily::Generic, _) if request.kind == CTRL => "CTRL_CMD_GETFAMILY",
+        (NetlinkFamily::Generic, _) if command == Some(1) => "ETHTOOL_MSG_STRSET_GET",
+        (NetlinkFamily::Generic, _) if command == Some(11) => "ETHTOOL_MSG_FEATURES_GET",
+        (NetlinkFamily::Xfrm, [0, 0x23]) => "XFRM_MSG_GETSADINFO",
+        (NetlinkFamily::Xfrm, [0, 0x25]) => "XFRM_MSG_GETSPDINFO",
+        _ => return None,
+    })
+}
+
+/// A recorded node that notes which netlink requests it is asked.
+struct Noting<'a> {
+    node: Replay<'a>,
+    asked: Vec<NetlinkRequest>,
+}
+
+impl Ask for Noting<'_> {
+    fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+        if let RequestKind::Netlink(netlink) = &request.question {
+            self.asked.push(netlink.clone());
+        }
+        self.node.ask(request, take)
+    }
+}
+
+#[test]
+fn the_platform_page_knows_every_netlink_request() {
+    let platform = document("PLATFORM.md");
+    let table = platform.split("## Netlink").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
+    let collectors = Collector::ALL.iter().copied().collect();
+    let mut seen = BTreeSet::new();
+    for node in recorded_nodes() {
+        let capture = natwatch::capture::archive::load(&node).unwrap();
+        let mut noting = Noting { node: Replay::new(&capture), asked: Vec::new() };
+        let _ = natwatch::read::all(&mut noting, &collectors, &Known::default(), &mut |_| ());
+        for request in noting.asked {
+            let name = name_in_the_page(&request).unwrap_or_else(|| panic!("it has no name yet: {request:?}"));
+            assert!(table.contains(&format!("`{name}`")), "{name} is not in the table of netlink requests");
+            seen.insert(name);
+        }
+    }
+    assert!(seen.len() > 20, "{seen:?}");
+}
+
 /// The files that the platform page's table of them names, `{a,b}` taken apart.
 fn listed_files(platform: &str) -> Vec<String> {
     let table = platform.split("## Files").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
@@ -216,22 +342,63 @@ fn captured_nodes_stay_within_the_budget_of_series() {
     }
 }
 
+/// Paths in what contributors and operators read, and in the descriptions of tests, lead to something.
 #[test]
-fn the_readme_counts_series_right() {
-    let readme = document("README.md").replace('\n', " ");
-    let (advisories, sources) = (Catalogue::built_in().advisories.len(), Source::ALL.len());
-    for part in [format!("{advisories} advisories take {}, ", 2 * advisories), format!(", sources {sources}, ")] {
-        assert!(readme.contains(&part), "{part}");
+fn pages_point_to_what_exists() {
+    const ROOTS: [&str; 9] =
+        ["src/", "tests/", "docs/", "benches/", "deploy/", "dashboards/", "mixin/", "fuzz/", "target/"];
+    let mut pages: Vec<String> =
+        ["ARCHITECTURE.md", "CONTRIBUTING.md", "PLATFORM.md", "README.md"].map(str::to_owned).into();
+    let docs = fs::read_dir(path("docs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    pages.extend(docs.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")));
+    let mut found = 0;
+    for page in pages {
+        let text = document(&page);
+        // Links in Markdown are relative to the page.
+        let beside = path(&page).parent().unwrap().to_owned();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for link in links.filter(|link| !link.contains("://") && !link.is_empty()) {
+            assert!(beside.join(link).exists(), "{page}: {link}");
+            found += 1;
+        }
+        for word in text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace) {
+            let word = word.trim_end_matches(['/', ',', '.', ':']);
+            let is_placeholder = |part: &str| {
+                let stem = part.split('.').next().unwrap_or_default();
+                stem != "README" && !stem.is_empty() && stem.chars().all(|c| c.is_ascii_uppercase())
+            };
+            let is_pattern = word.contains(['*', '{', '<', '$']) || word.split('/').any(is_placeholder);
+            if ROOTS.iter().any(|root| word.starts_with(root)) && !word.starts_with("target/") && !is_pattern {
+                assert!(path(word).exists() || path(&format!("{word}.rs")).exists(), "{page}: {word}");
+                found += 1;
+            }
+        }
     }
+    assert!(found > 150, "{found}");
 }
 
 #[test]
-fn the_architecture_page_points_to_what_exists() {
-    let page = document("ARCHITECTURE.md");
-    for word in page.split('`').filter(|word| word.starts_with("src/") && !word.contains('*')) {
-        assert!(path(word).exists() || path(&format!("{word}.rs")).exists(), "{word}");
-    }
+fn the_readme_names_every_collector() {
     for collector in Collector::ALL {
         assert!(document("README.md").contains(collector.name()), "{collector}");
+    }
+}
+
+/// Each invariant names the test that holds it.
+#[test]
+fn there_are_ten_invariants_and_each_has_its_test() {
+    let page = document("ARCHITECTURE.md");
+    let rows = page.split("## Invariants").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
+    let is_one = |row: &&str| row.strip_prefix("| ").is_some_and(|row| row.starts_with(|c: char| c.is_ascii_digit()));
+    let rows: Vec<&str> = rows.lines().filter(is_one).collect();
+    assert_eq!(rows.len(), 10, "{rows:#?}");
+    for row in rows {
+        let held = row.rsplit(" | ").next().unwrap();
+        let mut directory = PathBuf::new();
+        for word in held.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs")) {
+            let file = if word.contains('/') { path(word) } else { directory.join(word) };
+            assert!(file.exists(), "{word} in {row}");
+            directory = file.parent().unwrap().to_owned();
+        }
     }
 }

@@ -5,10 +5,13 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
+use clap::Parser as _;
+use natwatch::cli::{Action, Cli};
+use natwatch::commands::check::{CheckAnswer, answer};
 use natwatch::facts::Collector;
 use natwatch::facts::netfilter::ChainId;
+use natwatch::report::text::Style;
 
 use crate::support::capture::recorded_nodes;
 
@@ -41,17 +44,17 @@ fn check(node: &Path, format: &str) -> String {
     if format == "rules" {
         return rules(node);
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_natwatch"));
-    let output = command.arg("check").arg("--from").arg(node).args(["--format", format]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", node.display());
+    let words = ["natwatch", "check", "--format", format, "--from", node.to_str().unwrap()];
+    let Some(Action::Check(flags)) = Cli::parse_from(words).action else { panic!("these are the words of check") };
+    let CheckAnswer { text, beside, code } = answer(&flags, Style { colour: false }).unwrap();
+    assert_eq!(beside, None, "{}", node.display());
     let version = env!("CARGO_PKG_VERSION");
-    let stdout = String::from_utf8(output.stdout)
-        .unwrap()
+    let stdout = text
         .replace(&format!("\"natwatch_version\": \"{version}\""), "\"natwatch_version\": \"VERSION\"")
         .replace(&format!("version=\"{version}\",arch=\"{}\"", std::env::consts::ARCH), "version=\"VERSION\"");
     // docs/metrics.md has the texts and types, once.
     let lines = stdout.split_inclusive('\n').filter(|line| format != "prometheus" || !line.starts_with("# "));
-    format!("{}exit code {}\n", lines.collect::<String>(), output.status.code().unwrap())
+    format!("{}exit code {}\n", lines.collect::<String>(), code)
 }
 
 #[test]
