@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::netfilter::Family;
 use super::{Failure, Reading, names};
 
 /// A network device (`struct net_device`) as rtnetlink tells it.
@@ -377,8 +378,8 @@ impl Route {
 /// A policy rule (`ip rule`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
-    /// IPv6 or IPv4.
-    pub ipv6: bool,
+    /// IPv4 or IPv6.
+    pub family: Family,
     /// Order; lower is looked at first.
     pub priority: u32,
     /// Table that it leads to.

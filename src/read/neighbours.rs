@@ -10,8 +10,9 @@
 use super::Node;
 use super::known::KnownNeighbours;
 use super::links::NDMSG;
-use super::routing::{AF_INET, AF_INET6, family_name};
+
 use crate::capture::{NetlinkFamily, Request, Take};
+use crate::facts::netfilter::Family;
 use crate::facts::{Failure, NeighbourTable, Neighbours, OwnNeighbours, Reading, Source};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
@@ -24,31 +25,31 @@ const NDTMSG: usize = 4;
 const NEAR: f64 = 0.9;
 
 /// Tables of a family; devices' own parameters follow.
-fn table(ipv6: bool) -> Request {
-    let body = vec![if ipv6 { AF_INET6 } else { AF_INET }, 0, 0, 0];
-    let name = format!("route/neighbour-table-{}", family_name(ipv6));
+fn table(family: Family) -> Request {
+    let body = vec![family.nfproto(), 0, 0, 0];
+    let name = format!("route/neighbour-table-{}", family.name());
     Request::netlink(Source::Neighbours, &name, NetlinkFamily::Route, RTM_GETNEIGHTBL, true, body)
 }
 
 /// Entries of this network namespace.
-fn entries(ipv6: bool) -> Request {
+fn entries(family: Family) -> Request {
     let mut body = vec![0; NDMSG];
-    body[0] = if ipv6 { AF_INET6 } else { AF_INET };
-    let name = format!("route/neighbours-{}", family_name(ipv6));
+    body[0] = family.nfproto();
+    let name = format!("route/neighbours-{}", family.name());
     Request::netlink(Source::Neighbours, &name, NetlinkFamily::Route, RTM_GETNEIGH, true, body)
 }
 
 /// The tables of both families.
 pub fn read(node: &mut Node<'_>) -> Neighbours {
-    Neighbours([false, true].map(|ipv6| read_table(node, ipv6)))
+    Neighbours(Family::IP.map(|family| read_table(node, family)))
 }
 
-fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
-    let mut table = match asked(node, ipv6) {
+fn read_table(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
+    let mut table = match asked(node, family) {
         Reading::Ok(table) => table,
         unread => return unread,
     };
-    let place = usize::from(ipv6);
+    let place = family.place();
     table.refused_since =
         node.memory.refused_neighbours[place].zip(table.refused).map(|(before, now)| now.saturating_sub(before));
     node.left.refused_neighbours[place] = table.refused;
@@ -62,9 +63,9 @@ fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
             table.own = Reading::Ok(known.own);
             return Reading::Ok(table);
         }
-        table.own = own(node, ipv6);
+        table.own = own(node, family);
         // What came meanwhile is among the entries of this namespace, and counts as one of the table too.
-        let entries = match asked(node, ipv6) {
+        let entries = match asked(node, family) {
             Reading::Ok(again) => again.entries,
             unread => return unread,
         };
@@ -81,14 +82,14 @@ fn read_table(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
 }
 
 /// The table without entries.
-fn asked(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
-    let request = table(ipv6);
+fn asked(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
+    let request = table(family);
     let mut found = None;
     let reading = node.try_ask(&request, &mut |bytes| {
         let decoded =
             netlink::message(bytes).map_err(Failure::from).and_then(|(message, _)| match message.is_control() {
                 true => Ok(None),
-                false => decode_table(&message, if ipv6 { AF_INET6 } else { AF_INET }),
+                false => decode_table(&message, family.nfproto()),
             });
         found = decoded.transpose();
         // What follows is about devices, and a node has thousands of them.
@@ -96,7 +97,7 @@ fn asked(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
     });
     let decoded = reading.and_then(|()| match found {
         Some(decoded) => Reading::from(decoded.map_err(|failure| failure.within(&request.name))),
-        None if ipv6 => Reading::Absent("the kernel has no neighbours of IPv6".into()),
+        None if family == Family::Ipv6 => Reading::Absent("the kernel has no neighbours of IPv6".into()),
         None => Reading::Failed(Failure::unexpected("no table of IPv4, which every kernel has").within(&request.name)),
     });
     node.sources.asked(Source::Neighbours);
@@ -106,9 +107,8 @@ fn asked(node: &mut Node<'_>, ipv6: bool) -> Reading<NeighbourTable> {
     }
 }
 
-fn own(node: &mut Node<'_>, ipv6: bool) -> Reading<OwnNeighbours> {
-    let family = if ipv6 { AF_INET6 } else { AF_INET };
-    let exempt = node.dump(&entries(ipv6), |message| decode_entry(message, family));
+fn own(node: &mut Node<'_>, family: Family) -> Reading<OwnNeighbours> {
+    let exempt = node.dump(&entries(family), |message| decode_entry(message, family.nfproto()));
     exempt.map(|exempt| {
         let count = |wanted| u32::try_from(exempt.iter().filter(|is| **is == wanted).count()).unwrap_or(u32::MAX);
         OwnNeighbours { counted: count(false), exempt: count(true) }

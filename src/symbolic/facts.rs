@@ -99,8 +99,8 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
     }
     let source_ports = tunnel.source_ports.or(facts.local_ports.ok().copied());
     let (ways, vague) = outer_paths(facts, link, tunnel);
-    let fwmarks = |ipv6: bool| -> Vec<(u32, u32)> {
-        let rules = facts.rules.ok().into_iter().flatten().filter(|rule| rule.ipv6 == ipv6);
+    let fwmarks = |family: Family| -> Vec<(u32, u32)> {
+        let rules = facts.rules.ok().into_iter().flatten().filter(|rule| rule.family == family);
         rules.filter_map(|rule| rule.fwmark).collect()
     };
     Ok(TunnelFacts {
@@ -111,18 +111,18 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
             .map(|other| other.name.clone())
             .collect(),
         upper_devices: Numbers::ranges(names.into_iter().map(|key| (key, key)).collect()),
-        inner: [false, true].map(|ipv6| routed_into(facts, &into, ipv6)),
+        inner: Family::IP.map(|family| routed_into(facts, &into, family)),
         bridged: link.master.is_some(),
         bridges_call_rules: [0, 1].map(|at| bridges_call_rules(facts, link, at)),
         ports: destination_ports(tunnel),
         source_ports: source_ports.map(|(first, last)| Numbers::ranges(vec![(first.into(), last.into())])),
         ways,
         vague,
-        fwmarks: [fwmarks(false), fwmarks(true)],
-        past: [false, true].map(|ipv6| {
+        fwmarks: Family::IP.map(fwmarks),
+        past: Family::IP.map(|family| {
             let (rules, routes) = (facts.rules.ok(), facts.routes.ok());
             let (rules, routes) = (rules.map_or(&[][..], Vec::as_slice), routes.map_or(&[][..], Vec::as_slice));
-            past(rules, routes, ipv6, &into)
+            past(rules, routes, family, &into)
         }),
         is_rerouted: tunnel
             .link
@@ -227,20 +227,20 @@ fn is_rerouted(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
 
 /// Destinations whose routes lead into one of these devices. What every IPv6 device has by itself (link-local and
 /// multicast) carries no traffic that a checksum is offloaded for.
-fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, ipv6: bool) -> Numbers {
-    let whole: IpAddr = if ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
+fn routed_into(facts: &Facts, devices: &BTreeSet<u32>, family: Family) -> Numbers {
+    let whole: IpAddr = if family == Family::Ipv6 { [0u16; 8].into() } else { [0u8; 4].into() };
     let routes = facts.routes.ok().into_iter().flatten().filter(|route| route.kind == UNICAST);
     let routes = routes.filter(|route| route.devices.iter().any(|device| devices.contains(device)));
     let prefixes = routes.filter_map(|route| {
         let destination = match (route.destination, route.gateway) {
             (Some(destination), _) => destination,
             // A default route does not say its family; its gateway does.
-            (None, Some(gateway)) if gateway.is_ipv6() == ipv6 => whole,
+            (None, Some(gateway)) if Family::of(&gateway) == family => whole,
             (None, None) => whole,
             (None, Some(_)) => return None,
         };
         let local = route.prefix_length >= 8 && (is_link_local(destination) || destination.is_multicast());
-        (destination.is_ipv6() == ipv6 && !local).then(|| prefix_range(destination, route.prefix_length))
+        (Family::of(&destination) == family && !local).then(|| prefix_range(destination, route.prefix_length))
     });
     Numbers::ranges(prefixes.collect())
 }
@@ -252,18 +252,18 @@ fn is_link_local(address: IpAddr) -> bool {
 /// What is known of the ways although no route is: the device and the address that the tunnel insists on.
 fn vague_ways(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
-    let way = |ipv6| OuterPath {
-        family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+    let way = |family| OuterPath {
+        family,
         mark: 0,
         remotes: None,
         device: tunnel.link.and_then(|index| name_key(facts.link_name(index))),
         source: local.map(address_key),
         primary: match tunnel.link {
-            Some(index) => primary(facts, index, ipv6, None),
+            Some(index) => primary(facts, index, family, None),
             None => Err("which device it leaves by is not known".into()),
         },
     };
-    let families = [false, true].into_iter().filter(|ipv6| local.is_none_or(|local| local.is_ipv6() == *ipv6));
+    let families = Family::IP.into_iter().filter(|family| local.is_none_or(|local| Family::of(&local) == *family));
     families.map(way).collect()
 }
 
@@ -274,10 +274,10 @@ fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let addresses = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
     let routes = facts.routes.ok().map_or(&[][..], Vec::as_slice);
     let mut ways = Vec::new();
-    for (ipv6, has_socket) in [false, true].into_iter().zip(tunnel.elsewhere.unwrap_or_default()) {
+    for (family, has_socket) in Family::IP.into_iter().zip(tunnel.elsewhere.unwrap_or_default()) {
         for device in tunnel.underlay.ok().into_iter().flatten().copied().filter(|_| has_socket) {
             let way = |source: Option<u128>, primary| OuterPath {
-                family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+                family,
                 mark: 0,
                 remotes: None,
                 device: name_key(facts.link_name(device)),
@@ -285,20 +285,20 @@ fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
                 primary,
             };
             let own: Vec<&Address> =
-                addresses.iter().filter(|at| at.link == device && may_be_chosen(at, ipv6)).collect();
+                addresses.iter().filter(|at| at.link == device && may_be_chosen(at, family)).collect();
             // One that is a network by itself is chosen for no other host, unless it is the only one.
-            let whole = if ipv6 { 128 } else { 32 };
+            let whole = if family == Family::Ipv6 { 128 } else { 32 };
             let chosen = own.iter().filter(|at| own.len() == 1 || at.prefix_length < whole);
             let chosen: BTreeSet<u128> = chosen.map(|at| address_key(at.address)).collect();
             ways.extend(chosen.iter().map(|address| way(Some(*address), Ok(*address))));
             if chosen.is_empty() {
-                let primary = primary(facts, device, ipv6, None);
+                let primary = primary(facts, device, family, None);
                 ways.push(way(primary.as_ref().ok().copied(), primary));
             }
             let named = routes.iter().filter(|route| route.kind == UNICAST && route.devices.contains(&device));
-            let named = named.filter_map(|route| route.preferred_source).filter(|source| source.is_ipv6() == ipv6);
+            let named = named.filter_map(|route| route.preferred_source).filter(|source| Family::of(source) == family);
             let named: BTreeSet<u128> = named.map(address_key).filter(|source| !chosen.contains(source)).collect();
-            ways.extend(named.into_iter().map(|source| way(Some(source), primary(facts, device, ipv6, None))));
+            ways.extend(named.into_iter().map(|source| way(Some(source), primary(facts, device, family, None))));
         }
     }
     ways
@@ -306,37 +306,39 @@ fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
 
 /// The ways of one route: by each of its devices.
 fn ways(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<OuterPath> {
-    let ipv6 = route.remotes.first().is_some_and(IpAddr::is_ipv6);
+    let family = route.remotes.first().map_or(Family::Ipv4, Family::of);
     let local = tunnel.local.filter(|local| !local.is_unspecified()).or(route.source);
     let by = |(number, index): (usize, &u32)| {
         let next_hop = match route.gateway {
             // nf_nat_masquerade_ipv6 goes by the destination.
-            _ if ipv6 => route.remotes.first().copied(),
-            Some(gateway) if gateway.is_ipv6() == ipv6 && number == 0 => Some(gateway),
+            _ if family == Family::Ipv6 => route.remotes.first().copied(),
+            Some(gateway) if Family::of(&gateway) == family && number == 0 => Some(gateway),
             None if number == 0 => route.remotes.first().copied(),
             _ => None, // of the other next hops of a multipath route only the device is known
         };
         OuterPath {
-            family: if ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+            family,
             mark: route.mark,
             remotes: Some(Numbers::of(&route.remotes.iter().map(|remote| address_key(*remote)).collect::<Vec<_>>())),
             device: name_key(facts.link_name(*index)),
             source: local.map(address_key),
-            primary: primary(facts, *index, ipv6, next_hop),
+            primary: primary(facts, *index, family, next_hop),
         }
     };
     route.devices.iter().enumerate().map(by).collect()
 }
 
 /// The address that masquerading writes for packets that leave by a device: `inet_select_addr`, `ipv6_dev_get_saddr`.
-fn primary(facts: &Facts, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> Result<u128, Question> {
+fn primary(facts: &Facts, device: u32, family: Family, next_hop: Option<IpAddr>) -> Result<u128, Question> {
     let all = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
-    let usable = |address: &&Address| may_be_chosen(address, ipv6);
+    let usable = |address: &&Address| may_be_chosen(address, family);
     let here: Vec<&Address> = all.iter().filter(usable).filter(|address| address.link == device).collect();
     let name = facts.link_name(device);
-    let open = |why: String| Question::from(why).shown_by(["ip", if ipv6 { "-6" } else { "-4" }, "address", "show"]);
+    let open = |why: String| {
+        Question::from(why).shown_by(["ip", if family == Family::Ipv6 { "-6" } else { "-4" }, "address", "show"])
+    };
     let chosen = match (here.as_slice(), next_hop) {
-        ([], _) if ipv6 => None,
+        ([], _) if family == Family::Ipv6 => None,
         // inet_select_addr goes on with the other devices, in their order: lo is the first, that of the others is not known.
         ([], _) => {
             let elsewhere: Vec<&Address> = all.iter().filter(usable).collect();
@@ -352,7 +354,7 @@ fn primary(facts: &Facts, device: u32, ipv6: bool, next_hop: Option<IpAddr>) -> 
         }
         ([only], _) => Some(*only),
         (_, None) => return Err(open(format!("which of the addresses of {name} masquerading writes is not known"))),
-        (several, Some(next_hop)) if ipv6 => {
+        (several, Some(next_hop)) if family == Family::Ipv6 => {
             let length = |address: &Address| {
                 let differing = address_key(address.address) ^ address_key(next_hop);
                 differing.leading_zeros().min(address.prefix_length.into())

@@ -113,7 +113,7 @@ impl<'a> Network<'a> {
                 }
             }
         }
-        let own = [false, true].map(|ipv6| own_addresses(facts, ipv6));
+        let own = Family::IP.map(|family| own_addresses(facts, family));
         let taking = taking(facts.known_links());
         let device = |link: &'a Link| Device {
             index: link.index,

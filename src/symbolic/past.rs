@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::network::host::prefix_range;
 use super::values::Numbers;
+use crate::facts::netfilter::Family;
 use crate::facts::{PolicyRule, Route};
 
 /// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.
@@ -37,12 +38,12 @@ pub struct Past {
 }
 
 /// What policy rules of a family do to marked packets. `into`: devices by which packets get into the tunnel.
-pub fn past(rules: &[PolicyRule], routes: &[Route], ipv6: bool, into: &BTreeSet<u32>) -> Vec<Past> {
-    let largest = if ipv6 { u128::MAX } else { u32::MAX.into() };
-    let mut rules: Vec<&PolicyRule> = rules.iter().filter(|rule| rule.ipv6 == ipv6).collect();
+pub fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into: &BTreeSet<u32>) -> Vec<Past> {
+    let largest = if family == Family::Ipv6 { u128::MAX } else { u32::MAX.into() };
+    let mut rules: Vec<&PolicyRule> = rules.iter().filter(|rule| rule.family == family).collect();
     rules.sort_by_key(|rule| rule.priority);
     let of_table = |table: u32| {
-        let mine = routes.iter().filter(|route| route.table == table && is_of(route, ipv6));
+        let mine = routes.iter().filter(|route| route.table == table && is_of(route, family));
         mine.map(|route| (range_of(route, largest), route)).collect::<Vec<_>>()
     };
     let leads_in = |route: &Route| route.kind == UNICAST && route.devices.iter().any(|device| into.contains(device));
@@ -80,9 +81,9 @@ pub fn past(rules: &[PolicyRule], routes: &[Route], ipv6: bool, into: &BTreeSet<
     found
 }
 
-fn is_of(route: &Route, ipv6: bool) -> bool {
+fn is_of(route: &Route, family: Family) -> bool {
     // A default route does not say its family; its gateway does.
-    route.destination.or(route.gateway).is_none_or(|address| address.is_ipv6() == ipv6)
+    route.destination.or(route.gateway).is_none_or(|address| Family::of(&address) == family)
 }
 
 /// It is for every packet, and ends the look-up.
@@ -100,7 +101,7 @@ mod tests {
 
     fn rule(priority: u32, table: u32, fwmark: Option<(u32, u32)>) -> PolicyRule {
         PolicyRule {
-            ipv6: false,
+            family: Family::Ipv4,
             priority,
             table,
             action: TO_TABLE,
@@ -118,7 +119,7 @@ mod tests {
         let marked = rule(100, 7, Some((0x4000, 0x4000)));
         let into = BTreeSet::from([9]);
         let of = |rules: &[&PolicyRule], routes: &[Route]| {
-            past(&rules.iter().map(|rule| (*rule).clone()).collect::<Vec<_>>(), routes, false, &into)
+            past(&rules.iter().map(|rule| (*rule).clone()).collect::<Vec<_>>(), routes, Family::Ipv4, &into)
         };
         let tunnel = Route::to(MAIN, "10.42.0.0/16", UNICAST, 9);
         let elsewhere = Route::to(7, "0.0.0.0/0", UNICAST, 2);

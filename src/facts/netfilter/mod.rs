@@ -14,6 +14,7 @@ mod source_nat;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Failure, Name, Reading, Shared, names};
@@ -75,7 +76,20 @@ names! {
 }
 
 impl Family {
-    /// `NFPROTO_*`
+    /// Those that a packet has.
+    pub const IP: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// That of an address.
+    pub const fn of(address: &IpAddr) -> Self {
+        if address.is_ipv6() { Self::Ipv6 } else { Self::Ipv4 }
+    }
+
+    /// Its place in [`Family::IP`].
+    pub const fn place(self) -> usize {
+        matches!(self, Self::Ipv6) as usize
+    }
+
+    /// `NFPROTO_*`; of IPv4 and IPv6 it is `AF_*` too.
     pub const fn nfproto(self) -> u8 {
         match self {
             Self::Inet => 1,

@@ -225,7 +225,7 @@ const CHANGES: &[Change] = &[
     ("a policy rule", |node| {
         let Reading::Ok(rules) = &mut node.rules else { panic!("they were read") };
         rules.push(PolicyRule {
-            ipv6: false,
+            family: crate::facts::netfilter::Family::Ipv4,
             priority: 7,
             table: 100,
             action: 1,

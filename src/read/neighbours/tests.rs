@@ -4,6 +4,7 @@ use super::*;
 use crate::capture::{Ask, hand_out};
 use crate::facts::Collector;
 use crate::netfilter::netlink::{NLMSG_DONE, frame, put};
+use crate::read::routing::{AF_INET, AF_INET6};
 use crate::read::testing::{Answers, played_after, read_with};
 use crate::read::{Collectors, Known, testing::answering};
 
@@ -44,9 +45,9 @@ fn tables_are_read_and_entries_where_they_are_near_the_limit() {
         [entry(AF_INET, 0x80, 0), entry(AF_INET, 2, 0x10), entry(AF_INET, 2, 0), entry(AF_INET6, 2, 0), done()]
             .concat();
     let answers: Answers = [
-        (&table(false), Reading::Ok(&ipv4[..])),
-        (&table(true), Reading::Ok(&ipv6[..])),
-        (&entries(false), Reading::Ok(&entries_of_ipv4[..])),
+        (&table(Family::Ipv4), Reading::Ok(&ipv4[..])),
+        (&table(Family::Ipv6), Reading::Ok(&ipv6[..])),
+        (&entries(Family::Ipv4), Reading::Ok(&entries_of_ipv4[..])),
     ]
     .into();
     let (found, sources) = read_with(&answers, read);

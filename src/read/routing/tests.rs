@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use super::wire::{decode_listed, decode_route, decode_rule};
 use super::*;
 use crate::capture::archive::testing::recorded_answer;
+use crate::facts::netfilter::Family;
 use crate::netfilter::netlink::NLMSG_ERROR;
 use crate::read::testing::{Answers, answering, read_with};
 
@@ -52,8 +53,8 @@ fn the_three_default_rules_are_read_in_order() {
     let rules = decode_rules(*RULES).into_result().unwrap();
     let seen: Vec<_> = rules.iter().map(|rule| (rule.priority, rule.table, rule.action)).collect();
     assert_eq!(seen, [(0, 255, 1), (32766, 254, 1), (32767, 253, 1)]);
-    assert!(rules.iter().all(|rule| rule.fwmark.is_none() && rule.other.is_empty() && !rule.ipv6));
-    assert!(decode_rules(*RULES6).ok().unwrap().iter().all(|rule| rule.ipv6));
+    assert!(rules.iter().all(|rule| rule.fwmark.is_none() && rule.other.is_empty() && rule.family == Family::Ipv4));
+    assert!(decode_rules(*RULES6).ok().unwrap().iter().all(|rule| rule.family == Family::Ipv6));
 }
 
 #[test]

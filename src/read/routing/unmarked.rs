@@ -61,10 +61,11 @@ fn is_sibling(route: &Route, other: &Route) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::netfilter::Family;
 
     fn rule(priority: u32, table: u32) -> PolicyRule {
         PolicyRule {
-            ipv6: false,
+            family: Family::Ipv4,
             priority,
             table,
             action: TO_TABLE,

@@ -1,6 +1,7 @@
 //! Answers about addresses, policy rules and routes.
 
 use super::{AF_INET, AF_INET6, IFADDRMSG, RTMSG};
+use crate::facts::netfilter::Family;
 use crate::facts::{Address, Failure, PolicyRule, Route};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
@@ -52,7 +53,7 @@ pub fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
     let flags = u32::from_ne_bytes(array(message.body, 8, "fib_rule_hdr")?);
     Ok(PolicyRule {
         inverted: flags & FIB_RULE_INVERT != 0,
-        ipv6: family == AF_INET6,
+        family: if family == AF_INET6 { Family::Ipv6 } else { Family::Ipv4 },
         priority: attributes.u32(FRA_PRIORITY)?.unwrap_or(0),
         table: attributes.u32(FRA_TABLE)?.unwrap_or(table.into()),
         action,

@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
             effort,
             begun: effort.left(),
             share: WALK,
-            tracks: [Family::Ipv4, Family::Ipv6].map(|family| (family, network.tracks(family))).into(),
+            tracks: Family::IP.map(|family| (family, network.tracks(family))).into(),
             relevant: network.survey().relevant(marks),
             writers: None,
             unread: (0..network.rules.len()).map(|set| network.unread_in_set(set).is_some()).collect(),

@@ -56,7 +56,7 @@ impl HostFacts {
         };
         Self {
             outward: outward(facts, name),
-            first_ways: [false, true].map(|ipv6| first_ways(facts, ipv6, name)),
+            first_ways: Family::IP.map(|family| first_ways(facts, family, name)),
             targets: match &facts.targets {
                 Reading::Ok(targets) => {
                     let named = |(address, device): (&IpAddr, &Option<u32>)| match device {
@@ -141,20 +141,20 @@ fn outward(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128
 /// Destinations by the device that leads there.
 fn first_ways(
     facts: &Facts,
-    ipv6: bool,
+    family: Family,
     name: impl Fn(u32) -> Option<u128>,
 ) -> Result<BTreeMap<u128, Numbers>, Question> {
     let unread = |why: &str| {
-        let words = if ipv6 {
+        let words = if family == Family::Ipv6 {
             ["ip", "-6", "route", "show", "table", "all"]
         } else {
             ["ip", "-4", "route", "show", "table", "all"]
         };
         Question::from(format!("which way packets of this host first go is not known: {why}")).shown_by(words)
     };
-    let reading = &facts.unmarked_routes[usize::from(ipv6)];
+    let reading = &facts.unmarked_routes[family.place()];
     let routes = reading.ok().ok_or_else(|| unread(&reading.why()))?;
-    let largest = if ipv6 { u128::MAX } else { u32::MAX.into() };
+    let largest = if family == Family::Ipv6 { u128::MAX } else { u32::MAX.into() };
     let range = |route: &Route| match route.destination {
         Some(destination) => prefix_range(destination, route.prefix_length),
         None => (0, largest),
@@ -182,11 +182,11 @@ fn first_ways(
 }
 
 /// Whether the kernel may take an address of a family by itself.
-pub fn may_be_chosen(address: &Address, ipv6: bool) -> bool {
+pub fn may_be_chosen(address: &Address, family: Family) -> bool {
     !address.unpreferred
-        && address.address.is_ipv6() == ipv6
+        && Family::of(&address.address) == family
         && address.scope == UNIVERSE
-        && (ipv6 || !address.secondary)
+        && (family == Family::Ipv6 || !address.secondary)
 }
 
 /// A device, as far as rules can tell it from others.
@@ -240,8 +240,7 @@ pub struct OwnAddresses {
 
 /// Addresses that packets of this host may have as their source: those that are valid beyond it and beyond a link.
 pub fn own_sources(addresses: &[Address], family: Family) -> impl Iterator<Item = u128> {
-    let ipv6 = family == Family::Ipv6;
-    let own = addresses.iter().filter(move |own| own.address.is_ipv6() == ipv6 && own.scope < LINK);
+    let own = addresses.iter().filter(move |own| Family::of(&own.address) == family && own.scope < LINK);
     own.map(|own| address_key(own.address))
 }
 
@@ -263,7 +262,7 @@ impl Network<'_> {
         const LOOPBACK: (u128, u128) = (0x7f00_0000, 0x7fff_ffff);
         self.addresses_of_types(family, |kind| kind == LOCAL, None).or_else(|| {
             let ipv6 = family == Family::Ipv6;
-            let own = self.host.addresses.as_ref().ok()?.iter().filter(|own| own.address.is_ipv6() == ipv6);
+            let own = self.host.addresses.as_ref().ok()?.iter().filter(|own| Family::of(&own.address) == family);
             let own = own.map(|own| address_key(own.address)).map(|own| (own, own));
             Some(Numbers::ranges(own.chain((!ipv6).then_some(LOOPBACK)).collect()))
         })
@@ -305,7 +304,7 @@ impl Network<'_> {
         device: Option<u128>,
     ) -> Option<Numbers> {
         let ipv6 = family == Family::Ipv6;
-        let own = self.own[usize::from(ipv6)].as_ref()?;
+        let own = self.own[family.place()].as_ref()?;
         let links = if device.is_some() { self.devices.as_deref()? } else { &[] };
         let here = |index: &Option<u32>| {
             device.is_none_or(|name| {
@@ -331,12 +330,12 @@ impl Network<'_> {
 }
 
 /// Addresses of a family that are not unicast, as the routes tell; the table `local` has a route for each of this host's.
-pub fn own_addresses(facts: &Facts, ipv6: bool) -> Option<OwnAddresses> {
+pub fn own_addresses(facts: &Facts, family: Family) -> Option<OwnAddresses> {
     /// `RT_TABLE_LOCAL`; routes of other tables only hold for packets that policy rules send there.
     const LOCAL_TABLE: u32 = 255;
     let routes = facts.routes.ok()?.iter().filter(|route| route.table == LOCAL_TABLE);
     let typed = routes.filter(|route| !matches!(u128::from(route.kind), UNICAST | MULTICAST)).filter_map(|route| {
-        let destination = route.destination.filter(|destination| destination.is_ipv6() == ipv6)?;
+        let destination = route.destination.filter(|destination| Family::of(destination) == family)?;
         Some((route.kind.into(), prefix_range(destination, route.prefix_length), route.devices.first().copied()))
     });
     Some(OwnAddresses { typed: typed.collect() })

@@ -147,7 +147,7 @@ impl<'a> Network<'a> {
     /// Whether any rule translates addresses or writes them into headers, and where it stands: chains that were only searched have many.
     pub fn translates(&self) -> Occurrence {
         let found = self.find_step(&|step| matches!(step, Step::Nat(_) | Step::Rewrite { .. }));
-        let families = [Family::Ipv4, Family::Ipv6].into_iter();
+        let families = Family::IP.into_iter();
         let searched = families.flat_map(|family| self.chains_of(family)).find(|(.., chain)| chain.only_searched());
         match searched {
             Some((set, id, _)) if found.certainty != Certainty::Happens => {
@@ -161,7 +161,7 @@ impl<'a> Network<'a> {
     /// searched, what UDP packets can meet is known.
     pub fn find_step(&self, wanted: &dyn Fn(&Step) -> bool) -> Occurrence {
         let mut why = None;
-        for family in [Family::Ipv4, Family::Ipv6] {
+        for family in Family::IP {
             for (set, id, chain) in self.chains_of(family) {
                 for rule in chain.rules_for_udp().into_iter().flatten() {
                     if rule.steps.iter().any(wanted) {

@@ -37,7 +37,7 @@ pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
     let mut idle = IdleConnections::new();
     let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     let mut dropping = BTreeSet::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
+    for family in Family::IP {
         for own in [true, false] {
             let assumed = may_send(&mut walk, family, own);
             let mut way = ConnectionPath::new(family, own, true);
@@ -109,7 +109,7 @@ fn is_local(walk: &Walk<'_>, first: IpAddr, last: IpAddr) -> Option<bool> {
     {
         return Some(*known);
     }
-    let family = if first.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
+    let family = Family::of(&first);
     let local = walk.network.local_addresses(family)?;
     let (first, last) = (address_key(first), address_key(last));
     Some(local.as_ranges().iter().any(|(from, to)| *from <= last && first <= *to))

@@ -34,7 +34,7 @@ pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
     let (mut translated, mut arriving, mut hits, mut clients) = (NOTHING, NOTHING, Vec::new(), [false; 2]);
     let mut is_translating = false;
     let (mut stopping, mut dropping) = (BTreeSet::new(), BTreeSet::new());
-    for family in [Family::Ipv4, Family::Ipv6] {
+    for family in Family::IP {
         for own in [true, false] {
             let assumed = may_send(&mut walk, family, own);
             let mut way = ConnectionPath::new(family, own, false);

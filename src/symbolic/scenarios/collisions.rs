@@ -218,7 +218,7 @@ fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
     let connected = network.connected();
     let addresses = network.host.addresses.as_ref();
     let chosen: Option<Vec<&Address>> =
-        addresses.ok().map(|addresses| addresses.iter().filter(|own| may_be_chosen(own, ipv6)).collect());
+        addresses.ok().map(|addresses| addresses.iter().filter(|own| may_be_chosen(own, family)).collect());
     let (devices, chosen) = match (&connected, chosen) {
         // Without an address there is nothing to write (IPv6 may take one of the link).
         (Connected::By(devices), Some(chosen)) if !(ipv6 && chosen.is_empty()) => (devices, chosen),

@@ -1,7 +1,7 @@
 //! Where connections begin: their first packets before any rule of IP.
 
 use super::senders;
-use crate::facts::netfilter::{Family, Field};
+use crate::facts::netfilter::Field;
 use crate::symbolic::assumptions::About;
 use crate::symbolic::machine::Walk;
 use crate::symbolic::packets::state;
@@ -50,7 +50,7 @@ pub(super) fn if_marked_elsewhere(walk: &mut Walk<'_>) -> PacketSet {
 /// Packets of this host by the devices that lead to their destinations, before any rule of IP.
 pub(super) fn first_ways(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (network, family) = (walk.network, walk.packets.family);
-    let ways = match &network.host.first_ways[usize::from(family == Family::Ipv6)] {
+    let ways = match &network.host.first_ways[family.place()] {
         Ok(ways) => ways,
         // Some device for each packet, whichever that is.
         Err(why) => {

@@ -23,7 +23,7 @@ const MAX_HITS: usize = 2048;
 pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut all, mut places) = (NOTHING, Vec::new());
-    for family in [Family::Ipv4, Family::Ipv6] {
+    for family in Family::IP {
         for hook in [Hook::Output, Hook::Prerouting] {
             let hits = translating_udp(&mut walk, "dns", family, hook, (DNS, DNS));
             if hits.len() > MAX_HITS {

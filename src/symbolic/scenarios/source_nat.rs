@@ -49,7 +49,7 @@ impl OnNat for Hits {
 pub fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut rules, mut one_to_one): (Vec<Reached>, Option<String>) = (Vec::new(), None);
-    for family in [Family::Ipv4, Family::Ipv6] {
+    for family in Family::IP {
         let mut hits = senders::senders(&mut walk, family);
         hits.0.retain(|hit, _| walk.nat(hit).is_none_or(translates_source));
         // What other connections' helpers expect is not what competes.

@@ -42,7 +42,7 @@ pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effor
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let mut each: Vec<Given> = translations.iter().map(|_| Given::ToNobody).collect();
     let (mut all, mut places) = (NOTHING, Vec::new());
-    for family in [Family::Ipv4, Family::Ipv6] {
+    for family in Family::IP {
         let mut hits = Vec::new();
         for hook in [Hook::Output, Hook::Prerouting] {
             hits.extend(translating_udp(&mut walk, "udp", family, hook, ANY_PORT));
@@ -55,7 +55,7 @@ pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effor
         walk.stage = format!("stale {family}");
         walk.packets = Packets::new(PacketKind::Traffic, family);
         let mine = translations.iter().zip(&mut each);
-        let mine = mine.filter(|(translation, _)| translation.target.0.is_ipv6() == (family == Family::Ipv6));
+        let mine = mine.filter(|(translation, _)| Family::of(&translation.target.0) == family);
         for (translation, given) in mine {
             *given = given_by_rules(&mut walk, &hits, translation);
         }
@@ -132,7 +132,7 @@ fn gives(network: &Network<'_>, nat: &Nat, translation: &UdpTranslation) -> Opti
         NatAction::Masquerade | NatAction::Snat => return Some(false),
         NatAction::Dnat | NatAction::Netmap => within(nat.addresses)?,
         NatAction::Redirect => {
-            let family = if target.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
+            let family = Family::of(&target);
             let key = address_key(target);
             let local = network.local_addresses(family)?;
             local.as_ranges().iter().any(|(first, last)| (*first..=*last).contains(&key))

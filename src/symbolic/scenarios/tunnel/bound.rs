@@ -11,7 +11,7 @@ impl TunnelWalk<'_, '_> {
     /// Whether no other mark can come: each that rules can write is among these, whatever could not be told.
     pub(super) fn are_all(&mut self, marks: PacketSet) -> bool {
         let network = self.walk.network;
-        let unread = [Family::Ipv4, Family::Ipv6].into_iter().any(|family| network.unread(family).is_some());
+        let unread = Family::IP.into_iter().any(|family| network.unread(family).is_some());
         if unread || network.marks_elsewhere().is_some() || network.doubtful_bits().is_some() {
             return false;
         }

@@ -37,7 +37,7 @@ impl TunnelWalk<'_, '_> {
         let mut marks = self.walk.space.and(elsewhere, self.walk.start());
         // Where nothing is routed into it, whatever enters it has passed no rule of IP.
         if self.facts.bridged || self.facts.inner.iter().all(Numbers::is_empty) {
-            for family in [Family::Ipv4, Family::Ipv6] {
+            for family in Family::IP {
                 self.begin(family, format!("bridged {family}"));
                 self.walk.traffic = "packets that no rule of IP has seen";
                 let start = self.walk.start();
@@ -50,7 +50,7 @@ impl TunnelWalk<'_, '_> {
                 }
             }
         }
-        for (at, family) in [Family::Ipv4, Family::Ipv6].into_iter().enumerate() {
+        for (at, family) in Family::IP.into_iter().enumerate() {
             if self.facts.inner[at].is_empty() {
                 continue;
             }
@@ -137,7 +137,7 @@ impl TunnelWalk<'_, '_> {
         self.begin(family, format!("bridge {family}"));
         self.walk.packets.bridged = true;
         self.walk.traffic = "frames that a bridge takes into the tunnel";
-        let known = &self.facts.bridges_call_rules[usize::from(family == Family::Ipv6)];
+        let known = &self.facts.bridges_call_rules[family.place()];
         let assumed = self.walk.if_so("bridges call rules", known);
         if assumed.is_empty() {
             return NOTHING;
@@ -197,7 +197,7 @@ impl TunnelWalk<'_, '_> {
     fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
         self.walk.traffic = traffic(forwarded, flow);
-        let at = usize::from(family == Family::Ipv6);
+        let at = family.place();
         let upper_devices = self.facts.upper_devices.clone();
         let start = self.walk.space.and(connections, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
@@ -261,7 +261,7 @@ impl TunnelWalk<'_, '_> {
     /// Packets of this host on output: where they are going before anything translates their destination or marks them.
     fn routed_first(&mut self, packets: PacketSet) -> PacketSet {
         let family = self.walk.packets.family;
-        let at = usize::from(family == Family::Ipv6);
+        let at = family.place();
         let by_mark = !self.facts.fwmarks[at].is_empty();
         let translated = self.walk.network.translates_destinations(family, true);
         if !by_mark && self.walk.network.host.ipvs_in_use == Ok(false) && translated == Certainty::DoesNot {
