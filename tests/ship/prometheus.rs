@@ -21,7 +21,8 @@ use crate::support::wait::{PATIENCE, eventually};
 const FLAGS: [&str; 3] = ["--network-namespace", "current", "--collector.conntrack.per-cpu"];
 const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text;version=1.0.0");
 /// Differ between two scrapes by nature.
-const MOVING: [&str; 11] = [
+const MOVING: [&str; 12] = [
+    "natwatch_flows_timestamp_seconds",
     "natwatch_report_timestamp_seconds",
     "natwatch_scrape_collector_duration_seconds",
     "natwatch_netstat_tcp_syn_retransmits_total",
