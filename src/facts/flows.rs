@@ -79,8 +79,9 @@ pub struct FlowReading<T> {
 }
 
 impl<T> FlowReading<T> {
-    /// It was not read.
-    pub fn unread(found: Reading<Arc<T>>) -> Self {
+    /// It was not read, for this reason.
+    pub fn unread(why: Reading<()>) -> Self {
+        let found = why.and_then(|()| Reading::Failed(Failure::unexpected("nothing was read")));
         Self { found, complete: false, age: Duration::ZERO }
     }
 }
@@ -101,10 +102,12 @@ pub struct Flows {
 impl Flows {
     /// Nothing was read, for this reason.
     pub fn unread(why: &Reading<()>) -> Self {
-        fn part<T>(why: &Reading<()>) -> FlowReading<T> {
-            FlowReading::unread(why.clone().and_then(|()| Reading::Failed(Failure::unexpected("nothing was read"))))
+        Self {
+            sample: FlowReading::unread(why.clone()),
+            ports: FlowReading::unread(why.clone()),
+            tunnels: FlowReading::unread(why.clone()),
+            udp: FlowReading::unread(why.clone()),
         }
-        Self { sample: part(why), ports: part(why), tunnels: part(why), udp: part(why) }
     }
 
     /// Each part that was read, whether it is complete, and its age.
@@ -169,6 +172,16 @@ pub struct FlowCount {
     pub assured: u64,
 }
 
+/// Ports that a rule chooses from which names none, both ends included (`nf_nat_l4proto_unique_tuple`).
+pub const DEFAULT_PORTS: (u16, u16) = (1024, 65535);
+/// The same for connections that had a port from 512 to 1023, and one below 512.
+pub const LOW_PORTS: [(u16, u16); 2] = [(600, 1023), (1, 511)];
+
+/// How many ports there are from one to another, both included.
+pub fn ports_between((first, last): (u16, u16)) -> u64 {
+    u64::from(last.saturating_sub(first)) + 1
+}
+
 /// Ports of translated sources that are in use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SnatPorts {
@@ -202,7 +215,7 @@ pub struct PortKey {
 impl PortKey {
     /// How many ports there are.
     pub fn available(&self) -> u64 {
-        u64::from(self.range.1.saturating_sub(self.range.0)) + 1
+        ports_between(self.range)
     }
 
     /// The protocol as commands spell it.

@@ -20,8 +20,9 @@ use std::sync::Arc;
 
 pub use conntrack::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow};
 pub use flows::{
-    FlowCount, FlowPart, FlowProtocol, FlowReading, FlowSample, FlowState, Flows, PortKey, PortsUsed, RewrittenFlow,
-    RewrittenFlows, SnatPorts, UdpClient, UdpTranslation, UdpTranslations, scaled,
+    DEFAULT_PORTS, FlowCount, FlowPart, FlowProtocol, FlowReading, FlowSample, FlowState, Flows, LOW_PORTS, PortKey,
+    PortsUsed, RewrittenFlow, RewrittenFlows, SnatPorts, UdpClient, UdpTranslation, UdpTranslations, ports_between,
+    scaled,
 };
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub use links::{

@@ -7,16 +7,13 @@ use super::conditions::{Context, Evaluation};
 use super::source_nat;
 use crate::facts::netfilter::{Chosen, NatAction};
 use crate::facts::{
-    Failure, Kernel, KernelVersion, PortsUsed, Question, Reading, RewrittenFlows, SnatPorts, UdpClient, UdpTranslations,
+    DEFAULT_PORTS, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows, SnatPorts,
+    UdpClient, UdpTranslations, ports_between,
 };
 use crate::symbolic::{Certainty, Given, ReachedRules, UdpTargets};
 
 /// Until then the search for a port went through the whole range (`nf_nat_l4proto_unique_tuple`).
 const LIMITED_SEARCH: KernelVersion = KernelVersion::new(5, 0, 0);
-/// Ports of a rule that names none, for connections from a port of at least 1024.
-const DEFAULT_RANGE: (u16, u16) = (1024, 65535);
-/// The same for those below 1024, which `nf_nat_l4proto_unique_tuple` keeps there.
-const LOW_RANGES: [(u16, u16); 2] = [(600, 1023), (1, 511)];
 /// Entries of the sample that a full range has to have in it for its absence to mean anything.
 const ENOUGH: f64 = 200.0;
 /// Where entries were not read.
@@ -84,17 +81,13 @@ fn ranges(reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Question> {
         match nat.ports {
             _ if nat.action == NatAction::Netmap => {}
             Chosen::Range(first, last) => ranges.push((first, last)),
-            Chosen::Unset => ranges.push(DEFAULT_RANGE),
+            Chosen::Unset => ranges.push(DEFAULT_PORTS),
             Chosen::ByPacket => return Err(format!("a map tells which ports {} may choose from", rule.place).into()),
         }
     }
-    ranges.sort_by_key(|(first, last)| last.saturating_sub(*first));
+    ranges.sort_by_key(|range| ports_between(*range));
     ranges.dedup();
     Ok(ranges)
-}
-
-fn available((first, last): (u16, u16)) -> u64 {
-    u64::from(last.saturating_sub(first)) + 1
 }
 
 pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
@@ -119,7 +112,7 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     let Some(smallest) = smallest_range(context, &reached, ranges) else {
         return reached.gave_up.as_ref().map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
     };
-    let begins = onset(available(smallest), kernel) * available(smallest) as f64;
+    let begins = onset(ports_between(smallest), kernel) * ports_between(smallest) as f64;
     let entries = match &context.facts.conntrack.entries {
         Reading::Ok(entries) => *entries,
         Reading::Absent(_) => return Evaluation::fails("nf_conntrack is not in the running kernel"),
@@ -128,7 +121,7 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     if (entries as f64) < begins {
         return Evaluation::fails(format!(
             "all {entries} entries together are fewer than the {begins:.0} of {} ports from which on connections are lost",
-            available(smallest)
+            ports_between(smallest)
         ));
     }
     match &reached.gave_up {
@@ -145,7 +138,7 @@ fn ports_used<'a>(context: &Context<'a>) -> &'a [PortsUsed] {
 
 /// Whether these ports are of one of the ranges that rules choose from.
 fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
-    let low = LOW_RANGES.contains(&used.key.range) && ranges.contains(&DEFAULT_RANGE);
+    let low = LOW_PORTS.contains(&used.key.range) && ranges.contains(&DEFAULT_PORTS);
     low || ranges.contains(&used.key.range)
 }
 
@@ -153,9 +146,9 @@ fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
 fn smallest_range(context: &Context<'_>, reached: &ReachedRules, ranges: &[(u16, u16)]) -> Option<(u16, u16)> {
     let listed = context.facts.source_nat_rules.ok().into_iter().flatten();
     let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
-    let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_RANGE));
+    let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_PORTS));
     match (ranges.first().copied(), &reached.gave_up) {
-        (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| available(*range)),
+        (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| ports_between(*range)),
         (smallest, None) => smallest,
     }
 }
@@ -170,7 +163,7 @@ fn none_is_full(context: &Context<'_>, ranges: &[(u16, u16)], smallest: (u16, u1
     if ports.complete {
         return Evaluation::fails(describe_fullest(context, all));
     }
-    let begins = onset(available(smallest), kernel) * available(smallest) as f64;
+    let begins = onset(ports_between(smallest), kernel) * ports_between(smallest) as f64;
     let share = found.sampled as f64 / found.entries.max(1) as f64;
     if begins * share < ENOUGH {
         return Evaluation::unknown(
@@ -178,7 +171,7 @@ fn none_is_full(context: &Context<'_>, ranges: &[(u16, u16)], smallest: (u16, u1
                 "{} of {} entries were read: too few to tell whether a range of {} ports is used up",
                 found.sampled,
                 found.entries,
-                available(smallest)
+                ports_between(smallest)
             ))
             .shown_by(listed),
         );

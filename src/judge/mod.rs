@@ -107,8 +107,9 @@ pub fn judge_again(
             accept(finding, acceptance);
         }
     }
-    let stale =
-        Some(()).filter(|()| context.wrong_namespace.is_none()).and_then(|()| flows::stale_translations(&context).ok());
+    let asked = |advisory: &Advisory| advisory.conditions.iter().any(|condition| condition.test == Test::StaleFlows);
+    let judged = context.wrong_namespace.is_none() && catalogue.advisories.iter().filter(wanted).any(asked);
+    let stale = judged.then(|| flows::stale_translations(&context).ok()).flatten();
     let (was_stopped, cut) = (context.effort.was_stopped(), context.effort.ended().is_some());
     derived.end(cut);
     let probe_refused = options.probe.refused.clone();

@@ -7,15 +7,20 @@ use super::{Families, MetricSettings, SampleValue};
 use crate::facts::{Facts, PortKey, PortsUsed, Reading};
 use crate::judge::Report;
 
-/// What entries of connection tracking tell.
-pub(super) fn add(out: &mut Families, report: &Report, facts: &Facts, settings: &MetricSettings) {
+/// What entries of connection tracking tell. `looked_at`: when the kernel was looked at, in seconds of Unix time.
+pub(super) fn add(
+    out: &mut Families,
+    report: &Report,
+    facts: &Facts,
+    looked_at: Option<i64>,
+    settings: &MetricSettings,
+) {
     /// From which part on a destination is worth a series.
     const WORTH_A_SERIES: f64 = 0.25;
     let flows = &facts.flows;
     if let Reading::Ok(sample) = &flows.sample.found {
         out.whole(table::FLOWS_SAMPLED, sample.sampled);
         out.add(table::FLOWS_SAMPLE_RATIO, (), SampleValue::Real(sample.ratio()));
-        let looked_at = facts.captured_at.parse().map(jiff::Timestamp::as_second).ok();
         let then = looked_at.and_then(|seconds| u64::try_from(seconds).ok()?.checked_sub(flows.sample.age.as_secs()));
         if let Some(seconds) = then {
             out.whole(table::FLOWS_TIMESTAMP_SECONDS, seconds);

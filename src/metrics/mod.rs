@@ -186,7 +186,7 @@ pub fn families(
         out.add(table::NEIGHBOUR_ENTRIES, FamilyLabels { family }, SampleValue::Whole(found.entries.into()));
         out.add(table::NEIGHBOUR_ENTRIES_LIMIT, FamilyLabels { family }, SampleValue::Whole(found.limit.into()));
     }
-    flows::add(&mut out, report, facts, settings);
+    flows::add(&mut out, report, facts, looked_at, settings);
     health(&mut out, report, facts, durations, settings);
     let build = BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH };
     out.flag(table::BUILD_INFO, build, true);

@@ -9,14 +9,13 @@ use serde_json::Value;
 
 use crate::support::counters::proc_netstat;
 use crate::support::exposition::metrics_here;
-use crate::support::links::offload;
 use crate::support::netns::Netns;
 use crate::support::program::{NATWATCH, natwatch_as};
 use crate::support::report::{Report, check_here};
 use crate::support::router::{Backend, NatRule, Ports, Proto, ROUTER_WAN, Router, TARGET};
 use crate::support::server::Server;
 use crate::support::traffic::{conntrack_count, exhaust, fill_assured};
-use crate::support::vxlan::Vxlan;
+use crate::support::vxlan::VxlanPair;
 use crate::support::wait::{PATIENCE, eventually};
 
 const EXHAUSTION: &str = "snat-port-exhaustion";
@@ -213,10 +212,8 @@ fn serve_sees_a_stale_translation_in_its_second_reading_and_hides_addresses() {
 
 #[test]
 fn flows_that_a_broken_tunnel_sends_are_counted_where_they_leave() {
-    let pair = Vxlan { udp_checksum: Some(true), ..Vxlan::default() }.build();
+    let pair = VxlanPair::behind_old_kube_proxy(true);
     let [a, b] = &pair.nodes;
-    pair.old_kube_postrouting("iptables-legacy");
-    offload(a, "flannel.1", "tx-checksum-ip-generic", true);
     pair.connect();
     assert_eq!(proc_netstat(b)["UdpInCsumErrors"], 1, "the tunnel was not broken");
     let report = check_here(a, &[]);

@@ -16,7 +16,7 @@ use crate::support::netns::{Netns, veth};
 use crate::support::program::natwatch_in;
 use crate::support::report::{Report, check, check_here};
 use crate::support::server::Server;
-use crate::support::vxlan::{Peering, Underlay, Vxlan};
+use crate::support::vxlan::{Peering, Underlay, Vxlan, VxlanPair};
 use crate::support::wait::{PATIENCE, eventually};
 
 /// natwatch's feature names, and ethtool's where it prints the name of a group instead.
@@ -719,10 +719,8 @@ fn assert_netstat(ns: &Netns) -> [u64; 4] {
 /// Old kube-proxy rules break the tunnel's checksums: the far node counts them, the near one sends SYNs again.
 #[test]
 fn checksum_errors_of_a_broken_tunnel_are_counted_as_nstat_counts_them() {
-    let pair = Vxlan { udp_checksum: Some(true), ..Vxlan::default() }.build();
+    let pair = VxlanPair::behind_old_kube_proxy(true);
     let [a, b] = &pair.nodes;
-    pair.old_kube_postrouting("iptables-legacy");
-    offload(a, "flannel.1", "tx-checksum-ip-generic", true);
     pair.connect();
     assert_eq!(proc_netstat(b)["UdpInCsumErrors"], 1, "the tunnel was not broken");
     assert_eq!(assert_netstat(b)[0], 1);

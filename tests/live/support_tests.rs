@@ -16,7 +16,7 @@ use crate::support::links::{features, info_data, kind_supported, links, offload}
 use crate::support::netns::{Netns, veth};
 use crate::support::process::{Daemon, free_port};
 use crate::support::strace::{Call, Message, Strace};
-use crate::support::vxlan::{Peering, Underlay, Vxlan};
+use crate::support::vxlan::{Peering, Underlay, Vxlan, VxlanPair};
 use crate::support::wait::{PATIENCE, eventually};
 
 #[test]
@@ -63,10 +63,8 @@ fn check_shape(shape: Vxlan) {
 #[test]
 fn old_kube_proxy_rules_break_outer_checksums_unless_offload_is_off() {
     for (offloaded, broken) in [(true, 1), (false, 0)] {
-        let pair = Vxlan { udp_checksum: Some(true), ..Vxlan::default() }.build();
+        let pair = VxlanPair::behind_old_kube_proxy(offloaded);
         let [a, b] = &pair.nodes;
-        pair.old_kube_postrouting("iptables-legacy");
-        offload(a, "flannel.1", "tx-checksum-ip-generic", offloaded);
         let took = pair.connect();
         assert_eq!(proc_netstat(b)["UdpInCsumErrors"], broken, "{offloaded}");
         assert_eq!(nstat(b)["UdpInCsumErrors"], broken, "{offloaded}");

@@ -224,6 +224,14 @@ impl VxlanPair {
         ));
     }
 
+    /// A tunnel whose outer checksums the rules of old kube-proxy break on node 0, if its offload is on.
+    pub fn behind_old_kube_proxy(tx_checksum_offload: bool) -> Self {
+        let pair = Vxlan { udp_checksum: Some(true), ..Vxlan::default() }.build();
+        pair.old_kube_postrouting("iptables-legacy");
+        offload(&pair.nodes[0], "flannel.1", "tx-checksum-ip-generic", tx_checksum_offload);
+        pair
+    }
+
     /// Opens a TCP connection through the tunnel, from node 0 to node 1; returns how long it took.
     pub fn connect(&self) -> Duration {
         let address = SocketAddr::from((OVERLAY[1], 8080));

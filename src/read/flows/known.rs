@@ -1,5 +1,6 @@
 //! What earlier readings have read of entries, how old it is, and when it may be read again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::wanted::{Rulesets, Wanted};
@@ -12,7 +13,9 @@ pub struct KnownFlows {
     /// The rules, and what they make worth knowing.
     pub(super) rules: Option<(Rulesets, Wanted)>,
     pub(super) wanted: Wanted,
-    pub(super) sample: KeptPart<(FlowSample, SnatPorts)>,
+    pub(super) sample: KeptPart<FlowSample>,
+    /// Of the sample.
+    pub(super) estimates: Option<Arc<SnatPorts>>,
     pub(super) ports: KeptPart<SnatPorts>,
     pub(super) tunnels: KeptPart<RewrittenFlows>,
     pub(super) udp: KeptPart<UdpTranslations>,

@@ -23,8 +23,7 @@ use super::links::LinkFacts;
 use super::{Node, Sources, modules};
 use crate::capture::{Request, Take};
 use crate::facts::{
-    Failure, FlowReading, FlowSample, Flows, PortsUsed, Reading, RewrittenFlows, SnatPorts, Source, UdpTranslations,
-    Unanswered,
+    Failure, FlowReading, Flows, PortsUsed, Reading, RewrittenFlows, SnatPorts, Source, UdpTranslations, Unanswered,
 };
 use crate::netfilter::conntrack::{Entry, IPS_DST_NAT, IPS_SRC_NAT};
 use crate::netfilter::netlink;
@@ -128,9 +127,8 @@ fn read_due(node: &mut Node<'_>, known: &mut KnownFlows, count: Option<u64>) -> 
     if known.sample.due {
         read_sample(node, known, &wanted, count);
     }
-    let estimates = known.sample.part.as_ref().and_then(|part| part.found.ok().cloned());
     if known.ports.due {
-        let (found, cost) = timed(node, |node| read_ports(node, &wanted, estimates.as_deref()));
+        let (found, cost) = timed(node, |node| read_ports(node, &wanted, known.estimates.as_deref()));
         known.ports = KeptPart::new(found, cost);
     }
     if known.tunnels.due {
@@ -148,15 +146,10 @@ fn read_due(node: &mut Node<'_>, known: &mut KnownFlows, count: Option<u64>) -> 
     node.sources.asked(Source::CtnetlinkEntries);
     node.sources.take_over(&known.sources, &[Source::CtnetlinkEntries]);
     fn part<T: Clone>(kept: &KeptPart<T>) -> FlowReading<T> {
-        kept.part.clone().unwrap_or_else(|| FlowReading::unread(Reading::Failed(Failure::not_needed("not read"))))
+        kept.part.clone().unwrap_or_else(|| not_needed("not read"))
     }
-    let sample = part(&known.sample);
     Flows {
-        sample: FlowReading {
-            found: sample.found.map(|both| Arc::new(both.0.clone())),
-            complete: sample.complete,
-            age: sample.age,
-        },
+        sample: part(&known.sample),
         ports: part(&known.ports),
         tunnels: part(&known.tunnels),
         udp: part(&known.udp),
@@ -220,31 +213,25 @@ fn read_sample(node: &mut Node<'_>, known: &mut KnownFlows, wanted: &Wanted, cou
     });
     let entries = count.unwrap_or(0);
     let whole = reading.ok() == Some(&true);
-    let found = reading.map(|whole| {
-        let ports = ports.end(entries, whole);
-        Arc::new((composition.end(entries, whole), ports))
-    });
-    let (complete, age) = (whole, Duration::ZERO);
-    if let Reading::Ok(both) = &found
-        && whole
-    {
-        let exact = both.1.uncounted == 0;
-        let whole_ports = FlowReading { found: Reading::Ok(Arc::new(both.1.clone())), complete: exact, age };
-        known.ports = match exact && !wanted.too_many_ranges {
-            true => KeptPart::new(whole_ports, Duration::ZERO),
-            false => KeptPart::default(),
-        };
-        let tunnels = FlowReading { found: Reading::Ok(Arc::new(tunnels.end())), complete, age };
-        known.tunnels = KeptPart::new(tunnels, Duration::ZERO);
+    let found = reading.map(|whole| Arc::new(composition.end(entries, whole)));
+    known.estimates = found.ok().map(|_| Arc::new(ports.end(entries, whole)));
+    if whole {
+        let exact = known.estimates.as_ref().filter(|ports| ports.uncounted == 0 && !wanted.too_many_ranges);
+        known.ports = exact
+            .map_or_else(KeptPart::default, |ports| KeptPart::new(read_now(Arc::clone(ports), true), Duration::ZERO));
+        known.tunnels = KeptPart::new(read_now(tunnels.end(), true), Duration::ZERO);
         let complete = !udp.overflowed;
-        let udp = FlowReading { found: Reading::Ok(Arc::new(udp.end())), complete, age };
-        known.udp = KeptPart::new(udp, Duration::ZERO);
+        known.udp = KeptPart::new(read_now(udp.end(), complete), Duration::ZERO);
     } else {
         drop(udp);
         known.udp.part = earlier;
     }
     // What it costs is bounded by its size.
-    known.sample = KeptPart::new(FlowReading { found, complete, age }, Duration::ZERO);
+    known.sample = KeptPart::new(FlowReading { found, complete: whole, age: Duration::ZERO }, Duration::ZERO);
+}
+
+fn read_now<T>(found: impl Into<Arc<T>>, complete: bool) -> FlowReading<T> {
+    FlowReading { found: Reading::Ok(found.into()), complete, age: Duration::ZERO }
 }
 
 fn not_needed<T>(why: &str) -> FlowReading<T> {
@@ -252,12 +239,8 @@ fn not_needed<T>(why: &str) -> FlowReading<T> {
 }
 
 /// Destinations that may take many ports are counted one by one; of the others the estimates stay.
-fn read_ports(
-    node: &mut Node<'_>,
-    wanted: &Wanted,
-    estimates: Option<&(FlowSample, SnatPorts)>,
-) -> FlowReading<SnatPorts> {
-    let Some((_, estimates)) = estimates else {
+fn read_ports(node: &mut Node<'_>, wanted: &Wanted, estimates: Option<&SnatPorts>) -> FlowReading<SnatPorts> {
+    let Some(estimates) = estimates else {
         return FlowReading::unread(Reading::Failed(Failure::unexpected("no sample says which destinations to count")));
     };
     if wanted.ranges.is_empty() {
@@ -289,7 +272,7 @@ fn read_ports(
         }
     }
     ports.used.sort_by(|one, other| other.ratio().total_cmp(&one.ratio()).then(one.key.cmp(&other.key)));
-    FlowReading { found: Reading::Ok(Arc::new(ports)), complete: false, age: Duration::ZERO }
+    read_now(ports, false)
 }
 
 fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted) -> FlowReading<RewrittenFlows> {
@@ -309,11 +292,11 @@ fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted) -> FlowReading<RewrittenFl
             });
             match reading {
                 Reading::Ok(ended) => whole &= ended,
-                other => return FlowReading::unread(other.map(|_| unreachable!("no value"))),
+                other => return FlowReading::unread(other.map(drop)),
             }
         }
     }
-    FlowReading { found: Reading::Ok(Arc::new(tunnels.end())), complete: whole, age: Duration::ZERO }
+    read_now(tunnels.end(), whole)
 }
 
 fn read_udp(
@@ -335,9 +318,9 @@ fn read_udp(
         });
         match reading {
             Reading::Ok(ended) => whole &= ended,
-            other => return FlowReading::unread(other.map(|_| unreachable!("no value"))),
+            other => return FlowReading::unread(other.map(drop)),
         }
     }
     let complete = whole && !udp.overflowed;
-    FlowReading { found: Reading::Ok(Arc::new(udp.end())), complete, age: Duration::ZERO }
+    read_now(udp.end(), complete)
 }

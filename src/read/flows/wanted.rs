@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::facts::Reading;
 use crate::facts::netfilter::{ChainKind, Hook, NatAction, Ruleset, Step};
+use crate::facts::{DEFAULT_PORTS, LOW_PORTS, Reading, ports_between};
 use crate::read::links::LinkFacts;
 use crate::read::{services, source_nat};
 
@@ -17,9 +17,6 @@ pub(super) const PRESSURE_FROM: f64 = 0.5;
 const RANGES: usize = 64;
 /// Ports of tunnels that are asked for. A node has one or two.
 const TUNNEL_PORTS: usize = 4;
-
-/// Ports that rules choose from which name none: by the port that the connection had (`nf_nat_l4proto_unique_tuple`).
-const DEFAULT_RANGES: [(u16, u16); 3] = [(1024, 65535), (600, 1023), (1, 511)];
 
 /// What is asked of entries on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +49,7 @@ impl PortRange {
     }
 
     pub(super) fn available(&self) -> u64 {
-        u64::from(self.ports.1.saturating_sub(self.ports.0)) + 1
+        ports_between(self.ports)
     }
 }
 
@@ -67,7 +64,10 @@ impl Wanted {
                 Some(ports) => {
                     ranges.insert(PortRange { ports, addresses: rule.addresses });
                 }
-                None => ranges.extend(DEFAULT_RANGES.map(|ports| PortRange { ports, addresses: None })),
+                None => {
+                    let all = [DEFAULT_PORTS].into_iter().chain(LOW_PORTS);
+                    ranges.extend(all.map(|ports| PortRange { ports, addresses: None }));
+                }
             }
         }
         let mut ranges: Vec<PortRange> = ranges.into_iter().collect();
@@ -100,7 +100,7 @@ impl Wanted {
 
     /// Ports below 1024 are chosen for those only that had one before.
     fn smallest_range(&self) -> Option<u64> {
-        let chosen = self.ranges.iter().filter(|range| !DEFAULT_RANGES[1..].contains(&range.ports));
+        let chosen = self.ranges.iter().filter(|range| !LOW_PORTS.contains(&range.ports));
         chosen.map(PortRange::available).min()
     }
 }

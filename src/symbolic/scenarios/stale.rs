@@ -57,6 +57,9 @@ pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effor
         let mine = translations.iter().zip(&mut each);
         let mine = mine.filter(|(translation, _)| Family::of(&translation.target.0) == family);
         for (translation, given) in mine {
+            if walk.is_over() {
+                break;
+            }
             *given = given_by_rules(&mut walk, &hits, translation);
         }
     }
