@@ -111,7 +111,7 @@ impl Known {
         self.tables.retain(|_, tables| tables.since.is_some_and(|since| now.saturating_duration_since(since) < age));
     }
 
-    /// How old what is known of entries is now. It is read again when it is older than this, and than 200 times what it cost.
+    /// How old what is known of entries is now. It is read again when it is older than this; what filters select: than 200 times what all of that cost.
     pub fn age_flows(&mut self, now: Instant, interval: Duration) {
         self.flows.age(now, interval);
     }

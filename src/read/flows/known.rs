@@ -47,11 +47,9 @@ impl<T> KeptPart<T> {
     }
 
     fn age(&mut self, now: Instant, interval: Duration) {
-        /// 0.5 % of one CPU.
-        const BUDGET: u32 = 200;
         let Some((part, since)) = self.part.as_mut().zip(self.since) else { return };
         part.age = now.saturating_duration_since(since);
-        self.due = part.age >= interval.max(self.cost.saturating_mul(BUDGET));
+        self.due = part.age >= interval;
     }
 
     fn date(&mut self, began: Instant) {
@@ -70,12 +68,16 @@ impl KnownFlows {
         self.udp.date(began);
     }
 
-    /// How old the parts are now; those may be read again that are older than `interval`, and than 200 times what they cost.
+    /// How old the parts are now; those may be read again that are older than `interval`, and those that filters select only if
+    /// they are older than 200 times what all of them cost.
     pub fn age(&mut self, now: Instant, interval: Duration) {
+        /// 0.5 % of one CPU.
+        const BUDGET: u32 = 200;
         self.sample.age(now, interval);
-        self.ports.age(now, interval);
-        self.tunnels.age(now, interval);
-        self.udp.age(now, interval);
+        let filtered = interval.max((self.ports.cost + self.tunnels.cost + self.udp.cost).saturating_mul(BUDGET));
+        self.ports.age(now, filtered);
+        self.tunnels.age(now, filtered);
+        self.udp.age(now, filtered);
     }
 
     /// For a second look at UDP so long after the first, and at nothing else.
