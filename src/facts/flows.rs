@@ -189,6 +189,8 @@ pub struct SnatPorts {
     pub used: Vec<PortsUsed>,
     /// Of an estimate: entries of the sample that one destination can have beyond what was counted of it.
     pub uncounted: u64,
+    /// Entries among those that were read which got a port below 1024.
+    pub low: u64,
     /// Entries that were read for the estimates, and entries of the table then.
     pub sampled: u64,
     /// See `sampled`.

@@ -46,6 +46,12 @@ fn onset(available: u64, kernel: &Reading<Kernel>) -> f64 {
     }
 }
 
+/// From how many used ports of a range on.
+fn begins_at(range: (u16, u16), kernel: &Reading<Kernel>) -> f64 {
+    let available = ports_between(range);
+    onset(available, kernel) * available as f64
+}
+
 /// What was lost of new connections at such a share of more than 128 ports: while the oldest connections went, and while none
 /// did (docs/snat-ports.md). `None`: none, or it was not measured.
 fn lost(used: &PortsUsed, kernel: &Reading<Kernel>) -> Option<&'static str> {
@@ -100,7 +106,7 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     let counts = |used: &&PortsUsed| known.as_ref().map_or(true, |ranges| is_of_one_of(used, ranges));
     let full = |used: &&PortsUsed| {
         let least = effective(used, kernel) as f64 - 3.0 * used.error.unwrap_or(0.0);
-        least >= onset(used.key.available(), kernel) * used.key.available() as f64
+        least >= begins_at(used.key.range, kernel)
     };
     if let Some(used) = ports_used(context).iter().filter(counts).find(full) {
         return Evaluation::holds(describe_ports(context, used));
@@ -112,7 +118,9 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     let Some(smallest) = smallest_range(context, &reached, ranges) else {
         return reached.gave_up.as_ref().map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
     };
-    let begins = onset(ports_between(smallest), kernel) * ports_between(smallest) as f64;
+    let least =
+        low_range(ranges).into_iter().chain([smallest]).min_by_key(|range| ports_between(*range)).unwrap_or(smallest);
+    let begins = begins_at(least, kernel);
     let entries = match &context.facts.conntrack.entries {
         Reading::Ok(entries) => *entries,
         Reading::Absent(_) => return Evaluation::fails("nf_conntrack is not in the running kernel"),
@@ -121,7 +129,7 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     if (entries as f64) < begins {
         return Evaluation::fails(format!(
             "all {entries} entries together are fewer than the {begins:.0} of {} ports from which on connections are lost",
-            ports_between(smallest)
+            ports_between(least)
         ));
     }
     match &reached.gave_up {
@@ -153,6 +161,11 @@ fn smallest_range(context: &Context<'_>, reached: &ReachedRules, ranges: &[(u16,
     }
 }
 
+/// The fewest ports that connections from one below 1024 can have, if rules leave it to the kernel.
+fn low_range(ranges: &[(u16, u16)]) -> Option<(u16, u16)> {
+    ranges.contains(&DEFAULT_PORTS).then_some(LOW_PORTS[0])
+}
+
 /// Whether what was read of entries rules out that a range is used up, of which none was found.
 fn none_is_full(context: &Context<'_>, ranges: &[(u16, u16)], smallest: (u16, u16)) -> Evaluation {
     let (kernel, ports, all) = (&context.facts.kernel, &context.facts.flows.ports, ports_used(context));
@@ -163,7 +176,7 @@ fn none_is_full(context: &Context<'_>, ranges: &[(u16, u16)], smallest: (u16, u1
     if ports.complete {
         return Evaluation::fails(describe_fullest(context, all));
     }
-    let begins = onset(ports_between(smallest), kernel) * ports_between(smallest) as f64;
+    let begins = begins_at(smallest, kernel);
     let share = found.sampled as f64 / found.entries.max(1) as f64;
     if begins * share < ENOUGH {
         return Evaluation::unknown(
@@ -175,6 +188,15 @@ fn none_is_full(context: &Context<'_>, ranges: &[(u16, u16)], smallest: (u16, u1
             ))
             .shown_by(listed),
         );
+    }
+    if let Some(low) = low_range(ranges)
+        && at_most_low(found) >= begins_at(low, kernel)
+    {
+        let (sampled, entries, low) = (found.sampled, found.entries, ports_between(low));
+        let why = format!(
+            "{sampled} of {entries} entries were read: too few to tell whether the {low} ports of connections from one below 1024 are used up"
+        );
+        return Evaluation::unknown(Question::from(why).shown_by(listed));
     }
     let mut counted = all.iter().filter(|used| is_of_one_of(used, ranges));
     match counted.find(|used| !is_below(used, found, kernel)) {
@@ -331,7 +353,13 @@ fn is_below(used: &PortsUsed, found: &SnatPorts, kernel: &Reading<Kernel>) -> bo
         Some(error) => 3.0 * error + crate::facts::scaled(found.uncounted, found.sampled, found.entries) as f64,
         None => 0.0,
     };
-    effective(used, kernel) as f64 + unseen < onset(used.key.available(), kernel) * used.key.available() as f64
+    effective(used, kernel) as f64 + unseen < begins_at(used.key.range, kernel)
+}
+
+/// Most entries of the whole table that have a port below 1024: of as many and more, with a chance of a thousandth, so few were read.
+fn at_most_low(found: &SnatPorts) -> f64 {
+    let low = found.low as f64;
+    (low + 3.0 * low.sqrt() + 7.0) * found.entries as f64 / found.sampled.max(1) as f64
 }
 
 fn socket(address: IpAddr, port: u16) -> String {

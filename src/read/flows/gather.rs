@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::Wanted;
 use super::frequent::Frequent;
 use crate::facts::{
-    Failure, FlowCount, FlowProtocol, FlowSample, FlowState, PortKey, PortsUsed, RewrittenFlow, RewrittenFlows,
-    SnatPorts, UdpClient, UdpTranslation, UdpTranslations,
+    DEFAULT_PORTS, Failure, FlowCount, FlowProtocol, FlowSample, FlowState, PortKey, PortsUsed, RewrittenFlow,
+    RewrittenFlows, SnatPorts, UdpClient, UdpTranslation, UdpTranslations,
 };
 use crate::netfilter::conntrack::{
     Addresses, Entry, IPS_ASSURED, IPS_DST_NAT, IPS_EXPECTED, IPS_OFFLOAD, IPS_SEEN_REPLY, IPS_SRC_NAT, Tuple,
@@ -171,12 +171,13 @@ pub(super) struct PortCounts<'w> {
     counts: Frequent<PortKey, Counted>,
     /// Addresses that some source was given.
     given: Frequent<IpAddr, ()>,
+    low: u64,
     sampled: u64,
 }
 
 impl<'w> PortCounts<'w> {
     pub(super) fn new(wanted: &'w Wanted) -> Self {
-        Self { wanted, counts: Frequent::new(DESTINATIONS), given: Frequent::new(SOURCES), sampled: 0 }
+        Self { wanted, counts: Frequent::new(DESTINATIONS), given: Frequent::new(SOURCES), low: 0, sampled: 0 }
     }
 
     pub(super) fn add(&mut self, flow: &FlowEntry) {
@@ -188,9 +189,14 @@ impl<'w> PortCounts<'w> {
         let (destination, port) = flow.reply.source;
         if flow.has_other_source() {
             self.given.add(source);
+            self.low += u64::from(taken < DEFAULT_PORTS.0);
         }
         let zone = flow.reply.zone.unwrap_or(flow.zone);
+        let mut counted_in = None;
         for range in self.wanted.ranges.iter().filter(|range| range.has(source, taken)) {
+            if counted_in.replace(range.ports) == Some(range.ports) {
+                continue; // two rules, one range: they stand side by side
+            }
             let key = PortKey { zone, protocol: flow.protocol, source, destination, port, range: range.ports };
             if let Some(counted) = self.counts.add(key) {
                 counted.time_wait += u64::from(flow.kind().1 == FlowState::TimeWait);
@@ -201,7 +207,7 @@ impl<'w> PortCounts<'w> {
 
     /// `whole`: these were all entries; else there are so many.
     pub(super) fn end(self, entries: u64, whole: bool) -> SnatPorts {
-        let Self { counts, given, sampled, .. } = self;
+        let Self { counts, given, low, sampled, .. } = self;
         let (uncounted, entries) = (counts.uncounted(), if whole { sampled } else { entries.max(sampled) });
         let given: BTreeSet<IpAddr> = given.into_counts().map(|(address, ..)| address).collect();
         let mut used: Vec<PortsUsed> = counts
@@ -226,7 +232,7 @@ impl<'w> PortCounts<'w> {
             .collect();
         used.sort_by(|one, other| other.ratio().total_cmp(&one.ratio()).then(one.key.cmp(&other.key)));
         used.truncate(MOST_USED);
-        SnatPorts { used, uncounted, sampled, entries }
+        SnatPorts { used, uncounted, low, sampled, entries }
     }
 }
 
@@ -267,9 +273,9 @@ type Destination = (IpAddr, u16);
 /// UDP whose destination was translated.
 #[derive(Debug)]
 pub(super) struct Translations<'m> {
-    /// What the reading before found, and how long before.
+    /// What the reading before found, and the seconds that went by since then, at least.
     earlier: BTreeMap<(Destination, Destination), &'m UdpTranslation>,
-    age: u64,
+    at_least: u64,
     found: BTreeMap<(Destination, Destination), (u64, Vec<UdpClient>)>,
     /// There was no room for one.
     pub(super) overflowed: bool,
@@ -280,7 +286,7 @@ impl<'m> Translations<'m> {
         let each = earlier.iter().flat_map(|(found, _)| &found.each);
         Self {
             earlier: each.map(|translation| ((translation.destination, translation.target), translation)).collect(),
-            age: earlier.map_or(0, |(_, age)| age.as_secs()),
+            at_least: earlier.map_or(0, |(_, at_least)| at_least.as_secs()),
             found: BTreeMap::new(),
             overflowed: false,
         }
@@ -303,9 +309,8 @@ impl<'m> Translations<'m> {
             .earlier
             .get(&key)
             .and_then(|earlier| earlier.clients.iter().find(|client| (client.source, client.zone) == (source, zone)));
-        /// Seconds by which two remaining times may differ without a packet: both are rounded.
-        const ROUNDED: u64 = 1;
-        let refilled = before.map(|before| u64::from(timeout) + self.age > u64::from(before.timeout) + ROUNDED);
+        // Both are rounded down, and without a packet whole seconds went by.
+        let refilled = before.map(|before| u64::from(timeout) + self.at_least > u64::from(before.timeout));
         let client = UdpClient { source, zone, timeout, refilled };
         let (entries, clients) = self.found.entry(key).or_default();
         *entries += 1;

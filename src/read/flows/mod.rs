@@ -4,7 +4,7 @@
 //! and the socket is closed behind them. What a sample cannot tell is asked for by a filter of the kernel's (`CTA_FILTER` since
 //! Linux 5.8, `CTA_STATUS_MASK` since 5.15). Older kernels ignore it without a word, so each entry is tested again here.
 //!
-//! The kernel walks the whole table for a filtered dump, some 0.4 s at a million entries. `serve` takes the next one only after 200
+//! The kernel walks the whole table for a filtered dump, some 0.4 s at a million entries. `serve` takes the next ones only after 200
 //! times as long (`Known::age_flows`). Where nothing could depend on entries none are asked for: an empty table of 262,144 buckets
 //! takes 7 ms.
 //!
@@ -69,7 +69,9 @@ pub fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &
         Some((same, wanted)) if are_same(&same, &rulesets) => wanted,
         _ => Wanted::of_rules(&rulesets),
     };
-    let wanted = of_rules.clone().beside(links);
+    let mut wanted = of_rules.clone().beside(links);
+    // Entries outlive rules: what had a translation is looked at until it is gone.
+    wanted.udp |= known.udp.part.as_ref().and_then(|part| part.found.ok()).is_some_and(|udp| !udp.each.is_empty());
     if !known.wanted.asks_the_same(&wanted) && !known.again {
         // What was read for other rules says nothing about these; what was translated before stays of use.
         known = KnownFlows { udp: known.udp, ..KnownFlows::default() };
@@ -200,7 +202,7 @@ fn each(node: &mut Node<'_>, request: &Request, take: &mut dyn FnMut(&FlowEntry)
 /// The first entries: all parts at once, if these are all of them.
 fn read_sample(node: &mut Node<'_>, known: &mut KnownFlows, wanted: &Wanted, count: Option<u64>) {
     let earlier = known.udp.part.take();
-    let earlier_found = earlier.as_ref().and_then(|part| Some((part.found.ok()?.as_ref(), part.age)));
+    let earlier_found = earlier.as_ref().and_then(|part| since_then(part, false));
     let (mut composition, mut ports) = (Composition::default(), PortCounts::new(wanted));
     let (mut tunnels, mut udp) = (Tunnels::new(wanted), Translations::new(earlier_found));
     let most = node.collectors.flows.sample;
@@ -299,6 +301,14 @@ fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted) -> FlowReading<RewrittenFl
     read_now(tunnels.end(), whole)
 }
 
+/// What a reading found, and the time that went by since then, at least. `again`: it was slept so long in between; else both
+/// times are of when readings began.
+fn since_then(part: &FlowReading<UdpTranslations>, again: bool) -> Option<(&UdpTranslations, Duration)> {
+    const BEFORE_ENTRIES: Duration = Duration::from_secs(1);
+    let at_least = if again { part.age } else { part.age.saturating_sub(BEFORE_ENTRIES) };
+    Some((part.found.ok()?, at_least))
+}
+
 fn read_udp(
     node: &mut Node<'_>,
     wanted: &Wanted,
@@ -308,7 +318,7 @@ fn read_udp(
     if !wanted.udp {
         return not_needed("not read: no rule translates destinations of UDP");
     }
-    let mut udp = Translations::new(earlier.and_then(|part| Some((part.found.ok()?.as_ref(), part.age))));
+    let mut udp = Translations::new(earlier.and_then(|part| since_then(part, again)));
     let mut whole = true;
     for family in FAMILIES {
         let name = if again { "udp-again" } else { "udp" };

@@ -98,10 +98,8 @@ impl Wanted {
         entries >= COMPOSITION_FROM || pressed || entries > 0 && (self.udp || !self.tunnel_ports.is_empty())
     }
 
-    /// Ports below 1024 are chosen for those only that had one before.
     fn smallest_range(&self) -> Option<u64> {
-        let chosen = self.ranges.iter().filter(|range| !LOW_PORTS.contains(&range.ports));
-        chosen.map(PortRange::available).min()
+        self.ranges.iter().map(PortRange::available).min()
     }
 }
 

@@ -66,6 +66,18 @@ fn ports_count_by_where_they_lead_and_from_which_range() {
 }
 
 #[test]
+fn rules_with_one_range_count_an_entry_once() {
+    let node = at(NODE, 0).0;
+    let ranges = [None, Some((node, node))].map(|addresses| PortRange { ports: (2000, 2127), addresses });
+    let wanted = Wanted { ranges: ranges.to_vec(), ..Wanted::default() };
+    let mut ports = PortCounts::new(&wanted);
+    ports.add(&masqueraded("10.1.0.1", 2000));
+    ports.add(&masqueraded("10.1.0.2", 600)); // of neither, and low
+    let found = ports.end(0, true);
+    assert_eq!((found.used.len(), found.used[0].used, found.low), (1, 1, 1));
+}
+
+#[test]
 fn a_sample_stands_for_the_table_and_says_how_surely() {
     let wanted = wanted(&[(1024, 65535)]);
     let (mut ports, mut composition) = (PortCounts::new(&wanted), Composition::default());
@@ -136,7 +148,7 @@ fn an_entry_that_was_seen_before_was_refilled_or_not() {
     first.add(&FlowEntry { status: IPS_DST_NAT | IPS_EXPECTED, ..sent(30) });
     let first = first.end();
     assert_eq!((first.each.len(), first.each[0].entries, first.each[0].clients[0].refilled), (1, 1, None));
-    for (timeout, refilled) in [(28, false), (29, false), (30, true), (25, false)] {
+    for (timeout, refilled) in [(28, false), (29, true), (30, true), (25, false)] {
         let mut second = Translations::new(Some((&first, Duration::from_secs(2))));
         second.add(&sent(timeout));
         assert_eq!(second.end().each[0].clients[0].refilled, Some(refilled), "{timeout}");
