@@ -43,7 +43,7 @@ node:
 	@test -n "$(NODE)" -a -n "$(DIR)" || { echo 'say which and where: make node NODE=flannel DIR=/tmp/flannel' >&2; exit 1; }
 	tests/nodes/archive.py unpack tests/nodes/$(NODE).txt "$(DIR)"
 
-.PHONY: build static bench bench-fleet measure-ports test quick fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
+.PHONY: build static bench bench-fleet measure-ports bench-flows test-estimates test quick fuzz test-tunnels test-connections test-faults test-debians test-prometheus-versions test-kernels test-packages test-deps dashboards-preview chart-files node check fmt clippy \
 	doc deny golden help
 
 help:
@@ -51,11 +51,13 @@ help:
 	@echo 'make bench    the tables and the plot of docs/performance.md, as root; some minutes'
 	@echo 'make bench-fleet                      the table of docs/fleet.md: rules and dashboard for 5,000 nodes; 45 minutes, 8 GiB'
 	@echo 'make measure-ports [KERNELS=DIR]      the tables of docs/snat-ports.md: when source ports run out; as root, or in qemu'
+	@echo 'make bench-flows                      the table about a million entries in docs/performance.md, as root; 10 minutes, 1 GiB'
 	@echo 'make quick    formatting, lints, unit tests, goldens, documents: under a minute once built'
 	@echo 'make test     all tests, as root; installs what they need'
 	@echo 'make fuzz FUZZ_SECONDS=60             mutated answers of kernels, with cargo-fuzz where it is there'
 	@echo 'make test-tunnels CASES=400 SEED=2    the verdict about tunnels against real packets, at length; CASE=32: one alone'
 	@echo 'make test-connections CASES=400 SEED=2   the verdicts about connections, likewise'
+	@echo 'make test-estimates FILLS=50          estimates of used source ports against whole tables'
 	@echo 'make test-debians                     `make test` in fresh roots of Debian releases; hours'
 	@echo 'make test-faults      every single answer of every recorded node made to fail in every way'
 	@echo 'make test-prometheus-versions         the alerts on other versions of Prometheus, which it fetches'
@@ -90,6 +92,10 @@ bench-fleet: build test-deps
 measure-ports: test-deps
 	/usr/bin/python3 benches/snat_ports.py $(if $(KERNELS),--kernels $(KERNELS) --part fill --part time-wait --fills 0.15)
 
+# nf_conntrack_max of the machine is raised meanwhile.
+bench-flows: static test-deps
+	NATWATCH=$(STATIC) /usr/bin/python3 benches/flows.py
+
 $(BENCH_PEER):
 	mkdir -p $(@D)
 	cd $(@D) && apt-get download -q prometheus-node-exporter && dpkg -x prometheus-node-exporter_*.deb unpacked
@@ -108,6 +114,10 @@ test-tunnels: test-deps
 
 test-connections: test-deps
 	NATWATCH_CASES=$(CASES) NATWATCH_SEED=$(SEED) $(if $(CASE),NATWATCH_CASE=$(CASE)) $(CARGO) test --locked --test live connections:: -- --nocapture
+
+FILLS ?= 50
+test-estimates: test-deps
+	NATWATCH_FILLS=$(FILLS) $(CARGO) test --locked --test live flows::estimates -- --nocapture
 
 # Needs nothing but a compiler; coverage tells cargo-fuzz where to go on, which needs a nightly one.
 FUZZ_TARGETS = $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
