@@ -154,7 +154,7 @@ fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
 fn smallest_range(context: &Context<'_>, reached: &ReachedRules, ranges: &[(u16, u16)]) -> Option<(u16, u16)> {
     let listed = context.facts.source_nat_rules.ok().into_iter().flatten();
     let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
-    let listed = listed.map(|rule| rule.to_ports.unwrap_or(DEFAULT_PORTS));
+    let listed = listed.map(|rule| rule.to_ports.unwrap_or(LOW_PORTS[0]));
     match (ranges.first().copied(), &reached.gave_up) {
         (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| ports_between(*range)),
         (smallest, None) => smallest,
