@@ -118,25 +118,23 @@ class Sender:
 
 
 def packets():
-    """What a packet costs its sender, alone and while entries are read without pause on another CPU."""
+    """What a packet costs its sender while entries are read without pause on another CPU, and while that is busy otherwise."""
     os.sched_setaffinity(0, {0})
     sender, found = Sender(), {}
-    reading = ["sh", "-c", f"while :; do {NATWATCH} check {' '.join(HERE)} >/dev/null 2>&1; done"]
+    loop = {True: f"while :; do {NATWATCH} check {' '.join(HERE)} >/dev/null 2>&1; done", False: "while :; do :; done"}
     for what, new in (("flows that are there", False), ("new flows", True)):
         results = {True: [], False: []}
         sender.packets(new)
         for run in range(RUNS):
             with_reader = run % 2 == 0
-            if not with_reader:
-                results[False].append(sender.packets(new))
-                continue
-            reader = subprocess.Popen(reading, preexec_fn=lambda: (os.setsid(), os.sched_setaffinity(0, {1})))
+            busy = ["sh", "-c", loop[with_reader]]
+            other = subprocess.Popen(busy, preexec_fn=lambda: (os.setsid(), os.sched_setaffinity(0, {1})))
             try:
                 time.sleep(0.3)
-                results[True].append(sender.packets(new))
+                results[with_reader].append(sender.packets(new))
             finally:
-                os.killpg(reader.pid, signal.SIGKILL)
-                reader.wait()
+                os.killpg(other.pid, signal.SIGKILL)
+                other.wait()
         found[what] = {
             with_reader: [statistics.median(one[at] for one in each) for at in (0, 1)]
             for with_reader, each in results.items()
@@ -176,8 +174,8 @@ def measure(entries):
     row("memory of it beside its own", f"{statistics.median(one - other for (_, one), (_, other) in both):.1f} MiB", "3 MiB")
     for what, found in packets().items():
         for at, clock in enumerate(("CPU", "clock")):
-            alone, beside = found[False][at], found[True][at]
-            row(f"a packet of {what}, {clock}", f"{beside:.2f} µs, alone {alone:.2f} µs", f"{100 * (beside / alone - 1):+.1f} %")
+            without, beside = found[False][at], found[True][at]
+            row(f"a packet of {what}, {clock}", f"{beside:.2f} µs, without {without:.2f} µs", f"{100 * (beside / without - 1):+.1f} %")
     costs, _ = scrapes(APART, SCRAPES, APART)
     for flows, what in ((True, "with flows"), (False, "without")):
         median, mean = (milliseconds(value(costs[flows])) for value in (statistics.median, statistics.mean))
