@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use super::{BETWEEN_LOOKS, PATIENCE, print};
+use super::{BETWEEN_READINGS, PATIENCE, print};
 use crate::capture::{Capture, Meta, Recorder, archive};
 use crate::cli::{self, Common};
 use crate::facts::{Collector, Failure, Unanswered};
@@ -37,8 +37,8 @@ fn record(common: &Common) -> Capture {
         let facts = parts.facts(&meta, &collectors, &Failure::NotAnswered(Unanswered::NotCaptured));
         let options = judge::Options { this_namespace: true, ..judge::Options::default() };
         if judge_until(deadline, &facts, &options).has_seen_once() {
-            std::thread::sleep(BETWEEN_LOOKS);
-            left.look_again(BETWEEN_LOOKS);
+            std::thread::sleep(BETWEEN_READINGS);
+            left.read_again(BETWEEN_READINGS);
             read::all(&mut recorder, &collectors, &left, &mut |_| ());
         }
     });

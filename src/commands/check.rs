@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::{BETWEEN_LOOKS, FAILED, PATIENCE, print, shown};
+use super::{BETWEEN_READINGS, FAILED, PATIENCE, print, shown};
 use crate::advisory::{Severity, State};
 use crate::capture::archive;
 use crate::cli::{self, Common, Format};
@@ -107,13 +107,13 @@ struct Seen {
 }
 
 /// Readings of this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
-struct Looking {
+struct LiveReading {
     reader: ReadingThread,
     collectors: Collectors,
     deadline: Instant,
 }
 
-impl Looking {
+impl LiveReading {
     fn begin(common: &Common) -> Self {
         let reader = ReadingThread::new(Arc::new(common.trees.paths()));
         Self { reader, collectors: common.collectors(), deadline: Instant::now() + PATIENCE }
@@ -148,16 +148,16 @@ fn read_and_judge(flags: &cli::CheckFlags, options: &mut judge::Options) -> Resu
     match &flags.from {
         None => {
             let probe = saved::of_this_node(common.probe_choice(), common.trees.paths());
-            let looking = Looking::begin(common);
-            let deadline = looking.deadline;
-            let (facts, durations, left) = looking.read(Known::default());
+            let reading = LiveReading::begin(common);
+            let deadline = reading.deadline;
+            let (facts, durations, left) = reading.read(Known::default());
             options.probe = super::probe::known(probe.wait(deadline - JUDGING));
             let mut seen = Seen { facts, durations, deadline };
             let report = judged(&mut seen, options);
             let Some(mut left) = left.filter(|_| report.has_seen_once()) else { return Ok((seen, report)) };
-            std::thread::sleep(BETWEEN_LOOKS);
-            left.look_again(BETWEEN_LOOKS);
-            let (facts, durations, whole) = looking.read(left);
+            std::thread::sleep(BETWEEN_READINGS);
+            left.read_again(BETWEEN_READINGS);
+            let (facts, durations, whole) = reading.read(left);
             if whole.is_some() {
                 seen = Seen { facts, durations, deadline };
             }
@@ -171,11 +171,11 @@ fn read_and_judge(flags: &cli::CheckFlags, options: &mut judge::Options) -> Resu
             let (facts, mut left) = read::replay_after(&capture, &common.collectors(), &Known::default());
             let mut seen = Seen { facts, durations, deadline };
             let report = judged(&mut seen, options);
-            let again = capture.answers.keys().any(|name| name.starts_with(read::SECOND_LOOK));
+            let again = capture.answers.keys().any(|name| name.starts_with(read::SECOND_READING));
             if !again || !report.has_seen_once() {
                 return Ok((seen, report));
             }
-            left.look_again(BETWEEN_LOOKS);
+            left.read_again(BETWEEN_READINGS);
             seen.facts = read::replay_after(&capture, &common.collectors(), &left).0;
             let report = judged(&mut seen, options);
             Ok((seen, report))

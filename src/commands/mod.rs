@@ -25,7 +25,7 @@ const FAILED: u8 = 1;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Time between the two looks at entries of UDP that no rule gives any more.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+const BETWEEN_READINGS: Duration = Duration::from_secs(2);
 
 /// Runs a command line; errors go to stderr, once.
 pub fn run(cli: Cli) -> u8 {

@@ -147,7 +147,7 @@ impl Tunnel {
     }
 }
 
-/// The way that outer packets take.
+/// The path that outer packets take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OuterRoute {
     /// For packets with this mark. 0 stands for none; each other one for a policy rule that tests it.

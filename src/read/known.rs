@@ -117,8 +117,8 @@ impl Known {
     }
 
     /// For a second look at entries of UDP so long after the first.
-    pub fn look_again(&mut self, after: Duration) {
-        self.flows.look_again(after);
+    pub fn read_again(&mut self, after: Duration) {
+        self.flows.read_again(after);
     }
 
     /// Has links and neighbours that are this old read again.

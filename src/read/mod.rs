@@ -34,7 +34,7 @@ mod xtables;
 use std::collections::BTreeSet;
 
 use crate::facts::{Collector, Failure};
-pub use flows::{FlowLimits, SECOND_LOOK};
+pub use flows::{FlowLimits, SECOND_READING};
 pub use identity::Identity;
 pub use known::Known;
 pub use node::Node;

@@ -164,7 +164,7 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs) -> RulesPart {
         };
         let ipsets = sets::read_ipsets(node, &lookups, &inputs.values);
         let local_sources = super::routing::local_ones(node, &lookups.sources);
-        (ipsets, ipsec, local_sources, super::routing::ways_to(node, &lookups.targets))
+        (ipsets, ipsec, local_sources, super::routing::paths_to(node, &lookups.targets))
     };
     for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
         if let Reading::Ok(ruleset) = ruleset {

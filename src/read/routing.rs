@@ -61,7 +61,7 @@ fn routes(ipv6: bool) -> Request {
 
 /// Asks the kernel which way the tunnel's packets to `remote` go that carry a mark.
 fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (usize, u32)) -> Request {
-    let mut body = way_to(remote);
+    let mut body = path_to(remote);
     if let Some(local) = tunnel.local.filter(|local| !local.is_unspecified()) {
         body[2] = body[1];
         put_address(&mut body, RTA_SRC, local);
@@ -80,7 +80,7 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
 }
 
 /// What a look-up of the route to an address begins with.
-fn way_to(address: IpAddr) -> Vec<u8> {
+fn path_to(address: IpAddr) -> Vec<u8> {
     let mut body = vec![0; RTMSG];
     body[0] = if address.is_ipv6() { AF_INET6 } else { AF_INET };
     body[1] = if address.is_ipv6() { 128 } else { 32 };
@@ -96,7 +96,7 @@ pub fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap
 }
 
 /// The device by which a packet of this host's to each of these addresses leaves; `None`: by none, it is this host's or nobody's.
-pub fn ways_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, Option<u32>>> {
+pub fn paths_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, Option<u32>>> {
     let device = |route: Route| (route.kind == RTN_UNICAST).then(|| route.devices.first().copied()).flatten();
     look_up_each(node, "target", addresses, |route| route.and_then(device))
 }
@@ -122,7 +122,7 @@ fn look_up_each<T>(
             continue;
         }
         let request =
-            Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, way_to(*address));
+            Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, path_to(*address));
         let route = node.try_answer(&request, |message| decode_route(message.body));
         let route = match route.failure().and_then(Failure::refused) {
             Some(errno) if NOWHERE.contains(&errno) => None,
@@ -223,7 +223,7 @@ pub fn forwards(node: &mut Node<'_>, ipv6: bool) -> Reading<bool> {
     found.map(|devices| devices.contains(&true))
 }
 
-/// Looks up the ways that outer packets take, and fills in the devices that carry each tunnel.
+/// Looks up the paths that outer packets take, and fills in the devices that carry each tunnel.
 pub fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut [Link]) {
     for link in links.iter_mut().filter(|link| link.up) {
         if let Some(tunnel) = &link.tunnel {

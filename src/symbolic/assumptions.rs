@@ -137,11 +137,11 @@ impl Assumptions {
             space.support(set).into_iter().filter(|of| !self.of_all.contains(of) && !self.of_each.contains(of));
         let only = space.exists(set, &packets.collect());
         let cost = |variable: u32| usize::from(asked(variable).is_some());
-        let way = space.cheapest(only, &cost).unwrap_or_default();
-        let mut found: BTreeSet<usize> = way.iter().filter_map(|(variable, _)| asked(*variable)).collect();
+        let path = space.cheapest(only, &cost).unwrap_or_default();
+        let mut found: BTreeSet<usize> = path.iter().filter_map(|(variable, _)| asked(*variable)).collect();
         // The way asks in the order of the diagram; what it does not need is not told.
         for question in found.clone() {
-            let rest = way.iter().filter(|(of, _)| asked(*of).is_some_and(|of| of != question && found.contains(&of)));
+            let rest = path.iter().filter(|(of, _)| asked(*of).is_some_and(|of| of != question && found.contains(&of)));
             let taken = rest.fold(EVERYTHING, |all, (variable, one)| {
                 let is_set = space.is_set(*variable);
                 if *one { space.and(all, is_set) } else { space.minus(all, is_set) }
@@ -156,8 +156,8 @@ impl Assumptions {
     /// How much it takes for granted: the less, the clearer. `None`: it is empty.
     pub fn doubt(&self, space: &Space<'_>, set: PacketSet) -> Option<usize> {
         let is_asked = |variable: u32| usize::from(self.of_all.contains(&variable) || self.of_each.contains(&variable));
-        let way = space.cheapest(set, &is_asked)?;
-        Some(way.into_iter().filter(|(variable, _)| is_asked(*variable) > 0).count())
+        let path = space.cheapest(set, &is_asked)?;
+        Some(path.into_iter().filter(|(variable, _)| is_asked(*variable) > 0).count())
     }
 }
 

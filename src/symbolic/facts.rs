@@ -15,7 +15,7 @@ const LOOPBACK_INDEX: u32 = 1;
 /// A tunnel and its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelFacts {
-    /// Its device; empty: it lives in another network namespace, and which of the ways its packets take is not known.
+    /// Its device; empty: it lives in another network namespace, and which of the paths its packets take is not known.
     pub device: String,
     /// Names of the devices by which packets get into it.
     pub upper_devices: Numbers,
@@ -32,8 +32,8 @@ pub struct TunnelFacts {
     /// UDP ports that it sends from; `None`: not known.
     pub source_ports: Option<Numbers>,
     /// Ways that outer packets take.
-    pub ways: Vec<OuterPath>,
-    /// Why the ways are not known as a whole; then these hold what is.
+    pub paths: Vec<OuterPath>,
+    /// Why the paths are not known as a whole; then these hold what is.
     pub vague: Option<Question>,
     /// Marks that policy rules test, of IPv4 and of IPv6: mark and mask.
     pub fwmarks: [Vec<(u32, u32)>; 2],
@@ -57,7 +57,7 @@ impl TunnelFacts {
     }
 }
 
-/// A way that outer packets take.
+/// A path that outer packets take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OuterPath {
     /// IPv4 or IPv6.
@@ -98,7 +98,7 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
         return Err(Question::from(why).shown_by(["ip", "nexthop", "show"]));
     }
     let source_ports = tunnel.source_ports.or(facts.local_ports.ok().copied());
-    let (ways, vague) = outer_paths(facts, link, tunnel);
+    let (paths, vague) = outer_paths(facts, link, tunnel);
     let fwmarks = |family: Family| -> Vec<(u32, u32)> {
         let rules = facts.rules.ok().into_iter().flatten().filter(|rule| rule.family == family);
         rules.filter_map(|rule| rule.fwmark).collect()
@@ -116,7 +116,7 @@ pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts,
         bridges_call_rules: [0, 1].map(|at| bridges_call_rules(facts, link, at)),
         ports: destination_ports(tunnel),
         source_ports: source_ports.map(|(first, last)| Numbers::ranges(vec![(first.into(), last.into())])),
-        ways,
+        paths,
         vague,
         fwmarks: Family::IP.map(fwmarks),
         past: Family::IP.map(|family| {
@@ -135,19 +135,20 @@ fn outer_paths(facts: &Facts, link: &Link, tunnel: &Tunnel) -> (Vec<OuterPath>, 
     let entries = |question: Question| question.shown_by(["bridge", "fdb", "show", "dev", &link.name]);
     match &tunnel.outer {
         _ if link.is_elsewhere() => match &tunnel.underlay {
-            Reading::Ok(_) => (ways_from(facts, tunnel), None),
-            other => (vague_ways(facts, tunnel), Some(Question::unread(other))),
+            Reading::Ok(_) => (paths_from(facts, tunnel), None),
+            other => (vague_paths(facts, tunnel), Some(Question::unread(other))),
         },
         Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
-            (vague_ways(facts, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
+            (vague_paths(facts, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
         }
         Reading::Ok(_) if tunnel.remotes().is_empty() => {
-            (vague_ways(facts, tunnel), Some(entries("it knows no remote yet".into())))
+            (vague_paths(facts, tunnel), Some(entries("it knows no remote yet".into())))
         }
-        Reading::Ok(routes) => (routes.iter().flat_map(|route| ways(facts, tunnel, route)).collect(), None),
-        other => {
-            (vague_ways(facts, tunnel), Some(Question::unread(other).shown_by(["ip", "route", "show", "table", "all"])))
-        }
+        Reading::Ok(routes) => (routes.iter().flat_map(|route| paths(facts, tunnel, route)).collect(), None),
+        other => (
+            vague_paths(facts, tunnel),
+            Some(Question::unread(other).shown_by(["ip", "route", "show", "table", "all"])),
+        ),
     }
 }
 
@@ -249,10 +250,10 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.segments()[0] & 0xffc0 == 0xfe80)
 }
 
-/// What is known of the ways although no route is: the device and the address that the tunnel insists on.
-fn vague_ways(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
+/// What is known of the paths although no route is: the device and the address that the tunnel insists on.
+fn vague_paths(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
-    let way = |family| OuterPath {
+    let path = |family| OuterPath {
         family,
         mark: 0,
         remotes: None,
@@ -264,19 +265,19 @@ fn vague_ways(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
         },
     };
     let families = Family::IP.into_iter().filter(|family| local.is_none_or(|local| Family::of(&local) == *family));
-    families.map(way).collect()
+    families.map(path).collect()
 }
 
-/// The ways that packets of a tunnel may take of which only sockets are seen: by each device that may carry it, from each
+/// The paths that packets of a tunnel may take of which only sockets are seen: by each device that may carry it, from each
 /// address that routing may choose there. Where no route names one, masquerading chooses the same (`inet_select_addr`,
 /// `ipv6_dev_get_saddr`).
-fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
+fn paths_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let addresses = facts.addresses.ok().map_or(&[][..], Vec::as_slice);
     let routes = facts.routes.ok().map_or(&[][..], Vec::as_slice);
-    let mut ways = Vec::new();
+    let mut paths = Vec::new();
     for (family, has_socket) in Family::IP.into_iter().zip(tunnel.elsewhere.unwrap_or_default()) {
         for device in tunnel.underlay.ok().into_iter().flatten().copied().filter(|_| has_socket) {
-            let way = |source: Option<u128>, primary| OuterPath {
+            let path = |source: Option<u128>, primary| OuterPath {
                 family,
                 mark: 0,
                 remotes: None,
@@ -290,22 +291,22 @@ fn ways_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
             let whole = if family == Family::Ipv6 { 128 } else { 32 };
             let chosen = own.iter().filter(|at| own.len() == 1 || at.prefix_length < whole);
             let chosen: BTreeSet<u128> = chosen.map(|at| address_key(at.address)).collect();
-            ways.extend(chosen.iter().map(|address| way(Some(*address), Ok(*address))));
+            paths.extend(chosen.iter().map(|address| path(Some(*address), Ok(*address))));
             if chosen.is_empty() {
                 let primary = primary(facts, device, family, None);
-                ways.push(way(primary.as_ref().ok().copied(), primary));
+                paths.push(path(primary.as_ref().ok().copied(), primary));
             }
             let named = routes.iter().filter(|route| route.kind == UNICAST && route.devices.contains(&device));
             let named = named.filter_map(|route| route.preferred_source).filter(|source| Family::of(source) == family);
             let named: BTreeSet<u128> = named.map(address_key).filter(|source| !chosen.contains(source)).collect();
-            ways.extend(named.into_iter().map(|source| way(Some(source), primary(facts, device, family, None))));
+            paths.extend(named.into_iter().map(|source| path(Some(source), primary(facts, device, family, None))));
         }
     }
-    ways
+    paths
 }
 
-/// The ways of one route: by each of its devices.
-fn ways(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<OuterPath> {
+/// The paths of one route: by each of its devices.
+fn paths(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<OuterPath> {
     let family = route.remotes.first().map_or(Family::Ipv4, Family::of);
     let local = tunnel.local.filter(|local| !local.is_unspecified()).or(route.source);
     let by = |(number, index): (usize, &u32)| {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::network::host::{Device, HostFacts, OwnAddresses};
-use super::network::{HeldRules, Network};
+use super::network::{BackendRules, Network};
 use crate::facts::Question;
 use crate::facts::netfilter::Ruleset;
 
@@ -60,7 +60,7 @@ impl Kept {
             (None, None) => true,
             _ => false,
         };
-        let same_rules = |((legacy, ruleset), rules): (&(bool, Ruleset), &HeldRules<'_>)| {
+        let same_rules = |((legacy, ruleset), rules): (&(bool, Ruleset), &BackendRules<'_>)| {
             *legacy == rules.legacy && ruleset.does_the_same_as(rules.ruleset)
         };
         let same = same_devices
@@ -70,7 +70,7 @@ impl Kept {
             && self.host == *host
             && self.rules.len() == rules.len()
             && self.rules.iter().zip(rules).all(same_rules);
-        for ((_, kept), HeldRules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {
+        for ((_, kept), BackendRules { ruleset, .. }) in self.rules.iter_mut().zip(rules).filter(|_| same) {
             if !kept.chains.is(&ruleset.chains) || !kept.sets.is(&ruleset.sets) {
                 kept.clone_from(ruleset);
             }

@@ -20,7 +20,7 @@ use crate::facts::{Facts, Link, Question, Reading};
 
 /// A rule set, and who holds it.
 #[derive(Clone, Copy, Debug)]
-pub struct HeldRules<'a> {
+pub struct BackendRules<'a> {
     /// `Backend::Legacy`, or one of those that nf_tables serves.
     pub legacy: bool,
     /// The rules.
@@ -32,7 +32,7 @@ pub struct HeldRules<'a> {
 #[derive(Clone, Debug)]
 pub struct Network<'a> {
     /// In no order: hooks have their own.
-    pub rules: Vec<HeldRules<'a>>,
+    pub rules: Vec<BackendRules<'a>>,
     /// Devices; `None`: not read.
     pub devices: Option<Vec<Device<'a>>>,
     /// IPv4's, IPv6's; `None`: not read.
@@ -106,7 +106,7 @@ impl<'a> Network<'a> {
         let readings = [(&facts.nftables, false), (&facts.legacy_ipv4, true), (&facts.legacy_ipv6, true)];
         for (number, (reading, legacy)) in readings.into_iter().enumerate() {
             match reading {
-                Reading::Ok(ruleset) => rules.push(HeldRules { legacy, ruleset }),
+                Reading::Ok(ruleset) => rules.push(BackendRules { legacy, ruleset }),
                 Reading::Absent(_) => {} // a fact: it has no rules
                 other @ (Reading::Denied(_) | Reading::Failed(_)) => {
                     return Err(Question::unread(other).shown_by(DUMPS[number].split(' ')));
@@ -135,7 +135,7 @@ impl<'a> Network<'a> {
 
     /// Of its parts.
     pub(super) fn of(
-        rules: Vec<HeldRules<'a>>,
+        rules: Vec<BackendRules<'a>>,
         devices: Option<Vec<Device<'a>>>,
         own: [Option<OwnAddresses>; 2],
     ) -> Self {

@@ -288,14 +288,14 @@ impl<'e> Space<'e> {
                 open.extend(missing);
             }
         }
-        let (mut at, mut way) = (set.0, Vec::new());
+        let (mut at, mut path) = (set.0, Vec::new());
         while at > 1 {
             let DiagramNode { variable, branches } = table.at(at);
             let one = known[&branches[1]] < known[&branches[0]];
-            way.push((variable, one));
+            path.push((variable, one));
             at = branches[usize::from(one)];
         }
-        (at == 1).then_some(way)
+        (at == 1).then_some(path)
     }
 
     /// Takes from the budget; `false`: no more work is to be done, and results mean nothing.

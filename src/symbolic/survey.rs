@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::network::{HeldRules, Network};
+use super::network::{BackendRules, Network};
 use crate::facts::netfilter::{
     Chain, ChainId, Comparison, Field, FieldTest, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step, Verdict,
     mark_in, name_key,
@@ -63,7 +63,7 @@ impl Survey {
         self.names.extend(last.checked_add(1));
     }
 
-    fn look_at(&mut self, number: usize, rules: &HeldRules<'_>, step: &Step) {
+    fn look_at(&mut self, number: usize, rules: &BackendRules<'_>, step: &Step) {
         match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().for_each(|test| self.test(test)),
             Step::Match(Match::OfBridged { .. }) => self.asks_for_ports = true,
@@ -92,7 +92,7 @@ impl Survey {
     }
 
     /// Devices and marks that elements of ipsets are about.
-    fn look_at_ipsets(&mut self, rules: &HeldRules<'_>) {
+    fn look_at_ipsets(&mut self, rules: &BackendRules<'_>) {
         for set in rules.ruleset.sets.iter().filter(|(id, _)| matches!(id, SetId::Ipset(_))).map(|(_, set)| set) {
             let elements = || set.elements.ok().into_iter().flatten();
             match set.kind.as_str() {
@@ -108,7 +108,7 @@ impl Survey {
 
     /// Bits that the rules of a chain may set: a bit that was tested to be set is only turned off by turning it round, as
     /// kube-proxy does.
-    fn look_for_writes(&mut self, of: &HeldRules<'_>, rules: &[Rule]) {
+    fn look_for_writes(&mut self, of: &BackendRules<'_>, rules: &[Rule]) {
         let mut known = 0;
         for rule in rules {
             let mut here = known;
@@ -151,7 +151,7 @@ impl Survey {
     }
 
     /// Bits of the mark that rules test that this host's own packets meet.
-    fn look_at_outgoing(&mut self, rules: &HeldRules<'_>) {
+    fn look_at_outgoing(&mut self, rules: &BackendRules<'_>) {
         let chains = &rules.ruleset.chains;
         let outgoing = |chain: &Chain| {
             chain.base.as_ref().is_some_and(|base| matches!(base.hook, Hook::Output | Hook::Postrouting | Hook::Egress))
@@ -206,7 +206,7 @@ impl Survey {
 }
 
 /// Bits that a write with a map may set by what the map has: any, if that is not known.
-fn mapped_bits(rules: &HeldRules<'_>, lookup: &MapLookup, mapped: u32) -> u32 {
+fn mapped_bits(rules: &BackendRules<'_>, lookup: &MapLookup, mapped: u32) -> u32 {
     let known = lookup.known_in(&rules.ruleset.sets);
     let bits = known.and_then(|mut known| known.try_fold(0, |all, (_, data)| Some(all | mark_in(data)?)));
     bits.map_or(u32::MAX, |bits| bits & mapped)

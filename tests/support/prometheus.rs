@@ -18,7 +18,7 @@ use super::process::{Daemon, free_port};
 use super::tools::require;
 
 /// How often a webhook looks whether it is to end.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// A Prometheus in a namespace.
 pub struct Prometheus<'a> {
@@ -166,7 +166,7 @@ impl Webhook {
                     match listener.accept() {
                         // A request that breaks off is sent again by the Alertmanager.
                         Ok((stream, _)) => alerts.lock().expect("the list").extend(take(stream).unwrap_or_default()),
-                        Err(_) => thread::sleep(LOOK_EVERY),
+                        Err(_) => thread::sleep(READ_EVERY),
                     }
                 }
             }

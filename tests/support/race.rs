@@ -19,7 +19,7 @@ const SLOW: Duration = Duration::from_millis(900);
 /// After this long an unanswered connect is counted as slow and given up.
 const HOPELESS: Duration = Duration::from_secs(10);
 /// How often finished connects are looked for between rounds.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const READ_EVERY: Duration = Duration::from_millis(20);
 /// Source port of the first round; each round has its own.
 const FIRST_PORT: u16 = 20_000;
 
@@ -170,7 +170,7 @@ impl<'a> Pending<'a> {
     fn add(&mut self, socket: &'a OwnedFd) {
         let now = Instant::now();
         self.connects.push((socket, now));
-        if now.duration_since(*self.looked.get_or_insert(now)) >= LOOK_EVERY {
+        if now.duration_since(*self.looked.get_or_insert(now)) >= READ_EVERY {
             self.look(Duration::ZERO);
         }
     }
@@ -178,7 +178,7 @@ impl<'a> Pending<'a> {
     /// Waits for what is left and returns the number of slow connects.
     fn finish(mut self) -> u64 {
         while !self.connects.is_empty() {
-            self.look(LOOK_EVERY);
+            self.look(READ_EVERY);
         }
         self.slow
     }

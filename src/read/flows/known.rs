@@ -81,7 +81,7 @@ impl KnownFlows {
     }
 
     /// For a second look at UDP so long after the first, and at nothing else.
-    pub fn look_again(&mut self, after: Duration) {
+    pub fn read_again(&mut self, after: Duration) {
         self.again = true;
         if let Some(part) = &mut self.udp.part {
             part.age = after;

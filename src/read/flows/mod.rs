@@ -60,7 +60,7 @@ impl Default for FlowLimits {
 }
 
 /// What the names of requests of a second reading begin with.
-pub const SECOND_LOOK: &str = "netlink/netfilter/ct-entries-udp-again-";
+pub const SECOND_READING: &str = "netlink/netfilter/ct-entries-udp-again-";
 
 /// Reads what is worth knowing, and due. `count`: how many entries there are.
 pub fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &Reading<u64>) -> Flows {

@@ -8,7 +8,7 @@ use crate::facts::{Address, Failure, Link, PolicyRule, Reading, Route, Source, m
 use crate::read::known::KnownLinks;
 use crate::read::{Node, datapath, routing};
 
-/// Links, tunnels' forwarding databases and ways, filters of traffic control, addresses, policy rules, routes, and which
+/// Links, tunnels' forwarding databases and paths, filters of traffic control, addresses, policy rules, routes, and which
 /// families are forwarded. Drivers and offload features are not of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {

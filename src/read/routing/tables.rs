@@ -62,8 +62,8 @@ impl FamilyTables {
             let Route { table, destination, prefix_length, kind, tos, priority, gateway, preferred_source, .. } = route;
             let bits = destination.map_or(0, |destination| masked(destination, *prefix_length));
             by_prefix.entry(*prefix_length).or_default().push((bits, at));
-            let way = (gateway, preferred_source, &route.devices, route.nexthop);
-            content.push(*seen.entry((table, prefix_length, kind, tos, priority, way)).or_insert(at));
+            let path = (gateway, preferred_source, &route.devices, route.nexthop);
+            content.push(*seen.entry((table, prefix_length, kind, tos, priority, path)).or_insert(at));
         }
         by_prefix.values_mut().for_each(|prefixes| prefixes.sort_unstable());
         drop(seen);

@@ -17,7 +17,7 @@ use crate::serve::http::web_config::{self, Pem, WebConfig};
 use crate::serve::sync::lock;
 
 /// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const READ_EVERY: Duration = Duration::from_secs(2);
 /// Largest file that is read: certificate chains have a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
 /// Largest configuration; reading YAML takes long where it is nested deeply.
@@ -91,7 +91,7 @@ impl Security {
     /// Looks at the files again and again.
     pub async fn watch(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(READ_EVERY).await;
             let mine = Arc::clone(&self);
             if tokio::task::spawn_blocking(move || mine.reload(false)).await.is_err() {
                 tracing::error!(file = %self.path.display(), "the web configuration could not be looked at");

@@ -42,7 +42,7 @@ pub struct HostFacts {
     pub outward: Result<Vec<u128>, Question>,
     /// By the name of each device, where the destinations are of packets of this host that have no mark and are routed by it,
     /// of IPv4 and of IPv6; what is for this host itself goes by `lo`. `Err`: that is not known.
-    pub first_ways: [Result<BTreeMap<u128, Numbers>, Question>; 2],
+    pub first_paths: [Result<BTreeMap<u128, Numbers>, Question>; 2],
     /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
     pub targets: Result<BTreeMap<IpAddr, Option<u128>>, Question>,
 }
@@ -56,7 +56,7 @@ impl HostFacts {
         };
         Self {
             outward: outward(facts, name),
-            first_ways: Family::IP.map(|family| first_ways(facts, family, name)),
+            first_paths: Family::IP.map(|family| first_paths(facts, family, name)),
             targets: match &facts.targets {
                 Reading::Ok(targets) => {
                     let named = |(address, device): (&IpAddr, &Option<u32>)| match device {
@@ -109,7 +109,7 @@ impl HostFacts {
             ipvs_in_use: unread(),
             input_in_postrouting: unread(),
             outward: Err(why.into()),
-            first_ways: [Err(why.into()), Err(why.into())],
+            first_paths: [Err(why.into()), Err(why.into())],
             targets: Err(why.into()),
         }
     }
@@ -139,7 +139,7 @@ fn outward(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<u128
 }
 
 /// Destinations by the device that leads there.
-fn first_ways(
+fn first_paths(
     facts: &Facts,
     family: Family,
     name: impl Fn(u32) -> Option<u128>,

@@ -56,8 +56,8 @@ pub fn writes_marks(step: &Step, relevant: Relevant) -> bool {
         Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } | Step::OwnTimeout => false,
         Step::SetMark(write) => write.can_change() & relevant.mark != 0,
         Step::SetConnectionMark(write) => write.can_change() & relevant.connection != 0,
-        Step::Verdict(Verdict::Map { verdicts: Reading::Ok(verdicts), .. }) => verdicts.iter().any(is_more_than_a_way),
-        Step::Verdict(verdict) => is_more_than_a_way(verdict),
+        Step::Verdict(Verdict::Map { verdicts: Reading::Ok(verdicts), .. }) => verdicts.iter().any(is_more_than_a_path),
+        Step::Verdict(verdict) => is_more_than_a_path(verdict),
         Step::Notrack
         | Step::Template
         | Step::FillChecksum
@@ -67,7 +67,7 @@ pub fn writes_marks(step: &Step, relevant: Relevant) -> bool {
     }
 }
 
-fn is_more_than_a_way(verdict: &Verdict) -> bool {
+fn is_more_than_a_path(verdict: &Verdict) -> bool {
     !lets_pass(verdict) && !matches!(verdict, Verdict::Drop)
 }
 

@@ -107,7 +107,7 @@ impl Network<'_> {
     }
 
     /// Whether rules that packets of this host meet ask for the device that their first destination has.
-    pub fn asks_for_first_way(&self, family: Family) -> bool {
+    pub fn asks_for_first_path(&self, family: Family) -> bool {
         let asks = |step: &Step| match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| is_device(&test.field)),
             Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {

@@ -40,11 +40,11 @@ pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
     for family in Family::IP {
         for own in [true, false] {
             let assumed = may_send(&mut walk, family, own);
-            let mut way = ConnectionPath::new(family, own, true);
-            way.connections(&mut walk);
+            let mut path = ConnectionPath::new(family, own, true);
+            path.connections(&mut walk);
             walk.dropping.clear();
             let mut mine = NOTHING;
-            for (hit, packets) in std::mem::take(&mut way.sources) {
+            for (hit, packets) in std::mem::take(&mut path.sources) {
                 for (nat, packets) in walk.each_translation(&hit, packets) {
                     let connected = senders::connected(&mut walk, &Field::OutputName);
                     let packets = walk.space.and(packets, walk.space.and(assumed, connected));
@@ -60,12 +60,12 @@ pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
                     mine = walk.space.or(mine, packets);
                 }
             }
-            idle.end_way(&mut walk, &way);
+            idle.end_path(&mut walk, &path);
             if walk.is_over() {
                 break;
             }
             if !mine.is_empty() {
-                let answered = answered(&mut walk, &way, family, mine);
+                let answered = answered(&mut walk, &path, family, mine);
                 dropping.append(&mut walk.dropping);
                 arriving = walk.space.or(arriving, answered);
             }
@@ -138,10 +138,10 @@ fn with_source(walk: &mut Walk<'_>, family: Family, nat: Option<&Nat>, packets: 
 
 /// Invalid segments that come back to these connections, which are for this host: those that get to its TCP, and whose resets
 /// get out.
-fn answered(walk: &mut Walk<'_>, way: &ConnectionPath, family: Family, connections: PacketSet) -> PacketSet {
+fn answered(walk: &mut Walk<'_>, path: &ConnectionPath, family: Family, connections: PacketSet) -> PacketSet {
     let back = ends(walk, connections);
     let back = reversed(walk, back);
-    way.begin(walk, "late");
+    path.begin(walk, "late");
     let Some(packets) = segments(walk, family, back, Flags::LATE) else { return NOTHING };
     let packets = walk.forget(packets, &[Field::OutputName]);
     let mut packets = walk.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
@@ -153,7 +153,7 @@ fn answered(walk: &mut Walk<'_>, way: &ConnectionPath, family: Family, connectio
     let packets = through(walk, "late", family, &[Hook::Prerouting, Hook::Input], packets);
     let there = ends(walk, packets);
     let there = reversed(walk, there);
-    way.begin(walk, "reset");
+    path.begin(walk, "reset");
     let Some(resets) = segments(walk, family, there, Flags::RESET) else { return NOTHING };
     let resets = through(walk, "reset", family, &[Hook::Output, Hook::Postrouting], resets);
     if walk.is_over() { NOTHING } else { resets }

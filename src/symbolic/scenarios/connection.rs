@@ -98,7 +98,7 @@ fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
 
 /// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or
 /// nobody's.
-fn way_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, PacketSet)> {
+fn path_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, PacketSet)> {
     let why = match &walk.network.host.targets {
         Err(why) => why.clone(),
         Ok(targets) => match targets.get(&first).filter(|_| first == last) {
@@ -139,7 +139,7 @@ impl ConnectionPath {
         let (targets, devices, routed) = match addresses {
             Chosen::Range(first, last) => {
                 let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
-                let Some((devices, routed)) = way_to(walk, first, last) else { return NOTHING };
+                let Some((devices, routed)) = path_to(walk, first, last) else { return NOTHING };
                 (targets, devices, routed)
             }
             Chosen::Unset | Chosen::ByPacket => (EVERYTHING, SOME_DEVICE.to_vec(), EVERYTHING),
@@ -268,8 +268,8 @@ impl ConnectionPath {
         let by_lo = walk.with(&Field::OutputName, loopback().as_slice());
         let here = walk.space.and(to_here, by_lo);
         let mut elsewhere = walk.space.minus(packets, walk.space.or(to_here, by_lo));
-        if !self.plain && walk.network.asks_for_first_way(self.family) {
-            elsewhere = first::first_ways(walk, elsewhere);
+        if !self.plain && walk.network.asks_for_first_path(self.family) {
+            elsewhere = first::first_paths(walk, elsewhere);
         }
         walk.space.or(walk.space.and(packets, here), elsewhere)
     }

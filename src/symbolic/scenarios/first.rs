@@ -48,25 +48,25 @@ pub(super) fn if_marked_elsewhere(walk: &mut Walk<'_>) -> PacketSet {
 }
 
 /// Packets of this host by the devices that lead to their destinations, before any rule of IP.
-pub(super) fn first_ways(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+pub(super) fn first_paths(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (network, family) = (walk.network, walk.packets.family);
-    let ways = match &network.host.first_ways[family.place()] {
-        Ok(ways) => ways,
+    let paths = match &network.host.first_paths[family.place()] {
+        Ok(paths) => paths,
         // Some device for each packet, whichever that is.
         Err(why) => {
             let (device, space) = (walk.block(&Field::OutputName), &walk.space);
             let (key, bits) = (format!("{} first way", walk.stage), device.0.len() as u32);
-            let way = walk.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), || why.clone());
-            let Some(way) = way else { return packets };
-            let by_it = walk.equal_bits(packets, &device, &way, u32::MAX);
+            let path = walk.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), || why.clone());
+            let Some(path) = path else { return packets };
+            let by_it = walk.equal_bits(packets, &device, &path, u32::MAX);
             let possible = senders::connected(walk, &Field::OutputName);
-            let possible = walk.space.renamed(possible, &device.0, &way.0);
+            let possible = walk.space.renamed(possible, &device.0, &path.0);
             return walk.space.or(by_it, walk.space.minus(packets, possible));
         }
     };
     let (_, destination) = walk.packets.ends();
     let mut all = NOTHING;
-    for (device, destinations) in ways {
+    for (device, destinations) in paths {
         let to = walk.with(&destination, destinations.as_ranges());
         let by = walk.with(&Field::OutputName, &[(*device, *device)]);
         all = walk.space.or(all, walk.space.and(to, by));

@@ -72,14 +72,14 @@ impl IdleConnections {
     }
 
     /// One way has ended: which of its connections have entries with a timeout of their own.
-    pub(super) fn end_way(&mut self, walk: &mut Walk<'_>, way: &ConnectionPath) {
+    pub(super) fn end_path(&mut self, walk: &mut Walk<'_>, path: &ConnectionPath) {
         let drawn = std::mem::replace(&mut self.drawn, NOTHING);
         if drawn.is_empty() || walk.is_over() {
             return;
         }
         self.all_drawn = walk.space.or(self.all_drawn, drawn);
         let policy = walk.space.is_set(walk.layout.own_timeout);
-        let taken = if way.own { NOTHING } else { offloaded(walk, way.family, drawn) };
+        let taken = if path.own { NOTHING } else { offloaded(walk, path.family, drawn) };
         let other = walk.space.and(drawn, walk.space.or(policy, taken));
         self.own_timeout = walk.space.or(self.own_timeout, other);
         let rest = walk.space.minus(drawn, other);

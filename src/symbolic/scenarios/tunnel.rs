@@ -70,7 +70,7 @@ const MAX_BITS: u32 = 4;
 
 /// Names of devices that are told apart beside those of the rules.
 pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
-    let devices = facts.ways.iter().filter_map(|way| way.device).chain(name_key(&facts.device));
+    let devices = facts.paths.iter().filter_map(|path| path.device).chain(name_key(&facts.device));
     let devices = devices.chain(name_key("lo"));
     devices.map(|name| (name, name)).chain(facts.upper_devices.as_ranges().iter().copied()).collect()
 }
@@ -168,10 +168,10 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         self.walk.space.any(self.rewritings.iter().map(|rewriting| rewriting.packets))
     }
 
-    /// That its packets take this way of several, of which one is taken.
-    fn by_this_way(&mut self, number: usize, family: Family) -> PacketSet {
-        let same = self.facts.ways.iter().filter(|way| way.family == family).count();
-        let earlier = self.facts.ways[..number].iter().filter(|way| way.family == family).count();
+    /// That its packets take this path of several, of which one is taken.
+    fn by_this_path(&mut self, number: usize, family: Family) -> PacketSet {
+        let same = self.facts.paths.iter().filter(|path| path.family == family).count();
+        let earlier = self.facts.paths[..number].iter().filter(|path| path.family == family).count();
         if !self.facts.is_elsewhere() || same < 2 {
             return EVERYTHING;
         }
@@ -185,20 +185,20 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
             if self.walk.is_over() {
                 return;
             }
-            for (number, way) in self.facts.ways.iter().enumerate() {
+            for (number, path) in self.facts.paths.iter().enumerate() {
                 // Where no route is known, the mark may lead anywhere.
                 let mine = match &self.facts.vague {
                     Some(_) => marks,
-                    None => self.routed_like(marks, way.family, way.mark),
+                    None => self.routed_like(marks, path.family, path.mark),
                 };
-                let chosen = self.by_this_way(number, way.family);
+                let chosen = self.by_this_path(number, path.family);
                 let mine = self.walk.space.and(mine, chosen);
-                self.outer_pass(way, mine, pattern);
+                self.outer_pass(path, mine, pattern);
             }
-            for (way, packets) in self.unasked_ways(marks) {
+            for (path, packets) in self.unasked_paths(marks) {
                 let assumed = self.unasked("such a mark", 1);
                 let packets = self.walk.space.and(packets, assumed);
-                self.outer_pass(&way, packets, pattern);
+                self.outer_pass(&path, packets, pattern);
             }
         }
     }
@@ -235,25 +235,25 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         words
     }
 
-    /// Packets that take a way that is not among those asked for, or that do not.
+    /// Packets that take a path that is not among those asked for, or that do not.
     fn unasked(&mut self, what: &str, answer: usize) -> PacketSet {
         let why = format!("which way packets go that have {what} was not asked");
         self.walk.answer(why.clone(), About::All, 2, answer, || Question::from(why).shown_by(["ip", "rule", "show"]))
     }
 
     /// Ways of packets with marks of which none is like one that a route was asked for.
-    fn unasked_ways(&mut self, packets: PacketSet) -> Vec<(OuterPath, PacketSet)> {
+    fn unasked_paths(&mut self, packets: PacketSet) -> Vec<(OuterPath, PacketSet)> {
         let mut found: Vec<(OuterPath, PacketSet)> = Vec::new();
         if self.facts.vague.is_some() {
             return found;
         }
-        for way in &self.facts.ways {
-            let unasked = unasked_way(way);
+        for path in &self.facts.paths {
+            let unasked = unasked_path(path);
             if found.iter().any(|(other, _)| *other == unasked) {
                 continue;
             }
-            let like = |other: &&OuterPath| other.family == way.family && other.remotes == way.remotes;
-            let rest = self.facts.ways.iter().filter(like).fold(packets, |left, other| {
+            let like = |other: &&OuterPath| other.family == path.family && other.remotes == path.remotes;
+            let rest = self.facts.paths.iter().filter(like).fold(packets, |left, other| {
                 let mine = self.routed_like(left, other.family, other.mark);
                 self.walk.space.minus(left, mine)
             });
@@ -278,11 +278,11 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
     }
 
     /// Those of these packets that have the addresses, ports and the device of a path, as far as they are known.
-    fn with_ends_of(&mut self, way: &OuterPath, mut packets: PacketSet) -> PacketSet {
+    fn with_ends_of(&mut self, path: &OuterPath, mut packets: PacketSet) -> PacketSet {
         let (source, destination) = self.walk.packets.ends();
-        let address = way.source.map(|address| vec![(address, address)]);
-        let remotes = way.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());
-        let device = way.device.map(|device| vec![(device, device)]);
+        let address = path.source.map(|address| vec![(address, address)]);
+        let remotes = path.remotes.as_ref().map(|remotes| remotes.as_ranges().to_vec());
+        let device = path.device.map(|device| vec![(device, device)]);
         let ports =
             |ports: &Option<crate::symbolic::values::Numbers>| ports.as_ref().map(|ports| ports.as_ranges().to_vec());
         for (field, ranges) in [
@@ -300,13 +300,13 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         packets
     }
 
-    fn outer_pass(&mut self, way: &OuterPath, marks: PacketSet, pattern: BitPattern) {
+    fn outer_pass(&mut self, path: &OuterPath, marks: PacketSet, pattern: BitPattern) {
         if marks.is_empty() {
             return;
         }
         self.walk.outer = true;
-        self.walk.stage = format!("outer {} {} {:?}", way.family, way.mark, way.device);
-        self.walk.packets = Packets::new(PacketKind::Tunnel, way.family);
+        self.walk.stage = format!("outer {} {} {:?}", path.family, path.mark, path.device);
+        self.walk.packets = Packets::new(PacketKind::Tunnel, path.family);
         let start = self.walk.space.and(marks, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
         let mut packets = self.walk.all_with(
@@ -319,16 +319,16 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
             ],
         );
         packets = first::untranslated(&mut self.walk, packets);
-        let packets = self.with_ends_of(way, packets);
-        let packets = self.outer_hook(Hook::Output, packets, way, pattern);
+        let packets = self.with_ends_of(path, packets);
+        let packets = self.outer_hook(Hook::Output, packets, path, pattern);
         let new = self.walk.in_state(&[state::NEW]);
         if !self.walk.is_over() {
             self.tracked = self.walk.space.or(self.tracked, self.walk.space.and(packets, new));
         }
         let known = self.walk.packets.known.clone();
-        for (mut packets, way) in self.rerouted(packets, way) {
+        for (mut packets, path) in self.rerouted(packets, path) {
             self.walk.packets.known.clone_from(&known);
-            match way.device {
+            match path.device {
                 Some(device) => {
                     self.walk.packets.known.insert(Field::OutputName);
                     packets = self.walk.set(packets, &Field::OutputName, &[(device, device)]);
@@ -343,40 +343,40 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
                 }
             }
             let packets = self.walk.as_postrouting_sees(packets);
-            let packets = self.outer_hook(Hook::Postrouting, packets, &way, pattern);
-            self.outer_hook(Hook::Egress, packets, &way, pattern);
+            let packets = self.outer_hook(Hook::Postrouting, packets, &path, pattern);
+            self.outer_hook(Hook::Egress, packets, &path, pattern);
         }
     }
 
     /// Packets whose mark was changed are routed again (`ip_route_me_harder`), without the device that the tunnel insists on.
-    fn rerouted(&mut self, packets: PacketSet, way: &OuterPath) -> Vec<(PacketSet, OuterPath)> {
+    fn rerouted(&mut self, packets: PacketSet, path: &OuterPath) -> Vec<(PacketSet, OuterPath)> {
         let again = self.walk.space.is_set(self.walk.layout.rerouted);
         if self.facts.vague.is_some() || self.walk.space.and(packets, again).is_empty() {
-            return vec![(packets, way.clone())];
+            return vec![(packets, path.clone())];
         }
-        let mut found = vec![(self.walk.space.minus(packets, again), way.clone())];
+        let mut found = vec![(self.walk.space.minus(packets, again), path.clone())];
         let mut again = self.walk.space.and(packets, again);
-        if self.facts.is_rerouted || !self.unasked_ways(again).is_empty() {
+        if self.facts.is_rerouted || !self.unasked_paths(again).is_empty() {
             let [stays, rerouted] = [0, 1].map(|answer| self.unasked("a mark that was changed", answer));
-            found.push((self.walk.space.and(again, rerouted), unasked_way(way)));
+            found.push((self.walk.space.and(again, rerouted), unasked_path(path)));
             again = self.walk.space.and(again, stays);
         }
-        let others = self.facts.ways.iter().filter(|other| other.family == way.family && other.mark != way.mark);
+        let others = self.facts.paths.iter().filter(|other| other.family == path.family && other.mark != path.mark);
         let (_, destination) = self.walk.packets.ends();
-        for way in std::iter::once(way).chain(others) {
-            let mut mine = self.routed_like(again, way.family, way.mark);
-            if let Some(remotes) = &way.remotes {
+        for path in std::iter::once(path).chain(others) {
+            let mut mine = self.routed_like(again, path.family, path.mark);
+            if let Some(remotes) = &path.remotes {
                 mine = self.walk.all_with(mine, &[(destination.clone(), remotes.as_ranges())]);
             }
-            found.push((mine, way.clone()));
+            found.push((mine, path.clone()));
         }
         found
     }
 
     /// What comes out of a hook as it went in; what was rewritten is written down.
-    fn outer_hook(&mut self, hook: Hook, packets: PacketSet, way: &OuterPath, pattern: BitPattern) -> PacketSet {
-        let mut outer = Outer { primary: &way.primary, pattern, rewritings: Vec::new(), kept: Vec::new() };
-        let device = (hook == Hook::Egress).then(|| way.device.and_then(device_name)).flatten();
+    fn outer_hook(&mut self, hook: Hook, packets: PacketSet, path: &OuterPath, pattern: BitPattern) -> PacketSet {
+        let mut outer = Outer { primary: &path.primary, pattern, rewritings: Vec::new(), kept: Vec::new() };
+        let device = (hook == Hook::Egress).then(|| path.device.and_then(device_name)).flatten();
         let left = self.walk.hook(hook, device.as_deref(), Flow::First, packets, &mut outer);
         self.rewritings.append(&mut outer.rewritings);
         self.kept.append(&mut outer.kept);
@@ -384,8 +384,15 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
     }
 }
 
-/// A way of which only the remotes are known.
-fn unasked_way(way: &OuterPath) -> OuterPath {
+/// A path of which only the remotes are known.
+fn unasked_path(path: &OuterPath) -> OuterPath {
     let primary = Err("which device it leaves by is not known".into());
-    OuterPath { mark: 0, device: None, source: way.source, primary, family: way.family, remotes: way.remotes.clone() }
+    OuterPath {
+        mark: 0,
+        device: None,
+        source: path.source,
+        primary,
+        family: path.family,
+        remotes: path.remotes.clone(),
+    }
 }

@@ -124,11 +124,11 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
 /// Services are routed by eth0, until something translates them.
 #[test]
 fn output_sees_the_device_that_the_first_destination_has() {
-    let ways = |ways: &[(&str, (u128, u128))]| {
-        ways.iter().map(|(device, to)| (name_key(device).unwrap(), Numbers::ranges(vec![*to]))).collect()
+    let paths = |paths: &[(&str, (u128, u128))]| {
+        paths.iter().map(|(device, to)| (name_key(device).unwrap(), Numbers::ranges(vec![*to]))).collect()
     };
     let pods = (address_key("10.244.0.0".parse().unwrap()), address_key("10.244.255.255".parse().unwrap()));
-    let known = [Ok(ways(&[("eth0", (0, pods.0 - 1)), ("cni0", pods)])), Ok(ways(&[]))];
+    let known = [Ok(paths(&[("eth0", (0, pods.0 - 1)), ("cni0", pods)])), Ok(paths(&[]))];
     let unread = [Err("no answer".into()), Err("no answer".into())];
     for (chain, when_known, when_unread) in [
         ("", "yes", "yes"),
@@ -139,8 +139,8 @@ fn output_sees_the_device_that_the_first_destination_has() {
         ("ip f O: filter output 0\n dst 10.244.0.9, oif eth0 => drop", "yes", "yes"),
     ] {
         let text = format!("ip nat O: nat output -100\n dst 10.96.0.1, proto 6 => dnat to 10.244.0.5\n{chain}");
-        for (first_ways, wanted) in [(&known, when_known), (&unread, when_unread)] {
-            let host = HostFacts { first_ways: first_ways.clone(), ..routed() };
+        for (first_paths, wanted) in [(&known, when_known), (&unread, when_unread)] {
+            let host = HostFacts { first_paths: first_paths.clone(), ..routed() };
             let found = walked(&text, host, devices(DEVICES));
             assert_eq!(word(&found.translated.certainty), wanted, "{chain} {:?}", found.translated);
         }

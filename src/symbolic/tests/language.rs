@@ -19,7 +19,7 @@ use crate::facts::netfilter::{
     MarkWrite, Match, Nat, NatAction, NatMap, PortRandomization, Rule, Ruleset, SetId, Step, TypeScope, Verdict,
     address_key, name_key,
 };
-use crate::symbolic::network::HeldRules;
+use crate::symbolic::network::BackendRules;
 use crate::symbolic::network::host::HostFacts;
 use crate::symbolic::{Effort, Network};
 
@@ -33,7 +33,7 @@ pub struct Written {
 impl Written {
     pub fn network(&self) -> Network<'_> {
         let rules = [(&self.nftables, false), (&self.legacy, true)];
-        let rules = rules.into_iter().map(|(ruleset, legacy)| HeldRules { legacy, ruleset }).collect();
+        let rules = rules.into_iter().map(|(ruleset, legacy)| BackendRules { legacy, ruleset }).collect();
         Network { host: host(), ..Network::of(rules, Some(Vec::new()), [None, None]) }
     }
 }
@@ -47,7 +47,7 @@ pub fn host() -> HostFacts {
         ipvs_in_use: Ok(false),
         input_in_postrouting: Ok(true),
         outward: Ok(vec![]),
-        first_ways: [Ok([].into()), Ok([].into())],
+        first_paths: [Ok([].into()), Ok([].into())],
         targets: Ok([].into()),
     }
 }

@@ -77,7 +77,7 @@ fn on_output_a_packet_still_has_the_device_of_its_first_route() {
     assert_eq!(rewritten(&marked("lan0")), "no", "nothing leads such packets into the tunnel");
     let mut by_mark = facts();
     by_mark.fwmarks = [vec![(0x4000, 0x4000)], vec![]];
-    by_mark.ways.push(OuterPath { mark: 0x4000, ..by_mark.ways[0].clone() });
+    by_mark.paths.push(OuterPath { mark: 0x4000, ..by_mark.paths[0].clone() });
     assert_eq!(verdict(&walk_with(&marked("lan0"), &by_mark)), "yes", "a policy rule may");
 }
 
@@ -85,11 +85,11 @@ fn on_output_a_packet_still_has_the_device_of_its_first_route() {
 fn no_packet_is_lost_whose_mark_no_route_was_asked_for() {
     let mut facts = facts();
     facts.fwmarks = [vec![(1, 1), (0x4000, 0x4000)], vec![]];
-    let way = facts.ways[0].clone();
-    facts.ways.extend([1, 0x4000].map(|mark| OuterPath { mark, ..way.clone() }));
+    let path = facts.paths[0].clone();
+    facts.paths.extend([1, 0x4000].map(|mark| OuterPath { mark, ..path.clone() }));
     let marker = "ip m P: filter postrouting -150\n oif flannel.1 => or 0x4001\n";
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &facts)), "maybe");
-    facts.ways.push(OuterPath { mark: 0x4001, ..way });
+    facts.paths.push(OuterPath { mark: 0x4001, ..path });
     assert_eq!(verdict(&walk_with(&[marker, OLD].concat(), &facts)), "yes");
 }
 
@@ -98,7 +98,7 @@ fn only_some_chains_route_a_marked_packet_again() {
     let mut facts = facts();
     facts.fwmarks = [vec![(0x100, 0x100)], vec![]];
     let device = name_key("eth1");
-    facts.ways.push(OuterPath { mark: 0x100, device, ..facts.ways[0].clone() });
+    facts.paths.push(OuterPath { mark: 0x100, device, ..facts.paths[0].clone() });
     let rules = |kind: &str, device: &str| {
         format!(
             "ip m O: {kind} output -150\n src 192.0.2.10, dst 192.0.2.20 => or 0x100
@@ -237,7 +237,7 @@ fn a_mark_that_leads_past_the_tunnel_is_a_question() {
     let found = |marker: &str, past: &[Past]| {
         let mut facts = facts();
         facts.past[0] = past.to_vec();
-        facts.ways.push(OuterPath { mark: 0x4000, ..facts.ways[0].clone() });
+        facts.paths.push(OuterPath { mark: 0x4000, ..facts.paths[0].clone() });
         facts.fwmarks[0] = past.iter().map(|past| (past.mark.1, past.mark.0)).collect();
         verdict(&walk_with(&[marker, OLD].concat(), &facts))
     };

@@ -10,7 +10,7 @@ use crate::symbolic::{Certainty, OuterPackets};
 
 /// VXLAN on port 8472 over eth0 (192.0.2.10) to 192.0.2.20; 10.42.0.0/16 is routed into it.
 pub(super) fn facts() -> TunnelFacts {
-    let way = OuterPath {
+    let path = OuterPath {
         family: Family::Ipv4,
         mark: 0,
         remotes: Some(Numbers::of(&[address("192.0.2.20")])),
@@ -28,7 +28,7 @@ pub(super) fn facts() -> TunnelFacts {
         bridges_call_rules: [Err("not read".into()), Err("not read".into())],
         ports: Some(Numbers::of(&[8472])),
         source_ports: Some(Numbers::ranges(vec![(32768, 60999)])),
-        ways: vec![way],
+        paths: vec![path],
         vague: None,
         fwmarks: [vec![], vec![]],
         past: [vec![], vec![]],
@@ -189,9 +189,9 @@ fn catch_alls_addresses_and_ports() {
         assert_eq!(rewritten(&post(rule)), expected, "{rule}");
     }
     let mut secondary = facts();
-    secondary.ways[0].source = Some(address("192.0.2.11"));
+    secondary.paths[0].source = Some(address("192.0.2.11"));
     assert_eq!(verdict(&walk_with(&post("oif eth0 => masquerade"), &secondary)), "yes", "another address is written");
-    secondary.ways[0].primary = Err("not known".into());
+    secondary.paths[0].primary = Err("not known".into());
     assert_eq!(verdict(&walk_with(&post("oif eth0 => masquerade"), &secondary)), "maybe");
 }
 
@@ -277,8 +277,8 @@ fn families_are_independent() {
 fn the_mark_decides_the_way() {
     let mut routed = facts();
     routed.fwmarks[0] = vec![(0x4000, 0x4000)];
-    let other = OuterPath { mark: 0x4000, device: name_key("eth1"), ..routed.ways[0].clone() };
-    routed.ways.push(other);
+    let other = OuterPath { mark: 0x4000, device: name_key("eth1"), ..routed.paths[0].clone() };
+    routed.paths.push(other);
     let text =
         |device: &str| format!("{MARK}\nip nat P: nat postrouting 100\n oif {device} => masquerade random-fully");
     assert_eq!(verdict(&walk_with(&text("eth1"), &routed)), "yes", "marked packets leave by eth1");
@@ -288,9 +288,9 @@ fn the_mark_decides_the_way() {
 #[test]
 fn what_is_not_known_of_a_tunnel_matters_only_where_a_rule_asks() {
     let mut vague = facts();
-    let way = &mut vague.ways[0];
-    (way.remotes, way.device, way.source) = (None, None, None);
-    way.primary = Err("which device it leaves by is not known".into());
+    let path = &mut vague.paths[0];
+    (path.remotes, path.device, path.source) = (None, None, None);
+    path.primary = Err("which device it leaves by is not known".into());
     vague.vague = Some("flow-based".into());
     let post = |rule: &str| format!("ip nat P: nat postrouting 100\n {rule}");
     assert_eq!(verdict(&walk_with(&post("oif eth0 => masquerade random-fully"), &vague)), "maybe");
