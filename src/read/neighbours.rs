@@ -10,7 +10,6 @@
 use super::Node;
 use super::known::KnownNeighbours;
 use super::links::NDMSG;
-
 use crate::capture::{NetlinkFamily, Request, Take};
 use crate::facts::netfilter::Family;
 use crate::facts::{Failure, NeighbourTable, Neighbours, OwnNeighbours, Reading, Source};
@@ -49,7 +48,7 @@ fn read_table(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
         Reading::Ok(table) => table,
         unread => return unread,
     };
-    let place = family.place();
+    let place = family.ip_index();
     table.refused_since =
         node.memory.refused_neighbours[place].zip(table.refused).map(|(before, now)| now.saturating_sub(before));
     node.left.refused_neighbours[place] = table.refused;

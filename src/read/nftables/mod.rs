@@ -14,12 +14,14 @@
 //! A base chain without its rules is being replaced: while a table is replaced by one of its name, nf_tables shows the new
 //! generation and no rules for a moment. The chain's number of users tells.
 
+mod elements;
 mod expressions;
 mod headers;
 mod loads;
 mod maps;
 mod mark_writers;
 mod registers;
+pub mod sets;
 mod verdicts;
 pub(super) mod wire;
 
@@ -34,7 +36,7 @@ use crate::facts::netfilter::{
 use crate::facts::{Failure, Reading, Source};
 use crate::netfilter::netlink::Message;
 use crate::read::known::KnownRules;
-use crate::read::sets::{self, OuterValues};
+use crate::read::sets::OuterValues;
 use crate::read::{Node, modules};
 pub use verdicts::decode_verdict;
 
@@ -202,7 +204,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     fn read_sets(&mut self) {
         let prefix = format!("netfilter/nft-{}", self.generation);
         let (node, ruleset) = (&mut *self.node, &self.ruleset);
-        let found = sets::read_nftables(node, &prefix, self.generation, ruleset, &self.inputs.values);
+        let found = sets::read(node, &prefix, self.generation, ruleset, &self.inputs.values);
         self.asked |= found.asked;
         self.mismatch |= found.mismatch;
         self.volatile |= found.failed;

@@ -22,7 +22,7 @@ use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::read::sets::members::{Dimension, LIST, decode_members, dimensions};
 use crate::read::sets::values::{OuterValues, UDP, port_key};
 use crate::read::sets::{
-    Budget, Lookups, MAX_ELEMENTS, MAX_SETS, Question, combinations, note_cut, note_unread, within,
+    Budget, ElementRequest, Lookups, MAX_ELEMENTS, MAX_SETS, combinations, note_cut, note_unread, within,
 };
 use crate::read::{Node, modules};
 
@@ -213,7 +213,7 @@ fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &OuterValues
     };
     let mut members = strangers(by, &header, values);
     if elements.ok().is_none() {
-        for Question { key, request } in within(budget, questions(index, by, &name, &header, values)) {
+        for ElementRequest { key, request } in within(budget, questions(index, by, &name, &header, values)) {
             members.insert(key, test_member(node, &request));
         }
     }
@@ -329,7 +329,7 @@ fn candidates(
 
 /// Every value of the set's family, numbered for each way to look the set up: rule sets that do so in different ways
 /// ask different questions under different names.
-fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &OuterValues) -> Vec<Question> {
+fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &OuterValues) -> Vec<ElementRequest> {
     let Some(dimensions) = dimensions(&header.kind) else { return Vec::new() };
     let mut seen = BTreeSet::new();
     let mut questions = Vec::new();
@@ -340,7 +340,7 @@ fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &O
             let key: Vec<u128> = value.iter().map(|value| value.key()).collect();
             if seen.insert(key.clone()) {
                 let number = format!("{index}-test-{letters}-{number}");
-                questions.push(Question { key, request: test(&number, name, header, dimensions, &value) });
+                questions.push(ElementRequest { key, request: test(&number, name, header, dimensions, &value) });
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::facts::netfilter::Field;
 
 /// How the values of a field lie in a register.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ValueKind {
+pub(in crate::read) enum ValueKind {
     Ipv4,
     Ipv6,
     Port,
@@ -22,7 +22,7 @@ pub(super) enum ValueKind {
 }
 
 impl ValueKind {
-    pub(super) fn of(field: &Field) -> Option<Self> {
+    pub(in crate::read) fn of(field: &Field) -> Option<Self> {
         match field {
             Field::Ipv4Source | Field::Ipv4Destination => Some(Self::Ipv4),
             Field::Ipv6Source | Field::Ipv6Destination => Some(Self::Ipv6),
@@ -42,7 +42,7 @@ impl ValueKind {
         }
     }
 
-    pub(super) const fn length(self) -> usize {
+    pub(in crate::read) const fn length(self) -> usize {
         match self {
             Self::Ipv4 | Self::Index | Self::Mark | Self::TurnedMark => 4,
             Self::Ipv6 | Self::Name => 16,
@@ -51,7 +51,7 @@ impl ValueKind {
         }
     }
 
-    pub(super) fn bytes(self, value: u128) -> Vec<u8> {
+    pub(in crate::read) fn bytes(self, value: u128) -> Vec<u8> {
         let mut bytes = value.to_be_bytes()[16 - self.length()..].to_vec();
         if self.is_in_host_order() && cfg!(target_endian = "little") {
             bytes.reverse();
@@ -59,12 +59,12 @@ impl ValueKind {
         bytes
     }
 
-    pub(super) const fn is_in_host_order(self) -> bool {
+    pub(in crate::read) const fn is_in_host_order(self) -> bool {
         matches!(self, Self::Index | Self::Mark)
     }
 
     /// The value that lies in a register so.
-    pub(super) fn value(self, bytes: &[u8]) -> u128 {
+    pub(in crate::read) fn value(self, bytes: &[u8]) -> u128 {
         let bytes = &bytes[..self.length().min(bytes.len())];
         let fold = |value: u128, byte: &u8| value << 8 | u128::from(*byte);
         if self.is_in_host_order() && cfg!(target_endian = "little") {
@@ -74,7 +74,7 @@ impl ValueKind {
         }
     }
 
-    pub(super) const fn is_address(self) -> bool {
+    pub(in crate::read) const fn is_address(self) -> bool {
         matches!(self, Self::Ipv4 | Self::Ipv6)
     }
 }

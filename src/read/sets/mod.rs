@@ -8,12 +8,10 @@
 //! once a generation; at each reading those whose elements time out or that rules fill, and ipsets. A set that rules fill is
 //! never known by what is in it now.
 
-mod elements;
 mod ipset;
-mod kind;
+pub(super) mod kind;
 mod members;
-mod nftables;
-mod values;
+pub(super) mod values;
 
 use std::net::IpAddr;
 
@@ -25,7 +23,6 @@ use crate::facts::{Failure, Reading, Source};
 use crate::read::Node;
 
 pub use ipset::read as read_ipsets;
-pub use nftables::read as read_nftables;
 pub use values::OuterValues;
 
 /// Sets of one rule set that are read. With more the source is a failed one.
@@ -37,10 +34,10 @@ const MAX_SOURCES: usize = 64;
 /// The same for addresses that destinations are given.
 const MAX_TARGETS: usize = 64;
 /// A set up to this size is read whole: about a thousand elements.
-const MAX_ELEMENTS: usize = 64 << 10;
+pub(super) const MAX_ELEMENTS: usize = 64 << 10;
 
 /// Says that sets were not read or not asked because they, the values or the questions are too many.
-fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: bool, questions: bool) {
+pub(super) fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: bool, questions: bool) {
     for (cut, limit, what) in [
         (sets, MAX_SETS, "sets that rules look into"),
         (values, values::MAX_VALUES, "peers, addresses, ports or devices that sets are asked about"),
@@ -53,7 +50,7 @@ fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: bool, quest
 }
 
 /// That elements could not be read is a failure of the source, but not that they are too many or of a kind that is not read.
-fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
+pub(super) fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
     let why = set.elements.failure().map(Failure::root);
     if !matches!(why, Some(Failure::TooLarge { .. } | Failure::Unsupported(_))) {
         node.note(request, set.elements.as_ref());
@@ -63,10 +60,10 @@ fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
 /// What rules look into, and with what, and what else they make worth asking; everything in the order in which the rules name it.
 #[derive(Default)]
 pub struct Lookups<'a> {
-    nftables: Vec<(&'a SetId, Vec<&'a [Field]>)>,
+    pub(super) nftables: Vec<(&'a SetId, Vec<&'a [Field]>)>,
     ipset: Vec<(u16, Vec<&'a [End]>)>,
     /// There are more than [`MAX_SETS`].
-    cut: bool,
+    pub(super) cut: bool,
     /// Rules ask whether IPsec handles a packet.
     pub ipsec: bool,
     /// Addresses that SNAT rules give, each its only one; of more than [`MAX_SOURCES`] the first.
@@ -146,10 +143,10 @@ fn add<'a, K: PartialEq, T: PartialEq>(lookups: &mut Vec<(K, Vec<&'a [T]>)>, set
 }
 
 /// How many questions are left.
-struct Budget {
+pub(super) struct Budget {
     left: usize,
     /// There were more questions than that.
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 impl Default for Budget {
@@ -159,13 +156,13 @@ impl Default for Budget {
 }
 
 /// One value that a set is asked about.
-struct Question {
-    key: Vec<u128>,
-    request: Request,
+pub(super) struct ElementRequest {
+    pub(super) key: Vec<u128>,
+    pub(super) request: Request,
 }
 
 /// Takes what there is room for.
-fn within(budget: &mut Budget, mut questions: Vec<Question>) -> Vec<Question> {
+pub(super) fn within(budget: &mut Budget, mut questions: Vec<ElementRequest>) -> Vec<ElementRequest> {
     budget.cut |= questions.len() > budget.left;
     questions.truncate(budget.left);
     budget.left -= questions.len();
@@ -173,7 +170,7 @@ fn within(budget: &mut Budget, mut questions: Vec<Question>) -> Vec<Question> {
 }
 
 /// Every way to take one of each column, as far as anyone may ask about it.
-fn combinations<T: Clone>(columns: &[Vec<T>]) -> Vec<Vec<T>> {
+pub(super) fn combinations<T: Clone>(columns: &[Vec<T>]) -> Vec<Vec<T>> {
     if columns.is_empty() {
         return Vec::new();
     }

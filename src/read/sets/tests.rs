@@ -19,6 +19,7 @@ use crate::netfilter::nftables::uapi::{
     NF_DROP, NFPROTO_IPV4, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
 };
 use crate::netfilter::nftables::{self, Data, SetElement};
+use crate::read::nftables::sets::{SetsFound, read as read_nftables};
 use crate::read::testing::played;
 
 /// The generation that the captured bytes belong to.
@@ -78,7 +79,7 @@ struct Seen {
     sets: BTreeMap<SetId, Set>,
     /// To netlink, in the order in which it was asked.
     requests: Vec<Request>,
-    nftables: super::nftables::SetsFound,
+    nftables: SetsFound,
     states: BTreeMap<Source, (SourceState, String)>,
 }
 
@@ -321,7 +322,7 @@ fn too_many_combinations_are_not_asked() {
     assert_eq!(combinations(&[vec![0; 1000], vec![0; 1000]]).len(), MAX_QUESTIONS + 1);
     assert!(combinations::<u8>(&[]).is_empty() && combinations(&[vec![1], vec![]]).is_empty());
     let mut budget = Budget { left: 3, cut: false };
-    let question = || Question { key: vec![], request: Request::file(Source::Ipset, Root::Procfs, "x") };
+    let question = || ElementRequest { key: vec![], request: Request::file(Source::Ipset, Root::Procfs, "x") };
     assert_eq!(within(&mut budget, vec![question(), question()]).len(), 2);
     assert_eq!(within(&mut budget, vec![question(), question()]).len(), 1);
     assert_eq!((budget.left, budget.cut), (0, true));

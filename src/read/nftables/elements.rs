@@ -1,13 +1,13 @@
 //! All elements of a small set of nf_tables: `nf_tables_dump_set`.
 
-use super::nftables::decisive;
+use super::decode_verdict;
 use crate::facts::netfilter::Verdict;
 use crate::facts::{Failure, Reading};
 use crate::netfilter::netlink::Message;
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::netfilter::nftables::SetElements;
+use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END};
-use crate::read::nftables::decode_verdict;
+use crate::netfilter::nftables::{SetElement, SetElements};
 
 /// What a set or a map has for an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,4 +115,18 @@ fn before(key: &[u8]) -> Vec<u8> {
         }
     }
     key
+}
+
+/// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
+/// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
+pub fn decisive(element: &SetElement<'_>) -> Result<Reading<bool>, Failure> {
+    for statement in element.statements()? {
+        if !matches!(statement.expr, Expr::Counter(_) | Expr::Last(_)) {
+            let name = String::from_utf8_lossy(statement.expr.name()).into_owned();
+            return Ok(Reading::Failed(Failure::unsupported(format!(
+                "its element has a statement ({name}) that decides by packet"
+            ))));
+        }
+    }
+    Ok(Reading::Ok(element.expiration != Some(0)))
 }

@@ -6,23 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::elements::{ElementValue, Elements, decisive};
+use super::wire;
 use crate::capture::{NetlinkFamily, Request};
 use crate::facts::netfilter::{Element, Field, Ruleset, Set, SetId, Step, address_key, name_key};
 use crate::facts::{Failure, Name, Reading, Source};
 use crate::netfilter::netlink::{Emit as _, Message, MessageWriter, Text};
 use crate::netfilter::nfnetlink::Nfgenmsg;
-use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{
     NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_INTERVAL, NFT_SET_OBJECT,
     NFT_SET_TIMEOUT,
 };
 use crate::netfilter::nftables::{self, Data, SetElement, SetElements};
 use crate::read::Node;
-use crate::read::nftables::wire;
-use crate::read::sets::elements::{ElementValue, Elements};
 use crate::read::sets::kind::ValueKind;
 use crate::read::sets::values::{OuterValues, UDP};
-use crate::read::sets::{Budget, Lookups, MAX_ELEMENTS, Question, combinations, note_cut, note_unread, within};
+use crate::read::sets::{Budget, ElementRequest, Lookups, MAX_ELEMENTS, combinations, note_cut, note_unread, within};
 
 const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;
@@ -158,7 +157,7 @@ impl Lookup<'_> {
             return set;
         }
         let catch_all = self.read_catch_all(node);
-        for Question { key, request } in questions {
+        for ElementRequest { key, request } in questions {
             let found = self.read_element(node, &request, &self.register(&key), &header);
             let found = if found == Reading::Ok(false) { catch_all.clone() } else { found };
             set.members.insert(key, found);
@@ -304,7 +303,7 @@ impl Lookup<'_> {
         keys
     }
 
-    fn questions(&self, header: &Header, keys: Vec<Vec<u128>>) -> Vec<Question> {
+    fn questions(&self, header: &Header, keys: Vec<Vec<u128>>) -> Vec<ElementRequest> {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
         // Intervals are in network order, so what the rule looks up is not the index as it is.
         let turned_round = header.intervals && self.kinds.contains(&ValueKind::Index);
@@ -314,7 +313,7 @@ impl Lookup<'_> {
         let question = |(number, key): (usize, Vec<u128>)| {
             let value = self.register(&key).concat();
             let element = SetElement { key: Some(Data::of(value)), ..SetElement::default() };
-            Question { request: self.element(&format!("element-{number}"), element), key }
+            ElementRequest { request: self.element(&format!("element-{number}"), element), key }
         };
         keys.into_iter().enumerate().map(question).collect()
     }
@@ -397,18 +396,4 @@ fn only_element<'l, 'a>(list: &'l SetElements<'a>) -> Result<&'l SetElement<'a>,
         Some([element]) => Ok(element),
         _ => Err(Failure::unexpected("set element: the answer is not one element")),
     }
-}
-
-/// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
-/// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
-pub fn decisive(element: &SetElement<'_>) -> Result<Reading<bool>, Failure> {
-    for statement in element.statements()? {
-        if !matches!(statement.expr, Expr::Counter(_) | Expr::Last(_)) {
-            let name = String::from_utf8_lossy(statement.expr.name()).into_owned();
-            return Ok(Reading::Failed(Failure::unsupported(format!(
-                "its element has a statement ({name}) that decides by packet"
-            ))));
-        }
-    }
-    Ok(Reading::Ok(element.expiration != Some(0)))
 }
