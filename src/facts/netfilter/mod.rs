@@ -76,7 +76,7 @@ names! {
 }
 
 impl Family {
-    /// Those that a packet has.
+    /// Families of IP packets.
     pub const IP: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
     /// That of an address.
@@ -84,8 +84,8 @@ impl Family {
         if address.is_ipv6() { Self::Ipv6 } else { Self::Ipv4 }
     }
 
-    /// Its place in [`Family::IP`].
-    pub const fn place(self) -> usize {
+    /// Index into arrays that have one of each of [`Family::IP`].
+    pub const fn ip_index(self) -> usize {
         matches!(self, Self::Ipv6) as usize
     }
 

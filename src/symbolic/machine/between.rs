@@ -20,7 +20,7 @@ impl Walk<'_> {
     /// If packets of a family are forwarded.
     pub fn if_forwarded(&mut self, family: Family) -> PacketSet {
         let network = self.network;
-        self.if_so(format!("forwards {family}"), &network.host.forwards[family.place()])
+        self.if_so(format!("forwards {family}"), &network.host.forwards[family.ip_index()])
     }
 
     /// If IPVS gives connections other destinations: it does so between two hooks, whatever the rules say.

@@ -152,7 +152,7 @@ fn first_paths(
         };
         Question::from(format!("which way packets of this host first go is not known: {why}")).shown_by(words)
     };
-    let reading = &facts.unmarked_routes[family.place()];
+    let reading = &facts.unmarked_routes[family.ip_index()];
     let routes = reading.ok().ok_or_else(|| unread(&reading.why()))?;
     let largest = if family == Family::Ipv6 { u128::MAX } else { u32::MAX.into() };
     let range = |route: &Route| match route.destination {
@@ -304,7 +304,7 @@ impl Network<'_> {
         device: Option<u128>,
     ) -> Option<Numbers> {
         let ipv6 = family == Family::Ipv6;
-        let own = self.own[family.place()].as_ref()?;
+        let own = self.own[family.ip_index()].as_ref()?;
         let links = if device.is_some() { self.devices.as_deref()? } else { &[] };
         let here = |index: &Option<u32>| {
             device.is_none_or(|name| {

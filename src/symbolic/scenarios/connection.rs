@@ -248,7 +248,7 @@ impl ConnectionPath {
     /// Those of these packets that have an address of this host's as their source, or of others.
     fn sent_by_clients(&self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
         let (source, _) = walk.packets.ends();
-        let narrow = walk.with(&source, NARROW[self.family.place()]);
+        let narrow = walk.with(&source, NARROW[self.family.ip_index()]);
         let packets = walk.space.minus(packets, narrow);
         match walk.network.local_addresses(self.family) {
             Some(local) => {
@@ -383,7 +383,7 @@ pub(super) fn reversed(walk: &mut Walk<'_>, ends: PacketSet) -> PacketSet {
 /// Packets that have a source that this translation may give, by the device that it gives it for. `None`: not known.
 pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<PacketSet> {
     let (source, _) = walk.packets.ends();
-    let narrow = walk.with(&source, NARROW[family.place()]);
+    let narrow = walk.with(&source, NARROW[family.ip_index()]);
     match (nat.action, nat.addresses) {
         (NatAction::Masquerade, _) => {
             let local = walk.network.local_addresses(family)?;

@@ -50,7 +50,7 @@ pub(super) fn if_marked_elsewhere(walk: &mut Walk<'_>) -> PacketSet {
 /// Packets of this host by the devices that lead to their destinations, before any rule of IP.
 pub(super) fn first_paths(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let (network, family) = (walk.network, walk.packets.family);
-    let paths = match &network.host.first_paths[family.place()] {
+    let paths = match &network.host.first_paths[family.ip_index()] {
         Ok(paths) => paths,
         // Some device for each packet, whichever that is.
         Err(why) => {

@@ -82,7 +82,7 @@ pub(super) fn past_or_not(walk: &mut Walk<'_>, packets: PacketSet, facts: &Tunne
     let (_, destination) = walk.packets.ends();
     let mark = walk.block(&Field::Mark);
     let mut left = packets;
-    for past in &facts.past[walk.packets.family.place()] {
+    for past in &facts.past[walk.packets.family.ip_index()] {
         let mut elsewhere = NOTHING;
         for (range, is_past) in &past.routes {
             let to = walk.with(&destination, &[*range]);
@@ -159,7 +159,7 @@ pub(super) fn with_destination_translated(walk: &mut Walk<'_>, packets: PacketSe
 /// Packets that were given another destination, one that is routed into the tunnel.
 pub(super) fn somewhere(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
     let (_, destination) = walk.packets.ends();
-    let routed = &facts.inner[walk.packets.family.place()];
+    let routed = &facts.inner[walk.packets.family.ip_index()];
     let packets = with_destination_translated(walk, packets);
     let packets = walk.set(packets, &destination, routed.as_ranges());
     walk.forget(packets, &[Field::DestinationPort])

@@ -267,7 +267,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
     /// Packets with marks that policy rules see like this one.
     fn routed_like(&mut self, packets: PacketSet, family: Family, like: u32) -> PacketSet {
         let mark = self.walk.block(&Field::Mark);
-        let tested = &self.facts.fwmarks[family.place()];
+        let tested = &self.facts.fwmarks[family.ip_index()];
         tested.iter().fold(packets, |packets, (own, mask)| {
             let same = self.walk.space.matching(&mark, (*mask).into(), (own & mask).into());
             match like & mask == own & mask {

@@ -137,7 +137,7 @@ impl TunnelWalk<'_, '_> {
         self.begin(family, format!("bridge {family}"));
         self.walk.packets.bridged = true;
         self.walk.traffic = "frames that a bridge takes into the tunnel";
-        let known = &self.facts.bridges_call_rules[family.place()];
+        let known = &self.facts.bridges_call_rules[family.ip_index()];
         let assumed = self.walk.if_so("bridges call rules", known);
         if assumed.is_empty() {
             return NOTHING;
@@ -197,7 +197,7 @@ impl TunnelWalk<'_, '_> {
     fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
         self.walk.traffic = traffic(forwarded, flow);
-        let at = family.place();
+        let at = family.ip_index();
         let upper_devices = self.facts.upper_devices.clone();
         let start = self.walk.space.and(connections, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
@@ -261,7 +261,7 @@ impl TunnelWalk<'_, '_> {
     /// Packets of this host on output: where they are going before anything translates their destination or marks them.
     fn routed_first(&mut self, packets: PacketSet) -> PacketSet {
         let family = self.walk.packets.family;
-        let at = family.place();
+        let at = family.ip_index();
         let by_mark = !self.facts.fwmarks[at].is_empty();
         let translated = self.walk.network.translates_destinations(family, true);
         if !by_mark && self.walk.network.host.ipvs_in_use == Ok(false) && translated == Certainty::DoesNot {
