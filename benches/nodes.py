@@ -182,6 +182,12 @@ def measure(name):
     """Measures in this namespace, which is the node's."""
     build, tools, times, point = NODES[name]
     build()
+    # First, while connection tracking has no entries yet of the scrapes.
+    own, others = [], []
+    for _ in range(times):
+        own.append(cpu_of([NATWATCH, "check"]))
+        if tools:
+            others.append(cpu_of(*tools))
     servers = {"natwatch": Server([NATWATCH, "serve"], 9101)}
     if NODE_EXPORTER:
         servers["node_exporter"] = Server([NODE_EXPORTER], 9102)
@@ -194,11 +200,6 @@ def measure(name):
     for server in servers.values():
         server.process.terminate()
         server.process.wait()
-    own, others = [], []
-    for _ in range(times):
-        own.append(cpu_of([NATWATCH, "check"]))
-        if tools:
-            others.append(cpu_of(*tools))
     median = {server: statistics.median(values) for server, values in scrapes.items()}
     return {
         "name": name,
