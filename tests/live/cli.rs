@@ -494,6 +494,8 @@ fn the_table_of_metrics_is_what_is_served() {
     let table = metrics_table();
     let pair = Vxlan::default().build();
     pair.nodes[0].cmd("iptables-nft -w -t nat -A POSTROUTING -o nowhere -j MASQUERADE --random-fully");
+    // An entry, without which none is read.
+    pair.nodes[0].run(&["bash", "-c", "echo > /dev/udp/127.0.0.1/9"]);
     let empty = tempfile::NamedTempFile::new().expect("a web configuration without anything");
     let web = empty.path().to_str().expect("UTF-8");
     let flags = ["--network-namespace", "current", "--collector.conntrack.per-cpu", "--web.config.file", web];
