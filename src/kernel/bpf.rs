@@ -12,8 +12,11 @@ use crate::facts::{Reading, SystemCall};
 const BPF_PROG_QUERY: c_int = 16;
 
 /// `union bpf_attr` for it: without room for their numbers only how many they are is told.
+///
+/// The kernel does not look at the size that it is told before it answers: `bpf_mprog_query` (tcx, netkit) writes `query.revision`, at
+/// byte 56, whatever is there. So this is longer than the union of any kernel; what a kernel does not know has to be zero.
 #[repr(C, align(8))]
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Query {
     target_ifindex: u32,
     attach_type: u32,
@@ -22,14 +25,15 @@ struct Query {
     prog_ids: u64,
     prog_cnt: u32,
     padding: u32,
+    rest: [u64; 28],
 }
 
 /// A line for each device that has such a hook: its index and the number. Absent: this kernel has no such hook.
 pub fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
     let mut lines = String::new();
     for device in &request.devices {
-        let query = Query { target_ifindex: *device, attach_type: request.hook, ..Query::default() };
-        match in_time().and_then(|()| ask(query)) {
+        let mut query = Query { target_ifindex: *device, attach_type: request.hook, ..Query::default() };
+        match in_time().and_then(|()| ask(&mut query)) {
             Ok(count) => lines.push_str(&format!("{device} {count}\n")),
             Err(error) => match error.raw_os_error() {
                 // It is gone, or of another kind, or the other end is to be asked.
@@ -46,10 +50,10 @@ pub fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>)
 }
 
 #[allow(unsafe_code, reason = "no safe interface knows this command")]
-fn ask(mut query: Query) -> io::Result<u32> {
+fn ask(query: &mut Query) -> io::Result<u32> {
     // SAFETY: the structure lives until the call returns, has the size that is told, and points to nothing: `prog_ids` is 0, so
-    // the kernel writes `prog_cnt` and flags into the structure alone.
-    let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    // the kernel writes numbers, flags and a revision, all of them within its union, and this is longer.
+    let result: c_long = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut *query, size_of::<Query>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(query.prog_cnt) }
 }
 
@@ -61,6 +65,17 @@ mod tests {
     fn it_lies_as_the_kernel_reads_it() {
         assert_eq!(std::mem::offset_of!(Query, prog_ids), 16);
         assert_eq!(std::mem::offset_of!(Query, prog_cnt), 24);
-        assert!(size_of::<Query>() >= 28);
+        assert_eq!(size_of::<Query>(), 256);
+    }
+
+    /// Where bpf(2) is permitted; otherwise it writes nothing.
+    #[test]
+    fn the_kernel_writes_into_it_alone() {
+        const BPF_TCX_INGRESS: u32 = 46;
+        let query = || Query { target_ifindex: 1, attach_type: BPF_TCX_INGRESS, ..Query::default() };
+        let mut memory = [Query::default(), query(), Query::default()];
+        let _ = ask(&mut memory[1]);
+        assert_eq!(memory[0], Query::default());
+        assert_eq!(memory[2], Query::default());
     }
 }
