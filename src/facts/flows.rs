@@ -1,5 +1,6 @@
 //! What entries of connection tracking tell: what they are, which ports they take, and whose translation no rule gives any more.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -251,6 +252,11 @@ impl PortsUsed {
     /// Used ÷ available, at most 1.
     pub fn ratio(&self) -> f64 {
         (self.used as f64 / self.key.available() as f64).min(1.0)
+    }
+
+    /// The order in which they are told.
+    pub fn fuller_first(&self, other: &Self) -> Ordering {
+        other.ratio().total_cmp(&self.ratio()).then(self.key.cmp(&other.key))
     }
 }
 

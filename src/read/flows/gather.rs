@@ -32,7 +32,7 @@ const TRANSLATIONS: usize = 4096;
 const CLIENTS_EACH: usize = 4;
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const UDP: u8 = 17;
 
 /// One direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +230,7 @@ impl<'w> PortCounts<'w> {
                 PortsUsed { key, used: scaled(count), time_wait, error: (!exact).then_some(error), clients }
             })
             .collect();
-        used.sort_by(|one, other| other.ratio().total_cmp(&one.ratio()).then(one.key.cmp(&other.key)));
+        used.sort_by(PortsUsed::fuller_first);
         used.truncate(MOST_USED);
         SnatPorts { used, uncounted, low, sampled, entries }
     }
@@ -240,18 +240,20 @@ impl<'w> PortCounts<'w> {
 #[derive(Debug)]
 pub(super) struct Tunnels<'w> {
     wanted: &'w Wanted,
+    /// Addresses of this host; `None`: not known.
+    local: Option<BTreeSet<IpAddr>>,
     found: RewrittenFlows,
 }
 
 impl<'w> Tunnels<'w> {
-    pub(super) fn new(wanted: &'w Wanted) -> Self {
-        Self { wanted, found: RewrittenFlows::default() }
+    pub(super) fn new(wanted: &'w Wanted, local: Option<BTreeSet<IpAddr>>) -> Self {
+        Self { wanted, local, found: RewrittenFlows::default() }
     }
 
     pub(super) fn add(&mut self, flow: &FlowEntry) {
         let (peer, tunnel_port) = flow.original.destination;
         let (source, port) = flow.original.source;
-        let is_ours = || self.wanted.local.as_ref().is_none_or(|local| local.contains(&source));
+        let is_ours = || self.local.as_ref().is_none_or(|local| local.contains(&source));
         let is_tunnel = flow.protocol == UDP && self.wanted.tunnel_ports.contains(&tunnel_port);
         if is_tunnel && flow.has_other_source() && is_ours() {
             self.found.count += 1;

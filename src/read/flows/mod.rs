@@ -16,12 +16,15 @@ mod known;
 mod requests;
 mod wanted;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::links::LinkFacts;
 use super::{Node, Sources, modules};
 use crate::capture::{Request, Take};
+use crate::facts::netfilter::Family;
 use crate::facts::{
     Failure, FlowReading, Flows, PortsUsed, Reading, RewrittenFlows, SnatPorts, Source, UdpTranslations, Unanswered,
 };
@@ -31,8 +34,8 @@ use crate::netfilter::nfnetlink::Nfgenmsg;
 use gather::{Composition, FlowEntry, PortCounts, Translations, Tunnels};
 use known::KeptPart;
 pub use known::KnownFlows;
-use requests::{FAMILIES, entries, of_udp, towards};
-use wanted::{PRESSURE_FROM, PortRange, Rulesets, Wanted, are_same};
+use requests::{entries, of_udp, towards};
+use wanted::{PRESSURE_FROM, PortRange, Rulesets, Wanted, do_the_same};
 
 /// Destinations whose ports are counted one by one in one reading.
 const COUNTED_EXACTLY: usize = 4;
@@ -66,13 +69,13 @@ pub const SECOND_READING: &str = "netlink/netfilter/ct-entries-udp-again-";
 pub fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &Reading<u64>) -> Flows {
     let mut known = std::mem::take(&mut node.left.flows);
     let of_rules = match known.rules.take() {
-        Some((same, wanted)) if are_same(&same, &rulesets) => wanted,
+        Some((same, wanted)) if do_the_same(&same, &rulesets) => wanted,
         _ => Wanted::of_rules(&rulesets),
     };
     let mut wanted = of_rules.clone().beside(links);
     // Entries outlive rules: what had a translation is looked at until it is gone.
     wanted.udp |= known.udp.part.as_ref().and_then(|part| part.found.ok()).is_some_and(|udp| !udp.each.is_empty());
-    if !known.wanted.asks_the_same(&wanted) && !known.again {
+    if known.wanted != wanted && !known.again {
         // What was read for other rules says nothing about these; what was translated before stays of use.
         known = KnownFlows { udp: known.udp, ..KnownFlows::default() };
     }
@@ -83,7 +86,7 @@ pub fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &
         node.left.flows = KnownFlows { rules, wanted, ..KnownFlows::default() };
         return Flows::unread(&unread);
     }
-    let flows = read_due(node, &mut known, count.ok().copied());
+    let flows = read_due(node, &mut known, links, count.ok().copied());
     known.again = false;
     node.left.flows = known;
     flows
@@ -119,7 +122,7 @@ fn without_entries<T>(reading: Reading<T>) -> Reading<T> {
     }
 }
 
-fn read_due(node: &mut Node<'_>, known: &mut KnownFlows, count: Option<u64>) -> Flows {
+fn read_due(node: &mut Node<'_>, known: &mut KnownFlows, links: &LinkFacts, count: Option<u64>) -> Flows {
     let wanted = known.wanted.clone();
     let parts = [known.sample.due, known.ports.due, known.tunnels.due, known.udp.due];
     if parts.contains(&true) {
@@ -127,14 +130,14 @@ fn read_due(node: &mut Node<'_>, known: &mut KnownFlows, count: Option<u64>) -> 
     }
     let before = std::mem::take(&mut node.sources);
     if known.sample.due {
-        read_sample(node, known, &wanted, count);
+        read_sample(node, known, links, count);
     }
     if known.ports.due {
         let (found, cost) = timed(node, |node| read_ports(node, &wanted, known.estimates.as_deref()));
         known.ports = KeptPart::new(found, cost);
     }
     if known.tunnels.due {
-        let (found, cost) = timed(node, |node| read_tunnels(node, &wanted));
+        let (found, cost) = timed(node, |node| read_tunnels(node, &wanted, links));
         known.tunnels = KeptPart::new(found, cost);
     }
     if known.udp.due {
@@ -200,11 +203,12 @@ fn each(node: &mut Node<'_>, request: &Request, take: &mut dyn FnMut(&FlowEntry)
 }
 
 /// The first entries: all parts at once, if these are all of them.
-fn read_sample(node: &mut Node<'_>, known: &mut KnownFlows, wanted: &Wanted, count: Option<u64>) {
+fn read_sample(node: &mut Node<'_>, known: &mut KnownFlows, links: &LinkFacts, count: Option<u64>) {
+    let wanted = &known.wanted;
     let earlier = known.udp.part.take();
     let earlier_found = earlier.as_ref().and_then(|part| since_then(part, false));
     let (mut composition, mut ports) = (Composition::default(), PortCounts::new(wanted));
-    let (mut tunnels, mut udp) = (Tunnels::new(wanted), Translations::new(earlier_found));
+    let (mut tunnels, mut udp) = (Tunnels::new(wanted, local_addresses(links)), Translations::new(earlier_found));
     let most = node.collectors.flows.sample;
     let reading = each(node, &entries("", 0, Entry::default()), &mut |flow| {
         composition.add(flow);
@@ -273,18 +277,23 @@ fn read_ports(node: &mut Node<'_>, wanted: &Wanted, estimates: Option<&SnatPorts
             *used = exact.unwrap_or(PortsUsed { key, used: 0, time_wait: 0, error: None, clients: Vec::new() });
         }
     }
-    ports.used.sort_by(|one, other| other.ratio().total_cmp(&one.ratio()).then(one.key.cmp(&other.key)));
+    ports.used.sort_by(PortsUsed::fuller_first);
     read_now(ports, false)
 }
 
-fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted) -> FlowReading<RewrittenFlows> {
+/// Addresses of this host; `None`: not known.
+fn local_addresses(links: &LinkFacts) -> Option<BTreeSet<IpAddr>> {
+    links.standing.addresses.ok().map(|all| all.iter().map(|address| address.address).collect())
+}
+
+fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted, links: &LinkFacts) -> FlowReading<RewrittenFlows> {
     if wanted.tunnel_ports.is_empty() {
         return not_needed("not read: no tunnel is up");
     }
-    let mut tunnels = Tunnels::new(wanted);
+    let mut tunnels = Tunnels::new(wanted, local_addresses(links));
     let mut whole = true;
     for port in &wanted.tunnel_ports {
-        for family in FAMILIES {
+        for family in Family::IP {
             let request = of_udp(&format!("tunnel-{port}"), family, Some(*port), IPS_SRC_NAT);
             let reading = each(node, &request, &mut |flow| {
                 if flow.original.destination.1 == *port {
@@ -320,7 +329,7 @@ fn read_udp(
     }
     let mut udp = Translations::new(earlier.and_then(|part| since_then(part, again)));
     let mut whole = true;
-    for family in FAMILIES {
+    for family in Family::IP {
         let name = if again { "udp-again" } else { "udp" };
         let reading = each(node, &of_udp(name, family, None, IPS_DST_NAT), &mut |flow| {
             udp.add(flow);

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use super::MAX_FILTERED;
+use super::gather::UDP;
 use crate::capture::{NetlinkFamily, Request};
+use crate::facts::netfilter::Family;
 use crate::facts::{PortsUsed, Source};
 use crate::netfilter::conntrack::*;
 use crate::netfilter::netlink::{Emit as _, MessageWriter};
 use crate::netfilter::nfnetlink::Nfgenmsg;
-
-const UDP: u8 = 17;
 
 /// A dump of entries of a family, by the fields of these tuples and bits of the status that are there.
 pub(super) fn entries(name: &str, family: u8, filter: Entry<'_>) -> Request {
@@ -21,10 +21,8 @@ pub(super) fn entries(name: &str, family: u8, filter: Entry<'_>) -> Request {
     Request::netlink(Source::CtnetlinkEntries, &name, family, IPCTNL_MSG_CT_GET, true, body.finish())
 }
 
-pub(super) const FAMILIES: [(u8, &str); 2] = [(2, "ipv4"), (10, "ipv6")];
-
 /// Entries of UDP that have these bits of the status, and this destination port.
-pub(super) fn of_udp(name: &str, (family, spelt): (u8, &str), port: Option<u16>, status: u32) -> Request {
+pub(super) fn of_udp(name: &str, family: Family, port: Option<u16>, status: u32) -> Request {
     let protocol = Protocol { number: Some(UDP), destination_port: port, ..Protocol::default() };
     let flags = CTA_FILTER_F_CTA_PROTO_NUM | port.map_or(0, |_| CTA_FILTER_F_CTA_PROTO_DST_PORT);
     let filter = Entry {
@@ -34,7 +32,7 @@ pub(super) fn of_udp(name: &str, (family, spelt): (u8, &str), port: Option<u16>,
         status_mask: Some(status),
         ..Entry::default()
     };
-    entries(&format!("-{name}-{spelt}"), family, filter).at_most(2 * MAX_FILTERED)
+    entries(&format!("-{name}-{family}"), family.nfproto(), filter).at_most(2 * MAX_FILTERED)
 }
 
 /// Entries towards one destination from one translated source, by their answers.
@@ -59,6 +57,6 @@ pub(super) fn towards(at: usize, used: &PortsUsed) -> Request {
         filter: Some(Filter { original: Some(HostOrder(0)), reply: Some(HostOrder(flags)), ..Filter::default() }),
         ..Entry::default()
     };
-    let family = FAMILIES[usize::from(key.source.is_ipv6())].0;
-    entries(&format!("-ports-{}", at + 1), family, filter).at_most(2 * MAX_FILTERED)
+    let family = Family::of(&key.source);
+    entries(&format!("-ports-{}", at + 1), family.nfproto(), filter).at_most(2 * MAX_FILTERED)
 }

@@ -27,8 +27,6 @@ pub(super) struct Wanted {
     pub(super) too_many_ranges: bool,
     /// Ports of the node's tunnels, IPv4 and IPv6.
     pub(super) tunnel_ports: BTreeSet<u16>,
-    /// Addresses of this host; `None`: not known.
-    pub(super) local: Option<BTreeSet<IpAddr>>,
     /// Rules that were read translate destinations of UDP, or may.
     pub(super) udp: bool,
 }
@@ -77,17 +75,10 @@ impl Wanted {
         Self { ranges, too_many_ranges, udp: rulesets.iter().any(may_translate_udp), ..Self::default() }
     }
 
-    /// The same, and what links and addresses do.
+    /// The same, and what links do.
     pub(super) fn beside(self, links: &LinkFacts) -> Self {
         let tunnels = links.known().iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref());
-        let local = links.standing.addresses.ok().map(|all| all.iter().map(|address| address.address).collect());
-        let tunnel_ports = tunnels.filter_map(|tunnel| tunnel.port).take(TUNNEL_PORTS).collect();
-        Self { tunnel_ports, local, ..self }
-    }
-
-    /// Whether what was read for one stands for the other. This host's addresses come and go with devices, and matter to tunnels only.
-    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
-        (&self.ranges, &self.tunnel_ports, self.udp) == (&other.ranges, &other.tunnel_ports, other.udp)
+        Self { tunnel_ports: tunnels.filter_map(|tunnel| tunnel.port).take(TUNNEL_PORTS).collect(), ..self }
     }
 
     /// Whether anything may depend on entries, where there are so many; `None`: that is not known.
@@ -127,9 +118,10 @@ fn may_translate_udp(ruleset: &Reading<Arc<Ruleset>>) -> bool {
 /// Rules of nf_tables, `ip_tables`, `ip6_tables`.
 pub(super) type Rulesets = [Reading<Arc<Ruleset>>; 3];
 
-pub(super) fn are_same(one: &Rulesets, other: &Rulesets) -> bool {
+/// Whether packets meet the same in both: what rules have counted since makes other objects of them.
+pub(super) fn do_the_same(one: &Rulesets, other: &Rulesets) -> bool {
     one.iter().zip(other).all(|pair| match pair {
-        (Reading::Ok(one), Reading::Ok(other)) => Arc::ptr_eq(one, other),
+        (Reading::Ok(one), Reading::Ok(other)) => one.does_the_same_as(other),
         (one, other) => one.without_value() == other.without_value(),
     })
 }

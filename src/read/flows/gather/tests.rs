@@ -122,9 +122,8 @@ fn entries_are_told_apart_by_protocol_and_state() {
 
 #[test]
 fn flows_of_tunnels_that_keep_their_port_are_well() {
-    let mut wanted = wanted(&[]);
-    wanted.local = Some([at(NODE, 0).0].into());
-    let mut tunnels = Tunnels::new(&wanted);
+    let wanted = wanted(&[]);
+    let mut tunnels = Tunnels::new(&wanted, Some([at(NODE, 0).0].into()));
     let outer = |from, port, given| {
         flow(UDP, at(from, port), at("192.168.0.2", 8472), at("192.168.0.2", 8472), at(from, given))
     };
