@@ -146,23 +146,7 @@ pub enum Test {
     StaleFlows,
 }
 
-/// A sysctl, and what the walk of packets through the rules is made of.
-const RULES_AND_SYSCTL: &[Source] = &[
-    Source::Sysctl,
-    Source::Nftables,
-    Source::XtablesIpv4,
-    Source::XtablesIpv6,
-    Source::Ipset,
-    Source::Rtnetlink,
-    Source::Routing,
-    Source::Datapath,
-    Source::Kernel,
-];
-
-/// The same without the sysctl.
-const RULES: &[Source] = RULES_AND_SYSCTL.split_at(1).1;
-
-/// The same, and entries of connection tracking.
+/// Entries of connection tracking, a sysctl, and what the walk of packets through the rules is made of.
 const RULES_AND_ENTRIES: &[Source] = &[
     Source::CtnetlinkEntries,
     Source::Sysctl,
@@ -175,6 +159,12 @@ const RULES_AND_ENTRIES: &[Source] = &[
     Source::Datapath,
     Source::Kernel,
 ];
+
+/// The same without the entries.
+const RULES_AND_SYSCTL: &[Source] = RULES_AND_ENTRIES.split_at(1).1;
+
+/// The same without the sysctl.
+const RULES: &[Source] = RULES_AND_SYSCTL.split_at(1).1;
 
 /// What tells of tunnels and the devices that carry them.
 const LINKS: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Ethtool, Source::Kernel];

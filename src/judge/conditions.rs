@@ -166,7 +166,7 @@ impl<'a> Context<'a> {
     }
 }
 
-fn kernel_defect<'a>(context: &Context<'a>, id: &str) -> Evaluation {
+fn kernel_defect(context: &Context<'_>, id: &str) -> Evaluation {
     match context.defect(id) {
         Some(defect) => match defect.state {
             DefectState::Present => Evaluation::holds(&defect.detail),
@@ -177,7 +177,7 @@ fn kernel_defect<'a>(context: &Context<'a>, id: &str) -> Evaluation {
     }
 }
 
-fn tunnel_up<'a>(context: &Context<'a>, tunnel: Option<&Link>) -> Evaluation {
+fn tunnel_up(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     match (tunnel, &context.facts.links) {
         (Some(link), _) if link.is_elsewhere() => {
             Evaluation::holds("it has a socket here, and its device lives in another network namespace")
@@ -191,7 +191,7 @@ fn tunnel_up<'a>(context: &Context<'a>, tunnel: Option<&Link>) -> Evaluation {
     }
 }
 
-fn underlay_driver<'a>(context: &Context<'a>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
+fn underlay_driver(context: &Context<'_>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
     if context.facts.links.ok().is_none() {
         return Evaluation::unknown(unread_links(&context.facts.links));
     }
@@ -253,7 +253,7 @@ fn underlay_driver<'a>(context: &Context<'a>, tunnel: Option<&Link>, driver: &st
     }
 }
 
-fn underlay_tunnel_offload<'a>(context: &Context<'a>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
+fn underlay_tunnel_offload(context: &Context<'_>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
     let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
         return Evaluation::unknown("no tunnel that is up, so nothing is offloaded");
     };
@@ -279,8 +279,8 @@ fn underlay_tunnel_offload<'a>(context: &Context<'a>, tunnel: Option<&Link>, dri
     }
 }
 
-fn driver_offloads_port<'a>(
-    context: &Context<'a>,
+fn driver_offloads_port(
+    context: &Context<'_>,
     tunnel: Option<&Link>,
     driver: &str,
     defect: &str,
@@ -316,14 +316,14 @@ fn driven_below<'a>(context: &Context<'a>, tunnel: &Tunnel, driver: &str) -> Opt
 }
 
 /// Why nothing is known of a device that carries a tunnel, if it is not among the links.
-fn missing_underlay_device<'a>(context: &Context<'a>, indices: &[u32]) -> Option<String> {
+fn missing_underlay_device(context: &Context<'_>, indices: &[u32]) -> Option<String> {
     let known = |index: &&u32| context.facts.known_links().iter().any(|link| link.index == **index);
     let missing = indices.iter().find(|index| !known(index))?;
     Some(format!("the device with index {missing} carries it, and is not among the links that were read"))
 }
 
 /// Positions of the devices that carry a tunnel, and of those below them.
-fn underlay_devices<'a>(context: &Context<'a>, tunnel: &Tunnel) -> BTreeSet<usize> {
+fn underlay_devices(context: &Context<'_>, tunnel: &Tunnel) -> BTreeSet<usize> {
     let underlay = tunnel.underlay.ok().into_iter().flatten();
     underlay.flat_map(|index| with_lower_devices(context.facts.known_links(), *index)).collect()
 }

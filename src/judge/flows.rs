@@ -262,9 +262,18 @@ pub(super) fn udp_destination_nat(context: &Context<'_>) -> Evaluation {
 
 /// Translations of UDP that no rule gives any more, whether or not they were seen twice; or why that cannot be told.
 pub(super) fn stale_translations(context: &Context<'_>) -> Result<Vec<StaleTranslation>, Question> {
-    let udp = &context.facts.flows.udp;
-    let Reading::Ok(translations) = &udp.found else { return Err(Question::unread(&udp.found)) };
-    let targets = udp_targets(context)?;
+    let (translations, targets) = translations_and_targets(context)?;
+    Ok(stale_of(translations, &targets))
+}
+
+/// Translations of UDP that were read, and what rules give now.
+fn translations_and_targets<'a>(context: &Context<'a>) -> Result<(&'a UdpTranslations, Arc<UdpTargets>), Question> {
+    let found = &context.facts.flows.udp.found;
+    let translations = found.ok().ok_or_else(|| Question::unread(found))?;
+    Ok((translations, udp_targets(context)?))
+}
+
+fn stale_of(translations: &UdpTranslations, targets: &UdpTargets) -> Vec<StaleTranslation> {
     let mut stale = Vec::new();
     for (translation, given) in translations.each.iter().zip(&targets.each) {
         let clients: &[UdpClient] = match given {
@@ -279,21 +288,17 @@ pub(super) fn stale_translations(context: &Context<'_>) -> Result<Vec<StaleTrans
             refilled: client.refilled,
         }));
     }
-    Ok(stale)
+    stale
 }
 
 pub(super) fn stale_flows(context: &Context<'_>) -> Evaluation {
     let listed = ["conntrack", "-L", "-p", "udp", "--dst-nat"];
     let unknown = |why: Question| Evaluation::unknown(why.shown_by(listed));
-    let stale = match stale_translations(context) {
-        Ok(stale) => stale,
+    let (udp, targets) = match translations_and_targets(context) {
+        Ok(found) => found,
         Err(why) => return unknown(why),
     };
-    let (targets, udp) = match (udp_targets(context), context.facts.flows.udp.found.ok()) {
-        (Ok(targets), Some(udp)) => (targets, udp),
-        (Err(why), _) => return unknown(why),
-        (_, None) => return unknown("entries were not read".into()),
-    };
+    let stale = stale_of(udp, &targets);
     let kept: Vec<&StaleTranslation> = stale.iter().filter(|stale| stale.refilled == Some(true)).collect();
     if let Some(first) = kept.first() {
         let mut outcome = Evaluation::holds(describe_stale(context, first, kept.len()));

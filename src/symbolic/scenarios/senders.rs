@@ -121,10 +121,15 @@ pub(super) fn senders(walk: &mut Walk<'_>, family: Family) -> Hits {
     hits
 }
 
+/// Packets with an address of this host's in this field, as far as these are known.
+fn with_own_address(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
+    let own = walk.network.local_addresses(walk.packets.family);
+    walk.with(field, own.as_ref().map_or(&[][..], Numbers::as_ranges))
+}
+
 /// What other hosts send: on to others, to this host, or to where IPVS sends it.
 fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut Hits) {
     let (source, destination) = walk.packets.ends();
-    let own = walk.network.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
     walk.stage = format!("arriving {family}");
     let connected = connected(walk, &Field::InputName);
     let packets = first::first_packets(walk);
@@ -132,11 +137,11 @@ fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut
     let packets = walk.space.and(packets, connected);
     let mut packets = walk.all_with(packets, &[(Field::OutputName, NO_DEVICE)]);
     // What says that it is from this host is dropped (`fib_validate_source`).
-    let from_here = walk.with(&source, &own);
+    let from_here = with_own_address(walk, &source);
     packets = walk.space.minus(packets, from_here);
     packets = walk.hook(Hook::Prerouting, None, Flow::First, packets, &mut Routed);
 
-    let to_here = walk.with(&destination, &own);
+    let to_here = with_own_address(walk, &destination);
     let through = walk.space.and(walk.space.minus(packets, to_here), assumed);
     let through = by_any_device(walk, through);
     let through = walk.hook(Hook::Forward, None, Flow::First, through, &mut Passing);
@@ -182,7 +187,7 @@ fn bridged(walk: &mut Walk<'_>, family: Family, forwarded: PacketSet, hits: &mut
 /// What this host sends itself, with addresses of its own.
 fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
     walk.stage = format!("sent {family}");
-    let (source, _) = walk.packets.ends();
+    let (source, destination) = walk.packets.ends();
     let packets = first::first_packets(walk);
     let mut packets = first::marked_outside(walk, packets);
     packets = walk.all_with(packets, &[(Field::InputName, NO_DEVICE)]);
@@ -207,9 +212,7 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
     let by_ipvs = walk.if_ipvs_in_use();
     let by_ipvs = elsewhere(walk, true, walk.space.and(packets, by_ipvs));
     // What was given an address of this host's goes by the loopback device too.
-    let own = network.local_addresses(family).map_or_else(Vec::new, |own| own.as_ranges().to_vec());
-    let (_, destination) = walk.packets.ends();
-    let to_here = walk.with(&destination, &own);
+    let to_here = with_own_address(walk, &destination);
     packets = walk.space.minus(walk.space.and(packets, connected), to_here);
     packets = walk.space.or(packets, by_ipvs);
     leaving(walk, packets, hits);
