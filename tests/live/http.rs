@@ -14,6 +14,7 @@ use crate::support::http::{self, Response};
 use crate::support::netns::Netns;
 use crate::support::process::{Daemon, free_port};
 use crate::support::program::{HERE, NATWATCH, Run, natwatch_in};
+use crate::support::report::LEVELS;
 use crate::support::server::{Server, hanging, hanging_server};
 use crate::support::vxlan::Vxlan;
 use crate::support::wait::{PATIENCE, eventually};
@@ -771,8 +772,7 @@ fn still(mut report: Value) -> Value {
         advisory["evidence"].take();
         advisory["summary"].take();
         // The table may be empty in one look and not in the other.
-        let levels = ["conntrack-table-full", "neighbour-table-full", "snat-port-exhaustion", "udp-stale-translation"];
-        let moves = levels.iter().any(|id| advisory["id"] == *id);
+        let moves = LEVELS.iter().any(|id| advisory["id"] == *id);
         if moves {
             advisory["state"].take();
         }

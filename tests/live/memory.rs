@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::support::grammar::{Dice, services};
 use crate::support::netns::{Netns, veth};
 use crate::support::program::{HERE, NATWATCH, Run};
+use crate::support::report::LEVELS;
 use crate::support::rules::load;
 use crate::support::server::Server;
 use crate::support::wait::{PATIENCE, eventually};
@@ -318,9 +319,8 @@ fn what_is_removed_and_made_again_between_two_scrapes_is_reported_as_by_a_new_pr
         report["flows"].take();
         report["sources"].as_array_mut().expect("a list").retain(|source| source["name"] != "ctnetlink_entries");
         // How full tables are changes from look to look.
-        let levels = ["conntrack-table-full", "neighbour-table-full", "snat-port-exhaustion", "udp-stale-translation"];
         let advisories = report["advisories"].as_array_mut().expect("advisories");
-        advisories.retain(|advisory| levels.iter().all(|id| advisory["id"] != *id));
+        advisories.retain(|advisory| LEVELS.iter().all(|id| advisory["id"] != *id));
         advisories.iter_mut().for_each(|advisory| drop(advisory["evidence"].take()));
         report
     };

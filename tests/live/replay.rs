@@ -15,6 +15,7 @@ use crate::support::capture::{CaptureDir, walk};
 use crate::support::exposition::Exposition;
 use crate::support::netns::Netns;
 use crate::support::program::{NATWATCH, Run, natwatch_in};
+use crate::support::report::LEVELS;
 use crate::support::rules::nft;
 use crate::support::vxlan::{Vxlan, VxlanPair};
 
@@ -47,14 +48,7 @@ fn still(mut report: Value) -> Value {
     report["sources"].as_array_mut().expect("sources").retain(|source| source["name"] != "ctnetlink_entries");
     for advisory in report["advisories"].as_array_mut().expect("a list") {
         advisory["evidence"].take();
-        let levels = [
-            "conntrack-table-full",
-            "conntrack-chain-limit",
-            "neighbour-table-full",
-            "snat-port-exhaustion",
-            "udp-stale-translation",
-        ];
-        if levels.iter().any(|id| advisory["id"] == *id) {
+        if LEVELS.iter().chain(&["conntrack-chain-limit"]).any(|id| advisory["id"] == *id) {
             advisory["summary"].take();
             for condition in advisory["conditions"].as_array_mut().expect("a list") {
                 condition["detail"].take();

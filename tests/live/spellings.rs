@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::support::netns::{Netns, veth};
-use crate::support::report::{Report, check_here};
+use crate::support::report::{LEVELS, Report, check_here};
 use crate::support::rules::{load, nft};
 
 fn directory() -> PathBuf {
@@ -49,14 +49,7 @@ fn files() -> BTreeMap<String, [Option<String>; 3]> {
 
 /// The advisories that rules decide about: no levels.
 fn advisories(report: &Report) -> impl Iterator<Item = &Value> {
-    let levels = [
-        "conntrack-table-full",
-        "conntrack-chain-limit",
-        "neighbour-table-full",
-        "snat-port-exhaustion",
-        "udp-stale-translation",
-    ];
-    let is_level = move |id: &str| levels.contains(&id);
+    let is_level = |id: &str| id == "conntrack-chain-limit" || LEVELS.contains(&id);
     let all = report.json["advisories"].as_array().expect("advisories").iter();
     all.filter(move |advisory| !is_level(advisory["id"].as_str().expect("an id")))
 }

@@ -11,6 +11,10 @@ use super::strace::{Call, Strace};
 /// What the contract says of a namespace that is not the node's.
 pub const NOT_THE_NODES: &str = "this is not the node's network namespace; is hostNetwork set?";
 
+/// Advisories about how full something is, which may differ from one reading to the next.
+pub const LEVELS: [&str; 4] =
+    ["conntrack-table-full", "neighbour-table-full", "snat-port-exhaustion", "udp-stale-translation"];
+
 /// `natwatch check --format json` with more words, namespace flag not included.
 #[track_caller]
 pub fn check(ns: &Netns, more: &[&str]) -> Report {
