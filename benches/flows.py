@@ -9,7 +9,6 @@ meanwhile and set back.
 import argparse
 import json
 import os
-import resource
 import signal
 import socket
 import statistics
@@ -19,7 +18,7 @@ import time
 
 sys.dont_write_bytecode = True
 import entries as table
-from nodes import NATWATCH, PAGE, Server, shell
+from nodes import NATWATCH, Server, cpu_of, shell, write_table
 from scale import run
 
 BEGIN, END = "<!-- written by benches/flows.py -->\n", "<!-- end of what benches/flows.py writes -->\n"
@@ -62,10 +61,7 @@ def kinds(entries):
 
 def list_entries():
     """CPU time of `conntrack -L | wc -l`, both processes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    shell("conntrack -L 2>/dev/null | wc -l")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return cpu_of(["sh", "-c", "conntrack -L | wc -l"])
 
 
 HERE = ["--network-namespace", "current"]
@@ -209,10 +205,7 @@ def main():
     if chosen.print:
         print(text)
         return
-    with open(PAGE, encoding="utf-8") as page:
-        before, rest = page.read().split(BEGIN)
-    with open(PAGE, "w", encoding="utf-8") as page:
-        page.write(before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1])
+    write_table(BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,14 @@ bridge fdb append 02:00:00:00:ff:01 dst 192.168.0.2 dev flannel.1 self permanent
 """
 
 
+def write_table(begin, end, text):
+    """Puts a table between two lines of the page."""
+    with open(PAGE, encoding="utf-8") as page:
+        before, rest = page.read().split(begin)
+    with open(PAGE, "w", encoding="utf-8") as page:
+        page.write(before + begin + "\n" + text + "\n" + end + rest.split(end)[1])
+
+
 def shell(script, given=""):
     subprocess.run(["sh", "-ec", script], input=given, text=True, check=True, stdout=subprocess.DEVNULL)
 
@@ -290,10 +298,7 @@ def main():
     for name in [*NODES, *CPUS]:
         print(name, file=sys.stderr)
         nodes.append(in_namespace(name))
-    with open(PAGE, encoding="utf-8") as page:
-        before, rest = page.read().split(BEGIN)
-    with open(PAGE, "w", encoding="utf-8") as page:
-        page.write(before + BEGIN + "\n" + table(nodes) + "\n" + END + rest.split(END)[1])
+    write_table(BEGIN, END, table(nodes))
     with open(PLOT, "w", encoding="ascii") as file:
         file.write(plot(nodes))
 

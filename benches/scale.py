@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 sys.dont_write_bytecode = True
-from nodes import HERE, NATWATCH, PAGE, TUNNEL, services, shell
+from nodes import HERE, NATWATCH, TUNNEL, services, shell, write_table
 
 BEGIN, END = "<!-- written by benches/scale.py -->\n", "<!-- end of what benches/scale.py writes -->\n"
 TIMES = 5
@@ -326,10 +326,7 @@ def main():
             text += line(row) + "\n"
     if sys.argv[1:] or "SCALE_COMPARE" in os.environ:
         return
-    with open(PAGE, encoding="utf-8") as page:
-        before, rest = page.read().split(BEGIN)
-    with open(PAGE, "w", encoding="utf-8") as page:
-        page.write(before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1])
+    write_table(BEGIN, END, text)
 
 
 if __name__ == "__main__":
