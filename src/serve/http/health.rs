@@ -39,8 +39,7 @@ impl Health {
         let work = move || {
             let mut told = false;
             while let Some(health) = mine.upgrade() {
-                refresher.touch_locks();
-                health.see(Instant::now(), refresher.whereabouts());
+                health.look_at(&refresher);
                 told = health.tell(told);
                 drop(health);
                 std::thread::sleep(EVERY);
@@ -50,6 +49,12 @@ impl Health {
             tracing::error!(%error, "cannot start the thread that looks whether natwatch is stuck");
         }
         health
+    }
+
+    /// Where the reading is now; comes back if no lock is held for ever.
+    pub fn look_at(&self, refresher: &Refresher) {
+        refresher.touch_locks();
+        self.see(Instant::now(), refresher.whereabouts());
     }
 
     fn see(&self, at: Instant, reading: Option<Whereabouts>) {
