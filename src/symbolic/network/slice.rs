@@ -43,7 +43,7 @@ impl Network<'_> {
     }
 
     /// Steps of a chain, and of those that it leads to.
-    fn each_step(&self, set: usize, id: &ChainId, visit: &mut dyn FnMut(&Step)) {
+    pub fn each_step(&self, set: usize, id: &ChainId, visit: &mut dyn FnMut(&Step)) {
         let rules =
             self.chains_from(set, id).flatten().flat_map(|(_, chain)| chain.rules_for_udp().unwrap_or_default());
         rules.flat_map(|rule| &rule.steps).for_each(visit);

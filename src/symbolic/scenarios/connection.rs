@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use super::on_nat::with_destination_translated;
 use super::senders::{elsewhere, for_this_host, loopback};
 use super::services::{Passing, invalid_segments};
+use super::translatable;
 use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key};
 use crate::symbolic::effort::Effort;
@@ -60,7 +61,7 @@ pub(super) fn walk<'a>(network: &'a Network<'a>, effort: &'a Effort<'a>) -> Walk
 pub(super) struct ConnectionPath {
     pub(super) family: Family,
     pub(super) own: bool,
-    /// Whether connections count that keep their destination.
+    /// Whether connections count that keep their destination; then it is only asked which rules translate sources.
     plain: bool,
     /// Where packets to the translated destinations leave by.
     routes: PacketSet,
@@ -227,7 +228,10 @@ impl ConnectionPath {
         let by_ipvs = if self.plain { self.by_ipvs(walk, packets) } else { NOTHING };
         let mut packets = self.routed(walk, packets);
         if !self.own {
-            packets = walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing);
+            packets = match self.plain {
+                true => translatable::forwarded(walk, packets),
+                false => walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing),
+            };
         }
         let packets = walk.space.or(packets, by_ipvs);
         past_postrouting(walk, packets, |walk, packets| self.hook(walk, "new", Hook::Postrouting, packets))
@@ -295,7 +299,7 @@ impl ConnectionPath {
             let local = walk.with(&destination, local.as_ranges());
             packets = walk.space.minus(packets, local);
         }
-        if self.own { packets } else { walk.set(packets, &Field::OutputName, SOME_DEVICE) }
+        if self.own { packets } else { senders::by_any_device(walk, packets) }
     }
 }
 

@@ -13,4 +13,5 @@ mod senders;
 pub mod services;
 pub mod source_nat;
 pub mod stale;
+mod translatable;
 pub mod tunnel;

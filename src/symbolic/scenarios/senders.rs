@@ -3,6 +3,7 @@
 use super::first;
 use super::on_nat::{towards, with_destination_translated};
 use super::services::Passing;
+use super::translatable;
 use crate::facts::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
 use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
 use crate::symbolic::network::host::{ARPHRD_LOOPBACK, Connected, own_sources};
@@ -52,7 +53,8 @@ pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: Packet
     if routed_again { by_any_device(walk, packets) } else { packets }
 }
 
-fn by_any_device(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+/// The same packets, by any device that is up.
+pub(super) fn by_any_device(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = walk.forget(packets, &[Field::OutputName]);
     let connected = connected(walk, &Field::OutputName);
     walk.space.and(packets, connected)
@@ -144,7 +146,7 @@ fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut
     let to_here = with_own_address(walk, &destination);
     let through = walk.space.and(walk.space.minus(packets, to_here), assumed);
     let through = by_any_device(walk, through);
-    let through = walk.hook(Hook::Forward, None, Flow::First, through, &mut Passing);
+    let through = translatable::forwarded(walk, through);
     leaving(walk, through, hits);
 
     let here = for_this_host(walk, packets);

@@ -150,3 +150,46 @@ fn what_comes_in_may_be_marked_outside_of_the_hooks_of_ip() {
         assert_eq!(answered_by(&format!("{nat}{chain}"), |_| {}), expected, "{chain}");
     }
 }
+
+#[test]
+fn what_no_rule_translates_is_not_followed_through_forward() {
+    let nat = "ip nat POSTROUTING: nat postrouting 100\n src 172.17.0.0/16, dst 198.51.100.9 => masquerade\n";
+    let policy = |number: u32| {
+        format!("\n src 10.{}.{}.0/24, dport {number} => or 1\n mark 1 => accept", number / 256, number % 256)
+    };
+    let policies: String = (1..=200).map(policy).collect();
+    let work = |text: &str| {
+        let (written, effort) = (rules(text), effort());
+        let mut network = written.network();
+        (network.own, network.host, network.devices) = (own(), routed(), devices(DEVICES));
+        effort.measure(|| assert_eq!(word(&answers(&network, &effort).translated.certainty), "yes")).1
+    };
+    let few = work(nat);
+    let many = work(&format!("{nat}ip f F: filter forward 0 drop{policies}\n src 172.17.0.0/16 => accept"));
+    assert!(many < 20 * few, "{many} units of work with policies, {few} without");
+}
+
+#[test]
+fn whatever_is_written_on_the_way_is_followed_through_forward() {
+    for (rules, expected) in [
+        ("ip m F: filter forward -150\n src 172.17.0.2 => or 4", "yes"),
+        ("ip m F: filter forward -150\n src 172.17.0.2 => or 4\n dst 198.51.100.9 => drop", "yes"),
+        ("ip m F: filter forward -150\n src 172.17.0.2 => or 4\n src 172.17.0.2 => drop", "no"),
+        ("ip m F: filter forward -150\n src 172.17.0.2 => or 8", "no"),
+        ("ip m F: filter forward -150\n opaque => or 4", "maybe"),
+        ("ip m F: filter forward -150\n => restore\nip m P: filter prerouting -150\n => or 4\n => save", "yes"),
+        (
+            "ip m P: filter prerouting -150\n => or 4\nip m F: filter forward -150\n src 172.16.0.0/12 => drop\n => write saddr 2887385089",
+            "yes",
+        ),
+        (
+            "ip m P: filter prerouting -150\n => or 4
+             ip m F: filter forward -150\n src 172.16.0.0/12 => drop
+             ip m O: filter postrouting -150\n => write saddr 2887385089",
+            "yes",
+        ),
+    ] {
+        let nat = "ip nat POSTROUTING: nat postrouting 100\n src 172.16.0.0/12, mark 4 => masquerade\n";
+        assert_eq!(answered_by(&format!("{nat}{rules}"), |_| {}), expected, "{rules}");
+    }
+}
