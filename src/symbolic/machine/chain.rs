@@ -100,6 +100,9 @@ impl Walk<'_> {
         let Some(last) = rule.steps.iter().rposition(|step| self.acts(step)) else {
             return packets; // it only counts or logs
         };
+        if self.has_been_written(rule, packets) {
+            return packets;
+        }
         let (mut next, mut current) = (NOTHING, packets);
         // Tests of fields are joined before they meet the packets, of which there may be many kinds.
         let mut tested = EVERYTHING;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::Walk;
 use super::chain::StepPlace;
-use crate::facts::netfilter::{Field, MarkWrite};
+use crate::facts::netfilter::{Field, MarkWrite, Rule, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};
 
@@ -83,6 +83,22 @@ impl Walk<'_> {
                 self.space.and(packets, self.space.any(value))
             }
         }
+    }
+
+    /// Whether all that a rule does is to write bits that all of these packets have: nobody asks then what it holds for.
+    pub(super) fn has_been_written(&mut self, rule: &Rule, packets: PacketSet) -> bool {
+        let mut acting = rule.steps.iter().filter(|step| self.acts(step));
+        let (only, None) = (acting.next(), acting.next()) else { return false };
+        let (write, own) = match only {
+            Some(Step::SetMark(write)) => (write, Field::Mark),
+            Some(Step::SetConnectionMark(write)) => (write, Field::ConnectionMark),
+            _ => return false,
+        };
+        let written = self.relevant(write, &own).filter(|_| self.writers.is_none());
+        let Some(MarkWrite::Exact { keep, take: 0, xor }) = written else { return false };
+        let own = self.block(&own);
+        let there = self.space.matching(&own, (!keep).into(), xor.into());
+        keep & xor == 0 && self.space.is_within(packets, there)
     }
 
     /// What a write does to bits that are followed. `None`: nothing.

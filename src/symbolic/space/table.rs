@@ -33,6 +33,8 @@ pub(super) enum Operation {
     ForAll,
     /// The second operand is a variable.
     Flip,
+    /// Only remembered where it is so.
+    Within,
 }
 
 #[derive(Debug)]

@@ -42,6 +42,9 @@ fn operations_are_those_on_lists() {
         proptest::prop_assert_eq!(listed(&space, &blocks, space.and(a, b)), sorted(both));
         let left = one.iter().filter(|x| !other.contains(x)).copied().collect();
         proptest::prop_assert_eq!(listed(&space, &blocks, space.minus(a, b)), sorted(left));
+        let is_within = one.iter().all(|x| other.contains(x));
+        proptest::prop_assert_eq!(space.is_within(a, b), is_within);
+        proptest::prop_assert!(space.is_within(space.and(a, b), a));
         let either = one.iter().chain(&other).copied().collect();
         proptest::prop_assert_eq!(listed(&space, &blocks, space.or(a, b)), sorted(either));
         let variable = blocks[0].0[3 - bit];
