@@ -148,6 +148,10 @@ pub struct Walk<'a> {
     sliced: bool,
     /// It is followed which packets' entries have a timeout of their own.
     follows_timeouts: bool,
+    /// Of packets that are forwarded those of a few devices stand for all, where chains on forward are large.
+    pub samples: bool,
+    /// What may translate packets of which only those of a few devices were followed.
+    pub sampled: BTreeSet<Hit>,
 }
 
 impl<'a> Walk<'a> {
@@ -180,6 +184,8 @@ impl<'a> Walk<'a> {
             runs: BTreeMap::new(),
             sliced: false,
             follows_timeouts: false,
+            samples: false,
+            sampled: BTreeSet::new(),
         }
     }
 

@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::connection::{
-    self, CHOSEN, ConnectionPath, Flags, ends, given_source, if_addresses_are_so, may_send, reversed, segments, through,
+    self, CHOSEN, ConnectionPath, Flags, ends, if_addresses_are_so, may_send, reversed, segments, through,
 };
-use super::idle::{Idle, IdleConnections};
+use super::given_source::given_source;
+use super::idle::{Idle, IdleConnections, draws};
+use super::translatable::may_give_timeouts;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Hit, Walk};
+use crate::symbolic::machine::{Certainty, Hit, Walk};
 use crate::symbolic::network::host::{Connected, LOCAL};
 use crate::symbolic::network::{Network, Occurrence, RuleAt};
 use crate::symbolic::packets::NO_DEVICE;
@@ -32,8 +34,15 @@ pub struct SourceNatReplies {
 
 /// Sends new connections through the rules, invalid segments back, and this host's resets to those.
 pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
+    let (found, is_all) = answers_by(network, effort, true);
+    if is_all { found } else { answers_by(network, effort, false).0 }
+}
+
+/// The same; of connections that are forwarded those of a few devices, or all. And whether all would show nothing else.
+fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceNatReplies, bool) {
     let mut walk = connection::walk(network, effort);
     walk.follow_timeouts();
+    walk.samples = few;
     let mut idle = IdleConnections::new();
     let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     let mut dropping = BTreeSet::new();
@@ -77,12 +86,23 @@ pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
     let translated = Occurrence { certainty: walk.certainty(translated), place };
     let dropping = dropping.iter().next().map(|at| network.describe(at)).unwrap_or_default();
     let idle = idle.found(&walk);
-    SourceNatReplies {
-        translated,
-        rule,
-        arrive: Occurrence { certainty: walk.certainty(arriving), place: dropping },
-        idle,
-    }
+    let arrive = Occurrence { certainty: walk.certainty(arriving), place: dropping };
+    let found = SourceNatReplies { translated, rule, arrive, idle };
+    let is_all = walk.sampled.is_empty() || shows_all(&walk, &found);
+    (found, is_all)
+}
+
+/// Whether what a few devices' connections do says it of all: whatever happens to some is settled; the rest no rule does that
+/// others may get to.
+fn shows_all(walk: &Walk<'_>, found: &SourceNatReplies) -> bool {
+    let happens = |certainty: &Certainty| *certainty == Certainty::Happens;
+    let settled = [&found.translated, &found.arrive, &found.idle.translated];
+    let draw = walk.sampled.iter().any(|hit| walk.nat(hit).is_none_or(draws));
+    let drawn = || {
+        let timed = Family::IP.into_iter().any(|family| may_give_timeouts(walk.network, family));
+        happens(&found.idle.random.certainty) && happens(&found.idle.by_sysctl) && !timed
+    };
+    settled.into_iter().all(|one| happens(&one.certainty)) && (!draw || drawn())
 }
 
 /// If the address that a translation gives is this host's: masquerading always gives one.

@@ -6,15 +6,15 @@ use super::senders;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::given_source::{NARROW, given_source};
 use super::on_nat::with_destination_translated;
 use super::senders::{elsewhere, for_this_host, loopback};
 use super::services::{Passing, invalid_segments};
 use super::translatable;
 use crate::facts::Question;
-use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key, name_key};
+use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};
-use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::network::{Network, RuleAt};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
@@ -22,8 +22,6 @@ use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 pub(super) const TCP: (u128, u128) = (6, 6);
 /// Ports that clients choose.
 pub(super) const CHOSEN: (u128, u128) = (1024, 65535);
-/// `127.0.0.0/8`; `::1`, `fe80::/10`: what leaves with one of these gets to nobody beyond.
-const NARROW: [&[(u128, u128)]; 2] = [&[(0x7f00_0000, 0x7fff_ffff)], &[(1, 1), (0xfe80 << 112, (0xfec0 << 112) - 1)]];
 /// `IPS_DST_NAT`
 const DST_NAT: u128 = 0x20;
 /// Chains that only Services lead to.
@@ -382,41 +380,4 @@ pub(super) fn reversed(walk: &mut Walk<'_>, ends: PacketSet) -> PacketSet {
     let there: Vec<Vec<u32>> = there.iter().map(|field| walk.block(field).0).collect();
     let back = [&there[3..], &there[..3]].concat().concat();
     walk.space.renamed(ends, &there.concat(), &back)
-}
-
-/// Packets that have a source that this translation may give, by the device that it gives it for. `None`: not known.
-pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<PacketSet> {
-    let (source, _) = walk.packets.ends();
-    let narrow = walk.with(&source, NARROW[family.ip_index()]);
-    match (nat.action, nat.addresses) {
-        (NatAction::Masquerade, _) => {
-            let local = walk.network.local_addresses(family)?;
-            let any = walk.with(&source, local.as_ranges());
-            let any = walk.space.minus(any, narrow);
-            let names: Vec<u128> =
-                walk.network.devices.as_ref()?.iter().filter_map(|device| name_key(device.name)).collect();
-            let (mut given, mut without) = (NOTHING, EVERYTHING);
-            for name in names {
-                let own = walk.network.addresses_of_types(family, |kind| kind == LOCAL, Some(name))?;
-                if own.as_ranges().is_empty() {
-                    continue;
-                }
-                let here = walk.with(&source, own.as_ranges());
-                let here = walk.space.minus(here, narrow);
-                if here.is_empty() {
-                    continue;
-                }
-                let by = walk.with(&Field::OutputName, &[(name, name)]);
-                given = walk.space.or(given, walk.space.and(by, here));
-                without = walk.space.minus(without, by);
-            }
-            // A device without one lends another's (`inet_select_addr`).
-            let lent = walk.space.and(without, any);
-            Some(walk.space.or(given, lent))
-        }
-        (NatAction::Snat | NatAction::Netmap, Chosen::Range(first, last)) => {
-            Some(walk.with(&source, &[(address_key(first), address_key(last))]))
-        }
-        _ => None,
-    }
 }

@@ -102,7 +102,7 @@ impl IdleConnections {
 }
 
 /// Whether a rule gives each entry another port (`nf_nat_l4proto_unique_tuple`): of a prefix it never does.
-fn draws(nat: &Nat) -> bool {
+pub(super) fn draws(nat: &Nat) -> bool {
     let one = matches!(nat.ports, Chosen::Range(first, last) if first == last);
     nat.randomization != PortRandomization::None && nat.action != NatAction::Netmap && !one
 }

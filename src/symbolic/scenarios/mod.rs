@@ -6,6 +6,7 @@ mod collisions;
 mod connection;
 mod effect;
 mod first;
+mod given_source;
 pub mod idle;
 mod on_nat;
 mod rewriting;

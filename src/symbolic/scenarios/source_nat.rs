@@ -47,16 +47,30 @@ impl OnNat for Hits {
 
 /// Rules that new connections of any protocol, forwarded or of this host, can end in, and that can make two of them compete.
 pub fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
+    let (found, is_all) = reached_by(network, effort, true);
+    if is_all { found } else { reached_by(network, effort, false).0 }
+}
+
+/// The same; of packets that are forwarded those of a few devices, or all. And whether all would show nothing else.
+fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (ReachedRules, bool) {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
+    walk.samples = few;
     let (mut rules, mut one_to_one): (Vec<Reached>, Option<String>) = (Vec::new(), None);
+    let mut is_all = true;
     for family in Family::IP {
+        walk.sampled.clear();
         let mut hits = senders::senders(&mut walk, family);
         hits.0.retain(|hit, _| walk.nat(hit).is_none_or(translates_source));
         // What other connections' helpers expect is not what competes.
         let new = walk.in_state(&[state::NEW]);
         hits.0.values_mut().for_each(|packets| *packets = walk.space.and(*packets, new));
         hits.0.retain(|_, packets| !packets.is_empty());
-        for (hit, certainty) in collisions(&mut walk, family, hits) {
+        let found = collisions(&mut walk, family, hits);
+        is_all &= walk.sampled.iter().all(|hit| {
+            let is_one = walk.nat(hit).is_some_and(|nat| nat.map.is_none());
+            is_one && found.iter().any(|(of, certainty)| of == hit && *certainty == Certainty::Happens)
+        });
+        for (hit, certainty) in found {
             let place = walk.place(&hit);
             if certainty == Certainty::DoesNot {
                 one_to_one.get_or_insert(place);
@@ -73,7 +87,7 @@ pub fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
         }
     }
     rules.sort_by(|one, other| order(one).cmp(&order(other)));
-    ReachedRules { rules, one_to_one, gave_up: walk.why_incomplete() }
+    (ReachedRules { rules, one_to_one, gave_up: walk.why_incomplete() }, is_all)
 }
 
 fn order(rule: &Reached) -> (bool, Option<&RuleAt>, &str) {

@@ -1,28 +1,46 @@
 //! Which packets that are forwarded a rule may still translate the source of. Others need not be followed through chains on
 //! forward, of which policies of a thousand pods are made: nothing is asked about them.
+//!
+//! Policies for where packets come from times those for where they go to are more than can be followed. What some packet does,
+//! one of a few devices mostly does too, and then no others need be followed ([`Walk::sampled`]); what these do not do is
+//! looked for among all.
 
 use std::collections::BTreeSet;
 
 use super::services::Passing;
-use crate::facts::netfilter::{Family, Field, Hook, Step};
+use crate::facts::netfilter::{ChainId, Family, Field, Hook, Step};
 use crate::symbolic::machine::{Flow, Hits, Walk};
 use crate::symbolic::network::Network;
+use crate::symbolic::network::host::Connected;
 use crate::symbolic::order::{self, Call};
-use crate::symbolic::space::PacketSet;
+use crate::symbolic::space::{NOTHING, PacketSet};
 use crate::symbolic::survey::Relevant;
+
+/// Chains on forward that have fewer steps are followed for all packets at once.
+const MANY: usize = 256;
+/// Devices of each direction that stand for all others.
+const FEW: usize = 4;
 
 /// Sends packets through forward; of those that no rule on postrouting gets, some or all are left out.
 pub(super) fn forwarded(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
-    let packets = translatable(walk, packets);
+    let packets = match translatable(walk, packets) {
+        None => packets,
+        Some(hits) if walk.samples && has_many_steps(walk) => sample(walk, packets, hits),
+        Some(hits) => {
+            let any = walk.space.any(hits.0.into_values());
+            walk.space.and(packets, any)
+        }
+    };
     walk.hook(Hook::Forward, None, Flow::First, packets, &mut Passing)
 }
 
-/// Those that may get to a rule behind forward: whatever is not dropped, with any marks that are written on the way.
-fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+/// Packets that may get to a rule behind forward, by their ends: whatever is not dropped, with any marks that are written on
+/// the way. `None`: more may happen to them there.
+fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> Option<Hits> {
     let family = walk.packets.family;
-    let Some(written) = only_marks(walk.network, family, Hook::Forward) else { return packets };
+    let written = only_marks(walk.network, family, Hook::Forward)?;
     if may_rewrite(walk.network, family, Hook::Postrouting) {
-        return packets;
+        return None;
     }
     let marks = [(Field::Mark, written.mark), (Field::ConnectionMark, written.connection)];
     let marks =
@@ -31,15 +49,72 @@ fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let leaving = walk.as_postrouting_sees(leaving);
     let mut hits = Hits::default();
     walk.hook(Hook::Postrouting, None, Flow::First, leaving, &mut hits);
-    let found = walk.space.any(hits.0.into_values());
     // Nothing on the way writes these, and rules on postrouting see them on all kernels.
     let (source, destination) = walk.packets.ends();
     let ends = [Field::OutputName, source, destination, Field::SourcePort, Field::DestinationPort];
     let kept: BTreeSet<u32> = ends.iter().flat_map(|field| walk.block(field).0).collect();
-    let mut others = walk.space.support(found);
-    others.retain(|variable| !kept.contains(variable));
-    let found = walk.space.exists(found, &others);
-    walk.space.and(packets, found)
+    for packets in hits.0.values_mut() {
+        let mut others = walk.space.support(*packets);
+        others.retain(|variable| !kept.contains(variable));
+        *packets = walk.space.exists(*packets, &others);
+    }
+    Some(hits)
+}
+
+/// Of packets that may get to each of these rules those of a few devices.
+fn sample(walk: &mut Walk<'_>, packets: PacketSet, hits: Hits) -> PacketSet {
+    let mut all = NOTHING;
+    for (hit, ends) in hits.0 {
+        let mine = walk.space.and(packets, ends);
+        let few = of_few_devices(walk, mine, &Field::OutputName);
+        let few = of_few_devices(walk, few, &Field::InputName);
+        if few != mine {
+            walk.sampled.insert(hit);
+        }
+        all = walk.space.or(all, few);
+    }
+    all
+}
+
+/// Those of these packets that have one of the first devices that any of them has; default routes' come first.
+fn of_few_devices(walk: &mut Walk<'_>, packets: PacketSet, field: &Field) -> PacketSet {
+    let Connected::By(devices) = walk.network.connected() else { return packets };
+    let outward = walk.network.host.outward.iter().flatten().copied();
+    let mut seen = BTreeSet::new();
+    let names: Vec<u128> =
+        outward.chain(devices.into_iter().map(|(_, name)| name)).filter(|name| seen.insert(*name)).collect();
+    let each = names.into_iter().map(|name| {
+        let by_it = walk.with(field, &[(name, name)]);
+        walk.space.and(packets, by_it)
+    });
+    let few: Vec<PacketSet> = each.filter(|packets| !packets.is_empty()).take(FEW).collect();
+    walk.space.any(few)
+}
+
+fn has_many_steps(walk: &Walk<'_>) -> bool {
+    let mut steps = 0;
+    for (set, id) in chains(walk.network, walk.packets.family, Hook::Forward) {
+        walk.network.each_step(set, &id, &mut |_| steps += 1);
+    }
+    steps >= MANY
+}
+
+/// What a hook calls, as far as it was read.
+fn chains(network: &Network<'_>, family: Family, hook: Hook) -> impl Iterator<Item = (usize, ChainId)> {
+    let calls = [order::calls(network, family, hook, None), order::nat_chains(network, family, hook)];
+    calls.into_iter().flatten().flat_map(|step| step.calls).filter_map(|call| match call {
+        Call::Chain(set, id) => Some((set, id)),
+        Call::Unread(_) | Call::Conntrack | Call::Nat => None,
+    })
+}
+
+/// Whether some rule that packets meet between routing and leaving may give their entry a timeout of its own.
+pub(super) fn may_give_timeouts(network: &Network<'_>, family: Family) -> bool {
+    [Hook::Forward, Hook::Postrouting].into_iter().any(|hook| {
+        chains(network, family, hook).any(|(set, id)| {
+            network.leads_to(set, &id, |step| matches!(step, Step::OwnTimeout | Step::Unsupported { .. }))
+        })
+    })
 }
 
 /// Bits of marks that chains on a hook may write, if all else that they do to packets is to drop some. `None`: they do more.

@@ -1,0 +1,47 @@
+//! Which source a translation gives: `nf_nat_masquerade_ipv4`, `nf_nat_masquerade_ipv6`, `get_unique_tuple`.
+
+use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, address_key, name_key};
+use crate::symbolic::machine::Walk;
+use crate::symbolic::network::host::LOCAL;
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
+
+/// `127.0.0.0/8`; `::1`, `fe80::/10`: what leaves with one of these gets to nobody beyond.
+pub(super) const NARROW: [&[(u128, u128)]; 2] =
+    [&[(0x7f00_0000, 0x7fff_ffff)], &[(1, 1), (0xfe80 << 112, (0xfec0 << 112) - 1)]];
+
+/// Packets that have a source that this translation may give, by the device that it gives it for. `None`: not known.
+pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<PacketSet> {
+    let (source, _) = walk.packets.ends();
+    let narrow = walk.with(&source, NARROW[family.ip_index()]);
+    match (nat.action, nat.addresses) {
+        (NatAction::Masquerade, _) => {
+            let local = walk.network.local_addresses(family)?;
+            let any = walk.with(&source, local.as_ranges());
+            let any = walk.space.minus(any, narrow);
+            let names: Vec<u128> =
+                walk.network.devices.as_ref()?.iter().filter_map(|device| name_key(device.name)).collect();
+            let (mut given, mut without) = (NOTHING, EVERYTHING);
+            for name in names {
+                let own = walk.network.addresses_of_types(family, |kind| kind == LOCAL, Some(name))?;
+                if own.as_ranges().is_empty() {
+                    continue;
+                }
+                let here = walk.with(&source, own.as_ranges());
+                let here = walk.space.minus(here, narrow);
+                if here.is_empty() {
+                    continue;
+                }
+                let by = walk.with(&Field::OutputName, &[(name, name)]);
+                given = walk.space.or(given, walk.space.and(by, here));
+                without = walk.space.minus(without, by);
+            }
+            // A device without one lends another's (`inet_select_addr`).
+            let lent = walk.space.and(without, any);
+            Some(walk.space.or(given, lent))
+        }
+        (NatAction::Snat | NatAction::Netmap, Chosen::Range(first, last)) => {
+            Some(walk.with(&source, &[(address_key(first), address_key(last))]))
+        }
+        _ => None,
+    }
+}
