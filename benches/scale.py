@@ -94,6 +94,14 @@ def calico_and_services(policies):
     return calico(policies, marked)
 
 
+def calico_and_devices(policies):
+    """The same with the devices of its pods, whose packets leave with this host's address: policies meet."""
+    pods = range(policies // 20)
+    shell("\n".join(f"ip link add cali{pod:05x} up type veth peer name pod{pod:05x}" for pod in pods))
+    shell("\n".join(f"ip link set pod{pod:05x} up" for pod in pods))
+    return calico_and_services(policies) + table("nat", [], ["-A POSTROUTING -s 10.0.0.0/8 ! -d 10.0.0.0/8 -j MASQUERADE"])
+
+
 def neutron(taps):
     """neutron's hybrid driver: two chains for each tap, which packets of bridges get to."""
     chains = ["neutron-openvswi-FORWARD", "neutron-openvswi-sg-chain", "neutron-openvswi-sg-fallback"]
@@ -231,6 +239,7 @@ SETS = {
     "Calico, 2,000 policies, legacy": (lambda: shell(LEGACY, calico(2000)), 100, 40),
     "Calico, 5,000 policies, iptables-nft": (lambda: shell(NFT, calico(5000)), 200, None),
     "Calico, 5,000 policies, and a Service": (lambda: shell(NFT, calico_and_services(5000)), 200, None),
+    "Calico, 2,000 policies, devices of pods": (lambda: shell(NFT + " -n", calico_and_devices(2000)), 100, 40),
     "neutron, 100 taps": (lambda: shell(NFT, neutron(100)), 60, None),
     "firewalld, 100 zones": (lambda: shell(NATIVE, firewalld(100)), 60, None),
     "10,000 sources with one mark": (lambda: shell(NFT, marks(10_000)), 150, None),
