@@ -27,6 +27,8 @@ struct Translation {
     packets: [PacketSet; 2],
     /// What it overwrites, and what it writes.
     written: Written,
+    /// Whether it draws ports: with one of these, a port that is kept is met by chance alone.
+    draws: bool,
     /// Of those that surely come, and of those that may, what is left of packets that are left as others are.
     colliding: [PacketSet; 2],
 }
@@ -131,7 +133,8 @@ fn compare_by(walk: &mut Walk<'_>, all: &mut [Translation], bit: u32) {
             })
         };
         let each: Vec<[PacketSet; 2]> = all.iter().map(left).collect();
-        let [without, with] = [0, 1].map(|at| space.any(each.iter().map(|left| left[at])));
+        let keeping = || all.iter().zip(&each).filter(|(one, _)| !one.draws);
+        let [without, with] = [0, 1].map(|at| space.any(keeping().map(|(_, left)| left[at])));
         for (one, left) in all.iter_mut().zip(each) {
             let both = space.or(space.and(left[0], with), space.and(left[1], without));
             one.colliding[which] = space.or(one.colliding[which], both);
@@ -155,9 +158,9 @@ fn translation(
     let sure = walk.assumptions.for_certain(&walk.space, changed, &determined);
     let packets = [sure, changed].map(|packets| told_apart(walk, packets));
     // Where ports are drawn, or nobody knows what happens, two connections of one source compete too.
-    let draws = nat.is_none_or(|nat| nat.randomization != PortRandomization::None);
-    let colliding = if draws { packets } else { [NOTHING; 2] };
-    Translation { hit, before, packets, written, colliding }
+    let draws = nat.is_some_and(|nat| nat.randomization != PortRandomization::None);
+    let colliding = if draws || nat.is_none() { packets } else { [NOTHING; 2] };
+    Translation { hit, before, packets, written, draws, colliding }
 }
 
 /// Packets by what two of them have to share, and by their source and the device that they leave by.

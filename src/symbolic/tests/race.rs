@@ -220,6 +220,25 @@ fn a_source_with_an_address_of_its_own_competes_with_nobody() {
 }
 
 #[test]
+fn a_port_that_is_kept_meets_one_that_is_drawn_by_chance_alone() {
+    let competing = |rules: &str| -> Vec<u32> {
+        let found = found(&post(rules), |_| ());
+        let mut places: Vec<u32> = found
+            .rules
+            .iter()
+            .filter(|rule| rule.certainty == Certainty::Happens)
+            .map(|rule| rule.at.as_ref().map_or(0, |(_, at)| at.position))
+            .collect();
+        places.sort_unstable();
+        places
+    };
+    let hairpin = "src 10.5.0.12, dst 10.5.0.12 => masquerade";
+    assert_eq!(competing(&format!("{hairpin}\n=> masquerade random-fully")), [2]);
+    assert_eq!(competing(&format!("=> masquerade random-fully\n{hairpin}")), [1]);
+    assert_eq!(competing(&format!("{hairpin}\n=> masquerade")), [1, 2]);
+}
+
+#[test]
 fn networks_that_are_mapped_to_others_keep_hosts_apart() {
     for (rules, expected) in [
         ("src 10.5.0.0/24 => netmap to 192.0.2.0-192.0.2.255", "one to one"),
