@@ -123,6 +123,11 @@ impl Assumptions {
         &self.of_all
     }
 
+    /// Variables of questions to which each packet may have another answer.
+    pub fn about_each(&self) -> &BTreeSet<u32> {
+        &self.of_each
+    }
+
     /// The answers with which some packet is in it.
     fn by_answers(&self, space: &Space<'_>, set: PacketSet) -> PacketSet {
         let mut packets = space.support(set);

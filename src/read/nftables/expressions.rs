@@ -281,7 +281,8 @@ impl<'a> RuleReader<'a> {
         match (lookup.dreg, fields) {
             (Some(NFT_REG_VERDICT), fields) => {
                 let verdicts = Reading::Failed(Failure::not_needed("not read yet"));
-                let fields = fields.unwrap_or_default();
+                let number = || self.made(lookup.sreg).into_iter().collect();
+                let fields = fields.unwrap_or_else(|_| number());
                 self.steps.push(Step::Verdict(Verdict::Map { fields, set, verdicts }));
             }
             // A packet without an element does not get further (NFT_BREAK).

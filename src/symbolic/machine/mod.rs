@@ -121,6 +121,8 @@ pub struct Walk<'a> {
     pub traffic: &'static str,
     /// Rules that dropped packets.
     pub dropping: BTreeSet<RuleAt>,
+    /// Variables of marks that rules drew.
+    pub drawn: BTreeSet<u32>,
     /// Rules that gave entries of connections a timeout of their own.
     pub timing: BTreeSet<RuleAt>,
     /// Why ways through the rules were not followed, beside the budget.
@@ -171,6 +173,7 @@ impl<'a> Walk<'a> {
             stage: String::new(),
             traffic: "packets",
             dropping: BTreeSet::new(),
+            drawn: BTreeSet::new(),
             timing: BTreeSet::new(),
             gave_up: None,
             effort,

@@ -50,7 +50,9 @@ impl Walk<'_> {
             self.join(ends, found);
             return NOTHING;
         };
-        let unread = self.unread_elements(at, set).is_some() || self.packets.kind == PacketKind::Tunnel;
+        // By what it looks them up may be something that was not understood.
+        let unread =
+            fields.is_empty() || self.unread_elements(at, set).is_some() || self.packets.kind == PacketKind::Tunnel;
         let about = if unread { About::EachPacket } else { About::SomePacket };
         let mut going_on = NOTHING;
         for (answer, verdict) in verdicts.iter().enumerate() {
@@ -75,6 +77,9 @@ impl Walk<'_> {
         ends: &mut Ends,
     ) -> PacketSet {
         let KnownMap { fields, elements, verdicts } = *map;
+        // Each look-up draws again, and nothing else depends on what was drawn.
+        let drawn: Vec<Field> = fields.iter().filter(|field| field.is_drawn()).cloned().collect();
+        let packets = self.forget(packets, &drawn);
         let asked = self.testable(fields.iter(), packets);
         *next = self.space.or(*next, self.space.minus(packets, asked));
         let (mut going_on, mut rest) = (NOTHING, asked);
@@ -93,9 +98,11 @@ impl Walk<'_> {
             let held = self.space.any(held);
             let inside = self.space.and(rest, held);
             rest = self.space.minus(rest, held);
+            let inside = self.forget(inside, &drawn);
             let found = self.verdict(place, same[0].1, inside, next, ends);
             going_on = self.space.or(going_on, found);
         }
+        let rest = self.forget(rest, &drawn);
         *next = self.space.or(*next, rest);
         going_on
     }

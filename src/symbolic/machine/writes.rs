@@ -52,6 +52,9 @@ impl Walk<'_> {
                     let assumed = self.answer(format!("{key} at all"), About::All, 2, 1, why);
                     return self.space.and(packets, self.space.and(value, assumed));
                 };
+                if !hashed {
+                    self.drawn.extend(&word.0);
+                }
                 // Whatever the word is, there is a number: outside of the range it is the first.
                 let within = self.space.ranges(&word, &[(first.into(), last.into())]);
                 let others = self.space.minus(packets, within);

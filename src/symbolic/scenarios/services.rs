@@ -26,6 +26,7 @@ pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence 
     for family in Family::IP {
         for hook in [Hook::Output, Hook::Prerouting] {
             let hits = translating_udp(&mut walk, "dns", family, hook, (DNS, DNS));
+            let hits = as_they_came(&walk, hits);
             if hits.len() > MAX_HITS {
                 let why = || format!("more than {MAX_HITS} ways lead to name servers");
                 walk.gave_up.get_or_insert_with(why);
@@ -46,9 +47,10 @@ pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence 
                     Some(nat) => {
                         let others = hits[at + 1..].iter().take(MAX_HITS);
                         let others = others.filter(|(other, _)| walk.nat(other).is_some_and(|other| other != nat));
-                        others.fold(NOTHING, |several, (_, other)| {
-                            walk.space.or(several, walk.space.and(*packets, *other))
-                        })
+                        let others: Vec<PacketSet> = others.map(|(_, other)| *other).collect();
+                        let each: Vec<PacketSet> =
+                            others.into_iter().map(|other| alike(&mut walk, *packets, other)).collect();
+                        walk.space.any(each)
                     }
                 };
                 if !several.is_empty() && !walk.is_over() {
@@ -60,6 +62,34 @@ pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence 
     }
     let place = places.into_iter().min_by_key(|(doubt, _)| *doubt).map(|(_, place)| place);
     Occurrence { certainty: walk.certainty(all), place: place.unwrap_or_default() }
+}
+
+/// Packets by what they came with: a mark that a rule draws or sets now and then differs between the queries of a socket. Marks of
+/// others do not.
+fn as_they_came(walk: &Walk<'_>, hits: Vec<(Hit, PacketSet)>) -> Vec<(Hit, PacketSet)> {
+    if walk.network.bits_set_outside() != 0 {
+        return hits;
+    }
+    let mut written = walk.layout.determined();
+    written.extend(&walk.drawn);
+    hits.into_iter().map(|(hit, packets)| (hit, walk.space.exists(packets, &written))).collect()
+}
+
+/// Packets of which one is in this set and one like it in the other. What is asked about each packet may have another answer for
+/// each of the two.
+fn alike(walk: &mut Walk<'_>, one: PacketSet, other: PacketSet) -> PacketSet {
+    let both = walk.space.and(one, other);
+    if !both.is_empty() || !walk.assumptions.depends_on_packets(&walk.space, one) {
+        return both;
+    }
+    let [one_whole, other] = [one, other].map(|packets| walk.space.exists(packets, walk.assumptions.about_each()));
+    let both = walk.space.and(one_whole, other);
+    if both.is_empty() {
+        return NOTHING;
+    }
+    let why = walk.assumptions.why(&walk.space, one);
+    let assumed = walk.if_so(format!("{} alike {}", walk.stage, why.text), &Err(why));
+    walk.space.and(both, assumed)
 }
 
 /// Rules that translate destinations of new UDP packets to these ports on output or prerouting, and of which.

@@ -290,6 +290,12 @@ fn read_action(text: &str) -> Step {
         "return" => Step::Verdict(Verdict::Return),
         "jump" => Step::Verdict(Verdict::Jump(words[1].into())),
         "goto" => Step::Verdict(Verdict::Goto(words[1].into())),
+        // A verdict map, what is looked up in it, and where it leads.
+        "vmap" => {
+            let by = if words[2] == "unknown" { Vec::new() } else { fields(words[2]) };
+            let verdicts = words[3..].iter().map(|chain| Verdict::Goto((*chain).into())).collect();
+            Step::Verdict(Verdict::Map { fields: by, set: set(words[1]), verdicts: Reading::Ok(verdicts) })
+        }
         "queue" => Step::Verdict(Verdict::Stolen("queue".into())),
         "or" => Step::SetMark(MarkWrite::Exact { keep: !number(words[1]), take: 0, xor: number(words[1]) }),
         "xor" => Step::SetMark(MarkWrite::Exact { keep: !0, take: 0, xor: number(words[1]) }),

@@ -5,7 +5,7 @@ use super::language::{self, address, effort, rules};
 use super::tunnel::{facts, verdict};
 use super::unread::word;
 use crate::facts::Reading;
-use crate::facts::netfilter::{Element, Set};
+use crate::facts::netfilter::{Element, Set, Verdict};
 use crate::symbolic::scenarios::bypass::bypass;
 use crate::symbolic::scenarios::services::dns_to_several;
 use crate::symbolic::scenarios::tunnel::outer_packets;
@@ -144,6 +144,44 @@ fn name_servers_by_number_are_several() {
     assert_eq!(several("numgen", &[one, one]), "no");
     assert_eq!(several("numgen", &[one]), "no");
     assert_eq!(several("jhash", &[one, other]), "no");
+}
+
+/// As kube-proxy writes them: `numgen random mod 4 vmap { 0 : goto A, 1 : goto B, … }`.
+#[test]
+fn a_number_leads_the_queries_of_a_socket_to_several_chains() {
+    let several = |by: &str, [a, b]: [&str; 2]| {
+        let text = format!(
+            "ip nat O: nat output -100\n dst 10.96.0.10 => vmap m {by} A B\n\
+             ip nat A:\n => dnat to {a}\nip nat B:\n => dnat to {b}\n"
+        );
+        let mut written = rules(&text);
+        let verdicts = ["A", "A", "A", "B"].map(|chain| Verdict::Goto(chain.into())).to_vec();
+        let numbers = (0..4).map(|number| (vec![(number, number)], [0; 4]));
+        let known = Set { verdicts, data: vec![], ..map(&numbers.collect::<Vec<_>>()) };
+        written.nftables.sets.insert(language::set("m"), known);
+        word(&dns_to_several(&written.network(), &effort()).certainty)
+    };
+    let servers = ["10.0.0.1", "10.0.0.2"];
+    assert_eq!(several("numgen", servers), "yes");
+    assert_eq!(several("numgen", ["10.0.0.1"; 2]), "no");
+    assert_eq!(several("jhash", servers), "no", "the queries are alike");
+    assert_eq!(several("unknown", servers), "maybe");
+}
+
+#[test]
+fn a_mark_that_is_drawn_leads_the_queries_of_a_socket_to_several() {
+    let several = |marker: &str| {
+        let text = format!(
+            "ip m O: filter output -150\n {marker}\nip nat O: nat output -100\n \
+             dst 10.96.0.10, mark 0x1 => dnat to 10.0.0.1\n dst 10.96.0.10 => dnat to 10.0.0.2\n"
+        );
+        word(&dns_to_several(&rules(&text).network(), &effort()).certainty)
+    };
+    assert_eq!(several("=> one-of 0 1"), "yes");
+    assert_eq!(several("sometimes => set-mark 0x1"), "yes");
+    assert_eq!(several("src 10.5.0.0/16 => set-mark 0x1"), "no");
+    assert_eq!(several("=> set-mark 0x1"), "no");
+    assert_eq!(several("opaque => set-mark 0x1"), "maybe");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::kernel::rule;
 use super::language::Expression;
 use crate::facts::netfilter::{
-    Chosen, Comparison, Family, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step,
+    Chosen, Comparison, Family, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step, Verdict,
 };
 use crate::netfilter::netlink::BlockLayout;
 use crate::netfilter::nftables::expr::{
@@ -11,7 +11,7 @@ use crate::netfilter::nftables::expr::{
 };
 use crate::netfilter::nftables::uapi::{
     NFT_META_L4PROTO, NFT_META_MARK, NFT_OBJECT_CT_TIMEOUT, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER,
-    NFT_REG_1,
+    NFT_REG_1, NFT_REG_VERDICT,
 };
 use crate::netfilter::nftables::{self as wired};
 
@@ -117,6 +117,10 @@ fn numbers_that_are_made_are_within_their_range() {
     assert!(matches!(&looked_up[0], Step::Match(Match::Set { fields: of, .. }) if *of == fields), "{looked_up:?}");
     let written = matches!(&looked_up[1], Step::SetMark(MarkWrite::Mapped { lookup, .. }) if lookup.fields == fields);
     assert!(written, "{looked_up:?}");
+    let by_verdict: Expression =
+        vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_VERDICT), ..Lookup::default() }.into()];
+    let found = steps([numgen.clone(), by_verdict].concat());
+    assert!(matches!(&found[0], Step::Verdict(Verdict::Map { fields: of, .. }) if *of == fields), "{found:?}");
     // By a hash of fields that are known; of others it is not known by what.
     let of_source = Hash { sreg: Some(NFT_REG_1), len: Some(4), dreg: NFT_REG_1, modulus: Some(2), ..Hash::default() };
     for (offset, expected) in [(12, Some("jhash ip saddr")), (16, Some("jhash ip daddr")), (3, None)] {
