@@ -243,7 +243,8 @@ impl<'a> Network<'a> {
         let is_wanted = |step: &Step| match wanted {
             Wanted::Effect => is_effect(step),
             Wanted::Write => {
-                is_effect(step) && !matches!(step, Step::Nat(_) | Step::OwnTimeout | Step::Verdict(Verdict::Drop))
+                is_effect(step)
+                    && !matches!(step, Step::Nat(_) | Step::OwnTimeout | Step::Verdict(Verdict::Drop | Verdict::Reset))
             }
             Wanted::Timeout => matches!(step, Step::OwnTimeout),
             Wanted::Mark(relevant) => slice::writes_marks(step, relevant),

@@ -15,6 +15,8 @@ pub struct Survey {
     pub names: BTreeSet<u128>,
     /// Some rule asks by which ports of bridges frames come and go.
     pub asks_for_ports: bool,
+    /// Some rule answers segments with a reset.
+    pub refuses_with_reset: bool,
     /// Sets that rules take packets out of, and put packets into.
     pub updates: BTreeMap<(Option<usize>, SetId), [bool; 2]>,
     /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
@@ -67,6 +69,7 @@ impl Survey {
         match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().for_each(|test| self.test(test)),
             Step::Match(Match::OfBridged { .. }) => self.asks_for_ports = true,
+            Step::Verdict(Verdict::Reset) => self.refuses_with_reset = true,
             Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
                 for (at, field) in fields.iter().enumerate() {
                     self.tested[0] |= field.mark_bits();
@@ -143,7 +146,7 @@ impl Survey {
             }
             if let [Step::Match(Match::Tests { tests, inverted: true }), Step::Verdict(verdict)] = rule.steps.as_slice()
                 && let [test] = tests.as_slice()
-                && matches!(verdict, Verdict::Return | Verdict::Accept | Verdict::Drop | Verdict::Goto(_))
+                && (verdict.is_drop() || matches!(verdict, Verdict::Return | Verdict::Accept | Verdict::Goto(_)))
             {
                 known |= bits_set(test); // who does not have them has left
             }

@@ -73,6 +73,19 @@ fn a_masqueraded_connection_is_reset_where_the_verdict_says_so() {
         ("dropped by a policy", vec![nft(masquerade), policy.into()], "mitigated"),
         ("dropped where others come in", vec![nft(masquerade), elsewhere.into()], "exposed"),
         (
+            "refused with a reset",
+            vec![
+                nft(masquerade),
+                nft("-A INPUT -p tcp -m conntrack --ctstate INVALID -j REJECT --reject-with tcp-reset"),
+            ],
+            "exposed",
+        ),
+        (
+            "refused with an error",
+            vec![legacy(masquerade), legacy("-A INPUT -p tcp -m conntrack --ctstate INVALID -j REJECT")],
+            "mitigated",
+        ),
+        (
             "accepted",
             vec![legacy(masquerade), "sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1".into()],
             "mitigated",
@@ -169,6 +182,24 @@ fn a_connection_to_a_service_is_reset_where_the_verdict_says_so() {
                 ),
             ],
             ["not_affected", "not_affected"],
+        ),
+        (
+            "refused with a reset",
+            vec![
+                service("iptables-nft"),
+                nft(&format!("-A FORWARD {}", invalid.replace("DROP", "REJECT --reject-with tcp-reset"))),
+            ],
+            ["exposed", "not_affected"],
+        ),
+        (
+            "refused with a reset by a chain that has none for the first",
+            vec![
+                service("iptables-legacy"),
+                native(
+                    "type filter hook forward priority 0; policy drop; ct state new accept; ct state established accept; meta l4proto tcp reject with tcp reset;",
+                ),
+            ],
+            ["exposed", "not_affected"],
         ),
         (
             "masqueraded too",

@@ -364,6 +364,8 @@ pub enum Verdict {
     Accept,
     /// The packet is gone: dropped, rejected.
     Drop,
+    /// The same, and who sent a segment of TCP is answered with a reset (`nf_send_reset`).
+    Reset,
     /// Back to the calling chain, or to the policy.
     Return,
     /// On with what follows in the same rule; only in maps.
@@ -386,6 +388,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether the packet is gone.
+    pub fn is_drop(&self) -> bool {
+        matches!(self, Self::Drop | Self::Reset)
+    }
+
     /// The chain that it leads to.
     pub fn target(&self) -> Option<&Name> {
         match self {

@@ -32,6 +32,9 @@ pub const NF_INET_FORWARD: u32 = 2;
 pub const NF_INET_LOCAL_OUT: u32 = 3;
 pub const NF_INET_POST_ROUTING: u32 = 4;
 
+/// `enum nft_reject_types`
+pub const NFT_REJECT_TCP_RST: u32 = 1;
+
 /// Verdicts of netfilter, and of nf_tables below 0.
 pub const NF_DROP: i32 = 0;
 pub const NF_ACCEPT: i32 = 1;

@@ -18,7 +18,7 @@ use crate::netfilter::nftables::uapi::{
     NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE,
     NFT_DYNSET_OP_DELETE, NFT_LOOKUP_F_INV, NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT,
     NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY,
-    NFT_REG_VERDICT,
+    NFT_REG_VERDICT, NFT_REJECT_TCP_RST,
 };
 use crate::netfilter::nftables::{Data, Expression};
 use crate::read::xtables::{self, Extension};
@@ -159,7 +159,10 @@ impl<'a> RuleReader<'a> {
             Expr::Log(_) => self.no_effect("log"),
             Expr::Dup(_) => self.no_effect("dup"),
             Expr::Last(_) => self.no_effect("last"),
-            Expr::Reject(_) => self.steps.push(Step::Verdict(Verdict::Drop)),
+            Expr::Reject(reject) => {
+                let resets = reject.kind == Some(NFT_REJECT_TCP_RST);
+                self.steps.push(Step::Verdict(if resets { Verdict::Reset } else { Verdict::Drop }));
+            }
             Expr::Queue(_) => self.stolen("queue"),
             Expr::Fwd(_) => self.stolen("fwd"),
             Expr::Synproxy(_) => self.synproxy(),

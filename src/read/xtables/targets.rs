@@ -7,6 +7,10 @@ use crate::facts::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRan
 use crate::netfilter::xtables::Target as Xt;
 use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNatRange2};
 
+/// `enum ipt_reject_with`, `enum ip6t_reject_with`
+const IPT_TCP_RESET: u32 = 7;
+const IP6T_TCP_RESET: u32 = 6;
+
 /// What a target does.
 ///
 /// # Errors
@@ -50,7 +54,10 @@ pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
         Xt::Ct(info) => ct(info.flags, info.timeout[0] != 0),
         Xt::Notrack(_) => vec![Step::Notrack],
         Xt::Checksum(_) => vec![Step::FillChecksum], // it has no other operation
-        Xt::Reject(_) => vec![Step::Verdict(Verdict::Drop)],
+        Xt::Reject(info) => {
+            let reset = if extension.family == Family::Ipv6 { IP6T_TCP_RESET } else { IPT_TCP_RESET };
+            vec![Step::Verdict(if info.with == reset { Verdict::Reset } else { Verdict::Drop })]
+        }
         // They touch neither marks nor NAT nor the way through the rules.
         Xt::Audit(_)
         | Xt::Classify(_)

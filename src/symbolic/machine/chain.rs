@@ -57,7 +57,7 @@ impl Walk<'_> {
                 return Ends::default(); // what the rest of the chain does was not seen
             }
             if self.space.made_since(before) > most {
-                let sets = [&mut live, &mut ends.returned, &mut ends.accepted].into_iter();
+                let sets = [&mut live, &mut ends.returned, &mut ends.accepted, &mut self.refused].into_iter();
                 let sets = sets.chain(ends.translated.0.values_mut());
                 let sets = sets.chain(self.elements.values_mut()).chain(self.runs.values_mut());
                 self.space.forget_others(before, sets.collect());
@@ -218,6 +218,7 @@ impl Walk<'_> {
             Verdict::Accept => ends.accepted = self.space.or(ends.accepted, packets),
             Verdict::Return => ends.returned = self.space.or(ends.returned, packets),
             Verdict::Drop => drop(self.dropping.insert(at.clone())),
+            Verdict::Reset => self.refused = self.space.or(self.refused, packets),
             Verdict::Jump(chain) | Verdict::Goto(chain) => {
                 let id = ChainId { chain: chain.clone(), ..at.chain.clone() };
                 let mut found = self.chain(at.set, &id, packets, place.depth + 1);

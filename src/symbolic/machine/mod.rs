@@ -121,6 +121,8 @@ pub struct Walk<'a> {
     pub traffic: &'static str,
     /// Rules that dropped packets.
     pub dropping: BTreeSet<RuleAt>,
+    /// Packets that rules answered with a reset; who asks for it empties it before.
+    pub refused: PacketSet,
     /// Variables of marks that rules drew.
     pub drawn: BTreeSet<u32>,
     /// Rules that gave entries of connections a timeout of their own.
@@ -173,6 +175,7 @@ impl<'a> Walk<'a> {
             stage: String::new(),
             traffic: "packets",
             dropping: BTreeSet::new(),
+            refused: NOTHING,
             drawn: BTreeSet::new(),
             timing: BTreeSet::new(),
             gave_up: None,

@@ -44,7 +44,9 @@ impl Walk<'_> {
             return None;
         }
         match only {
-            Step::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Jump(_)) => Some(only.clone()),
+            Step::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Reset | Verdict::Return | Verdict::Jump(_)) => {
+                Some(only.clone())
+            }
             Step::SetMark(write) => match self.relevant(write, &Field::Mark)? {
                 written @ MarkWrite::Exact { keep, take: 0, xor } if keep & xor == 0 => {
                     (!rule.steps.iter().any(tests_mark)).then_some(Step::SetMark(written))

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::connection::{
-    self, CHOSEN, ConnectionPath, Flags, ends, if_addresses_are_so, may_send, reversed, segments, through,
+    self, CHOSEN, ConnectionPath, Flags, ends, if_addresses_are_so, may_send, resets_of, reversed, segments, through,
 };
 use super::given_source::given_source;
 use super::idle::{Idle, IdleConnections, draws};
@@ -170,11 +170,8 @@ fn answered(walk: &mut Walk<'_>, path: &ConnectionPath, family: Family, connecti
             walk.all_with(packets, &[(Field::DestinationType(scope), &[(LOCAL, LOCAL)])])
         });
     }
+    walk.refused = NOTHING;
     let packets = through(walk, "late", family, &[Hook::Prerouting, Hook::Input], packets);
-    let there = ends(walk, packets);
-    let there = reversed(walk, there);
-    path.begin(walk, "reset");
-    let Some(resets) = segments(walk, family, there, Flags::RESET) else { return NOTHING };
-    let resets = through(walk, "reset", family, &[Hook::Output, Hook::Postrouting], resets);
-    if walk.is_over() { NOTHING } else { resets }
+    let packets = walk.space.or(packets, walk.refused);
+    resets_of(walk, path, packets)
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use super::connection::{self, ConnectionPath, Flags, ends, entering, may_send, reversed, segments, through};
+use super::connection::{
+    self, ConnectionPath, Flags, ends, entering, may_send, resets_of, reversed, segments, through,
+};
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::Walk;
@@ -46,6 +48,9 @@ pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
             if !way.hits.is_empty() {
                 stopping.append(&mut walk.dropping);
             }
+            let refused = refused(&way, &mut walk, connections);
+            walk.dropping.clear();
+            let resets = walk.space.or(resets, refused);
             if walk.is_over() {
                 break;
             }
@@ -62,7 +67,7 @@ pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
             }
             let late = late(&way, &mut walk, resets);
             dropping.append(&mut walk.dropping);
-            arriving = walk.space.or(arriving, late);
+            arriving = walk.space.any([arriving, late, refused]);
         }
     }
     hits.sort_by_key(|(doubt, _)| *doubt);
@@ -108,6 +113,17 @@ fn late(path: &ConnectionPath, walk: &mut Walk<'_>, resets: PacketSet) -> Packet
     let packets = walk.forget(packets, &[Field::OutputName]);
     let packets = walk.space.and(packets, clients);
     through(walk, "late", path.family, &[Hook::Forward, Hook::Postrouting], packets)
+}
+
+/// Resets with which rules refuse late segments of the real servers, wherever the clients are.
+fn refused(path: &ConnectionPath, walk: &mut Walk<'_>, connections: PacketSet) -> PacketSet {
+    if !walk.network.survey().refuses_with_reset || connections.is_empty() {
+        return NOTHING;
+    }
+    walk.refused = NOTHING;
+    late(path, walk, connections);
+    let refused = std::mem::replace(&mut walk.refused, NOTHING);
+    resets_of(walk, path, refused)
 }
 
 /// Packets that come in by a device beyond which no default route leads.

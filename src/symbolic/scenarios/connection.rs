@@ -357,6 +357,18 @@ pub(super) fn through(
     })
 }
 
+/// The resets that these segments are answered with, as they leave.
+pub(super) fn resets_of(walk: &mut Walk<'_>, path: &ConnectionPath, packets: PacketSet) -> PacketSet {
+    let there = ends(walk, packets);
+    let there = reversed(walk, there);
+    path.begin(walk, "reset");
+    let Some(resets) = segments(walk, path.family, there, Flags::RESET) else { return NOTHING };
+    let resets = walk.forget(resets, &[Field::InputName]);
+    let resets = walk.all_with(resets, &[(Field::InputName, NO_DEVICE)]);
+    let resets = through(walk, "reset", path.family, &[Hook::Output, Hook::Postrouting], resets);
+    if walk.is_over() { NOTHING } else { resets }
+}
+
 /// What passes postrouting of these, by the devices that they came in by, whether rules there see these or not.
 fn past_postrouting(
     walk: &mut Walk<'_>,

@@ -43,6 +43,14 @@ fn a_segment_for_this_host_passes_prerouting_and_input() {
         ("ip filter OUTPUT: filter output 0 drop\n state 0xe => accept", "no"),
         ("ip m POSTROUTING: filter postrouting -150\n oif docker0, state 1 => drop", "yes"),
         ("ip filter INPUT: filter input 0\n dst 192.0.2.1, state 1 => drop", "no"),
+        // A rule that refuses with a reset resets.
+        ("ip filter INPUT: filter input 0\n state 1 => reset", "yes"),
+        ("ip filter INPUT: filter input 0 drop\n proto 6 => jump R\nip filter R:\n state 1 => reset", "yes"),
+        ("ip filter INPUT: filter input 0\n state 1 => drop\n state 1 => reset", "no"),
+        (
+            "ip filter INPUT: filter input 0\n state 1 => reset\nip filter OUTPUT: filter output 0\n state 1 => drop",
+            "no",
+        ),
     ] {
         assert_eq!(answered(&format!("{MASQUERADE}\n{chain}"), &[]), ["yes", arrives], "{chain}");
     }

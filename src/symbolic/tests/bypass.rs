@@ -165,6 +165,17 @@ fn invalid_segments_take_the_way_of_the_answers() {
         let found = bypassed(&format!("{SERVICE}{chain}"));
         assert_eq!(found, ["yes", arrives], "{chain}");
     }
+    // A rule that refuses with a reset resets, whoever the client is.
+    for (chain, expected) in [
+        ("ip f F: filter forward 0\n src 10.244.0.5, state 1 => reset", ["yes", "yes"]),
+        ("ip f F: filter forward 0\n state 1 => reset", ["yes", "yes"]),
+        ("ip f F: filter forward 0\n oif eth0, state 1 => reset\n state 1 => drop", ["yes", "yes"]),
+        ("ip f F: filter forward 0\n state 1 => drop\n state 1 => reset", ["no", "no"]),
+        ("ip f F: filter forward 0\n state 1 => reset\nip f O: filter output 0\n state 1 => drop", ["no", "no"]),
+        ("ip f F: filter forward 0\n src 10.244.0.6, state 1 => reset\n state 1 => drop", ["no", "no"]),
+    ] {
+        assert_eq!(bypassed(&format!("{SERVICE}{chain}")), expected, "{chain}");
+    }
     // A drop of both ways leaves nothing to reset, which is the same to whoever asks.
     assert_eq!(bypassed(&format!("{SERVICE}ip f F: filter forward 0\n state 1 => drop")), ["no", "no"]);
     // Those for this host itself pass input.

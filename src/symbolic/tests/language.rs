@@ -287,6 +287,7 @@ fn read_action(text: &str) -> Step {
     match words[0] {
         "accept" => Step::Verdict(Verdict::Accept),
         "drop" => Step::Verdict(Verdict::Drop),
+        "reset" => Step::Verdict(Verdict::Reset),
         "return" => Step::Verdict(Verdict::Return),
         "jump" => Step::Verdict(Verdict::Jump(words[1].into())),
         "goto" => Step::Verdict(Verdict::Goto(words[1].into())),
