@@ -10,6 +10,7 @@ use std::thread;
 use crate::support::connection_lab::{ConnectionLab, Ends, Outcome};
 use crate::support::connection_rules::{Case, Generator};
 use crate::support::grammar::Dice;
+use crate::support::ports::SamePorts;
 use crate::support::report::{Report, check_here};
 
 /// Resets of clients whose destination was translated, and of this host for those whose source was.
@@ -22,7 +23,7 @@ const LEAST: u32 = 7440;
 /// Queries of one socket.
 const NAMES: &str = "dns-conntrack-race";
 
-/// Connections of two clients that are given one address.
+/// First packets of two hosts that are given one address.
 const PORTS: &str = "snat-port-race";
 
 /// Cases mostly wait.
@@ -65,7 +66,7 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     let flags: Vec<&str> =
         ADVISORIES.iter().chain([&IDLE, &NAMES, &PORTS]).flat_map(|advisory| ["--advisory", advisory]).collect();
     let report = check_here(&lab.router, &flags);
-    let Outcome { ends, lost, ports, told } = lab.play(&case.families);
+    let Outcome { ends, lost, draws, mut told } = lab.play(&case.families);
     if tells {
         println!("{:#?}\n{told:#?}", case.lines);
     }
@@ -103,26 +104,20 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     if !agrees || others && !by_chance {
         wrong += &format!("\n  {IDLE} {state} at {} s, but lost: {lost:?}{}", case.timeout, why(&report, IDLE));
     }
-    // Races for a port are about all protocols, and connections only tell of TCP; where a rule takes that, others get the rest.
-    let is_source_nat =
-        |line: &&str| ["masquerade", "snat", "netmap"].iter().any(|word| line.to_lowercase().contains(word));
-    let sources: Vec<&str> = script.lines().filter(is_source_nat).collect();
-    let takes_tcp = sources.iter().any(|line| [" -p tcp", "l4proto tcp"].iter().any(|word| line.contains(word)));
-    let untold = case.drops
-        || case.deaf
-        || takes_tcp && sources.len() > 1
-        || ["udp", "! -p tcp", "l4proto != tcp"].iter().any(|word| script.contains(word));
+    let SamePorts { collide, lost, told: alike } = lab.same_ports(&case.families);
+    assert!(!collide || lost > 0, "nothing was lost: {alike:?}");
+    told.extend(alike.iter().cloned());
     let state = report.state(PORTS);
-    *table.lock().expect("nobody panicked").entry((PORTS, state.to_owned(), ports[0])).or_default() += 1;
+    *table.lock().expect("nobody panicked").entry((PORTS, state.to_owned(), collide)).or_default() += 1;
     let agrees = match state {
-        "exposed" => ports[0] || untold || by_chance,
-        // Whether any is translated may be unknown then.
-        "mitigated" => !ports[0] && (ports[1] || untold || !case.planted.is_empty()),
+        "exposed" => collide || by_chance,
         "unknown" => !case.planted.is_empty(),
-        _ => ports == [false; 2],
+        // Which ports of UDP are drawn connections do not tell.
+        "mitigated" => !collide,
+        _ => !collide && !draws,
     };
     if !agrees {
-        wrong += &format!("\n  {PORTS} {state}, but kept and drawn: {ports:?}{}", why(&report, PORTS));
+        wrong += &format!("\n  {PORTS} {state}, but alike: {alike:?}, drawn: {draws}{}", why(&report, PORTS));
     }
     let queries = lab.ask(&case.families);
     let several = queries.iter().any(|(.., servers)| servers.len() > 1);

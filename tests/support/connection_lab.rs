@@ -8,7 +8,7 @@
 //! All hosts of a side are on one link, but send everything to the router. So that no rule tells packets apart that are never
 //! sent, each has addresses of the network of its own side, of the other side's, and of neither.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 
 use super::netns::Netns;
 use super::segment::send_out_of_window;
-use super::wait::PATIENCE;
+use super::wait::{PATIENCE, eventually};
 
 /// Where hosts are, as the router sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,8 +128,8 @@ pub struct Outcome {
     pub ends: Ends,
     /// After their entries were lost: by the next segment of the client.
     pub lost: Ends,
-    /// Whether two clients were given one address towards one server, and a port that was kept; and whether any port was drawn.
-    pub ports: [bool; 2],
+    /// Whether any port was drawn.
+    pub draws: bool,
     /// Each of them, for people.
     pub told: Vec<String>,
 }
@@ -267,15 +267,22 @@ impl ConnectionLab {
         }
     }
 
+    /// Where connections end.
+    fn places(&self) -> [&Netns; 3] {
+        [&self.sides[0].servers, &self.sides[1].servers, &self.router]
+    }
+
+    /// What listens, by the number of its place.
+    pub(super) fn listeners(&self, families: &[bool]) -> Vec<(usize, TcpListener)> {
+        let places = self.places();
+        let all = places.iter().enumerate();
+        all.flat_map(|(at, place)| place.enter(|| listen(families)).into_iter().map(move |one| (at, one))).collect()
+    }
+
     /// Opens connections from all to all, sends a segment out of the window in each, and tells how they end.
     /// Of others it has the router forget the entries.
     pub fn play(&self, families: &[bool]) -> Outcome {
-        let places = [&self.sides[0].servers, &self.sides[1].servers, &self.router];
-        let listeners: Vec<(usize, TcpListener)> = places
-            .iter()
-            .enumerate()
-            .flat_map(|(at, place)| place.enter(|| listen(families)).into_iter().map(move |listener| (at, listener)))
-            .collect();
+        let (places, listeners) = (self.places(), self.listeners(families));
         let mut pending = BTreeMap::new();
         let mut next = 0u16;
         for six in families {
@@ -289,7 +296,8 @@ impl ConnectionLab {
             }
         }
         let open = establish(&listeners, pending);
-        let ports = ports(&open);
+        let draws =
+            open.iter().any(|one| one.at < ROUTER && one.translated().0 && one.ends[0].port() != one.ends[1].port());
         // Of two alike one loses its entry.
         let (mut open, losing): (Vec<Connection>, Vec<Connection>) =
             open.into_iter().partition(|one| one.number % 2 == 0);
@@ -304,7 +312,7 @@ impl ConnectionLab {
             }
             thread::sleep(Duration::from_millis(15));
         }
-        let mut outcome = Outcome { ports, ..Outcome::default() };
+        let mut outcome = Outcome { draws, ..Outcome::default() };
         for (one, reset) in open.into_iter().zip(reset) {
             *outcome.ends.entry(one.translated()).or_default().get_mut(usize::from(!reset)).expect("two") += 1;
             outcome.told.push(format!("{}: {}", one.tell(), if reset { "reset" } else { "lives" }));
@@ -339,7 +347,7 @@ impl ConnectionLab {
     }
 
     /// Who connects from which addresses to which.
-    fn probes(&self, six: bool) -> Vec<(&Netns, Vec<IpAddr>, Vec<SocketAddr>)> {
+    pub(super) fn probes(&self, six: bool) -> Vec<(&Netns, Vec<IpAddr>, Vec<SocketAddr>)> {
         let own: Vec<IpAddr> = SIDES.iter().map(|side| side.router(six)).chain([router_alone(six)]).collect();
         let every = |addresses: &[IpAddr]| -> Vec<SocketAddr> {
             addresses.iter().flat_map(|ip| PORTS.map(|port| SocketAddr::new(*ip, port))).collect()
@@ -392,7 +400,10 @@ fn listen(families: &[bool]) -> Vec<TcpListener> {
         if address.is_ipv6() {
             sockopt::set_ipv6_v6only(&socket, true).expect("of IPv6 only");
         }
-        bind(&socket, &address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        // Connections of earlier listeners may still be there.
+        sockopt::set_socket_reuseaddr(&socket, true).expect("the port again");
+        // So may the listener itself, in a program that is about to be started.
+        eventually(PATIENCE, || bind(&socket, &address));
         rustix::net::listen(&socket, 1024).expect("it listens");
         TcpListener::from(socket)
     })
@@ -471,22 +482,6 @@ fn establish(
 }
 
 const ENDED: [ErrorKind; 3] = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
-
-/// What source translation made of connections. Clients' ports all differ; of two that are given one address with their own ports
-/// it is chance that these do.
-fn ports(connections: &[Connection]) -> [bool; 2] {
-    let leaving = || connections.iter().filter(|one| one.at < ROUTER && one.translated().0);
-    // Address that is given, and server: clients, and how many connections kept their ports; each client has two, and of random
-    // ports one may be the client's own.
-    let mut given: BTreeMap<(IpAddr, SocketAddr), (BTreeSet<IpAddr>, u64)> = BTreeMap::new();
-    for Connection { ends: [client, peer, _, real], .. } in leaving() {
-        let (clients, kept) = given.entry((peer.ip(), *real)).or_default();
-        clients.insert(client.ip());
-        *kept += u64::from(client.port() == peer.port());
-    }
-    let drawn = leaving().any(|one| one.ends[0].port() != one.ends[1].port());
-    [given.values().any(|(clients, kept)| clients.len() > 1 && *kept > 1), drawn]
-}
 
 /// Has clients send one more segment, and tells which connections live; what nothing becomes of is left out.
 fn outlive(connections: Vec<Connection>) -> Vec<(Connection, bool)> {

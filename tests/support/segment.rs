@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 
-use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
+use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket, sockopt};
 
 const TCP_REPAIR: c_int = 19;
 const TCP_REPAIR_QUEUE: c_int = 20;
@@ -51,6 +51,8 @@ pub fn send_out_of_window(stream: &TcpStream) {
     set(stream, TCP_REPAIR, 1);
     let (sequence, acknowledged) = (next(stream, SEND_QUEUE), next(stream, RECEIVE_QUEUE));
     set(stream, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+    // Which takes that away (`SK_NO_REUSE`).
+    sockopt::set_socket_reuseaddr(stream, true).expect("the port again");
     let mut segment = Vec::new();
     segment.extend(from.port().to_be_bytes());
     segment.extend(to.port().to_be_bytes());
