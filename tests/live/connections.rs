@@ -10,6 +10,7 @@ use std::thread;
 use crate::support::connection_lab::{ConnectionLab, Ends, Outcome};
 use crate::support::connection_rules::{Case, Generator};
 use crate::support::grammar::Dice;
+use crate::support::hold::Hold;
 use crate::support::ports::SamePorts;
 use crate::support::report::{Report, check_here};
 
@@ -104,7 +105,8 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     if !agrees || others && !by_chance {
         wrong += &format!("\n  {IDLE} {state} at {} s, but lost: {lost:?}{}", case.timeout, why(&report, IDLE));
     }
-    let SamePorts { collide, lost, told: alike } = lab.same_ports(&case.families);
+    let hold = Hold::new(&lab.router);
+    let SamePorts { collide, lost, told: alike } = lab.same_ports(&hold, &case.families);
     assert!(!collide || lost > 0, "nothing was lost: {alike:?}");
     told.extend(alike.iter().cloned());
     let state = report.state(PORTS);
@@ -119,7 +121,7 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     if !agrees {
         wrong += &format!("\n  {PORTS} {state}, but alike: {alike:?}, drawn: {draws}{}", why(&report, PORTS));
     }
-    let queries = lab.ask(&case.families);
+    let queries = lab.ask(&hold, &case.families);
     let several = queries.iter().any(|(.., servers)| servers.len() > 1);
     let verdict = told_to_several(&report);
     *table.lock().expect("nobody panicked").entry((NAMES, verdict.clone(), several)).or_default() += 1;

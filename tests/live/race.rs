@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::connection_lab::{ConnectionLab, services};
 use crate::support::counters::conntrack_stats;
+use crate::support::hold::Hold;
 use crate::support::race::{Limits, Race, race};
 use crate::support::report::{Report, check_here};
 use crate::support::router::{Backend, CLIENTS, NatRule, Ports, Proto, ROUTER_WAN, Router, WAN};
@@ -64,6 +66,125 @@ fn what_loses_connections_is_exposed_and_what_does_not_is_mitigated() {
             assert!(if predictable { lost > RANDOM_FAILURES } else { lost <= RANDOM_FAILURES }, "{lost} lost");
             let evidence = report.advisory(ADVISORY)["evidence"].to_string();
             assert!(evidence.contains(&format!("insert_failed since boot: {lost} ")), "{evidence}");
+        }
+    }
+}
+
+/// Rules of iptables for both of its backends, and the same for nft, to [`FORCED`].
+const FORCED: [(&str, &str, &str, &str); 6] = [
+    ("masqueraded", "POSTROUTING -j MASQUERADE", "masquerade", "exposed"),
+    ("at random", "POSTROUTING -j MASQUERADE --random-fully", "masquerade fully-random", "mitigated"),
+    ("to one address", "POSTROUTING -j SNAT --to-source NOBODY", "snat to NOBODY", "exposed"),
+    ("UDP alone", "POSTROUTING -p udp -j SNAT --to-source NOBODY", "meta l4proto udp snat to NOBODY", "exposed"),
+    (
+        "one to one",
+        "POSTROUTING -s CLIENT -j SNAT --to-source NOBODY",
+        "FAMILY saddr CLIENT snat to NOBODY",
+        "not_affected",
+    ),
+    (
+        "a network for another",
+        "POSTROUTING -s LAN -j NETMAP --to OTHER",
+        "snat FAMILY prefix to FAMILY saddr map { LAN : OTHER }",
+        "not_affected",
+    ),
+];
+
+/// First packets of all hosts are held until all were translated: what collides then is lost, whatever the machine does.
+#[test]
+fn a_forced_race_is_lost_where_the_verdict_says_so() {
+    let play = |backend: Backend, six: bool, (name, iptables, native, state): (&str, &str, &str, &str)| {
+        let lab = ConnectionLab::new(None);
+        let family = if six { "ip6" } else { "ip" };
+        let words: [(&str, &str); 5] = match six {
+            true => [
+                ("NOBODY", "fd80::7"),
+                ("CLIENT", "fd77:1::12"),
+                ("LAN", "fd77:1::/64"),
+                ("OTHER", "fd80:1::/64"),
+                ("FAMILY", "ip6"),
+            ],
+            false => [
+                ("NOBODY", "10.80.0.7"),
+                ("CLIENT", "10.77.1.12"),
+                ("LAN", "10.77.1.0/24"),
+                ("OTHER", "10.80.1.0/24"),
+                ("FAMILY", "ip"),
+            ],
+        };
+        let filled = |text: &str| words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
+        let program = |kind: &str| format!("{family}tables-{kind} -w -t nat -A {}", filled(iptables));
+        match backend {
+            Backend::IptablesLegacy => drop(lab.router.cmd(&program("legacy"))),
+            Backend::IptablesNft => drop(lab.router.cmd(&program("nft"))),
+            Backend::Nft => nft(
+                &lab.router,
+                &format!(
+                    "table {family} t {{ chain c {{ type nat hook postrouting priority 100; {}; }}\n }}",
+                    filled(native)
+                ),
+            ),
+        }
+        let report = check_here(&lab.router, &["--advisory", ADVISORY]);
+        let found = lab.same_ports(&Hold::new(&lab.router), &[six]);
+        let told = format!("{name} by {backend:?}, IPv6 {six}: {} lost, {:?}\n{}", found.lost, found.told, report.json);
+        assert_eq!(report.state(ADVISORY), state, "{told}");
+        assert_eq!(found.collide, state == "exposed", "{told}");
+        // Of ports that are drawn two may be the same.
+        match state {
+            "exposed" => assert!(found.lost > 100, "{told}"),
+            "mitigated" => assert!(found.lost < 10, "{told}"),
+            _ => assert_eq!(found.lost, 0, "{told}"),
+        }
+    };
+    let play = &play;
+    std::thread::scope(|scope| {
+        for backend in [Backend::IptablesLegacy, Backend::IptablesNft, Backend::Nft] {
+            scope.spawn(move || {
+                for (at, case) in FORCED.into_iter().enumerate() {
+                    // Each of the first in both families, the others in one.
+                    for six in [false, true].into_iter().filter(|six| at < 3 || *six == (at % 2 == 0)) {
+                        play(backend, six, case);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Queries of one socket are held until all were translated. This kernel finds a way for those that clash (`nf_ct_resolve_clash`); one
+/// with the defect drops them.
+#[test]
+fn queries_of_one_socket_clash_where_the_verdict_says_so() {
+    for six in [false, true] {
+        let (family, one, other) =
+            if six { ("ip6", "fd77:1::2", "fd77:1::3") } else { ("ip", "10.77.1.2", "10.77.1.3") };
+        let service = services(six)[0];
+        for (choice, several) in [
+            (format!("dnat to numgen inc mod 2 map {{ 0 : {one}, 1 : {other} }}"), true),
+            ("numgen random mod 2 vmap { 0 : goto one, 1 : goto other }".into(), true),
+            (format!("dnat to jhash {family} saddr . udp sport mod 2 map {{ 0 : {one}, 1 : {other} }}"), false),
+            ("goto one".into(), false),
+        ] {
+            let lab = ConnectionLab::new(None);
+            nft(
+                &lab.router,
+                &format!(
+                    "table {family} t {{ chain one {{ dnat to {one}; }}\n chain other {{ dnat to {other}; }}\n \
+                     chain c {{ type nat hook prerouting priority -100; {family} daddr {service} udp dport 53 {choice}; }}\n }}"
+                ),
+            );
+            let report = check_here(&lab.router, &["--kernel-defect", "udp-clash-drop=present"]);
+            let before = conntrack_stats(&lab.router);
+            let queries = lab.ask(&Hold::new(&lab.router), &[six]);
+            let after = conntrack_stats(&lab.router);
+            let told = format!("{choice}: {queries:?}\n{}", report.json);
+            assert!(!queries.is_empty());
+            assert_eq!(queries.iter().any(|(.., servers)| servers.len() > 1), several, "{told}");
+            assert_eq!(report.state("dns-conntrack-race"), if several { "exposed" } else { "not_affected" }, "{told}");
+            let rise = |name: &str| after.total(name) - before.total(name);
+            assert!(rise("clash_resolve") > 0, "{told}");
+            assert_eq!(rise("insert_failed"), 0, "{told}");
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Held {
     pub tcp: bool,
     pub from: SocketAddr,
     pub to: SocketAddr,
+    /// What follows UDP's header.
+    pub data: Vec<u8>,
 }
 
 impl Hold {
@@ -141,6 +143,7 @@ impl Held {
             tcp: i32::from(bytes[if six { 6 } else { 9 }]) == libc::IPPROTO_TCP,
             from: SocketAddr::new(address(from, six), port(0)),
             to: SocketAddr::new(address(to, six), port(2)),
+            data: bytes[transport + 8..].to_vec(),
         }
     }
 }

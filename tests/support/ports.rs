@@ -12,6 +12,8 @@ use super::hold::{Held, Hold};
 
 /// The first port that is chosen; each destination has one of its own.
 const CHOSEN: u16 = 40_000;
+/// More destinations than there are.
+const MOST: u16 = 100;
 /// Senders are told apart by their TTL: of each other one, as one is taken off on the way.
 const TTL: u8 = 64;
 
@@ -28,9 +30,8 @@ pub struct SamePorts {
 
 impl ConnectionLab {
     /// Has all hosts send to all at once; none of the connections is there before all have been translated.
-    pub fn same_ports(&self, families: &[bool]) -> SamePorts {
+    pub fn same_ports(&self, hold: &Hold, families: &[bool]) -> SamePorts {
         let _listeners = self.listeners(families);
-        let hold = Hold::new(&self.router);
         let mut found = SamePorts::default();
         for six in families {
             for tcp in [true, false] {
@@ -74,7 +75,7 @@ impl SamePorts {
         let mut alike: BTreeMap<(SocketAddr, SocketAddr), BTreeSet<IpAddr>> = BTreeMap::new();
         for held in packets {
             let sender = senders[usize::from((held.ttl + 1 - TTL) / 2)];
-            if held.from.ip() != sender && held.from.port() >= CHOSEN {
+            if held.from.ip() != sender && (CHOSEN..CHOSEN + MOST).contains(&held.from.port()) {
                 alike.entry((held.from, held.to)).or_default().insert(sender);
             }
         }

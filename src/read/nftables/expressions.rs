@@ -13,7 +13,7 @@ use crate::facts::netfilter::{
 };
 use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
-use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Range};
+use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Range, Reject};
 use crate::netfilter::nftables::uapi::{
     NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE,
     NFT_DYNSET_OP_DELETE, NFT_LOOKUP_F_INV, NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT,
@@ -159,10 +159,7 @@ impl<'a> RuleReader<'a> {
             Expr::Log(_) => self.no_effect("log"),
             Expr::Dup(_) => self.no_effect("dup"),
             Expr::Last(_) => self.no_effect("last"),
-            Expr::Reject(reject) => {
-                let resets = reject.kind == Some(NFT_REJECT_TCP_RST);
-                self.steps.push(Step::Verdict(if resets { Verdict::Reset } else { Verdict::Drop }));
-            }
+            Expr::Reject(reject) => self.steps.push(rejected(reject)),
             Expr::Queue(_) => self.stolen("queue"),
             Expr::Fwd(_) => self.stolen("fwd"),
             Expr::Synproxy(_) => self.synproxy(),
@@ -403,6 +400,10 @@ fn chosen<T: Copy>([min, max]: EndRegisters, read: impl Fn(u32) -> Option<T>) ->
         (Some(min), Some(max)) => Chosen::Range(min, max),
         _ => Chosen::ByPacket,
     }
+}
+
+fn rejected(reject: &Reject<'_>) -> Step {
+    Step::Verdict(if reject.kind == Some(NFT_REJECT_TCP_RST) { Verdict::Reset } else { Verdict::Drop })
 }
 
 fn equal(field: Field, mask: u128, value: u128) -> FieldTest {
