@@ -10,7 +10,8 @@
 //!   that other rules set, state NEW, local destinations, a connection with another destination, all of them negated;
 //! - invalid segments dropped: in raw, mangle and filter, on every hook, by a state, by not being of others, by a map, by a
 //!   policy behind accepted ones, in chains that are jumped or gone to, before connection tracking, behind what accepts;
-//! - name queries: a Service for one server, for several by chance, by a number, by where they come from, by a hash, from a range; not
+//! - such segments refused with a reset;
+//! - name queries: a Service for one server, for several by chance, by a number, by a verdict map of one, by where they come from, by a hash, from a range; not
 //!   tracked;
 //! - new connections dropped; packets not tracked; `be_liberal`; how long entries stay; rules of UDP, of one family of two, of `inet`;
 //! - what nobody can know (closed list): `opaque`, a test that is not understood; `sometimes`, one that holds for some packets;
@@ -38,6 +39,8 @@ pub struct Case {
     pub drops: bool,
     /// Rules before connection tracking may drop answers, to which every packet is invalid: connections that are begun never open.
     pub deaf: bool,
+    /// Rules refuse segments with resets.
+    pub refuses: bool,
     /// What nobody could know.
     pub planted: BTreeSet<&'static str>,
     /// Base chains of iptables by family, table, hook and backend: those of two backends have the same priority.
@@ -80,6 +83,8 @@ enum Action {
     /// One of two, by chance and by a hash.
     ByChance([IpAddr; 2]),
     ByHash([IpAddr; 2]),
+    /// One of two, in a chain for each.
+    ByVerdict([IpAddr; 2]),
     /// One of a range.
     Among([IpAddr; 2]),
     Masquerade(Ports),
@@ -90,6 +95,8 @@ enum Action {
     Untracked,
     Marked,
     Drop,
+    /// With a reset.
+    Refuse,
     Accept,
     Queue,
     Jump(bool, String),
@@ -199,6 +206,7 @@ impl Rule {
             | Action::InTurn(..)
             | Action::ByChance(..)
             | Action::ByHash(..)
+            | Action::ByVerdict(..)
             | Action::SourceMapped(..) => unreachable!("of nf_tables only"),
             Action::Among([first, last]) => format!("DNAT --to-destination {first}-{last}"),
             Action::Masquerade(ports) => format!("MASQUERADE{}{}", ports.range(" --to-ports "), ports.iptables()),
@@ -207,6 +215,7 @@ impl Rule {
             Action::Untracked => "NOTRACK".into(),
             Action::Marked => format!("MARK --set-xmark {BIT}/{BIT}"),
             Action::Drop => "DROP".into(),
+            Action::Refuse => "REJECT --reject-with tcp-reset".into(),
             Action::Accept => "ACCEPT".into(),
             Action::Queue => "NFQUEUE --queue-num 7 --queue-bypass".into(),
             Action::Jump(goes, chain) => {
@@ -230,6 +239,7 @@ impl Rule {
                 let ip = if six { "ip6" } else { "ip" };
                 format!("dnat to jhash {ip} saddr . udp sport mod 2 map {{ 0 : {one}, 1 : {other} }}")
             }
+            Action::ByVerdict(_) => "numgen random mod 2 vmap { 0 : goto one, 1 : goto other }".into(),
             Action::Among([first, last]) => format!("dnat to {first}-{last}"),
             Action::Masquerade(ports) => format!("masquerade{}{}", ports.range(" to :"), ports.native()),
             Action::Source(ip, ports) => format!("snat to {}{}", given(*ip, *ports), ports.native()),
@@ -242,6 +252,7 @@ impl Rule {
             Action::Untracked => "notrack".into(),
             Action::Marked => format!("meta mark set meta mark or {BIT}"),
             Action::Drop => "drop".into(),
+            Action::Refuse => "reject with tcp reset".into(),
             Action::Accept => "accept".into(),
             Action::Queue => "queue num 7 bypass".into(),
             Action::Jump(goes, chain) => format!("{} {chain}", if *goes { "goto" } else { "jump" }),
@@ -306,6 +317,11 @@ impl Case {
         if jump.is_some() {
             let _ = writeln!(text, "chain sub {{ {}}}", written(sub));
         }
+        for Rule(_, action) in rules {
+            if let Action::ByVerdict([one, other]) = action {
+                let _ = write!(text, "chain one {{ dnat to {one}; }}\nchain other {{ dnat to {other}; }}\n");
+            }
+        }
         let hook = hook.to_lowercase();
         let _ = write!(text, "chain c {{ type {kind} hook {hook} priority {priority}; {more}{}}}\n}}", written(base));
         self.lines.push(format!("nft -f - <<'END'\n{text}\nEND"));
@@ -364,6 +380,7 @@ impl Generator<'_> {
             timeout: 0,
             drops: false,
             deaf: false,
+            refuses: false,
             planted: BTreeSet::new(),
             chains: BTreeSet::new(),
             next: 0,
@@ -577,7 +594,8 @@ impl Generator<'_> {
                         let first = with(&[&more[..], &[chance]].concat());
                         vec![Rule(first, to(servers[0])), Rule(with(&self.some(1, &of)), to(servers[1]))]
                     }
-                    3 | 4 if native => vec![Rule(with(&more), Action::ByChance(servers))],
+                    3 if native => vec![Rule(with(&more), Action::ByVerdict(servers))],
+                    4 if native => vec![Rule(with(&more), Action::ByChance(servers))],
                     5 if native => vec![Rule(with(&more), Action::ByHash(servers))],
                     3..=5 => vec![Rule(with(&more), Action::Among([sides[0].near(six, 2), sides[0].near(six, 3)]))],
                     // By where they come from.
@@ -741,6 +759,12 @@ impl Generator<'_> {
                 (_, 0) if place.0 != Backend::Native => {
                     case.planted.insert("queue");
                     Action::Queue
+                }
+                (_, 1..=4) if table == "filter" => {
+                    case.refuses = true;
+                    tests.retain(|Condition(_, test)| !matches!(test, Protocol(_)));
+                    tests.push(TCP);
+                    Action::Refuse
                 }
                 _ => Action::Drop,
             };
