@@ -294,6 +294,10 @@ fn stale_of(translations: &UdpTranslations, targets: &UdpTargets) -> Vec<StaleTr
 pub(super) fn stale_flows(context: &Context<'_>) -> Evaluation {
     let listed = ["conntrack", "-L", "-p", "udp", "--dst-nat"];
     let unknown = |why: Question| Evaluation::unknown(why.shown_by(listed));
+    let facts = context.facts;
+    if facts.flows.udp.found.ok().is_none() && facts.conntrack.entries.ok() == Some(&0) {
+        return Evaluation::fails("no connection is tracked");
+    }
     let (udp, targets) = match translations_and_targets(context) {
         Ok(found) => found,
         Err(why) => return unknown(why),

@@ -309,6 +309,9 @@ fn udp_that_no_rule_sends_there_any_more_is_told_from_what_rules_give() {
     ] {
         let lab = Router::plain();
         lab.router.cmd(add);
+        let untouched = check_here(&lab.router, &[]);
+        assert_eq!(conntrack_count(&lab.router), 0);
+        assert_eq!(untouched.state(STALE), "mitigated", "nothing is tracked: {}", untouched.advisory(STALE));
         while_sending(&lab.client, "10.96.0.10:8125", || {
             eventually(PATIENCE, || match listed(&lab.router, "-p udp --dst-nat") {
                 0 => Err("no entry yet"),
