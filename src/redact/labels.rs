@@ -4,7 +4,8 @@
 //! everywhere, and one of which nobody can tell is mapped too.
 
 use super::xtables::prefix_length;
-use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, NetworkHeader, SIZE, Source};
+use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, NetworkHeader, Source};
+use crate::netfilter::nftables::uapi::REGISTERS_LENGTH;
 use crate::netfilter::nftables::uapi::{
     NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK,
     NFT_CT_EXPIRATION, NFT_CT_L3PROTOCOL, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC,
@@ -132,14 +133,14 @@ impl KeyLayout {
 /// stays.
 #[derive(Debug)]
 pub(super) struct MapData {
-    labels: [Label; SIZE],
+    labels: [Label; REGISTERS_LENGTH],
     /// Bytes of the longest data.
     pub length: usize,
 }
 
 impl Default for MapData {
     fn default() -> Self {
-        Self { labels: [Label::Padding; SIZE], length: 0 }
+        Self { labels: [Label::Padding; REGISTERS_LENGTH], length: 0 }
     }
 }
 
@@ -179,7 +180,7 @@ impl MapData {
 
     /// What each byte is; none if they cannot be mapped so that all rules still make the same of them.
     pub(super) fn labels(&self) -> Option<&[Label]> {
-        let labels = &self.labels[..self.length.min(SIZE)];
+        let labels = &self.labels[..self.length.min(REGISTERS_LENGTH)];
         parts(labels).is_some().then_some(&self.labels)
     }
 }

@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
-use super::attributes::{Attribute, NLA_F_NESTED, NLA_F_NET_BYTEORDER};
+use super::attributes::Attribute;
 use super::value::{AttributeValue, Emit};
+use super::writer::MessageWriter;
 use crate::netfilter::{Error, Result};
 
 /// A field of a block: a value that has to be there, or an `Option` of one.
@@ -101,60 +102,14 @@ impl<'a> BlockLayout<'a> {
         Ok(())
     }
 
+    /// Begins to write a block that is laid out like this.
+    pub fn begin<'w>(&'w self, out: &'w mut MessageWriter) -> BlockWriter<'w, 'a> {
+        BlockWriter { out, layout: self, place: 0, unknown: 0 }
+    }
+
     /// The types of the fields, in the order in which they are written: those that came first, then the others.
     pub fn order<'l>(&'l self, fields: &'l [u16]) -> impl Iterator<Item = u16> + 'l {
         self.order.iter().chain(fields.iter().filter(|field| !self.order.contains(field))).copied()
-    }
-}
-
-/// Where messages are written to.
-#[derive(Debug)]
-pub struct MessageWriter {
-    out: Vec<u8>,
-    flags: u16,
-}
-
-impl MessageWriter {
-    /// Writes as the kernel does.
-    pub fn kernel() -> Self {
-        Self { out: Vec::new(), flags: 0 }
-    }
-
-    /// Writes as user space does: attributes with others in them are flagged.
-    pub fn user() -> Self {
-        Self { out: Vec::new(), flags: NLA_F_NESTED }
-    }
-
-    /// Writes as user space does to ipset: numbers are flagged too.
-    pub fn ipset() -> Self {
-        Self { out: Vec::new(), flags: NLA_F_NESTED | NLA_F_NET_BYTEORDER }
-    }
-
-    /// What was written.
-    pub fn finish(self) -> Vec<u8> {
-        self.out
-    }
-
-    /// Appends bytes.
-    pub fn bytes(&mut self, bytes: &[u8]) {
-        self.out.extend(bytes);
-    }
-
-    /// An attribute of a `nla_type`, whose body `fill` writes; with padding.
-    pub fn attribute(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let start = self.out.len();
-        self.out.extend([0; 4]);
-        fill(self);
-        // No attribute of the kernel's is longer, and what is built here has some hundred bytes.
-        let length = u16::try_from(self.out.len() - start).unwrap_or(u16::MAX);
-        self.out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-        self.out[start + 2..start + 4].copy_from_slice(&kind.to_ne_bytes());
-        self.out.resize(self.out.len().next_multiple_of(4), 0);
-    }
-
-    /// Begins a block with this layout.
-    pub fn block<'w, 'a>(&'w mut self, layout: &'w BlockLayout<'a>) -> BlockWriter<'w, 'a> {
-        BlockWriter { out: self, layout, place: 0, unknown: 0 }
     }
 }
 
@@ -247,7 +202,7 @@ macro_rules! attributes {
             #[allow(unused, reason = "a block may have no attribute")]
             fn emit(&self, out: &mut $crate::netfilter::netlink::MessageWriter) {
                 use $crate::netfilter::netlink::Slot;
-                let mut block = out.block(&self.layout);
+                let mut block = self.layout.begin(out);
                 for kind in self.layout.order(Self::FIELDS) {
                     match kind {
                         $($nla => if let Some(value) = Slot::get(&self.$field) {

@@ -1,9 +1,9 @@
-//! What attributes hold: numbers, bytes, texts, lists.
+//! What attributes hold: numbers, bytes, texts.
 
 use std::borrow::Cow;
 
 use super::attributes::{NLA_F_NESTED, NLA_F_NET_BYTEORDER};
-use super::block::{BlockLayout, MessageWriter};
+use super::writer::MessageWriter;
 use crate::netfilter::{Error, Result};
 
 /// What can be written into an attribute.
@@ -100,9 +100,6 @@ impl Emit for Text<'_> {
     }
 }
 
-/// `NFTA_LIST_ELEM`, and what other lists call the type of their elements.
-pub const NFTA_LIST_ELEM: u16 = 1;
-
 /// Attributes that are read later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nest<'a>(pub Cow<'a, [u8]>);
@@ -118,57 +115,5 @@ impl Emit for Nest<'_> {
 
     fn emit(&self, out: &mut MessageWriter) {
         self.0.emit(out);
-    }
-}
-
-/// A list: one attribute an element.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AttributeList<'a, T> {
-    /// The elements.
-    pub elements: Vec<T>,
-    /// What is no element.
-    pub layout: BlockLayout<'a>,
-}
-
-impl<T> Default for AttributeList<'_, T> {
-    fn default() -> Self {
-        Vec::new().into()
-    }
-}
-
-impl<T> From<Vec<T>> for AttributeList<'_, T> {
-    fn from(elements: Vec<T>) -> Self {
-        Self { elements, layout: BlockLayout::default() }
-    }
-}
-
-impl<'a, T: AttributeValue<'a>> AttributeValue<'a> for AttributeList<'a, T> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        let mut list = Self::default();
-        for (place, attribute) in super::attributes(bytes, "list").enumerate() {
-            let attribute = attribute?;
-            if attribute.kind == NFTA_LIST_ELEM {
-                let within = |error: Error| error.within(format_args!("element {}", place + 1));
-                list.layout.known::<T>(&attribute);
-                list.elements.push(T::parse(attribute.body).map_err(within)?);
-            } else {
-                list.layout.unknown(place, &attribute);
-            }
-        }
-        Ok(list)
-    }
-}
-
-impl<T: Emit> Emit for AttributeList<'_, T> {
-    const NESTED: bool = true;
-
-    fn emit(&self, out: &mut MessageWriter) {
-        let mut block = out.block(&self.layout);
-        self.elements.iter().for_each(|element| block.put(NFTA_LIST_ELEM, element));
-        block.end();
-    }
-
-    fn has_unknown(&self) -> bool {
-        self.layout.has_unknown() || self.elements.iter().any(Emit::has_unknown)
     }
 }

@@ -51,7 +51,7 @@ impl Emit for Expression<'_> {
     const NESTED: bool = true;
 
     fn emit(&self, out: &mut MessageWriter) {
-        let mut block = out.block(&self.layout);
+        let mut block = self.layout.begin(out);
         for kind in self.layout.order(&[NFTA_EXPR_NAME, NFTA_EXPR_DATA]) {
             match kind {
                 NFTA_EXPR_NAME => block.put(NFTA_EXPR_NAME, &self.name),

@@ -1,7 +1,6 @@
 //! Fields of headers, and how many bytes expressions load: all that there are for a key that is not known, so that none of
 //! them is taken for what was there before.
 
-use super::register::SIZE;
 use super::uapi::{
     NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK,
     NFT_CT_EXPIRATION, NFT_CT_HELPER, NFT_CT_ID, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_PKTS, NFT_CT_PROTO_DST,
@@ -14,7 +13,7 @@ use super::uapi::{
     NFT_META_SECPATH, NFT_META_SKGID, NFT_META_SKUID, NFT_META_TIME_DAY, NFT_META_TIME_HOUR, NFT_META_TIME_NS,
     NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RT_CLASSID, NFT_RT_NEXTHOP4, NFT_RT_NEXTHOP6,
     NFT_RT_TCPMSS, NFT_RT_XFRM, NFT_XFRM_KEY_DADDR_IP4, NFT_XFRM_KEY_DADDR_IP6, NFT_XFRM_KEY_REQID,
-    NFT_XFRM_KEY_SADDR_IP4, NFT_XFRM_KEY_SADDR_IP6, NFT_XFRM_KEY_SPI,
+    NFT_XFRM_KEY_SADDR_IP4, NFT_XFRM_KEY_SADDR_IP6, NFT_XFRM_KEY_SPI, REGISTERS_LENGTH,
 };
 
 /// Bytes of a name, with its zero.
@@ -42,7 +41,7 @@ pub(super) fn meta_width(key: u32) -> usize {
         NFT_META_TIME_NS => 8,
         NFT_META_IIFNAME | NFT_META_OIFNAME | NFT_META_BRI_IIFNAME | NFT_META_BRI_OIFNAME | NFT_META_IIFKIND
         | NFT_META_OIFKIND | NFT_META_SDIFNAME => IFNAMSIZ,
-        _ => SIZE,
+        _ => REGISTERS_LENGTH,
     }
 }
 
@@ -60,7 +59,7 @@ pub(super) fn ct_width(key: u32, network: Option<NetworkHeader>) -> usize {
         | NFT_CT_ID => 4,
         NFT_CT_PKTS | NFT_CT_BYTES | NFT_CT_AVGPKT => 8,
         NFT_CT_SRC | NFT_CT_DST | NFT_CT_HELPER | NFT_CT_LABELS | NFT_CT_SRC_IP6 | NFT_CT_DST_IP6 => 16,
-        _ => SIZE,
+        _ => REGISTERS_LENGTH,
     }
 }
 
@@ -69,7 +68,7 @@ pub(super) fn fib_width(result: u32) -> usize {
     match result {
         NFT_FIB_RESULT_OIF | NFT_FIB_RESULT_ADDRTYPE => 4,
         NFT_FIB_RESULT_OIFNAME => IFNAMSIZ,
-        _ => SIZE,
+        _ => REGISTERS_LENGTH,
     }
 }
 
@@ -80,7 +79,7 @@ pub(super) fn rt_width(key: u32) -> usize {
         NFT_RT_TCPMSS => 2,
         NFT_RT_CLASSID | NFT_RT_NEXTHOP4 => 4,
         NFT_RT_NEXTHOP6 => 16,
-        _ => SIZE,
+        _ => REGISTERS_LENGTH,
     }
 }
 
@@ -89,7 +88,7 @@ pub(super) fn xfrm_width(key: u32) -> usize {
     match key {
         NFT_XFRM_KEY_DADDR_IP4 | NFT_XFRM_KEY_SADDR_IP4 | NFT_XFRM_KEY_REQID | NFT_XFRM_KEY_SPI => 4,
         NFT_XFRM_KEY_DADDR_IP6 | NFT_XFRM_KEY_SADDR_IP6 => 16,
-        _ => SIZE,
+        _ => REGISTERS_LENGTH,
     }
 }
 

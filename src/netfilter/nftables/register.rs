@@ -14,11 +14,8 @@ pub use super::fields::{Header, NetworkHeader};
 use super::uapi::{
     NFPROTO_ARP, NFPROTO_IPV4, NFPROTO_IPV6, NFT_BITWISE_LSHIFT, NFT_BITWISE_MASK_XOR, NFT_BITWISE_RSHIFT, NFT_CMP_EQ,
     NFT_EXTHDR_OP_IPV6, NFT_META_L4PROTO, NFT_META_NFPROTO, NFT_META_PROTOCOL, NFT_PAYLOAD_LL_HEADER, NFT_REG_1,
-    NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00, NFT_REG32_15,
+    NFT_REG_4, NFT_REG_VERDICT, NFT_REG32_00, NFT_REG32_15, REGISTERS_LENGTH,
 };
-
-/// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
-pub const SIZE: usize = 64;
 
 /// First byte of a register; `None`: the verdict register, or none at all.
 pub fn offset(register: u32) -> Option<usize> {
@@ -108,7 +105,7 @@ pub struct Cell {
 /// The registers, and what a rule has told so far.
 #[derive(Debug)]
 pub struct Machine {
-    cells: [Cell; SIZE],
+    cells: [Cell; REGISTERS_LENGTH],
     /// Everything that was loaded.
     pub loads: Vec<Load>,
     /// What packets are, as far as the family or a comparison has told.
@@ -128,12 +125,12 @@ impl Machine {
             NFPROTO_ARP => Some(NetworkHeader::Arp),
             _ => None,
         };
-        Self { cells: [Cell::default(); SIZE], loads: Vec::new(), network, transport: None, vlan: false }
+        Self { cells: [Cell::default(); REGISTERS_LENGTH], loads: Vec::new(), network, transport: None, vlan: false }
     }
 
     /// A register and all behind it; nothing for one that does not exist.
     pub fn from(&self, register: u32) -> &[Cell] {
-        &self.cells[offset(register).unwrap_or(SIZE)..]
+        &self.cells[offset(register).unwrap_or(REGISTERS_LENGTH)..]
     }
 
     /// So many bytes of a register and those behind it.
@@ -168,7 +165,7 @@ impl Machine {
 
     /// Expression number `at` may have done anything to registers: not all of it is known.
     pub fn run_unknown(&mut self, at: usize) {
-        self.load(at, Some(NFT_REG_1), Source::Unsupported, SIZE);
+        self.load(at, Some(NFT_REG_1), Source::Unsupported, REGISTERS_LENGTH);
     }
 
     /// What expression number `at` does to registers.
@@ -190,7 +187,8 @@ impl Machine {
             Expr::Tunnel(tunnel) => self.load(at, Some(tunnel.dreg), Source::Tunnel, 4),
             // How much a map has for a key, only the map tells.
             Expr::Lookup(lookup) => {
-                self.load(at, lookup.dreg.filter(|register| *register != NFT_REG_VERDICT), Source::Map, SIZE);
+                let dreg = lookup.dreg.filter(|register| *register != NFT_REG_VERDICT);
+                self.load(at, dreg, Source::Map, REGISTERS_LENGTH);
             }
             Expr::Immediate(immediate) => {
                 if let Some(value) = &immediate.data.value {
@@ -234,12 +232,12 @@ impl Machine {
 
     /// Writes to a register; the kernel fills the last word up with zeros.
     fn store(&mut self, register: u32, cells: impl IntoIterator<Item = Cell>) {
-        let mut at = offset(register).unwrap_or(SIZE);
+        let mut at = offset(register).unwrap_or(REGISTERS_LENGTH);
         for (place, cell) in self.cells.iter_mut().skip(at).zip(cells) {
             *place = cell;
             at += 1;
         }
-        let end = at.next_multiple_of(4).min(SIZE);
+        let end = at.next_multiple_of(4).min(REGISTERS_LENGTH);
         self.cells[at.min(end)..end].fill(Cell::default());
     }
 
@@ -251,7 +249,10 @@ impl Machine {
     fn load(&mut self, at: usize, register: Option<u32>, source: Source, width: usize) {
         let Some(register) = register else { return };
         let load = Some(self.note(at, source));
-        self.store(register, (0..width.min(SIZE)).map(|byte| Cell { load, byte, and: 0xff, ..Cell::default() }));
+        self.store(
+            register,
+            (0..width.min(REGISTERS_LENGTH)).map(|byte| Cell { load, byte, and: 0xff, ..Cell::default() }),
+        );
     }
 
     fn load_constant(&mut self, at: usize, register: u32, value: &[u8]) {
@@ -264,7 +265,7 @@ impl Machine {
     fn payload(&mut self, expression: usize, payload: &Payload<'_>) {
         let Some(register) = payload.dreg else { return };
         let (base, from) = (payload.base, payload.offset as usize);
-        let (mut at, end) = (from, from + (payload.len as usize).min(SIZE));
+        let (mut at, end) = (from, from + (payload.len as usize).min(REGISTERS_LENGTH));
         let fields = headers(base, self.network);
         let mut cells = Vec::new();
         while at < end {
@@ -285,7 +286,7 @@ impl Machine {
     }
 
     fn exthdr(&mut self, at: usize, exthdr: &Exthdr<'_>) {
-        let width = exthdr.len.map_or(SIZE, |length| (length as usize).min(SIZE));
+        let width = exthdr.len.map_or(REGISTERS_LENGTH, |length| (length as usize).min(REGISTERS_LENGTH));
         let (op, kind) = (exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6), exthdr.kind.unwrap_or_default());
         self.load(at, exthdr.dreg, Source::Exthdr(op, kind, exthdr.offset.unwrap_or_default()), width);
     }
@@ -306,7 +307,7 @@ impl Machine {
         let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
             return self.load(at, Some(dreg), Source::NoRegister, length);
         };
-        let target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(SIZE));
+        let target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(REGISTERS_LENGTH));
         for (at, (place, cell)) in target.zip(cells).enumerate() {
             let mask = mask.get(at).copied().unwrap_or(0);
             let flipped = xor.get(at).copied().unwrap_or(0);
@@ -319,7 +320,7 @@ impl Machine {
         let Some(cells) = self.at(sreg, length).map(<[Cell]>::to_vec) else {
             return self.load(at, Some(dreg), Source::NoRegister, length);
         };
-        let mut target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(SIZE));
+        let mut target = self.cells.iter_mut().skip(offset(dreg).unwrap_or(REGISTERS_LENGTH));
         for group in cells.chunks(size.max(1)) {
             let little = cfg!(target_endian = "little");
             for at in 0..group.len() {

@@ -51,6 +51,8 @@ pub const NFT_REG_2: u32 = 2;
 pub const NFT_REG_4: u32 = 4;
 pub const NFT_REG32_00: u32 = 8;
 pub const NFT_REG32_15: u32 = 23;
+/// Bytes of all registers: `NFT_REG_1` to `NFT_REG_4` are 16 bytes each, `NFT_REG32_00` to `NFT_REG32_15` the same by 4.
+pub const REGISTERS_LENGTH: usize = 64;
 
 pub const NFT_TABLE_F_DORMANT: u32 = 1;
 

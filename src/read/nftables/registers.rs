@@ -6,7 +6,8 @@ use super::loads::Loaded;
 use crate::facts::netfilter::{Comparison, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match};
 use crate::netfilter::netlink::Emit as _;
 use crate::netfilter::nftables::Expression;
-use crate::netfilter::nftables::register::{Cell, Machine, NetworkHeader, SIZE, Source, offset};
+use crate::netfilter::nftables::register::{Cell, Machine, NetworkHeader, Source, offset};
+use crate::netfilter::nftables::uapi::REGISTERS_LENGTH;
 use crate::netfilter::nftables::uapi::{NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ};
 
 /// All registers.
@@ -51,7 +52,7 @@ impl Registers {
     /// was loaded from there and is written back as it was does not count.
     pub fn written(&self, register: u32, base: u32, from: usize, length: usize) -> Vec<(usize, Option<u8>)> {
         let Some(cells) = self.machine.at(register, length) else {
-            return (from..from.saturating_add(length.min(SIZE))).map(|at| (at, None)).collect();
+            return (from..from.saturating_add(length.min(REGISTERS_LENGTH))).map(|at| (at, None)).collect();
         };
         let changed = (from..).zip(cells).filter(|(at, cell)| !self.machine.is_of_header(cell, base, *at));
         changed.map(|(at, cell)| (at, (cell.and == 0 && cell.computed == 0).then_some(cell.xor))).collect()
@@ -154,7 +155,7 @@ impl Registers {
     /// them is no part of it: parts of a key are loaded in order.
     pub fn key(&self, register: u32) -> Result<Vec<Field>, Match> {
         let mut fields = Vec::new();
-        let mut at = offset(register).unwrap_or(SIZE);
+        let mut at = offset(register).unwrap_or(REGISTERS_LENGTH);
         let start = at;
         let cells = self.machine.from(register);
         let mut first = None;
@@ -166,7 +167,7 @@ impl Registers {
             if first.get_or_insert(load) > &mut load.clone() || self.meanings[load] == Loaded::Constant {
                 break;
             }
-            let width = self.meanings[load].field().map_or(SIZE, |(_, width)| width);
+            let width = self.meanings[load].field().map_or(REGISTERS_LENGTH, |(_, width)| width);
             let part = &cells[at - start..(at - start + width).min(cells.len())];
             if let Some(unclear) = self.unclear(part) {
                 return Err(unclear);
