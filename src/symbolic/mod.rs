@@ -5,8 +5,9 @@
 //! |---|---|
 //! | `space` | sets of packets: binary decision diagrams |
 //! | `assumptions` | what cannot be told: must, may, never |
+//! | `certainty` | whether something happens: it does, it does not, or it depends on such |
 //! | `packets` | which variables are which field of a packet |
-//! | `survey` | what rules tell packets apart by: nothing else is followed |
+//! | `network::survey` | what rules tell packets apart by: nothing else is followed |
 //! | `network::slice` | which chains can decide about marks at all |
 //! | `values` | numbers that a field of the node's can hold |
 //! | `effort` | how much work all of this may do |
@@ -22,6 +23,7 @@
 //! | `scenarios` | which packets are sent through it: those of tunnels, of Services, new connections, and which of these compete |
 
 mod assumptions;
+mod certainty;
 mod effort;
 mod facts;
 mod kept;
@@ -32,13 +34,12 @@ mod packets;
 mod past;
 mod scenarios;
 mod space;
-mod survey;
 mod values;
 
+pub use certainty::Certainty;
 pub use effort::{Effort, Ended};
 pub use facts::{OuterPath, TunnelFacts, facts};
 pub use kept::Kept;
-pub use machine::Certainty;
 pub use network::{Network, Occurrence, RuleAt};
 pub use scenarios::answers::{SourceNatReplies, answers};
 pub use scenarios::bypass::{Bypass, bypass};

@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod slice;
+pub mod survey;
 mod translations;
 pub mod unread;
 
@@ -10,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use self::host::{Device, HostFacts, OwnAddresses, own_addresses, taking};
-use super::machine::Certainty;
-
+use self::survey::{Relevant, Survey};
+pub use self::unread::Hit;
 use self::unread::is_unread_map;
-use super::survey::{Relevant, Survey};
+use super::certainty::Certainty;
 use super::values::Numbers;
 use crate::facts::netfilter::{Backend, Chain, ChainId, ChainKind, Family, Rule, Ruleset, SetId, Step, Verdict};
 use crate::facts::{Facts, Link, Question, Reading};

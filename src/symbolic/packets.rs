@@ -110,22 +110,6 @@ pub fn is_name(field: &Field) -> bool {
     matches!(field, Field::InputName | Field::OutputName)
 }
 
-/// The numbers for which a condition holds, where they are ranges.
-pub fn ranges(condition: &Comparison, width: u32) -> Option<Vec<(u128, u128)>> {
-    match condition {
-        Comparison::Ranges(ranges) => Some(ranges.clone()),
-        Comparison::Masked { mask, value } => {
-            let largest = u128::MAX >> (128 - width);
-            let low = largest & !mask;
-            let is_prefix = low & low.wrapping_add(1) == 0;
-            match value & !mask {
-                0 => is_prefix.then(|| vec![(*value, value | low)]),
-                _ => Some(Vec::new()),
-            }
-        }
-    }
-}
-
 /// Bits of a field; of a name, of [`Names`].
 pub fn width(field: &Field) -> u32 {
     match field {

@@ -5,6 +5,7 @@
 mod field;
 mod header;
 mod map;
+mod nat;
 pub mod owner;
 mod pattern;
 mod rule;
@@ -20,11 +21,9 @@ use std::sync::Arc;
 use super::{Failure, Name, Reading, Shared, names};
 pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key};
 pub use header::HeaderBytes;
-pub use map::{MapLookup, NatMap, given_addresses, mark_in, with_data};
-pub use rule::{
-    Chosen, Comparison, Counter, End, FieldTest, MarkWrite, Match, Nat, NatAction, PortRandomization, Rule, Step,
-    Verdict,
-};
+pub use map::{MapLookup, mark_in};
+pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, with_data};
+pub use rule::{Comparison, Counter, End, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
 pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
 
 names! {

@@ -1,49 +1,9 @@
 //! A rule: what it tests and what it does.
 
 use std::fmt;
-use std::net::IpAddr;
 
-use super::{BridgePort, Field, MapLookup, NatMap, SetId};
-use crate::facts::{Name, Reading, names};
-
-names! {
-    /// How a translation chooses among free source ports.
-    PortRandomization {
-        /// Keeps the port where it can
-        None = "none",
-        /// `NF_NAT_RANGE_PROTO_RANDOM`
-        Random = "random",
-        /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`, with or without the other flag
-        RandomFully = "random_fully",
-    }
-}
-
-impl PortRandomization {
-    /// From `NF_NAT_RANGE_*` flags, which are the same in both backends.
-    pub fn from_flags(flags: u32) -> Self {
-        match (flags & 0x10 != 0, flags & 0x4 != 0) {
-            (true, _) => Self::RandomFully,
-            (false, true) => Self::Random,
-            (false, false) => Self::None,
-        }
-    }
-}
-
-names! {
-    /// What a rule translates, and to what.
-    NatAction {
-        /// Source: primary address of the outgoing device
-        Masquerade = "masquerade",
-        /// Source: given addresses
-        Snat = "snat",
-        /// The prefix, one to one: of the source in postrouting and input, else of the destination
-        Netmap = "netmap",
-        /// Destination: given addresses
-        Dnat = "dnat",
-        /// Destination: this host
-        Redirect = "redirect",
-    }
-}
+use super::{BridgePort, Field, MapLookup, Nat, SetId};
+use crate::facts::{Name, Reading};
 
 /// A rule: its steps run in order until a match fails or a verdict ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,6 +192,24 @@ pub enum Comparison {
     Ranges(Vec<(u128, u128)>),
 }
 
+impl Comparison {
+    /// The numbers for which it holds of a field of so many bits, where they are ranges, both ends included.
+    pub fn ranges(&self, width: u32) -> Option<Vec<(u128, u128)>> {
+        match self {
+            Self::Ranges(ranges) => Some(ranges.clone()),
+            Self::Masked { mask, value } => {
+                let largest = u128::MAX >> (128 - width);
+                let low = largest & !mask;
+                let is_prefix = low & low.wrapping_add(1) == 0;
+                match value & !mask {
+                    0 => is_prefix.then(|| vec![(*value, value | low)]),
+                    _ => Some(Vec::new()),
+                }
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Comparison {
     /// In hexadecimal, as masks are thought of: `0x4000/0x4000`, `0x400-0xffff`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,34 +305,6 @@ impl MarkWrite {
             Self::Number { .. } | Self::Unknown(_) => 0,
         }
     }
-}
-
-/// A translation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nat {
-    /// What is translated, and to what.
-    pub action: NatAction,
-    /// Addresses to choose from, both ends included; of a `netmap` the first and the last of the prefix.
-    pub addresses: Chosen<IpAddr>,
-    /// Ports to choose from, both ends included.
-    pub ports: Chosen<u16>,
-    /// How a port is chosen.
-    pub randomization: PortRandomization,
-    /// `NF_NAT_RANGE_PERSISTENT`: the same source gets the same address.
-    pub persistent: bool,
-    /// What of it a map tells; that is [`Chosen::ByPacket`] above.
-    pub map: Option<NatMap>,
-}
-
-/// What a translation may choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chosen<T> {
-    /// The rule does not say.
-    Unset,
-    /// Fixed, both ends included.
-    Range(T, T),
-    /// Depends on the packet (a map).
-    ByPacket,
 }
 
 /// How a rule ends.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::runs::{RunOfRules, is_of_fields};
 use super::verdict_map::VerdictMap;
-use super::{Ends, Hit, Hits, PacketKind, Walk};
+use super::{Ends, Hits, PacketKind, StepPlace, Walk};
 use crate::facts::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::RuleAt;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
@@ -16,14 +17,6 @@ const MAX_DEPTH: usize = 128;
 /// Nodes that a chain makes before those are given back that it needs no longer: with the table that finds them they fit the
 /// caches of a processor.
 const MAX_GARBAGE: usize = 1 << 16;
-
-/// Where a rule stands, and what of it is looked at.
-pub(super) struct StepPlace<'r> {
-    pub(super) at: &'r RuleAt,
-    /// Of the step.
-    pub(super) number: usize,
-    pub(super) depth: usize,
-}
 
 impl Walk<'_> {
     /// `nft_do_chain`

@@ -1,8 +1,9 @@
 //! What a hook calls, in every order that it may have: `nf_hook_slow`, `nf_conntrack_in`.
 
-use super::{Certainty, Ends, Flow, Hits, OnNat, Walk};
+use super::{Ends, Flow, Hits, OnNat, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::certainty::Certainty;
 use crate::symbolic::order::{self, Call};
 use crate::symbolic::packets::{PacketKind, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};

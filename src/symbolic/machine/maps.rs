@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::chain::StepPlace;
-use super::{Hit, Walk};
+use super::{StepPlace, Walk};
 use crate::facts::netfilter::{Element, Field, MapLookup, MarkWrite, Nat, mark_in, with_data};
+use crate::symbolic::network::Hit;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
 impl Walk<'_> {

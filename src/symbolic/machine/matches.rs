@@ -1,12 +1,11 @@
 //! The packets for which a match holds.
 
-use super::chain::StepPlace;
-use super::{PacketKind, Walk};
+use super::{PacketKind, StepPlace, Walk};
 use crate::facts::Question;
 use crate::facts::netfilter::{BridgePort, Comparison, Field, FieldTest, MarkBits, Match, SetId};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::network::RuleAt;
-use crate::symbolic::packets::{is_name, ranges, state};
+use crate::symbolic::packets::{is_name, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// What is asked about the port that a frame leaves by.
@@ -170,7 +169,7 @@ impl Walk<'_> {
         }
         let block = self.block(field);
         if is_name(field) {
-            let pieces = self.layout.names.pieces(&ranges(condition, 128)?)?;
+            let pieces = self.layout.names.pieces(&condition.ranges(128)?)?;
             return Some(self.space.ranges(&block, &pieces));
         }
         let all = block.largest();

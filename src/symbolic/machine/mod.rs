@@ -18,12 +18,12 @@ mod writes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumptions::{About, Assumptions};
+use super::certainty::Certainty;
 use super::effort::{Effort, Ended, OF_CONNECTIONS, WALK};
-use super::network::unread::BaseChainList;
-use super::network::{Network, RuleAt};
+use super::network::survey::Relevant;
+use super::network::{Hit, Network, RuleAt};
 use super::packets::{PacketKind, PacketLayout, Packets, state};
 use super::space::{BitVector, EVERYTHING, NOTHING, PacketSet, Space};
-use super::survey::Relevant;
 use crate::facts::Question;
 use crate::facts::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
@@ -38,25 +38,6 @@ pub enum Flow {
     Invalid,
 }
 
-/// What translates a packet, or may.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hit {
-    /// A step of a rule, by its number; of position 0: a chain that was not read.
-    Rule(RuleAt, usize),
-    /// Some chain of a list that was not read.
-    Unread(BaseChainList),
-}
-
-impl Hit {
-    /// The rule, if it was read that it is one.
-    pub fn rule(self) -> Option<RuleAt> {
-        match self {
-            Self::Rule(at, _) => Some(at),
-            Self::Unread(_) => None,
-        }
-    }
-}
-
 /// Packets by what translates them.
 #[derive(Clone, Debug, Default)]
 pub struct Hits(pub BTreeMap<Hit, PacketSet>);
@@ -67,6 +48,14 @@ impl Hits {
         let known = self.0.entry(hit).or_insert(NOTHING);
         *known = space.or(*known, packets);
     }
+}
+
+/// Where a rule stands, and what of it is looked at.
+pub(super) struct StepPlace<'r> {
+    pub(super) at: &'r RuleAt,
+    /// Of the step.
+    pub(super) number: usize,
+    pub(super) depth: usize,
 }
 
 /// How packets leave a chain.
@@ -410,15 +399,4 @@ impl<'a> Walk<'a> {
             Certainty::DoesNot
         }
     }
-}
-
-/// Whether something happens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Certainty {
-    /// To some packet, whatever could not be told.
-    Happens,
-    /// That depends on what could not be told.
-    Unknown(Question),
-    /// To no packet.
-    DoesNot,
 }

@@ -4,9 +4,10 @@
 //! it stands, so where none of those that packets meet does, the others are looked at, those of dormant tables too.
 
 use super::hooks::Pass;
-use super::{Ends, Flow, Hit, Hits, OnNat, PacketKind, Walk};
+use super::{Ends, Flow, Hits, OnNat, PacketKind, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::RuleAt;
 use crate::symbolic::network::unread::BaseChainList;
 use crate::symbolic::order;

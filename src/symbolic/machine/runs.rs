@@ -1,11 +1,10 @@
 //! Neighbouring rules that do the same, which are taken together: what they hold for is one set, however many they are.
 
-use super::chain::StepPlace;
-use super::{Ends, Walk};
+use super::{Ends, StepPlace, Walk};
 use crate::facts::Name;
 use crate::facts::netfilter::{ChainId, Field, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
 use crate::symbolic::network::RuleAt;
-use crate::symbolic::packets::{ranges, width};
+use crate::symbolic::packets::width;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// From so many rules on, neighbours that do the same are taken together.
@@ -183,7 +182,7 @@ impl<'r> Differing<'r> {
         let is_number = |test: &&FieldTest| !matches!(test.field, Field::Mark | Field::ConnectionState);
         let at = tests.iter().position(|test| is_address(&test.field)).or_else(|| tests.iter().position(is_number))?;
         let FieldTest { field, condition } = tests.remove(at);
-        Some(Self { field, numbers: ranges(condition, width(field))?, others: tests })
+        Some(Self { field, numbers: condition.ranges(width(field))?, others: tests })
     }
 
     fn fields(&self) -> impl Iterator<Item = &'r Field> {

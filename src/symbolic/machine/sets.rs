@@ -1,13 +1,12 @@
 //! The packets of which some fields are an element of a set.
 
-use super::chain::StepPlace;
-use super::{PacketKind, Walk};
+use super::{PacketKind, StepPlace, Walk};
 use crate::facts::netfilter::{Comparison, Element, End, Field, FieldTest, SetId, TypeScope};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::network::RuleAt;
+use crate::symbolic::network::survey::updated;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
-use crate::symbolic::survey::updated;
 
 impl Walk<'_> {
     /// What a set holds, and what rules have put into it since it was read, or are going to. A part of its key may be made of

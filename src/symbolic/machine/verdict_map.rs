@@ -1,10 +1,10 @@
 //! Verdict maps: `nft_lookup_eval` with a verdict as its result.
 
-use super::chain::StepPlace;
-use super::{Ends, Hit, Walk};
+use super::{Ends, StepPlace, Walk};
 use crate::facts::Reading;
 use crate::facts::netfilter::{Field, Match, SetId, Verdict};
 use crate::symbolic::assumptions::About;
+use crate::symbolic::network::Hit;
 use crate::symbolic::packets::PacketKind;
 use crate::symbolic::space::{NOTHING, PacketSet};
 

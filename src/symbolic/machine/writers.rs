@@ -1,7 +1,7 @@
 //! Which rule wrote a mark: asked once something is known to happen to packets that have it.
 
+use super::StepPlace;
 use super::Walk;
-use super::chain::StepPlace;
 use crate::facts::netfilter::{Field, MarkWrite};
 use crate::symbolic::network::RuleAt;
 use crate::symbolic::space::{BitVector, PacketSet};

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use super::StepPlace;
 use super::Walk;
-use super::chain::StepPlace;
 use crate::facts::netfilter::{Field, MarkWrite, Rule, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};

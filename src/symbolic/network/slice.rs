@@ -4,7 +4,7 @@
 use super::{Network, lets_pass};
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, Field, Match, Step, Verdict};
-use crate::symbolic::survey::{Relevant, bits_of};
+use crate::symbolic::network::survey::{Relevant, bits_of};
 
 /// Chains with fewer rules are not worth a walk of their own.
 const MIN_RULES: usize = 256;

@@ -4,7 +4,7 @@ use super::{Network, Targets, recall};
 use crate::facts::netfilter::{
     Chain, ChainId, Family, Field, Hook, Match, Nat, NatAction, Step, TypeScope, Verdict, given_addresses,
 };
-use crate::symbolic::machine::Certainty;
+use crate::symbolic::certainty::Certainty;
 use crate::symbolic::values::Numbers;
 
 impl Network<'_> {

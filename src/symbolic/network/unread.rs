@@ -4,7 +4,7 @@ use super::{Network, Occurrence, RuleAt, family_word};
 use crate::facts::Question;
 use crate::facts::Reading;
 use crate::facts::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
-use crate::symbolic::machine::{Certainty, Hit};
+use crate::symbolic::certainty::Certainty;
 
 /// A list of base chains: those of one rule set, of tables of one family, on one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +15,25 @@ pub struct BaseChainList {
     pub family: Family,
     /// The hook.
     pub hook: Hook,
+}
+
+/// What translates a packet, or may.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hit {
+    /// A step of a rule, by its number; of position 0: a chain that was not read.
+    Rule(RuleAt, usize),
+    /// Some chain of a list that was not read.
+    Unread(BaseChainList),
+}
+
+impl Hit {
+    /// The rule, if it was read that it is one.
+    pub fn rule(self) -> Option<RuleAt> {
+        match self {
+            Self::Rule(at, _) => Some(at),
+            Self::Unread(_) => None,
+        }
+    }
 }
 
 /// A base chain that was listed: position of its rule set, name, and what makes it one.

@@ -1,7 +1,7 @@
 //! What answers connections whose source was translated: a segment that connection tracking calls invalid is not translated
 //! back, so it is for this host itself, which knows no such connection and answers with a reset (`tcp_v4_send_reset`).
 
-use super::senders;
+use super::devices;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -12,8 +12,10 @@ use super::given_source::given_source;
 use super::idle::{Idle, IdleConnections, draws};
 use super::translatable::may_give_timeouts;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeScope, address_key};
+use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Certainty, Hit, Walk};
+use crate::symbolic::machine::Walk;
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::host::{Connected, LOCAL};
 use crate::symbolic::network::{Network, Occurrence, RuleAt};
 use crate::symbolic::packets::NO_DEVICE;
@@ -55,7 +57,7 @@ fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceN
             let mut mine = NOTHING;
             for (hit, packets) in std::mem::take(&mut path.sources) {
                 for (nat, packets) in walk.each_translation(&hit, packets) {
-                    let connected = senders::connected(&mut walk, &Field::OutputName);
+                    let connected = devices::connected(&mut walk, &Field::OutputName);
                     let packets = walk.space.and(packets, walk.space.and(assumed, connected));
                     idle.add(&mut walk, &hit, nat.as_ref(), packets);
                     let here = answered_here(&mut walk, &hit, nat.as_ref());

@@ -14,7 +14,9 @@ use crate::facts::Address;
 use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::machine::{Certainty, Hit, Hits, Walk};
+use crate::symbolic::certainty::Certainty;
+use crate::symbolic::machine::{Hits, Walk};
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::host::{Connected, may_be_chosen};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 

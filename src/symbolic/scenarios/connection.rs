@@ -1,20 +1,22 @@
 //! New connections over TCP, from where they come in or begin to where they leave: what is given another destination, and what
 //! another source; and segments of theirs that connection tracking calls invalid.
 
+use super::devices::{self, loopback};
 use super::first;
-use super::senders;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::given_source::{NARROW, given_source};
+use super::on_nat::Passing;
 use super::on_nat::with_destination_translated;
-use super::senders::{elsewhere, for_this_host, loopback};
-use super::services::{Passing, invalid_segments};
+use super::senders::{self, elsewhere, for_this_host};
+use super::services::invalid_segments;
 use super::translatable;
 use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Flow, Hit, OnNat, Walk};
+use crate::symbolic::machine::{Flow, OnNat, Walk};
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::{Network, RuleAt};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
@@ -44,7 +46,7 @@ impl Flags {
 
 /// If this host sends packets of its own, or forwards those of others.
 pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> PacketSet {
-    if own { EVERYTHING } else { senders::may_forward(walk, family) }
+    if own { EVERYTHING } else { devices::may_forward(walk, family) }
 }
 
 /// A walk that tells the devices apart that lead to rules' targets, and those of default routes.
@@ -319,7 +321,7 @@ pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: PacketSet) -> Pa
 
 /// Packets that come in from elsewhere.
 pub(super) fn entering(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
-    let connected = senders::connected(walk, &Field::InputName);
+    let connected = devices::connected(walk, &Field::InputName);
     walk.space.and(packets, connected)
 }
 

@@ -1,6 +1,6 @@
 //! Where connections begin: their first packets before any rule of IP.
 
-use super::senders;
+use super::devices;
 use crate::facts::netfilter::Field;
 use crate::symbolic::assumptions::About;
 use crate::symbolic::machine::Walk;
@@ -59,7 +59,7 @@ pub(super) fn first_paths(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet 
             let path = walk.assumptions.ask_number(key, About::EachPacket, || Some(space.block(bits)), || why.clone());
             let Some(path) = path else { return packets };
             let by_it = walk.equal_bits(packets, &device, &path, u32::MAX);
-            let possible = senders::connected(walk, &Field::OutputName);
+            let possible = devices::connected(walk, &Field::OutputName);
             let possible = walk.space.renamed(possible, &device.0, &path.0);
             return walk.space.or(by_it, walk.space.minus(packets, possible));
         }

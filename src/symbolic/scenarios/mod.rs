@@ -4,6 +4,7 @@ pub mod answers;
 pub mod bypass;
 mod collisions;
 mod connection;
+mod devices;
 mod effect;
 mod first;
 mod given_source;

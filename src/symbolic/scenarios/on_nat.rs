@@ -1,4 +1,4 @@
-//! What becomes of inner packets that the NAT core gets, or that are routed again: which of them get into the tunnel.
+//! What becomes of packets that the NAT core gets, or that are routed again; of inner packets: which of them get into the tunnel.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,26 @@ use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Field, Hook, Nat, NatAction, address_key};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::facts::TunnelFacts;
-use crate::symbolic::machine::{Hit, OnNat, Walk};
+use crate::symbolic::machine::{OnNat, Walk};
+use crate::symbolic::network::Hit;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// `IPS_SRC_NAT_BIT`, `IPS_DST_NAT_BIT`
 const SRC_NAT: u32 = 4;
 const DST_NAT: u32 = 5;
+
+/// Packets that no nat chain sees.
+pub(super) struct Passing;
+
+impl OnNat for Passing {
+    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: PacketSet) -> PacketSet {
+        packets
+    }
+
+    fn translated(&mut self, _: &mut Walk<'_>, _: Hook, _: &Hit, packets: PacketSet) -> PacketSet {
+        packets
+    }
+}
 
 /// What becomes of inner packets.
 pub(super) struct Inner<'f> {

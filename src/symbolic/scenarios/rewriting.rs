@@ -4,7 +4,8 @@ use super::effect::{Effect, effects, rewriting};
 use crate::facts::Question;
 use crate::facts::netfilter::{Field, Hook, Step};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::machine::{Hit, OnNat, Walk};
+use crate::symbolic::machine::{OnNat, Walk};
+use crate::symbolic::network::Hit;
 use crate::symbolic::space::{BitPattern, NOTHING, PacketSet};
 
 /// A rewriting that was found, and the packets that it is about.

@@ -1,20 +1,16 @@
 //! Who can send: first packets of connections, forwarded and of this host, up to where their source is translated.
 
+use super::devices::{connected, loopback, may_forward};
 use super::first;
-use super::on_nat::{towards, with_destination_translated};
-use super::services::Passing;
+use super::on_nat::{Passing, towards, with_destination_translated};
 use super::translatable;
-use crate::facts::netfilter::{DeviceProperty, Family, Field, Hook, NatAction, TypeScope, name_key};
-use crate::symbolic::machine::{Flow, Hit, Hits, OnNat, Walk};
-use crate::symbolic::network::host::{ARPHRD_LOOPBACK, Connected, own_sources};
+use crate::facts::netfilter::{Family, Field, Hook, NatAction, TypeScope, name_key};
+use crate::symbolic::machine::{Flow, Hits, OnNat, Walk};
+use crate::symbolic::network::Hit;
+use crate::symbolic::network::host::{Connected, own_sources};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
-
-/// The name of the loopback device, which walks of senders tell from others.
-pub(super) fn loopback() -> Option<(u128, u128)> {
-    name_key("lo").map(|lo| (lo, lo))
-}
 
 /// What rules do to destinations, and the routing behind it.
 struct Routed;
@@ -70,45 +66,6 @@ pub(super) fn for_this_host(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSe
             let assumed = walk.if_so(format!("{} for this host", walk.stage), &Err(why.into()));
             walk.space.and(packets, assumed)
         }
-    }
-}
-
-/// Packets with a device in this field that is not the loopback one.
-pub(super) fn by_device(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
-    let block = walk.block(field);
-    let possible = walk.space.ranges(&block, &walk.layout.names.possible());
-    let loopback = walk.network.names_with(DeviceProperty::HardwareType, |kind| kind == ARPHRD_LOOPBACK.into());
-    let mut others: Vec<(u128, u128)> = loopback.map(|names| names.as_ranges().to_vec()).unwrap_or_default();
-    others.extend(self::loopback().filter(|lo| !others.contains(lo)));
-    others.extend(NO_DEVICE);
-    let others = walk.with(field, &others);
-    walk.space.minus(possible, others)
-}
-
-/// Packets with a device in this field that is up, and not the loopback one. Where no device is, nothing can arrive or
-/// leave yet: rules are judged for the devices that are to come.
-pub(super) fn connected(walk: &mut Walk<'_>, field: &Field) -> PacketSet {
-    let possible = by_device(walk, field);
-    match walk.network.connected() {
-        Connected::Nowhere => possible,
-        Connected::By(devices) => {
-            let names: Vec<u128> = devices.into_iter().map(|(_, name)| name).collect();
-            let up = walk.with(field, Numbers::of(&names).as_ranges());
-            walk.space.and(possible, up)
-        }
-        Connected::Unknown => {
-            let why = "which devices are up, and what they are called, is not known";
-            let assumed = walk.if_so("devices", &Err(why.into()));
-            walk.space.and(possible, assumed)
-        }
-    }
-}
-
-/// If packets of a family are forwarded, or may be once devices are up.
-pub(super) fn may_forward(walk: &mut Walk<'_>, family: Family) -> PacketSet {
-    match walk.network.connected() {
-        Connected::Nowhere => EVERYTHING,
-        _ => walk.if_forwarded(family),
     }
 }
 

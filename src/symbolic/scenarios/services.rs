@@ -1,14 +1,15 @@
 //! What Services do to connections: destinations that are translated, name servers among which chance decides, and invalid
 //! segments that nobody stops.
 
-use super::first;
-use super::senders;
 use std::collections::BTreeSet;
 
-use super::senders::loopback;
+use super::devices::{self, loopback};
+use super::first;
 use crate::facts::netfilter::{Chosen, Element, Family, Field, Hook, Nat};
+use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Certainty, Flow, Hit, Hits, OnNat, Walk};
+use crate::symbolic::machine::{Flow, Hits, Walk};
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::{Network, Occurrence};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{NOTHING, PacketSet};
@@ -115,7 +116,7 @@ pub(super) fn translating_udp(
     );
     let device = if output { Field::OutputName } else { Field::InputName };
     let lo = if output { walk.with(&device, loopback().as_slice()) } else { NOTHING };
-    let connected = senders::connected(walk, &device);
+    let connected = devices::connected(walk, &device);
     let packets = walk.space.and(packets, walk.space.or(connected, lo));
     let packets = first::marked_outside(walk, packets);
     let mut hits = Hits::default();
@@ -143,19 +144,6 @@ fn is_of_several(network: &Network<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<
     };
     let data = known.filter(|(element, _)| drawn(element)).map(|(_, data)| data);
     Some(data.collect::<BTreeSet<&[u8]>>().len() > 1)
-}
-
-/// Packets that no nat chain sees.
-pub(super) struct Passing;
-
-impl OnNat for Passing {
-    fn untouched(&mut self, _: &mut Walk<'_>, _: Hook, packets: PacketSet) -> PacketSet {
-        packets
-    }
-
-    fn translated(&mut self, _: &mut Walk<'_>, _: Hook, _: &Hit, packets: PacketSet) -> PacketSet {
-        packets
-    }
 }
 
 /// TCP segments from elsewhere that connection tracking calls invalid, before any hook. `None`: it calls none so.

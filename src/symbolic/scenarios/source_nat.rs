@@ -1,11 +1,13 @@
 //! Which source-NAT rules new connections get to, and which of them let connections compete for a port.
 
 use super::collisions::collisions;
+use super::devices::loopback;
 use super::senders;
-use super::senders::loopback;
 use crate::facts::netfilter::{Backend, Family, Hook, Nat, NatAction};
+use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Certainty, Hit, Hits, OnNat, Walk};
+use crate::symbolic::machine::{Hits, OnNat, Walk};
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::{Network, RuleAt};
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};

@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
-use super::senders::loopback;
+use super::devices::loopback;
 use super::services::translating_udp;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, address_key};
 use crate::facts::{Question, UdpClient, UdpTranslation};
 use crate::symbolic::effort::Effort;
-use crate::symbolic::machine::{Hit, Walk};
+use crate::symbolic::machine::Walk;
+use crate::symbolic::network::Hit;
 use crate::symbolic::network::{Network, Occurrence};
 use crate::symbolic::packets::{PacketKind, Packets};
 use crate::symbolic::space::{NOTHING, PacketSet};

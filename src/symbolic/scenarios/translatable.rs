@@ -7,14 +7,14 @@
 
 use std::collections::BTreeSet;
 
-use super::services::Passing;
+use super::on_nat::Passing;
 use crate::facts::netfilter::{ChainId, Family, Field, Hook, Step};
 use crate::symbolic::machine::{Flow, Hits, Walk};
 use crate::symbolic::network::Network;
 use crate::symbolic::network::host::Connected;
+use crate::symbolic::network::survey::Relevant;
 use crate::symbolic::order::{self, Call};
 use crate::symbolic::space::{NOTHING, PacketSet};
-use crate::symbolic::survey::Relevant;
 
 /// Chains on forward that have fewer steps are followed for all packets at once.
 const MANY: usize = 256;

@@ -104,7 +104,7 @@ fn a_list_that_was_not_read_may_put_the_nat_core_on_other_hooks() {
 #[test]
 fn a_question_about_an_unread_list_keeps_its_commands() {
     use crate::facts::Question;
-    use crate::symbolic::machine::Hit;
+    use crate::symbolic::network::Hit;
     use crate::symbolic::network::unread::BaseChainList;
     let written = rules("unread ip input");
     let list = BaseChainList { set: 0, family: Family::Ipv4, hook: Hook::Input };

@@ -19,11 +19,12 @@ use std::collections::BTreeSet;
 use super::TunnelWalk;
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::machine::{Certainty, Flow};
+use crate::symbolic::certainty::Certainty;
+use crate::symbolic::machine::Flow;
 use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
+use crate::symbolic::scenarios::devices::loopback;
 use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
-use crate::symbolic::scenarios::senders::loopback;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::network::{BackendRules, Network};
+use super::{BackendRules, Network};
 use crate::facts::netfilter::{
     Chain, ChainId, Comparison, Field, FieldTest, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step, Verdict,
     mark_in, name_key,
@@ -185,7 +185,7 @@ impl Survey {
     fn test(&mut self, FieldTest { field, condition }: &FieldTest) {
         match field {
             Field::InputName | Field::OutputName => {
-                super::packets::ranges(condition, 128).into_iter().flatten().for_each(|range| self.name(range));
+                condition.ranges(128).into_iter().flatten().for_each(|range| self.name(range));
             }
             Field::Mark => self.tested[0] |= bits_of(condition),
             Field::ConnectionMark => self.tested[1] |= bits_of(condition),
