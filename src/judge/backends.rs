@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::conditions::{Context, Evaluation};
 use crate::facts::netfilter::{Backend, ChainKind, Family, Hook, Owner, Step, owner};
 use crate::symbolic::{Certainty, Network, Occurrence};
 
@@ -14,19 +13,6 @@ const OTHERS: &[Owner] = &[Owner::Calico, Owner::Docker];
 
 /// A rule that translates: family of its packets, backend, who writes it, name of its chain.
 type Half = (Family, Backend, Owner, String);
-
-pub(super) fn service_nat_in_both(context: &Context<'_>) -> Evaluation {
-    match context.network().map(|network| context.derived.split(network, &context.effort)) {
-        Err(why) => Evaluation::unknown(why),
-        Ok(found) => match &found.certainty {
-            Certainty::Happens => Evaluation::holds(&found.place),
-            Certainty::Unknown(why) => Evaluation::unknown(why),
-            Certainty::DoesNot => {
-                Evaluation::fails("no rules for Services or pods stand in two backends, for packets of one family")
-            }
-        },
-    }
-}
 
 /// Whether rules for Services or pods stand in two backends, and which.
 pub(super) fn split(network: &Network<'_>) -> Occurrence {

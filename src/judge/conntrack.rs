@@ -1,6 +1,6 @@
 //! Conditions about the connection tracking table.
 
-use super::conditions::Evaluation;
+use super::context::Evaluation;
 use crate::facts::{Conntrack, FlowProtocol, FlowReading, FlowSample, FlowState, Question, Reading};
 
 /// The table has entries.

@@ -1,6 +1,8 @@
 //! What was found: of a condition, an advisory, a kernel defect, and of all of them.
 
-use super::{ConditionState, StaleTranslation};
+use std::net::IpAddr;
+
+use super::ConditionState;
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{ConditionKind, Severity, State};
 
@@ -28,6 +30,19 @@ pub struct RemedyFinding {
     pub command: Option<String>,
     /// Whether its effect survives a reboot.
     pub survives_reboot: bool,
+}
+
+/// UDP whose translation no rule gives any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleTranslation {
+    /// Who sends.
+    pub client: (IpAddr, u16),
+    /// Where to.
+    pub destination: (IpAddr, u16),
+    /// Where it goes instead.
+    pub target: (IpAddr, u16),
+    /// It was seen in two readings, and packets came between them. `None`: it was seen once.
+    pub refilled: Option<bool>,
 }
 
 /// One advisory on this node.

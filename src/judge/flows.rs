@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use super::conditions::{Context, Evaluation};
-use super::source_nat;
+use super::context::{Context, Evaluation};
+use super::{StaleTranslation, source_nat};
 use crate::facts::netfilter::{Chosen, NatAction};
 use crate::facts::{
     DEFAULT_PORTS, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows, SnatPorts,
@@ -21,19 +21,6 @@ static NO_TRANSLATIONS: LazyLock<Arc<UdpTranslations>> = LazyLock::new(Arc::defa
 
 /// Clients that a detail names.
 const NAMED: usize = 3;
-
-/// UDP whose translation no rule gives any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaleTranslation {
-    /// Who sends.
-    pub client: (IpAddr, u16),
-    /// Where to.
-    pub destination: (IpAddr, u16),
-    /// Where it goes instead.
-    pub target: (IpAddr, u16),
-    /// It was seen in two readings, and packets came between them. `None`: it was seen once.
-    pub refilled: Option<bool>,
-}
 
 /// From which part of so many ports on new connections are lost.
 fn onset(available: u64, kernel: &Reading<Kernel>) -> f64 {

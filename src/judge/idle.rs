@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::conditions::{Context, Evaluation};
+use super::context::{Context, Evaluation};
 use crate::facts::{Question, Reading};
 use crate::symbolic::{Certainty, SourceNatReplies};
 

@@ -4,6 +4,7 @@
 mod backends;
 mod conditions;
 mod conntrack;
+mod context;
 mod derived;
 mod finding;
 mod flows;
@@ -14,6 +15,7 @@ mod remedies;
 mod services;
 mod source_nat;
 mod tunnel;
+mod underlay;
 mod unseen;
 
 use std::collections::BTreeMap;
@@ -23,10 +25,9 @@ use crate::advisory::decide;
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
 use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject, Test};
 use crate::facts::{ConntrackCounter, Facts, Link, NetworkNamespace, Reading, names};
-use conditions::Context;
+use context::Context;
 pub use derived::Derived;
-pub use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding, Report};
-pub use flows::StaleTranslation;
+pub use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding, Report, StaleTranslation};
 pub use history::{Change, History};
 
 names! {
@@ -238,7 +239,7 @@ fn judge_subject(context: &Context<'_>, advisory: &Advisory, tunnel: Option<&Lin
         .conditions
         .iter()
         .map(|condition| {
-            let outcome = context.evaluate(&condition.test, tunnel);
+            let outcome = conditions::evaluate(context, &condition.test, tunnel);
             values.extend(outcome.values);
             of_services |= outcome.of_services;
             let subject = tunnel.map(|link| format!("{}: ", link.name)).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Conditions about neighbour tables.
 
 use super::ConditionState;
-use super::conditions::Evaluation;
+use super::context::Evaluation;
 use crate::facts::{Kernel, KernelVersion, NeighbourTable, Neighbours, Numbering, Reading};
 
 /// Since then permanent entries and those that another program has learned do not count for the limit (`neigh_alloc`, its

@@ -1,6 +1,6 @@
 //! The vocabulary of conditions that is about Services.
 
-use super::conditions::{Context, Evaluation, unread_links};
+use super::context::{Context, Evaluation, unread_links};
 use super::idle;
 use crate::facts::netfilter::{Backend, Family, Owner, owner};
 use crate::facts::{Question, Reading};
@@ -178,5 +178,19 @@ fn undropped(found: &Occurrence, all: &str, some: &str, none: &str) -> Evaluatio
         (Certainty::Unknown(why), _) => Evaluation::unknown(why),
         (Certainty::DoesNot, "") => Evaluation::fails(none),
         (Certainty::DoesNot, place) => Evaluation::fails(format!("{place} drops invalid TCP segments")),
+    }
+}
+
+/// Whether rules for Services or pods stand in two backends.
+pub(super) fn service_nat_in_both(context: &Context<'_>) -> Evaluation {
+    match context.network().map(|network| context.derived.split(network, &context.effort)) {
+        Err(why) => Evaluation::unknown(why),
+        Ok(found) => match &found.certainty {
+            Certainty::Happens => Evaluation::holds(&found.place),
+            Certainty::Unknown(why) => Evaluation::unknown(why),
+            Certainty::DoesNot => {
+                Evaluation::fails("no rules for Services or pods stand in two backends, for packets of one family")
+            }
+        },
     }
 }

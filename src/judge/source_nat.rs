@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::conditions::{Context, Evaluation};
+use super::context::{Context, Evaluation};
 use crate::advisory::defects::DefectState;
 use crate::facts::Question;
 use crate::facts::Reading;

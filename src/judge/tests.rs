@@ -25,7 +25,7 @@ pub(super) fn blank() -> Facts {
 fn state(facts: &Facts, test: &Test) -> ConditionState {
     let derived = Derived::default();
     let context = Context::new(facts, &[], None, &GO_ON, &derived);
-    context.evaluate(test, None).state
+    conditions::evaluate(&context, test, None).state
 }
 
 fn condition(kind: ConditionKind, state: ConditionState) -> ConditionFinding {

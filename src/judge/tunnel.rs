@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::ConditionState;
-use super::conditions::{Context, Evaluation, unread_links};
+use super::context::{Context, Evaluation, unread_links};
 use crate::advisory::defects::DefectState;
 use crate::facts::{
     Feature, Filter, Link, Programs, Question, Reading, Toggle, Tunnel, UdpChecksum, may_forward, upper_devices,

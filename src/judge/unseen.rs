@@ -1,6 +1,6 @@
 //! Whether a verdict is unknown because something could not be read, so that a permission or a repair would tell.
 
-use super::conditions::Context;
+use super::context::Context;
 use super::{ConditionFinding, ConditionState};
 use crate::advisory::Advisory;
 use crate::facts::{NetworkNamespace, Source, SourceState};
