@@ -24,7 +24,6 @@ use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::read::ethtool::Ethtool;
 use crate::read::{Node, datapath};
-pub use elsewhere::TunnelSockets;
 pub use standing::Standing;
 
 /// Length of `struct ifinfomsg`.
@@ -134,7 +133,7 @@ impl LinkFacts {
 /// without a word.
 pub fn read(node: &mut Node<'_>) -> LinkFacts {
     let sockets = datapath::tunnel_sockets(node);
-    let standing = Standing::read(node, sockets.ok().unwrap_or(&TunnelSockets::new()));
+    let standing = Standing::read(node, sockets.ok().unwrap_or(&datapath::TunnelSockets::new()));
     let mut links = standing.links.clone();
     let foreign_tunnels = sockets.and_then(|_| links.as_ref().map(|_| standing.foreign.clone()));
     let ipvs_services = datapath::ipvs_services(node);

@@ -7,11 +7,12 @@
 //! taken for the release: it is at least that.
 
 mod date;
+mod input;
 mod rules;
 mod text;
 mod vendors;
 
-use self::rules::Input;
+use self::input::Input;
 use self::text::{build_line, split_version};
 use crate::facts::Kernel;
 
@@ -37,7 +38,7 @@ pub fn parse(
         proc_version: proc_version.unwrap_or(""),
         signature: signature.unwrap_or(""),
     };
-    let (vendor, base, numbering) = input.identity();
+    let (vendor, base, numbering) = rules::identity(&input);
     let build = input.signed().map(|(build, _)| build).or_else(|| input.build());
     let built = date::built(input.build_line);
     Ok(Kernel { release: release.to_owned(), vendor, base, numbering, build, built })

@@ -4,13 +4,11 @@
 //! Kernel sources: `udp4_seq_show`; `vxlan_dev_create`, `iptunnel_xmit`, which leaves no mark on what comes from another
 //! namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::ARPHRD_LOOPBACK;
 use crate::facts::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
-
-/// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
-pub type TunnelSockets = BTreeMap<u16, [bool; 2]>;
+use crate::read::datapath::TunnelSockets;
 
 /// Geneve's port; the others are VXLAN's.
 const GENEVE: u16 = 6081;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::elsewhere::{self, TunnelSockets};
+use super::elsewhere;
 use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
 use crate::facts::{Address, Failure, Link, PolicyRule, Reading, Route, Source, may_forward};
+use crate::read::datapath::{self, TunnelSockets};
 use crate::read::known::KnownLinks;
-use crate::read::{Node, datapath, routing};
+use crate::read::{Node, routing};
 
 /// Links, tunnels' forwarding databases and paths, filters of traffic control, addresses, policy rules, routes, and which
 /// families are forwarded. Drivers and offload features are not of it.

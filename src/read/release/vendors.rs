@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::rules::Input;
+use super::input::Input;
 use crate::facts::{KernelVersion, Vendor, names};
 
 /// What build.rs has read of the files. A test holds that all of them are right.
