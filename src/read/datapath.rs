@@ -14,6 +14,7 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTCLASS, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
 use crate::netfilter::netlink::{Attributes, Message};
 use crate::read::Node;
+use crate::read::known::links::TunnelSockets;
 
 /// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
@@ -234,9 +235,6 @@ pub fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
         node.note(&request, read)
     })
 }
-
-/// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
-pub type TunnelSockets = BTreeMap<u16, [bool; 2]>;
 
 /// Sockets of tunnels, by their port. Of IPv6: absent, it is off.
 pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<TunnelSockets> {

@@ -10,6 +10,7 @@ use crate::capture::{NetlinkFamily, Request};
 use crate::facts::{Failure, Feature, FeatureState, Features, Link, Reading, Source};
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::read::Node;
+use crate::read::known::Ethtool;
 
 /// `GENL_ID_CTRL`
 const CONTROLLER: u16 = 16;
@@ -70,48 +71,38 @@ fn features_request(family: u16, link: &Link) -> Request {
     Request::netlink(Source::Ethtool, &name, NetlinkFamily::Generic, family, false, body)
 }
 
-/// What the kernel calls its offload features.
-#[derive(Clone, Debug)]
-pub struct Ethtool {
-    family: Reading<u16>,
-    /// Number of each feature in this kernel.
-    names: Reading<BTreeMap<String, usize>>,
+/// The family's number, then the features' names; neither changes before the next boot.
+pub fn read(node: &mut Node<'_>) -> Ethtool {
+    node.sources.asked(Source::Ethtool);
+    if let Some(known) = node.left.ethtool.clone() {
+        return known;
+    }
+    let listed = node.try_dump(&families(), decode_family);
+    let family = listed.and_then(|found| match found.first() {
+        Some(id) => Reading::Ok(*id),
+        None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
+    });
+    let names = family.clone().and_then(|family| node.try_answer(&names_request(family), decode_names));
+    if !matches!(names, Reading::Absent(_)) {
+        node.sources.note(Source::Ethtool, &names);
+    }
+    let ethtool = Ethtool { family, names };
+    if matches!(ethtool.names, Reading::Ok(_) | Reading::Absent(_)) {
+        node.left.ethtool = Some(ethtool.clone());
+    }
+    ethtool
 }
 
-impl Ethtool {
-    /// The family's number, then the features' names; neither changes before the next boot.
-    pub fn read(node: &mut Node<'_>) -> Self {
-        node.sources.asked(Source::Ethtool);
-        if let Some(known) = node.left.ethtool.clone() {
-            return known;
-        }
-        let listed = node.try_dump(&families(), decode_family);
-        let family = listed.and_then(|found| match found.first() {
-            Some(id) => Reading::Ok(*id),
-            None => Reading::Absent("this kernel has no ethtool netlink (it came with 5.6)".into()),
-        });
-        let names = family.clone().and_then(|family| node.try_answer(&names_request(family), decode_names));
-        if !matches!(names, Reading::Absent(_)) {
-            node.sources.note(Source::Ethtool, &names);
-        }
-        let ethtool = Self { family, names };
-        if matches!(ethtool.names, Reading::Ok(_) | Reading::Absent(_)) {
-            node.left.ethtool = Some(ethtool.clone());
-        }
-        ethtool
-    }
-
-    /// Features of one device.
-    pub fn features(&self, node: &mut Node<'_>, link: &Link) -> Reading<Features> {
-        let Reading::Ok(family) = self.family else { return self.family.as_ref().map(|_| Features::new()) };
-        let names = match &self.names {
-            Reading::Ok(names) => names,
-            other => return other.as_ref().map(|_| Features::new()),
-        };
-        let request = features_request(family, link);
-        let features = node.try_answer(&request, |message| decode_features(message, names));
-        node.note(&request, features)
-    }
+/// Features of one device.
+pub fn features(ethtool: &Ethtool, node: &mut Node<'_>, link: &Link) -> Reading<Features> {
+    let Reading::Ok(family) = ethtool.family else { return ethtool.family.as_ref().map(|_| Features::new()) };
+    let names = match &ethtool.names {
+        Reading::Ok(names) => names,
+        other => return other.as_ref().map(|_| Features::new()),
+    };
+    let request = features_request(family, link);
+    let features = node.try_answer(&request, |message| decode_features(message, names));
+    node.note(&request, features)
 }
 
 /// The number of the family that is called `ethtool`.

@@ -1,16 +1,17 @@
 //! What earlier readings have read, so that what stands is not read again.
 
+pub(in crate::read) mod flows;
+pub(in crate::read) mod links;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::flows::KnownFlows;
+use self::links::KnownLinks;
 use super::Sources;
-use super::ethtool::Ethtool;
-use super::flows::KnownFlows;
-use super::links::Standing;
 use crate::facts::netfilter::Ruleset;
-use crate::facts::{OwnNeighbours, Reading, Route, Source};
+use crate::facts::{OwnNeighbours, Reading, Source};
 
 /// Part of the memory of `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
 /// the reading was not cut.
@@ -36,20 +37,13 @@ pub struct Known {
     pub(super) tables: BTreeMap<Source, KnownTables>,
 }
 
-/// Links and what surrounds tunnels, as they were read before.
+/// What the kernel calls its offload features.
 #[derive(Clone, Debug)]
-pub(super) struct KnownLinks {
-    pub standing: Arc<Standing>,
-    /// How the sources ended that they come from.
-    pub sources: Sources,
-    /// See [`crate::capture::Ask::epoch`].
-    pub epoch: u64,
-    /// When the reading began that read them; `None`: it has not come to its end.
-    pub since: Option<Instant>,
-    /// They are read again all the same, and compared.
-    pub verify: bool,
-    /// Look-ups of routes since, which stand as long: address and route by the name of the request.
-    pub routes: Arc<BTreeMap<String, (IpAddr, Option<Route>)>>,
+pub(in crate::read) struct Ethtool {
+    /// Number of the family `ethtool` of generic netlink.
+    pub family: Reading<u16>,
+    /// Number of each feature in this kernel.
+    pub names: Reading<BTreeMap<String, usize>>,
 }
 
 /// Neighbours of this network namespace, as they were read before.

@@ -22,9 +22,8 @@ use crate::facts::{
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
-use crate::read::ethtool::Ethtool;
-use crate::read::{Node, datapath};
-pub use standing::Standing;
+use crate::read::known::links::{Standing, TunnelSockets};
+use crate::read::{Node, datapath, ethtool};
 
 /// Length of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
@@ -133,7 +132,7 @@ impl LinkFacts {
 /// without a word.
 pub fn read(node: &mut Node<'_>) -> LinkFacts {
     let sockets = datapath::tunnel_sockets(node);
-    let standing = Standing::read(node, sockets.ok().unwrap_or(&datapath::TunnelSockets::new()));
+    let standing = standing::read(node, sockets.ok().unwrap_or(&TunnelSockets::new()));
     let mut links = standing.links.clone();
     let foreign_tunnels = sockets.and_then(|_| links.as_ref().map(|_| standing.foreign.clone()));
     let ipvs_services = datapath::ipvs_services(node);
@@ -159,9 +158,9 @@ pub fn read(node: &mut Node<'_>) -> LinkFacts {
             false => datapath::programs(node, &entered, &crossed),
         };
         read_drivers(node, links);
-        let ethtool = Ethtool::read(node);
+        let names = ethtool::read(node);
         for at in relevant(links, &standing.foreign) {
-            links[at].features = ethtool.features(node, &links[at]);
+            links[at].features = ethtool::features(&names, node, &links[at]);
         }
     }
     LinkFacts { links, standing, local_ports, ipvs_services, bridges_call_rules, foreign_tunnels, programs }

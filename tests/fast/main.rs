@@ -7,6 +7,7 @@
 mod support;
 
 mod architecture;
+mod circles;
 mod dear_rules;
 mod docs;
 mod fuzz;

@@ -22,7 +22,7 @@ fn families_of(bytes: &[u8]) -> Reading<Vec<u16>> {
 
 fn features(bytes: &[u8], names: &BTreeMap<String, usize>) -> Reading<Features> {
     let ethtool = Ethtool { family: Reading::Ok(20), names: Reading::Ok(names.clone()) };
-    answering(bytes, |node| ethtool.features(node, &Link::new(1, "eth0")))
+    answering(bytes, |node| super::features(&ethtool, node, &Link::new(1, "eth0")))
 }
 
 #[test]

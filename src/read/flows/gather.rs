@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::Wanted;
 use super::frequent::Frequent;
 use crate::facts::{
     DEFAULT_PORTS, Failure, FlowCount, FlowProtocol, FlowSample, FlowState, PortKey, PortsUsed, RewrittenFlow,
@@ -12,6 +11,7 @@ use crate::facts::{
 use crate::netfilter::conntrack::{
     Addresses, Entry, IPS_ASSURED, IPS_DST_NAT, IPS_EXPECTED, IPS_OFFLOAD, IPS_SEEN_REPLY, IPS_SRC_NAT, Tuple,
 };
+use crate::read::known::flows::Wanted;
 
 /// Destinations whose ports are counted at once. With 16,384 entries no count is low by more than 16.
 const DESTINATIONS: usize = 1024;

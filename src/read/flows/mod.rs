@@ -12,7 +12,6 @@
 
 mod frequent;
 mod gather;
-mod known;
 mod requests;
 mod wanted;
 
@@ -31,11 +30,10 @@ use crate::facts::{
 use crate::netfilter::conntrack::{Entry, IPS_DST_NAT, IPS_SRC_NAT};
 use crate::netfilter::netlink;
 use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::read::known::flows::{KeptPart, KnownFlows, PortRange, Rulesets, Wanted, do_the_same};
 use gather::{Composition, FlowEntry, PortCounts, Translations, Tunnels};
-use known::KeptPart;
-pub use known::KnownFlows;
 use requests::{entries, of_udp, towards};
-use wanted::{PRESSURE_FROM, PortRange, Rulesets, Wanted, do_the_same};
+use wanted::PRESSURE_FROM;
 
 /// Destinations whose ports are counted one by one in one reading.
 const COUNTED_EXACTLY: usize = 4;
@@ -70,9 +68,9 @@ pub fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &
     let mut known = std::mem::take(&mut node.left.flows);
     let of_rules = match known.rules.take() {
         Some((same, wanted)) if do_the_same(&same, &rulesets) => wanted,
-        _ => Wanted::of_rules(&rulesets),
+        _ => wanted::of_rules(&rulesets),
     };
-    let mut wanted = of_rules.clone().beside(links);
+    let mut wanted = wanted::beside(of_rules.clone(), links);
     // Entries outlive rules: what had a translation is looked at until it is gone.
     wanted.udp |= known.udp.part.as_ref().and_then(|part| part.found.ok()).is_some_and(|udp| !udp.each.is_empty());
     if known.wanted != wanted && !known.again {
@@ -97,7 +95,7 @@ fn unread(node: &mut Node<'_>, wanted: &Wanted, count: &Reading<u64>) -> Option<
     let needless = |why: &str| Some(Reading::Failed(Failure::not_needed(why)));
     match count {
         Reading::Absent(_) => return needless("not read: nf_conntrack is not there"),
-        count if !wanted.is_worth_reading(count.ok().copied()) => {
+        count if !wanted::is_worth_reading(wanted, count.ok().copied()) => {
             return needless(
                 "not read: with so few entries, no tunnel and no UDP that is translated nothing depends on them",
             );

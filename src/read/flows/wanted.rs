@@ -1,11 +1,11 @@
 //! What is worth knowing of entries on a node, by its rules, links and addresses.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::facts::netfilter::{ChainKind, Hook, NatAction, Ruleset, Step};
-use crate::facts::{DEFAULT_PORTS, LOW_PORTS, Reading, ports_between};
+use crate::facts::{DEFAULT_PORTS, LOW_PORTS, Reading};
+use crate::read::known::flows::{PortRange, Rulesets, Wanted};
 use crate::read::links::LinkFacts;
 use crate::read::{services, source_nat};
 
@@ -18,80 +18,41 @@ const RANGES: usize = 64;
 /// Ports of tunnels that are asked for. A node has one or two.
 const TUNNEL_PORTS: usize = 4;
 
-/// What is asked of entries on this node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
-    /// Ports that sources may be translated to.
-    pub(super) ranges: Vec<PortRange>,
-    /// There are more ranges than are told apart.
-    pub(super) too_many_ranges: bool,
-    /// Ports of the node's tunnels, IPv4 and IPv6.
-    pub(super) tunnel_ports: BTreeSet<u16>,
-    /// Rules that were read translate destinations of UDP, or may.
-    pub(super) udp: bool,
-}
-
-/// Ports that rules choose from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PortRange {
-    /// Both ends included.
-    pub(super) ports: (u16, u16),
-    /// Addresses that come with them; `None`: any.
-    pub(super) addresses: Option<(IpAddr, IpAddr)>,
-}
-
-impl PortRange {
-    pub(super) fn has(&self, address: IpAddr, port: u16) -> bool {
-        let (first, last) = self.ports;
-        (first..=last).contains(&port) && self.addresses.is_none_or(|(first, last)| first <= address && address <= last)
-    }
-
-    pub(super) fn available(&self) -> u64 {
-        ports_between(self.ports)
-    }
-}
-
-impl Wanted {
-    /// What rules make worth knowing.
-    pub(super) fn of_rules(rulesets: &Rulesets) -> Self {
-        let [nftables, legacy @ ..] = rulesets;
-        let rules = source_nat::all(nftables, legacy);
-        let mut ranges = BTreeSet::new();
-        for rule in rules.ok().into_iter().flatten() {
-            match rule.to_ports {
-                Some(ports) => {
-                    ranges.insert(PortRange { ports, addresses: rule.addresses });
-                }
-                None => {
-                    let all = [DEFAULT_PORTS].into_iter().chain(LOW_PORTS);
-                    ranges.extend(all.map(|ports| PortRange { ports, addresses: None }));
-                }
+/// What rules make worth knowing.
+pub(super) fn of_rules(rulesets: &Rulesets) -> Wanted {
+    let [nftables, legacy @ ..] = rulesets;
+    let rules = source_nat::all(nftables, legacy);
+    let mut ranges = BTreeSet::new();
+    for rule in rules.ok().into_iter().flatten() {
+        match rule.to_ports {
+            Some(ports) => {
+                ranges.insert(PortRange { ports, addresses: rule.addresses });
+            }
+            None => {
+                let all = [DEFAULT_PORTS].into_iter().chain(LOW_PORTS);
+                ranges.extend(all.map(|ports| PortRange { ports, addresses: None }));
             }
         }
-        let mut ranges: Vec<PortRange> = ranges.into_iter().collect();
-        ranges.sort_by_key(|range| (range.available(), range.clone()));
-        let too_many_ranges = ranges.len() > RANGES;
-        ranges.truncate(RANGES);
-        Self { ranges, too_many_ranges, udp: rulesets.iter().any(may_translate_udp), ..Self::default() }
     }
+    let mut ranges: Vec<PortRange> = ranges.into_iter().collect();
+    ranges.sort_by_key(|range| (range.available(), range.clone()));
+    let too_many_ranges = ranges.len() > RANGES;
+    ranges.truncate(RANGES);
+    Wanted { ranges, too_many_ranges, udp: rulesets.iter().any(may_translate_udp), ..Wanted::default() }
+}
 
-    /// The same, and what links do.
-    pub(super) fn beside(self, links: &LinkFacts) -> Self {
-        let tunnels = links.known().iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref());
-        Self { tunnel_ports: tunnels.filter_map(|tunnel| tunnel.port).take(TUNNEL_PORTS).collect(), ..self }
-    }
+/// The same, and what links do.
+pub(super) fn beside(wanted: Wanted, links: &LinkFacts) -> Wanted {
+    let tunnels = links.known().iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref());
+    Wanted { tunnel_ports: tunnels.filter_map(|tunnel| tunnel.port).take(TUNNEL_PORTS).collect(), ..wanted }
+}
 
-    /// Whether anything may depend on entries, where there are so many; `None`: that is not known.
-    pub(super) fn is_worth_reading(&self, entries: Option<u64>) -> bool {
-        let entries = entries.unwrap_or(u64::MAX); // not known
-        let smallest = self.smallest_range();
-        let pressed = smallest.is_some_and(|smallest| entries as f64 >= PRESSURE_FROM * smallest as f64);
-        entries >= COMPOSITION_FROM || pressed || entries > 0 && (self.udp || !self.tunnel_ports.is_empty())
-    }
-
-    fn smallest_range(&self) -> Option<u64> {
-        self.ranges.iter().map(PortRange::available).min()
-    }
+/// Whether anything may depend on entries, where there are so many; `None`: that is not known.
+pub(super) fn is_worth_reading(wanted: &Wanted, entries: Option<u64>) -> bool {
+    let entries = entries.unwrap_or(u64::MAX); // not known
+    let smallest = wanted.ranges.iter().map(PortRange::available).min();
+    let pressed = smallest.is_some_and(|smallest| entries as f64 >= PRESSURE_FROM * smallest as f64);
+    entries >= COMPOSITION_FROM || pressed || entries > 0 && (wanted.udp || !wanted.tunnel_ports.is_empty())
 }
 
 /// Whether rules translate destinations of UDP, for all that was read of them.
@@ -113,15 +74,4 @@ fn may_translate_udp(ruleset: &Reading<Arc<Ruleset>>) -> bool {
     let mut rules = chains.iter().flat_map(|(_, chain)| chain.known_rules());
     rules.any(|rule| services::meets_udp(rule) && rule.steps.iter().any(translates))
         || chains.iter().any(|(_, chain)| chain.only_searched())
-}
-
-/// Rules of nf_tables, `ip_tables`, `ip6_tables`.
-pub(super) type Rulesets = [Reading<Arc<Ruleset>>; 3];
-
-/// Whether packets meet the same in both: what rules have counted since makes other objects of them.
-pub(super) fn do_the_same(one: &Rulesets, other: &Rulesets) -> bool {
-    one.iter().zip(other).all(|pair| match pair {
-        (Reading::Ok(one), Reading::Ok(other)) => one.does_the_same_as(other),
-        (one, other) => one.without_value() == other.without_value(),
-    })
 }

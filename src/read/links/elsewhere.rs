@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::ARPHRD_LOOPBACK;
 use crate::facts::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
-use crate::read::datapath::TunnelSockets;
+use crate::read::known::links::TunnelSockets;
 
 /// Geneve's port; the others are VXLAN's.
 const GENEVE: u16 = 6081;

@@ -4,25 +4,9 @@ use std::sync::Arc;
 
 use super::elsewhere;
 use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
-use crate::facts::{Address, Failure, Link, PolicyRule, Reading, Route, Source, may_forward};
-use crate::read::datapath::{self, TunnelSockets};
-use crate::read::known::KnownLinks;
-use crate::read::{Node, routing};
-
-/// Links, tunnels' forwarding databases and paths, filters of traffic control, addresses, policy rules, routes, and which
-/// families are forwarded. Drivers and offload features are not of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub links: Reading<Vec<Link>>,
-    pub addresses: Reading<Vec<Address>>,
-    pub rules: Reading<Vec<PolicyRule>>,
-    pub routes: Reading<Vec<Route>>,
-    pub unmarked_routes: [Reading<Vec<Route>>; 2],
-    pub forwarding: [Reading<bool>; 2],
-    /// Tunnels whose device lives elsewhere, by the sockets that were there.
-    pub foreign: Vec<Link>,
-    sockets: TunnelSockets,
-}
+use crate::facts::{Reading, Source, may_forward};
+use crate::read::known::links::{KnownLinks, Standing, TunnelSockets};
+use crate::read::{Node, datapath, routing};
 
 /// Routes of a family that are read without a tunnel; a router of the whole Internet has a million.
 const MAX_ROUTES: usize = 65_536;
@@ -30,136 +14,98 @@ const MAX_ROUTES: usize = 65_536;
 /// The sources that it comes from.
 const SOURCES: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Datapath];
 
-impl Standing {
-    /// Nothing was read.
-    pub fn unread(why: &Failure) -> Self {
-        Self {
-            foreign: Vec::new(),
-            sockets: TunnelSockets::new(),
-            links: Reading::Failed(why.clone()),
-            addresses: Reading::Failed(why.clone()),
-            rules: Reading::Failed(why.clone()),
-            routes: Reading::Failed(why.clone()),
-            unmarked_routes: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
-            forwarding: [Reading::Failed(why.clone()), Reading::Failed(why.clone())],
-        }
+/// Takes over what stands, or reads it, with the tunnels of these sockets.
+pub fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Standing> {
+    let epoch = node.epoch(); // before anything is asked for
+    let known = node.memory.links.as_ref().filter(|known| epoch == Some(known.epoch));
+    if let Some(known) = known.filter(|known| !known.verify && known.standing.sockets == *sockets)
+        && let Some(standing) = with_programs(&known.standing, node)
+    {
+        node.sources.take_over(&known.sources, SOURCES);
+        return standing;
     }
-
-    /// Takes over what stands, or reads it, with the tunnels of these sockets.
-    pub fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Self> {
-        let epoch = node.epoch(); // before anything is asked for
-        let known = node.memory.links.as_ref().filter(|known| epoch == Some(known.epoch));
-        if let Some(known) = known.filter(|known| !known.verify && known.standing.sockets == *sockets)
-            && let Some(standing) = known.standing.with_programs(node)
-        {
-            node.sources.take_over(&known.sources, SOURCES);
-            return standing;
-        }
-        node.left.links = None;
-        let earlier = std::mem::take(&mut node.sources);
-        let (standing, is_watched) = Self::read_anew(node, sockets);
-        let standing = Arc::new(standing);
-        let sources = std::mem::replace(&mut node.sources, earlier);
-        node.sources.take_over(&sources, SOURCES);
-        if let Some(known) = known.filter(|known| known.standing.sockets == *sockets)
-            && let Some(what) = known.standing.differs_from(&standing)
-            && node.epoch() == epoch
-        {
-            node.left.unnotified.push(what);
-        }
-        if let Some(epoch) = epoch.filter(|_| is_watched && sources.is_whole()) {
-            node.left.links = Some(KnownLinks {
-                standing: Arc::clone(&standing),
-                sources,
-                epoch,
-                since: None,
-                verify: false,
-                routes: Arc::default(),
-            });
-        }
-        standing
+    node.left.links = None;
+    let earlier = std::mem::take(&mut node.sources);
+    let (standing, is_watched) = read_anew(node, sockets);
+    let standing = Arc::new(standing);
+    let sources = std::mem::replace(&mut node.sources, earlier);
+    node.sources.take_over(&sources, SOURCES);
+    if let Some(known) = known.filter(|known| known.standing.sockets == *sockets)
+        && let Some(what) = known.standing.differs_from(&standing)
+        && node.epoch() == epoch
+    {
+        node.left.unnotified.push(what);
     }
-
-    /// All links, addresses, policy rules and routes; while a tunnel is up, also its forwarding database, which names its peers;
-    /// a route look-up for each class into which the routes sort these, which names the device below; and the filters of the
-    /// devices that the tunnel's packets cross. Also returns whether a change of all of it will be notified.
-    fn read_anew(node: &mut Node<'_>, sockets: &TunnelSockets) -> (Self, bool) {
-        let links = node.dump(&all_links(), |message| decode_link(message.body).map(Some));
-        let known = links.ok().map_or(&[][..], Vec::as_slice);
-        let tunnels: Vec<u32> = followed(known).into_iter().map(|at| known[at].index).collect();
-        let is_watched = node.watch_fdb(&tunnels);
-        let has_tunnels = !tunnels.is_empty() || !elsewhere::unowned(sockets, known).is_empty();
-        let Reading::Ok(mut links) = links else {
-            let why = links.failure().cloned().unwrap_or_else(no_tunnel);
-            return (Self { sockets: sockets.clone(), links, ..Self::unread(&why) }, is_watched);
-        };
-        read_fdb(node, &mut links);
-        let addresses = routing::read_addresses(node);
-        let tables = routing::Tables::read(node, if has_tunnels { usize::MAX } else { MAX_ROUTES });
-        let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
-        routing::attach_underlay(node, &tables, &mut links);
-        let foreign = {
-            let gateways = routing::gateway_devices(&tables);
-            elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses, &gateways)
-        };
-        let crossed = relevant(&links, &foreign);
-        let qdiscs = has_tunnels.then(|| datapath::qdiscs(node));
-        let forwards = may_forward(&forwarding);
-        for (at, link) in links.iter_mut().enumerate() {
-            let is_crossed = crossed.contains(&at);
-            let Some(qdiscs) = qdiscs.as_ref().filter(|_| is_crossed || forwards) else { continue };
-            link.filters = match qdiscs {
-                Reading::Ok(qdiscs) if is_crossed || qdiscs.iter().any(|qdisc| qdisc.classifies(link.index)) => {
-                    datapath::filters_of(node, link, qdiscs)
-                }
-                Reading::Ok(_) => Reading::Absent("no queueing discipline takes filters where packets come in".into()),
-                unread => unread.as_ref().map(|_| Vec::new()),
-            };
-        }
-        let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links, &foreign));
-        let unmarked_routes = routing::unmarked::routes(&tables);
-        let (links, sockets) = (Reading::Ok(links), sockets.clone());
-        (Self { links, addresses, rules, routes, unmarked_routes, forwarding, foreign, sockets }, is_watched)
+    if let Some(epoch) = epoch.filter(|_| is_watched && sources.is_whole()) {
+        node.left.links = Some(KnownLinks {
+            standing: Arc::clone(&standing),
+            sources,
+            epoch,
+            since: None,
+            verify: false,
+            routes: Arc::default(),
+        });
     }
+    standing
+}
 
-    /// The same with what is not told of links: whether they have an XDP program. `None`: it cannot stand.
-    fn with_programs(self: &Arc<Self>, node: &mut Node<'_>) -> Option<Arc<Self>> {
-        let mut standing = Arc::clone(self);
-        let links = self.links.ok().map_or(&[][..], Vec::as_slice);
-        for at in relevant(links, &self.foreign) {
-            let link = &links[at];
-            let again = node.try_answer(&link_again(link), |message| decode_link(message.body));
-            let xdp = again.ok().filter(|again| again.index == link.index)?.xdp;
-            if xdp != link.xdp
-                && let Reading::Ok(links) = &mut Arc::make_mut(&mut standing).links
-            {
-                links[at].xdp = xdp;
+/// All links, addresses, policy rules and routes; while a tunnel is up, also its forwarding database, which names its peers;
+/// a route look-up for each class into which the routes sort these, which names the device below; and the filters of the
+/// devices that the tunnel's packets cross. Also returns whether a change of all of it will be notified.
+fn read_anew(node: &mut Node<'_>, sockets: &TunnelSockets) -> (Standing, bool) {
+    let links = node.dump(&all_links(), |message| decode_link(message.body).map(Some));
+    let known = links.ok().map_or(&[][..], Vec::as_slice);
+    let tunnels: Vec<u32> = followed(known).into_iter().map(|at| known[at].index).collect();
+    let is_watched = node.watch_fdb(&tunnels);
+    let has_tunnels = !tunnels.is_empty() || !elsewhere::unowned(sockets, known).is_empty();
+    let Reading::Ok(mut links) = links else {
+        let why = links.failure().cloned().unwrap_or_else(no_tunnel);
+        return (Standing { sockets: sockets.clone(), links, ..Standing::unread(&why) }, is_watched);
+    };
+    read_fdb(node, &mut links);
+    let addresses = routing::read_addresses(node);
+    let tables = routing::Tables::read(node, if has_tunnels { usize::MAX } else { MAX_ROUTES });
+    let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
+    routing::attach_underlay(node, &tables, &mut links);
+    let foreign = {
+        let gateways = routing::gateway_devices(&tables);
+        elsewhere::tunnels(&elsewhere::unowned(sockets, &links), &links, &addresses, &gateways)
+    };
+    let crossed = relevant(&links, &foreign);
+    let qdiscs = has_tunnels.then(|| datapath::qdiscs(node));
+    let forwards = may_forward(&forwarding);
+    for (at, link) in links.iter_mut().enumerate() {
+        let is_crossed = crossed.contains(&at);
+        let Some(qdiscs) = qdiscs.as_ref().filter(|_| is_crossed || forwards) else { continue };
+        link.filters = match qdiscs {
+            Reading::Ok(qdiscs) if is_crossed || qdiscs.iter().any(|qdisc| qdisc.classifies(link.index)) => {
+                datapath::filters_of(node, link, qdiscs)
             }
-        }
-        Some(standing)
-    }
-
-    /// What is not the same in the other, but for XDP programs.
-    fn differs_from(&self, other: &Self) -> Option<&'static str> {
-        let without_programs = |links: &Reading<Vec<Link>>| {
-            links.as_ref().map(|links| links.iter().map(|link| Link { xdp: false, ..link.clone() }).collect::<Vec<_>>())
+            Reading::Ok(_) => Reading::Absent("no queueing discipline takes filters where packets come in".into()),
+            unread => unread.as_ref().map(|_| Vec::new()),
         };
-        if without_programs(&self.links) != without_programs(&other.links) {
-            Some("links, forwarding databases or the ways of tunnels")
-        } else if self.addresses != other.addresses {
-            Some("addresses")
-        } else if self.rules != other.rules {
-            Some("policy rules")
-        } else if self.routes != other.routes || self.unmarked_routes != other.unmarked_routes {
-            Some("routes")
-        } else if self.forwarding != other.forwarding {
-            Some("forwarding")
-        } else if self.foreign != other.foreign {
-            Some("devices that may carry tunnels of other namespaces")
-        } else {
-            None
+    }
+    let (rules, routes) = (routing::all_rules(&tables), routing::wanted_routes(&tables, &links, &foreign));
+    let unmarked_routes = routing::unmarked::routes(&tables);
+    let (links, sockets) = (Reading::Ok(links), sockets.clone());
+    (Standing { links, addresses, rules, routes, unmarked_routes, forwarding, foreign, sockets }, is_watched)
+}
+
+/// The same with what is not told of links: whether they have an XDP program. `None`: it cannot stand.
+fn with_programs(standing: &Arc<Standing>, node: &mut Node<'_>) -> Option<Arc<Standing>> {
+    let mut with = Arc::clone(standing);
+    let links = standing.links.ok().map_or(&[][..], Vec::as_slice);
+    for at in relevant(links, &standing.foreign) {
+        let link = &links[at];
+        let again = node.try_answer(&link_again(link), |message| decode_link(message.body));
+        let xdp = again.ok().filter(|again| again.index == link.index)?.xdp;
+        if xdp != link.xdp
+            && let Reading::Ok(links) = &mut Arc::make_mut(&mut with).links
+        {
+            links[at].xdp = xdp;
         }
     }
+    Some(with)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::capture::archive::testing::recorded_node;
 use crate::capture::{Answer, Ask, Capture, Request, Take, hand_out};
-use crate::facts::Collector;
+use crate::facts::{Collector, Failure};
 use crate::netfilter::netlink::rtnl::{IFLA_XDP, IFLA_XDP_ATTACHED};
 use crate::netfilter::netlink::{self, Message};
 use crate::read::links::LinkFacts;
