@@ -16,6 +16,7 @@ use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use natwatch::capture::{Ask, Request, Take};
 use natwatch::facts::{Collector, Facts, Failure, Source};
 use natwatch::kernel::{Live, Paths, Progress};
+use natwatch::netfilter::xtables::XtFamily;
 use natwatch::read::{self, Collectors, Known};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -100,7 +101,7 @@ fn legacy(criterion: &mut Criterion) {
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("run it as root");
     let collectors = Collectors::from([Collector::Nat]);
     load("iptables-legacy-restore", &kube_proxy(10_000));
-    let table = Request::xtables(Source::XtablesIpv4, false, "nat");
+    let table = Request::xtables(Source::XtablesIpv4, XtFamily::Ipv4, "nat");
     let bare = || {
         let mut length = 0;
         let answer = live().ask(&table, &mut |bytes| {

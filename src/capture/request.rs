@@ -1,6 +1,7 @@
 //! What the kernel can be asked, and under which name.
 
 use crate::facts::Source;
+use crate::netfilter::xtables::XtFamily;
 
 /// Which tree a path belongs to; each has its `--path.*` flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,8 +70,8 @@ pub struct ProgramsRequest {
 /// content, `struct ipt_get_entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XtablesRequest {
-    /// `ip6_tables` instead of `ip_tables`.
-    pub ipv6: bool,
+    /// `ip_tables` or `ip6_tables`.
+    pub family: XtFamily,
     /// The table's name.
     pub table: String,
     /// Only its description.
@@ -168,9 +169,10 @@ impl Request {
     }
 
     /// A table of legacy x_tables.
-    pub fn xtables(source: Source, ipv6: bool, table: &str) -> Self {
-        let name = format!("xtables/{}-{table}", if ipv6 { "ipv6" } else { "ipv4" });
-        let question = RequestKind::Xtables(XtablesRequest { ipv6, table: table.to_owned(), only_info: false });
+    pub fn xtables(source: Source, family: XtFamily, table: &str) -> Self {
+        let word = if family == XtFamily::Ipv6 { "ipv6" } else { "ipv4" };
+        let name = format!("xtables/{word}-{table}");
+        let question = RequestKind::Xtables(XtablesRequest { family, table: table.to_owned(), only_info: false });
         Self { name, source, question }
     }
 

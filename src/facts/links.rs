@@ -133,9 +133,9 @@ impl Tunnel {
         }
     }
 
-    /// Whether outer packets are IPv6.
-    pub fn ipv6(&self) -> bool {
-        self.remote.or(self.local).is_some_and(|address| address.is_ipv6())
+    /// Family of its outer packets; IPv4 where it has neither a remote nor a local address.
+    pub fn family(&self) -> Family {
+        self.remote.or(self.local).map_or(Family::Ipv4, |address| Family::of(&address))
     }
 
     /// Unicast addresses that outer packets are sent to, in the order the kernel lists them.

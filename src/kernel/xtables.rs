@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::capture::{Answer, NET_ADMIN_MISSING, XtablesRequest};
 use crate::facts::{Failure, Reading, SystemCall};
-use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, IptReplace, Structure};
+use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, IptReplace, Structure, XtFamily};
 
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
 const SO_GET_INFO: c_int = 64;
@@ -40,7 +40,7 @@ pub fn table(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> 
 }
 
 fn read(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> io::Result<Option<Vec<u8>>> {
-    let (socket, level) = options_socket(request.ipv6)?;
+    let (socket, level) = options_socket(request.family)?;
     let mut bytes = Vec::new();
     for _ in 0..MAX_TRIES {
         in_time()?;
@@ -76,10 +76,10 @@ fn read(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> io::R
 /// # Errors
 /// What the kernel refused.
 #[allow(unsafe_code, reason = "no safe interface knows this option")]
-pub fn replace(ipv6: bool, table: &str, mut replacement: Vec<u8>) -> io::Result<()> {
+pub fn replace(family: XtFamily, table: &str, mut replacement: Vec<u8>) -> io::Result<()> {
     /// `sizeof(struct xt_counters)`
     const COUNTERS: usize = 16;
-    let (socket, level) = options_socket(ipv6)?;
+    let (socket, level) = options_socket(family)?;
     // The kernel makes the table when it is first asked about it, and hands the counters of the old one over.
     let info = info(&socket, level, table)?;
     let old: [u8; 4] = std::array::from_fn(|at| info[IptGetinfo::num_entries + at]);
@@ -96,11 +96,14 @@ pub fn replace(ipv6: bool, table: &str, mut replacement: Vec<u8>) -> io::Result<
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn options_socket(ipv6: bool) -> io::Result<(OwnedFd, c_int)> {
-    let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+fn options_socket(family: XtFamily) -> io::Result<(OwnedFd, c_int)> {
+    let (domain, level) = match family {
+        XtFamily::Ipv4 => (AddressFamily::INET, libc::IPPROTO_IP),
+        XtFamily::Ipv6 => (AddressFamily::INET6, libc::IPPROTO_IPV6),
+    };
     // Of a raw socket these options may be asked with CAP_NET_RAW as well, which this needs not.
-    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    Ok((socket, if ipv6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP }))
+    let socket = socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    Ok((socket, level))
 }
 
 fn info(socket: &OwnedFd, level: c_int, table: &str) -> io::Result<[u8; IptGetinfo::SIZE]> {

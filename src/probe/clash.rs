@@ -14,6 +14,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::lab::{DISCARD, LOCAL, Lab};
 use crate::advisory::defects::DefectState;
+use crate::facts::netfilter::Family;
 
 /// Rounds of one batch: as many sockets are open at once, and twice as many datagrams wait to be received.
 const ROUNDS: u16 = 32;
@@ -147,7 +148,7 @@ fn race(sockets: &[UdpSocket], to: SocketAddrV4, cpus: [u32; 2]) -> Result<Vec<[
 fn arrivals(lab: &Lab, targets: [Ipv4Addr; 2], expected: usize) -> Result<Vec<(u16, Ipv4Addr)>, String> {
     let mut arrived = Vec::new();
     while arrived.len() < expected {
-        arrived.push(lab.receive(false, |datagram| {
+        arrived.push(lab.receive(Family::Ipv4, |datagram| {
             let target = targets.iter().find(|target| datagram.destination == **target)?;
             Some((datagram.source_port, *target))
         })?);

@@ -10,9 +10,11 @@ use super::legacy::{self, Masquerade};
 use super::messages::{self, Ports, Vxlan};
 use super::needs::{Backend, Means};
 use crate::capture::NetlinkFamily;
+use crate::facts::netfilter::Family;
 use crate::kernel::netlink::NetlinkSender;
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::xtables;
+use crate::netfilter::xtables::XtFamily;
 
 /// Index and name of the end that sends. A new namespace has devices of its own, with low indexes.
 const LOW: (u32, &str) = (10_000, "low0");
@@ -108,19 +110,19 @@ impl Lab {
     }
 
     /// Address and number of a peer that nothing was sent to yet.
-    fn next_peer(&mut self, ipv6: bool) -> (IpAddr, u8) {
+    fn next_peer(&mut self, family: Family) -> (IpAddr, u8) {
         self.numbers += 1;
         let number = self.numbers;
-        let peer = match ipv6 {
-            false => Ipv4Addr::new(192, 0, 2, number).into(),
-            true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into(),
+        let peer = match family {
+            Family::Ipv6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into(),
+            _ => Ipv4Addr::new(192, 0, 2, number).into(),
         };
         (peer, number)
     }
 
     /// A neighbour that datagrams may be sent to.
     pub fn peer(&mut self) -> Ipv4Addr {
-        match self.next_peer(false).0 {
+        match self.next_peer(Family::Ipv4).0 {
             IpAddr::V4(peer) => peer,
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
         }
@@ -130,17 +132,17 @@ impl Lab {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn tunnel(&mut self, ipv6: bool, checksum: bool) -> Result<LabTunnel, String> {
+    pub fn tunnel(&mut self, family: Family, checksum: bool) -> Result<LabTunnel, String> {
         self.means.tunnel.clone()?;
-        let (peer, number) = self.next_peer(ipv6);
-        let local: IpAddr = if ipv6 { LOCAL_IPV6.into() } else { LOCAL.into() };
+        let (peer, number) = self.next_peer(family);
+        let local: IpAddr = if family == Family::Ipv6 { LOCAL_IPV6.into() } else { LOCAL.into() };
         let port = 10_000 + u16::from(number);
         let index = 20_000 + u32::from(number);
         let device = Vxlan { index, id: number.into(), local, remote: peer, port, checksum };
         self.route("a VXLAN device", &device.create(&format!("vx{number}"), LOW.0))?;
         self.route("an address", &messages::new_address(index, Ipv4Addr::new(198, 18, number, 1).into(), 24))?;
         self.route("a device that is up", &messages::set_up(index))?;
-        Ok(LabTunnel { ipv6, peer, port, inside: Ipv4Addr::new(198, 18, number, 2) })
+        Ok(LabTunnel { family, peer, port, inside: Ipv4Addr::new(198, 18, number, 2) })
     }
 
     /// Has the sources of datagrams to `destination` translated.
@@ -148,9 +150,9 @@ impl Lab {
     /// # Errors
     /// What the kernel refused.
     pub fn masquerade(&mut self, destination: IpAddr, ports: Ports) -> Result<(), String> {
-        let ipv6 = destination.is_ipv6();
-        if self.backends[usize::from(ipv6)] == Backend::Legacy {
-            return self.legacy_masquerade(ipv6, destination, ports);
+        let family = Family::of(&destination);
+        if self.backends[family.ip_index()] == Backend::Legacy {
+            return self.legacy_masquerade(family, destination, ports);
         }
         let Err(error) = self.change(NetlinkFamily::Netfilter, &messages::masquerade(destination, ports)) else {
             return Ok(());
@@ -161,17 +163,19 @@ impl Lab {
             return Err(failed);
         }
         // Whether that would load a module was looked at for this backend too.
-        self.means.legacy[usize::from(ipv6)].clone().map_err(|legacy| format!("{failed}; legacy tables: {legacy}"))?;
-        self.legacy_masquerade(ipv6, destination, ports).map_err(|legacy| format!("{failed}; {legacy}"))?;
-        self.backends[usize::from(ipv6)] = Backend::Legacy;
+        self.means.legacy[family.ip_index()].clone().map_err(|legacy| format!("{failed}; legacy tables: {legacy}"))?;
+        self.legacy_masquerade(family, destination, ports).map_err(|legacy| format!("{failed}; {legacy}"))?;
+        self.backends[family.ip_index()] = Backend::Legacy;
         Ok(())
     }
 
-    fn legacy_masquerade(&mut self, ipv6: bool, destination: IpAddr, ports: Ports) -> Result<(), String> {
+    fn legacy_masquerade(&mut self, family: Family, destination: IpAddr, ports: Ports) -> Result<(), String> {
         self.masquerades.push(Masquerade { destination, ports });
-        let mine: Vec<_> = self.masquerades.iter().filter(|rule| rule.destination.is_ipv6() == ipv6).copied().collect();
-        let table = legacy::nat_table(ipv6, &mine);
-        xtables::replace(ipv6, "nat", table).map_err(|error| format!("a legacy NAT rule could not be made: {error}"))
+        let mine: Vec<_> =
+            self.masquerades.iter().filter(|rule| Family::of(&rule.destination) == family).copied().collect();
+        let family = XtFamily::of(family.nfproto());
+        let table = legacy::nat_table(family, &mine);
+        xtables::replace(family, "nat", table).map_err(|error| format!("a legacy NAT rule could not be made: {error}"))
     }
 
     /// Sends datagrams to `destination` to `target` instead; only those that one CPU handles, if it is given.
@@ -189,8 +193,8 @@ impl Lab {
     ///
     /// # Errors
     /// None arrived, or it could not be received.
-    pub fn receive<T>(&self, ipv6: bool, mut wanted: impl FnMut(Datagram) -> Option<T>) -> Result<T, String> {
-        let socket = self.sockets[usize::from(ipv6)].as_ref().ok_or("no packet socket")?;
+    pub fn receive<T>(&self, family: Family, mut wanted: impl FnMut(Datagram) -> Option<T>) -> Result<T, String> {
+        let socket = self.sockets[family.ip_index()].as_ref().ok_or("no packet socket")?;
         let deadline = self.deadline.min(Instant::now() + WAIT);
         loop {
             let frame = socket.receive(deadline).map_err(|error| format!("cannot receive: {error}"))?;
@@ -209,7 +213,7 @@ impl Lab {
 #[derive(Clone, Copy, Debug)]
 pub struct LabTunnel {
     /// Family of its outer packets.
-    pub ipv6: bool,
+    pub family: Family,
     /// Where they go to.
     pub peer: IpAddr,
     /// UDP port.

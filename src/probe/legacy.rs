@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use super::messages::{NF_NAT_RANGE_PROTO_RANDOM, NF_NAT_RANGE_PROTO_SPECIFIED, Ports};
 use crate::netfilter::xtables::targets::nat::{NfNatIpv4MultiRangeCompat, NfNatRange};
 use crate::netfilter::xtables::targets::verdict::{ACCEPT, XtErrorTarget, XtStandardTarget};
-use crate::netfilter::xtables::{Be16, Ip6tEntry, IptEntry, IptReplace, Structure, XtEntry, XtHeader, XtRule};
+use crate::netfilter::xtables::{
+    Be16, Ip6tEntry, IptEntry, IptReplace, Structure, XtEntry, XtFamily, XtHeader, XtRule,
+};
 
 /// Hooks that the table has chains on: prerouting, input, output, postrouting.
 const HOOKS: [usize; 4] = [0, 1, 3, 4];
@@ -22,10 +24,13 @@ pub struct Masquerade {
 
 /// The table `nat` with these rules in POSTROUTING, all for one family. `num_counters` and `counters` are left to whoever
 /// hands it to the kernel.
-pub fn nat_table(ipv6: bool, rules: &[Masquerade]) -> Vec<u8> {
+pub fn nat_table(family: XtFamily, rules: &[Masquerade]) -> Vec<u8> {
     let mut replace = IptReplace { name: padded(b"nat"), ..IptReplace::default() };
     let mut entries = Vec::new();
-    let any = || if ipv6 { XtHeader::Ipv6(Ip6tEntry::default()) } else { XtHeader::Ipv4(IptEntry::default()) };
+    let any = || match family {
+        XtFamily::Ipv4 => XtHeader::Ipv4(IptEntry::default()),
+        XtFamily::Ipv6 => XtHeader::Ipv6(Ip6tEntry::default()),
+    };
     let mut add = |replace: &mut IptReplace<'_>, header, target| {
         entries.extend(XtRule::new(header, target).emit());
         replace.num_entries += 1;
@@ -36,7 +41,7 @@ pub fn nat_table(ipv6: bool, rules: &[Masquerade]) -> Vec<u8> {
         replace.valid_hooks |= 1 << hook;
         replace.hook_entry[hook] = replace.size;
         for rule in rules.iter().filter(|_| hook == POSTROUTING) {
-            add(&mut replace, udp_to(rule.destination), XtEntry::new("MASQUERADE", 0, range(ipv6, rule.ports)));
+            add(&mut replace, udp_to(rule.destination), XtEntry::new("MASQUERADE", 0, range(family, rule.ports)));
         }
         replace.underflow[hook] = replace.size;
         let policy = XtStandardTarget { verdict: ACCEPT, ..XtStandardTarget::default() };
@@ -66,15 +71,16 @@ fn udp_to(destination: IpAddr) -> XtHeader<'static> {
     }
 }
 
-fn range(ipv6: bool, ports: Ports) -> Vec<u8> {
+fn range(family: XtFamily, ports: Ports) -> Vec<u8> {
     let (flags, (min, max)) = match ports {
         Ports::Range(min, max) => (NF_NAT_RANGE_PROTO_SPECIFIED, (Be16(min), Be16(max))),
         Ports::Random => (NF_NAT_RANGE_PROTO_RANDOM, (Be16(0), Be16(0))),
     };
-    if ipv6 {
-        NfNatRange { flags, min_proto: min, max_proto: max, ..NfNatRange::default() }.emit()
-    } else {
-        NfNatIpv4MultiRangeCompat { rangesize: 1, flags, min, max, ..NfNatIpv4MultiRangeCompat::default() }.emit()
+    match family {
+        XtFamily::Ipv4 => {
+            NfNatIpv4MultiRangeCompat { rangesize: 1, flags, min, max, ..NfNatIpv4MultiRangeCompat::default() }.emit()
+        }
+        XtFamily::Ipv6 => NfNatRange { flags, min_proto: min, max_proto: max, ..NfNatRange::default() }.emit(),
     }
 }
 
@@ -92,9 +98,10 @@ mod tests {
 
     #[test]
     fn tables_are_what_kernels_accepted() {
-        for (ipv6, address, accepted) in [(false, "192.0.2.2", IPV4), (true, "2001:db8::2", IPV6)] {
+        for (family, address, accepted) in [(XtFamily::Ipv4, "192.0.2.2", IPV4), (XtFamily::Ipv6, "2001:db8::2", IPV6)]
+        {
             let rule = |ports| Masquerade { destination: address.parse().unwrap(), ports };
-            let table = nat_table(ipv6, &[rule(Ports::Range(4444, 5555)), rule(Ports::Random)]);
+            let table = nat_table(family, &[rule(Ports::Range(4444, 5555)), rule(Ports::Random)]);
             let accepted: Vec<u8> = accepted.split_whitespace().flat_map(bytes).collect();
             assert_eq!(table, accepted);
         }

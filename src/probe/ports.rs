@@ -5,6 +5,7 @@
 use super::lab::{self, Lab};
 use super::messages::Ports;
 use crate::advisory::defects::DefectState;
+use crate::facts::netfilter::Family;
 
 /// Flows that are compared.
 const FLOWS: u16 = 16;
@@ -28,7 +29,7 @@ pub fn experiment(lab: &mut Lab, random: bool) -> Result<(DefectState, String), 
         let mine = |datagram: super::datagram::Datagram| {
             (datagram.destination == peer && datagram.payload == payload).then_some(datagram.source_port)
         };
-        chosen.push(lab.receive(false, mine)?);
+        chosen.push(lab.receive(Family::Ipv4, mine)?);
     }
     judge(&chosen, random)
 }

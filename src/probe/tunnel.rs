@@ -6,6 +6,7 @@ use super::datagram::{Checksum, Datagram, Partial};
 use super::lab::{self, Lab, LabTunnel, NoIpv6};
 use super::messages::Ports;
 use crate::advisory::defects::DefectState;
+use crate::facts::netfilter::Family;
 
 /// The ports that outer packets get. What the kernel itself sends through the tunnel takes some of them.
 const TRANSLATED: (u16, u16) = (4000, 4999);
@@ -25,9 +26,9 @@ struct Outer {
 /// # Errors
 /// Why it cannot be told.
 pub fn experiment(lab: &mut Lab, checksum: bool) -> Result<(DefectState, String), String> {
-    let ipv4 = one(lab, false, checksum);
+    let ipv4 = one(lab, Family::Ipv4, checksum);
     match lab.ipv6.clone() {
-        Ok(()) => combine(ipv4, Some(one(lab, true, checksum)), checksum),
+        Ok(()) => combine(ipv4, Some(one(lab, Family::Ipv6, checksum)), checksum),
         Err(NoIpv6::Unusable(why)) => combine(ipv4, Some(Err(why)), checksum),
         Err(NoIpv6::Absent(why)) => {
             let (state, detail) = combine(ipv4, None, checksum)?;
@@ -36,8 +37,8 @@ pub fn experiment(lab: &mut Lab, checksum: bool) -> Result<(DefectState, String)
     }
 }
 
-fn one(lab: &mut Lab, ipv6: bool, checksum: bool) -> Result<bool, String> {
-    let tunnel = lab.tunnel(ipv6, checksum)?;
+fn one(lab: &mut Lab, family: Family, checksum: bool) -> Result<bool, String> {
+    let tunnel = lab.tunnel(family, checksum)?;
     let plain = through(lab, &tunnel, 0)?;
     lab.masquerade(tunnel.peer, Ports::Range(TRANSLATED.0, TRANSLATED.1))?;
     let mut outer = through(lab, &tunnel, 1)?;
@@ -53,7 +54,7 @@ fn one(lab: &mut Lab, ipv6: bool, checksum: bool) -> Result<bool, String> {
 fn through(lab: &Lab, tunnel: &LabTunnel, number: u16) -> Result<Outer, String> {
     let payload = [tunnel.port.to_be_bytes(), number.to_be_bytes()].concat();
     lab::send(0, tunnel.inside, &payload)?;
-    lab.receive(tunnel.ipv6, |datagram| read(&datagram, tunnel, &payload))
+    lab.receive(tunnel.family, |datagram| read(&datagram, tunnel, &payload))
 }
 
 fn read(datagram: &Datagram, tunnel: &LabTunnel, payload: &[u8]) -> Option<Outer> {

@@ -9,6 +9,7 @@ mod filters;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capture::{NetlinkFamily, Request, Root};
+use crate::facts::netfilter::Family;
 use crate::facts::{Failure, Filter, Link, Programs, Reading, Source};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::{RTM_GETQDISC, RTM_GETTCLASS, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
@@ -32,10 +33,10 @@ const CLASSFUL: &[&str] = &["atm", "cbq", "hfsc", "htb"];
 /// Places of a device that are asked for filters, each with a dump of its own.
 const MAX_PLACES: usize = 256;
 
-fn sockets(ipv6: bool) -> Request {
+fn sockets(family: Family) -> Request {
     let words: Vec<String> = TUNNEL_PORTS.iter().map(|port| format!(":{port:04X} ")).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let name = if ipv6 { "udp6" } else { "udp" };
+    let name = if family == Family::Ipv6 { "udp6" } else { "udp" };
     Request::lines(Source::Datapath, Root::Procfs, format!("thread-self/net/{name}"), &words)
 }
 
@@ -239,14 +240,14 @@ pub fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
 /// Sockets of tunnels, by their port. Of IPv6: absent, it is off.
 pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<TunnelSockets> {
     let mut found = TunnelSockets::new();
-    for ipv6 in [false, true] {
-        match node.text(&sockets(ipv6)) {
+    for family in Family::IP {
+        match node.text(&sockets(family)) {
             Reading::Ok(text) => {
                 for port in text.lines().filter_map(local_port).filter(|port| TUNNEL_PORTS.contains(port)) {
-                    found.entry(port).or_default()[usize::from(ipv6)] = true;
+                    found.entry(port).or_default()[family.ip_index()] = true;
                 }
             }
-            Reading::Absent(_) if ipv6 => {}
+            Reading::Absent(_) if family == Family::Ipv6 => {}
             other => return other.map(|_| TunnelSockets::new()),
         }
     }
@@ -273,7 +274,9 @@ mod tests {
         let client =
             "  13: 0100007F:9C40 0100007F:2118 01 00000000:00000000 00:00000000 00000000     0        0 98 2 0 0\n";
         let found = |answers: &Answers| read_with(answers, tunnel_sockets).0;
-        let ipv4 = |text: &str| Answers::from([(sockets(false).name.as_str(), text), (&sockets(true).name, "")]);
+        let ipv4 = |text: &str| {
+            Answers::from([(sockets(Family::Ipv4).name.as_str(), text), (&sockets(Family::Ipv6).name, "")])
+        };
         assert_eq!(found(&ipv4(&[socket, client].concat())), Reading::Ok([(8472, [true, false])].into()));
         assert_eq!(found(&ipv4(client)), Reading::Ok([].into()));
         assert!(matches!(found(&Answers::default()), Reading::Failed(_)));

@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request, Root};
+use crate::facts::netfilter::Family;
 use crate::facts::{
     Failure, FdbEntry, Link, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, may_forward, upper_devices,
     with_lower_devices,
@@ -354,7 +355,8 @@ fn udp_checksum(tunnel: &Tunnel, csum: Option<u8>, zero_csum6_tx: Option<u8>) ->
     if tunnel.flow_based {
         return UdpChecksum::PerPacket;
     }
-    let on = if tunnel.ipv6() { zero_csum6_tx.map(|zero| zero == 0) } else { csum.map(|csum| csum != 0) };
+    let on =
+        if tunnel.family() == Family::Ipv6 { zero_csum6_tx.map(|zero| zero == 0) } else { csum.map(|csum| csum != 0) };
     match on {
         Some(true) => UdpChecksum::On,
         Some(false) => UdpChecksum::Off,

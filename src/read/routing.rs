@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::capture::{NetlinkFamily, Request};
+use crate::facts::netfilter::Family;
 use crate::facts::{Address, Failure, Link, OuterRoute, PolicyRule, Reading, Route, Source, Tunnel, upper_devices};
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
@@ -23,8 +24,6 @@ use crate::read::Node;
 pub use tables::Tables;
 use wire::{decode_address, decode_route};
 
-pub(super) const AF_INET: u8 = 2;
-pub(super) const AF_INET6: u8 = 10;
 /// Length of `struct ifaddrmsg`.
 const IFADDRMSG: usize = 8;
 /// Length of `struct rtmsg` and of `struct fib_rule_hdr`.
@@ -36,14 +35,10 @@ const MAX_LOOKUPS: usize = 256;
 const MAX_MARKS: usize = 16;
 const RTN_UNICAST: u8 = 1;
 
-pub(super) fn family_name(ipv6: bool) -> &'static str {
-    if ipv6 { "ipv6" } else { "ipv4" }
-}
-
-fn table(source: Source, what: &str, kind: u16, ipv6: bool) -> Request {
+fn table(source: Source, what: &str, kind: u16, family: Family) -> Request {
     let mut body = vec![0; RTMSG];
-    body[0] = if ipv6 { AF_INET6 } else { AF_INET };
-    Request::netlink(source, &format!("route/{what}-{}", family_name(ipv6)), NetlinkFamily::Route, kind, true, body)
+    body[0] = family.nfproto();
+    Request::netlink(source, &format!("route/{what}-{family}"), NetlinkFamily::Route, kind, true, body)
 }
 
 fn addresses() -> Request {
@@ -51,12 +46,12 @@ fn addresses() -> Request {
     Request::netlink(Source::Rtnetlink, "route/addresses", NetlinkFamily::Route, RTM_GETADDR, true, body)
 }
 
-fn rules(ipv6: bool) -> Request {
-    table(Source::Routing, "rules", RTM_GETRULE, ipv6)
+fn rules(family: Family) -> Request {
+    table(Source::Routing, "rules", RTM_GETRULE, family)
 }
 
-fn routes(ipv6: bool) -> Request {
-    table(Source::Routing, "routes", RTM_GETROUTE, ipv6)
+fn routes(family: Family) -> Request {
+    table(Source::Routing, "routes", RTM_GETROUTE, family)
 }
 
 /// Asks the kernel which way the tunnel's packets to `remote` go that carry a mark.
@@ -82,7 +77,7 @@ fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (us
 /// What a look-up of the route to an address begins with.
 fn path_to(address: IpAddr) -> Vec<u8> {
     let mut body = vec![0; RTMSG];
-    body[0] = if address.is_ipv6() { AF_INET6 } else { AF_INET };
+    body[0] = Family::of(&address).nfproto();
     body[1] = if address.is_ipv6() { 128 } else { 32 };
     put_address(&mut body, RTA_DST, address);
     body
@@ -150,12 +145,9 @@ fn up_tunnels(links: &[Link]) -> impl Iterator<Item = (&Link, &Tunnel)> {
     links.iter().filter(|link| link.up).filter_map(|link| Some((link, link.tunnel.as_ref()?)))
 }
 
-/// Both families: packets in tunnels may be of the other one.
-const FAMILIES: [bool; 2] = [false, true];
-
 /// Marks to look routes up with: none, and one for each combination of policy rules that test the mark, with a number.
-fn marks(tables: &Tables, ipv6: bool) -> Vec<(usize, u32)> {
-    let rules = tables.family(ipv6).ok().map_or(&[][..], |family| family.rules.as_slice());
+fn marks(tables: &Tables, family: Family) -> Vec<(usize, u32)> {
+    let rules = tables.of(family).ok().map_or(&[][..], |tables| tables.rules.as_slice());
     let mut all = BTreeSet::from([0]);
     for (mark, mask) in rules.iter().filter_map(|rule| rule.fwmark) {
         let with: Vec<u32> = all.iter().map(|other| other & !mask | mark & mask).collect();
@@ -174,7 +166,7 @@ fn lookups<'c>(
     let mut all = Vec::new();
     for (number, remotes) in classes.iter().enumerate().take(MAX_LOOKUPS) {
         let Some(remote) = remotes.first() else { continue };
-        for mark in marks(tables, remote.is_ipv6()) {
+        for mark in marks(tables, Family::of(remote)) {
             all.push((remotes.as_slice(), mark.1, lookup(link, tunnel, number, *remote, mark)));
         }
     }
@@ -200,25 +192,30 @@ fn dump<T>(
 }
 
 /// Whether devices forward packets.
-fn forwarding(ipv6: bool) -> Request {
-    let family = if ipv6 { AF_INET6 } else { AF_INET };
-    let name = format!("route/forwarding-{}", family_name(ipv6));
+fn forwarding(family: Family) -> Request {
+    let name = format!("route/forwarding-{family}");
     // struct netconfmsg is one byte, followed by attributes; a kernel without IPv6 refuses.
-    Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETNETCONF, true, vec![family, 0, 0, 0])
+    Request::netlink(
+        Source::Routing,
+        &name,
+        NetlinkFamily::Route,
+        RTM_GETNETCONF,
+        true,
+        vec![family.nfproto(), 0, 0, 0],
+    )
 }
 
 /// Whether any device forwards packets of a family.
-pub fn forwards(node: &mut Node<'_>, ipv6: bool) -> Reading<bool> {
+pub fn forwards(node: &mut Node<'_>, family: Family) -> Reading<bool> {
     /// What new devices begin with.
     const NETCONFA_IFINDEX_DEFAULT: u32 = -2i32 as u32;
-    let family = if ipv6 { AF_INET6 } else { AF_INET };
-    let found = dump(node, &forwarding(ipv6), |message| {
+    let found = dump(node, &forwarding(family), |message| {
         // struct netconfmsg, filled up to 4 bytes
         let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
         let [found, ..] = crate::netfilter::array::<4>(message.body, 0, "netconfmsg")?;
         let template = attributes.u32(NETCONFA_IFINDEX)? == Some(NETCONFA_IFINDEX_DEFAULT);
         let forwards = attributes.u32(NETCONFA_FORWARDING)?.is_some_and(|forwards| forwards != 0);
-        Ok((found == family && !template).then_some(forwards))
+        Ok((found == family.nfproto() && !template).then_some(forwards))
     });
     found.map(|devices| devices.contains(&true))
 }
@@ -271,7 +268,7 @@ fn outer_routes(node: &mut Node<'_>, tables: &Tables, link: &Link, tunnel: &Tunn
     if classes.len() > MAX_LOOKUPS {
         return Reading::Failed(Failure::too_large(MAX_LOOKUPS, "different routes to its remotes"));
     }
-    if FAMILIES.iter().any(|ipv6| marks(tables, *ipv6).len() >= MAX_MARKS) {
+    if Family::IP.iter().any(|family| marks(tables, *family).len() >= MAX_MARKS) {
         return Reading::Failed(Failure::too_large(MAX_MARKS, "marks that policy rules test"));
     }
     let mut routes = Vec::new();
@@ -313,8 +310,8 @@ fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
 
 /// Why one look-up per remote does not tell the way of every packet, if it does not.
 fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
-    let families: BTreeSet<bool> = tunnel.remotes().iter().map(IpAddr::is_ipv6).collect();
-    let rules = families.into_iter().filter_map(|ipv6| tables.family(ipv6).ok()).flat_map(|family| &family.rules);
+    let families: BTreeSet<Family> = tunnel.remotes().iter().map(Family::of).collect();
+    let rules = families.into_iter().filter_map(|family| tables.of(family).ok()).flat_map(|tables| &tables.rules);
     let tested: BTreeSet<u16> = rules.flat_map(|rule| &rule.other).copied().collect();
     let own_port = |port: &u16| Some(*port) != tunnel.port;
     let other_ports = tunnel.fdb.ok().into_iter().flatten().any(|entry| entry.port.as_ref().is_some_and(own_port));
@@ -328,7 +325,7 @@ fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
 /// Devices of the other next hops of a multipath route: a look-up names the one that its packet would take, and the
 /// tunnel's packets, whose source ports differ, take all of them.
 fn siblings(tables: &Tables, remote: IpAddr, found: &[u32]) -> Result<BTreeSet<u32>, String> {
-    let Some(family) = tables.family(remote.is_ipv6()).ok() else { return Ok(BTreeSet::new()) };
+    let Some(family) = tables.of(Family::of(&remote)).ok() else { return Ok(BTreeSet::new()) };
     let mut siblings = BTreeSet::new();
     for route in family.covering(remote).map(|at| &family.routes[at]) {
         if let Some(id) = route.nexthop.filter(|_| route.devices.is_empty()) {
@@ -345,9 +342,10 @@ fn siblings(tables: &Tables, remote: IpAddr, found: &[u32]) -> Result<BTreeSet<u
 fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Vec<IpAddr>>> {
     let mut classes = BTreeMap::new();
     for (order, remote) in tunnel.remotes().into_iter().enumerate() {
-        match tables.family(remote.is_ipv6()) {
-            Reading::Ok(family) => {
-                let class = classes.entry((remote.is_ipv6(), family.class(remote))).or_insert((order, Vec::new()));
+        let family = Family::of(&remote);
+        match tables.of(family) {
+            Reading::Ok(tables) => {
+                let class = classes.entry((family, tables.class(remote))).or_insert((order, Vec::new()));
                 class.1.push(remote);
             }
             other => return other.as_ref().map(|_| Vec::new()),
@@ -365,7 +363,7 @@ pub fn read_addresses(node: &mut Node<'_>) -> Reading<Vec<Address>> {
 
 /// Policy rules of both families.
 pub fn all_rules(tables: &Tables) -> Reading<Vec<PolicyRule>> {
-    concat(FAMILIES.iter().map(|ipv6| tables.family(*ipv6).as_ref().map(|family| family.rules.clone())))
+    concat(Family::IP.iter().map(|family| tables.of(*family).as_ref().map(|tables| tables.rules.clone())))
 }
 
 /// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`: where packets without a mark are looked up too.
@@ -378,9 +376,9 @@ fn is_common(table: u32) -> bool {
 pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
     let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
     let above: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| upper_devices(links, link.index)).collect();
-    let all = FAMILIES.iter().map(|ipv6| {
-        tables.family(*ipv6).as_ref().map(|family| {
-            let mine = remotes.iter().filter(|remote| remote.is_ipv6() == *ipv6);
+    let all = Family::IP.iter().map(|of| {
+        tables.of(*of).as_ref().map(|family| {
+            let mine = remotes.iter().filter(|remote| Family::of(remote) == *of);
             let mut wanted: BTreeSet<usize> = mine.flat_map(|remote| family.covering(*remote)).collect();
             let marked: BTreeSet<u32> =
                 family.rules.iter().filter(|rule| rule.fwmark.is_some()).map(|rule| rule.table).collect();
@@ -400,7 +398,7 @@ pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Readi
 
 /// Devices by which routes lead to a next hop.
 pub fn gateway_devices(tables: &Tables) -> BTreeSet<u32> {
-    let families = FAMILIES.iter().filter_map(|ipv6| tables.family(*ipv6).ok());
+    let families = Family::IP.iter().filter_map(|family| tables.of(*family).ok());
     let routes = families.flat_map(|family| &family.routes);
     routes
         .filter(|route| route.kind == RTN_UNICAST && route.gateway.is_some())

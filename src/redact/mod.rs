@@ -24,6 +24,7 @@ use crate::capture::Capture;
 use crate::facts::{Failure, Reading};
 use crate::netfilter::array;
 use crate::netfilter::netlink::{self, HEADER_LENGTH};
+use crate::netfilter::xtables::XtFamily;
 
 /// Answers without addresses.
 const NOTHING_PRIVATE: &[&str] =
@@ -142,7 +143,8 @@ impl Redactor {
             return each_message(bytes, |kind, body| self.netfilter(kind, body));
         }
         if name.starts_with(LEGACY) {
-            return self.legacy_table(name.starts_with(LEGACY_IPV6), bytes);
+            let family = if name.starts_with(LEGACY_IPV6) { XtFamily::Ipv6 } else { XtFamily::Ipv4 };
+            return self.legacy_table(family, bytes);
         }
         if name == PROBE {
             return self.document(bytes);

@@ -10,7 +10,7 @@ use super::netfilter::text;
 use crate::facts::Failure;
 use crate::facts::netfilter::signatures;
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
-use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, Match, Structure, Target, XtRule, XtVisitor};
+use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, Match, Structure, Target, XtFamily, XtRule, XtVisitor};
 
 /// What is done with fields of tables and extensions of one family.
 struct Fields<'r> {
@@ -33,8 +33,8 @@ impl<'r> Fields<'r> {
 }
 
 impl XtVisitor for Fields<'_> {
-    fn ipv6(&self) -> bool {
-        self.family == NFPROTO_IPV6
+    fn family(&self) -> XtFamily {
+        XtFamily::of(self.family)
     }
 
     fn is_unclear(&mut self) -> bool {
@@ -93,8 +93,8 @@ impl XtVisitor for Fields<'_> {
 
 impl Redactor {
     /// A table of legacy x_tables, entry by entry.
-    pub(super) fn legacy_table(&mut self, ipv6: bool, answer: &mut [u8]) -> Result<(), Failure> {
-        let mut fields = Fields::new(self, if ipv6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 });
+    pub(super) fn legacy_table(&mut self, family: XtFamily, answer: &mut [u8]) -> Result<(), Failure> {
+        let mut fields = Fields::new(self, family.nfproto());
         let mut redacted = Vec::with_capacity(answer.len());
         let mut info = IptGetinfo::parse(answer.get(..IptGetinfo::SIZE).unwrap_or(answer))?;
         info.visit(&mut fields);
@@ -104,7 +104,7 @@ impl Redactor {
         header.visit(&mut fields);
         redacted.extend(header.emit());
         while redacted.len() < answer.len() {
-            let mut rule = XtRule::parse(ipv6, &answer[redacted.len()..])?;
+            let mut rule = XtRule::parse(family, &answer[redacted.len()..])?;
             rule.visit(&mut fields)?;
             redacted.extend(rule.emit());
         }
@@ -179,7 +179,7 @@ mod tests {
     fn tables_that_are_cut_off_or_changed_never_panic() {
         let redact = |bytes: &[u8]| {
             let mut bytes = bytes.to_vec();
-            Redactor::new(RandomState::new(), String::new()).legacy_table(false, &mut bytes).map(|()| bytes)
+            Redactor::new(RandomState::new(), String::new()).legacy_table(XtFamily::Ipv4, &mut bytes).map(|()| bytes)
         };
         assert_eq!(redact(*NAT).map(|bytes| bytes.len()), Ok(NAT.len()));
         assert_ne!(redact(*NAT).unwrap(), *NAT);
@@ -190,7 +190,7 @@ mod tests {
             let mut bytes = NAT.to_vec();
             bytes[at..at + 2].copy_from_slice(&value);
             let _ = redact(&bytes);
-            let _ = Redactor::new(RandomState::new(), String::new()).legacy_table(true, &mut bytes);
+            let _ = Redactor::new(RandomState::new(), String::new()).legacy_table(XtFamily::Ipv6, &mut bytes);
         });
     }
     /// Of one rule that cannot be mapped the rest of the table stays, and nobody believes that rule.
@@ -224,6 +224,6 @@ mod tests {
         let rule = visited([255, 255, 0, 255]);
         assert_eq!(parts(&rule), ([0; 4], [0; 4], 0x80, 255));
         assert!(rule.matches[0].data.iter().all(|byte| *byte == 0));
-        assert!(Ip::of(false, &rule.emit()).has_unknown_flags(false));
+        assert!(Ip::of(XtFamily::Ipv4, &rule.emit()).has_unknown_flags(XtFamily::Ipv4));
     }
 }

@@ -273,3 +273,15 @@ fn names_are_words_of_the_field() {
         }
     }
 }
+
+/// IPv4 and IPv6 are `Family`, or `XtFamily` where bytes of x_tables are: a truth value tells nobody which of them it is.
+#[test]
+fn a_family_is_no_truth_value() {
+    for file in sources() {
+        let code = code(&file.path, &file.text);
+        for line in code.lines() {
+            let named = ["v4: bool", "v6: bool"].iter().find(|named| line.contains(**named));
+            assert!(named.is_none() && !line.contains("[false, true].map(|ip"), "{}: {line}", file.name);
+        }
+    }
+}

@@ -56,12 +56,12 @@ proptest! {
                 }
             }
         }
-        for ipv6 in [false, true] {
-            if let Ok(rule) = xtables::XtRule::parse(ipv6, &bytes) {
+        for family in [xtables::XtFamily::Ipv4, xtables::XtFamily::Ipv6] {
+            if let Ok(rule) = xtables::XtRule::parse(family, &bytes) {
                 let emitted = rule.emit();
                 prop_assert_eq!(&emitted, &bytes[..emitted.len()]);
             }
-            let _ = xtables::XtTable::new(&bytes, ipv6, "nat");
+            let _ = xtables::XtTable::new(&bytes, family, "nat");
         }
     }
 }

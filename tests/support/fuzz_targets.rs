@@ -17,7 +17,7 @@ use natwatch::netfilter::nftables::expr::Expr;
 use natwatch::netfilter::nftables::register::Machine;
 use natwatch::netfilter::nftables::uapi::{NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_IPV6};
 use natwatch::netfilter::nftables::{Body, Data, Expression, NftMessage, Rule, Set, SetElement, SetElements};
-use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure as _};
+use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure as _, XtFamily};
 
 /// A parser and what is held of it.
 #[derive(Clone, Copy)]
@@ -218,18 +218,23 @@ fn xtables_extension(input: &[u8]) {
     assert!(emitted.is_err() || emitted.as_deref() == Ok(info), "{input:02x?} is written as {emitted:02x?}");
 }
 
-/// Whether it is of IPv6, the entry and what follows it.
+/// The family that the first byte of an input says.
+fn family_of(byte: u8) -> XtFamily {
+    if byte & 1 == 1 { XtFamily::Ipv6 } else { XtFamily::Ipv4 }
+}
+
+/// The family, the entry and what follows it.
 fn xtables_rule(input: &[u8]) {
-    let [ipv6, entry @ ..] = input else { return };
-    let Ok(rule) = xtables::XtRule::parse(ipv6 & 1 == 1, entry) else { return };
+    let [family, entry @ ..] = input else { return };
+    let Ok(rule) = xtables::XtRule::parse(family_of(*family), entry) else { return };
     let written = rule.emit();
     assert_eq!(written, entry[..written.len()], "{rule:#?}");
 }
 
-/// Whether it is of IPv6, description and entries of a table `nat`.
+/// The family, description and entries of a table `nat`.
 fn xtables_table(input: &[u8]) {
-    let [ipv6, answer @ ..] = input else { return };
-    let Ok(table) = xtables::XtTable::new(answer, ipv6 & 1 == 1, "nat") else { return };
+    let [family, answer @ ..] = input else { return };
+    let Ok(table) = xtables::XtTable::new(answer, family_of(*family), "nat") else { return };
     for chain in &table.chains {
         let _ = (table.drops(chain), table.name(chain), table.jumps(chain).count());
         for rule in table.rules(chain).map_while(|rule| rule.ok()) {
@@ -337,18 +342,19 @@ fn nftables_data(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Whether an answer is a legacy table of IPv6; `None`: it is none.
-fn legacy_family(name: &str) -> Option<bool> {
+/// The family of a legacy table; `None`: the answer is none.
+fn legacy_family(name: &str) -> Option<XtFamily> {
     let file = name.rsplit('/').next().unwrap_or_default();
     let table = name.contains("xtables") && !file.ends_with("-info");
-    [("ipv4-", false), ("ipv6-", true)].into_iter().find(|(part, _)| table && file.contains(part)).map(|(_, ipv6)| ipv6)
+    let families = [("ipv4-", XtFamily::Ipv4), ("ipv6-", XtFamily::Ipv6)];
+    families.into_iter().find(|(part, _)| table && file.contains(part)).map(|(_, family)| family)
 }
 
 /// The rules of a legacy table.
-fn legacy_rules(ipv6: bool, bytes: &[u8]) -> Vec<xtables::XtRule<'_>> {
+fn legacy_rules(family: XtFamily, bytes: &[u8]) -> Vec<xtables::XtRule<'_>> {
     let mut rules = Vec::new();
     let mut rest = bytes.get(IptGetinfo::SIZE + IptGetEntries::SIZE..).unwrap_or_default();
-    while let Ok(rule) = xtables::XtRule::parse(ipv6, rest) {
+    while let Ok(rule) = xtables::XtRule::parse(family, rest) {
         rest = &rest[rule.emit().len()..];
         rules.push(rule);
     }
@@ -357,12 +363,14 @@ fn legacy_rules(ipv6: bool, bytes: &[u8]) -> Vec<xtables::XtRule<'_>> {
 
 fn xtables_tables(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
     let small = legacy_family(name).filter(|_| bytes.len() < 16 << 10);
-    small.map(|ipv6| [&[u8::from(ipv6)], bytes].concat()).into_iter().collect()
+    small.map(|family| [&[u8::from(family == XtFamily::Ipv6)], bytes].concat()).into_iter().collect()
 }
 
 fn xtables_rules(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
-    let rules =
-        |ipv6| legacy_rules(ipv6, bytes).iter().map(|rule| [vec![u8::from(ipv6)], rule.emit()].concat()).collect();
+    let rules = |family| {
+        let byte = u8::from(family == XtFamily::Ipv6);
+        legacy_rules(family, bytes).iter().map(|rule| [vec![byte], rule.emit()].concat()).collect()
+    };
     legacy_family(name).map(rules).unwrap_or_default()
 }
 
@@ -386,9 +394,9 @@ fn xtables_extensions(name: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
             seed(target, message.header.family, name.as_bytes(), revision, info.as_deref().unwrap_or_default())
         }));
     });
-    if let Some(ipv6) = legacy_family(name) {
-        let family = if ipv6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
-        for rule in legacy_rules(ipv6, bytes) {
+    if let Some(of) = legacy_family(name) {
+        let family = of.nfproto();
+        for rule in legacy_rules(of, bytes) {
             let extensions = rule.matches.iter().map(|found| (false, found)).chain([(true, &rule.target)]);
             seeds.extend(extensions.filter_map(|(target, found)| {
                 seed(target, family, found.name(), found.header.revision.into(), &found.data)

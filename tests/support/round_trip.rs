@@ -7,8 +7,8 @@ use natwatch::netfilter::conntrack::CpuStats;
 use natwatch::netfilter::ipset::{IpsetElement, IpsetHeader, IpsetMessage};
 use natwatch::netfilter::netlink::{self, AttributeValue, MessageWriter};
 use natwatch::netfilter::nfnetlink::NFGENMSG;
-use natwatch::netfilter::nftables::{self, expr::Expr, uapi};
-use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure};
+use natwatch::netfilter::nftables::{self, expr::Expr};
+use natwatch::netfilter::xtables::{self, IptGetEntries, IptGetinfo, Structure, XtFamily};
 
 use super::capture::recorded_nodes;
 
@@ -42,14 +42,14 @@ pub fn round_trips(name: &str, bytes: &[u8]) -> Option<Counts> {
     if name.contains("netlink/netfilter/nft-") {
         return Some(nftables_round_trips(name, bytes));
     }
-    let entries = |ipv6| Some(Counts { entries: xtables_round_trips(ipv6, bytes), ..Counts::default() });
+    let entries = |family| Some(Counts { entries: xtables_round_trips(family, bytes), ..Counts::default() });
     match name {
         name if name.contains("netlink/netfilter/ipset/") => Some(attributes_round_trip(bytes, ipset)),
         name if name.ends_with("netlink/netfilter/ct-stats-cpu") => {
             Some(attributes_round_trip(bytes, |attributes| drop(block::<CpuStats<'_>>(attributes))))
         }
-        name if name.contains("xtables/ipv4-") => entries(false),
-        name if name.contains("xtables/ipv6-") => entries(true),
+        name if name.contains("xtables/ipv4-") => entries(XtFamily::Ipv4),
+        name if name.contains("xtables/ipv6-") => entries(XtFamily::Ipv6),
         _ => None,
     }
 }
@@ -132,19 +132,19 @@ pub fn extension(target: bool, name: &[u8], revision: u32, family: u8, info: &[u
 }
 
 /// Checks a table of legacy x_tables; how many entries it has.
-fn xtables_round_trips(ipv6: bool, bytes: &[u8]) -> usize {
+fn xtables_round_trips(family: XtFamily, bytes: &[u8]) -> usize {
     let mut written = IptGetinfo::parse(&bytes[..IptGetinfo::SIZE]).expect("a description").emit();
     let header = &bytes[written.len()..][..IptGetEntries::SIZE];
     written.extend(IptGetEntries::parse(header).expect("a header").emit());
     let mut count = 0;
     while written.len() < bytes.len() {
         let rest = &bytes[written.len()..];
-        let rule = xtables::XtRule::parse(ipv6, rest).expect("an entry");
+        let rule = xtables::XtRule::parse(family, rest).expect("an entry");
         let entry = rule.emit();
         assert_eq!(entry, rest[..entry.len()], "{rule:#?}");
         let extensions = rule.matches.iter().map(|found| (false, found)).chain([(true, &rule.target)]);
         for (target, found) in extensions {
-            let family = if ipv6 { uapi::NFPROTO_IPV6 } else { uapi::NFPROTO_IPV4 };
+            let family = family.nfproto();
             let emitted = extension(target, found.name(), found.header.revision.into(), family, &found.data);
             assert_eq!(emitted.expect("its whole structure"), *found.data, "{found:#?}");
         }

@@ -6,8 +6,7 @@
 use std::borrow::Cow;
 
 use super::layout::cut;
-use super::{LayoutField, Match, Structure, Target, XtVisitor};
-use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
+use super::{LayoutField, Match, Structure, Target, XtFamily, XtVisitor};
 use crate::netfilter::{Error, Result};
 
 crate::netfilter::layout! {
@@ -101,14 +100,20 @@ impl<'a> XtHeader<'a> {
     ///
     /// # Errors
     /// They are too few.
-    pub fn parse(ipv6: bool, bytes: &'a [u8]) -> Result<Self> {
-        let bytes = bytes.get(..Self::size(ipv6)).unwrap_or(bytes);
-        Ok(if ipv6 { Self::Ipv6(Structure::parse(bytes)?) } else { Self::Ipv4(Structure::parse(bytes)?) })
+    pub fn parse(family: XtFamily, bytes: &'a [u8]) -> Result<Self> {
+        let bytes = bytes.get(..Self::size(family)).unwrap_or(bytes);
+        Ok(match family {
+            XtFamily::Ipv4 => Self::Ipv4(Structure::parse(bytes)?),
+            XtFamily::Ipv6 => Self::Ipv6(Structure::parse(bytes)?),
+        })
     }
 
     /// How many bytes it has.
-    pub fn size(ipv6: bool) -> usize {
-        if ipv6 { Ip6tEntry::SIZE } else { IptEntry::SIZE }
+    pub fn size(family: XtFamily) -> usize {
+        match family {
+            XtFamily::Ipv4 => IptEntry::SIZE,
+            XtFamily::Ipv6 => Ip6tEntry::SIZE,
+        }
     }
 
     /// `target_offset` and `next_offset`: where its matches end, and where it does.
@@ -119,13 +124,16 @@ impl<'a> XtHeader<'a> {
 
 /// Fields of an entry without all the others: there may be tens of thousands of entries.
 macro_rules! of_entry {
-    ($ipv6:expr, $Entry:ident => $value:expr) => {
-        if $ipv6 {
-            type $Entry<'a> = Ip6tEntry<'a>;
-            $value
-        } else {
-            type $Entry<'a> = IptEntry<'a>;
-            $value
+    ($family:expr, $Entry:ident => $value:expr) => {
+        match $family {
+            XtFamily::Ipv4 => {
+                type $Entry<'a> = IptEntry<'a>;
+                $value
+            }
+            XtFamily::Ipv6 => {
+                type $Entry<'a> = Ip6tEntry<'a>;
+                $value
+            }
         }
     };
 }
@@ -136,14 +144,14 @@ const NO_FLAG: u8 = 0x80;
 
 impl<'e> Ip<'e> {
     /// Whether it has flags of which nothing is known here (`IPT_F_MASK`, `IP6T_F_MASK`, `IPT_INV_MASK`).
-    pub fn has_unknown_flags(&self, ipv6: bool) -> bool {
-        self.flags & !(if ipv6 { 0x07 } else { 0x03 }) != 0 || self.invflags & !0x7f != 0
+    pub fn has_unknown_flags(&self, family: XtFamily) -> bool {
+        self.flags & !(if family == XtFamily::Ipv6 { 0x07 } else { 0x03 }) != 0 || self.invflags & !0x7f != 0
     }
 
     /// From the first bytes of an entry, which are enough.
     #[inline]
-    pub fn of(ipv6: bool, bytes: &'e [u8]) -> Self {
-        of_entry!(ipv6, E => Self {
+    pub fn of(family: XtFamily, bytes: &'e [u8]) -> Self {
+        of_entry!(family, E => Self {
             src: &bytes[E::src..E::dst],
             smsk: &bytes[E::smsk..E::dmsk],
             dst: &bytes[E::dst..E::smsk],
@@ -164,16 +172,16 @@ impl<'e> Ip<'e> {
 /// # Errors
 /// There are too few bytes for one.
 #[inline]
-pub fn offsets(ipv6: bool, bytes: &[u8]) -> Result<(usize, usize)> {
-    of_entry!(ipv6, E => {
+pub fn offsets(family: XtFamily, bytes: &[u8]) -> Result<(usize, usize)> {
+    of_entry!(family, E => {
         let bytes = bytes.get(..E::SIZE).ok_or_else(|| cut(E::SIZE, bytes.len()))?;
         Ok((u16::read(&bytes[E::target_offset..]).into(), u16::read(&bytes[E::next_offset..]).into()))
     })
 }
 
 /// `counters` of an entry, which is long enough: packets and bytes.
-pub fn counters(ipv6: bool, bytes: &[u8]) -> (u64, u64) {
-    of_entry!(ipv6, E => (u64::read(&bytes[E::pcnt..]), u64::read(&bytes[E::bcnt..])))
+pub fn counters(family: XtFamily, bytes: &[u8]) -> (u64, u64) {
+    of_entry!(family, E => (u64::read(&bytes[E::pcnt..]), u64::read(&bytes[E::bcnt..])))
 }
 
 /// A match or a target with its header.
@@ -246,7 +254,10 @@ impl<'a> XtRule<'a> {
     pub fn new(mut header: XtHeader<'a>, target: XtEntry<'a>) -> Self {
         // No rule has more than some thousand bytes.
         let offset = |offset| u16::try_from(offset).unwrap_or(u16::MAX);
-        let size = XtHeader::size(matches!(header, XtHeader::Ipv6(_)));
+        let size = match header {
+            XtHeader::Ipv4(_) => IptEntry::SIZE,
+            XtHeader::Ipv6(_) => Ip6tEntry::SIZE,
+        };
         either!(&mut header, entry => {
             entry.target_offset = offset(size);
             entry.next_offset = offset(size + target.size());
@@ -258,13 +269,13 @@ impl<'a> XtRule<'a> {
     ///
     /// # Errors
     /// They are too few, or sizes and offsets do not fit.
-    pub fn parse(ipv6: bool, bytes: &'a [u8]) -> Result<Self> {
-        let header = XtHeader::parse(ipv6, bytes)?;
+    pub fn parse(family: XtFamily, bytes: &'a [u8]) -> Result<Self> {
+        let header = XtHeader::parse(family, bytes)?;
         let (target_offset, next) = header.offsets();
         let unfit = || Error::unexpected(format!("target at {target_offset}, end at {next} of {}", bytes.len()));
         let bytes = bytes.get(..next).ok_or_else(unfit)?;
         let mut matches = Vec::new();
-        let mut at = XtHeader::size(ipv6);
+        let mut at = XtHeader::size(family);
         while at < target_offset {
             let found = XtEntry::parse(bytes.get(at..target_offset).ok_or_else(unfit)?)?;
             at += found.size();
@@ -289,7 +300,7 @@ impl<'a> XtRule<'a> {
     /// # Errors
     /// A match or a target is shorter than its structure.
     pub fn visit<V: XtVisitor>(&mut self, visitor: &mut V) -> Result<()> {
-        let family = if visitor.ipv6() { NFPROTO_IPV6 } else { NFPROTO_IPV4 };
+        let family = visitor.family().nfproto();
         either!(&mut self.header, entry => {
             entry.visit(visitor);
             entry.flags |= if visitor.is_unclear() { NO_FLAG } else { 0 };

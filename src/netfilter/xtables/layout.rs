@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::XtFamily;
 use crate::netfilter::{Error, Result};
 
 /// What a field can be: so many bytes.
@@ -71,15 +72,21 @@ pub struct Inet(pub [u8; 16]);
 
 impl Inet {
     /// The address.
-    pub fn ip(self, ipv6: bool) -> IpAddr {
+    pub fn ip(self, family: XtFamily) -> IpAddr {
         let [a, b, c, d, ..] = self.0;
-        if ipv6 { Ipv6Addr::from(self.0).into() } else { Ipv4Addr::new(a, b, c, d).into() }
+        match family {
+            XtFamily::Ipv4 => Ipv4Addr::new(a, b, c, d).into(),
+            XtFamily::Ipv6 => Ipv6Addr::from(self.0).into(),
+        }
     }
 
     /// The same as a number.
-    pub fn number(self, ipv6: bool) -> u128 {
+    pub fn number(self, family: XtFamily) -> u128 {
         let number = u128::from_be_bytes(self.0);
-        if ipv6 { number } else { number >> 96 }
+        match family {
+            XtFamily::Ipv4 => number >> 96,
+            XtFamily::Ipv6 => number,
+        }
     }
 }
 
@@ -104,18 +111,18 @@ impl LayoutField for Inet {
 /// An address, to be changed.
 pub trait AddressBytes {
     /// Its bytes; what is in no use in this family becomes 0.
-    fn octets(&mut self, ipv6: bool) -> &mut [u8];
+    fn octets(&mut self, family: XtFamily) -> &mut [u8];
 }
 
 impl<const N: usize> AddressBytes for [u8; N] {
-    fn octets(&mut self, _ipv6: bool) -> &mut [u8] {
+    fn octets(&mut self, _: XtFamily) -> &mut [u8] {
         self
     }
 }
 
 impl AddressBytes for Inet {
-    fn octets(&mut self, ipv6: bool) -> &mut [u8] {
-        let (octets, rest) = self.0.split_at_mut(if ipv6 { 16 } else { 4 });
+    fn octets(&mut self, family: XtFamily) -> &mut [u8] {
+        let (octets, rest) = self.0.split_at_mut(if family == XtFamily::Ipv6 { 16 } else { 4 });
         rest.fill(0);
         octets
     }
@@ -123,8 +130,8 @@ impl AddressBytes for Inet {
 
 /// What is done with a field, by what it holds. A mask and the end of a range come with what they belong to.
 pub trait XtVisitor: Sized {
-    /// Whether `union nf_inet_addr` is an address of IPv6.
-    fn ipv6(&self) -> bool;
+    /// Which addresses `union nf_inet_addr` holds.
+    fn family(&self) -> XtFamily;
 
     /// An address, and which of its bits count: all without a mask.
     fn address_with(&mut self, address: &mut [u8], mask: Option<&mut [u8]>);
@@ -163,19 +170,19 @@ pub trait XtVisitor: Sized {
 
     /// An address.
     fn address<A: AddressBytes>(&mut self, address: &mut A) {
-        self.address_with(address.octets(self.ipv6()), None);
+        self.address_with(address.octets(self.family()), None);
     }
 
     /// An address and its mask.
     fn masked<A: AddressBytes>(&mut self, address: &mut A, mask: &mut A) {
-        let ipv6 = self.ipv6();
-        self.address_with(address.octets(ipv6), Some(mask.octets(ipv6)));
+        let family = self.family();
+        self.address_with(address.octets(family), Some(mask.octets(family)));
     }
 
     /// The ends of a range of addresses.
     fn range<A: AddressBytes>(&mut self, first: &mut A, last: &mut A) {
-        let ipv6 = self.ipv6();
-        self.addresses(first.octets(ipv6), last.octets(ipv6));
+        let family = self.family();
+        self.addresses(first.octets(family), last.octets(family));
     }
 }
 

@@ -5,6 +5,7 @@
 //! `ipt_*.h`, `netfilter_ipv6/ip6_tables.h`, `ip6t_*.h`, read in 6.12.
 
 mod entry;
+mod family;
 pub(super) mod layout;
 pub mod matches;
 mod table;
@@ -14,6 +15,7 @@ pub use entry::{
     Ip, Ip6tEntry, IptEntry, IptGetEntries, IptGetinfo, IptReplace, NO_REVISION, XtEntry, XtEntryHeader, XtHeader,
     XtRule, up_to_zero,
 };
+pub use family::XtFamily;
 pub use layout::{AddressBytes, Be16, Inet, LayoutField, Structure, Untyped, XtVisitor, whole};
 pub use matches::Match;
 pub use table::{Entry, XtChain, XtTable};

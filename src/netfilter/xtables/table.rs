@@ -7,7 +7,7 @@
 
 use super::entry::{counters, offsets, up_to_zero};
 use super::targets::verdict::{ACCEPT, DROP, RETURN, XtErrorTarget, XtStandardTarget};
-use super::{Ip, IptGetEntries, IptGetinfo, LayoutField, Structure, XtEntry, XtEntryHeader, XtHeader};
+use super::{Ip, IptGetEntries, IptGetinfo, LayoutField, Structure, XtEntry, XtEntryHeader, XtFamily, XtHeader};
 use crate::netfilter::{Error, Result};
 
 /// Names of built-in chains, by hook (`NF_INET_*`).
@@ -16,8 +16,8 @@ const HOOKS: [&[u8]; 5] = [b"PREROUTING", b"INPUT", b"FORWARD", b"OUTPUT", b"POS
 /// A table, checked as far as chains go.
 #[derive(Debug)]
 pub struct XtTable<'a> {
-    /// Whether it is one of IPv6.
-    pub ipv6: bool,
+    /// Its family.
+    pub family: XtFamily,
     entries: &'a [u8],
     /// By offset.
     pub chains: Vec<XtChain>,
@@ -54,7 +54,7 @@ pub struct Entry<'a> {
     pub bytes: &'a [u8],
     /// Offset of its target within it, which is where its matches end.
     pub target: usize,
-    ipv6: bool,
+    family: XtFamily,
 }
 
 impl XtChain {
@@ -66,17 +66,17 @@ impl XtChain {
 impl<'a> Entry<'a> {
     /// What the packet must be.
     pub fn ip(&self) -> Ip<'a> {
-        Ip::of(self.ipv6, self.bytes)
+        Ip::of(self.family, self.bytes)
     }
 
     /// Packets and bytes that it has counted.
     pub fn counters(&self) -> (u64, u64) {
-        counters(self.ipv6, self.bytes)
+        counters(self.family, self.bytes)
     }
 
     /// Its matches; an error ends them.
     pub fn matches(&self) -> impl Iterator<Item = Result<XtEntry<'a>>> {
-        let mut rest = &self.bytes[XtHeader::size(self.ipv6)..self.target];
+        let mut rest = &self.bytes[XtHeader::size(self.family)..self.target];
         std::iter::from_fn(move || {
             (!rest.is_empty()).then(|| {
                 let found = XtEntry::parse(rest);
@@ -135,7 +135,7 @@ impl<'a> XtTable<'a> {
     ///
     /// # Errors
     /// Anything that is not as described above.
-    pub fn new(answer: &'a [u8], ipv6: bool, name: &str) -> Result<Self> {
+    pub fn new(answer: &'a [u8], family: XtFamily, name: &str) -> Result<Self> {
         let info = IptGetinfo::parse(answer)?;
         let header = IptGetEntries::parse(&answer[IptGetinfo::SIZE..])?;
         let entries = &answer[IptGetinfo::SIZE + IptGetEntries::SIZE..];
@@ -148,7 +148,7 @@ impl<'a> XtTable<'a> {
                 return Err(Error::unexpected(format!("it is about {:?}", String::from_utf8_lossy(found))));
             }
         }
-        let mut table = Self { ipv6, entries, chains: Vec::new(), count: info.num_entries as usize };
+        let mut table = Self { family, entries, chains: Vec::new(), count: info.num_entries as usize };
         table.find_chains(&info)?;
         Ok(table)
     }
@@ -204,7 +204,7 @@ impl<'a> XtTable<'a> {
             Some(_) => verdict.is_some_and(|verdict| matches!(verdict, ACCEPT | DROP)),
             None => verdict == Some(RETURN),
         };
-        if !fits || self.entry(end)?.target != XtHeader::size(self.ipv6) {
+        if !fits || self.entry(end)?.target != XtHeader::size(self.family) {
             return Err(Error::unexpected(format!("the chain at {} has no end", chain.start)));
         }
         self.chains.push(XtChain { end, ..chain });
@@ -214,10 +214,10 @@ impl<'a> XtTable<'a> {
     /// The entry at an offset.
     fn entry(&self, at: usize) -> Result<Entry<'a>> {
         let rest = self.entries.get(at..).unwrap_or_default();
-        let (target, next) = offsets(self.ipv6, rest)?;
+        let (target, next) = offsets(self.family, rest)?;
         match rest.get(..next) {
-            Some(bytes) if target >= XtHeader::size(self.ipv6) && target + XtEntryHeader::SIZE <= next => {
-                Ok(Entry { at, bytes, target, ipv6: self.ipv6 })
+            Some(bytes) if target >= XtHeader::size(self.family) && target + XtEntryHeader::SIZE <= next => {
+                Ok(Entry { at, bytes, target, family: self.family })
             }
             _ => {
                 let length = rest.len();

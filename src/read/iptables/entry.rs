@@ -8,7 +8,7 @@ use super::family;
 use crate::facts::netfilter::{Comparison, Counter, Field, FieldTest, Match, Rule, Step, Verdict};
 use crate::facts::{Failure, Name};
 use crate::netfilter::xtables::targets::verdict::{ACCEPT, DROP, QUEUE, RETURN};
-use crate::netfilter::xtables::{Entry, Ip, XtEntry, XtTable};
+use crate::netfilter::xtables::{Entry, Ip, XtEntry, XtFamily, XtTable};
 use crate::read::xtables::{self, Extension};
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -22,7 +22,7 @@ pub fn rule(table: &XtTable<'_>, entry: &Entry<'_>, position: u32) -> Result<Rul
     let mut hasher = FixedState::default().build_hasher();
     ip.hash(&mut hasher);
     let mut steps = Vec::new();
-    tests(table.ipv6, &ip, &mut steps);
+    tests(table.family, &ip, &mut steps);
     let mut comment = String::new();
     for found in entry.matches() {
         let found = found?;
@@ -81,7 +81,7 @@ pub fn jump(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<(usize, boo
         return Ok(None);
     }
     // IPT_F_GOTO, IP6T_F_GOTO
-    let goto = if table.ipv6 { 0x04 } else { 0x02 };
+    let goto = if table.family == XtFamily::Ipv6 { 0x04 } else { 0x02 };
     Ok(Some((table.chain_at(offset)?, entry.ip().flags & goto != 0)))
 }
 
@@ -102,7 +102,7 @@ fn verdict(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<Verdict>> {
 }
 
 /// What `ip_packet_match` and `ip6_packet_match` look at.
-fn tests(ipv6: bool, ip: &Ip<'_>, steps: &mut Vec<Step>) {
+fn tests(family: XtFamily, ip: &Ip<'_>, steps: &mut Vec<Step>) {
     const INV_VIA_IN: u8 = 0x01;
     const INV_VIA_OUT: u8 = 0x02;
     const INV_SRCIP: u8 = 0x08;
@@ -111,7 +111,7 @@ fn tests(ipv6: bool, ip: &Ip<'_>, steps: &mut Vec<Step>) {
     const INV_PROTO: u8 = 0x40;
     const F_FRAG: u8 = 0x01;
     const F_PROTO: u8 = 0x01;
-    if ip.has_unknown_flags(ipv6) {
+    if ip.has_unknown_flags(family) {
         steps.push(Step::Match(Match::Unsupported("flags that are not known".into())));
     }
     let number = |bytes: &[u8]| bytes.iter().fold(0u128, |number, byte| number << 8 | u128::from(*byte));
@@ -122,17 +122,19 @@ fn tests(ipv6: bool, ip: &Ip<'_>, steps: &mut Vec<Step>) {
             steps.push(Step::Match(Match::Tests { tests, inverted }));
         }
     };
-    let (source, destination) =
-        if ipv6 { (Field::Ipv6Source, Field::Ipv6Destination) } else { (Field::Ipv4Source, Field::Ipv4Destination) };
+    let (source, destination) = match family {
+        XtFamily::Ipv4 => (Field::Ipv4Source, Field::Ipv4Destination),
+        XtFamily::Ipv6 => (Field::Ipv6Source, Field::Ipv6Destination),
+    };
     test(source, number(ip.smsk), number(ip.src), INV_SRCIP);
     test(destination, number(ip.dmsk), number(ip.dst), INV_DSTIP);
     let (input, output) = (number(ip.iniface_mask), number(ip.outiface_mask));
     test(Field::InputName, input, number(ip.iniface) & input, INV_VIA_IN);
     test(Field::OutputName, output, number(ip.outiface) & output, INV_VIA_OUT);
-    if ip.proto != 0 && (!ipv6 || ip.flags & F_PROTO != 0) {
+    if ip.proto != 0 && (family == XtFamily::Ipv4 || ip.flags & F_PROTO != 0) {
         test(Field::L4Proto, 0xff, ip.proto.into(), INV_PROTO);
     }
-    if !ipv6 && (ip.flags & F_FRAG != 0 || ip.invflags & INV_FRAG != 0) {
+    if family == XtFamily::Ipv4 && (ip.flags & F_FRAG != 0 || ip.invflags & INV_FRAG != 0) {
         // `! -f` without `-f` in the flags never holds; iptables does not write it.
         test(Field::Other("fragment".into()), u128::from(ip.flags & F_FRAG), 1, INV_FRAG);
     }

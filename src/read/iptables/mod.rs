@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::capture::{Request, Root};
 use crate::facts::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, Step};
 use crate::facts::{Failure, Name, Reading, Source, SystemCall};
-use crate::netfilter::xtables::{IptGetinfo, Structure, XtTable};
+use crate::netfilter::xtables::{IptGetinfo, Structure, XtFamily, XtTable};
 use crate::read::known::KnownTables;
 use crate::read::{Node, marks, services};
 
@@ -70,8 +70,15 @@ impl Half {
         Request::file(self.source(), Root::Procfs, format!("thread-self/net/{name}"))
     }
 
+    fn family(self) -> XtFamily {
+        match self {
+            Self::Ipv4 => XtFamily::Ipv4,
+            Self::Ipv6 => XtFamily::Ipv6,
+        }
+    }
+
     fn table(self, name: &str) -> Request {
-        Request::xtables(self.source(), self == Self::Ipv6, name)
+        Request::xtables(self.source(), self.family(), name)
     }
 
     /// Reads the tables that the kernel lists. Absent: the kernel has no legacy x_tables of this family.
@@ -113,7 +120,7 @@ impl Half {
                 continue; // it has gone since
             }
             let added = answer.decode(|bytes| {
-                let table = XtTable::new(&bytes, self == Self::Ipv6, name)?;
+                let table = XtTable::new(&bytes, self.family(), name)?;
                 size += bytes.len();
                 infos.extend(bytes.get(..IptGetinfo::SIZE).map(|info| (request.only_info().name, info.to_vec())));
                 add(&mut ruleset, &table, name, services::MAX_RULES)
@@ -272,7 +279,7 @@ fn within_rule(error: Failure, table: &XtTable<'_>, number: usize, position: u32
 }
 
 fn family(table: &XtTable<'_>) -> Family {
-    if table.ipv6 { Family::Ipv6 } else { Family::Ipv4 }
+    if table.family == XtFamily::Ipv6 { Family::Ipv6 } else { Family::Ipv4 }
 }
 
 /// The hook of a built-in chain.

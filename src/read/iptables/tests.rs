@@ -18,7 +18,7 @@ const ENTRIES: usize = IptGetinfo::SIZE + IptGetEntries::SIZE;
 
 fn read(bytes: &[u8], family: Family) -> Result<Ruleset, Failure> {
     let mut ruleset = Ruleset::default();
-    let table = XtTable::new(bytes, family == Family::Ipv6, "nat")?;
+    let table = XtTable::new(bytes, XtFamily::of(family.nfproto()), "nat")?;
     add(&mut ruleset, &table, "nat", services::MAX_RULES)?;
     Ok(ruleset)
 }
@@ -73,7 +73,7 @@ fn a_table_of_this_kernel_is_read() {
 
 #[test]
 fn of_many_services_only_what_a_tunnel_can_meet_is_read() {
-    let table = XtTable::new(*NAT, false, "nat").unwrap();
+    let table = XtTable::new(*NAT, XtFamily::Ipv4, "nat").unwrap();
     let mut ruleset = Ruleset::default();
     add(&mut ruleset, &table, "nat", 0).unwrap();
     assert_eq!(ruleset.mark_writers.found[&0x4000].0.chain, "KUBE-MARK-MASQ");
@@ -109,7 +109,7 @@ fn the_same_rule_has_the_same_fingerprint_whatever_it_counted() {
     };
     let before = fingerprints(*NAT);
     let mut counted = NAT.to_vec();
-    let table = XtTable::new(*NAT, false, "nat").unwrap();
+    let table = XtTable::new(*NAT, XtFamily::Ipv4, "nat").unwrap();
     for entry in table.chains.iter().flat_map(|chain| table.rules(chain)) {
         let at = ENTRIES + entry.unwrap().at;
         counted[at + 92..at + 112].fill(7); // comefrom, counters
@@ -131,13 +131,13 @@ fn a_table_that_is_cut_off_is_an_error() {
         }
     }
     assert!(read(*NAT, Family::Ipv6).is_err());
-    assert!(XtTable::new(*NAT, false, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
+    assert!(XtTable::new(*NAT, XtFamily::Ipv4, "mangle").unwrap_err().to_string().contains("it is about \"nat\""));
 }
 
 /// A jump back is no reason to go round for ever.
 #[test]
 fn a_table_whose_chains_form_a_circle_comes_to_an_end() {
-    let table = XtTable::new(*NAT, false, "nat").unwrap();
+    let table = XtTable::new(*NAT, XtFamily::Ipv4, "nat").unwrap();
     let circle = table.chains.iter().find(|chain| table.name(chain) == b"KUBE-POSTROUTING").unwrap().start;
     let mut bytes = NAT.to_vec();
     for chain in &table.chains {

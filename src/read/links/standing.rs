@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::elsewhere;
 use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
+use crate::facts::netfilter::Family;
 use crate::facts::{Reading, Source, may_forward};
 use crate::read::known::links::{KnownLinks, Standing, TunnelSockets};
 use crate::read::{Node, datapath, routing};
@@ -65,7 +66,7 @@ fn read_anew(node: &mut Node<'_>, sockets: &TunnelSockets) -> (Standing, bool) {
     read_fdb(node, &mut links);
     let addresses = routing::read_addresses(node);
     let tables = routing::Tables::read(node, if has_tunnels { usize::MAX } else { MAX_ROUTES });
-    let forwarding = [false, true].map(|ipv6| routing::forwards(node, ipv6));
+    let forwarding = Family::IP.map(|family| routing::forwards(node, family));
     routing::attach_underlay(node, &tables, &mut links);
     let foreign = {
         let gateways = routing::gateway_devices(&tables);

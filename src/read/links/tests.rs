@@ -44,7 +44,7 @@ fn a_flannel_device_is_read_in_full() {
 fn checksum_flags_follow_the_outer_family_and_the_mode() {
     let tunnel = |name| link(*DUAL_STACK, name).tunnel.unwrap();
     let vx6 = tunnel("vx6");
-    assert!(vx6.ipv6());
+    assert_eq!(vx6.family(), Family::Ipv6);
     assert_eq!((vx6.udp_checksum, vx6.source_ports), (UdpChecksum::Off, Some((40000, 50000))));
     assert_eq!((vx6.id, vx6.port), (Some(6), Some(4789)));
     let flow = tunnel("flow0");

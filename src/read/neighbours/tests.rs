@@ -4,23 +4,22 @@ use super::*;
 use crate::capture::{Ask, hand_out};
 use crate::facts::Collector;
 use crate::netfilter::netlink::{NLMSG_DONE, frame, put};
-use crate::read::routing::{AF_INET, AF_INET6};
 use crate::read::testing::{Answers, played_after, read_with};
 use crate::read::{Collectors, Known, testing::answering};
 
 /// `ip ntable`'s answer: a table, then the parameters of a device.
-fn tables(family: u8, entries: u32, limit: u32, refused: u64) -> Vec<u8> {
+fn tables(family: Family, entries: u32, limit: u32, refused: u64) -> Vec<u8> {
     const RTM_NEWNEIGHTBL: u16 = 64;
     let mut config = vec![0; 32];
     config[4..8].copy_from_slice(&entries.to_ne_bytes());
     let mut stats = vec![0; 88];
     stats[80..].copy_from_slice(&refused.to_ne_bytes());
-    let mut body = vec![family, 0, 0, 0];
+    let mut body = vec![family.nfproto(), 0, 0, 0];
     put(&mut body, NDTA_NAME, b"arp_cache\0");
     put(&mut body, NDTA_THRESH3, &limit.to_ne_bytes());
     put(&mut body, NDTA_CONFIG, &config);
     put(&mut body, NDTA_STATS, &stats);
-    let mut device = vec![family, 0, 0, 0];
+    let mut device = vec![family.nfproto(), 0, 0, 0];
     put(&mut device, NDTA_NAME, b"arp_cache\0");
     [frame(RTM_NEWNEIGHTBL, 2, &body), frame(RTM_NEWNEIGHTBL, 2, &device), done()].concat()
 }
@@ -29,9 +28,9 @@ fn done() -> Vec<u8> {
     frame(NLMSG_DONE, 2, &[0; 4])
 }
 
-fn entry(family: u8, state: u16, flags: u8) -> Vec<u8> {
+fn entry(family: Family, state: u16, flags: u8) -> Vec<u8> {
     let [low, high] = state.to_ne_bytes();
-    frame(28, 2, &[family, 0, 0, 0, 1, 0, 0, 0, low, high, flags, 1])
+    frame(28, 2, &[family.nfproto(), 0, 0, 0, 1, 0, 0, 0, low, high, flags, 1])
 }
 
 fn ok(table: &Reading<NeighbourTable>) -> &NeighbourTable {
@@ -40,10 +39,15 @@ fn ok(table: &Reading<NeighbourTable>) -> &NeighbourTable {
 
 #[test]
 fn tables_are_read_and_entries_where_they_are_near_the_limit() {
-    let [ipv4, ipv6] = [tables(AF_INET, 1000, 1024, 3), tables(AF_INET6, 5, 1024, 0)];
-    let entries_of_ipv4 =
-        [entry(AF_INET, 0x80, 0), entry(AF_INET, 2, 0x10), entry(AF_INET, 2, 0), entry(AF_INET6, 2, 0), done()]
-            .concat();
+    let [ipv4, ipv6] = [tables(Family::Ipv4, 1000, 1024, 3), tables(Family::Ipv6, 5, 1024, 0)];
+    let entries_of_ipv4 = [
+        entry(Family::Ipv4, 0x80, 0),
+        entry(Family::Ipv4, 2, 0x10),
+        entry(Family::Ipv4, 2, 0),
+        entry(Family::Ipv6, 2, 0),
+        done(),
+    ]
+    .concat();
     let answers: Answers = [
         (&table(Family::Ipv4), Reading::Ok(&ipv4[..])),
         (&table(Family::Ipv6), Reading::Ok(&ipv6[..])),
@@ -60,7 +64,7 @@ fn tables_are_read_and_entries_where_they_are_near_the_limit() {
 
 #[test]
 fn a_kernel_without_a_family_says_so_and_one_that_was_cut_off_does_not() {
-    let (absent, cut) = (done(), tables(AF_INET6, 5, 1024, 0));
+    let (absent, cut) = (done(), tables(Family::Ipv6, 5, 1024, 0));
     let found = answering(&absent, read);
     assert!(matches!(found.0, [Reading::Failed(_), Reading::Absent(_)]), "every kernel has IPv4's: {found:?}");
     for length in 0..cut.len().min(120) {
@@ -75,7 +79,7 @@ fn a_kernel_without_a_family_says_so_and_one_that_was_cut_off_does_not() {
 #[test]
 fn refusals_are_counted_from_the_reading_before() {
     let refused = |known: &Known, refused: u64| {
-        let answer = tables(AF_INET, 5, 1024, refused);
+        let answer = tables(Family::Ipv4, 5, 1024, refused);
         let (found, _, left) = played_after(known, |_| Reading::Ok(answer.clone()), read);
         (ok(&found.0[0]).refused_since, left)
     };
@@ -97,9 +101,9 @@ impl Ask for Telling {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         self.asked.push(request.name.clone());
         let answer = match request.name.strip_prefix("netlink/route/") {
-            Some("neighbours-ipv4") => [entry(AF_INET, 0x80, 0).repeat(900), done()].concat(),
-            Some("neighbour-table-ipv4") => tables(AF_INET, self.entries, 1000, 0),
-            _ => tables(AF_INET6, 5, 1000, 0),
+            Some("neighbours-ipv4") => [entry(Family::Ipv4, 0x80, 0).repeat(900), done()].concat(),
+            Some("neighbour-table-ipv4") => tables(Family::Ipv4, self.entries, 1000, 0),
+            _ => tables(Family::Ipv6, 5, 1000, 0),
         };
         hand_out(&Reading::Ok(answer), request, take)
     }
@@ -152,7 +156,7 @@ fn entries_are_not_read_again_while_nothing_is_notified_of_and_the_others_fit() 
 
 #[test]
 fn any_bytes_are_an_answer_or_an_error() {
-    let whole = tables(AF_INET, 1000, 1024, 3);
+    let whole = tables(Family::Ipv4, 1000, 1024, 3);
     proptest::proptest!(|(bytes: Vec<u8>, at in 0..whole.len(), byte: u8)| {
         let _ = answering(&bytes, read);
         let mut broken = whole.clone();

@@ -63,7 +63,7 @@ impl Loaded {
             Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) if load.network.is_none() => {
                 Self::Unsupported("an address of the connection, of either family".into())
             }
-            Source::Ct(key, direction) => ct(key, direction, load.network == Some(NetworkHeader::Ipv6)),
+            Source::Ct(key, direction) => ct(key, direction, load.network),
             Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
             Source::Fib(..) => Self::NonDeterministic("fib"), // the device of a route: reverse path filters
             Source::Constant => Self::Constant,
@@ -140,10 +140,10 @@ fn meta(key: u32) -> Loaded {
 }
 
 /// Parts of the connection's tuple are called as in `xt_conntrack`.
-fn ct(key: u32, direction: Option<u8>, ipv6: bool) -> Loaded {
+fn ct(key: u32, direction: Option<u8>, network: Option<NetworkHeader>) -> Loaded {
     let direction = if direction.unwrap_or(0) == 0 { "original" } else { "reply" };
     let tuple = |name, width| Loaded::Wire(Field::Other(format!("ct {direction} {name}")), width);
-    let address = if ipv6 { 16 } else { 4 };
+    let address = if network == Some(NetworkHeader::Ipv6) { 16 } else { 4 };
     match key {
         NFT_CT_STATE => Loaded::Host(Field::ConnectionState, 4),
         NFT_CT_DIRECTION => Loaded::Wire(Field::ConnectionDirection, 1),

@@ -12,6 +12,7 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use super::wire::{decode_listed, decode_rule};
 use super::{dump, routes, rules};
+use crate::facts::netfilter::Family;
 use crate::facts::{Failure, PolicyRule, Reading, Route};
 use crate::read::Node;
 
@@ -35,12 +36,12 @@ impl Tables {
     /// Rules and routes of both families. A kernel without a family has none of it. `most`: with more routes a family is given
     /// up, which is no failure of the source.
     pub fn read(node: &mut Node<'_>, most: usize) -> Self {
-        let [ipv4, ipv6] = [false, true].map(|ipv6| {
-            let rules = dump(node, &rules(ipv6), |message| decode_rule(message).map(Some));
+        let [ipv4, ipv6] = Family::IP.map(|family| {
+            let rules = dump(node, &rules(family), |message| decode_rule(message).map(Some));
             let mut seen = 0;
-            let routes = dump(node, &routes(ipv6), |message| {
+            let routes = dump(node, &routes(family), |message| {
                 seen += 1;
-                if seen > most { Err(Failure::too_large(most, "routes")) } else { decode_listed(message, ipv6) }
+                if seen > most { Err(Failure::too_large(most, "routes")) } else { decode_listed(message, family) }
             });
             rules.and_then(|rules| routes.map(|routes| FamilyTables::new(rules, routes)))
         });
@@ -48,8 +49,8 @@ impl Tables {
     }
 
     /// Rules and routes of one family.
-    pub fn family(&self, ipv6: bool) -> &Reading<FamilyTables> {
-        if ipv6 { &self.ipv6 } else { &self.ipv4 }
+    pub fn of(&self, family: Family) -> &Reading<FamilyTables> {
+        if family == Family::Ipv6 { &self.ipv6 } else { &self.ipv4 }
     }
 }
 

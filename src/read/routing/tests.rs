@@ -25,11 +25,11 @@ fn decode_addresses(bytes: &[u8]) -> Reading<Vec<Address>> {
 }
 
 fn decode_rules(bytes: &[u8]) -> Reading<Vec<PolicyRule>> {
-    answering(bytes, |node| dump(node, &rules(false), |message| decode_rule(message).map(Some)))
+    answering(bytes, |node| dump(node, &rules(Family::Ipv4), |message| decode_rule(message).map(Some)))
 }
 
-fn decode_routes(bytes: &[u8], ipv6: bool) -> Reading<Vec<Route>> {
-    answering(bytes, |node| dump(node, &routes(ipv6), |message| decode_listed(message, ipv6)))
+fn decode_routes(bytes: &[u8], family: Family) -> Reading<Vec<Route>> {
+    answering(bytes, |node| dump(node, &routes(family), |message| decode_listed(message, family)))
 }
 
 fn decode_lookup(bytes: &[u8]) -> Reading<Option<Route>> {
@@ -59,7 +59,7 @@ fn the_three_default_rules_are_read_in_order() {
 
 #[test]
 fn routes_know_their_prefix_gateway_and_device() {
-    let routes = decode_routes(*ROUTES, false).into_result().unwrap();
+    let routes = decode_routes(*ROUTES, Family::Ipv4).into_result().unwrap();
     let default = routes.iter().find(|route| route.prefix_length == 0).unwrap();
     assert_eq!((default.table, default.destination, default.gateway), (254, None, Some(ip("192.0.2.1"))));
     assert_eq!(default.devices.len(), 1);
@@ -68,14 +68,18 @@ fn routes_know_their_prefix_gateway_and_device() {
     let inside = routes.iter().find(|route| route.destination == Some(ip("10.42.1.0"))).unwrap();
     assert_eq!(inside.gateway, Some(ip("10.42.1.0")));
     assert!(
-        decode_routes(*ROUTES6, true).ok().unwrap().iter().any(|route| route.destination == Some(ip("2001:db8::")))
+        decode_routes(*ROUTES6, Family::Ipv6)
+            .ok()
+            .unwrap()
+            .iter()
+            .any(|route| route.destination == Some(ip("2001:db8::")))
     );
 }
 
 #[test]
 fn a_look_up_gives_a_device_or_no_route() {
     let found = decode_lookup(*LOOKUP).into_result().unwrap().unwrap();
-    assert_eq!(found.devices, decode_routes(*ROUTES, false).ok().unwrap()[0].devices);
+    assert_eq!(found.devices, decode_routes(*ROUTES, Family::Ipv4).ok().unwrap()[0].devices);
     let refusal = |errno: i32| {
         let mut bytes = 36u32.to_ne_bytes().to_vec();
         bytes.extend(NLMSG_ERROR.to_ne_bytes());
@@ -105,7 +109,7 @@ fn every_cut_is_an_error() {
         assert!(matches!(decode_rules(&RULES[..cut]), Reading::Failed(_)), "rules cut at {cut}");
     }
     for cut in 0..ROUTES.len() {
-        assert!(matches!(decode_routes(&ROUTES[..cut], false), Reading::Failed(_)), "routes cut at {cut}");
+        assert!(matches!(decode_routes(&ROUTES[..cut], Family::Ipv4), Reading::Failed(_)), "routes cut at {cut}");
     }
     for cut in 0..LOOKUP.len() {
         assert!(matches!(decode_lookup(&LOOKUP[..cut]), Reading::Failed(_)), "look-up cut at {cut}");
@@ -121,15 +125,15 @@ fn random_bytes_never_panic() {
         let _ = decode_lookup(&bytes);
         let mut broken = ROUTES.to_vec();
         broken[at] = byte;
-        let _ = decode_routes(&broken, false);
+        let _ = decode_routes(&broken, Family::Ipv4);
     });
 }
 
 #[test]
 fn remotes_behind_the_same_routes_share_one_look_up() {
-    let answers = [(&rules(false), Reading::Ok(*RULES)), (&routes(false), Reading::Ok(*ROUTES))];
+    let answers = [(&rules(Family::Ipv4), Reading::Ok(*RULES)), (&routes(Family::Ipv4), Reading::Ok(*ROUTES))];
     let (tables, _) = read_with(&Answers::from(answers), |node| Tables::read(node, usize::MAX));
-    let key = |text: &str| tables.family(false).ok().unwrap().class(ip(text));
+    let key = |text: &str| tables.of(Family::Ipv4).ok().unwrap().class(ip(text));
     assert_eq!(key("192.0.2.20"), key("192.0.2.200"), "both on the subnet");
     assert_eq!(key("198.51.100.30"), key("203.0.113.7"), "both through the gateway");
     assert_ne!(key("192.0.2.20"), key("198.51.100.30"));

@@ -1,6 +1,7 @@
 //! Routes that packets of this host take which have no mark: `fib_rules_lookup`, `fib_table_lookup`.
 
 use super::tables::{FamilyTables, Tables};
+use crate::facts::netfilter::Family;
 use crate::facts::{Failure, PolicyRule, Reading, Route};
 
 /// Routes of one family; with more they are given up, for each is looked at for each packet that rules tell apart.
@@ -13,7 +14,7 @@ const THROW: u8 = 9;
 
 /// Of IPv4 and of IPv6; see [`crate::facts::Facts::unmarked_routes`].
 pub fn routes(tables: &Tables) -> [Reading<Vec<Route>>; 2] {
-    [false, true].map(|ipv6| tables.family(ipv6).as_ref().and_then(of_family))
+    Family::IP.map(|family| tables.of(family).as_ref().and_then(of_family))
 }
 
 fn of_family(family: &FamilyTables) -> Reading<Vec<Route>> {

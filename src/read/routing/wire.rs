@@ -1,6 +1,6 @@
 //! Answers about addresses, policy rules and routes.
 
-use super::{AF_INET, AF_INET6, IFADDRMSG, RTMSG};
+use super::{IFADDRMSG, RTMSG};
 use crate::facts::netfilter::Family;
 use crate::facts::{Address, Failure, PolicyRule, Route};
 use crate::netfilter::array;
@@ -53,7 +53,7 @@ pub fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
     let flags = u32::from_ne_bytes(array(message.body, 8, "fib_rule_hdr")?);
     Ok(PolicyRule {
         inverted: flags & FIB_RULE_INVERT != 0,
-        family: if family == AF_INET6 { Family::Ipv6 } else { Family::Ipv4 },
+        family: if family == Family::Ipv6.nfproto() { Family::Ipv6 } else { Family::Ipv4 },
         priority: attributes.u32(FRA_PRIORITY)?.unwrap_or(0),
         table: attributes.u32(FRA_TABLE)?.unwrap_or(table.into()),
         action,
@@ -65,12 +65,11 @@ pub fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
 }
 
 /// One message of the answer to a dump of `RTM_GETROUTE`.
-pub fn decode_listed(message: &Message<'_>, ipv6: bool) -> Result<Option<Route>, Failure> {
+pub fn decode_listed(message: &Message<'_>, family: Family) -> Result<Option<Route>, Failure> {
     const RTM_F_CLONED: u32 = 0x200;
-    let family = if ipv6 { AF_INET6 } else { AF_INET };
     let cloned = u32::from_ne_bytes(array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
     // Where a family is not there, the kernel answers for all that are.
-    let mine = !cloned && message.body.first() == Some(&family);
+    let mine = !cloned && message.body.first() == Some(&family.nfproto());
     if mine { decode_route(message.body).map(Some) } else { Ok(None) }
 }
 

@@ -1,7 +1,8 @@
 //! Matches that ask connection tracking.
 
 use super::{Extension, all, masked, other, test, unsupported_match, within};
-use crate::facts::netfilter::{Family, Field, FieldTest, Step};
+use crate::facts::netfilter::{Field, FieldTest, Step};
+use crate::netfilter::xtables::XtFamily;
 use crate::netfilter::xtables::matches::{connmark, conntrack::XtConntrackMtinfo3};
 
 /// `NF_CT_STATE_INVALID_BIT`, `NF_CT_STATE_UNTRACKED_BIT`: states of packets without a connection.
@@ -25,7 +26,7 @@ pub fn state(statemask: u32) -> Vec<Step> {
 
 pub fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) -> Vec<Step> {
     const STATE: u16 = 1 << 0;
-    let checks = checks(info, extension.family == Family::Ipv6);
+    let checks = checks(info, XtFamily::of(extension.family.nfproto()));
     if info.match_flags & STATE == 0 {
         let mut steps = vec![test(has_connection(), false)];
         steps.extend(checks.into_iter().map(|(check, inverted)| test(check, inverted)));
@@ -70,7 +71,7 @@ fn states(mask: u16) -> (Vec<FieldTest>, u8) {
 }
 
 /// Everything but the state (`XT_CONNTRACK_*`): tests, and whether each is inverted.
-fn checks(info: &XtConntrackMtinfo3<'_>, ipv6: bool) -> Vec<(FieldTest, bool)> {
+fn checks(info: &XtConntrackMtinfo3<'_>, family: XtFamily) -> Vec<(FieldTest, bool)> {
     const STATUS: u16 = 1 << 6;
     let mut checks = vec![(1 << 12, masked(Field::ConnectionDirection, u8::MAX, 0u8))];
     for (flag, name, address, mask) in [
@@ -79,8 +80,8 @@ fn checks(info: &XtConntrackMtinfo3<'_>, ipv6: bool) -> Vec<(FieldTest, bool)> {
         (1 << 4, "ct reply saddr", info.replsrc_addr, info.replsrc_mask),
         (1 << 5, "ct reply daddr", info.repldst_addr, info.repldst_mask),
     ] {
-        let mask = mask.number(ipv6);
-        checks.push((flag, masked(other(name), mask, address.number(ipv6) & mask)));
+        let mask = mask.number(family);
+        checks.push((flag, masked(other(name), mask, address.number(family) & mask)));
     }
     checks.push((1 << 1, masked(other("ct protocol"), u16::MAX, info.l4proto)));
     for (flag, name, first, last) in [

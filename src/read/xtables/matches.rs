@@ -8,6 +8,7 @@ use crate::facts::netfilter::{
     BridgePort, DeviceProperty, End, Family, Field, FieldTest, MarkWrite, Match, Step, TypeScope,
 };
 use crate::netfilter::xtables::Match as Xt;
+use crate::netfilter::xtables::XtFamily;
 use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
 
 /// `IPS_EXPECTED`, `IPS_CONFIRMED`
@@ -21,7 +22,6 @@ const IPS_CONFIRMED: u32 = 0x8;
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each match")]
 pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let Some(family) = extension.nfproto() else { return Ok(unsupported_match(extension)) };
-    let ipv6 = extension.family == Family::Ipv6;
     Ok(match Xt::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data)? {
         Xt::AddrtypeV0(info) => addrtype_v0(&info),
         Xt::Addrtype(info) => addrtype(extension, &info),
@@ -50,7 +50,7 @@ pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
             u8::MAX => unsupported_match(extension), // any type in new kernels, type 255 in old ones
             kind => vec![icmp("icmpv6", kind, info.code, info.invflags)],
         },
-        Xt::Iprange(info) => iprange(&info, ipv6),
+        Xt::Iprange(info) => iprange(&info, XtFamily::of(family)),
         Xt::Ipvs(info) => vec![non_deterministic(&ipvs(&info))],
         Xt::Length(info) => vec![test(within(other("meta length"), info.min, info.max), info.invert != 0)],
         Xt::Mark(info) => vec![test(masked(Field::Mark, info.mask, info.mark), info.invert != 0)],
@@ -294,15 +294,17 @@ fn set(
     Ok(steps)
 }
 
-fn iprange(info: &iprange::XtIprangeMtinfo<'_>, ipv6: bool) -> Vec<Step> {
-    let (source, destination) =
-        if ipv6 { (Field::Ipv6Source, Field::Ipv6Destination) } else { (Field::Ipv4Source, Field::Ipv4Destination) };
+fn iprange(info: &iprange::XtIprangeMtinfo<'_>, family: XtFamily) -> Vec<Step> {
+    let (source, destination) = match family {
+        XtFamily::Ipv4 => (Field::Ipv4Source, Field::Ipv4Destination),
+        XtFamily::Ipv6 => (Field::Ipv6Source, Field::Ipv6Destination),
+    };
     let mut steps = Vec::new();
     for (field, first, last, wanted, inverted) in
         [(source, info.src_min, info.src_max, 0x01, 0x10), (destination, info.dst_min, info.dst_max, 0x02, 0x20)]
     {
         if info.flags & wanted != 0 {
-            let range = within(field, first.number(ipv6), last.number(ipv6));
+            let range = within(field, first.number(family), last.number(family));
             steps.push(test(range, info.flags & inverted != 0));
         }
     }

@@ -5,6 +5,7 @@ use super::{Extension, test};
 use crate::facts::Failure;
 use crate::facts::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
 use crate::netfilter::xtables::Target as Xt;
+use crate::netfilter::xtables::XtFamily;
 use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNatRange2};
 
 /// `enum ipt_reject_with`, `enum ip6t_reject_with`
@@ -19,7 +20,7 @@ const IP6T_TCP_RESET: u32 = 6;
 pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
     use NatAction::{Dnat, Masquerade, Netmap, Redirect, Snat};
     let Some(family) = extension.nfproto() else { return Ok(unsupported(extension)) };
-    let nat = |action, range| vec![nat(action, range, extension.family == Family::Ipv6)];
+    let nat = |action, range| vec![nat(action, range, XtFamily::of(extension.family.nfproto()))];
     Ok(match Xt::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data)? {
         Xt::SnatV0(range) => nat(Snat, range.into()),
         Xt::SnatV1(range) => nat(Snat, range.into()),
@@ -95,7 +96,7 @@ fn unsupported(extension: &Extension) -> Vec<Step> {
     }]
 }
 
-fn nat(action: NatAction, range: NfNatRange2<'_>, ipv6: bool) -> Step {
+fn nat(action: NatAction, range: NfNatRange2<'_>, family: XtFamily) -> Step {
     const MAP_IPS: u32 = 0x1;
     const PROTO_SPECIFIED: u32 = 0x2;
     const PERSISTENT: u32 = 0x8;
@@ -105,7 +106,7 @@ fn nat(action: NatAction, range: NfNatRange2<'_>, ipv6: bool) -> Step {
         NatAction::Netmap => true,
         NatAction::Snat | NatAction::Dnat => flags & MAP_IPS != 0,
     };
-    let addresses = if has_addresses { Chosen::Range(min_addr.ip(ipv6), max_addr.ip(ipv6)) } else { Chosen::Unset };
+    let addresses = if has_addresses { Chosen::Range(min_addr.ip(family), max_addr.ip(family)) } else { Chosen::Unset };
     let ports = if flags & PROTO_SPECIFIED != 0 { Chosen::Range(min_proto.0, max_proto.0) } else { Chosen::Unset };
     let randomization = PortRandomization::from_flags(flags);
     Step::Nat(Nat { action, addresses, ports, randomization, persistent: flags & PERSISTENT != 0, map: None })
