@@ -104,7 +104,7 @@ $(BENCH_PEER):
 # Before each commit: what takes no privilege and no minute.
 quick: fmt clippy
 	$(CARGO) test --locked --lib
-	$(CARGO) test --locked --test fast -- architecture:: golden:: docs:: netfilter::
+	$(CARGO) test --locked --test fast -- architecture:: circles:: golden:: docs:: netfilter::
 
 test: test-deps
 	$(CARGO) test --locked

@@ -12,14 +12,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use natwatch::advisory::Catalogue;
-use natwatch::capture::archive;
-use natwatch::facts::{Collector, Failure};
-use natwatch::judge;
-use natwatch::kernel::{Live, Paths, Progress};
-use natwatch::metrics::{self, exposition};
-use natwatch::read::{self, Collectors, Known};
-use natwatch::report::json;
+use natwatch::inside::advisory::Catalogue;
+use natwatch::inside::capture::archive;
+use natwatch::inside::facts::{Collector, Failure};
+use natwatch::inside::judge;
+use natwatch::inside::kernel::{Live, Paths, Progress};
+use natwatch::inside::metrics::{self, exposition};
+use natwatch::inside::read::{self, Collectors, Known};
+use natwatch::inside::report::json;
 
 fn look(criterion: &mut Criterion) {
     let collectors: Collectors = Collector::ALL.iter().copied().collect();

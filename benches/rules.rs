@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
-use natwatch::capture::{Ask, Request, Take};
-use natwatch::facts::{Collector, Facts, Failure, Source};
-use natwatch::kernel::{Live, Paths, Progress};
+use natwatch::inside::capture::{Ask, Request, Take};
+use natwatch::inside::facts::{Collector, Facts, Failure, Source};
+use natwatch::inside::kernel::{Live, Paths, Progress};
+use natwatch::inside::read::{self, Collectors, Known};
 use natwatch::netfilter::xtables::XtFamily;
-use natwatch::read::{self, Collectors, Known};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Rules as kube-proxy writes them, five for each Service.

@@ -20,23 +20,29 @@
 //! | [`serve`] | one reading at a time, what is remembered between them, and answers over HTTP |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!
-//! ARCHITECTURE.md tells why, and which modules may name which.
+//! ARCHITECTURE.md tells why, and which modules may name which. To others this crate is a program: [`parse`] a command line and
+//! [`run`] it; and [`netfilter`], which could be a crate of its own. What tests and benches use beside that, `inside` lists.
 
 #![cfg_attr(test, allow(clippy::too_many_arguments, clippy::too_many_lines, reason = "a test is a table, or a story"))]
 
-pub mod advisory;
-pub mod capture;
-pub mod cli;
-pub mod commands;
-pub mod facts;
-pub mod judge;
-pub mod kernel;
-pub mod metrics;
-pub mod monotonic;
+mod advisory;
+mod capture;
+mod cli;
+mod commands;
+mod facts;
+#[doc(hidden)]
+pub mod inside;
+mod judge;
+mod kernel;
+mod metrics;
+mod monotonic;
 pub mod netfilter;
-pub mod probe;
-pub mod read;
-pub mod redact;
-pub mod report;
-pub mod serve;
-pub mod symbolic;
+mod probe;
+mod read;
+mod redact;
+mod report;
+mod serve;
+mod symbolic;
+
+pub use cli::parse;
+pub use commands::run;

@@ -4,8 +4,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match natwatch::cli::parse(std::env::args_os()) {
-        Ok(cli) => ExitCode::from(natwatch::commands::run(cli)),
+    match natwatch::parse(std::env::args_os()) {
+        Ok(cli) => ExitCode::from(natwatch::run(cli)),
         Err((error, code)) => match error.print().and_then(|()| io::stdout().flush()) {
             Err(broken) if broken.kind() != io::ErrorKind::BrokenPipe => {
                 eprintln!("natwatch: cannot write: {broken}");

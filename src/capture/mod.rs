@@ -17,7 +17,9 @@ use crate::facts::{Failure, Reading};
 use crate::netfilter;
 pub use ask::{Ask, Framing, NET_ADMIN_MISSING, Take};
 pub use recorder::Recorder;
-pub use replay::{Replay, hand_out};
+pub use replay::Replay;
+#[cfg(test)]
+pub use replay::hand_out;
 pub use request::{
     Keep, NetlinkFamily, NetlinkRequest, ProgramsRequest, Request, RequestKind, Root, XtablesRequest, path_part,
 };

@@ -20,9 +20,8 @@ use std::sync::Arc;
 
 pub use conntrack::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow};
 pub use flows::{
-    DEFAULT_PORTS, FlowCount, FlowPart, FlowProtocol, FlowReading, FlowSample, FlowState, Flows, LOW_PORTS, PortKey,
-    PortsUsed, RewrittenFlow, RewrittenFlows, SnatPorts, UdpClient, UdpTranslation, UdpTranslations, ports_between,
-    scaled,
+    DEFAULT_PORTS, FlowCount, FlowProtocol, FlowReading, FlowSample, FlowState, Flows, LOW_PORTS, PortKey, PortsUsed,
+    RewrittenFlow, RewrittenFlows, SnatPorts, UdpClient, UdpTranslation, UdpTranslations, ports_between, scaled,
 };
 pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub use links::{

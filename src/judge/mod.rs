@@ -28,7 +28,7 @@ use crate::facts::{ConntrackCounter, Facts, Link, NetworkNamespace, Reading, nam
 use context::Context;
 pub use derived::Derived;
 pub use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding, Report, StaleTranslation};
-pub use history::{Change, History};
+pub use history::History;
 
 names! {
     /// The state of one condition.

@@ -35,7 +35,6 @@ use std::collections::BTreeSet;
 
 use crate::facts::{Collector, Failure};
 pub use flows::{FlowLimits, SECOND_READING};
-pub use identity::Identity;
 pub use known::Known;
 pub use node::Node;
 pub use parts::{Parts, all, identity, replay, replay_after};

@@ -38,12 +38,11 @@ mod values;
 
 pub use certainty::Certainty;
 pub use effort::{Effort, Ended};
-pub use facts::{OuterPath, TunnelFacts, facts};
+pub use facts::{TunnelFacts, facts};
 pub use kept::Kept;
 pub use network::{Network, Occurrence, RuleAt};
 pub use scenarios::answers::{SourceNatReplies, answers};
 pub use scenarios::bypass::{Bypass, bypass};
-pub use scenarios::idle::Idle;
 pub use scenarios::services::dns_to_several;
 pub use scenarios::source_nat::{Reached, ReachedRules, reached};
 pub use scenarios::stale::{Given, UdpTargets, udp_targets};

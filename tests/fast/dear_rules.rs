@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use natwatch::advisory::{Catalogue, State};
-use natwatch::capture::archive;
-use natwatch::facts::netfilter::{
+use natwatch::inside::advisory::{Catalogue, State};
+use natwatch::inside::capture::archive;
+use natwatch::inside::facts::netfilter::{
     Base, Chain, ChainId, ChainKind, Chosen, Comparison, Family, Field, FieldTest, Hook, MarkWrite, Match, Nat,
     NatAction, PortRandomization, Rule, Ruleset, Set, SetId, Step, Verdict,
 };
-use natwatch::facts::{Collector, Facts, Reading};
-use natwatch::judge::{self, Report};
-use natwatch::read::{self, Collectors};
+use natwatch::inside::facts::{Collector, Facts, Reading};
+use natwatch::inside::judge::{self, Report};
+use natwatch::inside::read::{self, Collectors};
 
 fn id(chain: &str) -> ChainId {
     ChainId { family: Family::Ipv4, table: "t".into(), chain: chain.into() }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use natwatch::advisory::Catalogue;
-use natwatch::capture::{Ask, NetlinkFamily, NetlinkRequest, Replay, Request, RequestKind, Take};
-use natwatch::facts::{Collector, Reading, Source};
-use natwatch::metrics::{METRICS, table};
-use natwatch::read::Known;
-use natwatch::report::markdown;
+use natwatch::inside::advisory::Catalogue;
+use natwatch::inside::capture::{Ask, NetlinkFamily, NetlinkRequest, Replay, Request, RequestKind, Take};
+use natwatch::inside::facts::{Collector, Reading, Source};
+use natwatch::inside::metrics::{METRICS, table};
+use natwatch::inside::read::Known;
+use natwatch::inside::report::markdown;
 use serde_json::{Value, json};
 
 use crate::support::capture::recorded_nodes;
@@ -203,7 +203,7 @@ fn the_platform_page_knows_every_source_and_every_request() {
     let mut files = BTreeSet::new();
     // That one is of a version that asked for other files.
     for node in recorded_nodes().iter().filter(|node| !node.ends_with("one-cpu.txt")) {
-        files.extend(natwatch::capture::archive::load(node).unwrap().answers.into_keys());
+        files.extend(natwatch::inside::capture::archive::load(node).unwrap().answers.into_keys());
     }
     let roots = [("procfs/", "/proc/"), ("sysfs/", "/sys/"), ("rootfs/", "/")];
     let paths = files.iter().filter_map(|file| {
@@ -277,9 +277,9 @@ fn the_platform_page_knows_every_netlink_request() {
     let collectors = Collector::ALL.iter().copied().collect();
     let mut seen = BTreeSet::new();
     for node in recorded_nodes() {
-        let capture = natwatch::capture::archive::load(&node).unwrap();
+        let capture = natwatch::inside::capture::archive::load(&node).unwrap();
         let mut noting = Noting { node: Replay::new(&capture), asked: Vec::new() };
-        let _ = natwatch::read::all(&mut noting, &collectors, &Known::default(), &mut |_| ());
+        let _ = natwatch::inside::read::all(&mut noting, &collectors, &Known::default(), &mut |_| ());
         for request in noting.asked {
             let name = name_in_the_page(&request).unwrap_or_else(|| panic!("it has no name yet: {request:?}"));
             assert!(table.contains(&format!("`{name}`")), "{name} is not in the table of netlink requests");

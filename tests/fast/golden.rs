@@ -7,11 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use clap::Parser as _;
-use natwatch::cli::{Action, Cli};
-use natwatch::commands::check::{CheckAnswer, answer};
-use natwatch::facts::Collector;
-use natwatch::facts::netfilter::ChainId;
-use natwatch::report::text::Style;
+use natwatch::inside::cli::{Action, Cli};
+use natwatch::inside::cli::{CheckAnswer, answer};
+use natwatch::inside::facts::Collector;
+use natwatch::inside::facts::netfilter::ChainId;
+use natwatch::inside::report::Style;
 
 use crate::support::capture::recorded_nodes;
 
@@ -19,9 +19,9 @@ const FORMATS: [&str; 6] = ["text", "json", "prometheus", "nagios", "npd", "rule
 
 /// The rules as they were understood, one step a line.
 fn rules(node: &Path) -> String {
-    let capture = natwatch::capture::archive::load(node).unwrap();
+    let capture = natwatch::inside::capture::archive::load(node).unwrap();
     let collectors = Collector::ALL.iter().copied().collect();
-    let reading = natwatch::read::replay(&capture, &collectors).nftables;
+    let reading = natwatch::inside::read::replay(&capture, &collectors).nftables;
     let Some(ruleset) = reading.ok() else { return format!("{reading:?}\n") };
     let mut out = format!("generation {:?}, devices {:?}\n", ruleset.generation, ruleset.devices);
     for (ChainId { family, table, chain }, found) in &ruleset.chains {
@@ -96,14 +96,16 @@ fn every_state_of_every_advisory_is_shown_by_a_node() {
             seen.push((advisory["id"].clone(), advisory["state"].clone()));
         }
     }
-    for advisory in &natwatch::advisory::Catalogue::built_in().advisories {
-        let safeguard = natwatch::advisory::ConditionKind::Safeguard;
+    for advisory in &natwatch::inside::advisory::Catalogue::built_in().advisories {
+        let safeguard = natwatch::inside::advisory::ConditionKind::Safeguard;
         let safeguarded = advisory.conditions.iter().any(|condition| condition.kind == safeguard);
-        let possible =
-            |state: &&natwatch::advisory::State| safeguarded || **state != natwatch::advisory::State::Mitigated;
-        for state in natwatch::advisory::State::ALL.iter().filter(possible) {
+        let possible = |state: &&natwatch::inside::advisory::State| {
+            safeguarded || **state != natwatch::inside::advisory::State::Mitigated
+        };
+        for state in natwatch::inside::advisory::State::ALL.iter().filter(possible) {
             // Every kernel with IPv4 has a table of neighbours.
-            let impossible = advisory.id == "neighbour-table-full" && *state == natwatch::advisory::State::NotAffected;
+            let impossible =
+                advisory.id == "neighbour-table-full" && *state == natwatch::inside::advisory::State::NotAffected;
             let wanted = (advisory.id.as_str().into(), state.name().into());
             assert!(impossible || seen.contains(&wanted), "no node is {wanted:?}");
         }

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use natwatch::advisory::defects::DefectState;
-use natwatch::advisory::{Catalogue, State};
-use natwatch::capture::archive;
-use natwatch::capture::{Answer, Capture};
-use natwatch::facts::netfilter::SourceNatRule;
-use natwatch::facts::{Collector, Facts, Failure, Reading, SourceState, SystemCall};
-use natwatch::judge::{self, Options};
-use natwatch::read::{self, Collectors, absence};
+use natwatch::inside::advisory::defects::DefectState;
+use natwatch::inside::advisory::{Catalogue, State};
+use natwatch::inside::capture::archive;
+use natwatch::inside::capture::{Answer, Capture};
+use natwatch::inside::facts::netfilter::SourceNatRule;
+use natwatch::inside::facts::{Collector, Facts, Failure, Reading, SourceState, SystemCall};
+use natwatch::inside::judge::{self, Options};
+use natwatch::inside::read::{self, Collectors};
 use serde_json::Value;
 
 use crate::support::capture::{CaptureDir, recorded_nodes};
@@ -126,7 +126,7 @@ fn faults(name: &str, answer: &Answer, seen: &mut Seen) -> Vec<Fault> {
         ("denied".into(), Some(Reading::Denied("a permission is missing".into()))),
         ("unanswered".into(), None),
     ];
-    if absence::believed(name).is_none() {
+    if read::believed(name).is_none() {
         faults.push(("absent".into(), Some(Reading::Absent("ENOENT".into()))));
     }
     if answer.ok().is_none() {

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use natwatch::advisory::Catalogue;
-use natwatch::capture::{Ask, Request, Root, Take};
-use natwatch::facts::{Collector, Facts, Failure, Reading, Source};
-use natwatch::judge::{self, Derived, Report};
-use natwatch::kernel::{Live, Paths, Progress};
-use natwatch::read::{self, Collectors, Known, Parts};
+use natwatch::inside::advisory::Catalogue;
+use natwatch::inside::capture::{Ask, Request, Root, Take};
+use natwatch::inside::facts::{Collector, Facts, Failure, Reading, Source};
+use natwatch::inside::judge::{self, Derived, Report};
+use natwatch::inside::kernel::{Live, Paths, Progress};
+use natwatch::inside::read::{self, Collectors, Known, Parts};
 use serde_json::Value;
 
 use crate::support::grammar::{Dice, services};
@@ -88,7 +88,7 @@ fn watched() -> Collectors {
 
 fn facts(parts: Parts) -> Facts {
     let missing = Failure::not_needed("every part is there");
-    parts.facts(&natwatch::kernel::meta(), &watched(), &missing)
+    parts.facts(&natwatch::inside::kernel::meta(), &watched(), &missing)
 }
 
 fn judged(facts: &Facts, derived: &mut Derived) -> Report {

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use natwatch::advisory::Catalogue;
-use natwatch::capture::Capture;
-use natwatch::capture::archive;
-use natwatch::facts::{Collector, Facts};
-use natwatch::judge::{self, ConditionState, Options, Report};
-use natwatch::read;
+use natwatch::inside::advisory::Catalogue;
+use natwatch::inside::capture::Capture;
+use natwatch::inside::capture::archive;
+use natwatch::inside::facts::{Collector, Facts};
+use natwatch::inside::judge::{self, ConditionState, Options, Report};
+use natwatch::inside::read;
 
 use crate::support::capture::CaptureDir;
 use crate::support::netns::{Netns, veth_within};

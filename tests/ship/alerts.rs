@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use natwatch::advisory::Catalogue;
-use natwatch::facts::Source;
-use natwatch::metrics::METRICS;
-use natwatch::report::runbook;
+use natwatch::inside::advisory::Catalogue;
+use natwatch::inside::facts::Source;
+use natwatch::inside::metrics::METRICS;
+use natwatch::inside::report::runbook;
 use serde_json::Value;
 
 use crate::support::counters::{conntrack_stats, nstat};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use natwatch::advisory::Catalogue;
+use natwatch::inside::advisory::Catalogue;
 use serde_json::{Value, json};
 
 use crate::support::dashboard::{Known, Query, fill, lint, mapped, queries};

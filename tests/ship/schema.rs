@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use natwatch::advisory::{Severity, State};
-use natwatch::facts::SourceState;
+use natwatch::inside::advisory::{Severity, State};
+use natwatch::inside::facts::SourceState;
 use serde_json::Value;
 
 use crate::support::tools::expect_success;

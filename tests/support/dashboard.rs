@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use natwatch::report::runbook;
+use natwatch::inside::report::runbook;
 use serde_json::Value;
 
 use super::exposition::Row;

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use natwatch::capture::archive;
+use natwatch::inside::capture::archive;
 use natwatch::netfilter::conntrack::CpuStats;
 use natwatch::netfilter::ipset::{IpsetElement, IpsetHeader, IpsetMessage};
 use natwatch::netfilter::netlink::{self, AttributeValue, MessageWriter};
