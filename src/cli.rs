@@ -15,7 +15,7 @@ use crate::judge::{self, Acceptance};
 use crate::kernel::Paths;
 use crate::probe::{self, saved::Choice};
 use crate::read::{Collectors, FlowLimits};
-pub use collectors::{CollectorFlags, FlowFlags};
+pub(crate) use collectors::{CollectorFlags, FlowFlags};
 
 /// Why packets get lost on this node: conntrack, NAT, tunnels, offloads and the kernel, as metrics and verdicts.
 #[derive(Debug, Parser)]

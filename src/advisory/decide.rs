@@ -13,7 +13,7 @@ const SHOWN_LIVEPATCHES: usize = 3;
 
 /// What a version number implies. `state` is `Unknown` exactly if `basis` is `None`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// Whether the kernel has the defect.
     pub state: DefectState,
     /// What says so.
@@ -39,7 +39,7 @@ impl Decision {
 /// /sys/kernel/livepatch: empty if there are none (or the directory does not exist), `None` if
 /// that could not be read. A livepatch may have removed a defect without a trace in the version,
 /// but brings none in: it puts `present` in doubt, never `absent`.
-pub fn decide(defect: &Defect, kernel: &Kernel, livepatches: Option<&[String]>) -> Decision {
+pub(crate) fn decide(defect: &Defect, kernel: &Kernel, livepatches: Option<&[String]>) -> Decision {
     let decision = match kernel.numbering {
         Numbering::Upstream => exact(defect, kernel),
         Numbering::Prerelease => candidate(defect, kernel),

@@ -4,7 +4,7 @@
 ///
 /// # Errors
 /// What is missing.
-pub fn split(text: &str) -> Result<(&str, &str), &'static str> {
+pub(crate) fn split(text: &str) -> Result<(&str, &str), &'static str> {
     let rest = text.strip_prefix("+++\n").ok_or("the first line is not +++")?;
     let (front, prose) = rest.split_once("\n+++\n").ok_or("the front matter has no closing +++")?;
     Ok((front, prose.trim()))

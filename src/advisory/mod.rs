@@ -3,7 +3,7 @@
 //! An advisory is one file in `catalogue/`: TOML front matter between `+++` lines, then the prose that
 //! `natwatch explain` prints. Rust changes only when a condition needs a word that [`Test`] lacks.
 
-pub mod decide;
+pub(crate) mod decide;
 pub mod defects;
 #[cfg(test)]
 mod front_matter;
@@ -304,7 +304,7 @@ pub struct Advisory {
 }
 
 /// What commands of remedies may leave open, as `{name}`; `judge::conditions` fills it in.
-pub const PLACEHOLDERS: &[&str] = &[
+pub(crate) const PLACEHOLDERS: &[&str] = &[
     "entries_limit_doubled",
     "buckets_for_that",
     "entries_quadrupled",

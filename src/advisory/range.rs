@@ -80,14 +80,14 @@ pub(super) struct RangeFound<'a, K> {
 }
 
 impl<K: Ord> Partition<K> {
-    pub fn find(&self, key: &K) -> RangeFound<'_, K> {
+    pub(crate) fn find(&self, key: &K) -> RangeFound<'_, K> {
         let below = self.rest.partition_point(|range| range.from <= *key);
         let (reached, above) = self.rest.split_at(below);
         RangeFound { range: reached.last().unwrap_or(&self.first), above }
     }
 
     /// What is known from `low` to `high`, both included.
-    pub fn states(&self, low: &K, high: &K) -> impl Iterator<Item = DefectState> {
+    pub(crate) fn states(&self, low: &K, high: &K) -> impl Iterator<Item = DefectState> {
         let inside = self.rest.iter().filter(|range| *low < range.from && range.from <= *high);
         [self.find(low).range.state].into_iter().chain(inside.map(|range| range.state))
     }
@@ -95,7 +95,7 @@ impl<K: Ord> Partition<K> {
 
 impl<K: Display> RangeFound<'_, K> {
     /// `from 5.5.0 to before 5.6.13`, `from 5.14.0 on`.
-    pub fn span(&self) -> String {
+    pub(crate) fn span(&self) -> String {
         match self.above.first() {
             Some(next) => format!("from {} to before {}", self.range.from, next.from),
             None => format!("from {} on", self.range.from),
@@ -105,7 +105,7 @@ impl<K: Display> RangeFound<'_, K> {
 
 impl<K: Ord + FromStr<Err = String>> Partition<K> {
     /// Checks everything and reports all that is wrong.
-    pub fn read(raw: &[RawRange]) -> Result<Self, Vec<String>> {
+    pub(crate) fn read(raw: &[RawRange]) -> Result<Self, Vec<String>> {
         let mut errors = Vec::new();
         let mut ranges: Vec<Range<K>> = Vec::with_capacity(raw.len());
         for range in raw {

@@ -57,7 +57,7 @@ pub trait Ask {
 
 /// Where the answer to a netlink request ends: the same for a socket and for a capture.
 #[derive(Debug)]
-pub struct Framing {
+pub(crate) struct Framing {
     /// Every message is followed by another until `NLMSG_DONE`.
     dump: bool,
     /// An acknowledgement follows.
@@ -68,12 +68,12 @@ pub struct Framing {
 
 impl Framing {
     /// Before the first message.
-    pub fn new(request: &NetlinkRequest) -> Self {
+    pub(crate) fn new(request: &NetlinkRequest) -> Self {
         Self { dump: request.dump, ack: request.ack, limit: request.limit, size: 0 }
     }
 
     /// Hands on one message, header included. `Break`: how the answer ended.
-    pub fn message(
+    pub(crate) fn message(
         &mut self,
         bytes: &[u8],
         take: &mut dyn FnMut(&[u8]) -> Take,
@@ -103,7 +103,7 @@ impl Framing {
     }
 
     /// The messages of a whole answer, as a capture has it.
-    pub fn whole(mut self, mut bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+    pub(crate) fn whole(mut self, mut bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         while !bytes.is_empty() {
             let (first, rest) = match netlink::split_message(bytes) {
                 Ok(split) => split,
@@ -131,7 +131,8 @@ fn refused(errno: i32) -> Reading<()> {
 }
 
 /// What is missing where netfilter or a socket refuses for lack of permission.
-pub const NET_ADMIN_MISSING: &str = "CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)";
+pub(crate) const NET_ADMIN_MISSING: &str =
+    "CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)";
 
 #[cfg(test)]
 mod tests {

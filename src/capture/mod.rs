@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{Failure, Reading};
 use crate::netfilter;
-pub use ask::{Ask, Framing, NET_ADMIN_MISSING, Take};
-pub use recorder::Recorder;
+pub use ask::{Ask, Take};
+pub(crate) use ask::{Framing, NET_ADMIN_MISSING};
+pub(crate) use recorder::Recorder;
 pub use replay::Replay;
 #[cfg(test)]
-pub use replay::hand_out;
-pub use request::{
-    Keep, NetlinkFamily, NetlinkRequest, ProgramsRequest, Request, RequestKind, Root, XtablesRequest, path_part,
-};
+pub(crate) use replay::hand_out;
+pub(crate) use request::{Keep, ProgramsRequest, XtablesRequest, path_part};
+pub use request::{NetlinkFamily, NetlinkRequest, Request, RequestKind, Root};
 
 /// The raw answer to one request.
 pub type Answer = Reading<Vec<u8>>;
@@ -57,10 +57,10 @@ pub struct Meta {
 }
 
 /// The format that this version writes, and the only one it reads.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// The byte order of this machine, as `meta.json` spells it.
-pub const BYTE_ORDER: &str = if cfg!(target_endian = "big") { "big" } else { "little" };
+pub(crate) const BYTE_ORDER: &str = if cfg!(target_endian = "big") { "big" } else { "little" };
 
 /// All answers of one reading.
 #[derive(Clone, Debug)]

@@ -5,14 +5,14 @@ use crate::facts::Reading;
 use crate::netfilter::netlink::{self, NLMSG_DONE, NLMSG_ERROR};
 
 /// Asks another, and hands on each answer with the name of its request. Of a request that is asked again the latest counts.
-pub struct Recorder<A, K> {
+pub(crate) struct Recorder<A, K> {
     inner: A,
     keep: K,
 }
 
 impl<A: Ask, K: FnMut(String, Answer)> Recorder<A, K> {
     /// Whoever keeps answers has those that there are, also when the next one never comes.
-    pub fn new(inner: A, keep: K) -> Self {
+    pub(crate) fn new(inner: A, keep: K) -> Self {
         Self { inner, keep }
     }
 }

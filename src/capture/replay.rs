@@ -26,7 +26,7 @@ impl Ask for Replay<'_> {
 }
 
 /// Hands out a whole answer as the kernel would: of netlink message by message.
-pub fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+pub(crate) fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
     match (answer, &request.question) {
         (Reading::Ok(bytes), RequestKind::Netlink(question)) => {
             Framing::new(question).whole(bytes, take).within(&request.name)

@@ -219,7 +219,7 @@ impl Request {
 
 /// A name of the kernel's as part of a request's name, which is also a path: letters, digits, `-` and `_` stay as they
 /// are, and a long one ends in its hash.
-pub fn path_part(name: &[u8]) -> String {
+pub(crate) fn path_part(name: &[u8]) -> String {
     /// The kernel's names have up to 255 bytes, a file system's too.
     const LONGEST: usize = 80;
     let mut out = String::new();

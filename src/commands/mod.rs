@@ -1,7 +1,7 @@
 //! What each sub-command does, down to its exit code.
 
 mod capture;
-pub mod check;
+pub(crate) mod check;
 mod explain;
 mod manual;
 mod probe;
@@ -13,10 +13,9 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 
 use crate::cli::{Action, Cli, Common, Shown};
-use crate::kernel;
-use crate::metrics;
 use crate::read::Collectors;
 use crate::report::printable;
+use crate::{kernel, metrics};
 
 /// natwatch itself failed.
 const FAILED: u8 = 1;

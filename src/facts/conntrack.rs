@@ -40,7 +40,7 @@ names! {
 }
 
 /// Counters by name; a counter that this kernel does not have is not in the map.
-pub type CounterRow = BTreeMap<ConntrackCounter, u64>;
+pub(crate) type CounterRow = BTreeMap<ConntrackCounter, u64>;
 
 /// One CPU's share of the counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -157,7 +157,7 @@ impl FlowSample {
 }
 
 /// What `part` of `sampled` entries stands for in a table of `entries`.
-pub fn scaled(part: u64, sampled: u64, entries: u64) -> u64 {
+pub(crate) fn scaled(part: u64, sampled: u64, entries: u64) -> u64 {
     if sampled == 0 || entries <= sampled {
         return part;
     }
@@ -174,12 +174,12 @@ pub struct FlowCount {
 }
 
 /// Ports that a rule chooses from which names none, both ends included (`nf_nat_l4proto_unique_tuple`).
-pub const DEFAULT_PORTS: (u16, u16) = (1024, 65535);
+pub(crate) const DEFAULT_PORTS: (u16, u16) = (1024, 65535);
 /// The same for connections that had a port from 512 to 1023, and one below 512.
-pub const LOW_PORTS: [(u16, u16); 2] = [(600, 1023), (1, 511)];
+pub(crate) const LOW_PORTS: [(u16, u16); 2] = [(600, 1023), (1, 511)];
 
 /// How many ports there are from one to another, both included.
-pub fn ports_between((first, last): (u16, u16)) -> u64 {
+pub(crate) fn ports_between((first, last): (u16, u16)) -> u64 {
     u64::from(last.saturating_sub(first)) + 1
 }
 

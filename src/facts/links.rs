@@ -205,7 +205,7 @@ pub struct FeatureState {
 }
 
 /// Features of one device; one that this kernel does not know is not in the map.
-pub type Features = BTreeMap<Feature, FeatureState>;
+pub(crate) type Features = BTreeMap<Feature, FeatureState>;
 
 names! {
     /// An offload for people and JSON.
@@ -275,7 +275,7 @@ impl Link {
 }
 
 /// Positions of a link and of everything below it: VLAN and MACVLAN parents, ports of a bond, team or bridge.
-pub fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
+pub(crate) fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
     let by_index: BTreeMap<u32, usize> = links.iter().enumerate().map(|(at, link)| (link.index, at)).collect();
     let mut ports: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for link in links {
@@ -298,7 +298,7 @@ pub fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
 
 /// Devices by which packets get into a device: itself, a bridge or VRF that it is a port of, and devices on top of
 /// these.
-pub fn upper_devices(links: &[Link], index: u32) -> BTreeSet<u32> {
+pub(crate) fn upper_devices(links: &[Link], index: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
     let mut open = vec![index];
     while let Some(index) = open.pop() {

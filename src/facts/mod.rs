@@ -18,21 +18,22 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use conntrack::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow};
-pub use flows::{
+pub(crate) use conntrack::{Conntrack, ConntrackCounter, ConntrackCpu, CounterRow};
+pub(crate) use flows::{
     DEFAULT_PORTS, FlowCount, FlowProtocol, FlowReading, FlowSample, FlowState, Flows, LOW_PORTS, PortKey, PortsUsed,
     RewrittenFlow, RewrittenFlows, SnatPorts, UdpClient, UdpTranslation, UdpTranslations, ports_between, scaled,
 };
-pub use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
-pub use links::{
+pub(crate) use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
+pub(crate) use links::{
     Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, PolicyRule, Route, Toggle, Tunnel,
     TunnelKind, UdpChecksum, upper_devices, with_lower_devices,
 };
-pub use name::Name;
-pub use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};
-pub use question::{Question, quoted};
-pub use reading::{Failure, Reading, SystemCall, Unanswered};
-pub use shared::Shared;
+pub(crate) use name::Name;
+pub(crate) use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};
+pub(crate) use question::{Question, quoted};
+pub(crate) use reading::Unanswered;
+pub use reading::{Failure, Reading, SystemCall};
+pub(crate) use shared::Shared;
 
 /// Declares a closed set of names once: the enum, the list of all members, and each member's public name, by which
 /// it is printed and read.
@@ -40,8 +41,10 @@ macro_rules! names {
     ($(#[$doc:meta])* $enum:ident { $($(#[$member_doc:meta])* $member:ident = $name:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(unreachable_pub, reason = "some are, for tests")]
         pub enum $enum { $($(#[$member_doc])* $member,)+ }
 
+        #[allow(unreachable_pub, reason = "some are, for tests")]
         impl $enum {
             /// Every member, in order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$member,)+];
@@ -295,7 +298,7 @@ pub enum Programs {
 }
 
 /// Whether packets of some family may be forwarded: it is so, or that was not read.
-pub fn may_forward(forwarding: &[Reading<bool>; 2]) -> bool {
+pub(crate) fn may_forward(forwarding: &[Reading<bool>; 2]) -> bool {
     forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false) | Reading::Absent(_)))
 }
 

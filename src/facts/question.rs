@@ -88,7 +88,7 @@ fn is_plain(word: &str) -> bool {
 
 /// A word as a shell reads it. `None`: there is no way to write it that is safe to paste, because it holds what a terminal does
 /// not show.
-pub fn quoted(word: &str) -> Option<String> {
+pub(crate) fn quoted(word: &str) -> Option<String> {
     if word.is_empty() || word.chars().any(char::is_control) {
         return None;
     }

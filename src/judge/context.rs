@@ -9,7 +9,7 @@ use crate::facts::{Facts, Question, Reading};
 use crate::symbolic;
 
 /// What conditions are evaluated against.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// What was seen.
     pub facts: &'a Facts,
     /// What is known about the kernel.
@@ -29,7 +29,7 @@ pub struct Context<'a> {
 }
 
 /// The state of a condition, why, and what its remedies can use.
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     pub state: ConditionState,
     pub detail: String,
     /// If it is unknown: commands that show what could not be told.
@@ -73,7 +73,7 @@ impl Evaluation {
 
 impl<'a> Context<'a> {
     /// Before anything was evaluated.
-    pub fn new(
+    pub(crate) fn new(
         facts: &'a Facts,
         defects: &'a [DefectFinding],
         wrong_namespace: Option<&'static str>,

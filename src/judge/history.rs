@@ -14,7 +14,7 @@ const RESIDUAL_EFFECT: Duration = Duration::from_secs(600);
 
 /// The last verdicts.
 #[derive(Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     verdicts: BTreeMap<String, Verdict>,
 }
 
@@ -27,7 +27,7 @@ struct Verdict {
 
 /// A verdict that is not what it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The advisory.
     pub advisory: String,
     /// What it was.
@@ -40,7 +40,7 @@ pub struct Change {
 
 impl History {
     /// Remembers the verdicts of a finished reading, and returns those that changed. The first reading changes nothing.
-    pub fn note(&mut self, now: Instant, report: &Report) -> Vec<Change> {
+    pub(crate) fn note(&mut self, now: Instant, report: &Report) -> Vec<Change> {
         let mut changes = Vec::new();
         for finding in &report.advisories {
             let new = finding.state;
@@ -64,7 +64,7 @@ impl History {
     }
 
     /// Adds to summaries what an exposure that ended a while ago leaves behind.
-    pub fn complete(&self, now: Instant, catalogue: &Catalogue, report: &mut Report) {
+    pub(crate) fn complete(&self, now: Instant, catalogue: &Catalogue, report: &mut Report) {
         for finding in report.advisories.iter_mut().filter(|finding| finding.state != State::Exposed) {
             let left = self.verdicts.get(&finding.id).and_then(|verdict| verdict.left_exposed);
             let recent = left.is_some_and(|left| now.saturating_duration_since(left) < RESIDUAL_EFFECT);

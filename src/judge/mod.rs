@@ -21,14 +21,14 @@ mod unseen;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-use crate::advisory::decide;
 use crate::advisory::defects::{self, Basis, Defect, DefectState};
-use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject, Test};
+use crate::advisory::{Advisory, Catalogue, ConditionKind, Remedy, Severity, State, Subject, Test, decide};
 use crate::facts::{ConntrackCounter, Facts, Link, NetworkNamespace, Reading, names};
 use context::Context;
 pub use derived::Derived;
-pub use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding, Report, StaleTranslation};
-pub use history::History;
+pub use finding::Report;
+pub(crate) use finding::{ConditionFinding, DefectFinding, Finding, RemedyFinding, StaleTranslation};
+pub(crate) use history::History;
 
 names! {
     /// The state of one condition.

@@ -9,7 +9,7 @@ use crate::advisory::{PLACEHOLDERS, Remedy};
 use crate::facts::quoted;
 
 /// A remedy whose command cannot be filled in keeps its text and loses its command.
-pub fn fill_in(remedy: &Remedy, values: &BTreeMap<&'static str, String>) -> RemedyFinding {
+pub(crate) fn fill_in(remedy: &Remedy, values: &BTreeMap<&'static str, String>) -> RemedyFinding {
     let command = remedy.command.as_ref().and_then(|command| filled(command, values));
     RemedyFinding { text: remedy.text.clone(), command, survives_reboot: remedy.survives_reboot }
 }

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::context::{Context, Evaluation};
 use crate::advisory::defects::DefectState;
-use crate::facts::Question;
-use crate::facts::Reading;
 use crate::facts::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
+use crate::facts::{Question, Reading};
 use crate::symbolic::{Certainty, Reached, ReachedRules, RuleAt};
 
 /// Rules that let new connections compete, and why there may be more; or why they could not be read.

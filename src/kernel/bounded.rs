@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// Names the file and says why.
-pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let failed = |why: String| format!("cannot read {}: {why}", path.display());
     let file = open(path, 0).map_err(|error| failed(error.to_string()))?;
     if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
@@ -37,7 +37,7 @@ fn content(file: File, limit: u64) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// Why it is not trusted, or not readable, and what to do; without the file's name.
-pub fn read_trusted(path: &Path, limit: u64) -> Result<Option<String>, String> {
+pub(crate) fn read_trusted(path: &Path, limit: u64) -> Result<Option<String>, String> {
     let file = match open(path, libc::O_NOFOLLOW) {
         Ok(file) => file,
         Err(error) => {

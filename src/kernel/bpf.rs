@@ -29,7 +29,7 @@ struct Query {
 }
 
 /// A line for each device that has such a hook: its index and the number. Absent: this kernel has no such hook.
-pub fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+pub(crate) fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
     let mut lines = String::new();
     for device in &request.devices {
         let mut query = Query { target_ifindex: *device, attach_type: request.hook, ..Query::default() };

@@ -29,7 +29,7 @@ fn capabilities() -> Vec<String> {
 }
 
 /// The rest: whose network namespace this is. Some sysctls exist only in the namespace that the kernel booted with; others exist in each.
-pub fn network_namespace(files: &mut Files) -> NetworkNamespace {
+pub(crate) fn network_namespace(files: &mut Files) -> NetworkNamespace {
     let mut sysctl = |name: &str| files.content(Root::Procfs, &format!("sys/net/core/{name}"));
     match (sysctl("netdev_max_backlog"), sysctl("somaxconn")) {
         (Reading::Ok(_), _) => NetworkNamespace::Initial,

@@ -29,7 +29,7 @@ const MAX_KEPT: u64 = 32;
 /// something: with any error (what the file belonged to is gone: `ENOENT`, `ENODEV`, `EIO`) and with nothing it is closed,
 /// the path is opened anew, and that answer counts.
 #[derive(Debug)]
-pub struct Files {
+pub(crate) struct Files {
     paths: Paths,
     kept: BTreeMap<Root, HashMap<String, OwnedFd>>,
     /// How many more may stay open.
@@ -40,14 +40,14 @@ pub struct Files {
 
 impl Files {
     /// Nothing is open yet.
-    pub fn new(paths: Paths) -> Self {
+    pub(crate) fn new(paths: Paths) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let thread_self = paths.root(Root::Procfs).join("thread-self").exists();
         Self { paths, kept: BTreeMap::new(), room: MAX_KEPT.min(descriptors / 16), thread_self }
     }
 
     /// The content of a regular file.
-    pub fn content(&mut self, root: Root, path: &str) -> Answer {
+    pub(crate) fn content(&mut self, root: Root, path: &str) -> Answer {
         self.read(root, path, &mut |file| {
             let mut bytes = Vec::with_capacity(8 << 10); // room for most, so that a second read finds the end
             file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
@@ -59,12 +59,18 @@ impl Files {
     }
 
     /// The lines that contain one of `words`.
-    pub fn lines(&mut self, root: Root, path: &str, words: &[String], in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+    pub(crate) fn lines(
+        &mut self,
+        root: Root,
+        path: &str,
+        words: &[String],
+        in_time: &dyn Fn() -> io::Result<()>,
+    ) -> Answer {
         self.read(root, path, &mut |file| lines(file, path, words, in_time))
     }
 
     /// The names in a directory, sorted, one per line.
-    pub fn directory(&self, root: Root, path: &str) -> Answer {
+    pub(crate) fn directory(&self, root: Root, path: &str) -> Answer {
         let full = self.paths.root(root).join(path);
         let names = std::fs::read_dir(&full).and_then(|entries| {
             let names = entries.take(MAX_NAMES as usize + 1).map(|entry| entry.map(|entry| entry.file_name()));
@@ -79,7 +85,7 @@ impl Files {
     }
 
     /// The target of a symbolic link, as a line.
-    pub fn link(&self, root: Root, path: &str) -> Answer {
+    pub(crate) fn link(&self, root: Root, path: &str) -> Answer {
         let full = self.paths.root(root).join(path);
         let target = std::fs::read_link(&full).map(|target| {
             let mut target = target.into_os_string().into_encoded_bytes();

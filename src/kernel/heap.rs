@@ -9,7 +9,7 @@ const MMAP_THRESHOLD: libc::c_int = 128 << 10;
 /// Says so to the allocator, once, at start. And that all threads share one heap: one of them reads, and a heap of its own grows
 /// by a system call for every few pages.
 #[allow(unsafe_code, reason = "no safe interface knows the allocator's options")]
-pub fn set_up() {
+pub(crate) fn set_up() {
     // SAFETY: it takes two numbers and changes how later allocations are made.
     #[cfg(target_env = "gnu")]
     unsafe {
@@ -20,7 +20,7 @@ pub fn set_up() {
 
 /// Gives back whatever is free. It takes up to 90 ms after a large set of rules was decoded.
 #[allow(unsafe_code, reason = "no safe interface knows this function")]
-pub fn give_back() {
+pub(crate) fn give_back() {
     // SAFETY: it takes a number, and touches only what is free.
     #[cfg(target_env = "gnu")]
     unsafe {

@@ -22,7 +22,7 @@ const MAX_ANSWER: usize = 1 << 20;
 
 /// A child on its way.
 #[derive(Debug)]
-pub struct Child {
+pub(crate) struct Child {
     process: Pid,
     answer: PipeReader,
     said: Vec<u8>,
@@ -30,7 +30,7 @@ pub struct Child {
 
 /// What only the child has.
 #[derive(Debug)]
-pub struct Inside {
+pub(crate) struct Inside {
     answer: PipeWriter,
 }
 
@@ -39,12 +39,12 @@ impl Inside {
     ///
     /// # Errors
     /// Why it is still in the node's.
-    pub fn enter_own_network(&self) -> Result<(), String> {
+    pub(crate) fn enter_own_network(&self) -> Result<(), String> {
         own_network()
     }
 
     /// Says a line to the parent. A parent that has gone has killed this process.
-    pub fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         let _ = self.answer.write_all(format!("{line}\n").as_bytes());
     }
 }
@@ -53,7 +53,7 @@ impl Inside {
 ///
 /// # Errors
 /// No child could be made.
-pub fn spawn(work: impl FnOnce(&mut Inside)) -> Result<Child, String> {
+pub(crate) fn spawn(work: impl FnOnce(&mut Inside)) -> Result<Child, String> {
     let (answer, writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     match fork()? {
         None => {
@@ -69,7 +69,7 @@ pub fn spawn(work: impl FnOnce(&mut Inside)) -> Result<Child, String> {
 
 impl Child {
     /// What it has said when it ends or the deadline passes; `true`: it has ended.
-    pub fn wait(&mut self, deadline: Instant) -> (&[u8], bool) {
+    pub(crate) fn wait(&mut self, deadline: Instant) -> (&[u8], bool) {
         let mut part = [0; 4096];
         while self.said.len() < MAX_ANSWER {
             match readable(&self.answer, deadline) {

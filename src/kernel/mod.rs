@@ -4,18 +4,18 @@
 //! network namespace of the thread, and because a request can block inside the kernel for longer than the
 //! caller may wait.
 
-pub mod bounded;
+pub(crate) mod bounded;
 mod bpf;
 mod environment;
 mod files;
-pub mod heap;
-pub mod isolation;
-pub mod netlink;
+pub(crate) mod heap;
+pub(crate) mod isolation;
+pub(crate) mod netlink;
 mod notifications;
-pub mod packet;
+pub(crate) mod packet;
 mod progress;
 mod readable;
-pub mod xtables;
+pub(crate) mod xtables;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,7 +27,8 @@ use crate::facts::{Failure, NetworkNamespace, Reading, SystemCall};
 pub use environment::without_files as meta;
 use files::Files;
 use notifications::Notifications;
-pub use progress::{Progress, Whereabouts};
+pub use progress::Progress;
+pub(crate) use progress::Whereabouts;
 
 /// Where the trees are mounted.
 #[derive(Clone, Debug)]

@@ -32,7 +32,7 @@ const MAX_PASSED_OVER: usize = 64 << 20;
 
 /// The sockets of one thread; one per protocol, opened when first needed, kept for the next reading.
 #[derive(Default)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     open: BTreeMap<NetlinkFamily, NlSocket>,
     sequence: u32,
     buffer: Vec<u8>,
@@ -40,7 +40,7 @@ pub struct Sockets {
 
 impl Sockets {
     /// Sends one request and hands on the answer, message by message.
-    pub fn ask(
+    pub(crate) fn ask(
         &mut self,
         request: &NetlinkRequest,
         progress: &Progress,
@@ -183,7 +183,7 @@ fn receive<'b>(socket: &NlSocket, buffer: &'b mut [u8], progress: &Progress) -> 
 
 /// The descriptor of a socket.
 #[allow(unsafe_code, reason = "neli's socket lends only its number")]
-pub fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
+pub(crate) fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
@@ -191,7 +191,7 @@ pub fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
 /// Sockets to change something with, one per protocol. Nothing but [`crate::probe`] may do that, in a network namespace that is
 /// its own.
 #[derive(Default)]
-pub struct NetlinkSender {
+pub(crate) struct NetlinkSender {
     open: BTreeMap<NetlinkFamily, NlSocket>,
 }
 
@@ -200,7 +200,7 @@ impl NetlinkSender {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn change(&mut self, family: NetlinkFamily, messages: &[u8], deadline: Instant) -> io::Result<()> {
+    pub(crate) fn change(&mut self, family: NetlinkFamily, messages: &[u8], deadline: Instant) -> io::Result<()> {
         let result = self.try_to_change(family, messages, deadline);
         if result.is_err() {
             self.open.remove(&family); // each message of a batch may have an error of its own, still to be received

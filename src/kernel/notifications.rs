@@ -43,7 +43,7 @@ const MAX_DEVICES: usize = 200;
 
 /// Listens for one thread, and so for the network namespace that it is in.
 #[derive(Default)]
-pub struct Notifications {
+pub(crate) struct Notifications {
     links: Option<NlSocket>,
     /// Only what concerns the forwarding databases of `devices` gets there.
     fdb: Option<NlSocket>,
@@ -57,7 +57,7 @@ pub struct Notifications {
 impl Notifications {
     /// A number that no other state of the node had, as far as it is notified of; another one after each change, and after
     /// whatever may have kept a notification from us. `None`: nobody listens, and nobody can.
-    pub fn epoch(&mut self) -> Option<u64> {
+    pub(crate) fn epoch(&mut self) -> Option<u64> {
         if !self.links.as_ref().is_some_and(is_silent) || !self.fdb.as_ref().is_none_or(is_silent) {
             let Self { neighbours, neighbours_epoch, .. } = std::mem::take(self);
             *self = Self { links: listen().ok(), epoch: next(), neighbours, neighbours_epoch, ..Self::default() };
@@ -68,7 +68,7 @@ impl Notifications {
     /// A number like [`Self::epoch`], which moves when neighbours may have become exempt from the limit of their table, or ceased to
     /// be. Those that go with their device or address are not told apart here: the epoch moves for these. Listens from the first
     /// call on.
-    pub fn neighbours_epoch(&mut self) -> Option<u64> {
+    pub(crate) fn neighbours_epoch(&mut self) -> Option<u64> {
         if !self.neighbours.as_ref().is_some_and(is_silent) {
             self.neighbours = listen_to_neighbours(exempt_neighbours()).ok();
             self.neighbours_epoch = next();
@@ -77,7 +77,7 @@ impl Notifications {
     }
 
     /// From now on the epoch moves with the forwarding databases of these devices too. `false`: it cannot.
-    pub fn watch_fdb(&mut self, devices: &[u32]) -> bool {
+    pub(crate) fn watch_fdb(&mut self, devices: &[u32]) -> bool {
         if self.devices != devices {
             self.fdb = None;
             devices.clone_into(&mut self.devices);

@@ -15,7 +15,7 @@ const MAX_FRAME: usize = 4096;
 
 /// Receives frames of one Ethernet type, each behind a `struct virtio_net_hdr`. Needs CAP_NET_RAW.
 #[derive(Debug)]
-pub struct PacketSocket(OwnedFd);
+pub(crate) struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
     /// Opens it.
@@ -23,7 +23,7 @@ impl PacketSocket {
     /// # Errors
     /// What the kernel refused.
     #[allow(unsafe_code, reason = "no safe interface knows this option")]
-    pub fn open(ethertype: u16) -> io::Result<Self> {
+    pub(crate) fn open(ethertype: u16) -> io::Result<Self> {
         const PACKET_VNET_HDR: c_int = 15;
         let protocol = Protocol::from_raw(u32::from(ethertype.to_be()).try_into().map_err(io::Error::other)?);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -40,7 +40,7 @@ impl PacketSocket {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn receive(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn receive(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
         let mut frame = vec![0; MAX_FRAME];
         loop {
             match recv(&self.0, &mut frame[..], RecvFlags::empty()) {

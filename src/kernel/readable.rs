@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// Waits until there is something to read, an end or an error included; `false`: the deadline has passed.
-pub fn readable(descriptor: impl AsFd, deadline: Instant) -> io::Result<bool> {
+pub(crate) fn readable(descriptor: impl AsFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3600));
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };

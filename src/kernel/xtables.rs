@@ -31,7 +31,7 @@ const MAX_TRIES: usize = 64;
 ///
 /// A table that is replaced by another of the same size in between gives no error, but its chains are elsewhere; so the
 /// description is read again afterwards, and must be the same.
-pub fn table(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
+pub(crate) fn table(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
     match read(request, in_time) {
         Ok(Some(bytes)) => Reading::Ok(bytes),
         Ok(None) => Reading::Failed(Failure::Changed { readings: MAX_TRIES as u32 }),
@@ -76,7 +76,7 @@ fn read(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> io::R
 /// # Errors
 /// What the kernel refused.
 #[allow(unsafe_code, reason = "no safe interface knows this option")]
-pub fn replace(family: XtFamily, table: &str, mut replacement: Vec<u8>) -> io::Result<()> {
+pub(crate) fn replace(family: XtFamily, table: &str, mut replacement: Vec<u8>) -> io::Result<()> {
     /// `sizeof(struct xt_counters)`
     const COUNTERS: usize = 16;
     let (socket, level) = options_socket(family)?;

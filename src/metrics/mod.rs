@@ -17,8 +17,8 @@ use crate::facts::{
 };
 use crate::judge::{ConditionState, Report};
 use handle::{Handle, Labels};
-pub use handle::{Metric, MetricKind};
-pub use process::{Process, add_process, add_server, add_web_config};
+pub(crate) use handle::{Metric, MetricKind};
+pub(crate) use process::{Process, add_process, add_server, add_web_config};
 use table::{
     AdvisoryInfoLabels, AdvisoryLabels, BuildLabels, CollectorLabels, ConditionLabels, CpuLabels, DefectLabels,
     FamilyLabels, FeatureLabels, KernelLabels, NamespaceLabels, SourceLabels, SourceNatLabels, TunnelLabels,

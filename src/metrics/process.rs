@@ -4,7 +4,7 @@ use super::{Families, SampleValue, table};
 
 /// What `process_*` says.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Process {
+pub(crate) struct Process {
     /// User and system time.
     pub cpu_seconds: f64,
     /// Open file descriptors.
@@ -22,7 +22,7 @@ pub struct Process {
 }
 
 /// Adds the exporter's own process, as Prometheus client libraries do.
-pub fn add_process(out: &mut Families, process: &Process) {
+pub(crate) fn add_process(out: &mut Families, process: &Process) {
     out.add(table::PROCESS_CPU_SECONDS, (), SampleValue::Real(process.cpu_seconds));
     out.whole(table::PROCESS_OPEN_FDS, process.open_fds);
     if let Some(limit) = process.max_fds {
@@ -35,12 +35,12 @@ pub fn add_process(out: &mut Families, process: &Process) {
 }
 
 /// Adds what the server knows of itself: open connections, and log lines that nobody took.
-pub fn add_server(out: &mut Families, connections: usize, dropped_lines: usize) {
+pub(crate) fn add_server(out: &mut Families, connections: usize, dropped_lines: usize) {
     out.whole(table::HTTP_CONNECTIONS, connections as u64);
     out.whole(table::LOG_LINES_DROPPED, dropped_lines as u64);
 }
 
 /// Adds whether the web configuration in its file is the one in force.
-pub fn add_web_config(out: &mut Families, current: bool) {
+pub(crate) fn add_web_config(out: &mut Families, current: bool) {
     out.whole(table::WEB_CONFIG_LAST_RELOAD_SUCCESSFUL, current.into());
 }

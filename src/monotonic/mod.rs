@@ -11,7 +11,7 @@ use crate::facts::{ConntrackCounter, ConntrackCpu, Facts, Reading};
 
 /// Accumulators of one running exporter: there are two, per-CPU counters that wrap and rules that come and go.
 #[derive(Clone, Debug, Default)]
-pub struct Accumulators {
+pub(crate) struct Accumulators {
     conntrack: Unwrapping,
     rules: rules::Counting,
 }
@@ -21,7 +21,7 @@ impl Accumulators {
     ///
     /// `reading` numbers the readings in the order they began: values of an older reading than the latest seen are not news,
     /// and are replaced by the latest.
-    pub fn apply(&mut self, reading: u64, facts: &mut Facts) {
+    pub(crate) fn apply(&mut self, reading: u64, facts: &mut Facts) {
         if let Reading::Ok(cpus) = &mut facts.conntrack.cpus {
             self.conntrack.apply(reading, cpus);
         }

@@ -29,7 +29,7 @@ const ENOUGH: usize = 4;
 ///
 /// # Errors
 /// Why it cannot be told.
-pub fn experiment(lab: &mut Lab) -> Result<(DefectState, String), String> {
+pub(crate) fn experiment(lab: &mut Lab) -> Result<(DefectState, String), String> {
     let cpus = two_cpus()?;
     let [service, one, other] = [lab.peer(), lab.peer(), lab.peer()];
     lab.redirect(service, Some(cpus[0]), one)?;

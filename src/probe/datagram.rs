@@ -9,7 +9,7 @@ use crate::facts::Failure;
 use crate::netfilter::array;
 
 /// `sizeof(struct virtio_net_hdr)`
-pub const VNET_HEADER: usize = 10;
+pub(crate) const VNET_HEADER: usize = 10;
 const ETHERNET_HEADER: usize = 14;
 const UDP_HEADER: usize = 8;
 /// Bytes from the start of a VXLAN tunnel's UDP payload to the inner UDP header: VXLAN, Ethernet and IPv4 headers.
@@ -17,7 +17,7 @@ const INNER_UDP: usize = 8 + ETHERNET_HEADER + 20;
 
 /// The state of a UDP checksum, once what an offload still had to compute is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checksum {
+pub(crate) enum Checksum {
     /// 0: there is none.
     None,
     /// It fits.
@@ -28,7 +28,7 @@ pub enum Checksum {
 
 /// Where a checksum is still to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Partial {
+pub(crate) enum Partial {
     /// Nowhere.
     No,
     /// In the UDP header of the datagram itself.
@@ -41,7 +41,7 @@ pub enum Partial {
 
 /// A UDP datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Datagram {
+pub(crate) struct Datagram {
     /// Where it goes to.
     pub destination: IpAddr,
     /// Source port.
@@ -60,7 +60,7 @@ pub struct Datagram {
 ///
 /// # Errors
 /// A frame that ends too early.
-pub fn read(frame: &[u8]) -> Result<Option<Datagram>, Failure> {
+pub(crate) fn read(frame: &[u8]) -> Result<Option<Datagram>, Failure> {
     let vnet = array::<VNET_HEADER>(frame, 0, "virtio_net_hdr")?;
     let mut packet = frame[VNET_HEADER..].to_vec();
     let Some(layout) = Layout::of(&packet)? else { return Ok(None) };
@@ -155,7 +155,7 @@ fn fold(mut sum: u64) -> u16 {
 
 impl Datagram {
     /// What the packet inside a VXLAN tunnel's datagram carries, and its destination port.
-    pub fn inner(&self) -> Option<(u16, &[u8])> {
+    pub(crate) fn inner(&self) -> Option<(u16, &[u8])> {
         let header = self.payload.get(INNER_UDP..INNER_UDP + UDP_HEADER)?;
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
         let inner = self.payload.get(INNER_UDP + UDP_HEADER..INNER_UDP + length)?;

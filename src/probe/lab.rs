@@ -21,15 +21,15 @@ const LOW: (u32, &str) = (10_000, "low0");
 /// Of the end that receives.
 const FAR: (u32, &str) = (10_001, "low1");
 /// The sender's addresses (RFC 5737, RFC 3849).
-pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const LOCAL_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// Port that datagrams are sent to.
-pub const DISCARD: u16 = 9;
+pub(crate) const DISCARD: u16 = 9;
 /// How long a datagram is waited for; it takes microseconds.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The node.
-pub struct Lab {
+pub(crate) struct Lab {
     means: Means,
     /// What writes rules for IPv4 and for IPv6.
     backends: [Backend; 2],
@@ -48,7 +48,7 @@ pub struct Lab {
 
 /// Why IPv6 is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoIpv6 {
+pub(crate) enum NoIpv6 {
     /// It, or NAT for it, is not in the running kernel.
     Absent(String),
     /// It could not be used.
@@ -60,7 +60,7 @@ impl Lab {
     ///
     /// # Errors
     /// What could not be built.
-    pub fn build(means: Means, deadline: Instant) -> Result<Self, String> {
+    pub(crate) fn build(means: Means, deadline: Instant) -> Result<Self, String> {
         let backend = means.backend.clone()?;
         let ipv6 = match &means.ipv6 {
             Ok(()) => Ok(()),
@@ -121,7 +121,7 @@ impl Lab {
     }
 
     /// A neighbour that datagrams may be sent to.
-    pub fn peer(&mut self) -> Ipv4Addr {
+    pub(crate) fn peer(&mut self) -> Ipv4Addr {
         match self.next_peer(Family::Ipv4).0 {
             IpAddr::V4(peer) => peer,
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
@@ -132,7 +132,7 @@ impl Lab {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn tunnel(&mut self, family: Family, checksum: bool) -> Result<LabTunnel, String> {
+    pub(crate) fn tunnel(&mut self, family: Family, checksum: bool) -> Result<LabTunnel, String> {
         self.means.tunnel.clone()?;
         let (peer, number) = self.next_peer(family);
         let local: IpAddr = if family == Family::Ipv6 { LOCAL_IPV6.into() } else { LOCAL.into() };
@@ -149,7 +149,7 @@ impl Lab {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn masquerade(&mut self, destination: IpAddr, ports: Ports) -> Result<(), String> {
+    pub(crate) fn masquerade(&mut self, destination: IpAddr, ports: Ports) -> Result<(), String> {
         let family = Family::of(&destination);
         if self.backends[family.ip_index()] == Backend::Legacy {
             return self.legacy_masquerade(family, destination, ports);
@@ -182,7 +182,7 @@ impl Lab {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn redirect(&mut self, destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Result<(), String> {
+    pub(crate) fn redirect(&mut self, destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Result<(), String> {
         self.means.redirect.clone()?;
         let rule = messages::redirect(destination, cpu, target);
         let made = self.change(NetlinkFamily::Netfilter, &rule);
@@ -193,7 +193,11 @@ impl Lab {
     ///
     /// # Errors
     /// None arrived, or it could not be received.
-    pub fn receive<T>(&self, family: Family, mut wanted: impl FnMut(Datagram) -> Option<T>) -> Result<T, String> {
+    pub(crate) fn receive<T>(
+        &self,
+        family: Family,
+        mut wanted: impl FnMut(Datagram) -> Option<T>,
+    ) -> Result<T, String> {
         let socket = self.sockets[family.ip_index()].as_ref().ok_or("no packet socket")?;
         let deadline = self.deadline.min(Instant::now() + WAIT);
         loop {
@@ -211,7 +215,7 @@ impl Lab {
 
 /// A tunnel of the lab.
 #[derive(Clone, Copy, Debug)]
-pub struct LabTunnel {
+pub(crate) struct LabTunnel {
     /// Family of its outer packets.
     pub family: Family,
     /// Where they go to.
@@ -226,7 +230,7 @@ pub struct LabTunnel {
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn send(source_port: u16, destination: Ipv4Addr, payload: &[u8]) -> Result<(), String> {
+pub(crate) fn send(source_port: u16, destination: Ipv4Addr, payload: &[u8]) -> Result<(), String> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source_port));
     let sent = socket.and_then(|socket| socket.send_to(payload, (destination, DISCARD)));
     sent.map(|_| ()).map_err(|error| format!("cannot send a datagram: {error}"))

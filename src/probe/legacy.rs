@@ -15,7 +15,7 @@ const POSTROUTING: usize = 4;
 
 /// A rule that masquerades UDP to a destination.
 #[derive(Clone, Copy, Debug)]
-pub struct Masquerade {
+pub(crate) struct Masquerade {
     /// Destination address of the packets.
     pub destination: IpAddr,
     /// How ports are chosen.
@@ -24,7 +24,7 @@ pub struct Masquerade {
 
 /// The table `nat` with these rules in POSTROUTING, all for one family. `num_counters` and `counters` are left to whoever
 /// hands it to the kernel.
-pub fn nat_table(family: XtFamily, rules: &[Masquerade]) -> Vec<u8> {
+pub(crate) fn nat_table(family: XtFamily, rules: &[Masquerade]) -> Vec<u8> {
     let mut replace = IptReplace { name: padded(b"nat"), ..IptReplace::default() };
     let mut entries = Vec::new();
     let any = || match family {

@@ -60,7 +60,7 @@ fn new_link(index: u32, name: &str, kind: &str, data: impl FnOnce(&mut Vec<u8>))
 }
 
 /// A pair of veth devices.
-pub fn veth(device: (u32, &str), peer: (u32, &str)) -> Vec<u8> {
+pub(crate) fn veth(device: (u32, &str), peer: (u32, &str)) -> Vec<u8> {
     new_link(device.0, device.1, "veth", |data| {
         put_nested(data, VETH_INFO_PEER, |out| {
             out.extend(ifinfomsg(peer.0, 0));
@@ -71,7 +71,7 @@ pub fn veth(device: (u32, &str), peer: (u32, &str)) -> Vec<u8> {
 
 /// A VXLAN tunnel to one peer.
 #[derive(Clone, Copy, Debug)]
-pub struct Vxlan {
+pub(crate) struct Vxlan {
     /// Interface index.
     pub index: u32,
     /// VXLAN network identifier.
@@ -88,7 +88,7 @@ pub struct Vxlan {
 
 impl Vxlan {
     /// `RTM_NEWLINK`
-    pub fn create(&self, name: &str, underlay: u32) -> Vec<u8> {
+    pub(crate) fn create(&self, name: &str, underlay: u32) -> Vec<u8> {
         let (group, local) = match self.local {
             IpAddr::V4(_) => (IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL),
             IpAddr::V6(_) => (IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6),
@@ -108,7 +108,7 @@ impl Vxlan {
 }
 
 /// `RTM_NEWADDR`, usable at once.
-pub fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
+pub(crate) fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
     const IFA_F_NODAD: u8 = 2;
     let mut body = vec![family(local), prefix, IFA_F_NODAD, 0];
     body.extend(index.to_ne_bytes());
@@ -118,20 +118,20 @@ pub fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
 }
 
 /// `RTM_NEWLINK` for a device that is there: up, and without neighbour discovery.
-pub fn set_up(index: u32) -> Vec<u8> {
+pub(crate) fn set_up(index: u32) -> Vec<u8> {
     const IFF_UP: u32 = 1;
     const IFF_NOARP: u32 = 0x80;
     message(RTM_NEWLINK, NlmF::ACK, &ifinfomsg(index, IFF_UP | IFF_NOARP))
 }
 
 /// Flags of `NFTA_MASQ_FLAGS` and `struct nf_nat_range`.
-pub const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
+pub(crate) const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
 /// The same.
-pub const NF_NAT_RANGE_PROTO_RANDOM: u32 = 4;
+pub(crate) const NF_NAT_RANGE_PROTO_RANDOM: u32 = 4;
 
 /// How a rule chooses the source port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ports {
+pub(crate) enum Ports {
     /// From a range, without any flag.
     Range(u16, u16),
     /// `random`
@@ -140,7 +140,7 @@ pub enum Ports {
 
 /// The chain that rules of the experiments stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NatChain {
+pub(crate) enum NatChain {
     /// Sources are translated here.
     Postrouting,
     /// Destinations of local packets.
@@ -150,7 +150,7 @@ pub enum NatChain {
 const TABLE: &str = "natwatch";
 
 /// A batch that masquerades UDP to `destination`; table and chain are made if they are not there.
-pub fn masquerade(destination: IpAddr, ports: Ports) -> Vec<u8> {
+pub(crate) fn masquerade(destination: IpAddr, ports: Ports) -> Vec<u8> {
     let mut expressions = to(destination).to_vec();
     let masq = match ports {
         Ports::Range(min, max) => {
@@ -165,7 +165,7 @@ pub fn masquerade(destination: IpAddr, ports: Ports) -> Vec<u8> {
 }
 
 /// A batch that sends packets to `destination` to `target` instead; only those that `cpu` handles, if one is given.
-pub fn redirect(destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn redirect(destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Vec<u8> {
     let mut expressions = to(destination.into()).to_vec();
     if let Some(cpu) = cpu {
         let layout = BlockLayout::in_order(&[NFTA_META_DREG, NFTA_META_KEY]);

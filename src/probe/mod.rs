@@ -24,13 +24,13 @@ mod messages;
 mod needs;
 mod outcome;
 mod ports;
-pub mod saved;
+pub(crate) mod saved;
 mod tunnel;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use outcome::{Outcome, ProbeFinding, RunningKernel};
+pub(crate) use outcome::{Outcome, ProbeFinding, RunningKernel};
 use serde::{Deserialize, Serialize};
 
 use crate::advisory::defects::DefectState;
@@ -67,17 +67,17 @@ const ALL: &[Experiment] = &[
 ];
 
 /// The defects that an experiment can decide.
-pub fn decidable() -> impl Iterator<Item = &'static str> {
+pub(crate) fn decidable() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|experiment| experiment.defect)
 }
 
 /// Whether experiments can decide it.
-pub fn is_decidable(defect: &str) -> bool {
+pub(crate) fn is_decidable(defect: &str) -> bool {
     decidable().any(|id| id == defect)
 }
 
 /// Whether a defect decides the exit code; `named` are those that were asked for.
-pub fn counts(defect: &str, named: &[String]) -> bool {
+pub(crate) fn counts(defect: &str, named: &[String]) -> bool {
     match named {
         [] => ALL.iter().any(|experiment| experiment.defect == defect && experiment.counts),
         named => named.iter().any(|name| name == defect),
@@ -122,13 +122,13 @@ fn identity(node: &mut Node<'_>, boot: Option<String>) -> Option<RunningKernel> 
 }
 
 /// The kernel that runs now; `None` where /proc does not tell.
-pub fn running(paths: &Paths) -> Option<RunningKernel> {
+pub(crate) fn running(paths: &Paths) -> Option<RunningKernel> {
     read(paths, |_| Means::none("nothing is tried")).identity
 }
 
 /// A probe on its way, in a process of its own.
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     child: Result<Child, String>,
     start: Instant,
     wanted: Vec<&'static str>,
@@ -143,7 +143,7 @@ struct Preface {
 }
 
 /// Begins with the experiments for these defects, all if none is named. The process must have one thread.
-pub fn start(paths: &Paths, named: &[String], allow_module_load: bool) -> Probe {
+pub(crate) fn start(paths: &Paths, named: &[String], allow_module_load: bool) -> Probe {
     let is_named = |defect: &str| named.is_empty() || named.iter().any(|name| name == defect);
     let wanted: Vec<&Experiment> = ALL.iter().filter(|experiment| is_named(experiment.defect)).collect();
     let child = isolation::spawn(|inside| work(inside, paths, &wanted, allow_module_load));
@@ -152,17 +152,17 @@ pub fn start(paths: &Paths, named: &[String], allow_module_load: bool) -> Probe 
 
 impl Probe {
     /// The longest that it is worth waiting for.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.start + READING + EXPERIMENTS + Duration::from_secs(1)
     }
 
     /// Waits; `true`: it has come to its end.
-    pub fn wait(&mut self, deadline: Instant) -> bool {
+    pub(crate) fn wait(&mut self, deadline: Instant) -> bool {
         self.child.as_mut().map_or(true, |child| child.wait(deadline).1)
     }
 
     /// What it has found until the deadline; the rest is unknown, and it is stopped.
-    pub fn finish(mut self, deadline: Instant) -> Outcome {
+    pub(crate) fn finish(mut self, deadline: Instant) -> Outcome {
         let (said, missing) = match &mut self.child {
             Ok(child) => {
                 let (said, ended) = child.wait(deadline);

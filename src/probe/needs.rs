@@ -79,7 +79,7 @@ static LEGACY_IPV6: &Need =
 
 /// What writes rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// nf_tables
     Nftables,
     /// Legacy x_tables: it cannot choose by CPU without another module.
@@ -88,7 +88,7 @@ pub enum Backend {
 
 /// What may be used without a module being loaded. `Err` says what is missing.
 #[derive(Clone, Debug)]
-pub struct Means {
+pub(crate) struct Means {
     /// Devices, connection tracking and NAT; and rules.
     pub backend: Result<Backend, String>,
     /// VXLAN devices.
@@ -103,7 +103,7 @@ pub struct Means {
 
 impl Means {
     /// Everything, whatever has to be loaded for it.
-    pub fn all() -> Self {
+    pub(crate) fn all() -> Self {
         Self {
             backend: Ok(Backend::Nftables),
             tunnel: Ok(()),
@@ -114,7 +114,7 @@ impl Means {
     }
 
     /// Nothing.
-    pub fn none(why: &str) -> Self {
+    pub(crate) fn none(why: &str) -> Self {
         let no = || Err(why.to_owned());
         Self { backend: Err(why.to_owned()), tunnel: no(), ipv6: no(), legacy: [no(), no()], redirect: no() }
     }
@@ -145,7 +145,7 @@ impl Lack {
 }
 
 /// What is there.
-pub fn means(node: &mut Node<'_>) -> Means {
+pub(crate) fn means(node: &mut Node<'_>) -> Means {
     let common = there(node, COMMON);
     let nftables = both(common.clone(), there(node, NFTABLES));
     // Legacy tables are searched for only where they may be needed: that takes long.

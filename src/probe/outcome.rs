@@ -9,7 +9,7 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// What an experiment says about one defect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeFinding {
+pub(crate) struct ProbeFinding {
     /// The defect.
     pub id: String,
     /// Whether the running kernel has it; unknown if one of the experiment's controls failed.
@@ -25,7 +25,7 @@ fn by_name<S: Serializer>(state: &DefectState, serializer: S) -> Result<S::Ok, S
 
 /// The running kernel, told apart from every other, and from itself after a reboot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunningKernel {
+pub(crate) struct RunningKernel {
     /// `/proc/sys/kernel/random/boot_id`
     pub boot_id: String,
     /// `/proc/sys/kernel/osrelease`
@@ -36,7 +36,7 @@ pub struct RunningKernel {
 
 /// A finished probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Version of this document.
     pub schema_version: u32,
     /// Who probed.
@@ -55,7 +55,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// A probe by this version.
-    pub fn new(probed_at: String, identity: Option<RunningKernel>, livepatches: Option<Vec<String>>) -> Self {
+    pub(crate) fn new(probed_at: String, identity: Option<RunningKernel>, livepatches: Option<Vec<String>>) -> Self {
         let natwatch_version = env!("CARGO_PKG_VERSION").to_owned();
         let (schema_version, duration_ms, defects) = (SCHEMA_VERSION, 0, Vec::new());
         Self { schema_version, natwatch_version, probed_at, duration_ms, identity, livepatches, defects }
@@ -65,7 +65,7 @@ impl Outcome {
     ///
     /// # Errors
     /// Why it is none.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         const DETAIL: usize = 500;
         let mut outcome: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if outcome.schema_version != SCHEMA_VERSION {
@@ -83,13 +83,13 @@ impl Outcome {
     }
 
     /// The document.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         // Strings and numbers only: nothing in it can fail to be written.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
     /// For people.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let release = self.identity.as_ref().map_or("unknown", |identity| &identity.kernel_release);
         let mut text = format!("kernel {release}, probed in {} ms\n", self.duration_ms);
         // What keeps all of them from being told is said once.
@@ -110,7 +110,7 @@ impl Outcome {
     }
 
     /// 2 if one of the defects that count is present, else 3 if one could not be told, else 0.
-    pub fn exit_code(&self, counts: impl Fn(&str) -> bool) -> u8 {
+    pub(crate) fn exit_code(&self, counts: impl Fn(&str) -> bool) -> u8 {
         let counted = || self.defects.iter().filter(|finding| counts(&finding.id)).map(|finding| finding.state);
         if counted().any(|state| state == DefectState::Present) {
             return 2;
@@ -122,7 +122,7 @@ impl Outcome {
     ///
     /// # Errors
     /// What differs.
-    pub fn is_of(&self, running: Option<&RunningKernel>) -> Result<(), String> {
+    pub(crate) fn is_of(&self, running: Option<&RunningKernel>) -> Result<(), String> {
         let (Some(mine), Some(running)) = (&self.identity, running) else {
             return Err("which kernel runs, or was probed, is not known".into());
         };

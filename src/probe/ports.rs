@@ -18,7 +18,7 @@ const RANGE: (u16, u16) = (20_000, 29_999);
 ///
 /// # Errors
 /// Why it cannot be told.
-pub fn experiment(lab: &mut Lab, random: bool) -> Result<(DefectState, String), String> {
+pub(crate) fn experiment(lab: &mut Lab, random: bool) -> Result<(DefectState, String), String> {
     let peer = lab.peer();
     let ports = if random { Ports::Random } else { Ports::Range(RANGE.0, RANGE.1) };
     lab.masquerade(peer.into(), ports)?;

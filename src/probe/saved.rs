@@ -7,8 +7,7 @@ use std::time::Instant;
 use super::{Outcome, RunningKernel, identity, running};
 use crate::capture::{Capture, Replay};
 use crate::facts::{Collector, Failure, Reading};
-use crate::kernel::Paths;
-use crate::kernel::bounded;
+use crate::kernel::{Paths, bounded};
 use crate::read::{Collectors, Known, Node};
 
 /// Where everyone looks who is told nothing else. It does not outlive the boot.
@@ -31,7 +30,7 @@ pub enum Choice {
 
 /// A result that there is, or why it does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saved {
+pub(crate) struct Saved {
     /// Where it is from, for people.
     pub origin: String,
     /// What the probe has found.
@@ -61,7 +60,7 @@ fn named(file: &Path) -> Result<String, String> {
 
 /// A result that a thread looks for, because the kernel may not answer.
 #[derive(Debug)]
-pub struct Pending {
+pub(crate) struct Pending {
     /// `None`: none is wanted.
     file: Option<PathBuf>,
     found: mpsc::Receiver<Option<Saved>>,
@@ -78,7 +77,7 @@ impl Choice {
 }
 
 /// The result about the kernel that runs now; comes back when the kernel has answered.
-pub fn read(choice: &Choice, paths: &Paths) -> Option<Saved> {
+pub(crate) fn read(choice: &Choice, paths: &Paths) -> Option<Saved> {
     let file = choice.file()?;
     let text = match choice {
         Choice::Named(_) => named(&file).map(Some),
@@ -88,7 +87,7 @@ pub fn read(choice: &Choice, paths: &Paths) -> Option<Saved> {
 }
 
 /// Begins to look for it.
-pub fn of_this_node(choice: Choice, paths: Paths) -> Pending {
+pub(crate) fn of_this_node(choice: Choice, paths: Paths) -> Pending {
     let (done, found) = mpsc::channel();
     let file = choice.file();
     if file.is_some() {
@@ -101,7 +100,7 @@ pub fn of_this_node(choice: Choice, paths: Paths) -> Pending {
 
 impl Pending {
     /// What there is until then.
-    pub fn wait(self, deadline: Instant) -> Option<Saved> {
+    pub(crate) fn wait(self, deadline: Instant) -> Option<Saved> {
         let origin = self.file?.display().to_string();
         let why = match self.found.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(saved) => return saved,
@@ -113,7 +112,7 @@ impl Pending {
 }
 
 /// The result about the kernel that a capture is of.
-pub fn of_capture(choice: &Choice, capture: &Capture) -> Option<Saved> {
+pub(crate) fn of_capture(choice: &Choice, capture: &Capture) -> Option<Saved> {
     let (origin, text) = match choice {
         Choice::Nothing => return None,
         Choice::Named(file) => (file.display().to_string(), named(file)),
@@ -138,7 +137,7 @@ fn captured(capture: &Capture, outcome: &Outcome) -> Option<RunningKernel> {
 }
 
 /// Puts the result that is used, or why it is not, into a capture: of the document what natwatch knows.
-pub fn keep(saved: Option<Saved>, capture: &mut Capture) {
+pub(crate) fn keep(saved: Option<Saved>, capture: &mut Capture) {
     let Some(saved) = saved else { return };
     let answer = match saved.outcome {
         Ok(outcome) => Reading::Ok(outcome.json().into_bytes()),

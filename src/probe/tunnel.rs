@@ -25,7 +25,7 @@ struct Outer {
 ///
 /// # Errors
 /// Why it cannot be told.
-pub fn experiment(lab: &mut Lab, checksum: bool) -> Result<(DefectState, String), String> {
+pub(crate) fn experiment(lab: &mut Lab, checksum: bool) -> Result<(DefectState, String), String> {
     let ipv4 = one(lab, Family::Ipv4, checksum);
     match lab.ipv6.clone() {
         Ok(()) => combine(ipv4, Some(one(lab, Family::Ipv6, checksum)), checksum),

@@ -24,7 +24,7 @@ const fn expected(request: &'static str, witness: &'static str) -> Absence {
 }
 
 /// All of them.
-pub const ABSENCES: &[Absence] = &[
+pub(crate) const ABSENCES: &[Absence] = &[
     // nf_conntrack is not loaded.
     fact("procfs/thread-self/net/stat/nf_conntrack", "procfs/thread-self/net/stat/rt_cache"),
     fact("procfs/sys/net/netfilter/", "procfs/sys/net/core/somaxconn"),

@@ -67,7 +67,7 @@ fn stats_cpu() -> Request {
 
 /// Sizes first, then the counters: from the proc file, which needs no privilege and has everything, and from ctnetlink on
 /// kernels without it.
-pub fn read(node: &mut Node<'_>) -> Conntrack {
+pub(crate) fn read(node: &mut Node<'_>) -> Conntrack {
     let sysctls = [
         "nf_conntrack_count",
         "nf_conntrack_max",

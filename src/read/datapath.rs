@@ -54,7 +54,7 @@ fn below(link: &Link, name: &str, kind: u16, parent: u32) -> Request {
 
 /// A queueing discipline: `tc_fill_qdisc`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Qdisc {
+pub(crate) struct Qdisc {
     device: u32,
     kind: String,
     /// 0: the kernel's own, which only the device's root can have filters of.
@@ -64,7 +64,7 @@ pub struct Qdisc {
 
 impl Qdisc {
     /// It takes filters where packets come in.
-    pub fn classifies(&self, device: u32) -> bool {
+    pub(crate) fn classifies(&self, device: u32) -> bool {
         self.device == device && matches!(self.kind.as_str(), "clsact" | "ingress")
     }
 }
@@ -84,7 +84,7 @@ fn where_supported<T>(found: Reading<Vec<T>>) -> Reading<Vec<T>> {
 }
 
 /// Queueing disciplines of all devices.
-pub fn qdiscs(node: &mut Node<'_>) -> Reading<Vec<Qdisc>> {
+pub(crate) fn qdiscs(node: &mut Node<'_>) -> Reading<Vec<Qdisc>> {
     let request =
         Request::netlink(Source::Datapath, "route/qdiscs", NetlinkFamily::Route, RTM_GETQDISC, true, vec![0; TCMSG]);
     let found = node.try_dump(&request, |message| {
@@ -131,7 +131,7 @@ fn handles_below(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<
 }
 
 /// Filters of traffic control on a device that has these queueing disciplines.
-pub fn filters_of(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<Vec<Filter>> {
+pub(crate) fn filters_of(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<Vec<Filter>> {
     let handles = match handles_below(node, link, qdiscs) {
         Reading::Ok(handles) => handles,
         other => return other.map(|_| Vec::new()),
@@ -188,7 +188,7 @@ fn counted(node: &mut Node<'_>, (name, hook): (&str, u32), devices: &[u32]) -> R
 
 /// How many programs these devices have where packets come in, and those that are `crossed` where they leave, by index.
 /// Nothing is notified of; a query takes some microseconds.
-pub fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Reading<Programs> {
+pub(crate) fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Reading<Programs> {
     let indices = |links: &[&Link]| links.iter().map(|link| link.index).collect::<Vec<u32>>();
     let netkit: Vec<&Link> = entered.iter().copied().filter(|link| link.kind.as_deref() == Some("netkit")).collect();
     let mut found = BTreeMap::new();
@@ -220,7 +220,7 @@ pub fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Re
 }
 
 /// Services of IPVS. Absent: it is not loaded.
-pub fn ipvs_services(node: &mut Node<'_>) -> Reading<u64> {
+pub(crate) fn ipvs_services(node: &mut Node<'_>) -> Reading<u64> {
     node.text(&ipvs()).map(|text| {
         let is_service = |line: &&str| ["TCP ", "UDP ", "SCTP", "FWM "].iter().any(|start| line.starts_with(start));
         text.lines().filter(is_service).count() as u64
@@ -228,7 +228,7 @@ pub fn ipvs_services(node: &mut Node<'_>) -> Reading<u64> {
 }
 
 /// Whether frames that cross bridges pass the rules of IPv4, of IPv6: `br_nf_pre_routing`. Absent: br_netfilter is not loaded.
-pub fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
+pub(crate) fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
     ["iptables", "ip6tables"].map(|rules| {
         let name = format!("sys/net/bridge/bridge-nf-call-{rules}");
         let request = Request::file(Source::Datapath, Root::Procfs, &name);
@@ -238,7 +238,7 @@ pub fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
 }
 
 /// Sockets of tunnels, by their port. Of IPv6: absent, it is off.
-pub fn tunnel_sockets(node: &mut Node<'_>) -> Reading<TunnelSockets> {
+pub(crate) fn tunnel_sockets(node: &mut Node<'_>) -> Reading<TunnelSockets> {
     let mut found = TunnelSockets::new();
     for family in Family::IP {
         match node.text(&sockets(family)) {

@@ -72,7 +72,7 @@ fn features_request(family: u16, link: &Link) -> Request {
 }
 
 /// The family's number, then the features' names; neither changes before the next boot.
-pub fn read(node: &mut Node<'_>) -> Ethtool {
+pub(crate) fn read(node: &mut Node<'_>) -> Ethtool {
     node.sources.asked(Source::Ethtool);
     if let Some(known) = node.left.ethtool.clone() {
         return known;
@@ -94,7 +94,7 @@ pub fn read(node: &mut Node<'_>) -> Ethtool {
 }
 
 /// Features of one device.
-pub fn features(ethtool: &Ethtool, node: &mut Node<'_>, link: &Link) -> Reading<Features> {
+pub(crate) fn features(ethtool: &Ethtool, node: &mut Node<'_>, link: &Link) -> Reading<Features> {
     let Reading::Ok(family) = ethtool.family else { return ethtool.family.as_ref().map(|_| Features::new()) };
     let names = match &ethtool.names {
         Reading::Ok(names) => names,

@@ -22,7 +22,7 @@ fn online_cpus() -> Request {
 
 /// Which kernel this is, and on what.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Release and numbering of the kernel.
     pub kernel: Reading<Kernel>,
     /// Names of the live patches that are loaded. Absent: the kernel can load none.
@@ -33,7 +33,7 @@ pub struct Identity {
 
 impl Identity {
     /// Nothing of it was read.
-    pub fn unread(why: &Failure) -> Self {
+    pub(crate) fn unread(why: &Failure) -> Self {
         let why = || why.clone();
         Self {
             kernel: Reading::Failed(why()),
@@ -44,7 +44,7 @@ impl Identity {
 }
 
 /// Release and versions, live patches, CPUs.
-pub fn read(node: &mut Node<'_>) -> Identity {
+pub(crate) fn read(node: &mut Node<'_>) -> Identity {
     let release = node.try_line(&proc("sys/kernel/osrelease"));
     let version = node.line(&proc("sys/kernel/version"));
     let proc_version = node.line(&proc("version"));
@@ -64,7 +64,7 @@ pub fn read(node: &mut Node<'_>) -> Identity {
 }
 
 /// `ID VERSION_ID` of os-release: a name for people; no verdict rests on it, so its source does not fail with it.
-pub fn distro(node: &mut Node<'_>) -> Reading<String> {
+pub(crate) fn distro(node: &mut Node<'_>) -> Reading<String> {
     let bytes = match node.bytes(&os_release("etc/os-release")) {
         Reading::Absent(_) => node.bytes(&os_release("usr/lib/os-release")),
         other => other,
@@ -87,7 +87,7 @@ pub fn distro(node: &mut Node<'_>) -> Reading<String> {
 }
 
 /// Whether the kernel may drop UDP packets that clash (before Linux 5.6); `true` where its version is not known.
-pub fn drops_clashes(kernel: &Reading<Kernel>) -> bool {
+pub(crate) fn drops_clashes(kernel: &Reading<Kernel>) -> bool {
     const RESOLVED: KernelVersion = KernelVersion::new(5, 6, 0);
     kernel.ok().is_none_or(|kernel| kernel.base < RESOLVED)
 }
@@ -96,7 +96,7 @@ pub fn drops_clashes(kernel: &Reading<Kernel>) -> bool {
 ///
 /// # Errors
 /// It is none, is cut off, or is longer than any machine's.
-pub fn cpu_list(bytes: &[u8]) -> Result<Vec<u16>, Failure> {
+pub(crate) fn cpu_list(bytes: &[u8]) -> Result<Vec<u16>, Failure> {
     const MAX_CPUS: usize = 1 << 16;
     let text = String::from_utf8_lossy(bytes);
     let odd = || Failure::unexpected(format!("{text:?} is no list of CPUs"));

@@ -33,7 +33,7 @@ fn protocols() -> Request {
 }
 
 /// Whether any policy or state stands. Absent: nothing is there that could have made one.
-pub fn stands(node: &mut Node<'_>) -> Reading<bool> {
+pub(crate) fn stands(node: &mut Node<'_>) -> Reading<bool> {
     match node.has_netlink(NETLINK_XFRM) {
         Some(true) => {}
         Some(false) => return without_xfrm_user(node),

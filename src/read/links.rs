@@ -97,7 +97,7 @@ fn sysfs_index(link: &Link) -> Request {
 
 /// What was read of links and of what surrounds tunnels.
 #[derive(Clone, Debug)]
-pub struct LinkFacts {
+pub(crate) struct LinkFacts {
     /// See [`crate::facts::Facts::links`]; so are the others.
     pub links: Reading<Vec<Link>>,
     /// The rest of what stands while nothing is notified of.
@@ -111,7 +111,7 @@ pub struct LinkFacts {
 
 impl LinkFacts {
     /// Nothing of it was read.
-    pub fn unread(why: &Failure) -> Self {
+    pub(crate) fn unread(why: &Failure) -> Self {
         Self {
             links: Reading::Failed(why.clone()),
             standing: Arc::new(Standing::unread(why)),
@@ -124,14 +124,14 @@ impl LinkFacts {
     }
 
     /// Links, or none where they could not be read.
-    pub fn known(&self) -> &[Link] {
+    pub(crate) fn known(&self) -> &[Link] {
         self.links.ok().map_or(&[], Vec::as_slice)
     }
 }
 
 /// What is notified of, as far as it does not stand; then, of the devices that the tunnel's packets cross, what may change
 /// without a word.
-pub fn read(node: &mut Node<'_>) -> LinkFacts {
+pub(crate) fn read(node: &mut Node<'_>) -> LinkFacts {
     let sockets = datapath::tunnel_sockets(node);
     let standing = standing::read(node, sockets.ok().unwrap_or(&TunnelSockets::new()));
     let mut links = standing.links.clone();
@@ -183,7 +183,7 @@ fn followed(links: &[Link]) -> Vec<usize> {
 
 /// Positions of the tunnels that are up, of the devices that packets get into them by, of those that carry them or those of
 /// other namespaces, and of the devices below those.
-pub fn relevant(links: &[Link], foreign: &[Link]) -> BTreeSet<usize> {
+pub(crate) fn relevant(links: &[Link], foreign: &[Link]) -> BTreeSet<usize> {
     let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
     let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| upper_devices(links, links[*at].index)).collect();
     let tunnels = relevant.iter().map(|at| &links[*at]).chain(foreign).filter_map(|link| link.tunnel.as_ref());

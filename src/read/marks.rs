@@ -7,7 +7,7 @@ use crate::facts::netfilter::{
 };
 
 /// Bits of the mark that the nat chains on postrouting and input test, by chain.
-pub fn tested(ruleset: &Ruleset) -> BTreeMap<ChainId, u32> {
+pub(crate) fn tested(ruleset: &Ruleset) -> BTreeMap<ChainId, u32> {
     let mut tested = BTreeMap::new();
     for (id, chain) in ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
         let steps = chain.known_rules().iter().flat_map(|rule| &rule.steps);
@@ -37,7 +37,7 @@ fn tested_bits(step: &Step) -> u32 {
 }
 
 /// Writes down the rule if it is the first that sets any of these bits.
-pub fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, position: u32, steps: &[Step]) {
+pub(crate) fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, position: u32, steps: &[Step]) {
     let sets = steps.iter().map(|step| match step {
         // The packet's mark may be restored from the connection's.
         Step::SetMark(write) | Step::SetConnectionMark(write) => write.can_set(),
@@ -51,13 +51,13 @@ pub fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, 
 }
 
 /// Bits that any nat chain of this rule set tests.
-pub fn all_tested(ruleset: &Ruleset) -> u32 {
+pub(crate) fn all_tested(ruleset: &Ruleset) -> u32 {
     tested(ruleset).values().fold(0, |all, bits| all | bits)
 }
 
 /// Writes down the rules of chains that were read whole, which are all but nat chains: for every bit, because the rules
 /// that test it may be in another backend.
-pub fn note_whole_chains(mark_writers: &mut MarkWriters, ruleset: &Ruleset) {
+pub(crate) fn note_whole_chains(mark_writers: &mut MarkWriters, ruleset: &Ruleset) {
     for kind in [ChainKind::Filter, ChainKind::Route] {
         for (id, chain) in ruleset.reachable(kind, Hook::ALL) {
             if chain.rules.ok().is_none() {

@@ -4,7 +4,7 @@
 //! Each submodule owns one kind of kernel answer and reads top to bottom, as the kernel's code would be told. [`all`] runs
 //! all of them, on a live kernel and on a replayed capture alike.
 
-pub mod absence;
+pub(crate) mod absence;
 mod conntrack;
 mod datapath;
 mod ethtool;
@@ -15,31 +15,32 @@ mod iptables;
 mod known;
 mod links;
 mod marks;
-pub mod modules;
+pub(crate) mod modules;
 mod neighbours;
 mod netstat;
 mod nftables;
 mod node;
 mod parts;
-pub mod release;
+pub(crate) mod release;
 mod routing;
 mod services;
 mod sets;
 mod source_nat;
 mod sources;
 #[cfg(test)]
-pub mod testing;
+pub(crate) mod testing;
 mod xtables;
 
 use std::collections::BTreeSet;
 
 use crate::facts::{Collector, Failure};
-pub use flows::{FlowLimits, SECOND_READING};
+pub(crate) use flows::{FlowLimits, SECOND_READING};
 pub use known::Known;
-pub use node::Node;
-pub use parts::{Parts, all, identity, replay, replay_after};
+pub(crate) use node::Node;
+pub use parts::{Parts, all, replay};
+pub(crate) use parts::{identity, replay_after};
 #[cfg(test)]
-pub use source_nat::totals as source_nat_totals;
+pub(crate) use source_nat::totals as source_nat_totals;
 use sources::Sources;
 
 /// Which collectors are on, and how much they read.

@@ -9,7 +9,7 @@ use crate::read::Node;
 
 /// Code that may be a module.
 #[derive(Debug)]
-pub struct Module {
+pub(crate) struct Module {
     /// Its name.
     pub name: &'static str,
     /// One of its functions, by which its code is found when it is built in.
@@ -19,25 +19,25 @@ pub struct Module {
 }
 
 /// ctnetlink
-pub const NF_CONNTRACK_NETLINK: Module =
+pub(crate) const NF_CONNTRACK_NETLINK: Module =
     Module { name: "nf_conntrack_netlink", symbol: "ctnetlink_net_init", source: Source::Ctnetlink };
 /// The same, asked for entries
-pub const CONNTRACK_ENTRIES: Module = Module { source: Source::CtnetlinkEntries, ..NF_CONNTRACK_NETLINK };
+pub(crate) const CONNTRACK_ENTRIES: Module = Module { source: Source::CtnetlinkEntries, ..NF_CONNTRACK_NETLINK };
 /// nf_tables
-pub const NF_TABLES: Module = Module { name: "nf_tables", symbol: "nf_tables_getgen", source: Source::Nftables };
+pub(crate) const NF_TABLES: Module = Module { name: "nf_tables", symbol: "nf_tables_getgen", source: Source::Nftables };
 /// ipset
-pub const IP_SET: Module = Module { name: "ip_set", symbol: "ip_set_net_init", source: Source::Ipset };
+pub(crate) const IP_SET: Module = Module { name: "ip_set", symbol: "ip_set_net_init", source: Source::Ipset };
 /// One search of a file serves all of them.
 const ALL: [&Module; 3] = [&NF_CONNTRACK_NETLINK, &NF_TABLES, &IP_SET];
 
 /// Looks for a module by name, and for its code in the kernel. Absent: asking would load it. Failed: it could not be told,
 /// so it must not be asked.
-pub fn presence(node: &mut Node<'_>, module: &Module) -> Reading<()> {
+pub(crate) fn presence(node: &mut Node<'_>, module: &Module) -> Reading<()> {
     presence_among(node, module, &ALL)
 }
 
 /// The same, with files searched for all of these modules at once.
-pub fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> Reading<()> {
+pub(crate) fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> Reading<()> {
     // The list is made anew by the kernel for each who reads it, a line for each of a hundred modules or two.
     let directory = Request::directory(module.source, Root::Sysfs, format!("module/{}", module.name));
     if node.shared(&directory).ok().is_some() || is_listed(node, module, all) {
@@ -67,7 +67,7 @@ pub fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> 
 }
 
 /// Whether it is loaded, or the kernel can load none.
-pub fn is_listed(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> bool {
+pub(crate) fn is_listed(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> bool {
     match node.shared(&loaded(module, all)) {
         Reading::Absent(_) => true, // a kernel without CONFIG_MODULES
         Reading::Ok(lines) => names_module(&lines, module.name),

@@ -39,7 +39,7 @@ fn entries(family: Family) -> Request {
 }
 
 /// The tables of both families.
-pub fn read(node: &mut Node<'_>) -> Neighbours {
+pub(crate) fn read(node: &mut Node<'_>) -> Neighbours {
     Neighbours(Family::IP.map(|family| read_table(node, family)))
 }
 

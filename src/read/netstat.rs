@@ -9,7 +9,7 @@ fn file(name: &str) -> Request {
 }
 
 /// The three tables; `snmp6` is missing where IPv6 is off.
-pub fn read(node: &mut Node<'_>) -> Netstat {
+pub(crate) fn read(node: &mut Node<'_>) -> Netstat {
     let [snmp, snmp6, netstat] = ["snmp", "snmp6", "netstat"].map(|name| node.text(&file(name)));
     let mut counter = |name: &str, table: &Reading<String>, find: &dyn Fn(&str) -> Result<u64, String>| {
         let found = table.as_ref().decode(|text| find(text));

@@ -14,7 +14,7 @@ use crate::netfilter::netlink::{self, Message};
 const MAX_READINGS: u32 = 4;
 
 /// One reading of one node.
-pub struct Node<'a> {
+pub(crate) struct Node<'a> {
     ask: &'a mut dyn Ask,
     /// Which collectors are on.
     pub collectors: &'a Collectors,
@@ -30,13 +30,13 @@ pub struct Node<'a> {
 
 impl<'a> Node<'a> {
     /// Nothing is asked yet.
-    pub fn new(ask: &'a mut dyn Ask, collectors: &'a Collectors, memory: &'a Known) -> Self {
+    pub(crate) fn new(ask: &'a mut dyn Ask, collectors: &'a Collectors, memory: &'a Known) -> Self {
         let (sources, left, shared) = (Sources::default(), memory.clone(), BTreeMap::new());
         Self { ask, collectors, sources, memory, left, shared }
     }
 
     /// Asks, without a word about the source: for requests whose failure somebody else judges.
-    pub fn try_ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
+    pub(crate) fn try_ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         let reading = self.ask.ask(request, take);
         let socket = match reading.failure().map(Failure::root) {
             // EPROTONOSUPPORT, ESOCKTNOSUPPORT, EAFNOSUPPORT; any other errno is trouble of the moment.
@@ -56,22 +56,22 @@ impl<'a> Node<'a> {
     }
 
     /// See [`Ask::epoch`].
-    pub fn epoch(&mut self) -> Option<u64> {
+    pub(crate) fn epoch(&mut self) -> Option<u64> {
         self.ask.epoch()
     }
 
     /// See [`Ask::neighbours_epoch`].
-    pub fn neighbours_epoch(&mut self) -> Option<u64> {
+    pub(crate) fn neighbours_epoch(&mut self) -> Option<u64> {
         self.ask.neighbours_epoch()
     }
 
     /// See [`Ask::cpu_time`].
-    pub fn cpu_time(&self) -> Duration {
+    pub(crate) fn cpu_time(&self) -> Duration {
         self.ask.cpu_time()
     }
 
     /// See [`Ask::watch_fdb`].
-    pub fn watch_fdb(&mut self, devices: &[u32]) -> bool {
+    pub(crate) fn watch_fdb(&mut self, devices: &[u32]) -> bool {
         self.ask.watch_fdb(devices)
     }
 
@@ -99,7 +99,7 @@ impl<'a> Node<'a> {
 
     /// Whether the kernel has a socket of its own of a netlink protocol: opening one cannot load a module then. `None`: that
     /// cannot be told.
-    pub fn has_netlink(&mut self, protocol: u8) -> Option<bool> {
+    pub(crate) fn has_netlink(&mut self, protocol: u8) -> Option<bool> {
         let list = Request::file(Source::Kernel, Root::Procfs, "thread-self/net/netlink");
         let list = self.shared(&list);
         let list = String::from_utf8_lossy(list.ok()?);
@@ -118,13 +118,13 @@ impl<'a> Node<'a> {
     }
 
     /// A file, directory or link, or a legacy table; a source that cannot give it has failed.
-    pub fn bytes(&mut self, request: &Request) -> Answer {
+    pub(crate) fn bytes(&mut self, request: &Request) -> Answer {
         let answer = self.try_bytes(request);
         self.note(request, answer)
     }
 
     /// The same without a word about the source.
-    pub fn try_bytes(&mut self, request: &Request) -> Answer {
+    pub(crate) fn try_bytes(&mut self, request: &Request) -> Answer {
         let mut bytes = Vec::new();
         let reading = self.try_ask(request, &mut |part| {
             bytes.extend_from_slice(part);
@@ -159,7 +159,7 @@ impl<'a> Node<'a> {
     }
 
     /// The same as [`Node::try_bytes`], asked once a reading.
-    pub fn shared(&mut self, request: &Request) -> Answer {
+    pub(crate) fn shared(&mut self, request: &Request) -> Answer {
         if let Some(answer) = self.shared.get(&request.name) {
             return answer.clone();
         }
@@ -169,7 +169,7 @@ impl<'a> Node<'a> {
     }
 
     /// A file that cannot change before the next boot, asked for until it was answered. What is not there may come.
-    pub fn lasting(&mut self, request: &Request) -> Reading<Arc<Vec<u8>>> {
+    pub(crate) fn lasting(&mut self, request: &Request) -> Reading<Arc<Vec<u8>>> {
         if let Some(known) = self.left.until_reboot.get(&request.name) {
             return known.clone();
         }
@@ -181,26 +181,26 @@ impl<'a> Node<'a> {
     }
 
     /// A file of lines.
-    pub fn text(&mut self, request: &Request) -> Reading<String> {
+    pub(crate) fn text(&mut self, request: &Request) -> Reading<String> {
         let text = self.try_text(request);
         self.note(request, text)
     }
 
     /// The same without a word about the source.
-    pub fn try_text(&mut self, request: &Request) -> Reading<String> {
+    pub(crate) fn try_text(&mut self, request: &Request) -> Reading<String> {
         self.try_bytes(request).map(|bytes| {
             String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
         })
     }
 
     /// A file of one line, without its line feed.
-    pub fn line(&mut self, request: &Request) -> Reading<String> {
+    pub(crate) fn line(&mut self, request: &Request) -> Reading<String> {
         let line = self.try_line(request);
         self.note(request, line)
     }
 
     /// The same without a word about the source.
-    pub fn try_line(&mut self, request: &Request) -> Reading<String> {
+    pub(crate) fn try_line(&mut self, request: &Request) -> Reading<String> {
         self.try_text(request).decode(|text| match text.strip_suffix('\n') {
             Some(line) => Ok(line.to_owned()),
             None => Err(Failure::unexpected("there is no line in it").within(&request.name)),
@@ -208,7 +208,7 @@ impl<'a> Node<'a> {
     }
 
     /// A file of one line that holds one decimal number, without a word about the source.
-    pub fn try_number(&mut self, request: &Request) -> Reading<u64> {
+    pub(crate) fn try_number(&mut self, request: &Request) -> Reading<u64> {
         self.try_line(request).decode(|line| {
             let number = line.trim().parse();
             number.map_err(|_| Failure::unexpected(format!("{line:?} is not a number")).within(&request.name))
@@ -216,7 +216,7 @@ impl<'a> Node<'a> {
     }
 
     /// What `decode` makes of each message of a dump.
-    pub fn dump<T>(
+    pub(crate) fn dump<T>(
         &mut self,
         request: &Request,
         decode: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
@@ -226,7 +226,7 @@ impl<'a> Node<'a> {
     }
 
     /// The same without a word about the source.
-    pub fn try_dump<T>(
+    pub(crate) fn try_dump<T>(
         &mut self,
         request: &Request,
         mut decode: impl FnMut(&Message<'_>) -> Result<Option<T>, Failure>,
@@ -235,7 +235,7 @@ impl<'a> Node<'a> {
     }
 
     /// The same, with messages numbered from 1; a dump that was interrupted by a change begins again at 1.
-    pub fn try_numbered_dump<T>(
+    pub(crate) fn try_numbered_dump<T>(
         &mut self,
         request: &Request,
         mut decode: impl FnMut(u32, &Message<'_>) -> Result<Option<T>, Failure>,
@@ -271,7 +271,7 @@ impl<'a> Node<'a> {
     }
 
     /// What `decode` makes of the one message that answers a request, without a word about the source.
-    pub fn try_answer<T>(
+    pub(crate) fn try_answer<T>(
         &mut self,
         request: &Request,
         decode: impl FnOnce(&Message<'_>) -> Result<T, Failure>,
@@ -281,7 +281,7 @@ impl<'a> Node<'a> {
     }
 
     /// The same. `None`: acknowledged without a message.
-    pub fn try_single<T>(
+    pub(crate) fn try_single<T>(
         &mut self,
         request: &Request,
         decode: impl FnOnce(&Message<'_>) -> Result<T, Failure>,
@@ -305,7 +305,7 @@ impl<'a> Node<'a> {
     }
 
     /// Passes a reading on. One that was denied or failed is its source's; an absence is the source's if the table says so.
-    pub fn note<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
+    pub(crate) fn note<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
         let expected = absence::believed(&request.name).is_some_and(|absence| !absence.is_fact);
         match &reading {
             Reading::Absent(_) if expected => self.sources.asked(request.source),
@@ -316,7 +316,7 @@ impl<'a> Node<'a> {
 }
 
 /// That a kernel has no such netlink protocol.
-pub fn without_netlink(protocol: u8) -> String {
+pub(crate) fn without_netlink(protocol: u8) -> String {
     format!("this kernel has no netlink protocol {protocol} (/proc/net/netlink)")
 }
 

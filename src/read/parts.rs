@@ -131,13 +131,13 @@ pub fn replay(capture: &Capture, collectors: &Collectors) -> Facts {
 }
 
 /// The same after another reading, and what it leaves for the next.
-pub fn replay_after(capture: &Capture, collectors: &Collectors, known: &Known) -> (Facts, Known) {
+pub(crate) fn replay_after(capture: &Capture, collectors: &Collectors, known: &Known) -> (Facts, Known) {
     let (parts, left) = all(&mut Replay::new(capture), collectors, known, &mut |_| ());
     (parts.facts(&capture.meta, collectors, &Failure::NotAnswered(Unanswered::NotCaptured)), left)
 }
 
 /// Release, versions and live patches of a kernel, and nothing else.
-pub fn identity(node: &mut Node<'_>) -> Identity {
+pub(crate) fn identity(node: &mut Node<'_>) -> Identity {
     super::identity::read(node)
 }
 

@@ -22,7 +22,7 @@ const MAX_RELEASE: usize = 64;
 /// `release` is /proc/sys/kernel/osrelease, `version` /proc/sys/kernel/version (`uname -v`),
 /// `proc_version` /proc/version, `signature` /proc/version_signature (Ubuntu only). Of the optional
 /// ones, a missing or odd text makes the answer vaguer, never an error.
-pub fn parse(
+pub(crate) fn parse(
     release: &str,
     version: Option<&str>,
     proc_version: Option<&str>,
@@ -46,7 +46,7 @@ pub fn parse(
 
 /// The names of the vendors that natwatch knows, for the test of the tables that name them.
 #[cfg(test)]
-pub fn vendors() -> impl Iterator<Item = &'static str> {
+pub(crate) fn vendors() -> impl Iterator<Item = &'static str> {
     vendors::all().iter().map(|file| file.vendor().0)
 }
 

@@ -8,7 +8,7 @@
 //! IPv6 counterparts.
 
 mod tables;
-pub mod unmarked;
+pub(crate) mod unmarked;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use crate::facts::{Address, Failure, Link, OuterRoute, PolicyRule, Reading, Rout
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::read::Node;
-pub use tables::Tables;
+pub(crate) use tables::Tables;
 use wire::{decode_address, decode_route};
 
 /// Length of `struct ifaddrmsg`.
@@ -84,14 +84,14 @@ fn path_to(address: IpAddr) -> Vec<u8> {
 }
 
 /// Whether each of these addresses is this host's: look-ups of routes, in the order of the addresses.
-pub fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, bool>> {
+pub(crate) fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, bool>> {
     /// `RTN_LOCAL`
     const LOCAL: u8 = 2;
     look_up_each(node, "source", addresses, |route| route.is_some_and(|route| route.kind == LOCAL))
 }
 
 /// The device by which a packet of this host's to each of these addresses leaves; `None`: by none, it is this host's or nobody's.
-pub fn paths_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, Option<u32>>> {
+pub(crate) fn paths_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, Option<u32>>> {
     let device = |route: Route| (route.kind == RTN_UNICAST).then(|| route.devices.first().copied()).flatten();
     look_up_each(node, "target", addresses, |route| route.and_then(device))
 }
@@ -206,7 +206,7 @@ fn forwarding(family: Family) -> Request {
 }
 
 /// Whether any device forwards packets of a family.
-pub fn forwards(node: &mut Node<'_>, family: Family) -> Reading<bool> {
+pub(crate) fn forwards(node: &mut Node<'_>, family: Family) -> Reading<bool> {
     /// What new devices begin with.
     const NETCONFA_IFINDEX_DEFAULT: u32 = -2i32 as u32;
     let found = dump(node, &forwarding(family), |message| {
@@ -221,7 +221,7 @@ pub fn forwards(node: &mut Node<'_>, family: Family) -> Reading<bool> {
 }
 
 /// Looks up the paths that outer packets take, and fills in the devices that carry each tunnel.
-pub fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut [Link]) {
+pub(crate) fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut [Link]) {
     for link in links.iter_mut().filter(|link| link.up) {
         if let Some(tunnel) = &link.tunnel {
             let outer = outer_routes(node, tables, link, tunnel);
@@ -357,12 +357,12 @@ fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Vec<IpAddr>>> {
 }
 
 /// Addresses of all links.
-pub fn read_addresses(node: &mut Node<'_>) -> Reading<Vec<Address>> {
+pub(crate) fn read_addresses(node: &mut Node<'_>) -> Reading<Vec<Address>> {
     node.dump(&addresses(), decode_address)
 }
 
 /// Policy rules of both families.
-pub fn all_rules(tables: &Tables) -> Reading<Vec<PolicyRule>> {
+pub(crate) fn all_rules(tables: &Tables) -> Reading<Vec<PolicyRule>> {
     concat(Family::IP.iter().map(|family| tables.of(*family).as_ref().map(|tables| tables.rules.clone())))
 }
 
@@ -373,7 +373,7 @@ fn is_common(table: u32) -> bool {
 
 /// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that
 /// are not unicast.
-pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
+pub(crate) fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
     let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
     let above: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| upper_devices(links, link.index)).collect();
     let all = Family::IP.iter().map(|of| {
@@ -397,7 +397,7 @@ pub fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Readi
 }
 
 /// Devices by which routes lead to a next hop.
-pub fn gateway_devices(tables: &Tables) -> BTreeSet<u32> {
+pub(crate) fn gateway_devices(tables: &Tables) -> BTreeSet<u32> {
     let families = Family::IP.iter().filter_map(|family| tables.of(*family).ok());
     let routes = families.flat_map(|family| &family.routes);
     routes

@@ -6,14 +6,14 @@
 use crate::facts::netfilter::{Comparison, Field, Match, Rule, Step};
 
 /// Rules of these chains up to which all of them are read.
-pub const MAX_RULES: usize = 4096;
+pub(crate) const MAX_RULES: usize = 4096;
 /// Chains up to which all of them are read, and chains that are followed for UDP.
-pub const MAX_CHAINS: usize = 512;
+pub(crate) const MAX_CHAINS: usize = 512;
 
 const UDP: u128 = 17;
 
 /// Whether a step lets no UDP packet pass.
-pub fn excludes_udp(step: &Step) -> bool {
+pub(crate) fn excludes_udp(step: &Step) -> bool {
     match step {
         Step::Match(Match::Tests { tests, inverted: false }) => {
             tests.iter().any(|test| test.field == Field::L4Proto && !meets(&test.condition, UDP))
@@ -26,7 +26,7 @@ pub fn excludes_udp(step: &Step) -> bool {
 }
 
 /// Whether a step does nothing to a packet.
-pub fn only_tests(step: &Step) -> bool {
+pub(crate) fn only_tests(step: &Step) -> bool {
     matches!(step, Step::Match(_) | Step::NoEffect(_))
 }
 
@@ -38,7 +38,7 @@ fn meets(condition: &Comparison, number: u128) -> bool {
 }
 
 /// Whether a UDP packet can get to the end of a rule, or to a step of it that does something.
-pub fn meets_udp(rule: &Rule) -> bool {
+pub(crate) fn meets_udp(rule: &Rule) -> bool {
     let excluded = rule.steps.iter().position(excludes_udp);
     excluded.is_none_or(|excluded| !rule.steps[..excluded].iter().all(only_tests))
 }

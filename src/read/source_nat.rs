@@ -12,7 +12,10 @@ use crate::facts::netfilter::{
 use crate::facts::{Failure, Reading};
 
 /// Those of all backends. What is absent has no rules; a backend that could not be read makes the whole list unread.
-pub fn all(nftables: &Reading<Arc<Ruleset>>, legacy: &[Reading<Arc<Ruleset>>; 2]) -> Reading<Vec<SourceNatRule>> {
+pub(crate) fn all(
+    nftables: &Reading<Arc<Ruleset>>,
+    legacy: &[Reading<Arc<Ruleset>>; 2],
+) -> Reading<Vec<SourceNatRule>> {
     let mut all = Vec::new();
     let [ipv4, ipv6] = legacy;
     for (reading, is_legacy) in [(nftables, false), (ipv4, true), (ipv6, true)] {
@@ -98,7 +101,7 @@ fn mark_test(step: &Step) -> Option<MarkTest> {
 }
 
 /// The rules, taken together by kind.
-pub fn totals(rules: &[SourceNatRule]) -> BTreeMap<SourceNatKind, SourceNatTotal> {
+pub(crate) fn totals(rules: &[SourceNatRule]) -> BTreeMap<SourceNatKind, SourceNatTotal> {
     let mut totals: BTreeMap<SourceNatKind, SourceNatTotal> = BTreeMap::new();
     for rule in rules {
         let total = totals.entry(rule.kind()).or_default();

@@ -7,19 +7,19 @@ use crate::facts::{Reading, Source, SourceState, SourceStatus};
 
 /// The states of the sources that a reading has asked, the worst of each.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     states: BTreeMap<Source, (SourceState, String)>,
     remarks: BTreeMap<Source, String>,
 }
 
 impl Sources {
     /// A source was asked, and nothing was wrong.
-    pub fn asked(&mut self, source: Source) {
+    pub(crate) fn asked(&mut self, source: Source) {
         self.states.entry(source).or_insert((SourceState::Ok, String::new()));
     }
 
     /// How one request to it ended. The worst counts, and of equal ones the first.
-    pub fn note<T>(&mut self, source: Source, reading: &Reading<T>) {
+    pub(crate) fn note<T>(&mut self, source: Source, reading: &Reading<T>) {
         let known = self.states.entry(source).or_insert((SourceState::Ok, String::new()));
         if reading.state() > known.0 {
             *known = (reading.state(), reading.why());
@@ -27,12 +27,12 @@ impl Sources {
     }
 
     /// Adds to the detail of a source that is all right.
-    pub fn remark(&mut self, source: Source, text: String) {
+    pub(crate) fn remark(&mut self, source: Source, text: String) {
         self.remarks.insert(source, text);
     }
 
     /// The states of these sources as another reading left them, as far as they are not worse here.
-    pub fn take_over(&mut self, other: &Self, sources: &[Source]) {
+    pub(crate) fn take_over(&mut self, other: &Self, sources: &[Source]) {
         for source in sources {
             if let Some((state, why)) = other.states.get(source) {
                 let known = self.states.entry(*source).or_insert((SourceState::Ok, String::new()));
@@ -45,12 +45,12 @@ impl Sources {
     }
 
     /// Whether nothing was denied, and nothing has failed.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.states.values().all(|(state, _)| matches!(state, SourceState::Ok | SourceState::Absent))
     }
 
     /// Every source that a collector which is on can need. What was not asked was not needed, or `unread` tells why not.
-    pub fn statuses(
+    pub(crate) fn statuses(
         &self,
         collectors: &Collectors,
         unread: impl Fn(Source) -> Option<Reading<()>>,

@@ -8,7 +8,7 @@ use crate::facts::{Collector, Failure, Reading, Unanswered};
 
 /// Answers by request name. What is not here was not captured.
 #[derive(Clone, Debug, Default)]
-pub struct Answers(pub BTreeMap<String, Answer>);
+pub(crate) struct Answers(pub BTreeMap<String, Answer>);
 
 impl<const N: usize> From<[(&Request, Reading<&[u8]>); N]> for Answers {
     /// These answers to these requests.
@@ -27,7 +27,7 @@ impl<const N: usize> From<[(&str, &str); N]> for Answers {
 }
 
 /// A node that a function plays: it is called with each request.
-pub struct Played<F>(pub F);
+pub(crate) struct Played<F>(pub F);
 
 impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
@@ -36,7 +36,7 @@ impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
 }
 
 /// Runs a reader on a node with these answers; also returns how the sources ended.
-pub fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
+pub(crate) fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
     played(
         |request| {
             let unanswered = || Reading::Failed(Failure::NotAnswered(Unanswered::NotCaptured)).within(&request.name);
@@ -47,18 +47,18 @@ pub fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -> T) ->
 }
 
 /// Runs a reader on a node that answers this, whatever it is asked.
-pub fn answering<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T) -> T {
+pub(crate) fn answering<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T) -> T {
     played(|_| Reading::Ok(answer.to_vec()), read).0
 }
 
 /// Runs a reader on a node that a function plays.
-pub fn played<T>(answer: impl FnMut(&Request) -> Answer, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
+pub(crate) fn played<T>(answer: impl FnMut(&Request) -> Answer, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
     let (found, sources, _) = played_after(&Known::default(), answer, read);
     (found, sources)
 }
 
 /// The same after an earlier reading; also returns what this one leaves.
-pub fn played_after<T>(
+pub(crate) fn played_after<T>(
     memory: &Known,
     answer: impl FnMut(&Request) -> Answer,
     read: impl FnOnce(&mut Node<'_>) -> T,
@@ -72,7 +72,7 @@ pub fn played_after<T>(
 }
 
 /// A capture without answers, of an ordinary root process on a node.
-pub fn capture() -> Capture {
+pub(crate) fn capture() -> Capture {
     let meta = Meta {
         format: FORMAT,
         natwatch_version: "0.0.0".into(),

@@ -43,7 +43,7 @@ const LEGACY: &str = "xtables/";
 const LEGACY_IPV6: &str = "xtables/ipv6-";
 
 /// Redacts a capture in place. What cannot be redacted is removed and reads as failed.
-pub fn redact(capture: &mut Capture) {
+pub(crate) fn redact(capture: &mut Capture) {
     let host = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
     let mut redactor = Redactor::new(RandomState::new(), host);
     capture.meta.redacted = true;

@@ -13,7 +13,7 @@ use crate::judge::Report;
 use super::{left_out, missing_privilege, printable};
 
 /// The text of the one style element of every page, so that a Content-Security-Policy can allow it by its hash.
-pub const STYLE: &str = include_str!("html/page.css");
+pub(crate) const STYLE: &str = include_str!("html/page.css");
 
 /// Slashes of a path that are counted to find the way back; browsers stop at the top in any case.
 const MAX_DEPTH: usize = 64;
@@ -22,17 +22,17 @@ const MAX_PATH: usize = 200;
 
 /// A page that is served, with links to the endpoints beside it; `telemetry_path` is where the metrics are. It says how old
 /// the report is `now`.
-pub fn render(report: &Report, facts: &Facts, telemetry_path: &str, now: Timestamp) -> String {
+pub(crate) fn render(report: &Report, facts: &Facts, telemetry_path: &str, now: Timestamp) -> String {
     report_page(report, facts, Some(telemetry_path), Some(now))
 }
 
 /// A page that is kept as a file: there are no endpoints beside it.
-pub fn file(report: &Report, facts: &Facts) -> String {
+pub(crate) fn file(report: &Report, facts: &Facts) -> String {
     report_page(report, facts, None, None)
 }
 
 /// What is served, and what it is for.
-pub fn places(telemetry_path: &str) -> [(&str, &'static str); 6] {
+pub(crate) fn places(telemetry_path: &str) -> [(&str, &'static str); 6] {
     [
         ("/", "the report of this node"),
         (telemetry_path, "its metrics, for Prometheus"),
@@ -45,7 +45,7 @@ pub fn places(telemetry_path: &str) -> [(&str, &'static str); 6] {
 
 /// What is answered where there is nothing: it says so, and where there is something. `path` is the one that was asked for, as
 /// it came.
-pub fn not_found(path: &str, telemetry_path: &str) -> String {
+pub(crate) fn not_found(path: &str, telemetry_path: &str) -> String {
     // A proxy may have taken a prefix away, so the way back is told by the depth alone.
     let depth = path.matches('/').count().saturating_sub(1).min(MAX_DEPTH);
     let root = if depth == 0 { "./".to_owned() } else { "../".repeat(depth) };

@@ -8,7 +8,7 @@ use super::{beginning, in_state, left_out};
 
 /// A state of the monitoring plugins guidelines, and its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PluginState {
+pub(crate) enum PluginState {
     /// 0
     Ok = 0,
     /// 1
@@ -20,7 +20,7 @@ pub enum PluginState {
 }
 
 /// The plugin state of a report, counting advisories of at least `severity`.
-pub fn plugin_state(report: &Report, severity: Severity) -> PluginState {
+pub(crate) fn plugin_state(report: &Report, severity: Severity) -> PluginState {
     match report.worst(severity) {
         State::Exposed if report.worst(severity.max(Severity::Critical)) == State::Exposed => PluginState::Critical,
         State::Exposed => PluginState::Warning,
@@ -30,7 +30,7 @@ pub fn plugin_state(report: &Report, severity: Severity) -> PluginState {
 }
 
 /// One status line with performance data.
-pub fn nagios(report: &Report, facts: &Facts, severity: Severity) -> String {
+pub(crate) fn nagios(report: &Report, facts: &Facts, severity: Severity) -> String {
     let word = match plugin_state(report, severity) {
         PluginState::Ok => "OK",
         PluginState::Warning => "WARNING",
@@ -66,7 +66,7 @@ fn counter(facts: &Facts, counter: ConntrackCounter) -> Option<String> {
 }
 
 /// One line of at most 80 bytes: node-problem-detector cuts there, wherever a character ends.
-pub fn npd(report: &Report, severity: Severity) -> String {
+pub(crate) fn npd(report: &Report, severity: Severity) -> String {
     const WIDTH: usize = 80;
     let left_out = left_out(report).map(|count| format!(", {count}")).unwrap_or_default();
     let width = WIDTH - left_out.len();

@@ -3,13 +3,13 @@
 //! Renderers own their output shapes: the core types are not the JSON.
 
 mod flows;
-pub mod html;
+pub(crate) mod html;
 pub mod json;
-pub mod line;
+pub(crate) mod line;
 pub mod markdown;
 pub mod runbook;
 mod source_nat;
-pub mod text;
+pub(crate) mod text;
 
 use std::fmt::Write as _;
 
@@ -143,14 +143,14 @@ fn commands<'f>(findings: &[&'f Finding]) -> Vec<&'f String> {
 }
 
 /// The beginning of a text, as many whole characters as fit into so many bytes.
-pub fn beginning(text: &str, bytes: usize) -> &str {
+pub(crate) fn beginning(text: &str, bytes: usize) -> &str {
     let end = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
 
 /// Text of others for people: what would not print, or would turn the text around, stands there as `\xNN`, byte by byte, as in
 /// [`Name`](crate::facts::Name).
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

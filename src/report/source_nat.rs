@@ -8,7 +8,7 @@ use crate::facts::netfilter::{
 use crate::facts::{Facts, Reading};
 
 /// How many there are, or why that is not known, in one line.
-pub fn headline(facts: &Facts) -> String {
+pub(crate) fn headline(facts: &Facts) -> String {
     match &facts.source_nat_rules {
         Reading::Ok(rules) if rules.is_empty() => "Source NAT: none".into(),
         Reading::Ok(rules) => format!("Source NAT: {}", counted(rules.len() as u64)),
@@ -17,12 +17,12 @@ pub fn headline(facts: &Facts) -> String {
 }
 
 /// "1 rule", "2 rules".
-pub fn counted(rules: u64) -> String {
+pub(crate) fn counted(rules: u64) -> String {
     format!("{rules} rule{}", if rules == 1 { "" } else { "s" })
 }
 
 /// One line for each kind that has rules, families taken together, most rules first.
-pub fn kinds(facts: &Facts) -> Vec<String> {
+pub(crate) fn kinds(facts: &Facts) -> Vec<String> {
     type Key = (Owner, NatAction, PortRandomization, Backend);
     let mut kinds: BTreeMap<Key, (u64, BTreeSet<Family>)> = BTreeMap::new();
     for (kind, total) in totals(facts).filter(|(_, total)| total.rules > 0) {
@@ -40,12 +40,12 @@ pub fn kinds(facts: &Facts) -> Vec<String> {
 }
 
 /// All kinds, in the order of their labels.
-pub fn totals(facts: &Facts) -> impl Iterator<Item = (&SourceNatKind, &SourceNatTotal)> {
+pub(crate) fn totals(facts: &Facts) -> impl Iterator<Item = (&SourceNatKind, &SourceNatTotal)> {
     facts.source_nat_totals.ok().into_iter().flatten()
 }
 
 /// How ports are chosen, in the words of `iptables`.
-pub fn ports(randomization: PortRandomization) -> &'static str {
+pub(crate) fn ports(randomization: PortRandomization) -> &'static str {
     match randomization {
         PortRandomization::None => "ports not random",
         PortRandomization::Random => "ports random",
@@ -54,17 +54,17 @@ pub fn ports(randomization: PortRandomization) -> &'static str {
 }
 
 /// "1024-65535"; `None` where the rule does not limit them.
-pub fn to_ports(rule: &SourceNatRule) -> Option<String> {
+pub(crate) fn to_ports(rule: &SourceNatRule) -> Option<String> {
     rule.to_ports.map(|(min, max)| format!("{min}-{max}"))
 }
 
 /// "0x4000"
-pub fn hexadecimal(number: u32) -> String {
+pub(crate) fn hexadecimal(number: u32) -> String {
     format!("{number:#x}")
 }
 
 /// A test as `iptables` writes it: "0x4000/0x4000", "! 0x4000/0x4000".
-pub fn mark(test: &MarkTest) -> String {
+pub(crate) fn mark(test: &MarkTest) -> String {
     let not = if test.inverted { "! " } else { "" };
     format!("{not}{}/{}", hexadecimal(test.value), hexadecimal(test.mask))
 }

@@ -53,7 +53,7 @@ impl Style {
 }
 
 /// Renders the report.
-pub fn render(report: &Report, facts: &Facts, style: Style) -> String {
+pub(crate) fn render(report: &Report, facts: &Facts, style: Style) -> String {
     let mut out = String::new();
     let verdict = super::verdict(report);
     let release = facts.kernel.ok().map_or("of unknown release", |kernel| &kernel.release);
@@ -183,7 +183,7 @@ fn source_nat_rules(out: &mut String, facts: &Facts) {
 }
 
 /// An advisory for `natwatch explain`.
-pub fn explain(advisory: &Advisory) -> String {
+pub(crate) fn explain(advisory: &Advisory) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{} ({})", advisory.id, advisory.severity);
     paragraph(&mut out, "", &advisory.title);
@@ -212,7 +212,7 @@ pub fn explain(advisory: &Advisory) -> String {
 }
 
 /// The list of `natwatch explain` without an id.
-pub fn explain_all(catalogue: &Catalogue) -> String {
+pub(crate) fn explain_all(catalogue: &Catalogue) -> String {
     let mut out = String::new();
     for advisory in &catalogue.advisories {
         let _ = writeln!(out, "{} ({})", advisory.id, advisory.severity);

@@ -20,14 +20,14 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// The log, until it is dropped; then the last lines are written, if somebody takes them.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     worker: Option<WorkerGuard>,
     dropped: ErrorCounter,
 }
 
 impl Log {
     /// Writes to stderr from now on.
-    pub fn to_stderr(level: LogLevel, format: LogFormat) -> Self {
+    pub(crate) fn to_stderr(level: LogLevel, format: LogFormat) -> Self {
         let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log");
         let (writer, worker) = queue.finish(io::stderr());
         let dropped = writer.error_counter();
@@ -40,7 +40,7 @@ impl Log {
     }
 
     /// Counts the lines that nobody took.
-    pub fn dropped(&self) -> ErrorCounter {
+    pub(crate) fn dropped(&self) -> ErrorCounter {
         self.dropped.clone()
     }
 }

@@ -17,7 +17,7 @@ const LINKS_HOLD: Duration = Duration::from_secs(600);
 
 /// Only a reading that was not cut enters it.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// How long what was read of entries of connection tracking is taken over at least.
     flows_hold: Duration,
     known: Known,
@@ -27,12 +27,12 @@ pub struct Memory {
 
 impl Memory {
     /// Nothing is remembered yet. `flows_hold`: see `--collector.flows.interval`.
-    pub fn new(flows_hold: Duration) -> Self {
+    pub(crate) fn new(flows_hold: Duration) -> Self {
         Self { flows_hold, known: Known::default(), counters: Accumulators::default(), derived: Derived::default() }
     }
 
     /// What a reading that begins now may take over.
-    pub fn known(&mut self, now: Instant) -> Known {
+    pub(crate) fn known(&mut self, now: Instant) -> Known {
         self.known.forget_tables(now, TABLES_HOLD);
         self.known.verify(now, LINKS_HOLD);
         self.known.age_flows(now, self.flows_hold);
@@ -41,7 +41,7 @@ impl Memory {
 
     /// Takes in what a reading has left that began then, and continues its counters beyond wraps and rules that are
     /// gone. Readings are numbered in the order in which they began. Returns whether rules were decoded anew.
-    pub fn remember(&mut self, left: Known, began: Instant, number: u64, facts: &mut Facts) -> bool {
+    pub(crate) fn remember(&mut self, left: Known, began: Instant, number: u64, facts: &mut Facts) -> bool {
         let decoded = left.has_other_rules_than(&self.known);
         self.known = left;
         self.known.date(began);
@@ -53,17 +53,17 @@ impl Memory {
     }
 
     /// Lends what was derived from the facts of the last reading: judging takes its time. What is not given back is derived again.
-    pub fn lend_derived(&mut self) -> Derived {
+    pub(crate) fn lend_derived(&mut self) -> Derived {
         std::mem::take(&mut self.derived)
     }
 
     /// Takes back what was lent.
-    pub fn give_back(&mut self, derived: Derived) {
+    pub(crate) fn give_back(&mut self, derived: Derived) {
         self.derived = derived;
     }
 
     /// Continues the counters of a reading that was cut, which leaves nothing behind.
-    pub fn continue_counters(&self, facts: &mut Facts) {
+    pub(crate) fn continue_counters(&self, facts: &mut Facts) {
         self.counters.clone().apply(u64::MAX, facts);
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! `check` reads through [`reading`] too.
 
-pub mod http;
-pub mod logging;
+pub(crate) mod http;
+pub(crate) mod logging;
 mod memory;
 mod process;
-pub mod reading;
-pub mod refresh;
-pub mod signals;
+pub(crate) mod reading;
+pub(crate) mod refresh;
+pub(crate) mod signals;
 mod sync;

@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::metrics::Process;
 
 /// Reads `/proc/self`; `None` where it is not readable, and then no series say anything.
-pub fn read() -> Option<Process> {
+pub(crate) fn read() -> Option<Process> {
     let process = procfs::process::Process::myself().ok()?;
     let stat = process.stat().ok()?;
     let ticks = procfs::ticks_per_second() as f64;

@@ -13,7 +13,7 @@ use crate::read::{self, Collectors, Known, Parts};
 use crate::serve::sync::lock;
 
 /// What a reading reads: the kernel, or a test's idea of one.
-pub trait NodeAccess: std::fmt::Debug + Send + Sync + 'static {
+pub(crate) trait NodeAccess: std::fmt::Debug + Send + Sync + 'static {
     /// Who looks, from where, and when, as far as that can be told without opening a file.
     fn meta(&self) -> Meta;
 
@@ -22,7 +22,7 @@ pub trait NodeAccess: std::fmt::Debug + Send + Sync + 'static {
 }
 
 /// The door to the node, for one reading after the other.
-pub trait NodeSession: Ask {
+pub(crate) trait NodeSession: Ask {
     /// Begins a reading, and tells what [`NodeAccess::meta`] could not.
     fn begin(&mut self, progress: Arc<Progress>) -> NetworkNamespace;
 }
@@ -39,7 +39,7 @@ impl NodeAccess for Paths {
 
 /// The kernel, for readings that take over what still stands.
 #[derive(Debug)]
-pub struct LiveNode(pub Paths);
+pub(crate) struct LiveNode(pub Paths);
 
 impl NodeAccess for LiveNode {
     fn meta(&self) -> Meta {
@@ -65,7 +65,7 @@ impl NodeSession for Live {
 
 /// What a reading has published so far.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub(crate) struct Published {
     /// Who looks, from where, and when.
     pub meta: Meta,
     /// The parts that are whole.
@@ -76,7 +76,7 @@ pub struct Published {
 
 /// A reading on its way.
 #[derive(Clone, Debug)]
-pub struct Underway {
+pub(crate) struct Underway {
     /// How far it is, and until when it may go on.
     pub progress: Arc<Progress>,
     published: Arc<Mutex<Published>>,
@@ -88,7 +88,7 @@ type Job = Box<dyn FnOnce(&mut dyn NodeSession) + Send>;
 /// The thread that reads. It is one for all readings, because what it holds open belongs to it, and so that memory of one
 /// reading serves the next. One that is stuck inside the kernel keeps whatever is asked of it waiting.
 #[derive(Debug)]
-pub struct ReadingThread {
+pub(crate) struct ReadingThread {
     node: Arc<dyn NodeAccess>,
     /// `None`: it has not been begun.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
@@ -96,12 +96,12 @@ pub struct ReadingThread {
 
 impl ReadingThread {
     /// No thread is begun yet.
-    pub fn new(node: Arc<dyn NodeAccess>) -> Self {
+    pub(crate) fn new(node: Arc<dyn NodeAccess>) -> Self {
         Self { node, jobs: Mutex::default() }
     }
 
     /// Begins a reading. `then` is called on its thread when it has come to its end.
-    pub fn begin(
+    pub(crate) fn begin(
         &self,
         collectors: Collectors,
         known: Known,
@@ -162,12 +162,12 @@ impl ReadingThread {
 
 impl Underway {
     /// The parts so far.
-    pub fn so_far(&self) -> Published {
+    pub(crate) fn so_far(&self) -> Published {
         lock(&self.published).clone()
     }
 
     /// Why the other parts are not there, for somebody who has waited so long.
-    pub fn missing(&self, waited: Duration) -> Failure {
+    pub(crate) fn missing(&self, waited: Duration) -> Failure {
         let failure = Failure::NotAnswered(Unanswered::in_time(waited));
         match self.progress.current() {
             Some(request) => failure.within(request),
@@ -177,7 +177,7 @@ impl Underway {
 }
 
 /// Judges until the deadline; what is not judged by then is unknown.
-pub fn judge_until(deadline: Instant, facts: &Facts, options: &judge::Options) -> Report {
+pub(crate) fn judge_until(deadline: Instant, facts: &Facts, options: &judge::Options) -> Report {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (done, finished) = mpsc::channel::<()>();

@@ -22,7 +22,7 @@ use crate::serve::reading::{NodeAccess, Published, ReadingThread, Underway, judg
 use crate::serve::sync::{lock, off_thread};
 
 /// Longest time that one reading may take, whoever waits for it.
-pub const MAX_READING: Duration = Duration::from_secs(60);
+pub(crate) const MAX_READING: Duration = Duration::from_secs(60);
 
 /// Of the time that somebody can wait, what is kept for judging what there is.
 fn reserve(patience: Duration) -> Duration {
@@ -31,7 +31,7 @@ fn reserve(patience: Duration) -> Duration {
 
 /// One finished reading: what was read, and what it means.
 #[derive(Debug)]
-pub struct JudgedReading {
+pub(crate) struct JudgedReading {
     /// The verdicts.
     pub report: Report,
     /// What was seen, with counters continued beyond their wraps.
@@ -45,7 +45,7 @@ pub struct JudgedReading {
 }
 
 /// How many forms of answers there are.
-pub const FORMS: usize = 8;
+pub(crate) const FORMS: usize = 8;
 
 /// A reading, and who waits for it.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ struct Partial {
 
 /// Reads and judges on demand.
 #[derive(Debug)]
-pub struct Refresher {
+pub(crate) struct Refresher {
     reader: ReadingThread,
     collectors: Collectors,
     options: Mutex<judge::Options>,
@@ -111,7 +111,12 @@ pub struct Refresher {
 impl Refresher {
     /// A refresher that has not looked yet.
     /// `flows_hold`: how long entries of connection tracking are not read again.
-    pub fn new(node: impl NodeAccess, collectors: Collectors, options: judge::Options, flows_hold: Duration) -> Self {
+    pub(crate) fn new(
+        node: impl NodeAccess,
+        collectors: Collectors,
+        options: judge::Options,
+        flows_hold: Duration,
+    ) -> Self {
         Self {
             reader: ReadingThread::new(Arc::new(node)),
             collectors,
@@ -126,24 +131,24 @@ impl Refresher {
     }
 
     /// What experiments have found, from now on.
-    pub fn set_probe(&self, probe: judge::Probed) {
+    pub(crate) fn set_probe(&self, probe: judge::Probed) {
         lock(&self.options).probe = probe;
     }
 
     /// Whoever waits is answered now, with what there is.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.send_replace(true);
     }
 
     /// Where the reading is that is on its way.
-    pub fn whereabouts(&self) -> Option<Whereabouts> {
+    pub(crate) fn whereabouts(&self) -> Option<Whereabouts> {
         let flight = lock(&self.flight);
         let running = flight.as_ref().filter(|flight| flight.is_running());
         running.map(|flight| flight.underway.progress.whereabouts())
     }
 
     /// Takes and gives back every lock; comes back if none is held for ever.
-    pub fn touch_locks(&self) {
+    pub(crate) fn touch_locks(&self) {
         drop(lock(&self.flight));
         drop(lock(&self.memory));
         drop(lock(&self.history));
@@ -152,7 +157,7 @@ impl Refresher {
     }
 
     /// A fresh reading, or what there is of it after `patience`.
-    pub async fn judged(self: &Arc<Self>, patience: Duration) -> Arc<JudgedReading> {
+    pub(crate) async fn judged(self: &Arc<Self>, patience: Duration) -> Arc<JudgedReading> {
         let start = Instant::now();
         let (deadline, soon) = (start + patience, start + patience - reserve(patience));
         let (number, underway) = loop {

@@ -1,9 +1,8 @@
 //! Signals, taken by a thread of their own: whatever is stuck, SIGTERM ends natwatch.
 
-use std::io;
-use std::process;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::{io, process};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::watch;
@@ -14,18 +13,18 @@ use crate::serve::http::Security;
 const PATIENCE: Duration = Duration::from_millis(850);
 
 /// What SIGHUP has re-read, once there is one.
-pub type Reload = Arc<OnceLock<Arc<Security>>>;
+pub(crate) type Reload = Arc<OnceLock<Arc<Security>>>;
 
 /// Signals that are kept until somebody waits for them.
 #[derive(Debug)]
-pub struct Signals(signal_hook::iterator::Signals);
+pub(crate) struct Signals(signal_hook::iterator::Signals);
 
 impl Signals {
     /// Catches SIGTERM, SIGINT and SIGHUP from now on. No thread is started.
     ///
     /// # Errors
     /// The kernel does not let natwatch catch signals.
-    pub fn catch() -> Result<Self, String> {
+    pub(crate) fn catch() -> Result<Self, String> {
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(Self).map_err(failed)
     }
 
@@ -33,7 +32,7 @@ impl Signals {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn wait(mut self) -> Result<(watch::Receiver<bool>, Reload), String> {
+    pub(crate) fn wait(mut self) -> Result<(watch::Receiver<bool>, Reload), String> {
         let ((close, closing), reload) = (watch::channel(false), Reload::default());
         let security = Arc::clone(&reload);
         let work = move || {

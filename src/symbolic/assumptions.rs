@@ -16,7 +16,7 @@ use crate::facts::Question;
 
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum About {
+pub(crate) enum About {
     /// It has one answer, whatever packet comes.
     All,
     /// Each packet may have another answer.
@@ -26,7 +26,7 @@ pub enum About {
 }
 
 /// A question by its number.
-pub type QuestionNumber = usize;
+pub(crate) type QuestionNumber = usize;
 
 #[derive(Clone, Debug)]
 struct Asked {
@@ -37,7 +37,7 @@ struct Asked {
 
 /// The questions of a walk.
 #[derive(Clone, Debug, Default)]
-pub struct Assumptions {
+pub(crate) struct Assumptions {
     asked: Vec<Asked>,
     by_key: BTreeMap<String, QuestionNumber>,
     of_all: BTreeSet<u32>,
@@ -46,7 +46,7 @@ pub struct Assumptions {
 
 impl Assumptions {
     /// A question with so many answers, from 0; `key` tells whether it was asked before. `why` says what cannot be told.
-    pub fn ask<W: Into<Question>>(
+    pub(crate) fn ask<W: Into<Question>>(
         &mut self,
         space: &Space<'_>,
         key: String,
@@ -62,7 +62,7 @@ impl Assumptions {
     }
 
     /// A number that cannot be told. `block`: its variables; `None`: there are none.
-    pub fn ask_number<W: Into<Question>>(
+    pub(crate) fn ask_number<W: Into<Question>>(
         &mut self,
         key: String,
         about: About,
@@ -92,7 +92,7 @@ impl Assumptions {
     }
 
     /// The packets of which this is the answer. Numbers beyond the last answer stand for it too, so that one is always right.
-    pub fn answer(&self, space: &Space<'_>, question: QuestionNumber, answer: usize) -> PacketSet {
+    pub(crate) fn answer(&self, space: &Space<'_>, question: QuestionNumber, answer: usize) -> PacketSet {
         let Asked { block, answers, .. } = &self.asked[question];
         let answer = answer as u128;
         let last = if answer + 1 == *answers { u128::MAX } else { answer };
@@ -100,18 +100,18 @@ impl Assumptions {
     }
 
     /// Whether a set depends on what is asked about each packet.
-    pub fn depends_on_packets(&self, space: &Space<'_>, set: PacketSet) -> bool {
+    pub(crate) fn depends_on_packets(&self, space: &Space<'_>, set: PacketSet) -> bool {
         !self.of_each.is_empty() && !space.support(set).is_disjoint(&self.of_each)
     }
 
     /// Whether some packet is in it whatever the answers are. `determined`: variables whose value the rest of the packet and
     /// the answers tell.
-    pub fn must(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> bool {
+    pub(crate) fn must(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> bool {
         self.by_answers(space, self.for_certain(space, set, determined)) == EVERYTHING
     }
 
     /// The packets that are in it whatever is asked about each packet. `determined`: as above.
-    pub fn for_certain(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> PacketSet {
+    pub(crate) fn for_certain(&self, space: &Space<'_>, set: PacketSet, determined: &BTreeSet<u32>) -> PacketSet {
         match self.depends_on_packets(space, set) {
             true => space.for_all(space.exists(set, determined), &self.of_each),
             false => set,
@@ -119,12 +119,12 @@ impl Assumptions {
     }
 
     /// Variables of questions with one answer for all packets.
-    pub fn about_all(&self) -> &BTreeSet<u32> {
+    pub(crate) fn about_all(&self) -> &BTreeSet<u32> {
         &self.of_all
     }
 
     /// Variables of questions to which each packet may have another answer.
-    pub fn about_each(&self) -> &BTreeSet<u32> {
+    pub(crate) fn about_each(&self) -> &BTreeSet<u32> {
         &self.of_each
     }
 
@@ -136,7 +136,7 @@ impl Assumptions {
     }
 
     /// What could not be told about the packets of a set, by the way that takes least for granted.
-    pub fn why(&self, space: &Space<'_>, set: PacketSet) -> Question {
+    pub(crate) fn why(&self, space: &Space<'_>, set: PacketSet) -> Question {
         let asked = |variable: u32| self.asked.iter().position(|asked| asked.block.0.contains(&variable));
         let packets =
             space.support(set).into_iter().filter(|of| !self.of_all.contains(of) && !self.of_each.contains(of));
@@ -159,7 +159,7 @@ impl Assumptions {
     }
 
     /// How much it takes for granted: the less, the clearer. `None`: it is empty.
-    pub fn doubt(&self, space: &Space<'_>, set: PacketSet) -> Option<usize> {
+    pub(crate) fn doubt(&self, space: &Space<'_>, set: PacketSet) -> Option<usize> {
         let is_asked = |variable: u32| usize::from(self.of_all.contains(&variable) || self.of_each.contains(&variable));
         let path = space.cheapest(set, &is_asked)?;
         Some(path.into_iter().filter(|(variable, _)| is_asked(*variable) > 0).count())

@@ -75,7 +75,7 @@ pub struct OuterPath {
 }
 
 /// Gathers the facts. `Err`: what could not be read.
-pub fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, Question> {
+pub(crate) fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<TunnelFacts, Question> {
     if link.link_netnsid.is_some() {
         return Err("its packets leave in another network namespace, whose rules are not read".into());
     }

@@ -17,7 +17,7 @@ type OwnedDevice = (u32, String, Option<u32>, Option<String>, u16, bool);
 
 /// What a network was like, to be held against a later one.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub(crate) struct Kept {
     rules: Vec<(bool, Ruleset)>,
     devices: Option<Vec<OwnedDevice>>,
     local_sources: BTreeMap<IpAddr, bool>,
@@ -28,7 +28,7 @@ pub struct Kept {
 
 impl Kept {
     /// Of this network. Rules are not copied, but shared with it.
-    pub fn of(network: &Network<'_>) -> Self {
+    pub(crate) fn of(network: &Network<'_>) -> Self {
         let Network { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = network;
         let owned = |device: &Device<'_>| {
             let Device { index, name, group, kind, hardware_type, up } = device;
@@ -46,7 +46,7 @@ impl Kept {
 
     /// Whether walks find the same in this network. If so, the rules that are kept are the newer objects from now on: the older
     /// ones may be gone, and comparing is cheaper the next time.
-    pub fn is_like(&mut self, network: &Network<'_>) -> bool {
+    pub(crate) fn is_like(&mut self, network: &Network<'_>) -> bool {
         let Network { rules, devices, own, local_sources, ipsec, host, survey: _, remembered: _ } = network;
         let same_device = |(known, device): (&OwnedDevice, &Device<'_>)| {
             let Device { index, name, group, kind, hardware_type, up } = device;

@@ -36,17 +36,17 @@ mod scenarios;
 mod space;
 mod values;
 
-pub use certainty::Certainty;
-pub use effort::{Effort, Ended};
-pub use facts::{TunnelFacts, facts};
-pub use kept::Kept;
-pub use network::{Network, Occurrence, RuleAt};
-pub use scenarios::answers::{SourceNatReplies, answers};
-pub use scenarios::bypass::{Bypass, bypass};
-pub use scenarios::services::dns_to_several;
-pub use scenarios::source_nat::{Reached, ReachedRules, reached};
-pub use scenarios::stale::{Given, UdpTargets, udp_targets};
-pub use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};
+pub(crate) use certainty::Certainty;
+pub(crate) use effort::{Effort, Ended};
+pub(crate) use facts::{TunnelFacts, facts};
+pub(crate) use kept::Kept;
+pub(crate) use network::{Network, Occurrence, RuleAt};
+pub(crate) use scenarios::answers::{SourceNatReplies, answers};
+pub(crate) use scenarios::bypass::{Bypass, bypass};
+pub(crate) use scenarios::services::dns_to_several;
+pub(crate) use scenarios::source_nat::{Reached, ReachedRules, reached};
+pub(crate) use scenarios::stale::{Given, UdpTargets, udp_targets};
+pub(crate) use scenarios::tunnel::{OtherMarks, OuterPackets, outer_packets};
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
 //! What there is around a packet: rules of all backends, links, addresses that are this host's.
 
-pub mod host;
-pub mod slice;
-pub mod survey;
+pub(crate) mod host;
+pub(crate) mod slice;
+pub(crate) mod survey;
 mod translations;
-pub mod unread;
+pub(crate) mod unread;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use self::host::{Device, HostFacts, OwnAddresses, own_addresses, taking};
 use self::survey::{Relevant, Survey};
-pub use self::unread::Hit;
+pub(crate) use self::unread::Hit;
 use self::unread::is_unread_map;
 use super::certainty::Certainty;
 use super::values::Numbers;

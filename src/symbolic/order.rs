@@ -17,7 +17,7 @@ const MAX_PERMUTED: usize = 4;
 
 /// What a hook calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     /// Connection tracking: `nf_conntrack_in`.
     Conntrack,
     /// The NAT core: `nf_nat_inet_fn`.
@@ -30,7 +30,7 @@ pub enum Call {
 
 /// Calls of one priority.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PriorityCalls {
+pub(crate) struct PriorityCalls {
     /// Their priority.
     pub priority: i32,
     /// The calls, in no order.
@@ -51,7 +51,7 @@ fn nat_core(hook: Hook) -> Option<i32> {
 
 /// What a hook calls for packets of a family. Chains that do nothing but let packets pass are left out: they could
 /// only multiply the orders. `device`: the one whose egress hook it is.
-pub fn calls(network: &Network<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<PriorityCalls> {
+pub(crate) fn calls(network: &Network<'_>, family: Family, hook: Hook, device: Option<&str>) -> Vec<PriorityCalls> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
     for (list, chains) in network.lists(family, hook) {
@@ -86,7 +86,7 @@ fn may_have_nat(network: &Network<'_>, family: Family) -> bool {
 }
 
 /// The nat chains that the NAT core calls, in the same form.
-pub fn nat_chains(network: &Network<'_>, family: Family, hook: Hook) -> Vec<PriorityCalls> {
+pub(crate) fn nat_chains(network: &Network<'_>, family: Family, hook: Hook) -> Vec<PriorityCalls> {
     let mut calls: Vec<(i32, Call)> = Vec::new();
     let mut unread = Vec::new();
     for (list, chains) in network.lists(family, hook) {
@@ -138,17 +138,17 @@ fn by_priority(mut calls: Vec<(i32, Call)>) -> Vec<PriorityCalls> {
 
 /// How many orders are tried of calls of equal priority that write what others test. If the calls are many, each is first once,
 /// where it sees most, and last once, where it sees least; these are not all.
-pub fn orders(calls: usize) -> usize {
+pub(crate) fn orders(calls: usize) -> usize {
     if is_permuted(calls) { (1..=calls).product() } else { 2 * calls }
 }
 
 /// Whether every order is tried.
-pub const fn is_permuted(calls: usize) -> bool {
+pub(crate) const fn is_permuted(calls: usize) -> bool {
     calls <= MAX_PERMUTED
 }
 
 /// One of these orders.
-pub fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
+pub(crate) fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
     let mut rest: Vec<&Call> = calls.iter().collect();
     if !is_permuted(calls.len()) {
         let one = rest.remove(number / 2);
@@ -165,7 +165,7 @@ pub fn order(calls: &[Call], mut number: usize) -> Vec<&Call> {
 }
 
 /// A call, for people.
-pub fn name(network: &Network<'_>, call: &Call) -> String {
+pub(crate) fn name(network: &Network<'_>, call: &Call) -> String {
     match call {
         Call::Conntrack => "connection tracking".into(),
         Call::Nat => "the NAT core".into(),

@@ -21,7 +21,7 @@ use crate::facts::netfilter::{Comparison, Family, Field, HeaderBytes};
 
 /// What a packet stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PacketKind {
+pub(crate) enum PacketKind {
     /// All packets that traffic may consist of: whatever a rule asks beyond its fields, some packet has it.
     Traffic,
     /// Packets of which everything is known or fixed: what cannot be told of them is unknown.
@@ -29,29 +29,29 @@ pub enum PacketKind {
 }
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` and its like, as `nft_ct` and `xt_conntrack` see them.
-pub mod state {
+pub(crate) mod state {
     /// No connection: also before connection tracking has seen the packet.
-    pub const INVALID: u128 = 1;
+    pub(crate) const INVALID: u128 = 1;
     /// Of a connection that was confirmed.
-    pub const ESTABLISHED: u128 = 2;
+    pub(crate) const ESTABLISHED: u128 = 2;
     /// The first of an expected connection.
-    pub const RELATED: u128 = 4;
+    pub(crate) const RELATED: u128 = 4;
     /// The first of a connection.
-    pub const NEW: u128 = 8;
+    pub(crate) const NEW: u128 = 8;
     /// Not tracked.
-    pub const UNTRACKED: u128 = 64;
+    pub(crate) const UNTRACKED: u128 = 64;
     /// All of them, by their number in a set of packets.
     pub(crate) const ALL: [u128; 5] = [INVALID, ESTABLISHED, RELATED, NEW, UNTRACKED];
 }
 
 /// Names of devices: none, and any. A packet that was not received or is not routed yet has none there.
-pub const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
+pub(crate) const NO_DEVICE: &[(u128, u128)] = &[(0, 0)];
 /// See [`NO_DEVICE`].
-pub const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
+pub(crate) const SOME_DEVICE: &[(u128, u128)] = &[(1, u128::MAX)];
 
 /// Names of devices, cut where some rule tells them apart: each piece is one number.
 #[derive(Clone, Debug)]
-pub struct Names(Vec<u128>);
+pub(crate) struct Names(Vec<u128>);
 
 impl Names {
     /// The pieces that all rules and these ranges tell apart.
@@ -69,7 +69,7 @@ impl Names {
     }
 
     /// Numbers of the pieces that these ranges consist of. `None`: one of them cuts a piece in two.
-    pub fn pieces(&self, ranges: &[(u128, u128)]) -> Option<Vec<(u128, u128)>> {
+    pub(crate) fn pieces(&self, ranges: &[(u128, u128)]) -> Option<Vec<(u128, u128)>> {
         let piece = |(first, last): &(u128, u128)| {
             let from = self.0.binary_search(first).ok()?;
             let end = match last.checked_add(1) {
@@ -82,7 +82,7 @@ impl Names {
     }
 
     /// Pieces in which there is a name at all: behind its end are zeros, which a test of its beginning does not ask for.
-    pub fn possible(&self) -> Vec<(u128, u128)> {
+    pub(crate) fn possible(&self) -> Vec<(u128, u128)> {
         let is_possible = |(at, first): (usize, &u128)| {
             let bytes = first.to_be_bytes();
             let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
@@ -98,7 +98,7 @@ impl Names {
     }
 
     /// The name that a piece consists of, if it is one.
-    pub fn name(&self, piece: u128) -> Option<u128> {
+    pub(crate) fn name(&self, piece: u128) -> Option<u128> {
         let at = usize::try_from(piece).ok()?;
         let (first, next) = (*self.0.get(at)?, self.0.get(at + 1)?);
         (first + 1 == *next).then_some(first)
@@ -106,12 +106,12 @@ impl Names {
 }
 
 /// Whether numbers of a field are pieces of [`Names`].
-pub fn is_name(field: &Field) -> bool {
+pub(crate) fn is_name(field: &Field) -> bool {
     matches!(field, Field::InputName | Field::OutputName)
 }
 
 /// Bits of a field; of a name, of [`Names`].
-pub fn width(field: &Field) -> u32 {
+pub(crate) fn width(field: &Field) -> u32 {
     match field {
         Field::Mark
         | Field::ConnectionMark
@@ -141,7 +141,7 @@ const WORDS: usize = 16;
 
 /// The variables of a walk's packets.
 #[derive(Debug)]
-pub struct PacketLayout {
+pub(crate) struct PacketLayout {
     /// Names of devices.
     pub names: Names,
     /// Those of the first packet, and those of the one around it.
@@ -162,7 +162,7 @@ pub struct PacketLayout {
 
 impl PacketLayout {
     /// `names`: ranges of names that are told apart beside those of the rules.
-    pub fn new(space: &Space<'_>, network: &Network<'_>, names: &[(u128, u128)]) -> Self {
+    pub(crate) fn new(space: &Space<'_>, network: &Network<'_>, names: &[(u128, u128)]) -> Self {
         let names = Names::new(network, names);
         let mut blocks = [(); 2].map(|()| {
             let devices = [Field::OutputName, Field::InputName].map(|field| (field, space.block(names.bits())));
@@ -190,24 +190,24 @@ impl PacketLayout {
     }
 
     /// The variables of a field of the first packet, or of the one around it.
-    pub fn block(&mut self, space: &Space<'_>, outer: bool, field: &Field) -> BitVector {
+    pub(crate) fn block(&mut self, space: &Space<'_>, outer: bool, field: &Field) -> BitVector {
         let blocks = &mut self.blocks[usize::from(outer)];
         blocks.entry(field.clone()).or_insert_with(|| space.block(width(field))).clone()
     }
 
     /// Numbers that rules make and look up.
-    pub fn numbers(&self, outer: bool) -> Vec<Field> {
+    pub(crate) fn numbers(&self, outer: bool) -> Vec<Field> {
         let fields = self.blocks[usize::from(outer)].keys();
         fields.filter(|field| matches!(field, Field::Number { .. })).cloned().collect()
     }
 
     /// A number of the width of a mark, bit beside bit with the marks: equal ones stay small. `None`: there are no more.
-    pub fn word(&mut self) -> Option<BitVector> {
+    pub(crate) fn word(&mut self) -> Option<BitVector> {
         self.words.pop()
     }
 
     /// What rules write, and what is told by the rest of the packet: marks, states, flags.
-    pub fn determined(&self) -> BTreeSet<u32> {
+    pub(crate) fn determined(&self) -> BTreeSet<u32> {
         let written = [Field::Mark, Field::ConnectionMark, Field::ConnectionState];
         let blocks = self.blocks.iter().flat_map(|blocks| written.iter().filter_map(|field| blocks.get(field)));
         let blocks = blocks.chain([&self.mark_before]);
@@ -216,7 +216,7 @@ impl PacketLayout {
     }
 
     /// All variables of the fields of the first packet, or of the one around it, but its mark.
-    pub fn variables(&self, outer: bool) -> BTreeSet<u32> {
+    pub(crate) fn variables(&self, outer: bool) -> BTreeSet<u32> {
         let blocks = self.blocks[usize::from(outer)].iter().filter(|(field, _)| **field != Field::Mark);
         let flags = [self.template, self.rerouted, self.own_timeout];
         blocks.flat_map(|(_, block)| block.0.iter().copied()).chain(flags).collect()
@@ -225,7 +225,7 @@ impl PacketLayout {
 
 /// The packets that are under way: what they stand for, and what is known of them.
 #[derive(Clone, Debug)]
-pub struct Packets {
+pub(crate) struct Packets {
     /// What they stand for.
     pub kind: PacketKind,
     /// IPv4 or IPv6.
@@ -238,7 +238,7 @@ pub struct Packets {
 
 impl Packets {
     /// Packets of a family.
-    pub fn new(kind: PacketKind, family: Family) -> Self {
+    pub(crate) fn new(kind: PacketKind, family: Family) -> Self {
         let known = [Field::Mark, Field::ConnectionMark, Field::ConnectionState, Field::ConnectionDirection];
         let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName];
         // There are packets of every length.
@@ -248,7 +248,7 @@ impl Packets {
 
     /// Bits that all outer packets have the same of a field that is not followed: mask and value. They are unicast, whole,
     /// made by this host, and UDP.
-    pub fn known_bits(&self, field: &Field) -> Option<(u128, u128)> {
+    pub(crate) fn known_bits(&self, field: &Field) -> Option<(u128, u128)> {
         let Field::Other(name) = field else { return None };
         if self.kind != PacketKind::Tunnel {
             return None;
@@ -299,7 +299,7 @@ impl Packets {
 
     /// A condition on a field of them. What is beyond the ends of what they can have there stands for these ends, so that one
     /// of the numbers is always right.
-    pub fn condition<'c>(&self, field: &Field, condition: &'c Comparison) -> Cow<'c, Comparison> {
+    pub(crate) fn condition<'c>(&self, field: &Field, condition: &'c Comparison) -> Cow<'c, Comparison> {
         let whole = u128::MAX >> (128 - width(field).max(1));
         let ranges = match condition {
             Comparison::Ranges(ranges) => ranges.clone(),
@@ -315,7 +315,7 @@ impl Packets {
     }
 
     /// Its source address's field, and its destination's.
-    pub fn ends(&self) -> (Field, Field) {
+    pub(crate) fn ends(&self) -> (Field, Field) {
         match self.family {
             Family::Ipv6 => (Field::Ipv6Source, Field::Ipv6Destination),
             _ => (Field::Ipv4Source, Field::Ipv4Destination),
@@ -323,7 +323,7 @@ impl Packets {
     }
 
     /// The number that a field has in all of them by their family, if it is such a field.
-    pub fn constant(&self, field: &Field) -> Option<u128> {
+    pub(crate) fn constant(&self, field: &Field) -> Option<u128> {
         let ipv6 = self.family == Family::Ipv6;
         match field {
             Field::NfProto => Some(if ipv6 { 10 } else { 2 }),
@@ -333,7 +333,7 @@ impl Packets {
     }
 
     /// Whether all of their fields are any, or this one is known.
-    pub fn knows(&self, field: &Field) -> bool {
+    pub(crate) fn knows(&self, field: &Field) -> bool {
         self.kind == PacketKind::Traffic || self.known.contains(field) || field.is_drawn()
     }
 }

@@ -38,7 +38,7 @@ pub struct Past {
 }
 
 /// What policy rules of a family do to marked packets. `into`: devices by which packets get into the tunnel.
-pub fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into: &BTreeSet<u32>) -> Vec<Past> {
+pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into: &BTreeSet<u32>) -> Vec<Past> {
     let largest = if family == Family::Ipv6 { u128::MAX } else { u32::MAX.into() };
     let mut rules: Vec<&PolicyRule> = rules.iter().filter(|rule| rule.family == family).collect();
     rules.sort_by_key(|rule| rule.priority);

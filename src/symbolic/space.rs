@@ -17,40 +17,40 @@ use table::{DiagramNode, NodeTable, Operation};
 
 /// A set of packets: of assignments to the variables of its [`Space`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PacketSet(u32);
+pub(crate) struct PacketSet(u32);
 
 /// No packet.
-pub const NOTHING: PacketSet = PacketSet(0);
+pub(crate) const NOTHING: PacketSet = PacketSet(0);
 /// Every packet.
-pub const EVERYTHING: PacketSet = PacketSet(1);
+pub(crate) const EVERYTHING: PacketSet = PacketSet(1);
 
 impl PacketSet {
     /// Whether no packet is in it.
-    pub fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self == NOTHING
     }
 }
 
 /// A number that packets have: its variables, the most significant bit first, in the order of the diagram.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BitVector(pub Vec<u32>);
+pub(crate) struct BitVector(pub Vec<u32>);
 
 impl BitVector {
     /// The variables of these bits, the least significant first.
-    pub fn bits(&self, mask: u128) -> impl Iterator<Item = u32> {
+    pub(crate) fn bits(&self, mask: u128) -> impl Iterator<Item = u32> {
         let bits = self.0.iter().rev().enumerate().filter(move |(bit, _)| mask >> bit & 1 != 0);
         bits.map(|(_, variable)| *variable)
     }
 
     /// Its largest number.
-    pub fn largest(&self) -> u128 {
+    pub(crate) fn largest(&self) -> u128 {
         u128::MAX.checked_shr(128 - self.0.len() as u32).unwrap_or(0)
     }
 }
 
 /// Numbers that agree with `value` in the bits of `mask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BitPattern {
+pub(crate) struct BitPattern {
     /// Bits that are known.
     pub mask: u128,
     /// What they are.
@@ -59,30 +59,30 @@ pub struct BitPattern {
 
 /// The sets of a space at one time.
 #[derive(Clone, Copy, Debug)]
-pub struct Mark(usize);
+pub(crate) struct Mark(usize);
 
 impl Mark {
     /// How many there were.
-    pub fn nodes(self) -> usize {
+    pub(crate) fn nodes(self) -> usize {
         self.0
     }
 }
 
 /// The sets of one walk.
 #[derive(Debug)]
-pub struct Space<'e> {
+pub(crate) struct Space<'e> {
     table: RefCell<NodeTable>,
     effort: &'e Effort<'e>,
 }
 
 impl<'e> Space<'e> {
     /// A space without variables.
-    pub fn new(effort: &'e Effort<'e>) -> Self {
+    pub(crate) fn new(effort: &'e Effort<'e>) -> Self {
         Self { table: RefCell::default(), effort }
     }
 
     /// A number of so many bits, behind all others in the order.
-    pub fn block(&self, bits: u32) -> BitVector {
+    pub(crate) fn block(&self, bits: u32) -> BitVector {
         let mut table = self.table.borrow_mut();
         let first = table.variables;
         table.variables += bits;
@@ -90,29 +90,29 @@ impl<'e> Space<'e> {
     }
 
     /// Numbers of so many bits, bit beside bit: what is copied from one to another stays small.
-    pub fn interleaved<const N: usize>(&self, bits: u32) -> [BitVector; N] {
+    pub(crate) fn interleaved<const N: usize>(&self, bits: u32) -> [BitVector; N] {
         let BitVector(all) = self.block(N as u32 * bits);
         std::array::from_fn(|first| BitVector(all.iter().skip(first).step_by(N).copied().collect()))
     }
 
     /// Whether results are no longer to be relied on: work has ended, or the table is full.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.table.borrow().is_full || self.effort.ended().is_some()
     }
 
     /// The sets so far.
-    pub fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Mark {
         Mark(self.table.borrow().len())
     }
 
     /// How many nodes were made since.
-    pub fn made_since(&self, mark: Mark) -> usize {
+    pub(crate) fn made_since(&self, mark: Mark) -> usize {
         self.table.borrow().len() - mark.0
     }
 
     /// Gives back all nodes that were made since but those of these sets, which get other numbers: sets that were made since
     /// and are not among these mean nothing any more.
-    pub fn forget_others(&self, mark: Mark, sets: Vec<&mut PacketSet>) {
+    pub(crate) fn forget_others(&self, mark: Mark, sets: Vec<&mut PacketSet>) {
         let mut table = self.table.borrow_mut();
         if table.is_full {
             return;
@@ -127,27 +127,27 @@ impl<'e> Space<'e> {
     }
 
     /// Packets in both.
-    pub fn and(&self, one: PacketSet, other: PacketSet) -> PacketSet {
+    pub(crate) fn and(&self, one: PacketSet, other: PacketSet) -> PacketSet {
         PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::And, one.0, other.0))
     }
 
     /// Packets in one or the other.
-    pub fn or(&self, one: PacketSet, other: PacketSet) -> PacketSet {
+    pub(crate) fn or(&self, one: PacketSet, other: PacketSet) -> PacketSet {
         PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::Or, one.0, other.0))
     }
 
     /// Packets in one and not in the other.
-    pub fn minus(&self, one: PacketSet, other: PacketSet) -> PacketSet {
+    pub(crate) fn minus(&self, one: PacketSet, other: PacketSet) -> PacketSet {
         PacketSet(self.apply(&mut self.table.borrow_mut(), Operation::Minus, one.0, other.0))
     }
 
     /// Whether all packets of the one are in the other: as far as the first that is not. Where work has ended: no.
-    pub fn is_within(&self, one: PacketSet, other: PacketSet) -> bool {
+    pub(crate) fn is_within(&self, one: PacketSet, other: PacketSet) -> bool {
         self.contains(&mut self.table.borrow_mut(), other.0, one.0)
     }
 
     /// Packets in any of these.
-    pub fn any(&self, sets: impl IntoIterator<Item = PacketSet>) -> PacketSet {
+    pub(crate) fn any(&self, sets: impl IntoIterator<Item = PacketSet>) -> PacketSet {
         let mut sets: Vec<PacketSet> = sets.into_iter().collect();
         while sets.len() > 1 {
             // Pair by pair, so that no node is visited more often than there are levels.
@@ -157,31 +157,31 @@ impl<'e> Space<'e> {
     }
 
     /// The same packets with any values of these variables.
-    pub fn exists(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
+    pub(crate) fn exists(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
         let table = &mut self.table.borrow_mut();
         let cube = table.cube(variables);
         PacketSet(self.quantify(table, Operation::Exists, set.0, cube))
     }
 
     /// Packets that are in it whatever these variables are.
-    pub fn for_all(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
+    pub(crate) fn for_all(&self, set: PacketSet, variables: &BTreeSet<u32>) -> PacketSet {
         let table = &mut self.table.borrow_mut();
         let cube = table.cube(variables);
         PacketSet(self.quantify(table, Operation::ForAll, set.0, cube))
     }
 
     /// Packets of which this variable is turned round.
-    pub fn flip(&self, set: PacketSet, variable: u32) -> PacketSet {
+    pub(crate) fn flip(&self, set: PacketSet, variable: u32) -> PacketSet {
         PacketSet(self.flip_in(&mut self.table.borrow_mut(), set.0, variable))
     }
 
     /// Packets of which this variable is 1.
-    pub fn is_set(&self, variable: u32) -> PacketSet {
+    pub(crate) fn is_set(&self, variable: u32) -> PacketSet {
         PacketSet(self.table.borrow_mut().node(variable, [0, 1]))
     }
 
     /// Packets of which a number agrees with a pattern. Bits of the value outside of the mask: none.
-    pub fn matching(&self, block: &BitVector, mask: u128, value: u128) -> PacketSet {
+    pub(crate) fn matching(&self, block: &BitVector, mask: u128, value: u128) -> PacketSet {
         if value & !mask != 0 {
             return NOTHING;
         }
@@ -193,7 +193,7 @@ impl<'e> Space<'e> {
     }
 
     /// Packets of which a number is in one of these ranges, both ends included, in any order.
-    pub fn ranges(&self, block: &BitVector, ranges: &[(u128, u128)]) -> PacketSet {
+    pub(crate) fn ranges(&self, block: &BitVector, ranges: &[(u128, u128)]) -> PacketSet {
         let largest = block.largest();
         let fitting = ranges.iter().filter(|(first, _)| *first <= largest);
         let apart = Numbers::ranges(fitting.map(|(first, last)| (*first, *last.min(&largest))).collect());
@@ -222,14 +222,14 @@ impl<'e> Space<'e> {
     }
 
     /// The same packets; what the one block held, the other does.
-    pub fn renamed(&self, set: PacketSet, from: &[u32], to: &[u32]) -> PacketSet {
+    pub(crate) fn renamed(&self, set: PacketSet, from: &[u32], to: &[u32]) -> PacketSet {
         let names: HashMap<u32, u32> = from.iter().copied().zip(to.iter().copied()).collect();
         let mut known = HashMap::new();
         PacketSet(self.rename(&mut self.table.borrow_mut(), set.0, &names, &mut known))
     }
 
     /// Variables that it depends on.
-    pub fn support(&self, set: PacketSet) -> BTreeSet<u32> {
+    pub(crate) fn support(&self, set: PacketSet) -> BTreeSet<u32> {
         let table = self.table.borrow();
         let (mut seen, mut open, mut found) = (BTreeSet::new(), vec![set.0], BTreeSet::new());
         while let Some(at) = open.pop().filter(|_| self.effort.spend(1)) {
@@ -243,7 +243,7 @@ impl<'e> Space<'e> {
     }
 
     /// The patterns that a number has, if they are at most so many.
-    pub fn patterns(&self, set: PacketSet, block: &BitVector, at_most: usize) -> Option<Vec<BitPattern>> {
+    pub(crate) fn patterns(&self, set: PacketSet, block: &BitVector, at_most: usize) -> Option<Vec<BitPattern>> {
         let others: BTreeSet<u32> = self.support(set).into_iter().filter(|of| !block.0.contains(of)).collect();
         let only = self.exists(set, &others);
         let table = self.table.borrow();
@@ -267,7 +267,7 @@ impl<'e> Space<'e> {
     }
 
     /// The one number that all its packets have there, if it is one.
-    pub fn number(&self, set: PacketSet, block: &BitVector) -> Option<u128> {
+    pub(crate) fn number(&self, set: PacketSet, block: &BitVector) -> Option<u128> {
         match self.patterns(set, block, 1)?.as_slice() {
             [BitPattern { mask, value }] if *mask == block.largest() => Some(*value),
             _ => None,
@@ -275,7 +275,7 @@ impl<'e> Space<'e> {
     }
 
     /// Variables with values that put a packet into it, as few of them as `cost` allows. `None`: it is empty.
-    pub fn cheapest(&self, set: PacketSet, cost: &dyn Fn(u32) -> usize) -> Option<Vec<(u32, bool)>> {
+    pub(crate) fn cheapest(&self, set: PacketSet, cost: &dyn Fn(u32) -> usize) -> Option<Vec<(u32, bool)>> {
         let table = self.table.borrow();
         let mut known: HashMap<u32, usize> = HashMap::from([(0, usize::MAX), (1, 0)]);
         let mut open = vec![set.0];

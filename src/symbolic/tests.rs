@@ -3,11 +3,11 @@
 mod answers;
 mod bypass;
 mod idle;
-pub mod language;
+pub(crate) mod language;
 mod maps;
 mod marks;
 mod policies;
-pub mod race;
+pub(crate) mod race;
 mod reach;
 mod slice;
 mod tunnel;

@@ -152,6 +152,7 @@ impl BlockWriter<'_, '_> {
 macro_rules! attributes {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $nla:ident = $number:literal => $field:ident: $type:ty,)* }) => {
         $(#[doc = concat!("`", stringify!($nla), "`: [`", stringify!($name), "::", stringify!($field), "`]")]
+        #[allow(unreachable_pub, reason = "private modules have blocks too")]
         pub const $nla: u16 = $number;)*
 
         $(#[$outer])*

@@ -172,7 +172,7 @@ impl<'e> Ip<'e> {
 /// # Errors
 /// There are too few bytes for one.
 #[inline]
-pub fn offsets(family: XtFamily, bytes: &[u8]) -> Result<(usize, usize)> {
+pub(crate) fn offsets(family: XtFamily, bytes: &[u8]) -> Result<(usize, usize)> {
     of_entry!(family, E => {
         let bytes = bytes.get(..E::SIZE).ok_or_else(|| cut(E::SIZE, bytes.len()))?;
         Ok((u16::read(&bytes[E::target_offset..]).into(), u16::read(&bytes[E::next_offset..]).into()))
@@ -180,7 +180,7 @@ pub fn offsets(family: XtFamily, bytes: &[u8]) -> Result<(usize, usize)> {
 }
 
 /// `counters` of an entry, which is long enough: packets and bytes.
-pub fn counters(family: XtFamily, bytes: &[u8]) -> (u64, u64) {
+pub(crate) fn counters(family: XtFamily, bytes: &[u8]) -> (u64, u64) {
     of_entry!(family, E => (u64::read(&bytes[E::pcnt..]), u64::read(&bytes[E::bcnt..])))
 }
 

@@ -216,7 +216,7 @@ pub fn whole(bytes: &[u8], size: usize) -> Result<Cow<'_, [u8]>> {
 
 /// There are too few bytes for a structure.
 #[cold]
-pub fn cut(need: usize, have: usize) -> Error {
+pub(crate) fn cut(need: usize, have: usize) -> Error {
     Error::unexpected(format!("need {need} bytes, have {have}"))
 }
 

@@ -9,7 +9,7 @@ const NO_EFFECT: &[&str] =
     &["csum", "gact", "gate", "mirred", "mpls", "nat", "pedit", "police", "sample", "simple", "tunnel_key", "vlan"];
 
 /// Whether a filter of this kind, with these `TCA_OPTIONS`, may give packets a mark.
-pub fn may_mark(kind: &str, options: &[u8]) -> bool {
+pub(crate) fn may_mark(kind: &str, options: &[u8]) -> bool {
     let actions = TCA_ACTIONS.iter().find(|(known, _)| *known == kind);
     actions.is_none_or(|(_, actions)| marks(options, *actions).unwrap_or(true))
 }

@@ -61,10 +61,10 @@ impl Default for FlowLimits {
 }
 
 /// What the names of requests of a second reading begin with.
-pub const SECOND_READING: &str = "netlink/netfilter/ct-entries-udp-again-";
+pub(crate) const SECOND_READING: &str = "netlink/netfilter/ct-entries-udp-again-";
 
 /// Reads what is worth knowing, and due. `count`: how many entries there are.
-pub fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &Reading<u64>) -> Flows {
+pub(crate) fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &Reading<u64>) -> Flows {
     let mut known = std::mem::take(&mut node.left.flows);
     let of_rules = match known.rules.take() {
         Some((same, wanted)) if do_the_same(&same, &rulesets) => wanted,

@@ -17,7 +17,7 @@ type Result<T> = std::result::Result<T, Failure>;
 const MOVING: &[&str] = &["connlimit", "hashlimit", "limit", "quota", "rateest", "recent", "statistic"];
 
 /// Reads a rule.
-pub fn rule(table: &XtTable<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule> {
+pub(crate) fn rule(table: &XtTable<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule> {
     let ip = entry.ip();
     let mut hasher = FixedState::default().build_hasher();
     ip.hash(&mut hasher);
@@ -54,7 +54,7 @@ pub fn rule(table: &XtTable<'_>, entry: &Entry<'_>, position: u32) -> Result<Rul
 }
 
 /// Whether a UDP packet can get past its header.
-pub fn can_be_udp(entry: &Entry<'_>) -> bool {
+pub(crate) fn can_be_udp(entry: &Entry<'_>) -> bool {
     const UDP: u16 = 17;
     const INV_PROTO: u8 = 0x40;
     let Ip { proto, invflags, .. } = entry.ip();
@@ -62,7 +62,7 @@ pub fn can_be_udp(entry: &Entry<'_>) -> bool {
 }
 
 /// What the target does; nothing if it is a verdict.
-pub fn target(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Vec<Step>> {
+pub(crate) fn target(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Vec<Step>> {
     if entry.target_is(b"\0") {
         return Ok(Vec::new());
     }
@@ -75,7 +75,7 @@ fn extension<'a>(table: &XtTable<'_>, entry: &'a XtEntry<'_>) -> Result<Extensio
 }
 
 /// The chain that it jumps or goes to, and whether it goes.
-pub fn jump(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<(usize, bool)>> {
+pub(crate) fn jump(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<(usize, bool)>> {
     let Some(Ok(offset)) = entry.verdict()?.map(usize::try_from) else { return Ok(None) };
     if offset == entry.next() {
         return Ok(None);

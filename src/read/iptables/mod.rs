@@ -22,7 +22,7 @@ use crate::read::{Node, marks, services};
 
 /// The half of legacy x_tables that is about one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
+pub(crate) enum Half {
     /// `ip_tables`
     Ipv4,
     /// `ip6_tables`
@@ -82,7 +82,7 @@ impl Half {
     }
 
     /// Reads the tables that the kernel lists. Absent: the kernel has no legacy x_tables of this family.
-    pub fn read(self, node: &mut Node<'_>) -> Reading<Arc<Ruleset>> {
+    pub(crate) fn read(self, node: &mut Node<'_>) -> Reading<Arc<Ruleset>> {
         self.read_remembering(node, READ_EACH_TIME)
     }
 

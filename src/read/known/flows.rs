@@ -63,7 +63,7 @@ impl<T> KeptPart<T> {
 
 impl KnownFlows {
     /// Dates what a reading has read which began then.
-    pub fn date(&mut self, began: Instant) {
+    pub(crate) fn date(&mut self, began: Instant) {
         self.sample.date(began);
         self.ports.date(began);
         self.tunnels.date(began);
@@ -72,7 +72,7 @@ impl KnownFlows {
 
     /// How old the parts are now; those may be read again that are older than `interval`, and those that filters select only if
     /// they are older than 200 times what all of them cost.
-    pub fn age(&mut self, now: Instant, interval: Duration) {
+    pub(crate) fn age(&mut self, now: Instant, interval: Duration) {
         /// 0.5 % of one CPU.
         const BUDGET: u32 = 200;
         self.sample.age(now, interval);
@@ -83,7 +83,7 @@ impl KnownFlows {
     }
 
     /// For a second look at UDP so long after the first, and at nothing else.
-    pub fn read_again(&mut self, after: Duration) {
+    pub(crate) fn read_again(&mut self, after: Duration) {
         self.again = true;
         if let Some(part) = &mut self.udp.part {
             part.age = after;

@@ -9,12 +9,12 @@ use crate::facts::{Address, Failure, Link, PolicyRule, Reading, Route};
 use crate::read::Sources;
 
 /// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
-pub type TunnelSockets = BTreeMap<u16, [bool; 2]>;
+pub(crate) type TunnelSockets = BTreeMap<u16, [bool; 2]>;
 
 /// Links, tunnels' forwarding databases and paths, filters of traffic control, addresses, policy rules, routes, and which
 /// families are forwarded. Drivers and offload features are not of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub(crate) struct Standing {
     pub links: Reading<Vec<Link>>,
     pub addresses: Reading<Vec<Address>>,
     pub rules: Reading<Vec<PolicyRule>>,
@@ -29,7 +29,7 @@ pub struct Standing {
 
 impl Standing {
     /// Nothing was read.
-    pub fn unread(why: &Failure) -> Self {
+    pub(crate) fn unread(why: &Failure) -> Self {
         Self {
             foreign: Vec::new(),
             sockets: TunnelSockets::new(),
@@ -43,7 +43,7 @@ impl Standing {
     }
 
     /// What is not the same in the other, but for XDP programs.
-    pub fn differs_from(&self, other: &Self) -> Option<&'static str> {
+    pub(crate) fn differs_from(&self, other: &Self) -> Option<&'static str> {
         let without_programs = |links: &Reading<Vec<Link>>| {
             links.as_ref().map(|links| links.iter().map(|link| Link { xdp: false, ..link.clone() }).collect::<Vec<_>>())
         };

@@ -16,7 +16,7 @@ const GENEVE: u16 = 6081;
 const UNIVERSE: u8 = 0;
 
 /// Ports that have a socket, and that none of these devices owns: one that is down has none.
-pub fn unowned(sockets: &TunnelSockets, links: &[Link]) -> TunnelSockets {
+pub(crate) fn unowned(sockets: &TunnelSockets, links: &[Link]) -> TunnelSockets {
     let here = links.iter().filter(|link| link.up && link.link_netnsid.is_none());
     let owned: BTreeSet<u16> = here.filter_map(|link| link.tunnel.as_ref()).filter_map(|tunnel| tunnel.port).collect();
     sockets.iter().filter(|(port, _)| !owned.contains(port)).map(|(port, families)| (*port, *families)).collect()
@@ -24,7 +24,7 @@ pub fn unowned(sockets: &TunnelSockets, links: &[Link]) -> TunnelSockets {
 
 /// The tunnels of these sockets, as links that the kernel does not list, with what it gives a device that nobody changes.
 /// `gateways`: devices by which routes lead to a next hop.
-pub fn tunnels(
+pub(crate) fn tunnels(
     sockets: &TunnelSockets,
     links: &[Link],
     addresses: &Reading<Vec<Address>>,

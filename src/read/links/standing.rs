@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::elsewhere;
-use super::{all_links, decode_link, followed, link_again, no_tunnel, read_fdb, relevant};
+use super::{all_links, decode_link, elsewhere, followed, link_again, no_tunnel, read_fdb, relevant};
 use crate::facts::netfilter::Family;
 use crate::facts::{Reading, Source, may_forward};
 use crate::read::known::links::{KnownLinks, Standing, TunnelSockets};
@@ -16,7 +15,7 @@ const MAX_ROUTES: usize = 65_536;
 const SOURCES: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Datapath];
 
 /// Takes over what stands, or reads it, with the tunnels of these sockets.
-pub fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Standing> {
+pub(crate) fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Standing> {
     let epoch = node.epoch(); // before anything is asked for
     let known = node.memory.links.as_ref().filter(|known| epoch == Some(known.epoch));
     if let Some(known) = known.filter(|known| !known.verify && known.standing.sockets == *sockets)

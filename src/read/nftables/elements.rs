@@ -11,7 +11,7 @@ use crate::netfilter::nftables::{SetElement, SetElements};
 
 /// What a set or a map has for an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ElementValue {
+pub(crate) enum ElementValue {
     /// It is a set.
     Nothing,
     /// Of a verdict map.
@@ -21,11 +21,11 @@ pub enum ElementValue {
 }
 
 /// First and last key of an element, and what there is for it.
-pub type Keys = (Vec<u8>, Vec<u8>, ElementValue);
+pub(crate) type Keys = (Vec<u8>, Vec<u8>, ElementValue);
 
 /// What a dump of elements has told so far.
 #[derive(Default)]
-pub struct Elements {
+pub(crate) struct Elements {
     whole: Vec<Keys>,
     /// Starts, and what follows ends: key, whether it ends an interval, what there is for it.
     ends: Vec<(Vec<u8>, bool, ElementValue)>,
@@ -35,7 +35,7 @@ pub struct Elements {
 
 impl Elements {
     /// Adds one message. An element that counts for some packets only is an error, and one that has expired is none.
-    pub fn add(&mut self, message: &Message<'_>, key_length: usize, intervals: bool) -> Result<(), Failure> {
+    pub(crate) fn add(&mut self, message: &Message<'_>, key_length: usize, intervals: bool) -> Result<(), Failure> {
         let odd = || Failure::unsupported("one of the set's elements is not understood");
         let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
         for element in list.elements() {
@@ -70,7 +70,7 @@ impl Elements {
     }
 
     /// Both.
-    pub fn with(mut self, other: Self) -> Self {
+    pub(crate) fn with(mut self, other: Self) -> Self {
         self.whole.extend(other.whole);
         self.ends.extend(other.ends);
         self.catch_all = self.catch_all.or(other.catch_all);
@@ -78,7 +78,7 @@ impl Elements {
     }
 
     /// First and last key of each element; of those that hold the same key the first counts.
-    pub fn finish(self) -> Vec<Keys> {
+    pub(crate) fn finish(self) -> Vec<Keys> {
         let Self { whole: mut elements, mut ends, catch_all } = self;
         // Of an interval the start and what follows its end are elements of their own.
         ends.sort_by(|(one, one_ends, _), (other, other_ends, _)| (one, !one_ends).cmp(&(other, !other_ends)));
@@ -119,7 +119,7 @@ fn before(key: &[u8]) -> Vec<u8> {
 
 /// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
 /// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
-pub fn decisive(element: &SetElement<'_>) -> Result<Reading<bool>, Failure> {
+pub(crate) fn decisive(element: &SetElement<'_>) -> Result<Reading<bool>, Failure> {
     for statement in element.statements()? {
         if !matches!(statement.expr, Expr::Counter(_) | Expr::Last(_)) {
             let name = String::from_utf8_lossy(statement.expr.name()).into_owned();

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::headers;
 use super::maps::{self, Maps};
 use super::registers::Registers;
-use super::verdicts;
+use super::{headers, verdicts};
 use crate::facts::netfilter::{
     Chosen, Comparison, Counter, DeviceProperty, Family, Field, FieldTest, MapLookup, MarkWrite, Match,
     Nat as Translation, NatAction, PortRandomization, SetId, Step, Verdict,
@@ -29,7 +28,7 @@ const IPS_EXPECTED: u128 = 0x1;
 
 /// A rule while it is read.
 #[derive(Debug)]
-pub struct RuleReader<'a> {
+pub(crate) struct RuleReader<'a> {
     family: Family,
     table: &'a Name,
     registers: Registers,
@@ -53,7 +52,7 @@ type EndRegisters = [Option<u32>; 2];
 
 impl<'a> RuleReader<'a> {
     /// A rule of a chain of this table.
-    pub fn new(family: Family, table: &'a Name) -> Self {
+    pub(crate) fn new(family: Family, table: &'a Name) -> Self {
         Self {
             family,
             table,
@@ -88,7 +87,7 @@ impl<'a> RuleReader<'a> {
     }
 
     /// Reads expression number `at`.
-    pub fn read(&mut self, at: usize, expression: &Expression<'_>) -> Result<()> {
+    pub(crate) fn read(&mut self, at: usize, expression: &Expression<'_>) -> Result<()> {
         let read = match expression.has_unknown() {
             true => {
                 self.unsupported(&expression.expr);

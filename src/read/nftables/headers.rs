@@ -9,7 +9,7 @@ use crate::netfilter::nftables::uapi::{NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_T
 const IPPROTO_UDP: u8 = 17;
 
 /// The steps that a write from this register is.
-pub fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> Vec<Step> {
+pub(crate) fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> Vec<Step> {
     let Payload { base, offset: from, len, .. } = *payload;
     let bytes = HeaderBytes { header: base, offset: from as usize, length: len as usize };
     let written = format!("{} set", bytes.field(""));

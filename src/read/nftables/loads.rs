@@ -20,7 +20,7 @@ const IPPROTO_UDP: u8 = 17;
 
 /// What a load means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loaded {
+pub(crate) enum Loaded {
     /// A field that lies in memory as on the wire.
     Wire(Field, usize),
     /// A number of this many bytes in the byte order of the machine.
@@ -34,7 +34,7 @@ pub enum Loaded {
 }
 
 impl Loaded {
-    pub fn of(load: &Load) -> Self {
+    pub(crate) fn of(load: &Load) -> Self {
         match load.source {
             Source::Header(Header::Ipv4Protocol) => Self::Wire(Field::L4Proto, 1),
             Source::Header(Header::Ipv4Source) => Self::Wire(Field::Ipv4Source, 4),
@@ -83,7 +83,7 @@ impl Loaded {
         }
     }
 
-    pub fn field(&self) -> Option<(&Field, usize)> {
+    pub(crate) fn field(&self) -> Option<(&Field, usize)> {
         match self {
             Self::Wire(field, width) | Self::Host(field, width) => Some((field, *width)),
             Self::Constant | Self::NonDeterministic(_) | Self::Unsupported(_) => None,
@@ -91,7 +91,7 @@ impl Loaded {
     }
 
     /// How far to shift a byte of the field, by its position in memory, to its place in the number.
-    pub fn shift(&self, byte: usize) -> usize {
+    pub(crate) fn shift(&self, byte: usize) -> usize {
         match self {
             Self::Host(..) if cfg!(target_endian = "little") => 8 * byte,
             _ => 8 * self.field().map_or(0, |(_, width)| (width - 1).saturating_sub(byte)),

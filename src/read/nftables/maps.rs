@@ -11,23 +11,23 @@ type Ends = (usize, [Range<usize>; 2]);
 
 /// The look-ups of a rule, by the place of the expression.
 #[derive(Debug, Default)]
-pub struct Maps(BTreeMap<usize, (MapLookup, usize)>);
+pub(crate) struct Maps(BTreeMap<usize, (MapLookup, usize)>);
 
 impl Maps {
     /// Expression number `at` is one, behind these steps.
-    pub fn add(&mut self, at: usize, lookup: MapLookup, steps: &[Step]) {
+    pub(crate) fn add(&mut self, at: usize, lookup: MapLookup, steps: &[Step]) {
         self.0.insert(at, (lookup, steps.len()));
     }
 
     /// The look-up of an expression, if nothing that it may be about has been written since.
-    pub fn looked_up(&self, at: usize, steps: &[Step]) -> Option<MapLookup> {
+    pub(crate) fn looked_up(&self, at: usize, steps: &[Step]) -> Option<MapLookup> {
         let (lookup, since) = self.0.get(&at)?;
         let keeps = |step: &Step| matches!(step, Step::Match(_) | Step::NoEffect(_));
         steps[*since..].iter().all(keeps).then(|| lookup.clone())
     }
 
     /// What a translation takes from a map, as far as it takes it from one.
-    pub fn nat(&self, addresses: Option<Ends>, ports: Option<Ends>, steps: &[Step]) -> Option<NatMap> {
+    pub(crate) fn nat(&self, addresses: Option<Ends>, ports: Option<Ends>, steps: &[Step]) -> Option<NatMap> {
         let at = addresses.as_ref().or(ports.as_ref())?.0;
         let lookup = self.looked_up(at, steps)?;
         let mine = |found: Option<Ends>| found.filter(|(of, _)| *of == at).map(|(_, bytes)| bytes);
@@ -37,7 +37,10 @@ impl Maps {
 
 /// The number that an expression makes, `[offset, offset + modulus)`, as rules write it, and as look-ups go by it. A hash of anything but
 /// fields that are known by name goes by nothing that is understood. `key` says what registers hold.
-pub fn number(expression: &Expr<'_>, key: impl Fn(u32) -> Option<Vec<Field>>) -> Option<(MarkWrite, Option<Field>)> {
+pub(crate) fn number(
+    expression: &Expr<'_>,
+    key: impl Fn(u32) -> Option<Vec<Field>>,
+) -> Option<(MarkWrite, Option<Field>)> {
     let (modulus, offset, hashed, hash) = match expression {
         Expr::Numgen(numgen) => (numgen.modulus, numgen.offset, false, Some(None)),
         Expr::Hash(hash) => {

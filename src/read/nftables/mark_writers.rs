@@ -32,7 +32,7 @@ const ENOENT: i32 = 2;
 const MAX_MAP: usize = 256 << 10;
 
 /// Fills in [`crate::facts::netfilter::MarkWriters`]; `bases` are the nat chains on prerouting and output.
-pub fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
+pub(crate) fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Base)>) {
     let tests = marks::tested(&reader.ruleset);
     let mut mark_writers = std::mem::take(&mut reader.ruleset.mark_writers);
     mark_writers.tested = tests.values().fold(reader.inputs.tested_elsewhere, |all, bits| all | bits);

@@ -21,7 +21,7 @@ mod loads;
 mod maps;
 mod mark_writers;
 mod registers;
-pub mod sets;
+pub(crate) mod sets;
 mod verdicts;
 pub(super) mod wire;
 
@@ -38,7 +38,7 @@ use crate::netfilter::netlink::Message;
 use crate::read::known::KnownRules;
 use crate::read::sets::OuterValues;
 use crate::read::{Node, modules};
-pub use verdicts::decode_verdict;
+pub(crate) use verdicts::decode_verdict;
 
 /// How often the rules are read while they change under us.
 const MAX_READINGS: usize = 8;
@@ -47,7 +47,7 @@ const MAX_CHAINS: usize = 16_384;
 
 /// What decides beside the rules how much of them is read.
 #[derive(Debug, Default)]
-pub struct RulesetInputs {
+pub(crate) struct RulesetInputs {
     /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no
     /// tunnel is up.
     pub devices: Option<BTreeSet<String>>,
@@ -60,7 +60,7 @@ pub struct RulesetInputs {
 }
 
 /// Reads the rules. Absent: the kernel has no nf_tables, or it is not loaded.
-pub fn read(node: &mut Node<'_>, inputs: &RulesetInputs) -> Reading<Arc<Ruleset>> {
+pub(crate) fn read(node: &mut Node<'_>, inputs: &RulesetInputs) -> Reading<Arc<Ruleset>> {
     node.left.nftables = None;
     let first = wire::generation(1);
     let presence = modules::presence(node, &modules::NF_TABLES);

@@ -7,12 +7,13 @@ use crate::facts::netfilter::{Comparison, Field, FieldTest, MapLookup, MarkBits,
 use crate::netfilter::netlink::Emit as _;
 use crate::netfilter::nftables::Expression;
 use crate::netfilter::nftables::register::{Cell, Machine, NetworkHeader, Source, offset};
-use crate::netfilter::nftables::uapi::REGISTERS_LENGTH;
-use crate::netfilter::nftables::uapi::{NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ};
+use crate::netfilter::nftables::uapi::{
+    NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ, REGISTERS_LENGTH,
+};
 
 /// All registers.
 #[derive(Debug)]
-pub struct Registers {
+pub(crate) struct Registers {
     machine: Machine,
     /// Of [`Machine::loads`].
     meanings: Vec<Loaded>,
@@ -20,22 +21,22 @@ pub struct Registers {
 
 impl Registers {
     /// As they are when a rule of this family (`NFPROTO_*`) begins.
-    pub fn new(family: u8) -> Self {
+    pub(crate) fn new(family: u8) -> Self {
         Self { machine: Machine::new(family), meanings: Vec::new() }
     }
 
     /// What packets are, as far as the rule has told.
-    pub fn network(&self) -> Option<NetworkHeader> {
+    pub(crate) fn network(&self) -> Option<NetworkHeader> {
         self.machine.network
     }
 
     /// The protocol of the transport header, as far as the rule has told.
-    pub fn transport(&self) -> Option<u8> {
+    pub(crate) fn transport(&self) -> Option<u8> {
         self.machine.transport
     }
 
     /// What expression number `at` does to them.
-    pub fn run(&mut self, at: usize, expression: &Expression<'_>) {
+    pub(crate) fn run(&mut self, at: usize, expression: &Expression<'_>) {
         match expression.has_unknown() {
             true => self.machine.run_unknown(at),
             false => self.machine.run(at, &expression.expr),
@@ -44,13 +45,13 @@ impl Registers {
     }
 
     /// The constant in a register, if it is one.
-    pub fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
+    pub(crate) fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
         self.machine.constant(register, length)
     }
 
     /// The bytes that a write to a header changes, by their place in it: the number that each gets, if it is one. What
     /// was loaded from there and is written back as it was does not count.
-    pub fn written(&self, register: u32, base: u32, from: usize, length: usize) -> Vec<(usize, Option<u8>)> {
+    pub(crate) fn written(&self, register: u32, base: u32, from: usize, length: usize) -> Vec<(usize, Option<u8>)> {
         let Some(cells) = self.machine.at(register, length) else {
             return (from..from.saturating_add(length.min(REGISTERS_LENGTH))).map(|at| (at, None)).collect();
         };
@@ -63,7 +64,7 @@ impl Registers {
     }
 
     /// What a register compared with constant bytes (`NFT_CMP_*`) tests.
-    pub fn compare(&self, register: u32, operator: u32, data: &[u8]) -> Match {
+    pub(crate) fn compare(&self, register: u32, operator: u32, data: &[u8]) -> Match {
         let Some(cells) = self.machine.at(register, data.len()) else {
             return Match::Unsupported(format!("register {register} is compared, which does not exist"));
         };
@@ -81,7 +82,7 @@ impl Registers {
     }
 
     /// What a register within a range of constants tests.
-    pub fn range(&self, register: u32, from: &[u8], to: &[u8], inverted: bool) -> Match {
+    pub(crate) fn range(&self, register: u32, from: &[u8], to: &[u8], inverted: bool) -> Match {
         let cells = self.machine.at(register, from.len()).unwrap_or_default();
         if let Some(unclear) = self.unclear(cells) {
             return unclear;
@@ -153,7 +154,7 @@ impl Registers {
 
     /// The fields of a key that begins in this register; each is filled up to 4 bytes. What was loaded before the first of
     /// them is no part of it: parts of a key are loaded in order.
-    pub fn key(&self, register: u32) -> Result<Vec<Field>, Match> {
+    pub(crate) fn key(&self, register: u32) -> Result<Vec<Field>, Match> {
         let mut fields = Vec::new();
         let mut at = offset(register).unwrap_or(REGISTERS_LENGTH);
         let start = at;
@@ -194,7 +195,7 @@ impl Registers {
     }
 
     /// The expression whose result a register of 4 bytes is, unchanged.
-    pub fn result_of(&self, register: u32) -> Option<usize> {
+    pub(crate) fn result_of(&self, register: u32) -> Option<usize> {
         let cells = self.machine.at(register, 4)?;
         let load = cells.first()?.load?;
         let whole = |(byte, cell): (usize, &Cell)| {
@@ -210,7 +211,7 @@ impl Registers {
 
     /// Of a register that holds so many bytes of what a map has, unchanged: the expression of the look-up, and where they stand in
     /// these data.
-    pub fn of_map(&self, register: u32, length: usize) -> Option<(usize, Range<usize>)> {
+    pub(crate) fn of_map(&self, register: u32, length: usize) -> Option<(usize, Range<usize>)> {
         let cells = self.machine.at(register, length)?;
         let first = cells.first()?.byte;
         let expression = self.look_up_of(cells.first()?)?;
@@ -223,7 +224,7 @@ impl Registers {
 
     /// What a mark becomes that is written from this register: `own` is the mark that is written, `other` the other; `looked_up`:
     /// what the look-up of an expression in a map is.
-    pub fn mark(
+    pub(crate) fn mark(
         &self,
         register: u32,
         own: &Field,

@@ -43,7 +43,7 @@ struct Lookup<'a> {
 }
 
 /// What was found about the sets of one generation.
-pub struct SetsFound {
+pub(crate) struct SetsFound {
     /// Of a set about which nothing could be read, the elements say why. One whose key is not understood has no entry.
     pub sets: BTreeMap<SetId, Set>,
     /// Something was asked.
@@ -59,7 +59,13 @@ pub struct SetsFound {
 ///
 /// "Not an element" is only true of the rule set's generation if that is the same after the last answer: a set that is
 /// deleted meanwhile has no elements either.
-pub fn read(node: &mut Node<'_>, prefix: &str, generation: u32, ruleset: &Ruleset, values: &OuterValues) -> SetsFound {
+pub(crate) fn read(
+    node: &mut Node<'_>,
+    prefix: &str,
+    generation: u32,
+    ruleset: &Ruleset,
+    values: &OuterValues,
+) -> SetsFound {
     let lookups = Lookups::of([ruleset]);
     let filled = filled_sets(ruleset);
     let unread = ruleset.chains.iter().filter(|(_, chain)| chain.rules.ok().is_none());

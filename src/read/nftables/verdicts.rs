@@ -6,7 +6,7 @@ use crate::netfilter::nftables::Verdict as WireVerdict;
 use crate::netfilter::nftables::uapi::{NF_ACCEPT, NF_DROP, NFT_CONTINUE, NFT_GOTO, NFT_JUMP, NFT_RETURN};
 
 /// A code, and a chain.
-pub fn decode_verdict(verdict: &WireVerdict<'_>) -> Result<Verdict, Failure> {
+pub(crate) fn decode_verdict(verdict: &WireVerdict<'_>) -> Result<Verdict, Failure> {
     let chain = || match &verdict.chain {
         Some(chain) => Ok(Name::from_bytes(chain.as_bytes())),
         None => Err(Failure::unexpected("NFTA_VERDICT_CHAIN is missing")),

@@ -45,36 +45,36 @@ fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &N
 }
 
 /// The generation of the rule set; `round` counts how often it is asked for in one reading.
-pub fn generation(round: usize) -> Request {
+pub(crate) fn generation(round: usize) -> Request {
     request(&format!("nft-generation-{round}"), 0, NFT_MSG_GETGEN, false, &[])
 }
 
 /// All tables of all families.
-pub fn tables(generation: u32) -> Request {
+pub(crate) fn tables(generation: u32) -> Request {
     request(&format!("nft-{generation}/tables"), 0, NFT_MSG_GETTABLE, true, &[])
 }
 
 /// The base chains of a family: a node with thousands of Services has tens of thousands of other chains, and the
 /// kernel does not tell them apart.
-pub fn base_chains(generation: u32, family: Family) -> Request {
+pub(crate) fn base_chains(generation: u32, family: Family) -> Request {
     let name = format!("nft-{generation}/chains-{family}");
     let keep = Keep { header: NFGENMSG, attribute: NFTA_CHAIN_HOOK };
     request(&name, family.nfproto(), NFT_MSG_GETCHAIN, true, &[]).keeping(keep)
 }
 
 /// One chain, for the number of its users.
-pub fn chain(generation: u32, id: &ChainId) -> Request {
+pub(crate) fn chain(generation: u32, id: &ChainId) -> Request {
     let attributes = [(NFTA_CHAIN_TABLE, &id.table), (NFTA_CHAIN_NAME, &id.chain)];
     request(&path(generation, "chain", id), id.family.nfproto(), NFT_MSG_GETCHAIN, false, &attributes)
 }
 
 /// The rules of one chain.
-pub fn rules(generation: u32, id: &ChainId) -> Request {
+pub(crate) fn rules(generation: u32, id: &ChainId) -> Request {
     rules_as("rules", generation, id)
 }
 
 /// The same rules once more, for their counters: those do not stand still while the generation does.
-pub fn counters(generation: u32, id: &ChainId) -> Request {
+pub(crate) fn counters(generation: u32, id: &ChainId) -> Request {
     rules_as("counters", generation, id)
 }
 
@@ -84,7 +84,7 @@ fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
 }
 
 /// All rules of a table, up to a size.
-pub fn table_rules(generation: u32, table: &Table) -> Request {
+pub(crate) fn table_rules(generation: u32, table: &Table) -> Request {
     /// Thousands of rules that nothing leads to are not looked for.
     const MAX_BYTES: usize = 1 << 20;
     let name = format!("nft-{generation}/table-rules/{}/{}", table.family, path_part(&table.name.to_bytes()));
@@ -92,7 +92,7 @@ pub fn table_rules(generation: u32, table: &Table) -> Request {
 }
 
 /// Whether a rule of any chain needs connection tracking.
-pub fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
+pub(crate) fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
     let (header, rule): (_, nftables::Rule<'_>) = Nfgenmsg::parse(message.body)?;
     let Some(family) = family_from(header.family) else { return Ok(false) };
     let rule = rule_of(&rule, family, &name(&rule.table), 1)?;
@@ -100,7 +100,7 @@ pub fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
 }
 
 /// The elements of a verdict map; no ipset is one.
-pub fn map_of(generation: u32, id: &SetId) -> Option<Request> {
+pub(crate) fn map_of(generation: u32, id: &SetId) -> Option<Request> {
     let SetId::Nftables { family, table, set } = id else { return None };
     let name = format!("nft-{generation}/map/{family}/{}/{}", path_part(&table.to_bytes()), path_part(&set.to_bytes()));
     let request = request(
@@ -127,19 +127,19 @@ fn needed<T>(value: Option<T>, what: &str) -> Result<T, Failure> {
 }
 
 /// Answer to [`generation`].
-pub fn decode_generation(message: &Message<'_>) -> Result<u32, Failure> {
+pub(crate) fn decode_generation(message: &Message<'_>) -> Result<u32, Failure> {
     let (_, generation): (_, nftables::Generation<'_>) = Nfgenmsg::parse(message.body)?;
     Ok(generation.id)
 }
 
 /// Uses of a chain: its rules, and the rules and elements that lead to it.
-pub fn decode_use(message: &Message<'_>) -> Result<u32, Failure> {
+pub(crate) fn decode_use(message: &Message<'_>) -> Result<u32, Failure> {
     let (_, chain): (_, nftables::Chain<'_>) = Nfgenmsg::parse(message.body)?;
     Ok(chain.used.unwrap_or(0))
 }
 
 /// Makes sure that a message belongs to this generation, whose lower 16 bits are in `nfgenmsg.res_id`.
-pub fn belongs(message: &Message<'_>, generation: u32) -> Result<(), Failure> {
+pub(crate) fn belongs(message: &Message<'_>, generation: u32) -> Result<(), Failure> {
     let (header, _) = Nfgenmsg::split(message.body)?;
     let same = u32::from(header.res_id) == generation & 0xffff;
     if same { Ok(()) } else { Err(Failure::Changed { readings: 1 }) }
@@ -147,7 +147,7 @@ pub fn belongs(message: &Message<'_>, generation: u32) -> Result<(), Failure> {
 
 /// A table that is there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Table {
+pub(crate) struct Table {
     /// Its family.
     pub family: Family,
     /// Its name.
@@ -157,7 +157,7 @@ pub struct Table {
 }
 
 /// One message of the answer to [`tables`]; `None`: of a family that no packet of ours meets.
-pub fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
+pub(crate) fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
     let (header, table): (_, nftables::Table<'_>) = Nfgenmsg::parse(message.body)?;
     let Some(family) = family_from(header.family) else { return Ok(None) };
     let dormant = table.flags.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
@@ -166,7 +166,7 @@ pub fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
 
 /// A base chain of the dump.
 #[derive(Debug)]
-pub struct BaseChain {
+pub(crate) struct BaseChain {
     /// Its name.
     pub id: ChainId,
     /// Where it is called.
@@ -178,7 +178,7 @@ pub struct BaseChain {
 }
 
 /// One message of the answer to [`base_chains`]; `None`: a chain without a hook, or with one that does not matter.
-pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
+pub(crate) fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
     let (header, chain): (_, nftables::Chain<'_>) = Nfgenmsg::parse(message.body)?;
     let (Some(family), Some(at)) = (family_from(header.family), &chain.hook) else { return Ok(None) };
     let hook = match (family, at.hooknum) {
@@ -213,7 +213,7 @@ pub fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Fai
 }
 
 /// One message of the answer to [`rules`] and [`counters`]: the rule at this position of the chain.
-pub fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
+pub(crate) fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
     let read = || {
         let (header, rule): (_, nftables::Rule<'_>) = Nfgenmsg::parse(message.body)?;
         let of = (name(&rule.table), rule.chain.as_ref().map(name).unwrap_or_default());
@@ -226,7 +226,7 @@ pub fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result
 }
 
 /// Whether a rule excludes UDP packets by what it tests first; the rest of it is not looked at. `false`: it may not.
-pub fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
+pub(crate) fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
     /// A test of the protocol stands behind one of an address.
     const MOST: usize = 8;
     let Ok(attributes) = Attributes::after(message.body, NFGENMSG, "NFTA_RULE") else { return false };
@@ -303,7 +303,7 @@ fn user_comment(mut data: &[u8]) -> Option<String> {
 
 /// What a verdict map holds.
 #[derive(Debug, Default)]
-pub struct Map {
+pub(crate) struct Map {
     /// The verdicts in it, each once.
     pub verdicts: Vec<Verdict>,
     /// Elements time out, which moves no generation.
@@ -312,7 +312,7 @@ pub struct Map {
 
 impl Map {
     /// Of all messages of the answer to [`map_of`].
-    pub fn of(parts: Vec<Self>) -> Self {
+    pub(crate) fn of(parts: Vec<Self>) -> Self {
         let mut map = Self::default();
         for part in parts {
             map.volatile |= part.volatile;
@@ -327,7 +327,7 @@ impl Map {
 }
 
 /// One message of the answer to [`map_of`].
-pub fn decode_elements(message: &Message<'_>, set: &SetId) -> Result<Map, Failure> {
+pub(crate) fn decode_elements(message: &Message<'_>, set: &SetId) -> Result<Map, Failure> {
     let (mut map, mut known) = (Map::default(), HashSet::new());
     let (_, list): (_, nftables::SetElements<'_>) = Nfgenmsg::parse(message.body)?;
     for element in list.elements() {

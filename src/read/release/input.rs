@@ -18,34 +18,34 @@ pub(super) struct Input<'a> {
 
 impl<'a> Input<'a> {
     /// What stands between the marks that end a word: `.`, `-`, `+`, `_` and `~`.
-    pub fn words(&self) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn words(&self) -> impl Iterator<Item = &'a str> {
         self.suffix.split(['.', '-', '+', '_', '~']).filter(|word| !word.is_empty())
     }
 
     /// `39` and `generic` of `-39-generic`.
-    pub fn counter(&self) -> Option<(&'a str, &'a str)> {
+    pub(crate) fn counter(&self) -> Option<(&'a str, &'a str)> {
         self.suffix.strip_prefix('-')?.split_once('-')
     }
 
     /// z cannot be the stable release here: x.y.0 with something behind it, or a 2.6 kernel,
     /// whose z is the series.
-    pub fn z_is_mute(&self) -> bool {
+    pub(crate) fn z_is_mute(&self) -> bool {
         !self.suffix.is_empty() && (self.named.patch == 0 || self.named.major == 2)
     }
 
     /// Whether a version is of the same series as the release: x.y, of 2.6 kernels x.y.z.
-    pub fn same_series(&self, other: KernelVersion) -> bool {
+    pub(crate) fn same_series(&self, other: KernelVersion) -> bool {
         other.series() == self.named.series() && (self.named.major != 2 || other.patch == self.named.patch)
     }
 
     /// The vendor's counter, read off the release.
-    pub fn build(&self) -> Option<Build> {
+    pub(crate) fn build(&self) -> Option<Build> {
         build_of(self.suffix)
     }
 
     /// `Ubuntu 5.15.0-107.117-generic 5.15.149`: the build, and the stable release merged last.
     /// Before 2010 there were only two fields.
-    pub fn signed(&self) -> Option<(Build, Option<KernelVersion>)> {
+    pub(crate) fn signed(&self) -> Option<(Build, Option<KernelVersion>)> {
         let mut fields = self.signature.split_whitespace().map(|f| f.trim_matches(['<', '>']));
         if fields.next() != Some("Ubuntu") {
             return None;

@@ -95,17 +95,17 @@ struct Mark {
 }
 
 impl VendorFile {
-    pub fn vendor(&'static self) -> Vendor {
+    pub(crate) fn vendor(&'static self) -> Vendor {
         Vendor(&self.name)
     }
 
-    pub fn knows(&self, input: &Input<'_>) -> bool {
+    pub(crate) fn knows(&self, input: &Input<'_>) -> bool {
         let usual = |word| self.only.as_ref().is_none_or(|only| only.iter().any(|pattern| matches(pattern, word)));
         self.mark.iter().any(|mark| mark.fits(input)) && input.words().all(usual)
     }
 
     /// Whether their kernels of this series are merged from upstream's stable releases to the end.
-    pub fn follows(&self, version: KernelVersion) -> bool {
+    pub(crate) fn follows(&self, version: KernelVersion) -> bool {
         self.follows.iter().any(|series| series.parse() == Ok(version.series()))
     }
 }

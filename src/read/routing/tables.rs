@@ -17,13 +17,13 @@ use crate::facts::{Failure, PolicyRule, Reading, Route};
 use crate::read::Node;
 
 /// What was answered about routing.
-pub struct Tables {
+pub(crate) struct Tables {
     ipv4: Reading<FamilyTables>,
     ipv6: Reading<FamilyTables>,
 }
 
 /// One family's rules and routes.
-pub struct FamilyTables {
+pub(crate) struct FamilyTables {
     pub rules: Vec<PolicyRule>,
     pub routes: Vec<Route>,
     /// By the length of their prefix, its bits and the positions of routes, in order.
@@ -35,7 +35,7 @@ pub struct FamilyTables {
 impl Tables {
     /// Rules and routes of both families. A kernel without a family has none of it. `most`: with more routes a family is given
     /// up, which is no failure of the source.
-    pub fn read(node: &mut Node<'_>, most: usize) -> Self {
+    pub(crate) fn read(node: &mut Node<'_>, most: usize) -> Self {
         let [ipv4, ipv6] = Family::IP.map(|family| {
             let rules = dump(node, &rules(family), |message| decode_rule(message).map(Some));
             let mut seen = 0;
@@ -49,13 +49,13 @@ impl Tables {
     }
 
     /// Rules and routes of one family.
-    pub fn of(&self, family: Family) -> &Reading<FamilyTables> {
+    pub(crate) fn of(&self, family: Family) -> &Reading<FamilyTables> {
         if family == Family::Ipv6 { &self.ipv6 } else { &self.ipv4 }
     }
 }
 
 impl FamilyTables {
-    pub fn new(rules: Vec<PolicyRule>, routes: Vec<Route>) -> Self {
+    pub(crate) fn new(rules: Vec<PolicyRule>, routes: Vec<Route>) -> Self {
         let mut by_prefix: BTreeMap<u8, Vec<(u128, usize)>> = BTreeMap::new();
         let mut seen = HashMap::new();
         let mut content = Vec::with_capacity(routes.len());
@@ -72,7 +72,7 @@ impl FamilyTables {
     }
 
     /// The routes, in any table, that cover an address.
-    pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = usize> {
+    pub(crate) fn covering(&self, address: IpAddr) -> impl Iterator<Item = usize> {
         self.by_prefix
             .iter()
             .flat_map(move |(length, prefixes)| {
@@ -85,7 +85,7 @@ impl FamilyTables {
 
     /// Equal for two addresses that are routed alike: the rules for them, and the content of the routes that cover
     /// them.
-    pub fn class(&self, address: IpAddr) -> (Vec<usize>, BTreeSet<usize>) {
+    pub(crate) fn class(&self, address: IpAddr) -> (Vec<usize>, BTreeSet<usize>) {
         let meets = |rule: &PolicyRule| {
             rule.destination.is_some_and(|(prefix, length)| {
                 prefix.is_ipv4() == address.is_ipv4() && masked(prefix, length) == masked(address, length)

@@ -13,7 +13,7 @@ const NOP: u8 = 3;
 const THROW: u8 = 9;
 
 /// Of IPv4 and of IPv6; see [`crate::facts::Facts::unmarked_routes`].
-pub fn routes(tables: &Tables) -> [Reading<Vec<Route>>; 2] {
+pub(crate) fn routes(tables: &Tables) -> [Reading<Vec<Route>>; 2] {
     Family::IP.map(|family| tables.of(family).as_ref().and_then(of_family))
 }
 

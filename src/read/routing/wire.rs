@@ -8,7 +8,7 @@ use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{Attributes, Message};
 
 /// One message of the answer to `RTM_GETADDR`.
-pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure> {
+pub(crate) fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure> {
     const IFA_F_SECONDARY: u32 = 1;
     /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`
     const UNPREFERRED: u32 = 0x20 | 0x40;
@@ -29,7 +29,7 @@ pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, Failure>
 }
 
 /// One message of the answer to `RTM_GETRULE`.
-pub fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
+pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
     /// `fib_rules.h`
     const FIB_RULE_INVERT: u32 = 2;
     /// What stands for the type of service, which is in the header.
@@ -65,7 +65,7 @@ pub fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
 }
 
 /// One message of the answer to a dump of `RTM_GETROUTE`.
-pub fn decode_listed(message: &Message<'_>, family: Family) -> Result<Option<Route>, Failure> {
+pub(crate) fn decode_listed(message: &Message<'_>, family: Family) -> Result<Option<Route>, Failure> {
     const RTM_F_CLONED: u32 = 0x200;
     let cloned = u32::from_ne_bytes(array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
     // Where a family is not there, the kernel answers for all that are.
@@ -73,7 +73,7 @@ pub fn decode_listed(message: &Message<'_>, family: Family) -> Result<Option<Rou
     if mine { decode_route(message.body).map(Some) } else { Ok(None) }
 }
 
-pub fn decode_route(body: &[u8]) -> Result<Route, Failure> {
+pub(crate) fn decode_route(body: &[u8]) -> Result<Route, Failure> {
     let attributes = Attributes::after(body, RTMSG, "RTA")?;
     let [_, prefix_length, _, tos, table, _, _, kind] = array(body, 0, "rtmsg")?;
     let mut devices: Vec<u32> = attributes.u32(RTA_OIF)?.into_iter().collect();

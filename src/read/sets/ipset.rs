@@ -115,7 +115,7 @@ fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], va
 
 /// Reads the sets that these rule sets look into: name by index, type by name, number of elements, then all elements of a
 /// small one, or one test per value. Of a set about which nothing could be read, the elements say why.
-pub fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &OuterValues) -> BTreeMap<SetId, Set> {
+pub(crate) fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &OuterValues) -> BTreeMap<SetId, Set> {
     if lookups.ipset.is_empty() {
         return BTreeMap::new();
     }

@@ -13,7 +13,7 @@ use crate::netfilter::nfnetlink::Nfgenmsg;
 
 /// What a dimension of a set is, by the attribute that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dimension {
+pub(crate) enum Dimension {
     /// `IPSET_ATTR_IP`
     Address,
     /// `IPSET_ATTR_IP2`
@@ -44,15 +44,15 @@ const TYPES: &[(&str, &[Dimension])] = &[
     ("hash:ip,mark", &[Dimension::Address, Dimension::Mark]),
 ];
 /// The type whose elements are other sets.
-pub const LIST: &str = "list:set";
+pub(crate) const LIST: &str = "list:set";
 
 /// Of a type that is read.
-pub fn dimensions(kind: &str) -> Option<&'static [Dimension]> {
+pub(crate) fn dimensions(kind: &str) -> Option<&'static [Dimension]> {
     TYPES.iter().find(|(known, _)| *known == kind).map(|(_, dimensions)| *dimensions)
 }
 
 /// One message of the answer to `IPSET_CMD_LIST`. For a port there are two ranges, of protocols and of ports.
-pub fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
+pub(crate) fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
     let (_, message): (_, IpsetMessage<'_>) = Nfgenmsg::parse(message.body)?;
     if let Some(data) = &message.data {
         let header = IpsetHeader::parse(&data.0)?;

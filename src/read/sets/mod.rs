@@ -22,8 +22,8 @@ use crate::facts::netfilter::{
 use crate::facts::{Failure, Reading, Source};
 use crate::read::Node;
 
-pub use ipset::read as read_ipsets;
-pub use values::OuterValues;
+pub(crate) use ipset::read as read_ipsets;
+pub(crate) use values::OuterValues;
 
 /// Sets of one rule set that are read. With more the source is a failed one.
 const MAX_SETS: usize = 512;
@@ -59,7 +59,7 @@ pub(super) fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
 
 /// What rules look into, and with what, and what else they make worth asking; everything in the order in which the rules name it.
 #[derive(Default)]
-pub struct Lookups<'a> {
+pub(crate) struct Lookups<'a> {
     pub(super) nftables: Vec<(&'a SetId, Vec<&'a [Field]>)>,
     ipset: Vec<(u16, Vec<&'a [End]>)>,
     /// There are more than [`MAX_SETS`].
@@ -74,7 +74,7 @@ pub struct Lookups<'a> {
 
 impl<'a> Lookups<'a> {
     /// Of the rules that were read.
-    pub fn of<'r: 'a>(rulesets: impl IntoIterator<Item = &'r Ruleset>) -> Self {
+    pub(crate) fn of<'r: 'a>(rulesets: impl IntoIterator<Item = &'r Ruleset>) -> Self {
         let mut lookups = Self::default();
         let chains = |ruleset: &'r Ruleset| ruleset.chains.values().map(move |chain| (ruleset, chain));
         let rules = rulesets.into_iter().flat_map(chains).flat_map(|(ruleset, chain)| {

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use crate::facts::{Address, Link, Reading, Tunnel};
 
 /// Values of one kind that are asked about: the peers of a large cluster. With more the source is a failed one.
-pub const MAX_VALUES: usize = 1024;
+pub(crate) const MAX_VALUES: usize = 1024;
 /// `RT_SCOPE_UNIVERSE`
 const GLOBAL: u8 = 0;
 /// `IPPROTO_UDP`
-pub const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 
 /// What outer packets of the tunnels that are up can look like; each list in order of first appearance, not sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OuterValues {
+pub(crate) struct OuterValues {
     /// Addresses of this node: tunnel end points first, then those of tunnels and of the devices below, then the rest.
     pub own: Vec<IpAddr>,
     /// Other ends of tunnels.
@@ -29,7 +29,7 @@ pub struct OuterValues {
 
 impl OuterValues {
     /// Of these links, and of tunnels whose device lives elsewhere.
-    pub fn of(links: &[Link], foreign: &[Link], addresses: &Reading<Vec<Address>>) -> Self {
+    pub(crate) fn of(links: &[Link], foreign: &[Link], addresses: &Reading<Vec<Address>>) -> Self {
         let tunnels: Vec<(&Link, &Tunnel)> = links
             .iter()
             .filter(|link| link.up)
@@ -62,7 +62,7 @@ impl OuterValues {
     }
 
     /// Addresses on either end.
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let mut seen = BTreeSet::new();
         self.own.iter().chain(&self.peers).copied().filter(|address| seen.insert(*address)).collect()
     }
@@ -75,6 +75,6 @@ fn unique<T: Copy + Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// A port as a dimension of an ipset has it: `ip_set_get_ip_port` tells the protocol too.
-pub fn port_key(protocol: u8, port: u16) -> u128 {
+pub(crate) fn port_key(protocol: u8, port: u16) -> u128 {
     u128::from(protocol) << 16 | u128::from(port)
 }

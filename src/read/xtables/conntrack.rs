@@ -10,21 +10,21 @@ const NO_CONNECTION: u8 = 0x41;
 
 /// A packet without a connection fails the tests of a connection, inverted or not (before Linux 4.12, an untracked one
 /// had an empty connection).
-pub fn has_connection() -> FieldTest {
+pub(crate) fn has_connection() -> FieldTest {
     masked(Field::ConnectionState, NO_CONNECTION, 0u8)
 }
 
-pub fn connmark(info: &connmark::XtConnmarkMtinfo1<'_>) -> Vec<Step> {
+pub(crate) fn connmark(info: &connmark::XtConnmarkMtinfo1<'_>) -> Vec<Step> {
     let mark = masked(Field::ConnectionMark, info.mask, info.mark);
     vec![test(has_connection(), false), test(mark, info.invert != 0)]
 }
 
 /// `XT_STATE_*`, which are those of nf_tables
-pub fn state(statemask: u32) -> Vec<Step> {
+pub(crate) fn state(statemask: u32) -> Vec<Step> {
     vec![test(masked(Field::ConnectionState, statemask & 0x4f, 0u8), true)]
 }
 
-pub fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) -> Vec<Step> {
+pub(crate) fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) -> Vec<Step> {
     const STATE: u16 = 1 << 0;
     let checks = checks(info, XtFamily::of(extension.family.nfproto()));
     if info.match_flags & STATE == 0 {

@@ -3,13 +3,11 @@
 use super::ports::Multiport;
 use super::{Extension, all, conntrack, masked, non_deterministic, other, ports, test, unsupported_match, within};
 use crate::facts::Failure;
-use crate::facts::netfilter::signatures;
 use crate::facts::netfilter::{
-    BridgePort, DeviceProperty, End, Family, Field, FieldTest, MarkWrite, Match, Step, TypeScope,
+    BridgePort, DeviceProperty, End, Family, Field, FieldTest, MarkWrite, Match, Step, TypeScope, signatures,
 };
-use crate::netfilter::xtables::Match as Xt;
-use crate::netfilter::xtables::XtFamily;
 use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
+use crate::netfilter::xtables::{Match as Xt, XtFamily};
 
 /// `IPS_EXPECTED`, `IPS_CONFIRMED`
 const IPS_EXPECTED: u32 = 0x1;
@@ -20,7 +18,7 @@ const IPS_CONFIRMED: u32 = 0x8;
 /// # Errors
 /// The blob is too short for its structure, or holds what the kernel refuses.
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each match")]
-pub fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
+pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let Some(family) = extension.nfproto() else { return Ok(unsupported_match(extension)) };
     Ok(match Xt::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data)? {
         Xt::AddrtypeV0(info) => addrtype_v0(&info),

@@ -10,12 +10,12 @@ mod matches;
 mod ports;
 mod targets;
 
-pub use matches::decode_match;
-pub use targets::decode_target;
+pub(crate) use matches::decode_match;
+pub(crate) use targets::decode_target;
 
 /// A match or a target of a rule.
 #[derive(Clone, Copy, Debug)]
-pub struct Extension<'a> {
+pub(crate) struct Extension<'a> {
     /// `name`
     pub name: &'a str,
     /// `revision`
@@ -38,7 +38,7 @@ impl Extension<'_> {
 }
 
 /// The text of a comment; `None`: it is no comment.
-pub fn comment(extension: &Extension) -> Option<String> {
+pub(crate) fn comment(extension: &Extension) -> Option<String> {
     let family = extension.nfproto()?;
     match xtables::Match::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data) {
         Ok(xtables::Match::Comment(info)) => Some(String::from_utf8_lossy(up_to_zero(&info.comment)).into_owned()),

@@ -12,12 +12,12 @@ fn range([first, last]: [u16; 2], field: Field, inverted: bool) -> Option<Step> 
 }
 
 /// Ports of TCP, UDP and UDP-Lite.
-pub fn both(source: [u16; 2], destination: [u16; 2], invert: u8) -> Vec<Step> {
+pub(crate) fn both(source: [u16; 2], destination: [u16; 2], invert: u8) -> Vec<Step> {
     let source = range(source, Field::SourcePort, invert & 0x1 != 0);
     source.into_iter().chain(range(destination, Field::DestinationPort, invert & 0x2 != 0)).collect()
 }
 
-pub fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
+pub(crate) fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
     let mut steps = both(info.spts, info.dpts, info.invflags);
     let (mask, value, inverted) = (info.flg_mask, info.flg_cmp, info.invflags & 0x4 != 0);
     if (mask, value, inverted) != (0, 0, false) {
@@ -30,7 +30,13 @@ pub fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
 }
 
 /// Ports of SCTP and DCCP, each only if its flag is set, and what else is tested.
-pub fn flagged(source: [u16; 2], destination: [u16; 2], flags: u32, invert: u32, rest: &[(u32, &str)]) -> Vec<Step> {
+pub(crate) fn flagged(
+    source: [u16; 2],
+    destination: [u16; 2],
+    flags: u32,
+    invert: u32,
+    rest: &[(u32, &str)],
+) -> Vec<Step> {
     let mut steps = Vec::new();
     if flags & 0x1 != 0 {
         steps.extend(range(source, Field::SourcePort, invert & 0x1 != 0));
@@ -43,7 +49,7 @@ pub fn flagged(source: [u16; 2], destination: [u16; 2], flags: u32, invert: u32,
 }
 
 /// `struct xt_multiport_v1`
-pub struct Multiport {
+pub(crate) struct Multiport {
     /// `XT_MULTIPORT_*`
     pub ends: u8,
     /// How many of the ports are meant.
@@ -57,7 +63,7 @@ pub struct Multiport {
 }
 
 /// Any of several ports and ranges of ports.
-pub fn multiport(extension: &Extension, tested: &Multiport) -> Result<Vec<Step>, Failure> {
+pub(crate) fn multiport(extension: &Extension, tested: &Multiport) -> Result<Vec<Step>, Failure> {
     let Multiport { ends, count, ports, begins, inverted } = *tested;
     let count = usize::from(count);
     if count > ports.len() {

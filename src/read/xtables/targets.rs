@@ -4,9 +4,8 @@ use super::conntrack::has_connection;
 use super::{Extension, test};
 use crate::facts::Failure;
 use crate::facts::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
-use crate::netfilter::xtables::Target as Xt;
-use crate::netfilter::xtables::XtFamily;
 use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNatRange2};
+use crate::netfilter::xtables::{Target as Xt, XtFamily};
 
 /// `enum ipt_reject_with`, `enum ip6t_reject_with`
 const IPT_TCP_RESET: u32 = 7;
@@ -17,7 +16,7 @@ const IP6T_TCP_RESET: u32 = 6;
 /// # Errors
 /// The blob is too short for its structure, or holds what the kernel refuses.
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each target")]
-pub fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
+pub(crate) fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
     use NatAction::{Dnat, Masquerade, Netmap, Redirect, Snat};
     let Some(family) = extension.nfproto() else { return Ok(unsupported(extension)) };
     let nat = |action, range| vec![nat(action, range, XtFamily::of(extension.family.nfproto()))];

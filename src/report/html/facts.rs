@@ -12,7 +12,7 @@ use crate::judge::Report;
 const MAX_SOURCE_NAT_RULES: usize = 200;
 
 /// A section for each.
-pub fn all(report: &Report, facts: &Facts) -> Markup {
+pub(crate) fn all(report: &Report, facts: &Facts) -> Markup {
     html! {
         (source_nat_section(facts))
         (tunnels(facts))

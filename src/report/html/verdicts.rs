@@ -8,7 +8,7 @@ use crate::advisory::{Severity, State};
 use crate::judge::{Finding, Report};
 
 /// The class that gives the headline the colour of what decided it.
-pub fn tone_of_verdict(report: &Report) -> &'static str {
+pub(crate) fn tone_of_verdict(report: &Report) -> &'static str {
     match exposures(report).0.first() {
         Some(worst) => worst.severity.name(),
         None => report.worst(report.min_severity).name(),
@@ -16,7 +16,7 @@ pub fn tone_of_verdict(report: &Report) -> &'static str {
 }
 
 /// Every advisory by what is said of it, the worst first.
-pub fn index(report: &Report) -> Markup {
+pub(crate) fn index(report: &Report) -> Markup {
     let (counted, shown) = exposures(report);
     let of = |severity| counted.iter().copied().filter(|finding| finding.severity == severity).collect::<Vec<_>>();
     let because = |why| shown.iter().copied().filter(|finding| uncounted(report, finding) == Some(why)).collect();
@@ -58,7 +58,7 @@ fn section(tone: &str) -> Option<&'static str> {
 }
 
 /// In the order of the index.
-pub fn all(report: &Report) -> Markup {
+pub(crate) fn all(report: &Report) -> Markup {
     let (counted, shown) = exposures(report);
     html! {
         @for finding in counted { (exposed(report, finding)) }

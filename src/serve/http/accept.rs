@@ -44,7 +44,7 @@ struct OnlyProbes(bool);
 
 /// What every listener needs.
 #[derive(Clone, Debug)]
-pub struct ListenerContext {
+pub(crate) struct ListenerContext {
     /// What requests are answered by.
     pub routes: Router,
     /// TLS, if it is served.
@@ -59,7 +59,7 @@ pub struct ListenerContext {
 
 impl ListenerContext {
     /// Accepts until natwatch ends.
-    pub async fn accept(mut self, listener: TcpListener) {
+    pub(crate) async fn accept(mut self, listener: TcpListener) {
         let (mut failures, mut told) = (0u64, None::<Instant>);
         let mut closing = self.closing.clone();
         loop {
@@ -145,7 +145,7 @@ impl ListenerContext {
 }
 
 /// Why a request is not answered, if it is not.
-pub fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
+pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
     let close = [(header::CONNECTION, "close")];
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {

@@ -48,7 +48,7 @@ struct State {
 
 /// Shared by a connection, its requests and whoever looks for one that can give way.
 #[derive(Debug)]
-pub struct Activity {
+pub(crate) struct Activity {
     state: Mutex<State>,
     /// The deadline may have come nearer.
     changed: Notify,
@@ -56,19 +56,19 @@ pub struct Activity {
 
 impl Activity {
     /// Of a connection that is accepted now.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         let state = State { phase: Phase::Idle, since: now, answered: false, stalled: None, permits: Vec::new() };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Since when it has been in no request; `None`: it is in one, or already gives way.
-    pub fn idle_since(&self) -> Option<Instant> {
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
         let state = lock(&self.state);
         matches!(state.phase, Phase::Idle | Phase::Head).then_some(state.since)
     }
 
     /// Makes it end, unless a request has come meanwhile.
-    pub fn give_way(&self) -> bool {
+    pub(crate) fn give_way(&self) -> bool {
         let mut state = lock(&self.state);
         let idle = matches!(state.phase, Phase::Idle | Phase::Head);
         if idle {
@@ -79,17 +79,17 @@ impl Activity {
     }
 
     /// Whether it has been told to.
-    pub fn gives_way(&self) -> bool {
+    pub(crate) fn gives_way(&self) -> bool {
         lock(&self.state).phase == Phase::GivingWay
     }
 
     /// A TLS handshake begins.
-    pub fn begin_handshake(&self, now: Instant) {
+    pub(crate) fn begin_handshake(&self, now: Instant) {
         self.enter(Phase::Idle, Phase::Head, now);
     }
 
     /// It has come to its end; now a request may come.
-    pub fn end_handshake(&self, now: Instant) {
+    pub(crate) fn end_handshake(&self, now: Instant) {
         self.enter(Phase::Head, Phase::Idle, now);
     }
 
@@ -107,7 +107,7 @@ impl Activity {
     }
 
     /// The head of a request is complete. `false`: it comes too late, the connection gives way.
-    pub fn begin_request(&self, now: Instant) -> bool {
+    pub(crate) fn begin_request(&self, now: Instant) -> bool {
         let mut state = lock(&self.state);
         if state.phase == Phase::GivingWay {
             return false;
@@ -117,7 +117,7 @@ impl Activity {
     }
 
     /// Keeps this until the last byte of the answer is sent.
-    pub fn keep(&self, permit: OwnedSemaphorePermit) {
+    pub(crate) fn keep(&self, permit: OwnedSemaphorePermit) {
         lock(&self.state).permits.push(permit);
     }
 
@@ -161,7 +161,7 @@ impl Activity {
 
     /// Ends when the connection has to. Whether what its client has not taken yet is to be thrown away: it had its time, or
     /// somebody else needs the place.
-    pub async fn ended(&self) -> bool {
+    pub(crate) async fn ended(&self) -> bool {
         loop {
             let deadline = self.deadline();
             if deadline <= Instant::now() {
@@ -177,14 +177,14 @@ impl Activity {
 
 /// A stream that tells what happens on it.
 #[derive(Debug)]
-pub struct WatchedStream<T> {
+pub(crate) struct WatchedStream<T> {
     stream: T,
     activity: Arc<Activity>,
 }
 
 impl<T> WatchedStream<T> {
     /// Tells this one.
-    pub fn new(stream: T, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(stream: T, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 }
@@ -248,14 +248,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
 
 /// The body of an answer, which tells when it has come to its end.
 #[derive(Debug)]
-pub struct TrackedBody {
+pub(crate) struct TrackedBody {
     body: Body,
     activity: Arc<Activity>,
 }
 
 impl TrackedBody {
     /// Tells this one.
-    pub fn new(body: Body, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(body: Body, activity: Arc<Activity>) -> Self {
         Self { body, activity }
     }
 }

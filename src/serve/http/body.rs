@@ -19,7 +19,7 @@ const MAX_HELD: usize = 8;
 
 /// What is made of a reading, if it is the same for everyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// The page.
     Page,
     /// `/report.json`
@@ -32,14 +32,14 @@ pub enum Form {
 
 impl Form {
     /// Its number among [`FORMS`].
-    pub fn number(self, gzip: bool) -> usize {
+    pub(crate) fn number(self, gzip: bool) -> usize {
         let number = 2 * self as usize + usize::from(gzip);
         debug_assert!(number < FORMS);
         number
     }
 
     /// Whether it grows with the number of rules.
-    pub fn is_large(self) -> bool {
+    pub(crate) fn is_large(self) -> bool {
         matches!(self, Self::Page | Self::Report)
     }
 }
@@ -48,7 +48,7 @@ impl Form {
 ///
 /// # Errors
 /// None in practice: writing into memory does not fail.
-pub fn encode(text: String, gzip: bool) -> Result<Vec<u8>, String> {
+pub(crate) fn encode(text: String, gzip: bool) -> Result<Vec<u8>, String> {
     if !gzip {
         return Ok(text.into_bytes());
     }
@@ -75,7 +75,7 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 /// Bodies of one form that are held.
 #[derive(Debug)]
-pub struct HeldBodies {
+pub(crate) struct HeldBodies {
     places: Arc<Semaphore>,
     newest: Mutex<Weak<Held>>,
 }
@@ -96,7 +96,7 @@ struct Held {
 
 /// What one may have who asks for such a body.
 #[derive(Debug)]
-pub enum Room {
+pub(crate) enum Room {
     /// A place for one of his own.
     Place(OwnedSemaphorePermit),
     /// The newest that is held.
@@ -115,7 +115,7 @@ impl AsRef<[u8]> for Shared {
 
 impl HeldBodies {
     /// Whether one more may be held.
-    pub fn room(&self, now: Instant) -> Room {
+    pub(crate) fn room(&self, now: Instant) -> Room {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Room::Place(place);
         }
@@ -127,7 +127,7 @@ impl HeldBodies {
     }
 
     /// Holds one until the last client has read it.
-    pub fn hold(&self, bytes: Vec<u8>, place: OwnedSemaphorePermit, now: Instant) -> Bytes {
+    pub(crate) fn hold(&self, bytes: Vec<u8>, place: OwnedSemaphorePermit, now: Instant) -> Bytes {
         let held = Arc::new(Held { bytes, made: now, _place: place });
         *lock(&self.newest) = Arc::downgrade(&held);
         Bytes::from_owner(Shared(held))

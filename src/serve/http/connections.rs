@@ -25,7 +25,7 @@ const RESERVED: usize = 8;
 /// Who is at the other end: an IPv4 address, or the network of an IPv6 one (/64), of which a host has as many addresses as
 /// it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// Address in host order.
     V4(u32),
     /// Upper half of the address, in host order.
@@ -76,25 +76,25 @@ impl State {
 
 /// All connections of this server.
 #[derive(Debug)]
-pub struct Connections {
+pub(crate) struct Connections {
     state: Mutex<State>,
     max: usize,
 }
 
 impl Connections {
     /// As many as a process may have that may have so many descriptors.
-    pub fn of(descriptors: Option<u64>) -> Self {
+    pub(crate) fn of(descriptors: Option<u64>) -> Self {
         let room = descriptors.unwrap_or(u64::MAX).saturating_sub(OTHERS).max(RESERVED as u64);
         Self { state: Mutex::default(), max: usize::try_from(room).unwrap_or(MAX).min(MAX) }
     }
 
     /// How many are open.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         lock(&self.state).open.len()
     }
 
     /// A place for one more. `None`: all are in a request, those for probes too.
-    pub fn admit(self: &Arc<Self>, peer: Peer, now: Instant) -> Option<ConnectionSlot> {
+    pub(crate) fn admit(self: &Arc<Self>, peer: Peer, now: Instant) -> Option<ConnectionSlot> {
         let mut state = lock(&self.state);
         let ordinary = state.has_room(MAX_OF_PEER, |open| !open.reserved && open.peer == peer)
             && state.has_room(self.max, |open| !open.reserved);
@@ -108,14 +108,14 @@ impl Connections {
     }
 
     /// Frees a descriptor, if any connection is idle.
-    pub fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         lock(&self.state).idlest_gives_way(|_| true);
     }
 }
 
 /// The place of one connection.
 #[derive(Debug)]
-pub struct ConnectionSlot {
+pub(crate) struct ConnectionSlot {
     connections: Arc<Connections>,
     number: u64,
     /// What it is doing.

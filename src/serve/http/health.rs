@@ -29,11 +29,11 @@ struct Seen {
 
 /// What is known of it.
 #[derive(Debug)]
-pub struct Health(Mutex<Seen>);
+pub(crate) struct Health(Mutex<Seen>);
 
 impl Health {
     /// Looks from now on.
-    pub fn watch(refresher: Arc<Refresher>) -> Arc<Self> {
+    pub(crate) fn watch(refresher: Arc<Refresher>) -> Arc<Self> {
         let health = Arc::new(Self(Mutex::new(Seen { at: Instant::now(), reading: None })));
         let mine = Arc::downgrade(&health);
         let work = move || {
@@ -52,7 +52,7 @@ impl Health {
     }
 
     /// Where the reading is now; comes back if no lock is held for ever.
-    pub fn look_at(&self, refresher: &Refresher) {
+    pub(crate) fn look_at(&self, refresher: &Refresher) {
         refresher.touch_locks();
         self.see(Instant::now(), refresher.whereabouts());
     }
@@ -72,7 +72,7 @@ impl Health {
     }
 
     /// What the kernel has not answered for long.
-    pub fn kernel_stuck(&self) -> Option<String> {
+    pub(crate) fn kernel_stuck(&self) -> Option<String> {
         let seen = lock(&self.0);
         let stuck = seen.reading.as_ref().filter(|reading| reading.in_kernel && reading.since >= KERNEL)?;
         let request = stuck.request.as_deref().unwrap_or("/proc of natwatch itself");
@@ -80,7 +80,7 @@ impl Health {
     }
 
     /// What natwatch itself is stuck in.
-    pub fn stuck(&self, now: Instant) -> Option<String> {
+    pub(crate) fn stuck(&self, now: Instant) -> Option<String> {
         let seen = lock(&self.0);
         let unseen = now.saturating_duration_since(seen.at);
         if unseen >= NATWATCH {

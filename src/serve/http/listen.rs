@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 ///
 /// # Errors
 /// Names the address that cannot be used.
-pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
+pub(crate) fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
     addresses.iter().map(|address| bind_one(address)).collect()
 }
 
@@ -41,7 +41,7 @@ fn plain(address: &str) -> String {
 ///
 /// # Errors
 /// There are none, or one is something else.
-pub fn from_systemd() -> Result<Vec<TcpListener>, String> {
+pub(crate) fn from_systemd() -> Result<Vec<TcpListener>, String> {
     let mut passed = listenfd::ListenFd::from_env();
     let count = passed.len();
     let take = |at| {

@@ -28,8 +28,8 @@ use axum::routing::get;
 use sd_notify::NotifyState;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-pub use listen::{bind, from_systemd};
-pub use security::{Refused, Security};
+pub(crate) use listen::{bind, from_systemd};
+pub(crate) use security::{Refused, Security};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use self::accept::ListenerContext;
@@ -65,7 +65,7 @@ static CONTENT_SECURITY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 /// What serving needs to know.
 #[derive(Clone, Debug)]
-pub struct HttpSettings {
+pub(crate) struct HttpSettings {
     /// Path of the metrics.
     pub telemetry_path: String,
     /// Requests that may be answered at once; 0 is no limit.
@@ -94,7 +94,7 @@ struct App {
 ///
 /// # Errors
 /// A listener that cannot be used.
-pub async fn run(
+pub(crate) async fn run(
     listeners: Vec<TcpListener>,
     refresher: Arc<Refresher>,
     settings: HttpSettings,

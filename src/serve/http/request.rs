@@ -8,12 +8,12 @@ use crate::facts::Collector;
 use crate::read::Collectors;
 
 /// How long a request waits for the kernel unless the scraper says what it can afford.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Kept back from the scraper's timeout for the way there and back.
 const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
 
 /// How long this scraper can wait.
-pub fn patience(headers: &HeaderMap) -> Duration {
+pub(crate) fn patience(headers: &HeaderMap) -> Duration {
     let seconds =
         headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok()?.parse().ok());
     let Some(timeout) =
@@ -25,7 +25,7 @@ pub fn patience(headers: &HeaderMap) -> Duration {
 }
 
 /// The collectors that `collect[]` or `exclude[]` leave; wording and rules are node_exporter's.
-pub fn chosen(query: &[(String, String)], on: &Collectors) -> Result<Vec<Collector>, String> {
+pub(crate) fn chosen(query: &[(String, String)], on: &Collectors) -> Result<Vec<Collector>, String> {
     let named = |key: &str| {
         let names = query.iter().filter(|(name, _)| name == key).map(|(_, value)| match Collector::from_name(value) {
             Some(collector) if on.contains(&collector) => Ok(collector),
@@ -77,7 +77,7 @@ fn taken(headers: &HeaderMap, header: HeaderName) -> Vec<Taken<'_>> {
 }
 
 /// Whether OpenMetrics is named with a version that is served, and not below text.
-pub fn prefers_openmetrics(headers: &HeaderMap) -> bool {
+pub(crate) fn prefers_openmetrics(headers: &HeaderMap) -> bool {
     let (mut openmetrics, mut text) = (0.0f32, 0.0f32);
     for taken in taken(headers, header::ACCEPT) {
         let (quality, version) = (taken.quality(), taken.parameter("version"));
@@ -91,12 +91,12 @@ pub fn prefers_openmetrics(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a browser asks.
-pub fn takes_html(headers: &HeaderMap) -> bool {
+pub(crate) fn takes_html(headers: &HeaderMap) -> bool {
     taken(headers, header::ACCEPT).iter().any(|taken| taken.is("text/html"))
 }
 
 /// Whether gzip is named among the encodings that a client takes, and not with q=0.
-pub fn takes_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let encodings = taken(headers, header::ACCEPT_ENCODING);
     let of = |name: &str| encodings.iter().find(|taken| taken.is(name)).map(Taken::quality);
     of("gzip").or(of("x-gzip")).or(of("*")).is_some_and(|quality| quality > 0.0)

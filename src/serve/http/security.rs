@@ -31,7 +31,7 @@ const NOBODY: &str = "2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
 
 /// What is in force.
 #[derive(Debug)]
-pub struct Security {
+pub(crate) struct Security {
     path: PathBuf,
     web: Mutex<Arc<WebConfig>>,
     tls: Option<Mutex<Arc<ServerConfig>>>,
@@ -46,7 +46,7 @@ pub struct Security {
 
 /// Why somebody may not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// No password, or a wrong one.
     Wrong,
     /// Too many passwords wait to be verified.
@@ -64,7 +64,7 @@ impl Security {
     ///
     /// # Errors
     /// What is wrong in which file.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
         let (files, gathered) = gather(path);
         let loaded = gathered?.build()?;
         Ok(Self {
@@ -79,17 +79,17 @@ impl Security {
     }
 
     /// TLS, if it is served.
-    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.tls.as_ref().map(|tls| Arc::clone(&lock(tls)))
     }
 
     /// Whether what stands in the files is in force; `false`: something older is.
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         self.current.load(Ordering::Relaxed)
     }
 
     /// Looks at the files again and again.
-    pub async fn watch(self: Arc<Self>) {
+    pub(crate) async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(READ_EVERY).await;
             let mine = Arc::clone(&self);
@@ -100,7 +100,7 @@ impl Security {
     }
 
     /// Takes over what has changed, or everything if somebody asks for it; what cannot be used leaves everything as it was.
-    pub fn reload(&self, asked: bool) {
+    pub(crate) fn reload(&self, asked: bool) {
         let (files, gathered) = gather(&self.path);
         let changed = std::mem::replace(&mut *lock(&self.last), files.clone()) != files;
         if !changed && !asked {
@@ -139,7 +139,7 @@ impl Security {
     }
 
     /// Adds the configured headers to an answer.
-    pub fn decorate(&self, headers: &mut HeaderMap) {
+    pub(crate) fn decorate(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.web().headers {
             if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
                 headers.insert(name, value);
@@ -151,7 +151,7 @@ impl Security {
     ///
     /// # Errors
     /// Why not.
-    pub async fn authorize(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Refused> {
+    pub(crate) async fn authorize(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Refused> {
         let web = self.web();
         if web.users.is_empty() {
             return Ok(());

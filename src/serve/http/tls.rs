@@ -13,13 +13,13 @@ use rustls::{DigitallySignedStruct, DistinguishedName, NamedGroup, RootCertStore
 use crate::serve::http::web_config::{ClientAuth, Tls, TlsVersion};
 
 /// A name for errors, and PEM.
-pub type NamedPem = (String, Vec<u8>);
+pub(crate) type NamedPem = (String, Vec<u8>);
 
 /// Builds the server's side.
 ///
 /// # Errors
 /// Which file, or which name, is wrong.
-pub fn server_config(
+pub(crate) fn server_config(
     config: &Tls,
     certificate: &NamedPem,
     key: &NamedPem,

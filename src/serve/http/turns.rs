@@ -33,11 +33,11 @@ struct State {
 
 /// Those who wait.
 #[derive(Debug, Default)]
-pub struct Turns(Mutex<State>);
+pub(crate) struct Turns(Mutex<State>);
 
 /// A turn, which lasts until this is dropped.
 #[derive(Debug)]
-pub struct Turn(Arc<Turns>);
+pub(crate) struct Turn(Arc<Turns>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -47,7 +47,7 @@ impl Drop for Turn {
 
 impl Turns {
     /// Waits for this peer's turn. `None`: too many of his wait already.
-    pub async fn turn(self: &Arc<Self>, peer: Peer) -> Option<Turn> {
+    pub(crate) async fn turn(self: &Arc<Self>, peer: Peer) -> Option<Turn> {
         let turn = self.join(peer)?;
         turn.await.ok()
     }
@@ -84,7 +84,7 @@ impl Turns {
     }
 
     /// Remembers whether a peer's password was right.
-    pub fn remember(&self, peer: Peer, right: bool) {
+    pub(crate) fn remember(&self, peer: Peer, right: bool) {
         let mut state = lock(&self.0);
         if right {
             state.wrong.remove(&peer);

@@ -12,7 +12,7 @@ use serde::{Deserialize, de};
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WebConfig {
+pub(crate) struct WebConfig {
     /// TLS; `None`: plain HTTP.
     pub tls: Option<Tls>,
     /// Headers of every answer.
@@ -23,7 +23,7 @@ pub struct WebConfig {
 
 /// The TLS half.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// Certificate chain, PEM.
     pub certificate: Pem,
     /// Private key, PEM.
@@ -44,7 +44,7 @@ pub struct Tls {
 
 /// PEM, or the file that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pem {
+pub(crate) enum Pem {
     /// A path, already resolved against the configuration's directory.
     File(PathBuf),
     /// The text itself.
@@ -53,7 +53,7 @@ pub enum Pem {
 
 /// `client_auth_type`, named as in Go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum ClientAuth {
+pub(crate) enum ClientAuth {
     /// None is asked for.
     #[default]
     #[serde(alias = "")]
@@ -74,7 +74,7 @@ pub enum ClientAuth {
 
 /// Versions that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
+pub(crate) enum TlsVersion {
     /// 1.2
     Tls12,
     /// 1.3
@@ -190,7 +190,7 @@ impl<'de> Deserialize<'de> for Headers {
 ///
 /// # Errors
 /// What is wrong, and in which line.
-pub fn parse(text: &str, directory: &Path) -> Result<WebConfig, String> {
+pub(crate) fn parse(text: &str, directory: &Path) -> Result<WebConfig, String> {
     if text.trim().is_empty() {
         return Ok(WebConfig::default());
     }

@@ -9,7 +9,7 @@ use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 impl Walk<'_> {
     /// All packets if it is so, none if not; what is not known is a question about all of them.
-    pub fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, Question>) -> PacketSet {
+    pub(crate) fn if_so(&mut self, key: impl Into<String>, known: &Result<bool, Question>) -> PacketSet {
         match known {
             Ok(true) => EVERYTHING,
             Ok(false) => NOTHING,
@@ -18,19 +18,19 @@ impl Walk<'_> {
     }
 
     /// If packets of a family are forwarded.
-    pub fn if_forwarded(&mut self, family: Family) -> PacketSet {
+    pub(crate) fn if_forwarded(&mut self, family: Family) -> PacketSet {
         let network = self.network;
         self.if_so(format!("forwards {family}"), &network.host.forwards[family.ip_index()])
     }
 
     /// If IPVS gives connections other destinations: it does so between two hooks, whatever the rules say.
-    pub fn if_ipvs_in_use(&mut self) -> PacketSet {
+    pub(crate) fn if_ipvs_in_use(&mut self) -> PacketSet {
         let network = self.network;
         self.if_so("IPVS", &network.host.ipvs_in_use)
     }
 
     /// Packets on their way to postrouting, where rules of older kernels do not see the device that they came in by.
-    pub fn as_postrouting_sees(&mut self, packets: PacketSet) -> PacketSet {
+    pub(crate) fn as_postrouting_sees(&mut self, packets: PacketSet) -> PacketSet {
         let network = self.network;
         let seen = self.if_so("input in postrouting", &network.host.input_in_postrouting);
         let hidden = self.space.minus(packets, seen);

@@ -7,8 +7,7 @@ use super::verdict_map::VerdictMap;
 use super::{Ends, Hits, PacketKind, StepPlace, Walk};
 use crate::facts::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::network::Hit;
-use crate::symbolic::network::RuleAt;
+use crate::symbolic::network::{Hit, RuleAt};
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 

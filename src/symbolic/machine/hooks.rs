@@ -19,7 +19,7 @@ pub(super) struct Pass<'p> {
 
 impl Walk<'_> {
     /// What comes out of a hook.
-    pub fn hook(
+    pub(crate) fn hook(
         &mut self,
         hook: Hook,
         device: Option<&str>,

@@ -36,7 +36,7 @@ impl Walk<'_> {
     }
 
     /// What a translation is for packets by what its map has for each of them. Where that is not known it does not say.
-    pub fn translations(&mut self, hit: &Hit, nat: &Nat, packets: PacketSet) -> Vec<(Nat, PacketSet)> {
+    pub(crate) fn translations(&mut self, hit: &Hit, nat: &Nat, packets: PacketSet) -> Vec<(Nat, PacketSet)> {
         let (Some(map), Hit::Rule(at, _)) = (&nat.map, hit) else { return vec![(nat.clone(), packets)] };
         let (found, rest) = self.by_data(at.set, &map.lookup, packets, |data| Some(data.to_vec()));
         let told = found.into_iter().map(|(data, set)| (with_data(nat, &data).unwrap_or_else(|| nat.clone()), set));
@@ -44,7 +44,7 @@ impl Walk<'_> {
     }
 
     /// The same of any hit; `None`: what it does was not understood, or not read.
-    pub fn each_translation(&mut self, hit: &Hit, packets: PacketSet) -> Vec<(Option<Nat>, PacketSet)> {
+    pub(crate) fn each_translation(&mut self, hit: &Hit, packets: PacketSet) -> Vec<(Option<Nat>, PacketSet)> {
         match self.nat(hit) {
             Some(nat) => {
                 self.translations(hit, nat, packets).into_iter().map(|(nat, mine)| (Some(nat), mine)).collect()

@@ -29,7 +29,7 @@ use crate::facts::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
 /// Which packet of its connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
+pub(crate) enum Flow {
     /// The first one, which nat chains see.
     First,
     /// A later one, which they do not.
@@ -40,11 +40,11 @@ pub enum Flow {
 
 /// Packets by what translates them.
 #[derive(Clone, Debug, Default)]
-pub struct Hits(pub BTreeMap<Hit, PacketSet>);
+pub(crate) struct Hits(pub BTreeMap<Hit, PacketSet>);
 
 impl Hits {
     /// Adds packets.
-    pub fn add(&mut self, space: &Space<'_>, hit: Hit, packets: PacketSet) {
+    pub(crate) fn add(&mut self, space: &Space<'_>, hit: Hit, packets: PacketSet) {
         let known = self.0.entry(hit).or_insert(NOTHING);
         *known = space.or(*known, packets);
     }
@@ -76,7 +76,7 @@ impl Default for Ends {
 }
 
 /// What becomes of packets that the NAT core gets.
-pub trait OnNat {
+pub(crate) trait OnNat {
     /// Of those that no rule translates.
     fn untouched(&mut self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet;
 
@@ -91,7 +91,7 @@ pub trait OnNat {
 
 /// Walks through one node's rules. Questions are shared by all of them; each packet has a stage of its own.
 #[derive(Debug)]
-pub struct Walk<'a> {
+pub(crate) struct Walk<'a> {
     /// What there is.
     pub network: &'a Network<'a>,
     /// Sets of packets.
@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
     /// A walk that takes from this budget. When it is used up, packets get no further, and what was not seen to happen is
     /// uncertain. `names`: ranges of device names that are told apart beside those of the rules; `marks`: bits of the mark that
     /// decide beside those that rules test.
-    pub fn new(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
+    pub(crate) fn new(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let space = Space::new(effort);
         let layout = PacketLayout::new(&space, network, names);
         Self {
@@ -185,29 +185,29 @@ impl<'a> Walk<'a> {
     }
 
     /// A walk that is about no tunnel, but about connections.
-    pub fn of_connections(network: &'a Network<'a>, names: &[(u128, u128)], effort: &'a Effort<'a>) -> Self {
+    pub(crate) fn of_connections(network: &'a Network<'a>, names: &[(u128, u128)], effort: &'a Effort<'a>) -> Self {
         Self { share: OF_CONNECTIONS, ..Self::new(network, names, 0, effort) }
     }
 
     /// A walk in which chains that can only drop packets let all of them pass: what comes out of it has every mark, among
     /// these bits, that packets can have, and maybe others.
-    pub fn slice(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
+    pub(crate) fn slice(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let walk = Self::new(network, names, marks, effort);
         Self { relevant: network.relevant_to_marks(marks), sliced: true, ..walk }
     }
 
     /// From now on it is followed which packets' entries have a timeout of their own.
-    pub fn follow_timeouts(&mut self) {
+    pub(crate) fn follow_timeouts(&mut self) {
         self.follows_timeouts = true;
     }
 
     /// From now on packets pass chains that can only drop them, or no longer.
-    pub fn leave_out_drops(&mut self, leave_out: bool) {
+    pub(crate) fn leave_out_drops(&mut self, leave_out: bool) {
         self.sliced = leave_out;
     }
 
     /// Whether packets pass chains that can only drop them.
-    pub fn is_sliced(&self) -> bool {
+    pub(crate) fn is_sliced(&self) -> bool {
         self.sliced
     }
 
@@ -217,7 +217,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A mark that is any of the bits, whatever the rest of the packet is: `field` of these packets.
-    pub fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
+    pub(crate) fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
         let bits = bits & self.followed(field);
         let own = self.block(field);
         let any = self.space.exists(packets, &own.bits(bits.into()).collect());
@@ -234,12 +234,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether this walk gets no further: it has had its share.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.space.is_over() || self.begun - self.effort.left() > self.share
     }
 
     /// Why ways through the rules are missing, if some are.
-    pub fn why_incomplete(&self) -> Option<String> {
+    pub(crate) fn why_incomplete(&self) -> Option<String> {
         let ended = self.effort.ended().or(self.is_over().then_some(Ended::UsedUp));
         match ended {
             Some(Ended::Stopped) => Some(Ended::Stopped.why().to_owned()),
@@ -248,12 +248,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether connections of a family are tracked.
-    pub fn tracks(&self, family: Family) -> Certainty {
+    pub(crate) fn tracks(&self, family: Family) -> Certainty {
         self.tracks.get(&family).cloned().unwrap_or(Certainty::Happens)
     }
 
     /// Packets for which this is the answer to a question with so many.
-    pub fn answer<W: Into<Question>>(
+    pub(crate) fn answer<W: Into<Question>>(
         &mut self,
         key: String,
         about: About,
@@ -266,29 +266,29 @@ impl<'a> Walk<'a> {
     }
 
     /// If connections of a family are tracked, which is not known.
-    pub fn if_tracked(&mut self, family: Family, why: &Question) -> PacketSet {
+    pub(crate) fn if_tracked(&mut self, family: Family, why: &Question) -> PacketSet {
         let why = || why.clone().reword(|why| format!("whether connections are tracked is not known: {why}"));
         self.answer(format!("tracked {family}"), About::All, 2, 1, why)
     }
 
     /// For people: where it is.
-    pub fn place(&self, hit: &Hit) -> String {
+    pub(crate) fn place(&self, hit: &Hit) -> String {
         self.network.place(hit)
     }
 
     /// A question about what a rule, or something that was not read, does.
-    pub fn question(&self, hit: &Hit, text: impl Into<Question>) -> Question {
+    pub(crate) fn question(&self, hit: &Hit, text: impl Into<Question>) -> Question {
         self.network.question_of(hit, text)
     }
 
     /// The step that a hit stands for; `None`: it was not read.
-    pub fn step(&self, hit: &Hit) -> Option<&'a Step> {
+    pub(crate) fn step(&self, hit: &Hit) -> Option<&'a Step> {
         let Hit::Rule(at, step) = hit else { return None };
         self.network.rule(at)?.steps.get(*step)
     }
 
     /// The translation that a rule stands for; `None`: it is one that was not understood, or not read.
-    pub fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
+    pub(crate) fn nat(&self, hit: &Hit) -> Option<&'a Nat> {
         match self.step(hit) {
             Some(Step::Nat(nat)) => Some(nat),
             _ => None,
@@ -296,7 +296,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The variables of a field.
-    pub fn block(&mut self, field: &Field) -> BitVector {
+    pub(crate) fn block(&mut self, field: &Field) -> BitVector {
         if let Field::MarkBits(bits) = field {
             let whole = self.block(if bits.connection { &Field::ConnectionMark } else { &Field::Mark });
             return BitVector(whole.bits(bits.mask.into()).collect());
@@ -312,7 +312,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Packets with one of these numbers in a field; of a name, those of names.
-    pub fn with(&mut self, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
+    pub(crate) fn with(&mut self, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
         let block = self.block(field);
         match super::packets::is_name(field) {
             true => self.layout.names.pieces(ranges).map_or(NOTHING, |pieces| self.space.ranges(&block, &pieces)),
@@ -321,7 +321,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Those of these packets that have such numbers in all of these fields.
-    pub fn all_with(&mut self, packets: PacketSet, fields: &[(Field, &[(u128, u128)])]) -> PacketSet {
+    pub(crate) fn all_with(&mut self, packets: PacketSet, fields: &[(Field, &[(u128, u128)])]) -> PacketSet {
         fields.iter().fold(packets, |packets, (field, ranges)| {
             let with = self.with(field, ranges);
             self.space.and(packets, with)
@@ -329,13 +329,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Packets in one of these states of [`state`].
-    pub fn in_state(&mut self, states: &[u128]) -> PacketSet {
+    pub(crate) fn in_state(&mut self, states: &[u128]) -> PacketSet {
         let numbers = (0..).zip(state::ALL).filter(|(_, bit)| states.contains(bit)).map(|(number, _)| (number, number));
         self.with(&Field::ConnectionState, &numbers.collect::<Vec<(u128, u128)>>())
     }
 
     /// The same packets of connections that may be translated, or not.
-    pub fn translated_or_not(&mut self, packets: PacketSet) -> PacketSet {
+    pub(crate) fn translated_or_not(&mut self, packets: PacketSet) -> PacketSet {
         /// `IPS_SRC_NAT`, `IPS_DST_NAT`
         const TRANSLATED: u32 = 0x30;
         let block = self.block(&Field::ConnectionStatus);
@@ -343,14 +343,14 @@ impl<'a> Walk<'a> {
     }
 
     /// The same packets with any numbers in these fields.
-    pub fn forget(&mut self, packets: PacketSet, fields: &[Field]) -> PacketSet {
+    pub(crate) fn forget(&mut self, packets: PacketSet, fields: &[Field]) -> PacketSet {
         let variables = fields.iter().flat_map(|field| self.block(field).0).collect();
         self.without(packets, variables)
     }
 
     /// The same packets without these variables. Where answers are asked about each packet, what it was is kept: whether they
     /// hold for one and the same packet must not be lost.
-    pub fn without(&mut self, packets: PacketSet, variables: BTreeSet<u32>) -> PacketSet {
+    pub(crate) fn without(&mut self, packets: PacketSet, variables: BTreeSet<u32>) -> PacketSet {
         if !self.assumptions.depends_on_packets(&self.space, packets) {
             return self.space.exists(packets, &variables);
         }
@@ -363,14 +363,14 @@ impl<'a> Walk<'a> {
     }
 
     /// The same packets with these numbers in a field.
-    pub fn set(&mut self, packets: PacketSet, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
+    pub(crate) fn set(&mut self, packets: PacketSet, field: &Field, ranges: &[(u128, u128)]) -> PacketSet {
         let (packets, new) = (self.forget(packets, std::slice::from_ref(field)), self.with(field, ranges));
         self.space.and(packets, new)
     }
 
     /// Packets that have met no rule: without a template, and routed once. What is left to a device of the packet inside is
     /// told by the rules that that one has met.
-    pub fn start(&self) -> PacketSet {
+    pub(crate) fn start(&self) -> PacketSet {
         let flags = [self.layout.template, self.layout.rerouted, self.layout.own_timeout].into_iter();
         let filled = (!self.outer).then_some(self.layout.filled);
         let writer = self.writers.iter().filter(|_| !self.outer).flat_map(|writers| writers.block.0.iter().copied());
@@ -385,7 +385,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether something happens to these packets for certain, perhaps, or not; the text says what could not be told.
-    pub fn certainty(&self, packets: PacketSet) -> Certainty {
+    pub(crate) fn certainty(&self, packets: PacketSet) -> Certainty {
         if self.assumptions.must(&self.space, packets, &self.layout.determined()) {
             Certainty::Happens
         } else if self.effort.ended() == Some(Ended::Stopped) {

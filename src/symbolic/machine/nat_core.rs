@@ -7,16 +7,15 @@ use super::hooks::Pass;
 use super::{Ends, Flow, Hits, OnNat, PacketKind, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
-use crate::symbolic::network::Hit;
-use crate::symbolic::network::RuleAt;
 use crate::symbolic::network::unread::BaseChainList;
+use crate::symbolic::network::{Hit, RuleAt};
 use crate::symbolic::order;
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
 impl Walk<'_> {
     /// `nf_nat_inet_fn`: the nat chains in turn, until one translates.
-    pub fn nat_core(&mut self, hook: Hook, flow: Flow, packets: PacketSet, on_nat: &mut dyn OnNat) -> PacketSet {
+    pub(crate) fn nat_core(&mut self, hook: Hook, flow: Flow, packets: PacketSet, on_nat: &mut dyn OnNat) -> PacketSet {
         if packets.is_empty() || self.is_over() {
             return NOTHING;
         }

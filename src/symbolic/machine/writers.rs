@@ -1,7 +1,6 @@
 //! Which rule wrote a mark: asked once something is known to happen to packets that have it.
 
-use super::StepPlace;
-use super::Walk;
+use super::{StepPlace, Walk};
 use crate::facts::netfilter::{Field, MarkWrite};
 use crate::symbolic::network::RuleAt;
 use crate::symbolic::space::{BitVector, PacketSet};
@@ -11,7 +10,7 @@ const MAX_WRITERS: usize = 255;
 
 /// The rules that wrote bits of the packet's mark, each by a number that packets carry; 0: none.
 #[derive(Debug)]
-pub struct Writers {
+pub(crate) struct Writers {
     /// Bits that are asked about.
     bits: u32,
     /// The number of the rule that wrote last.
@@ -22,13 +21,13 @@ pub struct Writers {
 
 impl Walk<'_> {
     /// From now on packets carry which rule wrote any of these bits of their mark.
-    pub fn follow_writers(&mut self, bits: u32) {
+    pub(crate) fn follow_writers(&mut self, bits: u32) {
         let block = self.space.block(8);
         self.writers = Some(Writers { bits, block, found: Vec::new() });
     }
 
     /// The rules that wrote the marks of these packets, and whose packets these were.
-    pub fn writers_of(&self, packets: PacketSet) -> Vec<(RuleAt, &'static str)> {
+    pub(crate) fn writers_of(&self, packets: PacketSet) -> Vec<(RuleAt, &'static str)> {
         let Some(writers) = &self.writers else { return Vec::new() };
         let one = |number: &usize| {
             let mine = self.space.matching(&writers.block, u8::MAX.into(), *number as u128 + 1);
@@ -38,7 +37,7 @@ impl Walk<'_> {
     }
 
     /// The variables that tell which rule it was.
-    pub fn writer_variables(&self) -> Vec<u32> {
+    pub(crate) fn writer_variables(&self) -> Vec<u32> {
         self.writers.iter().flat_map(|writers| writers.block.0.iter().copied()).collect()
     }
 

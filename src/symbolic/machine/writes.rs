@@ -6,8 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::StepPlace;
-use super::Walk;
+use super::{StepPlace, Walk};
 use crate::facts::netfilter::{Field, MarkWrite, Rule, Step};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};

@@ -11,7 +11,7 @@ use crate::symbolic::values::Numbers;
 /// `RTN_UNICAST`
 const UNICAST: u128 = 1;
 /// `RTN_LOCAL`
-pub const LOCAL: u128 = 2;
+pub(crate) const LOCAL: u128 = 2;
 /// `RTN_BROADCAST`
 const BROADCAST: u128 = 3;
 /// `RTN_ANYCAST`
@@ -19,7 +19,7 @@ const ANYCAST: u128 = 4;
 /// `RTN_MULTICAST`
 const MULTICAST: u128 = 5;
 /// `ARPHRD_LOOPBACK`
-pub const ARPHRD_LOOPBACK: u16 = 772;
+pub(crate) const ARPHRD_LOOPBACK: u16 = 772;
 /// `RT_SCOPE_UNIVERSE`
 const UNIVERSE: u8 = 0;
 /// `RT_SCOPE_LINK`
@@ -182,7 +182,7 @@ fn first_paths(
 }
 
 /// Whether the kernel may take an address of a family by itself.
-pub fn may_be_chosen(address: &Address, family: Family) -> bool {
+pub(crate) fn may_be_chosen(address: &Address, family: Family) -> bool {
     !address.unpreferred
         && Family::of(&address.address) == family
         && address.scope == UNIVERSE
@@ -225,7 +225,7 @@ pub enum Connected {
 }
 
 /// Indices of devices that take what their ports get before rules of IP see it.
-pub fn taking(links: &[Link]) -> BTreeSet<u32> {
+pub(crate) fn taking(links: &[Link]) -> BTreeSet<u32> {
     const TAKING: &[&str] = &["bridge", "bond", "team", "openvswitch"];
     let takes = |link: &&Link| link.kind.as_deref().is_some_and(|kind| TAKING.contains(&kind));
     links.iter().filter(takes).map(|link| link.index).collect()
@@ -239,7 +239,7 @@ pub struct OwnAddresses {
 }
 
 /// Addresses that packets of this host may have as their source: those that are valid beyond it and beyond a link.
-pub fn own_sources(addresses: &[Address], family: Family) -> impl Iterator<Item = u128> {
+pub(crate) fn own_sources(addresses: &[Address], family: Family) -> impl Iterator<Item = u128> {
     let own = addresses.iter().filter(move |own| Family::of(&own.address) == family && own.scope < LINK);
     own.map(|own| address_key(own.address))
 }
@@ -330,7 +330,7 @@ impl Network<'_> {
 }
 
 /// Addresses of a family that are not unicast, as the routes tell; the table `local` has a route for each of this host's.
-pub fn own_addresses(facts: &Facts, family: Family) -> Option<OwnAddresses> {
+pub(crate) fn own_addresses(facts: &Facts, family: Family) -> Option<OwnAddresses> {
     /// `RT_TABLE_LOCAL`; routes of other tables only hold for packets that policy rules send there.
     const LOCAL_TABLE: u32 = 255;
     let routes = facts.routes.ok()?.iter().filter(|route| route.table == LOCAL_TABLE);
@@ -342,7 +342,7 @@ pub fn own_addresses(facts: &Facts, family: Family) -> Option<OwnAddresses> {
 }
 
 /// The addresses of a prefix.
-pub fn prefix_range(network: IpAddr, length: u8) -> (u128, u128) {
+pub(crate) fn prefix_range(network: IpAddr, length: u8) -> (u128, u128) {
     let width = if network.is_ipv6() { 128 } else { 32 };
     let low = (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0);
     let first = address_key(network) & !low;

@@ -51,7 +51,7 @@ impl Network<'_> {
 }
 
 /// Whether a step does anything to packets but drop them, or write bits that do not matter.
-pub fn writes_marks(step: &Step, relevant: Relevant) -> bool {
+pub(crate) fn writes_marks(step: &Step, relevant: Relevant) -> bool {
     match step {
         Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } | Step::OwnTimeout => false,
         Step::SetMark(write) => write.can_change() & relevant.mark != 0,

@@ -216,12 +216,12 @@ fn mapped_bits(rules: &BackendRules<'_>, lookup: &MapLookup, mapped: u32) -> u32
 }
 
 /// What [`Survey::updates`] knows a set by: ipsets are the same for all rule sets.
-pub fn updated(number: usize, set: &SetId) -> (Option<usize>, SetId) {
+pub(crate) fn updated(number: usize, set: &SetId) -> (Option<usize>, SetId) {
     (matches!(set, SetId::Nftables { .. }).then_some(number), set.clone())
 }
 
 /// Bits that a condition looks at.
-pub fn bits_of(condition: &Comparison) -> u32 {
+pub(crate) fn bits_of(condition: &Comparison) -> u32 {
     match condition {
         Comparison::Masked { mask, .. } => *mask as u32,
         Comparison::Ranges(_) => u32::MAX,

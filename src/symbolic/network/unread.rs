@@ -1,9 +1,8 @@
 //! What was not read of the rules. A packet that gets there may meet anything, so nothing behind it is certain.
 
 use super::{Network, Occurrence, RuleAt, family_word};
-use crate::facts::Question;
-use crate::facts::Reading;
 use crate::facts::netfilter::{Base, ChainId, Family, Hook, Rule, Step, Verdict};
+use crate::facts::{Question, Reading};
 use crate::symbolic::certainty::Certainty;
 
 /// A list of base chains: those of one rule set, of tables of one family, on one hook.
@@ -37,7 +36,7 @@ impl Hit {
 }
 
 /// A base chain that was listed: position of its rule set, name, and what makes it one.
-pub type Listed<'a> = (usize, &'a ChainId, &'a Base);
+pub(crate) type Listed<'a> = (usize, &'a ChainId, &'a Base);
 
 /// Whether tables of a family have chains on a hook.
 fn has_hook(family: Family, hook: Hook) -> bool {
@@ -263,6 +262,6 @@ impl<'a> Network<'a> {
 }
 
 /// Whether a step leads by a map whose verdicts were not read.
-pub fn is_unread_map(step: &Step) -> bool {
+pub(crate) fn is_unread_map(step: &Step) -> bool {
     matches!(step, Step::Verdict(Verdict::Map { verdicts, .. }) if verdicts.ok().is_none())
 }

@@ -1,13 +1,13 @@
 //! What answers connections whose source was translated: a segment that connection tracking calls invalid is not translated
 //! back, so it is for this host itself, which knows no such connection and answers with a reset (`tcp_v4_send_reset`).
 
-use super::devices;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::connection::{
-    self, CHOSEN, ConnectionPath, Flags, ends, if_addresses_are_so, may_send, resets_of, reversed, segments, through,
+    self, CHOSEN, ConnectionPath, Flags, ends, if_addresses_are_so, resets_of, reversed, segments, through,
 };
+use super::devices::{self, may_send};
 use super::given_source::given_source;
 use super::idle::{Idle, IdleConnections, draws};
 use super::translatable::may_give_timeouts;
@@ -15,9 +15,8 @@ use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, TypeS
 use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::Walk;
-use crate::symbolic::network::Hit;
 use crate::symbolic::network::host::{Connected, LOCAL};
-use crate::symbolic::network::{Network, Occurrence, RuleAt};
+use crate::symbolic::network::{Hit, Network, Occurrence, RuleAt};
 use crate::symbolic::packets::NO_DEVICE;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
@@ -35,7 +34,7 @@ pub struct SourceNatReplies {
 }
 
 /// Sends new connections through the rules, invalid segments back, and this host's resets to those.
-pub fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
+pub(crate) fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatReplies {
     let (found, is_all) = answers_by(network, effort, true);
     if is_all { found } else { answers_by(network, effort, false).0 }
 }

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use super::connection::{
-    self, ConnectionPath, Flags, ends, entering, may_send, resets_of, reversed, segments, through,
-};
+use super::connection::{self, ConnectionPath, Flags, ends, resets_of, reversed, segments, through};
+use super::devices::{entering, may_send};
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::Walk;
@@ -31,7 +30,7 @@ pub struct Bypass {
 }
 
 /// Sends new connections through the rules, resets of their clients past the translation, and invalid segments back.
-pub fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
+pub(crate) fn bypass(network: &Network<'_>, effort: &Effort<'_>) -> Bypass {
     let mut walk = connection::walk(network, effort);
     let (mut translated, mut arriving, mut hits, mut clients) = (NOTHING, NOTHING, Vec::new(), [false; 2]);
     let mut is_translating = false;

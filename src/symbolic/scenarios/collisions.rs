@@ -10,9 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::facts::Address;
-use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Nat, NatAction, PortRandomization, address_key, device_name};
+use crate::facts::{Address, Question};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::certainty::Certainty;
 use crate::symbolic::machine::{Hits, Walk};

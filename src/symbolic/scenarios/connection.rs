@@ -1,23 +1,20 @@
 //! New connections over TCP, from where they come in or begin to where they leave: what is given another destination, and what
 //! another source; and segments of theirs that connection tracking calls invalid.
 
-use super::devices::{self, loopback};
-use super::first;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::devices::{entering, loopback};
 use super::given_source::{NARROW, given_source};
-use super::on_nat::Passing;
-use super::on_nat::with_destination_translated;
+use super::on_nat::{Passing, with_destination_translated};
 use super::senders::{self, elsewhere, for_this_host};
 use super::services::invalid_segments;
-use super::translatable;
+use super::{first, translatable};
 use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Flow, OnNat, Walk};
-use crate::symbolic::network::Hit;
-use crate::symbolic::network::{Network, RuleAt};
+use crate::symbolic::network::{Hit, Network, RuleAt};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
@@ -42,11 +39,6 @@ impl Flags {
     pub(super) const RESET: Self = Self(0x06, 0x04);
     /// What tests of that byte are called: of x_tables, and of nf_tables.
     const FIELDS: [&str; 2] = ["tcp flags", "@th,104,8"];
-}
-
-/// If this host sends packets of its own, or forwards those of others.
-pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> PacketSet {
-    if own { EVERYTHING } else { devices::may_forward(walk, family) }
 }
 
 /// A walk that tells the devices apart that lead to rules' targets, and those of default routes.
@@ -317,12 +309,6 @@ pub(super) fn if_addresses_are_so(walk: &mut Walk<'_>, packets: PacketSet) -> Pa
     let why = "which addresses are this host's was not read";
     let assumed = walk.if_so(why, &Err(why.into()));
     walk.space.and(packets, assumed)
-}
-
-/// Packets that come in from elsewhere.
-pub(super) fn entering(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
-    let connected = devices::connected(walk, &Field::InputName);
-    walk.space.and(packets, connected)
 }
 
 /// What is known of both ends of packets: addresses, ports and devices.

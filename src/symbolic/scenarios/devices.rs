@@ -50,3 +50,14 @@ pub(super) fn may_forward(walk: &mut Walk<'_>, family: Family) -> PacketSet {
         _ => walk.if_forwarded(family),
     }
 }
+
+/// If this host sends packets of its own, or forwards those of others.
+pub(super) fn may_send(walk: &mut Walk<'_>, family: Family, own: bool) -> PacketSet {
+    if own { EVERYTHING } else { may_forward(walk, family) }
+}
+
+/// Packets that come in from elsewhere.
+pub(super) fn entering(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+    let connected = connected(walk, &Field::InputName);
+    walk.space.and(packets, connected)
+}

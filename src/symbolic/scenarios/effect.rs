@@ -9,7 +9,7 @@ use crate::symbolic::space::{NOTHING, PacketSet};
 
 /// What becomes of packets' addresses and ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// They stay as they are.
     Kept,
     /// They change; the text says what changes, after "gets".
@@ -20,7 +20,7 @@ pub enum Effect {
 
 /// The effects on packets, each with those that it is about. `primary`: the address that masquerading writes, if that is
 /// known.
-pub fn effects(
+pub(crate) fn effects(
     walk: &mut Walk<'_>,
     nat: &Nat,
     hook: Hook,
@@ -67,7 +67,7 @@ pub fn effects(
 }
 
 /// What a write to a header does to packets that had something else there.
-pub fn rewriting(field: &Field, value: Option<u128>) -> Effect {
+pub(crate) fn rewriting(field: &Field, value: Option<u128>) -> Effect {
     let Some(value) = value else { return Effect::Unclear("what it writes into the header cannot be told".into()) };
     Effect::Changed(match field {
         Field::SourcePort => format!("source port {value}"),

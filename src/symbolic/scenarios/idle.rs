@@ -8,8 +8,7 @@ use super::on_nat::Passing;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization};
 use crate::symbolic::certainty::Certainty;
 use crate::symbolic::machine::{Flow, Walk};
-use crate::symbolic::network::Hit;
-use crate::symbolic::network::Occurrence;
+use crate::symbolic::network::{Hit, Occurrence};
 use crate::symbolic::packets::{SOME_DEVICE, state};
 use crate::symbolic::space::{NOTHING, PacketSet};
 

@@ -1,9 +1,8 @@
 //! Who can send: first packets of connections, forwarded and of this host, up to where their source is translated.
 
 use super::devices::{connected, loopback, may_forward};
-use super::first;
 use super::on_nat::{Passing, towards, with_destination_translated};
-use super::translatable;
+use super::{first, translatable};
 use crate::facts::netfilter::{Family, Field, Hook, NatAction, TypeScope, name_key};
 use crate::symbolic::machine::{Flow, Hits, OnNat, Walk};
 use crate::symbolic::network::Hit;

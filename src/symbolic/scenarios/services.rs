@@ -9,8 +9,7 @@ use crate::facts::netfilter::{Chosen, Element, Family, Field, Hook, Nat};
 use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Flow, Hits, Walk};
-use crate::symbolic::network::Hit;
-use crate::symbolic::network::{Network, Occurrence};
+use crate::symbolic::network::{Hit, Network, Occurrence};
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::space::{NOTHING, PacketSet};
 
@@ -21,7 +20,7 @@ const DNS: u128 = 53;
 const MAX_HITS: usize = 2048;
 
 /// Whether UDP packets to one address and port 53 get one of several destinations.
-pub fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence {
+pub(crate) fn dns_to_several(network: &Network<'_>, effort: &Effort<'_>) -> Occurrence {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let (mut all, mut places) = (NOTHING, Vec::new());
     for family in Family::IP {

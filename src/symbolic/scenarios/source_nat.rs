@@ -7,8 +7,7 @@ use crate::facts::netfilter::{Backend, Family, Hook, Nat, NatAction};
 use crate::symbolic::certainty::Certainty;
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Hits, OnNat, Walk};
-use crate::symbolic::network::Hit;
-use crate::symbolic::network::{Network, RuleAt};
+use crate::symbolic::network::{Hit, Network, RuleAt};
 use crate::symbolic::packets::state;
 use crate::symbolic::space::{NOTHING, PacketSet};
 
@@ -48,7 +47,7 @@ impl OnNat for Hits {
 }
 
 /// Rules that new connections of any protocol, forwarded or of this host, can end in, and that can make two of them compete.
-pub fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
+pub(crate) fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRules {
     let (found, is_all) = reached_by(network, effort, true);
     if is_all { found } else { reached_by(network, effort, false).0 }
 }
@@ -98,6 +97,6 @@ fn order(rule: &Reached) -> (bool, Option<&RuleAt>, &str) {
 }
 
 /// Whether it is the source that is translated.
-pub fn translates_source(nat: &Nat) -> bool {
+pub(crate) fn translates_source(nat: &Nat) -> bool {
     matches!(nat.action, NatAction::Masquerade | NatAction::Snat | NatAction::Netmap)
 }

@@ -9,8 +9,7 @@ use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, addre
 use crate::facts::{Question, UdpClient, UdpTranslation};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::Walk;
-use crate::symbolic::network::Hit;
-use crate::symbolic::network::{Network, Occurrence};
+use crate::symbolic::network::{Hit, Network, Occurrence};
 use crate::symbolic::packets::{PacketKind, Packets};
 use crate::symbolic::space::{NOTHING, PacketSet};
 
@@ -39,7 +38,7 @@ pub enum Given {
 }
 
 /// Sends UDP packets with these addresses and ports through prerouting and output.
-pub fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effort: &Effort<'_>) -> UdpTargets {
+pub(crate) fn udp_targets(network: &Network<'_>, translations: &[UdpTranslation], effort: &Effort<'_>) -> UdpTargets {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
     let mut each: Vec<Given> = translations.iter().map(|_| Given::ToNobody).collect();
     let (mut all, mut places) = (NOTHING, Vec::new());

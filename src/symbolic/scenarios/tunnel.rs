@@ -8,9 +8,9 @@
 mod bound;
 mod inner;
 
-use super::first;
 use std::cell::OnceCell;
 
+use super::first;
 use super::rewriting::{Outer, Rewriting};
 use crate::facts::Question;
 use crate::facts::netfilter::{Family, Field, Hook, device_name, name_key};
@@ -77,7 +77,7 @@ pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
 }
 
 /// Walks all packets of a tunnel.
-pub fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
+pub(crate) fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
     let mut tunnel = TunnelWalk::walking(network, facts, effort);
     // What comes from another network namespace brings no mark.
     let marks = if facts.is_elsewhere() { tunnel.marked((0, 0)) } else { tunnel.inner() };

@@ -8,7 +8,7 @@ use crate::symbolic::network::host::{Device, HostFacts, LOCAL, OwnAddresses};
 use crate::symbolic::values::Numbers;
 use crate::symbolic::{Bypass, bypass};
 
-pub fn routed() -> HostFacts {
+pub(crate) fn routed() -> HostFacts {
     let target = |(address, device): (&str, Option<&str>)| (address.parse().unwrap(), device.and_then(name_key));
     let targets = [
         ("172.17.0.2", Some("docker0")),
@@ -20,7 +20,7 @@ pub fn routed() -> HostFacts {
     HostFacts { outward: Ok(vec![name_key("eth0").unwrap()]), targets: Ok(targets.map(target).into()), ..host() }
 }
 
-pub fn devices(names: &[&'static str]) -> Option<Vec<Device<'static>>> {
+pub(crate) fn devices(names: &[&'static str]) -> Option<Vec<Device<'static>>> {
     let device = |(at, name): (usize, &&'static str)| {
         let hardware_type = if *name == "lo" { 772 } else { 1 };
         Device { index: at as u32 + 1, name, group: None, kind: None, hardware_type, up: *name != "down0" }
@@ -28,7 +28,7 @@ pub fn devices(names: &[&'static str]) -> Option<Vec<Device<'static>>> {
     Some(names.iter().enumerate().map(device).collect())
 }
 
-pub const DEVICES: &[&str] = &["lo", "eth0", "docker0", "cni0", "down0"];
+pub(crate) const DEVICES: &[&str] = &["lo", "eth0", "docker0", "cni0", "down0"];
 
 fn walked(text: &str, host: HostFacts, devices: Option<Vec<Device<'_>>>) -> Bypass {
     let written = rules(text);
@@ -39,7 +39,7 @@ fn walked(text: &str, host: HostFacts, devices: Option<Vec<Device<'_>>>) -> Bypa
 }
 
 /// Addresses of this host.
-pub fn own() -> [Option<OwnAddresses>; 2] {
+pub(crate) fn own() -> [Option<OwnAddresses>; 2] {
     let local = address_key("192.0.2.1".parse().unwrap());
     let loopback = address_key("127.0.0.0".parse().unwrap());
     let typed = vec![(LOCAL, (local, local), Some(2)), (LOCAL, (loopback, loopback | 0xff_ffff), Some(1))];

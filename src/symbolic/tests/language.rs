@@ -25,13 +25,13 @@ use crate::symbolic::{Effort, Network};
 
 /// Rule sets of nf_tables and of legacy tables.
 #[derive(Debug, Default)]
-pub struct Written {
+pub(crate) struct Written {
     pub nftables: Ruleset,
     pub legacy: Ruleset,
 }
 
 impl Written {
-    pub fn network(&self) -> Network<'_> {
+    pub(crate) fn network(&self) -> Network<'_> {
         let rules = [(&self.nftables, false), (&self.legacy, true)];
         let rules = rules.into_iter().map(|(ruleset, legacy)| BackendRules { legacy, ruleset }).collect();
         Network { host: host(), ..Network::of(rules, Some(Vec::new()), [None, None]) }
@@ -39,7 +39,7 @@ impl Written {
 }
 
 /// A host that forwards packets, has no addresses, and does nothing else beside its rules.
-pub fn host() -> HostFacts {
+pub(crate) fn host() -> HostFacts {
     let forwards = [Ok(true), Ok(true)];
     HostFacts {
         addresses: Ok(vec![]),
@@ -53,13 +53,13 @@ pub fn host() -> HostFacts {
 }
 
 /// All the work that one judgement may do; nobody stops it.
-pub fn effort() -> Effort<'static> {
+pub(crate) fn effort() -> Effort<'static> {
     static GO_ON: AtomicBool = AtomicBool::new(false);
     Effort::new(&GO_ON)
 }
 
 /// Reads the language. Every bit that some rule sets counts as settable.
-pub fn rules(text: &str) -> Written {
+pub(crate) fn rules(text: &str) -> Written {
     let mut written = Written::default();
     let mut open: Option<(bool, ChainId)> = None;
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -149,7 +149,7 @@ fn read_rule(line: &str, position: u32, ipv6: bool) -> Rule {
     Rule { position, comment: String::new(), steps, counter: None, from_xtables: false, fingerprint: 0 }
 }
 
-pub fn number(text: &str) -> u32 {
+pub(crate) fn number(text: &str) -> u32 {
     let parsed = match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16),
         None => text.parse(),
@@ -157,7 +157,7 @@ pub fn number(text: &str) -> u32 {
     parsed.unwrap_or_else(|_| panic!("{text:?} is not a number"))
 }
 
-pub fn address(text: &str) -> u128 {
+pub(crate) fn address(text: &str) -> u128 {
     address_key(text.parse::<IpAddr>().unwrap_or_else(|_| panic!("{text:?} is not an address")))
 }
 
@@ -237,7 +237,7 @@ fn read_match(text: &str, ipv6: bool) -> Match {
     }
 }
 
-pub fn set(name: &str) -> SetId {
+pub(crate) fn set(name: &str) -> SetId {
     SetId::Nftables { family: Family::Ipv4, table: "t".into(), set: name.into() }
 }
 

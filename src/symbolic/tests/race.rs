@@ -24,7 +24,7 @@ fn device((index, name, up): (u32, &'static str, bool)) -> Device<'static> {
     Device { index, name, group: None, kind: None, hardware_type, up }
 }
 
-pub fn address((link, address, scope): (u32, &str, u8)) -> Address {
+pub(crate) fn address((link, address, scope): (u32, &str, u8)) -> Address {
     let address = address.parse().unwrap();
     Address { link, address, prefix_length: 24, scope, peer: address, unpreferred: false, secondary: false }
 }

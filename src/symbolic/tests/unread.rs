@@ -8,7 +8,7 @@ use crate::symbolic::facts::TunnelFacts;
 use crate::symbolic::network::host::HostFacts;
 use crate::symbolic::{Certainty, Network, dns_to_several, reached};
 
-pub fn word(certainty: &Certainty) -> &'static str {
+pub(crate) fn word(certainty: &Certainty) -> &'static str {
     match certainty {
         Certainty::Happens => "yes",
         Certainty::DoesNot => "no",

@@ -17,13 +17,13 @@ use crate::read::nftables::{self, RulesetInputs};
 use crate::read::testing::played_after;
 use crate::read::{Known, Sources};
 
-pub const PREROUTING: u32 = 0;
-pub const FORWARD: u32 = 2;
-pub const OUTPUT: u32 = 3;
-pub const POSTROUTING: u32 = 4;
+pub(crate) const PREROUTING: u32 = 0;
+pub(crate) const FORWARD: u32 = 2;
+pub(crate) const OUTPUT: u32 = 3;
+pub(crate) const POSTROUTING: u32 = 4;
 
 /// A message of a dump.
-pub fn message<'a>(family: u8, generation: u32, body: impl Into<Body<'a>>) -> Vec<u8> {
+pub(crate) fn message<'a>(family: u8, generation: u32, body: impl Into<Body<'a>>) -> Vec<u8> {
     framed(NLM_F_MULTI, family, generation, body.into())
 }
 
@@ -42,14 +42,14 @@ fn framed(flags: u16, family: u8, generation: u32, body: Body<'_>) -> Vec<u8> {
 }
 
 /// Messages, and the end of the dump.
-pub fn done(messages: impl IntoIterator<Item = Vec<u8>>) -> Answer {
+pub(crate) fn done(messages: impl IntoIterator<Item = Vec<u8>>) -> Answer {
     let mut bytes = messages.into_iter().collect::<Vec<_>>().concat();
     bytes.extend(frame(netlink::NLMSG_DONE, 2, &0i32.to_ne_bytes()));
     Reading::Ok(bytes)
 }
 
 /// A refusal.
-pub fn errno(errno: i32) -> Answer {
+pub(crate) fn errno(errno: i32) -> Answer {
     Reading::Ok(frame(netlink::NLMSG_ERROR, 0, &(-errno).to_ne_bytes()))
 }
 
@@ -59,7 +59,7 @@ fn acknowledged(mut answer: Vec<u8>) -> Answer {
 }
 
 /// A file of a kernel that can load no modules.
-pub fn file(name: &str) -> Answer {
+pub(crate) fn file(name: &str) -> Answer {
     match name {
         "procfs/version" => Reading::Ok(b"Linux version 6.18.0\n".to_vec()),
         _ => Reading::Absent("no such file".into()),
@@ -67,7 +67,7 @@ pub fn file(name: &str) -> Answer {
 }
 
 #[derive(Clone)]
-pub enum Data {
+pub(crate) enum Data {
     None,
     Jump(&'static str),
     Mark(u32),
@@ -75,7 +75,7 @@ pub enum Data {
 
 /// A set whose elements are names of devices.
 #[derive(Clone)]
-pub struct Devices {
+pub(crate) struct Devices {
     pub flags: u32,
     pub key_length: u32,
     /// Name, data, and milliseconds until it expires.
@@ -84,13 +84,13 @@ pub struct Devices {
 
 impl Devices {
     /// With elements that stay.
-    pub fn new(flags: u32, elements: impl IntoIterator<Item = (&'static str, Data)>) -> Self {
+    pub(crate) fn new(flags: u32, elements: impl IntoIterator<Item = (&'static str, Data)>) -> Self {
         let elements = elements.into_iter().map(|(name, data)| (name, data, None)).collect();
         Self { flags, key_length: 16, elements }
     }
 
     /// A verdict map that leads to these chains.
-    pub fn leading_to(chains: &[&'static str]) -> Self {
+    pub(crate) fn leading_to(chains: &[&'static str]) -> Self {
         Self::new(NFT_SET_MAP, chains.iter().map(|chain| (*chain, Data::Jump(chain))))
     }
 
@@ -109,7 +109,7 @@ impl Devices {
 
 /// One table `ip nat`.
 #[derive(Clone, Default)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// Answers to successive questions for the generation; the last one stays.
     pub generations: Vec<u32>,
     pub dormant: bool,
@@ -131,7 +131,7 @@ pub struct Kernel {
 }
 
 /// What a reading found.
-pub struct Seen {
+pub(crate) struct Seen {
     pub ruleset: Reading<Arc<Ruleset>>,
     /// Names of the requests to nf_tables, in the order in which they were asked.
     pub names: Vec<String>,
@@ -140,12 +140,12 @@ pub struct Seen {
 }
 
 impl Seen {
-    pub fn whole(&self) -> &Ruleset {
+    pub(crate) fn whole(&self) -> &Ruleset {
         self.ruleset.ok().expect("it was read")
     }
 
     /// State and detail of the source.
-    pub fn source(&self) -> (SourceState, String) {
+    pub(crate) fn source(&self) -> (SourceState, String) {
         let all = self.sources.statuses(&Collector::ALL.iter().copied().collect(), |_| None);
         let nftables = all.into_iter().find(|status| status.source == Source::Nftables);
         nftables.map(|status| (status.state, status.detail)).expect("it was on")
@@ -153,7 +153,7 @@ impl Seen {
 }
 
 /// Reads a node that a function plays, files apart.
-pub fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
+pub(crate) fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut names = Vec::new();
     let mut all = |request: &Request| match request.question {
         RequestKind::Netlink(_) => {
@@ -167,7 +167,7 @@ pub fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut
 }
 
 /// The attributes of a request to netfilter.
-pub fn asked(request: &Request) -> Attributes<'_> {
+pub(crate) fn asked(request: &Request) -> Attributes<'_> {
     match &request.question {
         RequestKind::Netlink(question) => Attributes::after(&question.body, 4, "request").unwrap(),
         other => panic!("{other:?}"),
@@ -175,21 +175,21 @@ pub fn asked(request: &Request) -> Attributes<'_> {
 }
 
 impl Kernel {
-    pub fn new(bases: &[(&'static str, u32, bool)], rules: &[(&'static str, Vec<Vec<Expression>>)]) -> Self {
+    pub(crate) fn new(bases: &[(&'static str, u32, bool)], rules: &[(&'static str, Vec<Vec<Expression>>)]) -> Self {
         let rules = rules.iter().cloned().collect();
         Self { generations: vec![7], bases: bases.to_vec(), rules, ..Self::default() }
     }
 
-    pub fn observe(&mut self, memory: &Known, inputs: &RulesetInputs) -> Seen {
+    pub(crate) fn observe(&mut self, memory: &Known, inputs: &RulesetInputs) -> Seen {
         observe_at(memory, inputs, |request| self.answer(request))
     }
 
-    pub fn read(&mut self) -> (Reading<Arc<Ruleset>>, Vec<String>) {
+    pub(crate) fn read(&mut self) -> (Reading<Arc<Ruleset>>, Vec<String>) {
         let seen = self.observe(&Known::default(), &RulesetInputs::default());
         (seen.ruleset, seen.names)
     }
 
-    pub fn answer(&mut self, request: &Request) -> Answer {
+    pub(crate) fn answer(&mut self, request: &Request) -> Answer {
         if let Some((_, answer)) = self.instead.iter().find(|(end, _)| request.name.ends_with(**end)) {
             return answer.clone();
         }
@@ -265,7 +265,7 @@ impl Kernel {
 }
 
 /// A base chain with so many rules.
-pub fn base_chain(
+pub(crate) fn base_chain(
     table: impl Into<Text<'static>>,
     chain: impl Into<Text<'static>>,
     hooknum: u32,
@@ -282,7 +282,7 @@ fn rule_message(generation: u32, chain: &str, expressions: &[Expression]) -> Vec
     message(NFPROTO_IPV4, generation, rule(TABLE, chain, expressions))
 }
 
-pub fn rule(
+pub(crate) fn rule(
     table: impl Into<Text<'static>>,
     chain: impl Into<Text<'static>>,
     expressions: &[Expression],

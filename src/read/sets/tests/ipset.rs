@@ -5,7 +5,7 @@ use crate::facts::Unanswered;
 use crate::netfilter::netlink::{put, put_nested};
 
 /// Plays a kernel with the ipset `nodes`.
-pub fn nodes(name: &str) -> Vec<u8> {
+pub(crate) fn nodes(name: &str) -> Vec<u8> {
     hex(match name.rsplit_once("ipset/").map(|(_, what)| what) {
         Some("protocol") => PROTOCOL,
         Some("0-name") => NAME,
@@ -147,7 +147,7 @@ fn what_ipset_refuses_is_not_called_a_stranger() {
 }
 
 /// The whole set `nodes`: what the header says, then its elements.
-pub fn list_of_nodes() -> Vec<u8> {
+pub(crate) fn list_of_nodes() -> Vec<u8> {
     let entry = |network: [u8; 4], length: u8| {
         let mut body = vec![2, 0, 0, 0];
         put(&mut body, 1, &[7]);
