@@ -16,7 +16,7 @@
 //! | [`advisory`] | known problems and kernel defects, as data |
 //! | [`judge`] | facts to verdicts |
 //! | [`report`], [`metrics`] | verdicts and facts to text, JSON, HTML; to series |
-//! | [`probe`] | an island: which defects the running kernel has, by experiment |
+//! | [`probe`] | which defects the running kernel has, by experiment |
 //! | [`serve`] | one reading at a time, what is remembered between them, and answers over HTTP |
 //! | [`cli`], [`commands`] | flags and sub-commands |
 //!

@@ -80,6 +80,7 @@ pub(super) struct RangeFound<'a, K> {
 }
 
 impl<K: Ord> Partition<K> {
+    /// The range that holds a key: the last one that begins at or below it.
     pub(crate) fn find(&self, key: &K) -> RangeFound<'_, K> {
         let below = self.rest.partition_point(|range| range.from <= *key);
         let (reached, above) = self.rest.split_at(below);

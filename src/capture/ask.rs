@@ -143,7 +143,7 @@ mod tests {
 
     fn request(dump: bool) -> NetlinkRequest {
         let request = Request::netlink(Source::Rtnetlink, "x", NetlinkFamily::Route, 18, dump, Vec::new());
-        match request.question {
+        match request.kind {
             RequestKind::Netlink(request) => request,
             other => panic!("{other:?}"),
         }

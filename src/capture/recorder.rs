@@ -11,7 +11,7 @@ pub(crate) struct Recorder<A, K> {
 }
 
 impl<A: Ask, K: FnMut(String, Answer)> Recorder<A, K> {
-    /// Whoever keeps answers has those that there are, also when the next one never comes.
+    /// `keep` is called after each answer, so that a capture that is broken off has those that came.
     pub(crate) fn new(inner: A, keep: K) -> Self {
         Self { inner, keep }
     }
@@ -21,7 +21,7 @@ impl<A: Ask, K: FnMut(String, Answer)> Ask for Recorder<A, K> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         let mut bytes = Vec::new();
         let mut ended = false;
-        let is_netlink = matches!(request.question, RequestKind::Netlink(_));
+        let is_netlink = matches!(request.kind, RequestKind::Netlink(_));
         let reading = self.inner.ask(request, &mut |part| {
             bytes.extend_from_slice(part);
             if is_netlink {

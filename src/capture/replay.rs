@@ -27,9 +27,9 @@ impl Ask for Replay<'_> {
 
 /// Hands out a whole answer as the kernel would: of netlink message by message.
 pub(crate) fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
-    match (answer, &request.question) {
-        (Reading::Ok(bytes), RequestKind::Netlink(question)) => {
-            Framing::new(question).whole(bytes, take).within(&request.name)
+    match (answer, &request.kind) {
+        (Reading::Ok(bytes), RequestKind::Netlink(asked)) => {
+            Framing::new(asked).whole(bytes, take).within(&request.name)
         }
         (Reading::Ok(bytes), _) => {
             take(bytes);

@@ -38,7 +38,7 @@ pub enum NetlinkFamily {
     Xfrm,
 }
 
-/// One question to the kernel.
+/// What the kernel is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestKind {
     /// The content of a regular file.
@@ -109,21 +109,21 @@ pub struct Keep {
     pub attribute: u16,
 }
 
-/// A question with its name and what its answer means for its source.
+/// A request with its name and what its answer means for its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Unique; also the path of the answer in a capture directory.
     pub name: String,
     /// The source it belongs to.
     pub source: Source,
-    /// The question itself.
-    pub question: RequestKind,
+    /// What is asked.
+    pub kind: RequestKind,
 }
 
 impl Request {
-    fn path(source: Source, root: Root, path: &str, question: RequestKind) -> Self {
+    fn path(source: Source, root: Root, path: &str, kind: RequestKind) -> Self {
         let name = format!("{}/{path}", root.name());
-        Self { name, source, question }
+        Self { name, source, kind }
     }
 
     /// The content of a file.
@@ -156,7 +156,7 @@ impl Request {
     /// A netlink request; `name` is its path below `netlink/`.
     pub fn netlink(source: Source, name: &str, family: NetlinkFamily, kind: u16, dump: bool, body: Vec<u8>) -> Self {
         let name = format!("netlink/{name}");
-        let question = RequestKind::Netlink(NetlinkRequest {
+        let kind = RequestKind::Netlink(NetlinkRequest {
             family,
             kind,
             dump,
@@ -165,26 +165,26 @@ impl Request {
             keep: None,
             limit: MAX_ANSWER,
         });
-        Self { name, source, question }
+        Self { name, source, kind }
     }
 
     /// A table of legacy x_tables.
     pub fn xtables(source: Source, family: XtFamily, table: &str) -> Self {
         let word = if family == XtFamily::Ipv6 { "ipv6" } else { "ipv4" };
         let name = format!("xtables/{word}-{table}");
-        let question = RequestKind::Xtables(XtablesRequest { family, table: table.to_owned(), only_info: false });
-        Self { name, source, question }
+        let kind = RequestKind::Xtables(XtablesRequest { family, table: table.to_owned(), only_info: false });
+        Self { name, source, kind }
     }
 
     /// BPF programs of devices; `name` is what the hook is called.
     pub fn programs(source: Source, name: &str, hook: u32, devices: Vec<u32>) -> Self {
-        let question = RequestKind::Programs(ProgramsRequest { hook, devices });
-        Self { name: format!("bpf/{name}"), source, question }
+        let kind = RequestKind::Programs(ProgramsRequest { hook, devices });
+        Self { name: format!("bpf/{name}"), source, kind }
     }
 
     /// Only the description of a table of legacy x_tables.
     pub fn only_info(mut self) -> Self {
-        if let RequestKind::Xtables(request) = &mut self.question {
+        if let RequestKind::Xtables(request) = &mut self.kind {
             request.only_info = true;
             self.name.push_str(".info");
         }
@@ -194,7 +194,7 @@ impl Request {
     /// Asks the kernel to acknowledge a netlink request: one that succeeds without an answer would else be waited for
     /// until the deadline.
     pub fn acknowledged(mut self) -> Self {
-        if let RequestKind::Netlink(request) = &mut self.question {
+        if let RequestKind::Netlink(request) = &mut self.kind {
             request.ack = true;
         }
         self
@@ -202,7 +202,7 @@ impl Request {
 
     /// Gives up an answer that is larger than this.
     pub fn at_most(mut self, bytes: usize) -> Self {
-        if let RequestKind::Netlink(request) = &mut self.question {
+        if let RequestKind::Netlink(request) = &mut self.kind {
             request.limit = bytes;
         }
         self
@@ -210,7 +210,7 @@ impl Request {
 
     /// Keeps only the messages of a dump that carry an attribute.
     pub fn keeping(mut self, keep_only: Keep) -> Self {
-        if let RequestKind::Netlink(request) = &mut self.question {
+        if let RequestKind::Netlink(request) = &mut self.kind {
             request.keep = Some(keep_only);
         }
         self

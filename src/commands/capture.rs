@@ -51,6 +51,7 @@ fn record(common: &Common) -> Capture {
     capture
 }
 
+/// `natwatch capture`: writes a capture as a directory.
 pub(super) fn run(flags: &cli::CaptureFlags) -> Result<(), String> {
     archive::check_target(&flags.directory)?;
     let mut capture = record(&flags.common);

@@ -20,6 +20,7 @@ use crate::report::text::{self, Style};
 use crate::report::{beginning, html, json, printable};
 use crate::serve::reading::{Published, ReadingThread, judge_until};
 
+/// `natwatch check`: one report; returns the exit code.
 pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
     let answered = answer(flags, style()).and_then(|answer| {
         print(&answer.text)?;

@@ -4,6 +4,7 @@ use super::print;
 use crate::advisory::Catalogue;
 use crate::report::text;
 
+/// `natwatch explain`: an advisory, or the list of them.
 pub(super) fn run(id: Option<&str>) -> Result<(), String> {
     let catalogue = Catalogue::built_in();
     match id {

@@ -11,6 +11,7 @@ use crate::judge;
 use crate::probe;
 use crate::probe::saved::Saved;
 
+/// `natwatch probe`: runs the experiments; returns the exit code.
 pub(super) fn run(flags: &cli::ProbeFlags) -> Result<u8, String> {
     let probe = probe::start(&flags.trees.paths(), &flags.defects, flags.allow_module_load);
     let deadline = probe.deadline();

@@ -79,6 +79,7 @@ fn warn_of_vain(options: &judge::Options) {
     }
 }
 
+/// `natwatch serve`: the exporter, until a signal ends it.
 pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
     // First of all: without a handler the first process of a container does not hear SIGTERM.
     let signals = Signals::catch()?;

@@ -1,4 +1,4 @@
-//! How the answer to one question ended, and why there is none.
+//! How the answer to one request ended, and why there is none.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceState;
 
-/// How the answer to one question ended.
+/// How the answer to one request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading<T> {
     /// It was read.

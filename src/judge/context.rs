@@ -40,31 +40,38 @@ pub(crate) struct Evaluation {
 }
 
 impl Evaluation {
+    /// A state, and one line that names what decided it.
     pub(super) fn new(state: ConditionState, detail: impl Into<String>) -> Self {
         Self { state, detail: detail.into(), commands: Vec::new(), values: Vec::new(), of_services: false }
     }
 
+    /// The condition holds.
     pub(super) fn holds(detail: impl Into<String>) -> Self {
         Self::new(ConditionState::Holds, detail)
     }
 
+    /// The condition does not hold.
     pub(super) fn fails(detail: impl Into<String>) -> Self {
         Self::new(ConditionState::Fails, detail)
     }
 
+    /// It could not be told; the commands show what was missing.
     pub(super) fn unknown(question: impl Into<Question>) -> Self {
         let Question { text, commands } = question.into();
         Self { commands, ..Self::new(ConditionState::Unknown, text) }
     }
 
+    /// It holds or fails.
     pub(super) fn holds_if(holds: bool, detail: impl Into<String>) -> Self {
         if holds { Self::holds(detail) } else { Self::fails(detail) }
     }
 
+    /// The same, about Services of Kubernetes or not.
     pub(super) fn of_services(self, of_services: bool) -> Self {
         Self { of_services, ..self }
     }
 
+    /// The same, with a value for `{name}` in the commands of remedies.
     pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.values.push((name, value.to_string()));
         self

@@ -83,6 +83,7 @@ fn ranges(reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Question> {
     Ok(ranges)
 }
 
+/// `ports_nearly_used`: of the ports that such a rule chooses from so many are used towards one destination that new connections are lost.
 pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
     let reached = match source_nat::reached(context) {
         Ok(found) => found,
@@ -231,6 +232,7 @@ fn udp_targets(context: &Context<'_>) -> Result<Arc<UdpTargets>, Question> {
     context.network().map(|network| context.derived.udp_targets(network, translations, &context.effort))
 }
 
+/// `udp_destination_nat`: UDP packets are given another destination.
 pub(super) fn udp_destination_nat(context: &Context<'_>) -> Evaluation {
     let found = match udp_targets(context) {
         Ok(found) => found,
@@ -278,6 +280,7 @@ fn stale_of(translations: &UdpTranslations, targets: &UdpTargets) -> Vec<StaleTr
     stale
 }
 
+/// `stale_flows`: entries of UDP have a target that no rule gives any more, and packets keep them.
 pub(super) fn stale_flows(context: &Context<'_>) -> Evaluation {
     let listed = ["conntrack", "-L", "-p", "udp", "--dst-nat"];
     let unknown = |why: Question| Evaluation::unknown(why.shown_by(listed));

@@ -14,6 +14,7 @@ pub(super) fn answers(context: &Context<'_>) -> Result<Arc<SourceNatReplies>, Qu
     context.network().map(|network| context.derived.answers(network, &context.effort))
 }
 
+/// `source_nat_reached`: TCP connections leave with another source.
 pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
     let found = match answers(context) {
         Ok(found) => found,
@@ -28,6 +29,7 @@ pub(super) fn source_nat_reached(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `random_ports`: the port of some of them is drawn anew for each entry.
 pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
     let found = match answers(context) {
         Ok(found) => found,
@@ -43,6 +45,7 @@ pub(super) fn random_ports(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `tcp_timeout_short`: entries of established connections stay for less than so many seconds without a packet.
 pub(super) fn tcp_timeout_short(context: &Context<'_>, seconds: u64) -> Evaluation {
     let found = match answers(context) {
         Ok(found) => found,

@@ -21,6 +21,7 @@ fn without_a_rule(context: &Context<'_>, nothing: &str, services: impl Fn(u64) -
     }
 }
 
+/// `dns_dnat_to_several`: UDP to port 53 is given one of several destinations by chance.
 pub(super) fn dns_dnat_to_several(context: &Context<'_>) -> Evaluation {
     match context.network().map(|network| context.derived.dns_to_several(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),
@@ -39,6 +40,7 @@ pub(super) fn dns_dnat_to_several(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `no_local_cache`: pods do not ask a name server on this node, which would ask over TCP.
 pub(super) fn no_local_cache(context: &Context<'_>) -> Evaluation {
     match &context.facts.links {
         Reading::Ok(links) => match links.iter().find(|link| link.name == NODE_LOCAL_DNS) {
@@ -49,6 +51,7 @@ pub(super) fn no_local_cache(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `tcp_dnat_client_inside`: connections over TCP are given other destinations, which their clients can reach past the translation.
 pub(super) fn tcp_dnat_client_inside(context: &Context<'_>) -> Evaluation {
     let found = match context.network().map(|network| context.derived.bypass(network, &context.effort)) {
         Err(why) => return Evaluation::unknown(why).of_services(true),
@@ -99,6 +102,7 @@ fn owner_of(context: &Context<'_>, at: &RuleAt) -> Owner {
     found.map_or(Owner::Other, |(ruleset, rule)| owner::owner(ruleset, &at.chain, rule))
 }
 
+/// `tcp_not_liberal`: out-of-window segments are invalid (`nf_conntrack_tcp_be_liberal` is 0).
 pub(super) fn tcp_not_liberal(context: &Context<'_>) -> Evaluation {
     match &context.facts.conntrack.tcp_be_liberal {
         Reading::Ok(0) => {
@@ -113,6 +117,7 @@ pub(super) fn tcp_not_liberal(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `bypass_arrives`: invalid segments of the translated destinations get to such clients.
 pub(super) fn bypass_arrives(context: &Context<'_>) -> Evaluation {
     match context.network().map(|network| context.derived.bypass(network, &context.effort)) {
         Err(why) => Evaluation::unknown(why),
@@ -125,6 +130,7 @@ pub(super) fn bypass_arrives(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `source_nat_answered_here`: TCP connections leave with an address of this host's as another source.
 pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
     match idle::answers(context) {
         Err(why) => Evaluation::unknown(why),
@@ -142,6 +148,7 @@ pub(super) fn source_nat_answered_here(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `invalid_arrives`: invalid segments that answer them get to this host's own TCP.
 pub(super) fn invalid_arrives(context: &Context<'_>) -> Evaluation {
     match idle::answers(context) {
         Err(why) => Evaluation::unknown(why),

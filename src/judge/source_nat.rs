@@ -13,6 +13,7 @@ pub(super) fn reached(context: &Context<'_>) -> Result<Arc<ReachedRules>, Questi
     context.network().map(|network| context.derived.reached(network, &context.effort))
 }
 
+/// `source_nat_reachable`: new connections get to a rule that translates their source.
 pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
     let found = match reached(context) {
         Ok(found) => found,
@@ -39,6 +40,7 @@ pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `several_cpus`: more than one CPU is online.
 pub(super) fn several_cpus(context: &Context<'_>) -> Evaluation {
     match &context.facts.online_cpus {
         Reading::Ok(1) => Evaluation::fails("1 CPU is online: no two packets are translated at once"),
@@ -47,6 +49,7 @@ pub(super) fn several_cpus(context: &Context<'_>) -> Evaluation {
     }
 }
 
+/// `port_not_random`: such a rule may give two connections the same port: it keeps ports, or one of these defects makes `random` predictable.
 pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Evaluation {
     let found = match reached(context) {
         Ok(found) => found,

@@ -164,6 +164,7 @@ fn ports_written(context: &Context<'_>, link: &Link, tunnel: &Tunnel) -> Option<
     }
 }
 
+/// `checksum_breakable`: a translation would leave a tunnel packet's checksum wrong.
 pub(super) fn checksum_breakable(context: &Context<'_>, tunnel: Option<&Link>, on: &str, off: &str) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     if let Some(broken) = ports_written(context, link, tunnel) {
@@ -196,6 +197,7 @@ pub(super) fn checksum_breakable(context: &Context<'_>, tunnel: Option<&Link>, o
     }
 }
 
+/// `source_nat_present`: there are rules that translate addresses.
 pub(super) fn source_nat_present(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     if tunnel.is_some_and(|link| link.link_netnsid.is_some()) {
         return Evaluation::unknown("its packets leave in another network namespace, whose rules are not read");
@@ -213,6 +215,7 @@ pub(super) fn source_nat_present(context: &Context<'_>, tunnel: Option<&Link>) -
     }
 }
 
+/// `tunnel_checksum_offload`: the tunnel's device leaves the checksum of what it carries to later.
 pub(super) fn tunnel_checksum_offload(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     let feature = Feature::TxChecksumIpGeneric;
@@ -235,6 +238,7 @@ pub(super) fn tunnel_checksum_offload(context: &Context<'_>, tunnel: Option<&Lin
     if link.is_elsewhere() { outcome } else { outcome.with("tunnel_device", &link.name) }
 }
 
+/// `outer_tracked`: connection tracking sees the tunnel's packets.
 pub(super) fn outer_tracked(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     match outer(context, link, tunnel) {
@@ -249,6 +253,7 @@ pub(super) fn outer_tracked(context: &Context<'_>, tunnel: Option<&Link>) -> Eva
     }
 }
 
+/// `outer_rewritten`: a rule changes the address or port of one of them.
 pub(super) fn outer_rewritten(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, tunnel)) = up(tunnel) else { return Evaluation::unknown(NO_TUNNEL) };
     match outer(context, link, tunnel) {
@@ -281,6 +286,7 @@ pub(super) fn outer_rewritten(context: &Context<'_>, tunnel: Option<&Link>) -> E
     }
 }
 
+/// `tunnel_checksum_offload_off`: the tunnel's device computes the checksum of what it carries at once.
 pub(super) fn tunnel_checksum_offload_off(context: &Context<'_>, tunnel: Option<&Link>) -> Evaluation {
     let Some((link, _)) = up(tunnel) else {
         return match &context.facts.links {

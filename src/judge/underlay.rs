@@ -10,6 +10,7 @@ use crate::facts::{Feature, Link, Question, Reading, SourceState, Toggle, Tunnel
 /// Why it is not known which of several devices carries a tunnel.
 const ELSEWHERE: &str = "its own device lives in another network namespace";
 
+/// `underlay_driver`: a device with this driver, on which it offers offloads for UDP tunnels, carries the tunnel.
 pub(super) fn underlay_driver(context: &Context<'_>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
     if context.facts.links.ok().is_none() {
         return Evaluation::unknown(unread_links(&context.facts.links));
@@ -72,6 +73,7 @@ pub(super) fn underlay_driver(context: &Context<'_>, tunnel: Option<&Link>, driv
     }
 }
 
+/// `underlay_tunnel_offload`: such a device has an offload for UDP tunnels in force.
 pub(super) fn underlay_tunnel_offload(context: &Context<'_>, tunnel: Option<&Link>, driver: &str) -> Evaluation {
     let Some(tunnel) = tunnel.filter(|link| link.up).and_then(|link| link.tunnel.as_ref()) else {
         return Evaluation::unknown("no tunnel that is up, so nothing is offloaded");
@@ -98,6 +100,7 @@ pub(super) fn underlay_tunnel_offload(context: &Context<'_>, tunnel: Option<&Lin
     }
 }
 
+/// `driver_offloads_port`: its driver offloads tunnels on this tunnel's port.
 pub(super) fn driver_offloads_port(
     context: &Context<'_>,
     tunnel: Option<&Link>,

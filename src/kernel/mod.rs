@@ -93,16 +93,16 @@ impl Live {
             true => Err(io::Error::other(progress.not_answered())),
             false => Ok(()),
         };
-        let answer: Answer = match &request.question {
+        let answer: Answer = match &request.kind {
             RequestKind::File(root, path) => self.files.content(*root, path),
             RequestKind::Lines(root, path, words) => self.files.lines(*root, path, words, &in_time),
             RequestKind::Directory(root, path) => self.files.directory(*root, path),
             RequestKind::Link(root, path) => self.files.link(*root, path),
-            RequestKind::Netlink(question) => {
-                return self.sockets.ask(question, &self.progress, take).within(&request.name);
+            RequestKind::Netlink(asked) => {
+                return self.sockets.ask(asked, &self.progress, take).within(&request.name);
             }
-            RequestKind::Programs(question) => bpf::programs(question, &in_time).within(&request.name),
-            RequestKind::Xtables(question) => xtables::table(question, &in_time).within(&request.name),
+            RequestKind::Programs(asked) => bpf::programs(asked, &in_time).within(&request.name),
+            RequestKind::Xtables(asked) => xtables::table(asked, &in_time).within(&request.name),
         };
         answer.map(|bytes| {
             progress.outside(|| take(&bytes));

@@ -121,7 +121,7 @@ fn name(table: &str) -> io::Result<[u8; NAME]> {
     Ok(name)
 }
 
-/// `getsockopt` whose buffer is question and answer; an answer of another length is an error.
+/// `getsockopt` whose buffer is request and answer; an answer of another length is an error.
 #[allow(unsafe_code, reason = "no safe interface knows these options")]
 fn get(socket: &OwnedFd, level: c_int, option: c_int, buffer: &mut [u8]) -> io::Result<()> {
     let wanted = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;

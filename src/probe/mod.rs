@@ -1,7 +1,7 @@
 //! Finds out by experiment which known defects the running kernel has.
 //!
-//! An island: unlike everything else, it builds and sends, but in a network namespace of its own, in a child process, and
-//! all of it vanishes with that. Nothing is loaded that was not there (`needs`). An experiment whose controls fail says
+//! Unlike everything else, it builds devices and rules and sends packets, but in a network namespace of its own, in a child process,
+//! and all of it vanishes with that. Nothing is loaded that was not there (`needs`). An experiment whose controls fail says
 //! `unknown`, never `absent`.
 //!
 //! `datagram`, `messages`, `legacy`, `needs` and `outcome` are pure; `lab` builds, and the experiments

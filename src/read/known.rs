@@ -110,7 +110,7 @@ impl Known {
         self.flows.age(now, interval);
     }
 
-    /// For a second look at entries of UDP so long after the first.
+    /// The next reading is a second one of entries of UDP, so long after the first.
     pub fn read_again(&mut self, after: Duration) {
         self.flows.read_again(after);
     }

@@ -137,8 +137,8 @@ mod tests {
         assert!(matches!(ask(&[loaded, release, built_in, symbols]), Reading::Absent(_)));
         let mut asked = BTreeMap::new();
         let mut answer = |request: &Request| {
-            let known = asked.entry(request.name.clone()).or_insert_with(|| request.question.clone());
-            assert_eq!(*known, request.question, "one name, one question");
+            let known = asked.entry(request.name.clone()).or_insert_with(|| request.kind.clone());
+            assert_eq!(*known, request.kind, "one name, one request");
             Reading::Absent("ENOENT".into())
         };
         // Each without what was found for the others.

@@ -1,7 +1,7 @@
 //! Neighbour tables from rtnetlink: how full they are.
 //!
-//! Every network namespace is told the size of the whole table, and its own entries only. So these are asked for where the size does not
-//! settle it, and again only when the kernel notifies of one that is exempt from the limit, as long as the others fit: a flannel node
+//! Every network namespace is told the size of the whole table, and its own entries only. So these are asked for where the size alone
+//! does not tell how full the table is, and later only when the kernel notifies of one that is exempt from the limit, as long as the others fit: a flannel node
 //! has a permanent neighbour for each peer. The files of procfs that say the same are there in the initial namespace only, and know
 //! no limit.
 //!

@@ -43,10 +43,8 @@ impl<'a> Node<'a> {
             Some(Failure::SystemCall { call: SystemCall::Socket, errno: errno @ (93 | 94 | 97) }) => Some(*errno),
             _ => None,
         };
-        match (&request.question, socket, reading) {
-            (RequestKind::Netlink(question), Some(errno), reading) => {
-                self.without_socket(question.family, errno, reading)
-            }
+        match (&request.kind, socket, reading) {
+            (RequestKind::Netlink(asked), Some(errno), reading) => self.without_socket(asked.family, errno, reading),
             // Nothing but an answer of the kernel's says that, and those are read by whoever asks.
             (RequestKind::Netlink(_) | RequestKind::Xtables(_), None, Reading::Absent(why)) => {
                 Reading::Failed(Failure::Hidden { witness: None }.within(why))
@@ -130,7 +128,7 @@ impl<'a> Node<'a> {
             bytes.extend_from_slice(part);
             Take::More
         });
-        match (reading, &request.question) {
+        match (reading, &request.kind) {
             // What the kernel writes as text it ends with a line feed. A file of the host's may be as it likes.
             (Reading::Ok(()), RequestKind::File(Root::Rootfs, _) | RequestKind::Xtables(_)) => Reading::Ok(bytes),
             (Reading::Ok(()), _) => whole_lines(bytes).within(&request.name),

@@ -1,4 +1,4 @@
-//! The log of `serve`: lines go through a bounded queue to a thread that writes them to stderr. Whoever reads them may be
+//! The log of `serve`: lines go through a bounded queue to a thread that writes them to stderr. The reader of stderr may be
 //! slow or stuck; then lines are dropped and counted, and nobody waits.
 
 use std::io;

@@ -135,7 +135,7 @@ impl Refresher {
         lock(&self.options).probe = probe;
     }
 
-    /// Whoever waits is answered now, with what there is.
+    /// Those who wait are answered now, from the parts that were read.
     pub(crate) fn close(&self) {
         self.closing.send_replace(true);
     }
@@ -184,7 +184,7 @@ impl Refresher {
         self.what_there_is(number, underway, start, deadline).await
     }
 
-    /// The parts so far, for one who can wait no longer. Whoever sees the same parts shares what is made of them.
+    /// The parts so far, for one who can wait no longer. Those who see the same parts share one report.
     async fn what_there_is(
         self: &Arc<Self>,
         number: u64,
@@ -227,7 +227,7 @@ impl Refresher {
         made.filter(|partial| partial.count > 0 && !partial.judged.report.was_stopped).map(|partial| partial.judged)
     }
 
-    /// Whoever goes away meanwhile ends nothing, so the work itself keeps others from doing the same.
+    /// A client that disconnects does not stop the work, so the work itself holds the lock that keeps others from doing it twice.
     async fn make_partial(
         self: &Arc<Self>,
         underway: Underway,

@@ -255,22 +255,22 @@ impl<'a> Network<'a> {
 
     /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.
     pub fn unread(&self, family: Family) -> Option<Question> {
-        recall(&self.remembered.unread, family, || self.look_for_unread(family))
+        recall(&self.remembered.unread, family, || self.find_unread(family))
     }
 
     /// The same of one rule set, whatever packets can meet.
     pub fn unread_in_set(&self, set: usize) -> Option<Question> {
-        recall(&self.remembered.unread_sets, set, || self.look_for_unread_in_set(set))
+        recall(&self.remembered.unread_sets, set, || self.find_unread_in_set(set))
     }
 
     /// Bits of the mark that rules may set beside those that some rule sets for certain, and why that is not known.
     pub fn doubtful_bits(&self) -> Option<(u32, Question)> {
-        self.remembered.doubtful.get_or_init(|| self.look_for_doubtful_bits()).clone()
+        self.remembered.doubtful.get_or_init(|| self.find_doubtful_bits()).clone()
     }
 
     /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
     pub fn marks_elsewhere(&self) -> Option<String> {
-        self.remembered.elsewhere.get_or_init(|| self.look_for_marks_elsewhere()).clone()
+        self.remembered.elsewhere.get_or_init(|| self.find_marks_elsewhere()).clone()
     }
 
     /// A question about a set that a rule looks into: its command lists the set.

@@ -170,7 +170,7 @@ impl<'e> Space<'e> {
         PacketSet(self.quantify(table, Operation::ForAll, set.0, cube))
     }
 
-    /// Packets of which this variable is turned round.
+    /// The packets with this variable inverted.
     pub(crate) fn flip(&self, set: PacketSet, variable: u32) -> PacketSet {
         PacketSet(self.flip_in(&mut self.table.borrow_mut(), set.0, variable))
     }

@@ -263,7 +263,7 @@ struct Noting<'a> {
 
 impl Ask for Noting<'_> {
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
-        if let RequestKind::Netlink(netlink) = &request.question {
+        if let RequestKind::Netlink(netlink) = &request.kind {
             self.asked.push(netlink.clone());
         }
         self.node.ask(request, take)

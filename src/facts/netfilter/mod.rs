@@ -304,7 +304,7 @@ pub struct BridgePort {
     pub mask: u128,
     /// What the bits of the mask are.
     pub value: u128,
-    /// Whether the result is turned round.
+    /// Whether the result is inverted.
     pub inverted: bool,
 }
 

@@ -113,7 +113,7 @@ pub enum Match {
     Tests {
         /// What is tested; never empty.
         tests: Vec<FieldTest>,
-        /// Whether the result is turned round.
+        /// Whether the result is inverted.
         inverted: bool,
     },
     /// The fields, one after the other, are an element of a set; or, if inverted, are not.
@@ -122,7 +122,7 @@ pub enum Match {
         fields: Vec<Field>,
         /// Where.
         set: SetId,
-        /// Whether the result is turned round.
+        /// Whether the result is inverted.
         inverted: bool,
     },
     /// The same for an ipset, whose type decides what its dimensions are.
@@ -131,7 +131,7 @@ pub enum Match {
         index: u16,
         /// For each dimension, which end of the packet is looked up.
         ends: Vec<End>,
-        /// Whether the result is turned round.
+        /// Whether the result is inverted.
         inverted: bool,
     },
     /// Holds for some packets and not for others, by chance or rate or circumstance (limit, statistic, owner, …).
@@ -224,7 +224,7 @@ impl fmt::Debug for Comparison {
 }
 
 /// A write to a mark: `new = (old & keep) ^ (other & take) ^ xor`, where `other` is the connection's mark when the
-/// packet's is written, and the other way round.
+/// packet's is written, and the packet's when the connection's is.
 #[derive(Clone, PartialEq, Eq)]
 pub enum MarkWrite {
     /// Understood.
@@ -233,7 +233,7 @@ pub enum MarkWrite {
         keep: u32,
         /// Bits taken from the other mark.
         take: u32,
-        /// Bits turned round at last.
+        /// Bits inverted at last.
         xor: u32,
     },
     /// The same with what a map has for the packet: `new = (old & keep) ^ (other & take) ^ (data & mapped) ^ xor`.
@@ -246,7 +246,7 @@ pub enum MarkWrite {
         keep: u32,
         /// Bits taken from the other mark.
         take: u32,
-        /// Bits turned round at last.
+        /// Bits inverted at last.
         xor: u32,
     },
     /// A number of a range, both ends included: one after the other, by chance, or by a hash (`nft_numgen.c`, `nft_hash.c`).

@@ -96,7 +96,7 @@ pub struct Cell {
     pub byte: usize,
     /// Bits that are as they were.
     pub and: u8,
-    /// Bits that are turned round.
+    /// Bits that are inverted.
     pub xor: u8,
     /// `NFT_BITWISE_LSHIFT` or `NFT_BITWISE_RSHIFT`: the byte was computed from this one and others of the same load.
     pub computed: u32,

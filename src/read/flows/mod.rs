@@ -73,7 +73,7 @@ pub(crate) fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, c
     let mut wanted = wanted::beside(of_rules.clone(), links);
     // Entries outlive rules: what had a translation is looked at until it is gone.
     wanted.udp |= known.udp.part.as_ref().and_then(|part| part.found.ok()).is_some_and(|udp| !udp.each.is_empty());
-    if known.wanted != wanted && !known.again {
+    if known.wanted != wanted && !known.second {
         // What was read for other rules says nothing about these; what was translated before stays of use.
         known = KnownFlows { udp: known.udp, ..KnownFlows::default() };
     }
@@ -85,7 +85,7 @@ pub(crate) fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, c
         return Flows::unread(&unread);
     }
     let flows = read_due(node, &mut known, links, count.ok().copied());
-    known.again = false;
+    known.second = false;
     node.left.flows = known;
     flows
 }
@@ -140,7 +140,7 @@ fn read_due(node: &mut Node<'_>, known: &mut KnownFlows, links: &LinkFacts, coun
     }
     if known.udp.due {
         let earlier = known.udp.part.take();
-        let again = known.again;
+        let again = known.second;
         let (found, cost) = timed(node, |node| read_udp(node, &wanted, earlier.as_ref(), again));
         known.udp = KeptPart::new(found, cost);
     }

@@ -4,7 +4,7 @@
 //! blob, which is walked in place from the hooks; only rules that a hook leads to become values. The nat chains on
 //! prerouting and output, where a node has its Services, are only searched for rules that set a mark.
 //!
-//! The kernel has no smaller question than a whole table. Its description is read before and after, because a replacement of
+//! The kernel has no smaller answer than a whole table. Its description is read before and after, because a replacement of
 //! the same size gives no error and has its chains elsewhere. The blob is gone when the reading is over; where a family's
 //! tables have more than 1 MiB, their rules are taken over for 30 s while the descriptions stand.
 

@@ -23,7 +23,7 @@ pub(in crate::read) struct KnownFlows {
     pub(in crate::read) udp: KeptPart<UdpTranslations>,
     pub(in crate::read) sources: Sources,
     /// This is the second reading of two that follow each other at once.
-    pub(in crate::read) again: bool,
+    pub(in crate::read) second: bool,
 }
 
 /// A part, and when it was read.
@@ -82,9 +82,9 @@ impl KnownFlows {
         self.udp.age(now, filtered);
     }
 
-    /// For a second look at UDP so long after the first, and at nothing else.
+    /// The next reading is a second one of UDP, so long after the first, and of nothing else.
     pub(crate) fn read_again(&mut self, after: Duration) {
-        self.again = true;
+        self.second = true;
         if let Some(part) = &mut self.udp.part {
             part.age = after;
         }

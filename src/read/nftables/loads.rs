@@ -34,6 +34,7 @@ pub(crate) enum Loaded {
 }
 
 impl Loaded {
+    /// What a load puts into registers.
     pub(crate) fn of(load: &Load) -> Self {
         match load.source {
             Source::Header(Header::Ipv4Protocol) => Self::Wire(Field::L4Proto, 1),
@@ -83,6 +84,7 @@ impl Loaded {
         }
     }
 
+    /// The field and its bytes in the register; `None`: it is no field of the packet.
     pub(crate) fn field(&self) -> Option<(&Field, usize)> {
         match self {
             Self::Wire(field, width) | Self::Host(field, width) => Some((field, *width)),

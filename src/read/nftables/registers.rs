@@ -161,7 +161,7 @@ impl Registers {
         let cells = self.machine.from(register);
         let mut first = None;
         while let Some(&Cell { load: Some(load), byte, .. }) = cells.get(at - start) {
-            // A mark that was turned round begins with its last byte.
+            // A mark whose bytes were reversed begins with its last byte.
             if byte != 0 && byte != 3 {
                 break;
             }
@@ -178,7 +178,7 @@ impl Registers {
             let bits = |field: &Field| match is_as_loaded {
                 true if part.iter().all(|cell| cell.and == 0xff) => Some(field.clone()),
                 true => bits_of_mark(field, part, false),
-                // Keys of intervals are turned round before they are looked up.
+                // The bytes of keys of intervals are reversed before they are looked up.
                 false => self.whole(part).and_then(|_| bits_of_mark(field, part, true)),
             };
             match self.meanings[load].field().and_then(|(field, _)| bits(field)) {

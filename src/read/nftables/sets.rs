@@ -316,12 +316,12 @@ impl Lookup<'_> {
         if keys.is_empty() || header.key_length != length || turned_round {
             return Vec::new();
         }
-        let question = |(number, key): (usize, Vec<u128>)| {
+        let about = |(number, key): (usize, Vec<u128>)| {
             let value = self.register(&key).concat();
             let element = SetElement { key: Some(Data::of(value)), ..SetElement::default() };
             ElementRequest { request: self.element(&format!("element-{number}"), element), key }
         };
-        keys.into_iter().enumerate().map(question).collect()
+        keys.into_iter().enumerate().map(about).collect()
     }
 
     /// The key as it lies in registers, by field: in a concatenation each field takes whole words of 4 bytes.

@@ -44,9 +44,9 @@ fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &N
     Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, kind, dump, body)
 }
 
-/// The generation of the rule set; `round` counts how often it is asked for in one reading.
-pub(crate) fn generation(round: usize) -> Request {
-    request(&format!("nft-generation-{round}"), 0, NFT_MSG_GETGEN, false, &[])
+/// The generation of the rule set; `number`: how often it was asked for in this reading.
+pub(crate) fn generation(number: usize) -> Request {
+    request(&format!("nft-generation-{number}"), 0, NFT_MSG_GETGEN, false, &[])
 }
 
 /// All tables of all families.

@@ -177,7 +177,7 @@ const SOCKETS: &str = "procfs/thread-self/net/netlink";
 
 /// A node where no netlink socket can be opened, and where the kernel's list of them reads so.
 fn without_sockets(family: NetlinkFamily, list: &Reading<&[u8]>) -> Reading<Vec<()>> {
-    let play = |request: &Request| match request.question {
+    let play = |request: &Request| match request.kind {
         RequestKind::Netlink(_) => Reading::Failed(NO_SOCKET.within("netlink/x")),
         _ if request.name == SOCKETS => list.clone().map(<[u8]>::to_vec),
         _ => panic!("{} was asked", request.name),

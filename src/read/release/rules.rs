@@ -8,6 +8,7 @@ use crate::facts::{KernelVersion, Numbering, Vendor};
 /// What was found out: vendor, upstream version, and what that version means.
 pub(super) type Identified = (Vendor, KernelVersion, Numbering);
 
+/// By the marks of the vendors' files; without one x.y.z is a lower bound.
 pub(super) fn identity(input: &Input<'_>) -> Identified {
     if let Some(mainline) = ubuntu_mainline(input) {
         return mainline;

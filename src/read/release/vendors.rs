@@ -95,10 +95,12 @@ struct Mark {
 }
 
 impl VendorFile {
+    /// The vendor, by the file's name.
     pub(crate) fn vendor(&'static self) -> Vendor {
         Vendor(&self.name)
     }
 
+    /// Whether a kernel has one of the file's marks, and no word that the vendor does not use.
     pub(crate) fn knows(&self, input: &Input<'_>) -> bool {
         let usual = |word| self.only.as_ref().is_none_or(|only| only.iter().any(|pattern| matches(pattern, word)));
         self.mark.iter().any(|mark| mark.fits(input)) && input.words().all(usual)

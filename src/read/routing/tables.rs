@@ -55,6 +55,7 @@ impl Tables {
 }
 
 impl FamilyTables {
+    /// Indexes routes by prefix and by content.
     pub(crate) fn new(rules: Vec<PolicyRule>, routes: Vec<Route>) -> Self {
         let mut by_prefix: BTreeMap<u8, Vec<(u128, usize)>> = BTreeMap::new();
         let mut seen = HashMap::new();

@@ -33,9 +33,8 @@ fn decode_routes(bytes: &[u8], family: Family) -> Reading<Vec<Route>> {
 }
 
 fn decode_lookup(bytes: &[u8]) -> Reading<Option<Route>> {
-    let question =
-        Request::netlink(Source::Routing, "route/get-x-0", NetlinkFamily::Route, RTM_GETROUTE, false, vec![]);
-    answering(bytes, |node| look_up(node, &question))
+    let request = Request::netlink(Source::Routing, "route/get-x-0", NetlinkFamily::Route, RTM_GETROUTE, false, vec![]);
+    answering(bytes, |node| look_up(node, &request))
 }
 
 #[test]

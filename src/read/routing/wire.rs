@@ -73,6 +73,7 @@ pub(crate) fn decode_listed(message: &Message<'_>, family: Family) -> Result<Opt
     if mine { decode_route(message.body).map(Some) } else { Ok(None) }
 }
 
+/// `struct rtmsg` and its attributes (`fib_dump_info`, `rt6_fill_node`).
 pub(crate) fn decode_route(body: &[u8]) -> Result<Route, Failure> {
     let attributes = Attributes::after(body, RTMSG, "RTA")?;
     let [_, prefix_length, _, tos, table, _, _, kind] = array(body, 0, "rtmsg")?;

@@ -265,10 +265,10 @@ fn size(index: u16, name: &Name) -> Request {
 
 fn dump(name: &str, message: &IpsetMessage<'_>) -> Request {
     let request = request(name, IPSET_CMD_LIST, AF_INET, MessageWriter::ipset(), message);
-    match request.question {
-        Asked::Netlink(mut question) => {
-            (question.dump, question.ack) = (true, false);
-            Request { question: Asked::Netlink(question), ..request }.at_most(MAX_ELEMENTS)
+    match request.kind {
+        Asked::Netlink(mut asked) => {
+            (asked.dump, asked.ack) = (true, false);
+            Request { kind: Asked::Netlink(asked), ..request }.at_most(MAX_ELEMENTS)
         }
         _ => request,
     }

@@ -126,7 +126,7 @@ fn read(ruleset: &Ruleset, values: &OuterValues, answer: impl Fn(&str) -> Vec<u8
 fn read_with(ruleset: &Ruleset, values: &OuterValues, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut requests = Vec::new();
     let play = |request: &Request| {
-        if matches!(request.question, Asked::Netlink(_)) {
+        if matches!(request.kind, Asked::Netlink(_)) {
             requests.push(request.clone());
         }
         answer(request)
@@ -258,7 +258,7 @@ fn a_set_is_asked_for_its_header_and_then_value_by_value() {
 
 #[test]
 fn requests_are_those_that_the_kernel_echoed() {
-    let body = |request: &Request| match &request.question {
+    let body = |request: &Request| match &request.kind {
         Asked::Netlink(request) if request.ack => request.body.clone(),
         other => panic!("{other:?}"),
     };
@@ -322,9 +322,9 @@ fn too_many_combinations_are_not_asked() {
     assert_eq!(combinations(&[vec![0; 1000], vec![0; 1000]]).len(), MAX_QUESTIONS + 1);
     assert!(combinations::<u8>(&[]).is_empty() && combinations(&[vec![1], vec![]]).is_empty());
     let mut budget = Budget { left: 3, cut: false };
-    let question = || ElementRequest { key: vec![], request: Request::file(Source::Ipset, Root::Procfs, "x") };
-    assert_eq!(within(&mut budget, vec![question(), question()]).len(), 2);
-    assert_eq!(within(&mut budget, vec![question(), question()]).len(), 1);
+    let one = || ElementRequest { key: vec![], request: Request::file(Source::Ipset, Root::Procfs, "x") };
+    assert_eq!(within(&mut budget, vec![one(), one()]).len(), 2);
+    assert_eq!(within(&mut budget, vec![one(), one()]).len(), 1);
     assert_eq!((budget.left, budget.cut), (0, true));
 }
 
@@ -333,9 +333,9 @@ fn more_sets_than_the_limit_are_not_asked() {
     let matches: Vec<Match> = (0..MAX_SETS + 1).map(|at| look_up(&format!("s{at}"), &[Field::Ipv4Source])).collect();
     let values = values(&["192.0.2.1"], &[]);
     let all = |matches: &[Match]| {
-        read_with(&ruleset(matches), &values, |request| match &request.question {
-            Asked::Netlink(question) if request.name.ends_with("-header") => {
-                let asked = crate::netfilter::netlink::Attributes::after(&question.body, NFGENMSG, "request").unwrap();
+        read_with(&ruleset(matches), &values, |request| match &request.kind {
+            Asked::Netlink(asked) if request.name.ends_with("-header") => {
+                let asked = crate::netfilter::netlink::Attributes::after(&asked.body, NFGENMSG, "request").unwrap();
                 Reading::Ok(header(&asked.get(2).map(crate::facts::Name::from_bytes).unwrap(), 0, 4))
             }
             _ => elements([]),

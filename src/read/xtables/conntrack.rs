@@ -14,6 +14,7 @@ pub(crate) fn has_connection() -> FieldTest {
     masked(Field::ConnectionState, NO_CONNECTION, 0u8)
 }
 
+/// `connmark_mt`: the connection's mark under a mask.
 pub(crate) fn connmark(info: &connmark::XtConnmarkMtinfo1<'_>) -> Vec<Step> {
     let mark = masked(Field::ConnectionMark, info.mask, info.mark);
     vec![test(has_connection(), false), test(mark, info.invert != 0)]
@@ -24,6 +25,7 @@ pub(crate) fn state(statemask: u32) -> Vec<Step> {
     vec![test(masked(Field::ConnectionState, statemask & 0x4f, 0u8), true)]
 }
 
+/// `conntrack_mt`: state, status, tuples, expiration.
 pub(crate) fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) -> Vec<Step> {
     const STATE: u16 = 1 << 0;
     let checks = checks(info, XtFamily::of(extension.family.nfproto()));

@@ -17,6 +17,7 @@ pub(crate) fn both(source: [u16; 2], destination: [u16; 2], invert: u8) -> Vec<S
     source.into_iter().chain(range(destination, Field::DestinationPort, invert & 0x2 != 0)).collect()
 }
 
+/// `tcp_mt`: ports, flags and option of TCP.
 pub(crate) fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
     let mut steps = both(info.spts, info.dpts, info.invflags);
     let (mask, value, inverted) = (info.flg_mask, info.flg_cmp, info.invflags & 0x4 != 0);

@@ -39,7 +39,7 @@ impl Health {
         let work = move || {
             let mut told = false;
             while let Some(health) = mine.upgrade() {
-                health.look_at(&refresher);
+                health.check_progress(&refresher);
                 told = health.tell(told);
                 drop(health);
                 std::thread::sleep(EVERY);
@@ -52,7 +52,7 @@ impl Health {
     }
 
     /// Where the reading is now; comes back if no lock is held for ever.
-    pub(crate) fn look_at(&self, refresher: &Refresher) {
+    pub(crate) fn check_progress(&self, refresher: &Refresher) {
         refresher.touch_locks();
         self.see(Instant::now(), refresher.whereabouts());
     }

@@ -159,7 +159,7 @@ async fn first_look(app: Arc<App>) {
         tracing::info!(advisory = finding.id, state = %finding.state, summary = finding.summary, "advisory");
     }
     // It may have ended because the kernel does not answer, and who asks next shall not be told that all is well.
-    app.health.look_at(&app.refresher);
+    app.health.check_progress(&app.refresher);
     app.ready.store(true, Ordering::Release);
 }
 

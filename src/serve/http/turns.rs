@@ -2,7 +2,7 @@
 //!
 //! Verifying is made to take long, and is done one at a time, so that a stranger cannot use more than one CPU. Peers take
 //! turns: one who sends a hundred passwords waits a hundred turns, and everybody else one of his. Who was wrong the last time
-//! waits for those who were not: strangers with many addresses guess once from each before others.
+//! waits for those who were not: strangers with many addresses have one password verified for each before others.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};

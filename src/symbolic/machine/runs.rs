@@ -24,7 +24,7 @@ impl Walk<'_> {
     pub(super) fn same_effect<'r>(&self, set: usize, id: &ChainId, rules: &'r [Rule]) -> (&'r [Rule], bool) {
         let Some(first) = rules.first().and_then(|rule| self.effect(rule)) else { return (&[], false) };
         let length = rules.iter().take_while(|rule| self.effect(rule).as_ref() == Some(&first)).count();
-        // Whoever comes back from a chain that writes nothing comes back from it each time.
+        // A packet that returns from a chain that writes nothing returns from it each time.
         let writes = |chain: &Name| self.network.writes(set, &ChainId { chain: chain.clone(), ..id.clone() });
         let comes_back = !matches!(&first, Step::Verdict(Verdict::Jump(chain)) if length >= MIN_RUN && writes(chain));
         (&rules[..length], length >= MIN_RUN && comes_back)

@@ -16,7 +16,7 @@ impl Network<'_> {
         loop {
             let mut more = relevant;
             for (set, id) in self.base_chains().filter(|(set, id)| self.writes_marks(*set, id, relevant)) {
-                self.each_step(set, id, &mut |step| look_at(step, &mut more));
+                self.each_step(set, id, &mut |step| note_step(step, &mut more));
             }
             if more == relevant {
                 return relevant;
@@ -71,7 +71,7 @@ fn is_more_than_a_path(verdict: &Verdict) -> bool {
     !lets_pass(verdict) && !verdict.is_drop()
 }
 
-fn look_at(step: &Step, more: &mut Relevant) {
+fn note_step(step: &Step, more: &mut Relevant) {
     match step {
         Step::Match(Match::Tests { tests, .. }) => {
             for test in tests {

@@ -1,4 +1,4 @@
-//! What rules tell packets apart by, found in one look at all of them: only that has to be known of a packet.
+//! What rules tell packets apart by, found by one pass over all of them: only that has to be known of a packet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ pub struct Survey {
     pub tested_outside: u32,
     /// Bits of the packet's mark and of the connection's that some rule tests.
     tested: [u32; 2],
-    /// Bits that are copied: from the connection's mark into the packet's, and the other way round.
+    /// Bits that are copied: from the connection's mark into the packet's, and from the packet's into the connection's.
     copied: [u32; 2],
 }
 
@@ -39,19 +39,19 @@ pub struct Relevant {
 }
 
 impl Survey {
-    /// Looks at all rules.
+    /// Of all rules.
     pub fn of(network: &Network<'_>) -> Self {
         let mut survey = Self { names: BTreeSet::from([0, 1]), ..Self::default() };
         for (number, rules) in network.rules.iter().enumerate() {
             for chain in rules.ruleset.chains.values() {
                 let chain = chain.rules_for_udp().unwrap_or_default();
-                chain.iter().flat_map(|rule| &rule.steps).for_each(|step| survey.look_at(number, rules, step));
-                survey.look_for_writes(rules, chain);
+                chain.iter().flat_map(|rule| &rule.steps).for_each(|step| survey.note_step(number, rules, step));
+                survey.note_writes(rules, chain);
             }
-            survey.look_at_outgoing(rules);
+            survey.note_outgoing(rules);
         }
         for rules in &network.rules {
-            survey.look_at_ipsets(rules);
+            survey.note_ipsets(rules);
         }
         for device in network.devices.iter().flatten() {
             name_key(device.name).into_iter().for_each(|name| survey.name((name, name)));
@@ -65,7 +65,7 @@ impl Survey {
         self.names.extend(last.checked_add(1));
     }
 
-    fn look_at(&mut self, number: usize, rules: &BackendRules<'_>, step: &Step) {
+    fn note_step(&mut self, number: usize, rules: &BackendRules<'_>, step: &Step) {
         match step {
             Step::Match(Match::Tests { tests, .. }) => tests.iter().for_each(|test| self.test(test)),
             Step::Match(Match::OfBridged { .. }) => self.asks_for_ports = true,
@@ -95,7 +95,7 @@ impl Survey {
     }
 
     /// Devices and marks that elements of ipsets are about.
-    fn look_at_ipsets(&mut self, rules: &BackendRules<'_>) {
+    fn note_ipsets(&mut self, rules: &BackendRules<'_>) {
         for set in rules.ruleset.sets.iter().filter(|(id, _)| matches!(id, SetId::Ipset(_))).map(|(_, set)| set) {
             let elements = || set.elements.ok().into_iter().flatten();
             match set.kind.as_str() {
@@ -109,9 +109,9 @@ impl Survey {
         }
     }
 
-    /// Bits that the rules of a chain may set: a bit that was tested to be set is only turned off by turning it round, as
+    /// Bits that the rules of a chain may set: a bit that was tested to be set is only turned off by inverting it, as
     /// kube-proxy does.
-    fn look_for_writes(&mut self, of: &BackendRules<'_>, rules: &[Rule]) {
+    fn note_writes(&mut self, of: &BackendRules<'_>, rules: &[Rule]) {
         let mut known = 0;
         for rule in rules {
             let mut here = known;
@@ -154,7 +154,7 @@ impl Survey {
     }
 
     /// Bits of the mark that rules test that this host's own packets meet.
-    fn look_at_outgoing(&mut self, rules: &BackendRules<'_>) {
+    fn note_outgoing(&mut self, rules: &BackendRules<'_>) {
         let chains = &rules.ruleset.chains;
         let outgoing = |chain: &Chain| {
             chain.base.as_ref().is_some_and(|base| matches!(base.hook, Hook::Output | Hook::Postrouting | Hook::Egress))
@@ -200,7 +200,7 @@ impl Survey {
     /// Bits that rules test, or that `others` do, and those that these are copied from.
     pub fn relevant(&self, others: u32) -> Relevant {
         let [mut mark, mut connection] = [self.tested[0] | others, self.tested[1]];
-        // Copies keep the place of a bit, so one round in each direction finds all.
+        // Copies keep the place of a bit, so one pass in each direction finds all.
         connection |= mark & self.copied[0];
         mark |= connection & self.copied[1];
         connection |= mark & self.copied[0];

@@ -11,16 +11,16 @@ impl Network<'_> {
     /// Whether connections can have another destination than their packets, where these are on output, or elsewhere: what
     /// arrives may also be an answer to what left with a translated source.
     pub fn translates_destinations(&self, family: Family, on_output: bool) -> Certainty {
-        let find = || self.look_for_destinations(family, on_output);
+        let find = || self.find_destinations(family, on_output);
         recall(&self.remembered.destinations, (family, on_output), find)
     }
 
     /// Destinations that connections can have in place of their packets', in the same sense, and why there may be others.
     pub fn targets(&self, family: Family, on_output: bool) -> Targets {
-        recall(&self.remembered.targets, (family, on_output), || self.look_for_targets(family, on_output))
+        recall(&self.remembered.targets, (family, on_output), || self.find_targets(family, on_output))
     }
 
-    fn look_for_targets(&self, family: Family, on_output: bool) -> Targets {
+    fn find_targets(&self, family: Family, on_output: bool) -> Targets {
         let (mut targets, mut unclear) = (Vec::new(), self.unread(family));
         let translating = self.chains_on(family, destination_hook(on_output)).map(|chain| (chain, false));
         let answered = self.chains_on(family, answered_hook(on_output)).map(|chain| (chain, true));
@@ -52,11 +52,11 @@ impl Network<'_> {
 
     /// Destinations that packets off output have which get another one. `None`: any, because rules give some.
     pub fn answered(&self, family: Family) -> Option<Numbers> {
-        recall(&self.remembered.answered, family, || self.look_for_answered(family))
+        recall(&self.remembered.answered, family, || self.find_answered(family))
     }
 
     /// Where only sources are translated, what gets another destination is an answer, sent to the source that was given.
-    fn look_for_answered(&self, family: Family) -> Option<Numbers> {
+    fn find_answered(&self, family: Family) -> Option<Numbers> {
         if self.unread(family).is_some() {
             return None;
         }
@@ -89,7 +89,7 @@ impl Network<'_> {
         Some(Numbers::ranges(sources))
     }
 
-    fn look_for_destinations(&self, family: Family, on_output: bool) -> Certainty {
+    fn find_destinations(&self, family: Family, on_output: bool) -> Certainty {
         let translates = |step: &Step| matches!(step, Step::Nat(_));
         let mut unclear = None;
         let hooks = [destination_hook(on_output), answered_hook(on_output)].into_iter();

@@ -103,13 +103,13 @@ impl<'a> Network<'a> {
     }
 
     /// The first part that was not read of what packets of a family can meet.
-    pub fn look_for_unread(&self, family: Family) -> Option<Question> {
+    pub fn find_unread(&self, family: Family) -> Option<Question> {
         let meets = |other: Family| matches!(other, Family::Inet | Family::Netdev) || other == family;
         (0..self.rules.len()).find_map(|set| self.unread_in(set, &meets))
     }
 
     /// The same of one rule set, whatever packets can meet.
-    pub fn look_for_unread_in_set(&self, set: usize) -> Option<Question> {
+    pub fn find_unread_in_set(&self, set: usize) -> Option<Question> {
         self.unread_in(set, &|_| true)
     }
 
@@ -224,7 +224,7 @@ impl<'a> Network<'a> {
 
     /// Bits of the mark that rules may set beside those, and why that is not known: the search for them was given up, or
     /// rules were not read.
-    pub fn look_for_doubtful_bits(&self) -> Option<(u32, Question)> {
+    pub fn find_doubtful_bits(&self) -> Option<(u32, Question)> {
         let unread = (0..self.rules.len()).find_map(|set| self.unread_in_set(set));
         if let Some(why) = unread {
             return Some((u32::MAX, why));
@@ -241,7 +241,7 @@ impl<'a> Network<'a> {
     }
 
     /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
-    pub fn look_for_marks_elsewhere(&self) -> Option<String> {
+    pub fn find_marks_elsewhere(&self) -> Option<String> {
         let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Unsupported { .. });
         let mut apart = Vec::new();
         for set in 0..self.rules.len() {

@@ -61,6 +61,7 @@ impl Default for NodeTable {
 }
 
 impl NodeTable {
+    /// A node by its number.
     pub(super) fn at(&self, node: u32) -> DiagramNode {
         self.nodes[node as usize]
     }
@@ -100,6 +101,7 @@ impl NodeTable {
         }
     }
 
+    /// Nodes in the table.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -141,11 +143,13 @@ impl NodeTable {
         variables.iter().rev().fold(1, |rest, variable| self.node(*variable, [0, rest]))
     }
 
+    /// The result of an operation, if the cache still has it.
     pub(super) fn remembered(&self, operation: Operation, one: u32, other: u32) -> Option<u32> {
         let entry = &self.cache[hash([operation as u32, one, other]) & (self.cache.len() - 1)];
         (entry.operation == operation as u32 && entry.operands == [one, other]).then_some(entry.result)
     }
 
+    /// Keeps a result in the cache, in place of an older one.
     pub(super) fn remember(&mut self, operation: Operation, one: u32, other: u32, result: u32) {
         let place = hash([operation as u32, one, other]) & (self.cache.len() - 1);
         self.cache[place] = Entry { operation: operation as u32, operands: [one, other], result };

@@ -18,7 +18,7 @@ crate::netfilter::attributes! {
         NFTA_BITWISE_OP = 6 => op: Option<u32>,
         /// Bits that stay
         NFTA_BITWISE_MASK = 4 => mask: Option<Data<'a>>,
-        /// Bits that are turned round
+        /// Bits that are inverted
         NFTA_BITWISE_XOR = 5 => xor: Option<Data<'a>>,
         /// How far to shift, or the other operand
         NFTA_BITWISE_DATA = 7 => data: Option<Data<'a>>,
@@ -44,7 +44,7 @@ impl Bitwise<'_> {
         self.mask.as_ref().and_then(|data| data.value.as_deref()).unwrap_or_default()
     }
 
-    /// Bits that are turned round.
+    /// Bits that are inverted.
     pub fn xor(&self) -> &[u8] {
         self.xor.as_ref().and_then(|data| data.value.as_deref()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! `byteorder`: the bytes of each number in a register turned round.
+//! `byteorder`: the bytes of each number in a register reversed.
 //!
 //! `net/netfilter/nft_byteorder.c`: `nft_byteorder_dump`.
 

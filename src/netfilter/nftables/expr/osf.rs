@@ -1,4 +1,4 @@
-//! `osf`: a guess at the sender's operating system.
+//! `osf`: the sender's operating system, by how its SYN looks.
 //!
 //! `net/netfilter/nft_osf.c`: `nft_osf_dump`.
 

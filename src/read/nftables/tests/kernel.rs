@@ -155,7 +155,7 @@ impl Seen {
 /// Reads a node that a function plays, files apart.
 pub(crate) fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: impl FnMut(&Request) -> Answer) -> Seen {
     let mut names = Vec::new();
-    let mut all = |request: &Request| match request.question {
+    let mut all = |request: &Request| match request.kind {
         RequestKind::Netlink(_) => {
             names.push(request.name.strip_prefix("netlink/netfilter/").expect("a name of its own").to_owned());
             answer(request)
@@ -168,8 +168,8 @@ pub(crate) fn observe_at(memory: &Known, inputs: &RulesetInputs, mut answer: imp
 
 /// The attributes of a request to netfilter.
 pub(crate) fn asked(request: &Request) -> Attributes<'_> {
-    match &request.question {
-        RequestKind::Netlink(question) => Attributes::after(&question.body, 4, "request").unwrap(),
+    match &request.kind {
+        RequestKind::Netlink(asked) => Attributes::after(&asked.body, 4, "request").unwrap(),
         other => panic!("{other:?}"),
     }
 }

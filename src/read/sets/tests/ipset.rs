@@ -53,7 +53,7 @@ fn requests_have_the_bytes_that_kernels_understand() {
             name if name.contains("-test-") => hex(IN),
             name => nodes(name),
         });
-        let body = |request: &Request| match &request.question {
+        let body = |request: &Request| match &request.kind {
             Asked::Netlink(asked) => {
                 let bytes: String = asked.body.iter().map(|byte| format!("{byte:02x}")).collect();
                 let (_, name) = request.name.rsplit_once('/').unwrap();
