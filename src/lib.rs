@@ -23,6 +23,7 @@
 //! ARCHITECTURE.md tells why, and which modules may name which. To others this crate is a program: [`parse`] a command line and
 //! [`run`] it; and [`netfilter`], which could be a crate of its own. What tests and benches use beside that, `inside` lists.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "these pages are read with private items")]
 #![warn(unreachable_pub)]
 #![cfg_attr(test, allow(clippy::too_many_arguments, clippy::too_many_lines, reason = "a test is a table, or a story"))]
 
