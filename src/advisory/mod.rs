@@ -88,6 +88,8 @@ pub enum Test {
     },
     /// New connections get to a rule that translates their source.
     SourceNatReachable,
+    /// The same, and where each source has an address of its own, but fewer ports than it may have connections.
+    SourceNatChoosesPorts,
     /// More than one CPU is online.
     SeveralCpus,
     /// Such a rule may give two connections the same port: it keeps ports, or one of these defects makes `random` predictable.
@@ -191,6 +193,7 @@ impl Test {
             | Self::TunnelChecksumOffload
             | Self::TunnelChecksumOffloadOff => LINKS,
             Self::SourceNatReachable
+            | Self::SourceNatChoosesPorts
             | Self::SourceNatReached
             | Self::RandomPorts
             | Self::PortNotRandom(_)

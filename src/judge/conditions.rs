@@ -37,6 +37,7 @@ pub(super) fn evaluate(context: &Context<'_>, test: &Test, tunnel: Option<&Link>
             underlay::driver_offloads_port(context, tunnel, driver, defect, ports)
         }
         Test::SourceNatReachable => source_nat::source_nat_reachable(context),
+        Test::SourceNatChoosesPorts => source_nat::source_nat_chooses_ports(context),
         Test::SeveralCpus => source_nat::several_cpus(context),
         Test::PortNotRandom(defects) => source_nat::port_not_random(context, defects),
         Test::ChecksumBreakable { on, off } => tunnel::checksum_breakable(context, tunnel, on, off),

@@ -1,14 +1,15 @@
 //! Conditions about entries of connection tracking.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use super::context::{Context, Evaluation};
 use super::{StaleTranslation, source_nat};
-use crate::facts::netfilter::{Chosen, NatAction};
+use crate::facts::netfilter::{Chosen, NatAction, with_each};
 use crate::facts::{
-    DEFAULT_PORTS, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows, SnatPorts,
-    UdpClient, UdpTranslations, ports_between,
+    DEFAULT_PORTS, Facts, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows,
+    SnatPorts, UdpClient, UdpTranslations, ports_between,
 };
 use crate::symbolic::{Certainty, Given, ReachedRules, UdpTargets};
 
@@ -66,16 +67,22 @@ fn effective(used: &PortsUsed, kernel: &Reading<Kernel>) -> u64 {
     if takes { used.used.saturating_sub(used.time_wait) } else { used.used }
 }
 
-/// Ranges of ports that reached rules choose from, the smallest first.
-fn ranges(reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Question> {
+/// Ranges of ports that reached rules choose from, by themselves or by their maps, the smallest first.
+fn ranges(facts: &Facts, reached: &ReachedRules) -> Result<Vec<(u16, u16)>, Question> {
+    let none = BTreeMap::new();
+    let sets = facts.nftables.ok().map_or(&none, |ruleset| &*ruleset.sets);
     let mut ranges = Vec::new();
-    for rule in &reached.rules {
+    for rule in reached.rules.iter().chain(&reached.few_ports) {
         let Some(nat) = &rule.nat else { return Err(format!("{} is not understood", rule.place).into()) };
-        match nat.ports {
-            _ if nat.action == NatAction::Netmap => {}
-            Chosen::Range(first, last) => ranges.push((first, last)),
-            Chosen::Unset => ranges.push(DEFAULT_PORTS),
-            Chosen::ByPacket => return Err(format!("a map tells which ports {} may choose from", rule.place).into()),
+        let by_map =
+            || format!("a map tells which ports {} may choose from, and what it holds is not known", rule.place);
+        for nat in with_each(nat, sets).ok_or_else(by_map)? {
+            match nat.ports {
+                _ if nat.action == NatAction::Netmap => {}
+                Chosen::Range(first, last) => ranges.push((first, last)),
+                Chosen::Unset => ranges.push(DEFAULT_PORTS),
+                Chosen::ByPacket => return Err(by_map().into()),
+            }
         }
     }
     ranges.sort_by_key(|range| ports_between(*range));
@@ -90,7 +97,7 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
         Err(why) => return Evaluation::unknown(why),
     };
     let kernel = &context.facts.kernel;
-    let known = ranges(&reached);
+    let known = ranges(context.facts, &reached);
     let counts = |used: &&PortsUsed| known.as_ref().map_or(true, |ranges| is_of_one_of(used, ranges));
     let full = |used: &&PortsUsed| {
         let least = effective(used, kernel) as f64 - 3.0 * used.error.unwrap_or(0.0);

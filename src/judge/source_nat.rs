@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ConditionState;
 use super::context::{Context, Evaluation};
 use crate::advisory::defects::DefectState;
 use crate::facts::netfilter::{Backend, Chosen, Owner, PortRandomization, SourceNatRule};
@@ -37,6 +38,24 @@ pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
             }
             None => "new connections get to no rule that translates their source".into(),
         }),
+    }
+}
+
+/// The same, and where each source has an address of its own, but fewer ports than it may have connections.
+pub(super) fn source_nat_chooses_ports(context: &Context<'_>) -> Evaluation {
+    let shared = source_nat_reachable(context);
+    let Ok(found) = reached(context) else { return shared };
+    let certain = found.few_ports.iter().find(|rule| rule.certainty == Certainty::Happens);
+    match (&shared.state, certain, found.few_ports.as_slice()) {
+        (ConditionState::Holds, ..) | (_, None, []) => shared,
+        (_, Some(rule), _) => Evaluation::holds(format!(
+            "connections of one source share the ports that {} gives it",
+            describe(context, rule)
+        )),
+        (_, None, [rule, ..]) => match &rule.certainty {
+            Certainty::Unknown(why) => Evaluation::unknown(why),
+            _ => shared,
+        },
     }
 }
 

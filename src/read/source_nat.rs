@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::facts::netfilter::{
-    Backend, ChainId, ChainKind, Chosen, Comparison, Counter, Field, Hook, MarkTest, Match, NatAction, Rule, Ruleset,
-    SourceNatKind, SourceNatRule, SourceNatTotal, Step, owner,
+    Backend, ChainId, ChainKind, Chosen, Comparison, Counter, Field, Hook, MarkTest, Match, Nat, NatAction, Rule,
+    Ruleset, SourceNatKind, SourceNatRule, SourceNatTotal, Step, owner, with_each,
 };
 use crate::facts::{Failure, Reading};
 
@@ -16,10 +16,28 @@ pub(crate) fn all(
     nftables: &Reading<Arc<Ruleset>>,
     legacy: &[Reading<Arc<Ruleset>>; 2],
 ) -> Reading<Vec<SourceNatRule>> {
+    of_all(nftables, legacy, |ruleset, is_legacy, (id, rule, nat)| {
+        vec![source_nat_rule(ruleset, is_legacy, id, rule, nat)]
+    })
+}
+
+/// What those of all backends do, one with a map for each of its data; where these are not known, it is there as it is.
+pub(crate) fn translations(nftables: &Reading<Arc<Ruleset>>, legacy: &[Reading<Arc<Ruleset>>; 2]) -> Reading<Vec<Nat>> {
+    of_all(nftables, legacy, |ruleset, _, (_, _, nat)| {
+        with_each(nat, &ruleset.sets).unwrap_or_else(|| vec![nat.clone()])
+    })
+}
+
+fn of_all<T>(
+    nftables: &Reading<Arc<Ruleset>>,
+    legacy: &[Reading<Arc<Ruleset>>; 2],
+    make: impl Fn(&Ruleset, bool, (&ChainId, &Rule, &Nat)) -> Vec<T>,
+) -> Reading<Vec<T>> {
     let mut all = Vec::new();
     let [ipv4, ipv6] = legacy;
     for (reading, is_legacy) in [(nftables, false), (ipv4, true), (ipv6, true)] {
-        match reading.as_ref().and_then(|ruleset| rules(ruleset, is_legacy)) {
+        let make = |ruleset: &Ruleset| rules(ruleset, |found| make(ruleset, is_legacy, found));
+        match reading.as_ref().and_then(|ruleset| make(ruleset)) {
             Reading::Ok(rules) => all.extend(rules),
             Reading::Absent(_) => {} // a fact: there are no such rules
             other => return other,
@@ -32,7 +50,7 @@ pub(crate) fn all(
 ///
 /// Without a value: a list of base chains was not read, a chain that they lead to, or a verdict map in one; or a rule has a
 /// NAT target that was not understood.
-fn rules(ruleset: &Ruleset, is_legacy: bool) -> Reading<Vec<SourceNatRule>> {
+fn rules<T>(ruleset: &Ruleset, make: impl Fn((&ChainId, &Rule, &Nat)) -> Vec<T>) -> Reading<Vec<T>> {
     ruleset.all_reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]).and_then(|chains| {
         let mut found = Vec::new();
         for (id, chain) in chains {
@@ -43,7 +61,8 @@ fn rules(ruleset: &Ruleset, is_legacy: bool) -> Reading<Vec<SourceNatRule>> {
                         rule.position, id.chain
                     )));
                 }
-                found.extend(source_nat_rule(ruleset, is_legacy, id, rule));
+                let nat = rule.steps.iter().find_map(translates_source);
+                found.extend(nat.into_iter().flat_map(|nat| make((id, rule, nat))));
             }
         }
         Reading::Ok(found)
@@ -58,15 +77,15 @@ fn not_understood(step: &Step) -> Option<&str> {
     }
 }
 
-fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, id: &ChainId, rule: &Rule) -> Option<SourceNatRule> {
-    let nat = rule.steps.iter().find_map(|step| match step {
-        Step::Nat(nat) => Some(nat),
+fn translates_source(step: &Step) -> Option<&Nat> {
+    match step {
+        Step::Nat(nat) => Some(nat).filter(|nat| !matches!(nat.action, NatAction::Dnat | NatAction::Redirect)),
         _ => None,
-    })?;
-    if matches!(nat.action, NatAction::Dnat | NatAction::Redirect) {
-        return None;
     }
-    Some(SourceNatRule {
+}
+
+fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, id: &ChainId, rule: &Rule, nat: &Nat) -> SourceNatRule {
+    SourceNatRule {
         backend: Backend::of(rule, is_legacy),
         family: id.family,
         table: id.table.clone(),
@@ -86,7 +105,7 @@ fn source_nat_rule(ruleset: &Ruleset, is_legacy: bool, id: &ChainId, rule: &Rule
         marks: rule.steps.iter().filter_map(mark_test).collect(),
         counter: rule.counter,
         fingerprint: rule.fingerprint,
-    })
+    }
 }
 
 fn mark_test(step: &Step) -> Option<MarkTest> {
@@ -149,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_part_that_was_not_read_leaves_no_list() {
-        let listed = |ruleset: &Ruleset| rules(ruleset, false);
+        let listed = |ruleset: &Ruleset| rules(ruleset, |(_, rule, _)| vec![rule.position]);
         let lost: Reading<()> = Reading::Denied("no permission".into());
         assert_eq!(listed(&ruleset()).ok().map(Vec::len), Some(1));
         for (family, hook, is_known) in [

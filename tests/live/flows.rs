@@ -159,6 +159,44 @@ fn sources_families_and_zones_are_counted_apart() {
     assert!(rows.iter().all(|row| row["estimated"] == false && row["available"] == 512), "{rows:?}");
 }
 
+#[test]
+fn ports_that_a_map_gives_run_out_for_each_source() {
+    let lab = Router::plain();
+    let (router, client) = (&lab.router, &lab.client);
+    lab.sink(Proto::Udp);
+    router.cmd("ip addr add 10.77.2.9/24 dev wan0");
+    let rules = "
+        table ip nat {
+            map sources {
+                type ipv4_addr : interval ipv4_addr . inet_service
+                flags interval
+                elements = {
+                    10.77.1.11 : 10.77.2.1-10.77.2.1 . 2000-2127,
+                    10.77.1.12 : 10.77.2.9-10.77.2.9 . 2000-2511,
+                }
+            }
+            chain post { type nat hook postrouting priority 100; meta l4proto udp snat to ip saddr map @sources; }
+        }";
+    router.run(&["nft", rules]);
+    let to = TARGET.to_string();
+    for (more, expected) in [(100, "mitigated"), (28, "exposed")] {
+        open_from(client, "10.77.1.11", 30_000 + more, more, &to);
+        open_from(client, "10.77.1.12", 30_000 + more, more, &to);
+        let report = check_here(router, &[]);
+        assert_eq!(report.state(EXHAUSTION), expected, "{}", report.advisory(EXHAUSTION));
+        // Each source has an address of its own, and the kernel draws among its ports.
+        assert_eq!(report.state("snat-port-race"), "not_affected", "{}", report.advisory("snat-port-race"));
+        for (source, available) in [("10.77.2.1", 128), ("10.77.2.9", 512)] {
+            let rows = flows(&report)["snat_ports"].as_array().expect("ports");
+            let row = rows.iter().find(|row| row["source"] == source).expect("a row");
+            assert_eq!(
+                (&row["used"], &row["available"]),
+                (&listed(router, &format!("-q {source}")).into(), &available.into())
+            );
+        }
+    }
+}
+
 /// A node with an address that masquerades, and entries of these kinds (benches/entries.py).
 fn filled(masquerade: &str, kinds: &Value, seed: usize) -> Netns {
     let ns = Netns::new();

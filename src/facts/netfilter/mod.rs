@@ -22,7 +22,7 @@ use super::{Failure, Name, Reading, Shared, names};
 pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key};
 pub use header::HeaderBytes;
 pub use map::{MapLookup, mark_in};
-pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, with_data};
+pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, with_data, with_each};
 pub use rule::{Comparison, Counter, End, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
 pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
 

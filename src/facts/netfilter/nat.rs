@@ -85,20 +85,23 @@ pub struct NatMap {
     pub ports: Option<[Range<usize>; 2]>,
 }
 
+/// What it is for each of the data of its map; itself, if it has none. `None`: they are not known.
+pub fn with_each(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<Nat>> {
+    match &nat.map {
+        None => Some(vec![nat.clone()]),
+        Some(map) => map.lookup.known_in(sets)?.map(|(_, data)| with_data(nat, data)).collect(),
+    }
+}
+
 /// Addresses that it gives, by itself or by its map, as ranges of numbers. `None`: they are not known.
 pub fn given_addresses(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<(u128, u128)>> {
-    let given = |addresses| match addresses {
+    let given = |nat: Nat| match nat.addresses {
         Chosen::Unset => Some(None),
         Chosen::Range(first, last) => Some(Some((address_key(first), address_key(last)))),
         Chosen::ByPacket => None,
     };
-    match &nat.map {
-        None => Some(given(nat.addresses)?.into_iter().collect()),
-        Some(map) => {
-            let each = map.lookup.known_in(sets)?.map(|(_, data)| given(with_data(nat, data)?.addresses));
-            Some(each.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
-        }
-    }
+    let each = with_each(nat, sets)?.into_iter().map(given).collect::<Option<Vec<_>>>()?;
+    Some(each.into_iter().flatten().collect())
 }
 
 /// What it is for packets for which its map has these data. `None`: they are too short.

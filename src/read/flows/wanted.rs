@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::facts::netfilter::{ChainKind, Hook, NatAction, Ruleset, Step};
+use crate::facts::netfilter::{ChainKind, Chosen, Hook, NatAction, Ruleset, Step};
 use crate::facts::{DEFAULT_PORTS, LOW_PORTS, Reading};
 use crate::read::known::flows::{PortRange, Rulesets, Wanted};
 use crate::read::links::LinkFacts;
@@ -21,14 +21,18 @@ const TUNNEL_PORTS: usize = 4;
 /// What rules make worth knowing.
 pub(super) fn of_rules(rulesets: &Rulesets) -> Wanted {
     let [nftables, legacy @ ..] = rulesets;
-    let rules = source_nat::all(nftables, legacy);
+    let translations = source_nat::translations(nftables, legacy);
     let mut ranges = BTreeSet::new();
-    for rule in rules.ok().into_iter().flatten() {
-        match rule.to_ports {
-            Some(ports) => {
-                ranges.insert(PortRange { ports, addresses: rule.addresses });
+    for nat in translations.ok().into_iter().flatten() {
+        match nat.ports {
+            Chosen::Range(first, last) => {
+                let addresses = match nat.addresses {
+                    Chosen::Range(first, last) => Some((first, last)),
+                    Chosen::Unset | Chosen::ByPacket => None,
+                };
+                ranges.insert(PortRange { ports: (first, last), addresses });
             }
-            None => {
+            Chosen::Unset | Chosen::ByPacket => {
                 let all = [DEFAULT_PORTS].into_iter().chain(LOW_PORTS);
                 ranges.extend(all.map(|ports| PortRange { ports, addresses: None }));
             }

@@ -141,10 +141,8 @@ pub(crate) struct Walk<'a> {
     sliced: bool,
     /// It is followed which packets' entries have a timeout of their own.
     follows_timeouts: bool,
-    /// Of packets that are forwarded those of a few devices stand for all, where chains on forward are large.
-    pub samples: bool,
-    /// What may translate packets of which only those of a few devices were followed.
-    pub sampled: BTreeSet<Hit>,
+    /// Where chains on forward are large, packets of a few devices stand for all: of what may translate these. `None`: never.
+    pub sampled: Option<BTreeSet<Hit>>,
 }
 
 impl<'a> Walk<'a> {
@@ -179,8 +177,7 @@ impl<'a> Walk<'a> {
             runs: BTreeMap::new(),
             sliced: false,
             follows_timeouts: false,
-            samples: false,
-            sampled: BTreeSet::new(),
+            sampled: None,
         }
     }
 

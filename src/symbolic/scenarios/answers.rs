@@ -43,7 +43,7 @@ pub(crate) fn answers(network: &Network<'_>, effort: &Effort<'_>) -> SourceNatRe
 fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceNatReplies, bool) {
     let mut walk = connection::walk(network, effort);
     walk.follow_timeouts();
-    walk.samples = few;
+    walk.sampled = few.then(BTreeSet::new);
     let mut idle = IdleConnections::new();
     let (mut translated, mut arriving, mut found) = (NOTHING, NOTHING, Vec::new());
     let mut dropping = BTreeSet::new();
@@ -89,7 +89,7 @@ fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceN
     let idle = idle.found(&walk);
     let arrive = Occurrence { certainty: walk.certainty(arriving), place: dropping };
     let found = SourceNatReplies { translated, rule, arrive, idle };
-    let is_all = walk.sampled.is_empty() || shows_all(&walk, &found);
+    let is_all = walk.sampled.as_ref().is_none_or(BTreeSet::is_empty) || shows_all(&walk, &found);
     (found, is_all)
 }
 
@@ -98,7 +98,7 @@ fn answers_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (SourceN
 fn shows_all(walk: &Walk<'_>, found: &SourceNatReplies) -> bool {
     let happens = |certainty: &Certainty| *certainty == Certainty::Happens;
     let settled = [&found.translated, &found.arrive, &found.idle.translated];
-    let draw = walk.sampled.iter().any(|hit| walk.nat(hit).is_none_or(draws));
+    let draw = walk.sampled.iter().flatten().any(|hit| walk.nat(hit).is_none_or(draws));
     let drawn = || {
         let timed = Family::IP.into_iter().any(|family| may_give_timeouts(walk.network, family));
         happens(&found.idle.random.certainty) && happens(&found.idle.by_sysctl) && !timed

@@ -20,6 +20,7 @@ use crate::symbolic::network::host::{Connected, may_be_chosen};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// What a rule makes of the packets that get to it.
+#[derive(Clone)]
 struct Translation {
     hit: Hit,
     /// As they got to it.
@@ -30,6 +31,8 @@ struct Translation {
     written: Written,
     /// Whether it draws ports: with one of these, a port that is kept is met by chance alone.
     draws: bool,
+    /// Whether the rule says which ports there are.
+    is_ranged: bool,
     /// Of those that surely come, and of those that may, what is left of packets that are left as others are.
     colliding: [PacketSet; 2],
 }
@@ -45,8 +48,16 @@ struct Written {
     kept: PacketSet,
 }
 
+/// How surely a rule makes two connections compete.
+pub(super) struct Collision {
+    pub(super) hit: Hit,
+    pub(super) certainty: Certainty,
+    /// Only those of one source with each other, because the rule gives them a range of ports: by chance.
+    pub(super) alone: bool,
+}
+
 /// How surely each of these rules makes two connections compete: of one with a map, what it has for some of its packets, one by one.
-pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec<(Hit, Certainty)> {
+pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec<Collision> {
     let masquerading = masquerading(walk, family);
     let mut all = Vec::new();
     for (hit, packets) in hits.0 {
@@ -57,9 +68,20 @@ pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec
     let mut found = Vec::with_capacity(all.len());
     for mut group in groups(walk, all) {
         compare(walk, &mut group);
-        found.extend(group.into_iter().map(|one| (one.hit.clone(), certainty(walk, &one))));
+        found.extend(group.into_iter().map(|one| collision(walk, one)));
     }
     found
+}
+
+fn collision(walk: &Walk<'_>, translation: Translation) -> Collision {
+    let found = certainty(walk, &translation);
+    let alone = found == Certainty::DoesNot && translation.is_ranged;
+    // Each source has an address of its own, and more connections than there are ports.
+    let certainty = match alone {
+        true => self::certainty(walk, &Translation { colliding: translation.packets, ..translation.clone() }),
+        false => found,
+    };
+    Collision { hit: translation.hit, certainty, alone }
 }
 
 /// Those that may give the same addresses, together. Where each gives others than all others, it is alone.
@@ -161,7 +183,8 @@ fn translation(
     // Where ports are drawn, or nobody knows what happens, two connections of one source compete too.
     let draws = nat.is_some_and(|nat| nat.randomization != PortRandomization::None);
     let colliding = if draws || nat.is_none() { packets } else { [NOTHING; 2] };
-    Translation { hit, before, packets, written, draws, colliding }
+    let is_ranged = nat.is_some_and(|nat| matches!(nat.ports, Chosen::Range(..)));
+    Translation { hit, before, packets, written, draws, is_ranged, colliding }
 }
 
 /// Packets by what two of them have to share, and by their source and the device that they leave by.

@@ -1,6 +1,8 @@
 //! Which source-NAT rules new connections get to, and which of them let connections compete for a port.
 
-use super::collisions::collisions;
+use std::collections::BTreeSet;
+
+use super::collisions::{Collision, collisions};
 use super::devices::loopback;
 use super::senders;
 use crate::facts::netfilter::{Backend, Family, Hook, Nat, NatAction};
@@ -29,6 +31,8 @@ pub struct Reached {
 pub struct ReachedRules {
     /// In the order of backends, tables, chains.
     pub rules: Vec<Reached>,
+    /// Those by which each source has an address of its own, but fewer ports than it may have connections; in the same order.
+    pub few_ports: Vec<Reached>,
     /// Where one stands that connections get to without competing: each source has an address of its own.
     pub one_to_one: Option<String>,
     /// Why there may be more, if there may.
@@ -55,11 +59,10 @@ pub(crate) fn reached(network: &Network<'_>, effort: &Effort<'_>) -> ReachedRule
 /// The same; of packets that are forwarded those of a few devices, or all. And whether all would show nothing else.
 fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (ReachedRules, bool) {
     let mut walk = Walk::of_connections(network, loopback().as_slice(), effort);
-    walk.samples = few;
-    let (mut rules, mut one_to_one): (Vec<Reached>, Option<String>) = (Vec::new(), None);
+    let (mut rules, mut few_ports, mut one_to_one): (Vec<Reached>, Vec<Reached>, Option<String>) = Default::default();
     let mut is_all = true;
     for family in Family::IP {
-        walk.sampled.clear();
+        walk.sampled = few.then(BTreeSet::new);
         let mut hits = senders::senders(&mut walk, family);
         hits.0.retain(|hit, _| walk.nat(hit).is_none_or(translates_source));
         // What other connections' helpers expect is not what competes.
@@ -67,18 +70,21 @@ fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (Reached
         hits.0.values_mut().for_each(|packets| *packets = walk.space.and(*packets, new));
         hits.0.retain(|_, packets| !packets.is_empty());
         let found = collisions(&mut walk, family, hits);
-        is_all &= walk.sampled.iter().all(|hit| {
+        is_all &= walk.sampled.iter().flatten().all(|hit| {
             let is_one = walk.nat(hit).is_some_and(|nat| nat.map.is_none());
-            is_one && found.iter().any(|(of, certainty)| of == hit && *certainty == Certainty::Happens)
+            is_one && found.iter().any(|of| of.hit == *hit && of.certainty == Certainty::Happens && !of.alone)
         });
-        for (hit, certainty) in found {
+        for Collision { hit, certainty, alone } in found {
             let place = walk.place(&hit);
+            if alone || certainty == Certainty::DoesNot {
+                one_to_one.get_or_insert_with(|| place.clone());
+            }
             if certainty == Certainty::DoesNot {
-                one_to_one.get_or_insert(place);
                 continue;
             }
             let nat = walk.nat(&hit).cloned();
             let at = hit.rule().map(|at| (network.backend(&at), at));
+            let rules = if alone { &mut few_ports } else { &mut rules };
             // A rule that packets of both families get to.
             match rules.iter_mut().find(|known| known.at == at && known.place == place) {
                 Some(known) if known.certainty == Certainty::Happens => {}
@@ -87,8 +93,9 @@ fn reached_by(network: &Network<'_>, effort: &Effort<'_>, few: bool) -> (Reached
             }
         }
     }
+    few_ports.sort_by(|one, other| order(one).cmp(&order(other)));
     rules.sort_by(|one, other| order(one).cmp(&order(other)));
-    (ReachedRules { rules, one_to_one, gave_up: walk.why_incomplete() }, is_all)
+    (ReachedRules { rules, few_ports, one_to_one, gave_up: walk.why_incomplete() }, is_all)
 }
 
 fn order(rule: &Reached) -> (bool, Option<&RuleAt>, &str) {

@@ -25,7 +25,7 @@ const FEW: usize = 4;
 pub(super) fn forwarded(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = match translatable(walk, packets) {
         None => packets,
-        Some(hits) if walk.samples && has_many_steps(walk) => sample(walk, packets, hits),
+        Some(hits) if walk.sampled.is_some() && has_many_steps(walk) => sample(walk, packets, hits),
         Some(hits) => {
             let any = walk.space.any(hits.0.into_values());
             walk.space.and(packets, any)
@@ -69,7 +69,7 @@ fn sample(walk: &mut Walk<'_>, packets: PacketSet, hits: Hits) -> PacketSet {
         let few = of_few_devices(walk, mine, &Field::OutputName);
         let few = of_few_devices(walk, few, &Field::InputName);
         if few != mine {
-            walk.sampled.insert(hit);
+            walk.sampled.get_or_insert_default().insert(hit);
         }
         all = walk.space.or(all, few);
     }

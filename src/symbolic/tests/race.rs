@@ -239,6 +239,17 @@ fn a_port_that_is_kept_meets_one_that_is_drawn_by_chance_alone() {
 }
 
 #[test]
+fn connections_of_one_source_compete_for_the_ports_that_a_rule_names() {
+    let counts = |rules: &str| {
+        let found = found(&post(rules), |_| ());
+        (found.rules.len(), found.few_ports.len(), found.one_to_one.is_some())
+    };
+    assert_eq!(counts("src 10.5.0.12 => snat to 203.0.113.9 ports 2000-2127"), (0, 1, true));
+    assert_eq!(counts("src 10.5.0.12/31 => snat to 203.0.113.9 ports 2000-2127"), (1, 0, false));
+    assert_eq!(counts("src 10.5.0.12 => snat to 203.0.113.9"), (0, 0, true));
+}
+
+#[test]
 fn networks_that_are_mapped_to_others_keep_hosts_apart() {
     for (rules, expected) in [
         ("src 10.5.0.0/24 => netmap to 192.0.2.0-192.0.2.255", "one to one"),
