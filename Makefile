@@ -32,7 +32,7 @@ DEBIAN_RELEASES ?= bookworm trixie sid
 
 # The kernel test: a directory with kernels to boot, and what that needs.
 KERNELS ?=
-KERNEL_PACKAGES = busybox-static cpio ethtool gzip iproute2 iptables kmod nftables qemu-system-x86 seabios
+KERNEL_PACKAGES = busybox-static conntrack cpio ethtool gzip iproute2 iptables kmod nftables qemu-system-x86 seabios
 # The pictures of the dashboards: where they go, and how long traffic runs before.
 OUT ?=
 SECONDS_OF_TRAFFIC ?= 240
@@ -152,7 +152,7 @@ test-prometheus-versions: test-deps
 # A static natwatch is booted with each of the kernels; tests/kernels/build.sh and debian.sh make some.
 test-kernels:
 	@test -n "$(KERNELS)" || { echo 'say which: make test-kernels KERNELS=DIR' >&2; exit 1; }
-	@for command in busybox cpio ethtool ip nft qemu-system-x86_64 xtables-legacy-multi xtables-nft-multi; do command -v $$command >/dev/null || missing=1; done; \
+	@for command in busybox conntrack cpio ethtool ip nft qemu-system-x86_64 xtables-legacy-multi xtables-nft-multi; do command -v $$command >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $(KERNEL_PACKAGES); \

@@ -191,6 +191,10 @@ tunnel() {
 	end=$(cut -d' ' -f1 /proc/uptime | busybox tr -d .)
 	kill $listener 2>/dev/null
 	wrong=$(($(errors) - before))
+	# Entries are listed once, so that what lists them is loaded.
+	ip netns exec a conntrack -L >/dev/null 2>&1
+	ip netns exec a natwatch check --format json --network-namespace current --probe-result= >/tmp/after.json
+	say after /tmp/after.json
 	echo "== tunnel $backend $rules offload $offload $family $checksum exit $code centiseconds $((end - start)) wrong $wrong"
 	ip netns del a
 	ip netns del b
@@ -212,5 +216,42 @@ for backend in $backends; do
 		tunnel $backend marked off $family on
 	done
 done
+# open COUNT: so many flows of UDP from node a to port 9 of node b, a socket each
+open() { ip netns exec a bash -c "for i in \$(busybox seq $1); do echo x >/dev/udp/192.168.88.2/9; done"; }
+
+# entries: what is said of node a's entries, and how many of them conntrack lists towards port 9
+entries() {
+	ip netns exec a conntrack -L -p udp 2>/dev/null >/tmp/listed
+	ip netns exec a natwatch check --format json --network-namespace current --probe-result= >/tmp/entries.json
+	say "entries-$1 $(grep -c 'dport=9 ' /tmp/listed)" /tmp/entries.json
+}
+
+# Ports of a small range, and a translation that outlives its rule.
+ip netns add a
+ip netns add b
+ip -n a link add eth0 type veth peer name eth0 netns b
+ip -n a addr add 192.168.88.1/24 dev eth0
+for last in 2 3; do ip -n b addr add 192.168.88.$last/24 dev eth0; done
+for node in a b; do ip -n $node link set eth0 up; done
+until_holds carrier a
+until_holds carrier b
+ip -n a route add 198.51.100.9 via 192.168.88.2
+ip netns exec a nft -f - <<-RULES
+	table ip t {
+		chain out { type nat hook output priority -100; ip daddr 198.51.100.9 udp dport 53 dnat to 192.168.88.2; }
+		chain post { type nat hook postrouting priority 100; udp dport 9 masquerade to :2000-2127 fully-random; }
+	}
+RULES
+open 100
+entries some
+open 40
+entries all
+ip netns exec a bash -c 'exec 3<>/dev/udp/198.51.100.9/53; while :; do echo x >&3; sleep 0.3; done' 2>/dev/null &
+sender=$!
+sleep 1
+entries current
+ip netns exec a nft 'flush chain ip t out; add rule ip t out ip daddr 198.51.100.9 udp dport 53 dnat to 192.168.88.3'
+entries stale
+kill $sender
 echo "== end"
 poweroff -f

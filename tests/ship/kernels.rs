@@ -44,6 +44,8 @@ struct Tunnel {
     connected: bool,
     centiseconds: u64,
     wrong: u64,
+    /// Flows of the tunnel that leave with another port; `None`: that was not read.
+    rewritten: Option<usize>,
     probe: Verdict,
     tables: Verdict,
 }
@@ -58,9 +60,13 @@ struct Verdict {
 
 impl Verdict {
     fn of(code: &str, text: &str) -> Self {
+        Self::of_advisory(code, text, ADVISORY)
+    }
+
+    fn of_advisory(code: &str, text: &str, id: &str) -> Self {
         let json: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("a report: {e}: {text}"));
         let list = json["advisories"].as_array().expect("advisories");
-        let advisory = list.iter().find(|advisory| advisory["id"] == ADVISORY).expect("the advisory");
+        let advisory = list.iter().find(|advisory| advisory["id"] == id).expect("the advisory");
         let state = advisory["state"].as_str().expect("a state").to_owned();
         Self { state, code: code.to_owned(), why: advisory["conditions"].to_string() }
     }
@@ -148,7 +154,7 @@ fn boot(kernel: &Path, accelerator: &str, natwatch: &str) -> Guest {
         Some(release) => pack.arg(kernel.with_file_name("lib").join("modules").join(release)),
         None => pack.arg(""),
     };
-    pack.arg(natwatch);
+    pack.args([natwatch, "bash", "conntrack"]);
     run(&mut pack);
     let mut qemu = qemu(kernel, accelerator, PATIENCE);
     qemu.arg("-initrd").arg(initramfs.path());
@@ -160,7 +166,7 @@ fn boot(kernel: &Path, accelerator: &str, natwatch: &str) -> Guest {
 
 fn listen(said: &str) -> Guest {
     let mut guest = Guest { lines: BTreeMap::new(), tunnels: Vec::new(), stuck: Vec::new() };
-    let mut verdicts = BTreeMap::new();
+    let (mut verdicts, mut after) = (BTreeMap::new(), Value::Null);
     // The console's first line has the firmware's escape sequences in front.
     let said_lines = said.lines().filter_map(|line| Some(line.split_once("== ")?.1.trim()));
     for line in said_lines {
@@ -170,6 +176,7 @@ fn listen(said: &str) -> Guest {
                 let [basis, code, report] = rest.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
                 verdicts.insert(basis.to_owned(), Verdict::of(code, report));
             }
+            "after" => after = serde_json::from_str(rest).unwrap_or_else(|e| panic!("a report: {e}: {rest}")),
             "tunnel" => {
                 let words: Vec<&str> = rest.split_whitespace().collect();
                 let [
@@ -198,6 +205,7 @@ fn listen(said: &str) -> Guest {
                     connected: code == "0",
                     centiseconds: time.parse().expect("a number"),
                     wrong: wrong.parse().expect("a number"),
+                    rewritten: after["flows"]["rewritten_tunnel_flows"].as_array().map(Vec::len),
                     probe: verdicts.remove("probe").expect("a verdict"),
                     tables: verdicts.remove("tables").expect("a verdict"),
                 });
@@ -233,6 +241,11 @@ fn judge_nodes(name: &str, kernel: &Path, guest: &Guest, wrong: &mut Disagreemen
         // A lost SYN is sent again after a second. Slow may also be the machine.
         let in_time = tunnel.wrong == 0 || tunnel.centiseconds > 90;
         wrong.unless(in_time, || format!("{name}: packets were wrong, and nothing took a second: {tunnel:?}"));
+        // Whether its checksum is right or not: a flow has another port, or has not.
+        let rewritten = tunnel.rewritten.map(|flows| flows > 0);
+        wrong.unless(rewritten == Some(tunnel.rules == "marked"), || {
+            format!("{name}: flows with another port: {tunnel:?}")
+        });
         let spoiled = tunnel.rules == "marked" && tunnel.offload && guest.spoils(tunnel.checksum);
         wrong.unless((tunnel.wrong > 0) == spoiled, || format!("{name}: unlike other nodes: {tunnel:?}"));
     }
@@ -279,6 +292,33 @@ fn judge_probe(name: &str, guest: &Guest, wrong: &mut Disagreements) {
     }
     let (code, expected) = (&guest.lines["probe-exit"], if old || guest.spoils(false) { "2" } else { "0" });
     wrong.unless(code == expected, || format!("{name}: the probe's exit code is {code}, not {expected}"));
+}
+
+/// Entries of connection tracking are what `conntrack -L` lists: of 128 ports, some and all, and a translation of UDP whose rule is
+/// there, and is there no more.
+fn judge_entries(name: &str, guest: &Guest, wrong: &mut Disagreements) {
+    for (when, advisory, state) in [
+        ("some", "snat-port-exhaustion", "mitigated"),
+        ("all", "snat-port-exhaustion", "exposed"),
+        ("current", "udp-stale-translation", "mitigated"),
+        ("stale", "udp-stale-translation", "exposed"),
+    ] {
+        let said = &guest.lines[&format!("entries-{when}")];
+        let (listed, report) = said.split_once(' ').expect("a number and a report");
+        let verdict = Verdict::of_advisory("", report, advisory);
+        wrong.unless(verdict.state == state, || format!("{name}: {when}: {advisory} is not {state}: {}", verdict.why));
+        let report: Value = serde_json::from_str(report).expect("a report");
+        let fullest = &report["flows"]["snat_ports"][0];
+        let is_listed = fullest["used"].to_string() == *listed && fullest["available"] == 128;
+        wrong.unless(is_listed, || format!("{name}: {when}: {fullest}, and conntrack lists {listed}"));
+    }
+    println!(
+        "| {name} | {} | entries: {} |  |  |  |",
+        guest.lines["release"],
+        ["some", "all", "current", "stale"]
+            .map(|when| { guest.lines[&format!("entries-{when}")].split_once(' ').map_or("", |(listed, _)| listed) })
+            .join(", ")
+    );
 }
 
 /// A kernel that loads modules has none more by being asked, unless that is allowed.
@@ -348,6 +388,8 @@ fn transcript(state: impl Fn(&str, bool, bool) -> &'static str, wrong: impl Fn(&
         let code = if state == "exposed" { 2 } else { 0 };
         let report = serde_json::json!({"advisories": [{"id": ADVISORY, "state": state, "conditions": []}]});
         lines.extend(["probe", "tables"].map(|basis| format!("== verdict {basis} {code} {report}")));
+        let rewritten = if rules == "marked" { vec![0] } else { vec![] };
+        lines.push(format!("== after {}", serde_json::json!({"flows": {"rewritten_tunnel_flows": rewritten}})));
         let (offload, checksum, wrong) = (on(offload), on(checksum), wrong(rules, offload, checksum));
         let time = if wrong > 0 { 110 } else { 10 };
         lines.push(format!(
@@ -380,6 +422,8 @@ fn what_disagrees_is_told() {
         ("the probe found a defect, and no packet is wrong", transcript(|_, _, _| "mitigated", |_, _, _| 0)),
         ("a cure that does not cure", transcript(|_, _, _| "exposed", |_, _, _| 1)),
         ("a pair of nodes less", transcript(right, packets).replacen("== tunnel", "== other", 1)),
+        ("a flow that has another port, and is not seen", transcript(right, packets).replacen("[0]", "[]", 1)),
+        ("flows that were not read", transcript(right, packets).replacen(r#"flows":[]"#, r#"flows":null"#, 1)),
     ] {
         assert!(!judge("bzImage-a", &said).is_empty(), "{what}");
     }
@@ -412,6 +456,7 @@ fn verdict_probe_and_packets_agree_on_each_kernel() {
         judge_nodes(name, &kernel, &guest, &mut wrong);
         judge_verdicts(name, &guest, &mut wrong);
         judge_probe(name, &guest, &mut wrong);
+        judge_entries(name, &guest, &mut wrong);
         if name.starts_with("vmlinuz-") {
             judge_modules(name, &guest, &mut wrong);
         }
