@@ -338,11 +338,6 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether the packet is gone.
-    pub fn is_drop(&self) -> bool {
-        matches!(self, Self::Drop | Self::Reset)
-    }
-
     /// The chain that it leads to.
     pub fn target(&self) -> Option<&Name> {
         match self {

@@ -213,18 +213,6 @@ impl<'a> Walk<'a> {
         if *mark == Field::Mark { self.relevant.mark } else { self.relevant.connection }
     }
 
-    /// A mark that is any of the bits, whatever the rest of the packet is: `field` of these packets.
-    pub(crate) fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
-        let bits = bits & self.followed(field);
-        let own = self.block(field);
-        let any = self.space.exists(packets, &own.bits(bits.into()).collect());
-        let (key, layout) = (format!("{} any {field:?}", self.stage), &mut self.layout);
-        match self.assumptions.ask_number(key, About::SomePacket, || layout.word(), String::new) {
-            Some(word) => self.equal_bits(any, &own, &word, bits),
-            None => any,
-        }
-    }
-
     /// Work that another walk has done meanwhile is not this one's.
     pub(super) fn was_spent_elsewhere(&mut self, units: u64) {
         self.begun = self.begun.saturating_sub(units);

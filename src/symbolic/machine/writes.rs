@@ -12,6 +12,18 @@ use crate::symbolic::assumptions::About;
 use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};
 
 impl Walk<'_> {
+    /// A mark that is any of the bits, whatever the rest of the packet is: `field` of these packets.
+    pub fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
+        let bits = bits & self.followed(field);
+        let own = self.block(field);
+        let any = self.space.exists(packets, &own.bits(bits.into()).collect());
+        let (key, layout) = (format!("{} any {field:?}", self.stage), &mut self.layout);
+        match self.assumptions.ask_number(key, About::SomePacket, || layout.word(), String::new) {
+            Some(word) => self.equal_bits(any, &own, &word, bits),
+            None => any,
+        }
+    }
+
     /// Packets after a mark was written: their own, or that of their connection; `other` is the other one of these.
     pub(super) fn write(
         &mut self,

@@ -68,7 +68,7 @@ pub(crate) fn writes_marks(step: &Step, relevant: Relevant) -> bool {
 }
 
 fn is_more_than_a_path(verdict: &Verdict) -> bool {
-    !lets_pass(verdict) && !verdict.is_drop()
+    !lets_pass(verdict) && !matches!(verdict, Verdict::Drop | Verdict::Reset)
 }
 
 fn note_step(step: &Step, more: &mut Relevant) {

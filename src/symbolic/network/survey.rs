@@ -146,7 +146,10 @@ impl Survey {
             }
             if let [Step::Match(Match::Tests { tests, inverted: true }), Step::Verdict(verdict)] = rule.steps.as_slice()
                 && let [test] = tests.as_slice()
-                && (verdict.is_drop() || matches!(verdict, Verdict::Return | Verdict::Accept | Verdict::Goto(_)))
+                && matches!(
+                    verdict,
+                    Verdict::Return | Verdict::Accept | Verdict::Drop | Verdict::Reset | Verdict::Goto(_)
+                )
             {
                 known |= bits_set(test); // who does not have them has left
             }

@@ -65,23 +65,36 @@ pub(super) fn collisions(walk: &mut Walk<'_>, family: Family, hits: Hits) -> Vec
             all.push(translation(walk, &masquerading, hit.clone(), nat.as_ref(), packets));
         }
     }
-    let mut found = Vec::with_capacity(all.len());
+    let (mut compared, mut found) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
     for mut group in groups(walk, all) {
         compare(walk, &mut group);
-        found.extend(group.into_iter().map(|one| collision(walk, one)));
+        found.extend(group.iter().map(|one| collision(walk, one)));
+        compared.extend(group);
+    }
+    for drawn in [PortRandomization::None, PortRandomization::Random, PortRandomization::RandomFully] {
+        let of_kind = |at: &usize| walk.nat(&compared[*at].hit).is_some_and(|nat| nat.randomization == drawn);
+        let alike: Vec<usize> = (0..compared.len()).filter(of_kind).collect();
+        let surely = walk.space.any(alike.iter().map(|at| compared[*at].colliding[0]));
+        // Whichever of two chains comes first: one of the rules does it.
+        if let Some(first) = alike.iter().find(|at| !compared[**at].colliding[0].is_empty())
+            && alike.iter().all(|at| found[*at].certainty != Certainty::Happens)
+            && walk.certainty(surely) == Certainty::Happens
+        {
+            found[*first].certainty = Certainty::Happens;
+        }
     }
     found
 }
 
-fn collision(walk: &Walk<'_>, translation: Translation) -> Collision {
-    let found = certainty(walk, &translation);
+fn collision(walk: &Walk<'_>, translation: &Translation) -> Collision {
+    let found = certainty(walk, translation);
     let alone = found == Certainty::DoesNot && translation.is_ranged;
     // Each source has an address of its own, and more connections than there are ports.
     let certainty = match alone {
         true => self::certainty(walk, &Translation { colliding: translation.packets, ..translation.clone() }),
         false => found,
     };
-    Collision { hit: translation.hit, certainty, alone }
+    Collision { hit: translation.hit.clone(), certainty, alone }
 }
 
 /// Those that may give the same addresses, together. Where each gives others than all others, it is alone.

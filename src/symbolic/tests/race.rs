@@ -238,6 +238,20 @@ fn a_port_that_is_kept_meets_one_that_is_drawn_by_chance_alone() {
     assert_eq!(competing(&format!("{hairpin}\n=> masquerade")), [1, 2]);
 }
 
+/// Chains of one priority: which comes first is in no dump, and here it does not matter.
+#[test]
+fn whichever_of_two_chains_comes_first_one_of_them_races() {
+    let two = |first: &str, second: &str| {
+        race(&format!(
+            "ip nat P: nat postrouting 100\n {first} => masquerade\nlegacy ip nat P: nat postrouting 100\n {second}"
+        ))
+    };
+    assert_eq!(two("", "=> masquerade"), "yes");
+    assert_eq!(two("", "=> masquerade random-fully"), "maybe");
+    assert_eq!(two("src 10.5.0.12", "=> snat to 203.0.113.77"), "yes");
+    assert_eq!(two("src 10.5.0.12", "src 10.5.0.12 => snat to 203.0.113.77"), "one to one");
+}
+
 #[test]
 fn connections_of_one_source_compete_for_the_ports_that_a_rule_names() {
     let counts = |rules: &str| {

@@ -92,7 +92,7 @@ fn base_chains_follow_each_other_by_priority() {
     };
     assert_eq!(reach(&chains(99, 100)), ["A 1"]);
     assert_eq!(reach(&chains(101, 100)), ["B 1"]);
-    assert_eq!(reach(&chains(100, 100)), ["A 1?", "B 1?"], "which was created last is not known");
+    assert_eq!(reach(&chains(100, 100)), ["A 1", "B 1?"], "which was created last is not known, but one of them was");
     assert_eq!(reach("ip a A: nat postrouting 99\n => accept\nip b B: nat postrouting 100\n => masquerade"), ["B 1"]);
     assert_eq!(reach("ip a A: nat postrouting 99 drop\n\nip b B: nat postrouting 100\n => masquerade"), [""; 0]);
     let mixed =
