@@ -1,5 +1,6 @@
 //! Links, tunnels, offload features, and the routing that carries a tunnel's outer packets.
 
+use super::outer_header::OuterHeader;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -91,7 +92,7 @@ pub struct Tunnel {
     pub port: Option<u16>,
     /// Range of outer source ports, both ends included; `None`: `ip_local_port_range`.
     pub source_ports: Option<(u16, u16)>,
-    /// `IFLA_VXLAN_LINK`: the device outer packets must leave by.
+    /// `IFLA_VXLAN_LINK`: the device that packets to the default destination must leave by.
     pub link: Option<u32>,
     /// Source address of outer packets (VTEP).
     pub local: Option<IpAddr>,
@@ -101,6 +102,10 @@ pub struct Tunnel {
     pub udp_checksum: UdpChecksum,
     /// `IFLA_*_COLLECT_METADATA`: remotes come from each packet's metadata (Open vSwitch, Cilium).
     pub flow_based: bool,
+    /// `IFLA_VXLAN_GBP`: packets that come in have the mark that their sender wrote into the header (`vxlan_rcv`).
+    pub group_policy: bool,
+    /// What the device's settings make of the headers of outer packets.
+    pub header: OuterHeader,
     /// Its device lives in another network namespace, and only its sockets are seen: whether there is one of IPv4, of IPv6.
     pub elsewhere: Option<[bool; 2]>,
     /// Forwarding database of the device; read only while it is up.
@@ -126,6 +131,8 @@ impl Tunnel {
             remote: None,
             udp_checksum: UdpChecksum::Unknown,
             flow_based: false,
+            group_policy: false,
+            header: OuterHeader::default(),
             elsewhere: None,
             fdb: Reading::Failed(down("not read")),
             outer: Reading::Failed(down("not looked up")),
@@ -140,10 +147,19 @@ impl Tunnel {
 
     /// Unicast addresses that outer packets are sent to, in the order the kernel lists them.
     pub fn remotes(&self) -> Vec<IpAddr> {
-        let listed = self.fdb.ok().into_iter().flatten().filter_map(|entry| entry.remote);
         let mut seen = BTreeSet::new();
-        let new = |remote: &IpAddr| !remote.is_unspecified() && !remote.is_multicast() && seen.insert(*remote);
-        self.remote.into_iter().chain(listed).filter(new).collect()
+        self.destinations().into_iter().map(|(remote, _)| remote).filter(|remote| seen.insert(*remote)).collect()
+    }
+
+    /// The same, each with the device that its packets must leave by. `link` is that of the default destination alone: entries
+    /// of the forwarding database have their own or none (`rdst->remote_ifindex` in `vxlan_xmit_one`).
+    pub fn destinations(&self) -> Vec<(IpAddr, Option<u32>)> {
+        let default = self.remote.map(|remote| (remote, self.link));
+        let entries = self.fdb.ok().into_iter().flatten();
+        let listed = entries.filter_map(|entry| Some((entry.remote?, entry.via)));
+        let mut seen = BTreeSet::new();
+        let is_unicast = |remote: &IpAddr| !remote.is_unspecified() && !remote.is_multicast();
+        default.into_iter().chain(listed).filter(|to| is_unicast(&to.0) && seen.insert(*to)).collect()
     }
 }
 

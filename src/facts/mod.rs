@@ -10,6 +10,7 @@ mod links;
 mod name;
 mod neighbours;
 pub mod netfilter;
+mod outer_header;
 mod question;
 mod reading;
 mod shared;
@@ -30,6 +31,7 @@ pub(crate) use links::{
 };
 pub(crate) use name::Name;
 pub(crate) use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};
+pub(crate) use outer_header::OuterHeader;
 pub(crate) use question::{Question, quoted};
 pub(crate) use reading::Unanswered;
 pub use reading::{Failure, Reading, SystemCall};

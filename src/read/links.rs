@@ -17,8 +17,8 @@ use std::sync::Arc;
 use crate::capture::{NetlinkFamily, Request, Root};
 use crate::facts::netfilter::Family;
 use crate::facts::{
-    Failure, FdbEntry, Link, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, may_forward, upper_devices,
-    with_lower_devices,
+    Failure, FdbEntry, Link, OuterHeader, Programs, Reading, Source, Tunnel, TunnelKind, UdpChecksum, may_forward,
+    upper_devices, with_lower_devices,
 };
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
@@ -327,6 +327,14 @@ fn decode_vxlan(data: &[u8]) -> Result<Tunnel, Failure> {
         local: attributes.address(IFLA_VXLAN_LOCAL6)?.or(attributes.address(IFLA_VXLAN_LOCAL)?),
         remote: attributes.address(IFLA_VXLAN_GROUP6)?.or(attributes.address(IFLA_VXLAN_GROUP)?),
         flow_based,
+        // With metadata it is there, and not in the mark.
+        group_policy: attributes.get(IFLA_VXLAN_GBP).is_some() && !flow_based,
+        header: OuterHeader::of(
+            attributes.u8(IFLA_VXLAN_TOS)?.filter(|_| !flow_based),
+            attributes.u8(IFLA_VXLAN_TTL)?.filter(|_| !flow_based),
+            attributes.u8(IFLA_VXLAN_TTL_INHERIT)?,
+            attributes.u8(IFLA_VXLAN_DF)?.filter(|_| !flow_based),
+        ),
         ..Tunnel::new(TunnelKind::Vxlan)
     };
     tunnel.udp_checksum =
@@ -343,6 +351,12 @@ fn decode_geneve(data: &[u8]) -> Result<Tunnel, Failure> {
         source_ports: attributes.be16_pair(IFLA_GENEVE_PORT_RANGE)?.filter(|range| *range != (0, 0)),
         remote: attributes.address(IFLA_GENEVE_REMOTE6)?.or(attributes.address(IFLA_GENEVE_REMOTE)?),
         flow_based,
+        header: OuterHeader::of(
+            attributes.u8(IFLA_GENEVE_TOS)?.filter(|_| !flow_based),
+            attributes.u8(IFLA_GENEVE_TTL)?.filter(|_| !flow_based),
+            attributes.u8(IFLA_GENEVE_TTL_INHERIT)?,
+            attributes.u8(IFLA_GENEVE_DF)?.filter(|_| !flow_based),
+        ),
         ..Tunnel::new(TunnelKind::Geneve)
     };
     tunnel.udp_checksum =

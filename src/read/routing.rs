@@ -7,6 +7,7 @@
 //! Kernel sources: `inet_fill_ifaddr`, `fib_nl_fill_rule`, `fib_dump_info`, `inet_rtm_getroute`, and their
 //! IPv6 counterparts.
 
+mod classes;
 mod tables;
 pub(crate) mod unmarked;
 mod wire;
@@ -21,6 +22,7 @@ use crate::facts::{Address, Failure, Link, OuterRoute, PolicyRule, Reading, Rout
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 use crate::read::Node;
+use classes::{Class, classes, lookups, marks};
 pub(crate) use tables::Tables;
 use wire::{decode_address, decode_route};
 
@@ -52,26 +54,6 @@ fn rules(family: Family) -> Request {
 
 fn routes(family: Family) -> Request {
     table(Source::Routing, "routes", RTM_GETROUTE, family)
-}
-
-/// Asks the kernel which way the tunnel's packets to `remote` go that carry a mark.
-fn lookup(link: &Link, tunnel: &Tunnel, number: usize, remote: IpAddr, mark: (usize, u32)) -> Request {
-    let mut body = path_to(remote);
-    if let Some(local) = tunnel.local.filter(|local| !local.is_unspecified()) {
-        body[2] = body[1];
-        put_address(&mut body, RTA_SRC, local);
-    }
-    if let Some(device) = tunnel.link {
-        netlink::put(&mut body, RTA_OIF, &device.to_ne_bytes());
-    }
-    netlink::put(&mut body, RTA_IP_PROTO, &[IPPROTO_UDP]);
-    netlink::put(&mut body, RTA_DPORT, &tunnel.port.unwrap_or_default().to_be_bytes());
-    let mut name = format!("route/get-{}-{number}", link.name);
-    if let (which @ 1.., mark) = mark {
-        netlink::put(&mut body, RTA_MARK, &mark.to_ne_bytes());
-        name.push_str(&format!("-mark-{which}"));
-    }
-    Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body)
 }
 
 /// What a look-up of the route to an address begins with.
@@ -143,34 +125,6 @@ fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
 
 fn up_tunnels(links: &[Link]) -> impl Iterator<Item = (&Link, &Tunnel)> {
     links.iter().filter(|link| link.up).filter_map(|link| Some((link, link.tunnel.as_ref()?)))
-}
-
-/// Marks to look routes up with: none, and one for each combination of policy rules that test the mark, with a number.
-fn marks(tables: &Tables, family: Family) -> Vec<(usize, u32)> {
-    let rules = tables.of(family).ok().map_or(&[][..], |tables| tables.rules.as_slice());
-    let mut all = BTreeSet::from([0]);
-    for (mark, mask) in rules.iter().filter_map(|rule| rule.fwmark) {
-        let with: Vec<u32> = all.iter().map(|other| other & !mask | mark & mask).collect();
-        all.extend(with);
-    }
-    all.into_iter().take(MAX_MARKS).enumerate().collect()
-}
-
-/// Every look-up of a tunnel, with the remotes that it stands for.
-fn lookups<'c>(
-    tables: &Tables,
-    link: &Link,
-    tunnel: &Tunnel,
-    classes: &'c [Vec<IpAddr>],
-) -> Vec<(&'c [IpAddr], u32, Request)> {
-    let mut all = Vec::new();
-    for (number, remotes) in classes.iter().enumerate().take(MAX_LOOKUPS) {
-        let Some(remote) = remotes.first() else { continue };
-        for mark in marks(tables, Family::of(remote)) {
-            all.push((remotes.as_slice(), mark.1, lookup(link, tunnel, number, *remote, mark)));
-        }
-    }
-    all
 }
 
 /// A dump about one family. Where the kernel was built without it, it says so, and there is nothing of it.
@@ -272,14 +226,14 @@ fn outer_routes(node: &mut Node<'_>, tables: &Tables, link: &Link, tunnel: &Tunn
         return Reading::Failed(Failure::too_large(MAX_MARKS, "marks that policy rules test"));
     }
     let mut routes = Vec::new();
-    for (remotes, mark, request) in lookups(tables, link, tunnel, &classes) {
+    for (Class { remotes, via, .. }, mark, request) in lookups(tables, link, tunnel, &classes) {
         let found = match look_up(node, &request) {
             Reading::Ok(Some(found)) => found,
             Reading::Ok(None) => continue, // nothing leaves
             other => return other.map(|_| Vec::new()),
         };
         let mut devices = found.devices;
-        if let (None, [remote, ..]) = (tunnel.link, remotes) {
+        if let (None, [remote, ..]) = (via, remotes.as_slice()) {
             match siblings(tables, *remote, &devices) {
                 Ok(siblings) => {
                     devices.extend(siblings.into_iter().filter(|index| !devices.contains(index)).collect::<Vec<_>>())
@@ -288,7 +242,7 @@ fn outer_routes(node: &mut Node<'_>, tables: &Tables, link: &Link, tunnel: &Tunn
             }
         }
         let (gateway, source) = (found.gateway, found.preferred_source);
-        routes.push(OuterRoute { mark, remotes: remotes.to_vec(), devices, gateway, source });
+        routes.push(OuterRoute { mark, remotes: remotes.clone(), devices, gateway, source });
     }
     Reading::Ok(routes)
 }
@@ -336,24 +290,6 @@ fn siblings(tables: &Tables, remote: IpAddr, found: &[u32]) -> Result<BTreeSet<u
         }
     }
     Ok(siblings)
-}
-
-/// The remotes that each set of routes covers.
-fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Vec<IpAddr>>> {
-    let mut classes = BTreeMap::new();
-    for (order, remote) in tunnel.remotes().into_iter().enumerate() {
-        let family = Family::of(&remote);
-        match tables.of(family) {
-            Reading::Ok(tables) => {
-                let class = classes.entry((family, tables.class(remote))).or_insert((order, Vec::new()));
-                class.1.push(remote);
-            }
-            other => return other.as_ref().map(|_| Vec::new()),
-        };
-    }
-    let mut first: Vec<(usize, Vec<IpAddr>)> = classes.into_values().collect();
-    first.sort_unstable(); // the order in which the kernel lists them, so that a replay asks the same
-    Reading::Ok(first.into_iter().map(|(_, remotes)| remotes).collect())
 }
 
 /// Addresses of all links.

@@ -241,6 +241,7 @@ fn byte(load: &Load, at: usize) -> Label {
         Source::Exthdr(op, kind, offset) => {
             option(op, kind, offset as usize + at).unwrap_or(part(LabelKind::Unknown, at))
         }
+        Source::Present(..) => plain(true),
         Source::Meta(key) => {
             plain(matches!(key, NFT_META_LEN..=NFT_META_RTCLASSID | NFT_META_NFPROTO..=NFT_META_SDIFNAME))
         }

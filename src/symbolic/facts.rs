@@ -1,13 +1,18 @@
 //! What has to be known about a tunnel beside the rules: who sends into it, and which way its own packets go.
 
+mod arrivals;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+pub(super) use arrivals::Arrivals;
+use arrivals::arrivals;
 
 use super::network::host::{may_be_chosen, prefix_range};
 use super::past::{Past, past};
 use super::values::Numbers;
 use crate::facts::netfilter::{Family, address_key, name_key};
-use crate::facts::{Address, Facts, Link, OuterRoute, Question, Reading, Route, Tunnel, upper_devices};
+use crate::facts::{Address, Facts, Link, OuterHeader, OuterRoute, Question, Reading, Route, Tunnel, upper_devices};
 
 /// `LOOPBACK_IFINDEX`: of the first device of each network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -39,6 +44,10 @@ pub struct TunnelFacts {
     pub fwmarks: [Vec<(u32, u32)>; 2],
     /// What marks may lead past it, of IPv4 and of IPv6.
     pub past: [Vec<Past>; 2],
+    /// What is the same in the headers of all outer packets.
+    pub header: OuterHeader,
+    /// What comes out of tunnels.
+    pub arrivals: Arrivals,
     /// It insists on a device, and packets that are routed again without that may leave by another.
     pub is_rerouted: bool,
 }
@@ -47,6 +56,31 @@ impl TunnelFacts {
     /// Its device lives in another network namespace, from where no packet brings a mark (`iptunnel_xmit`).
     pub fn is_elsewhere(&self) -> bool {
         self.device.is_empty()
+    }
+
+    /// Bytes of the header of IP of all packets that take a path: place, mask, value.
+    pub fn bytes_of_header(&self, path: &OuterPath) -> Vec<(usize, u8, u8)> {
+        let OuterHeader { dscp, ttl, dont_fragment } = self.header;
+        let remote = path.remotes.as_ref().and_then(Numbers::single);
+        let address = |address: Option<u128>, place: usize, width: usize| {
+            let bytes = address.map(|address| address.to_be_bytes()[16 - width..].to_vec()).unwrap_or_default();
+            bytes.into_iter().enumerate().map(move |(at, byte)| (place + at, 0xff, byte))
+        };
+        match path.family {
+            Family::Ipv6 => dscp
+                .into_iter()
+                .flat_map(|dscp| [(0, 0x0f, dscp >> 2), (1, 0xc0, dscp << 6)])
+                .chain(ttl.map(|ttl| (7, 0xff, ttl)))
+                .chain(address(path.source, 8, 16))
+                .chain(address(remote, 24, 16))
+                .collect(),
+            _ => (dscp.map(|dscp| (1, 0xfc, dscp << 2)).into_iter())
+                .chain(dont_fragment.map(|set| (6, 0x40, if set { 0x40 } else { 0 })))
+                .chain(ttl.map(|ttl| (8, 0xff, ttl)))
+                .chain(address(path.source, 12, 4))
+                .chain(address(remote, 16, 4))
+                .collect(),
+        }
     }
 
     /// Bits of the mark that decide which way packets go: those that policy rules test. Any change has a packet routed again,
@@ -68,6 +102,8 @@ pub struct OuterPath {
     pub remotes: Option<Numbers>,
     /// By which device: its name; `None`: not known.
     pub device: Option<u128>,
+    /// Which of how many next hops of a multipath route.
+    pub next_hop: Option<(usize, usize)>,
     /// From which address; `None`: not known.
     pub source: Option<u128>,
     /// The address that masquerading writes there.
@@ -124,9 +160,9 @@ pub(crate) fn facts(facts: &Facts, link: &Link, tunnel: &Tunnel) -> Result<Tunne
             let (rules, routes) = (rules.map_or(&[][..], Vec::as_slice), routes.map_or(&[][..], Vec::as_slice));
             past(rules, routes, family, &into)
         }),
-        is_rerouted: tunnel
-            .link
-            .is_some_and(|own| is_rerouted(facts.routes.ok().map_or(&[], Vec::as_slice), own, &tunnel.remotes())),
+        header: tunnel.header,
+        arrivals: arrivals(links),
+        is_rerouted: is_rerouted(facts.routes.ok().map_or(&[], Vec::as_slice), &tunnel.destinations()),
     })
 }
 
@@ -195,11 +231,12 @@ fn is_unresolved(route: &Route) -> bool {
     route.kind == UNICAST && route.nexthop.is_some() && route.devices.is_empty()
 }
 
-/// Whether some table has another device than the tunnel's own for one of the remotes.
-fn is_rerouted(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
+/// Whether some table has another device for one of the remotes than the one that the tunnel insists on.
+fn is_rerouted(routes: &[Route], destinations: &[(IpAddr, Option<u32>)]) -> bool {
     /// Routes that remotes are held against: some milliseconds.
     const MAX: usize = 1_000_000;
-    if routes.len().saturating_mul(remotes.len()) > MAX {
+    let bound = || destinations.iter().filter_map(|(remote, via)| Some((*remote, (*via)?)));
+    if routes.len().saturating_mul(bound().count()) > MAX {
         return true;
     }
     let covers = |route: &Route, remote: IpAddr| match route.destination {
@@ -210,11 +247,11 @@ fn is_rerouted(routes: &[Route], own: u32, remotes: &[IpAddr]) -> bool {
         Some(_) => false,
         None => route.gateway.is_none_or(|gateway| gateway.is_ipv6() == remote.is_ipv6()),
     };
-    remotes.iter().any(|remote| {
+    bound().any(|(remote, via)| {
         // Of each table, the routes with the longest prefix.
         let mut best: BTreeMap<u32, (u8, bool)> = BTreeMap::new();
-        for route in routes.iter().filter(|route| covers(route, *remote)) {
-            let elsewhere = route.devices != [own];
+        for route in routes.iter().filter(|route| covers(route, remote)) {
+            let elsewhere = route.devices != [via];
             let found = best.entry(route.table).or_default();
             if route.prefix_length > found.0 {
                 *found = (route.prefix_length, elsewhere);
@@ -253,13 +290,16 @@ fn is_link_local(address: IpAddr) -> bool {
 /// What is known of the paths although no route is: the device and the address that the tunnel insists on.
 fn vague_paths(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
+    let insists = tunnel.fdb.ok().is_some() && tunnel.destinations().iter().all(|(_, via)| *via == tunnel.link);
+    let device = tunnel.link.filter(|_| insists);
     let path = |family| OuterPath {
         family,
         mark: 0,
         remotes: None,
-        device: tunnel.link.and_then(|index| name_key(facts.link_name(index))),
+        device: device.and_then(|index| name_key(facts.link_name(index))),
+        next_hop: None,
         source: local.map(address_key),
-        primary: match tunnel.link {
+        primary: match device {
             Some(index) => primary(facts, index, family, None),
             None => Err("which device it leaves by is not known".into()),
         },
@@ -282,6 +322,7 @@ fn paths_from(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
                 mark: 0,
                 remotes: None,
                 device: name_key(facts.link_name(device)),
+                next_hop: None,
                 source,
                 primary,
             };
@@ -322,6 +363,7 @@ fn paths(facts: &Facts, tunnel: &Tunnel, route: &OuterRoute) -> Vec<OuterPath> {
             mark: route.mark,
             remotes: Some(Numbers::of(&route.remotes.iter().map(|remote| address_key(*remote)).collect::<Vec<_>>())),
             device: name_key(facts.link_name(*index)),
+            next_hop: (route.devices.len() > 1).then_some((number, route.devices.len())),
             source: local.map(address_key),
             primary: primary(facts, *index, family, next_hop),
         }
@@ -383,14 +425,16 @@ mod tests {
     #[test]
     fn a_packet_is_rerouted_if_some_table_has_another_device_for_it() {
         let route = |table, prefix: &str, device| Route::to(table, prefix, UNICAST, device);
-        let remotes = ["192.0.2.20".parse().unwrap()];
+        let remote = "192.0.2.20".parse().unwrap();
+        let is_rerouted = |routes: &[Route], own| is_rerouted(routes, &[(remote, Some(own))]);
         let mut routes = vec![route(254, "192.0.2.0/24", 2), route(254, "0.0.0.0/0", 3), route(254, "10.0.0.0/8", 3)];
-        assert!(!is_rerouted(&routes, 2, &remotes), "the longest prefix decides");
-        assert!(is_rerouted(&routes, 3, &remotes));
+        assert!(!is_rerouted(&routes, 2), "the longest prefix decides");
+        assert!(is_rerouted(&routes, 3));
         routes.push(route(254, "192.0.2.20/32", 3));
-        assert!(is_rerouted(&routes, 2, &remotes));
+        assert!(is_rerouted(&routes, 2));
         routes.pop();
         routes.push(route(100, "0.0.0.0/0", 3));
-        assert!(is_rerouted(&routes, 2, &remotes), "a policy rule may lead to that table");
+        assert!(is_rerouted(&routes, 2), "a policy rule may lead to that table");
+        assert!(!super::is_rerouted(&routes, &[(remote, None)]), "nothing insists on a device");
     }
 }

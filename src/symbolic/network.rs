@@ -356,6 +356,7 @@ fn is_effect(step: &Step) -> bool {
         | Step::Notrack
         | Step::Template
         | Step::OwnTimeout
+        | Step::ToSocket
         | Step::FillChecksum
         | Step::Rewrite { .. }
         | Step::Nat(_)

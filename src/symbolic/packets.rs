@@ -232,8 +232,12 @@ pub(crate) struct Packets {
     pub family: Family,
     /// Fields of tunnel packets that are known.
     pub known: BTreeSet<Field>,
+    /// Bytes of the header of IP that are the same in all of them: place, mask, value.
+    pub header: Vec<(usize, u8, u8)>,
     /// A bridge forwards them as frames (`br_nf_forward`): nothing else has a port that it leaves by.
     pub bridged: bool,
+    /// Only those matter that are forwarded in the end, and not those that a socket of this host gets.
+    pub forwarded: bool,
 }
 
 impl Packets {
@@ -243,7 +247,14 @@ impl Packets {
         let others = [Field::ConnectionStatus, Field::L4Proto, Field::InputName];
         // There are packets of every length.
         let lengths = ["meta length", "ip length", "ip6 length", "udp length"].map(|name| Field::Other(name.into()));
-        Self { kind, family, known: known.into_iter().chain(others).chain(lengths).collect(), bridged: false }
+        Self {
+            kind,
+            family,
+            known: known.into_iter().chain(others).chain(lengths).collect(),
+            header: vec![],
+            bridged: false,
+            forwarded: false,
+        }
     }
 
     /// Bits that all outer packets have the same of a field that is not followed: mask and value. They are unicast, whole,
@@ -261,9 +272,12 @@ impl Packets {
         };
         match name.as_str() {
             "fragment" | "meta pkttype" => Some((u128::MAX, 0)),
+            // A tunnel writes no options and no extension headers.
+            name if name.ends_with(" exists") => Some((u128::MAX, 0)),
             name => {
                 let HeaderBytes { offset, length, .. } = HeaderBytes::of(name).filter(|bytes| bytes.header == 1)?;
-                let inside = header.iter().filter(|(at, ..)| (offset..offset + length).contains(at));
+                let inside =
+                    header.iter().chain(&self.header).filter(|(at, ..)| (offset..offset + length).contains(at));
                 let bits = inside.map(|(at, mask, value)| {
                     let shift = 8 * (offset + length - 1 - at);
                     (u128::from(*mask) << shift, u128::from(*value) << shift)

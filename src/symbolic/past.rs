@@ -14,8 +14,9 @@ use crate::facts::{PolicyRule, Route};
 
 /// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.
 const MAX_ROUTES: usize = 1024;
-/// `RTN_UNICAST`, `RTN_BLACKHOLE`, `RTN_UNREACHABLE`, `RTN_PROHIBIT`
+/// `RTN_UNICAST`, `RTN_LOCAL`, `RTN_BLACKHOLE`, `RTN_UNREACHABLE`, `RTN_PROHIBIT`
 const UNICAST: u8 = 1;
+const TO_THIS_HOST: u8 = 2;
 const REFUSING: std::ops::RangeInclusive<u8> = 6..=8;
 /// `FR_ACT_TO_TBL`, `FR_ACT_BLACKHOLE`, `FR_ACT_UNREACHABLE`, `FR_ACT_PROHIBIT`
 const TO_TABLE: u8 = 1;
@@ -88,7 +89,7 @@ fn is_of(route: &Route, family: Family) -> bool {
 
 /// It is for every packet, and ends the look-up.
 fn is_plain(route: &Route) -> bool {
-    route.tos == 0 && (route.kind == UNICAST || REFUSING.contains(&route.kind))
+    route.tos == 0 && (matches!(route.kind, UNICAST | TO_THIS_HOST) || REFUSING.contains(&route.kind))
 }
 
 fn range_of(route: &Route, largest: u128) -> (u128, u128) {
@@ -129,6 +130,8 @@ mod tests {
         assert!(found == vec![expected.clone()]);
         let refused = Route::to(7, "0.0.0.0/0", *REFUSING.start(), 0);
         assert!(of(&[&main, &marked], &[tunnel.clone(), refused]) == vec![expected.clone()]);
+        let proxied = Route::to(7, "0.0.0.0/0", TO_THIS_HOST, 1);
+        assert!(of(&[&main, &marked], &[tunnel.clone(), proxied]) == vec![expected.clone()]);
         // A longer prefix leads in after all.
         let back = Route::to(7, "10.42.1.0/24", UNICAST, 9);
         let found = of(&[&main, &marked], &[tunnel.clone(), back.clone(), elsewhere.clone()]);

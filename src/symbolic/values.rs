@@ -31,6 +31,14 @@ impl Numbers {
         &self.ranges
     }
 
+    /// The number that it consists of.
+    pub fn single(&self) -> Option<u128> {
+        match self.ranges.as_slice() {
+            [(first, last)] if first == last => Some(*first),
+            _ => None,
+        }
+    }
+
     /// Whether there is no number in it.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()

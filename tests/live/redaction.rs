@@ -58,7 +58,7 @@ fn node_with(file: &str, legacy: bool) -> Netns {
         load(&ns, &["ipset", "restore"], &read(&format!("{stem}.ipset")));
     }
     if stem == "every/every" {
-        accounting(&ns, "secretacct1");
+        accounting(&ns, "secretacct1", None);
     }
     let program: &[&str] = match (kind, legacy) {
         ("nft", _) => &["nft", "-f", "-"],

@@ -2,18 +2,23 @@
 //! `support/tunnel_maps.rs`), real packets, and the checksum errors that are counted on the other side.
 
 use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::bpf::mark_on_the_way_in;
 use crate::support::debug_text::debug_text;
 use crate::support::grammar::Dice;
-use crate::support::netns::Netns;
+use crate::support::links::offload;
+use crate::support::netns::{Netns, veth};
+use crate::support::nfnetlink::accounting;
 use crate::support::program::HERE;
 use crate::support::report::{Report, check_here};
 use crate::support::server::Server;
 use crate::support::tunnel_lab::{Setup, TunnelLab, Vtep};
 use crate::support::tunnel_rules::{Case, Generator};
+use crate::support::wait::{PATIENCE, eventually};
 
 const ADVISORY: &str = "vxlan-double-snat-checksum";
 
@@ -123,6 +128,7 @@ fn setup() -> Setup {
         offload: true,
         forwarding: false,
         source_ports: None,
+        settings: "",
         flow_based: false,
         elsewhere: false,
     }
@@ -289,5 +295,116 @@ fn a_tunnel_whose_device_lives_elsewhere_is_judged_by_its_socket() {
         assert_eq!(report.state(ADVISORY), state, "set-up {number}: {}", report.json);
         assert!(report.advisory(ADVISORY)["subject"].is_null(), "{}", report.json);
         assert_eq!(lab.send() > 0, state == "exposed", "set-up {number}");
+    }
+}
+
+/// What the device writes into outer headers is asked for by rules.
+#[test]
+fn what_a_device_is_set_to_tells_what_its_headers_are() {
+    for (settings, test, state) in [
+        ("tos 0x20", "-m dscp --dscp 8", "exposed"),
+        ("tos 0x20", "-m dscp --dscp 0", "mitigated"),
+        ("ttl 5", "-m ttl --ttl-eq 5", "exposed"),
+        ("ttl 5", "-m ttl --ttl-eq 64", "mitigated"),
+    ] {
+        let lab = TunnelLab::new(Setup { settings, ..setup() });
+        let rule = format!("-t nat -A POSTROUTING -o eth0 {test} -j MASQUERADE --random-fully");
+        lab.node.cmd(&format!("iptables-legacy -w {rule}"));
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{settings}, {test}: {}", report.json);
+        assert_eq!(lab.send() > 0, state == "exposed", "{settings}, {test}");
+    }
+}
+
+/// Packets of the peer come in with the mark of the packet around them, or with one that the peer has chosen; answers to them have
+/// that of the connection.
+#[test]
+fn packets_come_out_of_a_tunnel_with_marks() {
+    let on_input = "-t mangle -A INPUT -p udp --dport 8472 -j MARK --set-xmark 0x4000/0x4000";
+    let clear = "-t mangle -A PREROUTING -i vx0 -j MARK --set-xmark 0x0/0xffffffff";
+    let save = "-t mangle -A PREROUTING -i vx0 -j CONNMARK --save-mark";
+    let restore = "-t mangle -A OUTPUT -m connmark --mark 0x4000/0x4000 -j CONNMARK --restore-mark";
+    for (settings, rules, state) in [
+        ("", &[save, restore][..], "mitigated"),
+        ("", &[on_input, save, restore], "exposed"),
+        ("", &[on_input, clear, save, restore], "mitigated"),
+        ("gbp", &[save, restore], "exposed"),
+        ("gbp", &[clear, save, restore], "mitigated"),
+    ] {
+        let lab = TunnelLab::new(Setup { settings, ..setup() });
+        let masquerade = "-t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully";
+        for rule in rules.iter().chain([&masquerade]) {
+            lab.node.cmd(&format!("iptables-legacy -w {rule}"));
+        }
+        lab.peer.cmd("iptables-legacy -w -t mangle -A OUTPUT -d 10.88.0.1 -j MARK --set-mark 0x4000");
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{settings}, {rules:?}: {}", report.json);
+        let before = lab.errors();
+        let bind = |address: &str| UdpSocket::bind(address).expect("a socket");
+        let (node, peer) = (lab.node.enter(|| bind("10.88.0.1:9100")), lab.peer.enter(|| bind("10.88.0.2:0")));
+        for socket in [&node, &peer] {
+            socket.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
+        }
+        eventually(PATIENCE, || {
+            peer.send_to(b"question", "10.88.0.1:9100").expect("sent");
+            let mut bytes = [0; 64];
+            if let Ok((_, from)) = node.recv_from(&mut bytes) {
+                node.send_to(b"answer", from).expect("sent");
+            }
+            let done = lab.errors() > before || peer.recv(&mut bytes).is_ok();
+            if done { Ok(()) } else { Err(format!("{settings}, {rules:?}: no answer")) }
+        });
+        assert_eq!(lab.errors() > before, state == "exposed", "{settings}, {rules:?}");
+        // Whether those that are sent back leave a checksum to the device only their way here tells.
+        let rules: Vec<&&str> = rules.iter().filter(|rule| !rule.contains("CONNMARK")).collect();
+        lab.node.cmd("iptables-legacy -w -t mangle -F");
+        for rule in &rules {
+            lab.node.cmd(&format!("iptables-legacy -w {rule}"));
+        }
+        for (forwarding, state) in [(0, "mitigated"), (1, if state == "exposed" { "unknown" } else { "mitigated" })] {
+            lab.node.sysctl("net.ipv4.ip_forward", forwarding);
+            let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+            assert_eq!(report.state(ADVISORY), state, "{settings}, {rules:?}, {forwarding}: {}", report.json);
+        }
+    }
+}
+
+/// The device of a tunnel is that of its default destination: packets to others are routed, by their mark as well.
+#[test]
+fn entries_of_the_forwarding_database_do_not_insist_on_the_tunnels_device() {
+    let lab = TunnelLab::new(Setup { settings: "dev eth0", ..setup() });
+    veth(&lab.node, "eth1", &lab.peer, "eth1");
+    for ns in [&lab.node, &lab.peer] {
+        offload(ns, "eth1", "tx", false);
+        offload(ns, "eth1", "rx", false);
+    }
+    lab.node.cmd("ip addr add 198.51.100.1/24 dev eth1");
+    lab.peer.cmd("ip addr add 198.51.100.2/24 dev eth1");
+    lab.node.cmd("ip rule add fwmark 0x4000/0x4000 lookup 100");
+    lab.node.cmd("ip route add default via 198.51.100.2 dev eth1 table 100");
+    lab.node.cmd("iptables-legacy -w -t filter -A OUTPUT -d 10.88.0.0/24 -j MARK --set-xmark 0x4000/0x4000");
+    lab.node.cmd("iptables-legacy -w -t nat -A POSTROUTING -o eth1 -j MASQUERADE --random-fully");
+    let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+    assert_eq!(report.state(ADVISORY), "exposed", "{}", report.json);
+    assert!(lab.send() > 0);
+}
+
+/// Without a quota the match holds for every packet, with one for those beyond it.
+#[test]
+fn rules_that_count_for_an_accounting_object_are_understood() {
+    for (quota, state) in [(None, "exposed"), (Some(1), "exposed")] {
+        let lab = TunnelLab::new(setup());
+        accounting(&lab.node, "counted", quota);
+        let counted = "-m nfacct --nfacct-name counted";
+        lab.node.cmd(&format!("iptables-legacy -w -t mangle -A OUTPUT {counted} -j LOG"));
+        lab.node
+            .cmd(&format!("iptables-legacy -w -t nat -A POSTROUTING -o eth0 {counted} -j MASQUERADE --random-fully"));
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{quota:?}: {}", report.json);
+        assert!(lab.send() > 0, "{quota:?}");
+        lab.node.cmd(&format!("iptables-legacy -w -t mangle -A OUTPUT -o eth0 {counted} -j DROP"));
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), "unknown", "{quota:?}: {}", report.json);
+        assert!(report.json.to_string().contains("nfacct get counted"), "{}", report.json);
     }
 }

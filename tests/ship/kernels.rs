@@ -309,7 +309,7 @@ fn judge_entries(name: &str, guest: &Guest, wrong: &mut Disagreements) {
         wrong.unless(verdict.state == state, || format!("{name}: {when}: {advisory} is not {state}: {}", verdict.why));
         let report: Value = serde_json::from_str(report).expect("a report");
         let fullest = &report["flows"]["snat_ports"][0];
-        let is_listed = fullest["used"].to_string() == *listed && fullest["available"] == 128;
+        let is_listed = fullest["used"].as_u64() == listed.parse().ok() && fullest["available"] == 128;
         wrong.unless(is_listed, || format!("{name}: {when}: {fullest}, and conntrack lists {listed}"));
     }
     println!(

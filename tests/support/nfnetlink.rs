@@ -31,14 +31,21 @@ pub fn generation(ns: &Netns) -> u32 {
     })
 }
 
-/// Makes an accounting object, which rules with `-m nfacct` name.
-pub fn accounting(ns: &Netns, name: &str) {
+/// Makes an accounting object, which rules with `-m nfacct` name; with a quota of packets, they hold beyond it.
+pub fn accounting(ns: &Netns, name: &str, quota: Option<u64>) {
     const NFNL_MSG_ACCT_NEW: u16 = (libc::NFNL_SUBSYS_ACCT as u16) << 8;
     const NFACCT_NAME: u16 = 1;
+    const NFACCT_FLAGS: u16 = 5;
+    const NFACCT_QUOTA: u16 = 6;
+    const NFACCT_F_QUOTA_PKTS: u32 = 1;
     const FLAGS: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16;
     let mut body = MessageWriter::user();
     Nfgenmsg::default().emit(&mut body);
     body.attribute(NFACCT_NAME, |out| Text::from(name).emit(out));
+    if let Some(quota) = quota {
+        body.attribute(NFACCT_FLAGS, |out| out.bytes(&NFACCT_F_QUOTA_PKTS.to_be_bytes()));
+        body.attribute(NFACCT_QUOTA, |out| out.bytes(&quota.to_be_bytes()));
+    }
     ask(ns, &frame(NFNL_MSG_ACCT_NEW, FLAGS, &body.finish()), |message| {
         assert_eq!(message.errno(), Ok(0), "{name}");
     });

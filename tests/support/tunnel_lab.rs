@@ -46,6 +46,8 @@ pub struct Setup {
     pub offload: bool,
     pub forwarding: bool,
     pub source_ports: Option<(u16, u16)>,
+    /// More words for `ip link add`, at both ends.
+    pub settings: &'static str,
     /// The routes say where packets go, not the device.
     pub flow_based: bool,
     /// The device lives in another namespace, as Docker Swarm's do, and what is in there sends.
@@ -130,7 +132,7 @@ impl TunnelLab {
     }
 
     fn tunnel(&self) {
-        let Setup { port, .. } = self.setup;
+        let Setup { port, settings, .. } = self.setup;
         let words = match (self.setup.ipv6, self.setup.checksum) {
             (false, true) => "udpcsum",
             (false, false) => "noudpcsum",
@@ -167,7 +169,7 @@ impl TunnelLab {
                 false => (
                     ns,
                     format!(
-                        "ip link add {DEVICE} address 02:00:00:00:88:0{own} type vxlan id 88 local {local} dstport {port} nolearning {words} {range}"
+                        "ip link add {DEVICE} address 02:00:00:00:88:0{own} type vxlan id 88 local {local} dstport {port} nolearning {words} {range} {settings}"
                     ),
                 ),
             };
@@ -238,7 +240,7 @@ impl TunnelLab {
     }
 
     /// UDP checksum errors that any of the hosts has counted.
-    fn errors(&self) -> u64 {
+    pub fn errors(&self) -> u64 {
         [&self.node, &self.peer]
             .map(|ns| {
                 let snmp = ns.proc_net("snmp");

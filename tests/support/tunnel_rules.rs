@@ -125,6 +125,7 @@ impl Generator<'_> {
             offload: !dice.one_in(12) || elsewhere,
             forwarding: dice.one_in(2) && !elsewhere,
             source_ports: (dice.one_in(6) && !elsewhere).then_some((41000, 49000)),
+            settings: "",
             flow_based: dice.one_in(12) && !elsewhere,
         };
         let mut case = Case { setup, lines: vec![], planted: BTreeSet::new(), chains: BTreeSet::new(), next: 0 };
@@ -169,7 +170,7 @@ impl Generator<'_> {
 
     /// Something that marks packets which enter the tunnel.
     fn marker(&mut self, case: &mut Case, backend: Backend, bit: &str) {
-        let (kind, condition) = (self.dice.below(14), self.dice.below(4));
+        let (kind, condition) = (self.dice.below(17), self.dice.below(4));
         let restore = self.dice.one_in(2);
         for six in self.families(None) {
             let (words, native): Words = match condition {
@@ -226,6 +227,23 @@ impl Generator<'_> {
                     }
                 }
                 11 | 12 => self.inner_map(case, six, bit),
+                // What a proxy takes is not forwarded.
+                13 => {
+                    let take = format!("-p tcp -j TPROXY --on-port 7 --tproxy-mark {bit}/{bit}");
+                    case.iptables(iptables, six, "mangle", "PREROUTING", &take);
+                }
+                // No checksum of these is left to a device.
+                14 => {
+                    for protocol in ["icmp", "esp", "gre", "sctp"] {
+                        let set = format!("-p {protocol} -j MARK --set-xmark {bit}/{bit}");
+                        case.iptables(iptables, six, "mangle", "OUTPUT", &set);
+                    }
+                }
+                // Outer packets that come in: what is inside keeps their mark, and here nothing goes back into the tunnel.
+                15 if !case.setup.forwarding => {
+                    let set = format!("-p udp --dport {} -j MARK --set-xmark {bit}/{bit}", case.setup.port);
+                    case.iptables(iptables, six, "mangle", "INPUT", &set);
+                }
                 _ => case.iptables(iptables, six, "filter", "FORWARD", &set),
             }
         }
@@ -385,7 +403,13 @@ impl Generator<'_> {
             21 | 22 => {
                 // Every outer packet has it, in the words of iptables and of nft.
                 let flag = self.flag();
-                let (sure, native) = match self.dice.below(11) {
+                let (sure, native) = match self.dice.below(14) {
+                    11 if !six => ("-m dscp --dscp 0", "ip dscp 0"),
+                    11 => ("-m dscp --dscp 0", "ip6 dscp 0"),
+                    12 if !six => ("-m tos --tos 0/0xfc", "@nh,128,32 0xc0a85802"),
+                    12 => ("-m tos --tos 0/0xfc", "exthdr frag missing"),
+                    13 if !six => ("-m dscp ! --dscp 1", "ip frag-off & 0x4000 == 0"),
+                    13 => ("-m dscp ! --dscp 1", "tcp option maxseg missing"),
                     0 if !six => ("! -f", "ip version 4"),
                     0 => ("-m physdev ! --physdev-is-bridged", "ip6 version 6"),
                     1 => ("-m devgroup --dst-group 0x0", "oifgroup 0"),
@@ -406,7 +430,12 @@ impl Generator<'_> {
             23 | 24 => {
                 // No outer packet has it.
                 let flag = self.flag();
-                let (never, native) = match self.dice.below(10) {
+                let (never, native) = match self.dice.below(13) {
+                    9 if !six => ("-m dscp --dscp 8", "ip dscp 8"),
+                    9 => ("-m dscp --dscp 8", "exthdr frag exists"),
+                    10 if !six => ("-m tos --tos 0x10", "ip option rr exists"),
+                    10 => ("-m tos --tos 0x10", "exthdr dst exists"),
+                    11 => ("-m dscp ! --dscp 0", "tcp option maxseg exists"),
                     0 => ("-m helper --helper ftp", "ct helper \"ftp\""),
                     1 => (
                         "-m connbytes --connbytes 5: --connbytes-dir both --connbytes-mode packets",

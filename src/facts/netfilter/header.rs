@@ -5,12 +5,14 @@ use super::Field;
 /// Fields that consist of whole bytes: name, header (`NFT_PAYLOAD_NETWORK_HEADER` is 1, `NFT_PAYLOAD_TRANSPORT_HEADER` 2),
 /// first byte, number of bytes. What stands before the space is the protocol.
 const NAMED: &[(&str, u32, usize, usize)] = &[
+    ("ip dscp", 1, 1, 1), // with ECN
     ("ip length", 1, 2, 2),
     ("ip id", 1, 4, 2),
     ("ip frag-off", 1, 6, 2),
     ("ip ttl", 1, 8, 1),
     ("ip protocol", 1, 9, 1),
     ("ip checksum", 1, 10, 2),
+    ("ip6 dscp", 1, 0, 2), // with the version, ECN and the beginning of the flow label
     ("ip6 length", 1, 4, 2),
     ("ip6 nexthdr", 1, 6, 1),
     ("ip6 hoplimit", 1, 7, 1),

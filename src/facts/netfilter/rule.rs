@@ -45,6 +45,9 @@ pub enum Step {
     /// Gives the entry of the packet's connection another timeout than the sysctls say: a timeout policy (`nf_ct_timeout_ext_add`),
     /// or a flowtable, which forwards later packets itself and keeps the entry meanwhile (`flow_offload_add`).
     OwnTimeout,
+    /// Gives the packet to a socket of this host (`nf_tproxy_assign_sock`): one that has one is never forwarded (`ip_forward`,
+    /// `ip6_forward`).
+    ToSocket,
     /// Completes the packet's checksum, so that nothing is left to a device (`skb_checksum_help`), or writes that it has none.
     FillChecksum,
     /// Writes an address or a port into the header of the packet, whatever its connection is (`nft_payload_set_eval`).
@@ -136,6 +139,9 @@ pub enum Match {
     },
     /// Holds for some packets and not for others, by chance or rate or circumstance (limit, statistic, owner, …).
     NonDeterministic(String),
+    /// `nfacct`: holds for every packet, unless the accounting object of this name has a quota; then only for those that are beyond
+    /// it (`nfacct_mt`).
+    Accounting(String),
     /// All of these hold for the ports of a bridge that forwards the packet; of packets that none does it is known.
     OfBridged {
         /// Whether it holds for the latter.

@@ -56,6 +56,8 @@ pub enum Source {
     Map,
     /// `exthdr`: `NFT_EXTHDR_OP_*`, number of the option or header, offset in it
     Exthdr(u32, u8, u32),
+    /// The same, whether it is there: 1, or 0 (`NFT_EXTHDR_F_PRESENT`)
+    Present(u32, u8),
     /// `numgen`
     Numgen,
     /// `hash`
@@ -288,7 +290,11 @@ impl Machine {
     fn exthdr(&mut self, at: usize, exthdr: &Exthdr<'_>) {
         let width = exthdr.len.map_or(REGISTERS_LENGTH, |length| (length as usize).min(REGISTERS_LENGTH));
         let (op, kind) = (exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6), exthdr.kind.unwrap_or_default());
-        self.load(at, exthdr.dreg, Source::Exthdr(op, kind, exthdr.offset.unwrap_or_default()), width);
+        let source = match exthdr.asks_presence() {
+            true => Source::Present(op, kind),
+            false => Source::Exthdr(op, kind, exthdr.offset.unwrap_or_default()),
+        };
+        self.load(at, exthdr.dreg, source, width);
     }
 
     fn bitwise(&mut self, at: usize, bitwise: &Bitwise<'_>) {

@@ -81,7 +81,14 @@ fn geneve_differs_where_the_kernel_differs() {
     .concat();
     let tunnel = decode_geneve(&base).unwrap();
     assert_eq!((tunnel.id, tunnel.port, tunnel.udp_checksum), (Some(7), Some(6081), UdpChecksum::Off));
-    assert_eq!(decode_geneve(&[base, attribute(6, &[])].concat()).unwrap().udp_checksum, UdpChecksum::PerPacket);
+    assert_eq!(
+        decode_geneve(&[base.clone(), attribute(6, &[])].concat()).unwrap().udp_checksum,
+        UdpChecksum::PerPacket
+    );
+    assert!(!tunnel.group_policy);
+    assert_eq!(tunnel.header, OuterHeader::default(), "nothing was said");
+    let set = [base.clone(), attribute(IFLA_GENEVE_TTL, &[9]), attribute(IFLA_GENEVE_TOS, &[0x20])].concat();
+    assert_eq!(decode_geneve(&set).unwrap().header, OuterHeader { dscp: Some(8), ttl: Some(9), dont_fragment: None });
     let over_v6 = [attribute(7, &[0x20; 16]), attribute(9, &[0])].concat();
     assert_eq!(decode_geneve(&over_v6).unwrap().udp_checksum, UdpChecksum::On);
     assert_eq!(decode_geneve(&attribute(7, &[0x20; 16])).unwrap().udp_checksum, UdpChecksum::Unknown);
@@ -159,4 +166,41 @@ fn an_answer_that_never_comes_is_a_failed_source_and_never_an_empty_list() {
     assert!(tunnel.underlay.why().contains("captured before"));
     let state = |source| read.sources.iter().find(|status| status.source == source).unwrap().state;
     assert_eq!(state(Source::Rtnetlink), crate::facts::SourceState::Failed);
+}
+
+#[test]
+fn what_a_device_writes_into_headers_and_takes_from_them() {
+    let attribute = |kind, body: &[u8]| {
+        let mut bytes = Vec::new();
+        netlink::put(&mut bytes, kind, body);
+        bytes
+    };
+    let header = |tos: u8, ttl: u8, inherit: u8, df: u8| {
+        let attributes = [
+            attribute(IFLA_VXLAN_TOS, &[tos]),
+            attribute(IFLA_VXLAN_TTL, &[ttl]),
+            attribute(IFLA_VXLAN_TTL_INHERIT, &[inherit]),
+            attribute(IFLA_VXLAN_DF, &[df]),
+        ];
+        let tunnel = decode_vxlan(&attributes.concat()).unwrap();
+        (tunnel.header.dscp, tunnel.header.ttl, tunnel.header.dont_fragment)
+    };
+    assert_eq!(header(0x23, 64, 0, 1), (Some(8), Some(64), Some(true)), "ECN is that of the packet inside");
+    assert_eq!(header(0, 0, 0, 0), (Some(0), None, Some(false)), "the TTL is that of the route");
+    assert_eq!(header(1, 64, 1, 2), (None, None, None), "inherited");
+    let policy = attribute(IFLA_VXLAN_GBP, &[]);
+    assert!(decode_vxlan(&policy).unwrap().group_policy);
+    let with_metadata = [policy, attribute(IFLA_VXLAN_COLLECT_METADATA, &[1])].concat();
+    assert!(!decode_vxlan(&with_metadata).unwrap().group_policy, "it is in the metadata");
+}
+
+#[test]
+fn each_destination_has_its_own_device() {
+    let [remote, other] = ["192.0.2.20", "192.0.2.21"].map(|text| text.parse().unwrap());
+    let entry = |remote, via| FdbEntry { remote: Some(remote), via, port: None, nexthop_group: None };
+    let entries = vec![entry(remote, Some(2)), entry(other, None), entry("239.1.1.1".parse().unwrap(), None)];
+    let tunnel =
+        Tunnel { link: Some(2), remote: Some(remote), fdb: Reading::Ok(entries), ..Tunnel::new(TunnelKind::Vxlan) };
+    assert_eq!(tunnel.destinations(), [(remote, Some(2)), (other, None)]);
+    assert_eq!(tunnel.remotes(), [remote, other]);
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::maps::{self, Maps};
 use super::registers::Registers;
-use super::{headers, verdicts};
+use super::{headers, loads, verdicts};
 use crate::facts::netfilter::{
     Chosen, Comparison, Counter, DeviceProperty, Family, Field, FieldTest, MapLookup, MarkWrite, Match,
     Nat as Translation, NatAction, PortRandomization, SetId, Step, Verdict,
@@ -133,6 +133,7 @@ impl<'a> RuleReader<'a> {
                 self.non_deterministic("exthdr write");
             }
             Expr::Exthdr(exthdr) if exthdr.dreg.is_none() => self.non_deterministic("a header option"),
+            Expr::Exthdr(exthdr) if !exthdr.asks_presence() => self.test(loads::has_option(exthdr)),
             // What these load is in the registers.
             Expr::Exthdr(_)
             | Expr::Numgen(_)
@@ -145,11 +146,11 @@ impl<'a> RuleReader<'a> {
             | Expr::Bitwise(_)
             | Expr::Byteorder(_) => {}
             Expr::Xfrm(xfrm) => self.xfrm(xfrm.dir),
-            Expr::Limit(_) => self.non_deterministic("limit"),
-            Expr::Quota(_) => self.non_deterministic("quota"),
-            Expr::Connlimit(_) => self.non_deterministic("connlimit"),
+            Expr::Limit(_) | Expr::Quota(_) | Expr::Connlimit(_) => {
+                self.non_deterministic(&String::from_utf8_lossy(expression.name()));
+            }
             // These do something, but end the rule where they cannot (NFT_BREAK).
-            Expr::Tproxy(_) => self.non_deterministic("tproxy"),
+            Expr::Tproxy(_) => self.tproxy(),
             Expr::FlowOffload(_) => {
                 self.steps.push(Step::OwnTimeout);
                 self.non_deterministic("flow_offload");
@@ -216,6 +217,10 @@ impl<'a> RuleReader<'a> {
     }
 
     /// A write: a load is in the registers.
+    fn tproxy(&mut self) {
+        self.steps.extend([Step::Match(Match::NonDeterministic("tproxy".into())), Step::ToSocket]);
+    }
+
     fn payload(&mut self, payload: &Payload<'_>) {
         if let Some(register) = payload.sreg {
             let steps = headers::written(&self.registers, payload, register);

@@ -1,18 +1,20 @@
 //! What is loaded into registers: fields of packets.
 
-use crate::facts::netfilter::{DeviceProperty, Field, HeaderBytes, TypeScope};
+use crate::facts::netfilter::{Comparison, DeviceProperty, Field, FieldTest, HeaderBytes, TypeScope};
+use crate::netfilter::nftables::expr::Exthdr;
 use crate::netfilter::nftables::register::{Header, Load, NetworkHeader, Source};
 use crate::netfilter::nftables::uapi::{
     NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK, NFT_CT_EXPIRATION,
     NFT_CT_HELPER, NFT_CT_ID, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST,
     NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE, NFT_CT_STATUS,
-    NFT_CT_ZONE, NFT_FIB_RESULT_ADDRTYPE, NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_CGROUP, NFT_META_CPU,
-    NFT_META_IIF, NFT_META_IIFGROUP, NFT_META_IIFKIND, NFT_META_IIFNAME, NFT_META_IIFTYPE, NFT_META_L4PROTO,
-    NFT_META_LEN, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP, NFT_META_OIFKIND, NFT_META_OIFNAME,
-    NFT_META_OIFTYPE, NFT_META_PKTTYPE, NFT_META_PRANDOM, NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_RTCLASSID,
-    NFT_META_SDIF, NFT_META_SDIFNAME, NFT_META_SECMARK, NFT_META_SECPATH, NFT_META_SKGID, NFT_META_SKUID,
-    NFT_META_TIME_HOUR, NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RT_XFRM,
-    NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
+    NFT_CT_ZONE, NFT_EXTHDR_OP_IPV4, NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_OP_TCPOPT, NFT_FIB_RESULT_ADDRTYPE,
+    NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_CGROUP, NFT_META_CPU, NFT_META_IIF, NFT_META_IIFGROUP,
+    NFT_META_IIFKIND, NFT_META_IIFNAME, NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_LEN, NFT_META_MARK,
+    NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP, NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE,
+    NFT_META_PKTTYPE, NFT_META_PRANDOM, NFT_META_PRIORITY, NFT_META_PROTOCOL, NFT_META_RTCLASSID, NFT_META_SDIF,
+    NFT_META_SDIFNAME, NFT_META_SECMARK, NFT_META_SECPATH, NFT_META_SKGID, NFT_META_SKUID, NFT_META_TIME_HOUR,
+    NFT_META_TIME_NS, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RT_XFRM, NFTA_FIB_F_DADDR,
+    NFTA_FIB_F_IIF, NFTA_FIB_F_OIF, NFTA_FIB_F_SADDR,
 };
 
 const IPPROTO_TCP: u8 = 6;
@@ -69,6 +71,7 @@ impl Loaded {
             Source::Fib(..) => Self::NonDeterministic("fib"), // the device of a route: reverse path filters
             Source::Constant => Self::Constant,
             Source::Exthdr(..) => Self::NonDeterministic("a header option"),
+            Source::Present(op, kind) => Self::Wire(option_exists(op, kind), 1),
             Source::Numgen => Self::NonDeterministic("numgen"),
             Source::Hash => Self::NonDeterministic("a hash"),
             Source::Socket => Self::NonDeterministic("socket"),
@@ -99,6 +102,25 @@ impl Loaded {
             _ => 8 * self.field().map_or(0, |(_, width)| (width - 1).saturating_sub(byte)),
         }
     }
+}
+
+/// That packets have the option or extension header that an expression is about: without it the rule ends (NFT_BREAK), unless
+/// that is what is asked.
+pub(super) fn has_option(exthdr: &Exthdr<'_>) -> FieldTest {
+    let op = exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6);
+    let condition = Comparison::Masked { mask: 0xff, value: 1 };
+    FieldTest { field: option_exists(op, exthdr.kind.unwrap_or_default()), condition }
+}
+
+/// Whether packets have an option or extension header, of such a kind (`NFT_EXTHDR_OP_*`) and number.
+fn option_exists(op: u32, kind: u8) -> Field {
+    let of = match op {
+        NFT_EXTHDR_OP_IPV6 => "exthdr",
+        NFT_EXTHDR_OP_TCPOPT => "tcp option",
+        NFT_EXTHDR_OP_IPV4 => "ip option",
+        _ => "chunk or option",
+    };
+    Field::Other(format!("{of} {kind} exists"))
 }
 
 fn of_device(outgoing: bool, property: DeviceProperty) -> Field {

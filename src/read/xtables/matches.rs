@@ -7,7 +7,7 @@ use crate::facts::netfilter::{
     BridgePort, DeviceProperty, End, Family, Field, FieldTest, MarkWrite, Match, Step, TypeScope, signatures,
 };
 use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
-use crate::netfilter::xtables::{Match as Xt, XtFamily};
+use crate::netfilter::xtables::{Match as Xt, XtFamily, up_to_zero};
 
 /// `IPS_EXPECTED`, `IPS_CONFIRMED`
 const IPS_EXPECTED: u32 = 0x1;
@@ -34,7 +34,7 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
             ports::flagged(info.spts, info.dpts, info.flags.into(), info.invflags.into(), &rest)
         }
         Xt::Devgroup(info) => devgroup(&info),
-        Xt::Dscp(info) => vec![test(masked(other("dscp"), u8::MAX, info.dscp), info.invert != 0)],
+        Xt::Dscp(info) => vec![test(dsfield(extension, 0xfc, info.dscp << 2), info.invert != 0)],
         Xt::Esp(info) => vec![spi("esp spi", info.spis, info.invflags)],
         Xt::Connbytes(info) => connbytes(extension, &info),
         Xt::Helper(info) => helper(extension, &info),
@@ -87,7 +87,7 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
         }
         Xt::State(info) => conntrack::state(info.statemask),
         Xt::Tcp(info) => ports::tcp(&info),
-        Xt::Tos(info) => vec![test(masked(other("tos"), info.tos_mask, info.tos_value), info.invert != 0)],
+        Xt::Tos(info) => vec![test(dsfield(extension, info.tos_mask, info.tos_value), info.invert != 0)],
         Xt::Ttl(info) => ttl("ip ttl", info.mode, info.ttl).unwrap_or_else(|| unsupported_match(extension)),
         Xt::Udp(info) | Xt::Udplite(info) => ports::both(info.spts, info.dpts, info.invflags),
         // Their outcome depends on chance, rate or circumstance.
@@ -127,7 +127,9 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
         | Xt::Tcpmss(_)
         | Xt::Time(_) => vec![non_deterministic(extension.name)],
         Xt::Nfacct(info) if is_counter(&info.name) => vec![],
-        Xt::Nfacct(_) => unsupported_match(extension),
+        Xt::Nfacct(info) => {
+            vec![Step::Match(Match::Accounting(String::from_utf8_lossy(up_to_zero(&info.name)).into_owned()))]
+        }
         Xt::Bpf(_) | Xt::String(_) | Xt::U32(_) | Xt::Unsupported { .. } => unsupported_match(extension),
     })
 }
@@ -322,6 +324,14 @@ fn icmp(name: &str, kind: u8, [first, last]: [u8; 2], invflags: u8) -> Step {
 
 fn spi(name: &str, [first, last]: [u32; 2], invflags: u8) -> Step {
     test(within(other(name), first, last), invflags & 0x1 != 0)
+}
+
+/// `ipv4_get_dsfield`, `ipv6_get_dsfield`
+fn dsfield(extension: &Extension, mask: u8, value: u8) -> FieldTest {
+    match extension.family {
+        Family::Ipv6 => masked(other("ip6 dscp"), u16::from(mask) << 4, u16::from(value) << 4),
+        _ => masked(other("ip dscp"), mask, value),
+    }
 }
 
 /// `IPT_TTL_*`, `IP6T_HL_*`; `None`: a mode that is not known.

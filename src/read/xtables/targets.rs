@@ -135,7 +135,7 @@ fn connmark(extension: &Extension, info: &XtConnmarkTginfo2<'_>) -> Vec<Step> {
 /// Marks and accepts, or drops without a socket.
 fn tproxy(mask: u32, value: u32) -> Vec<Step> {
     let write = MarkWrite::Exact { keep: !mask, take: 0, xor: value };
-    vec![Step::SetMark(write), Step::Verdict(Verdict::Accept)]
+    vec![Step::SetMark(write), Step::ToSocket, Step::Verdict(Verdict::Accept)]
 }
 
 /// `IPSET_INVALID_ID`

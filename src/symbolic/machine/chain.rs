@@ -156,6 +156,8 @@ impl Walk<'_> {
             Step::Verdict(verdict) => self.verdict(place, verdict, packets, next, ends),
             Step::Template => self.flagged(packets, self.layout.template),
             Step::FillChecksum => self.flagged(packets, self.layout.filled),
+            Step::ToSocket if self.packets.forwarded => NOTHING,
+            Step::ToSocket => packets,
             Step::OwnTimeout => {
                 self.timing.insert(place.at.clone());
                 self.flagged(packets, self.layout.own_timeout)
@@ -178,6 +180,11 @@ impl Walk<'_> {
         packets: PacketSet,
         next: &mut PacketSet,
     ) -> PacketSet {
+        if let Match::Accounting(object) = found {
+            let limited = self.if_limited(place.at, object);
+            *next = self.space.or(*next, self.space.and(packets, limited));
+            return packets;
+        }
         let (inside, outside) = match self.condition(place, found, packets) {
             Some(holds) => (self.space.and(packets, holds), self.space.minus(packets, holds)),
             None => (packets, packets),

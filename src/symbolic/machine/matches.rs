@@ -49,7 +49,7 @@ impl Walk<'_> {
                 let holds = self.in_ipset(place, *index, ends, packets);
                 Some(self.turned(holds, *inverted))
             }
-            Match::NonDeterministic(_) => None,
+            Match::NonDeterministic(_) | Match::Accounting(_) => None,
             Match::OfBridged { holds, .. } if self.packets.kind == PacketKind::Tunnel => {
                 Some(if *holds { EVERYTHING } else { NOTHING })
             }
@@ -71,6 +71,13 @@ impl Walk<'_> {
         let none = self.in_state(&[state::INVALID, state::UNTRACKED]);
         let none = self.space.minus(none, self.space.is_set(self.layout.template));
         self.space.minus(packets, none)
+    }
+
+    /// If an accounting object has a quota.
+    pub(super) fn if_limited(&mut self, at: &RuleAt, object: &str) -> PacketSet {
+        let why = format!("{}: whether the accounting object {object} has a quota", self.network.describe(at));
+        let why = Question::from(why).shown_by(["nfacct", "get", object]);
+        self.if_so(format!("quota of {object}"), &Err(why))
     }
 
     /// Which port of a bridge a packet comes or goes by nobody knows, but it is one.

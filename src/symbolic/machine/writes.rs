@@ -13,7 +13,7 @@ use crate::symbolic::space::{BitVector, EVERYTHING, PacketSet};
 
 impl Walk<'_> {
     /// A mark that is any of the bits, whatever the rest of the packet is: `field` of these packets.
-    pub fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
+    pub(crate) fn bring_along(&mut self, packets: PacketSet, field: &Field, bits: u32) -> PacketSet {
         let bits = bits & self.followed(field);
         let own = self.block(field);
         let any = self.space.exists(packets, &own.bits(bits.into()).collect());

@@ -53,7 +53,7 @@ impl Network<'_> {
 /// Whether a step does anything to packets but drop them, or write bits that do not matter.
 pub(crate) fn writes_marks(step: &Step, relevant: Relevant) -> bool {
     match step {
-        Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } | Step::OwnTimeout => false,
+        Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } | Step::OwnTimeout | Step::ToSocket => false,
         Step::SetMark(write) => write.can_change() & relevant.mark != 0,
         Step::SetConnectionMark(write) => write.can_change() & relevant.connection != 0,
         Step::Verdict(Verdict::Map { verdicts: Reading::Ok(verdicts), .. }) => verdicts.iter().any(is_more_than_a_path),

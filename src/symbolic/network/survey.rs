@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{BackendRules, Network};
 use crate::facts::netfilter::{
-    Chain, ChainId, Comparison, Field, FieldTest, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step, Verdict,
-    mark_in, name_key,
+    Chain, ChainId, Comparison, Field, FieldTest, HeaderBytes, Hook, MapLookup, MarkWrite, Match, Rule, SetId, Step,
+    Verdict, mark_in, name_key,
 };
 
 /// What matters of packets to one node's rules.
@@ -17,6 +17,8 @@ pub struct Survey {
     pub asks_for_ports: bool,
     /// Some rule answers segments with a reset.
     pub refuses_with_reset: bool,
+    /// Bytes of the header of IP, of either family, that some rule writes beside addresses.
+    pub written_bytes: BTreeSet<usize>,
     /// Sets that rules take packets out of, and put packets into.
     pub updates: BTreeMap<(Option<usize>, SetId), [bool; 2]>,
     /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
@@ -88,6 +90,15 @@ impl Survey {
             Step::UpdateSet { set, adds } => {
                 self.updates.entry(updated(number, set)).or_default()[usize::from(*adds)] = true;
             }
+            Step::NoEffect(what) => self.written_bytes.extend(match what.as_str() {
+                "DSCP" | "ECN" | "TOS" => 0..2,
+                "HL" => 7..8,
+                "TTL" => 8..9,
+                what => match what.strip_suffix(" set").and_then(HeaderBytes::of) {
+                    Some(HeaderBytes { header: 1, offset, length }) => offset..offset + length,
+                    _ => 0..0,
+                },
+            }),
             Step::SetMark(write) => self.copied[0] |= write.copies(),
             Step::SetConnectionMark(write) => self.copied[1] |= write.copies(),
             _ => {}

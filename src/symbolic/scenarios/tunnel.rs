@@ -5,6 +5,7 @@
 //! one, which nat chains do not see; from this host and from others; of both families. Then the outer packet does, with all
 //! marks that can survive.
 
+mod arrivals;
 mod bound;
 mod inner;
 
@@ -59,6 +60,8 @@ pub(super) struct TunnelWalk<'f, 'a> {
     rewritings: Vec<Rewriting>,
     tracked: PacketSet,
     kept: Vec<String>,
+    /// What rules leave in the marks of outer packets that come in, once that was asked.
+    arriving_marks: Option<PacketSet>,
     /// Marks that packets may have when they get into the tunnel, if that was asked: no others do.
     pub(super) bound: OnceCell<Option<Vec<BitPattern>>>,
 }
@@ -73,7 +76,9 @@ const MAX_BITS: u32 = 4;
 pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
     let devices = facts.paths.iter().filter_map(|path| path.device).chain(name_key(&facts.device));
     let devices = devices.chain(name_key("lo"));
-    devices.map(|name| (name, name)).chain(facts.upper_devices.as_ranges().iter().copied()).collect()
+    let arrivals = [&facts.upper_devices, &facts.arrivals.devices, &facts.arrivals.marking];
+    let ranges = arrivals.into_iter().flat_map(|names| names.as_ranges().iter().copied());
+    devices.map(|name| (name, name)).chain(ranges).collect()
 }
 
 /// Walks all packets of a tunnel.
@@ -154,7 +159,7 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
     }
 
     pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<BitPattern>>>) -> Self {
-        Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![], bound }
+        Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![], arriving_marks: None, bound }
     }
 
     /// Packets that get into the tunnel with marks of this range, wherever these come from.
@@ -171,6 +176,15 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
 
     /// That its packets take this path of several, of which one is taken.
     fn by_this_path(&mut self, number: usize, family: Family) -> PacketSet {
+        if let OuterPath { next_hop: Some((which, of)), mark, remotes, .. } = &self.facts.paths[number] {
+            // By default a hash of the addresses, with a secret, chooses (`fib_multipath_hash_policy`).
+            let why = || {
+                let why = "by which next hop of a multipath route its packets leave is not known";
+                Question::from(why).shown_by(["ip", "route", "show", "table", "all"])
+            };
+            let key = format!("next hop of {family} {mark} {remotes:?}");
+            return self.walk.answer(key, About::All, *of, *which, why);
+        }
         let same = self.facts.paths.iter().filter(|path| path.family == family).count();
         let earlier = self.facts.paths[..number].iter().filter(|path| path.family == family).count();
         if !self.facts.is_elsewhere() || same < 2 {
@@ -308,6 +322,12 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
         self.walk.outer = true;
         self.walk.stage = format!("outer {} {} {:?}", path.family, path.mark, path.device);
         self.walk.packets = Packets::new(PacketKind::Tunnel, path.family);
+        let network = self.walk.network;
+        if network.unread(path.family).is_none() {
+            let mut header = self.facts.bytes_of_header(path);
+            header.retain(|(at, ..)| !network.survey().written_bytes.contains(at));
+            self.walk.packets.header = header;
+        }
         let start = self.walk.space.and(marks, self.walk.start());
         let unseen = self.walk.in_state(&[state::INVALID]);
         let mut packets = self.walk.all_with(
@@ -391,6 +411,7 @@ fn unasked_path(path: &OuterPath) -> OuterPath {
     OuterPath {
         mark: 0,
         device: None,
+        next_hop: None,
         source: path.source,
         primary,
         family: path.family,

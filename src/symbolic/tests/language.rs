@@ -222,6 +222,10 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         "ttl" => range(Field::Other("ip ttl".into())),
         "zone" => range(Field::Other("ct zone".into())),
         "id" => range(Field::Other("ip id".into())),
+        "has" => masked(Field::Other(format!("{value} exists")), 0xff, 1),
+        "bytes" => masked(Field::Other(value.replace(';', ",")), u128::MAX, address(words.next().unwrap())),
+        "dscp" => masked(Field::Other("ip dscp".into()), 0xfc, u128::from(number(value)) << 2),
+        "df" => masked(Field::Other("ip frag-off".into()), 0x4000, 0x4000),
         "version" => masked(Field::Other("@nh,0,8".into()), 0xf0, u128::from(number(value)) << 4),
         "bridged" => {
             let port = BridgePort { field: "physdev is bridged", mask: 0, value: 0, inverted };
@@ -231,6 +235,7 @@ fn read_match(text: &str, ipv6: bool) -> Match {
         "set" => Match::Set { fields: vec![Field::Ipv4Source], set: set(value), inverted },
         // Into a map: its name, and what is looked up.
         "map" => Match::Set { fields: fields(words.next().unwrap()), set: set(value), inverted },
+        "accounting" => Match::Accounting(value.into()),
         "sometimes" => Match::NonDeterministic("limit".into()),
         "opaque" => Match::Unsupported("a match that nobody knows".into()),
         other => panic!("match {other:?} is unknown"),
@@ -318,6 +323,7 @@ fn read_action(text: &str) -> Step {
         "template" => Step::Template,
         "timeout" => Step::OwnTimeout,
         "fill" => Step::FillChecksum,
+        "to-socket" => Step::ToSocket,
         "add" => Step::UpdateSet { set: set(words[1]), adds: true },
         "delete" => Step::UpdateSet { set: set(words[1]), adds: false },
         "masquerade" => nat(NatAction::Masquerade),
@@ -330,6 +336,7 @@ fn read_action(text: &str) -> Step {
             value: words[2].parse().ok(),
         },
         "log" => Step::NoEffect("log".into()),
+        "write-dscp" => Step::NoEffect("@nh,8,8 set".into()),
         "odd" => Step::Unsupported { what: "target ODD".into(), may_translate: true },
         other => panic!("action {other:?} is unknown"),
     }

@@ -1,8 +1,9 @@
 //! What happens to a tunnel's outer packets: the measured facts, a line each.
 
 use super::language::{address, effort, host, rules};
+use crate::facts::OuterHeader;
 use crate::facts::netfilter::{Family, name_key};
-use crate::symbolic::facts::{OuterPath, TunnelFacts};
+use crate::symbolic::facts::{Arrivals, OuterPath, TunnelFacts};
 use crate::symbolic::network::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Numbers;
@@ -15,6 +16,7 @@ pub(super) fn facts() -> TunnelFacts {
         mark: 0,
         remotes: Some(Numbers::of(&[address("192.0.2.20")])),
         device: name_key("eth0"),
+        next_hop: None,
         source: Some(address("192.0.2.10")),
         primary: Ok(address("192.0.2.10")),
     };
@@ -32,6 +34,13 @@ pub(super) fn facts() -> TunnelFacts {
         vague: None,
         fwmarks: [vec![], vec![]],
         past: [vec![], vec![]],
+        header: OuterHeader::default(),
+        arrivals: Arrivals {
+            addresses: Some(Numbers::of(&[address("192.0.2.10")])),
+            ports: Numbers::of(&[8472]),
+            devices: Numbers::of(&[name_key("flannel.1").unwrap()]),
+            marking: Numbers::of(&[]),
+        },
         is_rerouted: false,
     }
 }
@@ -387,4 +396,105 @@ fn a_match_that_sorts_the_packets_makes_neither_branch_certain() {
           opaque => return
           => or 0x4000";
     assert_eq!(rewritten(&[sorted, OLD].concat()), "maybe", "it may hold for those it marks, or for none");
+}
+
+#[test]
+fn what_comes_out_of_a_tunnel_keeps_the_mark_of_the_packet_around_it() {
+    for (name, marker, expected) in [
+        ("on input", "ip m I: filter input -150\n proto 17, dport 8472 => or 0x4000", "maybe"),
+        ("of another port", "ip m I: filter input -150\n proto 17, dport 53 => or 0x4000", "no"),
+        ("of TCP", "ip m I: filter input -150\n proto 6 => or 0x4000", "no"),
+        (
+            "cleared",
+            "ip m I: filter input -150\n => or 0x4000\nip c P: filter prerouting -150\n => clear 0x4000\nip6 c P: filter prerouting -150\n => clear 0x4000",
+            "no",
+        ),
+        (
+            "saved and restored",
+            "ip m I: filter input -150\n proto 17 => or 0x4000\nip c P: filter prerouting -150\n iif flannel.1, mark 0x4000/0x4000 => save, clear 0x4000\nip6 c P: filter prerouting -150\n => clear 0x4000\nip r O: filter output -150\n dst 10.42.0.0/16 => restore",
+            "yes",
+        ),
+    ] {
+        assert_eq!(rewritten(&format!("{marker}\n{OLD}")), expected, "{name}");
+    }
+    let mut facts = facts();
+    assert_eq!(verdict(&walk_with(OLD, &facts)), "no");
+    facts.arrivals.marking = Numbers::of(&[name_key("flannel.1").unwrap()]);
+    assert_eq!(verdict(&walk_with(OLD, &facts)), "maybe", "its sender chooses the mark");
+    let restored = "ip s P: filter prerouting -150\n iif flannel.1 => save\nip r O: filter output -150\n dst 10.42.0.0/16 => restore\n";
+    assert_eq!(verdict(&walk_with(&[restored, OLD].concat(), &facts)), "yes", "answers have it");
+    assert_eq!(verdict(&walk_with(&OLD.replace("0x4000", "0x1000000"), &facts)), "no", "beyond a group policy");
+}
+
+#[test]
+fn what_a_proxy_takes_is_not_forwarded() {
+    let take =
+        |step: &str| rewritten(&format!("ip m P: filter prerouting -150\n dst 10.42.0.0/16 => or 0x4000{step}\n{OLD}"));
+    assert_eq!((take(""), take(", to-socket")), ("yes", "no"));
+    let answers = "ip m P: filter prerouting -150\n => or 0x4000, save, to-socket\nip m O: filter output -150\n dst 10.42.0.0/16 => restore\n";
+    assert_eq!(rewritten(&format!("{answers}{OLD}")), "yes", "answers of the proxy have the mark of the connection");
+}
+
+#[test]
+fn only_tcp_and_udp_leave_a_checksum_to_the_device() {
+    let mark = |protocol: u8| rewritten(&format!("ip m O: filter output -150\n proto {protocol} => or 0x4000\n{OLD}"));
+    assert_eq!([6, 17, 1, 47, 50, 132].map(mark), ["yes", "yes", "no", "no", "no", "no"]);
+}
+
+#[test]
+fn one_next_hop_of_several_is_a_question() {
+    let mut facts = facts();
+    let path = facts.paths[0].clone();
+    let by = |number, device| OuterPath { next_hop: Some((number, 2)), device: name_key(device), ..path.clone() };
+    facts.paths = vec![by(0, "eth0"), by(1, "eth1")];
+    let found = |rule: &str| verdict(&walk_with(&format!("ip nat P: nat postrouting 100\n {rule}"), &facts));
+    assert_eq!(found("oif eth0 => masquerade random-fully"), "maybe");
+    assert_eq!(found("oif eth2 => masquerade random-fully"), "no");
+    assert_eq!(found("=> masquerade random-fully"), "yes");
+}
+
+#[test]
+fn what_a_tunnels_settings_make_of_headers_is_known() {
+    let header = OuterHeader { dscp: Some(8), ttl: Some(5), dont_fragment: Some(false) };
+    let with = |header: OuterHeader, text: &str| verdict(&walk_with(text, &TunnelFacts { header, ..facts() }));
+    let rule = |test: &str| format!("ip nat P: nat postrouting 100\n {test} => masquerade random-fully");
+    for (test, expected, unset) in [
+        ("dscp 8", "yes", "maybe"),
+        ("dscp 9", "no", "maybe"),
+        ("!dscp 8", "no", "maybe"),
+        ("ttl 5", "yes", "maybe"),
+        ("ttl 6", "no", "maybe"),
+        ("df", "no", "maybe"),
+        ("!df", "yes", "maybe"),
+        ("bytes @nh;96;32 192.0.2.10", "yes", "yes"),
+        ("bytes @nh;96;32 192.0.2.11", "no", "no"),
+        ("bytes @nh;128;32 192.0.2.20", "yes", "yes"),
+        ("has ip-option-7", "no", "no"),
+        ("!has tcp-option-2", "yes", "yes"),
+    ] {
+        assert_eq!(with(header, &rule(test)), expected, "{test}");
+        assert_eq!(with(OuterHeader::default(), &rule(test)), unset, "{test}, not known");
+    }
+    let written = |test: &str| with(header, &format!("ip m O: filter output 0\n => write-dscp\n{}", rule(test)));
+    assert_eq!([written("dscp 9"), written("ttl 6")], ["maybe", "no"], "a rule writes one");
+    let inside = |test: &str| rewritten(&format!("ip m O: filter output -150\n {test} => or 0x4000\n{OLD}"));
+    assert_eq!(["has tcp-option-2", "!has tcp-option-2"].map(inside), ["yes"; 2], "some packets inside have one");
+}
+
+/// With a quota it holds for some packets, without one for all.
+#[test]
+fn whether_an_accounting_object_has_a_quota_matters_only_where_the_others_go_elsewhere() {
+    let post = |rule: &str| {
+        rewritten(&format!("ip nat P: nat postrouting 100\n {rule}\n oif eth0 => masquerade random-fully"))
+    };
+    assert_eq!(post("accounting a => accept"), "maybe", "with a quota some packets come by");
+    assert_eq!(post("accounting a => log"), "yes");
+    assert_eq!(rewritten("ip nat P: nat postrouting 100\n accounting a => masquerade random-fully"), "yes");
+    let mark = "ip m O: filter output -150\n dst 10.42.0.0/16, accounting a => or 0x4000\n";
+    let both = format!("{mark}\n{OLD}");
+    assert_eq!(rewritten(&both), "yes");
+    let dropped = "ip f O: filter output 0\n accounting a => drop\n";
+    assert_eq!(rewritten(&format!("{dropped}{mark}{OLD}")), "maybe");
+    let twice = "ip f O: filter output 0\n accounting a => drop\n accounting a => drop\n";
+    assert_eq!(rewritten(&format!("{twice}{mark}{OLD}")), "maybe");
 }

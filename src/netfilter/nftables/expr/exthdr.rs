@@ -25,6 +25,15 @@ crate::netfilter::attributes! {
     }
 }
 
+impl Exthdr<'_> {
+    /// Whether it is only asked if the option or header is there.
+    pub fn asks_presence(&self) -> bool {
+        /// `NFT_EXTHDR_F_PRESENT`
+        const PRESENT: u32 = 0x1;
+        self.flags.unwrap_or_default() & PRESENT != 0
+    }
+}
+
 impl Visit for Exthdr<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
         let Self { dreg: _, sreg, kind, offset, len, flags: _, op, layout } = self;

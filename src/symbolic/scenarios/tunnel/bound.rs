@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use super::arrivals::GROUP_POLICY;
 use super::{MAX_WORDS, TunnelWalk, names};
 use crate::facts::netfilter::{Family, Field};
 use crate::symbolic::machine::Walk;
@@ -17,7 +18,8 @@ impl TunnelWalk<'_, '_> {
         }
         // Who wrote them does not matter here.
         let marks = self.walk.space.exists(marks, &self.walk.writer_variables().into_iter().collect());
-        let can_be_set = (network.survey().can_be_set | network.settable_bits()) & self.decisive();
+        let chosen = if self.facts.arrivals.marking.is_empty() { 0 } else { GROUP_POLICY };
+        let can_be_set = (network.survey().can_be_set | network.settable_bits() | chosen) & self.decisive();
         let mark = self.walk.block(&Field::Mark);
         let possible = self.walk.space.matching(&mark, u128::from(!can_be_set), 0);
         if self.are_among(possible, marks) {

@@ -30,6 +30,14 @@ use crate::symbolic::values::Numbers;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
 const MAX_ROUNDS: usize = 8;
+
+/// No mark.
+pub(super) const UNMARKED: &[(u128, u128)] = &[(0, 0)];
+
+/// TCP and UDP: protocols of which `NETIF_F_HW_CSUM` leaves a checksum to the tunnel's device. That of SCTP has a feature of its own,
+/// and packets of tunnels inside are completed before (`netif_skb_features`: no tunnel sets `hw_enc_features`).
+const OFFLOADED: &[(u128, u128)] = &[(6, 6), (17, 17)];
+
 impl TunnelWalk<'_, '_> {
     /// All marks that a packet can leave the tunnel's device with.
     pub(super) fn inner(&mut self) -> PacketSet {
@@ -106,7 +114,7 @@ impl TunnelWalk<'_, '_> {
         marks
     }
 
-    fn begin(&mut self, family: Family, stage: String) {
+    pub(super) fn begin(&mut self, family: Family, stage: String) {
         self.walk.stage = stage;
         self.walk.packets = Packets::new(PacketKind::Traffic, family);
     }
@@ -123,7 +131,7 @@ impl TunnelWalk<'_, '_> {
     }
 
     /// The same for marks of connections.
-    fn save(&mut self, saved: PacketSet, packets: PacketSet) -> PacketSet {
+    pub(super) fn save(&mut self, saved: PacketSet, packets: PacketSet) -> PacketSet {
         let mut fields = self.walk.layout.variables(false);
         let own = self.walk.block(&Field::ConnectionMark);
         fields.retain(|variable| !own.0.contains(variable));
@@ -167,7 +175,7 @@ impl TunnelWalk<'_, '_> {
     }
 
     /// First packets of connections, not yet routed, that came in by some device.
-    fn unclassified(&mut self) -> PacketSet {
+    pub(super) fn unclassified(&mut self) -> PacketSet {
         let packets = first::first_packets(&mut self.walk);
         self.walk.all_with(packets, &[(Field::InputName, SOME_DEVICE), (Field::OutputName, NO_DEVICE)])
     }
@@ -180,10 +188,13 @@ impl TunnelWalk<'_, '_> {
     /// First packets that come out of the tunnel: what they leave in the connection's mark, answers begin with.
     fn arriving(&mut self, family: Family, forwarded: bool, assumed: PacketSet) -> PacketSet {
         self.begin(family, format!("arriving {family} {forwarded}"));
+        self.walk.packets.forwarded = forwarded;
         let upper_devices = self.facts.upper_devices.clone();
         let packets = self.unclassified();
         let packets = self.walk.space.and(packets, assumed);
         let packets = self.walk.all_with(packets, &[(Field::InputName, upper_devices.as_ranges())]);
+        let packets = self.walk.forget(packets, &[Field::Mark]);
+        let packets = self.with_marks_of_arrivals(packets, false);
         let packets = self.pass(Hook::Prerouting, Flow::First, packets);
         if !forwarded {
             return self.pass(Hook::Input, Flow::First, packets);
@@ -197,6 +208,7 @@ impl TunnelWalk<'_, '_> {
     /// The inner packets as they are when they get to the tunnel. `connections`: the marks of their connections.
     fn inner_pass(&mut self, family: Family, forwarded: bool, flow: Flow, connections: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {flow:?}"));
+        self.walk.packets.forwarded = forwarded;
         self.walk.traffic = traffic(forwarded, flow);
         let at = family.ip_index();
         let upper_devices = self.facts.upper_devices.clone();
@@ -205,13 +217,15 @@ impl TunnelWalk<'_, '_> {
         let mut packets = self.walk.all_with(
             self.walk.space.and(start, unseen),
             &[
-                (Field::Mark, &[(0, 0)]),
                 (Field::InputName, if forwarded { SOME_DEVICE } else { NO_DEVICE }),
                 (Field::OutputName, if forwarded { NO_DEVICE } else { upper_devices.as_ranges() }),
-                // Of ICMP no checksum is left to the device.
-                (Field::L4Proto, &[(0, 0), (2, 57), (59, 255)]),
+                (Field::L4Proto, OFFLOADED),
             ],
         );
+        packets = match forwarded {
+            true => self.with_marks_of_arrivals(packets, true),
+            false => self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]),
+        };
         if flow == Flow::First {
             packets = self.walk.all_with(packets, &[(Field::ConnectionDirection, &[(0, 0)])]);
             packets = first::untranslated(&mut self.walk, packets);

@@ -1,0 +1,47 @@
+//! What comes out of the tunnels of a node.
+
+use std::collections::BTreeSet;
+
+use super::super::values::Numbers;
+use crate::facts::netfilter::{address_key, name_key};
+use crate::facts::{Link, Tunnel, upper_devices};
+
+/// What comes out of the tunnels of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrivals {
+    /// Addresses that they are sent to: those that these tunnels send from. `None`: not known.
+    pub addresses: Option<Numbers>,
+    /// UDP ports by which outer packets come in.
+    pub ports: Numbers,
+    /// Names of devices that the packets inside come in by; where those come from another network namespace, nothing is left of
+    /// their marks, and they are none of these.
+    pub devices: Numbers,
+    /// Names of those of which the sender chooses the mark ([`Tunnel::group_policy`]).
+    pub marking: Numbers,
+}
+
+/// What comes out of tunnels that are up. Names that are not known byte by byte are no names that a rule tells apart.
+pub(super) fn arrivals(links: &[Link]) -> Arrivals {
+    let up = links.iter().filter(|link| link.up && !link.is_elsewhere());
+    let tunnels: Vec<(&Link, &Tunnel)> = up.filter_map(|link| Some((link, link.tunnel.as_ref()?))).collect();
+    let here = || tunnels.iter().filter(|(link, _)| link.link_netnsid.is_none());
+    let names = |of: &[&Link]| {
+        let near: BTreeSet<u32> = of.iter().flat_map(|link| upper_devices(links, link.index)).collect();
+        let near = links.iter().filter(|link| near.contains(&link.index)).filter_map(|link| name_key(&link.name));
+        Numbers::of(&near.collect::<Vec<_>>())
+    };
+    let ports = here().filter_map(|(_, tunnel)| tunnel.port).map(u128::from);
+    let addresses = |tunnel: &Tunnel| match tunnel.local.filter(|local| !local.is_unspecified()) {
+        Some(local) => Some(vec![address_key(local)]),
+        None => tunnel.outer.ok()?.iter().map(|route| route.source.map(address_key)).collect(),
+    };
+    let addresses = here().map(|(_, tunnel)| addresses(tunnel)).collect::<Option<Vec<Vec<u128>>>>();
+    Arrivals {
+        addresses: addresses.map(|all| Numbers::of(&all.concat())),
+        ports: Numbers::of(&ports.collect::<Vec<_>>()),
+        devices: names(&here().map(|(link, _)| *link).collect::<Vec<_>>()),
+        marking: names(
+            &tunnels.iter().filter(|(_, tunnel)| tunnel.group_policy).map(|(link, _)| *link).collect::<Vec<_>>(),
+        ),
+    }
+}
