@@ -104,7 +104,7 @@ pub struct Tunnel {
     pub flow_based: bool,
     /// `IFLA_VXLAN_GBP`: packets that come in have the mark that their sender wrote into the header (`vxlan_rcv`).
     pub group_policy: bool,
-    /// What the device's settings make of the headers of outer packets.
+    /// What the device's settings make of the headers of outer packets; read only while it is up.
     pub header: OuterHeader,
     /// Its device lives in another network namespace, and only its sockets are seen: whether there is one of IPv4, of IPv6.
     pub elsewhere: Option<[bool; 2]>,

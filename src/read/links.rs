@@ -254,15 +254,20 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     let info = attributes.nested(IFLA_LINKINFO, "IFLA_LINKINFO")?;
     let kind = info.as_ref().map(|info| info.string(IFLA_INFO_KIND)).transpose()?.flatten();
     let data = info.as_ref().and_then(|info| info.get(IFLA_INFO_DATA)).unwrap_or_default();
-    let tunnel = match kind.as_deref() {
+    let up = u32::from_ne_bytes(array(body, 8, "ifinfomsg")?) & IFF_UP != 0;
+    let mut tunnel = match kind.as_deref() {
         Some("vxlan") => Some(decode_vxlan(data).map_err(|error| error.within(&name))?),
         Some("geneve") => Some(decode_geneve(data).map_err(|error| error.within(&name))?),
         _ => None,
     };
+    // While a device is down nobody is notified that these change (`netdev_state_change`).
+    if let Some(tunnel) = tunnel.as_mut().filter(|_| !up) {
+        tunnel.header = OuterHeader::default();
+    }
     Ok(Link {
         index: u32::from_ne_bytes(array(body, 4, "ifinfomsg")?),
         hardware_type: u16::from_ne_bytes(array(body, 2, "ifinfomsg")?),
-        up: u32::from_ne_bytes(array(body, 8, "ifinfomsg")?) & IFF_UP != 0,
+        up,
         mtu: attributes.u32(IFLA_MTU)?,
         group: attributes.u32(IFLA_GROUP)?,
         lower: attributes.u32(IFLA_LINK)?.filter(|index| *index != 0),
