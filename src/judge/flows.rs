@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::context::{Context, Evaluation};
 use super::{StaleTranslation, source_nat};
-use crate::facts::netfilter::{Chosen, NatAction, with_each};
+use crate::facts::netfilter::{Chosen, NatAction, Step, with_each};
 use crate::facts::{
     DEFAULT_PORTS, Facts, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows,
     SnatPorts, UdpClient, UdpTranslations, ports_between,
@@ -151,9 +151,30 @@ fn smallest_range(context: &Context<'_>, reached: &ReachedRules, ranges: &[(u16,
     let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
     let listed = listed.map(|rule| rule.to_ports.unwrap_or(LOW_PORTS[0]));
     match (ranges.first().copied(), &reached.gave_up) {
-        (smallest, Some(_)) => smallest.into_iter().chain(listed).min_by_key(|range| ports_between(*range)),
+        (smallest, Some(_)) => {
+            let all = smallest.into_iter().chain(listed).chain(mapped(context.facts));
+            all.min_by_key(|range| ports_between(*range))
+        }
         (smallest, None) => smallest,
     }
+}
+
+/// Ranges of ports that maps give; where what one holds is not known, a single port.
+fn mapped(facts: &Facts) -> impl Iterator<Item = (u16, u16)> {
+    let mapping = facts.nftables.ok().into_iter().flat_map(|ruleset| {
+        let steps = ruleset.chains.values().flat_map(|chain| chain.known_rules()).flat_map(|rule| &rule.steps);
+        steps.filter_map(move |step| match step {
+            Step::Nat(nat) if nat.ports == Chosen::ByPacket => Some(with_each(nat, &ruleset.sets)),
+            _ => None,
+        })
+    });
+    let each = mapping.flat_map(|known| {
+        known.map_or_else(|| vec![Chosen::ByPacket], |each| each.iter().map(|nat| nat.ports).collect())
+    });
+    each.map(|ports| match ports {
+        Chosen::Range(first, last) => (first, last),
+        Chosen::Unset | Chosen::ByPacket => (1, 1),
+    })
 }
 
 /// The fewest ports that connections from one below 1024 can have, if rules leave it to the kernel.

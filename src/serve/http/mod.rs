@@ -159,7 +159,8 @@ async fn first_look(app: Arc<App>) {
         tracing::info!(advisory = finding.id, state = %finding.state, summary = finding.summary, "advisory");
     }
     // It may have ended because the kernel does not answer, and who asks next shall not be told that all is well.
-    app.health.check_progress(&app.refresher);
+    let looking = Arc::clone(&app);
+    off_thread(move || looking.health.check_progress(&looking.refresher)).await;
     app.ready.store(true, Ordering::Release);
 }
 

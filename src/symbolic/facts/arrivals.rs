@@ -9,7 +9,8 @@ use crate::facts::{Link, Tunnel, upper_devices};
 /// What comes out of the tunnels of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrivals {
-    /// Addresses that they are sent to: those that these tunnels send from. `None`: not known.
+    /// Addresses that they are sent to: those that these tunnels send from, as their peers do unless they are told another
+    /// (sockets take what is sent to any). `None`: not known.
     pub addresses: Option<Numbers>,
     /// UDP ports by which outer packets come in.
     pub ports: Numbers,
@@ -35,7 +36,9 @@ pub(super) fn arrivals(links: &[Link]) -> Arrivals {
         Some(local) => Some(vec![address_key(local)]),
         None => tunnel.outer.ok()?.iter().map(|route| route.source.map(address_key)).collect(),
     };
-    let addresses = here().map(|(_, tunnel)| addresses(tunnel)).collect::<Option<Vec<Vec<u128>>>>();
+    // One without a peer yet may send from any.
+    let addresses = here().map(|(_, tunnel)| addresses(tunnel).filter(|all| !all.is_empty()));
+    let addresses = addresses.collect::<Option<Vec<Vec<u128>>>>();
     Arrivals {
         addresses: addresses.map(|all| Numbers::of(&all.concat())),
         ports: Numbers::of(&ports.collect::<Vec<_>>()),

@@ -44,7 +44,7 @@ struct Written {
     fields: BTreeSet<u32>,
     /// What packets have there then.
     value: PacketSet,
-    /// Packets that have the address already.
+    /// Packets that have the address already, and one of the ports that the rule names (`nf_in_range`).
     kept: PacketSet,
 }
 
@@ -240,7 +240,12 @@ fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) ->
         (_, Chosen::Unset) => nothing_written(),
     };
     let ports = match nat.ports {
-        Chosen::Range(first, last) => walk.with(&Field::SourcePort, &[(first.into(), last.into())]),
+        Chosen::Range(first, last) => {
+            let ports = walk.with(&Field::SourcePort, &[(first.into(), last.into())]);
+            let keeps = nat.randomization == PortRandomization::None;
+            written.kept = if keeps { walk.space.and(written.kept, ports) } else { NOTHING };
+            ports
+        }
         Chosen::ByPacket => EVERYTHING,
         Chosen::Unset if nat.randomization != PortRandomization::None => EVERYTHING,
         Chosen::Unset => return written,

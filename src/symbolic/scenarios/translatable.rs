@@ -21,7 +21,8 @@ const MANY: usize = 256;
 /// Devices of each direction that stand for all others.
 const FEW: usize = 4;
 
-/// Sends packets through forward; of those that no rule on postrouting gets, some or all are left out.
+/// Sends packets through forward: only those that a rule on postrouting may get, as far as that can be told before; of these, where
+/// devices are sampled, those of a few.
 pub(super) fn forwarded(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     let packets = match translatable(walk, packets) {
         None => packets,
@@ -48,7 +49,10 @@ fn translatable(walk: &mut Walk<'_>, packets: PacketSet) -> Option<Hits> {
     let leaving = walk.space.exists(packets, &marks);
     let leaving = walk.as_postrouting_sees(leaving);
     let mut hits = Hits::default();
+    // No packet has got there yet.
+    let seen = (walk.timing.clone(), walk.dropping.clone());
     walk.hook(Hook::Postrouting, None, Flow::First, leaving, &mut hits);
+    (walk.timing, walk.dropping) = seen;
     // Nothing on the way writes these, and rules on postrouting see them on all kernels.
     let (source, destination) = walk.packets.ends();
     let ends = [Field::OutputName, source, destination, Field::SourcePort, Field::DestinationPort];
@@ -68,6 +72,9 @@ fn sample(walk: &mut Walk<'_>, packets: PacketSet, hits: Hits) -> PacketSet {
         let mine = walk.space.and(packets, ends);
         let few = of_few_devices(walk, mine, &Field::OutputName);
         let few = of_few_devices(walk, few, &Field::InputName);
+        // What was given a timeout of its own on the way here is asked for by itself.
+        let timed = walk.space.and(mine, walk.space.is_set(walk.layout.own_timeout));
+        let few = walk.space.or(few, timed);
         if few != mine {
             walk.sampled.get_or_insert_default().insert(hit);
         }

@@ -105,6 +105,10 @@ fn ports_that_only_others_draw_are_found() {
          src 10.0.0.0/8, oif eth0 => masquerade\n";
     let found = replies(&(nat.to_owned() + &policies(of_each)));
     assert_eq!([&found.idle.translated, &found.idle.random].map(|found| word(&found.certainty)), ["yes", "yes"]);
+    let nat = "ip nat P: nat postrouting 100\n src 10.0.0.0/8, oif eth0 => masquerade random-fully\n";
+    let timeout = "ip raw P: filter prerouting -300\n iif pod20 => timeout\n";
+    let found = replies(&(nat.to_owned() + timeout + &policies(of_each)));
+    assert_eq!(word(&found.idle.own_timeout.certainty), "yes", "given before forward");
     let timeout = "ip raw F: filter forward -300\n iif pod20 => timeout\n";
     let found = replies(&(nat.to_owned() + timeout + &policies(of_each)));
     assert_eq!(word(&found.idle.own_timeout.certainty), "yes");

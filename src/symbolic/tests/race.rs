@@ -264,6 +264,24 @@ fn connections_of_one_source_compete_for_the_ports_that_a_rule_names() {
 }
 
 #[test]
+fn this_hosts_own_connections_use_up_the_ports_that_a_rule_names() {
+    let alone = |network: &mut Network<'_>| {
+        network.host.addresses = Ok(vec![address((3, "203.0.113.1", 0))]);
+        network.host.forwards = [Ok(false), Ok(false)];
+    };
+    for (rule, expected) in [
+        ("=> masquerade ports 2000-2127", (0, 1)),
+        ("=> masquerade random-fully ports 2000-2127", (1, 0)),
+        ("=> snat to 203.0.113.1 ports 2000-2127", (0, 1)),
+        ("sport 2000-2127 => masquerade ports 2000-2127", (0, 0)),
+        ("=> masquerade", (0, 0)),
+    ] {
+        let found = found(&post(rule), alone);
+        assert_eq!((found.rules.len(), found.few_ports.len()), expected, "{rule}");
+    }
+}
+
+#[test]
 fn networks_that_are_mapped_to_others_keep_hosts_apart() {
     for (rules, expected) in [
         ("src 10.5.0.0/24 => netmap to 192.0.2.0-192.0.2.255", "one to one"),

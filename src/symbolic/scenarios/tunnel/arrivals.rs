@@ -4,7 +4,7 @@
 //! namespace `skb_scrub_packet` leaves it). With a group policy (`IFLA_VXLAN_GBP`) the sender chooses another.
 
 use super::TunnelWalk;
-use super::inner::UNMARKED;
+use super::inner::{MAX_ROUNDS, UNMARKED};
 use crate::facts::netfilter::{Family, Field, Hook};
 use crate::symbolic::machine::{Flow, OnNat, Walk};
 use crate::symbolic::network::Hit;
@@ -22,9 +22,9 @@ impl OnNat for ForSocket {
         packets
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
-        // One that is not known to translate may leave them as they are.
-        if walk.nat(hit).is_some() { NOTHING } else { packets }
+    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
+        // Another source keeps them from nothing, and one that is not known to translate may leave them as they are.
+        if hook != Hook::Input && walk.nat(hit).is_some() { NOTHING } else { packets }
     }
 }
 
@@ -35,15 +35,16 @@ impl TunnelWalk<'_, '_> {
         let unmarked = self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]);
         let inside = self.walk.with(&Field::InputName, arrivals.devices.as_ranges());
         let inside = self.walk.space.and(packets, inside);
-        if inside.is_empty() {
+        let chosen = self.walk.with(&Field::InputName, arrivals.marking.as_ranges());
+        let chosen = self.walk.space.and(unmarked, chosen);
+        if inside.is_empty() && chosen.is_empty() {
             return unmarked;
         }
         let assumed = if leave { self.if_checksums_are_left() } else { EVERYTHING };
         let inside = self.walk.space.and(inside, assumed);
         let marks = self.marks_of_outer();
         let marked = self.walk.space.and(inside, marks);
-        let chosen = self.walk.with(&Field::InputName, arrivals.marking.as_ranges());
-        let chosen = self.walk.space.and(self.walk.space.and(unmarked, chosen), assumed);
+        let chosen = self.walk.space.and(chosen, assumed);
         let chosen =
             if chosen.is_empty() { NOTHING } else { self.walk.bring_along(chosen, &Field::Mark, GROUP_POLICY) };
         self.walk.space.any([unmarked, marked, chosen])
@@ -67,7 +68,8 @@ impl TunnelWalk<'_, '_> {
         for family in Family::IP {
             self.begin(family, String::new());
             let mut saved = self.walk.with(&Field::ConnectionMark, UNMARKED);
-            for flow in [Flow::First, Flow::Later] {
+            for number in 0..=MAX_ROUNDS {
+                let flow = if number == 0 { Flow::First } else { Flow::Later };
                 self.walk.stage = format!("outer that comes in {family} {flow:?}");
                 let mut packets = self.unclassified();
                 if flow == Flow::Later {
@@ -95,7 +97,15 @@ impl TunnelWalk<'_, '_> {
                 let fields = self.walk.layout.variables(false);
                 let left = self.walk.without(packets, fields);
                 marks = self.walk.space.or(marks, left);
+                let known = saved;
                 saved = self.save(saved, packets);
+                if number > 0 && saved == known {
+                    break;
+                }
+                if number == MAX_ROUNDS {
+                    let why = || format!("after {MAX_ROUNDS} packets a connection's mark still changes");
+                    self.walk.gave_up.get_or_insert_with(why);
+                }
             }
         }
         self.walk.packets = packets;

@@ -29,7 +29,7 @@ use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
-const MAX_ROUNDS: usize = 8;
+pub(super) const MAX_ROUNDS: usize = 8;
 
 /// No mark.
 pub(super) const UNMARKED: &[(u128, u128)] = &[(0, 0)];
