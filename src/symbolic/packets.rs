@@ -238,6 +238,8 @@ pub(crate) struct Packets {
     pub bridged: bool,
     /// Only those matter that are forwarded in the end, and not those that a socket of this host gets.
     pub forwarded: bool,
+    /// They are for no Service: they have the address of this host, and the port of a tunnel.
+    pub past_services: bool,
 }
 
 impl Packets {
@@ -254,6 +256,7 @@ impl Packets {
             header: vec![],
             bridged: false,
             forwarded: false,
+            past_services: false,
         }
     }
 

@@ -55,6 +55,9 @@ impl Walk<'_> {
     /// may have been translated.
     fn through_services(&mut self, at: &RuleAt, packets: PacketSet) -> Ends {
         let hit = Hit::Rule(at.clone(), 0);
+        if self.packets.past_services && self.network.only_services_mark(at.set) {
+            return Ends { returned: packets, ..Ends::default() };
+        }
         if self.packets.kind == PacketKind::Tunnel {
             return self.anything(&hit, "the chains of Services are too large to be read whole", packets);
         }

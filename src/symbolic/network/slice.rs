@@ -6,10 +6,26 @@ use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, Field, Match, Step, Verdict};
 use crate::symbolic::network::survey::{Relevant, bits_of};
 
+/// Chains that only Services lead to.
+const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
 /// Chains with fewer rules are not worth a walk of their own.
 const MIN_RULES: usize = 256;
 
 impl Network<'_> {
+    /// Whether marks are set where only Services lead to.
+    pub(crate) fn has_services(&self, set: usize) -> bool {
+        let found = &self.rules[set].ruleset.mark_writers.found;
+        found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
+    }
+
+    /// The same; and in other chains that were not read none is.
+    pub(crate) fn only_services_mark(&self, set: usize) -> bool {
+        let is_read = |chain: &ChainId| self.chain(set, chain).is_some_and(|chain| chain.rules.ok().is_some());
+        let found = &self.rules[set].ruleset.mark_writers.found;
+        let mut others = found.values().filter(|(chain, _)| !OF_SERVICES.contains(&chain.chain.as_str()));
+        self.has_services(set) && others.all(|(chain, _)| is_read(chain))
+    }
+
     /// Bits of marks that decide about these bits of the packet's: what rules test before they write one, and what is copied.
     pub fn relevant_to_marks(&self, decisive: u32) -> Relevant {
         let mut relevant = Relevant { mark: decisive, connection: 0 };

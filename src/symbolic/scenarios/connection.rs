@@ -23,8 +23,6 @@ pub(super) const TCP: (u128, u128) = (6, 6);
 pub(super) const CHOSEN: (u128, u128) = (1024, 65535);
 /// `IPS_DST_NAT`
 const DST_NAT: u128 = 0x20;
-/// Chains that only Services lead to.
-const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
 
 /// Flags of TCP, in the byte of flags: mask and value.
 #[derive(Clone, Copy)]
@@ -84,9 +82,8 @@ impl OnNat for ConnectionPath {
 /// Whether this stands for chains of Services that are too many to be read whole.
 fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
     let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
-    let ruleset = walk.network.rules[*set].ruleset;
     let searched = walk.network.chain(*set, chain).is_some_and(|chain| chain.only_searched());
-    searched && ruleset.mark_writers.found.values().any(|(chain, _)| OF_SERVICES.contains(&chain.chain.as_str()))
+    searched && walk.network.has_services(*set)
 }
 
 /// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or

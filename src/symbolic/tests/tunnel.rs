@@ -1,8 +1,8 @@
 //! What happens to a tunnel's outer packets: the measured facts, a line each.
 
-use super::language::{address, effort, host, rules};
-use crate::facts::OuterHeader;
+use super::language::{Written, address, effort, host, rules};
 use crate::facts::netfilter::{Family, name_key};
+use crate::facts::{Failure, OuterHeader, Reading};
 use crate::symbolic::facts::{Arrivals, OuterPath, TunnelFacts};
 use crate::symbolic::network::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;
@@ -50,7 +50,10 @@ pub(super) fn walk_with(text: &str, facts: &TunnelFacts) -> OuterPackets {
 }
 
 pub(super) fn walk_on(text: &str, facts: &TunnelFacts, host: HostFacts) -> OuterPackets {
-    let written = rules(text);
+    walk_written(&rules(text), facts, host)
+}
+
+fn walk_written(written: &Written, facts: &TunnelFacts, host: HostFacts) -> OuterPackets {
     let mut network = written.network();
     network.host = host;
     let own = ["192.0.2.10", "192.0.2.11", "10.42.0.0"].map(|own| (2, (address(own), address(own)), None));
@@ -497,4 +500,21 @@ fn whether_an_accounting_object_has_a_quota_matters_only_where_the_others_go_els
     assert_eq!(rewritten(&format!("{dropped}{mark}{OLD}")), "maybe");
     let twice = "ip f O: filter output 0\n accounting a => drop\n accounting a => drop\n";
     assert_eq!(rewritten(&format!("{twice}{mark}{OLD}")), "maybe");
+}
+
+#[test]
+fn services_that_are_too_many_to_be_read_mark_no_packet_for_a_tunnels_socket() {
+    let verdict_with = |marking: &str| {
+        let mut written = rules(&format!(
+            "ip nat PREROUTING: nat prerouting -100\nip nat {marking}:\n => or 0x4000
+             ip nat POSTROUTING: nat postrouting 100\n !mark 0x4000/0x4000 => return\n => xor 0x4000\n => masquerade random-fully"
+        ));
+        let searched = written.nftables.chains.iter_mut().find(|(id, _)| id.chain.as_str() == "PREROUTING");
+        searched.unwrap().1.rules = Reading::Failed(Failure::not_needed("too many"));
+        let marks = written.nftables.chains.iter_mut().find(|(id, _)| id.chain.as_str() == marking);
+        marks.unwrap().1.rules = Reading::Failed(Failure::not_needed("too many"));
+        verdict(&walk_written(&written, &facts(), host()))
+    };
+    assert_eq!(verdict_with("KUBE-MARK-MASQ"), "no");
+    assert_eq!(verdict_with("mine"), "maybe");
 }

@@ -67,6 +67,7 @@ impl TunnelWalk<'_, '_> {
         let mut marks = NOTHING;
         for family in Family::IP {
             self.begin(family, String::new());
+            self.walk.packets.past_services = true;
             let mut saved = self.walk.with(&Field::ConnectionMark, UNMARKED);
             for number in 0..=MAX_ROUNDS {
                 let flow = if number == 0 { Flow::First } else { Flow::Later };
