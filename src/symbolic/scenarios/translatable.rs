@@ -106,10 +106,15 @@ fn has_many_steps(walk: &Walk<'_>) -> bool {
     steps >= MANY
 }
 
-/// What a hook calls, as far as it was read.
-fn chains(network: &Network<'_>, family: Family, hook: Hook) -> impl Iterator<Item = (usize, ChainId)> {
+/// What a hook calls, the NAT core's chains among it.
+fn calls(network: &Network<'_>, family: Family, hook: Hook) -> impl Iterator<Item = Call> {
     let calls = [order::calls(network, family, hook, None), order::nat_chains(network, family, hook)];
-    calls.into_iter().flatten().flat_map(|step| step.calls).filter_map(|call| match call {
+    calls.into_iter().flatten().flat_map(|step| step.calls)
+}
+
+/// The chains of these, as far as the lists were read.
+fn chains(network: &Network<'_>, family: Family, hook: Hook) -> impl Iterator<Item = (usize, ChainId)> {
+    calls(network, family, hook).filter_map(|call| match call {
         Call::Chain(set, id) => Some((set, id)),
         Call::Unread(_) | Call::Conntrack | Call::Nat => None,
     })
@@ -144,8 +149,7 @@ fn only_marks(network: &Network<'_>, family: Family, hook: Hook) -> Option<Relev
 
 /// Whether rules on a hook, those of nat chains among them, may write addresses or ports by other means than a translation.
 fn may_rewrite(network: &Network<'_>, family: Family, hook: Hook) -> bool {
-    let calls = [order::calls(network, family, hook, None), order::nat_chains(network, family, hook)];
-    calls.into_iter().flatten().flat_map(|step| step.calls).any(|call| match call {
+    calls(network, family, hook).any(|call| match call {
         Call::Chain(set, id) => network.leads_to(set, &id, |step| matches!(step, Step::Rewrite { .. })),
         Call::Unread(_) => true,
         Call::Conntrack | Call::Nat => false,
