@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::context::{Context, Evaluation};
 use super::{StaleTranslation, source_nat};
-use crate::facts::netfilter::{Chosen, NatAction, Step, with_each};
+use crate::facts::netfilter::{Chosen, NatAction, all_source_translations, with_each};
 use crate::facts::{
     DEFAULT_PORTS, Facts, Failure, Kernel, KernelVersion, LOW_PORTS, PortsUsed, Question, Reading, RewrittenFlows,
     SnatPorts, UdpClient, UdpTranslations, ports_between,
@@ -110,8 +110,15 @@ pub(super) fn ports_nearly_used(context: &Context<'_>) -> Evaluation {
         Ok(ranges) => ranges.as_slice(),
         Err(why) => return Evaluation::unknown(why),
     };
-    let Some(smallest) = smallest_range(context, &reached, ranges) else {
-        return reached.gave_up.as_ref().map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
+    let smallest = match smallest_range(context.facts, &reached, ranges) {
+        Ok(Some(smallest)) => smallest,
+        Ok(None) => {
+            return reached
+                .gave_up
+                .as_ref()
+                .map_or_else(|| Evaluation::fails("no port is chosen"), Evaluation::unknown);
+        }
+        Err(why) => return Evaluation::unknown(why),
     };
     let least =
         low_range(ranges).into_iter().chain([smallest]).min_by_key(|range| ports_between(*range)).unwrap_or(smallest);
@@ -145,36 +152,21 @@ fn is_of_one_of(used: &PortsUsed, ranges: &[(u16, u16)]) -> bool {
     low || ranges.contains(&used.key.range)
 }
 
-/// The range with the fewest ports. Those of rules that no walk got to are at most more.
-fn smallest_range(context: &Context<'_>, reached: &ReachedRules, ranges: &[(u16, u16)]) -> Option<(u16, u16)> {
-    let listed = context.facts.source_nat_rules.ok().into_iter().flatten();
-    let listed = listed.filter(|rule| rule.action != NatAction::Netmap);
-    let listed = listed.map(|rule| rule.to_ports.unwrap_or(LOW_PORTS[0]));
-    match (ranges.first().copied(), &reached.gave_up) {
-        (smallest, Some(_)) => {
-            let all = smallest.into_iter().chain(listed).chain(mapped(context.facts));
-            all.min_by_key(|range| ports_between(*range))
-        }
-        (smallest, None) => smallest,
-    }
-}
-
-/// Ranges of ports that maps give; where what one holds is not known, a single port.
-fn mapped(facts: &Facts) -> impl Iterator<Item = (u16, u16)> {
-    let mapping = facts.nftables.ok().into_iter().flat_map(|ruleset| {
-        let steps = ruleset.chains.values().flat_map(|chain| chain.known_rules()).flat_map(|rule| &rule.steps);
-        steps.filter_map(move |step| match step {
-            Step::Nat(nat) if nat.ports == Chosen::ByPacket => Some(with_each(nat, &ruleset.sets)),
-            _ => None,
-        })
-    });
-    let each = mapping.flat_map(|known| {
-        known.map_or_else(|| vec![Chosen::ByPacket], |each| each.iter().map(|nat| nat.ports).collect())
-    });
-    each.map(|ports| match ports {
+/// The range with the fewest ports that a reached rule chooses from. Where a walk gave up, of all rules that translate sources.
+fn smallest_range(
+    facts: &Facts,
+    reached: &ReachedRules,
+    ranges: &[(u16, u16)],
+) -> Result<Option<(u16, u16)>, Question> {
+    let Some(why) = &reached.gave_up else { return Ok(ranges.first().copied()) };
+    let all = all_source_translations([&facts.nftables, &facts.legacy_ipv4, &facts.legacy_ipv6]);
+    let Reading::Ok(all) = all else { return Err(why.as_str().into()) };
+    let chosen = all.into_iter().filter(|nat| nat.action != NatAction::Netmap).map(|nat| match nat.ports {
         Chosen::Range(first, last) => (first, last),
-        Chosen::Unset | Chosen::ByPacket => (1, 1),
-    })
+        Chosen::Unset => LOW_PORTS[0],
+        Chosen::ByPacket => (1, 1), // what its map holds is not known
+    });
+    Ok(chosen.chain(ranges.first().copied()).min_by_key(|range| ports_between(*range)))
 }
 
 /// The fewest ports that connections from one below 1024 can have, if rules leave it to the kernel.
@@ -415,3 +407,6 @@ pub(super) fn rewritten_now(flows: &Reading<Arc<RewrittenFlows>>) -> Option<Stri
         unread => Some(format!("whether flows of tunnels leave with another port now was not seen: {}", unread.why())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,9 @@ pub use header::HeaderBytes;
 pub use map::{MapLookup, mark_in};
 pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, with_data, with_each};
 pub use rule::{Comparison, Counter, End, FieldTest, MarkWrite, Match, Rule, Step, Verdict};
-pub use source_nat::{Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal};
+pub use source_nat::{
+    Backend, MarkTest, Owner, SourceNatKind, SourceNatRule, SourceNatTotal, SourceTranslation, all_source_translations,
+};
 
 names! {
     /// Family of a table (`NFPROTO_*`).

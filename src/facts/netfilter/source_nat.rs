@@ -1,9 +1,12 @@
 //! Rules that translate source addresses, as they are listed and counted.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::{Counter, Family, NatAction, PortRandomization, Rule};
-use crate::facts::{Name, names};
+use super::{
+    ChainId, ChainKind, Counter, Family, Hook, Nat, NatAction, PortRandomization, Rule, Ruleset, Step, with_each,
+};
+use crate::facts::{Failure, Name, Reading, names};
 
 names! {
     /// Which user-space interface holds a rule.
@@ -183,5 +186,126 @@ impl SourceNatRule {
     pub fn kind(&self) -> SourceNatKind {
         let Self { backend, family, owner, action, randomization, .. } = *self;
         SourceNatKind { backend, family, owner, action, randomization }
+    }
+}
+
+/// A rule that translates source addresses: its chain, the rule, and how it translates.
+pub type SourceTranslation<'a> = (&'a ChainId, &'a Rule, &'a Nat);
+
+impl Ruleset {
+    /// The rules that translate source addresses, of all chains that a postrouting or input hook leads to.
+    ///
+    /// Without a value: a list of base chains was not read, a chain that they lead to, or a verdict map in one; or a rule has a
+    /// NAT target that is not supported.
+    pub fn source_translations(&self) -> Reading<Vec<SourceTranslation<'_>>> {
+        self.all_reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]).and_then(|chains| {
+            let mut found = Vec::new();
+            for (id, chain) in chains {
+                for rule in chain.known_rules() {
+                    if let Some(what) = rule.steps.iter().find_map(unsupported) {
+                        return Reading::Failed(Failure::unsupported(format!(
+                            "rule {} of {}: {what} is not understood",
+                            rule.position, id.chain
+                        )));
+                    }
+                    found.extend(rule.steps.iter().find_map(translates_source).map(|nat| (id, rule, nat)));
+                }
+            }
+            Reading::Ok(found)
+        })
+    }
+}
+
+/// How the rules of all backends translate source addresses: of one with a map, each of the map's data, or the rule as it stands
+/// where these are not known. A backend that is absent has no rules; one that could not be read leaves no list.
+pub fn all_source_translations(rulesets: [&Reading<Arc<Ruleset>>; 3]) -> Reading<Vec<Nat>> {
+    let mut all = Vec::new();
+    for reading in rulesets {
+        let found = reading.as_ref().and_then(|ruleset| {
+            let each =
+                |(.., nat): SourceTranslation<'_>| with_each(nat, &ruleset.sets).unwrap_or_else(|| vec![nat.clone()]);
+            ruleset.source_translations().map(|found| found.into_iter().flat_map(each).collect::<Vec<_>>())
+        });
+        match found {
+            Reading::Ok(found) => all.extend(found),
+            Reading::Absent(_) => {}
+            other => return other,
+        }
+    }
+    Reading::Ok(all)
+}
+
+/// An expression or target that may translate the source address for all we know.
+fn unsupported(step: &Step) -> Option<&str> {
+    match step {
+        Step::Unsupported { what, may_translate: true } => Some(what),
+        _ => None,
+    }
+}
+
+fn translates_source(step: &Step) -> Option<&Nat> {
+    match step {
+        Step::Nat(nat) => Some(nat).filter(|nat| !matches!(nat.action, NatAction::Dnat | NatAction::Redirect)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::netfilter::{Base, Chain, ChainId, Chosen, PortRandomization, SetId, Verdict};
+
+    fn id(name: &str) -> ChainId {
+        ChainId { family: Family::Ipv4, table: "nat".into(), chain: name.into() }
+    }
+
+    fn chain(base: bool, steps: Vec<Step>) -> Chain {
+        let (hook, kind) = (Hook::Postrouting, ChainKind::Nat);
+        let base = base.then(|| Base { hook, kind, priority: 100, drops: false, devices: vec![] });
+        let rule =
+            Rule { position: 1, comment: String::new(), steps, counter: None, from_xtables: false, fingerprint: 0 };
+        Chain::new(base, Reading::Ok(Arc::new(vec![rule])))
+    }
+
+    /// A base chain that jumps to one with a rule that masquerades.
+    fn ruleset() -> Ruleset {
+        let (action, randomization) = (NatAction::Masquerade, PortRandomization::None);
+        let nat =
+            Nat { action, addresses: Chosen::Unset, ports: Chosen::Unset, randomization, persistent: false, map: None };
+        let mut ruleset = Ruleset::default();
+        ruleset.chains.insert(id("P"), chain(true, vec![Step::Verdict(Verdict::Jump("C".into()))]));
+        ruleset.chains.insert(id("C"), chain(false, vec![Step::Nat(nat)]));
+        ruleset.base_chains.add(Hook::Postrouting, id("P"));
+        ruleset
+    }
+
+    #[test]
+    fn a_part_that_was_not_read_leaves_no_list() {
+        let listed = |ruleset: &Ruleset| ruleset.source_translations().map(|found| found.len());
+        let lost: Reading<()> = Reading::Denied("no permission".into());
+        assert_eq!(listed(&ruleset()), Reading::Ok(1));
+        for (family, hook, is_known) in [
+            (Family::Ipv4, Hook::Postrouting, false),
+            (Family::Inet, Hook::Postrouting, false),
+            (Family::Ipv6, Hook::Input, false),
+            (Family::Ipv4, Hook::Forward, true),
+            (Family::Netdev, Hook::Egress, true),
+        ] {
+            let mut ruleset = ruleset();
+            ruleset.base_chains.lose(family, hook, &lost);
+            assert_eq!(listed(&ruleset).ok().is_some(), is_known, "{family} {hook}");
+        }
+        let mut none = ruleset();
+        none.chains.clear();
+        assert!(listed(&none).ok().is_none(), "a chain that is listed and not there was not read");
+        let mut ruleset = ruleset();
+        ruleset.chains.get_mut(&id("C")).unwrap().rules = Reading::Failed("no answer".into());
+        assert_eq!(listed(&ruleset).why(), "chain C: no answer");
+        ruleset.chains.remove(&id("C"));
+        assert!(listed(&ruleset).ok().is_none());
+        let set = SetId::Ipset(1);
+        let map = Verdict::Map { fields: vec![], set, verdicts: Reading::Failed("no answer".into()) };
+        ruleset.chains.insert(id("P"), chain(true, vec![Step::Verdict(map)]));
+        assert!(listed(&ruleset).ok().is_none(), "the map may lead to any chain");
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::facts::netfilter::{ChainKind, Chosen, Hook, NatAction, Ruleset, Step};
+use crate::facts::netfilter::{ChainKind, Chosen, Hook, NatAction, Ruleset, Step, all_source_translations};
 use crate::facts::{DEFAULT_PORTS, LOW_PORTS, Reading};
 use crate::read::known::flows::{PortRange, Rulesets, Wanted};
 use crate::read::links::LinkFacts;
-use crate::read::{services, source_nat};
+use crate::read::services;
 
 /// From how many entries on it is worth knowing what they are.
 const COMPOSITION_FROM: u64 = 1024;
@@ -20,8 +20,7 @@ const TUNNEL_PORTS: usize = 4;
 
 /// What rules make worth knowing.
 pub(super) fn of_rules(rulesets: &Rulesets) -> Wanted {
-    let [nftables, legacy @ ..] = rulesets;
-    let translations = source_nat::translations(nftables, legacy);
+    let translations = all_source_translations(rulesets.each_ref());
     let mut ranges = BTreeSet::new();
     for nat in translations.ok().into_iter().flatten() {
         match nat.ports {
