@@ -141,7 +141,7 @@ impl Zero for u32 {
 
 impl Visit for BlockLayout<'_> {
     fn visit<V: Visitor>(&mut self, visitor: &mut V) {
-        self.unknown.iter_mut().for_each(|(.., body)| visitor.unsupported(body));
+        self.unknown_mut().for_each(|body| visitor.unsupported(body));
     }
 }
 

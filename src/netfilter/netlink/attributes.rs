@@ -35,6 +35,7 @@ pub fn attributes<'a>(bytes: &'a [u8], what: &'static str) -> impl Iterator<Item
     })
 }
 
+#[inline]
 fn split<'a>(bytes: &'a [u8], what: &str) -> Result<(Attribute<'a>, &'a [u8])> {
     let [low, high, kind_low, kind_high] = array(bytes, 0, what)?;
     let (length, kind) = (usize::from(u16::from_ne_bytes([low, high])), u16::from_ne_bytes([kind_low, kind_high]));

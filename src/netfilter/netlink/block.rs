@@ -61,18 +61,37 @@ impl<'a, T: AttributeValue<'a>> Slot<'a> for Option<T> {
 /// What the bytes of a block had beside the values of its fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BlockLayout<'a> {
-    /// Attributes that are not known: how many came before each, its `nla_type`, its body.
-    pub unknown: Vec<(usize, u16, Cow<'a, [u8]>)>,
-    /// The order of the fields, where it is another than today's kernel has.
-    order: Vec<u16>,
+    /// Of few blocks, and apart: blocks are moved often.
+    unusual: Option<Box<Unusual<'a>>>,
     /// `NLA_F_*` that fields had.
     flags: u16,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Unusual<'a> {
+    /// Attributes that are not known.
+    unknown: Vec<UnknownAttribute<'a>>,
+    /// The order of the fields, where it is another than today's kernel has.
+    order: Vec<u16>,
+}
+
+/// An attribute that is not known: how many came before it, its `nla_type` with flags, its body.
+type UnknownAttribute<'a> = (usize, u16, Cow<'a, [u8]>);
+
 impl<'a> BlockLayout<'a> {
-    /// Keeps an attribute that is not known.
-    pub fn unknown(&mut self, place: usize, attribute: &Attribute<'a>) {
-        self.unknown.push((place, attribute.kind | attribute.flags, Cow::Borrowed(attribute.body)));
+    /// Keeps an attribute that is not known, before which so many came.
+    pub fn keep_unknown(&mut self, place: usize, attribute: &Attribute<'a>) {
+        let kept = (place, attribute.kind | attribute.flags, Cow::Borrowed(attribute.body));
+        self.unusual.get_or_insert_default().unknown.push(kept);
+    }
+
+    fn unknown(&self) -> &[UnknownAttribute<'a>] {
+        self.unusual.as_ref().map_or(&[], |unusual| &unusual.unknown)
+    }
+
+    /// The bodies of attributes that are not known, to be changed.
+    pub fn unknown_mut(&mut self) -> impl Iterator<Item = &mut Cow<'a, [u8]>> {
+        self.unusual.iter_mut().flat_map(|unusual| &mut unusual.unknown).map(|(.., body)| body)
     }
 
     /// Notes how an attribute that is known is flagged.
@@ -82,12 +101,12 @@ impl<'a> BlockLayout<'a> {
 
     /// Whether there are attributes that are not known. Empty ones fill up (`NFTA_*_PAD`).
     pub fn has_unknown(&self) -> bool {
-        self.unknown.iter().any(|(.., body)| !body.is_empty())
+        self.unknown().iter().any(|(.., body)| !body.is_empty())
     }
 
     /// With the fields in this order.
     pub fn in_order(order: &[u16]) -> Self {
-        Self { order: order.to_vec(), ..Self::default() }
+        Self { unusual: Some(Box::new(Unusual { order: order.to_vec(), unknown: Vec::new() })), flags: 0 }
     }
 
     /// Keeps the order of the fields of these types.
@@ -95,9 +114,10 @@ impl<'a> BlockLayout<'a> {
     /// # Errors
     /// A broken attribute.
     pub fn keep_order(&mut self, bytes: &[u8], fields: &[u16]) -> Result<()> {
+        let order = &mut self.unusual.get_or_insert_default().order;
         for attribute in super::attributes(bytes, "block") {
             let kind = attribute?.kind;
-            self.order.extend(Some(kind).filter(|kind| fields.contains(kind)));
+            order.extend(Some(kind).filter(|kind| fields.contains(kind)));
         }
         Ok(())
     }
@@ -109,7 +129,8 @@ impl<'a> BlockLayout<'a> {
 
     /// The types of the fields, in the order in which they are written: those that came first, then the others.
     pub fn order<'l>(&'l self, fields: &'l [u16]) -> impl Iterator<Item = u16> + 'l {
-        self.order.iter().chain(fields.iter().filter(|field| !self.order.contains(field))).copied()
+        let first = self.unusual.as_ref().map_or(&[][..], |unusual| &unusual.order);
+        first.iter().chain(fields.iter().filter(move |field| !first.contains(field))).copied()
     }
 }
 
@@ -133,7 +154,7 @@ impl BlockWriter<'_, '_> {
 
     fn unknown_before(&mut self, place: usize) {
         while let Some((_, kind, body)) =
-            self.layout.unknown.get(self.unknown).filter(|(at, ..)| *at <= place.max(self.place))
+            self.layout.unknown().get(self.unknown).filter(|(at, ..)| *at <= place.max(self.place))
         {
             self.out.attribute(*kind, |out| out.bytes(body));
             self.unknown += 1;
@@ -187,7 +208,7 @@ macro_rules! attributes {
                             sorted &= last <= rank;
                             last = rank;
                         })*
-                        _ => layout.unknown(place, &attribute),
+                        _ => layout.keep_unknown(place, &attribute),
                     }
                 }
                 if !sorted {

@@ -39,7 +39,7 @@ impl<'a, T: AttributeValue<'a>> AttributeValue<'a> for AttributeList<'a, T> {
                 list.layout.known::<T>(&attribute);
                 list.elements.push(T::parse(attribute.body).map_err(within)?);
             } else {
-                list.layout.unknown(place, &attribute);
+                list.layout.keep_unknown(place, &attribute);
             }
         }
         Ok(list)

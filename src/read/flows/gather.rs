@@ -161,7 +161,41 @@ impl Composition {
 #[derive(Debug, Default)]
 struct Counted {
     time_wait: u64,
-    clients: Option<Frequent<IpAddr, ()>>,
+    clients: Clients,
+}
+
+/// Clients of one destination. Most destinations have one connection, for which nothing is allocated.
+#[derive(Debug, Default)]
+enum Clients {
+    #[default]
+    None,
+    One(IpAddr),
+    Counted(Frequent<IpAddr, ()>),
+}
+
+impl Clients {
+    fn add(&mut self, client: IpAddr) {
+        let first = match self {
+            Self::None => return *self = Self::One(client),
+            Self::One(first) => *first,
+            Self::Counted(counts) => {
+                counts.add(client);
+                return;
+            }
+        };
+        let mut counts = Frequent::new(CLIENTS);
+        counts.add(first);
+        counts.add(client);
+        *self = Self::Counted(counts);
+    }
+
+    fn into_counts(self) -> Vec<(IpAddr, u64)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(client) => vec![(client, 1)],
+            Self::Counted(counts) => counts.into_counts().map(|(client, count, ())| (client, count)).collect(),
+        }
+    }
 }
 
 /// Ports by where they lead.
@@ -200,7 +234,7 @@ impl<'w> PortCounts<'w> {
             let key = PortKey { zone, protocol: flow.protocol, source, destination, port, range: range.ports };
             if let Some(counted) = self.counts.add(key) {
                 counted.time_wait += u64::from(flow.kind().1 == FlowState::TimeWait);
-                counted.clients.get_or_insert_with(|| Frequent::new(CLIENTS)).add(flow.original.source.0);
+                counted.clients.add(flow.original.source.0);
             }
         }
     }
@@ -219,11 +253,8 @@ impl<'w> PortCounts<'w> {
                 let share = count as f64 / sampled.max(1) as f64;
                 let error = (share * (1.0 - share) / sampled.max(1) as f64).sqrt() * entries as f64;
                 let error = if whole { uncounted as f64 } else { error };
-                let mut clients: Vec<(IpAddr, u64)> = clients
-                    .into_iter()
-                    .flat_map(Frequent::into_counts)
-                    .map(|(client, count, ())| (client, scaled(count)))
-                    .collect();
+                let mut clients = clients.into_counts();
+                clients.iter_mut().for_each(|(_, count)| *count = scaled(*count));
                 clients.sort_by_key(|(client, count)| (std::cmp::Reverse(*count), *client));
                 clients.truncate(MOST_CLIENTS);
                 let time_wait = scaled(time_wait.min(count));

@@ -16,7 +16,7 @@ use self::language::*;
 use super::*;
 use crate::facts::netfilter::{Element, Field, MarkWrite, Match, name_key};
 use crate::facts::{SourceState, SystemCall};
-use crate::netfilter::netlink::{self, BlockLayout};
+use crate::netfilter::netlink::{self, Attribute, BlockLayout};
 use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, FlowOffload, Immediate, Meta, Nat, Synproxy};
 use crate::netfilter::nftables::uapi::{
     NFPROTO_IPV4, NFT_CONTINUE, NFT_CT_MARK, NFT_META_MARK, NFT_NAT_SNAT, NFT_SET_MAP as MAP,
@@ -66,7 +66,7 @@ fn a_rule_without_its_expressions_is_not_read() {
     assert!(missing.contains("NFTA_RULE_EXPRESSIONS is missing"), "{missing}");
     let stranger = read(&|rule| {
         let list = rule.expressions.as_mut().expect("a list");
-        list.layout.unknown.push((0, 3, vec![1, 2, 3, 4].into()));
+        list.layout.keep_unknown(0, &Attribute { kind: 3, flags: 0, body: &[1, 2, 3, 4] });
     });
     let steps = stranger.expect("read").steps;
     assert!(matches!(&steps[..], [Step::Unsupported { may_translate: true, .. }, Step::Nat(_)]), "{steps:?}");
@@ -74,9 +74,9 @@ fn a_rule_without_its_expressions_is_not_read() {
 
 #[test]
 fn what_an_unknown_attribute_changes_is_unknown() {
-    let with = |attribute: Vec<u8>| {
+    let with = |attribute: &'static [u8]| {
         let mut layout = BlockLayout::default();
-        layout.unknown.push((0, 99, attribute.into()));
+        layout.keep_unknown(0, &Attribute { kind: 99, flags: 0, body: attribute });
         let load = Meta { key: NFT_META_MARK, dreg: Some(1), layout: layout.clone(), ..Meta::default() };
         let data = wired::Data { layout, ..wired::Data::of(vec![0; 4]) };
         let compared = Cmp { sreg: 1, data: wired::Data::of(vec![0; 4]), ..Cmp::default() };
@@ -85,8 +85,8 @@ fn what_an_unknown_attribute_changes_is_unknown() {
         read_rule(rule).expect("read").steps
     };
     // Empty ones fill up.
-    assert!(matches!(&with(Vec::new())[..], [Step::Match(Match::Tests { .. }), Step::Nat(_)]));
-    let steps = with(vec![1]);
+    assert!(matches!(&with(&[])[..], [Step::Match(Match::Tests { .. }), Step::Nat(_)]));
+    let steps = with(&[1]);
     let unsupported = |step: &Step| matches!(step, Step::Unsupported { may_translate: true, .. });
     assert!(
         matches!(&steps[..], [load, Step::Match(Match::Unsupported(_)), constant, Step::Nat(_)] if unsupported(load) && unsupported(constant)),

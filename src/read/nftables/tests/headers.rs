@@ -5,7 +5,7 @@ use super::language::Expression;
 use crate::facts::netfilter::{
     Chosen, Comparison, Family, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match, NatMap, SetId, Step, Verdict,
 };
-use crate::netfilter::netlink::BlockLayout;
+use crate::netfilter::netlink::{Attribute, BlockLayout};
 use crate::netfilter::nftables::expr::{
     Bitwise, Byteorder, Cmp, FlowOffload, Hash, Immediate, Lookup, Meta, Nat, Numgen, Objref, Payload, Range,
 };
@@ -139,7 +139,7 @@ fn numbers_that_are_made_are_within_their_range() {
     let changed = steps([numgen, bitwise(&[0xff; 4], &[1, 0, 0, 0]), set_mark()].concat()).pop();
     assert!(matches!(changed, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{changed:?}");
     let mut layout = BlockLayout::default();
-    layout.unknown.push((0, 99, vec![1].into()));
+    layout.keep_unknown(0, &Attribute { kind: 99, flags: 0, body: &[1] });
     let strange: Expression = vec![Numgen { dreg: NFT_REG_1, modulus: Some(8), layout, ..Numgen::default() }.into()];
     let strange = steps([strange, set_mark()].concat()).pop();
     assert!(matches!(strange, Some(Step::SetMark(MarkWrite::Unknown(_)))), "what an attribute changes: {strange:?}");
