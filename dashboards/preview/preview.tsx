@@ -11,7 +11,7 @@ import {
 import { BarGauge, BigValue, GlobalStyles, PanelChrome, TimeSeries, VizRepeater } from '@grafana/ui';
 import { TableNG } from '@grafana/ui/unstable';
 
-const COLUMNS = 24, WIDTH = 1600, UNIT = 38, GAP = 8, HEADER = 48;
+const COLUMNS = 24, WIDTH = window.innerWidth, UNIT = 38, GAP = 8, HEADER = 48;
 const query = new URLSearchParams(location.search);
 const theme = createTheme({ colors: { mode: 'dark' } });
 const now = Math.floor(Date.now() / 1000);
