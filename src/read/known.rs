@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use self::flows::KnownFlows;
 use self::links::KnownLinks;
 use super::Sources;
+use super::lookups::Lookups;
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{OwnNeighbours, Reading, Source};
 
@@ -62,6 +63,7 @@ pub(super) struct KnownNeighbours {
 #[derive(Clone, Debug)]
 pub(super) struct KnownRules {
     pub ruleset: Arc<Ruleset>,
+    pub lookups: Arc<Lookups>,
     /// How the sources ended that they come from.
     pub sources: Sources,
 }
@@ -73,6 +75,7 @@ pub(super) struct KnownTables {
     pub infos: BTreeMap<String, Vec<u8>>,
     /// Their rules, without what sets hold.
     pub ruleset: Arc<Ruleset>,
+    pub lookups: Arc<Lookups>,
     /// When the reading began that read them; `None`: it has not come to its end.
     pub since: Option<Instant>,
 }
@@ -84,6 +87,14 @@ impl Known {
         let tables =
             |known: &Self| known.tables.values().map(|tables| Arc::as_ptr(&tables.ruleset)).collect::<Vec<_>>();
         generation(self) != generation(earlier) || tables(self) != tables(earlier)
+    }
+
+    /// What the rules look into; gone through only where they are not remembered.
+    pub(super) fn lookups(&self, ruleset: &Arc<Ruleset>) -> Arc<Lookups> {
+        let nftables = self.nftables.iter().map(|known| (&known.ruleset, &known.lookups));
+        let legacy = self.tables.values().map(|known| (&known.ruleset, &known.lookups));
+        let known = nftables.chain(legacy).find(|(known, _)| Arc::ptr_eq(known, ruleset));
+        known.map_or_else(|| Arc::new(Lookups::of(ruleset)), |(_, lookups)| Arc::clone(lookups))
     }
 
     /// Dates what a reading has read which began then.

@@ -14,6 +14,7 @@ mod ipsec;
 mod iptables;
 mod known;
 mod links;
+mod lookups;
 mod marks;
 pub(crate) mod modules;
 mod neighbours;

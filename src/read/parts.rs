@@ -8,9 +8,9 @@ use super::identity::Identity;
 use super::iptables::Half;
 use super::links::LinkFacts;
 use super::nftables::RulesetInputs;
-use super::sets::{self, Lookups, OuterValues};
+use super::sets::{self, OuterValues};
 use super::{
-    Collectors, Known, Node, Sources, conntrack, flows, links, neighbours, netstat, nftables, off, source_nat,
+    Collectors, Known, Node, Sources, conntrack, flows, links, lookups, neighbours, netstat, nftables, off, source_nat,
 };
 use crate::capture::{Ask, Capture, Meta, Replay};
 use crate::facts::netfilter::Ruleset;
@@ -157,14 +157,15 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs) -> RulesPart {
     let nftables = nftables::read(node, &inputs);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
     let (ipsets, ipsec, local_sources, targets) = {
-        let lookups = Lookups::of(all.iter().filter_map(Reading::ok).map(Arc::as_ref));
-        let ipsec = match lookups.ipsec {
+        let known = all.iter().filter_map(Reading::ok);
+        let asked: Vec<_> = known.map(|ruleset| (node.left.lookups(ruleset), Arc::as_ref(ruleset))).collect();
+        let ipsec = match asked.iter().any(|(lookups, _)| lookups.ipsec) {
             true => super::ipsec::stands(node),
             false => Reading::Failed(Failure::not_needed("not read: no rule asks for IPsec")),
         };
-        let ipsets = sets::read_ipsets(node, &lookups, &inputs.values);
-        let local_sources = super::routing::local_ones(node, &lookups.sources);
-        (ipsets, ipsec, local_sources, super::routing::paths_to(node, &lookups.targets))
+        let ipsets = sets::read_ipsets(node, asked.iter().map(|(lookups, _)| Arc::as_ref(lookups)), &inputs.values);
+        let local_sources = super::routing::local_ones(node, &lookups::sources(&asked));
+        (ipsets, ipsec, local_sources, super::routing::paths_to(node, &lookups::targets(&asked)))
     };
     for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
         if let Reading::Ok(ruleset) = ruleset {

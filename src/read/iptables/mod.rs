@@ -18,6 +18,7 @@ use crate::facts::netfilter::{Base, Chain, ChainId, ChainKind, Family, Hook, Rul
 use crate::facts::{Failure, Name, Reading, Source, SystemCall};
 use crate::netfilter::xtables::{IptGetinfo, Structure, XtFamily, XtTable};
 use crate::read::known::KnownTables;
+use crate::read::lookups::Lookups;
 use crate::read::{Node, marks, services};
 
 /// The half of legacy x_tables that is about one family.
@@ -135,7 +136,8 @@ impl Half {
         ruleset.mark_writers = mark_writers;
         let ruleset = Arc::new(ruleset);
         if size > small {
-            let known = KnownTables { infos, ruleset: Arc::clone(&ruleset), since: None };
+            let lookups = Arc::new(Lookups::of(&ruleset));
+            let known = KnownTables { infos, ruleset: Arc::clone(&ruleset), lookups, since: None };
             node.left.tables.insert(self.source(), known);
         }
         Reading::Ok(ruleset)

@@ -14,6 +14,7 @@
 //! A base chain without its rules is being replaced: while a table is replaced by one of its name, nf_tables shows the new
 //! generation and no rules for a moment. The chain's number of users tells.
 
+mod counters;
 mod elements;
 mod expressions;
 mod headers;
@@ -31,11 +32,12 @@ use std::sync::Arc;
 use self::wire::Table;
 use crate::capture::Request;
 use crate::facts::netfilter::{
-    Base, BaseChains, Chain, ChainId, ChainKind, Family, Hook, NatAction, Rule, Ruleset, SetId, Step, Verdict,
+    Base, BaseChains, Chain, ChainId, ChainKind, Family, Hook, Rule, Ruleset, SetId, Step, Verdict,
 };
-use crate::facts::{Failure, Reading, Source};
+use crate::facts::{Failure, Reading};
 use crate::netfilter::netlink::Message;
 use crate::read::known::KnownRules;
+use crate::read::lookups::Lookups;
 use crate::read::sets::OuterValues;
 use crate::read::{Node, modules};
 pub(crate) use verdicts::decode_verdict;
@@ -80,21 +82,27 @@ fn read_at_one_generation(node: &mut Node<'_>, inputs: &RulesetInputs) -> Readin
     for reading in 1..=MAX_READINGS {
         let before = node.sources.clone();
         let mut reader = RulesetReader::new(node, generation, inputs);
-        match reader.node.memory.nftables.clone() {
+        let lookups = match reader.node.memory.nftables.clone() {
             // What did not fit what is remembered is read anew.
-            Some(known) if reading == 1 && reader.is_known(&known.ruleset) => reader.refresh(&known),
-            _ => reader.read_all(),
-        }
+            Some(known) if reading == 1 && reader.is_known(&known.ruleset) => {
+                counters::refresh(&mut reader, &known);
+                known.lookups
+            }
+            _ => {
+                reader.read_all();
+                Arc::new(Lookups::of(&reader.ruleset))
+            }
+        };
         // What sets hold, and about how many values they are asked, may change while the generation stands.
         let sources = reader.node.sources.clone();
-        reader.read_sets();
+        reader.read_sets(&lookups);
         let (mismatch, asked) = (reader.mismatch, reader.asked);
         let ruleset = reader.finish();
         let after = if asked { read_generation(node, reading + 1) } else { Reading::Ok(generation) };
         match after {
             Reading::Ok(after) if after == generation && !mismatch => {
                 let keep = ruleset.generation.is_some();
-                node.left.nftables = keep.then(|| KnownRules { ruleset: Arc::clone(&ruleset), sources });
+                node.left.nftables = keep.then(|| KnownRules { ruleset: Arc::clone(&ruleset), lookups, sources });
                 return Reading::Ok(ruleset);
             }
             Reading::Ok(after) => {
@@ -178,33 +186,10 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         self.find_tracking();
     }
 
-    /// Takes over what was read before at the same generation; only counters have moved since.
-    fn refresh(&mut self, known: &KnownRules) {
-        self.node.sources.take_over(&known.sources, &[Source::Nftables]);
-        self.ruleset = Ruleset::clone(&known.ruleset);
-        for (id, chain) in known.ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
-            if chain.known_rules().iter().any(counts_source_nat) {
-                let rules = self.with_fresh_counters(id, chain.known_rules());
-                self.ruleset.chains.insert(id.clone(), Chain::new(chain.base.clone(), rules));
-            }
-        }
-    }
-
-    /// Rules that are known but for their counters.
-    fn with_fresh_counters(&mut self, id: &ChainId, known: &[Rule]) -> Reading<Arc<Vec<Rule>>> {
-        let request = wire::counters(self.generation, id);
-        let fresh = self.try_rules(&request, id);
-        self.needed(&request, fresh).map(|fresh| {
-            self.mismatch |= fresh.len() != known.len();
-            let counted = known.iter().zip(&fresh);
-            Arc::new(counted.map(|(known, fresh)| Rule { counter: fresh.counter, ..known.clone() }).collect())
-        })
-    }
-
-    fn read_sets(&mut self) {
+    fn read_sets(&mut self, lookups: &Lookups) {
         let prefix = format!("netfilter/nft-{}", self.generation);
-        let (node, ruleset) = (&mut *self.node, &self.ruleset);
-        let found = sets::read(node, &prefix, self.generation, ruleset, &self.inputs.values);
+        let (node, known) = (&mut *self.node, &self.ruleset.sets);
+        let found = sets::read(node, &prefix, self.generation, lookups, known, &self.inputs.values);
         self.asked |= found.asked;
         self.mismatch |= found.mismatch;
         self.volatile |= found.failed;
@@ -403,14 +388,6 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
 /// The nat chains that every new connection to a Service crosses are not read whole.
 fn is_read_whole(base: &Base) -> bool {
     base.kind != ChainKind::Nat || matches!(base.hook, Hook::Postrouting | Hook::Input)
-}
-
-fn counts_source_nat(rule: &Rule) -> bool {
-    let translates = |step: &Step| match step {
-        Step::Nat(nat) => matches!(nat.action, NatAction::Masquerade | NatAction::Snat | NatAction::Netmap),
-        _ => false,
-    };
-    rule.counter.is_some() && rule.steps.iter().any(translates)
 }
 
 #[cfg(test)]

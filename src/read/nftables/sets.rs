@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::elements::{ElementValue, Elements, decisive};
 use super::wire;
 use crate::capture::{NetlinkFamily, Request};
-use crate::facts::netfilter::{Element, Field, Ruleset, Set, SetId, Step, address_key, name_key};
+use crate::facts::netfilter::{Element, Field, Set, SetId, address_key, name_key};
 use crate::facts::{Failure, Name, Reading, Source};
 use crate::netfilter::netlink::{Emit as _, Message, MessageWriter, Text};
 use crate::netfilter::nfnetlink::Nfgenmsg;
@@ -19,9 +19,10 @@ use crate::netfilter::nftables::uapi::{
 };
 use crate::netfilter::nftables::{self, Data, SetElement, SetElements};
 use crate::read::Node;
+use crate::read::lookups::Lookups;
 use crate::read::sets::kind::ValueKind;
 use crate::read::sets::values::{OuterValues, UDP};
-use crate::read::sets::{Budget, ElementRequest, Lookups, MAX_ELEMENTS, combinations, note_cut, note_unread, within};
+use crate::read::sets::{Budget, ElementRequest, MAX_ELEMENTS, combinations, note_cut, note_unread, within};
 
 const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;
@@ -37,7 +38,7 @@ struct Lookup<'a> {
     /// What request names begin with.
     name: String,
     kinds: Vec<ValueKind>,
-    by: Vec<&'a [Field]>,
+    by: &'a [Vec<Field>],
     /// Rules add to it, or delete from it.
     filled: bool,
 }
@@ -54,8 +55,8 @@ pub(crate) struct SetsFound {
     pub failed: bool,
 }
 
-/// Reads the sets that rules of `ruleset` look into, in the order in which the rules name them. `ruleset.sets` may hold what
-/// an earlier reading at the same generation found; what still holds of it is not asked again.
+/// Reads the sets that rules look into, in the order in which the rules name them. `known` may hold what an earlier reading
+/// at the same generation found; what still holds of it is not asked again.
 ///
 /// "Not an element" is only true of the rule set's generation if that is the same after the last answer: a set that is
 /// deleted meanwhile has no elements either.
@@ -63,13 +64,10 @@ pub(crate) fn read(
     node: &mut Node<'_>,
     prefix: &str,
     generation: u32,
-    ruleset: &Ruleset,
+    lookups: &Lookups,
+    known: &BTreeMap<SetId, Set>,
     values: &OuterValues,
 ) -> SetsFound {
-    let lookups = Lookups::of([ruleset]);
-    let filled = filled_sets(ruleset);
-    let unread = ruleset.chains.iter().filter(|(_, chain)| chain.rules.ok().is_none());
-    let unread: BTreeSet<_> = unread.map(|(chain, _)| (chain.family, &chain.table)).collect();
     let mut budget = Budget::default();
     let mut found = SetsFound { sets: BTreeMap::new(), asked: false, mismatch: false, failed: false };
     let mut asks_values = false;
@@ -77,10 +75,9 @@ pub(crate) fn read(
         let SetId::Nftables { family, table, set } = id else { continue };
         let Some(kinds) = by.iter().find_map(|fields| kinds(fields)) else { continue };
         let name = format!("{prefix}/set-{number}");
-        // A chain that was not read may fill any set of its table.
-        let filled = filled.contains(id) || unread.contains(&(*family, table));
-        let lookup = Lookup { generation, family: family.nfproto(), table, set, name, kinds, by: by.clone(), filled };
-        let known = ruleset.sets.get(*id).filter(|known| lookup.still_holds(known, values));
+        let filled = lookups.may_fill(id);
+        let lookup = Lookup { generation, family: family.nfproto(), table, set, name, kinds, by, filled };
+        let known = known.get(id).filter(|known| lookup.still_holds(known, values));
         let set = match known {
             Some(known) => known.clone(),
             None => {
@@ -92,20 +89,10 @@ pub(crate) fn read(
         asks_values |= !set.members.is_empty();
         found.failed |= set.elements.may_pass() || set.members.values().any(Reading::may_pass);
         found.mismatch |= set.elements.failure().is_some_and(is_change);
-        found.sets.insert((*id).clone(), set);
+        found.sets.insert(id.clone(), set);
     }
     note_cut(node, Source::Nftables, lookups.cut, values.cut && asks_values, budget.cut);
     found
-}
-
-/// Sets that rules add to, or delete from.
-fn filled_sets(ruleset: &Ruleset) -> BTreeSet<&SetId> {
-    let rules = ruleset.chains.values().flat_map(|chain| chain.rules_for_udp().unwrap_or_default());
-    let filled = rules.flat_map(|rule| &rule.steps).filter_map(|step| match step {
-        Step::UpdateSet { set, .. } => Some(set),
-        _ => None,
-    });
-    filled.collect()
 }
 
 fn is_change(failure: &Failure) -> bool {

@@ -19,11 +19,10 @@ use crate::netfilter::ipset::{
 };
 use crate::netfilter::netlink::{AttributeValue as _, Emit, Message, MessageWriter, Nest, Text};
 use crate::netfilter::nfnetlink::Nfgenmsg;
+use crate::read::lookups::{LookedInto, Lookups, MAX_SETS, add};
 use crate::read::sets::members::{Dimension, LIST, decode_members, dimensions};
 use crate::read::sets::values::{OuterValues, UDP, port_key};
-use crate::read::sets::{
-    Budget, ElementRequest, Lookups, MAX_ELEMENTS, MAX_SETS, combinations, note_cut, note_unread, within,
-};
+use crate::read::sets::{Budget, ElementRequest, MAX_ELEMENTS, combinations, note_cut, note_unread, within};
 use crate::read::{Node, modules};
 
 /// Bytes of an element in a dump that has nothing but a port: one attribute in another.
@@ -115,8 +114,13 @@ fn test(number: &str, name: &Name, header: &Header, dimensions: &[Dimension], va
 
 /// Reads the sets that these rule sets look into: name by index, type by name, number of elements, then all elements of a
 /// small one, or one test per value. Of a set about which nothing could be read, the elements say why.
-pub(crate) fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &OuterValues) -> BTreeMap<SetId, Set> {
-    if lookups.ipset.is_empty() {
+pub(crate) fn read<'a>(
+    node: &mut Node<'_>,
+    lookups: impl IntoIterator<Item = &'a Lookups>,
+    values: &OuterValues,
+) -> BTreeMap<SetId, Set> {
+    let (wanted, mut cut) = wanted(lookups);
+    if wanted.is_empty() {
         return BTreeMap::new();
     }
     let presence = modules::presence(node, &modules::IP_SET);
@@ -127,13 +131,12 @@ pub(crate) fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &OuterVal
     if readable.ok().is_none() {
         let none =
             |(index, _): &(u16, _)| (SetId::Ipset(*index), unread(*index, readable.as_ref().map(|()| Vec::new())));
-        return lookups.ipset.iter().map(none).collect();
+        return wanted.iter().map(none).collect();
     }
     let mut budget = Budget::default();
     let mut sets = BTreeMap::new();
-    let mut open: Vec<(u16, Vec<&[End]>)> = lookups.ipset.clone();
+    let mut open = wanted;
     open.reverse();
-    let mut cut = lookups.cut;
     while let Some((index, by)) = open.pop() {
         let set = read_set(node, index, &by, values, &mut budget);
         // Those of a list are looked up as it is.
@@ -152,6 +155,22 @@ pub(crate) fn read(node: &mut Node<'_>, lookups: &Lookups<'_>, values: &OuterVal
     let asks_values = sets.values().any(|set| !set.members.is_empty());
     note_cut(node, Source::Ipset, cut, values.cut && asks_values, budget.cut);
     sets
+}
+
+/// The sets that are looked into and by what, and whether there are more than [`MAX_SETS`].
+fn wanted<'a>(lookups: impl IntoIterator<Item = &'a Lookups>) -> (LookedInto<u16, End>, bool) {
+    let (mut wanted, mut others, mut cut) = (Vec::new(), 0, false);
+    for lookups in lookups {
+        cut |= lookups.cut;
+        others += lookups.nftables.len();
+        for (index, all) in &lookups.ipset {
+            for by in all {
+                let room = wanted.len() + others < MAX_SETS;
+                cut |= !add(&mut wanted, index, by, room);
+            }
+        }
+    }
+    (wanted, cut)
 }
 
 /// What `decode` makes of the one message that answers, acknowledgement or not.
@@ -184,7 +203,7 @@ fn unread(index: u16, elements: Reading<Vec<Element>>) -> Set {
     }
 }
 
-fn read_set(node: &mut Node<'_>, index: u16, by: &[&[End]], values: &OuterValues, budget: &mut Budget) -> Set {
+fn read_set(node: &mut Node<'_>, index: u16, by: &[Vec<End>], values: &OuterValues, budget: &mut Budget) -> Set {
     let name = match answered(node, &name(index), |message| text(message.set, "IPSET_ATTR_SETNAME")) {
         Reading::Ok(name) => name,
         other => return unread(index, other.map(|_| Vec::new())),
@@ -329,7 +348,7 @@ fn candidates(
 
 /// Every value of the set's family, numbered for each way to look the set up: rule sets that do so in different ways
 /// ask different questions under different names.
-fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &OuterValues) -> Vec<ElementRequest> {
+fn questions(index: u16, by: &[Vec<End>], name: &Name, header: &Header, values: &OuterValues) -> Vec<ElementRequest> {
     let Some(dimensions) = dimensions(&header.kind) else { return Vec::new() };
     let mut seen = BTreeSet::new();
     let mut questions = Vec::new();
@@ -348,7 +367,7 @@ fn questions(index: u16, by: &[&[End]], name: &Name, header: &Header, values: &O
 }
 
 /// Values of the other family: to `ip_set_test` a packet of another family than the set's is in none.
-fn strangers(by: &[&[End]], header: &Header, values: &OuterValues) -> BTreeMap<Vec<u128>, Reading<bool>> {
+fn strangers(by: &[Vec<End>], header: &Header, values: &OuterValues) -> BTreeMap<Vec<u128>, Reading<bool>> {
     let Some(dimensions) = dimensions(&header.kind) else { return BTreeMap::new() };
     let other_family = |address: IpAddr| address.is_ipv6() != (header.family == AF_INET6);
     by.iter()

@@ -13,26 +13,17 @@ pub(super) mod kind;
 mod members;
 pub(super) mod values;
 
-use std::net::IpAddr;
-
 use crate::capture::Request;
-use crate::facts::netfilter::{
-    Chosen, End, Field, Match, Nat, NatAction, Ruleset, Set, SetId, Step, Verdict, with_data,
-};
+use crate::facts::netfilter::Set;
 use crate::facts::{Failure, Reading, Source};
 use crate::read::Node;
+use crate::read::lookups::MAX_SETS;
 
 pub(crate) use ipset::read as read_ipsets;
 pub(crate) use values::OuterValues;
 
-/// Sets of one rule set that are read. With more the source is a failed one.
-const MAX_SETS: usize = 512;
 /// Values that all sets of one rule set are asked about, 10 µs each. With more the source is a failed one.
 const MAX_QUESTIONS: usize = 8192;
-/// Addresses of SNAT rules that are looked up, 10 µs each; what is beyond is not known.
-const MAX_SOURCES: usize = 64;
-/// The same for addresses that destinations are given.
-const MAX_TARGETS: usize = 64;
 /// A set up to this size is read whole: about a thousand elements.
 pub(super) const MAX_ELEMENTS: usize = 64 << 10;
 
@@ -55,91 +46,6 @@ pub(super) fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
     if !matches!(why, Some(Failure::TooLarge { .. } | Failure::Unsupported(_))) {
         node.note(request, set.elements.as_ref());
     }
-}
-
-/// What rules look into, and with what, and what else they make worth asking; everything in the order in which the rules name it.
-#[derive(Default)]
-pub(crate) struct Lookups<'a> {
-    pub(super) nftables: Vec<(&'a SetId, Vec<&'a [Field]>)>,
-    ipset: Vec<(u16, Vec<&'a [End]>)>,
-    /// There are more than [`MAX_SETS`].
-    pub(super) cut: bool,
-    /// Rules ask whether IPsec handles a packet.
-    pub ipsec: bool,
-    /// Addresses that SNAT rules give, each its only one; of more than [`MAX_SOURCES`] the first.
-    pub sources: Vec<IpAddr>,
-    /// Addresses that rules give to destinations of TCP, each its only one; of more than [`MAX_TARGETS`] the first.
-    pub targets: Vec<IpAddr>,
-}
-
-impl<'a> Lookups<'a> {
-    /// Of the rules that were read.
-    pub(crate) fn of<'r: 'a>(rulesets: impl IntoIterator<Item = &'r Ruleset>) -> Self {
-        let mut lookups = Self::default();
-        let chains = |ruleset: &'r Ruleset| ruleset.chains.values().map(move |chain| (ruleset, chain));
-        let rules = rulesets.into_iter().flat_map(chains).flat_map(|(ruleset, chain)| {
-            chain.rules_for_udp().unwrap_or_default().iter().map(move |rule| (ruleset, rule))
-        });
-        for (ruleset, step) in rules.flat_map(|(ruleset, rule)| rule.steps.iter().map(move |step| (ruleset, step))) {
-            let room = lookups.nftables.len() + lookups.ipset.len() < MAX_SETS;
-            lookups.ipsec |= asks_for_ipsec(step);
-            if let Step::Nat(nat) = step {
-                lookups.add_addresses(ruleset, nat);
-            }
-            let added = match step {
-                Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
-                    add(&mut lookups.nftables, set, fields, room)
-                }
-                Step::Match(Match::Ipset { index, ends, .. }) => add(&mut lookups.ipset, *index, ends, room),
-                _ => true,
-            };
-            lookups.cut |= !added;
-        }
-        lookups
-    }
-
-    /// Addresses that a translation gives, by itself or by its map.
-    fn add_addresses(&mut self, ruleset: &Ruleset, nat: &Nat) {
-        let (known, most) = match nat.action {
-            NatAction::Snat => (&mut self.sources, MAX_SOURCES),
-            NatAction::Dnat => (&mut self.targets, MAX_TARGETS),
-            NatAction::Masquerade | NatAction::Redirect | NatAction::Netmap => return,
-        };
-        let mapped = nat.map.as_ref().and_then(|map| map.lookup.known_in(&ruleset.sets)).into_iter().flatten();
-        let each = mapped.filter_map(|(_, data)| with_data(nat, data)).map(|nat| nat.addresses);
-        for addresses in each.chain([nat.addresses]) {
-            if known.len() == most {
-                return;
-            }
-            if let Chosen::Range(first, last) = addresses
-                && first == last
-                && !known.contains(&first)
-            {
-                known.push(first);
-            }
-        }
-    }
-}
-
-fn asks_for_ipsec(step: &Step) -> bool {
-    let is_ipsec = |field: &Field| matches!(field, Field::Ipsec { .. });
-    match step {
-        Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| is_ipsec(&test.field)),
-        Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
-            fields.iter().any(is_ipsec)
-        }
-        _ => false,
-    }
-}
-
-fn add<'a, K: PartialEq, T: PartialEq>(lookups: &mut Vec<(K, Vec<&'a [T]>)>, set: K, by: &'a [T], room: bool) -> bool {
-    match lookups.iter_mut().find(|(known, _)| *known == set) {
-        Some((_, all)) if all.contains(&by) => {}
-        Some((_, all)) => all.push(by),
-        None if room => lookups.push((set, vec![by])),
-        None => return false,
-    }
-    true
 }
 
 /// How many questions are left.

@@ -11,7 +11,9 @@ use ipset::nodes;
 
 use super::*;
 use crate::capture::{Answer, RequestKind as Asked, Root};
-use crate::facts::netfilter::{Chain, ChainId, Element, Family, Rule, Set, address_key, name_key};
+use crate::facts::netfilter::{
+    Chain, ChainId, Element, End, Family, Field, Match, Rule, Ruleset, SetId, Step, address_key, name_key,
+};
 use crate::facts::{Collector, FdbEntry, Link, SourceState, Tunnel, TunnelKind, UdpChecksum};
 use crate::netfilter::netlink::{MessageWriter, NLM_F_MULTI, NLMSG_DONE, frame};
 use crate::netfilter::nfnetlink::{NFGENMSG, Nfgenmsg};
@@ -19,6 +21,7 @@ use crate::netfilter::nftables::uapi::{
     NF_DROP, NFPROTO_IPV4, NFT_SET_ELEM_CATCHALL, NFT_SET_EVAL, NFT_SET_MAP, NFT_SET_OBJECT, NFT_SET_TIMEOUT,
 };
 use crate::netfilter::nftables::{self, Data, SetElement};
+use crate::read::lookups::Lookups;
 use crate::read::nftables::sets::{SetsFound, read as read_nftables};
 use crate::read::testing::played;
 
@@ -132,8 +135,9 @@ fn read_with(ruleset: &Ruleset, values: &OuterValues, mut answer: impl FnMut(&Re
         answer(request)
     };
     let ((nftables, ipsets), sources) = played(play, |node| {
-        let nftables = read_nftables(node, "netfilter/nft-2", GENERATION, ruleset, values);
-        (nftables, read_ipsets(node, &Lookups::of([ruleset]), values))
+        let lookups = Lookups::of(ruleset);
+        let nftables = read_nftables(node, "netfilter/nft-2", GENERATION, &lookups, &ruleset.sets, values);
+        (nftables, read_ipsets(node, [&lookups], values))
     });
     let states = sources.statuses(&Collector::ALL.iter().copied().collect(), |_| None);
     let states = states.into_iter().map(|status| (status.source, (status.state, status.detail))).collect();
