@@ -4,6 +4,8 @@ use super::outer_header::OuterHeader;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use foldhash::{HashSet, HashSetExt as _};
+
 use super::netfilter::Family;
 use super::{Failure, Reading, names};
 
@@ -147,19 +149,22 @@ impl Tunnel {
 
     /// Unicast addresses that outer packets are sent to, in the order the kernel lists them.
     pub fn remotes(&self) -> Vec<IpAddr> {
-        let mut seen = BTreeSet::new();
-        self.destinations().into_iter().map(|(remote, _)| remote).filter(|remote| seen.insert(*remote)).collect()
+        let mut seen = HashSet::new();
+        self.listed_destinations().map(|(remote, _)| remote).filter(|remote| seen.insert(*remote)).collect()
     }
 
     /// The same, each with the device that its packets must leave by. `link` is that of the default destination alone: entries
     /// of the forwarding database have their own or none (`rdst->remote_ifindex` in `vxlan_xmit_one`).
     pub fn destinations(&self) -> Vec<(IpAddr, Option<u32>)> {
-        let default = self.remote.map(|remote| (remote, self.link));
-        let entries = self.fdb.ok().into_iter().flatten();
-        let listed = entries.filter_map(|entry| Some((entry.remote?, entry.via)));
-        let mut seen = BTreeSet::new();
-        let is_unicast = |remote: &IpAddr| !remote.is_unspecified() && !remote.is_multicast();
-        default.into_iter().chain(listed).filter(|to| is_unicast(&to.0) && seen.insert(*to)).collect()
+        let mut seen = HashSet::new();
+        self.listed_destinations().filter(|to| seen.insert(*to)).collect()
+    }
+
+    /// The same, each as often as it is listed.
+    pub fn listed_destinations(&self) -> impl Iterator<Item = (IpAddr, Option<u32>)> {
+        let listed = self.fdb.ok().into_iter().flatten().filter_map(|entry| Some((entry.remote?, entry.via)));
+        let all = self.remote.map(|remote| (remote, self.link)).into_iter().chain(listed);
+        all.filter(|(remote, _)| !remote.is_unspecified() && !remote.is_multicast())
     }
 }
 

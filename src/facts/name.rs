@@ -6,8 +6,19 @@ use std::ops::Deref;
 
 /// A name of the kernel's: any bytes but zero. It is kept as it is shown: what does not print, and the backslash, stand
 /// there as `\xNN`, so that two names are never shown alike and [`Name::to_bytes`] gives back what the kernel wants.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
+
+impl Clone for Name {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// Into the memory that is there.
+    fn clone_from(&mut self, other: &Self) {
+        self.0.clone_from(&other.0);
+    }
+}
 
 impl Name {
     /// From the kernel's bytes, up to a final zero.

@@ -44,9 +44,10 @@ pub(crate) fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &Ch
         Step::Unsupported { .. } => u32::MAX,
         _ => 0,
     });
-    let sets = sets.fold(0, |all, bits| all | bits) & bits;
-    for bit in (0..32).map(|shift| 1 << shift).filter(|bit| sets & bit != 0) {
-        found.entry(bit).or_insert_with(|| (id.clone(), position));
+    let mut sets = sets.fold(0, |all, bits| all | bits) & bits;
+    while sets != 0 {
+        found.entry(sets & sets.wrapping_neg()).or_insert_with(|| (id.clone(), position));
+        sets &= sets - 1;
     }
 }
 

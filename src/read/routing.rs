@@ -185,7 +185,7 @@ pub(crate) fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut 
                     let via = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.via);
                     let routed = routes.iter().flat_map(|route| route.devices.iter().copied());
                     let all: BTreeSet<u32> = tunnel.link.into_iter().chain(via).chain(routed).collect();
-                    if all.is_empty() && tunnel.remotes().is_empty() {
+                    if all.is_empty() && tunnel.listed_destinations().next().is_none() {
                         Reading::Absent("it knows no remote yet".into())
                     } else {
                         Reading::Ok(all.into_iter().collect())
@@ -193,7 +193,7 @@ pub(crate) fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut 
                 }
                 other => other.as_ref().map(|_| Vec::new()),
             };
-            link.tunnel = Some(Tunnel { underlay, outer, ..tunnel.clone() });
+            link.tunnel = link.tunnel.take().map(|tunnel| Tunnel { underlay, outer, ..tunnel });
         }
     }
 }
@@ -264,7 +264,7 @@ fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
 
 /// Why one look-up per remote does not tell the way of every packet, if it does not.
 fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
-    let families: BTreeSet<Family> = tunnel.remotes().iter().map(Family::of).collect();
+    let families: BTreeSet<Family> = tunnel.listed_destinations().map(|(remote, _)| Family::of(&remote)).collect();
     let rules = families.into_iter().filter_map(|family| tables.of(family).ok()).flat_map(|tables| &tables.rules);
     let tested: BTreeSet<u16> = rules.flat_map(|rule| &rule.other).copied().collect();
     let own_port = |port: &u16| Some(*port) != tunnel.port;
@@ -310,12 +310,12 @@ fn is_common(table: u32) -> bool {
 /// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that
 /// are not unicast.
 pub(crate) fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
-    let remotes: BTreeSet<IpAddr> = up_tunnels(links).flat_map(|(_, tunnel)| tunnel.remotes()).collect();
+    let remotes = || up_tunnels(links).flat_map(|(_, tunnel)| tunnel.listed_destinations()).map(|(remote, _)| remote);
     let above: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| upper_devices(links, link.index)).collect();
     let all = Family::IP.iter().map(|of| {
         tables.of(*of).as_ref().map(|family| {
-            let mine = remotes.iter().filter(|remote| Family::of(remote) == *of);
-            let mut wanted: BTreeSet<usize> = mine.flat_map(|remote| family.covering(*remote)).collect();
+            let mine = remotes().filter(|remote| Family::of(remote) == *of);
+            let mut wanted: BTreeSet<usize> = mine.flat_map(|remote| family.covering(remote)).collect();
             let marked: BTreeSet<u32> =
                 family.rules.iter().filter(|rule| rule.fwmark.is_some()).map(|rule| rule.table).collect();
             let inward = |route: &Route| {

@@ -177,7 +177,7 @@ fn outer_paths(facts: &Facts, link: &Link, tunnel: &Tunnel) -> (Vec<OuterPath>, 
         Reading::Ok(_) if matches!(tunnel.fdb, Reading::Denied(_) | Reading::Failed(_)) => {
             (vague_paths(facts, tunnel), Some(entries(Question::unread(&tunnel.fdb))))
         }
-        Reading::Ok(_) if tunnel.remotes().is_empty() => {
+        Reading::Ok(_) if tunnel.listed_destinations().next().is_none() => {
             (vague_paths(facts, tunnel), Some(entries("it knows no remote yet".into())))
         }
         Reading::Ok(routes) => (routes.iter().flat_map(|route| paths(facts, tunnel, route)).collect(), None),
@@ -290,7 +290,7 @@ fn is_link_local(address: IpAddr) -> bool {
 /// What is known of the paths although no route is: the device and the address that the tunnel insists on.
 fn vague_paths(facts: &Facts, tunnel: &Tunnel) -> Vec<OuterPath> {
     let local = tunnel.local.filter(|local| !local.is_unspecified() && !tunnel.flow_based);
-    let insists = tunnel.fdb.ok().is_some() && tunnel.destinations().iter().all(|(_, via)| *via == tunnel.link);
+    let insists = tunnel.fdb.ok().is_some() && tunnel.listed_destinations().all(|(_, via)| via == tunnel.link);
     let device = tunnel.link.filter(|_| insists);
     let path = |family| OuterPath {
         family,

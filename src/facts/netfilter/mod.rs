@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use foldhash::{HashSet, HashSetExt as _};
+
 use super::{Failure, Name, Reading, Shared, names};
 pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key};
 pub use header::HeaderBytes;
@@ -351,24 +353,31 @@ impl Ruleset {
     /// of the base chains (by priority, then name), then depth first as the rules name them. Only those that were read,
     /// and what these lead to; there may be others.
     pub fn reachable(&self, kind: ChainKind, hooks: &[Hook]) -> Vec<(&ChainId, &Chain)> {
-        let wanted = |base: &Base| base.kind == kind && hooks.contains(&base.hook);
+        let is_first = |base: &Base| base.kind == kind && hooks.contains(&base.hook);
         let mut bases: Vec<_> = self
             .chains
             .iter()
-            .filter_map(|(id, chain)| Some((chain.base.as_ref().filter(|base| wanted(base))?, id)))
+            .filter_map(|(id, chain)| Some((chain.base.as_ref().filter(|base| is_first(base))?, id)))
             .collect();
         bases.sort_by_key(|(base, id)| (base.hook != Hook::Postrouting, base.priority, *id));
-        let mut open: Vec<ChainId> = bases.into_iter().rev().map(|(_, id)| id.clone()).collect();
-        let mut seen = BTreeSet::new();
+        let Some((_, first)) = bases.first() else { return Vec::new() };
+        // One name for all look-ups: there may be some ten thousand.
+        let mut wanted = ChainId::clone(first);
+        let mut open: Vec<(&ChainId, &Name)> = bases.iter().rev().map(|(_, id)| (*id, &id.chain)).collect();
+        let mut seen: HashSet<*const Chain> = HashSet::new();
         let mut found = Vec::new();
-        while let Some(id) = open.pop() {
-            let Some((id, chain)) = self.chains.get_key_value(&id) else { continue };
-            if !seen.insert(id) {
+        while let Some((from, name)) = open.pop() {
+            wanted.family = from.family;
+            wanted.table.clone_from(&from.table);
+            wanted.chain.clone_from(name);
+            let Some((id, chain)) = self.chains.get_key_value(&wanted) else { continue };
+            if !seen.insert(chain) {
                 continue;
             }
             found.push((id, chain));
-            let named: Vec<&Name> = chain.known_rules().iter().flat_map(Rule::jumps).collect();
-            open.extend(named.into_iter().rev().map(|name| ChainId { chain: name.clone(), ..id.clone() }));
+            let next = open.len();
+            open.extend(chain.known_rules().iter().flat_map(Rule::jumps).map(|name| (id, name)));
+            open[next..].reverse();
         }
         found
     }

@@ -353,21 +353,22 @@ impl Verdict {
     }
 
     /// The chains that it can lead to.
-    fn targets(&self) -> Vec<&Name> {
-        match self {
-            Self::Map { verdicts: Reading::Ok(verdicts), .. } => verdicts.iter().filter_map(Self::target).collect(),
-            _ => self.target().into_iter().collect(),
-        }
+    fn targets(&self) -> impl Iterator<Item = &Name> {
+        let mapped = match self {
+            Self::Map { verdicts: Reading::Ok(verdicts), .. } => verdicts.as_slice(),
+            _ => &[],
+        };
+        self.target().into_iter().chain(mapped.iter().filter_map(Self::target))
     }
 }
 
 impl Rule {
     /// Names of the chains that it leads to.
-    pub fn jumps(&self) -> Vec<&Name> {
+    pub fn jumps(&self) -> impl Iterator<Item = &Name> {
         let verdicts = self.steps.iter().filter_map(|step| match step {
             Step::Verdict(verdict) => Some(verdict),
             _ => None,
         });
-        verdicts.flat_map(Verdict::targets).collect()
+        verdicts.flat_map(Verdict::targets)
     }
 }

@@ -5,7 +5,7 @@
 //! (policy rules on ports, next-hop objects) it is refused. Look-ups are made for every combination of the marks that policy rules
 //! test; a packet with any other mark may take any way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use foldhash::{HashMap, HashMapExt as _};
@@ -86,14 +86,17 @@ impl FamilyTables {
 
     /// Equal for two addresses that are routed alike: the rules for them, and the content of the routes that cover
     /// them.
-    pub(crate) fn class(&self, address: IpAddr) -> (Vec<usize>, BTreeSet<usize>) {
+    pub(crate) fn class(&self, address: IpAddr) -> (Vec<usize>, Vec<usize>) {
         let meets = |rule: &PolicyRule| {
             rule.destination.is_some_and(|(prefix, length)| {
                 prefix.is_ipv4() == address.is_ipv4() && masked(prefix, length) == masked(address, length)
             })
         };
         let rules = self.rules.iter().enumerate().filter(|(_, rule)| meets(rule)).map(|(at, _)| at).collect();
-        (rules, self.covering(address).map(|at| self.content[at]).collect())
+        let mut routes: Vec<usize> = self.covering(address).map(|at| self.content[at]).collect();
+        routes.sort_unstable();
+        routes.dedup();
+        (rules, routes)
     }
 }
 

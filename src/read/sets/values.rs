@@ -51,10 +51,11 @@ impl OuterValues {
         let own = locals.chain(close.into_iter().chain(far).map(|address| address.address));
         let device = |index: u32| links.iter().find(|link| link.index == index).map(|link| (index, link.name.clone()));
         let own = unique(own.filter(|address| !address.is_unspecified() && !address.is_multicast()));
-        let peers = unique(tunnels.iter().flat_map(|(_, tunnel)| tunnel.remotes()));
+        let peers =
+            unique(tunnels.iter().flat_map(|(_, tunnel)| tunnel.listed_destinations().map(|(remote, _)| remote)));
         let ports = unique(tunnels.iter().flat_map(|(_, tunnel)| {
             let others = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.port);
-            tunnel.port.into_iter().chain(others).collect::<Vec<u16>>()
+            tunnel.port.into_iter().chain(others)
         }));
         let devices: Vec<(u32, String)> = indices.into_iter().filter_map(device).collect();
         let cut = [own.len(), peers.len(), ports.len(), devices.len()].contains(&MAX_VALUES);

@@ -190,7 +190,7 @@ impl Survey {
                         _ => 0,
                     };
                 }
-                let named = rule.jumps().into_iter().map(|name| ChainId { chain: name.clone(), ..id.clone() });
+                let named = rule.jumps().map(|name| ChainId { chain: name.clone(), ..id.clone() });
                 open.extend(named.filter_map(|id| chains.get_key_value(&id)).map(|(id, _)| id));
             }
         }
