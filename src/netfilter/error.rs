@@ -55,12 +55,13 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// `bytes[at..at + N]`, or an error that says what was needed.
+#[inline(always)]
 pub fn array<const N: usize>(bytes: &[u8], at: usize, what: &str) -> Result<[u8; N]> {
     let slice = at.checked_add(N).and_then(|end| bytes.get(at..end));
-    slice.and_then(|slice| slice.try_into().ok()).ok_or_else(|| Error::Cut {
-        what: what.to_owned(),
-        at,
-        need: N,
-        have: bytes.len().saturating_sub(at),
-    })
+    slice.and_then(|slice| slice.try_into().ok()).ok_or_else(|| cut(bytes, at, N, what))
+}
+
+#[cold]
+fn cut(bytes: &[u8], at: usize, need: usize, what: &str) -> Error {
+    Error::Cut { what: what.to_owned(), at, need, have: bytes.len().saturating_sub(at) }
 }

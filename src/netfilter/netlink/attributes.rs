@@ -24,32 +24,42 @@ pub struct Attribute<'a> {
 
 /// The attributes of a block, in order; `what` names it in errors. After an error there are no more.
 pub fn attributes<'a>(bytes: &'a [u8], what: &'static str) -> impl Iterator<Item = Result<Attribute<'a>>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let split = split(rest, what);
-        rest = split.as_ref().map(|(_, next)| *next).unwrap_or_default();
-        Some(split.map(|(attribute, _)| attribute))
-    })
+    Split { rest: bytes, what }
 }
 
-#[inline]
-fn split<'a>(bytes: &'a [u8], what: &str) -> Result<(Attribute<'a>, &'a [u8])> {
-    let [low, high, kind_low, kind_high] = array(bytes, 0, what)?;
-    let (length, kind) = (usize::from(u16::from_ne_bytes([low, high])), u16::from_ne_bytes([kind_low, kind_high]));
-    let (kind, flags) = (kind & NLA_TYPE_MASK, kind & !NLA_TYPE_MASK);
-    match bytes.get(4..length) {
-        Some(body) => {
-            let next = length.next_multiple_of(4).min(bytes.len());
-            Ok((Attribute { kind, flags, body }, &bytes[next..]))
+struct Split<'a> {
+    rest: &'a [u8],
+    what: &'static str,
+}
+
+impl<'a> Iterator for Split<'a> {
+    type Item = Result<Attribute<'a>>;
+
+    // Not to be called some hundred thousand times for a large set of rules.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
         }
-        None => {
-            let have = bytes.len();
-            Err(Error::unexpected(format!("{what} attribute {kind} says {length} bytes, have {have}")))
-        }
+        let bytes = std::mem::take(&mut self.rest);
+        let [low, high, kind_low, kind_high] = match array(bytes, 0, self.what) {
+            Ok(header) => header,
+            Err(error) => return Some(Err(error)),
+        };
+        let (length, kind) = (usize::from(u16::from_ne_bytes([low, high])), u16::from_ne_bytes([kind_low, kind_high]));
+        let (kind, flags) = (kind & NLA_TYPE_MASK, kind & !NLA_TYPE_MASK);
+        let Some(body) = bytes.get(4..length) else {
+            return Some(Err(too_short(self.what, kind, length, bytes.len())));
+        };
+        // The last one need not be filled up.
+        self.rest = bytes.get((length + 3) & !3..).unwrap_or_default();
+        Some(Ok(Attribute { kind, flags, body }))
     }
+}
+
+#[cold]
+fn too_short(what: &str, kind: u16, length: usize, have: usize) -> Error {
+    Error::unexpected(format!("{what} attribute {kind} says {length} bytes, have {have}"))
 }
 
 /// A block of attributes, known to be well-formed.

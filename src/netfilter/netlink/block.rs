@@ -29,8 +29,9 @@ pub trait Slot<'a>: Sized {
 impl<'a, T: AttributeValue<'a>> Slot<'a> for T {
     type Value = T;
 
+    #[inline(always)]
     fn filled(found: Option<T>, name: &str) -> Result<Self> {
-        found.ok_or_else(|| Error::unexpected(format!("{name} is missing")))
+        found.ok_or_else(|| missing(name))
     }
 
     fn get(&self) -> Option<&T> {
@@ -42,9 +43,15 @@ impl<'a, T: AttributeValue<'a>> Slot<'a> for T {
     }
 }
 
+#[cold]
+fn missing(name: &str) -> Error {
+    Error::unexpected(format!("{name} is missing"))
+}
+
 impl<'a, T: AttributeValue<'a>> Slot<'a> for Option<T> {
     type Value = T;
 
+    #[inline(always)]
     fn filled(found: Option<T>, _name: &str) -> Result<Self> {
         Ok(found)
     }
@@ -95,6 +102,7 @@ impl<'a> BlockLayout<'a> {
     }
 
     /// Notes how an attribute that is known is flagged.
+    #[inline(always)]
     pub fn known<T: Emit>(&mut self, attribute: &Attribute<'_>) {
         self.flags |= attribute.flags & T::FLAGS;
     }

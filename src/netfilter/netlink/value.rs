@@ -36,9 +36,10 @@ macro_rules! number {
     ($($number:ty)*) => {$(
         /// In network order, as nfnetlink has all numbers.
         impl AttributeValue<'_> for $number {
+            #[inline(always)]
             fn parse(bytes: &[u8]) -> Result<Self> {
                 let exact = bytes.try_into().map(Self::from_be_bytes);
-                exact.map_err(|_| Error::unexpected(format!("need {} bytes, have {}", size_of::<Self>(), bytes.len())))
+                exact.map_err(|_| other_length(size_of::<Self>(), bytes.len()))
             }
         }
 
@@ -53,7 +54,13 @@ macro_rules! number {
 }
 number!(u8 u16 u32 u64 u128);
 
+#[cold]
+fn other_length(need: usize, have: usize) -> Error {
+    Error::unexpected(format!("need {need} bytes, have {have}"))
+}
+
 impl<'a> AttributeValue<'a> for Cow<'a, [u8]> {
+    #[inline(always)]
     fn parse(bytes: &'a [u8]) -> Result<Self> {
         Ok(Cow::Borrowed(bytes))
     }
