@@ -1,5 +1,7 @@
 //! What an earlier probe has found: which file says so, whether that counts, and how a capture keeps it.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -89,7 +91,10 @@ pub(crate) fn read(choice: &Choice, paths: &Paths) -> Option<Saved> {
 /// Begins to look for it.
 pub(crate) fn of_this_node(choice: Choice, paths: Paths) -> Pending {
     let (done, found) = mpsc::channel();
-    let file = choice.file();
+    // Nearly always there is none, as is known at once: it would lie in memory.
+    let is_absent = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    let is_none = choice == Choice::Usual && fs::symlink_metadata(USUAL_FILE).is_err_and(is_absent);
+    let file = choice.file().filter(|_| !is_none);
     if file.is_some() {
         // Without a thread nothing is sent, and that is said.
         let read_it = move || drop(done.send(read(&choice, &paths)));
