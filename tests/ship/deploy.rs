@@ -244,7 +244,8 @@ fn embedded() -> BTreeSet<String> {
         let parts = text.split("include_dir!(\"$CARGO_MANIFEST_DIR/").skip(1);
         parts.map(|part| part.split('"').next().expect("a path").to_owned()).collect::<Vec<_>>()
     });
-    named.chain(["build.rs", "src/advisory/catalogue", "src/advisory/defects"].map(str::to_owned)).collect()
+    let read = ["build.rs", "docs/runbooks", "src/advisory/catalogue", "src/advisory/defects"];
+    named.chain(read.map(str::to_owned)).collect()
 }
 
 /// The crate and the context of `docker build` hold what builds: all that is embedded, and not the recordings of nodes.
@@ -257,7 +258,7 @@ fn what_is_packed_builds_and_is_no_more() {
     assert_eq!(context.lines().next(), Some("*"));
     let script = text("build.rs");
     assert!(
-        ["src/advisory", "catalogue", "defects"].iter().all(|part| script.contains(part)),
+        ["docs/runbooks", "src/advisory", "catalogue", "defects"].iter().all(|part| script.contains(part)),
         "it reads what is embedded"
     );
     for directory in &embedded {
