@@ -4,7 +4,7 @@
 //! Request names carry running numbers, never a value: a replay of a redacted capture asks about mapped addresses, and
 //! must ask under the same names. So everything here keeps the order of first appearance.
 //!
-//! Small is 64 KiB, whatever else there is: a verdict must not depend on whether a tunnel happens to be there. They are read
+//! Small is 1 MiB, whatever else there is: a verdict must not depend on whether a tunnel happens to be there. They are read
 //! once a generation; at each reading those whose elements time out or that rules fill, and ipsets. A set that rules fill is
 //! never known by what is in it now.
 
@@ -24,8 +24,8 @@ pub(crate) use values::OuterValues;
 
 /// Values that all sets of one rule set are asked about, 10 µs each. With more the source is a failed one.
 const MAX_QUESTIONS: usize = 8192;
-/// A set up to this size is read whole: about a thousand elements.
-pub(super) const MAX_ELEMENTS: usize = 64 << 10;
+/// Bytes of a set that is read whole: some twenty thousand elements, as 10,000 Services of IPVS or a country's networks have.
+pub(super) const MAX_ELEMENTS: usize = 1 << 20;
 
 /// Says that sets were not read or not asked because they, the values or the questions are too many.
 pub(super) fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: bool, questions: bool) {
