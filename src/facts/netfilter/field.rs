@@ -68,6 +68,8 @@ pub enum Field {
         last: u32,
         /// What it is a hash of: packets in which that is alike get the same one. `None`: it is drawn anew each time.
         hash: Option<String>,
+        /// It lies in the byte order of the network, as keys of intervals do; else in that of the machine.
+        network_order: bool,
     },
     /// Any other, by its name.
     Other(String),
@@ -157,6 +159,14 @@ pub fn address_key(address: IpAddr) -> u128 {
         IpAddr::V4(address) => address.to_bits().into(),
         IpAddr::V6(address) => address.to_bits(),
     }
+}
+
+/// The addresses of a prefix.
+pub fn prefix_range(network: IpAddr, length: u8) -> (u128, u128) {
+    let width = if network.is_ipv6() { 128 } else { 32 };
+    let low = (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0);
+    let first = address_key(network) & !low;
+    (first, first | low)
 }
 
 /// A device name as a field has it; `None` if its bytes are not known (see `read::links::device_name`).

@@ -47,7 +47,7 @@ impl fmt::Display for Field {
                 let mark = if bits.connection { "ct mark" } else { "meta mark" };
                 return write!(f, "{mark} & {:#x}", bits.mask);
             }
-            Self::Number { first, last, hash } => {
+            Self::Number { first, last, hash, .. } => {
                 return write!(f, "{} of {first}-{last}", hash.as_deref().unwrap_or("numgen"));
             }
             Self::Other(name) => name,

@@ -312,7 +312,13 @@ impl<'a> RuleReader<'a> {
 
     /// The number that a register holds, if an expression of this rule has made it.
     fn made(&self, register: u32) -> Option<Field> {
-        self.registers.result_of(register).and_then(|at| self.numbers.get(&at)?.1.clone())
+        let made = |at: usize| self.numbers.get(&at)?.1.clone();
+        match self.registers.turned_result_of(register).map(made) {
+            Some(Some(Field::Number { first, last, hash, .. })) => {
+                Some(Field::Number { first, last, hash, network_order: true })
+            }
+            _ => self.registers.result_of(register).and_then(made),
+        }
     }
 
     fn extension(&mut self, target: bool, name: &Text<'_>, revision: u32, data: Option<&[u8]>) -> Result<()> {

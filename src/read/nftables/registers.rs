@@ -196,10 +196,19 @@ impl Registers {
 
     /// The expression whose result a register of 4 bytes is, unchanged.
     pub(crate) fn result_of(&self, register: u32) -> Option<usize> {
+        self.result(register, |byte| byte)
+    }
+
+    /// The same; its bytes were turned round.
+    pub(crate) fn turned_result_of(&self, register: u32) -> Option<usize> {
+        self.result(register, |byte| 3 - byte)
+    }
+
+    fn result(&self, register: u32, place: impl Fn(usize) -> usize) -> Option<usize> {
         let cells = self.machine.at(register, 4)?;
         let load = cells.first()?.load?;
         let whole = |(byte, cell): (usize, &Cell)| {
-            (cell.load, cell.byte, cell.and, cell.xor, cell.computed) == (Some(load), byte, 0xff, 0, 0)
+            (cell.load, cell.byte, cell.and, cell.xor, cell.computed) == (Some(load), place(byte), 0xff, 0, 0)
         };
         cells.iter().enumerate().all(whole).then(|| self.machine.loads[load].expression)
     }

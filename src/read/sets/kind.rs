@@ -34,7 +34,8 @@ impl ValueKind {
             | Field::ConnectionMark
             | Field::ConnectionState
             | Field::ConnectionStatus
-            | Field::Number { .. } => Some(Self::Mark),
+            | Field::Number { network_order: false, .. } => Some(Self::Mark),
+            Field::Number { network_order: true, .. } => Some(Self::TurnedMark),
             Field::MarkBits(bits) => Some(if bits.network_order { Self::TurnedMark } else { Self::Mark }),
             Field::ConnectionDirection | Field::NfProto | Field::Ipsec { .. } => Some(Self::Byte),
             Field::EtherType => Some(Self::EtherType),

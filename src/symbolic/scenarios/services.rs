@@ -137,7 +137,7 @@ fn is_of_several(network: &Network<'_>, hit: &Hit, nat: Option<&Nat>) -> Option<
     let known = map.lookup.known_in(&network.rules[at.set].ruleset.sets)?;
     let drawn = |element: &Element| {
         map.lookup.fields.iter().zip(element).all(|(field, (from, to))| match field {
-            Field::Number { first, last, hash: None } => *from <= u128::from(*last) && *to >= u128::from(*first),
+            Field::Number { first, last, hash: None, .. } => *from <= u128::from(*last) && *to >= u128::from(*first),
             _ => true,
         })
     };

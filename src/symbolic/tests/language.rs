@@ -252,9 +252,9 @@ fn fields(text: &str) -> Vec<Field> {
         "src" => Field::Ipv4Source,
         "dst" => Field::Ipv4Destination,
         "dport" => Field::DestinationPort,
-        "numgen" => Field::Number { first: 0, last: 3, hash: None },
-        "jhash" => Field::Number { first: 0, last: 3, hash: Some("jhash ip saddr".into()) },
-        "jhash-of-dst" => Field::Number { first: 0, last: 3, hash: Some("jhash ip daddr".into()) },
+        "numgen" => Field::Number { first: 0, last: 3, hash: None, network_order: false },
+        "jhash" => Field::Number { first: 0, last: 3, hash: Some("jhash ip saddr".into()), network_order: false },
+        "jhash-of-dst" => Field::Number { first: 0, last: 3, hash: Some("jhash ip daddr".into()), network_order: false },
         other => panic!("field {other:?} is unknown"),
     };
     text.split('.').map(field).collect()

@@ -113,7 +113,7 @@ fn numbers_that_are_made_are_within_their_range() {
     let look_up: Expression =
         vec![Lookup { set: "m".into(), sreg: NFT_REG_1, dreg: Some(NFT_REG_1), ..Lookup::default() }.into()];
     let looked_up = steps([numgen.clone(), look_up.clone(), set_mark()].concat());
-    let fields = vec![Field::Number { first: 0x4000, last: 0x4007, hash: None }];
+    let fields = vec![Field::Number { first: 0x4000, last: 0x4007, hash: None, network_order: false }];
     assert!(matches!(&looked_up[0], Step::Match(Match::Set { fields: of, .. }) if *of == fields), "{looked_up:?}");
     let written = matches!(&looked_up[1], Step::SetMark(MarkWrite::Mapped { lookup, .. }) if lookup.fields == fields);
     assert!(written, "{looked_up:?}");
@@ -129,7 +129,7 @@ fn numbers_that_are_made_are_within_their_range() {
         let looked_up = steps([source, hash, look_up.clone(), set_mark()].concat());
         let of = match &looked_up[0] {
             Step::Match(Match::Set { fields, .. }) => match &fields[..] {
-                [Field::Number { first: 0, last: 1, hash }] => hash.as_deref(),
+                [Field::Number { first: 0, last: 1, hash, .. }] => hash.as_deref(),
                 other => panic!("{other:?}"),
             },
             _ => None,
