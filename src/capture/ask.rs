@@ -119,13 +119,13 @@ impl Framing {
     }
 }
 
-/// What an errno means that the kernel itself answered with; 0 is success.
+/// What an errno means that the kernel itself answered with; 0 is success. `EACCES` is no lack of permission: a look-up of a route
+/// found one of type prohibit (`fib_props`).
 fn refused(errno: i32) -> Reading<()> {
     const EPERM: i32 = 1;
-    const EACCES: i32 = 13;
     match errno {
         0 => Reading::Ok(()),
-        EPERM | EACCES => Reading::Denied(NET_ADMIN_MISSING.into()),
+        EPERM => Reading::Denied(NET_ADMIN_MISSING.into()),
         errno => Reading::Failed(Failure::Refused(errno)),
     }
 }

@@ -351,6 +351,19 @@ pub struct Address {
     pub secondary: bool,
 }
 
+/// The way of packets without a mark that are forwarded, as policy rules have it that go by where packets come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardedPath {
+    /// Index of the link that they come in by.
+    pub input: u32,
+    /// Their sources, both ends included.
+    pub sources: (u128, u128),
+    /// Their destination.
+    pub target: IpAddr,
+    /// Index of the link that they leave by. `None`: they are not forwarded.
+    pub device: Option<u32>,
+}
+
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {

@@ -26,7 +26,7 @@ pub(crate) use flows::{
 };
 pub(crate) use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub(crate) use links::{
-    Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, PolicyRule, Route, Toggle, Tunnel,
+    Address, FdbEntry, Feature, FeatureState, Features, Filter, ForwardedPath, Link, OuterRoute, PolicyRule, Route, Toggle, Tunnel,
     TunnelKind, UdpChecksum, upper_devices, with_lower_devices,
 };
 pub(crate) use name::Name;
@@ -271,6 +271,9 @@ pub struct Facts {
     /// Addresses that rules give to destinations, one by one, and the device by which this host's packets to each leave; `None`: by
     /// none, it is this host's or nobody's. Of more than 64 the first.
     pub targets: Reading<BTreeMap<IpAddr, Option<u32>>>,
+    /// The ways to these of packets that are forwarded from the networks on the link of each device. Empty: no policy rule goes by
+    /// where packets come from.
+    pub forwarded_paths: Reading<Vec<ForwardedPath>>,
     /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
     /// ask for it.
     pub ipsec: Reading<bool>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::identity::Identity;
 use super::iptables::Half;
+use super::known::links::Standing;
 use super::links::LinkFacts;
 use super::nftables::RulesetInputs;
 use super::sets::{self, OuterValues};
@@ -15,7 +16,7 @@ use super::{
 use crate::capture::{Ask, Capture, Meta, Replay};
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{
-    Collector, Conntrack, Facts, Failure, Flows, Neighbours, Netstat, NetworkNamespace, Reading, Source, Unanswered,
+    Collector, Conntrack, Facts, Failure, Flows, ForwardedPath, Neighbours, Netstat, NetworkNamespace, Reading, Source, Unanswered,
 };
 
 /// The parts of the facts that a reading has published so far. Each is whole.
@@ -51,6 +52,8 @@ struct RulesPart {
     local_sources: Reading<BTreeMap<IpAddr, bool>>,
     /// See [`Facts::targets`].
     targets: Reading<BTreeMap<IpAddr, Option<u32>>>,
+    /// See [`Facts::forwarded_paths`].
+    forwarded_paths: Reading<Vec<ForwardedPath>>,
 }
 
 impl RulesPart {
@@ -62,6 +65,7 @@ impl RulesPart {
             ipsec: Reading::Failed(why.clone()),
             local_sources: Reading::Failed(why.clone()),
             targets: Reading::Failed(why.clone()),
+            forwarded_paths: Reading::Failed(why.clone()),
         }
     }
 }
@@ -102,11 +106,12 @@ pub fn all(
     publish(&parts);
     let links = if on(Collector::Links) { links::read(&mut node) } else { LinkFacts::unread(&off(Collector::Links)) };
     let inputs = inputs(&links, super::identity::drops_clashes(&kernel));
+    let standing = Arc::clone(&links.standing);
     parts.links = Some(Arc::new(links));
     parts.sources = node.sources.clone();
     publish(&parts);
     let rules =
-        if on(Collector::Nat) { read_rules(&mut node, inputs) } else { RulesPart::unread(&off(Collector::Nat)) };
+        if on(Collector::Nat) { read_rules(&mut node, inputs, &standing) } else { RulesPart::unread(&off(Collector::Nat)) };
     let rulesets = [rules.nftables.clone(), rules.legacy[0].clone(), rules.legacy[1].clone()];
     parts.rules = Some(rules);
     parts.sources = node.sources.clone();
@@ -150,13 +155,13 @@ fn inputs(links: &LinkFacts, drops_clashes: bool) -> RulesetInputs {
 }
 
 /// Legacy tables first: bits of the mark that their rules test may be set by rules of nf_tables.
-fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs) -> RulesPart {
+fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standing) -> RulesPart {
     let legacy = [Half::Ipv4, Half::Ipv6].map(|half| half.read(node));
     let known = legacy.iter().filter_map(Reading::ok);
     inputs.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
     let nftables = nftables::read(node, &inputs);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
-    let (ipsets, ipsec, local_sources, targets) = {
+    let (ipsets, ipsec, local_sources, targets, forwarded_paths) = {
         let known = all.iter().filter_map(Reading::ok);
         let asked: Vec<_> = known.map(|ruleset| (node.left.lookups(ruleset), Arc::as_ref(ruleset))).collect();
         let ipsec = match asked.iter().any(|(lookups, _)| lookups.ipsec) {
@@ -165,7 +170,10 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs) -> RulesPart {
         };
         let ipsets = sets::read_ipsets(node, asked.iter().map(|(lookups, _)| Arc::as_ref(lookups)), &inputs.values);
         let local_sources = super::routing::local_ones(node, &lookups::sources(&asked));
-        (ipsets, ipsec, local_sources, super::routing::paths_to(node, &lookups::targets(&asked)))
+        let addresses = lookups::targets(&asked);
+        let targets = super::routing::paths_to(node, &addresses);
+        let forwarded_paths = super::routing::forwarded::paths(node, standing, &addresses);
+        (ipsets, ipsec, local_sources, targets, forwarded_paths)
     };
     for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
         if let Reading::Ok(ruleset) = ruleset {
@@ -173,7 +181,7 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs) -> RulesPart {
         }
     }
     let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
-    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources, targets }
+    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources, targets, forwarded_paths }
 }
 
 impl Parts {
@@ -226,6 +234,7 @@ impl Parts {
             ipsec: rules.ipsec,
             local_sources: rules.local_sources,
             targets: rules.targets,
+            forwarded_paths: rules.forwarded_paths,
             bridges_call_rules: links.bridges_call_rules,
             foreign_tunnels: links.foreign_tunnels,
             nftables: rules.nftables,

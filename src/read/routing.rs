@@ -8,6 +8,7 @@
 //! IPv6 counterparts.
 
 mod classes;
+pub(crate) mod forwarded;
 mod tables;
 pub(crate) mod unmarked;
 mod wire;
@@ -86,8 +87,6 @@ fn look_up_each<T>(
     addresses: &[IpAddr],
     tell: impl Fn(Option<Route>) -> T,
 ) -> Reading<BTreeMap<IpAddr, T>> {
-    /// `EACCES`, `EINVAL`, `EAFNOSUPPORT`, `ENETDOWN`, `ENETUNREACH`, `EHOSTUNREACH`
-    const NOWHERE: &[i32] = &[13, 22, 97, 100, 101, 113];
     let epoch = if addresses.is_empty() { None } else { node.epoch() };
     let stands = epoch.is_some() && node.left.links.as_ref().map(|links| links.epoch) == epoch;
     let mut found = BTreeMap::new();
@@ -100,13 +99,10 @@ fn look_up_each<T>(
         }
         let request =
             Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, path_to(*address));
-        let route = node.try_answer(&request, |message| decode_route(message.body));
-        let route = match route.failure().and_then(Failure::refused) {
-            Some(errno) if NOWHERE.contains(&errno) => None,
-            _ => match node.note(&request, route) {
-                Reading::Ok(route) => Some(route),
-                other => return other.map(|_| BTreeMap::new()),
-            },
+        let route = look_up_or_nowhere(node, &request);
+        let route = match node.note(&request, route) {
+            Reading::Ok(route) => route,
+            other => return other.map(|_| BTreeMap::new()),
         };
         if let Some(links) = node.left.links.as_mut().filter(|_| stands) {
             Arc::make_mut(&mut links.routes).insert(name, (*address, route.clone()));
@@ -114,6 +110,17 @@ fn look_up_each<T>(
         found.insert(*address, tell(route));
     }
     Reading::Ok(found)
+}
+
+/// What one look-up tells; `None`: packets go nowhere.
+fn look_up_or_nowhere(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
+    /// `EACCES`, `EINVAL`, `EAFNOSUPPORT`, `ENETDOWN`, `ENETUNREACH`, `EHOSTUNREACH`
+    const NOWHERE: &[i32] = &[13, 22, 97, 100, 101, 113];
+    let route = node.try_answer(request, |message| decode_route(message.body));
+    match route.failure().and_then(Failure::refused) {
+        Some(errno) if NOWHERE.contains(&errno) => Reading::Ok(None),
+        _ => route.map(Some),
+    }
 }
 
 fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 pub(super) use arrivals::Arrivals;
 use arrivals::arrivals;
 
-use super::network::host::{may_be_chosen, prefix_range};
+use super::network::host::may_be_chosen;
 use super::past::{Past, past};
 use super::values::Numbers;
-use crate::facts::netfilter::{Family, address_key, name_key};
+use crate::facts::netfilter::{Family, address_key, name_key, prefix_range};
 use crate::facts::{Address, Facts, Link, OuterHeader, OuterRoute, Question, Reading, Route, Tunnel, upper_devices};
 
 /// `LOOPBACK_IFINDEX`: of the first device of each network namespace.

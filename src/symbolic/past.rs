@@ -7,9 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use super::network::host::prefix_range;
 use super::values::Numbers;
-use crate::facts::netfilter::Family;
+use crate::facts::netfilter::{Family, prefix_range};
 use crate::facts::{PolicyRule, Route};
 
 /// Routes of one table that are looked at for each mark; a table that a mark leads to has a few.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Network;
-use crate::facts::netfilter::{DeviceProperty, Family, address_key, name_key};
-use crate::facts::{Address, Facts, KernelVersion, Link, Question, Reading, Route};
+use crate::facts::netfilter::{DeviceProperty, Family, address_key, name_key, prefix_range};
+use crate::facts::{Address, Facts, ForwardedPath, KernelVersion, Link, Question, Reading, Route};
 use crate::symbolic::values::Numbers;
 
 /// `RTN_UNICAST`
@@ -45,6 +45,21 @@ pub struct HostFacts {
     pub first_paths: [Result<BTreeMap<u128, Numbers>, Question>; 2],
     /// Addresses that rules give to destinations, and the name of the device that leads there; `None`: none does. `Err`: not read.
     pub targets: Result<BTreeMap<IpAddr, Option<u128>>, Question>,
+    /// The ways there of packets that are forwarded, where policy rules go by where these come from. `Err`: not read.
+    pub forwarded_paths: Result<Vec<NamedPath>, Question>,
+}
+
+/// A [`ForwardedPath`] by the names of its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPath {
+    /// The device that packets come in by.
+    pub input: u128,
+    /// Their sources, both ends included.
+    pub sources: (u128, u128),
+    /// Their destination.
+    pub target: IpAddr,
+    /// The device that they leave by. `None`: they are not forwarded.
+    pub output: Option<u128>,
 }
 
 impl HostFacts {
@@ -70,6 +85,22 @@ impl HostFacts {
                     unread,
                     "which way translated packets go was not read",
                     &["ip", "route", "show", "table", "all"],
+                )),
+            },
+            forwarded_paths: match &facts.forwarded_paths {
+                Reading::Ok(paths) => {
+                    let named = |path: &ForwardedPath| {
+                        let output = path.device.map(name);
+                        // What leads by a device that is not known was not looked up.
+                        let output = if output == Some(None) { return None } else { output.flatten() };
+                        Some(NamedPath { input: name(path.input)?, sources: path.sources, target: path.target, output })
+                    };
+                    Ok(paths.iter().filter_map(named).collect())
+                }
+                unread => Err(open(
+                    unread,
+                    "which way translated packets go by where they come from was not read",
+                    &["ip", "rule", "show"],
                 )),
             },
             addresses: match &facts.addresses {
@@ -111,6 +142,7 @@ impl HostFacts {
             outward: Err(why.into()),
             first_paths: [Err(why.into()), Err(why.into())],
             targets: Err(why.into()),
+            forwarded_paths: Err(why.into()),
         }
     }
 }
@@ -339,12 +371,4 @@ pub(crate) fn own_addresses(facts: &Facts, family: Family) -> Option<OwnAddresse
         Some((route.kind.into(), prefix_range(destination, route.prefix_length), route.devices.first().copied()))
     });
     Some(OwnAddresses { typed: typed.collect() })
-}
-
-/// The addresses of a prefix.
-pub(crate) fn prefix_range(network: IpAddr, length: u8) -> (u128, u128) {
-    let width = if network.is_ipv6() { 128 } else { 32 };
-    let low = (u128::MAX >> (128 - width)).checked_shr(length.into()).unwrap_or(0);
-    let first = address_key(network) & !low;
-    (first, first | low)
 }

@@ -39,11 +39,11 @@ struct Translation {
 
 /// What a translation writes.
 #[derive(Clone)]
-struct Written {
+pub(super) struct Written {
     /// Variables of fields that packets get anew.
-    fields: BTreeSet<u32>,
+    pub(super) fields: BTreeSet<u32>,
     /// What packets have there then.
-    value: PacketSet,
+    pub(super) value: PacketSet,
     /// Packets that have the address already, and one of the ports that the rule names (`nf_in_range`).
     kept: PacketSet,
 }
@@ -210,12 +210,12 @@ fn told_apart(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
     walk.space.exists(packets, &others)
 }
 
-fn nothing_written() -> Written {
+pub(super) fn nothing_written() -> Written {
     Written { fields: BTreeSet::new(), value: EVERYTHING, kept: NOTHING }
 }
 
 /// `get_unique_tuple`, as far as it is about addresses; a port is kept unless the rule says which ones there are.
-fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) -> Written {
+pub(super) fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) -> Written {
     let (source, _) = walk.packets.ends();
     let whole = walk.block(&source);
     let mut written = match (nat.action, nat.addresses) {
@@ -256,7 +256,7 @@ fn written(walk: &mut Walk<'_>, masquerading: &Written, hit: &Hit, nat: &Nat) ->
 }
 
 /// The address of the device that a packet leaves by (`nf_nat_masquerade_ipv4`, `nf_nat_masquerade_ipv6`).
-fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
+pub(super) fn masquerading(walk: &mut Walk<'_>, family: Family) -> Written {
     let (source, _) = walk.packets.ends();
     let fields = walk.block(&source).0.into_iter().collect();
     let (network, ipv6) = (walk.network, family == Family::Ipv6);

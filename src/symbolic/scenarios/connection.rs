@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::confirmed::Translated;
 use super::devices::{entering, loopback};
 use super::given_source::{NARROW, given_source};
 use super::on_nat::{Passing, with_destination_translated};
 use super::senders::{self, elsewhere, for_this_host};
 use super::services::invalid_segments;
 use super::{first, translatable};
-use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Flow, OnNat, Walk};
@@ -59,6 +59,8 @@ pub(super) struct ConnectionPath {
     pub(super) hits: Vec<(Hit, PacketSet)>,
     /// Rules that translate sources, and what they get: as it leaves, but for the source.
     pub(super) sources: Vec<(Hit, PacketSet)>,
+    /// The same while they are under way; only where it is asked for.
+    translated: Option<Translated>,
 }
 
 impl OnNat for ConnectionPath {
@@ -70,8 +72,9 @@ impl OnNat for ConnectionPath {
         if hook == Hook::Postrouting {
             // The answers of others come back to this host itself: see `answers`.
             let same = self.kept(walk, hit, packets);
-            self.sources.push((hit.clone(), walk.space.minus(packets, same)));
-            return same;
+            let others = walk.space.minus(packets, same);
+            let others = self.translated.as_mut().map_or(NOTHING, |translated| translated.add(walk, hit, others));
+            return walk.space.or(same, others);
         }
         let each = walk.each_translation(hit, packets).into_iter();
         let each: Vec<PacketSet> = each.map(|(nat, packets)| self.sent(walk, hit, nat, packets)).collect();
@@ -86,26 +89,60 @@ fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
     searched && walk.network.has_services(*set)
 }
 
-/// Devices by which packets to these addresses leave, and if what that depends on is so. `None`: they are this host's, or
-/// nobody's.
-fn path_to(walk: &mut Walk<'_>, first: IpAddr, last: IpAddr) -> Option<(Vec<(u128, u128)>, PacketSet)> {
-    let why = match &walk.network.host.targets {
-        Err(why) => why.clone(),
-        Ok(targets) => match targets.get(&first).filter(|_| first == last) {
-            Some(Some(device)) => return Some((vec![(*device, *device)], EVERYTHING)),
-            Some(None) => return None,
-            None => {
-                let why = format!("which way packets to {first} go was not looked up");
-                Question::from(why).shown_by(["ip", "route", "get", &first.to_string()])
-            }
-        },
+/// Packets to these addresses by the devices that lead there; those that are this host's, or nobody's, lead by none. If that was not
+/// looked up, the way of this host's own packets without a mark stands for that of all.
+fn paths_to(walk: &mut Walk<'_>, own: bool, first: IpAddr, last: IpAddr) -> PacketSet {
+    let (_, destination) = walk.packets.ends();
+    let (network, ends) = (walk.network, (address_key(first), address_key(last)));
+    let looked_up = network.host.targets.as_ref().ok().and_then(|targets| targets.get(&first)).filter(|_| first == last);
+    if let Some(device) = looked_up {
+        let by = |walk: &mut Walk<'_>, device: &u128| walk.with(&Field::OutputName, &[(*device, *device)]);
+        let mut leaving = device.as_ref().map_or(NOTHING, |device| by(walk, device));
+        if !own {
+            leaving = by_where_from(walk, first, leaving);
+        }
+        return walk.all_with(leaving, &[(destination, &[ends])]);
+    }
+    match (&network.host.targets, &network.host.first_paths[walk.packets.family.ip_index()]) {
+        (Ok(_), Ok(_)) => {
+            let to = walk.with(&destination, &[ends]);
+            first::first_paths(walk, to)
+        }
+        (Err(why), _) | (_, Err(why)) => {
+            let why = why.clone().reword(|why| format!("which way packets to {first} go was not looked up: {why}"));
+            let why = why.shown_by(["ip", "route", "get", &first.to_string()]);
+            let assumed = walk.if_so(format!("way to {first}"), &Err(why));
+            let some = walk.all_with(EVERYTHING, &[(destination, &[ends]), (Field::OutputName, SOME_DEVICE)]);
+            walk.space.and(some, assumed)
+        }
+    }
+}
+
+/// Packets to an address by the devices that lead there where policy rules go by where packets come from; of others, these.
+fn by_where_from(walk: &mut Walk<'_>, target: IpAddr, mut leaving: PacketSet) -> PacketSet {
+    let (network, (source, _)) = (walk.network, walk.packets.ends());
+    let paths = match &network.host.forwarded_paths {
+        Ok(paths) => paths,
+        Err(why) => {
+            let assumed = walk.if_so(format!("way to {target} by source"), &Err(why.clone()));
+            return walk.space.and(leaving, assumed);
+        }
     };
-    Some((SOME_DEVICE.to_vec(), walk.if_so(format!("way to {first}"), &Err(why))))
+    for path in paths.iter().filter(|path| path.target == target) {
+        let from = [(Field::InputName, &[(path.input, path.input)][..]), (source.clone(), &[path.sources][..])];
+        let mine = walk.all_with(EVERYTHING, &from);
+        leaving = walk.space.minus(leaving, mine);
+        if let Some(device) = path.output {
+            let by = walk.with(&Field::OutputName, &[(device, device)]);
+            leaving = walk.space.or(leaving, walk.space.and(mine, by));
+        }
+    }
+    leaving
 }
 
 impl ConnectionPath {
     pub(super) fn new(family: Family, own: bool, plain: bool) -> Self {
-        Self { family, own, plain, routes: NOTHING, hits: Vec::new(), sources: Vec::new() }
+        Self { family, own, plain, routes: NOTHING, hits: Vec::new(), sources: Vec::new(), translated: None }
     }
 
     /// Packets whose destination is translated so, with that destination. `None`: by something that was not understood, or not read.
@@ -126,15 +163,16 @@ impl ConnectionPath {
         };
         let (_, destination) = walk.packets.ends();
         let before = walk.space.and(packets, assumed);
-        let (targets, devices, routed) = match addresses {
-            Chosen::Range(first, last) => {
-                let targets = walk.with(&destination, &[(address_key(first), address_key(last))]);
-                let Some((devices, routed)) = path_to(walk, first, last) else { return NOTHING };
-                (targets, devices, routed)
-            }
-            Chosen::Unset | Chosen::ByPacket => (EVERYTHING, SOME_DEVICE.to_vec(), EVERYTHING),
+        let paths = match addresses {
+            Chosen::Range(first, last) => paths_to(walk, self.own, first, last),
+            Chosen::Unset | Chosen::ByPacket => walk.with(&Field::OutputName, SOME_DEVICE),
         };
-        let mut packets = walk.space.and(before, routed);
+        if paths.is_empty() {
+            return NOTHING;
+        }
+        let devices = walk.block(&Field::OutputName).0.into_iter().collect();
+        let targets = walk.space.exists(paths, &devices);
+        let mut packets = before;
         if addresses != Chosen::Unset {
             packets = walk.forget(packets, std::slice::from_ref(&destination));
         }
@@ -153,9 +191,7 @@ impl ConnectionPath {
         }
         packets = with_destination_translated(walk, packets);
         self.hits.push((hit.clone(), walk.space.and(targets, ports)));
-        let by = walk.with(&Field::OutputName, &devices);
-        let by = walk.space.and(by, targets);
-        self.routes = walk.space.or(self.routes, by);
+        self.routes = walk.space.or(self.routes, paths);
         packets
     }
 
@@ -223,7 +259,20 @@ impl ConnectionPath {
             };
         }
         let packets = walk.space.or(packets, by_ipvs);
-        past_postrouting(walk, packets, |walk, packets| self.hook(walk, "new", Hook::Postrouting, packets))
+        past_postrouting(walk, packets, |walk, packets| self.past_source_nat(walk, packets))
+    }
+
+    /// The last hook, of those that become connections.
+    fn past_source_nat(&mut self, walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+        if !self.plain {
+            return self.hook(walk, "new", Hook::Postrouting, packets);
+        }
+        let translated = Translated::new(walk, self.family, Hook::Postrouting);
+        let packets = translated.begin(walk, packets);
+        self.translated = Some(translated);
+        let left = self.hook(walk, "new", Hook::Postrouting, packets);
+        self.sources = self.translated.take().map_or_else(Vec::new, |translated| translated.confirmed(walk, left));
+        left
     }
 
     /// Packets that IPVS sends elsewhere: what gets to this host and through input, and what this host sends itself.

@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 pub(crate) mod bypass;
 mod collisions;
+mod confirmed;
 mod connection;
 mod devices;
 mod effect;

@@ -170,6 +170,11 @@ pub(super) fn with_destination_translated(walk: &mut Walk<'_>, packets: PacketSe
     with_status(walk, packets, DST_NAT)
 }
 
+/// Packets of connections whose source is translated.
+pub(super) fn with_source_translated(walk: &mut Walk<'_>, packets: PacketSet) -> PacketSet {
+    with_status(walk, packets, SRC_NAT)
+}
+
 /// Packets that were given another destination, one that is routed into the tunnel.
 pub(super) fn somewhere(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
     let (_, destination) = walk.packets.ends();

@@ -2,7 +2,7 @@
 
 use super::devices::{connected, loopback, may_forward};
 use super::on_nat::{Passing, towards, with_destination_translated};
-use super::{first, translatable};
+use super::{confirmed, first, translatable};
 use crate::facts::netfilter::{Family, Field, Hook, NatAction, TypeScope, name_key};
 use crate::symbolic::machine::{Flow, Hits, OnNat, Walk};
 use crate::symbolic::network::Hit;
@@ -106,7 +106,7 @@ fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut
     leaving(walk, through, hits);
 
     let here = for_this_host(walk, packets);
-    walk.hook(Hook::Input, None, Flow::First, here, hits);
+    confirmed::translated(walk, Hook::Input, here, hits);
     let by_ipvs = walk.if_ipvs_in_use();
     let here = walk.hook(Hook::Input, None, Flow::First, walk.space.and(here, by_ipvs), &mut Passing);
     let here = elsewhere(walk, true, here);
@@ -179,5 +179,5 @@ fn sent(walk: &mut Walk<'_>, family: Family, hits: &mut Hits) {
 /// Packets behind routing, to the rules that translate their source.
 fn leaving(walk: &mut Walk<'_>, packets: PacketSet, hits: &mut Hits) {
     let packets = walk.as_postrouting_sees(packets);
-    walk.hook(Hook::Postrouting, None, Flow::First, packets, hits);
+    confirmed::translated(walk, Hook::Postrouting, packets, hits);
 }

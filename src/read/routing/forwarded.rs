@@ -1,0 +1,118 @@
+//! Where forwarded packets go by where they come from: only policy rules make a difference there (`ip rule add iif|from …`).
+//!
+//! Kernel sources: `fib_rules_lookup`, `inet_rtm_getroute` and `inet6_rtm_getroute` with `RTA_IIF`.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{look_up_or_nowhere, path_to, put_address};
+use crate::capture::{NetlinkFamily, Request};
+use crate::facts::netfilter::{Family, address_key, prefix_range};
+use crate::facts::{Failure, ForwardedPath, Reading, Source};
+use crate::netfilter::netlink::{self, rtnl::*};
+use crate::read::Node;
+use crate::read::known::links::Standing;
+
+/// Look-ups, 10 µs each. With more nothing is told by where packets come from.
+const MAX_LOOKUPS: usize = 512;
+/// Addresses of a range that are tried: more than this host has there.
+const CANDIDATES: usize = 8;
+/// Addresses of documentation, of IPv4 and of IPv6, which stand for all hosts that no policy rule names.
+const ELSEWHERE: [&[u128]; 2] = [&[0xc633_6401, 0xcb00_7101], &[0x2001_0db8 << 96 | 1]];
+/// `EXDEV`: what comes from there is refused, as it is not routed back (`fib_validate_source`); others of the same kind may be.
+const EXDEV: i32 = 18;
+/// `RT_SCOPE_LINK`
+const LINK: u8 = 253;
+const RTN_UNICAST: u8 = 1;
+const ARPHRD_LOOPBACK: u16 = 772;
+
+/// Looks up the way from hosts beyond each device to each of these addresses. Nothing where no policy rule tells packets apart
+/// by where they come from.
+pub(crate) fn paths(node: &mut Node<'_>, standing: &Standing, targets: &[IpAddr]) -> Reading<Vec<ForwardedPath>> {
+    let Reading::Ok(rules) = &standing.rules else { return standing.rules.as_ref().map(|_| Vec::new()) };
+    let mut all = Vec::new();
+    for family in Family::IP {
+        let own = rules.iter().filter(|rule| rule.family == family);
+        if own.clone().all(|rule| rule.source.is_none() && rule.other.is_empty()) {
+            continue;
+        }
+        let cuts: Vec<(u128, u128)> =
+            own.filter_map(|rule| rule.source).map(|(prefix, length)| prefix_range(prefix, length)).collect();
+        let targets: Vec<IpAddr> = targets.iter().copied().filter(|target| Family::of(target) == family).collect();
+        for (input, sources, source) in senders(standing, family, &cuts) {
+            all.extend(targets.iter().map(|target| (input, sources, source, *target)));
+        }
+    }
+    if all.len() > MAX_LOOKUPS {
+        return Reading::Failed(Failure::too_large(MAX_LOOKUPS, "ways by where packets come from"));
+    }
+    let mut found = Vec::new();
+    for (number, (input, sources, source, target)) in all.into_iter().enumerate() {
+        let mut body = path_to(target);
+        body[2] = if source.is_ipv6() { 128 } else { 32 };
+        put_address(&mut body, RTA_SRC, source);
+        netlink::put(&mut body, RTA_IIF, &input.to_ne_bytes());
+        let name = format!("route/get-path-{number}");
+        let request = Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body);
+        let route = look_up_or_nowhere(node, &request);
+        if route.failure().is_some_and(Failure::is_not_captured) {
+            return Reading::Ok(Vec::new());
+        }
+        if route.failure().and_then(Failure::refused) == Some(EXDEV) {
+            continue;
+        }
+        match node.note(&request, route) {
+            Reading::Ok(route) => {
+                let route = route.filter(|route| route.kind == RTN_UNICAST);
+                let device = route.and_then(|route| route.devices.first().copied());
+                found.push(ForwardedPath { input, sources, target, device });
+            }
+            other => return other.map(|_| Vec::new()),
+        }
+    }
+    Reading::Ok(found)
+}
+
+/// By device, addresses that all policy rules treat alike, and one of them that another host there may have.
+fn senders(standing: &Standing, family: Family, cuts: &[(u128, u128)]) -> Vec<(u32, (u128, u128), IpAddr)> {
+    let addresses = standing.addresses.ok().map_or(&[][..], Vec::as_slice);
+    let addresses = addresses.iter().filter(|own| Family::of(&own.address) == family);
+    let own: BTreeSet<u128> = addresses.clone().map(|own| address_key(own.address)).collect();
+    let largest = if family == Family::Ipv6 { u128::MAX } else { u32::MAX.into() };
+    let mut starts = BTreeSet::from([0]);
+    starts.extend(cuts.iter().flat_map(|(from, to)| [Some(*from), to.checked_add(1)]).flatten());
+    starts.retain(|start| *start <= largest);
+    let ends = starts.iter().skip(1).map(|next| next - 1).chain([largest]);
+    let classes: Vec<(u128, u128)> = starts.iter().copied().zip(ends).collect();
+    let links = standing.links.ok().map_or(&[][..], Vec::as_slice);
+    let mut all = Vec::new();
+    for link in links.iter().filter(|link| link.up && link.hardware_type != ARPHRD_LOOPBACK) {
+        let here = addresses.clone().filter(|own| own.link == link.index && own.scope < LINK);
+        let networks: Vec<(u128, u128)> = here.map(|own| prefix_range(own.peer, own.prefix_length)).collect();
+        for (first, last) in &classes {
+            // Those on the link first: a source that is not routed back there may be refused (`rp_filter`).
+            let on_link = networks.iter().map(|(from, to)| ((*from).max(*first), (*to).min(*last)));
+            let ranges = on_link.chain([(*first, *last)]).filter(|(from, to)| from <= to);
+            let hosts = ranges.flat_map(|(from, to)| (from..=to).take(CANDIDATES));
+            let elsewhere = ELSEWHERE[family.ip_index()].iter().copied().filter(|host| (first..=last).contains(&host));
+            let is_end = |host: &u128| networks.iter().any(|(from, to)| from < to && (from == host || to == host));
+            let source = hosts.chain(elsewhere).find(|host| !own.contains(host) && !is_end(host) && is_unicast(family, *host));
+            all.extend(source.map(|source| (link.index, (*first, *last), ip(family, source))));
+        }
+    }
+    all
+}
+
+fn is_unicast(family: Family, key: u128) -> bool {
+    match family {
+        Family::Ipv6 => key > 1 && key >> 120 != 0xff && key >> 118 != 0x3fa,
+        _ => !matches!(key >> 24, 0 | 127 | 224..),
+    }
+}
+
+fn ip(family: Family, key: u128) -> IpAddr {
+    match family {
+        Family::Ipv6 => IpAddr::V6(key.into()),
+        _ => IpAddr::V4((key as u32).into()),
+    }
+}
