@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use foldhash::{HashSet, HashSetExt as _};
 
 use super::netfilter::Family;
-use super::{Failure, Reading, names};
+use super::{Failure, Name, Reading, names};
 
 /// A network device (`struct net_device`) as rtnetlink tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -428,6 +428,15 @@ pub struct PolicyRule {
     pub source: Option<(IpAddr, u8)>,
     /// Destination prefix.
     pub destination: Option<(IpAddr, u8)>,
+    /// Name of the device that packets come in by (`FRA_IIFNAME`); of this host's own packets that is `lo`.
+    pub input: Option<Name>,
     /// Attributes that natwatch does not model, by number (`FRA_*`).
     pub other: Vec<u16>,
+}
+
+impl PolicyRule {
+    /// Whether it is for all packets with a mark and a destination, wherever they come from.
+    pub fn is_for_all_senders(&self) -> bool {
+        self.source.is_none() && self.input.is_none() && self.other.is_empty()
+    }
 }

@@ -26,8 +26,8 @@ pub(crate) use flows::{
 };
 pub(crate) use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub(crate) use links::{
-    Address, FdbEntry, Feature, FeatureState, Features, Filter, ForwardedPath, Link, OuterRoute, PolicyRule, Route, Toggle, Tunnel,
-    TunnelKind, UdpChecksum, upper_devices, with_lower_devices,
+    Address, FdbEntry, Feature, FeatureState, Features, Filter, ForwardedPath, Link, OuterRoute, PolicyRule, Route,
+    Toggle, Tunnel, TunnelKind, UdpChecksum, upper_devices, with_lower_devices,
 };
 pub(crate) use name::Name;
 pub(crate) use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};

@@ -22,6 +22,17 @@ pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
     };
     let (reached, gave_up) = (found.rules.as_slice(), found.gave_up.as_deref());
     let certain = reached.iter().find(|rule| rule.certainty == Certainty::Happens && rule.nat.is_some());
+    if reached.is_empty()
+        && let Some((rule, rover)) = by_rover(context, &found)
+    {
+        let place = describe(context, rule);
+        let shared = format!("connections of one source share the ports that {place} gives it");
+        return match (&rule.certainty, rover) {
+            (Certainty::Unknown(why), _) => Evaluation::unknown(why),
+            (_, DefectState::Present) => Evaluation::holds(shared),
+            _ => Evaluation::unknown(format!("{shared}; whether this kernel gives one after the other is not known")),
+        };
+    }
     match (certain, reached) {
         (Some(rule), all) => {
             let more = others(all.len() - 1);
@@ -39,6 +50,18 @@ pub(super) fn source_nat_reachable(context: &Context<'_>) -> Evaluation {
             None => "new connections get to no rule that translates their source".into(),
         }),
     }
+}
+
+/// The defect by which the next port is the one behind the last.
+const ROVER: &str = "nat-port-rover";
+
+/// A rule that gives each source an address of its own, and ports one after the other where the kernel does so: two connections of one
+/// source that begin at once get the same one (`nf_nat_l4proto_unique_tuple` with its `rover`). Else the first port is drawn.
+fn by_rover<'f>(context: &Context<'_>, found: &'f ReachedRules) -> Option<(&'f Reached, DefectState)> {
+    let rover = context.defect(ROVER).map_or(DefectState::Unknown, |defect| defect.state);
+    let rules = || found.few_ports.iter();
+    let rule = rules().find(|rule| rule.certainty == Certainty::Happens).or_else(|| rules().next())?;
+    (rover != DefectState::Absent).then_some((rule, rover))
 }
 
 /// The same, and where each source has an address of its own, but fewer ports than it may have connections.
@@ -110,6 +133,9 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
             }
         }
     }
+    if let Some((rule, rover)) = by_rover(context, &found) {
+        return one_after_the_other(context, rule, rover);
+    }
     if let Some(why) = gave_up {
         return Evaluation::unknown(why);
     }
@@ -125,6 +151,21 @@ pub(super) fn port_not_random(context: &Context<'_>, defects: &[String]) -> Eval
             };
             Evaluation::fails(format!("{} chooses random ports{}{rest}", describe(context, rule), few_ports(rule)))
         }
+    }
+}
+
+/// Ports of a range that a rule gives to connections of one source.
+fn one_after_the_other(context: &Context<'_>, rule: &Reached, rover: DefectState) -> Evaluation {
+    let place = describe(context, rule);
+    match (&rule.certainty, rover) {
+        (Certainty::Unknown(why), _) => Evaluation::unknown(why),
+        (_, DefectState::Present) => Evaluation::holds(format!(
+            "{place} gives ports one after the other on this kernel, so that two connections can get the same one at once{}",
+            few_ports(rule)
+        )),
+        _ => Evaluation::unknown(format!(
+            "{place} gives ports of a range; whether this kernel does so one after the other is not known"
+        )),
     }
 }
 

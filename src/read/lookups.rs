@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::facts::Name;
 use crate::facts::netfilter::{
-    Chosen, End, Family, Field, Match, Nat, NatAction, Ruleset, SetId, Step, Verdict, with_data,
+    Chosen, End, Family, Field, Match, Nat, NatAction, Ruleset, SetId, Step, Verdict, address_key, with_data,
 };
 
 /// Sets of one rule set that are read. With more the source is a failed one.
@@ -15,6 +15,8 @@ pub(crate) const MAX_SETS: usize = 512;
 const MAX_SOURCES: usize = 64;
 /// The same for addresses that destinations are given.
 const MAX_TARGETS: usize = 64;
+/// Destinations of a range that are looked up one by one.
+const MAX_RANGE: u128 = 16;
 
 /// Sets, and by what each is looked into.
 pub(crate) type LookedInto<K, T> = Vec<(K, Vec<Vec<T>>)>;
@@ -76,7 +78,7 @@ impl Lookups {
                     NatAction::Masquerade | NatAction::Redirect | NatAction::Netmap => return,
                 };
                 // Beyond so many addresses none counts.
-                let is_new = fixed.len() < most && (nat.map.is_some() || add_address(fixed, nat.addresses));
+                let is_new = fixed.len() < most && (nat.map.is_some() || add_addresses(fixed, nat.action, nat.addresses));
                 nats.extend(is_new.then(|| nat.clone()));
                 true
             }
@@ -100,7 +102,7 @@ pub(crate) fn sources(all: &[(Arc<Lookups>, &Ruleset)]) -> Vec<IpAddr> {
     given(all.iter().map(|(lookups, ruleset)| (&lookups.snat, *ruleset)), MAX_SOURCES)
 }
 
-/// Addresses that rules give to destinations of TCP, each its only one; of more than [`MAX_TARGETS`] the first.
+/// Addresses that rules give to destinations of TCP, by themselves or in a small range; of more than [`MAX_TARGETS`] the first.
 pub(crate) fn targets(all: &[(Arc<Lookups>, &Ruleset)]) -> Vec<IpAddr> {
     given(all.iter().map(|(lookups, ruleset)| (&lookups.dnat, *ruleset)), MAX_TARGETS)
 }
@@ -112,24 +114,30 @@ fn given<'a>(all: impl Iterator<Item = (&'a Vec<Nat>, &'a Ruleset)>, most: usize
         let mapped = nat.map.as_ref().and_then(|map| map.lookup.known_in(&ruleset.sets)).into_iter().flatten();
         let mapped = mapped.filter_map(|(_, data)| with_data(nat, data)).map(|nat| nat.addresses);
         for addresses in mapped.chain([nat.addresses]) {
-            if known.len() == most {
+            if known.len() >= most {
                 return known;
             }
-            add_address(&mut known, addresses);
+            add_addresses(&mut known, nat.action, addresses);
         }
     }
     known
 }
 
-/// Adds the address that a translation gives, if it is the only one, and new.
-fn add_address(known: &mut Vec<IpAddr>, addresses: Chosen<IpAddr>) -> bool {
-    match addresses {
-        Chosen::Range(first, last) if first == last && !known.contains(&first) => {
-            known.push(first);
-            true
+/// Adds the addresses that a translation gives, if it is a single one, or a small range of destinations. Whether any is new.
+fn add_addresses(known: &mut Vec<IpAddr>, action: NatAction, addresses: Chosen<IpAddr>) -> bool {
+    let Chosen::Range(first, last) = addresses else { return false };
+    let (from, to) = (address_key(first), address_key(last));
+    let most = if action == NatAction::Dnat { MAX_RANGE } else { 1 };
+    let before = known.len();
+    if to.saturating_sub(from) < most {
+        for key in from..=to {
+            let address = if first.is_ipv6() { IpAddr::V6(key.into()) } else { IpAddr::V4((key as u32).into()) };
+            if !known.contains(&address) {
+                known.push(address);
+            }
         }
-        _ => false,
     }
+    known.len() > before
 }
 
 fn asks_for_ipsec(step: &Step) -> bool {

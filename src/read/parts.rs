@@ -16,7 +16,8 @@ use super::{
 use crate::capture::{Ask, Capture, Meta, Replay};
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{
-    Collector, Conntrack, Facts, Failure, Flows, ForwardedPath, Neighbours, Netstat, NetworkNamespace, Reading, Source, Unanswered,
+    Collector, Conntrack, Facts, Failure, Flows, ForwardedPath, Neighbours, Netstat, NetworkNamespace, Reading, Source,
+    Unanswered,
 };
 
 /// The parts of the facts that a reading has published so far. Each is whole.
@@ -110,8 +111,11 @@ pub fn all(
     parts.links = Some(Arc::new(links));
     parts.sources = node.sources.clone();
     publish(&parts);
-    let rules =
-        if on(Collector::Nat) { read_rules(&mut node, inputs, &standing) } else { RulesPart::unread(&off(Collector::Nat)) };
+    let rules = if on(Collector::Nat) {
+        read_rules(&mut node, inputs, &standing)
+    } else {
+        RulesPart::unread(&off(Collector::Nat))
+    };
     let rulesets = [rules.nftables.clone(), rules.legacy[0].clone(), rules.legacy[1].clone()];
     parts.rules = Some(rules);
     parts.sources = node.sources.clone();

@@ -240,8 +240,9 @@ impl<'a> Network<'a> {
         self.leads_to_wanted(Wanted::Mark(relevant), set, id)
     }
 
-    fn leads_to_wanted(&self, wanted: Wanted, set: usize, id: &ChainId) -> bool {
+    fn leads_to_wanted(&self, wanted: Wanted, of: usize, id: &ChainId) -> bool {
         let is_wanted = |step: &Step| match wanted {
+            Wanted::Effect | Wanted::Write if self.survey().fills(of, step) => true,
             Wanted::Effect => is_effect(step),
             Wanted::Write => {
                 is_effect(step)
@@ -250,7 +251,7 @@ impl<'a> Network<'a> {
             Wanted::Timeout => matches!(step, Step::OwnTimeout),
             Wanted::Mark(relevant) => slice::writes_marks(step, relevant),
         };
-        recall(&self.remembered.leads_to, (wanted, set, id.clone()), || self.leads_to(set, id, is_wanted))
+        recall(&self.remembered.leads_to, (wanted, of, id.clone()), || self.leads_to(of, id, is_wanted))
     }
 
     /// Why rules may be missing of those that packets of a family can meet: the first part that was not read.

@@ -158,6 +158,8 @@ pub(crate) struct PacketLayout {
     pub filled: u32,
     /// The entry of its connection has a timeout of its own.
     pub own_timeout: u32,
+    /// A rule has put it into one of these sets.
+    pub put: Vec<u32>,
 }
 
 impl PacketLayout {
@@ -186,7 +188,17 @@ impl PacketLayout {
             blocks.extend([(Field::Mark, mark.clone()), (Field::ConnectionMark, connection)]);
         }
         let [template, rerouted, filled, own_timeout] = [(); 4].map(|()| space.block(1).0[0]);
-        Self { names, blocks, mark_before, words: words.into(), template, rerouted, filled, own_timeout }
+        Self {
+            names,
+            blocks,
+            mark_before,
+            words: words.into(),
+            template,
+            rerouted,
+            filled,
+            own_timeout,
+            put: Vec::new(),
+        }
     }
 
     /// The variables of a field of the first packet, or of the one around it.
@@ -212,14 +224,15 @@ impl PacketLayout {
         let blocks = self.blocks.iter().flat_map(|blocks| written.iter().filter_map(|field| blocks.get(field)));
         let blocks = blocks.chain([&self.mark_before]);
         let flags = [self.template, self.rerouted, self.filled, self.own_timeout];
-        blocks.flat_map(|block| block.0.iter().copied()).chain(flags).collect()
+        blocks.flat_map(|block| block.0.iter().copied()).chain(flags).chain(self.put.iter().copied()).collect()
     }
 
     /// All variables of the fields of the first packet, or of the one around it, but its mark.
     pub(crate) fn variables(&self, outer: bool) -> BTreeSet<u32> {
         let blocks = self.blocks[usize::from(outer)].iter().filter(|(field, _)| **field != Field::Mark);
         let flags = [self.template, self.rerouted, self.own_timeout];
-        blocks.flat_map(|(_, block)| block.0.iter().copied()).chain(flags).collect()
+        let blocks = blocks.flat_map(|(_, block)| block.0.iter().copied());
+        blocks.chain(flags).chain(self.put.iter().copied()).collect()
     }
 }
 

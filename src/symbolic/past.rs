@@ -49,7 +49,7 @@ pub(crate) fn past(rules: &[PolicyRule], routes: &[Route], family: Family, into:
     let leads_in = |route: &Route| route.kind == UNICAST && route.devices.iter().any(|device| into.contains(device));
     let (mut found, mut earlier) = (Vec::new(), Vec::new());
     for rule in rules {
-        let is_simple = !rule.inverted && rule.other.is_empty() && rule.source.is_none() && rule.destination.is_none();
+        let is_simple = !rule.inverted && rule.is_for_all_senders() && rule.destination.is_none();
         match rule.action {
             NOP => {}
             action if REFUSE.contains(&action) => {
@@ -109,6 +109,7 @@ mod tests {
             inverted: false,
             source: None,
             destination: None,
+            input: None,
             other: vec![],
         }
     }

@@ -281,9 +281,35 @@ fn only_sources_that_are_given_one_address_race() {
             "",
             "not_affected",
         ),
+        (
+            "a set of 10,000 networks",
+            format!("-A POSTROUTING -m set --match-set large src -o {WAN} -j MASQUERADE"),
+            "",
+            "exposed",
+        ),
+        (
+            "10,000 others",
+            format!(
+                "-A POSTROUTING -m set --match-set large src -j RETURN\n-A POSTROUTING -s 10.77.1.0/24 -o {WAN} -j MASQUERADE"
+            ),
+            "",
+            "not_affected",
+        ),
+        (
+            "a set that a rule fills",
+            format!("-A POSTROUTING -m set --match-set seen src -o {WAN} -j MASQUERADE"),
+            "*mangle\n-A PREROUTING -i lan0 -j SET --add-set seen src\nCOMMIT\n",
+            "exposed",
+        ),
     ] {
         let lab = Router::plain();
-        lab.router.run(&["ipset", "create", "none", "hash:net"]);
+        for set in ["none", "large"] {
+            lab.router.run(&["ipset", "create", set, "hash:net"]);
+        }
+        lab.router.run(&["ipset", "create", "seen", "hash:ip", "timeout", "300"]);
+        let elsewhere =
+            (0..10_000).map(|at| format!("add large 172.{}.{}.{}/28\n", at >> 12, at >> 4 & 255, (at & 15) * 16));
+        load(&lab.router, &["ipset", "restore"], &(elsewhere.collect::<String>() + "add large 10.77.1.0/24\n"));
         load(&lab.router, &["iptables-nft-restore"], &format!("*nat\n{nat}\nCOMMIT\n{others}"));
         let races = state == "exposed";
         let (lost, report) = lost(&lab, Proto::Udp, if races { RANDOM_FAILURES + 1 } else { 0 });
@@ -293,6 +319,11 @@ fn only_sources_that_are_given_one_address_race() {
     }
     let lab = Router::with(NatRule::masquerade(Backend::Nft, Ports::Kept));
     assert_eq!(check_here(&lab.router, &[]).state(ADVISORY), "exposed");
+    let behind = "table ip z { chain c { type filter hook postrouting priority 150; ip saddr 10.77.2.1 drop; }; }";
+    lab.router.run(&["nft", behind]);
+    let (lost, report) = lost(&lab, Proto::Udp, 0);
+    assert_eq!((lost, report.state(ADVISORY)), (0, "not_affected"), "dropped behind its translation");
+    lab.router.run(&["nft", "delete table ip z"]);
     lab.router.sysctl("net.ipv4.ip_forward", 0);
     assert_eq!(check_here(&lab.router, &[]).state(ADVISORY), "not_affected", "it forwards nothing");
 }

@@ -17,6 +17,11 @@ const DESTINATIONS: &str = "tcp-invalid-reset";
 /// Opens a connection from here to an address that leads to the server, sends a segment of the server's that is out of the
 /// window, and tells whether the connection is reset.
 fn is_reset(lab: &Router, from: &Netns, to: SocketAddr) -> bool {
+    is_reset_by(lab, from, to, |_, server| lab.server.enter(|| send_out_of_window(server)))
+}
+
+/// The same, by a segment that is sent for one of both ends.
+fn is_reset_by(lab: &Router, from: &Netns, to: SocketAddr, send: impl Fn(&TcpStream, &TcpStream)) -> bool {
     let listener = lab.server.enter(|| TcpListener::bind(TARGET).expect("a port"));
     let mut client = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE).expect("a connection"));
     let (mut server, _) = listener.accept().expect("the connection");
@@ -25,7 +30,7 @@ fn is_reset(lab: &Router, from: &Netns, to: SocketAddr) -> bool {
         stream.set_nodelay(true).expect("no delay");
     }
     assert!(goes_on(&mut client, &mut server), "before anything happens");
-    lab.server.enter(|| send_out_of_window(&server));
+    send(&client, &server);
     // An answer to it is there before that to what is sent later: it comes by the same devices.
     for _ in 0..20 {
         if !goes_on(&mut client, &mut server) {
@@ -368,4 +373,29 @@ fn an_idle_connection_is_reset_where_the_verdict_says_so() {
             });
         }
     });
+}
+
+/// What a client sends itself may be invalid too: a rule that refuses it with a reset ends its connection, whether or not its source is
+/// translated. Nothing answers for an address of this host's there.
+#[test]
+fn a_segment_that_a_rule_refuses_on_its_way_out_is_no_matter_of_translation() {
+    for (name, nat, state) in [
+        ("translated", "iptables-nft -w -t nat -A POSTROUTING -o wan0 -j MASQUERADE", "mitigated"),
+        ("not translated", "true", "not_affected"),
+    ] {
+        let lab = Router::plain();
+        let lines = [
+            nat,
+            "iptables-nft -w -A INPUT -m conntrack --ctstate INVALID -j DROP",
+            "iptables-nft -w -A FORWARD -i lan0 -p tcp -m conntrack --ctstate INVALID -j REJECT --reject-with tcp-reset",
+        ];
+        lab.router.run(&["sh", "-c", &format!("set -e\n{}", lines.join("\n"))]);
+        let report = check_here(&lab.router, &["--advisory", SOURCES]);
+        assert_eq!(report.state(SOURCES), state, "{name}: {}", report.json);
+        assert!(!is_reset(&lab, &lab.client, TARGET.into()), "{name}: by what the server sends");
+        let refused = is_reset_by(&lab, &lab.client, TARGET.into(), |client, _| {
+            lab.client.enter(|| send_out_of_window(client));
+        });
+        assert!(refused, "{name}: by what the client sends");
+    }
 }

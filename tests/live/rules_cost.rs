@@ -257,8 +257,10 @@ fn sets_are_asked_about_single_addresses() {
     ns.address("eth0", "192.0.2.1/24");
     ns.cmd("ip link add flannel.1 type vxlan id 1 dstport 8472 remote 192.0.2.2 dev eth0");
     ns.up("flannel.1");
-    let addresses =
-        |second: u8| (0..20_000).map(move |number| format!("10.{second}.{}.{}", number / 250, number % 250));
+    let addresses = |first: u8| {
+        (0..100_000)
+            .map(move |number| format!("{}.{}.{}.{}", 10 + first, number / 62_500, number / 250 % 250, number % 250))
+    };
     let mut sets = String::from("create pods hash:ip family inet maxelem 100000\n");
     for address in addresses(0) {
         let _ = writeln!(sets, "add pods {address}");
@@ -288,7 +290,7 @@ fn sets_are_asked_about_single_addresses() {
     let asked = questions(&calls);
     println!("{:?}", outline(&asked));
     assert!(asked.len() < MOST_QUESTIONS, "{:?}", outline(&asked));
-    // Each set is tried once, given up after 64 KiB, and then asked about single elements.
+    // Each set is tried once, given up after 1 MiB, and then asked about single elements.
     let asks_sets =
         |question: &&RequestKind| ["GETSETELEM", "TEST", "LIST", "SAVE"].contains(&question.what().as_str());
     let (dumps, single): (Vec<&RequestKind>, Vec<&RequestKind>) =

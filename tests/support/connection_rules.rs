@@ -3,19 +3,21 @@
 //! Atoms:
 //! - given another destination: a Service (one address, one port of it, several ports), the router's own addresses; to a server
 //!   of either side, on the same port or another, or to the router itself (redirect); on prerouting, output or both;
-//!   also by a map of addresses and ports;
+//!   also by a map of addresses and ports, or to one of a range; policy rules lead some clients' packets to it nowhere;
 //! - another source: masquerade, an address of the router's (of either device, of none), one of nobody, a network for another; the
 //!   port kept, by a hash, at random, from a range;
+//! - those of either that a set knows which another rule fills by where packets come from;
 //! - tests of these: devices on both ways, one that is not there, networks of both ends, ports of both ends, protocol, a mark
 //!   that other rules set, state NEW, local destinations, a connection with another destination, all of them negated;
 //! - invalid segments dropped: in raw, mangle and filter, on every hook, by a state, by not being of others, by a map, by a
 //!   policy behind accepted ones, in chains that are jumped or gone to, before connection tracking, behind what accepts;
 //! - such segments refused with a reset;
-//! - name queries: a Service for one server, for several by chance, by a number, by a verdict map of one, by where they come from, by a hash, from a range; not
-//!   tracked;
-//! - new connections dropped; packets not tracked; `be_liberal`; how long entries stay; rules of UDP, of one family of two, of `inet`;
+//! - name queries: a Service for one server, for several by chance, by a number, by a verdict map of one, by where they come from, by a hash, from a range, by
+//!   numbers one by one and in intervals; not tracked;
+//! - new connections dropped, on the way and behind the translation of their source; packets not tracked; `be_liberal`; how long entries stay; rules of UDP, of one family of two, of `inet`;
 //! - what nobody can know (closed list): `opaque`, a test that is not understood; `sometimes`, one that holds for some packets;
-//!   `queue`, where a program decides; `order`, that of two chains of the same priority; `numgen`, a map by a number that the rule makes.
+//!   `queue`, where a program decides; `order`, that of two chains of the same priority; `numgen`, a map by a number that the rule makes;
+//!   `known`, a set that other packets fill than those that it is asked about.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -41,11 +43,15 @@ pub struct Case {
     pub deaf: bool,
     /// Rules refuse segments with resets.
     pub refuses: bool,
+    /// UDP is not tracked: of what is translated beside TCP nothing is sent.
+    pub without_udp: bool,
     /// What nobody could know.
     pub planted: BTreeSet<&'static str>,
     /// Base chains of iptables by family, table, hook and backend: those of two backends have the same priority.
     chains: BTreeSet<(bool, String, String, bool)>,
     next: i32,
+    /// Of the next rules of nf_tables: which packets the set is filled with that they test.
+    known: Option<Vec<Condition>>,
 }
 
 /// What a rule tests.
@@ -64,9 +70,13 @@ enum Test {
     OtherDestination,
     /// In the words of iptables and of nft.
     Words(&'static str, &'static str),
+    /// Some rule has put where it comes from into a set of this number.
+    Known(i32),
 }
 
-use Test::{From, In, LocalDestination, Mark, OtherDestination, Out, Port, Protocol, SourcePort, State, To, Words};
+use Test::{
+    From, In, Known, LocalDestination, Mark, OtherDestination, Out, Port, Protocol, SourcePort, State, To, Words,
+};
 
 /// A test, or its opposite.
 #[derive(Clone, Debug)]
@@ -80,9 +90,9 @@ enum Action {
     Mapped(IpAddr, u16, IpAddr, u16),
     /// One of two servers, in turn.
     InTurn([IpAddr; 2]),
-    /// One of two, by chance and by a hash.
-    ByChance([IpAddr; 2]),
-    ByHash([IpAddr; 2]),
+    /// One of two, by chance and by a hash; of numbers each, or intervals of them.
+    ByChance([IpAddr; 2], bool),
+    ByHash([IpAddr; 2], bool),
     /// One of two, in a chain for each.
     ByVerdict([IpAddr; 2]),
     /// One of a range.
@@ -165,6 +175,7 @@ impl Condition {
             LocalDestination => format!("-m addrtype {not}--dst-type LOCAL"),
             OtherDestination => format!("-m conntrack {not}--ctstate DNAT"),
             Words(words, _) => (*words).to_owned(),
+            Known(set) => format!("-m set {not}--match-set known{set} src"),
         }
     }
 
@@ -186,6 +197,7 @@ impl Condition {
             OtherDestination if self.0 => "ct status and dnat == 0".into(),
             OtherDestination => "ct status dnat".into(),
             Words(_, words) => (*words).to_owned(),
+            Known(_) => format!("{ip} saddr {not}@known"),
         }
     }
 }
@@ -234,10 +246,12 @@ impl Rule {
                 format!("dnat {ip} to {ip} daddr . tcp dport map {{ {service} . {port} : {server} . {at} }}")
             }
             Action::InTurn([one, other]) => format!("dnat to numgen inc mod 2 map {{ 0 : {one}, 1 : {other} }}"),
-            Action::ByChance([one, other]) => format!("dnat to numgen random mod 2 map {{ 0 : {one}, 1 : {other} }}"),
-            Action::ByHash([one, other]) => {
+            Action::ByChance(servers, intervals) => {
+                format!("dnat to numgen random mod {}", in_halves(*servers, *intervals))
+            }
+            Action::ByHash(servers, intervals) => {
                 let ip = if six { "ip6" } else { "ip" };
-                format!("dnat to jhash {ip} saddr . udp sport mod 2 map {{ 0 : {one}, 1 : {other} }}")
+                format!("dnat to jhash {ip} saddr . udp sport mod {}", in_halves(*servers, *intervals))
             }
             Action::ByVerdict(_) => "numgen random mod 2 vmap { 0 : goto one, 1 : goto other }".into(),
             Action::Among([first, last]) => format!("dnat to {first}-{last}"),
@@ -258,6 +272,14 @@ impl Rule {
             Action::Jump(goes, chain) => format!("{} {chain}", if *goes { "goto" } else { "jump" }),
         };
         self.tests(|test| test.native(six)) + &statement
+    }
+}
+
+/// A number and a map of it, or of intervals: one server for each half.
+fn in_halves([one, other]: [IpAddr; 2], intervals: bool) -> String {
+    match intervals {
+        true => format!("8 map {{ 0-3 : {one}, 4-7 : {other} }}"),
+        false => format!("2 map {{ 0 : {one}, 1 : {other} }}"),
     }
 }
 
@@ -314,6 +336,16 @@ impl Case {
         let (base, sub) = rules.split_at(jump.map_or(rules.len(), |at| at + 1));
         let written = |rules: &[Rule]| rules.iter().map(|rule| rule.native(six) + "; ").collect::<String>();
         let mut text = format!("table {family} t{number} {{ ");
+        let known = rules.iter().flat_map(|Rule(tests, _)| tests).any(|Condition(_, test)| matches!(test, Known(_)));
+        if let Some(tests) = self.known.take().filter(|_| known) {
+            let (ip, kind) = if six { ("ip6", "ipv6_addr") } else { ("ip", "ipv4_addr") };
+            let tests: String = tests.iter().map(|test| test.native(six) + " ").collect();
+            let _ = write!(
+                text,
+                "set known {{ type {kind}; flags dynamic,timeout; timeout 5m; }}\n\
+                 chain fill {{ type filter hook prerouting priority -151; {tests}update @known {{ {ip} saddr }}; }}\n"
+            );
+        }
         if jump.is_some() {
             let _ = writeln!(text, "chain sub {{ {}}}", written(sub));
         }
@@ -381,9 +413,11 @@ impl Generator<'_> {
             drops: false,
             deaf: false,
             refuses: false,
+            without_udp: false,
             planted: BTreeSet::new(),
             chains: BTreeSet::new(),
             next: 0,
+            known: None,
         };
         let backend = Backend::any(self.dice);
         let marks = self.dice.one_in(3);
@@ -510,7 +544,11 @@ impl Generator<'_> {
             1 | 2 => &["PREROUTING", "OUTPUT"],
             _ => &["PREROUTING"],
         };
-        let udp = self.dice.one_in(10);
+        let (udp, ranged) = (self.dice.one_in(10), self.dice.one_in(6));
+        let nowhere = self.dice.one_in(6).then(|| self.dice.of(&["prohibit", "unreachable", "blackhole"]));
+        if let Some(kind) = nowhere {
+            self.nowhere(case, side, to == 0, kind);
+        }
         for place in self.places(case, backend) {
             let six = place.1;
             for hook in hooks {
@@ -543,6 +581,7 @@ impl Generator<'_> {
                         Action::InTurn(SIDES.map(|side| side.near(six, 2)))
                     }
                     false if by_map => Action::Mapped(services(six)[0], PORTS[0], ip, PORTS[3]),
+                    false if ranged && !udp => Action::Among([side.near(six, 2), side.near(six, 3)]),
                     false => Action::Destination(ip, (!same_port).then_some(PORTS[3])),
                 };
                 let mut rules = vec![];
@@ -552,6 +591,9 @@ impl Generator<'_> {
                 }
                 if self.dice.one_in(14) {
                     more.push(self.unknowable(case, place.0));
+                }
+                if *hook == "PREROUTING" && self.dice.one_in(10) {
+                    more.push(self.known(case, place));
                 }
                 if rules.is_empty() && self.dice.one_in(4) {
                     rules = vec![Rule(more, Action::Jump(self.dice.one_in(2), "sub".into())), Rule(tests, action)];
@@ -564,9 +606,23 @@ impl Generator<'_> {
         }
     }
 
+    /// Policy rules that lead packets of some clients to a server nowhere.
+    fn nowhere(&mut self, case: &mut Case, side: Side, far: bool, kind: &str) {
+        for six in case.families.clone() {
+            let from = match self.dice.one_in(2) {
+                true => format!("iif {}", SIDES[self.dice.below(2) as usize].device()),
+                false => format!("from {}", self.network(six)),
+            };
+            let to = if far { side.far(six, 2) } else { side.near(six, 2) };
+            let family = if six { "-6" } else { "-4" };
+            case.lines.push(format!("ip {family} rule add {from} to {to} {kind} priority 50"));
+        }
+    }
+
     /// A Service of name servers.
     fn queries(&mut self, case: &mut Case, backend: Backend, marks: bool) {
         let (form, both, exempt) = (self.dice.below(8), self.dice.one_in(2), self.dice.one_in(6));
+        let intervals = self.dice.one_in(2);
         let sides = [SIDES[self.dice.below(2) as usize], SIDES[self.dice.below(2) as usize]];
         let query = |six: bool| {
             let port = Words("-m udp --dport 53", "udp dport 53");
@@ -595,8 +651,8 @@ impl Generator<'_> {
                         vec![Rule(first, to(servers[0])), Rule(with(&self.some(1, &of)), to(servers[1]))]
                     }
                     3 if native => vec![Rule(with(&more), Action::ByVerdict(servers))],
-                    4 if native => vec![Rule(with(&more), Action::ByChance(servers))],
-                    5 if native => vec![Rule(with(&more), Action::ByHash(servers))],
+                    4 if native => vec![Rule(with(&more), Action::ByChance(servers, intervals))],
+                    5 if native => vec![Rule(with(&more), Action::ByHash(servers, intervals))],
                     3..=5 => vec![Rule(with(&more), Action::Among([sides[0].near(six, 2), sides[0].near(six, 3)]))],
                     // By where they come from.
                     _ => {
@@ -660,11 +716,38 @@ impl Generator<'_> {
             if self.dice.one_in(14) {
                 tests.push(self.unknowable(case, place.0));
             }
+            if self.dice.one_in(8) {
+                tests.push(self.known(case, place));
+            }
             rules.push(Rule(tests, action));
             let jumps = self.some(1, &of);
             let rules = self.within(rules, jumps);
             case.add(place, ("nat", "POSTROUTING"), &rules, -5);
         }
+    }
+
+    /// A test of a set that a rule of its own fills, by where packets come from: what gets to it from there has been put into it.
+    fn known(&mut self, case: &mut Case, place: (Backend, bool)) -> Condition {
+        case.planted.insert("known");
+        let of = [From(self.network(place.1)), In(self.device())];
+        let tests = self.some(2, &of);
+        if let Some(program) = place.0.iptables(place.1) {
+            case.next += 1;
+            let family = if place.1 { "inet6" } else { "inet" };
+            case.lines.push(format!("ipset create known{} hash:ip family {family} timeout 300", case.next));
+            let tests: String = tests.iter().map(|test| test.iptables() + " ").collect();
+            case.lines.push(format!(
+                "{program} -w -t mangle -I PREROUTING {tests}-j SET --add-set known{} src --exist",
+                case.next
+            ));
+            case.chains.insert((place.1, "mangle".into(), "PREROUTING".into(), place.0 == Backend::Legacy));
+            if case.chains.contains(&(place.1, "mangle".into(), "PREROUTING".into(), place.0 != Backend::Legacy)) {
+                case.planted.insert("order");
+            }
+        } else {
+            case.known = Some(tests);
+        }
+        Condition(self.dice.one_in(4), Known(case.next))
     }
 
     /// A test that holds for some packets, or one for every packet, which natwatch cannot know.
@@ -682,6 +765,7 @@ impl Generator<'_> {
     fn untracked(&mut self, case: &mut Case, backend: Backend) {
         let (kind, both) = (self.dice.below(4), self.dice.one_in(2));
         let side = SIDES[self.dice.below(2) as usize];
+        case.without_udp |= kind == 2;
         for place in self.places(case, backend) {
             let six = place.1;
             let tests = match kind {
@@ -704,6 +788,9 @@ impl Generator<'_> {
     }
 
     fn new_dropped(&mut self, case: &mut Case, backend: Backend, marks: bool) {
+        if self.dice.one_in(2) {
+            return self.dropped_behind(case);
+        }
         let hook = self.dice.of(&["FORWARD", "OUTPUT"]).to_owned();
         case.drops = true;
         for place in self.places(case, backend) {
@@ -711,6 +798,19 @@ impl Generator<'_> {
             let mut tests = self.some(2, &of);
             tests.push(is(State("NEW")));
             case.add(place, ("filter", &hook), &[Rule(tests, Action::Drop)], -11);
+        }
+    }
+
+    /// New connections, dropped behind the translation of their source: only nf_tables has chains there.
+    fn dropped_behind(&mut self, case: &mut Case) {
+        case.drops = true;
+        for six in case.families.clone() {
+            let own = [SIDES[0].router(six), SIDES[1].router(six), router_alone(six)];
+            let source = From(own[self.dice.below(3) as usize].to_string());
+            let of = [source, Out(self.device()), From(self.network(six)), Protocol("tcp")];
+            let mut tests = self.some(2, &of);
+            tests.push(is(State("NEW")));
+            case.add((Backend::Native, six), ("filter", "POSTROUTING"), &[Rule(tests, Action::Drop)], 200);
         }
     }
 

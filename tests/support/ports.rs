@@ -12,6 +12,8 @@ use super::hold::{Held, Hold};
 
 /// The first port that is chosen; each destination has one of its own.
 const CHOSEN: u16 = 40_000;
+/// Where name servers listen.
+const QUERIES: u16 = 53;
 /// More destinations than there are.
 const MOST: u16 = 100;
 /// Senders are told apart by their TTL: of each other one, as one is taken off on the way.
@@ -40,6 +42,9 @@ impl ConnectionLab {
                 let (mut senders, mut sockets) = (Vec::new(), Vec::new());
                 let mut chosen = BTreeMap::new();
                 for (place, from, to) in self.probes(*six) {
+                    // Some rules are for queries.
+                    let queries = to.iter().map(|to| SocketAddr::new(to.ip(), QUERIES)).collect::<BTreeSet<_>>();
+                    let to: Vec<SocketAddr> = if tcp { to } else { to.into_iter().chain(queries).collect() };
                     for ip in from {
                         // The router itself asks Services, and servers.
                         let sender = senders.iter().position(|known| *known == ip).unwrap_or(senders.len());

@@ -63,6 +63,10 @@ pub enum Step {
         set: SetId,
         /// Added.
         adds: bool,
+        /// The fields that are the element; of an ipset none. Empty: not known.
+        fields: Vec<Field>,
+        /// Which ends of the packet the dimensions of an ipset's element are.
+        ends: Vec<End>,
     },
     /// The packet is not tracked, hence never translated.
     Notrack,

@@ -233,6 +233,7 @@ const CHANGES: &[Change] = &[
             inverted: false,
             source: None,
             destination: None,
+            input: None,
             other: Vec::new(),
         });
     }),

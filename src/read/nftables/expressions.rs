@@ -196,7 +196,8 @@ impl<'a> RuleReader<'a> {
 
     fn dynset(&mut self, dynset: &Dynset<'_>) {
         let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
-        self.steps.push(Step::UpdateSet { set: self.set(&dynset.set_name), adds });
+        let fields = self.registers.key(dynset.sreg_key).unwrap_or_default();
+        self.steps.push(Step::UpdateSet { set: self.set(&dynset.set_name), adds, fields, ends: Vec::new() });
         self.non_deterministic("dynset");
     }
 

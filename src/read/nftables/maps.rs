@@ -52,7 +52,10 @@ pub(crate) fn number(
     };
     let first = offset.unwrap_or(0);
     let last = first.checked_add(modulus?.checked_sub(1)?)?;
-    Some((MarkWrite::Number { first, last, hashed }, hash.map(|hash| Field::Number { first, last, hash, network_order: false })))
+    Some((
+        MarkWrite::Number { first, last, hashed },
+        hash.map(|hash| Field::Number { first, last, hash, network_order: false }),
+    ))
 }
 
 /// What a hash is of, as nft writes it; `None`: not of fields that are known by name.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::{look_up_or_nowhere, path_to, put_address};
 use crate::capture::{NetlinkFamily, Request};
 use crate::facts::netfilter::{Family, address_key, prefix_range};
-use crate::facts::{Failure, ForwardedPath, Reading, Source};
+use crate::facts::{Failure, ForwardedPath, PolicyRule, Reading, Source};
 use crate::netfilter::netlink::{self, rtnl::*};
 use crate::read::Node;
 use crate::read::known::links::Standing;
@@ -33,7 +33,7 @@ pub(crate) fn paths(node: &mut Node<'_>, standing: &Standing, targets: &[IpAddr]
     let mut all = Vec::new();
     for family in Family::IP {
         let own = rules.iter().filter(|rule| rule.family == family);
-        if own.clone().all(|rule| rule.source.is_none() && rule.other.is_empty()) {
+        if own.clone().all(PolicyRule::is_for_all_senders) {
             continue;
         }
         let cuts: Vec<(u128, u128)> =
@@ -96,7 +96,8 @@ fn senders(standing: &Standing, family: Family, cuts: &[(u128, u128)]) -> Vec<(u
             let hosts = ranges.flat_map(|(from, to)| (from..=to).take(CANDIDATES));
             let elsewhere = ELSEWHERE[family.ip_index()].iter().copied().filter(|host| (first..=last).contains(&host));
             let is_end = |host: &u128| networks.iter().any(|(from, to)| from < to && (from == host || to == host));
-            let source = hosts.chain(elsewhere).find(|host| !own.contains(host) && !is_end(host) && is_unicast(family, *host));
+            let source =
+                hosts.chain(elsewhere).find(|host| !own.contains(host) && !is_end(host) && is_unicast(family, *host));
             all.extend(source.map(|source| (link.index, (*first, *last), ip(family, source))));
         }
     }

@@ -19,12 +19,13 @@ pub(crate) fn routes(tables: &Tables) -> [Reading<Vec<Route>>; 2] {
 
 fn of_family(family: &FamilyTables) -> Reading<Vec<Route>> {
     let mut rules: Vec<&PolicyRule> =
-        family.rules.iter().filter(|rule| rule.action != NOP && !is_of_mark(rule)).collect();
+        family.rules.iter().filter(|rule| rule.action != NOP && !is_of_mark(rule) && !is_of_others(rule)).collect();
     rules.sort_by_key(|rule| rule.priority);
     let mut all: Vec<Route> = Vec::new();
     // What the first rule leads to overrules all others.
     for rule in rules.into_iter().rev() {
-        let is_plain = rule.fwmark.is_none() && rule.source.is_none() && rule.destination.is_none();
+        let is_plain =
+            rule.fwmark.is_none() && rule.source.is_none() && rule.destination.is_none() && rule.input.is_none();
         if !is_plain || rule.inverted || !rule.other.is_empty() || rule.action != TO_TABLE || rule.table == 0 {
             return Reading::Failed(Failure::unsupported("a policy rule decides by more than the mark"));
         }
@@ -53,6 +54,11 @@ fn is_of_mark(rule: &PolicyRule) -> bool {
     !rule.inverted && rule.fwmark.is_some_and(|(value, mask)| value & mask != 0)
 }
 
+/// Whether this host's own packets pass a rule by.
+fn is_of_others(rule: &PolicyRule) -> bool {
+    !rule.inverted && rule.input.as_ref().is_some_and(|input| *input != "lo")
+}
+
 /// Another next hop of the same route, as older kernels list those of IPv6.
 fn is_sibling(route: &Route, other: &Route) -> bool {
     let key = |route: &Route| (route.table, route.prefix_length, route.destination, route.priority, route.kind);
@@ -74,6 +80,7 @@ mod tests {
             inverted: false,
             source: None,
             destination: None,
+            input: None,
             other: vec![],
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{IFADDRMSG, RTMSG};
 use crate::facts::netfilter::Family;
-use crate::facts::{Address, Failure, PolicyRule, Route};
+use crate::facts::{Address, Failure, Name, PolicyRule, Route};
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{Attributes, Message};
@@ -34,7 +34,7 @@ pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> 
     const FIB_RULE_INVERT: u32 = 2;
     /// What stands for the type of service, which is in the header.
     const FRA_UNSPEC: u16 = 0;
-    const MODELLED: &[u16] = &[FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK];
+    const MODELLED: &[u16] = &[FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK];
     let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
     let [family, destination_length, source_length, tos] = array(message.body, 0, "fib_rule_hdr")?;
     let [table, _, _, action] = array(message.body, 4, "fib_rule_hdr")?;
@@ -60,6 +60,7 @@ pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> 
         fwmark,
         source: attributes.address(FRA_SRC)?.map(|address| (address, source_length)),
         destination: attributes.address(FRA_DST)?.map(|address| (address, destination_length)),
+        input: attributes.get(FRA_IIFNAME).map(|name| Name::from_bytes(name.strip_suffix(&[0]).unwrap_or(name))),
         other: other.chain(tos).collect(),
     })
 }

@@ -3,7 +3,9 @@
 use super::conntrack::has_connection;
 use super::{Extension, test};
 use crate::facts::Failure;
-use crate::facts::netfilter::{Chosen, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict};
+use crate::facts::netfilter::{
+    Chosen, End, Family, MarkWrite, Nat, NatAction, PortRandomization, SetId, Step, Verdict,
+};
 use crate::netfilter::xtables::targets::{connmark::XtConnmarkTginfo2, nat::NfNatRange2};
 use crate::netfilter::xtables::{Target as Xt, XtFamily};
 
@@ -39,12 +41,13 @@ pub(crate) fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure>
         Xt::Hmark(_) => vec![Step::SetMark(MarkWrite::Unknown("hash of the flow".into()))],
         Xt::TproxyV0(info) => tproxy(info.mark_mask, info.mark_value),
         Xt::Tproxy(info) => tproxy(info.mark_mask, info.mark_value),
-        Xt::SetV0(info) => set(info.add_index, info.del_index),
-        Xt::SetV1(info) => set(info.add_index, info.del_index),
-        Xt::SetV2(info) => set(info.add_index, info.del_index),
+        // Its dimensions are in another form, which iptables has not written since 2011.
+        Xt::SetV0(info) => set((info.add_index, 0, 0), info.del_index),
+        Xt::SetV1(info) => set((info.add_index, info.add_dim, info.add_flags), info.del_index),
+        Xt::SetV2(info) => set((info.add_index, info.add_dim, info.add_flags), info.del_index),
         Xt::Set(info) => {
             const MAP_MARK: u32 = 1 << 8;
-            let mut steps = set(info.add_index, info.del_index);
+            let mut steps = set((info.add_index, info.add_dim, info.add_flags), info.del_index);
             if info.map_index != INVALID_ID && info.flags & MAP_MARK != 0 {
                 steps.push(Step::SetMark(MarkWrite::Unknown("mark of an ipset's element".into())));
             }
@@ -141,10 +144,14 @@ fn tproxy(mask: u32, value: u32) -> Vec<Step> {
 /// `IPSET_INVALID_ID`
 const INVALID_ID: u16 = u16::MAX;
 
-/// Adds to a set, deletes from another.
-fn set(add: u16, del: u16) -> Vec<Step> {
-    let updates = [(true, add), (false, del)].into_iter().filter(|(_, index)| *index != INVALID_ID);
-    updates.map(|(adds, index)| Step::UpdateSet { set: SetId::Ipset(index), adds }).collect()
+/// Adds to a set, by its dimensions and which of them are of the source; deletes from another.
+fn set((add, dimensions, flags): (u16, u8, u8), del: u16) -> Vec<Step> {
+    let end = |dimension: u8| if flags >> dimension & 1 == 1 { End::Source } else { End::Destination };
+    let ends: Vec<End> = (1..=dimensions.min(7)).map(end).collect();
+    let updates =
+        [(true, add, ends), (false, del, Vec::new())].into_iter().filter(|(_, index, _)| *index != INVALID_ID);
+    let update = |(adds, index, ends)| Step::UpdateSet { set: SetId::Ipset(index), adds, fields: Vec::new(), ends };
+    updates.map(update).collect()
 }
 
 fn ct(flags: u16, has_timeout: bool) -> Vec<Step> {

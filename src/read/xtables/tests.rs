@@ -245,7 +245,7 @@ fn other_targets() {
         assert_eq!(steps(command), [wanted], "{command}");
     }
     let added = steps("iptables -A FORWARD -j SET --add-set dummy src --exist --timeout 5");
-    assert!(matches!(added.as_slice(), [Step::UpdateSet { set: SetId::Ipset(_), adds: true }]), "{added:?}");
+    assert!(matches!(added.as_slice(), [Step::UpdateSet { set: SetId::Ipset(_), adds: true, .. }]), "{added:?}");
     assert_eq!(steps("iptables -t mangle -A FORWARD -j SET --map-set m dst --map-prio"), []);
     let names: Vec<&str> = "AUDIT CLASSIFY CONNSECMARK DSCP ECN HL IDLETIMER LOG NFLOG RATEEST TCPMSS \
                             TCPOPTSTRIP TEE TOS TRACE TTL"

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::runs::{RunOfRules, is_of_fields};
+use super::sets::UpdateKey;
 use super::verdict_map::VerdictMap;
 use super::{Ends, Hits, PacketKind, StepPlace, Walk};
 use crate::facts::netfilter::{Chain, ChainId, Field, Match, Rule, Step, Verdict};
@@ -163,7 +164,11 @@ impl Walk<'_> {
                 self.flagged(packets, self.layout.own_timeout)
             }
             Step::Rewrite { field, value } => self.rewritten(place, field, *value, packets, ends),
-            Step::NoEffect(_) | Step::UpdateSet { .. } => packets,
+            Step::UpdateSet { set, adds, fields, ends } => {
+                let by = if ends.is_empty() { UpdateKey::Fields(fields) } else { UpdateKey::Ends(ends) };
+                self.update_set(place, set, *adds, &by, packets)
+            }
+            Step::NoEffect(_) => packets,
             Step::Unsupported { what, .. } => {
                 let found = self.anything(&Hit::Rule(place.at.clone(), place.number), what, packets);
                 self.join(ends, Ends { returned: NOTHING, ..found });
@@ -322,7 +327,8 @@ impl Walk<'_> {
     /// Whether a step does anything that is followed but test packets.
     pub(super) fn acts(&self, step: &Step) -> bool {
         match step {
-            Step::Match(_) | Step::NoEffect(_) | Step::UpdateSet { .. } => false,
+            Step::Match(_) | Step::NoEffect(_) => false,
+            Step::UpdateSet { set, .. } => self.filled.keys().any(|(_, filled)| filled == set),
             Step::OwnTimeout => self.follows_timeouts,
             Step::SetMark(write) => self.relevant(write, &Field::Mark).is_some(),
             Step::SetConnectionMark(write) => self.relevant(write, &Field::ConnectionMark).is_some(),

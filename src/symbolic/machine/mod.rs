@@ -27,6 +27,9 @@ use super::space::{BitVector, EVERYTHING, NOTHING, PacketSet, Space};
 use crate::facts::Question;
 use crate::facts::netfilter::{ChainId, Family, Field, Hook, Nat, SetId, Step};
 
+/// Sets of which it is followed which packets rules have put into them; of others that is not known.
+const MAX_FILLED: usize = 64;
+
 /// Which packet of its connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
@@ -134,6 +137,8 @@ pub(crate) struct Walk<'a> {
     /// Packets of which fields are an element of a set, by stage and by what the fields are: one that is not known any more is
     /// another.
     elements: BTreeMap<(String, usize, SetId, Vec<BitVector>), PacketSet>,
+    /// Sets that rules fill and others test: see [`sets::Filled`].
+    filled: BTreeMap<(Option<usize>, SetId), sets::Filled>,
     /// Packets that one of the rules of a run holds for, where only fields are asked that are known: by where the run begins,
     /// how many rules it has, and whose packets these are.
     runs: BTreeMap<(RuleAt, usize, bool, Family), PacketSet>,
@@ -151,7 +156,10 @@ impl<'a> Walk<'a> {
     /// decide beside those that rules test.
     pub(crate) fn new(network: &'a Network<'a>, names: &[(u128, u128)], marks: u32, effort: &'a Effort<'a>) -> Self {
         let space = Space::new(effort);
-        let layout = PacketLayout::new(&space, network, names);
+        let mut layout = PacketLayout::new(&space, network, names);
+        let filled: BTreeMap<_, _> =
+            network.survey().filled().take(MAX_FILLED).map(|set| (set.clone(), sets::Filled::new(&space))).collect();
+        layout.put = filled.values().map(|filled| filled.put).collect();
         Self {
             network,
             space,
@@ -174,6 +182,7 @@ impl<'a> Walk<'a> {
             writers: None,
             unread: (0..network.rules.len()).map(|set| network.unread_in_set(set).is_some()).collect(),
             elements: BTreeMap::new(),
+            filled,
             runs: BTreeMap::new(),
             sliced: false,
             follows_timeouts: false,
@@ -330,7 +339,8 @@ impl<'a> Walk<'a> {
     /// The same packets with any numbers in these fields.
     pub(crate) fn forget(&mut self, packets: PacketSet, fields: &[Field]) -> PacketSet {
         let variables = fields.iter().flat_map(|field| self.block(field).0).collect();
-        self.without(packets, variables)
+        let packets = self.without(packets, variables);
+        self.no_longer_put(packets, fields)
     }
 
     /// The same packets without these variables. Where answers are asked about each packet, what it was is kept: whether they
@@ -357,6 +367,7 @@ impl<'a> Walk<'a> {
     /// told by the rules that that one has met.
     pub(crate) fn start(&self) -> PacketSet {
         let flags = [self.layout.template, self.layout.rerouted, self.layout.own_timeout].into_iter();
+        let flags = flags.chain(self.layout.put.iter().copied());
         let filled = (!self.outer).then_some(self.layout.filled);
         let writer = self.writers.iter().filter(|_| !self.outer).flat_map(|writers| writers.block.0.iter().copied());
         flags.chain(filled).chain(writer).fold(EVERYTHING, |all, flag| self.space.minus(all, self.space.is_set(flag)))

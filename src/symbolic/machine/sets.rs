@@ -1,12 +1,35 @@
 //! The packets of which some fields are an element of a set.
 
+use std::collections::BTreeSet;
+
 use super::{PacketKind, StepPlace, Walk};
 use crate::facts::netfilter::{Comparison, Element, End, Field, FieldTest, SetId, TypeScope};
 use crate::facts::{Failure, Reading};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::network::RuleAt;
 use crate::symbolic::network::survey::updated;
-use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
+use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet, Space};
+
+/// A set that rules fill.
+#[derive(Clone, Debug)]
+pub(super) struct Filled {
+    /// A rule has put the packet into it.
+    pub(super) put: u32,
+    /// By which fields.
+    key: Option<Vec<Vec<Field>>>,
+}
+
+impl Filled {
+    pub(super) fn new(space: &Space<'_>) -> Self {
+        Self { put: space.block(1).0[0], key: None }
+    }
+}
+
+/// What a rule puts into a set, or takes out.
+pub(super) enum UpdateKey<'r> {
+    Fields(&'r [Field]),
+    Ends(&'r [End]),
+}
 
 impl Walk<'_> {
     /// What a set holds, and what rules have put into it since it was read, or are going to. A part of its key may be made of
@@ -34,11 +57,75 @@ impl Walk<'_> {
         if !shrinks && !grows {
             return inside;
         }
-        let changed = self.unknown_in_set(place, id, "a set that rules add to or delete from");
+        let mut changed = self.unknown_in_set(place, id, "a set that rules add to or delete from");
+        if self.packets.kind == PacketKind::Traffic {
+            // It is as it was read, too: what is changed comes later.
+            let key = format!("{} {} {id:?} {parts:?} changes", self.stage, at.set);
+            let later = self.answer(key, About::SomePacket, 2, 1, String::new);
+            changed = self.space.and(changed, later);
+        }
         let outside = self.space.minus(EVERYTHING, inside);
         let left = if shrinks { self.space.minus(inside, changed) } else { inside };
         let come = if grows { self.space.and(outside, changed) } else { NOTHING };
-        self.space.or(left, come)
+        let put = self.put_into(at, id, parts);
+        self.space.any([left, come, put])
+    }
+
+    /// Packets that a rule has put into a set, by what it is asked about now.
+    fn put_into(&self, at: &RuleAt, id: &SetId, parts: &[Vec<Field>]) -> PacketSet {
+        let filled = self.filled.get(&updated(at.set, id)).filter(|filled| filled.key.as_deref() == Some(parts));
+        filled.map_or(NOTHING, |filled| self.space.is_set(filled.put))
+    }
+
+    /// Packets that a rule puts into a set, or takes out.
+    pub(super) fn update_set(
+        &mut self,
+        place: &StepPlace<'_>,
+        id: &SetId,
+        adds: bool,
+        key: &UpdateKey<'_>,
+        packets: PacketSet,
+    ) -> PacketSet {
+        let key = self.update_key(place, id, key);
+        let Some(filled) = self.filled.get_mut(&updated(place.at.set, id)) else { return packets };
+        let put = filled.put;
+        if !adds {
+            let any = self.space.exists(packets, &BTreeSet::from([put]));
+            return self.space.minus(any, self.space.is_set(put));
+        }
+        match key {
+            // By another one it is another element.
+            Some(key) if filled.key.get_or_insert_with(|| key.clone()) == &key => self.flagged(packets, put),
+            _ => packets,
+        }
+    }
+
+    /// `None`: it is not known which element that is, or whether the set can have it.
+    fn update_key(&self, place: &StepPlace<'_>, id: &SetId, key: &UpdateKey<'_>) -> Option<Vec<Vec<Field>>> {
+        match key {
+            UpdateKey::Fields(fields) => {
+                (!fields.is_empty()).then(|| fields.iter().map(|field| vec![field.clone()]).collect())
+            }
+            UpdateKey::Ends(ends) => {
+                let set = self.network.rules[place.at.set].ruleset.sets.get(id)?;
+                let is_of_family = set.family.is_none_or(|family| family == self.packets.family);
+                if !set.kind.starts_with("hash:") || !is_of_family {
+                    return None;
+                }
+                self.dimensions(&set.kind, ends)
+            }
+        }
+    }
+
+    /// The same packets where these fields are written anew: no rule has put them into a set by what they are now.
+    pub(super) fn no_longer_put(&self, packets: PacketSet, fields: &[Field]) -> PacketSet {
+        let is_written = |filled: &&Filled| filled.key.iter().flatten().flatten().any(|field| fields.contains(field));
+        let written: BTreeSet<u32> = self.filled.values().filter(is_written).map(|filled| filled.put).collect();
+        if written.is_empty() {
+            return packets;
+        }
+        let any = self.space.exists(packets, &written);
+        written.iter().fold(any, |packets, put| self.space.minus(packets, self.space.is_set(*put)))
     }
 
     fn in_read_set(
@@ -197,9 +284,15 @@ impl Walk<'_> {
                 .collect();
             return self.space.any(each);
         }
-        let dimensions: Vec<&str> = set.kind.split_once(':').map_or("", |(_, list)| list).split(',').collect();
+        let Some(parts) = self.dimensions(&set.kind, ends) else { return NOTHING };
+        self.in_set(place, &id, &parts, packets)
+    }
+
+    /// The fields of each dimension of such an ipset. `None`: there are fewer ends than dimensions.
+    fn dimensions(&self, kind: &str, ends: &[End]) -> Option<Vec<Vec<Field>>> {
+        let dimensions: Vec<&str> = kind.split_once(':').map_or("", |(_, list)| list).split(',').collect();
         if ends.len() < dimensions.len() {
-            return NOTHING;
+            return None;
         }
         let fields = |(end, dimension): (&End, &&str)| match (end, *dimension) {
             (End::Source, "port") => vec![Field::L4Proto, Field::SourcePort],
@@ -210,8 +303,7 @@ impl Walk<'_> {
             (_, "mac") => vec![Field::Other("mac address".into())],
             (end, _) => vec![self.end(end)],
         };
-        let parts: Vec<Vec<Field>> = ends.iter().zip(&dimensions).map(fields).collect();
-        self.in_set(place, &id, &parts, packets)
+        Some(ends.iter().zip(&dimensions).map(fields).collect())
     }
 
     fn end(&self, end: &End) -> Field {

@@ -47,6 +47,8 @@ pub struct HostFacts {
     pub targets: Result<BTreeMap<IpAddr, Option<u128>>, Question>,
     /// The ways there of packets that are forwarded, where policy rules go by where these come from. `Err`: not read.
     pub forwarded_paths: Result<Vec<NamedPath>, Question>,
+    /// Policy rules of IPv4, and of IPv6, go by where packets come from.
+    pub routes_by_sender: [bool; 2],
 }
 
 /// A [`ForwardedPath`] by the names of its devices.
@@ -87,22 +89,8 @@ impl HostFacts {
                     &["ip", "route", "show", "table", "all"],
                 )),
             },
-            forwarded_paths: match &facts.forwarded_paths {
-                Reading::Ok(paths) => {
-                    let named = |path: &ForwardedPath| {
-                        let output = path.device.map(name);
-                        // What leads by a device that is not known was not looked up.
-                        let output = if output == Some(None) { return None } else { output.flatten() };
-                        Some(NamedPath { input: name(path.input)?, sources: path.sources, target: path.target, output })
-                    };
-                    Ok(paths.iter().filter_map(named).collect())
-                }
-                unread => Err(open(
-                    unread,
-                    "which way translated packets go by where they come from was not read",
-                    &["ip", "rule", "show"],
-                )),
-            },
+            routes_by_sender: Family::IP.map(|family| routes_by_sender(facts, family)),
+            forwarded_paths: forwarded_paths(facts, name),
             addresses: match &facts.addresses {
                 Reading::Ok(addresses) => Ok(addresses.clone()),
                 unread => Err(open(unread, "the addresses of this host were not read", &["ip", "address", "show"])),
@@ -143,8 +131,32 @@ impl HostFacts {
             first_paths: [Err(why.into()), Err(why.into())],
             targets: Err(why.into()),
             forwarded_paths: Err(why.into()),
+            routes_by_sender: [false, false],
         }
     }
+}
+
+/// The ways of packets that are forwarded, by names.
+fn forwarded_paths(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<Vec<NamedPath>, Question> {
+    let Reading::Ok(paths) = &facts.forwarded_paths else {
+        let what = "which way translated packets go by where they come from was not read";
+        return Err(open(&facts.forwarded_paths, what, &["ip", "rule", "show"]));
+    };
+    let named = |path: &ForwardedPath| {
+        // What leads by a device that is not known was not looked up.
+        let output = match path.device {
+            Some(device) => Some(name(device)?),
+            None => None,
+        };
+        Some(NamedPath { input: name(path.input)?, sources: path.sources, target: path.target, output })
+    };
+    Ok(paths.iter().filter_map(named).collect())
+}
+
+/// Whether some policy rule of a family goes by where packets come from.
+fn routes_by_sender(facts: &Facts, family: Family) -> bool {
+    let mut own = facts.rules.ok().into_iter().flatten().filter(|rule| rule.family == family);
+    own.any(|rule| !rule.is_for_all_senders())
 }
 
 /// What was not read, why, and what shows it.

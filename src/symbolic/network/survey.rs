@@ -21,6 +21,8 @@ pub struct Survey {
     pub written_bytes: BTreeSet<usize>,
     /// Sets that rules take packets out of, and put packets into.
     pub updates: BTreeMap<(Option<usize>, SetId), [bool; 2]>,
+    /// Sets that rules test.
+    tested_sets: BTreeSet<(Option<usize>, SetId)>,
     /// Bits of the packet's mark that some rule may set, or whatever gives packets back.
     pub can_be_set: u32,
     /// Bits of the packet's mark that rules on output, postrouting and egress test, or save.
@@ -61,6 +63,17 @@ impl Survey {
         survey
     }
 
+    /// Sets that rules put packets into and others test.
+    pub fn filled(&self) -> impl Iterator<Item = &(Option<usize>, SetId)> {
+        let filled = self.updates.iter().filter(|(_, [_, puts])| *puts).map(|(set, _)| set);
+        filled.filter(|set| self.tested_sets.contains(*set))
+    }
+
+    /// Whether a step of such a rule set puts packets into such a set.
+    pub fn fills(&self, number: usize, step: &Step) -> bool {
+        matches!(step, Step::UpdateSet { set, adds: true, .. } if self.tested_sets.contains(&updated(number, set)))
+    }
+
     /// Names in this range are told from others.
     pub fn name(&mut self, (first, last): (u128, u128)) {
         self.names.insert(first);
@@ -73,6 +86,7 @@ impl Survey {
             Step::Match(Match::OfBridged { .. }) => self.asks_for_ports = true,
             Step::Verdict(Verdict::Reset) => self.refuses_with_reset = true,
             Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
+                self.tested_sets.insert(updated(number, set));
                 for (at, field) in fields.iter().enumerate() {
                     self.tested[0] |= field.mark_bits();
                     self.tested[1] |= field.connection_mark_bits();
@@ -87,7 +101,10 @@ impl Survey {
                     }
                 }
             }
-            Step::UpdateSet { set, adds } => {
+            Step::Match(Match::Ipset { index, .. }) => {
+                self.tested_sets.insert((None, SetId::Ipset(*index)));
+            }
+            Step::UpdateSet { set, adds, .. } => {
                 self.updates.entry(updated(number, set)).or_default()[usize::from(*adds)] = true;
             }
             Step::NoEffect(what) => self.written_bytes.extend(match what.as_str() {

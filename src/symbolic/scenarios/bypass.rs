@@ -111,7 +111,9 @@ fn late(path: &ConnectionPath, walk: &mut Walk<'_>, resets: PacketSet) -> Packet
     let packets = through(walk, "late", path.family, &[Hook::Prerouting], packets);
     let packets = walk.forget(packets, &[Field::OutputName]);
     let packets = walk.space.and(packets, clients);
-    through(walk, "late", path.family, &[Hook::Forward, Hook::Postrouting], packets)
+    let packets = through(walk, "late", path.family, &[Hook::Forward, Hook::Postrouting], packets);
+    // A rule may have written the address of the Service into it, which the client knows.
+    walk.space.and(packets, clients)
 }
 
 /// Resets with which rules refuse late segments of the real servers, wherever the clients are.

@@ -145,7 +145,11 @@ fn certainty(walk: &Walk<'_>, translation: &Translation) -> Certainty {
         Certainty::Happens => Certainty::Happens,
         _ if possible.is_empty() => walk.certainty(NOTHING),
         _ => {
-            let asked = [possible, translation.before].map(|packets| walk.assumptions.why(&walk.space, packets));
+            // Of those that may come, others surely do.
+            let sure = walk.assumptions.for_certain(&walk.space, translation.before, &walk.layout.determined());
+            let others = walk.space.minus(translation.before, sure);
+            let asked =
+                [possible, translation.before, others].map(|packets| walk.assumptions.why(&walk.space, packets));
             let why = asked.into_iter().find(|why| !why.text.is_empty());
             let why = why.or_else(|| walk.why_incomplete().map(Question::from));
             Certainty::Unknown(why.unwrap_or_default())

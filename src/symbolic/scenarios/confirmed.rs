@@ -74,7 +74,8 @@ impl Translated {
         // What rules write on the way is not what it was.
         let mut others = walk.layout.determined();
         others.extend(walk.block(&Field::ConnectionStatus).0);
-        let each = self.hits.into_iter().zip((1u128..).zip(written.into_iter().map(Some).chain(std::iter::repeat(None))));
+        let each =
+            self.hits.into_iter().zip((1u128..).zip(written.into_iter().map(Some).chain(std::iter::repeat(None))));
         each.map(|((hit, packets), (at, written))| {
             let Some(written) = written else { return (hit, packets) };
             let mine = walk.space.and(left, walk.space.ranges(&number, &[(at, at)]));

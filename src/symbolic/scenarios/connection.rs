@@ -11,6 +11,7 @@ use super::on_nat::{Passing, with_destination_translated};
 use super::senders::{self, elsewhere, for_this_host};
 use super::services::invalid_segments;
 use super::{first, translatable};
+use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Flow, OnNat, Walk};
@@ -94,21 +95,22 @@ fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
 fn paths_to(walk: &mut Walk<'_>, own: bool, first: IpAddr, last: IpAddr) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let (network, ends) = (walk.network, (address_key(first), address_key(last)));
-    let looked_up = network.host.targets.as_ref().ok().and_then(|targets| targets.get(&first)).filter(|_| first == last);
-    if let Some(device) = looked_up {
-        let by = |walk: &mut Walk<'_>, device: &u128| walk.with(&Field::OutputName, &[(*device, *device)]);
-        let mut leaving = device.as_ref().map_or(NOTHING, |device| by(walk, device));
-        if !own {
-            leaving = by_where_from(walk, first, leaving);
-        }
-        return walk.all_with(leaving, &[(destination, &[ends])]);
+    let looked_up = network.host.targets.iter().flat_map(|targets| targets.range(first..=last));
+    let looked_up: Vec<(&IpAddr, &Option<u128>)> = looked_up.collect();
+    if looked_up.len() as u128 == (ends.1 - ends.0).saturating_add(1) {
+        let each = looked_up.into_iter().map(|(target, device)| path_to(walk, own, *target, *device));
+        let each: Vec<PacketSet> = each.collect();
+        return walk.space.any(each);
     }
-    match (&network.host.targets, &network.host.first_paths[walk.packets.family.ip_index()]) {
-        (Ok(_), Ok(_)) => {
+    let by_sender = !own && network.host.routes_by_sender[walk.packets.family.ip_index()];
+    let by_sender = by_sender.then(|| Question::from("policy rules go by where packets come from"));
+    let routes = &network.host.first_paths[walk.packets.family.ip_index()];
+    match network.host.targets.as_ref().err().or(routes.as_ref().err()).or(by_sender.as_ref()) {
+        None => {
             let to = walk.with(&destination, &[ends]);
             first::first_paths(walk, to)
         }
-        (Err(why), _) | (_, Err(why)) => {
+        Some(why) => {
             let why = why.clone().reword(|why| format!("which way packets to {first} go was not looked up: {why}"));
             let why = why.shown_by(["ip", "route", "get", &first.to_string()]);
             let assumed = walk.if_so(format!("way to {first}"), &Err(why));
@@ -116,6 +118,17 @@ fn paths_to(walk: &mut Walk<'_>, own: bool, first: IpAddr, last: IpAddr) -> Pack
             walk.space.and(some, assumed)
         }
     }
+}
+
+/// Packets to an address by the devices that lead there: `device`, if policy rules do not go by where they come from.
+fn path_to(walk: &mut Walk<'_>, own: bool, target: IpAddr, device: Option<u128>) -> PacketSet {
+    let (_, destination) = walk.packets.ends();
+    let key = address_key(target);
+    let mut leaving = device.map_or(NOTHING, |device| walk.with(&Field::OutputName, &[(device, device)]));
+    if !own {
+        leaving = by_where_from(walk, target, leaving);
+    }
+    walk.all_with(leaving, &[(destination, &[(key, key)])])
 }
 
 /// Packets to an address by the devices that lead there where policy rules go by where packets come from; of others, these.
@@ -181,6 +194,15 @@ impl ConnectionPath {
             packets = walk.space.minus(packets, local);
         }
         packets = walk.space.and(packets, targets);
+        if let Chosen::Range(first, last) = addresses
+            && first == last
+            && !self.own
+        {
+            // What gets back to where it came from is refused there (`fib_validate_source`).
+            let (source, _) = walk.packets.ends();
+            let itself = walk.with(&source, &[(address_key(first), address_key(first))]);
+            packets = walk.space.minus(packets, itself);
+        }
         let ports = match ports {
             Chosen::Range(first, last) => walk.with(&Field::DestinationPort, &[(first.into(), last.into())]),
             Chosen::Unset | Chosen::ByPacket => EVERYTHING,

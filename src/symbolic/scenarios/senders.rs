@@ -3,7 +3,7 @@
 use super::devices::{connected, loopback, may_forward};
 use super::on_nat::{Passing, towards, with_destination_translated};
 use super::{confirmed, first, translatable};
-use crate::facts::netfilter::{Family, Field, Hook, NatAction, TypeScope, name_key};
+use crate::facts::netfilter::{Chosen, Family, Field, Hook, NatAction, TypeScope, name_key};
 use crate::symbolic::machine::{Flow, Hits, OnNat, Walk};
 use crate::symbolic::network::Hit;
 use crate::symbolic::network::host::{Connected, own_sources};
@@ -23,7 +23,7 @@ impl OnNat for Routed {
         let Some(nat) = walk.nat(hit) else { return elsewhere(walk, hook == Hook::Output, packets) };
         let mut all = NOTHING;
         for (nat, packets) in walk.translations(hit, nat, packets) {
-            let packets = elsewhere(walk, hook == Hook::Output, packets);
+            let packets = given_another(walk, hook == Hook::Output, nat.ports != Chosen::Unset, packets);
             let packets = match nat.action {
                 NatAction::Redirect => for_this_host(walk, packets),
                 _ => towards(walk, hit, &nat, packets),
@@ -40,10 +40,16 @@ impl OnNat for Routed {
 
 /// Packets that were given some other destination; those of this host are routed again.
 pub(super) fn elsewhere(walk: &mut Walk<'_>, routed_again: bool, packets: PacketSet) -> PacketSet {
+    given_another(walk, routed_again, true, packets)
+}
+
+/// The same; with another port, or their own.
+fn given_another(walk: &mut Walk<'_>, routed_again: bool, ports: bool, packets: PacketSet) -> PacketSet {
     let (_, destination) = walk.packets.ends();
+    let packets = if ports { walk.forget(packets, &[Field::DestinationPort]) } else { packets };
     let types = [TypeScope::Any, TypeScope::Input, TypeScope::Output].map(Field::DestinationType);
     let packets = with_destination_translated(walk, packets);
-    let packets = walk.forget(packets, &[destination, Field::DestinationPort]);
+    let packets = walk.forget(packets, &[destination]);
     let packets = walk.forget(packets, &types);
     if routed_again { by_any_device(walk, packets) } else { packets }
 }

@@ -4,7 +4,7 @@
 use super::language::{effort, host, rules};
 use super::unread::word;
 use crate::facts::netfilter::{address_key, name_key};
-use crate::symbolic::network::host::{Device, HostFacts, LOCAL, OwnAddresses};
+use crate::symbolic::network::host::{Device, HostFacts, LOCAL, NamedPath, OwnAddresses};
 use crate::symbolic::values::Numbers;
 use crate::symbolic::{Bypass, bypass};
 
@@ -118,6 +118,20 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     assert_eq!(with(&|host| host.outward = Ok(everywhere())), "no");
     assert_eq!(with(&|host| host.outward = Err("no answer".into())), "maybe");
     assert_eq!(with(&|host| host.targets = Err("no answer".into())), "maybe");
+    assert_eq!(with(&|host| host.forwarded_paths = Err("no answer".into())), "maybe");
+    // Policy rules that refuse what comes from there.
+    let nowhere = |names: &[&str], sources: (u128, u128)| {
+        let path = |name: &&str| {
+            let (input, target) = (name_key(name).unwrap(), "10.244.0.5".parse().unwrap());
+            NamedPath { input, sources, target, output: None }
+        };
+        let paths: Vec<NamedPath> = names.iter().map(path).collect();
+        with(&|host| host.forwarded_paths = Ok(paths.clone()))
+    };
+    let all = (0, u32::MAX.into());
+    assert_eq!(nowhere(&["docker0", "cni0"], all), "no");
+    assert_eq!(nowhere(&["docker0"], all), "yes");
+    assert_eq!(nowhere(&["docker0", "cni0"], (0, 0x7fff_ffff)), "yes");
     assert_eq!(word(&walked(SERVICE, routed(), None).translated.certainty), "maybe");
 }
 

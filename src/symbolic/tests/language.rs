@@ -49,6 +49,8 @@ pub(crate) fn host() -> HostFacts {
         outward: Ok(vec![]),
         first_paths: [Ok([].into()), Ok([].into())],
         targets: Ok([].into()),
+        forwarded_paths: Ok(vec![]),
+        routes_by_sender: [false, false],
     }
 }
 
@@ -254,7 +256,9 @@ fn fields(text: &str) -> Vec<Field> {
         "dport" => Field::DestinationPort,
         "numgen" => Field::Number { first: 0, last: 3, hash: None, network_order: false },
         "jhash" => Field::Number { first: 0, last: 3, hash: Some("jhash ip saddr".into()), network_order: false },
-        "jhash-of-dst" => Field::Number { first: 0, last: 3, hash: Some("jhash ip daddr".into()), network_order: false },
+        "jhash-of-dst" => {
+            Field::Number { first: 0, last: 3, hash: Some("jhash ip daddr".into()), network_order: false }
+        }
         other => panic!("field {other:?} is unknown"),
     };
     text.split('.').map(field).collect()
@@ -324,8 +328,10 @@ fn read_action(text: &str) -> Step {
         "timeout" => Step::OwnTimeout,
         "fill" => Step::FillChecksum,
         "to-socket" => Step::ToSocket,
-        "add" => Step::UpdateSet { set: set(words[1]), adds: true },
-        "delete" => Step::UpdateSet { set: set(words[1]), adds: false },
+        "add" | "delete" => {
+            let by = words.get(2).map_or_else(Vec::new, |by| fields(by));
+            Step::UpdateSet { set: set(words[1]), adds: words[0] == "add", fields: by, ends: vec![] }
+        }
         "masquerade" => nat(NatAction::Masquerade),
         "snat" => nat(NatAction::Snat),
         "netmap" => nat(NatAction::Netmap),

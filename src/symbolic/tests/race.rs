@@ -341,11 +341,15 @@ fn frames_of_a_bridge_meet_what_packets_do_not() {
 }
 
 fn in_set(elements: Reading<Vec<Vec<(u128, u128)>>>) -> &'static str {
-    let mut written = rules(&post("set s, oif wan0 => masquerade"));
+    in_set_of(&post("set s, oif wan0 => masquerade"), true, elements)
+}
+
+fn in_set_of(text: &str, stable: bool, elements: Reading<Vec<Vec<(u128, u128)>>>) -> &'static str {
+    let mut written = rules(text);
     let set = Set {
         name: "s".into(),
         kind: "4 bytes".into(),
-        stable: true,
+        stable,
         members: [].into(),
         elements,
         verdicts: Vec::new(),
@@ -367,6 +371,41 @@ fn a_set_has_the_sources_that_are_in_it() {
     assert_eq!(in_set(Reading::Ok(vec![element(0x0a05_0001)])), "one to one");
     assert_eq!(in_set(Reading::Ok(vec![element(0x0a05_0001), element(0x0a05_0002)])), "yes");
     assert_eq!(in_set(Reading::Failed(Failure::too_large(1, "elements"))), "maybe");
+}
+
+#[test]
+fn a_set_has_the_sources_that_rules_put_into_it() {
+    let filled = |fill: &str, test: &str| {
+        let text = format!("ip m P: filter prerouting -150\n {fill}\n{}", post(&format!("{test} => masquerade")));
+        in_set_of(&text, false, Reading::Ok(vec![]))
+    };
+    assert_eq!(filled("iif down0 => add s src", "set s"), "maybe", "others may have been put there");
+    assert_eq!(filled("=> add s src", "set s"), "yes");
+    assert_eq!(filled("src 10.5.0.12 => add s src", "set s"), "maybe", "one for certain");
+    assert_eq!(filled("=> add s dst", "set s"), "maybe", "by another key");
+    assert_eq!(filled("=> add s src\n => delete s src", "set s"), "maybe");
+    // It is as it was read, until a rule fills it.
+    assert_eq!(filled("src 10.9.0.1 => add s src", "!set s"), "yes");
+    let dropped = "ip m P: filter prerouting -150\n set s => drop\n => add s src\n";
+    let text = format!("{dropped}{}", post("=> masquerade"));
+    assert_eq!(in_set_of(&text, false, Reading::Ok(vec![])), "yes");
+}
+
+#[test]
+fn what_is_dropped_behind_its_translation_is_no_connection() {
+    for (behind, expected) in [
+        ("filter postrouting 150 drop", "no"),
+        ("filter postrouting 150\n => drop", "no"),
+        ("filter postrouting 50\n oif wan0 => drop", "no"),
+        ("filter postrouting 150\n oif lan0 => drop", "yes"),
+        ("filter postrouting 150\n src 203.0.113.1 => drop", "no"),
+        ("filter postrouting 150\n src 10.5.0.12 => drop", "yes"), // not any more
+        ("filter postrouting 150\n opaque => drop", "maybe"),
+        ("filter postrouting 100 drop", "no"),
+    ] {
+        let text = format!("{}\nip z Z: {behind}", post("oif wan0 => masquerade"));
+        assert_eq!(race(&text), expected, "{behind}");
+    }
 }
 
 #[test]

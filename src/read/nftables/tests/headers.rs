@@ -136,6 +136,13 @@ fn numbers_that_are_made_are_within_their_range() {
         };
         assert_eq!(of, expected, "{looked_up:?}");
     }
+    // Before it is looked up among intervals it is turned round.
+    let turned: Expression = vec![
+        Byteorder { sreg: NFT_REG_1, dreg: NFT_REG_1, op: Some(1), len: 4, size: 4, ..Byteorder::default() }.into(),
+    ];
+    let found = steps([numgen.clone(), turned, look_up.clone(), set_mark()].concat());
+    let fields = vec![Field::Number { first: 0x4000, last: 0x4007, hash: None, network_order: true }];
+    assert!(matches!(&found[0], Step::Match(Match::Set { fields: of, .. }) if *of == fields), "{found:?}");
     let changed = steps([numgen, bitwise(&[0xff; 4], &[1, 0, 0, 0]), set_mark()].concat()).pop();
     assert!(matches!(changed, Some(Step::SetMark(MarkWrite::Unknown(_)))), "{changed:?}");
     let mut layout = BlockLayout::default();

@@ -216,9 +216,9 @@ fn an_ipset_is_asked_for_its_size_before_its_elements() {
         bytes
     };
     let list = "ipset/0-list";
-    let fits = seen(Reading::Ok(with_count(5461)));
+    let fits = seen(Reading::Ok(with_count(87381)));
     assert!(fits.all_names().contains(&list) && fits.is_all_right());
-    let large = seen(Reading::Ok(with_count(5462)));
+    let large = seen(Reading::Ok(with_count(87382)));
     assert!(!large.all_names().contains(&list) && large.is_all_right());
     let found = &large.sets[&SetId::Ipset(0)];
     assert!(matches!(found.elements.failure(), Some(Failure::TooLarge { .. })));
