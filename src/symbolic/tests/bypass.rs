@@ -70,13 +70,26 @@ fn a_client_behind_this_host_reaches_the_target_past_the_translation() {
         ("proto 6 => dnat to 192.0.2.1", "no"),                 // this host
         ("proto 6 => redirect ports 8080", "no"),
         ("=> accept\n proto 6 => dnat to 10.244.0.5", "no"),
-        ("proto 6 => dnat to 10.9.9.9", "maybe"), // not looked up
+        ("proto 6 => dnat to 10.9.9.9", "no"), // not looked up, and no route leads there
         ("proto 6 => odd", "maybe"),
         ("opaque, proto 6 => dnat to 10.244.0.5", "maybe"),
     ] {
         let text = format!("ip nat P: nat prerouting -100\n {rule}");
         assert_eq!(bypassed(&text)[0], translated, "{rule}");
     }
+    let not_looked_up = |change: &dyn Fn(&mut HostFacts)| {
+        let mut host = routed();
+        host.first_paths[0] = Ok([(name_key("cni0").unwrap(), Numbers::ranges(vec![(0, u32::MAX.into())]))].into());
+        change(&mut host);
+        word(
+            &walked("ip nat P: nat prerouting -100\n proto 6 => dnat to 10.9.9.9", host, devices(DEVICES))
+                .translated
+                .certainty,
+        )
+    };
+    assert_eq!(not_looked_up(&|_| ()), "yes");
+    assert_eq!(not_looked_up(&|host| host.first_paths[0] = Err("no answer".into())), "maybe");
+    assert_eq!(not_looked_up(&|host| host.routes_by_sender[0] = true), "maybe");
     assert_eq!(bypassed("ip nat P: nat postrouting 100\n => masquerade"), ["no", "no"]);
     let own = |rule: &str| bypassed(&format!("ip nat O: nat output -100\n {rule}"));
     assert_eq!(own("proto 6 => dnat to 10.244.0.5"), ["yes", "yes"]);
