@@ -14,10 +14,10 @@ use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
 use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Range, Reject};
 use crate::netfilter::nftables::uapi::{
-    NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE,
-    NFT_DYNSET_OP_DELETE, NFT_LOOKUP_F_INV, NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT,
-    NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY,
-    NFT_REG_VERDICT, NFT_REJECT_TCP_RST,
+    NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE, NFT_LOOKUP_F_INV,
+    NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT,
+    NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT,
+    NFT_REJECT_TCP_RST,
 };
 use crate::netfilter::nftables::{Data, Expression};
 use crate::read::xtables::{self, Extension};
@@ -195,9 +195,8 @@ impl<'a> RuleReader<'a> {
     }
 
     fn dynset(&mut self, dynset: &Dynset<'_>) {
-        let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
         let fields = self.registers.key(dynset.sreg_key).unwrap_or_default();
-        self.steps.push(Step::UpdateSet { set: self.set(&dynset.set_name), adds, fields, ends: Vec::new() });
+        self.steps.push(maps::update(self.set(&dynset.set_name), dynset, fields));
         self.non_deterministic("dynset");
     }
 
@@ -313,13 +312,7 @@ impl<'a> RuleReader<'a> {
 
     /// The number that a register holds, if an expression of this rule has made it.
     fn made(&self, register: u32) -> Option<Field> {
-        let made = |at: usize| self.numbers.get(&at)?.1.clone();
-        match self.registers.turned_result_of(register).map(made) {
-            Some(Some(Field::Number { first, last, hash, .. })) => {
-                Some(Field::Number { first, last, hash, network_order: true })
-            }
-            _ => self.registers.result_of(register).and_then(made),
-        }
+        self.registers.number_in(register).and_then(|(at, order)| maps::in_order(self.numbers.get(&at)?, order))
     }
 
     fn extension(&mut self, target: bool, name: &Text<'_>, revision: u32, data: Option<&[u8]>) -> Result<()> {

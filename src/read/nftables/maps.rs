@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::facts::netfilter::{Field, MapLookup, MarkWrite, NatMap, Step};
-use crate::netfilter::nftables::expr::Expr;
+use crate::facts::netfilter::{Field, MapLookup, MarkWrite, NatMap, SetId, Step};
+use crate::netfilter::nftables::expr::{Dynset, Expr};
+use crate::netfilter::nftables::uapi::NFT_DYNSET_OP_DELETE;
 
 /// Of a first and of a last value: the expression that has looked them up, and where they stand in the data.
 type Ends = (usize, [Range<usize>; 2]);
@@ -56,6 +57,18 @@ pub(crate) fn number(
         MarkWrite::Number { first, last, hashed },
         hash.map(|hash| Field::Number { first, last, hash, network_order: false }),
     ))
+}
+
+/// A number as it lies in a register.
+pub(crate) fn in_order((_, number): &(MarkWrite, Option<Field>), network_order: bool) -> Option<Field> {
+    let Some(Field::Number { first, last, hash, .. }) = number.clone() else { return None };
+    Some(Field::Number { first, last, hash, network_order })
+}
+
+/// What a rule adds to a set, or takes out of it.
+pub(crate) fn update(set: SetId, dynset: &Dynset<'_>, fields: Vec<Field>) -> Step {
+    let adds = dynset.op.unwrap_or(0) != NFT_DYNSET_OP_DELETE;
+    Step::UpdateSet { set, adds, fields, ends: Vec::new() }
 }
 
 /// What a hash is of, as nft writes it; `None`: not of fields that are known by name.

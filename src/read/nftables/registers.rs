@@ -199,9 +199,10 @@ impl Registers {
         self.result(register, |byte| byte)
     }
 
-    /// The same; its bytes were turned round.
-    pub(crate) fn turned_result_of(&self, register: u32) -> Option<usize> {
-        self.result(register, |byte| 3 - byte)
+    /// The same; and whether its bytes were brought into the order of the network.
+    pub(crate) fn number_in(&self, register: u32) -> Option<(usize, bool)> {
+        let as_it_was = || Some((self.result_of(register)?, false));
+        self.result(register, |byte| 3 - byte).map(|at| (at, true)).or_else(as_it_was)
     }
 
     fn result(&self, register: u32, place: impl Fn(usize) -> usize) -> Option<usize> {

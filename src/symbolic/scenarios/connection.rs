@@ -2,16 +2,15 @@
 //! another source; and segments of theirs that connection tracking calls invalid.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use super::confirmed::Translated;
 use super::devices::{entering, loopback};
 use super::given_source::{NARROW, given_source};
 use super::on_nat::{Passing, with_destination_translated};
+use super::paths::paths_to;
 use super::senders::{self, elsewhere, for_this_host};
 use super::services::invalid_segments;
 use super::{first, translatable};
-use crate::facts::Question;
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, Nat, NatAction, PortRandomization, address_key};
 use crate::symbolic::effort::Effort;
 use crate::symbolic::machine::{Flow, OnNat, Walk};
@@ -88,69 +87,6 @@ fn leads_to_services(walk: &Walk<'_>, hit: &Hit) -> bool {
     let Hit::Rule(RuleAt { set, position: 0, chain }, _) = hit else { return false };
     let searched = walk.network.chain(*set, chain).is_some_and(|chain| chain.only_searched());
     searched && walk.network.has_services(*set)
-}
-
-/// Packets to these addresses by the devices that lead there; those that are this host's, or nobody's, lead by none. If that was not
-/// looked up, the way of this host's own packets without a mark stands for that of all.
-fn paths_to(walk: &mut Walk<'_>, own: bool, first: IpAddr, last: IpAddr) -> PacketSet {
-    let (_, destination) = walk.packets.ends();
-    let (network, ends) = (walk.network, (address_key(first), address_key(last)));
-    let looked_up = network.host.targets.iter().flat_map(|targets| targets.range(first..=last));
-    let looked_up: Vec<(&IpAddr, &Option<u128>)> = looked_up.collect();
-    if looked_up.len() as u128 == (ends.1 - ends.0).saturating_add(1) {
-        let each = looked_up.into_iter().map(|(target, device)| path_to(walk, own, *target, *device));
-        let each: Vec<PacketSet> = each.collect();
-        return walk.space.any(each);
-    }
-    let by_sender = !own && network.host.routes_by_sender[walk.packets.family.ip_index()];
-    let by_sender = by_sender.then(|| Question::from("policy rules go by where packets come from"));
-    let routes = &network.host.first_paths[walk.packets.family.ip_index()];
-    match network.host.targets.as_ref().err().or(routes.as_ref().err()).or(by_sender.as_ref()) {
-        None => {
-            let to = walk.with(&destination, &[ends]);
-            first::first_paths(walk, to)
-        }
-        Some(why) => {
-            let why = why.clone().reword(|why| format!("which way packets to {first} go was not looked up: {why}"));
-            let why = why.shown_by(["ip", "route", "get", &first.to_string()]);
-            let assumed = walk.if_so(format!("way to {first}"), &Err(why));
-            let some = walk.all_with(EVERYTHING, &[(destination, &[ends]), (Field::OutputName, SOME_DEVICE)]);
-            walk.space.and(some, assumed)
-        }
-    }
-}
-
-/// Packets to an address by the devices that lead there: `device`, if policy rules do not go by where they come from.
-fn path_to(walk: &mut Walk<'_>, own: bool, target: IpAddr, device: Option<u128>) -> PacketSet {
-    let (_, destination) = walk.packets.ends();
-    let key = address_key(target);
-    let mut leaving = device.map_or(NOTHING, |device| walk.with(&Field::OutputName, &[(device, device)]));
-    if !own {
-        leaving = by_where_from(walk, target, leaving);
-    }
-    walk.all_with(leaving, &[(destination, &[(key, key)])])
-}
-
-/// Packets to an address by the devices that lead there where policy rules go by where packets come from; of others, these.
-fn by_where_from(walk: &mut Walk<'_>, target: IpAddr, mut leaving: PacketSet) -> PacketSet {
-    let (network, (source, _)) = (walk.network, walk.packets.ends());
-    let paths = match &network.host.forwarded_paths {
-        Ok(paths) => paths,
-        Err(why) => {
-            let assumed = walk.if_so(format!("way to {target} by source"), &Err(why.clone()));
-            return walk.space.and(leaving, assumed);
-        }
-    };
-    for path in paths.iter().filter(|path| path.target == target) {
-        let from = [(Field::InputName, &[(path.input, path.input)][..]), (source.clone(), &[path.sources][..])];
-        let mine = walk.all_with(EVERYTHING, &from);
-        leaving = walk.space.minus(leaving, mine);
-        if let Some(device) = path.output {
-            let by = walk.with(&Field::OutputName, &[(device, device)]);
-            leaving = walk.space.or(leaving, walk.space.and(mine, by));
-        }
-    }
-    leaving
 }
 
 impl ConnectionPath {

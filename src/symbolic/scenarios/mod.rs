@@ -11,6 +11,7 @@ mod first;
 mod given_source;
 pub(crate) mod idle;
 mod on_nat;
+mod paths;
 mod rewriting;
 mod senders;
 pub(crate) mod services;

@@ -136,7 +136,7 @@ fn numbers_that_are_made_are_within_their_range() {
         };
         assert_eq!(of, expected, "{looked_up:?}");
     }
-    // Before it is looked up among intervals it is turned round.
+    // Before it is looked up among intervals it is brought into their byte order.
     let turned: Expression = vec![
         Byteorder { sreg: NFT_REG_1, dreg: NFT_REG_1, op: Some(1), len: 4, size: 4, ..Byteorder::default() }.into(),
     ];
