@@ -5,9 +5,10 @@ use crate::symbolic::machine::Walk;
 use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
-/// `127.0.0.0/8`; `::1`, `fe80::/10`: what leaves with one of these gets to nobody beyond.
+/// `0.0.0.0/8`, `127.0.0.0/8`; `::`, `::1`, `fe80::/10`: what has one of these as its source gets to nobody beyond
+/// (`ip_route_input_slow`, `ip6_forward`).
 pub(super) const NARROW: [&[(u128, u128)]; 2] =
-    [&[(0x7f00_0000, 0x7fff_ffff)], &[(1, 1), (0xfe80 << 112, (0xfec0 << 112) - 1)]];
+    [&[(0, 0x00ff_ffff), (0x7f00_0000, 0x7fff_ffff)], &[(0, 1), (0xfe80 << 112, (0xfec0 << 112) - 1)]];
 
 /// Packets that have a source that this translation may give, by the device that it gives it for. `None`: not known.
 pub(super) fn given_source(walk: &mut Walk<'_>, family: Family, nat: &Nat) -> Option<PacketSet> {

@@ -1,6 +1,7 @@
 //! Who can send: first packets of connections, forwarded and of this host, up to where their source is translated.
 
 use super::devices::{connected, loopback, may_forward};
+use super::given_source::NARROW;
 use super::on_nat::{Passing, towards, with_destination_translated};
 use super::{confirmed, first, translatable};
 use crate::facts::netfilter::{Chosen, Family, Field, Hook, NatAction, TypeScope, name_key};
@@ -107,7 +108,8 @@ fn forwarded(walk: &mut Walk<'_>, family: Family, assumed: PacketSet, hits: &mut
 
     let to_here = with_own_address(walk, &destination);
     let through = walk.space.and(walk.space.minus(packets, to_here), assumed);
-    let through = by_any_device(walk, through);
+    let narrow = walk.with(&source, NARROW[family.ip_index()]);
+    let through = by_any_device(walk, walk.space.minus(through, narrow));
     let through = translatable::forwarded(walk, through);
     leaving(walk, through, hits);
 
