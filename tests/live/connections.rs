@@ -75,6 +75,8 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     if tells {
         println!("{:#?}\n{told:#?}", case.lines);
     }
+    // Which packets have what only some have is chance, and so is which were put into a set before.
+    let by_chance = ["sometimes", "numgen", "known"].iter().any(|planted| case.planted.contains(planted));
     let mut wrong = String::new();
     for (advisory, reset) in ADVISORIES.into_iter().zip(resets(&ends, case)) {
         let verdict = match report.state(advisory) {
@@ -83,8 +85,7 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
         };
         *table.lock().expect("nobody panicked").entry((advisory, verdict.to_owned(), reset)).or_default() += 1;
         let agrees = match verdict {
-            // Which packets have what only some have is chance.
-            "exposed" => reset || case.planted.contains("sometimes") || case.planted.contains("numgen"),
+            "exposed" => reset || by_chance,
             "unknown" => !case.planted.is_empty(),
             // Segments to an address of nobody's are forwarded, and may be refused there.
             _ => !reset || case.refuses && advisory == ADVISORIES[1] && NOBODY.iter().any(|net| script.contains(net)),
@@ -98,7 +99,6 @@ fn play(case: &Case, table: &Mutex<Table>, tells: bool) -> Result<(), String> {
     let others = lost.iter().any(|((source, _), [reset, _])| !source && *reset > 0);
     let state = report.state(IDLE);
     *table.lock().expect("nobody panicked").entry((IDLE, state.to_owned(), drawn)).or_default() += 1;
-    let by_chance = case.planted.contains("sometimes") || case.planted.contains("numgen");
     let agrees = match state {
         "exposed" => (drawn || by_chance || case.deaf) && case.timeout < LEAST,
         // Whatever the rules do.
