@@ -78,7 +78,8 @@ impl Lookups {
                     NatAction::Masquerade | NatAction::Redirect | NatAction::Netmap => return,
                 };
                 // Beyond so many addresses none counts.
-                let is_new = fixed.len() < most && (nat.map.is_some() || add_addresses(fixed, nat.action, nat.addresses));
+                let is_new =
+                    fixed.len() < most && (nat.map.is_some() || add_addresses(fixed, nat.action, nat.addresses));
                 nats.extend(is_new.then(|| nat.clone()));
                 true
             }
