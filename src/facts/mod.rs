@@ -277,6 +277,11 @@ pub struct Facts {
     /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
     /// ask for it.
     pub ipsec: Reading<bool>,
+    /// Whether entries of connection tracking count packets and bytes (`nf_conntrack_acct`). Read only while rules ask what they have
+    /// counted.
+    pub counts_entries: Reading<bool>,
+    /// The last of the dates that rules ask for which had passed when the reading began, in nanoseconds since the epoch; 0: none had.
+    pub date: Reading<u64>,
     /// Whether frames that cross bridges pass the rules of IPv4, of IPv6 (`net.bridge.bridge-nf-call-iptables`, `…-ip6tables`).
     /// Absent: br_netfilter is not loaded, so none does. Read only while a tunnel that is up is a port of a bridge.
     pub bridges_call_rules: [Reading<bool>; 2],

@@ -106,6 +106,13 @@ pub(crate) fn read(node: &mut Node<'_>) -> Conntrack {
     Conntrack { cpus, entries, entries_limit, buckets, tcp_be_liberal, tcp_timeout_established }
 }
 
+/// Whether entries count packets and bytes.
+pub(crate) fn counts_entries(node: &mut Node<'_>) -> Reading<bool> {
+    let request = Request::file(Source::Datapath, Root::Procfs, "sys/net/netfilter/nf_conntrack_acct");
+    let read = node.try_number(&request).map(|number| number != 0);
+    node.note(&request, read)
+}
+
 /// Whether a file is missing, whatever that means.
 fn is_missing<T>(reading: &Reading<T>) -> bool {
     let failure = reading.failure().map(Failure::root);

@@ -31,6 +31,10 @@ pub(crate) struct Lookups {
     pub(crate) cut: bool,
     /// Rules ask whether IPsec handles a packet.
     pub ipsec: bool,
+    /// Rules ask what entries of connection tracking have counted.
+    pub counts: bool,
+    /// Dates that rules ask for, in nanoseconds since the epoch: what is asked about a time between two of them has one answer.
+    pub dates: BTreeSet<u64>,
     /// Sets that rules add to, or delete from.
     filled: BTreeSet<SetId>,
     /// Tables with a chain that was not read: it may fill any set of theirs.
@@ -61,7 +65,9 @@ impl Lookups {
     /// `fixed`: addresses that translations without a map have given so far.
     fn add(&mut self, step: &Step, [sources, targets]: &mut [Vec<IpAddr>; 2]) {
         let room = self.nftables.len() + self.ipset.len() < MAX_SETS;
-        self.ipsec |= asks_for_ipsec(step);
+        self.ipsec |= asks_for(step, |field| matches!(field, Field::Ipsec { .. }));
+        self.counts |= asks_for(step, |field| matches!(field, Field::Counted { .. }));
+        self.add_dates(step);
         let added = match step {
             Step::Match(Match::Set { fields, set, .. }) | Step::Verdict(Verdict::Map { fields, set, .. }) => {
                 add(&mut self.nftables, set, fields, room)
@@ -86,6 +92,15 @@ impl Lookups {
             _ => true,
         };
         self.cut |= !added;
+    }
+
+    fn add_dates(&mut self, step: &Step) {
+        let Step::Match(Match::Tests { tests, .. }) = step else { return };
+        for test in tests.iter().filter(|test| test.field == Field::Time) {
+            let ranges = test.condition.ranges(u64::BITS).unwrap_or_default().into_iter();
+            let ends = ranges.flat_map(|(first, last)| [first, last.saturating_add(1)]);
+            self.dates.extend(ends.filter_map(|date| u64::try_from(date).ok()));
+        }
     }
 
     /// Whether a rule adds to the set, or may do so for all that is known.
@@ -141,12 +156,11 @@ fn add_addresses(known: &mut Vec<IpAddr>, action: NatAction, addresses: Chosen<I
     known.len() > before
 }
 
-fn asks_for_ipsec(step: &Step) -> bool {
-    let is_ipsec = |field: &Field| matches!(field, Field::Ipsec { .. });
+fn asks_for(step: &Step, wanted: impl Fn(&Field) -> bool) -> bool {
     match step {
-        Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| is_ipsec(&test.field)),
+        Step::Match(Match::Tests { tests, .. }) => tests.iter().any(|test| wanted(&test.field)),
         Step::Match(Match::Set { fields, .. }) | Step::Verdict(Verdict::Map { fields, .. }) => {
-            fields.iter().any(is_ipsec)
+            fields.iter().any(wanted)
         }
         _ => false,
     }

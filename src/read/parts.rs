@@ -49,6 +49,10 @@ struct RulesPart {
     legacy: [Reading<Arc<Ruleset>>; 2],
     /// See [`Facts::ipsec`].
     ipsec: Reading<bool>,
+    /// See [`Facts::counts_entries`].
+    counts_entries: Reading<bool>,
+    /// See [`Facts::date`].
+    dates: BTreeSet<u64>,
     /// See [`Facts::local_sources`].
     local_sources: Reading<BTreeMap<IpAddr, bool>>,
     /// See [`Facts::targets`].
@@ -64,6 +68,8 @@ impl RulesPart {
             nftables: unread(),
             legacy: [unread(), unread()],
             ipsec: Reading::Failed(why.clone()),
+            counts_entries: Reading::Failed(why.clone()),
+            dates: BTreeSet::new(),
             local_sources: Reading::Failed(why.clone()),
             targets: Reading::Failed(why.clone()),
             forwarded_paths: Reading::Failed(why.clone()),
@@ -165,19 +171,24 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standin
     inputs.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
     let nftables = nftables::read(node, &inputs);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
-    let (ipsets, ipsec, local_sources, targets, forwarded_paths) = {
+    let (ipsets, ipsec, counts_entries, dates, local_sources, targets, forwarded_paths) = {
         let known = all.iter().filter_map(Reading::ok);
         let asked: Vec<_> = known.map(|ruleset| (node.left.lookups(ruleset), Arc::as_ref(ruleset))).collect();
         let ipsec = match asked.iter().any(|(lookups, _)| lookups.ipsec) {
             true => super::ipsec::stands(node),
             false => Reading::Failed(Failure::not_needed("not read: no rule asks for IPsec")),
         };
+        let counts_entries = match asked.iter().any(|(lookups, _)| lookups.counts) {
+            true => conntrack::counts_entries(node),
+            false => Reading::Failed(Failure::not_needed("not read: no rule asks what entries have counted")),
+        };
+        let dates = asked.iter().flat_map(|(lookups, _)| &lookups.dates).copied().collect();
         let ipsets = sets::read_ipsets(node, asked.iter().map(|(lookups, _)| Arc::as_ref(lookups)), &inputs.values);
         let local_sources = super::routing::local_ones(node, &lookups::sources(&asked));
         let addresses = lookups::targets(&asked);
         let targets = super::routing::paths_to(node, &addresses);
         let forwarded_paths = super::routing::forwarded::paths(node, standing, &addresses);
-        (ipsets, ipsec, local_sources, targets, forwarded_paths)
+        (ipsets, ipsec, counts_entries, dates, local_sources, targets, forwarded_paths)
     };
     for ruleset in all.iter_mut().filter(|_| !ipsets.is_empty()) {
         if let Reading::Ok(ruleset) = ruleset {
@@ -185,7 +196,8 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standin
         }
     }
     let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
-    RulesPart { nftables, legacy: [ipv4, ipv6], ipsec, local_sources, targets, forwarded_paths }
+    let legacy = [ipv4, ipv6];
+    RulesPart { nftables, legacy, ipsec, counts_entries, dates, local_sources, targets, forwarded_paths }
 }
 
 impl Parts {
@@ -236,6 +248,8 @@ impl Parts {
             ipvs_services: links.ipvs_services,
             programs: links.programs,
             ipsec: rules.ipsec,
+            counts_entries: rules.counts_entries,
+            date: date(&meta.captured_at, &rules.dates),
             local_sources: rules.local_sources,
             targets: rules.targets,
             forwarded_paths: rules.forwarded_paths,
@@ -248,6 +262,15 @@ impl Parts {
             source_nat_totals,
             sources,
         }
+    }
+}
+
+/// The last of these dates that had passed when a reading began; 0: none had.
+fn date(captured_at: &str, dates: &BTreeSet<u64>) -> Reading<u64> {
+    let now = captured_at.parse::<jiff::Timestamp>().map(|now| u64::try_from(now.as_nanosecond()).unwrap_or(0));
+    match now {
+        Ok(now) => Reading::Ok(dates.range(..=now).next_back().copied().unwrap_or(0)),
+        Err(_) => Reading::Failed(Failure::unexpected(format!("{captured_at:?} is no time"))),
     }
 }
 

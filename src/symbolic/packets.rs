@@ -127,6 +127,7 @@ pub(crate) fn width(field: &Field) -> u32 {
             None => 128,
         },
         Field::NfProto | Field::L4Proto => 8,
+        Field::Counted { .. } | Field::Time => 64,
         Field::MarkBits(_) | Field::Number { .. } => 32,
         Field::EtherType | Field::SourcePort | Field::DestinationPort => 16,
         Field::SourceType(_) | Field::DestinationType(_) => 4,

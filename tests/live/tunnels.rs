@@ -408,3 +408,83 @@ fn rules_that_count_for_an_accounting_object_are_understood() {
         assert!(report.json.to_string().contains("nfacct get counted"), "{}", report.json);
     }
 }
+
+/// What the first packet of a connection is asked for, in the words of both; and dates, of which those that have passed do not come
+/// again.
+#[test]
+fn first_packets_have_counted_one_and_dates_have_passed_or_not() {
+    let on_the_card = |test: &str| match test.strip_prefix("nft ") {
+        None => format!("iptables-legacy -w -t nat -A POSTROUTING -o eth0 {test} -j MASQUERADE --random-fully"),
+        Some(test) => {
+            let chain = "type nat hook postrouting priority 95";
+            format!("nft 'table ip t {{ chain c {{ {chain}; oifname eth0 {test} masquerade fully-random; }}; }}'")
+        }
+    };
+    for (test, state) in [
+        ("-m connbytes --connbytes 1:1 --connbytes-dir original --connbytes-mode packets", "exposed"),
+        ("-m connbytes ! --connbytes 2: --connbytes-dir both --connbytes-mode packets", "exposed"),
+        ("-m connbytes --connbytes 1: --connbytes-dir reply --connbytes-mode packets", "mitigated"),
+        ("-m connbytes --connbytes 0:100000 --connbytes-dir both --connbytes-mode bytes", "exposed"),
+        ("-m connbytes --connbytes 100000: --connbytes-dir both --connbytes-mode bytes", "mitigated"),
+        ("-m connbytes --connbytes 70000: --connbytes-dir both --connbytes-mode avgpkt", "mitigated"),
+        ("nft ct original packets 1", "exposed"),
+        ("nft ct packets > 1", "mitigated"),
+        ("nft ct bytes > 20", "exposed"),
+        ("nft ct reply bytes > 0", "mitigated"),
+        ("nft ct avgpkt > 70000", "mitigated"),
+        ("-m time --datestart 2020-01-01", "exposed"),
+        ("-m time --timestart 00:00 --timestop 23:59:59", "exposed"),
+        ("-m time --datestop 2020-01-01", "mitigated"),
+        ("-m time --datestart 2037-01-01", "unknown"),
+        ("nft meta time > \"2020-01-01 00:00:00\"", "exposed"),
+        ("nft meta time < \"2020-01-01 00:00:00\"", "mitigated"),
+        ("nft meta time > \"2037-01-01 00:00:00\"", "unknown"),
+    ] {
+        let lab = TunnelLab::new(setup());
+        lab.node.run(&["sh", "-c", &on_the_card(test)]);
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{test}: {}", report.json);
+        assert_eq!(lab.send() > 0, state == "exposed", "{test}");
+    }
+    // What nobody counts is 0 for nft, and never holds for iptables.
+    for (test, state) in [
+        ("-m connbytes --connbytes 0: --connbytes-dir both --connbytes-mode packets", "mitigated"),
+        ("nft ct packets 0", "exposed"),
+    ] {
+        let lab = TunnelLab::new(setup());
+        lab.node.run(&["sh", "-c", &on_the_card(test)]);
+        lab.node.sysctl("net.netfilter.nf_conntrack_acct", 0);
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{test}: {}", report.json);
+        assert_eq!(lab.send() > 0, state == "exposed", "{test}");
+    }
+}
+
+/// What a connection's status says of its packets inside, and where these go.
+#[test]
+fn packets_inside_have_the_status_of_their_connection() {
+    let mark = |chain: &str, test: &str| format!("-t mangle -A {chain} {test} -j MARK --set-xmark 0x4000/0x4000");
+    let dnat = "-t nat -A PREROUTING -p udp -d 10.88.0.77 -j DNAT --to-destination 10.88.0.2";
+    let snat = "-t nat -A POSTROUTING -o vx0 -s 10.89.0.0/24 -j SNAT --to-source 10.88.0.1";
+    for (rules, state) in [
+        (vec![mark("FORWARD", "-m conntrack --ctstate DNAT")], "mitigated"),
+        (vec![mark("FORWARD", "-m conntrack --ctstate SNAT")], "mitigated"),
+        (vec![dnat.into(), mark("FORWARD", "-m conntrack --ctstate SNAT")], "mitigated"),
+        (vec![snat.into(), mark("FORWARD", "-m conntrack --ctstate SNAT")], "exposed"),
+        (vec![mark("FORWARD", "-m conntrack --ctstate ESTABLISHED")], "exposed"),
+        (vec![mark("FORWARD", "-m conntrack --ctstate ESTABLISHED ! --ctstatus SEEN_REPLY")], "mitigated"),
+        (vec![mark("FORWARD", "-m conntrack --ctstate NEW --ctstatus SEEN_REPLY")], "mitigated"),
+        (vec![mark("FORWARD", "-m conntrack --ctstate NEW --ctdir REPLY")], "mitigated"),
+        (vec![mark("FORWARD", "-m conntrack --ctstate ESTABLISHED ! --ctstatus CONFIRMED")], "mitigated"),
+        (vec![mark("PREROUTING", "-d 10.88.0.1")], "mitigated"), // for this host itself
+    ] {
+        let lab = TunnelLab::new(Setup { forwarding: true, ..setup() });
+        let masquerade = "-t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully";
+        for rule in rules.iter().map(String::as_str).chain([masquerade]) {
+            lab.node.cmd(&format!("iptables-legacy -w {rule}"));
+        }
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{rules:?}: {}", report.json);
+        assert_eq!(lab.send() > 0, state == "exposed", "{rules:?}");
+    }
+}

@@ -403,7 +403,16 @@ impl Generator<'_> {
             21 | 22 => {
                 // Every outer packet has it, in the words of iptables and of nft.
                 let flag = self.flag();
-                let (sure, native) = match self.dice.below(14) {
+                let (sure, native) = match self.dice.below(18) {
+                    14 => {
+                        ("-m connbytes ! --connbytes 2: --connbytes-dir both --connbytes-mode packets", "ct packets 1")
+                    }
+                    15 => (
+                        "-m connbytes --connbytes 30:70000 --connbytes-dir original --connbytes-mode bytes",
+                        "ct bytes > 60",
+                    ),
+                    16 => ("-m time --datestart 2020-01-01", "meta time > \"2020-01-01 00:00:00\""),
+                    17 => ("-m conntrack ! --ctstatus CONFIRMED", "ct reply avgpkt 0"),
                     11 if !six => ("-m dscp --dscp 0", "ip dscp 0"),
                     11 => ("-m dscp --dscp 0", "ip6 dscp 0"),
                     12 if !six => ("-m tos --tos 0/0xfc", "@nh,128,32 0xc0a85802"),
@@ -430,7 +439,17 @@ impl Generator<'_> {
             23 | 24 => {
                 // No outer packet has it.
                 let flag = self.flag();
-                let (never, native) = match self.dice.below(13) {
+                let (never, native) = match self.dice.below(17) {
+                    13 => (
+                        "-m connbytes --connbytes 1: --connbytes-dir reply --connbytes-mode bytes",
+                        "ct reply packets > 0",
+                    ),
+                    14 => (
+                        "-m connbytes --connbytes 0:20 --connbytes-dir both --connbytes-mode avgpkt",
+                        "ct original bytes < 20",
+                    ),
+                    15 => ("-m time --datestop 2020-01-01", "meta time < \"2020-01-01 00:00:00\""),
+                    16 => ("-m conntrack --ctstate DNAT", "ct status dnat"),
                     9 if !six => ("-m dscp --dscp 8", "ip dscp 8"),
                     9 => ("-m dscp --dscp 8", "exthdr frag exists"),
                     10 if !six => ("-m tos --tos 0x10", "ip option rr exists"),

@@ -57,6 +57,15 @@ pub enum Field {
         /// When it leaves, by a policy (`dst->xfrm`); else when it came in (`skb_sec_path`).
         outgoing: bool,
     },
+    /// What the entry of its connection has counted, this packet included (`nf_conn_acct`); 0 where nothing is.
+    Counted {
+        /// What.
+        what: Counted,
+        /// Of which direction, as [`Field::ConnectionDirection`] has it; `None`: of both.
+        direction: Option<u8>,
+    },
+    /// Nanoseconds since the epoch, when it comes.
+    Time,
     /// Some bits of a mark, as sets and ranges hold them.
     MarkBits(MarkBits),
     /// A number that a rule makes for the packet, both ends included: one after the other or by chance (`nft_numgen.c`), or by a
@@ -73,6 +82,17 @@ pub enum Field {
     },
     /// Any other, by its name.
     Other(String),
+}
+
+/// What the entry of a connection counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Counted {
+    /// Packets
+    Packets,
+    /// Bytes, with the header of IP
+    Bytes,
+    /// Bytes by packets
+    BytesPerPacket,
 }
 
 /// What rules ask of a device beside its name and its index.
@@ -112,6 +132,7 @@ impl Field {
             Self::Device { property: DeviceProperty::HardwareType, .. } => 16,
             Self::ConnectionState | Self::ConnectionStatus | Self::ConnectionDirection => return None,
             Self::Ipsec { .. } => 1,
+            Self::Counted { .. } | Self::Time => 64,
             Self::Number { .. } => 32,
             Self::MarkBits(_) | Self::Other(_) => return None,
         };
@@ -136,7 +157,7 @@ impl Field {
     /// `xt_conntrack`). The state is not: each packet has one.
     pub fn is_of_connection(&self) -> bool {
         match self {
-            Self::ConnectionMark | Self::ConnectionStatus | Self::ConnectionDirection => true,
+            Self::ConnectionMark | Self::ConnectionStatus | Self::ConnectionDirection | Self::Counted { .. } => true,
             Self::MarkBits(bits) => bits.connection,
             Self::Other(name) => name.starts_with("ct "),
             _ => false,

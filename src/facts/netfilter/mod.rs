@@ -21,7 +21,9 @@ use std::sync::Arc;
 use foldhash::{HashSet, HashSetExt as _};
 
 use super::{Failure, Name, Reading, Shared, names};
-pub use field::{DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key, prefix_range};
+pub use field::{
+    Counted, DeviceProperty, Field, MarkBits, TypeScope, address_key, device_name, name_key, prefix_range,
+};
 pub use header::HeaderBytes;
 pub use map::{MapLookup, mark_in};
 pub use nat::{Chosen, Nat, NatAction, NatMap, PortRandomization, given_addresses, with_data, with_each};

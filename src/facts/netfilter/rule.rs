@@ -88,11 +88,13 @@ pub enum Step {
 impl Step {
     /// Whether a rule with it makes the kernel track connections of its family (`nf_ct_netns_get`), wherever it stands.
     pub fn needs_conntrack(&self) -> bool {
-        const MATCHES: &[&str] = &["connbytes", "connlabel", "connlimit", "flow_offload", "helper"];
+        const MATCHES: &[&str] = &["connlabel", "connlimit", "flow_offload", "helper"];
         let tracked = |field: &Field| match field {
-            Field::ConnectionMark | Field::ConnectionState | Field::ConnectionStatus | Field::ConnectionDirection => {
-                true
-            }
+            Field::ConnectionMark
+            | Field::ConnectionState
+            | Field::ConnectionStatus
+            | Field::ConnectionDirection
+            | Field::Counted { .. } => true,
             Field::MarkBits(bits) => bits.connection,
             Field::Other(name) => name.starts_with("ct "),
             _ => false,

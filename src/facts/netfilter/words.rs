@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Comparison, DeviceProperty, Field, FieldTest, TypeScope, device_name};
+use super::{Comparison, Counted, DeviceProperty, Field, FieldTest, TypeScope, device_name};
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,6 +41,20 @@ impl fmt::Display for Field {
             }
             Self::Ipsec { outgoing: false } => "meta ipsec",
             Self::Ipsec { outgoing: true } => "rt ipsec",
+            Self::Counted { what, direction } => {
+                let direction = match direction {
+                    None => "",
+                    Some(0) => "original ",
+                    Some(_) => "reply ",
+                };
+                let what = match what {
+                    Counted::Packets => "packets",
+                    Counted::Bytes => "bytes",
+                    Counted::BytesPerPacket => "avgpkt",
+                };
+                return write!(f, "ct {direction}{what}");
+            }
+            Self::Time => "meta time",
             Self::SourceType(scope) => return f.write_str(&scoped("saddr", scope)),
             Self::DestinationType(scope) => return f.write_str(&scoped("daddr", scope)),
             Self::MarkBits(bits) => {
@@ -89,9 +103,13 @@ fn number(field: &Field, value: u128) -> String {
         Field::InputName | Field::OutputName | Field::Device { property: DeviceProperty::Kind, .. } => {
             device_name(value).map_or_else(|| format!("{value:#x}"), |name| format!("\"{name}\""))
         }
-        Field::SourcePort | Field::DestinationPort | Field::InputIndex | Field::OutputIndex | Field::L4Proto => {
-            value.to_string()
-        }
+        Field::SourcePort
+        | Field::DestinationPort
+        | Field::InputIndex
+        | Field::OutputIndex
+        | Field::L4Proto
+        | Field::Counted { .. }
+        | Field::Time => value.to_string(),
         _ => format!("{value:#x}"),
     }
 }

@@ -1,13 +1,13 @@
 //! What is loaded into registers: fields of packets.
 
-use crate::facts::netfilter::{Comparison, DeviceProperty, Field, FieldTest, HeaderBytes, TypeScope};
+use crate::facts::netfilter::{Comparison, Counted, DeviceProperty, Field, FieldTest, HeaderBytes, TypeScope};
 use crate::netfilter::nftables::expr::Exthdr;
 use crate::netfilter::nftables::register::{Header, Load, NetworkHeader, Source};
 use crate::netfilter::nftables::uapi::{
-    NFT_CT_AVGPKT, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK, NFT_CT_EXPIRATION,
-    NFT_CT_HELPER, NFT_CT_ID, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_MARK, NFT_CT_PKTS, NFT_CT_PROTO_DST,
-    NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE, NFT_CT_STATUS,
-    NFT_CT_ZONE, NFT_EXTHDR_OP_IPV4, NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_OP_TCPOPT, NFT_FIB_RESULT_ADDRTYPE,
+    NFT_CT_AVGPKT, NFT_CT_BYTES, NFT_CT_DIRECTION, NFT_CT_DST, NFT_CT_DST_IP, NFT_CT_DST_IP6, NFT_CT_EVENTMASK,
+    NFT_CT_EXPIRATION, NFT_CT_HELPER, NFT_CT_ID, NFT_CT_L3PROTOCOL, NFT_CT_LABELS, NFT_CT_MARK, NFT_CT_PKTS,
+    NFT_CT_PROTO_DST, NFT_CT_PROTO_SRC, NFT_CT_PROTOCOL, NFT_CT_SRC, NFT_CT_SRC_IP, NFT_CT_SRC_IP6, NFT_CT_STATE,
+    NFT_CT_STATUS, NFT_CT_ZONE, NFT_EXTHDR_OP_IPV4, NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_OP_TCPOPT, NFT_FIB_RESULT_ADDRTYPE,
     NFT_META_BRI_IIFNAME, NFT_META_BRI_OIFNAME, NFT_META_CGROUP, NFT_META_CPU, NFT_META_IIF, NFT_META_IIFGROUP,
     NFT_META_IIFKIND, NFT_META_IIFNAME, NFT_META_IIFTYPE, NFT_META_L4PROTO, NFT_META_LEN, NFT_META_MARK,
     NFT_META_NFPROTO, NFT_META_OIF, NFT_META_OIFGROUP, NFT_META_OIFKIND, NFT_META_OIFNAME, NFT_META_OIFTYPE,
@@ -147,6 +147,7 @@ fn meta(key: u32) -> Loaded {
         NFT_META_CPU => Loaded::NonDeterministic("meta cpu"),
         NFT_META_CGROUP => Loaded::NonDeterministic("meta cgroup"),
         NFT_META_PRANDOM => Loaded::NonDeterministic("meta random"),
+        NFT_META_TIME_NS => Loaded::Host(Field::Time, 8),
         NFT_META_TIME_NS..=NFT_META_TIME_HOUR => Loaded::NonDeterministic("meta time"),
         NFT_META_IIFTYPE => Loaded::Host(of_device(false, DeviceProperty::HardwareType), 2),
         NFT_META_OIFTYPE => Loaded::Host(of_device(true, DeviceProperty::HardwareType), 2),
@@ -165,6 +166,7 @@ fn meta(key: u32) -> Loaded {
 
 /// Parts of the connection's tuple are called as in `xt_conntrack`.
 fn ct(key: u32, direction: Option<u8>, network: Option<NetworkHeader>) -> Loaded {
+    let counted = |what| Loaded::Host(Field::Counted { what, direction }, 8);
     let direction = if direction.unwrap_or(0) == 0 { "original" } else { "reply" };
     let tuple = |name, width| Loaded::Wire(Field::Other(format!("ct {direction} {name}")), width);
     let address = if network == Some(NetworkHeader::Ipv6) { 16 } else { 4 };
@@ -175,7 +177,9 @@ fn ct(key: u32, direction: Option<u8>, network: Option<NetworkHeader>) -> Loaded
         NFT_CT_MARK => Loaded::Host(Field::ConnectionMark, 4),
         NFT_CT_HELPER => Loaded::NonDeterministic("ct helper"),
         NFT_CT_EXPIRATION => Loaded::NonDeterministic("ct expiration"),
-        NFT_CT_PKTS..=NFT_CT_AVGPKT => Loaded::NonDeterministic("ct packets or bytes"),
+        NFT_CT_PKTS => counted(Counted::Packets),
+        NFT_CT_BYTES => counted(Counted::Bytes),
+        NFT_CT_AVGPKT => counted(Counted::BytesPerPacket),
         NFT_CT_ID => Loaded::NonDeterministic("ct id"),
         NFT_CT_SRC => tuple("saddr", address),
         NFT_CT_DST => tuple("daddr", address),

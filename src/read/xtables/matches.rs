@@ -4,14 +4,13 @@ use super::ports::Multiport;
 use super::{Extension, all, conntrack, masked, non_deterministic, other, ports, test, unsupported_match, within};
 use crate::facts::Failure;
 use crate::facts::netfilter::{
-    BridgePort, DeviceProperty, End, Family, Field, FieldTest, MarkWrite, Match, Step, TypeScope, signatures,
+    BridgePort, Counted, DeviceProperty, End, Family, Field, FieldTest, MarkWrite, Match, Step, TypeScope, signatures,
 };
-use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy};
+use crate::netfilter::xtables::matches::{addrtype, connbytes, devgroup, helper, iprange, ipvs, physdev, policy, time};
 use crate::netfilter::xtables::{Match as Xt, XtFamily, up_to_zero};
 
-/// `IPS_EXPECTED`, `IPS_CONFIRMED`
+/// `IPS_EXPECTED`
 const IPS_EXPECTED: u32 = 0x1;
-const IPS_CONFIRMED: u32 = 0x8;
 
 /// What a match tests: steps that all have to hold, in order.
 ///
@@ -87,6 +86,7 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
         }
         Xt::State(info) => conntrack::state(info.statemask),
         Xt::Tcp(info) => ports::tcp(&info),
+        Xt::Time(info) => time(extension, &info),
         Xt::Tos(info) => vec![test(dsfield(extension, info.tos_mask, info.tos_value), info.invert != 0)],
         Xt::Ttl(info) => ttl("ip ttl", info.mode, info.ttl).unwrap_or_else(|| unsupported_match(extension)),
         Xt::Udp(info) | Xt::Udplite(info) => ports::both(info.spts, info.dpts, info.invflags),
@@ -124,8 +124,7 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
         | Xt::SrhV0(_)
         | Xt::Srh(_)
         | Xt::Statistic(_)
-        | Xt::Tcpmss(_)
-        | Xt::Time(_) => vec![non_deterministic(extension.name)],
+        | Xt::Tcpmss(_) => vec![non_deterministic(extension.name)],
         Xt::Nfacct(info) if is_counter(&info.name) => vec![],
         Xt::Nfacct(info) => {
             vec![Step::Match(Match::Accounting(String::from_utf8_lossy(up_to_zero(&info.name)).into_owned()))]
@@ -134,12 +133,38 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
     })
 }
 
-/// `connbytes_mt`: no packet is the second of its connection before the first one was confirmed.
+/// `connbytes_mt`: ends that are the wrong way round are inverted, and without counters nothing holds.
 fn connbytes(extension: &Extension, info: &connbytes::XtConnbytesInfo<'_>) -> Vec<Step> {
-    const PACKETS: u8 = 0;
-    let later = info.what == PACKETS && info.from > 1 && info.from <= info.to;
-    let confirmed = later.then(|| test(masked(Field::ConnectionStatus, IPS_CONFIRMED, IPS_CONFIRMED), false));
-    confirmed.into_iter().chain([non_deterministic(extension.name)]).collect()
+    const DIRECTIONS: [Option<u8>; 3] = [Some(0), Some(1), None];
+    const WHAT: [Counted; 3] = [Counted::Packets, Counted::Bytes, Counted::BytesPerPacket];
+    let (what, direction) = (WHAT.get(usize::from(info.what)), DIRECTIONS.get(usize::from(info.direction)));
+    let (Some(what), Some(direction)) = (what, direction) else { return unsupported_match(extension) };
+    let is_counted = within(Field::Counted { what: Counted::Packets, direction: None }, 1u8, u64::MAX);
+    let counted = Field::Counted { what: *what, direction: *direction };
+    let within = within(counted, info.from.min(info.to), info.from.max(info.to));
+    vec![test(conntrack::has_connection(), false), test(is_counted, false), test(within, info.from > info.to)]
+}
+
+/// `time_mt`: dates, and times of day, which come again.
+fn time(extension: &Extension, info: &time::XtTimeInfo<'_>) -> Vec<Step> {
+    const LOCAL_TZ: u8 = 1;
+    const LAST_OF_DAY: u32 = 86_399;
+    const WEEKDAYS: u8 = 0xfe;
+    const MONTHDAYS: u32 = 0xffff_fffe;
+    const SECOND: u64 = 1_000_000_000;
+    /// Seconds by which the kernel's time zone may be off (`sys_tz`).
+    const ZONE: u64 = 16 * 3600;
+    let is_local = info.flags & LOCAL_TZ != 0;
+    let zone = if is_local { ZONE } else { 0 };
+    let (first, last) = (u64::from(info.date_start), u64::from(info.date_stop));
+    // What is without an end there has one in 2038, which iptables does not mean.
+    let last = if info.date_stop < i32::MAX as u32 { (last + zone + 1) * SECOND - 1 } else { u64::MAX };
+    let date = test(within(Field::Time, first.saturating_sub(zone) * SECOND, last), false);
+    let daily = (info.daytime_start, info.daytime_stop) != (0, LAST_OF_DAY)
+        || info.weekdays_match & WEEKDAYS != WEEKDAYS
+        || info.monthdays_match & MONTHDAYS != MONTHDAYS;
+    let open = daily || is_local && (info.date_start, last) != (0, u64::MAX);
+    [date].into_iter().chain(open.then(|| non_deterministic(extension.name))).collect()
 }
 
 /// `helper_mt`: only connections that another one made the kernel expect have a helper that can be asked for.

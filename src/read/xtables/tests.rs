@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::*;
 use crate::facts::Failure;
 use crate::facts::netfilter::{
-    BridgePort, Chosen, DeviceProperty, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId, TypeScope,
-    Verdict,
+    BridgePort, Chosen, Counted, DeviceProperty, End, MarkWrite, Nat, NatAction, PortRandomization as Random, SetId,
+    TypeScope, Verdict,
 };
 use crate::netfilter::xtables::Structure as _;
 use crate::netfilter::xtables::matches::ipvs::XtIpvsMtinfo;
@@ -494,7 +494,15 @@ fn headers_are_tested() {
         ),
         (
             "iptables -A INPUT -m connbytes --connbytes 10:20 --connbytes-dir both --connbytes-mode packets",
-            vec![test(masked(Field::ConnectionStatus, 8u8, 8u8), false), non_deterministic("connbytes")],
+            vec![
+                test(masked(Field::ConnectionState, 0x41u8, 0u8), false),
+                test(within(Field::Counted { what: Counted::Packets, direction: None }, 1u8, u64::MAX), false),
+                test(within(Field::Counted { what: Counted::Packets, direction: None }, 10u8, 20u8), false),
+            ],
+        ),
+        (
+            "iptables -A INPUT -m time --timestart 10:00 --timestop 11:00",
+            vec![test(within(Field::Time, 0u8, u64::MAX), false), non_deterministic("time")],
         ),
         ("iptables -A INPUT -m realm --realm 3/255", vec![test(masked(other("realm"), 255u8, 3u8), false)]),
         (
@@ -531,7 +539,7 @@ fn what_is_asked_of_ipvs_is_told() {
 #[test]
 fn what_is_not_decoded_is_said() {
     let names = "cgroup cluster connlimit cpu dst ecn eui64 frag hashlimit hbh ipcomp ipv6header limit \
-                 mac mh osf owner quota recent rpfilter rt srh statistic tcpmss time";
+                 mac mh osf owner quota recent rpfilter rt srh statistic tcpmss";
     for name in names.split_whitespace() {
         let captured: Vec<_> = captured().into_iter().filter(|captured| captured.name == name).collect();
         assert!(!captured.is_empty(), "{name}");

@@ -2,12 +2,16 @@
 
 use super::{PacketKind, StepPlace, Walk};
 use crate::facts::Question;
-use crate::facts::netfilter::{BridgePort, Comparison, Field, FieldTest, MarkBits, Match, SetId};
+use crate::facts::netfilter::{BridgePort, Comparison, Counted, Field, FieldTest, MarkBits, Match, SetId};
 use crate::symbolic::assumptions::About;
 use crate::symbolic::network::RuleAt;
 use crate::symbolic::packets::{is_name, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
+/// TCP and UDP
+pub(super) const WITH_PORTS: &[(u128, u128)] = &[(6, 6), (17, 17)];
+/// `IPS_CONFIRMED`
+const IPS_CONFIRMED: u128 = 0x8;
 /// What is asked about the port that a frame leaves by.
 const LEAVING: &[&str] = &["physdev out", "physdev is bridged", "physdev is out"];
 
@@ -148,6 +152,8 @@ impl Walk<'_> {
                 Ok(false) => Some(if meets(condition, 0) { EVERYTHING } else { NOTHING }),
                 _ => None,
             },
+            Field::Counted { what, direction } => self.counted(*what, *direction, condition),
+            Field::Time => self.at_time(condition),
             // Connections are in zone 0, but those that a template gives another (`nf_ct_zone_tmpl`).
             Field::Other(name) if name == "ct zone" => {
                 let without = if meets(condition, 0) { EVERYTHING } else { NOTHING };
@@ -156,8 +162,8 @@ impl Walk<'_> {
                 let with = self.space.and(with, template);
                 Some(self.space.or(with, self.space.minus(without, template)))
             }
-            Field::Other(name) if self.packets.kind == PacketKind::Tunnel => match self.of_tuple(name) {
-                Some(field) => self.number(&field, condition),
+            Field::Other(name) => match self.of_tuple(name) {
+                Some([field, of_answer]) => self.of_connection(name, [&field, &of_answer], condition),
                 None => self.number(field, condition),
             },
             field => self.number(field, condition),
@@ -190,6 +196,42 @@ impl Walk<'_> {
         Some(self.space.exists(self.space.and(found, known), &block.bits(mask).collect()))
     }
 
+    /// Packets whose connection has counted so much: the first one is counted before any rule meets it (`nf_ct_refresh_acct`).
+    fn counted(&mut self, what: Counted, direction: Option<u8>, condition: &Comparison) -> Option<PacketSet> {
+        const REPLY: u8 = 1;
+        let network = self.network;
+        let holds = |number| if meets(condition, number) { EVERYTHING } else { NOTHING };
+        let first = match what {
+            _ if direction == Some(REPLY) => holds(0),
+            Counted::Packets => holds(1),
+            Counted::Bytes | Counted::BytesPerPacket => self.number(&Field::Other("meta length".into()), condition)?,
+        };
+        let later = self.number(&Field::Counted { what, direction }, condition)?;
+        let confirmed = self.block(&Field::ConnectionStatus);
+        let confirmed = self.space.matching(&confirmed, IPS_CONFIRMED, IPS_CONFIRMED);
+        let counted = self.space.or(self.space.and(later, confirmed), self.space.minus(first, confirmed));
+        let uncounted = holds(0);
+        let is_counted = self.if_so("accounting", &network.host.counts_entries);
+        Some(self.space.or(self.space.and(counted, is_counted), self.space.minus(uncounted, is_counted)))
+    }
+
+    /// All packets, if a time is that of the reading. What is still to come is a question; what has passed does not come again.
+    fn at_time(&mut self, condition: &Comparison) -> Option<PacketSet> {
+        let now = match &self.network.host.date {
+            Ok(now) => u128::from(*now),
+            Err(why) => return Some(self.if_so("date", &Err(why.clone()))),
+        };
+        let ranges = condition.ranges(64)?;
+        Some(match ranges.iter().map(|(_, last)| *last).max() {
+            _ if meets(condition, now) => EVERYTHING,
+            Some(last) if last > now => {
+                let why = format!("whether the time has come that a rule asks for ({} {condition:?})", Field::Time);
+                self.if_so(why.clone(), &Err(Question::from(why).shown_by(["date"])))
+            }
+            _ => NOTHING,
+        })
+    }
+
     /// Packets with such bits of a mark; the others count as 0.
     fn bits_of_mark(&mut self, bits: MarkBits, condition: &Comparison) -> PacketSet {
         let mark = self.block(if bits.connection { &Field::ConnectionMark } else { &Field::Mark });
@@ -208,18 +250,36 @@ impl Walk<'_> {
         Some(self.with(name, names.as_ranges()))
     }
 
-    /// The field that a part of the connection's tuple is, for the first packet of a flow that was not translated: whatever
-    /// changes an outer packet ends its walk.
-    fn of_tuple(&self, name: &str) -> Option<Field> {
+    /// The field that a part of the connection's tuple is where nothing is translated, of packets of the original direction, and
+    /// of answers.
+    fn of_tuple(&self, name: &str) -> Option<[Field; 2]> {
         let (source, destination) = self.packets.ends();
         Some(match name {
-            "ct protocol" => Field::L4Proto,
-            "ct original saddr" | "ct reply daddr" => source,
-            "ct original daddr" | "ct reply saddr" => destination,
-            "ct original proto-src" | "ct reply proto-dst" => Field::SourcePort,
-            "ct original proto-dst" | "ct reply proto-src" => Field::DestinationPort,
+            "ct protocol" => [Field::L4Proto, Field::L4Proto],
+            "ct original saddr" | "ct reply daddr" => [source, destination],
+            "ct original daddr" | "ct reply saddr" => [destination, source],
+            "ct original proto-src" | "ct reply proto-dst" => [Field::SourcePort, Field::DestinationPort],
+            "ct original proto-dst" | "ct reply proto-src" => [Field::DestinationPort, Field::SourcePort],
             _ => return None,
         })
+    }
+
+    /// Packets with such a part of their connection's tuple. Whatever changes an outer packet ends its walk; others may belong to
+    /// connections that are translated, and errors of ICMP to those that they are about.
+    fn of_connection(&mut self, name: &str, fields: [&Field; 2], condition: &Comparison) -> Option<PacketSet> {
+        /// `IPS_SRC_NAT`, `IPS_DST_NAT`
+        const TRANSLATED: u128 = 0x30;
+        let [there, back] = [self.number(fields[0], condition)?, self.number(fields[1], condition)?];
+        if self.packets.kind == PacketKind::Tunnel {
+            return Some(there);
+        }
+        let any = self.number(&Field::Other(name.into()), condition)?;
+        let status = self.block(&Field::ConnectionStatus);
+        let plain = self.with(&Field::L4Proto, WITH_PORTS);
+        let plain = self.space.and(plain, self.space.matching(&status, TRANSLATED, 0));
+        let original = self.with(&Field::ConnectionDirection, &[(0, 0)]);
+        let same = self.space.or(self.space.and(there, original), self.space.minus(back, original));
+        Some(self.space.or(self.space.and(same, plain), self.space.minus(any, plain)))
     }
 }
 

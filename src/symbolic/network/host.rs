@@ -49,6 +49,10 @@ pub struct HostFacts {
     pub forwarded_paths: Result<Vec<NamedPath>, Question>,
     /// Policy rules of IPv4, and of IPv6, go by where packets come from.
     pub routes_by_sender: [bool; 2],
+    /// Entries of connection tracking count packets and bytes. `Err`: that was not read.
+    pub counts_entries: Result<bool, Question>,
+    /// The date of the reading; see [`Facts::date`]. `Err`: it is not known.
+    pub date: Result<u64, Question>,
 }
 
 /// A [`ForwardedPath`] by the names of its devices.
@@ -108,6 +112,18 @@ impl HostFacts {
                 Reading::Absent(_) => Ok(false),
                 unread => Err(open(unread, "whether IPVS translates destinations was not read", &["ipvsadm", "-Ln"])),
             },
+            counts_entries: match &facts.counts_entries {
+                Reading::Ok(counts) => Ok(*counts),
+                unread => Err(open(
+                    unread,
+                    "whether entries of connection tracking count packets was not read",
+                    &["sysctl", "net.netfilter.nf_conntrack_acct"],
+                )),
+            },
+            date: match &facts.date {
+                Reading::Ok(date) => Ok(*date),
+                unread => Err(open(unread, "the date of the reading is not known", &["date"])),
+            },
             input_in_postrouting: match &facts.kernel {
                 Reading::Ok(kernel) => Ok(kernel.base >= INPUT_IN_POSTROUTING),
                 unread => Err(open(
@@ -132,6 +148,8 @@ impl HostFacts {
             targets: Err(why.into()),
             forwarded_paths: Err(why.into()),
             routes_by_sender: [false, false],
+            counts_entries: unread(),
+            date: Err(why.into()),
         }
     }
 }

@@ -48,6 +48,8 @@ pub(crate) fn host() -> HostFacts {
         input_in_postrouting: Ok(true),
         outward: Ok(vec![]),
         first_paths: [Ok([].into()), Ok([].into())],
+        counts_entries: Ok(true),
+        date: Ok(0),
         targets: Ok([].into()),
         forwarded_paths: Ok(vec![]),
         routes_by_sender: [false, false],

@@ -68,7 +68,7 @@ impl TunnelWalk<'_, '_> {
         for family in Family::IP {
             self.begin(family, String::new());
             self.walk.packets.past_services = true;
-            let mut saved = self.walk.with(&Field::ConnectionMark, UNMARKED);
+            let mut saved = self.unwritten();
             for number in 0..=MAX_ROUNDS {
                 let flow = if number == 0 { Flow::First } else { Flow::Later };
                 self.walk.stage = format!("outer that comes in {family} {flow:?}");

@@ -24,12 +24,15 @@ use crate::symbolic::machine::Flow;
 use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::scenarios::devices::loopback;
-use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
+use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_or_not, somewhere, with_destination_translated};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
 pub(super) const MAX_ROUNDS: usize = 8;
+
+/// `IPS_SRC_NAT`, `IPS_DST_NAT`
+const TRANSLATED: u128 = 0x30;
 
 /// No mark.
 pub(super) const UNMARKED: &[(u128, u128)] = &[(0, 0)];
@@ -80,7 +83,7 @@ impl TunnelWalk<'_, '_> {
     /// Marks of all packets of a connection. What the first one leaves in the connection's mark is what later ones begin with.
     fn connection(&mut self, family: Family, forwarded: bool, assumed: PacketSet, mut marks: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::First));
-        let none = self.walk.with(&Field::ConnectionMark, &[(0, 0)]);
+        let none = self.unwritten();
         let mut saved = self.walk.space.and(none, assumed);
         let first = self.inner_pass(family, forwarded, Flow::First, saved);
         marks = self.add(marks, first);
@@ -92,7 +95,7 @@ impl TunnelWalk<'_, '_> {
         saved = self.save(saved, arriving);
         // One that belongs to no connection meets no nat chain, and no mark of one.
         self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::Invalid));
-        let none = self.walk.with(&Field::ConnectionMark, &[(0, 0)]);
+        let none = self.unwritten();
         let none = self.walk.space.and(none, assumed);
         let invalid = self.inner_pass(family, forwarded, Flow::Invalid, none);
         marks = self.add(marks, invalid);
@@ -130,15 +133,23 @@ impl TunnelWalk<'_, '_> {
         if self.walk.is_over() { marks } else { self.walk.space.or(marks, only) }
     }
 
-    /// The same for marks of connections.
+    /// The same for what entries hold that later packets meet: marks of connections, and which ends are translated.
     pub(super) fn save(&mut self, saved: PacketSet, packets: PacketSet) -> PacketSet {
         let mut fields = self.walk.layout.variables(false);
-        let own = self.walk.block(&Field::ConnectionMark);
-        fields.retain(|variable| !own.0.contains(variable));
+        let own = self.walk.block(&Field::ConnectionMark).0;
+        let ends = self.walk.block(&Field::ConnectionStatus).bits(TRANSLATED).collect::<Vec<_>>();
+        fields.retain(|variable| !own.contains(variable) && !ends.contains(variable));
         fields.extend(self.walk.block(&Field::Mark).0);
         fields.extend(self.walk.writer_variables());
         let only = self.walk.without(packets, fields);
         if self.walk.is_over() { saved } else { self.walk.space.or(saved, only) }
+    }
+
+    /// The same of entries that no rule has written to.
+    pub(super) fn unwritten(&mut self) -> PacketSet {
+        let status = self.walk.block(&Field::ConnectionStatus);
+        let untranslated = self.walk.space.matching(&status, TRANSLATED, 0);
+        self.walk.all_with(untranslated, &[(Field::ConnectionMark, UNMARKED)])
     }
 
     /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
@@ -199,6 +210,8 @@ impl TunnelWalk<'_, '_> {
         if !forwarded {
             return self.pass(Hook::Input, Flow::First, packets);
         }
+        let (_, destination) = self.walk.packets.ends();
+        let packets = self.without_own(packets, &destination);
         let packets = self.walk.set(packets, &Field::OutputName, SOME_DEVICE);
         let packets = self.pass(Hook::Forward, Flow::First, packets);
         let packets = self.walk.as_postrouting_sees(packets);
@@ -232,10 +245,8 @@ impl TunnelWalk<'_, '_> {
         }
         let (source, destination) = self.walk.packets.ends();
         // On output any address may be the source: transparent proxies send with those of their clients.
-        let own = self.walk.network.addresses_of_types(family, |kind| kind == LOCAL, None).filter(|_| forwarded);
-        if let Some(own) = own {
-            let own = self.walk.with(&source, own.as_ranges());
-            packets = self.walk.space.minus(packets, own);
+        if forwarded {
+            packets = self.without_own(packets, &source);
         }
         if forwarded {
             // What comes in by it is for this host.
@@ -252,11 +263,13 @@ impl TunnelWalk<'_, '_> {
         // IPVS does it between the two hooks, whatever the rules say.
         let by_ipvs = self.walk.if_ipvs_in_use();
         if !by_ipvs.is_empty() {
-            let elsewhere = somewhere(&mut self.walk, packets, self.facts);
+            let elsewhere = with_destination_translated(&mut self.walk, packets);
+            let elsewhere = somewhere(&mut self.walk, elsewhere, self.facts);
             packets = self.walk.space.or(packets, self.walk.space.and(elsewhere, by_ipvs));
         }
         let routed = self.walk.with(&destination, self.facts.inner[at].as_ranges());
         packets = self.walk.space.and(packets, routed);
+        packets = self.without_own(packets, &destination);
         packets = self.walk.set(packets, &Field::OutputName, upper_devices.as_ranges());
         if forwarded {
             packets = self.hook(Hook::Forward, false, flow, packets);
@@ -271,6 +284,16 @@ impl TunnelWalk<'_, '_> {
             packets = self.walk.space.or(packets, through);
         }
         self.hook(Hook::Egress, true, flow, packets)
+    }
+
+    /// Those of these packets that have no address of this host's there, as far as these are known.
+    fn without_own(&mut self, packets: PacketSet, end: &Field) -> PacketSet {
+        let family = self.walk.packets.family;
+        let Some(own) = self.walk.network.addresses_of_types(family, |kind| kind == LOCAL, None) else {
+            return packets;
+        };
+        let own = self.walk.with(end, own.as_ranges());
+        self.walk.space.minus(packets, own)
     }
 
     /// Packets of this host on output: where they are going before anything translates their destination or marks them.
