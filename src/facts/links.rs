@@ -147,7 +147,7 @@ impl Tunnel {
         self.remote.or(self.local).map_or(Family::Ipv4, |address| Family::of(&address))
     }
 
-    /// Unicast addresses that outer packets are sent to, in the order the kernel lists them.
+    /// Addresses that outer packets are sent to, groups among them, in the order the kernel lists them.
     pub fn remotes(&self) -> Vec<IpAddr> {
         let mut seen = HashSet::new();
         self.listed_destinations().map(|(remote, _)| remote).filter(|remote| seen.insert(*remote)).collect()
@@ -164,7 +164,7 @@ impl Tunnel {
     pub fn listed_destinations(&self) -> impl Iterator<Item = (IpAddr, Option<u32>)> {
         let listed = self.fdb.ok().into_iter().flatten().filter_map(|entry| Some((entry.remote?, entry.via)));
         let all = self.remote.map(|remote| (remote, self.link)).into_iter().chain(listed);
-        all.filter(|(remote, _)| !remote.is_unspecified() && !remote.is_multicast())
+        all.filter(|(remote, _)| !remote.is_unspecified())
     }
 }
 
@@ -275,7 +275,7 @@ impl Link {
         self.tunnel.as_ref().is_some_and(|tunnel| tunnel.elsewhere.is_some())
     }
 
-    fn is_any_of(&self, kinds: &[&str]) -> bool {
+    pub(crate) fn is_any_of(&self, kinds: &[&str]) -> bool {
         self.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
     }
 

@@ -196,11 +196,11 @@ fn what_a_device_writes_into_headers_and_takes_from_them() {
 
 #[test]
 fn each_destination_has_its_own_device() {
-    let [remote, other] = ["192.0.2.20", "192.0.2.21"].map(|text| text.parse().unwrap());
+    let [remote, other, group] = ["192.0.2.20", "192.0.2.21", "239.1.1.1"].map(|text| text.parse().unwrap());
     let entry = |remote, via| FdbEntry { remote: Some(remote), via, port: None, nexthop_group: None };
-    let entries = vec![entry(remote, Some(2)), entry(other, None), entry("239.1.1.1".parse().unwrap(), None)];
+    let entries = vec![entry(remote, Some(2)), entry(other, None), entry(group, None)];
     let tunnel =
         Tunnel { link: Some(2), remote: Some(remote), fdb: Reading::Ok(entries), ..Tunnel::new(TunnelKind::Vxlan) };
-    assert_eq!(tunnel.destinations(), [(remote, Some(2)), (other, None)]);
-    assert_eq!(tunnel.remotes(), [remote, other]);
+    assert_eq!(tunnel.destinations(), [(remote, Some(2)), (other, None), (group, None)]);
+    assert_eq!(tunnel.remotes(), [remote, other, group]);
 }
