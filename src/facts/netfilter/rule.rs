@@ -148,6 +148,8 @@ pub enum Match {
     /// `nfacct`: holds for every packet, unless the accounting object of this name has a quota; then only for those that are beyond
     /// it (`nfacct_mt`).
     Accounting(String),
+    /// A quota: holds for all packets or for none, by whether it is used up.
+    Quota,
     /// All of these hold for the ports of a bridge that forwards the packet; of packets that none does it is known.
     OfBridged {
         /// Whether it holds for the latter.

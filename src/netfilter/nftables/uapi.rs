@@ -85,6 +85,7 @@ pub const NFT_BITWISE_XOR: u32 = 5;
 
 /// `enum nft_lookup_flags`
 pub const NFT_LOOKUP_F_INV: u32 = 1;
+pub const NFT_QUOTA_F_INV: u32 = 1;
 
 /// `enum nft_dynset_ops`
 pub const NFT_DYNSET_OP_DELETE: u32 = 2;

@@ -12,11 +12,13 @@ use crate::facts::netfilter::{
 };
 use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
-use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Range, Reject};
+use crate::netfilter::nftables::expr::{
+    Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Quota, Range, Reject,
+};
 use crate::netfilter::nftables::uapi::{
     NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE, NFT_LOOKUP_F_INV,
     NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT,
-    NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_REG_VERDICT,
+    NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_QUOTA_F_INV, NFT_REG_VERDICT,
     NFT_REJECT_TCP_RST,
 };
 use crate::netfilter::nftables::{Data, Expression};
@@ -146,7 +148,8 @@ impl<'a> RuleReader<'a> {
             | Expr::Bitwise(_)
             | Expr::Byteorder(_) => {}
             Expr::Xfrm(xfrm) => self.xfrm(xfrm.dir),
-            Expr::Limit(_) | Expr::Quota(_) | Expr::Connlimit(_) => {
+            Expr::Quota(quota) => self.quota(quota),
+            Expr::Limit(_) | Expr::Connlimit(_) => {
                 self.non_deterministic(&String::from_utf8_lossy(expression.name()));
             }
             // These do something, but end the rule where they cannot (NFT_BREAK).
@@ -333,9 +336,8 @@ impl<'a> RuleReader<'a> {
 
     fn objref(&mut self, objref: &Objref<'_>) {
         match objref.imm_type {
-            Some(NFT_OBJECT_QUOTA | NFT_OBJECT_LIMIT | NFT_OBJECT_CONNLIMIT) => {
-                self.non_deterministic("a named quota or limit");
-            }
+            Some(NFT_OBJECT_QUOTA) => self.push(Match::Quota),
+            Some(NFT_OBJECT_LIMIT | NFT_OBJECT_CONNLIMIT) => self.non_deterministic("a named limit"),
             Some(NFT_OBJECT_SYNPROXY) => self.synproxy(),
             Some(NFT_OBJECT_CT_TIMEOUT) => {
                 self.no_effect("ct timeout write");
@@ -347,6 +349,15 @@ impl<'a> RuleReader<'a> {
                 self.non_deterministic("a map of objects");
                 self.steps.push(Step::OwnTimeout);
             }
+        }
+    }
+
+    /// `nft_quota_do_eval`: one that is used up, from where the rule goes on, stays so until somebody resets it.
+    fn quota(&mut self, quota: &Quota) {
+        let is_over = quota.flags.unwrap_or(0) & NFT_QUOTA_F_INV != 0;
+        let used_up = quota.consumed.zip(quota.bytes).is_some_and(|(consumed, bytes)| consumed >= bytes);
+        if !(is_over && used_up) {
+            self.push(Match::Quota);
         }
     }
 

@@ -61,6 +61,7 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
         }
         Xt::Policy(info) => policy(extension, &info),
         Xt::Pkttype(info) => vec![test(masked(other("meta pkttype"), u32::MAX, info.pkttype), info.invert != 0)],
+        Xt::Quota(_) => vec![Step::Match(Match::Quota)],
         Xt::Realm(info) => vec![test(masked(other("realm"), info.mask, info.id), info.invert != 0)],
         Xt::Sctp(info) => ports::flagged(info.spts, info.dpts, info.flags, info.invflags, &[(0x4, "sctp chunks")]),
         Xt::SetV0(info) => {
@@ -115,7 +116,6 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
         | Xt::Mh(_)
         | Xt::Osf(_)
         | Xt::Owner(_)
-        | Xt::Quota(_)
         | Xt::Rateest(_)
         | Xt::RecentV0(_)
         | Xt::Recent(_)

@@ -539,7 +539,7 @@ fn what_is_asked_of_ipvs_is_told() {
 #[test]
 fn what_is_not_decoded_is_said() {
     let names = "cgroup cluster connlimit cpu dst ecn eui64 frag hashlimit hbh ipcomp ipv6header limit \
-                 mac mh osf owner quota recent rpfilter rt srh statistic tcpmss";
+                 mac mh osf owner recent rpfilter rt srh statistic tcpmss";
     for name in names.split_whitespace() {
         let captured: Vec<_> = captured().into_iter().filter(|captured| captured.name == name).collect();
         assert!(!captured.is_empty(), "{name}");

@@ -53,6 +53,12 @@ impl Walk<'_> {
                 let holds = self.in_ipset(place, *index, ends, packets);
                 Some(self.turned(holds, *inverted))
             }
+            Match::Quota => {
+                let (network, at) = (self.network, place.at);
+                let why = format!("whether the quota of {} is used up", network.describe(at));
+                let key = format!("quota {:?} {}", at, place.number);
+                Some(self.if_so(key, &Err(network.question(at, why))))
+            }
             Match::NonDeterministic(_) | Match::Accounting(_) => None,
             Match::OfBridged { holds, .. } if self.packets.kind == PacketKind::Tunnel => {
                 Some(if *holds { EVERYTHING } else { NOTHING })
