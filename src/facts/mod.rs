@@ -277,6 +277,8 @@ pub struct Facts {
     /// Whether policies or states of IPsec stand. Absent: nothing is there that could have made one. Read only while rules
     /// ask for it.
     pub ipsec: Reading<bool>,
+    /// Whether sockets have the marks of who connects to them (`tcp_fwmark_accept`). Absent: no rule writes marks, or no tunnel is up.
+    pub accepts_marks: Reading<bool>,
     /// Whether entries of connection tracking count packets and bytes (`nf_conntrack_acct`). Read only while rules ask what they have
     /// counted.
     pub counts_entries: Reading<bool>,

@@ -73,6 +73,17 @@ fn local_ports() -> Request {
     Request::file(Source::Routing, Root::Procfs, "sys/net/ipv4/ip_local_port_range")
 }
 
+/// Whether sockets have the marks of who connects to them.
+pub(crate) fn accepts_marks(node: &mut Node<'_>) -> Reading<bool> {
+    let request = Request::file(Source::Routing, Root::Procfs, "sys/net/ipv4/tcp_fwmark_accept");
+    let read = node.try_number(&request).map(|number| number != 0);
+    // A capture from before it was asked for is as whole as it was: none is assumed.
+    match read.failure().is_some_and(Failure::is_not_captured) {
+        true => Reading::Ok(false),
+        false => node.note(&request, read),
+    }
+}
+
 /// The range of ports that sockets, and tunnels without a range of their own, send from.
 fn read_local_ports(node: &mut Node<'_>) -> Reading<(u16, u16)> {
     let read = node.try_line(&local_ports()).decode(|line| {

@@ -49,6 +49,8 @@ struct RulesPart {
     legacy: [Reading<Arc<Ruleset>>; 2],
     /// See [`Facts::ipsec`].
     ipsec: Reading<bool>,
+    /// See [`Facts::accepts_marks`].
+    accepts_marks: Reading<bool>,
     /// See [`Facts::counts_entries`].
     counts_entries: Reading<bool>,
     /// See [`Facts::date`].
@@ -68,6 +70,7 @@ impl RulesPart {
             nftables: unread(),
             legacy: [unread(), unread()],
             ipsec: Reading::Failed(why.clone()),
+            accepts_marks: Reading::Failed(why.clone()),
             counts_entries: Reading::Failed(why.clone()),
             dates: BTreeSet::new(),
             local_sources: Reading::Failed(why.clone()),
@@ -171,6 +174,14 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standin
     inputs.tested_elsewhere = known.fold(0, |all, ruleset| all | ruleset.mark_writers.tested);
     let nftables = nftables::read(node, &inputs);
     let mut all = [nftables].into_iter().chain(legacy).collect::<Vec<_>>();
+    let writes_marks = all.iter().filter_map(Reading::ok).any(|ruleset| {
+        let writers = &ruleset.mark_writers;
+        !writers.found.is_empty() || writers.given_up != 0
+    });
+    let accepts_marks = match writes_marks && inputs.devices.is_some() {
+        true => links::accepts_marks(node),
+        false => Reading::Absent("not read: no rule writes marks, or no tunnel is up".into()),
+    };
     let (ipsets, ipsec, counts_entries, dates, local_sources, targets, forwarded_paths) = {
         let known = all.iter().filter_map(Reading::ok);
         let asked: Vec<_> = known.map(|ruleset| (node.left.lookups(ruleset), Arc::as_ref(ruleset))).collect();
@@ -197,7 +208,7 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standin
     }
     let [nftables, ipv4, ipv6] = <[_; 3]>::try_from(all).unwrap_or_else(|_| unreachable!("three went in"));
     let legacy = [ipv4, ipv6];
-    RulesPart { nftables, legacy, ipsec, counts_entries, dates, local_sources, targets, forwarded_paths }
+    RulesPart { nftables, legacy, ipsec, accepts_marks, counts_entries, dates, local_sources, targets, forwarded_paths }
 }
 
 impl Parts {
@@ -248,6 +259,7 @@ impl Parts {
             ipvs_services: links.ipvs_services,
             programs: links.programs,
             ipsec: rules.ipsec,
+            accepts_marks: rules.accepts_marks,
             counts_entries: rules.counts_entries,
             date: date(&meta.captured_at, &rules.dates),
             local_sources: rules.local_sources,

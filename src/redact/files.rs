@@ -8,6 +8,7 @@ const FILES: &[(&str, Treatment)] = &[
     ("procfs/sys/kernel/version", kept),
     ("procfs/sys/net/core/somaxconn", kept),
     ("procfs/sys/net/ipv4/ip_local_port_range", kept),
+    ("procfs/sys/net/ipv4/tcp_fwmark_accept", kept),
     ("procfs/sys/net/netfilter/nf_conntrack_acct", kept),
     ("procfs/sys/net/netfilter/nf_conntrack_buckets", kept),
     ("procfs/sys/net/netfilter/nf_conntrack_count", kept),

@@ -5,8 +5,8 @@ mod arrivals;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-pub(super) use arrivals::Arrivals;
 use arrivals::arrivals;
+pub(super) use arrivals::{Arrival, Arrivals};
 
 use super::network::host::may_be_chosen;
 use super::past::{Past, past};

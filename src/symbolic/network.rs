@@ -53,9 +53,10 @@ pub struct Network<'a> {
 pub(super) struct Remembered {
     leads_to: RefCell<BTreeMap<(Wanted, usize, ChainId), bool>>,
     unread: RefCell<BTreeMap<Family, Option<Question>>>,
+    steps: RefCell<BTreeMap<(usize, ChainId), usize>>,
     unread_sets: RefCell<BTreeMap<usize, Option<Question>>>,
     doubtful: OnceCell<Option<(u32, Question)>>,
-    elsewhere: OnceCell<Option<String>>,
+    elsewhere: RefCell<BTreeMap<u32, Option<String>>>,
     pub(super) destinations: RefCell<BTreeMap<(Family, bool), Certainty>>,
     pub(super) targets: RefCell<BTreeMap<(Family, bool), Targets>>,
     pub(super) answered: RefCell<BTreeMap<Family, Option<Numbers>>>,
@@ -269,9 +270,12 @@ impl<'a> Network<'a> {
         self.remembered.doubtful.get_or_init(|| self.find_doubtful_bits()).clone()
     }
 
-    /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
-    pub fn marks_elsewhere(&self) -> Option<String> {
-        self.remembered.elsewhere.get_or_init(|| self.find_marks_elsewhere()).clone()
+    /// What no packet is followed through and may write these bits of marks, if anything does: a chain of a bridge or on ingress.
+    pub fn marks_elsewhere(&self, bits: u32) -> Option<String> {
+        if bits == 0 {
+            return None;
+        }
+        recall(&self.remembered.elsewhere, bits, || self.find_marks_elsewhere(bits))
     }
 
     /// A question about a set that a rule looks into: its command lists the set.

@@ -2,7 +2,7 @@
 //! `support/tunnel_maps.rs`), real packets, and the checksum errors that are counted on the other side.
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -486,5 +486,57 @@ fn packets_inside_have_the_status_of_their_connection() {
         let report = check_here(&lab.node, &["--advisory", ADVISORY]);
         assert_eq!(report.state(ADVISORY), state, "{rules:?}: {}", report.json);
         assert_eq!(lab.send() > 0, state == "exposed", "{rules:?}");
+    }
+}
+
+/// Sockets take over the mark of who connects to them, if that is switched on: so do answers.
+#[test]
+fn answers_have_the_mark_of_who_connects_if_sockets_take_it_over() {
+    for (accept, protocol, state) in [(0, "tcp", "mitigated"), (1, "tcp", "exposed"), (1, "udp", "mitigated")] {
+        let lab = TunnelLab::new(setup());
+        lab.node.sysctl("net.ipv4.tcp_fwmark_accept", accept);
+        for rule in [
+            &format!("-t mangle -A INPUT -i vx0 -p {protocol} -j MARK --set-xmark 0x4000/0x4000"),
+            "-t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully",
+        ] {
+            lab.node.cmd(&format!("iptables-legacy -w {rule}"));
+        }
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{accept} {protocol}: {}", report.json);
+        let before = lab.errors();
+        let listener = lab.node.enter(|| TcpListener::bind("10.88.0.1:9200").expect("a socket"));
+        let patience = Duration::from_millis(300);
+        let connect = || TcpStream::connect_timeout(&"10.88.0.1:9200".parse().expect("an address"), patience).is_ok();
+        eventually(PATIENCE, || {
+            let done = lab.peer.enter(connect) || lab.errors() > before;
+            if done { Ok(()) } else { Err("no connection") }
+        });
+        drop(listener);
+        assert_eq!(lab.errors() > before, state == "exposed", "{accept} {protocol}");
+    }
+}
+
+/// What is for nobody that is known goes to a group, whose packets rules translate as well.
+#[test]
+fn packets_to_a_group_are_translated_too() {
+    for (destination, state) in [("239.0.0.0/8", "exposed"), ("192.168.88.99", "mitigated")] {
+        let lab = TunnelLab::new(setup());
+        lab.node.cmd("bridge fdb append 00:00:00:00:00:00 dev vx0 dst 239.1.1.1 via eth0");
+        lab.node.cmd("ip neigh replace 10.88.0.9 lladdr 02:00:00:00:88:09 dev vx0 nud permanent");
+        lab.peer.cmd("ip address add 239.1.1.1/32 dev eth0 autojoin");
+        lab.node
+            .cmd(&format!("iptables-legacy -w -t nat -A POSTROUTING -d {destination} -j MASQUERADE --random-fully"));
+        let report = check_here(&lab.node, &["--advisory", ADVISORY]);
+        assert_eq!(report.state(ADVISORY), state, "{destination}: {}", report.json);
+        let (before, socket) = (lab.errors(), lab.node.enter(|| UdpSocket::bind("10.88.0.1:0").expect("a socket")));
+        let received =
+            || lab.peer.proc_net("dev").lines().find(|line| line.trim().starts_with("vx0:")).map(str::to_owned);
+        let at_first = received();
+        eventually(PATIENCE, || {
+            socket.send_to(b"to nobody", "10.88.0.9:9").expect("sent");
+            let done = lab.errors() > before || received() != at_first;
+            if done { Ok(()) } else { Err("nothing arrived") }
+        });
+        assert_eq!(lab.errors() > before, state == "exposed", "{destination}");
     }
 }

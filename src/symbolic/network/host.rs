@@ -49,6 +49,8 @@ pub struct HostFacts {
     pub forwarded_paths: Result<Vec<NamedPath>, Question>,
     /// Policy rules of IPv4, and of IPv6, go by where packets come from.
     pub routes_by_sender: [bool; 2],
+    /// Sockets have the marks of who connects to them (`tcp_fwmark_accept`). `Err`: that was not read.
+    pub accepts_marks: Result<bool, Question>,
     /// Entries of connection tracking count packets and bytes. `Err`: that was not read.
     pub counts_entries: Result<bool, Question>,
     /// The date of the reading; see [`Facts::date`]. `Err`: it is not known.
@@ -112,6 +114,15 @@ impl HostFacts {
                 Reading::Absent(_) => Ok(false),
                 unread => Err(open(unread, "whether IPVS translates destinations was not read", &["ipvsadm", "-Ln"])),
             },
+            accepts_marks: match &facts.accepts_marks {
+                Reading::Ok(accepts) => Ok(*accepts),
+                Reading::Absent(_) => Ok(false),
+                unread => Err(open(
+                    unread,
+                    "whether sockets take over marks was not read",
+                    &["sysctl", "net.ipv4.tcp_fwmark_accept"],
+                )),
+            },
             counts_entries: match &facts.counts_entries {
                 Reading::Ok(counts) => Ok(*counts),
                 unread => Err(open(
@@ -148,6 +159,7 @@ impl HostFacts {
             targets: Err(why.into()),
             forwarded_paths: Err(why.into()),
             routes_by_sender: [false, false],
+            accepts_marks: unread(),
             counts_entries: unread(),
             date: Err(why.into()),
         }

@@ -1,15 +1,15 @@
 //! Which chains can decide about the mark that packets end with. Others need not be walked through to know what marks there
 //! can be: all that they may do is drop packets, and fewer packets have no other marks.
 
-use super::{Network, lets_pass};
+use super::{Network, lets_pass, recall};
 use crate::facts::Reading;
 use crate::facts::netfilter::{ChainId, Field, Match, Step, Verdict};
 use crate::symbolic::network::survey::{Relevant, bits_of};
 
 /// Chains that only Services lead to.
 const OF_SERVICES: &[&str] = &["KUBE-MARK-MASQ", "mark-for-masquerade"];
-/// Chains with fewer rules are not worth a walk of their own.
-const MIN_RULES: usize = 256;
+/// Chains that have fewer steps are followed for all packets at once, and are not worth a walk of their own.
+pub(crate) const MANY_STEPS: usize = 256;
 
 impl Network<'_> {
     /// Whether marks are set where only Services lead to.
@@ -44,11 +44,17 @@ impl Network<'_> {
     /// Whether leaving out what only drops packets spares a good part of the rules.
     pub fn is_worth_slicing(&self, decisive: u32) -> bool {
         let relevant = self.relevant_to_marks(decisive);
-        let mut left_out = 0;
-        for (set, id) in self.base_chains().filter(|(set, id)| !self.writes_marks(*set, id, relevant)) {
-            self.each_step(set, id, &mut |_| left_out += 1);
-        }
-        left_out >= MIN_RULES
+        let left_out = self.base_chains().filter(|(set, id)| !self.writes_marks(*set, id, relevant));
+        left_out.map(|(set, id)| self.steps(set, id)).sum::<usize>() >= MANY_STEPS
+    }
+
+    /// How many steps a chain has, and those that it leads to.
+    pub fn steps(&self, set: usize, id: &ChainId) -> usize {
+        recall(&self.remembered.steps, (set, id.clone()), || {
+            let mut steps = 0;
+            self.each_step(set, id, &mut |_| steps += 1);
+            steps
+        })
     }
 
     fn base_chains(&self) -> impl Iterator<Item = (usize, &ChainId)> {

@@ -240,9 +240,23 @@ impl<'a> Network<'a> {
         Some((bits, format!("whether rules set bits {bits:#x} of the mark is not known: {}", first.why).into()))
     }
 
-    /// What no packet is followed through and may write marks, if anything does: a chain of a bridge or on ingress.
-    pub fn find_marks_elsewhere(&self) -> Option<String> {
-        let marks = |step: &Step| matches!(step, Step::SetMark(_) | Step::Unsupported { .. });
+    /// What no packet is followed through and may write these bits of marks, if anything does: a chain of a bridge, if there is one,
+    /// or on ingress of a device that is up.
+    pub fn find_marks_elsewhere(&self, bits: u32) -> Option<String> {
+        let marks = |step: &Step| match step {
+            Step::SetMark(write) => write.can_change() & bits != 0,
+            Step::Unsupported { .. } => true,
+            _ => false,
+        };
+        let devices = self.devices.as_deref();
+        let has_bridge = devices.is_none_or(|devices| devices.iter().any(|device| device.kind == Some("bridge")));
+        let is_down = |name: &String| {
+            devices.is_some_and(|devices| devices.iter().any(|device| device.name == name && !device.up))
+        };
+        let meets = |id: &ChainId, base: &Base| match id.family {
+            Family::Bridge => has_bridge,
+            _ => base.devices.is_empty() || !base.devices.iter().all(is_down),
+        };
         let mut apart = Vec::new();
         for set in 0..self.rules.len() {
             for hook in Hook::ALL {
@@ -253,7 +267,8 @@ impl<'a> Network<'a> {
         }
         apart.into_iter().find_map(|list| match self.list(list) {
             Reading::Ok(chains) => {
-                let mut marking = chains.into_iter().filter(|(set, id, _)| self.leads_to(*set, id, marks));
+                let met = chains.into_iter().filter(|(_, id, base)| meets(id, base));
+                let mut marking = met.filter(|(set, id, _)| self.leads_to(*set, id, marks));
                 marking.next().map(|(set, id, _)| self.describe_chain(set, id))
             }
             unread => Some(format!("one of {} ({})", self.describe_list(list), unread.why())),

@@ -26,7 +26,7 @@ pub(super) fn marked_outside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketS
     let network = walk.network;
     let marked = walk.bring_along(packets, &Field::Mark, network.bits_set_outside());
     let mut all = walk.space.or(packets, marked);
-    let elsewhere = if_marked_elsewhere(walk);
+    let elsewhere = if_marked_elsewhere(walk, u32::MAX);
     let doubtful = network.doubtful_bits().map(|(bits, why)| {
         let assumed = walk.if_so(format!("doubtful bits {why}"), &Err(why));
         (bits | network.bits_set_outside(), assumed)
@@ -40,9 +40,9 @@ pub(super) fn marked_outside(walk: &mut Walk<'_>, packets: PacketSet) -> PacketS
     if walk.is_over() { NOTHING } else { all }
 }
 
-/// If something writes marks that no packet is followed through.
-pub(super) fn if_marked_elsewhere(walk: &mut Walk<'_>) -> PacketSet {
-    let Some(chain) = walk.network.marks_elsewhere() else { return NOTHING };
+/// If something writes these bits of marks that no packet is followed through.
+pub(super) fn if_marked_elsewhere(walk: &mut Walk<'_>, bits: u32) -> PacketSet {
+    let Some(chain) = walk.network.marks_elsewhere(bits) else { return NOTHING };
     let why = format!("{chain} may write the mark of packets, and they are not followed through it");
     walk.if_so(why.clone(), &Err(why.into()))
 }

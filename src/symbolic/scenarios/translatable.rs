@@ -12,12 +12,11 @@ use crate::facts::netfilter::{ChainId, Family, Field, Hook, Step};
 use crate::symbolic::machine::{Flow, Hits, Walk};
 use crate::symbolic::network::Network;
 use crate::symbolic::network::host::Connected;
+use crate::symbolic::network::slice::MANY_STEPS;
 use crate::symbolic::network::survey::Relevant;
 use crate::symbolic::order::{self, Call};
 use crate::symbolic::space::{NOTHING, PacketSet};
 
-/// Chains on forward that have fewer steps are followed for all packets at once.
-const MANY: usize = 256;
 /// Devices of each direction that stand for all others.
 const FEW: usize = 4;
 
@@ -99,11 +98,8 @@ fn of_few_devices(walk: &mut Walk<'_>, packets: PacketSet, field: &Field) -> Pac
 }
 
 fn has_many_steps(walk: &Walk<'_>) -> bool {
-    let mut steps = 0;
-    for (set, id) in chains(walk.network, walk.packets.family, Hook::Forward) {
-        walk.network.each_step(set, &id, &mut |_| steps += 1);
-    }
-    steps >= MANY
+    let chains = chains(walk.network, walk.packets.family, Hook::Forward);
+    chains.map(|(set, id)| walk.network.steps(set, &id)).sum::<usize>() >= MANY_STEPS
 }
 
 /// What a hook calls, the NAT core's chains among it.

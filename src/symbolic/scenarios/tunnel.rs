@@ -10,6 +10,7 @@ mod bound;
 mod inner;
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use super::first;
 use super::rewriting::{Outer, Rewriting};
@@ -60,8 +61,10 @@ pub(super) struct TunnelWalk<'f, 'a> {
     rewritings: Vec<Rewriting>,
     tracked: PacketSet,
     kept: Vec<String>,
-    /// What rules leave in the marks of outer packets that come in, once that was asked.
-    arriving_marks: Option<PacketSet>,
+    /// What rules leave in the marks of outer packets that come in by these `Arrivals::ways`, once that was asked.
+    arriving_marks: BTreeMap<usize, PacketSet>,
+    /// Marks of packets that come out of the tunnel and connect to this host.
+    accepted: PacketSet,
     /// Marks that packets may have when they get into the tunnel, if that was asked: no others do.
     pub(super) bound: OnceCell<Option<Vec<BitPattern>>>,
 }
@@ -76,8 +79,10 @@ const MAX_BITS: u32 = 4;
 pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
     let devices = facts.paths.iter().filter_map(|path| path.device).chain(name_key(&facts.device));
     let devices = devices.chain(name_key("lo"));
-    let arrivals = [&facts.upper_devices, &facts.arrivals.devices, &facts.arrivals.marking];
-    let ranges = arrivals.into_iter().flat_map(|names| names.as_ranges().iter().copied());
+    let arrivals = facts.arrivals.ways.iter().map(|way| &way.devices);
+    let ranges = arrivals
+        .chain([&facts.upper_devices, &facts.arrivals.marking])
+        .flat_map(|names| names.as_ranges().iter().copied());
     devices.map(|name| (name, name)).chain(ranges).collect()
 }
 
@@ -159,7 +164,16 @@ impl<'f, 'a> TunnelWalk<'f, 'a> {
     }
 
     pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<BitPattern>>>) -> Self {
-        Self { walk, facts, rewritings: vec![], tracked: NOTHING, kept: vec![], arriving_marks: None, bound }
+        Self {
+            walk,
+            facts,
+            rewritings: vec![],
+            tracked: NOTHING,
+            kept: vec![],
+            arriving_marks: BTreeMap::new(),
+            accepted: NOTHING,
+            bound,
+        }
     }
 
     /// Packets that get into the tunnel with marks of this range, wherever these come from.

@@ -48,6 +48,7 @@ pub(crate) fn host() -> HostFacts {
         input_in_postrouting: Ok(true),
         outward: Ok(vec![]),
         first_paths: [Ok([].into()), Ok([].into())],
+        accepts_marks: Ok(false),
         counts_entries: Ok(true),
         date: Ok(0),
         targets: Ok([].into()),

@@ -3,7 +3,7 @@
 use super::language::{Written, address, effort, host, rules};
 use crate::facts::netfilter::{Family, name_key};
 use crate::facts::{Failure, OuterHeader, Reading};
-use crate::symbolic::facts::{Arrivals, OuterPath, TunnelFacts};
+use crate::symbolic::facts::{Arrival, Arrivals, OuterPath, TunnelFacts};
 use crate::symbolic::network::host::{HostFacts, OwnAddresses};
 use crate::symbolic::scenarios::tunnel::outer_packets;
 use crate::symbolic::values::Numbers;
@@ -36,9 +36,12 @@ pub(super) fn facts() -> TunnelFacts {
         past: [vec![], vec![]],
         header: OuterHeader::default(),
         arrivals: Arrivals {
-            addresses: Some(Numbers::of(&[address("192.0.2.10")])),
-            ports: Numbers::of(&[8472]),
-            devices: Numbers::of(&[name_key("flannel.1").unwrap()]),
+            ways: vec![Arrival {
+                addresses: Some(Numbers::of(&[address("192.0.2.10")])),
+                ports: Some(Numbers::of(&[8472])),
+                devices: Numbers::of(&[name_key("flannel.1").unwrap()]),
+                nested: false,
+            }],
             marking: Numbers::of(&[]),
         },
         is_rerouted: false,
@@ -427,6 +430,23 @@ fn what_comes_out_of_a_tunnel_keeps_the_mark_of_the_packet_around_it() {
     let restored = "ip s P: filter prerouting -150\n iif flannel.1 => save\nip r O: filter output -150\n dst 10.42.0.0/16 => restore\n";
     assert_eq!(verdict(&walk_with(&[restored, OLD].concat(), &facts)), "yes", "answers have it");
     assert_eq!(verdict(&walk_with(&OLD.replace("0x4000", "0x1000000"), &facts)), "no", "beyond a group policy");
+}
+
+#[test]
+fn packets_come_out_of_tunnels_of_ip_with_marks_too() {
+    let mut facts = facts();
+    let with = |facts: &TunnelFacts, test: &str| {
+        let own = ["192.0.2.10", "192.0.2.11"].map(|own| super::race::address((2, own, 0))).to_vec();
+        let text = format!("ip m I: filter input -150\n {test} => or 0x4000\n{OLD}");
+        verdict(&walk_on(&text, facts, HostFacts { addresses: Ok(own), ..host() }))
+    };
+    assert_eq!(with(&facts, "dst 192.0.2.10, proto 47"), "no");
+    assert_eq!(with(&facts, "dst 192.0.2.10, proto 17, dport 8472"), "maybe");
+    assert_eq!(with(&facts, "dst 192.0.2.11, proto 17, dport 8472"), "maybe", "peers may send there");
+    assert_eq!(with(&facts, "dst 192.0.2.12, proto 17, dport 8472"), "no");
+    let devices = Numbers::of(&[name_key("gre1").unwrap()]);
+    facts.arrivals.ways.push(Arrival { addresses: None, ports: None, devices, nested: false });
+    assert_eq!(with(&facts, "dst 192.0.2.10, proto 47"), "maybe");
 }
 
 #[test]

@@ -4,12 +4,14 @@
 //! namespace `skb_scrub_packet` leaves it). With a group policy (`IFLA_VXLAN_GBP`) the sender chooses another.
 
 use super::TunnelWalk;
-use super::inner::{MAX_ROUNDS, UNMARKED};
-use crate::facts::netfilter::{Family, Field, Hook};
+use super::inner::UNMARKED;
+use crate::facts::netfilter::{Family, Field, Hook, address_key, name_key};
+use crate::symbolic::facts::Arrival;
 use crate::symbolic::machine::{Flow, OnNat, Walk};
 use crate::symbolic::network::Hit;
 use crate::symbolic::packets::SOME_DEVICE;
-use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
+use crate::symbolic::space::{NOTHING, PacketSet};
+use crate::symbolic::values::Numbers;
 
 /// `VXLAN_GBP_ID_MASK`, `VXLAN_GBP_POLICY_APPLIED`, `VXLAN_GBP_DONT_LEARN`
 pub(super) const GROUP_POLICY: u32 = 0x0048_ffff;
@@ -31,23 +33,30 @@ impl OnNat for ForSocket {
 impl TunnelWalk<'_, '_> {
     /// These packets, which come in, with the marks that they may have. `leave`: it is them that get into the tunnel again.
     pub(super) fn with_marks_of_arrivals(&mut self, packets: PacketSet, leave: bool) -> PacketSet {
-        let arrivals = &self.facts.arrivals;
+        let facts = self.facts;
         let unmarked = self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]);
-        let inside = self.walk.with(&Field::InputName, arrivals.devices.as_ranges());
-        let inside = self.walk.space.and(packets, inside);
-        let chosen = self.walk.with(&Field::InputName, arrivals.marking.as_ranges());
-        let chosen = self.walk.space.and(unmarked, chosen);
-        if inside.is_empty() && chosen.is_empty() {
-            return unmarked;
+        let by = |walk: &mut Walk<'_>, packets: PacketSet, devices: &Numbers| {
+            let by = walk.with(&Field::InputName, devices.as_ranges());
+            walk.space.and(packets, by)
+        };
+        let mut marked = NOTHING;
+        for (number, way) in facts.arrivals.ways.iter().enumerate() {
+            let inside = by(&mut self.walk, packets, &way.devices);
+            if !inside.is_empty() {
+                let marks = self.marks_of_outer(number, way);
+                marked = self.walk.space.or(marked, self.walk.space.and(inside, marks));
+            }
         }
-        let assumed = if leave { self.if_checksums_are_left() } else { EVERYTHING };
-        let inside = self.walk.space.and(inside, assumed);
-        let marks = self.marks_of_outer();
-        let marked = self.walk.space.and(inside, marks);
-        let chosen = self.walk.space.and(chosen, assumed);
-        let chosen =
-            if chosen.is_empty() { NOTHING } else { self.walk.bring_along(chosen, &Field::Mark, GROUP_POLICY) };
-        self.walk.space.any([unmarked, marked, chosen])
+        let chosen = by(&mut self.walk, unmarked, &facts.arrivals.marking);
+        if !chosen.is_empty() {
+            let chosen = self.walk.bring_along(chosen, &Field::Mark, GROUP_POLICY);
+            marked = self.walk.space.or(marked, chosen);
+        }
+        if leave && !marked.is_empty() {
+            let assumed = self.if_checksums_are_left();
+            marked = self.walk.space.and(marked, assumed);
+        }
+        self.walk.space.or(unmarked, marked)
     }
 
     /// If checksums are left to a device of packets that come out of a tunnel: a card has verified them, and a virtual device may
@@ -59,9 +68,9 @@ impl TunnelWalk<'_, '_> {
     }
 
     /// What rules leave in the marks of the outer packets that come in.
-    fn marks_of_outer(&mut self) -> PacketSet {
-        if let Some(known) = self.arriving_marks {
-            return known;
+    fn marks_of_outer(&mut self, number: usize, way: &Arrival) -> PacketSet {
+        if let Some(known) = self.arriving_marks.get(&number) {
+            return *known;
         }
         let (packets, stage) = (self.walk.packets.clone(), self.walk.stage.clone());
         let mut marks = NOTHING;
@@ -69,51 +78,87 @@ impl TunnelWalk<'_, '_> {
             self.begin(family, String::new());
             self.walk.packets.past_services = true;
             let mut saved = self.unwritten();
-            for number in 0..=MAX_ROUNDS {
-                let flow = if number == 0 { Flow::First } else { Flow::Later };
-                self.walk.stage = format!("outer that comes in {family} {flow:?}");
-                let mut packets = self.unclassified();
-                if flow == Flow::Later {
-                    let fields = [Field::ConnectionMark, Field::ConnectionStatus, Field::ConnectionDirection];
-                    packets = self.walk.forget(packets, &fields);
-                    packets = self.walk.space.and(packets, saved);
-                }
-                let (_, destination) = self.walk.packets.ends();
-                let local = self.facts.arrivals.addresses.clone().or_else(|| self.walk.network.local_addresses(family));
-                let ports = self.facts.arrivals.ports.clone();
-                packets = self.walk.all_with(
-                    packets,
-                    &[
-                        (Field::L4Proto, &[(17, 17)]),
-                        (Field::DestinationPort, ports.as_ranges()),
-                        (Field::InputName, SOME_DEVICE),
-                    ],
-                );
-                if let Some(local) = local {
-                    packets = self.walk.all_with(packets, &[(destination, local.as_ranges())]);
-                }
-                for hook in [Hook::Prerouting, Hook::Input] {
-                    packets = self.walk.hook(hook, None, flow, packets, &mut ForSocket);
-                }
-                let fields = self.walk.layout.variables(false);
-                let left = self.walk.without(packets, fields);
-                marks = self.walk.space.or(marks, left);
-                let known = saved;
-                saved = self.save(saved, packets);
-                if number > 0 && saved == known {
-                    break;
-                }
-                if number == MAX_ROUNDS {
-                    let why = || format!("after {MAX_ROUNDS} packets a connection's mark still changes");
-                    self.walk.gave_up.get_or_insert_with(why);
-                }
-            }
+            let first = self.outer_pass_in((number, way), Flow::First, saved, &mut marks);
+            saved = self.save(saved, first);
+            self.later_packets(saved, |tunnel, saved| {
+                tunnel.outer_pass_in((number, way), Flow::Later, saved, &mut marks)
+            });
         }
         self.walk.packets = packets;
         self.walk.stage = stage;
         if !self.walk.is_over() {
-            self.arriving_marks = Some(marks);
+            self.arriving_marks.insert(number, marks);
         }
         marks
+    }
+
+    /// Outer packets behind input, whose entries hold this; their marks join the others.
+    fn outer_pass_in(
+        &mut self,
+        (number, way): (usize, &Arrival),
+        flow: Flow,
+        saved: PacketSet,
+        marks: &mut PacketSet,
+    ) -> PacketSet {
+        self.walk.stage = format!("outer that comes in {number} {} {flow:?}", self.walk.packets.family);
+        let mut packets = self.unclassified();
+        if flow == Flow::Later {
+            let fields = [Field::ConnectionMark, Field::ConnectionStatus, Field::ConnectionDirection];
+            packets = self.walk.forget(packets, &fields);
+            packets = self.walk.space.and(packets, saved);
+        }
+        packets = self.walk.all_with(packets, &[(Field::InputName, SOME_DEVICE)]);
+        if !way.nested {
+            let own = self.walk.with(&Field::InputName, way.devices.as_ranges());
+            let (device, named) = (self.walk.block(&Field::InputName), self.walk.layout.names.possible());
+            let others = self.walk.space.minus(self.walk.space.ranges(&device, &named), own);
+            packets = self.walk.space.and(packets, others);
+        }
+        if let Some(ports) = &way.ports {
+            let udp = [(Field::L4Proto, &[(17, 17)][..]), (Field::DestinationPort, ports.as_ranges())];
+            packets = self.walk.all_with(packets, &udp);
+        }
+        packets = self.for_tunnels(packets, way);
+        for hook in [Hook::Prerouting, Hook::Input] {
+            packets = self.walk.hook(hook, None, flow, packets, &mut ForSocket);
+        }
+        let fields = self.walk.layout.variables(false);
+        let left = self.walk.without(packets, fields);
+        *marks = self.walk.space.or(*marks, left);
+        packets
+    }
+
+    /// Those of these packets that are for this host, and for an address that its tunnels send from, if peers use these.
+    fn for_tunnels(&mut self, packets: PacketSet, way: &Arrival) -> PacketSet {
+        let (_, destination) = self.walk.packets.ends();
+        let packets = match self.walk.network.local_addresses(self.walk.packets.family) {
+            Some(local) => self.walk.all_with(packets, &[(destination.clone(), local.as_ranges())]),
+            None => packets,
+        };
+        let Some(addresses) = &way.addresses else { return packets };
+        let to_these = self.walk.all_with(packets, &[(destination.clone(), addresses.as_ranges())]);
+        let others = self.other_addresses(way);
+        let others = self.walk.all_with(packets, &[(destination, others.as_ranges())]);
+        let others = self.walk.space.minus(others, to_these);
+        let why = "whether peers send to other addresses of this host than those that its tunnels send from";
+        let assumed = self.walk.if_so(why, &Err(why.into()));
+        self.walk.space.or(to_these, self.walk.space.and(others, assumed))
+    }
+
+    /// Addresses of this host that others may send to: neither those of what comes out of tunnels, nor of `lo` alone.
+    fn other_addresses(&self, way: &Arrival) -> Numbers {
+        /// `RT_SCOPE_HOST`
+        const HOST: u8 = 254;
+        let network = self.walk.network;
+        let inside = |index: u32| {
+            let device = network.devices.iter().flatten().find(|device| device.index == index);
+            let name = device.and_then(|device| name_key(device.name));
+            name.is_some_and(|name| {
+                way.devices.as_ranges().iter().any(|(first, last)| (*first..=*last).contains(&name))
+            })
+        };
+        let own = network.host.addresses.iter().flatten();
+        let own = own.filter(|own| own.scope < HOST && !inside(own.link)).map(|own| address_key(own.address));
+        Numbers::of(&own.collect::<Vec<_>>())
     }
 }

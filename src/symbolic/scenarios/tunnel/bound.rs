@@ -13,7 +13,7 @@ impl TunnelWalk<'_, '_> {
     pub(super) fn are_all(&mut self, marks: PacketSet) -> bool {
         let network = self.walk.network;
         let unread = Family::IP.into_iter().any(|family| network.unread(family).is_some());
-        if unread || network.marks_elsewhere().is_some() || network.doubtful_bits().is_some() {
+        if unread || network.marks_elsewhere(self.bits_brought_in()).is_some() || network.doubtful_bits().is_some() {
             return false;
         }
         // Who wrote them does not matter here.

@@ -29,7 +29,7 @@ use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
-pub(super) const MAX_ROUNDS: usize = 8;
+const MAX_ROUNDS: usize = 8;
 
 /// `IPS_SRC_NAT`, `IPS_DST_NAT`
 const TRANSLATED: u128 = 0x30;
@@ -40,12 +40,15 @@ pub(super) const UNMARKED: &[(u128, u128)] = &[(0, 0)];
 /// TCP and UDP: protocols of which `NETIF_F_HW_CSUM` leaves a checksum to the tunnel's device. That of SCTP has a feature of its own,
 /// and packets of tunnels inside are completed before (`netif_skb_features`: no tunnel sets `hw_enc_features`).
 const OFFLOADED: &[(u128, u128)] = &[(6, 6), (17, 17)];
+/// TCP
+const TCP: &[(u128, u128)] = &[(6, 6)];
 
 impl TunnelWalk<'_, '_> {
     /// All marks that a packet can leave the tunnel's device with.
     pub(super) fn inner(&mut self) -> PacketSet {
         self.walk.outer = false;
-        let elsewhere = first::if_marked_elsewhere(&mut self.walk);
+        let bits = self.bits_brought_in();
+        let elsewhere = first::if_marked_elsewhere(&mut self.walk, bits);
         let mut marks = self.walk.space.and(elsewhere, self.walk.start());
         // Where nothing is routed into it, whatever enters it has passed no rule of IP.
         if self.facts.bridged || self.facts.inner.iter().all(Numbers::is_empty) {
@@ -80,6 +83,15 @@ impl TunnelWalk<'_, '_> {
         marks
     }
 
+    /// Bits of marks that matter of packets that come in: none do where these go no further than to this host, and neither
+    /// connections nor sockets hand them on.
+    pub(super) fn bits_brought_in(&self) -> u32 {
+        let host = &self.walk.network.host;
+        let stays = host.forwards.iter().all(|forwards| *forwards == Ok(false)) && !self.facts.bridged;
+        let handed_on = self.walk.followed(&Field::ConnectionMark) != 0 || host.accepts_marks != Ok(false);
+        if stays && !handed_on { 0 } else { self.walk.followed(&Field::Mark) }
+    }
+
     /// Marks of all packets of a connection. What the first one leaves in the connection's mark is what later ones begin with.
     fn connection(&mut self, family: Family, forwarded: bool, assumed: PacketSet, mut marks: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::First));
@@ -93,28 +105,39 @@ impl TunnelWalk<'_, '_> {
         saved = self.save(saved, first);
         let arriving = self.arriving(family, forwarded, assumed);
         saved = self.save(saved, arriving);
+        let connecting = self.walk.all_with(arriving, &[(Field::L4Proto, TCP)]);
+        let fields = self.walk.layout.variables(false);
+        self.accepted = if forwarded { NOTHING } else { self.walk.without(connecting, fields) };
         // One that belongs to no connection meets no nat chain, and no mark of one.
         self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::Invalid));
         let none = self.unwritten();
         let none = self.walk.space.and(none, assumed);
         let invalid = self.inner_pass(family, forwarded, Flow::Invalid, none);
         marks = self.add(marks, invalid);
-        // A later packet may leave another one for those after it.
+        self.later_packets(saved, |tunnel, saved| {
+            let later = tunnel.inner_pass(family, forwarded, Flow::Later, saved);
+            marks = tunnel.add(marks, later);
+            later
+        });
+        marks
+    }
+
+    /// Sends later packets of connections whose entries hold what earlier ones have left there, until they leave nothing else.
+    pub(super) fn later_packets(
+        &mut self,
+        mut saved: PacketSet,
+        mut pass: impl FnMut(&mut Self, PacketSet) -> PacketSet,
+    ) {
         for _ in 0..MAX_ROUNDS {
-            let later = self.inner_pass(family, forwarded, Flow::Later, saved);
-            if self.walk.is_over() {
-                return marks;
-            }
-            marks = self.add(marks, later);
+            let later = pass(self, saved);
             let known = saved;
             saved = self.save(saved, later);
-            if saved == known {
-                return marks;
+            if self.walk.is_over() || saved == known {
+                return;
             }
         }
         let why = || format!("after {MAX_ROUNDS} packets a connection's mark still changes");
         self.walk.gave_up.get_or_insert_with(why);
-        marks
     }
 
     pub(super) fn begin(&mut self, family: Family, stage: String) {
@@ -237,6 +260,7 @@ impl TunnelWalk<'_, '_> {
         );
         packets = match forwarded {
             true => self.with_marks_of_arrivals(packets, true),
+            false if flow == Flow::Later => self.with_accepted_marks(packets),
             false => self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]),
         };
         if flow == Flow::First {
@@ -284,6 +308,17 @@ impl TunnelWalk<'_, '_> {
             packets = self.walk.space.or(packets, through);
         }
         self.hook(Hook::Egress, true, flow, packets)
+    }
+
+    /// Packets of this host without a mark, and, if sockets take over marks of who connects to them (`inet_request_mark`), those of
+    /// TCP with one of these.
+    fn with_accepted_marks(&mut self, packets: PacketSet) -> PacketSet {
+        let network = self.walk.network;
+        let unmarked = self.walk.all_with(packets, &[(Field::Mark, UNMARKED)]);
+        let take = self.walk.if_so("tcp_fwmark_accept", &network.host.accepts_marks);
+        let marked = self.walk.space.and(packets, self.walk.space.and(self.accepted, take));
+        let marked = self.walk.all_with(marked, &[(Field::L4Proto, TCP)]);
+        self.walk.space.or(unmarked, marked)
     }
 
     /// Those of these packets that have no address of this host's there, as far as these are known.
