@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use foldhash::{HashSet, HashSetExt as _};
 
 use super::netfilter::Family;
-use super::{Failure, Name, Reading, names};
+use super::{Failure, Reading, names};
 
 /// A network device (`struct net_device`) as rtnetlink tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -351,19 +351,6 @@ pub struct Address {
     pub secondary: bool,
 }
 
-/// The way of packets without a mark that are forwarded, as policy rules have it that go by where packets come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForwardedPath {
-    /// Index of the link that they come in by.
-    pub input: u32,
-    /// Their sources, both ends included.
-    pub sources: (u128, u128),
-    /// Their destination.
-    pub target: IpAddr,
-    /// Index of the link that they leave by. `None`: they are not forwarded.
-    pub device: Option<u32>,
-}
-
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
@@ -406,37 +393,5 @@ impl Route {
             devices: vec![device],
             nexthop: None,
         }
-    }
-}
-
-/// A policy rule (`ip rule`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyRule {
-    /// IPv4 or IPv6.
-    pub family: Family,
-    /// Order; lower is looked at first.
-    pub priority: u32,
-    /// Table that it leads to.
-    pub table: u32,
-    /// `FR_ACT_*`: 1 to table, 2 goto, 6 blackhole, …
-    pub action: u8,
-    /// Mark and mask.
-    pub fwmark: Option<(u32, u32)>,
-    /// `FIB_RULE_INVERT`: it is for the packets that its selectors do not hold for.
-    pub inverted: bool,
-    /// Source prefix.
-    pub source: Option<(IpAddr, u8)>,
-    /// Destination prefix.
-    pub destination: Option<(IpAddr, u8)>,
-    /// Name of the device that packets come in by (`FRA_IIFNAME`); of this host's own packets that is `lo`.
-    pub input: Option<Name>,
-    /// Attributes that natwatch does not model, by number (`FRA_*`).
-    pub other: Vec<u16>,
-}
-
-impl PolicyRule {
-    /// Whether it is for all packets with a mark and a destination, wherever they come from.
-    pub fn is_for_all_senders(&self) -> bool {
-        self.source.is_none() && self.input.is_none() && self.other.is_empty()
     }
 }

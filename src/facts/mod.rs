@@ -13,6 +13,7 @@ pub mod netfilter;
 mod outer_header;
 mod question;
 mod reading;
+mod routing;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -26,8 +27,8 @@ pub(crate) use flows::{
 };
 pub(crate) use kernel::{Build, Kernel, KernelVersion, Numbering, Vendor};
 pub(crate) use links::{
-    Address, FdbEntry, Feature, FeatureState, Features, Filter, ForwardedPath, Link, OuterRoute, PolicyRule, Route,
-    Toggle, Tunnel, TunnelKind, UdpChecksum, upper_devices, with_lower_devices,
+    Address, FdbEntry, Feature, FeatureState, Features, Filter, Link, OuterRoute, Route, Toggle, Tunnel, TunnelKind,
+    UdpChecksum, upper_devices, with_lower_devices,
 };
 pub(crate) use name::Name;
 pub(crate) use neighbours::{NeighbourTable, Neighbours, OwnNeighbours};
@@ -35,6 +36,7 @@ pub(crate) use outer_header::OuterHeader;
 pub(crate) use question::{Question, quoted};
 pub(crate) use reading::Unanswered;
 pub use reading::{Failure, Reading, SystemCall};
+pub(crate) use routing::{ForwardedPath, PolicyRule};
 pub(crate) use shared::Shared;
 
 /// Declares a closed set of names once: the enum, the list of all members, and each member's public name, by which
