@@ -154,14 +154,11 @@ impl<'a> RuleReader<'a> {
             }
             // These do something, but end the rule where they cannot (NFT_BREAK).
             Expr::Tproxy(_) => self.tproxy(),
-            Expr::FlowOffload(_) => {
-                self.steps.push(Step::OwnTimeout);
-                self.non_deterministic("flow_offload");
-            }
+            Expr::FlowOffload(_) => self.flow_offload(),
             Expr::Dynset(dynset) => self.dynset(dynset),
-            Expr::Log(_) => self.no_effect("log"),
-            Expr::Dup(_) => self.no_effect("dup"),
-            Expr::Last(_) => self.no_effect("last"),
+            Expr::Log(_) | Expr::Dup(_) | Expr::Last(_) => {
+                self.no_effect(String::from_utf8_lossy(expression.name()));
+            }
             Expr::Reject(reject) => self.steps.push(rejected(reject)),
             Expr::Queue(_) => self.stolen("queue"),
             Expr::Fwd(_) => self.stolen("fwd"),
@@ -350,6 +347,11 @@ impl<'a> RuleReader<'a> {
                 self.steps.push(Step::OwnTimeout);
             }
         }
+    }
+
+    fn flow_offload(&mut self) {
+        self.steps.push(Step::OwnTimeout);
+        self.non_deterministic("flow_offload");
     }
 
     /// `nft_quota_do_eval`: one that is used up, from where the rule goes on, stays so until somebody resets it.

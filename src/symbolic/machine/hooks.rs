@@ -1,6 +1,5 @@
 //! What a hook calls, in every order that it may have: `nf_hook_slow`, `nf_conntrack_in`.
 
-use super::matches::WITH_PORTS;
 use super::{Ends, Flow, Hits, OnNat, Walk};
 use crate::facts::netfilter::{ChainId, Field, Hook};
 use crate::symbolic::assumptions::About;
@@ -255,33 +254,8 @@ impl Walk<'_> {
             let mine = self.space.and(mine, in_state);
             with_state = self.space.or(with_state, mine);
         }
-        let mut seen = self.space.and(seen, with_state);
-        if self.packets.kind == PacketKind::Traffic && flow != Flow::Invalid {
-            let status = self.status(flow);
-            seen = self.space.and(seen, status);
-        }
+        let seen = self.space.and(seen, with_state);
         self.space.any([kept, self.space.minus(open, tracked), seen])
-    }
-
-    /// Packets whose connection has the status that goes with its state: `resolve_normal_ct`, `init_conntrack`.
-    fn status(&mut self, flow: Flow) -> PacketSet {
-        let block = self.block(&Field::ConnectionStatus);
-        let [expected, seen_reply, confirmed] = [0, 1, 3].map(|bit| self.space.is_set(block.0[31 - bit]));
-        let original = self.with(&Field::ConnectionDirection, &[(0, 0)]);
-        let [new, related, established] =
-            [state::NEW, state::RELATED, state::ESTABLISHED].map(|state| self.in_state(&[state]));
-        // Errors of ICMP are related too.
-        let ports = self.with(&Field::L4Proto, WITH_PORTS);
-        let unanswered = self.space.minus(original, seen_reply);
-        let of_new = self.space.and(new, self.space.minus(unanswered, expected));
-        let of_related = self.space.and(unanswered, expected);
-        let of_related = self.space.and(related, self.space.or(of_related, self.space.minus(EVERYTHING, ports)));
-        let of_established = self.space.and(established, seen_reply);
-        let mut all = self.space.any([of_new, of_related, of_established]);
-        if flow == Flow::Later {
-            all = self.space.and(all, confirmed);
-        }
-        all
     }
 
     /// `ipt_mangle_out`, `nf_route_table_hook4`: what has another mark than before is routed again.

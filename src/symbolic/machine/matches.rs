@@ -9,7 +9,7 @@ use crate::symbolic::packets::{is_name, state};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 
 /// TCP and UDP
-pub(super) const WITH_PORTS: &[(u128, u128)] = &[(6, 6), (17, 17)];
+const WITH_PORTS: &[(u128, u128)] = &[(6, 6), (17, 17)];
 /// `IPS_CONFIRMED`
 const IPS_CONFIRMED: u128 = 0x8;
 /// What is asked about the port that a frame leaves by.

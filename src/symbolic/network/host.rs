@@ -101,36 +101,25 @@ impl HostFacts {
                 Reading::Ok(addresses) => Ok(addresses.clone()),
                 unread => Err(open(unread, "the addresses of this host were not read", &["ip", "address", "show"])),
             },
-            forwards: facts.forwarding.each_ref().map(|forwarding| match forwarding {
-                Reading::Ok(forwards) => Ok(*forwards),
-                Reading::Absent(_) => Ok(false),
-                unread => {
-                    let words = ["sysctl", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
-                    Err(open(unread, "whether this host forwards packets was not read", &words))
-                }
+            forwards: facts.forwarding.each_ref().map(|forwarding| {
+                let words = ["sysctl", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+                is_so(forwarding, "whether this host forwards packets was not read", &words)
             }),
-            ipvs_in_use: match &facts.ipvs_services {
-                Reading::Ok(services) => Ok(*services != 0),
-                Reading::Absent(_) => Ok(false),
-                unread => Err(open(unread, "whether IPVS translates destinations was not read", &["ipvsadm", "-Ln"])),
-            },
-            accepts_marks: match &facts.accepts_marks {
-                Reading::Ok(accepts) => Ok(*accepts),
-                Reading::Absent(_) => Ok(false),
-                unread => Err(open(
-                    unread,
-                    "whether sockets take over marks was not read",
-                    &["sysctl", "net.ipv4.tcp_fwmark_accept"],
-                )),
-            },
-            counts_entries: match &facts.counts_entries {
-                Reading::Ok(counts) => Ok(*counts),
-                unread => Err(open(
-                    unread,
-                    "whether entries of connection tracking count packets was not read",
-                    &["sysctl", "net.netfilter.nf_conntrack_acct"],
-                )),
-            },
+            ipvs_in_use: is_so(
+                &facts.ipvs_services.as_ref().map(|services| *services != 0),
+                "whether IPVS translates destinations was not read",
+                &["ipvsadm", "-Ln"],
+            ),
+            accepts_marks: is_so(
+                &facts.accepts_marks,
+                "whether sockets take over marks was not read",
+                &["sysctl", "net.ipv4.tcp_fwmark_accept"],
+            ),
+            counts_entries: is_so(
+                &facts.counts_entries,
+                "whether entries of connection tracking count packets was not read",
+                &["sysctl", "net.netfilter.nf_conntrack_acct"],
+            ),
             date: match &facts.date {
                 Reading::Ok(date) => Ok(*date),
                 unread => Err(open(unread, "the date of the reading is not known", &["date"])),
@@ -187,6 +176,15 @@ fn forwarded_paths(facts: &Facts, name: impl Fn(u32) -> Option<u128>) -> Result<
 fn routes_by_sender(facts: &Facts, family: Family) -> bool {
     let mut own = facts.rules.ok().into_iter().flatten().filter(|rule| rule.family == family);
     own.any(|rule| !rule.is_for_all_senders())
+}
+
+/// Whether something is so. What is absent is not.
+fn is_so(reading: &Reading<bool>, what: &str, words: &[&str]) -> Result<bool, Question> {
+    match reading {
+        Reading::Ok(is_so) => Ok(*is_so),
+        Reading::Absent(_) => Ok(false),
+        unread => Err(open(unread, what, words)),
+    }
 }
 
 /// What was not read, why, and what shows it.

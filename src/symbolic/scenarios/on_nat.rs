@@ -35,7 +35,7 @@ pub(super) struct Inner<'f> {
 }
 
 impl Inner<'_> {
-    /// Packets that a translation sends to a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
+    /// Packets that were given a destination in the tunnel. On output they are routed again (`nf_nat_ipv4_local_fn`).
     fn sent_elsewhere(&self, walk: &mut Walk<'_>, hook: Hook, packets: PacketSet) -> PacketSet {
         let packets = somewhere(walk, packets, self.facts);
         if hook == Hook::Output { past_or_not(walk, packets, self.facts) } else { packets }
@@ -48,8 +48,6 @@ impl OnNat for Inner<'_> {
             // A later packet of a flow that was translated when it began.
             Some(assumed) if !is_on_source(hook) => {
                 let (_, destination) = walk.packets.ends();
-                let translated = with_other_destination(walk);
-                let (kept, packets) = (walk.space.minus(packets, translated), walk.space.and(packets, translated));
                 let sent = match walk.network.answered(walk.packets.family).filter(|_| hook != Hook::Output) {
                     Some(sources) => walk.all_with(packets, &[(destination.clone(), sources.as_ranges())]),
                     None => packets,
@@ -61,8 +59,7 @@ impl OnNat for Inner<'_> {
                     let others = walk.if_so("other targets", &Err(why));
                     there = walk.space.or(there, walk.space.and(elsewhere, others));
                 }
-                let sent = walk.space.and(there, assumed);
-                walk.space.any([kept, packets, sent])
+                walk.space.or(packets, walk.space.and(there, assumed))
             }
             _ => packets,
         }
@@ -74,7 +71,6 @@ impl OnNat for Inner<'_> {
             let packets = with_status(walk, packets, SRC_NAT);
             return walk.forget(packets, &[source, Field::SourcePort]);
         }
-        let packets = with_destination_translated(walk, packets);
         let Some(nat) = walk.nat(hit) else { return self.sent_elsewhere(walk, hook, packets) };
         let mut left = NOTHING;
         for (nat, packets) in walk.translations(hit, nat, packets) {
@@ -132,12 +128,9 @@ impl OnNat for AnyEnds {
         packets
     }
 
-    fn translated(&mut self, walk: &mut Walk<'_>, hook: Hook, hit: &Hit, packets: PacketSet) -> PacketSet {
+    fn translated(&mut self, walk: &mut Walk<'_>, _: Hook, _: &Hit, packets: PacketSet) -> PacketSet {
         let (source, destination) = walk.packets.ends();
-        let packets = match walk.nat(hit) {
-            Some(_) => with_status(walk, packets, if is_on_source(hook) { SRC_NAT } else { DST_NAT }),
-            None => walk.translated_or_not(packets),
-        };
+        let packets = walk.translated_or_not(packets);
         walk.forget(packets, &[source, destination, Field::SourcePort, Field::DestinationPort])
     }
 }
@@ -164,15 +157,6 @@ fn is_on_source(hook: Hook) -> bool {
     matches!(hook, Hook::Postrouting | Hook::Input)
 }
 
-/// Later packets that get another destination (`nf_nat_packet`): those of connections whose destination is translated, and answers
-/// to those whose source is.
-fn with_other_destination(walk: &mut Walk<'_>) -> PacketSet {
-    let block = walk.block(&Field::ConnectionStatus);
-    let [source, destination] = [SRC_NAT, DST_NAT].map(|bit| walk.space.is_set(block.0[31 - bit as usize]));
-    let original = walk.with(&Field::ConnectionDirection, &[(0, 0)]);
-    walk.space.or(walk.space.and(destination, original), walk.space.minus(source, original))
-}
-
 /// Packets whose connection was translated so.
 fn with_status(walk: &mut Walk<'_>, packets: PacketSet, bit: u32) -> PacketSet {
     let block = walk.block(&Field::ConnectionStatus);
@@ -195,6 +179,7 @@ pub(super) fn with_source_translated(walk: &mut Walk<'_>, packets: PacketSet) ->
 pub(super) fn somewhere(walk: &mut Walk<'_>, packets: PacketSet, facts: &TunnelFacts) -> PacketSet {
     let (_, destination) = walk.packets.ends();
     let routed = &facts.inner[walk.packets.family.ip_index()];
+    let packets = with_destination_translated(walk, packets);
     let packets = walk.set(packets, &destination, routed.as_ranges());
     walk.forget(packets, &[Field::DestinationPort])
 }

@@ -77,7 +77,7 @@ impl TunnelWalk<'_, '_> {
         for family in Family::IP {
             self.begin(family, String::new());
             self.walk.packets.past_services = true;
-            let mut saved = self.unwritten();
+            let mut saved = self.walk.with(&Field::ConnectionMark, UNMARKED);
             let first = self.outer_pass_in((number, way), Flow::First, saved, &mut marks);
             saved = self.save(saved, first);
             self.later_packets(saved, |tunnel, saved| {

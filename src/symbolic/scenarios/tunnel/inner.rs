@@ -24,15 +24,12 @@ use crate::symbolic::machine::Flow;
 use crate::symbolic::network::host::LOCAL;
 use crate::symbolic::packets::{NO_DEVICE, PacketKind, Packets, SOME_DEVICE, state};
 use crate::symbolic::scenarios::devices::loopback;
-use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_or_not, somewhere, with_destination_translated};
+use crate::symbolic::scenarios::on_nat::{AnyEnds, Inner, past_or_not, somewhere};
 use crate::symbolic::space::{EVERYTHING, NOTHING, PacketSet};
 use crate::symbolic::values::Numbers;
 
 /// Packets of one connection that are looked at in turn, for what each leaves in its mark.
 const MAX_ROUNDS: usize = 8;
-
-/// `IPS_SRC_NAT`, `IPS_DST_NAT`
-const TRANSLATED: u128 = 0x30;
 
 /// No mark.
 pub(super) const UNMARKED: &[(u128, u128)] = &[(0, 0)];
@@ -95,7 +92,7 @@ impl TunnelWalk<'_, '_> {
     /// Marks of all packets of a connection. What the first one leaves in the connection's mark is what later ones begin with.
     fn connection(&mut self, family: Family, forwarded: bool, assumed: PacketSet, mut marks: PacketSet) -> PacketSet {
         self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::First));
-        let none = self.unwritten();
+        let none = self.walk.with(&Field::ConnectionMark, UNMARKED);
         let mut saved = self.walk.space.and(none, assumed);
         let first = self.inner_pass(family, forwarded, Flow::First, saved);
         marks = self.add(marks, first);
@@ -105,12 +102,15 @@ impl TunnelWalk<'_, '_> {
         saved = self.save(saved, first);
         let arriving = self.arriving(family, forwarded, assumed);
         saved = self.save(saved, arriving);
-        let connecting = self.walk.all_with(arriving, &[(Field::L4Proto, TCP)]);
-        let fields = self.walk.layout.variables(false);
-        self.accepted = if forwarded { NOTHING } else { self.walk.without(connecting, fields) };
+        self.accepted = NOTHING;
+        if !forwarded && self.walk.network.host.accepts_marks != Ok(false) {
+            let connecting = self.walk.all_with(arriving, &[(Field::L4Proto, TCP)]);
+            let fields = self.walk.layout.variables(false);
+            self.accepted = self.walk.without(connecting, fields);
+        }
         // One that belongs to no connection meets no nat chain, and no mark of one.
         self.begin(family, format!("inner {family} {forwarded} {:?}", Flow::Invalid));
-        let none = self.unwritten();
+        let none = self.walk.with(&Field::ConnectionMark, UNMARKED);
         let none = self.walk.space.and(none, assumed);
         let invalid = self.inner_pass(family, forwarded, Flow::Invalid, none);
         marks = self.add(marks, invalid);
@@ -156,23 +156,15 @@ impl TunnelWalk<'_, '_> {
         if self.walk.is_over() { marks } else { self.walk.space.or(marks, only) }
     }
 
-    /// The same for what entries hold that later packets meet: marks of connections, and which ends are translated.
+    /// The same for marks of connections.
     pub(super) fn save(&mut self, saved: PacketSet, packets: PacketSet) -> PacketSet {
         let mut fields = self.walk.layout.variables(false);
-        let own = self.walk.block(&Field::ConnectionMark).0;
-        let ends = self.walk.block(&Field::ConnectionStatus).bits(TRANSLATED).collect::<Vec<_>>();
-        fields.retain(|variable| !own.contains(variable) && !ends.contains(variable));
+        let own = self.walk.block(&Field::ConnectionMark);
+        fields.retain(|variable| !own.0.contains(variable));
         fields.extend(self.walk.block(&Field::Mark).0);
         fields.extend(self.walk.writer_variables());
         let only = self.walk.without(packets, fields);
         if self.walk.is_over() { saved } else { self.walk.space.or(saved, only) }
-    }
-
-    /// The same of entries that no rule has written to.
-    pub(super) fn unwritten(&mut self) -> PacketSet {
-        let status = self.walk.block(&Field::ConnectionStatus);
-        let untranslated = self.walk.space.matching(&status, TRANSLATED, 0);
-        self.walk.all_with(untranslated, &[(Field::ConnectionMark, UNMARKED)])
     }
 
     /// Frames that a bridge forwards into the tunnel, if they pass the rules of IP (`br_nf_pre_routing`).
@@ -284,13 +276,7 @@ impl TunnelWalk<'_, '_> {
         if forwarded {
             packets = past_or_not(&mut self.walk, packets, self.facts);
         }
-        // IPVS does it between the two hooks, whatever the rules say.
-        let by_ipvs = self.walk.if_ipvs_in_use();
-        if !by_ipvs.is_empty() {
-            let elsewhere = with_destination_translated(&mut self.walk, packets);
-            let elsewhere = somewhere(&mut self.walk, elsewhere, self.facts);
-            packets = self.walk.space.or(packets, self.walk.space.and(elsewhere, by_ipvs));
-        }
+        packets = self.with_others_by_ipvs(packets);
         let routed = self.walk.with(&destination, self.facts.inner[at].as_ranges());
         packets = self.walk.space.and(packets, routed);
         packets = self.without_own(packets, &destination);
@@ -308,6 +294,16 @@ impl TunnelWalk<'_, '_> {
             packets = self.walk.space.or(packets, through);
         }
         self.hook(Hook::Egress, true, flow, packets)
+    }
+
+    /// These packets, and what IPVS makes of them between two hooks, whatever the rules say.
+    fn with_others_by_ipvs(&mut self, packets: PacketSet) -> PacketSet {
+        let by_ipvs = self.walk.if_ipvs_in_use();
+        if by_ipvs.is_empty() {
+            return packets;
+        }
+        let elsewhere = somewhere(&mut self.walk, packets, self.facts);
+        self.walk.space.or(packets, self.walk.space.and(elsewhere, by_ipvs))
     }
 
     /// Packets of this host without a mark, and, if sockets take over marks of who connects to them (`inet_request_mark`), those of
