@@ -4,22 +4,19 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::maps::{self, Maps};
-use super::registers::Registers;
+use super::registers::{EndRegisters, Registers, chosen};
 use super::{headers, loads, verdicts};
 use crate::facts::netfilter::{
-    Chosen, Comparison, Counter, DeviceProperty, Family, Field, FieldTest, MapLookup, MarkWrite, Match,
-    Nat as Translation, NatAction, PortRandomization, SetId, Step, Verdict,
+    Comparison, Counter, DeviceProperty, Family, Field, FieldTest, MapLookup, MarkWrite, Match, Nat as Translation,
+    NatAction, PortRandomization, SetId, Step, Verdict,
 };
 use crate::facts::{Failure, Name, Reading};
 use crate::netfilter::netlink::{Emit as _, Text};
-use crate::netfilter::nftables::expr::{
-    Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Quota, Range, Reject,
-};
+use crate::netfilter::nftables::expr::{Cmp, Ct, Dynset, Expr, Lookup, Meta, Nat, Objref, Payload, Quota, Range};
 use crate::netfilter::nftables::uapi::{
     NFPROTO_INET, NFPROTO_IPV6, NFT_CMP_GTE, NFT_CT_HELPER, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_ZONE, NFT_LOOKUP_F_INV,
     NFT_META_IIFKIND, NFT_META_MARK, NFT_META_OIFKIND, NFT_NAT_DNAT, NFT_NAT_SNAT, NFT_OBJECT_CONNLIMIT,
     NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFT_OBJECT_SYNPROXY, NFT_QUOTA_F_INV, NFT_REG_VERDICT,
-    NFT_REJECT_TCP_RST,
 };
 use crate::netfilter::nftables::{Data, Expression};
 use crate::read::xtables::{self, Extension};
@@ -48,9 +45,6 @@ pub(crate) struct RuleReader<'a> {
 }
 
 type Result<T> = std::result::Result<T, Failure>;
-
-/// The registers of a first and of a last value.
-type EndRegisters = [Option<u32>; 2];
 
 impl<'a> RuleReader<'a> {
     /// A rule of a chain of this table.
@@ -154,12 +148,14 @@ impl<'a> RuleReader<'a> {
             }
             // These do something, but end the rule where they cannot (NFT_BREAK).
             Expr::Tproxy(_) => self.tproxy(),
-            Expr::FlowOffload(_) => self.flow_offload(),
+            Expr::FlowOffload(_) => {
+                self.steps.extend([Step::OwnTimeout, Step::Match(Match::NonDeterministic("flow_offload".into()))]);
+            }
             Expr::Dynset(dynset) => self.dynset(dynset),
             Expr::Log(_) | Expr::Dup(_) | Expr::Last(_) => {
                 self.no_effect(String::from_utf8_lossy(expression.name()));
             }
-            Expr::Reject(reject) => self.steps.push(rejected(reject)),
+            Expr::Reject(reject) => self.steps.push(verdicts::rejected(reject)),
             Expr::Queue(_) => self.stolen("queue"),
             Expr::Fwd(_) => self.stolen("fwd"),
             Expr::Synproxy(_) => self.synproxy(),
@@ -349,11 +345,6 @@ impl<'a> RuleReader<'a> {
         }
     }
 
-    fn flow_offload(&mut self) {
-        self.steps.push(Step::OwnTimeout);
-        self.non_deterministic("flow_offload");
-    }
-
     /// `nft_quota_do_eval`: one that is used up, from where the rule goes on, stays so until somebody resets it.
     fn quota(&mut self, quota: &Quota) {
         let is_over = quota.flags.unwrap_or(0) & NFT_QUOTA_F_INV != 0;
@@ -409,18 +400,6 @@ impl<'a> RuleReader<'a> {
         let (randomization, persistent) = (PortRandomization::from_flags(flags), flags & PERSISTENT != 0);
         self.steps.push(Step::Nat(Translation { action, addresses, ports, randomization, persistent, map }));
     }
-}
-
-fn chosen<T: Copy>([min, max]: EndRegisters, read: impl Fn(u32) -> Option<T>) -> Chosen<T> {
-    let Some(min) = min else { return Chosen::Unset };
-    match (read(min), read(max.unwrap_or(min))) {
-        (Some(min), Some(max)) => Chosen::Range(min, max),
-        _ => Chosen::ByPacket,
-    }
-}
-
-fn rejected(reject: &Reject<'_>) -> Step {
-    Step::Verdict(if reject.kind == Some(NFT_REJECT_TCP_RST) { Verdict::Reset } else { Verdict::Drop })
 }
 
 fn equal(field: Field, mask: u128, value: u128) -> FieldTest {

@@ -3,13 +3,25 @@
 use std::ops::Range;
 
 use super::loads::Loaded;
-use crate::facts::netfilter::{Comparison, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match};
+use crate::facts::netfilter::{Chosen, Comparison, Field, FieldTest, MapLookup, MarkBits, MarkWrite, Match};
 use crate::netfilter::netlink::Emit as _;
 use crate::netfilter::nftables::Expression;
 use crate::netfilter::nftables::register::{Cell, Machine, NetworkHeader, Source, offset};
 use crate::netfilter::nftables::uapi::{
     NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_LT, NFT_CMP_LTE, NFT_CMP_NEQ, REGISTERS_LENGTH,
 };
+
+/// The registers of a first and of a last value.
+pub(super) type EndRegisters = [Option<u32>; 2];
+
+/// What is read from both of them.
+pub(super) fn chosen<T: Copy>([min, max]: EndRegisters, read: impl Fn(u32) -> Option<T>) -> Chosen<T> {
+    let Some(min) = min else { return Chosen::Unset };
+    match (read(min), read(max.unwrap_or(min))) {
+        (Some(min), Some(max)) => Chosen::Range(min, max),
+        _ => Chosen::ByPacket,
+    }
+}
 
 /// All registers.
 #[derive(Debug)]

@@ -1,9 +1,17 @@
 //! Verdicts of nf_tables: `nft_verdict_init`.
 
-use crate::facts::netfilter::Verdict;
+use crate::facts::netfilter::{Step, Verdict};
 use crate::facts::{Failure, Name};
 use crate::netfilter::nftables::Verdict as WireVerdict;
-use crate::netfilter::nftables::uapi::{NF_ACCEPT, NF_DROP, NFT_CONTINUE, NFT_GOTO, NFT_JUMP, NFT_RETURN};
+use crate::netfilter::nftables::expr::Reject;
+use crate::netfilter::nftables::uapi::{
+    NF_ACCEPT, NF_DROP, NFT_CONTINUE, NFT_GOTO, NFT_JUMP, NFT_REJECT_TCP_RST, NFT_RETURN,
+};
+
+/// `nft_reject_ipv4_eval`, `nft_reject_ipv6_eval`
+pub(super) fn rejected(reject: &Reject<'_>) -> Step {
+    Step::Verdict(if reject.kind == Some(NFT_REJECT_TCP_RST) { Verdict::Reset } else { Verdict::Drop })
+}
 
 /// A code, and a chain.
 pub(crate) fn decode_verdict(verdict: &WireVerdict<'_>) -> Result<Verdict, Failure> {

@@ -75,17 +75,6 @@ pub(super) const MAX_WORDS: usize = 32;
 /// Bits that are tried each by itself for the words of a verdict.
 const MAX_BITS: u32 = 4;
 
-/// Names of devices that are told apart beside those of the rules.
-pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
-    let devices = facts.paths.iter().filter_map(|path| path.device).chain(name_key(&facts.device));
-    let devices = devices.chain(name_key("lo"));
-    let arrivals = facts.arrivals.ways.iter().map(|way| &way.devices);
-    let ranges = arrivals
-        .chain([&facts.upper_devices, &facts.arrivals.marking])
-        .flat_map(|names| names.as_ranges().iter().copied());
-    devices.map(|name| (name, name)).chain(ranges).collect()
-}
-
 /// Walks all packets of a tunnel.
 pub(crate) fn outer_packets(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>) -> OuterPackets {
     let mut tunnel = TunnelWalk::walking(network, facts, effort);
@@ -159,21 +148,13 @@ fn who_marks(network: &Network<'_>, facts: &TunnelFacts, effort: &Effort<'_>, pa
 
 impl<'f, 'a> TunnelWalk<'f, 'a> {
     fn walking(network: &'a Network<'a>, facts: &'f TunnelFacts, effort: &'a Effort<'a>) -> Self {
-        let walk = Walk::new(network, &names(facts), facts.routing_bits(), effort);
+        let walk = Walk::new(network, &arrivals::names(facts), facts.routing_bits(), effort);
         Self::new(walk, facts, OnceCell::new())
     }
 
     pub(super) fn new(walk: Walk<'a>, facts: &'f TunnelFacts, bound: OnceCell<Option<Vec<BitPattern>>>) -> Self {
-        Self {
-            walk,
-            facts,
-            rewritings: vec![],
-            tracked: NOTHING,
-            kept: vec![],
-            arriving_marks: BTreeMap::new(),
-            accepted: NOTHING,
-            bound,
-        }
+        let (rewritings, kept, arriving_marks) = (vec![], vec![], BTreeMap::new());
+        Self { walk, facts, rewritings, tracked: NOTHING, kept, arriving_marks, accepted: NOTHING, bound }
     }
 
     /// Packets that get into the tunnel with marks of this range, wherever these come from.

@@ -6,7 +6,7 @@
 use super::TunnelWalk;
 use super::inner::UNMARKED;
 use crate::facts::netfilter::{Family, Field, Hook, address_key, name_key};
-use crate::symbolic::facts::Arrival;
+use crate::symbolic::facts::{Arrival, TunnelFacts};
 use crate::symbolic::machine::{Flow, OnNat, Walk};
 use crate::symbolic::network::Hit;
 use crate::symbolic::packets::SOME_DEVICE;
@@ -15,6 +15,17 @@ use crate::symbolic::values::Numbers;
 
 /// `VXLAN_GBP_ID_MASK`, `VXLAN_GBP_POLICY_APPLIED`, `VXLAN_GBP_DONT_LEARN`
 pub(super) const GROUP_POLICY: u32 = 0x0048_ffff;
+
+/// Names of devices that are told apart beside those of the rules.
+pub(super) fn names(facts: &TunnelFacts) -> Vec<(u128, u128)> {
+    let devices = facts.paths.iter().filter_map(|path| path.device).chain(name_key(&facts.device));
+    let devices = devices.chain(name_key("lo"));
+    let arrivals = facts.arrivals.ways.iter().map(|way| &way.devices);
+    let ranges = arrivals
+        .chain([&facts.upper_devices, &facts.arrivals.marking])
+        .flat_map(|names| names.as_ranges().iter().copied());
+    devices.map(|name| (name, name)).chain(ranges).collect()
+}
 
 /// What a rule sends elsewhere gets to no tunnel's socket.
 struct ForSocket;

@@ -2,8 +2,8 @@
 
 use std::cell::OnceCell;
 
-use super::arrivals::GROUP_POLICY;
-use super::{MAX_WORDS, TunnelWalk, names};
+use super::arrivals::{GROUP_POLICY, names};
+use super::{MAX_WORDS, TunnelWalk};
 use crate::facts::netfilter::{Family, Field};
 use crate::symbolic::machine::Walk;
 use crate::symbolic::space::{BitPattern, PacketSet};
