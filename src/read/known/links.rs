@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::facts::{Address, Failure, Link, PolicyRule, Reading, Route};
+use crate::facts::{Address, Failure, ForwardedPath, Link, PolicyRule, Reading, Route};
 use crate::read::Sources;
+use crate::read::routing::forwarded::Sent;
 
 /// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
 pub(crate) type TunnelSockets = BTreeMap<u16, [bool; 2]>;
@@ -79,4 +80,6 @@ pub(in crate::read) struct KnownLinks {
     pub verify: bool,
     /// Look-ups of routes since, which stand as long: address and route by the name of the request.
     pub routes: Arc<BTreeMap<String, (IpAddr, Option<Route>)>>,
+    /// Look-ups by where packets come from, since then as well: what was looked up, and what was found.
+    pub forwarded_paths: Arc<(Vec<Sent>, Vec<ForwardedPath>)>,
 }

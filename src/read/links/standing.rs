@@ -44,6 +44,7 @@ pub(crate) fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Standing
             since: None,
             verify: false,
             routes: Arc::default(),
+            forwarded_paths: Arc::default(),
         });
     }
     standing

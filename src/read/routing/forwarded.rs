@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{look_up_or_nowhere, path_to, put_address};
 use crate::capture::{NetlinkFamily, Request};
@@ -13,7 +14,7 @@ use crate::netfilter::netlink::{self, rtnl::*};
 use crate::read::Node;
 use crate::read::known::links::Standing;
 
-/// Look-ups, 10 µs each. With more nothing is told by where packets come from.
+/// Look-ups, 10 µs each. With more the paths of packets of this host stand for those of all, where there are such.
 const MAX_LOOKUPS: usize = 512;
 /// Addresses of a range that are tried: more than this host has there.
 const CANDIDATES: usize = 8;
@@ -26,8 +27,20 @@ const LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 
+/// Packets that a path is looked up for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Index of the link that they come in by.
+    input: u32,
+    /// Sources that all policy rules treat alike, both ends included.
+    sources: (u128, u128),
+    /// One of these.
+    source: IpAddr,
+    target: IpAddr,
+}
+
 /// Looks up the way from hosts beyond each device to each of these addresses. Nothing where no policy rule tells packets apart
-/// by where they come from.
+/// by where they come from. It stands while nothing is notified of, as links and routes do.
 pub(crate) fn paths(node: &mut Node<'_>, standing: &Standing, targets: &[IpAddr]) -> Reading<Vec<ForwardedPath>> {
     let Reading::Ok(rules) = &standing.rules else { return standing.rules.as_ref().map(|_| Vec::new()) };
     let mut all = Vec::new();
@@ -40,17 +53,32 @@ pub(crate) fn paths(node: &mut Node<'_>, standing: &Standing, targets: &[IpAddr]
             own.filter_map(|rule| rule.source).map(|(prefix, length)| prefix_range(prefix, length)).collect();
         let targets: Vec<IpAddr> = targets.iter().copied().filter(|target| Family::of(target) == family).collect();
         for (input, sources, source) in senders(standing, family, &cuts) {
-            all.extend(targets.iter().map(|target| (input, sources, source, *target)));
+            all.extend(targets.iter().map(|target| Sent { input, sources, source, target: *target }));
         }
     }
     if all.len() > MAX_LOOKUPS {
         return Reading::Failed(Failure::too_large(MAX_LOOKUPS, "ways by where packets come from"));
     }
+    let epoch = if all.is_empty() { None } else { node.epoch() };
+    let known = node.left.links.as_ref().filter(|links| Some(links.epoch) == epoch).map(|links| &links.forwarded_paths);
+    if let Some(known) = known.filter(|known| known.0 == all) {
+        return Reading::Ok(known.1.clone());
+    }
+    let found = look_up(node, &all);
+    if let (Reading::Ok(found), Some(links)) = (&found, node.left.links.as_mut())
+        && Some(links.epoch) == epoch
+    {
+        links.forwarded_paths = Arc::new((all, found.clone()));
+    }
+    found
+}
+
+fn look_up(node: &mut Node<'_>, all: &[Sent]) -> Reading<Vec<ForwardedPath>> {
     let mut found = Vec::new();
-    for (number, (input, sources, source, target)) in all.into_iter().enumerate() {
-        let mut body = path_to(target);
+    for (number, Sent { input, sources, source, target }) in all.iter().enumerate() {
+        let mut body = path_to(*target);
         body[2] = if source.is_ipv6() { 128 } else { 32 };
-        put_address(&mut body, RTA_SRC, source);
+        put_address(&mut body, RTA_SRC, *source);
         netlink::put(&mut body, RTA_IIF, &input.to_ne_bytes());
         let name = format!("route/get-path-{number}");
         let request = Request::netlink(Source::Routing, &name, NetlinkFamily::Route, RTM_GETROUTE, false, body);
@@ -65,7 +93,7 @@ pub(crate) fn paths(node: &mut Node<'_>, standing: &Standing, targets: &[IpAddr]
             Reading::Ok(route) => {
                 let route = route.filter(|route| route.kind == RTN_UNICAST);
                 let device = route.and_then(|route| route.devices.first().copied());
-                found.push(ForwardedPath { input, sources, target, device });
+                found.push(ForwardedPath { input: *input, sources: *sources, target: *target, device });
             }
             other => return other.map(|_| Vec::new()),
         }

@@ -131,7 +131,16 @@ fn what_connections_or_resets_do_not_pass_they_cannot_break() {
     assert_eq!(with(&|host| host.outward = Ok(everywhere())), "no");
     assert_eq!(with(&|host| host.outward = Err("no answer".into())), "maybe");
     assert_eq!(with(&|host| host.targets = Err("no answer".into())), "maybe");
-    assert_eq!(with(&|host| host.forwarded_paths = Err("no answer".into())), "maybe");
+    assert_eq!(
+        with(&|host| host.forwarded_paths = Err("no answer".into())),
+        "yes",
+        "some go as this host's own packets"
+    );
+    let unread_and_nowhere = |host: &mut HostFacts| {
+        host.forwarded_paths = Err("no answer".into());
+        host.targets.as_mut().unwrap().values_mut().for_each(|device| *device = None);
+    };
+    assert_eq!(with(&unread_and_nowhere), "maybe");
     // Policy rules that refuse what comes from there.
     let nowhere = |names: &[&str], sources: (u128, u128)| {
         let path = |name: &&str| {
