@@ -1,4 +1,6 @@
-//! Connection tracking: its table, and what it counts.
+//! Connection tracking of one network namespace: table sizes, sysctls that verdicts need, and the kernel's per-CPU
+//! counters. Filled by `read::conntrack` from `/proc/sys/net/netfilter` and `/proc/net/stat/nf_conntrack`, or ctnetlink
+//! where that file is missing.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +12,11 @@ names! {
     /// Retired members of that structure (`searched`, `new`, `ignore`, `delete`, `delete_list`) are not
     /// counters any more although the file still prints a 0 for them, so they have no name here.
     ConntrackCounter {
-        /// Candidate NAT tuples that were taken already (before 4.9 also every successful look-up)
+        /// Candidate NAT tuples that were already in use (before 4.9 also every successful lookup)
         Found = "found",
         /// Packets that belong to no connection and cannot start one
         Invalid = "invalid",
-        /// Entries injected by user space (before 4.13 every new connection)
+        /// Entries inserted by user space (before 4.13 every new connection)
         Insert = "insert",
         /// Entries that could not be inserted
         InsertFailed = "insert_failed",
@@ -24,7 +26,7 @@ names! {
         EarlyDrop = "early_drop",
         /// Error packets that could not be handled
         Error = "error",
-        /// Look-ups restarted because the table changed under them
+        /// Lookups restarted because the table changed meanwhile
         SearchRestart = "search_restart",
         /// Clashes resolved without losing a packet (5.10 and later)
         ClashResolve = "clash_resolve",
@@ -39,38 +41,38 @@ names! {
     }
 }
 
-/// Counters by name; a counter that this kernel does not have is not in the map.
+/// Counters by name; a counter that this kernel does not have is missing.
 pub(crate) type CounterRow = BTreeMap<ConntrackCounter, u64>;
 
-/// One CPU's share of the counters.
+/// One row of the per-CPU counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConntrackCpu {
-    /// CPU number; `None` where it is not known which one it is.
+    /// CPU number; `None` if the row does not say.
     pub cpu: Option<u16>,
-    /// One reading gives the kernel's values, which wrap at 2³²; [`crate::monotonic`] undoes the wraps.
+    /// As read these are the kernel's 32-bit values, which wrap; [`crate::monotonic`] extends them to 64 bits.
     pub counters: CounterRow,
 }
 
-/// Connection tracking of this network namespace.
+/// Connection tracking of one network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conntrack {
-    /// One row per possible CPU. Absent: the module is not loaded.
+    /// One row per possible CPU. Absent: nf_conntrack is not loaded.
     pub cpus: Reading<Vec<ConntrackCpu>>,
     /// Entries in the table (`nf_conntrack_count`).
     pub entries: Reading<u64>,
-    /// Most entries that the table takes (`nf_conntrack_max`); 0 is no limit.
+    /// Maximum number of entries (`nf_conntrack_max`); 0 means no limit.
     pub entries_limit: Reading<u64>,
-    /// Buckets of the hash table that all namespaces share (`nf_conntrack_buckets`).
+    /// Buckets of the hash table, which all network namespaces share (`nf_conntrack_buckets`).
     pub buckets: Reading<u64>,
-    /// Out-of-window TCP segments are not invalid, but for RSTs (`nf_conntrack_tcp_be_liberal`).
+    /// `nf_conntrack_tcp_be_liberal`: not 0 if out-of-window TCP segments other than RSTs are not marked invalid.
     pub tcp_be_liberal: Reading<u64>,
-    /// Seconds without a packet after which the entry of an established connection is lost
+    /// Seconds of silence after which the entry of an established TCP connection expires
     /// (`nf_conntrack_tcp_timeout_established`).
     pub tcp_timeout_established: Reading<u64>,
 }
 
 impl Conntrack {
-    /// The counters, summed over CPUs.
+    /// Counters summed over CPUs.
     pub fn totals(&self) -> Reading<CounterRow> {
         self.cpus.as_ref().map(|cpus| {
             let mut totals = CounterRow::new();
@@ -81,7 +83,7 @@ impl Conntrack {
         })
     }
 
-    /// Nothing of it was read.
+    /// All fields `Failed` for this reason.
     pub fn unread(why: &Failure) -> Self {
         Self {
             cpus: Reading::Failed(why.clone()),

@@ -1,4 +1,5 @@
-//! What entries of connection tracking tell: what they are, which ports they take, and whose translation no rule gives any more.
+//! What dumps of conntrack entries say: a composition sample, source ports in use by SNAT, tunnel flows with a
+//! rewritten source port, and UDP entries with a translated destination. Filled by `read::flows`.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::{Failure, Reading, names};
 
 names! {
-    /// Protocols that are counted apart.
+    /// Layer 4 protocols that entries are grouped by.
     FlowProtocol {
         /// TCP
         Tcp = "tcp",
@@ -23,7 +24,7 @@ names! {
 }
 
 names! {
-    /// States of entries: of TCP the kernel's (`tcp_conntrack_names`), of UDP whether it was answered.
+    /// Entry states: for TCP the kernel's (`tcp_conntrack_names`), for UDP whether both directions were seen.
     FlowState {
         /// `TCP_CONNTRACK_NONE`
         None = "none",
@@ -45,63 +46,63 @@ names! {
         Close = "close",
         /// `TCP_CONNTRACK_SYN_SENT2`
         SynSent2 = "syn_sent2",
-        /// UDP in one direction
+        /// UDP seen in the original direction only
         OneWay = "one_way",
-        /// UDP in both
+        /// UDP seen in both directions
         TwoWay = "two_way",
-        /// Whatever the protocol has
+        /// Protocols without states of their own
         All = "all",
     }
 }
 
 names! {
-    /// Parts of what is read of entries, each read by itself.
+    /// Parts of [`Flows`]; each is read by itself.
     FlowPart {
-        /// The first entries of a dump: what they are
+        /// Composition of the table, from the first entries of a dump
         Sample = "sample",
-        /// Ports towards the destinations that take most
+        /// Ports in use towards the busiest destinations
         Ports = "ports",
-        /// Flows of tunnels that leave with another port
+        /// Tunnel flows that leave with a rewritten source port
         Tunnels = "tunnels",
-        /// UDP whose destination was translated
+        /// UDP entries with a translated destination
         Udp = "udp",
     }
 }
 
-/// Something that was read of entries, and when.
+/// One part of [`Flows`] with its completeness and age.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowReading<T> {
-    /// What was read. It fails as not needed where nothing depends on it.
+    /// The value; `Failed(NotNeeded)` if no advisory depends on it.
     pub found: Reading<Arc<T>>,
-    /// All entries were seen that it is about.
+    /// Whether every entry the value is about was seen.
     pub complete: bool,
-    /// How long ago it was read; 0 in the reading that read it.
+    /// Age of the value; 0 if this reading took it.
     pub age: Duration,
 }
 
 impl<T> FlowReading<T> {
-    /// It was not read, for this reason.
+    /// Not read, for this reason.
     pub fn unread(why: Reading<()>) -> Self {
         let found = why.and_then(|()| Reading::Failed(Failure::unexpected("nothing was read")));
         Self { found, complete: false, age: Duration::ZERO }
     }
 }
 
-/// What entries of this network namespace tell.
+/// What the conntrack entries of this network namespace say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flows {
-    /// What the first entries of a dump are, which are a random sample.
+    /// The first entries of a dump. Buckets are hashed, so they are a random sample.
     pub sample: FlowReading<FlowSample>,
-    /// Ports of translated sources.
+    /// Source ports in use by SNAT.
     pub ports: FlowReading<SnatPorts>,
-    /// Flows of tunnels of this node.
+    /// Flows of this node's tunnels with a rewritten source port.
     pub tunnels: FlowReading<RewrittenFlows>,
-    /// UDP whose destination was translated.
+    /// UDP entries with a translated destination.
     pub udp: FlowReading<UdpTranslations>,
 }
 
 impl Flows {
-    /// Nothing was read, for this reason.
+    /// All parts unread, for this reason.
     pub fn unread(why: &Reading<()>) -> Self {
         Self {
             sample: FlowReading::unread(why.clone()),
@@ -111,7 +112,7 @@ impl Flows {
         }
     }
 
-    /// Each part that was read, whether it is complete, and its age.
+    /// The parts that have a value, each with `complete` and `age`.
     pub fn parts(&self) -> Vec<(FlowPart, bool, Duration)> {
         fn part<T>(name: FlowPart, part: &FlowReading<T>) -> Option<(FlowPart, bool, Duration)> {
             part.found.ok().map(|_| (name, part.complete, part.age))
@@ -126,37 +127,37 @@ impl Flows {
     }
 }
 
-/// What the first entries of a dump are.
+/// Composition of the first entries of a dump.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FlowSample {
-    /// Entries of the table then (`nf_conntrack_count`).
+    /// Size of the table at that time (`nf_conntrack_count`).
     pub entries: u64,
-    /// Entries that were read.
+    /// Number of entries read.
     pub sampled: u64,
-    /// By protocol and state.
+    /// Entries by protocol and state.
     pub composition: BTreeMap<(FlowProtocol, FlowState), FlowCount>,
-    /// Those that `early_drop` may take to make room: not assured, and in no flowtable.
+    /// Entries that `early_drop` may evict: not assured and not offloaded to a flowtable.
     pub evictable: u64,
 }
 
 impl FlowSample {
-    /// What so many of the sample stand for in the whole table.
+    /// Extrapolates a count within the sample to the whole table.
     pub fn scaled(&self, sampled: u64) -> u64 {
         scaled(sampled, self.sampled, self.entries)
     }
 
-    /// The part of the entries that may be dropped to make room; `None`: there are none.
+    /// Evictable share of the sample, 0 to 1; `None` if the sample is empty.
     pub fn evictable_ratio(&self) -> Option<f64> {
         (self.sampled > 0).then(|| self.evictable as f64 / self.sampled as f64)
     }
 
-    /// The part of the table that was read, at most 1.
+    /// Share of the table that was read, 0 to 1.
     pub fn ratio(&self) -> f64 {
         if self.entries <= self.sampled { 1.0 } else { self.sampled as f64 / self.entries as f64 }
     }
 }
 
-/// What `part` of `sampled` entries stands for in a table of `entries`.
+/// Extrapolates `part` of `sampled` entries to a table of `entries`.
 pub(crate) fn scaled(part: u64, sampled: u64, entries: u64) -> u64 {
     if sampled == 0 || entries <= sampled {
         return part;
@@ -164,64 +165,64 @@ pub(crate) fn scaled(part: u64, sampled: u64, entries: u64) -> u64 {
     (part as f64 * entries as f64 / sampled as f64).round() as u64
 }
 
-/// How many entries.
+/// A number of entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCount {
-    /// All of them.
+    /// All entries.
     pub entries: u64,
-    /// Those that are not dropped to make room (`IPS_ASSURED`).
+    /// Those that are assured (`IPS_ASSURED`), so `early_drop` does not evict them.
     pub assured: u64,
 }
 
-/// Ports that a rule chooses from which names none, both ends included (`nf_nat_l4proto_unique_tuple`).
+/// Ports that a rule without a port range chooses from, both ends included (`nf_nat_l4proto_unique_tuple`).
 pub(crate) const DEFAULT_PORTS: (u16, u16) = (1024, 65535);
-/// The same for connections that had a port from 512 to 1023, and one below 512.
+/// The same for connections whose original source port was 512 to 1023, or below 512.
 pub(crate) const LOW_PORTS: [(u16, u16); 2] = [(600, 1023), (1, 511)];
 
-/// How many ports there are from one to another, both included.
+/// Number of ports in a range, both ends included.
 pub(crate) fn ports_between((first, last): (u16, u16)) -> u64 {
     u64::from(last.saturating_sub(first)) + 1
 }
 
-/// Ports of translated sources that are in use.
+/// Source ports in use by SNAT.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SnatPorts {
-    /// Towards single destinations, the fullest first.
+    /// Per destination, the fullest first.
     pub used: Vec<PortsUsed>,
-    /// Of an estimate: entries of the sample that one destination can have beyond what was counted of it.
+    /// For estimates: number of sampled entries that any one destination may have beyond those counted for it.
     pub uncounted: u64,
-    /// Entries among those that were read which got a port below 1024.
+    /// Entries read whose translated source port is below 1024.
     pub low: u64,
-    /// Entries that were read for the estimates, and entries of the table then.
+    /// Entries read for the estimates.
     pub sampled: u64,
-    /// See `sampled`.
+    /// Entries in the table at that time.
     pub entries: u64,
 }
 
-/// For which translations ports are chosen apart.
+/// The space within which translated source ports must be unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortKey {
-    /// Only entries of one zone compete.
+    /// Conntrack zone.
     pub zone: u16,
     /// `IPPROTO_*`
     pub protocol: u8,
-    /// The address that sources get.
+    /// Translated source address.
     pub source: IpAddr,
-    /// Where they are connected to.
+    /// Destination address.
     pub destination: IpAddr,
-    /// The port there.
+    /// Destination port.
     pub port: u16,
     /// Ports that the rule may choose from, both ends included.
     pub range: (u16, u16),
 }
 
 impl PortKey {
-    /// How many ports there are.
+    /// Number of ports in `range`.
     pub fn available(&self) -> u64 {
         ports_between(self.range)
     }
 
-    /// The protocol as commands spell it.
+    /// Protocol as command lines spell it.
     pub fn protocol_name(&self) -> &'static str {
         match self.protocol {
             6 => "tcp",
@@ -233,18 +234,18 @@ impl PortKey {
     }
 }
 
-/// Ports that are used towards one destination.
+/// Ports in use towards one destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PortsUsed {
-    /// For what.
+    /// The destination and the ports available.
     pub key: PortKey,
-    /// How many, those of connections in TIME_WAIT included.
+    /// Ports in use, including connections in TIME_WAIT.
     pub used: u64,
-    /// Of these, connections in TIME_WAIT.
+    /// Ports in use by connections in TIME_WAIT.
     pub time_wait: u64,
-    /// One standard deviation of an estimate; `None`: all entries were counted.
+    /// Standard deviation of an estimate, in ports; `None` if all entries were counted.
     pub error: Option<f64>,
-    /// Who has most of them, and how many, most first.
+    /// Clients with the most ports and their number of ports, most first.
     pub clients: Vec<(IpAddr, u64)>,
 }
 
@@ -254,64 +255,64 @@ impl PortsUsed {
         (self.used as f64 / self.key.available() as f64).min(1.0)
     }
 
-    /// The order in which they are told.
+    /// Report order: by ratio, fullest first, then by key.
     pub fn fuller_first(&self, other: &Self) -> Ordering {
         other.ratio().total_cmp(&self.ratio()).then(self.key.cmp(&other.key))
     }
 }
 
-/// Flows of tunnels that leave with another source than the tunnel gave them.
+/// Tunnel flows whose outer source port was rewritten by NAT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RewrittenFlows {
-    /// How many there are.
+    /// Number of flows.
     pub count: u64,
-    /// The first of them.
+    /// The first flows of the dump.
     pub first: Vec<RewrittenFlow>,
 }
 
-/// One of these.
+/// A tunnel flow with a rewritten source port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RewrittenFlow {
-    /// The tunnel's port.
+    /// UDP destination port of the tunnel.
     pub tunnel_port: u16,
-    /// Where its packets go.
+    /// Outer destination address.
     pub peer: IpAddr,
-    /// Their source port as the tunnel gave it.
+    /// Outer source port as the tunnel chose it.
     pub port: u16,
-    /// The port that they leave with.
+    /// Outer source port on the wire.
     pub rewritten_port: u16,
 }
 
-/// UDP whose destination was translated: by what was asked for and what it became.
+/// UDP entries with a translated destination, grouped by original and translated destination.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UdpTranslations {
-    /// Each once.
+    /// One item per group.
     pub each: Vec<UdpTranslation>,
 }
 
-/// Entries of UDP that were sent to the same address and port, and given the same one.
+/// UDP entries with the same original and the same translated destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UdpTranslation {
-    /// Where they were sent to.
+    /// Original destination address and port.
     pub destination: (IpAddr, u16),
-    /// Where they go.
+    /// Translated destination address and port.
     pub target: (IpAddr, u16),
-    /// How many entries there are.
+    /// Number of entries.
     pub entries: u64,
-    /// Some of them; of a few entries all.
+    /// Clients of some entries; of all if they are few.
     pub clients: Vec<UdpClient>,
 }
 
-/// Who sent to it.
+/// The source of one UDP entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpClient {
-    /// Address and port.
+    /// Source address and port.
     pub source: (IpAddr, u16),
-    /// Zone of connection tracking.
+    /// Conntrack zone.
     pub zone: u16,
-    /// Seconds until the entry is dropped, if no packet comes.
+    /// Seconds until the entry expires unless another packet refreshes it.
     pub timeout: u32,
-    /// Packets have come since the reading before: it had the same entry, with less time left than it has now. `None`: the reading
-    /// before did not have it.
+    /// Whether packets refreshed the entry since the previous reading: the timeout is higher than it was then. `None`
+    /// if the previous reading did not have the entry.
     pub refilled: Option<bool>,
 }

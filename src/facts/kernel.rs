@@ -1,7 +1,7 @@
-//! Which kernel is running: plain data, no decision.
+//! Identity of the running kernel.
 //!
-//! Filled by `read::release` from /proc/sys/kernel/{osrelease,version}, /proc/version and
-//! /proc/version_signature. These files show the host's kernel in every container.
+//! Filled by `read::release` from /proc/sys/kernel/{osrelease,version}, /proc/version and /proc/version_signature,
+//! which show the host's kernel in every container.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ impl KernelVersion {
         Self { major, minor, patch }
     }
 
-    /// The release a series begins with: 5.4.41 -> 5.4.0.
+    /// The first release of the series: 5.4.41 -> 5.4.0.
     pub const fn series(self) -> Self {
         Self::new(self.major, self.minor, 0)
     }
@@ -40,7 +40,7 @@ impl fmt::Display for KernelVersion {
 impl FromStr for KernelVersion {
     type Err = String;
 
-    /// Accepts `5`, `5.4` and `5.4.41`; nothing may follow, and signs and blanks are errors.
+    /// Accepts `5`, `5.4` and `5.4.41`; trailing text, signs and blanks are errors.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut numbers = [0u16; 3];
         for (position, part) in text.split('.').enumerate() {
@@ -62,15 +62,15 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok()
 }
 
-/// Who built a kernel: the name of the file in src/read/release/vendors that knew it, or one of the two below. Names are
-/// stable: they are used in the defect tables.
+/// Who built a kernel: the name of the file in src/read/release/vendors that recognised it, or one of the constants
+/// below. Names are stable, because the defect tables use them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vendor(pub &'static str);
 
 impl Vendor {
     /// A bare x.y.z, or one of Ubuntu's unpatched "mainline" builds.
     pub const UPSTREAM: Self = Self("upstream");
-    /// Someone that no file knows.
+    /// A vendor that no file recognises.
     pub const OTHER: Self = Self("other");
 }
 
@@ -80,26 +80,27 @@ impl fmt::Display for Vendor {
     }
 }
 
-/// What [`Kernel::base`] says about the fixes inside.
+/// How exactly [`Kernel::base`] tells which fixes are included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Numbering {
-    /// Exactly the fixes of the upstream release `base`.
+    /// Exactly the fixes of upstream release `base`.
     Upstream,
-    /// A release candidate of `base`: between its predecessor and it.
+    /// A release candidate of `base`: some of the fixes between its predecessor and `base`.
     Prerelease,
-    /// At least what `base` has: a lower bound. Later fixes and features may be back-ported without a trace in it.
+    /// At least the fixes of `base`: a lower bound. Later fixes and features may be backported without changing the
+    /// number.
     Frozen,
-    /// Nothing: this is no Linux, it only answers like one (WSL 1, gVisor).
+    /// Nothing: not Linux, but something that emulates it (WSL 1, gVisor).
     Foreign,
 }
 
-/// The vendor's own counter: `107` of `4.15.0-107-generic`, `1127.8.2` of `3.10.0-1127.8.2.el7`.
+/// The vendor's build number: `107` of `4.15.0-107-generic`, `1127.8.2` of `3.10.0-1127.8.2.el7`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Build {
     /// Never empty. Compared number by number, so 1127 < 1127.8.2 < 1160.
     pub numbers: Vec<u32>,
-    /// `generic`, `aws`, `cloud-amd64`, `rt`; empty if the release names none. Flavours may count
-    /// on their own (Ubuntu's clouds start at 1000).
+    /// `generic`, `aws`, `cloud-amd64`, `rt`; empty if the release names none. Flavours may be numbered independently
+    /// (Ubuntu's cloud kernels start at 1000).
     pub flavour: String,
 }
 
@@ -123,17 +124,17 @@ impl fmt::Display for Build {
 pub struct Kernel {
     /// `uname -r`, printable ASCII of at most 64 bytes.
     pub release: String,
-    /// Who built it.
+    /// The vendor.
     pub vendor: Vendor,
     /// The upstream version that the sources stem from, not always the one in `release`: Debian's
     /// `4.19.0-10-amd64` is 4.19.132.
     pub base: KernelVersion,
     /// How exact `base` is.
     pub numbering: Numbering,
-    /// Absent if the release has none, or one in a form that must not be compared.
+    /// `None` if the release has no build number, or one that cannot be compared.
     pub build: Option<Build>,
-    /// The last day, in UTC, on which it can have been built, by `uname -v`; `None` if no date stands there. It may be made
-    /// up: reproducible builds have a date of their choice.
+    /// Latest possible build date, in UTC, from `uname -v`; `None` if that has no date. It may be arbitrary:
+    /// reproducible builds choose their date.
     pub built: Option<Date>,
 }
 

@@ -1,4 +1,5 @@
-//! Links, tunnels, offload features, and the routing that carries a tunnel's outer packets.
+//! Network devices, tunnels, offload features, addresses, routes and policy rules, as rtnetlink and ethtool report
+//! them. Filled by `read::links` and `read::routing`.
 
 use super::outer_header::OuterHeader;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,58 +10,58 @@ use foldhash::{HashSet, HashSetExt as _};
 use super::netfilter::Family;
 use super::{Failure, Reading, names};
 
-/// A network device (`struct net_device`) as rtnetlink tells it.
+/// A network device (`struct net_device`), from `RTM_NEWLINK`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Interface index, unique in the namespace.
     pub index: u32,
-    /// Name, at most 15 bytes.
+    /// `IFLA_IFNAME`, at most 15 bytes.
     pub name: String,
-    /// `IFLA_INFO_KIND`; `None` for physical devices and the loopback device.
+    /// `IFLA_INFO_KIND`; `None` for physical devices and loopback.
     pub kind: Option<String>,
-    /// `ifi_type`: `ARPHRD_*`, of which 1 is Ethernet and 772 the loopback device.
+    /// `ifi_type`: `ARPHRD_*`, such as 1 for Ethernet and 772 for loopback.
     pub hardware_type: u16,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Maximum transmission unit, bytes.
     pub mtu: Option<u32>,
-    /// `IFLA_GROUP`: the number that `ip link set group` gives; `None` where the kernel does not tell.
+    /// `IFLA_GROUP`, set by `ip link set group`; `None` if the kernel does not report it.
     pub group: Option<u32>,
-    /// `IFLA_LINK`: the device it sits on, or a veth's peer.
+    /// `IFLA_LINK`: index of the lower device, or of a veth's peer.
     pub lower: Option<u32>,
-    /// `IFLA_MASTER`: the bridge, bond or team that it is a port of.
+    /// `IFLA_MASTER`: index of the bridge, bond, team or VRF that it is enslaved to.
     pub master: Option<u32>,
-    /// `IFLA_BR_NF_CALL_IPTABLES`, `IFLA_BR_NF_CALL_IP6TABLES`: frames that cross this bridge pass the rules of IPv4, of IPv6,
-    /// whatever the sysctls of the namespace say, once br_netfilter is loaded; `false` where it is no bridge.
+    /// `IFLA_BR_NF_CALL_IPTABLES`, `IFLA_BR_NF_CALL_IP6TABLES`: once br_netfilter is loaded, frames bridged here
+    /// traverse the IPv4 / IPv6 rules, whatever the namespace's sysctls say. `false` for other devices.
     pub calls_rules: [bool; 2],
-    /// `IFLA_LINK_NETNSID`: id of the namespace that `lower` lives in; `None` when it is this one.
+    /// `IFLA_LINK_NETNSID`: id of the namespace that `lower` is in; `None` if it is this one.
     pub link_netnsid: Option<i32>,
-    /// What a VXLAN or Geneve device adds.
+    /// Settings of a VXLAN or Geneve device; `None` for other kinds.
     pub tunnel: Option<Tunnel>,
-    /// Driver bound to the parent device; `Absent` for a virtual device, `Failed` when not looked up.
+    /// Driver of the parent device. Absent: a virtual device. Failed: also if no tunnel is up, as it is not read then.
     pub driver: Reading<String>,
     /// An XDP program is attached.
     pub xdp: bool,
-    /// Filters of traffic control; `Failed` when not looked up: only tunnels that are up and what carries them
-    /// are, and while packets are forwarded all devices. Absent: it has no queueing discipline that takes them.
+    /// tc filters. Absent: no qdisc that can have filters. Read only for tunnels that are up and their underlay
+    /// devices, and for all devices while the host forwards; else `Failed(NotNeeded)`.
     pub filters: Reading<Vec<Filter>>,
-    /// Offload features; `Failed` when not looked up (only tunnels and what carries them are).
+    /// Offload features. Read only for tunnels and their underlay devices; else `Failed`.
     pub features: Reading<Features>,
 }
 
-/// A filter of traffic control.
+/// A tc filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
-    /// Its kind: `u32`.
+    /// `TCA_KIND`, such as `u32`.
     pub kind: String,
-    /// Where it is, in the words of `tc filter show`: `ingress`, `egress`, `root`, `parent 1:10`.
+    /// Where it is attached, as `tc filter show` says: `ingress`, `egress`, `root`, `parent 1:10`.
     pub place: String,
-    /// It sees packets that come in, and may write their mark.
+    /// It sees ingress packets and may write their mark.
     pub marks_incoming: bool,
 }
 
 names! {
-    /// UDP tunnel kinds.
+    /// Kinds of UDP tunnels.
     TunnelKind {
         /// RFC 7348
         Vxlan = "vxlan",
@@ -70,15 +71,15 @@ names! {
 }
 
 names! {
-    /// Whether the tunnel fills in the outer UDP checksum.
+    /// Whether the outer UDP checksum is filled in.
     UdpChecksum {
-        /// It does
+        /// Yes
         On = "on",
-        /// It sends 0
+        /// No: the field is 0
         Off = "off",
-        /// A flow-based device: each packet's metadata decides
+        /// Flow-based device: each packet's tunnel metadata says
         PerPacket = "per_packet",
-        /// The kernel does not say
+        /// Not reported by the kernel
         Unknown = "unknown",
     }
 }
@@ -90,37 +91,38 @@ pub struct Tunnel {
     pub kind: TunnelKind,
     /// Network identifier (VNI); `None` on a flow-based device.
     pub id: Option<u32>,
-    /// UDP destination port of outer packets.
+    /// UDP destination port of outer packets, host byte order.
     pub port: Option<u16>,
-    /// Range of outer source ports, both ends included; `None`: `ip_local_port_range`.
+    /// Range of outer source ports, both ends included; `None`: the tunnel uses `ip_local_port_range`.
     pub source_ports: Option<(u16, u16)>,
-    /// `IFLA_VXLAN_LINK`: the device that packets to the default destination must leave by.
+    /// `IFLA_VXLAN_LINK`: index of the device that packets to the default destination must leave by.
     pub link: Option<u32>,
-    /// Source address of outer packets (VTEP).
+    /// Source address of outer packets (the VTEP address).
     pub local: Option<IpAddr>,
     /// Default destination of outer packets.
     pub remote: Option<IpAddr>,
     /// Outer UDP checksum.
     pub udp_checksum: UdpChecksum,
-    /// `IFLA_*_COLLECT_METADATA`: remotes come from each packet's metadata (Open vSwitch, Cilium).
+    /// `IFLA_*_COLLECT_METADATA`: remotes come from each packet's tunnel metadata (Open vSwitch, Cilium).
     pub flow_based: bool,
-    /// `IFLA_VXLAN_GBP`: packets that come in have the mark that their sender wrote into the header (`vxlan_rcv`).
+    /// `IFLA_VXLAN_GBP`: received packets get the mark in the VXLAN-GBP header (`vxlan_rcv`).
     pub group_policy: bool,
-    /// What the device's settings make of the headers of outer packets; read only while it is up.
+    /// Outer IP header fields fixed by the device's settings; read only while it is up.
     pub header: OuterHeader,
-    /// Its device lives in another network namespace, and only its sockets are seen: whether there is one of IPv4, of IPv6.
+    /// For a tunnel whose device is in another network namespace and of which only sockets are seen here: whether it
+    /// has an IPv4 / IPv6 socket. `None`: the device is in this namespace.
     pub elsewhere: Option<[bool; 2]>,
-    /// Forwarding database of the device; read only while it is up.
+    /// Forwarding database; read only while the device is up.
     pub fdb: Reading<Vec<FdbEntry>>,
-    /// Ways that outer packets take, found by route look-ups; as `underlay`.
+    /// Paths of outer packets by mark, from route lookups. Absent as for `underlay`.
     pub outer: Reading<Vec<OuterRoute>>,
-    /// Devices that outer packets leave by, found by route look-ups. Absent: no route is fixed (a flow-based device, or
-    /// one that knows no remote).
+    /// Indexes of the devices that outer packets leave by, from route lookups. Absent: no fixed route, because the
+    /// device is flow-based or has no remote.
     pub underlay: Reading<Vec<u32>>,
 }
 
 impl Tunnel {
-    /// One of which nothing but its kind is known: it is down, and nothing was looked up.
+    /// A tunnel that is down, with nothing but its kind known.
     pub fn new(kind: TunnelKind) -> Self {
         let down = |what: &str| Failure::from(format!("{what}: the tunnel is down"));
         Self {
@@ -142,7 +144,7 @@ impl Tunnel {
         }
     }
 
-    /// Family of its outer packets; IPv4 where it has neither a remote nor a local address.
+    /// Family of outer packets; IPv4 if neither a remote nor a local address is set.
     pub fn family(&self) -> Family {
         self.remote.or(self.local).map_or(Family::Ipv4, |address| Family::of(&address))
     }
@@ -153,8 +155,8 @@ impl Tunnel {
         self.listed_destinations().map(|(remote, _)| remote).filter(|remote| seen.insert(*remote)).collect()
     }
 
-    /// The same, each with the device that its packets must leave by. `link` is that of the default destination alone: entries
-    /// of the forwarding database have their own or none (`rdst->remote_ifindex` in `vxlan_xmit_one`).
+    /// Like [`Self::remotes`], each with the device that its packets must leave by. `link` applies to the default
+    /// destination only: FDB entries have their own or none (`rdst->remote_ifindex` in `vxlan_xmit_one`).
     pub fn destinations(&self) -> Vec<(IpAddr, Option<u32>)> {
         let mut seen = HashSet::new();
         self.listed_destinations().filter(|to| seen.insert(*to)).collect()
@@ -168,36 +170,36 @@ impl Tunnel {
     }
 }
 
-/// The path that outer packets take.
+/// The path of outer packets with one mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OuterRoute {
-    /// For packets with this mark. 0 stands for none; each other one for a policy rule that tests it.
+    /// The packet's mark: 0 for unmarked packets, others because a policy rule tests them.
     pub mark: u32,
-    /// Where they go.
+    /// Outer destinations.
     pub remotes: Vec<IpAddr>,
-    /// Devices that they leave by: the one that was found, then those of the other next hops of the same route.
+    /// Indexes of the outgoing devices: the one that the lookup returned, then those of the route's other next hops.
     pub devices: Vec<u32>,
-    /// Next hop by the first device; `None`: the remote itself.
+    /// Next hop on the first device; `None`: the destination is on-link.
     pub gateway: Option<IpAddr>,
-    /// Source address that the kernel chooses if the tunnel has none.
+    /// Source address that the kernel chooses for a tunnel without `local`.
     pub source: Option<IpAddr>,
 }
 
-/// One entry of a tunnel's forwarding database.
+/// An entry of a tunnel's forwarding database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FdbEntry {
-    /// Where frames for this entry are sent; `None` with a next-hop group.
+    /// Outer destination (`NDA_DST`); `None` if the entry uses a next-hop group.
     pub remote: Option<IpAddr>,
-    /// Device that the entry insists on.
+    /// Index of the device that its packets must leave by (`NDA_IFINDEX`).
     pub via: Option<u32>,
-    /// UDP port other than the tunnel's.
+    /// UDP destination port, if not the tunnel's (`NDA_PORT`).
     pub port: Option<u16>,
-    /// Next-hop group that holds the remotes instead.
+    /// Id of the next-hop group with the remotes (`NDA_NH_ID`).
     pub nexthop_group: Option<u32>,
 }
 
 names! {
-    /// Offload features that decide something here, by their ethtool names.
+    /// Offload features that verdicts depend on, by their ethtool names.
     Feature {
         /// One checksum engine for any protocol (`NETIF_F_HW_CSUM`)
         TxChecksumIpGeneric = "tx-checksum-ip-generic",
@@ -214,40 +216,40 @@ names! {
     }
 }
 
-/// One feature of one device.
+/// State of one feature on one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeatureState {
-    /// In force now.
+    /// Active now.
     pub enabled: bool,
-    /// Asked for; differs from `enabled` where a dependency is missing.
+    /// Requested; differs from `enabled` while a dependency is missing.
     pub wanted: bool,
     /// Cannot be changed.
     pub fixed: bool,
 }
 
-/// Features of one device; one that this kernel does not know is not in the map.
+/// Features of one device; a feature that this kernel does not know is missing.
 pub(crate) type Features = BTreeMap<Feature, FeatureState>;
 
 names! {
-    /// An offload for people and JSON.
+    /// State of an offload, for reports.
     Toggle {
-        /// In force
+        /// Active
         On = "on",
-        /// Not in force
+        /// Inactive
         Off = "off",
-        /// Not seen
+        /// Not read
         Unknown = "unknown",
     }
 }
 
-/// Kinds that sit on the device that `IFLA_LINK` names.
+/// Kinds whose lower device is the one in `IFLA_LINK`.
 const ON_TOP: &[&str] = &["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap"];
-/// Other kinds whose packets go to their ports, or nowhere. WireGuard ends the path of a checksum: it completes them
+/// Other kinds whose packets go on to their ports or nowhere. WireGuard belongs here, because it completes checksums
 /// before it encrypts.
 const CLOSED: &[&str] = &["bond", "team", "bridge", "vrf", "dummy", "wireguard"];
 
 impl Link {
-    /// A physical device that is up, of which nothing more is known.
+    /// A physical device that is up, with nothing else known.
     pub fn new(index: u32, name: impl Into<String>) -> Self {
         let unread = || Failure::not_needed("not read");
         Self {
@@ -270,7 +272,7 @@ impl Link {
         }
     }
 
-    /// A tunnel of which only its sockets are seen.
+    /// Whether only the sockets of this tunnel are seen, its device being in another namespace.
     pub fn is_elsewhere(&self) -> bool {
         self.tunnel.as_ref().is_some_and(|tunnel| tunnel.elsewhere.is_some())
     }
@@ -279,13 +281,13 @@ impl Link {
         self.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
     }
 
-    /// Whether everything below this device is among its lower devices: a packet that a veth, a tun device or a switch
-    /// takes goes on where natwatch does not look.
+    /// Whether all lower devices are known. They are not for veth, tun and virtual switches, whose packets go on
+    /// outside what natwatch reads.
     pub fn shows_what_is_below(&self) -> bool {
         self.kind.is_none() || self.is_any_of(ON_TOP) || self.is_any_of(CLOSED)
     }
 
-    /// State of one feature.
+    /// State of one feature; unknown if the device's features were not read.
     pub fn feature(&self, feature: Feature) -> Toggle {
         match self.features.ok().and_then(|features| features.get(&feature)) {
             Some(state) if state.enabled => Toggle::On,
@@ -295,7 +297,8 @@ impl Link {
     }
 }
 
-/// Positions of a link and of everything below it: VLAN and MACVLAN parents, ports of a bond, team or bridge.
+/// Positions in `links` of a device and all its lower devices: VLAN and MACVLAN parents, ports of a bond, team or
+/// bridge.
 pub(crate) fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> {
     let by_index: BTreeMap<u32, usize> = links.iter().enumerate().map(|(at, link)| (link.index, at)).collect();
     let mut ports: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
@@ -317,8 +320,8 @@ pub(crate) fn with_lower_devices(links: &[Link], index: u32) -> BTreeSet<usize> 
     found
 }
 
-/// Devices by which packets get into a device: itself, a bridge or VRF that it is a port of, and devices on top of
-/// these.
+/// Indexes of the devices whose packets can enter a device: itself, the bridge or VRF that it is enslaved to, and the
+/// upper devices of these.
 pub(crate) fn upper_devices(links: &[Link], index: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
     let mut open = vec![index];
@@ -337,48 +340,48 @@ pub(crate) fn upper_devices(links: &[Link], index: u32) -> BTreeSet<u32> {
 pub struct Address {
     /// Index of the link that has it.
     pub link: u32,
-    /// The address itself (`IFA_LOCAL`, or `IFA_ADDRESS` where there is no peer).
+    /// The local address (`IFA_LOCAL`, or `IFA_ADDRESS` if there is no peer).
     pub address: IpAddr,
-    /// Length of the prefix, bits.
+    /// Prefix length, bits.
     pub prefix_length: u8,
     /// `RT_SCOPE_*`: 0 global, 253 link, 254 host.
     pub scope: u8,
-    /// The address that the prefix is of (`IFA_ADDRESS`): the peer's where there is one.
+    /// `IFA_ADDRESS`: the peer's address if there is one, else the local address.
     pub peer: IpAddr,
-    /// `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`: IPv6 chooses another one if there is any.
+    /// `IFA_F_DEPRECATED` or `IFA_F_TENTATIVE`: IPv6 source selection prefers other addresses.
     pub unpreferred: bool,
-    /// `IFA_F_SECONDARY`: never chosen as the primary address of its subnet.
+    /// `IFA_F_SECONDARY`: not the primary address of its subnet.
     pub secondary: bool,
 }
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// Routing table.
+    /// Routing table id.
     pub table: u32,
-    /// Destination prefix and its length in bits; `None` for the default route of length 0.
+    /// Destination address; `None` for a default route.
     pub destination: Option<IpAddr>,
-    /// Length of the destination prefix, bits.
+    /// Destination prefix length, bits; 0 for a default route.
     pub prefix_length: u8,
     /// `RTN_*`: 1 unicast, 2 local, 7 unreachable, …
     pub kind: u8,
-    /// Type of service that it is for; 0 is any.
+    /// TOS that it applies to; 0 is any.
     pub tos: u8,
-    /// Metric; lower wins.
+    /// Metric; the lowest wins. `None` if not reported.
     pub priority: Option<u32>,
-    /// Next hop.
+    /// Next hop; `None` if on-link.
     pub gateway: Option<IpAddr>,
-    /// Preferred source address.
+    /// Preferred source address (`RTA_PREFSRC`).
     pub preferred_source: Option<IpAddr>,
-    /// Devices of the next hops.
+    /// Indexes of the next hops' devices.
     pub devices: Vec<u32>,
-    /// Next-hop object that holds the devices instead.
+    /// Id of the next-hop object that has the devices (`RTA_NH_ID`).
     pub nexthop: Option<u32>,
 }
 
 #[cfg(test)]
 impl Route {
-    /// A route to a prefix by a device, of `RTN_*` kind; `/0`: a default route, which does not say its family.
+    /// A route to a prefix through a device, of kind `RTN_*`; `/0` is a default route, which does not say its family.
     pub fn to(table: u32, prefix: &str, kind: u8, device: u32) -> Self {
         let (network, length) = prefix.split_once('/').expect("a length");
         Self {

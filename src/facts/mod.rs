@@ -1,7 +1,8 @@
-//! What is known about a node at one moment: plain data, no input or output, no opinion.
+//! Facts: what one reading found out about a node. Plain data, no I/O, no judgement.
 //!
-//! Every fact is three-valued at least: [`Reading`] keeps "it is not there" (a fact) apart from "it
-//! could not be seen" (no fact). A zero in here is a measured zero.
+//! `read` fills them, `symbolic` and `judge` derive verdicts from them, `report` and `metrics` print them. What may be unread
+//! is a [`Reading`], which keeps "not there" (a fact) apart from "could not be read". A zero in here is a measured
+//! zero.
 
 mod conntrack;
 mod flows;
@@ -39,8 +40,8 @@ pub use reading::{Failure, Reading, SystemCall};
 pub(crate) use routing::{ForwardedPath, PolicyRule};
 pub(crate) use shared::Shared;
 
-/// Declares a closed set of names once: the enum, the list of all members, and each member's public name, by which
-/// it is printed and read.
+/// Declares a closed set of names once: the enum, the list of its members, and the public name that each is printed as
+/// and parsed from.
 macro_rules! names {
     ($(#[$doc:meta])* $enum:ident { $($(#[$member_doc:meta])* $member:ident = $name:literal,)+ }) => {
         $(#[$doc])*
@@ -50,15 +51,15 @@ macro_rules! names {
 
         #[allow(unreachable_pub, reason = "some are, for tests")]
         impl $enum {
-            /// Every member, in order of declaration.
+            /// All members, in order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$member,)+];
 
-            /// The public name (label value, JSON value, flag).
+            /// Public name (label value, JSON value, flag value).
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$member => $name,)+ }
             }
 
-            /// The member with this public name.
+            /// The member with this public name; `None` if there is none.
             pub fn from_name(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$member),)+ _ => None }
             }
@@ -84,25 +85,25 @@ macro_rules! names {
 pub(crate) use names;
 
 names! {
-    /// How a source ended.
+    /// Result of reading a source.
     SourceState {
-        /// Read and understood.
+        /// Read and decoded.
         Ok = "ok",
         /// Not there, which is a fact.
         Absent = "absent",
         /// A permission is missing.
         Denied = "denied",
-        /// It went wrong.
+        /// Reading or decoding failed.
         Failed = "failed",
     }
 }
 
 names! {
-    /// One kernel interface that natwatch reads.
+    /// A kernel interface that natwatch reads.
     Source {
         /// `/proc/thread-self/net/stat/nf_conntrack`
         ProcConntrack = "proc_conntrack",
-        /// nfnetlink subsystem 1; asked only where the file above is missing
+        /// nfnetlink subsystem 1: per-CPU counters; requested only if the file above is missing
         Ctnetlink = "ctnetlink",
         /// nfnetlink subsystem 10
         Nftables = "nftables",
@@ -114,9 +115,9 @@ names! {
         Ipset = "ipset",
         /// rtnetlink: links, addresses, forwarding database
         Rtnetlink = "rtnetlink",
-        /// rtnetlink: policy rules, routes, route look-ups
+        /// rtnetlink: policy rules, routes, route lookups
         Routing = "routing",
-        /// generic netlink family `ethtool`, and the driver names in sysfs
+        /// generic netlink family `ethtool`, and driver names in sysfs
         Ethtool = "ethtool",
         /// release, version and live patches of the running kernel; the host's os-release
         Kernel = "kernel",
@@ -124,9 +125,10 @@ names! {
         Sysctl = "sysctl",
         /// `/proc/thread-self/net/{snmp,snmp6,netstat}`
         Netstat = "netstat",
-        /// What handles packets beside netfilter: tc filters, XDP programs, IPVS, sockets of tunnels elsewhere
+        /// What processes packets outside netfilter: tc filters, XDP programs, IPVS, sockets of tunnels in other
+        /// namespaces
         Datapath = "datapath",
-        /// nfnetlink subsystem 1: entries of connection tracking
+        /// nfnetlink subsystem 1: conntrack entries
         CtnetlinkEntries = "ctnetlink_entries",
         /// rtnetlink: neighbour tables
         Neighbours = "neighbours",
@@ -134,11 +136,11 @@ names! {
 }
 
 names! {
-    /// A group of sources that can be switched off, and the families printed from them.
+    /// A group of sources that can be switched off together with its metrics.
     Collector {
         /// Connection tracking counters and sizes
         Conntrack = "conntrack",
-        /// NAT rules and the sets they ask
+        /// NAT rules and the sets they look up
         Nat = "nat",
         /// Links, tunnels, routes, offload features
         Links = "links",
@@ -146,7 +148,7 @@ names! {
         Kernel = "kernel",
         /// Protocol counters
         Netstat = "netstat",
-        /// Entries of connection tracking: what they are, which ports they take
+        /// Conntrack entries: composition, source ports in use
         Flows = "flows",
         /// Neighbour tables
         Neighbours = "neighbours",
@@ -156,7 +158,7 @@ names! {
 }
 
 impl Source {
-    /// The collector that reads this source.
+    /// The collector that this source belongs to.
     pub const fn collector(self) -> Collector {
         match self {
             Self::ProcConntrack | Self::Ctnetlink | Self::Sysctl => Collector::Conntrack,
@@ -171,23 +173,23 @@ impl Source {
 }
 
 names! {
-    /// Which network namespace the readings come from.
+    /// Which network namespace was read.
     NetworkNamespace {
-        /// The node's own (the one the kernel booted with)
+        /// The initial one (`init_net`)
         Initial = "initial",
-        /// A container's or another private one
+        /// Another one, such as a container's
         Other = "other",
-        /// It could not be told
+        /// Could not be determined
         Unknown = "unknown",
     }
 }
 
-/// Protocol counters of this network namespace, packets or segments since boot.
+/// Protocol counters of this network namespace: packets or segments since it was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netstat {
     /// `Udp: InCsumErrors`
     pub udp_in_csum_errors: Reading<u64>,
-    /// `Udp6InCsumErrors`; absent where IPv6 is off
+    /// `Udp6InCsumErrors`; absent if IPv6 is off
     pub udp6_in_csum_errors: Reading<u64>,
     /// `Tcp: InCsumErrors`
     pub tcp_in_csum_errors: Reading<u64>,
@@ -196,7 +198,7 @@ pub struct Netstat {
 }
 
 impl Netstat {
-    /// Nothing of it was read.
+    /// All counters `Failed` for this reason.
     pub fn unread(why: &Failure) -> Self {
         Self {
             udp_in_csum_errors: Reading::Failed(why.clone()),
@@ -207,71 +209,71 @@ impl Netstat {
     }
 }
 
-/// How one source ended, for people and for `natwatch_source_info`.
+/// State of one source, for reports and `natwatch_source_info`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStatus {
-    /// Which source
+    /// The source.
     pub source: Source,
-    /// How it ended
+    /// Its state.
     pub state: SourceState,
-    /// Why, in one line; may be empty when it is `ok`.
+    /// One line of explanation; may be empty if `Ok`.
     pub detail: String,
 }
 
-/// Everything that one look at a node found.
+/// Everything that one reading found out about a node.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Host name of the node (its UTS namespace).
+    /// Host name (UTS namespace's node name).
     pub hostname: String,
-    /// When the reading began, RFC 3339, UTC.
+    /// Start of the reading, RFC 3339, UTC.
     pub captured_at: String,
-    /// CPUs online.
+    /// Number of CPUs online.
     pub online_cpus: Reading<u32>,
-    /// Whose network this is.
+    /// Which network namespace was read.
     pub network_namespace: NetworkNamespace,
-    /// Release and numbering of the running kernel.
+    /// Identity of the running kernel.
     pub kernel: Reading<Kernel>,
-    /// Live patches that are loaded, by name. Absent: the kernel cannot load any.
+    /// Names of loaded live patches. Absent: the kernel has no live patching.
     pub livepatches: Reading<Vec<String>>,
     /// Distribution of the root file system, as `ID VERSION_ID` of os-release.
     pub distro: Reading<String>,
     /// Connection tracking.
     pub conntrack: Conntrack,
-    /// Rules of nf_tables. Absent: the kernel has no nf_tables, or it is not loaded.
+    /// nf_tables rule set. Absent: nf_tables is not built or not loaded.
     pub nftables: Reading<Arc<netfilter::Ruleset>>,
-    /// Rules of legacy `ip_tables`. Absent: the kernel has none.
+    /// Legacy `ip_tables` rule set. Absent: no legacy table.
     pub legacy_ipv4: Reading<Arc<netfilter::Ruleset>>,
-    /// Rules of legacy `ip6_tables`. Absent: the kernel has none.
+    /// Legacy `ip6_tables` rule set. Absent: no legacy table.
     pub legacy_ipv6: Reading<Arc<netfilter::Ruleset>>,
-    /// Source-NAT rules of all backends, in the order of the hooks.
+    /// Source-NAT rules of all backends, in hook order.
     pub source_nat_rules: Reading<Vec<netfilter::SourceNatRule>>,
-    /// The same, taken together by kind.
+    /// The same rules, counted by kind.
     pub source_nat_totals: Reading<BTreeMap<netfilter::SourceNatKind, netfilter::SourceNatTotal>>,
-    /// All links of the namespace, in the kernel's order (by index).
+    /// All network devices of the namespace, by index.
     pub links: Reading<Vec<Link>>,
     /// Local addresses.
     pub addresses: Reading<Vec<Address>>,
     /// Policy rules of both families.
     pub rules: Reading<Vec<PolicyRule>>,
-    /// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those
-    /// that are not unicast. Without a tunnel too many are given up.
+    /// Routes that verdicts may need: default routes, those that cover a tunnel's remote, those into a tunnel, those of
+    /// tables that a mark selects, and non-unicast routes. Where there are too many and no tunnel, not read.
     pub routes: Reading<Vec<Route>>,
-    /// Routes that packets of this host take which have no mark, of IPv4 and of IPv6: of those that cover a destination the last
-    /// one counts. Failed: policy rules or routes look at more than the destination, or there are more than 1024 routes.
+    /// Routes of unmarked packets of this host, by family (IPv4, IPv6); of those that cover a destination the last one
+    /// applies. Failed: policy rules or routes depend on more than the destination, or there are more than 1024 routes.
     pub unmarked_routes: [Reading<Vec<Route>>; 2],
-    /// Whether any device forwards packets, of IPv4 and of IPv6.
+    /// Whether any device forwards, by family (IPv4, IPv6).
     pub forwarding: [Reading<bool>; 2],
-    /// `ip_local_port_range`, both ends included: ports that a tunnel sends from if it has no range of its own; read only
-    /// while a tunnel is up.
+    /// `ip_local_port_range`, both ends included: source ports of a tunnel without a range of its own. Read only while
+    /// a tunnel is up.
     pub local_ports: Reading<(u16, u16)>,
-    /// Services of IPVS. Absent: it is not loaded.
+    /// Number of IPVS services. Absent: ip_vs is not loaded.
     pub ipvs_services: Reading<u64>,
-    /// BPF programs that are attached without `tc` (tcx, netkit). Absent: no tunnel is up.
+    /// BPF programs attached other than as tc filters (tcx, netkit). Absent: no tunnel is up.
     pub programs: Reading<Programs>,
-    /// Addresses that SNAT rules give, one by one, and whether each is this host's (`RTN_LOCAL`); of more than 64 the first.
+    /// For each single address given by SNAT rules, whether it is local (`RTN_LOCAL`); at most the first 64.
     pub local_sources: Reading<BTreeMap<IpAddr, bool>>,
-    /// Addresses that rules give to destinations, one by one, and the device by which this host's packets to each leave; `None`: by
-    /// none, it is this host's or nobody's. Of more than 64 the first.
+    /// For each single address given by DNAT rules, index of the device that this host's packets to it leave by; `None`
+    /// if there is none, because the address is local or unreachable. At most the first 64.
     pub targets: Reading<BTreeMap<IpAddr, Option<u32>>>,
     /// The ways to these of packets that are forwarded from the networks on the link of each device. Empty: no policy rule goes by
     /// where packets come from.
@@ -289,35 +291,36 @@ pub struct Facts {
     /// Whether frames that cross bridges pass the rules of IPv4, of IPv6 (`net.bridge.bridge-nf-call-iptables`, `…-ip6tables`).
     /// Absent: br_netfilter is not loaded, so none does. Read only while a tunnel that is up is a port of a bridge.
     pub bridges_call_rules: [Reading<bool>; 2],
-    /// Tunnels that have a socket here although no device of this namespace owns it, as links that the kernel does not list.
+    /// Tunnels with a socket in this namespace but a device in another one, as links that the kernel does not list.
     pub foreign_tunnels: Reading<Vec<Link>>,
     /// Protocol counters.
     pub netstat: Netstat,
-    /// Entries of connection tracking.
+    /// What conntrack entries say.
     pub flows: Flows,
-    /// Neighbour tables, which all network namespaces share.
+    /// Neighbour tables, shared by all network namespaces.
     pub neighbours: Neighbours,
-    /// How each source that this reading needed ended.
+    /// State of each source that this reading needed.
     pub sources: Vec<SourceStatus>,
 }
 
-/// BPF programs of devices.
+/// BPF programs attached to devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Programs {
-    /// How many, by index of the device: of all that packets may come in by while this host forwards, and where they leave of
-    /// those that a tunnel's packets cross. Of one that has no number it was not told: it is gone, or its other end tells.
+    /// Number of programs by device index: at ingress for all devices while this host forwards, at egress for those
+    /// that a tunnel's packets leave by. A device is missing if the kernel did not report a number: it was removed, or
+    /// its peer reports it.
     Counted(BTreeMap<u32, u32>),
-    /// None is assumed: bpf(2) is not permitted here, or a capture is from before it was asked. Why.
+    /// None is assumed, because bpf(2) is not permitted or the capture is older than the request; the text says which.
     Unseen(String),
 }
 
-/// Whether packets of some family may be forwarded: it is so, or that was not read.
+/// Whether packets of some family may be forwarded: they are, or it could not be read.
 pub(crate) fn may_forward(forwarding: &[Reading<bool>; 2]) -> bool {
     forwarding.iter().any(|forwards| !matches!(forwards, Reading::Ok(false) | Reading::Absent(_)))
 }
 
 impl Facts {
-    /// The live patches that are loaded: none where the kernel cannot load any; `None` where that could not be read.
+    /// Loaded live patches, empty if the kernel has no live patching; `None` if unread.
     pub fn known_livepatches(&self) -> Option<&[String]> {
         match &self.livepatches {
             Reading::Ok(names) => Some(names),
@@ -326,17 +329,17 @@ impl Facts {
         }
     }
 
-    /// All links, or none where they could not be read.
+    /// All links; empty if unread.
     pub fn known_links(&self) -> &[Link] {
         self.links.ok().map_or(&[], Vec::as_slice)
     }
 
-    /// The name of a link.
+    /// Name of a link; `?` if unknown.
     pub fn link_name(&self, index: u32) -> &str {
         self.known_links().iter().find(|link| link.index == index).map_or("?", |link| &link.name)
     }
 
-    /// Names of the devices that carry a tunnel's outer packets, joined by commas; `None` where they are not known.
+    /// Names of a tunnel's underlay devices, comma-separated; `None` if unread.
     pub fn underlay_names(&self, tunnel: &Tunnel) -> Option<String> {
         match &tunnel.underlay {
             Reading::Ok(devices) if !devices.is_empty() => {
@@ -346,7 +349,7 @@ impl Facts {
         }
     }
 
-    /// The tunnels among the links, up or not.
+    /// All tunnels, up or down.
     pub fn tunnels(&self) -> impl Iterator<Item = (&Link, &Tunnel)> {
         self.known_links().iter().filter_map(|link| Some((link, link.tunnel.as_ref()?)))
     }

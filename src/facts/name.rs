@@ -1,4 +1,4 @@
-//! Names that the kernel holds as bytes.
+//! Kernel names (tables, chains, sets), which are bytes rather than text.
 
 use std::borrow::Borrow;
 use std::fmt::{self, Write as _};
@@ -21,7 +21,7 @@ impl Clone for Name {
 }
 
 impl Name {
-    /// From the kernel's bytes, up to a final zero.
+    /// From the kernel's bytes, up to the first zero.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         let mut shown = String::with_capacity(bytes.len());
@@ -38,7 +38,7 @@ impl Name {
         Self(shown)
     }
 
-    /// The kernel's bytes.
+    /// The kernel's bytes, without the final zero.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.0.len());
         let mut rest = self.0.as_bytes();
@@ -59,7 +59,7 @@ impl Name {
         bytes
     }
 
-    /// As it is shown.
+    /// The printable form.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,28 +1,28 @@
-//! What could not be told, and what shows it.
+//! Open questions: what could not be determined, and commands that show it.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use super::Reading;
 
-/// A question that facts leave open.
+/// Something that the facts do not determine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
-    /// What could not be told, and why: for people.
+    /// What could not be determined, and why.
     pub text: String,
-    /// Commands for a root shell that show what natwatch could not see or decide. Empty: none does.
+    /// Shell commands for root that show it. Empty: none does.
     pub commands: Vec<String>,
 }
 
 impl Question {
-    /// What a reading without a value leaves open.
+    /// The question that a reading without a value leaves open.
     pub fn unread<T>(reading: &Reading<T>) -> Self {
         reading.why().into()
     }
 
-    /// The same, and the words of a command that shows it. A command that is not safe to paste is left out.
+    /// Adds a command, given as words. Left out if it is not safe to paste.
     pub fn shown_by<'w>(mut self, words: impl IntoIterator<Item = &'w str>) -> Self {
-        // Names whose bytes do not print stand with `\xNN` in their place, which no command knows.
+        // Names with unprintable bytes are shown with `\xNN`, which commands do not accept.
         let real = |word: &&str| !word.contains('\\');
         let words: Option<Vec<String>> =
             words.into_iter().map(|word| Some(word).filter(real).and_then(quoted)).collect();
@@ -31,12 +31,12 @@ impl Question {
         self
     }
 
-    /// The same with other words around it.
+    /// Replaces the text.
     pub fn reword(self, reword: impl FnOnce(String) -> String) -> Self {
         Self { text: reword(self.text), ..self }
     }
 
-    /// All of these as one.
+    /// Joins several questions into one.
     pub fn joined(questions: impl IntoIterator<Item = Self>) -> Self {
         let (mut texts, mut commands) = (Vec::new(), Vec::new());
         for question in questions {
@@ -81,13 +81,13 @@ impl fmt::Display for Question {
     }
 }
 
-/// A word for a shell that means nothing to it.
+/// Whether a shell takes the word literally.
 fn is_plain(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_alphanumeric() || "_.:@%+-/=,".contains(c))
 }
 
-/// A word as a shell reads it. `None`: there is no way to write it that is safe to paste, because it holds what a terminal does
-/// not show.
+/// A word quoted for a shell. `None`: it has control characters, which a terminal does not show, so it is not safe to
+/// paste.
 pub(crate) fn quoted(word: &str) -> Option<String> {
     if word.is_empty() || word.chars().any(char::is_control) {
         return None;

@@ -1,4 +1,5 @@
-//! How the answer to one request ended, and why there is none.
+//! The result of one read: a value, or why there is none. Used throughout, so that "not there", "not permitted" and
+//! "failed" stay apart.
 
 use std::fmt;
 
@@ -6,90 +7,90 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceState;
 
-/// How the answer to one request ended.
+/// Result of reading one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading<T> {
     /// It was read.
     Ok(T),
-    /// It is not there, and that is a fact (a kernel module that is not loaded, say). The text says what shows it.
+    /// It does not exist, which is a fact (a kernel module is not loaded, say). The text says what shows it.
     Absent(String),
-    /// It may be there; a permission is missing. The text names it.
+    /// It may exist, but a permission is missing, which the text names.
     Denied(String),
-    /// It may be there; reading it went wrong.
+    /// It may exist, but reading or decoding it failed.
     Failed(Failure),
 }
 
-/// Why something could not be read. Code looks at the variants; the text, which [`fmt::Display`] makes, is for people.
+/// Why something could not be read. Code compares variants; the [`fmt::Display`] text is for people only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// It is larger than natwatch reads: a limit was met. Asking again would not help.
+    /// Larger than a limit of natwatch. Reading it again would not help.
     TooLarge {
         /// The limit.
         limit: u64,
-        /// What is counted: `bytes`, `chains`.
+        /// Unit of the limit: `bytes`, `chains`.
         unit: String,
     },
-    /// It changed this often while it was read.
+    /// Changed during each of several readings.
     Changed {
-        /// Readings, each interrupted by a change.
+        /// Number of readings, each interrupted by a change.
         readings: u32,
     },
-    /// Nobody answered.
+    /// There was no answer.
     NotAnswered(Unanswered),
-    /// The kernel's own word: an errno in an `NLMSG_ERROR` or `NLMSG_DONE` of the kernel's to our request.
+    /// The kernel refused: errno in an `NLMSG_ERROR` or `NLMSG_DONE` from the kernel to our request.
     Refused(i32),
-    /// An errno of a system call. A sandbox gives these too, so it is not the kernel's word about what was asked.
+    /// A system call failed. Sandboxes make system calls fail too, so this is not the kernel's answer about the object.
     SystemCall {
         /// The call.
         call: SystemCall,
         /// Its errno.
         errno: i32,
     },
-    /// The answer ends before what it should hold.
+    /// The answer is shorter than its format requires.
     Malformed {
-        /// What should be there.
+        /// What was expected.
         what: String,
-        /// Where, in bytes from the start of the part that was read.
+        /// Offset in bytes from the start of the part that was read.
         at: usize,
-        /// Bytes that it takes.
+        /// Bytes required.
         need: usize,
-        /// Bytes that there are.
+        /// Bytes available.
         have: usize,
     },
-    /// The answer holds something that it should not.
+    /// The answer has unexpected contents.
     Unexpected(String),
-    /// It is not to be seen although it is there: every kernel has it, or something else shows it.
+    /// It exists but cannot be seen: every kernel has it, or something else shows that it exists.
     Hidden {
-        /// What shows it, if not every kernel has it.
+        /// What shows it, unless every kernel has it.
         witness: Option<String>,
     },
-    /// Whether asking would load a module could not be told, so it was not asked.
+    /// Not requested, because it could not be determined whether the request would load a module.
     Unclear {
         /// The module.
         module: String,
     },
-    /// natwatch does not read or follow such a thing.
+    /// Not supported by natwatch.
     Unsupported(String),
-    /// It was not needed for any verdict, so it was not asked.
+    /// Not requested, because no verdict depends on it.
     NotNeeded(String),
-    /// The collector that reads it is switched off.
+    /// The collector that reads it is disabled.
     SwitchedOff {
-        /// Its name.
+        /// Name of the collector.
         collector: String,
     },
-    /// Why, as a capture tells that was edited or redacted.
+    /// The reason recorded in an edited or redacted capture.
     Told(String),
-    /// What it was that failed so.
+    /// A failure with its object.
     Within {
-        /// The object.
+        /// The object that it concerns.
         object: String,
-        /// Why.
+        /// The failure.
         failure: Box<Failure>,
     },
 }
 
-/// A system call that a request takes.
+/// A system call that requests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SystemCall {
@@ -123,13 +124,13 @@ impl fmt::Display for SystemCall {
     }
 }
 
-/// Why nobody answered.
+/// Why there was no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unanswered {
-    /// Time ran out first.
+    /// The time ran out.
     InTime {
-        /// How long somebody waited, in milliseconds.
+        /// How long the client waited, milliseconds.
         milliseconds: u64,
     },
     /// The capture is older than the request.
@@ -139,39 +140,39 @@ pub enum Unanswered {
 }
 
 impl Unanswered {
-    /// Somebody waited this long.
+    /// The client waited this long.
     pub fn in_time(waited: std::time::Duration) -> Self {
         Self::InTime { milliseconds: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 
 impl Failure {
-    /// An answer that holds something that it should not.
+    /// The answer has unexpected contents.
     pub fn unexpected(text: impl Into<String>) -> Self {
         Self::Unexpected(text.into())
     }
 
-    /// Something that natwatch does not read or follow.
+    /// Not supported by natwatch.
     pub fn unsupported(text: impl Into<String>) -> Self {
         Self::Unsupported(text.into())
     }
 
-    /// Something that no verdict needed.
+    /// No verdict depends on it.
     pub fn not_needed(text: impl Into<String>) -> Self {
         Self::NotNeeded(text.into())
     }
 
-    /// A limit that was met.
+    /// A limit of natwatch was exceeded.
     pub fn too_large(limit: usize, unit: &str) -> Self {
         Self::TooLarge { limit: limit as u64, unit: unit.into() }
     }
 
-    /// Puts the surrounding object in front.
+    /// Adds the object that the failure concerns.
     pub fn within(self, object: impl fmt::Display) -> Self {
         Self::Within { object: object.to_string(), failure: Box::new(self) }
     }
 
-    /// The failure itself, without what surrounds it.
+    /// The innermost failure, without objects.
     pub fn root(&self) -> &Self {
         match self {
             Self::Within { failure, .. } => failure.root(),
@@ -179,7 +180,7 @@ impl Failure {
         }
     }
 
-    /// The errno that the kernel itself answered with.
+    /// The errno that the kernel refused with.
     pub fn refused(&self) -> Option<i32> {
         match self.root() {
             Self::Refused(errno) => Some(*errno),
@@ -187,17 +188,17 @@ impl Failure {
         }
     }
 
-    /// Whether it is an answer that a capture has not, because nobody asked for it then.
+    /// Whether the answer is missing from a capture that is older than the request.
     pub fn is_not_captured(&self) -> bool {
         matches!(self.root(), Self::NotAnswered(Unanswered::NotCaptured))
     }
 
-    /// Whether asking again could not help: a limit was met, or natwatch does not read such a thing.
+    /// Whether reading again could not help: a limit, or something unsupported.
     pub fn stays(&self) -> bool {
         matches!(self.root(), Self::TooLarge { .. } | Self::Unsupported(_))
     }
 
-    /// Changes every text in it.
+    /// Rewrites all texts in it.
     pub fn reword(self, reword: &mut dyn FnMut(String) -> String) -> Self {
         match self {
             Self::Unexpected(text) => Self::Unexpected(reword(text)),
@@ -249,7 +250,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The name of an errno that readers of a report may look up.
+/// The name of an errno that readers of a report may want to look up; empty for others.
 fn name_of(errno: i32) -> &'static str {
     match errno {
         1 => " (EPERM)",
@@ -283,7 +284,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Why there is no value, for people; empty when there is one.
+    /// Why there is no value, for people; empty if there is one.
     pub fn why(&self) -> String {
         match self {
             Self::Ok(_) => String::new(),
@@ -292,7 +293,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// The failure, if it is one.
+    /// The failure, if it failed.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failed(failure) => Some(failure),
@@ -300,7 +301,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Whether there is no value, but may be one when it is asked again.
+    /// Whether there is no value now, but a later reading may get one.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Ok(_) | Self::Absent(_) => false,
@@ -309,7 +310,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// The state alone.
+    /// The state without value and reason.
     pub fn state(&self) -> SourceState {
         match self {
             Self::Ok(_) => SourceState::Ok,
@@ -329,7 +330,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Goes on with the value, if it was read.
+    /// Continues with the value, if there is one.
     pub fn and_then<U>(self, next: impl FnOnce(T) -> Reading<U>) -> Reading<U> {
         match self {
             Self::Ok(value) => next(value),
@@ -339,7 +340,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Decodes the value; a decoding error makes the reading a failed one.
+    /// Decodes the value; an error becomes `Failed`.
     pub fn decode<U, E: Into<Failure>>(self, decode: impl FnOnce(T) -> Result<U, E>) -> Reading<U> {
         self.and_then(|value| Reading::from(decode(value)))
     }
@@ -349,7 +350,7 @@ impl<T> Reading<T> {
         self.and_then(|value| Reading::Ok(convert(value)))
     }
 
-    /// Names what it was that has no value.
+    /// Adds the object that the reason concerns.
     pub fn within(self, object: impl fmt::Display) -> Self {
         match self {
             Self::Ok(value) => Self::Ok(value),
@@ -359,7 +360,7 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Rewords the reason why there is no value.
+    /// Rewrites the reason, if there is no value.
     pub fn reword(self, mut reword: impl FnMut(String) -> String) -> Self {
         match self {
             Self::Ok(value) => Self::Ok(value),
@@ -369,15 +370,15 @@ impl<T> Reading<T> {
         }
     }
 
-    /// Without the value.
+    /// Drops the value.
     pub fn without_value(&self) -> Reading<()> {
         self.as_ref().map(|_| ())
     }
 
-    /// `Err`: why there is no value.
+    /// The value, or `Err` with the reason.
     ///
     /// # Errors
-    /// The reading, which has no value.
+    /// The reading without a value.
     pub fn into_result(self) -> Result<T, Reading<std::convert::Infallible>> {
         match self {
             Self::Ok(value) => Ok(value),

@@ -1,10 +1,9 @@
-//! Values that several readings have in common.
+//! Values shared between readings.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// A value that is shared until one of its holders changes it, who then has a copy of its own. Two that are the same object
-/// are equal at once, without a look at what they hold.
+/// A value shared until a holder modifies it, which then gets its own copy. Equal at once if both are the same object.
 #[derive(Clone, Default)]
 pub struct Shared<T>(Arc<T>);
 

@@ -1,21 +1,21 @@
-//! What of a packet rules look at.
+//! Properties of packets that rules match on, and how each is encoded as an unsigned number.
 
 use std::net::IpAddr;
 
-/// A property of a packet.
+/// A property of a packet that a match reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
     /// `skb->mark`
     Mark,
     /// `ct->mark`
     ConnectionMark,
-    /// Name of the device that it came in by.
+    /// Name of the input device (`iifname`, `-i`).
     InputName,
-    /// Name of the device that it leaves by.
+    /// Name of the output device (`oifname`, `-o`).
     OutputName,
-    /// Index of the device that it came in by.
+    /// Index of the input device (`iif`).
     InputIndex,
-    /// Index of the device that it leaves by.
+    /// Index of the output device (`oif`).
     OutputIndex,
     /// `NFPROTO_*`: 2 is IPv4, 10 is IPv6.
     NfProto,
@@ -39,22 +39,22 @@ pub enum Field {
     ConnectionState,
     /// `IPS_*`: 0x10 source translated, 0x20 destination translated, …
     ConnectionStatus,
-    /// 0 original, 1 reply.
+    /// `IP_CT_DIR_*`: 0 original, 1 reply.
     ConnectionDirection,
     /// `RTN_*` of the source address: 1 unicast, 2 local, 3 broadcast, …
     SourceType(TypeScope),
     /// `RTN_*` of the destination address.
     DestinationType(TypeScope),
-    /// Of the device that it came in by, or leaves by.
+    /// A property of the input or output device.
     Device {
-        /// Of the one that it leaves by.
+        /// Of the output device; else of the input device.
         outgoing: bool,
-        /// What of it.
+        /// Which property.
         property: DeviceProperty,
     },
-    /// IPsec handles it: 1; it does not: 0.
+    /// IPsec: 1 if it applies to the packet, else 0.
     Ipsec {
-        /// When it leaves, by a policy (`dst->xfrm`); else when it came in (`skb_sec_path`).
+        /// Output: the packet matches a policy (`dst->xfrm`); else input: it was decrypted (`skb_sec_path`).
         outgoing: bool,
     },
     /// What the entry of its connection has counted, this packet included (`nf_conn_acct`); 0 where nothing is.
@@ -68,19 +68,19 @@ pub enum Field {
     Time,
     /// Some bits of a mark, as sets and ranges hold them.
     MarkBits(MarkBits),
-    /// A number that a rule makes for the packet, both ends included: one after the other or by chance (`nft_numgen.c`), or by a
-    /// hash of it (`nft_hash.c`).
+    /// A number that the rule generates, both ends included: a counter or a random number (`nft_numgen.c`), or a hash
+    /// of the packet (`nft_hash.c`).
     Number {
         /// The smallest.
         first: u32,
         /// The largest.
         last: u32,
-        /// What it is a hash of: packets in which that is alike get the same one. `None`: it is drawn anew each time.
+        /// What is hashed: packets in which it is equal get the same number. `None`: a new number for each packet.
         hash: Option<String>,
         /// It lies in the byte order of the network, as keys of intervals do; else in that of the machine.
         network_order: bool,
     },
-    /// Any other, by its name.
+    /// Any other property, by its nft name.
     Other(String),
 }
 
@@ -98,9 +98,9 @@ pub enum Counted {
 /// What rules ask of a device beside its name and its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceProperty {
-    /// The group that an administrator has put it into: 32 bits.
+    /// `net_device.group`, 32 bits.
     Group,
-    /// `rtnl_link_ops.kind`, as names of devices are numbers; 0: it has none.
+    /// `rtnl_link_ops.kind`, encoded as a device name; 0: none.
     Kind,
     /// `ARPHRD_*`: 16 bits.
     HardwareType,
@@ -109,16 +109,16 @@ pub enum DeviceProperty {
 /// Some bits of a mark: `mark & mask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MarkBits {
-    /// Of the connection's; else of the packet's.
+    /// Of the connection's mark; else of the packet's.
     pub connection: bool,
-    /// Which; the others count as 0.
+    /// Which bits; the others count as 0.
     pub mask: u32,
-    /// They lie in the byte order of the network, as keys of intervals do; else in that of the machine.
+    /// Big-endian, as keys of interval sets are; else in host byte order.
     pub network_order: bool,
 }
 
 impl Field {
-    /// All of its bits, as a number that is compared with it has them; `None`: that is not known.
+    /// All bits of the field, in the encoding that comparisons use; `None`: its width is not known.
     pub fn bits(&self) -> Option<u128> {
         let width = match self {
             Self::Ipv6Source | Self::Ipv6Destination | Self::InputName | Self::OutputName => 128,
@@ -139,12 +139,12 @@ impl Field {
         Some(u128::MAX >> (128 - width))
     }
 
-    /// Whether each look at it gives another number.
+    /// Whether each evaluation gives a new number.
     pub fn is_drawn(&self) -> bool {
         matches!(self, Self::Number { hash: None, .. })
     }
 
-    /// Bits of the packet's mark that this is.
+    /// Bits of the packet's mark that the field holds.
     pub fn mark_bits(&self) -> u32 {
         match self {
             Self::Mark => u32::MAX,
@@ -153,8 +153,8 @@ impl Field {
         }
     }
 
-    /// Whether it is the connection's, so that no test of it holds for a packet without one (`nft_ct_get_eval`, `xt_connmark`,
-    /// `xt_conntrack`). The state is not: each packet has one.
+    /// Whether it is a property of the connection, so that no match on it holds for a packet without one
+    /// (`nft_ct_get_eval`, `xt_connmark`, `xt_conntrack`). The state is not: every packet has one.
     pub fn is_of_connection(&self) -> bool {
         match self {
             Self::ConnectionMark | Self::ConnectionStatus | Self::ConnectionDirection | Self::Counted { .. } => true,
@@ -164,7 +164,7 @@ impl Field {
         }
     }
 
-    /// Bits of the connection's mark that this is.
+    /// Bits of the connection's mark that the field holds.
     pub fn connection_mark_bits(&self) -> u32 {
         match self {
             Self::ConnectionMark => u32::MAX,
@@ -174,7 +174,7 @@ impl Field {
     }
 }
 
-/// An address as a [`Field`] has it.
+/// An address encoded as a [`Field`] value.
 pub fn address_key(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_bits().into(),
@@ -198,20 +198,20 @@ pub fn name_key(name: &str) -> Option<u128> {
     Some(u128::from_be_bytes(bytes))
 }
 
-/// The device name that a field has as this number; `None`: it is none.
+/// The device name encoded by a [`Field`] value; `None` if it encodes none.
 pub fn device_name(key: u128) -> Option<String> {
     let bytes = key.to_be_bytes();
     let length = bytes.iter().position(|byte| *byte == 0)?;
     String::from_utf8(bytes.get(..length)?.to_vec()).ok().filter(|name| !name.is_empty())
 }
 
-/// Which devices' addresses count for the type of an address.
+/// Devices whose addresses are considered for an address type (`fib`, `addrtype`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TypeScope {
-    /// All
+    /// All devices
     Any,
-    /// Those of the device that the packet came in by
+    /// The input device
     Input,
-    /// Those of the device that it leaves by
+    /// The output device
     Output,
 }

@@ -1,9 +1,9 @@
-//! Bytes of headers, called as nft calls them.
+//! Names, as nft writes them, for bytes of packet headers.
 
 use super::Field;
 
-/// Fields that consist of whole bytes: name, header (`NFT_PAYLOAD_NETWORK_HEADER` is 1, `NFT_PAYLOAD_TRANSPORT_HEADER` 2),
-/// first byte, number of bytes. What stands before the space is the protocol.
+/// Fields of whole bytes: name, header (`NFT_PAYLOAD_NETWORK_HEADER` is 1, `NFT_PAYLOAD_TRANSPORT_HEADER` 2), offset
+/// and length in bytes. The first word of a name is the protocol.
 const NAMED: &[(&str, u32, usize, usize)] = &[
     ("ip dscp", 1, 1, 1), // with ECN
     ("ip length", 1, 2, 2),
@@ -25,22 +25,22 @@ const NAMED: &[(&str, u32, usize, usize)] = &[
     ("tcp checksum", 2, 16, 2),
     ("tcp urgptr", 2, 18, 2),
 ];
-/// nft's words for headers, by `NFT_PAYLOAD_*`.
+/// nft's names of header bases, by `NFT_PAYLOAD_*`.
 const HEADERS: [&str; 4] = ["ll", "nh", "th", "ih"];
 
-/// Some bytes of a header.
+/// A range of bytes in a packet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderBytes {
     /// `NFT_PAYLOAD_*`
     pub header: u32,
-    /// The first of them.
+    /// Offset of the first byte.
     pub offset: usize,
-    /// How many.
+    /// Number of bytes.
     pub length: usize,
 }
 
 impl HeaderBytes {
-    /// The field that these bytes are in headers of this protocol (`ip`, `ip6`, `tcp`, `udp`; empty: not known).
+    /// The field at these bytes in headers of this protocol (`ip`, `ip6`, `tcp`, `udp`; empty: not known).
     pub fn field(self, protocol: &str) -> Field {
         let Self { header, offset, length } = self;
         let is_this = |(name, of, at, bytes): &&(&str, u32, usize, usize)| {
@@ -55,7 +55,7 @@ impl HeaderBytes {
         })
     }
 
-    /// The bytes that a field of this name is.
+    /// The bytes of the field with this name; `None` if no header has it.
     pub fn of(name: &str) -> Option<Self> {
         if let Some((_, header, offset, length)) = NAMED.iter().find(|(known, ..)| *known == name) {
             return Some(Self { header: *header, offset: *offset, length: *length });

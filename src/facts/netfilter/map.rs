@@ -1,16 +1,16 @@
-//! Maps of data, and what is looked up in them.
+//! Lookups in nf_tables data maps.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Element, Field, Set, SetId};
 
-/// A look-up in a map of data. A packet without an element does not get further in the rule (`NFT_BREAK`).
+/// A lookup in a data map. If there is no element for the packet, the rule ends (`NFT_BREAK`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapLookup {
-    /// What is looked up: nothing that the same rule writes before what was found is used.
+    /// Key fields, none of which the same rule writes before it uses the data.
     pub fields: Vec<Field>,
-    /// Where.
+    /// The map.
     pub set: SetId,
 }
 
@@ -20,7 +20,7 @@ impl fmt::Display for MapLookup {
         let fields: Vec<String> = self.fields.iter().map(Field::to_string).collect();
         write!(f, "{} map ", fields.join(" . "))?;
         match &self.set {
-            // The name of one without a name.
+            // nft's name for an anonymous map.
             SetId::Nftables { set, .. } if set.starts_with("__map") => f.write_str("{ … }"),
             SetId::Nftables { set, .. } => write!(f, "@{set}"),
             SetId::Ipset(index) => write!(f, "{index}"),
@@ -29,7 +29,7 @@ impl fmt::Display for MapLookup {
 }
 
 impl MapLookup {
-    /// The elements of its map, each with its data. `None`: they are not known, or may be others at any time.
+    /// The elements of the map, each with its data. `None`: they are not known, or may change at any time.
     pub fn known_in<'s>(
         &self,
         sets: &'s BTreeMap<SetId, Set>,
@@ -42,7 +42,7 @@ impl MapLookup {
     }
 }
 
-/// The mark that data of a map are.
+/// The mark in the first 4 bytes of map data, host byte order; `None` if shorter.
 pub fn mark_in(data: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(data.get(..4)?.try_into().ok()?))
 }

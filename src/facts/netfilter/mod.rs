@@ -1,6 +1,7 @@
-//! Rules of netfilter, whichever backend holds them: hooks, chains, rules, what they test and what they do.
+//! Netfilter rule sets in one model for all backends: hooks, chains, rules, matches, actions and sets.
 //!
-//! What was understood is exact; what was not is kept as [`Match::Unsupported`] or [`Step::Unsupported`], never left out.
+//! `read::nftables` and `read::iptables` fill it, `symbolic` runs packets through it. What was decoded is exact; what
+//! was not is kept as [`Match::Unsupported`] or [`Step::Unsupported`], never left out.
 
 mod field;
 mod header;
@@ -39,43 +40,43 @@ names! {
         Ipv4 = "ipv4",
         /// `NFPROTO_IPV6`
         Ipv6 = "ipv6",
-        /// `NFPROTO_INET`: both
+        /// `NFPROTO_INET`: IPv4 and IPv6
         Inet = "inet",
-        /// `NFPROTO_NETDEV`: hooks of single devices
+        /// `NFPROTO_NETDEV`: ingress and egress of single devices
         Netdev = "netdev",
-        /// Frames that cross a bridge.
+        /// `NFPROTO_BRIDGE`: bridged frames
         Bridge = "bridge",
     }
 }
 
 names! {
-    /// Where a base chain is called.
+    /// Where a base chain is registered (`NF_INET_*`, `NF_NETDEV_*`).
     Hook {
-        /// Every packet that arrives
+        /// All received packets
         Prerouting = "prerouting",
-        /// Packets for this host
+        /// Packets to this host
         Input = "input",
-        /// Packets for others
+        /// Forwarded packets
         Forward = "forward",
-        /// Packets of this host
+        /// Packets sent by this host
         Output = "output",
-        /// Every packet that leaves
+        /// All packets sent or forwarded
         Postrouting = "postrouting",
-        /// Packets that a device is about to send (family netdev)
+        /// Packets that a device is about to send (`NF_NETDEV_EGRESS`)
         Egress = "egress",
-        /// What a device receives, before anything else sees it.
+        /// Packets that a device received, before the network layer (`NF_NETDEV_INGRESS`)
         Ingress = "ingress",
     }
 }
 
 names! {
-    /// What a base chain is for (`struct nft_chain_type`; the table's name for x_tables).
+    /// Type of a base chain (`struct nft_chain_type`; for x_tables the table's name).
     ChainKind {
-        /// Sees every packet
+        /// Traversed by every packet
         Filter = "filter",
-        /// The same; the packet is routed again when its mark changed (hook output)
+        /// Like `filter`, and at hook output a packet whose mark changed is re-routed
         Route = "route",
-        /// Sees the first packet of a flow; called from conntrack's NAT hook whatever its priority
+        /// Traversed by the first packet of a connection; called by the NAT hook of conntrack, whatever its priority
         Nat = "nat",
     }
 }
@@ -84,17 +85,17 @@ impl Family {
     /// Families of IP packets.
     pub const IP: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
-    /// That of an address.
+    /// Family of an address.
     pub const fn of(address: &IpAddr) -> Self {
         if address.is_ipv6() { Self::Ipv6 } else { Self::Ipv4 }
     }
 
-    /// Index into arrays that have one of each of [`Family::IP`].
+    /// Index into arrays with one item for each of [`Family::IP`].
     pub const fn ip_index(self) -> usize {
         matches!(self, Self::Ipv6) as usize
     }
 
-    /// `NFPROTO_*`; of IPv4 and IPv6 it is `AF_*` too.
+    /// `NFPROTO_*`; for IPv4 and IPv6 also `AF_*`.
     pub const fn nfproto(self) -> u8 {
         match self {
             Self::Inet => 1,
@@ -106,51 +107,51 @@ impl Family {
     }
 }
 
-/// Everything that was read of one backend.
+/// The rule set of one backend, as far as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// `NFTA_GEN_ID`, which every change of nf_tables moves. `None`: another look at the same generation may find more
-    /// or something else.
+    /// `NFTA_GEN_ID`, which every nf_tables change increments. `None`: unchanged generation does not imply unchanged
+    /// contents, so the next reading has to read it all again.
     pub generation: Option<u32>,
-    /// Which base chains the kernel calls, by family and hook.
+    /// Base chains by family and hook.
     pub base_chains: BaseChains,
-    /// Devices whose egress chains were read; `None`: no tunnel that is up was seen.
+    /// Devices whose egress chains were read; `None`: no tunnel that is up was found.
     pub devices: Option<BTreeSet<String>>,
-    /// Base chains on the hooks that matter, and every chain that their rules lead to. The nat chains on prerouting and
-    /// output are read whole only where they are few; see [`Chain::udp_rules`].
+    /// Base chains on the relevant hooks, and all chains reachable from them. nat chains on prerouting and output are
+    /// read whole only if they are few; see [`Chain::udp_rules`].
     pub chains: Shared<BTreeMap<ChainId, Chain>>,
-    /// Sets that their rules ask, as far as anything about them was read.
+    /// Sets that rules look up, as far as they were read.
     pub sets: Shared<BTreeMap<SetId, Set>>,
-    /// Who sets the mark bits that source-NAT rules test.
+    /// Rules that write the mark bits tested by source-NAT rules.
     pub mark_writers: MarkWriters,
-    /// Families whose connections are tracked because of a rule in a chain that no hook leads to, or in a dormant table.
+    /// Families whose packets are tracked because of a rule in an unreachable chain or a dormant table.
     pub tracks: BTreeSet<Family>,
-    /// Families of which it could not be told whether such a rule is there, and why.
+    /// Families for which the search for such a rule failed, and why.
     pub tracking_unread: BTreeMap<Family, String>,
 }
 
-/// Base chains by family and hook. A list that could not be read has no chains that could be taken for all of them.
+/// Base chains by family and hook. A list that was not read completely has no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseChains {
     lists: BTreeMap<(Family, Hook), Reading<Vec<ChainId>>>,
-    /// What a list is that is not here: empty, or why none was read.
+    /// Any list that is not in `lists`: empty, or why it was not read.
     others: Reading<Vec<ChainId>>,
 }
 
 impl Default for BaseChains {
-    /// No base chains at all.
+    /// No base chains.
     fn default() -> Self {
         Self { lists: BTreeMap::new(), others: Reading::Ok(Vec::new()) }
     }
 }
 
 impl BaseChains {
-    /// None of the lists could be read.
+    /// No list was read, for this reason.
     pub fn unread<T>(why: &Reading<T>) -> Self {
         Self { lists: BTreeMap::new(), others: why.as_ref().map(|_| Vec::new()) }
     }
 
-    /// Adds a chain to the list of its hook, if that was read.
+    /// Adds a chain to the list of its hook, unless that list is unread.
     pub fn add(&mut self, hook: Hook, id: ChainId) {
         let list = self.lists.entry((id.family, hook)).or_insert_with(|| Reading::Ok(Vec::new()));
         if let Reading::Ok(list) = list {
@@ -158,17 +159,17 @@ impl BaseChains {
         }
     }
 
-    /// The list of a hook could not be read as a whole.
+    /// Marks the list of a hook as unread.
     pub fn lose<T>(&mut self, family: Family, hook: Hook, why: &Reading<T>) {
         self.lists.insert((family, hook), why.as_ref().map(|_| Vec::new()));
     }
 
-    /// The base chains of tables of this very family on a hook, in no order.
+    /// Base chains in tables of exactly this family on a hook, unordered.
     pub fn at(&self, family: Family, hook: Hook) -> Reading<&[ChainId]> {
         self.lists.get(&(family, hook)).unwrap_or(&self.others).as_ref().map(Vec::as_slice)
     }
 
-    /// The first list of these hooks that could not be read, and why.
+    /// The first unread list of these hooks, and why it is unread.
     pub fn first_unread(&self, families: &[Family], hooks: &[Hook]) -> Option<(Family, Hook, Reading<()>)> {
         let all = families.iter().flat_map(|family| hooks.iter().map(move |hook| (*family, *hook)));
         all.map(|(family, hook)| (family, hook, self.at(family, hook).map(|_| ())))
@@ -176,147 +177,147 @@ impl BaseChains {
     }
 }
 
-/// A chain's name, unique in its backend.
+/// Identifies a chain within its backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChainId {
     /// Family of its table.
     pub family: Family,
-    /// Its table.
+    /// Name of its table.
     pub table: Name,
-    /// The chain itself.
+    /// Name of the chain.
     pub chain: Name,
 }
 
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Where the kernel calls it; `None`: only other chains do.
+    /// Where it is registered; `None`: it is not a base chain.
     pub base: Option<Base>,
-    /// Its rules, in order. `Failed`: they were not read; the text says why.
+    /// Its rules, in order. Failed: not read.
     pub rules: Reading<Arc<Vec<Rule>>>,
-    /// Where they were not read: those that UDP packets can meet, as those of tunnels are, in order, if these were.
+    /// If `rules` was not read: the rules that may match UDP packets, in order, such as those of tunnels; `None`: these
+    /// neither.
     pub udp_rules: Option<Arc<Vec<Rule>>>,
 }
 
 impl Chain {
-    /// A chain that was read whole, or not at all.
+    /// A chain that was read completely or not at all.
     pub fn new(base: Option<Base>, rules: Reading<Arc<Vec<Rule>>>) -> Self {
         Self { base, rules, udp_rules: None }
     }
 
-    /// The rules that UDP packets can meet.
+    /// The rules that may match UDP packets; `None` if unread.
     pub fn rules_for_udp(&self) -> Option<&[Rule]> {
         self.rules.ok().or(self.udp_rules.as_ref()).map(|rules| rules.as_slice())
     }
 
-    /// Whether it was not read because it only needed to be searched: a nat chain with more Services than are read whole.
+    /// Whether its rules were only searched rather than read, as those of nat chains with too many Services are.
     pub fn only_searched(&self) -> bool {
         self.rules.failure().is_some_and(|failure| matches!(failure.root(), Failure::NotNeeded(_)))
     }
 
-    /// Its rules, or none where they were not read.
+    /// Its rules; empty if unread.
     pub fn known_rules(&self) -> &[Rule] {
         self.rules.ok().map_or(&[], |rules| rules.as_slice())
     }
 }
 
-/// What makes a chain a base chain.
+/// Properties of a base chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
-    /// Where it is called.
+    /// Hook that it is registered at.
     pub hook: Hook,
-    /// What for.
+    /// Its type.
     pub kind: ChainKind,
-    /// Order among the chains of a hook; lower is first. Which of two equal ones is first is not known.
+    /// Order among the base chains of a hook, lowest first. The order of equal priorities is not known.
     pub priority: i32,
-    /// What happens to a packet that no rule decided about: dropped, or accepted.
+    /// Policy: packets without a verdict are dropped; else accepted.
     pub drops: bool,
-    /// Devices that it is bound to (hook egress).
+    /// Devices that it is bound to (family netdev).
     pub devices: Vec<String>,
 }
 
-/// A set's name, unique in its backend.
+/// Identifies a set within its backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SetId {
-    /// Of nf_tables.
+    /// An nf_tables set.
     Nftables {
         /// Family of its table.
         family: Family,
-        /// Its table.
+        /// Name of its table.
         table: Name,
-        /// The set itself.
+        /// Name of the set.
         set: Name,
     },
-    /// Of ipset, by the index that rules hold.
+    /// An ipset, by the index that rules contain.
     Ipset(u16),
 }
 
-/// What is known about a set.
+/// A set, as far as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     /// Its name.
     pub name: String,
-    /// Type of an ipset (`hash:net`), or the key of an nf_tables set (`4 bytes`).
+    /// Type of an ipset (`hash:net`), or the key length of an nf_tables set (`4 bytes`).
     pub kind: String,
-    /// Its elements only change with the generation of the rule set: none times out, none is added by a packet.
+    /// Whether elements change with the generation only: none times out, none is added or removed by packets.
     pub stable: bool,
-    /// Whether values that matter to the verdicts are elements. A value that is not here was not asked about.
+    /// Results of lookups of single keys that verdicts depend on. A key that is not here was not looked up.
     pub members: BTreeMap<Vec<u128>, Reading<bool>>,
-    /// All elements, each with a range for every field. Failed: they are too many to be read, or not understood; then only
-    /// [`Set::members`] tells.
+    /// All elements. Failed: too many, or not decoded; then only [`Set::members`] has information.
     pub elements: Reading<Vec<Element>>,
-    /// Of a verdict map, the verdict of each element; else empty.
+    /// For a verdict map, the verdict of each element; else empty.
     pub verdicts: Vec<Verdict>,
-    /// Of a map of data, those of each element, as they lie in registers; else empty.
+    /// For a data map, the data of each element as laid out in registers; else empty.
     pub data: Vec<Vec<u8>>,
-    /// Of an ipset, the family of packets that can be in it; `None`: both.
+    /// For an ipset, the family of packets that can match; `None`: both.
     pub family: Option<Family>,
-    /// Of a `list:set`, the sets that it consists of, as far as they are known by number.
+    /// For a `list:set`, its member sets whose index is known.
     pub sets: Vec<SetId>,
 }
 
-/// An element of a set: of each field that is looked up, a range, both ends included.
+/// A set element: for each key field a range, both ends included.
 pub type Element = Vec<(u128, u128)>;
 
-/// Where the bits come from that source-NAT rules look for in a mark.
+/// Where the mark bits come from that source-NAT rules test.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MarkWriters {
-    /// Bits that are tested: by rules of this backend, and for nf_tables by those of legacy tables too.
+    /// Bits tested by rules of this backend; for nf_tables also by those of legacy tables.
     pub tested: u32,
-    /// Bits that a rule sets, tested or not, and one such rule for each: one that a hook leads to, or of a well-known chain that other
-    /// rules lead to.
+    /// Bits that rules set, tested or not, each with one such rule (chain and position): in a reachable chain, or in a
+    /// well-known chain that other rules jump to.
     pub found: BTreeMap<u32, (ChainId, u32)>,
-    /// Bits for which every chain was searched, and no rule sets them, not in the connection's mark either.
+    /// Bits that no rule sets, neither in packet marks nor in connection marks; every chain was searched.
     pub none: u32,
-    /// Bits for which the search was given up, and why. They count as possible.
+    /// Bits for which the search was abandoned; they may be set.
     pub given_up: u32,
-    /// Why it was given up; empty if it was not.
+    /// Why it was abandoned; empty if it was not.
     pub why: String,
 }
 
 impl MarkWriters {
-    /// Bits that are tested and for which no rule was found.
+    /// Tested bits for which no rule was found.
     pub fn missing(&self) -> u32 {
         self.tested & !self.found.keys().fold(0, |all, bit| all | bit)
     }
 }
 
-/// A test of a port of the bridge that forwards a packet.
+/// A test of the bridge port that a packet passes (`physdev`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgePort {
-    /// What is tested: `physdev in`, `physdev out`, or whether there is one.
+    /// What is tested: `physdev in`, `physdev out`, or whether there is a port.
     pub field: &'static str,
-    /// As for a [`Field`] of a device's name; without bits where it is asked whether there is one.
+    /// Bits tested, encoded as for a device name [`Field`]; 0 if only the existence of a port is tested.
     pub mask: u128,
-    /// What the bits of the mask are.
+    /// Required value of these bits.
     pub value: u128,
     /// Whether the result is inverted.
     pub inverted: bool,
 }
 
 impl Ruleset {
-    /// The same as [`Self::reachable`] if nothing is missing there: every list of these hooks was read, every chain that
-    /// is reached, and every verdict map in these. Else the reading that has no value.
+    /// Like [`Self::reachable`], if that is complete: all lists of these hooks, all reachable chains and all their
+    /// verdict maps were read. Else the first reading without a value.
     pub fn all_reachable(&self, kind: ChainKind, hooks: &[Hook]) -> Reading<Vec<(&ChainId, &Chain)>> {
         const FAMILIES: [Family; 3] = [Family::Ipv4, Family::Ipv6, Family::Inet];
         if let Some((family, hook, reading)) = self.base_chains.first_unread(&FAMILIES, hooks) {
@@ -334,7 +335,8 @@ impl Ruleset {
         }
     }
 
-    /// What was not read of a chain: its rules, a verdict map in them, or a chain that they name.
+    /// The first part of a chain that was not read: its rules, a verdict map in them, or a chain that they jump to.
+    /// `None`: all was read.
     pub fn first_unread_in(&self, id: &ChainId, chain: &Chain) -> Option<Reading<()>> {
         let Reading::Ok(rules) = &chain.rules else {
             return Some(chain.rules.without_value().within(format_args!("chain {}", id.chain)));
@@ -351,9 +353,8 @@ impl Ruleset {
         Some(Reading::Failed(Failure::unexpected("it was not read").within(format_args!("chain {missing}"))))
     }
 
-    /// The chains that base chains of this kind on these hooks lead to, base chains included, each once: in the order
-    /// of the base chains (by priority, then name), then depth first as the rules name them. Only those that were read,
-    /// and what these lead to; there may be others.
+    /// Base chains of this kind on these hooks and all chains reachable from them, each once: base chains by priority,
+    /// then name, and depth first in rule order. Only chains that were read; there may be more.
     pub fn reachable(&self, kind: ChainKind, hooks: &[Hook]) -> Vec<(&ChainId, &Chain)> {
         let is_first = |base: &Base| base.kind == kind && hooks.contains(&base.hook);
         let mut bases: Vec<_> = self

@@ -1,4 +1,4 @@
-//! Translations: what a rule gives to packets by itself, or by a map.
+//! NAT statements: which addresses and ports a rule translates to, given by itself or by a map.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,9 +8,9 @@ use super::{MapLookup, Set, SetId, address_key};
 use crate::facts::names;
 
 names! {
-    /// How a translation chooses among free source ports.
+    /// How a free source port is chosen.
     PortRandomization {
-        /// Keeps the port where it can
+        /// Keep the original port if possible
         None = "none",
         /// `NF_NAT_RANGE_PROTO_RANDOM`
         Random = "random",
@@ -20,7 +20,7 @@ names! {
 }
 
 impl PortRandomization {
-    /// From `NF_NAT_RANGE_*` flags, which are the same in both backends.
+    /// From `NF_NAT_RANGE_*` flags, equal in both backends.
     pub fn from_flags(flags: u32) -> Self {
         match (flags & 0x10 != 0, flags & 0x4 != 0) {
             (true, _) => Self::RandomFully,
@@ -31,61 +31,61 @@ impl PortRandomization {
 }
 
 names! {
-    /// What a rule translates, and to what.
+    /// What is translated, and to what.
     NatAction {
-        /// Source: primary address of the outgoing device
+        /// Source, to the primary address of the output device
         Masquerade = "masquerade",
-        /// Source: given addresses
+        /// Source, to given addresses
         Snat = "snat",
-        /// The prefix, one to one: of the source in postrouting and input, else of the destination
+        /// Prefix, one to one: of the source in postrouting and input, else of the destination
         Netmap = "netmap",
-        /// Destination: given addresses
+        /// Destination, to given addresses
         Dnat = "dnat",
-        /// Destination: this host
+        /// Destination, to this host
         Redirect = "redirect",
     }
 }
 
-/// A translation.
+/// A NAT statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nat {
     /// What is translated, and to what.
     pub action: NatAction,
-    /// Addresses to choose from, both ends included; of a `netmap` the first and the last of the prefix.
+    /// Addresses to choose from, both ends included; for `netmap` the first and last address of the prefix.
     pub addresses: Chosen<IpAddr>,
     /// Ports to choose from, both ends included.
     pub ports: Chosen<u16>,
-    /// How a port is chosen.
+    /// How the source port is chosen.
     pub randomization: PortRandomization,
-    /// `NF_NAT_RANGE_PERSISTENT`: the same source gets the same address.
+    /// `NF_NAT_RANGE_PERSISTENT`: a source always gets the same address.
     pub persistent: bool,
-    /// What of it a map tells; that is [`Chosen::ByPacket`] above.
+    /// The map that gives addresses or ports, which are [`Chosen::ByPacket`] above.
     pub map: Option<NatMap>,
 }
 
-/// What a translation may choose from.
+/// What a translation chooses from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chosen<T> {
-    /// The rule does not say.
+    /// Not given by the rule.
     Unset,
-    /// Fixed, both ends included.
+    /// A fixed range, both ends included.
     Range(T, T),
     /// Depends on the packet (a map).
     ByPacket,
 }
 
-/// What a translation takes from a map.
+/// The part of a NAT statement that comes from a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatMap {
-    /// The look-up.
+    /// The lookup.
     pub lookup: MapLookup,
-    /// The bytes of its data that are the first and the last address: 4 each, or 16.
+    /// Byte ranges of the first and last address in its data: 4 or 16 bytes each. `None`: not from the map.
     pub addresses: Option<[Range<usize>; 2]>,
-    /// The bytes that are the first and the last port.
+    /// Byte ranges of the first and last port. `None`: not from the map.
     pub ports: Option<[Range<usize>; 2]>,
 }
 
-/// What it is for each of the data of its map; itself, if it has none. `None`: they are not known.
+/// The statement for each element's data; itself if it has no map. `None`: the data are not known.
 pub fn with_each(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<Nat>> {
     match &nat.map {
         None => Some(vec![nat.clone()]),
@@ -93,7 +93,7 @@ pub fn with_each(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<Nat>> {
     }
 }
 
-/// Addresses that it gives, by itself or by its map, as ranges of numbers. `None`: they are not known.
+/// Addresses that it translates to, directly or by its map, as ranges of numbers. `None`: not known.
 pub fn given_addresses(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<(u128, u128)>> {
     let given = |nat: Nat| match nat.addresses {
         Chosen::Unset => Some(None),
@@ -104,7 +104,7 @@ pub fn given_addresses(nat: &Nat, sets: &BTreeMap<SetId, Set>) -> Option<Vec<(u1
     Some(each.into_iter().flatten().collect())
 }
 
-/// What it is for packets for which its map has these data. `None`: they are too short.
+/// The statement with the given data of its map. `None`: the data are too short.
 pub fn with_data(nat: &Nat, data: &[u8]) -> Option<Nat> {
     let Some(NatMap { addresses, ports, .. }) = &nat.map else { return Some(nat.clone()) };
     let address = |at: &Range<usize>| {

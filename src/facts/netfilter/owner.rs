@@ -1,16 +1,16 @@
-//! Who writes a rule, told from what nobody else writes ([`signatures`]).
+//! Determines who wrote a rule from its owner [`signatures`].
 //!
-//! What a rule carries itself comes first: its comment, a set, or its shape, where some put rules into `POSTROUTING` itself without
-//! any name. Then the name of its chain, then that of its table. A shape counts only if it is somebody's own: `-s 10.0.0.0/8
-//! -o eth0 -j MASQUERADE` is anyone's, and so is libvirt's `-s NET ! -d NET -j MASQUERADE`, which every other VPN
-//! script writes as well, unless libvirt's rules for TCP and UDP stand beside it.
+//! The rule's own contents count first: comment, set names, or shape, since some programs put rules into `POSTROUTING`
+//! without any name; then the name of its chain, then that of its table. A shape counts only if no other program writes
+//! it: `-s 10.0.0.0/8 -o eth0 -j MASQUERADE` is ambiguous, and so is libvirt's `-s NET ! -d NET -j MASQUERADE`, which
+//! many VPN scripts write as well, unless libvirt's rules for TCP and UDP are in the same chain.
 //!
-//! kube-proxy and kubelet: both wrote `KUBE-POSTROUTING` and `KUBE-MARK-MASQ`, with the same rules (kubelet until
-//! Kubernetes 1.28). Nothing in them tells who was last. They count as kube-proxy's, which rewrites them with every
-//! synchronization; kubelet's are the chains that no other writes.
+//! kube-proxy and kubelet: both wrote `KUBE-POSTROUTING` and `KUBE-MARK-MASQ` with the same rules (kubelet until
+//! Kubernetes 1.28), and nothing shows which wrote last. They count as kube-proxy's, which rewrites them with every
+//! synchronization; kubelet's are the chains that only kubelet writes.
 //!
-//! k3s is flannel and kube-proxy; it has no rules of its own here. ufw writes no rule that translates: what stands in
-//! its files is the administrator's.
+//! k3s is flannel and kube-proxy and has no rules of its own here. ufw writes no NAT rules: those in its files are the
+//! administrator's.
 
 use crate::facts::netfilter::signatures::{self, Pattern, Shape, Signature};
 use crate::facts::netfilter::{
@@ -20,12 +20,12 @@ use crate::facts::netfilter::{
 /// `RTN_LOCAL`
 const LOCAL: u128 = 2;
 
-/// Who writes this rule of this chain.
+/// Owner of a rule in this chain; `Other` if no signature matches.
 pub fn owner(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Owner {
     signature(ruleset, id, rule).map_or(Owner::Other, |(owner, _)| owner)
 }
 
-/// The one that tells.
+/// The owner and signature of highest rank that matches.
 fn signature(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<(Owner, Signature)> {
     let has_shape = rule.comment.is_empty() && id.table == *"nat" && id.chain == *"POSTROUTING";
     let rule_shape = has_shape.then(|| RuleShape::of(rule, rules_beside(ruleset, id))).flatten();
@@ -33,7 +33,7 @@ fn signature(ruleset: &Ruleset, id: &ChainId, rule: &Rule) -> Option<(Owner, Sig
     signatures::all().filter(|(_, signature)| is_signed(*signature)).min_by_key(|(_, signature)| rank(*signature))
 }
 
-/// What a rule carries itself tells more than the chain that it stands in, and that more than the table.
+/// Precedence of signatures: the rule's contents, then its chain, then its table.
 fn rank(signature: Signature) -> u8 {
     match signature {
         Signature::Comment(_)
@@ -46,7 +46,7 @@ fn rank(signature: Signature) -> u8 {
     }
 }
 
-/// `rule_shape` is there for a rule that can be recognised by it.
+/// Whether a signature matches. `rule_shape` is `None` for rules that cannot be recognised by shape.
 fn is_signed(
     signature: Signature,
     ruleset: &Ruleset,
@@ -71,21 +71,21 @@ fn is_signed(
     }
 }
 
-/// Whether the table of a chain has one of this name.
+/// Whether the chain's table also has a chain of this name.
 fn has_chain(ruleset: &Ruleset, id: &ChainId, name: &str) -> bool {
     ruleset.chains.contains_key(&ChainId { chain: name.into(), ..id.clone() })
 }
 
-/// What a rule looks like that translates a source.
+/// The form of a source-NAT rule.
 struct RuleShape<'a> {
     nat: &'a Nat,
-    /// Tests of single fields: the field, mask and value, whether inverted.
+    /// Single-field tests: field, mask, value and whether inverted.
     tests: Vec<Tested<'a>>,
-    /// Sets asked.
+    /// ipset lookups: index, dimensions, and whether inverted.
     sets: Vec<(u16, &'a [End], bool)>,
-    /// Names of everything else that it tests.
+    /// Names of all other matches.
     others: Vec<&'a str>,
-    /// The other rules of its chain that were read.
+    /// All rules of the same chain that were read.
     beside: &'a [Rule],
 }
 
@@ -115,8 +115,8 @@ fn nat(rule: &Rule) -> Option<&Nat> {
     })
 }
 
-/// Tests of single fields, and the names of all other matches but ipsets. A range counts as such another match, and so
-/// does an inverted "all of these".
+/// Single-field tests, and the names of all other matches except ipsets. Ranges and an inverted conjunction count as
+/// other matches.
 fn tests(rule: &Rule) -> (Vec<Tested<'_>>, Vec<&str>) {
     let (mut found, mut others) = (Vec::new(), Vec::new());
     for step in &rule.steps {
@@ -147,7 +147,7 @@ impl<'a> RuleShape<'a> {
         Some(Self { nat: nat(rule)?, tests, sets: ipsets(rule).collect(), others, beside })
     }
 
-    /// The tests, if they are so many and the rule tests nothing else.
+    /// The tests, if there are exactly `N` and the rule has no other matches.
     fn only<const N: usize>(&self) -> Option<&[Tested<'a>; N]> {
         let only = self.sets.is_empty() && self.others.is_empty();
         <&[Tested; N]>::try_from(self.tests.as_slice()).ok().filter(|_| only)
@@ -185,7 +185,7 @@ impl Tested<'_> {
         (self.mask, self.value) == (other.mask, other.value)
     }
 
-    /// `224.0.0.0/4`, `ff00::/8`
+    /// Whether it tests for `224.0.0.0/4` or `ff00::/8`.
     fn is_multicast(&self) -> bool {
         match self.field {
             Field::Ipv4Destination => (self.mask, self.value) == (0xf000_0000, 0xe000_0000),
@@ -194,16 +194,16 @@ impl Tested<'_> {
         }
     }
 
-    /// The whole name of a device, if that is what is tested.
+    /// The device name, if a whole name is tested.
     fn device(&self) -> Option<String> {
         let bytes = self.value.to_be_bytes();
         let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        let whole = self.mask.leading_ones() as usize > 8 * length; // with the zero that ends it
+        let whole = self.mask.leading_ones() as usize > 8 * length; // including the terminating zero
         (*self.field == Field::OutputName && whole).then(|| String::from_utf8_lossy(&bytes[..length]).into_owned())
     }
 }
 
-/// A source and a destination, in any order.
+/// A source test and a destination test, in either order.
 fn pair<'a, 'b>(rule_shape: &'b RuleShape<'a>) -> Option<(&'b Tested<'a>, &'b Tested<'a>)> {
     match rule_shape.only::<2>()? {
         [a, b] if a.is_source() && b.is_destination() => Some((a, b)),
@@ -212,8 +212,8 @@ fn pair<'a, 'b>(rule_shape: &'b RuleShape<'a>) -> Option<(&'b Tested<'a>, &'b Te
     }
 }
 
-/// `-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT --to-source ADDRESS`, since 0.4 with `! -s NET ! -d NET`; with an
-/// address or a port (`--vaddr`, `--vport`) it is an administrator's.
+/// `-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT --to-source ADDRESS`, since 0.4 with `! -s NET ! -d NET`.
+/// With an address or a port (`--vaddr`, `--vport`) it is the administrator's.
 fn kube_router_services(rule_shape: &RuleShape) -> bool {
     let network = |test: &Tested| test.inverted && (test.is_source() || test.is_destination());
     rule_shape.nat.action == NatAction::Snat
@@ -244,7 +244,7 @@ fn is_docker_bridge(name: &str) -> bool {
     matches!(name, "docker0" | "docker_gwbridge") || Pattern("br-{hex 12}").fits(name)
 }
 
-/// `-s ADDRESS -d ADDRESS -p tcp --dport PORT -j MASQUERADE`: a container that reaches itself by a published port.
+/// `-s ADDRESS -d ADDRESS -p tcp --dport PORT -j MASQUERADE`: a container reaching itself by a published port.
 fn docker_hairpin(rule_shape: &RuleShape) -> bool {
     let Some(tests) = rule_shape.only::<4>() else { return false };
     let tested = |field| tests.iter().any(|test| *test.field == field);
@@ -258,7 +258,7 @@ fn docker_hairpin(rule_shape: &RuleShape) -> bool {
     same && plain && tested(Field::L4Proto) && tested(Field::DestinationPort)
 }
 
-/// `-o BRIDGE -m addrtype --src-type LOCAL -j MASQUERADE`: hairpins, and the routing mesh of Swarm.
+/// `-o BRIDGE -m addrtype --src-type LOCAL -j MASQUERADE`: hairpin traffic, and Swarm's routing mesh.
 fn docker_local(rule_shape: &RuleShape) -> bool {
     let Some([a, b]) = rule_shape.only::<2>() else { return false };
     let is_local = |test: &Tested| *test.field == Field::SourceType(TypeScope::Any) && test.value == LOCAL;
@@ -276,7 +276,7 @@ fn flannel_out(rule_shape: &RuleShape) -> bool {
     pair(rule_shape).is_some_and(fits) && rule_shape.masquerades()
 }
 
-/// `! -s NET -d NET -j MASQUERADE`, with [`flannel_out`] of the same network beside it.
+/// `! -s NET -d NET -j MASQUERADE`, next to [`flannel_out`] for the same network.
 fn flannel_in(rule_shape: &RuleShape) -> bool {
     let Some((source, destination)) = pair(rule_shape) else { return false };
     let out = |rule: &Rule| {
@@ -289,13 +289,13 @@ fn flannel_in(rule_shape: &RuleShape) -> bool {
     turned && rule_shape.masquerades() && rule_shape.beside.iter().any(out)
 }
 
-/// `-s NET ! -d NET -p tcp -j MASQUERADE --to-ports 1024-65535`, and for UDP.
+/// `-s NET ! -d NET -p tcp -j MASQUERADE --to-ports 1024-65535`, and the same for UDP.
 fn libvirt_ports(rule_shape: &RuleShape) -> bool {
     let ports = rule_shape.nat.ports == Chosen::Range(1024, 65535) && rule_shape.nat.action == NatAction::Masquerade;
     ports && libvirt_network(rule_shape).is_some()
 }
 
-/// The same without protocol and ports, beside those.
+/// `-s NET ! -d NET -j MASQUERADE` next to [`libvirt_ports`].
 fn libvirt_rest(rule_shape: &RuleShape) -> bool {
     let Some((_, destination)) = libvirt_network(rule_shape) else { return false };
     let ports = |rule: &Rule| {

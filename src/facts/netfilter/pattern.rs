@@ -1,9 +1,9 @@
-//! What names and comments look like by which the writer of a rule is recognised.
+//! Patterns for names and comments, used by owner signatures.
 
 use std::fmt;
 use std::ops::Range;
 
-/// A text with places that are filled in:
+/// A text with placeholders:
 ///
 /// | place | filled in with |
 /// |---|---|
@@ -19,25 +19,25 @@ pub struct Pattern(pub &'static str);
 
 /// A part of a pattern.
 enum Piece {
-    /// This text.
+    /// Literal text.
     Text(&'static str),
-    /// One of these, with `|` between them.
+    /// One of these alternatives, separated by `|`.
     OneOf(&'static str),
-    /// Characters of a hash or a number: they identify nobody.
+    /// Characters of a hash or number, which identify nobody.
     Digits { of: fn(u8) -> bool, least: usize, most: usize },
-    /// Characters that may identify somebody.
+    /// Free characters, which may identify someone.
     Free { of: fn(u8) -> bool, least: usize, most: usize },
 }
 
 impl Pattern {
-    /// Whether a text is so.
+    /// Whether the text matches.
     pub fn fits(self, text: &str) -> bool {
         self.free_parts(text.as_bytes()).is_some()
     }
 
-    /// Where a text has what may identify somebody: what the writer fills in freely. `None`: the text is not so.
+    /// Byte ranges of the text that may identify someone, because its writer fills them in freely. `None`: no match.
     pub fn free_parts(self, text: &[u8]) -> Option<Vec<Range<usize>>> {
-        // Most differ in the first byte.
+        // Cheap check first: most patterns differ in the first byte.
         if self.0.bytes().next().is_some_and(|byte| byte != b'{' && text.first() != Some(&byte)) {
             return None;
         }
@@ -52,7 +52,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Whether the rest of a pattern is the text from there on.
+/// Matches the rest of a pattern against the text from `at`, adding free parts to `found`.
 fn fits(pattern: &'static str, text: &[u8], at: usize, found: &mut Vec<Range<usize>>) -> bool {
     let Some((piece, rest)) = first(pattern) else { return at == text.len() };
     let left = &text[at..];
@@ -79,7 +79,7 @@ fn fits(pattern: &'static str, text: &[u8], at: usize, found: &mut Vec<Range<usi
     }
 }
 
-/// The first piece of a pattern, and what comes after it.
+/// Splits off the first piece of a pattern.
 fn first(pattern: &'static str) -> Option<(Piece, &'static str)> {
     let Some(place) = pattern.strip_prefix('{') else {
         let end = pattern.find('{').unwrap_or(pattern.len());
@@ -103,7 +103,7 @@ fn filled_in(place: &'static str) -> Piece {
         "hex" => |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         "HEX" => |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'),
         "base32" => |byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'),
-        // It may be any word, too.
+        // Could be any word as well.
         "base64" => {
             let of = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
             return Piece::Free { of, least: exactly(count), most: exactly(count) };
@@ -113,7 +113,7 @@ fn filled_in(place: &'static str) -> Piece {
     Piece::Digits { of, least: exactly(count), most: exactly(count) }
 }
 
-/// Without a number it is so long that nothing fits: a test holds that every pattern fits something.
+/// An unparsable count becomes so large that nothing matches; a test checks that every pattern matches something.
 fn exactly(count: &str) -> usize {
     count.parse().unwrap_or(usize::MAX)
 }

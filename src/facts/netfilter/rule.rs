@@ -1,28 +1,28 @@
-//! A rule: what it tests and what it does.
+//! Rules: matches, statements and verdicts.
 
 use std::fmt;
 
 use super::{BridgePort, Field, MapLookup, Nat, SetId};
 use crate::facts::{Name, Reading};
 
-/// A rule: its steps run in order until a match fails or a verdict ends it.
+/// A rule: its steps are evaluated in order until a match fails or a verdict ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// From 1 within its chain.
+    /// Position in its chain, from 1.
     pub position: u32,
-    /// Its comment; empty without one.
+    /// Its comment; empty if none.
     pub comment: String,
-    /// What it tests and does.
+    /// Matches and statements, in order.
     pub steps: Vec<Step>,
-    /// Packets and bytes that it counted; `None` without a counter of its own.
+    /// Packets and bytes counted; `None` if it has no counter of its own.
     pub counter: Option<Counter>,
-    /// Written with an extension of x_tables.
+    /// Whether it uses an x_tables extension, as rules of iptables do.
     pub from_xtables: bool,
-    /// Hash of everything but counters and handle: the same rule written again has the same one.
+    /// Hash of everything but counters and handle; equal if the same rule is written again.
     pub fingerprint: u64,
 }
 
-/// Counts of one rule.
+/// Counters of a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
     /// Packets
@@ -31,62 +31,63 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// One part of a rule.
+/// One match or statement of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The rule goes on only if this holds.
+    /// Ends the rule if the match does not hold.
     Match(Match),
     /// Writes the packet's mark.
     SetMark(MarkWrite),
-    /// Writes the connection's mark; `other` is the packet's.
+    /// Writes the connection's mark; `other` in [`MarkWrite`] is the packet's mark.
     SetConnectionMark(MarkWrite),
-    /// Gives the packet a template of a connection, such as its zone; such a packet cannot be left untracked any more.
+    /// Attaches a conntrack template, such as one with a zone; the packet can no longer become untracked.
     Template,
-    /// Gives the entry of the packet's connection another timeout than the sysctls say: a timeout policy (`nf_ct_timeout_ext_add`),
-    /// or a flowtable, which forwards later packets itself and keeps the entry meanwhile (`flow_offload_add`).
+    /// Gives the connection's entry a timeout other than the sysctls': a timeout policy (`nf_ct_timeout_ext_add`), or a
+    /// flowtable, which forwards later packets itself and keeps the entry alive meanwhile (`flow_offload_add`).
     OwnTimeout,
-    /// Gives the packet to a socket of this host (`nf_tproxy_assign_sock`): one that has one is never forwarded (`ip_forward`,
+    /// Assigns the packet to a local socket (`nf_tproxy_assign_sock`); such packets are never forwarded (`ip_forward`,
     /// `ip6_forward`).
     ToSocket,
-    /// Completes the packet's checksum, so that nothing is left to a device (`skb_checksum_help`), or writes that it has none.
+    /// Completes the checksum, leaving none to the device (`skb_checksum_help`), or sets it to "none".
     FillChecksum,
-    /// Writes an address or a port into the header of the packet, whatever its connection is (`nft_payload_set_eval`).
+    /// Writes an address or port in the packet's header, independently of conntrack (`nft_payload_set_eval`).
     Rewrite {
-        /// Which.
+        /// The field.
         field: Field,
-        /// The number that is written; `None`: it is computed, or only a part of the field is written.
+        /// The value; `None`: computed, or only a part of the field is written.
         value: Option<u128>,
     },
-    /// Adds the packet to a set, or takes it out.
+    /// Adds the packet's key to a set, or deletes it.
     UpdateSet {
-        /// Which.
+        /// The set.
         set: SetId,
-        /// Added.
+        /// Whether it adds; else deletes.
         adds: bool,
         /// The fields that are the element; of an ipset none. Empty: not known.
         fields: Vec<Field>,
         /// Which ends of the packet the dimensions of an ipset's element are.
         ends: Vec<End>,
     },
-    /// The packet is not tracked, hence never translated.
+    /// Makes the packet untracked, hence never translated.
     Notrack,
-    /// Translates an address; ends the rule.
+    /// Sets up NAT; ends the rule.
     Nat(Nat),
-    /// Ends the rule; a map that has no element, or `continue` as one, does not.
+    /// A verdict, which ends the rule. A map without an element for the packet ends only this rule (`NFT_BREAK`), and
+    /// the element `continue` goes on with the next step.
     Verdict(Verdict),
-    /// Understood, and without influence on marks, NAT and the way through the rules (log, TCP options, …).
+    /// Decoded, without effect on marks, NAT or the path through the rules (log, TCP options, …).
     NoEffect(String),
-    /// Not understood: it may do anything.
+    /// Not decoded: may have any effect.
     Unsupported {
-        /// What it is.
+        /// Its name.
         what: String,
-        /// It may translate addresses too.
+        /// Whether it may also translate addresses.
         may_translate: bool,
     },
 }
 
 impl Step {
-    /// Whether a rule with it makes the kernel track connections of its family (`nf_ct_netns_get`), wherever it stands.
+    /// Whether a rule with this step enables conntrack for its family (`nf_ct_netns_get`), in any chain.
     pub fn needs_conntrack(&self) -> bool {
         const MATCHES: &[&str] = &["connlabel", "connlimit", "flow_offload", "helper"];
         let tracked = |field: &Field| match field {
@@ -115,53 +116,53 @@ impl Step {
     }
 }
 
-/// What a rule tests.
+/// The condition of a match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// All tests hold; or, if inverted, not all of them do.
+    /// All tests hold; if inverted, at least one does not.
     Tests {
-        /// What is tested; never empty.
+        /// The tests; never empty.
         tests: Vec<FieldTest>,
         /// Whether the result is inverted.
         inverted: bool,
     },
-    /// The fields, one after the other, are an element of a set; or, if inverted, are not.
+    /// The key is an element of an nf_tables set; if inverted, it is not.
     Set {
-        /// What is looked up.
+        /// Key fields, concatenated.
         fields: Vec<Field>,
-        /// Where.
+        /// The set.
         set: SetId,
         /// Whether the result is inverted.
         inverted: bool,
     },
-    /// The same for an ipset, whose type decides what its dimensions are.
+    /// The same for an ipset, whose type says what its dimensions are.
     Ipset {
-        /// Which set: the index that rules hold.
+        /// Index of the set.
         index: u16,
-        /// For each dimension, which end of the packet is looked up.
+        /// For each dimension, whether the source or destination side is looked up.
         ends: Vec<End>,
         /// Whether the result is inverted.
         inverted: bool,
     },
-    /// Holds for some packets and not for others, by chance or rate or circumstance (limit, statistic, owner, …).
+    /// Depends on chance, rate or circumstances (limit, statistic, owner, …): may hold for any packet, or not.
     NonDeterministic(String),
-    /// `nfacct`: holds for every packet, unless the accounting object of this name has a quota; then only for those that are beyond
-    /// it (`nfacct_mt`).
+    /// `nfacct`: holds for every packet; if the accounting object of this name has a quota, only once it is exceeded
+    /// (`nfacct_mt`).
     Accounting(String),
     /// A quota: holds for all packets or for none, by whether it is used up.
     Quota,
     /// All of these hold for the ports of a bridge that forwards the packet; of packets that none does it is known.
     OfBridged {
-        /// Whether it holds for the latter.
+        /// Result for packets that are not bridged.
         holds: bool,
-        /// What is asked of the ports; nobody knows by which ones a packet comes and goes.
+        /// Tests of the ports, whose values are never known.
         ports: Vec<BridgePort>,
     },
-    /// Not understood.
+    /// Not decoded: may hold for any packet, or not.
     Unsupported(String),
 }
 
-/// An end of a packet.
+/// Side of a packet that an ipset dimension refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// `src`
@@ -173,15 +174,15 @@ pub enum End {
 /// A test of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldTest {
-    /// What is looked at.
+    /// The field.
     pub field: Field,
-    /// What it must be.
+    /// What its value must be.
     pub condition: Comparison,
 }
 
 impl FieldTest {
-    /// The field is one of these, both ends included. One value is one value, however it was written: x_tables has only
-    /// ranges of ports, nf_tables compares.
+    /// The field is within these ranges, both ends included. A range of one value becomes a comparison, because
+    /// x_tables has only port ranges where nf_tables compares.
     pub fn within(field: Field, ranges: Vec<(u128, u128)>) -> Self {
         let condition = match (ranges.as_slice(), field.bits()) {
             ([(first, last)], Some(mask)) if first == last => Comparison::Masked { mask, value: *first },
@@ -191,23 +192,24 @@ impl FieldTest {
     }
 }
 
-/// What a field must be. Every field is an unsigned number: addresses as if written in network order, marks by value,
-/// device names as 16 bytes, the first the most significant, filled up with zeros.
+/// What a field's value must be. All values are unsigned numbers: addresses in network byte order, marks in host order,
+/// device names as 16 bytes, first byte most significant, padded with zeros.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Comparison {
     /// `field & mask == value`
     Masked {
-        /// Bits looked at.
+        /// Bits compared.
         mask: u128,
-        /// What they must be.
+        /// Their value.
         value: u128,
     },
-    /// Within one of these ranges, both ends included.
+    /// In one of these ranges, both ends included.
     Ranges(Vec<(u128, u128)>),
 }
 
 impl Comparison {
-    /// The numbers for which it holds of a field of so many bits, where they are ranges, both ends included.
+    /// The matching values of a field of this width in bits, as ranges with both ends included; `None` if they are not
+    /// ranges.
     pub fn ranges(&self, width: u32) -> Option<Vec<(u128, u128)>> {
         match self {
             Self::Ranges(ranges) => Some(ranges.clone()),
@@ -225,7 +227,7 @@ impl Comparison {
 }
 
 impl fmt::Debug for Comparison {
-    /// In hexadecimal, as masks are thought of: `0x4000/0x4000`, `0x400-0xffff`.
+    /// Hexadecimal: `0x4000/0x4000`, `0x400-0xffff`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Masked { mask, value } => write!(f, "{value:#x}/{mask:#x}"),
@@ -237,42 +239,43 @@ impl fmt::Debug for Comparison {
     }
 }
 
-/// A write to a mark: `new = (old & keep) ^ (other & take) ^ xor`, where `other` is the connection's mark when the
-/// packet's is written, and the packet's when the connection's is.
+/// A write to a mark: `new = (old & keep) ^ (other & take) ^ xor`. `other` is the connection's mark if the packet's is
+/// written, and vice versa.
 #[derive(Clone, PartialEq, Eq)]
 pub enum MarkWrite {
-    /// Understood.
+    /// Decoded.
     Exact {
-        /// Bits of the old value that stay.
+        /// Bits of the old value that are kept.
         keep: u32,
-        /// Bits taken from the other mark.
+        /// Bits copied from the other mark.
         take: u32,
-        /// Bits inverted at last.
+        /// Bits inverted last.
         xor: u32,
     },
-    /// The same with what a map has for the packet: `new = (old & keep) ^ (other & take) ^ (data & mapped) ^ xor`.
+    /// With data from a map: `new = (old & keep) ^ (other & take) ^ (data & mapped) ^ xor`.
     Mapped {
-        /// The look-up.
+        /// The lookup.
         lookup: MapLookup,
-        /// Bits taken from the map.
+        /// Bits taken from the map's data.
         mapped: u32,
-        /// Bits of the old value that stay.
+        /// Bits of the old value that are kept.
         keep: u32,
-        /// Bits taken from the other mark.
+        /// Bits copied from the other mark.
         take: u32,
-        /// Bits inverted at last.
+        /// Bits inverted last.
         xor: u32,
     },
-    /// A number of a range, both ends included: one after the other, by chance, or by a hash (`nft_numgen.c`, `nft_hash.c`).
+    /// A generated number, both ends included: a counter, random, or a hash of the packet (`nft_numgen.c`,
+    /// `nft_hash.c`).
     Number {
         /// The smallest.
         first: u32,
         /// The largest.
         last: u32,
-        /// Packets that are alike get the same one.
+        /// Whether it is a hash, so that equal packets get the same number.
         hashed: bool,
     },
-    /// Not understood: any bit may come out; the text says what it is.
+    /// Not decoded: any bit may be set; the text names it.
     Unknown(String),
 }
 
@@ -290,12 +293,12 @@ impl fmt::Debug for MarkWrite {
 }
 
 impl MarkWrite {
-    /// Bits that can be 1 afterwards although they were 0 in both marks.
+    /// Bits that may be 1 afterwards if both marks were 0.
     pub fn can_set(&self) -> u32 {
         match self {
             Self::Exact { xor, .. } => *xor,
             Self::Mapped { mapped, xor, .. } => mapped | xor,
-            // Above the first bit in which the ends differ all numbers are alike.
+            // Below the first bit in which the ends differ, any bit may be 1.
             Self::Number { first, last, .. } => {
                 last | u32::MAX.checked_shr((first ^ last).leading_zeros()).unwrap_or(0)
             }
@@ -303,7 +306,7 @@ impl MarkWrite {
         }
     }
 
-    /// Bits that may not be what they were.
+    /// Bits that may change.
     pub fn can_change(&self) -> u32 {
         match self {
             Self::Exact { keep, take, xor } => !keep | take | xor,
@@ -312,7 +315,7 @@ impl MarkWrite {
         }
     }
 
-    /// Bits that are copied from the other mark.
+    /// Bits copied from the other mark.
     pub fn copies(&self) -> u32 {
         match self {
             Self::Exact { take, .. } | Self::Mapped { take, .. } => *take,
@@ -321,38 +324,38 @@ impl MarkWrite {
     }
 }
 
-/// How a rule ends.
+/// How rule evaluation ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// On to the next base chain.
+    /// `NF_ACCEPT`: continue with the next base chain.
     Accept,
-    /// The packet is gone: dropped, rejected.
+    /// `NF_DROP`, or reject: the packet is discarded.
     Drop,
-    /// The same, and who sent a segment of TCP is answered with a reset (`nf_send_reset`).
+    /// Like `Drop`, and the sender of a TCP segment gets a reset (`nf_send_reset`).
     Reset,
-    /// Back to the calling chain, or to the policy.
+    /// Return to the calling chain, or apply the policy.
     Return,
-    /// On with what follows in the same rule; only in maps.
+    /// Continue with the rest of the rule; only in verdict maps.
     Continue,
-    /// Into a chain of the same table, and back here.
+    /// Continue in a chain of the same table and come back here.
     Jump(Name),
-    /// Into a chain of the same table, and back to where this one was called.
+    /// Continue in a chain of the same table and come back to this chain's caller.
     Goto(Name),
-    /// The packet leaves the hooks (queued to user space, sent elsewhere): what happens to it is not known here.
+    /// The packet leaves the hooks (queued, stolen); what happens to it is not known. The text names the reason.
     Stolen(String),
-    /// By a map from fields to verdicts. A packet without an element goes on with the next rule (`NFT_BREAK`).
+    /// Looked up in a verdict map. Without an element for the packet, the next rule is evaluated (`NFT_BREAK`).
     Map {
-        /// What is looked up.
+        /// Key fields.
         fields: Vec<Field>,
-        /// Where.
+        /// The map.
         set: SetId,
-        /// The verdicts in it: each once, without the keys.
+        /// The distinct verdicts in the map.
         verdicts: Reading<Vec<Verdict>>,
     },
 }
 
 impl Verdict {
-    /// The chain that it leads to.
+    /// The chain that it jumps or goes to.
     pub fn target(&self) -> Option<&Name> {
         match self {
             Self::Jump(chain) | Self::Goto(chain) => Some(chain),

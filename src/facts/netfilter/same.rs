@@ -1,7 +1,7 @@
-//! Whether packets meet the same in two rule sets: all but the generation, comments, and what rules have counted. What is the same
-//! object in both is not looked into.
+//! Compares two rule sets by their effect on packets: everything but generation, comments and counters. Parts that are
+//! the same object in both are skipped.
 //!
-//! Each type is taken apart field by field, so that a new field does not compile before it is said here what becomes of it.
+//! Each type is destructured, so that a new field does not compile until this file says whether it counts.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{Chain, Rule, Ruleset};
 use crate::facts::Reading;
 
 impl Ruleset {
-    /// Whether packets meet the same in the other.
+    /// Whether packets are treated the same by both.
     pub fn does_the_same_as(&self, other: &Self) -> bool {
         let Self { generation: _, base_chains, devices, chains, sets, mark_writers, tracks, tracking_unread } = self;
         let same = |((id, chain), (other_id, other))| id == other_id && Chain::does_the_same_as(chain, other);
@@ -46,7 +46,7 @@ fn do_the_same(rules: &Arc<Vec<Rule>>, others: &Arc<Vec<Rule>>) -> bool {
 
 fn rules_do_the_same(rule: &Rule, other: &Rule) -> bool {
     let Rule { position, comment: _, steps, counter: _, from_xtables, fingerprint } = rule;
-    *fingerprint == other.fingerprint // tells most differences at once
+    *fingerprint == other.fingerprint // differs for almost all unequal rules
             && *position == other.position
             && *from_xtables == other.from_xtables
             && *steps == other.steps

@@ -1,14 +1,14 @@
-//! Owner signatures: what a rule's writer is recognised by. Redaction keeps them, so that a redacted rule still has its owner;
-//! docs/owners.md is written from them.
+//! Owner signatures: names, comments and shapes by which the writer of a rule is recognised. `owner.rs` applies them,
+//! redaction keeps them, and docs/owners.md is generated from them.
 //!
-//! A signature is something that nobody else writes: whole names of chains or tables, with the form of what is filled in, whole
-//! comments, whole names of sets. How a name begins is not enough: `KUBE-POSTROUTING-CUSTOM` is an administrator's. Words of
-//! which a table is called anyhow (`lxd`, `netbird`) count with the chain's name only. A comment that names its writer counts
-//! wherever it stands, any other only where its writer puts it.
+//! A signature is something that only one program writes: complete names of chains or tables with the form of their
+//! variable parts, complete comments, complete names of sets. A prefix is not enough: `KUBE-POSTROUTING-CUSTOM` is the
+//! administrator's. Generic table names (`lxd`, `netbird`) count only together with the chain's name. A comment that
+//! names its writer counts in any chain, other comments only in the chain that their writer uses.
 //!
-//! Left out, since two write them: `IP-MASQ` (ip-masq-agent, and scripts of GCE and kops), `KUBE-HOSTPORTS` and `KUBE-HP-…` (kubelet,
-//! CRI-O, cri-dockerd), `SNAT for localhost access to hostports` but for kubenet's own bridge, `DOCKER-USER` and
-//! `POSTROUTING_direct`, which their makers leave to the administrator.
+//! Left out because two programs write them: `IP-MASQ` (ip-masq-agent, scripts of GCE and kops), `KUBE-HOSTPORTS` and
+//! `KUBE-HP-…` (kubelet, CRI-O, cri-dockerd), `SNAT for localhost access to hostports` except for kubenet's own bridge,
+//! and `DOCKER-USER` and `POSTROUTING_direct`, which are reserved for the administrator.
 
 use std::iter;
 use std::ops::Range;
@@ -16,58 +16,59 @@ use std::ops::Range;
 use super::Owner;
 pub use super::pattern::Pattern;
 
-/// Accounting objects (`-m nfacct`) of kube-proxy since 1.32 (`pkg/proxy/metrics`: `IPTablesCTStateInvalidDroppedNFAcctCounter`,
-/// `LocalhostNodePortAcceptedNFAcctCounter`). It makes them without a quota, so that the match holds for every packet.
+/// nfacct objects (`-m nfacct`) of kube-proxy since 1.32 (`pkg/proxy/metrics`:
+/// `IPTablesCTStateInvalidDroppedNFAcctCounter`, `LocalhostNodePortAcceptedNFAcctCounter`). They are created without a
+/// quota, so the match holds for every packet.
 pub const COUNTERS: [&str; 2] = ["ct_state_invalid_dropped_pkts", "localhost_nps_accepted_pkts"];
 
 /// What a writer is recognised by.
 #[derive(Clone, Copy, Debug)]
 pub enum Signature {
-    /// Name of a table, whatever the chain.
+    /// Name of a table, with any chain.
     Table(Pattern),
-    /// Name of a chain, whatever the table.
+    /// Name of a chain, in any table.
     Chain(Pattern),
-    /// Name of a chain that means something only in tables of such a name: the table's, the chain's.
+    /// Name of a table and name of a chain in it.
     ChainIn(Pattern, Pattern),
-    /// Name of a chain that means something only where the table has this other one too.
+    /// Name of a chain, in a table that also has this other chain.
     ChainBeside(Pattern, &'static str),
-    /// The rule's comment, wherever it stands.
+    /// The rule's comment, in any chain.
     Comment(Pattern),
-    /// The rule's comment in this chain.
+    /// The rule's comment, in this chain.
     CommentIn(&'static str, Pattern),
-    /// The rule's comment, of a rule for packets that leave by this device.
+    /// The rule's comment, if the rule matches this output device.
     CommentOut(&'static str, Pattern),
-    /// Name of an ipset that the rule asks.
+    /// Name of an ipset that the rule looks up.
     Ipset(Pattern),
-    /// What the rule looks like, without any name or comment, in `POSTROUTING` of table `nat`.
+    /// The rule's form, in `POSTROUTING` of table `nat`.
     Shape(Shape),
 }
 
-/// What a rule without name and comment looks like whose writer is recognised by that alone; see `owner.rs`.
+/// Rules without name and comment that are recognised by their form; see `owner.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// Of IPVS Services.
+    /// kube-router: IPVS Services
     KubeRouterServices,
-    /// Of pods.
+    /// kube-router: pods
     KubeRouterPods,
-    /// Of a bridge.
+    /// Docker: a bridge network
     DockerBridge,
-    /// Of a container that reaches itself by a published port.
+    /// Docker: a container that reaches itself by a published port
     DockerHairpin,
-    /// Of the host that reaches a container by a published port.
+    /// Docker: the host reaching a container by a published port
     DockerLocal,
-    /// Of pods that send to others.
+    /// flannel: from pods
     FlannelOut,
-    /// Of others that send to pods.
+    /// flannel: to pods
     FlannelIn,
-    /// Of TCP and UDP.
+    /// libvirt: TCP and UDP
     LibvirtPorts,
-    /// Of the rest.
+    /// libvirt: other protocols
     LibvirtRest,
 }
 
 impl Shape {
-    /// As iptables writes it.
+    /// The rule in iptables syntax.
     pub fn written(self) -> &'static str {
         match self {
             Self::KubeRouterServices => "-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT",
@@ -86,7 +87,7 @@ impl Shape {
 }
 
 impl Shape {
-    /// It is the writer's only beside a rule of the shape before it: alone it is anyone's.
+    /// Whether it counts only next to a rule of the preceding shape, because it is ambiguous alone.
     pub fn needs_former(self) -> bool {
         matches!(self, Self::FlannelIn | Self::LibvirtRest)
     }
@@ -118,7 +119,8 @@ const fn ipset(pattern: &'static str) -> Signature {
 
 use Signature::{ChainBeside, CommentOut};
 
-/// One entry a writer. What a rule carries itself comes before its chain, and its chain before its table; of two the first.
+/// One entry per writer. Precedence is by kind of signature: a rule's contents, its chain, its table; then by order in
+/// this list.
 #[rustfmt::skip]
 pub const SIGNATURES: &[(Owner, &[Signature])] = &[
     (Owner::KubeProxy, &[
@@ -312,12 +314,12 @@ pub const SIGNATURES: &[(Owner, &[Signature])] = &[
     ]),
 ];
 
-/// Every signature with its owner.
+/// All signatures with their owners.
 pub fn all() -> impl Iterator<Item = (Owner, Signature)> {
     SIGNATURES.iter().flat_map(|(owner, signatures)| signatures.iter().map(|signature| (*owner, *signature)))
 }
 
-/// Where a table's name has what may identify somebody: everywhere, if no writer is recognised by it.
+/// Byte ranges of a table's name that may identify someone: all of it unless a signature matches.
 pub fn free_parts_of_table(name: &[u8]) -> Vec<Range<usize>> {
     free_parts(name, |signature| match signature {
         Signature::Table(pattern) | Signature::ChainIn(pattern, _) => Some(pattern),
@@ -325,7 +327,7 @@ pub fn free_parts_of_table(name: &[u8]) -> Vec<Range<usize>> {
     })
 }
 
-/// The same for the name of a chain.
+/// The same for a chain's name.
 pub fn free_parts_of_chain(name: &[u8]) -> Vec<Range<usize>> {
     free_parts(name, |signature| match signature {
         Signature::Chain(pattern) | Signature::ChainIn(_, pattern) | Signature::ChainBeside(pattern, _) => {
@@ -345,7 +347,7 @@ pub fn free_parts_of_comment(text: &[u8]) -> Vec<Range<usize>> {
     })
 }
 
-/// The same for the name of an ipset.
+/// The same for an ipset's name.
 pub fn free_parts_of_ipset(name: &[u8]) -> Vec<Range<usize>> {
     free_parts(name, |signature| match signature {
         Signature::Ipset(pattern) => Some(pattern),

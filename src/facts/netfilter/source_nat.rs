@@ -1,4 +1,4 @@
-//! Rules that translate source addresses, as they are listed and counted.
+//! Source-NAT rules, as reports list them and metrics count them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{
 use crate::facts::{Failure, Name, Reading, names};
 
 names! {
-    /// Which user-space interface holds a rule.
+    /// Kernel interface that holds a rule.
     Backend {
         /// `ip_tables`, `ip6_tables`: `struct ipt_entry` behind getsockopt
         Legacy = "legacy",
@@ -21,7 +21,7 @@ names! {
 }
 
 impl Backend {
-    /// Who holds a rule, of legacy tables or of nf_tables.
+    /// Backend of a rule read from legacy tables or from nf_tables.
     pub fn of(rule: &Rule, legacy: bool) -> Self {
         match (legacy, rule.from_xtables) {
             (true, _) => Self::Legacy,
@@ -32,7 +32,7 @@ impl Backend {
 }
 
 names! {
-    /// Who writes a rule, told from the names it uses.
+    /// Program that writes a rule, recognised by its signatures.
     Owner {
         /// kube-proxy in any mode
         KubeProxy = "kube-proxy",
@@ -113,76 +113,76 @@ names! {
     }
 }
 
-/// A source-NAT rule that a postrouting or input hook leads to.
+/// A source-NAT rule reachable from a postrouting or input hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceNatRule {
-    /// Who holds it.
+    /// Backend that holds it.
     pub backend: Backend,
     /// Family of its table.
     pub family: Family,
-    /// Its table.
+    /// Name of its table.
     pub table: Name,
-    /// Its chain.
+    /// Name of its chain.
     pub chain: Name,
-    /// From 1 within its chain.
+    /// Position in its chain, from 1.
     pub position: u32,
-    /// Who writes it.
+    /// Program that writes it.
     pub owner: Owner,
-    /// What it does: masquerade, snat or netmap.
+    /// masquerade, snat or netmap.
     pub action: NatAction,
-    /// How it chooses ports.
+    /// How source ports are chosen.
     pub randomization: PortRandomization,
-    /// Ports that it chooses from; `None`: it does not say, or a map does.
+    /// Range of source ports; `None`: not given, or from a map.
     pub to_ports: Option<(u16, u16)>,
-    /// Addresses that it chooses from, both ends included; `None`: it does not say, or a map does.
+    /// Range of source addresses, both ends included; `None`: not given, or from a map.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// Its own tests of the packet's mark.
+    /// Its own matches on the packet's mark.
     pub marks: Vec<MarkTest>,
-    /// What it counted.
+    /// Its counter; `None` if it has none.
     pub counter: Option<Counter>,
     /// See [`super::Rule::fingerprint`].
     pub fingerprint: u64,
 }
 
-/// A test of the packet's mark.
+/// A match on the packet's mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkTest {
-    /// What it must be …
+    /// Required value of the masked bits.
     pub value: u32,
-    /// … in these bits.
+    /// Bits tested.
     pub mask: u32,
-    /// Whether it must not.
+    /// Whether the match is inverted.
     pub inverted: bool,
 }
 
-/// What source-NAT rules are counted by.
+/// Properties that source-NAT rules are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceNatKind {
-    /// Who holds them.
+    /// Backend that holds them.
     pub backend: Backend,
     /// Family of their tables.
     pub family: Family,
-    /// Who writes them.
+    /// Program that writes them.
     pub owner: Owner,
-    /// What they do.
+    /// masquerade, snat or netmap.
     pub action: NatAction,
-    /// How they choose ports.
+    /// How source ports are chosen.
     pub randomization: PortRandomization,
 }
 
-/// Source-NAT rules of one kind, taken together.
+/// Number and counters of the source-NAT rules of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceNatTotal {
-    /// Rules there are now.
+    /// Number of rules now.
     pub rules: u64,
-    /// Those of them without a counter.
+    /// Number of rules without a counter.
     pub uncounted: u64,
-    /// Sum over the rules; [`crate::monotonic`] makes it one that never falls. `None`: none had a counter.
+    /// Sum of the counters; [`crate::monotonic`] makes it monotonic. `None`: no rule had a counter.
     pub counted: Option<Counter>,
 }
 
 impl SourceNatRule {
-    /// What it is counted by.
+    /// The kind it is counted as.
     pub fn kind(&self) -> SourceNatKind {
         let Self { backend, family, owner, action, randomization, .. } = *self;
         SourceNatKind { backend, family, owner, action, randomization }

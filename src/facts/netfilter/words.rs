@@ -1,4 +1,4 @@
-//! Fields and tests as nft writes them, for people.
+//! Prints fields and tests in nft's syntax.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -95,7 +95,7 @@ impl fmt::Display for FieldTest {
     }
 }
 
-/// A value of a field.
+/// A field's value in nft's syntax.
 fn number(field: &Field, value: u128) -> String {
     match field {
         Field::Ipv4Source | Field::Ipv4Destination => Ipv4Addr::from_bits(value as u32).to_string(),
@@ -114,7 +114,7 @@ fn number(field: &Field, value: u128) -> String {
     }
 }
 
-/// Of a mask that is a prefix, its length; inner `None`: the whole field. Outer `None`: it is none.
+/// Length of a mask that is a prefix, inner `None` for a full mask; outer `None` if it is not a prefix.
 fn prefix_length(field: &Field, mask: u128) -> Option<Option<u32>> {
     let largest = field.bits()?;
     let is_address = matches!(
