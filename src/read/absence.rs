@@ -1,17 +1,19 @@
-//! What readers believe is not there, and what else shows that.
+//! Absences that readers believe, and the witness of each.
 //!
-//! That a file is missing is an errno of a system call, which a sandbox gives too. So it counts only for the files in this
-//! table, and only while its witness, a file beside it that every kernel has, is there. Everything else that is missing is
-//! hidden. Of netlink and of legacy tables the kernel's own word counts; see `Node::try_ask`.
+//! ENOENT is the errno of a system call, and a sandbox that hides files causes it too. So a missing file counts as
+//! absent only if it is in this table and its witness, a file in the same place that every kernel has, can be read; any
+//! other missing file is `Failure::Hidden`. For netlink and legacy tables the kernel's own answer counts; see
+//! `Node::try_ask`.
 
-/// An absence that is believed.
+/// A believed absence.
 #[derive(Debug)]
 pub struct Absence {
-    /// Name of the request, or its beginning.
+    /// Name of the request; with a trailing `/`, of all requests below.
     pub request: &'static str,
-    /// Name of the file below procfs or sysfs that has to be there meanwhile. `None`: nothing rests on it.
+    /// Name of the file in procfs or sysfs that must be readable. `None`: no verdict depends on the absence.
     pub witness: Option<&'static str>,
-    /// Whether the source is absent then: a module that is not loaded. If not, it is complete without it.
+    /// Whether the source itself is then absent (a module that is not loaded); else it counts as complete without the
+    /// file.
     pub is_fact: bool,
 }
 
@@ -23,7 +25,7 @@ const fn expected(request: &'static str, witness: &'static str) -> Absence {
     Absence { request, witness: Some(witness), is_fact: false }
 }
 
-/// All of them.
+/// The table.
 pub(crate) const ABSENCES: &[Absence] = &[
     // nf_conntrack is not loaded.
     fact("procfs/thread-self/net/stat/nf_conntrack", "procfs/thread-self/net/stat/rt_cache"),
@@ -38,26 +40,26 @@ pub(crate) const ABSENCES: &[Absence] = &[
     // IPv6 is off.
     expected("procfs/thread-self/net/snmp6", "procfs/thread-self/net/snmp"),
     expected("procfs/thread-self/net/udp6", "procfs/thread-self/net/udp"),
-    // The kernel can load no modules.
+    // The kernel has no loadable modules.
     expected("procfs/modules", "procfs/version"),
-    // Signs of a module: what is not found by one is looked for by the next.
+    // Traces of a module: where one is missing, the next is checked.
     expected("sysfs/module/", "procfs/version"),
     Absence { request: "rootfs/lib/modules/", witness: None, is_fact: false },
     expected("procfs/kallsyms", "procfs/version"),
-    // Only Ubuntu has it.
+    // Ubuntu only.
     expected("procfs/version_signature", "procfs/version"),
-    // The kernel can load no live patches.
+    // The kernel has no live patching.
     expected("sysfs/kernel/livepatch.list", "sysfs/kernel/uevent_seqnum"),
-    // Names for people.
+    // For display only.
     Absence { request: "rootfs/etc/os-release", witness: None, is_fact: false },
     Absence { request: "rootfs/usr/lib/os-release", witness: None, is_fact: false },
-    // Where it is missing the lines have no numbers, and are not counted.
+    // Without it rows have no CPU number, and are not checked for completeness.
     Absence { request: "sysfs/devices/system/cpu/possible", witness: None, is_fact: false },
-    // A virtual device has no driver; the reader makes sure that sysfs shows this device.
+    // Virtual devices have no driver; the reader checks that sysfs shows the right device.
     Absence { request: "sysfs/class/net/", witness: None, is_fact: false },
 ];
 
-/// The entry for a request.
+/// The table's entry for a request, by name; `None`: its absence is not believed.
 pub fn believed(request: &str) -> Option<&'static Absence> {
     ABSENCES.iter().find(|absence| match absence.request.strip_suffix('/') {
         Some(_) => request.starts_with(absence.request),

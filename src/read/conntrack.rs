@@ -1,7 +1,7 @@
-//! Connection tracking: per-CPU counters from procfs or ctnetlink, sizes from sysctl.
+//! Connection tracking: sysctls, then per-CPU counters from procfs or ctnetlink.
 //!
-//! The proc file comes before ctnetlink: it needs no privilege and has everything. ctnetlink serves kernels without it. Which
-//! one served is in the sources; one that was not needed is ok, "not needed".
+//! The proc file is preferred, because it needs no privilege and has every counter; ctnetlink serves kernels without
+//! it. Sources say which one was used; the other is ok, "not needed".
 //!
 //! Kernel sources: `ct_cpu_seq_show` and `nf_ct_netlink_stats` (`ctnetlink_ct_stat_cpu_fill_info`).
 
@@ -17,7 +17,7 @@ use ConntrackCounter as C;
 
 type InCtnetlink = fn(&CpuStats<'_>) -> Option<u32>;
 
-/// Each counter's column names in the proc file, and where ctnetlink has it.
+/// Column names of each counter in the proc file, and its field in ctnetlink.
 ///
 /// Columns were renamed when their meaning changed: `searched` became `clashres` in 5.10 and
 /// `delete_list` became `chainlength` in 5.15, so only the new names are counters.
@@ -37,20 +37,20 @@ const COUNTERS: &[(C, &str, InCtnetlink)] = &[
     (C::ExpectDelete, "expect_delete", |_| None),
 ];
 
-/// Columns that are no counters: the table's size (repeated on each line), and members of the structure that
-/// kernels since 4.13 print as a constant 0.
+/// Columns that are no counters: the table's size (the same in each row), and members that kernels since 4.13 print as
+/// constant 0.
 const NO_COUNTERS: &[&str] = &["entries", "searched", "new", "ignore", "delete", "delete_list"];
 
 fn proc_file() -> Request {
     Request::file(Source::ProcConntrack, Root::Procfs, "thread-self/net/stat/nf_conntrack")
 }
 
-/// Has parameters, so it is there for the built-in module too.
+/// The module's sysfs directory, which built-in modules with parameters have too.
 fn module_object() -> Request {
     Request::directory(Source::Sysctl, Root::Sysfs, "module/nf_conntrack")
 }
 
-/// The proc file has a line per possible CPU but no numbers; this says which CPUs those are.
+/// The proc file has one row per possible CPU without its number; this file has the numbers.
 fn possible_cpus() -> Request {
     Request::file(Source::ProcConntrack, Root::Sysfs, "devices/system/cpu/possible")
 }
@@ -65,8 +65,7 @@ fn stats_cpu() -> Request {
     Request::netlink(Source::Ctnetlink, name, NetlinkFamily::Netfilter, kind, true, body)
 }
 
-/// Sizes first, then the counters: from the proc file, which needs no privilege and has everything, and from ctnetlink on
-/// kernels without it.
+/// Reads sysctls, then the counters from the proc file, or from ctnetlink if there is none.
 pub(crate) fn read(node: &mut Node<'_>) -> Conntrack {
     let sysctls = [
         "nf_conntrack_count",
@@ -78,7 +77,7 @@ pub(crate) fn read(node: &mut Node<'_>) -> Conntrack {
     let sizes = sysctls.map(|name| (sysctl(name), node.try_number(&sysctl(name))));
     let table = node.try_text(&proc_file());
     let counted_absent = is_missing(&sizes[0].1);
-    // A missing file means that the module is not there, unless anything else shows that it is.
+    // The module is not loaded, unless something else shows that it is.
     let there = !is_missing(&table)
         || sizes.iter().any(|(_, size)| size.ok().is_some())
         || counted_absent && node.try_bytes(&module_object()).ok().is_some();
@@ -89,7 +88,7 @@ pub(crate) fn read(node: &mut Node<'_>) -> Conntrack {
             let cpus = number_cpus(node, cpus);
             node.note(&proc_file(), cpus)
         }
-        // Neither file: the module is not there, and there is nothing more to ask.
+        // Neither file: the module is not loaded, and no further request is needed.
         table if counted_absent && is_missing(&table) => node.note(&proc_file(), not_masked(table, there)),
         other => {
             let other = node.note(&proc_file(), other);
@@ -128,7 +127,7 @@ fn not_masked<T>(reading: Reading<T>, there: bool) -> Reading<T> {
     }
 }
 
-/// Gives the lines of the proc file their CPU numbers, and makes sure that none is missing.
+/// Assigns CPU numbers to the rows of the proc file, and checks that there is a row for each possible CPU.
 fn number_cpus(node: &mut Node<'_>, mut cpus: Vec<ConntrackCpu>) -> Reading<Vec<ConntrackCpu>> {
     let list = node.lasting(&possible_cpus()).decode(|list| cpu_list(&list));
     let Reading::Ok(ids) = node.note(&possible_cpus(), list) else { return Reading::Ok(cpus) };
@@ -140,7 +139,7 @@ fn number_cpus(node: &mut Node<'_>, mut cpus: Vec<ConntrackCpu>) -> Reading<Vec<
     Reading::Ok(cpus)
 }
 
-/// `/proc/thread-self/net/stat/nf_conntrack`: a header of names, then one line of hexadecimal numbers per
+/// `/proc/thread-self/net/stat/nf_conntrack`: a header with column names, then a row of hexadecimal numbers per
 /// possible CPU.
 fn decode_proc(text: &str, sources: &mut Sources) -> Result<Vec<ConntrackCpu>, String> {
     let file = "net/stat/nf_conntrack";
@@ -178,7 +177,7 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
     let mut counters = CounterRow::new();
     for (counter, column, _) in COUNTERS {
         let Some(index) = header.iter().position(|name| name == column) else { continue };
-        // eight hexadecimal digits each, so that a value cut short cannot pass for a smaller one
+        // Always eight digits, so that a truncated value is not taken for a smaller one.
         let text = values[index];
         let value = u32::from_str_radix(text, 16).ok().filter(|_| text.len() == 8 && !text.starts_with('+'));
         let value = value.ok_or_else(|| format!("line {}: {column} is {text:?}, not 8 hexadecimal digits", row + 2))?;
@@ -187,7 +186,7 @@ fn decode_row(header: &[&str], row: usize, line: &str) -> Result<ConntrackCpu, S
     Ok(ConntrackCpu { cpu: None, counters })
 }
 
-/// One message per possible CPU.
+/// One message of the answer to `IPCTNL_MSG_CT_GET_STATS_CPU`, one per possible CPU.
 fn decode_cpu(message: &Message<'_>) -> Result<ConntrackCpu, Failure> {
     let (header, stats) = Nfgenmsg::parse(message.body)?;
     let counters = COUNTERS.iter().filter_map(|(counter, _, ctnetlink)| Some((*counter, ctnetlink(&stats)?.into())));

@@ -1,8 +1,8 @@
-//! What handles packets beside the rules of netfilter: tc filters and XDP programs on a tunnel's way, IPVS, and tunnels
-//! whose device lives in another network namespace.
+//! What processes packets outside netfilter rules: tc filters and XDP or tcx programs on the path of a tunnel's
+//! packets, IPVS, and sockets of tunnels whose device is in another network namespace. Called by the reader of links.
 //!
-//! Kernel sources: `tcf_fill_node`, `rtnl_xdp_fill`, `ip_vs_info_seq_show`, `udp4_seq_show`. Of BPF programs that were
-//! attached as links (tcx, netkit) only `bpf(2)` tells: `tcx_prog_query`, `netkit_prog_query`.
+//! Kernel sources: `tcf_fill_node`, `rtnl_xdp_fill`, `ip_vs_info_seq_show`, `udp4_seq_show`. BPF programs attached as
+//! links (tcx, netkit) are reported by `bpf(2)` only: `tcx_prog_query`, `netkit_prog_query`.
 
 mod filters;
 
@@ -17,20 +17,20 @@ use crate::netfilter::netlink::{Attributes, Message};
 use crate::read::Node;
 use crate::read::known::links::TunnelSockets;
 
-/// VXLAN's two ports and Geneve's: where a socket that no device here owns belongs to a tunnel elsewhere.
+/// Ports of VXLAN (two) and Geneve: a socket on one of these that no device here owns belongs to a tunnel in another
+/// namespace.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
 /// Length of `struct tcmsg`.
 const TCMSG: usize = 20;
-/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and `…_EGRESS`
-/// and 0, the root.
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`, the same with `…_EGRESS`, and 0, the root.
 const HOOKS: [(&str, u32); 3] = [("ingress", 0xffff_fff2), ("egress", 0xffff_fff3), ("root", 0)];
 /// `TC_H_ROOT`
 const ROOT: u32 = u32::MAX;
 /// `TC_H_MIN_MASK`
 const MINOR: u32 = 0xffff;
-/// Queueing disciplines whose classes have filters of their own (`htb_tcf_block`, `hfsc_tcf_block`).
+/// Qdiscs whose classes have filters of their own (`htb_tcf_block`, `hfsc_tcf_block`).
 const CLASSFUL: &[&str] = &["atm", "cbq", "hfsc", "htb"];
-/// Places of a device that are asked for filters, each with a dump of its own.
+/// Maximum number of attachment points per device that are dumped for filters, one dump each.
 const MAX_PLACES: usize = 256;
 
 fn sockets(family: Family) -> Request {
@@ -44,7 +44,7 @@ fn ipvs() -> Request {
     Request::file(Source::Datapath, Root::Procfs, "thread-self/net/ip_vs")
 }
 
-/// A dump of one device's objects below this parent.
+/// A dump of one device's objects with this parent.
 fn below(link: &Link, name: &str, kind: u16, parent: u32) -> Request {
     let mut body = vec![0; TCMSG];
     body[4..8].copy_from_slice(&link.index.to_ne_bytes());
@@ -52,18 +52,18 @@ fn below(link: &Link, name: &str, kind: u16, parent: u32) -> Request {
     Request::netlink(Source::Datapath, &format!("route/{name}"), NetlinkFamily::Route, kind, true, body)
 }
 
-/// A queueing discipline: `tc_fill_qdisc`.
+/// A qdisc: `tc_fill_qdisc`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Qdisc {
     device: u32,
     kind: String,
-    /// 0: the kernel's own, which only the device's root can have filters of.
+    /// 0: a default qdisc of the kernel, whose filters can only be at the device's root.
     handle: u32,
     parent: u32,
 }
 
 impl Qdisc {
-    /// It takes filters where packets come in.
+    /// Whether it is this device's ingress or clsact qdisc.
     pub(crate) fn classifies(&self, device: u32) -> bool {
         self.device == device && matches!(self.kind.as_str(), "clsact" | "ingress")
     }
@@ -73,7 +73,7 @@ fn number(message: &Message<'_>, at: usize) -> Result<u32, Failure> {
     Ok(u32::from_ne_bytes(array(message.body, at, "tcmsg")?))
 }
 
-/// A kernel without traffic control, or without classifiers, has none.
+/// Without traffic control or classifiers in the kernel there are none.
 fn where_supported<T>(found: Reading<Vec<T>>) -> Reading<Vec<T>> {
     const EOPNOTSUPP: i32 = 95;
     const EINVAL: i32 = 22;
@@ -83,7 +83,7 @@ fn where_supported<T>(found: Reading<Vec<T>>) -> Reading<Vec<T>> {
     }
 }
 
-/// Queueing disciplines of all devices.
+/// Qdiscs of all devices.
 pub(crate) fn qdiscs(node: &mut Node<'_>) -> Reading<Vec<Qdisc>> {
     let request =
         Request::netlink(Source::Datapath, "route/qdiscs", NetlinkFamily::Route, RTM_GETQDISC, true, vec![0; TCMSG]);
@@ -92,20 +92,20 @@ pub(crate) fn qdiscs(node: &mut Node<'_>) -> Reading<Vec<Qdisc>> {
         let [device, handle, parent] = [number(message, 4)?, number(message, 8)?, number(message, 12)?];
         Ok(Some(Qdisc { device, kind, handle, parent }))
     });
-    // A capture from before it was asked for is as whole as it was: none is assumed.
+    // A capture from before this request: none is assumed.
     match found.failure().is_some_and(Failure::is_not_captured) {
         true => Reading::Ok(Vec::new()),
         false => node.note(&request, where_supported(found)),
     }
 }
 
-/// Handles below the root that a device may have filters at: of queueing disciplines, and of classes that have others below
-/// them (`htb_classify`: a packet that has got to a leaf meets no filter of it).
+/// Handles below the root where a device may have filters: those of qdiscs, and of classes with child classes
+/// (`htb_classify`: filters of leaf classes are not evaluated).
 fn handles_below(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<BTreeSet<u32>> {
     let mut handles = BTreeSet::new();
     for qdisc in qdiscs.iter().filter(|qdisc| qdisc.device == link.index && qdisc.handle != 0) {
         if qdisc.classifies(link.index) {
-            continue; // its two hooks are always asked for
+            continue; // its two hooks are dumped in any case
         }
         if qdisc.parent != ROOT {
             handles.insert(qdisc.handle);
@@ -130,7 +130,7 @@ fn handles_below(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<
     Reading::Ok(handles)
 }
 
-/// Filters of traffic control on a device that has these queueing disciplines.
+/// tc filters of a device with these qdiscs.
 pub(crate) fn filters_of(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> Reading<Vec<Filter>> {
     let handles = match handles_below(node, link, qdiscs) {
         Reading::Ok(handles) => handles,
@@ -164,13 +164,13 @@ pub(crate) fn filters_of(node: &mut Node<'_>, link: &Link, qdiscs: &[Qdisc]) -> 
     Reading::Ok(all)
 }
 
-/// BPF programs that are attached to devices without `tc`: hook by name and `enum bpf_attach_type`. Of `BPF_TCX_*` all devices
-/// are asked, of `BPF_NETKIT_*` those of that kind, which answer for both ends.
+/// Hooks of BPF programs attached other than by tc: name and `enum bpf_attach_type`. `BPF_TCX_*` is queried for all
+/// devices, `BPF_NETKIT_*` for netkit devices, where the primary reports both ends.
 const TCX_INGRESS: (&str, u32) = ("tcx-ingress", 46);
 const TCX_EGRESS: (&str, u32) = ("tcx-egress", 47);
 const NETKIT: [(&str, u32); 2] = [("netkit-primary", 54), ("netkit-peer", 55)];
 
-/// How many programs each of these devices has at a hook, by index, as far as it has the hook.
+/// Number of programs at a hook by device index, for those devices that have the hook.
 fn counted(node: &mut Node<'_>, (name, hook): (&str, u32), devices: &[u32]) -> Reading<BTreeMap<u32, u32>> {
     let request = Request::programs(Source::Datapath, name, hook, devices.to_vec());
     let counts = node.try_text(&request).decode(|text| {
@@ -186,8 +186,8 @@ fn counted(node: &mut Node<'_>, (name, hook): (&str, u32), devices: &[u32]) -> R
     }
 }
 
-/// How many programs these devices have where packets come in, and those that are `crossed` where they leave, by index.
-/// Nothing is notified of; a query takes some microseconds.
+/// Number of programs by device index: at ingress for `entered`, at egress for `crossed`. Queried in each reading,
+/// since there are no notifications; a query takes some microseconds.
 pub(crate) fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]) -> Reading<Programs> {
     let indices = |links: &[&Link]| links.iter().map(|link| link.index).collect::<Vec<u32>>();
     let netkit: Vec<&Link> = entered.iter().copied().filter(|link| link.kind.as_deref() == Some("netkit")).collect();
@@ -202,7 +202,7 @@ pub(crate) fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]
                 for device in &devices {
                     match counts.get(device) {
                         Some(count) => *found.entry(*device).or_default() += count,
-                        // It is gone, or the other end of a netkit device tells.
+                        // Removed, or reported by its netkit peer.
                         None => drop(found.remove(device)),
                     }
                 }
@@ -211,7 +211,7 @@ pub(crate) fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]
             Reading::Failed(failure) if failure.is_not_captured() => {
                 return Reading::Ok(Programs::Unseen(failure.to_string()));
             }
-            // A kernel without this hook, which a sandbox's refusal does not say.
+            // The kernel lacks this hook; a sandbox's refusal has another errno.
             Reading::Absent(_) => devices.into_iter().for_each(|device| *found.entry(device).or_default() += 0),
             failed @ Reading::Failed(_) => return failed.map(|_| Programs::Counted(found)),
         }
@@ -219,7 +219,7 @@ pub(crate) fn programs(node: &mut Node<'_>, entered: &[&Link], crossed: &[&Link]
     Reading::Ok(Programs::Counted(found))
 }
 
-/// Services of IPVS. Absent: it is not loaded.
+/// Number of IPVS services. Absent: ip_vs is not loaded.
 pub(crate) fn ipvs_services(node: &mut Node<'_>) -> Reading<u64> {
     node.text(&ipvs()).map(|text| {
         let is_service = |line: &&str| ["TCP ", "UDP ", "SCTP", "FWM "].iter().any(|start| line.starts_with(start));
@@ -227,7 +227,7 @@ pub(crate) fn ipvs_services(node: &mut Node<'_>) -> Reading<u64> {
     })
 }
 
-/// Whether frames that cross bridges pass the rules of IPv4, of IPv6: `br_nf_pre_routing`. Absent: br_netfilter is not loaded.
+/// Whether bridged frames traverse the IPv4 / IPv6 rules: `br_nf_pre_routing`. Absent: br_netfilter is not loaded.
 pub(crate) fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
     ["iptables", "ip6tables"].map(|rules| {
         let name = format!("sys/net/bridge/bridge-nf-call-{rules}");
@@ -237,7 +237,7 @@ pub(crate) fn bridges_call_rules(node: &mut Node<'_>) -> [Reading<bool>; 2] {
     })
 }
 
-/// Sockets of tunnels, by their port. Of IPv6: absent, it is off.
+/// UDP sockets on tunnel ports. IPv6 may be off.
 pub(crate) fn tunnel_sockets(node: &mut Node<'_>) -> Reading<TunnelSockets> {
     let mut found = TunnelSockets::new();
     for family in Family::IP {
@@ -254,7 +254,7 @@ pub(crate) fn tunnel_sockets(node: &mut Node<'_>) -> Reading<TunnelSockets> {
     Reading::Ok(found)
 }
 
-/// `  123: 00000000:2118 00000000:0000 07 …`: the port of a socket that is connected to nobody, as tunnels' are not.
+/// `  123: 00000000:2118 00000000:0000 07 …`: local port of an unconnected socket, as a tunnel's is; `None` for others.
 fn local_port(line: &str) -> Option<u16> {
     let mut words = line.split_whitespace().skip(1);
     let (local, remote) = (words.next()?, words.next()?);

@@ -1,6 +1,6 @@
-//! Offload features over generic netlink, by name: their numbers change between kernels.
+//! Offload features over generic netlink, by name, since their numbers differ between kernels.
 //!
-//! By request and not as a dump: a node with hundreds of veths is asked about the three devices that matter.
+//! Requested per device rather than dumped: a node with hundreds of veths has three devices that matter.
 //!
 //! Kernel sources: `net/ethtool/features.c`, `net/ethtool/strset.c`, `ctrl_fill_info`.
 
@@ -44,7 +44,7 @@ fn command(command: u8) -> Vec<u8> {
     vec![command, 1, 0, 0]
 }
 
-/// All generic netlink families. Asking for one by name would make the kernel try to load a module for it.
+/// Dumps all generic netlink families. A request for one by name makes the kernel try to load its module.
 fn families() -> Request {
     let body = command(CTRL_CMD_GETFAMILY);
     Request::netlink(Source::Ethtool, "generic/families", NetlinkFamily::Generic, CONTROLLER, true, body)
@@ -71,7 +71,7 @@ fn features_request(family: u16, link: &Link) -> Request {
     Request::netlink(Source::Ethtool, &name, NetlinkFamily::Generic, family, false, body)
 }
 
-/// The family's number, then the features' names; neither changes before the next boot.
+/// Reads the family's number and the feature names, both fixed until the next boot.
 pub(crate) fn read(node: &mut Node<'_>) -> Ethtool {
     node.sources.asked(Source::Ethtool);
     if let Some(known) = node.left.ethtool.clone() {
@@ -93,7 +93,7 @@ pub(crate) fn read(node: &mut Node<'_>) -> Ethtool {
     ethtool
 }
 
-/// Features of one device.
+/// Features of one device; Absent if the kernel has no ethtool netlink.
 pub(crate) fn features(ethtool: &Ethtool, node: &mut Node<'_>, link: &Link) -> Reading<Features> {
     let Reading::Ok(family) = ethtool.family else { return ethtool.family.as_ref().map(|_| Features::new()) };
     let names = match &ethtool.names {
@@ -105,7 +105,7 @@ pub(crate) fn features(ethtool: &Ethtool, node: &mut Node<'_>, link: &Link) -> R
     node.note(&request, features)
 }
 
-/// The number of the family that is called `ethtool`.
+/// The family number, if this message is about the family `ethtool`.
 fn decode_family(message: &Message<'_>) -> Result<Option<u16>, Failure> {
     let attributes = Attributes::after(message.body, GENLMSGHDR, "CTRL_ATTR")?;
     let is_ethtool = attributes.string(CTRL_ATTR_FAMILY_NAME)?.as_deref() == Some("ethtool");
@@ -150,14 +150,14 @@ fn decode_features(message: &Message<'_>, names: &BTreeMap<String, usize>) -> Re
         let Some(bit) = names.get(feature.name()) else { continue };
         let is_in = |set: &[u32]| set.get(bit / 32).is_some_and(|word| word >> (bit % 32) & 1 == 1);
         let (enabled, fixed) = (is_in(&active), !is_in(&changeable) || is_in(&never_changed));
-        // Nobody can ask for a fixed feature, so the kernel's set of wanted ones does not hold it.
+        // The kernel's set of wanted features leaves out fixed ones.
         let wanted = if fixed { enabled } else { is_in(&wanted) };
         features.insert(*feature, FeatureState { enabled, wanted, fixed });
     }
     Ok(features)
 }
 
-/// A compact bitset: 32-bit words in host order.
+/// A compact bitset: 32-bit words in host byte order.
 fn bits(bitset: Option<&[u8]>, what: &'static str) -> Result<Vec<u32>, Failure> {
     let bitset = bitset.ok_or_else(|| Failure::unexpected(format!("the answer lacks the {what}")))?;
     let attributes = Attributes::parse(bitset, what)?;

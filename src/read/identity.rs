@@ -1,4 +1,4 @@
-//! Which kernel this is and what the host calls itself.
+//! Identity of the kernel (release, version, live patches), CPUs online, and the host's distribution.
 
 use crate::capture::{Request, Root};
 use crate::facts::{Failure, Kernel, KernelVersion, Reading, Source};
@@ -20,19 +20,19 @@ fn online_cpus() -> Request {
     Request::file(Source::Kernel, Root::Sysfs, "devices/system/cpu/online")
 }
 
-/// Which kernel this is, and on what.
+/// Identity of kernel and machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     /// Release and numbering of the kernel.
     pub kernel: Reading<Kernel>,
-    /// Names of the live patches that are loaded. Absent: the kernel can load none.
+    /// Names of loaded live patches. Absent: the kernel has no live patching.
     pub livepatches: Reading<Vec<String>>,
-    /// CPUs online.
+    /// Number of CPUs online.
     pub online_cpus: Reading<u32>,
 }
 
 impl Identity {
-    /// Nothing of it was read.
+    /// All fields `Failed` for this reason.
     pub(crate) fn unread(why: &Failure) -> Self {
         let why = || why.clone();
         Self {
@@ -43,7 +43,7 @@ impl Identity {
     }
 }
 
-/// Release and versions, live patches, CPUs.
+/// Reads release, version, live patches and CPUs online.
 pub(crate) fn read(node: &mut Node<'_>) -> Identity {
     let release = node.try_line(&proc("sys/kernel/osrelease"));
     let version = node.line(&proc("sys/kernel/version"));
@@ -63,7 +63,7 @@ pub(crate) fn read(node: &mut Node<'_>) -> Identity {
     Identity { kernel, livepatches, online_cpus }
 }
 
-/// `ID VERSION_ID` of os-release: a name for people; no verdict rests on it, so its source does not fail with it.
+/// `ID VERSION_ID` of os-release. For display only: no verdict depends on it, so a failure is not one of its source.
 pub(crate) fn distro(node: &mut Node<'_>) -> Reading<String> {
     let bytes = match node.bytes(&os_release("etc/os-release")) {
         Reading::Absent(_) => node.bytes(&os_release("usr/lib/os-release")),
@@ -77,7 +77,7 @@ pub(crate) fn distro(node: &mut Node<'_>) -> Reading<String> {
         };
         let id = value("ID").ok_or("os-release has no ID")?;
         let distro = value("VERSION_ID").map_or(id.clone(), |version| format!("{id} {version}"));
-        // A label value: bounded, and printable.
+        // It becomes a label value: printable, at most 64 characters.
         Ok::<_, Failure>(distro.chars().filter(|c| !c.is_control()).take(64).collect())
     });
     if let Reading::Failed(why) = &distro {
@@ -86,16 +86,15 @@ pub(crate) fn distro(node: &mut Node<'_>) -> Reading<String> {
     distro
 }
 
-/// Whether the kernel may drop UDP packets that clash (before Linux 5.6); `true` where its version is not known.
+/// Whether the kernel may drop UDP packets whose entries clash (before Linux 5.6); `true` if its version is not known.
 pub(crate) fn drops_clashes(kernel: &Reading<Kernel>) -> bool {
     const RESOLVED: KernelVersion = KernelVersion::new(5, 6, 0);
     kernel.ok().is_none_or(|kernel| kernel.base < RESOLVED)
 }
 
-/// A list of CPUs as sysfs writes it (`0-3,8`).
+/// Parses a CPU list in sysfs format (`0-3,8`).
 ///
-/// # Errors
-/// It is none, is cut off, or is longer than any machine's.
+/// # Errors Not a list, truncated, or with numbers beyond any machine's.
 pub(crate) fn cpu_list(bytes: &[u8]) -> Result<Vec<u16>, Failure> {
     const MAX_CPUS: usize = 1 << 16;
     let text = String::from_utf8_lossy(bytes);

@@ -1,8 +1,8 @@
-//! Whether IPsec handles packets of this network namespace: how many policies and states it has.
+//! Whether IPsec applies to packets of this network namespace: numbers of policies and states.
 //!
-//! Kernel sources: `net/xfrm/xfrm_user.c`: `xfrm_get_spdinfo`, `xfrm_get_sadinfo`; `xt_policy.c`: `policy_mt`. Only
-//! `xfrm_user` and `af_key` make policies and states, and opening a socket of either loads its module; so the kernel's lists
-//! of netlink sockets and of protocols are looked at first.
+//! Kernel sources: `net/xfrm/xfrm_user.c`: `xfrm_get_spdinfo`, `xfrm_get_sadinfo`; `xt_policy.c`: `policy_mt`. Policies
+//! and states are created by `xfrm_user` and `af_key` only. Opening a socket of either loads its module, so the
+//! kernel's lists of netlink sockets and protocols are read first.
 
 use super::node::without_netlink;
 use crate::capture::{NetlinkFamily, Request, Root};
@@ -19,9 +19,9 @@ const XFRM_MSG_GETSADINFO: u16 = 0x23;
 const XFRM_MSG_GETSPDINFO: u16 = 0x25;
 /// `XFRMA_SAD_CNT`: `u32`
 const XFRMA_SAD_CNT: u16 = 1;
-/// `XFRMA_SPD_INFO`: `struct xfrmu_spdinfo`, six `u32`: policies in, out and forwarded, and those of sockets
+/// `XFRMA_SPD_INFO`: `struct xfrmu_spdinfo`, six `u32`: numbers of policies (in, out, forward), and of socket policies
 const XFRMA_SPD_INFO: u16 = 1;
-/// Flags before the attributes, none of which means anything.
+/// Length of the flags before the attributes; unused.
 const FLAGS: usize = 4;
 
 fn request(name: &str, kind: u16) -> Request {
@@ -32,7 +32,7 @@ fn protocols() -> Request {
     Request::lines(Source::Datapath, Root::Procfs, "thread-self/net/protocols", &["protocol", "KEY"])
 }
 
-/// Whether any policy or state stands. Absent: nothing is there that could have made one.
+/// Whether there is any policy or state. Absent: no module is loaded that could have created one.
 pub(crate) fn stands(node: &mut Node<'_>) -> Reading<bool> {
     match node.has_netlink(NETLINK_XFRM) {
         Some(true) => {}
@@ -55,7 +55,7 @@ pub(crate) fn stands(node: &mut Node<'_>) -> Reading<bool> {
     Reading::Ok(false)
 }
 
-/// Whether one of the numbers in an attribute is not 0.
+/// Whether any number in this attribute is not 0.
 fn counts(message: &Message<'_>, attribute: u16) -> Result<bool, Failure> {
     let numbers = Attributes::after(message.body, FLAGS, "XFRMA")?;
     let numbers = numbers.get(attribute).ok_or_else(|| Failure::unexpected("no number of IPsec policies or states"))?;
@@ -63,7 +63,7 @@ fn counts(message: &Message<'_>, attribute: u16) -> Result<bool, Failure> {
     Ok(numbers.iter().any(|byte| *byte != 0))
 }
 
-/// Without `xfrm_user` there are only what `af_key` has made.
+/// Without `xfrm_user`, only `af_key` can have created any.
 fn without_xfrm_user(node: &mut Node<'_>) -> Reading<bool> {
     let request = protocols();
     let listed = node.text(&request);

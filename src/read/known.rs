@@ -1,4 +1,4 @@
-//! What earlier readings have read, so that what stands is not read again.
+//! What earlier readings read, so that unchanged parts are not read again. Owned by `serve::memory`.
 
 pub(in crate::read) mod flows;
 pub(in crate::read) mod links;
@@ -14,66 +14,68 @@ use super::lookups::Lookups;
 use crate::facts::netfilter::Ruleset;
 use crate::facts::{OwnNeighbours, Reading, Source};
 
-/// Part of the memory of `serve`; `check` and a replay have an empty one. A reading gets it and leaves another, which only counts if
-/// the reading was not cut.
+/// Memory of earlier readings; empty in `check` and replay. A reading takes one and returns a new one, which is kept
+/// only if the reading was not cut.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// Number and feature names of ethtool, which the kernel was built with.
+    /// Ethtool family and feature numbers, fixed at boot.
     pub(super) ethtool: Option<Ethtool>,
-    /// Files that hold until the next boot, by request name.
+    /// Files that do not change until the next boot, by request name.
     pub(super) until_reboot: BTreeMap<String, Reading<Arc<Vec<u8>>>>,
-    /// Links and what surrounds tunnels; they hold while nothing is notified of.
+    /// Links, addresses, routes and the like; valid until a notification.
     pub(super) links: Option<KnownLinks>,
-    /// What has changed without being notified of, which must not happen.
+    /// Parts that changed without a notification, which must not happen.
     pub(super) unnotified: Vec<&'static str>,
-    /// The rules of nf_tables; they hold while their generation stands.
+    /// nf_tables rules; valid for one generation.
     pub(super) nftables: Option<KnownRules>,
-    /// [`crate::facts::NeighbourTable::refused`] of IPv4, of IPv6.
+    /// [`crate::facts::NeighbourTable::refused`] by family (IPv4, IPv6).
     pub(super) refused_neighbours: [Option<u64>; 2],
-    /// Neighbours of this network namespace, IPv4, IPv6.
+    /// Neighbours of this network namespace by family (IPv4, IPv6).
     pub(super) neighbours: [Option<KnownNeighbours>; 2],
-    /// Entries of connection tracking.
+    /// Conntrack entries.
     pub(super) flows: KnownFlows,
     /// Legacy tables by source.
     pub(super) tables: BTreeMap<Source, KnownTables>,
 }
 
-/// What the kernel calls its offload features.
+/// Numbers of the ethtool netlink interface.
 #[derive(Clone, Debug)]
 pub(in crate::read) struct Ethtool {
-    /// Number of the family `ethtool` of generic netlink.
+    /// Generic netlink family number of `ethtool`.
     pub family: Reading<u16>,
-    /// Number of each feature in this kernel.
+    /// Number of each feature, by name.
     pub names: Reading<BTreeMap<String, usize>>,
 }
 
-/// Neighbours of this network namespace, as they were read before.
+/// Neighbours of this network namespace, from an earlier reading.
 #[derive(Clone, Debug)]
 pub(super) struct KnownNeighbours {
+    /// Number of entries.
     pub own: OwnNeighbours,
-    /// See [`crate::capture::Ask::neighbours_epoch`] and [`crate::capture::Ask::epoch`].
+    /// Epochs before they were read; see [`crate::capture::Ask::neighbours_epoch`] and [`crate::capture::Ask::epoch`].
     pub epochs: (u64, u64),
-    /// When the reading began that read them; `None`: it has not come to its end.
+    /// Start of the reading that read them; `None`: it has not ended yet.
     pub since: Option<Instant>,
-    /// They are read again all the same, and compared.
+    /// Read them again although nothing was notified, and compare.
     pub verify: bool,
 }
 
-/// Rules of nf_tables that were read before.
+/// nf_tables rules from an earlier reading.
 #[derive(Clone, Debug)]
 pub(super) struct KnownRules {
+    /// The rule set.
     pub ruleset: Arc<Ruleset>,
     pub lookups: Arc<Lookups>,
     /// How the sources ended that they come from.
     pub sources: Sources,
 }
 
-/// Legacy tables that were read before.
+/// Legacy tables from an earlier reading.
 #[derive(Clone, Debug)]
 pub(super) struct KnownTables {
-    /// Their descriptions by the name of the request for them; the rules hold while these stand.
+    /// Descriptions (`IPT_SO_GET_INFO`) by request name; the rules are valid while these stay the same.
     pub infos: BTreeMap<String, Vec<u8>>,
-    /// Their rules, without what sets hold.
+    /// Their rules, without elements of sets.
     pub ruleset: Arc<Ruleset>,
     pub lookups: Arc<Lookups>,
     /// When the reading began that read them; `None`: it has not come to its end.
@@ -81,7 +83,7 @@ pub(super) struct KnownTables {
 }
 
 impl Known {
-    /// Whether rules were decoded for it that the earlier one did not have; legacy tables that are read each time apart.
+    /// Whether its rules were decoded anew since `earlier`; legacy tables that are read each time do not count.
     pub fn has_other_rules_than(&self, earlier: &Self) -> bool {
         let generation = |known: &Self| known.nftables.as_ref().map(|known| known.ruleset.generation);
         let tables =
@@ -111,22 +113,23 @@ impl Known {
         self.flows.date(began);
     }
 
-    /// Forgets legacy tables that are this old: the kernel has no number that every change of theirs moves.
+    /// Drops legacy tables of this age, because the kernel has no generation number for them.
     pub fn forget_tables(&mut self, now: Instant, age: Duration) {
         self.tables.retain(|_, tables| tables.since.is_some_and(|since| now.saturating_duration_since(since) < age));
     }
 
-    /// How old what is known of entries is now. It is read again when it is older than this; what filters select: than 200 times what all of that cost.
+    /// Sets the age of conntrack entries. Parts older than `interval` are read again; filtered dumps only after 200
+    /// times their total cost.
     pub fn age_flows(&mut self, now: Instant, interval: Duration) {
         self.flows.age(now, interval);
     }
 
-    /// The next reading is a second one of entries of UDP, so long after the first.
+    /// Makes the next reading a second one of UDP entries, this long after the first.
     pub fn read_again(&mut self, after: Duration) {
         self.flows.read_again(after);
     }
 
-    /// Has links and neighbours that are this old read again.
+    /// Has links and neighbours of this age read again.
     pub fn verify(&mut self, now: Instant, age: Duration) {
         let is_old = |since: Option<Instant>| since.is_none_or(|since| now.saturating_duration_since(since) >= age);
         if let Some(links) = &mut self.links {
@@ -137,7 +140,7 @@ impl Known {
         }
     }
 
-    /// What has changed since the last call without being notified of.
+    /// Parts that changed without a notification since the last call.
     pub fn take_unnotified(&mut self) -> Vec<&'static str> {
         std::mem::take(&mut self.unnotified)
     }

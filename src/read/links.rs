@@ -1,9 +1,9 @@
-//! Links and tunnels from rtnetlink, drivers from sysfs, and the order in which to ask about them.
+//! Links and tunnels from rtnetlink, drivers from sysfs, and the order in which the parts around tunnels are read.
 //!
-//! Drivers are trusted only when sysfs shows the same interface index: it may be mounted for another network namespace. The
-//! ioctl that would tell can make the kernel load a module when a device has just vanished. What a device hides is unknown: a
-//! tunnel over a veth, a tun device or a switch goes on where natwatch does not look, so no verdict about the card below it
-//! is given.
+//! Drivers count only if sysfs shows the same interface index, since it may be mounted for another network namespace.
+//! The ioctl that would tell can make the kernel load a module if a device has just disappeared. Underneath a veth, a
+//! tun device or a virtual switch packets go on outside what natwatch reads, so there is no verdict about the NIC
+//! below.
 //!
 //! Kernel sources: `rtnl_fill_ifinfo`, `vxlan_fill_info`, `geneve_fill_info`, `vxlan_fdb_info`.
 
@@ -33,16 +33,16 @@ pub(super) const NDMSG: usize = 12;
 const IFF_UP: u32 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 const PF_BRIDGE: u8 = 7;
-/// `RTEXT_FILTER_SKIP_STATS`: nobody reads the per-link statistics here.
+/// `RTEXT_FILTER_SKIP_STATS`: per-link statistics are not used.
 const SKIP_STATS: u32 = 1 << 3;
 
-/// Tunnels that are followed to their underlay; a node has one or two, an OpenStack host a few dozen.
+/// Tunnels whose underlay is read; a node has one or two, an OpenStack host a few dozen.
 const MAX_TUNNELS: usize = 128;
-/// Physical devices whose driver is looked up; SR-IOV hosts have a few hundred.
+/// Physical devices whose driver is read; SR-IOV hosts have a few hundred.
 const MAX_PHYSICAL: usize = 1024;
 
-/// Devices that are asked for programs where packets come in, some microseconds each: a node has a few hundred pods. With more it is
-/// a question which have any.
+/// Devices queried for programs at ingress, some microseconds each; a node has a few hundred pods. Beyond this it is an
+/// open question which devices have programs.
 const MAX_ENTERED: usize = 16_384;
 
 fn all_links() -> Request {
@@ -51,7 +51,7 @@ fn all_links() -> Request {
     Request::netlink(Source::Rtnetlink, "route/links", NetlinkFamily::Route, RTM_GETLINK, true, body)
 }
 
-/// One of them once more.
+/// One link by index.
 fn link_again(link: &Link) -> Request {
     let mut body = vec![0; IFINFOMSG];
     body[4..8].copy_from_slice(&link.index.to_ne_bytes());
@@ -61,7 +61,7 @@ fn link_again(link: &Link) -> Request {
 }
 
 fn fdb(link: &Link) -> Request {
-    // For the forwarding database the kernel takes an ifinfomsg, whose index filters by device.
+    // For FDB dumps the kernel takes an ifinfomsg, whose index selects the device.
     let mut body = vec![0; IFINFOMSG];
     body[0] = PF_BRIDGE;
     body[4..8].copy_from_slice(&link.index.to_ne_bytes());
@@ -101,27 +101,32 @@ fn driver(link: &Link) -> Request {
     Request::link(Source::Ethtool, Root::Sysfs, format!("class/net/{}/device/driver", link.name))
 }
 
-/// sysfs may be mounted for another network namespace; the index tells.
+/// sysfs may be mounted for another network namespace; the index shows that.
 fn sysfs_index(link: &Link) -> Request {
     Request::file(Source::Ethtool, Root::Sysfs, format!("class/net/{}/ifindex", link.name))
 }
 
-/// What was read of links and of what surrounds tunnels.
+/// What was read about links and tunnels.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkFacts {
-    /// See [`crate::facts::Facts::links`]; so are the others.
+    /// See [`crate::facts::Facts::links`].
     pub links: Reading<Vec<Link>>,
-    /// The rest of what stands while nothing is notified of.
+    /// The parts that are valid until a notification.
     pub standing: Arc<Standing>,
+    /// See [`crate::facts::Facts::local_ports`].
     pub local_ports: Reading<(u16, u16)>,
+    /// See [`crate::facts::Facts::ipvs_services`].
     pub ipvs_services: Reading<u64>,
+    /// See [`crate::facts::Facts::bridges_call_rules`].
     pub bridges_call_rules: [Reading<bool>; 2],
+    /// See [`crate::facts::Facts::foreign_tunnels`].
     pub foreign_tunnels: Reading<Vec<Link>>,
+    /// See [`crate::facts::Facts::programs`].
     pub programs: Reading<Programs>,
 }
 
 impl LinkFacts {
-    /// Nothing of it was read.
+    /// All fields `Failed` for this reason.
     pub(crate) fn unread(why: &Failure) -> Self {
         Self {
             links: Reading::Failed(why.clone()),
@@ -134,14 +139,14 @@ impl LinkFacts {
         }
     }
 
-    /// Links, or none where they could not be read.
+    /// All links; empty if unread.
     pub(crate) fn known(&self) -> &[Link] {
         self.links.ok().map_or(&[], Vec::as_slice)
     }
 }
 
-/// What is notified of, as far as it does not stand; then, of the devices that the tunnel's packets cross, what may change
-/// without a word.
+/// Reads what has notifications, unless it is still valid; then, for devices on the path of tunnel packets, what
+/// changes without notifications (drivers, features, programs).
 pub(crate) fn read(node: &mut Node<'_>) -> LinkFacts {
     let sockets = datapath::tunnel_sockets(node);
     let standing = standing::read(node, sockets.ok().unwrap_or(&TunnelSockets::new()));
@@ -186,14 +191,14 @@ fn is_physical(link: &Link) -> bool {
     link.kind.is_none() && link.hardware_type != ARPHRD_LOOPBACK
 }
 
-/// Positions of the tunnels that are up.
+/// Positions of the tunnels that are up, up to [`MAX_TUNNELS`].
 fn followed(links: &[Link]) -> Vec<usize> {
     let up = links.iter().enumerate().filter(|(_, link)| link.up && link.tunnel.is_some());
     up.map(|(at, _)| at).take(MAX_TUNNELS).collect()
 }
 
-/// Positions of the tunnels that are up, of the devices that packets get into them by, of those that carry them or those of
-/// other namespaces, and of the devices below those.
+/// Positions of the tunnels that are up, their upper devices, their underlay devices (also those of tunnels in other
+/// namespaces), and the lower devices of these.
 pub(crate) fn relevant(links: &[Link], foreign: &[Link]) -> BTreeSet<usize> {
     let mut relevant: BTreeSet<usize> = followed(links).into_iter().collect();
     let into: Vec<BTreeSet<u32>> = relevant.iter().map(|at| upper_devices(links, links[*at].index)).collect();
@@ -207,7 +212,7 @@ pub(crate) fn relevant(links: &[Link], foreign: &[Link]) -> BTreeSet<usize> {
     relevant
 }
 
-/// Drivers of physical devices.
+/// Reads the drivers of physical devices.
 fn read_drivers(node: &mut Node<'_>, links: &mut [Link]) {
     let mut looked_up = 0;
     for link in links {
@@ -243,7 +248,7 @@ fn read_driver(node: &mut Node<'_>, link: &Link) -> Reading<String> {
     })
 }
 
-/// The forwarding database of each tunnel that is up; that of one beyond the limit is a failed reading.
+/// Reads the forwarding database of each tunnel that is up; beyond the limit it is `Failed`.
 fn read_fdb(node: &mut Node<'_>, links: &mut [Link]) {
     let followed: BTreeSet<usize> = followed(links).into_iter().collect();
     for (at, link) in links.iter_mut().enumerate().filter(|(_, link)| link.up) {
@@ -271,7 +276,7 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
         Some("geneve") => Some(decode_geneve(data).map_err(|error| error.within(&name))?),
         _ => None,
     };
-    // While a device is down nobody is notified that these change (`netdev_state_change`).
+    // While a device is down, changes of these are not notified (`netdev_state_change`).
     if let Some(tunnel) = tunnel.as_mut().filter(|_| !up) {
         tunnel.header = OuterHeader::default();
     }
@@ -303,7 +308,7 @@ fn decode_link(body: &[u8]) -> Result<Link, Failure> {
     })
 }
 
-/// A device name may hold any byte but zero, `/`, `:` and white space; what does not print is written as `\xNN`.
+/// A device name may have any bytes but zero, `/`, `:` and white space; unprintable ones become `\xNN`.
 fn device_name(bytes: &[u8]) -> Result<String, Failure> {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     let mut name = String::new();
@@ -325,7 +330,7 @@ fn device_name(bytes: &[u8]) -> Result<String, Failure> {
     Ok(name)
 }
 
-/// `br_fill_info`
+/// `br_fill_info`: `calls_rules`.
 fn decode_bridge(data: &[u8]) -> Result<[bool; 2], Failure> {
     let attributes = Attributes::parse(data, "IFLA_BR")?;
     let is_on = |attribute| Ok::<_, Failure>(attributes.u8(attribute)?.unwrap_or(0) != 0);
@@ -343,7 +348,7 @@ fn decode_vxlan(data: &[u8]) -> Result<Tunnel, Failure> {
         local: attributes.address(IFLA_VXLAN_LOCAL6)?.or(attributes.address(IFLA_VXLAN_LOCAL)?),
         remote: attributes.address(IFLA_VXLAN_GROUP6)?.or(attributes.address(IFLA_VXLAN_GROUP)?),
         flow_based,
-        // With metadata it is there, and not in the mark.
+        // With metadata the group id is there, and not in the mark.
         group_policy: attributes.get(IFLA_VXLAN_GBP).is_some() && !flow_based,
         header: OuterHeader::of(
             attributes.u8(IFLA_VXLAN_TOS)?.filter(|_| !flow_based),
@@ -380,7 +385,7 @@ fn decode_geneve(data: &[u8]) -> Result<Tunnel, Failure> {
     Ok(tunnel)
 }
 
-/// IPv4 underlay: on as the attribute says. IPv6 underlay: on unless zero checksums are allowed.
+/// With an IPv4 underlay: as the attribute says. With an IPv6 underlay: on unless zero checksums are allowed.
 fn udp_checksum(tunnel: &Tunnel, csum: Option<u8>, zero_csum6_tx: Option<u8>) -> UdpChecksum {
     if tunnel.flow_based {
         return UdpChecksum::PerPacket;

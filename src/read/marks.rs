@@ -1,4 +1,4 @@
-//! Which bits of the mark source-NAT rules test, and which rules set them.
+//! Which mark bits source-NAT rules test, and which rules write them. Used for all backends.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use crate::facts::netfilter::{
     ChainId, ChainKind, Comparison, Field, Hook, MarkWriters, Match, Ruleset, Step, Verdict,
 };
 
-/// Bits of the mark that the nat chains on postrouting and input test, by chain.
+/// Mark bits tested by the nat chains on postrouting and input, by chain.
 pub(crate) fn tested(ruleset: &Ruleset) -> BTreeMap<ChainId, u32> {
     let mut tested = BTreeMap::new();
     for (id, chain) in ruleset.reachable(ChainKind::Nat, &[Hook::Postrouting, Hook::Input]) {
@@ -19,7 +19,7 @@ pub(crate) fn tested(ruleset: &Ruleset) -> BTreeMap<ChainId, u32> {
     tested
 }
 
-/// Bits that must be 1, or, where a test only asks for 0, must not.
+/// Bits that have to be 1; if a test has only zeros, those that have to be 0.
 fn tested_bits(step: &Step) -> u32 {
     let tests = match step {
         Step::Match(Match::Tests { tests, .. }) => tests,
@@ -36,10 +36,10 @@ fn tested_bits(step: &Step) -> u32 {
     u32::try_from(bits.fold(0, |all, bits| all | bits)).unwrap_or(u32::MAX)
 }
 
-/// Writes down the rule if it is the first that sets any of these bits.
+/// Records the rule for each of these bits that has none yet, if its steps can set them.
 pub(crate) fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, position: u32, steps: &[Step]) {
     let sets = steps.iter().map(|step| match step {
-        // The packet's mark may be restored from the connection's.
+        // The connection's mark counts, since it may be restored into the packet's.
         Step::SetMark(write) | Step::SetConnectionMark(write) => write.can_set(),
         Step::Unsupported { .. } => u32::MAX,
         _ => 0,
@@ -51,13 +51,13 @@ pub(crate) fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &Ch
     }
 }
 
-/// Bits that any nat chain of this rule set tests.
+/// Mark bits tested by any of these chains.
 pub(crate) fn all_tested(ruleset: &Ruleset) -> u32 {
     tested(ruleset).values().fold(0, |all, bits| all | bits)
 }
 
-/// Writes down the rules of chains that were read whole, which are all but nat chains: for every bit, because the rules
-/// that test it may be in another backend.
+/// Records the mark writers in chains that were read completely (all but nat chains), for all bits, because the rules
+/// that test them may be in another backend.
 pub(crate) fn note_whole_chains(mark_writers: &mut MarkWriters, ruleset: &Ruleset) {
     for kind in [ChainKind::Filter, ChainKind::Route] {
         for (id, chain) in ruleset.reachable(kind, Hook::ALL) {

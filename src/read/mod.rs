@@ -1,8 +1,8 @@
-//! Readers: what a node is asked, and what its answers mean. Bytes in, facts or a precise failure out: pure, total, no
-//! default zero.
+//! Readers: requests to the kernel, and decoding of the answers into facts. Pure and total: bytes in, facts or a typed
+//! failure out, never a default value.
 //!
-//! Each submodule owns one kind of kernel answer and reads top to bottom, as the kernel's code would be told. [`all`] runs
-//! all of them, on a live kernel and on a replayed capture alike.
+//! Each submodule reads one kind of object, top to bottom. [`all`] runs them in order (kernel and counters, links,
+//! rules, entries) on a live node or a replayed capture alike; `serve` and `commands` call it.
 
 pub(crate) mod absence;
 mod conntrack;
@@ -44,11 +44,11 @@ pub(crate) use parts::{identity, replay_after};
 pub(crate) use source_nat::totals as source_nat_totals;
 use sources::Sources;
 
-/// Which collectors are on, and how much they read.
+/// Which collectors are enabled, and limits of what they read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collectors {
     on: BTreeSet<Collector>,
-    /// How much is read of entries of connection tracking.
+    /// Limits on conntrack entries.
     pub flows: FlowLimits,
 }
 

@@ -1,44 +1,44 @@
-//! Whether a netfilter subsystem is in the running kernel, so that asking it cannot load a module.
+//! Whether a netfilter subsystem is present in the running kernel.
 //!
-//! The kernel loads `nfnetlink-subsys-N` on the first request of a privileged process; natwatch changes
-//! nothing by looking, so it makes sure first.
+//! On the first request by a privileged process the kernel loads `nfnetlink-subsys-N`. natwatch must not change the
+//! node, so readers check here before they send one.
 
 use crate::capture::{Request, Root};
 use crate::facts::{Failure, Reading, Source};
 use crate::read::Node;
 
-/// Code that may be a module.
+/// Kernel code that may be a module.
 #[derive(Debug)]
 pub(crate) struct Module {
-    /// Its name.
+    /// Name of the module.
     pub name: &'static str,
-    /// One of its functions, by which its code is found when it is built in.
+    /// A function of its, by which its code is found in the symbol table if it is built in.
     pub symbol: &'static str,
-    /// The source that asks it.
+    /// The source that needs it.
     pub source: Source,
 }
 
 /// ctnetlink
 pub(crate) const NF_CONNTRACK_NETLINK: Module =
     Module { name: "nf_conntrack_netlink", symbol: "ctnetlink_net_init", source: Source::Ctnetlink };
-/// The same, asked for entries
+/// The same for conntrack entries
 pub(crate) const CONNTRACK_ENTRIES: Module = Module { source: Source::CtnetlinkEntries, ..NF_CONNTRACK_NETLINK };
 /// nf_tables
 pub(crate) const NF_TABLES: Module = Module { name: "nf_tables", symbol: "nf_tables_getgen", source: Source::Nftables };
 /// ipset
 pub(crate) const IP_SET: Module = Module { name: "ip_set", symbol: "ip_set_net_init", source: Source::Ipset };
-/// One search of a file serves all of them.
+/// All are searched for in one pass over a file.
 const ALL: [&Module; 3] = [&NF_CONNTRACK_NETLINK, &NF_TABLES, &IP_SET];
 
-/// Looks for a module by name, and for its code in the kernel. Absent: asking would load it. Failed: it could not be told,
-/// so it must not be asked.
+/// Looks for a module by name, and for its code in the kernel. Absent: a request would load it. Failed: not known, so
+/// no request may be sent.
 pub(crate) fn presence(node: &mut Node<'_>, module: &Module) -> Reading<()> {
     presence_among(node, module, &ALL)
 }
 
-/// The same, with files searched for all of these modules at once.
+/// Like [`presence`], with files searched for all of these modules in one pass.
 pub(crate) fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> Reading<()> {
-    // The list is made anew by the kernel for each who reads it, a line for each of a hundred modules or two.
+    // The kernel generates the list for each reader, one line per module, a hundred or two.
     let directory = Request::directory(module.source, Root::Sysfs, format!("module/{}", module.name));
     if node.shared(&directory).ok().is_some() || is_listed(node, module, all) {
         return Reading::Ok(());
@@ -58,7 +58,7 @@ pub(crate) fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Modul
     let missing = || Reading::Absent(format!("the module {module} is not loaded; asking would load it"));
     match node.lasting(&Request::lines(source, Root::Procfs, "kallsyms", &functions)) {
         Reading::Ok(lines) if contains(&lines, &format!(" {symbol}")) => Reading::Ok(()),
-        // A module that was loaded since would be listed, where the list can be read.
+        // If the list can be read, a module loaded meanwhile is in it.
         Reading::Ok(_) if can_be_listed => missing(),
         _ if built_in.ok().is_some() && can_be_listed => missing(),
         Reading::Failed(failure) if matches!(failure.root(), Failure::NotAnswered(_)) => Reading::Failed(failure),
@@ -66,7 +66,7 @@ pub(crate) fn presence_among(node: &mut Node<'_>, module: &Module, all: &[&Modul
     }
 }
 
-/// Whether it is loaded, or the kernel can load none.
+/// Whether it is loaded, or the kernel has no loadable modules.
 pub(crate) fn is_listed(node: &mut Node<'_>, module: &Module, all: &[&Module]) -> bool {
     match node.shared(&loaded(module, all)) {
         Reading::Absent(_) => true, // a kernel without CONFIG_MODULES
@@ -75,13 +75,13 @@ pub(crate) fn is_listed(node: &mut Node<'_>, module: &Module, all: &[&Module]) -
     }
 }
 
-/// What is asked about all of these modules at once.
+/// The lines of /proc/modules with any of these names.
 fn loaded(module: &Module, all: &[&Module]) -> Request {
     let names: Vec<&str> = all.iter().map(|module| module.name).collect();
     Request::lines(module.source, Root::Procfs, "modules", &names)
 }
 
-/// Lines of `/proc/modules` begin with the name.
+/// Whether a line of `/proc/modules` has this name.
 fn names_module(lines: &[u8], module: &str) -> bool {
     let lines = String::from_utf8_lossy(lines);
     lines.lines().any(|line| line.split_whitespace().next() == Some(module))

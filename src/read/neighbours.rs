@@ -1,9 +1,9 @@
-//! Neighbour tables from rtnetlink: how full they are.
+//! Fill levels of the neighbour tables, from rtnetlink.
 //!
-//! Every network namespace is told the size of the whole table, and its own entries only. So these are asked for where the size alone
-//! does not tell how full the table is, and later only when the kernel notifies of one that is exempt from the limit, as long as the others fit: a flannel node
-//! has a permanent neighbour for each peer. The files of procfs that say the same are there in the initial namespace only, and know
-//! no limit.
+//! A network namespace gets the size of the whole table, but only its own entries. Own entries are dumped only if the
+//! size alone does not decide, and again only after a notification of an entry that is exempt from the limit, as long
+//! as the others fit: a flannel node has a permanent neighbour for each peer. The files in procfs exist in the initial
+//! namespace only and lack the limit.
 //!
 //! Kernel sources: `neightbl_dump_info`, `neightbl_fill_info`, `neigh_dump_info`, `neigh_fill_info`, `neigh_alloc`.
 
@@ -17,13 +17,13 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 use crate::netfilter::netlink::{self, Attributes, Message};
 
-/// `struct ndtmsg`
+/// Length of `struct ndtmsg`.
 const NDTMSG: usize = 4;
 
-/// From which part of the limit on the entries of this network namespace are read.
+/// Fraction of the limit from which own entries are read.
 const NEAR: f64 = 0.9;
 
-/// Tables of a family; devices' own parameters follow.
+/// A family's table; parameters of devices follow in the same dump.
 fn table(family: Family) -> Request {
     let body = vec![family.nfproto(), 0, 0, 0];
     let name = format!("route/neighbour-table-{}", family.name());
@@ -38,7 +38,7 @@ fn entries(family: Family) -> Request {
     Request::netlink(Source::Neighbours, &name, NetlinkFamily::Route, RTM_GETNEIGH, true, body)
 }
 
-/// The tables of both families.
+/// Reads the tables of both families.
 pub(crate) fn read(node: &mut Node<'_>) -> Neighbours {
     Neighbours(Family::IP.map(|family| read_table(node, family)))
 }
@@ -53,7 +53,7 @@ fn read_table(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
         node.memory.refused_neighbours[place].zip(table.refused).map(|(before, now)| now.saturating_sub(before));
     node.left.refused_neighbours[place] = table.refused;
     if table.is_filled_by(table.entries, NEAR) {
-        let epochs = node.neighbours_epoch().zip(node.epoch()); // before entries are asked for
+        let epochs = node.neighbours_epoch().zip(node.epoch()); // before the dump of entries
         let known = node.memory.neighbours[place].as_ref().filter(|known| Some(known.epochs) == epochs);
         let fits = |own: OwnNeighbours| {
             table.entries.checked_sub(own.exempt).is_some_and(|others| !table.is_filled_by(others, NEAR))
@@ -63,7 +63,7 @@ fn read_table(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
             return Reading::Ok(table);
         }
         table.own = own(node, family);
-        // What came meanwhile is among the entries of this namespace, and counts as one of the table too.
+        // Entries created meanwhile are in the dump and in the new size.
         let entries = match asked(node, family) {
             Reading::Ok(again) => again.entries,
             unread => return unread,
@@ -80,7 +80,7 @@ fn read_table(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
     Reading::Ok(table)
 }
 
-/// The table without entries.
+/// The table, without own entries.
 fn asked(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
     let request = table(family);
     let mut found = None;
@@ -91,7 +91,7 @@ fn asked(node: &mut Node<'_>, family: Family) -> Reading<NeighbourTable> {
                 false => decode_table(&message, family.nfproto()),
             });
         found = decoded.transpose();
-        // What follows is about devices, and a node has thousands of them.
+        // What follows is per device, of which a node has thousands.
         if found.is_some() { Take::Enough } else { Take::More }
     });
     let decoded = reading.and_then(|()| match found {
@@ -114,11 +114,11 @@ fn own(node: &mut Node<'_>, family: Family) -> Reading<OwnNeighbours> {
     })
 }
 
-/// One message of the answer to `RTM_GETNEIGHTBL`; `None` for the parameters of a device, or another family.
+/// One message of the answer to `RTM_GETNEIGHTBL`; `None`: parameters of a device, or another family.
 fn decode_table(message: &Message<'_>, family: u8) -> Result<Option<NeighbourTable>, Failure> {
-    /// Where `ndtc_entries` stands in `struct ndt_config`.
+    /// Offset of `ndtc_entries` in `struct ndt_config`.
     const ENTRIES: usize = 4;
-    /// Where `ndts_table_fulls`, which came with Linux 4.3, stands in `struct ndt_stats`.
+    /// Offset of `ndts_table_fulls` in `struct ndt_stats`, since Linux 4.3.
     const TABLE_FULLS: usize = 80;
     let attributes = Attributes::after(message.body, NDTMSG, "NDTA")?;
     let (Some(config), true) = (attributes.get(NDTA_CONFIG), message.body.first() == Some(&family)) else {
@@ -141,8 +141,8 @@ fn decode_table(message: &Message<'_>, family: u8) -> Result<Option<NeighbourTab
     }))
 }
 
-/// One message of the answer to `RTM_GETNEIGH`: whether it does not count for the limit. Where a family is not there, the kernel
-/// answers for all that are.
+/// One message of the answer to `RTM_GETNEIGH`: whether the entry is exempt from the limit; `None`: another family,
+/// which the kernel sends if the requested one is missing.
 fn decode_entry(message: &Message<'_>, family: u8) -> Result<Option<bool>, Failure> {
     const NUD_PERMANENT: u16 = 0x80;
     const NTF_EXT_LEARNED: u8 = 0x10;

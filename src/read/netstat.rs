@@ -1,4 +1,4 @@
-//! Protocol counters: `/proc/thread-self/net/{snmp,snmp6,netstat}`, by name.
+//! Protocol counters from `/proc/thread-self/net/{snmp,snmp6,netstat}`, by name.
 
 use crate::capture::{Request, Root};
 use crate::facts::{Netstat, Reading, Source};
@@ -8,7 +8,7 @@ fn file(name: &str) -> Request {
     Request::file(Source::Netstat, Root::Procfs, format!("thread-self/net/{name}"))
 }
 
-/// The three tables; `snmp6` is missing where IPv6 is off.
+/// Reads the three files; `snmp6` is missing if IPv6 is off.
 pub(crate) fn read(node: &mut Node<'_>) -> Netstat {
     let [snmp, snmp6, netstat] = ["snmp", "snmp6", "netstat"].map(|name| node.text(&file(name)));
     let mut counter = |name: &str, table: &Reading<String>, find: &dyn Fn(&str) -> Result<u64, String>| {
@@ -24,7 +24,7 @@ pub(crate) fn read(node: &mut Node<'_>) -> Netstat {
     }
 }
 
-/// Pairs of lines: `Udp: InDatagrams NoPorts …`, `Udp: 12 0 …`.
+/// `snmp`, `netstat`: a line of names and a line of values, `Udp: InDatagrams NoPorts …`, `Udp: 12 0 …`.
 fn in_table(text: &str, group: &str, counter: &str) -> Result<u64, String> {
     let mut lines = text.lines();
     while let Some(names) = lines.next() {
@@ -45,7 +45,7 @@ fn in_table(text: &str, group: &str, counter: &str) -> Result<u64, String> {
     Err(format!("no line begins with {group:?}"))
 }
 
-/// One counter per line: `Udp6InCsumErrors   0`.
+/// `snmp6`: one counter per line, `Udp6InCsumErrors   0`.
 fn in_list(text: &str, counter: &str) -> Result<u64, String> {
     for line in text.split_inclusive('\n') {
         let mut words = line.split_ascii_whitespace();

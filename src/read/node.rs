@@ -1,4 +1,5 @@
-//! The node as a reader sees it: what it asks, what becomes of the sources it asks, and what is remembered.
+//! The reader's view of a node: sends requests, records the state of sources, and remembers answers. Wraps `Ask` for
+//! one reading, and decides which absences are believed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,42 +11,42 @@ use crate::capture::{Answer, Ask, NetlinkFamily, Request, RequestKind, Root, Tak
 use crate::facts::{Failure, Reading, Source, SystemCall};
 use crate::netfilter::netlink::{self, Message};
 
-/// How often a dump is asked for that is interrupted by changes.
+/// Number of attempts at a dump that changes interrupt.
 const MAX_READINGS: u32 = 4;
 
 /// One reading of one node.
 pub(crate) struct Node<'a> {
     ask: &'a mut dyn Ask,
-    /// Which collectors are on.
+    /// Enabled collectors.
     pub collectors: &'a Collectors,
-    /// How the sources ended, as far as they were asked.
+    /// States of the sources requested so far.
     pub sources: Sources,
     /// What earlier readings left.
     pub memory: &'a Known,
-    /// What this one leaves, if it is not cut.
+    /// What this reading leaves, if it is not cut.
     pub left: Known,
-    /// Files that several readers ask for, by request name.
+    /// Files that several readers need, by request name.
     shared: BTreeMap<String, Answer>,
 }
 
 impl<'a> Node<'a> {
-    /// Nothing is asked yet.
+    /// Before the first request.
     pub(crate) fn new(ask: &'a mut dyn Ask, collectors: &'a Collectors, memory: &'a Known) -> Self {
         let (sources, left, shared) = (Sources::default(), memory.clone(), BTreeMap::new());
         Self { ask, collectors, sources, memory, left, shared }
     }
 
-    /// Asks, without a word about the source: for requests whose failure somebody else judges.
+    /// Sends a request without recording the source's state, which the caller does if needed.
     pub(crate) fn try_ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         let reading = self.ask.ask(request, take);
         let socket = match reading.failure().map(Failure::root) {
-            // EPROTONOSUPPORT, ESOCKTNOSUPPORT, EAFNOSUPPORT; any other errno is trouble of the moment.
+            // EPROTONOSUPPORT, ESOCKTNOSUPPORT, EAFNOSUPPORT; other errnos are transient.
             Some(Failure::SystemCall { call: SystemCall::Socket, errno: errno @ (93 | 94 | 97) }) => Some(*errno),
             _ => None,
         };
         match (&request.kind, socket, reading) {
             (RequestKind::Netlink(asked), Some(errno), reading) => self.without_socket(asked.family, errno, reading),
-            // Nothing but an answer of the kernel's says that, and those are read by whoever asks.
+            // Only an answer of the kernel shows absence here, and decoding that is up to the caller.
             (RequestKind::Netlink(_) | RequestKind::Xtables(_), None, Reading::Absent(why)) => {
                 Reading::Failed(Failure::Hidden { witness: None }.within(why))
             }
@@ -73,11 +74,11 @@ impl<'a> Node<'a> {
         self.ask.watch_fdb(devices)
     }
 
-    /// The kernel lists its own netlink sockets; one that is not there is absent, and one that cannot be opened although
-    /// it is there is forbidden here.
+    /// Decides what a failed `socket` means from the kernel's list of netlink sockets: a protocol that is not listed is
+    /// absent, one that is listed is denied.
     fn without_socket(&mut self, family: NetlinkFamily, errno: i32, reading: Reading<()>) -> Reading<()> {
         let protocol = match family {
-            NetlinkFamily::Route => return reading, // every kernel with a network has it
+            NetlinkFamily::Route => return reading, // every kernel with networking has it
             NetlinkFamily::Xfrm => 6,
             NetlinkFamily::Netfilter => 12,
             NetlinkFamily::Generic => 16,
@@ -95,8 +96,8 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Whether the kernel has a socket of its own of a netlink protocol: opening one cannot load a module then. `None`: that
-    /// cannot be told.
+    /// Whether the kernel has a socket of its own for a netlink protocol, in which case opening one cannot load a
+    /// module. `None`: not known.
     pub(crate) fn has_netlink(&mut self, protocol: u8) -> Option<bool> {
         let list = Request::file(Source::Kernel, Root::Procfs, "thread-self/net/netlink");
         let list = self.shared(&list);
@@ -110,18 +111,18 @@ impl<'a> Node<'a> {
         if listed.contains(&protocol) {
             return Some(true);
         }
-        // Every kernel has NETLINK_ROUTE; it lists by protocol, and NETLINK_GENERIC comes behind the others.
+        // Every kernel has NETLINK_ROUTE. The list is ordered by protocol, except that NETLINK_GENERIC comes last.
         let whole = listed.contains(&0) && (protocol == 16 || listed.iter().any(|other| *other > protocol));
         whole.then_some(false)
     }
 
-    /// A file, directory or link, or a legacy table; a source that cannot give it has failed.
+    /// Reads a file, directory, symlink or legacy table; a failure is the source's.
     pub(crate) fn bytes(&mut self, request: &Request) -> Answer {
         let answer = self.try_bytes(request);
         self.note(request, answer)
     }
 
-    /// The same without a word about the source.
+    /// Like [`Self::bytes`], without recording the source's state.
     pub(crate) fn try_bytes(&mut self, request: &Request) -> Answer {
         let mut bytes = Vec::new();
         let reading = self.try_ask(request, &mut |part| {
@@ -129,7 +130,7 @@ impl<'a> Node<'a> {
             Take::More
         });
         match (reading, &request.kind) {
-            // What the kernel writes as text it ends with a line feed. A file of the host's may be as it likes.
+            // Text from the kernel ends with a line feed; files of the host may not.
             (Reading::Ok(()), RequestKind::File(Root::Rootfs, _) | RequestKind::Xtables(_)) => Reading::Ok(bytes),
             (Reading::Ok(()), _) => whole_lines(bytes).within(&request.name),
             (Reading::Absent(why), RequestKind::Xtables(_) | RequestKind::Netlink(_) | RequestKind::Programs(_)) => {
@@ -140,7 +141,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A missing file is a fact only where the table of absences has it, and its witness is there.
+    /// Decides whether a missing file is absent: only if the table of absences has it and its witness can be read.
     fn missing(&mut self, request: &Request, why: String) -> Reading<()> {
         let hidden = || Failure::Hidden { witness: None };
         match absence::believed(&request.name) {
@@ -149,14 +150,14 @@ impl<'a> Node<'a> {
             Some(Absence { witness: Some(witness), .. }) => {
                 match self.shared(&witness_file(request.source, witness)) {
                     Reading::Ok(_) => Reading::Absent(why),
-                    // No absence of a witness is believed.
+                    // A missing witness is never believed.
                     other => other.map(|_| ()).within(why),
                 }
             }
         }
     }
 
-    /// The same as [`Node::try_bytes`], asked once a reading.
+    /// Like [`Node::try_bytes`], requested once per reading.
     pub(crate) fn shared(&mut self, request: &Request) -> Answer {
         if let Some(answer) = self.shared.get(&request.name) {
             return answer.clone();
@@ -166,7 +167,7 @@ impl<'a> Node<'a> {
         answer
     }
 
-    /// A file that cannot change before the next boot, asked for until it was answered. What is not there may come.
+    /// A file that does not change before the next boot, requested until it has an answer. Absence is not remembered.
     pub(crate) fn lasting(&mut self, request: &Request) -> Reading<Arc<Vec<u8>>> {
         if let Some(known) = self.left.until_reboot.get(&request.name) {
             return known.clone();
@@ -178,13 +179,13 @@ impl<'a> Node<'a> {
         answer
     }
 
-    /// A file of lines.
+    /// A text file.
     pub(crate) fn text(&mut self, request: &Request) -> Reading<String> {
         let text = self.try_text(request);
         self.note(request, text)
     }
 
-    /// The same without a word about the source.
+    /// Like [`Self::text`], without recording the source's state.
     pub(crate) fn try_text(&mut self, request: &Request) -> Reading<String> {
         self.try_bytes(request).map(|bytes| {
             String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
@@ -197,7 +198,7 @@ impl<'a> Node<'a> {
         self.note(request, line)
     }
 
-    /// The same without a word about the source.
+    /// Like [`Self::line`], without recording the source's state.
     pub(crate) fn try_line(&mut self, request: &Request) -> Reading<String> {
         self.try_text(request).decode(|text| match text.strip_suffix('\n') {
             Some(line) => Ok(line.to_owned()),
@@ -205,7 +206,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// A file of one line that holds one decimal number, without a word about the source.
+    /// A file with one decimal number, without recording the source's state.
     pub(crate) fn try_number(&mut self, request: &Request) -> Reading<u64> {
         self.try_line(request).decode(|line| {
             let number = line.trim().parse();
@@ -213,7 +214,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// What `decode` makes of each message of a dump.
+    /// Decodes each message of a dump.
     pub(crate) fn dump<T>(
         &mut self,
         request: &Request,
@@ -223,7 +224,7 @@ impl<'a> Node<'a> {
         self.note(request, all)
     }
 
-    /// The same without a word about the source.
+    /// Like [`Self::dump`], without recording the source's state.
     pub(crate) fn try_dump<T>(
         &mut self,
         request: &Request,
@@ -232,7 +233,7 @@ impl<'a> Node<'a> {
         self.try_numbered_dump(request, |_, message| decode(message))
     }
 
-    /// The same, with messages numbered from 1; a dump that was interrupted by a change begins again at 1.
+    /// Like [`Self::try_dump`], with messages numbered from 1; an interrupted dump starts over at 1.
     pub(crate) fn try_numbered_dump<T>(
         &mut self,
         request: &Request,
@@ -268,7 +269,7 @@ impl<'a> Node<'a> {
         unreachable!("the last of the readings returns")
     }
 
-    /// What `decode` makes of the one message that answers a request, without a word about the source.
+    /// Decodes the single message that answers a request, without recording the source's state.
     pub(crate) fn try_answer<T>(
         &mut self,
         request: &Request,
@@ -278,7 +279,7 @@ impl<'a> Node<'a> {
         found.decode(|found| found.ok_or_else(|| Failure::unexpected("no answer").within(&request.name)))
     }
 
-    /// The same. `None`: acknowledged without a message.
+    /// Like [`Self::try_answer`]. `None`: acknowledged without a message.
     pub(crate) fn try_single<T>(
         &mut self,
         request: &Request,
@@ -302,7 +303,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// Passes a reading on. One that was denied or failed is its source's; an absence is the source's if the table says so.
+    /// Records a reading as its source's state, if it was denied or failed, or if its absence is the source's.
     pub(crate) fn note<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
         let expected = absence::believed(&request.name).is_some_and(|absence| !absence.is_fact);
         match &reading {
@@ -313,17 +314,17 @@ impl<'a> Node<'a> {
     }
 }
 
-/// That a kernel has no such netlink protocol.
+/// Reason for a missing netlink protocol.
 pub(crate) fn without_netlink(protocol: u8) -> String {
     format!("this kernel has no netlink protocol {protocol} (/proc/net/netlink)")
 }
 
-/// Whether the answer was interrupted by a change.
+/// Whether a change interrupted the dump.
 fn is_change(failure: &Failure) -> bool {
     matches!(failure.root(), Failure::Changed { .. })
 }
 
-/// A text that ends in a line feed, or is empty.
+/// Checks that a text ends with a line feed, or is empty.
 fn whole_lines(bytes: Vec<u8>) -> Answer {
     match bytes.last() {
         None | Some(b'\n') => Reading::Ok(bytes),
@@ -335,7 +336,7 @@ fn whole_lines(bytes: Vec<u8>) -> Answer {
     }
 }
 
-/// The file that a witness is.
+/// Request for a witness.
 fn witness_file(source: Source, name: &str) -> Request {
     match name.strip_prefix("sysfs/") {
         Some(path) => Request::file(source, Root::Sysfs, path),

@@ -1,4 +1,4 @@
-//! A whole reading: its parts, in the order in which they are published.
+//! A complete reading: runs the readers in order and publishes each part when it is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use crate::facts::{
     Unanswered,
 };
 
-/// The parts of the facts that a reading has published so far. Each is whole.
+/// The parts published so far, each complete.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
     node: Option<NodePart>,
@@ -32,7 +32,7 @@ pub struct Parts {
     sources: Sources,
 }
 
-/// What needs no other part: cheap, and there at once.
+/// Parts that depend on no other: cheap, and published first.
 #[derive(Clone, Debug)]
 struct NodePart {
     identity: Identity,
@@ -41,7 +41,7 @@ struct NodePart {
     neighbours: Neighbours,
 }
 
-/// Rules of all backends, with what their sets hold.
+/// Rules of all backends, with their sets.
 #[derive(Clone, Debug)]
 struct RulesPart {
     nftables: Reading<Arc<Ruleset>>,
@@ -80,9 +80,9 @@ impl RulesPart {
     }
 }
 
-/// Reads a node: the kernel and the counters first, then links, then rules, and last a file of the host's root, which may
-/// hang on another file system than the kernel's; `publish` is shown each part when it is whole.
-/// Also returns what the next reading may take over, if this one was not cut.
+/// Reads a node: kernel and counters first, then links, rules and conntrack entries, and last a file of the host's root
+/// file system, which may hang. `publish` is called with the parts after each is complete. Also returns the memory for
+/// the next reading, valid if this one was not cut.
 pub fn all(
     ask: &mut dyn Ask,
     collectors: &Collectors,
@@ -143,18 +143,18 @@ pub fn all(
     (parts, left)
 }
 
-/// Reads a saved capture, as the node was read.
+/// Facts from a saved capture.
 pub fn replay(capture: &Capture, collectors: &Collectors) -> Facts {
     replay_after(capture, collectors, &Known::default()).0
 }
 
-/// The same after another reading, and what it leaves for the next.
+/// Like [`replay`], after an earlier reading; also returns the memory for the next.
 pub(crate) fn replay_after(capture: &Capture, collectors: &Collectors, known: &Known) -> (Facts, Known) {
     let (parts, left) = all(&mut Replay::new(capture), collectors, known, &mut |_| ());
     (parts.facts(&capture.meta, collectors, &Failure::NotAnswered(Unanswered::NotCaptured)), left)
 }
 
-/// Release, versions and live patches of a kernel, and nothing else.
+/// Reads the kernel's identity only.
 pub(crate) fn identity(node: &mut Node<'_>) -> Identity {
     super::identity::read(node)
 }
@@ -212,7 +212,7 @@ fn read_rules(node: &mut Node<'_>, mut inputs: RulesetInputs, standing: &Standin
 }
 
 impl Parts {
-    /// The facts. What was not published was not answered, for this reason.
+    /// The facts; parts not yet published are `Failed` for the reason `missing`.
     pub fn facts(self, meta: &Meta, collectors: &Collectors, missing: &Failure) -> Facts {
         let unread = |source: Source| {
             let there = match source.collector() {

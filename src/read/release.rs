@@ -1,10 +1,10 @@
-//! Reads a kernel's identity from the strings it shows in /proc. Pure and total: any input gives a
-//! [`Kernel`] or one line saying what is wrong with it.
+//! Identity of the kernel from the strings in /proc. Pure and total: any input gives a [`Kernel`] or one line saying
+//! what is wrong with it.
 //!
-//! Who built it is told by marks that only one vendor writes (`vendors/NAME.toml`), and what its x.y.z is worth by who built it:
-//! some follow upstream's stable releases, some say elsewhere which one they are built from (Debian's `uname -v`, Ubuntu's
-//! signature), and some keep x.y.z for years and repair by themselves. x.y.z followed by something that is not known is never
-//! taken for the release: it is at least that.
+//! The vendor is recognised by marks that only one vendor writes (`vendors/NAME.toml`). What x.y.z means depends on the
+//! vendor: some follow upstream's stable releases, some name the release they are built from elsewhere (Debian's `uname
+//! -v`, Ubuntu's signature), and some keep x.y.z for years and backport fixes. x.y.z with an unknown suffix is never
+//! taken for the release, only as a lower bound.
 
 mod date;
 mod input;
@@ -19,9 +19,9 @@ use crate::facts::Kernel;
 /// `__NEW_UTS_LEN` of include/uapi/linux/utsname.h: no kernel has a longer release.
 const MAX_RELEASE: usize = 64;
 
-/// `release` is /proc/sys/kernel/osrelease, `version` /proc/sys/kernel/version (`uname -v`),
-/// `proc_version` /proc/version, `signature` /proc/version_signature (Ubuntu only). Of the optional
-/// ones, a missing or odd text makes the answer vaguer, never an error.
+/// `release` is /proc/sys/kernel/osrelease, `version` /proc/sys/kernel/version (`uname -v`), `proc_version`
+/// /proc/version, `signature` /proc/version_signature (Ubuntu only). If an optional one is missing or malformed, the
+/// result is less precise, never an error.
 pub(crate) fn parse(
     release: &str,
     version: Option<&str>,
@@ -44,7 +44,7 @@ pub(crate) fn parse(
     Ok(Kernel { release: release.to_owned(), vendor, base, numbering, build, built })
 }
 
-/// The names of the vendors that natwatch knows, for the test of the tables that name them.
+/// Names of all vendors, to check the tables that use them.
 #[cfg(test)]
 pub(crate) fn vendors() -> impl Iterator<Item = &'static str> {
     vendors::all().iter().map(|file| file.vendor().0)

@@ -1,11 +1,12 @@
-//! Which devices carry a tunnel's outer packets: addresses, policy rules, routes, and route look-ups.
+//! Paths of tunnel packets: addresses, policy rules, routes, and route lookups, which give the underlay devices. Called
+//! by `links::standing`.
 //!
-//! The kernel is asked to route one remote of every *class*: two remotes that are covered by routes of equal
-//! content in every table are routed alike, so a cluster of thousands of nodes needs one or two look-ups. Of a
-//! multipath route a look-up names one next hop, and flows take them all, so the others are added.
+//! The kernel is asked to route to one remote of each *class*: remotes covered by routes of equal content in every
+//! table are routed alike, so a cluster of thousands of nodes needs one or two lookups. For a multipath route a lookup
+//! returns one next hop while flows use all, so the others are added.
 //!
-//! Kernel sources: `inet_fill_ifaddr`, `fib_nl_fill_rule`, `fib_dump_info`, `inet_rtm_getroute`, and their
-//! IPv6 counterparts.
+//! Kernel sources: `inet_fill_ifaddr`, `fib_nl_fill_rule`, `fib_dump_info`, `inet_rtm_getroute`, and their IPv6
+//! counterparts.
 
 mod classes;
 pub(crate) mod forwarded;
@@ -32,9 +33,9 @@ const IFADDRMSG: usize = 8;
 /// Length of `struct rtmsg` and of `struct fib_rule_hdr`.
 const RTMSG: usize = 12;
 const IPPROTO_UDP: u8 = 17;
-/// Classes of remotes per tunnel. More means a route of its own for nearly every peer.
+/// Classes of remotes per tunnel. More means that almost every peer has its own route.
 const MAX_LOOKUPS: usize = 256;
-/// Marks that policy rules test, 0 included; each takes a look-up per class.
+/// Marks that policy rules test, including 0; each takes one lookup per class.
 const MAX_MARKS: usize = 16;
 const RTN_UNICAST: u8 = 1;
 
@@ -57,7 +58,7 @@ fn routes(family: Family) -> Request {
     table(Source::Routing, "routes", RTM_GETROUTE, family)
 }
 
-/// What a look-up of the route to an address begins with.
+/// Body of a route lookup for an address.
 fn path_to(address: IpAddr) -> Vec<u8> {
     let mut body = vec![0; RTMSG];
     body[0] = Family::of(&address).nfproto();
@@ -66,21 +67,21 @@ fn path_to(address: IpAddr) -> Vec<u8> {
     body
 }
 
-/// Whether each of these addresses is this host's: look-ups of routes, in the order of the addresses.
+/// Whether each address is local, by route lookups in the order of the addresses.
 pub(crate) fn local_ones(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, bool>> {
     /// `RTN_LOCAL`
     const LOCAL: u8 = 2;
     look_up_each(node, "source", addresses, |route| route.is_some_and(|route| route.kind == LOCAL))
 }
 
-/// The device by which a packet of this host's to each of these addresses leaves; `None`: by none, it is this host's or nobody's.
+/// Index of the device that this host's packets to each address leave by; `None`: the address is local or unreachable.
 pub(crate) fn paths_to(node: &mut Node<'_>, addresses: &[IpAddr]) -> Reading<BTreeMap<IpAddr, Option<u32>>> {
     let device = |route: Route| (route.kind == RTN_UNICAST).then(|| route.devices.first().copied()).flatten();
     look_up_each(node, "target", addresses, |route| route.and_then(device))
 }
 
-/// What the route to each of these addresses tells, in their order; `None`: no route leads there, or one that refuses (`fib_props`).
-/// It stands while nothing is notified of, as links and routes do.
+/// Route lookups for these addresses, in order; `None`: no route, or one that rejects (`fib_props`). Valid until a
+/// notification, like links and routes.
 fn look_up_each<T>(
     node: &mut Node<'_>,
     what: &str,
@@ -134,7 +135,7 @@ fn up_tunnels(links: &[Link]) -> impl Iterator<Item = (&Link, &Tunnel)> {
     links.iter().filter(|link| link.up).filter_map(|link| Some((link, link.tunnel.as_ref()?)))
 }
 
-/// A dump about one family. Where the kernel was built without it, it says so, and there is nothing of it.
+/// A dump for one family; empty if the kernel was built without it.
 fn dump<T>(
     node: &mut Node<'_>,
     request: &Request,
@@ -143,7 +144,7 @@ fn dump<T>(
     const NOT_BUILT: [i32; 2] = [95, 97]; // `EOPNOTSUPP`, `EAFNOSUPPORT`
     let all = node.try_dump(request, decode);
     if all.failure().is_some_and(|failure| matches!(failure.root(), Failure::TooLarge { .. })) {
-        node.sources.asked(request.source); // it was given up here, and nothing failed there
+        node.sources.asked(request.source); // no failure: the dump was cut off here
         return all;
     }
     match all.failure().and_then(Failure::refused) {
@@ -152,10 +153,10 @@ fn dump<T>(
     }
 }
 
-/// Whether devices forward packets.
+/// Request for the forwarding settings of a family.
 fn forwarding(family: Family) -> Request {
     let name = format!("route/forwarding-{family}");
-    // struct netconfmsg is one byte, followed by attributes; a kernel without IPv6 refuses.
+    // struct netconfmsg is one byte, followed by attributes; kernels without IPv6 refuse.
     Request::netlink(
         Source::Routing,
         &name,
@@ -168,10 +169,10 @@ fn forwarding(family: Family) -> Request {
 
 /// Whether any device forwards packets of a family.
 pub(crate) fn forwards(node: &mut Node<'_>, family: Family) -> Reading<bool> {
-    /// What new devices begin with.
+    /// The default for new devices.
     const NETCONFA_IFINDEX_DEFAULT: u32 = -2i32 as u32;
     let found = dump(node, &forwarding(family), |message| {
-        // struct netconfmsg, filled up to 4 bytes
+        // struct netconfmsg, padded to 4 bytes
         let attributes = Attributes::after(message.body, 4, "NETCONFA")?;
         let [found, ..] = crate::netfilter::array::<4>(message.body, 0, "netconfmsg")?;
         let template = attributes.u32(NETCONFA_IFINDEX)? == Some(NETCONFA_IFINDEX_DEFAULT);
@@ -181,13 +182,13 @@ pub(crate) fn forwards(node: &mut Node<'_>, family: Family) -> Reading<bool> {
     found.map(|devices| devices.contains(&true))
 }
 
-/// Looks up the paths that outer packets take, and fills in the devices that carry each tunnel.
+/// Looks up the paths of outer packets, and fills in the underlay devices of each tunnel.
 pub(crate) fn attach_underlay(node: &mut Node<'_>, tables: &Tables, links: &mut [Link]) {
     for link in links.iter_mut().filter(|link| link.up) {
         if let Some(tunnel) = &link.tunnel {
             let outer = outer_routes(node, tables, link, tunnel);
             let underlay = match &outer {
-                // The kernel sends by these devices whatever routes there are.
+                // The kernel sends by these devices whatever the routes are.
                 Reading::Ok(routes) => {
                     let via = tunnel.fdb.ok().into_iter().flatten().filter_map(|entry| entry.via);
                     let routed = routes.iter().flat_map(|route| route.devices.iter().copied());
@@ -236,7 +237,7 @@ fn outer_routes(node: &mut Node<'_>, tables: &Tables, link: &Link, tunnel: &Tunn
     for (Class { remotes, via, .. }, mark, request) in lookups(tables, link, tunnel, &classes) {
         let found = match look_up(node, &request) {
             Reading::Ok(Some(found)) => found,
-            Reading::Ok(None) => continue, // nothing leaves
+            Reading::Ok(None) => continue, // unreachable
             other => return other.map(|_| Vec::new()),
         };
         let mut devices = found.devices;
@@ -254,7 +255,7 @@ fn outer_routes(node: &mut Node<'_>, tables: &Tables, link: &Link, tunnel: &Tunn
     Reading::Ok(routes)
 }
 
-/// The route that one look-up found. No route is an answer too: nothing leaves.
+/// The route returned by one lookup; `None`: unreachable.
 fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
     const ENETDOWN: i32 = 100;
     const ENETUNREACH: i32 = 101;
@@ -269,7 +270,7 @@ fn look_up(node: &mut Node<'_>, request: &Request) -> Reading<Option<Route>> {
     }
 }
 
-/// Why one look-up per remote does not tell the way of every packet, if it does not.
+/// Why one lookup per remote does not give the path of all packets; `None`: it does.
 fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
     let families: BTreeSet<Family> = tunnel.listed_destinations().map(|(remote, _)| Family::of(&remote)).collect();
     let rules = families.into_iter().filter_map(|family| tables.of(family).ok()).flat_map(|tables| &tables.rules);
@@ -283,8 +284,8 @@ fn ports_decide(tables: &Tables, tunnel: &Tunnel) -> Option<&'static str> {
         .then_some("a policy rule looks at destination ports, and forwarding entries have their own")
 }
 
-/// Devices of the other next hops of a multipath route: a look-up names the one that its packet would take, and the
-/// tunnel's packets, whose source ports differ, take all of them.
+/// Devices of a multipath route's other next hops: a lookup returns one, while the tunnel's packets, with varying
+/// source ports, use all.
 fn siblings(tables: &Tables, remote: IpAddr, found: &[u32]) -> Result<BTreeSet<u32>, String> {
     let Some(family) = tables.of(Family::of(&remote)).ok() else { return Ok(BTreeSet::new()) };
     let mut siblings = BTreeSet::new();
@@ -309,13 +310,13 @@ pub(crate) fn all_rules(tables: &Tables) -> Reading<Vec<PolicyRule>> {
     concat(Family::IP.iter().map(|family| tables.of(*family).as_ref().map(|tables| tables.rules.clone())))
 }
 
-/// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`: where packets without a mark are looked up too.
+/// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`, which unmarked packets use as well.
 fn is_common(table: u32) -> bool {
     (253..=255).contains(&table)
 }
 
-/// Default routes, those that cover a remote of a tunnel, those into a tunnel, those of tables that a mark leads to, and those that
-/// are not unicast.
+/// Routes for [`crate::facts::Facts::routes`]: default routes, those that cover a tunnel's remote, those into a tunnel,
+/// those of tables that a mark selects, and non-unicast routes.
 pub(crate) fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -> Reading<Vec<Route>> {
     let remotes = || up_tunnels(links).flat_map(|(_, tunnel)| tunnel.listed_destinations()).map(|(remote, _)| remote);
     let above: BTreeSet<u32> = up_tunnels(links).flat_map(|(link, _)| upper_devices(links, link.index)).collect();
@@ -339,7 +340,7 @@ pub(crate) fn wanted_routes(tables: &Tables, links: &[Link], foreign: &[Link]) -
     concat(all)
 }
 
-/// Devices by which routes lead to a next hop.
+/// Devices of routes with a next hop.
 pub(crate) fn gateway_devices(tables: &Tables) -> BTreeSet<u32> {
     let families = Family::IP.iter().filter_map(|family| tables.of(*family).ok());
     let routes = families.flat_map(|family| &family.routes);

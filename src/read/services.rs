@@ -1,18 +1,18 @@
-//! The nat chains on prerouting and output, where a node has its Services: tens of thousands of rules, of which UDP
-//! packets, as those of tunnels and of name servers are, can meet a few.
+//! The nat chains on prerouting and output, which have the Services of a node: tens of thousands of rules, a few of
+//! which may match UDP packets, such as those of tunnels and DNS. Shared by both backends.
 //!
-//! Up to 512 chains and 4,096 rules they are read whole.
+//! Up to 512 chains and 4,096 rules they are read completely.
 
 use crate::facts::netfilter::{Comparison, Field, Match, Rule, Step};
 
-/// Rules of these chains up to which all of them are read.
+/// Number of rules up to which all are read.
 pub(crate) const MAX_RULES: usize = 4096;
-/// Chains up to which all of them are read, and chains that are followed for UDP.
+/// Number of chains up to which all are read, and of chains that are followed for UDP.
 pub(crate) const MAX_CHAINS: usize = 512;
 
 const UDP: u128 = 17;
 
-/// Whether a step lets no UDP packet pass.
+/// Whether a step excludes all UDP packets.
 pub(crate) fn excludes_udp(step: &Step) -> bool {
     match step {
         Step::Match(Match::Tests { tests, inverted: false }) => {
@@ -25,7 +25,7 @@ pub(crate) fn excludes_udp(step: &Step) -> bool {
     }
 }
 
-/// Whether a step does nothing to a packet.
+/// Whether a step has no effect on packets.
 pub(crate) fn only_tests(step: &Step) -> bool {
     matches!(step, Step::Match(_) | Step::NoEffect(_))
 }
@@ -37,7 +37,7 @@ fn meets(condition: &Comparison, number: u128) -> bool {
     }
 }
 
-/// Whether a UDP packet can get to the end of a rule, or to a step of it that does something.
+/// Whether UDP packets may reach the end of a rule, or a step with an effect.
 pub(crate) fn meets_udp(rule: &Rule) -> bool {
     let excluded = rule.steps.iter().position(excludes_udp);
     excluded.is_none_or(|excluded| !rule.steps[..excluded].iter().all(only_tests))

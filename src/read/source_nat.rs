@@ -1,6 +1,6 @@
-//! Which rules translate source addresses, who writes them, and how many of each kind there are.
+//! Lists and counts source-NAT rules, with their owners.
 //!
-//! All backends or none: the list is unread when any of them could not be read, because a part of it would be taken for all.
+//! All backends or none: if any of them could not be read the list is unread, because a part would be taken for all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::facts::netfilter::{
     SourceNatTotal, SourceTranslation, Step, owner,
 };
 
-/// Those of all backends. What is absent has no rules; a backend that could not be read makes the whole list unread.
+/// Source-NAT rules of all backends, in hook order. An absent backend has none; one that could not be read makes the
+/// list unread.
 pub(crate) fn all(
     nftables: &Reading<Arc<Ruleset>>,
     legacy: &[Reading<Arc<Ruleset>>; 2],
@@ -27,7 +28,7 @@ pub(crate) fn all(
         });
         match listed {
             Reading::Ok(rules) => all.extend(rules),
-            Reading::Absent(_) => {} // a fact: there are no such rules
+            Reading::Absent(_) => {} // a fact: no rules
             other => return other,
         }
     }
@@ -69,7 +70,7 @@ fn mark_test(step: &Step) -> Option<MarkTest> {
     }
 }
 
-/// The rules, taken together by kind.
+/// Numbers and counters of the rules by kind.
 pub(crate) fn totals(rules: &[SourceNatRule]) -> BTreeMap<SourceNatKind, SourceNatTotal> {
     let mut totals: BTreeMap<SourceNatKind, SourceNatTotal> = BTreeMap::new();
     for rule in rules {

@@ -1,11 +1,11 @@
-//! How each source ended.
+//! States of the sources that a reading used.
 
 use std::collections::BTreeMap;
 
 use super::Collectors;
 use crate::facts::{Reading, Source, SourceState, SourceStatus};
 
-/// The states of the sources that a reading has asked, the worst of each.
+/// State of each source: the worst of its requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
     states: BTreeMap<Source, (SourceState, String)>,
@@ -13,12 +13,12 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// A source was asked, and nothing was wrong.
+    /// The source was used without failure.
     pub(crate) fn asked(&mut self, source: Source) {
         self.states.entry(source).or_insert((SourceState::Ok, String::new()));
     }
 
-    /// How one request to it ended. The worst counts, and of equal ones the first.
+    /// Records the result of a request. The worst counts, of equal ones the first.
     pub(crate) fn note<T>(&mut self, source: Source, reading: &Reading<T>) {
         let known = self.states.entry(source).or_insert((SourceState::Ok, String::new()));
         if reading.state() > known.0 {
@@ -26,12 +26,12 @@ impl Sources {
         }
     }
 
-    /// Adds to the detail of a source that is all right.
+    /// Adds to the detail of a source that is ok.
     pub(crate) fn remark(&mut self, source: Source, text: String) {
         self.remarks.insert(source, text);
     }
 
-    /// The states of these sources as another reading left them, as far as they are not worse here.
+    /// Takes over these sources' states from an earlier reading, unless they are worse here.
     pub(crate) fn take_over(&mut self, other: &Self, sources: &[Source]) {
         for source in sources {
             if let Some((state, why)) = other.states.get(source) {
@@ -44,12 +44,13 @@ impl Sources {
         }
     }
 
-    /// Whether nothing was denied, and nothing has failed.
+    /// Whether no source was denied or failed.
     pub(crate) fn is_whole(&self) -> bool {
         self.states.values().all(|(state, _)| matches!(state, SourceState::Ok | SourceState::Absent))
     }
 
-    /// Every source that a collector which is on can need. What was not asked was not needed, or `unread` tells why not.
+    /// States of all sources of enabled collectors. For one without requests: `unread` says why, else it was not
+    /// needed.
     pub(crate) fn statuses(
         &self,
         collectors: &Collectors,

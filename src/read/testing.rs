@@ -1,4 +1,4 @@
-//! What the readers' tests ask instead of a kernel.
+//! Test doubles for a node.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::{Collectors, Known, Node, Sources};
 use crate::capture::{Answer, Ask, BYTE_ORDER, Capture, FORMAT, Meta, Request, Take, hand_out};
 use crate::facts::{Collector, Failure, Reading, Unanswered};
 
-/// Answers by request name. What is not here was not captured.
+/// Answers by request name; others were not captured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers(pub BTreeMap<String, Answer>);
 
@@ -26,7 +26,7 @@ impl<const N: usize> From<[(&str, &str); N]> for Answers {
     }
 }
 
-/// A node that a function plays: it is called with each request.
+/// A node played by a function, which is called with each request.
 pub(crate) struct Played<F>(pub F);
 
 impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
@@ -35,7 +35,7 @@ impl<F: FnMut(&Request) -> Answer> Ask for Played<F> {
     }
 }
 
-/// Runs a reader on a node with these answers; also returns how the sources ended.
+/// Runs a reader on a node with these answers; also returns the states of sources.
 pub(crate) fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
     played(
         |request| {
@@ -46,18 +46,18 @@ pub(crate) fn read_with<T>(answers: &Answers, read: impl FnOnce(&mut Node<'_>) -
     )
 }
 
-/// Runs a reader on a node that answers this, whatever it is asked.
+/// Runs a reader on a node that gives this answer to each request.
 pub(crate) fn answering<T>(answer: &[u8], read: impl FnOnce(&mut Node<'_>) -> T) -> T {
     played(|_| Reading::Ok(answer.to_vec()), read).0
 }
 
-/// Runs a reader on a node that a function plays.
+/// Runs a reader on a node played by a function.
 pub(crate) fn played<T>(answer: impl FnMut(&Request) -> Answer, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, Sources) {
     let (found, sources, _) = played_after(&Known::default(), answer, read);
     (found, sources)
 }
 
-/// The same after an earlier reading; also returns what this one leaves.
+/// Like [`played`], after an earlier reading; also returns the memory for the next.
 pub(crate) fn played_after<T>(
     memory: &Known,
     answer: impl FnMut(&Request) -> Answer,
@@ -71,7 +71,7 @@ pub(crate) fn played_after<T>(
     (found, sources, left)
 }
 
-/// A capture without answers, of an ordinary root process on a node.
+/// A capture without answers, made by root on a node.
 pub(crate) fn capture() -> Capture {
     let meta = Meta {
         format: FORMAT,

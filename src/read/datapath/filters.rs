@@ -1,14 +1,14 @@
-//! What filters of traffic control do to the marks of packets: `tcf_fill_node`, `tcf_action_dump`.
+//! Whether tc filters may write packet marks: `tcf_fill_node`, `tcf_action_dump`.
 
 use crate::facts::Failure;
 use crate::netfilter::netlink::rtnl::{TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_ACTIONS, TCA_SKBEDIT_MARK, TCA_SKBEDIT_MASK};
 use crate::netfilter::netlink::{Attributes, attributes};
 
-/// Actions that write no mark. `bpf`, `connmark`, `ct`, `ctinfo`, `ife` and whatever is not known may.
+/// Actions that never write a mark. `bpf`, `connmark`, `ct`, `ctinfo`, `ife` and unknown ones may.
 const NO_EFFECT: &[&str] =
     &["csum", "gact", "gate", "mirred", "mpls", "nat", "pedit", "police", "sample", "simple", "tunnel_key", "vlan"];
 
-/// Whether a filter of this kind, with these `TCA_OPTIONS`, may give packets a mark.
+/// Whether a filter of this kind, with these `TCA_OPTIONS`, may write a packet's mark.
 pub(crate) fn may_mark(kind: &str, options: &[u8]) -> bool {
     let actions = TCA_ACTIONS.iter().find(|(known, _)| *known == kind);
     actions.is_none_or(|(_, actions)| marks(options, *actions).unwrap_or(true))

@@ -1,10 +1,10 @@
-//! The keys that come most often of a stream, in bounded memory: Misra and Gries, "Finding repeated elements" (1982).
+//! The most frequent keys of a stream in bounded memory: Misra and Gries, "Finding repeated elements" (1982).
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Counts of keys. With more keys than it has room for, each key may have come up to [`Frequent::uncounted`] times more often
-/// than is counted, and one that is missing as often.
+/// Counts of keys. If there were more keys than `room`, each key may have occurred up to [`Frequent::uncounted`] times
+/// more often than counted, and a missing key up to as often.
 #[derive(Clone, Debug)]
 pub(super) struct Frequent<K, V> {
     room: usize,
@@ -13,11 +13,12 @@ pub(super) struct Frequent<K, V> {
 }
 
 impl<K: Hash + Eq, V: Default> Frequent<K, V> {
+    /// With room for this many keys.
     pub(super) fn new(room: usize) -> Self {
         Self { room, counts: HashMap::new(), uncounted: 0 }
     }
 
-    /// The key has come; what is kept beside its count, if it has room.
+    /// Counts a key. Returns the value stored with it; `None` if there is no room.
     pub(super) fn add(&mut self, key: K) -> Option<&mut V> {
         if self.counts.len() >= self.room && !self.counts.contains_key(&key) {
             self.uncounted += 1;
@@ -32,10 +33,12 @@ impl<K: Hash + Eq, V: Default> Frequent<K, V> {
         Some(value)
     }
 
+    /// Upper bound of the number by which any count is low.
     pub(super) fn uncounted(&self) -> u64 {
         self.uncounted
     }
 
+    /// Each key with its count and its value.
     pub(super) fn into_counts(self) -> impl Iterator<Item = (K, u64, V)> {
         self.counts.into_iter().map(|(key, (count, value))| (key, count, value))
     }

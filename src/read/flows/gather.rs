@@ -1,4 +1,4 @@
-//! What is made of entries while they arrive: nothing here holds a list of them.
+//! Summaries built while conntrack entries arrive; nothing here stores a list of entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,49 +13,57 @@ use crate::netfilter::conntrack::{
 };
 use crate::read::known::flows::Wanted;
 
-/// Destinations whose ports are counted at once. With 16,384 entries no count is low by more than 16.
+/// Destinations whose ports are counted at the same time. With 16,384 entries no count is low by more than 16.
 const DESTINATIONS: usize = 1024;
-/// Destinations that are told of.
+/// Destinations that are reported.
 const MOST_USED: usize = 64;
-/// Addresses that sources are translated to: a node has a few.
+/// Translated source addresses; a node has a few.
 const SOURCES: usize = 256;
-/// Clients of one destination that are counted at once.
+/// Clients of one destination that are counted at the same time.
 const CLIENTS: usize = 16;
-/// Of these, those that are told.
+/// Clients of one destination that are reported.
 const MOST_CLIENTS: usize = 5;
-/// Flows of tunnels that are told one by one: one for each pair of nodes and hash of a flow, and a few are enough to look at.
+/// Rewritten tunnel flows that are reported one by one: there is one per pair of nodes and flow hash, and a few
+/// suffice.
 const REWRITTEN: usize = 64;
-/// Translations of UDP that are told apart: one for each pair of an address and port and what it becomes. A Kubernetes node with
-/// 1,000 Services of UDP with 4 endpoints each that are all in use has as many.
+/// Groups of translated UDP entries: one per pair of original and translated destination. A Kubernetes node with 1,000
+/// UDP Services of 4 endpoints each, all in use, has this many.
 const TRANSLATIONS: usize = 4096;
-/// Entries of one translation that are told one by one.
+/// Entries of one such group that are reported one by one.
 const CLIENTS_EACH: usize = 4;
 
 const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 
-/// One direction.
+/// One direction of an entry (`CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FlowEnds {
+    /// Address and port.
     pub source: (IpAddr, u16),
+    /// Address and port.
     pub destination: (IpAddr, u16),
     zone: Option<u16>,
 }
 
-/// An entry, as far as it is looked at.
+/// The parts of an entry that summaries use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FlowEntry {
+    /// `IPPROTO_*`
     pub protocol: u8,
+    /// Original direction.
     pub original: FlowEnds,
+    /// Reply direction.
     pub reply: FlowEnds,
     zone: u16,
+    /// `IPS_*`
     pub status: u32,
     timeout: u32,
-    /// `enum tcp_conntrack`
+    /// `enum tcp_conntrack`; `None` if not TCP, or about to be removed.
     tcp_state: Option<u8>,
 }
 
 impl FlowEntry {
+    /// Fails if a required attribute is missing.
     pub(super) fn new(entry: &Entry<'_>) -> Result<Self, Failure> {
         let missing = |what: &str| Failure::unexpected(format!("an entry without {what}"));
         let original = entry.original.as_ref().ok_or_else(|| missing("CTA_TUPLE_ORIG"))?;
@@ -67,7 +75,7 @@ impl FlowEntry {
             reply: ends(reply).ok_or_else(|| missing("addresses"))?,
             zone: entry.zone.unwrap_or(0),
             status: entry.status.ok_or_else(|| missing("CTA_STATUS"))?,
-            timeout: entry.timeout.unwrap_or(0), // one that is about to go has none
+            timeout: entry.timeout.unwrap_or(0), // missing for one that is about to be removed
             tcp_state: entry.protocol.as_ref().and_then(|protocol| protocol.tcp.as_ref()?.state),
         })
     }
@@ -86,7 +94,7 @@ impl FlowEntry {
         matches!(self.protocol, TCP | UDP | 33 | 132 | 136)
     }
 
-    /// It leaves with another source than it came with.
+    /// Whether source NAT changed its source address or port.
     fn has_other_source(&self) -> bool {
         self.status & IPS_SRC_NAT != 0 && self.reply.destination != self.original.source
     }
@@ -116,7 +124,7 @@ fn addresses(addresses: &Addresses<'_>) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-/// `enum tcp_conntrack`; `None`: an entry without one, which is about to go.
+/// `enum tcp_conntrack`; `None`: an entry about to be removed has no state.
 fn tcp_state(state: Option<u8>) -> FlowState {
     match state {
         Some(1) => FlowState::SynSent,
@@ -132,13 +140,14 @@ fn tcp_state(state: Option<u8>) -> FlowState {
     }
 }
 
-/// What entries are, one by one.
+/// Composition of the entries seen.
 #[derive(Debug, Default)]
 pub(super) struct Composition {
     sample: FlowSample,
 }
 
 impl Composition {
+    /// Counts one entry.
     pub(super) fn add(&mut self, flow: &FlowEntry) {
         self.sample.sampled += 1;
         let count: &mut FlowCount = self.sample.composition.entry(flow.kind()).or_default();
@@ -147,11 +156,12 @@ impl Composition {
         self.sample.evictable += u64::from(flow.status & (IPS_ASSURED | IPS_OFFLOAD) == 0);
     }
 
+    /// Number of entries counted.
     pub(super) fn sampled(&self) -> u64 {
         self.sample.sampled
     }
 
-    /// `whole`: these were all entries; else there are so many.
+    /// The result. `whole`: all entries were counted; else the table has `entries`.
     pub(super) fn end(self, entries: u64, whole: bool) -> FlowSample {
         let entries = if whole { self.sample.sampled } else { entries.max(self.sample.sampled) };
         FlowSample { entries, ..self.sample }
@@ -198,22 +208,24 @@ impl Clients {
     }
 }
 
-/// Ports by where they lead.
+/// Source ports in use, by destination.
 #[derive(Debug)]
 pub(super) struct PortCounts<'w> {
     wanted: &'w Wanted,
     counts: Frequent<PortKey, Counted>,
-    /// Addresses that some source was given.
+    /// Translated source addresses seen.
     given: Frequent<IpAddr, ()>,
     low: u64,
     sampled: u64,
 }
 
 impl<'w> PortCounts<'w> {
+    /// Counts the ports in these ranges.
     pub(super) fn new(wanted: &'w Wanted) -> Self {
         Self { wanted, counts: Frequent::new(DESTINATIONS), given: Frequent::new(SOURCES), low: 0, sampled: 0 }
     }
 
+    /// Counts one entry.
     pub(super) fn add(&mut self, flow: &FlowEntry) {
         self.sampled += 1;
         if !flow.has_ports() || self.wanted.ranges.is_empty() {
@@ -229,7 +241,7 @@ impl<'w> PortCounts<'w> {
         let mut counted_in = None;
         for range in self.wanted.ranges.iter().filter(|range| range.has(source, taken)) {
             if counted_in.replace(range.ports) == Some(range.ports) {
-                continue; // two rules, one range: they stand side by side
+                continue; // two rules with equal ranges, which are adjacent
             }
             let key = PortKey { zone, protocol: flow.protocol, source, destination, port, range: range.ports };
             if let Some(counted) = self.counts.add(key) {
@@ -239,7 +251,7 @@ impl<'w> PortCounts<'w> {
         }
     }
 
-    /// `whole`: these were all entries; else there are so many.
+    /// The result. `whole`: all entries were counted; else the table has `entries`.
     pub(super) fn end(self, entries: u64, whole: bool) -> SnatPorts {
         let Self { counts, given, low, sampled, .. } = self;
         let (uncounted, entries) = (counts.uncounted(), if whole { sampled } else { entries.max(sampled) });
@@ -267,20 +279,22 @@ impl<'w> PortCounts<'w> {
     }
 }
 
-/// Flows of this node's tunnels.
+/// Rewritten flows of this node's tunnels.
 #[derive(Debug)]
 pub(super) struct Tunnels<'w> {
     wanted: &'w Wanted,
-    /// Addresses of this host; `None`: not known.
+    /// Addresses of this host; `None`: not known, so every source counts.
     local: Option<BTreeSet<IpAddr>>,
     found: RewrittenFlows,
 }
 
 impl<'w> Tunnels<'w> {
+    /// For tunnels on these ports, with packets from these addresses.
     pub(super) fn new(wanted: &'w Wanted, local: Option<BTreeSet<IpAddr>>) -> Self {
         Self { wanted, local, found: RewrittenFlows::default() }
     }
 
+    /// Adds one entry, if it is a rewritten tunnel flow.
     pub(super) fn add(&mut self, flow: &FlowEntry) {
         let (peer, tunnel_port) = flow.original.destination;
         let (source, port) = flow.original.source;
@@ -295,6 +309,7 @@ impl<'w> Tunnels<'w> {
         }
     }
 
+    /// The result, sorted.
     pub(super) fn end(mut self) -> RewrittenFlows {
         self.found.first.sort_by_key(|flow| (flow.tunnel_port, flow.peer, flow.port));
         self.found
@@ -303,18 +318,19 @@ impl<'w> Tunnels<'w> {
 
 type Destination = (IpAddr, u16);
 
-/// UDP whose destination was translated.
+/// UDP entries with a translated destination.
 #[derive(Debug)]
 pub(super) struct Translations<'m> {
-    /// What the reading before found, and the seconds that went by since then, at least.
+    /// What the previous reading found, and the minimum number of seconds since then.
     earlier: BTreeMap<(Destination, Destination), &'m UdpTranslation>,
     at_least: u64,
     found: BTreeMap<(Destination, Destination), (u64, Vec<UdpClient>)>,
-    /// There was no room for one.
+    /// Whether there was no room for a group.
     pub(super) overflowed: bool,
 }
 
 impl<'m> Translations<'m> {
+    /// To be compared with the previous reading and the minimum time since then, if there was one.
     pub(super) fn new(earlier: Option<(&'m UdpTranslations, std::time::Duration)>) -> Self {
         let each = earlier.iter().flat_map(|(found, _)| &found.each);
         Self {
@@ -325,6 +341,7 @@ impl<'m> Translations<'m> {
         }
     }
 
+    /// Adds one entry, if it is UDP with a translated destination.
     pub(super) fn add(&mut self, flow: &FlowEntry) {
         if flow.protocol != UDP || flow.status & IPS_DST_NAT == 0 || flow.status & IPS_EXPECTED != 0 {
             return;
@@ -342,7 +359,7 @@ impl<'m> Translations<'m> {
             .earlier
             .get(&key)
             .and_then(|earlier| earlier.clients.iter().find(|client| (client.source, client.zone) == (source, zone)));
-        // Both are rounded down, and without a packet whole seconds went by.
+        // Timeouts are rounded down to seconds, and decrease with time unless refreshed.
         let refilled = before.map(|before| u64::from(timeout) + self.at_least > u64::from(before.timeout));
         let client = UdpClient { source, zone, timeout, refilled };
         let (entries, clients) = self.found.entry(key).or_default();
@@ -352,10 +369,11 @@ impl<'m> Translations<'m> {
         } else if refilled.is_some()
             && let Some(place) = clients.iter_mut().find(|client| client.refilled.is_none())
         {
-            *place = client; // who was seen before tells more
+            *place = client; // entries with a previous value say more
         }
     }
 
+    /// The result.
     pub(super) fn end(self) -> UdpTranslations {
         let each = self.found.into_iter().map(|((destination, target), (entries, clients))| UdpTranslation {
             destination,

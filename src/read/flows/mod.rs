@@ -1,12 +1,13 @@
-//! Entries of connection tracking, from ctnetlink.
+//! Conntrack entries, from ctnetlink: which dumps are made, and when. Called by `parts` after rules and links.
 //!
-//! A dump walks the hash table, whose hash is keyed: its first entries are a random sample of the table, whatever the size of that,
-//! and the socket is closed behind them. What a sample cannot tell is asked for by a filter of the kernel's (`CTA_FILTER` since
-//! Linux 5.8, `CTA_STATUS_MASK` since 5.15). Older kernels ignore it without a word, so each entry is tested again here.
+//! A dump walks the hash table. The hash is keyed, so its first entries are a random sample of the table, whatever its
+//! size, after which the socket is closed. What a sample cannot show is dumped with a kernel filter (`CTA_FILTER` since
+//! Linux 5.8, `CTA_STATUS_MASK` since 5.15). Older kernels silently ignore filters, so each entry is checked here as
+//! well.
 //!
-//! The kernel walks the whole table for a filtered dump, some 0.4 s at a million entries. `serve` takes the next ones only after 200
-//! times as long (`Known::age_flows`). Where nothing could depend on entries none are asked for: an empty table of 262,144 buckets
-//! takes 7 ms.
+//! A filtered dump walks the whole table, some 0.4 s for a million entries; `serve` repeats it only after 200 times
+//! that time (`Known::age_flows`). If no advisory can depend on entries, none are dumped: even an empty table of
+//! 262,144 buckets takes 7 ms.
 //!
 //! Kernel sources: `ctnetlink_dump_table`, `ctnetlink_filter_match`, `ctnetlink_filter_match_tuple`.
 
@@ -35,22 +36,22 @@ use gather::{Composition, FlowEntry, PortCounts, Translations, Tunnels};
 use requests::{entries, of_udp, towards};
 use wanted::PRESSURE_FROM;
 
-/// Destinations whose ports are counted one by one in one reading.
+/// Destinations whose ports are counted exactly, by a filtered dump each, in one reading.
 const COUNTED_EXACTLY: usize = 4;
-/// Largest answer to a filtered dump: half a million entries.
+/// Size limit of a filtered dump, bytes: half a million entries.
 const MAX_FILTERED: usize = 128 << 20;
 
-/// How much is read.
+/// Limits on what is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowLimits {
-    /// Entries of the sample (`--collector.flows.sample`).
+    /// Number of entries in the sample (`--collector.flows.sample`).
     pub sample: u64,
-    /// Bytes of one answer, behind which it is not listened to any more.
+    /// Size limit of one dump, bytes; it is cut off there.
     pub most_bytes: usize,
 }
 
 impl FlowLimits {
-    /// Entries of a capture beside those that filters select, and bytes of one of its answers.
+    /// For a capture: number of entries dumped without a filter, and size of each dump.
     pub const CAPTURE: Self = Self { sample: 65_536, most_bytes: 20 << 20 };
 }
 
@@ -60,10 +61,10 @@ impl Default for FlowLimits {
     }
 }
 
-/// What the names of requests of a second reading begin with.
+/// Prefix of the names of requests in a second UDP reading.
 pub(crate) const SECOND_READING: &str = "netlink/netfilter/ct-entries-udp-again-";
 
-/// Reads what is worth knowing, and due. `count`: how many entries there are.
+/// Reads the parts that are needed and due. `count`: size of the table.
 pub(crate) fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, count: &Reading<u64>) -> Flows {
     let mut known = std::mem::take(&mut node.left.flows);
     let of_rules = match known.rules.take() {
@@ -71,10 +72,10 @@ pub(crate) fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, c
         _ => wanted::of_rules(&rulesets),
     };
     let mut wanted = wanted::beside(of_rules.clone(), links);
-    // Entries outlive rules: what had a translation is looked at until it is gone.
+    // Entries outlive rules: groups seen before are followed until they disappear.
     wanted.udp |= known.udp.part.as_ref().and_then(|part| part.found.ok()).is_some_and(|udp| !udp.each.is_empty());
     if known.wanted != wanted && !known.second {
-        // What was read for other rules says nothing about these; what was translated before stays of use.
+        // Other rules invalidate everything but the groups of translated UDP entries.
         known = KnownFlows { udp: known.udp, ..KnownFlows::default() };
     }
     known.wanted = wanted;
@@ -90,7 +91,7 @@ pub(crate) fn read(node: &mut Node<'_>, rulesets: Rulesets, links: &LinkFacts, c
     flows
 }
 
-/// Why nothing is read, if that is so.
+/// Why nothing is to be read; `None`: something is.
 fn unread(node: &mut Node<'_>, wanted: &Wanted, count: &Reading<u64>) -> Option<Reading<()>> {
     let needless = |why: &str| Some(Reading::Failed(Failure::not_needed(why)));
     match count {
@@ -110,7 +111,7 @@ fn unread(node: &mut Node<'_>, wanted: &Wanted, count: &Reading<u64>) -> Option<
     }
 }
 
-/// A capture has no entries unless they were asked for.
+/// A capture without entries was made without them, which is no failure.
 fn without_entries<T>(reading: Reading<T>) -> Reading<T> {
     match reading {
         Reading::Failed(failure) if failure.is_not_captured() => {
@@ -165,7 +166,7 @@ fn timed<T>(node: &mut Node<'_>, read: impl FnOnce(&mut Node<'_>) -> T) -> (T, D
     (found, node.cpu_time().saturating_sub(before))
 }
 
-/// Hands each entry of a dump to `take`, until it has enough. Returns whether the dump came to its end.
+/// Passes the entries of a dump to `take` until it has enough. Returns whether the dump was complete.
 fn each(node: &mut Node<'_>, request: &Request, take: &mut dyn FnMut(&FlowEntry) -> Take) -> Reading<bool> {
     let (mut broken, mut ended, mut bytes) = (None, false, 0);
     let most = node.collectors.flows.most_bytes;
@@ -200,7 +201,7 @@ fn each(node: &mut Node<'_>, request: &Request, take: &mut dyn FnMut(&FlowEntry)
     node.note(request, reading)
 }
 
-/// The first entries: all parts at once, if these are all of them.
+/// Reads the sample; if it is the whole table, all other parts come from it.
 fn read_sample(node: &mut Node<'_>, known: &mut KnownFlows, links: &LinkFacts, count: Option<u64>) {
     let wanted = &known.wanted;
     let earlier = known.udp.part.take();
@@ -230,7 +231,7 @@ fn read_sample(node: &mut Node<'_>, known: &mut KnownFlows, links: &LinkFacts, c
         drop(udp);
         known.udp.part = earlier;
     }
-    // What it costs is bounded by its size.
+    // Its cost is bounded by its size.
     known.sample = KeptPart::new(FlowReading { found, complete: whole, age: Duration::ZERO }, Duration::ZERO);
 }
 
@@ -242,7 +243,7 @@ fn not_needed<T>(why: &str) -> FlowReading<T> {
     FlowReading::unread(Reading::Failed(Failure::not_needed(why)))
 }
 
-/// Destinations that may take many ports are counted one by one; of the others the estimates stay.
+/// Counts exactly for destinations that may have many ports in use; the others keep their estimates.
 fn read_ports(node: &mut Node<'_>, wanted: &Wanted, estimates: Option<&SnatPorts>) -> FlowReading<SnatPorts> {
     let Some(estimates) = estimates else {
         return FlowReading::unread(Reading::Failed(Failure::unexpected("no sample says which destinations to count")));
@@ -295,7 +296,7 @@ fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted, links: &LinkFacts) -> Flow
             let request = of_udp(&format!("tunnel-{port}"), family, Some(*port), IPS_SRC_NAT);
             let reading = each(node, &request, &mut |flow| {
                 if flow.original.destination.1 == *port {
-                    tunnels.add(flow); // a kernel that ignores the filter sends all ports each time
+                    tunnels.add(flow); // kernels that ignore the filter send all ports each time
                 }
                 Take::More
             });
@@ -308,8 +309,8 @@ fn read_tunnels(node: &mut Node<'_>, wanted: &Wanted, links: &LinkFacts) -> Flow
     read_now(tunnels.end(), whole)
 }
 
-/// What a reading found, and the time that went by since then, at least. `again`: it was slept so long in between; else both
-/// times are of when readings began.
+/// The earlier result and the minimum time since then. `again`: `age` is the pause between the two readings; else it is
+/// measured between starts of readings, which precede the dumps by up to `BEFORE_ENTRIES`.
 fn since_then(part: &FlowReading<UdpTranslations>, again: bool) -> Option<(&UdpTranslations, Duration)> {
     const BEFORE_ENTRIES: Duration = Duration::from_secs(1);
     let at_least = if again { part.age } else { part.age.saturating_sub(BEFORE_ENTRIES) };

@@ -1,4 +1,4 @@
-//! Requests for entries: `ctnetlink_get_conntrack`, `ctnetlink_alloc_filter`.
+//! Requests for conntrack entries: `ctnetlink_get_conntrack`, `ctnetlink_alloc_filter`.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::netfilter::conntrack::*;
 use crate::netfilter::netlink::{Emit as _, MessageWriter};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 
-/// A dump of entries of a family, by the fields of these tuples and bits of the status that are there.
+/// A dump of a family's entries that match the tuple fields and status bits given in `filter`.
 pub(super) fn entries(name: &str, family: u8, filter: Entry<'_>) -> Request {
     let mut body = MessageWriter::user();
     Nfgenmsg { family, ..Nfgenmsg::default() }.emit(&mut body);
@@ -21,7 +21,7 @@ pub(super) fn entries(name: &str, family: u8, filter: Entry<'_>) -> Request {
     Request::netlink(Source::CtnetlinkEntries, &name, family, IPCTNL_MSG_CT_GET, true, body.finish())
 }
 
-/// Entries of UDP that have these bits of the status, and this destination port.
+/// UDP entries with these status bits and, if given, this destination port.
 pub(super) fn of_udp(name: &str, family: Family, port: Option<u16>, status: u32) -> Request {
     let protocol = Protocol { number: Some(UDP), destination_port: port, ..Protocol::default() };
     let flags = CTA_FILTER_F_CTA_PROTO_NUM | port.map_or(0, |_| CTA_FILTER_F_CTA_PROTO_DST_PORT);
@@ -35,7 +35,7 @@ pub(super) fn of_udp(name: &str, family: Family, port: Option<u16>, status: u32)
     entries(&format!("-{name}-{family}"), family.nfproto(), filter).at_most(2 * MAX_FILTERED)
 }
 
-/// Entries towards one destination from one translated source, by their answers.
+/// Entries from one translated source address to one destination, by their reply tuples.
 pub(super) fn towards(at: usize, used: &PortsUsed) -> Request {
     let key = used.key;
     let bytes = |address: IpAddr| match address {

@@ -1,4 +1,4 @@
-//! What is worth knowing of entries on a node, by its rules, links and addresses.
+//! Which conntrack entries advisories need on this node, derived from rules, links and addresses.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use crate::read::known::flows::{PortRange, Rulesets, Wanted};
 use crate::read::links::LinkFacts;
 use crate::read::services;
 
-/// From how many entries on it is worth knowing what they are.
+/// Table size from which the composition is read.
 const COMPOSITION_FROM: u64 = 1024;
-/// The part of the smallest range from which on it may matter who has the ports.
+/// Fraction of the smallest port range in use from which exact counts are read.
 pub(super) const PRESSURE_FROM: f64 = 0.5;
-/// Ranges of ports that are told apart, those of rules that name none included: each entry is held against all.
+/// Distinct port ranges, including the default ones; each entry is compared with all.
 const RANGES: usize = 64;
-/// Ports of tunnels that are asked for. A node has one or two.
+/// Tunnel ports that are dumped; a node has one or two.
 const TUNNEL_PORTS: usize = 4;
 
-/// What rules make worth knowing.
+/// What the rules call for.
 pub(super) fn of_rules(rulesets: &Rulesets) -> Wanted {
     let translations = all_source_translations(rulesets.each_ref());
     let mut ranges = BTreeSet::new();
@@ -44,13 +44,13 @@ pub(super) fn of_rules(rulesets: &Rulesets) -> Wanted {
     Wanted { ranges, too_many_ranges, udp: rulesets.iter().any(may_translate_udp), ..Wanted::default() }
 }
 
-/// The same, and what links do.
+/// Adds what the links call for.
 pub(super) fn beside(wanted: Wanted, links: &LinkFacts) -> Wanted {
     let tunnels = links.known().iter().filter(|link| link.up).filter_map(|link| link.tunnel.as_ref());
     Wanted { tunnel_ports: tunnels.filter_map(|tunnel| tunnel.port).take(TUNNEL_PORTS).collect(), ..wanted }
 }
 
-/// Whether anything may depend on entries, where there are so many; `None`: that is not known.
+/// Whether an advisory may depend on entries of a table of this size; `None`: size not known.
 pub(super) fn is_worth_reading(wanted: &Wanted, entries: Option<u64>) -> bool {
     let entries = entries.unwrap_or(u64::MAX); // not known
     let smallest = wanted.ranges.iter().map(PortRange::available).min();
@@ -58,7 +58,7 @@ pub(super) fn is_worth_reading(wanted: &Wanted, entries: Option<u64>) -> bool {
     entries >= COMPOSITION_FROM || pressed || entries > 0 && (wanted.udp || !wanted.tunnel_ports.is_empty())
 }
 
-/// Whether rules translate destinations of UDP, for all that was read of them.
+/// Whether rules translate UDP destinations, or may, as far as they were read.
 fn may_translate_udp(ruleset: &Reading<Arc<Ruleset>>) -> bool {
     let ruleset = match ruleset {
         Reading::Ok(ruleset) => ruleset,

@@ -1,4 +1,4 @@
-//! What a rule means: its header, its matches, its target.
+//! Decodes one rule of a legacy table: header, matches, target.
 
 use std::hash::{BuildHasher as _, Hash, Hasher};
 
@@ -13,10 +13,10 @@ use crate::read::xtables::{self, Extension};
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// Matches whose data the kernel changes while the rule stays the same.
+/// Matches with state in their data, which the kernel changes while the rule stays the same.
 const MOVING: &[&str] = &["connlimit", "hashlimit", "limit", "quota", "rateest", "recent", "statistic"];
 
-/// Reads a rule.
+/// Decodes a rule.
 pub(crate) fn rule(table: &XtTable<'_>, entry: &Entry<'_>, position: u32) -> Result<Rule> {
     let ip = entry.ip();
     let mut hasher = FixedState::default().build_hasher();
@@ -53,7 +53,7 @@ pub(crate) fn rule(table: &XtTable<'_>, entry: &Entry<'_>, position: u32) -> Res
     Ok(Rule { position, comment, steps, counter, from_xtables: true, fingerprint: hasher.finish() })
 }
 
-/// Whether a UDP packet can get past its header.
+/// Whether a rule's header admits UDP packets.
 pub(crate) fn can_be_udp(entry: &Entry<'_>) -> bool {
     const UDP: u16 = 17;
     const INV_PROTO: u8 = 0x40;
@@ -61,7 +61,7 @@ pub(crate) fn can_be_udp(entry: &Entry<'_>) -> bool {
     proto == 0 || (proto == UDP) != (invflags & INV_PROTO != 0)
 }
 
-/// What the target does; nothing if it is a verdict.
+/// What the target does; empty if it is a verdict.
 pub(crate) fn target(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Vec<Step>> {
     if entry.target_is(b"\0") {
         return Ok(Vec::new());
@@ -74,7 +74,7 @@ fn extension<'a>(table: &XtTable<'_>, entry: &'a XtEntry<'_>) -> Result<Extensio
     Ok(Extension { name, revision: entry.header.revision, family: family(table), data: &entry.data })
 }
 
-/// The chain that it jumps or goes to, and whether it goes.
+/// Index of the chain that the rule jumps to, and whether by goto; `None`: no jump.
 pub(crate) fn jump(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<(usize, bool)>> {
     let Some(Ok(offset)) = entry.verdict()?.map(usize::try_from) else { return Ok(None) };
     if offset == entry.next() {
@@ -101,7 +101,7 @@ fn verdict(table: &XtTable<'_>, entry: &Entry<'_>) -> Result<Option<Verdict>> {
     }))
 }
 
-/// What `ip_packet_match` and `ip6_packet_match` look at.
+/// Tests of the header: `ip_packet_match`, `ip6_packet_match`.
 fn tests(family: XtFamily, ip: &Ip<'_>, steps: &mut Vec<Step>) {
     const INV_VIA_IN: u8 = 0x01;
     const INV_VIA_OUT: u8 = 0x02;
@@ -135,7 +135,7 @@ fn tests(family: XtFamily, ip: &Ip<'_>, steps: &mut Vec<Step>) {
         test(Field::L4Proto, 0xff, ip.proto.into(), INV_PROTO);
     }
     if family == XtFamily::Ipv4 && (ip.flags & F_FRAG != 0 || ip.invflags & INV_FRAG != 0) {
-        // `! -f` without `-f` in the flags never holds; iptables does not write it.
+        // `! -f` without IPT_F_FRAG never holds; iptables does not write it.
         test(Field::Other("fragment".into()), u128::from(ip.flags & F_FRAG), 1, INV_FRAG);
     }
 }

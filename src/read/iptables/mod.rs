@@ -1,12 +1,12 @@
-//! Legacy x_tables (`iptables-legacy`): which tables to ask for, and the rule set that they make up.
+//! Legacy x_tables (`iptables-legacy`): which tables to request, and the rule set that they form.
 //!
-//! A table is only asked for if `ip_tables_names` lists it: asking makes it otherwise, and hooks it in. It comes as one
-//! blob, which is walked in place from the hooks; only rules that a hook leads to become values. The nat chains on
-//! prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+//! Only tables listed in `ip_tables_names` are requested, because a request creates and registers a missing table. A
+//! table comes as one blob, which is traversed in place from the hooks; only reachable rules are decoded. The nat
+//! chains on prerouting and output, which have the Services of a node, are only searched for rules that write a mark.
 //!
-//! The kernel has no smaller answer than a whole table. Its description is read before and after, because a replacement of
-//! the same size gives no error and has its chains elsewhere. The blob is gone when the reading is over; where a family's
-//! tables have more than 1 MiB, their rules are taken over for 30 s while the descriptions stand.
+//! The kernel has no smaller answer than a whole table. Its description (`IPT_SO_GET_INFO`) is read before and after,
+//! because a replacement of equal size succeeds with other chain offsets. The blob is freed at the end of the reading.
+//! If a family's tables exceed 1 MiB, decoded rules are kept for 30 s while the descriptions stay the same.
 
 mod entry;
 
@@ -21,7 +21,7 @@ use crate::read::known::KnownTables;
 use crate::read::lookups::Lookups;
 use crate::read::{Node, marks, services};
 
-/// The half of legacy x_tables that is about one family.
+/// Legacy x_tables of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Half {
     /// `ip_tables`
@@ -30,14 +30,14 @@ pub(crate) enum Half {
     Ipv6,
 }
 
-/// Tables of a family that are read again in every reading, so that rates of their counters are smooth: 3,000 rules or so.
+/// Tables of a family up to this size in bytes are read in each reading, for smooth counter rates: about 3,000 rules.
 /// Larger ones are remembered.
 const READ_EACH_TIME: usize = 1 << 20;
 
-/// Tables whose rules can change what happens to a packet; there are no others.
+/// All tables that can affect packets.
 const TABLES: &[&str] = &["raw", "mangle", "nat", "filter", "security"];
 
-/// Priority of a table's chain (`enum nf_ip_hook_priorities`).
+/// Priority of a table's base chain (`enum nf_ip_hook_priorities`).
 fn priority(table: &str, hook: Hook) -> i32 {
     match (table, hook) {
         ("raw", _) => -300,
@@ -65,7 +65,7 @@ impl Half {
         }
     }
 
-    /// The tables that are there, one a line.
+    /// The list of registered tables, one per line.
     fn names(self) -> Request {
         let name = if self == Self::Ipv6 { "ip6_tables_names" } else { "ip_tables_names" };
         Request::file(self.source(), Root::Procfs, format!("thread-self/net/{name}"))
@@ -82,12 +82,12 @@ impl Half {
         Request::xtables(self.source(), self.family(), name)
     }
 
-    /// Reads the tables that the kernel lists. Absent: the kernel has no legacy x_tables of this family.
+    /// Reads the listed tables. Absent: the kernel has no legacy x_tables of this family.
     pub(crate) fn read(self, node: &mut Node<'_>) -> Reading<Arc<Ruleset>> {
         self.read_remembering(node, READ_EACH_TIME)
     }
 
-    /// The same; tables that have more bytes than this are remembered.
+    /// Like [`Self::read`], remembering tables of more than `small` bytes.
     fn read_remembering(self, node: &mut Node<'_>, small: usize) -> Reading<Arc<Ruleset>> {
         let listed = match node.text(&self.names()) {
             Reading::Ok(names) => listed(&names),
@@ -100,7 +100,7 @@ impl Half {
         node.note(&self.names(), ruleset)
     }
 
-    /// What an earlier reading has found, if the tables' descriptions are what they were.
+    /// The rule set of an earlier reading, if the tables' descriptions are unchanged.
     fn still_known(self, node: &mut Node<'_>, listed: &[&'static str]) -> Option<Arc<Ruleset>> {
         let known = node.memory.tables.get(&self.source())?;
         let mut infos = listed.iter().map(|table| self.table(table).only_info());
@@ -118,7 +118,7 @@ impl Half {
             let request = self.table(name);
             let answer = node.try_bytes(&request);
             if is_refused(&answer) && !self.is_still_listed(node, name) {
-                continue; // it has gone since
+                continue; // unregistered in the meantime
             }
             let added = answer.decode(|bytes| {
                 let table = XtTable::new(&bytes, self.family(), name)?;
@@ -143,13 +143,13 @@ impl Half {
         Reading::Ok(ruleset)
     }
 
-    /// An errno of a system call does not say that a table is not there: a sandbox gives it too. The list does.
+    /// An errno does not show that a table is absent, as sandboxes cause it too; the list does.
     fn is_still_listed(self, node: &mut Node<'_>, table: &str) -> bool {
         node.try_text(&self.names()).ok().is_none_or(|names| listed(names).contains(&table))
     }
 }
 
-/// Those of [`TABLES`] that the kernel lists.
+/// Those of [`TABLES`] that are listed.
 fn listed(names: &str) -> Vec<&'static str> {
     TABLES.iter().copied().filter(|table| names.lines().any(|name| name == *table)).collect()
 }
@@ -159,7 +159,8 @@ fn is_refused<T>(reading: &Reading<T>) -> bool {
     matches!(failure, Some(Failure::SystemCall { call: SystemCall::GetSocketOption, .. }))
 }
 
-/// Adds the rules of a table; the chains of Services whole if the table has no more than `few` entries.
+/// Adds a table's rules. Chains on prerouting and output are decoded completely only if the table has at most `few`
+/// entries.
 fn add(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str, few: usize) -> Result<(), Failure> {
     let (mut whole, mut searched) = (Vec::new(), Vec::new());
     for number in 0..table.chains.len() {
@@ -195,8 +196,7 @@ fn add(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str, few: usize) -> Re
     Ok(())
 }
 
-/// A rule starts connection tracking wherever it stands, also in chains that no hook leads to. Where these are too many, it
-/// cannot be told.
+/// A rule enables conntrack even in an unreachable chain. If the table is too large to search, that is not known.
 fn find_tracking(ruleset: &mut Ruleset, table: &XtTable<'_>, seen: &[bool], few: usize) -> Result<(), Failure> {
     if table.count > few {
         let why = format!("more than {few} rules, too many to search all for one that starts connection tracking");
@@ -218,7 +218,7 @@ fn find_tracking(ruleset: &mut Ruleset, table: &XtTable<'_>, seen: &[bool], few:
     Ok(())
 }
 
-/// Why a chain has no rules.
+/// The rules of a chain that was only searched.
 fn only_searched() -> Reading<Arc<Vec<Rule>>> {
     Reading::Failed(Failure::not_needed("only searched for rules that set a mark"))
 }
@@ -240,7 +240,7 @@ fn insert(
     }
 }
 
-/// Only what outer packets of tunnels can meet, in chains that are too many to be read whole.
+/// Decodes the rules that outer packets of tunnels may match, where chains are too many to be decoded completely.
 fn follow_for_udp(ruleset: &mut Ruleset, table: &XtTable<'_>, searched: &[usize], name: &str) -> Result<(), Failure> {
     let on_output = |number: &&usize| hook(table, **number) == Some(Hook::Output);
     let mut open: Vec<usize> = searched.iter().filter(on_output).copied().collect();
@@ -284,7 +284,7 @@ fn family(table: &XtTable<'_>) -> Family {
     if table.family == XtFamily::Ipv6 { Family::Ipv6 } else { Family::Ipv4 }
 }
 
-/// The hook of a built-in chain.
+/// Hook of a built-in chain; `None` for others.
 fn hook(table: &XtTable<'_>, number: usize) -> Option<Hook> {
     /// `NF_INET_*`
     const HOOKS: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
@@ -305,8 +305,8 @@ fn base(table: &XtTable<'_>, number: usize, name: &str) -> Result<Option<Base>, 
     Ok(Some(Base { hook, kind: kind(name, hook), priority: priority(name, hook), drops, devices: Vec::new() }))
 }
 
-/// Looks for rules that set a mark, in every chain that prerouting and output lead to. Any bit counts: rules of another
-/// backend may test it.
+/// Searches all chains reachable from prerouting and output for rules that write a mark, with any bit, since rules of
+/// another backend may test it.
 fn search(ruleset: &mut Ruleset, table: &XtTable<'_>, name: &str) -> Result<(), Failure> {
     let first = |number: &usize| matches!(hook(table, *number), Some(Hook::Prerouting | Hook::Output));
     let mut open: Vec<usize> = (0..table.chains.len()).filter(first).collect();

@@ -1,4 +1,4 @@
-//! What earlier readings have read of entries, how old it is, and when it may be read again.
+//! Conntrack entries from earlier readings: their age, and when they may be read again.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,31 +9,38 @@ use crate::facts::netfilter::Ruleset;
 use crate::facts::{FlowReading, FlowSample, Reading, RewrittenFlows, SnatPorts, UdpTranslations, ports_between};
 use crate::read::Sources;
 
-/// What is remembered of entries.
+/// What is remembered of conntrack entries.
 #[derive(Clone, Debug, Default)]
 pub(in crate::read) struct KnownFlows {
-    /// The rules, and what they make worth knowing.
+    /// The rules, and the `Wanted` derived from them.
     pub(in crate::read) rules: Option<(Rulesets, Wanted)>,
+    /// What the last reading needed.
     pub(in crate::read) wanted: Wanted,
+    /// The sample.
     pub(in crate::read) sample: KeptPart<FlowSample>,
-    /// Of the sample.
+    /// Port estimates from the sample.
     pub(in crate::read) estimates: Option<Arc<SnatPorts>>,
+    /// Exact port counts.
     pub(in crate::read) ports: KeptPart<SnatPorts>,
+    /// Rewritten tunnel flows.
     pub(in crate::read) tunnels: KeptPart<RewrittenFlows>,
+    /// Translated UDP entries.
     pub(in crate::read) udp: KeptPart<UdpTranslations>,
+    /// State of the source.
     pub(in crate::read) sources: Sources,
-    /// This is the second reading of two that follow each other at once.
+    /// Whether the next reading is the second of two consecutive ones of UDP entries.
     pub(in crate::read) second: bool,
 }
 
-/// A part, and when it was read.
+/// One part with the time it was read.
 #[derive(Clone, Debug)]
 pub(in crate::read) struct KeptPart<T> {
+    /// The part; `None`: never read.
     pub(in crate::read) part: Option<FlowReading<T>>,
     since: Option<Instant>,
-    /// CPU time that it took.
+    /// CPU time spent to read it.
     cost: Duration,
-    /// It may be read again.
+    /// Whether it may be read again.
     pub(in crate::read) due: bool,
 }
 
@@ -44,6 +51,7 @@ impl<T> Default for KeptPart<T> {
 }
 
 impl<T> KeptPart<T> {
+    /// Read just now, at this cost in CPU time.
     pub(in crate::read) fn new(part: FlowReading<T>, cost: Duration) -> Self {
         Self { part: Some(part), since: None, cost, due: false }
     }
@@ -62,7 +70,7 @@ impl<T> KeptPart<T> {
 }
 
 impl KnownFlows {
-    /// Dates what a reading has read which began then.
+    /// Sets the time of what a reading read that began then.
     pub(crate) fn date(&mut self, began: Instant) {
         self.sample.date(began);
         self.ports.date(began);
@@ -70,10 +78,10 @@ impl KnownFlows {
         self.udp.date(began);
     }
 
-    /// How old the parts are now; those may be read again that are older than `interval`, and those that filters select only if
-    /// they are older than 200 times what all of them cost.
+    /// Sets the ages. Parts older than `interval` become due; those from filtered dumps only after 200 times their
+    /// total cost.
     pub(crate) fn age(&mut self, now: Instant, interval: Duration) {
-        /// 0.5 % of one CPU.
+        /// At most 0.5 % of one CPU.
         const BUDGET: u32 = 200;
         self.sample.age(now, interval);
         let filtered = interval.max((self.ports.cost + self.tunnels.cost + self.udp.cost).saturating_mul(BUDGET));
@@ -82,7 +90,7 @@ impl KnownFlows {
         self.udp.age(now, filtered);
     }
 
-    /// The next reading is a second one of UDP, so long after the first, and of nothing else.
+    /// Makes the next reading a second one of UDP entries only, this long after the first.
     pub(crate) fn read_again(&mut self, after: Duration) {
         self.second = true;
         if let Some(part) = &mut self.udp.part {
@@ -95,43 +103,45 @@ impl KnownFlows {
     }
 }
 
-/// What is asked of entries on this node.
+/// Which conntrack entries are needed on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::read) struct Wanted {
-    /// Ports that sources may be translated to.
+    /// Port ranges that sources may be translated to.
     pub(in crate::read) ranges: Vec<PortRange>,
-    /// There are more ranges than are told apart.
+    /// Whether there are more ranges than are distinguished.
     pub(in crate::read) too_many_ranges: bool,
-    /// Ports of the node's tunnels, IPv4 and IPv6.
+    /// UDP ports of the node's tunnels, both families.
     pub(in crate::read) tunnel_ports: BTreeSet<u16>,
-    /// Rules that were read translate destinations of UDP, or may.
+    /// Whether rules translate UDP destinations, or may.
     pub(in crate::read) udp: bool,
 }
 
-/// Ports that rules choose from.
+/// Source ports that a rule chooses from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::read) struct PortRange {
-    /// Both ends included.
+    /// First and last port.
     pub(in crate::read) ports: (u16, u16),
-    /// Addresses that come with them; `None`: any.
+    /// First and last translated address; `None`: any.
     pub(in crate::read) addresses: Option<(IpAddr, IpAddr)>,
 }
 
 impl PortRange {
+    /// Whether a translated source is in this range.
     pub(in crate::read) fn has(&self, address: IpAddr, port: u16) -> bool {
         let (first, last) = self.ports;
         (first..=last).contains(&port) && self.addresses.is_none_or(|(first, last)| first <= address && address <= last)
     }
 
+    /// Number of ports.
     pub(in crate::read) fn available(&self) -> u64 {
         ports_between(self.ports)
     }
 }
 
-/// Rules of nf_tables, `ip_tables`, `ip6_tables`.
+/// Rule sets of nf_tables, `ip_tables`, `ip6_tables`.
 pub(in crate::read) type Rulesets = [Reading<Arc<Ruleset>>; 3];
 
-/// Whether packets meet the same in both: what rules have counted since makes other objects of them.
+/// Whether both treat packets the same; they are different objects once counters changed.
 pub(in crate::read) fn do_the_same(one: &Rulesets, other: &Rulesets) -> bool {
     one.iter().zip(other).all(|pair| match pair {
         (Reading::Ok(one), Reading::Ok(other)) => one.does_the_same_as(other),

@@ -1,4 +1,4 @@
-//! Links and what surrounds tunnels, as they were read before.
+//! Links, addresses and routes from an earlier reading.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,27 +9,33 @@ use crate::facts::{Address, Failure, ForwardedPath, Link, PolicyRule, Reading, R
 use crate::read::Sources;
 use crate::read::routing::forwarded::Sent;
 
-/// Of UDP ports of tunnels, whether there is a socket of IPv4, of IPv6.
+/// By UDP port of tunnels, whether there is an IPv4 / IPv6 socket.
 pub(crate) type TunnelSockets = BTreeMap<u16, [bool; 2]>;
 
-/// Links, tunnels' forwarding databases and paths, filters of traffic control, addresses, policy rules, routes, and which
-/// families are forwarded. Drivers and offload features are not of it.
+/// Everything that rtnetlink sends notifications for: links, forwarding databases, routes of tunnels, tc filters,
+/// addresses, policy rules, routes, and forwarding. Not drivers and offload features.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
+    /// See [`crate::facts::Facts::links`].
     pub links: Reading<Vec<Link>>,
+    /// See [`crate::facts::Facts::addresses`].
     pub addresses: Reading<Vec<Address>>,
+    /// See [`crate::facts::Facts::rules`].
     pub rules: Reading<Vec<PolicyRule>>,
+    /// See [`crate::facts::Facts::routes`].
     pub routes: Reading<Vec<Route>>,
+    /// See [`crate::facts::Facts::unmarked_routes`].
     pub unmarked_routes: [Reading<Vec<Route>>; 2],
+    /// See [`crate::facts::Facts::forwarding`].
     pub forwarding: [Reading<bool>; 2],
-    /// Tunnels whose device lives elsewhere, by the sockets that were there.
+    /// Tunnels with their device in another namespace, derived from `sockets`.
     pub foreign: Vec<Link>,
-    /// The sockets of tunnels that were there.
+    /// Sockets on tunnel ports.
     pub sockets: TunnelSockets,
 }
 
 impl Standing {
-    /// Nothing was read.
+    /// All fields `Failed` for this reason.
     pub(crate) fn unread(why: &Failure) -> Self {
         Self {
             foreign: Vec::new(),
@@ -43,7 +49,7 @@ impl Standing {
         }
     }
 
-    /// What is not the same in the other, but for XDP programs.
+    /// Name of a part that differs, ignoring XDP programs; `None`: all are equal.
     pub(crate) fn differs_from(&self, other: &Self) -> Option<&'static str> {
         let without_programs = |links: &Reading<Vec<Link>>| {
             links.as_ref().map(|links| links.iter().map(|link| Link { xdp: false, ..link.clone() }).collect::<Vec<_>>())
@@ -66,19 +72,20 @@ impl Standing {
     }
 }
 
-/// Links and what surrounds tunnels, as they were read before.
+/// Links and the like from an earlier reading.
 #[derive(Clone, Debug)]
 pub(in crate::read) struct KnownLinks {
+    /// What was read.
     pub standing: Arc<Standing>,
-    /// How the sources ended that they come from.
+    /// State of the sources it was read from.
     pub sources: Sources,
-    /// See [`crate::capture::Ask::epoch`].
+    /// Epoch before it was read; see [`crate::capture::Ask::epoch`].
     pub epoch: u64,
-    /// When the reading began that read them; `None`: it has not come to its end.
+    /// Start of the reading that read it; `None`: it has not ended yet.
     pub since: Option<Instant>,
-    /// They are read again all the same, and compared.
+    /// Read it again although nothing was notified, and compare.
     pub verify: bool,
-    /// Look-ups of routes since, which stand as long: address and route by the name of the request.
+    /// Route lookups made since, valid as long: address and route by request name.
     pub routes: Arc<BTreeMap<String, (IpAddr, Option<Route>)>>,
     /// Look-ups by where packets come from, since then as well: what was looked up, and what was found.
     pub forwarded_paths: Arc<(Vec<Sent>, Vec<ForwardedPath>)>,

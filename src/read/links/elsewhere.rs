@@ -1,7 +1,7 @@
-//! Tunnels that send from here although their device lives in another network namespace, as Docker Swarm's do: only their
-//! sockets are seen.
+//! Tunnels that send from this namespace although their device is in another one, as Docker Swarm's do: only their
+//! sockets are seen. Called by `standing`.
 //!
-//! Kernel sources: `udp4_seq_show`; `vxlan_dev_create`, `iptunnel_xmit`, which leaves no mark on what comes from another
+//! Kernel sources: `udp4_seq_show`; `vxlan_dev_create`; `iptunnel_xmit`, which clears the mark of packets from another
 //! namespace.
 
 use std::collections::BTreeSet;
@@ -10,19 +10,19 @@ use super::ARPHRD_LOOPBACK;
 use crate::facts::{Address, Link, Reading, Tunnel, TunnelKind, UdpChecksum};
 use crate::read::known::links::TunnelSockets;
 
-/// Geneve's port; the others are VXLAN's.
+/// Geneve's port; the other ports are VXLAN's.
 const GENEVE: u16 = 6081;
 /// `RT_SCOPE_UNIVERSE`
 const UNIVERSE: u8 = 0;
 
-/// Ports that have a socket, and that none of these devices owns: one that is down has none.
+/// Sockets on tunnel ports that no device here owns; a device that is down has no socket.
 pub(crate) fn unowned(sockets: &TunnelSockets, links: &[Link]) -> TunnelSockets {
     let here = links.iter().filter(|link| link.up && link.link_netnsid.is_none());
     let owned: BTreeSet<u16> = here.filter_map(|link| link.tunnel.as_ref()).filter_map(|tunnel| tunnel.port).collect();
     sockets.iter().filter(|(port, _)| !owned.contains(port)).map(|(port, families)| (*port, *families)).collect()
 }
 
-/// The tunnels of these sockets, as links that the kernel does not list, with what it gives a device that nobody changes.
+/// The tunnels of these sockets, as links that the kernel does not list, with the kernel's default settings.
 /// `gateways`: devices by which routes lead to a next hop.
 pub(crate) fn tunnels(
     sockets: &TunnelSockets,
@@ -46,13 +46,13 @@ fn tunnel(port: u16, families: [bool; 2], underlay: Reading<Vec<u32>>) -> Link {
         underlay,
         ..Tunnel::new(if port == GENEVE { TunnelKind::Geneve } else { TunnelKind::Vxlan })
     };
-    let index = u32::MAX - u32::from(port); // the kernel's are positive
+    let index = u32::MAX - u32::from(port); // the kernel's indexes are positive
     let driver = Reading::Absent("a virtual device".into());
     Link { tunnel: Some(tunnel), driver, ..Link::new(index, format!("UDP port {port}")) }
 }
 
-/// Devices that may carry packets to other nodes: they are up, have an address of their own, and are no dummy (IPVS's
-/// addresses are on one) and no bridge that only containers are attached to.
+/// Devices that may carry packets to other nodes: up, with an address of their own, and neither a dummy (which has the
+/// addresses of IPVS) nor a bridge with nothing but containers attached.
 fn underlay_devices(links: &[Link], addresses: &[Address], gateways: &BTreeSet<u32>) -> Vec<u32> {
     let has_address = |link: &Link| addresses.iter().any(|at| at.link == link.index && at.scope == UNIVERSE);
     let only_inside = |link: &Link| {

@@ -1,4 +1,4 @@
-//! What rtnetlink notifies of when it changes: read again only then.
+//! The parts that rtnetlink sends notifications for, read again only after one.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use crate::facts::{Reading, Source, may_forward};
 use crate::read::known::links::{KnownLinks, Standing, TunnelSockets};
 use crate::read::{Node, datapath, routing};
 
-/// Routes of a family that are read without a tunnel; a router of the whole Internet has a million.
+/// Routes of a family that are read if there is no tunnel; an Internet router has a million.
 const MAX_ROUTES: usize = 65_536;
 
-/// The sources that it comes from.
+/// The sources it is read from.
 const SOURCES: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Datapath];
 
-/// Takes over what stands, or reads it, with the tunnels of these sockets.
+/// Takes over what is still valid, or reads it. `sockets`: sockets on tunnel ports now.
 pub(crate) fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Standing> {
-    let epoch = node.epoch(); // before anything is asked for
+    let epoch = node.epoch(); // before any request
     let known = node.memory.links.as_ref().filter(|known| epoch == Some(known.epoch));
     if let Some(known) = known.filter(|known| !known.verify && known.standing.sockets == *sockets)
         && let Some(standing) = with_programs(&known.standing, node)
@@ -50,9 +50,9 @@ pub(crate) fn read(node: &mut Node<'_>, sockets: &TunnelSockets) -> Arc<Standing
     standing
 }
 
-/// All links, addresses, policy rules and routes; while a tunnel is up, also its forwarding database, which names its peers;
-/// a route look-up for each class into which the routes sort these, which names the device below; and the filters of the
-/// devices that the tunnel's packets cross. Also returns whether a change of all of it will be notified.
+/// Reads all links, addresses, policy rules and routes. While a tunnel is up, also its forwarding database, which lists
+/// its peers, a route lookup for each class of these, which gives the underlay device, and the tc filters of devices on
+/// its packets' path. Also returns whether every change will be notified.
 fn read_anew(node: &mut Node<'_>, sockets: &TunnelSockets) -> (Standing, bool) {
     let links = node.dump(&all_links(), |message| decode_link(message.body).map(Some));
     let known = links.ok().map_or(&[][..], Vec::as_slice);
@@ -92,7 +92,7 @@ fn read_anew(node: &mut Node<'_>, sockets: &TunnelSockets) -> (Standing, bool) {
     (Standing { links, addresses, rules, routes, unmarked_routes, forwarding, foreign, sockets }, is_watched)
 }
 
-/// The same with what is not told of links: whether they have an XDP program. `None`: it cannot stand.
+/// Adds whether links have an XDP program, which is not notified. `None`: the rest is not valid any more.
 fn with_programs(standing: &Arc<Standing>, node: &mut Node<'_>) -> Option<Arc<Standing>> {
     let mut with = Arc::clone(standing);
     let links = standing.links.ok().map_or(&[][..], Vec::as_slice);

@@ -1,4 +1,4 @@
-//! All elements of a small set of nf_tables: `nf_tables_dump_set`.
+//! Elements of small nf_tables sets, dumped completely: `nf_tables_dump_set`.
 
 use super::decode_verdict;
 use crate::facts::netfilter::Verdict;
@@ -9,32 +9,32 @@ use crate::netfilter::nftables::expr::Expr;
 use crate::netfilter::nftables::uapi::{NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END};
 use crate::netfilter::nftables::{SetElement, SetElements};
 
-/// What a set or a map has for an element.
+/// What an element holds beside its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ElementValue {
-    /// It is a set.
+    /// Nothing: a set.
     Nothing,
-    /// Of a verdict map.
+    /// A verdict map's verdict.
     Verdict(Verdict),
-    /// Of any other, as they lie in registers.
+    /// A data map's data, as laid out in registers.
     Data(Vec<u8>),
 }
 
-/// First and last key of an element, and what there is for it.
+/// First and last key of an element, and what it holds.
 pub(crate) type Keys = (Vec<u8>, Vec<u8>, ElementValue);
 
-/// What a dump of elements has told so far.
+/// The elements of a dump so far.
 #[derive(Default)]
 pub(crate) struct Elements {
     whole: Vec<Keys>,
-    /// Starts, and what follows ends: key, whether it ends an interval, what there is for it.
+    /// Interval ends: key, whether it is the end (exclusive) of an interval, what it holds.
     ends: Vec<(Vec<u8>, bool, ElementValue)>,
-    /// For all keys that are no other element's, if there is such an element.
+    /// The catch-all element, for keys that no other element contains.
     catch_all: Option<Keys>,
 }
 
 impl Elements {
-    /// Adds one message. An element that counts for some packets only is an error, and one that has expired is none.
+    /// Adds one message. Expired elements are skipped; an element that applies to some packets only is an error.
     pub(crate) fn add(&mut self, message: &Message<'_>, key_length: usize, intervals: bool) -> Result<(), Failure> {
         let odd = || Failure::unsupported("one of the set's elements is not understood");
         let (_, list): (_, SetElements<'_>) = Nfgenmsg::parse(message.body)?;
@@ -69,7 +69,7 @@ impl Elements {
         Ok(())
     }
 
-    /// Both.
+    /// Joins two parts.
     pub(crate) fn with(mut self, other: Self) -> Self {
         self.whole.extend(other.whole);
         self.ends.extend(other.ends);
@@ -77,18 +77,18 @@ impl Elements {
         self
     }
 
-    /// First and last key of each element; of those that hold the same key the first counts.
+    /// First and last key of each element; of elements that overlap, the first takes precedence.
     pub(crate) fn finish(self) -> Vec<Keys> {
         let Self { whole: mut elements, mut ends, catch_all } = self;
-        // Of an interval the start and what follows its end are elements of their own.
+        // An interval is stored as two elements: its start, and the key after its end.
         ends.sort_by(|(one, one_ends, _), (other, other_ends, _)| (one, !one_ends).cmp(&(other, !other_ends)));
         let mut open: Option<(Vec<u8>, ElementValue)> = None;
         for (key, is_end, value) in ends {
             match (open.take(), is_end) {
                 (Some((first, value)), true) => elements.push((first, before(&key), value)),
-                (None, true) => {} // where the first interval begins to be looked for
+                (None, true) => {} // the end before the first interval
                 (None, false) => open = Some((key, value)),
-                // Between intervals that touch there is no end: the next start is one.
+                // Adjacent intervals have no end between them, only the next start.
                 (Some((first, of_first)), false) => {
                     elements.push((first, before(&key), of_first));
                     open = Some((key, value));
@@ -117,8 +117,8 @@ fn before(key: &[u8]) -> Vec<u8> {
     key
 }
 
-/// Whether an element counts: `nft_lookup_eval` passes over an expired one. One with a statement of its own (limit,
-/// quota, connlimit; `nft_set_elem_update_expr`) counts for some packets only, which is no failure of the source.
+/// Whether an element applies to all packets: `nft_lookup_eval` ignores expired ones. One with a statement (limit,
+/// quota, connlimit; `nft_set_elem_update_expr`) applies to some packets only, which is no failure of the source.
 pub(crate) fn decisive(element: &SetElement<'_>) -> Result<Reading<bool>, Failure> {
     for statement in element.statements()? {
         if !matches!(statement.expr, Expr::Counter(_) | Expr::Last(_)) {

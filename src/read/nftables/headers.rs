@@ -1,4 +1,4 @@
-//! What rules write into the headers of packets: `nft_payload_set_eval`.
+//! Writes to packet headers: `nft_payload_set_eval`.
 
 use super::registers::Registers;
 use crate::facts::netfilter::{Field, HeaderBytes, Step};
@@ -8,13 +8,13 @@ use crate::netfilter::nftables::uapi::{NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_T
 
 const IPPROTO_UDP: u8 = 17;
 
-/// The steps that a write from this register is.
+/// The steps for a write of this register's bytes.
 pub(crate) fn written(registers: &Registers, payload: &Payload<'_>, register: u32) -> Vec<Step> {
     let Payload { base, offset: from, len, .. } = *payload;
     let bytes = HeaderBytes { header: base, offset: from as usize, length: len as usize };
     let written = format!("{} set", bytes.field(""));
     let is_udp = registers.transport() == Some(IPPROTO_UDP);
-    // What says that there is none.
+    // A zero checksum means none.
     let none = registers.constant(register, 2) == Some(vec![0, 0]);
     if (base, from, len) == (NFT_PAYLOAD_TRANSPORT_HEADER, 6, 2) && none && is_udp {
         return vec![Step::FillChecksum];
@@ -34,7 +34,7 @@ pub(crate) fn written(registers: &Registers, payload: &Payload<'_>, register: u3
         (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4)) => at < 9 || (10..12).contains(&at),
         (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6)) => at < 6 || at == 7,
         (NFT_PAYLOAD_NETWORK_HEADER, None | Some(NetworkHeader::Arp)) => at < 4,
-        // Ports, and where UDP and UDP-Lite have their checksum, which may be the remedy.
+        // Ports are at 0 to 3; a checksum of UDP or UDP-Lite at 6 may be a workaround.
         (NFT_PAYLOAD_TRANSPORT_HEADER, _) => at >= 8,
         _ => true,
     };

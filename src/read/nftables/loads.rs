@@ -1,4 +1,4 @@
-//! What is loaded into registers: fields of packets.
+//! Loads: which packet field an expression puts into a register.
 
 use crate::facts::netfilter::{Comparison, Counted, DeviceProperty, Field, FieldTest, HeaderBytes, TypeScope};
 use crate::netfilter::nftables::expr::Exthdr;
@@ -20,23 +20,23 @@ use crate::netfilter::nftables::uapi::{
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
-/// What a load means.
+/// Meaning of a load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Loaded {
-    /// A field that lies in memory as on the wire.
+    /// A field in network byte order.
     Wire(Field, usize),
-    /// A number of this many bytes in the byte order of the machine.
+    /// A number of this many bytes in host byte order.
     Host(Field, usize),
-    /// The same for every packet.
+    /// The same for all packets.
     Constant,
-    /// Differs from packet to packet by chance or circumstance; the text names it.
+    /// Depends on chance or circumstances; the text names it.
     NonDeterministic(&'static str),
-    /// Not understood.
+    /// Not decoded.
     Unsupported(String),
 }
 
 impl Loaded {
-    /// What a load puts into registers.
+    /// Meaning of what a load puts into registers.
     pub(crate) fn of(load: &Load) -> Self {
         match load.source {
             Source::Header(Header::Ipv4Protocol) => Self::Wire(Field::L4Proto, 1),
@@ -62,13 +62,13 @@ impl Loaded {
                 Self::Wire(HeaderBytes { header: base, offset, length }.field(protocol), length)
             }
             Source::Meta(key) => meta(key),
-            // Of 16 bytes, only the kernel knows how many are the address.
+            // With 16 bytes, the kernel decides at run time how many are the address.
             Source::Ct(NFT_CT_SRC | NFT_CT_DST, _) if load.network.is_none() => {
                 Self::Unsupported("an address of the connection, of either family".into())
             }
             Source::Ct(key, direction) => ct(key, direction, load.network),
             Source::Fib(NFT_FIB_RESULT_ADDRTYPE, flags) => address_type(flags),
-            Source::Fib(..) => Self::NonDeterministic("fib"), // the device of a route: reverse path filters
+            Source::Fib(..) => Self::NonDeterministic("fib"), // the route's device: reverse path filtering
             Source::Constant => Self::Constant,
             Source::Exthdr(..) => Self::NonDeterministic("a header option"),
             Source::Present(op, kind) => Self::Wire(option_exists(op, kind), 1),
@@ -87,7 +87,7 @@ impl Loaded {
         }
     }
 
-    /// The field and its bytes in the register; `None`: it is no field of the packet.
+    /// The field and its length in bytes; `None`: not a packet field.
     pub(crate) fn field(&self) -> Option<(&Field, usize)> {
         match self {
             Self::Wire(field, width) | Self::Host(field, width) => Some((field, *width)),
@@ -95,7 +95,7 @@ impl Loaded {
         }
     }
 
-    /// How far to shift a byte of the field, by its position in memory, to its place in the number.
+    /// Number of bits to shift a byte, given by its position in memory, to its place in the field's value.
     pub(crate) fn shift(&self, byte: usize) -> usize {
         match self {
             Self::Host(..) if cfg!(target_endian = "little") => 8 * byte,
@@ -104,15 +104,15 @@ impl Loaded {
     }
 }
 
-/// That packets have the option or extension header that an expression is about: without it the rule ends (NFT_BREAK), unless
-/// that is what is asked.
+/// The match that an exthdr expression implies: without the option or extension header the rule ends (NFT_BREAK),
+/// unless its presence is what is loaded.
 pub(super) fn has_option(exthdr: &Exthdr<'_>) -> FieldTest {
     let op = exthdr.op.unwrap_or(NFT_EXTHDR_OP_IPV6);
     let condition = Comparison::Masked { mask: 0xff, value: 1 };
     FieldTest { field: option_exists(op, exthdr.kind.unwrap_or_default()), condition }
 }
 
-/// Whether packets have an option or extension header, of such a kind (`NFT_EXTHDR_OP_*`) and number.
+/// Whether the packet has an option or extension header of this kind (`NFT_EXTHDR_OP_*`) and number.
 fn option_exists(op: u32, kind: u8) -> Field {
     let of = match op {
         NFT_EXTHDR_OP_IPV6 => "exthdr",
@@ -164,7 +164,7 @@ fn meta(key: u32) -> Loaded {
     }
 }
 
-/// Parts of the connection's tuple are called as in `xt_conntrack`.
+/// Tuple parts have the names of `xt_conntrack`.
 fn ct(key: u32, direction: Option<u8>, network: Option<NetworkHeader>) -> Loaded {
     let counted = |what| Loaded::Host(Field::Counted { what, direction }, 8);
     let direction = if direction.unwrap_or(0) == 0 { "original" } else { "reply" };

@@ -1,4 +1,4 @@
-//! Numbers that rules make, and look-ups in maps of data while a rule is read: `nft_lookup_eval` with a register for what is found.
+//! Data map lookups and generated numbers within a rule: `nft_lookup_eval` with a destination register.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,27 +7,27 @@ use crate::facts::netfilter::{Field, MapLookup, MarkWrite, NatMap, SetId, Step};
 use crate::netfilter::nftables::expr::{Dynset, Expr};
 use crate::netfilter::nftables::uapi::NFT_DYNSET_OP_DELETE;
 
-/// Of a first and of a last value: the expression that has looked them up, and where they stand in the data.
+/// Index of the lookup expression, and the positions of first and last value in the map's data.
 type Ends = (usize, [Range<usize>; 2]);
 
-/// The look-ups of a rule, by the place of the expression.
+/// The map lookups of a rule, by index of the expression.
 #[derive(Debug, Default)]
 pub(crate) struct Maps(BTreeMap<usize, (MapLookup, usize)>);
 
 impl Maps {
-    /// Expression number `at` is one, behind these steps.
+    /// Records that the expression at index `at` is a lookup, after these steps.
     pub(crate) fn add(&mut self, at: usize, lookup: MapLookup, steps: &[Step]) {
         self.0.insert(at, (lookup, steps.len()));
     }
 
-    /// The look-up of an expression, if nothing that it may be about has been written since.
+    /// The lookup made by an expression, unless a later step writes one of its key fields.
     pub(crate) fn looked_up(&self, at: usize, steps: &[Step]) -> Option<MapLookup> {
         let (lookup, since) = self.0.get(&at)?;
         let keeps = |step: &Step| matches!(step, Step::Match(_) | Step::NoEffect(_));
         steps[*since..].iter().all(keeps).then(|| lookup.clone())
     }
 
-    /// What a translation takes from a map, as far as it takes it from one.
+    /// The part of a NAT statement that comes from a map; `None` if no part does.
     pub(crate) fn nat(&self, addresses: Option<Ends>, ports: Option<Ends>, steps: &[Step]) -> Option<NatMap> {
         let at = addresses.as_ref().or(ports.as_ref())?.0;
         let lookup = self.looked_up(at, steps)?;
@@ -36,8 +36,8 @@ impl Maps {
     }
 }
 
-/// The number that an expression makes, `[offset, offset + modulus)`, as rules write it, and as look-ups go by it. A hash of anything but
-/// fields that are known by name goes by nothing that is understood. `key` says what registers hold.
+/// The number that an expression generates, `[offset, offset + modulus)`: as a mark write and as a lookup key. A hash
+/// of other than known fields is no lookup key. `key`: the fields in a register.
 pub(crate) fn number(
     expression: &Expr<'_>,
     key: impl Fn(u32) -> Option<Vec<Field>>,
@@ -71,7 +71,7 @@ pub(crate) fn update(set: SetId, dynset: &Dynset<'_>, fields: Vec<Field>) -> Ste
     Step::UpdateSet { set, adds, fields, ends: Vec::new() }
 }
 
-/// What a hash is of, as nft writes it; `None`: not of fields that are known by name.
+/// The hashed fields as nft writes them; `None`: not all are known.
 fn hashed_fields(fields: &[Field]) -> Option<String> {
     let known = fields.iter().all(|field| !matches!(field, Field::Other(_)));
     let names: Vec<String> = fields.iter().map(Field::to_string).collect();

@@ -1,8 +1,8 @@
-//! Whether any rule sets the mark bits that source-NAT rules look for.
+//! Searches for rules that write the mark bits tested by source-NAT rules.
 //!
-//! Such rules stand in the nat chains on prerouting and output, among those of every Service. The chains that are
-//! known to hold them are looked at first; that can only find one. All others are searched as far as they are small, and a
-//! search that is given up leaves the bit possible.
+//! Such rules are in the nat chains on prerouting and output, among those of all Services. Well-known chains are
+//! searched first, which can only find one. The others are searched as far as they are small; if the search is
+//! abandoned, the bit counts as possible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::facts::{Failure, Reading};
 use crate::netfilter::netlink::Message;
 use crate::read::{marks, services};
 
-/// Chain whose rules test a bit, and the chain of the same table whose rule sets it.
+/// A chain whose rules test a mark bit, and the chain in the same table whose rule sets it.
 const WELL_KNOWN: &[(&str, &str)] = &[
     ("KUBE-POSTROUTING", "KUBE-MARK-MASQ"),
     ("masquerading", "mark-for-masquerade"), // kube-proxy, nftables mode
@@ -21,14 +21,14 @@ const WELL_KNOWN: &[(&str, &str)] = &[
     ("NETAVARK-HOSTPORT-MASQ", "NETAVARK-HOSTPORT-SETMARK"),
 ];
 
-/// Chains that one search reads.
+/// Number of chains that one search reads.
 const MAX_CHAINS: usize = 512;
-/// Chains that one leads to, up to which they are not taken for those of Services, which are read last.
+/// Number of target chains above which a chain counts as one that dispatches to Services; those are read last.
 const FEW: usize = 64;
-/// Bytes that one search reads; a rule takes about 500.
+/// Bytes of rules that one search reads; a rule takes about 500.
 const MAX_BYTES: usize = 4 << 20;
 const ENOENT: i32 = 2;
-/// A verdict map that leads on is read up to this size.
+/// Size limit, bytes, of verdict maps that a search reads.
 const MAX_MAP: usize = 256 << 10;
 
 /// Fills in [`crate::facts::netfilter::MarkWriters`]; `bases` are the nat chains on prerouting and output.
@@ -49,7 +49,8 @@ pub(crate) fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Ba
     let for_udp = reader.inputs.devices.is_some() || reader.inputs.drops_clashes;
     let (chains, gave_up) = read_small(reader, &bases, for_udp, &mut mark_writers);
     let failed = |chain: &Chain| chain.rules.ok().is_none() && !chain.rules.failure().is_some_and(is_limit);
-    // Of chains that are too many or too large nothing but the search is known; what failed says so itself.
+    // If there are too many chains or they are too large, only the search result is kept; failed chains are kept with
+    // their failure.
     if gave_up.is_none() || chains.values().any(failed) {
         reader.ruleset.chains.extend(chains);
     }
@@ -75,13 +76,13 @@ pub(crate) fn search(reader: &mut RulesetReader<'_, '_>, bases: Vec<(ChainId, Ba
     }
 }
 
-/// Why a chain has no rules.
+/// The rules of a chain that was only searched.
 fn searched() -> Reading<Arc<Vec<Rule>>> {
     Reading::Failed(Failure::not_needed("only searched for rules that set a mark"))
 }
 
-/// All of these chains and those that they lead to, as far as they are few, and why some are not known; who sets which bits,
-/// in any case. Where it is seen that they are too many, and who sets each bit that is tested, no more of them are read.
+/// Reads these chains and all reachable from them, as far as they are few, and says why some are missing; records mark
+/// writers in any case. Stops early once there are too many and each tested bit has a writer.
 fn read_small(
     reader: &mut RulesetReader<'_, '_>,
     bases: &[(ChainId, Base)],
@@ -133,17 +134,17 @@ fn is_limit(failure: &Failure) -> bool {
     matches!(failure.root(), Failure::TooLarge { .. })
 }
 
-/// What there is room for in a search.
+/// Limits of the search of one chain.
 #[derive(Clone, Copy, Debug)]
 struct Room {
-    /// Rules of a chain.
+    /// Number of rules.
     rules: usize,
-    /// Those that UDP packets can meet are wanted in any case.
+    /// Whether rules for UDP are collected even beyond the limit.
     for_udp: bool,
 }
 
-/// A chain while it is dumped, once: all of its rules while there is room, and those that UDP packets can meet. A rule that
-/// these cannot meet waits in its bytes, so that of a chain that turns out too large nothing else was decoded.
+/// A chain while it is dumped: all rules up to the limit, and those that may match UDP packets. A rule that cannot
+/// match UDP is kept undecoded, so that for a chain that turns out too large nothing else is decoded.
 #[derive(Default)]
 struct Searched {
     rules: Vec<(u32, Waiting)>,
@@ -183,7 +184,7 @@ impl Searched {
         Ok(())
     }
 
-    /// The rules, all of them or none.
+    /// All rules, or none if the chain is too large.
     fn rules(self, kind: u16, id: &ChainId) -> Result<Vec<Rule>, Failure> {
         match self.too_large {
             Some(failure) => Err(failure),
@@ -198,14 +199,13 @@ impl Searched {
     }
 }
 
-/// The rules of one chain with the verdicts of its maps, as far as these are small. Not to read them is no failure of the
-/// source.
+/// The rules of one chain with its small verdict maps. Leaving out large ones is no failure of the source.
 fn search_chain(reader: &mut RulesetReader<'_, '_>, id: &ChainId, room: Room) -> Reading<Arc<Vec<Rule>>> {
     let request = wire::rules(reader.generation, id);
     let (mut searched, mut kind) = (Searched::default(), 0);
     let dumped = reader.dump(&request, |position, message| {
         if position == 1 {
-            searched = Searched::default(); // or a change has interrupted the dump, and it begins again
+            searched = Searched::default(); // a change interrupted the dump, which begins anew
         }
         kind = message.kind;
         searched.add(id, position, message, room)?;
@@ -234,7 +234,7 @@ fn fill_small_maps(reader: &mut RulesetReader<'_, '_>, rules: &mut [Rule]) {
     }
 }
 
-/// Only what UDP packets can meet. Whether a verdict map has an element for them is asked later.
+/// Reads only rules that may match UDP packets. Elements of verdict maps are looked up later.
 fn follow_for_udp(reader: &mut RulesetReader<'_, '_>, mut open: Vec<ChainId>) {
     let mut found: BTreeMap<ChainId, Chain> = BTreeMap::new();
     while let Some(id) = open.pop() {
@@ -262,7 +262,7 @@ fn follow_for_udp(reader: &mut RulesetReader<'_, '_>, mut open: Vec<ChainId>) {
     reader.ruleset.chains.extend(found);
 }
 
-/// The rules of a chain that is in use; none if it is not there or nothing leads to it.
+/// The rules of a chain that is in use; empty if it does not exist or is unused.
 fn well_known(reader: &mut RulesetReader<'_, '_>, id: &ChainId) -> Arc<Vec<Rule>> {
     let request = wire::rules(reader.generation, id);
     let Reading::Ok(rules) = reader.rules(&request, id) else { return Arc::default() };
@@ -285,7 +285,7 @@ fn well_known(reader: &mut RulesetReader<'_, '_>, id: &ChainId) -> Arc<Vec<Rule>
     if led_to { rules } else { Arc::default() }
 }
 
-/// Writes down the first rule that sets each of these bits.
+/// Records the first rule that sets each of these bits.
 fn note(found: &mut BTreeMap<u32, (ChainId, u32)>, bits: u32, id: &ChainId, rules: &[Rule]) {
     for rule in rules {
         marks::note(found, bits, id, rule.position, &rule.steps);

@@ -1,18 +1,19 @@
-//! nf_tables over nfnetlink: generation, tables, base chains, chains that jumps lead to, sets, generation again.
+//! nf_tables over nfnetlink: generation, tables, base chains, chains reachable from them, sets, generation.
 //!
-//! Everything that is read belongs to one generation of the rule set, which is asked for before and after. Only what can
-//! change a verdict is read: base chains on the hooks that a packet of ours crosses and the chains that they lead to. The
-//! nat chains on prerouting and output, where a node has its Services, are only searched for rules that set a mark.
+//! All that is read belongs to one generation of the rule set, which is requested before and after. Only what can
+//! affect a verdict is read: base chains on relevant hooks and chains reachable from them. The nat chains on prerouting
+//! and output, which have the Services of a node, are only searched for rules that write a mark.
 //!
-//! Every rule dump carries the lower 16 bits of the generation; where they differ, all is read again. While a generation
-//! stands, a reading asks nothing but the generation, the chains whose counters move, and what moves without it: ipsets, and
-//! sets whose elements time out or are added by packets. Decoded rules are kept, not answers.
+//! Every rule dump carries the lower 16 bits of the generation; on a mismatch everything is read again. While the
+//! generation is unchanged, a reading requests only the generation, chains with counters, and what changes without it:
+//! ipsets, and sets with timeouts or elements added by packets. Decoded rules are kept, not answers.
 //!
-//! Chains are asked for one by one, table and chain named, so that the kernel filters. Of the dump of chains, which it cannot
-//! filter, only base chains are kept (`capture::Keep`): a node with thousands of Services has tens of thousands of others.
+//! Chains are requested by table and name, so that the kernel filters. The dump of chains cannot be filtered; of it
+//! only base chains are kept (`capture::Keep`), because a node with thousands of Services has tens of thousands of
+//! others.
 //!
-//! A base chain without its rules is being replaced: while a table is replaced by one of its name, nf_tables shows the new
-//! generation and no rules for a moment. The chain's number of users tells.
+//! A base chain without rules may be in the middle of a replacement: while a table is replaced by one of the same name,
+//! nf_tables briefly shows the new generation without rules. The chain's use count shows that.
 
 mod counters;
 mod elements;
@@ -42,26 +43,28 @@ use crate::read::sets::OuterValues;
 use crate::read::{Node, modules};
 pub(crate) use verdicts::decode_verdict;
 
-/// How often the rules are read while they change under us.
+/// Number of attempts to read the rules within one generation.
 const MAX_READINGS: usize = 8;
-/// Chains that are read: a node with 5,000 network policies and 500 devices of pods has some 5,500, each of which costs a dump.
+/// Number of chains that are read: a node with 5,000 network policies and 500 pod devices has some 5,500, each one
+/// dump.
 const MAX_CHAINS: usize = 16_384;
 
-/// What decides beside the rules how much of them is read.
+/// Inputs other than the rules that decide how much is read.
 #[derive(Debug, Default)]
 pub(crate) struct RulesetInputs {
-    /// Devices whose egress chains a tunnel's packets cross: tunnels, what leads into them, and what carries them. `None`: no
+    /// Devices whose egress chains tunnel packets traverse: tunnels, upper devices and underlay devices. `None`: no
     /// tunnel is up.
     pub devices: Option<BTreeSet<String>>,
-    /// What sets are asked about that are too large to be read.
+    /// Values to look up in sets that are too large to be read.
     pub values: OuterValues,
-    /// Bits of the mark that rules of other backends test.
+    /// Mark bits tested by rules of other backends.
     pub tested_elsewhere: u32,
-    /// The kernel may drop name queries, so what UDP packets to Services meet matters although no tunnel is up.
+    /// Whether the kernel may drop DNS queries, so that rules for UDP packets to Services are read although no tunnel
+    /// is up.
     pub drops_clashes: bool,
 }
 
-/// Reads the rules. Absent: the kernel has no nf_tables, or it is not loaded.
+/// Reads the rule set. Absent: nf_tables is not built or not loaded.
 pub(crate) fn read(node: &mut Node<'_>, inputs: &RulesetInputs) -> Reading<Arc<Ruleset>> {
     node.left.nftables = None;
     let first = wire::generation(1);
@@ -73,7 +76,7 @@ pub(crate) fn read(node: &mut Node<'_>, inputs: &RulesetInputs) -> Reading<Arc<R
     node.note(&first, reading)
 }
 
-/// Reads until everything that was read belongs to one generation.
+/// Reads until everything belongs to one generation.
 fn read_at_one_generation(node: &mut Node<'_>, inputs: &RulesetInputs) -> Reading<Arc<Ruleset>> {
     let mut generation = match read_generation(node, 1) {
         Reading::Ok(generation) => generation,
@@ -107,7 +110,7 @@ fn read_at_one_generation(node: &mut Node<'_>, inputs: &RulesetInputs) -> Readin
             }
             Reading::Ok(after) => {
                 generation = after;
-                node.sources = before; // what went wrong with rules that are gone is nobody's business
+                node.sources = before; // failures with rules that no longer exist do not count
             }
             other => return other.map(|_| Arc::default()),
         }
@@ -132,19 +135,19 @@ struct RulesetReader<'n, 'a> {
     node: &'n mut Node<'a>,
     inputs: &'n RulesetInputs,
     generation: u32,
-    /// Something was asked beside the generation.
+    /// Whether anything but the generation was requested.
     asked: bool,
-    /// An answer belongs to another generation.
+    /// Whether an answer belonged to another generation.
     mismatch: bool,
-    /// All tables; empty where they could not be read.
+    /// All tables; empty if they could not be read.
     tables: Vec<Table>,
-    /// Base chains that have rules.
+    /// Base chains with rules.
     occupied: BTreeSet<ChainId>,
-    /// Chains that were looked at for a mark and may not be part of the rule set.
+    /// Chains searched for mark writers that may not be part of the rule set.
     looked_at: BTreeMap<ChainId, Arc<Vec<Rule>>>,
-    /// Of chains that were searched what UDP packets can meet, verdict maps not filled in.
+    /// For searched chains, the rules that may match UDP packets, with verdict maps not yet filled in.
     for_udp: BTreeMap<ChainId, Reading<Arc<Vec<Rule>>>>,
-    /// Another reading at the same generation may find more, or something else.
+    /// Whether another reading of the same generation may have a different result.
     volatile: bool,
     /// Bytes of rules and elements so far.
     bytes: usize,
@@ -172,7 +175,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         }
     }
 
-    /// Whether an earlier reading has read all of this one.
+    /// Whether an earlier reading at this generation read all that is needed now.
     fn is_known(&self, known: &Ruleset) -> bool {
         known.generation == Some(self.generation)
             && known.devices == self.inputs.devices
@@ -193,7 +196,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         self.asked |= found.asked;
         self.mismatch |= found.mismatch;
         self.volatile |= found.failed;
-        // What is the same as before stays the same object.
+        // Keep the same object if nothing changed.
         if *self.ruleset.sets != found.sets {
             self.ruleset.sets = found.sets.into();
         }
@@ -205,14 +208,13 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         Arc::new(self.ruleset)
     }
 
-    /// A part without which verdicts may be wrong: its source fails with it. What failed but in a way that stays is not
-    /// remembered.
+    /// Records a required part, whose failure is one of its source. A temporary failure makes the result volatile.
     fn needed<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
         self.lasting(&reading);
         self.node.note(request, reading)
     }
 
-    /// A part that is only looked for as far as it is small: to leave it out for its size is no failure of the source.
+    /// Records a part that is only searched if small; that it is too large is no failure of the source.
     fn searched<T>(&mut self, request: &Request, reading: Reading<T>) -> Reading<T> {
         self.lasting(&reading);
         match reading.failure().map(Failure::root) {
@@ -221,12 +223,12 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         }
     }
 
-    /// Whether another reading at the same generation would end the same.
+    /// Whether another reading of the same generation would end the same.
     fn lasting<T>(&mut self, reading: &Reading<T>) {
         self.volatile |= reading.may_pass();
     }
 
-    /// What `decode` makes of each message, which belongs to this generation; positions count from 1.
+    /// Decodes each message of a dump, all of this generation; positions count from 1.
     fn dump<T>(
         &mut self,
         request: &Request,
@@ -244,7 +246,8 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         found
     }
 
-    /// Base chains of tables that are not dormant, on hooks that matter. A list that could not be read is lost, never empty.
+    /// Base chains on relevant hooks in tables that are not dormant. A list that could not be read is marked unread,
+    /// never empty.
     fn base_chains(&mut self) -> Vec<(ChainId, Base)> {
         let request = wire::tables(self.generation);
         let tables = self.dump(&request, |_, message| wire::decode_table(message));
@@ -297,13 +300,13 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     fn is_met(&self, base: &Base) -> bool {
         match &self.inputs.devices {
             _ if base.hook != Hook::Egress => true,
-            // A pattern may stand for any device.
+            // A wildcard may match any device.
             Some(devices) => base.devices.iter().any(|name| name.contains('*') || devices.contains(name)),
             None => false,
         }
     }
 
-    /// Reads these chains and all that they lead to.
+    /// Reads these chains and all reachable from them.
     fn follow(&mut self, bases: Vec<(ChainId, Base)>) {
         let mut level: Vec<(ChainId, Option<Base>)> = bases.into_iter().map(|(id, base)| (id, Some(base))).collect();
         while !level.is_empty() {
@@ -328,7 +331,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         }
     }
 
-    /// The rules of one chain, verdict maps filled in.
+    /// The rules of one chain with their verdict maps.
     fn rules(&mut self, request: &Request, id: &ChainId) -> Reading<Arc<Vec<Rule>>> {
         let rules = self.try_rules(request, id);
         self.needed(request, rules).map(|mut rules| {
@@ -346,8 +349,8 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
 
     fn try_rules(&mut self, request: &Request, id: &ChainId) -> Reading<Vec<Rule>> {
         let rules = self.dump(request, |position, message| wire::decode_rule(message, id, position).map(Some));
-        // While a table is being replaced by one of its name, the kernel finds the old one, in which nothing is valid any
-        // more. Chains that rules lead to are asked for after these rules were found, when that is over.
+        // While a table is replaced by one of the same name, the kernel returns the old one, in which nothing is
+        // active. Other chains are requested after the rules that jump to them, by when the replacement is complete.
         self.mismatch |= rules.ok().is_some_and(Vec::is_empty) && self.occupied.contains(id);
         rules
     }
@@ -361,8 +364,8 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
         })
     }
 
-    /// A rule starts connection tracking wherever it stands. Where none of those that packets can meet does, the others
-    /// are looked at; where these are too many, it cannot be told.
+    /// A rule enables conntrack wherever it is. If no reachable rule does, the others are searched; if there are too
+    /// many, it is not known.
     fn find_tracking(&mut self) {
         for family in [Family::Ipv4, Family::Ipv6] {
             let mine = |other: Family| other == family || other == Family::Inet;
@@ -385,7 +388,7 @@ impl<'n, 'a> RulesetReader<'n, 'a> {
     }
 }
 
-/// The nat chains that every new connection to a Service crosses are not read whole.
+/// nat chains that each new connection to a Service traverses are only searched.
 fn is_read_whole(base: &Base) -> bool {
     base.kind != ChainKind::Nat || matches!(base.hook, Hook::Postrouting | Hook::Input)
 }

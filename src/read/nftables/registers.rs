@@ -1,4 +1,4 @@
-//! What the bytes in registers mean. A comparison of registers thereby becomes tests of fields, whatever was loaded together.
+//! Meaning of register contents: turns comparisons of registers into tests of fields, however these were loaded.
 
 use std::ops::Range;
 
@@ -27,27 +27,27 @@ pub(super) fn chosen<T: Copy>([min, max]: EndRegisters, read: impl Fn(u32) -> Op
 #[derive(Debug)]
 pub(crate) struct Registers {
     machine: Machine,
-    /// Of [`Machine::loads`].
+    /// Meaning of each of [`Machine::loads`].
     meanings: Vec<Loaded>,
 }
 
 impl Registers {
-    /// As they are when a rule of this family (`NFPROTO_*`) begins.
+    /// At the start of a rule in this family (`NFPROTO_*`).
     pub(crate) fn new(family: u8) -> Self {
         Self { machine: Machine::new(family), meanings: Vec::new() }
     }
 
-    /// What packets are, as far as the rule has told.
+    /// The network header of packets here, as far as the rule has tested it.
     pub(crate) fn network(&self) -> Option<NetworkHeader> {
         self.machine.network
     }
 
-    /// The protocol of the transport header, as far as the rule has told.
+    /// The transport protocol of packets here, as far as the rule has tested it.
     pub(crate) fn transport(&self) -> Option<u8> {
         self.machine.transport
     }
 
-    /// What expression number `at` does to them.
+    /// Applies the expression at index `at`.
     pub(crate) fn run(&mut self, at: usize, expression: &Expression<'_>) {
         match expression.has_unknown() {
             true => self.machine.run_unknown(at),
@@ -56,13 +56,13 @@ impl Registers {
         self.meanings.extend(self.machine.loads[self.meanings.len()..].iter().map(Loaded::of));
     }
 
-    /// The constant in a register, if it is one.
+    /// The constant in a register; `None` if it holds anything else.
     pub(crate) fn constant(&self, register: u32, length: usize) -> Option<Vec<u8>> {
         self.machine.constant(register, length)
     }
 
-    /// The bytes that a write to a header changes, by their place in it: the number that each gets, if it is one. What
-    /// was loaded from there and is written back as it was does not count.
+    /// The header bytes that a write changes: offset, and the new value if constant. Bytes that are written back
+    /// unchanged do not count.
     pub(crate) fn written(&self, register: u32, base: u32, from: usize, length: usize) -> Vec<(usize, Option<u8>)> {
         let Some(cells) = self.machine.at(register, length) else {
             return (from..from.saturating_add(length.min(REGISTERS_LENGTH))).map(|at| (at, None)).collect();
@@ -75,7 +75,7 @@ impl Registers {
         self.meanings.get(cell.load?)
     }
 
-    /// What a register compared with constant bytes (`NFT_CMP_*`) tests.
+    /// What a comparison of a register with constant bytes (`NFT_CMP_*`) tests.
     pub(crate) fn compare(&self, register: u32, operator: u32, data: &[u8]) -> Match {
         let Some(cells) = self.machine.at(register, data.len()) else {
             return Match::Unsupported(format!("register {register} is compared, which does not exist"));
@@ -93,7 +93,7 @@ impl Registers {
         }
     }
 
-    /// What a register within a range of constants tests.
+    /// What a range comparison of a register with constants tests.
     pub(crate) fn range(&self, register: u32, from: &[u8], to: &[u8], inverted: bool) -> Match {
         let cells = self.machine.at(register, from.len()).unwrap_or_default();
         if let Some(unclear) = self.unclear(cells) {
@@ -108,7 +108,7 @@ impl Registers {
         }
     }
 
-    /// Why cells cannot be compared field by field, if they cannot.
+    /// The match to use if these cells cannot be compared field by field; `None` if they can.
     fn unclear(&self, cells: &[Cell]) -> Option<Match> {
         let mut non_deterministic = None;
         for cell in cells {
@@ -146,7 +146,7 @@ impl Registers {
         Match::Tests { tests: tests.collect(), inverted }
     }
 
-    /// The field that these cells are: all of it, unchanged, the most significant byte first; or bits of a mark.
+    /// The field in these cells, if they hold all of it unchanged, most significant byte first; or bits of a mark.
     fn whole(&self, cells: &[Cell]) -> Option<Field> {
         let first = cells.first()?;
         let meaning = self.meaning(first)?;
@@ -164,8 +164,8 @@ impl Registers {
         }
     }
 
-    /// The fields of a key that begins in this register; each is filled up to 4 bytes. What was loaded before the first of
-    /// them is no part of it: parts of a key are loaded in order.
+    /// The fields of a lookup key that begins in this register, each padded to 4 bytes. Parts of a key are loaded in
+    /// order, so what was loaded before the first of them is not part of it.
     pub(crate) fn key(&self, register: u32) -> Result<Vec<Field>, Match> {
         let mut fields = Vec::new();
         let mut at = offset(register).unwrap_or(REGISTERS_LENGTH);
@@ -173,7 +173,7 @@ impl Registers {
         let cells = self.machine.from(register);
         let mut first = None;
         while let Some(&Cell { load: Some(load), byte, .. }) = cells.get(at - start) {
-            // A mark whose bytes were reversed begins with its last byte.
+            // A byte-swapped mark begins with its last byte.
             if byte != 0 && byte != 3 {
                 break;
             }
@@ -190,7 +190,7 @@ impl Registers {
             let bits = |field: &Field| match is_as_loaded {
                 true if part.iter().all(|cell| cell.and == 0xff) => Some(field.clone()),
                 true => bits_of_mark(field, part, false),
-                // The bytes of keys of intervals are reversed before they are looked up.
+                // Keys of intervals are byte-swapped before the lookup.
                 false => self.whole(part).and_then(|_| bits_of_mark(field, part, true)),
             };
             match self.meanings[load].field().and_then(|(field, _)| bits(field)) {
@@ -206,7 +206,7 @@ impl Registers {
         }
     }
 
-    /// The expression whose result a register of 4 bytes is, unchanged.
+    /// Index of the expression whose result is in this 4-byte register, unchanged.
     pub(crate) fn result_of(&self, register: u32) -> Option<usize> {
         self.result(register, |byte| byte)
     }
@@ -226,13 +226,13 @@ impl Registers {
         cells.iter().enumerate().all(whole).then(|| self.machine.loads[load].expression)
     }
 
-    /// The expression that has looked up what this byte holds in a map.
+    /// Index of the map lookup expression that put this byte here.
     fn look_up_of(&self, cell: &Cell) -> Option<usize> {
         self.machine.load_of(cell).filter(|load| load.source == Source::Map).map(|load| load.expression)
     }
 
-    /// Of a register that holds so many bytes of what a map has, unchanged: the expression of the look-up, and where they stand in
-    /// these data.
+    /// If a register holds this many bytes of map data, unchanged: index of the lookup expression, and their position
+    /// in the data.
     pub(crate) fn of_map(&self, register: u32, length: usize) -> Option<(usize, Range<usize>)> {
         let cells = self.machine.at(register, length)?;
         let first = cells.first()?.byte;
@@ -244,8 +244,8 @@ impl Registers {
         cells.iter().enumerate().all(unchanged).then_some((expression, first..first + length))
     }
 
-    /// What a mark becomes that is written from this register: `own` is the mark that is written, `other` the other; `looked_up`:
-    /// what the look-up of an expression in a map is.
+    /// The mark write from this register: `own` is the mark written, `other` the other one; `looked_up` returns the
+    /// lookup made by an expression.
     pub(crate) fn mark(
         &self,
         register: u32,
@@ -288,7 +288,7 @@ impl Registers {
     }
 }
 
-/// Bits of a mark that is in these cells; `network_order`: the most significant byte first.
+/// Bits of a mark in these cells; `network_order`: most significant byte first.
 fn bits_of_mark(field: &Field, cells: &[Cell], network_order: bool) -> Option<Field> {
     let connection = match field {
         Field::Mark => false,
@@ -300,7 +300,7 @@ fn bits_of_mark(field: &Field, cells: &[Cell], network_order: bool) -> Option<Fi
     Some(Field::MarkBits(MarkBits { connection, mask, network_order }))
 }
 
-/// Bytes as a number, the first the most significant.
+/// Bytes as a big-endian number.
 fn number(bytes: &[u8]) -> u128 {
     bytes.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
 }

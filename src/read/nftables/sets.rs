@@ -1,8 +1,8 @@
-//! Sets of nf_tables: one header, then one look-up per value.
+//! nf_tables sets: the header, then all elements, or for a large set one lookup per value.
 //!
 //! Kernel sources: `nf_tables_getset`, `nf_tables_getsetelem` (`nft_get_set_elem`, `nf_tables_fill_setelem`),
-//! `nft_lookup_eval`. A get finds the element that *contains* the key. It
-//! never finds the catch-all element, which `nft_lookup_eval` falls back to, so that one is asked for by itself.
+//! `nft_lookup_eval`. A get returns the element that *contains* the key. It never returns the catch-all element, which
+//! `nft_lookup_eval` falls back to, so that one is requested separately.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,16 +26,16 @@ use crate::read::sets::{Budget, ElementRequest, MAX_ELEMENTS, combinations, note
 
 const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;
-/// Fields of a concatenation whose values are asked about.
+/// Number of fields in a concatenation whose values are looked up.
 const MAX_FIELDS: usize = 3;
 
-/// A set, and what rules look up in it.
+/// A set with what rules look up in it.
 struct Lookup<'a> {
     generation: u32,
     family: u8,
     table: &'a Name,
     set: &'a Name,
-    /// What request names begin with.
+    /// Prefix of request names.
     name: String,
     kinds: Vec<ValueKind>,
     by: &'a [Vec<Field>],
@@ -43,22 +43,22 @@ struct Lookup<'a> {
     filled: bool,
 }
 
-/// What was found about the sets of one generation.
+/// Results about the sets of one generation.
 pub(crate) struct SetsFound {
-    /// Of a set about which nothing could be read, the elements say why. One whose key is not understood has no entry.
+    /// Sets by id. If a set could not be read, its elements say why; a set whose key is not supported has no entry.
     pub sets: BTreeMap<SetId, Set>,
-    /// Something was asked.
+    /// Whether any request was made.
     pub asked: bool,
-    /// An answer belongs to another generation.
+    /// Whether an answer belonged to another generation.
     pub mismatch: bool,
-    /// Something could not be read that another reading may find.
+    /// Whether something failed that another reading may get.
     pub failed: bool,
 }
 
 /// Reads the sets that rules look into, in the order in which the rules name them. `known` may hold what an earlier reading
 /// at the same generation found; what still holds of it is not asked again.
 ///
-/// "Not an element" is only true of the rule set's generation if that is the same after the last answer: a set that is
+/// "Not an element" only holds for this generation if the generation is the same after the last answer, because a set
 /// deleted meanwhile has no elements either.
 pub(crate) fn read(
     node: &mut Node<'_>,
@@ -107,7 +107,7 @@ fn kinds(fields: &[Field]) -> Option<Vec<ValueKind>> {
 }
 
 impl Lookup<'_> {
-    /// Its header, then all elements; if these are too many, the values that matter one by one.
+    /// Reads the header, then all elements; if there are too many, single values.
     fn read(&self, node: &mut Node<'_>, values: &OuterValues, budget: &mut Budget) -> Set {
         let request = self.header();
         let header = node.try_answer(&request, |message| {
@@ -158,21 +158,21 @@ impl Lookup<'_> {
         set
     }
 
-    /// Whether what is known of the set still holds and is all that matters.
+    /// Whether an earlier result is still valid and has all values needed.
     fn still_holds(&self, known: &Set, values: &OuterValues) -> bool {
         let is_read = |key: &Vec<u128>| known.members.get(key).is_some_and(|found| found.ok().is_some());
         known.stable && (known.elements.ok().is_some() || self.keys(values).iter().all(is_read))
     }
 
-    /// Whether its elements are values that a packet can be held against.
+    /// Whether keys can be compared with packets.
     fn is_readable(&self, header: &Header) -> bool {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
-        // Intervals are in network order, so what the rule looks up is not the number as it is.
+        // Intervals are big-endian, so a host-order value is byte-swapped before the lookup.
         let turned_round = header.intervals && self.kinds.iter().any(|kind| kind.is_in_host_order());
         header.is_readable && header.key_length == length && !turned_round
     }
 
-    /// All elements of a set that is small enough.
+    /// A dump of all elements.
     fn all(&self) -> Request {
         let name = format!("{}-elements", self.name);
         let body = self.elements(None);
@@ -181,7 +181,7 @@ impl Lookup<'_> {
         request.at_most(MAX_ELEMENTS)
     }
 
-    /// Failed: they are too many, or were not understood; then they are asked about one by one.
+    /// All elements. Failed: too many or not supported, in which case single values are looked up.
     fn read_all(&self, node: &mut Node<'_>, header: &Header) -> Reading<Vec<(Element, ElementValue)>> {
         let request = self.all();
         let found = node.try_dump(&request, |message| {
@@ -194,12 +194,12 @@ impl Lookup<'_> {
             let ranges =
                 elements.finish().into_iter().map(|(first, last, value)| Some((self.ranges(&first, &last)?, value)));
             let ranges: Option<Vec<_>> = ranges.collect();
-            // A redacted capture does not keep the order of ends.
+            // A redacted capture does not preserve the order of interval ends.
             ranges.ok_or_else(|| Failure::unsupported("an element's end is before its start").within(&request.name))
         })
     }
 
-    /// A range for each field of a key.
+    /// A range for each key field; `None` if an end is before its start.
     fn ranges(&self, first: &[u8], last: &[u8]) -> Option<Element> {
         let (mut at, mut fields) = (0, Vec::new());
         for kind in &self.kinds {
@@ -214,7 +214,7 @@ impl Lookup<'_> {
         Some(fields)
     }
 
-    /// Whether the set has a catch-all element, which a get never finds.
+    /// Whether the set has a catch-all element, which a get never returns.
     fn read_catch_all(&self, node: &mut Node<'_>) -> Reading<bool> {
         let request = self.catch_all();
         let found = node.try_answer(&request, |message| {
@@ -227,8 +227,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether a key, given by field, is an element. That there is no such *set* is `ENOENT` too, which the header rules
-    /// out.
+    /// Whether a key, given by field, is an element. `ENOENT` may also mean that the *set* does not exist, which the
+    /// header has ruled out.
     fn read_element(&self, node: &mut Node<'_>, request: &Request, key: &[Vec<u8>], header: &Header) -> Reading<bool> {
         let found = node.try_answer(request, |message| {
             wire::belongs(message, self.generation)?;
@@ -240,7 +240,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// That an element decides by packet is no failure of the source.
+    /// That an element applies to some packets only is no failure of the source.
     fn member(&self, node: &mut Node<'_>, request: &Request, found: Reading<Reading<bool>>) -> Reading<bool> {
         node.note(request, found).and_then(|member| member)
     }
@@ -249,7 +249,7 @@ impl Lookup<'_> {
         name.to_bytes().as_slice().into()
     }
 
-    /// Asks for elements: all, or these.
+    /// Body of a request for all elements, or for the given one.
     fn elements(&self, elements: Option<SetElement<'_>>) -> Vec<u8> {
         let elements = elements.map(|element| vec![element].into());
         let (table, set) = (Self::text(self.table), Some(Self::text(self.set)));
@@ -283,7 +283,7 @@ impl Lookup<'_> {
         self.element("catch-all", SetElement { flags: Some(NFT_SET_ELEM_CATCHALL), ..SetElement::default() })
     }
 
-    /// What there is to ask, whatever the set turns out to be.
+    /// The keys to look up, whatever the set's header says.
     fn keys(&self, values: &OuterValues) -> Vec<Vec<u128>> {
         let mut keys: Vec<Vec<u128>> = Vec::new();
         for fields in self.by.iter().filter(|fields| kinds(fields).as_ref() == Some(&self.kinds)) {
@@ -298,7 +298,7 @@ impl Lookup<'_> {
 
     fn questions(&self, header: &Header, keys: Vec<Vec<u128>>) -> Vec<ElementRequest> {
         let length = self.register(&vec![0; self.kinds.len()]).concat().len();
-        // Intervals are in network order, so what the rule looks up is not the index as it is.
+        // Intervals are big-endian, so an index is byte-swapped before the lookup.
         let turned_round = header.intervals && self.kinds.contains(&ValueKind::Index);
         if keys.is_empty() || header.key_length != length || turned_round {
             return Vec::new();
@@ -311,7 +311,7 @@ impl Lookup<'_> {
         keys.into_iter().enumerate().map(about).collect()
     }
 
-    /// The key as it lies in registers, by field: in a concatenation each field takes whole words of 4 bytes.
+    /// The key as laid out in registers, by field; in a concatenation each field is padded to 4-byte words.
     fn register(&self, key: &[u128]) -> Vec<Vec<u8>> {
         let mut parts: Vec<Vec<u8>> = self.kinds.iter().zip(key).map(|(kind, value)| kind.bytes(*value)).collect();
         if parts.len() > 1 {
@@ -331,17 +331,17 @@ impl Lookup<'_> {
     }
 }
 
-/// What a set's keys are.
+/// The parts of a set's header that matter.
 #[derive(Debug)]
 struct Header {
     key_length: usize,
     intervals: bool,
     stable: bool,
-    /// Of values; or a map, but not to objects.
+    /// A set of values, or a map other than to objects.
     is_readable: bool,
 }
 
-/// Values of one field. With both addresses of a packet, it goes from this node to a peer.
+/// Values for one field. If both addresses are looked up, the packet goes from this node to a peer.
 fn column(field: &Field, values: &OuterValues, both_ends: bool) -> Vec<u128> {
     let addresses = match field {
         Field::Ipv4Source | Field::Ipv6Source if both_ends => values.own.clone(),
@@ -356,7 +356,7 @@ fn column(field: &Field, values: &OuterValues, both_ends: bool) -> Vec<u128> {
         Field::L4Proto => vec![UDP.into()],
         Field::InputName | Field::OutputName => values.devices.iter().filter_map(|(_, name)| name_key(name)).collect(),
         Field::InputIndex | Field::OutputIndex => values.devices.iter().map(|(index, _)| (*index).into()).collect(),
-        _ => Vec::new(), // the source port of an outer packet is anything
+        _ => Vec::new(), // source ports of outer packets vary
     }
 }
 
@@ -375,8 +375,8 @@ fn decode_element(message: &Message<'_>, key: &[Vec<u8>], header: &Header) -> Re
     let start = element.key.as_ref().and_then(|key| key.value.as_deref());
     let start = start.ok_or_else(|| Failure::unexpected("the element has no key"))?;
     let ranged = header.intervals || element.key_end.is_some();
-    // The kernel answers with the element that contains the key. That cannot be checked for ranges: a redacted capture
-    // does not keep the order of their ends.
+    // The kernel returns the element that contains the key. For ranges this cannot be verified, since a redacted
+    // capture does not preserve the order of their ends.
     let contains = ranged || start == key.concat();
     if !contains || element.flags.unwrap_or(0) != 0 {
         return Err(Failure::unexpected("the answer is another element"));

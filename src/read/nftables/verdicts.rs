@@ -1,4 +1,4 @@
-//! Verdicts of nf_tables: `nft_verdict_init`.
+//! Decodes nf_tables verdicts: `nft_verdict_init`.
 
 use crate::facts::netfilter::{Step, Verdict};
 use crate::facts::{Failure, Name};
@@ -13,7 +13,7 @@ pub(super) fn rejected(reject: &Reject<'_>) -> Step {
     Step::Verdict(if reject.kind == Some(NFT_REJECT_TCP_RST) { Verdict::Reset } else { Verdict::Drop })
 }
 
-/// A code, and a chain.
+/// From a verdict code, and for jumps a chain name.
 pub(crate) fn decode_verdict(verdict: &WireVerdict<'_>) -> Result<Verdict, Failure> {
     let chain = || match &verdict.chain {
         Some(chain) => Ok(Name::from_bytes(chain.as_bytes())),

@@ -1,4 +1,4 @@
-//! Requests to nf_tables and what their answers hold, apart from expressions.
+//! nf_tables requests and decoding of their answers, except expressions.
 //!
 //! Kernel sources: `nf_tables_dump_tables`, `nf_tables_dump_chains`, `nf_tables_dump_rules`, `nf_tables_dump_set`,
 //! `nf_tables_getgen`.
@@ -26,7 +26,7 @@ use crate::netfilter::nftables::{
 };
 use crate::read::services;
 
-/// A verdict map of 25,000 elements; larger ones are not read.
+/// Size limit of a verdict map, bytes: 25,000 elements.
 const MAX_MAP: usize = 4 << 20;
 
 fn family_from(number: u8) -> Option<Family> {
@@ -44,7 +44,7 @@ fn request(name: &str, family: u8, kind: u16, dump: bool, attributes: &[(u16, &N
     Request::netlink(Source::Nftables, &name, NetlinkFamily::Netfilter, kind, dump, body)
 }
 
-/// The generation of the rule set; `number`: how often it was asked for in this reading.
+/// The generation of the rule set; `number`: counts its requests in this reading.
 pub(crate) fn generation(number: usize) -> Request {
     request(&format!("nft-generation-{number}"), 0, NFT_MSG_GETGEN, false, &[])
 }
@@ -54,15 +54,15 @@ pub(crate) fn tables(generation: u32) -> Request {
     request(&format!("nft-{generation}/tables"), 0, NFT_MSG_GETTABLE, true, &[])
 }
 
-/// The base chains of a family: a node with thousands of Services has tens of thousands of other chains, and the
-/// kernel does not tell them apart.
+/// Base chains of a family. The kernel dumps all chains, of which a node with thousands of Services has tens of
+/// thousands; the others are dropped as they arrive.
 pub(crate) fn base_chains(generation: u32, family: Family) -> Request {
     let name = format!("nft-{generation}/chains-{family}");
     let keep = Keep { header: NFGENMSG, attribute: NFTA_CHAIN_HOOK };
     request(&name, family.nfproto(), NFT_MSG_GETCHAIN, true, &[]).keeping(keep)
 }
 
-/// One chain, for the number of its users.
+/// One chain, for its use count.
 pub(crate) fn chain(generation: u32, id: &ChainId) -> Request {
     let attributes = [(NFTA_CHAIN_TABLE, &id.table), (NFTA_CHAIN_NAME, &id.chain)];
     request(&path(generation, "chain", id), id.family.nfproto(), NFT_MSG_GETCHAIN, false, &attributes)
@@ -73,7 +73,7 @@ pub(crate) fn rules(generation: u32, id: &ChainId) -> Request {
     rules_as("rules", generation, id)
 }
 
-/// The same rules once more, for their counters: those do not stand still while the generation does.
+/// The same rules for their counters, which change within a generation.
 pub(crate) fn counters(generation: u32, id: &ChainId) -> Request {
     rules_as("counters", generation, id)
 }
@@ -85,13 +85,13 @@ fn rules_as(what: &str, generation: u32, id: &ChainId) -> Request {
 
 /// All rules of a table, up to a size.
 pub(crate) fn table_rules(generation: u32, table: &Table) -> Request {
-    /// Thousands of rules that nothing leads to are not looked for.
+    /// Thousands of unreachable rules are not searched.
     const MAX_BYTES: usize = 1 << 20;
     let name = format!("nft-{generation}/table-rules/{}/{}", table.family, path_part(&table.name.to_bytes()));
     request(&name, table.family.nfproto(), NFT_MSG_GETRULE, true, &[(NFTA_RULE_TABLE, &table.name)]).at_most(MAX_BYTES)
 }
 
-/// Whether a rule of any chain needs connection tracking.
+/// Whether a rule of any chain enables conntrack.
 pub(crate) fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
     let (header, rule): (_, nftables::Rule<'_>) = Nfgenmsg::parse(message.body)?;
     let Some(family) = family_from(header.family) else { return Ok(false) };
@@ -99,7 +99,7 @@ pub(crate) fn needs_conntrack(message: &Message<'_>) -> Result<bool, Failure> {
     Ok(rule.steps.iter().any(Step::needs_conntrack))
 }
 
-/// The elements of a verdict map; no ipset is one.
+/// The elements of a verdict map; `None` for an ipset, which is never one.
 pub(crate) fn map_of(generation: u32, id: &SetId) -> Option<Request> {
     let SetId::Nftables { family, table, set } = id else { return None };
     let name = format!("nft-{generation}/map/{family}/{}/{}", path_part(&table.to_bytes()), path_part(&set.to_bytes()));
@@ -126,37 +126,37 @@ fn needed<T>(value: Option<T>, what: &str) -> Result<T, Failure> {
     value.ok_or_else(|| Failure::unexpected(format!("{what} is missing")))
 }
 
-/// Answer to [`generation`].
+/// Decodes the answer to [`generation`].
 pub(crate) fn decode_generation(message: &Message<'_>) -> Result<u32, Failure> {
     let (_, generation): (_, nftables::Generation<'_>) = Nfgenmsg::parse(message.body)?;
     Ok(generation.id)
 }
 
-/// Uses of a chain: its rules, and the rules and elements that lead to it.
+/// `NFTA_CHAIN_USE`: number of rules in the chain, and of rules and elements that jump to it.
 pub(crate) fn decode_use(message: &Message<'_>) -> Result<u32, Failure> {
     let (_, chain): (_, nftables::Chain<'_>) = Nfgenmsg::parse(message.body)?;
     Ok(chain.used.unwrap_or(0))
 }
 
-/// Makes sure that a message belongs to this generation, whose lower 16 bits are in `nfgenmsg.res_id`.
+/// Checks that a message belongs to this generation, by the lower 16 bits in `nfgenmsg.res_id`.
 pub(crate) fn belongs(message: &Message<'_>, generation: u32) -> Result<(), Failure> {
     let (header, _) = Nfgenmsg::split(message.body)?;
     let same = u32::from(header.res_id) == generation & 0xffff;
     if same { Ok(()) } else { Err(Failure::Changed { readings: 1 }) }
 }
 
-/// A table that is there.
+/// A table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Table {
     /// Its family.
     pub family: Family,
     /// Its name.
     pub name: Name,
-    /// Its hooks are off.
+    /// `NFT_TABLE_F_DORMANT`: its base chains are not registered.
     pub dormant: bool,
 }
 
-/// One message of the answer to [`tables`]; `None`: of a family that no packet of ours meets.
+/// One message of the answer to [`tables`]; `None`: of a family that IP packets never traverse, such as arp.
 pub(crate) fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failure> {
     let (header, table): (_, nftables::Table<'_>) = Nfgenmsg::parse(message.body)?;
     let Some(family) = family_from(header.family) else { return Ok(None) };
@@ -164,20 +164,20 @@ pub(crate) fn decode_table(message: &Message<'_>) -> Result<Option<Table>, Failu
     Ok(Some(Table { family, name: name(&table.name), dormant }))
 }
 
-/// A base chain of the dump.
+/// A base chain.
 #[derive(Debug)]
 pub(crate) struct BaseChain {
-    /// Its name.
+    /// Its id.
     pub id: ChainId,
-    /// Where it is called.
+    /// Hook that it is registered at.
     pub hook: Hook,
-    /// The rest of that. Failed: its type is not known, so nor is what the kernel does there.
+    /// Its properties. Failed: unknown chain type.
     pub base: Reading<Base>,
-    /// It has rules: nothing else uses a base chain (`NFTA_CHAIN_USE`).
+    /// Whether it has rules: nothing else uses a base chain (`NFTA_CHAIN_USE`).
     pub in_use: bool,
 }
 
-/// One message of the answer to [`base_chains`]; `None`: a chain without a hook, or with one that does not matter.
+/// One message of the answer to [`base_chains`]; `None`: not a base chain, or on an irrelevant hook.
 pub(crate) fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChain>, Failure> {
     let (header, chain): (_, nftables::Chain<'_>) = Nfgenmsg::parse(message.body)?;
     let (Some(family), Some(at)) = (family_from(header.family), &chain.hook) else { return Ok(None) };
@@ -212,7 +212,7 @@ pub(crate) fn decode_base_chain(message: &Message<'_>) -> Result<Option<BaseChai
     Ok(Some(BaseChain { id, hook, base, in_use: chain.used.unwrap_or(0) > 0 }))
 }
 
-/// One message of the answer to [`rules`] and [`counters`]: the rule at this position of the chain.
+/// One message of the answer to [`rules`] or [`counters`]: the rule at this position of the chain.
 pub(crate) fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) -> Result<Rule, Failure> {
     let read = || {
         let (header, rule): (_, nftables::Rule<'_>) = Nfgenmsg::parse(message.body)?;
@@ -225,9 +225,9 @@ pub(crate) fn decode_rule(message: &Message<'_>, id: &ChainId, position: u32) ->
     read().map_err(|failure| failure.within(format_args!("rule {position} of {}", id.chain)))
 }
 
-/// Whether a rule excludes UDP packets by what it tests first; the rest of it is not looked at. `false`: it may not.
+/// Whether the first matches of a rule exclude UDP packets; `false`: not known. The rest of the rule is not decoded.
 pub(crate) fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
-    /// A test of the protocol stands behind one of an address.
+    /// Number of expressions to check: a match on the protocol may follow one on an address.
     const MOST: usize = 8;
     let Ok(attributes) = Attributes::after(message.body, NFGENMSG, "NFTA_RULE") else { return false };
     let list = attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default();
@@ -249,7 +249,7 @@ pub(crate) fn excludes_udp(message: &Message<'_>, id: &ChainId) -> bool {
 fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u32) -> Result<Rule, Failure> {
     let mut reader = RuleReader::new(family, table);
     let mut hasher = FixedState::default().build_hasher();
-    // The kernel writes a list for a rule without expressions, too.
+    // The kernel sends an empty list for a rule without expressions.
     let list = needed(rule.expressions.as_ref(), "NFTA_RULE_EXPRESSIONS")?;
     if list.layout.has_unknown() {
         let what = "an entry of a rule that is no expression".to_owned();
@@ -258,9 +258,9 @@ fn rule_of(rule: &nftables::Rule<'_>, family: Family, table: &Name, position: u3
     for (at, element) in list.elements.iter().enumerate() {
         let expression = &element.expr;
         match expression {
-            // What moves while the rule stays the same.
+            // State that changes while the rule stays the same.
             Expr::Counter(_) | Expr::Quota(_) | Expr::Last(_) | Expr::Limit(_) => expression.name().hash(&mut hasher),
-            // An anonymous set has another name whenever its rule is written.
+            // An anonymous set gets a new name each time its rule is written.
             Expr::Lookup(lookup) if is_anonymous(&lookup.set) => {
                 (lookup.sreg, lookup.dreg, lookup.flags).hash(&mut hasher);
             }
@@ -287,7 +287,7 @@ fn is_anonymous(set: &Text<'_>) -> bool {
     [&b"__set"[..], b"__map"].iter().any(|start| set.as_bytes().starts_with(start))
 }
 
-/// The comment among a rule's user data, which nft writes as type, length, value.
+/// The comment in a rule's user data (type, length, value, as nft writes it).
 fn user_comment(mut data: &[u8]) -> Option<String> {
     const COMMENT: u8 = 0;
     while let [kind, length, rest @ ..] = data {
@@ -301,17 +301,17 @@ fn user_comment(mut data: &[u8]) -> Option<String> {
     None
 }
 
-/// What a verdict map holds.
+/// Contents of a verdict map.
 #[derive(Debug, Default)]
 pub(crate) struct Map {
-    /// The verdicts in it, each once.
+    /// The distinct verdicts.
     pub verdicts: Vec<Verdict>,
-    /// Elements time out, which moves no generation.
+    /// Whether elements time out, which does not change the generation.
     pub volatile: bool,
 }
 
 impl Map {
-    /// Of all messages of the answer to [`map_of`].
+    /// Joins the messages of an answer to [`map_of`].
     pub(crate) fn of(parts: Vec<Self>) -> Self {
         let mut map = Self::default();
         for part in parts {
@@ -332,7 +332,7 @@ pub(crate) fn decode_elements(message: &Message<'_>, set: &SetId) -> Result<Map,
     let (_, list): (_, nftables::SetElements<'_>) = Nfgenmsg::parse(message.body)?;
     for element in list.elements() {
         map.volatile |= element.expiration.is_some();
-        // An element without data ends an interval.
+        // An element without data is the end of an interval.
         let Some(data) = &element.data else { continue };
         let Some(verdict) = &data.verdict else {
             return Err(Failure::unexpected(format!("{set:?} holds something other than verdicts")));

@@ -1,22 +1,21 @@
-//! The build date in `uname -v`: `Tue Mar 17 23:49:17 UTC 2020` (`date`), `Thu, 04 Jan 2024 10:03:45 +0000` (`date -R`),
-//! `Wed Aug 9 2023`, `2021-09-30`, with anything before and after it.
+//! Build date in `uname -v`: `Tue Mar 17 23:49:17 UTC 2020` (`date`), `Thu, 04 Jan 2024 10:03:45 +0000` (`date -R`),
+//! `Wed Aug 9 2023`, `2021-09-30`, anywhere in the text.
 
 use jiff::civil::Date;
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Spellings of UTC. What other zones are called is not unique (CST is in America and in China).
+/// Names of UTC. Other zone names are ambiguous (CST is in America and in China).
 const UTC: [&str; 6] = ["UTC", "GMT", "-00", "+00", "+0000", "-0000"];
 
-/// How many words may stand between day and year: time, AM or PM, zone.
+/// Maximum number of words between day and year: time, AM or PM, zone.
 const BETWEEN: usize = 3;
 
-/// Days that builders write for whatever they build, beside those that no kernel of theirs can be from: Yocto's.
+/// Constant dates that build systems write into every kernel, here Yocto's; no kernel was built on that day.
 const MADE_UP: [(i16, i8, i8); 1] = [(2018, 3, 9)];
 
-/// The last day, in UTC, on which a kernel with this `uname -v` can have been built: the day after the one that stands there if
-/// it is not known to be in UTC. `None` if there is no date, half of one (the kernel cuts the line at 64 bytes), or one that is
-/// known to be made up.
+/// Latest possible build date in UTC of a kernel with this `uname -v`: the day after the given one unless it is known
+/// to be in UTC. `None`: no date, a truncated one (the kernel cuts the line at 64 bytes), or a constant one.
 pub(super) fn built(build_line: &str) -> Option<Date> {
     let words: Vec<&str> =
         build_line.split(|c: char| c.is_whitespace() || "(),".contains(c)).filter(|word| !word.is_empty()).collect();
@@ -52,7 +51,7 @@ fn around_month(words: &[&str], at: usize) -> Option<Date> {
     Date::new(year, i8::try_from(month + 1).ok()?, day.try_into().ok()?).ok()
 }
 
-/// Digits only: `parse` would take the sign of a zone, too.
+/// Digits only; `parse` would accept the sign of a zone.
 fn number(text: &str) -> Option<i16> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -1,19 +1,19 @@
-//! Who built a kernel, and what its x.y.z is worth.
+//! Rules that determine vendor, upstream version and numbering.
 
 use super::input::Input;
 use super::text::{digits, has_candidate};
 use super::vendors::{self, Numbers, VendorFile};
 use crate::facts::{KernelVersion, Numbering, Vendor};
 
-/// What was found out: vendor, upstream version, and what that version means.
+/// Vendor, upstream version, and what that version means.
 pub(super) type Identified = (Vendor, KernelVersion, Numbering);
 
-/// By the marks of the vendors' files; without one x.y.z is a lower bound.
+/// By the marks in the vendors' files; without one, x.y.z is a lower bound.
 pub(super) fn identity(input: &Input<'_>) -> Identified {
     if let Some(mainline) = ubuntu_mainline(input) {
         return mainline;
     }
-    // Nobody else signs. The test of the files holds that at most one of them knows a kernel.
+    // Only one vendor signs. A test checks that at most one file matches a kernel.
     let signs = |file: &&VendorFile| file.numbers == Numbers::InSignature;
     let signed = vendors::all().iter().find(signs).filter(|_| input.z_is_mute() && input.signed().is_some());
     match signed.or_else(|| vendors::all().iter().find(|file| file.knows(input))) {
@@ -38,7 +38,7 @@ fn numbered_by(input: &Input<'_>, file: &'static VendorFile) -> Identified {
     }
 }
 
-/// The vendor's kernel really is `named`, unless it is a release candidate.
+/// The upstream version is `named` exactly, unless it is a release candidate.
 fn exact(input: &Input<'_>, vendor: Vendor) -> Identified {
     let numbering = match has_candidate(input.suffix) {
         true => Numbering::Prerelease,
@@ -47,8 +47,8 @@ fn exact(input: &Input<'_>, vendor: Vendor) -> Identified {
     (vendor, input.named, numbering)
 }
 
-/// `#1 SMP Debian 4.19.132-1 (2020-07-24)`: the package version is the upstream one, perhaps
-/// with an epoch before it (`1:6.6.20-1+rpt1`) or a candidate in it (`6.9~rc5-1`).
+/// `#1 SMP Debian 4.19.132-1 (2020-07-24)`: the package version is the upstream version, possibly with an epoch
+/// (`1:6.6.20-1+rpt1`) or as a candidate (`6.9~rc5-1`).
 fn packaged(input: &Input<'_>, file: &'static VendorFile) -> Identified {
     let vendor = file.vendor();
     let Some(package) = file.package.iter().find_map(|name| Some(input.build_line.split_once(name)?.1)) else {
@@ -67,13 +67,13 @@ fn packaged(input: &Input<'_>, file: &'static VendorFile) -> Identified {
     }
 }
 
-/// Ubuntu's unpatched builds have an encoded version in the place of the ABI, which makes
-/// `6.8.0-060800-generic` the release 6.8.0 and `6.8.0-060800rc1-generic` a candidate. With z above 0
-/// the code need not agree (`4.12.17-040917-generic` exists): x.y.z is believed.
+/// Ubuntu's unpatched builds encode the version in place of the ABI: `6.8.0-060800-generic` is release 6.8.0,
+/// `6.8.0-060800rc1-generic` a candidate. With z above 0 the code may differ (`4.12.17-040917-generic` exists): x.y.z
+/// counts.
 fn ubuntu_mainline(input: &Input<'_>) -> Option<Identified> {
     let KernelVersion { major, minor, patch } = input.named;
     let code = input.suffix.strip_prefix('-')?.split('-').next()?;
-    // An ordinary ABI has no leading zero.
+    // A normal ABI number has no leading zero.
     let numeric = &code[..digits(code)];
     if numeric.len() != 6 || !numeric.starts_with('0') {
         return None;
@@ -87,8 +87,8 @@ fn ubuntu_mainline(input: &Input<'_>) -> Option<Identified> {
     Some((Vendor::UPSTREAM, input.named, numbering))
 }
 
-/// A bare x.y.z is the release. With anything behind it that no file knows it is a lower bound: Tencent keeps
-/// `4.14.105-19-0019` for years, Synology `4.4.180+`, and both repair by themselves.
+/// x.y.z alone is the release. With an unknown suffix it is a lower bound: Tencent keeps `4.14.105-19-0019` for years,
+/// Synology `4.4.180+`, and both backport fixes.
 fn unknown(input: &Input<'_>) -> Identified {
     match input.suffix {
         "" => (Vendor::UPSTREAM, input.named, Numbering::Upstream),

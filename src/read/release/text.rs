@@ -1,13 +1,12 @@
-//! The grammar of a release string, whoever wrote it.
+//! Grammar of release strings, common to all vendors.
 
 use crate::facts::{Build, KernelVersion};
 
-/// The last 2.6.z. Anything above is the fake that the UNAME26 personality (`setarch
-/// --uname-2.6`) shows instead of the release.
+/// The last 2.6.z. Higher numbers are made up by the UNAME26 personality (`setarch --uname-2.6`).
 const LAST_2_6: u16 = 39;
 
-/// Splits `5.15.167.4-microsoft` into 5.15.167 and `-microsoft`: a fourth number (WSL, the 2.6.x.y
-/// stable releases) says nothing about upstream.
+/// Splits `5.15.167.4-microsoft` into 5.15.167 and `-microsoft`. A fourth number (WSL, the 2.6.x.y stable releases)
+/// says nothing about upstream.
 pub(super) fn split_version(release: &str) -> Result<(KernelVersion, &str), String> {
     let mut rest = release;
     let mut numbers = Vec::with_capacity(4);
@@ -44,25 +43,25 @@ pub(super) fn split_version(release: &str) -> Result<(KernelVersion, &str), Stri
     Ok((version, rest))
 }
 
-/// The part of /proc/version that equals `uname -v`. The compiler's name comes before it and
-/// often mentions a distribution: that of the build machine, not the kernel's.
+/// The part of /proc/version that equals `uname -v`. The compiler's name before it often mentions a distribution: the
+/// build machine's, not the kernel's.
 pub(super) fn build_line(proc_version: &str) -> Option<&str> {
     proc_version.rfind(" #").map(|at| &proc_version[at + 1..])
 }
 
-/// How many ASCII digits `text` begins with.
+/// Number of leading ASCII digits.
 pub(super) fn digits(text: &str) -> usize {
     text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
-/// `word` is `tag` followed by digits; returns what the digits say.
+/// The number in a word that consists of `tag` and digits.
 pub(super) fn tagged(word: &str, tag: &str) -> Option<u32> {
     let rest = word.strip_prefix(tag)?;
     let end = digits(rest);
     rest[..end].parse().ok()
 }
 
-/// `rc` and a digit, beginning a word or following a digit or `~`: a release candidate.
+/// Whether there is `rc` with a digit, at the start of a word or after a digit or `~`: a release candidate.
 pub(super) fn has_candidate(text: &str) -> bool {
     text.match_indices("rc").any(|(at, _)| {
         let before = text[..at].bytes().next_back();
@@ -71,15 +70,15 @@ pub(super) fn has_candidate(text: &str) -> bool {
     })
 }
 
-/// The counter at the start of `-107-generic`: 107, and `generic`. A number that letters follow
-/// (`0.bpo.9`, `76060800daily`) is from another counter, and none is better than a wrong one.
+/// The build number at the start of `-107-generic`: 107, and `generic`. A number followed by letters (`0.bpo.9`,
+/// `76060800daily`) has another meaning; `None` is better than a wrong one.
 pub(super) fn build_of(suffix: &str) -> Option<Build> {
     let mut rest = suffix.strip_prefix('-')?;
     let mut numbers = Vec::new();
     loop {
         let end = digits(rest);
         let after = &rest[end..];
-        // "60.18.r966_40" and "1127.8.2.el7": a dotted word that is no number ends the counter.
+        // "60.18.r966_40", "1127.8.2.el7": the build number ends at a dotted word that is not a number.
         if end == 0 || after.starts_with(|c: char| c.is_ascii_alphabetic()) {
             break;
         }

@@ -1,16 +1,16 @@
-//! The vendors of kernels: one file each, `vendors/NAME.toml`, whose marks in the strings of a kernel are theirs alone.
+//! Kernel vendors: one file each, `vendors/NAME.toml`, with marks that only this vendor's kernels have.
 //!
 //! A file has
-//! - `title`: who they are, one line;
-//! - `numbers`: what x.y.z in their releases is worth, a word of [`Numbers`];
-//! - `samples`: releases of theirs, or a release, a blank and its `uname -v`. A test holds that each is known by this file and
-//!   by no other;
-//! - `only`, rarely: the only words that their releases have;
-//! - `[[mark]]`, one or several: how a kernel of theirs is known. A mark fits if all that it names is there:
-//!   `word`, `suffix`, `counter` and `flavour` are patterns for parts of the release behind x.y.z, `#` is one digit or more, and
-//!   `*` anything; `version` and `proc_version` are texts in `uname -v` and /proc/version.
+//! - `title`: one line about the vendor;
+//! - `numbers`: what x.y.z in its releases means, a word of [`Numbers`];
+//! - `samples`: releases, or a release, a blank and its `uname -v`. A test checks that this file and no other recognises
+//!   them;
+//! - `only`, rarely: the only words that its releases have;
+//! - `[[mark]]`, at least one: how a kernel is recognised. A mark matches if all its keys do: `word`, `suffix`, `counter`
+//!   and `flavour` are patterns for parts of the release after x.y.z, where `#` is one or more digits and `*` anything;
+//!   `version` and `proc_version` are texts in `uname -v` and /proc/version.
 //!
-//! A vendor that is in no file is no failure: x.y.z then is a lower bound.
+//! For a vendor without a file, x.y.z is a lower bound.
 
 use std::sync::LazyLock;
 
@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::input::Input;
 use crate::facts::{KernelVersion, Vendor, names};
 
-/// What build.rs has read of the files. A test holds that all of them are right.
+/// Read from the files by build.rs. A test checks that all are valid.
 static VENDORS: LazyLock<Vec<VendorFile>> = LazyLock::new(|| read().unwrap_or_default());
 
 fn read() -> Result<Vec<VendorFile>, String> {
@@ -28,57 +28,57 @@ fn read() -> Result<Vec<VendorFile>, String> {
     Ok(files.into_iter().map(|(name, file)| VendorFile { name, ..file }).collect())
 }
 
-/// The vendors that natwatch knows, by name.
+/// All vendors with a file, by name.
 pub(super) fn all() -> &'static [VendorFile] {
     &VENDORS
 }
 
 names! {
-    /// What the x.y.z in a vendor's releases is worth.
+    /// What x.y.z in a vendor's releases means.
     Numbers {
-        /// It is the stable release that the kernel is built from: its number decides
+        /// The stable release that the kernel is built from, which determines its fixes
         Upstream = "upstream",
-        /// They keep it for years and repair by themselves: their fixes do not show in it
+        /// A lower bound: kept for years while fixes are backported
         LowerBound = "lower_bound",
-        /// The stable release stands in `uname -v`, behind the vendor's name: `Debian 4.19.132-1`
+        /// The stable release is in `uname -v`, after the vendor's name: `Debian 4.19.132-1`
         InVersion = "in_version",
-        /// The stable release stands in /proc/version_signature
+        /// The stable release is in /proc/version_signature
         InSignature = "in_signature",
-        /// It is no Linux: the number says nothing
+        /// Nothing, it is not Linux
         Foreign = "foreign",
     }
 }
 
-/// A file.
+/// A vendor file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct VendorFile {
-    /// The file's name, without extension.
+    /// Name of the file, without extension.
     #[serde(skip)]
     name: String,
     #[cfg_attr(not(test), expect(dead_code, reason = "for people, and the test of the files"))]
     title: String,
     pub numbers: Numbers,
-    /// With `in_version`: what stands before the package's version in `uname -v`.
+    /// For `in_version`: text before the package version in `uname -v`.
     #[serde(default)]
     pub package: Vec<String>,
-    /// With `in_signature`: series whose stable releases they merge to the end, as x.y.
+    /// For `in_signature`: series, as x.y, in which the vendor merges all stable releases.
     #[serde(default)]
     pub follows: Vec<String>,
     #[cfg_attr(not(test), expect(dead_code, reason = "for people, and the test of the files"))]
     samples: Vec<String>,
-    /// If it is there, the words that the release may have: with another one it is someone else's, who has added something.
+    /// If given, the only words that a release may have; one with another word was modified by someone else.
     only: Option<Vec<String>>,
     mark: Vec<Mark>,
 }
 
-/// How a kernel is known. Of each list that is there one member has to fit.
+/// How a kernel is recognised. For each list that is given, one item must match.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Mark {
-    /// A word of the release behind x.y.z; words end at `.`, `-`, `+`, `_` and `~`.
+    /// A word of the release after x.y.z; words end at `.`, `-`, `+`, `_` and `~`.
     word: Option<Vec<String>>,
-    /// The whole release behind x.y.z.
+    /// The whole release after x.y.z.
     suffix: Option<Vec<String>>,
     /// `39` of `-39-generic`.
     counter: Option<Vec<String>>,
@@ -90,23 +90,23 @@ struct Mark {
     version: Option<Vec<String>>,
     /// A text in /proc/version.
     proc_version: Option<Vec<String>>,
-    /// Whether z cannot be the number of a stable release: x.y.0 with something behind it, or a 2.6 kernel.
+    /// Whether z cannot be a stable release: x.y.0 with a suffix, or a 2.6 kernel.
     mute: Option<bool>,
 }
 
 impl VendorFile {
-    /// The vendor, by the file's name.
+    /// The vendor, named after the file.
     pub(crate) fn vendor(&'static self) -> Vendor {
         Vendor(&self.name)
     }
 
-    /// Whether a kernel has one of the file's marks, and no word that the vendor does not use.
+    /// Whether a kernel has one of the file's marks, and only words that this vendor uses.
     pub(crate) fn knows(&self, input: &Input<'_>) -> bool {
         let usual = |word| self.only.as_ref().is_none_or(|only| only.iter().any(|pattern| matches(pattern, word)));
         self.mark.iter().any(|mark| mark.fits(input)) && input.words().all(usual)
     }
 
-    /// Whether their kernels of this series are merged from upstream's stable releases to the end.
+    /// Whether this vendor merges all of upstream's stable releases in this series.
     pub(crate) fn follows(&self, version: KernelVersion) -> bool {
         self.follows.iter().any(|series| series.parse() == Ok(version.series()))
     }
@@ -130,7 +130,7 @@ impl Mark {
     }
 }
 
-/// Whether all of `text` is as `pattern` says: `#` is one digit or more, `*` anything, all else itself.
+/// Whether all of `text` matches `pattern`: `#` is one or more digits, `*` anything.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some(first) = pattern.chars().next() else { return text.is_empty() };
     let rest = &pattern[first.len_utf8()..];
@@ -141,7 +141,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-// Beside this file, not under vendors/: all that lies there is embedded in the program.
+// Next to this file rather than in vendors/, since all files there are embedded in the program.
 #[cfg(test)]
 #[path = "vendors_tests.rs"]
 mod tests;

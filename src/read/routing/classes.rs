@@ -1,4 +1,4 @@
-//! What the kernel is asked about the ways of a tunnel's packets: one remote of each class of them that are routed alike.
+//! Classes of tunnel remotes that are routed alike, and the route lookup for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,18 +10,18 @@ use crate::facts::{Link, Reading, Source, Tunnel};
 use crate::netfilter::netlink;
 use crate::netfilter::netlink::rtnl::*;
 
-/// Remotes whose packets are routed alike.
+/// Remotes that are routed alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Class {
-    /// The first of them that the kernel lists, by its number: a replay asks in the same order.
+    /// Position of its first remote in the kernel's list, so that a replay makes the same requests.
     order: usize,
-    /// The device that their packets must leave by.
+    /// Index of the device that their packets must leave by; `None`: any.
     pub(super) via: Option<u32>,
-    /// Their addresses, in the order in which the kernel lists them.
+    /// Their addresses, in the kernel's order.
     pub(super) remotes: Vec<IpAddr>,
 }
 
-/// The remotes that each set of routes covers, by the device that packets to them must leave by.
+/// Groups a tunnel's remotes by the routes that cover them and the device that their packets must leave by.
 pub(super) fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Class>> {
     let mut classes = BTreeMap::new();
     for (order, (remote, via)) in tunnel.destinations().into_iter().enumerate() {
@@ -39,7 +39,7 @@ pub(super) fn classes(tables: &Tables, tunnel: &Tunnel) -> Reading<Vec<Class>> {
     Reading::Ok(first)
 }
 
-/// Marks to look routes up with: none, and one for each combination of policy rules that test the mark, with a number.
+/// Marks for route lookups, numbered: 0, and one for each combination of policy rules that test the mark.
 pub(super) fn marks(tables: &Tables, family: Family) -> Vec<(usize, u32)> {
     let rules = tables.of(family).ok().map_or(&[][..], |tables| tables.rules.as_slice());
     let mut all = BTreeSet::from([0]);
@@ -51,6 +51,7 @@ pub(super) fn marks(tables: &Tables, family: Family) -> Vec<(usize, u32)> {
 }
 
 /// Every look-up of a tunnel, with the remotes that it stands for.
+/// All lookups for a tunnel: the class that each stands for, the mark, and the request.
 pub(super) fn lookups<'c>(
     tables: &Tables,
     link: &Link,
@@ -67,7 +68,7 @@ pub(super) fn lookups<'c>(
     all
 }
 
-/// Asks the kernel which way the tunnel's packets to `remote` go that carry a mark.
+/// Route lookup for the first remote of a class with a mark.
 fn lookup(link: &Link, tunnel: &Tunnel, number: usize, class: &Class, mark: (usize, u32)) -> Option<Request> {
     let mut body = path_to(*class.remotes.first()?);
     if let Some(local) = tunnel.local.filter(|local| !local.is_unspecified()) {

@@ -1,9 +1,9 @@
-//! Rules and routes of both families, indexed by prefix, so that a cluster's thousands of remotes are sorted into
-//! classes in no time.
+//! Policy rules and routes of both families, indexed by prefix, so that thousands of remotes can be sorted into classes
+//! quickly.
 //!
-//! They sort, and the kernel routes: its look-ups are exact, policy rules included. Where one answer cannot stand for all packets
-//! (policy rules on ports, next-hop objects) it is refused. Look-ups are made for every combination of the marks that policy rules
-//! test; a packet with any other mark may take any way.
+//! They are used for sorting only; routing is left to the kernel's lookups, which are exact, including policy rules. If
+//! one answer cannot stand for all packets (policy rules on ports, next-hop objects), none is used. Lookups are made
+//! for every combination of marks that policy rules test; packets with other marks may take any path.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,25 +16,27 @@ use crate::facts::netfilter::Family;
 use crate::facts::{Failure, PolicyRule, Reading, Route};
 use crate::read::Node;
 
-/// What was answered about routing.
+/// Policy rules and routes.
 pub(crate) struct Tables {
     ipv4: Reading<FamilyTables>,
     ipv6: Reading<FamilyTables>,
 }
 
-/// One family's rules and routes.
+/// One family's policy rules and routes.
 pub(crate) struct FamilyTables {
+    /// In order of priority, as dumped.
     pub rules: Vec<PolicyRule>,
+    /// As dumped.
     pub routes: Vec<Route>,
-    /// By the length of their prefix, its bits and the positions of routes, in order.
+    /// By prefix length: prefixes and positions in `routes`, sorted.
     by_prefix: BTreeMap<u8, Vec<(u128, usize)>>,
-    /// For each route, the first one with the same content but for the destination.
+    /// For each route, position of the first one that is equal except for its destination.
     content: Vec<usize>,
 }
 
 impl Tables {
-    /// Rules and routes of both families. A kernel without a family has none of it. `most`: with more routes a family is given
-    /// up, which is no failure of the source.
+    /// Reads both families; a family that the kernel lacks is empty. A family with more than `most` routes is not read,
+    /// which is no failure of the source.
     pub(crate) fn read(node: &mut Node<'_>, most: usize) -> Self {
         let [ipv4, ipv6] = Family::IP.map(|family| {
             let rules = dump(node, &rules(family), |message| decode_rule(message).map(Some));
@@ -48,14 +50,14 @@ impl Tables {
         Self { ipv4, ipv6 }
     }
 
-    /// Rules and routes of one family.
+    /// One family's rules and routes.
     pub(crate) fn of(&self, family: Family) -> &Reading<FamilyTables> {
         if family == Family::Ipv6 { &self.ipv6 } else { &self.ipv4 }
     }
 }
 
 impl FamilyTables {
-    /// Indexes routes by prefix and by content.
+    /// Indexes routes by prefix and content.
     pub(crate) fn new(rules: Vec<PolicyRule>, routes: Vec<Route>) -> Self {
         let mut by_prefix: BTreeMap<u8, Vec<(u128, usize)>> = BTreeMap::new();
         let mut seen = HashMap::new();
@@ -72,7 +74,7 @@ impl FamilyTables {
         Self { rules, routes, by_prefix, content }
     }
 
-    /// The routes, in any table, that cover an address.
+    /// Positions of the routes, in any table, that cover an address.
     pub(crate) fn covering(&self, address: IpAddr) -> impl Iterator<Item = usize> {
         self.by_prefix
             .iter()
@@ -100,7 +102,7 @@ impl FamilyTables {
     }
 }
 
-/// The first `length` bits of an address, in the upper bits.
+/// The first `length` bits of an address, left-aligned.
 fn masked(address: IpAddr, length: u8) -> u128 {
     let bits = match address {
         IpAddr::V4(address) => u128::from(address.to_bits()) << 96,

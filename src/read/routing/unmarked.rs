@@ -1,10 +1,10 @@
-//! Routes that packets of this host take which have no mark: `fib_rules_lookup`, `fib_table_lookup`.
+//! Routes of this host's unmarked packets: `fib_rules_lookup`, `fib_table_lookup`.
 
 use super::tables::{FamilyTables, Tables};
 use crate::facts::netfilter::Family;
 use crate::facts::{Failure, PolicyRule, Reading, Route};
 
-/// Routes of one family; with more they are given up, for each is looked at for each packet that rules tell apart.
+/// Routes per family; with more they are not used, since each is tested for each class of packets.
 const MAX_ROUTES: usize = 1024;
 /// `FR_ACT_TO_TBL`, `FR_ACT_NOP`
 const TO_TABLE: u8 = 1;
@@ -12,7 +12,7 @@ const NOP: u8 = 3;
 /// `RTN_THROW`
 const THROW: u8 = 9;
 
-/// Of IPv4 and of IPv6; see [`crate::facts::Facts::unmarked_routes`].
+/// By family (IPv4, IPv6); see [`crate::facts::Facts::unmarked_routes`].
 pub(crate) fn routes(tables: &Tables) -> [Reading<Vec<Route>>; 2] {
     Family::IP.map(|family| tables.of(family).as_ref().and_then(of_family))
 }
@@ -22,7 +22,7 @@ fn of_family(family: &FamilyTables) -> Reading<Vec<Route>> {
         family.rules.iter().filter(|rule| rule.action != NOP && !is_of_mark(rule) && !is_of_others(rule)).collect();
     rules.sort_by_key(|rule| rule.priority);
     let mut all: Vec<Route> = Vec::new();
-    // What the first rule leads to overrules all others.
+    // The first rule's table takes precedence, so it comes last.
     for rule in rules.into_iter().rev() {
         let is_plain =
             rule.fwmark.is_none() && rule.source.is_none() && rule.destination.is_none() && rule.input.is_none();
@@ -49,7 +49,7 @@ fn of_family(family: &FamilyTables) -> Reading<Vec<Route>> {
     Reading::Ok(all)
 }
 
-/// Whether packets without a mark pass a rule by.
+/// Whether a rule never matches unmarked packets.
 fn is_of_mark(rule: &PolicyRule) -> bool {
     !rule.inverted && rule.fwmark.is_some_and(|(value, mask)| value & mask != 0)
 }

@@ -1,4 +1,4 @@
-//! Answers about addresses, policy rules and routes.
+//! Decodes answers about addresses, policy rules and routes.
 
 use super::{IFADDRMSG, RTMSG};
 use crate::facts::netfilter::Family;
@@ -30,15 +30,15 @@ pub(crate) fn decode_address(message: &Message<'_>) -> Result<Option<Address>, F
 
 /// One message of the answer to `RTM_GETRULE`.
 pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> {
-    /// `fib_rules.h`
+    /// `include/net/fib_rules.h`
     const FIB_RULE_INVERT: u32 = 2;
-    /// What stands for the type of service, which is in the header.
+    /// The TOS attribute's place, which is in the header.
     const FRA_UNSPEC: u16 = 0;
     const MODELLED: &[u16] = &[FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK];
     let attributes = Attributes::after(message.body, RTMSG, "FRA")?;
     let [family, destination_length, source_length, tos] = array(message.body, 0, "fib_rule_hdr")?;
     let [table, _, _, action] = array(message.body, 4, "fib_rule_hdr")?;
-    // A mark of 0 is left out, and its mask is not (`fib_nl_fill_rule`).
+    // The kernel leaves out a mark of 0, but not its mask (`fib_nl_fill_rule`).
     let fwmark = match (attributes.u32(FRA_FWMARK)?, attributes.u32(FRA_FWMASK)?) {
         (None, None) => None,
         (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
@@ -47,7 +47,7 @@ pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> 
     let tos = (tos != 0).then_some(FRA_UNSPEC);
     let other = attributes.iter().map(|attribute| attribute.kind).filter(|kind| match *kind {
         FRA_SUPPRESS_PREFIXLEN => suppresses,
-        FRA_PROTOCOL => false, // who made the rule
+        FRA_PROTOCOL => false, // origin of the rule
         kind => !MODELLED.contains(&kind),
     });
     let flags = u32::from_ne_bytes(array(message.body, 8, "fib_rule_hdr")?);
@@ -69,7 +69,7 @@ pub(crate) fn decode_rule(message: &Message<'_>) -> Result<PolicyRule, Failure> 
 pub(crate) fn decode_listed(message: &Message<'_>, family: Family) -> Result<Option<Route>, Failure> {
     const RTM_F_CLONED: u32 = 0x200;
     let cloned = u32::from_ne_bytes(array(message.body, 8, "rtmsg")?) & RTM_F_CLONED != 0;
-    // Where a family is not there, the kernel answers for all that are.
+    // If a family is missing, the kernel answers for all others.
     let mine = !cloned && message.body.first() == Some(&family.nfproto());
     if mine { decode_route(message.body).map(Some) } else { Ok(None) }
 }

@@ -1,11 +1,11 @@
-//! Sets of ipset: name by index, type by name, number of elements, then the elements or one test per value.
+//! ipset sets: name by index, type by name, number of elements, then all elements or one test per value.
 //!
-//! Kernel sources: `ip_set_protocol`, `ip_set_byindex`, `ip_set_header`, `ip_set_utest`, `ip_set_test`. A rule holds the
-//! index and keeps the set from being renamed; a swap changes the content and leaves index and name as they are.
+//! Kernel sources: `ip_set_protocol`, `ip_set_byindex`, `ip_set_header`, `ip_set_utest`, `ip_set_test`. A rule has the
+//! index and keeps the set from being renamed; a swap exchanges the contents and keeps index and name.
 //!
-//! `ip_set_utest` answers `IPSET_ERR_EXIST` ("not in the set") to whatever the type's own code refuses, too: a wrong
-//! family, a missing protocol. So a test is only sent for types whose attributes are known here, and for the set's
-//! family. It updates neither counters nor timeouts.
+//! `ip_set_utest` returns `IPSET_ERR_EXIST` ("not in the set") also for whatever the set type rejects: a wrong family,
+//! a missing protocol. So tests are only sent for types whose attributes are known here, and for the set's family. They
+//! change neither counters nor timeouts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,12 +25,12 @@ use crate::read::sets::values::{OuterValues, UDP, port_key};
 use crate::read::sets::{Budget, ElementRequest, MAX_ELEMENTS, combinations, note_cut, note_unread, within};
 use crate::read::{Node, modules};
 
-/// Bytes of an element in a dump that has nothing but a port: one attribute in another.
+/// Smallest element in a dump, bytes: one with a port only, an attribute in an attribute.
 const SMALLEST_ELEMENT: usize = 12;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Type and family of a set; family 0 is any.
+/// Type and family of a set; family 0 means any.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     kind: String,
@@ -66,7 +66,7 @@ fn request(name: &str, kind: u16, family: u8, mut out: MessageWriter, message: &
     Request::netlink(Source::Ipset, &name, NetlinkFamily::Netfilter, kind, false, out.finish()).acknowledged()
 }
 
-/// What all requests say.
+/// The attributes common to all requests.
 fn versioned() -> IpsetMessage<'static> {
     IpsetMessage { protocol: IPSET_PROTOCOL, ..IpsetMessage::default() }
 }
@@ -79,7 +79,7 @@ fn protocol() -> Request {
     request("protocol", IPSET_CMD_PROTOCOL, AF_INET, MessageWriter::ipset(), &versioned())
 }
 
-/// Which index the set has that is a member of a list of sets.
+/// The index of a set that is a member of a `list:set`.
 fn index(list: u16, number: usize, member: &Name) -> Request {
     request(&format!("{list}-member-{number}"), IPSET_CMD_GET_BYNAME, AF_INET, MessageWriter::user(), &about(member))
 }
@@ -139,7 +139,7 @@ pub(crate) fn read<'a>(
     open.reverse();
     while let Some((index, by)) = open.pop() {
         let set = read_set(node, index, &by, values, &mut budget);
-        // Those of a list are looked up as it is.
+        // Members of a list are looked up with the list's dimensions.
         for member in &set.sets {
             let SetId::Ipset(member) = member else { continue };
             if sets.contains_key(&SetId::Ipset(*member)) || open.iter().any(|(known, _)| known == member) {
@@ -187,7 +187,7 @@ fn parse<'a>(message: &Message<'a>) -> Result<IpsetMessage<'a>, Failure> {
     Ok(Nfgenmsg::parse(message.body)?.1)
 }
 
-/// A set of which nothing is known but why.
+/// A set that could not be read.
 fn unread(index: u16, elements: Reading<Vec<Element>>) -> Set {
     let (name, kind, members) = (format!("with index {index}"), String::new(), BTreeMap::new());
     Set {
@@ -242,7 +242,7 @@ fn read_set(node: &mut Node<'_>, index: u16, by: &[Vec<End>], values: &OuterValu
     set
 }
 
-/// The sets of a list, in its order, by their index.
+/// Member sets of a list, in order, by index.
 fn read_list(node: &mut Node<'_>, of: u16, name: &Name) -> Reading<Vec<SetId>> {
     let names = node.try_dump(&list(of, name), |message| {
         let member = |element: &IpsetElement<'_>| text(element.name.clone(), "IPSET_ATTR_NAME");
@@ -272,12 +272,12 @@ fn test_member(node: &mut Node<'_>, request: &Request) -> Reading<bool> {
     }
 }
 
-/// All elements of a set that is small enough.
+/// A dump of all elements.
 fn list(index: u16, name: &Name) -> Request {
     dump(&format!("{index}-list"), &about(name))
 }
 
-/// What `ipset list -terse` asks for.
+/// The request of `ipset list -terse`.
 fn size(index: u16, name: &Name) -> Request {
     dump(&format!("{index}-size"), &IpsetMessage { flags: Some(IPSET_FLAG_LIST_HEADER), ..about(name) })
 }
@@ -293,8 +293,8 @@ fn dump(name: &str, message: &IpsetMessage<'_>) -> Request {
     }
 }
 
-/// `IPSET_ATTR_ELEMENTS`. It only spares the dump of a large set: where it is not told (before Linux 4.9, or in a capture
-/// from before it was asked for) the dump shows how large the set is.
+/// `IPSET_ATTR_ELEMENTS`, which avoids dumping a large set. If it is missing (before Linux 4.9, or in a capture from
+/// before this request), the dump shows the size.
 fn count(node: &mut Node<'_>, index: u16, name: &Name) -> Option<u32> {
     let request = size(index, name);
     let found = node.try_dump(&request, |message| {
@@ -306,7 +306,7 @@ fn count(node: &mut Node<'_>, index: u16, name: &Name) -> Option<u32> {
     found.ok().and_then(|counts| counts.first().copied())
 }
 
-/// Failed: they are too many, or not understood; then they are asked about one by one.
+/// All elements. Failed: too many or not supported, in which case single values are tested.
 fn read_all(node: &mut Node<'_>, index: u16, name: &Name, header: &Header) -> Reading<Vec<Element>> {
     let Some(dimensions) = dimensions(&header.kind) else {
         return Reading::Failed(Failure::unsupported(format!("sets of type {} are not read", header.kind)));
@@ -315,14 +315,14 @@ fn read_all(node: &mut Node<'_>, index: u16, name: &Name, header: &Header) -> Re
     elements.map(|parts| parts.concat())
 }
 
-/// What a type with these dimensions can be asked: one value for each dimension.
+/// The values that can be tested in a set with these dimensions, one per dimension.
 fn candidates(
     dimensions: &[Dimension],
     ends: &[End],
     values: &OuterValues,
     keep: impl Fn(IpAddr) -> bool,
 ) -> Vec<Vec<AttributeValue>> {
-    // What the outer packet has there is not known, or is one of many.
+    // These are not known for outer packets, or have many values.
     let is_other = |dimension: &Dimension| matches!(dimension, Dimension::Interface | Dimension::Mark);
     if ends.len() != dimensions.len() || dimensions.iter().any(is_other) {
         return Vec::new();
@@ -331,12 +331,12 @@ fn candidates(
     let addresses = dimensions.iter().filter(|dimension| !is_port(dimension)).count();
     let column = |(dimension, end): (&Dimension, &End)| -> Vec<AttributeValue> {
         let list = match end {
-            // the source port of an outer packet is anything
+            // source ports of outer packets vary
             End::Source if is_port(dimension) => return Vec::new(),
             End::Destination if is_port(dimension) => {
                 return values.ports.iter().copied().map(AttributeValue::Port).collect();
             }
-            // with both addresses of a packet, it goes from this node to a peer
+            // if both addresses are looked up, the packet goes from this node to a peer
             End::Source if addresses > 1 => values.own.clone(),
             End::Destination if addresses > 1 => values.peers.clone(),
             _ => values.addresses(),

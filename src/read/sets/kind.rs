@@ -1,8 +1,8 @@
-//! How values lie in the registers that nf_tables looks up.
+//! Encoding of field values in nf_tables registers.
 
 use crate::facts::netfilter::Field;
 
-/// How the values of a field lie in a register.
+/// Encoding of a field's values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::read) enum ValueKind {
     Ipv4,
@@ -11,17 +11,18 @@ pub(in crate::read) enum ValueKind {
     Protocol,
     Name,
     Index,
-    /// And states: only read with all elements, as which values matter is not known yet.
+    /// Also for conntrack states. Never looked up singly, since the values that matter are not known yet.
     Mark,
-    /// The same in the byte order of the network.
+    /// A mark in network byte order.
     TurnedMark,
-    /// Only read with all elements.
+    /// Never looked up singly.
     Byte,
-    /// Only read with all elements.
+    /// Never looked up singly.
     EtherType,
 }
 
 impl ValueKind {
+    /// Encoding for a field; `None`: not supported.
     pub(in crate::read) fn of(field: &Field) -> Option<Self> {
         match field {
             Field::Ipv4Source | Field::Ipv4Destination => Some(Self::Ipv4),
@@ -43,6 +44,7 @@ impl ValueKind {
         }
     }
 
+    /// Length in bytes.
     pub(in crate::read) const fn length(self) -> usize {
         match self {
             Self::Ipv4 | Self::Index | Self::Mark | Self::TurnedMark => 4,
@@ -52,6 +54,7 @@ impl ValueKind {
         }
     }
 
+    /// A value as laid out in a register.
     pub(in crate::read) fn bytes(self, value: u128) -> Vec<u8> {
         let mut bytes = value.to_be_bytes()[16 - self.length()..].to_vec();
         if self.is_in_host_order() && cfg!(target_endian = "little") {
@@ -60,11 +63,12 @@ impl ValueKind {
         bytes
     }
 
+    /// Whether it is in host byte order.
     pub(in crate::read) const fn is_in_host_order(self) -> bool {
         matches!(self, Self::Index | Self::Mark)
     }
 
-    /// The value that lies in a register so.
+    /// The value in these register bytes.
     pub(in crate::read) fn value(self, bytes: &[u8]) -> u128 {
         let bytes = &bytes[..self.length().min(bytes.len())];
         let fold = |value: u128, byte: &u8| value << 8 | u128::from(*byte);
@@ -75,6 +79,7 @@ impl ValueKind {
         }
     }
 
+    /// Whether it is an address.
     pub(in crate::read) const fn is_address(self) -> bool {
         matches!(self, Self::Ipv4 | Self::Ipv6)
     }

@@ -1,4 +1,4 @@
-//! Elements of ipsets: what the dimensions of each type are, and which packets an element is about.
+//! Elements of ipsets: dimensions of each set type, and decoding of elements.
 //!
 //! Kernel sources: `net/netfilter/ipset/ip_set_hash_*.c`, `ip_set_bitmap_*.c`: their `_uadt` and `data_list`.
 
@@ -11,7 +11,7 @@ use crate::netfilter::ipset::{
 use crate::netfilter::netlink::{AttributeValue as _, Message};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 
-/// What a dimension of a set is, by the attribute that holds it.
+/// A dimension of a set type, by its attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dimension {
     /// `IPSET_ATTR_IP`
@@ -20,7 +20,7 @@ pub(crate) enum Dimension {
     Address2,
     /// `IPSET_ATTR_PORT` with `IPSET_ATTR_PROTO`
     Port,
-    /// `IPSET_ATTR_PORT` of a type that refuses a protocol
+    /// `IPSET_ATTR_PORT` for a type without protocol
     BarePort,
     /// `IPSET_ATTR_IFACE`
     Interface,
@@ -28,7 +28,7 @@ pub(crate) enum Dimension {
     Mark,
 }
 
-/// Types that can be asked; for networks a test without a prefix length tries every length, as a packet does.
+/// Supported types. For networks, a test without prefix length tries every length, as for a packet.
 const TYPES: &[(&str, &[Dimension])] = &[
     ("hash:ip", &[Dimension::Address]),
     ("hash:net", &[Dimension::Address]),
@@ -43,15 +43,15 @@ const TYPES: &[(&str, &[Dimension])] = &[
     ("hash:net,iface", &[Dimension::Address, Dimension::Interface]),
     ("hash:ip,mark", &[Dimension::Address, Dimension::Mark]),
 ];
-/// The type whose elements are other sets.
+/// The type with sets as members.
 pub(crate) const LIST: &str = "list:set";
 
-/// Of a type that is read.
+/// Dimensions of a type; `None`: not supported.
 pub(crate) fn dimensions(kind: &str) -> Option<&'static [Dimension]> {
     TYPES.iter().find(|(known, _)| *known == kind).map(|(_, dimensions)| *dimensions)
 }
 
-/// One message of the answer to `IPSET_CMD_LIST`. For a port there are two ranges, of protocols and of ports.
+/// One message of the answer to `IPSET_CMD_LIST`. A port gives two ranges, of protocols and of ports.
 pub(crate) fn decode_members(message: &Message<'_>, dimensions: &[Dimension]) -> Result<Vec<Element>, Failure> {
     let (_, message): (_, IpsetMessage<'_>) = Nfgenmsg::parse(message.body)?;
     if let Some(data) = &message.data {

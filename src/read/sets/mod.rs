@@ -1,8 +1,8 @@
-//! Sets that rules look into. Small ones are read whole; of a large one only the values are asked about that decide about a
-//! tunnel's packets: a set may have a million elements, and a few hundred of them matter.
+//! Sets that rules look up. Small ones are read completely; in large ones, only values that decide about tunnel packets
+//! are looked up: a set may have a million elements, of which a few hundred matter.
 //!
-//! Request names carry running numbers, never a value: a replay of a redacted capture asks about mapped addresses, and
-//! must ask under the same names. So everything here keeps the order of first appearance.
+//! Request names have sequence numbers, never values: a replay of a redacted capture looks up mapped addresses and must
+//! use the same names. So everything here keeps the order of first appearance.
 //!
 //! Small is 1 MiB, whatever else there is: a verdict must not depend on whether a tunnel happens to be there. They are read
 //! once a generation; at each reading those whose elements time out or that rules fill, and ipsets. A set that rules fill is
@@ -27,7 +27,7 @@ const MAX_QUESTIONS: usize = 8192;
 /// Bytes of a set that is read whole: some twenty thousand elements, as 10,000 Services of IPVS or a country's networks have.
 pub(super) const MAX_ELEMENTS: usize = 1 << 20;
 
-/// Says that sets were not read or not asked because they, the values or the questions are too many.
+/// Records that sets, values or lookups were left out because there are too many.
 pub(super) fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: bool, questions: bool) {
     for (cut, limit, what) in [
         (sets, MAX_SETS, "sets that rules look into"),
@@ -40,7 +40,7 @@ pub(super) fn note_cut(node: &mut Node<'_>, source: Source, sets: bool, values: 
     }
 }
 
-/// That elements could not be read is a failure of the source, but not that they are too many or of a kind that is not read.
+/// Records a failure to read elements, unless they are too many or not supported.
 pub(super) fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
     let why = set.elements.failure().map(Failure::root);
     if !matches!(why, Some(Failure::TooLarge { .. } | Failure::Unsupported(_))) {
@@ -51,7 +51,7 @@ pub(super) fn note_unread(node: &mut Node<'_>, request: &Request, set: &Set) {
 /// How many questions are left.
 pub(super) struct Budget {
     left: usize,
-    /// There were more questions than that.
+    /// Whether more were needed.
     pub(super) cut: bool,
 }
 
@@ -61,13 +61,15 @@ impl Default for Budget {
     }
 }
 
-/// One value that a set is asked about.
+/// A lookup of one value in a set.
 pub(super) struct ElementRequest {
+    /// The value, by field.
     pub(super) key: Vec<u128>,
+    /// The request.
     pub(super) request: Request,
 }
 
-/// Takes what there is room for.
+/// Keeps as many lookups as the budget allows.
 pub(super) fn within(budget: &mut Budget, mut questions: Vec<ElementRequest>) -> Vec<ElementRequest> {
     budget.cut |= questions.len() > budget.left;
     questions.truncate(budget.left);
@@ -75,7 +77,7 @@ pub(super) fn within(budget: &mut Budget, mut questions: Vec<ElementRequest>) ->
     questions
 }
 
-/// Every way to take one of each column, as far as anyone may ask about it.
+/// All combinations of one value per column, up to the number of lookups that may be made.
 pub(super) fn combinations<T: Clone>(columns: &[Vec<T>]) -> Vec<Vec<T>> {
     if columns.is_empty() {
         return Vec::new();

@@ -1,34 +1,34 @@
-//! The values that matter to verdicts.
+//! The values that are looked up in large sets: addresses, ports and devices of tunnel packets.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::facts::{Address, Link, Reading, Tunnel};
 
-/// Values of one kind that are asked about: the peers of a large cluster. With more the source is a failed one.
+/// Number of values of one kind: peers of a large cluster. With more the source is `Failed`.
 pub(crate) const MAX_VALUES: usize = 1024;
 /// `RT_SCOPE_UNIVERSE`
 const GLOBAL: u8 = 0;
 /// `IPPROTO_UDP`
 pub(crate) const UDP: u8 = 17;
 
-/// What outer packets of the tunnels that are up can look like; each list in order of first appearance, not sorted.
+/// Values in outer packets of tunnels that are up; lists in order of first appearance, unsorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OuterValues {
-    /// Addresses of this node: tunnel end points first, then those of tunnels and of the devices below, then the rest.
+    /// Addresses of this node: of tunnels first, then of underlay devices, then the rest.
     pub own: Vec<IpAddr>,
-    /// Other ends of tunnels.
+    /// Remote addresses of tunnels.
     pub peers: Vec<IpAddr>,
-    /// Destination ports of outer packets.
+    /// UDP destination ports of outer packets.
     pub ports: Vec<u16>,
-    /// Tunnels, and the devices that carry them: index and name.
+    /// Tunnels and their underlay devices: index and name.
     pub devices: Vec<(u32, String)>,
-    /// Some list is as long as is asked about, and may have been longer.
+    /// Whether a list has reached its limit and may be incomplete.
     pub cut: bool,
 }
 
 impl OuterValues {
-    /// Of these links, and of tunnels whose device lives elsewhere.
+    /// For these links, and tunnels with their device in another namespace.
     pub(crate) fn of(links: &[Link], foreign: &[Link], addresses: &Reading<Vec<Address>>) -> Self {
         let tunnels: Vec<(&Link, &Tunnel)> = links
             .iter()
@@ -62,20 +62,20 @@ impl OuterValues {
         Self { own, peers, ports, devices, cut }
     }
 
-    /// Addresses on either end.
+    /// Addresses of this node and of peers.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let mut seen = BTreeSet::new();
         self.own.iter().chain(&self.peers).copied().filter(|address| seen.insert(*address)).collect()
     }
 }
 
-/// The first [`MAX_VALUES`] different ones.
+/// The first [`MAX_VALUES`] distinct values.
 fn unique<T: Copy + Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = BTreeSet::new();
     values.filter(|value| seen.insert(*value)).take(MAX_VALUES).collect()
 }
 
-/// A port as a dimension of an ipset has it: `ip_set_get_ip_port` tells the protocol too.
+/// A port as the value of an ipset dimension, which includes the protocol (`ip_set_get_ip_port`).
 pub(crate) fn port_key(protocol: u8, port: u16) -> u128 {
     u128::from(protocol) << 16 | u128::from(port)
 }

@@ -1,4 +1,4 @@
-//! Matches that ask connection tracking.
+//! Matches of x_tables on connection tracking.
 
 use super::{Extension, all, masked, other, test, unsupported_match, within};
 use crate::facts::netfilter::{Field, FieldTest, Step};
@@ -8,8 +8,8 @@ use crate::netfilter::xtables::matches::{connmark, conntrack::XtConntrackMtinfo3
 /// `NF_CT_STATE_INVALID_BIT`, `NF_CT_STATE_UNTRACKED_BIT`: states of packets without a connection.
 const NO_CONNECTION: u8 = 0x41;
 
-/// A packet without a connection fails the tests of a connection, inverted or not (before Linux 4.12, an untracked one
-/// had an empty connection).
+/// A packet without a connection never matches tests of a connection, inverted or not (before Linux 4.12 an untracked
+/// one had an empty connection).
 pub(crate) fn has_connection() -> FieldTest {
     masked(Field::ConnectionState, NO_CONNECTION, 0u8)
 }
@@ -20,7 +20,7 @@ pub(crate) fn connmark(info: &connmark::XtConnmarkMtinfo1<'_>) -> Vec<Step> {
     vec![test(has_connection(), false), test(mark, info.invert != 0)]
 }
 
-/// `XT_STATE_*`, which are those of nf_tables
+/// `XT_STATE_*`, equal to nf_tables' bits
 pub(crate) fn state(statemask: u32) -> Vec<Step> {
     vec![test(masked(Field::ConnectionState, statemask & 0x4f, 0u8), true)]
 }
@@ -37,7 +37,7 @@ pub(crate) fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) ->
     let inverted = info.invert_flags & STATE != 0;
     let (tests, states) = states(info.state_mask);
     let mut steps = vec![all(tests, !inverted)];
-    // Once the state is tested, a packet without a connection passes all the rest.
+    // If the state is tested, a packet without a connection passes all other tests.
     let without = if inverted { !states } else { states } & NO_CONNECTION;
     for (check, inverted) in checks {
         if without == 0 {
@@ -51,8 +51,8 @@ pub(crate) fn conntrack(extension: &Extension, info: &XtConntrackMtinfo3<'_>) ->
     steps
 }
 
-/// No state of a mask: tests that all hold then, and the states (`NF_CT_STATE_BIT`) of the mask. A packet without a connection
-/// has a state, and none of the status' bits: beside a test of the state they are 0 then.
+/// State test of a mask, as tests that all hold for *none* of its states, and those states (`NF_CT_STATE_BIT`). A
+/// packet without a connection has a state but no status bits, which then count as 0.
 fn states(mask: u16) -> (Vec<FieldTest>, u8) {
     const SNAT: u16 = 1 << 6;
     const DNAT: u16 = 1 << 7;
@@ -72,7 +72,7 @@ fn states(mask: u16) -> (Vec<FieldTest>, u8) {
     (tests, states)
 }
 
-/// Everything but the state (`XT_CONNTRACK_*`): tests, and whether each is inverted.
+/// All checks but that of the state (`XT_CONNTRACK_*`), each with whether it is inverted.
 fn checks(info: &XtConntrackMtinfo3<'_>, family: XtFamily) -> Vec<(FieldTest, bool)> {
     const STATUS: u16 = 1 << 6;
     let mut checks = vec![(1 << 12, masked(Field::ConnectionDirection, u8::MAX, 0u8))];
@@ -97,6 +97,6 @@ fn checks(info: &XtConntrackMtinfo3<'_>, family: XtFamily) -> Vec<(FieldTest, bo
     checks.push((STATUS, masked(Field::ConnectionStatus, info.status_mask, 0u8)));
     checks.push((1 << 7, within(other("ct expiration"), info.expires_min, info.expires_max)));
     let wanted = checks.into_iter().filter(|(flag, _)| info.match_flags & flag != 0);
-    // None of the status' bits is what is tested above.
+    // The status test above is for none of the bits.
     wanted.map(|(flag, check)| (check, (info.invert_flags & flag != 0) != (flag == STATUS))).collect()
 }

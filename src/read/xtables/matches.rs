@@ -1,4 +1,4 @@
-//! What the matches of x_tables test.
+//! Matches of x_tables: what each tests.
 
 use super::ports::Multiport;
 use super::{Extension, all, conntrack, masked, non_deterministic, other, ports, test, unsupported_match, within};
@@ -12,10 +12,9 @@ use crate::netfilter::xtables::{Match as Xt, XtFamily, up_to_zero};
 /// `IPS_EXPECTED`
 const IPS_EXPECTED: u32 = 0x1;
 
-/// What a match tests: steps that all have to hold, in order.
+/// The steps for a match, all of which must hold, in order.
 ///
-/// # Errors
-/// The blob is too short for its structure, or holds what the kernel refuses.
+/// # Errors The data are too short for the structure, or have values that the kernel rejects.
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each match")]
 pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let Some(family) = extension.nfproto() else { return Ok(unsupported_match(extension)) };
@@ -91,7 +90,7 @@ pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> 
         Xt::Tos(info) => vec![test(dsfield(extension, info.tos_mask, info.tos_value), info.invert != 0)],
         Xt::Ttl(info) => ttl("ip ttl", info.mode, info.ttl).unwrap_or_else(|| unsupported_match(extension)),
         Xt::Udp(info) | Xt::Udplite(info) => ports::both(info.spts, info.dpts, info.invflags),
-        // Their outcome depends on chance, rate or circumstance.
+        // Their result depends on chance, rate or circumstances.
         Xt::Ah6(_)
         | Xt::CgroupV0(_)
         | Xt::CgroupV1(_)
@@ -167,13 +166,13 @@ fn time(extension: &Extension, info: &time::XtTimeInfo<'_>) -> Vec<Step> {
     [date].into_iter().chain(open.then(|| non_deterministic(extension.name))).collect()
 }
 
-/// `helper_mt`: only connections that another one made the kernel expect have a helper that can be asked for.
+/// `helper_mt`: only expected connections have a master whose helper can be tested.
 fn helper(extension: &Extension, info: &helper::XtHelperInfo<'_>) -> Vec<Step> {
     let expected = (info.invert == 0).then(|| test(masked(Field::ConnectionStatus, IPS_EXPECTED, IPS_EXPECTED), false));
     expected.into_iter().chain([non_deterministic(extension.name)]).collect()
 }
 
-/// What is asked of IPVS, as iptables writes it, without addresses and ports: an inverted direction is the other one.
+/// The IPVS test in iptables' syntax, without addresses and ports; an inverted direction is the other direction.
 fn ipvs(info: &ipvs::XtIpvsMtinfo) -> String {
     const MASQUERADING: u8 = 0; // IP_VS_CONN_F_MASQ
     const DIRECTION: u8 = 0x10;
@@ -197,7 +196,7 @@ fn ipvs(info: &ipvs::XtIpvsMtinfo) -> String {
     text
 }
 
-/// `physdev_mt`: a packet that no bridge forwards meets what is asked of it only if that is inverted.
+/// `physdev_mt`: packets that are not bridged match inverted tests only.
 fn physdev(info: &physdev::XtPhysdevInfo<'_>) -> Step {
     let flag = |field, bit: u8| (field, bit, 0, 0);
     let name = |field, bit: u8, name: &[u8; 16], mask: &[u8; 16]| {
@@ -217,7 +216,7 @@ fn physdev(info: &physdev::XtPhysdevInfo<'_>) -> Step {
     Step::Match(Match::OfBridged { holds: info.bitmask & !info.invert == 0, ports: ports.collect() })
 }
 
-/// `policy_mt`: what its elements ask of transformations is not followed.
+/// `policy_mt`: elements, which test transformations, are not supported.
 fn policy(extension: &Extension, info: &policy::XtPolicyInfo<'_>) -> Vec<Step> {
     let secured = Field::Ipsec { outgoing: info.flags & policy::XT_POLICY_MATCH_IN == 0 };
     let none = info.flags & policy::XT_POLICY_MATCH_NONE != 0;
@@ -266,8 +265,8 @@ fn one_of_types(field: Field, types: u16) -> FieldTest {
     FieldTest::within(field, types.collect())
 }
 
-/// `match_type6`: the address has **all** of these types, the first three being prefixes. `None`: types of routes other
-/// than local ones.
+/// `match_type6`: the address has **all** of these types, of which the first three are prefixes. `None`: a route type
+/// other than local.
 fn ipv6_types(field: &Field, address: &Field, types: u16) -> Option<Vec<FieldTest>> {
     const UNSPECIFIED: u16 = 1;
     const UNICAST: u16 = 1 << 1;
@@ -293,7 +292,7 @@ fn ipv6_types(field: &Field, address: &Field, types: u16) -> Option<Vec<FieldTes
     Some(tests)
 }
 
-/// With command flags and whether counters are compared, if its structure has them.
+/// `flags` and `counters`: command flags and whether counters are compared, if its structure has them.
 fn set(
     extension: &Extension,
     index: u16,
@@ -309,7 +308,7 @@ fn set(
     let (commands, compared) = counters.unwrap_or_default();
     let nomatch = (u32::from(flags) | commands) & u32::from(RETURN_NOMATCH) != 0;
     if nomatch || inverted && compared {
-        return Ok(unsupported_match(extension)); // which of both is inverted depends on the kernel
+        return Ok(unsupported_match(extension)); // which of the two is inverted depends on the kernel
     }
     let end = |dimension: u8| if flags >> dimension & 1 == 1 { End::Source } else { End::Destination };
     let mut steps = vec![Step::Match(Match::Ipset { index, ends: (1..=dimensions).map(end).collect(), inverted })];
@@ -336,7 +335,7 @@ fn iprange(info: &iprange::XtIprangeMtinfo<'_>, family: XtFamily) -> Vec<Step> {
     steps
 }
 
-/// Whether an accounting object is known to have no quota, with which the match would not hold for every packet.
+/// Whether an nfacct object is known to have no quota; with one the match would not hold for every packet.
 fn is_counter(name: &[u8]) -> bool {
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     signatures::COUNTERS.iter().any(|counter| counter.as_bytes() == name)
@@ -359,7 +358,7 @@ fn dsfield(extension: &Extension, mask: u8, value: u8) -> FieldTest {
     }
 }
 
-/// `IPT_TTL_*`, `IP6T_HL_*`; `None`: a mode that is not known.
+/// `IPT_TTL_*`, `IP6T_HL_*`; `None`: unknown mode.
 fn ttl(name: &str, mode: u8, value: u8) -> Option<Vec<Step>> {
     let field = other(name);
     Some(vec![match mode {

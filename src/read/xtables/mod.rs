@@ -1,5 +1,5 @@
-//! What the matches and targets of x_tables mean, which iptables-nft puts into the rules of nf_tables and iptables-legacy
-//! into its tables.
+//! Matches and targets of x_tables, converted into steps. Used for nf_tables rules of iptables-nft and for legacy
+//! tables.
 
 use crate::facts::netfilter::{Comparison, Family, Field, FieldTest, Match, Step};
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
@@ -13,7 +13,7 @@ mod targets;
 pub(crate) use matches::decode_match;
 pub(crate) use targets::decode_target;
 
-/// A match or a target of a rule.
+/// A match or target of a rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extension<'a> {
     /// `name`
@@ -22,12 +22,12 @@ pub(crate) struct Extension<'a> {
     pub revision: u8,
     /// Family of the table.
     pub family: Family,
-    /// What follows the header.
+    /// Data after the header.
     pub data: &'a [u8],
 }
 
 impl Extension<'_> {
-    /// `NFPROTO_*` of a table that holds such rules.
+    /// `NFPROTO_*` of the table; `None`: no x_tables family.
     fn nfproto(&self) -> Option<u8> {
         match self.family {
             Family::Ipv4 => Some(NFPROTO_IPV4),
@@ -37,7 +37,7 @@ impl Extension<'_> {
     }
 }
 
-/// The text of a comment; `None`: it is no comment.
+/// Text of a comment match; `None`: another match.
 pub(crate) fn comment(extension: &Extension) -> Option<String> {
     let family = extension.nfproto()?;
     match xtables::Match::parse(extension.name.as_bytes(), extension.revision.into(), family, extension.data) {
@@ -46,7 +46,7 @@ pub(crate) fn comment(extension: &Extension) -> Option<String> {
     }
 }
 
-/// What a match without a decoder means.
+/// A match that is not supported.
 fn unsupported_match(extension: &Extension) -> Vec<Step> {
     vec![Step::Match(Match::Unsupported(format!("match {} revision {}", extension.name, extension.revision)))]
 }

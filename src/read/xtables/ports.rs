@@ -1,23 +1,23 @@
-//! Matches that test ports.
+//! Matches of x_tables on ports.
 
 use super::{Extension, all, masked, non_deterministic, other, test, unsupported_match, within};
 use crate::facts::Failure;
 use crate::facts::netfilter::{Field, FieldTest, Step};
 use crate::netfilter::xtables::matches::tcp::XtTcp;
 
-/// First and last port.
+/// A range of ports; `None` if it includes all.
 fn range([first, last]: [u16; 2], field: Field, inverted: bool) -> Option<Step> {
     let any = (first, last, inverted) == (0, u16::MAX, false);
     (!any).then(|| test(within(field, first, last), inverted))
 }
 
-/// Ports of TCP, UDP and UDP-Lite.
+/// Source and destination ports of TCP, UDP and UDP-Lite.
 pub(crate) fn both(source: [u16; 2], destination: [u16; 2], invert: u8) -> Vec<Step> {
     let source = range(source, Field::SourcePort, invert & 0x1 != 0);
     source.into_iter().chain(range(destination, Field::DestinationPort, invert & 0x2 != 0)).collect()
 }
 
-/// `tcp_mt`: ports, flags and option of TCP.
+/// `tcp_mt`: ports, flags and TCP option.
 pub(crate) fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
     let mut steps = both(info.spts, info.dpts, info.invflags);
     let (mask, value, inverted) = (info.flg_mask, info.flg_cmp, info.invflags & 0x4 != 0);
@@ -30,7 +30,7 @@ pub(crate) fn tcp(info: &XtTcp<'_>) -> Vec<Step> {
     steps
 }
 
-/// Ports of SCTP and DCCP, each only if its flag is set, and what else is tested.
+/// Ports of SCTP and DCCP, each tested only if its flag is set, and names of the other tests.
 pub(crate) fn flagged(
     source: [u16; 2],
     destination: [u16; 2],
@@ -53,17 +53,17 @@ pub(crate) fn flagged(
 pub(crate) struct Multiport {
     /// `XT_MULTIPORT_*`
     pub ends: u8,
-    /// How many of the ports are meant.
+    /// Number of ports in use.
     pub count: u8,
-    /// In the host's byte order.
+    /// Ports, host byte order.
     pub ports: [u16; 15],
-    /// Not 0: the port is the first of a range, which the next one ends.
+    /// Not 0: this port begins a range, which the next one ends.
     pub begins: [u8; 15],
-    /// It holds for all other ports.
+    /// Whether it matches all other ports.
     pub inverted: bool,
 }
 
-/// Any of several ports and ranges of ports.
+/// Any of several ports and port ranges.
 pub(crate) fn multiport(extension: &Extension, tested: &Multiport) -> Result<Vec<Step>, Failure> {
     let Multiport { ends, count, ports, begins, inverted } = *tested;
     let count = usize::from(count);
@@ -99,7 +99,7 @@ pub(crate) fn multiport(extension: &Extension, tested: &Multiport) -> Result<Vec
     })
 }
 
-/// The ports that are in none of the ranges.
+/// Ports outside all ranges.
 fn complement(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
     ranges.sort_unstable();
     let mut free = Vec::new();

@@ -1,4 +1,4 @@
-//! What the targets of x_tables do.
+//! Targets of x_tables: what each does.
 
 use super::conntrack::has_connection;
 use super::{Extension, test};
@@ -13,10 +13,9 @@ use crate::netfilter::xtables::{Target as Xt, XtFamily};
 const IPT_TCP_RESET: u32 = 7;
 const IP6T_TCP_RESET: u32 = 6;
 
-/// What a target does.
+/// The steps for a target.
 ///
-/// # Errors
-/// The blob is too short for its structure, or holds what the kernel refuses.
+/// # Errors The data are too short for the structure, or have values that the kernel rejects.
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each target")]
 pub(crate) fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
     use NatAction::{Dnat, Masquerade, Netmap, Redirect, Snat};
@@ -56,12 +55,12 @@ pub(crate) fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure>
         Xt::CtV0(info) => ct(info.flags, false),
         Xt::Ct(info) => ct(info.flags, info.timeout[0] != 0),
         Xt::Notrack(_) => vec![Step::Notrack],
-        Xt::Checksum(_) => vec![Step::FillChecksum], // it has no other operation
+        Xt::Checksum(_) => vec![Step::FillChecksum], // its only operation
         Xt::Reject(info) => {
             let reset = if extension.family == Family::Ipv6 { IP6T_TCP_RESET } else { IPT_TCP_RESET };
             vec![Step::Verdict(if info.with == reset { Verdict::Reset } else { Verdict::Drop })]
         }
-        // They touch neither marks nor NAT nor the way through the rules.
+        // No effect on marks, NAT or the path through the rules.
         Xt::Audit(_)
         | Xt::Classify(_)
         | Xt::Connsecmark(_)
@@ -135,7 +134,7 @@ fn connmark(extension: &Extension, info: &XtConnmarkTginfo2<'_>) -> Vec<Step> {
     }
 }
 
-/// Marks and accepts, or drops without a socket.
+/// Sets the mark and accepts; drops if there is no socket.
 fn tproxy(mask: u32, value: u32) -> Vec<Step> {
     let write = MarkWrite::Exact { keep: !mask, take: 0, xor: value };
     vec![Step::SetMark(write), Step::ToSocket, Step::Verdict(Verdict::Accept)]
