@@ -1,9 +1,8 @@
-//! A capture as a directory: what `natwatch capture` writes and `check --from` reads, or as one text (`text`), which
-//! `check --from` reads too.
+//! A capture on disk: a directory, written by `natwatch capture` and read by `check --from`, or one text file (`text`),
+//! which `check --from` also reads.
 //!
-//! Each answer is a file named after its request: the kernel's bytes for `ok`, and for the other states a file
-//! with the suffix `.absent`, `.denied` or `.failed` that holds the reason. `meta.json` is written last, so a
-//! directory without it is no capture.
+//! Each answer is a file named after its request. It has the kernel's bytes if `ok`; otherwise the reason, with suffix
+//! `.absent`, `.denied` or `.failed`. `meta.json` is written last, so a directory without it is not a capture.
 
 #[cfg(test)]
 pub mod testing;
@@ -19,21 +18,21 @@ use crate::capture::{Answer, BYTE_ORDER, Capture, FORMAT, Meta};
 use crate::facts::{Failure, Reading, SourceState};
 
 const META: &str = "meta.json";
-/// Largest answer that is loaded; as large as the largest that is written.
+/// Size limit, bytes, of an answer that is loaded, equal to the limit for writing.
 const MAX_FILE: u64 = 65 << 20;
-/// All answers of one capture together.
+/// Size limit of all answers together, bytes.
 const MAX_TOTAL: usize = 256 << 20;
-/// Largest text of a capture: each byte is two digits.
+/// Size limit of a text file, bytes: each byte may take two digits.
 const MAX_TEXT: u64 = 2 * MAX_TOTAL as u64 + (16 << 20);
-/// Files of one capture that are loaded.
+/// Number of files that are loaded.
 const MAX_FILES: usize = 16_384;
-/// Directories below each other: `sysfs/class/net/eth0/device/driver` has six.
+/// Depth of directories: `sysfs/class/net/eth0/device/driver` has six levels.
 const MAX_DEPTH: usize = 12;
 
-/// Whether a capture can be written into `dir`: it must not exist or be empty.
+/// Checks that a capture can be written to `dir`: it must not exist, or be empty.
 ///
 /// # Errors
-/// Says why not.
+/// The reason.
 pub fn check_target(dir: &Path) -> Result<(), String> {
     match fs::read_dir(dir) {
         Ok(mut entries) => match entries.next() {
@@ -45,13 +44,13 @@ pub fn check_target(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// Writes a capture into `dir`, which must not exist or be empty.
+/// Writes a capture to `dir`, which must not exist, or be empty.
 ///
-/// It is written beside `dir` and then renamed, so that `dir` is never half a capture. Where that is not possible (a
-/// mount point, a parent that is not writable) it is written in place, `meta.json` last, and removed on failure.
+/// It is written to a temporary directory and renamed, so that `dir` is never incomplete. If that is not possible (a
+/// mount point, a parent without write permission) it is written in place, `meta.json` last, and removed on failure.
 ///
 /// # Errors
-/// Says what could not be written.
+/// What could not be written.
 pub fn save(capture: &Capture, dir: &Path) -> Result<(), String> {
     check_target(dir)?;
     let mut beside = dir.as_os_str().to_owned();
@@ -82,7 +81,7 @@ pub fn save(capture: &Capture, dir: &Path) -> Result<(), String> {
 fn write_all(capture: &Capture, dir: &Path) -> Result<(), String> {
     for (name, answer) in &capture.answers {
         let (name, bytes) = match answer {
-            // A device may be called eth0.failed.
+            // A device may be named eth0.failed.
             Reading::Ok(bytes) if state_suffix(name).is_some() => (format!("{name}.ok"), Cow::from(bytes)),
             Reading::Ok(bytes) => (name.clone(), Cow::from(bytes)),
             other => (format!("{name}.{}", other.state()), reason(other).into()),
@@ -103,10 +102,10 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), String> {
     file.write_all(bytes).map_err(describe)
 }
 
-/// Reads a capture: a directory, or a text of its files.
+/// Loads a capture from a directory or text file.
 ///
 /// # Errors
-/// Says what is not a capture of a format and byte order that this natwatch reads.
+/// Not a capture, or of a format or byte order that is not supported.
 pub fn load(path: &Path) -> Result<Capture, String> {
     let mut loading = Loading { at: path, total: 0, answers: BTreeMap::new() };
     let unfinished = |why: &str| format!("{why}; {} is no capture, or one that was not finished", path.display());
@@ -126,7 +125,7 @@ pub fn load(path: &Path) -> Result<Capture, String> {
     Ok(Capture { meta, answers: loading.answers })
 }
 
-/// What `meta.json` of the capture at `path` says.
+/// Parses `meta.json` of the capture at `path`.
 fn meta(path: &Path, bytes: &[u8]) -> Result<Meta, String> {
     let meta: Meta = serde_json::from_slice(bytes).map_err(|error| format!("{META} of {}: {error}", path.display()))?;
     if meta.format != FORMAT {
@@ -141,7 +140,7 @@ fn meta(path: &Path, bytes: &[u8]) -> Result<Meta, String> {
     Ok(meta)
 }
 
-/// A capture while it is read.
+/// A capture being loaded.
 struct Loading<'a> {
     at: &'a Path,
     total: usize,
@@ -203,21 +202,21 @@ fn parse_answer(name: String, bytes: Vec<u8>) -> (String, Answer) {
     (request.to_owned(), answer)
 }
 
-/// Why there is no answer: a text, or for a failure what code needs of it.
+/// The reason file's contents: a text, or a failure as JSON.
 fn reason(answer: &Answer) -> Vec<u8> {
     match answer {
-        // Its fields are strings and numbers: nothing in it can fail to be written.
+        // Strings and numbers always serialize.
         Reading::Failed(failure) => serde_json::to_vec(failure).unwrap_or_default(),
         other => other.why().into_bytes(),
     }
 }
 
-/// A failure as [`reason`] wrote it; what somebody else wrote is a text.
+/// Parses a failure written by [`reason`]; anything else is kept as text.
 fn failure(bytes: Vec<u8>) -> Failure {
     serde_json::from_slice(&bytes).unwrap_or_else(|_| Failure::Told(String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 
-/// A regular file, not a link to one: a capture comes from strangers.
+/// Reads a regular file, never a symlink: captures come from untrusted sources.
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     if !fs::symlink_metadata(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?.is_file() {
         return Err(format!("{}: not a regular file", path.display()));
@@ -235,7 +234,7 @@ fn read_all(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// One line per answer, for `natwatch capture`.
+/// One line per answer, printed by `natwatch capture`.
 pub fn listing(capture: &Capture) -> String {
     let width = capture.answers.keys().map(String::len).max().unwrap_or(0);
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The only door to the node.
+//! The `Ask` trait: the only access to a node.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
@@ -7,72 +7,72 @@ use super::{NetlinkRequest, Request};
 use crate::facts::{Failure, Reading, Unanswered};
 use crate::netfilter::netlink::{self, NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR};
 
-/// What a taker wants next.
+/// What a callback wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// The rest of the answer.
+    /// More of the answer.
     More,
-    /// Nothing: whatever else the kernel has to say is not listened to.
+    /// Nothing more; the rest of the answer is discarded.
     Enough,
 }
 
-/// Asks the node: the running kernel, a saved capture, or a test's idea of one.
+/// Sends requests to a node: the running kernel, a saved capture, or a test double.
 ///
-/// *Contract*: `take` gets the answer part by part, byte for byte: a file, a directory's names, a link's target and a
-/// legacy table as a whole; of netlink one message at a time with its header, the last one (`NLMSG_DONE`,
-/// `NLMSG_ERROR`) included. `Ok` means that the answer came to its end or that `take` had enough. With any other reading
-/// whatever `take` has built is no answer, not even a part of one.
+/// *Contract*: `take` is called with the answer's bytes in order: once for a file, a directory's names, a symlink's
+/// target or a legacy table; for netlink once per message with its header, including the last one (`NLMSG_DONE`,
+/// `NLMSG_ERROR`). `Ok` means that the answer is complete or `take` returned `Enough`. With any other result, nothing
+/// that `take` has built may be used.
 ///
-/// *Convention*: the same request may be asked again; the latest answer is the one that a recorder keeps.
+/// *Convention*: a request may be repeated; a recorder keeps the latest answer.
 ///
-/// *Why not a future, or a list of requests*: what to ask next depends on the answers, and a reader that says so top to
-/// bottom is the only place where that can be read.
+/// *Why not a future, or a list of requests*: the next request depends on earlier answers, which is readable only in a
+/// reader written top to bottom.
 pub trait Ask {
-    /// Asks one request.
+    /// Executes a request.
     fn ask(&mut self, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()>;
 
-    /// A number that moves whenever links, addresses, routes, policy rules, forwarding or filters of traffic control may have
-    /// changed; what was asked about these while it was the same still stands. `None`: it cannot be told.
+    /// A number that changes whenever links, addresses, routes, policy rules, forwarding or tc filters may have
+    /// changed; answers about these are valid as long as it is the same. `None`: not known.
     fn epoch(&mut self) -> Option<u64> {
         None
     }
 
-    /// A number that moves whenever neighbours may have become exempt from the limit of their table or ceased to be, other than with
-    /// their device or address, for which the epoch moves. `None`: it cannot be told.
+    /// A number that changes whenever neighbours may have become exempt from their table's limit or ceased to be, other
+    /// than along with their device or address, which the epoch covers. `None`: not known.
     fn neighbours_epoch(&mut self) -> Option<u64> {
         None
     }
 
-    /// CPU time that this thread has used, of user and system: what a reading costs the node. 0: it costs nothing.
+    /// CPU time used by this thread, user and system, to measure what a reading costs; 0 if it costs nothing.
     fn cpu_time(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// From now on the epoch moves with the forwarding databases of these devices too, which is to be said before they are
-    /// asked for. `false`: it cannot.
+    /// Includes these devices' forwarding databases in the epoch; to be called before they are requested. `false`: not
+    /// possible.
     fn watch_fdb(&mut self, _devices: &[u32]) -> bool {
         false
     }
 }
 
-/// Where the answer to a netlink request ends: the same for a socket and for a capture.
+/// Finds the end of a netlink answer, from a socket or a capture.
 #[derive(Debug)]
 pub(crate) struct Framing {
-    /// Every message is followed by another until `NLMSG_DONE`.
+    /// Whether messages follow until `NLMSG_DONE`.
     dump: bool,
-    /// An acknowledgement follows.
+    /// Whether an acknowledgement follows.
     ack: bool,
     limit: usize,
     size: usize,
 }
 
 impl Framing {
-    /// Before the first message.
+    /// For the answer to this request.
     pub(crate) fn new(request: &NetlinkRequest) -> Self {
         Self { dump: request.dump, ack: request.ack, limit: request.limit, size: 0 }
     }
 
-    /// Hands on one message, header included. `Break`: how the answer ended.
+    /// Passes on one message with its header. `Break`: the result at the end of the answer.
     pub(crate) fn message(
         &mut self,
         bytes: &[u8],
@@ -102,7 +102,7 @@ impl Framing {
         Continue(())
     }
 
-    /// The messages of a whole answer, as a capture has it.
+    /// Passes on all messages of an answer in a capture.
     pub(crate) fn whole(mut self, mut bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
         while !bytes.is_empty() {
             let (first, rest) = match netlink::split_message(bytes) {
@@ -130,7 +130,7 @@ fn refused(errno: i32) -> Reading<()> {
     }
 }
 
-/// What is missing where netfilter or a socket refuses for lack of permission.
+/// What is missing if netfilter or a socket denies access.
 pub(crate) const NET_ADMIN_MISSING: &str =
     "CAP_NET_ADMIN is missing (in the user namespace that owns this network namespace)";
 

@@ -1,7 +1,7 @@
-//! What the kernel was asked and what it answered, byte for byte.
+//! Requests to a node and its undecoded answers.
 //!
-//! A [`Capture`] is what `kernel` produces, what `read` reads, what `natwatch capture` saves, what
-//! `check --from` replays, and what the tests have of recorded nodes.
+//! A [`Capture`] is recorded from `kernel` by `natwatch capture`, and replayed to `read` by `check --from` and by
+//! tests.
 
 pub mod archive;
 mod ask;
@@ -24,17 +24,17 @@ pub(crate) use replay::hand_out;
 pub(crate) use request::{Keep, ProgramsRequest, XtablesRequest, path_part};
 pub use request::{NetlinkFamily, NetlinkRequest, Request, RequestKind, Root};
 
-/// The raw answer to one request.
+/// The undecoded answer to one request.
 pub type Answer = Reading<Vec<u8>>;
 
-/// What is known about the reading itself: everything that is not an answer of the kernel.
+/// Everything about a reading that is not an answer of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// Version of the capture directory's format; [`FORMAT`].
+    /// Version of the capture format; [`FORMAT`].
     pub format: u32,
-    /// Version of the natwatch that looked.
+    /// Version of the natwatch that recorded it.
     pub natwatch_version: String,
-    /// `little` or `big`: netlink answers are in the byte order of the machine.
+    /// `little` or `big`: byte order of the machine, and so of netlink answers.
     pub byte_order: String,
     /// Host name.
     pub hostname: String,
@@ -50,24 +50,24 @@ pub struct Meta {
     pub network_namespace: String,
     /// Whether addresses and names were replaced (`capture --redact`).
     pub redacted: bool,
-    /// Which boot this is of, so that a probe's result of another is told from one of this. `None`: only `capture` asks, and not
-    /// always has.
+    /// Boot id, which shows whether a probe's result is from the same boot. `None`: recorded only by `capture`, and not
+    /// by older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
 }
 
-/// The format that this version writes, and the only one it reads.
+/// The only format that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
 
-/// The byte order of this machine, as `meta.json` spells it.
+/// Byte order of this machine, as in `meta.json`.
 pub(crate) const BYTE_ORDER: &str = if cfg!(target_endian = "big") { "big" } else { "little" };
 
-/// All answers of one reading.
+/// All answers of a reading.
 #[derive(Clone, Debug)]
 pub struct Capture {
-    /// Who looked, from where, and when.
+    /// The environment it was recorded in.
     pub meta: Meta,
-    /// Answers by request name, and what an earlier probe has found as `probe/result.json` (`probe::saved`).
+    /// Answers by request name, and an earlier probe's result as `probe/result.json` (`probe::saved`).
     pub answers: BTreeMap<String, Answer>,
 }
 

@@ -1,17 +1,18 @@
-//! Keeps what a node is asked and what it answers.
+//! Records requests and answers.
 
 use super::{Answer, Ask, Request, RequestKind, Take};
 use crate::facts::Reading;
 use crate::netfilter::netlink::{self, NLMSG_DONE, NLMSG_ERROR};
 
-/// Asks another, and hands on each answer with the name of its request. Of a request that is asked again the latest counts.
+/// Forwards requests to `inner` and passes each answer, with its request's name, to `keep`. The latest answer to a
+/// request counts.
 pub(crate) struct Recorder<A, K> {
     inner: A,
     keep: K,
 }
 
 impl<A: Ask, K: FnMut(String, Answer)> Recorder<A, K> {
-    /// `keep` is called after each answer, so that a capture that is broken off has those that came.
+    /// `keep` is called after each answer, so that an interrupted capture has those received before.
     pub(crate) fn new(inner: A, keep: K) -> Self {
         Self { inner, keep }
     }
@@ -30,7 +31,7 @@ impl<A: Ask, K: FnMut(String, Answer)> Ask for Recorder<A, K> {
             }
             take(part)
         });
-        // The kernel's refusal is its answer.
+        // A refusal by the kernel is its answer.
         let answer = if ended { Reading::Ok(bytes) } else { reading.as_ref().map(|()| bytes) };
         (self.keep)(request.name.clone(), answer);
         reading

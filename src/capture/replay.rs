@@ -1,16 +1,16 @@
-//! A saved capture, asked as the kernel was.
+//! Answers requests from a saved capture.
 
 use super::{Answer, Ask, Capture, Framing, Request, RequestKind, Take};
 use crate::facts::{Failure, Reading, Unanswered};
 
-/// Hands out the answers of a capture. It knows what is missing because a reader asks for it.
+/// A capture as a node. Requests without an answer are `Failed(NotAnswered(NotCaptured))`.
 #[derive(Debug)]
 pub struct Replay<'a> {
     capture: &'a Capture,
 }
 
 impl<'a> Replay<'a> {
-    /// Of this capture.
+    /// For this capture.
     pub fn new(capture: &'a Capture) -> Self {
         Self { capture }
     }
@@ -25,7 +25,7 @@ impl Ask for Replay<'_> {
     }
 }
 
-/// Hands out a whole answer as the kernel would: of netlink message by message.
+/// Passes on an answer as the kernel would, netlink message by message.
 pub(crate) fn hand_out(answer: &Answer, request: &Request, take: &mut dyn FnMut(&[u8]) -> Take) -> Reading<()> {
     match (answer, &request.kind) {
         (Reading::Ok(bytes), RequestKind::Netlink(asked)) => {

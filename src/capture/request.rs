@@ -1,9 +1,9 @@
-//! What the kernel can be asked, and under which name.
+//! Requests, and the names under which their answers are stored.
 
 use crate::facts::Source;
 use crate::netfilter::xtables::XtFamily;
 
-/// Which tree a path belongs to; each has its `--path.*` flag.
+/// File tree that a path is in, set by the `--path.*` flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Root {
     /// `/proc`
@@ -15,7 +15,7 @@ pub enum Root {
 }
 
 impl Root {
-    /// Name of the tree in request names and capture directories.
+    /// Name used in request names and capture directories.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Procfs => "procfs",
@@ -25,98 +25,98 @@ impl Root {
     }
 }
 
-/// Netlink protocols in use.
+/// Netlink protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NetlinkFamily {
     /// `NETLINK_ROUTE`
     Route,
     /// `NETLINK_GENERIC`
     Generic,
-    /// `NETLINK_NETFILTER`: opening this socket can load a module, so ask only when the subsystem is there.
+    /// `NETLINK_NETFILTER`: opening a socket may load a module, so only after a check that the subsystem is present.
     Netfilter,
-    /// `NETLINK_XFRM`: opening this socket can load `xfrm_user`, so ask only when it is there.
+    /// `NETLINK_XFRM`: opening a socket may load `xfrm_user`, so only after a check that it is present.
     Xfrm,
 }
 
-/// What the kernel is asked.
+/// Kinds of requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestKind {
-    /// The content of a regular file.
+    /// Contents of a regular file.
     File(Root, String),
-    /// The lines of a large file that contain one of these words.
+    /// Lines of a large file that contain any of these words.
     Lines(Root, String, Vec<String>),
-    /// The names in a directory, sorted, one per line.
+    /// Names in a directory, sorted, one per line.
     Directory(Root, String),
-    /// The target of a symbolic link.
+    /// Target of a symlink.
     Link(Root, String),
-    /// One netlink request.
+    /// A netlink request.
     Netlink(NetlinkRequest),
-    /// One table of legacy x_tables, which must be there: asking for another makes it.
+    /// A legacy x_tables table, which must exist: requesting another creates it.
     Xtables(XtablesRequest),
-    /// How many BPF programs are attached to devices.
+    /// Number of BPF programs attached to devices.
     Programs(ProgramsRequest),
 }
 
-/// A hook of devices that BPF programs are attached to. The answer is a line for each device that has it: index and number.
+/// A hook of devices for BPF programs. The answer has a line per device with this hook: index and number of programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramsRequest {
     /// `enum bpf_attach_type`
     pub hook: u32,
-    /// Indices of the devices.
+    /// Indexes of the devices.
     pub devices: Vec<u32>,
 }
 
-/// A table of legacy x_tables. The answer is its description, `struct ipt_getinfo`, and its
-/// content, `struct ipt_get_entries`.
+/// A legacy x_tables table. The answer is its description, `struct ipt_getinfo`, and contents, `struct
+/// ipt_get_entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XtablesRequest {
     /// `ip_tables` or `ip6_tables`.
     pub family: XtFamily,
     /// The table's name.
     pub table: String,
-    /// Only its description.
+    /// Whether only the description is requested.
     pub only_info: bool,
 }
 
 /// A netlink request: message type, flags, and what follows the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetlinkRequest {
-    /// Protocol
+    /// Netlink protocol.
     pub family: NetlinkFamily,
     /// `nlmsg_type`
     pub kind: u16,
-    /// Ask for a dump (`NLM_F_DUMP`).
+    /// `NLM_F_DUMP`
     pub dump: bool,
-    /// Ask for an acknowledgement (`NLM_F_ACK`), which then ends the answer.
+    /// `NLM_F_ACK`: an acknowledgement ends the answer.
     pub ack: bool,
-    /// Payload
+    /// Payload after `nlmsghdr`.
     pub body: Vec<u8>,
-    /// Keep only some of the messages.
+    /// Which messages to keep; `None`: all.
     pub keep: Option<Keep>,
-    /// Most bytes of the answer; a larger one is a failed reading.
+    /// Size limit of the answer, bytes; a larger one is `Failed`.
     pub limit: usize,
 }
 
-/// Largest answer that is kept: a routing table of 300,000 routes.
+/// Default size limit of an answer, bytes: a routing table of 300,000 routes.
 const MAX_ANSWER: usize = 32 << 20;
 
-/// Which messages of a large dump are kept: those whose attributes, after a header of this length, include this one.
+/// Keeps only messages of a dump that have this attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Bytes of the family's own header.
+    /// Length of the family's header before the attributes, bytes.
     pub header: usize,
-    /// Attribute type.
+    /// Type of the attribute.
     pub attribute: u16,
 }
 
-/// A request with its name and what its answer means for its source.
+/// A request with its name and source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Unique; also the path of the answer in a capture directory.
+    /// Unique; also the answer's path in a capture directory.
     pub name: String,
-    /// The source it belongs to.
+    /// Source it belongs to.
     pub source: Source,
-    /// What is asked.
+    /// What is requested.
     pub kind: RequestKind,
 }
 
@@ -126,28 +126,28 @@ impl Request {
         Self { name, source, kind }
     }
 
-    /// The content of a file.
+    /// Contents of a file.
     pub fn file(source: Source, root: Root, path: impl Into<String>) -> Self {
         let path = path.into();
         Self::path(source, root, &path, RequestKind::File(root, path.clone()))
     }
 
-    /// Some lines of a file.
+    /// Lines of a file with any of these words.
     pub fn lines(source: Source, root: Root, path: impl Into<String>, words: &[impl ToString]) -> Self {
         let path = path.into();
         let words = words.iter().map(ToString::to_string).collect();
         Self::path(source, root, &path, RequestKind::Lines(root, path.clone(), words))
     }
 
-    /// The names in a directory.
+    /// Names in a directory.
     pub fn directory(source: Source, root: Root, path: impl Into<String>) -> Self {
         let path = path.into();
         let mut request = Self::path(source, root, &path, RequestKind::Directory(root, path.clone()));
-        request.name.push_str(".list"); // a directory may hold files that are asked for as well
+        request.name.push_str(".list"); // a directory may also contain files that are requested
         request
     }
 
-    /// The target of a symbolic link.
+    /// Target of a symlink.
     pub fn link(source: Source, root: Root, path: impl Into<String>) -> Self {
         let path = path.into();
         Self::path(source, root, &path, RequestKind::Link(root, path.clone()))
@@ -168,7 +168,7 @@ impl Request {
         Self { name, source, kind }
     }
 
-    /// A table of legacy x_tables.
+    /// A legacy x_tables table.
     pub fn xtables(source: Source, family: XtFamily, table: &str) -> Self {
         let word = if family == XtFamily::Ipv6 { "ipv6" } else { "ipv4" };
         let name = format!("xtables/{word}-{table}");
@@ -176,13 +176,13 @@ impl Request {
         Self { name, source, kind }
     }
 
-    /// BPF programs of devices; `name` is what the hook is called.
+    /// Numbers of BPF programs on devices; `name` is the hook's name.
     pub fn programs(source: Source, name: &str, hook: u32, devices: Vec<u32>) -> Self {
         let kind = RequestKind::Programs(ProgramsRequest { hook, devices });
         Self { name: format!("bpf/{name}"), source, kind }
     }
 
-    /// Only the description of a table of legacy x_tables.
+    /// Requests only a legacy table's description.
     pub fn only_info(mut self) -> Self {
         if let RequestKind::Xtables(request) = &mut self.kind {
             request.only_info = true;
@@ -191,8 +191,8 @@ impl Request {
         self
     }
 
-    /// Asks the kernel to acknowledge a netlink request: one that succeeds without an answer would else be waited for
-    /// until the deadline.
+    /// Sets `NLM_F_ACK`. A request that may succeed without an answer needs it, as it would otherwise wait until the
+    /// deadline.
     pub fn acknowledged(mut self) -> Self {
         if let RequestKind::Netlink(request) = &mut self.kind {
             request.ack = true;
@@ -200,7 +200,7 @@ impl Request {
         self
     }
 
-    /// Gives up an answer that is larger than this.
+    /// Sets the size limit of the answer.
     pub fn at_most(mut self, bytes: usize) -> Self {
         if let RequestKind::Netlink(request) = &mut self.kind {
             request.limit = bytes;
@@ -208,7 +208,7 @@ impl Request {
         self
     }
 
-    /// Keeps only the messages of a dump that carry an attribute.
+    /// Keeps only messages of a dump that have an attribute.
     pub fn keeping(mut self, keep_only: Keep) -> Self {
         if let RequestKind::Netlink(request) = &mut self.kind {
             request.keep = Some(keep_only);
@@ -217,15 +217,15 @@ impl Request {
     }
 }
 
-/// A name of the kernel's as part of a request's name, which is also a path: letters, digits, `-` and `_` stay as they
-/// are, and a long one ends in its hash.
+/// A kernel name as part of a request name and path: letters, digits, `-` and `_` are kept, others escaped, and a long
+/// name ends in its hash.
 pub(crate) fn path_part(name: &[u8]) -> String {
-    /// The kernel's names have up to 255 bytes, a file system's too.
+    /// Kernel names have up to 255 bytes, as file names may.
     const LONGEST: usize = 80;
     let mut out = String::new();
     for byte in name {
         if out.len() >= LONGEST {
-            // FNV-1a: captures outlive the compiler, so the hash must be the same for ever.
+            // FNV-1a, because the hash in stored captures must never change.
             let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
             out.push_str(&format!("%{:016x}", name.iter().fold(0xcbf2_9ce4_8422_2325, fold)));
             break;

@@ -1,14 +1,14 @@
-//! Reading a file that somebody names: whatever stands there, it neither hangs nor fills the memory.
+//! Reads files given by the user (flags, configuration, probe results) with bounded time and memory.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// The content of a regular file of at most `limit` bytes.
+/// Contents of a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// Names the file and says why.
+/// The file's name and the reason.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let failed = |why: String| format!("cannot read {}: {why}", path.display());
     let file = open(path, 0).map_err(|error| failed(error.to_string()))?;
@@ -19,7 +19,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
 }
 
 fn open(path: &Path, flags: i32) -> io::Result<File> {
-    // A pipe without a writer would be waited for.
+    // Opening a FIFO without a writer would block.
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | flags).open(path)
 }
 
@@ -32,11 +32,11 @@ fn content(file: File, limit: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// The text of a file that decides verdicts, so that nobody but root and the caller may have written it: a regular file, not a
-/// link to one, that belongs to one of them and that nobody else may write. `None`: there is no such file.
+/// Contents of a file that affects verdicts, which only root or the caller may have written: a regular file (no
+/// symlink) owned by one of them and not writable by others. `None`: it does not exist.
 ///
 /// # Errors
-/// Why it is not trusted, or not readable, and what to do; without the file's name.
+/// Why it is not trusted or not readable, and what to do; without the file's name.
 pub(crate) fn read_trusted(path: &Path, limit: u64) -> Result<Option<String>, String> {
     let file = match open(path, libc::O_NOFOLLOW) {
         Ok(file) => file,
@@ -48,7 +48,7 @@ pub(crate) fn read_trusted(path: &Path, limit: u64) -> Result<Option<String>, St
             };
         }
     };
-    // Of what was opened, not of the name: that may lead elsewhere by now.
+    // Metadata of the open file: the name may refer to another one by now.
     let metadata = file.metadata().map_err(|error| format!("it cannot be examined: {error}"))?;
     distrust(&metadata, rustix::process::geteuid().as_raw())?;
     let bytes = content(file, limit).map_err(|why| format!("it cannot be read: {why}"))?;
@@ -63,7 +63,7 @@ fn distrust(file: &Metadata, caller: u32) -> Result<(), String> {
     if owner != 0 && owner != caller {
         return Err(format!("it belongs to uid {owner}: only files of root and of the caller (uid {caller}) count"));
     }
-    // An access control list that lets others write shows in the bits of the group.
+    // An ACL that lets others write is visible in the group bits.
     if mode & 0o022 != 0 {
         return Err(format!("others than its owner may write it (mode {mode:04o}): chmod go-w"));
     }

@@ -1,6 +1,8 @@
-//! How many BPF programs are attached to a device: `BPF_PROG_QUERY` (`bpf_prog_query`, `tcx_prog_query`, `netkit_prog_query`).
+//! Number of BPF programs attached to a device: `BPF_PROG_QUERY` (`bpf_prog_query`, `tcx_prog_query`,
+//! `netkit_prog_query`).
 //!
-//! It needs `CAP_NET_ADMIN` in the initial user namespace, and changes nothing; a sandbox (seccomp, SystemCallFilter) may refuse it.
+//! Requires `CAP_NET_ADMIN` in the initial user namespace and changes nothing. Sandboxes (seccomp, SystemCallFilter)
+//! may refuse it.
 
 use std::ffi::{c_int, c_long};
 use std::io;
@@ -11,10 +13,10 @@ use crate::facts::{Reading, SystemCall};
 /// `BPF_PROG_QUERY`
 const BPF_PROG_QUERY: c_int = 16;
 
-/// `union bpf_attr` for it: without room for their numbers only how many they are is told.
+/// `union bpf_attr` for `BPF_PROG_QUERY`. Without a buffer for ids, the kernel returns only their number.
 ///
-/// The kernel does not look at the size that it is told before it answers: `bpf_mprog_query` (tcx, netkit) writes `query.revision`, at
-/// byte 56, whatever is there. So this is longer than the union of any kernel; what a kernel does not know has to be zero.
+/// The kernel ignores the given size when it answers: `bpf_mprog_query` (tcx, netkit) writes `query.revision` at byte
+/// 56 in any case. So this struct is longer than any kernel's union; bytes unknown to the kernel must be zero.
 #[repr(C, align(8))]
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Query {
@@ -28,7 +30,7 @@ struct Query {
     rest: [u64; 28],
 }
 
-/// A line for each device that has such a hook: its index and the number. Absent: this kernel has no such hook.
+/// A line per device with this hook: index and number of programs. Absent: the kernel has no such hook.
 pub(crate) fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
     let mut lines = String::new();
     for device in &request.devices {
@@ -36,7 +38,7 @@ pub(crate) fn programs(request: &ProgramsRequest, in_time: &dyn Fn() -> io::Resu
         match in_time().and_then(|()| ask(&mut query)) {
             Ok(count) => lines.push_str(&format!("{device} {count}\n")),
             Err(error) => match error.raw_os_error() {
-                // It is gone, or of another kind, or the other end is to be asked.
+                // Removed, of another kind, or reported by its netkit peer.
                 Some(libc::ENODEV | libc::ENXIO | libc::EACCES) => {}
                 Some(libc::EINVAL) => return Reading::Absent("this kernel has no such hook".into()),
                 Some(libc::EPERM | libc::ENOSYS) => {

@@ -1,4 +1,4 @@
-//! Who looks, from where, and when: what `meta.json` holds.
+//! The environment of a reading, as recorded in `meta.json`: user, capabilities, time, network namespace.
 
 use rustix::thread::CapabilitySet;
 
@@ -6,7 +6,7 @@ use super::Files;
 use crate::capture::{BYTE_ORDER, FORMAT, Meta, Root};
 use crate::facts::{NetworkNamespace, Reading};
 
-/// What can be told without opening a file: a tree may hang, and then so would whoever begins a reading.
+/// What is known without opening a file, since a hanging file system would block the start of a reading.
 pub fn without_files() -> Meta {
     Meta {
         format: FORMAT,
@@ -28,7 +28,7 @@ fn capabilities() -> Vec<String> {
     effective.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
 }
 
-/// The rest: whose network namespace this is. Some sysctls exist only in the namespace that the kernel booted with; others exist in each.
+/// The network namespace. Some sysctls exist only in the initial one, others in all.
 pub(crate) fn network_namespace(files: &mut Files) -> NetworkNamespace {
     let mut sysctl = |name: &str| files.content(Root::Procfs, &format!("sys/net/core/{name}"));
     match (sysctl("netdev_max_backlog"), sysctl("somaxconn")) {

@@ -1,4 +1,4 @@
-//! Files, directories and symbolic links of procfs, sysfs and the host's root file system.
+//! Reads files, directories and symlinks of procfs, sysfs and the host's root file system.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Read};
@@ -13,43 +13,43 @@ use super::Paths;
 use crate::capture::{Answer, Root};
 use crate::facts::{Failure, Reading, SystemCall};
 
-/// Largest file that is kept whole; `/proc/thread-self/net/stat/nf_conntrack` of 4096 CPUs has 640 KiB.
+/// Size limit, bytes, of a file that is read whole; `/proc/thread-self/net/stat/nf_conntrack` of 4096 CPUs has 640 KiB.
 const MAX_FILE: u64 = 4 << 20;
-/// Largest file that is searched for lines; kallsyms has 10 to 20 MiB.
+/// Size limit, bytes, of a file that is searched for lines; kallsyms has 10 to 20 MiB.
 const MAX_SEARCHED: u64 = 128 << 20;
-/// Names kept of a directory.
+/// Number of names in a directory.
 const MAX_NAMES: u64 = 10_000;
-/// Files that stay open between readings. A node has some 25; where a process may have few descriptors, a sixteenth of these.
+/// Number of files kept open between readings; a node has some 25. With a low descriptor limit, a sixteenth of that.
 const MAX_KEPT: u64 = 32;
 
-/// The files of one thread: what `/proc/thread-self` is, differs by thread.
+/// The files of one thread, since `/proc/thread-self` differs by thread.
 ///
-/// Files of the kernel's own file systems stay open between readings, because opening costs more than reading: such a
-/// file is made anew for each reading from its beginning. What is read through a kept descriptor counts only if there is
-/// something: with any error (what the file belonged to is gone: `ENOENT`, `ENODEV`, `EIO`) and with nothing it is closed,
-/// the path is opened anew, and that answer counts.
+/// Kernel files stay open between readings, because opening costs more than reading: the kernel generates their
+/// contents anew on each read from offset 0. Only a non-empty result from a kept descriptor counts. On any error
+/// (`ENOENT`, `ENODEV`, `EIO`, because the object was removed) or an empty result, it is closed, the path is opened
+/// anew, and that result counts.
 #[derive(Debug)]
 pub(crate) struct Files {
     paths: Paths,
     kept: BTreeMap<Root, HashMap<String, OwnedFd>>,
-    /// How many more may stay open.
+    /// How many more files may be kept open.
     room: u64,
-    /// Whether the kernel has `/proc/thread-self`.
+    /// Whether the kernel has `/proc/thread-self` (since 3.17).
     thread_self: bool,
 }
 
 impl Files {
-    /// Nothing is open yet.
+    /// Opens nothing yet.
     pub(crate) fn new(paths: Paths) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let thread_self = paths.root(Root::Procfs).join("thread-self").exists();
         Self { paths, kept: BTreeMap::new(), room: MAX_KEPT.min(descriptors / 16), thread_self }
     }
 
-    /// The content of a regular file.
+    /// Contents of a regular file.
     pub(crate) fn content(&mut self, root: Root, path: &str) -> Answer {
         self.read(root, path, &mut |file| {
-            let mut bytes = Vec::with_capacity(8 << 10); // room for most, so that a second read finds the end
+            let mut bytes = Vec::with_capacity(8 << 10); // enough for most, so that the second read is at the end
             file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
             if bytes.len() as u64 > MAX_FILE {
                 return Err(too_large(MAX_FILE, "bytes"));
@@ -58,7 +58,7 @@ impl Files {
         })
     }
 
-    /// The lines that contain one of `words`.
+    /// The lines that contain any of `words`.
     pub(crate) fn lines(
         &mut self,
         root: Root,
@@ -69,7 +69,7 @@ impl Files {
         self.read(root, path, &mut |file| lines(file, path, words, in_time))
     }
 
-    /// The names in a directory, sorted, one per line.
+    /// Names in a directory, sorted, one per line.
     pub(crate) fn directory(&self, root: Root, path: &str) -> Answer {
         let full = self.paths.root(root).join(path);
         let names = std::fs::read_dir(&full).and_then(|entries| {
@@ -84,12 +84,12 @@ impl Files {
         classify(&full, names)
     }
 
-    /// The target of a symbolic link, as a line.
+    /// Target of a symlink, with a line feed.
     pub(crate) fn link(&self, root: Root, path: &str) -> Answer {
         let full = self.paths.root(root).join(path);
         let target = std::fs::read_link(&full).map(|target| {
             let mut target = target.into_os_string().into_encoded_bytes();
-            target.push(b'\n'); // so that one that was cut off does not look whole
+            target.push(b'\n'); // so that a truncated one can be recognised
             target
         });
         classify(&full, target)
@@ -117,7 +117,7 @@ impl Files {
         let bytes = open(tree, &place).and_then(|descriptor| {
             let mut file = FromStart::of(&descriptor);
             let bytes = read(&mut file)?;
-            // An empty one would be opened anew all the same.
+            // An empty file would be opened anew anyway.
             if self.room > 0 && file.offset > 0 && stays_the_same(root, path, &descriptor) {
                 self.room -= 1;
                 kept.insert(path.to_owned(), descriptor);
@@ -128,7 +128,7 @@ impl Files {
     }
 }
 
-/// `thread-self` came with 3.17; before that the same directory has a longer name.
+/// Kernels before 3.17 lack `thread-self`; there the same directory has a longer name.
 fn without_thread_self(path: &str) -> PathBuf {
     match path.strip_prefix("thread-self/") {
         Some(rest) => {
@@ -139,10 +139,10 @@ fn without_thread_self(path: &str) -> PathBuf {
     }
 }
 
-/// Up to which length a read that had room for more has given all of a file of the kernel's own. Sysctls
-/// (`proc_sys_call_handler`) and attributes of sysfs (`sysfs_kf_seq_show`): any. Lists below `net/`: half a page, because
-/// `seq_read_iter` goes on until its buffer, a page at least, has no room for another line, and theirs are short. Another read
-/// would walk all sockets again to find that none follows.
+/// A read shorter than this, with a larger buffer, has returned all of a kernel file. Sysctls (`proc_sys_call_handler`)
+/// and sysfs attributes (`sysfs_kf_seq_show`): any length. Lists below `net/`: half a page, because `seq_read_iter`
+/// continues until its buffer of at least a page has no room for another of their short lines. A further read would
+/// walk all sockets again to find the end.
 fn whole_length(root: Root, path: &str) -> usize {
     match root {
         Root::Sysfs => usize::MAX,
@@ -152,8 +152,8 @@ fn whole_length(root: Root, path: &str) -> usize {
     }
 }
 
-/// Whether an open file is what its path leads to as long as it can be read: files of the kernel's own file systems, but for
-/// those of network devices in sysfs, which go along when a device is renamed.
+/// Whether an open file stays the one at its path while it is readable: true for kernel file systems, except for sysfs
+/// files of network devices, which move along when a device is renamed.
 fn stays_the_same(root: Root, path: &str, file: &OwnedFd) -> bool {
     const SYSFS_MAGIC: FsWord = 0x6265_6572;
     let expected = match root {
@@ -164,13 +164,13 @@ fn stays_the_same(root: Root, path: &str, file: &OwnedFd) -> bool {
     !path.starts_with("class/") && fs::fstatfs(file).is_ok_and(|found| found.f_type == expected)
 }
 
-/// Reads an open file from its beginning, wherever others have left off.
+/// Reads a file from offset 0 with `pread`, independent of earlier reads.
 struct FromStart<'f> {
     file: BorrowedFd<'f>,
     offset: u64,
     /// See [`whole_length`].
     whole: usize,
-    /// Nothing follows.
+    /// Whether the end was reached.
     ended: bool,
 }
 
@@ -192,7 +192,7 @@ impl Read for FromStart<'_> {
     }
 }
 
-/// The lines of a file that contain one of `words`.
+/// The lines of a file that contain any of `words`.
 fn lines(
     file: &mut FromStart<'_>,
     path: &str,
@@ -207,7 +207,7 @@ fn lines(
         line.clear();
         searched += reader.by_ref().take(MAX_FILE).read_until(b'\n', &mut line)? as u64;
         match line.last() {
-            // Only the list of modules may be empty: in any other file that is searched there are lines.
+            // Only the list of modules may be empty; other searched files always have lines.
             None if searched == 0 && path != "modules" => return Err(failed(Failure::Hidden { witness: None })),
             None => return Ok(kept),
             Some(b'\n') => {}
@@ -238,14 +238,13 @@ fn contains(line: &[u8], word: &[u8]) -> bool {
     line.windows(word.len()).any(|window| window == word)
 }
 
-/// Opens a regular file for reading. Anything else (a pipe that would block, a device that masks the file) is
-/// refused.
+/// Opens a regular file for reading. Other types (a FIFO would block, a device may mask the file) are rejected.
 fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let fd = if is_our_own(root) {
         fs::open(root.join(path), flags, Mode::empty())?
     } else {
-        // Below a host's root that is mounted elsewhere, absolute symbolic links must not leave it.
+        // Absolute symlinks below a host root mounted elsewhere must not escape it.
         let directory = fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
         match fs::openat2(&directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
             Err(Errno::NOSYS | Errno::PERM) => fs::open(root.join(path), flags, Mode::empty())?,

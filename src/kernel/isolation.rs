@@ -1,7 +1,7 @@
-//! A child process that may enter a network namespace of its own, which vanishes with it.
+//! A child process in a network namespace of its own, which is destroyed with it. Used by `probe`.
 //!
-//! A process and not a thread: a process that has threads cannot enter a user namespace, and a kernel that never answers
-//! can be left behind only by killing who asked.
+//! A process rather than a thread, because a multi-threaded process cannot enter a user namespace, and because only
+//! killing the caller ends a system call that never returns.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::linux::fs::MetadataExt as _;
@@ -14,13 +14,13 @@ use rustix::thread::{CapabilitySet, UnshareFlags, capabilities, unshare_unsafe};
 
 use super::readable::readable;
 
-/// What building in a network namespace takes; who has it all needs no user namespace.
+/// Capabilities needed to build in a network namespace; a process with all of them needs no user namespace.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN).union(CapabilitySet::NET_RAW);
 
-/// Most that a child may say.
+/// Maximum number of bytes that a child may write.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// A child on its way.
+/// A running child.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: Pid,
@@ -28,31 +28,31 @@ pub(crate) struct Child {
     said: Vec<u8>,
 }
 
-/// What only the child has.
+/// The child's side.
 #[derive(Debug)]
 pub(crate) struct Inside {
     answer: PipeWriter,
 }
 
 impl Inside {
-    /// Enters a network namespace of its own, and a user namespace if privileges are missing.
+    /// Enters a new network namespace, and a user namespace if capabilities are missing.
     ///
     /// # Errors
-    /// Why it is still in the node's.
+    /// Why the child is still in the node's namespace.
     pub(crate) fn enter_own_network(&self) -> Result<(), String> {
         own_network()
     }
 
-    /// Says a line to the parent. A parent that has gone has killed this process.
+    /// Writes a line to the parent. If the parent has ended, this process gets killed.
     pub(crate) fn say(&mut self, line: &str) {
         let _ = self.answer.write_all(format!("{line}\n").as_bytes());
     }
 }
 
-/// Runs `work` in a child. The process must have one thread.
+/// Runs `work` in a child. The process must be single-threaded.
 ///
 /// # Errors
-/// No child could be made.
+/// The child could not be created.
 pub(crate) fn spawn(work: impl FnOnce(&mut Inside)) -> Result<Child, String> {
     let (answer, writer) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     match fork()? {
@@ -68,7 +68,7 @@ pub(crate) fn spawn(work: impl FnOnce(&mut Inside)) -> Result<Child, String> {
 }
 
 impl Child {
-    /// What it has said when it ends or the deadline passes; `true`: it has ended.
+    /// What the child has written until it ended or the deadline passed; `true`: it has ended.
     pub(crate) fn wait(&mut self, deadline: Instant) -> (&[u8], bool) {
         let mut part = [0; 4096];
         while self.said.len() < MAX_ANSWER {
@@ -88,8 +88,8 @@ impl Child {
 }
 
 impl Drop for Child {
-    /// Kills it, and waits until it and its namespace's last user are gone; one that is stuck inside the kernel is left to
-    /// itself.
+    /// Kills the child and waits until it and the last user of its namespace have ended, unless it is stuck inside the
+    /// kernel.
     fn drop(&mut self) {
         let _ = kill_process(self.process, Signal::KILL);
         let deadline = Instant::now() + Duration::from_secs(1);
@@ -127,13 +127,13 @@ fn own_network() -> Result<(), String> {
     let instead = "; CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW together would do without one";
     let kind = if user { "user namespaces" } else { "network namespaces" };
     let why = match result {
-        // A filter may say that it succeeded without letting it happen.
+        // A seccomp filter may report success without an effect.
         Ok(()) if namespace()? == before => format!("{kind} are forbidden here (unshare does nothing)"),
         Ok(()) if has_all() => return Ok(()),
         Ok(()) => {
             "a user namespace gives no capabilities here (an AppArmor profile, or another security module)".into()
         }
-        // The call is older than any kernel that this runs on: whoever says that it is missing hides it.
+        // Every supported kernel has this call, so ENOSYS comes from a filter.
         Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
             format!(
                 "{kind} are forbidden here (a seccomp profile, RestrictNamespaces, kernel.unprivileged_userns_clone)"
@@ -148,7 +148,7 @@ fn own_network() -> Result<(), String> {
     Err(format!("no network namespace of its own: {why}{}", if user { instead } else { "" }))
 }
 
-/// What tells this thread's network namespace from every other.
+/// Identity (device and inode) of this thread's network namespace.
 fn namespace() -> Result<(u64, u64), String> {
     let path = "/proc/thread-self/ns/net";
     let metadata = std::fs::metadata(path);

@@ -1,8 +1,8 @@
-//! The only code that asks the operating system about the node. It executes requests and decodes nothing.
+//! The only module that accesses the operating system for information about the node. It executes requests (`Live`
+//! implements `Ask`) and decodes nothing.
 //!
-//! A reading runs on a thread of its own, because `/proc/thread-self/net` and netlink sockets belong to the
-//! network namespace of the thread, and because a request can block inside the kernel for longer than the
-//! caller may wait.
+//! A reading runs on a thread of its own, because `/proc/thread-self/net` and netlink sockets belong to the thread's
+//! network namespace, and because a request may block inside the kernel for longer than the caller can wait.
 
 pub(crate) mod bounded;
 mod bpf;
@@ -30,7 +30,7 @@ use notifications::Notifications;
 pub use progress::Progress;
 pub(crate) use progress::Whereabouts;
 
-/// Where the trees are mounted.
+/// Mount points.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// `--path.procfs`
@@ -51,38 +51,38 @@ impl Paths {
     }
 }
 
-/// The kernel of this machine, asked by one thread, in one reading after another. Each has a deadline that can be put off;
-/// files and sockets stay open between them.
+/// The running kernel, used by one thread for successive readings. Each reading has a deadline that can be extended;
+/// files and sockets stay open in between.
 pub struct Live {
     files: Files,
     progress: Arc<Progress>,
     sockets: netlink::Sockets,
-    /// `None`: what stands is not told, because nothing is remembered.
+    /// `None`: epochs are not reported, because nothing is remembered.
     notifications: Option<Notifications>,
 }
 
 impl Live {
-    /// Nothing is opened yet.
+    /// Opens nothing yet.
     pub fn new(paths: Paths, progress: Arc<Progress>) -> Self {
         Self { files: Files::new(paths), progress, sockets: netlink::Sockets::default(), notifications: None }
     }
 
-    /// Tells from now on whether what was read before still stands.
+    /// Listens to notifications, so that epochs show whether earlier results are still valid.
     pub fn watching(self) -> Self {
         Self { notifications: Some(Notifications::default()), ..self }
     }
 
-    /// Begins another reading.
+    /// Starts another reading.
     pub fn begin(&mut self, progress: Arc<Progress>) {
         self.progress = progress;
     }
 
-    /// Who looks, from where, and when.
+    /// The environment, including the network namespace.
     pub fn meta(&mut self) -> Meta {
         Meta { network_namespace: self.network_namespace().name().into(), ..meta() }
     }
 
-    /// Whose network namespace this is.
+    /// The network namespace of this thread.
     pub fn network_namespace(&mut self) -> NetworkNamespace {
         environment::network_namespace(&mut self.files)
     }
@@ -147,7 +147,7 @@ impl std::fmt::Debug for Live {
     }
 }
 
-/// What went wrong inside a system call, or with what it gave: the [`Failure`] that the error was made of, if it was.
+/// Failure of a system call, or the [`Failure`] that the error was made from.
 fn failure(call: SystemCall, error: &io::Error) -> Failure {
     let ours = || error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>()).cloned();
     match error.raw_os_error() {

@@ -1,4 +1,4 @@
-//! Netlink requests. Only the framing is looked at, to see where an answer ends.
+//! Executes netlink requests. Only framing is decoded, to find the end of an answer.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -27,10 +27,10 @@ const NLM_F_DUMP: u16 = 0x300;
 /// The kernel packs at most 32 KiB into one datagram of a dump.
 const BUFFER: usize = 64 << 10;
 
-/// Messages of one dump that are passed over: 200,000 chains.
+/// Size limit, bytes, of messages in one dump that are skipped: 200,000 chains.
 const MAX_PASSED_OVER: usize = 64 << 20;
 
-/// The sockets of one thread; one per protocol, opened when first needed, kept for the next reading.
+/// The sockets of one thread: one per protocol, opened when first used and kept for later readings.
 #[derive(Default)]
 pub(crate) struct Sockets {
     open: BTreeMap<NetlinkFamily, NlSocket>,
@@ -39,7 +39,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Sends one request and hands on the answer, message by message.
+    /// Sends a request and passes on the answer, message by message.
     pub(crate) fn ask(
         &mut self,
         request: &NetlinkRequest,
@@ -48,7 +48,7 @@ impl Sockets {
     ) -> Reading<()> {
         let answered = self.exchange(request, progress, take);
         if !matches!(answered, Ok((_, true))) {
-            self.open.remove(&request.family); // whatever may still arrive on it belongs to nobody
+            self.open.remove(&request.family); // discards what may still arrive
         }
         match answered {
             Ok((reading, _)) => reading,
@@ -61,7 +61,7 @@ impl Sockets {
         }
     }
 
-    /// How the answer ended, and whether it was received to its end.
+    /// Result of the answer, and whether it was received completely.
     fn exchange(
         &mut self,
         request: &NetlinkRequest,
@@ -81,7 +81,7 @@ impl Sockets {
         let mut answer = Receiving { request, sequence, framing: Framing::new(request), passed_over: 0 };
         loop {
             let datagram = receive(socket, &mut self.buffer, progress)?;
-            // Told once a datagram: a message takes less time than the clock.
+            // Once per datagram: reading the clock takes longer than a message.
             if let Some(ended) = progress.outside(|| answer.datagram(datagram, take))? {
                 return Ok(ended);
             }
@@ -89,17 +89,17 @@ impl Sockets {
     }
 }
 
-/// An answer on its way.
+/// An answer being received.
 struct Receiving<'r> {
     request: &'r NetlinkRequest,
     sequence: u32,
     framing: Framing,
-    /// Bytes of messages that nobody wants.
+    /// Bytes of messages skipped.
     passed_over: usize,
 }
 
 impl Receiving<'_> {
-    /// Hands on what somebody wants of a datagram. Once it is over: how, and whether that was its end.
+    /// Passes on the wanted messages of a datagram. At the end: the result, and whether the answer is complete.
     fn datagram(
         &mut self,
         mut datagram: &[u8],
@@ -128,13 +128,13 @@ impl Receiving<'_> {
     }
 }
 
-/// Whether somebody wants this message of a large dump.
+/// Whether a message of a large dump is wanted.
 fn kept(request: &NetlinkRequest, message: &[u8]) -> Result<bool, Failure> {
     let Some(keep) = request.keep else { return Ok(true) };
     Ok(netlink::is_control(message)? || netlink::has_attribute(message, keep.header, keep.attribute)?)
 }
 
-/// A socket whose buffer is full is waited for, and a signal is no answer.
+/// Waits while the socket's buffer is full; retries after signals.
 fn send(socket: &NlSocket, message: &[u8], progress: &Progress) -> Result<(), Failure> {
     loop {
         let error = match socket.send(message, Msg::DONTWAIT) {
@@ -153,26 +153,26 @@ fn send(socket: &NlSocket, message: &[u8], progress: &Progress) -> Result<(), Fa
     }
 }
 
-/// The next datagram that the kernel itself sent.
+/// The next datagram sent by the kernel itself.
 fn receive<'b>(socket: &NlSocket, buffer: &'b mut [u8], progress: &Progress) -> Result<&'b [u8], Failure> {
     loop {
-        // Also while there is always something to read.
+        // Checked here too, since there may always be something to read.
         if progress.is_over() {
             return Err(progress.not_answered());
         }
-        // The first part of an answer is there when the request was sent, the next when one was received.
+        // The first datagram is available once the request was sent, the next once one was received.
         match recvfrom(borrow(socket), &mut *buffer, RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
             Ok((_, length, from)) => {
                 let from = from.and_then(|from| SocketAddrNetlink::try_from(from).ok());
                 if from.is_none_or(|from| from.pid() != 0) {
-                    continue; // another process may send to this socket as well
+                    continue; // sent by another process
                 }
                 return buffer.get(..length).ok_or_else(|| Failure::too_large(BUFFER, "bytes in one message"));
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers. When it
-                // is over, somebody who waits longer may have come.
+                // A dump that waits for a lock does so inside send or recv; this bounds a kernel that never answers.
+                // The deadline may have been extended meanwhile.
                 let ready = readable(borrow(socket), progress.deadline());
                 ready.map_err(|error| super::failure(SystemCall::Poll, &error))?;
             }
@@ -181,15 +181,15 @@ fn receive<'b>(socket: &NlSocket, buffer: &'b mut [u8], progress: &Progress) -> 
     }
 }
 
-/// The descriptor of a socket.
+/// The socket's descriptor.
 #[allow(unsafe_code, reason = "neli's socket lends only its number")]
 pub(crate) fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as `socket`, which outlives the borrow.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
 
-/// Sockets to change something with, one per protocol. Nothing but [`crate::probe`] may do that, in a network namespace that is
-/// its own.
+/// Sockets for requests that change something, one per protocol. Only [`crate::probe`] may use it, in a network
+/// namespace of its own.
 #[derive(Default)]
 pub(crate) struct NetlinkSender {
     open: BTreeMap<NetlinkFamily, NlSocket>,
@@ -199,11 +199,11 @@ impl NetlinkSender {
     /// Sends messages and waits for the first acknowledgement or error.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel's error.
     pub(crate) fn change(&mut self, family: NetlinkFamily, messages: &[u8], deadline: Instant) -> io::Result<()> {
         let result = self.try_to_change(family, messages, deadline);
         if result.is_err() {
-            self.open.remove(&family); // each message of a batch may have an error of its own, still to be received
+            self.open.remove(&family); // other messages of the batch may have errors that are still to be received
         }
         result
     }
@@ -246,7 +246,7 @@ fn bytes(request: &NetlinkRequest, sequence: u32) -> Vec<u8> {
     let dump = if request.dump { NLM_F_DUMP } else { 0 };
     let ack = if request.ack { NLM_F_ACK } else { 0 };
     let mut bytes = Vec::with_capacity(length);
-    // Requests are built by readers from bounded values; none comes near 4 GiB.
+    // Readers build requests from bounded values, far below 4 GiB.
     bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
     bytes.extend(request.kind.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | dump | ack).to_ne_bytes());

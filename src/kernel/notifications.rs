@@ -1,12 +1,13 @@
-//! Whether links, addresses, routes, tunnels' forwarding databases or permanent neighbours may have changed: rtnetlink notifies of
-//! it, and of a notification nothing is looked at but that there is one.
+//! Detects changes of links, addresses, routes, forwarding databases and permanent neighbours by rtnetlink
+//! notifications. Contents of notifications are ignored; only their arrival counts.
 //!
-//! Kernel sources: `do_one_broadcast`, `netlink_overrun` (a full buffer: `ENOBUFS` at the next receive), `rtmsg_ifinfo`,
-//! `rtmsg_ifa`, `rtmsg_fib`, `notify_rule_change`, `vxlan_fdb_notify`, `__neigh_notify`, `rtnetlink_send`. Everyone may listen.
+//! Kernel sources: `do_one_broadcast`, `netlink_overrun` (a full buffer: `ENOBUFS` at the next receive),
+//! `rtmsg_ifinfo`, `rtmsg_ifa`, `rtmsg_fib`, `notify_rule_change`, `vxlan_fdb_notify`, `__neigh_notify`,
+//! `rtnetlink_send`. Listening needs no privilege.
 //!
-//! Not every change is told: the kernel takes IPv4 routes along with a link, an address or a next hop without a word, so
-//! whatever is told, all of these are stale together. Nothing at all is told of sysctls, of BPF programs that are attached
-//! as links, and of what `/sys` shows.
+//! Not every change has a notification of its own: the kernel silently removes IPv4 routes along with a link, address
+//! or next hop. So any notification invalidates all of these together. There are none at all for sysctls, BPF programs
+//! attached as links, and sysfs.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -20,8 +21,8 @@ use rustix::net::{RecvFlags, recv};
 
 use super::netlink::borrow;
 
-/// Links, the state of their ports in a bridge and `ethtool -K` included; traffic control; and of both families addresses,
-/// routes, policy rules and what `RTM_GETNETCONF` gives.
+/// Links (including bridge port states and `ethtool -K`), traffic control, and for both families addresses, routes,
+/// policy rules and what `RTM_GETNETCONF` returns.
 const GROUPS: [u32; 10] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_TC,
@@ -34,29 +35,29 @@ const GROUPS: [u32; 10] = [
     libc::RTNLGRP_IPV6_RULE,
     libc::RTNLGRP_IPV6_NETCONF,
 ];
-/// Next-hop objects came with Linux 5.3; a kernel without the group has none.
+/// Since Linux 5.3; a kernel without the group has no next-hop objects.
 const RTNLGRP_NEXTHOP: u32 = 32;
-/// Bytes that may wait, which the kernel doubles: one notification is as good as a thousand.
+/// Receive buffer, bytes, which the kernel doubles: one notification is as good as a thousand.
 const BUFFER: usize = 4 << 10;
-/// Devices whose forwarding database can be listened to: each takes an instruction of a filter whose jumps are 255 long.
+/// Number of devices whose forwarding database can be monitored: each takes one BPF instruction, and jumps reach 255.
 const MAX_DEVICES: usize = 200;
 
-/// Listens for one thread, and so for the network namespace that it is in.
+/// Listens for one thread, and thus in its network namespace.
 #[derive(Default)]
 pub(crate) struct Notifications {
     links: Option<NlSocket>,
-    /// Only what concerns the forwarding databases of `devices` gets there.
+    /// Receives only notifications about forwarding databases of `devices`.
     fdb: Option<NlSocket>,
     devices: Vec<u32>,
     epoch: u64,
-    /// Only neighbours get there that somebody sets, permanent ones and those that a program has learned.
+    /// Receives only notifications about neighbours that are permanent or externally learned, or set by a program.
     neighbours: Option<NlSocket>,
     neighbours_epoch: u64,
 }
 
 impl Notifications {
-    /// A number that no other state of the node had, as far as it is notified of; another one after each change, and after
-    /// whatever may have kept a notification from us. `None`: nobody listens, and nobody can.
+    /// A number that changes whenever links or routing may have changed, or a notification may have been missed, and is
+    /// never reused. `None`: listening is not possible.
     pub(crate) fn epoch(&mut self) -> Option<u64> {
         if !self.links.as_ref().is_some_and(is_silent) || !self.fdb.as_ref().is_none_or(is_silent) {
             let Self { neighbours, neighbours_epoch, .. } = std::mem::take(self);
@@ -65,9 +66,8 @@ impl Notifications {
         self.links.as_ref().map(|_| self.epoch)
     }
 
-    /// A number like [`Self::epoch`], which moves when neighbours may have become exempt from the limit of their table, or ceased to
-    /// be. Those that go with their device or address are not told apart here: the epoch moves for these. Listens from the first
-    /// call on.
+    /// Like [`Self::epoch`], for neighbours that may have become exempt from their table's limit or ceased to be. Those
+    /// removed along with a device or address are covered by the epoch. Starts listening on the first call.
     pub(crate) fn neighbours_epoch(&mut self) -> Option<u64> {
         if !self.neighbours.as_ref().is_some_and(is_silent) {
             self.neighbours = listen_to_neighbours(exempt_neighbours()).ok();
@@ -76,7 +76,7 @@ impl Notifications {
         self.neighbours.as_ref().map(|_| self.neighbours_epoch)
     }
 
-    /// From now on the epoch moves with the forwarding databases of these devices too. `false`: it cannot.
+    /// Includes these devices' forwarding databases in the epoch. `false`: not possible.
     pub(crate) fn watch_fdb(&mut self, devices: &[u32]) -> bool {
         if self.devices != devices {
             self.fdb = None;
@@ -89,13 +89,13 @@ impl Notifications {
     }
 }
 
-/// Numbers are never used again, whoever listens.
+/// Numbers are never reused, by any listener.
 fn next() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Whether nothing has come, not even an error.
+/// Whether nothing was received, not even an error.
 fn is_silent(socket: &NlSocket) -> bool {
     recv(borrow(socket), &mut [0; 1][..], RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
 }
@@ -115,7 +115,7 @@ fn listen() -> io::Result<NlSocket> {
     }
 }
 
-/// Filtered before it joins, so that nothing else gets there.
+/// A socket whose filter is attached before it joins the group, so that nothing else is received.
 #[allow(unsafe_code, reason = "no safe interface knows this option")]
 fn listen_to_neighbours(mut program: Vec<libc::sock_filter>) -> io::Result<NlSocket> {
     let socket = open()?;
@@ -152,7 +152,7 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// Of more than a byte as if it were big-endian.
+/// Values of more than a byte are loaded as big-endian.
 fn load(size: u32, at: u32) -> libc::sock_filter {
     instruction(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at)
 }
@@ -169,7 +169,7 @@ fn end(keep: bool) -> libc::sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, 0, 0, if keep { u32::MAX } else { 0 })
 }
 
-/// Lets messages about neighbours pass whose `ndm_family` is `AF_BRIDGE` and whose `ndm_ifindex` is one of these. `None`: too many.
+/// Accepts neighbour messages with `ndm_family` `AF_BRIDGE` and `ndm_ifindex` one of these. `None`: too many.
 fn fdb_of(devices: &[u32]) -> Option<Vec<libc::sock_filter>> {
     if devices.len() > MAX_DEVICES {
         return None;
@@ -185,8 +185,8 @@ fn fdb_of(devices: &[u32]) -> Option<Vec<libc::sock_filter>> {
     Some(program)
 }
 
-/// Lets messages about neighbours of IPv4 and IPv6 pass that are permanent, learned by a program, or set by anyone: only so does a
-/// permanent one become another, and then the message has the `nlmsg_pid` of who asked for it.
+/// Accepts messages about IPv4 and IPv6 neighbours that are permanent, externally learned, or set by a program: only so
+/// can a permanent one change, and then the message has the `nlmsg_pid` of the requester.
 fn exempt_neighbours() -> Vec<libc::sock_filter> {
     const NUD_PERMANENT: u16 = 0x80;
     const NTF_EXT_LEARNED: u32 = 0x10;

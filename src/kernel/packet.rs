@@ -1,4 +1,4 @@
-//! A packet socket: what arrives at the devices of this network namespace, with what offloads have left undone.
+//! A packet socket: frames that arrive at devices of this network namespace, with their offload state. Used by `probe`.
 
 use std::ffi::c_int;
 use std::io;
@@ -10,18 +10,18 @@ use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, r
 
 use super::readable::readable;
 
-/// Longest frame that is read whole.
+/// Maximum length of a frame, bytes.
 const MAX_FRAME: usize = 4096;
 
-/// Receives frames of one Ethernet type, each behind a `struct virtio_net_hdr`. Needs CAP_NET_RAW.
+/// Receives frames of one EtherType, each preceded by `struct virtio_net_hdr`. Requires CAP_NET_RAW.
 #[derive(Debug)]
 pub(crate) struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
-    /// Opens it.
+    /// Opens the socket.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel's error.
     #[allow(unsafe_code, reason = "no safe interface knows this option")]
     pub(crate) fn open(ethertype: u16) -> io::Result<Self> {
         const PACKET_VNET_HDR: c_int = 15;
@@ -39,7 +39,7 @@ impl PacketSocket {
     /// The next frame; `None` if none arrives before the deadline.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel's error.
     pub(crate) fn receive(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
         let mut frame = vec![0; MAX_FRAME];
         loop {

@@ -1,4 +1,4 @@
-//! What a reading shows of itself while it is on its way, and how long it may take.
+//! Progress and deadline of a running reading.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::facts::{Collector, Failure, Unanswered};
 
-/// Shared by a reading and those who wait for it.
+/// Shared by a reading and its waiters.
 #[derive(Debug)]
 pub struct Progress {
     started: Instant,
@@ -15,7 +15,7 @@ pub struct Progress {
     heartbeat: Heartbeat,
 }
 
-/// When the reading thread was last seen to enter the kernel or to leave it, and which of the two.
+/// Time of the reading thread's last transition into or out of the kernel, and its direction.
 #[derive(Debug)]
 struct Heartbeat(AtomicU64);
 
@@ -25,66 +25,66 @@ impl Heartbeat {
         self.0.store(milliseconds << 1 | u64::from(in_kernel), Ordering::Relaxed);
     }
 
-    /// Whether it is in the kernel, and since when it is where it is, from the beginning on.
+    /// Whether the thread is in the kernel, and the time of the last transition since the start.
     fn last(&self) -> (bool, Duration) {
         let beat = self.0.load(Ordering::Relaxed);
         (beat & 1 == 1, Duration::from_millis(beat >> 1))
     }
 }
 
-/// Where a reading has been for so long.
+/// What a reading is doing, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {
-    /// The kernel has not answered yet; else natwatch itself is at work.
+    /// Whether it waits for the kernel; else natwatch is working.
     pub in_kernel: bool,
-    /// The request that is being answered.
+    /// The current request.
     pub request: Option<String>,
-    /// For how long.
+    /// Duration.
     pub since: Duration,
 }
 
 #[derive(Debug)]
 struct State {
     deadline: Instant,
-    /// Some request was not answered because the deadline had passed.
+    /// Whether a request was not answered because the deadline had passed.
     cut: bool,
-    /// The request that is being answered now.
+    /// The current request.
     current: Option<String>,
     durations: BTreeMap<Collector, Duration>,
 }
 
 impl Progress {
-    /// Of a reading that begins now and may take so long.
+    /// For a reading that starts now, with a deadline after `patience`.
     pub fn new(patience: Duration) -> Self {
         let started = Instant::now();
         let (deadline, durations) = (started + patience, BTreeMap::new());
         let state = Mutex::new(State { deadline, cut: false, current: None, durations });
-        // The first thing that it does is to ask the kernel who looks.
+        // It starts in the kernel, with reading its environment.
         Self { started, state, heartbeat: Heartbeat(AtomicU64::new(1)) }
     }
 
-    /// A thread that panicked while holding the lock leaves a state that is whole.
+    /// The state is consistent even if a thread panicked while holding the lock.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When it began.
+    /// Start of the reading.
     pub fn started(&self) -> Instant {
         self.started
     }
 
-    /// Until when requests are answered.
+    /// Deadline of the reading.
     pub fn deadline(&self) -> Instant {
         self.state().deadline
     }
 
-    /// Somebody waits until then.
+    /// Extends the deadline for another waiter.
     pub fn extend(&self, deadline: Instant) {
         let mut state = self.state();
         state.deadline = state.deadline.max(deadline);
     }
 
-    /// Whether the time is over; then the reading is cut.
+    /// Whether the deadline has passed; marks the reading as cut if so.
     pub fn is_over(&self) -> bool {
         let mut state = self.state();
         let over = Instant::now() >= state.deadline;
@@ -92,39 +92,39 @@ impl Progress {
         over
     }
 
-    /// Whether a request was not answered because the time was over.
+    /// Whether a request was not answered because of the deadline.
     pub fn was_cut(&self) -> bool {
         self.state().cut
     }
 
-    /// The request that is being answered now.
+    /// The current request.
     pub fn current(&self) -> Option<String> {
         self.state().current.clone()
     }
 
-    /// Time spent on requests, what readers made of the answers included, by collector.
+    /// Time spent on requests, including decoding, by collector.
     pub fn durations(&self) -> BTreeMap<Collector, Duration> {
         self.state().durations.clone()
     }
 
-    /// That there was no answer in the time given.
+    /// The failure for a request past the deadline.
     pub(super) fn not_answered(&self) -> Failure {
         Failure::NotAnswered(Unanswered::in_time(self.deadline().saturating_duration_since(self.started)))
     }
 
-    /// Where the reading is now, and for how long it has been there.
+    /// What the reading is doing, and for how long.
     pub fn whereabouts(&self) -> Whereabouts {
         let (in_kernel, since) = self.heartbeat.last();
         Whereabouts { in_kernel, request: self.current(), since: self.started.elapsed().saturating_sub(since) }
     }
 
-    /// A request is about to be asked.
+    /// Records the start of a request.
     pub fn begin(&self, request: &str) {
         self.state().current = Some(request.to_owned());
         self.heartbeat.beat(self.started, true);
     }
 
-    /// Does something with a part of an answer, outside the kernel.
+    /// Runs `work` on a part of an answer, recorded as time outside the kernel.
     pub(super) fn outside<T>(&self, work: impl FnOnce() -> T) -> T {
         self.heartbeat.beat(self.started, false);
         let done = work();
@@ -132,7 +132,7 @@ impl Progress {
         done
     }
 
-    /// It was answered.
+    /// Records the end of a request.
     pub(super) fn end(&self, collector: Collector, spent: Duration) {
         let mut state = self.state();
         state.current = None;

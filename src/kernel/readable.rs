@@ -1,4 +1,4 @@
-//! Waiting for a descriptor, with a deadline.
+//! `poll` with a deadline.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Waits until there is something to read, an end or an error included; `false`: the deadline has passed.
+/// Waits until the descriptor is readable, including end of file and errors; `false`: the deadline has passed.
 pub(crate) fn readable(descriptor: impl AsFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3600));

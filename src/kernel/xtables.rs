@@ -1,7 +1,7 @@
-//! Tables of legacy x_tables by getsockopt, byte for byte.
+//! Legacy x_tables tables by getsockopt, undecoded.
 //!
-//! Kernel sources: `do_ipt_get_ctl` (`net/ipv4/netfilter/ip_tables.c`), `do_ip6t_get_ctl`. Asking for a table that is
-//! not there makes it, so only tables are asked for that the kernel lists.
+//! Kernel sources: `do_ipt_get_ctl` (`net/ipv4/netfilter/ip_tables.c`), `do_ip6t_get_ctl`. Requesting a table that does
+//! not exist creates it, so callers request only listed tables.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -20,17 +20,17 @@ const SO_GET_INFO: c_int = 64;
 const SO_GET_ENTRIES: c_int = 65;
 /// `IPT_SO_SET_REPLACE`, `IP6T_SO_SET_REPLACE`
 const SO_SET_REPLACE: c_int = 64;
-/// Bytes of a table's name, the final zero included (`XT_TABLE_MAXNAMELEN`).
+/// Size of a table name including the final zero (`XT_TABLE_MAXNAMELEN`).
 const NAME: usize = 32;
-/// Largest table that is read: 100,000 rules of kube-proxy, twice what it writes for 10,000 Services.
+/// Size limit of a table, bytes: 100,000 rules of kube-proxy, twice what it writes for 10,000 Services.
 const MAX_TABLE: usize = 64 << 20;
-/// How often a table is read that changes under us; kube-proxy writes it once a second at most.
+/// Number of attempts to read a table that changes meanwhile; kube-proxy writes it at most once a second.
 const MAX_TRIES: usize = 64;
 
 /// Reads a table: `struct ipt_getinfo`, then `struct ipt_get_entries`.
 ///
-/// A table that is replaced by another of the same size in between gives no error, but its chains are elsewhere; so the
-/// description is read again afterwards, and must be the same.
+/// Replacing the table by one of equal size in between causes no error, but moves its chains. So the description is
+/// read again afterwards and must be unchanged.
 pub(crate) fn table(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> Answer {
     match read(request, in_time) {
         Ok(Some(bytes)) => Reading::Ok(bytes),
@@ -70,17 +70,17 @@ fn read(request: &XtablesRequest, in_time: &dyn Fn() -> io::Result<()>) -> io::R
     Ok(None)
 }
 
-/// Replaces a table: `struct ipt_replace` without its pointer, and the entries. Nothing but [`crate::probe`] may do that, in a
-/// network namespace that is its own.
+/// Replaces a table: `struct ipt_replace` without its pointer, and the entries. Only [`crate::probe`] may use it, in a
+/// network namespace of its own.
 ///
 /// # Errors
-/// What the kernel refused.
+/// The kernel's error.
 #[allow(unsafe_code, reason = "no safe interface knows this option")]
 pub(crate) fn replace(family: XtFamily, table: &str, mut replacement: Vec<u8>) -> io::Result<()> {
     /// `sizeof(struct xt_counters)`
     const COUNTERS: usize = 16;
     let (socket, level) = options_socket(family)?;
-    // The kernel makes the table when it is first asked about it, and hands the counters of the old one over.
+    // The kernel creates the table on this request, and returns the old table's counters on replacement.
     let info = info(&socket, level, table)?;
     let old: [u8; 4] = std::array::from_fn(|at| info[IptGetinfo::num_entries + at]);
     let mut counters = vec![0u8; u32::from_ne_bytes(old) as usize * COUNTERS];
@@ -101,7 +101,7 @@ fn options_socket(family: XtFamily) -> io::Result<(OwnedFd, c_int)> {
         XtFamily::Ipv4 => (AddressFamily::INET, libc::IPPROTO_IP),
         XtFamily::Ipv6 => (AddressFamily::INET6, libc::IPPROTO_IPV6),
     };
-    // Of a raw socket these options may be asked with CAP_NET_RAW as well, which this needs not.
+    // On a raw socket, CAP_NET_RAW would be checked as well.
     let socket = socket_with(domain, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     Ok((socket, level))
 }
@@ -113,7 +113,7 @@ fn info(socket: &OwnedFd, level: c_int, table: &str) -> io::Result<[u8; IptGetin
     Ok(info)
 }
 
-/// A name as the kernel wants it: it must end in a zero.
+/// The name with its terminating zero, as the kernel requires.
 fn name(table: &str) -> io::Result<[u8; NAME]> {
     let mut name = [0; NAME];
     let place = name.get_mut(..table.len()).filter(|place| place.len() < NAME);
@@ -121,7 +121,7 @@ fn name(table: &str) -> io::Result<[u8; NAME]> {
     Ok(name)
 }
 
-/// `getsockopt` whose buffer is request and answer; an answer of another length is an error.
+/// `getsockopt` with a buffer that is both request and answer; an answer of another length is an error.
 #[allow(unsafe_code, reason = "no safe interface knows these options")]
 fn get(socket: &OwnedFd, level: c_int, option: c_int, buffer: &mut [u8]) -> io::Result<()> {
     let wanted = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
@@ -137,7 +137,7 @@ fn get(socket: &OwnedFd, level: c_int, option: c_int, buffer: &mut [u8]) -> io::
     }
 }
 
-/// An errno of a system call, which a sandbox may have made up: whether a table is there says the kernel's list.
+/// The errno may be a sandbox's; only the kernel's list shows whether a table exists.
 fn failure(error: &io::Error) -> Answer {
     match Errno::from_io_error(error) {
         Some(Errno::PERM | Errno::ACCESS) => Reading::Denied(NET_ADMIN_MISSING.into()),

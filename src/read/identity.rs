@@ -94,7 +94,8 @@ pub(crate) fn drops_clashes(kernel: &Reading<Kernel>) -> bool {
 
 /// Parses a CPU list in sysfs format (`0-3,8`).
 ///
-/// # Errors Not a list, truncated, or with numbers beyond any machine's.
+/// # Errors
+/// Not a list, truncated, or with numbers beyond any machine's.
 pub(crate) fn cpu_list(bytes: &[u8]) -> Result<Vec<u16>, Failure> {
     const MAX_CPUS: usize = 1 << 16;
     let text = String::from_utf8_lossy(bytes);

@@ -1,4 +1,4 @@
-//! The recorded nodes of `tests/nodes`, for unit tests.
+//! Access to the recorded nodes in `tests/nodes`, for unit tests.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use super::load;
 use crate::capture::Capture;
 use crate::facts::Reading;
 
-/// What a recorded node of `tests/nodes` answered to a request.
+/// A recorded node's answer to a request.
 pub fn recorded_answer(node: &str, request: &str) -> &'static [u8] {
     let capture = recorded_node(node);
     let Some(Reading::Ok(bytes)) = capture.answers.get(request) else { panic!("{node} does not answer {request}") };
     bytes.clone().leak()
 }
 
-/// The recorded nodes.
+/// Names of all recorded nodes.
 pub fn recorded_nodes() -> Vec<String> {
     let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes");
     let files = nodes.read_dir().expect("a directory").map(|entry| entry.expect("an entry").path());
@@ -23,7 +23,7 @@ pub fn recorded_nodes() -> Vec<String> {
     names
 }
 
-/// A recorded node of `tests/nodes`.
+/// The capture of a recorded node.
 pub fn recorded_node(name: &str) -> Capture {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/nodes/{name}.txt"));
     load(&path).unwrap_or_else(|error| panic!("{error}"))

@@ -1,7 +1,7 @@
-//! A capture as one text: how the recorded nodes of the tests are kept, so that a change of one shows in a diff.
+//! A capture as one text file, as the tests' recorded nodes are stored, so that changes show in a diff.
 //!
-//! What the files of a capture's directory hold, one after the other, each below a line with its name, as in Go's txtar. Bytes that are no
-//! text are hexadecimal digits, and the line says so; what stands before the first such line is a comment:
+//! Contains the files of the capture directory, each after a line with its name, like Go's txtar. Binary contents are
+//! hexadecimal, as their name's line says. Text before the first such line is a comment:
 //! ```text
 //! -- procfs/sys/kernel/osrelease --
 //! 6.18.44
@@ -10,10 +10,10 @@
 //! ```
 //! `tests/nodes/archive.py` packs and unpacks.
 
-/// The files of `text`, by name, in its order.
+/// The files in `text`, by name, in order.
 ///
 /// # Errors
-/// Says which line is none of a file.
+/// The line that belongs to no file.
 pub(super) fn files(text: &str) -> Result<Vec<(&str, Vec<u8>)>, String> {
     let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
     let mut is_hex = false;

@@ -14,7 +14,8 @@ const IPS_EXPECTED: u32 = 0x1;
 
 /// The steps for a match, all of which must hold, in order.
 ///
-/// # Errors The data are too short for the structure, or have values that the kernel rejects.
+/// # Errors
+/// The data are too short for the structure, or have values that the kernel rejects.
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each match")]
 pub(crate) fn decode_match(extension: &Extension) -> Result<Vec<Step>, Failure> {
     let Some(family) = extension.nfproto() else { return Ok(unsupported_match(extension)) };

@@ -15,7 +15,8 @@ const IP6T_TCP_RESET: u32 = 6;
 
 /// The steps for a target.
 ///
-/// # Errors The data are too short for the structure, or have values that the kernel rejects.
+/// # Errors
+/// The data are too short for the structure, or have values that the kernel rejects.
 #[expect(clippy::too_many_lines, reason = "a list: an arm for each target")]
 pub(crate) fn decode_target(extension: &Extension) -> Result<Vec<Step>, Failure> {
     use NatAction::{Dnat, Masquerade, Netmap, Redirect, Snat};
