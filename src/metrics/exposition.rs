@@ -1,5 +1,5 @@
-//! The two exposition formats over one list of families: OpenMetrics 1.0 through `prometheus-client`, and
-//! Prometheus text 0.0.4.
+//! Exposition formats for a list of metric families: OpenMetrics 1.0, encoded by `prometheus-client`, and Prometheus
+//! text 0.0.4.
 
 use std::fmt::{self, Write as _};
 
@@ -18,7 +18,7 @@ pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// OpenMetrics 1.0 text.
 ///
 /// # Errors
-/// None in practice: writing into a string does not fail.
+/// None in practice: writing to a string does not fail.
 pub fn openmetrics(families: Families) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Samples(families)));
@@ -33,7 +33,7 @@ struct Samples(Families);
 impl Collector for Samples {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         for family in self.0.iter() {
-            // The library appends the unit and `_total` again.
+            // The library appends unit and `_total` itself.
             let name = family.metric.name.trim_end_matches("_total");
             let unit = Some(family.metric.unit).filter(|unit| !unit.is_empty());
             let stem = unit.map_or(name, |unit| name.trim_end_matches(unit).trim_end_matches('_'));
@@ -82,7 +82,7 @@ pub fn prometheus(families: &Families) -> String {
     let mut out = String::with_capacity(64 << 10); // room for most
     for family in families.iter() {
         let metric = family.metric;
-        // The table's help texts hold neither backslash nor line feed; a test keeps it so.
+        // The table's help texts have no backslash or line feed; a test checks that.
         for part in ["# HELP ", metric.name, " ", metric.help, "\n# TYPE ", metric.name, " ", metric.kind.name(), "\n"]
         {
             out.push_str(part);
@@ -106,7 +106,7 @@ pub fn prometheus(families: &Families) -> String {
     out
 }
 
-/// A label value as the text formats write it.
+/// Appends a label value, escaped for the text formats.
 fn escape(out: &mut String, value: &str) {
     let mut rest = value;
     while let Some(at) = rest.find(['\\', '"', '\n']) {

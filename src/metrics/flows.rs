@@ -1,4 +1,4 @@
-//! Samples about entries of connection tracking.
+//! Samples about conntrack entries.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::{Families, MetricSettings, SampleValue};
 use crate::facts::{Facts, PortKey, PortsUsed, Reading};
 use crate::judge::Report;
 
-/// What entries of connection tracking tell. `looked_at`: when the kernel was looked at, in seconds of Unix time.
+/// Adds the samples about conntrack entries. `looked_at`: start of the reading, Unix time in seconds.
 pub(super) fn add(
     out: &mut Families,
     report: &Report,
@@ -15,7 +15,7 @@ pub(super) fn add(
     looked_at: Option<i64>,
     settings: &MetricSettings,
 ) {
-    /// From which part on a destination is worth a series.
+    /// Ratio of used ports from which a destination gets a series.
     const WORTH_A_SERIES: f64 = 0.25;
     let flows = &facts.flows;
     if let Reading::Ok(sample) = &flows.sample.found {

@@ -1,5 +1,5 @@
-//! What a row of the table is made of, and the handle that a sample is added by: it carries the labels' types, so that
-//! neither a misspelt metric nor a label too few, too many or in another's place compiles.
+//! Rows of the metric table, and typed handles for adding samples. A handle has the labels as types, so that a misspelt
+//! metric, a missing label or labels in the wrong order do not compile.
 
 use std::marker::PhantomData;
 
@@ -10,17 +10,17 @@ use crate::facts::{
     Collector, Feature, FlowProtocol, FlowState, NetworkNamespace, Source, SourceState, TunnelKind, UdpChecksum,
 };
 
-/// What a metric does over time.
+/// Type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Goes up and down.
+    /// May go up and down.
     Gauge,
-    /// Only goes up.
+    /// Never decreases.
     Counter,
 }
 
 impl MetricKind {
-    /// The type's name in both exposition formats.
+    /// Name of the type, in both formats.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gauge => "gauge",
@@ -38,33 +38,35 @@ pub struct Metric {
     pub kind: MetricKind,
     /// Label names, in order.
     pub labels: &'static [&'static str],
-    /// Unit that the name carries; empty where it counts things.
+    /// Unit in the name, such as `seconds`; empty for a plain number.
     pub unit: &'static str,
-    /// The collectors that it belongs to: printed with any of them; always, if there are none.
+    /// Collectors it belongs to; it is printed if any of them is enabled, or always if there are none.
     pub collectors: &'static [Collector],
-    /// What it says and which kernel object says so.
+    /// Help text: what it is, and the kernel object it is read from.
     pub help: &'static str,
 }
 
 impl Metric {
+    /// A gauge without labels and unit.
     pub(super) const fn gauge(name: &'static str, collectors: &'static [Collector], help: &'static str) -> Self {
         Self { name, kind: MetricKind::Gauge, labels: &[], unit: "", collectors, help }
     }
 
+    /// A counter without labels and unit.
     pub(super) const fn counter(name: &'static str, collectors: &'static [Collector], help: &'static str) -> Self {
         Self { name, kind: MetricKind::Counter, labels: &[], unit: "", collectors, help }
     }
 
-    /// The same with the unit that its name carries.
+    /// Sets the unit, which the name must contain.
     pub(super) const fn in_unit(self, unit: &'static str) -> Self {
         Self { unit, ..self }
     }
 }
 
-/// A row of the table whose samples have the labels `L`.
+/// A row of the table whose samples have labels `L`.
 #[derive(Debug)]
 pub(super) struct Handle<L> {
-    /// Where it stands in the table.
+    /// Position in the table.
     pub(super) position: usize,
     labels: PhantomData<L>,
 }
@@ -78,17 +80,18 @@ impl<L> Clone for Handle<L> {
 impl<L> Copy for Handle<L> {}
 
 impl<L> Handle<L> {
+    /// For the row at this position.
     pub(super) const fn new(position: usize) -> Self {
         Self { position, labels: PhantomData }
     }
 }
 
-/// The labels of a sample.
+/// The labels of one sample.
 pub(super) trait Labels {
-    /// Their names, in order.
+    /// Label names, in order.
     const NAMES: &'static [&'static str];
 
-    /// Their values, in the same order.
+    /// Label values, in the same order.
     fn values(&self) -> impl Iterator<Item = &str>;
 }
 
@@ -100,8 +103,9 @@ impl Labels for () {
     }
 }
 
-/// What can be the value of a label: a text, or a member of a closed set.
+/// Types of label values: a text, or a member of a closed set.
 pub(super) trait LabelValue {
+    /// The label value.
     fn text(&self) -> &str;
 }
 
@@ -126,7 +130,7 @@ closed_sets! {
     PortRandomization Severity Source SourceState State TunnelKind UdpChecksum
 }
 
-/// Declares the labels that samples have: a structure whose fields are the labels, in order.
+/// Declares label sets: structs whose fields are the labels, in order.
 macro_rules! label_sets {
     ($($name:ident $(<$life:lifetime>)? { $($label:ident: $value:ty),+ })+) => { $(
         #[derive(Clone, Copy, Debug)]
@@ -142,7 +146,7 @@ macro_rules! label_sets {
     )+ };
 }
 
-/// Declares the table: a handle, the labels of its samples, and the row.
+/// Declares the table; each line has a handle, the labels of its samples, and the row.
 macro_rules! metrics {
     ($($handle:ident($labels:ty): $row:expr;)+) => {
         #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "they have the names of the handles")]
@@ -150,7 +154,7 @@ macro_rules! metrics {
 
         $(pub(super) const $handle: Handle<$labels> = Handle::new(Position::$handle as usize);)+
 
-        /// Every metric, in the order of the output.
+        /// All metrics, in output order.
         pub static METRICS: &[Metric] = &[$(Metric { labels: <$labels as Labels>::NAMES, ..$row }),+];
     };
 }

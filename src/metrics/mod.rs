@@ -1,5 +1,5 @@
-//! The samples of one reading. A sample is added by the handle of its row of [`METRICS`], with the labels of that row: a
-//! misspelt name does not compile.
+//! Metric samples of one reading. A sample is added by the handle of its row in [`METRICS`], with that row's labels, so
+//! a misspelt name does not compile. `serve::http` prints them with [`exposition`].
 
 pub mod exposition;
 mod flows;
@@ -26,39 +26,39 @@ use table::{
 };
 pub use table::{METRICS, table};
 
-/// A value. Counters stay whole numbers: a float loses increments beyond 2⁵³.
+/// A sample's value. Counters stay integers, since a float cannot count beyond 2⁵³ one by one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SampleValue {
-    /// A whole number.
+    /// An integer.
     Whole(u64),
-    /// Seconds.
+    /// A float, such as seconds.
     Real(f64),
 }
 
 /// All samples of one metric.
 #[derive(Clone, Debug)]
 pub struct MetricFamily {
-    /// Its row in the table.
+    /// Row in the table.
     pub metric: &'static Metric,
-    /// The label values of all samples, one after the other: a scrape has some 900 of them.
+    /// Label values of all samples, concatenated: a scrape has some 900.
     text: String,
     samples: Vec<Sample>,
 }
 
 #[derive(Clone, Debug)]
 struct Sample {
-    /// Where its label values begin in the text.
+    /// Offset of its label values in `text`.
     begin: usize,
-    /// Where each of them ends.
+    /// End offset of each label value.
     ends: [usize; MAX_LABELS],
     value: SampleValue,
 }
 
-/// Most labels that a metric has.
+/// Maximum number of labels of a metric.
 const MAX_LABELS: usize = 6;
 
 impl MetricFamily {
-    /// Label values, in the order of the table, and value of each sample.
+    /// Label values, in table order, and value of each sample.
     pub fn samples(&self) -> impl Iterator<Item = (impl Iterator<Item = &str>, SampleValue)> {
         self.samples.iter().map(|sample| (self.labels(sample), sample.value))
     }
@@ -79,7 +79,7 @@ impl MetricFamily {
     }
 }
 
-/// All families of one reading, in the order of the table.
+/// All families of one reading, in table order.
 #[derive(Clone, Debug, Default)]
 pub struct Families {
     families: BTreeMap<usize, MetricFamily>,
@@ -107,12 +107,12 @@ impl Families {
         }
     }
 
-    /// All families.
+    /// All families, in table order.
     pub fn iter(&self) -> impl Iterator<Item = &MetricFamily> {
         self.families.values()
     }
 
-    /// Keeps what belongs to these collectors, and what belongs to none.
+    /// Keeps the families of these collectors, and those of no collector.
     pub fn retain(&mut self, collectors: &[Collector]) {
         self.families.retain(|_, family| {
             if matches!(family.metric.labels, ["collector"] | ["source", "state"]) {
@@ -129,7 +129,7 @@ impl Families {
     }
 }
 
-/// What the metrics need besides report and facts.
+/// Settings that decide which series are printed.
 #[derive(Clone, Debug)]
 pub struct MetricSettings {
     /// `--collector.links.max-devices`
@@ -140,18 +140,18 @@ pub struct MetricSettings {
     pub conditions: bool,
     /// `--collector.flows.destinations`
     pub flow_destinations: usize,
-    /// Which collectors are on.
+    /// Enabled collectors.
     pub collectors: crate::read::Collectors,
 }
 
-/// Tunnels with a series of their own; the rest is counted in `natwatch_series_omitted`.
+/// Number of tunnels with series; the others are counted in `natwatch_series_omitted`.
 const MAX_TUNNELS: usize = 16;
 
-/// Kinds of source-NAT rules with series of their own, 4 each: 64 of the 500 that a node may have. The rest is counted
-/// in `natwatch_series_omitted`.
+/// Number of source-NAT kinds with series, 4 each; a node may have 500. The others are counted in
+/// `natwatch_series_omitted`.
 const MAX_SOURCE_NAT_KINDS: usize = 16;
 
-/// The samples of one reading. `durations` is empty for a replay, which took no time in any kernel.
+/// All samples of one reading. `durations` is empty for a replay.
 pub fn families(
     report: &Report,
     facts: &Facts,
@@ -166,7 +166,7 @@ pub fn families(
         kernel(&mut out, report, facts);
     }
     out.flag(table::NETWORK_NAMESPACE_INFO, NamespaceLabels { kind: facts.network_namespace }, true);
-    // A capture may say anything.
+    // In a capture this may be any text.
     let looked_at = facts.captured_at.parse().map(jiff::Timestamp::as_second).ok();
     if let Some(seconds) = looked_at.and_then(|seconds| seconds.try_into().ok()) {
         out.whole(table::REPORT_TIMESTAMP_SECONDS, seconds);
@@ -269,7 +269,7 @@ fn counter_metric(counter: ConntrackCounter) -> Handle<()> {
     }
 }
 
-/// Source-NAT rules by kind; returns how many series the limit left out.
+/// Source-NAT rules by kind; returns the number of series left out.
 fn source_nat(out: &mut Families, facts: &Facts) -> u64 {
     let mut omitted = 0;
     for (position, (kind, total)) in ranked_kinds(facts).into_iter().enumerate() {
@@ -290,15 +290,15 @@ fn source_nat(out: &mut Families, facts: &Facts) -> u64 {
     omitted
 }
 
-/// Kinds that have rules first, then by labels: not by how many rules there are, so that a kind's series do not come
-/// and go with other kinds' rules.
+/// Kinds with rules first, then by labels. Not by number of rules, so that a kind's series do not appear and disappear
+/// with other kinds' rules.
 fn ranked_kinds(facts: &Facts) -> Vec<(&SourceNatKind, &SourceNatTotal)> {
     let mut kinds: Vec<_> = facts.source_nat_totals.ok().into_iter().flatten().collect();
     kinds.sort_by_key(|(kind, total)| (total.rules == 0, **kind));
     kinds
 }
 
-/// Tunnels and what carries them; returns how many series the limits left out.
+/// Tunnels and their devices; returns the number of series left out.
 fn links(out: &mut Families, report: &Report, facts: &Facts, settings: &MetricSettings) -> u64 {
     if facts.links.ok().is_none() {
         return 0;
@@ -334,7 +334,7 @@ fn links(out: &mut Families, report: &Report, facts: &Facts, settings: &MetricSe
     omitted as u64
 }
 
-/// Tunnels that are up and what carries them: those of exposed tunnels first, then by name.
+/// Tunnels that are up and their underlay devices: those of exposed tunnels first, then by name.
 fn feature_devices<'a>(report: &Report, facts: &'a Facts) -> Vec<&'a Link> {
     let links = facts.known_links();
     let exposed = |link: &Link| {
@@ -375,7 +375,7 @@ fn health(
                 .all(|status| matches!(status.state, SourceState::Ok | SourceState::Absent)),
         };
         out.flag(table::SCRAPE_COLLECTOR_SUCCESS, CollectorLabels { collector: *collector }, success);
-        // One that had nothing to ask this time took none.
+        // A collector without requests took no time.
         if !durations.is_empty() {
             let duration = durations.get(collector).copied().unwrap_or_default();
             let labels = CollectorLabels { collector: *collector };

@@ -1,5 +1,5 @@
-//! The one table of metrics: each row makes the handle that its samples are added by. README, `natwatch metrics` and
-//! the tests read it.
+//! The table of all metrics. Each row makes the handle used to add samples; README, `natwatch metrics` and tests are
+//! derived from it.
 
 use crate::advisory::defects::{Basis, DefectState};
 use crate::advisory::{Severity, State};
@@ -177,7 +177,7 @@ metrics! {
         "Threads of natwatch (/proc/self/stat)");
 }
 
-/// The table as Markdown, for `natwatch metrics` and the README.
+/// The table as Markdown, for `natwatch metrics` and README.
 pub fn table() -> String {
     let mut out = String::from("| name | type | labels | unit | help |\n|---|---|---|---|---|\n");
     for metric in METRICS {
