@@ -1,4 +1,4 @@
-//! Entries of connection tracking in the JSON document.
+//! Section about conntrack entries in the JSON document.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::facts::{Facts, PortsUsed};
 use crate::judge::{self, Report};
 
-/// What was read of them. A list is `null` where its part was not read; addresses are `null` where they are not to be shown.
+/// A list is `null` if its part was not read; addresses are `null` if they are not to be shown.
 #[derive(Serialize)]
 pub(super) struct FlowsSection<'a> {
     entries: Option<u64>,
@@ -15,7 +15,7 @@ pub(super) struct FlowsSection<'a> {
     evictable_ratio: Option<f64>,
     snat_ports: Option<Vec<SnatPorts>>,
     rewritten_tunnel_flows: Option<Vec<RewrittenTunnelFlow<'a>>>,
-    /// Those above are the first of so many.
+    /// Number of all rewritten flows; the list has the first.
     rewritten_tunnel_flows_count: Option<u64>,
     stale_translations: Option<Vec<StaleTranslation>>,
     composition: Option<Vec<Composition>>,
@@ -61,7 +61,7 @@ struct StaleTranslation {
     port: u16,
     translated_to: Option<IpAddr>,
     translated_port: u16,
-    /// Seen in two readings, with packets between them.
+    /// Whether it was seen in two readings, with packets in between.
     confirmed: bool,
 }
 
@@ -80,7 +80,7 @@ struct Part {
     age_seconds: u64,
 }
 
-/// `None`: nothing was read.
+/// `None`: no part was read.
 pub(super) fn of<'a>(report: &Report, facts: &'a Facts) -> Option<FlowsSection<'a>> {
     let flows = &facts.flows;
     let parts = flows.parts();

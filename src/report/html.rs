@@ -1,5 +1,5 @@
-//! The report as a web page: one file, no scripts, nothing loaded from elsewhere. It works without the endpoints beside it, and
-//! under any prefix of a proxy, because its links are relative.
+//! The report as a single HTML page without scripts and external resources. Links are relative, so it works below any
+//! prefix of a proxy; as a file it works without the other endpoints.
 
 mod facts;
 mod verdicts;
@@ -12,26 +12,26 @@ use crate::judge::Report;
 
 use super::{left_out, missing_privilege, printable};
 
-/// The text of the one style element of every page, so that a Content-Security-Policy can allow it by its hash.
+/// Contents of the style element of every page, whose hash the Content-Security-Policy allows.
 pub(crate) const STYLE: &str = include_str!("html/page.css");
 
-/// Slashes of a path that are counted to find the way back; browsers stop at the top in any case.
+/// Number of slashes in a path that count for the relative link to the root; browsers stop at the root anyway.
 const MAX_DEPTH: usize = 64;
-/// Characters of a path that are shown.
+/// Number of characters of a path that are shown.
 const MAX_PATH: usize = 200;
 
-/// A page that is served, with links to the endpoints beside it; `telemetry_path` is where the metrics are. It says how old
-/// the report is `now`.
+/// A page that is served, with links to the other endpoints; `telemetry_path` is that of the metrics. Shows the
+/// report's age at `now`.
 pub(crate) fn render(report: &Report, facts: &Facts, telemetry_path: &str, now: Timestamp) -> String {
     report_page(report, facts, Some(telemetry_path), Some(now))
 }
 
-/// A page that is kept as a file: there are no endpoints beside it.
+/// A page that is saved as a file, without links to endpoints.
 pub(crate) fn file(report: &Report, facts: &Facts) -> String {
     report_page(report, facts, None, None)
 }
 
-/// What is served, and what it is for.
+/// The endpoints and what they are for.
 pub(crate) fn places(telemetry_path: &str) -> [(&str, &'static str); 6] {
     [
         ("/", "the report of this node"),
@@ -43,10 +43,9 @@ pub(crate) fn places(telemetry_path: &str) -> [(&str, &'static str); 6] {
     ]
 }
 
-/// What is answered where there is nothing: it says so, and where there is something. `path` is the one that was asked for, as
-/// it came.
+/// The page for an unknown path: says so and lists the endpoints. `path` is the requested one, as received.
 pub(crate) fn not_found(path: &str, telemetry_path: &str) -> String {
-    // A proxy may have taken a prefix away, so the way back is told by the depth alone.
+    // A proxy may have removed a prefix, so the way to the root follows from the depth.
     let depth = path.matches('/').count().saturating_sub(1).min(MAX_DEPTH);
     let root = if depth == 0 { "./".to_owned() } else { "../".repeat(depth) };
     let shown: String = path.chars().take(MAX_PATH).collect();
@@ -63,12 +62,12 @@ pub(crate) fn not_found(path: &str, telemetry_path: &str) -> String {
     page("natwatch: there is nothing here", body)
 }
 
-/// What others named is escaped: maud does that for HTML, and the rest of what does not print is shown as `\xNN`.
+/// Escapes untrusted text: maud escapes HTML, and unprintable characters are shown as `\xNN`.
 fn page(title: &str, body: Markup) -> String {
     document(title, PreEscaped(printable(&body.into_string())))
 }
 
-/// What every page has around its body.
+/// The HTML document around a body.
 pub(super) fn document(title: &str, body: Markup) -> String {
     html! {
         (DOCTYPE)
@@ -108,7 +107,7 @@ fn report_page(report: &Report, facts: &Facts, telemetry_path: Option<&str>, now
     page(&format!("natwatch: {verdict} ({})", facts.hostname), body)
 }
 
-/// Relative to the page, whatever a proxy puts before it.
+/// Links to the endpoints, relative to the page.
 fn links(telemetry_path: &str) -> Markup {
     html! {
         p {
@@ -120,7 +119,7 @@ fn links(telemetry_path: &str) -> Markup {
     }
 }
 
-/// "12 s", "3 min"; `None` where a clock was set back.
+/// "12 s", "3 min"; `None` if `now` is before the reading.
 fn age(captured_at: &str, now: Timestamp) -> Option<String> {
     let seconds = now.as_second().checked_sub(captured_at.parse::<Timestamp>().ok()?.as_second())?;
     match seconds {
@@ -132,7 +131,7 @@ fn age(captured_at: &str, now: Timestamp) -> Option<String> {
     }
 }
 
-/// A table that is read as cards where there is no room for columns. The first column names the row.
+/// A table that small screens show as cards. The first column names the row.
 fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Markup {
     html! {
         div class="wide" {

@@ -1,6 +1,6 @@
-//! The report as JSON: the document of `/report.json` and `check --format json`.
+//! The report as JSON, for `/report.json` and `check --format json`.
 //!
-//! A list or number that could not be read is `null`, never empty or 0; `sources` says why.
+//! A list or number that was not read is `null`, never empty or 0; `sources` says why.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use crate::judge::{Finding, Report};
 
 use super::{flows, source_nat};
 
-/// Version of the document; it changes when something is renamed or removed, not when something is added.
+/// Version of the document; changes when something is renamed or removed, not when something is added.
 const SCHEMA_VERSION: u32 = 1;
 
-/// Source-NAT rules in the document. A node with a rule for each of its pods has a few hundred; one rule takes half a
-/// kilobyte, so that the document stays below 6 MB whatever a script has added.
+/// Number of source-NAT rules in the document. A node with one rule per pod has a few hundred; a rule takes half a
+/// kilobyte, so the document stays below 6 MB even if a script adds rules without end.
 const MAX_SOURCE_NAT_RULES: usize = 10_000;
 
 #[derive(Serialize)]
@@ -24,14 +24,14 @@ struct Document<'a> {
     schema_version: u32,
     natwatch_version: &'static str,
     verdict: &'static str,
-    /// How many accepted advisories would count otherwise.
+    /// Number of advisories that would count if they were not accepted.
     known_risks_left_out: usize,
     node: Node<'a>,
     advisories: Vec<Advisory<'a>>,
     kernel: Kernel<'a>,
     tunnels: Option<Vec<TunnelEntry<'a>>>,
     source_nat_rules: Option<Vec<SourceNatEntry<'a>>>,
-    /// How many more there are.
+    /// Number of rules beyond the limit.
     source_nat_rules_omitted: Option<usize>,
     conntrack: Conntrack,
     flows: Option<flows::FlowsSection<'a>>,
@@ -85,7 +85,7 @@ struct Remedy<'a> {
 struct Kernel<'a> {
     release: Option<&'a str>,
     defects: Vec<Defect<'a>>,
-    /// A probe's result that was not used, and why.
+    /// Why a probe's result was not used; `null` if there is none or it was used.
     probe_not_used: Option<&'a str>,
 }
 
@@ -147,7 +147,7 @@ struct Source<'a> {
     detail: &'a str,
 }
 
-/// Renders the document, indented, with a final newline.
+/// Renders the document, indented, with a final line feed.
 pub fn render(report: &Report, facts: &Facts) -> String {
     let release = facts.kernel.ok().map(|kernel| kernel.release.as_str());
     let counters = facts
@@ -202,7 +202,7 @@ pub fn render(report: &Report, facts: &Facts) -> String {
             .map(|status| Source { name: status.source.name(), state: status.state.name(), detail: &status.detail })
             .collect(),
     };
-    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default(); // plain strings and numbers
+    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default(); // strings and numbers always serialize
     text.push('\n');
     text
 }

@@ -1,4 +1,4 @@
-//! One line each for Nagios-compatible monitors and for node-problem-detector.
+//! One-line formats for Nagios-compatible monitors and for node-problem-detector.
 
 use crate::advisory::{Severity, State};
 use crate::facts::{ConntrackCounter, Facts};
@@ -6,7 +6,7 @@ use crate::judge::{Finding, Report};
 
 use super::{beginning, in_state, left_out};
 
-/// A state of the monitoring plugins guidelines, and its exit code.
+/// Plugin states of the monitoring-plugins guidelines, with their exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PluginState {
     /// 0
@@ -19,7 +19,7 @@ pub(crate) enum PluginState {
     Unknown = 3,
 }
 
-/// The plugin state of a report, counting advisories of at least `severity`.
+/// Plugin state of a report, considering advisories of at least `severity`.
 pub(crate) fn plugin_state(report: &Report, severity: Severity) -> PluginState {
     match report.worst(severity) {
         State::Exposed if report.worst(severity.max(Severity::Critical)) == State::Exposed => PluginState::Critical,
@@ -29,7 +29,7 @@ pub(crate) fn plugin_state(report: &Report, severity: Severity) -> PluginState {
     }
 }
 
-/// One status line with performance data.
+/// A status line with performance data.
 pub(crate) fn nagios(report: &Report, facts: &Facts, severity: Severity) -> String {
     let word = match plugin_state(report, severity) {
         PluginState::Ok => "OK",
@@ -65,7 +65,7 @@ fn counter(facts: &Facts, counter: ConntrackCounter) -> Option<String> {
     Some(format!("conntrack_{counter}={}c", totals.ok()?.get(&counter)?))
 }
 
-/// One line of at most 80 bytes: node-problem-detector cuts there, wherever a character ends.
+/// A line of at most 80 bytes; node-problem-detector cuts there, even inside a character.
 pub(crate) fn npd(report: &Report, severity: Severity) -> String {
     const WIDTH: usize = 80;
     let left_out = left_out(report).map(|count| format!(", {count}")).unwrap_or_default();
@@ -74,11 +74,11 @@ pub(crate) fn npd(report: &Report, severity: Severity) -> String {
     if line.len() > width {
         line = format!("{}…", beginning(&line, width - '…'.len_utf8()));
     }
-    // How many are left out is said whatever else has to be cut.
+    // The number left out is shown in any case.
     line + &left_out
 }
 
-/// What is in the worst state, or that there is nothing; and then what does not count, because the state says nothing of that.
+/// The worst state and its advisories; then advisories that do not count, which the state does not include.
 fn headline(report: &Report, severity: Severity) -> String {
     let worst = report.worst(severity);
     if worst >= State::Unknown {
@@ -94,7 +94,7 @@ fn headline(report: &Report, severity: Severity) -> String {
     format!("nothing {else_}exposed of at least {severity}; not counted: {}", list.join(", "))
 }
 
-/// Those in a state that count, worst first.
+/// Ids of the advisories in a state that count, worst first.
 fn ids(report: &Report, state: State, severity: Severity) -> Vec<&str> {
     let mut counted: Vec<&Finding> = report.counted(severity).filter(|finding| finding.state == state).collect();
     counted.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -1,4 +1,4 @@
-//! Pages of docs/ that are derived: written by `make golden`, held by a test.
+//! Pages of docs/ derived from the catalogue and tables: written by `make golden`, checked by a test.
 
 use std::fmt::Write as _;
 
@@ -43,7 +43,7 @@ pub fn advisory_table(catalogue: &Catalogue) -> String {
     out
 }
 
-/// What breaks, as the runbook of exposures tells it.
+/// Table of impacts in the runbook of exposures.
 pub fn impact_table(catalogue: &Catalogue) -> String {
     let mut out = String::from("| advisory | what breaks |\n|---|---|\n");
     for Advisory { id, impact, .. } in worst_first(catalogue) {
@@ -52,13 +52,14 @@ pub fn impact_table(catalogue: &Catalogue) -> String {
     out
 }
 
-/// README's sentence about how many series a node has.
+/// README's sentence about the number of series of a node.
 pub fn series_budget(catalogue: &Catalogue) -> String {
-    /// Connection tracking, protocol counters, neighbour tables, entries, the exporter itself, tunnels, features of devices, NAT rules,
-    /// and what is one series each: limits of `metrics`, and what `natwatch check` counts on recorded nodes.
+    /// Series beside those per advisory, defect, source and collector: connection tracking, protocol counters,
+    /// neighbour tables, conntrack entries, the exporter itself, tunnels, features of devices, NAT rules, and single
+    /// ones. From the limits in `metrics`, and as counted by `natwatch check` on recorded nodes.
     const OTHERS: usize = 16 + 4 + 4 + 21 + 12 + 16 + 8 * 6 * 3 + 16 * 4 + 5;
     let (advisories, defects) = (catalogue.advisories.len(), defects::all().len());
-    // Of a collector: how long it took, and whether it had what it needed.
+    // Each collector has a duration and a success.
     let (sources, collectors) = (Source::ALL.len(), 2 * Collector::ALL.len());
     let all = 2 * advisories + defects + sources + collectors + OTHERS;
     format!(

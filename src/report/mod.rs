@@ -1,6 +1,6 @@
-//! A report as text for people, JSON, a web page, metrics, and the one-line formats of other monitors.
+//! Renders a report as text, JSON, HTML, and one-line formats of other monitors.
 //!
-//! Renderers own their output shapes: the core types are not the JSON.
+//! Renderers define their own output types, so that changes of core types do not change formats.
 
 mod flows;
 pub(crate) mod html;
@@ -17,8 +17,7 @@ use crate::advisory::{ConditionKind, Severity, State};
 use crate::facts::{Facts, Source, SourceState, SourceStatus};
 use crate::judge::{Finding, Report};
 
-/// A state in words for people. `mitigated` is also the state of a table that is simply not full: nobody has mitigated anything
-/// there.
+/// A state in words. `mitigated` also covers a table that is simply not full, where nothing was mitigated.
 fn words(state: State) -> &'static str {
     match state {
         State::Exposed => "exposed",
@@ -28,7 +27,7 @@ fn words(state: State) -> &'static str {
     }
 }
 
-/// The verdict in words for people. It claims nothing about what it does not count.
+/// The verdict in words. It makes no claim about what does not count.
 fn verdict(report: &Report) -> String {
     let worst = report.worst(report.min_severity);
     if worst >= State::Unknown {
@@ -41,17 +40,18 @@ fn verdict(report: &Report) -> String {
     format!("nothing {else_}exposed{limit}")
 }
 
-/// Whether the exit code and the headline depend on it; accepted risks and those of a lower severity are shown, never counted.
+/// Whether a finding affects exit code and headline; accepted ones and those of lower severity are shown only.
 fn is_counted(report: &Report, finding: &Finding) -> bool {
     finding.severity >= report.min_severity && finding.accepted.is_none()
 }
 
-/// The colour of an exposure: what does not count is as information, so that no good headline stands above a red line.
+/// Colour of an exposure; one that does not count is shown as information, so that no red line contradicts a good
+/// headline.
 fn tone(report: &Report, finding: &Finding) -> Severity {
     if is_counted(report, finding) { finding.severity } else { Severity::Info }
 }
 
-/// Why an exposure does not count; `None`: it does.
+/// Why an exposure does not count; `None` if it does.
 fn uncounted(report: &Report, finding: &Finding) -> Option<&'static str> {
     match (finding.accepted.is_some(), finding.severity) {
         _ if is_counted(report, finding) => None,
@@ -61,7 +61,7 @@ fn uncounted(report: &Report, finding: &Finding) -> Option<&'static str> {
     }
 }
 
-/// What a condition contributes, in words for people. That a "safeguard holds" would say the contrary of what is meant.
+/// What a condition contributes, in words. "safeguard holds" would suggest the contrary.
 fn contributes(kind: ConditionKind) -> &'static str {
     match kind {
         ConditionKind::Ingredient => "ingredient",
@@ -69,7 +69,7 @@ fn contributes(kind: ConditionKind) -> &'static str {
     }
 }
 
-/// How many known risks the verdict leaves out; `None` if it leaves out none.
+/// Number of accepted risks that the verdict leaves out, in words; `None` if there are none.
 fn left_out(report: &Report) -> Option<String> {
     match report.left_out() {
         0 => None,
@@ -78,18 +78,18 @@ fn left_out(report: &Report) -> Option<String> {
     }
 }
 
-/// That a finding is accepted, and why.
+/// Note that a finding is accepted, with the reason; `None` if it is not.
 fn accepted(finding: &Finding) -> Option<String> {
     let reason = finding.accepted.as_deref()?;
     Some(if reason.is_empty() { "accepted".into() } else { format!("accepted: {reason}") })
 }
 
-/// A finding's id, and that it is accepted.
+/// A finding's id, with a note if it is accepted.
 fn name(finding: &Finding) -> String {
     accepted(finding).map_or_else(|| finding.id.clone(), |accepted| format!("{} ({accepted})", finding.id))
 }
 
-/// What a missing privilege hides, in one sentence; `None` when none is missing.
+/// One sentence about what a missing privilege hides; `None` if none is missing.
 fn missing_privilege(report: &Report, facts: &Facts) -> Option<String> {
     let denied = facts.sources.iter().filter(|status| status.state == SourceState::Denied);
     let list: Vec<_> = denied.map(|status| format!("{}: {}", hidden(status), status.detail)).collect();
@@ -97,7 +97,7 @@ fn missing_privilege(report: &Report, facts: &Facts) -> Option<String> {
     (!list.is_empty()).then(|| format!("More could be {gain} with more privilege. {}.", list.join("; ")))
 }
 
-/// What a source that was denied would have shown, where its name does not say it.
+/// What a denied source would have shown, if its name does not say it.
 fn hidden(status: &SourceStatus) -> String {
     match status.source {
         Source::Nftables => "NAT rules (nftables)".into(),
@@ -107,19 +107,19 @@ fn hidden(status: &SourceStatus) -> String {
     }
 }
 
-/// Findings in one state, by severity, accepted ones last.
+/// Findings in a state, by severity, accepted ones last.
 fn in_state(report: &Report, state: State) -> Vec<&Finding> {
     let mut findings: Vec<&Finding> = report.advisories.iter().filter(|finding| finding.state == state).collect();
     findings.sort_by_key(|finding| (finding.accepted.is_some(), std::cmp::Reverse(finding.severity)));
     findings
 }
 
-/// Exposures that count, and those that are for information.
+/// Exposures that count, and those that do not.
 fn exposures(report: &Report) -> (Vec<&Finding>, Vec<&Finding>) {
     in_state(report, State::Exposed).into_iter().partition(|finding| is_counted(report, finding))
 }
 
-/// Unknown findings by what keeps them unknown.
+/// Unknown findings by their cause.
 fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
     let mut groups: Vec<(String, Vec<&Finding>)> = Vec::new();
     for finding in in_state(report, State::Unknown) {
@@ -131,7 +131,7 @@ fn unknown_by_cause(report: &Report) -> Vec<(String, Vec<&Finding>)> {
     groups
 }
 
-/// Commands that show what keeps these unknown, each once.
+/// Commands that show the cause, each once.
 fn commands<'f>(findings: &[&'f Finding]) -> Vec<&'f String> {
     let mut commands: Vec<&String> = Vec::new();
     for command in findings.iter().flat_map(|finding| finding.commands()) {
@@ -142,14 +142,14 @@ fn commands<'f>(findings: &[&'f Finding]) -> Vec<&'f String> {
     commands
 }
 
-/// The beginning of a text, as many whole characters as fit into so many bytes.
+/// The longest prefix of at most `bytes` bytes that ends at a character boundary.
 pub(crate) fn beginning(text: &str, bytes: usize) -> &str {
     let end = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
 
-/// Text of others for people: what would not print, or would turn the text around, stands there as `\xNN`, byte by byte, as in
-/// [`Name`](crate::facts::Name).
+/// Makes untrusted text printable: control characters and those that change text direction become `\xNN`, byte by byte,
+/// as in [`Name`](crate::facts::Name).
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {

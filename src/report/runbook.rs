@@ -1,4 +1,4 @@
-//! The runbooks of docs/runbooks, which are part of the program: alerts link to where they are surely found.
+//! The runbooks of docs/runbooks, embedded in the program, so that links in alerts always work.
 
 use maud::{PreEscaped, html};
 
@@ -10,20 +10,20 @@ mod markdown;
 /// The name of each, its Markdown, and that as HTML, sorted by name: what `build.rs` has made of the files.
 static RUNBOOKS: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/runbooks.rs"));
 
-/// The name of the page that lists the others.
+/// Name of the page that lists the others.
 pub const INDEX: &str = "README";
 
-/// The name of each runbook, in order: that of its alert, and [`INDEX`].
+/// Names of all runbooks, sorted: those of their alerts, and [`INDEX`].
 pub fn names() -> impl Iterator<Item = &'static str> {
     RUNBOOKS.iter().map(|(name, ..)| *name)
 }
 
-/// A runbook as it was written, in Markdown; `None` if there is none of that name.
+/// The Markdown source of a runbook; `None` if there is none of this name.
 pub fn text(name: &str) -> Option<&'static str> {
     RUNBOOKS.iter().find(|(known, ..)| *known == name).map(|(_, text, _)| *text)
 }
 
-/// A runbook as a web page. Its links are relative: it is to be served at `runbooks/NAME` below the report of the node.
+/// A runbook as HTML. Its links are relative, to be served at `runbooks/NAME` below the node's report.
 pub fn page(name: &str) -> Option<String> {
     let (_, text, body) = RUNBOOKS.iter().find(|(known, ..)| *known == name)?;
     let title = text.lines().next()?.trim_start_matches(['#', ' ']);

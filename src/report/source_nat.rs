@@ -1,4 +1,4 @@
-//! Source-NAT rules in words, for people.
+//! Source-NAT rules in words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use crate::facts::netfilter::{
 };
 use crate::facts::{Facts, Reading};
 
-/// How many there are, or why that is not known, in one line.
+/// Their number, or why it is not known, in one line.
 pub(crate) fn headline(facts: &Facts) -> String {
     match &facts.source_nat_rules {
         Reading::Ok(rules) if rules.is_empty() => "Source NAT: none".into(),
@@ -21,7 +21,7 @@ pub(crate) fn counted(rules: u64) -> String {
     format!("{rules} rule{}", if rules == 1 { "" } else { "s" })
 }
 
-/// One line for each kind that has rules, families taken together, most rules first.
+/// One line per kind with rules, both families together, most rules first.
 pub(crate) fn kinds(facts: &Facts) -> Vec<String> {
     type Key = (Owner, NatAction, PortRandomization, Backend);
     let mut kinds: BTreeMap<Key, (u64, BTreeSet<Family>)> = BTreeMap::new();
@@ -31,7 +31,7 @@ pub(crate) fn kinds(facts: &Facts) -> Vec<String> {
         families.insert(kind.family);
     }
     let mut kinds: Vec<_> = kinds.into_iter().collect();
-    kinds.sort_by_key(|(_, (rules, _))| std::cmp::Reverse(*rules)); // stable: then as the map had them
+    kinds.sort_by_key(|(_, (rules, _))| std::cmp::Reverse(*rules)); // stable, so that equal ones keep the map's order
     let line = |((owner, action, randomization, backend), (rules, families)): (Key, (u64, BTreeSet<Family>))| {
         let families: Vec<&str> = families.into_iter().map(Family::name).collect();
         format!("{owner}: {rules} {action}, {} ({backend}, {})", ports(randomization), families.join("+"))
@@ -39,12 +39,12 @@ pub(crate) fn kinds(facts: &Facts) -> Vec<String> {
     kinds.into_iter().map(line).collect()
 }
 
-/// All kinds, in the order of their labels.
+/// All kinds, ordered by their labels.
 pub(crate) fn totals(facts: &Facts) -> impl Iterator<Item = (&SourceNatKind, &SourceNatTotal)> {
     facts.source_nat_totals.ok().into_iter().flatten()
 }
 
-/// How ports are chosen, in the words of `iptables`.
+/// Port selection in iptables' terms.
 pub(crate) fn ports(randomization: PortRandomization) -> &'static str {
     match randomization {
         PortRandomization::None => "ports not random",
@@ -53,7 +53,7 @@ pub(crate) fn ports(randomization: PortRandomization) -> &'static str {
     }
 }
 
-/// "1024-65535"; `None` where the rule does not limit them.
+/// "1024-65535"; `None` if the rule has no range.
 pub(crate) fn to_ports(rule: &SourceNatRule) -> Option<String> {
     rule.to_ports.map(|(min, max)| format!("{min}-{max}"))
 }
@@ -63,7 +63,7 @@ pub(crate) fn hexadecimal(number: u32) -> String {
     format!("{number:#x}")
 }
 
-/// A test as `iptables` writes it: "0x4000/0x4000", "! 0x4000/0x4000".
+/// A mark match in iptables' syntax: "0x4000/0x4000", "! 0x4000/0x4000".
 pub(crate) fn mark(test: &MarkTest) -> String {
     let not = if test.inverted { "! " } else { "" };
     format!("{not}{}/{}", hexadecimal(test.value), hexadecimal(test.mask))

@@ -1,4 +1,4 @@
-//! The report for a terminal: the verdict first, then exposed, then unknown by cause, then the rest in a line.
+//! The report for terminals: verdict, exposures, unknown findings by cause, then the others in one line per state.
 
 use std::fmt::Write as _;
 
@@ -11,13 +11,13 @@ use super::{
     source_nat, tone, uncounted, unknown_by_cause,
 };
 
-/// Columns of the text.
+/// Width of the text, columns.
 const WIDTH: usize = 80;
 
-/// ANSI colours, or nothing.
+/// Whether to use ANSI colours.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
-    /// Whether the reader is a terminal that wants colours.
+    /// stdout is a terminal that supports colours.
     pub colour: bool,
 }
 
@@ -34,7 +34,7 @@ impl Style {
         }
     }
 
-    /// Of an exposure: red, orange and blue, as on the dashboards.
+    /// Colour of an exposure: red, orange or blue, as on the dashboards.
     fn severity(self, severity: Severity, text: &str) -> String {
         match severity {
             Severity::Critical => self.paint("1;31", text),
@@ -43,7 +43,7 @@ impl Style {
         }
     }
 
-    /// The verdict has the colour of what decided it.
+    /// The verdict has the colour of the worst exposure that counts.
     fn verdict(self, report: &Report, text: &str) -> String {
         match exposures(report).0.first() {
             Some(worst) => self.severity(worst.severity, text),
@@ -85,7 +85,7 @@ pub(crate) fn render(report: &Report, facts: &Facts, style: Style) -> String {
     out
 }
 
-/// Exposures that do not count stand in a line of their own: the verdict above does not speak of them.
+/// Exposures that do not count, in a line of their own.
 fn informs(out: &mut String, report: &Report, style: Style) {
     let (_, shown) = exposures(report);
     let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
@@ -124,12 +124,12 @@ fn exposed(out: &mut String, report: &Report, finding: &Finding, style: Style) {
         let lasting = if remedy.survives_reboot { "Fix" } else { "Fix until the next reboot" };
         item(out, "  ", &format!("{lasting}: "), &remedy.text);
         if let Some(command) = &remedy.command {
-            let _ = writeln!(out, "      {command}"); // never wrapped: it is to be copied
+            let _ = writeln!(out, "      {command}"); // never wrapped, so that it can be copied
         }
     }
 }
 
-/// What could not be told, by what hides it.
+/// Unknown findings by cause.
 fn unknown(out: &mut String, report: &Report, style: Style) {
     for (cause, findings) in unknown_by_cause(report) {
         let id = |finding: &&Finding| match is_counted(report, finding) {
@@ -146,12 +146,12 @@ fn unknown(out: &mut String, report: &Report, style: Style) {
             paragraph(out, "  ", "What could not be told is shown by:");
         }
         for command in commands {
-            let _ = writeln!(out, "      {command}"); // never wrapped: it is to be copied
+            let _ = writeln!(out, "      {command}"); // never wrapped, so that it can be copied
         }
     }
 }
 
-/// What needs no attention, in a line per state.
+/// One line for each state that needs no attention.
 fn rest(out: &mut String, report: &Report, style: Style) {
     let mut first = true;
     for (state, words) in [(State::Mitigated, "Not exposed now"), (State::NotAffected, "Not affected")] {
@@ -166,14 +166,14 @@ fn rest(out: &mut String, report: &Report, style: Style) {
     }
 }
 
-/// A wrapped list after words that may be coloured; colours have no width.
+/// A wrapped list after a possibly coloured heading; colour codes have no width.
 fn listed(out: &mut String, words: &str, painted: &str, list: &str) {
     let mut line = String::new();
     item(&mut line, "", &format!("{words}: "), list);
     out.push_str(&line.replacen(words, painted, 1));
 }
 
-/// Who translates source addresses here, in a line per kind.
+/// Writers of source-NAT rules, one line per kind.
 fn source_nat_rules(out: &mut String, facts: &Facts) {
     out.push('\n');
     item(out, "", "", &source_nat::headline(facts));
@@ -182,7 +182,7 @@ fn source_nat_rules(out: &mut String, facts: &Facts) {
     }
 }
 
-/// An advisory for `natwatch explain`.
+/// An advisory, for `natwatch explain`.
 pub(crate) fn explain(advisory: &Advisory) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{} ({})", advisory.id, advisory.severity);
@@ -211,7 +211,7 @@ pub(crate) fn explain(advisory: &Advisory) -> String {
     out
 }
 
-/// The list of `natwatch explain` without an id.
+/// The list printed by `natwatch explain` without an id.
 pub(crate) fn explain_all(catalogue: &Catalogue) -> String {
     let mut out = String::new();
     for advisory in &catalogue.advisories {
@@ -225,7 +225,7 @@ fn paragraph(out: &mut String, indent: &str, text: &str) {
     item(out, indent, "", text);
 }
 
-/// A wrapped paragraph whose first line begins with `lead` and whose other lines are indented below it.
+/// A wrapped paragraph with a lead in the first line; further lines are indented to its width.
 fn item(out: &mut String, indent: &str, lead: &str, text: &str) {
     let first = format!("{indent}{lead}");
     let hanging = format!("{indent}{}", if lead.is_empty() { "" } else { "  " });

@@ -1,4 +1,4 @@
-//! What was seen: rules, tunnels, connection tracking, the kernel's defects, and how each source was read.
+//! Sections about facts: rules, tunnels, connection tracking, kernel defects, sources.
 
 use maud::{Markup, html};
 
@@ -8,10 +8,10 @@ use crate::facts::netfilter::{Counter, SourceNatRule};
 use crate::facts::{Facts, Feature};
 use crate::judge::Report;
 
-/// Source-NAT rules on the page; a page that is to be read has no use for thousands, the JSON report has them.
+/// Number of source-NAT rules on the page; the JSON report has all.
 const MAX_SOURCE_NAT_RULES: usize = 200;
 
-/// A section for each.
+/// All sections.
 pub(crate) fn all(report: &Report, facts: &Facts) -> Markup {
     html! {
         (source_nat_section(facts))
@@ -85,7 +85,7 @@ fn source_nat_rules(rules: &[SourceNatRule]) -> Markup {
     table(heads, rows)
 }
 
-/// Packets and bytes.
+/// Packets and bytes; `-` if there is no counter.
 fn counter(counter: Option<Counter>) -> [String; 2] {
     match counter {
         Some(Counter { packets, bytes }) => [packets.to_string(), bytes.to_string()],

@@ -1,4 +1,4 @@
-//! The verdicts: an index, then what is wrong with what to do about it, then the rest.
+//! Verdicts: an index, then exposures with remedies, then the others.
 
 use maud::{Markup, html};
 
@@ -7,7 +7,7 @@ use super::table;
 use crate::advisory::{Severity, State};
 use crate::judge::{Finding, Report};
 
-/// The class that gives the headline the colour of what decided it.
+/// CSS class for the headline: that of the worst exposure that counts.
 pub(crate) fn tone_of_verdict(report: &Report) -> &'static str {
     match exposures(report).0.first() {
         Some(worst) => worst.severity.name(),
@@ -15,7 +15,7 @@ pub(crate) fn tone_of_verdict(report: &Report) -> &'static str {
     }
 }
 
-/// Every advisory by what is said of it, the worst first.
+/// Index of all advisories by state, worst first.
 pub(crate) fn index(report: &Report) -> Markup {
     let (counted, shown) = exposures(report);
     let of = |severity| counted.iter().copied().filter(|finding| finding.severity == severity).collect::<Vec<_>>();
@@ -37,7 +37,7 @@ pub(crate) fn index(report: &Report) -> Markup {
                 @for (tone, title, findings) in groups.into_iter().filter(|(_, _, findings)| !findings.is_empty()) {
                     @let number = findings.len();
                     @match section(tone) {
-                        // On a phone this is all that the index says of them.
+                        // On small screens the index shows only this.
                         Some(id) => dt class=(tone) { a href={ "#" (id) } { (title) " (" (number) ")" } },
                         None => dt class=(tone) { (title) " (" (number) ")" },
                     }
@@ -48,7 +48,7 @@ pub(crate) fn index(report: &Report) -> Markup {
     }
 }
 
-/// The section that advisories in such a state share; each of the others has its own.
+/// Id of the section shared by advisories in this state; `None`: each has its own.
 fn section(tone: &str) -> Option<&'static str> {
     match State::from_name(tone)? {
         State::Mitigated => Some("not-exposed-now"),
@@ -57,7 +57,7 @@ fn section(tone: &str) -> Option<&'static str> {
     }
 }
 
-/// In the order of the index.
+/// All sections, in the order of the index.
 pub(crate) fn all(report: &Report) -> Markup {
     let (counted, shown) = exposures(report);
     html! {
@@ -92,7 +92,7 @@ fn exposed(report: &Report, finding: &Finding) -> Markup {
     }
 }
 
-/// Commands wrap, and one click selects one as a whole.
+/// Commands wrap, and one click selects a whole command.
 fn remedies(finding: &Finding) -> Markup {
     html! {
         h3 { "What to do" }
