@@ -1,7 +1,8 @@
-//! What has to be remembered between readings so that counters never fall: the only state of that kind.
+//! State that makes counters monotonic across readings: per-CPU conntrack counters that wrap, and NAT rules that are
+//! deleted and re-created. Owned by `serve::memory`.
 //!
-//! Counters of connection tracking have 32 bits and are continued CPU by CPU: a step of more than half of 2³² is no increase
-//! but a fresh start.
+//! Conntrack counters have 32 bits and are extended per CPU: a step of more than half of 2³² is a restart from 0, not
+//! an increase.
 
 mod rules;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::facts::{ConntrackCounter, ConntrackCpu, Facts, Reading};
 
-/// Accumulators of one running exporter: there are two, per-CPU counters that wrap and rules that come and go.
+/// Accumulators of a running exporter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Accumulators {
     conntrack: Unwrapping,
@@ -17,10 +18,10 @@ pub(crate) struct Accumulators {
 }
 
 impl Accumulators {
-    /// Replaces what the kernel counts by continued values.
+    /// Replaces the kernel's values by accumulated ones.
     ///
-    /// `reading` numbers the readings in the order they began: values of an older reading than the latest seen are not news,
-    /// and are replaced by the latest.
+    /// `reading` numbers readings by their start. If a newer reading has been applied before, the facts get that one's
+    /// values.
     pub(crate) fn apply(&mut self, reading: u64, facts: &mut Facts) {
         if let Reading::Ok(cpus) = &mut facts.conntrack.cpus {
             self.conntrack.apply(reading, cpus);
@@ -31,14 +32,14 @@ impl Accumulators {
     }
 }
 
-/// The per-CPU counters of connection tracking, continued.
+/// Accumulated per-CPU conntrack counters.
 #[derive(Clone, Debug, Default)]
 struct Unwrapping {
     latest: u64,
     counters: BTreeMap<(u16, ConntrackCounter), Unwrapped>,
 }
 
-/// A 32-bit counter of the kernel, continued beyond its wraps.
+/// A 32-bit kernel counter extended to 64 bits.
 #[derive(Clone, Copy, Debug)]
 struct Unwrapped {
     last: u32,
@@ -48,15 +49,14 @@ struct Unwrapped {
 impl Unwrapped {
     fn advance(&mut self, value: u32) {
         let step = value.wrapping_sub(self.last);
-        // More than half the range in one step is no increase: the counter began again at 0 (the module was
-        // reloaded), and what it shows now has been counted since.
+        // A step of more than half the range is no increase: the module was reloaded, and the counter restarted from 0.
         self.total += u64::from(if step <= u32::MAX / 2 { step } else { value });
         self.last = value;
     }
 }
 
 impl Unwrapping {
-    /// Replaces the kernel's 32-bit values by continued ones. CPUs that are not in this reading keep theirs.
+    /// Replaces the kernel's values by accumulated ones. CPUs missing in this reading keep theirs.
     fn apply(&mut self, reading: u64, cpus: &mut Vec<ConntrackCpu>) {
         let news = reading >= self.latest;
         self.latest = self.latest.max(reading);

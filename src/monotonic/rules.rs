@@ -1,24 +1,25 @@
-//! Counters of source-NAT rules, added up rule by rule: a rule that goes or is written anew makes neither a dip nor a
+//! Counters of source-NAT rules, accumulated per rule, so that deleting or rewriting a rule causes neither a drop nor a
 //! spike.
 //!
-//! A rule is the same one in two readings if backend, family, table, chain and fingerprint are; equal rules are paired by
-//! what they counted so that as little as possible is added. Lower than before is a fresh start. A rule that is gone is
-//! remembered for a while, because one that is restored with its counters a moment later would else be counted twice.
+//! A rule is the same in two readings if backend, family, table, chain and fingerprint are equal; equal rules are
+//! matched by their counts so that the increase is minimal. A lower count means a restart from 0. Deleted rules are
+//! remembered for a while, because one that is restored with its counters soon after would otherwise be counted twice.
 //!
-//! Which kinds of rules have series does not depend on how many rules they have, so that series do not come and go. Only a
-//! kind that has no rule left gives its place to one that has.
+//! Which kinds have series does not depend on their numbers of rules, so that series do not appear and disappear. Only
+//! a kind without any rule is replaced by one that has some.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::facts::Name;
 use crate::facts::netfilter::{Backend, Counter, Family, SourceNatKind, SourceNatRule, SourceNatTotal};
 
-/// Rules that are gone and still remembered, in case they come back with their counters (`iptables-restore --counters`,
-/// a reading between deletion and restoration). A node that starts and stops a thousand pods an hour, with a rule or two
-/// each, remembers half a day; that takes about 3 MB. Rules that are there now are bounded by the reading itself.
+/// Number of deleted rules that are remembered, in case they are restored with their counters (`iptables-restore
+/// --counters`, with a reading between deletion and restoration). On a node that starts and stops a thousand pods an
+/// hour, with a rule or two each, it is half a day, in about 3 MB. The number of present rules is limited by the
+/// reading itself.
 const MAX_GONE: usize = 16_384;
 
-/// What makes a rule the same one in two readings. Equal rules share it; they are told apart by what they counted.
+/// Identity of a rule across readings. Equal rules share it and are told apart by their counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RuleId {
     backend: Backend,
@@ -28,14 +29,14 @@ struct RuleId {
     fingerprint: u64,
 }
 
-/// What one rule showed when it was last there.
+/// Counts of a rule when it was last seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shown {
     counter: Counter,
     reading: u64,
 }
 
-/// Sums by kind that never fall.
+/// Monotonic sums by kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counting {
     latest: u64,
@@ -44,8 +45,8 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    /// Replaces the sums over the rules of one reading by continued ones. Kinds that were ever seen are in `totals`
-    /// afterwards, with 0 rules where none is left.
+    /// Replaces the sums of one reading by accumulated ones. Afterwards `totals` has every kind ever seen, with 0 rules
+    /// if none is left.
     pub(super) fn apply(
         &mut self,
         reading: u64,
@@ -67,7 +68,7 @@ impl Counting {
         }
     }
 
-    /// Adds what equal rules counted since they were last seen.
+    /// Adds the increases of equal rules since they were last seen.
     fn advance(&mut self, reading: u64, id: RuleId, counted: &[(Counter, SourceNatKind)]) {
         let counters: Vec<Counter> = counted.iter().map(|(counter, _)| *counter).collect();
         let increases = increases(self.rules.entry(id).or_default(), reading, &counters);
@@ -78,7 +79,7 @@ impl Counting {
         }
     }
 
-    /// Forgets rules that are gone, the longest gone first, until few enough are left.
+    /// Forgets deleted rules, the oldest first, down to the limit.
     fn forget(&mut self, reading: u64) {
         let gone = |shown: &&Shown| shown.reading != reading;
         let mut readings: Vec<u64> = self.rules.values().flatten().filter(gone).map(|shown| shown.reading).collect();
@@ -97,12 +98,12 @@ impl Counting {
     }
 }
 
-/// An anonymous chain has another name whenever its rules are written.
+/// An anonymous chain gets a new name each time its rules are written.
 fn lasting_name(chain: &Name) -> Name {
     if chain.starts_with("__chain") { Name::default() } else { chain.clone() }
 }
 
-/// The rules that have counters, equal ones together, those that counted most first.
+/// Rules with counters by identity, highest counts first.
 fn by_identity(rules: &[SourceNatRule]) -> BTreeMap<RuleId, Vec<(Counter, SourceNatKind)>> {
     let mut groups: BTreeMap<RuleId, Vec<(Counter, SourceNatKind)>> = BTreeMap::new();
     for rule in rules {
@@ -117,11 +118,11 @@ fn by_identity(rules: &[SourceNatRule]) -> BTreeMap<RuleId, Vec<(Counter, Source
     groups
 }
 
-/// How much each of some equal rules counted since it was last seen; `known` becomes what is remembered from now on.
+/// Increase of each of several equal rules since it was last seen; `known` is updated.
 ///
-/// `counters` are sorted, the highest first. Which of them is which of the `known` ones cannot be seen; they are
-/// paired so that as little as possible is added: first with those that were there when one of them was last seen, then
-/// with those that were gone by then. What is lower than everything known began again at 0.
+/// `counters` are sorted, highest first. Which of them corresponds to which of `known` is not visible, so they are
+/// matched with minimal increase: first with rules present in the last reading of any of them, then with those deleted
+/// by then. A counter below all known ones has restarted from 0.
 fn increases(known: &mut Vec<Shown>, reading: u64, counters: &[Counter]) -> Vec<Counter> {
     let last = known.iter().map(|shown| shown.reading).max();
     let (present, gone): (Vec<Shown>, Vec<Shown>) = known.drain(..).partition(|shown| Some(shown.reading) == last);
@@ -130,7 +131,7 @@ fn increases(known: &mut Vec<Shown>, reading: u64, counters: &[Counter]) -> Vec<
     for (base, counter) in bases.iter_mut().zip(counters).filter(|(base, _)| base.is_none()) {
         *base = gone.take(*counter);
     }
-    // Each that began again is one of the known ones, whose old counts are past.
+    // Each restarted counter uses up a known one, whose counts are past.
     for _ in bases.iter().filter(|base| base.is_none()) {
         let _ = present.0.pop_last().or_else(|| gone.0.pop_last());
     }
@@ -139,8 +140,8 @@ fn increases(known: &mut Vec<Shown>, reading: u64, counters: &[Counter]) -> Vec<
     counters.iter().zip(bases).map(|(counter, base)| since(*counter, base.unwrap_or_default())).collect()
 }
 
-/// Rules that one may have been: packets, bytes, reading, and a number that keeps equal ones apart. In order, because a
-/// script that adds the same rule every minute makes thousands of equal ones.
+/// Rules that a counter may belong to: packets, bytes, reading, and a number to distinguish equal ones. Ordered,
+/// because a script that adds the same rule every minute creates thousands.
 struct Candidates(BTreeSet<(u64, u64, u64, usize)>);
 
 impl Candidates {
@@ -149,7 +150,7 @@ impl Candidates {
         Self(known.iter().enumerate().map(entry).collect())
     }
 
-    /// Takes out the highest that can have become `counter`.
+    /// Removes the highest that is not above `counter`.
     fn take(&mut self, counter: Counter) -> Option<Counter> {
         let lower = self.0.range(..=(counter.packets, counter.bytes, u64::MAX, usize::MAX));
         let found = *lower.rev().find(|(_, bytes, ..)| *bytes <= counter.bytes)?;
