@@ -1,4 +1,4 @@
-//! `capture`: everything that a reading asks, and is answered within the time, as a directory.
+//! `capture`: records all answers of one reading in a directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::read::{self, Known};
 use crate::redact;
 use crate::serve::reading::judge_until;
 
-/// Everything that a reading asks and is answered within the time.
+/// All requests of one reading with the answers received before the deadline.
 fn record(common: &Common) -> Capture {
     let deadline = Instant::now() + PATIENCE;
     let (paths, collectors) = (common.trees.paths(), common.captured());
@@ -33,7 +33,7 @@ fn record(common: &Common) -> Capture {
         if !collectors.contains(&Collector::Flows) {
             return;
         }
-        // Whether entries have to be looked at again, the verdict tells.
+        // The verdict says whether a second reading of entries is needed.
         let facts = parts.facts(&meta, &collectors, &Failure::NotAnswered(Unanswered::NotCaptured));
         let options = judge::Options { this_namespace: true, ..judge::Options::default() };
         if judge_until(deadline, &facts, &options).has_seen_once() {
@@ -51,11 +51,11 @@ fn record(common: &Common) -> Capture {
     capture
 }
 
-/// `natwatch capture`: writes a capture as a directory.
+/// Runs `natwatch capture`.
 pub(super) fn run(flags: &cli::CaptureFlags) -> Result<(), String> {
     archive::check_target(&flags.directory)?;
     let mut capture = record(&flags.common);
-    // What nobody asked before the time ran out is missing in the directory, and a replay says so.
+    // Requests that were not made before the deadline are missing in the directory; a replay reports that.
     if flags.redact {
         redact::redact(&mut capture);
     }

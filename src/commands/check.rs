@@ -1,4 +1,4 @@
-//! `check`: one reading, of this machine or of a capture, judged and printed.
+//! `check`: reads this machine or a capture once, judges it and prints the report.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
@@ -20,7 +20,7 @@ use crate::report::text::{self, Style};
 use crate::report::{beginning, html, json, printable};
 use crate::serve::reading::{Published, ReadingThread, judge_until};
 
-/// `natwatch check`: one report; returns the exit code.
+/// Runs `natwatch check`; returns the exit code.
 pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
     let answered = answer(flags, style()).and_then(|answer| {
         print(&answer.text)?;
@@ -32,7 +32,7 @@ pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
     match answered {
         Ok(code) => code,
         Err(error) => {
-            // A monitor takes the line on stdout and a code of its own for "the check itself failed".
+            // Monitors expect one line on stdout, and an exit code of its own for a failure of the check itself.
             let (code, line) = match flags.format {
                 Format::Nagios => (PluginState::Unknown as u8, format!("NATWATCH UNKNOWN - {error}\n")),
                 Format::Npd => (2, format!("{}\n", beginning(&error, 80))),
@@ -45,11 +45,11 @@ pub(super) fn run(flags: &cli::CheckFlags) -> u8 {
     }
 }
 
-/// What `check` answers.
+/// Result of `check`.
 pub struct CheckAnswer {
     /// For stdout.
     pub text: String,
-    /// For stderr: what the format has no place for.
+    /// For stderr: information that the format has no place for.
     pub beside: Option<String>,
     /// The exit code.
     pub code: u8,
@@ -58,7 +58,7 @@ pub struct CheckAnswer {
 /// Reads, judges and renders.
 ///
 /// # Errors
-/// There is no capture to read, or it is none.
+/// The capture does not exist or is invalid.
 pub fn answer(flags: &cli::CheckFlags, style: Style) -> Result<CheckAnswer, String> {
     let collectors = &flags.common.collectors();
     let mut options = flags.common.options(&flags.advisories);
@@ -96,18 +96,18 @@ fn style() -> Style {
     Style { colour: wanted && !dumb && io::stdout().is_terminal() }
 }
 
-/// Of that, what is kept for judging what there is.
+/// Part of the time reserved for judging.
 const JUDGING: Duration = Duration::from_secs(2);
 
-/// What there is of a node.
+/// Facts of a node with timing.
 struct Seen {
     facts: Facts,
     durations: BTreeMap<Collector, Duration>,
-    /// Until when it may be judged.
+    /// Deadline for judging.
     deadline: Instant,
 }
 
-/// Readings of this machine, on a thread of its own so that a kernel that does not answer cannot hang us.
+/// Readings of this machine on a thread of its own, so that a kernel that does not answer cannot block the command.
 struct LiveReading {
     reader: ReadingThread,
     collectors: Collectors,
@@ -120,7 +120,7 @@ impl LiveReading {
         Self { reader, collectors: common.collectors(), deadline: Instant::now() + PATIENCE }
     }
 
-    /// One reading, and what it leaves for the next; nothing, if it did not come to its end in time.
+    /// One reading, and its memory for the next; `None` if it was cut.
     fn read(&self, known: Known) -> (Facts, BTreeMap<Collector, Duration>, Option<Known>) {
         let (done, finished) = mpsc::channel();
         let then = move |published, left, _: &Progress| drop(done.send((published, left)));
@@ -135,7 +135,7 @@ impl LiveReading {
     }
 }
 
-/// Reads and judges; once more, if entries of UDP were seen whose translation no rule gives any more.
+/// Reads and judges; reads a second time if there are UDP entries whose translation no rule gives any more.
 fn read_and_judge(flags: &cli::CheckFlags, options: &mut judge::Options) -> Result<(Seen, Report), String> {
     let common = &flags.common;
     let judged = |seen: &mut Seen, options: &judge::Options| {

@@ -1,10 +1,10 @@
-//! `explain`: an advisory in words.
+//! `explain`: describes an advisory.
 
 use super::print;
 use crate::advisory::Catalogue;
 use crate::report::text;
 
-/// `natwatch explain`: an advisory, or the list of them.
+/// Runs `natwatch explain`: one advisory, or the list.
 pub(super) fn run(id: Option<&str>) -> Result<(), String> {
     let catalogue = Catalogue::built_in();
     match id {

@@ -1,11 +1,11 @@
-//! `manpage`: the manual page of the program, or of a sub-command, from the one table of flags.
+//! `manpage`: manual pages, generated from the table of flags.
 
 use clap::CommandFactory as _;
 
 use super::print;
 use crate::cli::Cli;
 
-/// The manual page of the program, or of a sub-command, from the one table of flags.
+/// Runs `natwatch manpage`: the page of the program or of a sub-command.
 pub(super) fn run(name: Option<&str>) -> Result<(), String> {
     let mut program = Cli::command();
     program.build();

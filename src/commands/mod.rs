@@ -1,4 +1,4 @@
-//! What each sub-command does, down to its exit code.
+//! Runs sub-commands, and determines the exit code.
 
 mod capture;
 pub(crate) mod check;
@@ -17,16 +17,16 @@ use crate::read::Collectors;
 use crate::report::printable;
 use crate::{kernel, metrics};
 
-/// natwatch itself failed.
+/// Exit code of a failure of natwatch itself.
 const FAILED: u8 = 1;
 
-/// How long `check` and `capture` take at most.
+/// Time limit of `check` and `capture`.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Time between the two looks at entries of UDP that no rule gives any more.
+/// Pause between the two readings of UDP entries whose translation no rule gives any more.
 const BETWEEN_READINGS: Duration = Duration::from_secs(2);
 
-/// Runs a command line; errors go to stderr, once.
+/// Runs a command line; prints errors to stderr.
 pub fn run(cli: Cli) -> u8 {
     kernel::heap::set_up();
     let result = match cli.action {
@@ -56,7 +56,7 @@ pub fn run(cli: Cli) -> u8 {
     }
 }
 
-/// Writes to stdout. A reader that has gone away is no error.
+/// Writes to stdout. A closed pipe is no error.
 fn print(text: &str) -> Result<(), String> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

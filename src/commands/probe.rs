@@ -1,4 +1,4 @@
-//! `probe`: experiments, what they have found as a document, and as the judge takes it.
+//! `probe`: runs the experiments, and converts their result for the judge.
 
 use std::fs::Permissions;
 use std::io::{self, Write as _};
@@ -11,7 +11,7 @@ use crate::judge;
 use crate::probe;
 use crate::probe::saved::Saved;
 
-/// `natwatch probe`: runs the experiments; returns the exit code.
+/// Runs `natwatch probe`; returns the exit code.
 pub(super) fn run(flags: &cli::ProbeFlags) -> Result<u8, String> {
     let probe = probe::start(&flags.trees.paths(), &flags.defects, flags.allow_module_load);
     let deadline = probe.deadline();
@@ -28,15 +28,15 @@ pub(super) fn run(flags: &cli::ProbeFlags) -> Result<u8, String> {
     Ok(if flags.exit_zero { 0 } else { outcome.exit_code(|defect| probe::counts(defect, &flags.defects)) })
 }
 
-/// Writes a file that another process may read meanwhile: it sees the old one or the new one. What is no regular file, such as
-/// a pipe or a device, is written into.
+/// Replaces a file atomically, since another process may be reading it. If it is not a regular file (a pipe, a device),
+/// writes to it instead.
 fn replace(file: &Path, text: &str) -> Result<(), String> {
     let failed = |error: io::Error| format!("cannot write {}: {error}", file.display());
-    // Where a symbolic link leads to.
+    // Target of a symlink.
     let target = match std::fs::canonicalize(file) {
         Ok(target) => target,
         Err(error) if std::fs::symlink_metadata(file).is_ok() => return Err(failed(error)),
-        Err(_) => file.to_owned(), // a new one
+        Err(_) => file.to_owned(), // does not exist yet
     };
     let old = std::fs::metadata(&target).ok();
     if old.as_ref().is_some_and(|old| !old.is_file()) {
@@ -47,7 +47,7 @@ fn replace(file: &Path, text: &str) -> Result<(), String> {
     let mut name = target.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?.to_owned();
     name.push(format!(".{}-{now}", std::process::id()));
     let new = target.with_file_name(name);
-    // A result that others can write is not believed.
+    // A result that others can write is not trusted.
     let mut options = std::fs::OpenOptions::new();
     let written = options.write(true).create_new(true).mode(0o644).open(&new).and_then(|mut open| {
         if let Some(old) = old {
@@ -62,11 +62,11 @@ fn replace(file: &Path, text: &str) -> Result<(), String> {
     })
 }
 
-/// A saved result as the judge takes it.
+/// A saved result, for the judge.
 pub(super) fn known(saved: Option<Saved>) -> judge::Probed {
     let Some(Saved { origin, outcome }) = saved else { return judge::Probed::default() };
     let refused = |why: String| {
-        // A capture comes from strangers.
+        // A capture comes from an untrusted source.
         let why: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
         let refused = Some(format!("the probe's result {origin} is not used: {why}"));
         judge::Probed { refused, ..judge::Probed::default() }
@@ -74,7 +74,7 @@ pub(super) fn known(saved: Option<Saved>) -> judge::Probed {
     outcome.map_or_else(refused, found)
 }
 
-/// A probe's outcome as the judge takes it; what no experiment decides is not its business.
+/// A probe's outcome, for the judge; without defects that no experiment decides.
 pub(super) fn found(outcome: probe::Outcome) -> judge::Probed {
     let mine = outcome.defects.into_iter().filter(|finding| probe::is_decidable(&finding.id));
     let findings = mine.map(|probe::ProbeFinding { id, state, detail }| {

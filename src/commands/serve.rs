@@ -1,4 +1,4 @@
-//! `serve`: all that has to be in order before the first answer, and what goes on beside.
+//! `serve`: checks and starts everything before the first request, and runs background tasks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +17,13 @@ use crate::serve::reading::LiveNode;
 use crate::serve::refresh::Refresher;
 use crate::serve::signals::Signals;
 
-/// How long `serve` waits for its probe before it serves without.
+/// How long `serve` waits for its probe before it starts without the result.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
-/// How often `serve` looks whether there is another result of a probe.
+/// How often `serve` checks for a new probe result.
 const PROBE_RESULT_EVERY: Duration = Duration::from_secs(10);
 
-/// Tells the refresher what experiments have found, those of a probe that was started or a saved result, and goes on to do so
-/// beside serving. None of it stops it.
+/// Passes the result of a started probe, or a saved one, to the refresher, now and whenever it changes. Failures do not
+/// stop it.
 fn tell_probe(flags: &cli::ServeFlags, started: Option<probe::Probe>, refresher: &Arc<Refresher>) {
     let (soon, refresher) = (Instant::now() + PROBE_PATIENCE, Arc::clone(refresher));
     let (choice, paths) = (flags.common.probe_choice(), flags.common.trees.paths());
@@ -49,7 +49,7 @@ fn tell_probe(flags: &cli::ServeFlags, started: Option<probe::Probe>, refresher:
     }
 }
 
-/// A probe may be run later, or anew: what `check` goes by, `serve` does too.
+/// Polls for new results, so that `serve` uses the same one as `check`.
 fn follow(choice: &Choice, paths: &kernel::Paths, mut last: Option<Saved>, refresher: &Refresher) {
     loop {
         std::thread::sleep(PROBE_RESULT_EVERY);
@@ -69,7 +69,7 @@ fn tell_saved(refresher: &Refresher, saved: Option<Saved>) {
     refresher.set_probe(known);
 }
 
-/// Accepting what is critical on every node takes `:critical`, or it is accepted never.
+/// Warns about accepted advisories that are critical on every node, which need `:critical` to have an effect.
 fn warn_of_vain(options: &judge::Options) {
     let catalogue = Catalogue::built_in();
     for (id, _) in options.accepted.iter().filter(|(_, acceptance)| !acceptance.critical) {
@@ -79,11 +79,11 @@ fn warn_of_vain(options: &judge::Options) {
     }
 }
 
-/// `natwatch serve`: the exporter, until a signal ends it.
+/// Runs `natwatch serve` until a signal ends it.
 pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
-    // First of all: without a handler the first process of a container does not hear SIGTERM.
+    // First of all: without a handler, the first process of a container ignores SIGTERM.
     let signals = Signals::catch()?;
-    // Before there are threads: a process that has any cannot make a child that enters a user namespace.
+    // Before any thread exists: a multi-threaded process cannot fork a child that enters a user namespace.
     let started = flags.probe.then(|| probe::start(&flags.common.trees.paths(), &[], false));
     let (closing, reload) = signals.wait()?;
     let log = Log::to_stderr(flags.log_level, flags.log_format);
@@ -108,13 +108,13 @@ pub(super) fn run(flags: &cli::ServeFlags) -> Result<(), String> {
         metrics: shown(&flags.shown, &flags.common, &collectors),
         dropped_lines: log.dropped(),
     };
-    // The kernel is read on a thread of its own, and what takes long is done off this one, so one is enough: threads that
-    // wake each other took a fifth of a scrape. The unit has room for 64 threads in all.
+    // Readings have their own thread and slow work is moved off this one, so one is enough: threads waking each other
+    // took a fifth of a scrape. The unit allows 64 threads in all.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.max_blocking_threads(16).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let served = runtime.block_on(http::run(listeners, refresher, settings, security, closing));
-    // Nothing that blocks is waited for: a reading may be stuck inside the kernel.
+    // Without waiting for what blocks: a reading may be stuck inside the kernel.
     runtime.shutdown_background();
     served
 }
