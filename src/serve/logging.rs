@@ -1,5 +1,5 @@
-//! The log of `serve`: lines go through a bounded queue to a thread that writes them to stderr. The reader of stderr may be
-//! slow or stuck; then lines are dropped and counted, and nobody waits.
+//! Logging of `serve`: a bounded queue and a thread that writes to stderr. If stderr is slow or stuck, lines are
+//! dropped and counted, and nothing blocks.
 
 use std::io;
 use std::sync::mpsc;
@@ -13,12 +13,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{LogFormat, LogLevel};
 
-/// Lines that may wait: some hundred kilobytes.
+/// Number of lines in the queue: some hundred kilobytes.
 const QUEUE: usize = 2048;
-/// How long the last lines are waited for.
+/// How long to wait for the last lines at exit.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// The log, until it is dropped; then the last lines are written, if somebody takes them.
+/// The logger; when dropped, it flushes the last lines as far as stderr accepts them.
 #[derive(Debug)]
 pub(crate) struct Log {
     worker: Option<WorkerGuard>,
@@ -26,27 +26,27 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Writes to stderr from now on.
+    /// Starts logging to stderr.
     pub(crate) fn to_stderr(level: LogLevel, format: LogFormat) -> Self {
         let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log");
         let (writer, worker) = queue.finish(io::stderr());
         let dropped = writer.error_counter();
         subscribe(level, format, writer);
-        // A panic that was written to stderr directly would wait for whoever reads it.
+        // A panic message written directly to stderr could block.
         std::panic::set_hook(Box::new(
             |panic| tracing::error!(%panic, "this is a mistake of natwatch's; please report it"),
         ));
         Self { worker: Some(worker), dropped }
     }
 
-    /// Counts the lines that nobody took.
+    /// Counter of dropped lines.
     pub(crate) fn dropped(&self) -> ErrorCounter {
         self.dropped.clone()
     }
 }
 
 impl Drop for Log {
-    /// The library waits for a second, which is longer than natwatch has.
+    /// The library's own drop waits for a second, which is too long.
     fn drop(&mut self) {
         let (done, written) = mpsc::channel::<()>();
         let worker = self.worker.take();

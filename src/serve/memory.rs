@@ -1,4 +1,4 @@
-//! What is remembered between readings. `serve` owns it; `check` has none.
+//! State remembered between readings. Owned by `serve`; `check` has none.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,18 @@ use crate::judge::Derived;
 use crate::monotonic::Accumulators;
 use crate::read::Known;
 
-/// How long rules of legacy tables are taken over while the tables' descriptions stand. Reading costs milliseconds per
-/// 1,000 rules, and the kernel has no number that every change moves.
+/// How long rules of legacy tables are kept while the tables' descriptions are unchanged. Reading costs milliseconds
+/// per 1,000 rules, and the kernel has no generation number for them.
 const TABLES_HOLD: Duration = Duration::from_secs(30);
 
-/// How long links, addresses, routes and neighbours are taken over while nothing is notified of; then they are read again to see
-/// whether that can be relied on.
+/// How long links, addresses, routes and neighbours are kept without a notification; then they are read again, to
+/// verify that notifications are complete.
 const LINKS_HOLD: Duration = Duration::from_secs(600);
 
-/// Only a reading that was not cut enters it.
+/// State remembered between readings. Only readings that were not cut enter it.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// How long what was read of entries of connection tracking is taken over at least.
+    /// How long conntrack entries are kept at least.
     flows_hold: Duration,
     known: Known,
     counters: Accumulators,
@@ -26,12 +26,12 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Nothing is remembered yet. `flows_hold`: see `--collector.flows.interval`.
+    /// Empty. `flows_hold`: see `--collector.flows.interval`.
     pub(crate) fn new(flows_hold: Duration) -> Self {
         Self { flows_hold, known: Known::default(), counters: Accumulators::default(), derived: Derived::default() }
     }
 
-    /// What a reading that begins now may take over.
+    /// What a reading that starts now may take over.
     pub(crate) fn known(&mut self, now: Instant) -> Known {
         self.known.forget_tables(now, TABLES_HOLD);
         self.known.verify(now, LINKS_HOLD);
@@ -39,8 +39,8 @@ impl Memory {
         self.known.clone()
     }
 
-    /// Takes in what a reading has left that began then, and continues its counters beyond wraps and rules that are
-    /// gone. Readings are numbered in the order in which they began. Returns whether rules were decoded anew.
+    /// Stores what a reading left that started at `began`, and accumulates its counters. Readings are numbered by their
+    /// start. Returns whether rules were decoded anew.
     pub(crate) fn remember(&mut self, left: Known, began: Instant, number: u64, facts: &mut Facts) -> bool {
         let decoded = left.has_other_rules_than(&self.known);
         self.known = left;
@@ -52,17 +52,18 @@ impl Memory {
         decoded
     }
 
-    /// Lends what was derived from the facts of the last reading: judging takes its time. What is not given back is derived again.
+    /// Takes out what was derived from the last reading's facts, for the time of judging. Unless it is given back, it
+    /// will be derived anew.
     pub(crate) fn lend_derived(&mut self) -> Derived {
         std::mem::take(&mut self.derived)
     }
 
-    /// Takes back what was lent.
+    /// Puts it back.
     pub(crate) fn give_back(&mut self, derived: Derived) {
         self.derived = derived;
     }
 
-    /// Continues the counters of a reading that was cut, which leaves nothing behind.
+    /// Accumulates the counters of a reading that was cut, without storing anything.
     pub(crate) fn continue_counters(&self, facts: &mut Facts) {
         self.counters.clone().apply(u64::MAX, facts);
     }

@@ -1,6 +1,7 @@
-//! `serve`: one reading at a time, remembered where that is allowed, and answered over HTTP.
+//! The exporter: one reading at a time, memory between readings, and the HTTP server.
 //!
-//! `check` reads through [`reading`] too.
+//! [`refresh`] shares a reading among scrapes, [`reading`] runs and judges it (also for `check`), [`memory`] is what is
+//! kept, [`http`] answers.
 
 pub(crate) mod http;
 pub(crate) mod logging;

@@ -1,4 +1,4 @@
-//! The exporter's own process, as every Prometheus client library reports it.
+//! Resource usage of natwatch's own process, as Prometheus client libraries report it.
 
 use std::sync::OnceLock;
 
@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::metrics::Process;
 
-/// Reads `/proc/self`; `None` where it is not readable, and then no series say anything.
+/// Reads `/proc/self`; `None` if that fails, in which case the series are missing.
 pub(crate) fn read() -> Option<Process> {
     let process = procfs::process::Process::myself().ok()?;
     let stat = process.stat().ok()?;
@@ -23,7 +23,7 @@ pub(crate) fn read() -> Option<Process> {
     })
 }
 
-/// Since the Unix epoch. Asked once: `/proc/stat` has a line per CPU and a number per interrupt.
+/// Boot time, Unix time in seconds. Read once: `/proc/stat` has a line per CPU and a number per interrupt.
 fn boot_time() -> Option<u64> {
     static BOOT_TIME: OnceLock<u64> = OnceLock::new();
     match BOOT_TIME.get() {

@@ -1,4 +1,4 @@
-//! Readings, one after the other on a thread of their own, and judging one in time: for `check` as for `serve`.
+//! Runs readings on a thread of their own, and judges within a deadline; for `check` and `serve`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -12,18 +12,18 @@ use crate::kernel::{self, Live, Paths, Progress};
 use crate::read::{self, Collectors, Known, Parts};
 use crate::serve::sync::lock;
 
-/// What a reading reads: the kernel, or a test's idea of one.
+/// The node to be read: this machine, or a test double.
 pub(crate) trait NodeAccess: std::fmt::Debug + Send + Sync + 'static {
-    /// Who looks, from where, and when, as far as that can be told without opening a file.
+    /// The environment, as far as it is known without opening a file.
     fn meta(&self) -> Meta;
 
-    /// Opens the door to the node, on the thread that is going to read.
+    /// Opens access to the node, on the reading thread.
     fn open(&self) -> Box<dyn NodeSession + '_>;
 }
 
-/// The door to the node, for one reading after the other.
+/// Access to the node for successive readings.
 pub(crate) trait NodeSession: Ask {
-    /// Begins a reading, and tells what [`NodeAccess::meta`] could not.
+    /// Starts a reading; returns the network namespace, which [`NodeAccess::meta`] does not know.
     fn begin(&mut self, progress: Arc<Progress>) -> NetworkNamespace;
 }
 
@@ -37,7 +37,7 @@ impl NodeAccess for Paths {
     }
 }
 
-/// The kernel, for readings that take over what still stands.
+/// This machine, with notifications, for readings that take over earlier results.
 #[derive(Debug)]
 pub(crate) struct LiveNode(pub Paths);
 
@@ -51,7 +51,7 @@ impl NodeAccess for LiveNode {
     }
 }
 
-/// Before its first reading.
+/// Access for the first reading.
 fn live(paths: &Paths) -> Live {
     Live::new(paths.clone(), Arc::new(Progress::new(Duration::ZERO)))
 }
@@ -66,41 +66,41 @@ impl NodeSession for Live {
 /// What a reading has published so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
-    /// Who looks, from where, and when.
+    /// Environment of the reading.
     pub meta: Meta,
-    /// The parts that are whole.
+    /// The complete parts.
     pub parts: Parts,
-    /// How many there are.
+    /// Number of complete parts.
     pub count: usize,
 }
 
-/// A reading on its way.
+/// A running reading.
 #[derive(Clone, Debug)]
 pub(crate) struct Underway {
-    /// How far it is, and until when it may go on.
+    /// Its progress and deadline.
     pub progress: Arc<Progress>,
     published: Arc<Mutex<Published>>,
 }
 
-/// What the reading thread does next.
+/// Work for the reading thread.
 type Job = Box<dyn FnOnce(&mut dyn NodeSession) + Send>;
 
-/// The thread that reads. It is one for all readings, because what it holds open belongs to it, and so that memory of one
-/// reading serves the next. One that is stuck inside the kernel keeps whatever is asked of it waiting.
+/// The reading thread. There is one for all readings, because open files and sockets belong to it, and to reuse memory.
+/// While it is stuck inside the kernel, further work waits.
 #[derive(Debug)]
 pub(crate) struct ReadingThread {
     node: Arc<dyn NodeAccess>,
-    /// `None`: it has not been begun.
+    /// `None`: not started.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
 }
 
 impl ReadingThread {
-    /// No thread is begun yet.
+    /// Starts no thread yet.
     pub(crate) fn new(node: Arc<dyn NodeAccess>) -> Self {
         Self { node, jobs: Mutex::default() }
     }
 
-    /// Begins a reading. `then` is called on its thread when it has come to its end.
+    /// Starts a reading. `then` is called on the reading thread at its end.
     pub(crate) fn begin(
         &self,
         collectors: Collectors,
@@ -131,7 +131,7 @@ impl ReadingThread {
         Underway { progress, published }
     }
 
-    /// Has the thread do this; a new one, where there is none or it has panicked.
+    /// Runs a job on the thread; starts a new thread if there is none or it has panicked.
     fn run(&self, job: Job) {
         let mut jobs = lock(&self.jobs);
         let job = match jobs.as_ref() {
@@ -161,12 +161,12 @@ impl ReadingThread {
 }
 
 impl Underway {
-    /// The parts so far.
+    /// The parts published so far.
     pub(crate) fn so_far(&self) -> Published {
         lock(&self.published).clone()
     }
 
-    /// Why the other parts are not there, for somebody who has waited so long.
+    /// Failure for the parts that are missing after waiting this long.
     pub(crate) fn missing(&self, waited: Duration) -> Failure {
         let failure = Failure::NotAnswered(Unanswered::in_time(waited));
         match self.progress.current() {
@@ -176,7 +176,7 @@ impl Underway {
     }
 }
 
-/// Judges until the deadline; what is not judged by then is unknown.
+/// Judges until the deadline; conditions not evaluated by then are unknown.
 pub(crate) fn judge_until(deadline: Instant, facts: &Facts, options: &judge::Options) -> Report {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -188,7 +188,7 @@ pub(crate) fn judge_until(deadline: Instant, facts: &Facts, options: &judge::Opt
             report
         });
         let Ok(judged) = judged else {
-            // Without a second thread nobody could stop it: it stops at once.
+            // Without a second thread nothing could stop it, so it stops at once.
             return judge::judge(Catalogue::built_in(), facts, options, &AtomicBool::new(true));
         };
         let _ = finished.recv_timeout(deadline.saturating_duration_since(Instant::now()));

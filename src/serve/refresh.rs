@@ -1,8 +1,8 @@
-//! One reading at a time, shared by everyone who asks meanwhile.
+//! Runs one reading at a time, shared by all requests that arrive meanwhile. Called by `http`.
 //!
-//! A hundred simultaneous scrapes read the kernel once. Each waits only as long as it can afford: whoever runs out
-//! of time is answered from the parts that the reading has published, with the rest marked failed, while the reading goes
-//! on as long as somebody waits. No second reading is begun beside one that is stuck inside the kernel.
+//! A hundred simultaneous scrapes cause one reading. Each waits up to its own timeout; at that point it gets the parts
+//! published so far, the others being `Failed`, while the reading continues as long as any request waits. No second
+//! reading is started while one is stuck inside the kernel.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,52 +21,52 @@ use crate::serve::memory::Memory;
 use crate::serve::reading::{NodeAccess, Published, ReadingThread, Underway, judge_until};
 use crate::serve::sync::{lock, off_thread};
 
-/// Longest time that one reading may take, whoever waits for it.
+/// Maximum duration of a reading, whoever waits for it.
 pub(crate) const MAX_READING: Duration = Duration::from_secs(60);
 
-/// Of the time that somebody can wait, what is kept for judging what there is.
+/// Part of the time available that is reserved for judging.
 fn reserve(patience: Duration) -> Duration {
     (patience / 4).min(Duration::from_secs(1))
 }
 
-/// One finished reading: what was read, and what it means.
+/// The result of a reading: facts and verdicts.
 #[derive(Debug)]
 pub(crate) struct JudgedReading {
     /// The verdicts.
     pub report: Report,
-    /// What was seen, with counters continued beyond their wraps.
+    /// What was read, with accumulated counters.
     pub facts: Facts,
-    /// Time spent per collector.
+    /// Time spent, by collector.
     pub durations: BTreeMap<Collector, Duration>,
-    /// Nothing was left out for want of time.
+    /// Whether nothing is missing for lack of time.
     pub whole: bool,
-    /// Answers made of it, once for everyone who shares it, by the server's forms.
+    /// Encoded responses, shared by all clients of this reading, by [`Form`](super::http).
     pub bodies: [OnceCell<Bytes>; FORMS],
 }
 
-/// How many forms of answers there are.
+/// Number of forms of responses.
 pub(crate) const FORMS: usize = 8;
 
-/// A reading, and who waits for it.
+/// A running reading with its waiters.
 #[derive(Clone, Debug)]
 struct Flight {
     number: u64,
     underway: Underway,
-    /// How many wait.
+    /// Number of waiters.
     waiters: Arc<AtomicUsize>,
-    /// Nobody waits any more: judging stops.
+    /// Set when nobody waits any more; judging then stops.
     stop: Arc<AtomicBool>,
     done: watch::Receiver<Option<Arc<JudgedReading>>>,
 }
 
 impl Flight {
-    /// A sender that is gone without a result belonged to a reading that could not be finished.
+    /// A closed channel without a result belongs to a reading that failed.
     fn is_running(&self) -> bool {
         self.done.borrow().is_none() && self.done.has_changed().is_ok()
     }
 }
 
-/// Somebody who waits for a flight, also when he goes away.
+/// A waiter, which is deregistered on drop, also if its client disconnects.
 struct Waiting {
     refresher: Arc<Refresher>,
     flight: Flight,
@@ -81,11 +81,11 @@ impl Drop for Waiting {
     }
 }
 
-/// A look at the parts that a flight had published.
+/// A report from the parts that a flight had published so far.
 #[derive(Clone, Debug)]
 struct Partial {
     flight: u64,
-    /// How many parts.
+    /// Number of parts.
     count: usize,
     judged: Arc<JudgedReading>,
 }
@@ -97,20 +97,19 @@ pub(crate) struct Refresher {
     collectors: Collectors,
     options: Mutex<judge::Options>,
     history: Mutex<History>,
-    /// What whole readings have left for the next.
+    /// Left by complete readings for the next.
     memory: Mutex<Memory>,
     flight: Mutex<Option<Flight>>,
-    /// What was made of a flight's parts for those who could not wait.
+    /// Report from a flight's parts, for clients that could not wait.
     partial: Mutex<Option<Partial>>,
-    /// Held by the one who makes it: a hundred who cannot wait cost what one does.
+    /// Held while that is made, so that a hundred such clients cost as much as one.
     judging_partial: Arc<tokio::sync::Mutex<()>>,
-    /// Nobody is waited for any longer.
+    /// Set at shutdown: no client waits any longer.
     closing: watch::Sender<bool>,
 }
 
 impl Refresher {
-    /// A refresher that has not looked yet.
-    /// `flows_hold`: how long entries of connection tracking are not read again.
+    /// Reads nothing yet. `flows_hold`: how long conntrack entries are kept.
     pub(crate) fn new(
         node: impl NodeAccess,
         collectors: Collectors,
@@ -130,24 +129,24 @@ impl Refresher {
         }
     }
 
-    /// What experiments have found, from now on.
+    /// Sets the results of probe experiments.
     pub(crate) fn set_probe(&self, probe: judge::Probed) {
         lock(&self.options).probe = probe;
     }
 
-    /// Those who wait are answered now, from the parts that were read.
+    /// Has waiting clients answered now, from the parts that were read.
     pub(crate) fn close(&self) {
         self.closing.send_replace(true);
     }
 
-    /// Where the reading is that is on its way.
+    /// What the running reading is doing; `None`: none is running.
     pub(crate) fn whereabouts(&self) -> Option<Whereabouts> {
         let flight = lock(&self.flight);
         let running = flight.as_ref().filter(|flight| flight.is_running());
         running.map(|flight| flight.underway.progress.whereabouts())
     }
 
-    /// Takes and gives back every lock; comes back if none is held for ever.
+    /// Takes and releases every lock; returns unless one is held forever.
     pub(crate) fn touch_locks(&self) {
         drop(lock(&self.flight));
         drop(lock(&self.memory));
@@ -156,7 +155,7 @@ impl Refresher {
         drop(lock(&self.partial));
     }
 
-    /// A fresh reading, or what there is of it after `patience`.
+    /// A fresh reading, or its parts after `patience`.
     pub(crate) async fn judged(self: &Arc<Self>, patience: Duration) -> Arc<JudgedReading> {
         let start = Instant::now();
         let (deadline, soon) = (start + patience, start + patience - reserve(patience));
@@ -173,7 +172,7 @@ impl Refresher {
             };
             drop(waiting);
             match judged {
-                // It was cut, or its judging stopped, for want of somebody who waits as long as this one.
+                // It was cut, or its judging stopped, when nobody waited as long as this client can.
                 Some(judged) if !judged.whole && !is_mine && Instant::now() < soon => {}
                 Some(judged) => return judged,
                 None => break (number, underway),
@@ -184,7 +183,7 @@ impl Refresher {
         self.what_there_is(number, underway, start, deadline).await
     }
 
-    /// The parts so far, for one who can wait no longer. Those who see the same parts share one report.
+    /// A report from the parts so far, at the client's deadline. Clients that see the same parts share it.
     async fn what_there_is(
         self: &Arc<Self>,
         number: u64,
@@ -195,11 +194,11 @@ impl Refresher {
         if let Some(judged) = self.shared(number, underway.so_far().count) {
             return judged;
         }
-        // Half of what is left is for whoever is at it, and then for rendering.
+        // Half of the remaining time is for another client's report in progress, the rest for rendering.
         let patience = deadline.saturating_duration_since(Instant::now()) / 2;
         let judging = Arc::clone(&self.judging_partial).lock_owned();
         let Ok(judging) = tokio::time::timeout(patience, judging).await else {
-            // What was made of fewer parts, or nothing: that is what could be had in the time given.
+            // A report from fewer parts, or none, is all that this client's time allows.
             let made = || lock(&self.partial).clone().filter(|partial| partial.flight == number);
             if let Some(partial) = made() {
                 return partial.judged;
@@ -221,13 +220,13 @@ impl Refresher {
         judged
     }
 
-    /// What was made of at least so many parts of a flight, if there are any, and was judged to its end.
+    /// A finished report from at least `count` parts of a flight; `None` if there is none.
     fn shared(&self, flight: u64, count: usize) -> Option<Arc<JudgedReading>> {
         let made = lock(&self.partial).clone().filter(|partial| partial.flight == flight && partial.count >= count);
         made.filter(|partial| partial.count > 0 && !partial.judged.report.was_stopped).map(|partial| partial.judged)
     }
 
-    /// A client that disconnects does not stop the work, so the work itself holds the lock that keeps others from doing it twice.
+    /// If a client disconnects, the work continues, so the work itself holds the lock that prevents duplicates.
     async fn make_partial(
         self: &Arc<Self>,
         underway: Underway,
@@ -245,7 +244,7 @@ impl Refresher {
         .await
     }
 
-    /// The reading that is on its way or a new one, and whether it was begun by this call.
+    /// The running reading or a new one, and whether this call started it.
     fn join(self: &Arc<Self>, deadline: Instant) -> (Flight, bool) {
         let mut flight = lock(&self.flight);
         if let Some(running) = flight.as_ref().filter(|flight| flight.is_running()) {
@@ -263,7 +262,7 @@ impl Refresher {
             let (judged, decoded) = refresher.finish(number, published, left, progress, &stopped);
             sender.send_replace(Some(Arc::new(judged)));
             if decoded {
-                heap::give_back(); // everyone is answered
+                heap::give_back(); // after all clients were answered
             }
         };
         let patience = deadline.saturating_duration_since(Instant::now()).min(MAX_READING);
@@ -274,9 +273,9 @@ impl Refresher {
         (started, true)
     }
 
-    /// Judges a reading that has come to its end. One that was cut, or whose judging was stopped, leaves nothing behind:
-    /// what nobody waited for is unknown for no reason of the node's.
-    /// Also returns whether rules were decoded anew, which leaves memory behind.
+    /// Judges a finished reading. One that was cut, or whose judging was stopped, is not remembered, because what is
+    /// unknown in it says nothing about the node. Also returns whether rules were decoded anew, which leaves free
+    /// memory to be returned.
     fn finish(
         &self,
         number: u64,
@@ -289,7 +288,7 @@ impl Refresher {
         let Published { meta, parts, .. } = published;
         lock(&self.partial).take();
         let whole = !progress.was_cut();
-        // Every part is there; what a cut has left out says so itself.
+        // All parts exist; those that were cut say so themselves.
         let missing = Failure::NotAnswered(Unanswered::in_time(progress.started().elapsed()));
         let mut facts = parts.facts(&meta, &self.collectors, &missing);
         let decoded = if whole {
@@ -321,7 +320,7 @@ impl Refresher {
         (JudgedReading { report, facts, durations, whole, bodies: Default::default() }, decoded)
     }
 
-    /// For those who cannot wait any longer: judged, and not remembered.
+    /// Judges parts, without remembering the result.
     fn partial(
         &self,
         published: Published,
@@ -340,7 +339,7 @@ impl Refresher {
     }
 }
 
-/// The judged reading, once it is finished; `None` if it never will be.
+/// The result of a reading; `None` if it failed.
 async fn finished(done: &mut watch::Receiver<Option<Arc<JudgedReading>>>) -> Option<Arc<JudgedReading>> {
     done.wait_for(Option::is_some).await.ok().and_then(|judged| judged.clone())
 }

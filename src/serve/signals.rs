@@ -1,4 +1,4 @@
-//! Signals, taken by a thread of their own: whatever is stuck, SIGTERM ends natwatch.
+//! Handles signals on a thread of its own, so that SIGTERM ends natwatch whatever else is stuck.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,29 +9,29 @@ use tokio::sync::watch;
 
 use crate::serve::http::Security;
 
-/// What the server has to come to its end by itself; its own grace is shorter.
+/// Time for the server to end by itself, longer than its own grace period.
 const PATIENCE: Duration = Duration::from_millis(850);
 
-/// What SIGHUP has re-read, once there is one.
+/// What SIGHUP reloads, once it exists.
 pub(crate) type Reload = Arc<OnceLock<Arc<Security>>>;
 
-/// Signals that are kept until somebody waits for them.
+/// Signals that are queued until `wait`.
 #[derive(Debug)]
 pub(crate) struct Signals(signal_hook::iterator::Signals);
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT and SIGHUP from now on. No thread is started.
+    /// Catches SIGTERM, SIGINT and SIGHUP from now on, without starting a thread.
     ///
     /// # Errors
-    /// The kernel does not let natwatch catch signals.
+    /// The kernel's error.
     pub(crate) fn catch() -> Result<Self, String> {
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(Self).map_err(failed)
     }
 
-    /// Waits for them: SIGTERM and SIGINT set what is returned, and SIGHUP has the web configuration re-read.
+    /// Starts the handling thread: SIGTERM and SIGINT set the returned value, SIGHUP reloads the web configuration.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// The thread cannot be started.
     pub(crate) fn wait(mut self) -> Result<(watch::Receiver<bool>, Reload), String> {
         let ((close, closing), reload) = (watch::channel(false), Reload::default());
         let security = Arc::clone(&reload);

@@ -1,8 +1,8 @@
-//! Locks, and work on other threads.
+//! Locks, and blocking work off the runtime's thread.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Does work that takes its time on a thread for that; never comes back where natwatch ends before.
+/// Runs blocking work on another thread; never completes if natwatch ends first.
 pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(done) => done,
@@ -11,7 +11,7 @@ pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
     }
 }
 
-/// Locks; what a thread that panicked has left behind is whole.
+/// Locks a mutex; the state after a panic is consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

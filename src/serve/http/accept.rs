@@ -1,4 +1,4 @@
-//! Connections from their acceptance to their end.
+//! Connections: accepting, serving with hyper, and closing.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,38 +27,38 @@ use super::activity::{TrackedBody, WatchedStream};
 use super::connections::{ConnectionSlot, Connections, Peer};
 use super::security::Security;
 
-/// What the kernel may hold of answers that a client does not read. Without this it is megabytes for each.
+/// Send buffer per connection, bytes, for answers that the client does not read. The default would grow to megabytes.
 const SEND_BUFFER: usize = 64 << 10;
-/// What is read of a request before its head must be complete.
+/// Size limit of a request's head, bytes.
 const MAX_HEAD: usize = 32 << 10;
-/// How long the kernel keeps what a client does not acknowledge.
+/// TCP_USER_TIMEOUT: how long the kernel keeps data that the client does not acknowledge.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often it is said that connections cannot be accepted, and how often that has happened since.
+/// Interval of log messages about failures to accept, with their number.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// How long nothing is accepted after that has failed.
+/// Pause after a failure to accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether the connection has one of the places for probes.
+/// Extension of requests on a reserved connection, which only probes' endpoints answer.
 #[derive(Clone, Copy, Debug)]
 struct OnlyProbes(bool);
 
-/// What every listener needs.
+/// Context shared by all listeners.
 #[derive(Clone, Debug)]
 pub(crate) struct ListenerContext {
-    /// What requests are answered by.
+    /// Routes that requests are passed to.
     pub routes: Router,
-    /// TLS, if it is served.
+    /// TLS and authentication, if configured.
     pub security: Option<Arc<Security>>,
     /// All connections.
     pub connections: Arc<Connections>,
-    /// Natwatch is about to end.
+    /// Whether natwatch is shutting down.
     pub closing: watch::Receiver<bool>,
-    /// Dropped by each connection at its end.
+    /// Dropped by each connection when it ends.
     pub _open: mpsc::Sender<()>,
 }
 
 impl ListenerContext {
-    /// Accepts until natwatch ends.
+    /// Accepts connections until shutdown.
     pub(crate) async fn accept(mut self, listener: TcpListener) {
         let (mut failures, mut told) = (0u64, None::<Instant>);
         let mut closing = self.closing.clone();
@@ -86,7 +86,7 @@ impl ListenerContext {
     fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
         let peer = Peer::from(peer.ip());
         let Some(place) = self.connections.admit(peer, Instant::now()) else {
-            return; // closed: all places are taken by requests
+            return; // closed: all connections are in a request
         };
         let _ = stream.set_nodelay(true);
         let _ = sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
@@ -100,7 +100,7 @@ impl ListenerContext {
                 () = door.talk(&mut stream, peer, &place) => false,
             };
             if thrown_away {
-                // The kernel would keep it after the connection's place is free.
+                // The kernel would otherwise keep it after its slot is free.
                 let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
             }
         });
@@ -130,8 +130,8 @@ impl ListenerContext {
         });
         let stream = TokioIo::new(WatchedStream::new(stream, Arc::clone(&place.activity)));
         let mut http = http1::Builder::new();
-        // Its own timer would count from the end of the last answer on. A client that has said all that it will say is
-        // answered.
+        // hyper's own timer would start at the end of the previous answer. A client that has closed its sending side
+        // still gets its answer.
         let http = http.header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(true);
         let connection = http.serve_connection(stream, service);
         let mut connection = pin!(connection);
@@ -144,7 +144,7 @@ impl ListenerContext {
     }
 }
 
-/// Why a request is not answered, if it is not.
+/// The response to a request that is refused; `None` if it is not.
 pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
     let close = [(header::CONNECTION, "close")];
     let hosts = request.headers().get_all(header::HOST).iter().count();
@@ -156,7 +156,7 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
         .then(|| (close, super::try_again("too many connections; this one is for probes only")).into_response())
 }
 
-/// Errors of a connection that was about to be accepted; accept(2) lists them.
+/// Errors that concern one incoming connection only, as listed in accept(2).
 fn is_of_one_connection(error: &io::Error) -> bool {
     const OF_ONE: &[Errno] = &[
         Errno::CONNABORTED,

@@ -1,4 +1,4 @@
-//! What a connection is doing, and how long it may.
+//! State of a connection, its timeouts, and detection of stalled clients.
 
 use std::io;
 use std::pin::Pin;
@@ -13,24 +13,24 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::serve::sync::lock;
 
-/// How long a connection may be idle. Prometheus scrapes once a minute by default, and keeps its connections.
+/// Timeout of an idle connection. Prometheus scrapes once a minute by default and keeps its connections.
 const IDLE: Duration = Duration::from_secs(300);
-/// How long the head of a request may take from its first byte on, and a TLS handshake from its beginning.
+/// Timeout of a request's head from its first byte, and of a TLS handshake from its start.
 const HEAD: Duration = Duration::from_secs(30);
-/// How long a client may take nothing of an answer.
+/// Timeout while a client reads nothing of an answer.
 const STALL: Duration = Duration::from_secs(30);
-/// How long a request may take in all, from its head to the last byte of its answer: a reading may take a minute.
+/// Timeout of a whole request, from its head to the last byte of its answer; a reading may take a minute.
 const REQUEST: Duration = Duration::from_secs(150);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing was received since the last answer.
+    /// Nothing received since the last answer.
     Idle,
-    /// A TLS handshake, or a request of which a part has come.
+    /// In a TLS handshake, or part of a request's head received.
     Head,
-    /// From the end of a request's head to the last byte of its answer.
+    /// From a complete request head to the last byte of its answer.
     Request,
-    /// Another connection takes its place.
+    /// Being closed for another connection.
     GivingWay,
 }
 
@@ -38,36 +38,36 @@ enum Phase {
 struct State {
     phase: Phase,
     since: Instant,
-    /// The answer's body has come to its end; its last bytes may still have to be written.
+    /// The answer's body is complete; its last bytes may still have to be written.
     answered: bool,
-    /// Since when the client has taken nothing, while there is something to take.
+    /// Since when the client has read nothing although there is data; `None`: not stalled.
     stalled: Option<Instant>,
-    /// Given back with the last byte of the answers.
+    /// Released with the last byte of the answer.
     permits: Vec<OwnedSemaphorePermit>,
 }
 
-/// Shared by a connection, its requests and whoever looks for one that can give way.
+/// State shared by a connection, its requests, and the code that chooses a connection to close.
 #[derive(Debug)]
 pub(crate) struct Activity {
     state: Mutex<State>,
-    /// The deadline may have come nearer.
+    /// Signals that the deadline may be earlier now.
     changed: Notify,
 }
 
 impl Activity {
-    /// Of a connection that is accepted now.
+    /// For a connection accepted now.
     pub(crate) fn new(now: Instant) -> Self {
         let state = State { phase: Phase::Idle, since: now, answered: false, stalled: None, permits: Vec::new() };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Since when it has been in no request; `None`: it is in one, or already gives way.
+    /// Since when the connection is not in a request; `None`: it is in one, or is being closed.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let state = lock(&self.state);
         matches!(state.phase, Phase::Idle | Phase::Head).then_some(state.since)
     }
 
-    /// Makes it end, unless a request has come meanwhile.
+    /// Has it closed, unless a request has arrived meanwhile; returns whether it will close.
     pub(crate) fn give_way(&self) -> bool {
         let mut state = lock(&self.state);
         let idle = matches!(state.phase, Phase::Idle | Phase::Head);
@@ -78,22 +78,22 @@ impl Activity {
         idle
     }
 
-    /// Whether it has been told to.
+    /// Whether it is being closed for another connection.
     pub(crate) fn gives_way(&self) -> bool {
         lock(&self.state).phase == Phase::GivingWay
     }
 
-    /// A TLS handshake begins.
+    /// Start of a TLS handshake.
     pub(crate) fn begin_handshake(&self, now: Instant) {
         self.enter(Phase::Idle, Phase::Head, now);
     }
 
-    /// It has come to its end; now a request may come.
+    /// End of the handshake; requests may follow.
     pub(crate) fn end_handshake(&self, now: Instant) {
         self.enter(Phase::Head, Phase::Idle, now);
     }
 
-    /// Bytes have come.
+    /// Data was received.
     fn received(&self, now: Instant) {
         self.enter(Phase::Idle, Phase::Head, now);
     }
@@ -106,7 +106,7 @@ impl Activity {
         }
     }
 
-    /// The head of a request is complete. `false`: it comes too late, the connection gives way.
+    /// A request's head is complete. `false`: too late, the connection is being closed.
     pub(crate) fn begin_request(&self, now: Instant) -> bool {
         let mut state = lock(&self.state);
         if state.phase == Phase::GivingWay {
@@ -116,7 +116,7 @@ impl Activity {
         true
     }
 
-    /// Keeps this until the last byte of the answer is sent.
+    /// Holds a permit until the last byte of the answer is written.
     pub(crate) fn keep(&self, permit: OwnedSemaphorePermit) {
         lock(&self.state).permits.push(permit);
     }
@@ -125,7 +125,7 @@ impl Activity {
         lock(&self.state).answered = true;
     }
 
-    /// Everything that was to be written is.
+    /// All data has been written.
     fn flushed(&self, now: Instant) {
         let mut state = lock(&self.state);
         state.stalled = None;
@@ -136,7 +136,7 @@ impl Activity {
         }
     }
 
-    /// Something was to be written, and the client took of it, or nothing.
+    /// A write was attempted; `taken`: whether the client accepted any bytes.
     fn written(&self, taken: bool, now: Instant) {
         let mut state = lock(&self.state);
         if taken {
@@ -147,7 +147,7 @@ impl Activity {
         }
     }
 
-    /// When the connection is closed if nothing happens until then.
+    /// When the connection times out unless something happens.
     fn deadline(&self) -> Instant {
         let state = lock(&self.state);
         match (state.phase, state.stalled) {
@@ -159,8 +159,8 @@ impl Activity {
         }
     }
 
-    /// Ends when the connection has to. Whether what its client has not taken yet is to be thrown away: it had its time, or
-    /// somebody else needs the place.
+    /// Completes when the connection has to end. Returns whether unread data is to be discarded, because of a timeout
+    /// or because another connection needs the slot.
     pub(crate) async fn ended(&self) -> bool {
         loop {
             let deadline = self.deadline();
@@ -175,7 +175,7 @@ impl Activity {
     }
 }
 
-/// A stream that tells what happens on it.
+/// A stream that records its activity.
 #[derive(Debug)]
 pub(crate) struct WatchedStream<T> {
     stream: T,
@@ -183,7 +183,7 @@ pub(crate) struct WatchedStream<T> {
 }
 
 impl<T> WatchedStream<T> {
-    /// Tells this one.
+    /// Wraps a stream.
     pub(crate) fn new(stream: T, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
@@ -230,7 +230,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when it has written everything that it has.
+    /// hyper flushes when it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
         match &result {
@@ -246,7 +246,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedStream<T> {
     }
 }
 
-/// The body of an answer, which tells when it has come to its end.
+/// The body of an answer, which records its end.
 #[derive(Debug)]
 pub(crate) struct TrackedBody {
     body: Body,
@@ -254,7 +254,7 @@ pub(crate) struct TrackedBody {
 }
 
 impl TrackedBody {
-    /// Tells this one.
+    /// Wraps a body.
     pub(crate) fn new(body: Body, activity: Arc<Activity>) -> Self {
         Self { body, activity }
     }

@@ -1,4 +1,4 @@
-//! Bodies of answers: made once for everyone who shares a reading, and bounded in number while clients are slow to read them.
+//! Response bodies: encoded once for all clients that share a reading, and limited in number while clients are slow.
 
 use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, Weak};
@@ -12,42 +12,42 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::serve::refresh::FORMS;
 use crate::serve::sync::lock;
 
-/// How old the newest may be to be given instead of a fresh one.
+/// Maximum age of a body that is served in place of a fresh one.
 const MAX_AGE: Duration = Duration::from_secs(10);
-/// Bodies of one form that are held at a time, for clients that are slow: a report of 10,000 rules has 3 MB.
+/// Number of bodies of one form held for slow clients; a report of 10,000 rules has 3 MB.
 const MAX_HELD: usize = 8;
 
-/// What is made of a reading, if it is the same for everyone.
+/// Bodies that are the same for all clients of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// The page.
+    /// The HTML page.
     Page,
     /// `/report.json`
     Report,
-    /// Text format 0.0.4 of all collectors.
+    /// Text format 0.0.4, all collectors.
     Prometheus,
-    /// OpenMetrics of all collectors.
+    /// OpenMetrics, all collectors.
     OpenMetrics,
 }
 
 impl Form {
-    /// Its number among [`FORMS`].
+    /// Index into arrays of [`FORMS`] items.
     pub(crate) fn number(self, gzip: bool) -> usize {
         let number = 2 * self as usize + usize::from(gzip);
         debug_assert!(number < FORMS);
         number
     }
 
-    /// Whether it grows with the number of rules.
+    /// Whether its size grows with the number of rules.
     pub(crate) fn is_large(self) -> bool {
         matches!(self, Self::Page | Self::Report)
     }
 }
 
-/// Makes a body of text.
+/// Encodes a body.
 ///
 /// # Errors
-/// None in practice: writing into memory does not fail.
+/// None in practice: writing to memory does not fail.
 pub(crate) fn encode(text: String, gzip: bool) -> Result<Vec<u8>, String> {
     if !gzip {
         return Ok(text.into_bytes());
@@ -55,9 +55,9 @@ pub(crate) fn encode(text: String, gzip: bool) -> Result<Vec<u8>, String> {
     self::gzip(text.as_bytes()).map_err(|error| error.to_string())
 }
 
-/// A member of RFC 1952. The compressor has 300 KiB, so one is kept for whoever comes next.
+/// Compresses to gzip (RFC 1952). The compressor takes 300 KiB, so one is kept for reuse.
 fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    /// Magic, deflate, no flags, no time, fastest, system not told.
+    /// Magic, deflate, no flags, no time, fastest, unknown system.
     const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
     static IDLE: Mutex<Option<DeflateEncoder<Vec<u8>>>> = Mutex::new(None);
     let idle = lock(&IDLE).take();
@@ -73,7 +73,7 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     Ok(member)
 }
 
-/// Bodies of one form that are held.
+/// The bodies of one form that are held.
 #[derive(Debug)]
 pub(crate) struct HeldBodies {
     places: Arc<Semaphore>,
@@ -86,7 +86,7 @@ impl Default for HeldBodies {
     }
 }
 
-/// One, until the last client has read it.
+/// A body, held until the last client has read it.
 #[derive(Debug)]
 struct Held {
     bytes: Vec<u8>,
@@ -94,14 +94,14 @@ struct Held {
     _place: OwnedSemaphorePermit,
 }
 
-/// What one may have who asks for such a body.
+/// What a request for a large body gets.
 #[derive(Debug)]
 pub(crate) enum Room {
-    /// A place for one of his own.
+    /// A slot for a new body.
     Place(OwnedSemaphorePermit),
-    /// The newest that is held.
+    /// The newest body held.
     Newest(Bytes),
-    /// Nothing: clients are too slow to read what they have.
+    /// Nothing: clients read too slowly.
     Full,
 }
 
@@ -114,7 +114,7 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl HeldBodies {
-    /// Whether one more may be held.
+    /// A slot for a new body, or the newest one.
     pub(crate) fn room(&self, now: Instant) -> Room {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Room::Place(place);
@@ -126,7 +126,7 @@ impl HeldBodies {
         }
     }
 
-    /// Holds one until the last client has read it.
+    /// Holds a body until the last client has read it.
     pub(crate) fn hold(&self, bytes: Vec<u8>, place: OwnedSemaphorePermit, now: Instant) -> Bytes {
         let held = Arc::new(Held { bytes, made: now, _place: place });
         *lock(&self.newest) = Arc::downgrade(&held);

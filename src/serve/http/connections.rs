@@ -1,7 +1,7 @@
-//! How many connections there may be, and whose.
+//! Limits on connections, in all and per peer.
 //!
-//! At a cap the connection that has been idle longest gives way, never one in a request. Where all are in one, a few more
-//! are taken that only the probes' endpoints answer: whoever fills the server does not have it restarted.
+//! At the limit, the connection that has been idle longest is closed, never one in a request. If all are in a request,
+//! a few more are accepted for the probes' endpoints only, so that overloading the server does not have it restarted.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,24 +11,22 @@ use std::time::Instant;
 use super::activity::Activity;
 use crate::serve::sync::lock;
 
-/// Connections in all. With those below and what natwatch has open it stays under the 1,024 descriptors that a process has
-/// by default.
+/// Number of connections. With the constants below it stays under the default limit of 1,024 file descriptors.
 const MAX: usize = 512;
-/// Descriptors that are kept for the listeners, for a reading and the files that stay open between readings (32 at most), and
-/// for connections beyond that number.
+/// Descriptors reserved for listeners, a reading, files kept open between readings (at most 32), and connections beyond
+/// the limit.
 const OTHERS: u64 = 96;
-/// Connections of one peer: a scraper has one or two, a browser six.
+/// Number of connections per peer: a scraper has one or two, a browser six.
 const MAX_OF_PEER: usize = 64;
-/// Connections beyond those, for probes.
+/// Number of connections beyond the limit, for probes.
 const RESERVED: usize = 8;
 
-/// Who is at the other end: an IPv4 address, or the network of an IPv6 one (/64), of which a host has as many addresses as
-/// it likes.
+/// A peer: an IPv4 address, or the /64 network of an IPv6 address, since a host may have any number of addresses in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Peer {
-    /// Address in host order.
+    /// Address, host byte order.
     V4(u32),
-    /// Upper half of the address, in host order.
+    /// Upper half of the address, host byte order.
     V6(u64),
 }
 
@@ -55,12 +53,12 @@ struct State {
 }
 
 impl State {
-    /// Those that count, of one kind.
+    /// Connections that are not being closed and match.
     fn standing(&self, wanted: impl Fn(&Open) -> bool) -> impl Iterator<Item = &Open> {
         self.open.values().filter(move |open| wanted(open) && !open.activity.gives_way())
     }
 
-    /// Whether there are fewer than `cap`, or the one idle longest gives way.
+    /// Whether there are fewer than `cap` connections, closing the longest idle one if necessary.
     fn has_room(&self, cap: usize, wanted: impl Fn(&Open) -> bool + Copy) -> bool {
         let excess = (self.standing(wanted).count() + 1).saturating_sub(cap);
         (0..excess).all(|_| self.idlest_gives_way(wanted))
@@ -74,7 +72,7 @@ impl State {
     }
 }
 
-/// All connections of this server.
+/// All connections of the server.
 #[derive(Debug)]
 pub(crate) struct Connections {
     state: Mutex<State>,
@@ -82,18 +80,18 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// As many as a process may have that may have so many descriptors.
+    /// With a limit derived from the process's limit of file descriptors.
     pub(crate) fn of(descriptors: Option<u64>) -> Self {
         let room = descriptors.unwrap_or(u64::MAX).saturating_sub(OTHERS).max(RESERVED as u64);
         Self { state: Mutex::default(), max: usize::try_from(room).unwrap_or(MAX).min(MAX) }
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub(crate) fn count(&self) -> usize {
         lock(&self.state).open.len()
     }
 
-    /// A place for one more. `None`: all are in a request, those for probes too.
+    /// A slot for a new connection. `None`: all are in a request, including those for probes.
     pub(crate) fn admit(self: &Arc<Self>, peer: Peer, now: Instant) -> Option<ConnectionSlot> {
         let mut state = lock(&self.state);
         let ordinary = state.has_room(MAX_OF_PEER, |open| !open.reserved && open.peer == peer)
@@ -107,20 +105,20 @@ impl Connections {
         Some(ConnectionSlot { connections: Arc::clone(self), number, activity, only_probes: !ordinary })
     }
 
-    /// Frees a descriptor, if any connection is idle.
+    /// Closes the longest idle connection, to free a descriptor.
     pub(crate) fn make_room(&self) {
         lock(&self.state).idlest_gives_way(|_| true);
     }
 }
 
-/// The place of one connection.
+/// The slot of one connection, freed on drop.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
     connections: Arc<Connections>,
     number: u64,
-    /// What it is doing.
+    /// Activity of the connection.
     pub activity: Arc<Activity>,
-    /// Only the probes' endpoints are answered.
+    /// Whether it is a reserved one, for probes' endpoints only.
     pub only_probes: bool,
 }
 

@@ -1,7 +1,7 @@
-//! Whether natwatch is stuck, or the kernel.
+//! Health checks: distinguishes a stuck natwatch from a stuck kernel.
 //!
-//! A restart repairs nothing in the kernel: it makes `/-/ready` fail. Only what is stuck in natwatch itself makes
-//! `/-/healthy` fail. A thread of its own looks, so that whatever is stuck keeps nobody from being told.
+//! If the kernel does not answer, `/-/ready` fails, since a restart would not help. `/-/healthy` fails only if natwatch
+//! itself is stuck. A thread of its own checks, so that the endpoints answer whatever else is stuck.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,29 +10,29 @@ use crate::kernel::Whereabouts;
 use crate::serve::refresh::Refresher;
 use crate::serve::sync::lock;
 
-/// How often it is looked at.
+/// Interval of checks.
 const EVERY: Duration = Duration::from_secs(1);
-/// A kernel that has not answered for so long is stuck: a little less than what a scrape waits by default.
+/// Time without an answer after which the kernel counts as stuck: slightly less than the default scrape timeout.
 const KERNEL: Duration = Duration::from_secs(8);
-/// Natwatch is stuck if a lock is held for so long, or a reading at work outside the kernel. Slower than any rule set is
-/// judged, on any share of a CPU.
+/// Time for which a lock is held, or a reading runs outside the kernel, after which natwatch counts as stuck. Longer
+/// than judging any rule set takes on any share of a CPU.
 const NATWATCH: Duration = Duration::from_secs(60);
 
-/// What was seen last.
+/// Result of the last check.
 #[derive(Debug)]
 struct Seen {
-    /// When, all locks being free.
+    /// Time at which all locks could be taken.
     at: Instant,
-    /// Where the reading was that was on its way.
+    /// What the running reading was doing.
     reading: Option<Whereabouts>,
 }
 
-/// What is known of it.
+/// Health of natwatch and the kernel.
 #[derive(Debug)]
 pub(crate) struct Health(Mutex<Seen>);
 
 impl Health {
-    /// Looks from now on.
+    /// Starts the checking thread.
     pub(crate) fn watch(refresher: Arc<Refresher>) -> Arc<Self> {
         let health = Arc::new(Self(Mutex::new(Seen { at: Instant::now(), reading: None })));
         let mine = Arc::downgrade(&health);
@@ -51,7 +51,7 @@ impl Health {
         health
     }
 
-    /// Where the reading is now; comes back if no lock is held for ever.
+    /// Checks what the reading is doing; blocks while a lock is held.
     pub(crate) fn check_progress(&self, refresher: &Refresher) {
         refresher.touch_locks();
         self.see(Instant::now(), refresher.whereabouts());
@@ -61,7 +61,7 @@ impl Health {
         *lock(&self.0) = Seen { at, reading };
     }
 
-    /// Logs that the kernel is stuck, and that it is no longer; once each.
+    /// Logs once that the kernel is stuck, and once that it answers again. `told` and the result: whether the former was logged last.
     fn tell(&self, told: bool) -> bool {
         match (self.kernel_stuck(), told) {
             (Some(what), false) => tracing::error!(what, "the kernel does not answer"),
@@ -71,7 +71,7 @@ impl Health {
         !told
     }
 
-    /// What the kernel has not answered for long.
+    /// The request that the kernel has not answered for long; `None`: not stuck.
     pub(crate) fn kernel_stuck(&self) -> Option<String> {
         let seen = lock(&self.0);
         let stuck = seen.reading.as_ref().filter(|reading| reading.in_kernel && reading.since >= KERNEL)?;
@@ -79,7 +79,7 @@ impl Health {
         Some(format!("no answer to {request} for {} s", stuck.since.as_secs()))
     }
 
-    /// What natwatch itself is stuck in.
+    /// What natwatch itself is stuck in; `None`: not stuck.
     pub(crate) fn stuck(&self, now: Instant) -> Option<String> {
         let seen = lock(&self.0);
         let unseen = now.saturating_duration_since(seen.at);

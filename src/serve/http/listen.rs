@@ -1,18 +1,18 @@
-//! Listening sockets: opened, or passed by systemd.
+//! Listening sockets: opened by address, or passed by systemd.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 
 /// Opens the listening sockets.
 ///
 /// # Errors
-/// Names the address that cannot be used.
+/// The address that cannot be used.
 pub(crate) fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
     addresses.iter().map(|address| bind_one(address)).collect()
 }
 
 fn bind_one(address: &str) -> Result<TcpListener, String> {
     let candidates: Vec<SocketAddr> = match address.strip_prefix(':') {
-        // As in Go: every address of the machine. The IPv6 socket takes IPv4 as well.
+        // As in Go: all addresses of the machine. The IPv6 socket accepts IPv4 as well.
         Some(port) => {
             let port = port.parse().map_err(|_| format!("--web.listen-address {address:?}: not a port"))?;
             vec![([0u16; 8], port).into(), ([0u8; 4], port).into()]
@@ -28,7 +28,7 @@ fn bind_one(address: &str) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
-/// Go takes brackets around IPv4 addresses too, and manifests write `[$(HOST_IP)]:PORT`.
+/// Go also accepts brackets around IPv4 addresses, and manifests have `[$(HOST_IP)]:PORT`.
 fn plain(address: &str) -> String {
     let bracketed = address.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     match bracketed {
@@ -37,10 +37,10 @@ fn plain(address: &str) -> String {
     }
 }
 
-/// The sockets that systemd passes.
+/// Sockets passed by systemd.
 ///
 /// # Errors
-/// There are none, or one is something else.
+/// None is passed, or one is not a listening TCP socket.
 pub(crate) fn from_systemd() -> Result<Vec<TcpListener>, String> {
     let mut passed = listenfd::ListenFd::from_env();
     let count = passed.len();

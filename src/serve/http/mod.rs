@@ -1,4 +1,4 @@
-//! The HTTP side: routes, content negotiation, limits.
+//! The HTTP server: routes, content negotiation, limits. Answers come from [`Refresher`](super::refresh::Refresher).
 
 mod accept;
 mod activity;
@@ -48,9 +48,9 @@ use crate::serve::process;
 use crate::serve::refresh::{FORMS, JudgedReading, Refresher};
 use crate::serve::sync::off_thread;
 
-/// How long running requests may go on after SIGTERM; the process ends within a second.
+/// Time that running requests get after SIGTERM; the process ends within a second.
 const GRACE: Duration = Duration::from_millis(700);
-/// Endpoints of probes, which are cheap and behind no authorization.
+/// Endpoints for probes: cheap and without authentication.
 const PROBES: [&str; 2] = ["/-/healthy", "/-/ready"];
 /// The page needs its own style and nothing else.
 static CONTENT_SECURITY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -63,16 +63,16 @@ static CONTENT_SECURITY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 });
 
-/// What serving needs to know.
+/// Settings of the server.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpSettings {
-    /// Path of the metrics.
+    /// Path of the metrics endpoint.
     pub telemetry_path: String,
-    /// Requests that may be answered at once; 0 is no limit.
+    /// Number of concurrent requests; 0: unlimited.
     pub max_requests: usize,
-    /// What the metrics show.
+    /// Settings of the metrics.
     pub metrics: metrics::MetricSettings,
-    /// Log lines that nobody took.
+    /// Counts dropped log lines.
     pub dropped_lines: ErrorCounter,
 }
 
@@ -80,20 +80,20 @@ pub(crate) struct HttpSettings {
 struct App {
     refresher: Arc<Refresher>,
     settings: HttpSettings,
-    /// TLS, users and headers, if they are configured.
+    /// TLS, users and headers, if configured.
     security: Option<Arc<Security>>,
     slots: Option<Arc<Semaphore>>,
     connections: Arc<Connections>,
-    /// What is large, by form.
+    /// Large bodies held for slow clients, by form.
     held: [HeldBodies; FORMS],
     health: Arc<Health>,
     ready: AtomicBool,
 }
 
-/// Serves until `closing` says so.
+/// Serves until `closing` becomes true.
 ///
 /// # Errors
-/// A listener that cannot be used.
+/// A listener is unusable.
 pub(crate) async fn run(
     listeners: Vec<TcpListener>,
     refresher: Arc<Refresher>,
@@ -126,12 +126,12 @@ pub(crate) async fn run(
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!("shutting down");
     app.refresher.close();
-    // Ends when the last connection has.
+    // Completes when the last connection has ended.
     let _ = tokio::time::timeout(GRACE, all_closed.recv()).await;
     Ok(())
 }
 
-/// A unit of `Type=notify` waits for this; anyone else does not hear it.
+/// Notifies systemd, for units of `Type=notify`.
 fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "systemd could not be told");
@@ -149,7 +149,7 @@ fn announce(listener: &TcpListener, tls: bool) {
     }
 }
 
-/// Says in the log what this node looks like, and makes the exporter ready.
+/// Logs a summary of the first reading, and marks the exporter as ready.
 async fn first_look(app: Arc<App>) {
     let judged = app.refresher.judged(PATIENCE).await;
     for status in &judged.facts.sources {
@@ -158,7 +158,7 @@ async fn first_look(app: Arc<App>) {
     for finding in &judged.report.advisories {
         tracing::info!(advisory = finding.id, state = %finding.state, summary = finding.summary, "advisory");
     }
-    // It may have ended because the kernel does not answer, and who asks next shall not be told that all is well.
+    // The reading may have ended because the kernel is stuck, which requests for health must then see.
     let looking = Arc::clone(&app);
     off_thread(move || looking.health.check_progress(&looking.refresher)).await;
     app.ready.store(true, Ordering::Release);
@@ -181,7 +181,7 @@ fn routes(app: Arc<App>) -> Router {
     all.with_state(app)
 }
 
-/// Lets those in who may read.
+/// Answers only authorized requests.
 async fn authorized(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -199,7 +199,7 @@ async fn authorized(
     }
 }
 
-/// Refuses what nobody answers; adds what browsers must not do, and the configured headers, which may say otherwise.
+/// Refuses malformed requests; adds security headers and the configured headers, which take precedence.
 async fn decorated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = match accept::refusal(&request) {
         Some(refusal) => refusal,
@@ -226,7 +226,7 @@ async fn runbook_of(app: State<Arc<App>>, Path(name): Path<String>, uri: Uri, he
     }
 }
 
-/// A page for a browser, and for everyone else the Markdown that it is made of.
+/// A runbook: HTML for browsers, else Markdown.
 fn runbook_named(name: &str, headers: &HeaderMap) -> Option<Response> {
     let mut response = match takes_html(headers) {
         true => Html(runbook::page(name)?).into_response(),
@@ -268,7 +268,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// What an answer needs of a request.
+/// The parts of a request that determine its answer.
 struct Asker {
     activity: Arc<Activity>,
     headers: HeaderMap,
@@ -333,7 +333,7 @@ impl App {
         families
     }
 
-    /// Answers with what `render` makes of a fresh reading; what is the same for everyone has a form, and is made once.
+    /// Renders an answer from a fresh reading; one that is the same for all clients has a form and is rendered once.
     async fn answer(
         &self,
         asker: Asker,
@@ -371,7 +371,7 @@ impl App {
         response
     }
 
-    /// Makes a body; of those that are large only so many are held for clients that are slow.
+    /// Encodes a body; large ones are limited in number while clients are slow.
     async fn body(
         &self,
         judged: &Arc<JudgedReading>,
@@ -394,7 +394,7 @@ impl App {
     }
 }
 
-/// Renders. Metrics are bounded, and cost less than handing them to another thread and back.
+/// Renders and encodes. Metrics are of limited size and cheaper than a switch to another thread.
 fn made(
     judged: &JudgedReading,
     gzip: bool,

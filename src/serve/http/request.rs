@@ -1,4 +1,4 @@
-//! What a request asks for: how long its sender can wait, what he takes, which collectors he wants.
+//! Parameters of a request: timeout, accepted formats and encodings, collectors.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use axum::http::{HeaderMap, HeaderName, header};
 use crate::facts::Collector;
 use crate::read::Collectors;
 
-/// How long a request waits for the kernel unless the scraper says what it can afford.
+/// How long a request waits for a reading unless the scraper sends its timeout.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// Kept back from the scraper's timeout for the way there and back.
+/// Subtracted from the scraper's timeout for network latency, as other exporters do.
 const TIMEOUT_OFFSET: Duration = Duration::from_millis(500);
 
-/// How long this scraper can wait.
+/// How long this scraper waits (`X-Prometheus-Scrape-Timeout-Seconds`).
 pub(crate) fn patience(headers: &HeaderMap) -> Duration {
     let seconds =
         headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok()?.parse().ok());
@@ -24,7 +24,7 @@ pub(crate) fn patience(headers: &HeaderMap) -> Duration {
     timeout.saturating_sub(TIMEOUT_OFFSET.min(timeout / 2)).min(crate::serve::refresh::MAX_READING)
 }
 
-/// The collectors that `collect[]` or `exclude[]` leave; wording and rules are node_exporter's.
+/// Collectors selected by `collect[]` or `exclude[]`, with node_exporter's wording and rules.
 pub(crate) fn chosen(query: &[(String, String)], on: &Collectors) -> Result<Vec<Collector>, String> {
     let named = |key: &str| {
         let names = query.iter().filter(|(name, _)| name == key).map(|(_, value)| match Collector::from_name(value) {
@@ -42,7 +42,7 @@ pub(crate) fn chosen(query: &[(String, String)], on: &Collectors) -> Result<Vec<
     }
 }
 
-/// One of the things that a client takes (RFC 9110, 12.5).
+/// An item of an Accept header (RFC 9110, 12.5).
 struct Taken<'a> {
     name: &'a str,
     parameters: Vec<(&'a str, &'a str)>,
@@ -64,19 +64,19 @@ impl<'a> Taken<'a> {
         found.map(|(_, value)| value.trim().trim_matches('"'))
     }
 
-    /// 0: not at all.
+    /// The `q` parameter; 0: not acceptable.
     fn quality(&self) -> f32 {
         self.parameter("q").map_or(1.0, |quality| quality.parse().unwrap_or(0.0))
     }
 }
 
-/// What a client takes, in the order in which it says so.
+/// The items of an Accept header, in order.
 fn taken(headers: &HeaderMap, header: HeaderName) -> Vec<Taken<'_>> {
     let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(Taken::parse).collect()
 }
 
-/// Whether OpenMetrics is named with a version that is served, and not below text.
+/// Whether OpenMetrics is accepted in a supported version, with at least the preference of text.
 pub(crate) fn prefers_openmetrics(headers: &HeaderMap) -> bool {
     let (mut openmetrics, mut text) = (0.0f32, 0.0f32);
     for taken in taken(headers, header::ACCEPT) {
@@ -90,12 +90,12 @@ pub(crate) fn prefers_openmetrics(headers: &HeaderMap) -> bool {
     openmetrics > 0.0 && openmetrics >= text
 }
 
-/// Whether a browser asks.
+/// Whether HTML is accepted, as browsers do.
 pub(crate) fn takes_html(headers: &HeaderMap) -> bool {
     taken(headers, header::ACCEPT).iter().any(|taken| taken.is("text/html"))
 }
 
-/// Whether gzip is named among the encodings that a client takes, and not with q=0.
+/// Whether gzip is listed as accepted, other than with q=0.
 pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let encodings = taken(headers, header::ACCEPT_ENCODING);
     let of = |name: &str| encodings.iter().find(|taken| taken.is(name)).map(Taken::quality);

@@ -1,4 +1,4 @@
-//! TLS and basic authentication by `--web.config.file`, which is re-read when it changes.
+//! TLS and basic authentication as configured in `--web.config.file`, reloaded when it changes.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -16,51 +16,51 @@ use crate::kernel::bounded;
 use crate::serve::http::web_config::{self, Pem, WebConfig};
 use crate::serve::sync::lock;
 
-/// How often the files are looked at.
+/// Interval of checks for changes.
 const READ_EVERY: Duration = Duration::from_secs(2);
-/// Largest file that is read: certificate chains have a few kilobytes.
+/// Size limit of a file, bytes; certificate chains have a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Largest configuration; reading YAML takes long where it is nested deeply.
+/// Size limit of the configuration, bytes; parsing deeply nested YAML is slow.
 const MAX_CONFIG: u64 = 64 << 10;
-/// Passwords that were found right and are remembered: one of each scraper.
+/// Number of verified passwords that are remembered: one per scraper.
 const REMEMBERED: usize = 128;
-/// How long a password waits for others to be verified.
+/// How long a password waits for its verification.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A hash of no password, but for its cost.
+/// A bcrypt hash without its cost, which matches no password.
 const NOBODY: &str = "2hIzV8iJgSCeiRyM7dLCQOVUSpyoSiERmVn.V9B7wRhJ3RUw3LmUu";
 
-/// What is in force.
+/// The configuration in force.
 #[derive(Debug)]
 pub(crate) struct Security {
     path: PathBuf,
     web: Mutex<Arc<WebConfig>>,
     tls: Option<Mutex<Arc<ServerConfig>>>,
-    /// What was read last, whether it could be used or not.
+    /// Contents of the files as read last, valid or not.
     last: Mutex<Vec<Vec<u8>>>,
-    /// Whether what stands in the files is in force.
+    /// Whether the files' contents are in force.
     current: AtomicBool,
-    /// Hash and password of users that came before.
+    /// Hash and password of users verified before.
     verified: Mutex<HashSet<(String, String)>>,
     turns: Arc<Turns>,
 }
 
-/// Why somebody may not read.
+/// Why a request is not authorized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// No password, or a wrong one.
     Wrong,
-    /// Too many passwords wait to be verified.
+    /// Too many passwords are waiting for verification.
     Busy,
 }
 
-/// A configuration with everything that it names.
+/// A configuration with its files.
 struct Loaded {
     web: WebConfig,
     tls: Option<Arc<ServerConfig>>,
 }
 
 impl Security {
-    /// Reads the file and what it names.
+    /// Reads the configuration and the files that it names.
     ///
     /// # Errors
     /// What is wrong in which file.
@@ -78,17 +78,17 @@ impl Security {
         })
     }
 
-    /// TLS, if it is served.
+    /// TLS configuration; `None`: plain HTTP.
     pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.tls.as_ref().map(|tls| Arc::clone(&lock(tls)))
     }
 
-    /// Whether what stands in the files is in force; `false`: something older is.
+    /// Whether the files' contents are in force; `false`: an older configuration is.
     pub(crate) fn is_current(&self) -> bool {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Looks at the files again and again.
+    /// Checks the files periodically.
     pub(crate) async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(READ_EVERY).await;
@@ -99,7 +99,7 @@ impl Security {
         }
     }
 
-    /// Takes over what has changed, or everything if somebody asks for it; what cannot be used leaves everything as it was.
+    /// Reloads if something has changed, or if `asked`. An invalid configuration leaves the old one in force.
     pub(crate) fn reload(&self, asked: bool) {
         let (files, gathered) = gather(&self.path);
         let changed = std::mem::replace(&mut *lock(&self.last), files.clone()) != files;
@@ -111,7 +111,7 @@ impl Security {
             (Some(_), None) | (None, Some(_)) => {
                 Err(format!("{file}: TLS cannot be switched on or off without a restart"))
             }
-            // A file that is being written ends too early.
+            // A file that is being written may be read truncated.
             _ if loaded.web.users.is_empty() && !self.web().users.is_empty() => {
                 Err(format!("{file}: there are no users any more; that takes a restart"))
             }
@@ -138,7 +138,7 @@ impl Security {
         Arc::clone(&lock(&self.web))
     }
 
-    /// Adds the configured headers to an answer.
+    /// Adds the configured headers to a response.
     pub(crate) fn decorate(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.web().headers {
             if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
@@ -147,7 +147,7 @@ impl Security {
         }
     }
 
-    /// Whether this request may be answered.
+    /// Whether a request is authorized.
     ///
     /// # Errors
     /// Why not.
@@ -167,7 +167,7 @@ impl Security {
         let turn = turn.ok().flatten().ok_or(Refused::Busy)?;
         let work = {
             let (hash, password) = pair.clone();
-            // Who goes away does not end the work, and keeps his turn until it is done.
+            // If the client disconnects, the work continues and keeps its turn.
             tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 bcrypt::verify(password, &hash).unwrap_or(false)
@@ -187,13 +187,13 @@ impl Security {
     }
 }
 
-/// What is verified for users that do not exist, so that these take as long as those that do.
+/// A hash that is verified for unknown users, so that they take as long as known ones.
 fn nobody(web: &WebConfig) -> String {
     let costs = web.users.values().filter_map(|hash| hash.parse::<bcrypt::HashParts>().ok());
     format!("$2b${:02}${NOBODY}", costs.map(|parts| parts.get_cost()).max().unwrap_or(bcrypt::DEFAULT_COST))
 }
 
-/// User and password of `Authorization: Basic`; bcrypt takes no password with a zero in it.
+/// User and password of `Authorization: Basic`; without a zero byte, which bcrypt does not accept.
 fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
@@ -210,10 +210,10 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
     base64::engine::general_purpose::STANDARD.decode(text).ok()
 }
 
-/// The files that matter, before it is known whether they differ from the last ones.
+/// The files' contents, before comparing them with the previous ones.
 struct Gathered {
     web: WebConfig,
-    /// Certificate, key, and the clients' authority.
+    /// Certificate, key, and client CA.
     pem: Option<(NamedPem, NamedPem, Option<NamedPem>)>,
 }
 
@@ -230,7 +230,7 @@ impl Gathered {
     }
 }
 
-/// The content of all files that matter, as far as they could be read, and what they are.
+/// Contents of all files as far as they could be read, and the parsed configuration.
 fn gather(path: &Path) -> (Vec<Vec<u8>>, Result<Gathered, String>) {
     let mut files = Vec::new();
     let gathered = gather_into(path, &mut files);

@@ -1,4 +1,4 @@
-//! rustls, as the web configuration wants it.
+//! Builds the rustls configuration from the web configuration.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use rustls::{DigitallySignedStruct, DistinguishedName, NamedGroup, RootCertStore
 
 use crate::serve::http::web_config::{ClientAuth, Tls, TlsVersion};
 
-/// A name for errors, and PEM.
+/// A file name for errors, and PEM data.
 pub(crate) type NamedPem = (String, Vec<u8>);
 
-/// Builds the server's side.
+/// Builds the server configuration.
 ///
 /// # Errors
-/// Which file, or which name, is wrong.
+/// The file or name that is wrong.
 pub(crate) fn server_config(
     config: &Tls,
     certificate: &NamedPem,
@@ -67,15 +67,15 @@ fn certificates((name, pem): &NamedPem) -> Result<Vec<CertificateDer<'static>>, 
     if chain.is_empty() { Err(format!("{name}: no certificate in it")) } else { Ok(chain) }
 }
 
-/// ring, with the cipher suites and groups that were chosen.
+/// The ring provider with the selected cipher suites and groups.
 fn provider(config: &Tls) -> Result<CryptoProvider, String> {
     let mut provider = ring::default_provider();
-    // Go's names of the suites of TLS 1.3 lack its number.
+    // Go's names of TLS 1.3 suites lack the version.
     let suite_name = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).replace("TLS13_", "TLS_");
     let known: Vec<String> = provider.cipher_suites.iter().map(suite_name).collect();
     chosen("cipher_suites", &config.cipher_suites, &known)?;
     if !config.cipher_suites.is_empty() {
-        // As in Go the list is one of TLS 1.2; those of 1.3 are all served.
+        // As in Go, the list applies to TLS 1.2; TLS 1.3 suites are all enabled.
         let tls13 = |suite: &rustls::SupportedCipherSuite| suite.tls13().is_some();
         provider.cipher_suites.retain(|suite| tls13(suite) || config.cipher_suites.contains(&suite_name(suite)));
     }
@@ -102,7 +102,7 @@ fn chosen(what: &str, names: &[String], known: &[String]) -> Result<(), String> 
     }
 }
 
-/// Takes any certificate whose key the client has: who signed it is not looked at.
+/// Accepts any certificate for which the client has the key, whoever signed it.
 #[derive(Debug)]
 struct AnyClient {
     needed: bool,

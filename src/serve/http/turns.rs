@@ -1,8 +1,8 @@
-//! Whose turn it is to have a password verified.
+//! Fair queue for password verification.
 //!
-//! Verifying is made to take long, and is done one at a time, so that a stranger cannot use more than one CPU. Peers take
-//! turns: one who sends a hundred passwords waits a hundred turns, and everybody else one of his. Who was wrong the last time
-//! waits for those who were not: strangers with many addresses have one password verified for each before others.
+//! Verification is slow by design and done one at a time, so that it uses at most one CPU. Peers take turns: one that
+//! sends a hundred passwords waits a hundred turns, any other waits one of its own. Peers whose last password was wrong
+//! wait until no others do, so attackers with many addresses get one verification each before that.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -12,30 +12,30 @@ use tokio::sync::oneshot;
 use super::connections::Peer;
 use crate::serve::sync::lock;
 
-/// How many passwords of one peer may wait: as many as it has connections, so that of two clients behind one address
-/// neither keeps the other out.
+/// Number of waiting passwords per peer: its number of connections, so that clients behind one address do not block
+/// each other.
 const MAX_OF_PEER: usize = 64;
 
-/// Peers that are remembered for a wrong password; with more all are forgotten.
+/// Number of peers remembered for a wrong password; beyond that all are forgotten.
 const MAX_WRONG: usize = 16_384;
 
-/// Peers in the order of their turns, each with those of his who wait.
+/// Peers in the order of their turns, each with its waiting requests.
 type Queue = VecDeque<(Peer, VecDeque<oneshot::Sender<Turn>>)>;
 
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
     waiting: Queue,
-    /// Peers whose last password was wrong, behind all others.
+    /// Peers whose last password was wrong, after all others.
     waiting_again: Queue,
     wrong: BTreeSet<Peer>,
 }
 
-/// Those who wait.
+/// The queue.
 #[derive(Debug, Default)]
 pub(crate) struct Turns(Mutex<State>);
 
-/// A turn, which lasts until this is dropped.
+/// A turn, which ends on drop.
 #[derive(Debug)]
 pub(crate) struct Turn(Arc<Turns>);
 
@@ -46,7 +46,7 @@ impl Drop for Turn {
 }
 
 impl Turns {
-    /// Waits for this peer's turn. `None`: too many of his wait already.
+    /// Waits for a turn of this peer. `None`: too many of its requests wait already.
     pub(crate) async fn turn(self: &Arc<Self>, peer: Peer) -> Option<Turn> {
         let turn = self.join(peer)?;
         turn.await.ok()
@@ -75,7 +75,7 @@ impl Turns {
         Some(receiver)
     }
 
-    /// Whose turn is next; he goes to the end of the queue if more of his wait.
+    /// The next request; its peer moves to the end of the queue if it has more.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut state = lock(&self.0);
         let next = first(&mut state.waiting).or_else(|| first(&mut state.waiting_again));
@@ -83,7 +83,7 @@ impl Turns {
         next
     }
 
-    /// Remembers whether a peer's password was right.
+    /// Records whether a peer's password was right.
     pub(crate) fn remember(&self, peer: Peer, right: bool) {
         let mut state = lock(&self.0);
         if right {
@@ -98,14 +98,14 @@ impl Turns {
 
     fn pass_on(self: &Arc<Self>) {
         if let Some(sender) = self.next() {
-            // Dropped where it is not taken, which passes it on again.
+            // If the receiver is gone, dropping the turn passes it on.
             drop(sender.send(Turn(Arc::clone(self))));
         }
     }
 }
 
-/// The first of a queue who is still there. One who has gone away does not lose his peer the turn of the others; it only
-/// comes later.
+/// The first waiting request of a queue that has not been cancelled. A cancelled one does not cost its peer the turn,
+/// but may delay it.
 fn first(queue: &mut Queue) -> Option<oneshot::Sender<Turn>> {
     loop {
         let (peer, mut senders) = queue.pop_front()?;

@@ -1,7 +1,8 @@
-//! `--web.config.file`: the format of exporter-toolkit, read strictly. Pure.
+//! Parser for `--web.config.file`, in the format of exporter-toolkit. Pure and strict.
 //!
-//! Errors name line and column, of the value or of the block that it stands in. What is in the format and cannot be done here is an error too, never ignored: TLS below
-//! 1.2, `client_allowed_sans`, `rate_limit`. Only `http2` is taken without effect: HTTP/1.1 is what scrapers speak as well.
+//! Errors give line and column, of the value or the block it is in. Options that are not supported are errors, never
+//! ignored: TLS below 1.2, `client_allowed_sans`, `rate_limit`. Only `http2` is accepted without effect, since scrapers
+//! also speak HTTP/1.1.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,69 +11,69 @@ use std::str::FromStr as _;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, de};
 
-/// What the file says.
+/// Contents of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WebConfig {
-    /// TLS; `None`: plain HTTP.
+    /// TLS settings; `None`: plain HTTP.
     pub tls: Option<Tls>,
-    /// Headers of every answer.
+    /// Headers added to every response.
     pub headers: Vec<(String, String)>,
-    /// bcrypt hash by user; empty: everyone may read.
+    /// bcrypt hashes by user; empty: no authentication.
     pub users: BTreeMap<String, String>,
 }
 
-/// The TLS half.
+/// TLS settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tls {
     /// Certificate chain, PEM.
     pub certificate: Pem,
     /// Private key, PEM.
     pub key: Pem,
-    /// Who signs clients' certificates, PEM.
+    /// CA for clients' certificates, PEM.
     pub client_ca: Option<Pem>,
-    /// What is asked of clients.
+    /// Policy for clients' certificates.
     pub client_auth: ClientAuth,
-    /// Lowest and highest version.
+    /// Minimum and maximum version.
     pub versions: (TlsVersion, TlsVersion),
-    /// Names of cipher suites; empty: all that are safe.
+    /// Names of cipher suites; empty: all supported.
     pub cipher_suites: Vec<String>,
-    /// Names of key exchange groups; empty: all that are safe.
+    /// Names of key exchange groups; empty: all supported.
     pub curves: Vec<String>,
-    /// Choose by the server's order.
+    /// Whether the server's order of cipher suites takes precedence.
     pub prefer_server_order: bool,
 }
 
-/// PEM, or the file that holds it.
+/// PEM data, or a file with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pem {
-    /// A path, already resolved against the configuration's directory.
+    /// Path, resolved relative to the configuration file.
     File(PathBuf),
-    /// The text itself.
+    /// The data.
     Inline(String),
 }
 
 /// `client_auth_type`, named as in Go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) enum ClientAuth {
-    /// None is asked for.
+    /// Not requested.
     #[default]
     #[serde(alias = "")]
     NoClientCert,
-    /// Asked for, not needed, not verified.
+    /// Requested; optional, not verified.
     #[serde(alias = "RequestClientCert")]
     Request,
-    /// Needed, not verified.
+    /// Required, not verified.
     #[serde(alias = "RequireAnyClientCert", alias = "RequireClientCert")]
     RequireAny,
-    /// Not needed; verified if there is one.
+    /// Optional; verified if given.
     #[serde(alias = "VerifyClientCertIfGiven")]
     VerifyIfGiven,
-    /// Needed and verified.
+    /// Required and verified.
     #[serde(alias = "RequireAndVerifyClientCert")]
     RequireAndVerify,
 }
 
-/// Versions that are served.
+/// Supported versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TlsVersion {
     /// 1.2
@@ -122,7 +123,7 @@ struct RawTls {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawHttp {
-    /// HTTP/1.1 is served, whatever this says: Prometheus speaks it.
+    /// Ignored: only HTTP/1.1 is served, which Prometheus speaks.
     #[serde(rename = "http2")]
     _http2: Option<bool>,
     headers: Headers,
@@ -130,7 +131,7 @@ struct RawHttp {
 
 struct BcryptHash(String);
 
-/// Each step doubles the time: 16 takes seconds.
+/// bcrypt costs; each step doubles the time, and 16 takes seconds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=16;
 
 impl<'de> Deserialize<'de> for BcryptHash {
@@ -150,7 +151,7 @@ impl<'de> Deserialize<'de> for BcryptHash {
     }
 }
 
-/// Headers that exporter-toolkit allows, and their values where only some are.
+/// Headers that exporter-toolkit allows, with their values if restricted.
 const HEADERS: &[(&str, &[&str])] = &[
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
@@ -186,7 +187,7 @@ impl<'de> Deserialize<'de> for Headers {
     }
 }
 
-/// Reads the file's text; paths in it are relative to `directory`.
+/// Parses the file's text; paths in it are relative to `directory`.
 ///
 /// # Errors
 /// What is wrong, and in which line.
@@ -194,7 +195,7 @@ pub(crate) fn parse(text: &str, directory: &Path) -> Result<WebConfig, String> {
     if text.trim().is_empty() {
         return Ok(WebConfig::default());
     }
-    // A snippet of the file would show hashes and keys.
+    // A snippet in an error would show hashes and keys.
     let options = serde_saphyr::options! { with_snippet: false };
     let raw: Option<RawConfig> =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?;
