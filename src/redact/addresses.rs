@@ -1,4 +1,4 @@
-//! Addresses: two that share a prefix share one afterwards.
+//! Replaces addresses, preserving common prefixes.
 
 use std::hash::BuildHasher as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::Redactor;
 
 impl Redactor {
+    /// Replaces a hardware address, unless it is all zeros or broadcast.
     pub(super) fn hardware(&self, value: &mut [u8]) {
         let constant = value.iter().all(|byte| *byte == 0) || value.iter().all(|byte| *byte == 0xff);
         match value.len() {
@@ -15,19 +16,19 @@ impl Redactor {
         }
     }
 
-    /// A hardware address of which so many bits are told. It stays what kind of address it is: unicast, locally administered.
+    /// Replaces the first bits of a hardware address, except those for unicast and local administration.
     pub(super) fn hardware_prefix(&self, value: &mut [u8], prefix_length: u8) {
         let kind = value.first().map_or(0, |first| first & 3);
         self.bytes(value, 48, prefix_length);
         value.iter_mut().take(1).for_each(|first| *first = *first & !3 | kind);
     }
 
-    /// What may be anything.
+    /// Replaces bytes of unknown meaning.
     pub(super) fn unknown(&self, value: &mut [u8], prefix_length: u8) {
         self.bytes(value, 128, prefix_length);
     }
 
-    /// The first bytes, as many as `width` has bits for; no others stay.
+    /// Replaces the first bytes that have `width` bits together, and clears the others.
     fn bytes(&self, value: &mut [u8], width: u32, prefix_length: u8) {
         let mut whole = [0; 16];
         value.iter().zip(&mut whole).for_each(|(byte, place)| *place = *byte);
@@ -36,6 +37,8 @@ impl Redactor {
         value.iter_mut().zip(mapped).take(width as usize / 8).for_each(|(place, byte)| *place = byte);
     }
 
+    /// Replaces an IPv4 or IPv6 address; other lengths are cleared. `prefix_length`: bits that are not host bits;
+    /// `None`: all.
     pub(super) fn address(&self, value: &mut [u8], prefix_length: Option<u8>) {
         if let Ok(octets) = <[u8; 4]>::try_from(&*value) {
             let address = Ipv4Addr::from(octets);
@@ -50,7 +53,7 @@ impl Redactor {
         }
     }
 
-    /// Flips each bit below `kept` by a keyed function of the bits before it; host bits of a prefix stay 0.
+    /// Flips each bit after the first `kept` by a keyed hash of the bits before it; host bits of a prefix stay 0.
     pub(super) fn bits(&self, address: u128, kept: u32, width: u32, prefix_length: Option<u8>) -> u128 {
         let end = prefix_length.map_or(width, |length| u32::from(length).min(width));
         (kept..end).fold(address, |mapped, bit| {
@@ -61,7 +64,7 @@ impl Redactor {
     }
 }
 
-/// Leading bits that tell what kind of address it is, not whose.
+/// Number of leading bits that show the kind of address rather than its owner.
 fn kept_v4(address: Ipv4Addr) -> u32 {
     match address.octets() {
         [0 | 127 | 224..=255, ..] => 32,
@@ -75,7 +78,7 @@ fn kept_v4(address: Ipv4Addr) -> u32 {
 fn kept_v6(address: Ipv6Addr) -> u32 {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => 128,
-        // Groups that are the same everywhere; others have the end of an address in them, or a prefix.
+        // Well-known groups; others contain part of an address or prefix.
         [0xff00..=0xff0f, 0, 0, 0, 0, 0, 0 | 1, _] => 128,
         [0xff02, 0, 0, 0, 0, 1, 0xff00..=0xffff, _] => 104,
         [0xfe80..=0xfebf, ..] => 64,

@@ -1,6 +1,6 @@
-//! Files: each that may stay is named here, with what is done to it.
+//! Files that a redacted capture may contain, and how each is redacted. Others are removed.
 
-/// What is done with a file, by its name; `*` stands for one part of it.
+/// Redaction by file name; `*` stands for one path component.
 const FILES: &[(&str, Treatment)] = &[
     ("procfs/version", version),
     ("procfs/version_signature", kept),
@@ -22,11 +22,11 @@ const FILES: &[(&str, Treatment)] = &[
     ("procfs/thread-self/net/snmp6", kept),
     ("procfs/thread-self/net/stat/nf_conntrack", kept),
     ("procfs/thread-self/net/stat/rt_cache", kept),
-    // With addresses of the kernel.
+    // Contain kernel addresses.
     ("procfs/kallsyms", without_pointers),
     ("procfs/modules", without_pointers),
     ("procfs/thread-self/net/netlink", without_pointers),
-    // With addresses and ports in hexadecimal. Only the ports matter.
+    // Contain addresses and ports in hexadecimal, of which only ports matter.
     ("procfs/thread-self/net/ip_vs", without_socket_addresses),
     ("procfs/thread-self/net/udp", without_socket_addresses),
     ("procfs/thread-self/net/udp6", without_socket_addresses),
@@ -43,10 +43,10 @@ const FILES: &[(&str, Treatment)] = &[
     ("sysfs/module/*", kept),
 ];
 
-/// The text of a file, redacted.
+/// Returns the redacted text of a file.
 pub(super) type Treatment = fn(&str) -> String;
 
-/// What is done with this file; `None`: nothing is known about what is in it.
+/// The treatment of a file; `None`: unknown contents.
 pub(super) fn treatment(name: &str) -> Option<Treatment> {
     let parts = || name.split('/');
     let is = |pattern: &str| {
@@ -60,7 +60,7 @@ fn kept(text: &str) -> String {
     text.to_owned()
 }
 
-/// Who built the kernel, and where: `(user@host)`. Chromium OS is known by its user.
+/// Removes the builder, `(user@host)`. The user of Chromium OS identifies the vendor and is kept.
 fn version(text: &str) -> String {
     let (before, rest) = text.split_once(" (").unwrap_or((text, ""));
     match rest.split_once(')') {
@@ -88,7 +88,7 @@ fn without_socket_addresses(text: &str) -> String {
     let hex = |text: &str| text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     each_word(text, |word| match word.rsplit_once(':') {
         Some((address, port)) if hex(address) && hex(port) => format!("{}:{port}", "0".repeat(address.len())),
-        _ if word.starts_with('[') => "[::]".to_owned(), // how ip_vs writes IPv6
+        _ if word.starts_with('[') => "[::]".to_owned(), // ip_vs' form of IPv6
         _ => word.to_owned(),
     })
 }

@@ -1,7 +1,7 @@
-//! What the bytes in registers of nf_tables identify.
+//! Labels for bytes in nf_tables registers: what they identify.
 //!
-//! It is an allow-list: a byte stays only where it is known to identify nobody. One of an address is mapped as addresses are
-//! everywhere, and one of which nobody can tell is mapped too.
+//! An allow-list: a byte is kept only if it is known to identify nobody. Bytes of addresses are mapped as addresses are
+//! elsewhere; bytes of unknown meaning are mapped too.
 
 use super::xtables::prefix_length;
 use crate::netfilter::nftables::register::{Cell, Header, Load, Machine, NetworkHeader, Source};
@@ -16,32 +16,33 @@ use crate::netfilter::nftables::uapi::{
     NFT_XFRM_KEY_SADDR_IP4, NFT_XFRM_KEY_SADDR_IP6, REGISTERS_LENGTH,
 };
 
-/// What a byte is a part of.
+/// What a byte in a register belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
-    /// A number, a flag, or a name that identifies nobody.
+    /// A number, flag or name that identifies nobody.
     Plain,
-    /// Of this, with the mask put on it.
+    /// Byte `octet` of a value of this kind, masked.
     Part { kind: LabelKind, octet: usize, mask: u8 },
-    /// Of a constant that the rule has.
+    /// A constant in the rule.
     Constant,
-    /// Nothing was loaded: it fills up a field of a key.
+    /// Nothing was loaded: padding of a key field.
     Padding,
-    /// What was computed, or what rules load differently: it cannot be mapped so that all of them still mean the same.
+    /// Computed, or loaded differently by several rules: cannot be mapped so that all of them keep their meaning.
     Unclear,
 }
 
-/// What is mapped as a whole, from its first byte on.
+/// Kinds of values that are mapped as a whole, starting at their first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LabelKind {
     Ipv4,
     Ipv6,
     Hardware,
-    /// Nobody can tell what it is.
+    /// Unknown meaning.
     Unknown,
 }
 
 impl LabelKind {
+    /// Length of a value in bytes.
     pub(super) fn width(self) -> usize {
         match self {
             Self::Ipv4 => 4,
@@ -51,17 +52,20 @@ impl LabelKind {
     }
 }
 
-/// Bytes of a value that are mapped together: those of this kind from its first one on.
+/// Adjacent bytes that are mapped together: a value of this kind from its first byte.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
+    /// Offset of its first byte.
     pub at: usize,
+    /// Number of bytes.
     pub length: usize,
+    /// Kind of the value.
     pub kind: LabelKind,
-    /// Leading bits that count.
+    /// Number of leading bits that are compared.
     pub prefix: u8,
 }
 
-/// The parts of a value; `None`: not all of it can be mapped so that what is compared with it means the same.
+/// The parts of a value; `None`: some bytes cannot be mapped so that comparisons keep their meaning.
 pub(super) fn parts(labels: &[Label]) -> Option<Vec<Part>> {
     let (mut parts, mut at) = (Vec::new(), 0);
     while let Some(label) = labels.get(at) {
@@ -84,7 +88,7 @@ pub(super) fn parts(labels: &[Label]) -> Option<Vec<Part>> {
     Some(parts)
 }
 
-/// Whether these are all the bytes of one address, without a mask.
+/// Whether these bytes are exactly one unmasked address.
 pub(super) fn is_address(labels: &[Label], length: usize) -> bool {
     let parts = labels.get(..length).and_then(parts).unwrap_or_default();
     let whole = |part: &Part| {
@@ -95,26 +99,27 @@ pub(super) fn is_address(labels: &[Label], length: usize) -> bool {
     matches!(&parts[..], [part] if part.length == length && whole(part))
 }
 
-/// What a byte is that two rules take for these.
+/// Combines the labels that two rules give the same byte.
 fn both(one: Label, other: Label) -> Label {
     match (one, other) {
         (one, other) if one == other => one,
-        // A rule that looks up a constant of its own does not tell what it is.
+        // A lookup of a constant does not say what it is.
         (Label::Constant, known) | (known, Label::Constant) => known,
         _ => Label::Unclear,
     }
 }
 
-/// What rules and elements tell of the keys of a set.
+/// What rules and elements show about a set's keys.
 #[derive(Debug, Default)]
 pub(super) struct KeyLayout {
+    /// Labels of the key's bytes; `None`: no lookup seen.
     pub labels: Option<Vec<Label>>,
-    /// Bytes of the longest key.
+    /// Length of the longest key, bytes.
     pub length: usize,
 }
 
 impl KeyLayout {
-    /// A rule looks up what has these labels.
+    /// Adds a lookup with a key of these labels.
     pub(super) fn add(&mut self, found: Vec<Label>) {
         self.labels = Some(match self.labels.take() {
             Some(known) => known.into_iter().zip(found).map(|(known, found)| both(known, found)).collect(),
@@ -122,18 +127,17 @@ impl KeyLayout {
         });
     }
 
-    /// Whether keys can be mapped so that all rules still find them.
+    /// Whether keys can be mapped so that all lookups keep their meaning.
     pub(super) fn is_clear(&self) -> bool {
         self.labels.as_ref().and_then(|labels| labels.get(..self.length)).and_then(parts).is_some()
     }
 }
 
-/// What rules, and the type that nft has written down, tell of what a map has for its keys. Of bytes that no rule uses nothing
-/// stays.
+/// What rules and nft's type information show about a map's data. Bytes that no rule uses are cleared.
 #[derive(Debug)]
 pub(super) struct MapData {
     labels: [Label; REGISTERS_LENGTH],
-    /// Bytes of the longest data.
+    /// Length of the longest data, bytes.
     pub length: usize,
 }
 
@@ -144,7 +148,7 @@ impl Default for MapData {
 }
 
 impl MapData {
-    /// Byte `at` is used as this.
+    /// Adds a use of byte `at`.
     pub(super) fn add(&mut self, at: usize, found: Label) {
         let Some(place) = self.labels.get_mut(at) else { return };
         *place = match (*place, found) {
@@ -153,7 +157,7 @@ impl MapData {
         };
     }
 
-    /// nft says that the data are of this type. One of several fields has 6 bits for each, the first the most significant.
+    /// Adds nft's data type. A concatenation has 6 bits per field, the first field most significant.
     pub(super) fn add_type(&mut self, kind: u32) {
         const TYPE_BITS: u32 = 6;
         const TYPE_IPADDR: u32 = 7;
@@ -177,26 +181,26 @@ impl MapData {
         }
     }
 
-    /// What each byte is; none if they cannot be mapped so that all rules still make the same of them.
+    /// Labels of all bytes; `None` if they cannot be mapped so that all uses keep their meaning.
     pub(super) fn labels(&self) -> Option<&[Label]> {
         let labels = &self.labels[..self.length.min(REGISTERS_LENGTH)];
         parts(labels).is_some().then_some(&self.labels)
     }
 }
 
-/// All bytes of an address of this width.
+/// Labels of an address of this length in bytes.
 pub(super) fn address(width: usize) -> Vec<Label> {
     let kind = if width == LabelKind::Ipv6.width() { LabelKind::Ipv6 } else { LabelKind::Ipv4 };
     (0..width).map(|byte| part(kind, byte)).collect()
 }
 
-/// What the bytes from a register on are; `map`: what byte of a map's data one is.
+/// Labels of the bytes from a register on; `map` gives those of a map's data.
 pub(super) fn labels(machine: &Machine, register: u32, map: impl Fn(&Load, usize) -> Label) -> Vec<Label> {
     let label = |cell: &Cell| machine.load_of(cell).map_or(Label::Padding, |load| label(load, cell, &map));
     machine.from(register).iter().map(label).collect()
 }
 
-/// What a byte is that was loaded so.
+/// Label of a loaded byte.
 fn label(load: &Load, cell: &Cell, map: impl Fn(&Load, usize) -> Label) -> Label {
     let changed = cell.computed != 0 || cell.xor != 0;
     let found = if load.source == Source::Map { map(load, cell.byte) } else { byte(load, cell.byte) };
@@ -211,7 +215,7 @@ fn part(kind: LabelKind, at: usize) -> Label {
     Label::Part { kind, octet: at % kind.width(), mask: 0xff }
 }
 
-/// What the byte at this place of a load is.
+/// Label of the byte at this offset of a load.
 fn byte(load: &Load, at: usize) -> Label {
     let plain = |plain: bool| if plain { Label::Plain } else { part(LabelKind::Unknown, at) };
     match load.source {
@@ -274,8 +278,8 @@ fn byte(load: &Load, at: usize) -> Label {
     }
 }
 
-/// Bytes of headers that identify nobody, by what the rule has told of the packet: where it has told nothing, a header may
-/// be any. Ports stand in [`Header`].
+/// Header bytes that identify nobody, given the protocols that the rule has tested; without a test, a header may be
+/// any. Ports are in [`Header`].
 fn is_plain(load: &Load, base: u32, offset: usize, length: usize, at: usize) -> bool {
     const IPPROTO_TCP: u8 = 6;
     const IPPROTO_UDP: u8 = 17;
@@ -283,30 +287,30 @@ fn is_plain(load: &Load, base: u32, offset: usize, length: usize, at: usize) -> 
     const IPPROTO_UDPLITE: u8 = 136;
     let byte = offset + at;
     match (base, load.network, load.transport) {
-        // The type, the tag of a VLAN, and the type behind it. A device without an Ethernet header has an IP header here.
+        // EtherType, VLAN tag, and the EtherType after it. On a device without Ethernet header these bytes are IP.
         (NFT_PAYLOAD_LL_HEADER, ..) => match byte {
             12..14 => offset < 12 || length <= 2,
             14..18 => offset >= 14 && length <= 2,
             _ => false,
         },
-        // All up to the checksum.
+        // Everything before the checksum.
         (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv4), _) => byte < 10,
         (NFT_PAYLOAD_NETWORK_HEADER, Some(NetworkHeader::Ipv6 | NetworkHeader::Arp), _) => byte < 8,
-        // Length of the header, flags, window, urgent pointer.
+        // Data offset, flags, window, urgent pointer.
         (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_TCP)) => matches!(byte, 12..16 | 18..20),
         (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_UDP | IPPROTO_UDPLITE)) => matches!(byte, 4..6),
-        // The type.
+        // Type.
         (NFT_PAYLOAD_TRANSPORT_HEADER, _, Some(IPPROTO_DCCP)) => byte == 8,
         _ => false,
     }
 }
 
-/// A byte of an option or an extension header: type and length, addresses of routes, and numbers of TCP.
+/// Label of a byte of an option or extension header: type and length, addresses of routes, and numbers of TCP.
 fn option(op: u32, kind: u8, byte: usize) -> Option<Label> {
-    /// A routing header, whose addresses begin so many bytes from its start (`struct rt0_hdr`, `struct ipv6_sr_hdr`).
+    /// Routing header; its addresses begin at this offset (`struct rt0_hdr`, `struct ipv6_sr_hdr`).
     const IPPROTO_ROUTING: u8 = 43;
     const ROUTING_ADDRESSES: usize = 8;
-    /// Options of IPv4 with routes, whose addresses begin so many bytes from their start.
+    /// IPv4 options with routes; their addresses begin at this offset.
     const IPOPT_RR: u8 = 7;
     const IPOPT_LSRR: u8 = 131;
     const IPOPT_SSRR: u8 = 137;

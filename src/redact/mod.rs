@@ -1,10 +1,11 @@
-//! Replaces what identifies a node in a capture, so that it can be attached to a public bug report.
+//! Replaces what identifies a node or its owner in a capture, so that it can be attached to a public bug report. Called
+//! by `capture --redact`.
 //!
-//! IP addresses keep their structure: two that share a prefix share one afterwards, so routes still cover what they
-//! covered and the verdict stays the same. Only attributes that natwatch reads survive; everything else is zeroed,
-//! and an answer of a kind that is not known here is removed.
-//! In rules a byte stays where it is known to identify nobody. Addresses and names of sets are replaced, comments and all that
-//! is not known become zeros; a test that thereby means something else is made one that nobody understands.
+//! IP addresses with a common prefix keep one, so that routes cover the same addresses and verdicts stay the same. Only
+//! attributes that natwatch reads are kept; everything else is zeroed, and answers of unknown kind are removed.
+//!
+//! In rules, a byte is kept if it is known to identify nobody. Addresses and set names are replaced, comments and
+//! unknown bytes are zeroed, and a test whose meaning that would change becomes an unsupported one.
 
 mod addresses;
 mod files;
@@ -26,29 +27,29 @@ use crate::netfilter::array;
 use crate::netfilter::netlink::{self, HEADER_LENGTH};
 use crate::netfilter::xtables::XtFamily;
 
-/// Answers without addresses.
+/// Answers without private data.
 const NOTHING_PRIVATE: &[&str] =
     &["bpf/", "netlink/generic/", "netlink/xfrm/", ETHTOOL, "netlink/netfilter/ct-stats-cpu"];
 
 const ETHTOOL: &str = "netlink/ethtool/";
 
-/// What an experiment has found: kernel, live patches, defects; its addresses are those of the experiment.
+/// Probe results: kernel, live patches, defects; their addresses are the experiment's.
 const PROBE: &str = "probe/result.json";
 
-/// Rules, sets, and entries of connection tracking.
+/// Rules, sets, and conntrack entries.
 const NETFILTER: &[&str] = &["netlink/netfilter/nft-", "netlink/netfilter/ipset/", "netlink/netfilter/ct-entries"];
 
 /// Tables of legacy x_tables.
 const LEGACY: &str = "xtables/";
 const LEGACY_IPV6: &str = "xtables/ipv6-";
 
-/// Redacts a capture in place. What cannot be redacted is removed and reads as failed.
+/// Redacts a capture in place. Answers that cannot be redacted become failures.
 pub(crate) fn redact(capture: &mut Capture) {
     let host = std::mem::replace(&mut capture.meta.hostname, "redacted".into());
     let mut redactor = Redactor::new(RandomState::new(), host);
     capture.meta.redacted = true;
-    capture.meta.boot_id = None; // whether a result is of this boot was seen when it was captured
-    // What keys of sets are made of is known when all rules have been seen.
+    capture.meta.boot_id = None; // Whether a probe result is of this boot was decided at capture time
+    // Keys of sets are known only after all rules were visited.
     for bytes in capture.answers.iter().filter(|(name, _)| is_netfilter(name)).filter_map(|(_, answer)| answer.ok()) {
         let _ = each_message(&mut bytes.clone(), |kind, body| redactor.netfilter(kind, body));
     }
@@ -62,7 +63,7 @@ pub(crate) fn redact(capture: &mut Capture) {
     for (old, answer) in std::mem::take(&mut capture.answers) {
         let new = redactor.request_name(&old);
         let answer = match answer {
-            // Answers about a device name it.
+            // Answers about a device contain its name.
             Reading::Ok(bytes) if old.starts_with(ETHTOOL) => Reading::Ok(redactor.devices_renamed(bytes)),
             answer => answer.reword(|why| redactor.text(&why.replace(&old, &new))),
         };
@@ -76,19 +77,19 @@ fn is_netfilter(name: &str) -> bool {
 
 struct Redactor {
     random: RandomState,
-    /// Name of the host.
+    /// Host name.
     host: String,
-    /// Devices that have another name.
+    /// Renamed devices: old name and new name.
     renamed: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What requests call tables, chains and sets, before and after.
+    /// Names of tables, chains and sets in request names: old to new.
     paths: BTreeMap<(names::NamePart, String), String>,
-    /// New names of sets and chains.
+    /// Names of sets and chains: old to new.
     names: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Those that are in use.
+    /// New names in use.
     taken: BTreeSet<Vec<u8>>,
-    /// What keys of sets are made of: by family, table and set.
+    /// Layout of sets' keys, by family, table and set.
     layouts: BTreeMap<rules::SetKey, labels::KeyLayout>,
-    /// What the data of maps are made of.
+    /// Layout of maps' data.
     data: BTreeMap<rules::SetKey, labels::MapData>,
 }
 
@@ -96,8 +97,8 @@ fn unknown() -> Failure {
     Failure::unexpected("nothing is known about what is in it")
 }
 
-/// Calls `change` with the type and the payload of each message. Of errors and ends only the number stays: they may
-/// repeat the request.
+/// Calls `change` with type and payload of each message. Of error and end messages, which may repeat the request, only
+/// the number is kept.
 fn each_message(
     bytes: &mut [u8],
     mut change: impl FnMut(u16, &mut [u8]) -> Result<(), Failure>,
@@ -133,7 +134,7 @@ impl Redactor {
         }
     }
 
-    /// The answer to the request of this name.
+    /// Redacts the answer to a request.
     fn answer(&mut self, name: &str, bytes: &mut Vec<u8>) -> Result<(), Failure> {
         if let Some(what) = name.strip_prefix("netlink/route/") {
             let rules = route::RULES.iter().find(|rules| what.starts_with(rules.prefix));
@@ -156,7 +157,7 @@ impl Redactor {
         Ok(())
     }
 
-    /// A JSON document, whose keys and closed sets of words stay what they are whatever the node is called.
+    /// Redacts a JSON document. Keys and members of closed sets are kept even if they contain the host's name.
     fn document(&self, bytes: &mut Vec<u8>) -> Result<(), Failure> {
         let mut document = serde_json::from_slice(bytes).map_err(|error| Failure::unexpected(error.to_string()))?;
         self.json(&mut document);

@@ -1,4 +1,4 @@
-//! Names: of the host, of devices, tables and chains, of sets.
+//! Replaces names: of the host, devices, tables, chains and sets.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -7,7 +7,7 @@ use super::Redactor;
 use crate::capture::path_part;
 use crate::facts::netfilter::signatures;
 
-/// What a part of a request's name names.
+/// What a component of a request name is the name of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum NamePart {
     Table,
@@ -15,16 +15,16 @@ pub(super) enum NamePart {
     Set,
 }
 
-/// What systemd and others call devices after their hardware addresses: by these, and all its digits.
+/// Prefixes of device names made from hardware addresses, by systemd and others.
 const BY_ADDRESS: [&[u8]; 3] = [b"enx", b"wlx", b"wwx"];
 
-/// Names shorter than this are words of other things too.
+/// Shorter host names occur as parts of other words.
 const SHORTEST_HOST: usize = 4;
 
 impl Redactor {
-    /// A text of the kernel's: the name of the host becomes another word of the same length, and so do hardware addresses in
-    /// names of devices, wherever they stand: in a key of a set the name of a device follows the last byte of an address, which
-    /// may be a letter. What begins like the name of a device still does.
+    /// Redacts a text from the kernel. The host's name becomes another word of equal length, and so do hardware
+    /// addresses in device names anywhere in it, since in a set's key a device name may follow an address whose last
+    /// byte is a letter. Common prefixes of device names are preserved.
     pub(super) fn name(&self, value: &mut [u8]) {
         let short = self.host.split('.').next().unwrap_or_default();
         for host in [self.host.as_bytes(), short.as_bytes()].into_iter().filter(|host| host.len() >= SHORTEST_HOST) {
@@ -43,7 +43,7 @@ impl Redactor {
         }
     }
 
-    /// The first digits of a hardware address.
+    /// Replaces leading digits of a hardware address.
     fn digits(&self, digits: &mut [u8]) {
         let number = |digit: &u8| char::from(*digit).to_digit(16).unwrap_or(0) as u8;
         let mut address = [0; 6];
@@ -59,7 +59,7 @@ impl Redactor {
         }
     }
 
-    /// The name of a device that is there.
+    /// Redacts the name of an existing device.
     pub(super) fn device_name(&mut self, value: &mut [u8]) {
         let old = value.to_vec();
         self.name(value);
@@ -68,7 +68,7 @@ impl Redactor {
         }
     }
 
-    /// The same bytes with new names of devices. Old and new ones have the same length, so the framing stays as it is.
+    /// Replaces device names in bytes. New names have the old length, so framing is unaffected.
     pub(super) fn devices_renamed(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         for (old, new) in &self.renamed {
             for at in 0..(bytes.len() + 1).saturating_sub(old.len()) {
@@ -80,13 +80,14 @@ impl Redactor {
         bytes
     }
 
-    /// The same for a text that people read.
+    /// Redacts a text for people.
     pub(super) fn text(&self, text: &str) -> String {
         let mut bytes = text.as_bytes().to_vec();
         self.name(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Redacts a table name, except what identifies its writer.
     pub(super) fn table_name(&mut self, value: &mut [u8]) {
         self.named(NamePart::Table, value, |redactor, name| {
             let free = signatures::free_parts_of_table(name);
@@ -94,7 +95,8 @@ impl Redactor {
         });
     }
 
-    /// Netavark names its chains after the network: `nv_10_88_0_0_nm16`.
+    /// Redacts a chain name, except what identifies its writer. netavark names chains after networks:
+    /// `nv_10_88_0_0_nm16`.
     pub(super) fn chain_name(&mut self, value: &mut [u8]) {
         self.named(NamePart::Chain, value, |redactor, name| {
             let end = name.windows(3).rposition(|window| window == b"_nm");
@@ -108,7 +110,7 @@ impl Redactor {
         });
     }
 
-    /// The name of a chain or table. What tells who writes it stays: all but these parts.
+    /// Redacts these parts of a chain's or table's name; the others identify the writer.
     fn parts(&mut self, name: &mut [u8], free: Vec<Range<usize>>) {
         for part in free {
             self.name(&mut name[part.clone()]);
@@ -116,13 +118,14 @@ impl Redactor {
         }
     }
 
-    /// Firewalls name chains and tables after the networks that they are for.
+    /// Replaces addresses in a name, since firewalls name chains and tables after networks.
     fn addresses_in(&mut self, name: &mut [u8]) {
         while let Some(address) = address_in(name) {
             self.letters(name, address);
         }
     }
 
+    /// Redacts a set name, except what identifies its writer.
     pub(super) fn set_name(&mut self, value: &mut [u8]) {
         self.named(NamePart::Set, value, |redactor, name| {
             if ![b"__set".as_slice(), b"__map"].iter().any(|start| name.starts_with(start)) {
@@ -133,7 +136,7 @@ impl Redactor {
         });
     }
 
-    /// Changes a name up to its zero, and remembers what requests call it.
+    /// Changes a name, up to its zero, and records the change for request names.
     fn named(&mut self, what: NamePart, value: &mut [u8], change: impl FnOnce(&mut Self, &mut [u8])) {
         let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
         let (name, rest) = value.split_at_mut(end);
@@ -143,7 +146,7 @@ impl Redactor {
         self.paths.insert((what, old), path_part(name));
     }
 
-    /// Replaces a part of a name by letters, the same ones wherever it stands, and different ones for each name.
+    /// Replaces part of a name by letters: the same ones for the same name, different ones for different names.
     fn letters(&mut self, value: &mut [u8], part: Range<usize>) {
         let old = value.to_vec();
         let new = match self.names.get(&old) {
@@ -157,7 +160,7 @@ impl Redactor {
                     new
                 };
                 let free = |new: &Vec<u8>| !self.taken.contains(new);
-                // Names so short that all are taken tell nothing.
+                // All short names are in use, so they reveal nothing.
                 let new = (0..256).map(candidate).find(free).unwrap_or_else(|| old.clone());
                 self.taken.insert(new.clone());
                 self.names.insert(old.clone(), new.clone());
@@ -167,7 +170,7 @@ impl Redactor {
         value[..new.len()].copy_from_slice(&new);
     }
 
-    /// The name of a request, which may hold names.
+    /// Redacts names in a request name.
     pub(super) fn request_name(&mut self, name: &str) -> String {
         let mut parts: Vec<String> = name.split('/').map(str::to_owned).collect();
         match &mut parts[..] {
@@ -183,7 +186,7 @@ impl Redactor {
         }
     }
 
-    /// What requests call something, of which its name is known if any answer holds it. A long one is cut.
+    /// The new component of a request name, if the name occurs in an answer; a long one is cut.
     fn path(&mut self, what: NamePart, path: &str) -> String {
         if let Some(known) = self.paths.get(&(what, path.to_owned())) {
             return known.clone();
@@ -210,7 +213,7 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Where an address stands in a name, IPv4 also with `-` or `_` for the dots.
+/// Position of an address in a name; IPv4 also with `-` or `_` in place of dots.
 fn address_in(name: &[u8]) -> Option<Range<usize>> {
     /// `ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255`, and `::`
     const LENGTHS: Range<usize> = 2..46;
@@ -222,7 +225,7 @@ fn address_in(name: &[u8]) -> Option<Range<usize>> {
         let longest = name[begin..].iter().take_while(|byte| of_one(byte)).take(LENGTHS.end).count();
         let separators = |separator: u8| name[begin..begin + longest].iter().filter(|byte| **byte == separator).count();
         if separators(b':') < 2 && ![b'.', b'-', b'_'].iter().any(|separator| separators(*separator) >= 3) {
-            continue; // a word: a node has tens of thousands of names
+            continue; // just a word; a node has tens of thousands of names
         }
         for end in (begin + LENGTHS.start..=begin + longest).rev() {
             let Ok(text) = std::str::from_utf8(&name[begin..end]) else { continue };

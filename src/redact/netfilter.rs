@@ -1,11 +1,12 @@
-//! Answers of nf_tables, ipset and ctnetlink.
+//! Redacts answers of nf_tables, ipset and ctnetlink.
 //!
-//! Names of tables and chains stay but for the name of the host and addresses: they tell who writes a rule. Names of sets and
-//! comments go, but for what tells a writer (`facts::netfilter::signatures`). Keys of sets whose fields no rule tells become zeros,
-//! and so do data of maps that no rule uses as a number or an address, or that two use as different things.
+//! Names of tables and chains are kept except for the host's name and addresses, because they show who writes a rule.
+//! Names of sets and comments are replaced, except for owner signatures (`facts::netfilter::signatures`). Keys of sets
+//! whose fields no rule shows are zeroed, and so are data of maps that no rule uses as number or address, or that two
+//! rules use differently.
 //!
-//! Limits: names of chains that hold a hash of what they are for (`KUBE-SVC-…`, `CNI-…`) keep it; a range of addresses
-//! that is no prefix covers others than before; and what tests parts of an address reads as a test of something unknown.
+//! Limits: chain names with a hash of their purpose (`KUBE-SVC-…`, `CNI-…`) keep it; an address range that is not a
+//! prefix covers other addresses than before; and a test of parts of an address becomes an unsupported one.
 
 use super::Redactor;
 use crate::facts::Failure;
@@ -16,7 +17,7 @@ use crate::netfilter::netlink::{Emit as _, MessageWriter};
 use crate::netfilter::nfnetlink::Nfgenmsg;
 use crate::netfilter::nftables::NftMessage;
 
-/// Replaces a text up to its zero: the length stays, and so does what tells who wrote it, if that is known.
+/// Replaces a text up to its zero, keeping its length and owner signatures.
 pub(super) fn text(value: &mut [u8]) {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     for part in signatures::free_parts_of_comment(&value[..end]) {
@@ -26,7 +27,7 @@ pub(super) fn text(value: &mut [u8]) {
 }
 
 impl Redactor {
-    /// One message without its header.
+    /// Redacts one message without its header.
     pub(super) fn netfilter(&mut self, kind: u16, body: &mut [u8]) -> Result<(), Failure> {
         let mut out = MessageWriter::kernel();
         if kind >> 8 == NFNL_SUBSYS_IPSET {
@@ -53,10 +54,10 @@ impl Redactor {
     }
 }
 
-/// `NFTA_*_USERDATA` of tables, chains and rules: type, length, value; type 0 is the comment. Programs may write anything else
-/// there: of that nothing stays.
+/// `NFTA_*_USERDATA` of tables, chains and rules: type, length, value; type 0 is the comment. Other programs' contents
+/// are zeroed.
 pub(super) fn user_data(mut rest: &mut [u8]) {
-    /// `NFTNL_UDATA_TABLE_NFTBLD`, the highest of all such types.
+    /// `NFTNL_UDATA_TABLE_NFTBLD`, the highest type.
     const LAST_KIND: u8 = 2;
     while let [kind @ 0..=LAST_KIND, length, values @ ..] = &*rest
         && values.len() >= usize::from(*length)

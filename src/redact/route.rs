@@ -1,21 +1,23 @@
-//! Answers of rtnetlink: of an attribute that natwatch does not read nothing stays.
+//! Redacts answers of rtnetlink: attributes that natwatch does not read are zeroed.
 
 use super::{Redactor, each_message};
 use crate::facts::Failure;
 use crate::netfilter::array;
 use crate::netfilter::netlink::rtnl::*;
 
-/// What happens to attributes of one message: kept, mapped, or (everything else) zeroed.
+/// Rules for the attributes of one kind of message: kept, mapped, or (all others) zeroed.
 pub(super) struct AttributeRules {
+    /// Prefix of request names, below `netlink/route/`.
     pub(super) prefix: &'static str,
     header: usize,
     keep: &'static [u16],
-    /// IP addresses; those of routes and rules are prefixes whose length stands in the header at `length_at`.
+    /// IP addresses; for prefixes, offset of their length in the header.
     addresses: &'static [(u16, Option<usize>)],
     hardware: &'static [u16],
 }
 
 #[rustfmt::skip]
+/// By request.
 pub(super) const RULES: &[AttributeRules] = &[
     AttributeRules { prefix: "links", header: 16, addresses: &[], hardware: &[IFLA_ADDRESS, IFLA_PERM_ADDRESS],
         keep: &[IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_GROUP,
@@ -47,7 +49,7 @@ const ROUTE: &[u16] = &[RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_C
 const ROUTE_ADDRESSES: &[(u16, Option<usize>)] =
     &[(RTA_DST, Some(1)), (RTA_SRC, Some(2)), (RTA_GATEWAY, None), (RTA_PREFSRC, None)];
 
-/// Attributes of tunnels: of which kind, addresses, those that stay.
+/// Tunnel attributes: kind, addresses, attributes to keep.
 #[rustfmt::skip]
 const KINDS: &[(&[u8], &[u16], &[u16])] = &[
     (b"vxlan", &[IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL, IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6],
@@ -62,6 +64,7 @@ const KINDS: &[(&[u8], &[u16], &[u16])] = &[
 ];
 
 impl Redactor {
+    /// Redacts all messages of an answer.
     pub(super) fn route(&mut self, bytes: &mut [u8], rules: &AttributeRules) -> Result<(), Failure> {
         each_message(bytes, |_, body| self.message(body, rules))
     }
@@ -143,7 +146,7 @@ impl Redactor {
     }
 }
 
-/// Of a filter stays what kinds of actions it has, and the mark that one writes.
+/// Redacts a tc filter: keeps the kinds of its actions, and the mark that one sets.
 fn filter_options(filter: &[u8], options: &mut [u8]) -> Result<(), Failure> {
     let filter = text(filter);
     let Some((_, list)) = TCA_ACTIONS.iter().find(|(known, _)| known.as_bytes() == filter) else {
@@ -181,7 +184,7 @@ fn text(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Calls `change` with the type and the payload of each attribute of a block.
+/// Calls `change` with type and payload of each attribute.
 fn each_attribute(
     mut block: &mut [u8],
     mut change: impl FnMut(u16, &mut [u8]) -> Result<(), Failure>,

@@ -1,7 +1,7 @@
-//! Rules and sets of nf_tables: which data are addresses shows only when the registers are followed through a rule.
+//! Redacts nf_tables rules and sets. Which data are addresses follows from tracking the registers through a rule.
 //!
-//! What cannot be mapped becomes zero, and what uses it gets a register that does not exist: no kernel has such a rule, and
-//! it reads as one that nobody understands, not as one that means something else.
+//! What cannot be mapped is zeroed, and the expression that uses it gets a register that does not exist: no kernel has
+//! such a rule, and natwatch reads it as unsupported rather than with another meaning.
 
 mod registers;
 
@@ -25,39 +25,39 @@ use crate::netfilter::{Visit, Visitor, Zero as _};
 /// Family, table and name of a set.
 pub(super) type SetKey = (u8, Vec<u8>, Vec<u8>);
 
-/// A part of the value of an expression: which expression, first byte, what it becomes.
+/// New bytes for an expression's value: index of the expression, offset, bytes.
 pub(super) type ValueChange = (usize, usize, Vec<u8>);
 
-/// One message.
+/// The state while visiting one message.
 pub(super) struct Visiting<'r> {
     redactor: &'r mut Redactor,
     family: u8,
     table: Vec<u8>,
     machine: Machine,
-    /// Number of the expression that is visited.
+    /// Index of the expression being visited.
     at: usize,
-    /// Values of `immediate`, by expression.
+    /// Values of `immediate`, by index of the expression.
     constants: BTreeMap<usize, Constant>,
-    /// Values of earlier expressions that become others.
+    /// Changes to values of earlier expressions.
     changes: Vec<ValueChange>,
-    /// The lower end of a range, if the expression before compared with one.
+    /// The lower end of a range, if the preceding expression compared with one.
     lower: Option<Lower>,
     before: Option<Lower>,
-    /// What is looked up in, by expression.
+    /// Sets looked up, by index of the expression.
     sets: BTreeMap<usize, SetKey>,
     /// The set whose elements follow.
     set: SetKey,
-    /// What could not be done.
+    /// The first failure.
     failed: Option<Failure>,
 }
 
-/// A value of `immediate`, and what it becomes: nothing stays of it but what is used as something that is known.
+/// A value of `immediate` and its replacement; bytes without a known use are zeroed.
 struct Constant {
     original: Vec<u8>,
     becomes: Vec<Option<u8>>,
     /// Expressions that use it.
     users: Vec<usize>,
-    /// Two of them as different things: there is nothing that it could become for both.
+    /// Whether two of them use it differently, so that no replacement fits both.
     clash: bool,
 }
 
@@ -67,7 +67,7 @@ struct Lower {
     original: Vec<u8>,
 }
 
-/// A constant that was found in a register.
+/// A constant found in a register.
 struct Found {
     expression: usize,
     first: usize,
@@ -75,7 +75,7 @@ struct Found {
 }
 
 impl Redactor {
-    /// A message of nf_tables.
+    /// Redacts an nf_tables message.
     pub(super) fn nftables(&mut self, message: &mut NftMessage<'_>) -> Result<(), Failure> {
         let table = match &message.body {
             Body::Rule(rule) => rule.table.as_bytes().to_vec(),
@@ -100,8 +100,8 @@ impl Redactor {
         Ok(())
     }
 
-    /// Visits a message about a table of this family; which values of a rule's expressions are still to be changed, and which
-    /// expressions are to lose their registers.
+    /// Visits a message about a table of this family. Returns changes that are still to be made to values of a rule's
+    /// expressions, and the expressions whose registers are to be invalidated.
     pub(super) fn visit(
         &mut self,
         family: u8,
@@ -132,12 +132,12 @@ impl Redactor {
         visiting.failed.map_or(Ok((visiting.changes, unclear)), Err)
     }
 
-    /// Maps what is compared with registers; `false`: it cannot be, and is zero.
+    /// Maps a value that is compared with registers; `false`: not possible, it was zeroed.
     fn value(&self, value: &mut [u8], labels: &[Label]) -> bool {
         let labels = labels.get(..value.len()).unwrap_or_default();
         let beyond = |part: &Part| {
             let bits = value.iter().skip(part.at).take(part.length).flat_map(|byte| (0..8).map(move |bit| byte << bit));
-            bits.skip(part.prefix.into()).any(|bit| bit & 0x80 != 0) // it never holds
+            bits.skip(part.prefix.into()).any(|bit| bit & 0x80 != 0) // a set host bit: it never matches
         };
         let parts = parts(labels).filter(|parts| labels.len() == value.len() && !parts.iter().any(beyond));
         let Some(parts) = parts else {
@@ -155,14 +155,14 @@ impl Redactor {
             }
             part.copy_from_slice(&whole[..length]);
         }
-        self.name(value); // among what stays are names of devices
+        self.name(value); // what is kept includes device names
         let padding = value.iter_mut().zip(labels).filter(|(_, label)| **label == Label::Padding);
         padding.for_each(|(byte, _)| *byte = 0);
         true
     }
 }
 
-/// Takes the registers away that tell natwatch something: a mark, addresses, ports.
+/// Invalidates the registers that natwatch would use: marks, addresses, ports.
 fn forget(expression: &mut Expr<'_>) {
     let registers = match expression {
         Expr::Meta(meta) => vec![&mut meta.sreg],
@@ -177,7 +177,7 @@ fn forget(expression: &mut Expr<'_>) {
     registers.into_iter().flatten().for_each(|register| *register = NFT_REG_VERDICT);
 }
 
-/// Bytes of an address of this family.
+/// Length of an address of this family, bytes.
 fn width(family: u32) -> usize {
     if family == u32::from(NFPROTO_IPV6) { 16 } else { 4 }
 }
@@ -219,7 +219,7 @@ impl Visitor for Visiting<'_> {
         self.set = (self.family, table.to_vec(), set.to_vec());
     }
 
-    /// Of sets whose fields no rule tells nothing stays.
+    /// Zeroes keys of sets whose fields no rule shows.
     fn key(&mut self, key: &mut Cow<'_, [u8]>) {
         let layout = self.redactor.layouts.entry(self.set.clone()).or_default();
         layout.length = layout.length.max(key.len());
@@ -278,7 +278,7 @@ impl Visitor for Visiting<'_> {
             }
             _ => {
                 let lower = Lower { expression: self.at, register: *register, original };
-                // Only whole addresses keep something of their order.
+                // Only whole addresses keep part of their order.
                 let ordered = operator > NFT_CMP_NEQ && !whole && !is_plain(&labels, value.len());
                 if ordered || !self.redactor.value(value.to_mut(), &labels) {
                     value.zero();
@@ -289,7 +289,7 @@ impl Visitor for Visiting<'_> {
         }
     }
 
-    /// Which bits count of a field that is mapped may be told only where they are the first ones.
+    /// Masks of mapped fields can be kept only if they are prefixes.
     fn masked(&mut self, register: u32, mask: &mut Cow<'_, [u8]>) {
         let labels = self.labels(register);
         let labels = labels.iter().zip(mask.iter()).map(|(label, bits)| match *label {
@@ -327,7 +327,7 @@ impl Visitor for Visiting<'_> {
         }
     }
 
-    /// What the keys of the set are made of is known when all rules have been seen.
+    /// The layout of keys is known after all rules were visited.
     fn looked_up(&mut self, register: &mut u32, set: &mut Text<'_>) {
         let key = (self.family, self.table.clone(), set.as_bytes().to_vec());
         let found = self.labels(*register);
@@ -374,7 +374,7 @@ impl Visitor for Visiting<'_> {
         }
     }
 
-    /// Of ranges that a map has nothing stays: they would not be ranges any more.
+    /// Zeroes ranges in a map, which would not remain ranges.
     fn translated(&mut self, family: u32, mut min: Option<&mut u32>, mut max: Option<&mut u32>) {
         let address = labels::address(width(family));
         let is_range = min.as_deref() != max.as_deref();

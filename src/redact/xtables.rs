@@ -1,9 +1,9 @@
-//! Extensions of x_tables, whose data are structures of C.
+//! Redacts x_tables matches and targets, whose data are C structures.
 //!
-//! What identifies nobody stays, addresses are mapped, and all else is zeroed: bytes that belong to no field, and
-//! extensions whose structure is not known. What they are is told by their names, which stay. An address with a mask that is
-//! no prefix cannot be mapped so that it means the same: it becomes zero with its mask, and the entry gets a flag that no
-//! kernel has, or the extension such a revision. So it reads as a test that nobody understands.
+//! Fields that identify nobody are kept, addresses are mapped, and everything else is zeroed: bytes of no field, and
+//! extensions of unknown structure; their names, which are kept, still show what they are. An address whose mask is not
+//! a prefix cannot be mapped with the same meaning: it is zeroed with its mask, and the entry gets an undefined flag,
+//! or the extension an undefined revision, so that natwatch reads it as unsupported.
 
 use super::Redactor;
 use super::netfilter::text;
@@ -12,12 +12,12 @@ use crate::facts::netfilter::signatures;
 use crate::netfilter::nftables::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::netfilter::xtables::{IptGetEntries, IptGetinfo, Match, Structure, Target, XtFamily, XtRule, XtVisitor};
 
-/// What is done with fields of tables and extensions of one family.
+/// Visits the fields of tables and extensions of one family.
 struct Fields<'r> {
     redactor: &'r mut Redactor,
     /// `NFPROTO_*`
     family: u8,
-    /// Something could not be mapped.
+    /// Whether a field could not be mapped.
     unclear: bool,
 }
 
@@ -26,7 +26,7 @@ impl<'r> Fields<'r> {
         Self { redactor, family, unclear: false }
     }
 
-    /// Whether it is a family that has addresses.
+    /// Whether the family has addresses.
     fn has_addresses(&self) -> bool {
         matches!(self.family, NFPROTO_IPV4 | NFPROTO_IPV6)
     }
@@ -42,7 +42,7 @@ impl XtVisitor for Fields<'_> {
     }
 
     fn address_with(&mut self, address: &mut [u8], mask: Option<&mut [u8]>) {
-        // Without a mask all bits count.
+        // Without a mask all bits are compared.
         let prefix = mask.as_deref().map_or(Some(u8::MAX), prefix_length).filter(|_| self.has_addresses());
         if let (Some(_), Some(mask)) = (prefix, mask.as_deref()) {
             address.iter_mut().zip(mask).for_each(|(byte, mask)| *byte &= *mask);
@@ -92,7 +92,7 @@ impl XtVisitor for Fields<'_> {
 }
 
 impl Redactor {
-    /// A table of legacy x_tables, entry by entry.
+    /// Redacts a legacy table, entry by entry.
     pub(super) fn legacy_table(&mut self, family: XtFamily, answer: &mut [u8]) -> Result<(), Failure> {
         let mut fields = Fields::new(self, family.nfproto());
         let mut redacted = Vec::with_capacity(answer.len());
@@ -112,7 +112,7 @@ impl Redactor {
         Ok(())
     }
 
-    /// The data of a match or a target; whether it still means the same.
+    /// Redacts the data of a match or target; returns whether its meaning is kept.
     pub(super) fn extension(
         &mut self,
         family: u8,
@@ -135,7 +135,7 @@ impl Redactor {
         Ok(!fields.is_unclear())
     }
 
-    /// The two ends of a range of addresses. A prefix stays one; any other range covers others than before.
+    /// Maps the ends of an address range. A prefix remains one; other ranges cover other addresses than before.
     pub(super) fn range(&self, min: &mut [u8], max: &mut [u8]) {
         let number = |bytes: &[u8]| bytes.iter().fold(0u128, |number, byte| number << 8 | u128::from(*byte));
         let differ = number(min) ^ number(max);
@@ -155,7 +155,7 @@ impl Redactor {
     }
 }
 
-/// How many bits are set in a mask; `None`: others than the first ones.
+/// Number of leading ones of a mask; `None` if it is not a prefix.
 pub(super) fn prefix_length(mask: &[u8]) -> Option<u8> {
     let ones: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
     let full = mask.iter().take_while(|byte| **byte == 0xff).count();

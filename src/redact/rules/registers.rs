@@ -1,4 +1,4 @@
-//! What registers hold when an expression uses them: constants, and what maps have.
+//! Constants and map data in registers, and what they are used as.
 
 use super::{Found, Visiting};
 use crate::netfilter::nftables::register::{Cell, Load, Source};
@@ -6,8 +6,8 @@ use crate::netfilter::nftables::uapi::NFT_REG_VERDICT;
 use crate::redact::labels::{self, Label};
 
 impl Visiting<'_> {
-    /// The constant of this length that a register holds. Of one that is put together, or changed on the way, nothing stays,
-    /// nor the register.
+    /// The constant of this length in a register. One that is composed or modified is zeroed, and the register is
+    /// invalidated.
     pub(super) fn constant_in(&self, register: &mut u32, length: usize) -> Option<Found> {
         let expression = |cell: &Cell| {
             self.machine.load_of(cell).filter(|load| load.source == Source::Constant).map(|load| load.expression)
@@ -28,17 +28,17 @@ impl Visiting<'_> {
         }
     }
 
-    /// What the bytes from a register on are.
+    /// Labels of the bytes from a register on.
     pub(super) fn labels(&self, register: u32) -> Vec<Label> {
         let known = |load: &Load| self.redactor.data.get(self.sets.get(&load.expression)?)?.labels();
         labels::labels(&self.machine, register, |load, byte| match known(load).and_then(|labels| labels.get(byte)) {
-            None | Some(Label::Padding) => Label::Unclear, // nobody has told
+            None | Some(Label::Padding) => Label::Unclear, // no rule shows it
             Some(label) => *label,
         })
     }
 
-    /// Of a register that holds what a map has: it is used as this. Where other rules use the map otherwise nothing stays of its
-    /// data, nor the register; nor does that if it holds other things too. `false`: it holds nothing of a map.
+    /// Records a use of map data in a register. If other rules use the map differently, its data are zeroed and the
+    /// register is invalidated; so is a register that holds other data as well. `false`: no map data.
     pub(super) fn is_from_map(&mut self, register: &mut u32, labels: &[Label]) -> bool {
         let cells = self.machine.at(*register, labels.len()).unwrap_or_default();
         let mut loads = cells.iter().filter_map(|cell| self.machine.load_of(cell));
@@ -60,7 +60,7 @@ impl Visiting<'_> {
         true
     }
 
-    /// What was found becomes its value.
+    /// Replaces a constant by the value in `found`.
     pub(super) fn becomes(&mut self, found: Found) {
         let Some(constant) = self.constants.get_mut(&found.expression) else { return };
         constant.users.push(self.at);
@@ -69,6 +69,7 @@ impl Visiting<'_> {
         }
     }
 
+    /// Replaces a constant by the mapped address.
     pub(super) fn becomes_address(&mut self, found: Option<Found>) {
         if let Some(mut found) = found {
             self.redactor.address(&mut found.value, None);
