@@ -1,9 +1,9 @@
-//! Whether the later of two UDP packets sent at once from one socket is dropped when NAT chose different destinations:
-//! `udp-clash-drop`.
+//! Experiment for `udp-clash-drop`: whether one of two UDP packets sent simultaneously from one socket is dropped if
+//! NAT chose different destinations.
 //!
-//! Two threads, each bound to a CPU, send on one socket at the same instant, and a rule gives each CPU a destination of its
-//! own. If they do not meet, the second follows the first. If they do, either both arrive, at two destinations, or the
-//! kernel refuses one.
+//! Two threads, each bound to a CPU, send on one socket at the same time, and a rule gives each CPU its own
+//! destination. Without a clash the second packet follows the first one's entry. With a clash, either both arrive, at
+//! two destinations, or the kernel drops one.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,19 +16,19 @@ use super::lab::{DISCARD, LOCAL, Lab};
 use crate::advisory::defects::DefectState;
 use crate::facts::netfilter::Family;
 
-/// Rounds of one batch: as many sockets are open at once, and twice as many datagrams wait to be received.
+/// Rounds per batch: number of sockets open at a time, and half the number of datagrams waiting to be received.
 const ROUNDS: u16 = 32;
-/// How long is tried; on two idle CPUs the first rounds meet.
+/// Time limit; on two idle CPUs the first rounds clash.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How long one thread waits for the other; one that is preempted comes back after some milliseconds.
+/// How long one thread waits for the other; a preempted thread returns after some milliseconds.
 const MEETING: Duration = Duration::from_millis(500);
-/// Clashes after which the matter is clear.
+/// Number of clashes after which the result is clear.
 const ENOUGH: usize = 4;
 
 /// State and detail.
 ///
 /// # Errors
-/// Why it cannot be told.
+/// Why the experiment has no result.
 pub(crate) fn experiment(lab: &mut Lab) -> Result<(DefectState, String), String> {
     let cpus = two_cpus()?;
     let [service, one, other] = [lab.peer(), lab.peer(), lab.peer()];
@@ -42,15 +42,15 @@ pub(crate) fn experiment(lab: &mut Lab) -> Result<(DefectState, String), String>
     seen.judge()
 }
 
-/// What became of the rounds.
+/// Results of the rounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Seen {
     rounds: usize,
-    /// Both arrived, at two destinations.
+    /// Rounds in which both arrived, at two destinations.
     resolved: usize,
-    /// The kernel refused to send one.
+    /// Rounds in which the kernel refused to send one.
     refused: usize,
-    /// Datagrams that it refused although nothing was sent at the same time.
+    /// Datagrams refused although none was sent at the same time.
     refused_alone: usize,
 }
 
@@ -86,7 +86,7 @@ impl Seen {
     }
 }
 
-/// The first two CPUs that this process may use.
+/// The first two CPUs in this process's affinity mask.
 fn two_cpus() -> Result<[u32; 2], String> {
     let allowed =
         sched_getaffinity(None).map_err(|error| format!("which CPUs may be used could not be told: {error}"))?;
@@ -102,7 +102,7 @@ fn batch(lab: &Lab, service: Ipv4Addr, targets: [Ipv4Addr; 2], cpus: [u32; 2]) -
     let sockets: Result<Vec<UdpSocket>, _> = (0..ROUNDS).map(bind).collect();
     let sockets = sockets.map_err(|error| format!("cannot open sockets: {error}"))?;
     let to = SocketAddrV4::new(service, DISCARD);
-    // The first and the last send alone: what is refused then is no clash.
+    // Sent without a competitor: a refusal here is no clash.
     let [first, sockets @ .., last] = sockets.as_slice() else { return Err("too few sockets".into()) };
     let mut alone = vec![send(first, to)];
     let sent = race(sockets, to, cpus)?;
@@ -113,7 +113,7 @@ fn batch(lab: &Lab, service: Ipv4Addr, targets: [Ipv4Addr; 2], cpus: [u32; 2]) -
     }
     let expected = all().filter(|sent| **sent == Sent::Yes).count();
     let pairs = || sent.iter().map(|pair| pair.iter().filter(|sent| **sent == Sent::Refused).count());
-    // Of two that clash the first one stays: where both are refused there is another reason.
+    // In a clash the first one is kept: if both are refused, there is another reason.
     let refused_alone =
         alone.iter().filter(|sent| **sent == Sent::Refused).count() + pairs().filter(|it| *it == 2).count();
     let refused = pairs().filter(|refused| *refused == 1).count();
@@ -125,7 +125,7 @@ fn batch(lab: &Lab, service: Ipv4Addr, targets: [Ipv4Addr; 2], cpus: [u32; 2]) -
     Ok(Seen { rounds: sockets.len(), resolved: sockets.iter().filter(met).count(), refused, refused_alone })
 }
 
-/// Both threads send on each socket, at the same instant.
+/// Both threads send on each socket at the same time.
 fn race(sockets: &[UdpSocket], to: SocketAddrV4, cpus: [u32; 2]) -> Result<Vec<[Sent; 2]>, String> {
     let start = StartLine::default();
     let lanes = thread::scope(|scope| {
@@ -144,7 +144,7 @@ fn race(sockets: &[UdpSocket], to: SocketAddrV4, cpus: [u32; 2]) -> Result<Vec<[
     Ok(first.into_iter().zip(second).map(|(first, second)| [first, second]).collect())
 }
 
-/// Source port and destination of each datagram that arrives.
+/// Source port and destination of the datagrams that arrive.
 fn arrivals(lab: &Lab, targets: [Ipv4Addr; 2], expected: usize) -> Result<Vec<(u16, Ipv4Addr)>, String> {
     let mut arrived = Vec::new();
     while arrived.len() < expected {
@@ -156,13 +156,13 @@ fn arrivals(lab: &Lab, targets: [Ipv4Addr; 2], expected: usize) -> Result<Vec<(u
     Ok(arrived)
 }
 
-/// What became of a datagram in its sender's hands.
+/// Result of sending a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
     Yes,
-    /// Netfilter dropped it, which the sender is told as `EPERM`.
+    /// `EPERM`: netfilter dropped it.
     Refused,
-    /// Something else.
+    /// Another error.
     Failed,
 }
 
@@ -174,7 +174,7 @@ fn send(socket: &UdpSocket, to: SocketAddrV4) -> Sent {
     }
 }
 
-/// How each of a thread's datagrams was sent; fewer if it could not be bound to its CPU, or the other one did not come.
+/// Results of one thread's datagrams; fewer if it could not be bound to its CPU or the other thread failed.
 fn lane(start: &StartLine, sockets: &[UdpSocket], to: SocketAddrV4, cpu: u32) -> Vec<Sent> {
     let mut only = CpuSet::new();
     only.set(cpu as usize);
@@ -185,7 +185,7 @@ fn lane(start: &StartLine, sockets: &[UdpSocket], to: SocketAddrV4, cpu: u32) ->
     met.map(|(_, socket)| send(socket, to)).collect()
 }
 
-/// Where the threads wait for each other, busily: a sleep would cost the microseconds that count.
+/// A spinning barrier for two threads: a sleep would take longer than a clash window.
 #[derive(Debug, Default)]
 struct StartLine {
     arrived: AtomicUsize,
@@ -193,7 +193,7 @@ struct StartLine {
 }
 
 impl StartLine {
-    /// `false`: the other one does not come.
+    /// Waits for the other thread; `false`: it does not come.
     fn meet(&self, round: usize) -> bool {
         self.arrived.fetch_add(1, Ordering::SeqCst);
         let since = Instant::now();

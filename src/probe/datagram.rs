@@ -1,7 +1,7 @@
-//! Reads a UDP datagram as a packet socket saw it: pure.
+//! Decodes a UDP datagram from a packet socket. Pure.
 //!
-//! A frame begins with `struct virtio_net_hdr` (`PACKET_VNET_HDR`), which tells what a packet's headers do not: that the
-//! checksum from one place on is still to be computed (`CHECKSUM_PARTIAL`).
+//! A frame begins with `struct virtio_net_hdr` (`PACKET_VNET_HDR`), which says whether and where a checksum is still to
+//! be computed (`CHECKSUM_PARTIAL`).
 
 use std::net::IpAddr;
 
@@ -12,17 +12,17 @@ use crate::netfilter::array;
 pub(crate) const VNET_HEADER: usize = 10;
 const ETHERNET_HEADER: usize = 14;
 const UDP_HEADER: usize = 8;
-/// Bytes from the start of a VXLAN tunnel's UDP payload to the inner UDP header: VXLAN, Ethernet and IPv4 headers.
+/// Offset of the inner UDP header in a VXLAN datagram's payload: VXLAN, Ethernet and IPv4 headers.
 const INNER_UDP: usize = 8 + ETHERNET_HEADER + 20;
 
-/// The state of a UDP checksum, once what an offload still had to compute is computed.
+/// State of a UDP checksum, after offloads are completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Checksum {
-    /// 0: there is none.
+    /// 0: no checksum.
     None,
-    /// It fits.
+    /// Correct.
     Valid,
-    /// A receiver drops this.
+    /// Incorrect: receivers drop the packet.
     Wrong,
 }
 
@@ -31,9 +31,9 @@ pub(crate) enum Checksum {
 pub(crate) enum Partial {
     /// Nowhere.
     No,
-    /// In the UDP header of the datagram itself.
+    /// In the datagram's own UDP header.
     Own,
-    /// In the UDP header of the packet that a VXLAN tunnel carries.
+    /// In the inner UDP header of a VXLAN packet.
     Inner,
     /// Somewhere else.
     Elsewhere,
@@ -42,24 +42,24 @@ pub(crate) enum Partial {
 /// A UDP datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Datagram {
-    /// Where it goes to.
+    /// Destination address.
     pub destination: IpAddr,
     /// Source port.
     pub source_port: u16,
     /// Destination port.
     pub destination_port: u16,
-    /// State of its checksum.
+    /// State of the checksum.
     pub checksum: Checksum,
-    /// What was left to offloads.
+    /// Checksum left to an offload.
     pub partial: Partial,
-    /// What it carries.
+    /// UDP payload.
     pub payload: Vec<u8>,
 }
 
-/// Reads a frame; `None` is something other than UDP.
+/// Decodes a frame; `None`: not UDP.
 ///
 /// # Errors
-/// A frame that ends too early.
+/// The frame is too short.
 pub(crate) fn read(frame: &[u8]) -> Result<Option<Datagram>, Failure> {
     let vnet = array::<VNET_HEADER>(frame, 0, "virtio_net_hdr")?;
     let mut packet = frame[VNET_HEADER..].to_vec();
@@ -85,10 +85,10 @@ pub(crate) fn read(frame: &[u8]) -> Result<Option<Datagram>, Failure> {
     }))
 }
 
-/// Where the headers are.
+/// Positions of the headers.
 struct Layout {
     destination: IpAddr,
-    /// Both addresses, which a checksum covers.
+    /// Both addresses, which the pseudo header includes.
     addresses: std::ops::Range<usize>,
     udp: usize,
 }
@@ -122,7 +122,7 @@ impl Layout {
     }
 }
 
-/// Computes what was left to a card, as the card or `skb_checksum_help` would.
+/// Completes the checksum, as the NIC or `skb_checksum_help` would.
 fn finish(packet: &mut [u8], vnet: &[u8; VNET_HEADER], layout: &Layout) -> Result<Partial, Failure> {
     const NEEDS_CSUM: u8 = 1;
     if vnet[0] & NEEDS_CSUM == 0 {
@@ -154,7 +154,7 @@ fn fold(mut sum: u64) -> u16 {
 }
 
 impl Datagram {
-    /// What the packet inside a VXLAN tunnel's datagram carries, and its destination port.
+    /// Inner destination port and payload of a VXLAN datagram.
     pub(crate) fn inner(&self) -> Option<(u16, &[u8])> {
         let header = self.payload.get(INNER_UDP..INNER_UDP + UDP_HEADER)?;
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));

@@ -1,5 +1,6 @@
-//! The smallest node that translates packets: two ends of a veth pair in one network namespace. What is sent by one end
-//! arrives at the other, is seen there by a packet socket, and ends: it has another hardware address.
+//! The smallest node that translates packets: a veth pair in one network namespace. Packets sent by one end arrive at
+//! the other, where a packet socket receives them; the stack drops them, because their destination hardware address
+//! differs.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -16,47 +17,47 @@ use crate::kernel::packet::PacketSocket;
 use crate::kernel::xtables;
 use crate::netfilter::xtables::XtFamily;
 
-/// Index and name of the end that sends. A new namespace has devices of its own, with low indexes.
+/// Index and name of the sending end. The high index avoids the namespace's own devices.
 const LOW: (u32, &str) = (10_000, "low0");
-/// Of the end that receives.
+/// Index and name of the receiving end.
 const FAR: (u32, &str) = (10_001, "low1");
-/// The sender's addresses (RFC 5737, RFC 3849).
+/// The sender's addresses (documentation ranges: RFC 5737, RFC 3849).
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const LOCAL_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-/// Port that datagrams are sent to.
+/// Destination port of datagrams.
 pub(crate) const DISCARD: u16 = 9;
-/// How long a datagram is waited for; it takes microseconds.
+/// How long to wait for a datagram; it takes microseconds.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// The node.
+/// The experiments' network.
 pub(crate) struct Lab {
     means: Means,
-    /// What writes rules for IPv4 and for IPv6.
+    /// Backend of the rules, by family (IPv4, IPv6).
     backends: [Backend; 2],
-    /// One for all changes: the kernel takes ten milliseconds to close one.
+    /// One for all changes, because closing a netlink socket takes the kernel ten milliseconds.
     writer: NetlinkSender,
-    /// Receives IPv4 and IPv6 at the far end; the latter where it can be used.
+    /// Receivers of IPv4 and IPv6 at the far end; the latter if usable.
     sockets: [Option<PacketSocket>; 2],
-    /// Why IPv6 cannot be used.
+    /// Why IPv6 is not usable.
     pub ipv6: Result<(), NoIpv6>,
     deadline: Instant,
-    /// Rules of the legacy table so far, which is replaced as a whole.
+    /// Rules in the legacy table so far, which is replaced as a whole.
     masquerades: Vec<Masquerade>,
-    /// Peers and tunnels so far.
+    /// Number of peers and tunnels so far.
     numbers: u8,
 }
 
 /// Why IPv6 is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoIpv6 {
-    /// It, or NAT for it, is not in the running kernel.
+    /// IPv6, or NAT for it, is not in the running kernel.
     Absent(String),
-    /// It could not be used.
+    /// It failed.
     Unusable(String),
 }
 
 impl Lab {
-    /// Builds it in this network namespace, which must be one of its own.
+    /// Builds it in the current network namespace, which must be a private one.
     ///
     /// # Errors
     /// What could not be built.
@@ -81,7 +82,7 @@ impl Lab {
         if lab.ipv6.is_ok() {
             lab.ipv6 = lab.add_ipv6();
         }
-        // The far end first: then the near one has a carrier when it is set up, and can send at once.
+        // Far end first, so that the near end has a carrier once it is up, and can send at once.
         for (index, _) in [FAR, LOW] {
             lab.route("a device that is up", &messages::set_up(index))?;
         }
@@ -92,7 +93,7 @@ impl Lab {
 
     fn add_ipv6(&mut self) -> Result<(), NoIpv6> {
         let device = LOW.1;
-        // A node may have it off for new devices; this is the namespace's own file.
+        // May be disabled for new devices; the file is the namespace's own.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "0");
         let added = self.change(NetlinkFamily::Route, &messages::new_address(LOW.0, LOCAL_IPV6.into(), 64));
         added.map_err(|error| match error.raw_os_error() {
@@ -109,7 +110,7 @@ impl Lab {
         self.change(NetlinkFamily::Route, messages).map_err(|error| format!("{what} could not be made: {error}"))
     }
 
-    /// Address and number of a peer that nothing was sent to yet.
+    /// Address and number of a peer not used before.
     fn next_peer(&mut self, family: Family) -> (IpAddr, u8) {
         self.numbers += 1;
         let number = self.numbers;
@@ -120,7 +121,7 @@ impl Lab {
         (peer, number)
     }
 
-    /// A neighbour that datagrams may be sent to.
+    /// The address of a new neighbour.
     pub(crate) fn peer(&mut self) -> Ipv4Addr {
         match self.next_peer(Family::Ipv4).0 {
             IpAddr::V4(peer) => peer,
@@ -128,10 +129,10 @@ impl Lab {
         }
     }
 
-    /// A VXLAN device that leads to a new peer.
+    /// A VXLAN device to a new peer.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason it cannot be created.
     pub(crate) fn tunnel(&mut self, family: Family, checksum: bool) -> Result<LabTunnel, String> {
         self.means.tunnel.clone()?;
         let (peer, number) = self.next_peer(family);
@@ -145,10 +146,10 @@ impl Lab {
         Ok(LabTunnel { family, peer, port, inside: Ipv4Addr::new(198, 18, number, 2) })
     }
 
-    /// Has the sources of datagrams to `destination` translated.
+    /// Adds a rule that masquerades datagrams to `destination`.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel's error.
     pub(crate) fn masquerade(&mut self, destination: IpAddr, ports: Ports) -> Result<(), String> {
         let family = Family::of(&destination);
         if self.backends[family.ip_index()] == Backend::Legacy {
@@ -162,7 +163,7 @@ impl Lab {
         if !error.raw_os_error().is_some_and(|errno| missing.contains(&errno)) {
             return Err(failed);
         }
-        // Whether that would load a module was looked at for this backend too.
+        // Whether this loads a module was checked for this backend too.
         self.means.legacy[family.ip_index()].clone().map_err(|legacy| format!("{failed}; legacy tables: {legacy}"))?;
         self.legacy_masquerade(family, destination, ports).map_err(|legacy| format!("{failed}; {legacy}"))?;
         self.backends[family.ip_index()] = Backend::Legacy;
@@ -178,10 +179,10 @@ impl Lab {
         xtables::replace(family, "nat", table).map_err(|error| format!("a legacy NAT rule could not be made: {error}"))
     }
 
-    /// Sends datagrams to `destination` to `target` instead; only those that one CPU handles, if it is given.
+    /// Adds a rule that redirects datagrams from `destination` to `target`, if given only those processed by one CPU.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The kernel's error.
     pub(crate) fn redirect(&mut self, destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Result<(), String> {
         self.means.redirect.clone()?;
         let rule = messages::redirect(destination, cpu, target);
@@ -189,10 +190,10 @@ impl Lab {
         made.map_err(|error| format!("an nf_tables rule that changes destinations could not be made: {error}"))
     }
 
-    /// The next datagram that arrives at the far end and for which `wanted` has an answer.
+    /// The next datagram at the far end for which `wanted` returns a value.
     ///
     /// # Errors
-    /// None arrived, or it could not be received.
+    /// None arrived, or receiving failed.
     pub(crate) fn receive<T>(
         &self,
         family: Family,
@@ -203,7 +204,7 @@ impl Lab {
         loop {
             let frame = socket.receive(deadline).map_err(|error| format!("cannot receive: {error}"))?;
             let frame = frame.ok_or("no datagram arrived")?;
-            // Others than ours are there too: multicast of the kernel's own.
+            // Other packets arrive as well, such as the kernel's own multicast.
             if let Ok(Some(datagram)) = datagram::read(&frame)
                 && let Some(found) = wanted(datagram)
             {
@@ -213,23 +214,23 @@ impl Lab {
     }
 }
 
-/// A tunnel of the lab.
+/// A tunnel in the lab.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LabTunnel {
     /// Family of its outer packets.
     pub family: Family,
-    /// Where they go to.
+    /// Outer destination address.
     pub peer: IpAddr,
     /// UDP port.
     pub port: u16,
-    /// An address behind it.
+    /// An address reached through it.
     pub inside: Ipv4Addr,
 }
 
 /// Sends one datagram from an ordinary socket.
 ///
 /// # Errors
-/// What the kernel refused.
+/// The kernel's error.
 pub(crate) fn send(source_port: u16, destination: Ipv4Addr, payload: &[u8]) -> Result<(), String> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source_port));
     let sent = socket.and_then(|socket| socket.send_to(payload, (destination, DISCARD)));

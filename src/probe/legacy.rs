@@ -1,4 +1,4 @@
-//! A nat table of legacy x_tables as one replacement: pure. Kernel: `translate_table`.
+//! Builds a nat table of legacy x_tables as one replacement. Pure. Kernel: `translate_table`.
 
 use std::net::IpAddr;
 
@@ -9,21 +9,21 @@ use crate::netfilter::xtables::{
     Be16, Ip6tEntry, IptEntry, IptReplace, Structure, XtEntry, XtFamily, XtHeader, XtRule,
 };
 
-/// Hooks that the table has chains on: prerouting, input, output, postrouting.
+/// Hooks on which the table has chains: prerouting, input, output, postrouting.
 const HOOKS: [usize; 4] = [0, 1, 3, 4];
 const POSTROUTING: usize = 4;
 
-/// A rule that masquerades UDP to a destination.
+/// A rule that masquerades UDP to one destination.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Masquerade {
     /// Destination address of the packets.
     pub destination: IpAddr,
-    /// How ports are chosen.
+    /// How source ports are chosen.
     pub ports: Ports,
 }
 
-/// The table `nat` with these rules in POSTROUTING, all for one family. `num_counters` and `counters` are left to whoever
-/// hands it to the kernel.
+/// The table `nat` with these rules in POSTROUTING, all of one family. The caller fills in `num_counters` and
+/// `counters`.
 pub(crate) fn nat_table(family: XtFamily, rules: &[Masquerade]) -> Vec<u8> {
     let mut replace = IptReplace { name: padded(b"nat"), ..IptReplace::default() };
     let mut entries = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) fn nat_table(family: XtFamily, rules: &[Masquerade]) -> Vec<u8> {
     let mut add = |replace: &mut IptReplace<'_>, header, target| {
         entries.extend(XtRule::new(header, target).emit());
         replace.num_entries += 1;
-        // A handful of entries of less than 300 bytes.
+        // A few entries of less than 300 bytes.
         replace.size = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     };
     for hook in HOOKS {

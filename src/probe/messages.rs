@@ -1,5 +1,6 @@
-//! The netlink messages that build the experiments: pure. Kernel sources: `rtnl_newlink`, `inet_rtm_newaddr`,
-//! `vxlan_nl2conf`, `nf_tables_newrule` and its expressions.
+//! Builds the netlink messages that create the experiments' devices and rules. Pure.
+//!
+//! Kernel sources: `rtnl_newlink`, `inet_rtm_newaddr`, `vxlan_nl2conf`, `nf_tables_newrule` and its expressions.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -19,7 +20,7 @@ const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Sequence and port are 0: one conversation at a time.
+/// A message with sequence number and port 0: there is one exchange at a time.
 fn message(kind: u16, flags: NlmF, body: &[u8]) -> Vec<u8> {
     frame(kind, (NlmF::REQUEST | flags).bits(), body)
 }
@@ -48,7 +49,7 @@ fn ifinfomsg(index: u32, flags: u32) -> Vec<u8> {
     [&[AF_UNSPEC, 0, 0, 0][..], &index.to_ne_bytes(), &flags.to_ne_bytes(), &flags.to_ne_bytes()].concat()
 }
 
-/// `RTM_NEWLINK`: a device of a kind, with an index of our choice; `data` fills `IFLA_INFO_DATA`.
+/// `RTM_NEWLINK`: a device of a kind with a given index; `data` fills `IFLA_INFO_DATA`.
 fn new_link(index: u32, name: &str, kind: &str, data: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut body = ifinfomsg(index, 0);
     text(&mut body, IFLA_IFNAME, name);
@@ -76,13 +77,13 @@ pub(crate) struct Vxlan {
     pub index: u32,
     /// VXLAN network identifier.
     pub id: u32,
-    /// Its address on the underlay.
+    /// Underlay address of this end.
     pub local: IpAddr,
-    /// The peer's.
+    /// Underlay address of the peer.
     pub remote: IpAddr,
     /// UDP port.
     pub port: u16,
-    /// Whether its packets get a UDP checksum.
+    /// Whether packets get a UDP checksum.
     pub checksum: bool,
 }
 
@@ -107,7 +108,7 @@ impl Vxlan {
     }
 }
 
-/// `RTM_NEWADDR`, usable at once.
+/// `RTM_NEWADDR`, without duplicate address detection.
 pub(crate) fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
     const IFA_F_NODAD: u8 = 2;
     let mut body = vec![family(local), prefix, IFA_F_NODAD, 0];
@@ -117,39 +118,39 @@ pub(crate) fn new_address(index: u32, local: IpAddr, prefix: u8) -> Vec<u8> {
     message(RTM_NEWADDR, NlmF::ACK | NlmF::CREATE | NlmF::EXCL, &body)
 }
 
-/// `RTM_NEWLINK` for a device that is there: up, and without neighbour discovery.
+/// `RTM_NEWLINK` for an existing device: up, and without neighbour discovery.
 pub(crate) fn set_up(index: u32) -> Vec<u8> {
     const IFF_UP: u32 = 1;
     const IFF_NOARP: u32 = 0x80;
     message(RTM_NEWLINK, NlmF::ACK, &ifinfomsg(index, IFF_UP | IFF_NOARP))
 }
 
-/// Flags of `NFTA_MASQ_FLAGS` and `struct nf_nat_range`.
+/// Flag of `NFTA_MASQ_FLAGS` and `struct nf_nat_range`.
 pub(crate) const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
-/// The same.
+/// Likewise.
 pub(crate) const NF_NAT_RANGE_PROTO_RANDOM: u32 = 4;
 
-/// How a rule chooses the source port.
+/// How a rule chooses source ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ports {
-    /// From a range, without any flag.
+    /// From a range, both ends included, without flags.
     Range(u16, u16),
     /// `random`
     Random,
 }
 
-/// The chain that rules of the experiments stand in.
+/// Chains of the experiments' rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NatChain {
-    /// Sources are translated here.
+    /// Translates sources.
     Postrouting,
-    /// Destinations of local packets.
+    /// Translates destinations of local packets.
     Output,
 }
 
 const TABLE: &str = "natwatch";
 
-/// A batch that masquerades UDP to `destination`; table and chain are made if they are not there.
+/// A batch that adds a rule to masquerade UDP to `destination`; creates table and chain if missing.
 pub(crate) fn masquerade(destination: IpAddr, ports: Ports) -> Vec<u8> {
     let mut expressions = to(destination).to_vec();
     let masq = match ports {
@@ -164,7 +165,7 @@ pub(crate) fn masquerade(destination: IpAddr, ports: Ports) -> Vec<u8> {
     rule(NatChain::Postrouting, family(destination), expressions)
 }
 
-/// A batch that sends packets to `destination` to `target` instead; only those that `cpu` handles, if one is given.
+/// A batch that adds a rule to redirect packets from `destination` to `target`, if given only those processed by `cpu`.
 pub(crate) fn redirect(destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr) -> Vec<u8> {
     let mut expressions = to(destination.into()).to_vec();
     if let Some(cpu) = cpu {
@@ -178,7 +179,7 @@ pub(crate) fn redirect(destination: Ipv4Addr, cpu: Option<u32>, target: Ipv4Addr
     rule(NatChain::Output, AF_INET, expressions)
 }
 
-/// The destination address is this.
+/// Matches the destination address.
 fn to(destination: IpAddr) -> [Expression<'static>; 2] {
     let octets = octets(destination);
     let offset = if destination.is_ipv4() { 16 } else { 24 };
@@ -195,7 +196,7 @@ fn immediate(dreg: u32, value: &[u8]) -> Expression<'static> {
     Immediate { dreg, data: Data::of(value.to_vec()), ..Immediate::default() }.into()
 }
 
-/// A batch that appends one rule. Only that is acknowledged: whatever fails before it is answered first.
+/// A batch that appends one rule. Only the rule is acknowledged; an earlier failure is answered first.
 fn rule(chain: NatChain, family: u8, expressions: Vec<Expression<'_>>) -> Vec<u8> {
     let subsystem = Nfgenmsg { res_id: NFNL_SUBSYS_NFTABLES, ..Nfgenmsg::default() };
     let limit = |kind| {

@@ -1,20 +1,21 @@
-//! Finds out by experiment which known defects the running kernel has.
+//! Tests by experiment which known defects the running kernel has. Called by `natwatch probe` and `serve --probe`.
 //!
-//! Unlike everything else, it builds devices and rules and sends packets, but in a network namespace of its own, in a child process,
-//! and all of it vanishes with that. Nothing is loaded that was not there (`needs`). An experiment whose controls fail says
-//! `unknown`, never `absent`.
+//! Unlike all other code, it creates devices and rules and sends packets, but in a private network namespace of a child
+//! process, which removes it all when it ends. No module is loaded for it (`needs`). An experiment whose controls fail
+//! is `unknown`, never `absent`.
 //!
-//! `datagram`, `messages`, `legacy`, `needs` and `outcome` are pure; `lab` builds, and the experiments
-//! send and watch. `saved` is about what was found earlier.
+//! `datagram`, `messages`, `legacy`, `needs` and `outcome` are pure; `lab` builds the network, in which the experiments
+//! `tunnel`, `ports` and `clash` send packets. `saved` finds earlier results.
 //!
-//! A child process and no thread: a process that has threads cannot enter a user namespace, a kernel that never answers can
-//! be left behind only by killing who asked, and one way serves root and everyone else. It is forked before there are
-//! threads, and refuses otherwise; says each finding when it has it, so that one that hangs costs no other; and makes sure
-//! that it really is in another namespace. `serve` waits 2 s for it and then serves without.
+//! Why a child process: a multi-threaded process cannot enter a user namespace, a system call that never returns ends
+//! only by killing its caller, and root and others take the same path. It is forked before any thread exists and
+//! refuses otherwise; it reports each finding at once, so that one that hangs costs no other; and it verifies that it
+//! is in another namespace. `serve` waits 2 s for it and then starts without its result.
 //!
-//! Controls: a tunnel's packet is sent without NAT first, must be translated then, and its inner checksum must be left to an
-//! offload (`PACKET_VNET_HDR` says where). Two senders clash for certain only if their packets arrive at two destinations, or
-//! one is refused that was not refused alone; a rule that chooses the destination by CPU makes every clash visible.
+//! Controls: a tunnel's packet is sent without NAT first, must then be translated, and its inner checksum must be left
+//! to an offload (`PACKET_VNET_HDR` shows where). Two senders have clashed only if their packets arrive at two
+//! destinations, or one is refused that was not refused alone; a rule that chooses the destination by CPU makes every
+//! clash visible.
 
 mod clash;
 mod datagram;
@@ -42,18 +43,18 @@ use crate::read::{self, Collectors, Known, Node};
 use lab::Lab;
 use needs::Means;
 
-/// How long the kernel may take to answer files.
+/// Time limit for reading files.
 const READING: Duration = Duration::from_secs(5);
-/// How long all experiments together may take.
+/// Time limit of all experiments.
 const EXPERIMENTS: Duration = Duration::from_secs(10);
 
 const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
 
-/// One experiment.
+/// An experiment.
 struct Experiment {
-    /// The defect that it decides.
+    /// Id of the defect that it tests for.
     defect: &'static str,
-    /// Whether it counts for the exit code when nothing is named: not if every kernel has it.
+    /// Whether it affects the exit code if no defect is named: no, if every kernel has it.
     counts: bool,
     run: fn(&mut Lab) -> Result<(DefectState, String), String>,
 }
@@ -66,17 +67,17 @@ const ALL: &[Experiment] = &[
     Experiment { defect: "udp-clash-drop", counts: true, run: clash::experiment },
 ];
 
-/// The defects that an experiment can decide.
+/// Ids of the defects that have an experiment.
 pub(crate) fn decidable() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|experiment| experiment.defect)
 }
 
-/// Whether experiments can decide it.
+/// Whether a defect has an experiment.
 pub(crate) fn is_decidable(defect: &str) -> bool {
     decidable().any(|id| id == defect)
 }
 
-/// Whether a defect decides the exit code; `named` are those that were asked for.
+/// Whether a defect affects the exit code; `named` are those on the command line.
 pub(crate) fn counts(defect: &str, named: &[String]) -> bool {
     match named {
         [] => ALL.iter().any(|experiment| experiment.defect == defect && experiment.counts),
@@ -92,7 +93,7 @@ fn version() -> Request {
     Request::file(Source::Kernel, Root::Procfs, "sys/kernel/version")
 }
 
-/// What files tell before anything is tried.
+/// What is read from files before the experiments.
 struct Before {
     probed_at: String,
     identity: Option<RunningKernel>,
@@ -113,7 +114,7 @@ fn read(paths: &Paths, means: impl FnOnce(&mut Node<'_>) -> Means) -> Before {
     Before { probed_at, identity: identity(&mut node, None), livepatches, means: means(&mut node) }
 }
 
-/// Which kernel a node has; `boot` is for one that cannot be asked for its boot.
+/// Identity of a node's kernel; `boot` replaces the boot id if that cannot be requested.
 fn identity(node: &mut Node<'_>, boot: Option<String>) -> Option<RunningKernel> {
     let release = Request::file(Source::Kernel, Root::Procfs, "sys/kernel/osrelease");
     let mut line = |request: &Request| node.line(request).ok().cloned();
@@ -121,12 +122,12 @@ fn identity(node: &mut Node<'_>, boot: Option<String>) -> Option<RunningKernel> 
     Some(RunningKernel { boot_id: boot_id?, kernel_release: line(&release)?, kernel_version: line(&version())? })
 }
 
-/// The kernel that runs now; `None` where /proc does not tell.
+/// Identity of the running kernel; `None` if /proc does not show it.
 pub(crate) fn running(paths: &Paths) -> Option<RunningKernel> {
     read(paths, |_| Means::none("nothing is tried")).identity
 }
 
-/// A probe on its way, in a process of its own.
+/// A running probe in a child process.
 #[derive(Debug)]
 pub(crate) struct Probe {
     child: Result<Child, String>,
@@ -134,7 +135,7 @@ pub(crate) struct Probe {
     wanted: Vec<&'static str>,
 }
 
-/// What the child says first; a line for each finding follows.
+/// The child's first line; a line for each finding follows.
 #[derive(Deserialize, Serialize)]
 struct Preface {
     probed_at: String,
@@ -142,7 +143,7 @@ struct Preface {
     livepatches: Option<Vec<String>>,
 }
 
-/// Begins with the experiments for these defects, all if none is named. The process must have one thread.
+/// Starts the experiments for these defects, or all. The process must be single-threaded.
 pub(crate) fn start(paths: &Paths, named: &[String], allow_module_load: bool) -> Probe {
     let is_named = |defect: &str| named.is_empty() || named.iter().any(|name| name == defect);
     let wanted: Vec<&Experiment> = ALL.iter().filter(|experiment| is_named(experiment.defect)).collect();
@@ -151,17 +152,17 @@ pub(crate) fn start(paths: &Paths, named: &[String], allow_module_load: bool) ->
 }
 
 impl Probe {
-    /// The longest that it is worth waiting for.
+    /// When it has ended at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         self.start + READING + EXPERIMENTS + Duration::from_secs(1)
     }
 
-    /// Waits; `true`: it has come to its end.
+    /// Waits until it ends or the deadline passes; `true`: it has ended.
     pub(crate) fn wait(&mut self, deadline: Instant) -> bool {
         self.child.as_mut().map_or(true, |child| child.wait(deadline).1)
     }
 
-    /// What it has found until the deadline; the rest is unknown, and it is stopped.
+    /// Findings until the deadline; missing ones are unknown. Ends the child.
     pub(crate) fn finish(mut self, deadline: Instant) -> Outcome {
         let (said, missing) = match &mut self.child {
             Ok(child) => {
@@ -181,7 +182,7 @@ impl Probe {
             let found = findings.iter().position(|finding| finding.id == *defect).map(|at| findings.swap_remove(at));
             outcome.defects.push(found.unwrap_or_else(|| finding(defect, Err(missing.clone()))));
         }
-        drop(self.child); // and with it its namespace
+        drop(self.child); // which destroys its namespace
         outcome.duration_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         outcome
     }
@@ -193,7 +194,7 @@ impl Preface {
     }
 }
 
-/// What the child does.
+/// Runs in the child.
 fn work(inside: &mut Inside, paths: &Paths, wanted: &[&Experiment], allow_module_load: bool) {
     let means = |node: &mut Node<'_>| if allow_module_load { Means::all() } else { needs::means(node) };
     let Before { probed_at, identity, livepatches, means } = read(paths, means);
@@ -210,7 +211,7 @@ fn work(inside: &mut Inside, paths: &Paths, wanted: &[&Experiment], allow_module
 }
 
 fn say(inside: &mut Inside, value: &impl Serialize) {
-    // Strings and numbers only: nothing in it can fail to be written.
+    // Strings and numbers always serialize.
     inside.say(&serde_json::to_string(value).unwrap_or_default());
 }
 

@@ -1,4 +1,4 @@
-//! What an experiment needs of the kernel, and whether it is there: asking for what is not would load a module. Pure.
+//! Kernel modules that experiments need, and whether each is present, since using a missing one would load it. Pure.
 
 use crate::facts::{Reading, Source};
 use crate::read::Node;
@@ -13,7 +13,7 @@ static VETH: Module = module("veth", "veth_xmit");
 static VXLAN: Module = module("vxlan", "vxlan_xmit");
 static IPV6: Module = module("ipv6", "ip6_xmit");
 static NF_CONNTRACK: Module = module("nf_conntrack", "nf_conntrack_in");
-/// Part of nf_conntrack since 4.19.
+/// Part of nf_conntrack since Linux 4.19.
 static NF_CONNTRACK_IPV4: Module = module("nf_conntrack_ipv4", "ipv4_conntrack_in");
 static NF_CONNTRACK_IPV6: Module = module("nf_conntrack_ipv6", "ipv6_conntrack_in");
 static NF_NAT: Module = module("nf_nat", "nf_nat_setup_info");
@@ -32,7 +32,7 @@ static XT_MASQUERADE: Module = module("xt_MASQUERADE", "masquerade_tg_check");
 static IPT_MASQUERADE: Module = module("ipt_MASQUERADE", "masquerade_tg_check");
 static IP6T_MASQUERADE: Module = module("ip6t_MASQUERADE", "masquerade_tg6_checkentry");
 
-/// All of them are looked for at once.
+/// All modules, which are searched for in one pass.
 static ALL: [&Module; 22] = [
     &AF_PACKET,
     &VETH,
@@ -58,7 +58,7 @@ static ALL: [&Module; 22] = [
     &IP6T_MASQUERADE,
 ];
 
-/// Something that takes all modules of one of these lists: they were merged and renamed.
+/// Alternative lists of modules, since modules were merged and renamed; a need is met by all modules of one list.
 type Need = [&'static [&'static Module]];
 
 static COMMON: &Need = &[&[&AF_PACKET, &VETH, &NF_CONNTRACK, &NF_NAT]];
@@ -71,38 +71,38 @@ static NFTABLES_IPV6: &Need = &[
     &[&IPV6, &NFT_CHAIN_NAT, &NFT_MASQ],
     &[&IPV6, &NFT_CHAIN_NAT_IPV6, &NFT_MASQ, &NFT_MASQ_IPV6, &NF_CONNTRACK_IPV6],
 ];
-/// Where the chain type is one module for both families, nft_meta is no module any more.
+/// If one module has the chain type of both families, nft_meta is built into nf_tables.
 static REDIRECT: &Need = &[&[&NFT_NAT, &NFT_CHAIN_NAT], &[&NFT_NAT, &NFT_CHAIN_NAT_IPV4, &NFT_META]];
 static LEGACY: &Need = &[&[&IPTABLE_NAT, &XT_MASQUERADE], &[&IPTABLE_NAT, &IPT_MASQUERADE, &NF_CONNTRACK_IPV4]];
 static LEGACY_IPV6: &Need =
     &[&[&IPV6, &IP6TABLE_NAT, &XT_MASQUERADE], &[&IPV6, &IP6TABLE_NAT, &IP6T_MASQUERADE, &NF_CONNTRACK_IPV6]];
 
-/// What writes rules.
+/// Backend used for rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// nf_tables
     Nftables,
-    /// Legacy x_tables: it cannot choose by CPU without another module.
+    /// Legacy x_tables; cannot match on the CPU without another module.
     Legacy,
 }
 
-/// What may be used without a module being loaded. `Err` says what is missing.
+/// What can be used without loading a module. `Err`: what is missing.
 #[derive(Clone, Debug)]
 pub(crate) struct Means {
-    /// Devices, connection tracking and NAT; and rules.
+    /// Devices, conntrack, NAT, and a backend for rules.
     pub backend: Result<Backend, String>,
     /// VXLAN devices.
     pub tunnel: Result<(), String>,
-    /// IPv6, with rules.
+    /// IPv6, with a backend.
     pub ipv6: Result<(), String>,
-    /// Legacy tables of IPv4 and of IPv6, for a kernel that turns out to have no nf_tables.
+    /// Legacy tables by family (IPv4, IPv6), in case the kernel turns out to lack nf_tables.
     pub legacy: [Result<(), String>; 2],
-    /// Rules that change destinations, by CPU.
+    /// DNAT rules by CPU.
     pub redirect: Result<(), String>,
 }
 
 impl Means {
-    /// Everything, whatever has to be loaded for it.
+    /// Everything, even if modules have to be loaded.
     pub(crate) fn all() -> Self {
         Self {
             backend: Ok(Backend::Nftables),
@@ -113,18 +113,18 @@ impl Means {
         }
     }
 
-    /// Nothing.
+    /// Nothing, for this reason.
     pub(crate) fn none(why: &str) -> Self {
         let no = || Err(why.to_owned());
         Self { backend: Err(why.to_owned()), tunnel: no(), ipv6: no(), legacy: [no(), no()], redirect: no() }
     }
 }
 
-/// What is missing of a need.
+/// What is missing for a need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Lack {
     modules: Vec<&'static str>,
-    /// Whether one of them is there could not be told.
+    /// Whether the presence of a module could not be determined.
     unclear: bool,
 }
 
@@ -144,11 +144,11 @@ impl Lack {
     }
 }
 
-/// What is there.
+/// Checks all needs.
 pub(crate) fn means(node: &mut Node<'_>) -> Means {
     let common = there(node, COMMON);
     let nftables = both(common.clone(), there(node, NFTABLES));
-    // Legacy tables are searched for only where they may be needed: that takes long.
+    // Legacy tables are searched for only if they may be needed, since that is slow.
     let legacy = match nftables.is_ok() && !are_listed(node, LEGACY) {
         true => Err(Lack { modules: vec![IPTABLE_NAT.name], unclear: true }),
         false => both(common, there(node, LEGACY)),
@@ -173,7 +173,7 @@ pub(crate) fn means(node: &mut Node<'_>) -> Means {
     }
 }
 
-/// Whether a need is met; `Err`: what is missing of the first list.
+/// Whether a need is met; `Err`: modules missing from the first list.
 fn there(node: &mut Node<'_>, need: &Need) -> Result<(), Lack> {
     let mut first = Ok(());
     for modules in need {
@@ -194,7 +194,7 @@ fn there(node: &mut Node<'_>, need: &Need) -> Result<(), Lack> {
     first
 }
 
-/// Whether a need is met by modules that are loaded, which is told at once.
+/// Whether loaded modules meet a need, which is quick to check.
 fn are_listed(node: &mut Node<'_>, need: &Need) -> bool {
     need.iter().any(|modules| modules.iter().all(|module| is_listed(node, module, &ALL)))
 }

@@ -1,21 +1,21 @@
-//! What a probe found: its document, its text, its exit code. Pure.
+//! Result of a probe: JSON document, text and exit code. Pure.
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::advisory::defects::DefectState;
 
-/// Version of the document; it changes when something is renamed or removed, not when something is added.
+/// Version of the document; changes when something is renamed or removed, not when something is added.
 const SCHEMA_VERSION: u32 = 1;
 
-/// What an experiment says about one defect.
+/// An experiment's result for one defect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProbeFinding {
-    /// The defect.
+    /// Id of the defect.
     pub id: String,
     /// Whether the running kernel has it; unknown if one of the experiment's controls failed.
     #[serde(serialize_with = "by_name")]
     pub state: DefectState,
-    /// One line: what was seen, or why nothing could be.
+    /// One line: what was observed, or why there is no result.
     pub detail: String,
 }
 
@@ -23,7 +23,7 @@ fn by_name<S: Serializer>(state: &DefectState, serializer: S) -> Result<S::Ok, S
     serializer.serialize_str(state.name())
 }
 
-/// The running kernel, told apart from every other, and from itself after a reboot.
+/// Identity of the running kernel and boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunningKernel {
     /// `/proc/sys/kernel/random/boot_id`
@@ -34,37 +34,37 @@ pub(crate) struct RunningKernel {
     pub kernel_version: String,
 }
 
-/// A finished probe.
+/// Results of a finished probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     /// Version of this document.
     pub schema_version: u32,
-    /// Who probed.
+    /// Version of natwatch.
     pub natwatch_version: String,
-    /// RFC 3339, UTC.
+    /// Start, RFC 3339, UTC.
     pub probed_at: String,
-    /// How long that took.
+    /// Duration, milliseconds.
     pub duration_ms: u64,
-    /// What was probed; `None` where /proc did not tell.
+    /// The kernel probed; `None` if /proc did not show it.
     pub identity: Option<RunningKernel>,
-    /// Live patches that were loaded; `None` where that could not be read.
+    /// Names of loaded live patches; `None` if unread.
     pub livepatches: Option<Vec<String>>,
-    /// By id.
+    /// Findings by id.
     pub defects: Vec<ProbeFinding>,
 }
 
 impl Outcome {
-    /// A probe by this version.
+    /// For a probe by this version.
     pub(crate) fn new(probed_at: String, identity: Option<RunningKernel>, livepatches: Option<Vec<String>>) -> Self {
         let natwatch_version = env!("CARGO_PKG_VERSION").to_owned();
         let (schema_version, duration_ms, defects) = (SCHEMA_VERSION, 0, Vec::new());
         Self { schema_version, natwatch_version, probed_at, duration_ms, identity, livepatches, defects }
     }
 
-    /// Reads the document, which may come from anywhere: a defect is decided once, and its detail is one line.
+    /// Parses the document, which is untrusted: each defect is taken once, with a one-line detail.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why it is invalid.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         const DETAIL: usize = 500;
         let mut outcome: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
@@ -82,17 +82,17 @@ impl Outcome {
         Ok(outcome)
     }
 
-    /// The document.
+    /// The JSON document.
     pub(crate) fn json(&self) -> String {
-        // Strings and numbers only: nothing in it can fail to be written.
+        // Strings and numbers always serialize.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
-    /// For people.
+    /// The text for people.
     pub(crate) fn text(&self) -> String {
         let release = self.identity.as_ref().map_or("unknown", |identity| &identity.kernel_release);
         let mut text = format!("kernel {release}, probed in {} ms\n", self.duration_ms);
-        // What keeps all of them from being told is said once.
+        // A common reason is printed once.
         for alike in self.defects.chunk_by(|one, next| (one.state, &one.detail) == (next.state, &next.detail)) {
             text += "\n";
             for ProbeFinding { id, state, .. } in alike {
@@ -109,7 +109,7 @@ impl Outcome {
         text
     }
 
-    /// 2 if one of the defects that count is present, else 3 if one could not be told, else 0.
+    /// 2 if a counted defect is present, else 3 if one is unknown, else 0.
     pub(crate) fn exit_code(&self, counts: impl Fn(&str) -> bool) -> u8 {
         let counted = || self.defects.iter().filter(|finding| counts(&finding.id)).map(|finding| finding.state);
         if counted().any(|state| state == DefectState::Present) {
@@ -118,7 +118,7 @@ impl Outcome {
         if counted().any(|state| state == DefectState::Unknown) { 3 } else { 0 }
     }
 
-    /// Whether this tells about the kernel that runs now.
+    /// Whether the result is of the running kernel and boot.
     ///
     /// # Errors
     /// What differs.

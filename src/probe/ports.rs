@@ -1,23 +1,24 @@
-//! How NAT chooses a source port when it has to choose: `nat-port-rover`, and `random` in `nat-random-port-hash`.
+//! Experiments for `nat-port-rover`, and for `random` in `nat-random-port-hash`: how NAT chooses a source port when it
+//! has to.
 //!
-//! Several flows to one destination, each from another port, all translated.
+//! Several flows to one destination, from different ports, are all translated.
 
 use super::lab::{self, Lab};
 use super::messages::Ports;
 use crate::advisory::defects::DefectState;
 use crate::facts::netfilter::Family;
 
-/// Flows that are compared.
+/// Number of flows.
 const FLOWS: u16 = 16;
-/// Source ports of the flows: outside [`RANGE`], so that none can be kept.
+/// First source port of the flows: outside [`RANGE`], so that none can be kept.
 const FIRST_SOURCE: u16 = 40_000;
-/// The range to choose from, where one is given.
+/// Port range of the rule, if it has one.
 const RANGE: (u16, u16) = (20_000, 29_999);
 
 /// State and detail.
 ///
 /// # Errors
-/// Why it cannot be told.
+/// Why the experiment has no result.
 pub(crate) fn experiment(lab: &mut Lab, random: bool) -> Result<(DefectState, String), String> {
     let peer = lab.peer();
     let ports = if random { Ports::Random } else { Ports::Range(RANGE.0, RANGE.1) };
@@ -34,9 +35,9 @@ pub(crate) fn experiment(lab: &mut Lab, random: bool) -> Result<(DefectState, St
     judge(&chosen, random)
 }
 
-/// A port chosen freely is just above the last one once in 150 times or less. A search that goes on where the last one ended,
-/// or begins at a hash of the addresses, gives each flow the next port that is free; the rest of the node's NAT may take some
-/// in between.
+/// A random port is slightly above the previous one at most once in 150 times. A search that continues where the last
+/// one ended, or starts at a hash of the addresses, gives each flow the next free port; other NAT on the node may take
+/// some in between.
 fn judge(chosen: &[u16], random: bool) -> Result<(DefectState, String), String> {
     const NEAR: u16 = 64;
     const MANY: usize = 8;

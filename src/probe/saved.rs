@@ -1,4 +1,4 @@
-//! What an earlier probe has found: which file says so, whether that counts, and how a capture keeps it.
+//! Results of earlier probes: which file to use, whether it is valid, and how captures contain it.
 
 use std::fs;
 use std::io;
@@ -12,35 +12,35 @@ use crate::facts::{Collector, Failure, Reading};
 use crate::kernel::{Paths, bounded};
 use crate::read::{Collectors, Known, Node};
 
-/// Where everyone looks who is told nothing else. It does not outlive the boot.
+/// Default file, shared by `probe`, `check` and `serve`. It does not survive a reboot.
 const USUAL_FILE: &str = "/run/natwatch/probe.json";
-/// Largest document that is read.
+/// Size limit of the document, bytes.
 const LARGEST: u64 = 64 << 10;
-/// Its name in a capture; not that of any request.
+/// Name in a capture, which no request has.
 const CAPTURED: &str = "probe/result.json";
 
-/// Which result is to be used.
+/// Which result to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The one in `/run/natwatch/probe.json`, where it exists; of a capture its own.
+    /// `/run/natwatch/probe.json` if it exists; for a capture, the one in it.
     Usual,
-    /// The one in this file.
+    /// This file.
     Named(PathBuf),
     /// None.
     Nothing,
 }
 
-/// A result that there is, or why it does not count.
+/// A result, or why it is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Saved {
-    /// Where it is from, for people.
+    /// Where it comes from, for messages.
     pub origin: String,
-    /// What the probe has found.
+    /// The result.
     pub outcome: Result<Outcome, String>,
 }
 
 impl Saved {
-    /// Of this text, if it is about the kernel that `kernel` tells.
+    /// From this text, if it is about the kernel returned by `kernel`.
     fn new(
         origin: String,
         text: Result<String, String>,
@@ -60,10 +60,10 @@ fn named(file: &Path) -> Result<String, String> {
     bounded::read_trusted(file, LARGEST)?.ok_or_else(|| "there is no such file".into())
 }
 
-/// A result that a thread looks for, because the kernel may not answer.
+/// A result being read on a thread, since the kernel may not answer.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    /// `None`: none is wanted.
+    /// `None`: no result is wanted.
     file: Option<PathBuf>,
     found: mpsc::Receiver<Option<Saved>>,
 }
@@ -78,7 +78,7 @@ impl Choice {
     }
 }
 
-/// The result about the kernel that runs now; comes back when the kernel has answered.
+/// The result for the running kernel; blocks until the kernel answers.
 pub(crate) fn read(choice: &Choice, paths: &Paths) -> Option<Saved> {
     let file = choice.file()?;
     let text = match choice {
@@ -88,7 +88,7 @@ pub(crate) fn read(choice: &Choice, paths: &Paths) -> Option<Saved> {
     text.transpose().map(|text| Saved::new(file.display().to_string(), text, |_| running(paths)))
 }
 
-/// Begins to look for it.
+/// Starts reading it.
 pub(crate) fn of_this_node(choice: Choice, paths: Paths) -> Pending {
     let (done, found) = mpsc::channel();
     // Nearly always there is none, as is known at once: it would lie in memory.
@@ -96,7 +96,7 @@ pub(crate) fn of_this_node(choice: Choice, paths: Paths) -> Pending {
     let is_none = choice == Choice::Usual && fs::symlink_metadata(USUAL_FILE).is_err_and(is_absent);
     let file = choice.file().filter(|_| !is_none);
     if file.is_some() {
-        // Without a thread nothing is sent, and that is said.
+        // If the thread cannot be started, nothing is sent, which `wait` reports.
         let read_it = move || drop(done.send(read(&choice, &paths)));
         let _ = std::thread::Builder::new().name("probe result".into()).spawn(read_it);
     }
@@ -104,7 +104,7 @@ pub(crate) fn of_this_node(choice: Choice, paths: Paths) -> Pending {
 }
 
 impl Pending {
-    /// What there is until then.
+    /// The result, or why there is none by the deadline.
     pub(crate) fn wait(self, deadline: Instant) -> Option<Saved> {
         let origin = self.file?.display().to_string();
         let why = match self.found.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -116,7 +116,7 @@ impl Pending {
     }
 }
 
-/// The result about the kernel that a capture is of.
+/// The result for the kernel of a capture.
 pub(crate) fn of_capture(choice: &Choice, capture: &Capture) -> Option<Saved> {
     let (origin, text) = match choice {
         Choice::Nothing => return None,
@@ -132,7 +132,7 @@ pub(crate) fn of_capture(choice: &Choice, capture: &Capture) -> Option<Saved> {
     Some(Saved::new(origin, text, |outcome| captured(capture, outcome)))
 }
 
-/// The kernel that a capture is of. One that does not tell the boot is compared by release and version.
+/// The kernel of a capture. Without a boot id it is compared by release and version.
 fn captured(capture: &Capture, outcome: &Outcome) -> Option<RunningKernel> {
     let mut replay = Replay::new(capture);
     let (collectors, known) = (Collectors::from([Collector::Kernel]), Known::default());
@@ -141,7 +141,7 @@ fn captured(capture: &Capture, outcome: &Outcome) -> Option<RunningKernel> {
     identity(&mut node, boot_id.cloned())
 }
 
-/// Puts the result that is used, or why it is not, into a capture: of the document what natwatch knows.
+/// Stores the result that is used, or why it is not, in a capture; reduced to the fields that natwatch knows.
 pub(crate) fn keep(saved: Option<Saved>, capture: &mut Capture) {
     let Some(saved) = saved else { return };
     let answer = match saved.outcome {

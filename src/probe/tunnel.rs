@@ -1,4 +1,5 @@
-//! Whether NAT leaves a tunnel's packets with a wrong UDP checksum: `nat-udp-zero-checksum`, `nat-udp-lco-checksum`.
+//! Experiments for `nat-udp-zero-checksum` and `nat-udp-lco-checksum`: whether NAT leaves a tunnel's packets with a
+//! wrong UDP checksum.
 //!
 //! One datagram is sent through a tunnel without NAT, and one whose outer packet is translated.
 
@@ -8,12 +9,13 @@ use super::messages::Ports;
 use crate::advisory::defects::DefectState;
 use crate::facts::netfilter::Family;
 
-/// The ports that outer packets get. What the kernel itself sends through the tunnel takes some of them.
+/// Source ports of translated outer packets. Some are taken by packets that the kernel itself sends through the tunnel.
 const TRANSLATED: (u16, u16) = (4000, 4999);
-/// An outer source port is a hash of the inner packet. One that was used before belongs to a flow that is not translated.
+/// Number of attempts: the outer source port is a hash of the inner packet, and one used before belongs to an
+/// untranslated flow.
 const TRIES: u16 = 4;
 
-/// An outer packet as it arrived.
+/// A received outer packet.
 #[derive(Clone, Copy, Debug)]
 struct Outer {
     translated: bool,
@@ -21,10 +23,10 @@ struct Outer {
     partial: Partial,
 }
 
-/// State and detail over both families.
+/// State and detail for both families.
 ///
 /// # Errors
-/// Why it cannot be told.
+/// Why the experiment has no result.
 pub(crate) fn experiment(lab: &mut Lab, checksum: bool) -> Result<(DefectState, String), String> {
     let ipv4 = one(lab, Family::Ipv4, checksum);
     match lab.ipv6.clone() {
@@ -50,7 +52,7 @@ fn one(lab: &mut Lab, family: Family, checksum: bool) -> Result<bool, String> {
     judge(plain, outer, checksum)
 }
 
-/// Sends through the tunnel; what arrives.
+/// Sends a datagram through the tunnel; returns the outer packet.
 fn through(lab: &Lab, tunnel: &LabTunnel, number: u16) -> Result<Outer, String> {
     let payload = [tunnel.port.to_be_bytes(), number.to_be_bytes()].concat();
     lab::send(0, tunnel.inside, &payload)?;
@@ -64,7 +66,7 @@ fn read(datagram: &Datagram, tunnel: &LabTunnel, payload: &[u8]) -> Option<Outer
     (mine && carries).then_some(Outer { translated, checksum: datagram.checksum, partial: datagram.partial })
 }
 
-/// Whether NAT spoils the checksum.
+/// Whether NAT breaks the checksum.
 fn judge(plain: Outer, outer: Outer, checksum: bool) -> Result<bool, String> {
     let unfit = |why: &str| Err(why.to_owned());
     match (plain, outer) {
