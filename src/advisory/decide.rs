@@ -1,29 +1,29 @@
-//! From a kernel's identity to "has it this defect?".
+//! Decides from a kernel's identity whether it has a defect.
 //!
-//! Operator, probe, tables, in this order. A probe that could not tell leaves the tables' word. None is believed once other
-//! live patches are loaded than then.
+//! Precedence: operator, probe, tables. If a probe had no result, the tables decide. Probe results do not count if
+//! other live patches are loaded now than then.
 
 use super::defects::{Basis, Defect, VendorTable};
 use super::range::{BuildNumber, DefectState, RangeFound};
 use super::releases;
 use crate::facts::{Build, Kernel, KernelVersion, Numbering, Vendor};
 
-/// How many livepatch names the detail lists.
+/// Number of live patches named in the detail.
 const SHOWN_LIVEPATCHES: usize = 3;
 
-/// What a version number implies. `state` is `Unknown` exactly if `basis` is `None`.
+/// Result of a decision. `state` is `Unknown` exactly if `basis` is `None`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Decision {
     /// Whether the kernel has the defect.
     pub state: DefectState,
-    /// What says so.
+    /// What the decision rests on.
     pub basis: Basis,
-    /// One line: the release, the range that decided, and why that is believed.
+    /// One line: the release, the range that decided, and its source.
     pub detail: String,
 }
 
 impl Decision {
-    /// An undecided defect has no basis.
+    /// Clears the basis if the state is unknown.
     fn new(state: DefectState, basis: Basis, detail: String) -> Self {
         let basis = if state == DefectState::Unknown { Basis::None } else { basis };
         Decision { state, basis, detail }
@@ -35,10 +35,9 @@ impl Decision {
     }
 }
 
-/// What the version number and the build date of `kernel` imply. `livepatches` are the names under
-/// /sys/kernel/livepatch: empty if there are none (or the directory does not exist), `None` if
-/// that could not be read. A livepatch may have removed a defect without a trace in the version,
-/// but brings none in: it puts `present` in doubt, never `absent`.
+/// Decision by version number and build date of `kernel`. `livepatches` are the names in /sys/kernel/livepatch: empty
+/// if there are none or the directory does not exist, `None` if unread. A live patch may fix a defect without changing
+/// the version but never introduces one, so it makes `present` unknown, never `absent`.
 pub(crate) fn decide(defect: &Defect, kernel: &Kernel, livepatches: Option<&[String]>) -> Decision {
     let decision = match kernel.numbering {
         Numbering::Upstream => exact(defect, kernel),
@@ -57,8 +56,8 @@ pub(crate) fn decide(defect: &Defect, kernel: &Kernel, livepatches: Option<&[Str
     }
 }
 
-/// A kernel that was built before the fix was written cannot have it, whatever its number. That says something only if the
-/// date can be true, which it cannot be before the base was released, and if the base has the defect.
+/// Why a kernel cannot have a fix because it was built before the fix was written. Valid only if the date is plausible,
+/// that is not before the base's release, and the base has the defect.
 fn built_before_the_fix(defect: &Defect, kernel: &Kernel) -> Option<String> {
     let base = match kernel.numbering {
         Numbering::Upstream | Numbering::Frozen => kernel.base,
@@ -73,15 +72,16 @@ fn built_before_the_fix(defect: &Defect, kernel: &Kernel) -> Option<String> {
     })
 }
 
-/// Whether the series of `base` began with the defect and was not repaired up to it. Releases in between that nobody has
-/// read do not matter to a kernel that is older than the fix.
+/// Whether the series of `base` began with the defect and was not fixed up to it. Releases in between with unknown
+/// state do not matter to a kernel built before the fix.
 fn inherited(defect: &Defect, base: KernelVersion) -> bool {
     let beginning = beginning(base);
     let mut states = defect.upstream.states(&beginning, &base);
     states.next() == Some(DefectState::Present) && states.all(|state| state != DefectState::Absent)
 }
 
-/// A date and what else is known. A vendor's table that says of this very build that it is repaired knows better.
+/// Combines the build date with another decision. A vendor's table that says that this very build is fixed takes
+/// precedence.
 fn dated(defect: &Defect, kernel: &Kernel, decision: Decision, why: &str) -> Decision {
     let known = decision.detail.strip_prefix(&format!("{}: ", kernel.release)).unwrap_or(&decision.detail);
     match decision.state {
@@ -127,7 +127,7 @@ fn candidate(defect: &Defect, kernel: &Kernel) -> Decision {
     Decision::new(state, Basis::UpstreamVersion, detail)
 }
 
-/// The vendor's own table, if this kernel is counted by it.
+/// Decision by the vendor's table, if it has one for this kernel's build numbers.
 fn by_build(defect: &Defect, kernel: &Kernel) -> Option<Decision> {
     let (found, _) = table(defect, kernel)?;
     let build = kernel.build.as_ref()?;
@@ -151,9 +151,8 @@ fn table<'a>(defect: &'a Defect, kernel: &Kernel) -> Option<(RangeFound<'a, Buil
     Some((table.builds.find(&number), number))
 }
 
-/// The base has its own fixes for certain, and any later ones perhaps. So it is decided if
-/// nothing above the base could change the answer, or if the base's own branch was repaired
-/// before it: a repair stays.
+/// The base's own fixes are certain, later ones possible. Decided if nothing above the base could change the answer, or
+/// if the base's branch was fixed at or before it, since fixes are kept.
 fn lower_bound(defect: &Defect, kernel: &Kernel) -> Decision {
     let found = defect.upstream.find(&kernel.base);
     let here = found.range.state;
@@ -205,12 +204,12 @@ fn foreign(kernel: &Kernel) -> Decision {
     Decision::new(DefectState::Unknown, Basis::None, detail)
 }
 
-/// The release that the series of this one began with.
+/// The first release of this one's series.
 fn beginning(version: KernelVersion) -> KernelVersion {
     if version.major == 2 { version } else { version.series() }
 }
 
-/// The release that came before. Where x grows, the last minor of the old x has to be known.
+/// The preceding release; where x increases, the last minor of the old x has to be known.
 fn predecessor(version: KernelVersion) -> Option<KernelVersion> {
     let KernelVersion { major, minor, patch } = version;
     match (major, minor, patch) {

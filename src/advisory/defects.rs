@@ -1,9 +1,8 @@
-//! The known kernel defects: one file each, `defects/ID.toml`, checked as it is read.
+//! Known kernel defects: one file each, `defects/ID.toml`, checked when read.
 //!
-//! A file has `id`, `title`, `references`, `fix_written`, the `[[upstream]]` ranges of x.y.z releases, and
-//! `[[vendor]]` tables for kernels whose x.y.z is a lower bound, whose ranges are of the vendor's build
-//! number. A range whose state nobody has read is `unknown` and its source says what was not read.
-//! A fact that is not in a table is not known: there is no other place.
+//! A file has `id`, `title`, `references`, `fix_written`, `[[upstream]]` ranges of x.y.z releases, and `[[vendor]]`
+//! tables with ranges of build numbers for kernels whose x.y.z is a lower bound. A range that nobody has checked is
+//! `unknown`, and its source says what was not checked. These files are the only place with such facts.
 
 use std::sync::LazyLock;
 
@@ -14,11 +13,11 @@ pub use super::range::DefectState;
 use super::range::{BuildNumber, Partition, RawRange};
 use crate::facts::{KernelVersion, names};
 
-/// The defects read, and the errors of those that could not be.
+/// The defects, and errors in files.
 static BUILT_IN: LazyLock<(Vec<Defect>, Vec<String>)> = LazyLock::new(|| {
     let mut defects = Vec::new();
     let mut errors = Vec::new();
-    // What build.rs has read of the files.
+    // Converted to JSON by build.rs.
     let files =
         serde_json::from_str::<Vec<(String, RawDefect)>>(include_str!(concat!(env!("OUT_DIR"), "/defects.json")));
     for (name, raw) in files.unwrap_or_else(|error| {
@@ -34,64 +33,67 @@ static BUILT_IN: LazyLock<(Vec<Defect>, Vec<String>)> = LazyLock::new(|| {
     (defects, errors)
 });
 
-/// One known defect.
+/// A known kernel defect.
 #[derive(Clone, Debug)]
 pub struct Defect {
     /// Public name.
     pub id: String,
-    /// One line for people.
+    /// One line of description.
     pub title: String,
-    /// Commits, mails and issues that tell about it.
+    /// URLs of commits, mails and issues.
     pub references: Vec<String>,
-    /// The day, in UTC, on which the fix was written: no kernel that is older can have it. Of several commits the first.
-    /// `None`: there is no fix, or its date is not known.
+    /// Day (UTC) on which the fix was written, for several commits the first: a kernel built before cannot have it.
+    /// `None`: not fixed, or date unknown.
     pub fix_written: Option<Date>,
+    /// State by upstream release.
     pub(super) upstream: Partition<KernelVersion>,
+    /// State by vendors' build numbers.
     pub(super) vendors: Vec<VendorTable>,
 }
 
-/// What the builds of one vendor's frozen series contain.
+/// State of one vendor's builds of a frozen series.
 #[derive(Clone, Debug)]
 pub(super) struct VendorTable {
-    /// The name of a file in src/read/release/vendors.
+    /// Vendor: name of a file in src/read/release/vendors.
     pub vendor: String,
-    /// x.y.0 of the base; whatever z the vendor shows.
+    /// x.y.0 of the base, whatever z the vendor shows.
     pub series: KernelVersion,
-    /// The flavours that share this counter; empty: all.
+    /// Flavours with these build numbers; empty: all.
     pub flavours: Vec<String>,
+    /// State by build number.
     pub builds: Partition<BuildNumber>,
 }
 
 names! {
-    /// What is known about a defect rests on this, best first.
+    /// What a decision about a defect rests on, strongest first.
     Basis {
         /// `--kernel-defect`
         Operator = "operator",
         /// An experiment on the running kernel
         Probe = "probe",
-        /// It was built before the fix was written
+        /// The kernel was built before the fix was written
         BuildDate = "build_date",
-        /// A build number in a vendor's table
+        /// A vendor's table of build numbers
         VendorTable = "vendor_table",
         /// The upstream version that the kernel is built from
         UpstreamVersion = "upstream_version",
-        /// Nothing: it is unknown
+        /// Nothing; the state is unknown
         None = "none",
     }
 }
 
-/// All built-in defects, by id.
+/// All known defects, by id.
 pub fn all() -> &'static [Defect] {
     &BUILT_IN.0
 }
 
-/// Everything that is wrong with the built-in files. A test holds it empty, so [`all`] is complete.
+/// All errors in the files. A test checks that there are none, so [`all`] is complete.
 #[cfg(test)]
 pub fn lint() -> Vec<String> {
     BUILT_IN.1.clone()
 }
 
-/// Everything that is wrong with one file; of what is no TOML of the right shape, the first error.
+/// All errors in one file; if it is not valid TOML, the first.
 #[cfg(test)]
 fn lint_file(name: &str, text: &str) -> Vec<String> {
     let read = match toml::from_str(text) {
@@ -123,7 +125,7 @@ struct RawVendor {
     builds: Vec<RawRange>,
 }
 
-/// The one reader, for the program and the linter alike.
+/// Reads a file; used by both program and linter.
 fn read(name: &str, raw: RawDefect) -> Result<Defect, Vec<String>> {
     let RawDefect { id, title, references, fix_written, upstream, vendor } = raw;
     let mut errors = Vec::new();
@@ -194,7 +196,7 @@ impl VendorTable {
     }
 }
 
-// Beside this file, not under defects/: all that lies there is embedded in the program.
+// Next to this file rather than in defects/, since all files there are embedded in the program.
 #[cfg(test)]
 #[path = "defects_tests.rs"]
 mod tests;

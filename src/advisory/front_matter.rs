@@ -1,6 +1,6 @@
-//! Where the front matter of an advisory's file ends. For `build.rs`, and for the linter's tests.
+//! Splits an advisory's file into front matter and prose. Shared with `build.rs`.
 
-/// Front matter between `+++` lines, and the prose behind it.
+/// Front matter between `+++` lines, and the prose after it.
 ///
 /// # Errors
 /// What is missing.

@@ -1,4 +1,4 @@
-//! Checks the catalogue and reports every error at once.
+//! Linter of the catalogue; reports all errors at once.
 
 use std::collections::BTreeSet;
 
@@ -9,15 +9,15 @@ use crate::facts::ConntrackCounter;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/advisory/catalogue");
 
-/// What everybody asks about a problem, after how it works.
+/// Required beginnings of paragraphs, after the one on how it works.
 const PARTS: [&str; 2] = ["Who reported it. ", "What it is not. "];
 
-/// File name without extension, and content.
+/// File names without extension, and contents.
 fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
     FILES.files().filter_map(|file| Some((file.path().file_stem()?.to_str()?, file.contents_utf8()?)))
 }
 
-/// One catalogue file.
+/// Parses a catalogue file.
 fn parse(text: &str) -> Result<Advisory, String> {
     let (front, prose) = front_matter::split(text)?;
     let mut advisory: Advisory = toml::from_str(front).map_err(|error| error.to_string())?;
@@ -25,7 +25,7 @@ fn parse(text: &str) -> Result<Advisory, String> {
     Ok(advisory)
 }
 
-/// All errors of the built-in catalogue and defect tables; empty when they are sound.
+/// All errors in the built-in catalogue and defect tables.
 fn lint() -> Vec<String> {
     let mut errors = defects::lint();
     let mut ids = BTreeSet::new();
@@ -38,7 +38,7 @@ fn lint() -> Vec<String> {
     errors
 }
 
-/// All errors of one catalogue file.
+/// All errors in a catalogue file.
 fn lint_file(stem: &str, text: &str) -> Vec<String> {
     match parse(text) {
         Ok(advisory) => lint_advisory(stem, &advisory).into_iter().map(|error| format!("{stem}: {error}")).collect(),
@@ -121,7 +121,7 @@ fn lint_advisory(stem: &str, advisory: &Advisory) -> Vec<String> {
     errors
 }
 
-/// Names between braces that are placeholders, not shell or awk.
+/// Names in braces that are placeholders rather than shell or awk syntax.
 fn placeholders(command: &str) -> impl Iterator<Item = &str> {
     command.split('{').skip(1).filter_map(|rest| {
         let (name, _) = rest.split_once('}')?;

@@ -1,7 +1,8 @@
-//! What is known about problems: advisories as data, kernel defects as data, and the linter of both.
+//! Knowledge about problems as data: advisories (`catalogue/ID.md`), kernel defects (`defects/ID.toml`), and their
+//! linter.
 //!
-//! An advisory is one file in `catalogue/`: TOML front matter between `+++` lines, then the prose that
-//! `natwatch explain` prints. Rust changes only when a condition needs a word that [`Test`] lacks.
+//! An advisory's file has TOML front matter between `+++` lines, then the prose that `natwatch explain` prints. Code
+//! changes only if a condition needs a word that [`Test`] lacks.
 
 pub(crate) mod decide;
 pub mod defects;
@@ -20,11 +21,11 @@ use serde::Deserialize;
 use crate::facts::{Source, names};
 
 names! {
-    /// How bad an exposure is.
+    /// Severity of an exposure.
     Severity {
-        /// Shown, never counted
+        /// Information; never counted
         Info = "info",
-        /// Connections are delayed or lost now and then
+        /// Connections are sometimes delayed or lost
         Warning = "warning",
         /// Connections are lost
         Critical = "critical",
@@ -32,30 +33,30 @@ names! {
 }
 
 names! {
-    /// The state of an advisory on a node, from good to bad.
+    /// State of an advisory on a node, from good to bad.
     State {
-        /// An ingredient is absent altogether
+        /// An ingredient is missing
         NotAffected = "not_affected",
-        /// The ingredients are here; something named keeps the problem from happening
+        /// The ingredients are present, but a safeguard prevents the problem
         Mitigated = "mitigated",
-        /// Not enough could be seen to say one of the others
+        /// Not enough could be read to decide
         Unknown = "unknown",
-        /// Every condition of the problem holds now
+        /// All conditions hold
         Exposed = "exposed",
     }
 }
 
 names! {
-    /// What a condition contributes.
+    /// How a condition contributes.
     ConditionKind {
-        /// Without it the problem cannot exist
+        /// Required for the problem to exist
         Ingredient = "ingredient",
-        /// The lack of something that would prevent the problem
+        /// Lack of something that would prevent the problem
         Safeguard = "safeguard",
     }
 }
 
-/// The closed vocabulary of conditions. What each word looks at stands in `judge::conditions`.
+/// The closed vocabulary of conditions. `judge::conditions` says how each is evaluated.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Test {
@@ -65,90 +66,91 @@ pub enum Test {
     ConntrackTableFilled(f64),
     /// 2 · entries ÷ buckets is at least this.
     ConntrackBucketsLoaded(f64),
-    /// It is known how many neighbours there are.
+    /// The number of neighbours is known.
     NeighboursCounted,
-    /// Neighbours that count ÷ limit of their table is at least this.
+    /// Neighbours subject to the limit ÷ limit of their table is at least this.
     NeighboursNearlyFull(f64),
     /// The running kernel has this defect.
     KernelDefect(String),
     /// The tunnel is up.
     TunnelUp,
-    /// A device with this driver, on which it offers offloads for UDP tunnels, carries the tunnel.
+    /// The tunnel has an underlay device with this driver that offers offloads for UDP tunnels.
     UnderlayDriver(String),
-    /// Such a device has an offload for UDP tunnels in force.
+    /// Such a device has an offload for UDP tunnels enabled.
     UnderlayTunnelOffload(String),
     /// Its driver offloads tunnels on this tunnel's port.
     DriverOffloadsPort {
-        /// The driver.
+        /// Name of the driver.
         driver: String,
-        /// Present: on any port.
+        /// If this defect is present: on any port.
         defect: String,
-        /// Absent: on these ports only, and whether that is right cannot be seen from here.
+        /// If it is absent: on these ports only, and whether that works correctly is not visible.
         ports: Vec<u16>,
     },
-    /// New connections get to a rule that translates their source.
+    /// New connections reach a rule that translates their source.
     SourceNatReachable,
-    /// The same, and where each source has an address of its own, but fewer ports than it may have connections.
+    /// Like `SourceNatReachable`; also if each source has its own address, but fewer ports than it may have
+    /// connections.
     SourceNatChoosesPorts,
     /// More than one CPU is online.
     SeveralCpus,
-    /// Such a rule may give two connections the same port: it keeps ports, or one of these defects makes `random` predictable.
+    /// Such a rule may choose the same port twice: it keeps ports, or one of these defects makes `random` predictable.
     PortNotRandom(Vec<String>),
-    /// A translation would leave a tunnel packet's checksum wrong.
+    /// NAT would leave a tunnel packet with a wrong checksum.
     ChecksumBreakable {
-        /// The defect that breaks checksums that the tunnel fills in.
+        /// Defect that breaks checksums computed by the tunnel.
         on: String,
-        /// The defect that breaks those that it leaves 0.
+        /// Defect that breaks checksums left 0 by the tunnel.
         off: String,
     },
     /// There are rules that translate addresses.
     SourceNatPresent,
-    /// The tunnel's device leaves the checksum of what it carries to later.
+    /// The tunnel device leaves the checksum of inner packets to a later device.
     TunnelChecksumOffload,
-    /// Connection tracking sees the tunnel's packets.
+    /// The tunnel's outer packets are tracked.
     OuterTracked,
-    /// A rule changes the address or port of one of them.
+    /// A rule rewrites the address or port of an outer packet.
     OuterRewritten,
-    /// UDP to port 53 is given one of several destinations by chance.
+    /// UDP to port 53 is translated to one of several destinations, at random.
     DnsDnatToSeveral,
-    /// Pods do not ask a name server on this node, which would ask over TCP.
+    /// Pods do not use a name server on this node, which would forward over TCP.
     NoLocalCache,
-    /// Connections over TCP are given other destinations, which their clients can reach past the translation.
+    /// TCP destinations are translated to addresses that clients can also reach directly.
     TcpDnatClientInside,
     /// Out-of-window segments are invalid (`nf_conntrack_tcp_be_liberal` is 0).
     TcpNotLiberal,
-    /// Invalid segments of the translated destinations get to such clients.
+    /// Invalid segments from translated destinations reach such clients.
     BypassArrives,
-    /// TCP connections leave with an address of this host's as another source.
+    /// TCP connections leave with a source translated to an address of this host.
     SourceNatAnsweredHere,
-    /// Invalid segments that answer them get to this host's own TCP.
+    /// Invalid segments in reply to them reach this host's TCP.
     InvalidArrives,
-    /// TCP connections leave with another source.
+    /// TCP connections leave with a translated source.
     SourceNatReached,
-    /// The port of some of them is drawn anew for each entry.
+    /// Some of them get a new random port with each entry.
     RandomPorts,
-    /// Entries of established connections stay for less than so many seconds without a packet.
+    /// Entries of established connections expire after less than this many seconds of silence.
     TcpTimeoutShort(u64),
-    /// The tunnel's device computes the checksum of what it carries at once.
+    /// The tunnel device computes the checksum of inner packets at once.
     TunnelChecksumOffloadOff,
-    /// A translation would not leave a tunnel packet's checksum wrong, or there is none.
+    /// NAT would not leave a tunnel packet with a wrong checksum, or there is no NAT.
     OffloadNotNeeded {
-        /// The defect that breaks checksums that the tunnel fills in.
+        /// Defect that breaks checksums computed by the tunnel.
         on: String,
-        /// The defect that breaks those that it leaves 0.
+        /// Defect that breaks checksums left 0 by the tunnel.
         off: String,
     },
-    /// Rules for Services or pods stand in legacy tables and in nf_tables.
+    /// Rules for Services or pods are both in legacy tables and in nf_tables.
     ServiceNatInBoth,
-    /// Of the ports that such a rule chooses from so many are used towards one destination that new connections are lost.
+    /// So many of a rule's ports are in use towards one destination that new connections are dropped.
     PortsNearlyUsed,
-    /// UDP packets are given another destination.
+    /// UDP destinations are translated.
     UdpDestinationNat,
-    /// Entries of UDP have a target that no rule gives any more, and packets keep them.
+    /// UDP entries have a translation that no rule gives any more, and packets keep them alive.
     StaleFlows,
 }
 
-/// Entries of connection tracking, a sysctl, and what the walk of packets through the rules is made of.
+/// Sources needed to run packets through the rules, plus conntrack entries and sysctls.
 const RULES_AND_ENTRIES: &[Source] = &[
     Source::CtnetlinkEntries,
     Source::Sysctl,
@@ -162,17 +164,17 @@ const RULES_AND_ENTRIES: &[Source] = &[
     Source::Kernel,
 ];
 
-/// The same without the entries.
+/// The same without conntrack entries.
 const RULES_AND_SYSCTL: &[Source] = RULES_AND_ENTRIES.split_at(1).1;
 
-/// The same without the sysctl.
+/// The same without sysctls.
 const RULES: &[Source] = RULES_AND_SYSCTL.split_at(1).1;
 
-/// What tells of tunnels and the devices that carry them.
+/// Sources about tunnels and their underlay devices.
 const LINKS: &[Source] = &[Source::Rtnetlink, Source::Routing, Source::Ethtool, Source::Kernel];
 
 impl Test {
-    /// What has to be read to decide it: while one of them is denied or failed it may be unknown for that reason.
+    /// Sources needed to decide it. While one of them is denied or failed, it may be unknown for that reason.
     pub fn sources(&self) -> &'static [Source] {
         match self {
             Self::SeveralCpus => &[Source::Kernel],
@@ -212,17 +214,17 @@ impl Test {
     }
 }
 
-/// One condition of an advisory.
+/// A condition of an advisory.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// Public name.
     pub id: String,
-    /// For people: what is so while it holds, to stand behind "whether".
+    /// What is true while it holds, worded to follow "whether".
     pub words: String,
-    /// Ingredient or lack of a safeguard.
+    /// Ingredient or safeguard.
     pub kind: ConditionKind,
-    /// What decides it.
+    /// How it is evaluated.
     pub test: Test,
 }
 
@@ -232,15 +234,15 @@ pub struct Condition {
 pub struct Remedy {
     /// What it does.
     pub text: String,
-    /// A command, with `{placeholders}` that conditions fill in.
+    /// Shell command, with `{placeholders}` that conditions fill in.
     pub command: Option<String>,
     /// Whether its effect survives a reboot.
     pub survives_reboot: bool,
-    /// A placeholder without whose value it is none for this node.
+    /// Placeholder without whose value it does not apply to the node.
     pub only_with: Option<String>,
 }
 
-/// A counter that is shown beside the verdict but decides nothing.
+/// A counter shown with the verdict, without influence on it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evidence {
@@ -250,53 +252,53 @@ pub struct Evidence {
     pub text: String,
 }
 
-/// Another severity on kernels with a defect.
+/// A different severity on kernels with a defect.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeverityWithDefect {
-    /// The defect.
+    /// Id of the defect.
     pub defect: String,
-    /// How bad an exposure is where it is present.
+    /// Severity where it is present.
     pub severity: Severity,
 }
 
-/// What an advisory is judged on.
+/// What an advisory is judged for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
     /// The node as a whole.
     Node,
-    /// Each tunnel; the worst one is the node's.
+    /// Each tunnel; the worst one determines the node's state.
     Tunnel,
 }
 
-/// One known problem.
+/// A known problem.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Advisory {
     /// Public name.
     pub id: String,
-    /// One line.
+    /// One line of description.
     pub title: String,
-    /// What breaks, in some words; only documents have it.
+    /// What breaks, in a few words; for documentation only.
     pub impact: String,
-    /// How bad it is.
+    /// Severity of an exposure.
     pub severity: Severity,
-    /// Where it is worse.
+    /// A different severity on kernels with a defect.
     pub severity_with_defect: Option<SeverityWithDefect>,
-    /// How bad it is where connections to Services of Kubernetes are concerned, or may be.
+    /// Severity if connections to Kubernetes Services are concerned, or may be.
     pub severity_with_services: Option<Severity>,
-    /// What it is judged on.
+    /// What it is judged for.
     pub subject: Subject,
-    /// Where this is known from.
+    /// URLs of reports and fixes.
     pub references: Vec<String>,
-    /// All conditions, in the order they are shown.
+    /// Conditions, in display order.
     pub conditions: Vec<Condition>,
-    /// One sentence per state, by the state's name; the detail that decided is added.
+    /// One sentence per state name; the deciding detail is appended.
     pub summaries: BTreeMap<String, String>,
-    /// What an exposure leaves behind for a while after it has ended.
+    /// Effect that remains for a while after an exposure has ended.
     pub residual_effect: Option<String>,
-    /// What to do, best first.
+    /// Remedies, best first.
     pub remedies: Vec<Remedy>,
     #[serde(default)]
     /// Counters to show.
@@ -306,7 +308,7 @@ pub struct Advisory {
     pub prose: String,
 }
 
-/// What commands of remedies may leave open, as `{name}`; `judge::conditions` fills it in.
+/// Placeholders in remedies' commands, as `{name}`; filled in by `judge::conditions`.
 pub(crate) const PLACEHOLDERS: &[&str] = &[
     "entries_limit_doubled",
     "buckets_for_that",
@@ -325,7 +327,7 @@ pub(crate) const PLACEHOLDERS: &[&str] = &[
     "destination_port",
 ];
 
-/// The advisories, sorted by id.
+/// The advisories, by id.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     /// All of them.
@@ -333,7 +335,7 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// The catalogue that is compiled in: what `build.rs` has read of the files. A test and the linter keep it well-formed.
+    /// The catalogue embedded in the program by `build.rs`, checked by tests and the linter.
     pub fn built_in() -> &'static Self {
         static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
             let files: Vec<(String, Advisory)> =
@@ -345,7 +347,7 @@ impl Catalogue {
         &CATALOGUE
     }
 
-    /// The advisory with this id.
+    /// The advisory with this id; `None` if there is none.
     pub fn get(&self, id: &str) -> Option<&Advisory> {
         self.advisories.iter().find(|advisory| advisory.id == id)
     }

@@ -1,8 +1,8 @@
-//! A line of versions cut into ranges, each with what is known of a defect there.
+//! Ranges of versions with the state of a defect in each.
 //!
-//! The ranges cover everything: each ends where the next begins and the last is open. Stable
-//! branches are therefore spelled out (present up to 5.4.40, absent from 5.4.41, present again from
-//! 5.5), because a fix in one branch says nothing about the next.
+//! The ranges cover all versions: each ends where the next begins, and the last is open. Stable branches are listed
+//! explicitly (present up to 5.4.40, absent from 5.4.41, present again from 5.5), because a fix in one branch says
+//! nothing about the next.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -14,16 +14,16 @@ use crate::facts::names;
 names! {
     /// Whether a kernel has a defect.
     DefectState {
-        /// It has it
+        /// Yes
         Present = "present",
-        /// It does not
+        /// No
         Absent = "absent",
         /// Not known, never "probably not"
         Unknown = "unknown",
     }
 }
 
-/// A vendor's build counter as the tables compare it: 1127 < 1127.8.2 < 1160.
+/// A vendor's build number, ordered number by number: 1127 < 1127.8.2 < 1160.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct BuildNumber(pub Vec<u32>);
 
@@ -47,47 +47,53 @@ impl Display for BuildNumber {
     }
 }
 
-/// A range as the files write it.
+/// A range in a file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRange {
-    /// First version or build inside.
+    /// First version or build of the range.
     pub from: String,
+    /// State in the range.
     pub state: DefectState,
-    /// Why we believe it, or why we do not know. One line.
+    /// One line: the evidence, or why the state is not known.
     pub source: String,
 }
 
 #[derive(Clone, Debug)]
+/// A range, up to the start of the next one.
 pub(super) struct Range<K> {
+    /// First version or build.
     pub from: K,
+    /// State in the range.
     pub state: DefectState,
+    /// One line of evidence.
     pub source: String,
 }
 
-/// Never empty, begins at 0, strictly increasing.
+/// Ranges that cover everything: never empty, from 0, strictly increasing.
 #[derive(Clone, Debug)]
 pub(super) struct Partition<K> {
     first: Range<K>,
     rest: Vec<Range<K>>,
 }
 
-/// The range that holds a version, and its surroundings.
+/// The range that contains a version, and those above it.
 pub(super) struct RangeFound<'a, K> {
+    /// The range that contains the version.
     pub range: &'a Range<K>,
-    /// The ranges above it, in order.
+    /// The ranges above it, ascending.
     pub above: &'a [Range<K>],
 }
 
 impl<K: Ord> Partition<K> {
-    /// The range that holds a key: the last one that begins at or below it.
+    /// The range that contains a key: the last one that begins at or below it.
     pub(crate) fn find(&self, key: &K) -> RangeFound<'_, K> {
         let below = self.rest.partition_point(|range| range.from <= *key);
         let (reached, above) = self.rest.split_at(below);
         RangeFound { range: reached.last().unwrap_or(&self.first), above }
     }
 
-    /// What is known from `low` to `high`, both included.
+    /// States from `low` to `high`, both included.
     pub(crate) fn states(&self, low: &K, high: &K) -> impl Iterator<Item = DefectState> {
         let inside = self.rest.iter().filter(|range| *low < range.from && range.from <= *high);
         [self.find(low).range.state].into_iter().chain(inside.map(|range| range.state))
@@ -95,7 +101,7 @@ impl<K: Ord> Partition<K> {
 }
 
 impl<K: Display> RangeFound<'_, K> {
-    /// `from 5.5.0 to before 5.6.13`, `from 5.14.0 on`.
+    /// For example `from 5.5.0 to before 5.6.13`, `from 5.14.0 on`.
     pub(crate) fn span(&self) -> String {
         match self.above.first() {
             Some(next) => format!("from {} to before {}", self.range.from, next.from),
@@ -105,7 +111,7 @@ impl<K: Display> RangeFound<'_, K> {
 }
 
 impl<K: Ord + FromStr<Err = String>> Partition<K> {
-    /// Checks everything and reports all that is wrong.
+    /// Checks the ranges; returns all errors.
     pub(crate) fn read(raw: &[RawRange]) -> Result<Self, Vec<String>> {
         let mut errors = Vec::new();
         let mut ranges: Vec<Range<K>> = Vec::with_capacity(raw.len());

@@ -1,4 +1,4 @@
-//! When upstream released what: a build date before that is made up.
+//! Dates of upstream releases, used to recognise implausible build dates.
 
 use jiff::civil::Date;
 
@@ -7,7 +7,7 @@ use crate::facts::KernelVersion;
 /// Lines `x.y.z date`, and comments.
 const RELEASES: &str = include_str!("releases.txt");
 
-/// The day of a release in UTC; `None` if the table does not have it.
+/// Day of a release in UTC; `None` if not in the table.
 pub(super) fn date(version: KernelVersion) -> Option<Date> {
     let wanted = version.to_string();
     RELEASES.lines().find_map(|line| line.strip_prefix(&wanted)?.strip_prefix(' ')?.parse().ok())
